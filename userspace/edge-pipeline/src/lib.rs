@@ -1,0 +1,1 @@
+//! See DESIGN: crate edge-pipeline.
