@@ -1,0 +1,227 @@
+//! Requests and responses as filters see them, whatever protocol carried them.
+
+use crate::headers::Headers;
+use crate::path::Path;
+use std::fmt;
+
+/// HTTP version of a message on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Version {
+    Http10,
+    #[default]
+    Http11,
+    Http2,
+    Http3,
+}
+
+impl Version {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Version::Http10 => "HTTP/1.0",
+            Version::Http11 => "HTTP/1.1",
+            Version::Http2 => "HTTP/2.0",
+            Version::Http3 => "HTTP/3.0",
+        }
+    }
+}
+
+/// A request method; the registered ones without allocation, any other token as text (RFC 9110 section 9).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Method {
+    #[default]
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Connect,
+    Options,
+    Trace,
+    Patch,
+    Other(Box<str>),
+}
+
+impl Method {
+    /// Methods are case-sensitive. `None` when `token` is not a token.
+    pub fn parse(token: &[u8]) -> Option<Method> {
+        Some(match token {
+            b"GET" => Method::Get,
+            b"HEAD" => Method::Head,
+            b"POST" => Method::Post,
+            b"PUT" => Method::Put,
+            b"DELETE" => Method::Delete,
+            b"CONNECT" => Method::Connect,
+            b"OPTIONS" => Method::Options,
+            b"TRACE" => Method::Trace,
+            b"PATCH" => Method::Patch,
+            other if crate::headers::is_name(other) => Method::Other(String::from_utf8_lossy(other).into()),
+            _ => return None,
+        })
+    }
+
+    pub fn as_str(&self) -> &str {
+        match self {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Delete => "DELETE",
+            Method::Connect => "CONNECT",
+            Method::Options => "OPTIONS",
+            Method::Trace => "TRACE",
+            Method::Patch => "PATCH",
+            Method::Other(text) => text,
+        }
+    }
+
+    /// Whether repeating the request changes nothing more on the server (RFC 9110 section 9.2.2).
+    pub fn is_idempotent(&self) -> bool {
+        matches!(
+            self,
+            Method::Get | Method::Head | Method::Put | Method::Delete | Method::Options | Method::Trace
+        )
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The head of a request. The body travels beside it.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    pub method: Method,
+    pub version: Version,
+    /// Canonical path: what rules match and what the backend gets (see [`crate::path`]).
+    pub path: Path,
+    /// Text after `?`, undecoded; `None` when there was no `?`.
+    pub query: Option<String>,
+    /// Authority from `Host` (or an absolute target): host with its port, as written. Empty when HTTP/1.0 sent none.
+    pub authority: String,
+    pub headers: Headers,
+}
+
+impl Request {
+    /// Host without its port; brackets of an IPv6 literal stay.
+    pub fn host(&self) -> &str {
+        host_of(&self.authority)
+    }
+
+    /// Path and query as they go on the wire.
+    pub fn target(&self) -> String {
+        let mut target = self.path.encoded().into_owned();
+        if let Some(query) = &self.query {
+            target.push('?');
+            target.push_str(query);
+        }
+        target
+    }
+
+    /// Forgets everything and keeps the memory.
+    pub fn clear(&mut self) {
+        self.method = Method::Get;
+        self.version = Version::Http11;
+        self.path.clear();
+        self.query = None;
+        self.authority.clear();
+        self.headers.clear();
+    }
+}
+
+/// The part of an authority before its port.
+pub fn host_of(authority: &str) -> &str {
+    let colon = match authority.rfind(']') {
+        Some(bracket) => authority[bracket..].find(':').map(|i| i + bracket),
+        None => authority.find(':'),
+    };
+    colon.map_or(authority, |at| &authority[..at])
+}
+
+/// The head of a response. The body travels beside it.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// 100–599.
+    pub status: u16,
+    pub version: Version,
+    pub headers: Headers,
+}
+
+impl Default for Response {
+    fn default() -> Response {
+        Response { status: 200, version: Version::Http11, headers: Headers::new() }
+    }
+}
+
+impl Response {
+    pub fn with_status(status: u16) -> Response {
+        Response { status, ..Response::default() }
+    }
+}
+
+/// The registered phrase of a status code (RFC 9110 section 15); empty for others.
+pub fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        102 => "Processing",
+        103 => "Early Hints",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        203 => "Non-Authoritative Information",
+        204 => "No Content",
+        205 => "Reset Content",
+        206 => "Partial Content",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        305 => "Use Proxy",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        418 => "I'm a teapot",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        423 => "Locked",
+        424 => "Failed Dependency",
+        425 => "Too Early",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        499 => "Client Closed Request",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        506 => "Variant Also Negotiates",
+        507 => "Insufficient Storage",
+        508 => "Loop Detected",
+        511 => "Network Authentication Required",
+        _ => "",
+    }
+}
