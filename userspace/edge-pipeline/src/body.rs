@@ -1,0 +1,128 @@
+//! A message body: none, in memory, or still arriving.
+
+use base_runtime::Buf;
+use bytes::Bytes;
+use proto_http::Headers;
+use std::fmt;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+/// A body that arrives piece by piece. Dropping it unread gives up the rest (and the connection that brings it).
+pub trait BodyStream {
+    /// The next piece, `None` after the last. Pieces are never empty.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Buf>, BodyError>>;
+
+    /// Bytes still to come, when the sender said so.
+    fn remaining(&self) -> Option<u64>;
+
+    /// Trailer fields, once the end was seen.
+    fn trailers(&mut self) -> Option<Headers> {
+        None
+    }
+}
+
+/// Why a body could not be had to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyError {
+    /// More bytes than the limit that applies.
+    TooLarge,
+    /// The sender broke the framing of HTTP.
+    Malformed,
+    /// The connection ended or failed before the body did.
+    Incomplete,
+    /// No progress within the time allowed.
+    TimedOut,
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BodyError::TooLarge => "body exceeds its limit",
+            BodyError::Malformed => "body is framed wrongly",
+            BodyError::Incomplete => "body ended early",
+            BodyError::TimedOut => "body made no progress in time",
+        })
+    }
+}
+
+/// See the module doc.
+#[derive(Default)]
+pub enum Body {
+    #[default]
+    Empty,
+    Full(Bytes),
+    Stream(Box<dyn BodyStream>),
+}
+
+impl Body {
+    pub fn full(bytes: impl Into<Bytes>) -> Body {
+        let bytes = bytes.into();
+        if bytes.is_empty() { Body::Empty } else { Body::Full(bytes) }
+    }
+
+    /// Bytes still to come; `None` when only the end will tell.
+    pub fn length(&self) -> Option<u64> {
+        match self {
+            Body::Empty => Some(0),
+            Body::Full(bytes) => Some(bytes.len() as u64),
+            Body::Stream(stream) => stream.remaining(),
+        }
+    }
+
+    pub fn is_stream(&self) -> bool {
+        matches!(self, Body::Stream(_))
+    }
+
+    /// The bytes when they are in memory already.
+    pub fn in_memory(&self) -> Option<&[u8]> {
+        match self {
+            Body::Empty => Some(&[]),
+            Body::Full(bytes) => Some(bytes),
+            Body::Stream(_) => None,
+        }
+    }
+
+    /// Reads a stream to its end into memory, at most `limit` bytes. Memory: what has arrived, plus one buffer.
+    /// After an error the body is empty.
+    pub async fn collect(&mut self, limit: u64) -> Result<&Bytes, BodyError> {
+        if let Body::Stream(stream) = self {
+            if stream.remaining().is_some_and(|n| n > limit) {
+                *self = Body::Empty;
+                return Err(BodyError::TooLarge);
+            }
+            let mut bytes = Vec::with_capacity(stream.remaining().unwrap_or(0) as usize);
+            loop {
+                match poll_fn(|cx| stream.poll_data(cx)).await {
+                    Ok(Some(piece)) => {
+                        if bytes.len() as u64 + piece.len() as u64 > limit {
+                            *self = Body::Empty;
+                            return Err(BodyError::TooLarge);
+                        }
+                        bytes.extend_from_slice(&piece);
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        *self = Body::Empty;
+                        return Err(error);
+                    }
+                }
+            }
+            *self = Body::Full(bytes.into());
+        }
+        static NONE: Bytes = Bytes::new();
+        match self {
+            Body::Full(bytes) => Ok(bytes),
+            _ => Ok(&NONE),
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Body::Empty => f.write_str("Empty"),
+            Body::Full(bytes) => write!(f, "Full({} bytes)", bytes.len()),
+            Body::Stream(stream) => write!(f, "Stream({:?} to come)", stream.remaining()),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! One request and what became of it.
+
+use crate::body::Body;
+use crate::filter::Outcome;
+use base_runtime::net::TcpStream;
+use proto_http::{Request, Response};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Largest body collected in memory where the document sets no limit, in bytes (Easegress's `clientMaxBodySize` and
+/// `serverMaxBodySize`).
+pub const DEFAULT_BODY_LIMIT: u64 = 4 * 1024 * 1024;
+
+/// Name of the namespace that the client's own request and response live in.
+pub const DEFAULT_NAMESPACE: &str = "DEFAULT";
+
+/// Who asks, and over what.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The socket's peer.
+    pub peer: SocketAddr,
+    /// The client's own address: the peer, or what a trusted proxy says in X-Forwarded-For.
+    pub real_ip: IpAddr,
+    /// `http` or `https`, as the client sees it.
+    pub scheme: &'static str,
+    /// Name of the server object that took the request.
+    pub server: Arc<str>,
+}
+
+impl Default for Client {
+    fn default() -> Client {
+        let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        Client { peer: SocketAddr::new(nobody, 0), real_ip: nobody, scheme: "http", server: Arc::from("") }
+    }
+}
+
+/// A request and a response, with their bodies: what one namespace of an exchange holds.
+#[derive(Debug, Default)]
+pub struct Space {
+    pub request: Request,
+    /// Whether there is a request; namespaces other than `DEFAULT` start without.
+    pub has_request: bool,
+    pub request_body: Body,
+    pub response: Option<Response>,
+    pub response_body: Body,
+}
+
+impl Space {
+    /// Puts a response in place of whatever was there.
+    pub fn respond(&mut self, response: Response, body: Body) {
+        self.response = Some(response);
+        self.response_body = body;
+    }
+}
+
+/// What the access log tells of an exchange beside its message: the stations passed, and notes.
+#[derive(Debug, Default)]
+pub struct Tags {
+    /// Off: stations are not timed, notes are dropped.
+    pub enabled: bool,
+    pub steps: Vec<(Arc<str>, Outcome, Duration)>,
+    pub pipeline: Option<Arc<str>>,
+    pub notes: Vec<String>,
+}
+
+impl Tags {
+    /// Adds a note when anyone will read it.
+    pub fn note(&mut self, text: impl FnOnce() -> String) {
+        if self.enabled {
+            self.notes.push(text());
+        }
+    }
+
+    fn clear(&mut self) {
+        self.steps.clear();
+        self.pipeline = None;
+        self.notes.clear();
+    }
+}
+
+/// See the module doc. One per connection, [`reset`](Exchange::reset) between requests so that its memory is reused.
+#[derive(Debug)]
+pub struct Exchange {
+    pub client: Client,
+    default: Space,
+    others: Vec<(Arc<str>, Space)>,
+    /// 0 = `DEFAULT`, else index into `others` plus one.
+    current: usize,
+    /// When the request head was complete.
+    pub started: Instant,
+    pub tags: Tags,
+    /// The `pathPrefix` of the route that matched, for prefix replacement.
+    pub matched_prefix: Option<Arc<str>>,
+    /// `data` of templates: `PIPELINE` and what DataBuilders made.
+    pub data: BTreeMap<String, Value>,
+    /// A backend connection that switched protocols with status 101: to be joined with the client's.
+    pub upgraded: Option<TcpStream>,
+    /// The client has gone; the response, if any, reaches nobody.
+    pub client_gone: bool,
+    /// Bytes of request bodies are counted here as they are read from the client.
+    pub request_bytes: u64,
+}
+
+impl Default for Exchange {
+    fn default() -> Exchange {
+        Exchange {
+            client: Client::default(),
+            default: Space::default(),
+            others: Vec::new(),
+            current: 0,
+            started: Instant::now(),
+            tags: Tags::default(),
+            matched_prefix: None,
+            data: BTreeMap::new(),
+            upgraded: None,
+            client_gone: false,
+            request_bytes: 0,
+        }
+    }
+}
+
+impl Exchange {
+    /// Makes ready for the next request of the same client; keeps memory.
+    pub fn reset(&mut self) {
+        self.default.request.clear();
+        self.default.has_request = false;
+        self.default.request_body = Body::Empty;
+        self.default.response = None;
+        self.default.response_body = Body::Empty;
+        self.others.clear();
+        self.current = 0;
+        self.tags.clear();
+        self.matched_prefix = None;
+        self.data.clear();
+        self.upgraded = None;
+        self.client_gone = false;
+        self.request_bytes = 0;
+    }
+
+    /// The namespace the running filter works in.
+    pub fn space(&mut self) -> &mut Space {
+        match self.current {
+            0 => &mut self.default,
+            n => &mut self.others[n - 1].1,
+        }
+    }
+
+    /// As [`space`](Exchange::space), to read.
+    pub fn space_ref(&self) -> &Space {
+        match self.current {
+            0 => &self.default,
+            n => &self.others[n - 1].1,
+        }
+    }
+
+    /// The request of the current namespace.
+    pub fn request(&self) -> &Request {
+        &self.space_ref().request
+    }
+
+    pub fn request_mut(&mut self) -> &mut Request {
+        &mut self.space().request
+    }
+
+    pub fn response_mut(&mut self) -> Option<&mut Response> {
+        self.space().response.as_mut()
+    }
+
+    /// Answers in the current namespace.
+    pub fn respond(&mut self, response: Response, body: Body) {
+        self.space().respond(response, body);
+    }
+
+    /// The space the client's request came in and its answer is taken from.
+    pub fn default_space(&mut self) -> &mut Space {
+        &mut self.default
+    }
+
+    /// As [`default_space`](Exchange::default_space), to read.
+    pub fn default_space_ref(&self) -> &Space {
+        &self.default
+    }
+
+    /// A namespace by name, if anything was put there. `DEFAULT` and the empty name mean the client's own.
+    pub fn named(&self, name: &str) -> Option<&Space> {
+        if name.is_empty() || name == DEFAULT_NAMESPACE {
+            return Some(&self.default);
+        }
+        self.others.iter().find(|(n, _)| &**n == name).map(|(_, s)| s)
+    }
+
+    /// As [`named`](Exchange::named), to change.
+    pub fn named_mut(&mut self, name: &str) -> Option<&mut Space> {
+        if name.is_empty() || name == DEFAULT_NAMESPACE {
+            return Some(&mut self.default);
+        }
+        self.others.iter_mut().find(|(n, _)| &**n == name).map(|(_, s)| s)
+    }
+
+    /// Every namespace, `DEFAULT` first.
+    pub fn spaces(&self) -> impl Iterator<Item = (&str, &Space)> {
+        std::iter::once((DEFAULT_NAMESPACE, &self.default)).chain(self.others.iter().map(|(n, s)| (&**n, s)))
+    }
+
+    /// Makes `namespace` (`None` = `DEFAULT`) the one filters work in; it is made when it does not exist.
+    pub fn enter(&mut self, namespace: Option<&Arc<str>>) {
+        self.current = match namespace {
+            None => 0,
+            Some(name) => match self.others.iter().position(|(n, _)| n == name) {
+                Some(at) => at + 1,
+                None => {
+                    self.others.push((name.clone(), Space::default()));
+                    self.others.len()
+                }
+            },
+        };
+    }
+}

@@ -1,0 +1,77 @@
+//! A station of a pipeline, and how one is made from a document.
+
+use crate::exchange::Exchange;
+use base_model::Problem;
+use serde_json::Value;
+use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// A result name: [`SUCCESS`] or one of the kind's declared results.
+pub type Outcome = &'static str;
+
+/// The outcome that lets the flow go on.
+pub const SUCCESS: Outcome = "";
+
+/// What a filter says when it is handed an exchange.
+pub enum Step<'a> {
+    /// Finished at once: no allocation, no wait.
+    Done(Outcome),
+    /// Needs to wait for something; runs on the worker that called.
+    Wait(Pin<Box<dyn Future<Output = Outcome> + 'a>>),
+}
+
+impl<'a> Step<'a> {
+    pub fn wait(future: impl Future<Output = Outcome> + 'a) -> Step<'a> {
+        Step::Wait(Box::pin(future))
+    }
+}
+
+/// A ready filter. Shared by all workers; whatever changes inside is atomic, locked, or kept per worker.
+pub trait Filter: Any + Send + Sync {
+    fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a>;
+
+    /// What `GET /status/objects` shows of it.
+    fn status(&self) -> Option<Value> {
+        None
+    }
+}
+
+impl dyn Filter {
+    /// This filter as its own type, for a new generation that inherits from it.
+    pub fn downcast<T: Filter>(&self) -> Option<&T> {
+        (self as &dyn Any).downcast_ref()
+    }
+}
+
+/// What a filter is built from, beside its own fields.
+pub struct Parts<'a> {
+    /// Name of the filter in its pipeline.
+    pub name: &'a str,
+    /// Name of the pipeline.
+    pub pipeline: &'a str,
+    /// The filter of the same name and kind in the generation before, to inherit from.
+    pub previous: Option<&'a dyn Filter>,
+    /// `resilience` of the pipeline, as written.
+    pub resilience: &'a [Value],
+}
+
+/// Everything wrong with a filter's fields.
+pub type BuildError = Vec<Problem>;
+
+/// One kind of filter: what catalogs list.
+pub struct FilterKind {
+    /// As documents write it.
+    pub kind: &'static str,
+    /// Results a `jumpIf` may name, beside [`SUCCESS`].
+    pub results: &'static [&'static str],
+    /// Module doc: what it does, an example, what it costs. `weirctl explain` prints it.
+    pub doc: &'static str,
+    /// JSON schema of its fields.
+    pub schema: fn() -> Value,
+    /// Checks the fields without building: problems, and warnings for keys nobody knows.
+    pub check: fn(&Value, &str) -> Result<Vec<base_model::Warning>, BuildError>,
+    /// Builds a ready filter from fields that passed `check`.
+    pub build: fn(&Value, &Parts<'_>) -> Result<Arc<dyn Filter>, BuildError>,
+}
