@@ -1,1 +1,27 @@
-//! See DESIGN: crate control-api.
+//! The vocabulary that crosses the control plane's process boundaries: what is published to every machine
+//! ([`Snapshot`], [`Delta`]), how a refusal looks ([`Refusal`]), and the HTTP [`client`] that carries both.
+//!
+//! A machine holds one [`Snapshot`] and applies each [`Delta`] whose `from` is its version; anything else makes it ask for
+//! a snapshot again. All collections are ordered and shared, so cloning a snapshot costs a few reference counts.
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod time;
+
+mod publish;
+mod refusal;
+
+pub use publish::{
+    Addresses, CustomChange, CustomKind, Delta, Document, Eligible, Gap, Generation, Member, MemberRole, Snapshot, Steering,
+    Update, GENERATIONS_KEPT,
+};
+pub use refusal::{Refusal, RefusalKind};
+
+/// Header of every admin answer: the version of the configuration the answer was made from.
+pub const CONFIG_VERSION_HEADER: &str = "x-config-version";
+/// Label that says who owns an object; `user-api` for what people write.
+pub const OWNER_LABEL: &str = "easegress/owner";
+/// Owner of objects that came through the admin API.
+pub const OWNER_USER: &str = "user-api";
+/// `version` of a document that does not bring one.
+pub const DOCUMENT_VERSION: &str = "easegress.megaease.com/v2";

@@ -1,1 +1,19 @@
-//! See DESIGN: crate control-state.
+//! The cluster's state as a pure machine: [`State::apply`] takes a [`Command`] and says what became of it.
+//!
+//! No clock, no randomness, no I/O: whatever is not determined by the state travels inside the command. Every member applies
+//! the same commands in the same order and holds the same bytes; [`Applied::delta`] is what its readers get to see.
+//!
+//! Reading order: `command.rs` (what can be asked), `state.rs` (the rules), `steering.rs` (who serves a VirtualIP),
+//! `diff.rs` (from two versions to a delta).
+#![forbid(unsafe_code)]
+
+mod command;
+mod diff;
+mod state;
+mod steering;
+#[cfg(test)]
+mod tests;
+
+pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
+pub use diff::between;
+pub use state::{owner, Applied, State};

@@ -1,0 +1,133 @@
+//! A small pooled HTTP client, for members talking to each other and for `weirctl`.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+
+/// Connections are kept and shared by all clones.
+#[derive(Clone)]
+pub struct Client {
+    inner: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
+}
+
+/// An answer read to its end.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Why there was no answer.
+#[derive(Debug, Clone)]
+pub struct CallError {
+    pub url: String,
+    pub reason: String,
+    /// No connection came about, so the other side has not seen the request.
+    pub unsent: bool,
+}
+
+impl Client {
+    /// `connect_timeout` bounds the TCP handshake; each call brings its own bound for the rest.
+    pub fn new(connect_timeout: Duration) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(connect_timeout));
+        let inner = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build(connector);
+        Client { inner }
+    }
+
+    /// Sends one request and reads the whole answer.
+    pub async fn call(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+        timeout: Duration,
+    ) -> Result<Answer, CallError> {
+        let whole = async {
+            let (parts, body) = self.send(method, url, headers, body.into()).await?.into_parts();
+            let body = body.collect().await.map_err(|e| CallError::after(url, &e))?.to_bytes();
+            Ok(Answer { status: parts.status, headers: parts.headers, body })
+        };
+        match tokio::time::timeout(timeout, whole).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallError::after(url, &format!("no answer within {timeout:?}"))),
+        }
+    }
+
+    /// Sends one request and hands back the body as it arrives; `timeout` bounds the wait for the head.
+    pub async fn open(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, &str)],
+        timeout: Duration,
+    ) -> Result<hyper::Response<Incoming>, CallError> {
+        match tokio::time::timeout(timeout, self.send(method, url, headers, Bytes::new())).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallError::after(url, &format!("no answer within {timeout:?}"))),
+        }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<hyper::Response<Incoming>, CallError> {
+        let mut request = Request::builder().method(method).uri(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body)).map_err(|e| CallError::before(url, &e))?;
+        self.inner.request(request).await.map_err(|e| CallError {
+            url: url.to_owned(),
+            reason: chain(&e),
+            unsent: e.is_connect(),
+        })
+    }
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Client::new(Duration::from_secs(3))
+    }
+}
+
+impl CallError {
+    fn before(url: &str, reason: &dyn fmt::Display) -> Self {
+        CallError { url: url.to_owned(), reason: reason.to_string(), unsent: true }
+    }
+
+    fn after(url: &str, reason: &dyn fmt::Display) -> Self {
+        CallError { url: url.to_owned(), reason: reason.to_string(), unsent: false }
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}: {}", self.url, self.reason)
+    }
+}
+
+impl std::error::Error for CallError {}
+
+/// hyper hides the reason people need ("connection refused") at the end of the source chain.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}

@@ -1,0 +1,280 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One object or data item, shared by every version of the configuration that contains it unchanged.
+pub type Document = Arc<Value>;
+
+/// Everything the machines of a cluster have to agree on, at one version.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Snapshot {
+    /// Drawn when the cluster is founded. Versions of two clusters cannot be compared, so a reader that meets another id
+    /// starts again from a snapshot.
+    pub cluster_id: String,
+    pub cluster_name: String,
+    /// `X-Config-Version`: grows by one with every published change.
+    pub version: u64,
+    pub objects: Arc<BTreeMap<String, Document>>,
+    /// By name.
+    pub members: Arc<BTreeMap<String, Member>>,
+    /// By the name of the VirtualIP.
+    pub steering: Arc<BTreeMap<String, Arc<Steering>>>,
+    pub custom_kinds: Arc<BTreeMap<String, CustomKind>>,
+    /// Kind, then id. A kind without data has no entry.
+    pub custom_data: Arc<BTreeMap<String, Arc<BTreeMap<String, Document>>>>,
+}
+
+/// The step from one version to another. Deletions come first, then what was put.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Delta {
+    pub cluster_id: String,
+    pub from: u64,
+    pub to: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub deletes: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub puts: Vec<Document>,
+    /// All members, when any of them changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub members: Option<Arc<BTreeMap<String, Member>>>,
+    /// The VirtualIPs whose steering changed; `None` when one is gone.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub steering: BTreeMap<String, Option<Arc<Steering>>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub custom: Vec<CustomChange>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_name: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CustomChange {
+    PutKind(CustomKind),
+    DeleteKind(String),
+    PutData { kind: String, id: String, data: Document },
+    DeleteData { kind: String, id: String },
+}
+
+/// What a reader of the configuration is handed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Update {
+    Snapshot(Arc<Snapshot>),
+    Delta(Arc<Delta>),
+    /// Nothing changed; the stream is alive.
+    Ping(u64),
+}
+
+/// A machine of the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Member {
+    /// Small number for tables and packets, from 1. It stays the member's for as long as the cluster knows its name.
+    pub id: u16,
+    pub name: String,
+    pub role: MemberRole,
+    /// Whether it carries traffic (not started with `--no-edge`, and not leaving).
+    pub edge: bool,
+    pub api_addr: String,
+    pub peer_url: String,
+    pub labels: BTreeMap<String, String>,
+    /// Where other edges send it packets.
+    pub addresses: Addresses,
+    /// Version of its program.
+    pub version: String,
+    /// RFC 3339.
+    pub started_at: String,
+    /// Heard of within about the last second.
+    pub up: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberRole {
+    /// Votes, and serves traffic.
+    #[default]
+    Primary,
+    /// Follows, and serves traffic.
+    Secondary,
+}
+
+/// Addresses other edges reach a machine at, at most one per family.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Addresses {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub v4: Option<Ipv4Addr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub v6: Option<Ipv6Addr>,
+}
+
+/// Who serves a VirtualIP. Every machine computes its tables from this alone, so all tables are the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Steering {
+    /// Oldest first, at most [`GENERATIONS_KEPT`]; the last one is in force.
+    pub generations: Vec<Generation>,
+    /// Ids of members that still hold connections of this VirtualIP: up, and not `down` in its document. Draining ones
+    /// are here and in no new generation.
+    pub alive: Vec<u16>,
+}
+
+/// The machines that take new flows, from the moment `number` was published.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generation {
+    /// From 1, without gaps, for as long as the VirtualIP exists.
+    pub number: u64,
+    /// By id.
+    pub machines: Vec<Eligible>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Eligible {
+    pub member: u16,
+    pub weight: u32,
+}
+
+/// A kind of the users' own data.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CustomKind {
+    pub name: String,
+    /// Key whose value is an item's id. Default `name`.
+    pub id_field: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub json_schema: Option<Document>,
+}
+
+/// A delta that does not start where the snapshot stands: the reader has to ask for a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    pub have: u64,
+    pub from: u64,
+}
+
+/// Long enough for connections of a drained machine to find their owner again; short enough for a message of one VIP to
+/// stay below a page with 16 machines.
+pub const GENERATIONS_KEPT: usize = 16;
+
+impl Snapshot {
+    /// Moves this snapshot on by one delta.
+    pub fn advance(&mut self, delta: &Delta) -> Result<(), Gap> {
+        if delta.from != self.version || (delta.cluster_id != self.cluster_id && !self.cluster_id.is_empty()) {
+            return Err(Gap { have: self.version, from: delta.from });
+        }
+        if !delta.deletes.is_empty() || !delta.puts.is_empty() {
+            let objects = Arc::make_mut(&mut self.objects);
+            for name in &delta.deletes {
+                objects.remove(name);
+            }
+            for document in &delta.puts {
+                objects.insert(document_name(document).to_owned(), document.clone());
+            }
+        }
+        if let Some(members) = &delta.members {
+            self.members = members.clone();
+        }
+        if !delta.steering.is_empty() {
+            let steering = Arc::make_mut(&mut self.steering);
+            for (vip, change) in &delta.steering {
+                match change {
+                    Some(now) => steering.insert(vip.clone(), now.clone()),
+                    None => steering.remove(vip),
+                };
+            }
+        }
+        for change in &delta.custom {
+            self.advance_custom(change);
+        }
+        if let Some(name) = &delta.cluster_name {
+            self.cluster_name = name.clone();
+        }
+        self.cluster_id = delta.cluster_id.clone();
+        self.version = delta.to;
+        Ok(())
+    }
+
+    pub fn object(&self, name: &str) -> Option<&Document> {
+        self.objects.get(name)
+    }
+
+    pub fn member_by_id(&self, id: u16) -> Option<&Member> {
+        self.members.values().find(|member| member.id == id)
+    }
+
+    fn advance_custom(&mut self, change: &CustomChange) {
+        match change {
+            CustomChange::PutKind(kind) => {
+                Arc::make_mut(&mut self.custom_kinds).insert(kind.name.clone(), kind.clone());
+            }
+            CustomChange::DeleteKind(name) => {
+                Arc::make_mut(&mut self.custom_kinds).remove(name);
+                Arc::make_mut(&mut self.custom_data).remove(name);
+            }
+            CustomChange::PutData { kind, id, data } => {
+                let items = Arc::make_mut(&mut self.custom_data).entry(kind.clone()).or_default();
+                Arc::make_mut(items).insert(id.clone(), data.clone());
+            }
+            CustomChange::DeleteData { kind, id } => {
+                let all = Arc::make_mut(&mut self.custom_data);
+                if let Some(items) = all.get_mut(kind) {
+                    Arc::make_mut(items).remove(id);
+                    if items.is_empty() {
+                        all.remove(kind);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Update {
+    pub fn version(&self) -> u64 {
+        match self {
+            Update::Snapshot(snapshot) => snapshot.version,
+            Update::Delta(delta) => delta.to,
+            Update::Ping(version) => *version,
+        }
+    }
+}
+
+impl Addresses {
+    /// The first address of each family.
+    pub fn from_list(list: &[IpAddr]) -> Self {
+        let mut addresses = Addresses::default();
+        for address in list {
+            match address {
+                IpAddr::V4(v4) => addresses.v4 = addresses.v4.or(Some(*v4)),
+                IpAddr::V6(v6) => addresses.v6 = addresses.v6.or(Some(*v6)),
+            }
+        }
+        addresses
+    }
+}
+
+impl fmt::Display for MemberRole {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            MemberRole::Primary => "primary",
+            MemberRole::Secondary => "secondary",
+        })
+    }
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "a delta starts at version {}, but version {} is what is here", self.from, self.have)
+    }
+}
+
+impl std::error::Error for Gap {}
+
+fn document_name(document: &Value) -> &str {
+    document.get("name").and_then(Value::as_str).unwrap_or_default()
+}

@@ -1,0 +1,84 @@
+use control_api::{CustomKind, Document, Member, Refusal};
+use serde::{Deserialize, Serialize};
+
+/// One entry of the replicated log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Command {
+    /// Drawn by the proposer. A command that arrives twice, because the first answer was lost with a leader, is carried out
+    /// once and answered twice.
+    pub request: u64,
+    /// RFC 3339, by the proposer's clock: becomes `createdAt`.
+    pub now: String,
+    pub action: Action,
+}
+
+/// Each is carried out whole or not at all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Action {
+    Put { mode: PutMode, entries: Vec<Entry> },
+    Delete { names: Vec<String> },
+    /// Everything that users wrote, and what was generated from it.
+    DeleteAll,
+    /// A member reports what it is; it is up. `id` and `up` of the report are not looked at.
+    PutMember { member: Member },
+    RemoveMember { name: String },
+    SetMemberUp { name: String, up: bool },
+    PutCustomKind { mode: PutMode, kind: CustomKind },
+    DeleteCustomKind { name: String },
+    PutCustomData { mode: PutMode, kind: String, item: Document },
+    DeleteCustomData { kind: String, id: String },
+    /// Remove everything (`rebuild`), then `delete`, then `put`.
+    BatchCustomData { kind: String, mode: CustomMode, delete: Vec<String>, put: Vec<Document> },
+    /// The first command of a cluster's life; without effect later.
+    Found { cluster_id: String, cluster_name: String },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PutMode {
+    /// 409 when the name is taken.
+    Create,
+    /// 404 when there is nothing to replace.
+    Update,
+    Upsert,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CustomMode {
+    Keep,
+    Rebuild,
+}
+
+/// A user's document and what was generated from it, which lives and dies with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    pub document: Document,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub generated: Vec<Document>,
+}
+
+pub type Answer = Result<Done, Refusal>;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Done {
+    /// Version of the configuration that contains the change.
+    pub version: u64,
+    /// Names that did not exist before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub created: Vec<String>,
+}
+
+impl Command {
+    pub fn put(request: u64, now: impl Into<String>, mode: PutMode, documents: Vec<serde_json::Value>) -> Self {
+        let entries = documents
+            .into_iter()
+            .map(|document| Entry { document: Document::new(document), generated: Vec::new() })
+            .collect();
+        Command { request, now: now.into(), action: Action::Put { mode, entries } }
+    }
+}

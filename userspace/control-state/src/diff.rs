@@ -1,0 +1,77 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use control_api::{CustomChange, Delta, Snapshot};
+
+/// The delta that turns `old` into `new`, or nothing when readers would see no difference. `to` is one past `from`.
+///
+/// Unchanged parts share memory, so the cost is a walk over pointers, and only of the collections that changed.
+pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
+    let mut delta =
+        Delta { cluster_id: new.cluster_id.clone(), from: old.version, to: old.version + 1, ..Delta::default() };
+    if !Arc::ptr_eq(&old.objects, &new.objects) {
+        let (gone, put) = maps(&old.objects, &new.objects, Arc::ptr_eq);
+        delta.deletes = gone.into_iter().cloned().collect();
+        delta.puts = put.into_iter().map(|(_, document)| document.clone()).collect();
+    }
+    if !Arc::ptr_eq(&old.members, &new.members) && old.members != new.members {
+        delta.members = Some(new.members.clone());
+    }
+    if !Arc::ptr_eq(&old.steering, &new.steering) {
+        let (gone, put) = maps(&old.steering, &new.steering, |a, b| a == b);
+        delta.steering.extend(gone.into_iter().map(|vip| (vip.clone(), None)));
+        delta.steering.extend(put.into_iter().map(|(vip, steering)| (vip.clone(), Some(steering.clone()))));
+    }
+    custom(old, new, &mut delta.custom);
+    if old.cluster_name != new.cluster_name {
+        delta.cluster_name = Some(new.cluster_name.clone());
+    }
+    let nothing = delta.deletes.is_empty()
+        && delta.puts.is_empty()
+        && delta.members.is_none()
+        && delta.steering.is_empty()
+        && delta.custom.is_empty()
+        && delta.cluster_name.is_none()
+        && old.cluster_id == new.cluster_id;
+    (!nothing).then_some(delta)
+}
+
+fn custom(old: &Snapshot, new: &Snapshot, changes: &mut Vec<CustomChange>) {
+    if !Arc::ptr_eq(&old.custom_kinds, &new.custom_kinds) {
+        let (gone, put) = maps(&old.custom_kinds, &new.custom_kinds, |a, b| a == b);
+        changes.extend(gone.into_iter().map(|kind| CustomChange::DeleteKind(kind.clone())));
+        changes.extend(put.into_iter().map(|(_, kind)| CustomChange::PutKind(kind.clone())));
+    }
+    if Arc::ptr_eq(&old.custom_data, &new.custom_data) {
+        return;
+    }
+    let empty = Arc::new(BTreeMap::new());
+    let (gone, put) = maps(&old.custom_data, &new.custom_data, Arc::ptr_eq);
+    for kind in gone.into_iter().filter(|kind| new.custom_kinds.contains_key(*kind)) {
+        changes.extend(
+            old.custom_data[kind].keys().map(|id| CustomChange::DeleteData { kind: kind.clone(), id: id.clone() }),
+        );
+    }
+    for (kind, items) in put {
+        let before = old.custom_data.get(kind).unwrap_or(&empty);
+        let (gone, put) = maps(before, items, |a, b| Arc::ptr_eq(a, b) || a == b);
+        changes.extend(gone.into_iter().map(|id| CustomChange::DeleteData { kind: kind.clone(), id: id.clone() }));
+        changes.extend(put.into_iter().map(|(id, data)| CustomChange::PutData {
+            kind: kind.clone(),
+            id: id.clone(),
+            data: data.clone(),
+        }));
+    }
+}
+
+/// Keys that are gone, and entries that are new or different.
+#[allow(clippy::type_complexity)]
+fn maps<'a, V>(
+    old: &'a BTreeMap<String, V>,
+    new: &'a BTreeMap<String, V>,
+    same: fn(&V, &V) -> bool,
+) -> (Vec<&'a String>, Vec<(&'a String, &'a V)>) {
+    let gone = old.keys().filter(|key| !new.contains_key(*key)).collect();
+    let put = new.iter().filter(|(key, value)| old.get(*key).is_none_or(|before| !same(before, value))).collect();
+    (gone, put)
+}

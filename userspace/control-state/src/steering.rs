@@ -1,0 +1,111 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use control_api::{Eligible, Generation, Member, Snapshot, Steering, GENERATIONS_KEPT};
+use serde_json::Value;
+
+/// Brings the steering of every VirtualIP up to date with the objects and members of `next`.
+pub(crate) fn steer(previous: &Snapshot, next: &mut Snapshot) {
+    if Arc::ptr_eq(&previous.objects, &next.objects) && previous.members == next.members {
+        return;
+    }
+    let mut steering = BTreeMap::new();
+    for (name, document) in next.objects.iter() {
+        if document.get("kind").and_then(Value::as_str) != Some("VirtualIP") {
+            continue;
+        }
+        let before = next.steering.get(name);
+        let after = steer_vip(before.map(Arc::as_ref), document, &next.members);
+        steering.insert(
+            name.clone(),
+            match before {
+                Some(before) if **before == after => before.clone(),
+                _ => Arc::new(after),
+            },
+        );
+    }
+    if steering != *next.steering {
+        next.steering = Arc::new(steering);
+    }
+}
+
+/// The smallest id that neither a member has nor a generation still speaks of.
+pub(crate) fn member_id_free(view: &Snapshot) -> Option<u16> {
+    let mut taken: Vec<u16> = view.members.values().map(|member| member.id).collect();
+    for steering in view.steering.values() {
+        taken.extend(steering.generations.iter().flat_map(|g| &g.machines).map(|machine| machine.member));
+    }
+    taken.sort_unstable();
+    taken.dedup();
+    (1..=u16::MAX).find(|id| taken.binary_search(id).is_err())
+}
+
+fn steer_vip(before: Option<&Steering>, document: &Value, members: &BTreeMap<String, Member>) -> Steering {
+    let mut machines = Vec::new();
+    let mut alive = Vec::new();
+    for part in parts(document, members) {
+        if !part.member.up || part.state == PartState::Down {
+            continue;
+        }
+        alive.push(part.member.id);
+        if part.state == PartState::Active && part.weight > 0 {
+            machines.push(Eligible { member: part.member.id, weight: part.weight });
+        }
+    }
+    machines.sort_unstable_by_key(|machine| machine.member);
+    machines.dedup_by_key(|machine| machine.member);
+    alive.sort_unstable();
+    alive.dedup();
+
+    let mut generations = before.map(|before| before.generations.clone()).unwrap_or_default();
+    let last = generations.last();
+    if last.is_none_or(|last| last.machines != machines) {
+        let number = last.map_or(1, |last| last.number + 1);
+        generations.push(Generation { number, machines });
+        let surplus = generations.len().saturating_sub(GENERATIONS_KEPT);
+        generations.drain(..surplus);
+    }
+    Steering { generations, alive }
+}
+
+struct Part<'a> {
+    member: &'a Member,
+    weight: u32,
+    state: PartState,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum PartState {
+    Active,
+    Draining,
+    Down,
+}
+
+/// The members a VirtualIP is spread over: those it lists, or every edge.
+fn parts<'a>(document: &Value, members: &'a BTreeMap<String, Member>) -> Vec<Part<'a>> {
+    let Some(listed) = document.get("machines").and_then(Value::as_array) else {
+        return members
+            .values()
+            .map(|member| Part {
+                member,
+                weight: 1,
+                // A machine that stops carrying traffic keeps what it has until it is gone.
+                state: if member.edge { PartState::Active } else { PartState::Draining },
+            })
+            .filter(|part| part.member.edge)
+            .collect();
+    };
+    listed
+        .iter()
+        .filter_map(|machine| {
+            let member = members.get(machine.get("name")?.as_str()?)?;
+            let weight = machine.get("weight").and_then(Value::as_u64).map_or(1, |w| w.min(u32::MAX.into()) as u32);
+            let state = match machine.get("state").and_then(Value::as_str) {
+                Some("down") => PartState::Down,
+                Some("draining") => PartState::Draining,
+                _ => PartState::Active,
+            };
+            Some(Part { member, weight, state })
+        })
+        .collect()
+}

@@ -1,0 +1,274 @@
+use control_api::{CustomKind, Member, MemberRole, RefusalKind, Snapshot, Steering};
+use proptest::prelude::*;
+use serde_json::{json, Value};
+
+use crate::*;
+
+#[test]
+fn objects_follow_create_update_delete() {
+    let mut world = World::default();
+    let doc = json!({"name": "a", "kind": "Pipeline", "filters": []});
+    assert_eq!(world.put(PutMode::Create, doc.clone()).unwrap().created, ["a"]);
+    assert_eq!(world.refused(PutMode::Create, doc.clone()), RefusalKind::Conflict);
+    assert_eq!(world.refused(PutMode::Update, json!({"name": "b", "kind": "Pipeline"})), RefusalKind::NotFound);
+    assert_eq!(world.refused(PutMode::Update, json!({"name": "a", "kind": "HTTPServer"})), RefusalKind::Invalid);
+    assert_eq!(world.refused(PutMode::Create, json!({"name": "", "kind": "HTTPServer"})), RefusalKind::Invalid);
+
+    let before = world.state.view.version;
+    world.put(PutMode::Update, doc).unwrap();
+    assert_eq!(world.state.view.version, before, "the same document again is no change");
+    world.put(PutMode::Update, json!({"name": "a", "kind": "Pipeline", "flow": []})).unwrap();
+    assert_eq!(world.state.view.version, before + 1);
+    let stored = world.state.view.object("a").unwrap();
+    assert_eq!(stored["labels"]["easegress/owner"], "user-api");
+    assert_eq!(stored["createdAt"], "t1", "the time of creation outlives updates");
+
+    world.act(Action::Delete { names: vec!["a".into()] }).answer.unwrap();
+    let again = world.act(Action::Delete { names: vec!["a".into()] });
+    assert_eq!(again.answer.unwrap_err().kind, RefusalKind::NotFound);
+}
+
+#[test]
+fn several_objects_are_one_change_or_none() {
+    let mut world = World::default();
+    world.put(PutMode::Create, json!({"name": "b", "kind": "Pipeline"})).unwrap();
+    let version = world.state.view.version;
+    let entries = ["a", "b", "c"].map(|name| entry(json!({"name": name, "kind": "Pipeline"})));
+    let applied = world.act(Action::Put { mode: PutMode::Create, entries: entries.to_vec() });
+    assert_eq!(applied.answer.unwrap_err().kind, RefusalKind::Conflict);
+    assert_eq!((world.state.view.version, world.state.view.objects.len()), (version, 1));
+    world.act(Action::Put { mode: PutMode::Upsert, entries: entries.to_vec() }).answer.unwrap();
+    assert_eq!((world.state.view.version, world.state.view.objects.len()), (version + 1, 3));
+}
+
+#[test]
+fn generated_objects_live_and_die_with_their_owner() {
+    let mut world = World::default();
+    let server = |children: &[&str]| Entry {
+        document: json!({"name": "s", "kind": "HTTPServer"}).into(),
+        generated: children.iter().map(|name| json!({"name": name, "kind": "Pipeline"}).into()).collect(),
+    };
+    world.act(Action::Put { mode: PutMode::Create, entries: vec![server(&["g1", "g2"])] }).answer.unwrap();
+    assert_eq!(owner(world.state.view.object("g1").unwrap()), "HTTPServer:s");
+
+    let hijack = json!({"name": "g1", "kind": "Pipeline"});
+    assert_eq!(world.refused(PutMode::Update, hijack.clone()), RefusalKind::Invalid);
+    let mut labelled = hijack;
+    labelled["labels"] = json!({"easegress/owner": "HTTPServer:s"});
+    assert_eq!(world.refused(PutMode::Update, labelled), RefusalKind::Invalid);
+    let delete = world.act(Action::Delete { names: vec!["g1".into()] });
+    assert_eq!(delete.answer.unwrap_err().kind, RefusalKind::Invalid);
+
+    world.put(PutMode::Create, json!({"name": "mine", "kind": "Pipeline"})).unwrap();
+    let taken = world.act(Action::Put { mode: PutMode::Update, entries: vec![server(&["mine"])] });
+    assert_eq!(taken.answer.unwrap_err().kind, RefusalKind::Conflict);
+
+    world.act(Action::Put { mode: PutMode::Update, entries: vec![server(&["g2", "g3"])] }).answer.unwrap();
+    assert_eq!(world.names(), ["g2", "g3", "mine", "s"]);
+    world.act(Action::Delete { names: vec!["s".into()] }).answer.unwrap();
+    assert_eq!(world.names(), ["mine"]);
+}
+
+#[test]
+fn a_request_that_arrives_twice_is_carried_out_once() {
+    let mut world = World::default();
+    let command = Command::put(7, "t", PutMode::Create, vec![json!({"name": "a", "kind": "Pipeline"})]);
+    let first = world.state.apply(&command);
+    let second = world.state.apply(&command);
+    assert_eq!(first.answer, second.answer);
+    assert!(first.delta.is_some() && second.delta.is_none());
+}
+
+#[test]
+fn steering_follows_members_and_documents() {
+    let mut world = World::default();
+    let steering = |world: &World| -> Steering { (*world.state.view.steering["v"]).clone() };
+    let last = |world: &World| -> Vec<(u16, u32)> {
+        steering(world).generations.last().unwrap().machines.iter().map(|m| (m.member, m.weight)).collect()
+    };
+    world.put(PutMode::Create, json!({"name": "v", "kind": "VirtualIP", "addresses": ["10.0.0.1"]})).unwrap();
+    assert_eq!(last(&world), []);
+    for name in ["n1", "n2", "n3"] {
+        world.join(name);
+    }
+    assert_eq!(last(&world), [(1, 1), (2, 1), (3, 1)]);
+    assert_eq!(steering(&world).generations.last().unwrap().number, 4);
+
+    world.act(Action::SetMemberUp { name: "n2".into(), up: false }).answer.unwrap();
+    assert_eq!((last(&world), steering(&world).alive), (vec![(1, 1), (3, 1)], vec![1, 3]));
+    world.join("n2");
+    world
+        .put(
+            PutMode::Update,
+            json!({"name": "v", "kind": "VirtualIP", "addresses": ["10.0.0.1"], "machines": [
+                {"name": "n1", "weight": 2}, {"name": "n2", "state": "draining"}, {"name": "n3", "state": "down"},
+                {"name": "stranger"}]}),
+        )
+        .unwrap();
+    assert_eq!((last(&world), steering(&world).alive), (vec![(1, 2)], vec![1, 2]));
+
+    let number = steering(&world).generations.last().unwrap().number;
+    world.act(Action::SetMemberUp { name: "n2".into(), up: false }).answer.unwrap();
+    assert_eq!(steering(&world).alive, [1]);
+    assert_eq!(steering(&world).generations.last().unwrap().number, number, "a drained machine was in no table");
+    for _ in 0..20 {
+        world.act(Action::SetMemberUp { name: "n1".into(), up: false }).answer.unwrap();
+        world.act(Action::SetMemberUp { name: "n1".into(), up: true }).answer.unwrap();
+    }
+    assert_eq!(steering(&world).generations.len(), control_api::GENERATIONS_KEPT);
+    world.act(Action::Delete { names: vec!["v".into()] }).answer.unwrap();
+    assert!(world.state.view.steering.is_empty());
+}
+
+#[test]
+fn member_ids_are_small_and_not_reused_while_a_table_speaks_of_them() {
+    let mut world = World::default();
+    world.put(PutMode::Create, json!({"name": "v", "kind": "VirtualIP"})).unwrap();
+    for name in ["n1", "n2"] {
+        world.join(name);
+    }
+    world.act(Action::RemoveMember { name: "n1".into() }).answer.unwrap();
+    world.join("n3");
+    assert_eq!(world.state.view.members["n3"].id, 3);
+    world.act(Action::Delete { names: vec!["v".into()] }).answer.unwrap();
+    world.join("n4");
+    assert_eq!(world.state.view.members["n4"].id, 1);
+}
+
+#[test]
+fn custom_data_refusals_change_nothing() {
+    let mut world = World::default();
+    let kind = CustomKind { name: "k".into(), id_field: "id".into(), json_schema: None };
+    let item = |id: &str| -> control_api::Document { json!({"id": id}).into() };
+    let put = |world: &mut World, mode, id: &str| {
+        world.act(Action::PutCustomData { mode, kind: "k".into(), item: item(id) }).answer
+    };
+    assert_eq!(put(&mut world, PutMode::Create, "a").unwrap_err().kind, RefusalKind::NotFound);
+    world.act(Action::PutCustomKind { mode: PutMode::Create, kind: kind.clone() }).answer.unwrap();
+    put(&mut world, PutMode::Create, "a").unwrap();
+    assert_eq!(put(&mut world, PutMode::Create, "a").unwrap_err().kind, RefusalKind::Conflict);
+    assert_eq!(put(&mut world, PutMode::Update, "b").unwrap_err().kind, RefusalKind::NotFound);
+    let moved = CustomKind { id_field: "other".into(), ..kind };
+    let moved = world.act(Action::PutCustomKind { mode: PutMode::Update, kind: moved });
+    assert_eq!(moved.answer.unwrap_err().kind, RefusalKind::Invalid);
+
+    let batch = |world: &mut World, mode, delete: &[&str], put: Vec<Value>| {
+        let delete = delete.iter().map(|id| id.to_string()).collect();
+        let put = put.into_iter().map(Into::into).collect();
+        world.act(Action::BatchCustomData { kind: "k".into(), mode, delete, put }).answer
+    };
+    let bad = batch(&mut world, CustomMode::Rebuild, &[], vec![json!({"id": "c"}), json!({"nope": 1})]);
+    assert_eq!(bad.unwrap_err().kind, RefusalKind::Invalid);
+    assert_eq!(world.ids(), ["a"]);
+    batch(&mut world, CustomMode::Rebuild, &[], vec![json!({"id": "c"}), json!({"id": "d"})]).unwrap();
+    batch(&mut world, CustomMode::Keep, &["c"], vec![json!({"id": "e"})]).unwrap();
+    assert_eq!(world.ids(), ["d", "e"]);
+    batch(&mut world, CustomMode::Rebuild, &[], vec![]).unwrap();
+    assert!(world.state.view.custom_data.is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Two replicas hold the same bytes, a replica restored from a snapshot goes on like the others, and readers that
+    /// follow the deltas from any version end where the replicas are.
+    #[test]
+    fn replicas_and_readers_agree(actions in prop::collection::vec(action(), 1..60), cut in 0usize..60) {
+        let (mut one, mut two) = (State::default(), State::default());
+        let mut reader = Snapshot::default();
+        for (n, action) in actions.into_iter().enumerate() {
+            let command = Command { request: n as u64, now: format!("t{n}"), action };
+            if n == cut {
+                two = serde_json::from_slice(&serde_json::to_vec(&two).unwrap()).unwrap();
+            }
+            let (a, b) = (one.apply(&command), two.apply(&command));
+            prop_assert_eq!(&a.answer, &b.answer);
+            if let Some(delta) = a.delta {
+                let wire: control_api::Delta = serde_json::from_slice(&serde_json::to_vec(&*delta).unwrap()).unwrap();
+                prop_assert_eq!(wire.to, wire.from + 1);
+                reader.advance(&wire).unwrap();
+            }
+            prop_assert_eq!(serde_json::to_vec(&reader).unwrap(), serde_json::to_vec(&one.view).unwrap());
+            prop_assert_eq!(serde_json::to_vec(&one).unwrap(), serde_json::to_vec(&two).unwrap());
+        }
+    }
+}
+
+#[derive(Default)]
+struct World {
+    state: State,
+    requests: u64,
+}
+
+impl World {
+    fn act(&mut self, action: Action) -> Applied {
+        self.requests += 1;
+        self.state.apply(&Command { request: self.requests, now: format!("t{}", self.requests), action })
+    }
+
+    fn put(&mut self, mode: PutMode, document: Value) -> Answer {
+        self.act(Action::Put { mode, entries: vec![entry(document)] }).answer
+    }
+
+    fn refused(&mut self, mode: PutMode, document: Value) -> RefusalKind {
+        let before = self.state.view.clone();
+        let refusal = self.put(mode, document).unwrap_err();
+        assert_eq!(before, self.state.view);
+        refusal.kind
+    }
+
+    fn join(&mut self, name: &str) {
+        self.act(Action::PutMember { member: member(name) }).answer.unwrap();
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.state.view.objects.keys().map(String::as_str).collect()
+    }
+
+    fn ids(&self) -> Vec<&str> {
+        self.state.view.custom_data["k"].keys().map(String::as_str).collect()
+    }
+}
+
+fn entry(document: Value) -> Entry {
+    Entry { document: document.into(), generated: Vec::new() }
+}
+
+fn member(name: &str) -> Member {
+    Member { name: name.into(), role: MemberRole::Primary, edge: true, ..Member::default() }
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let name = prop::sample::select(vec!["a", "b", "c", "v"]);
+    let node = prop::sample::select(vec!["n1", "n2", "n3"]);
+    let mode = prop::sample::select(vec![PutMode::Create, PutMode::Update, PutMode::Upsert]);
+    let object = (name.clone(), mode.clone(), 0u32..3, prop::collection::vec(0u8..4, 0..3)).prop_map(|(name, mode, n, children)| {
+        let document = match name {
+            "v" if n == 0 => json!({"name": name, "kind": "VirtualIP"}),
+            "v" => json!({"name": name, "kind": "VirtualIP", "machines": [{"name": "n1", "weight": n}, {"name": "n2", "state": "draining"}]}),
+            _ => json!({"name": name, "kind": "HTTPServer", "port": n}),
+        };
+        let generated = children.iter().map(|c| json!({"name": format!("g{c}"), "kind": "Pipeline", "n": n}).into()).collect();
+        Action::Put { mode, entries: vec![Entry { document: document.into(), generated }] }
+    });
+    let custom = (0u8..5, mode, prop::sample::select(vec!["x", "y"])).prop_map(|(which, mode, id)| {
+        let (kind, item): (String, control_api::Document) = ("k".into(), json!({"name": id, "n": which}).into());
+        match which {
+            0 => Action::PutCustomKind { mode, kind: CustomKind { name: kind, ..CustomKind::default() } },
+            1 => Action::PutCustomData { mode, kind, item },
+            2 => Action::DeleteCustomData { kind, id: id.into() },
+            3 => Action::BatchCustomData { kind, mode: CustomMode::Rebuild, delete: vec![], put: vec![item] },
+            _ => Action::DeleteCustomKind { name: kind },
+        }
+    });
+    prop_oneof![
+        6 => object,
+        2 => name.prop_map(|name| Action::Delete { names: vec![name.into()] }),
+        1 => Just(Action::DeleteAll),
+        2 => node.clone().prop_map(|name| Action::PutMember { member: member(name) }),
+        2 => (node.clone(), any::<bool>()).prop_map(|(name, up)| Action::SetMemberUp { name: name.into(), up }),
+        1 => node.prop_map(|name| Action::RemoveMember { name: name.into() }),
+        4 => custom,
+        1 => Just(Action::Found { cluster_id: "c".into(), cluster_name: "n".into() }),
+    ]
+}
