@@ -3,7 +3,10 @@
 //! A parsed head is copied into the arena once (a few hundred bytes) so that the receive buffer is free to carry the body.
 //! Changes append to the arena and rewrite spans; nothing is allocated per field, and a `Headers` that is
 //! [`clear`](Headers::clear)ed keeps its memory for the next message.
+//!
+//! Nothing in here can break a message open: a name that is no token is not taken, control bytes of a value become spaces.
 
+use crate::bytes;
 use std::fmt;
 
 /// A range of the arena.
@@ -24,6 +27,15 @@ struct Field {
     name: Span,
     value: Span,
     known: Known,
+    /// Whether the arena holds the whole line, `name: value\r\n`, ready for the wire.
+    line: bool,
+}
+
+impl Field {
+    /// Where a line in the arena ends.
+    fn line_end(&self) -> u32 {
+        self.value.start + self.value.len + 2
+    }
 }
 
 /// Field names the engine itself acts on, recognised once when a field is added.
@@ -60,7 +72,9 @@ impl Known {
             4 => &[("host", Known::Host), ("date", Known::Date)],
             6 => &[("expect", Known::Expect), ("server", Known::Server), ("cookie", Known::Cookie)],
             7 => &[("upgrade", Known::Upgrade), ("trailer", Known::Trailer)],
-            10 => &[("connection", Known::Connection), ("keep-alive", Known::KeepAlive), ("set-cookie", Known::SetCookie)],
+            10 => {
+                &[("connection", Known::Connection), ("keep-alive", Known::KeepAlive), ("set-cookie", Known::SetCookie)]
+            }
             12 => &[("content-type", Known::ContentType)],
             14 => &[("content-length", Known::ContentLength)],
             15 => &[("accept-encoding", Known::AcceptEncoding), ("x-forwarded-for", Known::XForwardedFor)],
@@ -156,13 +170,18 @@ impl Headers {
         self.fields.iter().map(|f| (f.name.of(&self.arena), f.value.of(&self.arena), f.known))
     }
 
-    /// Appends a field. Both parts must have been checked (see [`is_name`], [`is_value`]) when they come from outside.
+    /// Appends a field. A name that is not a token is refused by leaving the field out; control bytes of the value become spaces.
     pub fn add(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let (name, value) = (name.as_ref(), value.as_ref());
+        if !is_name(name) {
+            return;
+        }
         let known = Known::of(name);
         let name = self.store(name);
-        let value = self.store(value);
-        self.fields.push(Field { name, value, known });
+        self.arena.extend_from_slice(b": ");
+        let value = self.store_value(value);
+        self.arena.extend_from_slice(b"\r\n");
+        self.fields.push(Field { name, value, known, line: true });
     }
 
     /// Replaces all values of `name` by one, in the place of the first; appends when there was none.
@@ -172,8 +191,9 @@ impl Headers {
         match first {
             None => self.add(name, value),
             Some(at) => {
-                let value = self.store(value.as_ref());
+                let value = self.store_value(value.as_ref());
                 self.fields[at].value = value;
+                self.fields[at].line = false;
                 let arena = &self.arena;
                 let mut index = 0;
                 self.fields.retain(|f| {
@@ -211,6 +231,72 @@ impl Headers {
         self.arena.extend_from_slice(bytes);
         Span { start, len: bytes.len() as u32 }
     }
+
+    fn store_value(&mut self, value: &[u8]) -> Span {
+        let span = self.store(value);
+        let mut from = span.start as usize;
+        while let Some(at) = bytes::find_control(&self.arena, from) {
+            self.arena[at] = b' ';
+            from = at + 1;
+        }
+        span
+    }
+
+    /// Notes a field of the head being parsed, by its place in the text that [`adopt`](Headers::adopt) will copy.
+    #[inline]
+    pub(crate) fn note(&mut self, name: (usize, usize), value: (usize, usize), known: Known, line: bool) {
+        let span = |(start, end): (usize, usize)| Span { start: start as u32, len: (end - start) as u32 };
+        self.fields.push(Field { name: span(name), value: span(value), known, line });
+    }
+
+    /// Copies the text that the noted fields lie in.
+    #[inline]
+    pub(crate) fn adopt(&mut self, text: &[u8]) {
+        debug_assert!(self.arena.is_empty());
+        self.arena.extend_from_slice(text);
+    }
+
+    /// Removes the fields that `Connection` lists (RFC 9110 section 7.6.1) and that no part of the engine acts on.
+    pub(crate) fn remove_listed(&mut self) {
+        let arena = &self.arena;
+        let connection: Vec<Span> =
+            self.fields.iter().filter(|f| f.known == Known::Connection).map(|f| f.value).collect();
+        let listed = |name: &[u8]| {
+            let mut tokens = connection.iter().flat_map(|v| v.of(arena).split(|&b| b == b','));
+            tokens.any(|token| bytes::trim(token).eq_ignore_ascii_case(name))
+        };
+        self.fields.retain(|f| f.known != Known::Other || !listed(f.name.of(arena)));
+    }
+
+    /// Appends the lines of all fields that `keep` accepts. Lines that lie side by side in the arena are copied in one go.
+    #[inline]
+    pub(crate) fn write(&self, out: &mut Vec<u8>, mut keep: impl FnMut(Known, &[u8]) -> bool) {
+        let (mut start, mut end) = (0, 0);
+        for field in &self.fields {
+            if !keep(field.known, field.name.of(&self.arena)) {
+                continue;
+            }
+            if field.line && field.name.start == end {
+                end = field.line_end();
+                continue;
+            }
+            out.extend_from_slice(&self.arena[start as usize..end as usize]);
+            (start, end) = (0, 0);
+            if field.line {
+                (start, end) = (field.name.start, field.line_end());
+            } else {
+                push_line(out, field.name.of(&self.arena), field.value.of(&self.arena));
+            }
+        }
+        out.extend_from_slice(&self.arena[start as usize..end as usize]);
+    }
+}
+
+fn push_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 impl fmt::Debug for Headers {
@@ -222,12 +308,12 @@ impl fmt::Debug for Headers {
 
 /// Whether `name` is a token (RFC 9110 section 5.6.2), the only thing a field name may be.
 pub fn is_name(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|&b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    !name.is_empty() && name.iter().all(|&b| bytes::is_token_byte(b))
 }
 
 /// Whether `value` may stand in a field: no control bytes but tab (RFC 9110 section 5.5).
 pub fn is_value(value: &[u8]) -> bool {
-    value.iter().all(|&b| b == b'\t' || (b >= 0x20 && b != 0x7f))
+    bytes::find_control(value, 0).is_none()
 }
 
 #[cfg(test)]
@@ -246,6 +332,41 @@ mod tests {
         assert!(h.remove("B"));
         assert!(!h.remove("B"));
         assert_eq!(h.len(), 1);
+    }
+
+    fn lines(headers: &Headers) -> String {
+        let mut out = Vec::new();
+        headers.write(&mut out, |_, _| true);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn lines_are_written_in_order_whatever_happened_to_them() {
+        let mut h = Headers::new();
+        for (name, value) in [("A", "1"), ("B", "2"), ("C", "3"), ("D", "4")] {
+            h.add(name, value);
+        }
+        assert_eq!(lines(&h), "A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\n");
+        h.set("b", "longer");
+        h.remove("C");
+        h.add("E", "");
+        assert_eq!(lines(&h), "A: 1\r\nB: longer\r\nD: 4\r\nE: \r\n");
+        let mut out = Vec::new();
+        h.write(&mut out, |_, name| name != b"D");
+        assert_eq!(out, b"A: 1\r\nB: longer\r\nE: \r\n");
+        h.clear();
+        assert_eq!(lines(&h), "");
+    }
+
+    #[test]
+    fn a_value_cannot_break_the_message_open() {
+        let mut h = Headers::new();
+        h.add("A", "1\r\nEvil: 2\0");
+        h.add("Bad Name", "x");
+        h.add("", "x");
+        h.set("a", "3\nEvil: 4");
+        h.set("Colon:", "x");
+        assert_eq!(lines(&h), "A: 3 Evil: 4\r\n");
     }
 
     #[test]

@@ -1,14 +1,22 @@
 //! HTTP messages and our own HTTP/1.1 engine, without sockets, clocks or threads.
 //!
-//! Reading order: [`headers`] and [`message`] are the nouns every plane shares; [`h1`] turns bytes into them and back.
+//! Reading order: [`headers`] and [`message`] are the nouns every plane shares; [`path`] and [`authority`] say what a request is
+//! for, in the one form we accept; [`h1`] turns bytes into messages and back, within [`limits`].
 #![forbid(unsafe_code)]
 
+pub mod authority;
+mod bytes;
+pub mod date;
 pub mod h1;
 pub mod headers;
 pub mod limits;
 pub mod message;
 pub mod path;
+#[cfg(feature = "torture")]
+pub mod torture;
 
+pub use date::ImfDate;
 pub use headers::{Headers, Known};
 pub use limits::Limits;
 pub use message::{Method, Request, Response, Version};
+pub use path::{Path, PathError};

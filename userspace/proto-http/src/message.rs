@@ -1,7 +1,8 @@
 //! Requests and responses as filters see them, whatever protocol carried them.
 
+use crate::bytes;
 use crate::headers::Headers;
-use crate::path::Path;
+use crate::path::{self, Path, PathError};
 use std::fmt;
 
 /// HTTP version of a message on the wire.
@@ -76,10 +77,7 @@ impl Method {
 
     /// Whether repeating the request changes nothing more on the server (RFC 9110 section 9.2.2).
     pub fn is_idempotent(&self) -> bool {
-        matches!(
-            self,
-            Method::Get | Method::Head | Method::Put | Method::Delete | Method::Options | Method::Trace
-        )
+        matches!(self, Method::Get | Method::Head | Method::Put | Method::Delete | Method::Options | Method::Trace)
     }
 }
 
@@ -109,6 +107,29 @@ impl Request {
         host_of(&self.authority)
     }
 
+    /// Reads a target in origin-form (`/path?query`), as HTTP/1.1 requests and `:path` of later versions carry it.
+    ///
+    /// The query is kept byte for byte, escapes and their case included; bytes beyond ASCII are escaped, as they may not travel raw.
+    /// `#` is refused: a fragment never leaves the client. After an error path and query are empty.
+    pub fn set_target(&mut self, target: &[u8]) -> Result<(), PathError> {
+        let mut class = 0;
+        let mut end = 0;
+        while let Some(&b) = target.get(end) {
+            let c = path::CLASS[b as usize];
+            if c == path::END {
+                break;
+            }
+            class |= c;
+            end += 1;
+        }
+        let spare = self.query.take();
+        self.path.clear();
+        if end < target.len() {
+            self.query = Some(read_query(&target[end..], spare.unwrap_or_default())?);
+        }
+        self.path.read_classified(&target[..end], class).inspect_err(|_| self.query = None)
+    }
+
     /// Path and query as they go on the wire.
     pub fn target(&self) -> String {
         let mut target = self.path.encoded().into_owned();
@@ -128,6 +149,27 @@ impl Request {
         self.authority.clear();
         self.headers.clear();
     }
+}
+
+/// The query of `text`, which begins with what ended the path, into memory already there.
+fn read_query(text: &[u8], mut query: String) -> Result<String, PathError> {
+    query.clear();
+    let bytes = text.strip_prefix(b"?").ok_or(PathError::Character)?;
+    if memchr::memchr(b'#', bytes).is_some() || bytes::find_control_or_space(bytes, 0).is_some() {
+        return Err(PathError::Character);
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.is_ascii() => query.push_str(text),
+        _ => {
+            for &b in bytes {
+                match b {
+                    0x80.. => query.extend(path::escape(b).map(char::from)),
+                    _ => query.push(b as char),
+                }
+            }
+        }
+    }
+    Ok(query)
 }
 
 /// The part of an authority before its port.

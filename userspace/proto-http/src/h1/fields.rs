@@ -1,0 +1,319 @@
+//! Field lines of heads and trailers (RFC 9112 section 5), and what they say about the connection and the body.
+
+use super::{Fault, Framing};
+use crate::bytes::{self, TOKEN, find_control, trim};
+use crate::headers::{Headers, Known};
+use crate::limits::Limits;
+use crate::message::Version;
+
+/// What a look at the buffer found at the beginning of a line.
+pub(super) enum Line {
+    /// A whole field line; the next one begins at `next`. The parts are positions in the buffer.
+    Field {
+        name: (usize, usize),
+        value: (usize, usize),
+        next: usize,
+        /// Some bytes of the name are underscores.
+        underscore: bool,
+    },
+    /// The empty line that ends the section; what follows it begins at `next`.
+    End { next: usize },
+    /// The line is not complete.
+    Partial,
+}
+
+/// Reads the line at `at`.
+#[inline]
+pub(super) fn read_line(buf: &[u8], at: usize) -> Result<Line, Fault> {
+    let mut end = at;
+    let mut class = 0;
+    let stop = loop {
+        let Some(&b) = buf.get(end) else { return Ok(Line::Partial) };
+        let c = TOKEN[b as usize];
+        if c == 0 {
+            break b;
+        }
+        class |= c;
+        end += 1;
+    };
+    if stop != b':' || end == at {
+        return no_name(buf, at, end, stop);
+    }
+    let name = (at, end);
+    let mut start = end + 1;
+    while let Some(b' ' | b'\t') = buf.get(start) {
+        start += 1;
+    }
+    let Some(stop) = find_control(buf, start) else { return Ok(Line::Partial) };
+    if buf[stop] != b'\r' {
+        return Err(if buf[stop] == b'\n' { Fault::BareLf } else { Fault::ValueCharacter });
+    }
+    match buf.get(stop + 1) {
+        Some(b'\n') => {}
+        Some(_) => return Err(Fault::BareCr),
+        None => return Ok(Line::Partial),
+    }
+    let mut end = stop;
+    while end > start && matches!(buf[end - 1], b' ' | b'\t') {
+        end -= 1;
+    }
+    Ok(Line::Field { name, value: (start, end), next: stop + 2, underscore: class & 2 != 0 })
+}
+
+/// A line that does not begin with a name and a colon: the end of the section, or a fault.
+#[cold]
+fn no_name(buf: &[u8], at: usize, end: usize, stop: u8) -> Result<Line, Fault> {
+    if end > at {
+        return Err(match stop {
+            b' ' | b'\t' => Fault::NameSpace,
+            b'\n' => Fault::BareLf,
+            _ => Fault::NameCharacter,
+        });
+    }
+    match stop {
+        b'\r' => match buf.get(at + 1) {
+            Some(b'\n') => Ok(Line::End { next: at + 2 }),
+            Some(_) => Err(Fault::BareCr),
+            None => Ok(Line::Partial),
+        },
+        b'\n' => Err(Fault::BareLf),
+        b' ' | b'\t' => Err(Fault::Fold),
+        b':' => Err(Fault::NameEmpty),
+        _ => Err(Fault::NameCharacter),
+    }
+}
+
+/// What the fields of a head say to this hop.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub hosts: u32,
+    pub expectation: bool,
+    pub upgrade: bool,
+    length: Option<u64>,
+    lengths: u32,
+    codings: u32,
+    close: bool,
+    keep_alive: bool,
+    wants_upgrade: bool,
+    lists_fields: bool,
+    tokens: usize,
+}
+
+/// Which of the two a head belongs to.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Side {
+    Request,
+    Response,
+}
+
+/// Reads the fields that begin at `at` and fills `headers`. Answers where the head ends, `None` while it does not.
+#[inline]
+pub(super) fn read_fields(
+    buf: &[u8],
+    at: usize,
+    side: Side,
+    limits: &Limits,
+    headers: &mut Headers,
+    seen: &mut Seen,
+) -> Result<Option<usize>, Fault> {
+    let first = at;
+    let mut at = at;
+    let mut count = 0;
+    loop {
+        match read_line(buf, at)? {
+            Line::Field { name, value, next, underscore } => {
+                count += 1;
+                if count > limits.fields {
+                    return Err(Fault::TooManyFields);
+                }
+                if next - at > limits.field_bytes + 2 {
+                    return Err(Fault::FieldTooLarge);
+                }
+                let text = &buf[name.0..name.1];
+                let known = Known::of(text);
+                if underscore && is_lookalike(text) {
+                    return Err(Fault::NameLookalike);
+                }
+                if known != Known::Other {
+                    seen.look(known, &buf[value.0..value.1], side)?;
+                }
+                let line = value.0 == name.1 + 2 && value.1 + 2 == next && buf[name.1 + 1] == b' ';
+                let relative = |(start, end): (usize, usize)| (start - first, end - first);
+                headers.note(relative(name), relative(value), known, line);
+                at = next;
+            }
+            Line::End { next } => {
+                if next > limits.head_bytes {
+                    return Err(Fault::HeadTooLarge);
+                }
+                headers.adopt(&buf[first..at]);
+                if seen.lists_fields {
+                    headers.remove_listed();
+                }
+                return Ok(Some(next));
+            }
+            Line::Partial => {
+                if buf.len() - at > limits.field_bytes + 2 {
+                    return Err(Fault::FieldTooLarge);
+                }
+                return Ok(None);
+            }
+        }
+    }
+}
+
+impl Seen {
+    fn look(&mut self, known: Known, value: &[u8], side: Side) -> Result<(), Fault> {
+        match known {
+            Known::Host if side == Side::Request => {
+                self.hosts += 1;
+                if self.hosts > 1 {
+                    return Err(Fault::SeveralHosts);
+                }
+                if !crate::authority::is_authority(value) {
+                    return Err(Fault::Host);
+                }
+            }
+            Known::ContentLength => {
+                self.lengths += 1;
+                if self.lengths > 1 {
+                    return Err(Fault::SeveralLengths);
+                }
+                self.length = Some(bytes::decimal(value).ok_or(Fault::Length)?);
+            }
+            Known::TransferEncoding => {
+                self.codings += 1;
+                if self.codings > 1 {
+                    return Err(Fault::SeveralTransferCodings);
+                }
+                if !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(coding_fault(value));
+                }
+            }
+            Known::Connection => self.look_at_connection(value)?,
+            Known::Upgrade => {
+                // An upgrade to HTTP/2 in the clear would carry requests past us unread; ignoring one is always allowed.
+                let tokens = || value.split(|&b| b == b',').map(trim);
+                self.upgrade = tokens().any(|t| !t.is_empty()) && !tokens().any(|t| t.eq_ignore_ascii_case(b"h2c"));
+            }
+            Known::Expect if side == Side::Request => {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Fault::Expectation);
+                }
+                self.expectation = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn look_at_connection(&mut self, value: &[u8]) -> Result<(), Fault> {
+        for token in value.split(|&b| b == b',').map(trim) {
+            self.tokens += 1;
+            if self.tokens > CONNECTION_TOKENS {
+                return Err(Fault::Connection);
+            }
+            if token.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if token.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if token.eq_ignore_ascii_case(b"upgrade") {
+                self.wants_upgrade = true;
+            } else if !token.is_empty() {
+                if !crate::headers::is_name(token) {
+                    return Err(Fault::Connection);
+                }
+                match Known::of(token) {
+                    Known::Other => self.lists_fields = true,
+                    known if known.is_hop_by_hop() => {}
+                    _ => return Err(Fault::Connection),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How the body is framed according to the fields; `None` when they are silent.
+    pub(super) fn framing(&self, version: Version) -> Result<Option<Framing>, Fault> {
+        match (self.length, self.codings) {
+            (None, 0) => Ok(None),
+            (Some(length), 0) => Ok(Some(Framing::Length(length))),
+            (Some(_), _) => Err(Fault::LengthAndChunked),
+            (None, _) if version == Version::Http10 => Err(Fault::TransferCodingVersion),
+            (None, _) => Ok(Some(Framing::Chunked)),
+        }
+    }
+
+    /// Whether the sender will use the connection again (RFC 9112 section 9.3).
+    pub(super) fn keep_alive(&self, version: Version) -> bool {
+        !self.close && (version == Version::Http11 || self.keep_alive)
+    }
+
+    /// Whether the sender offers or makes a change of protocol (RFC 9110 section 7.8).
+    pub(super) fn upgrade(&self, version: Version) -> bool {
+        self.upgrade && self.wants_upgrade && version == Version::Http11
+    }
+}
+
+#[cold]
+fn coding_fault(value: &[u8]) -> Fault {
+    let chunked = |t: &[u8]| t.eq_ignore_ascii_case(b"chunked");
+    let tokens = || value.split(|&b| b == b',').map(trim);
+    if tokens().any(chunked) && tokens().all(|t| chunked(t) || t.is_empty()) {
+        Fault::SeveralTransferCodings
+    } else {
+        Fault::TransferCoding
+    }
+}
+
+/// Whether a backend that reads `_` as `-` (CGI and its heirs) would take the field for one that decides framing, routing or
+/// the client's address.
+#[cold]
+fn is_lookalike(name: &[u8]) -> bool {
+    let mut dashed = [0; 32];
+    let Some(dashed) = dashed.get_mut(..name.len()) else { return false };
+    for (to, &from) in dashed.iter_mut().zip(name) {
+        *to = if from == b'_' { b'-' } else { from.to_ascii_lowercase() };
+    }
+    Known::of(dashed) != Known::Other || dashed.starts_with(b"x-forwarded-") || &*dashed == b"x-real-ip"
+}
+
+/// Whether a field may not come after the body, where it could no longer be obeyed (RFC 9110 section 6.5.1).
+pub fn is_forbidden_in_trailers(name: &[u8]) -> bool {
+    if Known::of(name) != Known::Other {
+        return true;
+    }
+    let starts = |prefix: &[u8]| name.get(..prefix.len()).is_some_and(|n| n.eq_ignore_ascii_case(prefix));
+    FORBIDDEN_TRAILERS.iter().any(|f| name.eq_ignore_ascii_case(f.as_bytes()))
+        || starts(b"if-")
+        || starts(b"x-forwarded-")
+        || starts(b"proxy-")
+        || starts(b"access-control-")
+}
+
+/// Beside those the engine acts on.
+const FORBIDDEN_TRAILERS: &[&str] = &[
+    "accept-ranges",
+    "age",
+    "authorization",
+    "cache-control",
+    "content-disposition",
+    "content-language",
+    "content-location",
+    "content-range",
+    "expires",
+    "forwarded",
+    "location",
+    "max-forwards",
+    "pragma",
+    "range",
+    "retry-after",
+    "strict-transport-security",
+    "vary",
+    "warning",
+    "www-authenticate",
+    "x-real-ip",
+];
+
+/// Tokens all `Connection` fields of a message may hold: real ones hold three; each is compared with every field.
+const CONNECTION_TOKENS: usize = 32;

@@ -1,0 +1,264 @@
+//! Request heads (RFC 9112 sections 2, 3 and 5).
+
+use super::fields::{Seen, Side, read_fields};
+use super::{Fault, Framing, RequestError};
+use crate::authority::{self, is_authority};
+use crate::bytes::{find_control_or_space, is_token_byte};
+use crate::limits::Limits;
+use crate::message::{Method, Request, Version};
+use crate::path::PathError;
+
+/// What the head of a request says to this hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestHead {
+    /// Bytes of the buffer the head took; the body begins there.
+    pub consumed: usize,
+    /// Never [`Framing::UntilClose`]: the end of a request is always announced.
+    pub framing: Framing,
+    /// Whether the client will send another request on the connection.
+    pub keep_alive: bool,
+    /// Whether the client waits for `100 Continue` before it sends the body. Never without a body, never on HTTP/1.0.
+    pub expect_continue: bool,
+    /// Whether the client offers another protocol. Never with a body, on HTTP/1.0, or to `h2c`; nothing is
+    /// to be relayed as that protocol before the backend answered 101.
+    pub upgrade: bool,
+}
+
+/// Reads the head of a request from everything received and not yet consumed. `None`: more is needed.
+///
+/// `into` is cleared and filled, its memory reused. After an error it holds what was read of the request line, for the access
+/// log, and no fields. One empty line before the request is skipped (RFC 9112 section 2.2).
+///
+/// - HTTP/1.2 to 1.9 are read as 1.1 (RFC 9110 section 2.5).
+/// - The authority of an absolute target replaces `Host`, also where filters look (RFC 9112 section 3.2.2); a `Host` that
+///   differs is not an error, a missing or malformed one is.
+/// - `OPTIONS *` gives the path `*`; `CONNECT` gives an empty path.
+/// - Fields that `Connection` lists are removed here and not when the request is sent on: a client can thus hide a field only
+///   from everybody, and cannot strike out one that a filter adds.
+/// - An expectation on HTTP/1.0 is ignored (RFC 9110 section 10.1.1).
+pub fn parse_request(buf: &[u8], limits: &Limits, into: &mut Request) -> Result<Option<RequestHead>, RequestError> {
+    match parse(buf, limits, into) {
+        Ok(Some(head)) => Ok(Some(head)),
+        Ok(None) => {
+            into.clear();
+            if buf.len() >= limits.head_bytes { Err(Fault::HeadTooLarge.into()) } else { Ok(None) }
+        }
+        Err(fault) => {
+            into.headers.clear();
+            Err(fault.into())
+        }
+    }
+}
+
+fn parse(buf: &[u8], limits: &Limits, into: &mut Request) -> Result<Option<RequestHead>, Fault> {
+    into.method = Method::Get;
+    into.version = Version::Http11;
+    into.path.clear();
+    into.authority.clear();
+    into.headers.clear();
+    let spare = into.query.take();
+    if is_hopeless_to_read(buf, limits) {
+        return Ok(None);
+    }
+
+    let Some(start) = skip_empty_line(buf)? else { return Ok(None) };
+    let Some((method, at)) = read_method(buf, start, limits)? else { return Ok(None) };
+    into.method = method;
+    let Some(end) = find_control_or_space(buf, at) else {
+        return if buf.len() - at > limits.target_bytes { Err(Fault::TargetTooLong) } else { Ok(None) };
+    };
+    if end - at > limits.target_bytes {
+        return Err(Fault::TargetTooLong);
+    }
+    match buf[end] {
+        b' ' if end > at => {}
+        b'\r' | b'\n' => return Err(Fault::NoVersion),
+        b' ' => return Err(Fault::RequestLine),
+        _ => return Err(Fault::TargetCharacter),
+    }
+    let target = &buf[at..end];
+    let Some((version, at)) = read_version(buf, end + 1).map_err(|fault| match fault {
+        Fault::Version if target == b"*" && &buf[start..start + 4] == b"PRI " => Fault::Http2Preface,
+        other => other,
+    })?
+    else {
+        return Ok(None);
+    };
+    into.version = version;
+    into.query = spare;
+    let absolute = read_target(target, into)?;
+
+    let mut seen = Seen::default();
+    let Some(consumed) = read_fields(buf, at, Side::Request, limits, &mut into.headers, &mut seen)? else {
+        return Ok(None);
+    };
+    let framing = seen.framing(version)?.unwrap_or(Framing::Empty);
+    if seen.hosts == 0 && version != Version::Http10 {
+        return Err(Fault::NoHost);
+    }
+    if absolute {
+        into.headers.set("Host", &into.authority);
+    } else if let Some(host) = into.headers.known(crate::Known::Host) {
+        // Checked to be ASCII when it was read.
+        into.authority.push_str(std::str::from_utf8(host).unwrap_or_default());
+    }
+    Ok(Some(RequestHead {
+        consumed,
+        framing,
+        keep_alive: seen.keep_alive(version),
+        expect_continue: seen.expectation && version == Version::Http11 && !framing.is_empty(),
+        upgrade: seen.upgrade(version) && framing.is_empty(),
+    }))
+}
+
+/// A long head that trickles in is not read from its beginning for every packet; without an end in sight, and with a request
+/// line that is not itself too long, there is nothing to be found but faults that can wait.
+fn is_hopeless_to_read(buf: &[u8], limits: &Limits) -> bool {
+    buf.len() > WORTH_A_SEARCH
+        && buf.len() < limits.head_bytes
+        && memchr::memmem::find(buf, b"\r\n\r\n").is_none()
+        && memchr::memchr(b'\n', &buf[..buf.len().min(limits.target_bytes)]).is_some()
+}
+
+#[inline]
+fn skip_empty_line(buf: &[u8]) -> Result<Option<usize>, Fault> {
+    match buf {
+        [b'\r', b'\n', b'\r' | b'\n', ..] => Err(Fault::LeadingLines),
+        [b'\r', b'\n', ..] => Ok(Some(2)),
+        [b'\r'] | [] => Ok(None),
+        [b'\r', ..] => Err(Fault::BareCr),
+        [b'\n', ..] => Err(Fault::BareLf),
+        _ => Ok(Some(0)),
+    }
+}
+
+/// The method and where the target begins.
+#[inline]
+fn read_method(buf: &[u8], start: usize, limits: &Limits) -> Result<Option<(Method, usize)>, Fault> {
+    let rest = &buf[start..];
+    if rest.starts_with(b"GET ") {
+        return Ok(Some((Method::Get, start + 4)));
+    }
+    if rest.starts_with(b"POST ") {
+        return Ok(Some((Method::Post, start + 5)));
+    }
+    read_other_method(rest, limits).map(|found| found.map(|(method, len)| (method, start + len + 1)))
+}
+
+fn read_other_method(rest: &[u8], limits: &Limits) -> Result<Option<(Method, usize)>, Fault> {
+    let token = rest.iter().position(|&b| !is_token_byte(b));
+    if token.unwrap_or(rest.len()) > limits.method_bytes {
+        return Err(Fault::MethodTooLong);
+    }
+    let Some(len) = token else { return Ok(None) };
+    match rest[len] {
+        b' ' if len > 0 => Ok(Method::parse(&rest[..len]).map(|method| (method, len))),
+        // A TLS record of type handshake.
+        0x16 if len == 0 => Err(Fault::TlsHandshake),
+        b'\r' | b'\n' if len > 0 => Err(Fault::NoVersion),
+        _ => Err(Fault::Method),
+    }
+}
+
+/// The version and where the first field begins.
+#[inline]
+pub(super) fn read_version(buf: &[u8], start: usize) -> Result<Option<(Version, usize)>, Fault> {
+    let rest = &buf[start..];
+    if rest.starts_with(b"HTTP/1.1\r\n") {
+        return Ok(Some((Version::Http11, start + 10)));
+    }
+    read_other_version(rest).map(|version| version.map(|version| (version, start + 10)))
+}
+
+/// Byte by byte, so that the verdict does not depend on where the input was split.
+#[cold]
+fn read_other_version(rest: &[u8]) -> Result<Option<Version>, Fault> {
+    for (place, &b) in rest.iter().take(10).enumerate() {
+        let good = match place {
+            0..5 => b == b"HTTP/"[place],
+            5 if b.is_ascii_digit() && b != b'1' => return Err(Fault::Version),
+            5 => b == b'1',
+            6 => b == b'.',
+            7 => b.is_ascii_digit(),
+            8 if b == b'\n' => return Err(Fault::BareLf),
+            8 => b == b'\r',
+            _ if b != b'\n' => return Err(Fault::BareCr),
+            _ => true,
+        };
+        if !good {
+            return Err(Fault::RequestLine);
+        }
+    }
+    Ok(match rest.get(7) {
+        _ if rest.len() < 10 => None,
+        Some(b'0') => Some(Version::Http10),
+        _ => Some(Version::Http11),
+    })
+}
+
+/// Reads the target into path, query and perhaps authority; says whether it named the authority (RFC 9112 section 3.2).
+#[inline]
+fn read_target(target: &[u8], into: &mut Request) -> Result<bool, Fault> {
+    if target[0] == b'/' && into.method != Method::Connect {
+        into.set_target(target)?;
+        return Ok(false);
+    }
+    into.query = None;
+    if into.method == Method::Connect {
+        match authority::split(target) {
+            Some((_, Some(_))) => {}
+            _ => return Err(Fault::TargetAuthority),
+        }
+        set_authority(target, into);
+        return Ok(true);
+    }
+    if target == b"*" {
+        if into.method != Method::Options {
+            return Err(Fault::Target);
+        }
+        into.path.set_asterisk();
+        return Ok(false);
+    }
+    let rest = strip_scheme(target).ok_or(Fault::Target)?;
+    let end = rest.iter().position(|b| b"/?#".contains(b)).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at(end);
+    if !is_authority(authority) {
+        return Err(Fault::TargetAuthority);
+    }
+    set_authority(authority, into);
+    match target.first() {
+        Some(b'/') => into.set_target(target)?,
+        // RFC 9112 section 3.2.4: this is how a client of a proxy writes `OPTIONS *`.
+        None if into.method == Method::Options => into.path.set_asterisk(),
+        // RFC 9110 section 4.2.3: an empty path is "/".
+        _ => into.set_target(&[b"/", target].concat())?,
+    }
+    Ok(true)
+}
+
+fn set_authority(authority: &[u8], into: &mut Request) {
+    into.authority.push_str(std::str::from_utf8(authority).unwrap_or_default());
+}
+
+fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
+    [&b"http://"[..], b"https://"].into_iter().find_map(|scheme| {
+        target.get(..scheme.len()).is_some_and(|t| t.eq_ignore_ascii_case(scheme)).then(|| &target[scheme.len()..])
+    })
+}
+
+impl From<PathError> for Fault {
+    fn from(error: PathError) -> Fault {
+        match error {
+            PathError::NotAbsolute => Fault::Target,
+            PathError::Character => Fault::TargetCharacter,
+            PathError::Escape => Fault::TargetEscape,
+            PathError::Nul => Fault::TargetNul,
+            PathError::Backslash => Fault::TargetBackslash,
+            PathError::AboveRoot => Fault::TargetAboveRoot,
+            PathError::DisguisedDots => Fault::TargetDisguisedDots,
+        }
+    }
+}
+
+/// Heads longer than this are searched for their end before they are read.
+const WORTH_A_SEARCH: usize = 4096;
