@@ -1,1 +1,60 @@
-//! See DESIGN: crate base-model.
+//! The nouns users write: documents, kinds, specs, durations, patterns; and the errors that advise them.
+//!
+//! Everything a person types arrives as YAML or JSON, becomes a [`serde_json::Value`] in [`yaml`], a [`Document`] in
+//! [`document`], and a typed, checked spec in [`object`]. Both planes read documents through this crate and no other.
+//!
+//! ```
+//! use base_model::{decode, yaml, HttpServerSpec};
+//! let value = yaml::parse_document("Port: 10080\nrules: []\nmaxConnection: 5").unwrap();
+//! let decoded = decode::<HttpServerSpec>(&value, "").unwrap();
+//! assert_eq!(decoded.value.port, 10080);
+//! assert_eq!(decoded.warnings[0].to_string(), "maxConnection: unknown field, ignored; did you mean maxConnections?");
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod document;
+pub mod kinds;
+pub mod object;
+pub mod v1;
+pub mod yaml;
+
+pub mod decode;
+pub mod explain;
+pub mod problem;
+
+pub mod global_filter;
+pub mod http_server;
+pub mod pipeline;
+pub mod proxy;
+pub mod resilience;
+pub mod virtual_ip;
+
+pub mod duration;
+pub mod header_adapt;
+pub mod ip_filter;
+pub mod regexp;
+pub mod string_matcher;
+pub mod words;
+
+pub use decode::{Decoded, decode, schema_of};
+pub use document::Document;
+pub use duration::GoDuration;
+pub use explain::explain;
+pub use global_filter::{FallthroughSpec, GlobalFilterSpec};
+pub use header_adapt::HeaderAdaptSpec;
+pub use http_server::{
+    HeaderMatchSpec, HostSpec, HttpServerSpec, PathSpec, QueryMatchSpec, RouterKind, RuleSpec, TracingSpec,
+};
+pub use ip_filter::{Cidr, IpFilter, IpFilterSpec};
+pub use object::{Object, Spec};
+pub use pipeline::{END, FilterKinds, FilterSpec, FlowNodeSpec, NamedSpec, PipelineSpec};
+pub use problem::{Findings, Problem, Warning};
+pub use proxy::{
+    BodyMatchSpec, CompressionSpec, HeaderCheckSpec, HealthCheckSpec, HealthMatchSpec, LoadBalanceSpec,
+    MemoryCacheSpec, MtlsSpec, PoolSpec, ProxySpec, RequestMatcherSpec, ServerSpec, ServerUrl, StickySessionSpec,
+};
+pub use resilience::{BackOffPolicy, CircuitBreakerSpec, RetrySpec, SlidingWindowType};
+pub use string_matcher::{Matcher, StringMatcher, UrlMatcher, UrlRule};
+pub use v1::{Translation, translate_v1};
+pub use virtual_ip::{HashMode, MachineSpec, MachineState, PortRange, PortsSpec, Protocol, VirtualIpSpec};
+pub use words::{HttpCode, UrlName};

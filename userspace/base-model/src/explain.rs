@@ -1,0 +1,178 @@
+//! `weirctl explain`: what a field means, from the same schema that decodes it.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde_json::Value;
+
+use crate::decode::{resolve, schema_of, types_of, words_of};
+use crate::problem::{Problem, nearest, one_of};
+
+/// A kind that can be explained: objects, filters, policies.
+#[derive(Debug, Clone)]
+pub struct Explained {
+    pub kind: String,
+    pub schema: Arc<Value>,
+}
+
+impl Explained {
+    pub fn of<T: JsonSchema>(kind: &str) -> Self {
+        Self { kind: kind.to_owned(), schema: schema_of::<T>() }
+    }
+}
+
+/// The kinds of this crate.
+pub fn kinds() -> Vec<Explained> {
+    vec![
+        Explained::of::<crate::HttpServerSpec>("HTTPServer"),
+        Explained::of::<crate::PipelineSpec>("Pipeline"),
+        Explained::of::<crate::VirtualIpSpec>("VirtualIP"),
+        Explained::of::<crate::GlobalFilterSpec>("GlobalFilter"),
+        Explained::of::<crate::ProxySpec>("Proxy"),
+        Explained::of::<crate::RetrySpec>("Retry"),
+        Explained::of::<crate::CircuitBreakerSpec>("CircuitBreaker"),
+    ]
+}
+
+/// Text about `KIND` or `KIND.field.field`; `further` adds kinds of others, such as the filters' catalog.
+pub fn explain(query: &str, further: &[Explained]) -> Result<String, Problem> {
+    let mut words = query.split('.').filter(|word| !word.is_empty());
+    let kind = words.next().unwrap_or("");
+    let own = kinds();
+    let all: Vec<&Explained> = own.iter().chain(further).collect();
+    let canonical = crate::kinds::find(kind).map_or(kind, |found| found.name);
+    let Some(found) = all.iter().find(|known| known.kind.eq_ignore_ascii_case(canonical)) else {
+        let names: Vec<&str> = all.iter().map(|known| known.kind.as_str()).collect();
+        let problem = Problem::new("", format!("no kind {kind}")).accepted(one_of(&names));
+        return Err(match nearest(kind, names) {
+            Some(meant) => problem.advice(format!("did you mean {meant}?")),
+            None => problem,
+        });
+    };
+    let root = found.schema.as_ref();
+    let (mut schema, mut field, mut path) = (root, None, found.kind.clone());
+    for word in words {
+        // `rules[0].paths` is as good as `rules.paths`.
+        let word = word.split('[').next().unwrap_or(word);
+        let inner = inside(root, schema);
+        let properties = inner.get("properties").and_then(Value::as_object);
+        let names: Vec<&str> = properties.into_iter().flat_map(|p| p.keys()).map(String::as_str).collect();
+        let Some(name) = names.iter().find(|name| name.eq_ignore_ascii_case(word)) else {
+            let problem = Problem::new(path, format!("no field {word}")).accepted(one_of(&names));
+            return Err(match nearest(word, names) {
+                Some(meant) => problem.advice(format!("did you mean {meant}?")),
+                None => problem,
+            });
+        };
+        schema = &inner["properties"][*name];
+        field = Some(schema);
+        path = format!("{path}.{name}");
+    }
+    Ok(text(root, schema, field, &path))
+}
+
+fn text(root: &Value, schema: &Value, field: Option<&Value>, path: &str) -> String {
+    let mut out = format!("{path}  <{}>\n", type_text(root, schema));
+    let own =
+        field.and_then(description).or_else(|| description(schema)).or_else(|| description(resolve(root, schema)));
+    if let Some(about) = own {
+        out.push_str(&format!("\n{}\n", wrap(about, "  ")));
+    }
+    if let Some(words) = words_of(inside(root, schema)) {
+        out.push_str(&format!("\n  One of: {}\n", words.join(", ")));
+    }
+    let inner = inside(root, schema);
+    let Some(properties) = inner.get("properties").and_then(Value::as_object) else { return out };
+    let required: Vec<&str> =
+        inner.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    out.push_str("\nFields:\n");
+    for (name, field) in properties {
+        let mark = if required.contains(&name.as_str()) { ", required" } else { "" };
+        out.push_str(&format!("  {name}  <{}{mark}>\n", type_text(root, field)));
+        if let Some(about) = description(field).or_else(|| description(resolve(root, field))) {
+            out.push_str(&format!("{}\n", wrap(about, "      ")));
+        }
+    }
+    out
+}
+
+/// What is inside lists, maps, options and references.
+fn inside<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
+    let mut schema = resolve(root, schema);
+    for _ in 0..8 {
+        let choice =
+            schema.get("anyOf").and_then(Value::as_array).and_then(|c| c.iter().find(|s| types_of(s) != ["null"]));
+        let next = choice.or_else(|| schema.get("items")).or_else(|| {
+            schema.get("additionalProperties").filter(|rest| rest.is_object() && schema.get("properties").is_none())
+        });
+        match next {
+            Some(next) => schema = resolve(root, next),
+            None => break,
+        }
+    }
+    schema
+}
+
+fn type_text(root: &Value, schema: &Value) -> String {
+    let schema = resolve(root, schema);
+    if words_of(schema).is_some() {
+        return "word".to_owned();
+    }
+    if let Some(choices) = schema.get("anyOf").and_then(Value::as_array) {
+        let texts: Vec<String> =
+            choices.iter().filter(|s| types_of(s) != ["null"]).map(|s| type_text(root, s)).collect();
+        return texts.join(" or ");
+    }
+    let named = types_of(schema).into_iter().find(|t| *t != "null").unwrap_or("any");
+    let format = schema.get("format").and_then(Value::as_str).unwrap_or("");
+    match (named, format) {
+        ("string", "duration") => "duration".to_owned(),
+        ("string", "regexp") => "RE2 expression".to_owned(),
+        ("string", "ipcidr") => "address or prefix".to_owned(),
+        ("string", "urlname") => "name".to_owned(),
+        ("integer", "httpcode") => "status code".to_owned(),
+        ("string", _) => "text".to_owned(),
+        ("boolean", _) => "true or false".to_owned(),
+        ("integer" | "number", _) => "number".to_owned(),
+        ("array", _) => {
+            format!("list of {}", schema.get("items").map_or("any".to_owned(), |items| type_text(root, items)))
+        }
+        ("object", _) => match schema.get("additionalProperties").filter(|rest| rest.is_object()) {
+            Some(rest) if schema.get("properties").is_none() => format!("mapping of text to {}", type_text(root, rest)),
+            _ => "mapping".to_owned(),
+        },
+        (other, _) => other.to_owned(),
+    }
+}
+
+fn description(schema: &Value) -> Option<&str> {
+    schema.get("description").and_then(Value::as_str)
+}
+
+fn wrap(text: &str, indent: &str) -> String {
+    let mut out = String::new();
+    for paragraph in text.split("\n\n") {
+        if !out.is_empty() {
+            out.push_str("\n\n");
+        }
+        let mut column = 0;
+        for word in paragraph.split_whitespace() {
+            if column == 0 || column + word.len() + 1 > WIDTH {
+                if column > 0 {
+                    out.push('\n');
+                }
+                out.push_str(indent);
+                column = indent.len();
+            } else {
+                out.push(' ');
+                column += 1;
+            }
+            out.push_str(word);
+            column += word.len();
+        }
+    }
+    out
+}
+
+/// Fits a terminal that was never resized.
+const WIDTH: usize = 80;

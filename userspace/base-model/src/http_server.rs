@@ -1,0 +1,556 @@
+//! `kind: HTTPServer`: a listener and its routes.
+//!
+//! ```yaml
+//! name: server-demo
+//! kind: HTTPServer
+//! port: 10080
+//! rules:
+//! - paths:
+//!   - pathPrefix: /pipeline
+//!     backend: pipeline-demo
+//! ```
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::duration::GoDuration;
+use crate::ip_filter::{Cidr, IpFilterSpec};
+use crate::problem::{Findings, Problem, at, nth};
+use crate::proxy::{PoolSpec, ServerScheme};
+use crate::string_matcher::check_regexp;
+use crate::words::check_methods;
+
+/// A listener for HTTP and the routes of its requests to pipelines.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["port"]))]
+pub struct HttpServerSpec {
+    /// Address to listen on, IPv4 or IPv6. Default: every address, and every VirtualIP that has the port.
+    pub address: String,
+    /// Port to listen on, 1 to 65535. A change re-listens; connections of the old port drain.
+    pub port: u16,
+    /// Serve HTTP/3 over QUIC on the same port number. Needs `https`. Default false.
+    pub http3: bool,
+    /// Serve TLS. Needs `autoCert`, or `certBase64` with `keyBase64`, or `certs` with `keys`. Default false.
+    pub https: bool,
+    /// Take certificates from the AutoCertManager by server name; own ones are used where it has none. Default false.
+    pub auto_cert: bool,
+    /// One certificate chain: base64 of PEM, or PEM. Goes with `keyBase64`.
+    pub cert_base64: String,
+    /// The private key of `certBase64`.
+    #[schemars(extend("x-secret" = true))]
+    pub key_base64: String,
+    /// Certificate chains by name, base64 or PEM; the client's server name selects. Each needs a key of the same name.
+    pub certs: BTreeMap<String, String>,
+    /// Private keys by the names in `certs`.
+    #[schemars(extend("x-secret" = true))]
+    pub keys: BTreeMap<String, Secret>,
+    /// Authorities, base64 or PEM, one of which must have signed the certificate a client then has to present. Default: none asked for.
+    pub ca_cert_base64: String,
+    /// Keep connections open between requests. Default true.
+    pub keep_alive: bool,
+    /// How long a connection may idle between requests. Default 60s, 0s waits for ever.
+    pub keep_alive_timeout: GoDuration,
+    /// Connections at a time, 1 or more. Further ones wait in the accept queue, none is refused. Default 10240; changes live.
+    #[schemars(range(min = 1))]
+    pub max_connections: u32,
+    /// Routes remembered by host, method and path, in entries. 0, the default, remembers none.
+    pub cache_size: u32,
+    /// Largest request body, in bytes; beyond it the client gets 413. 0, the default, means 4 MiB; a negative one relays
+    /// bodies of any size as they come.
+    pub client_max_body_size: i64,
+    /// Add the client's address to X-Forwarded-For. Default false.
+    pub x_forwarded_for: bool,
+    /// Spans and where they go. Default: none are made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<TracingSpec>,
+    /// How `rules` are searched. Default Ordered.
+    pub router_kind: RouterKind,
+    /// Clients that may come in; others get 403. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip_filter: Option<IpFilterSpec>,
+    /// Routes, tried in order; the first full match wins. A request no route matches gets 404, 405, 400 or 403.
+    pub rules: Vec<RuleSpec>,
+    /// Name of a GlobalFilter to run around every pipeline. Default: none.
+    pub global_filter: String,
+    /// Template of the access log's lines. Default: Easegress's line.
+    pub access_log_format: String,
+    /// Peers whose X-Forwarded-For, X-Real-IP and X-Forwarded-Proto are believed, addresses and prefixes. Default: nobody,
+    /// so the client's address is the one the connection came from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<Cidr>,
+}
+
+impl Default for HttpServerSpec {
+    fn default() -> Self {
+        Self {
+            address: String::new(),
+            port: 0,
+            http3: false,
+            https: false,
+            auto_cert: false,
+            cert_base64: String::new(),
+            key_base64: String::new(),
+            certs: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            ca_cert_base64: String::new(),
+            keep_alive: true,
+            keep_alive_timeout: GoDuration::from_secs(60),
+            max_connections: 10_240,
+            cache_size: 0,
+            client_max_body_size: 0,
+            x_forwarded_for: false,
+            tracing: None,
+            router_kind: RouterKind::Ordered,
+            ip_filter: None,
+            rules: Vec::new(),
+            global_filter: String::new(),
+            access_log_format: DEFAULT_ACCESS_LOG_FORMAT.to_owned(),
+            trusted_proxies: Vec::new(),
+        }
+    }
+}
+
+/// A text `explain` documents and messages never show.
+pub type Secret = String;
+
+/// How rules are searched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RouterKind {
+    /// Rule after rule, path after path, in the order of the document.
+    #[default]
+    Ordered,
+    /// By a tree over `path` alone, whose segments may be `{name}`, `{name:regexp}` or a trailing `*`.
+    RadixTree,
+}
+
+/// Requests of some hosts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RuleSpec {
+    /// Clients this rule is for; others get 403 unless a later rule takes them. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip_filter: Option<IpFilterSpec>,
+    /// One host; short for an entry of `hosts`. Compared without port and case. Default: any.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    /// One host as RE2 expression; short for an entry of `hosts`. Default: any.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(extend("format" = "regexp"))]
+    pub host_regexp: String,
+    /// Hosts of which one must fit. None given, here and above: any host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostSpec>,
+    /// Paths, tried in order.
+    pub paths: Vec<PathSpec>,
+}
+
+/// A host, or a pattern of hosts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["value"]))]
+pub struct HostSpec {
+    /// Whether `value` is an RE2 expression, found anywhere in the host. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_regexp: bool,
+    /// The host; when no expression, with at most one `*` as its first or last character, standing for any text.
+    pub value: String,
+}
+
+/// Requests of some paths, and where they go.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PathSpec {
+    /// Clients this path is for; others get 403 unless a later path takes them. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip_filter: Option<IpFilterSpec>,
+    /// The whole path; begins with `/`. `path`, `pathPrefix` and `pathRegexp` are alternatives; none of them: any path.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// How the path begins; begins with `/`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub path_prefix: String,
+    /// RE2 expression found anywhere in the path.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(extend("format" = "regexp"))]
+    pub path_regexp: String,
+    /// What replaces the part of the path that matched: all of it for `path`, the prefix for `pathPrefix`, every match, with `$1`
+    /// for groups, for `pathRegexp`. Default: the path goes on as it came.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rewrite_target: String,
+    /// Methods accepted; a request that fits but for its method gets 405. Empty, the default: any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// Conditions on headers; a request that fits but for them gets 400.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<HeaderMatchSpec>,
+    /// Whether all of `headers` must hold, instead of any one. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub match_all_header: bool,
+    /// Conditions on query parameters; a request that fits but for them gets 400.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub queries: Vec<QueryMatchSpec>,
+    /// Whether all of `queries` must hold, instead of any one. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub match_all_query: bool,
+    /// Name of the Pipeline that handles the request; while there is none the client gets 503.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub backend: String,
+    /// Servers to proxy to without writing a Pipeline. `backend` wins if both are given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend_pool: Option<PoolSpec>,
+    /// Largest request body, in bytes, for this path. 0, the default: as the server says; negative: relayed at any size.
+    pub client_max_body_size: i64,
+    /// Headers to set on the request, with nginx-like variables; an empty text removes the header.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub set_headers: BTreeMap<String, String>,
+}
+
+/// A condition on the first value of a header.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["key"]))]
+pub struct HeaderMatchSpec {
+    /// Name of the header, in any case.
+    pub key: String,
+    /// Values of which one must be equal. `values`, `regexp` or both are needed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<String>,
+    /// RE2 expression found anywhere in the value.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(extend("format" = "regexp"))]
+    pub regexp: String,
+}
+
+/// A condition on the first value of a query parameter.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["key"]))]
+pub struct QueryMatchSpec {
+    /// Name of the parameter.
+    pub key: String,
+    /// Values of which one must be equal. `values`, `regexp` or both are needed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<String>,
+    /// RE2 expression found anywhere in the value.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(extend("format" = "regexp"))]
+    pub regexp: String,
+}
+
+/// Spans: what they are called, how many are made, where they go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["serviceName"]))]
+pub struct TracingSpec {
+    /// Name the spans carry as their service.
+    pub service_name: String,
+    /// Attributes every span carries.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
+    /// Old name of `attributes`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+    /// Share of requests that are traced, 0 to 1. Default 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub sample_rate: f64,
+    /// Bounds of one span. -1 means none; by default counts are 128 and the value length has no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub span_limits: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Bounds of the export queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_limits: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Where spans go: `jaeger`, `zipkin` or `otlp`, each with its settings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exporter: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Old way to name a Zipkin server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zipkin: Option<serde_json::Map<String, serde_json::Value>>,
+    /// How the trace is named to backends: `trace-context` (default) or `b3`.
+    pub header_format: String,
+}
+
+impl Default for TracingSpec {
+    fn default() -> Self {
+        Self {
+            service_name: String::new(),
+            attributes: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            sample_rate: 1.0,
+            span_limits: None,
+            batch_limits: None,
+            exporter: None,
+            zipkin: None,
+            header_format: "trace-context".to_owned(),
+        }
+    }
+}
+
+impl RuleSpec {
+    /// `host`, `hostRegexp` and `hosts` as one list.
+    pub fn all_hosts(&self) -> Vec<HostSpec> {
+        let mut hosts = self.hosts.clone();
+        if !self.host.is_empty() {
+            hosts.push(HostSpec { is_regexp: false, value: self.host.clone() });
+        }
+        if !self.host_regexp.is_empty() {
+            hosts.push(HostSpec { is_regexp: true, value: self.host_regexp.clone() });
+        }
+        hosts
+    }
+}
+
+impl HttpServerSpec {
+    pub fn validate(&self, path: &str, findings: &mut Findings) {
+        if self.port == 0 {
+            findings.problem(Problem::new(at(path, "port"), "out of range").value(&0.into()).accepted("1 to 65535"));
+        }
+        if !self.address.is_empty() && self.address.parse::<std::net::IpAddr>().is_err() {
+            let advice = "leave it out to listen on every address";
+            findings.problem(Problem::new(at(path, "address"), "not an IP address").text(&self.address).advice(advice));
+        }
+        self.validate_tls(path, findings);
+        if self.max_connections == 0 {
+            findings.problem(
+                Problem::new(at(path, "maxConnections"), "out of range").value(&0.into()).accepted("1 or more"),
+            );
+        }
+        if let Some(tracing) = &self.tracing
+            && !["", "trace-context", "b3"].contains(&tracing.header_format.as_str())
+        {
+            let problem = Problem::new(at(&at(path, "tracing"), "headerFormat"), "not a header format");
+            findings.problem(problem.text(&tracing.header_format).accepted("trace-context or b3"));
+        }
+        let rules = at(path, "rules");
+        for (i, rule) in self.rules.iter().enumerate() {
+            self.validate_rule(rule, &nth(&rules, i), findings);
+        }
+    }
+
+    fn validate_tls(&self, path: &str, findings: &mut Findings) {
+        if self.http3 && !self.https {
+            let advice = "set https: true and give certificates; QUIC has no plain form";
+            findings.problem(Problem::new(at(path, "http3"), "needs https").advice(advice));
+        }
+        let (pair, named) = (!self.cert_base64.is_empty() && !self.key_base64.is_empty(), !self.certs.is_empty());
+        if self.cert_base64.is_empty() != self.key_base64.is_empty() {
+            let (there, lacks) =
+                if self.cert_base64.is_empty() { ("keyBase64", "certBase64") } else { ("certBase64", "keyBase64") };
+            findings.problem(Problem::new(at(path, lacks), format!("missing beside {there}")).advice("give both"));
+        }
+        for name in self.certs.keys().filter(|name| !self.keys.contains_key(*name)) {
+            let place = at(&at(path, "keys"), name);
+            findings.problem(Problem::new(place, format!("missing: certs has {name}")).advice("give its private key"));
+        }
+        for name in self.keys.keys().filter(|name| !self.certs.contains_key(*name)) {
+            findings.warn(at(&at(path, "keys"), name), "no certificate of that name in certs, never used");
+        }
+        if self.https && !self.auto_cert && !pair && !named {
+            let advice = "give certBase64 and keyBase64, or certs and keys, or set autoCert: true";
+            findings.problem(Problem::new(at(path, "https"), "no certificate").advice(advice));
+        }
+        if !self.https {
+            let given = [
+                (pair, "certBase64"),
+                (named, "certs"),
+                (self.auto_cert, "autoCert"),
+                (!self.ca_cert_base64.is_empty(), "caCertBase64"),
+            ];
+            for (_, field) in given.iter().filter(|(given, _)| *given) {
+                findings.warn(at(path, field), "has no effect without https: true");
+            }
+        }
+    }
+
+    fn validate_rule(&self, rule: &RuleSpec, path: &str, findings: &mut Findings) {
+        check_host(&HostSpec { is_regexp: false, value: rule.host.clone() }, &at(path, "host"), true, findings);
+        check_regexp(&rule.host_regexp, &at(path, "hostRegexp"), findings);
+        let mut seen = Vec::new();
+        for (i, host) in rule.hosts.iter().enumerate() {
+            let place = nth(&at(path, "hosts"), i);
+            check_host(host, &at(&place, "value"), false, findings);
+            if seen.contains(&host) {
+                findings.warn(place, format!("{} is listed twice", host.value));
+            }
+            seen.push(host);
+        }
+        let paths = at(path, "paths");
+        for (i, entry) in rule.paths.iter().enumerate() {
+            let place = nth(&paths, i);
+            entry.validate(&place, self.router_kind, findings);
+            if let Some(twin) = rule.paths[..i].iter().position(|other| same_condition(other, entry)) {
+                findings.warn(&place, format!("never reached: paths[{twin}] has the same conditions"));
+            }
+        }
+    }
+}
+
+impl PathSpec {
+    /// `backendPool` is looked into as well.
+    pub fn validate(&self, path: &str, router: RouterKind, findings: &mut Findings) {
+        for (name, text) in [("path", &self.path), ("pathPrefix", &self.path_prefix)] {
+            if !text.is_empty() && !text.starts_with('/') {
+                let advice = format!("write /{text}");
+                findings.problem(Problem::new(at(path, name), "does not begin with /").text(text).advice(advice));
+            }
+        }
+        check_regexp(&self.path_regexp, &at(path, "pathRegexp"), findings);
+        if router == RouterKind::RadixTree {
+            self.validate_radix(path, findings);
+        }
+        let any_path = self.path.is_empty() && self.path_prefix.is_empty() && self.path_regexp.is_empty();
+        if !self.rewrite_target.is_empty() && any_path {
+            let advice = "give path, pathPrefix or pathRegexp, which say what is rewritten";
+            findings.problem(
+                Problem::new(at(path, "rewriteTarget"), "nothing to rewrite").text(&self.rewrite_target).advice(advice),
+            );
+        }
+        check_methods(&self.methods, &at(path, "methods"), findings);
+        for (i, method) in self.methods.iter().enumerate().filter(|(i, m)| self.methods[..*i].contains(m)) {
+            findings
+                .problem(Problem::new(nth(&at(path, "methods"), i), "given twice").text(method).advice("remove one"));
+        }
+        for (i, header) in self.headers.iter().enumerate() {
+            let place = nth(&at(path, "headers"), i);
+            check_condition(&header.key, &header.values, &header.regexp, &place, findings);
+        }
+        for (i, query) in self.queries.iter().enumerate() {
+            let place = nth(&at(path, "queries"), i);
+            check_condition(&query.key, &query.values, &query.regexp, &place, findings);
+        }
+        match (&self.backend_pool, self.backend.is_empty()) {
+            (None, true) => findings.problem(
+                Problem::new(at(path, "backend"), "missing").advice("name a Pipeline, or list servers in backendPool"),
+            ),
+            (Some(pool), true) => pool.validate(&at(path, "backendPool"), ServerScheme::Http, findings),
+            (Some(_), false) => findings.warn(at(path, "backendPool"), "has no effect beside backend"),
+            (None, false) => {}
+        }
+        for name in self.set_headers.keys().filter(|name| !crate::header_adapt::is_header_name(name)) {
+            findings.problem(Problem::new(at(&at(path, "setHeaders"), name), "not a header name").text(name));
+        }
+    }
+
+    fn validate_radix(&self, path: &str, findings: &mut Findings) {
+        for (name, given) in
+            [("pathPrefix", !self.path_prefix.is_empty()), ("pathRegexp", !self.path_regexp.is_empty())]
+        {
+            if given {
+                findings.warn(at(path, name), "ignored: routerKind RadixTree looks at path only");
+            }
+        }
+        let place = at(path, "path");
+        match radix_parameters(&self.path) {
+            Err(why) => findings.problem(Problem::new(&place, why).text(&self.path)),
+            Ok(names) => {
+                for (i, name) in names.iter().enumerate() {
+                    if names[..i].contains(name) {
+                        let problem = Problem::new(&place, format!("the parameter {name} is named twice"));
+                        findings.problem(problem.text(&self.path).advice("give each its own name"));
+                    }
+                }
+            }
+        }
+        if self.rewrite_target.contains('*') {
+            let problem =
+                Problem::new(at(path, "rewriteTarget"), "a * cannot be rewritten to").text(&self.rewrite_target);
+            findings.problem(problem.advice("write {EG_WILDCARD} for what the * of path matched"));
+        }
+    }
+}
+
+/// Names in braces of a RadixTree path, or what is wrong with it.
+fn radix_parameters(path: &str) -> Result<Vec<&str>, String> {
+    let (mut names, mut rest) = (Vec::new(), path);
+    if let Some(star) = path.find('*') {
+        // A star inside braces belongs to an expression.
+        let open = path[..star].rfind('{').is_some_and(|open| !path[open..star].contains('}'));
+        if !open && (star + 1 != path.len() || !path[..star].ends_with('/')) {
+            return Err("a * stands only after the last /".to_owned());
+        }
+    }
+    while let Some(open) = rest.find('{') {
+        let mut depth = 0usize;
+        let close = rest[open..].char_indices().find_map(|(i, c)| {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            (depth == 0).then_some(open + i)
+        });
+        let Some(close) = close else { return Err("a brace is not closed".to_owned()) };
+        let (name, pattern) = rest[open + 1..close].split_once(':').unwrap_or((&rest[open + 1..close], ""));
+        if name.is_empty() {
+            return Err("a parameter has no name".to_owned());
+        }
+        if !pattern.is_empty() {
+            crate::regexp::compile(pattern).map_err(|why| format!("the expression of {name}: {why}"))?;
+        }
+        names.push(name);
+        rest = &rest[close + 1..];
+    }
+    Ok(names)
+}
+
+fn check_host(host: &HostSpec, path: &str, may_be_absent: bool, findings: &mut Findings) {
+    if host.value.is_empty() {
+        if !may_be_absent {
+            findings.problem(Problem::new(path, "is empty").advice("leave hosts out to match every host"));
+        }
+        return;
+    }
+    if host.is_regexp {
+        return check_regexp(&host.value, path, findings);
+    }
+    let problem = |message: &str| Problem::new(path, message).text(&host.value);
+    let stars = host.value.matches('*').count();
+    if host.value == "*" {
+        findings.problem(problem("matches every host").advice("leave hosts out to say so"));
+    } else if stars > 1 || (stars == 1 && !host.value.starts_with('*') && !host.value.ends_with('*')) {
+        let advice = "write *.example.com or www.example.*, or set isRegexp: true";
+        findings.problem(problem("at most one *, as the first or last character").advice(advice));
+    } else if host.value.contains('/') || host.value.chars().any(char::is_whitespace) {
+        findings.problem(problem("not a host").advice("write the name only, without scheme and path"));
+    } else if has_port(&host.value) {
+        findings.problem(problem("a host is compared without its port").advice("remove the port"));
+    }
+}
+
+fn has_port(host: &str) -> bool {
+    let after_bracket = host.rsplit(']').next().unwrap_or(host);
+    // More than one colon outside of brackets is an IPv6 address.
+    after_bracket.matches(':').count() == 1
+}
+
+fn check_condition(key: &str, values: &[String], regexp: &str, path: &str, findings: &mut Findings) {
+    if key.is_empty() {
+        findings.problem(Problem::new(at(path, "key"), "is empty").advice("name what is looked at"));
+    }
+    if values.is_empty() && regexp.is_empty() {
+        findings.problem(Problem::new(path, "no condition").advice("give values, regexp or both"));
+    }
+    check_regexp(regexp, &at(path, "regexp"), findings);
+    for (i, value) in values.iter().enumerate().filter(|(i, value)| values[..*i].contains(value)) {
+        findings.problem(Problem::new(nth(&at(path, "values"), i), "given twice").text(value).advice("remove one"));
+    }
+}
+
+/// Whether `later` can never be reached behind `earlier`.
+fn same_condition(earlier: &PathSpec, later: &PathSpec) -> bool {
+    earlier.path == later.path
+        && earlier.path_prefix == later.path_prefix
+        && earlier.path_regexp == later.path_regexp
+        && earlier.methods == later.methods
+        && earlier.headers == later.headers
+        && earlier.queries == later.queries
+        && earlier.match_all_header == later.match_all_header
+        && earlier.match_all_query == later.match_all_query
+        && earlier.ip_filter == later.ip_filter
+}
+
+/// Easegress's line.
+pub const DEFAULT_ACCESS_LOG_FORMAT: &str = "[{{Time}}] [{{RemoteAddr}} {{RealIP}} {{Method}} {{URI}} {{Proto}} {{StatusCode}}] \
+    [{{Duration}} rx:{{ReqSize}}B tx:{{RespSize}}B] [{{Tags}}]";

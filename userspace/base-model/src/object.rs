@@ -1,0 +1,140 @@
+//! One document from text to checked spec: what the admin API, `weirctl check` and the agents all do.
+
+use serde_json::Value;
+
+use crate::decode::decode;
+use crate::document::Document;
+use crate::global_filter::GlobalFilterSpec;
+use crate::http_server::HttpServerSpec;
+use crate::kinds;
+use crate::pipeline::{FilterKinds, PipelineSpec};
+use crate::problem::{Findings, Problem, Warning, nth};
+use crate::v1::translate_v1;
+use crate::virtual_ip::VirtualIpSpec;
+
+/// A document that passed every check that can be made without looking at others.
+#[derive(Debug, Clone)]
+pub struct Object {
+    /// As it is to be stored: translated to v2 where it was older.
+    pub document: Document,
+    pub spec: Spec,
+    pub warnings: Vec<Warning>,
+}
+
+/// The typed spec of the kinds that are served.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Spec {
+    HttpServer(Box<HttpServerSpec>),
+    Pipeline(Box<PipelineSpec>),
+    VirtualIp(Box<VirtualIpSpec>),
+    GlobalFilter(Box<GlobalFilterSpec>),
+}
+
+impl Object {
+    /// Translates, decodes and checks one document.
+    pub fn read(value: &Value, filters: &dyn FilterKinds) -> Result<Self, Vec<Problem>> {
+        let mut findings = Findings::default();
+        let translated = translate_v1(value);
+        let value = match &translated {
+            Some(translation) => {
+                findings.warnings.extend(translation.warnings.iter().cloned());
+                &translation.value
+            }
+            None => value,
+        };
+        let document = Document::parse(value)?;
+        if let Some(problem) = kinds::why_refused(&document.kind) {
+            return Err(vec![problem]);
+        }
+        let spec = Spec::read(&document, filters, &mut findings);
+        match (spec, findings.problems.is_empty()) {
+            (Some(spec), true) => Ok(Self { document, spec, warnings: findings.warnings }),
+            _ => Err(findings.problems),
+        }
+    }
+}
+
+impl Spec {
+    /// Decodes and checks the spec of a document of a served kind; `None` together with problems.
+    pub fn read(document: &Document, filters: &dyn FilterKinds, findings: &mut Findings) -> Option<Self> {
+        match document.kind.as_str() {
+            "HTTPServer" => {
+                let spec: HttpServerSpec = findings.take(decode(&document.spec, ""))?;
+                spec.validate("", findings);
+                Some(Self::HttpServer(Box::new(spec)))
+            }
+            "Pipeline" => {
+                let spec: PipelineSpec = findings.take(decode(&document.spec, ""))?;
+                spec.validate("", filters, findings);
+                Some(Self::Pipeline(Box::new(spec)))
+            }
+            "VirtualIP" => {
+                let spec: VirtualIpSpec = findings.take(decode(&document.spec, ""))?;
+                spec.validate("", findings);
+                Some(Self::VirtualIp(Box::new(spec)))
+            }
+            "GlobalFilter" => {
+                let spec: GlobalFilterSpec = findings.take(decode(&document.spec, ""))?;
+                spec.validate("", filters, findings);
+                Some(Self::GlobalFilter(Box::new(spec)))
+            }
+            other => {
+                findings.problems.extend(kinds::why_refused(other));
+                None
+            }
+        }
+    }
+}
+
+/// What only shows when the objects are seen together. `changed` is the object being written, `others` all the rest.
+///
+/// A port or address two objects claim refuses the change. A name that leads nowhere is only a warning, since people apply
+/// servers before pipelines and the server answers 503 until the pipeline comes.
+pub fn check_together<'o>(changed: &Object, others: impl IntoIterator<Item = &'o Object>) -> Findings {
+    let mut findings = Findings::default();
+    let others: Vec<&Object> =
+        others.into_iter().filter(|other| other.document.name != changed.document.name).collect();
+    match &changed.spec {
+        Spec::HttpServer(server) => {
+            for other in &others {
+                if let Spec::HttpServer(theirs) = &other.spec
+                    && theirs.port == server.port
+                    && (theirs.address == server.address || theirs.address.is_empty() || server.address.is_empty())
+                {
+                    let problem = Problem::new("port", format!("taken by HTTPServer {}", other.document.name));
+                    findings.problem(
+                        problem.value(&server.port.into()).advice("choose another port, or delete that server first"),
+                    );
+                }
+            }
+            let exists =
+                |kind: &str, name: &str| others.iter().any(|o| o.document.kind == kind && o.document.name == name);
+            for (r, rule) in server.rules.iter().enumerate() {
+                for (p, path) in rule.paths.iter().enumerate() {
+                    if !path.backend.is_empty() && !exists("Pipeline", &path.backend) {
+                        let place = format!("rules[{r}].paths[{p}].backend");
+                        findings
+                            .warn(place, format!("there is no Pipeline {} yet; its requests get 503", path.backend));
+                    }
+                }
+            }
+            if !server.global_filter.is_empty() && !exists("GlobalFilter", &server.global_filter) {
+                findings.warn("globalFilter", format!("there is no GlobalFilter {} yet", server.global_filter));
+            }
+        }
+        Spec::VirtualIp(vip) => {
+            let mine: Vec<_> = vip.parsed_addresses().collect();
+            for other in &others {
+                let Spec::VirtualIp(theirs) = &other.spec else { continue };
+                for address in theirs.parsed_addresses().filter(|address| mine.contains(address)) {
+                    let index = mine.iter().position(|a| *a == address).unwrap_or_default();
+                    let problem =
+                        Problem::new(nth("addresses", index), format!("belongs to VirtualIP {}", other.document.name));
+                    findings.problem(problem.text(&address.to_string()).advice("remove it from one of the two"));
+                }
+            }
+        }
+        Spec::Pipeline(_) | Spec::GlobalFilter(_) => {}
+    }
+    findings
+}

@@ -1,0 +1,378 @@
+//! `kind: Pipeline`: filters and the order they run in.
+//!
+//! ```yaml
+//! name: pipeline-demo
+//! kind: Pipeline
+//! flow:
+//! - filter: validator
+//!   jumpIf: {invalid: END}
+//! - filter: proxy
+//! filters:
+//! - name: validator
+//!   kind: Validator
+//!   headers: {Content-Type: {values: [application/json]}}
+//! - name: proxy
+//!   kind: Proxy
+//!   pools:
+//!   - servers: [{url: http://127.0.0.1:9095}]
+//! ```
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use crate::decode::decode;
+use crate::document::check_name;
+use crate::problem::{Findings, Problem, at, nearest, nth, one_of};
+use crate::proxy::{PoolSpec, ProxySpec};
+use crate::resilience::{self, CircuitBreakerSpec, RetrySpec};
+
+/// Filters and the order they run in.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["filters"]))]
+pub struct PipelineSpec {
+    /// Which filters run, in which order, and where to go on after a result. Empty, the default: all, in the order of `filters`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flow: Vec<FlowNodeSpec>,
+    /// The filters, each with `name`, `kind` and the fields of its kind.
+    pub filters: Vec<FilterSpec>,
+    /// Policies filters refer to by name: kinds Retry and CircuitBreaker.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resilience: Vec<NamedSpec>,
+    /// Anything templates may want to read, as `.data.PIPELINE`.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub data: Map<String, Value>,
+}
+
+/// A step of the flow.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["filter"]))]
+pub struct FlowNodeSpec {
+    /// Name of a filter, or END, which ends the flow.
+    pub filter: String,
+    /// Name of the step itself, to tell several uses of one filter apart. Default: the filter's.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub alias: String,
+    /// Which request and response the filter works on. Default: DEFAULT, the client's.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// Where to go on, by the filter's result: the name or alias of a later step, or END. `""` stands for success. A result that
+    /// is not listed ends the flow, success goes on with the next step.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub jump_if: BTreeMap<String, String>,
+}
+
+impl FlowNodeSpec {
+    /// What jumps call it.
+    pub fn label(&self) -> &str {
+        if self.alias.is_empty() { &self.filter } else { &self.alias }
+    }
+}
+
+/// Something with a name and a kind whose further fields only its kind understands: a filter or a policy.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NamedSpec {
+    pub name: String,
+    pub kind: String,
+    /// The fields beside `name` and `kind`, as they were written: a mapping to hand to [`decode`].
+    pub raw: Value,
+}
+
+/// A filter of a pipeline.
+pub type FilterSpec = NamedSpec;
+
+impl Serialize for NamedSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = Map::new();
+        map.insert("name".to_owned(), self.name.clone().into());
+        map.insert("kind".to_owned(), self.kind.clone().into());
+        if let Value::Object(raw) = &self.raw {
+            map.extend(raw.iter().map(|(k, v)| (k.clone(), v.clone())));
+        }
+        map.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for NamedSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let map = Map::deserialize(deserializer)?;
+        let mut spec = Self::default();
+        let mut raw = Map::new();
+        for (key, value) in map {
+            let field = match key.to_lowercase().as_str() {
+                "name" => &mut spec.name,
+                "kind" => &mut spec.kind,
+                _ => {
+                    raw.insert(key, value);
+                    continue;
+                }
+            };
+            match value {
+                Value::String(text) => *field = text,
+                Value::Null => {}
+                other => return Err(D::Error::custom(format!("{key} is not a text; put it in quotes: \"{other}\""))),
+            }
+        }
+        spec.raw = Value::Object(raw);
+        Ok(spec)
+    }
+}
+
+impl JsonSchema for NamedSpec {
+    fn schema_name() -> Cow<'static, str> {
+        "NamedSpec".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "description": "`name`, `kind` and the fields of that kind.",
+            "additionalProperties": true,
+        })
+    }
+}
+
+/// The kinds of filters a pipeline may be made of. The catalog of filters implements it.
+pub trait FilterKinds {
+    /// Results filters of this kind may have beside success; `None` when the kind is unknown.
+    fn results(&self, kind: &str) -> Option<Vec<&'static str>>;
+
+    /// Every kind, for messages.
+    fn kinds(&self) -> Vec<&'static str>;
+
+    /// Looks into the fields of one filter. A Proxy is looked into by the pipeline itself.
+    fn check(&self, filter: &FilterSpec, path: &str, findings: &mut Findings) {
+        let _ = (filter, path, findings);
+    }
+}
+
+impl PipelineSpec {
+    /// The flow as it runs: when none is written, every filter once, in order.
+    pub fn effective_flow(&self) -> Vec<FlowNodeSpec> {
+        if !self.flow.is_empty() {
+            return self.flow.clone();
+        }
+        self.filters
+            .iter()
+            .map(|filter| FlowNodeSpec { filter: filter.name.clone(), ..FlowNodeSpec::default() })
+            .collect()
+    }
+
+    pub fn filter(&self, name: &str) -> Option<&FilterSpec> {
+        self.filters.iter().find(|filter| filter.name == name)
+    }
+
+    /// A Retry of `resilience` by name; unreadable ones are none.
+    pub fn retry(&self, name: &str) -> Option<RetrySpec> {
+        self.policy(name, "Retry").and_then(|policy| decode(&policy.raw, "").ok()).map(|decoded| decoded.value)
+    }
+
+    /// A CircuitBreaker of `resilience` by name; unreadable ones are none.
+    pub fn circuit_breaker(&self, name: &str) -> Option<CircuitBreakerSpec> {
+        self.policy(name, "CircuitBreaker").and_then(|policy| decode(&policy.raw, "").ok()).map(|decoded| decoded.value)
+    }
+
+    fn policy(&self, name: &str, kind: &str) -> Option<&NamedSpec> {
+        self.resilience.iter().find(|policy| policy.name == name && policy.kind == kind)
+    }
+
+    pub fn validate(&self, path: &str, kinds: &dyn FilterKinds, findings: &mut Findings) {
+        if self.filters.is_empty() {
+            findings.problem(Problem::new(at(path, "filters"), "is empty").advice("list at least one filter"));
+        }
+        for (i, filter) in self.filters.iter().enumerate() {
+            let place = nth(&at(path, "filters"), i);
+            check_named(filter, &self.filters[..i], &place, "filter", findings);
+            self.validate_filter(filter, &place, kinds, findings);
+        }
+        for (i, policy) in self.resilience.iter().enumerate() {
+            let place = nth(&at(path, "resilience"), i);
+            check_named(policy, &self.resilience[..i], &place, "policy", findings);
+            validate_policy(policy, &place, findings);
+        }
+        self.validate_flow(&at(path, "flow"), kinds, findings);
+    }
+
+    fn validate_filter(&self, filter: &FilterSpec, path: &str, kinds: &dyn FilterKinds, findings: &mut Findings) {
+        if filter.name == END {
+            let problem = Problem::new(at(path, "name"), "END is the end of the flow and no name for a filter");
+            findings.problem(problem.text(END).advice("choose another name"));
+        }
+        if filter.kind.is_empty() {
+            findings.problem(Problem::new(at(path, "kind"), "missing").accepted(one_of(&kinds.kinds())));
+            return;
+        }
+        if kinds.results(&filter.kind).is_none() {
+            let known = kinds.kinds();
+            let problem = Problem::new(at(path, "kind"), "unknown kind of filter").text(&filter.kind);
+            let mut problem = problem.accepted(one_of(&known));
+            if resilience::KINDS.contains(&filter.kind.as_str()) {
+                problem = problem.advice("move it to resilience");
+            } else if let Some(meant) = nearest(&filter.kind, known) {
+                problem = problem.advice(format!("did you mean {meant}?"));
+            }
+            findings.problem(problem);
+            return;
+        }
+        if filter.kind == "Proxy" {
+            let Some(proxy) = findings.take(decode::<ProxySpec>(&filter.raw, path)) else { return };
+            proxy.validate(path, findings);
+            let pools = at(path, "pools");
+            for (i, pool) in proxy.pools.iter().enumerate() {
+                self.check_policies(pool, &nth(&pools, i), findings);
+            }
+            if let Some(mirror) = &proxy.mirror_pool {
+                self.check_policies(mirror, &at(path, "mirrorPool"), findings);
+            }
+        }
+        kinds.check(filter, path, findings);
+    }
+
+    /// Policies a pool names must be in `resilience`, and of the right kind.
+    pub fn check_policies(&self, pool: &PoolSpec, path: &str, findings: &mut Findings) {
+        for (field, name, kind) in [
+            ("retryPolicy", &pool.retry_policy, "Retry"),
+            ("circuitBreakerPolicy", &pool.circuit_breaker_policy, "CircuitBreaker"),
+        ] {
+            if name.is_empty() || self.policy(name, kind).is_some() {
+                continue;
+            }
+            let problem = match self.resilience.iter().find(|policy| policy.name == *name) {
+                Some(other) => {
+                    Problem::new(at(path, field), format!("names a policy of kind {}, {kind} is wanted", other.kind))
+                }
+                None => Problem::new(at(path, field), format!("no policy of that name, of kind {kind}, in resilience")),
+            };
+            findings.problem(
+                problem.text(name).advice(format!("add it to resilience with kind: {kind}, or remove the reference")),
+            );
+        }
+    }
+
+    fn validate_flow(&self, path: &str, kinds: &dyn FilterKinds, findings: &mut Findings) {
+        let targets: Vec<&str> = self.flow.iter().flat_map(|node| node.jump_if.values().map(String::as_str)).collect();
+        for (i, node) in self.flow.iter().enumerate() {
+            let place = nth(path, i);
+            let label = node.label();
+            if label != END && targets.contains(&label) && self.flow[..i].iter().any(|other| other.label() == label) {
+                let field = if node.alias.is_empty() { "filter" } else { "alias" };
+                let problem =
+                    Problem::new(at(&place, field), "several steps of that name, and a jump to it").text(label);
+                findings.problem(problem.advice("give every one of them an alias of its own"));
+            }
+            if node.alias == END {
+                let problem = Problem::new(at(&place, "alias"), "END is the end of the flow").text(END);
+                findings.problem(problem.advice("choose another alias"));
+            }
+            let filter = self.filter(&node.filter);
+            if node.filter.is_empty() {
+                findings.problem(Problem::new(at(&place, "filter"), "missing").advice("name a filter, or END"));
+            } else if node.filter != END && filter.is_none() {
+                let names: Vec<&str> = self.filters.iter().map(|filter| filter.name.as_str()).collect();
+                let mut problem = Problem::new(at(&place, "filter"), "no filter of that name").text(&node.filter);
+                if !names.is_empty() {
+                    problem = problem.accepted(one_of(&[names.as_slice(), &[END]].concat()));
+                }
+                findings.problem(match nearest(&node.filter, names) {
+                    Some(meant) => problem.advice(format!("did you mean {meant}?")),
+                    None => problem.advice("add it to filters, or remove the step"),
+                });
+            }
+            let declared = filter.and_then(|filter| kinds.results(&filter.kind));
+            self.validate_jumps(i, node, filter.zip(declared), &at(&place, "jumpIf"), findings);
+        }
+        if self.flow.is_empty() {
+            return;
+        }
+        for (i, filter) in self.filters.iter().enumerate() {
+            if !filter.name.is_empty() && self.flow.iter().all(|node| node.filter != filter.name) {
+                let parent = path.strip_suffix("flow").unwrap_or(path).trim_end_matches('.');
+                findings.warn(nth(&at(parent, "filters"), i), format!("{} is not in flow and never runs", filter.name));
+            }
+        }
+    }
+
+    fn validate_jumps(
+        &self,
+        index: usize,
+        node: &FlowNodeSpec,
+        filter: Option<(&FilterSpec, Vec<&'static str>)>,
+        path: &str,
+        findings: &mut Findings,
+    ) {
+        for (result, target) in &node.jump_if {
+            let place = at(path, result);
+            if let Some((filter, results)) = &filter
+                && !result.is_empty()
+                && !results.contains(&result.as_str())
+            {
+                let problem = Problem::new(&place, format!("{result} is not a result of {}", filter.kind));
+                let accepted: Vec<&str> = results.iter().copied().chain(["\"\""]).collect();
+                let mut problem = problem.accepted(format!("{}, which means success", one_of(&accepted)));
+                if let Some(meant) = nearest(result, results.iter().copied()) {
+                    problem = problem.advice(format!("did you mean {meant}?"));
+                }
+                findings.problem(problem);
+            }
+            if target == END || self.flow[index + 1..].iter().any(|later| later.label() == target) {
+                continue;
+            }
+            let problem = if self.flow[..=index].iter().any(|node| node.label() == target) {
+                Problem::new(&place, "jumps back").advice("a flow goes forward only: name a later step, or END")
+            } else if self.flow[index + 1..].iter().any(|later| later.filter == *target) {
+                Problem::new(&place, "that step has an alias").advice("jump to the alias instead of the filter")
+            } else {
+                let later: Vec<&str> =
+                    self.flow[index + 1..].iter().map(FlowNodeSpec::label).filter(|label| *label != END).collect();
+                let accepted = one_of(&[later.as_slice(), &[END]].concat());
+                Problem::new(&place, "no later step of that name").accepted(accepted)
+            };
+            findings.problem(problem.text(target));
+        }
+    }
+}
+
+fn check_named(spec: &NamedSpec, earlier: &[NamedSpec], path: &str, what: &str, findings: &mut Findings) {
+    let place = at(path, "name");
+    if let Some(problem) = check_name(&spec.name, &place) {
+        findings.problem(problem);
+    } else if let Some(twin) = earlier.iter().position(|other| other.name == spec.name) {
+        let problem = Problem::new(place, format!("the same name as entry {twin}")).text(&spec.name);
+        findings.problem(problem.advice(format!("give each {what} its own name")));
+    }
+}
+
+fn validate_policy(policy: &NamedSpec, path: &str, findings: &mut Findings) {
+    match policy.kind.as_str() {
+        "Retry" => {
+            findings.take(decode::<RetrySpec>(&policy.raw, path));
+        }
+        "CircuitBreaker" => {
+            if let Some(spec) = findings.take(decode::<CircuitBreakerSpec>(&policy.raw, path)) {
+                spec.validate(path, findings);
+            }
+        }
+        other => {
+            let place = at(path, "kind");
+            let mut problem = if other.is_empty() {
+                Problem::new(place, "missing")
+            } else {
+                Problem::new(place, "unknown kind of policy").text(other)
+            };
+            problem = problem.accepted(one_of(&resilience::KINDS));
+            findings.problem(match other {
+                "TimeLimiter" => problem.advice("give the pool a timeout instead"),
+                "RateLimiter" => problem.advice("RateLimiter is a filter: move it to filters"),
+                _ => problem,
+            });
+        }
+    }
+}
+
+/// The step every flow may jump to and no filter may be called.
+pub const END: &str = "END";

@@ -1,0 +1,706 @@
+//! The Proxy filter's pools, servers, balancing, health checks and caches, as users write them.
+//!
+//! They live here because both the filter and an HTTPServer's `backendPool` are made of them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::duration::GoDuration;
+use crate::problem::{Findings, Problem, at, nth, one_of};
+use crate::string_matcher::{StringMatcher, UrlRule, check_regexp};
+use crate::words::{HttpCode, METHODS, check_methods};
+
+/// `kind: Proxy`: sends the request to a server of a pool and hands back its response.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["pools"]))]
+pub struct ProxySpec {
+    /// Pools of servers. Exactly one has no `filter` and is the main one; the others are asked in order and the first whose
+    /// filter accepts the request takes it.
+    pub pools: Vec<PoolSpec>,
+    /// Servers that get a copy of the requests its `filter` accepts; their answers are dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror_pool: Option<PoolSpec>,
+    /// Compress responses. Default: they pass as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compression: Option<CompressionSpec>,
+    /// TLS towards servers: a certificate of ours, and whom to trust. Default: no certificate, the system's authorities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MtlsSpec>,
+    /// Idle connections kept over all servers. Default 10240.
+    pub max_idle_conns: u32,
+    /// Idle connections kept per server. Default 1024.
+    pub max_idle_conns_per_host: u32,
+    /// Redirects of a server that are followed. 0, the default, hands them to the client.
+    pub max_redirection: u32,
+    /// Largest response body, in bytes; beyond it the client gets 500. 0, the default: 4 MiB; negative: relayed at any size.
+    pub server_max_body_size: i64,
+}
+
+impl Default for ProxySpec {
+    fn default() -> Self {
+        Self {
+            pools: Vec::new(),
+            mirror_pool: None,
+            compression: None,
+            mtls: None,
+            max_idle_conns: 10_240,
+            max_idle_conns_per_host: 1_024,
+            max_redirection: 0,
+            server_max_body_size: 0,
+        }
+    }
+}
+
+/// A pool of servers that can stand for each other.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PoolSpec {
+    /// Name of the pool's spans. Default: the pool's own name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub span_name: String,
+    /// The servers. `servers` or `serviceName` is needed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<ServerSpec>,
+    /// Keep only servers that have one of these tags, discovered ones too. Default: all are kept.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub server_tags: Vec<String>,
+    /// Send the server's own name as Host. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub set_upstream_host: bool,
+    /// Name of the registry that is asked for servers.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub service_registry: String,
+    /// Name of the service in the registry. When it has no usable server, `servers` are used.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub service_name: String,
+    /// How a server is chosen. Default: in turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_balance: Option<LoadBalanceSpec>,
+    /// Requests this pool is for. Default: all that no pool with a filter took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<RequestMatcherSpec>,
+    /// Largest response body, in bytes. 0, the default: as the filter says; negative: relayed at any size.
+    pub server_max_body_size: i64,
+    /// How long one try may take as a whole; then the client gets 408. Default: for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<GoDuration>,
+    /// Name of a Retry in the pipeline's `resilience`. Default: one try.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub retry_policy: String,
+    /// Name of a CircuitBreaker in the pipeline's `resilience`. Default: none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub circuit_breaker_policy: String,
+    /// Remember responses. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_cache: Option<MemoryCacheSpec>,
+    /// Probe the servers. Not with `serviceName`. Default: none are probed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheckSpec>,
+    /// Status codes that count as failure. Empty, the default: 500 to 599.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failure_codes: Vec<HttpCode>,
+}
+
+/// A server of a pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["url"]))]
+pub struct ServerSpec {
+    /// Scheme, host, port and, if wanted, a path put before the request's: `http://10.0.0.1:9095`.
+    pub url: String,
+    /// Words `serverTags` selects by.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Its share with weightedRandom, 0 to 100. Weights are given to all servers of a pool or to none. Default 0, all alike.
+    #[schemars(range(min = 0, max = 100))]
+    pub weight: u32,
+    /// Send the client's Host even if the server has a name. Default false: a server with a name gets its own, one with an
+    /// address gets the client's.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keep_host: bool,
+}
+
+/// How a server is chosen.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalanceSpec {
+    /// `roundRobin` (default), `random`, `weightedRandom`, `ipHash`, `headerHash`, `cookieHash` or, for gRPC, `forward`.
+    /// Another word means roundRobin.
+    pub policy: String,
+    /// Header that is hashed, with `headerHash`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub header_hash_key: String,
+    /// Header that holds the server, with `forward`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub forward_key: String,
+    /// Keep a client on its server. Default: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sticky_session: Option<StickySessionSpec>,
+    /// Old place of the pool's `healthCheck`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheckSpec>,
+}
+
+/// Keeps a client on its server by a cookie.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["mode"]))]
+pub struct StickySessionSpec {
+    /// `CookieConsistentHash`: by a hash of the application's cookie; `DurationBased`: by a cookie of ours;
+    /// `ApplicationBased`: by a cookie of ours, set when the application sets its own.
+    #[schemars(with = "StickyModeWords")]
+    pub mode: String,
+    /// The application's cookie, for the first and the last mode.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub app_cookie_name: String,
+    /// Our cookie. Default EG_SESSION.
+    pub lb_cookie_name: String,
+    /// How long our cookie lives. Default 2h.
+    pub lb_cookie_expire: GoDuration,
+}
+
+impl Default for StickySessionSpec {
+    fn default() -> Self {
+        Self {
+            mode: String::new(),
+            app_cookie_name: String::new(),
+            lb_cookie_name: "EG_SESSION".to_owned(),
+            lb_cookie_expire: GoDuration::from_secs(2 * 3600),
+        }
+    }
+}
+
+/// The words of `stickySession.mode`.
+#[derive(JsonSchema)]
+#[allow(dead_code)]
+enum StickyModeWords {
+    CookieConsistentHash,
+    DurationBased,
+    ApplicationBased,
+}
+
+/// Selects the requests a pool is for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RequestMatcherSpec {
+    /// `general` (default): by headers and URLs; `ipHash`, `headerHash`, `random`: a share of all requests, see `permil`.
+    pub policy: String,
+    /// Headers that must match, with `general`. Needed there.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, StringMatcher>,
+    /// Whether all of `headers` must match, instead of any one. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub match_all_headers: bool,
+    /// Methods and paths of which one must match as well, with `general`. Default: any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<UrlRule>,
+    /// The share in thousandths, 1 to 1000, with the other policies.
+    #[schemars(range(max = 1000))]
+    pub permil: u32,
+    /// Header that is hashed, with `headerHash`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub header_hash_key: String,
+}
+
+/// Remembers responses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["expiration", "maxEntryBytes", "codes", "methods"]))]
+pub struct MemoryCacheSpec {
+    /// How long a response is used.
+    pub expiration: GoDuration,
+    /// Largest response that is kept, in bytes of its body; 1 or more.
+    #[schemars(range(min = 1))]
+    pub max_entry_bytes: u32,
+    /// Status codes that are kept.
+    pub codes: Vec<HttpCode>,
+    /// Methods whose responses are kept.
+    pub methods: Vec<String>,
+}
+
+/// Probes servers and leaves out those that fail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HealthCheckSpec {
+    /// Time between probes. Default 60s.
+    pub interval: GoDuration,
+    /// How long a probe may take. Default 3s.
+    pub timeout: GoDuration,
+    /// Failures in a row after which a server is left out; 1 or more. Default 1.
+    #[schemars(range(min = 1))]
+    pub fails: u32,
+    /// Successes in a row after which it is used again; 1 or more. Default 1.
+    #[schemars(range(min = 1))]
+    pub passes: u32,
+    /// Port that is probed. 0, the default: the server's own.
+    pub port: u16,
+    /// Path and query that are asked for. Default: the server's path, or `/`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub uri: String,
+    /// Old name of `uri`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// Method of the probe. Default GET.
+    pub method: String,
+    /// Headers of the probe.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Body of the probe.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub body: String,
+    /// User of basic authentication.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub username: String,
+    /// Password of basic authentication.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(extend("x-secret" = true))]
+    pub password: String,
+    /// What a healthy answer looks like. Default: a status from 200 to 399.
+    #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
+    pub match_: Option<HealthMatchSpec>,
+}
+
+impl Default for HealthCheckSpec {
+    fn default() -> Self {
+        Self {
+            interval: GoDuration::from_secs(60),
+            timeout: GoDuration::from_secs(3),
+            fails: 1,
+            passes: 1,
+            port: 0,
+            uri: String::new(),
+            path: String::new(),
+            method: "GET".to_owned(),
+            headers: BTreeMap::new(),
+            body: String::new(),
+            username: String::new(),
+            password: String::new(),
+            match_: None,
+        }
+    }
+}
+
+/// What a healthy answer looks like; every part that is given must hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HealthMatchSpec {
+    /// Ranges of status codes, both ends included. Default [[200, 399]].
+    pub status_codes: Vec<[u16; 2]>,
+    /// Headers that must be there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<HeaderCheckSpec>,
+    /// What the body must hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<BodyMatchSpec>,
+}
+
+impl Default for HealthMatchSpec {
+    fn default() -> Self {
+        Self { status_codes: vec![[200, 399]], headers: Vec::new(), body: None }
+    }
+}
+
+/// A header a healthy answer must have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["name", "value"]))]
+pub struct HeaderCheckSpec {
+    /// Name of the header.
+    pub name: String,
+    /// Its value, or an RE2 expression.
+    pub value: String,
+    /// `exact` (default) or `regexp`.
+    #[serde(rename = "type")]
+    pub type_: String,
+}
+
+/// What the body of a healthy answer must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["value"]))]
+pub struct BodyMatchSpec {
+    /// A text, or an RE2 expression.
+    pub value: String,
+    /// `contains` (default) or `regexp`.
+    #[serde(rename = "type")]
+    pub type_: String,
+}
+
+/// Compresses responses with gzip.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CompressionSpec {
+    /// Smallest body that is compressed, in bytes; bodies of unknown length always are. Default 0.
+    pub min_length: u32,
+}
+
+/// TLS towards servers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MtlsSpec {
+    /// Certificate shown to servers, base64 or PEM. Goes with `keyBase64`.
+    pub cert_base64: String,
+    /// Its private key.
+    #[schemars(extend("x-secret" = true))]
+    pub key_base64: String,
+    /// Authorities servers must be signed by, base64 or PEM. Default: the system's.
+    pub root_cert_base64: String,
+    /// Accept any server certificate. Default false.
+    pub insecure_skip_verify: bool,
+}
+
+/// Policies a pool can choose its servers by.
+pub const LOAD_BALANCE_POLICIES: [&str; 7] =
+    ["roundRobin", "random", "weightedRandom", "ipHash", "headerHash", "cookieHash", "forward"];
+
+/// Which servers a pool may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerScheme {
+    /// `http://` and `https://`.
+    Http,
+    /// `ws://` and `wss://`.
+    WebSocket,
+}
+
+/// Where a server is: the parsed form of [`ServerSpec::url`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServerUrl {
+    /// In lower case.
+    pub scheme: String,
+    /// Name or address; an IPv6 address without its brackets.
+    pub host: String,
+    /// The one given, or the scheme's.
+    pub port: u16,
+    /// Whether the URL named the port.
+    pub explicit_port: bool,
+    /// What is put before the request's path; without a trailing `/`, often empty.
+    pub path: String,
+}
+
+impl ServerUrl {
+    pub fn is_tls(&self) -> bool {
+        matches!(self.scheme.as_str(), "https" | "wss")
+    }
+
+    /// The host as it stands in a Host header.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.explicit_port { format!("{host}:{}", self.port) } else { host }
+    }
+
+    pub fn ip(&self) -> Option<std::net::IpAddr> {
+        self.host.parse().ok()
+    }
+}
+
+impl FromStr for ServerUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err("no scheme; write it as http://host:port".to_owned());
+        };
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err("a URL has no spaces".to_owned());
+        }
+        let scheme = scheme.to_ascii_lowercase();
+        let default_port = match scheme.as_str() {
+            "http" | "ws" => 80,
+            "https" | "wss" => 443,
+            other => return Err(format!("the scheme {other} is not spoken; write http:// or https://")),
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        if path.contains(['?', '#']) {
+            return Err("a server has no query or fragment; remove them".to_owned());
+        }
+        if authority.contains('@') {
+            return Err("a server has no user; send an Authorization header instead".to_owned());
+        }
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(v6) => {
+                let (host, after) = v6.split_once(']').ok_or("the bracket of the IPv6 address is not closed")?;
+                host.parse::<std::net::Ipv6Addr>().map_err(|_| format!("{host} is not an IPv6 address"))?;
+                (host, after.strip_prefix(':').or_else(|| (!after.is_empty()).then_some("?")))
+            }
+            None => match authority.rsplit_once(':') {
+                Some((host, _)) if host.contains(':') => {
+                    return Err("put an IPv6 address in brackets: http://[::1]:80".to_owned());
+                }
+                Some((host, port)) => (host, Some(port)),
+                None => (authority, None),
+            },
+        };
+        if host.is_empty() {
+            return Err("no host; write it as http://host:port".to_owned());
+        }
+        let in_name = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.' | '_');
+        if !authority.starts_with('[') && !host.chars().all(in_name) {
+            return Err(format!("{host} is not a host"));
+        }
+        let explicit = match port {
+            None | Some("") => None,
+            Some(port) => Some(port.parse::<u16>().ok().filter(|p| *p > 0).ok_or("the port goes from 1 to 65535")?),
+        };
+        Ok(Self {
+            scheme,
+            host: host.to_owned(),
+            port: explicit.unwrap_or(default_port),
+            explicit_port: explicit.is_some(),
+            path: path.trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}{}", self.scheme, self.authority(), self.path)
+    }
+}
+
+impl ProxySpec {
+    /// The pool without a filter. There is one in every valid spec.
+    pub fn main_pool(&self) -> Option<&PoolSpec> {
+        self.pools.iter().find(|pool| pool.filter.is_none())
+    }
+
+    pub fn validate(&self, path: &str, findings: &mut Findings) {
+        let pools = at(path, "pools");
+        let mains: Vec<usize> =
+            self.pools.iter().enumerate().filter(|(_, pool)| pool.filter.is_none()).map(|(i, _)| i).collect();
+        match mains.as_slice() {
+            [_] => {}
+            [] if self.pools.is_empty() => {
+                findings.problem(Problem::new(&pools, "is empty").advice("list one pool with servers"));
+            }
+            [] => findings.problem(
+                Problem::new(&pools, "every pool has a filter")
+                    .advice("leave it out of one, which takes what the others do not"),
+            ),
+            [first, rest @ ..] => {
+                for i in rest {
+                    let problem =
+                        Problem::new(nth(&pools, *i), format!("a second pool without filter, after pools[{first}]"));
+                    findings.problem(problem.advice("give it a filter, or join the two"));
+                }
+            }
+        }
+        for (i, pool) in self.pools.iter().enumerate() {
+            pool.validate(&nth(&pools, i), ServerScheme::Http, findings);
+        }
+        if let Some(mirror) = &self.mirror_pool {
+            let place = at(path, "mirrorPool");
+            if mirror.filter.is_none() {
+                let problem = Problem::new(at(&place, "filter"), "missing");
+                findings.problem(problem.advice("say which requests are copied, e.g. {policy: random, permil: 1000}"));
+            }
+            if mirror.memory_cache.is_some() {
+                let problem = Problem::new(at(&place, "memoryCache"), "answers of a mirror are dropped, not kept");
+                findings.problem(problem.advice("remove it"));
+            }
+            mirror.validate(&place, ServerScheme::Http, findings);
+        }
+        if let Some(mtls) = &self.mtls {
+            let place = at(path, "mtls");
+            if mtls.cert_base64.is_empty() != mtls.key_base64.is_empty() {
+                findings
+                    .problem(Problem::new(place, "certBase64 and keyBase64 go together").advice("give both or none"));
+            }
+        }
+    }
+}
+
+impl PoolSpec {
+    pub fn validate(&self, path: &str, scheme: ServerScheme, findings: &mut Findings) {
+        if self.servers.is_empty() && self.service_name.is_empty() {
+            let problem = Problem::new(path, "no servers");
+            findings.problem(problem.advice("list servers, or give serviceRegistry and serviceName"));
+        }
+        if !self.service_name.is_empty() && self.service_registry.is_empty() {
+            findings.problem(
+                Problem::new(at(path, "serviceRegistry"), "missing beside serviceName").advice("name the registry"),
+            );
+        }
+        if !self.service_name.is_empty() && self.health_check.is_some() {
+            let problem = Problem::new(at(path, "healthCheck"), "not together with serviceName");
+            findings.problem(problem.advice("remove it: the registry says who is well"));
+        }
+        self.validate_servers(&at(path, "servers"), scheme, findings);
+        if let Some(balance) = &self.load_balance {
+            balance.validate(&at(path, "loadBalance"), findings);
+        }
+        if let Some(filter) = &self.filter {
+            filter.validate(&at(path, "filter"), findings);
+        }
+        if let Some(cache) = &self.memory_cache {
+            let place = at(path, "memoryCache");
+            check_methods(&cache.methods, &at(&place, "methods"), findings);
+            for (name, empty) in [("codes", cache.codes.is_empty()), ("methods", cache.methods.is_empty())] {
+                if empty {
+                    findings.problem(
+                        Problem::new(at(&place, name), "is empty").advice("nothing would be kept; list at least one"),
+                    );
+                }
+            }
+        }
+        if let Some(check) = &self.health_check {
+            check.validate(&at(path, "healthCheck"), findings);
+        }
+    }
+
+    fn validate_servers(&self, path: &str, scheme: ServerScheme, findings: &mut Findings) {
+        let weighted = self.servers.iter().filter(|server| server.weight > 0).count();
+        for (i, server) in self.servers.iter().enumerate() {
+            let place = nth(path, i);
+            match server.url.parse::<ServerUrl>() {
+                Err(why) => findings.problem(Problem::new(at(&place, "url"), why).text(&server.url)),
+                Ok(url) => {
+                    let accepted: &[&str] = match scheme {
+                        ServerScheme::Http => &["http", "https"],
+                        ServerScheme::WebSocket => &["ws", "wss"],
+                    };
+                    if !accepted.contains(&url.scheme.as_str()) {
+                        let problem =
+                            Problem::new(at(&place, "url"), format!("the scheme {} does not fit here", url.scheme));
+                        findings.problem(problem.text(&server.url).accepted(one_of(accepted)));
+                    }
+                }
+            }
+            if weighted > 0 && server.weight == 0 {
+                let problem = Problem::new(at(&place, "weight"), "missing: other servers of the pool have one");
+                findings.problem(problem.advice("give every server a weight of 1 or more, or none of them"));
+            }
+            if let Some(twin) = self.servers[..i].iter().position(|other| other.url == server.url) {
+                findings
+                    .warn(at(&place, "url"), format!("the same server as servers[{twin}]: it gets twice the share"));
+            }
+        }
+    }
+}
+
+impl LoadBalanceSpec {
+    fn validate(&self, path: &str, findings: &mut Findings) {
+        let policy = self.policy.as_str();
+        if !policy.is_empty() && !LOAD_BALANCE_POLICIES.contains(&policy) {
+            findings.warn(
+                at(path, "policy"),
+                format!("{policy:?} is unknown, roundRobin is used; known: {}", one_of(&LOAD_BALANCE_POLICIES)),
+            );
+        }
+        for (wanted, key, value) in
+            [("headerHash", "headerHashKey", &self.header_hash_key), ("forward", "forwardKey", &self.forward_key)]
+        {
+            if policy == wanted && value.is_empty() {
+                findings.problem(
+                    Problem::new(at(path, key), format!("missing: policy is {wanted}")).advice("name the header"),
+                );
+            }
+        }
+        if let Some(sticky) = &self.sticky_session
+            && matches!(sticky.mode.as_str(), "CookieConsistentHash" | "ApplicationBased")
+            && sticky.app_cookie_name.is_empty()
+        {
+            let place = at(&at(path, "stickySession"), "appCookieName");
+            findings.problem(
+                Problem::new(place, format!("missing: mode is {}", sticky.mode))
+                    .advice("name the application's cookie"),
+            );
+        }
+        if let Some(check) = &self.health_check {
+            check.validate(&at(path, "healthCheck"), findings);
+        }
+    }
+}
+
+impl RequestMatcherSpec {
+    pub fn validate(&self, path: &str, findings: &mut Findings) {
+        match self.policy.as_str() {
+            "" | "general" => {
+                if self.headers.is_empty() {
+                    let problem = Problem::new(at(path, "headers"), "missing");
+                    findings.problem(
+                        problem.advice("name a header to match, or choose policy ipHash, headerHash or random"),
+                    );
+                }
+            }
+            policy @ ("ipHash" | "headerHash" | "random") => {
+                if !(1..=1000).contains(&self.permil) {
+                    let problem = Problem::new(at(path, "permil"), format!("out of range for policy {policy}"));
+                    findings.problem(problem.value(&self.permil.into()).accepted("1 to 1000"));
+                }
+                if policy == "headerHash" && self.header_hash_key.is_empty() {
+                    findings.problem(
+                        Problem::new(at(path, "headerHashKey"), "missing: policy is headerHash")
+                            .advice("name the header"),
+                    );
+                }
+            }
+            other => {
+                let problem = Problem::new(at(path, "policy"), "not one of the accepted words").text(other);
+                findings.problem(problem.accepted("general, ipHash, headerHash or random"));
+            }
+        }
+        for (name, matcher) in &self.headers {
+            matcher.validate(&at(&at(path, "headers"), name), findings);
+        }
+        for (i, rule) in self.urls.iter().enumerate() {
+            rule.validate(&nth(&at(path, "urls"), i), findings);
+        }
+    }
+}
+
+impl HealthCheckSpec {
+    pub fn validate(&self, path: &str, findings: &mut Findings) {
+        if self.interval.is_zero() {
+            findings.problem(
+                Problem::new(at(path, "interval"), "probes without a pause")
+                    .value(&"0s".into())
+                    .accepted("longer than 0s"),
+            );
+        }
+        if self.timeout.is_zero() {
+            findings.problem(
+                Problem::new(at(path, "timeout"), "no probe can succeed")
+                    .value(&"0s".into())
+                    .accepted("longer than 0s"),
+            );
+        }
+        if !METHODS.contains(&self.method.as_str()) {
+            check_methods(std::slice::from_ref(&self.method), &at(path, "method"), findings);
+        }
+        let Some(expected) = &self.match_ else { return };
+        let place = at(path, "match");
+        for (i, [low, high]) in expected.status_codes.iter().enumerate() {
+            if HttpCode::new(*low).is_none() || HttpCode::new(*high).is_none() || low > high {
+                let problem = Problem::new(nth(&at(&place, "statusCodes"), i), "not a range of status codes");
+                findings.problem(problem.text(&format!("{low}-{high}")).accepted("[low, high] from 100 to 599"));
+            }
+        }
+        let word = |place: String, word: &str, accepted: [&str; 2], findings: &mut Findings| {
+            if !word.is_empty() && !accepted.contains(&word) {
+                findings.problem(
+                    Problem::new(place, "not one of the accepted words").text(word).accepted(one_of(&accepted)),
+                );
+            }
+        };
+        for (i, header) in expected.headers.iter().enumerate() {
+            let place = nth(&at(&place, "headers"), i);
+            word(at(&place, "type"), &header.type_, ["exact", "regexp"], findings);
+            if header.type_ == "regexp" {
+                check_regexp(&header.value, &at(&place, "value"), findings);
+            }
+        }
+        if let Some(body) = &expected.body {
+            let place = at(&place, "body");
+            word(at(&place, "type"), &body.type_, ["contains", "regexp"], findings);
+            if body.type_ == "regexp" {
+                check_regexp(&body.value, &at(&place, "value"), findings);
+            }
+        }
+    }
+}

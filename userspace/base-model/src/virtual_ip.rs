@@ -1,0 +1,351 @@
+//! `kind: VirtualIP`: addresses the kernel spreads over the edge machines.
+//!
+//! ```yaml
+//! kind: VirtualIP
+//! name: shop
+//! addresses: [203.0.113.10, "2001:db8::10"]
+//! ports: [80, 443, "8000-8099"]
+//! protocols: [TCP]
+//! hash: fiveTuple
+//! machines:
+//! - {name: edge-1, weight: 2}
+//! - {name: edge-3, state: draining}
+//! ```
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::IpAddr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::document::check_name;
+use crate::problem::{Findings, Problem, at, nth};
+
+/// Addresses shared by the edge machines: each packet's flow is hashed to one of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["addresses"]))]
+pub struct VirtualIpSpec {
+    /// One or more addresses, IPv4 and IPv6. An address belongs to one VirtualIP only.
+    pub addresses: Vec<String>,
+    /// Ports that are steered: a list of numbers and ranges such as "8000-8099", or `any`. Default any.
+    pub ports: PortsSpec,
+    /// Protocols that are steered. Default TCP and UDP.
+    pub protocols: Vec<Protocol>,
+    /// What of a packet chooses the machine. Default fiveTuple.
+    pub hash: HashMode,
+    /// How much of the client's address counts with `hash: sourcePrefix`, in bits.
+    pub source_prefix_length: SourcePrefixLength,
+    /// Machines that own flows. Default: every edge of the cluster, weight 1, active.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub machines: Vec<MachineSpec>,
+}
+
+impl Default for VirtualIpSpec {
+    fn default() -> Self {
+        Self {
+            addresses: Vec::new(),
+            ports: PortsSpec::Any,
+            protocols: vec![Protocol::Tcp, Protocol::Udp],
+            hash: HashMode::FiveTuple,
+            source_prefix_length: SourcePrefixLength::default(),
+            machines: Vec::new(),
+        }
+    }
+}
+
+/// What of a packet chooses the machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum HashMode {
+    /// Both addresses, both ports and the protocol: every connection on its own.
+    #[default]
+    FiveTuple,
+    /// The client's address: all its connections meet on one machine.
+    #[serde(rename = "sourceIP")]
+    SourceIp,
+    /// The client's network, see `sourcePrefixLength`.
+    SourcePrefix,
+    /// The port that is called, the same for everybody.
+    DestinationPort,
+}
+
+/// Protocols the kernel steers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// The number in the IP header.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+/// Bits of the client's address that count with `hash: sourcePrefix`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SourcePrefixLength {
+    /// Of an IPv4 address, 1 to 32. Default 24.
+    #[schemars(range(min = 1, max = 32))]
+    pub ipv4: u8,
+    /// Of an IPv6 address, 1 to 128. Default 56.
+    #[schemars(range(min = 1, max = 128))]
+    pub ipv6: u8,
+}
+
+impl Default for SourcePrefixLength {
+    fn default() -> Self {
+        Self { ipv4: 24, ipv6: 56 }
+    }
+}
+
+/// A machine's share in a VirtualIP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["name"]))]
+pub struct MachineSpec {
+    /// The machine's `--name`.
+    pub name: String,
+    /// Its share of new flows against the others', 1 to 1000. Default 1.
+    #[schemars(range(min = 1, max = 1000))]
+    pub weight: u32,
+    /// Whether it takes new flows. Default active.
+    pub state: MachineState,
+}
+
+impl Default for MachineSpec {
+    fn default() -> Self {
+        Self { name: String::new(), weight: 1, state: MachineState::Active }
+    }
+}
+
+/// Whether a machine takes new flows and keeps its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum MachineState {
+    /// Takes new flows.
+    #[default]
+    Active,
+    /// Takes no new flows, keeps its own.
+    Draining,
+    /// Gets nothing.
+    Down,
+}
+
+/// Ports `low` to `high`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
+    pub low: u16,
+    pub high: u16,
+}
+
+impl PortRange {
+    pub const ALL: Self = Self { low: 1, high: u16::MAX };
+
+    pub const fn one(port: u16) -> Self {
+        Self { low: port, high: port }
+    }
+    pub const fn contains(&self, port: u16) -> bool {
+        self.low <= port && port <= self.high
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
+        let range = match text.split_once('-') {
+            Some((low, high)) => port(low).zip(port(high)),
+            None => port(text).map(|port| (port, port)),
+        };
+        match range {
+            Some((low, high)) if low <= high => Ok(Self { low, high }),
+            Some((low, high)) => Err(format!("the range ends before it begins; write \"{high}-{low}\"")),
+            None => Err("not a port; write 443 or \"8000-8099\" with ports from 1 to 65535".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.low == self.high { write!(f, "{}", self.low) } else { write!(f, "{}-{}", self.low, self.high) }
+    }
+}
+
+impl Serialize for PortRange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.low == self.high { serializer.serialize_u16(self.low) } else { serializer.collect_str(self) }
+    }
+}
+
+impl<'de> Deserialize<'de> for PortRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) => Self::parse(&text).map_err(D::Error::custom),
+            serde_json::Value::Number(number) => Self::parse(&number.to_string()).map_err(D::Error::custom),
+            _ => Err(D::Error::custom("not a port; write 443 or \"8000-8099\"")),
+        }
+    }
+}
+
+/// `any`, or the ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortsSpec {
+    Any,
+    List(Vec<PortRange>),
+}
+
+impl PortsSpec {
+    pub fn contains(&self, port: u16) -> bool {
+        match self {
+            Self::Any => true,
+            Self::List(ranges) => ranges.iter().any(|range| range.contains(port)),
+        }
+    }
+}
+
+impl Serialize for PortsSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Any => serializer.serialize_str("any"),
+            Self::List(ranges) => ranges.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for PortsSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) if text == "any" => Ok(Self::Any),
+            list @ serde_json::Value::Array(_) => {
+                let ranges: Vec<PortRange> = serde_path_to_error::deserialize(list)
+                    .map_err(|error| D::Error::custom(format!("entry {}: {}", error.path(), error.inner())))?;
+                Ok(Self::List(ranges))
+            }
+            one @ (serde_json::Value::Number(_) | serde_json::Value::String(_)) => {
+                Ok(Self::List(vec![PortRange::deserialize(one).map_err(D::Error::custom)?]))
+            }
+            _ => Err(D::Error::custom("not ports; write any, or a list such as [80, \"8000-8099\"]")),
+        }
+    }
+}
+
+impl JsonSchema for PortsSpec {
+    fn schema_name() -> Cow<'static, str> {
+        "Ports".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "x-accepted": "any, or a list such as [80, \"8000-8099\"]",
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 65535},
+                {"type": "string"},
+                {"type": "array", "items": {
+                    "x-accepted": "a port or a range such as \"8000-8099\"",
+                    "anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, {"type": "string"}],
+                }},
+            ],
+        })
+    }
+}
+
+impl VirtualIpSpec {
+    /// The addresses that parse.
+    pub fn parsed_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().filter_map(|text| text.parse().ok())
+    }
+
+    pub fn validate(&self, path: &str, findings: &mut Findings) {
+        let addresses = at(path, "addresses");
+        if self.addresses.is_empty() {
+            findings.problem(Problem::new(&addresses, "is empty").advice("list at least one IPv4 or IPv6 address"));
+        }
+        let mut seen: Vec<IpAddr> = Vec::new();
+        for (i, text) in self.addresses.iter().enumerate() {
+            let place = nth(&addresses, i);
+            let problem = |message: &str| Problem::new(&place, message).text(text);
+            match text.parse::<IpAddr>() {
+                Err(_) => {
+                    let one = "write one address such as 203.0.113.10 or 2001:db8::10, without prefix and port";
+                    findings.problem(problem("not an IP address").advice(one));
+                }
+                Ok(ip) if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || is_broadcast(ip) => {
+                    findings.problem(problem("not an address clients can reach").accepted("a unicast address"));
+                }
+                Ok(ip) if ip.is_ipv6() && ip.to_canonical().is_ipv4() => {
+                    findings.problem(
+                        problem("an IPv4 address in IPv6 clothes").advice(format!("write {}", ip.to_canonical())),
+                    );
+                }
+                Ok(ip) if seen.contains(&ip) => findings.problem(problem("given twice").advice("remove one")),
+                Ok(ip) => seen.push(ip),
+            }
+        }
+        self.validate_ports(&at(path, "ports"), findings);
+        let protocols = at(path, "protocols");
+        if self.protocols.is_empty() {
+            findings.problem(Problem::new(&protocols, "is empty").advice("leave it out for both, or list TCP, UDP"));
+        }
+        for (i, _) in self.protocols.iter().enumerate().filter(|(i, p)| self.protocols[..*i].contains(p)) {
+            findings.problem(Problem::new(nth(&protocols, i), "given twice").advice("remove one"));
+        }
+        self.validate_machines(&at(path, "machines"), findings);
+    }
+
+    fn validate_ports(&self, path: &str, findings: &mut Findings) {
+        let PortsSpec::List(ranges) = &self.ports else { return };
+        if ranges.is_empty() {
+            findings.problem(Problem::new(path, "is empty").advice("write any to steer every port"));
+        }
+        if ranges.len() > RANGES_MAX {
+            let problem = Problem::new(path, format!("{} entries; at most {RANGES_MAX}", ranges.len()));
+            findings.problem(problem.advice("join neighbours to ranges, or write any"));
+        }
+        for (i, range) in ranges.iter().enumerate() {
+            if let Some(other) = ranges[..i].iter().find(|other| other.low <= range.high && range.low <= other.high) {
+                let problem = Problem::new(nth(path, i), format!("overlaps with {other}")).text(&range.to_string());
+                findings.problem(problem.advice("list every port once"));
+            }
+        }
+    }
+
+    fn validate_machines(&self, path: &str, findings: &mut Findings) {
+        for (i, machine) in self.machines.iter().enumerate() {
+            let place = nth(path, i);
+            if let Some(problem) = check_name(&machine.name, &at(&place, "name")) {
+                findings.problem(problem);
+            }
+            if self.machines[..i].iter().any(|other| other.name == machine.name) {
+                findings
+                    .problem(Problem::new(at(&place, "name"), "given twice").text(&machine.name).advice("remove one"));
+            }
+            if !(1..=WEIGHT_MAX).contains(&machine.weight) {
+                let problem = Problem::new(at(&place, "weight"), "out of range").value(&machine.weight.into());
+                findings.problem(
+                    problem.accepted(format!("1 to {WEIGHT_MAX}")).advice("use state: draining or down for none"),
+                );
+            }
+        }
+        if !self.machines.is_empty() && self.machines.iter().all(|machine| machine.state != MachineState::Active) {
+            findings.warn(path, "no machine is active: new flows have nowhere to go");
+        }
+    }
+}
+
+fn is_broadcast(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V4(ip) if ip.is_broadcast())
+}
+
+/// Each entry takes a place in the kernel's table of ranges.
+const RANGES_MAX: usize = 64;
+/// Beyond it the smallest share is less than a slot per machine pair.
+const WEIGHT_MAX: u32 = 1000;

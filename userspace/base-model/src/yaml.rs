@@ -1,0 +1,175 @@
+//! YAML in and out, as one tree of values; JSON is read as the YAML it is.
+//!
+//! Key order is kept, a key given twice is an error, plain `yes`/`no`/`on`/`off` stay text (the decoder turns them into
+//! booleans where a boolean is wanted), and nesting, aliases and size are bounded before anything is built.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// Where and why a text is not YAML. Lines and columns count from 1; 0 where the place is unknown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct YamlError {
+    pub line: u64,
+    pub column: u64,
+    pub message: String,
+}
+
+impl fmt::Display for YamlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line > 0 {
+            write!(f, "line {}, column {}: ", self.line, self.column)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for YamlError {}
+
+/// Every document of a text, in order; documents that hold nothing are left out.
+pub fn parse_documents(text: &str) -> Result<Vec<Value>, YamlError> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(YamlError {
+            line: 0,
+            column: 0,
+            message: format!("{} bytes of YAML; at most {TEXT_BYTES_MAX} are read, split the file", text.len()),
+        });
+    }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options()).map_err(yaml_error)?;
+    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
+}
+
+/// The one document of a text.
+pub fn parse_document(text: &str) -> Result<Value, YamlError> {
+    let mut documents = parse_documents(text)?;
+    match documents.len() {
+        1 => Ok(documents.remove(0)),
+        0 => Err(YamlError { line: 1, column: 1, message: "the document is empty".to_owned() }),
+        n => Err(YamlError {
+            line: 0,
+            column: 0,
+            message: format!("{n} documents where one is wanted; send them one by one"),
+        }),
+    }
+}
+
+/// Block-style YAML, keys in the order they have.
+pub fn to_string(value: &Value) -> String {
+    let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
+    serde_saphyr::to_string_with_options(value, options)
+        .unwrap_or_else(|_| serde_json::to_string_pretty(value).unwrap_or_default())
+}
+
+fn options() -> serde_saphyr::Options {
+    let budget = serde_saphyr::budget! {
+        max_depth: DEPTH_MAX,
+        max_nodes: NODES_MAX,
+        max_aliases: 1_000,
+        max_anchors: 1_000,
+        max_total_scalar_bytes: TEXT_BYTES_MAX,
+    };
+    serde_saphyr::options! {
+        budget: budget,
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
+        strict_booleans: true,
+        legacy_octal_numbers: false,
+        leading_zero_numbers_as_strings: true,
+    }
+}
+
+fn yaml_error(error: serde_saphyr::Error) -> YamlError {
+    let plain = error.without_snippet();
+    let (line, column) = plain.location().map_or((0, 0), |place| (place.line(), place.column()));
+    let mut message = plain.to_string();
+    // The place is told apart from the message, so that editors and terminals can show it their own way.
+    if let Some(cut) = message.find(" at line ") {
+        message.truncate(cut);
+    }
+    YamlError { line, column, message }
+}
+
+/// Deeper documents are mistakes or attacks; the deepest kind users write today nests about a dozen levels.
+const DEPTH_MAX: usize = 64;
+/// Bounds memory: a node costs up to a few hundred bytes, so about 200 MB at the very worst.
+const NODES_MAX: usize = 1_000_000;
+/// As large as the largest request the admin API takes.
+const TEXT_BYTES_MAX: usize = 10 << 20;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn key_order_and_scalars() {
+        let value = parse_document("z: 1\na: yes\nm: on\nb: true\nf: 1.5\nn: ~\ns: '5'\nt: 0123\nu: \"x\"").unwrap();
+        assert_eq!(
+            serde_json::to_string(&value).unwrap(),
+            r#"{"z":1,"a":"yes","m":"on","b":true,"f":1.5,"n":null,"s":"5","t":"0123","u":"x"}"#
+        );
+    }
+
+    #[test]
+    fn json_is_yaml() {
+        assert_eq!(
+            parse_document(r#"{"a": [1, {"b": "\u00e9\n"}], "c": null}"#).unwrap(),
+            json!({"a": [1, {"b": "é\n"}], "c": null})
+        );
+        assert_eq!(parse_document("{\n\t\"a\": 1\n}").unwrap(), json!({"a": 1}));
+    }
+
+    #[test]
+    fn several_documents() {
+        let documents = parse_documents("---\na: 1\n---\n# nothing\n---\nb: 2\n...\n").unwrap();
+        assert_eq!(documents, [json!({"a": 1}), json!({"b": 2})]);
+        assert_eq!(parse_documents("").unwrap(), Vec::<Value>::new());
+        assert!(parse_document("a: 1\n---\nb: 1").unwrap_err().message.contains("2 documents"));
+    }
+
+    #[test]
+    fn a_key_given_twice_is_an_error_with_its_place() {
+        let error = parse_document("a: 1\nb: 2\na: 3\n").unwrap_err();
+        assert_eq!((error.line, error.column), (3, 1), "{error}");
+        assert!(error.message.contains("duplicate"), "{error}");
+    }
+
+    #[test]
+    fn malformed_text_names_its_place() {
+        let error = parse_document("flow:\n- filter: a\n  jumpIf: {x: [}\n").unwrap_err();
+        assert_eq!(error.line, 3, "{error}");
+        assert!(!error.message.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn anchors_work_and_laughs_are_bounded() {
+        assert_eq!(
+            parse_document("a: &x {k: 1}\nb: *x\nc: {<<: *x, l: 2}").unwrap(),
+            json!({"a": {"k": 1}, "b": {"k": 1}, "c": {"k": 1, "l": 2}})
+        );
+        let mut laughs = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for i in 1..12 {
+            let list = vec![format!("*a{}", i - 1); 10].join(", ");
+            laughs.push_str(&format!("a{i}: &a{i} [{list}]\n"));
+        }
+        let started = std::time::Instant::now();
+        assert!(parse_document(&laughs).is_err());
+        assert!(started.elapsed().as_secs() < 20);
+        assert!(parse_document(&"[".repeat(100_000)).is_err());
+        assert!(parse_document(&format!("{}1{}", "{a: ".repeat(70), "}".repeat(70))).is_err());
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for value in [
+            json!({"name": "a", "yes": "no", "n": 1, "f": 1.5, "empty": {}, "list": [], "multi": "a\nb\n", "t": "true", "num": "12", "z": "0123",
+                   "nested": [{"a": [1, 2]}, {"b": null}], "colon": "a: b", "hash": "x # y", "star": "*x", "tilde": "~", "e": ""}),
+            json!({"long": "word ".repeat(60)}),
+            json!({"cert": "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----\n", "tpl": "{{ .req.Host }}\n  indented\n\n"}),
+        ] {
+            let text = to_string(&value);
+            assert_eq!(parse_document(&text).unwrap(), value, "{text}");
+        }
+    }
+}
