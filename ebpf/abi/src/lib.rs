@@ -1,1 +1,31 @@
-//! See DESIGN: crate abi.
+//! The kernel ABI: every key and value that the BPF programs and userspace both read, with explicit padding,
+//! and the sizes of the maps with their reasons. No code that decides anything.
+//!
+//! Reading order: `limits`, `address`, `vip`, `slot`, `machine`, `config`, `listener`, `reason`, `counter`, `gue`.
+//!
+//! Every type here consists of integers and byte arrays, has no padding the compiler could leave uninitialised and
+//! accepts every bit pattern, so either side may copy it as bytes. Change a layout and [`limits::LAYOUT_VERSION`] together:
+//! userspace re-uses pinned maps only of the same version.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod limits;
+
+pub mod address;
+pub mod config;
+pub mod counter;
+pub mod gue;
+pub mod listener;
+pub mod machine;
+pub mod reason;
+pub mod slot;
+pub mod vip;
+
+pub use address::Address;
+pub use config::{Config, Switch};
+pub use counter::Counter;
+pub use listener::{GroupKey, GroupValue, ListenerKey, ListenerRange, ListenerRanges};
+pub use machine::Machine;
+pub use reason::{REASONS, Reason, Verdict};
+pub use slot::Slot;
+pub use vip::{HashMode, Service, VipAddress, VipKey};

@@ -1,1 +1,25 @@
-//! See DESIGN: crate datapath.
+//! What happens to a packet, decided without knowing where it lies: the same code is compiled into the BPF program and
+//! into the tests on the host. No allocation, no loop without a bound, no length believed before it is checked.
+//!
+//! Reading order: [`steer`] is the road of a packet; `frame` how bytes are reached; `tables` what is looked up; then
+//! `ethernet`, `ip`, `flow` (ports, connection, hash), `gue` (tunnel), `icmp` (echo, quotes, too-big); `host` for tests.
+//!
+//! `#[inline(always)]` throughout: a BPF program is one function, because pointers into the packet do not survive a call.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod frame;
+pub mod steer;
+pub mod tables;
+
+pub mod ethernet;
+pub mod flow;
+pub mod gue;
+pub mod icmp;
+pub mod ip;
+
+pub mod host;
+
+pub use frame::{Frame, Window};
+pub use steer::{Outcome, steer};
+pub use tables::{Connection, Tables};

@@ -1,0 +1,51 @@
+//! How much of everything there can be, who fills it, and why that many.
+
+/// Layout of every map and the meaning of every value in this crate. Pinned maps of another version are not re-used.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Slots of one Maglev table. Filled by the L4 plane. Prime, and the size the Maglev paper and Katran use: with 1,000
+/// machines the fullest one has 1.007 times its fair share, and a table is built in about 2 ms.
+pub const SLOTS: u32 = 65_537;
+
+/// Array elements of 8 bytes that hold one table: an array map rounds its elements up to 8 bytes, so two slots share one.
+pub const SLOT_PAIRS: u32 = SLOTS.div_ceil(2);
+
+/// Most Maglev tables a machine can be loaded with. 512 tables are 134 MB, the room Katran gives its rings with one
+/// owner per slot. How many are really there is chosen at load.
+pub const TABLES_MAX: u32 = 512;
+
+/// Most virtual IPs (documents, not addresses). One table each, so as many as there are tables.
+pub const VIPS_MAX: u32 = 512;
+
+/// Addresses of all virtual IPs together, in one generation.
+pub const ADDRESSES_MAX: u32 = 4_096;
+
+/// Services (a port or a range of ports, of one protocol) of one address. The programs look through them one by one,
+/// narrowest first; 32 of them are 16 protocols-and-ranges for TCP and UDP each and cost at most about 20 ns.
+pub const SERVICES_MAX: usize = 32;
+
+/// Most machines, and one: index 0 means nobody. A slot has room for 65,535; the counters per VIP and machine set the bound.
+pub const MACHINES_MAX: u32 = 4_096;
+
+/// Listeners on exact ports that `sk_lookup` can find, and sockets it can hand out.
+pub const LISTENERS_MAX: u32 = 4_096;
+
+/// Listeners on ranges of ports. Looked through one by one after the exact ports, once per new connection.
+pub const LISTENER_RANGES_MAX: usize = 32;
+
+/// Sockets of all reuseport groups together: listeners times workers.
+pub const WORKER_SOCKETS_MAX: u32 = 16_384;
+
+/// CPUs that can be mapped to workers; the largest NR_CPUS a distribution builds its kernel with.
+pub const CPUS_MAX: u32 = 8_192;
+
+/// Tunnels one packet may pass. 1: from the machine that got it to the owner; 2: from there to the previous owner.
+/// A machine that receives a packet with this many behind it keeps it, so no disagreement of tables can make a loop.
+pub const HOPS_MAX: u8 = 2;
+
+/// Extension headers of an IPv6 packet that are looked through. RFC 8200 section 4.1 recommends each at most once
+/// (destination options twice); more are dropped with a counter.
+pub const IPV6_EXTENSIONS_MAX: usize = 6;
+
+/// Furthest offset at which a transport header is looked for. Real chains of extension headers end long before it.
+pub const TRANSPORT_OFFSET_MAX: usize = 1_024;

@@ -1,0 +1,35 @@
+//! The machines that slots point at.
+
+use crate::Address;
+
+/// Element of the array MACHINES; index = generation × machines loaded + machine.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Machine {
+    /// Where GUE for this machine is sent.
+    pub address: Address,
+    /// Bits of [`Machine::PRESENT`] and [`Machine::OWN`].
+    pub flags: u32,
+    /// Destination MAC of frames sent to it; all zero: answer to the MAC the frame came from, i.e. through the router.
+    pub next_hop: [u8; 6],
+    pub reserved: [u8; 6],
+}
+
+impl Machine {
+    /// There is such a machine. Without it the index means nobody.
+    pub const PRESENT: u32 = 1;
+    /// It is the one this program runs on.
+    pub const OWN: u32 = 2;
+
+    #[inline(always)]
+    pub const fn is_present(&self) -> bool {
+        self.flags & Self::PRESENT != 0
+    }
+
+    #[inline(always)]
+    pub const fn is_own(&self) -> bool {
+        self.flags & Self::OWN != 0
+    }
+}
+
+const _: () = assert!(size_of::<Machine>() == 32);

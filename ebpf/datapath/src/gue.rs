@@ -1,0 +1,187 @@
+//! The tunnel: wrap a packet for another machine, recognise and unwrap what another machine sent.
+
+use abi::gue::{FLAGS, LENGTH, MAGIC, OVERHEAD_V4, OVERHEAD_V6, PORT, VERSION_AND_LENGTH};
+use abi::{Config, Machine, Reason};
+
+use crate::ethernet::{Ethernet, IPV4, IPV6, Send};
+use crate::ip::{HEADER_V4, HEADER_V6, Ip, UDP};
+use crate::{Frame, Window};
+
+/// A tunnel header that was recognised.
+#[derive(Clone, Copy, Debug)]
+pub struct Tunnel {
+    /// Tunnels the packet has been through, this one included.
+    pub hops: u8,
+    /// Ethernet type of what it carries.
+    pub inner: u16,
+    /// Bytes between the Ethernet header and the inner packet.
+    pub length: usize,
+}
+
+/// Everything about a tunnel to be, besides the two machines.
+#[derive(Clone, Copy, Debug)]
+pub struct Wrap {
+    pub v4: bool,
+    pub class: u8,
+    /// Length of the packet to carry, without padding of the frame.
+    pub length: usize,
+    /// Different for different connections; becomes the source port.
+    pub entropy: u32,
+    pub hops: u8,
+    pub epoch: u16,
+}
+
+/// Whether the packet is UDP to our own address, to our port: nothing else may be a tunnel.
+#[inline(always)]
+pub fn is_candidate(ip: &Ip, config: &Config) -> bool {
+    if ip.protocol != UDP {
+        return false;
+    }
+    let own = if ip.v4 { &config.own_v4 } else { &config.own_v6 };
+    ip.destination == *own && !own.is_unspecified()
+}
+
+/// Reads the headers behind the outer IP header. `Ok(None)`: UDP of somebody else.
+#[inline(always)]
+pub fn recognise(frame: &impl Frame, outer: &Ip) -> Result<Option<Tunnel>, Reason> {
+    let header = if outer.v4 { HEADER_V4 } else { HEADER_V6 };
+    let Some(w) = frame.window::<UDP_HEADER>(outer.at + header) else { return Ok(None) };
+    if w.u16(2) != PORT {
+        return Ok(None);
+    }
+    let Some(w) = frame.window::<{ UDP_HEADER + LENGTH }>(outer.at + header) else {
+        return Err(Reason::GueTruncated);
+    };
+    let protocol = w.u8(9);
+    let ours = outer.is_plain()
+        && !outer.is_fragment_v4()
+        && w.u8(8) == VERSION_AND_LENGTH
+        && w.u16(10) == FLAGS
+        && w.u8(13) == MAGIC
+        && (protocol == PROTOCOL_IPV4 || protocol == PROTOCOL_IPV6);
+    if !ours {
+        return Err(Reason::ForeignGue);
+    }
+    let length = header + UDP_HEADER + LENGTH;
+    let (inner, least) = if protocol == PROTOCOL_IPV4 { (IPV4, HEADER_V4) } else { (IPV6, HEADER_V6) };
+    if outer.at + length + least > frame.len() {
+        return Err(Reason::GueTruncated);
+    }
+    Ok(Some(Tunnel { hops: w.u8(12), inner, length }))
+}
+
+/// Takes the tunnel off; the frame then looks as if it had come from the link.
+#[inline(always)]
+pub fn unwrap(frame: &mut impl Frame, link: &Ethernet, tunnel: &Tunnel) -> bool {
+    frame.pull_head(tunnel.length) && link.write(frame, tunnel.inner, Send::Keep)
+}
+
+/// Bytes a tunnel to this machine adds.
+#[inline(always)]
+pub fn overhead(to: &Machine) -> usize {
+    if to.address.is_v4() { OVERHEAD_V4 } else { OVERHEAD_V6 }
+}
+
+/// Puts a tunnel to `to` around the packet and addresses the frame.
+#[inline(always)]
+pub fn wrap(
+    frame: &mut impl Frame,
+    link: &Ethernet,
+    config: &Config,
+    to: &Machine,
+    wrap: &Wrap,
+) -> Result<(), Reason> {
+    let v4 = to.address.is_v4();
+    let own = if v4 { config.own_v4 } else { config.own_v6 };
+    if own.is_unspecified() {
+        return Err(Reason::NoOwnAddress);
+    }
+    let destination = to.address;
+    let send = if to.next_hop == [0; 6] { Send::Back } else { Send::To(to.next_hop) };
+    let datagram = UDP_HEADER + LENGTH + wrap.length;
+
+    if v4 {
+        if !frame.push_head(OVERHEAD_V4) || !link.write(frame, IPV4, send) {
+            return Err(Reason::HeadroomMissing);
+        }
+        let Some(w) = frame.window::<OVERHEAD_V4>(link.length) else { return Err(Reason::HeadroomMissing) };
+        let length = (HEADER_V4 + datagram) as u16;
+        w.put_u8(0, 0x45);
+        w.put_u8(1, wrap.class);
+        w.put_u16(2, length);
+        // Never fragmented (RFC 6864 section 4.1: the identification then means nothing).
+        w.put_u16(4, 0);
+        w.put_u16(6, DO_NOT_FRAGMENT);
+        w.put_u8(8, TTL);
+        w.put_u8(9, UDP);
+        w.put_u16_raw(10, checksum_v4(wrap.class, length, UDP, own.v4_raw(), destination.v4_raw()));
+        w.put_u32_raw(12, own.v4_raw());
+        w.put_u32_raw(16, destination.v4_raw());
+        write_udp_gue(w, HEADER_V4, datagram, wrap);
+    } else {
+        if !frame.push_head(OVERHEAD_V6) || !link.write(frame, IPV6, send) {
+            return Err(Reason::HeadroomMissing);
+        }
+        let Some(w) = frame.window::<OVERHEAD_V6>(link.length) else { return Err(Reason::HeadroomMissing) };
+        w.put_u16(0, 0x6000 | (wrap.class as u16) << 4);
+        w.put_u16(2, 0);
+        w.put_u16(4, datagram as u16);
+        w.put_u8(6, UDP);
+        w.put_u8(7, TTL);
+        let (s, d) = (&own.0, &destination.0);
+        w.put_u32_raw(8, s[0]);
+        w.put_u32_raw(12, s[1]);
+        w.put_u32_raw(16, s[2]);
+        w.put_u32_raw(20, s[3]);
+        w.put_u32_raw(24, d[0]);
+        w.put_u32_raw(28, d[1]);
+        w.put_u32_raw(32, d[2]);
+        w.put_u32_raw(36, d[3]);
+        write_udp_gue(w, HEADER_V6, datagram, wrap);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn write_udp_gue(w: impl Window, at: usize, datagram: usize, wrap: &Wrap) {
+    // From the range that RFC 6335 sets aside for such uses.
+    w.put_u16(at, 0xc000 | (wrap.entropy & 0x3fff) as u16);
+    w.put_u16(at + 2, PORT);
+    w.put_u16(at + 4, datagram as u16);
+    // Zero, over IPv6 too: RFC 6935 allows it for tunnels, and the inner packet has its own.
+    w.put_u16_raw(at + 6, 0);
+    w.put_u8(at + 8, VERSION_AND_LENGTH);
+    w.put_u8(at + 9, if wrap.v4 { PROTOCOL_IPV4 } else { PROTOCOL_IPV6 });
+    w.put_u16(at + 10, FLAGS);
+    w.put_u8(at + 12, wrap.hops);
+    w.put_u8(at + 13, MAGIC);
+    w.put_u16(at + 14, wrap.epoch);
+}
+
+/// Checksum of an IPv4 header without options as [`wrap`] and the ICMP answers write it, raw.
+#[inline(always)]
+pub fn checksum_v4(class: u8, length: u16, protocol: u8, source: u32, destination: u32) -> u16 {
+    let mut sum = (u16::from_be_bytes([0x45, class])).to_be() as u32;
+    sum += length.to_be() as u32;
+    sum += DO_NOT_FRAGMENT.to_be() as u32;
+    sum += u16::from_be_bytes([TTL, protocol]).to_be() as u32;
+    sum += (source & 0xffff) + (source >> 16);
+    sum += (destination & 0xffff) + (destination >> 16);
+    fold_checksum(sum)
+}
+
+/// Ones' complement of a ones' complement sum of at most 65,000 half-words.
+#[inline(always)]
+pub fn fold_checksum(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(sum as u16)
+}
+
+/// Hop limit of everything this machine sends itself.
+pub const TTL: u8 = 64;
+pub const DO_NOT_FRAGMENT: u16 = 0x4000;
+
+const UDP_HEADER: usize = 8;
+const PROTOCOL_IPV4: u8 = 4;
+const PROTOCOL_IPV6: u8 = 41;

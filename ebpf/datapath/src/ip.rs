@@ -1,0 +1,175 @@
+//! IPv4 and IPv6 headers, up to the transport header.
+
+use abi::limits::{IPV6_EXTENSIONS_MAX, TRANSPORT_OFFSET_MAX};
+use abi::{Address, Reason};
+
+use crate::{Frame, Window};
+
+pub const ICMP: u8 = 1;
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const ICMP_V6: u8 = 58;
+
+pub const HEADER_V4: usize = 20;
+pub const HEADER_V6: usize = 40;
+
+/// What the fixed part of the header says. Nothing of it has been checked but that it is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Ip {
+    pub v4: bool,
+    /// Where it starts in the frame.
+    pub at: usize,
+    pub source: Address,
+    pub destination: Address,
+    /// Protocol, or the first next-header of IPv6.
+    pub protocol: u8,
+    /// Type of service or traffic class: DSCP and ECN.
+    pub class: u8,
+    /// Length of the packet, header included, as the header says.
+    pub length: usize,
+    /// First byte of an IPv4 header: version and header length.
+    first: u8,
+    /// Flags and offset word of an IPv4 header.
+    fragment: u16,
+}
+
+/// Where the transport header is, and whether it is there at all.
+#[derive(Clone, Copy, Debug)]
+pub struct Transport {
+    pub protocol: u8,
+    pub at: usize,
+    pub fragment: Fragment,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fragment {
+    /// A whole datagram.
+    No,
+    First,
+    Later,
+}
+
+impl Ip {
+    #[inline(always)]
+    pub fn parse_v4(frame: &impl Frame, at: usize) -> Result<Ip, Reason> {
+        let Some(w) = frame.window::<HEADER_V4>(at) else { return Err(Reason::Ipv4Truncated) };
+        Ok(Ip {
+            v4: true,
+            at,
+            source: Address::from_v4_raw(w.u32_raw(12)),
+            destination: Address::from_v4_raw(w.u32_raw(16)),
+            protocol: w.u8(9),
+            class: w.u8(1),
+            length: w.u16(2) as usize,
+            first: w.u8(0),
+            fragment: w.u16(6),
+        })
+    }
+
+    #[inline(always)]
+    pub fn parse_v6(frame: &impl Frame, at: usize) -> Result<Ip, Reason> {
+        let Some(w) = frame.window::<HEADER_V6>(at) else { return Err(Reason::Ipv6Truncated) };
+        Ok(Ip {
+            v4: false,
+            at,
+            source: Address([w.u32_raw(8), w.u32_raw(12), w.u32_raw(16), w.u32_raw(20)]),
+            destination: Address([w.u32_raw(24), w.u32_raw(28), w.u32_raw(32), w.u32_raw(36)]),
+            protocol: w.u8(6),
+            class: (w.u16(0) >> 4) as u8,
+            length: w.u16(4) as usize + HEADER_V6,
+            first: w.u8(0),
+            fragment: 0,
+        })
+    }
+
+    /// No IPv4 options: the header has its shortest length.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        !self.v4 || self.first == 0x45
+    }
+
+    /// Part of an IPv4 datagram; always false for IPv6, whose fragments have a header of their own.
+    #[inline(always)]
+    pub fn is_fragment_v4(&self) -> bool {
+        self.fragment & 0x3fff != 0
+    }
+
+    /// Checks the header against the frame and finds the transport header.
+    #[inline(always)]
+    pub fn transport(&self, frame: &impl Frame) -> Result<Transport, Reason> {
+        if self.v4 { self.transport_v4(frame) } else { self.transport_v6(frame) }
+    }
+
+    #[inline(always)]
+    fn transport_v4(&self, frame: &impl Frame) -> Result<Transport, Reason> {
+        let header = (self.first & 0x0f) as usize * 4;
+        if self.first >> 4 != 4 || header < HEADER_V4 || self.length < header {
+            return Err(Reason::Ipv4Malformed);
+        }
+        if self.at + self.length > frame.len() {
+            return Err(Reason::Ipv4Truncated);
+        }
+        let fragment = match (self.fragment & 0x1fff, self.fragment & 0x2000) {
+            (0, 0) => Fragment::No,
+            (0, _) => Fragment::First,
+            _ => Fragment::Later,
+        };
+        Ok(Transport { protocol: self.protocol, at: self.at + header, fragment })
+    }
+
+    #[inline(always)]
+    fn transport_v6(&self, frame: &impl Frame) -> Result<Transport, Reason> {
+        let end = self.at + self.length;
+        if self.first >> 4 != 6 || end > frame.len() {
+            return Err(Reason::Ipv6Truncated);
+        }
+        let mut protocol = self.protocol;
+        let mut at = self.at + HEADER_V6;
+        let mut fragment = Fragment::No;
+        let mut walked = 0;
+        while is_extension(protocol) {
+            if walked == IPV6_EXTENSIONS_MAX || at > TRANSPORT_OFFSET_MAX {
+                return Err(Reason::Ipv6ExtensionsTooMany);
+            }
+            let Some(w) = frame.window::<8>(at) else { return Err(Reason::Ipv6Truncated) };
+            let length = match protocol {
+                FRAGMENT => {
+                    let word = w.u16(2);
+                    // An atomic fragment (RFC 6946) is a whole datagram.
+                    if word & 0xfff8 != 0 {
+                        fragment = Fragment::Later;
+                    } else if word & 1 != 0 {
+                        fragment = Fragment::First;
+                    }
+                    8
+                }
+                AUTHENTICATION => (w.u8(1) as usize + 2) * 4,
+                _ => (w.u8(1) as usize + 1) * 8,
+            };
+            protocol = w.u8(0);
+            at += length;
+            walked += 1;
+            if fragment == Fragment::Later {
+                break;
+            }
+        }
+        if at > end {
+            return Err(Reason::Ipv6Truncated);
+        }
+        if at > TRANSPORT_OFFSET_MAX {
+            return Err(Reason::Ipv6ExtensionsTooMany);
+        }
+        Ok(Transport { protocol, at, fragment })
+    }
+}
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+
+#[inline(always)]
+fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
+}

@@ -1,0 +1,310 @@
+//! The road of a packet: unwrap it if another machine sent it, find the VIP, find the owner, keep it or send it on.
+
+use abi::limits::HOPS_MAX;
+use abi::{Config, Machine, Reason, Service, Slot, VipAddress, VipKey};
+
+use crate::ethernet::{self, Ethernet};
+use crate::flow::Flow;
+use crate::gue::{self, Wrap};
+use crate::icmp::{self, Message};
+use crate::ip::{self, Fragment, ICMP, ICMP_V6, Ip, TCP, Transport, UDP};
+use crate::{Frame, Tables, Window};
+
+/// Why the packet met its fate, and whose counters say so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    pub reason: Reason,
+    /// 0: none.
+    pub vip: u16,
+    /// The machine it was sent to; 0: none.
+    pub machine: u16,
+}
+
+/// Decides about the frame and changes it accordingly. On a verdict of Pass or Drop for a reason other than
+/// `Decapsulated` and `DecapsulatedOrphan` its bytes are as they were, or nobody reads them again.
+#[inline(always)]
+pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
+    let Some(config) = tables.config() else { return nobody(Reason::NotVip) };
+    let generation = config.switch;
+    let link = match Ethernet::parse(frame) {
+        Ok(link) => link,
+        Err(reason) => return nobody(reason),
+    };
+    let outer = match parse_ip(frame, &link) {
+        Ok(ip) => ip,
+        Err(reason) => return nobody(reason),
+    };
+
+    let mut hops = 0;
+    let mut packet = outer;
+    if gue::is_candidate(&outer, config) {
+        match gue::recognise(frame, &outer) {
+            Ok(None) => {}
+            Ok(Some(tunnel)) => {
+                if !gue::unwrap(frame, &link, &tunnel) {
+                    return nobody(Reason::GueTruncated);
+                }
+                // A count that no machine of ours writes is one that must not be followed.
+                hops = if tunnel.hops == 0 { HOPS_MAX } else { tunnel.hops };
+                let mut inner = link;
+                inner.kind = tunnel.inner;
+                packet = match parse_ip(frame, &inner) {
+                    Ok(ip) => ip,
+                    Err(reason) => return nobody(reason),
+                };
+            }
+            Err(reason) => return nobody(reason),
+        }
+    }
+
+    let key = VipKey { address: packet.destination, generation: generation.generation() };
+    let Some(address) = tables.vip(&key) else {
+        return nobody(if hops == 0 { Reason::NotVip } else { Reason::GueInnerNotVip });
+    };
+    let transport = match packet.transport(frame) {
+        Ok(transport) => transport,
+        Err(reason) => return nobody(reason),
+    };
+
+    let road = Road { tables, config, link: &link, packet: &packet, hops };
+    road.travel(frame, address, &transport).unwrap_or_else(nobody)
+}
+
+/// What is settled about a packet once it is known to be for a VIP.
+struct Road<'a, T> {
+    tables: &'a T,
+    config: &'a Config,
+    link: &'a Ethernet,
+    packet: &'a Ip,
+    /// Tunnels behind it.
+    hops: u8,
+}
+
+/// What a packet is to its connection, and so what may be done with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// May begin something: TCP SYN, any datagram.
+    Opening,
+    /// Belongs to a TCP connection that somebody holds.
+    Established,
+    Fragment,
+    IcmpError,
+}
+
+impl<T: Tables> Road<'_, T> {
+    #[inline(always)]
+    fn travel(
+        &self,
+        frame: &mut impl Frame,
+        address: &VipAddress,
+        transport: &Transport,
+    ) -> Result<Outcome, Reason> {
+        let (flow, kind) = match transport.protocol {
+            TCP | UDP => self.read_ports(frame, transport)?,
+            ICMP | ICMP_V6 if self.packet.v4 == (transport.protocol == ICMP) => {
+                if transport.fragment != Fragment::No {
+                    return Ok(self.stay(Reason::IcmpPassed));
+                }
+                match icmp::read(frame, self.packet, transport)? {
+                    Message::EchoRequest if self.hops == 0 && self.packet.is_plain() => {
+                        icmp::answer_echo(frame, self.link, self.packet, transport)?;
+                        let vip = address.services[0].vip;
+                        return Ok(Outcome { reason: Reason::EchoAnswered, vip, machine: 0 });
+                    }
+                    Message::Error(flow) => (flow, Kind::IcmpError),
+                    _ => return Ok(self.stay(Reason::IcmpPassed)),
+                }
+            }
+            _ => return Ok(self.stay(Reason::ProtocolNotServed)),
+        };
+        match find_service(address, &flow, kind) {
+            Some(service) => self.send(frame, &flow, service, kind),
+            None if kind == Kind::IcmpError => Ok(self.stay(Reason::IcmpPassed)),
+            None => Ok(self.stay(Reason::PortNotServed)),
+        }
+    }
+
+    #[inline(always)]
+    fn read_ports(&self, frame: &impl Frame, transport: &Transport) -> Result<(Flow, Kind), Reason> {
+        let mut flow = Flow {
+            v4: self.packet.v4,
+            protocol: transport.protocol,
+            source: self.packet.source,
+            destination: self.packet.destination,
+            source_port: 0,
+            destination_port: 0,
+        };
+        if transport.fragment != Fragment::No {
+            // Only the first fragment has ports, and all of them must go to one machine.
+            return Ok((flow, Kind::Fragment));
+        }
+        let least = if transport.protocol == TCP { TCP_HEADER } else { UDP_HEADER };
+        if transport.at + least > self.packet.at + self.packet.length {
+            return Err(Reason::TransportTruncated);
+        }
+        let Some(w) = frame.window::<UDP_HEADER>(transport.at) else { return Err(Reason::TransportTruncated) };
+        flow.source_port = w.u16(0);
+        flow.destination_port = w.u16(2);
+        if transport.protocol == TCP {
+            let Some(w) = frame.window::<TCP_HEADER>(transport.at) else { return Err(Reason::TransportTruncated) };
+            if w.u8(13) & (SYN | ACK) != SYN {
+                return Ok((flow, Kind::Established));
+            }
+        }
+        Ok((flow, Kind::Opening))
+    }
+
+    /// To the owner of the flow, or to who may have been.
+    #[inline(always)]
+    fn send(&self, frame: &mut impl Frame, flow: &Flow, service: &Service, kind: Kind) -> Result<Outcome, Reason> {
+        let hashed = flow.hash(service);
+        let slot = self.tables.slot(service.table, Slot::number(hashed.slot));
+        let vip = service.vip;
+        let counted = |reason| Ok(Outcome { reason, vip, machine: 0 });
+        // Only who has a socket for a connection can be told from who has not.
+        let asks = flow.protocol == TCP && (kind == Kind::Established || kind == Kind::IcmpError);
+
+        let mut owner = slot.current();
+        let mut reason;
+        if self.hops > 0 {
+            if !asks || self.hops >= HOPS_MAX || self.tables.holds_socket(&flow.connection()) {
+                return counted(Reason::Decapsulated);
+            }
+            // Usually this machine is the current owner and the previous one is asked. A machine whose table is older than
+            // the sender's finds the holder under the current owner.
+            if !self.is_other(owner) {
+                owner = slot.previous();
+                if !self.is_other(owner) {
+                    return counted(Reason::DecapsulatedOrphan);
+                }
+            }
+            reason = Reason::SecondChanceRelayed;
+        } else {
+            if owner == 0 {
+                return counted(Reason::SlotEmpty);
+            }
+            let Some(machine) = self.machine(owner) else { return counted(Reason::MachineUnknown) };
+            let (local, forwarded) = match kind {
+                Kind::Opening | Kind::Established => (Reason::Local, Reason::Forwarded),
+                Kind::Fragment => (Reason::FragmentLocal, Reason::FragmentForwarded),
+                Kind::IcmpError => (Reason::IcmpErrorLocal, Reason::IcmpErrorForwarded),
+            };
+            reason = forwarded;
+            if machine.is_own() {
+                let previous = slot.previous();
+                if !asks || previous == 0 || previous == owner {
+                    return counted(local);
+                }
+                if self.tables.holds_socket(&flow.connection()) {
+                    return counted(local);
+                }
+                if !self.is_other(previous) {
+                    return counted(Reason::LocalOrphan);
+                }
+                owner = previous;
+                reason = Reason::SecondChance;
+            }
+        }
+
+        let Some(machine) = self.machine(owner) else { return counted(Reason::MachineUnknown) };
+        let needed = self.packet.length + gue::overhead(machine);
+        if needed > self.config.mtu as usize {
+            reason = match self.too_big(frame, machine, kind) {
+                Ok(()) => Reason::TooBigAnswered,
+                Err(reason) => reason,
+            };
+            return counted(reason);
+        }
+        let wrap = Wrap {
+            v4: self.packet.v4,
+            class: self.packet.class,
+            length: self.packet.length,
+            entropy: hashed.entropy,
+            hops: self.hops + 1,
+            epoch: self.config.switch.epoch(),
+        };
+        match gue::wrap(frame, self.link, self.config, machine, &wrap) {
+            Ok(()) => Ok(Outcome { reason, vip, machine: owner }),
+            Err(reason) => counted(reason),
+        }
+    }
+
+    #[inline(always)]
+    fn too_big(&self, frame: &mut impl Frame, machine: &Machine, kind: Kind) -> Result<(), Reason> {
+        let least = if self.packet.v4 { MTU_LEAST_V4 } else { MTU_LEAST_V6 };
+        let fits = (self.config.mtu as usize).saturating_sub(gue::overhead(machine));
+        // What came through a tunnel fitted one, so only a smaller link of ours can be in the way; the answer would go to
+        // the machine before, not to the client.
+        if self.hops > 0 || fits < least || matches!(kind, Kind::Fragment | Kind::IcmpError) {
+            return Err(Reason::TooBigDropped);
+        }
+        icmp::answer_too_big(frame, self.link, self.packet, fits as u16)
+    }
+
+    #[inline(always)]
+    fn machine(&self, index: u16) -> Option<&Machine> {
+        let machines = self.config.machines;
+        if index == 0 || index as u32 >= machines {
+            return None;
+        }
+        let at = self.config.switch.generation() * machines + index as u32;
+        self.tables.machine(at).filter(|machine| machine.is_present())
+    }
+
+    #[inline(always)]
+    fn is_other(&self, index: u16) -> bool {
+        match self.machine(index) {
+            Some(machine) => !machine.is_own(),
+            None => false,
+        }
+    }
+
+    /// Up the stack; a packet that came through a tunnel was already counted by who sent it.
+    #[inline(always)]
+    fn stay(&self, reason: Reason) -> Outcome {
+        nobody(if self.hops > 0 { Reason::Decapsulated } else { reason })
+    }
+}
+
+#[inline(always)]
+fn parse_ip(frame: &impl Frame, link: &Ethernet) -> Result<Ip, Reason> {
+    match link.kind {
+        ethernet::IPV4 => ip::Ip::parse_v4(frame, link.length),
+        ethernet::IPV6 => ip::Ip::parse_v6(frame, link.length),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// The first service of the protocol that serves the port; for a fragment, whose port is unknown, the first of the protocol.
+#[inline(always)]
+fn find_service<'a>(address: &'a VipAddress, flow: &Flow, kind: Kind) -> Option<&'a Service> {
+    let mut i = 0;
+    while i < address.services.len() {
+        if i as u32 >= address.count {
+            return None;
+        }
+        let service = &address.services[i];
+        let matches = match kind {
+            Kind::Fragment => service.protocol == flow.protocol,
+            _ => service.serves(flow.protocol, flow.destination_port),
+        };
+        if matches {
+            return Some(service);
+        }
+        i += 1;
+    }
+    None
+}
+
+#[inline(always)]
+fn nobody(reason: Reason) -> Outcome {
+    Outcome { reason, vip: 0, machine: 0 }
+}
+
+const TCP_HEADER: usize = 20;
+const UDP_HEADER: usize = 8;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+/// RFC 791: every host takes 68 bytes, but a path that small is an attack (RFC 4963); Linux itself stops at 552.
+const MTU_LEAST_V4: usize = 552;
+const MTU_LEAST_V6: usize = 1280;

@@ -1,0 +1,67 @@
+//! All maps. Their keys and values are `abi` types; capacities marked "at load" are replaced by userspace.
+//!
+//! | map | type | key → value | capacity | writer | readers | eviction |
+//! |---|---|---|---|---|---|---|
+//! | CONFIG | array, mapped | 0 → Config | 1 | userspace; `switch` last | all programs | none |
+//! | VIPS | hash | VipKey → VipAddress | both generations' addresses | userspace, generation that is not live | xdp_steer, sk_lookup | userspace |
+//! | SLOTS | array, mapped | table × 32,769 + slot / 2 → two Slots | tables at load | userspace | xdp_steer | none |
+//! | MACHINES | array, mapped | generation × machines + machine → Machine | 2 × machines at load | userspace, as VIPS | xdp_steer | none |
+//! | COUNTERS | array, mapped | (cpu × vips + vip) × 64 + reason → Counter | at load | xdp_steer, own CPU's block | userspace | none |
+//! | STEERED | array, mapped | (cpu × vips + vip) × machines + machine → Counter | at load | xdp_steer, own CPU's block | userspace | none |
+//! | LISTENERS | hash | ListenerKey → index of SOCKETS | 4,096 | userspace | sk_lookup | userspace |
+//! | LISTENER_RANGES | array | 0 → ListenerRanges | 1 | userspace | sk_lookup | none |
+//! | SOCKETS | sockmap | index → socket of a listener | 4,096 | userspace | sk_lookup | closing the socket |
+//! | GROUPS | hash | GroupKey → GroupValue | 4,096 | userspace | sk_reuseport | userspace |
+//! | WORKER_SOCKETS | reuseport sockarray | GroupValue.first + worker → socket | 16,384 | userspace | sk_reuseport | closing the socket |
+//! | WORKER_OF_CPU | array, mapped | cpu → worker + 1 | 8,192 | userspace | sk_reuseport | none |
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, ReusePortSockArray, SockMap};
+
+use abi::limits::{ADDRESSES_MAX, CPUS_MAX, LISTENERS_MAX, SLOT_PAIRS, WORKER_SOCKETS_MAX};
+use abi::{
+    Config, Counter, GroupKey, GroupValue, ListenerKey, ListenerRanges, Machine, Slot, VipAddress, VipKey,
+};
+
+/// Userspace maps the array into its memory: one store per slot instead of one system call.
+const MAPPED: u32 = 1 << 10;
+/// Memory as entries come, not for all of them at once.
+const AS_NEEDED: u32 = 1;
+/// Replaced at load.
+const AT_LOAD: u32 = 1;
+
+#[map]
+pub static CONFIG: Array<Config> = Array::with_max_entries(1, MAPPED);
+
+#[map]
+pub static VIPS: HashMap<VipKey, VipAddress> = HashMap::with_max_entries(2 * ADDRESSES_MAX, AS_NEEDED);
+
+#[map]
+pub static SLOTS: Array<[Slot; 2]> = Array::with_max_entries(SLOT_PAIRS, MAPPED);
+
+#[map]
+pub static MACHINES: Array<Machine> = Array::with_max_entries(AT_LOAD, MAPPED);
+
+#[map]
+pub static COUNTERS: Array<Counter> = Array::with_max_entries(AT_LOAD, MAPPED);
+
+#[map]
+pub static STEERED: Array<Counter> = Array::with_max_entries(AT_LOAD, MAPPED);
+
+#[map]
+pub static LISTENERS: HashMap<ListenerKey, u32> = HashMap::with_max_entries(LISTENERS_MAX, AS_NEEDED);
+
+#[map]
+pub static LISTENER_RANGES: Array<ListenerRanges> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static SOCKETS: SockMap = SockMap::with_max_entries(LISTENERS_MAX, 0);
+
+#[map]
+pub static GROUPS: HashMap<GroupKey, GroupValue> = HashMap::with_max_entries(LISTENERS_MAX, AS_NEEDED);
+
+#[map]
+pub static WORKER_SOCKETS: ReusePortSockArray = ReusePortSockArray::with_max_entries(WORKER_SOCKETS_MAX, 0);
+
+#[map]
+pub static WORKER_OF_CPU: Array<u32> = Array::with_max_entries(CPUS_MAX, MAPPED);

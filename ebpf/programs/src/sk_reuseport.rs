@@ -1,0 +1,61 @@
+//! Gives a connection, or a datagram, to the worker of the CPU that received it.
+//!
+//! - **Hook**: sk_reuseport
+//! - **Attaches to**: the reuseport group of every listener (SO_ATTACH_REUSEPORT_EBPF)
+//! - **Reads**: GROUPS, WORKER_OF_CPU, WORKER_SOCKETS
+//! - **Writes**: nothing
+//! - **Verdicts**: PASS, with a socket selected or, when the CPU has no worker, without one: the kernel takes its own hash
+//! - **Kernel ≥** 5.14 (tried: 6.18)
+//! - **Stack/insn budget**: 64 bytes; 500 instructions examined
+//! - **Test**: kernel-tests/tests/sockets.rs
+
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use aya_ebpf::macros::sk_reuseport;
+use aya_ebpf::programs::SkReuseportContext;
+
+use abi::{Address, GroupKey};
+
+use crate::maps::{GROUPS, WORKER_OF_CPU, WORKER_SOCKETS};
+
+#[sk_reuseport]
+pub fn pick_worker(context: SkReuseportContext) -> u32 {
+    if let Some(socket) = socket(&context) {
+        // A socket that was closed meanwhile is no longer in the array; the hash then chooses among those left.
+        let _ = WORKER_SOCKETS.select_reuseport(&context, socket);
+    }
+    SK_PASS
+}
+
+/// The index in WORKER_SOCKETS of this group's socket for this CPU.
+#[inline(always)]
+fn socket(context: &SkReuseportContext) -> Option<u32> {
+    // SAFETY: the kernel lends a socket of the group for the whole run; every field is read with the width it has.
+    let key = unsafe {
+        let s = (*context.md).__bindgen_anon_3.sk;
+        let address = if (*s).family == AF_INET6 {
+            let a = &raw const (*s).src_ip6;
+            Address([
+                (&raw const (*a)[0]).read_volatile(),
+                (&raw const (*a)[1]).read_volatile(),
+                (&raw const (*a)[2]).read_volatile(),
+                (&raw const (*a)[3]).read_volatile(),
+            ])
+        } else {
+            Address::from_v4_raw((&raw const (*s).src_ip4).read_volatile())
+        };
+        let port = (&raw const (*s).src_port).read_volatile() as u16;
+        GroupKey { address, port, protocol: context.ip_protocol() as u8, reserved: 0 }
+    };
+    // SAFETY: the value is eight bytes that userspace writes before it attaches the program.
+    let group = unsafe { GROUPS.get(&key) }?;
+    // SAFETY: the helper has no arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let worker = WORKER_OF_CPU.get(cpu)?.checked_sub(1)?;
+    if worker >= group.count {
+        return None;
+    }
+    Some(group.first + worker)
+}
+
+const AF_INET6: u32 = 10;
+const SK_PASS: u32 = 1;

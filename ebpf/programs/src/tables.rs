@@ -1,0 +1,87 @@
+//! The maps as [`Tables`].
+
+use core::mem::size_of;
+
+use aya_ebpf::bindings::{bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2, xdp_md};
+use aya_ebpf::helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp};
+
+use abi::{Config, Machine, Slot, VipAddress, VipKey};
+use datapath::{Connection, Tables};
+
+use crate::maps::{CONFIG, MACHINES, SLOTS, VIPS};
+
+pub struct Maps {
+    context: *mut xdp_md,
+}
+
+impl Maps {
+    #[inline(always)]
+    pub fn new(context: *mut xdp_md) -> Maps {
+        Maps { context }
+    }
+}
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn config(&self) -> Option<&Config> {
+        CONFIG.get(0)
+    }
+
+    #[inline(always)]
+    fn vip(&self, key: &VipKey) -> Option<&VipAddress> {
+        // SAFETY: userspace writes only the generation that is not live, so the value does not change while it is read.
+        unsafe { VIPS.get(key) }
+    }
+
+    #[inline(always)]
+    fn slot(&self, table: u16, number: u32) -> Slot {
+        let (element, half) = Slot::position(table, number);
+        match SLOTS.get_ptr(element) {
+            // SAFETY: `half` is 0 or 1; a slot is one aligned word, which userspace stores at once.
+            Some(pair) => unsafe { (pair as *const Slot).add(half).read_volatile() },
+            None => Slot::default(),
+        }
+    }
+
+    #[inline(always)]
+    fn machine(&self, index: u32) -> Option<&Machine> {
+        MACHINES.get(index)
+    }
+
+    #[inline(always)]
+    fn holds_socket(&self, connection: &Connection) -> bool {
+        // SAFETY: the tuple is built whole before the helper reads it, with the length of its family; the socket that the helper
+        // returns is read while it is held and then released.
+        unsafe {
+            let mut tuple: bpf_sock_tuple = core::mem::zeroed();
+            let length;
+            if connection.v4 {
+                length = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>();
+                let t = &mut tuple.__bindgen_anon_1.ipv4;
+                t.saddr = connection.source.v4_raw();
+                t.daddr = connection.destination.v4_raw();
+                t.sport = connection.source_port.to_be();
+                t.dport = connection.destination_port.to_be();
+            } else {
+                length = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>();
+                let t = &mut tuple.__bindgen_anon_1.ipv6;
+                t.saddr = connection.source.0;
+                t.daddr = connection.destination.0;
+                t.sport = connection.source_port.to_be();
+                t.dport = connection.destination_port.to_be();
+            }
+            let socket =
+                bpf_skc_lookup_tcp(self.context.cast(), &mut tuple, length as u32, CURRENT_NETNS, 0);
+            if socket.is_null() {
+                return false;
+            }
+            let listening = (*socket).state == TCP_LISTEN;
+            bpf_sk_release(socket.cast());
+            !listening
+        }
+    }
+}
+
+/// BPF_F_CURRENT_NETNS: the network namespace of the device.
+const CURRENT_NETNS: u64 = -1i64 as u64;
+const TCP_LISTEN: u32 = 10;
