@@ -1,1 +1,29 @@
-//! See DESIGN: crate base-runtime.
+//! The workers Weir runs on: one thread per CPU, one executor and one I/O driver per thread, nothing shared on the way of a request.
+//!
+//! A [`Runtime`] starts its [`Worker`]s pinned to CPUs. Each owns a single-threaded executor, a pool of fixed-size buffers, a timer
+//! wheel and a driver: io_uring (multishot accept and receive, a ring of provided buffers, one `io_uring_enter` per turn of the
+//! loop) or, where io_uring is forbidden, edge-triggered epoll. Both drivers offer the same semantics and pass the same tests.
+//!
+//! One turn of a worker's loop reads: run the tasks that are ready (bounded), start the sends they queued, hand everything to the
+//! kernel and wait for something to happen, read the clock, fire timers, take in what other threads sent.
+//!
+//! Reading order: [`runtime`] (threads, the loop), `executor` (tasks and wakers), [`buffer`], [`time`], [`net`] (what sockets
+//! promise), `driver` (how each kernel interface keeps the promise), [`channel`].
+
+pub mod affinity;
+pub mod buffer;
+pub mod channel;
+mod context;
+mod driver;
+mod executor;
+pub mod net;
+pub mod runtime;
+mod stats;
+pub mod time;
+
+pub use affinity::allowed_cpus;
+pub use buffer::Buf;
+pub use driver::{IoKind, IoMode, probe_uring};
+pub use executor::{Task, yield_now};
+pub use runtime::{Config, Runtime, StartError, Worker, now, spawn, worker_index};
+pub use stats::WorkerStats;

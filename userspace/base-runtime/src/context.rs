@@ -1,0 +1,67 @@
+//! What a worker's thread can reach from anywhere on it.
+
+use std::cell::{Cell, RefCell};
+use std::ptr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::buffer::Pool;
+use crate::driver::AnyDriver;
+use crate::executor::Executor;
+use crate::net::socket::{Socket, Sockets};
+use crate::runtime::{Limits, Shared};
+use crate::time::Timers;
+
+pub(crate) struct Context {
+    pub shared: Arc<Shared>,
+    pub executor: Executor,
+    pub timers: Timers,
+    pub sockets: Sockets,
+    /// Sockets with something to send that the driver has not been told of yet.
+    pub dirty: RefCell<Vec<Rc<Socket>>>,
+    pub driver: AnyDriver,
+    pub pool: Pool,
+    pub limits: Limits,
+    pub now: Cell<Instant>,
+    /// The worker is going down: closing no longer waits for queued sends.
+    pub stopping: Cell<bool>,
+}
+
+thread_local! {
+    static CURRENT: Cell<*const Context> = const { Cell::new(ptr::null()) };
+}
+
+/// Makes `context` the thread's own until the guard is dropped.
+pub(crate) fn enter(context: &Context) -> Entered<'_> {
+    CURRENT.set(context);
+    Entered(context)
+}
+
+pub(crate) struct Entered<'a>(
+    #[expect(dead_code, reason = "keeps the context borrowed while it is current")] &'a Context,
+);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        CURRENT.set(ptr::null());
+    }
+}
+
+#[inline]
+pub(crate) fn try_with<R>(f: impl FnOnce(&Context) -> R) -> Option<R> {
+    // A thread-local without a destructor stays readable while the thread is torn down.
+    let current = CURRENT.get();
+    // SAFETY: the pointer is null or was set by `enter`, whose guard borrows the context and clears the pointer before the
+    // borrow ends; the reference stays on this thread because the closure returns before this function does.
+    unsafe { current.as_ref() }.map(f)
+}
+
+#[inline]
+#[track_caller]
+pub(crate) fn with<R>(f: impl FnOnce(&Context) -> R) -> R {
+    match try_with(f) {
+        Some(result) => result,
+        None => panic!("called outside a worker thread: spawn it with Worker::spawn"),
+    }
+}

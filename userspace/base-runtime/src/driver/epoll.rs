@@ -1,0 +1,351 @@
+//! The epoll driver: edge-triggered, one registration per socket for its whole life.
+//!
+//! Reading stops at the receive queue's bound and goes on, from the `unfinished` list, when the queue is drained. A read that does
+//! not fill its buffer has emptied the socket, so the next edge is waited for without a read that fails.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::{Driver, IoKind, Wait};
+use crate::Buf;
+use crate::context::Context;
+use crate::net::socket::{self, Connecting, End, Key, Life, Op, SendOp, Socket};
+use crate::net::{ACCEPTED_MAX, decode_address, encode_address};
+use crate::runtime::Shared;
+
+pub(crate) struct Epoll {
+    fd: OwnedFd,
+    wakeup: RawFd,
+    events: RefCell<Vec<libc::epoll_event>>,
+    /// Sockets to read (or accept) from although no edge will tell.
+    unfinished: RefCell<Vec<Rc<Socket>>>,
+    /// Sockets to read from once the pool has buffers again.
+    starved: RefCell<Vec<Rc<Socket>>>,
+    stopped: Cell<bool>,
+}
+
+impl Epoll {
+    pub fn new(shared: &Arc<Shared>) -> io::Result<Epoll> {
+        // SAFETY: a plain system call; the result is checked before it is owned.
+        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Epoll {
+            // SAFETY: the descriptor was just made.
+            fd: unsafe { OwnedFd::from_raw_fd(fd) },
+            wakeup: shared.wakeup.as_raw_fd(),
+            events: RefCell::new(vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS]),
+            unfinished: RefCell::default(),
+            starved: RefCell::default(),
+            stopped: Cell::new(false),
+        })
+    }
+
+    fn register(&self, fd: RawFd, events: libc::c_int, data: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: events as u32, u64: data };
+        // SAFETY: both descriptors are open, the event is readable during the call.
+        match unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn continue_later(&self, socket: &Rc<Socket>) {
+        self.unfinished.borrow_mut().push(socket.clone());
+    }
+
+    fn dispatch(&self, cx: &Context, socket: &Rc<Socket>, events: u32) {
+        if socket.connecting.get() == Connecting::Pending {
+            if events & (libc::EPOLLOUT | libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0 {
+                socket::connected(cx, socket, take_error(socket.fd.get()));
+            }
+            if socket.connecting.get() != Connecting::Done(0) {
+                return;
+            }
+        }
+        if events & (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32 != 0 {
+            socket.rx_ready.set(true);
+            if socket.rx_op.get() == Op::Armed {
+                let ends = events & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32 != 0;
+                self.read(cx, socket, ends);
+            }
+        }
+        if events & (libc::EPOLLOUT | libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0
+            && socket.tx_op.get() == SendOp::Blocked
+        {
+            socket.tx_op.set(SendOp::Idle);
+            self.send(cx, socket);
+        }
+    }
+
+    /// Reads until the socket is empty, the queue is full, or a fair share was read. `ends` says that an end or an error stands
+    /// behind the bytes, so a short read is not the last.
+    fn read(&self, cx: &Context, socket: &Rc<Socket>, ends: bool) {
+        if socket.listener.is_some() {
+            self.accept_some(cx, socket);
+            return;
+        }
+        for _ in 0..READS_PER_TURN {
+            if socket.rx.borrow().len() >= cx.limits.recv_queue_max {
+                socket.rx_op.set(Op::Idle);
+                cx.shared.counters.recv_paused.add(1);
+                return;
+            }
+            if socket.rx_end.get() != End::Open || socket.life.get() != Life::Open {
+                socket.rx_op.set(Op::Idle);
+                return;
+            }
+            let Some(mut buf) = Buf::try_alloc() else {
+                // Looked at again before every turn: a buffer can only come back while the worker works.
+                cx.shared.counters.enobufs.add(1);
+                self.starved.borrow_mut().push(socket.clone());
+                return;
+            };
+            let room = buf.spare_mut();
+            let room_len = room.len();
+            // SAFETY: the kernel writes at most `room_len` bytes into memory this buffer owns, during the call only.
+            let n = unsafe { libc::recv(socket.fd.get(), room.as_mut_ptr().cast(), room_len, 0) };
+            if n > 0 {
+                buf.commit(n as usize);
+                socket::received(cx, socket, buf);
+                if (n as usize) < room_len && !ends {
+                    socket.rx_ready.set(false);
+                    return;
+                }
+            } else if n == 0 {
+                socket.rx_ready.set(false);
+                socket.rx_op.set(Op::Idle);
+                socket::receive_ended(cx, socket, End::Eof);
+                return;
+            } else {
+                match last_errno() {
+                    libc::EAGAIN => {
+                        socket.rx_ready.set(false);
+                        return;
+                    }
+                    libc::EINTR => {}
+                    errno => {
+                        socket.rx_ready.set(false);
+                        socket.rx_op.set(Op::Idle);
+                        socket::receive_ended(cx, socket, End::Error(errno));
+                        return;
+                    }
+                }
+            }
+        }
+        self.continue_later(socket);
+    }
+
+    fn accept_some(&self, cx: &Context, socket: &Rc<Socket>) {
+        let Some(listener) = &socket.listener else { return };
+        for _ in 0..ACCEPTS_PER_TURN {
+            if listener.accepted.borrow().len() >= ACCEPTED_MAX {
+                socket.rx_op.set(Op::Idle);
+                return;
+            }
+            let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+            let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+            // SAFETY: the kernel writes at most `length` bytes into the storage.
+            let fd = unsafe { libc::accept4(socket.fd.get(), storage.as_mut_ptr().cast(), &mut length, flags) };
+            if fd >= 0 {
+                // SAFETY: zeroed, then partly written: initialised either way.
+                let peer = decode_address(&unsafe { storage.assume_init() }).ok();
+                socket::accepted(cx, socket, fd, peer);
+                continue;
+            }
+            match last_errno() {
+                libc::EAGAIN => {
+                    socket.rx_ready.set(false);
+                    return;
+                }
+                errno => {
+                    if !socket::accept_failed(cx, socket, errno) {
+                        socket.rx_op.set(Op::Idle);
+                        return;
+                    }
+                }
+            }
+        }
+        self.continue_later(socket);
+    }
+}
+
+impl Driver for Epoll {
+    fn kind(&self) -> IoKind {
+        IoKind::Epoll
+    }
+
+    fn start(&self, _: &Context) -> io::Result<()> {
+        self.register(self.wakeup, libc::EPOLLIN | libc::EPOLLET, WAKEUP)
+    }
+
+    fn adopt(&self, _: &Context, socket: &Rc<Socket>) -> io::Result<()> {
+        self.register(socket.fd.get(), STREAM_EVENTS, socket.key.get().bits())
+    }
+
+    fn accept(&self, cx: &Context, socket: &Rc<Socket>) {
+        socket.rx_op.set(Op::Armed);
+        if socket.rx_ready.get() {
+            self.continue_later(socket);
+        } else if !socket.shutdown_wanted.replace(true) {
+            // The flag has no other meaning for a listener than that it is registered.
+            if let Err(error) = self.register(socket.fd.get(), libc::EPOLLIN | libc::EPOLLET, socket.key.get().bits()) {
+                socket::accept_failed(cx, socket, error.raw_os_error().unwrap_or(libc::EINVAL));
+            }
+        }
+    }
+
+    fn connect(&self, cx: &Context, socket: &Rc<Socket>, address: &SocketAddr) -> io::Result<()> {
+        let (storage, length) = encode_address(address);
+        // SAFETY: the address and its length come from `encode_address`, the descriptor is open.
+        let result = unsafe { libc::connect(socket.fd.get(), (&raw const storage).cast(), length) };
+        let errno = if result == 0 { 0 } else { last_errno() };
+        if errno != 0 && errno != libc::EINPROGRESS {
+            socket.connecting.set(Connecting::Done(errno));
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        self.adopt(cx, socket)?;
+        if errno == 0 {
+            socket::connected(cx, socket, 0);
+        }
+        Ok(())
+    }
+
+    fn recv(&self, _: &Context, socket: &Rc<Socket>) {
+        socket.rx_op.set(Op::Armed);
+        if socket.rx_ready.get() {
+            self.continue_later(socket);
+        }
+    }
+
+    fn stop_recv(&self, _: &Context, socket: &Rc<Socket>) {
+        socket.rx_op.set(Op::Idle);
+    }
+
+    fn send(&self, cx: &Context, socket: &Rc<Socket>) {
+        while socket.tx_op.get() == SendOp::Idle && socket.is_open() && socket.tx_bytes.get() > 0 {
+            let mut vectors = [const { libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 } }; IOVECS];
+            let (mut count, mut bytes) = (0, 0);
+            for (vector, buf) in vectors.iter_mut().zip(socket.tx.borrow().iter()) {
+                *vector = libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() };
+                count += 1;
+                bytes += buf.len();
+            }
+            // SAFETY: all-zero bytes are a valid `msghdr`.
+            let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+            message.msg_iov = vectors.as_mut_ptr();
+            message.msg_iovlen = count;
+            // SAFETY: the vectors point into buffers the queue keeps; the kernel reads them during the call only.
+            let n = unsafe { libc::sendmsg(socket.fd.get(), &raw const message, libc::MSG_NOSIGNAL) };
+            if n >= 0 {
+                if (n as usize) < bytes {
+                    // A short send means the socket is full, and the edge for its room is due from now on.
+                    cx.shared.counters.short_sends.add(1);
+                    socket.tx_op.set(SendOp::Blocked);
+                }
+                socket::sent(cx, socket, n as usize);
+                continue;
+            }
+            match last_errno() {
+                libc::EINTR => {}
+                libc::EAGAIN => socket.tx_op.set(SendOp::Blocked),
+                errno => {
+                    socket::send_failed(cx, socket, errno);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn expect_report(&self, _: &Socket) {}
+
+    fn close(&self, cx: &Context, socket: &Rc<Socket>) {
+        if socket.rx_op.get() != Op::Idle || socket.tx_op.get() != SendOp::Idle {
+            cx.shared.counters.cancelled.add(1);
+        }
+        socket.rx_op.set(Op::Idle);
+        socket.tx_op.set(SendOp::Idle);
+        // Closing takes it out of epoll too: the descriptor is never duplicated while it is registered, except by `into_std`,
+        // which only does so for sockets it hands over.
+        let fd = socket.fd.replace(-1);
+        // SAFETY: both descriptors are open; ENOENT for one never registered is of no consequence.
+        unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
+        socket::close_fd(fd);
+    }
+
+    fn may_sleep(&self, cx: &Context) -> bool {
+        if !self.starved.borrow().is_empty() && cx.pool.has_room() {
+            self.unfinished.borrow_mut().append(&mut self.starved.borrow_mut());
+        }
+        self.unfinished.borrow().is_empty()
+    }
+
+    fn turn(&self, cx: &Context, wait: Wait) {
+        let timeout_ms = match wait {
+            Wait::Not => 0,
+            Wait::Upto(None) => -1,
+            // Rounded up, or the last millisecond would be spent spinning.
+            Wait::Upto(Some(duration)) => duration.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32,
+        };
+        let unfinished = self.unfinished.take();
+        let mut events = self.events.borrow_mut();
+        cx.shared.counters.enters.add(1);
+        // SAFETY: the kernel writes at most `len` events into the vector.
+        let n = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), events.as_mut_ptr(), events.len() as i32, timeout_ms) };
+        for event in &events[..n.max(0) as usize] {
+            let (data, events) = (event.u64, event.events);
+            if data == WAKEUP {
+                continue;
+            }
+            if let Some(socket) = cx.sockets.find(Key::from_bits(data)) {
+                self.dispatch(cx, &socket, events);
+            }
+        }
+        drop(events);
+        for socket in unfinished {
+            if socket.rx_op.get() == Op::Armed && socket.rx_ready.get() {
+                self.read(cx, &socket, true);
+            }
+        }
+    }
+
+    fn stop(&self, cx: &Context) {
+        if self.stopped.replace(true) {
+            return;
+        }
+        for socket in cx.sockets.all() {
+            socket::close(cx, &socket);
+        }
+        self.unfinished.borrow_mut().clear();
+        self.starved.borrow_mut().clear();
+    }
+}
+
+fn take_error(fd: RawFd) -> i32 {
+    let mut errno = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes one int.
+    let result =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut errno).cast(), &mut length) };
+    if result == 0 { errno } else { last_errno() }
+}
+
+fn last_errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
+
+const STREAM_EVENTS: libc::c_int = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+const WAKEUP: u64 = u64::MAX;
+const EVENTS: usize = 256;
+/// Buffers taken in a row from sockets handed to one `sendmsg`.
+const IOVECS: usize = 16;
+/// What one socket may take of a turn before the others have theirs.
+const READS_PER_TURN: usize = 4;
+const ACCEPTS_PER_TURN: usize = 32;

@@ -1,0 +1,414 @@
+//! The executor of one worker: tasks in a slab, a queue of ready ones, wakers that are sound on any thread.
+//!
+//! A task is one allocation: header, then future. The slab holds one reference; each `Waker` that was cloned holds another, so a
+//! waker may outlive its task on any thread. Only the owning thread ever touches the future, and it drops the future before the
+//! slab lets go; the last waker, wherever it goes, merely frees memory.
+//!
+//! I/O and timers do not clone wakers: they remember the task's slot and generation (`WakerCell`), which costs no atomic.
+
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::task::{Context as TaskContext, Poll, RawWaker, RawWakerVTable, Waker};
+
+use crate::context;
+use crate::runtime::Shared;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TaskId {
+    index: u32,
+    generation: u32,
+}
+
+impl TaskId {
+    pub const NONE: TaskId = TaskId { index: u32::MAX, generation: 0 };
+}
+
+/// A task's handle. Dropping it lets the task run on by itself.
+pub struct Task {
+    id: TaskId,
+    /// Tasks belong to their thread.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Task {
+    /// Lets the task run on by itself, as dropping the handle does.
+    pub fn detach(self) {}
+
+    /// Drops the task's future now, or, when the task is running, as soon as it returns.
+    pub fn abort(&self) {
+        context::try_with(|cx| cx.executor.abort(self.id));
+    }
+
+    pub fn is_finished(&self) -> bool {
+        context::try_with(|cx| cx.executor.find(self.id).is_none()).unwrap_or(true)
+    }
+}
+
+/// Lets every other ready task, and completed I/O, go first.
+pub async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
+}
+
+pub(crate) struct Executor {
+    slots: RefCell<Slots>,
+    ready: RefCell<VecDeque<TaskId>>,
+    running: Cell<TaskId>,
+    abort_running: Cell<bool>,
+}
+
+#[derive(Default)]
+struct Slots {
+    entries: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+struct Slot {
+    generation: u32,
+    task: Option<NonNull<Header>>,
+}
+
+impl Executor {
+    pub fn new() -> Executor {
+        Executor {
+            slots: RefCell::default(),
+            ready: RefCell::new(VecDeque::with_capacity(256)),
+            running: Cell::new(TaskId::NONE),
+            abort_running: Cell::new(false),
+        }
+    }
+
+    pub fn spawn<F: Future<Output = ()> + 'static>(&self, shared: &Arc<Shared>, future: F) -> Task {
+        let mut slots = self.slots.borrow_mut();
+        let index = slots.free.pop().unwrap_or_else(|| {
+            slots.entries.push(Slot { generation: 0, task: None });
+            (slots.entries.len() - 1) as u32
+        });
+        let id = TaskId { index, generation: slots.entries[index as usize].generation };
+        let cell = Box::new(TaskCell {
+            header: Header {
+                vtable: const { &TaskVTable { poll: poll_task::<F>, drop_future: drop_future::<F>, free: free_task::<F> } },
+                references: AtomicUsize::new(1),
+                queued_remotely: AtomicBool::new(false),
+                queued: Cell::new(true),
+                id,
+                shared: shared.clone(),
+            },
+            future: UnsafeCell::new(ManuallyDrop::new(future)),
+        });
+        slots.entries[index as usize].task = Some(NonNull::from(Box::leak(cell)).cast());
+        drop(slots);
+        shared.counters.tasks.add(1);
+        self.ready.borrow_mut().push_back(id);
+        Task { id, not_send: PhantomData }
+    }
+
+    #[inline]
+    fn find(&self, id: TaskId) -> Option<NonNull<Header>> {
+        match self.slots.borrow().entries.get(id.index as usize) {
+            Some(slot) if slot.generation == id.generation => slot.task,
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub fn wake(&self, id: TaskId) {
+        if let Some(task) = self.find(id) {
+            // SAFETY: the slab's reference keeps the task alive, and this is its thread.
+            self.enqueue(unsafe { task.as_ref() });
+        }
+    }
+
+    #[inline]
+    fn enqueue(&self, header: &Header) {
+        if !header.queued.replace(true) {
+            self.ready.borrow_mut().push_back(header.id);
+        }
+    }
+
+    #[inline]
+    pub fn has_ready(&self) -> bool {
+        !self.ready.borrow().is_empty()
+    }
+
+    /// Polls ready tasks, at most `budget` of them.
+    pub fn run(&self, shared: &Shared, budget: usize) {
+        let mut polled = 0;
+        while polled < budget {
+            let Some(id) = self.ready.borrow_mut().pop_front() else { break };
+            let Some(task) = self.find(id) else { continue };
+            polled += 1;
+            self.poll(shared, id, task);
+        }
+        if polled > 0 {
+            shared.counters.polls.add(polled as u64);
+        }
+    }
+
+    fn poll(&self, shared: &Shared, id: TaskId, task: NonNull<Header>) {
+        // SAFETY: the slab's reference keeps the task alive until `remove` below; `abort` of a running task only sets a flag.
+        let header = unsafe { task.as_ref() };
+        header.queued.set(false);
+        self.running.set(id);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: the waker borrows the slab's reference for the time of the call: it is not dropped, only its clones are.
+            let waker = ManuallyDrop::new(unsafe { Waker::from_raw(raw_waker(task)) });
+            // SAFETY: this is the task's thread, the future is still in place (the task is in the slab), and `running` keeps a
+            // nested call from polling or dropping it.
+            unsafe { (header.vtable.poll)(task, &mut TaskContext::from_waker(&waker)) }
+        }));
+        self.running.set(TaskId::NONE);
+        let aborted = self.abort_running.replace(false);
+        match result {
+            Ok(Poll::Pending) if !aborted => {}
+            Ok(_) => self.remove(shared, id),
+            Err(panic) => {
+                shared.counters.panics.add(1);
+                tracing::error!(worker = shared.index, panic = panic_text(&*panic), "a task panicked and was dropped");
+                self.remove(shared, id);
+            }
+        }
+    }
+
+    fn abort(&self, id: TaskId) {
+        if self.running.get() == id {
+            self.abort_running.set(true);
+        } else {
+            context::with(|cx| self.remove(&cx.shared, id));
+        }
+    }
+
+    /// Takes the task out of the slab and drops its future.
+    fn remove(&self, shared: &Shared, id: TaskId) {
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.entries.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)
+        else {
+            return;
+        };
+        let Some(task) = slot.task.take() else { return };
+        slot.generation = slot.generation.wrapping_add(1);
+        slots.free.push(id.index);
+        drop(slots);
+        shared.counters.tasks.sub(1);
+        // SAFETY: the task just left the slab, so this happens once, on its thread, with nobody polling it.
+        let dropped = catch_unwind(AssertUnwindSafe(|| unsafe { (task.as_ref().vtable.drop_future)(task) }));
+        if let Err(panic) = dropped {
+            shared.counters.panics.add(1);
+            tracing::error!(worker = shared.index, panic = panic_text(&*panic), "a task panicked while it was dropped");
+        }
+        release(task);
+    }
+
+    /// Drops every task, those that appear meanwhile included.
+    pub fn clear(&self, shared: &Shared) {
+        loop {
+            let ids: Vec<TaskId> = {
+                let slots = self.slots.borrow();
+                let alive = slots.entries.iter().enumerate().filter(|(_, slot)| slot.task.is_some());
+                alive.map(|(index, slot)| TaskId { index: index as u32, generation: slot.generation }).collect()
+            };
+            if ids.is_empty() {
+                break;
+            }
+            for id in ids {
+                self.remove(shared, id);
+            }
+        }
+        self.ready.borrow_mut().clear();
+    }
+}
+
+/// A task woken by another thread, on its way to its own.
+pub(crate) struct WokenTask(NonNull<Header>);
+
+// SAFETY: it is a counted reference; other threads touch only the header's atomics and its immutable fields.
+unsafe impl Send for WokenTask {}
+
+impl WokenTask {
+    /// On the task's own thread: queues it, unless it is gone.
+    pub fn wake_ref(&self, executor: &Executor) {
+        // SAFETY: this value holds a reference.
+        let header = unsafe { self.0.as_ref() };
+        // From here on another remote wake queues again; what it published before is seen by the poll that follows.
+        header.queued_remotely.store(false, Ordering::Release);
+        fence(Ordering::SeqCst);
+        executor.wake(header.id);
+    }
+}
+
+impl Drop for WokenTask {
+    fn drop(&mut self) {
+        release(self.0);
+    }
+}
+
+#[repr(C)]
+struct TaskCell<F> {
+    header: Header,
+    future: UnsafeCell<ManuallyDrop<F>>,
+}
+
+struct Header {
+    vtable: &'static TaskVTable,
+    references: AtomicUsize,
+    queued_remotely: AtomicBool,
+    /// In the ready queue. Touched by the task's own thread only.
+    queued: Cell<bool>,
+    id: TaskId,
+    shared: Arc<Shared>,
+}
+
+struct TaskVTable {
+    poll: unsafe fn(NonNull<Header>, &mut TaskContext<'_>) -> Poll<()>,
+    drop_future: unsafe fn(NonNull<Header>),
+    free: unsafe fn(NonNull<Header>),
+}
+
+/// # Safety
+/// `task` is a live `TaskCell<F>` whose future has not been dropped; called on its thread, not re-entered.
+unsafe fn poll_task<F: Future<Output = ()>>(task: NonNull<Header>, cx: &mut TaskContext<'_>) -> Poll<()> {
+    // SAFETY: by the contract; the future never moves out of its heap cell, so pinning it is sound.
+    unsafe { Pin::new_unchecked(&mut **(*task.cast::<TaskCell<F>>().as_ptr()).future.get()).poll(cx) }
+}
+
+/// # Safety
+/// As for `poll_task`, and never called twice.
+unsafe fn drop_future<F>(task: NonNull<Header>) {
+    // SAFETY: by the contract.
+    unsafe { ManuallyDrop::drop(&mut *(*task.cast::<TaskCell<F>>().as_ptr()).future.get()) }
+}
+
+/// # Safety
+/// The last reference to a `TaskCell<F>` whose future was dropped.
+unsafe fn free_task<F>(task: NonNull<Header>) {
+    // SAFETY: by the contract; the cell was leaked from a Box in `spawn`.
+    drop(unsafe { Box::from_raw(task.cast::<TaskCell<F>>().as_ptr()) });
+}
+
+fn release(task: NonNull<Header>) {
+    // SAFETY: the caller gives up a reference it held, so the header is alive here.
+    unsafe {
+        if task.as_ref().references.fetch_sub(1, Ordering::Release) == 1 {
+            fence(Ordering::Acquire);
+            (task.as_ref().vtable.free)(task);
+        }
+    }
+}
+
+static WAKER: RawWakerVTable = RawWakerVTable::new(clone_waker, wake, wake_by_ref, drop_waker);
+
+fn raw_waker(task: NonNull<Header>) -> RawWaker {
+    RawWaker::new(task.as_ptr().cast_const().cast(), &WAKER)
+}
+
+fn from_raw(data: *const ()) -> NonNull<Header> {
+    // SAFETY: wakers of this vtable are made from a non-null header only.
+    unsafe { NonNull::new_unchecked(data.cast_mut().cast()) }
+}
+
+unsafe fn clone_waker(data: *const ()) -> RawWaker {
+    let task = from_raw(data);
+    // SAFETY: the waker being cloned holds (or borrows) a reference.
+    let before = unsafe { task.as_ref() }.references.fetch_add(1, Ordering::Relaxed);
+    assert!(before < usize::MAX / 2, "too many wakers of one task");
+    raw_waker(task)
+}
+
+unsafe fn wake(data: *const ()) {
+    // SAFETY: the same contract as `wake`.
+    unsafe { wake_by_ref(data) };
+    release(from_raw(data));
+}
+
+unsafe fn wake_by_ref(data: *const ()) {
+    let task = from_raw(data);
+    // SAFETY: the waker holds (or borrows) a reference.
+    let header = unsafe { task.as_ref() };
+    let local = context::try_with(|cx| {
+        let own = Arc::as_ptr(&cx.shared) == Arc::as_ptr(&header.shared);
+        if own {
+            cx.executor.wake(header.id);
+        }
+        own
+    });
+    if local != Some(true) && !header.queued_remotely.swap(true, Ordering::SeqCst) {
+        header.references.fetch_add(1, Ordering::Relaxed);
+        header.shared.wake_task(WokenTask(task));
+    }
+}
+
+unsafe fn drop_waker(data: *const ()) {
+    release(from_raw(data));
+}
+
+/// Whom to wake: a task of this thread by its slot, or whatever waker a combinator handed down.
+enum Waiting {
+    Task(TaskId),
+    Other(Waker),
+}
+
+/// Holds the one task that waits for something.
+pub(crate) struct WakerCell(Cell<Waiting>);
+
+impl WakerCell {
+    pub const fn new() -> WakerCell {
+        WakerCell(Cell::new(Waiting::Task(TaskId::NONE)))
+    }
+
+    #[inline]
+    pub fn register(&self, executor_shared: &Arc<Shared>, cx: &TaskContext<'_>) {
+        let waker = cx.waker();
+        if std::ptr::eq(waker.vtable(), &WAKER) {
+            // SAFETY: a waker of our vtable points to a live header.
+            let header = unsafe { from_raw(waker.data()).as_ref() };
+            if Arc::as_ptr(&header.shared) == Arc::as_ptr(executor_shared) {
+                self.0.set(Waiting::Task(header.id));
+                return;
+            }
+        }
+        match self.0.replace(Waiting::Task(TaskId::NONE)) {
+            Waiting::Other(known) if known.will_wake(waker) => self.0.set(Waiting::Other(known)),
+            _ => self.0.set(Waiting::Other(waker.clone())),
+        }
+    }
+
+    #[inline]
+    pub fn wake(&self, executor: &Executor) {
+        match self.0.replace(Waiting::Task(TaskId::NONE)) {
+            Waiting::Task(TaskId::NONE) => {}
+            Waiting::Task(id) => executor.wake(id),
+            Waiting::Other(waker) => waker.wake(),
+        }
+    }
+
+    pub fn clear(&self) {
+        self.0.set(Waiting::Task(TaskId::NONE));
+    }
+
+    #[inline]
+    pub fn take(&self) -> WakerCell {
+        WakerCell(Cell::new(self.0.replace(Waiting::Task(TaskId::NONE))))
+    }
+}
+
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(not a string)")
+}
+
+const _: () = assert!(size_of::<WakerCell>() == 16, "a waker cell fits two words");

@@ -1,0 +1,561 @@
+//! One socket as its worker sees it, and everything about it that does not depend on the driver: queues, waiting tasks, closing.
+//!
+//! A socket stays in the worker's table until its descriptor is closed *and* the kernel has reported the end of every operation on
+//! it; only then is its slot used again. Buffers handed to the kernel stay at the front of the send queue until then.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+
+use crate::Buf;
+use crate::context::Context;
+use crate::driver::Driver;
+use crate::executor::WakerCell;
+use crate::time::{Action, far_add};
+
+/// A slot of the table and which of its successive uses is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Key(u64);
+
+impl Key {
+    pub const INDEX_BITS: u32 = 32;
+    pub const GENERATION_BITS: u32 = 24;
+
+    pub const fn new(index: u32, generation: u32) -> Key {
+        Key((index as u64) | ((generation as u64 & ((1 << Self::GENERATION_BITS) - 1)) << Self::INDEX_BITS))
+    }
+
+    pub const fn from_bits(bits: u64) -> Key {
+        Key(bits & ((1 << (Self::INDEX_BITS + Self::GENERATION_BITS)) - 1))
+    }
+
+    /// The low 56 bits of a `u64`.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    pub const fn index(self) -> u32 {
+        self.0 as u32
+    }
+
+    pub const fn generation(self) -> u32 {
+        (self.0 >> Self::INDEX_BITS) as u32
+    }
+}
+
+/// The sockets of a worker.
+pub(crate) struct Sockets {
+    table: RefCell<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    slots: Vec<(u32, Option<Rc<Socket>>)>,
+    free: Vec<u32>,
+}
+
+impl Sockets {
+    pub fn new() -> Sockets {
+        Sockets { table: RefCell::default() }
+    }
+
+    pub fn insert(&self, socket: Socket) -> Rc<Socket> {
+        let mut table = self.table.borrow_mut();
+        let index = table.free.pop().unwrap_or_else(|| {
+            table.slots.push((0, None));
+            (table.slots.len() - 1) as u32
+        });
+        let slot = &mut table.slots[index as usize];
+        socket.key.set(Key::new(index, slot.0));
+        let socket = Rc::new(socket);
+        slot.1 = Some(socket.clone());
+        socket
+    }
+
+    #[inline]
+    pub fn find(&self, key: Key) -> Option<Rc<Socket>> {
+        match self.table.borrow().slots.get(key.index() as usize) {
+            Some((generation, socket)) if *generation == key.generation() => socket.clone(),
+            _ => None,
+        }
+    }
+
+    fn remove(&self, key: Key) {
+        let mut table = self.table.borrow_mut();
+        let Some(slot) = table.slots.get_mut(key.index() as usize).filter(|slot| slot.0 == key.generation()) else {
+            return;
+        };
+        let removed = slot.1.take();
+        if removed.is_some() {
+            slot.0 = Key::new(0, slot.0.wrapping_add(1)).generation();
+            table.free.push(key.index());
+        }
+        drop(table);
+        drop(removed);
+    }
+
+    pub fn all(&self) -> Vec<Rc<Socket>> {
+        self.table.borrow().slots.iter().filter_map(|(_, socket)| socket.clone()).collect()
+    }
+}
+
+pub(crate) struct Socket {
+    pub key: Cell<Key>,
+    /// -1 once closed, or on its way to be.
+    pub fd: Cell<RawFd>,
+    /// `TcpStream`s (or one `TcpListener`) that refer to it.
+    pub handles: Cell<u32>,
+    /// Operations the kernel has not reported the end of.
+    pub ops: Cell<u16>,
+    pub listener: Option<Box<Listener>>,
+
+    pub rx: RefCell<Queue>,
+    pub rx_end: Cell<End>,
+    pub rx_op: Cell<Op>,
+    /// epoll: the kernel may have more to read.
+    pub rx_ready: Cell<bool>,
+    pub rx_waker: WakerCell,
+
+    pub tx: RefCell<Queue>,
+    /// Bytes in `tx`, those the kernel works on included.
+    pub tx_bytes: Cell<usize>,
+    /// Bytes and buffers at the front of `tx` that the kernel works on.
+    pub tx_op_bytes: Cell<u32>,
+    pub tx_op: Cell<SendOp>,
+    /// An errno, 0 while all is well.
+    pub tx_error: Cell<i32>,
+    pub tx_waker: WakerCell,
+    /// A task waits for `tx_bytes` to fall to this, if any waits.
+    pub tx_mark: Cell<usize>,
+    pub bytes_sent: Cell<u64>,
+    /// In the worker's list of sockets with something new to send.
+    pub dirty: Cell<bool>,
+
+    pub shutdown_wanted: Cell<bool>,
+    pub connecting: Cell<Connecting>,
+    pub life: Cell<Life>,
+    linger_timer: Cell<u32>,
+}
+
+/// What only a listener has.
+#[derive(Default)]
+pub(crate) struct Listener {
+    pub accepted: RefCell<VecDeque<(RawFd, Option<SocketAddr>)>>,
+    /// The last accept failed for want of descriptors or memory: pause before the next.
+    pub exhausted: Cell<bool>,
+    pub backoff: crate::time::Deadline,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    Open,
+    Eof,
+    Error(i32),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Op {
+    Idle,
+    Armed,
+    Cancelling,
+    /// Wants to be armed as soon as the driver has buffers (ring) or in the next turn (epoll).
+    Starved,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SendOp {
+    Idle,
+    /// Reported only if it fails; its success is concluded once the kernel has returned.
+    Silent,
+    /// Reported in any case.
+    Reported,
+    /// epoll: the socket is full, an event will say when it is not.
+    Blocked,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Connecting {
+    No,
+    Pending,
+    Done(i32),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Life {
+    Open,
+    /// Without handles, sending what is queued.
+    Lingering,
+    /// The descriptor is closed; operations may still be ending.
+    Closed,
+}
+
+impl Socket {
+    pub fn new(fd: RawFd, listener: Option<Box<Listener>>) -> Socket {
+        Socket {
+            key: Cell::new(Key::new(0, 0)),
+            fd: Cell::new(fd),
+            handles: Cell::new(1),
+            ops: Cell::new(0),
+            listener,
+            rx: RefCell::default(),
+            rx_end: Cell::new(End::Open),
+            rx_op: Cell::new(Op::Idle),
+            rx_ready: Cell::new(false),
+            rx_waker: WakerCell::new(),
+            tx: RefCell::default(),
+            tx_bytes: Cell::new(0),
+            tx_op_bytes: Cell::new(0),
+            tx_op: Cell::new(SendOp::Idle),
+            tx_error: Cell::new(0),
+            tx_waker: WakerCell::new(),
+            tx_mark: Cell::new(NO_MARK),
+            bytes_sent: Cell::new(0),
+            dirty: Cell::new(false),
+            shutdown_wanted: Cell::new(false),
+            connecting: Cell::new(Connecting::No),
+            life: Cell::new(Life::Open),
+            linger_timer: Cell::new(NO_TIMER),
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.life.get() != Life::Closed
+    }
+
+    pub fn begin_op(&self) {
+        self.ops.set(self.ops.get() + 1);
+    }
+
+    /// Somebody waits to learn that bytes were sent, so a send's success must be reported.
+    pub fn send_is_awaited(&self) -> bool {
+        self.tx_mark.get() != NO_MARK || self.shutdown_wanted.get() || self.life.get() == Life::Lingering
+    }
+}
+
+/// The kernel reported the end of an operation; the last one frees the slot of a closed socket.
+pub(crate) fn end_op(cx: &Context, socket: &Socket) {
+    debug_assert!(socket.ops.get() > 0);
+    socket.ops.set(socket.ops.get() - 1);
+    release_if_done(cx, socket);
+}
+
+pub(crate) fn release_if_done(cx: &Context, socket: &Socket) {
+    if socket.life.get() == Life::Closed && socket.ops.get() == 0 {
+        cx.sockets.remove(socket.key.get());
+    }
+}
+
+/// A connection was established (`errno` 0) or refused.
+pub(crate) fn connected(cx: &Context, socket: &Socket, errno: i32) {
+    if !socket.is_open() {
+        return;
+    }
+    socket.connecting.set(Connecting::Done(errno));
+    if errno == 0 {
+        cx.shared.counters.connected.add(1);
+        cx.shared.counters.connections_open.add(1);
+    }
+    socket.tx_waker.wake(&cx.executor);
+}
+
+/// A listener got a connection; what came too late is closed.
+pub(crate) fn accepted(cx: &Context, socket: &Socket, fd: RawFd, peer: Option<SocketAddr>) {
+    match &socket.listener {
+        Some(listener) if socket.is_open() => {
+            listener.accepted.borrow_mut().push_back((fd, peer));
+            socket.rx_waker.wake(&cx.executor);
+        }
+        _ => close_fd(fd),
+    }
+}
+
+/// An accept failed. What concerns a single connection is ignored; true when accepting should go on at once.
+pub(crate) fn accept_failed(cx: &Context, socket: &Socket, errno: i32) -> bool {
+    let Some(listener) = &socket.listener else { return false };
+    if is_exhaustion(errno) {
+        cx.shared.counters.emfile.add(1);
+        listener.exhausted.set(true);
+        listener.backoff.set_after(super::ACCEPT_BACKOFF);
+    } else if matches!(errno, libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP | libc::EFAULT) {
+        socket.rx_end.set(End::Error(errno));
+    } else {
+        // accept(2) passes on the network errors of the connection it was about to return.
+        return true;
+    }
+    socket.rx_waker.wake(&cx.executor);
+    false
+}
+
+/// Bytes arrived.
+pub(crate) fn received(cx: &Context, socket: &Socket, buf: Buf) {
+    cx.shared.counters.bytes_in.add(buf.len() as u64);
+    if socket.handles.get() == 0 || !socket.is_open() {
+        return;
+    }
+    socket.rx.borrow_mut().push_back(buf);
+    socket.rx_waker.wake(&cx.executor);
+}
+
+/// The receiving direction ended.
+pub(crate) fn receive_ended(cx: &Context, socket: &Socket, end: End) {
+    if socket.rx_end.get() == End::Open {
+        socket.rx_end.set(end);
+    }
+    socket.rx_waker.wake(&cx.executor);
+}
+
+/// The kernel took `n` bytes from the front of the send queue.
+pub(crate) fn sent(cx: &Context, socket: &Rc<Socket>, n: usize) {
+    let mut left = n;
+    {
+        let mut tx = socket.tx.borrow_mut();
+        while left > 0 {
+            let Some(front) = tx.front_mut() else { break };
+            if front.len() > left {
+                front.advance(left);
+                break;
+            }
+            left -= front.len();
+            tx.pop_front();
+        }
+    }
+    cx.shared.counters.bytes_out.add(n as u64);
+    socket.bytes_sent.set(socket.bytes_sent.get() + n as u64);
+    let queued = socket.tx_bytes.get().saturating_sub(n);
+    socket.tx_bytes.set(queued);
+    if socket.tx_mark.get() != NO_MARK && queued <= socket.tx_mark.get() {
+        socket.tx_mark.set(NO_MARK);
+        socket.tx_waker.wake(&cx.executor);
+    }
+    if queued == 0 {
+        drained(cx, socket);
+    }
+}
+
+/// The sending direction broke; what is queued will never go out.
+pub(crate) fn send_failed(cx: &Context, socket: &Rc<Socket>, errno: i32) {
+    if socket.tx_error.get() == 0 {
+        socket.tx_error.set(errno);
+    }
+    drop_unsent(socket);
+    socket.tx_mark.set(NO_MARK);
+    socket.tx_waker.wake(&cx.executor);
+    if socket.life.get() == Life::Lingering {
+        close(cx, socket);
+    }
+}
+
+/// Only to be called while the kernel works on none of the queued buffers.
+fn drop_unsent(socket: &Socket) {
+    debug_assert!(socket.tx_op.get() == SendOp::Idle || socket.tx_op.get() == SendOp::Blocked);
+    let unsent = socket.tx.take();
+    socket.tx_bytes.set(0);
+    socket.tx_op_bytes.set(0);
+    drop(unsent);
+}
+
+/// Everything queued was sent: do what waited for that.
+fn drained(cx: &Context, socket: &Rc<Socket>) {
+    match socket.life.get() {
+        Life::Lingering => close(cx, socket),
+        Life::Open if socket.shutdown_wanted.get() => shutdown_now(socket),
+        _ => {}
+    }
+}
+
+pub(crate) fn shutdown_write(cx: &Context, socket: &Rc<Socket>) {
+    if socket.life.get() == Life::Open && !socket.shutdown_wanted.replace(true) {
+        if socket.tx_bytes.get() == 0 {
+            shutdown_now(socket);
+        } else {
+            cx.driver.expect_report(socket);
+        }
+    }
+}
+
+fn shutdown_now(socket: &Socket) {
+    // SAFETY: a plain system call on a descriptor this socket owns. A socket that is already disconnected answers ENOTCONN, and
+    // then there is nothing to shut.
+    unsafe { libc::shutdown(socket.fd.get(), libc::SHUT_WR) };
+}
+
+/// The last handle is gone.
+pub(crate) fn abandoned(cx: &Context, socket: &Rc<Socket>) {
+    if socket.life.get() != Life::Open {
+        release_if_done(cx, socket);
+        return;
+    }
+    drop(socket.rx.take());
+    if socket.tx_bytes.get() == 0 || socket.tx_error.get() != 0 || cx.stopping.get() || cx.limits.linger.is_zero() {
+        close(cx, socket);
+        return;
+    }
+    socket.life.set(Life::Lingering);
+    let timer = cx.timers.create(Action::Linger(socket.key.get()));
+    cx.timers.set(timer, far_add(cx.now.get(), cx.limits.linger));
+    socket.linger_timer.set(timer);
+    cx.driver.stop_recv(cx, socket);
+    cx.driver.expect_report(socket);
+}
+
+/// Closes at once: operations are cancelled, what is queued is dropped when the kernel is done with it.
+pub(crate) fn close(cx: &Context, socket: &Rc<Socket>) {
+    if socket.life.replace(Life::Closed) == Life::Closed {
+        return;
+    }
+    let timer = socket.linger_timer.replace(NO_TIMER);
+    if timer != NO_TIMER {
+        cx.timers.remove(timer);
+    }
+    drop(socket.rx.take());
+    if let Some(listener) = &socket.listener {
+        for (fd, _) in listener.accepted.take() {
+            close_fd(fd);
+        }
+    } else if socket.connecting.get() == Connecting::No || socket.connecting.get() == Connecting::Done(0) {
+        cx.shared.counters.connections_open.sub(1);
+    }
+    // Slots must not be freed while the driver looks at the socket.
+    socket.begin_op();
+    cx.driver.close(cx, socket);
+    if matches!(socket.tx_op.get(), SendOp::Idle | SendOp::Blocked) {
+        drop_unsent(socket);
+    }
+    end_op(cx, socket);
+}
+
+/// Closes with a reset: the peer learns that the exchange was cut off.
+pub(crate) fn abort(cx: &Context, socket: &Rc<Socket>) {
+    if !socket.is_open() {
+        return;
+    }
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    // Without it the close would be an orderly one; nothing else is lost if the kernel refuses.
+    let _ = super::set_option(socket.fd.get(), libc::SOL_SOCKET, libc::SO_LINGER, linger);
+    close(cx, socket);
+    if socket.rx_end.get() == End::Open {
+        socket.rx_end.set(End::Error(libc::ECONNABORTED));
+    }
+    if socket.tx_error.get() == 0 {
+        socket.tx_error.set(libc::ECONNABORTED);
+    }
+    socket.rx_waker.wake(&cx.executor);
+    socket.tx_waker.wake(&cx.executor);
+}
+
+pub(crate) fn linger_expired(cx: &Context, key: Key) {
+    if let Some(socket) = cx.sockets.find(key)
+        && socket.life.get() == Life::Lingering
+    {
+        cx.shared.counters.linger_expired.add(1);
+        abort(cx, &socket);
+    }
+}
+
+pub(crate) fn close_fd(fd: RawFd) {
+    if fd >= 0 {
+        // SAFETY: the caller owns the descriptor and gives it up.
+        unsafe { libc::close(fd) };
+    }
+}
+
+pub(crate) fn is_exhaustion(errno: i32) -> bool {
+    matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
+}
+
+pub(crate) fn error_of(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
+/// A queue that mostly holds nothing or one buffer, and takes memory of its own only beyond that.
+#[derive(Default)]
+pub(crate) struct Queue {
+    first: Option<Buf>,
+    rest: Option<Box<VecDeque<Buf>>>,
+}
+
+impl Queue {
+    #[inline]
+    pub fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.len())
+    }
+
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    #[inline]
+    pub fn push_back(&mut self, buf: Buf) {
+        if self.first.is_none() {
+            self.first = Some(buf);
+        } else {
+            self.rest.get_or_insert_default().push_back(buf);
+        }
+    }
+
+    pub fn push_front(&mut self, buf: Buf) {
+        if let Some(second) = self.first.replace(buf) {
+            self.rest.get_or_insert_default().push_front(second);
+        }
+    }
+
+    #[inline]
+    pub fn pop_front(&mut self) -> Option<Buf> {
+        let popped = self.first.take();
+        if let Some(rest) = &mut self.rest {
+            self.first = rest.pop_front();
+        }
+        popped
+    }
+
+    #[inline]
+    pub fn front_mut(&mut self) -> Option<&mut Buf> {
+        self.first.as_mut()
+    }
+
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = &Buf> {
+        self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter()))
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.iter().map(|buf| buf.len()).sum()
+    }
+}
+
+pub(crate) const NO_MARK: usize = usize::MAX;
+const NO_TIMER: u32 = u32::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queue_keeps_order_at_both_ends() {
+        let mut queue = Queue::default();
+        for text in ["b", "c", "d"] {
+            queue.push_back(Buf::copy_from(text.as_bytes()));
+        }
+        queue.push_front(Buf::copy_from(b"a"));
+        assert_eq!((queue.len(), queue.bytes()), (4, 4));
+        let mut seen = Vec::new();
+        while let Some(buf) = queue.pop_front() {
+            seen.extend_from_slice(&buf);
+        }
+        assert_eq!(seen, b"abcd");
+        assert!(queue.is_empty());
+        queue.push_back(Buf::copy_from(b"e"));
+        assert_eq!(queue.pop_front().as_deref(), Some(&b"e"[..]));
+    }
+
+    #[test]
+    fn keys_keep_their_parts() {
+        let key = Key::new(u32::MAX - 1, (1 << Key::GENERATION_BITS) - 1);
+        assert_eq!((key.index(), key.generation()), (u32::MAX - 1, (1 << Key::GENERATION_BITS) - 1));
+        assert_eq!(Key::from_bits(key.bits() | 7 << 56), key);
+    }
+}

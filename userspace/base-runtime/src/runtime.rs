@@ -1,0 +1,485 @@
+//! Starting and stopping the workers, and the loop each of them runs.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::Future;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::affinity::{allowed_cpus, pin_to};
+use crate::buffer::Pool;
+use crate::context::{self, Context};
+use crate::driver::{AnyDriver, Driver, IoKind, IoMode, Wait, probe_uring};
+use crate::executor::{Executor, Task, WokenTask};
+use crate::net::socket::{Key, Sockets};
+use crate::stats::{Counters, WorkerStats};
+use crate::time::Timers;
+
+/// How to start a [`Runtime`]. All defaults are in [`Config::default`].
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Which kernel interface to use. Default: io_uring where it works, else epoll.
+    pub io: IoMode,
+    /// One CPU per worker. Default: every CPU the process was started with.
+    pub cpus: Option<Vec<usize>>,
+    /// Number of workers; more than CPUs share them in turn. Default: one per CPU.
+    pub workers: Option<usize>,
+    /// Threads are called `<name>-<index>`; the kernel keeps 15 bytes of it.
+    pub name: String,
+    /// Most buffers of 32 KiB a worker gives out before `Buf::try_alloc` refuses and receiving pauses. Default 16,384 (512 MiB);
+    /// memory is taken only as it is used.
+    pub buffers_max: usize,
+    /// Free buffers a worker keeps for later. Default 512 (16 MiB).
+    pub buffers_kept: usize,
+    /// Buffers that stand ready for the kernel to receive into (io_uring only), a power of two up to 32,768. Default 128.
+    pub recv_ring_entries: u16,
+    /// Received buffers that may wait in one connection before its receiving pauses. Default 4.
+    pub recv_queue_max: usize,
+    /// How long a dropped connection may go on sending what it has queued. Default 5 s.
+    pub linger: Duration,
+    /// Task polls in a turn before completions are reaped. Default 256.
+    pub task_budget: usize,
+    /// Entries of the submission queue (io_uring only), a power of two. Default 1,024; the completion queue has four times as many.
+    pub ring_entries: u32,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            io: IoMode::Auto,
+            cpus: None,
+            workers: None,
+            name: "worker".to_owned(),
+            buffers_max: 16_384,
+            buffers_kept: 512,
+            recv_ring_entries: 128,
+            recv_queue_max: 4,
+            linger: Duration::from_secs(5),
+            task_budget: 256,
+            ring_entries: 1024,
+        }
+    }
+}
+
+/// Why the workers could not be started.
+#[derive(Debug)]
+pub enum StartError {
+    /// io_uring was asked for and does not work here; the text says why and what to do.
+    Uring(String),
+    /// A CPU outside those the process may use.
+    Cpu { cpu: usize, allowed: Vec<usize> },
+    /// No worker at all.
+    NoWorkers,
+    /// A thread or a driver could not be made.
+    Worker { index: usize, what: &'static str, source: std::io::Error },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Uring(reason) => f.write_str(reason),
+            StartError::Cpu { cpu, allowed } => write!(
+                f,
+                "CPU {cpu} is not one of those this process was started with ({allowed:?}): name one of them, or start the \
+                 process with a wider affinity (taskset, cpuset)"
+            ),
+            StartError::NoWorkers => f.write_str("no workers: give at least one CPU or leave the choice out"),
+            StartError::Worker { index, what, source } => write!(f, "worker {index}: cannot {what}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// The running workers. Dropping it stops them, as [`Runtime::shutdown`] does.
+pub struct Runtime {
+    workers: Vec<Worker>,
+    threads: Vec<JoinHandle<()>>,
+    io: IoKind,
+    fallback_reason: Option<String>,
+}
+
+impl Runtime {
+    pub fn start(config: Config) -> Result<Runtime, StartError> {
+        let allowed = allowed_cpus();
+        let cpus = config.cpus.clone().unwrap_or_else(|| allowed.clone());
+        if let Some(&cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+            return Err(StartError::Cpu { cpu, allowed });
+        }
+        let workers = config.workers.unwrap_or(cpus.len());
+        if workers == 0 || cpus.is_empty() {
+            return Err(StartError::NoWorkers);
+        }
+        let cpus: Vec<usize> = cpus.into_iter().cycle().take(workers).collect();
+        match config.io {
+            IoMode::Epoll => Runtime::start_with(&config, &cpus, IoKind::Epoll, None),
+            IoMode::Uring => match probe_uring() {
+                Ok(()) => Runtime::start_with(&config, &cpus, IoKind::Uring, None),
+                Err(reason) => Err(StartError::Uring(reason)),
+            },
+            IoMode::Auto => {
+                let reason = match probe_uring() {
+                    Ok(()) => match Runtime::start_with(&config, &cpus, IoKind::Uring, None) {
+                        Ok(runtime) => return Ok(runtime),
+                        // One ring was possible but not one per worker, for example for want of locked memory.
+                        Err(error) => error.to_string(),
+                    },
+                    Err(reason) => reason,
+                };
+                Runtime::start_with(&config, &cpus, IoKind::Epoll, Some(reason))
+            }
+        }
+    }
+
+    fn start_with(
+        config: &Config,
+        cpus: &[usize],
+        io: IoKind,
+        fallback_reason: Option<String>,
+    ) -> Result<Runtime, StartError> {
+        let mut runtime = Runtime { workers: Vec::new(), threads: Vec::new(), io, fallback_reason };
+        let (started, outcomes) = mpsc::channel();
+        for (index, &cpu) in cpus.iter().enumerate() {
+            let failed = |what, source| StartError::Worker { index, what, source };
+            let shared =
+                Arc::new(Shared::new(index, cpu).map_err(|error| failed("make its wakeup descriptor", error))?);
+            let (of_thread, config, started) = (shared.clone(), config.clone(), started.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("{}-{index}", config.name))
+                .spawn(move || run_worker(of_thread, config, io, started))
+                .map_err(|error| failed("start its thread", error))?;
+            runtime.workers.push(Worker { shared });
+            runtime.threads.push(thread);
+        }
+        drop(started);
+        for outcome in outcomes {
+            outcome?;
+        }
+        Ok(runtime)
+    }
+
+    pub fn workers(&self) -> &[Worker] {
+        &self.workers
+    }
+
+    pub fn io(&self) -> IoKind {
+        self.io
+    }
+
+    /// Why `IoMode::Auto` did not take io_uring, for the log.
+    pub fn fallback_reason(&self) -> Option<&str> {
+        self.fallback_reason.as_deref()
+    }
+
+    /// Stops the workers: tasks are dropped, operations in flight cancelled, descriptors closed, threads joined.
+    pub fn shutdown(self) {}
+
+    fn stop(&mut self) {
+        for worker in &self.workers {
+            worker.shared.stop();
+        }
+        for thread in self.threads.drain(..) {
+            // A worker's panics are caught where they happen; one that escaped has been printed by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A handle to one worker, for any thread.
+#[derive(Clone)]
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    pub fn index(&self) -> usize {
+        self.shared.index
+    }
+
+    /// The CPU its thread is pinned to.
+    pub fn cpu(&self) -> usize {
+        self.shared.cpu
+    }
+
+    /// Runs `make` on the worker's thread and its future as a task there. On a stopped worker both are dropped.
+    pub fn spawn<F, Fut>(&self, make: F)
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        self.shared.send_job(Box::new(move |cx| drop(cx.executor.spawn(&cx.shared, make()))));
+    }
+
+    pub fn stats(&self) -> WorkerStats {
+        self.shared.counters.snapshot()
+    }
+}
+
+/// The worker the caller runs on.
+pub fn current_worker() -> Option<Worker> {
+    context::try_with(|cx| Worker { shared: cx.shared.clone() })
+}
+
+/// Starts a task on this worker. A panic in it ends the task, is counted and logged, and nothing else.
+pub fn spawn<F: Future<Output = ()> + 'static>(future: F) -> Task {
+    context::with(|cx| cx.executor.spawn(&cx.shared, future))
+}
+
+/// The time as of this turn of the loop, which costs no system call; outside a worker the clock is read.
+#[inline]
+pub fn now() -> Instant {
+    context::try_with(|cx| cx.now.get()).unwrap_or_else(Instant::now)
+}
+
+/// The index of the worker the caller runs on. Panics elsewhere.
+pub fn worker_index() -> usize {
+    context::with(|cx| cx.shared.index)
+}
+
+/// The part of a worker other threads may touch.
+pub(crate) struct Shared {
+    pub index: usize,
+    pub cpu: usize,
+    pub counters: Counters,
+    pub wakeup: OwnedFd,
+    state: AtomicU8,
+    stopping: AtomicBool,
+    inbox: Mutex<Inbox>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    closed: bool,
+    woken: Vec<WokenTask>,
+    jobs: Vec<Job>,
+}
+
+/// Something to do on the worker's thread.
+pub(crate) type Job = Box<dyn FnOnce(&Context) + Send>;
+
+/// What the worker is doing, as far as those who want its attention must know.
+const RUNNING: u8 = 0;
+const SLEEPING: u8 = 1;
+const NOTIFIED: u8 = 2;
+
+impl Shared {
+    fn new(index: usize, cpu: usize) -> std::io::Result<Shared> {
+        // SAFETY: a plain system call; the result is checked before it is owned.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(Shared {
+            index,
+            cpu,
+            counters: Counters::default(),
+            // SAFETY: the descriptor was just made and nobody else has it.
+            wakeup: unsafe { OwnedFd::from_raw_fd(fd) },
+            state: AtomicU8::new(RUNNING),
+            stopping: AtomicBool::new(false),
+            inbox: Mutex::default(),
+        })
+    }
+
+    pub fn wake_task(&self, task: WokenTask) {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        if inbox.closed {
+            drop(inbox);
+            return;
+        }
+        inbox.woken.push(task);
+        drop(inbox);
+        self.notify();
+    }
+
+    pub fn send_job(&self, job: Job) {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        if inbox.closed {
+            drop(inbox);
+            return;
+        }
+        inbox.jobs.push(job);
+        drop(inbox);
+        self.notify();
+    }
+
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.notify();
+    }
+
+    /// Gets the worker's attention; only the first to find it asleep pays for a system call.
+    fn notify(&self) {
+        if self.state.swap(NOTIFIED, Ordering::SeqCst) == SLEEPING {
+            let one = 1u64;
+            // SAFETY: eight readable bytes, an open descriptor. The only failure possible is a full counter, which wakes as well.
+            unsafe { libc::write(self.wakeup.as_raw_fd(), (&raw const one).cast(), 8) };
+        }
+    }
+
+    /// Announces sleep; false when somebody was faster.
+    fn fall_asleep(&self) -> bool {
+        self.state.compare_exchange(RUNNING, SLEEPING, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Ends sleep; true when the inbox has something.
+    fn wake_up(&self) -> bool {
+        // A plain load first: the line stays shared while nobody writes to it.
+        self.state.load(Ordering::Relaxed) != RUNNING && self.state.swap(RUNNING, Ordering::SeqCst) == NOTIFIED
+    }
+}
+
+/// Bounds the parts of a worker consult.
+pub(crate) struct Limits {
+    pub recv_queue_max: usize,
+    pub linger: Duration,
+}
+
+fn run_worker(shared: Arc<Shared>, config: Config, io: IoKind, started: mpsc::Sender<Result<(), StartError>>) {
+    let failed = |what, source| StartError::Worker { index: shared.index, what, source };
+    if !pin_to(shared.cpu) {
+        let _ = started.send(Err(failed("pin its thread to its CPU", std::io::Error::last_os_error())));
+        return;
+    }
+    let pool = Pool::new(config.buffers_max, config.buffers_kept);
+    let driver = match AnyDriver::new(io, &config, &shared) {
+        Ok(driver) => driver,
+        Err(error) => {
+            let _ = started.send(Err(failed("set up its driver", error)));
+            return;
+        }
+    };
+    let now = Instant::now();
+    let cx = Context {
+        shared,
+        executor: Executor::new(),
+        timers: Timers::new(now),
+        sockets: Sockets::new(),
+        dirty: RefCell::new(Vec::with_capacity(64)),
+        driver,
+        pool,
+        limits: Limits { recv_queue_max: config.recv_queue_max.max(1), linger: config.linger },
+        now: Cell::new(now),
+        stopping: Cell::new(false),
+    };
+    let entered = context::enter(&cx);
+    if let Err(error) = cx.driver.start(&cx) {
+        let _ =
+            started.send(Err(StartError::Worker { index: cx.shared.index, what: "start its driver", source: error }));
+        return;
+    }
+    let _ = started.send(Ok(()));
+    drop(started);
+    drive(&cx, config.task_budget.max(1));
+    wind_down(&cx);
+    drop(entered);
+}
+
+/// The loop of a worker.
+fn drive(cx: &Context, task_budget: usize) {
+    let counters = &cx.shared.counters;
+    let mut woke_at = cx.now.get();
+    let mut inbox = Inbox::default();
+    while !cx.shared.stopping.load(Ordering::Relaxed) {
+        cx.executor.run(&cx.shared, task_budget);
+        start_sends(cx);
+
+        // Sleep only when nothing is left to do and nobody has called meanwhile.
+        let idle = !cx.executor.has_ready() && cx.driver.may_sleep(cx);
+        let asleep = idle && cx.shared.fall_asleep();
+        let slept_at = if asleep { Instant::now() } else { woke_at };
+        let wait = match asleep {
+            true => Wait::Upto(cx.timers.next_after(slept_at)),
+            false => Wait::Not,
+        };
+        cx.driver.turn(cx, wait);
+
+        let now = Instant::now();
+        cx.now.set(now);
+        counters.turns.add(1);
+        if asleep {
+            counters.wakeups.add(1);
+            counters.idle_ns.add((now - slept_at).as_nanos() as u64);
+        }
+        counters.busy_ns.add((slept_at - woke_at).as_nanos() as u64);
+        woke_at = if asleep { now } else { slept_at };
+
+        cx.timers.advance(cx);
+        if cx.shared.wake_up() {
+            take_inbox(cx, &mut inbox);
+        }
+    }
+}
+
+/// Tells the driver of every socket that got something to send since the last turn.
+fn start_sends(cx: &Context) {
+    if cx.dirty.borrow().is_empty() {
+        return;
+    }
+    let mut dirty = cx.dirty.take();
+    for socket in dirty.drain(..) {
+        socket.dirty.set(false);
+        cx.driver.send(cx, &socket);
+    }
+    let mut queued_meanwhile = cx.dirty.replace(dirty);
+    cx.dirty.borrow_mut().append(&mut queued_meanwhile);
+}
+
+fn take_inbox(cx: &Context, spare: &mut Inbox) {
+    {
+        let mut inbox = cx.shared.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut inbox.woken, &mut spare.woken);
+        std::mem::swap(&mut inbox.jobs, &mut spare.jobs);
+    }
+    cx.shared.counters.remote_wakes.add(1);
+    for task in spare.woken.drain(..) {
+        // `WokenTask` gives its reference back on drop, after the wake.
+        task.wake_ref(&cx.executor);
+    }
+    for job in spare.jobs.drain(..) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(cx))) {
+            log_panic(cx, &*panic);
+        }
+    }
+}
+
+fn log_panic(cx: &Context, panic: &(dyn Any + Send)) {
+    cx.shared.counters.panics.add(1);
+    let text = crate::executor::panic_text(panic);
+    tracing::error!(worker = cx.shared.index, panic = text, "a spawned closure panicked");
+}
+
+fn wind_down(cx: &Context) {
+    cx.stopping.set(true);
+    let left = {
+        let mut inbox = cx.shared.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        inbox.closed = true;
+        (std::mem::take(&mut inbox.woken), std::mem::take(&mut inbox.jobs))
+    };
+    drop(left);
+    cx.executor.clear(&cx.shared);
+    cx.dirty.borrow_mut().clear();
+    cx.driver.stop(cx);
+    // Tasks spawned by what the driver woke, if any.
+    cx.executor.clear(&cx.shared);
+}
+
+/// Closes a socket that belongs to `shared`'s worker, from any thread.
+pub(crate) fn close_remotely(shared: &Shared, key: Key) {
+    shared.send_job(Box::new(move |cx| {
+        if let Some(socket) = cx.sockets.find(key) {
+            crate::net::socket::close(cx, &socket);
+        }
+    }));
+}

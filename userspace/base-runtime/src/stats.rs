@@ -1,0 +1,96 @@
+//! Counters of a worker: one writer, any number of readers.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A counter only its worker writes, so adding is a load and a store rather than a locked instruction.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    #[inline]
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        #[derive(Default)]
+        pub(crate) struct Counters { $(pub $name: Counter,)* }
+
+        /// What a worker has counted since it started, and what it holds now.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct WorkerStats { $($(#[$doc])* pub $name: u64,)* }
+
+        impl Counters {
+            pub fn snapshot(&self) -> WorkerStats {
+                WorkerStats { $($name: self.$name.value(),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// TCP connections open now, accepted and connected ones together.
+    connections_open,
+    /// Connections accepted.
+    accepted,
+    /// Connections established to others.
+    connected,
+    /// Bytes received.
+    bytes_in,
+    /// Bytes the kernel took for sending.
+    bytes_out,
+    /// Turns of the loop.
+    turns,
+    /// Times the worker slept and was woken.
+    wakeups,
+    /// Wakes other threads sent while the worker slept.
+    remote_wakes,
+    /// Nanoseconds spent working.
+    busy_ns,
+    /// Nanoseconds spent waiting in the kernel.
+    idle_ns,
+    /// System calls that submit to or wait on the driver (`io_uring_enter`, `epoll_wait`).
+    enters,
+    /// Tasks alive now.
+    tasks,
+    /// Polls of tasks.
+    polls,
+    /// Tasks that ended by a panic.
+    panics,
+    /// Buffers out of the pool now; the slots of the receive ring are among them.
+    buffers_in_use,
+    /// Buffers the pool has allocated.
+    buffers_total,
+    /// Buffers refused, or handed out beyond the ceiling.
+    buffers_exhausted,
+    /// Receives that found the receive ring empty and were armed again.
+    enobufs,
+    /// Accepts that failed for want of descriptors or memory; the listener pauses after each.
+    emfile,
+    /// Operations cancelled.
+    cancelled,
+    /// Receives paused because their queue was full.
+    recv_paused,
+    /// Sends the kernel took only in part at first.
+    short_sends,
+    /// Connections closed by the linger limit with bytes unsent.
+    linger_expired,
+    /// Timers that fired.
+    timers_fired,
+}

@@ -1,0 +1,378 @@
+//! A hierarchical timer wheel: six levels of 64 slots, one millisecond at the bottom, two years at the top.
+//!
+//! Insert, move and cancel are O(1): entries live in a slab and each slot is a doubly linked list of slab indices. An entry in a
+//! higher level is handed down when its slot comes up, at most once per level.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+use crate::context::Context;
+use crate::executor::WakerCell;
+use crate::net::socket::Key;
+use crate::runtime::Shared;
+
+/// What happens when an entry's time comes.
+#[derive(Clone, Copy)]
+pub(crate) enum Action {
+    /// The task that polled it is woken.
+    Wake,
+    /// A connection that still had bytes to send at its end is closed.
+    Linger(Key),
+}
+
+pub(crate) struct Timers {
+    origin: Instant,
+    wheel: RefCell<Wheel>,
+    /// Fired in this turn; kept to be used again.
+    fired: Cell<Vec<Fired>>,
+}
+
+type Fired = (Action, WakerCell);
+
+impl Timers {
+    pub fn new(now: Instant) -> Timers {
+        Timers { origin: now, wheel: RefCell::new(Wheel::new()), fired: Cell::default() }
+    }
+
+    pub fn create(&self, action: Action) -> u32 {
+        self.wheel.borrow_mut().create(action)
+    }
+
+    #[inline]
+    pub fn set(&self, key: u32, at: Instant) {
+        self.wheel.borrow_mut().set(key, self.tick_after(at));
+    }
+
+    #[inline]
+    pub fn clear(&self, key: u32) {
+        self.wheel.borrow_mut().entries[key as usize].deadline = NEVER;
+    }
+
+    pub fn remove(&self, key: u32) {
+        let waiting = self.wheel.borrow_mut().remove(key);
+        // Dropping a foreign waker may run anything, so the wheel must not be borrowed here.
+        drop(waiting);
+    }
+
+    #[inline]
+    pub fn poll_expired(&self, key: u32, shared: &Arc<Shared>, task: &TaskContext<'_>) -> Poll<()> {
+        let wheel = self.wheel.borrow();
+        let entry = &wheel.entries[key as usize];
+        if entry.deadline <= wheel.elapsed {
+            return Poll::Ready(());
+        }
+        entry.waiting.register(shared, task);
+        Poll::Pending
+    }
+
+    /// Fires everything that is due and wakes whom it concerns.
+    pub fn advance(&self, cx: &Context) {
+        let tick = self.tick_before(cx.now.get());
+        let mut fired = self.fired.take();
+        {
+            let mut wheel = self.wheel.borrow_mut();
+            if tick <= wheel.elapsed {
+                drop(wheel);
+                self.fired.set(fired);
+                return;
+            }
+            wheel.advance(tick, &mut fired);
+        }
+        cx.shared.counters.timers_fired.add(fired.len() as u64);
+        for (action, waiting) in fired.drain(..) {
+            match action {
+                Action::Wake => waiting.wake(&cx.executor),
+                Action::Linger(key) => crate::net::socket::linger_expired(cx, key),
+            }
+        }
+        self.fired.set(fired);
+    }
+
+    /// How long the worker may sleep before the wheel needs it; `None` when nothing is set.
+    pub fn next_after(&self, now: Instant) -> Option<Duration> {
+        let tick = self.wheel.borrow().next_slot()?.2;
+        Some((self.origin + Duration::from_millis(tick)).saturating_duration_since(now))
+    }
+
+    /// Rounded up, so that nothing fires early.
+    #[inline]
+    fn tick_after(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.origin);
+        since.as_secs() * 1000 + u64::from(since.subsec_nanos().div_ceil(1_000_000))
+    }
+
+    #[inline]
+    fn tick_before(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.origin);
+        since.as_secs() * 1000 + u64::from(since.subsec_nanos() / 1_000_000)
+    }
+}
+
+struct Wheel {
+    /// Every tick up to and including this one has been handled.
+    elapsed: u64,
+    /// Heads of the slots' lists.
+    slots: [[u32; SLOTS]; LEVELS],
+    /// Which slots of a level have entries.
+    occupied: [u64; LEVELS],
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+}
+
+struct Entry {
+    /// When the owner wants it; `NEVER` when cleared.
+    deadline: u64,
+    /// For which tick it stands in the wheel; meaningless while `slot` is `UNLINKED`.
+    at: u64,
+    next: u32,
+    prev: u32,
+    slot: u16,
+    action: Action,
+    waiting: WakerCell,
+}
+
+impl Wheel {
+    fn new() -> Wheel {
+        Wheel {
+            elapsed: 0,
+            slots: [[NO_KEY; SLOTS]; LEVELS],
+            occupied: [0; LEVELS],
+            entries: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+
+    fn create(&mut self, action: Action) -> u32 {
+        let entry = Entry {
+            deadline: NEVER,
+            at: 0,
+            next: NO_KEY,
+            prev: NO_KEY,
+            slot: UNLINKED,
+            action,
+            waiting: WakerCell::new(),
+        };
+        match self.free.pop() {
+            Some(key) => {
+                self.entries[key as usize] = entry;
+                key
+            }
+            None => {
+                self.entries.push(entry);
+                (self.entries.len() - 1) as u32
+            }
+        }
+    }
+
+    #[inline]
+    fn set(&mut self, key: u32, tick: u64) {
+        let entry = &mut self.entries[key as usize];
+        entry.deadline = tick;
+        if entry.slot != UNLINKED {
+            if tick >= entry.at {
+                return;
+            }
+            self.unlink(key);
+        }
+        self.link(key);
+    }
+
+    fn remove(&mut self, key: u32) -> WakerCell {
+        if self.entries[key as usize].slot != UNLINKED {
+            self.unlink(key);
+        }
+        self.free.push(key);
+        self.entries[key as usize].waiting.take()
+    }
+
+    fn link(&mut self, key: u32) {
+        let deadline = self.entries[key as usize].deadline;
+        // Past deadlines fire with the next tick; those beyond the horizon come up there and are linked again.
+        let at = deadline.clamp(self.elapsed + 1, self.elapsed + HORIZON);
+        let level = level_of(self.elapsed, at);
+        let slot = (at >> (level * SLOT_BITS)) as usize % SLOTS;
+        let head = self.slots[level][slot];
+        let entry = &mut self.entries[key as usize];
+        entry.at = at;
+        entry.slot = (level * SLOTS + slot) as u16;
+        entry.prev = NO_KEY;
+        entry.next = head;
+        if head != NO_KEY {
+            self.entries[head as usize].prev = key;
+        }
+        self.slots[level][slot] = key;
+        self.occupied[level] |= 1 << slot;
+    }
+
+    fn unlink(&mut self, key: u32) {
+        let entry = &mut self.entries[key as usize];
+        let (prev, next) = (entry.prev, entry.next);
+        let (level, slot) = (entry.slot as usize / SLOTS, entry.slot as usize % SLOTS);
+        entry.slot = UNLINKED;
+        if next != NO_KEY {
+            self.entries[next as usize].prev = prev;
+        }
+        if prev != NO_KEY {
+            self.entries[prev as usize].next = next;
+        } else {
+            self.slots[level][slot] = next;
+            if next == NO_KEY {
+                self.occupied[level] &= !(1 << slot);
+            }
+        }
+    }
+
+    /// The next slot that comes up: its level, index, and the tick at which it does.
+    fn next_slot(&self) -> Option<(usize, usize, u64)> {
+        (0..LEVELS).find_map(|level| {
+            let occupied = self.occupied[level];
+            if occupied == 0 {
+                return None;
+            }
+            let position = (self.elapsed >> (level * SLOT_BITS)) as usize % SLOTS;
+            let ahead = occupied.rotate_right(position as u32).trailing_zeros() as usize;
+            let slot = (position + ahead) % SLOTS;
+            let span = 1u64 << (level * SLOT_BITS);
+            let round = span << SLOT_BITS;
+            let mut at = (self.elapsed & !(round - 1)) + slot as u64 * span;
+            if at <= self.elapsed {
+                at += round;
+            }
+            Some((level, slot, at))
+        })
+    }
+
+    fn advance(&mut self, tick: u64, fired: &mut Vec<Fired>) {
+        while let Some((level, slot, at)) = self.next_slot() {
+            if at > tick {
+                break;
+            }
+            self.elapsed = at;
+            let mut key = std::mem::replace(&mut self.slots[level][slot], NO_KEY);
+            self.occupied[level] &= !(1 << slot);
+            while key != NO_KEY {
+                let entry = &mut self.entries[key as usize];
+                let next = entry.next;
+                entry.slot = UNLINKED;
+                if entry.deadline <= at {
+                    fired.push((entry.action, entry.waiting.take()));
+                } else if entry.deadline != NEVER {
+                    self.link(key);
+                }
+                key = next;
+            }
+        }
+        self.elapsed = tick;
+    }
+}
+
+/// The level whose slot tells `at` apart from `elapsed`.
+fn level_of(elapsed: u64, at: u64) -> usize {
+    let differing = 63 - ((elapsed ^ at) | (SLOTS as u64 - 1)).leading_zeros() as usize;
+    (differing / SLOT_BITS).min(LEVELS - 1)
+}
+
+const SLOT_BITS: usize = 6;
+const SLOTS: usize = 1 << SLOT_BITS;
+const LEVELS: usize = 6;
+/// Half of what the wheel spans, so that no slot can mean two rounds.
+const HORIZON: u64 = 1 << (SLOT_BITS * LEVELS - 1);
+const NEVER: u64 = u64::MAX;
+const UNLINKED: u16 = u16::MAX;
+pub(crate) const NO_KEY: u32 = u32::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Advances in the given steps and returns at which `elapsed` each key was seen fired.
+    fn check(deadlines: &[u64], steps: impl Iterator<Item = u64>) {
+        let mut wheel = Wheel::new();
+        let keys: Vec<u32> = deadlines
+            .iter()
+            .enumerate()
+            .map(|(i, &deadline)| {
+                let key = wheel.create(Action::Linger(Key::new(i as u32, 0)));
+                wheel.set(key, deadline);
+                key
+            })
+            .collect();
+        assert_eq!(keys.len(), deadlines.len());
+        let mut before = 0;
+        let mut seen = vec![false; deadlines.len()];
+        for now in steps {
+            let mut fired = Vec::new();
+            wheel.advance(now, &mut fired);
+            for (action, _) in fired {
+                let Action::Linger(key) = action else { unreachable!() };
+                let deadline = deadlines[key.index() as usize];
+                assert!(deadline <= now && deadline > before, "deadline {deadline} fired in ({before}, {now}]");
+                assert!(!std::mem::replace(&mut seen[key.index() as usize], true), "{deadline} fired twice");
+            }
+            before = now;
+        }
+        for (i, seen) in seen.iter().enumerate() {
+            assert_eq!(*seen, deadlines[i] <= before, "deadline {} at {before}", deadlines[i]);
+        }
+    }
+
+    #[test]
+    fn fires_every_deadline_in_its_step() {
+        let deadlines: Vec<u64> = (1..5000).map(|i| (i * i * 7919) % 300_000 + 1).collect();
+        check(&deadlines, (0..300_002).step_by(1));
+        check(&deadlines, (0..400_000).step_by(977));
+        check(&[63, 64, 65, 127, 128, 4095, 4096, 4097, 262_143, 262_144], (0..300_000).step_by(1));
+        check(&[1, 2, 1 << 30], [1 << 20, 1 << 31].into_iter());
+    }
+
+    #[test]
+    fn deadlines_beyond_the_horizon_are_kept() {
+        let far = HORIZON * 3 + 17;
+        check(&[far], [HORIZON, HORIZON * 2, far - 1, far].into_iter());
+    }
+
+    #[test]
+    fn later_deadlines_move_by_themselves_earlier_ones_are_moved() {
+        let mut wheel = Wheel::new();
+        let key = wheel.create(Action::Wake);
+        wheel.set(key, 10);
+        wheel.set(key, 500);
+        let mut fired = Vec::new();
+        wheel.advance(499, &mut fired);
+        assert!(fired.is_empty());
+        wheel.set(key, 502);
+        wheel.set(key, 501);
+        wheel.advance(500, &mut fired);
+        assert!(fired.is_empty());
+        wheel.advance(501, &mut fired);
+        assert_eq!(fired.len(), 1);
+        wheel.set(key, 600);
+        wheel.entries[key as usize].deadline = NEVER;
+        wheel.advance(5000, &mut fired);
+        assert_eq!(fired.len(), 1);
+        assert!(wheel.next_slot().is_none());
+    }
+
+    #[test]
+    fn a_million_timers_are_cheap() {
+        let mut wheel = Wheel::new();
+        let started = Instant::now();
+        let keys: Vec<u32> = (0..1_000_000u64)
+            .map(|i| {
+                let key = wheel.create(Action::Wake);
+                wheel.set(key, 1 + i * 7919 % 120_000);
+                key
+            })
+            .collect();
+        let mut fired = Vec::new();
+        wheel.advance(60_000, &mut fired);
+        assert!((490_000..510_000).contains(&fired.len()));
+        for key in keys {
+            drop(wheel.remove(key));
+        }
+        assert!(wheel.next_slot().is_none());
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    }
+}

@@ -1,0 +1,108 @@
+//! Running a future on a worker of either driver and waiting for it.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use base_runtime::channel::oneshot;
+use base_runtime::net::{ListenOptions, TcpListener, TcpStream};
+use base_runtime::{Buf, Config, IoMode, Runtime};
+
+/// Makes each of the named functions, which take an `IoMode`, a test per driver.
+#[allow(unused_macros, reason = "not every test file has tests per driver")]
+macro_rules! on_both_drivers {
+    ($($name:ident),* $(,)?) => {
+        mod uring { $(#[test] fn $name() { super::$name(base_runtime::IoMode::Uring) })* }
+        mod epoll { $(#[test] fn $name() { super::$name(base_runtime::IoMode::Epoll) })* }
+    };
+}
+
+pub fn config(io: IoMode) -> Config {
+    Config { io, workers: Some(1), name: "test".to_owned(), ..Config::default() }
+}
+
+pub fn start(io: IoMode) -> Runtime {
+    Runtime::start(config(io)).expect("the driver works here")
+}
+
+/// Runs what `make` makes on the first worker, for at most 20 s.
+pub fn run_on<T, F, Fut>(runtime: &Runtime, index: usize, make: F) -> T
+where
+    T: Send + 'static,
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = T> + 'static,
+{
+    let (sender, receiver) = oneshot();
+    runtime.workers()[index].spawn(move || {
+        let future = make();
+        async move {
+            let limited = base_runtime::time::timeout(Duration::from_secs(20), future).await;
+            let _ = sender.send(limited.expect("finished in time"));
+        }
+    });
+    receiver.wait().expect("the task neither panicked nor timed out")
+}
+
+pub fn run<T, F, Fut>(io: IoMode, make: F) -> T
+where
+    T: Send + 'static,
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = T> + 'static,
+{
+    let runtime = start(io);
+    let result = run_on(&runtime, 0, make);
+    runtime.shutdown();
+    result
+}
+
+pub fn listen() -> TcpListener {
+    TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), ListenOptions::default()).expect("a port is free")
+}
+
+/// Both ends of a connection on this worker.
+pub async fn pair() -> (TcpStream, TcpStream) {
+    let listener = listen();
+    let client = TcpStream::connect(listener.local_addr()).await.expect("connects");
+    let (server, _) = listener.accept().await.expect("accepts");
+    (client, server)
+}
+
+/// Sends `bytes` in buffers, waiting for room.
+pub async fn send_all(stream: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let mut buf = Buf::alloc();
+        let n = buf.append(bytes);
+        bytes = &bytes[n..];
+        stream.send(buf);
+        stream.send_ready(256 * 1024).await?;
+    }
+    Ok(())
+}
+
+/// Receives until the peer's end.
+pub async fn recv_all(stream: &TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some(buf) = stream.recv().await? {
+        all.extend_from_slice(&buf);
+    }
+    Ok(all)
+}
+
+pub async fn recv_exactly(stream: &TcpStream, n: usize) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::with_capacity(n);
+    while all.len() < n {
+        let Some(mut buf) = stream.recv().await? else {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        };
+        let wanted = (n - all.len()).min(buf.len());
+        all.extend_from_slice(&buf[..wanted]);
+        buf.advance(wanted);
+        stream.unread(buf);
+    }
+    Ok(all)
+}
+
+/// Bytes that differ with their position.
+pub fn pattern(n: usize) -> Vec<u8> {
+    (0..n).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
