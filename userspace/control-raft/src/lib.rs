@@ -1,1 +1,31 @@
-//! See DESIGN: crate control-raft.
+//! The group that decides: openraft over the peer URLs, with log, vote and snapshots in one redb file.
+//!
+//! [`Control::start`] makes this process a member: a *primary* votes, a *secondary* follows the watch stream of a primary.
+//! Both hold the same [`control_state::State`], hand it to readers as versioned updates ([`Control::follow`]) and take
+//! changes ([`Control::propose`]), which they carry to whoever leads.
+//!
+//! Reading order: `control.rs` (life of a member), `upkeep.rs` (who is up, who votes), `admission.rs` (founding, joining,
+//! coming back without memory), `peer.rs` and `wire.rs` (what members say to each other), `publish.rs` (readers),
+//! `machine.rs` and `store.rs` (what openraft asks for).
+//!
+//! What a crash can cost: nothing that was acknowledged, because an entry is synced on a majority before it is answered.
+//! A member that comes back without its file does not vote until the leader has forgotten it and copied everything to it
+//! anew; a lone member with a damaged file refuses to start, because nobody else has its data.
+#![forbid(unsafe_code)]
+
+mod admission;
+mod config;
+mod control;
+mod follow;
+mod machine;
+mod network;
+mod peer;
+mod publish;
+mod store;
+mod types;
+mod upkeep;
+mod wire;
+
+pub use config::{Config, StartError, StartErrorKind, StateFlag};
+pub use control::{Control, Metrics};
+pub use publish::{Follower, RecvError};

@@ -1,0 +1,239 @@
+//! Founding a cluster, joining one, and coming back without memory.
+//!
+//! The danger is a member that voted or acknowledged an entry, lost its disk, and votes again as if it had not: then two
+//! leaders, or a lost entry, are possible although a majority always agreed. So a member whose file was damaged, or that
+//! starts empty although the others know it, keeps its gate shut. It asks the leader to *forget* it (the remaining voters
+//! decide alone from then on), then to *admit* it: as a learner, until it holds everything, and only then as a voter.
+//!
+//! A member with an empty directory and `--state-flag new` cannot know by itself whether it is new. It asks the others; a
+//! majority (itself counted) has to answer before it does anything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_api::Refusal;
+use control_state::{Action, Answer, Done};
+use openraft::ChangeMembers;
+
+use crate::config::{StartError, StartErrorKind, StateFlag};
+use crate::control::{Gate, Inner};
+use crate::types::{node_id, Peer, Raft};
+use crate::wire::{Admission, AdmissionStep, IdentityAnswer, Removal, WireError};
+
+/// Asks whoever answers quickly whether this is the right cluster at all.
+pub async fn same_cluster(inner: &Inner) -> Result<(), StartError> {
+    for (url, answer) in identities(inner).await {
+        if let Err(WireError::Refused { status: 409, message }) = answer {
+            return Err(StartError::new(StartErrorKind::Identity, format!("{url} refuses this member: {message}")));
+        }
+    }
+    Ok(())
+}
+
+/// Finds this member's place among the others; returns when it takes part.
+pub async fn find_place(inner: Arc<Inner>, flag: StateFlag) {
+    let Some(voter) = inner.voter() else { return };
+    let amnesic = voter.store.identity().amnesic;
+    for turn in 0u32.. {
+        let answers: Vec<IdentityAnswer> =
+            identities(&inner).await.into_iter().filter_map(|(_, answer)| answer.ok()).collect();
+        let running: Vec<&IdentityAnswer> = answers.iter().filter(|answer| answer.initialised).collect();
+        let known = running.iter().any(|answer| answer.members.iter().any(|name| name == inner.name()));
+        let awaited = running.iter().any(|answer| answer.voters.iter().any(|name| name == inner.name()));
+        let majority = answers.len() + 1 > inner.initial_cluster.len() / 2;
+        let done = if amnesic || known || (!running.is_empty() && (!awaited || flag == StateFlag::Existing)) {
+            come_back(&inner).await
+        } else if !running.is_empty() {
+            // The others began without us and expect our vote: there is nothing we could have forgotten.
+            inner.set_gate(Gate::Open);
+            true
+        } else if majority && flag == StateFlag::New {
+            found(&inner).await
+        } else {
+            false
+        };
+        if done {
+            tracing::info!("this member takes part in the group");
+            return;
+        }
+        if turn % 50 == 49 {
+            tracing::warn!(answered = answers.len(), of = inner.initial_cluster.len() - 1, "still looking for the cluster");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// A running primary that the group forgot asks to be taken in again.
+pub async fn rejoin(inner: &Inner) {
+    tracing::warn!("the group does not count this member any more; asking to vote again");
+    ask(inner, AdmissionStep::Admit).await;
+}
+
+async fn come_back(inner: &Inner) -> bool {
+    let Some(voter) = inner.voter() else { return false };
+    let mut identity = voter.store.identity();
+    if !identity.amnesic {
+        // Written down first: a crash in the middle must not lead to a vote.
+        identity.amnesic = true;
+        if voter.store.set_identity(identity.clone()).await.is_err() {
+            return false;
+        }
+    }
+    // A gate that opened for appends stays so: after that the group counts this member as a learner that it copies to.
+    if inner.gate() == Gate::Closed && !ask(inner, AdmissionStep::Forget).await {
+        return false;
+    }
+    inner.set_gate(Gate::Appends);
+    if !ask(inner, AdmissionStep::Admit).await {
+        return false;
+    }
+    identity.amnesic = false;
+    if voter.store.set_identity(identity).await.is_err() {
+        return false;
+    }
+    inner.set_gate(Gate::Open);
+    true
+}
+
+async fn found(inner: &Inner) -> bool {
+    let Some(voter) = inner.voter() else { return false };
+    let members: BTreeMap<u64, Peer> = inner
+        .initial_cluster
+        .iter()
+        .map(|(name, url)| (node_id(name), Peer { name: name.clone(), url: url.trim_end_matches('/').to_owned() }))
+        .collect();
+    inner.set_gate(Gate::Open);
+    match voter.raft.initialize(members).await {
+        Ok(()) => {}
+        // Another founder was faster and its entries are here already.
+        Err(error) => tracing::debug!(%error, "founding"),
+    }
+    true
+}
+
+async fn ask(inner: &Inner, step: AdmissionStep) -> bool {
+    let admission = Admission { name: inner.name().to_owned(), url: inner.peer_url.clone(), step };
+    let mut urls = inner.candidates();
+    let mut asked = 0;
+    while asked < urls.len() {
+        let url = urls[asked].clone();
+        asked += 1;
+        match inner.wire().post::<Result<(), Refusal>>(&url, "/raft/admission", &admission, ADMISSION).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(refusal)) => tracing::warn!(url, ?step, %refusal, "not taken in yet"),
+            Err(WireError::NotLeader(Some(leader))) if !urls[..asked].contains(&leader) => urls.insert(asked, leader),
+            Err(error) => tracing::debug!(url, ?step, %error, "not taken in"),
+        }
+    }
+    false
+}
+
+async fn identities(inner: &Inner) -> Vec<(String, Result<IdentityAnswer, WireError>)> {
+    let mut asked = tokio::task::JoinSet::new();
+    for url in inner.candidates() {
+        let wire = inner.wire().clone();
+        asked.spawn(async move {
+            let answer = wire.get(&url, "/raft/identity", PROBE).await;
+            (url, answer)
+        });
+    }
+    asked.join_all().await
+}
+
+impl Inner {
+    /// The leader's side; `None` elsewhere.
+    pub async fn admit_here(&self, admission: Admission) -> Option<Result<(), Refusal>> {
+        let raft = self.leading()?;
+        let id = node_id(&admission.name);
+        let peer = Peer { name: admission.name.clone(), url: admission.url };
+        tracing::info!(member = admission.name, url = peer.url, step = ?admission.step, "admission");
+        let change = async {
+            match admission.step {
+                AdmissionStep::Forget => forget(raft, id).await,
+                AdmissionStep::Admit => {
+                    raft.add_learner(id, peer, true).await.map_err(|e| e.to_string())?;
+                    let voters = ChangeMembers::AddVoterIds([id].into());
+                    raft.change_membership(voters, true).await.map_err(|e| e.to_string())?;
+                    Ok(())
+                }
+            }
+        };
+        Some(match tokio::time::timeout(ADMISSION, change).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(reason)) => Err(Refusal::unavailable(reason)),
+            Err(_) => Err(Refusal::unavailable("the remaining members did not decide in time")),
+        })
+    }
+
+    pub async fn remove_member(&self, name: &str) -> Answer {
+        let removal = Removal { name: name.to_owned() };
+        for _ in 0..REMOVE_TRIES {
+            if let Some(answer) = self.remove_here(name).await {
+                return answer;
+            }
+            let url = self.leader_url().or_else(|| self.candidates().first().cloned());
+            if let Some(url) = url {
+                match self.wire().post::<Answer>(&url, "/raft/remove", &removal, ADMISSION).await {
+                    Ok(answer) => {
+                        if let Ok(done) = &answer {
+                            let _ = tokio::time::timeout(PROBE, self.publisher().reached(done.version)).await;
+                        }
+                        return answer;
+                    }
+                    Err(WireError::NotLeader(Some(leader))) if self.voter().is_none() => {
+                        *crate::control::lock(&self.leader_hint) = Some(leader);
+                    }
+                    Err(_) => self.forget_leader(&url),
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(Refusal::unavailable("the cluster has no leader that could remove a member; start the missing members"))
+    }
+
+    /// The leader's side; `None` elsewhere.
+    pub async fn remove_here(&self, name: &str) -> Option<Answer> {
+        let raft = self.leading()?;
+        let known = self.publisher().state().view.members.contains_key(name);
+        let votes = self.voters().iter().any(|voter| voter == name);
+        if name == self.name() && (known || votes) {
+            return Some(Err(Refusal::invalid(format!(
+                "member {name:?} leads the cluster at the moment: stop it, wait for another leader, and remove it then"
+            ))));
+        }
+        if votes {
+            match tokio::time::timeout(ADMISSION, forget(raft, node_id(name))).await {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => return Some(Err(Refusal::unavailable(reason))),
+                Err(_) => return Some(Err(Refusal::unavailable("the remaining members did not decide in time"))),
+            }
+        }
+        crate::control::lock(&self.reports).remove(name);
+        if votes && !known {
+            let version = self.publisher().state().view.version;
+            return Some(Ok(Done { version, created: Vec::new() }));
+        }
+        Some(self.propose(Action::RemoveMember { name: name.to_owned() }).await)
+    }
+}
+
+/// Takes a member out of the group, be it voter or learner.
+async fn forget(raft: &Raft, id: u64) -> Result<(), String> {
+    let membership = raft.metrics().borrow().membership_config.clone();
+    let membership = membership.membership();
+    if membership.voter_ids().any(|voter| voter == id) {
+        let gone = ChangeMembers::RemoveVoters([id].into());
+        raft.change_membership(gone, false).await.map_err(|e| e.to_string())?;
+    } else if membership.get_node(&id).is_some() {
+        let gone = ChangeMembers::RemoveNodes([id].into());
+        raft.change_membership(gone, false).await.map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+const PROBE: Duration = Duration::from_millis(300);
+const PAUSE: Duration = Duration::from_millis(100);
+/// Copying everything to a new member is part of it.
+const ADMISSION: Duration = Duration::from_secs(10);
+const REMOVE_TRIES: usize = 10;

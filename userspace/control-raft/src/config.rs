@@ -1,0 +1,114 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use control_api::{Member, MemberRole};
+
+/// What a member is started with. The names are those of the flags.
+pub struct Config {
+    pub name: String,
+    pub cluster_name: String,
+    pub role: MemberRole,
+    /// `http://HOST:PORT`; the first that binds is used for advertising when nothing else is given.
+    pub listen_peer_urls: Vec<String>,
+    /// Sockets that are bound already (inherited, or a test's); they take the place of `listen_peer_urls`.
+    pub listeners: Vec<TcpListener>,
+    /// Where other members reach this one. Default: its entry in `initial_cluster`, else what it listens on.
+    pub advertise_peer_url: Option<String>,
+    /// Name → peer URL of the voters that found the cluster, this one among them. Empty: a cluster of one.
+    pub initial_cluster: BTreeMap<String, String>,
+    /// Where a secondary finds the primaries, beside `initial_cluster`.
+    pub primary_peer_urls: Vec<String>,
+    pub state_flag: StateFlag,
+    pub data_dir: PathBuf,
+    /// How long a change may take before it is answered with 503.
+    pub request_timeout: Duration,
+    /// What the member says of itself; `id`, `name`, `role`, `peer_url` and `up` are filled in.
+    pub member: Member,
+    /// Further routes on the peer listener (the admin API's, to ask for local status).
+    pub peer_routes: axum::Router,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StateFlag {
+    /// Found the cluster, or find the place in it again.
+    #[default]
+    New,
+    /// Join a cluster that runs.
+    Existing,
+}
+
+/// Why the control half does not start. The edge half can serve from its own last state all the same.
+#[derive(Debug)]
+pub struct StartError {
+    pub kind: StartErrorKind,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartErrorKind {
+    /// A flag or a combination of flags.
+    Config,
+    /// The data directory cannot be used.
+    Data,
+    /// The stored state is damaged, and nobody else has a copy.
+    Damaged,
+    /// A port.
+    Listen,
+    /// Name or cluster name do not fit what is stored, or what the others say.
+    Identity,
+    Raft,
+}
+
+impl Config {
+    /// A cluster of one with everything at its default.
+    pub fn single(name: &str, data_dir: impl Into<PathBuf>) -> Self {
+        Config {
+            name: name.to_owned(),
+            cluster_name: "eg-cluster-default-name".to_owned(),
+            role: MemberRole::Primary,
+            listen_peer_urls: vec!["http://localhost:2380".to_owned()],
+            listeners: Vec::new(),
+            advertise_peer_url: None,
+            initial_cluster: BTreeMap::new(),
+            primary_peer_urls: Vec::new(),
+            state_flag: StateFlag::New,
+            data_dir: data_dir.into(),
+            request_timeout: Duration::from_secs(10),
+            member: Member { edge: true, ..Member::default() },
+            peer_routes: axum::Router::new(),
+        }
+    }
+}
+
+impl StartError {
+    pub(crate) fn new(kind: StartErrorKind, message: impl Into<String>) -> Self {
+        StartError { kind, message: message.into() }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// `HOST:PORT` of a peer URL.
+pub(crate) fn host_port(flag: &str, url: &str) -> Result<(String, u16), StartError> {
+    let wrong = |why: &str| {
+        StartError::new(StartErrorKind::Config, format!("{flag}: {url:?}: {why}; write http://HOST:PORT"))
+    };
+    let uri: hyper::Uri = url.trim_end_matches('/').parse().map_err(|e| wrong(&format!("not a URL ({e})")))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => return Err(wrong("https between members is not built in yet")),
+        _ => return Err(wrong("the scheme is missing or not http")),
+    }
+    let host = uri.host().ok_or_else(|| wrong("the host is missing"))?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok((host, uri.port_u16().ok_or_else(|| wrong("the port is missing"))?))
+}

@@ -1,0 +1,735 @@
+//! The life of a member: start, take changes, answer questions, leave.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use control_api::client::Answer as HttpAnswer;
+use control_api::{Member, MemberRole, Refusal};
+use control_state::{Action, Answer, Command, State};
+use hyper::Method;
+use openraft::error::{ClientWriteError, RaftError};
+use openraft::ServerState;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::admission;
+use crate::config::{host_port, Config, StartError, StartErrorKind, StateFlag};
+use crate::machine::Machine;
+use crate::network::Network;
+use crate::publish::{Follower, Publisher};
+use crate::store::{Identity, OpenError, Store};
+use crate::types::{node_id, Peer, Raft};
+use crate::upkeep::{self, Report};
+use crate::wire::{IdentityAnswer, Wire, WireError};
+use crate::{follow, peer};
+
+/// This process's part in the cluster. Clones are handles of the same member.
+#[derive(Clone)]
+pub struct Control {
+    inner: Arc<Inner>,
+}
+
+/// Figures for `/metrics` and `/status/members`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Metrics {
+    /// It leads, and a majority confirmed that within the last second.
+    pub is_leader: bool,
+    pub leader: Option<String>,
+    pub term: u64,
+    pub last_log_index: u64,
+    pub commit_index: u64,
+    pub applied_index: u64,
+    pub snapshot_index: u64,
+    pub purged_index: u64,
+    pub voters: Vec<String>,
+    pub config_version: u64,
+    /// When the leader last heard of each member.
+    pub heard: BTreeMap<String, SystemTime>,
+}
+
+pub(crate) struct Inner {
+    name: String,
+    cluster_name: String,
+    role: MemberRole,
+    pub(crate) initial_cluster: BTreeMap<String, String>,
+    primary_peer_urls: Vec<String>,
+    request_timeout: Duration,
+    pub(crate) peer_url: String,
+    publisher: Arc<Publisher>,
+    wire: Wire,
+    /// Absent in a secondary.
+    voter: Option<Voter>,
+    gate: AtomicU8,
+    member: Mutex<Member>,
+    pub(crate) leaving: AtomicBool,
+    pub(crate) reports: Mutex<BTreeMap<String, Report>>,
+    pub(crate) reported: Notify,
+    /// As the leader told it last.
+    pub(crate) heard: Mutex<BTreeMap<String, u64>>,
+    /// Where a secondary found the leader last.
+    pub(crate) leader_hint: Mutex<Option<String>>,
+    leaderless_since: Mutex<Option<Instant>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+pub(crate) struct Voter {
+    pub raft: Raft,
+    pub store: Store,
+}
+
+/// How far a voter takes part. A member whose memory is in doubt must not answer at all: see `admission.rs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Gate {
+    Closed = 0,
+    Appends = 1,
+    Open = 2,
+}
+
+impl Control {
+    /// Starts the member and returns when it can answer questions. Founding or joining a cluster with others goes on in
+    /// the background; a cluster of one is ready for changes at once.
+    pub async fn start(config: Config) -> Result<Control, StartError> {
+        let listeners = listen(&config)?;
+        let peer_url = advertised(&config, &listeners)?;
+        let alone = config.role == MemberRole::Primary
+            && config.state_flag == StateFlag::New
+            && config.initial_cluster.keys().all(|name| *name == config.name);
+        check(&config, alone)?;
+        let wire = Wire::new(&config.cluster_name);
+        let publisher = Publisher::new(State::default());
+        let (voter, fresh) = match config.role {
+            MemberRole::Primary => {
+                let (store, fresh) = open(&config, alone).await?;
+                let raft = raft(&config, &wire, &store, &publisher).await?;
+                (Some(Voter { raft, store }), fresh)
+            }
+            MemberRole::Secondary => (None, false),
+        };
+        let member = Member {
+            name: config.name.clone(),
+            role: config.role,
+            peer_url: if listeners.is_empty() { String::new() } else { peer_url.clone() },
+            up: true,
+            ..config.member
+        };
+        let amnesic = voter.as_ref().is_some_and(|voter| voter.store.identity().amnesic);
+        let gate = if fresh && !alone || amnesic { Gate::Closed } else { Gate::Open };
+        let inner = Arc::new(Inner {
+            name: config.name,
+            cluster_name: config.cluster_name,
+            role: config.role,
+            initial_cluster: config.initial_cluster,
+            primary_peer_urls: config.primary_peer_urls,
+            request_timeout: config.request_timeout,
+            peer_url,
+            publisher,
+            wire,
+            voter,
+            gate: AtomicU8::new(gate as u8),
+            member: Mutex::new(member),
+            leaving: AtomicBool::new(false),
+            reports: Mutex::default(),
+            reported: Notify::new(),
+            heard: Mutex::default(),
+            leader_hint: Mutex::default(),
+            leaderless_since: Mutex::new(Some(Instant::now())),
+            tasks: Mutex::new(JoinSet::new()),
+        });
+        let control = Control { inner: inner.clone() };
+        inner.set_gate(gate);
+        let router = peer::router(inner.clone(), config.peer_routes);
+        for listener in listeners {
+            inner.spawn(peer::serve(listener, router.clone()));
+        }
+        if let Err(error) = begin(&inner, alone, config.state_flag).await {
+            control.stop().await;
+            return Err(error);
+        }
+        inner.spawn(upkeep::upkeep(inner.clone()));
+        Ok(control)
+    }
+
+    /// Carries a change to the leader and waits until it is decided, and visible here.
+    pub async fn propose(&self, action: Action) -> Answer {
+        self.inner.propose(action).await
+    }
+
+    /// The state as this member knows it now.
+    pub fn state(&self) -> Arc<State> {
+        self.inner.publisher.state()
+    }
+
+    /// Follows every change. `at` is what the reader has already: cluster id and version; `None` asks for a snapshot.
+    pub fn follow(&self, at: Option<(String, u64)>) -> Follower {
+        self.inner.publisher.follow(at)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    pub fn cluster_name(&self) -> &str {
+        &self.inner.cluster_name
+    }
+
+    pub fn role(&self) -> MemberRole {
+        self.inner.role
+    }
+
+    pub fn peer_url(&self) -> &str {
+        &self.inner.peer_url
+    }
+
+    /// Changes what this member says of itself, e.g. `edge: false` while it drains, or the address its API got.
+    pub fn update_member(&self, change: impl FnOnce(&mut Member)) {
+        change(&mut lock(&self.inner.member));
+        self.inner.reported.notify_one();
+    }
+
+    /// Forgets a member: it votes no more, and its id is free again. One that runs comes back by itself.
+    pub async fn remove_member(&self, name: &str) -> Answer {
+        self.inner.remove_member(name).await
+    }
+
+    /// Asks another member over its peer URL.
+    pub async fn call_member(
+        &self,
+        member: &Member,
+        method: Method,
+        path: &str,
+        body: impl Into<Bytes>,
+        timeout: Duration,
+    ) -> Result<HttpAnswer, Refusal> {
+        if member.peer_url.is_empty() {
+            return Err(Refusal::unavailable(format!("member {:?} has no peer URL", member.name)));
+        }
+        let url = crate::wire::join(&member.peer_url, path);
+        let headers = self.inner.wire.cluster_headers();
+        let answer = self.inner.wire.client.call(method, &url, &headers, body, timeout).await;
+        answer.map_err(|error| Refusal::unavailable(format!("member {:?}: {error}", member.name)))
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        self.inner.metrics()
+    }
+
+    /// Says goodbye, so that the others need not wait for the silence, and stops. State stays readable.
+    pub async fn shutdown(&self) {
+        let inner = &self.inner;
+        inner.leaving.store(true, Ordering::Relaxed);
+        if inner.voters().len() != 1 || inner.role == MemberRole::Secondary {
+            let _ = tokio::time::timeout(GOODBYE, upkeep::say_goodbye(inner)).await;
+        }
+        self.stop().await;
+    }
+
+    async fn stop(&self) {
+        if let Some(voter) = &self.inner.voter {
+            let _ = voter.raft.shutdown().await;
+        }
+        lock(&self.inner.tasks).abort_all();
+        self.inner.publisher.close();
+    }
+}
+
+impl Inner {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn cluster_name(&self) -> &str {
+        &self.cluster_name
+    }
+
+    pub fn role(&self) -> MemberRole {
+        self.role
+    }
+
+    pub fn publisher(&self) -> Arc<Publisher> {
+        self.publisher.clone()
+    }
+
+    pub fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
+    pub fn voter(&self) -> Option<&Voter> {
+        self.voter.as_ref()
+    }
+
+    pub fn member(&self) -> Member {
+        lock(&self.member).clone()
+    }
+
+    pub fn gate(&self) -> Gate {
+        match self.gate.load(Ordering::Acquire) {
+            0 => Gate::Closed,
+            1 => Gate::Appends,
+            _ => Gate::Open,
+        }
+    }
+
+    pub fn set_gate(&self, gate: Gate) {
+        self.gate.store(gate as u8, Ordering::Release);
+        if let Some(voter) = &self.voter {
+            voter.raft.runtime_config().elect(gate == Gate::Open);
+        }
+    }
+
+    pub fn raft_behind(&self, gate: Gate) -> Option<&Raft> {
+        self.voter.as_ref().filter(|_| self.gate() >= gate).map(|voter| &voter.raft)
+    }
+
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        lock(&self.tasks).spawn(task);
+    }
+
+    /// The Raft handle, while this member leads and a majority confirms it.
+    pub fn leading(&self) -> Option<&Raft> {
+        let voter = self.voter.as_ref()?;
+        let metrics = voter.raft.metrics().borrow().clone();
+        let confirmed = metrics.membership_config.membership().voter_ids().count() == 1
+            || metrics.millis_since_quorum_ack.is_none_or(|silence| silence < QUORUM_SILENCE.as_millis() as u64);
+        (metrics.state == ServerState::Leader && confirmed).then_some(&voter.raft)
+    }
+
+    /// Peer URL of the leader as far as it is known; never our own.
+    pub fn leader_url(&self) -> Option<String> {
+        let Some(voter) = &self.voter else { return lock(&self.leader_hint).clone() };
+        let metrics = voter.raft.metrics().borrow().clone();
+        let leader = metrics.current_leader.filter(|leader| *leader != metrics.id)?;
+        let url = metrics.membership_config.membership().get_node(&leader).map(|peer| peer.url.clone());
+        url.or_else(|| lock(&self.leader_hint).clone())
+    }
+
+    pub fn voters(&self) -> Vec<String> {
+        let Some(voter) = &self.voter else { return Vec::new() };
+        let metrics = voter.raft.metrics().borrow().clone();
+        let membership = metrics.membership_config.membership();
+        membership.voter_ids().filter_map(|id| membership.get_node(&id)).map(|peer| peer.name.clone()).collect()
+    }
+
+    /// Peer URLs at which other primaries may be found, the likeliest leader first.
+    pub fn candidates(&self) -> Vec<String> {
+        let mut urls: Vec<String> = lock(&self.leader_hint).clone().into_iter().collect();
+        let initial = self.initial_cluster.iter().filter(|(name, _)| **name != self.name).map(|(_, url)| url);
+        urls.extend(initial.cloned());
+        urls.extend(self.primary_peer_urls.iter().cloned());
+        let state = self.publisher.state();
+        let primaries = state.view.members.values().filter(|m| m.role == MemberRole::Primary && m.name != self.name);
+        urls.extend(primaries.map(|member| member.peer_url.clone()));
+        let mut seen = std::collections::BTreeSet::new();
+        urls.retain(|url| !url.is_empty() && *url != self.peer_url && seen.insert(url.clone()));
+        urls
+    }
+
+    pub fn identity(&self) -> IdentityAnswer {
+        let voters = self.voters();
+        IdentityAnswer {
+            name: self.name.clone(),
+            initialised: self.gate() == Gate::Open && !voters.is_empty(),
+            voters,
+            members: self.publisher.state().view.members.keys().cloned().collect(),
+        }
+    }
+
+    pub async fn propose(&self, action: Action) -> Answer {
+        let now = control_api::time::rfc3339(SystemTime::now());
+        let command = Command { request: random(), now, action };
+        let decided = async {
+            let done = self.carry(command).await?;
+            // The answer may come from another member: what it speaks of shall be visible here as well.
+            let _ = tokio::time::timeout(VISIBLE, self.publisher.reached(done.version)).await;
+            Ok(done)
+        };
+        match tokio::time::timeout(self.request_timeout, decided).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Refusal::unavailable(format!(
+                "not decided within {:?} (--cluster-request-timeout): whether the change was made is not known; look, and \
+                 try again",
+                self.request_timeout
+            ))),
+        }
+    }
+
+    /// Offers the command to whoever leads until it is decided. Repeating it is safe: the state knows its number.
+    async fn carry(&self, command: Command) -> Answer {
+        let patience = Instant::now() + PATIENCE;
+        let mut last = String::new();
+        loop {
+            if self.leading().is_some() {
+                if let Some(answer) = self.propose_here(command.clone()).await {
+                    return answer;
+                }
+            } else if let Some(url) = self.leader_url().or_else(|| self.any_primary()) {
+                match self.wire.post::<Answer>(&url, "/raft/propose", &command, FORWARD).await {
+                    Ok(answer) => return answer,
+                    Err(WireError::NotLeader(hint)) => {
+                        last = format!("{url} does not lead");
+                        if self.voter.is_none() {
+                            *lock(&self.leader_hint) = hint;
+                        }
+                    }
+                    Err(error) => {
+                        last = error.to_string();
+                        self.forget_leader(&url);
+                    }
+                }
+            }
+            let leaderless = lock(&self.leaderless_since).is_some_and(|since| since.elapsed() > PATIENCE);
+            if Instant::now() > patience || (self.voter.is_some() && leaderless) {
+                return Err(self.no_leader(&last));
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Decides the command here; `None` when this member does not lead.
+    pub async fn propose_here(&self, command: Command) -> Option<Answer> {
+        let raft = self.leading()?;
+        let write = raft.client_write(command);
+        let lost = async {
+            while self.leading().is_some() {
+                tokio::time::sleep(RETRY).await;
+            }
+            // A new leader may have taken over with the entry: openraft says so in a moment.
+            tokio::time::sleep(RETRY).await;
+        };
+        tokio::select! {
+            biased;
+            written = write => match written {
+                Ok(written) => Some(written.data.unwrap_or_else(|| Err(Refusal::unavailable("the log has no answer for this entry")))),
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => None,
+                Err(error) => Some(Err(Refusal::unavailable(format!("the change was not decided: {error}")))),
+            },
+            () = lost => Some(Err(self.no_leader("the majority was lost while the change was under way; whether it was made is not known"))),
+        }
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        let config_version = self.publisher.state().view.version;
+        let heard = lock(&self.heard)
+            .iter()
+            .map(|(name, ms)| (name.clone(), SystemTime::UNIX_EPOCH + Duration::from_millis(*ms)))
+            .collect();
+        let mut metrics = Metrics { config_version, heard, voters: self.voters(), ..Metrics::default() };
+        if let Some(voter) = &self.voter {
+            let raft = voter.raft.metrics().borrow().clone();
+            let index = |id: Option<crate::types::LogId>| id.map_or(0, |id| id.index);
+            metrics.is_leader = self.leading().is_some();
+            metrics.term = raft.current_term;
+            metrics.last_log_index = raft.last_log_index.unwrap_or(0);
+            metrics.applied_index = index(raft.last_applied);
+            metrics.commit_index = index(voter.store.committed()).max(metrics.applied_index);
+            metrics.snapshot_index = index(raft.snapshot);
+            metrics.purged_index = index(raft.purged);
+            metrics.leader = raft
+                .current_leader
+                .and_then(|id| raft.membership_config.membership().get_node(&id).map(|peer| peer.name.clone()));
+        } else {
+            let state = self.publisher.state();
+            let hint = lock(&self.leader_hint).clone();
+            metrics.leader = hint.and_then(|url| {
+                state.view.members.values().find(|member| member.peer_url == url).map(|member| member.name.clone())
+            });
+        }
+        metrics
+    }
+
+    fn note_leader(&self, known: bool) {
+        let mut since = lock(&self.leaderless_since);
+        *since = if known { None } else { since.or(Some(Instant::now())) };
+    }
+
+    fn any_primary(&self) -> Option<String> {
+        if self.voter.is_some() {
+            return None;
+        }
+        let candidates = self.candidates();
+        let turn = random() as usize % candidates.len().max(1);
+        candidates.get(turn).cloned()
+    }
+
+    /// A secondary that gets no answer asks another primary next time.
+    pub fn forget_leader(&self, url: &str) {
+        let mut hint = lock(&self.leader_hint);
+        if hint.as_deref() == Some(url) {
+            *hint = None;
+        }
+    }
+
+    fn no_leader(&self, detail: &str) -> Refusal {
+        let voters = self.voters();
+        let detail = if detail.is_empty() { String::new() } else { format!(" ({detail})") };
+        let who = if voters.is_empty() {
+            "this member has not found its cluster yet".to_owned()
+        } else {
+            format!("a majority of {} is needed", voters.join(", "))
+        };
+        Refusal::unavailable(format!(
+            "the cluster has no leader: {who}{detail}. Traffic goes on with the last configuration; start the missing members"
+        ))
+    }
+}
+
+async fn begin(inner: &Arc<Inner>, alone: bool, flag: StateFlag) -> Result<(), StartError> {
+    admission::same_cluster(inner).await?;
+    let Some(voter) = &inner.voter else {
+        inner.spawn(follow::follow(inner.clone()));
+        return Ok(());
+    };
+    inner.spawn(watch_leader(inner.clone()));
+    if alone {
+        found_alone(inner, voter).await?;
+    } else if inner.gate() == Gate::Closed {
+        inner.spawn(admission::find_place(inner.clone(), flag));
+    }
+    caught_up(voter).await;
+    Ok(())
+}
+
+fn check(config: &Config, alone: bool) -> Result<(), StartError> {
+    let config_error = |message: String| Err(StartError::new(StartErrorKind::Config, message));
+    for (name, url) in &config.initial_cluster {
+        host_port(&format!("--initial-cluster {name}"), url)?;
+    }
+    for url in &config.primary_peer_urls {
+        host_port("--primary-listen-peer-urls", url)?;
+    }
+    if config.role == MemberRole::Primary && !alone && !config.initial_cluster.contains_key(&config.name) {
+        let names: Vec<&str> = config.initial_cluster.keys().map(String::as_str).collect();
+        return config_error(format!(
+            "--initial-cluster names {}, but not this member ({}): list every primary as NAME=URL, with the --name of each",
+            names.join(", "),
+            config.name
+        ));
+    }
+    if config.role == MemberRole::Primary && config.state_flag == StateFlag::Existing && config.initial_cluster.len() < 2 {
+        return config_error("--state-flag existing needs --initial-cluster with at least one running member".into());
+    }
+    if config.role == MemberRole::Secondary && config.initial_cluster.is_empty() && config.primary_peer_urls.is_empty() {
+        return config_error(
+            "a secondary has to know a primary: give --primary-listen-peer-urls http://HOST:2380 or --initial-cluster".into(),
+        );
+    }
+    Ok(())
+}
+
+fn listen(config: &Config) -> Result<Vec<TcpListener>, StartError> {
+    let mut listeners = Vec::new();
+    for listener in &config.listeners {
+        listeners.push(listener.try_clone());
+    }
+    if config.listeners.is_empty() {
+        for url in &config.listen_peer_urls {
+            let (host, port) = host_port("--listen-peer-urls", url)?;
+            match bind(&host, port) {
+                Ok(listener) => listeners.push(Ok(listener)),
+                // Nobody needs to reach a secondary, except to ask for its status.
+                Err(error) if config.role == MemberRole::Secondary => {
+                    tracing::warn!(url, %error, "no peer listener: the status of this member is not seen by others");
+                }
+                Err(error) => {
+                    return Err(StartError::new(
+                        StartErrorKind::Listen,
+                        format!("--listen-peer-urls: cannot listen on {url}: {error}; is another member running here?"),
+                    ));
+                }
+            }
+        }
+    }
+    let adopt = |listener: std::io::Result<std::net::TcpListener>| {
+        let listener = listener?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        if let Ok(address) = listener.local_addr()
+            && !address.ip().is_loopback()
+        {
+            tracing::warn!(%address, "members talk without encryption on this address; keep it inside a trusted network");
+        }
+        Ok(listener)
+    };
+    listeners
+        .into_iter()
+        .map(|listener| {
+            adopt(listener).map_err(|e: std::io::Error| StartError::new(StartErrorKind::Listen, format!("peer listener: {e}")))
+        })
+        .collect()
+}
+
+fn bind(host: &str, port: u16) -> std::io::Result<std::net::TcpListener> {
+    // One address of a name is enough: `localhost` is two on most machines, and other members use the first too.
+    let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
+    let first = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    std::net::TcpListener::bind(first.ok_or(std::io::ErrorKind::AddrNotAvailable)?)
+}
+
+fn advertised(config: &Config, listeners: &[TcpListener]) -> Result<String, StartError> {
+    if let Some(url) = &config.advertise_peer_url {
+        host_port("--initial-advertise-peer-urls", url)?;
+        return Ok(url.trim_end_matches('/').to_owned());
+    }
+    if let Some(url) = config.initial_cluster.get(&config.name) {
+        return Ok(url.trim_end_matches('/').to_owned());
+    }
+    let Some(address) = listeners.first().and_then(|listener| listener.local_addr().ok()) else {
+        return Ok(String::new());
+    };
+    let ip = if address.ip().is_unspecified() {
+        let own = config.member.addresses;
+        own.v4.map(IpAddr::V4).or(own.v6.map(IpAddr::V6)).unwrap_or_else(|| {
+            tracing::warn!("the peer listener has no address others can use: give --initial-advertise-peer-urls");
+            IpAddr::from([127, 0, 0, 1])
+        })
+    } else {
+        address.ip()
+    };
+    Ok(format!("http://{}", SocketAddr::new(ip, address.port())))
+}
+
+/// Opens the store; with other members to copy from, a damaged file is set aside.
+async fn open(config: &Config, alone: bool) -> Result<(Store, bool), StartError> {
+    let mut identity =
+        Identity { name: config.name.clone(), cluster_name: config.cluster_name.clone(), amnesic: false };
+    let mut opened = Store::open(&config.data_dir, identity.clone());
+    let patience = Instant::now() + LET_GO;
+    while matches!(opened, Err(OpenError::Busy { .. })) && Instant::now() < patience {
+        // A predecessor that is just ending.
+        tokio::time::sleep(RETRY).await;
+        opened = Store::open(&config.data_dir, identity.clone());
+    }
+    let (store, fresh) = match opened {
+        Ok(opened) => opened,
+        Err(OpenError::Damaged { path, reason }) if alone => {
+            return Err(StartError::new(
+                StartErrorKind::Damaged,
+                format!(
+                    "{} is damaged: {reason}. It holds the configuration of this cluster of one, and no other member has a \
+                     copy, so it is left as it is. Restore the file from a backup; or move it away, start again with an \
+                     empty configuration, and apply your documents (weirctl apply -f …)",
+                    path.display()
+                ),
+            ));
+        }
+        Err(OpenError::Damaged { path, reason }) => {
+            let aside = Store::set_aside(&config.data_dir).map_err(|e| {
+                StartError::new(StartErrorKind::Data, format!("{} is damaged and cannot be renamed: {e}", path.display()))
+            })?;
+            tracing::error!(
+                file = %path.display(), reason, kept = %aside.display(),
+                "the Raft log is damaged; it was set aside, and this member asks the others for everything"
+            );
+            identity.amnesic = true;
+            Store::open(&config.data_dir, identity)
+                .map_err(|e| StartError::new(StartErrorKind::Data, e.to_string()))?
+        }
+        Err(error) => return Err(StartError::new(StartErrorKind::Data, error.to_string())),
+    };
+    let stored = store.identity();
+    let differs = |flag: &str, stored: &str, given: &str| {
+        Err(StartError::new(
+            StartErrorKind::Identity,
+            format!(
+                "{} belongs to {flag} {stored:?}, but {flag} {given:?} was given: repeat the old {flag}, or choose another \
+                 --data-dir",
+                config.data_dir.display()
+            ),
+        ))
+    };
+    if stored.cluster_name != config.cluster_name {
+        return differs("--cluster-name", &stored.cluster_name, &config.cluster_name);
+    }
+    if stored.name != config.name {
+        return differs("--name", &stored.name, &config.name);
+    }
+    Ok((store, fresh))
+}
+
+async fn raft(
+    config: &Config,
+    wire: &Wire,
+    store: &Store,
+    publisher: &Arc<Publisher>,
+) -> Result<Raft, StartError> {
+    let settings = openraft::Config {
+        cluster_name: config.cluster_name.clone(),
+        heartbeat_interval: HEARTBEAT_MS,
+        // A follower waits for the longest timeout (the leader's lease) and then a random one, so writes pause for
+        // 550–700 ms when a leader dies, and its absence is not presumed from one lost packet.
+        election_timeout_min: 200,
+        election_timeout_max: 350,
+        install_snapshot_timeout: 30_000,
+        snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(2000),
+        max_in_snapshot_log_to_keep: 1000,
+        replication_lag_threshold: 3000,
+        ..openraft::Config::default()
+    };
+    let raft_error = |e: String| StartError::new(StartErrorKind::Raft, format!("Raft does not start: {e}"));
+    let settings = settings.validate().map_err(|e| raft_error(e.to_string()))?;
+    let machine = Machine::load(store.clone(), publisher.clone()).map_err(|e| raft_error(e.to_string()))?;
+    let network = Network { wire: wire.clone() };
+    Raft::new(node_id(&config.name), Arc::new(settings), network, store.clone(), machine)
+        .await
+        .map_err(|e| raft_error(e.to_string()))
+}
+
+async fn found_alone(inner: &Inner, voter: &Voter) -> Result<(), StartError> {
+    let raft_error = |e: String| StartError::new(StartErrorKind::Raft, format!("Raft does not start: {e}"));
+    if !voter.raft.is_initialized().await.map_err(|e| raft_error(e.to_string()))? {
+        let peer = Peer { name: inner.name.clone(), url: inner.peer_url.clone() };
+        let members = BTreeMap::from([(node_id(&inner.name), peer)]);
+        voter.raft.initialize(members).await.map_err(|e| raft_error(e.to_string()))?;
+    }
+    if inner.voters().iter().all(|name| *name == inner.name) {
+        let led = voter.raft.wait(Some(Duration::from_secs(5))).state(ServerState::Leader, "a lone voter leads").await;
+        led.map_err(|e| raft_error(e.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Waits until what was committed before the start is applied, so that no reader sees an older state first.
+async fn caught_up(voter: &Voter) {
+    if let Some(committed) = voter.store.committed() {
+        let _ = voter.raft.wait(Some(Duration::from_secs(5))).applied_index_at_least(Some(committed.index), "replay").await;
+    }
+}
+
+async fn watch_leader(inner: Arc<Inner>) {
+    let Some(voter) = inner.voter() else { return };
+    let mut metrics = voter.raft.metrics();
+    loop {
+        let known = metrics.borrow_and_update().current_leader.is_some();
+        inner.note_leader(known);
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no code panics while it holds one of the small locks of a member")
+}
+
+/// Unpredictable enough to tell requests apart: the hasher's keys are random per process and never repeat in it.
+pub(crate) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+const HEARTBEAT_MS: u64 = 80;
+/// A leader that a majority has not confirmed for so long sends nobody to itself.
+const QUORUM_SILENCE: Duration = Duration::from_millis(1000);
+/// An election is over within this; after it, changes are refused at once.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// A forwarded change that takes longer is offered again, to whoever leads then.
+const FORWARD: Duration = Duration::from_millis(1000);
+const RETRY: Duration = Duration::from_millis(25);
+const VISIBLE: Duration = Duration::from_millis(1000);
+const LET_GO: Duration = Duration::from_millis(1500);
+const GOODBYE: Duration = Duration::from_millis(500);

@@ -1,0 +1,216 @@
+//! The server on the peer URL: Raft's calls, forwarded proposals, heartbeats, admissions, and the watch stream.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Query, Request, State as Shared};
+use axum::http::StatusCode;
+use axum::middleware::{from_fn_with_state, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::Router;
+use control_api::Update;
+use control_state::Command;
+use hyper::body::Frame;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::control::{Gate, Inner};
+use crate::network::SnapshotHead;
+use crate::types::Types;
+use crate::wire::{Admission, ErrorBody, Heartbeat, LeaderHint, Removal, CLUSTER_HEADER, NOT_LEADER};
+
+pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
+    Router::new()
+        .route("/raft/append", post(append))
+        .route("/raft/vote", post(vote))
+        .route("/raft/snapshot", post(snapshot))
+        .route("/raft/propose", post(propose))
+        .route("/raft/heartbeat", post(heartbeat))
+        .route("/raft/admission", post(admission))
+        .route("/raft/remove", post(remove))
+        .route("/raft/identity", get(identity))
+        .route("/watch", get(watch))
+        .with_state(inner.clone())
+        .merge(extra)
+        .layer(from_fn_with_state(inner, same_cluster))
+        .layer(DefaultBodyLimit::disable())
+}
+
+/// Serves until it is dropped, and then lets go of every connection at once.
+pub async fn serve(listener: TcpListener, router: Router) {
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a member's connection could not be accepted");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            Some(_) = connections.join_next() => continue,
+        };
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        connections.spawn(async move {
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn same_cluster(Shared(inner): Shared<Arc<Inner>>, request: Request, next: Next) -> Response {
+    let theirs = request.headers().get(CLUSTER_HEADER).and_then(|name| name.to_str().ok());
+    match theirs {
+        Some(theirs) if theirs != inner.cluster_name() => {
+            let message = format!(
+                "this member ({}) belongs to cluster {:?}, the caller to {theirs:?}: give both the same --cluster-name, \
+                 or correct the peer URLs",
+                inner.name(),
+                inner.cluster_name()
+            );
+            refuse(StatusCode::CONFLICT, message)
+        }
+        _ => next.run(request).await,
+    }
+}
+
+async fn append(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
+    let Some(raft) = inner.raft_behind(Gate::Appends) else { return gate_closed() };
+    with(&body, async |request| answer(&raft.append_entries(request).await)).await
+}
+
+async fn vote(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
+    let Some(raft) = inner.raft_behind(Gate::Open) else { return gate_closed() };
+    with(&body, async |request| answer(&raft.vote(request).await)).await
+}
+
+async fn snapshot(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
+    let Some(raft) = inner.raft_behind(Gate::Appends) else { return gate_closed() };
+    let Some(end) = body.iter().position(|byte| *byte == b'\n') else {
+        return refuse(StatusCode::BAD_REQUEST, "a snapshot begins with a line of JSON".into());
+    };
+    with(&body.slice(..end), async |head: SnapshotHead| {
+        let data = std::io::Cursor::new(body.slice(end + 1..).to_vec());
+        let snapshot = openraft::storage::Snapshot::<Types> { meta: head.meta, snapshot: Box::new(data) };
+        answer(&raft.install_full_snapshot(head.vote, snapshot).await)
+    })
+    .await
+}
+
+async fn propose(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
+    with(&body, async |command: Command| match inner.propose_here(command).await {
+        Some(decided) => answer(&decided),
+        None => not_leader(&inner),
+    })
+    .await
+}
+
+async fn heartbeat(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
+    with(&body, async |heartbeat: Heartbeat| match inner.hear(heartbeat) {
+        Some(heard) => answer(&heard),
+        None => not_leader(&inner),
+    })
+    .await
+}
+
+async fn admission(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
+    with(&body, async |admission: Admission| match inner.admit_here(admission).await {
+        Some(admitted) => answer(&admitted),
+        None => not_leader(&inner),
+    })
+    .await
+}
+
+async fn remove(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
+    with(&body, async |removal: Removal| match inner.remove_here(&removal.name).await {
+        Some(removed) => answer(&removed),
+        None => not_leader(&inner),
+    })
+    .await
+}
+
+async fn identity(Shared(inner): Shared<Arc<Inner>>) -> Response {
+    answer(&inner.identity())
+}
+
+#[derive(Deserialize)]
+struct WatchFrom {
+    #[serde(default)]
+    from: u64,
+    #[serde(default)]
+    cluster: String,
+}
+
+/// One [`Update`] per line, without end; a ping when there is nothing else to say.
+async fn watch(Shared(inner): Shared<Arc<Inner>>, Query(query): Query<WatchFrom>) -> Response {
+    let at = (query.from > 0).then_some((query.cluster, query.from));
+    let mut follower = inner.publisher().follow(at);
+    let (lines, body) = mpsc::channel(16);
+    let version = inner.publisher();
+    tokio::spawn(async move {
+        loop {
+            let update = match tokio::time::timeout(PING, follower.next()).await {
+                Ok(Some(update)) => update,
+                Ok(None) => return,
+                Err(_) => Update::Ping(version.state().view.version),
+            };
+            let mut line = serde_json::to_vec(&update).expect("our own types have text keys and no failing serializers");
+            line.push(b'\n');
+            if lines.send(Bytes::from(line)).await.is_err() {
+                return;
+            }
+        }
+    });
+    ([("content-type", "application/x-ndjson")], Body::new(Lines(body))).into_response()
+}
+
+struct Lines(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|line| line.map(|line| Ok(Frame::data(line))))
+    }
+}
+
+async fn with<T: DeserializeOwned>(body: &[u8], then: impl AsyncFnOnce(T) -> Response) -> Response {
+    match serde_json::from_slice(body) {
+        Ok(request) => then(request).await,
+        Err(error) => refuse(StatusCode::BAD_REQUEST, format!("unreadable request: {error}")),
+    }
+}
+
+fn answer(body: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(body).expect("our own types have text keys and no failing serializers");
+    ([("content-type", "application/json")], body).into_response()
+}
+
+fn not_leader(inner: &Inner) -> Response {
+    let hint = LeaderHint { leader: inner.leader_url() };
+    let status = StatusCode::from_u16(NOT_LEADER).expect("421 is a status");
+    (status, serde_json::to_string(&hint).unwrap_or_default()).into_response()
+}
+
+fn gate_closed() -> Response {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, "this member is not part of the group yet".into())
+}
+
+fn refuse(status: StatusCode, message: String) -> Response {
+    let body = ErrorBody { code: status.as_u16(), message };
+    (status, serde_json::to_string(&body).unwrap_or_default()).into_response()
+}
+
+/// A reader that hears nothing for a few of these looks for another member.
+pub const PING: std::time::Duration = std::time::Duration::from_millis(500);

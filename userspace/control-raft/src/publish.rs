@@ -1,0 +1,224 @@
+//! From the state machine to its readers: the last state, and the deltas that led there.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use control_api::{Delta, Snapshot, Update};
+use control_state::State;
+use tokio::sync::watch;
+
+/// Holds the current [`State`] and wakes everybody who waits for the next.
+pub struct Publisher {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    version: watch::Sender<u64>,
+}
+
+struct Inner {
+    state: Arc<State>,
+    /// Without gaps, up to the version of `state`.
+    deltas: VecDeque<Arc<Delta>>,
+    closed: bool,
+}
+
+/// A reader's place in the stream of versions. It never misses one: it gets the delta that follows its version, or a
+/// snapshot when that is no longer to be had. Works on plain threads ([`Follower::recv_timeout`]) and in tasks
+/// ([`Follower::next`]).
+pub struct Follower {
+    publisher: Arc<Publisher>,
+    version: watch::Receiver<u64>,
+    at: Option<(String, u64)>,
+    patience: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecvError {
+    Timeout,
+    /// The control half has shut down; the last state stays good.
+    Closed,
+}
+
+impl Publisher {
+    pub fn new(state: State) -> Arc<Self> {
+        let version = watch::Sender::new(state.view.version);
+        let inner = Inner { state: Arc::new(state), deltas: VecDeque::new(), closed: false };
+        Arc::new(Publisher { inner: Mutex::new(inner), changed: Condvar::new(), version })
+    }
+
+    pub fn state(&self) -> Arc<State> {
+        self.lock().state.clone()
+    }
+
+    /// A new state one delta further.
+    pub fn push(&self, state: State, delta: Arc<Delta>) {
+        let mut inner = self.lock();
+        inner.state = Arc::new(state);
+        inner.deltas.push_back(delta);
+        if inner.deltas.len() > DELTAS_KEPT {
+            inner.deltas.pop_front();
+        }
+        self.wake(inner);
+    }
+
+    /// A new state from elsewhere: readers get a snapshot.
+    pub fn reset(&self, state: State) {
+        let mut inner = self.lock();
+        inner.state = Arc::new(state);
+        inner.deltas.clear();
+        self.wake(inner);
+    }
+
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        inner.closed = true;
+        self.wake(inner);
+    }
+
+    /// Follows from what the reader has: the id of the cluster and a version.
+    pub fn follow(self: &Arc<Self>, at: Option<(String, u64)>) -> Follower {
+        Follower {
+            publisher: self.clone(),
+            version: self.version.subscribe(),
+            at,
+            patience: Instant::now() + CATCH_UP,
+        }
+    }
+
+    /// Waits until `version` is published here.
+    pub async fn reached(&self, version: u64) {
+        let mut published = self.version.subscribe();
+        let _ = published.wait_for(|published| *published >= version).await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no code panics while it holds the published state")
+    }
+
+    fn wake(&self, inner: MutexGuard<'_, Inner>) {
+        let version = inner.state.view.version;
+        drop(inner);
+        self.changed.notify_all();
+        self.version.send_replace(version);
+    }
+}
+
+impl Follower {
+    /// Blocks this thread until there is something new.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Update, RecvError> {
+        let deadline = Instant::now() + timeout;
+        let publisher = self.publisher.clone();
+        let mut inner = publisher.lock();
+        loop {
+            if let Some(update) = self.take(&inner) {
+                return Ok(update);
+            }
+            if inner.closed {
+                return Err(RecvError::Closed);
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(RecvError::Timeout);
+            }
+            let wait = (deadline - now).min(RECHECK);
+            inner = publisher.changed.wait_timeout(inner, wait).expect("see lock").0;
+        }
+    }
+
+    /// What there is now, if anything.
+    pub fn try_recv(&mut self) -> Option<Update> {
+        let publisher = self.publisher.clone();
+        let inner = publisher.lock();
+        self.take(&inner)
+    }
+
+    /// Waits for the next update; `None` after the shutdown.
+    pub async fn next(&mut self) -> Option<Update> {
+        loop {
+            // Marked before looking, so that a version published in between ends the wait below.
+            self.version.borrow_and_update();
+            {
+                let publisher = self.publisher.clone();
+                let inner = publisher.lock();
+                if let Some(update) = self.take(&inner) {
+                    return Some(update);
+                }
+                if inner.closed {
+                    return None;
+                }
+            }
+            let _ = tokio::time::timeout(RECHECK, self.version.changed()).await;
+        }
+    }
+
+    fn take(&mut self, inner: &Inner) -> Option<Update> {
+        let view = &inner.state.view;
+        if view.version == 0 {
+            return None;
+        }
+        if let Some((cluster, version)) = &self.at
+            && *cluster == view.cluster_id
+        {
+            if *version == view.version {
+                return None;
+            }
+            // A member that has just started knows less than a reader that kept its last state; it will catch up.
+            if *version > view.version && Instant::now() < self.patience {
+                return None;
+            }
+            let first = inner.deltas.front().map_or(u64::MAX, |delta| delta.from);
+            if *version >= first && *version < view.version {
+                let delta = inner.deltas[(*version - first) as usize].clone();
+                self.at = Some((delta.cluster_id.clone(), delta.to));
+                return Some(Update::Delta(delta));
+            }
+        }
+        self.at = Some((view.cluster_id.clone(), view.version));
+        Some(Update::Snapshot(Arc::new(Snapshot::clone(view))))
+    }
+}
+
+/// Enough for a reader that lost its connection while a thousand objects were created.
+const DELTAS_KEPT: usize = 2048;
+/// How long a reader that is ahead waits before it takes an older snapshot (a cluster restored from a backup).
+const CATCH_UP: Duration = Duration::from_secs(10);
+const RECHECK: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use control_state::{Command, PutMode};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_reader_gets_deltas_while_they_last_and_a_snapshot_else() {
+        let publisher = Publisher::new(State::default());
+        let mut state = State::default();
+        let mut put = |publisher: &Publisher, n: u64| {
+            let document = json!({"name": format!("p{n}"), "kind": "Pipeline"});
+            let applied = state.apply(&Command::put(n, "t", PutMode::Create, vec![document]));
+            publisher.push(state.clone(), applied.delta.unwrap());
+        };
+        let mut early = publisher.follow(None);
+        assert_eq!(early.recv_timeout(Duration::ZERO), Err(RecvError::Timeout));
+        for n in 1..=3 {
+            put(&publisher, n);
+        }
+        assert!(matches!(early.try_recv(), Some(Update::Snapshot(s)) if s.version == 3));
+        let mut resumed = publisher.follow(Some((String::new(), 1)));
+        assert!(matches!(resumed.try_recv(), Some(Update::Delta(d)) if (d.from, d.to) == (1, 2)));
+        assert!(matches!(resumed.try_recv(), Some(Update::Delta(d)) if (d.from, d.to) == (2, 3)));
+        assert!(resumed.try_recv().is_none());
+        let mut ahead = publisher.follow(Some((String::new(), 9)));
+        assert!(ahead.try_recv().is_none(), "a reader that knows more waits");
+        let mut stranger = publisher.follow(Some(("other".into(), 2)));
+        assert!(matches!(stranger.try_recv(), Some(Update::Snapshot(_))));
+        for n in 4..=DELTAS_KEPT as u64 + 10 {
+            put(&publisher, n);
+        }
+        assert!(matches!(resumed.try_recv(), Some(Update::Snapshot(_))), "too far behind");
+        publisher.close();
+        assert_eq!(resumed.recv_timeout(Duration::ZERO), Err(RecvError::Closed));
+    }
+}

@@ -1,0 +1,417 @@
+//! The log, the vote and the last snapshot on disk: one redb file, written by one thread.
+//!
+//! Reads come from memory; the file is read once, at the start. What openraft hands over is queued, and everything that
+//! queued up while the disk was busy goes into one transaction and one sync.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::{mpsc, Arc, Mutex};
+
+use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader, StorageIOError};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use crate::types::{LogEntry, LogId, SnapshotMeta, StorageError, Types, Vote};
+
+/// What the file says about whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub name: String,
+    pub cluster_name: String,
+    /// This member had data once and lost it. It must not vote before the others took it in again: it may have promised
+    /// a vote, or acknowledged an entry, that it does not remember.
+    pub amnesic: bool,
+}
+
+/// Why the store cannot be used.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The file is there and cannot be trusted.
+    Damaged { path: PathBuf, reason: String },
+    /// Another process has it.
+    Busy { path: PathBuf },
+    /// Permissions, a full disk and the like.
+    Io { path: PathBuf, reason: String },
+}
+
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    writer: mpsc::Sender<Write>,
+}
+
+struct Shared {
+    memory: Mutex<Memory>,
+    database: Arc<Database>,
+}
+
+#[derive(Default)]
+struct Memory {
+    log: BTreeMap<u64, LogEntry>,
+    purged: Option<LogId>,
+    committed: Option<LogId>,
+    vote: Option<Vote>,
+    identity: Option<Identity>,
+}
+
+enum Write {
+    Append { entries: Vec<(u64, Vec<u8>)>, done: LogFlushed<Types> },
+    Truncate { from: u64, done: oneshot::Sender<Result<(), String>> },
+    Purge { upto: LogId },
+    /// Keeps without waiting for the disk: losing it costs a little replay.
+    Committed(Option<LogId>),
+    Meta { key: &'static str, value: Vec<u8>, done: oneshot::Sender<Result<(), String>> },
+    Snapshot { meta: Vec<u8>, data: Arc<Vec<u8>>, done: oneshot::Sender<Result<(), String>> },
+}
+
+impl Store {
+    /// Opens what is there, or starts an empty store for `identity`. The flag says whether it was empty.
+    pub fn open(directory: &Path, identity: Identity) -> Result<(Store, bool), OpenError> {
+        let path = directory.join(FILE);
+        let io = |e: &dyn std::fmt::Display| OpenError::Io { path: path.clone(), reason: e.to_string() };
+        fs::create_dir_all(directory).map_err(|e| io(&e))?;
+        let fresh = !path.try_exists().map_err(|e| io(&e))?;
+        if fresh {
+            found(directory, &path, &identity)?;
+        }
+        // redb checks its file with assertions in places; a damaged file is a finding here and no reason to end.
+        let opened = catch_unwind(AssertUnwindSafe(|| read(&path)));
+        let (database, memory) = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => return Err(error),
+            Err(panic) => {
+                let reason = panic.downcast_ref::<String>().cloned();
+                let reason = reason.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+                return Err(OpenError::Damaged { path, reason: reason.unwrap_or_else(|| "unreadable".into()) });
+            }
+        };
+        let (writer, queue) = mpsc::channel();
+        let shared = Arc::new(Shared { memory: Mutex::new(memory), database: Arc::new(database) });
+        let database = shared.database.clone();
+        std::thread::Builder::new()
+            .name("raft-log".into())
+            .spawn(move || write(&database, &queue))
+            .map_err(|e| io(&e))?;
+        Ok((Store { shared, writer }, fresh))
+    }
+
+    /// Moves a damaged file out of the way and says where it went.
+    pub fn set_aside(directory: &Path) -> io::Result<PathBuf> {
+        let path = directory.join(FILE);
+        for n in 1.. {
+            let aside = directory.join(format!("{FILE}.damaged-{n}"));
+            if !aside.try_exists()? {
+                fs::rename(&path, &aside)?;
+                return Ok(aside);
+            }
+        }
+        unreachable!("an endless range ends only by return")
+    }
+
+    pub fn identity(&self) -> Identity {
+        self.memory().identity.clone().expect("a store without identity is not opened")
+    }
+
+    pub async fn set_identity(&self, identity: Identity) -> Result<(), StorageError> {
+        self.put_meta("identity", &identity).await?;
+        self.memory().identity = Some(identity);
+        Ok(())
+    }
+
+    pub fn committed(&self) -> Option<LogId> {
+        self.memory().committed
+    }
+
+    pub async fn save_snapshot(&self, meta: &SnapshotMeta, data: Arc<Vec<u8>>) -> Result<(), StorageError> {
+        let (done, wait) = oneshot::channel();
+        let meta = encode(meta);
+        self.send(Write::Snapshot { meta, data, done })?;
+        written(wait).await
+    }
+
+    pub fn load_snapshot(&self) -> Result<Option<(SnapshotMeta, Vec<u8>)>, StorageError> {
+        let load = || -> Result<_, redb::Error> {
+            let read = self.shared.database.begin_read()?;
+            let table = read.open_table(META)?;
+            let (Some(meta), Some(data)) = (table.get("snapshot_meta")?, table.get("snapshot")?) else {
+                return Ok(None);
+            };
+            Ok(Some((meta.value().to_vec(), data.value().to_vec())))
+        };
+        let Some((meta, data)) = load().map_err(|e| failed_read(&e))? else { return Ok(None) };
+        Ok(Some((serde_json::from_slice(&meta).map_err(|e| failed_read(&e))?, data)))
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.shared.memory.lock().expect("no code panics while it holds the log")
+    }
+
+    fn send(&self, write: Write) -> Result<(), StorageError> {
+        self.writer.send(write).map_err(|_| failed_write(&"the log writer has ended"))
+    }
+
+    async fn put_meta(&self, key: &'static str, value: &impl Serialize) -> Result<(), StorageError> {
+        let (done, wait) = oneshot::channel();
+        self.send(Write::Meta { key, value: encode(value), done })?;
+        written(wait).await
+    }
+}
+
+impl RaftLogReader<Types> for Store {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + std::fmt::Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<LogEntry>, StorageError> {
+        let range: (Bound<u64>, Bound<u64>) = (range.start_bound().cloned(), range.end_bound().cloned());
+        Ok(self.memory().log.range(range).map(|(_, entry)| entry.clone()).collect())
+    }
+}
+
+impl RaftLogStorage<Types> for Store {
+    type LogReader = Store;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
+        let memory = self.memory();
+        let last = memory.log.values().next_back().map(|entry| entry.log_id).or(memory.purged);
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: last })
+    }
+
+    async fn get_log_reader(&mut self) -> Store {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        self.put_meta("vote", vote).await?;
+        self.memory().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        Ok(self.memory().vote)
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        self.memory().committed = committed;
+        self.send(Write::Committed(committed))
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
+        Ok(self.memory().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, done: LogFlushed<Types>) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = LogEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut encoded = Vec::new();
+        {
+            let mut memory = self.memory();
+            for entry in entries {
+                encoded.push((entry.log_id.index, encode(&entry)));
+                memory.log.insert(entry.log_id.index, entry);
+            }
+        }
+        self.send(Write::Append { entries: encoded, done })
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        self.memory().log.split_off(&log_id.index);
+        let (done, wait) = oneshot::channel();
+        self.send(Write::Truncate { from: log_id.index, done })?;
+        written(wait).await
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let mut memory = self.memory();
+        memory.purged = Some(log_id);
+        memory.log = memory.log.split_off(&(log_id.index + 1));
+        drop(memory);
+        self.send(Write::Purge { upto: log_id })
+    }
+}
+
+/// Creates the file under another name first: a file called `raft.redb` was whole once, so an empty one is damage.
+fn found(directory: &Path, path: &Path, identity: &Identity) -> Result<(), OpenError> {
+    let draft = directory.join(format!("{FILE}.new"));
+    let io = |e: &dyn std::fmt::Display| OpenError::Io { path: draft.clone(), reason: e.to_string() };
+    let _ = fs::remove_file(&draft);
+    let create = || -> Result<(), redb::Error> {
+        let database = Database::create(&draft)?;
+        let transaction = database.begin_write()?;
+        transaction.open_table(LOG)?;
+        transaction.open_table(META)?.insert("identity", encode(identity).as_slice())?;
+        transaction.commit()?;
+        Ok(())
+    };
+    create().map_err(|e| io(&e))?;
+    fs::rename(&draft, path).map_err(|e| io(&e))?;
+    fs::File::open(directory).and_then(|d| d.sync_all()).map_err(|e| io(&e))
+}
+
+fn read(path: &Path) -> Result<(Database, Memory), OpenError> {
+    let damaged = |reason: String| OpenError::Damaged { path: path.to_owned(), reason };
+    if fs::metadata(path).is_ok_and(|file| file.len() == 0) {
+        return Err(damaged("the file is empty".into()));
+    }
+    let database = Database::builder().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(path);
+    let database = database.map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => OpenError::Busy { path: path.to_owned() },
+        redb::DatabaseError::Storage(redb::StorageError::Io(e))
+            if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem) =>
+        {
+            OpenError::Io { path: path.to_owned(), reason: e.to_string() }
+        }
+        other => damaged(other.to_string()),
+    })?;
+    let memory = load(&database).map_err(damaged)?;
+    Ok((database, memory))
+}
+
+/// Everything but the snapshot, with the checks that a checksum cannot make.
+fn load(database: &Database) -> Result<Memory, String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let transaction = database.begin_read().map_err(|e| text(&e))?;
+    let meta = transaction.open_table(META).map_err(|e| text(&e))?;
+    fn field<T: DeserializeOwned>(
+        meta: &redb::ReadOnlyTable<&'static str, &'static [u8]>,
+        key: &str,
+    ) -> Result<Option<T>, String> {
+        match meta.get(key).map_err(|e| e.to_string())? {
+            Some(value) => serde_json::from_slice(value.value()).map_err(|e| format!("{key}: {e}")),
+            None => Ok(None),
+        }
+    }
+    let mut memory = Memory {
+        log: BTreeMap::new(),
+        purged: field(&meta, "purged")?,
+        committed: field::<Option<LogId>>(&meta, "committed")?.flatten(),
+        vote: field(&meta, "vote")?,
+        identity: field(&meta, "identity")?,
+    };
+    if memory.identity.is_none() {
+        return Err("it does not say whose it is".into());
+    }
+    let log = transaction.open_table(LOG).map_err(|e| text(&e))?;
+    let mut expected = memory.purged.map(|id| id.index + 1);
+    for row in log.iter().map_err(|e| text(&e))? {
+        let (index, value) = row.map_err(|e| text(&e))?;
+        let index = index.value();
+        let entry: LogEntry = serde_json::from_slice(value.value()).map_err(|e| format!("entry {index}: {e}"))?;
+        if entry.log_id.index != index || expected.is_some_and(|expected| expected != index) {
+            return Err(format!("entry {index} does not follow the one before it"));
+        }
+        expected = Some(index + 1);
+        memory.log.insert(index, entry);
+    }
+    // The commit mark is not synced, so after a crash it may speak of entries of a transaction that did not last.
+    let last = memory.log.values().next_back().map(|entry| entry.log_id).or(memory.purged);
+    memory.committed = memory.committed.min(last);
+    Ok(memory)
+}
+
+fn write(database: &Database, queue: &mpsc::Receiver<Write>) {
+    while let Ok(first) = queue.recv() {
+        let batch: Vec<Write> = std::iter::once(first).chain(queue.try_iter().take(BATCH)).collect();
+        let result = write_batch(database, &batch).map_err(|e| e.to_string());
+        if let Err(reason) = &result {
+            tracing::error!(reason, "the Raft log cannot be written");
+        }
+        for write in batch {
+            match write {
+                Write::Append { done, .. } => done.log_io_completed(result.clone().map_err(io::Error::other)),
+                Write::Truncate { done, .. } | Write::Meta { done, .. } | Write::Snapshot { done, .. } => {
+                    let _ = done.send(result.clone());
+                }
+                Write::Purge { .. } | Write::Committed(_) => {}
+            }
+        }
+    }
+}
+
+fn write_batch(database: &Database, batch: &[Write]) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    let lazy = batch.iter().all(|write| matches!(write, Write::Committed(_) | Write::Purge { .. }));
+    transaction.set_durability(if lazy { Durability::None } else { Durability::Immediate })?;
+    {
+        let mut log = transaction.open_table(LOG)?;
+        let mut meta = transaction.open_table(META)?;
+        for write in batch {
+            match write {
+                Write::Append { entries, .. } => {
+                    for (index, entry) in entries {
+                        log.insert(index, entry.as_slice())?;
+                    }
+                }
+                Write::Truncate { from, .. } => log.retain_in(*from.., |_, _| false)?,
+                Write::Purge { upto } => {
+                    log.retain_in(..=upto.index, |_, _| false)?;
+                    meta.insert("purged", encode(upto).as_slice())?;
+                }
+                Write::Committed(committed) => {
+                    meta.insert("committed", encode(committed).as_slice())?;
+                }
+                Write::Meta { key, value, .. } => {
+                    meta.insert(key, value.as_slice())?;
+                }
+                Write::Snapshot { meta: snapshot_meta, data, .. } => {
+                    meta.insert("snapshot_meta", snapshot_meta.as_slice())?;
+                    meta.insert("snapshot", data.as_slice())?;
+                }
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+async fn written(wait: oneshot::Receiver<Result<(), String>>) -> Result<(), StorageError> {
+    match wait.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(reason)) => Err(failed_write(&reason)),
+        Err(_) => Err(failed_write(&"the log writer has ended")),
+    }
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("our own types have text keys and no failing serializers")
+}
+
+fn failed_read(reason: &dyn std::fmt::Display) -> StorageError {
+    StorageIOError::read(&io::Error::other(reason.to_string())).into()
+}
+
+fn failed_write(reason: &dyn std::fmt::Display) -> StorageError {
+    StorageIOError::write(&io::Error::other(reason.to_string())).into()
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            OpenError::Damaged { path, reason } => write!(f, "{} is damaged: {reason}", path.display()),
+            OpenError::Busy { path } => {
+                write!(f, "{} is in use by another process: two members cannot share --data-dir", path.display())
+            }
+            OpenError::Io { path, reason } => {
+                write!(f, "cannot use {}: {reason}; --data-dir has to be a directory this user can write", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+const FILE: &str = "raft.redb";
+const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+/// The file is read once; pages it rewrites are few.
+const CACHE_BYTES: usize = 8 << 20;
+/// Bounds the time one transaction keeps its first writer waiting.
+const BATCH: usize = 256;

@@ -1,0 +1,218 @@
+//! Who is up, and who votes: members report to the leader, the leader writes down what changed.
+
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use control_api::{Member, MemberRole};
+use control_state::Action;
+
+use crate::admission;
+use crate::control::{lock, random, Gate, Inner};
+use crate::types::{node_id, Peer, Raft};
+use crate::wire::{Heartbeat, HeartbeatAnswer, WireError};
+
+/// What the leader heard of a member.
+pub(crate) struct Report {
+    heard: Instant,
+    heard_at: SystemTime,
+    /// Absent for a member of the state that has not spoken to this leader.
+    member: Option<Member>,
+    leaving: bool,
+}
+
+/// Runs for as long as the member does.
+pub async fn upkeep(inner: Arc<Inner>) {
+    let mut led_term = None;
+    let mut last_turn = Instant::now();
+    let mut strays = 0;
+    loop {
+        let wake = if inner.leading().is_some() { LEAD } else { BEAT };
+        let _ = tokio::time::timeout(wake, inner.reported.notified()).await;
+        let paused = last_turn.elapsed() > SILENCE / 2;
+        last_turn = Instant::now();
+        if let Some(raft) = inner.leading() {
+            let term = raft.metrics().borrow().current_term;
+            // Nobody is called silent by a leader that could not listen: a new one, or one that was itself held up.
+            if led_term != Some(term) || paused {
+                led_term = Some(term);
+                grant_grace(&inner);
+            }
+            lead(&inner, raft).await;
+            continue;
+        }
+        led_term = None;
+        match beat(&inner, false).await {
+            Ok(answer) => {
+                *lock(&inner.heard) = answer.heard;
+                let votes = inner.role() == MemberRole::Secondary || answer.voters.iter().any(|v| v == inner.name());
+                strays = if votes || inner.gate() != Gate::Open { 0 } else { strays + 1 };
+                // Purged while it was away, and back: a primary asks to vote again.
+                if strays > STRAYS {
+                    strays = 0;
+                    admission::rejoin(&inner).await;
+                }
+            }
+            Err(error) => tracing::debug!(%error, "the leader did not hear this member"),
+        }
+    }
+}
+
+/// Tells the leader that this member is about to be silent.
+pub async fn say_goodbye(inner: &Inner) {
+    if inner.leading().is_some() {
+        let action = Action::SetMemberUp { name: inner.name().to_owned(), up: false };
+        let _ = inner.propose(action).await;
+    } else {
+        let _ = beat(inner, true).await;
+    }
+}
+
+impl Inner {
+    /// The leader listens; `None` elsewhere.
+    pub fn hear(&self, heartbeat: Heartbeat) -> Option<HeartbeatAnswer> {
+        self.leading()?;
+        let name = heartbeat.member.name.clone();
+        let news = self.note(heartbeat.member, heartbeat.leaving);
+        let state = self.publisher().state();
+        let news = news || state.view.members.get(&name).is_none_or(|known| !known.up);
+        if news {
+            self.reported.notify_one();
+        }
+        Some(HeartbeatAnswer { heard: lock(&self.heard).clone(), voters: self.voters() })
+    }
+
+    fn note(&self, member: Member, leaving: bool) -> bool {
+        let mut reports = lock(&self.reports);
+        let name = member.name.clone();
+        let report = Report { heard: Instant::now(), heard_at: SystemTime::now(), member: Some(member), leaving };
+        let before = reports.insert(name, report);
+        before.is_none_or(|before| {
+            let now = reports.get(&before.member.as_ref().map(|m| m.name.clone()).unwrap_or_default());
+            now.is_none_or(|now| now.member != before.member || now.leaving != before.leaving)
+        })
+    }
+}
+
+async fn beat(inner: &Inner, leaving: bool) -> Result<HeartbeatAnswer, WireError> {
+    let heartbeat = Heartbeat { member: inner.member(), leaving };
+    let mut last = WireError::NotLeader(None);
+    let urls = match inner.leader_url() {
+        Some(url) => vec![url],
+        None if inner.role() == MemberRole::Secondary => inner.candidates(),
+        None => return Err(last),
+    };
+    for url in urls {
+        match inner.wire().post(&url, "/raft/heartbeat", &heartbeat, BEAT_TIMEOUT).await {
+            Ok(answer) => {
+                *lock(&inner.leader_hint) = Some(url);
+                return Ok(answer);
+            }
+            Err(WireError::NotLeader(Some(leader))) if leader != url => {
+                if let Ok(answer) = inner.wire().post(&leader, "/raft/heartbeat", &heartbeat, BEAT_TIMEOUT).await {
+                    *lock(&inner.leader_hint) = Some(leader);
+                    return Ok(answer);
+                }
+            }
+            Err(error) => {
+                if let WireError::Refused { status: 409, message } = &error {
+                    tracing::error!(url, message, "refused by a member of another cluster");
+                }
+                inner.forget_leader(&url);
+                last = error;
+            }
+        }
+    }
+    Err(last)
+}
+
+fn grant_grace(inner: &Inner) {
+    let now = Instant::now();
+    for report in lock(&inner.reports).values_mut() {
+        report.heard = now;
+    }
+}
+
+async fn lead(inner: &Inner, raft: &Raft) {
+    let leaving = inner.leaving.load(Ordering::Relaxed);
+    inner.note(inner.member(), leaving);
+    let state = inner.publisher().state();
+    if state.view.cluster_id.is_empty() {
+        let cluster_id = format!("{:016x}{:016x}", random(), random());
+        let found = Action::Found { cluster_id, cluster_name: inner.cluster_name().to_owned() };
+        if inner.propose(found).await.is_err() {
+            return;
+        }
+    }
+    let mut changes = Vec::new();
+    {
+        let mut reports = lock(&inner.reports);
+        for name in state.view.members.keys() {
+            reports.entry(name.clone()).or_insert_with(|| Report {
+                heard: Instant::now(),
+                heard_at: UNIX_EPOCH,
+                member: None,
+                leaving: false,
+            });
+        }
+        reports.retain(|name, report| state.view.members.contains_key(name) || report.heard.elapsed() < SILENCE);
+        for (name, report) in reports.iter() {
+            let known = state.view.members.get(name);
+            let silent = report.heard.elapsed() > SILENCE || report.leaving;
+            match (&report.member, known) {
+                (_, Some(known)) if silent && known.up => {
+                    let seconds = report.heard.elapsed().as_secs_f32();
+                    tracing::warn!(member = name, seconds, leaving = report.leaving, "member is down");
+                    changes.push(Action::SetMemberUp { name: name.clone(), up: false });
+                }
+                (Some(said), known) if !silent => {
+                    let id = known.map_or(0, |known| known.id);
+                    let said = Member { id, up: true, ..said.clone() };
+                    if known != Some(&said) {
+                        changes.push(Action::PutMember { member: said });
+                    }
+                }
+                _ => {}
+            }
+        }
+        *lock(&inner.heard) = reports
+            .iter()
+            .filter(|(_, report)| report.heard_at > UNIX_EPOCH)
+            .map(|(name, report)| {
+                let since = report.heard_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+                (name.clone(), since.as_millis() as u64)
+            })
+            .collect();
+    }
+    for change in changes {
+        if let Err(refusal) = inner.propose(change).await {
+            tracing::warn!(%refusal, "a member's state could not be written down");
+            return;
+        }
+    }
+    follow_urls(inner, raft).await;
+}
+
+/// A voter that came back at another peer URL is reached there from now on.
+async fn follow_urls(inner: &Inner, raft: &Raft) {
+    let membership = raft.metrics().borrow().membership_config.clone();
+    let state = inner.publisher().state();
+    for (id, peer) in membership.membership().nodes() {
+        let Some(member) = state.view.members.get(&peer.name) else { continue };
+        if member.up && !member.peer_url.is_empty() && member.peer_url != peer.url && node_id(&peer.name) == *id {
+            tracing::info!(member = peer.name, from = peer.url, to = member.peer_url, "peer URL changed");
+            let moved = Peer { name: peer.name.clone(), url: member.peer_url.clone() };
+            let change = openraft::ChangeMembers::SetNodes([(*id, moved)].into());
+            if let Err(error) = raft.change_membership(change, true).await {
+                tracing::warn!(%error, "the new peer URL could not be written down");
+            }
+        }
+    }
+}
+
+/// Five beats lost: short enough for traffic to move on within about a second, long enough for a busy machine.
+const SILENCE: Duration = Duration::from_millis(1000);
+const BEAT: Duration = Duration::from_millis(200);
+const BEAT_TIMEOUT: Duration = Duration::from_millis(500);
+const LEAD: Duration = Duration::from_millis(100);
+const STRAYS: u32 = 5;

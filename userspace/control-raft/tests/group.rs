@@ -1,0 +1,500 @@
+//! Real members on loopback, with real files: founding, losing a leader, losing a majority, losing a disk.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use control_api::{MemberRole, RefusalKind, Update};
+use control_raft::{Config, Control, StartErrorKind, StateFlag};
+use control_state::{Action, Answer, Entry, PutMode};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+#[test]
+fn a_member_alone_decides_at_once_and_remembers() {
+    let world = World::new(&["n1"]);
+    let node = world.start("n1");
+    node.put("a").unwrap();
+    node.put("b").unwrap();
+    assert_eq!(node.put("a").unwrap_err().kind, RefusalKind::Conflict);
+    let mut agent = node.control.follow(None);
+    assert!(matches!(agent.recv_timeout(SOON), Ok(Update::Snapshot(s)) if s.objects.len() == 2));
+    node.put("c").unwrap();
+    assert!(eventually(|| matches!(agent.recv_timeout(SOON), Ok(Update::Delta(d)) if d.puts.len() == 1)));
+    eventually(|| node.control.state().view.members.contains_key("n1"));
+    let before = node.control.state();
+    node.kill();
+
+    let node = world.start("n1");
+    assert_eq!(node.control.state().view.objects, before.view.objects);
+    assert!(node.control.state().view.version >= before.view.version);
+    assert_eq!(node.control.state().view.cluster_id, before.view.cluster_id);
+    node.put("d").unwrap();
+    let metrics = node.control.metrics();
+    assert!(metrics.is_leader && metrics.applied_index > 4 && metrics.voters == ["n1"], "{metrics:?}");
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_leader_and_a_member_die_under_writes() {
+    let mut world = World::new(&["n1", "n2", "n3"]);
+    let mut nodes = world.start_all();
+    nodes[0].put("first").unwrap();
+    assert!(eventually(|| nodes.iter().all(|n| n.control.state().view.members.len() == 3)), "all register");
+
+    let survivor = nodes.iter().position(|n| !n.control.metrics().is_leader).unwrap();
+    let writer = Writer::start(nodes[survivor].control.clone());
+    std::thread::sleep(Duration::from_millis(300));
+    let leader = nodes.iter().position(|n| n.control.metrics().is_leader).unwrap();
+    let dead = nodes.remove(leader);
+    let name = dead.name.clone();
+    dead.kill();
+    std::thread::sleep(Duration::from_millis(1800));
+    nodes.push(world.restart(&name));
+    std::thread::sleep(Duration::from_millis(500));
+    let (acknowledged, pause) = writer.stop();
+    assert!(acknowledged.len() > 50, "only {} writes", acknowledged.len());
+    assert!(pause < Duration::from_millis(2500), "writes paused for {pause:?}");
+    eprintln!("{} writes acknowledged, longest pause {pause:?}", acknowledged.len());
+
+    // Another one dies while the first is back: still a majority.
+    let follower = nodes.iter().position(|n| !n.control.metrics().is_leader).unwrap();
+    nodes.remove(follower).kill();
+    let last = nodes[0].control.clone();
+    assert!(eventually(|| put(&nodes[1], &last, "last").is_ok() || last.state().view.objects.contains_key("last")));
+    for node in &nodes {
+        assert!(eventually(|| node.control.state().view.objects.contains_key("last")));
+        let state = node.control.state();
+        let lost: Vec<&String> = acknowledged.iter().filter(|n| !state.view.objects.contains_key(*n)).collect();
+        assert!(lost.is_empty(), "{} lost {lost:?}", node.name);
+    }
+    assert_eq!(nodes[0].control.state().view.objects, nodes[1].control.state().view.objects);
+}
+
+#[test]
+fn silence_marks_a_member_down_and_its_return_up() {
+    let mut world = World::new(&["n1", "n2", "n3"]);
+    let mut nodes = world.start_all();
+    nodes[0].put_doc(json!({"name": "v", "kind": "VirtualIP", "addresses": ["10.0.0.1"]})).unwrap();
+    let alive = |node: &Node| node.control.state().view.steering.get("v").map_or(0, |s| s.alive.len());
+    assert!(eventually(|| alive(&nodes[0]) == 3));
+    let victim = nodes.iter().position(|n| !n.control.metrics().is_leader).unwrap();
+    let victim = nodes.remove(victim);
+    let (name, killed) = (victim.name.clone(), Instant::now());
+    victim.kill();
+    assert!(eventually(|| nodes.iter().all(|n| alive(n) == 2 && !n.control.state().view.members[&name].up)));
+    assert!(killed.elapsed() < Duration::from_millis(2500), "took {:?}", killed.elapsed());
+    nodes.push(world.restart(&name));
+    assert!(eventually(|| nodes.iter().all(|n| alive(n) == 3)));
+    let steering = nodes[0].control.state().view.steering["v"].clone();
+    assert!(nodes.iter().all(|n| n.control.state().view.steering["v"] == steering), "all machines see the same");
+
+    // Leaving politely is seen at once.
+    let leaver = nodes.iter().position(|n| !n.control.metrics().is_leader).unwrap();
+    let leaver = nodes.remove(leaver);
+    let left = Instant::now();
+    leaver.runtime.as_ref().unwrap().block_on(leaver.control.shutdown());
+    assert!(eventually(|| nodes.iter().all(|n| alive(n) == 2)));
+    assert!(left.elapsed() < Duration::from_millis(1000), "took {:?}", left.elapsed());
+}
+
+#[test]
+fn a_minority_refuses_changes_at_once_and_answers_questions() {
+    let mut world = World::new(&["n1", "n2", "n3"]);
+    let mut nodes = world.start_all();
+    nodes[0].put("a").unwrap();
+    assert!(eventually(|| nodes.iter().all(|n| n.control.state().view.objects.len() == 1)));
+    // First the leader stays, then (after a restart of nobody) the same holds for it as a follower of none.
+    let leader = nodes.iter().position(|n| n.control.metrics().is_leader).unwrap();
+    let leader = nodes.remove(leader);
+    for node in nodes {
+        node.kill();
+    }
+    let cut = Instant::now();
+    let refusal = leader.put("b").unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Unavailable);
+    assert!(cut.elapsed() < Duration::from_secs(3), "first refusal after {:?}", cut.elapsed());
+    assert!(refusal.message.contains("majority"), "{refusal}");
+    std::thread::sleep(Duration::from_millis(1600));
+    let asked = Instant::now();
+    assert_eq!(leader.put("c").unwrap_err().kind, RefusalKind::Unavailable);
+    assert!(asked.elapsed() < Duration::from_millis(1700), "refusal after {:?}", asked.elapsed());
+    assert!(leader.control.state().view.objects.contains_key("a"));
+    assert!(!leader.control.metrics().is_leader);
+}
+
+#[test]
+fn a_minority_that_follows_refuses_at_once() {
+    let mut world = World::new(&["n1", "n2", "n3"]);
+    let mut nodes = world.start_all();
+    nodes[0].put("a").unwrap();
+    let follower = nodes.iter().position(|n| !n.control.metrics().is_leader).unwrap();
+    let follower = nodes.remove(follower);
+    for node in nodes {
+        node.kill();
+    }
+    std::thread::sleep(Duration::from_millis(2600));
+    let asked = Instant::now();
+    assert_eq!(follower.put("b").unwrap_err().kind, RefusalKind::Unavailable);
+    assert!(asked.elapsed() < Duration::from_millis(300), "refusal after {:?}", asked.elapsed());
+}
+
+#[test]
+fn a_member_with_a_damaged_log_comes_back_from_the_others() {
+    for harm in [Harm::Truncate, Harm::Scribble, Harm::Empty, Harm::Remove] {
+        let mut world = World::new(&["n1", "n2", "n3"]);
+        let mut nodes = world.start_all();
+        for n in 0..20 {
+            nodes[n % 3].put(&format!("o{n}")).unwrap();
+        }
+        assert!(eventually(|| nodes.iter().all(|n| n.control.state().view.members.len() == 3)));
+        let victim = nodes.iter().position(|n| !n.control.metrics().is_leader).unwrap();
+        let victim = nodes.remove(victim);
+        let name = victim.name.clone();
+        victim.kill();
+        harm.inflict(&world.file(&name));
+        let back = world.restart(&name);
+        assert!(eventually(|| back.control.state().view.objects.len() == 20), "{harm:?}: copied from the others");
+        assert!(eventually(|| back.control.metrics().voters.len() == 3), "{harm:?}: votes again");
+        let aside = std::fs::read_dir(world.data(&name)).unwrap().flatten().any(|f| f.file_name().to_string_lossy().contains("damaged-1"));
+        assert_eq!(aside, !matches!(harm, Harm::Remove), "{harm:?}: the damaged file is kept");
+        // It counts again: with one other gone, the two decide.
+        let gone = nodes.iter().position(|n| !n.control.metrics().is_leader).unwrap();
+        nodes.remove(gone).kill();
+        assert!(eventually(|| back.put("after").is_ok() || back.control.state().view.objects.contains_key("after")), "{harm:?}");
+    }
+}
+
+#[test]
+fn a_lone_member_with_a_damaged_log_refuses_and_leaves_the_file() {
+    let world = World::new(&["n1"]);
+    let node = world.start("n1");
+    node.put("a").unwrap();
+    node.kill();
+    Harm::Truncate.inflict(&world.file("n1"));
+    for _ in 0..2 {
+        let error = world.try_start("n1").err().expect("must refuse");
+        assert_eq!(error.kind, StartErrorKind::Damaged, "{error}");
+        assert!(error.message.contains("raft.redb is damaged") && error.message.contains("backup"), "{error}");
+    }
+    assert!(world.file("n1").exists());
+}
+
+#[test]
+fn secondaries_follow_forward_and_survive() {
+    let mut world = World::new(&["n1"]);
+    let primary = world.start("n1");
+    primary.put("a").unwrap();
+    let secondary = world.secondary("s1");
+    assert!(eventually(|| secondary.control.state().view.objects.contains_key("a")));
+    secondary.put("b").unwrap();
+    assert!(secondary.control.state().view.objects.contains_key("b"), "a member sees its own writes");
+    assert_eq!(secondary.put("b").unwrap_err().kind, RefusalKind::Conflict);
+    assert!(eventually(|| primary.control.state().view.members.get("s1").is_some_and(|m| m.up && m.role == MemberRole::Secondary)));
+    assert_eq!(secondary.control.state().view, primary.control.state().view);
+
+    let mut agent = secondary.control.follow(None);
+    while agent.recv_timeout(Duration::ZERO).is_ok() {}
+    primary.kill();
+    let asked = Instant::now();
+    assert_eq!(secondary.put("c").unwrap_err().kind, RefusalKind::Unavailable);
+    assert!(asked.elapsed() < Duration::from_secs(3));
+    assert_eq!(secondary.control.state().view.objects.len(), 2, "its state stays");
+
+    let primary = world.restart("n1");
+    primary.put("d").unwrap();
+    let mut seen = Vec::new();
+    assert!(eventually(|| {
+        while let Ok(update) = agent.recv_timeout(Duration::ZERO) {
+            match update {
+                Update::Delta(delta) => seen.extend(delta.puts.iter().map(|d| d["name"].clone())),
+                other => panic!("the stream resumes with deltas, not {other:?}"),
+            }
+        }
+        seen.contains(&json!("d"))
+    }));
+    secondary.put("e").unwrap();
+}
+
+#[test]
+fn names_have_to_fit() {
+    let world = World::new(&["n1"]);
+    world.start("n1").kill();
+    let mut config = world.config("n1");
+    config.cluster_name = "other".into();
+    let error = launch(config).err().expect("must refuse");
+    assert_eq!(error.kind, StartErrorKind::Identity);
+    assert!(error.message.contains("--cluster-name \"test\""), "{error}");
+    let mut config = world.config("n1");
+    config.name = "n9".into();
+    config.initial_cluster.clear();
+    assert_eq!(launch(config).err().expect("must refuse").kind, StartErrorKind::Identity);
+
+    let node = world.start("n1");
+    let mut stranger = world.config("x");
+    stranger.role = MemberRole::Secondary;
+    stranger.cluster_name = "other".into();
+    stranger.primary_peer_urls = vec![node.control.peer_url().to_owned()];
+    stranger.initial_cluster.clear();
+    let error = launch(stranger).err().expect("must refuse");
+    assert!(error.kind == StartErrorKind::Identity && error.message.contains("belongs to cluster \"test\""), "{error}");
+
+    let mut twice = world.config("n1");
+    twice.listeners = vec![TcpListener::bind("127.0.0.1:0").unwrap()];
+    let error = launch(twice).err().expect("must refuse");
+    assert!(error.message.contains("in use by another process"), "{error}");
+}
+
+#[test]
+fn a_member_joins_a_running_cluster_and_is_removed() {
+    let mut world = World::new(&["n1", "n2", "n3"]);
+    let nodes = world.start_all();
+    nodes[0].put("a").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = world.config("n4");
+    config.initial_cluster = world.cluster.clone();
+    config.initial_cluster.insert("n4".into(), format!("http://{}", listener.local_addr().unwrap()));
+    config.state_flag = StateFlag::Existing;
+    config.listeners = vec![listener];
+    let joined = launch(config).unwrap();
+    assert!(eventually(|| nodes[0].control.metrics().voters.len() == 4), "{:?}", nodes[0].control.metrics());
+    assert!(eventually(|| joined.control.state().view.objects.contains_key("a")));
+    joined.put("b").unwrap();
+    assert!(eventually(|| nodes[0].control.state().view.members.contains_key("n4")));
+    joined.kill();
+    let remove = |name: &str| nodes[1].runtime.as_ref().unwrap().block_on(nodes[1].control.remove_member(name));
+    remove("n4").unwrap();
+    assert!(eventually(|| nodes.iter().all(|n| n.control.metrics().voters.len() == 3)));
+    assert!(!nodes[1].control.state().view.members.contains_key("n4"));
+    assert_eq!(remove("n4").unwrap_err().kind, RefusalKind::NotFound);
+}
+
+#[test]
+fn a_follower_far_behind_gets_a_snapshot() {
+    let mut world = World::new(&["n1", "n2", "n3"]);
+    let mut nodes = world.start_all();
+    nodes[0].put("a").unwrap();
+    assert!(eventually(|| nodes.iter().all(|n| n.control.state().view.members.len() == 3)));
+    let victim = nodes.iter().position(|n| !n.control.metrics().is_leader).unwrap();
+    let victim = nodes.remove(victim);
+    let name = victim.name.clone();
+    victim.kill();
+    let leader = nodes.iter().find(|n| n.control.metrics().is_leader).unwrap();
+    let control = leader.control.clone();
+    leader.runtime.as_ref().unwrap().block_on(async move {
+        let mut writes = tokio::task::JoinSet::new();
+        for n in 0..64 {
+            let control = control.clone();
+            writes.spawn(async move {
+                for m in 0..70 {
+                    control.propose(action(json!({"name": format!("o{n}"), "kind": "Pipeline", "turn": m}), PutMode::Upsert)).await.unwrap();
+                }
+            });
+        }
+        writes.join_all().await;
+    });
+    assert!(eventually(|| leader.control.metrics().purged_index > 100), "{:?}", leader.control.metrics());
+    let back = world.restart(&name);
+    assert!(eventually(|| back.control.state().view.objects == leader.control.state().view.objects));
+    back.put("z").unwrap();
+}
+
+struct World {
+    directory: TempDir,
+    cluster: BTreeMap<String, String>,
+    listeners: BTreeMap<String, TcpListener>,
+}
+
+struct Node {
+    name: String,
+    control: Control,
+    runtime: Option<Runtime>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Harm {
+    Truncate,
+    Scribble,
+    Empty,
+    Remove,
+}
+
+struct Writer {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<(Vec<String>, Duration)>,
+}
+
+impl World {
+    fn new(names: &[&str]) -> World {
+        let mut listeners = BTreeMap::new();
+        let mut cluster = BTreeMap::new();
+        for name in names {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            cluster.insert(name.to_string(), format!("http://{}", listener.local_addr().unwrap()));
+            listeners.insert(name.to_string(), listener);
+        }
+        World { directory: tempfile::tempdir().unwrap(), cluster, listeners }
+    }
+
+    fn data(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.data(name).join("raft.redb")
+    }
+
+    /// The listeners are the world's, so a port stays a member's while that is down, as an address stays a machine's.
+    fn config(&self, name: &str) -> Config {
+        let mut config = Config::single(name, self.data(name));
+        config.cluster_name = "test".into();
+        config.request_timeout = Duration::from_secs(5);
+        config.listeners = match self.listeners.get(name) {
+            Some(listener) => vec![listener.try_clone().unwrap()],
+            None => vec![TcpListener::bind("127.0.0.1:0").unwrap()],
+        };
+        config.initial_cluster = self.cluster.clone();
+        config
+    }
+
+    fn start_all(&mut self) -> Vec<Node> {
+        let nodes: Vec<Node> = self.cluster.keys().cloned().collect::<Vec<_>>().iter().map(|name| self.start(name)).collect();
+        assert!(eventually(|| nodes.iter().any(|n| n.control.metrics().is_leader)), "no leader");
+        nodes
+    }
+
+    fn start(&self, name: &str) -> Node {
+        self.try_start(name).unwrap()
+    }
+
+    fn try_start(&self, name: &str) -> Result<Node, control_raft::StartError> {
+        launch(self.config(name))
+    }
+
+    /// A killed member's file is let go of a moment after its tasks.
+    fn restart(&mut self, name: &str) -> Node {
+        let mut node = None;
+        eventually(|| {
+            node = self.try_start(name).ok();
+            node.is_some()
+        });
+        node.unwrap_or_else(|| self.start(name))
+    }
+
+    fn secondary(&self, name: &str) -> Node {
+        let mut config = self.config(name);
+        config.role = MemberRole::Secondary;
+        config.primary_peer_urls = self.cluster.values().cloned().collect();
+        config.initial_cluster.clear();
+        launch(config).unwrap()
+    }
+}
+
+impl Node {
+    fn put(&self, name: &str) -> Answer {
+        self.put_doc(json!({"name": name, "kind": "Pipeline"}))
+    }
+
+    fn put_doc(&self, document: serde_json::Value) -> Answer {
+        let write = self.control.propose(action(document, PutMode::Create));
+        self.runtime.as_ref().unwrap().block_on(write)
+    }
+
+    /// As `kill -9` would: nothing is said to anybody.
+    fn kill(mut self) {
+        self.runtime.take().unwrap().shutdown_timeout(Duration::from_millis(500));
+    }
+}
+
+impl Harm {
+    fn inflict(self, file: &Path) {
+        let length = std::fs::metadata(file).unwrap().len();
+        match self {
+            Harm::Truncate => std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(length / 3).unwrap(),
+            Harm::Empty => std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(0).unwrap(),
+            Harm::Remove => std::fs::remove_file(file).unwrap(),
+            Harm::Scribble => {
+                let mut bytes = std::fs::read(file).unwrap();
+                for byte in bytes.iter_mut().skip(4096).step_by(97) {
+                    *byte ^= 0x5a;
+                }
+                std::fs::write(file, bytes).unwrap();
+            }
+        }
+    }
+}
+
+impl Writer {
+    fn start(control: Control) -> Writer {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let (mut acknowledged, mut pause, mut last) = (Vec::new(), Duration::ZERO, Instant::now());
+            for n in 0.. {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let name = format!("w{n}");
+                let write = control.propose(action(json!({"name": name, "kind": "Pipeline"}), PutMode::Create));
+                match runtime.block_on(write) {
+                    Ok(_) => {
+                        acknowledged.push(name);
+                        pause = pause.max(last.elapsed());
+                        last = Instant::now();
+                    }
+                    Err(refusal) => {
+                        assert_eq!(refusal.kind, RefusalKind::Unavailable, "{refusal}");
+                    }
+                }
+            }
+            (acknowledged, pause)
+        });
+        Writer { stop, thread }
+    }
+
+    fn stop(self) -> (Vec<String>, Duration) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+fn launch(config: Config) -> Result<Node, control_raft::StartError> {
+    if std::env::var_os("WEIR_TEST_LOG").is_some() {
+        let _ = tracing_subscriber::fmt().with_env_filter("control_raft=debug,openraft=warn").try_init();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let name = config.name.clone();
+    let control = runtime.block_on(Control::start(config));
+    match control {
+        Ok(control) => Ok(Node { name, control, runtime: Some(runtime) }),
+        Err(error) => {
+            runtime.shutdown_timeout(Duration::from_millis(500));
+            Err(error)
+        }
+    }
+}
+
+fn action(document: serde_json::Value, mode: PutMode) -> Action {
+    Action::Put { mode, entries: vec![Entry { document: document.into(), generated: Vec::new() }] }
+}
+
+fn put(node: &Node, control: &Control, name: &str) -> Answer {
+    node.runtime.as_ref().unwrap().block_on(control.propose(action(json!({"name": name, "kind": "Pipeline"}), PutMode::Create)))
+}
+
+fn eventually(mut check: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while Instant::now() < deadline {
+        if check() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
+}
+
+const SOON: Duration = Duration::from_secs(2);
