@@ -1,0 +1,337 @@
+//! The format string, compiled once per server, and the line it makes.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
+
+use super::text::{write_duration, write_foreign, write_number, write_time};
+
+/// The format of a server that names none.
+pub const DEFAULT_FORMAT: &str = "[{{Time}}] [{{RemoteAddr}} {{RealIP}} {{Method}} {{URI}} {{Proto}} {{StatusCode}}] \
+                                  [{{Duration}} rx:{{ReqSize}}B tx:{{RespSize}}B] [{{Tags}}]";
+
+/// Bytes of the request target that are shown; longer ones end in `...`.
+const URI_BYTES_MAX: usize = 512;
+
+/// A compiled format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Format {
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(Box<str>),
+    Variable(Variable),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Variable {
+    Time,
+    RemoteAddr,
+    RealIp,
+    Method,
+    Uri,
+    Proto,
+    StatusCode,
+    Duration,
+    ReqSize,
+    RespSize,
+    Tags,
+    ReqHeaders,
+    RespHeaders,
+}
+
+const VARIABLES: [(&str, Variable); 13] = [
+    ("Time", Variable::Time),
+    ("RemoteAddr", Variable::RemoteAddr),
+    ("RealIP", Variable::RealIp),
+    ("Method", Variable::Method),
+    ("URI", Variable::Uri),
+    ("Proto", Variable::Proto),
+    ("StatusCode", Variable::StatusCode),
+    ("Duration", Variable::Duration),
+    ("ReqSize", Variable::ReqSize),
+    ("RespSize", Variable::RespSize),
+    ("Tags", Variable::Tags),
+    ("ReqHeaders", Variable::ReqHeaders),
+    ("RespHeaders", Variable::RespHeaders),
+];
+
+/// Why a format string was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FormatError {
+    /// `{{name}}` is no variable.
+    Unknown { name: String },
+    /// `{{` without `}}`.
+    Unclosed { from: String },
+}
+
+impl fmt::Display for FormatError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown { name } => {
+                write!(f, "{{{{{name}}}}} is not a variable of the access log; write one of ")?;
+                for (index, (name, _)) in VARIABLES.iter().enumerate() {
+                    write!(f, "{}{name}", if index == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+            Self::Unclosed { from } => {
+                write!(f, "\"{from}\" opens a variable with {{{{ and never closes it; write }}}} behind its name")
+            }
+        }
+    }
+}
+
+impl std::error::Error for FormatError {}
+
+impl Default for Format {
+    fn default() -> Self {
+        // A test reads the default format, so this never falls back.
+        Self::parse(DEFAULT_FORMAT).unwrap_or(Self { parts: Vec::new() })
+    }
+}
+
+impl Format {
+    /// Compiles a format. `{{Name}}` stands for a variable, white space inside the braces does not matter, all else is literal.
+    /// An empty format means the default.
+    pub fn parse(text: &str) -> Result<Self, FormatError> {
+        let mut rest = if text.is_empty() { DEFAULT_FORMAT } else { text };
+        let mut parts = Vec::new();
+        while let Some((literal, behind)) = rest.split_once("{{") {
+            let Some((name, behind)) = behind.split_once("}}") else {
+                let from = rest[literal.len()..].chars().take(40).collect();
+                return Err(FormatError::Unclosed { from });
+            };
+            let name = name.trim();
+            let variable = VARIABLES.iter().find(|(known, _)| *known == name).map(|&(_, variable)| variable);
+            let variable = variable.ok_or_else(|| FormatError::Unknown { name: name.chars().take(40).collect() })?;
+            if !literal.is_empty() {
+                parts.push(Part::Text(literal.into()));
+            }
+            parts.push(Part::Variable(variable));
+            rest = behind;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.into()));
+        }
+        Ok(Self { parts })
+    }
+
+    /// Whether lines show tags; if not, nobody needs to collect them.
+    pub fn wants_tags(&self) -> bool {
+        self.parts.contains(&Part::Variable(Variable::Tags))
+    }
+
+    /// Whether lines show request or response headers.
+    pub fn wants_headers(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Variable(Variable::ReqHeaders | Variable::RespHeaders)))
+    }
+}
+
+/// Text given, or written when the line needs it.
+#[derive(Clone, Copy, Default)]
+pub enum Tags<'a> {
+    #[default]
+    None,
+    Text(&'a [u8]),
+    Write(&'a dyn Fn(&mut Vec<u8>)),
+}
+
+impl Tags<'_> {
+    /// Control bytes are escaped here as everywhere: notes and headers carry text from outside.
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::None => {}
+            Self::Text(text) => write_foreign(text, out),
+            Self::Write(write) => {
+                let start = out.len();
+                write(out);
+                if out.get(start..).is_some_and(|text| text.iter().any(|b| *b < b' ' || *b == 0x7f)) {
+                    let text = out.split_off(start);
+                    write_foreign(&text, out);
+                }
+            }
+        }
+    }
+}
+
+/// One finished request.
+#[derive(Clone, Copy)]
+pub struct Entry<'a> {
+    /// When the request began.
+    pub time: SystemTime,
+    pub remote_addr: Option<SocketAddr>,
+    pub real_ip: Option<IpAddr>,
+    pub method: &'a [u8],
+    /// The request target as received.
+    pub uri: &'a [u8],
+    /// `HTTP/1.1` for instance.
+    pub proto: &'a str,
+    pub status: u16,
+    pub duration: Duration,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+    /// See [`super::tags::write`].
+    pub tags: Tags<'a>,
+    /// See [`super::tags::write_headers`].
+    pub request_headers: Tags<'a>,
+    pub response_headers: Tags<'a>,
+}
+
+/// Appends the line of a request, with its newline. Allocates nothing once `out` has grown.
+pub fn write_line(format: &Format, entry: &Entry<'_>, out: &mut Vec<u8>) {
+    for part in &format.parts {
+        match part {
+            Part::Text(text) => out.extend_from_slice(text.as_bytes()),
+            Part::Variable(variable) => write_variable(*variable, entry, out),
+        }
+    }
+    out.push(b'\n');
+}
+
+fn write_variable(variable: Variable, entry: &Entry<'_>, out: &mut Vec<u8>) {
+    match variable {
+        Variable::Time => write_time(entry.time, out),
+        Variable::RemoteAddr => {
+            if let Some(addr) = entry.remote_addr {
+                let ip = addr.ip().to_canonical();
+                let brackets = ip.is_ipv6();
+                if brackets {
+                    out.push(b'[');
+                }
+                write_ip(ip, out);
+                out.extend_from_slice(if brackets { b"]:" } else { b":" });
+                write_number(u64::from(addr.port()), out);
+            }
+        }
+        Variable::RealIp => {
+            if let Some(ip) = entry.real_ip {
+                write_ip(ip.to_canonical(), out);
+            }
+        }
+        Variable::Method => write_foreign(entry.method, out),
+        Variable::Uri => match entry.uri.get(..URI_BYTES_MAX) {
+            Some(start) if entry.uri.len() > URI_BYTES_MAX => {
+                write_foreign(start, out);
+                out.extend_from_slice(b"...");
+            }
+            _ => write_foreign(entry.uri, out),
+        },
+        Variable::Proto => out.extend_from_slice(entry.proto.as_bytes()),
+        Variable::StatusCode => write_number(u64::from(entry.status), out),
+        Variable::Duration => write_duration(entry.duration, out),
+        Variable::ReqSize => write_number(entry.request_bytes, out),
+        Variable::RespSize => write_number(entry.response_bytes, out),
+        Variable::Tags => entry.tags.write(out),
+        Variable::ReqHeaders => entry.request_headers.write(out),
+        Variable::RespHeaders => entry.response_headers.write(out),
+    }
+}
+
+/// The formatter of the standard library takes three times as long for an IPv4 address.
+fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
+    match ip {
+        IpAddr::V4(ip) => {
+            for (index, octet) in ip.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                write_number(u64::from(octet), out);
+            }
+        }
+        IpAddr::V6(ip) => {
+            use std::io::Write as _;
+            // Writing to a Vec does not fail.
+            let _ = write!(out, "{ip}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access_log::tags;
+    use std::time::UNIX_EPOCH;
+
+    #[test]
+    fn formats() {
+        check("plain [text] } { }}", Ok("plain [text] } { }}"));
+        check("{{Method}}", Ok("GET"));
+        check("{{ Method }}-{{\tURI}}", Ok("GET-/log?a=b"));
+        check("a{{StatusCode}}b{{StatusCode}}", Ok("a200b200"));
+        check("{{Duration}} {{ReqSize}} {{RespSize}}", Ok("1.234567ms 80 1024"));
+        check("{{RemoteAddr}} {{RealIP}}", Ok("10.0.0.1:4711 2001:db8::1"));
+        check("{{ReqHeaders}}|{{RespHeaders}}", Ok("Host: [a], X-A: [1 2]|"));
+        check("{{Nope}}", Err("{{Nope}} is not a variable"));
+        check("{{}}", Err("{{}} is not a variable"));
+        check(
+            "{{method}}",
+            Err("write one of Time, RemoteAddr, RealIP, Method, URI, Proto, StatusCode, Duration, ReqSize"),
+        );
+        check("ok {{Method}} {{URI", Err("\"{{URI\" opens a variable"));
+        let default = "[2024-02-29T12:34:56.005Z] [10.0.0.1:4711 2001:db8::1 GET /log?a=b HTTP/1.1 200] [1.234567ms rx:80B tx:1024B] \
+                       [pipeline(p): adapt(1.5µs)->respond(done,2ms) | gzip]";
+        check("", Ok(default));
+        check(DEFAULT_FORMAT, Ok(default));
+        assert!(Format::default().wants_tags() && !Format::default().wants_headers());
+    }
+
+    #[test]
+    fn long_and_hostile_targets() {
+        let format = Format::parse("{{URI}}").unwrap();
+        for (uri, expected) in [
+            ("x".repeat(512), "x".repeat(512) + "\n"),
+            ("x".repeat(513), "x".repeat(512) + "...\n"),
+            ("/a\nb".to_owned(), "/a\\x0ab\n".to_owned()),
+        ] {
+            let mut out = Vec::new();
+            write_line(&format, &Entry { uri: uri.as_bytes(), ..entry() }, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+        let mut out = Vec::new();
+        let write = |out: &mut Vec<u8>| out.extend_from_slice(b"a\nb");
+        write_line(&Format::parse("{{Tags}}").unwrap(), &Entry { tags: Tags::Write(&write), ..entry() }, &mut out);
+        assert_eq!(out, b"a\\x0ab\n");
+    }
+
+    fn check(format: &str, expected: Result<&str, &str>) {
+        let got = Format::parse(format).map(|format| {
+            let tags = |out: &mut Vec<u8>| {
+                let steps = [("adapt", "", Duration::from_nanos(1500)), ("respond", "done", Duration::from_millis(2))];
+                tags::write(out, "p", steps, ["gzip"]);
+            };
+            let headers = |out: &mut Vec<u8>| {
+                tags::write_headers(out, [("Host", b"a".as_slice()), ("X-A", b"1"), ("X-A", b"2")]);
+            };
+            let mut out = Vec::new();
+            let entry = Entry { tags: Tags::Write(&tags), request_headers: Tags::Write(&headers), ..entry() };
+            write_line(&format, &entry, &mut out);
+            String::from_utf8(out).unwrap()
+        });
+        match (got, expected) {
+            (Ok(got), Ok(expected)) => assert_eq!(got, format!("{expected}\n")),
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+            (got, expected) => panic!("{format}: {got:?}, expected {expected:?}"),
+        }
+    }
+
+    fn entry() -> Entry<'static> {
+        Entry {
+            time: UNIX_EPOCH + Duration::from_millis(1_709_210_096_005),
+            remote_addr: Some(([10, 0, 0, 1], 4711).into()),
+            real_ip: "2001:db8::1".parse().ok(),
+            method: b"GET",
+            uri: b"/log?a=b",
+            proto: "HTTP/1.1",
+            status: 200,
+            duration: Duration::from_nanos(1_234_567),
+            request_bytes: 80,
+            response_bytes: 1024,
+            tags: Tags::None,
+            request_headers: Tags::None,
+            response_headers: Tags::None,
+        }
+    }
+}

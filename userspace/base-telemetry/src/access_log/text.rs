@@ -1,0 +1,195 @@
+//! Times and durations as Go prints them, and client text made safe for a line.
+
+use std::cell::Cell;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+thread_local! {
+    /// The last second written and its text: most lines fall into the same second as the one before.
+    static SECOND: Cell<(u64, [u8; 19])> = const { Cell::new((u64::MAX, [0; 19])) };
+}
+
+/// RFC 3339 in UTC with milliseconds: `2024-05-06T07:08:09.123Z`. Easegress drops trailing zeros of the milliseconds; a fixed width
+/// reads and sorts better, and whoever parses the one parses the other.
+pub fn write_time(time: SystemTime, out: &mut Vec<u8>) {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = since.as_secs();
+    let (known, text) = SECOND.get();
+    let text = if known == seconds {
+        text
+    } else {
+        let text = date_time(seconds);
+        SECOND.set((seconds, text));
+        text
+    };
+    out.extend_from_slice(&text);
+    let ms = since.subsec_millis();
+    out.extend_from_slice(&[b'.', digit(ms / 100), digit(ms / 10), digit(ms), b'Z']);
+}
+
+fn digit(n: u32) -> u8 {
+    b'0' + (n % 10) as u8
+}
+
+/// `2024-05-06T07:08:09`. Years beyond 9999 show their last four digits.
+fn date_time(seconds: u64) -> [u8; 19] {
+    let (days, second) = (seconds / 86_400, (seconds % 86_400) as u32);
+    // Days since 0000-03-01, in 400-year eras: leap days then come last in a year and months need no table.
+    let day = days + 719_468;
+    let (era, day_of_era) = (day / 146_097, day % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let date = (day_of_year - (153 * shifted_month + 2) / 5 + 1) as u32;
+    let month = (if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 }) as u32;
+    let year = ((year_of_era + era * 400 + u64::from(month <= 2)) % 10_000) as u32;
+    let mut text = *b"0000-00-00T00:00:00";
+    for (at, n) in [
+        (0, year / 100),
+        (2, year),
+        (5, month),
+        (8, date),
+        (11, second / 3600),
+        (14, second / 60 % 60),
+        (17, second % 60),
+    ] {
+        text[at] = digit(n / 10);
+        text[at + 1] = digit(n);
+    }
+    text
+}
+
+/// As Go's `Duration` prints itself: `0s`, `850ns`, `1.5µs`, `1.234567ms`, `2.5s`, `1m3s`, `1h0m0.5s`.
+pub fn write_duration(duration: Duration, out: &mut Vec<u8>) {
+    let nanos = duration.as_nanos();
+    match nanos {
+        0 => out.extend_from_slice(b"0s"),
+        1..1_000 => {
+            write_number(nanos as u64, out);
+            out.extend_from_slice(b"ns");
+        }
+        1_000..1_000_000 => {
+            write_fraction(nanos as u64, 3, out);
+            out.extend_from_slice("µs".as_bytes());
+        }
+        1_000_000..1_000_000_000 => {
+            write_fraction(nanos as u64, 6, out);
+            out.extend_from_slice(b"ms");
+        }
+        _ => {
+            let (hours, minutes) = (duration.as_secs() / 3600, duration.as_secs() / 60 % 60);
+            if hours > 0 {
+                write_number(hours, out);
+                out.push(b'h');
+            }
+            if hours > 0 || minutes > 0 {
+                write_number(minutes, out);
+                out.push(b'm');
+            }
+            write_fraction(duration.as_secs() % 60 * 1_000_000_000 + u64::from(duration.subsec_nanos()), 9, out);
+            out.push(b's');
+        }
+    }
+}
+
+pub(crate) fn write_number(mut n: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// `n / 10^places` without trailing zeros.
+fn write_fraction(n: u64, places: u32, out: &mut Vec<u8>) {
+    let unit = 10u64.pow(places);
+    write_number(n / unit, out);
+    let mut rest = n % unit;
+    if rest == 0 {
+        return;
+    }
+    out.push(b'.');
+    let mut scale = unit / 10;
+    while rest > 0 {
+        out.push(b'0' + (rest / scale) as u8);
+        rest %= scale;
+        scale /= 10;
+    }
+}
+
+/// Text from outside: control bytes are written as `\xNN`, so that no client can begin a line of its own.
+pub(crate) fn write_foreign(bytes: &[u8], out: &mut Vec<u8>) {
+    let is_control = |b: &u8| *b < b' ' || *b == 0x7f;
+    if !bytes.iter().any(is_control) {
+        out.extend_from_slice(bytes);
+        return;
+    }
+    for b in bytes {
+        if is_control(b) {
+            let hex = |n: u8| b"0123456789abcdef"[usize::from(n & 15)];
+            out.extend_from_slice(&[b'\\', b'x', hex(b >> 4), hex(*b)]);
+        } else {
+            out.push(*b);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (nanos, expected) in [
+            (0, "0s"),
+            (1, "1ns"),
+            (999, "999ns"),
+            (1_100, "1.1µs"),
+            (2_200_000, "2.2ms"),
+            (1_234_567, "1.234567ms"),
+            (3_300_000_000, "3.3s"),
+            (1_000_000_001, "1.000000001s"),
+            (245_000_000_000, "4m5s"),
+            (245_001_000_000, "4m5.001s"),
+            (5 * 3600 * 1_000_000_000 + 367_001_000_000, "5h6m7.001s"),
+            (8 * 60 * 1_000_000_000 + 1, "8m0.000000001s"),
+            (3600 * 1_000_000_000, "1h0m0s"),
+        ] {
+            let mut out = Vec::new();
+            write_duration(Duration::from_nanos(nanos), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+        let mut out = Vec::new();
+        write_duration(Duration::MAX, &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), "5124095576030431h0m15.999999999s");
+    }
+
+    #[test]
+    fn times() {
+        for (ms, expected) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (951_868_800_070, "2000-03-01T00:00:00.070Z"),
+            (1_709_210_096_005, "2024-02-29T12:34:56.005Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+            (1_735_689_599_100, "2024-12-31T23:59:59.100Z"),
+        ] {
+            let mut out = Vec::new();
+            write_time(UNIX_EPOCH + Duration::from_millis(ms), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn foreign_text_stays_on_its_line() {
+        let mut out = Vec::new();
+        write_foreign("/a\r\n[x] \x1b[31m\x7fü".as_bytes(), &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), "/a\\x0d\\x0a[x] \\x1b[31m\\x7fü");
+    }
+}

@@ -1,0 +1,414 @@
+//! From the workers' buffers to the file or the terminal.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use super::format::{Entry, Format, write_line};
+use crate::limits::{Limit, Limits};
+use crate::locked;
+
+/// The file in the log directory.
+pub const FILE_NAME: &str = "filter_http_access.log";
+
+/// A buffer is handed over at this size.
+const BUFFER_BYTES: usize = 32 * 1024;
+/// Buffers of one worker that may wait for the disk: 2 MiB, some 10,000 lines.
+const WAITING_MAX: usize = 64;
+/// A line reaches the destination within this time, give or take the disk.
+const SWEEP: Duration = Duration::from_millis(150);
+/// A worker that finds its buffer being taken away tries this often before it keeps the line to itself.
+const TRIES: usize = 32;
+/// Pause between two attempts, and two complaints, when the destination cannot be written.
+const COMPLAIN: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Where lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    Stdout,
+    /// [`FILE_NAME`] in this directory.
+    Directory(PathBuf),
+}
+
+/// The access log of a machine. Dropping it writes what is waiting and ends the thread.
+#[derive(Debug)]
+pub struct AccessLog {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    workers: Box<[Mutex<Queue>]>,
+    reopen: AtomicBool,
+    stop: AtomicBool,
+    queue_limit: Limit,
+    write_limit: Limit,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Queue {
+    open: Vec<u8>,
+    full: Vec<Vec<u8>>,
+    /// Emptied buffers on their way back.
+    spare: Vec<Vec<u8>>,
+}
+
+impl AccessLog {
+    /// Opens the destination and starts the thread.
+    pub fn start(destination: Destination, workers: usize, limits: &Limits) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            workers: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
+            reopen: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            queue_limit: limits.register("access_log_queue"),
+            write_limit: limits.register("access_log_write"),
+        });
+        let sink = Sink::open(destination)?;
+        let thread = thread::Builder::new().name("access-log".to_owned()).spawn({
+            let shared = Arc::clone(&shared);
+            move || drive(&shared, sink)
+        })?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// The writer of a worker. Several of one index are fine on that worker's thread.
+    pub fn writer(&self, worker: usize) -> LogWriter {
+        LogWriter {
+            worker: worker.min(self.shared.workers.len() - 1),
+            thread: self.thread.as_ref().map(|thread| thread.thread().clone()),
+            shared: Arc::clone(&self.shared),
+            kept: Vec::new(),
+        }
+    }
+
+    /// Opens the file anew after somebody moved it away.
+    pub fn reopen(&self) {
+        self.shared.reopen.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Writes all lines handed over so far, and ends the thread.
+    pub fn shutdown(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What one worker logs with.
+#[derive(Debug)]
+pub struct LogWriter {
+    shared: Arc<Shared>,
+    thread: Option<Thread>,
+    worker: usize,
+    /// Lines that met the buffer being taken away; they go first next time.
+    kept: Vec<u8>,
+}
+
+impl LogWriter {
+    /// Logs a request. Never waits.
+    pub fn log(&mut self, format: &Format, entry: &Entry<'_>) {
+        self.with(|out| write_line(format, entry, out));
+    }
+
+    /// Logs a line made by `write`, which ends it with a newline.
+    pub fn with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let Some(queue) = self.shared.workers.get(self.worker) else { return };
+        let taken = (0..TRIES).find_map(|_| {
+            let guard = queue.try_lock().ok();
+            if guard.is_none() {
+                std::hint::spin_loop();
+            }
+            guard
+        });
+        let Some(mut queue) = taken else {
+            if self.kept.len() < BUFFER_BYTES {
+                write(&mut self.kept);
+            } else {
+                self.shared.queue_limit.hit(self.worker);
+            }
+            return;
+        };
+        if !self.kept.is_empty() {
+            queue.open.extend_from_slice(&self.kept);
+            self.kept.clear();
+        }
+        if queue.open.len() >= BUFFER_BYTES {
+            if queue.full.len() >= WAITING_MAX {
+                self.shared.queue_limit.hit(self.worker);
+                return;
+            }
+            let fresh = queue.spare.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES + BUFFER_BYTES / 8));
+            let full = std::mem::replace(&mut queue.open, fresh);
+            queue.full.push(full);
+            write(&mut queue.open);
+            drop(queue);
+            self.thread.iter().for_each(Thread::unpark);
+        } else {
+            write(&mut queue.open);
+        }
+    }
+}
+
+/// The thread: takes buffers away, writes them, sleeps.
+fn drive(shared: &Shared, mut sink: Sink) {
+    let mut taken = Vec::new();
+    let mut swept = Instant::now();
+    loop {
+        let stop = shared.stop.load(Ordering::Acquire);
+        if shared.reopen.swap(false, Ordering::AcqRel) {
+            sink.reopen();
+        }
+        let sweep = stop || swept.elapsed() >= SWEEP;
+        if sweep {
+            swept = Instant::now();
+        }
+        for worker in &shared.workers {
+            take(worker, sweep, &mut taken);
+            for buffer in &mut taken {
+                if !sink.write(buffer) {
+                    shared.write_limit.add(buffer.iter().filter(|&&b| b == b'\n').count() as u64);
+                }
+                buffer.clear();
+            }
+            give_back(worker, &mut taken);
+        }
+        if stop {
+            sink.flush();
+            return;
+        }
+        thread::park_timeout(SWEEP.saturating_sub(swept.elapsed()).max(Duration::from_millis(1)));
+    }
+}
+
+/// Holds the lock for a few pointer moves only.
+fn take(worker: &Mutex<Queue>, sweep: bool, taken: &mut Vec<Vec<u8>>) {
+    let mut queue = locked(worker);
+    std::mem::swap(&mut queue.full, taken);
+    if sweep && !queue.open.is_empty() {
+        let fresh = queue.spare.pop().unwrap_or_default();
+        taken.push(std::mem::replace(&mut queue.open, fresh));
+    }
+}
+
+/// Keeps two emptied buffers for the worker; the rest, and any that grew beyond the usual, goes.
+fn give_back(worker: &Mutex<Queue>, taken: &mut Vec<Vec<u8>>) {
+    taken.retain(|buffer| buffer.capacity() <= 2 * BUFFER_BYTES);
+    taken.truncate(2);
+    if taken.is_empty() {
+        return;
+    }
+    let mut queue = locked(worker);
+    while queue.spare.len() < 2
+        && let Some(buffer) = taken.pop()
+    {
+        queue.spare.push(buffer);
+    }
+    drop(queue);
+    taken.clear();
+}
+
+/// The open destination.
+struct Sink {
+    destination: Destination,
+    file: Option<File>,
+    failed: Option<Instant>,
+    complained: Option<Instant>,
+}
+
+impl Sink {
+    fn open(destination: Destination) -> io::Result<Self> {
+        let file = match &destination {
+            Destination::Stdout => None,
+            Destination::Directory(directory) => Some(open_file(directory)?),
+        };
+        Ok(Self { destination, file, failed: None, complained: None })
+    }
+
+    fn reopen(&mut self) {
+        if let Destination::Directory(directory) = &self.destination {
+            match open_file(directory) {
+                Ok(file) => self.file = Some(file),
+                // The old file stays in use: lines in a moved file are better than none.
+                Err(error) => self.complain(&error),
+            }
+        }
+    }
+
+    /// Whether the bytes were written. After a failure the next second's lines are given up unseen, so that a dead disk does not keep
+    /// the thread in the kernel.
+    fn write(&mut self, bytes: &[u8]) -> bool {
+        if let Some(failed) = self.failed {
+            if failed.elapsed() < RETRY {
+                return false;
+            }
+            self.failed = None;
+            if self.file.is_none() {
+                self.reopen();
+            }
+        }
+        let written = match (&mut self.file, &self.destination) {
+            (Some(file), _) => file.write_all(bytes),
+            (None, Destination::Stdout) => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(bytes).and_then(|()| stdout.flush())
+            }
+            (None, Destination::Directory(_)) => Err(io::Error::other("the file is not open")),
+        };
+        if let Err(error) = &written {
+            self.failed = Some(Instant::now());
+            self.complain(error);
+        }
+        written.is_ok()
+    }
+
+    fn flush(&mut self) {
+        if let Some(file) = &mut self.file {
+            let _ = file.flush();
+        }
+    }
+
+    fn complain(&mut self, error: &io::Error) {
+        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
+            self.complained = Some(Instant::now());
+            let place = match &self.destination {
+                Destination::Stdout => "standard output".to_owned(),
+                Destination::Directory(directory) => directory.join(FILE_NAME).display().to_string(),
+            };
+            tracing::warn!(
+                "cannot write the access log to {place}: {error}; lines are dropped, the next attempt is in a second"
+            );
+        }
+    }
+}
+
+fn open_file(directory: &Path) -> io::Result<File> {
+    let path = directory.join(FILE_NAME);
+    OpenOptions::new().append(true).create(true).open(&path).map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot open the access log {}: {error}", path.display()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn lines_arrive_in_order_and_completely() {
+        let directory = tempfile::tempdir().unwrap();
+        let limits = Limits::new(2);
+        let log = AccessLog::start(Destination::Directory(directory.path().to_owned()), 2, &limits).unwrap();
+        thread::scope(|scope| {
+            for worker in 0..2 {
+                let mut writer = log.writer(worker);
+                scope.spawn(move || {
+                    for line in 0..5000 {
+                        writer.with(|out| {
+                            out.extend_from_slice(format!("{worker} {line} {}\n", "x".repeat(60)).as_bytes())
+                        });
+                    }
+                });
+            }
+        });
+        log.shutdown();
+        let text = fs::read_to_string(directory.path().join(FILE_NAME)).unwrap();
+        for worker in ["0 ", "1 "] {
+            let numbers: Vec<usize> =
+                text.lines().filter_map(|line| line.strip_prefix(worker)?.split(' ').next()?.parse().ok()).collect();
+            assert!(
+                numbers.is_sorted() && numbers.len() + limits.register("access_log_queue").total() as usize >= 5000
+            );
+        }
+        assert_eq!(limits.register("access_log_queue").total(), 0);
+    }
+
+    #[test]
+    fn an_idle_worker_s_line_is_written_soon() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = AccessLog::start(Destination::Directory(directory.path().to_owned()), 1, &Limits::new(1)).unwrap();
+        let path = directory.path().join(FILE_NAME);
+        let mut writer = log.writer(7);
+        writer.with(|out| out.extend_from_slice(b"one\n"));
+        wait_for(&path, "one\n");
+        fs::rename(&path, directory.path().join("old")).unwrap();
+        log.reopen();
+        // Reopening is asynchronous: what is logged meanwhile may still go to the old file.
+        wait_until(|| path.exists());
+        writer.with(|out| out.extend_from_slice(b"two\n"));
+        wait_for(&path, "two\n");
+        assert_eq!(fs::read_to_string(directory.path().join("old")).unwrap(), "one\n");
+    }
+
+    #[test]
+    fn a_stuck_disk_drops_lines_and_counts_them() {
+        let limits = Limits::new(1);
+        let shared = Arc::new(Shared {
+            workers: Box::new([Mutex::default()]),
+            reopen: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            queue_limit: limits.register("access_log_queue"),
+            write_limit: limits.register("access_log_write"),
+        });
+        let mut writer = LogWriter { shared: Arc::clone(&shared), thread: None, worker: 0, kept: Vec::new() };
+        for _ in 0..100 {
+            writer.with(|out| out.resize(out.len() + BUFFER_BYTES, b'x'));
+        }
+        let queue = locked(&shared.workers[0]);
+        assert_eq!(queue.full.len(), WAITING_MAX);
+        assert_eq!(limits.register("access_log_queue").total(), 100 - WAITING_MAX as u64 - 1);
+        drop(queue);
+        let guard = locked(&shared.workers[0]);
+        writer.with(|out| out.extend_from_slice(b"kept\n"));
+        drop(guard);
+        assert_eq!(writer.kept, b"kept\n");
+    }
+
+    #[test]
+    fn a_full_disk_is_counted() {
+        let Ok(full) = OpenOptions::new().write(true).open("/dev/full") else { return };
+        let destination = Destination::Directory(PathBuf::from("/nonexistent"));
+        let mut sink = Sink { destination: destination.clone(), file: Some(full), failed: None, complained: None };
+        assert!(!sink.write(b"x\n"));
+        assert!(!sink.write(b"y\n"), "given up until the next attempt");
+        let error = AccessLog::start(destination, 1, &Limits::new(1)).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/filter_http_access.log"), "{error}");
+    }
+
+    fn wait_for(path: &Path, expected: &str) {
+        wait_until(|| fs::read_to_string(path).is_ok_and(|text| text == expected));
+    }
+
+    fn wait_until(done: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !done() {
+            assert!(start.elapsed() < Duration::from_secs(10), "not within 10 s");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}

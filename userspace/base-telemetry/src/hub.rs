@@ -1,0 +1,128 @@
+//! [`Telemetry`]: one per machine, shared by edge, control and kernel. It finds or makes the statistics of each object, closes their
+//! rounds and feeds them to the registry.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use crate::families;
+use crate::limits::Limits;
+use crate::locked;
+use crate::proxy::{self, PoolNames, PoolStats};
+use crate::registry::{Encoder, Names, Registry};
+use crate::server::ServerStats;
+
+/// Servers, and pools, that are shown; what further ones record is lost, and counted as `metric_objects`.
+const OBJECTS_MAX: usize = 65_536;
+
+/// Labels Easegress puts on everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub cluster_name: String,
+    /// `primary` or `secondary`.
+    pub cluster_role: String,
+    /// `--name`.
+    pub instance_name: String,
+}
+
+/// The statistics of a machine.
+pub struct Telemetry {
+    identity: Identity,
+    workers: usize,
+    limits: Limits,
+    registry: Registry,
+    servers: Mutex<BTreeMap<String, Arc<ServerStats>>>,
+    pools: Mutex<BTreeMap<String, Arc<PoolStats>>>,
+}
+
+impl Telemetry {
+    pub fn new(identity: Identity, workers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            identity,
+            workers,
+            limits: Limits::new(workers),
+            registry: Registry::default(),
+            servers: Mutex::default(),
+            pools: Mutex::default(),
+        })
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Counters of reached bounds; register yours when you are built.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Takes further collectors.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The statistics of an HTTPServer, made at first sight and kept until [`Self::remove_server`].
+    pub fn server(&self, name: &str) -> Arc<ServerStats> {
+        let mut servers = locked(&self.servers);
+        if let Some(known) = servers.get(name) {
+            return Arc::clone(known);
+        }
+        let made = ServerStats::with_limits(name, self.workers, &self.limits);
+        if servers.len() < OBJECTS_MAX {
+            servers.insert(name.to_owned(), Arc::clone(&made));
+        } else {
+            self.limits.register("metric_objects").add(1);
+        }
+        made
+    }
+
+    pub fn remove_server(&self, name: &str) {
+        locked(&self.servers).remove(name);
+    }
+
+    /// The statistics of a pool, found by `names.pool`; other labels are taken over.
+    pub fn pool(&self, names: PoolNames) -> Arc<PoolStats> {
+        let mut pools = locked(&self.pools);
+        if let Some(known) = pools.get(&names.pool) {
+            known.rename(names);
+            return Arc::clone(known);
+        }
+        let key = names.pool.clone();
+        let made = PoolStats::with_limits(names, self.workers, &self.limits);
+        if pools.len() < OBJECTS_MAX {
+            pools.insert(key, Arc::clone(&made));
+        } else {
+            self.limits.register("metric_objects").add(1);
+        }
+        made
+    }
+
+    pub fn remove_pool(&self, pool: &str) {
+        locked(&self.pools).remove(pool);
+    }
+
+    /// Closes the round of every server and pool. Call every [`crate::ewma::TICK`] from one thread that is no worker.
+    pub fn tick(&self, now: Instant) {
+        self.servers().iter().for_each(|server| server.tick(now));
+        self.pools().iter().for_each(|pool| pool.tick(now));
+    }
+
+    /// The answer to `GET /metrics`.
+    pub fn render(&self, names: Names) -> String {
+        let mut encoder = Encoder::new(names);
+        self.servers().iter().for_each(|server| server.encode(&mut encoder, names, &self.identity));
+        proxy::encode(&self.pools(), &mut encoder, names, &self.identity);
+        self.limits.encode(&mut encoder);
+        families::process(&mut encoder);
+        self.registry.collect(&mut encoder);
+        encoder.finish()
+    }
+
+    pub fn servers(&self) -> Vec<Arc<ServerStats>> {
+        locked(&self.servers).values().cloned().collect()
+    }
+
+    pub fn pools(&self) -> Vec<Arc<PoolStats>> {
+        locked(&self.pools).values().cloned().collect()
+    }
+}

@@ -1,0 +1,556 @@
+//! Statistics of backends: per pool of a Proxy filter and per server in it.
+//!
+//! [`PoolStats`] outlives configuration changes. A worker asks its [`PoolRecorder`] once for the [`ServerRecorder`] of each server
+//! it talks to and keeps it beside the connections of that server.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::block::Block;
+use crate::ewma::TICK;
+use crate::histogram::bump;
+use crate::hub::Identity;
+use crate::limits::{Limit, Limits};
+use crate::locked;
+use crate::registry::{Encoder, Names, SECONDS_BOUNDS};
+use crate::server::{Observed, ObservedRead, SIZE_BOUNDS, code_text, quantiles_of, size_bounds};
+use crate::shard::{Shard, Tally};
+
+/// Servers of one pool that have series of their own; further ones share `other`.
+const SERVERS_MAX: usize = 1024;
+
+/// How a pool is labelled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolNames {
+    /// Unique on this machine, for instance `pipeline/proxy#mainPool`: the label `pool` of our metrics.
+    pub pool: String,
+    /// Name of the filter: the label `proxyName` of Easegress's.
+    pub proxy: String,
+    /// Kind of the filter, `Proxy` for instance.
+    pub kind: String,
+    pub load_balance_policy: String,
+    pub filter_policy: String,
+}
+
+/// One answered request to a backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Exchange {
+    pub status: u16,
+    /// From the choice of the server to the last byte of its response.
+    pub duration: Duration,
+    /// Head and body as sent to the server.
+    pub request_bytes: u64,
+    /// Head and body as received from it.
+    pub response_bytes: u64,
+}
+
+/// Why there was no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamError {
+    /// The connection was refused or unreachable.
+    Connect,
+    ConnectTimeout,
+    Tls,
+    /// No complete response in time.
+    Timeout,
+    /// The connection ended before the response did.
+    Closed,
+    /// The response was no HTTP.
+    Protocol,
+    /// The client went away first.
+    Canceled,
+}
+
+impl UpstreamError {
+    const ALL: [Self; 7] =
+        [Self::Connect, Self::ConnectTimeout, Self::Tls, Self::Timeout, Self::Closed, Self::Protocol, Self::Canceled];
+
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::Closed => "closed",
+            Self::Protocol => "protocol",
+            Self::Canceled => "canceled",
+        }
+    }
+}
+
+/// Statistics of one pool.
+#[derive(Debug)]
+pub struct PoolStats {
+    names: Mutex<PoolNames>,
+    workers: Box<[PoolWorker]>,
+    servers: Mutex<BTreeMap<Arc<str>, Arc<Server>>>,
+    rounds: Mutex<Rounds>,
+    servers_limit: Limit,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct PoolWorker {
+    no_server: AtomicU64,
+    retries: AtomicU64,
+    request_body: Observed,
+    response_body: Observed,
+}
+
+#[derive(Debug, Default)]
+struct Rounds {
+    ticked: Option<Instant>,
+    before: Tally,
+    block: Block,
+    /// Sums of servers that were forgotten: the pool's own counts must not fall.
+    gone: Tally,
+}
+
+#[derive(Debug)]
+struct Server {
+    workers: Box<[OnceLock<Box<ServerShard>>]>,
+    healthy: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct ServerShard {
+    exchanges: Shard,
+    errors: [AtomicU64; UpstreamError::ALL.len()],
+    created: AtomicU64,
+    reused: AtomicU64,
+    closed: AtomicU64,
+    parked: AtomicU64,
+    unparked: AtomicU64,
+}
+
+impl PoolStats {
+    /// Statistics that report reached bounds nowhere; [`crate::Telemetry::pool`] makes ones that do.
+    pub fn new(names: PoolNames, workers: usize) -> Arc<Self> {
+        Self::with_limits(names, workers, &Limits::new(workers))
+    }
+
+    pub fn with_limits(names: PoolNames, workers: usize, limits: &Limits) -> Arc<Self> {
+        Arc::new(Self {
+            names: Mutex::new(names),
+            workers: (0..workers.max(1)).map(|_| PoolWorker::default()).collect(),
+            servers: Mutex::default(),
+            rounds: Mutex::default(),
+            servers_limit: limits.register("metric_upstream_servers"),
+        })
+    }
+
+    pub fn names(&self) -> PoolNames {
+        locked(&self.names).clone()
+    }
+
+    /// Takes over new policies after a change of the document.
+    pub fn rename(&self, names: PoolNames) {
+        *locked(&self.names) = names;
+    }
+
+    /// The recorder of a worker; see [`crate::server::ServerStats::recorder`] for who may hold it.
+    pub fn recorder(self: &Arc<Self>, worker: usize) -> PoolRecorder {
+        PoolRecorder { worker: worker.min(self.workers.len() - 1), pool: Arc::clone(self) }
+    }
+
+    /// What the health checks say; servers count as healthy until then.
+    pub fn set_healthy(&self, server: &str, healthy: bool) {
+        self.server(server, usize::MAX).healthy.store(healthy, Relaxed);
+    }
+
+    /// Forgets the series of servers that left the pool.
+    pub fn retain_servers(&self, keep: impl Fn(&str) -> bool) {
+        let mut rounds = locked(&self.rounds);
+        locked(&self.servers).retain(|name, server| {
+            let keep = keep(name);
+            if !keep {
+                server.merge_into(&mut rounds.gone);
+            }
+            keep
+        });
+    }
+
+    /// Closes a round; called every 5 s by one control thread.
+    pub fn tick(&self, now: Instant) {
+        let mut rounds = locked(&self.rounds);
+        let elapsed = rounds.ticked.map_or(TICK, |then| now.saturating_duration_since(then));
+        if elapsed.is_zero() {
+            return;
+        }
+        rounds.ticked = Some(now);
+        let tally = self.tally(&rounds);
+        let Rounds { before, block, .. } = &mut *rounds;
+        block.tick_between(elapsed, before, &tally);
+        *before = tally;
+    }
+
+    /// Easegress's `{stat}` of a pool.
+    pub fn status_json(&self) -> Value {
+        let rounds = locked(&self.rounds);
+        json!({ "stat": rounds.block.json(&self.tally(&rounds).totals) })
+    }
+
+    fn tally(&self, rounds: &Rounds) -> Tally {
+        let mut tally = rounds.gone.clone();
+        locked(&self.servers).values().for_each(|server| server.merge_into(&mut tally));
+        tally
+    }
+
+    fn server(&self, name: &str, worker: usize) -> Arc<Server> {
+        let mut servers = locked(&self.servers);
+        if let Some(known) = servers.get(name) {
+            return Arc::clone(known);
+        }
+        let name = if servers.len() >= SERVERS_MAX {
+            self.servers_limit.hit(worker);
+            "other"
+        } else {
+            name
+        };
+        let made = servers.entry(Arc::from(name)).or_insert_with(|| {
+            let workers = self.workers.iter().map(|_| OnceLock::new()).collect();
+            Arc::new(Server { workers, healthy: AtomicBool::new(true) })
+        });
+        Arc::clone(made)
+    }
+
+    fn sum(&self, counter: impl Fn(&PoolWorker) -> &AtomicU64) -> f64 {
+        self.workers.iter().map(|worker| counter(worker).load(Relaxed)).sum::<u64>() as f64
+    }
+}
+
+impl Server {
+    fn shards(&self) -> impl Iterator<Item = &ServerShard> {
+        self.workers.iter().filter_map(|worker| worker.get().map(|shard| &**shard))
+    }
+
+    fn merge_into(&self, tally: &mut Tally) {
+        self.shards().for_each(|shard| shard.exchanges.merge_into(tally));
+    }
+
+    fn sum(&self, counter: impl Fn(&ServerShard) -> &AtomicU64) -> u64 {
+        self.shards().map(|shard| counter(shard).load(Relaxed)).sum()
+    }
+}
+
+/// What one worker counts about a pool.
+#[derive(Clone, Debug)]
+pub struct PoolRecorder {
+    pool: Arc<PoolStats>,
+    worker: usize,
+}
+
+impl PoolRecorder {
+    /// The recorder for one server, such as `http://10.0.0.1:8080`. Looks the name up; keep the result.
+    pub fn server(&self, name: &str) -> ServerRecorder {
+        ServerRecorder {
+            server: self.pool.server(name, self.worker),
+            pool: Arc::clone(&self.pool),
+            worker: self.worker,
+        }
+    }
+
+    /// No server of the pool could be chosen.
+    pub fn no_server(&self) {
+        if let Some(worker) = self.pool.workers.get(self.worker) {
+            bump(&worker.no_server, 1);
+        }
+    }
+
+    /// A request is tried again.
+    pub fn retried(&self) {
+        if let Some(worker) = self.pool.workers.get(self.worker) {
+            bump(&worker.retries, 1);
+        }
+    }
+}
+
+/// What one worker counts about a server.
+#[derive(Clone, Debug)]
+pub struct ServerRecorder {
+    pool: Arc<PoolStats>,
+    server: Arc<Server>,
+    worker: usize,
+}
+
+impl ServerRecorder {
+    pub fn record(&self, exchange: &Exchange) {
+        self.with(|shard| {
+            let Exchange { status, duration, request_bytes, response_bytes } = *exchange;
+            shard.exchanges.record(status, duration, request_bytes, response_bytes);
+        });
+        if let Some(worker) = self.pool.workers.get(self.worker) {
+            worker.request_body.record(exchange.request_bytes, &SIZE_BOUNDS);
+            worker.response_body.record(exchange.response_bytes, &SIZE_BOUNDS);
+        }
+    }
+
+    /// A request ended without an answer.
+    pub fn error(&self, error: UpstreamError) {
+        self.with(|shard| bump(&shard.errors[error as usize], 1));
+    }
+
+    /// A connection was established; it is in use.
+    pub fn connection_created(&self) {
+        self.with(|shard| bump(&shard.created, 1));
+    }
+
+    /// A connection in use became idle.
+    pub fn connection_parked(&self) {
+        self.with(|shard| bump(&shard.parked, 1));
+    }
+
+    /// An idle connection is in use again.
+    pub fn connection_reused(&self) {
+        self.with(|shard| {
+            bump(&shard.reused, 1);
+            bump(&shard.unparked, 1);
+        });
+    }
+
+    /// A connection is gone.
+    pub fn connection_closed(&self, was_idle: bool) {
+        self.with(|shard| {
+            bump(&shard.closed, 1);
+            bump(&shard.unparked, u64::from(was_idle));
+        });
+    }
+
+    fn with(&self, record: impl FnOnce(&ServerShard)) {
+        if let Some(shard) = self.server.workers.get(self.worker) {
+            record(shard.get_or_init(Box::default));
+        }
+    }
+}
+
+/// Writes the families of all pools. Together, because Easegress's labels do not tell pools of one filter apart and their counts have
+/// to be added up.
+pub fn encode(pools: &[Arc<PoolStats>], encoder: &mut Encoder, names: Names, identity: &Identity) {
+    pools.iter().for_each(|pool| encode_ours(pool, encoder));
+    if names == Names::All {
+        encode_easegress(pools, encoder, identity);
+    }
+}
+
+fn encode_ours(pool: &PoolStats, encoder: &mut Encoder) {
+    let name = pool.names().pool;
+    let of_pool = [("pool", name.as_str())];
+    encoder.counter(
+        "weir_upstream_no_server_total",
+        "Requests for which no server of the pool could be chosen, by pool.",
+        &of_pool,
+        pool.sum(|worker| &worker.no_server),
+    );
+    encoder.counter(
+        "weir_upstream_retries_total",
+        "Requests tried again, by pool.",
+        &of_pool,
+        pool.sum(|worker| &worker.retries),
+    );
+    let servers: Vec<_> = locked(&pool.servers).iter().map(|(k, v)| (Arc::clone(k), Arc::clone(v))).collect();
+    for (server_name, server) in servers {
+        let labels = [("pool", name.as_str()), ("server", &server_name)];
+        let mut tally = Tally::default();
+        server.merge_into(&mut tally);
+        encoder.histogram_from_slots(
+            "weir_upstream_request_duration_seconds",
+            "Time from choosing the server to the last byte of its response, in seconds, by pool and server.",
+            &labels,
+            tally.latency_us.iter().map(|(us, n)| (us as f64 / 1e6, n)),
+            Some(tally.totals.duration_seconds()),
+            &SECONDS_BOUNDS,
+        );
+        for (&code, &n) in &tally.codes {
+            encoder.counter(
+                "weir_upstream_requests_total",
+                "Requests answered by backends, by pool, server and status code.",
+                &[labels[0], labels[1], ("code", &code_text(code))],
+                n as f64,
+            );
+        }
+        for error in UpstreamError::ALL {
+            encoder.counter(
+                "weir_upstream_errors_total",
+                "Requests to backends that ended without an answer, by pool, server and reason.",
+                &[labels[0], labels[1], ("reason", error.text())],
+                server.sum(|shard| &shard.errors[error as usize]) as f64,
+            );
+        }
+        let sum = |counter: fn(&ServerShard) -> &AtomicU64| server.sum(counter);
+        let open = sum(|s| &s.created).saturating_sub(sum(|s| &s.closed));
+        let idle = sum(|s| &s.parked).saturating_sub(sum(|s| &s.unparked));
+        let counters = [
+            (
+                "weir_upstream_request_bytes_total",
+                "Bytes of request heads and bodies sent to backends, by pool and server.",
+                tally.totals.request_bytes,
+            ),
+            (
+                "weir_upstream_response_bytes_total",
+                "Bytes of response heads and bodies received from backends, by pool and server.",
+                tally.totals.response_bytes,
+            ),
+            (
+                "weir_upstream_connections_created_total",
+                "Connections established to backends, by pool and server.",
+                sum(|s| &s.created),
+            ),
+            (
+                "weir_upstream_connections_reused_total",
+                "Times an idle connection to a backend was used again, by pool and server.",
+                sum(|s| &s.reused),
+            ),
+        ];
+        for (name, help, n) in counters {
+            encoder.counter(name, help, &labels, n as f64);
+        }
+        let gauges = [
+            (
+                "weir_upstream_connections",
+                "Open connections to backends, idle ones included, by pool and server.",
+                open,
+            ),
+            ("weir_upstream_idle_connections", "Idle connections to backends, by pool and server.", idle),
+            (
+                "weir_upstream_healthy",
+                "Whether the health checks take the server for healthy (1) or not (0), by pool and server.",
+                u64::from(server.healthy.load(Relaxed)),
+            ),
+        ];
+        for (name, help, n) in gauges {
+            encoder.gauge(name, help, &labels, n as f64);
+        }
+    }
+}
+
+fn encode_easegress(pools: &[Arc<PoolStats>], encoder: &mut Encoder, identity: &Identity) {
+    #[derive(Default)]
+    struct Sum {
+        requests: u64,
+        errors: u64,
+        bodies: [ObservedRead; 2],
+    }
+    let mut sums: BTreeMap<[String; 4], Sum> = BTreeMap::new();
+    for pool in pools {
+        let names = pool.names();
+        let sum = sums.entry([names.proxy, names.kind, names.load_balance_policy, names.filter_policy]).or_default();
+        let totals = pool.tally(&locked(&pool.rounds)).totals;
+        sum.requests += totals.count;
+        sum.errors += totals.errors;
+        for worker in &pool.workers {
+            worker.request_body.merge_into(&mut sum.bodies[0]);
+            worker.response_body.merge_into(&mut sum.bodies[1]);
+        }
+    }
+    for ([proxy, kind, policy, filter], sum) in &sums {
+        let labels = [
+            ("clusterName", identity.cluster_name.as_str()),
+            ("clusterRole", identity.cluster_role.as_str()),
+            ("instanceName", identity.instance_name.as_str()),
+            ("proxyName", proxy.as_str()),
+            ("kind", kind.as_str()),
+            ("loadBalancePolicy", policy.as_str()),
+            ("filterPolicy", filter.as_str()),
+        ];
+        encoder.counter(
+            "proxy_total_connections",
+            "the total count of proxy connections",
+            &labels,
+            sum.requests as f64,
+        );
+        let help = "the total count of proxy error connections";
+        encoder.counter("proxy_total_error_connections", help, &labels, sum.errors as f64);
+        let families = [
+            ("proxy_request_body_size", "proxy_request_body_size_percentage", "size of the request in bytes"),
+            ("proxy_response_body_size", "proxy_response_body_size_percentage", "size of the response in bytes"),
+        ];
+        for (body, (histogram, summary, help)) in sum.bodies.iter().zip(families) {
+            encoder.histogram(histogram, help, &labels, &size_bounds(), &body.buckets, body.sum as f64);
+            let quantiles = quantiles_of(&body.values, 1.0);
+            encoder.summary(summary, help, &labels, &quantiles, body.sum as f64, body.buckets.iter().sum());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_and_answers_add_up() {
+        let pool = PoolStats::new(names("main"), 2);
+        for worker in 0..2 {
+            let recorder = pool.recorder(worker);
+            let server = recorder.server("http://10.0.0.1:80");
+            server.connection_created();
+            server.connection_created();
+            for status in [200, 200, 502] {
+                server.record(&exchange(status));
+            }
+            server.connection_parked();
+            server.connection_reused();
+            server.connection_parked();
+            server.connection_closed(false);
+            server.error(UpstreamError::Timeout);
+            recorder.no_server();
+            recorder.retried();
+        }
+        pool.set_healthy("http://10.0.0.1:80", false);
+        pool.tick(Instant::now());
+        let text = text(&[Arc::clone(&pool)]);
+        let labels = "pool=\"main\",server=\"http://10.0.0.1:80\"";
+        for line in [
+            format!("weir_upstream_requests_total{{{labels},code=\"200\"}} 4"),
+            format!("weir_upstream_errors_total{{{labels},reason=\"timeout\"}} 2"),
+            format!("weir_upstream_connections{{{labels}}} 2"),
+            format!("weir_upstream_idle_connections{{{labels}}} 2"),
+            format!("weir_upstream_connections_created_total{{{labels}}} 4"),
+            format!("weir_upstream_connections_reused_total{{{labels}}} 2"),
+            format!("weir_upstream_healthy{{{labels}}} 0"),
+            format!("weir_upstream_request_duration_seconds_count{{{labels}}} 6"),
+            "weir_upstream_retries_total{pool=\"main\"} 2".to_owned(),
+        ] {
+            assert!(text.contains(&format!("{line}\n")), "{line} missing in\n{text}");
+        }
+        assert_eq!(pool.status_json()["stat"]["codes"], json!({"200": 4, "502": 2}));
+    }
+
+    #[test]
+    fn pools_with_the_same_easegress_labels_are_added_up() {
+        let pools = [PoolStats::new(names("main"), 1), PoolStats::new(names("candidate"), 1)];
+        for pool in &pools {
+            pool.recorder(0).server("a").record(&exchange(404));
+        }
+        pools[0].retain_servers(|_| false);
+        let text = text(&pools);
+        let labels = "clusterName=\"\",clusterRole=\"\",instanceName=\"\",proxyName=\"proxy\",kind=\"Proxy\",\
+                      loadBalancePolicy=\"roundRobin\",filterPolicy=\"\"";
+        assert!(text.contains(&format!("proxy_total_connections{{{labels}}} 2\n")), "{text}");
+        assert!(text.contains(&format!("proxy_total_error_connections{{{labels}}} 2\n")), "{text}");
+        assert!(text.contains("weir_metrics_rejected_total 0\n"), "{text}");
+    }
+
+    fn names(pool: &str) -> PoolNames {
+        PoolNames {
+            pool: pool.into(),
+            proxy: "proxy".into(),
+            kind: "Proxy".into(),
+            load_balance_policy: "roundRobin".into(),
+            filter_policy: String::new(),
+        }
+    }
+
+    fn exchange(status: u16) -> Exchange {
+        Exchange { status, duration: Duration::from_millis(3), request_bytes: 10, response_bytes: 1000 }
+    }
+
+    fn text(pools: &[Arc<PoolStats>]) -> String {
+        let mut encoder = Encoder::new(Names::All);
+        encode(pools, &mut encoder, Names::All, &Identity::default());
+        encoder.finish()
+    }
+}
