@@ -1,1 +1,77 @@
-fn main() {}
+//! Everything a developer does with this repository beside `cargo build` and `cargo test`: `cargo xtask --help`.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod cargo;
+mod check;
+mod client;
+mod demo;
+mod dist;
+mod fleet;
+mod fuzz;
+mod http;
+mod process;
+mod progress;
+mod test;
+mod tidy;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::progress::{Colour, paint};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, tests, measures and shows Weir")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Show a fleet of three edges at work: steering, a drain, a crash. Without root: one machine on loopback
+    Demo(demo::Options),
+    /// Build and run every test there is; the last line counts them
+    Test(test::Options),
+    /// What CI runs before the tests: formatting, clippy, the map of the repository. Never writes
+    Check,
+    /// Write what `check` would complain about
+    Fix,
+    /// Measure ours beside its peers; see bench/README.md
+    Bench(bench::Options),
+    /// Run the fuzz targets, each for a while
+    Fuzz(fuzz::Options),
+    /// Build release binaries into target/dist
+    Dist,
+    /// Check that READMEs and folders say the same
+    Tidy,
+    #[command(hide = true)]
+    InternalClient(client::Options),
+    #[command(hide = true)]
+    InternalGet { address: std::net::SocketAddr, path: String },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Check => check::check(),
+        Task::Fix => check::fix(),
+        Task::Bench(options) => bench::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
+        Task::Dist => dist::run(),
+        Task::Tidy => tidy::run(),
+        Task::InternalClient(options) => client::run(&options),
+        Task::InternalGet { address, path } => http::print(address, &path),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("{} {problem}", paint(Colour::Red, "✗"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What we ask of cargo: builds with their progress visible, and where the results are.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::progress;
+
+/// The checkout.
+pub fn root() -> PathBuf {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map_or(manifest.clone(), PathBuf::from)
+}
+
+/// The cargo that runs us, in the root of the checkout.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Profile {
+    Debug,
+    Release,
+}
+
+/// Builds packages, cargo's own progress on the terminal; the folder of the binaries comes back.
+pub fn build(packages: &[&str], profile: Profile) -> Result<PathBuf, String> {
+    let kind = if profile == Profile::Release { "release" } else { "debug" };
+    let step = progress::step(format!("building {} ({kind})", packages.join(", ")));
+    let mut command = cargo();
+    command.arg("build");
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    run(&mut command)?;
+    step.done("built");
+    Ok(target()?.join(kind))
+}
+
+/// Runs a command on our terminal to its end.
+pub fn run(command: &mut Command) -> Result<(), String> {
+    let shown = crate::tools::show(command);
+    match command.stdin(Stdio::null()).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{shown}: {status}")),
+        Err(error) => Err(format!("{shown}: {error}")),
+    }
+}
+
+/// Where cargo puts what it builds, whatever the environment says about it.
+pub fn target() -> Result<PathBuf, String> {
+    let metadata = crate::tools::run(cargo().args(["metadata", "--no-deps", "--format-version", "1", "--offline"]))?;
+    let metadata: serde_json::Value =
+        serde_json::from_str(&metadata).map_err(|error| format!("cargo metadata: {error}"))?;
+    metadata["target_directory"].as_str().map(PathBuf::from).ok_or_else(|| "cargo metadata names no target".into())
+}

@@ -1,0 +1,645 @@
+//! `demo`: a fleet of three edges at work, from the first packet to a machine that dies under load.
+//!
+//! As root it builds the namespaces of [`crate::fleet`], starts three `weir` with XDP on their interfaces, gives them a
+//! virtual IP and a pipeline through `weirctl`, and watches real connections of a client: who the router chose, who the
+//! kernel steered to, who answered. Then it drains one edge, kills another, pulls that one's cable, and judges: every
+//! connection that a dead machine did not own must live. Without root one `weir` serves on loopback.
+
+mod documents;
+mod loopback;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::cargo::{self, Profile};
+use crate::client::{self, Event, Load, NEW};
+use crate::fleet::{CLIENT, Fleet, INTERFACE, VIP, VIP6};
+use crate::process::Daemon;
+use crate::progress::{self, Colour, note, paint, seconds, step, title, warn};
+use crate::tools::{self, ETHTOOL, IP, NSENTER};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Leave everything running at the end, and say what to type next
+    #[arg(long)]
+    keep: bool,
+    /// Take down what earlier demos left, and do nothing else
+    #[arg(long)]
+    clean: bool,
+    /// Machine by machine on loopback, even as root
+    #[arg(long)]
+    loopback: bool,
+}
+
+pub fn run(options: &Options) -> Result<(), String> {
+    if options.clean {
+        return clean();
+    }
+    let id = std::process::id().to_string();
+    let folder = std::env::temp_dir().join(format!("weir-demo-{id}"));
+    let verdict = if tools::is_root() && !options.loopback {
+        fleet(&id, folder.clone(), options.keep)
+    } else {
+        loopback::run(folder.clone(), options.keep)
+    };
+    match verdict {
+        Ok(line) => {
+            println!("\n{} {line}", paint(Colour::Green, "✓"));
+            if !options.keep {
+                let _ = fs::remove_dir_all(&folder);
+            }
+            Ok(())
+        }
+        Err(problem) => Err(format!("{problem}\n  Logs, documents and data are in {}", folder.display())),
+    }
+}
+
+fn clean() -> Result<(), String> {
+    let standing = crate::fleet::standing();
+    for id in &standing {
+        crate::fleet::remove(id);
+        unpin(id);
+        let _ = fs::remove_dir_all(std::env::temp_dir().join(format!("weir-demo-{id}")));
+        println!("took down the fleet {id}");
+    }
+    if standing.is_empty() {
+        println!("no fleet stands");
+    }
+    Ok(())
+}
+
+/// Builds the kernel programs if this machine can; without them `weir` runs its L7 part alone.
+pub fn kernel_programs() -> bool {
+    warn("the kernel programs are not built by this version of xtask");
+    false
+}
+
+/// What stands while the demo runs. Fields are dropped in this order: the load, the daemons, their network.
+struct Demo {
+    load: Option<Load>,
+    edges: Vec<Daemon>,
+    backends: Vec<Daemon>,
+    fleet: Fleet,
+    folder: PathBuf,
+    weirctl: PathBuf,
+    xtask: PathBuf,
+}
+
+fn fleet(id: &str, folder: PathBuf, keep: bool) -> Result<String, String> {
+    title("Weir: a fleet of three edges, on this machine");
+    tools::require(&[IP, ETHTOOL, NSENTER])?;
+    if !kernel_programs() {
+        return Err("the demo of a fleet needs the kernel programs; --loopback shows the rest".into());
+    }
+    let binaries = cargo::build(&["server", "cli"], Profile::Release)?;
+    take_down_on_signal(id);
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    mount_bpffs()?;
+
+    let building = step("a client, a router, three edges and two backends in network namespaces");
+    let fleet = Fleet::new(id, 3, 2)?;
+    building.done(format!("{} namespaces named weir-{id}-…", fleet.namespaces().count()));
+    let xtask = std::env::current_exe().map_err(|error| format!("where is xtask? {error}"))?;
+    let weirctl = binaries.join("weirctl");
+    let mut demo = Demo { load: None, edges: vec![], backends: vec![], fleet, folder, weirctl, xtask };
+
+    demo.start(&binaries.join("weir"))?;
+    demo.configure()?;
+    let mut verdict = Verdict::default();
+    demo.show_requests(&mut verdict)?;
+    demo.show_counters(&mut verdict)?;
+    demo.put_under_load()?;
+    demo.drain("edge-2", &mut verdict)?;
+    demo.kill("edge-3", &mut verdict)?;
+    demo.cut_off("edge-3", &mut verdict)?;
+    demo.load = None;
+    let line = verdict.line()?;
+    if keep {
+        demo.leave();
+    } else {
+        demo.shut_down();
+    }
+    Ok(line)
+}
+
+/// What the demo has to show; each claim is either held or not.
+#[derive(Default)]
+struct Verdict {
+    held: Vec<String>,
+    broken: Vec<String>,
+}
+
+impl Verdict {
+    fn claim(&mut self, holds: bool, claim: impl Into<String>) {
+        let claim = claim.into();
+        let sign = if holds { paint(Colour::Green, "✓") } else { paint(Colour::Red, "✗") };
+        println!("  {sign} {claim}");
+        if holds { self.held.push(claim) } else { self.broken.push(claim) }
+    }
+
+    fn line(&self) -> Result<String, String> {
+        match self.broken.as_slice() {
+            [] => Ok(format!("all {} claims held: steering, drain, crash and loss of a machine", self.held.len())),
+            broken => Err(format!(
+                "{} of {} claims did not hold:\n  - {}",
+                broken.len(),
+                broken.len() + self.held.len(),
+                broken.join("\n  - ")
+            )),
+        }
+    }
+}
+
+impl Demo {
+    fn start(&mut self, weir: &PathBuf) -> Result<(), String> {
+        let starting = step("two backends and three weir");
+        for backend in &self.fleet.backends {
+            let mut command = backend.namespace.command(weir);
+            command.args(["demo-backend", "--listen", &format!("{}:9095", backend.address), "--name", &backend.name]);
+            self.backends.push(Daemon::start(&backend.name, &mut command, &self.folder)?);
+        }
+        let peer = |edge: &crate::fleet::Machine| format!("http://{}:2380", edge.address);
+        let cluster: Vec<String> =
+            self.fleet.edges.iter().map(|edge| format!("{}={}", edge.name, peer(edge))).collect();
+        for edge in &self.fleet.edges {
+            let mut command = edge.namespace.command(weir);
+            command.args(["--name", &edge.name, "--cluster-name", &format!("demo-{}", self.fleet.id())]);
+            command.args(["--initial-cluster", &cluster.join(","), "--api-addr", API]);
+            command.args(["--listen-peer-urls", &peer(edge), "--initial-advertise-peer-urls", &peer(edge)]);
+            command.args([
+                "--interface",
+                INTERFACE,
+                "--advertise-address",
+                &format!("{},{}", edge.address, edge.address6),
+            ]);
+            command.arg("--home-dir").arg(self.folder.join(&edge.name));
+            command.arg("--data-dir").arg(self.folder.join(&edge.name).join("data"));
+            // One BPF file system for three machines, so each has a folder of its own.
+            command.env("WEIR_PIN_DIR", pin_folder(self.fleet.id(), &edge.name));
+            self.edges.push(Daemon::start(&edge.name, &mut command, &self.folder)?);
+        }
+        let mut slowest = Duration::ZERO;
+        for daemon in self.backends.iter_mut().chain(&mut self.edges) {
+            slowest = slowest.max(daemon.wait_for("ready", READY_LIMIT)?);
+        }
+        starting.done(format!("all ready, edges {} with XDP on {INTERFACE}", self.edges.len()));
+        Ok(())
+    }
+
+    fn configure(&mut self) -> Result<(), String> {
+        let applying = step("applying a pipeline, an HTTP server and the virtual IP with weirctl");
+        let servers: Vec<String> =
+            self.fleet.backends.iter().map(|backend| format!("http://{}:9095", backend.address)).collect();
+        self.apply("pipeline.yaml", &documents::pipeline(&servers))?;
+        self.apply("http-server.yaml", &documents::http_server(PORT))?;
+        self.apply("virtual-ip.yaml", &self.virtual_ip(&[]))?;
+        let live = Instant::now();
+        self.load = Some(self.client(0, 40)?);
+        self.wait_steady(3)?;
+        applying.done(format!(
+            "live on all three, {} after the last apply",
+            seconds(live.elapsed().saturating_sub(STEADY))
+        ));
+        for kind in ["member", "all"] {
+            if let Ok(text) =
+                tools::run(self.edge("edge-1").command(&self.weirctl).args(["--server", API, "get", kind]))
+            {
+                note(text.trim_end());
+            }
+        }
+        Ok(())
+    }
+
+    fn virtual_ip(&self, states: &[(&str, &str)]) -> String {
+        let names: Vec<&str> = self.fleet.edges.iter().map(|edge| edge.name.as_str()).collect();
+        documents::virtual_ip(&[VIP.to_string(), VIP6.to_string()], PORT, &names, states)
+    }
+
+    fn show_requests(&mut self, verdict: &mut Verdict) -> Result<(), String> {
+        title("Twelve requests to the virtual IP");
+        let since = Instant::now();
+        let enough = |demo: &Self| demo.answers(since).filter(|seen| seen.id >= NEW).count() >= 40;
+        self.wait_until("forty answers", Duration::from_secs(10), enough)?;
+        let answers: Vec<Seen> = self.answers(since).filter(|seen| seen.id >= NEW).collect();
+        let mut rows = Vec::new();
+        let mut steered = 0;
+        for seen in &answers {
+            let router = self.fleet.chosen_by_router(seen.port, PORT)?;
+            steered += usize::from(router != seen.machine);
+            let way = if router == seen.machine {
+                "its own".into()
+            } else {
+                format!("{router} ⇒ GUE ⇒ {}", seen.machine)
+            };
+            rows.push(vec![
+                format!("{CLIENT}:{}", seen.port),
+                router,
+                way,
+                format!("{} worker {}", seen.machine, seen.worker),
+                seen.backend.clone(),
+                seen.status.to_string(),
+                format!("{:.2} ms", seen.took.as_secs_f64() * 1e3),
+            ]);
+        }
+        rows.truncate(12);
+        progress::table(
+            &["source", "router chose", "kernel steered", "answered by", "backend", "status", "time"],
+            &rows,
+        );
+        let owners: BTreeSet<_> = answers.iter().map(|seen| &seen.machine).collect();
+        let backends: BTreeSet<_> = answers.iter().map(|seen| &seen.backend).collect();
+        verdict.claim(
+            answers.iter().all(|seen| seen.status == 200),
+            format!("{} requests, all answered with 200", answers.len()),
+        );
+        verdict.claim(
+            owners.len() == 3,
+            format!("{} edges own connections, {} backends answer", owners.len(), backends.len()),
+        );
+        verdict.claim(
+            steered > 0,
+            format!("{steered} of them were steered by the kernel to another machine than the router chose"),
+        );
+        self.latencies(since);
+        Ok(())
+    }
+
+    fn show_counters(&mut self, verdict: &mut Verdict) -> Result<(), String> {
+        title("Packets, as the kernel programs counted them");
+        let mut rows = Vec::new();
+        let mut forwarded = 0.0;
+        for edge in &self.fleet.edges {
+            let text = self.metrics(&edge.name)?;
+            for (labels, packets) in report::packets(&text) {
+                if labels.verdict.eq_ignore_ascii_case("tx") {
+                    forwarded += packets;
+                }
+                rows.push(vec![edge.name.clone(), labels.vip, labels.verdict, labels.reason, format!("{packets:.0}")]);
+            }
+        }
+        progress::table(&["edge", "virtual IP", "verdict", "reason", "packets"], &rows);
+        let mut rows = Vec::new();
+        for edge in &self.fleet.edges {
+            let text = self.metrics(&edge.name)?;
+            let mut row = vec![edge.name.clone()];
+            let steered = report::steered(&text);
+            row.extend(
+                self.fleet
+                    .edges
+                    .iter()
+                    .map(|to| steered.get(&to.name).map_or("-".into(), |packets| format!("{packets:.0}"))),
+            );
+            row.push(report::quantiles(&text));
+            rows.push(row);
+        }
+        progress::table(&["steered by", "to edge-1", "to edge-2", "to edge-3", "requests there (p50, p99)"], &rows);
+        verdict
+            .claim(forwarded > 0.0, format!("{forwarded:.0} packets left an edge again inside GUE, straight from XDP"));
+        Ok(())
+    }
+
+    fn put_under_load(&mut self) -> Result<(), String> {
+        title("Under load");
+        let starting = step(format!("{LONG} connections that stay, and {FRESH} new ones a second"));
+        self.load = Some(self.client(LONG, FRESH)?);
+        let everyone = |demo: &Self| demo.long_connections().len() == LONG as usize;
+        self.wait_until("all connections open", Duration::from_secs(20), everyone)?;
+        self.wait_steady(3)?;
+        starting.done(format!("they belong to {}", owners(self.long_connections().values().map(|(_, owner)| owner))));
+        Ok(())
+    }
+
+    fn drain(&mut self, name: &str, verdict: &mut Verdict) -> Result<(), String> {
+        title(&format!("Draining {name}"));
+        let mine = self.owned_by(name);
+        let started = Instant::now();
+        self.apply("virtual-ip.yaml", &self.virtual_ip(&[(name, "draining")]))?;
+        let applied = started.elapsed();
+        self.watch(Duration::from_secs(4))?;
+        let late = self.answers(started).filter(|seen| seen.id >= NEW && seen.machine == name).map(|seen| seen.began);
+        let last = late.max().map_or(Duration::ZERO, |last| last.saturating_duration_since(started));
+        note(format!("weirctl apply took {}", seconds(applied)));
+        let quiet = started + Duration::from_secs(2);
+        let newcomers = self.answers(quiet).filter(|seen| seen.id >= NEW && seen.machine == name).count();
+        let others = self.answers(quiet).filter(|seen| seen.id >= NEW).count();
+        verdict.claim(newcomers == 0, format!("no new connection reaches {name}: {others} went to the others, the last one to it began {} after the command", seconds(last)));
+        let alive = mine.intersection(&self.alive_since(quiet)).count();
+        verdict.claim(
+            alive == mine.len(),
+            format!("its {} established connections go on: {alive} answered since", mine.len()),
+        );
+        self.claim_none_broken(started, &[], "the drain", verdict);
+        let back = step(format!("taking {name} back"));
+        self.apply("virtual-ip.yaml", &self.virtual_ip(&[]))?;
+        self.wait_steady(3)?;
+        back.done("new connections reach all three again");
+        Ok(())
+    }
+
+    fn kill(&mut self, name: &str, verdict: &mut Verdict) -> Result<(), String> {
+        title(&format!("kill -9 of the weir on {name}; its kernel program stays"));
+        let lost = self.owned_by(name);
+        let others: BTreeSet<u32> = self.long_connections().keys().copied().filter(|id| !lost.contains(id)).collect();
+        let started = Instant::now();
+        if let Some(edge) = self.edges.iter_mut().find(|edge| edge.name == name) {
+            edge.kill();
+        }
+        self.watch(Duration::from_secs(8))?;
+        let failed: Vec<(Instant, String)> = self
+            .failures(started)
+            .into_iter()
+            .filter(|(id, _, _, _)| *id >= NEW)
+            .map(|(_, began, error, _)| (began, error))
+            .collect();
+        let converged =
+            failed.iter().map(|(began, _)| began.saturating_duration_since(started)).max().unwrap_or(Duration::ZERO);
+        let mut kinds: BTreeMap<&str, u32> = BTreeMap::new();
+        failed.iter().for_each(|(_, error)| *kinds.entry(error).or_default() += 1);
+        let kinds: Vec<String> = kinds.iter().map(|(error, count)| format!("{count} × {error}")).collect();
+        note(format!(
+            "{} connections belonged to it; {} new ones failed until the others took over ({})",
+            lost.len(),
+            failed.len(),
+            kinds.join(", ")
+        ));
+        let quiet = started + Duration::from_secs(5);
+        let alive = others.intersection(&self.alive_since(quiet)).count();
+        verdict.claim(
+            alive == others.len(),
+            format!("{alive} of {} established connections owned by the others live", others.len()),
+        );
+        self.claim_none_broken(started, &[name], "the crash", verdict);
+        verdict.claim(
+            converged < Duration::from_secs(5),
+            format!("converged: the last new connection that failed began {} after the kill", seconds(converged)),
+        );
+        Ok(())
+    }
+
+    fn cut_off(&mut self, name: &str, verdict: &mut Verdict) -> Result<(), String> {
+        title(&format!("Pulling the cable of {name}, as when the whole machine is gone"));
+        let before = self.alive_since(Instant::now().checked_sub(Duration::from_secs(1)).unwrap_or_else(Instant::now));
+        let started = Instant::now();
+        self.fleet.pull_cable(name)?;
+        note(
+            "the router lost the carrier and spreads over the other two by itself; connections that came in through it enter elsewhere now",
+        );
+        self.watch(Duration::from_secs(5))?;
+        let failed: Vec<Instant> =
+            self.failures(started).into_iter().filter(|(id, ..)| *id >= NEW).map(|(_, began, ..)| began).collect();
+        let converged =
+            failed.iter().map(|began| began.saturating_duration_since(started)).max().unwrap_or(Duration::ZERO);
+        let quiet = started + Duration::from_secs(3);
+        let alive = before.intersection(&self.alive_since(quiet)).count();
+        verdict.claim(alive == before.len(), format!("{alive} of {} established connections live", before.len()));
+        self.claim_none_broken(started, &[name], "the loss of its link", verdict);
+        verdict.claim(
+            converged < Duration::from_secs(2),
+            format!("{} new connections failed, the last began {} after the cut", failed.len(), seconds(converged)),
+        );
+        self.latencies(quiet);
+        Ok(())
+    }
+
+    fn claim_none_broken(&self, since: Instant, allowed: &[&str], what: &str, verdict: &mut Verdict) {
+        let broken: Vec<_> = self.failures(since).into_iter().filter(|(id, ..)| *id < NEW).collect();
+        let (expected, others): (Vec<_>, Vec<_>) =
+            broken.into_iter().partition(|(.., machine)| allowed.contains(&machine.as_str()));
+        for (id, _, error, machine) in others.iter().take(5) {
+            warn(format!("connection {id} of {machine}: {error}"));
+        }
+        let lost = if expected.is_empty() { String::new() } else { format!(" ({} of its own ended)", expected.len()) };
+        verdict.claim(
+            others.is_empty(),
+            format!("{} connections of other machines broke through {what}{lost}", others.len()),
+        );
+    }
+
+    // What the client saw.
+
+    fn client(&self, connections: u32, new_per_second: u32) -> Result<Load, String> {
+        let command = self.fleet.client.command(&self.xtask);
+        let target = SocketAddr::new(VIP.into(), PORT);
+        Load::start(command, &client::Options { target, connections, pause_ms: 50, new_per_second })
+    }
+
+    /// Every answer to a request that began after `since`.
+    fn answers(&self, since: Instant) -> impl Iterator<Item = Seen> {
+        let events = self.load.as_ref().map(|load| load.events().clone()).unwrap_or_default();
+        events.into_iter().filter_map(Seen::from_event).filter(move |seen| seen.began >= since)
+    }
+
+    /// Every failure since then: id, when its request began, error, machine.
+    fn failures(&self, since: Instant) -> Vec<(u32, Instant, String, String)> {
+        let events = self.load.as_ref().map(|load| load.events().clone()).unwrap_or_default();
+        let failures = events.into_iter().filter(|(at, _)| *at >= since).filter_map(|(at, event)| match event {
+            Event::Broken { id, us, error, machine, .. } => Some((id, before(at, us), error, machine)),
+            Event::Answer { id, us, status, machine, .. } if status != 200 => {
+                Some((id, before(at, us), format!("status {status}"), machine))
+            }
+            Event::Answer { .. } => None,
+        });
+        failures.collect()
+    }
+
+    /// Long connections that were ever answered and have not broken: id → (last answer, owner).
+    fn long_connections(&self) -> BTreeMap<u32, (Instant, String)> {
+        let mut connections = BTreeMap::new();
+        for (at, event) in self.load.as_ref().map(|load| load.events().clone()).unwrap_or_default() {
+            match event {
+                Event::Answer { id, machine, .. } if id < NEW => drop(connections.insert(id, (at, machine))),
+                Event::Broken { id, .. } => drop(connections.remove(&id)),
+                Event::Answer { .. } => {}
+            }
+        }
+        connections
+    }
+
+    fn owned_by(&self, name: &str) -> BTreeSet<u32> {
+        self.long_connections().into_iter().filter(|(_, (_, owner))| owner == name).map(|(id, _)| id).collect()
+    }
+
+    fn alive_since(&self, since: Instant) -> BTreeSet<u32> {
+        self.long_connections().into_iter().filter(|(_, (last, _))| *last >= since).map(|(id, _)| id).collect()
+    }
+
+    fn latencies(&self, since: Instant) {
+        let mut rows = Vec::new();
+        for (what, fresh) in [("new connection with its request", true), ("request on a kept connection", false)] {
+            let answers = self.answers(since).filter(|seen| (seen.id >= NEW) == fresh && (fresh || seen.count > 0));
+            let mut times: Vec<Duration> = answers.map(|seen| seen.took).collect();
+            times.sort();
+            if let Some(last) = times.len().checked_sub(1) {
+                let at =
+                    |share: f64| format!("{:.2} ms", times[(last as f64 * share).round() as usize].as_secs_f64() * 1e3);
+                rows.push(vec![what.into(), times.len().to_string(), at(0.5), at(0.9), at(0.99), at(1.0)]);
+            }
+        }
+        progress::table(&["latency at the client", "requests", "p50", "p90", "p99", "max"], &rows);
+    }
+
+    // Waiting.
+
+    /// Waits until for a while every new connection succeeded and `machines` edges took some.
+    fn wait_steady(&self, machines: usize) -> Result<(), String> {
+        let steady = |demo: &Self| {
+            let Some(since) = Instant::now().checked_sub(STEADY) else { return false };
+            let owners: BTreeSet<String> =
+                demo.answers(since).filter(|seen| seen.id >= NEW).map(|seen| seen.machine).collect();
+            owners.len() == machines && demo.failures(since).iter().all(|(id, ..)| *id < NEW)
+        };
+        let result = self.wait_until("new connections to be served by every edge", Duration::from_secs(20), steady);
+        result.map_err(|error| {
+            let mut seen: BTreeMap<String, u32> = BTreeMap::new();
+            let failures =
+                self.failures(Instant::now().checked_sub(Duration::from_secs(3)).unwrap_or_else(Instant::now));
+            failures.into_iter().for_each(|(_, _, error, _)| *seen.entry(error).or_default() += 1);
+            format!("{error}; failures in the last 3 s: {seen:?}")
+        })
+    }
+
+    fn wait_until(&self, what: &str, limit: Duration, condition: impl Fn(&Self) -> bool) -> Result<(), String> {
+        let started = Instant::now();
+        while !condition(self) {
+            if started.elapsed() > limit {
+                return Err(format!("waited {} s in vain for {what}", limit.as_secs()));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Lets time pass, a dot every half second.
+    fn watch(&self, time: Duration) -> Result<(), String> {
+        let watching = step(format!("watching for {}", seconds(time)));
+        thread::sleep(time);
+        let (count, broken) =
+            (self.load.as_ref().map_or(0, |load| load.events().len()), self.failures(Instant::now() - time).len());
+        watching.done(format!("{count} requests so far, {broken} failures in this time"));
+        Ok(())
+    }
+
+    // The hands of the operator.
+
+    fn edge(&self, name: &str) -> &crate::fleet::Namespace {
+        let edge = self.fleet.edges.iter().find(|edge| edge.name == name);
+        &edge.unwrap_or(&self.fleet.edges[0]).namespace
+    }
+
+    fn apply(&self, file: &str, document: &str) -> Result<(), String> {
+        let file = self.folder.join(file);
+        fs::write(&file, document).map_err(|error| format!("{}: {error}", file.display()))?;
+        tools::run(self.edge("edge-1").command(&self.weirctl).args(["--server", API, "apply", "-f"]).arg(file))
+            .map(drop)
+    }
+
+    fn metrics(&self, edge: &str) -> Result<String, String> {
+        tools::run(self.edge(edge).command(&self.xtask).args(["internal-get", API, "/metrics"]))
+    }
+
+    fn shut_down(mut self) {
+        let stopping = step("stopping everything with SIGTERM");
+        for edge in &mut self.edges {
+            if edge.ended().is_none()
+                && let Err(problem) = edge.stop(Duration::from_secs(10))
+            {
+                warn(problem);
+            }
+        }
+        let id = self.fleet.id().to_string();
+        drop(self);
+        unpin(&id);
+        stopping.done("nothing is left");
+    }
+
+    fn leave(self) {
+        let Self { edges, backends, fleet, folder, weirctl, .. } = self;
+        let enter = |name: &str| format!("nsenter --net=/run/netns/weir-{}-{name} --", fleet.id());
+        title("Everything is left running. What to type next");
+        println!("  {} curl -s http://{VIP}/", enter("client"));
+        println!("  {} {} get all", enter("edge-1"), weirctl.display());
+        println!("  {} curl -s http://{API}/metrics | grep ^weir_xdp", enter("edge-1"));
+        println!("  {} {} apply -f {}", enter("edge-1"), weirctl.display(), folder.join("virtual-ip.yaml").display());
+        println!("  cargo xtask demo --clean");
+        edges.into_iter().chain(backends).for_each(Daemon::leave);
+        fleet.keep();
+    }
+}
+
+/// An answer as the client saw it.
+struct Seen {
+    id: u32,
+    count: u64,
+    port: u16,
+    began: Instant,
+    took: Duration,
+    status: u16,
+    machine: String,
+    worker: String,
+    backend: String,
+}
+
+impl Seen {
+    fn from_event((at, event): (Instant, Event)) -> Option<Self> {
+        let Event::Answer { id, count, port, us, status, machine, worker, backend } = event else { return None };
+        let took = Duration::from_micros(us);
+        Some(Self { id, count, port, began: before(at, us), took, status, machine, worker, backend })
+    }
+}
+
+fn before(at: Instant, us: u64) -> Instant {
+    at.checked_sub(Duration::from_micros(us)).unwrap_or(at)
+}
+
+/// `edge-1 (20), edge-2 (22)`
+fn owners<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+    names.for_each(|name| *counts.entry(name).or_default() += 1);
+    counts.iter().map(|(name, count)| format!("{name} ({count})")).collect::<Vec<_>>().join(", ")
+}
+
+/// Ctrl-C must not leave namespaces behind.
+fn take_down_on_signal(id: &str) {
+    let id = id.to_string();
+    let _ = ctrlc::set_handler(move || {
+        crate::fleet::remove(&id);
+        unpin(&id);
+        std::process::exit(130);
+    });
+}
+
+fn mount_bpffs() -> Result<(), String> {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    if mounts.lines().any(|line| line.split(' ').nth(1) == Some("/sys/fs/bpf")) {
+        return Ok(());
+    }
+    tools::run(Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"])).map(drop)
+}
+
+fn pin_folder(id: &str, edge: &str) -> PathBuf {
+    PathBuf::from(format!("/sys/fs/bpf/weir-demo-{id}-{edge}"))
+}
+
+/// Removes what the edges pinned; their programs go with it.
+fn unpin(id: &str) {
+    for number in 1..=3 {
+        let _ = fs::remove_dir_all(pin_folder(id, &format!("edge-{number}")));
+    }
+}
+
+/// The admin API of every edge, inside its namespace.
+const API: &str = "127.0.0.1:2381";
+const PORT: u16 = 80;
+/// Long connections: enough that each edge owns some through each of the three ways in.
+const LONG: u32 = 90;
+/// New connections a second: an outage of 20 ms is seen.
+const FRESH: u32 = 80;
+/// How long everything must be well to be called steady.
+const STEADY: Duration = Duration::from_millis(700);
+const READY_LIMIT: Duration = Duration::from_secs(20);

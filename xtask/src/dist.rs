@@ -1,0 +1,27 @@
+//! `dist`: what is handed to an operator, in one folder.
+
+use std::fs;
+
+use crate::cargo::{self, Profile, root};
+use crate::progress;
+
+pub fn run() -> Result<(), String> {
+    crate::demo::kernel_programs();
+    let binaries = cargo::build(&["server", "cli"], Profile::Release)?;
+    let folder = cargo::target()?.join("dist");
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    fs::create_dir_all(&folder).map_err(failed)?;
+    let step = progress::step(format!("copying to {}", folder.display()));
+    for file in [
+        binaries.join("weir"),
+        binaries.join("weirctl"),
+        root().join("LICENSE"),
+        root().join("deploy/systemd/weir.service"),
+        root().join("deploy/prometheus/prometheus.yml"),
+    ] {
+        let name = file.file_name().unwrap_or_default();
+        fs::copy(&file, folder.join(name)).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    step.done("weir, weirctl, LICENSE, weir.service, prometheus.yml");
+    Ok(())
+}

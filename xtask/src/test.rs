@@ -1,0 +1,289 @@
+//! `test`: everything that says whether this checkout is sound, on a fresh machine, in one command.
+//!
+//! The kernel programs are built first, because the daemon embeds them; then come the tests of all crates, those of the
+//! kernel programs (root only), the examples of deploy/ through `weirctl check`, and the conformance cases beside the
+//! checkout. What cannot run here is named and counted as skipped. The last line counts everything.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::cargo::{self, Profile, cargo, root};
+use crate::progress::{self, Colour, note, paint, seconds, step, title, warn};
+use crate::tools::{self, COMPILER, CURL, ETHTOOL, IP, NSENTER, PROMTOOL, PYTHON, WRK};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Conformance groups or cases instead of those in CASES, such as RT,PX or RW-05
+    #[arg(long, env = "WEIR_CONFORMANCE_GROUP", value_delimiter = ',')]
+    group: Vec<String>,
+    /// Only the conformance cases
+    #[arg(long)]
+    conformance: bool,
+}
+
+/// Cases of the conformance harness that must hold. A new capability adds its cases here.
+const CASES: &[&str] = &[
+    "RT-01", "RT-03", "RT-05", "RT-07", "RT-09", "RT-13", // routing
+    "RW-01", "RW-03", "RW-07", // rewriting, headers, paths left as they are
+    "PL-01", "PL-03", "PL-05", // the flow
+    "BA-01", // RequestAdaptor
+    "SE-01", // Validator: headers
+    "RS-05", // Timeout
+    "PX-01", "PX-03", // load balancing
+    "AD-01", // objects over the admin API
+];
+
+/// What was counted, over all parts.
+#[derive(Default, Clone, Copy)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Count {
+    fn add(&mut self, other: Count) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+const PASSED: Count = Count { passed: 1, failed: 0, skipped: 0 };
+const FAILED: Count = Count { passed: 0, failed: 1, skipped: 0 };
+const SKIPPED: Count = Count { passed: 0, failed: 0, skipped: 1 };
+
+pub fn run(options: &Options) -> Result<(), String> {
+    let started = Instant::now();
+    let mut parts: Vec<(&str, Count)> = Vec::new();
+    let mut part = |name: &'static str, result: Result<Count, String>| {
+        let count = result.unwrap_or_else(|problem| {
+            println!("{} {name}: {problem}", paint(Colour::Red, "✗"));
+            FAILED
+        });
+        parts.push((name, count));
+    };
+    part("tools", require_tools());
+    if !options.conformance {
+        part("kernel programs", kernel_programs());
+        part("crates", crates());
+        part("kernel tests", kernel_tests());
+    }
+    match cargo::build(&["server", "cli"], Profile::Debug) {
+        Ok(binaries) => {
+            if !options.conformance {
+                part("examples", examples(&binaries));
+            }
+            part("conformance", conformance(&binaries, &options.group));
+        }
+        Err(problem) => part("binaries", Err(problem)),
+    }
+
+    title("Together");
+    let mut total = Count::default();
+    let row = |name: &str, count: &Count| {
+        let cells = [count.passed, count.failed, count.skipped].map(|number| number.to_string());
+        std::iter::once(name.to_string()).chain(cells).collect::<Vec<_>>()
+    };
+    let rows: Vec<_> = parts.iter().map(|(name, count)| row(name, count)).collect();
+    progress::table(&["part", "passed", "failed", "skipped"], &rows);
+    parts.iter().for_each(|(_, count)| total.add(*count));
+    note(format!("in {}", seconds(started.elapsed())));
+    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
+    // The counting line is the last one; it has said what there is to say.
+    if total.failed == 0 { Ok(()) } else { Err(String::new()) }
+}
+
+/// Installs what the tests drive, where we may; otherwise tests leave out what needs it and say so.
+fn require_tools() -> Result<Count, String> {
+    tools::require(&[COMPILER])?;
+    match tools::require(&[CURL, WRK, PROMTOOL, PYTHON, IP, ETHTOOL, NSENTER]) {
+        Ok(()) => {}
+        Err(problem) if tools::is_root() => return Err(problem),
+        Err(problem) => {
+            warn(format!("{problem}; the tests that need them are left out"));
+            return Ok(SKIPPED);
+        }
+    }
+    Ok(Count::default())
+}
+
+fn kernel_programs() -> Result<Count, String> {
+    title("Kernel programs");
+    if crate::demo::kernel_programs() {
+        return Ok(PASSED);
+    }
+    if tools::is_root() { Err("not built; see above".into()) } else { Ok(SKIPPED) }
+}
+
+fn crates() -> Result<Count, String> {
+    title("Crates");
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--exclude", "kernel-tests", "--no-fail-fast"]);
+    tests(&mut command)
+}
+
+fn kernel_tests() -> Result<Count, String> {
+    title("Kernel tests");
+    if !tools::is_root() {
+        warn("left out: loading programs into the kernel and making network namespaces need root");
+        return Ok(SKIPPED);
+    }
+    let mut command = cargo();
+    // One at a time: they share the kernel, its maps' memory and two CPUs.
+    command.args(["test", "--package", "kernel-tests", "--no-fail-fast", "--", "--test-threads=1"]);
+    tests(&mut command)
+}
+
+/// Runs a `cargo test`, shows what is not a plain success, and adds up its `test result:` lines.
+fn tests(command: &mut Command) -> Result<Count, String> {
+    let running = step(tools::show(command));
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
+    let mut count = Count::default();
+    let output = child.stdout.take().into_iter().flat_map(|output| BufReader::new(output).lines());
+    for line in output.map_while(Result::ok) {
+        if let Some(result) = line.strip_prefix("test result: ") {
+            count.add(summary(result));
+        } else if !noise(&line) {
+            println!("    {line}");
+        }
+    }
+    let status = child.wait().map_err(|error| error.to_string())?;
+    if !status.success() && count.failed == 0 {
+        // A test program that did not build, or that died, counts nothing itself.
+        println!("{} {}: {status}", paint(Colour::Red, "✗"), tools::show(command));
+        count.failed += 1;
+    }
+    running.done(format!("{} passed, {} failed, {} ignored", count.passed, count.failed, count.skipped));
+    Ok(count)
+}
+
+/// `ok. 12 passed; 0 failed; 1 ignored; …`
+fn summary(result: &str) -> Count {
+    let number = |word: &str| {
+        let item = result.split([';', '.']).map(str::trim).find_map(|item| item.strip_suffix(word));
+        item.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+    };
+    Count { passed: number("passed"), failed: number("failed"), skipped: number("ignored") }
+}
+
+fn noise(line: &str) -> bool {
+    line.is_empty() || line.starts_with("running ") || (line.starts_with("test ") && line.ends_with(" ok"))
+}
+
+/// The documents of deploy/examples must be good ones.
+fn examples(binaries: &Path) -> Result<Count, String> {
+    title("Examples");
+    let folder = root().join("deploy/examples");
+    let entries = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+    files.sort();
+    let mut count = Count::default();
+    for file in &files {
+        match tools::run(Command::new(binaries.join("weirctl")).arg("check").arg(file)) {
+            Ok(_) => count.add(PASSED),
+            Err(problem) => {
+                println!("{} {problem}", paint(Colour::Red, "✗"));
+                count.add(FAILED);
+            }
+        }
+    }
+    note(format!("weirctl check accepts {} of {}", count.passed, files.len()));
+    Ok(count)
+}
+
+/// The black-box cases beside the checkout, against a `weir` of their own.
+fn conformance(binaries: &Path, wanted: &[String]) -> Result<Count, String> {
+    title("Conformance");
+    let runner = root().join("../shared/conformance/run.py");
+    if !runner.exists() {
+        warn("left out: ../shared/conformance is not there");
+        return Ok(SKIPPED);
+    }
+    if tools::find("python3").is_none()
+        || tools::run(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_err()
+    {
+        if !tools::is_root() {
+            warn("left out: it needs python3 with venv (Debian: apt-get install python3-venv)");
+            return Ok(SKIPPED);
+        }
+        tools::install(&["python3-venv"])?;
+    }
+    let [api, peer] = free_ports()?;
+    let folder = std::env::temp_dir().join(format!("weir-conformance-{}", std::process::id()));
+    let show = |path: &Path| path.display().to_string();
+    let start = [
+        show(&binaries.join("weir")),
+        format!("--name conformance --api-addr 127.0.0.1:{api}"),
+        format!("--listen-peer-urls http://127.0.0.1:{peer} --initial-advertise-peer-urls http://127.0.0.1:{peer}"),
+        format!("--home-dir {} --data-dir {}", show(&folder), show(&folder.join("data"))),
+    ];
+    let admin = format!("http://127.0.0.1:{api}");
+    let mut command = Command::new("python3");
+    command.arg(&runner).args(["--admin", &admin, "--start", &start.join(" ")]);
+    command.args(["--ctl", &format!("{} --server 127.0.0.1:{api}", show(&binaries.join("weirctl")))]);
+    let cases: Vec<&str> = wanted.iter().map(String::as_str).filter(|case| case.contains('-')).collect();
+    let groups: Vec<&str> = wanted.iter().map(String::as_str).filter(|case| !case.contains('-')).collect();
+    let cases = if wanted.is_empty() { CASES.to_vec() } else { cases };
+    command.args(["--only", &cases.join(","), "--group", &groups.join(",")]);
+
+    let running =
+        step(format!("{} cases", if wanted.is_empty() { cases.len().to_string() } else { wanted.join(", ") }));
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
+    let mut counted = None;
+    let output = child.stdout.take().into_iter().flat_map(|output| BufReader::new(output).lines());
+    for line in output.map_while(Result::ok) {
+        println!("    {line}");
+        counted = closing(&line).or(counted);
+    }
+    let status = child.wait().map_err(|error| error.to_string())?;
+    let _ = fs::remove_dir_all(&folder);
+    let count = counted.ok_or_else(|| format!("run.py ended with {status} and counted nothing"))?;
+    running.done("run");
+    Ok(count)
+}
+
+/// `12 passed, 0 failed, 1 skipped`
+fn closing(line: &str) -> Option<Count> {
+    let mut numbers = ["passed", "failed", "skipped"]
+        .into_iter()
+        .zip(line.split(", "))
+        .map(|(word, item)| item.strip_suffix(word).and_then(|number| number.trim().parse().ok()));
+    let count = Count { passed: numbers.next()??, failed: numbers.next()??, skipped: numbers.next()?? };
+    Some(count)
+}
+
+fn free_ports() -> Result<[u16; 2], String> {
+    let bound = [0, 1].map(|_| {
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| {
+            let port = listener.local_addr()?.port();
+            Ok((listener, port))
+        })
+    });
+    match bound {
+        [Ok((_, one)), Ok((_, two))] => Ok([one, two]),
+        _ => Err("no free ports on 127.0.0.1".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libtests_summary_is_counted() {
+        let count = summary("FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s");
+        assert_eq!((count.passed, count.failed, count.skipped), (12, 3, 1));
+    }
+
+    #[test]
+    fn the_harness_closing_line_is_counted_and_nothing_else() {
+        let count = closing("17 passed, 2 failed, 1 skipped").expect("the closing line");
+        assert_eq!((count.passed, count.failed, count.skipped), (17, 2, 1));
+        assert!(closing("PASS RT-01 exact before anything else (0.1 s)").is_none());
+    }
+}

@@ -1,0 +1,89 @@
+//! Programs of the system that a task needs: found, installed from Debian where that is possible, otherwise named.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::progress;
+
+/// A program and the Debian package that brings it.
+pub struct Tool {
+    pub program: &'static str,
+    pub package: &'static str,
+}
+
+pub const IP: Tool = Tool { program: "ip", package: "iproute2" };
+pub const ETHTOOL: Tool = Tool { program: "ethtool", package: "ethtool" };
+pub const NSENTER: Tool = Tool { program: "nsenter", package: "util-linux" };
+pub const NGINX: Tool = Tool { program: "nginx", package: "nginx" };
+pub const HAPROXY: Tool = Tool { program: "haproxy", package: "haproxy" };
+pub const CURL: Tool = Tool { program: "curl", package: "curl" };
+pub const WRK: Tool = Tool { program: "wrk", package: "wrk" };
+pub const PROMTOOL: Tool = Tool { program: "promtool", package: "prometheus" };
+pub const PYTHON: Tool = Tool { program: "python3", package: "python3" };
+pub const COMPILER: Tool = Tool { program: "cc", package: "gcc" };
+
+/// Makes sure that all of these can be started, or says what a person has to install.
+pub fn require(tools: &[Tool]) -> Result<(), String> {
+    let missing: Vec<&Tool> = tools.iter().filter(|tool| find(tool.program).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
+    packages.dedup();
+    let programs = missing.iter().map(|tool| tool.program).collect::<Vec<_>>().join(", ");
+    if !is_root() || find("apt-get").is_none() {
+        return Err(format!("not found: {programs}; install them (Debian: apt-get install {})", packages.join(" ")));
+    }
+    install(&packages)?;
+    match missing.iter().find(|tool| find(tool.program).is_none()) {
+        Some(tool) => Err(format!("{} is installed, but {} is still not found in PATH", tool.package, tool.program)),
+        None => Ok(()),
+    }
+}
+
+/// Installs Debian packages; the package lists are fetched only when the first try fails.
+pub fn install(packages: &[&str]) -> Result<(), String> {
+    let step = progress::step(format!("installing {} from Debian", packages.join(", ")));
+    let apt = |words: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-y"]).args(words);
+        command.stdout(Stdio::null()).stdin(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let mut words = vec!["install", "--no-install-recommends"];
+    words.extend(packages);
+    let installed = apt(&words) || (apt(&["update"]) && apt(&words));
+    if !installed {
+        return Err(format!("apt-get could not install {}; its messages stand above", packages.join(" ")));
+    }
+    step.done("installed");
+    Ok(())
+}
+
+/// Where a program is, looking into the sbin folders as well, which are not in every user's PATH.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Runs a program to its end; what it wrote to stderr becomes the error.
+pub fn run(command: &mut Command) -> Result<String, String> {
+    let shown = show(command);
+    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{shown}: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{shown}: {}: {}", output.status, stderr.trim()))
+}
+
+/// The command line as a person would type it.
+pub fn show(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
