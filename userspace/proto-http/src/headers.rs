@@ -67,24 +67,30 @@ pub enum Known {
 impl Known {
     /// Recognises a name regardless of case.
     pub fn of(name: &[u8]) -> Known {
-        let candidates: &[(&str, Known)] = match name.len() {
-            2 => &[("te", Known::Te)],
-            4 => &[("host", Known::Host), ("date", Known::Date)],
-            6 => &[("expect", Known::Expect), ("server", Known::Server), ("cookie", Known::Cookie)],
-            7 => &[("upgrade", Known::Upgrade), ("trailer", Known::Trailer)],
-            10 => {
-                &[("connection", Known::Connection), ("keep-alive", Known::KeepAlive), ("set-cookie", Known::SetCookie)]
-            }
-            12 => &[("content-type", Known::ContentType)],
-            14 => &[("content-length", Known::ContentLength)],
-            15 => &[("accept-encoding", Known::AcceptEncoding), ("x-forwarded-for", Known::XForwardedFor)],
-            16 => &[("content-encoding", Known::ContentEncoding), ("proxy-connection", Known::ProxyConnection)],
-            17 => &[("transfer-encoding", Known::TransferEncoding)],
-            18 => &[("proxy-authenticate", Known::ProxyAuthenticate)],
-            19 => &[("proxy-authorization", Known::ProxyAuthorization)],
-            _ => &[],
-        };
-        candidates.iter().find(|(text, _)| name.eq_ignore_ascii_case(text.as_bytes())).map_or(Known::Other, |c| c.1)
+        let Some(&first) = name.first() else { return Known::Other };
+        match (name.len(), first | 0x20) {
+            (2, b't') => is(name, b"te", Known::Te),
+            (4, b'h') => is(name, b"host", Known::Host),
+            (4, b'd') => is(name, b"date", Known::Date),
+            (6, b'e') => is(name, b"expect", Known::Expect),
+            (6, b's') => is(name, b"server", Known::Server),
+            (6, b'c') => is(name, b"cookie", Known::Cookie),
+            (7, b'u') => is(name, b"upgrade", Known::Upgrade),
+            (7, b't') => is(name, b"trailer", Known::Trailer),
+            (10, b'c') => is(name, b"connection", Known::Connection),
+            (10, b'k') => is(name, b"keep-alive", Known::KeepAlive),
+            (10, b's') => is(name, b"set-cookie", Known::SetCookie),
+            (12, b'c') => is(name, b"content-type", Known::ContentType),
+            (14, b'c') => is(name, b"content-length", Known::ContentLength),
+            (15, b'a') => is(name, b"accept-encoding", Known::AcceptEncoding),
+            (15, b'x') => is(name, b"x-forwarded-for", Known::XForwardedFor),
+            (16, b'c') => is(name, b"content-encoding", Known::ContentEncoding),
+            (16, b'p') => is(name, b"proxy-connection", Known::ProxyConnection),
+            (17, b't') => is(name, b"transfer-encoding", Known::TransferEncoding),
+            (18, b'p') => is(name, b"proxy-authenticate", Known::ProxyAuthenticate),
+            (19, b'p') => is(name, b"proxy-authorization", Known::ProxyAuthorization),
+            _ => Known::Other,
+        }
     }
 
     /// Whether the field speaks of this hop only and is never relayed (RFC 9110 section 7.6.1), `Connection`'s own list aside.
@@ -102,6 +108,15 @@ impl Known {
                 | Known::Upgrade
         )
     }
+}
+
+/// `known` when `name` is `text` in any case. Lengths are part of the type, so that the comparison is a few wide instructions.
+#[inline]
+fn is<const N: usize>(name: &[u8], text: &[u8; N], known: Known) -> Known {
+    let Ok(name) = <&[u8; N]>::try_from(name) else { return Known::Other };
+    // Setting this bit maps only a letter's two cases to the letter. To a dash it maps CR too, which no token contains.
+    let differs = name.iter().zip(text).fold(0, |differs, (a, b)| differs | ((a | 0x20) ^ b));
+    if differs == 0 { known } else { Known::Other }
 }
 
 /// The header fields of a message, in order, names in the case they came in.

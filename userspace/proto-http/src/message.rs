@@ -112,10 +112,15 @@ impl Request {
     /// The query is kept byte for byte, escapes and their case included; bytes beyond ASCII are escaped, as they may not travel raw.
     /// `#` is refused: a fragment never leaves the client. After an error path and query are empty.
     pub fn set_target(&mut self, target: &[u8]) -> Result<(), PathError> {
-        let mut class = 0;
+        let mut class = path::PLAIN;
         let mut end = 0;
-        while let Some(&b) = target.get(end) {
-            let c = path::CLASS[b as usize];
+        loop {
+            let Some(at) = bytes::find_not_plain(target, end) else {
+                end = target.len();
+                break;
+            };
+            end = at;
+            let c = path::CLASS[target[at] as usize];
             if c == path::END {
                 break;
             }
@@ -124,10 +129,13 @@ impl Request {
         }
         let spare = self.query.take();
         self.path.clear();
-        if end < target.len() {
-            self.query = Some(read_query(&target[end..], spare.unwrap_or_default())?);
+        let (path, query) = target.split_at(end);
+        self.path.read_classified(path, class)?;
+        if !query.is_empty() {
+            let read = read_query(query, spare.unwrap_or_default());
+            self.query = Some(read.inspect_err(|_| self.path.clear())?);
         }
-        self.path.read_classified(&target[..end], class).inspect_err(|_| self.query = None)
+        Ok(())
     }
 
     /// Path and query as they go on the wire.
@@ -154,14 +162,14 @@ impl Request {
 /// The query of `text`, which begins with what ended the path, into memory already there.
 fn read_query(text: &[u8], mut query: String) -> Result<String, PathError> {
     query.clear();
-    let bytes = text.strip_prefix(b"?").ok_or(PathError::Character)?;
-    if memchr::memchr(b'#', bytes).is_some() || bytes::find_control_or_space(bytes, 0).is_some() {
+    let raw = text.strip_prefix(b"?").ok_or(PathError::Character)?;
+    if bytes::find_control_or_space(raw, 0).is_some() || raw.contains(&b'#') {
         return Err(PathError::Character);
     }
-    match std::str::from_utf8(bytes) {
+    match std::str::from_utf8(raw) {
         Ok(text) if text.is_ascii() => query.push_str(text),
         _ => {
-            for &b in bytes {
+            for &b in raw {
                 match b {
                     0x80.. => query.extend(path::escape(b).map(char::from)),
                     _ => query.push(b as char),

@@ -99,7 +99,10 @@ fn httparse_reads_the_heads_we_accept_alike() {
                 }
             }
             // It knows 1.0 and 1.1 only, and no raw bytes in targets.
-            other => assert!(case.name.contains("xff") || case.name.contains("1.2") || case.name.contains("1.9"), "{case}: {other:?}"),
+            other => assert!(
+                case.name.contains("xff") || case.name.contains("1.2") || case.name.contains("1.9"),
+                "{case}: {other:?}"
+            ),
         }
     }
 }

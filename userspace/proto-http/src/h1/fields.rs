@@ -1,7 +1,7 @@
 //! Field lines of heads and trailers (RFC 9112 section 5), and what they say about the connection and the body.
 
 use super::{Fault, Framing};
-use crate::bytes::{self, TOKEN, find_control, trim};
+use crate::bytes::{self, find_control, scan_token, trim};
 use crate::headers::{Headers, Known};
 use crate::limits::Limits;
 use crate::message::Version;
@@ -23,19 +23,10 @@ pub(super) enum Line {
 }
 
 /// Reads the line at `at`.
-#[inline]
+#[inline(always)]
 pub(super) fn read_line(buf: &[u8], at: usize) -> Result<Line, Fault> {
-    let mut end = at;
-    let mut class = 0;
-    let stop = loop {
-        let Some(&b) = buf.get(end) else { return Ok(Line::Partial) };
-        let c = TOKEN[b as usize];
-        if c == 0 {
-            break b;
-        }
-        class |= c;
-        end += 1;
-    };
+    let (end, stop, underscore) = scan_token(buf, at);
+    let Some(stop) = stop else { return Ok(Line::Partial) };
     if stop != b':' || end == at {
         return no_name(buf, at, end, stop);
     }
@@ -45,19 +36,19 @@ pub(super) fn read_line(buf: &[u8], at: usize) -> Result<Line, Fault> {
         start += 1;
     }
     let Some(stop) = find_control(buf, start) else { return Ok(Line::Partial) };
-    if buf[stop] != b'\r' {
-        return Err(if buf[stop] == b'\n' { Fault::BareLf } else { Fault::ValueCharacter });
+    match &buf[stop..] {
+        [b'\r', b'\n', ..] => {}
+        [b'\r'] => return Ok(Line::Partial),
+        [b'\r', ..] => return Err(Fault::BareCr),
+        [b'\n', ..] => return Err(Fault::BareLf),
+        _ => return Err(Fault::ValueCharacter),
     }
-    match buf.get(stop + 1) {
-        Some(b'\n') => {}
-        Some(_) => return Err(Fault::BareCr),
-        None => return Ok(Line::Partial),
-    }
-    let mut end = stop;
-    while end > start && matches!(buf[end - 1], b' ' | b'\t') {
-        end -= 1;
-    }
-    Ok(Line::Field { name, value: (start, end), next: stop + 2, underscore: class & 2 != 0 })
+    let value = &buf[start..stop];
+    let len = match value {
+        [.., b' ' | b'\t'] => trim(value).len(),
+        _ => value.len(),
+    };
+    Ok(Line::Field { name, value: (start, start + len), next: stop + 2, underscore })
 }
 
 /// A line that does not begin with a name and a colon: the end of the section, or a fault.
