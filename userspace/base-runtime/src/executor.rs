@@ -396,10 +396,6 @@ impl WakerCell {
         }
     }
 
-    pub fn clear(&self) {
-        self.0.set(Waiting::Task(TaskId::NONE));
-    }
-
     #[inline]
     pub fn take(&self) -> WakerCell {
         WakerCell(Cell::new(self.0.replace(Waiting::Task(TaskId::NONE))))

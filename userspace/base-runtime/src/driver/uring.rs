@@ -1,46 +1,794 @@
+//! The io_uring driver: one `io_uring_enter` per turn hands over everything the tasks asked for, waits, and brings back completions.
+//!
+//! - Accepting and receiving are multishot: armed once per socket. Received bytes land in pool buffers published in a ring
+//!   (`RecvRing`); a filled one goes to the stream and a fresh one takes its slot.
+//! - A send nobody waits for is *silent*: MSG_DONTWAIT and CQE_SKIP_SUCCESS make it finish within the submission and report only a
+//!   failure or a short count. No report after the kernel took the submission means it was sent. Otherwise every response would end
+//!   the next wait at once, which doubled the system calls at low load. Sends somebody waits for, and the rest of a short one, are
+//!   reported in any case.
+//! - Task work is deferred to this thread (DEFER_TASKRUN), so completions appear only in an enter that asks for events.
+
+use std::alloc::{self, Layout};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
 use super::{Driver, IoKind, Wait};
+use crate::Buf;
 use crate::context::Context;
-use crate::net::socket::Socket;
+use crate::net::socket::{self, Connecting, End, Key, Life, Op, SendOp, Socket};
+use crate::net::{ACCEPTED_MAX, encode_address};
 use crate::runtime::{Config, Shared};
 
-pub(crate) struct Uring;
-
-pub fn probe_uring() -> Result<(), String> {
-    Err("the io_uring driver is not built in yet".to_owned())
+pub(crate) struct Uring {
+    ring: IoUring,
+    wakeup: RawFd,
+    buffers: RecvRing,
+    /// What did not fit into the submission queue; it goes before anything newer.
+    backlog: RefCell<VecDeque<squeue::Entry>>,
+    /// Sockets with a silent send that has not been concluded.
+    silent: RefCell<Vec<Rc<Socket>>>,
+    /// Somebody began to wait for a silent send: conclude before sleeping.
+    report_expected: Cell<bool>,
+    /// Sockets whose receive found no buffer.
+    starved: RefCell<Vec<Rc<Socket>>>,
+    /// What submissions point to until the kernel has read it.
+    scratch: Scratch,
+    stopped: Cell<bool>,
 }
 
 impl Uring {
-    pub fn new(_: &Config, _: &Arc<Shared>) -> io::Result<Uring> {
-        Err(io::ErrorKind::Unsupported.into())
+    pub fn new(config: &Config, shared: &Arc<Shared>) -> io::Result<Uring> {
+        let ring = build_ring(config.ring_entries.clamp(8, 32_768).next_power_of_two())?;
+        let entries = config.recv_ring_entries.clamp(8, 32_768).next_power_of_two();
+        Ok(Uring {
+            ring,
+            wakeup: shared.wakeup.as_raw_fd(),
+            buffers: RecvRing::new(entries),
+            backlog: RefCell::default(),
+            silent: RefCell::default(),
+            report_expected: Cell::new(false),
+            starved: RefCell::default(),
+            scratch: Scratch::default(),
+            stopped: Cell::new(false),
+        })
+    }
+
+    /// Queues a submission for the next enter.
+    ///
+    /// What the entry points to must stay valid as the kernel demands: addresses and message headers until it is submitted (they
+    /// live in `scratch`), bytes to send until its end is reported or concluded (they stay in the socket's queue).
+    #[inline]
+    fn push(&self, entry: squeue::Entry) {
+        let mut backlog = self.backlog.borrow_mut();
+        if backlog.is_empty() {
+            // SAFETY: the queue is used on this thread only and no other handle to it is alive; for the entry see above.
+            if unsafe { self.ring.submission_shared().push(&entry) }.is_ok() {
+                return;
+            }
+        }
+        backlog.push_back(entry);
+    }
+
+    /// Moves what waited into the submission queue; true when something was moved.
+    fn push_backlog(&self) -> bool {
+        let mut backlog = self.backlog.borrow_mut();
+        if backlog.is_empty() {
+            return false;
+        }
+        // SAFETY: as in `push`.
+        let mut queue = unsafe { self.ring.submission_shared() };
+        while let Some(entry) = backlog.front() {
+            // SAFETY: as in `push`.
+            if unsafe { queue.push(entry) }.is_err() {
+                break;
+            }
+            backlog.pop_front();
+        }
+        true
+    }
+
+    fn enter(&self, cx: &Context, submit: u32, wait: Wait) {
+        let timespec;
+        let mut args = SubmitArgs::new();
+        let wanted = match wait {
+            Wait::Not => 0,
+            Wait::Upto(None) => 1,
+            Wait::Upto(Some(duration)) => {
+                timespec = Timespec::from(duration);
+                args = args.timespec(&timespec);
+                1
+            }
+        };
+        let flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
+        cx.shared.counters.enters.add(1);
+        // SAFETY: the flags announce the extended argument, which lives through the call; entries are valid as `push` says.
+        let result = unsafe { self.ring.submitter().enter(submit, wanted, flags.bits(), Some(&args)) };
+        if let Err(error) = result {
+            match error.raw_os_error() {
+                // Interrupted, timed out, or short of memory or queue room for a moment: the next turn goes on.
+                Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY) => {}
+                _ => {
+                    tracing::error!(worker = cx.shared.index, %error, "io_uring_enter failed");
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+        }
+    }
+
+    fn reap(&self, cx: &Context) {
+        let mut entries = [const { MaybeUninit::<cqueue::Entry>::uninit() }; 64];
+        loop {
+            // SAFETY: the queue is used on this thread only, and this handle is gone before anything else runs.
+            let filled = unsafe { self.ring.completion_shared() }.fill(&mut entries).len();
+            for entry in &entries[..filled] {
+                // SAFETY: `fill` initialised the first `filled` entries.
+                let entry = unsafe { entry.assume_init_ref() };
+                self.completed(cx, entry.user_data(), entry.result(), entry.flags());
+            }
+            if filled < entries.len() {
+                break;
+            }
+        }
+    }
+
+    #[inline]
+    fn completed(&self, cx: &Context, data: u64, result: i32, flags: u32) {
+        let kind = (data >> KIND_SHIFT) as u8;
+        if kind == IGNORED {
+            return;
+        }
+        if kind == WAKEUP {
+            if !cqueue::more(flags) && !self.stopped.get() {
+                self.watch_wakeup();
+            }
+            return;
+        }
+        // The slot is kept until its last operation ends, so what is not found cannot have a buffer either.
+        let Some(socket) = cx.sockets.find(Key::from_bits(data)) else { return };
+        match kind {
+            RECV => self.recv_completed(cx, &socket, result, flags),
+            SEND => self.send_completed(cx, &socket, result),
+            ACCEPT => self.accept_completed(cx, &socket, result, flags),
+            CONNECT => {
+                socket::connected(cx, &socket, -result);
+                socket::end_op(cx, &socket);
+            }
+            _ => {}
+        }
+    }
+
+    fn recv_completed(&self, cx: &Context, socket: &Rc<Socket>, result: i32, flags: u32) {
+        let more = cqueue::more(flags);
+        if !more {
+            socket.rx_op.set(Op::Idle);
+        }
+        let buf = cqueue::buffer_select(flags).map(|id| self.buffers.take(cx, id));
+        if result > 0 {
+            if let Some(mut buf) = buf {
+                buf.set_received(result as usize);
+                socket::received(cx, socket, buf);
+            }
+            let full = socket.rx.borrow().len() >= cx.limits.recv_queue_max;
+            if more && full && socket.rx_op.get() == Op::Armed {
+                cx.shared.counters.recv_paused.add(1);
+                self.cancel_recv(cx, socket);
+            } else if !more && !full {
+                self.arm_again(cx, socket);
+            }
+        } else {
+            match -result {
+                0 => socket::receive_ended(cx, socket, End::Eof),
+                libc::ENOBUFS => {
+                    cx.shared.counters.enobufs.add(1);
+                    if socket.life.get() == Life::Open && !more {
+                        socket.rx_op.set(Op::Starved);
+                        self.starved.borrow_mut().push(socket.clone());
+                    }
+                }
+                // Paused, and perhaps drained before the pause took effect.
+                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {
+                    if !more && socket.rx.borrow().len() <= 1 {
+                        self.arm_again(cx, socket);
+                    }
+                }
+                errno => socket::receive_ended(cx, socket, End::Error(errno)),
+            }
+        }
+        if !more {
+            socket::end_op(cx, socket);
+        }
+    }
+
+    fn arm_again(&self, cx: &Context, socket: &Rc<Socket>) {
+        if socket.life.get() == Life::Open && socket.handles.get() > 0 && socket.rx_end.get() == End::Open {
+            self.recv(cx, socket);
+        }
+    }
+
+    fn accept_completed(&self, cx: &Context, socket: &Rc<Socket>, result: i32, flags: u32) {
+        let more = cqueue::more(flags);
+        if !more {
+            socket.rx_op.set(Op::Idle);
+        }
+        let go_on = match result {
+            0.. => {
+                socket::accepted(cx, socket, result, None);
+                true
+            }
+            _ if result == -libc::ECANCELED => true,
+            _ => socket::accept_failed(cx, socket, -result),
+        };
+        let waiting = socket.listener.as_ref().map_or(0, |listener| listener.accepted.borrow().len());
+        if waiting >= ACCEPTED_MAX {
+            if socket.rx_op.get() == Op::Armed {
+                self.cancel_recv(cx, socket);
+            }
+        } else if !more && go_on && socket.is_open() {
+            self.accept(cx, socket);
+        }
+        if !more {
+            socket::end_op(cx, socket);
+        }
+    }
+
+    fn send_completed(&self, cx: &Context, socket: &Rc<Socket>, result: i32) {
+        let asked = socket.tx_op_bytes.replace(0) as usize;
+        let was = socket.tx_op.replace(SendOp::Idle);
+        if socket.is_open() {
+            match result {
+                0.. => {
+                    let n = result as usize;
+                    if n < asked {
+                        cx.shared.counters.short_sends.add(1);
+                    }
+                    socket::sent(cx, socket, n);
+                    self.send_next(socket, n < asked);
+                }
+                _ if matches!(-result, libc::EAGAIN | libc::EINTR) => self.send_next(socket, true),
+                _ => socket::send_failed(cx, socket, -result),
+            }
+        } else {
+            socket::drop_unsent(socket);
+        }
+        debug_assert!(was != SendOp::Idle);
+        socket::end_op(cx, socket);
+    }
+
+    /// What was not reported although the kernel has taken every submission, and all it had to report was read, was sent.
+    fn conclude_silent(&self, cx: &Context, handed_over: &mut Vec<Rc<Socket>>) {
+        for socket in handed_over.drain(..) {
+            if socket.tx_op.get() != SendOp::Silent {
+                continue;
+            }
+            socket.tx_op.set(SendOp::Idle);
+            let n = socket.tx_op_bytes.replace(0) as usize;
+            if socket.is_open() {
+                socket::sent(cx, &socket, n);
+                self.send_next(&socket, false);
+            } else {
+                socket::drop_unsent(&socket);
+            }
+            socket::end_op(cx, &socket);
+        }
+    }
+
+    /// Sends from the front of the queue. `reported`: the socket is full, so let the kernel wait for room.
+    #[inline]
+    fn send_next(&self, socket: &Rc<Socket>, reported: bool) {
+        if socket.tx_op.get() != SendOp::Idle || socket.tx_bytes.get() == 0 || !socket.is_open() {
+            return;
+        }
+        let reported = reported || socket.send_is_awaited();
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL | if reported { 0 } else { libc::MSG_DONTWAIT };
+        let fd = Fd(socket.fd.get());
+        let tx = socket.tx.borrow();
+        let mut bufs = tx.iter();
+        let (entry, bytes) = match (bufs.next(), bufs.next()) {
+            (Some(only), None) => {
+                (opcode::Send::new(fd, only.as_ptr(), only.len() as u32).flags(flags).build(), only.len())
+            }
+            _ => {
+                let (message, bytes) = self.scratch.message(tx.iter());
+                (opcode::SendMsg::new(fd, message).flags(flags as u32).build(), bytes)
+            }
+        };
+        let entry = entry.user_data(user_data(SEND, socket));
+        socket.tx_op_bytes.set(bytes as u32);
+        socket.begin_op();
+        if reported {
+            socket.tx_op.set(SendOp::Reported);
+            self.push(entry);
+        } else {
+            socket.tx_op.set(SendOp::Silent);
+            self.silent.borrow_mut().push(socket.clone());
+            self.push(entry.flags(squeue::Flags::SKIP_SUCCESS));
+        }
+    }
+
+    /// Ends a multishot accept or receive; its last completion says when it has.
+    fn cancel_recv(&self, cx: &Context, socket: &Socket) {
+        let kind = if socket.listener.is_some() { ACCEPT } else { RECV };
+        socket.rx_op.set(Op::Cancelling);
+        self.cancel(cx, user_data(kind, socket));
+    }
+
+    fn cancel(&self, cx: &Context, target: u64) {
+        cx.shared.counters.cancelled.add(1);
+        self.push(opcode::AsyncCancel::new(target).build().flags(squeue::Flags::SKIP_SUCCESS).user_data(0));
+    }
+
+    fn watch_wakeup(&self) {
+        let entry = opcode::PollAdd::new(Fd(self.wakeup), libc::POLLIN as u32).multi(true).build();
+        self.push(entry.user_data(u64::from(WAKEUP) << KIND_SHIFT));
+    }
+
+    /// Fills the receive ring up and arms again what had found it empty.
+    fn feed_starved(&self, cx: &Context) {
+        self.buffers.refill(cx);
+        if self.starved.borrow().is_empty() || self.buffers.available() == 0 {
+            return;
+        }
+        for socket in self.starved.take() {
+            if socket.rx_op.get() == Op::Starved {
+                socket.rx_op.set(Op::Idle);
+                self.arm_again(cx, &socket);
+            }
+        }
+    }
+
+    fn submission(&self) -> (usize, bool, bool) {
+        // SAFETY: the queue is used on this thread only and no other handle to it is alive.
+        let queue = unsafe { self.ring.submission_shared() };
+        (queue.len(), queue.taskrun(), queue.cq_overflow())
     }
 }
+
 impl Driver for Uring {
     fn kind(&self) -> IoKind {
         IoKind::Uring
     }
-    fn start(&self, _: &Context) -> io::Result<()> {
+
+    fn start(&self, cx: &Context) -> io::Result<()> {
+        self.buffers.register(&self.ring)?;
+        self.buffers.refill(cx);
+        self.watch_wakeup();
         Ok(())
     }
+
     fn adopt(&self, _: &Context, _: &Rc<Socket>) -> io::Result<()> {
         Ok(())
     }
-    fn accept(&self, _: &Context, _: &Rc<Socket>) {}
-    fn connect(&self, _: &Context, _: &Rc<Socket>, _: &SocketAddr) -> io::Result<()> {
+
+    fn accept(&self, _: &Context, socket: &Rc<Socket>) {
+        socket.rx_op.set(Op::Armed);
+        socket.begin_op();
+        let entry = opcode::AcceptMulti::new(Fd(socket.fd.get())).flags(libc::SOCK_CLOEXEC).build();
+        self.push(entry.user_data(user_data(ACCEPT, socket)));
+    }
+
+    fn connect(&self, _: &Context, socket: &Rc<Socket>, address: &SocketAddr) -> io::Result<()> {
+        socket.begin_op();
+        let (target, length) = self.scratch.address(address);
+        let entry = opcode::Connect::new(Fd(socket.fd.get()), target, length).build();
+        self.push(entry.user_data(user_data(CONNECT, socket)));
         Ok(())
     }
-    fn recv(&self, _: &Context, _: &Rc<Socket>) {}
-    fn stop_recv(&self, _: &Context, _: &Rc<Socket>) {}
-    fn send(&self, _: &Context, _: &Rc<Socket>) {}
-    fn expect_report(&self, _: &Socket) {}
-    fn close(&self, _: &Context, _: &Rc<Socket>) {}
-    fn may_sleep(&self, _: &Context) -> bool {
-        true
+
+    #[inline]
+    fn recv(&self, _: &Context, socket: &Rc<Socket>) {
+        socket.rx_op.set(Op::Armed);
+        socket.begin_op();
+        let entry = opcode::RecvMulti::new(Fd(socket.fd.get()), BUFFER_GROUP).build();
+        self.push(entry.user_data(user_data(RECV, socket)));
     }
-    fn turn(&self, _: &Context, _: Wait) {}
-    fn stop(&self, _: &Context) {}
+
+    fn stop_recv(&self, cx: &Context, socket: &Rc<Socket>) {
+        match socket.rx_op.get() {
+            Op::Armed => self.cancel_recv(cx, socket),
+            Op::Starved => socket.rx_op.set(Op::Idle),
+            Op::Idle | Op::Cancelling => {}
+        }
+    }
+
+    #[inline]
+    fn send(&self, _: &Context, socket: &Rc<Socket>) {
+        self.send_next(socket, false);
+    }
+
+    fn expect_report(&self, socket: &Socket) {
+        if socket.tx_op.get() == SendOp::Silent {
+            self.report_expected.set(true);
+        }
+    }
+
+    fn close(&self, cx: &Context, socket: &Rc<Socket>) {
+        // Submissions are carried out in order: those on this socket that are still queued find the descriptor open, what is in
+        // flight is cancelled, and only then it is closed.
+        self.stop_recv(cx, socket);
+        if socket.tx_op.get() == SendOp::Reported {
+            self.cancel(cx, user_data(SEND, socket));
+        }
+        if socket.connecting.get() == Connecting::Pending {
+            self.cancel(cx, user_data(CONNECT, socket));
+        }
+        let fd = socket.fd.replace(-1);
+        self.push(opcode::Close::new(Fd(fd)).build().flags(squeue::Flags::SKIP_SUCCESS).user_data(0));
+    }
+
+    fn may_sleep(&self, _: &Context) -> bool {
+        !self.report_expected.get() && self.backlog.borrow().is_empty()
+    }
+
+    fn turn(&self, cx: &Context, wait: Wait) {
+        self.feed_starved(cx);
+        self.buffers.publish();
+        self.report_expected.set(false);
+        let all_taken = loop {
+            let (queued, work_waits, overflow) = self.submission();
+            let backlog = !self.backlog.borrow().is_empty();
+            let wait = if backlog { Wait::Not } else { wait };
+            if queued > 0 || work_waits || overflow || matches!(wait, Wait::Upto(_)) {
+                self.enter(cx, queued as u32, wait);
+            }
+            let all_taken = self.submission().0 == 0;
+            if !self.push_backlog() {
+                break all_taken;
+            }
+            // Completions are read between submissions, so that the completion queue does not overflow.
+            self.reap(cx);
+        };
+        if !all_taken {
+            // The kernel was short of something: go on in the next turn without sleeping.
+            self.report_expected.set(true);
+            self.reap(cx);
+            return;
+        }
+        self.scratch.clear();
+        // Completions may start sends; those are not part of what was just handed over.
+        let mut handed_over = self.silent.take();
+        self.reap(cx);
+        if self.submission().2 {
+            // A report may still wait in the kernel for room in the queue.
+            self.report_expected.set(true);
+            self.silent.borrow_mut().append(&mut handed_over);
+            return;
+        }
+        self.conclude_silent(cx, &mut handed_over);
+        let mut silent = self.silent.borrow_mut();
+        if silent.is_empty() {
+            *silent = handed_over;
+        }
+    }
+
+    fn stop(&self, cx: &Context) {
+        if self.stopped.replace(true) {
+            return;
+        }
+        self.starved.borrow_mut().clear();
+        for socket in cx.sockets.all() {
+            socket::close(cx, &socket);
+        }
+        let deadline = Instant::now() + STOP_LIMIT;
+        let empty = loop {
+            if cx.sockets.all().is_empty() && self.submission().0 == 0 && self.backlog.borrow().is_empty() {
+                break true;
+            }
+            if Instant::now() > deadline {
+                break false;
+            }
+            self.turn(cx, Wait::Upto(Some(Duration::from_millis(5))));
+        };
+        if empty {
+            self.buffers.release(&self.ring);
+        } else {
+            // The kernel may still write to, or read from, these buffers: memory is lost rather than corrupted.
+            let left = cx.sockets.all();
+            tracing::error!(
+                worker = cx.shared.index,
+                sockets = left.len(),
+                "operations did not end; their buffers are leaked"
+            );
+            self.buffers.leak();
+            left.into_iter().for_each(std::mem::forget);
+        }
+    }
+}
+
+/// The buffers that stand ready for the kernel to receive into.
+///
+/// The ring is memory shared with the kernel: this side appends (address, length, id) entries and moves the tail, the kernel takes
+/// from the front. `slots[id]` owns the buffer behind an entry for as long as the kernel may fill it.
+struct RecvRing {
+    base: NonNull<BufRingEntry>,
+    layout: Layout,
+    mask: u16,
+    slots: RefCell<Vec<Option<Buf>>>,
+    /// Ids without a buffer, because the pool's ceiling was reached.
+    missing: RefCell<Vec<u16>>,
+    tail: Cell<u16>,
+    published: Cell<u16>,
+    registered: Cell<bool>,
+}
+
+impl RecvRing {
+    fn new(entries: u16) -> RecvRing {
+        let size = usize::from(entries) * size_of::<BufRingEntry>();
+        let layout = Layout::from_size_align(size, 4096).unwrap_or_else(|_| unreachable!("4096 is a power of two"));
+        // SAFETY: the layout has a non-zero size.
+        let base = NonNull::new(unsafe { alloc::alloc_zeroed(layout) }.cast::<BufRingEntry>());
+        RecvRing {
+            base: base.unwrap_or_else(|| alloc::handle_alloc_error(layout)),
+            layout,
+            mask: entries - 1,
+            slots: RefCell::new((0..entries).map(|_| None).collect()),
+            missing: RefCell::new((0..entries).rev().collect()),
+            tail: Cell::new(0),
+            published: Cell::new(0),
+            registered: Cell::new(false),
+        }
+    }
+
+    fn register(&self, ring: &IoUring) -> io::Result<()> {
+        let (address, entries) = (self.base.as_ptr() as u64, self.mask + 1);
+        // SAFETY: the memory is page-aligned, large enough, and outlives the registration (`release`, or the ring's end).
+        unsafe { ring.submitter().register_buf_ring_with_flags(address, entries, BUFFER_GROUP, 0)? };
+        self.registered.set(true);
+        Ok(())
+    }
+
+    /// Takes the buffer the kernel filled out of its slot and puts a fresh one there.
+    #[inline]
+    fn take(&self, cx: &Context, id: u16) -> Buf {
+        let fresh = cx.pool.take_buf(&cx.shared.counters);
+        let mut slots = self.slots.borrow_mut();
+        let slot = &mut slots[usize::from(id)];
+        let Some(filled) = slot.take() else { unreachable!("the kernel named buffer {id}, which it was not given") };
+        match fresh {
+            Some(fresh) => {
+                self.append(id, &fresh);
+                *slot = Some(fresh);
+            }
+            None => self.missing.borrow_mut().push(id),
+        }
+        filled
+    }
+
+    /// Writes the entry of `id`; the kernel sees it with the next `publish`.
+    #[inline]
+    fn append(&self, id: u16, buf: &Buf) {
+        let tail = self.tail.get();
+        // SAFETY: the index lies within the ring. The kernel reads only entries before the published tail, and this one is free:
+        // there are as many entries as ids, and `id` was taken from the ring.
+        let entry = unsafe { &mut *self.base.as_ptr().add(usize::from(tail & self.mask)) };
+        entry.set_addr(buf.as_ptr() as u64);
+        entry.set_len((Buf::CAPACITY - Buf::HEADROOM) as u32);
+        entry.set_bid(id);
+        self.tail.set(tail.wrapping_add(1));
+    }
+
+    #[inline]
+    fn publish(&self) {
+        let tail = self.tail.get();
+        if tail != self.published.replace(tail) {
+            // SAFETY: the tail is a 16-bit field of the first entry, aligned, which the kernel reads with acquire.
+            unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.base.as_ptr()).cast_mut()) }
+                .store(tail, Ordering::Release);
+        }
+    }
+
+    #[inline]
+    fn refill(&self, cx: &Context) {
+        let mut missing = self.missing.borrow_mut();
+        while let Some(&id) = missing.last() {
+            let Some(buf) = cx.pool.take_buf(&cx.shared.counters) else { break };
+            missing.pop();
+            self.append(id, &buf);
+            self.slots.borrow_mut()[usize::from(id)] = Some(buf);
+        }
+    }
+
+    fn available(&self) -> usize {
+        self.slots.borrow().len() - self.missing.borrow().len()
+    }
+
+    /// Takes the ring back from the kernel, which uses none of it any more.
+    fn release(&self, ring: &IoUring) {
+        if self.registered.replace(false) {
+            // A refusal would mean that it was not registered.
+            let _ = ring.submitter().unregister_buf_ring(BUFFER_GROUP);
+        }
+        self.slots.borrow_mut().clear();
+    }
+
+    fn leak(&self) {
+        std::mem::forget(self.slots.take());
+    }
+}
+
+impl Drop for RecvRing {
+    fn drop(&mut self) {
+        if !self.registered.get() {
+            // SAFETY: allocated in `new` with this layout, and not shared with the kernel (any more).
+            unsafe { alloc::dealloc(self.base.as_ptr().cast(), self.layout) }
+        }
+    }
+}
+
+/// Memory that submissions point to, used again once the kernel has taken them.
+#[derive(Default)]
+struct Scratch {
+    #[expect(
+        clippy::vec_box,
+        reason = "the kernel is given their addresses, which must not change when the list grows"
+    )]
+    messages: RefCell<Vec<Box<Message>>>,
+    messages_used: Cell<usize>,
+    addresses: RefCell<Vec<Box<(libc::sockaddr_storage, libc::socklen_t)>>>,
+}
+
+struct Message {
+    header: libc::msghdr,
+    vectors: [libc::iovec; IOVECS],
+}
+
+impl Scratch {
+    /// A message header over as many buffers as one send takes, and their bytes.
+    fn message<'a>(&self, bufs: impl Iterator<Item = &'a Buf>) -> (*const libc::msghdr, usize) {
+        let mut messages = self.messages.borrow_mut();
+        let used = self.messages_used.get();
+        self.messages_used.set(used + 1);
+        if used == messages.len() {
+            let vector = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+            // SAFETY: all-zero bytes are a valid `msghdr`.
+            let header = unsafe { std::mem::zeroed() };
+            messages.push(Box::new(Message { header, vectors: [vector; IOVECS] }));
+        }
+        let message = &mut *messages[used];
+        let (mut count, mut bytes) = (0, 0);
+        for (vector, buf) in message.vectors.iter_mut().zip(bufs) {
+            *vector = libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() };
+            count += 1;
+            bytes += buf.len();
+        }
+        message.header.msg_iov = message.vectors.as_mut_ptr();
+        message.header.msg_iovlen = count;
+        (&raw const message.header, bytes)
+    }
+
+    fn address(&self, address: &SocketAddr) -> (*const libc::sockaddr, libc::socklen_t) {
+        let mut addresses = self.addresses.borrow_mut();
+        addresses.push(Box::new(encode_address(address)));
+        let (storage, length) = &**addresses.last().unwrap_or_else(|| unreachable!("pushed above"));
+        ((&raw const *storage).cast(), *length)
+    }
+
+    /// The kernel has taken every submission, and with it a copy of what it pointed to here (IORING_FEAT_SUBMIT_STABLE).
+    fn clear(&self) {
+        self.messages_used.set(0);
+        let mut addresses = self.addresses.borrow_mut();
+        if !addresses.is_empty() {
+            addresses.clear();
+        }
+    }
+}
+
+fn build_ring(entries: u32) -> io::Result<IoUring> {
+    IoUring::builder()
+        .dontfork()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_coop_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .setup_clamp()
+        .setup_cqsize(entries * 4)
+        .build(entries)
+}
+
+/// Whether io_uring can be used here, and if not, why and what to do about it.
+pub fn probe_uring() -> Result<(), String> {
+    let ring = build_ring(8).map_err(|error| advise(&error, &read_setting()))?;
+    let parameters = ring.params();
+    let needed = [
+        (parameters.is_feature_ext_arg(), "waiting with a time-out (EXT_ARG)"),
+        (parameters.is_feature_nodrop(), "completions that are never dropped (NODROP)"),
+        (parameters.is_feature_submit_stable(), "submissions that copy their arguments (SUBMIT_STABLE)"),
+        (parameters.is_feature_skip_cqe_on_success(), "silent completions (CQE_SKIP)"),
+    ];
+    if let Some((_, missing)) = needed.iter().find(|(present, _)| !present) {
+        return Err(format!("this kernel's io_uring lacks {missing}: use Linux 6.1 or newer, or --io epoll"));
+    }
+    let buffers = RecvRing::new(8);
+    buffers.register(&ring).map_err(|error| {
+        format!(
+            "this kernel's io_uring has no rings of provided buffers ({error}): use Linux 6.1 or newer, or --io epoll"
+        )
+    })?;
+    buffers.release(&ring);
+    Ok(())
+}
+
+fn read_setting() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default().trim().to_owned()
+}
+
+/// What to tell a person about a ring that could not be made.
+fn advise(error: &io::Error, disabled: &str) -> String {
+    match (error.raw_os_error(), disabled) {
+        (Some(libc::EPERM), "1" | "2") => format!(
+            "io_uring is disabled (kernel.io_uring_disabled = {disabled}): set it to 0, or to 1 and add this user's group to \
+             kernel.io_uring_group, or use --io epoll"
+        ),
+        (Some(libc::EPERM | libc::EACCES), _) => {
+            "io_uring is forbidden here, usually by a container's seccomp profile: allow \
+             io_uring_setup, io_uring_enter and io_uring_register in it, or use --io epoll"
+                .to_owned()
+        }
+        (Some(libc::ENOSYS), _) => {
+            "io_uring does not exist here (kernel built without it, or a sandbox that hides it): use a \
+             kernel with CONFIG_IO_URING, or --io epoll"
+                .to_owned()
+        }
+        (Some(libc::EINVAL), _) => {
+            "this kernel's io_uring is too old (no SINGLE_ISSUER and DEFER_TASKRUN): use Linux 6.1 or \
+             newer, or --io epoll"
+                .to_owned()
+        }
+        (Some(libc::ENOMEM), _) => {
+            "io_uring could not get memory: raise the limit of locked memory (ulimit -l, LimitMEMLOCK=), \
+             or use --io epoll"
+                .to_owned()
+        }
+        (Some(libc::EMFILE | libc::ENFILE), _) => {
+            format!("io_uring could not be set up: {error}; raise the limit of open files (ulimit -n, LimitNOFILE=)")
+        }
+        _ => format!("io_uring could not be set up: {error}; use --io epoll to do without"),
+    }
+}
+
+#[inline]
+fn user_data(kind: u8, socket: &Socket) -> u64 {
+    u64::from(kind) << KIND_SHIFT | socket.key.get().bits()
+}
+
+/// The top byte of the user data says what completed, the rest is the socket's key.
+const KIND_SHIFT: u32 = Key::INDEX_BITS + Key::GENERATION_BITS;
+const IGNORED: u8 = 0;
+const RECV: u8 = 1;
+const SEND: u8 = 2;
+const ACCEPT: u8 = 3;
+const CONNECT: u8 = 4;
+const WAKEUP: u8 = 5;
+const BUFFER_GROUP: u16 = 0;
+/// Buffers taken in a row from sockets handed to one `sendmsg`.
+const IOVECS: usize = 16;
+/// How long stopping waits for the kernel before it gives the buffers up.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        let advice = |errno, disabled| advise(&io::Error::from_raw_os_error(errno), disabled);
+        assert!(advice(libc::EPERM, "2").contains("kernel.io_uring_disabled = 2"));
+        assert!(advice(libc::EPERM, "0").contains("seccomp"));
+        assert!(advice(libc::EINVAL, "").contains("6.1"));
+        for errno in [libc::EPERM, libc::ENOSYS, libc::EINVAL, libc::ENOMEM, libc::EIO] {
+            assert!(advice(errno, "").contains("--io epoll"));
+        }
+    }
 }

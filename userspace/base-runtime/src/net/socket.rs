@@ -349,7 +349,7 @@ pub(crate) fn send_failed(cx: &Context, socket: &Rc<Socket>, errno: i32) {
 }
 
 /// Only to be called while the kernel works on none of the queued buffers.
-fn drop_unsent(socket: &Socket) {
+pub(crate) fn drop_unsent(socket: &Socket) {
     debug_assert!(socket.tx_op.get() == SendOp::Idle || socket.tx_op.get() == SendOp::Blocked);
     let unsent = socket.tx.take();
     socket.tx_bytes.set(0);
