@@ -196,8 +196,8 @@ mod tests {
         let publisher = Publisher::new(State::default());
         let mut state = State::default();
         let mut put = |publisher: &Publisher, n: u64| {
-            let document = json!({"name": format!("p{n}"), "kind": "Pipeline"});
-            let applied = state.apply(&Command::put(n, "t", PutMode::Create, vec![document]));
+            let document = json!({"name": "p", "kind": "Pipeline", "turn": n});
+            let applied = state.apply(&Command::put(n, "t", PutMode::Upsert, vec![document]));
             publisher.push(state.clone(), applied.delta.unwrap());
         };
         let mut early = publisher.follow(None);

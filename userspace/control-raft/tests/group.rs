@@ -155,7 +155,7 @@ fn a_member_with_a_damaged_log_comes_back_from_the_others() {
         let victim = nodes.remove(victim);
         let name = victim.name.clone();
         victim.kill();
-        harm.inflict(&world.file(&name));
+        world.harm(&name, harm);
         let back = world.restart(&name);
         assert!(eventually(|| back.control.state().view.objects.len() == 20), "{harm:?}: copied from the others");
         assert!(eventually(|| back.control.metrics().voters.len() == 3), "{harm:?}: votes again");
@@ -174,7 +174,7 @@ fn a_lone_member_with_a_damaged_log_refuses_and_leaves_the_file() {
     let node = world.start("n1");
     node.put("a").unwrap();
     node.kill();
-    Harm::Truncate.inflict(&world.file("n1"));
+    world.harm("n1", Harm::Truncate);
     for _ in 0..2 {
         let error = world.try_start("n1").err().expect("must refuse");
         assert_eq!(error.kind, StartErrorKind::Damaged, "{error}");
@@ -382,6 +382,15 @@ impl World {
             node.is_some()
         });
         node.unwrap_or_else(|| self.start(name))
+    }
+
+    /// Waits until the dead member's log writer let go of the file: it would write over the harm.
+    fn harm(&self, name: &str, harm: Harm) {
+        let held = || std::fs::read_dir("/proc/self/fd").unwrap().flatten().any(|fd| {
+            std::fs::read_link(fd.path()).is_ok_and(|file| file == self.file(name))
+        });
+        assert!(eventually(|| !held()), "the file is still open");
+        harm.inflict(&self.file(name));
     }
 
     fn secondary(&self, name: &str) -> Node {
