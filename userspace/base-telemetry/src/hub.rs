@@ -51,6 +51,11 @@ impl Telemetry {
         &self.identity
     }
 
+    /// Worker threads of this machine.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
     /// Counters of reached bounds; register yours when you are built.
     pub fn limits(&self) -> &Limits {
         &self.limits
