@@ -1,15 +1,18 @@
 //! What a request goes through between router and client: an [`Exchange`] walks the nodes of a [`Pipeline`].
 //!
 //! Reading order: [`body`] (bytes on their way), [`exchange`] (one request and what became of it), [`filter`] (what a
-//! station is and how it is built), [`pipeline`] (the flow with its jumps).
+//! station is and how it is built), [`pipeline`] (the flow with its jumps), [`template`] (Go's templates, for
+//! the filters that build messages).
 #![forbid(unsafe_code)]
 
 pub mod body;
 pub mod exchange;
 pub mod filter;
 pub mod pipeline;
+pub mod template;
 
 pub use body::{Body, BodyError, BodyStream};
 pub use exchange::{Client, Exchange, Space, Tags};
 pub use filter::{BuildError, Filter, FilterKind, Outcome, Parts, Step, SUCCESS};
 pub use pipeline::Pipeline;
+pub use template::Template;
