@@ -1,4 +1,4 @@
-//! Classes of bytes, and searches that look at sixteen bytes at a time.
+//! Classes of bytes, and searches that look at many bytes at a time.
 
 /// Whether a byte may stand in a token (RFC 9110 section 5.6.2).
 pub(crate) fn is_token_byte(b: u8) -> bool {
@@ -25,19 +25,20 @@ pub(crate) static TOKEN: [u8; 256] = {
 /// run contains an underscore.
 #[inline]
 pub(crate) fn scan_token(bytes: &[u8], at: usize) -> (usize, Option<u8>, bool) {
-    let mut at = at;
-    let mut class = 0;
+    // Names are short: for them a table costs less than looking at many bytes at a time.
+    let mut end = at;
+    let mut underscore = false;
     loop {
-        // Names are letters and dashes nearly always, the table says what else is a token byte.
-        let stop = find(bytes, at, |b| !(b | 0x20).is_ascii_lowercase() && b != b'-');
-        let Some(&b) = stop.and_then(|stop| bytes.get(stop)) else { return (bytes.len(), None, class & 2 != 0) };
-        at = stop.unwrap_or_default();
-        let c = TOKEN[b as usize];
-        if c == 0 {
-            return (at, Some(b), class & 2 != 0);
+        let Some(run) = bytes.get(end..) else { return (end, None, underscore) };
+        let Some(len) = run.iter().position(|&b| TOKEN[b as usize] != 1) else {
+            return (bytes.len(), None, underscore);
+        };
+        end += len;
+        if run[len] != b'_' {
+            return (end, Some(run[len]), underscore);
         }
-        class |= c;
-        at += 1;
+        underscore = true;
+        end += 1;
     }
 }
 
@@ -46,8 +47,8 @@ pub(crate) fn scan_token(bytes: &[u8], at: usize) -> (usize, Option<u8>, bool) {
 pub(crate) fn find_control(bytes: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
-        at = find(bytes, at, |b| b < 0x20 || b == 0x7f)?;
-        if bytes[at] != b'\t' {
+        at = find(bytes, at, |b| (b < 0x20) | (b == 0x7f), control::<0x20>);
+        if *bytes.get(at)? != b'\t' {
             return Some(at);
         }
         at += 1;
@@ -57,55 +58,92 @@ pub(crate) fn find_control(bytes: &[u8], from: usize) -> Option<usize> {
 /// Position of the first control byte or space at or after `from`.
 #[inline]
 pub(crate) fn find_control_or_space(bytes: &[u8], from: usize) -> Option<usize> {
-    find(bytes, from, |b| b <= 0x20 || b == 0x7f)
+    let at = find(bytes, from, |b| (b <= 0x20) | (b == 0x7f), control::<0x21>);
+    (at < bytes.len()).then_some(at)
 }
 
-/// Position of the first byte at or after `from` that is no letter, digit, `-` or `/`.
+/// Position of the first byte at or after `from` that is no letter, digit, `-` or `/`; the length when there is none.
 #[inline]
-pub(crate) fn find_not_plain(bytes: &[u8], from: usize) -> Option<usize> {
-    find(bytes, from, |b| {
-        // `-`, `.`, `/` and the digits lie side by side.
-        !(b | 0x20).is_ascii_lowercase() && (!(b'-'..=b'9').contains(&b) || b == b'.')
-    })
+pub(crate) fn skip_plain(bytes: &[u8], from: usize) -> usize {
+    // `/` and the digits lie side by side.
+    find(
+        bytes,
+        from,
+        |b| !is_letter(b) & !(b'/'..=b'9').contains(&b) & (b != b'-'),
+        |word| not_letter(word) & not_within(word, b'/', b'9') & not_equal(word, b'-'),
+    )
 }
 
-/// Position of the first byte at or after `from` for which `holds`.
 #[inline(always)]
-fn find(bytes: &[u8], from: usize, holds: impl Fn(u8) -> bool + Copy) -> Option<usize> {
+fn is_letter(b: u8) -> bool {
+    (b | 0x20).wrapping_sub(b'a') < 26
+}
+
+/// Position of the first byte at or after `from` for which `holds`; the length when there is none.
+///
+/// Whether there is one among sixteen is asked in a loop that compiles to a few vector instructions (intrinsics would need
+/// `unsafe`); where it is, of eight bytes in one register: `marks` answers with the highest bit of each byte that `holds`.
+#[inline(always)]
+fn find(bytes: &[u8], from: usize, holds: impl Fn(u8) -> bool, marks: impl Fn(u64) -> u64) -> usize {
     let mut at = from;
-    while let Some(chunk) = bytes.get(at..)?.first_chunk() {
-        let bits = bits(chunk, holds);
-        if bits != 0 {
-            return Some(at + first(bits));
+    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<16>()) {
+        if chunk.iter().fold(false, |any, &b| any | holds(b)) {
+            let (low, high) = halves(chunk);
+            let low = marks(low);
+            return at + if low != 0 { first(low) } else { 8 + first(marks(high)) };
         }
         at += 16;
     }
-    // The last bytes, together with some that have been looked at or lie before `from`.
-    match bytes.last_chunk() {
-        Some(chunk) => {
-            let skip = at + 16 - bytes.len();
-            let bits = bits(chunk, holds).checked_shr(8 * skip as u32).unwrap_or(0);
-            (bits != 0).then(|| at + first(bits))
-        }
-        None => bytes[at..].iter().position(|&b| holds(b)).map(|i| at + i),
+    // The last bytes, behind some that have been looked at or lie before `from`.
+    if let (Some(chunk), skipped @ 0..16) = (bytes.last_chunk(), (at + 16).saturating_sub(bytes.len())) {
+        let (low, high) = halves(chunk);
+        let marks = (u128::from(marks(low)) | u128::from(marks(high)) << 64) >> (8 * skipped);
+        return if marks != 0 { at + (marks.trailing_zeros() / 8) as usize } else { bytes.len() };
     }
+    at + bytes[at.min(bytes.len())..].iter().take_while(|&&b| !holds(b)).count()
 }
 
 #[inline(always)]
-fn first(bits: u128) -> usize {
-    (bits.trailing_zeros() / 8) as usize
+fn halves(chunk: &[u8; 16]) -> (u64, u64) {
+    let both = u128::from_le_bytes(*chunk);
+    (both as u64, (both >> 64) as u64)
 }
 
-/// One bit set in each byte of the answer for which `holds`, the first byte lowest. Written so that it compiles to a few vector
-/// instructions; intrinsics would need `unsafe`.
 #[inline(always)]
-fn bits(chunk: &[u8; 16], holds: impl Fn(u8) -> bool) -> u128 {
-    let mut answer = [0; 16];
-    for (answer, &b) in answer.iter_mut().zip(chunk) {
-        *answer = if holds(b) { 0xff } else { 0 };
-    }
-    u128::from_le_bytes(answer)
+fn first(marks: u64) -> usize {
+    (marks.trailing_zeros() / 8) as usize
 }
+
+/// The highest bit of each byte that is below `BOUND` or 0x7f. Sums of seven-bit numbers never carry into the next byte.
+#[inline(always)]
+fn control<const BOUND: u8>(word: u64) -> u64 {
+    let ascii = word & LOW;
+    (!(ascii + ONES * (0x80 - BOUND as u64)) | (ascii + ONES)) & !word & HIGH
+}
+
+/// The highest bit of each byte that is no ASCII letter.
+#[inline(always)]
+fn not_letter(word: u64) -> u64 {
+    not_within(word | (ONES * 0x20), b'a', b'z')
+}
+
+/// The highest bit of each byte outside of a range of ASCII.
+#[inline(always)]
+fn not_within(word: u64, first: u8, last: u8) -> u64 {
+    let ascii = word & LOW;
+    (!(ascii + ONES * (0x80 - first as u64)) | (ascii + ONES * (0x7f - last as u64)) | word) & HIGH
+}
+
+/// The highest bit of each byte that is not `b`, which is ASCII.
+#[inline(always)]
+fn not_equal(word: u64, b: u8) -> u64 {
+    let difference = word ^ (ONES * b as u64);
+    (((difference & LOW) + LOW) | difference) & HIGH
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const LOW: u64 = ONES * 0x7f;
+const HIGH: u64 = ONES * 0x80;
 
 /// Without the spaces and tabs around it (optional whitespace, RFC 9110 section 5.6.3).
 pub(crate) fn trim(bytes: &[u8]) -> &[u8] {
@@ -193,8 +231,8 @@ mod tests {
                 }
                 let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-/".contains(b);
                 for from in [0, len / 2, len] {
-                    let expected = text[from..].iter().position(|b| !plain(b)).map(|i| i + from);
-                    assert_eq!(find_not_plain(&text, from), expected, "{b} {from} {len}");
+                    let expected = text[from..].iter().position(|b| !plain(b)).map_or(len, |i| i + from);
+                    assert_eq!(skip_plain(&text, from), expected, "{b} {from} {len}");
                 }
             }
         }

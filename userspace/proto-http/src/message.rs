@@ -115,12 +115,9 @@ impl Request {
         let mut class = path::PLAIN;
         let mut end = 0;
         loop {
-            let Some(at) = bytes::find_not_plain(target, end) else {
-                end = target.len();
-                break;
-            };
-            end = at;
-            let c = path::CLASS[target[at] as usize];
+            end = bytes::skip_plain(target, end);
+            let Some(&b) = target.get(end) else { break };
+            let c = path::CLASS[b as usize];
             if c == path::END {
                 break;
             }
@@ -129,10 +126,11 @@ impl Request {
         }
         let spare = self.query.take();
         self.path.clear();
-        let (path, query) = target.split_at(end);
-        self.path.read_classified(path, class)?;
-        if !query.is_empty() {
-            let read = read_query(query, spare.unwrap_or_default());
+        let text = std::str::from_utf8(target).ok();
+        self.path.read_classified(&target[..end], text.map(|text| &text[..end]), class)?;
+        if end < target.len() {
+            let text = text.map(|text| &text[end..]);
+            let read = read_query(&target[end..], text, spare.unwrap_or_default());
             self.query = Some(read.inspect_err(|_| self.path.clear())?);
         }
         Ok(())
@@ -159,17 +157,16 @@ impl Request {
     }
 }
 
-/// The query of `text`, which begins with what ended the path, into memory already there.
-fn read_query(text: &[u8], mut query: String) -> Result<String, PathError> {
+/// The query of `raw`, which begins with what ended the path, into memory already there; `text` is the same when it is UTF-8.
+fn read_query(raw: &[u8], text: Option<&str>, mut query: String) -> Result<String, PathError> {
     query.clear();
-    let raw = text.strip_prefix(b"?").ok_or(PathError::Character)?;
-    if bytes::find_control_or_space(raw, 0).is_some() || raw.contains(&b'#') {
+    if raw[0] != b'?' || bytes::find_control_or_space(raw, 0).is_some() || raw.contains(&b'#') {
         return Err(PathError::Character);
     }
-    match std::str::from_utf8(raw) {
-        Ok(text) if text.is_ascii() => query.push_str(text),
+    match text {
+        Some(text) if text.is_ascii() => query.push_str(&text[1..]),
         _ => {
-            for &b in raw {
+            for &b in &raw[1..] {
                 match b {
                     0x80.. => query.extend(path::escape(b).map(char::from)),
                     _ => query.push(b as char),

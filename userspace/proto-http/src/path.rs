@@ -72,7 +72,7 @@ impl Path {
     pub fn read(&mut self, text: &[u8]) -> Result<(), PathError> {
         self.clear();
         let class = text.iter().fold(0, |class, &b| class | CLASS[b as usize]);
-        self.read_classified(text, class)
+        self.read_classified(text, std::str::from_utf8(text).ok(), class)
     }
 
     /// A path as people and filters write it: the same canonical space, so that a rule `/中文` or `/a%2Fb` matches.
@@ -149,20 +149,25 @@ impl Path {
         self.escaped = false;
     }
 
-    /// [`read`](Path::read) when the classes of all bytes have been united already.
-    pub(crate) fn read_classified(&mut self, text: &[u8], class: u8) -> Result<(), PathError> {
+    /// [`read`](Path::read) when the classes of all bytes have been united already; `text` is `raw` when it is UTF-8.
+    #[inline]
+    pub(crate) fn read_classified(&mut self, raw: &[u8], text: Option<&str>, class: u8) -> Result<(), PathError> {
         debug_assert!(self.canonical.is_empty());
+        let plain = class & !(PLAIN | DOT) == 0;
+        let dots = class & DOT != 0 && raw.windows(2).any(|w| w == b"/.");
+        match text {
+            Some(text) if plain && !dots && raw.first() == Some(&b'/') => {
+                self.canonical.push_str(text);
+                Ok(())
+            }
+            _ => self.read_unusual(raw),
+        }
+    }
+
+    #[cold]
+    fn read_unusual(&mut self, text: &[u8]) -> Result<(), PathError> {
         if text.first() != Some(&b'/') {
             return Err(PathError::NotAbsolute);
-        }
-        let plain = class & !(PLAIN | DOT) == 0;
-        let dots = class & DOT != 0 && text.windows(2).any(|w| w == b"/.");
-        if plain
-            && !dots
-            && let Ok(text) = std::str::from_utf8(text)
-        {
-            self.canonical.push_str(text);
-            return Ok(());
         }
         let read = self.decode(text, Source::Wire).and_then(|()| {
             if self.canonical.contains("/.") || self.canonical.contains("%2F.") || self.canonical.contains("%5C.") {

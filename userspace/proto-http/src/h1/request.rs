@@ -54,9 +54,10 @@ fn parse(buf: &[u8], limits: &Limits, into: &mut Request) -> Result<Option<Reque
     into.method = Method::Get;
     into.version = Version::Http11;
     into.path.clear();
-    into.authority.clear();
     into.headers.clear();
     let spare = into.query.take();
+    // The next request on a connection mostly names the same authority.
+    let previous = std::mem::take(&mut into.authority);
     if is_hopeless_to_read(buf, limits) {
         return Ok(None);
     }
@@ -99,8 +100,12 @@ fn parse(buf: &[u8], limits: &Limits, into: &mut Request) -> Result<Option<Reque
     if absolute {
         into.headers.set("Host", &into.authority);
     } else if let Some(host) = into.headers.known(crate::Known::Host) {
-        // Checked to be ASCII when it was read.
-        into.authority.push_str(std::str::from_utf8(host).unwrap_or_default());
+        into.authority = previous;
+        if into.authority.as_bytes() != host {
+            into.authority.clear();
+            // Checked to be ASCII when it was read.
+            into.authority.push_str(std::str::from_utf8(host).unwrap_or_default());
+        }
     }
     Ok(Some(RequestHead {
         consumed,
