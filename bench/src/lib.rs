@@ -1,1 +1,9 @@
-//! See DESIGN: crate bench.
+//! Scenarios, the load generator and what both measure with. README.md says how it is measured; `cargo xtask bench` runs it.
+
+#![forbid(unsafe_code)]
+
+pub mod cpu;
+pub mod gateways;
+pub mod generator;
+pub mod http1;
+pub mod report;

@@ -1,0 +1,72 @@
+//! CPU time, from the scheduler's own books.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// Time that all threads of a process and of its descendants have spent on a CPU, exact to the nanosecond. Softirq work
+/// done on their back counts as theirs.
+pub fn spent(pid: u32) -> Duration {
+    let nanos = tree(pid).into_iter().map(|pid| {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let books = tasks.filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok());
+        books.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok()).sum::<u64>()
+    });
+    Duration::from_nanos(nanos.sum())
+}
+
+/// A process and everything below it.
+fn tree(root: u32) -> BTreeSet<u32> {
+    let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let parents: Vec<(u32, u32)> = pids.filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let mut tree = BTreeSet::from([root]);
+    loop {
+        let before = tree.len();
+        tree.extend(
+            parents.iter().filter(|(_, parent)| tree.contains(parent)).map(|(pid, _)| *pid).collect::<Vec<_>>(),
+        );
+        if tree.len() == before {
+            return tree;
+        }
+    }
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything; the fields after it are numbers.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Time that one CPU was busy with anything at all, in the kernel's 10-ms ticks.
+pub fn busy(cpu: usize) -> Duration {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let name = format!("cpu{cpu} ");
+    let Some(line) = stat.lines().find_map(|line| line.strip_prefix(&name)) else { return Duration::ZERO };
+    let fields: Vec<u64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    // user, nice, system, then idle and iowait, then irq, softirq, steal; guest time is inside user time.
+    let ticks: u64 = [0, 1, 2, 5, 6, 7].iter().filter_map(|&field| fields.get(field)).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// Pins the calling thread, and what it starts from now on.
+pub fn pin(cpu: usize) -> Result<(), String> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).map_err(|error| format!("cannot run on CPU {cpu}: {error}"))
+}
+
+/// What the figures were made on.
+pub fn machine() -> serde_json::Value {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_string();
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    serde_json::json!({
+        "cpu": model.map(|(_, model)| model.trim()),
+        "cpus": std::thread::available_parallelism().map_or(0, usize::from),
+        "kernel": read("/proc/sys/kernel/osrelease"),
+        "tcp_congestion_control": read("/proc/sys/net/ipv4/tcp_congestion_control"),
+    })
+}
