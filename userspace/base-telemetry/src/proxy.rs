@@ -162,7 +162,7 @@ impl PoolStats {
         self.server(server, usize::MAX).healthy.store(healthy, Relaxed);
     }
 
-    /// Forgets the series of servers that left the pool.
+    /// Forgets the series of servers that left the pool. What a recorder made before still counts about them is seen nowhere.
     pub fn retain_servers(&self, keep: impl Fn(&str) -> bool) {
         let mut rounds = locked(&self.rounds);
         locked(&self.servers).retain(|name, server| {

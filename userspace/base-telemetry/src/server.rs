@@ -653,6 +653,28 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_lost_while_rounds_close() {
+        const REQUESTS: u64 = 20_000;
+        let limits = Limits::new(1);
+        let stats = ServerStats::with_limits("shop", 1, &limits);
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            let mut recorder = stats.recorder(0);
+            let writer = scope.spawn(move || (0..REQUESTS).for_each(|_| recorder.record(&sample(200, 1, "/a", None))));
+            let mut round = 0;
+            while !writer.is_finished() {
+                round += 1;
+                stats.tick(start + TICK * round);
+            }
+            stats.tick(start + TICK * (round + 1));
+        });
+        let status = stats.status_json();
+        assert_eq!(status["count"], json!(REQUESTS));
+        let counted = status["topN"][0]["count"].as_u64().unwrap();
+        assert_eq!(counted + limits.register("top_paths").total(), REQUESTS, "a path given up is counted as such");
+    }
+
+    #[test]
     fn endless_backends_end_up_in_other() {
         let limits = Limits::new(1);
         let stats = ServerStats::with_limits("shop", 1, &limits);

@@ -165,14 +165,21 @@ fn hash(seed: u64, bytes: &[u8]) -> u64 {
     mix(mix(state, u64::from_le_bytes(last)), seed)
 }
 
-/// A path with every segment that holds a digit taken for a variable.
+/// A path with every segment that holds a digit taken for a variable. One pass over the bytes: a flood of new paths comes here.
 fn shape(seed: u64, path: &str) -> u64 {
     let mut state = !seed;
-    for segment in path.split('/') {
-        let variable = segment.bytes().any(|b| b.is_ascii_digit());
-        state = hash(seed, if variable { b"*" } else { segment.as_bytes() }) ^ state.rotate_left(7).wrapping_mul(seed);
+    let (mut segment, mut variable) = (seed, false);
+    for &b in path.as_bytes().iter().chain(b"/") {
+        if b == b'/' {
+            let word = if variable { 1 } else { segment };
+            state = (state ^ word).wrapping_mul(seed).rotate_left(23);
+            (segment, variable) = (seed, false);
+        } else {
+            variable |= b.is_ascii_digit();
+            segment = (segment ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
+        }
     }
-    state
+    state ^ (state >> 29)
 }
 
 /// The keys are hashes already.

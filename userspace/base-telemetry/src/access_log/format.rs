@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use super::text::{write_duration, write_foreign, write_number, write_time};
+use super::text::{has_control, write_duration, write_foreign, write_number, write_time};
 
 /// The format of a server that names none.
 pub const DEFAULT_FORMAT: &str = "[{{Time}}] [{{RemoteAddr}} {{RealIP}} {{Method}} {{URI}} {{Proto}} {{StatusCode}}] \
@@ -148,7 +148,7 @@ impl Tags<'_> {
             Self::Write(write) => {
                 let start = out.len();
                 write(out);
-                if out.get(start..).is_some_and(|text| text.iter().any(|b| *b < b' ' || *b == 0x7f)) {
+                if out.get(start..).is_some_and(has_control) {
                     let text = out.split_off(start);
                     write_foreign(&text, out);
                 }
@@ -234,12 +234,18 @@ fn write_variable(variable: Variable, entry: &Entry<'_>, out: &mut Vec<u8>) {
 fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
     match ip {
         IpAddr::V4(ip) => {
+            let mut text = [b'.'; 15];
+            let mut at = 0;
             for (index, octet) in ip.octets().into_iter().enumerate() {
-                if index > 0 {
-                    out.push(b'.');
+                at += usize::from(index > 0);
+                for (from, digit) in [(100, octet / 100), (10, octet / 10 % 10), (0, octet % 10)] {
+                    if octet >= from {
+                        text[at] = b'0' + digit;
+                        at += 1;
+                    }
                 }
-                write_number(u64::from(octet), out);
             }
+            out.extend_from_slice(&text[..at]);
         }
         IpAddr::V6(ip) => {
             use std::io::Write as _;
