@@ -25,5 +25,5 @@ pub use affinity::allowed_cpus;
 pub use buffer::Buf;
 pub use driver::{IoKind, IoMode, probe_uring};
 pub use executor::{Task, yield_now};
-pub use runtime::{Config, Runtime, StartError, Worker, now, spawn, worker_index};
+pub use runtime::{Config, Runtime, StartError, Worker, current_worker, now, spawn, worker_index};
 pub use stats::WorkerStats;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base_runtime::channel::oneshot;
@@ -18,7 +19,12 @@ macro_rules! on_both_drivers {
 }
 
 pub fn config(io: IoMode) -> Config {
-    Config { io, workers: Some(1), name: "test".to_owned(), ..Config::default() }
+    // Tests run in parallel: spread their workers over the CPUs.
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
+    let mut cpus = base_runtime::allowed_cpus();
+    let turn = STARTED.fetch_add(1, Ordering::Relaxed) % cpus.len();
+    cpus.rotate_left(turn);
+    Config { io, cpus: Some(cpus), workers: Some(1), name: "test".to_owned(), ..Config::default() }
 }
 
 pub fn start(io: IoMode) -> Runtime {

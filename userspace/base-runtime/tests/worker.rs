@@ -1,0 +1,400 @@
+//! Tasks, timers, channels, starting and stopping, on both drivers.
+
+#[macro_use]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod support;
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use base_runtime::channel::{local_oneshot, mailbox, oneshot};
+use base_runtime::time::{Deadline, sleep, sleep_until, timeout};
+use base_runtime::{Buf, IoKind, IoMode, Runtime, StartError, spawn, yield_now};
+use support::*;
+
+on_both_drivers!(
+    timers_fire_in_order_and_on_time,
+    deadline_moves_and_clears,
+    timeout_drops_what_it_bounds,
+    many_timers,
+    mailbox_from_many_threads,
+    mailbox_blocks_senders_when_full,
+    local_oneshot_wakes,
+    panic_stays_in_its_task,
+    abort_drops_now_and_self_abort_after_the_poll,
+    busy_tasks_do_not_starve_io,
+    waker_outlives_task_and_runtime,
+    remote_wakes_are_not_lost,
+    idle_worker_sleeps,
+    shutdown_with_everything_in_flight,
+    spawning_on_a_stopped_worker_drops_the_task,
+    workers_run_where_they_say,
+);
+
+fn timers_fire_in_order_and_on_time(io: IoMode) {
+    run(io, || async {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let started = Instant::now();
+        for ms in [40u64, 5, 90, 1, 64, 63, 65, 20] {
+            let order = order.clone();
+            spawn(async move {
+                sleep(Duration::from_millis(ms)).await;
+                assert!(started.elapsed() >= Duration::from_millis(ms), "{ms} ms fired after {:?}", started.elapsed());
+                order.borrow_mut().push(ms);
+            });
+        }
+        sleep(Duration::from_millis(120)).await;
+        assert_eq!(*order.borrow(), [1, 5, 20, 40, 63, 64, 65, 90]);
+        assert!(started.elapsed() < Duration::from_millis(1000), "{:?}", started.elapsed());
+        sleep_until(started).await;
+        sleep(Duration::ZERO).await;
+    });
+}
+
+fn deadline_moves_and_clears(io: IoMode) {
+    run(io, || async {
+        let deadline = Deadline::new();
+        assert!(timeout(Duration::from_millis(5), deadline.expired()).await.is_err());
+        deadline.set_after(Duration::from_millis(10));
+        for _ in 0..10 {
+            // Moved ahead of itself again and again, it never passes.
+            assert!(timeout(Duration::from_millis(4), deadline.expired()).await.is_err());
+            deadline.set_after(Duration::from_millis(200));
+        }
+        let started = Instant::now();
+        deadline.set_after(Duration::from_millis(10));
+        deadline.expired().await;
+        assert!(started.elapsed() < Duration::from_millis(150), "an earlier time counts");
+        deadline.expired().await;
+        deadline.set_after(Duration::from_millis(5));
+        deadline.clear();
+        assert!(timeout(Duration::from_millis(20), deadline.expired()).await.is_err());
+        deadline.set(started);
+        deadline.expired().await;
+    });
+}
+
+fn timeout_drops_what_it_bounds(io: IoMode) {
+    struct Flag(Rc<Cell<bool>>);
+    impl Drop for Flag {
+        fn drop(&mut self) {
+            self.0.set(true);
+        }
+    }
+    run(io, || async {
+        let dropped = Rc::new(Cell::new(false));
+        let flag = Flag(dropped.clone());
+        let outcome = timeout(Duration::from_millis(5), async move {
+            let _flag = flag;
+            std::future::pending::<()>().await
+        });
+        assert!(outcome.await.is_err());
+        assert!(dropped.get());
+        assert_eq!(timeout(Duration::from_secs(5), async { 7 }).await, Ok(7));
+    });
+}
+
+fn many_timers(io: IoMode) {
+    run(io, || async {
+        let fired = Rc::new(Cell::new(0));
+        for i in 0..20_000u64 {
+            let fired = fired.clone();
+            spawn(async move {
+                sleep(Duration::from_millis(i % 100)).await;
+                fired.set(fired.get() + 1);
+            });
+        }
+        while fired.get() < 20_000 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
+
+fn mailbox_from_many_threads(io: IoMode) {
+    let (sender, mut receiver) = mailbox::<u64>(64);
+    let threads: Vec<_> = (0..4u64)
+        .map(|thread| {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                for i in 0..5000 {
+                    let mut value = thread * 10_000 + i;
+                    while let Err(base_runtime::channel::TrySendError::Full(back)) = sender.try_send(value) {
+                        value = back;
+                        std::thread::yield_now();
+                    }
+                }
+            })
+        })
+        .collect();
+    drop(sender);
+    let sums = run(io, move || async move {
+        let (mut count, mut last) = (0u64, [0u64; 4]);
+        while let Some(value) = receiver.recv().await {
+            let (thread, i) = ((value / 10_000) as usize, value % 10_000);
+            assert!(i == 0 || last[thread] < i, "order within a sender");
+            last[thread] = i;
+            count += 1;
+        }
+        count
+    });
+    assert_eq!(sums, 20_000);
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+}
+
+fn mailbox_blocks_senders_when_full(io: IoMode) {
+    run(io, || async {
+        let (sender, mut receiver) = mailbox::<u32>(1);
+        for i in 0..10 {
+            let sender = sender.clone();
+            spawn(async move { sender.send(i).await.expect("the receiver lives") });
+        }
+        drop(sender);
+        let mut seen = Vec::new();
+        while let Some(value) = receiver.recv().await {
+            seen.push(value);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..10).collect::<Vec<_>>());
+    });
+}
+
+fn local_oneshot_wakes(io: IoMode) {
+    run(io, || async {
+        let (sender, receiver) = local_oneshot();
+        spawn(async move {
+            sleep(Duration::from_millis(2)).await;
+            let _ = sender.send(Rc::new(5));
+        });
+        assert_eq!(*receiver.await.expect("an answer"), 5);
+        let (sender, receiver) = local_oneshot::<()>();
+        drop(sender);
+        assert!(receiver.await.is_err());
+    });
+}
+
+fn panic_stays_in_its_task(io: IoMode) {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("and while dropped");
+        }
+    }
+    std::panic::set_hook(Box::new(|_| {}));
+    let runtime = start(io);
+    run_on(&runtime, 0, || async {
+        spawn(async { panic!("in a task") });
+        spawn(async {
+            yield_now().await;
+            panic!("{} a yield", "after");
+        });
+        let task = spawn(async {
+            let _bomb = Bomb;
+            std::future::pending::<()>().await
+        });
+        sleep(Duration::from_millis(5)).await;
+        task.abort();
+        sleep(Duration::from_millis(1)).await;
+    });
+    assert_eq!(runtime.workers()[0].stats().panics, 3);
+    assert_eq!(run_on(&runtime, 0, || async { 1 }), 1);
+}
+
+fn abort_drops_now_and_self_abort_after_the_poll(io: IoMode) {
+    run(io, || async {
+        let held = Rc::new(());
+        let in_task = held.clone();
+        let task = spawn(async move {
+            let _held = in_task;
+            std::future::pending::<()>().await
+        });
+        yield_now().await;
+        assert_eq!(Rc::strong_count(&held), 2);
+        task.abort();
+        task.abort();
+        assert_eq!(Rc::strong_count(&held), 1);
+
+        let own = Rc::new(RefCell::new(None::<base_runtime::Task>));
+        let (seen, in_task) = (own.clone(), held.clone());
+        *own.borrow_mut() = Some(spawn(async move {
+            let _held = in_task;
+            seen.borrow().as_ref().expect("stored").abort();
+            assert_eq!(Rc::strong_count(&_held), 2, "still running");
+            std::future::pending::<()>().await
+        }));
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(Rc::strong_count(&held), 1);
+        assert!(own.borrow().as_ref().expect("stored").is_finished());
+    });
+}
+
+fn busy_tasks_do_not_starve_io(io: IoMode) {
+    run(io, || async {
+        let (client, server) = pair().await;
+        for _ in 0..1000 {
+            spawn(async {
+                loop {
+                    yield_now().await;
+                }
+            });
+        }
+        for i in 0..20u8 {
+            client.send(Buf::copy_from(&[i]));
+            assert_eq!(recv_exactly(&server, 1).await.expect("receives"), [i]);
+        }
+        sleep(Duration::from_millis(3)).await;
+    });
+}
+
+fn waker_outlives_task_and_runtime(io: IoMode) {
+    let runtime = start(io);
+    let waker: Waker = run_on(&runtime, 0, || async {
+        let (sender, receiver) = local_oneshot();
+        let mut sender = Some(sender);
+        let task = spawn(poll_fn(move |cx| {
+            if let Some(sender) = sender.take() {
+                let _ = sender.send(cx.waker().clone());
+            }
+            Poll::<()>::Pending
+        }));
+        let waker = receiver.await.expect("the waker");
+        waker.wake_by_ref();
+        yield_now().await;
+        task.abort();
+        waker.wake_by_ref();
+        waker
+    });
+    waker.wake_by_ref();
+    let copy = waker.clone();
+    std::thread::spawn(move || copy.wake()).join().expect("no panic");
+    runtime.shutdown();
+    waker.wake_by_ref();
+    drop(waker);
+}
+
+/// Ping-pong between this thread and a task: one lost wake would hang it.
+fn remote_wakes_are_not_lost(io: IoMode) {
+    let runtime = start(io);
+    let (to_task, mut inbox) = mailbox::<u32>(1);
+    let (answers, answered) = std::sync::mpsc::channel();
+    runtime.workers()[0].spawn(move || async move {
+        while let Some(value) = inbox.recv().await {
+            let _ = answers.send(value);
+        }
+    });
+    for i in 0..3000 {
+        to_task.try_send(i).expect("room");
+        assert_eq!(answered.recv_timeout(Duration::from_secs(5)), Ok(i));
+        if i % 7 == 0 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn idle_worker_sleeps(io: IoMode) {
+    let runtime = start(io);
+    run_on(&runtime, 0, || async {});
+    std::thread::sleep(Duration::from_millis(20));
+    let before = runtime.workers()[0].stats();
+    std::thread::sleep(Duration::from_millis(100));
+    let after = runtime.workers()[0].stats();
+    assert!(after.turns - before.turns <= 3, "{} turns", after.turns - before.turns);
+}
+
+fn shutdown_with_everything_in_flight(io: IoMode) {
+    let dropped = Arc::new(AtomicUsize::new(0));
+    struct Count(Arc<AtomicUsize>);
+    impl Drop for Count {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let runtime = start(io);
+    let (ready, counted) = (oneshot(), dropped.clone());
+    let (listener_address, peer_of_unread) = {
+        let std_listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        (std_listener.local_addr().expect("bound"), std_listener)
+    };
+    runtime.workers()[0].spawn(move || async move {
+        let listener = listen();
+        let address = listener.local_addr();
+        let accepting = Count(counted.clone());
+        spawn(async move {
+            let _accepting = accepting;
+            loop {
+                let (stream, _) = listener.accept().await.expect("accepts");
+                std::mem::forget(stream.clone());
+                spawn(async move { while stream.recv().await.is_ok_and(|got| got.is_some()) {} });
+            }
+        });
+        for _ in 0..50 {
+            let stream = base_runtime::net::TcpStream::connect(address).await.expect("connects");
+            let counted = Count(counted.clone());
+            spawn(async move {
+                let _counted = counted;
+                let _ = stream.recv().await;
+            });
+        }
+        // A peer that never reads, with megabytes on their way to it.
+        let stuck = base_runtime::net::TcpStream::connect(listener_address).await.expect("connects");
+        for _ in 0..500 {
+            stuck.send(Buf::copy_from(&[3; 30_000]));
+        }
+        spawn(async move {
+            let _ = stuck.flush().await;
+            unreachable!("nobody reads");
+        });
+        spawn(async { sleep(Duration::from_secs(3600)).await });
+        sleep(Duration::from_millis(20)).await;
+        let _ = ready.0.send(());
+        std::future::pending().await
+    });
+    ready.1.wait().expect("everything is in flight");
+    let worker = runtime.workers()[0].clone();
+    let started = Instant::now();
+    runtime.shutdown();
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert_eq!(dropped.load(Ordering::SeqCst), 51);
+    let stats = worker.stats();
+    assert_eq!((stats.tasks, stats.connections_open, stats.buffers_in_use), (0, 0, 0));
+    drop(peer_of_unread);
+}
+
+fn spawning_on_a_stopped_worker_drops_the_task(io: IoMode) {
+    let runtime = start(io);
+    let worker = runtime.workers()[0].clone();
+    runtime.shutdown();
+    let held = Arc::new(());
+    let moved = held.clone();
+    worker.spawn(move || async move { drop(moved) });
+    assert_eq!(Arc::strong_count(&held), 1);
+}
+
+fn workers_run_where_they_say(io: IoMode) {
+    let mut config = support::config(io);
+    (config.cpus, config.workers) = (None, None);
+    let runtime = Runtime::start(config).expect("the driver works here");
+    assert_eq!(runtime.workers().len(), base_runtime::allowed_cpus().len());
+    for (index, worker) in runtime.workers().iter().enumerate() {
+        let (cpu, seen) = run_on(&runtime, index, || async {
+            // SAFETY: a plain system call.
+            (unsafe { libc::sched_getcpu() } as usize, base_runtime::worker_index())
+        });
+        assert_eq!((cpu, seen), (worker.cpu(), index));
+    }
+    let expected = if io == IoMode::Uring { IoKind::Uring } else { IoKind::Epoll };
+    assert_eq!((runtime.io(), runtime.fallback_reason()), (expected, None));
+}
+
+#[test]
+fn cpus_outside_the_allowed_ones_are_refused() {
+    let config = base_runtime::Config { cpus: Some(vec![9999]), ..support::config(IoMode::Epoll) };
+    let Err(error) = Runtime::start(config) else { panic!("CPU 9999 exists?") };
+    assert!(matches!(error, StartError::Cpu { cpu: 9999, .. }) && error.to_string().contains("taskset"), "{error}");
+    let config = base_runtime::Config { workers: Some(0), ..support::config(IoMode::Epoll) };
+    assert!(matches!(Runtime::start(config), Err(StartError::NoWorkers)));
+}
