@@ -1,1 +1,16 @@
-//! See DESIGN: crate edge-listeners.
+//! Listeners: they take connections, drive the protocol, and hand each request to the pipeline its route names.
+//!
+//! Reading order: [`traffic`] (which servers and pipelines there are), [`http_server`] (one HTTPServer: its sockets on
+//! every worker), [`connection`] (one client connection), [`request_body`], [`response`], [`router`], [`variables`].
+#![forbid(unsafe_code)]
+
+pub mod access;
+pub mod connection;
+pub mod http_server;
+pub mod request_body;
+pub mod response;
+pub mod router;
+pub mod traffic;
+pub mod variables;
+
+pub use traffic::Traffic;

@@ -3,6 +3,7 @@
 use base_runtime::Buf;
 use bytes::Bytes;
 use proto_http::Headers;
+use proto_http::h1::{self, BodyDecoder};
 use std::fmt;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -51,6 +52,8 @@ pub enum Body {
     #[default]
     Empty,
     Full(Bytes),
+    /// The whole body, in the buffer it was received in.
+    Buffer(Buf),
     Stream(Box<dyn BodyStream>),
 }
 
@@ -65,6 +68,7 @@ impl Body {
         match self {
             Body::Empty => Some(0),
             Body::Full(bytes) => Some(bytes.len() as u64),
+            Body::Buffer(buffer) => Some(buffer.len() as u64),
             Body::Stream(stream) => stream.remaining(),
         }
     }
@@ -78,6 +82,7 @@ impl Body {
         match self {
             Body::Empty => Some(&[]),
             Body::Full(bytes) => Some(bytes),
+            Body::Buffer(buffer) => Some(buffer),
             Body::Stream(_) => None,
         }
     }
@@ -109,6 +114,13 @@ impl Body {
             }
             *self = Body::Full(bytes.into());
         }
+        if let Body::Buffer(buffer) = self {
+            if buffer.len() as u64 > limit {
+                *self = Body::Empty;
+                return Err(BodyError::TooLarge);
+            }
+            *self = Body::Full(Bytes::copy_from_slice(buffer));
+        }
         static NONE: Bytes = Bytes::new();
         match self {
             Body::Full(bytes) => Ok(bytes),
@@ -117,11 +129,34 @@ impl Body {
     }
 }
 
+/// Takes the framing off a received buffer: the body's bytes move together at its front, so that a chunked body costs
+/// one pass and no buffers of its own. Gives back the bytes after the body's end, if there are any.
+pub fn unframe(decoder: &mut BodyDecoder, buffer: &mut Buf) -> Result<Option<Buf>, h1::BodyError> {
+    let (mut read, mut written) = (0, 0);
+    while read < buffer.len() {
+        let decoded = decoder.decode(&buffer[read..])?;
+        let data = read + decoded.data.start..read + decoded.data.end;
+        let length = data.len();
+        if data.start != written && length > 0 {
+            buffer.as_mut_slice().copy_within(data, written);
+        }
+        written += length;
+        read += decoded.consumed;
+        if decoded.done {
+            break;
+        }
+    }
+    let rest = (read < buffer.len()).then(|| buffer.split_off(read));
+    buffer.truncate(written);
+    Ok(rest)
+}
+
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Body::Empty => f.write_str("Empty"),
             Body::Full(bytes) => write!(f, "Full({} bytes)", bytes.len()),
+            Body::Buffer(buffer) => write!(f, "Buffer({} bytes)", buffer.len()),
             Body::Stream(stream) => write!(f, "Stream({:?} to come)", stream.remaining()),
         }
     }

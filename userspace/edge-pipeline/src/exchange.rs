@@ -92,10 +92,15 @@ pub struct Exchange {
     /// When the request head was complete.
     pub started: Instant,
     pub tags: Tags,
+    /// Method and target as the client sent them, whatever filters made of the request.
+    pub method: String,
+    pub uri: Vec<u8>,
     /// The `pathPrefix` of the route that matched, for prefix replacement.
     pub matched_prefix: Option<Arc<str>>,
     /// `data` of templates: `PIPELINE` and what DataBuilders made.
     pub data: BTreeMap<String, Value>,
+    /// The client offers to go on in another protocol (`Upgrade`).
+    pub upgrade_offered: bool,
     /// A backend connection that switched protocols with status 101: to be joined with the client's.
     pub upgraded: Option<TcpStream>,
     /// The client has gone; the response, if any, reaches nobody.
@@ -113,8 +118,11 @@ impl Default for Exchange {
             current: 0,
             started: Instant::now(),
             tags: Tags::default(),
+            method: String::new(),
+            uri: Vec::new(),
             matched_prefix: None,
             data: BTreeMap::new(),
+            upgrade_offered: false,
             upgraded: None,
             client_gone: false,
             request_bytes: 0,
@@ -133,8 +141,11 @@ impl Exchange {
         self.others.clear();
         self.current = 0;
         self.tags.clear();
+        self.method.clear();
+        self.uri.clear();
         self.matched_prefix = None;
         self.data.clear();
+        self.upgrade_offered = false;
         self.upgraded = None;
         self.client_gone = false;
         self.request_bytes = 0;
@@ -169,9 +180,25 @@ impl Exchange {
         self.space().response.as_mut()
     }
 
+    /// Takes note of what the client asked for, before anything changes it.
+    pub fn remember_target(&mut self) {
+        let request = &self.default.request;
+        self.method.push_str(request.method.as_str());
+        request.path.encode(&mut self.uri);
+        if let Some(query) = &request.query {
+            self.uri.push(b'?');
+            self.uri.extend_from_slice(query.as_bytes());
+        }
+    }
+
     /// Answers in the current namespace.
     pub fn respond(&mut self, response: Response, body: Body) {
         self.space().respond(response, body);
+    }
+
+    /// Bytes of the client's request body, when known before it is read.
+    pub fn request_body_length(&self) -> Option<u64> {
+        self.default.request_body.length()
     }
 
     /// The space the client's request came in and its answer is taken from.

@@ -2,6 +2,7 @@
 
 use crate::exchange::Exchange;
 use base_model::Problem;
+use base_telemetry::Telemetry;
 use serde_json::Value;
 use std::any::Any;
 use std::future::Future;
@@ -54,7 +55,9 @@ pub struct Parts<'a> {
     /// The filter of the same name and kind in the generation before, to inherit from.
     pub previous: Option<&'a dyn Filter>,
     /// `resilience` of the pipeline, as written.
-    pub resilience: &'a [Value],
+    pub resilience: &'a [base_model::NamedSpec],
+    /// Where figures are kept.
+    pub telemetry: &'a Arc<Telemetry>,
 }
 
 /// Everything wrong with a filter's fields.

@@ -1,9 +1,10 @@
 //! The flow: nodes in order, jumps forward on results, `END`.
 
-use crate::exchange::Exchange;
+use crate::exchange::{DEFAULT_NAMESPACE, Exchange};
 use crate::filter::{BuildError, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};
 use base_model::PipelineSpec;
-use serde_json::{Map, Value};
+use base_telemetry::Telemetry;
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -36,6 +37,7 @@ impl Pipeline {
         spec: &PipelineSpec,
         kinds: &dyn Fn(&str) -> Option<&'static FilterKind>,
         previous: Option<&Pipeline>,
+        telemetry: &Arc<Telemetry>,
     ) -> Result<Pipeline, BuildError> {
         let mut problems = Vec::new();
         let mut filters: Vec<(Arc<str>, &'static str, Arc<dyn Filter>)> = Vec::new();
@@ -53,17 +55,21 @@ impl Pipeline {
                 pipeline: name,
                 previous: inherited.map(|f| &**f),
                 resilience: &spec.resilience,
+                telemetry,
             };
             match (kind.build)(&filter.raw, &parts) {
                 Ok(ready) => filters.push((filter.name.as_str().into(), kind.kind, ready)),
-                Err(found) => problems.extend(found.into_iter().map(|p| p.under(&format!("filters[{index}]")))),
+                Err(found) => problems.extend(found.into_iter().map(|mut problem| {
+                    problem.path = base_model::problem::at(&format!("filters[{index}]"), &problem.path);
+                    problem
+                })),
             }
         }
         if !problems.is_empty() {
             return Err(problems);
         }
         let nodes = Pipeline::resolve(spec, &filters, kinds);
-        let data = (!spec.data.is_empty()).then(|| Value::Object(Map::from_iter(spec.data.clone())));
+        let data = (!spec.data.is_empty()).then(|| Value::Object(spec.data.clone()));
         Ok(Pipeline { name: name.into(), filters, nodes, data })
     }
 
@@ -84,7 +90,6 @@ impl Pipeline {
                 })
                 .collect();
         }
-        let label = |n: &base_model::FlowNode| n.alias.clone().unwrap_or_else(|| n.filter.clone());
         spec.flow
             .iter()
             .enumerate()
@@ -93,16 +98,14 @@ impl Pipeline {
                 let results = found.and_then(|(_, kind, _)| kinds(kind)).map_or(&[][..], |k| k.results);
                 let jumps = node.jump_if.iter().filter_map(|(result, target)| {
                     let result = if result.is_empty() { SUCCESS } else { *results.iter().find(|r| *r == result)? };
-                    let to = spec.flow.iter().skip(index + 1).position(|n| label(n) == *target);
+                    let to = spec.flow.iter().skip(index + 1).position(|n| n.label() == target);
                     Some((result, to.filter(|_| target != END).map_or(spec.flow.len(), |at| at + index + 1)))
                 });
                 Node {
                     filter: found.map(|(_, _, f)| f.clone()),
-                    label: label(node).into(),
-                    namespace: node
-                        .namespace
-                        .as_deref()
-                        .filter(|n| !n.is_empty() && *n != crate::exchange::DEFAULT_NAMESPACE)
+                    label: node.label().into(),
+                    namespace: Some(node.namespace.as_str())
+                        .filter(|n| !n.is_empty() && *n != DEFAULT_NAMESPACE)
                         .map(Arc::from),
                     jumps: jumps.collect(),
                 }

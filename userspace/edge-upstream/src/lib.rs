@@ -1,1 +1,17 @@
-//! See DESIGN: crate edge-upstream.
+//! The way to backends: which one ([`balance`], [`matcher`]), over which connection ([`pool`]), and what it answered
+//! ([`attempt`]).
+//!
+//! Reading order: [`endpoint`], [`balance`], [`matcher`], [`pool`], [`attempt`].
+#![forbid(unsafe_code)]
+
+pub mod attempt;
+pub mod balance;
+pub mod endpoint;
+pub mod matcher;
+pub mod pool;
+pub mod random;
+
+pub use attempt::{Answer, Attempt, AttemptError};
+pub use balance::Balancer;
+pub use endpoint::{Endpoint, Server};
+pub use matcher::RequestMatcher;

@@ -1,0 +1,113 @@
+//! What has to change to get from one state to another: pure, so that it can be tested without a machine.
+
+use crate::desired::Desired;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// One step, in the order it must be taken.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// Put a pipeline in its place.
+    ApplyPipeline { name: String, document: Arc<Value> },
+    /// Start or change a server.
+    ApplyServer { name: String, document: Arc<Value> },
+    RemoveServer { name: String },
+    RemovePipeline { name: String },
+    /// Before and after pipelines of a GlobalFilter.
+    ApplyGlobalFilter { name: String, document: Arc<Value> },
+    RemoveGlobalFilter { name: String },
+    /// Machines, VirtualIPs or their steering changed: the kernel's tables follow.
+    Kernel,
+}
+
+/// What is new goes before what uses it; what is gone goes after. An object whose kind changed is removed and made anew.
+pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
+    let kind = |document: &Value| document.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (mut filters, mut pipelines, mut servers) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut gone_servers, mut gone_rest) = (Vec::new(), Vec::new());
+    let mut kernel = from.machines != to.machines || from.steering != to.steering;
+    for (name, document) in to.objects.iter() {
+        let before = from.objects.get(name);
+        if before.is_some_and(|b| Arc::ptr_eq(b, document) || b == document) {
+            continue;
+        }
+        let (name, document) = (name.clone(), document.clone());
+        match kind(&document).as_str() {
+            "Pipeline" => pipelines.push(Change::ApplyPipeline { name, document }),
+            "HTTPServer" => servers.push(Change::ApplyServer { name, document }),
+            "GlobalFilter" => filters.push(Change::ApplyGlobalFilter { name, document }),
+            "VirtualIP" => kernel = true,
+            _ => {}
+        }
+    }
+    for (name, document) in from.objects.iter() {
+        let now = to.objects.get(name);
+        if now.is_some_and(|n| Arc::ptr_eq(n, document) || kind(n) == kind(document)) {
+            continue;
+        }
+        let name = name.clone();
+        match kind(document).as_str() {
+            "Pipeline" => gone_rest.push(Change::RemovePipeline { name }),
+            "HTTPServer" => gone_servers.push(Change::RemoveServer { name }),
+            "GlobalFilter" => gone_rest.push(Change::RemoveGlobalFilter { name }),
+            "VirtualIP" => kernel = true,
+            _ => {}
+        }
+    }
+    // A port that one server gives up and another takes must be free first.
+    let listens = !servers.is_empty() || !gone_servers.is_empty();
+    let mut changes = gone_servers;
+    changes.append(&mut filters);
+    changes.append(&mut pipelines);
+    changes.append(&mut servers);
+    changes.append(&mut gone_rest);
+    if kernel || listens {
+        changes.push(Change::Kernel);
+    }
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn desired(objects: &[(&str, Value)]) -> Desired {
+        let objects = objects.iter().map(|(n, v)| ((*n).to_owned(), Arc::new(v.clone()))).collect();
+        Desired { objects: Arc::new(objects), ..Desired::default() }
+    }
+
+    #[test]
+    fn pipelines_come_before_servers_and_go_after_them() {
+        let server = json!({"kind": "HTTPServer", "port": 1});
+        let pipeline = json!({"kind": "Pipeline"});
+        let empty = desired(&[]);
+        let full = desired(&[("a", server), ("b", pipeline)]);
+        let names = |changes: Vec<Change>| -> Vec<String> {
+            changes.iter().map(|c| format!("{c:?}").split([' ', '{']).next().unwrap().to_owned()).collect()
+        };
+        assert_eq!(names(plan(&empty, &full)), ["ApplyPipeline", "ApplyServer", "Kernel"]);
+        assert_eq!(names(plan(&full, &empty)), ["RemoveServer", "RemovePipeline", "Kernel"]);
+        assert_eq!(plan(&full, &full.clone()), []);
+    }
+
+    #[test]
+    fn only_what_changed_is_touched() {
+        let one = json!({"kind": "Pipeline", "v": 1});
+        let two = json!({"kind": "Pipeline", "v": 2});
+        let from = desired(&[("p", one.clone()), ("q", one.clone())]);
+        let to = desired(&[("p", one.clone()), ("q", two.clone())]);
+        assert_eq!(plan(&from, &to), [Change::ApplyPipeline { name: "q".into(), document: Arc::new(two) }]);
+        let other_kind = desired(&[("p", json!({"kind": "HTTPServer"})), ("q", one)]);
+        let changes = plan(&from, &other_kind);
+        assert!(matches!(&changes[0], Change::ApplyServer { .. }) && matches!(&changes[1], Change::RemovePipeline { .. }));
+    }
+
+    #[test]
+    fn virtual_ips_reach_the_kernel_only() {
+        let from = desired(&[]);
+        let to = desired(&[("v", json!({"kind": "VirtualIP"}))]);
+        assert_eq!(plan(&from, &to), [Change::Kernel]);
+        assert_eq!(plan(&to, &from), [Change::Kernel]);
+    }
+}

@@ -1,0 +1,361 @@
+//! Relays the request to one of its pools' servers and takes the answer.
+//!
+//! Use it as the last station of most pipelines.
+//!
+//! ```yaml
+//! name: proxy
+//! kind: Proxy
+//! pools:
+//! - servers:
+//!   - url: http://127.0.0.1:9095
+//!   - url: http://127.0.0.1:9096
+//!   loadBalance: {policy: roundRobin}
+//! ```
+//!
+//! Outcomes: `internalError` (no server: 503; answer too large: 500), `clientError` (the client's body failed: 400, 413),
+//! `serverError` (the server could not be reached or broke off: 503), `timeout` (408), `failureCode` (the server's own
+//! answer stands), `shortCircuited` (503).
+//!
+//! Fits HTTPServer. Costs no copy of a body: pieces go out in the buffers they came in. A request or response body is
+//! collected in memory only where a limit must hold for an unknown length, or another filter looks at it.
+
+use base_model::{PoolSpec, Problem, ProxySpec, Warning, decode};
+use base_telemetry::proxy::{self as stats, PoolNames, PoolRecorder, PoolStats, ServerRecorder, UpstreamError};
+use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
+use edge_pipeline::{Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};
+use edge_upstream::balance::Policy;
+use edge_upstream::{Answer, Attempt, AttemptError, Balancer, RequestMatcher, Server};
+use proto_http::{Known, Limits, Request, Response};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub const INTERNAL_ERROR: Outcome = "internalError";
+pub const CLIENT_ERROR: Outcome = "clientError";
+pub const SERVER_ERROR: Outcome = "serverError";
+pub const FAILURE_CODE: Outcome = "failureCode";
+pub const TIMEOUT: Outcome = "timeout";
+pub const SHORT_CIRCUITED: Outcome = "shortCircuited";
+
+pub const KIND: FilterKind = FilterKind {
+    kind: "Proxy",
+    results: &[INTERNAL_ERROR, CLIENT_ERROR, SERVER_ERROR, FAILURE_CODE, TIMEOUT, SHORT_CIRCUITED],
+    doc: "Relays the request to one of its pools' servers and takes the answer.",
+    schema: || (*base_model::schema_of::<ProxySpec>()).clone(),
+    check,
+    build,
+};
+
+fn check(fields: &Value, path: &str) -> Result<Vec<Warning>, BuildError> {
+    let decoded = decode::<ProxySpec>(fields, path)?;
+    let mut findings = base_model::Findings::default();
+    decoded.value.validate(path, &mut findings);
+    findings.warnings.extend(decoded.warnings);
+    for (index, pool) in decoded.value.pools.iter().enumerate() {
+        for (server_index, server) in pool.servers.iter().enumerate() {
+            if let Err(message) = Server::new(&server.url, 0, false) {
+                let at = base_model::problem::nth(&base_model::problem::at(path, "pools"), index);
+                let at = base_model::problem::nth(&base_model::problem::at(&at, "servers"), server_index);
+                findings.problem(Problem::new(base_model::problem::at(&at, "url"), message).text(&server.url));
+            }
+        }
+    }
+    if findings.problems.is_empty() { Ok(findings.warnings) } else { Err(findings.problems) }
+}
+
+fn build(fields: &Value, parts: &Parts<'_>) -> Result<Arc<dyn Filter>, BuildError> {
+    let spec = decode::<ProxySpec>(fields, "")?.value;
+    Ok(Arc::new(Proxy::new(&spec, parts)?))
+}
+
+/// A ready Proxy.
+pub struct Proxy {
+    /// Candidates in the order written, then the main pool.
+    pools: Vec<Pool>,
+    max_idle: usize,
+    limits: Limits,
+}
+
+struct Pool {
+    /// `proxy#<filter>#main` or `proxy#<filter>#candidate#N`, as Easegress names them.
+    name: String,
+    /// `None` for the main pool.
+    filter: Option<RequestMatcher>,
+    balancer: Balancer,
+    set_upstream_host: bool,
+    timeout: Option<Duration>,
+    /// Largest body taken, in bytes; `None` streams whatever comes.
+    max_body: Option<u64>,
+    /// Statuses that count as failure; empty = all of 500–599.
+    failure_codes: Vec<u16>,
+    stats: Arc<PoolStats>,
+    /// By worker, then by server in the order of the balancer.
+    recorders: Vec<(PoolRecorder, Vec<ServerRecorder>)>,
+}
+
+impl Proxy {
+    fn new(spec: &ProxySpec, parts: &Parts<'_>) -> Result<Proxy, BuildError> {
+        let mut problems = Vec::new();
+        let mut candidates = Vec::new();
+        let mut main = Vec::new();
+        for (index, pool) in spec.pools.iter().enumerate() {
+            let name = match pool.filter {
+                None => format!("proxy#{}#main", parts.name),
+                Some(_) => format!("proxy#{}#candidate#{}", parts.name, candidates.len()),
+            };
+            match Pool::new(name, pool, spec.server_max_body_size, parts) {
+                Ok(ready) if ready.filter.is_some() => candidates.push(ready),
+                Ok(ready) => main.push(ready),
+                Err(message) => problems.push(Problem::new(format!("pools[{index}]"), message)),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        candidates.append(&mut main);
+        Ok(Proxy { pools: candidates, max_idle: spec.max_idle_conns_per_host.max(1) as usize, limits: Limits::default() })
+    }
+
+    async fn relay(&self, exchange: &mut Exchange) -> Outcome {
+        let chosen = self.pools.iter().find(|p| match &p.filter {
+            None => true,
+            Some(matcher) => matcher.matches(exchange.request(), &exchange.client),
+        });
+        let Some(pool) = chosen else {
+            return refuse(exchange, 503, INTERNAL_ERROR);
+        };
+        self.relay_to(pool, exchange).await
+    }
+
+    async fn relay_to(&self, pool: &Pool, exchange: &mut Exchange) -> Outcome {
+        let (of_pool, of_servers) = &pool.recorders[base_runtime::worker_index()];
+        let Some(index) = pool.balancer.choose(exchange.request(), &exchange.client) else {
+            of_pool.no_server();
+            exchange.tags.note(|| format!("{}: no server", pool.name));
+            return refuse(exchange, 503, INTERNAL_ERROR);
+        };
+        let (server, recorder) = (&pool.balancer.servers()[index], &of_servers[index]);
+        let began = base_runtime::now();
+        let sent = exchange.request_body_length().unwrap_or_default();
+        let attempt = self.attempt(pool, server, exchange);
+        let result = match pool.timeout {
+            None => attempt.await,
+            Some(most) => match base_runtime::time::timeout(most, attempt).await {
+                Ok(result) => result,
+                Err(_) => {
+                    recorder.error(UpstreamError::Timeout);
+                    exchange.tags.note(|| format!("{}: no answer from {} in {most:?}", pool.name, server.url));
+                    return refuse(exchange, 408, TIMEOUT);
+                }
+            },
+        };
+        match result {
+            Ok(answer) => {
+                recorder.record(&stats::Exchange {
+                    status: answer.response.status,
+                    duration: Instant::now().saturating_duration_since(began),
+                    request_bytes: sent,
+                    response_bytes: answer.body.length().unwrap_or_default(),
+                });
+                if answer.reused {
+                    recorder.connection_reused();
+                } else {
+                    recorder.connection_created();
+                }
+                self.take(pool, answer, exchange).await
+            }
+            Err(error) => {
+                if let Some(counted) = counted_as(&error) {
+                    recorder.error(counted);
+                }
+                exchange.tags.note(|| format!("{}: {}: {error}", pool.name, server.url));
+                match error {
+                    AttemptError::RequestBody(BodyError::TooLarge) => refuse(exchange, 413, CLIENT_ERROR),
+                    AttemptError::RequestBody(BodyError::TimedOut) => refuse(exchange, 408, CLIENT_ERROR),
+                    AttemptError::RequestBody(_) => refuse(exchange, 400, CLIENT_ERROR),
+                    _ => refuse(exchange, 503, SERVER_ERROR),
+                }
+            }
+        }
+    }
+
+    async fn attempt(&self, pool: &Pool, server: &Server, exchange: &mut Exchange) -> Result<Answer, AttemptError> {
+        let upgrade = exchange.upgrade_offered;
+        let space = exchange.space();
+        let prefixed;
+        let request = if server.prefix.is_empty() {
+            &space.request
+        } else {
+            prefixed = with_prefix(&space.request, &server.prefix);
+            &prefixed
+        };
+        let backend_host = pool.set_upstream_host || !server.is_address;
+        let host = if backend_host && !server.keep_host { &server.authority } else { &space.request.authority };
+        let attempt = Attempt {
+            server,
+            request,
+            host: if host.is_empty() { &server.authority } else { host },
+            upgrade,
+            max_idle: self.max_idle,
+            limits: &self.limits,
+        };
+        attempt.run(&mut space.request_body).await
+    }
+
+    async fn take(&self, pool: &Pool, answer: Answer, exchange: &mut Exchange) -> Outcome {
+        let Answer { mut response, mut body, upgraded, .. } = answer;
+        let status = response.status;
+        if upgraded.is_none() {
+            drop_hop_by_hop(&mut response);
+        }
+        if let Some(limit) = pool.max_body {
+            let events = response.headers.known(Known::ContentType).is_some_and(is_event_stream);
+            let fits = match body.length() {
+                Some(length) if length > limit => Err(BodyError::TooLarge),
+                Some(_) => Ok(()),
+                // Nobody waits for the end of an event stream.
+                None if events => Ok(()),
+                None => body.collect(limit).await.map(drop),
+            };
+            if let Err(error) = fits {
+                exchange.tags.note(|| format!("{}: {error}", pool.name));
+                return refuse(exchange, 500, INTERNAL_ERROR);
+            }
+        }
+        if let Some(earlier) = exchange.space().response.take() {
+            merge(&mut response, &earlier);
+        }
+        exchange.upgraded = upgraded;
+        exchange.respond(response, body);
+        let failed = match pool.failure_codes.as_slice() {
+            [] => (500..600).contains(&status),
+            codes => codes.contains(&status),
+        };
+        if failed { FAILURE_CODE } else { SUCCESS }
+    }
+}
+
+impl Pool {
+    fn new(name: String, spec: &PoolSpec, inherited_max_body: i64, parts: &Parts<'_>) -> Result<Pool, String> {
+        let tagged = |tags: &[String]| spec.server_tags.is_empty() || tags.iter().any(|t| spec.server_tags.contains(t));
+        let servers = spec
+            .servers
+            .iter()
+            .filter(|s| tagged(&s.tags))
+            .map(|s| Server::new(&s.url, s.weight as u32, s.keep_host).map(Arc::new))
+            .collect::<Result<Vec<_>, _>>()?;
+        for server in &servers {
+            if let Err(error) = server.endpoint.resolve() {
+                tracing::warn!(server = server.url, %error, "the server's name has no address yet; asking again later");
+            }
+        }
+        let balance = spec.load_balance.clone().unwrap_or_default();
+        let stats = parts.telemetry.pool(PoolNames {
+            pool: format!("{}/{name}", parts.pipeline),
+            proxy: parts.name.to_owned(),
+            kind: KIND.kind.to_owned(),
+            load_balance_policy: balance.policy.clone(),
+            filter_policy: spec.filter.as_ref().map(|f| f.policy.clone()).unwrap_or_default(),
+        });
+        stats.retain_servers(|url| servers.iter().any(|s| s.url == url));
+        let recorders = (0..parts.telemetry.workers())
+            .map(|worker| {
+                let of_pool = stats.recorder(worker);
+                let of_servers = servers.iter().map(|s| of_pool.server(&s.url)).collect();
+                (of_pool, of_servers)
+            })
+            .collect();
+        let max_body = match if spec.server_max_body_size != 0 { spec.server_max_body_size } else { inherited_max_body } {
+            0 => Some(DEFAULT_BODY_LIMIT),
+            negative if negative < 0 => None,
+            bytes => Some(bytes as u64),
+        };
+        Ok(Pool {
+            name,
+            filter: spec.filter.as_ref().map(RequestMatcher::new).transpose()?,
+            balancer: Balancer::new(servers, Policy::parse(&balance.policy, &balance.header_hash_key)),
+            set_upstream_host: spec.set_upstream_host,
+            timeout: spec.timeout.map(Duration::from).filter(|t| !t.is_zero()),
+            max_body,
+            failure_codes: spec.failure_codes.iter().map(|c| c.code()).collect(),
+            stats,
+            recorders,
+        })
+    }
+}
+
+impl Filter for Proxy {
+    fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
+        Step::wait(self.relay(exchange))
+    }
+
+    fn status(&self) -> Option<Value> {
+        let (main, candidates): (Vec<_>, Vec<_>) = self.pools.iter().partition(|p| p.filter.is_none());
+        let candidates: Vec<Value> = candidates.iter().map(|p| p.stats.status_json()).collect();
+        Some(json!({ "mainPool": main.first().map(|p| p.stats.status_json()), "candidatePools": candidates }))
+    }
+}
+
+/// The failure as the figures tell it; what the client did wrong is not the server's.
+fn counted_as(error: &AttemptError) -> Option<UpstreamError> {
+    Some(match error {
+        AttemptError::Unresolved => UpstreamError::Connect,
+        AttemptError::Connect(error) if error.kind() == std::io::ErrorKind::TimedOut => UpstreamError::ConnectTimeout,
+        AttemptError::Connect(_) => UpstreamError::Connect,
+        AttemptError::Broken { .. } => UpstreamError::Closed,
+        AttemptError::Malformed(_) => UpstreamError::Protocol,
+        AttemptError::RequestBody(_) => return None,
+    })
+}
+
+fn refuse(exchange: &mut Exchange, status: u16, outcome: Outcome) -> Outcome {
+    exchange.respond(Response::with_status(status), Body::Empty);
+    outcome
+}
+
+fn with_prefix(request: &Request, prefix: &str) -> Request {
+    let mut prefixed = request.clone();
+    prefixed.path.set(&format!("{prefix}{}", request.path.as_str()));
+    prefixed
+}
+
+fn is_event_stream(content_type: &[u8]) -> bool {
+    content_type.get(..17).is_some_and(|t| t.eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+/// Removes what speaks of the hop to the backend only (RFC 9110 section 7.6.1).
+fn drop_hop_by_hop(response: &mut Response) {
+    let listed: Vec<String> = response
+        .headers
+        .known_all(Known::Connection)
+        .flat_map(|v| v.split(|b| *b == b','))
+        .filter_map(|name| std::str::from_utf8(name).ok())
+        .map(|name| name.trim().to_owned())
+        .collect();
+    for name in listed.iter().filter(|n| !n.eq_ignore_ascii_case("close") && !n.eq_ignore_ascii_case("keep-alive")) {
+        response.headers.remove(name);
+    }
+    for known in [
+        Known::Connection,
+        Known::KeepAlive,
+        Known::ProxyConnection,
+        Known::ProxyAuthenticate,
+        Known::Te,
+        Known::Trailer,
+        Known::TransferEncoding,
+        Known::Upgrade,
+    ] {
+        response.headers.remove_known(known);
+    }
+}
+
+/// Fields that earlier filters put on the response come after the backend's; `Access-Control-*` replace them.
+fn merge(response: &mut Response, earlier: &Response) {
+    for (name, value, _) in earlier.headers.iter() {
+        if name.get(..15).is_some_and(|n| n.eq_ignore_ascii_case(b"access-control-")) {
+            response.headers.set(name, value);
+        } else {
+            response.headers.add(name, value);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What a finished request leaves behind: its line in the access log.
+
+use base_telemetry::access_log::{Entry, Format, LogWriter, Tags, tags};
+use edge_pipeline::Exchange;
+use std::time::{Duration, SystemTime};
+
+/// Writes the line of an exchange.
+pub fn write(
+    writer: &mut LogWriter,
+    format: &Format,
+    exchange: &Exchange,
+    status: u16,
+    duration: Duration,
+    request_bytes: u64,
+    response_bytes: u64,
+) {
+    let space = exchange.default_space_ref();
+    let request = &space.request;
+    let passed = |out: &mut Vec<u8>| {
+        let notes = exchange.tags.notes.iter().map(String::as_str);
+        match &exchange.tags.pipeline {
+            Some(pipeline) => {
+                let steps = exchange.tags.steps.iter().map(|(name, outcome, took)| (&**name, *outcome, *took));
+                tags::write(out, pipeline, steps, notes);
+            }
+            None => notes.for_each(|note| tags::write_note(out, note)),
+        }
+    };
+    let headers = |headers: &proto_http::Headers, out: &mut Vec<u8>| {
+        tags::write_headers(out, headers.iter().map(|(n, v, _)| (std::str::from_utf8(n).unwrap_or("?"), v)));
+    };
+    let request_headers = |out: &mut Vec<u8>| headers(&request.headers, out);
+    let response_headers = |out: &mut Vec<u8>| {
+        if let Some(response) = &space.response {
+            headers(&response.headers, out);
+        }
+    };
+    writer.log(
+        format,
+        &Entry {
+            time: SystemTime::now(),
+            remote_addr: Some(exchange.client.peer),
+            real_ip: Some(exchange.client.real_ip),
+            method: exchange.method.as_bytes(),
+            uri: &exchange.uri,
+            proto: request.version.as_str(),
+            status,
+            duration,
+            request_bytes,
+            response_bytes,
+            tags: Tags::Write(&passed),
+            request_headers: Tags::Write(&request_headers),
+            response_headers: Tags::Write(&response_headers),
+        },
+    );
+}

@@ -1,0 +1,470 @@
+//! One HTTP/1.1 client connection: requests one after another, until either side has had enough.
+//!
+//! Between requests only the small future of [`drive`] is alive; what a request needs is boxed for its duration.
+
+use crate::http_server::Local;
+use crate::request_body::{Arrival, RequestBody};
+use crate::response::{self, Manner, Sent, is_closed};
+use crate::router::{Matched, Route};
+use crate::variables::Context as VariableContext;
+use base_runtime::Buf;
+use base_runtime::net::TcpStream;
+use base_runtime::time::Deadline;
+use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
+use edge_pipeline::{Body, Exchange};
+use proto_http::h1::{self, BodyDecoder, Framing, RequestHead};
+use proto_http::{Known, Method, Request, Response, Version};
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+/// Longest time from the first byte of a request head to its last.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A body the filters did not want is read to its end when no more than this is left; else the connection is closed.
+const DRAIN_BYTES: u64 = 64 * 1024;
+
+/// Longest time a closing connection is kept so that the client can read its last answer.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What follows a request.
+enum Next {
+    Again,
+    Close,
+    /// The answer was given before the request was read: close so that the client still sees it.
+    Linger,
+    /// Both sides switched protocols.
+    Tunnel(TcpStream),
+}
+
+/// Serves a connection to its end.
+pub async fn drive(local: Rc<Local>, stream: TcpStream, peer: SocketAddr) {
+    let idle = Rc::new(Cell::new(true));
+    let key = local.enter(stream.clone(), idle.clone());
+    let deadline = Deadline::default();
+    let mut first = true;
+    loop {
+        // A fresh connection gets the time of a head to begin; a kept one its idle time.
+        deadline.set(base_runtime::now() + if first { HEAD_TIMEOUT } else { local.idle_timeout() });
+        let Some(bytes) = receive(&stream, &deadline).await else {
+            if first && !is_closed(&stream) && !local.is_stopping() {
+                local.limit("first_byte_timeout");
+            }
+            break;
+        };
+        first = false;
+        idle.set(false);
+        match Box::pin(serve(&local, &stream, peer, &deadline, bytes)).await {
+            Next::Again if !local.is_stopping() => idle.set(true),
+            Next::Again | Next::Close => break,
+            Next::Linger => {
+                linger(&stream, &deadline).await;
+                break;
+            }
+            Next::Tunnel(backend) => {
+                Box::pin(tunnel(&stream, &backend)).await;
+                break;
+            }
+        }
+    }
+    local.leave(key);
+}
+
+/// The next bytes; `None` at the end of the stream, on failure, and when the deadline passes.
+async fn receive(stream: &TcpStream, deadline: &Deadline) -> Option<Buf> {
+    poll_fn(|cx| match stream.poll_recv(cx) {
+        Poll::Ready(Ok(Some(buffer))) => Poll::Ready(Some(buffer)),
+        Poll::Ready(_) => Poll::Ready(None),
+        Poll::Pending => deadline.poll_expired(cx).map(|()| None),
+    })
+    .await
+}
+
+async fn serve(local: &Rc<Local>, stream: &TcpStream, peer: SocketAddr, deadline: &Deadline, first: Buf) -> Next {
+    let mut exchange = local.take_exchange();
+    let next = serve_with(local, stream, peer, deadline, first, &mut exchange).await;
+    local.give_back(exchange);
+    next
+}
+
+async fn serve_with(
+    local: &Rc<Local>,
+    stream: &TcpStream,
+    peer: SocketAddr,
+    deadline: &Deadline,
+    first: Buf,
+    exchange: &mut Exchange,
+) -> Next {
+    let started = base_runtime::now();
+    deadline.set(started + HEAD_TIMEOUT);
+    exchange.started = started;
+    let (head, rest) = match read_head(local, stream, deadline, first, &mut exchange.default_space().request).await {
+        Ok(found) => found,
+        Err(None) => return Next::Close,
+        Err(Some(status)) => {
+            exchange.respond(Response::with_status(status), Body::Empty);
+            let manner =
+                Manner { head_request: false, client: Version::Http11, keep_alive: false, upgrade: false };
+            return finish(local, stream, deadline, exchange, manner, 0, None, Next::Linger).await;
+        }
+    };
+    deadline.clear();
+    exchange.default_space().has_request = true;
+    exchange.upgrade_offered = head.upgrade;
+    exchange.remember_target();
+    let live = local.live();
+    exchange.client.peer = peer;
+    exchange.client.server = local.server_name().clone();
+    exchange.client.scheme = "http";
+    exchange.client.real_ip = real_ip(exchange.request(), peer, &live.trusted_proxies);
+    exchange.tags.enabled = local.access_log_enabled();
+
+    let manner = Manner {
+        head_request: exchange.request().method == Method::Head,
+        client: exchange.request().version,
+        keep_alive: head.keep_alive && live.keep_alive,
+        upgrade: false,
+    };
+    let found = live.router.route(exchange.request(), exchange.client.real_ip).map(|(r, m)| (r.clone(), m));
+    let arrival = accept_body(stream, &head, rest, body_limit(found.as_ref().ok().map(|f| &*f.0), live.max_body), exchange);
+    let (pipeline, too_large) = match &found {
+        Err(status) => {
+            exchange.respond(Response::with_status(*status), Body::Empty);
+            (None, false)
+        }
+        Ok((route, matched)) => {
+            prepare(local, exchange, route, *matched, live.x_forwarded_for);
+            let limit = body_limit(Some(route), live.max_body);
+            let too_large = limit.is_some_and(|l| exchange.request_body_length().is_some_and(|n| n > l));
+            if too_large {
+                local.limit("request_body_bytes");
+                exchange.respond(Response::with_status(413), Body::Empty);
+                exchange.default_space().request_body = Body::Empty;
+            }
+            (route.pipeline.current(), too_large)
+        }
+    };
+    let routed = found.as_ref().ok().map(|(route, _)| route.pipeline.name().clone());
+    match pipeline {
+        _ if too_large || routed.is_none() => {}
+        None => exchange.respond(Response::with_status(503), Body::Empty),
+        Some(pipeline) => {
+            if !run(&pipeline, exchange, stream, arrival.as_ref()).await {
+                exchange.client_gone = true;
+            }
+        }
+    }
+    let request_bytes = head.consumed as u64 + arrival.as_ref().map_or(exchange.request_bytes, |a| a.borrow().bytes);
+    if exchange.client_gone {
+        exchange.respond(Response::with_status(499), Body::Empty);
+        local.record(exchange, routed.as_ref(), request_bytes, 0);
+        stream.abort();
+        return Next::Close;
+    }
+    // The pipeline is done with the request: what it left unread is dropped here.
+    exchange.default_space().request_body = Body::Empty;
+    let unread = match &arrival {
+        Some(arrival) if !arrival.borrow().is_complete() => Some(arrival.clone()),
+        _ => None,
+    };
+    let drainable = unread.as_ref().is_none_or(|a| {
+        let arrival = a.borrow();
+        !arrival.awaits_continue() && arrival.remaining().is_some_and(|n| n <= DRAIN_BYTES)
+    });
+    let mut manner = manner;
+    manner.keep_alive &= drainable && !local.is_stopping();
+    let next = match (&unread, drainable) {
+        (Some(_), false) => Next::Linger,
+        _ if !manner.keep_alive => Next::Close,
+        _ => Next::Again,
+    };
+    let next = finish(local, stream, deadline, exchange, manner, request_bytes, routed.as_ref(), next).await;
+    if let (Next::Again, Some(unread)) = (&next, unread) {
+        return if drain(&unread).await { Next::Again } else { Next::Close };
+    }
+    next
+}
+
+/// Reads until the head is whole. `Err(None)`: there is nobody to answer.
+async fn read_head(
+    local: &Local,
+    stream: &TcpStream,
+    deadline: &Deadline,
+    mut buffer: Buf,
+    request: &mut Request,
+) -> Result<(RequestHead, Buf), Option<u16>> {
+    let refuse = |error: h1::RequestError| {
+        local.limit(error.kind.name());
+        Some(error.status)
+    };
+    if let Some(head) = h1::parse_request(&buffer, local.limits(), request).map_err(refuse)? {
+        buffer.advance(head.consumed);
+        return Ok((head, buffer));
+    }
+    // A head in pieces waits in memory of its own size, not in a receive buffer.
+    let mut partial = buffer.to_vec();
+    drop(buffer);
+    loop {
+        let Some(mut more) = receive(stream, deadline).await else {
+            if is_closed(stream) {
+                return Err(None);
+            }
+            local.limit("head_timeout");
+            return Err(Some(408));
+        };
+        let had = partial.len();
+        partial.extend_from_slice(&more);
+        if let Some(head) = h1::parse_request(&partial, local.limits(), request).map_err(refuse)? {
+            more.advance(head.consumed.saturating_sub(had));
+            return Ok((head, more));
+        }
+    }
+}
+
+/// Makes the request's body out of what came with the head and what is still to come.
+fn accept_body(
+    stream: &TcpStream,
+    head: &RequestHead,
+    mut rest: Buf,
+    limit: Option<u64>,
+    exchange: &mut Exchange,
+) -> Option<Rc<RefCell<Arrival>>> {
+    let whole = match head.framing {
+        Framing::Empty => Some(0),
+        Framing::Length(length) if length <= rest.len() as u64 => Some(length as usize),
+        _ => None,
+    };
+    if let Some(length) = whole {
+        exchange.request_bytes = length as u64;
+        if rest.len() > length {
+            let next = if length == 0 { std::mem::replace(&mut rest, Buf::alloc()) } else { rest.split_off(length) };
+            stream.unread(next);
+        }
+        exchange.default_space().request_body = if length == 0 { Body::Empty } else { Body::Buffer(rest) };
+        return None;
+    }
+    let decoder = BodyDecoder::new(head.framing, &proto_http::Limits::default());
+    let pending = (!rest.is_empty()).then_some(rest);
+    let arrival = Arrival::new(stream.clone(), decoder, pending, head.expect_continue, limit);
+    exchange.default_space().request_body = Body::Stream(Box::new(RequestBody(arrival.clone())));
+    Some(arrival)
+}
+
+fn body_limit(route: Option<&Route>, server: i64) -> Option<u64> {
+    match route.map(|r| r.max_body).filter(|l| *l != 0).unwrap_or(server) {
+        0 => Some(DEFAULT_BODY_LIMIT),
+        negative if negative < 0 => None,
+        bytes => Some(bytes as u64),
+    }
+}
+
+/// What a route asks to be done before its pipeline.
+fn prepare(local: &Local, exchange: &mut Exchange, route: &Route, matched: Matched, forwarded_for: bool) {
+    if !route.set_headers.is_empty() {
+        let context = VariableContext {
+            request: exchange.request(),
+            client: &exchange.client,
+            started: exchange.started,
+            machine: local.machine(),
+            worker: base_runtime::worker_index(),
+        };
+        let set: Vec<(&str, Option<String>)> = route
+            .set_headers
+            .iter()
+            .map(|(name, text)| (name.as_str(), (!text.is_empty()).then(|| text.expand(&context))))
+            .collect();
+        for (name, value) in set {
+            match value {
+                Some(value) => exchange.request_mut().headers.set(name, value),
+                None => drop(exchange.request_mut().headers.remove(name)),
+            }
+        }
+    }
+    exchange.matched_prefix = route.prefix().cloned();
+    route.rewrite(exchange.request_mut(), matched);
+    if forwarded_for {
+        let ip = exchange.client.real_ip.to_canonical().to_string();
+        let headers = &mut exchange.request_mut().headers;
+        let earlier: Vec<String> =
+            headers.known_all(Known::XForwardedFor).map(|v| String::from_utf8_lossy(v).into_owned()).collect();
+        let earlier = earlier.join(",");
+        if earlier.is_empty() {
+            headers.set("X-Forwarded-For", ip);
+        } else if !earlier.split(',').any(|part| part.trim() == ip) {
+            headers.set("X-Forwarded-For", format!("{earlier},{ip}"));
+        }
+    }
+}
+
+/// The client's own address: the peer, or, when the peer is trusted, the last address in X-Forwarded-For that is not.
+fn real_ip(request: &Request, peer: SocketAddr, trusted: &base_model::ip_filter::CidrSet) -> IpAddr {
+    let peer = peer.ip().to_canonical();
+    if trusted.is_empty() || !trusted.contains(peer) {
+        return peer;
+    }
+    let mut client = peer;
+    let values: Vec<&[u8]> = request.headers.known_all(Known::XForwardedFor).collect();
+    let hops = values.iter().rev().flat_map(|v| v.rsplit(|b| *b == b','));
+    for hop in hops {
+        let Some(ip) = std::str::from_utf8(hop).ok().and_then(|t| t.trim().parse::<IpAddr>().ok()) else { break };
+        client = ip.to_canonical();
+        if !trusted.contains(client) {
+            break;
+        }
+    }
+    client
+}
+
+/// Walks the pipeline; false when the client left meanwhile.
+async fn run(
+    pipeline: &Arc<edge_pipeline::Pipeline>,
+    exchange: &mut Exchange,
+    stream: &TcpStream,
+    arrival: Option<&Rc<RefCell<Arrival>>>,
+) -> bool {
+    let mut walk = pin!(pipeline.run(exchange));
+    let mut watching = true;
+    poll_fn(|cx| {
+        if walk.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        // While the body is arriving its reader sees the end of the stream itself.
+        let reading = arrival.is_some_and(|a| a.try_borrow().is_ok_and(|a| !a.is_complete()));
+        if watching && !reading && stream.poll_readable(cx).is_ready() {
+            if is_closed(stream) {
+                return Poll::Ready(false);
+            }
+            // The next request is waiting already: nothing more to see until this one is answered.
+            watching = false;
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Sends the answer, writes the log line, counts.
+#[allow(clippy::too_many_arguments)]
+async fn finish(
+    local: &Rc<Local>,
+    stream: &TcpStream,
+    deadline: &Deadline,
+    exchange: &mut Exchange,
+    mut manner: Manner,
+    request_bytes: u64,
+    routed: Option<&Arc<str>>,
+    next: Next,
+) -> Next {
+    let backend = exchange.upgraded.take();
+    let space = exchange.default_space();
+    let body = std::mem::take(&mut space.response_body);
+    let response = &*space.response.get_or_insert_with(|| Response::with_status(503));
+    manner.upgrade = response.status == 101 && backend.is_some();
+    let framing = response::framing(response, &body, manner);
+    if framing == Framing::UntilClose {
+        manner.keep_alive = false;
+    }
+    let real_time = framing == Framing::Chunked && body.is_stream();
+    let (sent, bytes) = response::send(stream, response, body, framing, manner, deadline).await;
+    deadline.clear();
+    if real_time {
+        exchange.tags.note(|| "real time stream: true".to_owned());
+    }
+    match sent {
+        Sent::Whole => {}
+        Sent::Cut => exchange.tags.note(|| "backend broke off the body".to_owned()),
+        Sent::Stalled => {
+            local.limit("response_stalled");
+            exchange.tags.note(|| "client took no byte in time".to_owned());
+        }
+        Sent::Gone => exchange.tags.note(|| "client left during the answer".to_owned()),
+    }
+    local.record(exchange, routed, request_bytes, bytes);
+    match (sent, backend) {
+        (Sent::Whole, Some(backend)) if manner.upgrade => Next::Tunnel(backend),
+        (Sent::Whole, _) if manner.keep_alive => next,
+        (Sent::Whole, _) if matches!(next, Next::Linger) => Next::Linger,
+        (Sent::Whole, _) => Next::Close,
+        _ => {
+            stream.abort();
+            Next::Close
+        }
+    }
+}
+
+/// Reads what is left of a body nobody wanted; false when it did not end well.
+async fn drain(arrival: &Rc<RefCell<Arrival>>) -> bool {
+    loop {
+        match poll_fn(|cx| arrival.borrow_mut().poll_data(cx)).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Closes our side and reads on for a while: a reset would take the answer away from the client (RFC 9112 section 9.6).
+async fn linger(stream: &TcpStream, deadline: &Deadline) {
+    stream.shutdown_write();
+    deadline.set(base_runtime::now() + LINGER);
+    let mut most = 16 * DRAIN_BYTES;
+    while let Some(bytes) = receive(stream, deadline).await {
+        most = most.saturating_sub(bytes.len() as u64);
+        if most == 0 {
+            break;
+        }
+    }
+}
+
+/// Joins two connections until both directions have ended.
+async fn tunnel(client: &TcpStream, backend: &TcpStream) {
+    let mut ways = [Way { from: client, to: backend, done: false }, Way { from: backend, to: client, done: false }];
+    poll_fn(|cx| {
+        for way in &mut ways {
+            if way.poll(cx).is_err() {
+                client.abort();
+                backend.abort();
+                return Poll::Ready(());
+            }
+        }
+        if ways.iter().all(|w| w.done) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+struct Way<'a> {
+    from: &'a TcpStream,
+    to: &'a TcpStream,
+    done: bool,
+}
+
+impl Way<'_> {
+    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> std::io::Result<()> {
+        const HIGH_WATER: usize = 64 * 1024;
+        while !self.done {
+            match self.to.poll_send_ready(cx, HIGH_WATER) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => return Ok(()),
+            }
+            match self.from.poll_recv(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Ready(Ok(Some(bytes))) => self.to.send(bytes),
+                Poll::Ready(Ok(None)) => {
+                    self.to.shutdown_write();
+                    self.done = true;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How long a request took so far.
+pub fn elapsed(exchange: &Exchange) -> Duration {
+    Instant::now().saturating_duration_since(exchange.started)
+}

@@ -1,0 +1,424 @@
+//! One HTTPServer: its sockets on every worker, and the generation of its rules that requests see.
+//!
+//! Only another address or port makes new sockets. Everything else is one pointer that the next request reads, so no
+//! connection is closed and no request fails when rules change.
+
+use crate::access;
+use crate::connection;
+use crate::router::Router;
+use crate::traffic::{PipelineSlot, Shared};
+use arc_swap::ArcSwap;
+use base_model::HttpServerSpec;
+use base_model::ip_filter::CidrSet;
+use base_runtime::net::{ListenOptions, TcpListener, TcpStream};
+use base_telemetry::access_log::{self, LogWriter};
+use base_telemetry::server::{Recorder, Sample, ServerStats};
+use edge_pipeline::Exchange;
+use proto_http::Limits;
+use serde_json::{Value, json};
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+/// Connections that may wait to be accepted, per worker.
+const BACKLOG: u32 = 4096;
+
+/// Pause before looking again whether a connection below `maxConnections` has become free.
+const FULL_PAUSE: Duration = Duration::from_millis(20);
+
+/// What requests need of a server's document, compiled.
+pub struct Live {
+    pub router: Router,
+    pub keep_alive: bool,
+    pub idle_timeout: Duration,
+    pub max_connections: usize,
+    /// `clientMaxBodySize` as written.
+    pub max_body: i64,
+    pub x_forwarded_for: bool,
+    pub trusted_proxies: CidrSet,
+    access_log: access_log::Format,
+}
+
+impl Live {
+    fn new(name: &str, spec: &HttpServerSpec, slot: &dyn Fn(&str) -> Arc<PipelineSlot>) -> Result<Live, String> {
+        Ok(Live {
+            router: Router::new(name, spec, slot)?,
+            keep_alive: spec.keep_alive,
+            idle_timeout: spec.keep_alive_timeout.into(),
+            max_connections: spec.max_connections as usize,
+            max_body: spec.client_max_body_size,
+            x_forwarded_for: spec.x_forwarded_for,
+            trusted_proxies: CidrSet::new(&spec.trusted_proxies),
+            access_log: access_log::Format::parse(&spec.access_log_format).map_err(|e| e.to_string())?,
+        })
+    }
+}
+
+/// See the module doc.
+pub struct HttpServer {
+    name: Arc<str>,
+    shared: Arc<Shared>,
+    live: ArcSwap<Live>,
+    stats: Arc<ServerStats>,
+    connections: AtomicUsize,
+    state: Mutex<State>,
+}
+
+struct State {
+    spec: HttpServerSpec,
+    /// Key of the sockets in use; `None` while there are none.
+    listening: Option<Listening>,
+    /// Why there are none.
+    error: Option<String>,
+}
+
+struct Listening {
+    key: u64,
+    at: SocketAddr,
+    /// One per worker, in their order; kept for the kernel plane.
+    sockets: Vec<std::os::fd::RawFd>,
+}
+
+impl HttpServer {
+    /// Makes the server and tries to listen. That the port is taken is a state, not an error: see
+    /// [`retry`](HttpServer::retry).
+    pub fn start(name: &str, spec: &HttpServerSpec, shared: Arc<Shared>) -> Result<Arc<HttpServer>, String> {
+        let live = Live::new(name, spec, &|pipeline| shared.slot(pipeline))?;
+        let server = Arc::new(HttpServer {
+            name: name.into(),
+            live: ArcSwap::from_pointee(live),
+            stats: shared.server_stats(name),
+            connections: AtomicUsize::new(0),
+            state: Mutex::new(State { spec: spec.clone(), listening: None, error: None }),
+            shared,
+        });
+        server.retry();
+        Ok(server)
+    }
+
+    /// Takes another document: rules at once, sockets only when the address or port is another.
+    pub fn update(self: &Arc<Self>, spec: &HttpServerSpec) -> Result<(), String> {
+        let live = Live::new(&self.name, spec, &|pipeline| self.shared.slot(pipeline))?;
+        self.live.store(Arc::new(live));
+        let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        let moved = (&state.spec.address, state.spec.port) != (&spec.address, spec.port);
+        state.spec = spec.clone();
+        if moved {
+            // The old sockets close only when the new ones are open, unless they are in each other's way.
+            let old = state.listening.take();
+            drop(state);
+            self.retry();
+            if let Some(old) = old {
+                self.close(old.key);
+            }
+            self.retry();
+        }
+        Ok(())
+    }
+
+    /// Listens if it does not yet. Call it now and then: a port in use may become free.
+    pub fn retry(self: &Arc<Self>) {
+        let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        if state.listening.is_some() {
+            return;
+        }
+        match self.listen(&state.spec) {
+            Ok(listening) => {
+                tracing::info!(server = %self.name, address = %listening.at, "listening");
+                state.listening = Some(listening);
+                state.error = None;
+            }
+            Err(error) => {
+                let text = format!(
+                    "cannot listen on {}:{}: {error}; free the port or choose another, it is tried again every 10 s",
+                    if state.spec.address.is_empty() { "*" } else { &state.spec.address },
+                    state.spec.port
+                );
+                if state.error.as_ref() != Some(&text) {
+                    tracing::error!(server = %self.name, "{text}");
+                }
+                state.error = Some(text);
+            }
+        }
+    }
+
+    /// Stops taking connections. Requests under way end; idle connections are closed.
+    pub fn stop(&self) {
+        let listening = self.state.lock().unwrap_or_else(|e| e.into_inner()).listening.take();
+        if let Some(listening) = listening {
+            self.close(listening.key);
+        }
+    }
+
+    /// The port and its listening sockets in the order of the workers, when it listens.
+    pub fn sockets(&self) -> Option<(SocketAddr, Vec<std::os::fd::RawFd>)> {
+        let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        state.listening.as_ref().map(|l| (l.at, l.sockets.clone()))
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub fn stats(&self) -> &Arc<ServerStats> {
+        &self.stats
+    }
+
+    /// `running` or `failed`, with the reason.
+    pub fn state(&self) -> (&'static str, Option<String>) {
+        let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        if state.listening.is_some() { ("running", None) } else { ("failed", state.error.clone()) }
+    }
+
+    /// Easegress's status block of this member.
+    pub fn status(&self) -> Value {
+        let (state, error) = self.state();
+        let mut status = self.stats.status_json();
+        if let Value::Object(fields) = &mut status {
+            fields.insert("name".into(), json!(&*self.name));
+            fields.insert("health".into(), json!(error.clone().unwrap_or_default()));
+            fields.insert("state".into(), json!(state));
+            fields.insert("connections".into(), json!(self.connections()));
+            if let Some(error) = error {
+                fields.insert("error".into(), json!(error));
+            }
+        }
+        status
+    }
+
+    fn listen(self: &Arc<Self>, spec: &HttpServerSpec) -> io::Result<Listening> {
+        static KEYS: AtomicU64 = AtomicU64::new(1);
+        let workers = self.shared.workers();
+        let mut sockets = bind_all(&spec.address, spec.port, workers.len())?;
+        let at = sockets[0].local_addr();
+        let key = KEYS.fetch_add(1, Ordering::Relaxed);
+        let fds = sockets.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
+        for (worker, socket) in workers.iter().zip(sockets.drain(..)) {
+            let server = self.clone();
+            worker.spawn(move || accept(server, key, socket));
+        }
+        Ok(Listening { key, at, sockets: fds })
+    }
+
+    fn close(&self, key: u64) {
+        for worker in self.shared.workers() {
+            worker.spawn(move || async move {
+                if let Some(local) = LOCALS.with_borrow_mut(|locals| {
+                    let at = locals.iter().position(|(k, _)| *k == key)?;
+                    Some(locals.swap_remove(at).1)
+                }) {
+                    local.stop();
+                }
+            });
+        }
+    }
+}
+
+/// One socket per worker on the same port, so that the kernel (or our own program) spreads connections over them.
+fn bind_all(address: &str, port: u16, count: usize) -> io::Result<Vec<TcpListener>> {
+    let options = || ListenOptions { backlog: BACKLOG, reuse_port: true, ..ListenOptions::default() };
+    let mut candidates = Vec::new();
+    match address {
+        // Both families through one socket where there is IPv6.
+        "" => {
+            candidates.push(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
+            candidates.push(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
+        }
+        text => {
+            use std::net::ToSocketAddrs;
+            candidates.extend((text.trim_matches(['[', ']']), port).to_socket_addrs()?);
+        }
+    }
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for candidate in candidates {
+        // A port that another process shares with us through SO_REUSEPORT would split its connections: refuse it.
+        if let Err(error) = probe(candidate) {
+            last = error;
+            if last.kind() == io::ErrorKind::AddrInUse {
+                return Err(last);
+            }
+            continue;
+        }
+        match (0..count).map(|_| TcpListener::bind(candidate, options())).collect::<io::Result<Vec<_>>>() {
+            Ok(sockets) => return Ok(sockets),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Whether the port is free, which a socket without SO_REUSEPORT finds out.
+fn probe(address: SocketAddr) -> io::Result<()> {
+    TcpListener::bind(address, ListenOptions { backlog: 1, reuse_port: false, ..ListenOptions::default() }).map(drop)
+}
+
+thread_local! {
+    /// What this worker serves, by key of the sockets.
+    static LOCALS: RefCell<Vec<(u64, Rc<Local>)>> = const { RefCell::new(Vec::new()) };
+    static EXCHANGES: RefCell<Vec<Box<Exchange>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Exchanges kept for reuse per worker; one is alive per request under way.
+const SPARE_EXCHANGES: usize = 256;
+
+/// One worker's share of a server.
+pub struct Local {
+    server: Arc<HttpServer>,
+    live: RefCell<arc_swap::Cache<ServerHandle, Arc<Live>>>,
+    recorder: RefCell<Recorder>,
+    log: RefCell<Option<LogWriter>>,
+    connections: RefCell<Slab<(TcpStream, Rc<Cell<bool>>)>>,
+    stopping: Cell<bool>,
+    accepting: RefCell<Option<Waker>>,
+    limits: Limits,
+}
+
+/// Lets a cache borrow the pointer out of the shared server.
+struct ServerHandle(Arc<HttpServer>);
+
+impl std::ops::Deref for ServerHandle {
+    type Target = ArcSwap<Live>;
+
+    fn deref(&self) -> &ArcSwap<Live> {
+        &self.0.live
+    }
+}
+
+async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener) {
+    let local = Rc::new(Local {
+        live: RefCell::new(arc_swap::Cache::new(ServerHandle(server.clone()))),
+        recorder: RefCell::new(server.stats.recorder(base_runtime::worker_index())),
+        log: RefCell::new(server.shared.access_log().map(|log| log.writer(base_runtime::worker_index()))),
+        connections: RefCell::new(Slab::new()),
+        stopping: Cell::new(false),
+        accepting: RefCell::new(None),
+        limits: Limits::default(),
+        server,
+    });
+    LOCALS.with_borrow_mut(|locals| locals.push((key, local.clone())));
+    while !local.is_stopping() {
+        if local.server.connections() >= local.live().max_connections {
+            local.limit("max_connections");
+            base_runtime::time::sleep(FULL_PAUSE).await;
+            continue;
+        }
+        let mut accepted = pin!(listener.accept());
+        let next = poll_fn(|cx| {
+            if local.is_stopping() {
+                return Poll::Ready(None);
+            }
+            *local.accepting.borrow_mut() = Some(cx.waker().clone());
+            accepted.as_mut().poll(cx).map(Some)
+        });
+        match next.await {
+            None => break,
+            Some(Ok((stream, peer))) => base_runtime::spawn(connection::drive(local.clone(), stream, peer)).detach(),
+            Some(Err(error)) => {
+                tracing::warn!(server = %local.server.name, %error, "accept failed");
+                base_runtime::time::sleep(FULL_PAUSE).await;
+            }
+        }
+    }
+}
+
+impl Local {
+    /// The generation of the rules in force now.
+    pub fn live(&self) -> Arc<Live> {
+        self.live.borrow_mut().load().clone()
+    }
+
+    pub fn idle_timeout(&self) -> Duration {
+        self.live.borrow_mut().load().idle_timeout
+    }
+
+    pub fn server_name(&self) -> &Arc<str> {
+        &self.server.name
+    }
+
+    pub fn machine(&self) -> &str {
+        self.server.shared.machine()
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    /// Counts a bound that was reached.
+    pub fn limit(&self, name: &'static str) {
+        self.server.shared.limit(name);
+    }
+
+    pub fn access_log_enabled(&self) -> bool {
+        self.log.borrow().is_some()
+    }
+
+    /// Books a connection; the key gives it back.
+    pub fn enter(&self, stream: TcpStream, idle: Rc<Cell<bool>>) -> usize {
+        self.server.connections.fetch_add(1, Ordering::Relaxed);
+        self.connections.borrow_mut().insert((stream, idle))
+    }
+
+    pub fn leave(&self, key: usize) {
+        self.connections.borrow_mut().try_remove(key);
+        self.server.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub fn take_exchange(&self) -> Box<Exchange> {
+        EXCHANGES.with_borrow_mut(Vec::pop).unwrap_or_default()
+    }
+
+    pub fn give_back(&self, mut exchange: Box<Exchange>) {
+        exchange.reset();
+        EXCHANGES.with_borrow_mut(|spare| {
+            // One that has grown large for a single request is not worth keeping.
+            if spare.len() < SPARE_EXCHANGES && exchange.default_space_ref().request.headers.memory() < 16 * 1024 {
+                spare.push(exchange);
+            }
+        });
+    }
+
+    /// Counts a request that was answered and writes its line in the access log.
+    pub fn record(&self, exchange: &Exchange, routed: Option<&Arc<str>>, request_bytes: u64, response_bytes: u64) {
+        let duration = connection::elapsed(exchange);
+        let status = exchange.default_space_ref().response.as_ref().map_or(503, |r| r.status);
+        let path = exchange.uri.split(|b| *b == b'?').next().and_then(|p| std::str::from_utf8(p).ok());
+        self.recorder.borrow_mut().record(&Sample {
+            status,
+            duration,
+            request_bytes,
+            response_bytes,
+            path: path.unwrap_or_default(),
+            backend: routed,
+            route_found: routed.is_some(),
+        });
+        if let Some(log) = &mut *self.log.borrow_mut() {
+            let live = self.live();
+            access::write(log, &live.access_log, exchange, status, duration, request_bytes, response_bytes);
+        }
+    }
+
+    fn stop(&self) {
+        self.stopping.set(true);
+        if let Some(waker) = self.accepting.borrow_mut().take() {
+            waker.wake();
+        }
+        for (_, (stream, idle)) in self.connections.borrow().iter() {
+            if idle.get() {
+                stream.abort();
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! A request body as it comes from the client.
+
+use base_runtime::Buf;
+use base_runtime::net::TcpStream;
+use base_runtime::time::Deadline;
+use edge_pipeline::body::unframe;
+use edge_pipeline::{BodyError, BodyStream};
+use proto_http::Headers;
+use proto_http::h1::BodyDecoder;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// Longest time without a byte of a body the client owes.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// What is left of a body, shared by the stream that filters read and the connection that must know where the next
+/// request begins.
+pub struct Arrival {
+    stream: TcpStream,
+    decoder: BodyDecoder,
+    pending: Option<Buf>,
+    /// The client waits for 100 before it sends.
+    expects_continue: bool,
+    deadline: Deadline,
+    /// The deadline runs.
+    waiting: bool,
+    /// Bytes that may still come; beyond it the body is too large.
+    allowance: Option<u64>,
+    /// Body bytes read so far.
+    pub bytes: u64,
+    failed: Option<BodyError>,
+}
+
+impl Arrival {
+    /// `pending` are bytes that came with the head; `limit` bounds the body, `None` = no bound.
+    pub fn new(
+        stream: TcpStream,
+        decoder: BodyDecoder,
+        pending: Option<Buf>,
+        expects_continue: bool,
+        limit: Option<u64>,
+    ) -> Rc<RefCell<Arrival>> {
+        Rc::new(RefCell::new(Arrival {
+            stream,
+            decoder,
+            pending,
+            expects_continue,
+            deadline: Deadline::default(),
+            waiting: false,
+            allowance: limit,
+            bytes: 0,
+            failed: None,
+        }))
+    }
+
+    /// The body was read to its end, and what follows belongs to the next request.
+    pub fn is_complete(&self) -> bool {
+        self.decoder.is_done() && self.failed.is_none()
+    }
+
+    /// The client still waits for a 100 it never got.
+    pub fn awaits_continue(&self) -> bool {
+        self.expects_continue
+    }
+
+    pub fn remaining(&self) -> Option<u64> {
+        self.decoder.remaining()
+    }
+
+    fn fail(&mut self, error: BodyError) -> Poll<Result<Option<Buf>, BodyError>> {
+        self.failed = Some(error);
+        Poll::Ready(Err(error))
+    }
+
+    /// The next piece of the body.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Buf>, BodyError>> {
+        if let Some(error) = self.failed {
+            return Poll::Ready(Err(error));
+        }
+        if self.decoder.is_done() {
+            return Poll::Ready(Ok(None));
+        }
+        if std::mem::take(&mut self.expects_continue) && self.pending.is_none() {
+            edge_upstream::attempt::send_bytes(&self.stream, &[CONTINUE]);
+        }
+        loop {
+            let mut buffer = match self.pending.take() {
+                Some(buffer) => buffer,
+                None => match self.receive(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(buffer)) => buffer,
+                    Poll::Ready(Err(error)) => return self.fail(error),
+                },
+            };
+            let Ok(rest) = unframe(&mut self.decoder, &mut buffer) else { return self.fail(BodyError::Malformed) };
+            if let Some(next_request) = rest {
+                self.stream.unread(next_request);
+            }
+            if buffer.is_empty() {
+                if self.decoder.is_done() {
+                    return Poll::Ready(Ok(None));
+                }
+                continue;
+            }
+            let length = buffer.len() as u64;
+            self.bytes += length;
+            if let Some(allowance) = &mut self.allowance {
+                if *allowance < length {
+                    return self.fail(BodyError::TooLarge);
+                }
+                *allowance -= length;
+            }
+            return Poll::Ready(Ok(Some(buffer)));
+        }
+    }
+
+    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Buf, BodyError>> {
+        match self.stream.poll_recv(cx) {
+            Poll::Ready(Ok(Some(buffer))) => {
+                self.deadline.clear();
+                self.waiting = false;
+                Poll::Ready(Ok(buffer))
+            }
+            Poll::Ready(_) => Poll::Ready(Err(BodyError::Incomplete)),
+            Poll::Pending => {
+                if !std::mem::replace(&mut self.waiting, true) {
+                    self.deadline.set(base_runtime::now() + BODY_TIMEOUT);
+                }
+                match self.deadline.poll_expired(cx) {
+                    Poll::Ready(()) => Poll::Ready(Err(BodyError::TimedOut)),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
+        }
+    }
+}
+
+/// The filters' end of a body.
+pub struct RequestBody(pub Rc<RefCell<Arrival>>);
+
+impl BodyStream for RequestBody {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Buf>, BodyError>> {
+        self.0.borrow_mut().poll_data(cx)
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        self.0.borrow().remaining()
+    }
+
+    fn trailers(&mut self) -> Option<Headers> {
+        self.0.borrow_mut().decoder.trailers()
+    }
+}

@@ -1,0 +1,190 @@
+//! Writing an answer to the client: head and first piece in one buffer, the rest as it comes.
+
+use base_runtime::Buf;
+use base_runtime::net::{StreamState, TcpStream};
+use base_runtime::time::Deadline;
+use edge_pipeline::Body;
+use edge_upstream::attempt::{send_bytes, send_chunk, send_last_chunk};
+use proto_http::h1::{self, Framing, ResponseOptions};
+use proto_http::date::ImfDate;
+use proto_http::{Known, Response, Version};
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Bytes of an answer that may wait for a client that reads slowly.
+const SEND_HIGH_WATER: usize = 128 * 1024;
+
+/// Longest time a client may take no byte of its answer.
+pub const SEND_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// Handed to the kernel, or queued within bounds.
+    Whole,
+    /// The body broke off: the connection must be closed so that the client sees it.
+    Cut,
+    /// The client took nothing for [`SEND_TIMEOUT`].
+    Stalled,
+    /// The client has gone.
+    Gone,
+}
+
+/// What the request says about the way its answer is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    pub head_request: bool,
+    pub client: Version,
+    pub keep_alive: bool,
+    pub upgrade: bool,
+}
+
+/// How a body of this kind is framed for this client.
+pub fn framing(response: &Response, body: &Body, manner: Manner) -> Framing {
+    let status = response.status;
+    match body.length() {
+        _ if status < 200 || status == 204 || status == 304 => Framing::Empty,
+        // The answer to HEAD announces what the backend announced, although no body follows.
+        Some(0) if manner.head_request => announced(response),
+        Some(length) => Framing::Length(length),
+        None if manner.client == Version::Http10 => Framing::UntilClose,
+        None => Framing::Chunked,
+    }
+}
+
+fn announced(response: &Response) -> Framing {
+    let length = response.headers.known(Known::ContentLength).and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
+    length.map_or(Framing::Empty, Framing::Length)
+}
+
+/// Sends the answer; says how it ended and how many bytes it took.
+pub async fn send(
+    stream: &TcpStream,
+    response: &Response,
+    mut body: Body,
+    framing: Framing,
+    manner: Manner,
+    deadline: &Deadline,
+) -> (Sent, u64) {
+    let before = stream.bytes_sent() + stream.send_queue_len() as u64;
+    let total = |stream: &TcpStream| (stream.bytes_sent() + stream.send_queue_len() as u64).saturating_sub(before);
+    let mut chunked = framing == Framing::Chunked;
+    if manner.head_request || framing == Framing::Empty {
+        body = Body::Empty;
+        chunked = false;
+    }
+    let first = match std::mem::take(&mut body) {
+        Body::Empty => None,
+        Body::Buffer(buffer) => Some(buffer),
+        Body::Full(bytes) => {
+            with_head(response, framing, manner, |head| send_bytes(stream, &[head, &bytes]));
+            return (Sent::Whole, total(stream));
+        }
+        Body::Stream(mut source) => {
+            // What has come already travels with the head.
+            let ready = poll_fn(|cx| Poll::Ready(source.poll_data(cx))).await;
+            body = Body::Stream(source);
+            match ready {
+                Poll::Ready(Ok(Some(piece))) => Some(piece),
+                Poll::Ready(Err(_)) => return (Sent::Cut, 0),
+                Poll::Ready(Ok(None)) => {
+                    body = Body::Empty;
+                    None
+                }
+                Poll::Pending => None,
+            }
+        }
+    };
+    with_head(response, framing, manner, |head| send_first(stream, head, first, chunked));
+    if let Body::Stream(source) = &mut body {
+        loop {
+            deadline.set(base_runtime::now() + SEND_TIMEOUT);
+            let ready = poll_fn(|cx| match stream.poll_send_ready(cx, SEND_HIGH_WATER) {
+                Poll::Ready(result) => Poll::Ready(Some(result)),
+                Poll::Pending => deadline.poll_expired(cx).map(|()| None),
+            });
+            match ready.await {
+                Some(Ok(())) => {}
+                Some(Err(_)) => return (Sent::Gone, total(stream)),
+                None => return (Sent::Stalled, total(stream)),
+            }
+            deadline.clear();
+            // While the backend is silent, a client that leaves is noticed.
+            let piece = poll_fn(|cx| {
+                if let Poll::Ready(piece) = source.poll_data(cx) {
+                    return Poll::Ready(Some(piece));
+                }
+                if stream.poll_readable(cx).is_ready() && is_closed(stream) {
+                    return Poll::Ready(None);
+                }
+                Poll::Pending
+            });
+            match piece.await {
+                None => return (Sent::Gone, total(stream)),
+                Some(Err(_)) => return (Sent::Cut, total(stream)),
+                Some(Ok(None)) => {
+                    if chunked {
+                        send_last_chunk(stream, source.trailers().as_ref());
+                    }
+                    break;
+                }
+                Some(Ok(Some(piece))) if chunked => send_chunk(stream, piece),
+                Some(Ok(Some(piece))) => stream.send(piece),
+            }
+        }
+    } else if chunked {
+        send_last_chunk(stream, None);
+    }
+    (Sent::Whole, total(stream))
+}
+
+/// The peer has gone: nothing it sent is left to read and nothing will come.
+pub fn is_closed(stream: &TcpStream) -> bool {
+    matches!(stream.peek_state(), StreamState::Eof | StreamState::Error(_))
+}
+
+fn with_head(response: &Response, framing: Framing, manner: Manner, use_it: impl FnOnce(&[u8])) {
+    thread_local! {
+        static HEAD: RefCell<(Vec<u8>, ImfDate)> = RefCell::new((Vec::new(), ImfDate::new(0)));
+    }
+    HEAD.with_borrow_mut(|(head, date)| {
+        head.clear();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let options = ResponseOptions {
+            framing,
+            keep_alive: manner.keep_alive,
+            client: manner.client,
+            date: date.refresh(now),
+            upgrade: manner.upgrade,
+            head_request: manner.head_request,
+            tunnel: false,
+        };
+        h1::write_response_head(head, response, &options);
+        use_it(head);
+    });
+}
+
+/// The head goes in front of the first piece, into the room that the backend's own head left.
+fn send_first(stream: &TcpStream, head: &[u8], piece: Option<Buf>, chunked: bool) {
+    let Some(mut piece) = piece else { return send_bytes(stream, &[head]) };
+    if chunked {
+        let prefix = h1::chunk_prefix(piece.len());
+        let room = prefix.as_ref().len() + head.len();
+        if piece.headroom() >= room && piece.tailroom() >= h1::CHUNK_END.len() {
+            piece.append(h1::CHUNK_END);
+            piece.prepend(prefix.as_ref());
+            piece.prepend(head);
+            stream.send(piece);
+        } else {
+            send_bytes(stream, &[head]);
+            send_chunk(stream, piece);
+        }
+    } else if piece.prepend(head) {
+        stream.send(piece);
+    } else {
+        send_bytes(stream, &[head]);
+        stream.send(piece);
+    }
+}

@@ -1,0 +1,254 @@
+//! Texts with nginx-like variables, for `setHeaders`: `$var`, `${var}`, `${var:default}`.
+
+use crate::router::query_value;
+use edge_pipeline::Client;
+use proto_http::{Known, Request};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// A text taken apart once. Unknown variables are empty; `$` before a digit, or before anything that cannot begin a
+/// name, is itself.
+#[derive(Debug, Clone, Default)]
+pub struct Template {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone)]
+enum Part {
+    Text(String),
+    Variable { name: String, default: String },
+}
+
+/// What variables are taken from.
+pub struct Context<'a> {
+    pub request: &'a Request,
+    pub client: &'a Client,
+    pub started: Instant,
+    /// `$machine`: this machine's name.
+    pub machine: &'a str,
+    /// `$worker`: index of the worker that serves the connection.
+    pub worker: usize,
+}
+
+impl Template {
+    pub fn parse(text: &str) -> Template {
+        let mut parts = Vec::new();
+        let mut plain = String::new();
+        let mut rest = text;
+        while let Some(dollar) = rest.find('$') {
+            plain.push_str(&rest[..dollar]);
+            let after = &rest[dollar + 1..];
+            let taken = if let Some(inner) = after.strip_prefix('{').and_then(|r| r.split_once('}')).map(|(i, _)| i) {
+                let (name, default) = inner.split_once(':').unwrap_or((inner, ""));
+                Some((name, default, inner.len() + 2))
+            } else {
+                let length = after.bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count();
+                let named = length > 0 && !after.as_bytes()[0].is_ascii_digit();
+                named.then(|| (&after[..length], "", length))
+            };
+            match taken {
+                None => {
+                    plain.push('$');
+                    rest = after;
+                }
+                Some((name, default, length)) => {
+                    if !plain.is_empty() {
+                        parts.push(Part::Text(std::mem::take(&mut plain)));
+                    }
+                    parts.push(Part::Variable { name: name.to_owned(), default: default.to_owned() });
+                    rest = &after[length..];
+                }
+            }
+        }
+        plain.push_str(rest);
+        if !plain.is_empty() {
+            parts.push(Part::Text(plain));
+        }
+        Template { parts }
+    }
+
+    /// No text and no variable: the header is to be removed.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// The text with its variables. Bytes that may not stand in a header are left out.
+    pub fn expand(&self, context: &Context<'_>) -> String {
+        let mut out = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => out.push_str(text),
+                Part::Variable { name, default } => match context.value(name) {
+                    Some(value) if !value.is_empty() => out.push_str(&value),
+                    _ => out.push_str(default),
+                },
+            }
+        }
+        out.retain(|c| c == '\t' || !c.is_control());
+        out
+    }
+}
+
+impl Context<'_> {
+    fn value(&self, name: &str) -> Option<String> {
+        let request = self.request;
+        let header = |known: Known| {
+            request.headers.known(known).map(|v| String::from_utf8_lossy(v).into_owned()).unwrap_or_default()
+        };
+        let seconds = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Some(match name {
+            "request_method" => request.method.to_string(),
+            "request_uri" => request.target(),
+            "uri" => request.path.as_str().to_owned(),
+            "request" => format!("{} {} {}", request.method, request.target(), request.version.as_str()),
+            "scheme" => self.client.scheme.to_owned(),
+            "query_string" | "args" => request.query.clone().unwrap_or_default(),
+            "host" | "hostname" | "server_name" => request.host().to_owned(),
+            "http_host" => request.authority.clone(),
+            "remote_addr" => self.client.real_ip.to_canonical().to_string(),
+            "remote_user" => basic_user(request)?,
+            "proxy_add_x_forwarded_for" => {
+                let ip = self.client.real_ip.to_canonical().to_string();
+                match header(Known::XForwardedFor) {
+                    earlier if earlier.is_empty() => ip,
+                    earlier => format!("{earlier}, {ip}"),
+                }
+            }
+            "time_iso8601" => iso8601(seconds().as_secs()),
+            "time_local" => common_log(seconds().as_secs()),
+            "msec" => seconds().as_millis().to_string(),
+            "content_type" => header(Known::ContentType),
+            "content_length" => header(Known::ContentLength),
+            "server_protocol" => request.version.as_str().to_owned(),
+            "request_time" => format!("{:.3}", self.started.elapsed().as_secs_f64()),
+            "request_length" => match header(Known::ContentLength) {
+                length if length.is_empty() => "0".to_owned(),
+                length => length,
+            },
+            "machine" => self.machine.to_owned(),
+            "worker" => self.worker.to_string(),
+            _ => {
+                if let Some(name) = name.strip_prefix("http_") {
+                    request.headers.text(&name.replace('_', "-"))?.to_owned()
+                } else if let Some(key) = name.strip_prefix("arg_") {
+                    query_value(request.query.as_deref()?, key)?
+                } else {
+                    cookie(request, name.strip_prefix("cookie_")?)?
+                }
+            }
+        })
+    }
+}
+
+/// `2026-11-21T13:37:00+00:00`
+fn iso8601(unix: u64) -> String {
+    let (year, month, day) = civil(unix / 86_400);
+    let (hour, minute, second) = (unix / 3600 % 24, unix / 60 % 60, unix % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}+00:00")
+}
+
+/// `21/Nov/2026:13:37:00 +0000`
+fn common_log(unix: u64) -> String {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (year, month, day) = civil(unix / 86_400);
+    let (hour, minute, second) = (unix / 3600 % 24, unix / 60 % 60, unix % 60);
+    format!("{day:02}/{}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000", MONTHS[month as usize - 1])
+}
+
+/// Year, month and day of a day counted from 1970-01-01, by eras of 400 years that begin in March.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day_of_year - (153 * march_month + 2) / 5 + 1)
+}
+
+fn cookie(request: &Request, name: &str) -> Option<String> {
+    request.headers.known_all(Known::Cookie).filter_map(|v| std::str::from_utf8(v).ok()).find_map(|line| {
+        line.split(';').find_map(|pair| {
+            let (key, value) = pair.trim().split_once('=')?;
+            (key == name).then(|| value.to_owned())
+        })
+    })
+}
+
+fn basic_user(request: &Request) -> Option<String> {
+    let credentials = request.headers.text("Authorization")?.strip_prefix("Basic ")?;
+    let decoded = String::from_utf8(decode_base64(credentials.trim())?).ok()?;
+    decoded.split_once(':').map(|(user, _)| user.to_owned())
+}
+
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len() * 3 / 4);
+    let (mut bits, mut held) = (0u32, 0);
+    for byte in text.trim_end_matches('=').bytes() {
+        let digit = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(digit);
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            out.push((bits >> held) as u8);
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expand(text: &str) -> String {
+        let mut request = Request::default();
+        request.authority = "z.test:10080".into();
+        request.path.set("/v");
+        request.query = Some("a=1&b=x%20y".into());
+        request.headers.add("Cookie", "t=1; s=k");
+        request.headers.add("X-Own", "mine");
+        request.headers.add("Authorization", "Basic YWxpY2U6c2VjcmV0");
+        let client = Client { real_ip: [192, 0, 2, 7].into(), ..Client::default() };
+        let context =
+            Context { request: &request, client: &client, started: Instant::now(), machine: "edge-1", worker: 3 };
+        Template::parse(text).expand(&context)
+    }
+
+    #[test]
+    fn times_are_civil() {
+        assert_eq!(iso8601(951_782_400), "2000-02-29T00:00:00+00:00");
+        assert_eq!(common_log(1_795_268_220), "21/Nov/2026:13:37:00 +0000");
+        assert_eq!(iso8601(0), "1970-01-01T00:00:00+00:00");
+    }
+
+    #[test]
+    fn variables_as_nginx_writes_them() {
+        for (text, expected) in [
+            ("$scheme://$host$uri", "http://z.test/v"),
+            ("${arg_a}-$arg_b-$arg_c", "1-x y-"),
+            ("$remote_user", "alice"),
+            ("${arg_none:anon}", "anon"),
+            ("$cookie_s", "k"),
+            ("cost $100", "cost $100"),
+            ("$", "$"),
+            ("a$$host", "a$z.test"),
+            ("${host", "${host"),
+            ("$http_x_own", "mine"),
+            ("$http_host", "z.test:10080"),
+            ("$request_uri", "/v?a=1&b=x%20y"),
+            ("$remote_addr $proxy_add_x_forwarded_for", "192.0.2.7 192.0.2.7"),
+            ("$machine/$worker", "edge-1/3"),
+            ("$unknown", ""),
+            ("", ""),
+        ] {
+            assert_eq!(expand(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Which server of a pool gets a request.
+
+use crate::endpoint::Server;
+use crate::random;
+use edge_pipeline::Client;
+use proto_http::Request;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How a pool chooses (`loadBalance.policy`).
+#[derive(Debug)]
+pub enum Policy {
+    /// Each in turn, whatever its weight. The counter is shared by all workers, so the turn is exact.
+    RoundRobin(AtomicUsize),
+    Random,
+    /// Random in proportion to the weights.
+    WeightedRandom,
+    /// By the client's own address.
+    IpHash,
+    /// By the first value of a request header; requests without it share one server.
+    HeaderHash(String),
+}
+
+impl Policy {
+    /// Unknown names mean round robin, as in Easegress.
+    pub fn parse(name: &str, header_hash_key: &str) -> Policy {
+        match name {
+            "random" => Policy::Random,
+            "weightedRandom" => Policy::WeightedRandom,
+            "ipHash" => Policy::IpHash,
+            "headerHash" => Policy::HeaderHash(header_hash_key.to_owned()),
+            "cookieHash" => Policy::HeaderHash("Cookie".to_owned()),
+            _ => Policy::RoundRobin(AtomicUsize::new(0)),
+        }
+    }
+}
+
+/// The servers of a pool and the way to choose among them.
+#[derive(Debug)]
+pub struct Balancer {
+    servers: Vec<Arc<Server>>,
+    policy: Policy,
+    weight_sum: u64,
+}
+
+impl Balancer {
+    pub fn new(servers: Vec<Arc<Server>>, policy: Policy) -> Balancer {
+        let weight_sum = servers.iter().map(|s| u64::from(s.weight)).sum();
+        Balancer { servers, policy, weight_sum }
+    }
+
+    pub fn servers(&self) -> &[Arc<Server>] {
+        &self.servers
+    }
+
+    /// Index of a server; `None` when the pool is empty.
+    pub fn choose(&self, request: &Request, client: &Client) -> Option<usize> {
+        let count = self.servers.len();
+        if count == 0 {
+            return None;
+        }
+        let hashed = |bytes: &[u8]| fnv1_32(bytes) as usize % count;
+        let index = match &self.policy {
+            Policy::RoundRobin(turn) => turn.fetch_add(1, Ordering::Relaxed) % count,
+            Policy::WeightedRandom if self.weight_sum > 0 => return self.by_weight(random::below(self.weight_sum)),
+            Policy::Random | Policy::WeightedRandom => random::below(count as u64) as usize,
+            Policy::IpHash => hashed(ip_text(client.real_ip).as_bytes()),
+            Policy::HeaderHash(name) => hashed(request.headers.value(name).unwrap_or_default()),
+        };
+        Some(index)
+    }
+
+    fn by_weight(&self, mut point: u64) -> Option<usize> {
+        self.servers.iter().position(|s| {
+            let hit = point < u64::from(s.weight);
+            point = point.wrapping_sub(u64::from(s.weight));
+            hit
+        })
+    }
+}
+
+/// An address as text, with v4-mapped v6 written as v4 so that both sockets hash alike.
+pub fn ip_text(ip: IpAddr) -> String {
+    ip.to_canonical().to_string()
+}
+
+/// FNV-1 with 32 bits, the hash of Easegress's `ipHash` and `headerHash`.
+pub fn fnv1_32(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash: u32, byte| hash.wrapping_mul(0x0100_0193) ^ u32::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn balancer(policy: &str, weights: &[u32]) -> Balancer {
+        let servers = weights
+            .iter()
+            .enumerate()
+            .map(|(i, w)| Arc::new(Server::new(&format!("http://10.0.0.{i}"), *w, false).unwrap()))
+            .collect();
+        Balancer::new(servers, Policy::parse(policy, "X-U"))
+    }
+
+    fn tally(b: &Balancer, n: usize) -> Vec<usize> {
+        let mut counts = vec![0; b.servers().len()];
+        for i in 0..n {
+            let mut request = Request::default();
+            request.headers.add("X-U", format!("user-{i}"));
+            let client = Client { real_ip: IpAddr::from([10, 1, (i / 250) as u8, (i % 250) as u8]), ..Client::default() };
+            counts[b.choose(&request, &client).unwrap()] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn round_robin_is_exact_and_hashes_spread() {
+        assert_eq!(tally(&balancer("roundRobin", &[0, 0, 0]), 30), [10, 10, 10]);
+        assert_eq!(tally(&balancer("nonsense", &[0, 0]), 10), [5, 5]);
+        for policy in ["random", "ipHash", "headerHash"] {
+            let counts = tally(&balancer(policy, &[0, 0, 0]), 3000);
+            assert!(counts.iter().all(|&c| c > 600), "{policy}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn weights_are_honoured() {
+        let counts = tally(&balancer("weightedRandom", &[1, 3, 0]), 8000);
+        assert!((1700..2300).contains(&counts[0]) && counts[2] == 0, "{counts:?}");
+    }
+
+    #[test]
+    fn an_empty_pool_has_nobody() {
+        assert!(balancer("random", &[]).choose(&Request::default(), &Client::default()).is_none());
+    }
+
+    #[test]
+    fn fnv1_vectors() {
+        assert_eq!(fnv1_32(b""), 0x811c_9dc5);
+        assert_eq!(fnv1_32(b"a"), 0x050c_5d7e);
+        assert_eq!(fnv1_32(b"foobar"), 0x31f0_b262);
+    }
+}

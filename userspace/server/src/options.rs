@@ -1,0 +1,451 @@
+//! Options from the command line, the environment, a file and the defaults, in this order of precedence.
+//!
+//! Every option is one row of [`OPTIONS`]; names, meanings and defaults are Easegress's where it has them.
+
+use base_model::GoDuration;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How an option is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Shape {
+    /// On when present.
+    Switch,
+    /// One value.
+    Text,
+    /// Values with commas between them.
+    List,
+    /// `key=value` with commas between them.
+    Pairs,
+}
+
+struct Row {
+    name: &'static str,
+    shape: Shape,
+    default: &'static str,
+    help: &'static str,
+    /// Why it does nothing here.
+    idle: Option<&'static str>,
+}
+
+const fn row(name: &'static str, shape: Shape, default: &'static str, help: &'static str) -> Row {
+    Row { name, shape, default, help, idle: None }
+}
+
+const fn idle(name: &'static str, shape: Shape, why: &'static str) -> Row {
+    Row { name, shape, default: "", help: "accepted for Easegress's sake, does nothing", idle: Some(why) }
+}
+
+const OPTIONS: &[Row] = &[
+    row("name", Shape::Text, "eg-default-name", "name of this member, unique in the cluster"),
+    row("labels", Shape::Pairs, "", "labels of this member, key=value,..."),
+    row("cluster-name", Shape::Text, "eg-cluster-default-name", "name of the cluster; members of another are refused"),
+    row("cluster-role", Shape::Text, "primary", "primary (votes and serves) or secondary (follows and serves)"),
+    row("cluster-request-timeout", Shape::Text, "10s", "longest time a change may take to be agreed on"),
+    row("api-addr", Shape::Text, "localhost:2381", "address of the admin API"),
+    row("tls", Shape::Switch, "", "serve the admin API over TLS"),
+    row("cert-file", Shape::Text, "", "certificate of the admin API"),
+    row("key-file", Shape::Text, "", "key of the admin API"),
+    row("listen-peer-urls", Shape::List, "http://localhost:2380", "addresses to listen on for other members"),
+    row("initial-advertise-peer-urls", Shape::List, "http://localhost:2380", "addresses other members reach this one at"),
+    row("initial-cluster", Shape::Pairs, "", "the primaries, name=URL,...; empty: a cluster of this one"),
+    row("primary-listen-peer-urls", Shape::List, "http://localhost:2380", "primaries a secondary follows"),
+    row("state-flag", Shape::Text, "new", "new: found the cluster; existing: join it"),
+    row("home-dir", Shape::Text, "./", "directory the others are relative to"),
+    row("data-dir", Shape::Text, "data", "where state is kept"),
+    row("log-dir", Shape::Text, "", "where log files go; empty: standard output and error"),
+    row("initial-object-config-files", Shape::List, "", "documents created at the start unless they exist"),
+    row("disable-access", Shape::Switch, "", "write no access log"),
+    row("debug", Shape::Switch, "", "log more"),
+    row("interface", Shape::List, "", "attach XDP steering to these interfaces; empty: no kernel plane"),
+    row("xdp-mode", Shape::Text, "auto", "driver, generic, or auto (driver, else generic with a warning)"),
+    row("advertise-address", Shape::List, "", "addresses other edges send packets to, one per family"),
+    row("detach", Shape::Switch, "", "take the kernel programs down at the end; else they stay and keep steering"),
+    row("io", Shape::Text, "auto", "how workers talk to the kernel: uring, epoll or auto"),
+    row("workers", Shape::Text, "", "worker threads; default: one per CPU"),
+    row("cpus", Shape::Text, "", "CPUs of the workers: 0,2-4; default: all this process may use"),
+    row("no-control", Shape::Switch, "", "run the edge only"),
+    row("no-edge", Shape::Switch, "", "run the control plane only"),
+    row("log-format", Shape::Text, "", "text or json; default: text on a terminal, else json"),
+    idle("listen-client-urls", Shape::List, "there is no etcd; clients use --api-addr"),
+    idle("advertise-client-urls", Shape::List, "there is no etcd; clients use --api-addr"),
+    idle("wal-dir", Shape::Text, "the log is kept in --data-dir"),
+    idle("use-standalone-etcd", Shape::Switch, "there is no etcd; the cluster keeps its own state"),
+    idle("force-new-cluster", Shape::Switch, "remove dead members with `weirctl member purge` instead"),
+    idle("max-call-send-msg-size", Shape::Text, "there is no etcd client"),
+    idle("objects-dump-interval", Shape::Text, "the last good state is kept on disk at every change"),
+    idle("status-update-max-batch-size", Shape::Text, "status is never written to the cluster's state"),
+    idle("cpu-profile-file", Shape::Text, "use `perf record -p PID`"),
+    idle("memory-profile-file", Shape::Text, "use `perf record -p PID`"),
+    idle("signal-upgrade", Shape::Switch, "a running process is not upgraded in place by this version"),
+];
+
+/// Keys only the file may have.
+const FILE_ONLY: &[&str] = &["client-ca-file", "basic-auth", "disable-access-log"];
+
+/// Everything a process is started with, checked.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub cluster_name: String,
+    pub secondary: bool,
+    pub cluster_request_timeout: Duration,
+    pub api_addr: String,
+    pub listen_peer_urls: Vec<String>,
+    pub advertise_peer_urls: Vec<String>,
+    pub initial_cluster: BTreeMap<String, String>,
+    pub primary_peer_urls: Vec<String>,
+    pub join: bool,
+    pub data_dir: PathBuf,
+    pub log_dir: Option<PathBuf>,
+    pub initial_object_files: Vec<PathBuf>,
+    pub access_log: bool,
+    pub debug: bool,
+    pub interfaces: Vec<String>,
+    pub xdp_mode: String,
+    pub advertise_addresses: Vec<std::net::IpAddr>,
+    pub detach: bool,
+    pub io: base_runtime::IoMode,
+    pub workers: Option<usize>,
+    pub cpus: Option<Vec<usize>>,
+    pub control: bool,
+    pub edge: bool,
+    pub json_log: Option<bool>,
+    /// To be said once the log is up.
+    pub notes: Vec<String>,
+    /// Every option with its value, for `--print-config`.
+    pub effective: BTreeMap<String, String>,
+}
+
+/// Everything that is wrong with the options, one line each.
+#[derive(Debug)]
+pub struct Wrong(pub Vec<String>);
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+/// Adds the options to a command.
+pub fn arguments(mut command: Command) -> Command {
+    for row in OPTIONS {
+        let mut arg = Arg::new(row.name).long(row.name).help(match row.default {
+            "" => row.help.to_owned(),
+            default => format!("{} [default: {default}]", row.help),
+        });
+        arg = match row.shape {
+            // `--flag` and `--flag=false`, as Go's flags.
+            Shape::Switch => arg
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+                .value_parser(["true", "false"])
+                .hide_possible_values(true),
+            _ => arg.action(ArgAction::Append).value_name("VALUE"),
+        };
+        command = command.arg(arg.hide(row.idle.is_some()));
+    }
+    command.arg(
+        Arg::new("config-file").long("config-file").short('f').value_name("FILE").help("YAML with these options as keys"),
+    )
+}
+
+/// Reads the options: `environment` looks a variable up.
+pub fn read(matches: &ArgMatches, environment: &dyn Fn(&str) -> Option<String>) -> Result<Options, Wrong> {
+    let mut wrong = Vec::new();
+    let mut notes = Vec::new();
+    let file = match matches.get_one::<String>("config-file") {
+        None => BTreeMap::new(),
+        Some(path) => match read_file(path, &mut wrong) {
+            Some(keys) => keys,
+            None => return Err(Wrong(wrong)),
+        },
+    };
+    let mut effective = BTreeMap::new();
+    for row in OPTIONS {
+        let flag = matches.get_many::<String>(row.name).map(|v| v.cloned().collect::<Vec<_>>().join(","));
+        let suffix = row.name.to_uppercase().replace('-', "_");
+        let from_environment =
+            || ["WEIR_", "EASEGRESS_", "EG_"].iter().find_map(|prefix| environment(&format!("{prefix}{suffix}")));
+        let given = flag.or_else(from_environment).or_else(|| file.get(row.name).cloned());
+        if let (Some(value), Some(why)) = (&given, row.idle)
+            && value != "false"
+        {
+            notes.push(format!("--{} does nothing here: {why}", row.name));
+        }
+        effective.insert(row.name.to_owned(), given.unwrap_or_else(|| row.default.to_owned()));
+    }
+    if file.get("disable-access-log").is_some_and(|v| v == "true") {
+        effective.insert("disable-access".into(), "true".into());
+    }
+    let options = Reader { effective: &effective, wrong: &mut wrong }.options(notes);
+    match options {
+        Some(mut options) if wrong.is_empty() => {
+            options.effective = effective;
+            Ok(options)
+        }
+        _ => Err(Wrong(wrong)),
+    }
+}
+
+fn read_file(path: &str, wrong: &mut Vec<String>) -> Option<BTreeMap<String, String>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            wrong.push(format!("--config-file {path}: {error}; give the path of a readable YAML file"));
+            return None;
+        }
+    };
+    let value = match base_model::yaml::parse_document(&text) {
+        Ok(Value::Object(map)) => map,
+        Ok(Value::Null) => Map::new(),
+        Ok(_) => {
+            wrong.push(format!("--config-file {path}: not a mapping of options to values"));
+            return None;
+        }
+        Err(error) => {
+            wrong.push(format!("--config-file {path}: {error}"));
+            return None;
+        }
+    };
+    let mut keys = BTreeMap::new();
+    let mut take = |key: &str, value: &Value| {
+        if !OPTIONS.iter().any(|r| r.name == key) && !FILE_ONLY.contains(&key) {
+            wrong.push(format!("--config-file {path}: {key}: no such option; `weir --help` lists them"));
+        }
+        keys.insert(key.to_owned(), flat(value));
+    };
+    for (key, value) in &value {
+        match value {
+            Value::Object(inner) if key == "cluster" => inner.iter().for_each(|(k, v)| take(k, v)),
+            value => take(key, value),
+        }
+    }
+    Some(keys)
+}
+
+/// A value of the file as it would stand on the command line.
+fn flat(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(flat).collect::<Vec<_>>().join(","),
+        Value::Object(map) => map.iter().map(|(k, v)| format!("{k}={}", flat(v))).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+struct Reader<'a> {
+    effective: &'a BTreeMap<String, String>,
+    wrong: &'a mut Vec<String>,
+}
+
+impl Reader<'_> {
+    fn text(&self, name: &str) -> String {
+        self.effective.get(name).cloned().unwrap_or_default()
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        self.text(name).split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn pairs(&mut self, name: &str) -> BTreeMap<String, String> {
+        let mut pairs = BTreeMap::new();
+        for item in self.list(name) {
+            match item.split_once('=') {
+                Some((key, value)) if !key.is_empty() => drop(pairs.insert(key.to_owned(), value.to_owned())),
+                _ => self.refuse(name, &item, "key=value, several with commas between them"),
+            }
+        }
+        pairs
+    }
+
+    fn switch(&mut self, name: &str) -> bool {
+        match self.text(name).as_str() {
+            "" | "false" | "no" | "0" => false,
+            "true" | "yes" | "1" => true,
+            other => {
+                self.refuse(name, other, "true or false");
+                false
+            }
+        }
+    }
+
+    fn choice(&mut self, name: &str, accepted: &[&str]) -> String {
+        let text = self.text(name);
+        if !accepted.contains(&text.as_str()) {
+            self.refuse(name, &text, &accepted.join(", "));
+        }
+        text
+    }
+
+    fn refuse(&mut self, name: &str, value: &str, accepted: &str) {
+        self.wrong.push(format!("--{name} {value}: not understood; accepted is {accepted}"));
+    }
+
+    fn options(&mut self, notes: Vec<String>) -> Option<Options> {
+        let role = self.choice("cluster-role", &["primary", "secondary", "writer", "reader"]);
+        let timeout = self.text("cluster-request-timeout");
+        let timeout = timeout.parse::<GoDuration>().map(Duration::from).unwrap_or_else(|_| {
+            self.refuse("cluster-request-timeout", &timeout, "a duration such as 10s or 500ms");
+            Duration::ZERO
+        });
+        let home = PathBuf::from(self.text("home-dir"));
+        let log_dir = self.text("log-dir");
+        let name = self.text("name");
+        if let Some(problem) = base_model::document::check_name(&name, "--name") {
+            self.wrong.push(problem.to_string());
+        }
+        let state = self.choice("state-flag", &["new", "existing"]);
+        let xdp_mode = self.choice("xdp-mode", &["driver", "generic", "auto"]);
+        let io = match self.choice("io", &["uring", "epoll", "auto"]).as_str() {
+            "uring" => base_runtime::IoMode::Uring,
+            "epoll" => base_runtime::IoMode::Epoll,
+            _ => base_runtime::IoMode::Auto,
+        };
+        let workers = match self.text("workers") {
+            empty if empty.is_empty() => None,
+            text => match text.parse::<usize>() {
+                Ok(count) if (1..=1024).contains(&count) => Some(count),
+                _ => {
+                    self.refuse("workers", &text, "a number from 1 to 1024");
+                    None
+                }
+            },
+        };
+        let cpus = self.cpus();
+        let advertise_addresses = self
+            .list("advertise-address")
+            .iter()
+            .filter_map(|text| {
+                let parsed = text.parse().ok();
+                if parsed.is_none() {
+                    self.refuse("advertise-address", text, "an IPv4 and/or an IPv6 address");
+                }
+                parsed
+            })
+            .collect();
+        let json_log = match self.choice("log-format", &["", "text", "json"]).as_str() {
+            "json" => Some(true),
+            "text" => Some(false),
+            _ => None,
+        };
+        let (no_control, no_edge) = (self.switch("no-control"), self.switch("no-edge"));
+        if no_control && no_edge {
+            self.wrong.push("--no-control and --no-edge leave nothing to run; drop one of them".into());
+        }
+        for option in ["tls", "cert-file", "key-file"] {
+            if !matches!(self.text(option).as_str(), "" | "false") {
+                self.wrong.push(format!(
+                    "--{option}: the admin API does not speak TLS in this version; keep it on loopback and drop the option"
+                ));
+            }
+        }
+        Some(Options {
+            name,
+            labels: self.pairs("labels"),
+            cluster_name: self.text("cluster-name"),
+            secondary: matches!(role.as_str(), "secondary" | "reader") || no_control,
+            cluster_request_timeout: timeout,
+            api_addr: self.text("api-addr"),
+            listen_peer_urls: self.list("listen-peer-urls"),
+            advertise_peer_urls: self.list("initial-advertise-peer-urls"),
+            initial_cluster: self.pairs("initial-cluster"),
+            primary_peer_urls: self.list("primary-listen-peer-urls"),
+            join: state == "existing",
+            data_dir: home.join(self.text("data-dir")),
+            log_dir: (!log_dir.is_empty()).then(|| home.join(log_dir)),
+            initial_object_files: self.list("initial-object-config-files").into_iter().map(PathBuf::from).collect(),
+            access_log: !self.switch("disable-access"),
+            debug: self.switch("debug"),
+            interfaces: self.list("interface"),
+            xdp_mode,
+            advertise_addresses,
+            detach: self.switch("detach"),
+            io,
+            workers,
+            cpus,
+            control: !no_control,
+            edge: !no_edge,
+            json_log,
+            notes,
+            effective: BTreeMap::new(),
+        })
+    }
+
+    /// `0,2-4` as a list.
+    fn cpus(&mut self) -> Option<Vec<usize>> {
+        let text = self.text("cpus");
+        if text.is_empty() {
+            return None;
+        }
+        let mut cpus = Vec::new();
+        for part in text.split(',') {
+            let (low, high) = part.split_once('-').unwrap_or((part, part));
+            match (low.trim().parse::<usize>(), high.trim().parse::<usize>()) {
+                (Ok(low), Ok(high)) if low <= high && high < 4096 => cpus.extend(low..=high),
+                _ => self.refuse("cpus", part, "CPU numbers and ranges such as 0,2-4"),
+            }
+        }
+        let allowed = base_runtime::allowed_cpus();
+        for cpu in cpus.iter().filter(|c| !allowed.contains(c)) {
+            self.wrong.push(format!("--cpus {cpu}: this process may not run there; allowed are {allowed:?}"));
+        }
+        Some(cpus)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Options, Wrong> {
+        let command = super::arguments(Command::new("weir").no_binary_name(true));
+        let matches = command.try_get_matches_from(arguments).map_err(|e| Wrong(vec![e.to_string()]))?;
+        read(&matches, &|name| environment.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_file_beats_default() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("weir.yaml");
+        std::fs::write(&path, "name: from-file\ncluster-name: file-cluster\ncluster:\n  state-flag: existing\n").unwrap();
+        let file = path.to_str().unwrap();
+        let options = parse(&["-f", file, "--cluster-name", "flag"], &[("EG_CLUSTER_NAME", "env")]).unwrap();
+        assert_eq!((options.name.as_str(), options.cluster_name.as_str(), options.join), ("from-file", "flag", true));
+        let options = parse(&["-f", file], &[("EG_CLUSTER_NAME", "env"), ("WEIR_API_ADDR", "localhost:1")]).unwrap();
+        assert_eq!((options.cluster_name.as_str(), options.api_addr.as_str()), ("env", "localhost:1"));
+        assert_eq!(parse(&[], &[]).unwrap().api_addr, "localhost:2381");
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        let wrong = parse(&["--io", "fast", "--workers", "0", "--cpus", "9999", "--no-edge", "--no-control"], &[]);
+        let text = wrong.unwrap_err().to_string();
+        for part in ["--io fast", "--workers 0", "--cpus 9999", "--no-control and --no-edge"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn idle_options_are_answered_with_the_reason() {
+        let options = parse(&["--wal-dir", "x", "--use-standalone-etcd", "--initial-cluster", "a=u1,b=u2"], &[]).unwrap();
+        assert_eq!(options.notes.len(), 2);
+        assert_eq!(options.initial_cluster.len(), 2);
+    }
+
+    #[test]
+    fn unknown_keys_of_a_file_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("weir.yaml");
+        std::fs::write(&path, "nmae: x\n").unwrap();
+        let wrong = parse(&["-f", path.to_str().unwrap()], &[]).unwrap_err();
+        assert!(wrong.to_string().contains("nmae: no such option"), "{wrong}");
+    }
+}
