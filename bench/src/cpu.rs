@@ -9,12 +9,14 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 /// Time that all threads of a process and of its descendants have spent on a CPU, exact to the nanosecond. Softirq work
 /// done on their back counts as theirs.
 pub fn spent(pid: u32) -> Duration {
-    let nanos = tree(pid).into_iter().map(|pid| {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let books = tasks.filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok());
-        books.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok()).sum::<u64>()
-    });
-    Duration::from_nanos(nanos.sum())
+    tree(pid).into_iter().map(spent_alone).sum()
+}
+
+/// The same for one process without those it started.
+pub fn spent_alone(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let books = tasks.filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok());
+    Duration::from_nanos(books.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok()).sum())
 }
 
 /// A process and everything below it.

@@ -163,7 +163,7 @@ impl<'a> Generator<'a> {
         self.counts = Outcome::default();
         let books = |options: &Options| {
             let gateway = options.pid.map_or(Duration::ZERO, cpu::spent);
-            (gateway, cpu::busy(options.gateway_cpu), cpu::spent(std::process::id()))
+            (gateway, cpu::busy(options.gateway_cpu), cpu::spent_alone(std::process::id()))
         };
         let (gateway, busy, own) = books(self.options);
         let started = Instant::now();

@@ -54,6 +54,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
         return Err("http1 needs two CPUs: one for the gateway, one for the load".into());
     }
+    let machine = cpu::machine();
     let folder = std::env::temp_dir().join(format!("weir-bench-{}", std::process::id()));
     let upstream = free_address()?;
     let setup = Setup { upstream, cpu: GATEWAY_CPU, folder: folder.clone(), logs: !options.no_peer_logs };
@@ -104,7 +105,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         }
     }
     drop(gateways);
-    let report = report(scenario, &names, &cells);
+    let report = Report { scenario, machine, rows: rows(&names, &cells) };
     report.print();
     report.write(options.json.as_deref())?;
     let _ = std::fs::remove_dir_all(&folder);
@@ -165,7 +166,7 @@ fn cost(outcome: &Outcome) -> f64 {
     outcome.gateway_cpu_us / outcome.requests.max(1) as f64
 }
 
-fn report(scenario: String, names: &[&str], cells: &[Vec<Cell>]) -> Report {
+fn rows(names: &[&str], cells: &[Vec<Cell>]) -> Vec<Row> {
     let mut rows = Vec::new();
     for (name, own) in names.iter().zip(cells) {
         let mut row = Row::new(name, "µs CPU/request", own.iter().map(|cell| cost(&cell.outcome)).collect());
@@ -189,7 +190,7 @@ fn report(scenario: String, names: &[&str], cells: &[Vec<Cell>]) -> Report {
         row.more.insert("errors".into(), wrong as f64);
         rows.push(row);
     }
-    Report { scenario, machine: cpu::machine(), rows }
+    rows
 }
 
 const GATEWAY_CPU: usize = 0;
