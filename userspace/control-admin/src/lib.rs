@@ -1,1 +1,32 @@
-//! See DESIGN: crate control-admin.
+//! The admin API: HTTP in front of [`control_raft::Control`], under `/apis/v2` and, the same, under `/apis/v1`.
+//!
+//! A change is read (`body.rs`), checked by the [`Catalog`] against what is there, proposed as one command, and answered
+//! when it is decided. Questions are answered from this member's own state, with or without a leader. What only the
+//! machine knows (status, metrics, logs) comes through [`Local`]; other members' comes over their peer URLs and never
+//! through the log.
+//!
+//! Reading order: `catalog.rs` (what the server plugs in), `routes.rs` (every path), then one file per subject.
+#![forbid(unsafe_code)]
+
+mod body;
+mod catalog;
+mod custom;
+mod listen;
+mod log_ring;
+mod logs;
+mod members;
+mod metadata;
+mod model;
+mod objects;
+mod routes;
+mod status;
+
+pub use catalog::{Catalog, Category, Checked, KindInfo, Local};
+pub use listen::{Admin, bind};
+pub use log_ring::LogRing;
+pub use model::ModelCatalog;
+pub use routes::router;
+pub use status::peer_routes;
+
+/// Larger bodies are answered with 413. A thousand objects of a few kilobytes fit.
+pub const BODY_BYTES_MAX: usize = 10 << 20;

@@ -1,0 +1,216 @@
+//! From bytes to documents and from answers to bytes: JSON or YAML both ways, one shape of error, one version header.
+
+use std::sync::Arc;
+
+use axum::body::{to_bytes, Body};
+use axum::extract::{FromRequest, Query, Request, State};
+use axum::http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base_model::yaml;
+use control_api::{Refusal, CONFIG_VERSION_HEADER};
+use serde_json::{json, Value};
+
+use crate::routes::Api;
+use crate::BODY_BYTES_MAX;
+
+/// An answer before anybody chose between JSON and YAML.
+#[derive(Debug, Default)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub body: Option<Value>,
+    /// Of the configuration that the answer speaks of; the current one when absent.
+    pub version: Option<u64>,
+    pub warnings: Vec<String>,
+    pub location: Option<String>,
+}
+
+/// A refusal on its way out.
+#[derive(Debug)]
+pub struct Error {
+    pub status: StatusCode,
+    pub message: String,
+}
+
+pub type Answer = Result<Reply, Error>;
+
+/// A body as text, within [`BODY_BYTES_MAX`].
+pub struct Text(pub String);
+
+#[derive(Clone)]
+struct Payload(Value);
+
+impl Reply {
+    pub fn body(value: impl Into<Value>) -> Self {
+        Reply { body: Some(value.into()), ..Reply::default() }
+    }
+
+    pub fn created() -> Self {
+        Reply { status: StatusCode::CREATED, ..Reply::default() }
+    }
+
+    pub fn version(mut self, version: u64) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    pub fn warnings(mut self, warnings: Vec<String>) -> Self {
+        self.warnings = warnings;
+        self
+    }
+}
+
+impl Error {
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Error { status, message: message.into() }
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Error::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Error::new(StatusCode::NOT_FOUND, message)
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Error::new(status, refusal.message)
+    }
+}
+
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        let headers = response.headers_mut();
+        if let Some(version) = self.version {
+            headers.insert(CONFIG_VERSION_HEADER, HeaderValue::from(version));
+        }
+        if let Some(location) = self.location
+            && let Ok(location) = HeaderValue::from_str(&location)
+        {
+            headers.insert(header::LOCATION, location);
+        }
+        for warning in self.warnings.iter().take(WARNINGS_MAX) {
+            headers.append(header::WARNING, warning_value(warning));
+        }
+        if let Some(body) = self.body {
+            response.extensions_mut().insert(Payload(body));
+        }
+        response
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        let body = json!({"code": self.status.as_u16(), "message": self.message});
+        response.extensions_mut().insert(Payload(body));
+        response
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for Text {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
+        let bytes = to_bytes(request.into_body(), BODY_BYTES_MAX).await.map_err(|_| {
+            let message = format!("the body is larger than {BODY_BYTES_MAX} bytes, or ended early; send it in parts");
+            Error::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+        })?;
+        String::from_utf8(bytes.into()).map(Text).map_err(|e| {
+            Error::invalid(format!("the body is not UTF-8: byte {} is not part of any character", e.utf8_error().valid_up_to()))
+        })
+    }
+}
+
+impl Text {
+    /// Every document of the body; YAML contains JSON.
+    pub fn documents(&self) -> Result<Vec<Value>, Error> {
+        let documents = yaml::parse_documents(&self.0).map_err(|e| Error::invalid(format!("the body is not YAML or JSON: {e}")))?;
+        if documents.is_empty() {
+            return Err(Error::invalid("the body is empty: send a document in YAML or JSON"));
+        }
+        Ok(documents)
+    }
+
+    pub fn document(&self) -> Result<Value, Error> {
+        let mut documents = self.documents()?;
+        match documents.len() {
+            1 => Ok(documents.remove(0)),
+            n => Err(Error::invalid(format!("the body holds {n} documents, and this path takes one"))),
+        }
+    }
+}
+
+/// Renders payloads as the caller likes them, and says which version they are of.
+pub async fn finish(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let wants_yaml = header_text(request.headers(), header::ACCEPT).contains("yaml");
+    let mut response = match foreign_origin(&request) {
+        Some(refused) => refused.into_response(),
+        None => next.run(request).await,
+    };
+    if !response.headers().contains_key(CONFIG_VERSION_HEADER) {
+        let version = HeaderValue::from(api.control.state().view.version);
+        response.headers_mut().insert(CONFIG_VERSION_HEADER, version);
+    }
+    render(response, wants_yaml)
+}
+
+fn render(mut response: Response, wants_yaml: bool) -> Response {
+    let Some(Payload(value)) = response.extensions_mut().remove() else { return response };
+    let (kind, body) = if wants_yaml {
+        ("application/yaml", yaml::to_string(&value))
+    } else {
+        ("application/json", value.to_string())
+    };
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    *response.body_mut() = Body::from(body);
+    response
+}
+
+/// A web page somewhere must not be able to change this machine through the browser of somebody who can reach it.
+fn foreign_origin(request: &Request) -> Option<Error> {
+    if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+        return None;
+    }
+    let origin = header_text(request.headers(), header::ORIGIN);
+    let host = header_text(request.headers(), header::HOST);
+    let authority = origin.split_once("://").map_or(origin.as_str(), |(_, authority)| authority);
+    (!origin.is_empty() && authority != host)
+        .then(|| Error::new(StatusCode::FORBIDDEN, format!("changes from pages of {origin} are refused")))
+}
+
+pub fn header_text(headers: &HeaderMap, name: HeaderName) -> String {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_ascii_lowercase()
+}
+
+/// `?key=` as a flag.
+pub fn flag(query: &Query<Vec<(String, String)>>, key: &str) -> bool {
+    query.iter().any(|(k, v)| k == key && (v.is_empty() || v == "true" || v == "1"))
+}
+
+pub fn text<'q>(query: &'q Query<Vec<(String, String)>>, key: &str) -> &'q str {
+    query.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.trim())
+}
+
+/// `299` is "miscellaneous, keep showing it" (RFC 7234 §5.5); the text is quoted.
+fn warning_value(text: &str) -> HeaderValue {
+    let quoted: String = text
+        .chars()
+        .flat_map(|c| match c {
+            '"' | '\\' => vec!['\\', c],
+            c if c.is_control() => vec![' '],
+            c => vec![c],
+        })
+        .take(WARNING_CHARS_MAX)
+        .collect();
+    HeaderValue::from_bytes(format!("299 weir \"{quoted}\"").as_bytes())
+        .unwrap_or_else(|_| HeaderValue::from_static("299 weir \"a warning that does not fit a header\""))
+}
+
+/// Clients bound the size of a head; what does not fit is logged.
+const WARNINGS_MAX: usize = 16;
+const WARNING_CHARS_MAX: usize = 300;

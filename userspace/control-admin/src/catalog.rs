@@ -1,0 +1,100 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use control_api::Document;
+use serde_json::Value;
+use tokio::sync::broadcast;
+
+/// What is known of documents: kinds, checks, texts. Implemented where base-model and the filters' catalog meet.
+pub trait Catalog: Send + Sync + 'static {
+    /// Every kind a document may name, in the order they are listed.
+    fn kinds(&self) -> Vec<KindInfo>;
+
+    /// Checks one document. `others` holds every object as it will be beside it, and may hold an older version of the
+    /// document itself. Documents are shared, so results can be kept by the address of the `Arc`.
+    fn check(&self, document: &Value, others: &BTreeMap<String, Document>) -> Result<Checked, Vec<String>>;
+
+    /// A document of the kind with its defaults, for people to fill in.
+    fn skeleton(&self, kind: &str) -> Option<String>;
+
+    /// What `KIND[.field]` means, or what would be accepted instead.
+    fn explain(&self, query: &str) -> Result<String, String>;
+
+    fn filter_kinds(&self) -> Vec<String>;
+
+    fn filter_description(&self, kind: &str) -> Option<String>;
+
+    fn filter_schema(&self, kind: &str) -> Option<Value>;
+
+    fn filter_results(&self, kind: &str) -> Option<Vec<String>>;
+}
+
+/// What a check found good.
+#[derive(Debug, Clone, Default)]
+pub struct Checked {
+    /// As it is to be stored: translated from older versions, names in their canonical case.
+    pub document: Value,
+    /// Documents that exist because of this one (`backendPool` pipelines); labels are filled in by the state.
+    pub generated: Vec<Value>,
+    /// Unknown keys, references to what is not there yet.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KindInfo {
+    pub kind: String,
+    pub category: Category,
+    pub aliases: Vec<String>,
+    /// At most one object of it may exist.
+    pub singleton: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Category {
+    /// One per process, created by itself; never stored.
+    System,
+    Business,
+    TrafficGate,
+    Pipeline,
+    Kernel,
+}
+
+/// What only this machine knows.
+pub trait Local: Send + Sync + 'static {
+    /// Why this machine does not serve yet; answered as 503 on `/healthz`.
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Program and version, for people.
+    fn about(&self) -> String;
+
+    /// Status by object name, of one object or of all.
+    fn object_status(&self, name: Option<&str>) -> BTreeMap<String, Value>;
+
+    /// Prometheus text.
+    fn metrics(&self) -> String;
+
+    /// The last lines of the log, oldest first.
+    fn logs(&self, tail: usize) -> Vec<Arc<str>>;
+
+    /// Lines from now on.
+    fn follow_logs(&self) -> Option<broadcast::Receiver<Arc<str>>>;
+
+    fn log_level(&self) -> String;
+
+    fn set_log_level(&self, level: &str) -> Result<(), String>;
+}
+
+impl Category {
+    /// As Easegress's API spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Category::System => "SystemController",
+            Category::Business => "BusinessController",
+            Category::TrafficGate => "TrafficGate",
+            Category::Pipeline => "Pipeline",
+            Category::Kernel => "Kernel",
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Data of the users' own: kinds with a schema, and items checked against it before anything is proposed.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use control_api::{CustomKind, Document};
+use control_state::{Action, CustomMode, PutMode};
+use serde_json::{json, Value};
+
+use crate::body::{Answer, Error, Reply, Text};
+use crate::routes::Api;
+
+type Shared = State<Arc<Api>>;
+
+pub async fn list_kinds(api: Shared) -> Answer {
+    let state = api.control.state();
+    let kinds: Vec<Value> = state.view.custom_kinds.values().map(|kind| shown(&state.view, kind)).collect();
+    Ok(Reply::body(kinds).version(state.view.version))
+}
+
+pub async fn show_kind(api: Shared, Path(name): Path<String>) -> Answer {
+    let state = api.control.state();
+    let kind = state.view.custom_kinds.get(&name).ok_or_else(|| unknown_kind(&name))?;
+    Ok(Reply::body(shown(&state.view, kind)).version(state.view.version))
+}
+
+pub async fn create_kind(api: Shared, body: Text) -> Answer {
+    let done = put_kind(&api, PutMode::Create, &body).await?;
+    Ok(Reply::created().version(done))
+}
+
+pub async fn update_kind(api: Shared, body: Text) -> Answer {
+    let done = put_kind(&api, PutMode::Update, &body).await?;
+    Ok(Reply::default().version(done))
+}
+
+pub async fn delete_kind(api: Shared, Path(name): Path<String>) -> Answer {
+    let done = api.control.propose(Action::DeleteCustomKind { name }).await?;
+    Ok(Reply::default().version(done.version))
+}
+
+pub async fn list(api: Shared, Path(kind): Path<String>) -> Answer {
+    let state = api.control.state();
+    if !state.view.custom_kinds.contains_key(&kind) {
+        return Err(unknown_kind(&kind));
+    }
+    let items = state.view.custom_data.get(&kind).map(|items| items.values().map(|item| Value::clone(item)).collect());
+    Ok(Reply::body(items.unwrap_or_else(Vec::new)).version(state.view.version))
+}
+
+pub async fn show(api: Shared, Path((kind, id)): Path<(String, String)>) -> Answer {
+    let state = api.control.state();
+    if !state.view.custom_kinds.contains_key(&kind) {
+        return Err(unknown_kind(&kind));
+    }
+    let item = state.view.custom_data.get(&kind).and_then(|items| items.get(&id));
+    let item = item.ok_or_else(|| Error::not_found(format!("custom data kind {kind:?} has no item {id:?}")))?;
+    Ok(Reply::body(Value::clone(item)).version(state.view.version))
+}
+
+pub async fn create(api: Shared, Path(kind): Path<String>, body: Text) -> Answer {
+    let version = put(&api, PutMode::Create, kind, &body).await?;
+    Ok(Reply::created().version(version))
+}
+
+pub async fn update(api: Shared, Path(kind): Path<String>, body: Text) -> Answer {
+    let version = put(&api, PutMode::Update, kind, &body).await?;
+    Ok(Reply::default().version(version))
+}
+
+pub async fn delete(api: Shared, Path((kind, id)): Path<(String, String)>) -> Answer {
+    let done = api.control.propose(Action::DeleteCustomData { kind, id }).await?;
+    Ok(Reply::default().version(done.version))
+}
+
+pub async fn delete_all(api: Shared, Path(kind): Path<String>) -> Answer {
+    let action = Action::BatchCustomData { kind, mode: CustomMode::Rebuild, delete: Vec::new(), put: Vec::new() };
+    let done = api.control.propose(action).await?;
+    Ok(Reply::default().version(done.version))
+}
+
+/// `{rebuild, delete: [ids], list: [items]}`: all of it or nothing.
+pub async fn batch(api: Shared, Path(kind): Path<String>, body: Text) -> Answer {
+    let document = body.document()?;
+    let wrong = |key: &str, wanted: &str| Error::invalid(format!("{key} = {}: {wanted}", document[key]));
+    let mode = match document.get("rebuild") {
+        None | Some(Value::Null | Value::Bool(false)) => CustomMode::Keep,
+        Some(Value::Bool(true)) => CustomMode::Rebuild,
+        Some(_) => return Err(wrong("rebuild", "true or false")),
+    };
+    let delete = match document.get("delete") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(ids)) => ids
+            .iter()
+            .map(|id| id.as_str().map(str::to_owned).ok_or_else(|| wrong("delete", "a list of ids")))
+            .collect::<Result<_, _>>()?,
+        Some(_) => return Err(wrong("delete", "a list of ids")),
+    };
+    let items = match document.get("list") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(items)) => items.clone(),
+        Some(_) => return Err(wrong("list", "a list of items")),
+    };
+    let state = api.control.state();
+    let rules = state.view.custom_kinds.get(&kind).ok_or_else(|| unknown_kind(&kind))?;
+    let problems: Vec<String> = items
+        .iter()
+        .enumerate()
+        .filter_map(|(n, item)| conforms(rules, item).err().map(|problem| format!("list[{n}]: {problem}")))
+        .collect();
+    if !problems.is_empty() {
+        return Err(Error::invalid(problems.join("\n")));
+    }
+    let put = items.into_iter().map(Document::new).collect();
+    let done = api.control.propose(Action::BatchCustomData { kind, mode, delete, put }).await?;
+    Ok(Reply::default().version(done.version))
+}
+
+async fn put_kind(api: &Api, mode: PutMode, body: &Text) -> Result<u64, Error> {
+    let document = body.document()?;
+    let text = |key: &str| match document.get(key) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(other) => Err(Error::invalid(format!("{key} = {other}: text is wanted"))),
+    };
+    let json_schema = match document.get("jsonSchema") {
+        None | Some(Value::Null) => None,
+        Some(schema @ Value::Object(_)) => {
+            compile(schema).map_err(|e| Error::invalid(format!("jsonSchema: {e}")))?;
+            Some(Document::new(schema.clone()))
+        }
+        Some(other) => return Err(Error::invalid(format!("jsonSchema = {other}: a JSON schema is an object"))),
+    };
+    let kind = CustomKind { name: text("name")?, id_field: text("idField")?, json_schema };
+    if let Some(why) = base_model::UrlName::why_not(&kind.name) {
+        return Err(Error::invalid(format!("name = {:?}: {why}", kind.name)));
+    }
+    Ok(api.control.propose(Action::PutCustomKind { mode, kind }).await?.version)
+}
+
+async fn put(api: &Api, mode: PutMode, kind: String, body: &Text) -> Result<u64, Error> {
+    let item = body.document()?;
+    let state = api.control.state();
+    let rules = state.view.custom_kinds.get(&kind).ok_or_else(|| unknown_kind(&kind))?;
+    conforms(rules, &item).map_err(Error::invalid)?;
+    let item = Document::new(item);
+    Ok(api.control.propose(Action::PutCustomData { mode, kind, item }).await?.version)
+}
+
+fn conforms(kind: &CustomKind, item: &Value) -> Result<(), String> {
+    if !item.is_object() {
+        return Err("an item is a mapping".into());
+    }
+    let Some(schema) = &kind.json_schema else { return Ok(()) };
+    let (schemas, index) = compile(schema)?;
+    schemas.validate(item, index).map_err(|error| {
+        let mut reasons = Vec::new();
+        leaves(&error, &mut reasons);
+        format!("does not fit the schema of {:?}: {}", kind.name, reasons.join("; "))
+    })
+}
+
+/// The innermost reasons: `/age: want integer, but got string`.
+fn leaves(error: &boon::ValidationError, reasons: &mut Vec<String>) {
+    if error.causes.is_empty() {
+        let place = error.instance_location.to_string();
+        let place = if place.is_empty() { "the item".to_owned() } else { place };
+        reasons.push(format!("{place}: {}", error.kind));
+    }
+    for cause in &error.causes {
+        leaves(cause, reasons);
+    }
+}
+
+fn compile(schema: &Value) -> Result<(boon::Schemas, boon::SchemaIndex), String> {
+    let mut schemas = boon::Schemas::new();
+    let mut compiler = boon::Compiler::new();
+    // A schema must not make this machine read files or pages.
+    compiler.use_loader(Box::new(NoLoader));
+    compiler.add_resource(SCHEMA_URL, schema.clone()).map_err(|e| e.to_string())?;
+    let index = compiler.compile(SCHEMA_URL, &mut schemas).map_err(|e| format!("{e:#}"))?;
+    Ok((schemas, index))
+}
+
+struct NoLoader;
+
+impl boon::UrlLoader for NoLoader {
+    fn load(&self, url: &str) -> Result<Value, Box<dyn std::error::Error>> {
+        Err(format!("$ref to {url}: only references inside the schema are followed").into())
+    }
+}
+
+fn shown(view: &control_api::Snapshot, kind: &CustomKind) -> Value {
+    let count = view.custom_data.get(&kind.name).map_or(0, |items| items.len());
+    let mut shown = json!({"name": kind.name, "idField": kind.id_field, "len": count});
+    if let Some(schema) = &kind.json_schema {
+        shown["jsonSchema"] = Value::clone(schema);
+    }
+    shown
+}
+
+fn unknown_kind(name: &str) -> Error {
+    Error::not_found(format!("custom data kind {name:?} not found"))
+}
+
+const SCHEMA_URL: &str = "weir:///schema.json";

@@ -1,0 +1,61 @@
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::extract::{Path, State};
+use control_api::{time, Member, MemberRole};
+use control_raft::Metrics;
+use serde_json::{json, Value};
+
+use crate::body::{Answer, Reply};
+use crate::routes::Api;
+
+/// `GET /status/members`, in the shape of Easegress with ours beside it.
+pub async fn list(State(api): State<Arc<Api>>) -> Answer {
+    let state = api.control.state();
+    let metrics = api.control.metrics();
+    let members: Vec<Value> =
+        state.view.members.values().map(|member| shown(member, &state.view.cluster_name, &metrics)).collect();
+    Ok(Reply::body(members).version(state.view.version))
+}
+
+pub async fn remove(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Answer {
+    let done = api.control.remove_member(&name).await?;
+    Ok(Reply::default().version(done.version))
+}
+
+fn shown(member: &Member, cluster: &str, metrics: &Metrics) -> Value {
+    let votes = metrics.voters.contains(&member.name) || member.role == MemberRole::Primary;
+    let state = match (member.up, votes) {
+        (false, _) => "Offline",
+        (true, false) => "Follower",
+        (true, true) if metrics.leader.as_ref() == Some(&member.name) => "Leader",
+        (true, true) => "Follower",
+    };
+    let heard = metrics.heard.get(&member.name).copied().unwrap_or(SystemTime::UNIX_EPOCH);
+    let heard = if heard == SystemTime::UNIX_EPOCH { member.started_at.clone() } else { time::rfc3339(heard) };
+    let mut shown = json!({
+        "options": {
+            "Name": member.name,
+            "ClusterName": cluster,
+            "ClusterRole": member.role,
+            "APIAddr": member.api_addr,
+            "Labels": member.labels,
+            "Cluster": {"ListenPeerURLs": [member.peer_url], "InitialAdvertisePeerURLs": [member.peer_url]},
+        },
+        "lastHeartbeatTime": heard,
+        "weir": {
+            "id": member.id,
+            "up": member.up,
+            "edge": member.edge,
+            "state": state,
+            "addresses": member.addresses,
+            "version": member.version,
+            "startedAt": member.started_at,
+        },
+    });
+    if votes {
+        // Tools made for Easegress look here for the role in the group.
+        shown["etcd"] = json!({"id": format!("{:x}", member.id), "startTime": member.started_at, "state": state});
+    }
+    shown
+}

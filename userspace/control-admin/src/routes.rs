@@ -1,0 +1,140 @@
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put, MethodRouter};
+use axum::Router;
+use control_raft::Control;
+use serde_json::json;
+
+use crate::body::{finish, Error, Reply};
+use crate::catalog::{Catalog, Local};
+use crate::{custom, logs, members, metadata, objects, status};
+
+pub struct Api {
+    pub control: Control,
+    pub catalog: Arc<dyn Catalog>,
+    pub local: Arc<dyn Local>,
+}
+
+type Shared = axum::extract::State<Arc<Api>>;
+
+/// The whole API as a service.
+pub fn router(control: Control, catalog: Arc<dyn Catalog>, local: Arc<dyn Local>) -> Router {
+    let api = Arc::new(Api { control, catalog, local });
+    let mut v2 = Router::new().route("/", get(list_apis));
+    for entry in entries() {
+        v2 = v2.route(entry.path, entry.handlers);
+    }
+    let v2 = v2.route("/metrics", get(metrics));
+    Router::new()
+        .nest("/apis/v2", v2.clone())
+        .nest("/apis/v1", v2)
+        .route("/metrics", get(metrics))
+        .route("/", get(list_apis))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(from_fn_with_state(api.clone(), finish))
+        .layer(axum::extract::DefaultBodyLimit::disable())
+        .with_state(api)
+}
+
+struct Entry {
+    group: &'static str,
+    path: &'static str,
+    methods: &'static [&'static str],
+    handlers: MethodRouter<Arc<Api>>,
+}
+
+fn entries() -> Vec<Entry> {
+    let mut all = Vec::new();
+    let mut add = |group, path, methods, handlers| all.push(Entry { group, path, methods, handlers });
+    add("admin", "/healthz", &["GET"], get(healthz));
+    add("admin", "/about", &["GET"], get(about));
+
+    add("cluster", "/status/members", &["GET"], get(members::list));
+    add("cluster", "/status/members/{member}", &["DELETE"], delete(members::remove));
+
+    add("object", "/object-kinds", &["GET"], get(metadata::kinds));
+    add("object", "/object-api-resources", &["GET"], get(metadata::api_resources));
+    let all_objects = get(objects::list).post(objects::create).delete(objects::delete_all);
+    add("object", "/objects", &["GET", "POST", "DELETE"], all_objects);
+    let one_object = get(objects::show).put(objects::update).delete(objects::delete);
+    add("object", "/objects/{name}", &["GET", "PUT", "DELETE"], one_object);
+    add("object", "/objects-check", &["POST"], post(objects::check));
+    add("object", "/objects-yaml/{kind}/{name}", &["GET"], get(metadata::skeleton));
+    add("object", "/status/objects", &["GET"], get(status::list));
+    add("object", "/status/objects/{name}", &["GET"], get(status::show));
+
+    add("metadata", "/metadata/objects/pipeline/filters", &["GET"], get(metadata::filters));
+    let description = get(metadata::filter_description);
+    add("metadata", "/metadata/objects/pipeline/filters/{kind}/description", &["GET"], description);
+    add("metadata", "/metadata/objects/pipeline/filters/{kind}/schema", &["GET"], get(metadata::filter_schema));
+    add("metadata", "/metadata/objects/pipeline/filters/{kind}/results", &["GET"], get(metadata::filter_results));
+    add("metadata", "/metadata/explain/{query}", &["GET"], get(metadata::explain));
+
+    let kinds = get(custom::list_kinds).post(custom::create_kind).put(custom::update_kind);
+    add("customdata", "/customdatakinds", &["GET", "POST", "PUT"], kinds);
+    let kind = get(custom::show_kind).delete(custom::delete_kind);
+    add("customdata", "/customdatakinds/{name}", &["GET", "DELETE"], kind);
+    let items = get(custom::list).post(custom::create).put(custom::update).delete(custom::delete_all);
+    add("customdata", "/customdata/{kind}", &["GET", "POST", "PUT", "DELETE"], items);
+    add("customdata", "/customdata/{kind}/items", &["POST"], post(custom::batch));
+    add("customdata", "/customdata/{kind}/{id}", &["GET", "DELETE"], get(custom::show).delete(custom::delete));
+
+    add("logs", "/logs", &["GET"], get(logs::tail));
+    add("logs", "/logs/level", &["GET"], get(logs::level));
+    add("logs", "/logs/level/{level}", &["PUT"], put(logs::set_level));
+
+    add("profile", "/profile", &["GET"], get(profile));
+    add("profile", "/profile/start/cpu", &["POST"], post(profile));
+    add("profile", "/profile/start/memory", &["POST"], post(profile));
+    add("profile", "/profile/stop", &["POST"], post(profile));
+    all
+}
+
+async fn list_apis() -> Reply {
+    let mut groups: Vec<(&str, Vec<serde_json::Value>)> = Vec::new();
+    for entry in entries() {
+        if groups.last().is_none_or(|(group, _)| *group != entry.group) {
+            groups.push((entry.group, Vec::new()));
+        }
+        let (_, paths) = groups.last_mut().expect("one was pushed when there was none");
+        for method in entry.methods {
+            paths.push(json!({"path": format!("/apis/v2{}", entry.path), "method": method}));
+        }
+    }
+    groups.push(("metrics", vec![json!({"path": "/apis/v2/metrics", "method": "GET"})]));
+    let groups: Vec<_> =
+        groups.into_iter().map(|(group, entries)| json!({"group": group, "entries": entries})).collect();
+    Reply::body(groups)
+}
+
+async fn healthz(api: Shared) -> Result<Reply, Error> {
+    match api.local.ready() {
+        Ok(()) => Ok(Reply::default()),
+        Err(reason) => Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, reason)),
+    }
+}
+
+async fn about(api: Shared) -> Response {
+    ([("content-type", "text/plain; charset=utf-8")], api.local.about()).into_response()
+}
+
+async fn metrics(api: Shared) -> Response {
+    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], api.local.metrics()).into_response()
+}
+
+async fn profile() -> Error {
+    Error::new(StatusCode::NOT_IMPLEMENTED, "profiling from the API is not built in; use perf on the machine")
+}
+
+async fn unknown_path(request: axum::extract::Request) -> Error {
+    Error::not_found(format!("no such path: {}; GET /apis/v2 lists all", request.uri().path()))
+}
+
+async fn unknown_method(request: axum::extract::Request) -> Error {
+    let message = format!("{} is not for {}; GET /apis/v2 lists all", request.method(), request.uri().path());
+    Error::new(StatusCode::METHOD_NOT_ALLOWED, message)
+}

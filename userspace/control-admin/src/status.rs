@@ -1,0 +1,109 @@
+//! How objects are doing, on every machine: asked when somebody wants to know, never written down.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::Router;
+use control_api::Member;
+use hyper::Method;
+use serde_json::{json, Map, Value};
+
+use crate::body::{text, Answer, Error, Reply};
+use crate::catalog::Local;
+use crate::objects::DEFAULT_NAMESPACE;
+use crate::routes::Api;
+
+/// The part of the peer listener that answers other members' questions about this machine.
+pub fn peer_routes(local: Arc<dyn Local>) -> Router {
+    Router::new().route(LOCAL_STATUS, get(local_status)).with_state(local)
+}
+
+/// `{"eg-traffic-default/NAME/MEMBER": {spec, status}}`, as Easegress has it.
+pub async fn list(State(api): State<Arc<Api>>) -> Answer {
+    let (statuses, warnings) = gather(&api, None).await;
+    Ok(Reply::body(statuses).warnings(warnings))
+}
+
+pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Answer {
+    if !api.control.state().view.objects.contains_key(&name) {
+        return Err(Error::not_found(format!("object {name:?} not found")));
+    }
+    let (statuses, warnings) = gather(&api, Some(&name)).await;
+    Ok(Reply::body(statuses).warnings(warnings))
+}
+
+async fn local_status(
+    State(local): State<Arc<dyn Local>>,
+    query: Query<Vec<(String, String)>>,
+) -> Response {
+    let name = text(&query, "name");
+    let statuses = local.object_status((!name.is_empty()).then_some(name));
+    let body = serde_json::to_vec(&statuses).unwrap_or_default();
+    ([("content-type", "application/json")], body).into_response()
+}
+
+async fn gather(api: &Api, name: Option<&str>) -> (Map<String, Value>, Vec<String>) {
+    let state = api.control.state();
+    let mut by_member: BTreeMap<String, BTreeMap<String, Value>> = BTreeMap::new();
+    let mut warnings = Vec::new();
+    let mut asked = tokio::task::JoinSet::new();
+    for member in state.view.members.values().filter(|member| member.up && member.name != api.control.name()) {
+        let control = api.control.clone();
+        let member = member.clone();
+        let path = match name {
+            Some(name) => format!("{LOCAL_STATUS}?name={}", escaped(name)),
+            None => LOCAL_STATUS.to_owned(),
+        };
+        asked.spawn(async move {
+            let answer = ask(&control, &member, &path).await;
+            (member.name, answer)
+        });
+    }
+    by_member.insert(api.control.name().to_owned(), api.local.object_status(name));
+    for (member, answer) in asked.join_all().await {
+        match answer {
+            Ok(statuses) => {
+                by_member.insert(member, statuses);
+            }
+            Err(reason) => warnings.push(reason),
+        }
+    }
+    let mut all = Map::new();
+    for (member, statuses) in by_member {
+        for (object, status) in statuses {
+            let Some(document) = state.view.object(&object) else { continue };
+            let traffic = matches!(document["kind"].as_str(), Some("HTTPServer" | "GRPCServer" | "MQTTProxy" | "Pipeline"));
+            let namespace = if traffic { TRAFFIC_NAMESPACE } else { DEFAULT_NAMESPACE };
+            let shown = json!({"spec": **document, "status": status});
+            all.insert(format!("{namespace}/{object}/{member}"), shown);
+        }
+    }
+    all.sort_keys();
+    (all, warnings)
+}
+
+async fn ask(control: &control_raft::Control, member: &Member, path: &str) -> Result<BTreeMap<String, Value>, String> {
+    let answer = control.call_member(member, Method::GET, path, "", PATIENCE).await.map_err(|e| e.message)?;
+    serde_json::from_slice(&answer.body).map_err(|e| format!("member {:?}: unreadable status: {e}", member.name))
+}
+
+/// Percent-encodes what a query cannot hold.
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte as char),
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
+}
+
+const LOCAL_STATUS: &str = "/local/status";
+const TRAFFIC_NAMESPACE: &str = "eg-traffic-default";
+/// A member that takes longer is left out, with a warning: a status page must not hang on a dying machine.
+const PATIENCE: Duration = Duration::from_millis(1000);

@@ -1,0 +1,259 @@
+//! The admin API as clients see it: codes, formats, versions, headers.
+
+mod world;
+
+use serde_json::{json, Value};
+use world::{World, YAML};
+
+#[test]
+fn objects_answer_with_their_codes() {
+    let world = World::start();
+    let api = |method: &str, path: &str, body: Value| world.json(method, path, body);
+    let doc = pipeline("a");
+    let mut version = 0;
+    for (label, method, path, body, status, moves) in [
+        ("create", "POST", "/objects", doc.clone(), 201, true),
+        ("again", "POST", "/objects", doc.clone(), 409, false),
+        ("unknown filter", "POST", "/objects", json!({"name": "b", "kind": "Pipeline", "filters": [{"name": "x", "kind": "Nope"}]}), 400, false),
+        ("unknown kind", "POST", "/objects", json!({"name": "b", "kind": "Nope"}), 400, false),
+        ("no name", "POST", "/objects", json!({"kind": "Pipeline", "filters": []}), 400, false),
+        ("system kind", "POST", "/objects", json!({"name": "TrafficController", "kind": "TrafficController"}), 409, false),
+        ("foreign owner", "POST", "/objects", labelled("b", "HTTPServer:x"), 400, false),
+        ("another kind", "PUT", "/objects/a", json!({"name": "a", "kind": "HTTPServer", "port": 1}), 400, false),
+        ("another name", "PUT", "/objects/a", pipeline("b"), 400, false),
+        ("ghost", "PUT", "/objects/ghost", pipeline("ghost"), 404, false),
+        ("change", "PUT", "/objects/a", json!({"name": "a", "kind": "Pipeline", "filters": [mock("two")]}), 200, true),
+        ("delete ghost", "DELETE", "/objects/ghost", Value::Null, 404, false),
+        ("delete system", "DELETE", "/objects/TrafficController", Value::Null, 400, false),
+        ("delete", "DELETE", "/objects/a", Value::Null, 200, true),
+        ("delete again", "DELETE", "/objects/a", Value::Null, 404, false),
+        ("read deleted", "GET", "/objects/a", Value::Null, 404, false),
+        ("no such path", "GET", "/nothing", Value::Null, 404, false),
+        ("no such method", "DELETE", "/healthz", Value::Null, 405, false),
+        ("delete all without all", "DELETE", "/objects", Value::Null, 400, false),
+        ("profile", "GET", "/profile", Value::Null, 501, false),
+    ] {
+        let answer = api(method, path, body);
+        assert_eq!(answer.status, status, "{label}: {}", answer.text);
+        if status >= 400 {
+            let error = answer.json();
+            assert_eq!(error["code"], status, "{label}");
+            assert!(error["message"].as_str().is_some_and(|m| !m.is_empty()), "{label}");
+        }
+        assert!(if moves { answer.version > version } else { answer.version >= version }, "{label}: {} then {}", version, answer.version);
+        version = answer.version;
+    }
+}
+
+#[test]
+fn yaml_and_json_go_both_ways() {
+    let world = World::start();
+    let text = "name: a\nkind: Pipeline\nfilters:\n- {name: m, kind: Mock, rules: []}\n";
+    assert_eq!(world.call("POST", "/objects", &[("content-type", YAML)], text).status, 201);
+    let answer = world.call("GET", "/objects/a", &[("accept", "application/yaml")], "");
+    assert!(answer.text.starts_with("name: a\n"), "{}", answer.text);
+    let error = world.call("GET", "/objects/b", &[("accept", "text/x-yaml")], "");
+    assert!(error.text.contains("code: 404"), "{}", error.text);
+    let document = world.get("/objects/a").json();
+    assert_eq!(document["labels"]["easegress/owner"], "user-api");
+    assert_eq!(document["version"], "easegress.megaease.com/v2");
+    assert!(document["createdAt"].as_str().unwrap().ends_with('Z'));
+    // What was read can be sent back.
+    assert_eq!(world.json("PUT", "/objects/a", document).status, 200);
+
+    let broken = world.call("POST", "/objects", &[], "name: a\nkind: [Pipeline\nx: y: z");
+    assert_eq!(broken.status, 400);
+    assert!(broken.text.contains("line "), "{}", broken.text);
+    assert_eq!(world.call("POST", "/objects", &[], "").status, 400);
+    assert_eq!(world.call("POST", "/objects", &[], "just text").status, 400);
+    assert_eq!(world.call("POST", "/objects", &[], "x".repeat(11 << 20)).status, 413);
+    assert_eq!(world.call("POST", "/objects", &[], vec![b'a', 0xff]).status, 400);
+}
+
+#[test]
+fn several_documents_are_one_change() {
+    let world = World::start();
+    let text = "name: s\nkind: HTTPServer\nport: 8080\nrules: [{paths: [{pathPrefix: /, backend: p}]}]\n---\nname: p\nkind: Pipeline\nfilters: [{name: m, kind: Mock, rules: []}]\n";
+    let first = world.call("POST", "/objects", &[], text);
+    assert_eq!((first.status, first.warnings.len()), (201, 0), "a reference inside the body is no warning: {:?}", first.warnings);
+    assert_eq!(world.call("POST", "/objects", &[], text).status, 400, "both exist");
+    let again = world.call("POST", "/objects?apply=true", &[], text);
+    assert_eq!((again.status, again.version), (200, first.version), "nothing changed: {}", again.text);
+    assert_eq!(again.json()[0]["created"], false);
+
+    let mixed = "name: q\nkind: Pipeline\nfilters: []\n---\nname: r\nkind: Nope\n---\nkind: Pipeline\n";
+    let refused = world.call("POST", "/objects", &[], mixed);
+    assert_eq!(refused.status, 400);
+    assert!(refused.text.contains("r: kind") && refused.text.contains("document 3: name"), "all problems: {}", refused.text);
+    assert_eq!(world.get("/objects/q").status, 404, "none of it was done");
+    let twice = world.call("POST", "/objects", &[], "name: z\nkind: Pipeline\nfilters: []\n---\nname: z\nkind: Pipeline\nfilters: []\n");
+    assert!(twice.status == 400 && twice.text.contains("twice"), "{}", twice.text);
+    assert_eq!(world.call("POST", "/objects-check", &[], text).status, 200);
+}
+
+#[test]
+fn unknown_keys_warn_and_strict_refuses() {
+    let world = World::start();
+    let body = json!({"name": "a", "kind": "Pipeline", "filters": [mock("one")], "flwo": [], "unkown\"key": 1});
+    let strict = world.json("POST", "/objects?strict=true", body.clone());
+    assert!(strict.status == 400 && strict.text.contains("flwo"), "{}", strict.text);
+    let answer = world.json("POST", "/objects", body);
+    assert_eq!(answer.status, 201);
+    assert!(answer.warnings.iter().any(|w| w.starts_with("299 weir \"") && w.contains("flwo")), "{:?}", answer.warnings);
+    let server = json!({"name": "s", "kind": "HTTPServer", "port": 8081, "rules": [{"paths": [{"backend": "later"}]}]});
+    let answer = world.json("POST", "/objects", server);
+    assert!(answer.status == 201 && answer.warnings[0].contains("later"), "{:?}", answer.warnings);
+    let clash = json!({"name": "t", "kind": "HTTPServer", "port": 8081, "rules": []});
+    let answer = world.json("POST", "/objects", clash);
+    assert!(answer.status == 400 && answer.text.contains("taken by HTTPServer s"), "{}", answer.text);
+}
+
+#[test]
+fn generated_pipelines_are_protected() {
+    let world = World::start();
+    let server = |port: u16| json!({"name": "s", "kind": "HTTPServer", "port": 8082, "rules": [{"paths": [
+        {"pathPrefix": "/", "backendPool": {"servers": [{"url": format!("http://127.0.0.1:{port}")}]}}]}]});
+    assert_eq!(world.json("POST", "/objects", server(1)).status, 201);
+    let generated = world.get("/objects/GENERATED-s-0-0").json();
+    assert_eq!(generated["labels"]["easegress/owner"], "HTTPServer:s");
+    assert_eq!(world.json("DELETE", "/objects/GENERATED-s-0-0", Value::Null).status, 400);
+    assert_eq!(world.json("PUT", "/objects/GENERATED-s-0-0", generated.clone()).status, 400);
+    let mut bare = generated;
+    bare.as_object_mut().unwrap().remove("labels");
+    assert_eq!(world.json("PUT", "/objects/GENERATED-s-0-0", bare).status, 400, "even without a label");
+    assert_eq!(world.json("PUT", "/objects/s", server(2)).status, 200);
+    let url = &world.get("/objects/GENERATED-s-0-0").json()["filters"][0]["pools"][0]["servers"][0]["url"];
+    assert_eq!(url, "http://127.0.0.1:2");
+    assert_eq!(world.json("DELETE", "/objects/s", Value::Null).status, 200);
+    assert_eq!(world.get("/objects/GENERATED-s-0-0").status, 404);
+    assert_eq!(world.get("/objects").json(), json!([]));
+}
+
+#[test]
+fn legacy_pipelines_are_translated() {
+    let world = World::start();
+    let v1 = json!({"name": "old", "kind": "HTTPPipeline", "filters": [{"name": "proxy", "kind": "Proxy",
+        "mainPool": {"servers": [{"url": "http://127.0.0.1:9095"}], "loadBalance": {"policy": "roundRobin"}}}]});
+    assert_eq!(world.json("POST", "/objects", v1.clone()).status, 201);
+    assert_eq!(world.get("/objects/old").json()["kind"], "Pipeline");
+    assert_eq!(world.json("PUT", "/objects/old", v1).status, 200);
+}
+
+#[test]
+fn lists_namespaces_and_metadata() {
+    let world = World::start();
+    world.json("POST", "/objects", pipeline("a"));
+    assert_eq!(world.get("/objects?namespace=&all-namespaces=false").json()[0]["name"], "a");
+    assert_eq!(world.get("/objects?all-namespaces=true").json()["default"][0]["name"], "a");
+    assert_eq!(world.get("/objects?namespace=mesh").json(), json!([]));
+    assert_eq!(world.get("/objects/a?namespace=mesh").status, 404);
+    assert_eq!(world.get("/objects?namespace=mesh&all-namespaces=true").status, 400);
+    assert!(world.get("/object-kinds").json().as_array().unwrap().contains(&json!("HTTPServer")));
+    let resources = world.get("/object-api-resources").json();
+    let server = resources.as_array().unwrap().iter().find(|r| r["kind"] == "HTTPServer").unwrap();
+    assert!(server["aliases"].as_array().unwrap().contains(&json!("hs")), "{server}");
+    assert!(world.get("/objects-yaml/httpserver/mine").text.starts_with("name: mine\nkind: HTTPServer\n"));
+    assert_eq!(world.get("/metadata/objects/pipeline/filters").json(), json!(["Mock", "Proxy"]));
+    assert_eq!(world.get("/metadata/objects/pipeline/filters/Proxy/results").status, 200);
+    assert_eq!(world.get("/metadata/objects/pipeline/filters/Nope/schema").status, 404);
+    assert!(world.get("/metadata/explain/HTTPServer.port").text.contains("port"));
+    assert!(world.get("").json().as_array().unwrap().iter().any(|g| g["group"] == "object"));
+    for path in ["/healthz", "/about", "/metrics"] {
+        assert_eq!(world.get(path).status, 200, "{path}");
+    }
+    assert_eq!(world.raw("GET", "/metrics", &[], "").text, world.get("/metrics").text);
+    assert_eq!(world.raw("GET", "/apis/v1/objects/a", &[], "").status, 200);
+    assert_eq!(world.json("DELETE", "/objects?all=true", Value::Null).status, 200);
+    assert_eq!(world.get("/objects").json(), json!([]));
+}
+
+#[test]
+fn custom_data_is_checked_first() {
+    let world = World::start();
+    let schema = json!({"type": "object", "properties": {"id": {"type": "string"}, "age": {"type": "integer"}}, "required": ["id", "age"]});
+    let kind = json!({"name": "k", "idField": "id", "jsonSchema": schema});
+    for (label, method, path, body, status) in [
+        ("kind", "POST", "/customdatakinds", kind.clone(), 201),
+        ("kind again", "POST", "/customdatakinds", kind.clone(), 409),
+        ("kind changed", "PUT", "/customdatakinds", kind, 200),
+        ("bad schema", "POST", "/customdatakinds", json!({"name": "x", "jsonSchema": {"type": "nope"}}), 400),
+        ("schema that reads files", "POST", "/customdatakinds", json!({"name": "x", "jsonSchema": {"$ref": "file:///etc/passwd"}}), 400),
+        ("bad name", "POST", "/customdatakinds", json!({"name": "a b"}), 400),
+        ("unknown kind", "GET", "/customdata/nope", Value::Null, 404),
+        ("unknown kind", "GET", "/customdatakinds/nope", Value::Null, 404),
+        ("item", "POST", "/customdata/k", json!({"id": "a", "age": 1}), 201),
+        ("item again", "POST", "/customdata/k", json!({"id": "a", "age": 1}), 409),
+        ("wrong type", "POST", "/customdata/k", json!({"id": "b", "age": "old"}), 400),
+        ("missing field", "POST", "/customdata/k", json!({"id": "b"}), 400),
+        ("missing id", "POST", "/customdata/k", json!({"age": 2}), 400),
+        ("put wrong type", "PUT", "/customdata/k", json!({"id": "a", "age": "old"}), 400),
+        ("put ghost", "PUT", "/customdata/k", json!({"id": "z", "age": 1}), 404),
+        ("item ghost", "GET", "/customdata/k/z", Value::Null, 404),
+        ("batch", "POST", "/customdata/k/items", json!({"list": [{"id": "f", "age": 6}, {"id": "b", "age": "old"}]}), 400),
+        ("rebuild", "POST", "/customdata/k/items", json!({"rebuild": true, "list": [{"id": "b", "age": "old"}]}), 400),
+    ] {
+        let answer = world.json(method, path, body);
+        assert_eq!(answer.status, status, "{label}: {}", answer.text);
+    }
+    let ids = || -> Vec<String> {
+        world.get("/customdata/k").json().as_array().unwrap().iter().map(|i| i["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids(), ["a"], "refusals changed nothing");
+    let wrong = world.json("POST", "/customdata/k", json!({"id": "b", "age": "old"})).text;
+    assert!(wrong.contains("/age") && wrong.contains("integer"), "{wrong}");
+    assert_eq!(world.json("POST", "/customdata/k/items", json!({"rebuild": true, "list": [{"id": "c", "age": 3}, {"id": "d", "age": 4}]})).status, 200);
+    assert_eq!(ids(), ["c", "d"]);
+    assert_eq!(world.json("POST", "/customdata/k/items", json!({"delete": ["c"], "list": [{"id": "e", "age": 5}]})).status, 200);
+    assert_eq!(ids(), ["d", "e"]);
+    assert_eq!(world.get("/customdatakinds").json()[0]["len"], 2);
+    assert_eq!(world.json("DELETE", "/customdata/k/d", Value::Null).status, 200);
+    assert_eq!(world.json("DELETE", "/customdata/k/d", Value::Null).status, 404);
+    assert_eq!(world.json("DELETE", "/customdatakinds/k", Value::Null).status, 200);
+    assert_eq!(world.get("/customdata/k").status, 404);
+}
+
+#[test]
+fn members_status_and_logs() {
+    let world = World::start();
+    world.json("POST", "/objects", pipeline("a"));
+    let members = world.eventually("/status/members", |members| members.as_array().is_some_and(|m| m.len() == 1));
+    assert_eq!(members[0]["options"]["Name"], "n1");
+    assert_eq!(members[0]["etcd"]["state"], "Leader");
+    assert!(members[0]["lastHeartbeatTime"].as_str().unwrap().starts_with("20"));
+    assert_eq!(world.json("DELETE", "/status/members/ghost", Value::Null).status, 404);
+    assert_eq!(world.json("DELETE", "/status/members/n1", Value::Null).status, 400, "the leader cannot purge itself");
+
+    let status = world.get("/status/objects").json();
+    assert_eq!(status["eg-traffic-default/a/n1"]["status"]["health"], "good");
+    assert_eq!(world.get("/status/objects/a").json()["eg-traffic-default/a/n1"]["spec"]["kind"], "Pipeline");
+    assert_eq!(world.get("/status/objects/ghost").status, 404);
+
+    assert_eq!(world.get("/logs?tail=2").text, "line 2\nline 3\n");
+    assert_eq!(world.get("/logs?tail=x").status, 400);
+    assert_eq!(world.get("/logs/level").json()["level"], "info");
+    assert_eq!(world.json("PUT", "/logs/level/debug", Value::Null).status, 200);
+    assert_eq!(world.json("PUT", "/logs/level/loud", Value::Null).status, 400);
+}
+
+#[test]
+fn pages_elsewhere_cannot_change_anything() {
+    let world = World::start();
+    let body = pipeline("a").to_string();
+    let origin = [("origin", "https://evil.example")];
+    assert_eq!(world.call("POST", "/objects", &origin, body.clone()).status, 403);
+    assert_eq!(world.call("GET", "/objects", &origin, "").status, 200);
+    let own = format!("http://{}", world.address);
+    assert_eq!(world.call("POST", "/objects", &[("origin", &own)], body).status, 201);
+}
+
+fn pipeline(name: &str) -> Value {
+    json!({"name": name, "kind": "Pipeline", "filters": [mock("one")]})
+}
+
+fn labelled(name: &str, owner: &str) -> Value {
+    json!({"name": name, "kind": "Pipeline", "filters": [], "labels": {"easegress/owner": owner}})
+}
+
+fn mock(body: &str) -> Value {
+    json!({"name": "mock", "kind": "Mock", "rules": [{"code": 200, "body": body}]})
+}
