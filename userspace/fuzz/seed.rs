@@ -1,0 +1,28 @@
+//! Fills `corpus/` from the torture list.
+
+use proto_http::h1::parse_request;
+use proto_http::{Limits, Request, torture};
+use std::path::Path;
+use std::{fs, io};
+
+fn main() -> io::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    for target in ["http1_request", "http1_response", "http1_chunks", "http_path"] {
+        fs::create_dir_all(root.join(target))?;
+    }
+    for (number, case) in torture::cases().iter().enumerate().filter(|(_, case)| case.bytes.len() <= 4096) {
+        let name = format!("{number:03}");
+        fs::write(root.join("http1_request").join(&name), &case.bytes)?;
+        // A response with the same fields and body.
+        let fields = case.bytes.windows(2).position(|w| w == b"\r\n").map_or(0, |at| at + 2);
+        fs::write(root.join("http1_response").join(&name), [b"HTTP/1.1 200 OK\r\n", &case.bytes[fields..]].concat())?;
+        let mut request = Request::default();
+        if let Ok(Some(head)) = parse_request(&case.bytes, &Limits::default(), &mut request) {
+            fs::write(root.join("http1_chunks").join(&name), &case.bytes[head.consumed..])?;
+        }
+        if let Some(target) = case.bytes.split(|&b| b == b' ').nth(1) {
+            fs::write(root.join("http_path").join(&name), target)?;
+        }
+    }
+    Ok(())
+}
