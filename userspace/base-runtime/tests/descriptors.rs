@@ -1,0 +1,142 @@
+//! Descriptors: none are left behind, and running out of them is survived. These count what the whole process holds, so they are a
+//! test program of their own and take turns.
+
+#[macro_use]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod support;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use base_runtime::net::TcpStream;
+use base_runtime::time::sleep;
+use base_runtime::{Buf, IoMode, spawn};
+use support::*;
+
+on_both_drivers!(accept_goes_on_after_running_out_of_descriptors, shutdown_leaves_no_descriptor_and_no_thread);
+
+static TURN: Mutex<()> = Mutex::new(());
+
+fn accept_goes_on_after_running_out_of_descriptors(io: IoMode) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = start(io);
+    let worker = runtime.workers()[0].clone();
+    let listener = listen();
+    let address = listener.local_addr();
+    // Connections are made while there are descriptors; the server's halves then find none.
+    let clients: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(address).expect("connects")).collect();
+    let limit = Limit::lower_to(count("/proc/self/fd") as u64 + 5);
+    run_on(&runtime, 0, move || async move {
+        let accepted = Rc::new(Cell::new(0));
+        let counting = accepted.clone();
+        let held = Rc::new(Cell::new(Vec::new()));
+        let holding = held.clone();
+        let server = spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.expect("running out is not reported");
+                counting.set(counting.get() + 1);
+                let mut streams = holding.take();
+                streams.push(stream);
+                holding.set(streams);
+            }
+        });
+        sleep(Duration::from_millis(100)).await;
+        let stats = worker.stats();
+        assert!((1..20).contains(&accepted.get()), "{} accepted", accepted.get());
+        assert!(
+            (2..20).contains(&stats.emfile),
+            "{} failures in 100 ms: a pause between them, no spinning",
+            stats.emfile
+        );
+        drop(limit);
+        let started = Instant::now();
+        while accepted.get() < 20 {
+            assert!(started.elapsed() < Duration::from_secs(5), "{} accepted", accepted.get());
+            sleep(Duration::from_millis(5)).await;
+        }
+        server.abort();
+    });
+    drop(clients);
+}
+
+fn shutdown_leaves_no_descriptor_and_no_thread(io: IoMode) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    // The first runtime in the process may open what stays open.
+    start(io).shutdown();
+    let before = settled();
+    for _ in 0..3 {
+        let mut config = config(io);
+        config.workers = Some(2);
+        let runtime = base_runtime::Runtime::start(config).expect("the driver works here");
+        for index in 0..2 {
+            run_on(&runtime, index, || async {
+                let listener = listen();
+                let address = listener.local_addr();
+                for i in 0..30 {
+                    let client = TcpStream::connect(address).await.expect("connects");
+                    client.send(Buf::copy_from(&[0; 20_000]));
+                    spawn(async move { drop(client.recv().await) });
+                    if i % 2 == 0 {
+                        let (server, _) = listener.accept().await.expect("accepts");
+                        spawn(async move {
+                            while server.recv().await.is_ok() {
+                                server.send(Buf::copy_from(&[0; 20_000]));
+                                sleep(Duration::from_millis(1)).await;
+                            }
+                        });
+                    }
+                }
+                // The listener stays in use to the end.
+                spawn(async move { while listener.accept().await.is_ok() {} });
+                sleep(Duration::from_millis(5)).await;
+            });
+        }
+        runtime.shutdown();
+    }
+    assert_eq!(settled(), before, "(descriptors, threads)");
+}
+
+/// Descriptors and threads of this process, once they stop changing: the kernel tears rings down after their last descriptor.
+fn settled() -> (usize, usize) {
+    let look = || (count("/proc/self/fd"), count("/proc/self/task"));
+    let mut last = look();
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(10));
+        let now = look();
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    last
+}
+
+fn count(directory: &str) -> usize {
+    std::fs::read_dir(directory).expect("procfs").count()
+}
+
+/// The limit of open descriptors, put back on drop.
+struct Limit(libc::rlimit);
+
+impl Limit {
+    fn lower_to(n: u64) -> Limit {
+        let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the kernel writes one `rlimit`.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut before) }, 0);
+        set_limit(&libc::rlimit { rlim_cur: n, ..before });
+        Limit(before)
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        set_limit(&self.0);
+    }
+}
+
+fn set_limit(limit: &libc::rlimit) {
+    // SAFETY: the kernel reads one `rlimit`.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, limit) }, 0);
+}
