@@ -13,7 +13,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,7 +31,7 @@ pub struct Options {
     /// Take down what earlier demos left, and do nothing else
     #[arg(long)]
     clean: bool,
-    /// Machine by machine on loopback, even as root
+    /// One machine on loopback, even as root
     #[arg(long)]
     loopback: bool,
 }
@@ -64,7 +63,6 @@ fn clean() -> Result<(), String> {
     let standing = crate::fleet::standing();
     for id in &standing {
         crate::fleet::remove(id);
-        unpin(id);
         let _ = fs::remove_dir_all(std::env::temp_dir().join(format!("weir-demo-{id}")));
         println!("took down the fleet {id}");
     }
@@ -100,7 +98,6 @@ fn fleet(id: &str, folder: PathBuf, keep: bool) -> Result<String, String> {
     let binaries = cargo::build(&["server", "cli"], Profile::Release)?;
     take_down_on_signal(id);
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    mount_bpffs()?;
 
     let building = step("a client, a router, three edges and two backends in network namespaces");
     let fleet = Fleet::new(id, 3, 2)?;
@@ -168,7 +165,7 @@ impl Demo {
         let cluster: Vec<String> =
             self.fleet.edges.iter().map(|edge| format!("{}={}", edge.name, peer(edge))).collect();
         for edge in &self.fleet.edges {
-            let mut command = edge.namespace.command(weir);
+            let mut command = edge.command(weir);
             command.args(["--name", &edge.name, "--cluster-name", &format!("demo-{}", self.fleet.id())]);
             command.args(["--initial-cluster", &cluster.join(","), "--api-addr", API]);
             command.args(["--listen-peer-urls", &peer(edge), "--initial-advertise-peer-urls", &peer(edge)]);
@@ -180,8 +177,6 @@ impl Demo {
             ]);
             command.arg("--home-dir").arg(self.folder.join(&edge.name));
             command.arg("--data-dir").arg(self.folder.join(&edge.name).join("data"));
-            // One BPF file system for three machines, so each has a folder of its own.
-            command.env("WEIR_PIN_DIR", pin_folder(self.fleet.id(), &edge.name));
             self.edges.push(Daemon::start(&edge.name, &mut command, &self.folder)?);
         }
         let mut slowest = Duration::ZERO;
@@ -552,9 +547,7 @@ impl Demo {
                 warn(problem);
             }
         }
-        let id = self.fleet.id().to_string();
         drop(self);
-        unpin(&id);
         stopping.done("nothing is left");
     }
 
@@ -609,28 +602,8 @@ fn take_down_on_signal(id: &str) {
     let id = id.to_string();
     let _ = ctrlc::set_handler(move || {
         crate::fleet::remove(&id);
-        unpin(&id);
         std::process::exit(130);
     });
-}
-
-fn mount_bpffs() -> Result<(), String> {
-    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-    if mounts.lines().any(|line| line.split(' ').nth(1) == Some("/sys/fs/bpf")) {
-        return Ok(());
-    }
-    tools::run(Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"])).map(drop)
-}
-
-fn pin_folder(id: &str, edge: &str) -> PathBuf {
-    PathBuf::from(format!("/sys/fs/bpf/weir-demo-{id}-{edge}"))
-}
-
-/// Removes what the edges pinned; their programs go with it.
-fn unpin(id: &str) {
-    for number in 1..=3 {
-        let _ = fs::remove_dir_all(pin_folder(id, &format!("edge-{number}")));
-    }
 }
 
 /// The admin API of every edge, inside its namespace.

@@ -17,7 +17,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::tools;
@@ -43,6 +43,8 @@ pub struct Machine {
     pub namespace: Namespace,
     pub address: Ipv4Addr,
     pub address6: Ipv6Addr,
+    /// A BPF file system of its own, which outlives the programs that pin something there.
+    pub bpf: PathBuf,
 }
 
 pub struct Namespace {
@@ -58,6 +60,7 @@ impl Fleet {
             namespace: namespace(&format!("{kind}-{number}")),
             address: Ipv4Addr::new(10, net, number, 2),
             address6: Ipv6Addr::new(0x2001, 0xdb8, u16::from(net) << 8 | u16::from(number), 0, 0, 0, 0, 2),
+            bpf: bpf_folder(id).join(format!("{kind}-{number}")),
         };
         // Built first and filled then: whatever fails half-way, Drop takes down what stands.
         let fleet = Self {
@@ -100,8 +103,9 @@ impl Fleet {
         let mut hops = String::new();
         let mut hops6 = String::new();
         for edge in &self.edges {
-            edge.namespace
-                .ip(&[format!("addr add {VIP}/32 dev lo"), format!("addr add {VIP6}/128 dev lo nodad")])?;
+            fs::create_dir_all(&edge.bpf).map_err(|error| format!("{}: {error}", edge.bpf.display()))?;
+            tools::run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&edge.bpf))?;
+            edge.namespace.ip(&[format!("addr add {VIP}/32 dev lo"), format!("addr add {VIP6}/128 dev lo nodad")])?;
             hops.push_str(&format!(" nexthop via {} dev {}", edge.address, edge.name));
             hops6.push_str(&format!(" nexthop via {} dev {}", edge.address6, edge.name));
         }
@@ -173,6 +177,16 @@ impl Drop for Fleet {
     }
 }
 
+impl Machine {
+    /// A program on this machine, which sees the machine's own BPF file system at the usual place.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = self.namespace.command("unshare");
+        command.args(["--mount", "sh", "-ec", "mount --bind \"$0\" /sys/fs/bpf; exec \"$@\""]);
+        command.arg(&self.bpf).arg(program.as_ref());
+        command
+    }
+}
+
 impl Namespace {
     fn create(&self) -> Result<(), String> {
         tools::run(Command::new("ip").args(["netns", "add", &self.name]))?;
@@ -181,8 +195,7 @@ impl Namespace {
         self.sysctl(&[("net/ipv6/conf/default/accept_dad", "0"), ("net/ipv6/conf/default/dad_transmits", "0")])
     }
 
-    /// A program inside. `nsenter` keeps our view of /sys, which `ip netns exec` would replace: BPF objects pinned
-    /// there outlive the program only in a mount that outlives it.
+    /// A program inside.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.name)).arg("--").arg(program.as_ref());
@@ -239,6 +252,16 @@ pub fn remove(id: &str) {
         }
         let _ = tools::run(Command::new("ip").args(["netns", "del", &namespace.name]));
     }
+    for mount in fs::read_dir(bpf_folder(id)).into_iter().flatten().flatten() {
+        let _ = tools::run(Command::new("umount").arg(mount.path()));
+        let _ = fs::remove_dir(mount.path());
+    }
+    let _ = fs::remove_dir(bpf_folder(id));
+}
+
+/// Where the machines' BPF file systems are mounted.
+fn bpf_folder(id: &str) -> PathBuf {
+    PathBuf::from(format!("/run/weir-{id}"))
 }
 
 /// The router's address on the network of this one.
@@ -277,6 +300,9 @@ mod tests {
         sh(&fleet.edges[0].namespace, &connect(&fleet.edges[1].address6.to_string())).expect("edge to edge over IPv6");
         sh(&fleet.client, &connect(&VIP.to_string())).expect("client to the virtual IP");
         sh(&fleet.client, &connect(&VIP6.to_string())).expect("client to the virtual IP over IPv6");
+
+        let seen = tools::run(fleet.edges[0].command("stat").args(["-f", "-c", "%T", "/sys/fs/bpf"]));
+        assert_eq!(seen.as_deref(), Ok("bpf_fs\n"));
 
         fleet.pull_cable("edge-2").expect("a link that goes down");
         let chosen: BTreeSet<String> =
