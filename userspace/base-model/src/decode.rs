@@ -23,19 +23,24 @@ use crate::problem::{Findings, Problem, Warning, at, nearest, nth, one_of};
 pub struct Decoded<T> {
     pub value: T,
     pub warnings: Vec<Warning>,
+    /// What was written, with names in their canonical spelling and without what was ignored.
+    pub canonical: Value,
 }
 
 /// Reads `value` as a `T`; `root_path` is put before every path that is reported.
 pub fn decode<T: DeserializeOwned + JsonSchema>(value: &Value, root_path: &str) -> Result<Decoded<T>, Vec<Problem>> {
     let schema = schema_of::<T>();
-    let mut walk = Walk { root: &schema, findings: Findings::default() };
+    let mut walk = Walk { root: &schema, findings: Findings::default(), secret: 0 };
+    // A document that says nothing says nothing wrong: what is required will be missed by name.
+    let nothing = Value::Object(Map::new());
+    let value = if value.is_null() && types_of(&schema).contains(&"object") { &nothing } else { value };
     let canonical = walk.walk(value, &schema, root_path).unwrap_or(Value::Null);
     let Findings { mut problems, warnings } = walk.findings;
     if !problems.is_empty() {
         return Err(problems);
     }
-    match serde_path_to_error::deserialize(canonical) {
-        Ok(value) => Ok(Decoded { value, warnings }),
+    match serde_path_to_error::deserialize(&canonical) {
+        Ok(value) => Ok(Decoded { value, warnings, canonical }),
         Err(error) => {
             // The walk says what it can say in the user's words; what is left are checks of custom `Deserialize` impls.
             let inner = error.path().to_string();
@@ -82,14 +87,23 @@ pub(crate) fn resolve<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
 struct Walk<'s> {
     root: &'s Value,
     findings: Findings,
+    /// How many secret fields the walk is inside of.
+    secret: u32,
 }
 
 impl<'s> Walk<'s> {
     /// The value in the spelling serde expects; `None` when it counts as not given.
     fn walk(&mut self, value: &Value, schema: &'s Value, path: &str) -> Option<Value> {
         let secret = is_secret(schema);
+        self.secret += u32::from(secret);
+        let walked = self.walk_any(value, schema, path);
+        self.secret -= u32::from(secret);
+        walked
+    }
+
+    fn walk_any(&mut self, value: &Value, schema: &'s Value, path: &str) -> Option<Value> {
         let schema = resolve(self.root, schema);
-        let secret = secret || is_secret(schema);
+        let secret = self.secret > 0;
         if let Some(choices) = alternatives(schema) {
             return self.walk_alternatives(value, schema, choices, path);
         }
@@ -116,9 +130,9 @@ impl<'s> Walk<'s> {
                 let mut problem = Problem::new(path, format!("{} where {wanted} is wanted", a(type_name(value))));
                 if !secret {
                     problem = problem.value(value);
-                }
-                if let Some(advice) = wrong_type_advice(value, &types, schema) {
-                    problem = problem.advice(advice);
+                    if let Some(advice) = wrong_type_advice(value, &types, schema) {
+                        problem = problem.advice(advice);
+                    }
                 }
                 self.findings.problem(problem);
                 None
@@ -305,7 +319,7 @@ impl<'s> Walk<'s> {
         }
         let mut first_findings = None;
         for choice in &fitting {
-            let mut attempt = Walk { root: self.root, findings: Findings::default() };
+            let mut attempt = Walk { root: self.root, findings: Findings::default(), secret: self.secret };
             let walked = attempt.walk(value, choice, path);
             if attempt.findings.problems.is_empty() {
                 self.findings.extend(attempt.findings);
@@ -523,3 +537,222 @@ fn same_name(a: &str, b: &str) -> bool {
 
 /// Schemas refer at most a few times in a row; a cycle of references would otherwise never end.
 const REFERENCES_MAX: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use serde::{Deserialize, Serialize};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{GoDuration, HttpCode, HttpServerSpec, PipelineSpec, ProxySpec, VirtualIpSpec};
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(rename_all = "camelCase", default)]
+    #[schemars(extend("required" = ["port"]))]
+    struct Demo {
+        /// Port to use. Default: none.
+        port: u16,
+        keep_alive: bool,
+        time_out: Option<GoDuration>,
+        codes: Vec<HttpCode>,
+        labels: BTreeMap<String, String>,
+        inner: Option<Box<Demo>>,
+        word: Option<Word>,
+        rate: f64,
+        size: i64,
+        any: Value,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+    enum Word {
+        /// One.
+        One,
+        Two,
+    }
+
+    fn demo(value: Value) -> Result<Decoded<Demo>, String> {
+        decode::<Demo>(&value, "x").map_err(|problems| crate::problem::render(&problems))
+    }
+
+    #[test]
+    fn names_match_without_case_and_the_exact_one_wins() {
+        let decoded = demo(json!({"PORT": 1, "KeepAlive": true, "TIMEOUT": "1s"})).unwrap();
+        assert_eq!((decoded.value.port, decoded.value.keep_alive), (1, true));
+        assert_eq!(decoded.value.time_out, Some(GoDuration::from_secs(1)));
+        assert_eq!(decoded.warnings, []);
+        let decoded = demo(json!({"PORT": 1, "port": 2})).unwrap();
+        assert_eq!(decoded.value.port, 2);
+        assert_eq!(decoded.warnings[0].to_string(), "x.PORT: given beside port, ignored");
+    }
+
+    #[test]
+    fn unknown_keys_are_warnings_but_not_in_maps() {
+        let decoded = demo(json!({"port": 1, "prot": 2, "labels": {"Any": "thing"}, "any": {"x": [1]}, "inner": {"port": 1, "zzz": 0}})).unwrap();
+        let told: Vec<String> = decoded.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["x.prot: unknown field, ignored; did you mean port?", "x.inner.zzz: unknown field, ignored"]);
+        assert_eq!(decoded.value.labels["Any"], "thing");
+        assert_eq!(decoded.value.any, json!({"x": [1]}));
+    }
+
+    #[test]
+    fn null_means_not_given() {
+        let decoded = demo(
+            json!({"port": 1, "codes": null, "inner": null, "word": null, "timeOut": null, "labels": {"a": null}}),
+        )
+        .unwrap();
+        assert_eq!(
+            decoded.value,
+            Demo { port: 1, labels: BTreeMap::from([("a".into(), String::new())]), ..Demo::default() }
+        );
+    }
+
+    #[test]
+    fn every_wrong_field_is_told_with_its_place() {
+        let told = demo(json!({
+            "port": "80", "keepAlive": "true", "timeOut": "5 sec", "codes": [200, 99, "x"], "labels": {"n": 1},
+            "inner": {"word": "one"}, "rate": "fast", "size": 1.5,
+        }))
+        .unwrap_err();
+        assert_eq!(
+            told,
+            r#"x.port = "80": a text where a whole number is wanted; write it without quotes: 80
+x.keepAlive = "true": a text where true or false is wanted; write true or false without quotes
+x.timeOut = "5 sec": not a unit of time; accepted: ns, us, ms, s, m, h; write 5s, 500ms or 1h30m
+x.codes[1] = 99: out of range; accepted: 100 to 599
+x.codes[2] = "x": a text where a whole number is wanted
+x.labels.n = 1: a number where a text is wanted; put it in quotes: "1"
+x.inner.word = "one": not one of the accepted words; accepted: Two or One; did you mean One?
+x.inner.port: missing; give it: Port to use
+x.rate = "fast": a text where a number is wanted
+x.size = 1.5: not a whole number; accepted: whole numbers any"#
+        );
+        assert_eq!(demo(json!([])).unwrap_err(), "x = []: a list where a mapping is wanted");
+        assert_eq!(demo(json!({"port": 70000})).unwrap_err(), "x.port = 70000: out of range; accepted: 0 to 65535");
+        assert_eq!(
+            demo(json!({"port": 1, "timeOut": 5})).unwrap_err(),
+            "x.timeOut = 5: a number where a text is wanted; say the unit: 5s or 5ms"
+        );
+        assert_eq!(demo(json!(null)).unwrap_err(), "x.port: missing; give it: Port to use");
+    }
+
+    #[test]
+    fn numbers_and_booleans_as_yaml_writes_them() {
+        let decoded = demo(json!({"port": 80.0, "keepAlive": "yes", "rate": 1, "size": -1e3})).unwrap().value;
+        assert_eq!((decoded.port, decoded.keep_alive, decoded.rate, decoded.size), (80, true, 1.0, -1000));
+        assert!(demo(json!({"port": 1, "size": 1e30})).is_err());
+        assert!(demo(json!({"port": 1, "size": u64::MAX})).is_err());
+    }
+
+    #[test]
+    fn secrets_are_not_repeated() {
+        let told = decode::<HttpServerSpec>(&json!({"port": 1, "keyBase64": 12345}), "").unwrap_err();
+        assert_eq!(told[0].to_string(), "keyBase64: a number where a text is wanted");
+        let told = decode::<HttpServerSpec>(&json!({"port": 1, "keys": {"a": 12345}}), "").unwrap_err();
+        assert_eq!(told[0].to_string(), "keys.a: a number where a text is wanted");
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "\\PC{0,12}".prop_map(Value::from),
+            proptest::sample::select(vec![
+                "10s",
+                "any",
+                "TCP",
+                "80-90",
+                "/a",
+                "http://a:1",
+                "(",
+                "10.0.0.0/8",
+                "Proxy"
+            ])
+            .prop_map(Value::from),
+        ];
+        let key = prop_oneof![
+            "[a-zA-Z]{1,8}",
+            prop_oneof![
+                "port",
+                "rules",
+                "paths",
+                "Path",
+                "pathRegexp",
+                "backendPool",
+                "servers",
+                "url",
+                "weight",
+                "filters",
+                "flow",
+                "name",
+                "kind",
+                "jumpIf",
+                "filter",
+                "pools",
+                "loadBalance",
+                "policy",
+                "healthCheck",
+                "match",
+                "statusCodes",
+                "addresses",
+                "ports",
+                "protocols",
+                "machines",
+                "state",
+                "ipFilter",
+                "allowIPs",
+                "hosts",
+                "headers",
+                "timeout",
+                "mainPool",
+                "resilience",
+                "policies",
+            ],
+        ];
+        leaf.prop_recursive(5, 48, 6, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+                proptest::collection::vec((key.clone(), inner), 0..6)
+                    .prop_map(|entries| Value::Object(entries.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn round<T: DeserializeOwned + JsonSchema + Serialize + PartialEq + std::fmt::Debug>(value: &Value) -> Option<T> {
+        let decoded = decode::<T>(value, "root").ok()?;
+        let written = serde_json::to_value(&decoded.value).expect("specs are serializable");
+        let again = decode::<T>(&written, "root").expect("what was decoded can be decoded again");
+        assert_eq!(again.value, decoded.value);
+        assert_eq!(again.warnings, []);
+        Some(decoded.value)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+        #[test]
+        fn no_value_panics_and_what_is_accepted_is_stable(value in any_value()) {
+            let mut findings = Findings::default();
+            if let Some(spec) = round::<HttpServerSpec>(&value) { spec.validate("", &mut findings) }
+            if let Some(spec) = round::<VirtualIpSpec>(&value) { spec.validate("", &mut findings) }
+            if let Some(spec) = round::<ProxySpec>(&value) { spec.validate("", &mut findings) }
+            let kinds = crate::pipeline::tests::Kinds;
+            if let Some(spec) = round::<PipelineSpec>(&value) { spec.validate("", &kinds, &mut findings) }
+            let _ = round::<crate::GlobalFilterSpec>(&value);
+            let _ = round::<crate::CircuitBreakerSpec>(&value);
+            let _ = crate::Object::read(&value, &kinds);
+            let mut document = value;
+            if let Some(map) = document.as_object_mut() {
+                for kind in ["HTTPServer", "HTTPPipeline", "VirtualIP"] {
+                    map.insert("name".into(), "a".into());
+                    map.insert("kind".into(), kind.into());
+                    let _ = crate::Object::read(&Value::Object(map.clone()), &kinds);
+                }
+            }
+        }
+    }
+}

@@ -176,3 +176,48 @@ fn wrap(text: &str, indent: &str) -> String {
 
 /// Fits a terminal that was never resized.
 const WIDTH: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_and_fields_are_explained_by_any_spelling() {
+        let text = explain("hs", &[]).unwrap();
+        assert!(text.starts_with("HTTPServer  <mapping>\n\n  A listener for HTTP"), "{text}");
+        assert!(text.contains("  port  <number, required>\n      Port to listen on"), "{text}");
+        let text = explain("HTTPServer.rules[0].Paths.pathregexp", &[]).unwrap();
+        assert_eq!(
+            text,
+            "HTTPServer.rules.paths.pathRegexp  <RE2 expression>\n\n  RE2 expression found anywhere in the path.\n"
+        );
+        let text = explain("HTTPServer.keepAliveTimeout", &[]).unwrap();
+        assert!(text.contains("<duration>") && text.contains("Default 60s"), "{text}");
+        let text = explain("VirtualIP.hash", &[]).unwrap();
+        assert!(text.contains("One of: fiveTuple, sourceIP, sourcePrefix, destinationPort"), "{text}");
+        assert!(explain("Proxy.pools.filter.headers.regex", &[]).unwrap().contains("RE2 expression"));
+    }
+
+    #[test]
+    fn slips_are_told() {
+        assert!(explain("HTTPServer.prot", &[]).unwrap_err().to_string().ends_with("did you mean port?"));
+        assert!(explain("Pipelin", &[]).unwrap_err().to_string().ends_with("did you mean Pipeline?"));
+    }
+
+    /// Every field people can write says what it is.
+    #[test]
+    fn every_field_has_words() {
+        for kind in kinds() {
+            let mut unexplained = Vec::new();
+            let defs = kind.schema.get("$defs").and_then(Value::as_object).cloned().unwrap_or_default();
+            for schema in defs.values().chain([kind.schema.as_ref()]) {
+                for (name, field) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+                    if description(field).is_none() {
+                        unexplained.push(name.clone());
+                    }
+                }
+            }
+            assert_eq!(unexplained, Vec::<String>::new(), "{}", kind.kind);
+        }
+    }
+}

@@ -554,3 +554,200 @@ fn same_condition(earlier: &PathSpec, later: &PathSpec) -> bool {
 /// Easegress's line.
 pub const DEFAULT_ACCESS_LOG_FORMAT: &str = "[{{Time}}] [{{RemoteAddr}} {{RealIP}} {{Method}} {{URI}} {{Proto}} {{StatusCode}}] \
     [{{Duration}} rx:{{ReqSize}}B tx:{{RespSize}}B] [{{Tags}}]";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(yaml: &str, problems: &[&str], warnings: &[&str]) {
+        let value = crate::yaml::parse_document(yaml).unwrap();
+        let mut findings = Findings::default();
+        if let Some(spec) = findings.take(crate::decode::<HttpServerSpec>(&value, "")) {
+            spec.validate("", &mut findings);
+        }
+        let told: Vec<String> = findings.problems.iter().map(Problem::to_string).collect();
+        assert_eq!(told, problems, "{yaml}");
+        let told: Vec<String> = findings.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(told, warnings, "{yaml}");
+    }
+
+    fn check_path(path: &str, problems: &[&str]) {
+        check(&format!("port: 1\nrules: [{{paths: [{{{path}}}]}}]"), problems, &[]);
+    }
+
+    #[test]
+    fn defaults_are_easegresss() {
+        let spec = crate::decode::<HttpServerSpec>(&serde_json::json!({"port": 10080}), "").unwrap().value;
+        assert_eq!(spec, HttpServerSpec { port: 10080, ..HttpServerSpec::default() });
+        assert!(
+            spec.keep_alive && spec.keep_alive_timeout == GoDuration::from_secs(60) && spec.max_connections == 10240
+        );
+    }
+
+    #[test]
+    fn listeners() {
+        check("{}", &["port: missing; give it: Port to listen on, 1 to 65535"], &[]);
+        check("port: 0", &["port = 0: out of range; accepted: 1 to 65535"], &[]);
+        check("port: 70000", &["port = 70000: out of range; accepted: 0 to 65535"], &[]);
+        check(
+            "{port: 1, address: localhost}",
+            &["address = \"localhost\": not an IP address; leave it out to listen on every address"],
+            &[],
+        );
+        check("{port: 1, maxConnections: 0}", &["maxConnections = 0: out of range; accepted: 1 to 4294967295"], &[]);
+        check(
+            "{port: 1, trustedProxies: [10.0.0.0/33]}",
+            &[
+                "trustedProxies[0] = \"10.0.0.0/33\": the prefix length of 10.0.0.0 goes from 0 to 32; write 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32",
+            ],
+            &[],
+        );
+        check(
+            "{port: 1, routerKind: ordered}",
+            &[
+                "routerKind = \"ordered\": not one of the accepted words; accepted: Ordered or RadixTree; did you mean Ordered?",
+            ],
+            &[],
+        );
+    }
+
+    #[test]
+    fn tls() {
+        check(
+            "{port: 1, http3: true}",
+            &["http3: needs https; set https: true and give certificates; QUIC has no plain form"],
+            &[],
+        );
+        check(
+            "{port: 1, https: true}",
+            &["https: no certificate; give certBase64 and keyBase64, or certs and keys, or set autoCert: true"],
+            &[],
+        );
+        check(
+            "{port: 1, https: true, certBase64: eA==}",
+            &[
+                "keyBase64: missing beside certBase64; give both",
+                "https: no certificate; give certBase64 and keyBase64, or certs and keys, or set autoCert: true",
+            ],
+            &[],
+        );
+        check(
+            "{port: 1, https: true, certs: {a: x, b: x}, keys: {a: x, c: x}}",
+            &["keys.b: missing: certs has b; give its private key"],
+            &["keys.c: no certificate of that name in certs, never used"],
+        );
+        check("{port: 1, https: true, autoCert: true, http3: true}", &[], &[]);
+        check("{port: 1, certs: {a: x}, keys: {a: x}}", &[], &["certs: has no effect without https: true"]);
+    }
+
+    #[test]
+    fn hosts() {
+        let check_host = |host: &str, problems: &[&str]| {
+            check(&format!("port: 1\nrules: [{{hosts: [{{value: '{host}'}}]}}]"), problems, &[]);
+        };
+        for host in ["example.com", "*.example.com", "www.example.*", "[::1]", "::1"] {
+            check_host(host, &[]);
+        }
+        let one_star = "at most one *, as the first or last character; write *.example.com or www.example.*, or set isRegexp: true";
+        check_host("a.*.com", &[&format!("rules[0].hosts[0].value = \"a.*.com\": {one_star}")]);
+        check_host("*.a.*", &[&format!("rules[0].hosts[0].value = \"*.a.*\": {one_star}")]);
+        check_host("*", &["rules[0].hosts[0].value = \"*\": matches every host; leave hosts out to say so"]);
+        check_host(
+            "a.com:80",
+            &["rules[0].hosts[0].value = \"a.com:80\": a host is compared without its port; remove the port"],
+        );
+        check_host("", &["rules[0].hosts[0].value: is empty; leave hosts out to match every host"]);
+        check(
+            "port: 1\nrules: [{hosts: [{isRegexp: true, value: '('}], hostRegexp: '[a'}]",
+            &["rules[0].hostRegexp = \"[a\": not a regular expression: unclosed character class; accepted: RE2 syntax"],
+            &[],
+        );
+        check(
+            "port: 1\nrules: [{hosts: [{isRegexp: true, value: '('}]}]",
+            &["rules[0].hosts[0].value = \"(\": not a regular expression: unclosed group; accepted: RE2 syntax"],
+            &[],
+        );
+    }
+
+    #[test]
+    fn paths() {
+        check_path("pathPrefix: /a, backend: b, rewriteTarget: /c, methods: [GET]", &[]);
+        check_path("backend: b", &[]);
+        check_path("path: a, backend: b", &["rules[0].paths[0].path = \"a\": does not begin with /; write /a"]);
+        check_path(
+            "pathPrefix: a, pathRegexp: '(', backend: b",
+            &["rules[0].paths[0].pathRegexp = \"(\": not a regular expression: unclosed group; accepted: RE2 syntax"],
+        );
+        check_path(
+            "rewriteTarget: /c, backend: b",
+            &[
+                "rules[0].paths[0].rewriteTarget = \"/c\": nothing to rewrite; give path, pathPrefix or pathRegexp, which say what is rewritten",
+            ],
+        );
+        check_path(
+            "path: /a",
+            &["rules[0].paths[0].backend: missing; name a Pipeline, or list servers in backendPool"],
+        );
+        check_path(
+            "methods: [get, GET, GET, FETCH], backend: b",
+            &[
+                "rules[0].paths[0].methods[0] = \"get\": not an HTTP method; accepted: GET, HEAD, POST, PUT, PATCH, DELETE, CONNECT, OPTIONS or TRACE; write it in capitals: GET",
+                "rules[0].paths[0].methods[3] = \"FETCH\": not an HTTP method; accepted: GET, HEAD, POST, PUT, PATCH, DELETE, CONNECT, OPTIONS or TRACE",
+                "rules[0].paths[0].methods[2] = \"GET\": given twice; remove one",
+            ],
+        );
+        check_path(
+            "headers: [{key: X}, {values: [a]}], backend: b",
+            &["rules[0].paths[0].headers[1].key: missing; give it: Name of the header, in any case"],
+        );
+        check_path(
+            "headers: [{key: X}, {key: '', values: [a, a]}], queries: [{key: q, regexp: '('}], backend: b",
+            &[
+                "rules[0].paths[0].queries[0].regexp = \"(\": not a regular expression: unclosed group; accepted: RE2 syntax",
+            ],
+        );
+        check_path(
+            "headers: [{key: X}, {key: '', values: [a, a]}], queries: [{key: q}], backend: b",
+            &[
+                "rules[0].paths[0].headers[0]: no condition; give values, regexp or both",
+                "rules[0].paths[0].headers[1].key: is empty; name what is looked at",
+                "rules[0].paths[0].headers[1].values[1] = \"a\": given twice; remove one",
+                "rules[0].paths[0].queries[0]: no condition; give values, regexp or both",
+            ],
+        );
+        check_path(
+            "backendPool: {servers: [{url: x}]}",
+            &["rules[0].paths[0].backendPool.servers[0].url = \"x\": no scheme; write it as http://host:port"],
+        );
+        check(
+            "port: 1\nrules: [{paths: [{path: /a, backend: b}, {path: /a, backend: c}]}]",
+            &[],
+            &["rules[0].paths[1]: never reached: paths[0] has the same conditions"],
+        );
+        check(
+            "port: 1\nrules: [{paths: [{PathPrefix: /a, backend: b, backendPool: {servers: []}}]}]",
+            &[],
+            &["rules[0].paths[0].backendPool: has no effect beside backend"],
+        );
+    }
+
+    #[test]
+    fn radix_paths() {
+        let check_radix = |path: &str, problems: &[&str]| {
+            check(
+                &format!("port: 1\nrouterKind: RadixTree\nrules: [{{paths: [{{path: '{path}', backend: b}}]}}]"),
+                problems,
+                &[],
+            );
+        };
+        for path in ["/a/{id}", "/a/{id:[0-9]{2,4}}/b", "/pages/*", "/a/{x:.*}"] {
+            check_radix(path, &[]);
+        }
+        check_radix(
+            "/{a}/{a}",
+            &["rules[0].paths[0].path = \"/{a}/{a}\": the parameter a is named twice; give each its own name"],
+        );
+        check_radix("/{a", &["rules[0].paths[0].path = \"/{a\": a brace is not closed"]);
+        check_radix("/a*b", &["rules[0].paths[0].path = \"/a*b\": a * stands only after the last /"]);
+    }
+}

@@ -42,11 +42,15 @@ impl Object {
             }
             None => value,
         };
-        let document = Document::parse(value)?;
+        let mut document = Document::parse(value)?;
         if let Some(problem) = kinds::why_refused(&document.kind) {
             return Err(vec![problem]);
         }
         let spec = Spec::read(&document, filters, &mut findings);
+        if let Some(Spec::VirtualIp(vip)) = &spec {
+            // The control plane reads these documents by name, without the decoder.
+            document.spec = canonical_vip(&document.spec, vip);
+        }
         match (spec, findings.problems.is_empty()) {
             (Some(spec), true) => Ok(Self { document, spec, warnings: findings.warnings }),
             _ => Err(findings.problems),
@@ -84,6 +88,18 @@ impl Spec {
             }
         }
     }
+}
+
+/// Names as the schema spells them; an empty list of machines is left out, since it means every edge.
+fn canonical_vip(spec: &Value, vip: &VirtualIpSpec) -> Value {
+    let Ok(decoded) = decode::<VirtualIpSpec>(spec, "") else { return spec.clone() };
+    let mut canonical = decoded.canonical;
+    if vip.machines.is_empty()
+        && let Some(map) = canonical.as_object_mut()
+    {
+        map.shift_remove("machines");
+    }
+    canonical
 }
 
 /// What only shows when the objects are seen together. `changed` is the object being written, `others` all the rest.
@@ -126,15 +142,75 @@ pub fn check_together<'o>(changed: &Object, others: impl IntoIterator<Item = &'o
             let mine: Vec<_> = vip.parsed_addresses().collect();
             for other in &others {
                 let Spec::VirtualIp(theirs) = &other.spec else { continue };
+                let Some((port, protocol)) = vip.shared_port(theirs) else { continue };
                 for address in theirs.parsed_addresses().filter(|address| mine.contains(address)) {
                     let index = mine.iter().position(|a| *a == address).unwrap_or_default();
-                    let problem =
-                        Problem::new(nth("addresses", index), format!("belongs to VirtualIP {}", other.document.name));
-                    findings.problem(problem.text(&address.to_string()).advice("remove it from one of the two"));
+                    let owner = &other.document.name;
+                    let message = format!("VirtualIP {owner} has this address with port {port} of {protocol:?}");
+                    let problem = Problem::new(nth("addresses", index), message).text(&address.to_string());
+                    findings.problem(problem.advice("take the address or the ports from one of the two"));
                 }
             }
         }
         Spec::Pipeline(_) | Spec::GlobalFilter(_) => {}
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::tests::Kinds;
+    use crate::problem::render;
+    use crate::yaml::parse_document;
+
+    fn read(yaml: &str) -> Result<Object, String> {
+        Object::read(&parse_document(yaml).unwrap(), &Kinds).map_err(|problems| render(&problems))
+    }
+
+    #[test]
+    fn v1_is_stored_as_v2() {
+        let object = read("name: p\nkind: HTTPPipeline\nfilters: [{name: proxy, kind: Proxy, mainPool: {servers: [{url: 'http://a:1'}]}}]").unwrap();
+        assert_eq!(object.document.kind, "Pipeline");
+        assert_eq!(object.warnings.len(), 2);
+        assert!(matches!(object.spec, Spec::Pipeline(_)));
+    }
+
+    #[test]
+    fn a_virtual_ip_is_stored_in_canonical_names() {
+        let object =
+            read("Name: v\nkind: VirtualIP\nAddresses: [1.2.3.4]\nMachines: []\nPorts: [80]\nnote: x").unwrap();
+        assert_eq!(object.document.spec, serde_json::json!({"addresses": ["1.2.3.4"], "ports": [80]}));
+        assert_eq!(object.warnings.len(), 1);
+    }
+
+    #[test]
+    fn kinds_nobody_serves_are_refused() {
+        assert!(read("name: a\nkind: MQTTProxy\nport: 1").unwrap_err().contains("not served by this version"));
+        assert!(read("name: a\nkind: Nonsense").unwrap_err().contains("unknown kind"));
+        assert!(read("name: a\nkind: GlobalFilter").unwrap_err().contains("neither beforePipeline nor afterPipeline"));
+    }
+
+    #[test]
+    fn objects_seen_together() {
+        let server = read("name: s\nkind: HTTPServer\nport: 80\nrules: [{paths: [{backend: p}]}]").unwrap();
+        let other = read("name: t\nkind: HTTPServer\nport: 80\naddress: 10.0.0.1").unwrap();
+        let findings = check_together(&server, [&other, &server]);
+        assert_eq!(
+            render(&findings.problems),
+            "port = 80: taken by HTTPServer t; choose another port, or delete that server first"
+        );
+        assert_eq!(
+            findings.warnings[0].to_string(),
+            "rules[0].paths[0].backend: there is no Pipeline p yet; its requests get 503"
+        );
+        let (a, b) = (
+            read("name: a\nkind: VirtualIP\naddresses: [1.2.3.4]\nports: [80]").unwrap(),
+            read("name: b\nkind: VirtualIP\naddresses: [1.2.3.5, 1.2.3.4]").unwrap(),
+        );
+        assert_eq!(
+            render(&check_together(&b, [&a]).problems),
+            "addresses[1] = \"1.2.3.4\": VirtualIP a has this address with port 80 of Tcp; take the address or the ports from one of the two"
+        );
+    }
 }

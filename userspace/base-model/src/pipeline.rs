@@ -376,3 +376,217 @@ fn validate_policy(policy: &NamedSpec, path: &str, findings: &mut Findings) {
 
 /// The step every flow may jump to and no filter may be called.
 pub const END: &str = "END";
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A handful of kinds, as the catalog of filters will offer them.
+    pub(crate) struct Kinds;
+
+    impl FilterKinds for Kinds {
+        fn results(&self, kind: &str) -> Option<Vec<&'static str>> {
+            Some(match kind {
+                "Validator" => vec!["invalid"],
+                "RateLimiter" => vec!["rateLimited"],
+                "Proxy" => {
+                    vec!["internalError", "clientError", "serverError", "failureCode", "timeout", "shortCircuited"]
+                }
+                "Mock" => vec!["mocked"],
+                "Fallback" => vec!["fallback"],
+                _ => return None,
+            })
+        }
+        fn kinds(&self) -> Vec<&'static str> {
+            vec!["Fallback", "Mock", "Proxy", "RateLimiter", "Validator"]
+        }
+    }
+
+    const FILTERS: &str = "
+filters:
+- {name: validator, kind: Validator}
+- {name: mock, kind: Mock}
+- {name: fallback, kind: Fallback}
+- name: proxy
+  kind: Proxy
+  pools:
+  - servers: [{url: 'http://127.0.0.1:9095'}]
+";
+
+    fn check(yaml: &str, problems: &[&str], warnings: &[&str]) {
+        let value = crate::yaml::parse_document(yaml).unwrap();
+        let mut findings = Findings::default();
+        if let Some(spec) = findings.take(decode::<PipelineSpec>(&value, "")) {
+            spec.validate("", &Kinds, &mut findings);
+        }
+        let told: Vec<String> = findings.problems.iter().map(Problem::to_string).collect();
+        assert_eq!(told, problems, "{yaml}");
+        let told: Vec<String> = findings.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(told, warnings, "{yaml}");
+    }
+
+    fn check_flow(flow: &str, problems: &[&str]) {
+        check(&format!("flow:\n{flow}\n{FILTERS}"), problems, &[]);
+    }
+
+    const REST: &str = "- filter: fallback\n- filter: mock\n- filter: proxy";
+
+    #[test]
+    fn flows_that_run() {
+        check(FILTERS, &[], &[]);
+        check_flow(&format!("- filter: validator\n  jumpIf: {{invalid: END, '': mock}}\n{REST}"), &[]);
+        check_flow(
+            &format!(
+                "- filter: validator\n  jumpIf: {{invalid: second}}\n{REST}\n- {{filter: END}}\n- {{filter: mock, alias: second}}"
+            ),
+            &[],
+        );
+        check_flow(&format!("- filter: validator\n- filter: mock\n{REST}"), &[]);
+    }
+
+    #[test]
+    fn jumps_go_forward_to_steps_that_exist() {
+        let flow = format!(
+            "- filter: validator\n  jumpIf: {{invald: END, invalid: prxoy}}\n- filter: fallback\n  jumpIf: {{fallback: validator}}\n- {{filter: mock, alias: m}}\n{}",
+            "- filter: proxy\n  jumpIf: {timeout: proxy, serverError: m}"
+        );
+        check_flow(
+            &flow,
+            &[
+                "flow[0].jumpIf.invald: invald is not a result of Validator; accepted: invalid or \"\", which means success; did you mean invalid?",
+                "flow[0].jumpIf.invalid = \"prxoy\": no later step of that name; accepted: fallback, m, proxy or END",
+                "flow[1].jumpIf.fallback = \"validator\": jumps back; a flow goes forward only: name a later step, or END",
+                "flow[3].jumpIf.serverError = \"m\": jumps back; a flow goes forward only: name a later step, or END",
+                "flow[3].jumpIf.timeout = \"proxy\": jumps back; a flow goes forward only: name a later step, or END",
+            ],
+        );
+        check_flow(
+            "- filter: validator\n  jumpIf: {invalid: mock}\n- {filter: mock, alias: m}\n- filter: fallback\n- filter: proxy",
+            &["flow[0].jumpIf.invalid = \"mock\": that step has an alias; jump to the alias instead of the filter"],
+        );
+    }
+
+    #[test]
+    fn steps_name_filters_and_jump_targets_are_unique() {
+        check_flow(
+            &format!("- filter: validater\n- filter: validator\n- filter: ''\n{REST}"),
+            &[
+                "flow[0].filter = \"validater\": no filter of that name; accepted: validator, mock, fallback, proxy or END; did you mean validator?",
+                "flow[2].filter: missing; name a filter, or END",
+            ],
+        );
+        check_flow(
+            &format!("- filter: validator\n  jumpIf: {{invalid: mock}}\n- filter: mock\n{REST}"),
+            &[
+                "flow[3].filter = \"mock\": several steps of that name, and a jump to it; give every one of them an alias of its own",
+            ],
+        );
+        check_flow(
+            &format!("- {{filter: validator, alias: END}}\n{REST}"),
+            &["flow[0].alias = \"END\": END is the end of the flow; choose another alias"],
+        );
+        check(
+            &format!("flow: [{{filter: proxy}}]\n{FILTERS}"),
+            &[],
+            &[
+                "filters[0]: validator is not in flow and never runs",
+                "filters[1]: mock is not in flow and never runs",
+                "filters[2]: fallback is not in flow and never runs",
+            ],
+        );
+    }
+
+    #[test]
+    fn filters_have_names_and_known_kinds() {
+        check(
+            "filters: [{name: END, kind: Mock}, {name: a, kind: Mok}, {name: a, kind: Mock}, {kind: Mock}, {name: b}, {name: r, kind: Retry}]",
+            &[
+                "filters[0].name = \"END\": END is the end of the flow and no name for a filter; choose another name",
+                "filters[1].kind = \"Mok\": unknown kind of filter; accepted: Fallback, Mock, Proxy, RateLimiter or Validator; did you mean Mock?",
+                "filters[2].name = \"a\": the same name as entry 1; give each filter its own name",
+                "filters[3].name: missing; give it a name of letters, digits, '-', '_', '.' and '~'",
+                "filters[4].kind: missing; accepted: Fallback, Mock, Proxy, RateLimiter or Validator",
+                "filters[5].kind = \"Retry\": unknown kind of filter; accepted: Fallback, Mock, Proxy, RateLimiter or Validator; move it to resilience",
+            ],
+            &[],
+        );
+        check(
+            "flow: []",
+            &["filters: missing; give it: The filters, each with `name`, `kind` and the fields of its kind"],
+            &[],
+        );
+        check("filters: []", &["filters: is empty; list at least one filter"], &[]);
+        check("filters: [5]", &["filters[0] = 5: a number where a mapping is wanted"], &[]);
+    }
+
+    #[test]
+    fn pools_and_their_policies() {
+        let proxy = |pools: &str, rest: &str| format!("filters:\n- name: p\n  kind: Proxy\n  pools:\n{pools}\n{rest}");
+        check(
+            &proxy(
+                "  - servers: [{url: 'http://a:80', weight: 1}, {url: 'a:80'}, {url: 'ftp://a'}, {url: 'http://'}, {url: 'http://a:99999', weight: 200}]",
+                "",
+            ),
+            &["filters[0].pools[0].servers[4].weight = 200: out of range; accepted: 0 to 100"],
+            &[],
+        );
+        check(
+            &proxy(
+                "  - servers: [{url: 'http://a:80', weight: 1}, {url: 'a:80'}, {url: 'ftp://a'}, {url: 'http://'}, {url: 'ws://a:9', weight: 2}]",
+                "",
+            ),
+            &[
+                "filters[0].pools[0].servers[1].url = \"a:80\": no scheme; write it as http://host:port",
+                "filters[0].pools[0].servers[1].weight: missing: other servers of the pool have one; give every server a weight of 1 or more, or none of them",
+                "filters[0].pools[0].servers[2].url = \"ftp://a\": the scheme ftp is not spoken; write http:// or https://",
+                "filters[0].pools[0].servers[2].weight: missing: other servers of the pool have one; give every server a weight of 1 or more, or none of them",
+                "filters[0].pools[0].servers[3].url = \"http://\": no host; write it as http://host:port",
+                "filters[0].pools[0].servers[3].weight: missing: other servers of the pool have one; give every server a weight of 1 or more, or none of them",
+                "filters[0].pools[0].servers[4].url = \"ws://a:9\": the scheme ws does not fit here; accepted: http or https",
+            ],
+            &[],
+        );
+        check(
+            &proxy(
+                "  - {servers: [{url: 'http://a'}], retryPolicy: again, circuitBreakerPolicy: again, failureCodes: [99]}\n  - servers: [{url: 'http://a'}]\n  - {}",
+                "resilience:\n- {name: again, kind: Retry, maxAttempts: 0}\n- {name: t, kind: TimeLimiter}",
+            ),
+            &[
+                "filters[0].pools[0].failureCodes[0] = 99: out of range; accepted: 100 to 599",
+                "resilience[0].maxAttempts = 0: out of range; accepted: 1 to 100",
+                "resilience[1].kind = \"TimeLimiter\": unknown kind of policy; accepted: CircuitBreaker or Retry; give the pool a timeout instead",
+            ],
+            &[],
+        );
+        check(
+            &proxy(
+                "  - {servers: [{url: 'http://a'}], retryPolicy: agin, circuitBreakerPolicy: again}\n  - servers: [{url: 'http://b'}]\n  - {filter: {}}\n  - {serviceName: s, healthCheck: {pass: 2}, filter: {policy: random}, loadBalance: {policy: leastConn}}",
+                "resilience:\n- {name: again, kind: Retry}",
+            ),
+            &[
+                "filters[0].pools[1]: a second pool without filter, after pools[0]; give it a filter, or join the two",
+                "filters[0].pools[2]: no servers; list servers, or give serviceRegistry and serviceName",
+                "filters[0].pools[2].filter.headers: missing; name a header to match, or choose policy ipHash, headerHash or random",
+                "filters[0].pools[3].serviceRegistry: missing beside serviceName; name the registry",
+                "filters[0].pools[3].healthCheck: not together with serviceName; remove it: the registry says who is well",
+                "filters[0].pools[3].filter.permil = 0: out of range for policy random; accepted: 1 to 1000",
+                "filters[0].pools[0].retryPolicy = \"agin\": no policy of that name, of kind Retry, in resilience; add it to resilience with kind: Retry, or remove the reference",
+                "filters[0].pools[0].circuitBreakerPolicy = \"again\": names a policy of kind Retry, CircuitBreaker is wanted; add it to resilience with kind: CircuitBreaker, or remove the reference",
+            ],
+            &[
+                "filters[0].pools[3].healthCheck.pass: unknown field, ignored; did you mean passes?",
+                "filters[0].pools[3].loadBalance.policy: \"leastConn\" is unknown, roundRobin is used; known: roundRobin, random, weightedRandom, ipHash, headerHash, cookieHash or forward",
+            ],
+        );
+    }
+
+    #[test]
+    fn policies_by_name() {
+        let value =
+            crate::yaml::parse_document("filters: []\nresilience: [{name: r, kind: Retry, maxAttempts: 5}]").unwrap();
+        let spec = decode::<PipelineSpec>(&value, "").unwrap().value;
+        assert_eq!(spec.retry("r").map(|retry| retry.max_attempts), Some(5));
+        assert_eq!(spec.retry("x"), None);
+        assert_eq!(spec.circuit_breaker("r"), None);
+    }
+}

@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn refusals_fit_on_a_line() {
-        for pattern in ["(", "[a", "a**", "(?=x)", r"\1", "*", r"\", "a{1001}{1000}{99}"] {
+        for pattern in ["(", "[a", "(?=x)", r"\1", "*", r"\", "a{1001}{1000}{99}"] {
             let why = compile(pattern).unwrap_err();
             assert!(!why.contains('\n') && !why.is_empty(), "{pattern}: {why}");
         }

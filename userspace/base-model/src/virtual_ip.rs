@@ -28,7 +28,7 @@ use crate::problem::{Findings, Problem, at, nth};
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("required" = ["addresses"]))]
 pub struct VirtualIpSpec {
-    /// One or more addresses, IPv4 and IPv6. An address belongs to one VirtualIP only.
+    /// One or more addresses, IPv4 and IPv6. Two VirtualIPs may share an address when no port and protocol is in both.
     pub addresses: Vec<String>,
     /// Ports that are steered: a list of numbers and ranges such as "8000-8099", or `any`. Default any.
     pub ports: PortsSpec,
@@ -259,6 +259,20 @@ impl JsonSchema for PortsSpec {
 }
 
 impl VirtualIpSpec {
+    /// A port and protocol both claim, if there is one; addresses are not looked at.
+    pub fn shared_port(&self, other: &Self) -> Option<(PortRange, Protocol)> {
+        let ranges = |spec: &Self| match &spec.ports {
+            PortsSpec::Any => vec![PortRange::ALL],
+            PortsSpec::List(ranges) => ranges.clone(),
+        };
+        let protocol = *self.protocols.iter().find(|protocol| other.protocols.contains(protocol))?;
+        let theirs = ranges(other);
+        ranges(self).into_iter().find_map(|a| {
+            let b = theirs.iter().find(|b| a.low <= b.high && b.low <= a.high)?;
+            Some((PortRange { low: a.low.max(b.low), high: a.high.min(b.high) }, protocol))
+        })
+    }
+
     /// The addresses that parse.
     pub fn parsed_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.addresses.iter().filter_map(|text| text.parse().ok())
@@ -306,9 +320,13 @@ impl VirtualIpSpec {
         if ranges.is_empty() {
             findings.problem(Problem::new(path, "is empty").advice("write any to steer every port"));
         }
-        if ranges.len() > RANGES_MAX {
-            let problem = Problem::new(path, format!("{} entries; at most {RANGES_MAX}", ranges.len()));
-            findings.problem(problem.advice("join neighbours to ranges, or write any"));
+        let services = ranges.len() * self.protocols.len();
+        if services > SERVICES_MAX {
+            let times = if self.protocols.len() > 1 { " for two protocols" } else { "" };
+            let problem = Problem::new(path, format!("{} entries{times}", ranges.len()));
+            let room = SERVICES_MAX / self.protocols.len().max(1);
+            findings
+                .problem(problem.accepted(format!("at most {room}")).advice("join neighbours to ranges, or write any"));
         }
         for (i, range) in ranges.iter().enumerate() {
             if let Some(other) = ranges[..i].iter().find(|other| other.low <= range.high && range.low <= other.high) {
@@ -345,7 +363,137 @@ fn is_broadcast(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V4(ip) if ip.is_broadcast())
 }
 
-/// Each entry takes a place in the kernel's table of ranges.
-const RANGES_MAX: usize = 64;
+/// The kernel looks through the ports of an address one by one, per protocol; see `SERVICES_MAX` of ebpf/abi.
+const SERVICES_MAX: usize = 32;
 /// Beyond it the smallest share is less than a slot per machine pair.
 const WEIGHT_MAX: u32 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(yaml: &str, problems: &[&str], warnings: &[&str]) {
+        let value = crate::yaml::parse_document(yaml).unwrap();
+        let mut findings = Findings::default();
+        if let Some(spec) = findings.take(crate::decode::<VirtualIpSpec>(&value, "")) {
+            spec.validate("", &mut findings);
+        }
+        let told: Vec<String> = findings.problems.iter().map(Problem::to_string).collect();
+        assert_eq!(told, problems, "{yaml}");
+        let told: Vec<String> = findings.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(told, warnings, "{yaml}");
+    }
+
+    #[test]
+    fn the_example_of_the_interfaces() {
+        let yaml = r#"
+addresses: [203.0.113.10, "2001:db8::10"]
+ports: [80, 443, "8000-8099"]
+protocols: [TCP, UDP]
+hash: fiveTuple
+sourcePrefixLength: {ipv4: 24, ipv6: 56}
+machines:
+- {name: edge-1, weight: 2, state: active}
+- {name: edge-3, weight: 1, state: draining}
+"#;
+        check(yaml, &[], &[]);
+        let spec = crate::decode::<VirtualIpSpec>(&crate::yaml::parse_document(yaml).unwrap(), "").unwrap().value;
+        assert_eq!(
+            spec.ports,
+            PortsSpec::List(vec![PortRange::one(80), PortRange::one(443), PortRange { low: 8000, high: 8099 }])
+        );
+        assert_eq!(spec.machines[1].state, MachineState::Draining);
+        assert_eq!(serde_json::to_value(&spec).unwrap()["ports"], serde_json::json!([80, 443, "8000-8099"]));
+        for hash in ["sourceIP", "sourcePrefix", "destinationPort"] {
+            check(&format!("{{addresses: [1.2.3.4], ports: any, hash: {hash}}}"), &[], &[]);
+        }
+    }
+
+    #[test]
+    fn refusals() {
+        check("{}", &["addresses: missing; give it: One or more addresses, IPv4 and IPv6"], &[]);
+        check("addresses: []", &["addresses: is empty; list at least one IPv4 or IPv6 address"], &[]);
+        check(
+            "addresses: [1.2.3.4/24, 0.0.0.0, 1.2.3.4, 1.2.3.4, '::ffff:1.2.3.5']",
+            &[
+                "addresses[0] = \"1.2.3.4/24\": not an IP address; write one address such as 203.0.113.10 or 2001:db8::10, without prefix and port",
+                "addresses[1] = \"0.0.0.0\": not an address clients can reach; accepted: a unicast address",
+                "addresses[3] = \"1.2.3.4\": given twice; remove one",
+                "addresses[4] = \"::ffff:1.2.3.5\": an IPv4 address in IPv6 clothes; write 1.2.3.5",
+            ],
+            &[],
+        );
+        check(
+            "{addresses: [1.2.3.4], ports: [0, 70000, true]}",
+            &[
+                "ports[0] = 0: out of range; accepted: 1 to 65535",
+                "ports[1] = 70000: out of range; accepted: 1 to 65535",
+                "ports[2] = true: true or false where a whole number or a text is wanted; accepted: a port or a range such as \"8000-8099\"",
+            ],
+            &[],
+        );
+        check(
+            "{addresses: [1.2.3.4], ports: ['90-80']}",
+            &["ports: entry [0]: the range ends before it begins; write \"80-90\""],
+            &[],
+        );
+        check(
+            "{addresses: [1.2.3.4], ports: ['80-90', 85]}",
+            &["ports[1] = \"85\": overlaps with 80-90; list every port once"],
+            &[],
+        );
+        check(
+            "{addresses: [1.2.3.4], ports: [], protocols: []}",
+            &[
+                "ports: is empty; write any to steer every port",
+                "protocols: is empty; leave it out for both, or list TCP, UDP",
+            ],
+            &[],
+        );
+        check(
+            "{addresses: [1.2.3.4], protocols: [tcp]}",
+            &["protocols[0] = \"tcp\": not one of the accepted words; accepted: TCP or UDP; did you mean TCP?"],
+            &[],
+        );
+        check(
+            "{addresses: [1.2.3.4], machines: [{name: a, weight: 0}, {name: a, state: off}]}",
+            &[
+                "machines[0].weight = 0: out of range; accepted: 1 to 1000",
+                "machines[1].state = \"off\": not one of the accepted words; accepted: active, draining or down",
+            ],
+            &[],
+        );
+        check(
+            "{addresses: [1.2.3.4], machines: [{name: a}, {name: a}]}",
+            &["machines[1].name = \"a\": given twice; remove one"],
+            &[],
+        );
+        check(
+            "{addresses: [1.2.3.4], machines: [{name: a, state: down}]}",
+            &[],
+            &["machines: no machine is active: new flows have nowhere to go"],
+        );
+        let ports: Vec<String> = (0..20).map(|i| (1000 + 2 * i).to_string()).collect();
+        check(
+            &format!("{{addresses: [1.2.3.4], ports: [{}]}}", ports.join(", ")),
+            &["ports: 20 entries for two protocols; accepted: at most 16; join neighbours to ranges, or write any"],
+            &[],
+        );
+    }
+
+    #[test]
+    fn ports_two_of_them_claim() {
+        let vip = |ports: PortsSpec, protocols: &[Protocol]| VirtualIpSpec {
+            ports,
+            protocols: protocols.to_vec(),
+            ..VirtualIpSpec::default()
+        };
+        let (a, b) = (
+            vip(PortsSpec::List(vec![PortRange { low: 80, high: 90 }]), &[Protocol::Tcp]),
+            vip(PortsSpec::Any, &[Protocol::Tcp, Protocol::Udp]),
+        );
+        assert_eq!(a.shared_port(&b), Some((PortRange { low: 80, high: 90 }, Protocol::Tcp)));
+        assert_eq!(a.shared_port(&vip(PortsSpec::Any, &[Protocol::Udp])), None);
+        assert_eq!(a.shared_port(&vip(PortsSpec::List(vec![PortRange::one(91)]), &[Protocol::Tcp])), None);
+    }
+}

@@ -12,6 +12,7 @@ pub mod steering;
 
 pub use maglev::Candidate;
 pub use plan::{
-    Capacity, Desired, DesiredKernel, Eligible, Installed, KernelChange, Member, Plan, Refused, Table, Vip, plan,
+    Capacity, Desired, DesiredKernel, Eligible, Installed, KernelChange, Member, Plan, Refused, Service, Table, Vip,
+    plan,
 };
 pub use steering::{Generation, NOBODY};

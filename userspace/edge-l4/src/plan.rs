@@ -9,9 +9,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use abi::Slot;
 use abi::limits::SERVICES_MAX;
-use abi::{Service, Slot};
-use base_model::{HashMode, PortRange, PortsSpec, VirtualIpSpec};
+use base_model::virtual_ip::SourcePrefixLength;
+use base_model::{HashMode, PortRange, PortsSpec, Protocol, VirtualIpSpec};
 
 use crate::maglev::{self, Candidate};
 use crate::steering;
@@ -91,6 +92,21 @@ pub struct KernelMachine {
     pub address: Option<IpAddr>,
     /// It is this machine.
     pub own: bool,
+}
+
+/// One port, one range, or all ports of an address, for one protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Service {
+    /// 0 to 65535 for any.
+    pub ports: PortRange,
+    pub protocol: Protocol,
+    pub hash: HashMode,
+    /// Bits that count with [`HashMode::SourcePrefix`].
+    pub source_prefix_length: SourcePrefixLength,
+    /// Index its counters are kept under.
+    pub vip: u16,
+    /// Place of the table that holds its owners.
+    pub table: u16,
 }
 
 /// Everything that is live after a plan was executed.
@@ -365,16 +381,12 @@ fn addresses(
         };
         for address in spec.parsed_addresses() {
             let services = addresses.entry(address).or_default();
-            let length =
-                if address.is_ipv4() { spec.source_prefix_length.ipv4 } else { spec.source_prefix_length.ipv6 };
-            for (range, protocol) in ranges.iter().flat_map(|range| spec.protocols.iter().map(move |p| (*range, *p))) {
+            for (ports, protocol) in ranges.iter().flat_map(|range| spec.protocols.iter().map(move |p| (*range, *p))) {
                 services.push(Service {
-                    port_first: range.low,
-                    port_last: range.high,
-                    protocol: protocol.number(),
-                    hash: hash_mode(spec.hash) as u8,
-                    prefix_length: if spec.hash == HashMode::SourcePrefix { length } else { 0 },
-                    reserved: 0,
+                    ports,
+                    protocol,
+                    hash: spec.hash,
+                    source_prefix_length: spec.source_prefix_length,
                     vip: vips[&vip.name],
                     table: places[vip.name.as_str()],
                 });
@@ -382,7 +394,7 @@ fn addresses(
         }
     }
     for (address, services) in &mut addresses {
-        services.sort_by_key(|s| (s.port_last - s.port_first, s.port_first, s.protocol, s.vip));
+        services.sort_by_key(|s| (s.ports.high - s.ports.low, s.ports.low, s.protocol, s.vip));
         services.dedup();
         if services.len() > SERVICES_MAX {
             return Err(Refused::Services { address: *address, wanted: services.len() });
@@ -390,25 +402,16 @@ fn addresses(
         // A narrower range inside a wider one of another virtual IP is well-defined; the same range twice is not.
         for pair in services.windows(2) {
             let [a, b] = pair else { continue };
-            if (a.port_first, a.port_last, a.protocol) == (b.port_first, b.port_last, b.protocol) {
+            if (a.ports, a.protocol) == (b.ports, b.protocol) {
                 let name = |index: u16| {
                     vips.iter().find(|(_, i)| **i == index).map(|(name, _)| name.clone()).unwrap_or_default()
                 };
-                let ports = PortRange { low: a.port_first, high: a.port_last };
+                let ports = a.ports;
                 return Err(Refused::Overlap { address: *address, ports, vips: [name(a.vip), name(b.vip)] });
             }
         }
     }
     Ok(addresses)
-}
-
-fn hash_mode(mode: HashMode) -> abi::HashMode {
-    match mode {
-        HashMode::FiveTuple => abi::HashMode::FiveTuple,
-        HashMode::SourceIp => abi::HashMode::SourceIp,
-        HashMode::SourcePrefix => abi::HashMode::SourcePrefix,
-        HashMode::DestinationPort => abi::HashMode::DestinationPort,
-    }
 }
 
 #[cfg(test)]
@@ -514,7 +517,7 @@ mod tests {
         assert_eq!(installed.kernel.tables.len(), 1);
         let services = &installed.kernel.addresses[&"203.0.113.10".parse::<IpAddr>().unwrap()];
         assert_eq!(
-            services.iter().map(|s| (s.port_first, s.port_last, s.protocol)).collect::<Vec<_>>(),
+            services.iter().map(|s| (s.ports.low, s.ports.high, s.protocol.number())).collect::<Vec<_>>(),
             [(80, 80, 6), (80, 80, 17), (443, 443, 6), (443, 443, 17), (8000, 8099, 6), (8000, 8099, 17)]
         );
 
@@ -538,7 +541,7 @@ mod tests {
         assert_eq!(installed.kernel.tables.len(), 1);
         assert_eq!(installed.kernel.vips, BTreeMap::from([("mail".into(), 2), ("shop".into(), 1)]));
         let mail = &installed.kernel.addresses[&"203.0.113.11".parse::<IpAddr>().unwrap()][0];
-        assert_eq!((mail.hash, mail.prefix_length, mail.vip), (2, 24, 2));
+        assert_eq!((mail.hash, mail.source_prefix_length.ipv4, mail.vip), (HashMode::SourcePrefix, 24, 2));
 
         two.vips.remove(0);
         execute(&two, &mut installed, &mut kernel);
