@@ -6,7 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -221,8 +221,14 @@ impl Worker {
         self.shared.send_job(Box::new(move |cx| drop(cx.executor.spawn(&cx.shared, make()))));
     }
 
+    /// A snapshot of its counters. Costs the worker nothing; the CPU time is asked of the kernel here.
     pub fn stats(&self) -> WorkerStats {
-        self.shared.counters.snapshot()
+        let mut stats = self.shared.counters.snapshot();
+        if let Some(busy) = thread_cpu_time(self.shared.thread_id.load(Ordering::Relaxed)) {
+            stats.busy_ns = busy.as_nanos() as u64;
+            stats.idle_ns = (self.shared.started.elapsed().saturating_sub(busy)).as_nanos() as u64;
+        }
+        stats
     }
 }
 
@@ -253,6 +259,9 @@ pub(crate) struct Shared {
     pub cpu: usize,
     pub counters: Counters,
     pub wakeup: OwnedFd,
+    started: Instant,
+    /// 0 before the thread runs and after it ended.
+    thread_id: AtomicI32,
     state: AtomicU8,
     stopping: AtomicBool,
     inbox: Mutex<Inbox>,
@@ -286,6 +295,8 @@ impl Shared {
             counters: Counters::default(),
             // SAFETY: the descriptor was just made and nobody else has it.
             wakeup: unsafe { OwnedFd::from_raw_fd(fd) },
+            started: Instant::now(),
+            thread_id: AtomicI32::new(0),
             state: AtomicU8::new(RUNNING),
             stopping: AtomicBool::new(false),
             inbox: Mutex::default(),
@@ -373,6 +384,8 @@ fn run_worker(shared: Arc<Shared>, config: Config, io: IoKind, started: mpsc::Se
         now: Cell::new(now),
         stopping: Cell::new(false),
     };
+    // SAFETY: a plain system call.
+    cx.shared.thread_id.store(unsafe { libc::gettid() }, Ordering::Relaxed);
     let entered = context::enter(&cx);
     if let Err(error) = cx.driver.start(&cx) {
         let _ =
@@ -384,12 +397,29 @@ fn run_worker(shared: Arc<Shared>, config: Config, io: IoKind, started: mpsc::Se
     drive(&cx, config.task_budget.max(1));
     wind_down(&cx);
     drop(entered);
+    let shared = &cx.shared;
+    if let Some(busy) = thread_cpu_time(shared.thread_id.swap(0, Ordering::Relaxed)) {
+        shared.counters.busy_ns.set(busy.as_nanos() as u64);
+        shared.counters.idle_ns.set(shared.started.elapsed().saturating_sub(busy).as_nanos() as u64);
+    }
+}
+
+/// CPU time of a thread of this process, as the scheduler counts it.
+fn thread_cpu_time(thread_id: i32) -> Option<Duration> {
+    if thread_id == 0 {
+        return None;
+    }
+    // The clock of a thread is named by its id, as pthread_getcpuclockid does: CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED below it.
+    let clock = (!thread_id << 3) | 4 | 2;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one `timespec`. A thread that has ended answers EINVAL.
+    (unsafe { libc::clock_gettime(clock, &mut time) } == 0)
+        .then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
 /// The loop of a worker.
 fn drive(cx: &Context, task_budget: usize) {
     let counters = &cx.shared.counters;
-    let mut woke_at = cx.now.get();
     let mut inbox = Inbox::default();
     while !cx.shared.stopping.load(Ordering::Relaxed) {
         cx.executor.run(&cx.shared, task_budget);
@@ -398,23 +428,16 @@ fn drive(cx: &Context, task_budget: usize) {
         // Sleep only when nothing is left to do and nobody has called meanwhile.
         let idle = !cx.executor.has_ready() && cx.driver.may_sleep(cx);
         let asleep = idle && cx.shared.fall_asleep();
-        let slept_at = if asleep { Instant::now() } else { woke_at };
         let wait = match asleep {
-            true => Wait::Upto(cx.timers.next_after(slept_at)),
+            // The turn may have been long, so the time to the next timer is counted from a fresh clock.
+            true => Wait::Upto(cx.timers.next_after(Instant::now)),
             false => Wait::Not,
         };
         cx.driver.turn(cx, wait);
 
-        let now = Instant::now();
-        cx.now.set(now);
+        cx.now.set(Instant::now());
         counters.turns.add(1);
-        if asleep {
-            counters.wakeups.add(1);
-            counters.idle_ns.add((now - slept_at).as_nanos() as u64);
-        }
-        counters.busy_ns.add((slept_at - woke_at).as_nanos() as u64);
-        woke_at = if asleep { now } else { slept_at };
-
+        counters.wakeups.add(u64::from(asleep));
         cx.timers.advance(cx);
         if cx.shared.wake_up() {
             take_inbox(cx, &mut inbox);

@@ -57,13 +57,13 @@ counters! {
     bytes_out,
     /// Turns of the loop.
     turns,
-    /// Times the worker slept and was woken.
+    /// Turns that were allowed to sleep until something happened.
     wakeups,
     /// Wakes other threads sent while the worker slept.
     remote_wakes,
-    /// Nanoseconds spent working.
+    /// CPU time of the thread in nanoseconds, work in the kernel included.
     busy_ns,
-    /// Nanoseconds spent waiting in the kernel.
+    /// The rest of the time since its start: asleep, or without the CPU.
     idle_ns,
     /// System calls that submit to or wait on the driver (`io_uring_enter`, `epoll_wait`).
     enters,
@@ -87,7 +87,7 @@ counters! {
     cancelled,
     /// Receives paused because their queue was full.
     recv_paused,
-    /// Sends the kernel took only in part at first.
+    /// Sends the kernel took only in part, or not at all, at first: the peer is slower than we are.
     short_sends,
     /// Connections closed by the linger limit with bytes unsent.
     linger_expired,

@@ -90,6 +90,9 @@ async fn serve(listener: TcpListener, seed: u64) {
         let mut random = Random(random.next());
         spawn(async move {
             let manners = random.below(10);
+            if random.below(2) == 0 {
+                small_buffers(&stream);
+            }
             while let Ok(Some(mut buf)) = stream.recv().await {
                 match manners {
                     0 if random.below(4) == 0 => return stream.abort(),
@@ -125,6 +128,9 @@ async fn client(address: SocketAddr, random: &mut Random) {
     else {
         return;
     };
+    if random.below(2) == 0 {
+        small_buffers(&stream);
+    }
     let total = match random.below(8) {
         0 => 0,
         1..=5 => random.below(5_000) as usize,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use base_runtime::net::{ListenOptions, StreamState, TcpListener, TcpStream};
 use base_runtime::time::{sleep, timeout};
-use base_runtime::{Buf, IoMode, spawn};
+use base_runtime::{Buf, IoMode, spawn, yield_now};
 use support::*;
 
 on_both_drivers!(
@@ -22,6 +22,7 @@ on_both_drivers!(
     reset_is_an_error_not_an_end,
     slow_reader_bounds_what_is_queued,
     slow_peer_bounds_what_is_unsent,
+    unawaited_sends_survive_a_full_socket,
     dropping_while_receiving_closes,
     dropping_with_sends_queued_finishes_them,
     linger_limit_cuts_a_peer_that_never_reads,
@@ -169,6 +170,29 @@ fn slow_peer_bounds_what_is_unsent(io: IoMode) {
         (reader, sent)
     });
     assert_eq!(reader.join().expect("no panic").expect("reads"), sent);
+}
+
+/// Sends nobody waits for find the socket full: the rest follows when there is room, in order.
+fn unawaited_sends_survive_a_full_socket(io: IoMode) {
+    let runtime = start(io);
+    run_on(&runtime, 0, || async {
+        let (client, server) = pair().await;
+        small_buffers(&client);
+        let sent = pattern(2 << 20);
+        for piece in sent.chunks(50_000) {
+            for part in piece.chunks(20_000) {
+                client.send(Buf::copy_from(part));
+            }
+            yield_now().await;
+            yield_now().await;
+        }
+        assert!(client.send_queue_len() > 0);
+        // Receiving starts only now.
+        let received = recv_exactly(&server, sent.len()).await.expect("receives");
+        assert!(received == sent);
+        client.flush().await.expect("sent");
+        assert_eq!(client.bytes_sent(), sent.len() as u64);
+    });
     assert!(runtime.workers()[0].stats().short_sends > 0, "the kernel took a send in part");
 }
 

@@ -255,7 +255,10 @@ impl Driver for Epoll {
             }
             match last_errno() {
                 libc::EINTR => {}
-                libc::EAGAIN => socket.tx_op.set(SendOp::Blocked),
+                libc::EAGAIN => {
+                    cx.shared.counters.short_sends.add(1);
+                    socket.tx_op.set(SendOp::Blocked);
+                }
                 errno => {
                     socket::send_failed(cx, socket, errno);
                     return;

@@ -256,7 +256,10 @@ impl Uring {
                     socket::sent(cx, socket, n);
                     self.send_next(socket, n < asked);
                 }
-                _ if matches!(-result, libc::EAGAIN | libc::EINTR) => self.send_next(socket, true),
+                _ if matches!(-result, libc::EAGAIN | libc::EINTR) => {
+                    cx.shared.counters.short_sends.add(1);
+                    self.send_next(socket, true);
+                }
                 _ => socket::send_failed(cx, socket, -result),
             }
         } else {

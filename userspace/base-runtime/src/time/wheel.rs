@@ -91,9 +91,9 @@ impl Timers {
     }
 
     /// How long the worker may sleep before the wheel needs it; `None` when nothing is set.
-    pub fn next_after(&self, now: Instant) -> Option<Duration> {
+    pub fn next_after(&self, now: impl FnOnce() -> Instant) -> Option<Duration> {
         let tick = self.wheel.borrow().next_slot()?.2;
-        Some((self.origin + Duration::from_millis(tick)).saturating_duration_since(now))
+        Some((self.origin + Duration::from_millis(tick)).saturating_duration_since(now()))
     }
 
     /// Rounded up, so that nothing fires early.

@@ -112,3 +112,20 @@ pub async fn recv_exactly(stream: &TcpStream, n: usize) -> std::io::Result<Vec<u
 pub fn pattern(n: usize) -> Vec<u8> {
     (0..n).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
 }
+
+/// Makes the kernel's send buffer as small as it goes, so that sends are taken in part.
+pub fn small_buffers(stream: &TcpStream) {
+    let bytes: libc::c_int = 4096;
+    // SAFETY: the kernel reads one int.
+    let result = unsafe {
+        let fd = std::os::fd::AsRawFd::as_raw_fd(stream);
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_SNDBUF,
+            (&raw const bytes).cast(),
+            size_of::<libc::c_int>() as u32,
+        )
+    };
+    assert_eq!(result, 0);
+}
