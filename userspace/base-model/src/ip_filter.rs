@@ -296,11 +296,12 @@ mod tests {
             let spec = IpFilterSpec { block_by_default, allow_ips: allow.clone(), block_ips: block.clone() };
             let in_allow = allow.iter().any(|c| naive(c, ip));
             let in_block = block.iter().any(|c| naive(c, ip));
-            let expected = if in_allow && in_block { !block_by_default }
-                else if in_allow { true }
-                else if in_block { false }
-                else if !allow.is_empty() { false }
-                else { !block_by_default };
+            let expected = match (in_allow, in_block) {
+                (true, true) => !block_by_default,
+                (true, false) => true,
+                (false, true) => false,
+                (false, false) => allow.is_empty() && !block_by_default,
+            };
             prop_assert_eq!(spec.compile().allows(Some(ip)), expected);
             for c in allow.iter().chain(&block) {
                 prop_assert_eq!(c.contains(ip), naive(c, ip));

@@ -27,7 +27,8 @@ pub fn translate_v1(value: &Value) -> Option<Translation> {
     let old_shape = |filter: &Value| {
         filter.as_object().is_some_and(|f| text(f, "kind") == "Proxy" && field(f, "mainPool").is_some())
     };
-    if !legacy && !(kind == "Pipeline" && filters.is_some_and(|filters| filters.iter().any(old_shape))) {
+    let half_way = kind == "Pipeline" && filters.is_some_and(|filters| filters.iter().any(old_shape));
+    if !legacy && !half_way {
         return None;
     }
     let mut document = document.clone();

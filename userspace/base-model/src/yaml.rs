@@ -98,6 +98,7 @@ const TEXT_BYTES_MAX: usize = 10 << 20;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -170,6 +171,47 @@ mod tests {
         ] {
             let text = to_string(&value);
             assert_eq!(parse_document(&text).unwrap(), value, "{text}");
+        }
+    }
+
+    fn any_tree() -> impl Strategy<Value = Value> {
+        let text = prop_oneof![
+            "\\PC{0,20}",
+            "[a-z:#\\-?!&*|>'\"%@`{}\\[\\], \\t\\n~=.0-9]{0,12}",
+            "-----BEGIN\\n([a-zA-Z0-9+/]{1,60}\\n){1,3}-----END\\n{0,2}",
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            text.clone().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 5, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+                proptest::collection::vec((text.clone(), inner), 0..5)
+                    .prop_map(|e| Value::Object(e.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_tree_is_read_back(tree in any_tree()) {
+            let tree = json!({ "tree": tree });
+            let text = to_string(&tree);
+            prop_assert_eq!(parse_document(&text), Ok(tree), "{}", text);
+        }
+
+        #[test]
+        fn json_of_any_tree_is_read(tree in any_tree()) {
+            let tree = json!({ "tree": tree });
+            prop_assert_eq!(parse_document(&tree.to_string()), Ok(tree));
+        }
+
+        #[test]
+        fn no_text_panics(text in "[a-z:#\\-?!&*|>'\"%@{}\\[\\], \\t\\n0-9]{0,60}") {
+            let _ = parse_documents(&text);
         }
     }
 }

@@ -203,7 +203,7 @@ pub fn plan(desired: &Desired, installed: &Installed, capacity: &Capacity) -> Re
     let mut warnings = Vec::new();
     let machines = machines(desired, capacity, &mut warnings)?;
     let vips = vip_indices(desired, &installed.kernel.vips, capacity)?;
-    let (tables, places, fresh_tables) = tables(desired, &installed.kernel, capacity)?;
+    let Tables { all: tables, places, fresh: fresh_tables } = tables(desired, &installed.kernel, capacity)?;
     let addresses = addresses(desired, &vips, &places)?;
     if addresses.len() > capacity.addresses as usize {
         return Err(Refused::TooMany { what: "addresses", wanted: addresses.len(), room: capacity.addresses as usize });
@@ -291,12 +291,17 @@ fn vip_indices(
 
 type Places<'d> = BTreeMap<&'d str, u16>;
 
+struct Tables<'d> {
+    /// Everything that will be referred to, by place.
+    all: BTreeMap<u16, Table>,
+    /// Where the table of each virtual IP is.
+    places: Places<'d>,
+    /// Places to fill.
+    fresh: Vec<u16>,
+}
+
 /// The table of every virtual IP and its place. Equal tables share a place, unchanged ones keep theirs.
-fn tables<'d>(
-    desired: &'d Desired,
-    installed: &DesiredKernel,
-    capacity: &Capacity,
-) -> Result<(BTreeMap<u16, Table>, Places<'d>, Vec<u16>), Refused> {
+fn tables<'d>(desired: &'d Desired, installed: &DesiredKernel, capacity: &Capacity) -> Result<Tables<'d>, Refused> {
     let names: BTreeMap<u16, &str> = desired.members.iter().map(|member| (member.id, member.name.as_str())).collect();
     let mut built: BTreeMap<Vec<Eligible>, Vec<u16>> = BTreeMap::new();
     let mut folded: BTreeMap<(&[Vec<Eligible>], Vec<u16>), Table> = BTreeMap::new();
@@ -353,7 +358,7 @@ fn tables<'d>(
         let wanted = installed.tables.len() + fresh.len() + lacking;
         return Err(Refused::TooMany { what: "tables, old and new together", wanted, room: capacity.tables.into() });
     }
-    Ok((tables, places, fresh))
+    Ok(Tables { all: tables, places, fresh })
 }
 
 fn owners(generation: &[Eligible], names: &BTreeMap<u16, &str>) -> Vec<u16> {
