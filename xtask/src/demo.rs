@@ -338,31 +338,43 @@ impl Demo {
     }
 
     fn kill(&mut self, name: &str, verdict: &mut Verdict) -> Result<(), String> {
-        title(&format!("kill -9 of the weir on {name}; its kernel program stays"));
+        title(&format!("kill -9 of the weir on {name}; its kernel program stays and steers on"));
         let lost = self.owned_by(name);
-        let others: BTreeSet<u32> = self.long_connections().keys().copied().filter(|id| !lost.contains(id)).collect();
+        let others: BTreeSet<u32> = self.long_connections().into_keys().filter(|id| !lost.contains(id)).collect();
+        let mut through = BTreeSet::new();
+        for (id, port) in self.ports() {
+            if others.contains(&id) && self.fleet.chosen_by_router(port, PORT)? == name {
+                through.insert(id);
+            }
+        }
         let started = Instant::now();
         if let Some(edge) = self.edges.iter_mut().find(|edge| edge.name == name) {
             edge.kill();
         }
-        self.watch(Duration::from_secs(8))?;
-        let failed: Vec<(Instant, String)> = self
-            .failures(started)
-            .into_iter()
-            .filter(|(id, _, _, _)| *id >= NEW)
-            .map(|(_, began, error, _)| (began, error))
-            .collect();
-        let converged =
-            failed.iter().map(|(began, _)| began.saturating_duration_since(started)).max().unwrap_or(Duration::ZERO);
+        self.watch(Duration::from_millis(1500))?;
+        let alive = self.alive_since(started + Duration::from_secs(1));
+        verdict.claim(
+            through.is_subset(&alive),
+            format!(
+                "{} connections of the others come in through {name}: all live, only its kernel steers them",
+                through.len()
+            ),
+        );
+        let withdrawn = Instant::now();
+        self.fleet.withdraw(name)?;
+        note(format!(
+            "{} after the kill the router stops using {name}, as when the BGP daemon beside it notices and withdraws",
+            seconds(withdrawn - started)
+        ));
+        self.watch(Duration::from_secs(6))?;
+
+        let failed = self.failures(started).into_iter().filter(|(id, ..)| *id >= NEW);
+        let failed: Vec<(Instant, String)> = failed.map(|(_, began, error, _)| (began, error)).collect();
         let mut kinds: BTreeMap<&str, u32> = BTreeMap::new();
         failed.iter().for_each(|(_, error)| *kinds.entry(error).or_default() += 1);
         let kinds: Vec<String> = kinds.iter().map(|(error, count)| format!("{count} × {error}")).collect();
-        note(format!(
-            "{} connections belonged to it; {} new ones failed until the others took over ({})",
-            lost.len(),
-            failed.len(),
-            kinds.join(", ")
-        ));
+        let kinds = if kinds.is_empty() { "none".into() } else { kinds.join(", ") };
+        note(format!("{} connections belonged to it; new ones that failed: {kinds}", lost.len()));
         let quiet = started + Duration::from_secs(5);
         let alive = others.intersection(&self.alive_since(quiet)).count();
         verdict.claim(
@@ -370,9 +382,14 @@ impl Demo {
             format!("{alive} of {} established connections owned by the others live", others.len()),
         );
         self.claim_none_broken(started, &[name], "the crash", verdict);
+        let last = failed.iter().map(|(began, _)| *began).max().unwrap_or(started);
         verdict.claim(
-            converged < Duration::from_secs(5),
-            format!("converged: the last new connection that failed began {} after the kill", seconds(converged)),
+            last < withdrawn + Duration::from_secs(1),
+            format!(
+                "converged: the last new connection that failed began {} after the kill ({} after the withdrawal)",
+                seconds(last - started),
+                seconds(last.saturating_duration_since(withdrawn))
+            ),
         );
         Ok(())
     }
@@ -382,9 +399,7 @@ impl Demo {
         let before = self.alive_since(Instant::now().checked_sub(Duration::from_secs(1)).unwrap_or_else(Instant::now));
         let started = Instant::now();
         self.fleet.pull_cable(name)?;
-        note(
-            "the router lost the carrier and spreads over the other two by itself; connections that came in through it enter elsewhere now",
-        );
+        note("nothing may depend on its kernel program any more");
         self.watch(Duration::from_secs(5))?;
         let failed: Vec<Instant> =
             self.failures(started).into_iter().filter(|(id, ..)| *id >= NEW).map(|(_, began, ..)| began).collect();
@@ -456,6 +471,16 @@ impl Demo {
         connections
     }
 
+    /// The source port of every long connection.
+    fn ports(&self) -> BTreeMap<u32, u16> {
+        let events = self.load.as_ref().map(|load| load.events().clone()).unwrap_or_default();
+        let ports = events.into_iter().filter_map(|(_, event)| match event {
+            Event::Answer { id, port, .. } if id < NEW => Some((id, port)),
+            _ => None,
+        });
+        ports.collect()
+    }
+
     fn owned_by(&self, name: &str) -> BTreeSet<u32> {
         self.long_connections().into_iter().filter(|(_, (_, owner))| owner == name).map(|(id, _)| id).collect()
     }
@@ -510,7 +535,7 @@ impl Demo {
         Ok(())
     }
 
-    /// Lets time pass, a dot every half second.
+    /// Lets time pass while the client works.
     fn watch(&self, time: Duration) -> Result<(), String> {
         let watching = step(format!("watching for {}", seconds(time)));
         thread::sleep(time);

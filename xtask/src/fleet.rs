@@ -153,6 +153,17 @@ impl Fleet {
         Ok(device.to_string())
     }
 
+    /// What the BGP daemon beside a dead `weir` does: takes back its announcement, so that the router sends nothing new in
+    /// through this edge, although its link is up.
+    pub fn withdraw(&self, edge: &str) -> Result<(), String> {
+        let [mut hops, mut hops6] = [String::new(), String::new()];
+        for edge in self.edges.iter().filter(|other| other.name != edge) {
+            hops.push_str(&format!(" nexthop via {} dev {}", edge.address, edge.name));
+            hops6.push_str(&format!(" nexthop via {} dev {}", edge.address6, edge.name));
+        }
+        self.router.ip(&[format!("route replace {VIP}/32{hops}"), format!("route replace {VIP6}/128{hops6}")])
+    }
+
     /// Pulls the cable of an edge: both ends lose their carrier, and the router drops the next hop by itself.
     pub fn pull_cable(&self, edge: &str) -> Result<(), String> {
         self.router.ip(&[format!("link set {edge} down")])

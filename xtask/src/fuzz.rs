@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::cargo::{self, cargo, root};
+use crate::cargo::{self, root};
 use crate::{progress, tools};
 
 #[derive(clap::Args)]
@@ -16,7 +16,7 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<(), String> {
     let folder = root().join("userspace/fuzz");
-    let files = fs::read_dir(folder.join("fuzz_targets")).into_iter().flatten().flatten();
+    let files = fs::read_dir(folder.join("targets")).into_iter().flatten().flatten();
     let names = files.filter_map(|file| file.file_name().to_str()?.strip_suffix(".rs").map(str::to_string));
     let mut known: Vec<String> = names.collect();
     known.sort();
@@ -24,7 +24,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         return Err(format!("no fuzz target `{unknown}`; there are: {}", known.join(", ")));
     }
     if known.is_empty() {
-        progress::warn("there are no fuzz targets yet (userspace/fuzz/fuzz_targets)");
+        progress::warn("there are no fuzz targets yet (userspace/fuzz/targets)");
         return Ok(());
     }
     if tools::find("cargo-fuzz").is_none() {
@@ -33,10 +33,24 @@ pub fn run(options: &Options) -> Result<(), String> {
     for target in if options.targets.is_empty() { &known } else { &options.targets } {
         let step = progress::step(format!("fuzzing {target} for {} s", options.seconds));
         let limit = format!("-max_total_time={}", options.seconds);
-        cargo::run(
-            cargo().current_dir(&folder).env_remove("CARGO").args(["+nightly", "fuzz", "run", target, "--", &limit]),
-        )?;
+        cargo::run(cargo_of_rustup().current_dir(&folder).args([
+            "+nightly",
+            "fuzz",
+            "run",
+            "--fuzz-dir",
+            ".",
+            target,
+            "--",
+            &limit,
+        ]))?;
         step.done("nothing found");
     }
     Ok(())
+}
+
+/// The cargo in front of PATH: `+nightly` is understood by rustup's, not by the one that runs us.
+fn cargo_of_rustup() -> std::process::Command {
+    let mut command = std::process::Command::new("cargo");
+    command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
+    command
 }

@@ -52,7 +52,8 @@ fn problems(root: &Path) -> Vec<String> {
     for readme in &found.readmes {
         let text = fs::read_to_string(readme).unwrap_or_default();
         let folder = readme.parent().unwrap_or(root);
-        for path in paths(&text) {
+        // What a build leaves is not in the repository.
+        for path in paths(&text).filter(|path| !path.starts_with("target/")) {
             let there = [folder, root].iter().any(|base| base.join(path.trim_end_matches('/')).exists());
             // A word with a slash is a path of ours when its first part is; `/apis/v2` and `text/plain` are not.
             let first = path.split('/').next().unwrap_or_default();
