@@ -308,7 +308,10 @@ impl HttpServerSpec {
             findings.problem(Problem::new(at(path, "port"), "out of range").value(&0.into()).accepted("1 to 65535"));
         }
         if !self.address.is_empty() && self.address.parse::<std::net::IpAddr>().is_err() {
-            let advice = "leave it out to listen on every address";
+            let advice = match self.address.as_str() {
+                "localhost" => "write 127.0.0.1 or ::1",
+                _ => "leave it out to listen on every address",
+            };
             findings.problem(Problem::new(at(path, "address"), "not an IP address").text(&self.address).advice(advice));
         }
         self.validate_tls(path, findings);
@@ -591,7 +594,7 @@ mod tests {
         check("port: 70000", &["port = 70000: out of range; accepted: 0 to 65535"], &[]);
         check(
             "{port: 1, address: localhost}",
-            &["address = \"localhost\": not an IP address; leave it out to listen on every address"],
+            &["address = \"localhost\": not an IP address; write 127.0.0.1 or ::1"],
             &[],
         );
         check("{port: 1, maxConnections: 0}", &["maxConnections = 0: out of range; accepted: 1 to 4294967295"], &[]);
