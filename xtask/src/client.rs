@@ -2,6 +2,7 @@
 //! request every now and then, and new connections at a steady pace. Everything that happens is a line of JSON on stdout,
 //! which `demo` reads; it ends when its stdin does.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -140,7 +141,22 @@ fn tell(event: &Event) {
 /// The client as `demo` sees it: a process of which the events are collected with the time they came.
 pub struct Load {
     child: Child,
-    events: Arc<Mutex<Vec<(Instant, Event)>>>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// In the order of the times.
+    events: Vec<(Instant, Event)>,
+    long: BTreeMap<u32, Long>,
+}
+
+/// A long connection that was answered and has not broken.
+#[derive(Clone)]
+pub struct Long {
+    pub last: Instant,
+    pub port: u16,
+    pub machine: String,
 }
 
 impl Load {
@@ -151,22 +167,52 @@ impl Load {
         command.args(["--new-per-second", &options.new_per_second.to_string()]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("{}: {error}", crate::tools::show(&command)))?;
-        let events = Arc::new(Mutex::new(Vec::new()));
+        let load = Arc::new(Mutex::new(Seen::default()));
         if let Some(output) = child.stdout.take() {
-            let events = Arc::clone(&events);
+            let seen = Arc::clone(&load);
             thread::spawn(move || {
                 for line in BufReader::new(output).lines().map_while(Result::ok) {
                     if let Ok(event) = serde_json::from_str(&line) {
-                        events.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), event));
+                        seen.lock().unwrap_or_else(PoisonError::into_inner).note(event);
                     }
                 }
             });
         }
-        Ok(Self { child, events })
+        Ok(Self { child, seen: load })
     }
 
-    pub fn events(&self) -> MutexGuard<'_, Vec<(Instant, Event)>> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many events there were.
+    pub fn count(&self) -> usize {
+        self.seen().events.len()
+    }
+
+    /// What came since then.
+    pub fn since(&self, since: Instant) -> Vec<(Instant, Event)> {
+        let seen = self.seen();
+        let first = seen.events.partition_point(|(at, _)| *at < since);
+        seen.events[first..].to_vec()
+    }
+
+    pub fn long_connections(&self) -> BTreeMap<u32, Long> {
+        self.seen().long.clone()
+    }
+}
+
+impl Seen {
+    fn note(&mut self, event: Event) {
+        let now = Instant::now();
+        match &event {
+            Event::Answer { id, port, machine, .. } if *id < NEW => {
+                self.long.insert(*id, Long { last: now, port: *port, machine: machine.clone() });
+            }
+            Event::Broken { id, .. } => drop(self.long.remove(id)),
+            Event::Answer { .. } => {}
+        }
+        self.events.push((now, event));
     }
 }
 

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cargo::{self, Profile};
-use crate::client::{self, Event, Load, NEW};
+use crate::client::{self, Event, Load, Long, NEW};
 use crate::fleet::{CLIENT, Fleet, INTERFACE, VIP, VIP6};
 use crate::process::Daemon;
 use crate::progress::{self, Colour, note, paint, seconds, step, title, warn};
@@ -306,7 +306,7 @@ impl Demo {
         let everyone = |demo: &Self| demo.long_connections().len() == LONG as usize;
         self.wait_until("all connections open", Duration::from_secs(20), everyone)?;
         self.wait_steady(3)?;
-        starting.done(format!("they belong to {}", owners(self.long_connections().values().map(|(_, owner)| owner))));
+        starting.done(format!("they belong to {}", owners(self.long_connections().values().map(|long| &long.machine))));
         Ok(())
     }
 
@@ -342,8 +342,8 @@ impl Demo {
         let lost = self.owned_by(name);
         let others: BTreeSet<u32> = self.long_connections().into_keys().filter(|id| !lost.contains(id)).collect();
         let mut through = BTreeSet::new();
-        for (id, port) in self.ports() {
-            if others.contains(&id) && self.fleet.chosen_by_router(port, PORT)? == name {
+        for (id, long) in self.long_connections() {
+            if others.contains(&id) && self.fleet.chosen_by_router(long.port, PORT)? == name {
                 through.insert(id);
             }
         }
@@ -368,8 +368,8 @@ impl Demo {
         ));
         self.watch(Duration::from_secs(6))?;
 
-        let failed = self.failures(started).into_iter().filter(|(id, ..)| *id >= NEW);
-        let failed: Vec<(Instant, String)> = failed.map(|(_, began, error, _)| (began, error)).collect();
+        let failed = self.failures(started).into_iter().filter(|failure| failure.id >= NEW);
+        let failed: Vec<(Instant, String)> = failed.map(|failure| (failure.began, failure.error)).collect();
         let mut kinds: BTreeMap<&str, u32> = BTreeMap::new();
         failed.iter().for_each(|(_, error)| *kinds.entry(error).or_default() += 1);
         let kinds: Vec<String> = kinds.iter().map(|(error, count)| format!("{count} × {error}")).collect();
@@ -401,8 +401,12 @@ impl Demo {
         self.fleet.pull_cable(name)?;
         note("nothing may depend on its kernel program any more");
         self.watch(Duration::from_secs(5))?;
-        let failed: Vec<Instant> =
-            self.failures(started).into_iter().filter(|(id, ..)| *id >= NEW).map(|(_, began, ..)| began).collect();
+        let failed: Vec<Instant> = self
+            .failures(started)
+            .into_iter()
+            .filter(|failure| failure.id >= NEW)
+            .map(|failure| failure.began)
+            .collect();
         let converged =
             failed.iter().map(|began| began.saturating_duration_since(started)).max().unwrap_or(Duration::ZERO);
         let quiet = started + Duration::from_secs(3);
@@ -418,10 +422,10 @@ impl Demo {
     }
 
     fn claim_none_broken(&self, since: Instant, allowed: &[&str], what: &str, verdict: &mut Verdict) {
-        let broken: Vec<_> = self.failures(since).into_iter().filter(|(id, ..)| *id < NEW).collect();
+        let broken: Vec<_> = self.failures(since).into_iter().filter(|failure| failure.id < NEW).collect();
         let (expected, others): (Vec<_>, Vec<_>) =
-            broken.into_iter().partition(|(.., machine)| allowed.contains(&machine.as_str()));
-        for (id, _, error, machine) in others.iter().take(5) {
+            broken.into_iter().partition(|failure| allowed.contains(&failure.machine.as_str()));
+        for Failure { id, error, machine, .. } in others.iter().take(5) {
             warn(format!("connection {id} of {machine}: {error}"));
         }
         let lost = if expected.is_empty() { String::new() } else { format!(" ({} of its own ended)", expected.len()) };
@@ -441,52 +445,33 @@ impl Demo {
 
     /// Every answer to a request that began after `since`.
     fn answers(&self, since: Instant) -> impl Iterator<Item = Seen> {
-        let events = self.load.as_ref().map(|load| load.events().clone()).unwrap_or_default();
+        let events = self.load.as_ref().map(|load| load.since(since)).unwrap_or_default();
         events.into_iter().filter_map(Seen::from_event).filter(move |seen| seen.began >= since)
     }
 
-    /// Every failure since then: id, when its request began, error, machine.
-    fn failures(&self, since: Instant) -> Vec<(u32, Instant, String, String)> {
-        let events = self.load.as_ref().map(|load| load.events().clone()).unwrap_or_default();
-        let failures = events.into_iter().filter(|(at, _)| *at >= since).filter_map(|(at, event)| match event {
-            Event::Broken { id, us, error, machine, .. } => Some((id, before(at, us), error, machine)),
+    /// Everything that failed since then.
+    fn failures(&self, since: Instant) -> Vec<Failure> {
+        let events = self.load.as_ref().map(|load| load.since(since)).unwrap_or_default();
+        let failures = events.into_iter().filter_map(|(at, event)| match event {
+            Event::Broken { id, us, error, machine, .. } => Some(Failure { id, began: before(at, us), error, machine }),
             Event::Answer { id, us, status, machine, .. } if status != 200 => {
-                Some((id, before(at, us), format!("status {status}"), machine))
+                Some(Failure { id, began: before(at, us), error: format!("status {status}"), machine })
             }
             Event::Answer { .. } => None,
         });
         failures.collect()
     }
 
-    /// Long connections that were ever answered and have not broken: id → (last answer, owner).
-    fn long_connections(&self) -> BTreeMap<u32, (Instant, String)> {
-        let mut connections = BTreeMap::new();
-        for (at, event) in self.load.as_ref().map(|load| load.events().clone()).unwrap_or_default() {
-            match event {
-                Event::Answer { id, machine, .. } if id < NEW => drop(connections.insert(id, (at, machine))),
-                Event::Broken { id, .. } => drop(connections.remove(&id)),
-                Event::Answer { .. } => {}
-            }
-        }
-        connections
-    }
-
-    /// The source port of every long connection.
-    fn ports(&self) -> BTreeMap<u32, u16> {
-        let events = self.load.as_ref().map(|load| load.events().clone()).unwrap_or_default();
-        let ports = events.into_iter().filter_map(|(_, event)| match event {
-            Event::Answer { id, port, .. } if id < NEW => Some((id, port)),
-            _ => None,
-        });
-        ports.collect()
+    fn long_connections(&self) -> BTreeMap<u32, Long> {
+        self.load.as_ref().map(Load::long_connections).unwrap_or_default()
     }
 
     fn owned_by(&self, name: &str) -> BTreeSet<u32> {
-        self.long_connections().into_iter().filter(|(_, (_, owner))| owner == name).map(|(id, _)| id).collect()
+        self.long_connections().into_iter().filter(|(_, long)| long.machine == name).map(|(id, _)| id).collect()
     }
 
     fn alive_since(&self, since: Instant) -> BTreeSet<u32> {
-        self.long_connections().into_iter().filter(|(_, (last, _))| *last >= since).map(|(id, _)| id).collect()
+        self.long_connections().into_iter().filter(|(_, long)| long.last >= since).map(|(id, _)| id).collect()
     }
 
     fn latencies(&self, since: Instant) {
@@ -512,14 +497,14 @@ impl Demo {
             let Some(since) = Instant::now().checked_sub(STEADY) else { return false };
             let owners: BTreeSet<String> =
                 demo.answers(since).filter(|seen| seen.id >= NEW).map(|seen| seen.machine).collect();
-            owners.len() == machines && demo.failures(since).iter().all(|(id, ..)| *id < NEW)
+            owners.len() == machines && demo.failures(since).iter().all(|failure| failure.id < NEW)
         };
         let result = self.wait_until("new connections to be served by every edge", Duration::from_secs(20), steady);
         result.map_err(|error| {
             let mut seen: BTreeMap<String, u32> = BTreeMap::new();
             let failures =
                 self.failures(Instant::now().checked_sub(Duration::from_secs(3)).unwrap_or_else(Instant::now));
-            failures.into_iter().for_each(|(_, _, error, _)| *seen.entry(error).or_default() += 1);
+            failures.into_iter().for_each(|failure| *seen.entry(failure.error).or_default() += 1);
             format!("{error}; failures in the last 3 s: {seen:?}")
         })
     }
@@ -540,7 +525,7 @@ impl Demo {
         let watching = step(format!("watching for {}", seconds(time)));
         thread::sleep(time);
         let (count, broken) =
-            (self.load.as_ref().map_or(0, |load| load.events().len()), self.failures(Instant::now() - time).len());
+            (self.load.as_ref().map_or(0, |load| load.count()), self.failures(Instant::now() - time).len());
         watching.done(format!("{count} requests so far, {broken} failures in this time"));
         Ok(())
     }
@@ -588,6 +573,15 @@ impl Demo {
         edges.into_iter().chain(backends).for_each(Daemon::leave);
         fleet.keep();
     }
+}
+
+/// A request or connection that came to nothing.
+struct Failure {
+    id: u32,
+    began: Instant,
+    error: String,
+    /// Who had answered on this connection before; empty when nobody had.
+    machine: String,
 }
 
 /// An answer as the client saw it.
