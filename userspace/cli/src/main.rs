@@ -1,1 +1,42 @@
-fn main() {}
+//! `weirctl`: the operator's hands. Verbs and tables are those of Easegress's `egctl`.
+//!
+//! Reading order: `arguments.rs` (every verb), `run.rs` (verb → work), then one file per subject. Exit 0: done; 1: refused or
+//! failed, with the reason on stderr; 2: wrong usage.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod catalog;
+mod check;
+mod config;
+mod custom;
+mod describe;
+mod documents;
+mod edit;
+mod http_proxy;
+mod members;
+mod objects;
+mod output;
+mod resource;
+mod run;
+mod server;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments = arguments::Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("no runtime: {error}")),
+    };
+    match runtime.block_on(run::run(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => fail(&message),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("weirctl: {message}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,219 @@
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+#[derive(Parser)]
+#[command(name = "weirctl", version, about = "Controls a Weir cluster through its admin API", propagate_version = true)]
+pub struct Arguments {
+    /// Address of the admin API [default: the current context's, else localhost:2381]
+    #[arg(long, global = true, value_name = "ADDR")]
+    pub server: Option<String>,
+    /// How to print
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Default)]
+    pub output: Format,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Default,
+    Json,
+    Yaml,
+}
+
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Create objects from files (all of them or none), or an HTTP proxy from rules
+    #[command(args_conflicts_with_subcommands = true)]
+    Create {
+        #[command(flatten)]
+        files: Files,
+        #[command(subcommand)]
+        what: Option<CreateWhat>,
+    },
+    /// Create or update objects from files, all of them or none
+    Apply {
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Show tables of resources: get all | KIND [NAME]
+    Get {
+        /// A kind, an alias of one, or all
+        kind: String,
+        /// One name; for custom data: KIND [ID]
+        names: Vec<String>,
+        #[command(flatten)]
+        namespace: Namespace,
+    },
+    /// Show a resource and its status on every machine
+    Describe {
+        kind: String,
+        names: Vec<String>,
+        /// The whole status, with topN
+        #[arg(short, long)]
+        verbose: bool,
+        #[command(flatten)]
+        namespace: Namespace,
+    },
+    /// Delete resources: delete KIND NAME…, delete KIND --all, delete -f FILE
+    Delete {
+        kind: Option<String>,
+        names: Vec<String>,
+        /// Every object of the kind
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Change a resource in an editor ($WEIRCTL_EDITOR, $EGCTL_EDITOR, $EDITOR, vi)
+    Edit { kind: String, name: Option<String> },
+    /// Check documents without a cluster
+    Check {
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Refuse unknown keys
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Explain a kind or a field: KIND[.field]
+    Explain { query: String },
+    /// List the paths of the admin API
+    Apis,
+    /// List the kinds and their aliases
+    ApiResources,
+    /// Ask whether the machine is well
+    Health,
+    /// Print the metrics of the machine
+    Metrics,
+    /// Show the log of the machine
+    #[command(args_conflicts_with_subcommands = true)]
+    Logs {
+        /// How many lines
+        #[arg(long, default_value_t = 500)]
+        tail: usize,
+        /// Keep following
+        #[arg(short, long)]
+        follow: bool,
+        #[command(subcommand)]
+        what: Option<LogsWhat>,
+    },
+    /// Contexts of ~/.weirctlrc
+    #[command(subcommand)]
+    Config(ConfigWhat),
+    /// Print a completion script
+    Completion { shell: clap_complete::Shell },
+    /// Members of the cluster
+    #[command(subcommand)]
+    Member(MemberWhat),
+    /// Older spelling of create, get, apply, delete
+    #[command(subcommand, hide = true)]
+    Object(ObjectWhat),
+    /// Older spelling of apis
+    #[command(subcommand, hide = true)]
+    Api(ApiWhat),
+    /// CPU and memory profiles
+    #[command(hide = true)]
+    Profile {
+        #[arg(trailing_var_arg = true)]
+        rest: Vec<String>,
+    },
+}
+
+#[derive(Args)]
+pub struct Files {
+    /// A file of documents; - for stdin
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub file: Vec<PathBuf>,
+    /// Refuse unknown keys
+    #[arg(long)]
+    pub strict: bool,
+}
+
+#[derive(Args)]
+pub struct Namespace {
+    #[arg(long, conflicts_with = "all_namespaces")]
+    pub namespace: Option<String>,
+    #[arg(long)]
+    pub all_namespaces: bool,
+}
+
+#[derive(Subcommand)]
+pub enum CreateWhat {
+    /// An HTTPServer and the pipelines behind it
+    Httpproxy(HttpProxy),
+}
+
+#[derive(Args)]
+pub struct HttpProxy {
+    pub name: String,
+    #[arg(long)]
+    pub port: u16,
+    /// HOST/PATH=ENDPOINT,ENDPOINT; a * at the end of the path makes it a prefix
+    #[arg(long = "rule", required = true, value_name = "RULE")]
+    pub rules: Vec<String>,
+    /// Serve HTTPS with --cert-file and --key-file
+    #[arg(long)]
+    pub tls: bool,
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    pub cert_file: Vec<PathBuf>,
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    pub key_file: Vec<PathBuf>,
+    /// Demand client certificates of this authority
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    pub ca_cert_file: Option<PathBuf>,
+    /// Print the documents, change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Subcommand)]
+pub enum LogsWhat {
+    GetLevel,
+    SetLevel { level: String },
+}
+
+#[derive(Subcommand)]
+pub enum ConfigWhat {
+    CurrentContext,
+    View,
+    GetContexts,
+    UseContext { name: String },
+}
+
+#[derive(Subcommand)]
+pub enum MemberWhat {
+    List,
+    /// Forget a member that is gone
+    #[command(alias = "delete")]
+    Purge { name: String },
+}
+
+#[derive(Subcommand)]
+pub enum ObjectWhat {
+    Create {
+        #[command(flatten)]
+        files: Files,
+    },
+    Update {
+        #[command(flatten)]
+        files: Files,
+    },
+    Get { name: String },
+    Delete { names: Vec<String> },
+    List,
+    Kinds,
+    #[command(subcommand)]
+    Status(StatusWhat),
+}
+
+#[derive(Subcommand)]
+pub enum StatusWhat {
+    Get { name: String },
+    List,
+}
+
+#[derive(Subcommand)]
+pub enum ApiWhat {
+    List,
+}

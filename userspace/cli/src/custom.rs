@@ -1,0 +1,89 @@
+use hyper::Method;
+use serde_json::Value;
+
+use crate::arguments::Format;
+use crate::describe::fields;
+use crate::documents::word;
+use crate::output::{heads, print, structured, succeeded, table};
+use crate::server::{segment, Server};
+
+pub async fn get_kinds(server: &Server, name: Option<&str>, format: Format) -> Result<(), String> {
+    let kinds = match name {
+        Some(name) => Value::Array(vec![server.get(&format!("/customdatakinds/{}", segment(name))).await?]),
+        None => server.get("/customdatakinds").await?,
+    };
+    if format != Format::Default {
+        structured(if name.is_some() { &kinds[0] } else { &kinds }, format);
+        return Ok(());
+    }
+    let mut rows = vec![heads(&["NAME", "ID-FIELD", "JSON-SCHEMA", "DATA-NUM"])];
+    for kind in kinds.as_array().into_iter().flatten() {
+        let schema = if kind["jsonSchema"].is_null() { "no" } else { "yes" };
+        rows.push(vec![word(kind, "name").into(), word(kind, "idField").into(), schema.into(), kind["len"].to_string()]);
+    }
+    print(&table(&rows));
+    Ok(())
+}
+
+pub async fn describe_kinds(server: &Server, name: Option<&str>, format: Format) -> Result<(), String> {
+    if format != Format::Default || name.is_none() {
+        return get_kinds(server, name, format).await;
+    }
+    let kind = server.get(&format!("/customdatakinds/{}", segment(name.unwrap_or_default()))).await?;
+    print(&fields(&kind, &["name", "idField", "len", ""], &[]));
+    Ok(())
+}
+
+/// `get customdata KIND [ID]`.
+pub async fn get_data(server: &Server, names: &[String], format: Format) -> Result<(), String> {
+    let (kind, id) = match names {
+        [kind] => (kind, None),
+        [kind, id] => (kind, Some(id)),
+        _ => return Err("get customdata takes a kind, and the id of an item if one is wanted: get cd KIND [ID]".into()),
+    };
+    if let Some(id) = id {
+        let item = server.get(&format!("/customdata/{}/{}", segment(kind), segment(id))).await?;
+        structured(&item, format);
+        return Ok(());
+    }
+    let items = server.get(&format!("/customdata/{}", segment(kind))).await?;
+    if format != Format::Default {
+        structured(&items, format);
+        return Ok(());
+    }
+    let about = server.get(&format!("/customdatakinds/{}", segment(kind))).await?;
+    let id_field = word(&about, "idField").to_owned();
+    let mut rows = vec![vec![id_field.to_uppercase()]];
+    rows.extend(items.as_array().into_iter().flatten().map(|item| vec![word(item, &id_field).to_owned()]));
+    print(&table(&rows));
+    Ok(())
+}
+
+pub async fn delete_kinds(server: &Server, names: &[String]) -> Result<(), String> {
+    for name in names {
+        let gone = server.send(Method::DELETE, &format!("/customdatakinds/{}", segment(name)), String::new()).await;
+        gone.map_err(|message| format!("delete CustomDataKind {name} failed, {message}"))?;
+        succeeded("delete", "CustomDataKind", name);
+    }
+    Ok(())
+}
+
+/// `delete customdata KIND ID…` or `delete customdata KIND --all`.
+pub async fn delete_data(server: &Server, names: &[String], all: bool) -> Result<(), String> {
+    let Some((kind, ids)) = names.split_first() else {
+        return Err("delete customdata takes a kind and ids: delete cd KIND ID…, or delete cd KIND --all".into());
+    };
+    let paths: Vec<(String, String)> = match (all, ids.is_empty()) {
+        (true, true) => vec![(kind.clone(), format!("/customdata/{}", segment(kind)))],
+        (false, false) => {
+            ids.iter().map(|id| (format!("{kind} {id}"), format!("/customdata/{}/{}", segment(kind), segment(id)))).collect()
+        }
+        _ => return Err("delete customdata takes either ids or --all".into()),
+    };
+    for (what, path) in paths {
+        let gone = server.send(Method::DELETE, &path, String::new()).await;
+        gone.map_err(|message| format!("delete CustomData {what} failed, {message}"))?;
+        succeeded("delete", "CustomData", &what);
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Documents from files, and their way to the server.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use base_model::yaml;
+use hyper::Method;
+use serde_json::Value;
+
+use crate::arguments::Files;
+use crate::output::succeeded;
+use crate::resource::Resource;
+use crate::server::{segment, value, Server};
+
+/// A document and where it was found.
+pub struct Found {
+    pub file: PathBuf,
+    pub value: Value,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Create,
+    Apply,
+}
+
+pub fn read(files: &[PathBuf]) -> Result<Vec<Found>, String> {
+    let mut all = Vec::new();
+    for file in files {
+        let text = text(file)?;
+        let shown = if file == Path::new("-") { "stdin".into() } else { file.display().to_string() };
+        let documents = yaml::parse_documents(&text).map_err(|e| format!("{shown}: {e}"))?;
+        if documents.is_empty() {
+            return Err(format!("{shown}: no document in it"));
+        }
+        all.extend(documents.into_iter().map(|value| Found { file: shown.clone().into(), value }));
+    }
+    Ok(all)
+}
+
+pub fn text(file: &Path) -> Result<String, String> {
+    if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map_err(|e| format!("stdin: {e}"))?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(file).map_err(|e| format!("{}: cannot be read: {e}", file.display()))
+}
+
+/// Objects go in one request, so that all of them or none are there; custom data follows in its own.
+pub async fn send(server: &Server, files: &Files, mode: Mode) -> Result<(), String> {
+    if files.file.is_empty() {
+        return Err("which documents? give -f FILE, or -f - for stdin".into());
+    }
+    let found = read(&files.file)?;
+    send_documents(server, found.into_iter().map(|found| found.value).collect(), mode, files.strict).await
+}
+
+pub async fn send_documents(server: &Server, documents: Vec<Value>, mode: Mode, strict: bool) -> Result<(), String> {
+    let verb = if mode == Mode::Create { "create" } else { "apply" };
+    let (objects, others): (Vec<Value>, Vec<Value>) = documents.into_iter().partition(|document| {
+        !matches!(Resource::parse(word(document, "kind")), Ok(Resource::CustomKind | Resource::CustomData))
+    });
+    for document in &others {
+        if word(document, "kind").eq_ignore_ascii_case("CustomDataKind") {
+            send_kind(server, document, mode).await?;
+        }
+    }
+    if !objects.is_empty() {
+        let body = objects.iter().map(yaml::to_string).collect::<Vec<_>>().join("---\n");
+        let mut query = Vec::new();
+        if mode == Mode::Apply {
+            query.push("apply=true");
+        }
+        if strict {
+            query.push("strict=true");
+        }
+        let path = format!("/objects?{}", query.join("&"));
+        let several = objects.len() > 1;
+        let answer = server.send(Method::POST, &path, body).await.map_err(|message| {
+            let subject = match objects.first() {
+                Some(one) if !several => format!("{} {}", word(one, "kind"), word(one, "name")),
+                _ => format!("{} objects", objects.len()),
+            };
+            let note = if several { "\nnothing was changed" } else { "" };
+            format!("{verb} {} failed, {message}{note}", subject.trim())
+        })?;
+        let answer = value(&answer)?;
+        for (n, document) in objects.iter().enumerate() {
+            let created = mode == Mode::Create || answer[n]["created"].as_bool().unwrap_or(true);
+            succeeded(if created { "create" } else { "update" }, word(document, "kind"), word(document, "name"));
+        }
+    }
+    for document in &others {
+        if word(document, "kind").eq_ignore_ascii_case("CustomData") {
+            let name = word(document, "name");
+            let path = format!("/customdata/{}/items", segment(name));
+            let sent = server.send(Method::POST, &path, document.to_string()).await;
+            sent.map_err(|message| format!("{verb} CustomData {name} failed, {message}"))?;
+            succeeded(verb, "CustomData", name);
+        }
+    }
+    Ok(())
+}
+
+async fn send_kind(server: &Server, document: &Value, mode: Mode) -> Result<(), String> {
+    let name = word(document, "name");
+    let exists = mode == Mode::Apply
+        && server.call(Method::GET, &format!("/customdatakinds/{}", segment(name)), String::new()).await.is_ok();
+    let (verb, method) = if exists { ("update", Method::PUT) } else { ("create", Method::POST) };
+    let sent = server.send(method, "/customdatakinds", document.to_string()).await;
+    sent.map_err(|message| format!("{verb} CustomDataKind {name} failed, {message}"))?;
+    succeeded(verb, "CustomDataKind", name);
+    Ok(())
+}
+
+pub fn word<'v>(document: &'v Value, key: &str) -> &'v str {
+    document.get(key).and_then(Value::as_str).unwrap_or_default()
+}

@@ -1,0 +1,116 @@
+//! Talking to the admin API.
+
+use std::time::Duration;
+
+use base_model::yaml;
+use control_api::client::{Answer, CallError, Client};
+use http_body_util::BodyExt;
+use hyper::Method;
+use serde_json::Value;
+
+use crate::config::Context;
+
+pub struct Server {
+    client: Client,
+    base: String,
+    authorization: Option<String>,
+}
+
+impl Server {
+    pub fn new(context: &Context) -> Result<Self, String> {
+        let address = context.server.trim_end_matches('/');
+        if address.starts_with("https://") {
+            return Err(format!("--server {address}: https is not built in yet; use an ssh tunnel to the machine's localhost:2381"));
+        }
+        let base = if address.starts_with("http://") { address.to_owned() } else { format!("http://{address}") };
+        Ok(Server { client: Client::default(), base, authorization: context.authorization.clone() })
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Value, String> {
+        let answer = self.call(Method::GET, path, String::new()).await?;
+        value(&answer)
+    }
+
+    pub async fn text(&self, path: &str) -> Result<String, String> {
+        let answer = self.call(Method::GET, path, String::new()).await?;
+        Ok(String::from_utf8_lossy(&answer.body).into_owned())
+    }
+
+    /// Sends a change; warnings go to stderr.
+    pub async fn send(&self, method: Method, path: &str, body: String) -> Result<Answer, String> {
+        let answer = self.call(method, path, body).await?;
+        for warning in answer.headers.get_all("warning") {
+            let text = String::from_utf8_lossy(warning.as_bytes()).into_owned();
+            let text = text.strip_prefix("299 weir \"").and_then(|text| text.strip_suffix('"')).unwrap_or(&text);
+            eprintln!("warning: {}", text.replace("\\\"", "\"").replace("\\\\", "\\"));
+        }
+        Ok(answer)
+    }
+
+    pub async fn call(&self, method: Method, path: &str, body: String) -> Result<Answer, String> {
+        let url = format!("{}/apis/v2{path}", self.base);
+        let mut headers = vec![("accept", "application/json"), ("content-type", "application/yaml")];
+        if let Some(authorization) = &self.authorization {
+            headers.push(("authorization", authorization));
+        }
+        let answer = self.client.call(method, &url, &headers, body, PATIENCE).await.map_err(|e| self.unreached(&e))?;
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        Err(match serde_json::from_slice::<Value>(&answer.body) {
+            Ok(error) if error["message"].is_string() => error["message"].as_str().unwrap_or_default().to_owned(),
+            _ => format!("{} answered {}: {}", self.base, answer.status, String::from_utf8_lossy(&answer.body)),
+        })
+    }
+
+    /// Hands on a stream of text as it arrives.
+    pub async fn stream(&self, path: &str, mut take: impl FnMut(&[u8])) -> Result<(), String> {
+        let url = format!("{}/apis/v2{path}", self.base);
+        let headers: Vec<(&str, &str)> = self.authorization.iter().map(|a| ("authorization", a.as_str())).collect();
+        let response =
+            self.client.open(Method::GET, &url, &headers, PATIENCE).await.map_err(|e| self.unreached(&e))?;
+        if !response.status().is_success() {
+            return Err(format!("{} answered {}", self.base, response.status()));
+        }
+        let mut body = response.into_body();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|e| format!("the stream broke off: {e}"))?;
+            if let Ok(data) = frame.into_data() {
+                take(&data);
+            }
+        }
+        Ok(())
+    }
+
+    fn unreached(&self, error: &CallError) -> String {
+        format!(
+            "cannot reach {}: {}; is weir running there? another address is given with --server",
+            self.base, error.reason
+        )
+    }
+}
+
+pub fn value(answer: &Answer) -> Result<Value, String> {
+    if answer.body.is_empty() {
+        return Ok(Value::Null);
+    }
+    let text = String::from_utf8_lossy(&answer.body);
+    serde_json::from_str(&text)
+        .or_else(|_| yaml::parse_document(&text))
+        .map_err(|e| format!("the server's answer cannot be read: {e}"))
+}
+
+/// A segment of a path.
+pub fn segment(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte as char),
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
+}
+
+/// Longer than the server's own `--cluster-request-timeout`, so that its reason is heard.
+const PATIENCE: Duration = Duration::from_secs(15);

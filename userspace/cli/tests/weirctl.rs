@@ -1,0 +1,240 @@
+//! The program against a running admin API: what it prints, and how it ends.
+
+#[path = "../../control-admin/tests/world/mod.rs"]
+mod world;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use world::World;
+
+#[test]
+fn create_get_describe_apply_delete() {
+    let world = World::start();
+    world.ctl(&["create", "-f", "-"], TWO).prints("create Pipeline pl successfully\ncreate HTTPServer hs successfully\n");
+    world.ctl(&["create", "-f", "-"], TWO).fails("already").fails("nothing was changed");
+    world.ctl(&["apply", "-f", "-"], TWO).prints("update Pipeline pl successfully\nupdate HTTPServer hs successfully\n");
+    world.ctl(&["get", "hs"], "").prints("NAME   KIND         AGE\nhs     HTTPServer   0s\n");
+    world.ctl(&["get", "all"], "").prints("NAME   KIND         AGE\nhs     HTTPServer   0s\npl     Pipeline     0s\n");
+    world.ctl(&["get", "pipelines", "--all-namespaces"], "").prints("NAME   KIND       NAMESPACE   AGE\npl     Pipeline   default     0s\n");
+    world.ctl(&["get", "hs", "hs", "-o", "yaml"], "").shows("name: hs\nkind: HTTPServer\n");
+    world.ctl(&["get", "hs", "-o", "json"], "").shows("[\n  {\n    \"name\": \"hs\"");
+    world.ctl(&["get", "hs", "pl"], "").fails("there is no HTTPServer named \"pl\"");
+    world.ctl(&["get", "hs", "nope"], "").fails("object \"nope\" not found");
+    world.ctl(&["get", "nope"], "").fails("\"nope\" is no kind");
+    let described = world.ctl(&["describe", "pl", "pl"], "");
+    for part in ["In Namespace default:", "Name: pl\nKind: Pipeline\nVersion: easegress.megaease.com/v2\n", "Filters:\n========\n", "AllStatus:\n==========\n"] {
+        described.shows(part);
+    }
+    world.ctl(&["delete", "hs", "nope"], "").fails("there is no HTTPServer named \"nope\"");
+    world.ctl(&["delete", "hs", "hs"], "").prints("delete HTTPServer hs successfully\n");
+    world.ctl(&["delete", "-f", "-"], TWO).fails("HTTPServer hs failed").shows("delete Pipeline pl successfully");
+    world.ctl(&["get", "all"], "").prints("NAME   KIND   AGE\n");
+}
+
+#[test]
+fn older_spellings_work() {
+    let world = World::start();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pl.yaml");
+    std::fs::write(&file, TWO.split("---").next().unwrap()).unwrap();
+    let file = file.to_str().unwrap();
+    world.ctl(&["object", "create", "-f", file], "").prints("create Pipeline pl successfully\n");
+    world.ctl(&["object", "update", "-f", file], "").prints("update Pipeline pl successfully\n");
+    world.ctl(&["object", "get", "pl"], "").shows("name: pl\n");
+    world.ctl(&["object", "list"], "").shows("- name: pl\n");
+    world.ctl(&["object", "delete", "pl"], "").prints("delete Pipeline pl successfully\n");
+    world.ctl(&["object", "update", "-f", file], "").fails("not found");
+    world.eventually("/status/members", |members| members.as_array().is_some_and(|m| m.len() == 1));
+    let members = world.ctl(&["member", "list"], "");
+    assert!(members.out.starts_with("NAME   ROLE      AGE"), "{}", members.out);
+    members.shows("n1     primary").shows("Leader").shows("localhost:2381").shows(" ago");
+    world.ctl(&["delete", "member", "ghost"], "").fails("member \"ghost\" not found; known members: n1");
+}
+
+#[test]
+fn http_proxy_from_rules() {
+    let world = World::start();
+    let rules = ["--port", "10080", "--rule", "/b*=127.0.0.1:3", "--rule", "/a=127.0.0.1:1,http://127.0.0.1:2", "--rule", "x.com/=127.0.0.1:4"];
+    let create: Vec<&str> = ["create", "httpproxy", "demo"].into_iter().chain(rules).collect();
+    world.ctl(&create, "").shows("create Pipeline demo-0 successfully").shows("create HTTPServer demo successfully");
+    let server = world.get("/objects/demo").json();
+    assert_eq!(server["rules"][0]["host"], "x.com");
+    assert_eq!(server["rules"][1]["paths"][0], serde_json::json!({"path": "/a", "backend": "demo-1"}));
+    assert_eq!(server["rules"][1]["paths"][1], serde_json::json!({"pathPrefix": "/b", "backend": "demo-0"}));
+    let pool = &world.get("/objects/demo-1").json()["filters"][0]["pools"][0];
+    assert_eq!(pool["servers"][1]["url"], "http://127.0.0.1:2");
+    world.ctl(&["create", "httpproxy", "bad", "--port", "1", "--rule", "nonsense"], "").fails("there is no =");
+    world.ctl(&["create", "httpproxy", "bad", "--port", "1"], "").ends(2);
+}
+
+#[test]
+fn custom_data() {
+    let world = World::start();
+    let text = "kind: CustomDataKind\nname: k\nidField: id\n---\nkind: CustomData\nname: k\nlist: [{id: a, age: 1}, {id: b}]\n";
+    world.ctl(&["create", "-f", "-"], text).prints("create CustomDataKind k successfully\ncreate CustomData k successfully\n");
+    world.ctl(&["apply", "-f", "-"], text).shows("update CustomDataKind k successfully");
+    world.ctl(&["get", "cdk"], "").prints("NAME   ID-FIELD   JSON-SCHEMA   DATA-NUM\nk      id         no            2\n");
+    world.ctl(&["get", "cd", "k"], "").prints("ID\na\nb\n");
+    world.ctl(&["get", "cd", "k", "a"], "").prints("id: a\nage: 1\n");
+    world.ctl(&["delete", "cd", "k", "a"], "").prints("delete CustomData k a successfully\n");
+    world.ctl(&["delete", "cd", "k", "--all"], "").prints("delete CustomData k successfully\n");
+    world.ctl(&["delete", "cdk", "k"], "").prints("delete CustomDataKind k successfully\n");
+    world.ctl(&["get", "cd", "k"], "").fails("not found");
+}
+
+#[test]
+fn small_verbs() {
+    let world = World::start();
+    world.ctl(&["health"], "").prints("OK\n");
+    world.ctl(&["metrics"], "").shows("weir_build_info 1");
+    world.ctl(&["logs", "--tail", "2"], "").prints("line 2\nline 3\n");
+    world.ctl(&["logs", "set-level", "debug"], "").prints("set log level to debug successfully\n");
+    world.ctl(&["logs", "get-level"], "").prints("debug\n");
+    let apis = world.ctl(&["apis"], "");
+    assert!(apis.out.lines().next().unwrap().split_whitespace().eq(["PATH", "METHOD", "VERSION", "GROUP"]));
+    apis.shows("/apis/v2/objects/{name}");
+    let resources = world.ctl(&["api-resources"], "");
+    assert!(resources.out.lines().next().unwrap().split_whitespace().eq(["NAME", "ALIASES", "CATEGORY", "KIND", "ACTION"]));
+    resources.shows("httpserver,httpservers,hs").shows("CustomDataKind");
+    world.ctl(&["completion", "bash"], "").shows("weirctl");
+    world.ctl(&["delete", "--help"], "").shows("delete");
+    world.ctl(&["explain", "HTTPServer.port"], "").shows("port");
+    world.ctl(&["nonsense"], "").ends(2);
+    world.ctl(&["apply"], "").fails("-f FILE");
+    world.ctl(&["apply", "-f", "-"], "a: [b\n").fails("stdin: line ");
+    world.ctl(&["apply", "-f", "-"], "name: a\nkind: Pipeline\nfilters: [{name: m, kind: Mock, rules: []}]\nflwo: []\n").warns("flwo");
+    world.ctl(&["apply", "--strict", "-f", "-"], "name: a\nkind: Pipeline\nfilters: [{name: m, kind: Mock, rules: []}]\nflwo: []\n").fails("flwo");
+    world.ctl(&["edit", "pl", "a"], "").prints("nothing was changed\n");
+
+    let unreached = Command::new(PROGRAM).args(["--server", "127.0.0.1:1", "get", "all"]).output().unwrap();
+    let error = String::from_utf8_lossy(&unreached.stderr);
+    assert!(unreached.status.code() == Some(1) && error.contains("cannot reach http://127.0.0.1:1") && error.contains("refused"), "{error}");
+}
+
+#[test]
+fn check_needs_no_cluster() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let run = |args: &[&str]| Ended::of(Command::new(PROGRAM).args(args).env("HOME", directory.path()).output().unwrap());
+    let good = file("good.yaml", TWO);
+    run(&["check", &good]).prints("2 documents are fine\n");
+    let bad = file("bad.yaml", "name: x\nkind: Pipeline\nfilters: [{name: f, kind: Nope}]\n---\nname: pl\nkind: Nope\n");
+    run(&["check", &good, &bad]).fails("3 problems").fails("bad.yaml: x: filters[0].kind").fails("bad.yaml: pl: kind");
+    run(&["check", "/nowhere.yaml"]).fails("/nowhere.yaml: cannot be read");
+    run(&["check"]).ends(2);
+}
+
+#[test]
+fn contexts_choose_the_server() {
+    let world = World::start();
+    let home = tempfile::tempdir().unwrap();
+    let rc = format!(
+        "kind: Config\ncurrent-context: other\ncontexts:\n- name: here\n  context: {{cluster: c, user: u}}\n- name: other\n  context: {{cluster: d, user: u}}\n\
+         clusters:\n- name: c\n  cluster: {{server: 'http://{}'}}\n- name: d\n  cluster: {{server: 'http://127.0.0.1:1'}}\nusers:\n- name: u\n  user: {{username: joe, password: secret}}\n",
+        world.address
+    );
+    std::fs::write(home.path().join(".egctlrc"), rc).unwrap();
+    let run = |args: &[&str]| Ended::of(Command::new(PROGRAM).args(args).env("HOME", home.path()).output().unwrap());
+    run(&["health"]).fails("cannot reach http://127.0.0.1:1");
+    run(&["config", "current-context"]).prints("other\n");
+    run(&["config", "use-context", "nope"]).fails("there is no context \"nope\"");
+    run(&["config", "use-context", "here"]).prints("Switched to context here\n");
+    run(&["config", "get-contexts"]).prints("CURRENT   NAME    CLUSTER   USER\n*         here    c         u\n          other   d         u\n");
+    run(&["health"]).prints("OK\n");
+    let view = run(&["config", "view"]);
+    assert!(!view.out.contains("secret"), "{}", view.out);
+}
+
+struct Ended {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Ended {
+    fn of(output: std::process::Output) -> Ended {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let out = text(output.stdout).lines().map(|line| ageless(line) + "\n").collect();
+        Ended { code: output.status.code().unwrap(), out, err: text(output.stderr) }
+    }
+
+    #[track_caller]
+    fn prints(&self, expected: &str) {
+        assert_eq!((self.out.as_str(), self.code), (expected, 0), "{}", self.err);
+    }
+
+    #[track_caller]
+    fn shows(&self, part: &str) -> &Ended {
+        assert!(self.out.contains(part), "{part:?} is not in\n{}\n{}", self.out, self.err);
+        self
+    }
+
+    #[track_caller]
+    fn warns(&self, part: &str) {
+        assert!(self.code == 0 && self.err.contains("warning") && self.err.contains(part), "{}", self.err);
+    }
+
+    #[track_caller]
+    fn fails(&self, part: &str) -> &Ended {
+        assert_eq!(self.code, 1, "{}\n{}", self.out, self.err);
+        assert!(self.err.starts_with("weirctl: ") && self.err.contains(part), "{part:?} is not in\n{}", self.err);
+        self
+    }
+
+    #[track_caller]
+    fn ends(&self, code: i32) {
+        assert_eq!(self.code, code, "{}", self.err);
+    }
+}
+
+/// A table's last column may say one second more on a busy machine.
+fn ageless(line: &str) -> String {
+    let digits = line.strip_suffix('s').map_or(line, |rest| rest.trim_end_matches(|c: char| c.is_ascii_digit()));
+    if digits.ends_with(' ') { format!("{digits}0s") } else { line.to_owned() }
+}
+
+trait Ctl {
+    fn ctl(&self, args: &[&str], stdin: &str) -> Ended;
+}
+
+impl Ctl for World {
+    fn ctl(&self, args: &[&str], stdin: &str) -> Ended {
+        let mut child = Command::new(PROGRAM)
+            .args(["--server", &self.address.to_string()])
+            .args(args)
+            .env("WEIRCTL_EDITOR", "true")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pipe = child.stdin.take().unwrap();
+        let _ = pipe.write_all(stdin.as_bytes());
+        drop(pipe);
+        Ended::of(child.wait_with_output().unwrap())
+    }
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_weirctl");
+
+const TWO: &str = "\
+name: pl
+kind: Pipeline
+filters:
+- name: mock
+  kind: Mock
+  rules: [{code: 200, body: hello}]
+---
+name: hs
+kind: HTTPServer
+port: 10081
+rules:
+- paths:
+  - pathPrefix: /
+    backend: pl
+";
