@@ -28,4 +28,4 @@ pub use listener::{GroupKey, GroupValue, ListenerKey, ListenerRange, ListenerRan
 pub use machine::Machine;
 pub use reason::{REASONS, Reason, Verdict};
 pub use slot::Slot;
-pub use vip::{HashMode, Service, VipAddress, VipKey};
+pub use vip::{Counts, HashMode, Service, VipAddress, VipKey};

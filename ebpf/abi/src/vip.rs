@@ -23,7 +23,7 @@ pub struct VipAddress {
 
 /// One port, one range of ports, or (0 to 65535) any port of an address, for one protocol.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Service {
     /// First port served; host order, as are all numbers here.
     pub port_first: u16,
@@ -31,30 +31,66 @@ pub struct Service {
     pub port_last: u16,
     /// IP protocol number: 6 or 17.
     pub protocol: u8,
-    /// One of [`HashMode`].
-    pub hash: u8,
-    /// Bits of the source address that count with [`HashMode::SourcePrefix`], for the family of this address.
-    pub prefix_length: u8,
     pub reserved: u8,
     /// The VIP that the counters are kept for; 0 is nobody's.
     pub vip: u16,
     /// The Maglev table that holds its owners.
     pub table: u16,
+    pub counts: Counts,
 }
 
-/// What of a packet chooses its slot. Discriminants are ABI.
-#[repr(u8)]
+/// Which bits of a packet choose its slot, as masks: the programs hash what is left, whatever the mode, without a branch.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counts {
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub protocol: u16,
+    /// As the address lies in memory; for IPv4 the last word.
+    pub source: [u32; 4],
+    /// All words of the destination, or none.
+    pub destination: u32,
+}
+
+/// What of a packet chooses its slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub enum HashMode {
     /// Protocol, both addresses, both ports.
     #[default]
-    FiveTuple = 0,
+    FiveTuple,
     /// Source address: all connections of a client go to one machine.
-    SourceIp = 1,
-    /// The first bits of the source address.
-    SourcePrefix = 2,
+    SourceIp,
+    /// The first bits of the source address, so many for each family.
+    SourcePrefix { v4: u8, v6: u8 },
     /// Destination port and protocol, whoever the client is.
-    DestinationPort = 3,
+    DestinationPort,
+}
+
+impl Counts {
+    pub const NONE: Counts =
+        Counts { source_port: 0, destination_port: 0, protocol: 0, source: [0; 4], destination: 0 };
+
+    /// For packets to an address of the family.
+    pub fn new(mode: HashMode, v4: bool) -> Counts {
+        match mode {
+            HashMode::FiveTuple => Counts {
+                source_port: u16::MAX,
+                destination_port: u16::MAX,
+                protocol: u16::MAX,
+                source: [u32::MAX; 4],
+                destination: u32::MAX,
+            },
+            HashMode::SourceIp => Counts { source: [u32::MAX; 4], ..Counts::NONE },
+            HashMode::SourcePrefix { v4: bits_v4, v6: bits_v6 } => {
+                let bits = if v4 { 96 + bits_v4.min(32) as u32 } else { bits_v6.min(128) as u32 };
+                let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+                Counts { source: Address::from(core::net::Ipv6Addr::from_bits(mask)).0, ..Counts::NONE }
+            }
+            HashMode::DestinationPort => {
+                Counts { destination_port: u16::MAX, protocol: u16::MAX, ..Counts::NONE }
+            }
+        }
+    }
 }
 
 impl VipAddress {
@@ -66,11 +102,10 @@ impl Service {
         port_first: 0,
         port_last: 0,
         protocol: 0,
-        hash: 0,
-        prefix_length: 0,
         reserved: 0,
         vip: 0,
         table: 0,
+        counts: Counts::NONE,
     };
 
     #[inline(always)]
@@ -80,5 +115,20 @@ impl Service {
 }
 
 const _: () = assert!(size_of::<VipKey>() == 20);
-const _: () = assert!(size_of::<Service>() == 12 && align_of::<Service>() == 2);
-const _: () = assert!(size_of::<VipAddress>() == SERVICES_MAX * 12 + 4);
+const _: () = assert!(size_of::<Service>() == 40 && align_of::<Service>() == 4);
+const _: () = assert!(size_of::<VipAddress>() == SERVICES_MAX * 40 + 4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_count_from_the_first_bit_of_their_family() {
+        let mode = HashMode::SourcePrefix { v4: 24, v6: 56 };
+        let mask = |v4| Address(Counts::new(mode, v4).source).octets();
+        assert_eq!(mask(true)[12..], [255, 255, 255, 0]);
+        assert_eq!(mask(false)[..8], [255, 255, 255, 255, 255, 255, 255, 0]);
+        let none = HashMode::SourcePrefix { v4: 0, v6: 0 };
+        assert_eq!(Counts::new(none, false).source, [0; 4]);
+    }
+}

@@ -2,16 +2,15 @@
 //!
 //! The hash is the same on every machine: no seed, no difference between little-endian hosts (Weir runs on no others).
 //! It folds 64-bit words into a state, `h = (h ^ word) * K; h ^= h >> 32`, and ends with one more round of the same kind
-//! (the finaliser of splitmix64). The upper half chooses the slot, the lower half the tunnel's source port.
+//! (the finaliser of splitmix64). The upper half chooses the slot.
 //!
-//! Words, in this order; addresses as they lie in memory, ports as numbers:
-//! - five-tuple, IPv4: `source << 32 | destination`, `source_port << 32 | destination_port << 8 | protocol`
-//! - five-tuple, IPv6: the four halves of both addresses, then ports and protocol as above
-//! - source address or prefix: the address with the bits behind the prefix cleared, and nothing else
-//! - destination port: `destination_port << 8 | protocol`
-//! - fragments: as the five-tuple, with both ports zero, so that all of a datagram go to one machine
+//! Words, in this order, each ANDed with the service's mask; addresses as they lie in memory, ports as numbers:
+//! - IPv4: `source << 32 | destination`; IPv6: the two halves of the source, the two halves of the destination
+//! - `source_port << 32 | destination_port << 8 | protocol`
+//!
+//! Fragments have both ports zero, so that all of a datagram go to one machine.
 
-use abi::{Address, HashMode, Service};
+use abi::{Address, Counts};
 
 use crate::Connection;
 
@@ -25,31 +24,34 @@ pub struct Flow {
     pub destination_port: u16,
 }
 
-/// What the two halves of a flow's hashes are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hashed {
-    /// Chooses the slot, as the service says.
-    pub slot: u32,
-    /// Different for different connections in every mode, so that the receiver's queues share the work.
-    pub entropy: u32,
-}
-
 impl Flow {
+    /// Chooses the slot.
     #[inline(always)]
-    pub fn hash(&self, service: &Service) -> Hashed {
-        let tuple = self.five_tuple();
-        let slot = if service.hash == HashMode::SourceIp as u8 {
-            self.source_prefix(128)
-        } else if service.hash == HashMode::SourcePrefix as u8 {
-            // The prefix of an IPv4 address counts from its own first bit, 96 bits into the mapped form.
-            let bits = service.prefix_length as u32 + if self.v4 { 96 } else { 0 };
-            self.source_prefix(bits)
-        } else if service.hash == HashMode::DestinationPort as u8 {
-            finish(fold(START, (self.destination_port as u64) << 8 | self.protocol as u64))
+    pub fn hash(&self, counts: &Counts) -> u32 {
+        let (s, d) = (&self.source.0, &self.destination.0);
+        let (m, n) = (&counts.source, counts.destination);
+        let mut h = START;
+        if self.v4 {
+            h = fold(h, word(s[3] & m[3], d[3] & n));
         } else {
-            tuple
-        };
-        Hashed { slot: (slot >> 32) as u32, entropy: tuple as u32 }
+            h = fold(h, word(s[0] & m[0], s[1] & m[1]));
+            h = fold(h, word(s[2] & m[2], s[3] & m[3]));
+            h = fold(h, word(d[0] & n, d[1] & n));
+            h = fold(h, word(d[2] & n, d[3] & n));
+        }
+        let source_port = (self.source_port & counts.source_port) as u64;
+        let destination_port = (self.destination_port & counts.destination_port) as u64;
+        let protocol = (self.protocol as u16 & counts.protocol) as u64;
+        h = fold(h, source_port << 32 | destination_port << 8 | protocol);
+        (finish(h) >> 32) as u32
+    }
+
+    /// Different for different connections whatever counts for the slot, so that the receiver's queues share the work.
+    #[inline(always)]
+    pub fn entropy(&self) -> u32 {
+        let ports = (self.source_port as u32) << 16 | self.destination_port as u32;
+        let s = &self.source.0;
+        ((word(s[1] ^ s[3], ports).wrapping_mul(MULTIPLIER)) >> 32) as u32
     }
 
     #[inline(always)]
@@ -61,44 +63,6 @@ impl Flow {
             source_port: self.source_port,
             destination_port: self.destination_port,
         }
-    }
-
-    #[inline(always)]
-    fn five_tuple(&self) -> u64 {
-        let (s, d) = (&self.source.0, &self.destination.0);
-        let mut h = START;
-        if self.v4 {
-            h = fold(h, word(s[3], d[3]));
-        } else {
-            h = fold(h, word(s[0], s[1]));
-            h = fold(h, word(s[2], s[3]));
-            h = fold(h, word(d[0], d[1]));
-            h = fold(h, word(d[2], d[3]));
-        }
-        let ports = (self.source_port as u64) << 32 | (self.destination_port as u64) << 8 | self.protocol as u64;
-        finish(fold(h, ports))
-    }
-
-    #[inline(always)]
-    fn source_prefix(&self, bits: u32) -> u64 {
-        let s = &self.source.0;
-        let mut h = START;
-        h = fold(h, word(s[0] & mask(bits, 0), s[1] & mask(bits, 1)));
-        h = fold(h, word(s[2] & mask(bits, 2), s[3] & mask(bits, 3)));
-        finish(h)
-    }
-}
-
-/// The mask of word `index` of an address, as the word lies in memory, when `bits` of the address count.
-#[inline(always)]
-fn mask(bits: u32, index: u32) -> u32 {
-    let first = index * 32;
-    if bits >= first + 32 {
-        u32::MAX
-    } else if bits <= first {
-        0
-    } else {
-        (u32::MAX << ((32 - (bits - first)) & 31)).to_be()
     }
 }
 

@@ -3,7 +3,7 @@
 use abi::limits::{IPV6_EXTENSIONS_MAX, TRANSPORT_OFFSET_MAX};
 use abi::{Address, Reason};
 
-use crate::{Frame, Window};
+use crate::{Frame, Tables, Window};
 
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
@@ -38,15 +38,8 @@ pub struct Ip {
 pub struct Transport {
     pub protocol: u8,
     pub at: usize,
-    pub fragment: Fragment,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fragment {
-    /// A whole datagram.
-    No,
-    First,
-    Later,
+    /// Only a part of a datagram is here; no part's ports are looked at, since only the first has them.
+    pub fragment: bool,
 }
 
 impl Ip {
@@ -96,8 +89,12 @@ impl Ip {
 
     /// Checks the header against the frame and finds the transport header.
     #[inline(always)]
-    pub fn transport(&self, frame: &impl Frame) -> Result<Transport, Reason> {
-        if self.v4 { self.transport_v4(frame) } else { self.transport_v6(frame) }
+    pub fn transport(&self, frame: &impl Frame, tables: &impl Tables) -> Result<Transport, Reason> {
+        let mut found = if self.v4 { self.transport_v4(frame)? } else { self.transport_v6(frame, tables)? };
+        found.at = tables.forget(found.at);
+        found.protocol = tables.forget(found.protocol as usize) as u8;
+        found.fragment = tables.forget(found.fragment as usize) != 0;
+        Ok(found)
     }
 
     #[inline(always)]
@@ -109,47 +106,42 @@ impl Ip {
         if self.at + self.length > frame.len() {
             return Err(Reason::Ipv4Truncated);
         }
-        let fragment = match (self.fragment & 0x1fff, self.fragment & 0x2000) {
-            (0, 0) => Fragment::No,
-            (0, _) => Fragment::First,
-            _ => Fragment::Later,
-        };
+        let fragment = self.fragment & 0x3fff != 0;
         Ok(Transport { protocol: self.protocol, at: self.at + header, fragment })
     }
 
     #[inline(always)]
-    fn transport_v6(&self, frame: &impl Frame) -> Result<Transport, Reason> {
+    fn transport_v6(&self, frame: &impl Frame, tables: &impl Tables) -> Result<Transport, Reason> {
         let end = self.at + self.length;
         if self.first >> 4 != 6 || end > frame.len() {
             return Err(Reason::Ipv6Truncated);
         }
         let mut protocol = self.protocol;
         let mut at = self.at + HEADER_V6;
-        let mut fragment = Fragment::No;
+        let mut fragment = false;
         let mut walked = 0;
         while is_extension(protocol) {
             if walked == IPV6_EXTENSIONS_MAX || at > TRANSPORT_OFFSET_MAX {
                 return Err(Reason::Ipv6ExtensionsTooMany);
             }
             let Some(w) = frame.window::<8>(at) else { return Err(Reason::Ipv6Truncated) };
-            let length = match protocol {
-                FRAGMENT => {
-                    let word = w.u16(2);
-                    // An atomic fragment (RFC 6946) is a whole datagram.
-                    if word & 0xfff8 != 0 {
-                        fragment = Fragment::Later;
-                    } else if word & 1 != 0 {
-                        fragment = Fragment::First;
-                    }
-                    8
-                }
-                AUTHENTICATION => (w.u8(1) as usize + 2) * 4,
-                _ => (w.u8(1) as usize + 1) * 8,
-            };
+            let mut length = (w.u8(1) as usize + 1) * 8;
+            let mut offset = 0;
+            if protocol == FRAGMENT {
+                let word = w.u16(2);
+                offset = word & 0xfff8;
+                // An atomic fragment (RFC 6946) is a whole datagram.
+                fragment |= word & 0xfff9 != 0;
+                length = 8;
+            } else if protocol == AUTHENTICATION {
+                length = (w.u8(1) as usize + 2) * 4;
+            }
             protocol = w.u8(0);
-            at += length;
+            at = tables.forget(at + length);
+            fragment = tables.forget(fragment as usize) != 0;
             walked += 1;
-            if fragment == Fragment::Later {
+            if offset != 0 {
+                // What follows is the middle of something.
                 break;
             }
         }

@@ -7,7 +7,7 @@ use crate::ethernet::{self, Ethernet};
 use crate::flow::Flow;
 use crate::gue::{self, Wrap};
 use crate::icmp::{self, Message};
-use crate::ip::{self, Fragment, ICMP, ICMP_V6, Ip, TCP, Transport, UDP};
+use crate::ip::{self, ICMP, ICMP_V6, Ip, TCP, Transport, UDP};
 use crate::{Frame, Tables, Window};
 
 /// Why the packet met its fate, and whose counters say so.
@@ -57,11 +57,17 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
         }
     }
 
+    packet.v4 = tables.forget(packet.v4 as usize) != 0;
+    packet.at = tables.forget(packet.at);
+    let mut link = link;
+    link.length = packet.at;
+    let hops = tables.forget(hops as usize) as u8;
+
     let key = VipKey { address: packet.destination, generation: generation.generation() };
     let Some(address) = tables.vip(&key) else {
         return nobody(if hops == 0 { Reason::NotVip } else { Reason::GueInnerNotVip });
     };
-    let transport = match packet.transport(frame) {
+    let transport = match packet.transport(frame, tables) {
         Ok(transport) => transport,
         Err(reason) => return nobody(reason),
     };
@@ -80,15 +86,17 @@ struct Road<'a, T> {
     hops: u8,
 }
 
-/// What a packet is to its connection, and so what may be done with it.
+/// What a packet is to its connection, and so what may be done with it. A number behind a name, so that it can be forgotten.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+struct Kind(usize);
+
+impl Kind {
     /// May begin something: TCP SYN, any datagram.
-    Opening,
+    const OPENING: Kind = Kind(0);
     /// Belongs to a TCP connection that somebody holds.
-    Established,
-    Fragment,
-    IcmpError,
+    const ESTABLISHED: Kind = Kind(1);
+    const FRAGMENT: Kind = Kind(2);
+    const ICMP_ERROR: Kind = Kind(3);
 }
 
 impl<T: Tables> Road<'_, T> {
@@ -99,10 +107,10 @@ impl<T: Tables> Road<'_, T> {
         address: &VipAddress,
         transport: &Transport,
     ) -> Result<Outcome, Reason> {
-        let (flow, kind) = match transport.protocol {
+        let (mut flow, kind) = match transport.protocol {
             TCP | UDP => self.read_ports(frame, transport)?,
             ICMP | ICMP_V6 if self.packet.v4 == (transport.protocol == ICMP) => {
-                if transport.fragment != Fragment::No {
+                if transport.fragment {
                     return Ok(self.stay(Reason::IcmpPassed));
                 }
                 match icmp::read(frame, self.packet, transport)? {
@@ -111,15 +119,18 @@ impl<T: Tables> Road<'_, T> {
                         let vip = address.services[0].vip;
                         return Ok(Outcome { reason: Reason::EchoAnswered, vip, machine: 0 });
                     }
-                    Message::Error(flow) => (flow, Kind::IcmpError),
+                    Message::Error(flow) => (flow, Kind::ICMP_ERROR),
                     _ => return Ok(self.stay(Reason::IcmpPassed)),
                 }
             }
             _ => return Ok(self.stay(Reason::ProtocolNotServed)),
         };
-        match find_service(address, &flow, kind) {
+        flow.v4 = self.tables.forget(flow.v4 as usize) != 0;
+        flow.protocol = self.tables.forget(flow.protocol as usize) as u8;
+        let kind = Kind(self.tables.forget(kind.0));
+        match self.find_service(address, &flow, kind) {
             Some(service) => self.send(frame, &flow, service, kind),
-            None if kind == Kind::IcmpError => Ok(self.stay(Reason::IcmpPassed)),
+            None if kind == Kind::ICMP_ERROR => Ok(self.stay(Reason::IcmpPassed)),
             None => Ok(self.stay(Reason::PortNotServed)),
         }
     }
@@ -134,9 +145,9 @@ impl<T: Tables> Road<'_, T> {
             source_port: 0,
             destination_port: 0,
         };
-        if transport.fragment != Fragment::No {
+        if transport.fragment {
             // Only the first fragment has ports, and all of them must go to one machine.
-            return Ok((flow, Kind::Fragment));
+            return Ok((flow, Kind::FRAGMENT));
         }
         let least = if transport.protocol == TCP { TCP_HEADER } else { UDP_HEADER };
         if transport.at + least > self.packet.at + self.packet.length {
@@ -148,21 +159,41 @@ impl<T: Tables> Road<'_, T> {
         if transport.protocol == TCP {
             let Some(w) = frame.window::<TCP_HEADER>(transport.at) else { return Err(Reason::TransportTruncated) };
             if w.u8(13) & (SYN | ACK) != SYN {
-                return Ok((flow, Kind::Established));
+                return Ok((flow, Kind::ESTABLISHED));
             }
         }
-        Ok((flow, Kind::Opening))
+        Ok((flow, Kind::OPENING))
+    }
+
+    /// The first service of the protocol that serves the port; for a fragment, whose port is unknown, the first of the protocol.
+    #[inline(always)]
+    fn find_service<'v>(&self, address: &'v VipAddress, flow: &Flow, kind: Kind) -> Option<&'v Service> {
+        let mut i = 0;
+        loop {
+            if i as u32 >= address.count {
+                return None;
+            }
+            let service = address.services.get(i)?;
+            let matches = match kind {
+                Kind::FRAGMENT => service.protocol == flow.protocol,
+                _ => service.serves(flow.protocol, flow.destination_port),
+            };
+            if matches {
+                break;
+            }
+            i += 1;
+        }
+        address.services.get(self.tables.forget(i))
     }
 
     /// To the owner of the flow, or to who may have been.
     #[inline(always)]
     fn send(&self, frame: &mut impl Frame, flow: &Flow, service: &Service, kind: Kind) -> Result<Outcome, Reason> {
-        let hashed = flow.hash(service);
-        let slot = self.tables.slot(service.table, Slot::number(hashed.slot));
+        let slot = self.tables.slot(service.table, Slot::number(flow.hash(&service.counts)));
         let vip = service.vip;
         let counted = |reason| Ok(Outcome { reason, vip, machine: 0 });
         // Only who has a socket for a connection can be told from who has not.
-        let asks = flow.protocol == TCP && (kind == Kind::Established || kind == Kind::IcmpError);
+        let asks = flow.protocol == TCP && (kind == Kind::ESTABLISHED || kind == Kind::ICMP_ERROR);
 
         let mut owner = slot.current();
         let mut reason;
@@ -185,9 +216,9 @@ impl<T: Tables> Road<'_, T> {
             }
             let Some(machine) = self.machine(owner) else { return counted(Reason::MachineUnknown) };
             let (local, forwarded) = match kind {
-                Kind::Opening | Kind::Established => (Reason::Local, Reason::Forwarded),
-                Kind::Fragment => (Reason::FragmentLocal, Reason::FragmentForwarded),
-                Kind::IcmpError => (Reason::IcmpErrorLocal, Reason::IcmpErrorForwarded),
+                Kind::FRAGMENT => (Reason::FragmentLocal, Reason::FragmentForwarded),
+                Kind::ICMP_ERROR => (Reason::IcmpErrorLocal, Reason::IcmpErrorForwarded),
+                _ => (Reason::Local, Reason::Forwarded),
             };
             reason = forwarded;
             if machine.is_own() {
@@ -219,7 +250,7 @@ impl<T: Tables> Road<'_, T> {
             v4: self.packet.v4,
             class: self.packet.class,
             length: self.packet.length,
-            entropy: hashed.entropy,
+            entropy: flow.entropy(),
             hops: self.hops + 1,
             epoch: self.config.switch.epoch(),
         };
@@ -235,7 +266,7 @@ impl<T: Tables> Road<'_, T> {
         let fits = (self.config.mtu as usize).saturating_sub(gue::overhead(machine));
         // What came through a tunnel fitted one, so only a smaller link of ours can be in the way; the answer would go to
         // the machine before, not to the client.
-        if self.hops > 0 || fits < least || matches!(kind, Kind::Fragment | Kind::IcmpError) {
+        if self.hops > 0 || fits < least || matches!(kind, Kind::FRAGMENT | Kind::ICMP_ERROR) {
             return Err(Reason::TooBigDropped);
         }
         icmp::answer_too_big(frame, self.link, self.packet, fits as u16)
@@ -273,27 +304,6 @@ fn parse_ip(frame: &impl Frame, link: &Ethernet) -> Result<Ip, Reason> {
         ethernet::IPV6 => ip::Ip::parse_v6(frame, link.length),
         _ => Err(Reason::NotIp),
     }
-}
-
-/// The first service of the protocol that serves the port; for a fragment, whose port is unknown, the first of the protocol.
-#[inline(always)]
-fn find_service<'a>(address: &'a VipAddress, flow: &Flow, kind: Kind) -> Option<&'a Service> {
-    let mut i = 0;
-    while i < address.services.len() {
-        if i as u32 >= address.count {
-            return None;
-        }
-        let service = &address.services[i];
-        let matches = match kind {
-            Kind::Fragment => service.protocol == flow.protocol,
-            _ => service.serves(flow.protocol, flow.destination_port),
-        };
-        if matches {
-            return Some(service);
-        }
-        i += 1;
-    }
-    None
 }
 
 #[inline(always)]

@@ -13,6 +13,10 @@ pub trait Tables {
     /// Element of MACHINES, `index` counted over both generations.
     fn machine(&self, index: u32) -> Option<&Machine>;
 
+    /// The same number. In BPF it comes back as one the verifier knows nothing about, so that roads which differ only in it
+    /// are examined once, not each to its end.
+    fn forget(&self, number: usize) -> usize;
+
     /// Whether this machine holds a socket for the TCP connection; a listening socket does not count.
     fn holds_socket(&self, connection: &Connection) -> bool;
 }

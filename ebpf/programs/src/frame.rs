@@ -20,14 +20,20 @@ impl XdpFrame {
 
     #[inline(always)]
     fn data(&self) -> usize {
-        // SAFETY: the kernel's context is valid for the whole run of the program.
-        unsafe { (*self.context).data as usize }
+        let data: usize;
+        // SAFETY: the first field of the kernel's context, which is valid for the whole run. In assembly because LLVM widens the
+        // 32-bit field with an instruction of its own (`w2 = w2`), after which the verifier no longer knows a pointer
+        // (LLVM 22, kernel 6.18). May go when LLVM folds the two again.
+        unsafe { asm!("{0} = *(u32 *)({1} + 0)", out(reg) data, in(reg) self.context, options(pure, readonly, nostack)) };
+        data
     }
 
     #[inline(always)]
     fn end(&self) -> usize {
-        // SAFETY: as in `data`.
-        unsafe { (*self.context).data_end as usize }
+        let end: usize;
+        // SAFETY: the second field; as in `data`.
+        unsafe { asm!("{0} = *(u32 *)({1} + 4)", out(reg) end, in(reg) self.context, options(pure, readonly, nostack)) };
+        end
     }
 }
 
@@ -45,7 +51,7 @@ impl Frame for XdpFrame {
         if at > OFFSET_MAX {
             return None;
         }
-        let start = opaque(self.data() + opaque_offset(at));
+        let start = advance(self.data(), at);
         if start + N > self.end() {
             return None;
         }
@@ -116,20 +122,23 @@ impl Window for XdpWindow {
     }
 }
 
-/// Makes LLVM forget how a packet pointer came about, so that the register it compares with the end of the packet is the
-/// register it reads through. Without it (LLVM 22, kernel 6.18) the sum is computed twice and the verifier sees an unchecked
-/// pointer. May go when LLVM keeps the two together.
+/// `pointer + offset`, for an offset of at most OFFSET_MAX. Bounded and added where LLVM cannot see it, so that the register
+/// that is bounded is the one that is added, and the one compared with the end of the packet the one read through. Left to
+/// itself (LLVM 22, kernel 6.18) LLVM bounds or adds a copy, and the verifier then meets an unbounded offset or an unchecked
+/// pointer. May go when LLVM keeps them together.
 #[inline(always)]
-fn opaque(mut pointer: usize) -> usize {
-    // SAFETY: no instruction at all.
-    unsafe { asm!("/* {0} */", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags)) };
+fn advance(mut pointer: usize, offset: usize) -> usize {
+    // SAFETY: registers only; the mask changes nothing, as the caller has checked.
+    unsafe {
+        asm!(
+            "{1} &= 4095",
+            "{0} += {1}",
+            inout(reg) pointer,
+            inout(reg) offset => _,
+            options(pure, nomem, nostack)
+        )
+    };
     pointer
-}
-
-/// The same for a variable offset, so that the compared and the added register are one; a constant stays a constant.
-#[inline(always)]
-fn opaque_offset(offset: usize) -> usize {
-    offset
 }
 
 /// Bound for the verifier (its own is 65,535); beyond any header the datapath looks at.

@@ -64,4 +64,4 @@ pub static GROUPS: HashMap<GroupKey, GroupValue> = HashMap::with_max_entries(LIS
 pub static WORKER_SOCKETS: ReusePortSockArray = ReusePortSockArray::with_max_entries(WORKER_SOCKETS_MAX, 0);
 
 #[map]
-pub static WORKER_OF_CPU: Array<u32> = Array::with_max_entries(CPUS_MAX, MAPPED);
+pub static WORKER_OF_CPU: Array<u64> = Array::with_max_entries(CPUS_MAX, MAPPED);

@@ -9,6 +9,8 @@
 //! - **Stack/insn budget**: 64 bytes; 500 instructions examined
 //! - **Test**: kernel-tests/tests/sockets.rs
 
+use core::arch::asm;
+
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::programs::SkReuseportContext;
@@ -41,7 +43,11 @@ fn socket(context: &SkReuseportContext) -> Option<u32> {
                 (&raw const (*a)[3]).read_volatile(),
             ])
         } else {
-            Address::from_v4_raw((&raw const (*s).src_ip4).read_volatile())
+            let raw: u32;
+            // `src_ip4`. In assembly because LLVM joins this read with the last of the IPv6 address into one at a variable offset,
+            // which the verifier forbids on a socket (LLVM 22, kernel 6.18).
+            asm!("{0} = *(u32 *)({1} + 24)", out(reg) raw, in(reg) s, options(pure, readonly, nostack));
+            Address::from_v4_raw(raw)
         };
         let port = (&raw const (*s).src_port).read_volatile() as u16;
         GroupKey { address, port, protocol: context.ip_protocol() as u8, reserved: 0 }
@@ -50,7 +56,7 @@ fn socket(context: &SkReuseportContext) -> Option<u32> {
     let group = unsafe { GROUPS.get(&key) }?;
     // SAFETY: the helper has no arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let worker = WORKER_OF_CPU.get(cpu)?.checked_sub(1)?;
+    let worker = (*WORKER_OF_CPU.get(cpu)? as u32).checked_sub(1)?;
     if worker >= group.count {
         return None;
     }

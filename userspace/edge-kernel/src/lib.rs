@@ -1,1 +1,43 @@
-//! See DESIGN: crate edge-kernel.
+//! The machine's door to the kernel: everything that calls bpf(2), rtnetlink or asks about interfaces for the L4 plane.
+//!
+//! [`probe`] says whether this machine can steer at all and what to do if not. [`Kernel::load`] loads the programs, or takes
+//! over what an earlier process left pinned, and attaches them. Then, in any order and as often as needed:
+//! [`Kernel::apply`] for machines and virtual IPs, [`Kernel::register_listener`] for the sockets of the workers,
+//! [`Kernel::set_local_addresses`] for the routes that make the stack accept virtual IPs, [`Kernel::counters`] for numbers.
+//!
+//! Invariants:
+//! - A packet sees machines and virtual IPs of one generation: both are written beside the live ones, then one word switches.
+//! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
+//! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
+//!
+//! Reading order: `kernel` (load, attach, pin), `steering`, `sockets`, `routes`, `counters`, `probe`, `interface`,
+//! `error`; `map` and `sys` are the raw calls below.
+
+mod counters;
+mod error;
+mod interface;
+mod kernel;
+mod map;
+mod probe;
+mod routes;
+mod sockets;
+mod steering;
+pub mod sys;
+
+pub use abi;
+pub use counters::{Counters, ReasonCount, SteeredCount};
+pub use error::{KernelError, Warning};
+pub use kernel::{Attachment, Hook, Kernel, Mode, Options, Sizes};
+pub use probe::{Finding, Probe, probe};
+pub use sockets::ListenerId;
+pub use steering::{Applied, Hash, Machine, Protocol, Vip};
+
+/// Whether the programs are part of this build. Without them everything but [`Kernel::load`] works and there is no L4 plane.
+pub const fn built_in() -> bool {
+    OBJECT.is_some()
+}
+
+#[cfg(bpf_object)]
+const OBJECT: Option<&[u8]> = Some(include_bytes!(concat!(env!("OUT_DIR"), "/weir.bpf.o")));
+#[cfg(not(bpf_object))]
+const OBJECT: Option<&[u8]> = None;

@@ -1,0 +1,611 @@
+//! Load, attach, pin; take over what is pinned.
+//!
+//! ```text
+//! <pin_dir>/link-xdp-<interface>      the XDP link of an interface
+//! <pin_dir>/link-sk-lookup            the sk_lookup link of the network namespace
+//! <pin_dir>/<layout>/<MAP>            the maps; <layout> names the layout version and the sizes, e.g. v1-t64-i64-m256-c8
+//! ```
+//! A process that finds its own layout opens the maps and puts its programs into the links at once: nothing changes for
+//! packets. One that finds another layout makes new maps and leaves the old programs steering until its first
+//! [`Kernel::apply`], so the new programs never run with empty maps.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use abi::limits::{LAYOUT_VERSION, MACHINES_MAX, SLOT_PAIRS, TABLES_MAX, VIPS_MAX};
+use abi::{Address, Config, Counter, REASONS, Slot};
+use aya::EbpfLoader;
+use aya::programs::{SkLookup, SkReuseport, Xdp};
+
+use crate::error::{KernelError, Warning};
+use crate::interface::Interface;
+use crate::map::MappedArray;
+use crate::sockets::Sockets;
+use crate::sys;
+
+/// How XDP programs are attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// In the driver, before the kernel has made a socket buffer.
+    Driver,
+    /// Behind the driver: works everywhere, several times slower.
+    Generic,
+    /// Driver, and where the driver cannot, generic with a warning.
+    #[default]
+    Auto,
+}
+
+/// What to load and where to attach it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Interfaces that packets arrive on. None: the programs are loaded but see no packet.
+    pub interfaces: Vec<String>,
+    pub mode: Mode,
+    /// Where maps and links stay when the process ends. None: they go with it.
+    pub pin_dir: Option<PathBuf>,
+    /// [`Kernel::detach`] is to be called at the end; only remembered here.
+    pub detach_on_exit: bool,
+    /// Addresses other machines reach this one at, one per family. Empty: the first interface's.
+    pub own_addresses: Vec<IpAddr>,
+    pub sizes: Sizes,
+}
+
+/// How much the maps have room for. More costs memory, see each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    /// Maglev tables, 2 to 512. 262 kB each. One per VIP, and at least one more to build a new version in.
+    pub tables: u32,
+    /// Virtual IPs with counters, 1 to 512: 1 kB each, and 16 bytes per machine, on every CPU.
+    pub vips: u32,
+    /// Machines, 1 to 4,095.
+    pub machines: u32,
+}
+
+/// How an interface was attached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attachment {
+    pub interface: String,
+    pub generic: bool,
+    /// The link was there already, left by an earlier process.
+    pub taken_over: bool,
+}
+
+/// Loaded programs and their maps.
+pub struct Kernel {
+    pub(crate) options: Options,
+    pub(crate) config: MappedArray<Config>,
+    pub(crate) slots: MappedArray<[Slot; 2]>,
+    pub(crate) machines: MappedArray<abi::Machine>,
+    pub(crate) counters: MappedArray<Counter>,
+    pub(crate) steered: MappedArray<Counter>,
+    pub(crate) worker_of_cpu: MappedArray<u64>,
+    pub(crate) vips: OwnedFd,
+    pub(crate) cpus: u32,
+    pub(crate) sockets: Sockets,
+    /// Tables that the live generation refers to.
+    pub(crate) live_tables: BTreeSet<u16>,
+    pub(crate) switched_at: Option<Instant>,
+    pub(crate) attachments: Vec<Attachment>,
+    /// Links whose program still is an earlier process's, with other maps: ours goes in with the first `apply`.
+    pub(crate) pending: Vec<(OwnedFd, Hook)>,
+    links: Vec<OwnedFd>,
+    programs: HashMap<Hook, OwnedFd>,
+    layout: String,
+    warnings: Vec<Warning>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Hook {
+    XdpSteer,
+    SkLookup,
+    SkReuseport,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            interfaces: Vec::new(),
+            mode: Mode::Auto,
+            pin_dir: Some(PathBuf::from(PIN_ROOT).join("default")),
+            detach_on_exit: false,
+            own_addresses: Vec::new(),
+            sizes: Sizes::default(),
+        }
+    }
+}
+
+impl Default for Sizes {
+    fn default() -> Sizes {
+        Sizes { tables: 64, vips: 64, machines: 255 }
+    }
+}
+
+impl Options {
+    /// The usual place for the pins of an instance: `/sys/fs/bpf/weir/<instance>`. Characters the file system refuses become `_`.
+    pub fn pin_dir_of(instance: &str) -> PathBuf {
+        let clean: String =
+            instance.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
+        PathBuf::from(PIN_ROOT).join(if clean.is_empty() { "default".to_owned() } else { clean })
+    }
+}
+
+impl Kernel {
+    /// Loads the programs into the kernel and attaches them to the interfaces and to the calling thread's network namespace.
+    pub fn load(options: Options) -> Result<Kernel, KernelError> {
+        let object = crate::OBJECT.ok_or(KernelError::NotBuiltIn)?;
+        Kernel::load_object(options, object)
+    }
+
+    /// As [`Kernel::load`], with programs that are not built in.
+    pub fn load_object(options: Options, object: &[u8]) -> Result<Kernel, KernelError> {
+        options.sizes.check()?;
+        let interfaces: Vec<Interface> =
+            options.interfaces.iter().map(|name| Interface::find(name)).collect::<Result<_, _>>()?;
+        let mut warnings = Vec::new();
+        let own = own_addresses(&options, &interfaces, &mut warnings)?;
+        let cpus = possible_cpus();
+        let layout = options.sizes.layout(cpus);
+
+        let map_dir = options.pin_dir.as_ref().map(|dir| dir.join(&layout));
+        let mut inherited = false;
+        if let Some(dir) = &map_dir {
+            prepare_pin_dir(dir)?;
+            inherited = dir.join("CONFIG").exists();
+        }
+        let (maps, programs) = load_object(object, &options.sizes, cpus, map_dir.as_deref())?;
+
+        let mut kernel = Kernel::assemble(options, maps, programs, cpus, layout, warnings)?;
+        kernel.configure(&own, &interfaces);
+        if inherited {
+            kernel.inherit()?;
+        }
+        kernel.attach(&interfaces, inherited)?;
+        Ok(kernel)
+    }
+
+    /// What works less well than it could, found while loading.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The addresses this machine sends and receives GUE at.
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        let config = self.config.read(0);
+        [config.own_v4, config.own_v6].iter().filter(|a| !a.is_unspecified()).map(Address::ip).collect()
+    }
+
+    /// A loaded program, for facts about it and test runs.
+    pub fn program(&self, hook: Hook) -> BorrowedFd<'_> {
+        self.programs[&hook].as_fd()
+    }
+
+    /// Takes everything down: programs off the interfaces, pins and routes away. Packets go on without Weir.
+    pub fn detach(mut self) -> Result<(), KernelError> {
+        let _ = self.set_local_addresses(&[]);
+        for link in self.links.drain(..).chain(self.pending.drain(..).map(|(link, _)| link)) {
+            match sys::link_detach(link.as_fd()) {
+                Ok(()) => {}
+                // The interface or namespace is gone, and the link with it.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOLINK | libc::EINVAL | libc::ENOENT)) => {}
+                Err(e) => return Err(KernelError::system("cannot detach the programs", e)),
+            }
+        }
+        if let Some(dir) = &self.options.pin_dir {
+            fs::remove_dir_all(dir)
+                .map_err(|e| KernelError::system(format!("cannot remove the pins in {}", dir.display()), e))?;
+        }
+        Ok(())
+    }
+
+    fn assemble(
+        options: Options,
+        mut maps: HashMap<String, OwnedFd>,
+        programs: HashMap<Hook, OwnedFd>,
+        cpus: u32,
+        layout: String,
+        warnings: Vec<Warning>,
+    ) -> Result<Kernel, KernelError> {
+        let mut take = |name: &str| {
+            maps.remove(name).ok_or_else(|| {
+                KernelError::Invalid(format!("the BPF object has no map {name}: it was built from other sources; rebuild it"))
+            })
+        };
+        fn mapped<T: sys::Plain>(name: &str, fd: OwnedFd) -> Result<MappedArray<T>, KernelError> {
+            MappedArray::open(fd).map_err(|e| KernelError::system(format!("cannot map {name} into memory"), e))
+        }
+        Ok(Kernel {
+            config: mapped("CONFIG", take("CONFIG")?)?,
+            slots: mapped("SLOTS", take("SLOTS")?)?,
+            machines: mapped("MACHINES", take("MACHINES")?)?,
+            counters: mapped("COUNTERS", take("COUNTERS")?)?,
+            steered: mapped("STEERED", take("STEERED")?)?,
+            worker_of_cpu: mapped("WORKER_OF_CPU", take("WORKER_OF_CPU")?)?,
+            vips: take("VIPS")?,
+            sockets: Sockets::open(
+                take("LISTENERS")?,
+                take("LISTENER_RANGES")?,
+                take("SOCKETS")?,
+                take("GROUPS")?,
+                take("WORKER_SOCKETS")?,
+            )?,
+            live_tables: BTreeSet::new(),
+            switched_at: None,
+            attachments: Vec::new(),
+            pending: Vec::new(),
+            links: Vec::new(),
+            options,
+            cpus,
+            programs,
+            layout,
+            warnings,
+        })
+    }
+
+    /// Writes what does not change while the process runs. The switch stays as it is.
+    fn configure(&mut self, own: &[IpAddr], interfaces: &[Interface]) {
+        let old = self.config.read(0);
+        let family = |v4: bool| own.iter().find(|a| a.is_ipv4() == v4).map_or(Address::UNSPECIFIED, |&a| a.into());
+        let config = Config {
+            switch: old.switch,
+            mtu: interfaces.iter().map(|i| i.mtu).min().unwrap_or(1500).min(65_000),
+            own_v4: family(true),
+            own_v6: family(false),
+            vips: self.options.sizes.vips + 1,
+            machines: self.options.sizes.machines + 1,
+        };
+        if config != old {
+            self.config.write(0, config);
+        }
+    }
+
+    fn attach(&mut self, interfaces: &[Interface], inherited: bool) -> Result<(), KernelError> {
+        for interface in interfaces {
+            let pin = self.options.pin_dir.as_ref().map(|dir| dir.join(format!("link-xdp-{}", interface.name)));
+            if let Some(link) = pin.as_deref().and_then(|pin| existing_link(pin, Some(interface.index))) {
+                self.take_over(link, Hook::XdpSteer, inherited)
+                    .map_err(|e| KernelError::system(format!("cannot take over the XDP program of {}", interface.name), e))?;
+                self.attachments.push(Attachment { interface: interface.name.clone(), generic: false, taken_over: true });
+                continue;
+            }
+            let (link, generic) = self.attach_xdp(interface)?;
+            self.attachments.push(Attachment { interface: interface.name.clone(), generic, taken_over: false });
+            self.keep(link, pin.as_deref())?;
+        }
+        if interfaces.is_empty() {
+            return Ok(());
+        }
+        self.attach_sk_lookup(inherited)
+    }
+
+    /// Attaches sk_lookup to the calling thread's network namespace. [`Kernel::load`] does so when it attaches XDP anywhere.
+    fn attach_sk_lookup(&mut self, inherited: bool) -> Result<(), KernelError> {
+        let failed = |e| KernelError::system("cannot attach sk_lookup to the network namespace", e);
+        let pin = self.options.pin_dir.as_ref().map(|dir| dir.join("link-sk-lookup"));
+        if let Some(link) = pin.as_deref().and_then(|pin| existing_link(pin, None)) {
+            return self.take_over(link, Hook::SkLookup, inherited).map_err(failed);
+        }
+        let namespace = fs::File::open("/proc/thread-self/ns/net").map_err(failed)?;
+        let program = self.programs[&Hook::SkLookup].as_fd();
+        let link = sys::link_create(program, namespace.as_raw_fd() as u32, sys::ATTACH_SK_LOOKUP, 0).map_err(failed)?;
+        self.keep(link, pin.as_deref())
+    }
+
+    /// Our program into a link that an earlier process left: now if it works on the same maps, else with the first `apply`.
+    fn take_over(&mut self, link: OwnedFd, hook: Hook, inherited: bool) -> io::Result<()> {
+        if inherited {
+            sys::link_update(link.as_fd(), self.programs[&hook].as_fd())?;
+            self.links.push(link);
+        } else {
+            self.pending.push((link, hook));
+        }
+        Ok(())
+    }
+
+    /// Puts our programs into the links that waited for filled maps, and takes the old maps away.
+    pub(crate) fn complete_take_over(&mut self) -> Result<(), KernelError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        for (link, hook) in self.pending.drain(..) {
+            sys::link_update(link.as_fd(), self.programs[&hook].as_fd())
+                .map_err(|e| KernelError::system("cannot replace the programs of the earlier process", e))?;
+            self.links.push(link);
+        }
+        if let Some(dir) = &self.options.pin_dir {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                let ours = entry.file_name().to_str() == Some(&self.layout);
+                if !ours && entry.path().is_dir() {
+                    let _ = fs::remove_dir_all(entry.path());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_xdp(&mut self, interface: &Interface) -> Result<(OwnedFd, bool), KernelError> {
+        let program = self.programs[&Hook::XdpSteer].as_fd();
+        let create = |flags| sys::link_create(program, interface.index, sys::ATTACH_XDP, flags);
+        let name = &interface.name;
+        if self.options.mode != Mode::Generic {
+            match create(sys::XDP_DRIVER) {
+                Ok(link) => return Ok((link, false)),
+                Err(e) if self.options.mode == Mode::Driver || is_occupied(&e) => {
+                    return Err(attach_error(name, "driver", e));
+                }
+                Err(e) => self.warnings.push(Warning(format!(
+                    "{name}: attached in generic mode, which is several times slower: driver mode was refused ({}); use a NIC \
+                     whose driver has native XDP, or say --xdp-mode generic to stop this warning",
+                    driver_reason(&e)
+                ))),
+            }
+        }
+        match create(sys::XDP_GENERIC) {
+            Ok(link) => Ok((link, true)),
+            Err(e) => Err(attach_error(name, "generic", e)),
+        }
+    }
+
+    fn keep(&mut self, link: OwnedFd, pin: Option<&Path>) -> Result<(), KernelError> {
+        if let Some(pin) = pin {
+            // Something else, or a link whose interface is gone.
+            let _ = fs::remove_file(pin);
+            sys::pin(link.as_fd(), pin)
+                .map_err(|e| KernelError::system(format!("cannot pin {}", pin.display()), e))?;
+        }
+        self.links.push(link);
+        Ok(())
+    }
+}
+
+impl Sizes {
+    fn check(&self) -> Result<(), KernelError> {
+        let bound = |what: &str, value: u32, least: u32, most: u32| {
+            if (least..=most).contains(&value) {
+                return Ok(());
+            }
+            Err(KernelError::Invalid(format!("room for {value} {what}: between {least} and {most} can be had")))
+        };
+        bound("tables", self.tables, 2, TABLES_MAX)?;
+        bound("virtual IPs", self.vips, 1, VIPS_MAX)?;
+        bound("machines", self.machines, 1, MACHINES_MAX - 1)
+    }
+
+    fn layout(&self, cpus: u32) -> String {
+        format!("v{LAYOUT_VERSION}-t{}-i{}-m{}-c{cpus}", self.tables, self.vips, self.machines)
+    }
+}
+
+type Loaded = (HashMap<String, OwnedFd>, HashMap<Hook, OwnedFd>);
+
+/// Makes or opens the maps, has the verifier examine the programs, and hands out descriptors of all of them.
+fn load_object(object: &[u8], sizes: &Sizes, cpus: u32, map_dir: Option<&Path>) -> Result<Loaded, KernelError> {
+    let vips = sizes.vips + 1;
+    let machines = sizes.machines + 1;
+    let mut loader = EbpfLoader::new();
+    loader
+        .map_max_entries("SLOTS", sizes.tables * SLOT_PAIRS)
+        .map_max_entries("MACHINES", 2 * machines)
+        .map_max_entries("COUNTERS", cpus * vips * REASONS as u32)
+        .map_max_entries("STEERED", cpus * vips * machines);
+    if let Some(dir) = map_dir {
+        for name in MAPS {
+            loader.map_pin_path(name, dir.join(name));
+        }
+    }
+    let mut ebpf = loader.load(object).map_err(|e| load_error("the maps", &e))?;
+
+    let mut programs = HashMap::new();
+    for &(name, hook) in PROGRAMS {
+        let program = ebpf.program_mut(name).ok_or_else(|| {
+            KernelError::Invalid(format!("the BPF object has no program {name}: it was built from other sources; rebuild it"))
+        })?;
+        let failed = |e: &aya::programs::ProgramError| load_error(name, e);
+        let fd = match hook {
+            Hook::XdpSteer => {
+                let xdp: &mut Xdp = program.try_into().map_err(|e| failed(&e))?;
+                xdp.load().and_then(|()| xdp.fd()).map_err(|e| failed(&e))?
+            }
+            Hook::SkLookup => {
+                let lookup: &mut SkLookup = program.try_into().map_err(|e| failed(&e))?;
+                lookup.load().and_then(|()| lookup.fd()).map_err(|e| failed(&e))?
+            }
+            Hook::SkReuseport => {
+                let reuseport: &mut SkReuseport = program.try_into().map_err(|e| failed(&e))?;
+                reuseport.load().and_then(|()| reuseport.fd()).map_err(|e| failed(&e))?
+            }
+        };
+        programs.insert(hook, clone(fd.as_fd())?);
+    }
+    let mut maps = HashMap::new();
+    for (name, map) in ebpf.maps() {
+        if let Some(fd) = map_fd(map) {
+            maps.insert(name.to_owned(), clone(fd)?);
+        }
+    }
+    Ok((maps, programs))
+}
+
+fn map_fd(map: &aya::maps::Map) -> Option<BorrowedFd<'_>> {
+    use aya::maps::Map;
+    match map {
+        Map::Array(data) | Map::HashMap(data) | Map::SockMap(data) | Map::ReusePortSockArray(data) => {
+            Some(data.fd().as_fd())
+        }
+        _ => None,
+    }
+}
+
+fn clone(fd: BorrowedFd<'_>) -> Result<OwnedFd, KernelError> {
+    fd.try_clone_to_owned().map_err(|e| KernelError::system("cannot copy a descriptor", e))
+}
+
+fn load_error(what: &str, error: &dyn std::error::Error) -> KernelError {
+    let mut text = error.to_string();
+    let mut refused = false;
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        if let Some(io) = e.downcast_ref::<io::Error>() {
+            refused |= matches!(io.raw_os_error(), Some(libc::EPERM));
+        }
+        text = format!("{text}: {e}");
+        cause = e.source();
+    }
+    if refused {
+        return KernelError::system(
+            format!("cannot load {what} into the kernel"),
+            io::Error::from_raw_os_error(libc::EPERM),
+        );
+    }
+    KernelError::Unsupported(format!("cannot load {what} into the kernel: {text}"))
+}
+
+fn attach_error(interface: &str, mode: &str, error: io::Error) -> KernelError {
+    let what = format!("cannot attach XDP to {interface} in {mode} mode");
+    if is_occupied(&error) {
+        return KernelError::Invalid(format!(
+            "{what}: another XDP program is attached; `ip link show {interface}` names it, `ip link set {interface} xdp off` \
+             takes it down"
+        ));
+    }
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => KernelError::system(what, error),
+        _ if mode == "driver" => KernelError::Unsupported(format!(
+            "{what}: {}; use --xdp-mode generic (slower), or a NIC whose driver has native XDP",
+            driver_reason(&error)
+        )),
+        _ => KernelError::system(what, error),
+    }
+}
+
+fn is_occupied(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+}
+
+fn driver_reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => "the driver has no native XDP".to_owned(),
+        Some(libc::ERANGE) => "the MTU is too large for the driver's XDP".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+fn own_addresses(
+    options: &Options,
+    interfaces: &[Interface],
+    warnings: &mut Vec<Warning>,
+) -> Result<Vec<IpAddr>, KernelError> {
+    for v4 in [true, false] {
+        let family: Vec<&IpAddr> = options.own_addresses.iter().filter(|a| a.is_ipv4() == v4).collect();
+        if family.len() > 1 {
+            return Err(KernelError::Invalid(format!(
+                "--advertise-address {}, {}: at most one address of each family is accepted",
+                family[0], family[1]
+            )));
+        }
+    }
+    if !options.own_addresses.is_empty() {
+        return Ok(options.own_addresses.clone());
+    }
+    let mut found: Vec<IpAddr> = Vec::new();
+    for address in interfaces.iter().flat_map(Interface::addresses) {
+        if !found.iter().any(|f| f.is_ipv4() == address.is_ipv4()) {
+            found.push(address);
+        }
+    }
+    if found.is_empty()
+        && let Some(first) = interfaces.first()
+    {
+        warnings.push(Warning(format!(
+            "{}: has no address other edges could reach this machine at, so nothing can be passed between them; give it one, \
+             or say --advertise-address",
+            first.name
+        )));
+    }
+    Ok(found)
+}
+
+/// The link pinned there, if it is one, and still holds the interface asked for.
+fn existing_link(pin: &Path, interface: Option<u32>) -> Option<OwnedFd> {
+    let link = sys::open_pinned(pin).ok()?;
+    let holds = sys::link_interface(link.as_fd()).ok()?;
+    match interface {
+        Some(index) => (holds == index).then_some(link),
+        // The inode of the namespace; of another one, or none once it is gone, the link is no use.
+        None => {
+            use std::os::unix::fs::MetadataExt;
+            let here = fs::metadata("/proc/thread-self/ns/net").ok()?.ino();
+            (holds as u64 == here).then_some(link)
+        }
+    }
+}
+
+fn prepare_pin_dir(dir: &Path) -> Result<(), KernelError> {
+    let failed = |e| {
+        KernelError::system(format!("cannot make the directory {} for maps and links that outlive the process", dir.display()), e)
+    };
+    if let Ok(root) = dir.strip_prefix(BPFFS)
+        && !root.as_os_str().is_empty()
+        && !is_bpffs(Path::new(BPFFS))
+    {
+        mount_bpffs().map_err(|e| KernelError::system(format!("cannot mount a bpf file system at {BPFFS}"), e))?;
+    }
+    fs::create_dir_all(dir).map_err(failed)?;
+    if !is_bpffs(dir) {
+        return Err(KernelError::Invalid(format!(
+            "{}: not in a bpf file system, so nothing can be pinned there; use a directory below {BPFFS}",
+            dir.display()
+        )));
+    }
+    Ok(())
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: all zeros is a valid statfs; the path lives through the call.
+    unsafe {
+        let mut facts: libc::statfs = std::mem::zeroed();
+        libc::statfs(path.as_ptr(), &mut facts) == 0 && facts.f_type as i64 == BPF_FS_MAGIC
+    }
+}
+
+fn mount_bpffs() -> io::Result<()> {
+    fs::create_dir_all(BPFFS)?;
+    let target = CString::new(BPFFS)?;
+    // SAFETY: C strings that live through the call; no data.
+    let result =
+        unsafe { libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// CPUs that can ever be, so that every CPU a program may run on has a block of counters.
+fn possible_cpus() -> u32 {
+    fs::read_to_string("/sys/devices/system/cpu/possible")
+        .ok()
+        .and_then(|text| text.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<u32>().ok()))
+        .map_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32), |last| last + 1)
+}
+
+const BPFFS: &str = "/sys/fs/bpf";
+const PIN_ROOT: &str = "/sys/fs/bpf/weir";
+const MAPS: &[&str] = &[
+    "CONFIG", "VIPS", "SLOTS", "MACHINES", "COUNTERS", "STEERED", "LISTENERS", "LISTENER_RANGES", "SOCKETS", "GROUPS",
+    "WORKER_SOCKETS", "WORKER_OF_CPU",
+];
+const PROGRAMS: &[(&str, Hook)] =
+    &[("xdp_steer", Hook::XdpSteer), ("pick_listener", Hook::SkLookup), ("pick_worker", Hook::SkReuseport)];

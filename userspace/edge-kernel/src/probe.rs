@@ -1,0 +1,151 @@
+//! What this machine can do for the L4 plane, and what to change where it cannot.
+
+use std::fs;
+use std::path::Path;
+
+use crate::built_in;
+
+/// Findings, most important first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Probe {
+    pub findings: Vec<Finding>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    pub what: &'static str,
+    pub ok: bool,
+    /// What was found and, when it is not well, what to do.
+    pub text: String,
+    /// L4 steering does not work without it.
+    pub required: bool,
+}
+
+impl Probe {
+    /// Everything required is there.
+    pub fn ready(&self) -> bool {
+        self.findings.iter().all(|f| f.ok || !f.required)
+    }
+
+    /// The texts of what stands in the way.
+    pub fn advice(&self) -> impl Iterator<Item = &str> {
+        self.findings.iter().filter(|f| !f.ok).map(|f| f.text.as_str())
+    }
+}
+
+/// Looks without changing anything.
+pub fn probe() -> Probe {
+    let mut findings = Vec::new();
+    let mut add = |what, required, ok, good: String, bad: String| {
+        findings.push(Finding { what, ok, text: if ok { good } else { bad }, required });
+    };
+
+    add(
+        "programs",
+        true,
+        built_in(),
+        "the BPF programs are built in".into(),
+        "the BPF programs are not built in: run `cargo xtask build-ebpf` and build again".into(),
+    );
+
+    let missing = missing_capabilities();
+    add(
+        "privileges",
+        true,
+        missing.is_empty(),
+        "the process may load and attach programs".into(),
+        format!("the process lacks {}: run as root, or grant them (systemd: AmbientCapabilities=)", missing.join(", ")),
+    );
+
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    add(
+        "kernel",
+        true,
+        version(release) >= (5, 15),
+        format!("Linux {release}"),
+        format!("Linux {release}: 5.15 or later is needed"),
+    );
+
+    let jit = fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").unwrap_or_default();
+    let off = jit.trim() == "0";
+    add(
+        "jit",
+        false,
+        !off,
+        "programs are compiled to machine code".into(),
+        "programs are interpreted, about ten times slower: sysctl net.core.bpf_jit_enable=1".into(),
+    );
+
+    add(
+        "btf",
+        false,
+        Path::new("/sys/kernel/btf/vmlinux").exists(),
+        "the kernel has type information (BTF)".into(),
+        "the kernel has no type information (CONFIG_DEBUG_INFO_BTF): names of fields are missing in dumps of maps".into(),
+    );
+
+    add(
+        "bpffs",
+        false,
+        Path::new("/sys/fs/bpf").exists(),
+        "/sys/fs/bpf can hold pins".into(),
+        "/sys/fs/bpf is missing: without sysfs nothing can be pinned, and steering stops when the process does".into(),
+    );
+
+    let forbidden = fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").unwrap_or_default().trim() == "1";
+    add(
+        "rp_filter",
+        false,
+        !forbidden,
+        "reverse path filtering does not stand in the way".into(),
+        "net.ipv4.conf.all.rp_filter is 1: packets whose way back leaves by another interface are dropped; set it to 2 or 0"
+            .into(),
+    );
+    Probe { findings }
+}
+
+fn missing_capabilities() -> Vec<&'static str> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    let has = |bit: u32| effective & (1 << bit) != 0;
+    if has(CAP_SYS_ADMIN) && has(CAP_NET_ADMIN) {
+        return Vec::new();
+    }
+    [(CAP_BPF, "CAP_BPF"), (CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_PERFMON, "CAP_PERFMON")]
+        .into_iter()
+        .filter(|&(bit, _)| !has(bit))
+        .map(|(_, name)| name)
+        .collect()
+}
+
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(['.', '-']).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        assert_eq!(version("6.18.44-fc"), (6, 18));
+        assert_eq!(version("5.15-rc1"), (5, 15));
+        assert_eq!(version(""), (0, 0));
+    }
+
+    #[test]
+    fn every_finding_says_something() {
+        assert!(probe().findings.iter().all(|f| !f.text.is_empty()));
+    }
+}
