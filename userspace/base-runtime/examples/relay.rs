@@ -67,13 +67,22 @@ fn poll_pump(from: &TcpStream, to: &TcpStream, cx: &mut Context<'_>) -> Poll<()>
     loop {
         match to.poll_send_ready(cx, HIGH_WATER) {
             Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(_)) => return Poll::Ready(from.abort()),
+            Poll::Ready(Err(_)) => {
+                from.abort();
+                return Poll::Ready(());
+            }
             Poll::Pending => return Poll::Pending,
         }
         match from.poll_recv(cx) {
             Poll::Ready(Ok(Some(buf))) => to.send(buf),
-            Poll::Ready(Ok(None)) => return Poll::Ready(to.shutdown_write()),
-            Poll::Ready(Err(_)) => return Poll::Ready(to.abort()),
+            Poll::Ready(Ok(None)) => {
+                to.shutdown_write();
+                return Poll::Ready(());
+            }
+            Poll::Ready(Err(_)) => {
+                to.abort();
+                return Poll::Ready(());
+            }
             Poll::Pending => return Poll::Pending,
         }
     }

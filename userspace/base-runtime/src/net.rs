@@ -2,6 +2,10 @@
 //!
 //! A stream has one task waiting per direction: a second one that polls the same direction takes the first one's place. All methods
 //! take `&self`, so the two directions may be driven from two tasks over clones of the handle.
+//!
+//! Dropping the last handle closes. What is queued for sending still goes out, for a bounded time. As with any TCP socket, bytes the
+//! peer sent that were never received turn the close into a reset, which may overtake the last answer: an engine that answers early
+//! ends with `shutdown_write` and receives to the end, or for a bounded time.
 
 pub(crate) mod socket;
 
@@ -473,7 +477,8 @@ impl TcpStream {
         self.send_ready(0).await
     }
 
-    /// Bytes queued that the kernel has not reported as taken.
+    /// Bytes queued that the kernel has not reported as taken. On the ring a send nobody waits for is reported with the next turn
+    /// of the loop, which may be long after it went out; `flush` waits for the report.
     pub fn send_queue_len(&self) -> usize {
         self.socket.tx_bytes.get()
     }

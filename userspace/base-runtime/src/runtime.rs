@@ -218,7 +218,7 @@ impl Worker {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = ()> + 'static,
     {
-        self.shared.send_job(Box::new(move |cx| drop(cx.executor.spawn(&cx.shared, make()))));
+        self.shared.send_job(Box::new(move |cx| cx.executor.spawn(&cx.shared, make()).detach()));
     }
 
     /// A snapshot of its counters. Costs the worker nothing; the CPU time is asked of the kernel here.

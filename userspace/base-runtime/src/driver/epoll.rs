@@ -142,6 +142,30 @@ impl Epoll {
         self.continue_later(socket);
     }
 
+    /// Hands the front of the queue to the kernel: its answer, and how many bytes it was offered.
+    fn send_some(&self, socket: &Socket) -> (isize, usize) {
+        let tx = socket.tx.borrow();
+        let mut bufs = tx.iter();
+        if let (Some(only), None) = (bufs.next(), bufs.next()) {
+            // SAFETY: the kernel reads the bytes of a buffer the queue keeps, during the call only.
+            let n = unsafe { libc::send(socket.fd.get(), only.as_ptr().cast(), only.len(), libc::MSG_NOSIGNAL) };
+            return (n, only.len());
+        }
+        let mut vectors = [const { libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 } }; IOVECS];
+        let (mut count, mut bytes) = (0, 0);
+        for (vector, buf) in vectors.iter_mut().zip(tx.iter()) {
+            *vector = libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() };
+            count += 1;
+            bytes += buf.len();
+        }
+        // SAFETY: all-zero bytes are a valid `msghdr`.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = vectors.as_mut_ptr();
+        message.msg_iovlen = count;
+        // SAFETY: the vectors point into buffers the queue keeps; the kernel reads them during the call only.
+        (unsafe { libc::sendmsg(socket.fd.get(), &raw const message, libc::MSG_NOSIGNAL) }, bytes)
+    }
+
     fn accept_some(&self, cx: &Context, socket: &Rc<Socket>) {
         let Some(listener) = &socket.listener else { return };
         for _ in 0..ACCEPTS_PER_TURN {
@@ -231,19 +255,7 @@ impl Driver for Epoll {
 
     fn send(&self, cx: &Context, socket: &Rc<Socket>) {
         while socket.tx_op.get() == SendOp::Idle && socket.is_open() && socket.tx_bytes.get() > 0 {
-            let mut vectors = [const { libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 } }; IOVECS];
-            let (mut count, mut bytes) = (0, 0);
-            for (vector, buf) in vectors.iter_mut().zip(socket.tx.borrow().iter()) {
-                *vector = libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() };
-                count += 1;
-                bytes += buf.len();
-            }
-            // SAFETY: all-zero bytes are a valid `msghdr`.
-            let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-            message.msg_iov = vectors.as_mut_ptr();
-            message.msg_iovlen = count;
-            // SAFETY: the vectors point into buffers the queue keeps; the kernel reads them during the call only.
-            let n = unsafe { libc::sendmsg(socket.fd.get(), &raw const message, libc::MSG_NOSIGNAL) };
+            let (n, bytes) = self.send_some(socket);
             if n >= 0 {
                 if (n as usize) < bytes {
                     // A short send means the socket is full, and the edge for its room is due from now on.

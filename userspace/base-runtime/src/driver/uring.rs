@@ -2,6 +2,8 @@
 //!
 //! - Accepting and receiving are multishot: armed once per socket. Received bytes land in pool buffers published in a ring
 //!   (`RecvRing`); a filled one goes to the stream and a fresh one takes its slot.
+//! - A multishot receive takes up to 32 buffers from a full socket before this side can say stop. So a stream whose queue ran over
+//!   receives one buffer at a time until its socket is drained.
 //! - A send nobody waits for is *silent*: MSG_DONTWAIT and CQE_SKIP_SUCCESS make it finish within the submission and report only a
 //!   failure or a short count. No report after the kernel took the submission means it was sent. Otherwise every response would end
 //!   the next wait at once, which doubled the system calls at low load. Sends somebody waits for, and the rest of a short one, are
@@ -176,6 +178,9 @@ impl Uring {
         }
         let buf = cqueue::buffer_select(flags).map(|id| self.buffers.take(cx, id));
         if result > 0 {
+            if !more && (result as usize) < RECV_ROOM {
+                socket.rx_bulk.set(false);
+            }
             if let Some(mut buf) = buf {
                 buf.set_received(result as usize);
                 socket::received(cx, socket, buf);
@@ -183,6 +188,7 @@ impl Uring {
             let full = socket.rx.borrow().len() >= cx.limits.recv_queue_max;
             if more && full && socket.rx_op.get() == Op::Armed {
                 cx.shared.counters.recv_paused.add(1);
+                socket.rx_bulk.set(true);
                 self.cancel_recv(cx, socket);
             } else if !more && !full {
                 self.arm_again(cx, socket);
@@ -393,7 +399,13 @@ impl Driver for Uring {
     fn recv(&self, _: &Context, socket: &Rc<Socket>) {
         socket.rx_op.set(Op::Armed);
         socket.begin_op();
-        let entry = opcode::RecvMulti::new(Fd(socket.fd.get()), BUFFER_GROUP).build();
+        let fd = Fd(socket.fd.get());
+        let entry = if socket.rx_bulk.get() {
+            let recv = opcode::Recv::new(fd, std::ptr::null_mut(), RECV_ROOM as u32).buf_group(BUFFER_GROUP);
+            recv.build().flags(squeue::Flags::BUFFER_SELECT)
+        } else {
+            opcode::RecvMulti::new(fd, BUFFER_GROUP).build()
+        };
         self.push(entry.user_data(user_data(RECV, socket)));
     }
 
@@ -576,7 +588,7 @@ impl RecvRing {
         // there are as many entries as ids, and `id` was taken from the ring.
         let entry = unsafe { &mut *self.base.as_ptr().add(usize::from(tail & self.mask)) };
         entry.set_addr(buf.as_ptr() as u64);
-        entry.set_len((Buf::CAPACITY - Buf::HEADROOM) as u32);
+        entry.set_len(RECV_ROOM as u32);
         entry.set_bid(id);
         self.tail.set(tail.wrapping_add(1));
     }
@@ -638,6 +650,7 @@ struct Scratch {
     )]
     messages: RefCell<Vec<Box<Message>>>,
     messages_used: Cell<usize>,
+    #[expect(clippy::vec_box, reason = "as above")]
     addresses: RefCell<Vec<Box<(libc::sockaddr_storage, libc::socklen_t)>>>,
 }
 
@@ -775,6 +788,8 @@ const ACCEPT: u8 = 3;
 const CONNECT: u8 = 4;
 const WAKEUP: u8 = 5;
 const BUFFER_GROUP: u16 = 0;
+/// Bytes the kernel can put into one buffer.
+const RECV_ROOM: usize = Buf::CAPACITY - Buf::HEADROOM;
 /// Buffers taken in a row from sockets handed to one `sendmsg`.
 const IOVECS: usize = 16;
 /// How long stopping waits for the kernel before it gives the buffers up.

@@ -106,7 +106,7 @@ impl Timers {
     #[inline]
     fn tick_before(&self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.origin);
-        since.as_secs() * 1000 + u64::from(since.subsec_nanos() / 1_000_000)
+        since.as_secs() * 1000 + u64::from(since.subsec_millis())
     }
 }
 
