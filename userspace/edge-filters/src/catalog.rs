@@ -1,9 +1,28 @@
 //! Every kind of filter there is.
 
-use crate::proxy;
+use crate::{
+    cors_adaptor, data_builder, fallback, header_to_json, mock, proxy, rate_limiter, redirector, redirector_v2,
+    request_adaptor, request_builder, response_adaptor, response_builder, result_builder, validator,
+};
 use edge_pipeline::FilterKind;
 
-static KINDS: &[FilterKind] = &[proxy::KIND];
+static KINDS: &[FilterKind] = &[
+    cors_adaptor::KIND,
+    data_builder::KIND,
+    fallback::KIND,
+    header_to_json::KIND,
+    mock::KIND,
+    proxy::KIND,
+    rate_limiter::KIND,
+    redirector::KIND,
+    redirector_v2::KIND,
+    request_adaptor::KIND,
+    request_builder::KIND,
+    response_adaptor::KIND,
+    response_builder::KIND,
+    result_builder::KIND,
+    validator::KIND,
+];
 
 pub fn kinds() -> &'static [FilterKind] {
     KINDS
@@ -11,4 +30,25 @@ pub fn kinds() -> &'static [FilterKind] {
 
 pub fn kind(name: &str) -> Option<&'static FilterKind> {
     KINDS.iter().find(|k| k.kind == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_sorted_documented_and_say_what_they_take() {
+        assert!(KINDS.is_sorted_by_key(|kind| kind.kind));
+        for kind in KINDS {
+            assert!(kind.doc.len() > 20 && !kind.doc.contains("//!"), "{}: {}", kind.kind, kind.doc);
+            assert!((kind.schema)().get("properties").is_some(), "{}", kind.kind);
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_warnings() {
+        let fields = serde_json::json!({"dataKey": "k", "template": "x", "colour": 1});
+        let warnings = (data_builder::KIND.check)(&fields, "filters[0]").unwrap();
+        assert_eq!(warnings[0].path, "filters[0].colour");
+    }
 }

@@ -1,7 +1,36 @@
 //! The shelf: one file per filter kind, one [`catalog`].
+//!
+//! A file holds what users write (`…Spec`), the ready filter, its `KIND` and its tests; what several share stands at the
+//! end of the list.
 #![forbid(unsafe_code)]
 
 pub mod catalog;
+pub mod kinds;
+
+pub mod cors_adaptor;
+pub mod data_builder;
+pub mod fallback;
+pub mod header_to_json;
+pub mod mock;
 pub mod proxy;
+pub mod rate_limiter;
+pub mod redirector;
+pub mod redirector_v2;
+pub mod request_adaptor;
+pub mod request_builder;
+pub mod response_adaptor;
+pub mod response_builder;
+pub mod result_builder;
+pub mod validator;
+
+mod adapt;
+mod builder;
+mod built;
+mod gzip;
+mod module_doc;
+mod redirect;
+mod spec;
+#[cfg(test)]
+mod testing;
 
 pub use catalog::{kind, kinds};

@@ -161,7 +161,8 @@ impl Bodies {
             return false;
         }
         let space = exchange.space_ref();
-        let named = |name: &Arc<str>, body: fn(&Space) -> &Body| exchange.named(name).is_some_and(|s| body(s).is_stream());
+        let named =
+            |name: &Arc<str>, body: fn(&Space) -> &Body| exchange.named(name).is_some_and(|s| body(s).is_stream());
         (self.request && space.request_body.is_stream())
             || (self.response && space.response_body.is_stream())
             || self.requests.iter().any(|name| named(name, |s| &s.request_body))

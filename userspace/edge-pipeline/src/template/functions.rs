@@ -110,7 +110,9 @@ pub(super) fn unknown(name: &str) -> String {
 }
 
 fn tables() -> impl Iterator<Item = &'static Function> {
-    [core::TABLE, texts::TABLE, numbers::TABLE, collections::TABLE, dates::TABLE, easegress::TABLE].into_iter().flatten()
+    [core::TABLE, texts::TABLE, numbers::TABLE, collections::TABLE, dates::TABLE, easegress::TABLE]
+        .into_iter()
+        .flatten()
 }
 
 // ---- arguments
@@ -173,7 +175,8 @@ fn regex_of(pattern: &str) -> Result<regex::Regex, String> {
         if let Some(regex) = compiled.get(pattern) {
             return Ok(regex.clone());
         }
-        let regex = base_model::regexp::compile(pattern).map_err(|why| format!("{pattern:?} is no regular expression: {why}"))?;
+        let regex = base_model::regexp::compile(pattern)
+            .map_err(|why| format!("{pattern:?} is no regular expression: {why}"))?;
         if compiled.len() >= COMPILED_MAX {
             compiled.clear();
         }

@@ -118,9 +118,7 @@ impl Spec {
             ('o', Value::Int(n)) => self.integer(*n, 8, false),
             ('x', Value::Int(n)) => self.integer(*n, 16, false),
             ('X', Value::Int(n)) => self.integer(*n, 16, true),
-            ('c', Value::Int(n)) => {
-                u32::try_from(*n).ok().and_then(char::from_u32).unwrap_or('\u{fffd}').to_string()
-            }
+            ('c', Value::Int(n)) => u32::try_from(*n).ok().and_then(char::from_u32).unwrap_or('\u{fffd}').to_string(),
             ('U', Value::Int(n)) => format!("U+{n:04X}"),
             ('e' | 'E' | 'f' | 'F' | 'g' | 'G', Value::Float(n)) => self.float(verb, *n),
             ('s' | 'd' | 'q', Value::List(list)) => {
@@ -274,8 +272,11 @@ mod tests {
             ("%e", vec![Value::Float(123456.0)], "1.234560e+05"),
             ("%g %.3g", vec![Value::Float(1e6), Value::Float(1234.5)], "1e+06 1.23e+03"),
             ("%q", vec![Value::text("a\"b\n")], r#""a\"b\n""#),
-            ("%x %X %#x %b %o", vec![Value::Int(255), Value::Int(255), Value::Int(255), Value::Int(5), Value::Int(8)],
-             "ff FF 0xff 101 10"),
+            (
+                "%x %X %#x %b %o",
+                vec![Value::Int(255), Value::Int(255), Value::Int(255), Value::Int(5), Value::Int(8)],
+                "ff FF 0xff 101 10",
+            ),
             ("%s", vec![Value::Int(3)], "%!s(int=3)"),
             ("%d", vec![], "%!d(MISSING)"),
             ("%d", vec![Value::text("x")], "%!d(string=x)"),

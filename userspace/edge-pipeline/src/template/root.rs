@@ -105,7 +105,13 @@ impl<'x> Object<'x> {
                     "UserAgent" => header_text(&request.headers, "User-Agent"),
                     "Referer" => header_text(&request.headers, "Referer"),
                     "Cookies" => Value::list(cookies(&request.headers).map(|(n, v)| cookie(n, v)).collect()),
-                    "TLS" => if exchange.client.scheme == "https" { Value::Bool(true) } else { Value::Nil },
+                    "TLS" => {
+                        if exchange.client.scheme == "https" {
+                            Value::Bool(true)
+                        } else {
+                            Value::Nil
+                        }
+                    }
                     name => body(&space.request_body, name, parsed)?.ok_or_else(|| self.lacks(name))?,
                 }
             }
@@ -113,7 +119,9 @@ impl<'x> Object<'x> {
                 let Some(response) = &space.response else { return Ok(Value::Nil) };
                 match name {
                     "StatusCode" => Value::Int(i64::from(response.status)),
-                    "Status" => Value::text(format!("{} {}", response.status, reason_phrase(response.status)).trim_end()),
+                    "Status" => {
+                        Value::text(format!("{} {}", response.status, reason_phrase(response.status)).trim_end())
+                    }
                     "Proto" => Value::text(response.version.as_str()),
                     "Header" => Value::Object(Object::Header(&response.headers)),
                     "ContentLength" => content_length(&space.response_body),

@@ -79,9 +79,7 @@ impl<'x> Machine<'_, 'x> {
                     continue;
                 }
                 Node::Choice { with, arms, other } => self.choice(*with, arms, other, dot)?,
-                Node::Range { key, item, pipe, body, other } => {
-                    self.range((*key, *item), pipe, (body, other), dot)?
-                }
+                Node::Range { key, item, pipe, body, other } => self.range((*key, *item), pipe, (body, other), dot)?,
                 Node::Call { at, name, pipe } => {
                     self.call_template(*at, name, pipe.as_ref(), dot)?;
                     continue;

@@ -3,8 +3,8 @@
 //! Variables become slots and functions become pointers here, so that what is misspelt is refused when the document is
 //! read and not when a request comes.
 
-use super::functions::{self, Function};
 use super::ParseError;
+use super::functions::{self, Function};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -14,9 +14,23 @@ pub(super) enum Node {
     Text(Box<str>),
     Action(Pipe),
     /// `if` and `with`: the first true arm runs, else the last block.
-    Choice { with: bool, arms: Vec<(Pipe, Vec<Node>)>, other: Vec<Node> },
-    Range { key: Option<usize>, item: Option<usize>, pipe: Pipe, body: Vec<Node>, other: Vec<Node> },
-    Call { at: usize, name: Arc<str>, pipe: Option<Pipe> },
+    Choice {
+        with: bool,
+        arms: Vec<(Pipe, Vec<Node>)>,
+        other: Vec<Node>,
+    },
+    Range {
+        key: Option<usize>,
+        item: Option<usize>,
+        pipe: Pipe,
+        body: Vec<Node>,
+        other: Vec<Node>,
+    },
+    Call {
+        at: usize,
+        name: Arc<str>,
+        pipe: Option<Pipe>,
+    },
     Break,
     Continue,
 }
@@ -255,7 +269,11 @@ impl Lexer<'_> {
                 let mut chars = inside.chars();
                 match (chars.next(), chars.next()) {
                     (Some(c), None) => (Kind::Int(i64::from(u32::from(c))), end + 1),
-                    _ => return Err(self.fail("one character stands between single quotes; write texts in double quotes")),
+                    _ => {
+                        return Err(
+                            self.fail("one character stands between single quotes; write texts in double quotes")
+                        );
+                    }
                 }
             }
             '$' => {
@@ -273,7 +291,11 @@ impl Lexer<'_> {
                 for next in rest[length..].chars() {
                     let hex = rest.trim_start_matches(['+', '-']).starts_with("0x");
                     let exponent = matches!(last, 'e' | 'E') && !hex;
-                    if !(next.is_ascii_alphanumeric() || next == '.' || next == '_' || (exponent && matches!(next, '+' | '-'))) {
+                    if !(next.is_ascii_alphanumeric()
+                        || next == '.'
+                        || next == '_'
+                        || (exponent && matches!(next, '+' | '-')))
+                    {
                         break;
                     }
                     length += next.len_utf8();
@@ -350,7 +372,8 @@ fn unquote(text: &str) -> Result<String, String> {
             '0'..='7' => u8::try_from(digits(2, 8, Some(escape))?).map_err(|_| "an octal escape above \\377")?,
             'u' | 'U' => {
                 let code = digits(if escape == 'u' { 4 } else { 8 }, 16, None)?;
-                let c = char::from_u32(code).ok_or_else(|| format!("\\{escape} of a code point that does not exist"))?;
+                let c =
+                    char::from_u32(code).ok_or_else(|| format!("\\{escape} of a code point that does not exist"))?;
                 out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
                 continue;
             }
@@ -707,7 +730,9 @@ impl Parser<'_> {
             fields.push(Arc::from(name.as_str()));
             tokens.next();
         }
-        if !fields.is_empty() && matches!(base, Base::Nil | Base::Bool(_) | Base::Int(_) | Base::Float(_) | Base::Text(_)) {
+        if !fields.is_empty()
+            && matches!(base, Base::Nil | Base::Bool(_) | Base::Int(_) | Base::Float(_) | Base::Text(_))
+        {
             return Err(self.error(at, "a literal has no fields"));
         }
         // What follows without a space would read as one word.
@@ -732,8 +757,7 @@ fn is_blank(body: &[Node]) -> bool {
     body.iter().all(|n| matches!(n, Node::Text(text) if text.trim().is_empty()))
 }
 
-const KEYWORDS: [&str; 10] =
-    ["if", "else", "end", "range", "with", "define", "template", "block", "break", "continue"];
+const KEYWORDS: [&str; 10] = ["if", "else", "end", "range", "with", "define", "template", "block", "break", "continue"];
 
 /// Deepest nesting of blocks and parentheses; protects the stack.
 const NESTING_MAX: usize = 50;

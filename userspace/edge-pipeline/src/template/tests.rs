@@ -32,8 +32,10 @@ fn the_language() {
         ("{{ 3 | add 1 | printf \"%03d\" }}", "004"),
         ("{{ and 1 0 2 }} {{ or 0 \"\" 3 }} {{ not 1 }}", "0 3 false"),
         ("{{ or 1 (fail \"never\") }}", "1"),
-        ("{{ eq 1 2 1 }} {{ ne \"a\" \"b\" }} {{ lt 1 2 }} {{ le 2.0 2 }} {{ gt \"b\" \"a\" }} {{ ge 1 2 }}",
-         "true true true true true false"),
+        (
+            "{{ eq 1 2 1 }} {{ ne \"a\" \"b\" }} {{ lt 1 2 }} {{ le 2.0 2 }} {{ gt \"b\" \"a\" }} {{ ge 1 2 }}",
+            "true true true true true false",
+        ),
         ("{{ len \"abc\" }} {{ len (list 1 2) }} {{ index (list 5 6) 1 }} {{ index (dict \"a\" 8) \"a\" }}", "3 2 6 8"),
         ("{{ slice \"abcd\" 1 3 }} {{ slice (list 1 2 3) 1 }}", "bc [2 3]"),
         ("{{ print 1 2 \"x\" 3 }}|{{ println 1 \"y\" }}", "1 2x3|1 y\n"),
@@ -301,9 +303,13 @@ fn exchange() -> Exchange {
     space.request.authority = "h.test:8080".to_owned();
     space.request.path = proto_http::path::Path::parse(b"/k").unwrap();
     space.request.query = Some("z=1&z=2&y=%20".to_owned());
-    for (name, value) in
-        [("Host", "h.test:8080"), ("x-g", "de"), ("X-G", "at"), ("Cookie", "a=1; b=2"), ("authorization", "Basic QWxhZGRpbjpvcGVu")]
-    {
+    for (name, value) in [
+        ("Host", "h.test:8080"),
+        ("x-g", "de"),
+        ("X-G", "at"),
+        ("Cookie", "a=1; b=2"),
+        ("authorization", "Basic QWxhZGRpbjpvcGVu"),
+    ] {
         space.request.headers.add(name, value);
     }
     space.request_body = Body::full(&b"{\"a\": [1, {\"b\": \"c\"}], \"n\": 1e6}"[..]);

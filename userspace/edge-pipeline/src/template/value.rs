@@ -217,9 +217,7 @@ impl<'x> Value<'x> {
             },
             Json::String(text) => Value::text(text),
             Json::Array(items) => Value::list(items.iter().map(|v| Value::of_tree(v, whole)).collect()),
-            Json::Object(map) => {
-                Value::map(map.iter().map(|(k, v)| (Arc::from(k.as_str()), Value::of_tree(v, whole))))
-            }
+            Json::Object(map) => Value::map(map.iter().map(|(k, v)| (Arc::from(k.as_str()), Value::of_tree(v, whole)))),
         }
     }
 
@@ -303,12 +301,10 @@ impl<'x> Value<'x> {
                 }
                 true
             }
-            (Value::Object(_), _) | (_, Value::Object(_)) => {
-                match (self.clone().plain(), other.clone().plain()) {
-                    (Value::Object(_), _) | (_, Value::Object(_)) => false,
-                    (a, b) => a.deep_equals(&b, depth + 1, steps)?,
-                }
-            }
+            (Value::Object(_), _) | (_, Value::Object(_)) => match (self.clone().plain(), other.clone().plain()) {
+                (Value::Object(_), _) | (_, Value::Object(_)) => false,
+                (a, b) => a.deep_equals(&b, depth + 1, steps)?,
+            },
             _ => false,
         })
     }

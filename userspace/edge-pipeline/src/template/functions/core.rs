@@ -73,9 +73,7 @@ pub(super) const TABLE: &[Function] = &[
     }),
     function("kindOf", 1, 1, |_, args| Ok(Value::text(args[0].kind_name()))),
     function("kindIs", 2, 2, |_, args| Ok(Value::Bool(*text_of(&args[0])? == *args[1].kind_name()))),
-    function("deepEqual", 2, 2, |work, args| {
-        Ok(Value::Bool(args[0].deep_equals(&args[1], 0, &mut work.steps)?))
-    }),
+    function("deepEqual", 2, 2, |work, args| Ok(Value::Bool(args[0].deep_equals(&args[1], 0, &mut work.steps)?))),
     function("hello", 0, 0, |_, _| Ok(Value::text("Hello!"))),
     function("toJson", 1, 1, |work, args| json(work, &args[0], false, true)),
     function("mustToJson", 1, 1, |work, args| json(work, &args[0], false, true)),
@@ -121,7 +119,8 @@ fn index<'x>(value: Value<'x>, key: &Value<'x>) -> Answer<'x> {
         Value::Text(text) => {
             let at = int_of(key)?;
             let byte = usize::try_from(at).ok().and_then(|at| text.as_bytes().get(at).copied());
-            byte.map(|b| Value::Int(i64::from(b))).ok_or_else(|| format!("index {at} of a text of {} bytes", text.len()))
+            byte.map(|b| Value::Int(i64::from(b)))
+                .ok_or_else(|| format!("index {at} of a text of {} bytes", text.len()))
         }
         Value::Bytes(bytes) => {
             let at = int_of(key)?;

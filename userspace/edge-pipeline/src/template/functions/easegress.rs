@@ -64,7 +64,8 @@ pub(super) const TABLE: &[Function] = &[
     function("urlQueryEscape", 1, 1, |work, args| work.text(encoding::url_query(&text_of(&args[0])?))),
     function("urlQueryUnescape", 1, 1, |work, args| {
         let text = text_of(&args[0])?;
-        let plain = encoding::from_url_query(&text).ok_or_else(|| format!("invalid URL escape in {:?}", truncated(&text)))?;
+        let plain =
+            encoding::from_url_query(&text).ok_or_else(|| format!("invalid URL escape in {:?}", truncated(&text)))?;
         work.text(plain)
     }),
 ];
@@ -79,9 +80,7 @@ fn number(value: &Value<'_>) -> Result<f64, String> {
     }
 }
 
-fn request_of<'x>(
-    value: &Value<'x>,
-) -> Result<(&'x crate::exchange::Exchange, &'x crate::exchange::Space), String> {
+fn request_of<'x>(value: &Value<'x>) -> Result<(&'x crate::exchange::Exchange, &'x crate::exchange::Space), String> {
     match value {
         Value::Object(Object::Request(exchange, space)) => Ok((*exchange, *space)),
         other => Err(wants("a request", other)),

@@ -49,9 +49,7 @@ pub(super) const TABLE: &[Function] = &[
         let count = int_of(&args[0])?;
         steps(work, 0, count, if count < 0 { -1 } else { 1 })
     }),
-    function("untilStep", 3, 3, |work, args| {
-        steps(work, int_of(&args[0])?, int_of(&args[1])?, int_of(&args[2])?)
-    }),
+    function("untilStep", 3, 3, |work, args| steps(work, int_of(&args[0])?, int_of(&args[1])?, int_of(&args[2])?)),
     function("seq", 0, 3, |work, args| {
         let number = |at: usize| int_of(&args[at]);
         let (first, last, by) = match args.len() {

@@ -1,0 +1,59 @@
+//! Changes to header fields, ready to apply.
+
+use crate::built::{Built, BuiltError, checked_name, checked_value, text_of};
+use base_model::HeaderAdaptSpec;
+use proto_http::Headers;
+use serde_json::Value;
+
+/// `{del, set, add}`, applied in this order.
+#[derive(Debug, Default)]
+pub(crate) struct HeaderAdapt {
+    del: Vec<Box<str>>,
+    set: Vec<(Box<str>, Box<str>)>,
+    add: Vec<(Box<str>, Box<str>)>,
+}
+
+impl HeaderAdapt {
+    pub fn new(spec: &HeaderAdaptSpec) -> HeaderAdapt {
+        let pairs = |map: &std::collections::BTreeMap<String, String>| {
+            map.iter().map(|(n, v)| (n.as_str().into(), v.trim().into())).collect()
+        };
+        HeaderAdapt {
+            del: spec.del.iter().map(|n| n.as_str().into()).collect(),
+            set: pairs(&spec.set),
+            add: pairs(&spec.add),
+        }
+    }
+
+    /// Out of a template's output.
+    pub fn of_built(built: &Built) -> Result<HeaderAdapt, BuiltError> {
+        let pairs = |key: &str| -> Result<Vec<(Box<str>, Box<str>)>, BuiltError> {
+            let Some(map) = built.map(key)? else { return Ok(Vec::new()) };
+            let pair = |(name, value)| -> Result<(Box<str>, Box<str>), BuiltError> {
+                let value = text_of(value, name)?;
+                Ok((checked_name(name)?.into(), checked_value(name, &value)?.into()))
+            };
+            map.entries().map(pair).collect()
+        };
+        let del = match built.value("del") {
+            None => Vec::new(),
+            Some(Value::Array(names)) => {
+                names.iter().map(|n| Ok(text_of(n, "del")?.as_ref().into())).collect::<Result<_, BuiltError>>()?
+            }
+            Some(_) => return Err("del is not a list".to_owned().into()),
+        };
+        Ok(HeaderAdapt { del, set: pairs("set")?, add: pairs("add")? })
+    }
+
+    pub fn apply(&self, headers: &mut Headers) {
+        for name in &self.del {
+            headers.remove(name);
+        }
+        for (name, value) in &self.set {
+            headers.set(&**name, &**value);
+        }
+        for (name, value) in &self.add {
+            headers.add(&**name, &**value);
+        }
+    }
+}

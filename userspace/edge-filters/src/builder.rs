@@ -1,0 +1,83 @@
+//! What RequestBuilder, ResponseBuilder, ResultBuilder, DataBuilder and the adaptors share: a template with delimiters,
+//! or another namespace to copy from.
+
+use crate::built::BuiltError;
+use base_model::problem::at;
+use base_model::{Findings, Problem};
+use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
+use edge_pipeline::{BuildError, Exchange, Outcome, Template};
+
+/// Building failed; the flow may jump on it.
+pub(crate) const BUILD_ERR: Outcome = "buildErr";
+
+/// Where a builder takes its product from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Namespace(Box<str>),
+    Template(Template),
+}
+
+/// `template`, `leftDelim` and `rightDelim` as written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TemplateText<'s> {
+    pub text: &'s str,
+    pub left: &'s str,
+    pub right: &'s str,
+}
+
+impl TemplateText<'_> {
+    pub fn check(&self, path: &str, findings: &mut Findings) {
+        if let Err(error) = Template::parse(self.text, self.left, self.right) {
+            findings.problem(error.problem(at(path, "template")));
+        }
+    }
+
+    pub fn parse(&self) -> Result<Template, BuildError> {
+        Template::parse(self.text, self.left, self.right).map_err(|error| vec![error.problem("template")])
+    }
+
+    /// Exactly one of `sourceNamespace` and `template` is written.
+    pub fn check_source(&self, namespace: &str, path: &str, findings: &mut Findings) {
+        match (namespace.is_empty(), self.text.is_empty()) {
+            (true, true) => findings.problem(
+                Problem::new(path, "nothing to build from").advice("give template, or sourceNamespace to copy from"),
+            ),
+            (false, false) => findings
+                .problem(Problem::new(path, "both sourceNamespace and template are given").advice("keep one of them")),
+            (true, false) => self.check(path, findings),
+            (false, true) => {}
+        }
+    }
+
+    pub fn source(&self, namespace: &str) -> Result<Source, BuildError> {
+        match namespace {
+            "" => Ok(Source::Template(self.parse()?)),
+            name => Ok(Source::Namespace(name.into())),
+        }
+    }
+}
+
+/// Only HTTP messages can be built so far.
+pub(crate) fn check_protocol(protocol: &str, path: &str, findings: &mut Findings) {
+    if protocol != "http" {
+        let problem =
+            Problem::new(at(path, "protocol"), "messages of this protocol cannot be built yet").text(protocol);
+        findings.problem(problem.accepted("http"));
+    }
+}
+
+/// Collects the bodies a template looks into.
+pub(crate) async fn collect(template: &Template, exchange: &mut Exchange) -> Result<(), BuiltError> {
+    template.bodies().collect(exchange, DEFAULT_BODY_LIMIT).await.map_err(BuiltError::Body)
+}
+
+/// Notes why, and gives the result.
+pub(crate) fn failed(exchange: &mut Exchange, kind: &str, error: &BuiltError) -> Outcome {
+    tracing::debug!(kind, %error, "building failed");
+    exchange.tags.note(|| format!("{kind}: {error}"));
+    BUILD_ERR
+}
+
+pub(crate) fn default_protocol() -> String {
+    "http".to_owned()
+}

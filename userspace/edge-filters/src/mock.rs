@@ -1,0 +1,239 @@
+//! Answers requests itself, by rules.
+//!
+//! Use it for maintenance pages, for backends that do not exist yet, and as the target of a `jumpIf`.
+//!
+//! ```yaml
+//! name: mock
+//! kind: Mock
+//! rules:
+//! - match:
+//!     pathPrefix: /users/
+//!     headers: {X-Test: {exact: "1"}}
+//!   code: 200
+//!   headers: {Content-Type: application/json}
+//!   body: '{"id": 1}'
+//!   delay: 100ms
+//! ```
+//!
+//! `GET /users/1` with `X-Test: 1` → `200 {"id": 1}` after 100 ms. The first rule that matches answers; without a match
+//! the request passes.
+//!
+//! Outcomes: `mocked`. Fits HTTPServer. Costs a comparison per rule; the body is shared, not copied.
+
+use crate::module_doc::module_doc;
+use crate::spec::{self, Spec, check_final_status, check_headers, unexpected};
+use base_model::problem::{at, nth};
+use base_model::string_matcher::Matcher;
+use base_model::{Findings, GoDuration, HttpCode, StringMatcher};
+use bytes::Bytes;
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step};
+use proto_http::{Request, Response};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const MOCKED: Outcome = "mocked";
+
+/// `kind: Mock`: answers requests by rules.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["rules"]))]
+pub struct MockSpec {
+    /// Asked in order; the first that matches answers.
+    pub rules: Vec<RuleSpec>,
+}
+
+/// A condition and the answer to give.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["code"]))]
+pub struct RuleSpec {
+    /// Which requests. Default: all.
+    pub r#match: MatchSpec,
+    /// Status to answer with, 200 to 599.
+    pub code: HttpCode,
+    /// Header fields of the answer.
+    pub headers: BTreeMap<String, String>,
+    /// Body of the answer. Default: empty.
+    pub body: String,
+    /// How long to wait before answering. Default: not at all.
+    pub delay: GoDuration,
+}
+
+impl Default for RuleSpec {
+    fn default() -> RuleSpec {
+        RuleSpec {
+            r#match: MatchSpec::default(),
+            code: const { HttpCode::new(200).unwrap() },
+            headers: BTreeMap::new(),
+            body: String::new(),
+            delay: GoDuration::ZERO,
+        }
+    }
+}
+
+/// Conditions on a request. `path` and `pathPrefix` are alternatives; headers must hold as well.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MatchSpec {
+    /// The whole path. Default: not looked at.
+    pub path: String,
+    /// The path begins with this. Default: not looked at.
+    pub path_prefix: String,
+    /// Header fields by name; the first value of each is looked at.
+    pub headers: BTreeMap<String, StringMatcher>,
+    /// Whether all of `headers` must match, or one is enough. Default false: one.
+    pub match_all_headers: bool,
+}
+
+impl Spec for MockSpec {
+    fn validate(&self, path: &str, findings: &mut Findings) {
+        for (index, rule) in self.rules.iter().enumerate() {
+            let path = nth(&at(path, "rules"), index);
+            check_final_status(rule.code.code(), at(&path, "code"), findings);
+            check_headers(&rule.headers, &at(&path, "headers"), findings);
+            for (name, matcher) in &rule.r#match.headers {
+                matcher.validate(&at(&at(&at(&path, "match"), "headers"), name), findings);
+            }
+        }
+    }
+}
+
+/// A ready Mock.
+pub struct Mock {
+    rules: Vec<Rule>,
+}
+
+struct Rule {
+    path: Option<Box<str>>,
+    prefix: Option<Box<str>>,
+    headers: Vec<(Box<str>, Matcher)>,
+    all: bool,
+    code: u16,
+    fields: Vec<(Box<str>, Box<str>)>,
+    body: Bytes,
+    delay: Duration,
+}
+
+pub const KIND: FilterKind = FilterKind {
+    kind: "Mock",
+    results: &[MOCKED],
+    doc: module_doc!("mock.rs"),
+    schema: spec::schema::<MockSpec>,
+    check: spec::check::<MockSpec>,
+    build: |fields, _| spec::build(fields, Mock::new),
+};
+
+impl Mock {
+    fn new(spec: MockSpec) -> Result<Mock, BuildError> {
+        let some = |text: String| (!text.is_empty()).then(|| text.into_boxed_str());
+        let ready = |rule: RuleSpec| -> Result<Rule, BuildError> {
+            let mut headers = Vec::new();
+            for (name, matcher) in rule.r#match.headers {
+                headers.push((name.into_boxed_str(), matcher.compile().map_err(|why| unexpected("rules", why))?));
+            }
+            Ok(Rule {
+                path: some(rule.r#match.path),
+                prefix: some(rule.r#match.path_prefix),
+                headers,
+                all: rule.r#match.match_all_headers,
+                code: rule.code.code(),
+                fields: rule.headers.into_iter().map(|(n, v)| (n.into(), v.trim().into())).collect(),
+                body: rule.body.into(),
+                delay: rule.delay.duration(),
+            })
+        };
+        Ok(Mock { rules: spec.rules.into_iter().map(ready).collect::<Result<_, _>>()? })
+    }
+}
+
+impl Filter for Mock {
+    fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
+        let Some(rule) = self.rules.iter().find(|rule| rule.matches(exchange.request())) else {
+            return Step::Done(SUCCESS);
+        };
+        let mut response = Response::with_status(rule.code);
+        for (name, value) in &rule.fields {
+            response.headers.set(&**name, &**value);
+        }
+        exchange.respond(response, Body::full(rule.body.clone()));
+        if rule.delay.is_zero() {
+            return Step::Done(MOCKED);
+        }
+        Step::wait(async {
+            base_runtime::time::sleep(rule.delay).await;
+            MOCKED
+        })
+    }
+}
+
+impl Rule {
+    fn matches(&self, request: &Request) -> bool {
+        let path = request.path.as_str();
+        let anywhere = self.path.is_none() && self.prefix.is_none();
+        let here = anywhere
+            || self.path.as_deref().is_some_and(|whole| whole == path)
+            || self.prefix.as_deref().is_some_and(|prefix| path.starts_with(prefix));
+        if !here || self.headers.is_empty() {
+            return here;
+        }
+        let holds = |(name, matcher): &(Box<str>, Matcher)| matcher.matches(request.headers.text(name).unwrap_or(""));
+        if self.all { self.headers.iter().all(holds) } else { self.headers.iter().any(holds) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::*;
+
+    const RULES: &str = r#"
+rules:
+- {match: {path: /and, matchAllHeaders: true, headers: {X-A: {exact: "1"}, X-B: {prefix: b}}}, code: 201, body: and}
+- {match: {path: /or, headers: {X-A: {exact: "1"}, X-B: {regex: "^b[0-9]$"}}}, code: 202}
+- {match: {path: /empty, headers: {X-E: {empty: true}}}, code: 203}
+- {match: {pathPrefix: /pre}, code: 206, body: pre, headers: {X-Mock: m}}
+- {match: {path: /prefix2}, code: 500}
+"#;
+
+    #[test]
+    fn the_first_rule_that_matches_answers() {
+        for (path, headers, outcome, status) in [
+            ("/none", &[][..], SUCCESS, 0),
+            ("/and", &[("X-A", "1"), ("X-B", "bx")], MOCKED, 201),
+            ("/and", &[("X-A", "1")], SUCCESS, 0),
+            ("/or", &[("x-a", "1")], MOCKED, 202),
+            ("/or", &[("X-B", "b7")], MOCKED, 202),
+            ("/or", &[("X-B", "b")], SUCCESS, 0),
+            ("/empty", &[], MOCKED, 203),
+            ("/empty", &[("X-E", "x")], SUCCESS, 0),
+            ("/prefix2", &[], MOCKED, 206),
+        ] {
+            check(path, headers, outcome, status);
+        }
+    }
+
+    #[test]
+    fn refused() {
+        refuses(&KIND, "rules: [{code: 99}]", &["rules[0].code"]);
+        refuses(&KIND, "rules: [{code: 101}]", &["rules[0].code"]);
+        refuses(&KIND, "rules: [{match: {path: /}}]", &["rules[0].code"]);
+        refuses(
+            &KIND,
+            "rules: [{code: 200, match: {headers: {X: {}}}, headers: {'a b': c}}]",
+            &["rules[0].headers", "rules[0].match.headers.X"],
+        );
+        refuses(&KIND, "{}", &["rules"]);
+    }
+
+    fn check(path: &str, headers: &[(&str, &str)], outcome: Outcome, status: u16) {
+        let mut exchange = request("GET", path, headers);
+        let got = run(&*filter(&KIND, RULES), &mut exchange);
+        assert_eq!((got, status_of(&exchange)), (outcome, status), "{path} {headers:?}");
+        if status == 206 {
+            assert_eq!(body_of(&exchange), b"pre");
+            assert_eq!(response_header(&exchange, "X-Mock"), Some("m"));
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Sends clients elsewhere as the Gateway API describes it: by parts of the URL.
+//!
+//! ```yaml
+//! name: to-https
+//! kind: RedirectorV2
+//! scheme: https
+//! hostname: shop.example
+//! path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}   # or ReplaceFullPath, replaceFullPath
+//! statusCode: 301
+//! ```
+//!
+//! With a route of `pathPrefix: /old`: `GET /old/rest?a=b` → `301`, `Location: https://shop.example/new/rest?a=b`.
+//! What is not given stays as the client asked for it; a new scheme brings its usual port unless `port` is given.
+//!
+//! Outcomes: `redirected`, always. Fits HTTPServer. Costs the making of one text.
+
+use crate::module_doc::module_doc;
+use crate::redirect::{REDIRECTED, redirect};
+use crate::redirector::check_status;
+use crate::spec::{self, Spec};
+use base_model::problem::at;
+use base_model::{Findings, Problem};
+use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Step};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+/// `kind: RedirectorV2`: sends clients elsewhere by parts of the URL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RedirectorV2Spec {
+    /// `http` or `https`. Default: the request's.
+    pub scheme: String,
+    /// Host to go to. Default: the request's.
+    pub hostname: String,
+    /// Port to go to, 1 to 65535. Default: the scheme's when a scheme is given, else the request's.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<u16>,
+    /// Change of the path. Default: none.
+    pub path: Option<PathSpec>,
+    /// 300, 301, 302, 303, 304, 307 or 308. Default 302.
+    pub status_code: u16,
+}
+
+/// Change of a path.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["type"]))]
+pub struct PathSpec {
+    /// `ReplaceFullPath`, or `ReplacePrefixMatch`: the prefix by which the route was chosen.
+    pub r#type: PathChange,
+    /// The new path, for ReplaceFullPath.
+    pub replace_full_path: String,
+    /// What stands in place of the prefix, for ReplacePrefixMatch.
+    pub replace_prefix_match: String,
+}
+
+/// Which part of a path is replaced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PathChange {
+    #[default]
+    ReplaceFullPath,
+    ReplacePrefixMatch,
+}
+
+impl Default for RedirectorV2Spec {
+    fn default() -> RedirectorV2Spec {
+        RedirectorV2Spec { scheme: String::new(), hostname: String::new(), port: None, path: None, status_code: 302 }
+    }
+}
+
+impl Spec for RedirectorV2Spec {
+    fn validate(&self, path: &str, findings: &mut Findings) {
+        if !matches!(self.scheme.as_str(), "" | "http" | "https") {
+            let problem = Problem::new(at(path, "scheme"), "not a scheme of HTTP").text(&self.scheme);
+            findings.problem(problem.accepted("http or https"));
+        }
+        let name = proto_http::authority::split(self.hostname.as_bytes());
+        if !self.hostname.is_empty() && !matches!(name, Some((_, None))) {
+            let problem = Problem::new(at(path, "hostname"), "not a host name").text(&self.hostname);
+            findings.problem(problem.advice("write the port under port"));
+        }
+        if let Some(change) = &self.path {
+            let text = match change.r#type {
+                PathChange::ReplaceFullPath => ("replaceFullPath", &change.replace_full_path),
+                PathChange::ReplacePrefixMatch => ("replacePrefixMatch", &change.replace_prefix_match),
+            };
+            if !text.1.is_empty() && !text.1.starts_with('/') {
+                let problem = Problem::new(at(&at(path, "path"), text.0), "a path begins with /").text(text.1);
+                findings.problem(problem.advice(format!("write /{}", text.1)));
+            }
+        }
+        check_status(self.status_code, &STATUSES, path, findings);
+    }
+}
+
+const STATUSES: [u16; 7] = [300, 301, 302, 303, 304, 307, 308];
+
+/// A ready RedirectorV2.
+pub struct RedirectorV2 {
+    spec: RedirectorV2Spec,
+}
+
+pub const KIND: FilterKind = FilterKind {
+    kind: "RedirectorV2",
+    results: &[REDIRECTED],
+    doc: module_doc!("redirector_v2.rs"),
+    schema: spec::schema::<RedirectorV2Spec>,
+    check: spec::check::<RedirectorV2Spec>,
+    build: |fields, _| spec::build(fields, RedirectorV2::new),
+};
+
+impl RedirectorV2 {
+    fn new(spec: RedirectorV2Spec) -> Result<RedirectorV2, BuildError> {
+        Ok(RedirectorV2 { spec })
+    }
+
+    fn location(&self, exchange: &Exchange) -> String {
+        let spec = &self.spec;
+        let request = exchange.request();
+        let scheme = if spec.scheme.is_empty() { exchange.client.scheme } else { &spec.scheme };
+        let host = if spec.hostname.is_empty() { request.host() } else { &spec.hostname };
+        let mut location = format!("{scheme}://{host}");
+        let asked = request.authority[request.host().len()..].strip_prefix(':').and_then(|port| port.parse().ok());
+        let port = spec.port.or(asked.filter(|_| spec.scheme.is_empty() && spec.hostname.is_empty()));
+        let usual = if scheme == "https" { 443 } else { 80 };
+        if let Some(port) = port.filter(|port| *port != usual) {
+            location.push_str(&format!(":{port}"));
+        }
+        let path = request.path.encoded();
+        location.push_str(&match &spec.path {
+            None => path,
+            Some(change) => match change.r#type {
+                PathChange::ReplaceFullPath => Cow::Borrowed(change.replace_full_path.as_str()),
+                PathChange::ReplacePrefixMatch => {
+                    let prefix = exchange.matched_prefix.as_deref().unwrap_or_default();
+                    let prefix = proto_http::Path::from_text(prefix);
+                    Cow::Owned(replaced(&path, &prefix.encoded(), &change.replace_prefix_match))
+                }
+            },
+        });
+        if let Some(query) = &request.query {
+            location.push('?');
+            location.push_str(query);
+        }
+        location
+    }
+}
+
+impl Filter for RedirectorV2 {
+    fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
+        let location = self.location(exchange);
+        Step::Done(redirect(exchange, self.spec.status_code, &location))
+    }
+}
+
+/// `path` with `with` in place of `prefix`, and exactly one slash where they meet.
+fn replaced(path: &str, prefix: &str, with: &str) -> String {
+    let rest = path.strip_prefix(prefix.trim_end_matches('/')).unwrap_or(path);
+    let with = with.trim_end_matches('/');
+    match rest {
+        "" if with.is_empty() => "/".to_owned(),
+        "" => with.to_owned(),
+        rest if rest.starts_with('/') => format!("{with}{rest}"),
+        rest => format!("{with}/{rest}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::*;
+
+    #[test]
+    fn locations() {
+        let prefix = "path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}";
+        let full = "path: {type: ReplaceFullPath, replaceFullPath: /full}";
+        for (spec, authority, target, status, location) in [
+            (
+                format!("{{scheme: https, hostname: a.test, {prefix}}}"),
+                "h.test",
+                "/old/rest?a=b",
+                302,
+                "https://a.test/new/rest?a=b",
+            ),
+            (format!("{{hostname: a.test, {prefix}}}"), "h.test:81", "/old", 302, "http://a.test/new"),
+            (format!("{{scheme: https, statusCode: 301, {full}}}"), "h.test:81", "/any", 301, "https://h.test/full"),
+            ("{scheme: https}".to_owned(), "h.test:81", "/a?b", 302, "https://h.test/a?b"),
+            ("{port: 8443, scheme: https}".to_owned(), "h.test", "/a", 302, "https://h.test:8443/a"),
+            ("{port: 443, scheme: https}".to_owned(), "h.test", "/a", 302, "https://h.test/a"),
+            (format!("{{{full}}}"), "h.test:81", "/a", 302, "http://h.test:81/full"),
+        ] {
+            check(&spec, authority, target, status, location);
+        }
+    }
+
+    #[test]
+    fn prefixes_meet_at_one_slash() {
+        for (path, prefix, with, want) in [
+            ("/old/rest", "/old", "/new", "/new/rest"),
+            ("/old", "/old/", "/new/", "/new"),
+            ("/x", "/", "/new", "/new/x"),
+            ("/old/rest", "/old", "/", "/rest"),
+            ("/old", "/old", "", "/"),
+            ("/oldest", "/old", "/new", "/new/est"),
+        ] {
+            assert_eq!(replaced(path, prefix, with), want, "{path} {prefix} {with}");
+        }
+    }
+
+    #[test]
+    fn refused() {
+        refuses(&KIND, "{statusCode: 999}", &["statusCode"]);
+        refuses(&KIND, "{scheme: ftp}", &["scheme"]);
+        refuses(&KIND, "{port: 70000}", &["port"]);
+        refuses(&KIND, "{port: 0}", &["port"]);
+        refuses(&KIND, "{hostname: 'a:80'}", &["hostname"]);
+        refuses(&KIND, "{path: {type: ReplaceAll}}", &["path.type"]);
+        refuses(&KIND, "{path: {type: ReplaceFullPath, replaceFullPath: x}}", &["path.replaceFullPath"]);
+    }
+
+    fn check(spec: &str, authority: &str, target: &str, status: u16, location: &str) {
+        let mut exchange = request("GET", target, &[]);
+        exchange.request_mut().authority = authority.to_owned();
+        exchange.matched_prefix = Some("/old".into());
+        assert_eq!(run(&*filter(&KIND, spec), &mut exchange), REDIRECTED, "{spec}");
+        assert_eq!((status_of(&exchange), response_header(&exchange, "Location")), (status, Some(location)), "{spec}");
+    }
+}

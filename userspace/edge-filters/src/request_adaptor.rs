@@ -1,0 +1,529 @@
+//! Changes the request before it goes on: method, path, header fields, host, body, compression.
+//!
+//! Use it in front of a Proxy whose backend expects other paths or headers than clients send.
+//!
+//! ```yaml
+//! name: adaptor
+//! kind: RequestAdaptor
+//! method: PUT
+//! path: {addPrefix: /v1}            # or replace, trimPrefix, regexpReplace: {regexp, replace}
+//! header:
+//!   del: [X-Debug]
+//!   set: {X-Adapt-Key: goodplan}
+//!   add: {X-Via: edge}
+//! host: api.internal
+//! body: replaced
+//! compress: gzip                    # or decompress: gzip
+//! template: |
+//!   header:
+//!     set: {X-User: '{{.req.URL.Query.Get "user"}}'}
+//! ```
+//!
+//! `POST /k` → `PUT /v1/k` with the changed fields. A key of the template's output wins over the same key of the
+//! document. The order is method, path, header, body, host, compress, decompress, sign.
+//!
+//! Outcomes: `decompressFailed` (not gzip, or more than 16 MiB unpacked), `compressFailed` (the body did not arrive),
+//! `buildErr` (the template failed or says what cannot be sent), `signFailed`. Fits HTTPServer. Costs nothing for the
+//! body unless it is compressed, or the template looks into it.
+
+use crate::adapt::HeaderAdapt;
+use crate::builder::{self, BUILD_ERR, TemplateText};
+use crate::built::{self, Built, BuiltError};
+use crate::gzip;
+use crate::module_doc::module_doc;
+use crate::spec::{self, Spec, unexpected};
+use base_model::problem::at;
+use base_model::{Findings, HeaderAdaptSpec, Problem, regexp};
+use bytes::Bytes;
+use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Space, Step, Template};
+use proto_http::{Known, Method};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub(crate) const DECOMPRESS_FAILED: Outcome = "decompressFailed";
+pub(crate) const COMPRESS_FAILED: Outcome = "compressFailed";
+const SIGN_FAILED: Outcome = "signFailed";
+
+/// `kind: RequestAdaptor`: changes the request before it goes on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RequestAdaptorSpec {
+    /// Method to use. Default: the client's.
+    pub method: String,
+    /// Change of the path. Default: none.
+    pub path: Option<PathAdaptSpec>,
+    /// Changes of header fields. Default: none.
+    pub header: Option<HeaderAdaptSpec>,
+    /// Authority to ask for, host or host:port. Default: the client's.
+    pub host: String,
+    /// Body to send. Default: the client's.
+    pub body: String,
+    /// `gzip` packs the body, unless it has an encoding already. Default: leave it.
+    pub compress: String,
+    /// `gzip` unpacks a body that is packed so. Default: leave it.
+    pub decompress: String,
+    /// Signs the request as AWS does. Not available yet.
+    #[schemars(schema_with = "anything")]
+    pub sign: Option<serde_json::Value>,
+    /// Go template that gives YAML with the keys `method`, `path`, `header`, `host` and `body`.
+    pub template: String,
+    /// Left delimiter of the template. Default `{{`.
+    pub left_delim: String,
+    /// Right delimiter of the template. Default `}}`.
+    pub right_delim: String,
+}
+
+/// Change of a path. The first that is given of `replace`, `addPrefix`, `trimPrefix`, `regexpReplace` acts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PathAdaptSpec {
+    /// The whole new path.
+    pub replace: String,
+    /// Put before the path.
+    pub add_prefix: String,
+    /// Taken from the front of the path, where it is there.
+    pub trim_prefix: String,
+    /// Replaces what an expression finds.
+    pub regexp_replace: Option<RegexpReplaceSpec>,
+}
+
+/// Replaces what an expression finds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["regexp"]))]
+pub struct RegexpReplaceSpec {
+    /// RE2 expression; every match is replaced.
+    #[schemars(extend("format" = "regexp"))]
+    pub regexp: String,
+    /// What stands there afterwards; `$1` and `${name}` are groups.
+    pub replace: String,
+}
+
+fn anything(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"description": "Signs the request as AWS does. Not available yet."})
+}
+
+impl Spec for RequestAdaptorSpec {
+    fn validate(&self, path: &str, findings: &mut Findings) {
+        if !self.method.is_empty() {
+            let mut found = Findings::default();
+            base_model::words::check_methods(std::slice::from_ref(&self.method), "", &mut found);
+            for mut problem in found.problems {
+                problem.path = at(path, "method");
+                findings.problem(problem);
+            }
+        }
+        if let Some(adapt) = &self.path {
+            adapt.validate(&at(path, "path"), findings);
+        }
+        if let Some(header) = &self.header {
+            header.validate(&at(path, "header"), findings);
+        }
+        if !self.host.is_empty() && !proto_http::authority::is_authority(self.host.as_bytes()) {
+            findings
+                .problem(Problem::new(at(path, "host"), "not a host").text(&self.host).accepted("host or host:port"));
+        }
+        check_codecs(&self.compress, &self.decompress, !self.body.is_empty(), path, findings);
+        if self.sign.is_some() {
+            let problem = Problem::new(at(path, "sign"), "signing of requests is not available yet");
+            findings.problem(problem.advice("remove it, or let the backend's client library sign"));
+        }
+        if !self.template.is_empty() {
+            self.template_text().check(path, findings);
+        }
+    }
+}
+
+/// gzip only, one direction only, and no unpacking of a body that is replaced.
+pub(crate) fn check_codecs(compress: &str, decompress: &str, body: bool, path: &str, findings: &mut Findings) {
+    for (key, codec) in [("compress", compress), ("decompress", decompress)] {
+        if !codec.is_empty() && codec != "gzip" {
+            findings.problem(Problem::new(at(path, key), "not a codec").text(codec).accepted("gzip"));
+        }
+    }
+    if !compress.is_empty() && !decompress.is_empty() {
+        let problem = Problem::new(at(path, "decompress"), "a body is either packed or unpacked, not both");
+        findings.problem(problem.advice("remove compress or decompress"));
+    }
+    if body && !decompress.is_empty() {
+        let problem = Problem::new(at(path, "decompress"), "the body is replaced, there is nothing to unpack");
+        findings.problem(problem.advice("remove body or decompress"));
+    }
+}
+
+impl PathAdaptSpec {
+    fn validate(&self, path: &str, findings: &mut Findings) {
+        if let Some(replace) = &self.regexp_replace {
+            base_model::string_matcher::check_regexp(
+                &replace.regexp,
+                &at(&at(path, "regexpReplace"), "regexp"),
+                findings,
+            );
+        }
+    }
+}
+
+impl RequestAdaptorSpec {
+    fn template_text(&self) -> TemplateText<'_> {
+        TemplateText { text: &self.template, left: &self.left_delim, right: &self.right_delim }
+    }
+}
+
+/// A ready RequestAdaptor.
+pub struct RequestAdaptor {
+    method: Option<Method>,
+    path: Option<PathAdapt>,
+    header: Option<HeaderAdapt>,
+    host: Option<Box<str>>,
+    body: Option<Bytes>,
+    compress: bool,
+    decompress: bool,
+    template: Option<Template>,
+}
+
+enum PathAdapt {
+    Replace(Box<str>),
+    AddPrefix(Box<str>),
+    TrimPrefix(Box<str>),
+    RegexpReplace(regex::Regex, Box<str>),
+}
+
+pub const KIND: FilterKind = FilterKind {
+    kind: "RequestAdaptor",
+    results: &[DECOMPRESS_FAILED, COMPRESS_FAILED, BUILD_ERR, SIGN_FAILED],
+    doc: module_doc!("request_adaptor.rs"),
+    schema: spec::schema::<RequestAdaptorSpec>,
+    check: spec::check::<RequestAdaptorSpec>,
+    build: |fields, _| spec::build(fields, RequestAdaptor::new),
+};
+
+impl RequestAdaptor {
+    fn new(spec: RequestAdaptorSpec) -> Result<RequestAdaptor, BuildError> {
+        let template = if spec.template.is_empty() { None } else { Some(spec.template_text().parse()?) };
+        Ok(RequestAdaptor {
+            method: Method::parse(spec.method.as_bytes()),
+            path: spec.path.as_ref().map(PathAdapt::new).transpose().map_err(|why| unexpected("path", why))?.flatten(),
+            header: spec.header.as_ref().map(HeaderAdapt::new),
+            host: (!spec.host.is_empty()).then(|| spec.host.as_str().into()),
+            body: (!spec.body.is_empty()).then(|| spec.body.into()),
+            compress: !spec.compress.is_empty(),
+            decompress: !spec.decompress.is_empty(),
+            template,
+        })
+    }
+
+    /// Everything but the codecs. Bodies the template looks into are in memory.
+    fn adapt(&self, exchange: &mut Exchange) -> Result<(), BuiltError> {
+        let built = match &self.template {
+            Some(template) => built::render(template, exchange)?,
+            None => Built::default(),
+        };
+        let changes = Changes::of_built(&built)?;
+        let space = exchange.space();
+        let request = &mut space.request;
+        if let Some(method) = changes.method.as_ref().or(self.method.as_ref()) {
+            request.method = method.clone();
+        }
+        if let Some(path) = changes.path.as_ref().or(self.path.as_ref()) {
+            path.apply(&mut request.path);
+        }
+        if let Some(header) = changes.header.as_ref().or(self.header.as_ref()) {
+            header.apply(&mut request.headers);
+        }
+        if let Some(body) = changes.body.as_ref().or(self.body.as_ref()) {
+            space.request_body = Body::full(body.clone());
+            request.headers.remove_known(Known::ContentEncoding);
+        }
+        if let Some(host) = changes.host.as_ref().or(self.host.as_ref()) {
+            request.authority.clear();
+            request.authority.push_str(host);
+        }
+        Ok(())
+    }
+
+    async fn adapt_with_body(&self, exchange: &mut Exchange) -> Outcome {
+        if let Some(template) = &self.template
+            && let Err(error) = builder::collect(template, exchange).await
+        {
+            return builder::failed(exchange, KIND.kind, &error);
+        }
+        if self.body.is_some() && exchange.space().request_body.is_stream() {
+            // Read to its end, a small body costs less than the connection that dropping it would.
+            let _ = exchange.space().request_body.collect(DRAIN_MAX).await;
+        }
+        if let Err(error) = self.adapt(exchange) {
+            return builder::failed(exchange, KIND.kind, &error);
+        }
+        let space = exchange.space();
+        if self.compress {
+            return compress(space).await;
+        }
+        if self.decompress {
+            return decompress(space).await;
+        }
+        SUCCESS
+    }
+}
+
+impl Filter for RequestAdaptor {
+    fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
+        let waits = self.compress
+            || self.decompress
+            || (self.body.is_some() && exchange.space_ref().request_body.is_stream())
+            || self.template.as_ref().is_some_and(|t| t.bodies().on_their_way(exchange));
+        if waits {
+            return Step::wait(self.adapt_with_body(exchange));
+        }
+        Step::Done(match self.adapt(exchange) {
+            Ok(()) => SUCCESS,
+            Err(error) => builder::failed(exchange, KIND.kind, &error),
+        })
+    }
+}
+
+/// What a template asks for in this one request.
+#[derive(Default)]
+struct Changes {
+    method: Option<Method>,
+    path: Option<PathAdapt>,
+    header: Option<HeaderAdapt>,
+    host: Option<Box<str>>,
+    body: Option<Bytes>,
+}
+
+impl Changes {
+    fn of_built(built: &Built) -> Result<Changes, BuiltError> {
+        let method = match built.text("method")? {
+            None => None,
+            Some(text) => Some(Method::parse(text.as_bytes()).ok_or_else(|| format!("{text:?} is not a method"))?),
+        };
+        let host = match built.text("host")? {
+            Some(text) if !proto_http::authority::is_authority(text.as_bytes()) => {
+                return Err(format!("{text:?} is not a host").into());
+            }
+            text => text.map(|text| text.as_ref().into()),
+        };
+        Ok(Changes {
+            method,
+            path: built.map("path")?.map(|path| PathAdapt::of_built(&path)).transpose()?.flatten(),
+            header: built.map("header")?.map(|header| HeaderAdapt::of_built(&header)).transpose()?,
+            host,
+            body: built.text("body")?.map(|text| Bytes::copy_from_slice(text.as_bytes())),
+        })
+    }
+}
+
+impl PathAdapt {
+    /// `None` when nothing is asked for.
+    fn new(spec: &PathAdaptSpec) -> Result<Option<PathAdapt>, String> {
+        let given = |text: &str| (!text.is_empty()).then(|| Box::<str>::from(text));
+        if let Some(path) = given(&spec.replace) {
+            return Ok(Some(PathAdapt::Replace(path)));
+        }
+        if let Some(prefix) = given(&spec.add_prefix) {
+            return Ok(Some(PathAdapt::AddPrefix(prefix)));
+        }
+        if let Some(prefix) = given(&spec.trim_prefix) {
+            return Ok(Some(PathAdapt::TrimPrefix(prefix)));
+        }
+        match &spec.regexp_replace {
+            Some(replace) => {
+                let regex = regexp::compile(&replace.regexp)?;
+                Ok(Some(PathAdapt::RegexpReplace(regex, replace.replace.as_str().into())))
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn of_built(built: &Built) -> Result<Option<PathAdapt>, BuiltError> {
+        let text = |key| Ok::<_, BuiltError>(built.text(key)?.unwrap_or_default().into_owned());
+        let regexp_replace = match built.map("regexpReplace")? {
+            None => None,
+            Some(replace) => Some(RegexpReplaceSpec {
+                regexp: replace.text("regexp")?.unwrap_or_default().into_owned(),
+                replace: replace.text("replace")?.unwrap_or_default().into_owned(),
+            }),
+        };
+        let spec = PathAdaptSpec {
+            replace: text("replace")?,
+            add_prefix: text("addPrefix")?,
+            trim_prefix: text("trimPrefix")?,
+            regexp_replace,
+        };
+        Ok(PathAdapt::new(&spec)?)
+    }
+
+    fn apply(&self, path: &mut proto_http::Path) {
+        let text = path.as_str();
+        let changed = match self {
+            PathAdapt::Replace(whole) => whole.to_string(),
+            PathAdapt::AddPrefix(prefix) => format!("{prefix}{text}"),
+            PathAdapt::TrimPrefix(prefix) => match text.strip_prefix(&**prefix) {
+                Some(rest) => rest.to_owned(),
+                None => return,
+            },
+            PathAdapt::RegexpReplace(regex, with) => match regex.replace_all(text, &**with) {
+                std::borrow::Cow::Owned(changed) => changed,
+                std::borrow::Cow::Borrowed(_) => return,
+            },
+        };
+        path.set(&changed);
+    }
+}
+
+async fn compress(space: &mut Space) -> Outcome {
+    match compress_body(&mut space.request.headers, &mut space.request_body).await {
+        Ok(()) => SUCCESS,
+        Err(_) => COMPRESS_FAILED,
+    }
+}
+
+async fn decompress(space: &mut Space) -> Outcome {
+    match decompress_body(&mut space.request.headers, &mut space.request_body).await {
+        Ok(()) => SUCCESS,
+        Err(()) => DECOMPRESS_FAILED,
+    }
+}
+
+/// Packs a body that has no encoding yet. An empty one stays empty.
+pub(crate) async fn compress_body(
+    headers: &mut proto_http::Headers,
+    body: &mut Body,
+) -> Result<(), edge_pipeline::BodyError> {
+    if headers.known(Known::ContentEncoding).is_some_and(|v| !v.is_empty()) {
+        return Ok(());
+    }
+    let plain = body.collect(DEFAULT_BODY_LIMIT).await?;
+    if plain.is_empty() {
+        return Ok(());
+    }
+    let packed = gzip::compress(plain).await;
+    *body = Body::full(packed);
+    headers.remove_known(Known::ContentLength);
+    headers.set("Content-Encoding", "gzip");
+    Ok(())
+}
+
+/// Unpacks a body that is packed with gzip and nothing else.
+pub(crate) async fn decompress_body(headers: &mut proto_http::Headers, body: &mut Body) -> Result<(), ()> {
+    let mut encodings = headers.known_all(Known::ContentEncoding);
+    let packed = encodings.next().is_some_and(|v| v.eq_ignore_ascii_case(b"gzip")) && encodings.next().is_none();
+    drop(encodings);
+    if !packed {
+        return Ok(());
+    }
+    let packed = body.collect(DEFAULT_BODY_LIMIT).await.map_err(drop)?;
+    let plain = gzip::decompress(packed, gzip::UNPACKED_MAX).await.map_err(drop)?;
+    *body = Body::full(plain);
+    headers.remove_known(Known::ContentLength);
+    headers.remove_known(Known::ContentEncoding);
+    Ok(())
+}
+
+/// Longest body that is read only to be thrown away.
+const DRAIN_MAX: u64 = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::*;
+
+    #[test]
+    fn paths() {
+        for (spec, path, want) in [
+            ("{path: {addPrefix: /v1}}", "/k", "/v1/k"),
+            ("{path: {replace: /x, addPrefix: /v1}}", "/k", "/x"),
+            ("{path: {trimPrefix: /a}}", "/a/b", "/b"),
+            ("{path: {trimPrefix: /a}}", "/b/a", "/b/a"),
+            ("{path: {trimPrefix: /a/}}", "/a/b", "/b"),
+            ("{path: {regexpReplace: {regexp: '^/([a-z]+)/([a-z]+)', replace: '/$2/$1'}}}", "/a/b/c", "/b/a/c"),
+            ("{template: 'path: {addPrefix: \"/{{.req.Method}}\"}', path: {replace: /no}}", "/k", "/GET/k"),
+            ("{template: 'host: other.test', path: {replace: /yes}}", "/k", "/yes"),
+        ] {
+            let mut exchange = request("GET", path, &[]);
+            assert_eq!(run(&*filter(&KIND, spec), &mut exchange), SUCCESS, "{spec}");
+            assert_eq!(exchange.request().path.as_str(), want, "{spec}");
+        }
+    }
+
+    #[test]
+    fn method_header_host_body() {
+        let spec = "{method: PUT, path: {addPrefix: /v1}, header: {del: [X-D], set: {X-S: s}, add: {X-S: t}}, host: h2.test, body: new}";
+        let headers_in = [("X-D", "d"), ("x-s", "old"), ("Content-Encoding", "br")];
+        let mut exchange = request_with("POST", "/k?z=1", &headers_in, b"something longer");
+        assert_eq!(run(&*filter(&KIND, spec), &mut exchange), SUCCESS);
+        let request = exchange.request();
+        assert_eq!(
+            (request.method.as_str(), request.target().as_str(), request.authority.as_str()),
+            ("PUT", "/v1/k?z=1", "h2.test")
+        );
+        assert_eq!((header(&exchange, "X-D"), headers(&exchange, "X-S").as_str()), (None, "s,t"));
+        assert_eq!((request_body_of(&exchange), header(&exchange, "Content-Encoding")), (&b"new"[..], None));
+    }
+
+    #[test]
+    fn gzip_both_ways() {
+        let plain = b"hello gzip ".repeat(50);
+        let mut exchange = request_with("POST", "/", &[], &plain);
+        assert_eq!(run(&*filter(&KIND, "compress: gzip"), &mut exchange), SUCCESS);
+        assert_eq!(header(&exchange, "Content-Encoding"), Some("gzip"));
+        assert!(request_body_of(&exchange).len() < plain.len());
+        // Packed already: left alone.
+        let packed = request_body_of(&exchange).to_vec();
+        assert_eq!(run(&*filter(&KIND, "compress: gzip"), &mut exchange), SUCCESS);
+        assert_eq!(request_body_of(&exchange), packed);
+        assert_eq!(run(&*filter(&KIND, "decompress: gzip"), &mut exchange), SUCCESS);
+        assert_eq!((request_body_of(&exchange), header(&exchange, "Content-Encoding")), (&plain[..], None));
+        // Not packed: left alone.
+        assert_eq!(run(&*filter(&KIND, "decompress: gzip"), &mut exchange), SUCCESS);
+        let corrupt = &[("Content-Encoding", "gzip")];
+        let mut exchange = request_with("POST", "/", corrupt, b"\x1f\x8bnot gzip at all");
+        assert_eq!(run(&*filter(&KIND, "decompress: gzip"), &mut exchange), DECOMPRESS_FAILED);
+    }
+
+    #[test]
+    fn a_bomb_is_refused() {
+        let bomb = ready(gzip::compress(&vec![0; gzip::UNPACKED_MAX + 1]));
+        assert!(bomb.len() < 100_000);
+        let mut exchange = request_with("POST", "/", &[("Content-Encoding", "gzip")], &bomb);
+        assert_eq!(run(&*filter(&KIND, "decompress: gzip"), &mut exchange), DECOMPRESS_FAILED);
+    }
+
+    #[test]
+    fn templates() {
+        for (template, outcome, want) in [
+            ("header: {set: {X-U: '{{.req.URL.Query.Get \"u\"}}'}}", SUCCESS, Some("ann")),
+            ("HEADER: {Set: {X-U: 5}}", SUCCESS, Some("5")),
+            ("header: {set: {X-U: '{{.req.Body}}'}}", SUCCESS, Some("body")),
+            ("", SUCCESS, None),
+            ("header: {set: {X-U: \"a\\r\\nX-Evil: 1\"}}", BUILD_ERR, None),
+            ("header: {set: {'X U': a}}", BUILD_ERR, None),
+            ("method: 'GE T'", BUILD_ERR, None),
+            ("host: 'a b'", BUILD_ERR, None),
+            ("{{panic \"no\"}}", BUILD_ERR, None),
+            ("[a", BUILD_ERR, None),
+            ("- a", BUILD_ERR, None),
+        ] {
+            let spec = serde_json::json!({ "template": template }).to_string();
+            let mut exchange = request("POST", "/?u=ann", &[]);
+            exchange.space().request_body = Body::Stream(Box::new(Pieces(vec![b"bo", b"dy"])));
+            assert_eq!(run(&*filter(&KIND, &spec), &mut exchange), outcome, "{template}");
+            assert_eq!(header(&exchange, "X-U"), want, "{template}");
+            let looked_at = template.contains("Body");
+            assert_eq!(exchange.space().request_body.is_stream(), !looked_at, "{template}");
+        }
+    }
+
+    #[test]
+    fn refused() {
+        refuses(&KIND, "{compress: gzip, decompress: gzip}", &["decompress"]);
+        refuses(&KIND, "{compress: br}", &["compress"]);
+        refuses(&KIND, "{decompress: gzip, body: x}", &["decompress"]);
+        refuses(&KIND, "{method: get, host: 'a b'}", &["host", "method"]);
+        refuses(&KIND, "{template: '{{nosuch}}'}", &["template"]);
+        refuses(&KIND, "{path: {regexpReplace: {regexp: '('}}}", &["path.regexpReplace.regexp"]);
+        refuses(&KIND, "{header: {set: {'a b': c}}}", &["header.set"]);
+        refuses(&KIND, "{sign: {apiProvider: aws4}}", &["sign"]);
+    }
+}

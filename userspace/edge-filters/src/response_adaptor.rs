@@ -1,0 +1,224 @@
+//! Changes the response before it goes to the client: header fields, body, compression.
+//!
+//! Use it behind a Proxy.
+//!
+//! ```yaml
+//! name: adaptor
+//! kind: ResponseAdaptor
+//! header:
+//!   del: [Server]
+//!   set: {Cache-Control: no-store}
+//! compress: gzip                    # or decompress: gzip
+//! template: |
+//!   header:
+//!     add: {X-Status: '{{.resp.StatusCode}}'}
+//! ```
+//!
+//! A key of the template's output (`header`, `body`) wins over the same key of the document. The order is header, body,
+//! compress, decompress.
+//!
+//! Outcomes: `responseNotFound` (nothing has answered yet), `decompressFailed` (not gzip, or more than 16 MiB unpacked),
+//! `compressFailed` (the body did not arrive), `buildErr`. Fits HTTPServer. Costs nothing for the body unless it is
+//! compressed, or the template looks into it.
+
+use crate::adapt::HeaderAdapt;
+use crate::builder::{self, BUILD_ERR, TemplateText};
+use crate::built::{self, Built, BuiltError};
+use crate::module_doc::module_doc;
+use crate::request_adaptor::{COMPRESS_FAILED, DECOMPRESS_FAILED, check_codecs, compress_body, decompress_body};
+use crate::spec::{self, Spec};
+use base_model::problem::at;
+use base_model::{Findings, HeaderAdaptSpec};
+use bytes::Bytes;
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template};
+use proto_http::Known;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+const RESPONSE_NOT_FOUND: Outcome = "responseNotFound";
+
+/// `kind: ResponseAdaptor`: changes the response before it goes to the client.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ResponseAdaptorSpec {
+    /// Changes of header fields. Default: none.
+    pub header: Option<HeaderAdaptSpec>,
+    /// Body to answer with. Default: the one there is.
+    pub body: String,
+    /// `gzip` packs the body, unless it has an encoding already. Default: leave it.
+    pub compress: String,
+    /// `gzip` unpacks a body that is packed so. Default: leave it.
+    pub decompress: String,
+    /// Go template that gives YAML with the keys `header` and `body`.
+    pub template: String,
+    /// Left delimiter of the template. Default `{{`.
+    pub left_delim: String,
+    /// Right delimiter of the template. Default `}}`.
+    pub right_delim: String,
+}
+
+impl Spec for ResponseAdaptorSpec {
+    fn validate(&self, path: &str, findings: &mut Findings) {
+        if let Some(header) = &self.header {
+            header.validate(&at(path, "header"), findings);
+        }
+        check_codecs(&self.compress, &self.decompress, !self.body.is_empty(), path, findings);
+        if !self.template.is_empty() {
+            self.template_text().check(path, findings);
+        }
+    }
+}
+
+impl ResponseAdaptorSpec {
+    fn template_text(&self) -> TemplateText<'_> {
+        TemplateText { text: &self.template, left: &self.left_delim, right: &self.right_delim }
+    }
+}
+
+/// A ready ResponseAdaptor.
+pub struct ResponseAdaptor {
+    header: Option<HeaderAdapt>,
+    body: Option<Bytes>,
+    compress: bool,
+    decompress: bool,
+    template: Option<Template>,
+}
+
+pub const KIND: FilterKind = FilterKind {
+    kind: "ResponseAdaptor",
+    results: &[RESPONSE_NOT_FOUND, DECOMPRESS_FAILED, COMPRESS_FAILED, BUILD_ERR],
+    doc: module_doc!("response_adaptor.rs"),
+    schema: spec::schema::<ResponseAdaptorSpec>,
+    check: spec::check::<ResponseAdaptorSpec>,
+    build: |fields, _| spec::build(fields, ResponseAdaptor::new),
+};
+
+impl ResponseAdaptor {
+    fn new(spec: ResponseAdaptorSpec) -> Result<ResponseAdaptor, BuildError> {
+        let template = if spec.template.is_empty() { None } else { Some(spec.template_text().parse()?) };
+        Ok(ResponseAdaptor {
+            header: spec.header.as_ref().map(HeaderAdapt::new),
+            body: (!spec.body.is_empty()).then(|| spec.body.into()),
+            compress: !spec.compress.is_empty(),
+            decompress: !spec.decompress.is_empty(),
+            template,
+        })
+    }
+
+    /// Everything but the codecs. Bodies the template looks into are in memory.
+    fn adapt(&self, exchange: &mut Exchange) -> Result<(), BuiltError> {
+        let built = match &self.template {
+            Some(template) => built::render(template, exchange)?,
+            None => Built::default(),
+        };
+        let header = built.map("header")?.map(|header| HeaderAdapt::of_built(&header)).transpose()?;
+        let body = built.text("body")?.map(|text| Bytes::copy_from_slice(text.as_bytes()));
+        let space = exchange.space();
+        let Some(response) = &mut space.response else { return Ok(()) };
+        if let Some(header) = header.as_ref().or(self.header.as_ref()) {
+            header.apply(&mut response.headers);
+        }
+        if let Some(body) = body.as_ref().or(self.body.as_ref()) {
+            space.response_body = Body::full(body.clone());
+            response.headers.remove_known(Known::ContentEncoding);
+            response.headers.remove_known(Known::ContentLength);
+        }
+        Ok(())
+    }
+
+    async fn adapt_with_body(&self, exchange: &mut Exchange) -> Outcome {
+        if let Some(template) = &self.template
+            && let Err(error) = builder::collect(template, exchange).await
+        {
+            return builder::failed(exchange, KIND.kind, &error);
+        }
+        if let Err(error) = self.adapt(exchange) {
+            return builder::failed(exchange, KIND.kind, &error);
+        }
+        let space = exchange.space();
+        let Some(response) = &mut space.response else { return RESPONSE_NOT_FOUND };
+        if self.compress && compress_body(&mut response.headers, &mut space.response_body).await.is_err() {
+            return COMPRESS_FAILED;
+        }
+        if self.decompress && decompress_body(&mut response.headers, &mut space.response_body).await.is_err() {
+            return DECOMPRESS_FAILED;
+        }
+        SUCCESS
+    }
+}
+
+impl Filter for ResponseAdaptor {
+    fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
+        if exchange.space_ref().response.is_none() {
+            return Step::Done(RESPONSE_NOT_FOUND);
+        }
+        let on_their_way = self.template.as_ref().is_some_and(|t| t.bodies().on_their_way(exchange));
+        if self.compress || self.decompress || on_their_way {
+            return Step::wait(self.adapt_with_body(exchange));
+        }
+        Step::Done(match self.adapt(exchange) {
+            Ok(()) => SUCCESS,
+            Err(error) => builder::failed(exchange, KIND.kind, &error),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::*;
+
+    #[test]
+    fn headers_and_bodies() {
+        for (spec, headers, body, want_headers, want_body) in [
+            (
+                "{header: {del: [X-D], set: {X-S: s}}}",
+                &[("X-D", "d")][..],
+                "b",
+                &[("X-D", None), ("X-S", Some("s"))][..],
+                "b",
+            ),
+            ("{body: new}", &[("Content-Encoding", "gzip")], "zip", &[("Content-Encoding", None)], "new"),
+            ("{template: 'body: \"{{.resp.StatusCode}} {{.resp.Body | upper}}\"'}", &[], "b", &[], "201 B"),
+            (
+                "{template: 'header: {set: {X-T: t}}', header: {set: {X-S: s}}}",
+                &[],
+                "b",
+                &[("X-T", Some("t")), ("X-S", None)],
+                "b",
+            ),
+        ] {
+            let mut exchange = request("GET", "/", &[]);
+            answer(&mut exchange, 201, headers, body.as_bytes());
+            assert_eq!(run(&*filter(&KIND, spec), &mut exchange), SUCCESS, "{spec}");
+            assert_eq!(body_of(&exchange), want_body.as_bytes(), "{spec}");
+            for (name, value) in want_headers {
+                assert_eq!(response_header(&exchange, name), *value, "{spec} {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn gzip_both_ways() {
+        let mut exchange = request("GET", "/", &[]);
+        exchange.respond(proto_http::Response::default(), Body::Stream(Box::new(Pieces(vec![b"rrrr"; 150]))));
+        assert_eq!(run(&*filter(&KIND, "compress: gzip"), &mut exchange), SUCCESS);
+        assert_eq!(response_header(&exchange, "Content-Encoding"), Some("gzip"));
+        assert!(body_of(&exchange).len() < 100);
+        assert_eq!(run(&*filter(&KIND, "decompress: gzip"), &mut exchange), SUCCESS);
+        assert_eq!(body_of(&exchange), b"r".repeat(600));
+    }
+
+    #[test]
+    fn without_a_response() {
+        assert_eq!(run(&*filter(&KIND, "compress: gzip"), &mut request("GET", "/", &[])), RESPONSE_NOT_FOUND);
+    }
+
+    #[test]
+    fn refused() {
+        refuses(&KIND, "{compress: gzip, decompress: gzip}", &["decompress"]);
+        refuses(&KIND, "{compress: zstd}", &["compress"]);
+        refuses(&KIND, "{decompress: gzip, body: x}", &["decompress"]);
+        refuses(&KIND, "{template: '{{'}", &["template"]);
+    }
+}

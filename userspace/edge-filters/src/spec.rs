@@ -1,0 +1,70 @@
+//! From the fields of a document to a ready filter: what every kind does the same way.
+
+use base_model::{Findings, Problem, Warning, decode, schema_of};
+use edge_pipeline::{BuildError, Filter};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// What users write of one kind, beside `name` and `kind`.
+pub(crate) trait Spec: DeserializeOwned + JsonSchema {
+    /// Finds what the schema cannot say.
+    fn validate(&self, path: &str, findings: &mut Findings);
+}
+
+pub(crate) fn schema<S: Spec>() -> Value {
+    (*schema_of::<S>()).clone()
+}
+
+/// Reads and validates the fields: every problem, or the warnings.
+pub(crate) fn check<S: Spec>(fields: &Value, path: &str) -> Result<Vec<Warning>, BuildError> {
+    read::<S>(fields, path).map(|(_, warnings)| warnings)
+}
+
+/// Reads, validates and builds.
+pub(crate) fn build<S: Spec, F: Filter>(
+    fields: &Value,
+    new: impl FnOnce(S) -> Result<F, BuildError>,
+) -> Result<Arc<dyn Filter>, BuildError> {
+    let (spec, _) = read::<S>(fields, "")?;
+    Ok(Arc::new(new(spec)?))
+}
+
+fn read<S: Spec>(fields: &Value, path: &str) -> Result<(S, Vec<Warning>), BuildError> {
+    let decoded = decode::<S>(fields, path)?;
+    let mut findings = Findings { problems: Vec::new(), warnings: decoded.warnings };
+    decoded.value.validate(path, &mut findings);
+    if findings.problems.is_empty() { Ok((decoded.value, findings.warnings)) } else { Err(findings.problems) }
+}
+
+/// A failure that validation should have found, as a problem all the same.
+pub(crate) fn unexpected(path: &str, why: impl Into<String>) -> BuildError {
+    vec![Problem::new(path, why)]
+}
+
+/// Files a problem for a status that no final response has.
+pub(crate) fn check_final_status(code: u16, path: String, findings: &mut Findings) {
+    if code < 200 {
+        let problem = Problem::new(path, "not a status a response can end with").value(&Value::from(code));
+        findings.problem(problem.accepted("200 to 599"));
+    }
+}
+
+/// Files a problem for every field that could not be sent.
+pub(crate) fn check_headers<'a>(
+    headers: impl IntoIterator<Item = (&'a String, &'a String)>,
+    path: &str,
+    findings: &mut Findings,
+) {
+    use base_model::header_adapt::{is_header_name, is_header_value};
+    for (name, value) in headers {
+        let at = base_model::problem::at(path, name);
+        if !is_header_name(name) {
+            findings.problem(Problem::new(&at, "not a header name").text(name));
+        }
+        if !is_header_value(value) {
+            findings.problem(Problem::new(&at, "a header value cannot hold control characters").text(value));
+        }
+    }
+}
