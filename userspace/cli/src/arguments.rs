@@ -186,7 +186,9 @@ pub enum MemberWhat {
     List,
     /// Forget a member that is gone
     #[command(alias = "delete")]
-    Purge { name: String },
+    Purge {
+        name: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -199,8 +201,12 @@ pub enum ObjectWhat {
         #[command(flatten)]
         files: Files,
     },
-    Get { name: String },
-    Delete { names: Vec<String> },
+    Get {
+        name: String,
+    },
+    Delete {
+        names: Vec<String>,
+    },
     List,
     Kinds,
     #[command(subcommand)]

@@ -2,8 +2,8 @@
 //!
 //! The table below holds the filters by name and outcome until the shelf itself is asked.
 
-use base_model::explain::Explained;
 use base_model::FilterKinds;
+use base_model::explain::Explained;
 
 pub fn filters() -> &'static dyn FilterKinds {
     &Known

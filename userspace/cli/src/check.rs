@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use base_model::object::check_together;
 use base_model::Object;
+use base_model::object::check_together;
 
 use crate::catalog;
-use crate::documents::{read, word, Found};
+use crate::documents::{Found, read, word};
 use crate::output::print;
 
 pub fn check(files: &[PathBuf], strict: bool) -> Result<(), String> {

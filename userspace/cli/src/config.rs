@@ -65,7 +65,10 @@ pub fn run(what: &ConfigWhat, format: Format) -> Result<(), String> {
         }
         ConfigWhat::UseContext { name } => {
             if named(&file.value, "contexts", name).is_none() {
-                return Err(format!("{}: there is no context {name:?}; weirctl config get-contexts lists them", file.path.display()));
+                return Err(format!(
+                    "{}: there is no context {name:?}; weirctl config get-contexts lists them",
+                    file.path.display()
+                ));
             }
             file.value["current-context"] = name.as_str().into();
             let text = yaml::to_string(&file.value);

@@ -5,7 +5,7 @@ use crate::arguments::Format;
 use crate::describe::fields;
 use crate::documents::word;
 use crate::output::{heads, print, structured, succeeded, table};
-use crate::server::{segment, Server};
+use crate::server::{Server, segment};
 
 pub async fn get_kinds(server: &Server, name: Option<&str>, format: Format) -> Result<(), String> {
     let kinds = match name {
@@ -19,7 +19,12 @@ pub async fn get_kinds(server: &Server, name: Option<&str>, format: Format) -> R
     let mut rows = vec![heads(&["NAME", "ID-FIELD", "JSON-SCHEMA", "DATA-NUM"])];
     for kind in kinds.as_array().into_iter().flatten() {
         let schema = if kind["jsonSchema"].is_null() { "no" } else { "yes" };
-        rows.push(vec![word(kind, "name").into(), word(kind, "idField").into(), schema.into(), kind["len"].to_string()]);
+        rows.push(vec![
+            word(kind, "name").into(),
+            word(kind, "idField").into(),
+            schema.into(),
+            kind["len"].to_string(),
+        ]);
     }
     print(&table(&rows));
     Ok(())
@@ -75,9 +80,10 @@ pub async fn delete_data(server: &Server, names: &[String], all: bool) -> Result
     };
     let paths: Vec<(String, String)> = match (all, ids.is_empty()) {
         (true, true) => vec![(kind.clone(), format!("/customdata/{}", segment(kind)))],
-        (false, false) => {
-            ids.iter().map(|id| (format!("{kind} {id}"), format!("/customdata/{}/{}", segment(kind), segment(id)))).collect()
-        }
+        (false, false) => ids
+            .iter()
+            .map(|id| (format!("{kind} {id}"), format!("/customdata/{}/{}", segment(kind), segment(id))))
+            .collect(),
         _ => return Err("delete customdata takes either ids or --all".into()),
     };
     for (what, path) in paths {

@@ -1,11 +1,11 @@
 use base_model::yaml;
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 
 use crate::arguments::{Format, Namespace};
 use crate::documents::word;
 use crate::objects::find;
 use crate::output::{print, structured};
-use crate::server::{segment, Server};
+use crate::server::{Server, segment};
 
 /// Each object with its status on every machine.
 pub async fn describe(
@@ -40,7 +40,11 @@ pub async fn describe(
         } else {
             text.push_str("\n---\n\n");
         }
-        text.push_str(&fields(document, &["name", "kind", "version", "", "flow", "", "filters", "", "rules", ""], &["allStatus"]));
+        text.push_str(&fields(
+            document,
+            &["name", "kind", "version", "", "flow", "", "filters", "", "rules", ""],
+            &["allStatus"],
+        ));
     }
     print(&text);
     Ok(())
@@ -76,7 +80,8 @@ fn field(key: &str, value: &Value) -> String {
     if let Some(first) = title.get(..1) {
         title = first.to_uppercase() + &key[1..];
     }
-    let composed = matches!(value, Value::Array(list) if !list.is_empty()) || matches!(value, Value::Object(map) if !map.is_empty());
+    let composed = matches!(value, Value::Array(list) if !list.is_empty())
+        || matches!(value, Value::Object(map) if !map.is_empty());
     if !composed {
         let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         return format!("{title}: {shown}\n");

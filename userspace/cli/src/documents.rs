@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::arguments::Files;
 use crate::output::succeeded;
 use crate::resource::Resource;
-use crate::server::{segment, value, Server};
+use crate::server::{Server, segment, value};
 
 /// A document and where it was found.
 pub struct Found {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::documents::word;
 use crate::output::{print, succeeded};
-use crate::server::{segment, Server};
+use crate::server::{Server, segment};
 
 pub async fn edit(server: &Server, kind: &str, name: &str) -> Result<(), String> {
     let path = format!("/objects/{}", segment(name));
@@ -24,7 +24,8 @@ pub async fn edit(server: &Server, kind: &str, name: &str) -> Result<(), String>
     let mut words = editor.split_whitespace();
     let program = words.next().unwrap_or("vi");
     let ended = Command::new(program).args(words).arg(&file).status();
-    let ended = ended.map_err(|e| format!("editor {program:?} does not start: {e}; name another in $WEIRCTL_EDITOR"))?;
+    let ended =
+        ended.map_err(|e| format!("editor {program:?} does not start: {e}; name another in $WEIRCTL_EDITOR"))?;
     if !ended.success() {
         return Err(kept(format!("editor {program:?} ended with {ended}; nothing was changed")));
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 
 use crate::arguments::HttpProxy;
 
@@ -40,7 +40,8 @@ pub fn documents(proxy: &HttpProxy) -> Result<Vec<Value>, String> {
             if host.is_empty() { json!({"paths": paths}) } else { json!({"host": host, "paths": paths}) }
         })
         .collect();
-    let mut server = json!({"name": proxy.name, "kind": "HTTPServer", "port": proxy.port, "https": proxy.tls, "rules": rules});
+    let mut server =
+        json!({"name": proxy.name, "kind": "HTTPServer", "port": proxy.port, "https": proxy.tls, "rules": rules});
     if proxy.tls {
         tls(proxy, &mut server)?;
     }
@@ -80,7 +81,11 @@ struct Rule {
 
 impl Rule {
     fn parse(text: &str) -> Result<Rule, String> {
-        let wrong = |why: &str| format!("--rule {text:?}: {why}; write HOST/PATH=ENDPOINT,ENDPOINT, e.g. example.com/api*=http://10.0.0.1:80");
+        let wrong = |why: &str| {
+            format!(
+                "--rule {text:?}: {why}; write HOST/PATH=ENDPOINT,ENDPOINT, e.g. example.com/api*=http://10.0.0.1:80"
+            )
+        };
         let (place, endpoints) = text.split_once('=').ok_or_else(|| wrong("there is no ="))?;
         let (host, path) = place.find('/').map_or((place, ""), |slash| place.split_at(slash));
         let (path, prefix) = path.strip_suffix('*').map_or((path, false), |path| (path, true));

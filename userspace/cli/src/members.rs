@@ -8,7 +8,7 @@ use crate::arguments::Format;
 use crate::describe::fields;
 use crate::objects::age;
 use crate::output::{heads, print, structured, succeeded, table};
-use crate::server::{segment, Server};
+use crate::server::{Server, segment};
 
 pub async fn get(server: &Server, name: Option<&str>, format: Format) -> Result<(), String> {
     let members = find(server, name).await?;

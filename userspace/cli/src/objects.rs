@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::arguments::{Files, Format, Namespace};
 use crate::documents::{self, word};
 use crate::output::{heads, print, structured, succeeded, table};
-use crate::server::{segment, Server};
+use crate::server::{Server, segment};
 
 /// `get all` and `get KIND [NAME]`.
 pub async fn get(
@@ -21,7 +21,10 @@ pub async fn get(
     if format != Format::Default {
         let documents: Vec<Value> = found.into_iter().map(|(_, document)| document).collect();
         let one = name.is_some() && documents.len() == 1;
-        structured(&if one { documents.into_iter().next().unwrap_or_default() } else { Value::Array(documents) }, format);
+        structured(
+            &if one { documents.into_iter().next().unwrap_or_default() } else { Value::Array(documents) },
+            format,
+        );
         return Ok(());
     }
     let spaced = namespace.all_namespaces;

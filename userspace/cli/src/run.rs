@@ -3,10 +3,10 @@ use hyper::Method;
 use serde_json::Value;
 
 use crate::arguments::{ApiWhat, Arguments, CreateWhat, Format, LogsWhat, MemberWhat, ObjectWhat, StatusWhat, Verb};
-use crate::documents::{send, send_documents, word, Mode};
+use crate::documents::{Mode, send, send_documents, word};
 use crate::output::{heads, print, structured, table};
 use crate::resource::Resource;
-use crate::server::{segment, Server};
+use crate::server::{Server, segment};
 use crate::{catalog, check, config, custom, describe, edit, http_proxy, members, objects};
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
@@ -60,7 +60,9 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
                 Resource::CustomData => custom::get_data(&server, &names, format).await,
             }
         }
-        Verb::Delete { kind: None, files, .. } if !files.file.is_empty() => objects::delete_files(&server, &files).await,
+        Verb::Delete { kind: None, files, .. } if !files.file.is_empty() => {
+            objects::delete_files(&server, &files).await
+        }
         Verb::Delete { kind: None, .. } => Err("delete what? KIND NAME…, KIND --all, or -f FILE".into()),
         Verb::Delete { kind: Some(kind), names, all, .. } => match Resource::parse(&kind)? {
             Resource::Object(kind) => objects::delete(&server, kind, &names, all).await,
@@ -150,7 +152,12 @@ async fn apis(server: &Server, format: Format) -> Result<(), String> {
     let mut rows = vec![heads(&["PATH", "METHOD", "VERSION", "GROUP"])];
     for group in groups.as_array().into_iter().flatten() {
         for entry in group["entries"].as_array().into_iter().flatten() {
-            rows.push(vec![word(entry, "path").into(), word(entry, "method").into(), "v2".into(), word(group, "group").into()]);
+            rows.push(vec![
+                word(entry, "path").into(),
+                word(entry, "method").into(),
+                "v2".into(),
+                word(group, "group").into(),
+            ]);
         }
     }
     print(&table(&rows));
@@ -165,9 +172,11 @@ async fn api_resources(server: &Server, format: Format) -> Result<(), String> {
     }
     let mut rows = vec![heads(&["NAME", "ALIASES", "CATEGORY", "KIND", "ACTION"])];
     for resource in resources.as_array().into_iter().flatten() {
-        let aliases: Vec<&str> = resource["aliases"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let aliases: Vec<&str> =
+            resource["aliases"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let category = word(resource, "category");
-        let action = if category == "SystemController" { "get,describe" } else { "create,apply,get,describe,edit,delete" };
+        let action =
+            if category == "SystemController" { "get,describe" } else { "create,apply,get,describe,edit,delete" };
         rows.push(vec![
             word(resource, "name").into(),
             aliases.join(","),

@@ -20,7 +20,9 @@ impl Server {
     pub fn new(context: &Context) -> Result<Self, String> {
         let address = context.server.trim_end_matches('/');
         if address.starts_with("https://") {
-            return Err(format!("--server {address}: https is not built in yet; use an ssh tunnel to the machine's localhost:2381"));
+            return Err(format!(
+                "--server {address}: https is not built in yet; use an ssh tunnel to the machine's localhost:2381"
+            ));
         }
         let base = if address.starts_with("http://") { address.to_owned() } else { format!("http://{address}") };
         Ok(Server { client: Client::default(), base, authorization: context.authorization.clone() })
@@ -67,8 +69,7 @@ impl Server {
     pub async fn stream(&self, path: &str, mut take: impl FnMut(&[u8])) -> Result<(), String> {
         let url = format!("{}/apis/v2{path}", self.base);
         let headers: Vec<(&str, &str)> = self.authorization.iter().map(|a| ("authorization", a.as_str())).collect();
-        let response =
-            self.client.open(Method::GET, &url, &headers, PATIENCE).await.map_err(|e| self.unreached(&e))?;
+        let response = self.client.open(Method::GET, &url, &headers, PATIENCE).await.map_err(|e| self.unreached(&e))?;
         if !response.status().is_success() {
             return Err(format!("{} answered {}", self.base, response.status()));
         }

@@ -11,19 +11,30 @@ use world::World;
 #[test]
 fn create_get_describe_apply_delete() {
     let world = World::start();
-    world.ctl(&["create", "-f", "-"], TWO).prints("create Pipeline pl successfully\ncreate HTTPServer hs successfully\n");
+    world
+        .ctl(&["create", "-f", "-"], TWO)
+        .prints("create Pipeline pl successfully\ncreate HTTPServer hs successfully\n");
     world.ctl(&["create", "-f", "-"], TWO).fails("already").fails("nothing was changed");
-    world.ctl(&["apply", "-f", "-"], TWO).prints("update Pipeline pl successfully\nupdate HTTPServer hs successfully\n");
+    world
+        .ctl(&["apply", "-f", "-"], TWO)
+        .prints("update Pipeline pl successfully\nupdate HTTPServer hs successfully\n");
     world.ctl(&["get", "hs"], "").prints("NAME   KIND         AGE\nhs     HTTPServer   0s\n");
     world.ctl(&["get", "all"], "").prints("NAME   KIND         AGE\nhs     HTTPServer   0s\npl     Pipeline     0s\n");
-    world.ctl(&["get", "pipelines", "--all-namespaces"], "").prints("NAME   KIND       NAMESPACE   AGE\npl     Pipeline   default     0s\n");
+    world
+        .ctl(&["get", "pipelines", "--all-namespaces"], "")
+        .prints("NAME   KIND       NAMESPACE   AGE\npl     Pipeline   default     0s\n");
     world.ctl(&["get", "hs", "hs", "-o", "yaml"], "").shows("name: hs\nkind: HTTPServer\n");
     world.ctl(&["get", "hs", "-o", "json"], "").shows("[\n  {\n    \"name\": \"hs\"");
     world.ctl(&["get", "hs", "pl"], "").fails("there is no HTTPServer named \"pl\"");
     world.ctl(&["get", "hs", "nope"], "").fails("object \"nope\" not found");
     world.ctl(&["get", "nope"], "").fails("\"nope\" is no kind");
     let described = world.ctl(&["describe", "pl", "pl"], "");
-    for part in ["In Namespace default:", "Name: pl\nKind: Pipeline\nVersion: easegress.megaease.com/v2\n", "Filters:\n========\n", "AllStatus:\n==========\n"] {
+    for part in [
+        "In Namespace default:",
+        "Name: pl\nKind: Pipeline\nVersion: easegress.megaease.com/v2\n",
+        "Filters:\n========\n",
+        "AllStatus:\n==========\n",
+    ] {
         described.shows(part);
     }
     world.ctl(&["delete", "hs", "nope"], "").fails("there is no HTTPServer named \"nope\"");
@@ -55,7 +66,16 @@ fn older_spellings_work() {
 #[test]
 fn http_proxy_from_rules() {
     let world = World::start();
-    let rules = ["--port", "10080", "--rule", "/b*=127.0.0.1:3", "--rule", "/a=127.0.0.1:1,http://127.0.0.1:2", "--rule", "x.com/=127.0.0.1:4"];
+    let rules = [
+        "--port",
+        "10080",
+        "--rule",
+        "/b*=127.0.0.1:3",
+        "--rule",
+        "/a=127.0.0.1:1,http://127.0.0.1:2",
+        "--rule",
+        "x.com/=127.0.0.1:4",
+    ];
     let create: Vec<&str> = ["create", "httpproxy", "demo"].into_iter().chain(rules).collect();
     world.ctl(&create, "").shows("create Pipeline demo-0 successfully").shows("create HTTPServer demo successfully");
     let server = world.get("/objects/demo").json();
@@ -72,9 +92,13 @@ fn http_proxy_from_rules() {
 fn custom_data() {
     let world = World::start();
     let text = "kind: CustomDataKind\nname: k\nidField: id\n---\nkind: CustomData\nname: k\nlist: [{id: a, age: 1}, {id: b}]\n";
-    world.ctl(&["create", "-f", "-"], text).prints("create CustomDataKind k successfully\ncreate CustomData k successfully\n");
+    world
+        .ctl(&["create", "-f", "-"], text)
+        .prints("create CustomDataKind k successfully\ncreate CustomData k successfully\n");
     world.ctl(&["apply", "-f", "-"], text).shows("update CustomDataKind k successfully");
-    world.ctl(&["get", "cdk"], "").prints("NAME   ID-FIELD   JSON-SCHEMA   DATA-NUM\nk      id         no            2\n");
+    world
+        .ctl(&["get", "cdk"], "")
+        .prints("NAME   ID-FIELD   JSON-SCHEMA   DATA-NUM\nk      id         no            2\n");
     world.ctl(&["get", "cd", "k"], "").prints("ID\na\nb\n");
     world.ctl(&["get", "cd", "k", "a"], "").prints("id: a\nage: 1\n");
     world.ctl(&["delete", "cd", "k", "a"], "").prints("delete CustomData k a successfully\n");
@@ -95,7 +119,9 @@ fn small_verbs() {
     assert!(apis.out.lines().next().unwrap().split_whitespace().eq(["PATH", "METHOD", "VERSION", "GROUP"]));
     apis.shows("/apis/v2/objects/{name}");
     let resources = world.ctl(&["api-resources"], "");
-    assert!(resources.out.lines().next().unwrap().split_whitespace().eq(["NAME", "ALIASES", "CATEGORY", "KIND", "ACTION"]));
+    assert!(
+        resources.out.lines().next().unwrap().split_whitespace().eq(["NAME", "ALIASES", "CATEGORY", "KIND", "ACTION"])
+    );
     resources.shows("httpserver,httpservers,hs").shows("CustomDataKind");
     world.ctl(&["completion", "bash"], "").shows("weirctl");
     world.ctl(&["delete", "--help"], "").shows("delete");
@@ -103,13 +129,25 @@ fn small_verbs() {
     world.ctl(&["nonsense"], "").ends(2);
     world.ctl(&["apply"], "").fails("-f FILE");
     world.ctl(&["apply", "-f", "-"], "a: [b\n").fails("stdin: line ");
-    world.ctl(&["apply", "-f", "-"], "name: a\nkind: Pipeline\nfilters: [{name: m, kind: Mock, rules: []}]\nflwo: []\n").warns("flwo");
-    world.ctl(&["apply", "--strict", "-f", "-"], "name: a\nkind: Pipeline\nfilters: [{name: m, kind: Mock, rules: []}]\nflwo: []\n").fails("flwo");
+    world
+        .ctl(&["apply", "-f", "-"], "name: a\nkind: Pipeline\nfilters: [{name: m, kind: Mock, rules: []}]\nflwo: []\n")
+        .warns("flwo");
+    world
+        .ctl(
+            &["apply", "--strict", "-f", "-"],
+            "name: a\nkind: Pipeline\nfilters: [{name: m, kind: Mock, rules: []}]\nflwo: []\n",
+        )
+        .fails("flwo");
     world.ctl(&["edit", "pl", "a"], "").prints("nothing was changed\n");
 
     let unreached = Command::new(PROGRAM).args(["--server", "127.0.0.1:1", "get", "all"]).output().unwrap();
     let error = String::from_utf8_lossy(&unreached.stderr);
-    assert!(unreached.status.code() == Some(1) && error.contains("cannot reach http://127.0.0.1:1") && error.contains("refused"), "{error}");
+    assert!(
+        unreached.status.code() == Some(1)
+            && error.contains("cannot reach http://127.0.0.1:1")
+            && error.contains("refused"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -120,10 +158,12 @@ fn check_needs_no_cluster() {
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let run = |args: &[&str]| Ended::of(Command::new(PROGRAM).args(args).env("HOME", directory.path()).output().unwrap());
+    let run =
+        |args: &[&str]| Ended::of(Command::new(PROGRAM).args(args).env("HOME", directory.path()).output().unwrap());
     let good = file("good.yaml", TWO);
     run(&["check", &good]).prints("2 documents are fine\n");
-    let bad = file("bad.yaml", "name: x\nkind: Pipeline\nfilters: [{name: f, kind: Nope}]\n---\nname: pl\nkind: Nope\n");
+    let bad =
+        file("bad.yaml", "name: x\nkind: Pipeline\nfilters: [{name: f, kind: Nope}]\n---\nname: pl\nkind: Nope\n");
     run(&["check", &good, &bad]).fails("3 problems").fails("bad.yaml: x: filters[0].kind").fails("bad.yaml: pl: kind");
     run(&["check", "/nowhere.yaml"]).fails("/nowhere.yaml: cannot be read");
     run(&["check"]).ends(2);
@@ -144,7 +184,8 @@ fn contexts_choose_the_server() {
     run(&["config", "current-context"]).prints("other\n");
     run(&["config", "use-context", "nope"]).fails("there is no context \"nope\"");
     run(&["config", "use-context", "here"]).prints("Switched to context here\n");
-    run(&["config", "get-contexts"]).prints("CURRENT   NAME    CLUSTER   USER\n*         here    c         u\n          other   d         u\n");
+    run(&["config", "get-contexts"])
+        .prints("CURRENT   NAME    CLUSTER   USER\n*         here    c         u\n          other   d         u\n");
     run(&["health"]).prints("OK\n");
     let view = run(&["config", "view"]);
     assert!(!view.out.contains("secret"), "{}", view.out);

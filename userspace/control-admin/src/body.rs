@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::body::{to_bytes, Body};
+use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest, Query, Request, State};
-use axum::http::{header, HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base_model::yaml;
-use control_api::{Refusal, CONFIG_VERSION_HEADER};
-use serde_json::{json, Value};
+use control_api::{CONFIG_VERSION_HEADER, Refusal};
+use serde_json::{Value, json};
 
-use crate::routes::Api;
 use crate::BODY_BYTES_MAX;
+use crate::routes::Api;
 
 /// An answer before anybody chose between JSON and YAML.
 #[derive(Debug, Default)]
@@ -121,7 +121,10 @@ impl<S: Send + Sync> FromRequest<S> for Text {
             Error::new(StatusCode::PAYLOAD_TOO_LARGE, message)
         })?;
         String::from_utf8(bytes.into()).map(Text).map_err(|e| {
-            Error::invalid(format!("the body is not UTF-8: byte {} is not part of any character", e.utf8_error().valid_up_to()))
+            Error::invalid(format!(
+                "the body is not UTF-8: byte {} is not part of any character",
+                e.utf8_error().valid_up_to()
+            ))
         })
     }
 }
@@ -129,7 +132,8 @@ impl<S: Send + Sync> FromRequest<S> for Text {
 impl Text {
     /// Every document of the body; YAML contains JSON.
     pub fn documents(&self) -> Result<Vec<Value>, Error> {
-        let documents = yaml::parse_documents(&self.0).map_err(|e| Error::invalid(format!("the body is not YAML or JSON: {e}")))?;
+        let documents =
+            yaml::parse_documents(&self.0).map_err(|e| Error::invalid(format!("the body is not YAML or JSON: {e}")))?;
         if documents.is_empty() {
             return Err(Error::invalid("the body is empty: send a document in YAML or JSON"));
         }

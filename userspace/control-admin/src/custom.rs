@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use control_api::{CustomKind, Document};
 use control_state::{Action, CustomMode, PutMode};
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 
 use crate::body::{Answer, Error, Reply, Text};
 use crate::routes::Api;

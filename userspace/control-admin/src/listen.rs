@@ -20,7 +20,11 @@ pub fn bind(api_addr: &str) -> Result<Vec<TcpListener>, String> {
     let mut listeners = Vec::new();
     for text in api_addr.split(',').map(str::trim).filter(|text| !text.is_empty()) {
         let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
-        let fail = |e: io::Error| format!("--api-addr {text}: cannot listen: {e}; is another weir running here? choose another address or port");
+        let fail = |e: io::Error| {
+            format!(
+                "--api-addr {text}: cannot listen: {e}; is another weir running here? choose another address or port"
+            )
+        };
         let addresses: Vec<SocketAddr> = full
             .to_socket_addrs()
             .map_err(|e| format!("--api-addr {text:?}: not an address ({e}); write HOST:PORT, e.g. localhost:2381"))?

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
-use crate::body::{flag, text, Answer, Error, Reply};
+use crate::body::{Answer, Error, Reply, flag, text};
 use crate::routes::Api;
 
 /// `GET /logs?tail=500&follow=true`.

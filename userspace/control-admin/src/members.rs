@@ -2,9 +2,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::extract::{Path, State};
-use control_api::{time, Member, MemberRole};
+use control_api::{Member, MemberRole, time};
 use control_raft::Metrics;
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 
 use crate::body::{Answer, Reply};
 use crate::routes::Api;

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 
 use crate::body::{Answer, Error, Reply};
 use crate::routes::Api;
@@ -32,10 +32,14 @@ pub async fn api_resources(State(api): State<Arc<Api>>) -> Reply {
     Reply::body(resources)
 }
 
-pub async fn skeleton(State(api): State<Arc<Api>>, Path((kind, name)): Path<(String, String)>) -> Result<Response, Error> {
+pub async fn skeleton(
+    State(api): State<Arc<Api>>,
+    Path((kind, name)): Path<(String, String)>,
+) -> Result<Response, Error> {
     let known = api.catalog.kinds().into_iter().find(|known| known.kind.eq_ignore_ascii_case(&kind));
     let text = known.and_then(|known| api.catalog.skeleton(&known.kind));
-    let text = text.ok_or_else(|| Error::not_found(format!("no kind {kind:?} to write; GET /apis/v2/object-kinds lists all")))?;
+    let text = text
+        .ok_or_else(|| Error::not_found(format!("no kind {kind:?} to write; GET /apis/v2/object-kinds lists all")))?;
     let named: Vec<String> = text
         .lines()
         .map(|line| if line.starts_with("name:") { format!("name: {name}") } else { line.to_owned() })

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use base_model::explain::Explained;
 use base_model::object::check_together;
-use base_model::{kinds, FilterKinds, Object, Spec};
+use base_model::{FilterKinds, Object, Spec, kinds};
 use control_api::Document;
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 
 use crate::catalog::{Catalog, Category, Checked, KindInfo};
 
@@ -71,7 +71,8 @@ impl Catalog for ModelCatalog {
     }
 
     fn check(&self, document: &Value, others: &BTreeMap<String, Document>) -> Result<Checked, Vec<String>> {
-        let texts = |problems: Vec<base_model::Problem>| -> Vec<String> { problems.iter().map(|p| p.to_string()).collect() };
+        let texts =
+            |problems: Vec<base_model::Problem>| -> Vec<String> { problems.iter().map(|p| p.to_string()).collect() };
         let object = Object::read(document, self.filters.as_ref()).map_err(texts)?;
         let others = self.others(&object.document.name, others);
         let found = check_together(&object, others.iter().map(Arc::as_ref));
@@ -120,7 +121,9 @@ fn generated(object: &Object) -> Vec<Value> {
                 continue;
             }
             // As it was written: the spec of the pool is read again with the pipeline.
-            let Some(pool) = written(&object.document.spec, &["rules", "paths"], &[r, p], "backendPool") else { continue };
+            let Some(pool) = written(&object.document.spec, &["rules", "paths"], &[r, p], "backendPool") else {
+                continue;
+            };
             pipelines.push(json!({
                 "name": format!("GENERATED-{}-{r}-{p}", object.document.name),
                 "kind": "Pipeline",
@@ -136,7 +139,9 @@ fn generated(object: &Object) -> Vec<Value> {
 fn written<'v>(value: &'v Value, lists: &[&str], indexes: &[usize], last: &str) -> Option<&'v Value> {
     let field = |value: &'v Value, name: &str| {
         let fields = value.as_object()?;
-        fields.get(name).or_else(|| fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value))
+        fields
+            .get(name)
+            .or_else(|| fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value))
     };
     let mut at = value;
     for (list, index) in lists.iter().zip(indexes) {

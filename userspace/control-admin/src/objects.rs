@@ -6,10 +6,10 @@ use std::sync::Arc;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use control_api::{Document, OWNER_LABEL};
-use control_state::{owner, Action, Entry, PutMode};
-use serde_json::{json, Value};
+use control_state::{Action, Entry, PutMode, owner};
+use serde_json::{Value, json};
 
-use crate::body::{flag, text, Answer, Error, Reply, Text};
+use crate::body::{Answer, Error, Reply, Text, flag, text};
 use crate::catalog::{Category, Checked};
 use crate::routes::Api;
 
@@ -36,7 +36,9 @@ pub async fn update(State(api): State<Arc<Api>>, Path(name): Path<String>, query
     if let Some(given) = given
         && given != name
     {
-        return Err(Error::invalid(format!("name: {given:?} in the document, {name:?} in the path: they have to be the same")));
+        return Err(Error::invalid(format!(
+            "name: {given:?} in the document, {name:?} in the path: they have to be the same"
+        )));
     }
     if !api.control.state().view.objects.contains_key(&name) {
         return Err(Error::not_found(format!("object {name:?} not found; create it with POST")));
@@ -149,7 +151,9 @@ fn checked(api: &Api, documents: Vec<Value>, mode: PutMode, strict: bool) -> Res
         match api.catalog.check(document, &others) {
             Ok(checked) => {
                 if strict {
-                    problems.extend(checked.warnings.iter().map(|w| titled(n, document, several, &format!("{w} (strict)"))));
+                    problems.extend(
+                        checked.warnings.iter().map(|w| titled(n, document, several, &format!("{w} (strict)"))),
+                    );
                 }
                 all.push(checked);
             }
@@ -167,11 +171,16 @@ fn may_write(api: &Api, document: &Value, mode: PutMode) -> Result<(), (StatusCo
     }
     let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default();
     if let Some(kind) = system_kind(api, kind) {
-        return Err((StatusCode::CONFLICT, format!("kind: {kind} is part of the system: it runs by itself and is not written")));
+        return Err((
+            StatusCode::CONFLICT,
+            format!("kind: {kind} is part of the system: it runs by itself and is not written"),
+        ));
     }
     let claimed = owner(document);
     if claimed != control_api::OWNER_USER {
-        return invalid(format!("labels[{OWNER_LABEL}] = {claimed:?}: what users write belongs to \"user-api\"; leave the label out"));
+        return invalid(format!(
+            "labels[{OWNER_LABEL}] = {claimed:?}: what users write belongs to \"user-api\"; leave the label out"
+        ));
     }
     let Some(name) = document.get("name").and_then(Value::as_str) else { return Ok(()) };
     let state = api.control.state();
@@ -185,7 +194,9 @@ fn may_write(api: &Api, document: &Value, mode: PutMode) -> Result<(), (StatusCo
     }
     let was = old.get("kind").and_then(Value::as_str).unwrap_or_default();
     if !kind.is_empty() && !was.eq_ignore_ascii_case(kind) && kind != base_model::kinds::LEGACY_PIPELINE {
-        return invalid(format!("object {name:?} is a {was} and cannot become a {kind}: delete it first, or take another name"));
+        return invalid(format!(
+            "object {name:?} is a {was} and cannot become a {kind}: delete it first, or take another name"
+        ));
     }
     Ok(())
 }

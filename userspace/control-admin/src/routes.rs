@@ -1,14 +1,14 @@
 use std::sync::Arc;
 
+use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put, MethodRouter};
-use axum::Router;
+use axum::routing::{MethodRouter, delete, get, post, put};
 use control_raft::Control;
 use serde_json::json;
 
-use crate::body::{finish, Error, Reply};
+use crate::body::{Error, Reply, finish};
 use crate::catalog::{Catalog, Local};
 use crate::{custom, logs, members, metadata, objects, status};
 

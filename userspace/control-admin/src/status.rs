@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::Router;
 use control_api::Member;
 use hyper::Method;
-use serde_json::{json, Map, Value};
+use serde_json::{Map, Value, json};
 
-use crate::body::{text, Answer, Error, Reply};
+use crate::body::{Answer, Error, Reply, text};
 use crate::catalog::Local;
 use crate::objects::DEFAULT_NAMESPACE;
 use crate::routes::Api;
@@ -36,10 +36,7 @@ pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Answ
     Ok(Reply::body(statuses).warnings(warnings))
 }
 
-async fn local_status(
-    State(local): State<Arc<dyn Local>>,
-    query: Query<Vec<(String, String)>>,
-) -> Response {
+async fn local_status(State(local): State<Arc<dyn Local>>, query: Query<Vec<(String, String)>>) -> Response {
     let name = text(&query, "name");
     let statuses = local.object_status((!name.is_empty()).then_some(name));
     let body = serde_json::to_vec(&statuses).unwrap_or_default();
@@ -76,7 +73,8 @@ async fn gather(api: &Api, name: Option<&str>) -> (Map<String, Value>, Vec<Strin
     for (member, statuses) in by_member {
         for (object, status) in statuses {
             let Some(document) = state.view.object(&object) else { continue };
-            let traffic = matches!(document["kind"].as_str(), Some("HTTPServer" | "GRPCServer" | "MQTTProxy" | "Pipeline"));
+            let traffic =
+                matches!(document["kind"].as_str(), Some("HTTPServer" | "GRPCServer" | "MQTTProxy" | "Pipeline"));
             let namespace = if traffic { TRAFFIC_NAMESPACE } else { DEFAULT_NAMESPACE };
             let shown = json!({"spec": **document, "status": status});
             all.insert(format!("{namespace}/{object}/{member}"), shown);

@@ -2,7 +2,7 @@
 
 mod world;
 
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use world::{World, YAML};
 
 #[test]
@@ -14,10 +14,24 @@ fn objects_answer_with_their_codes() {
     for (label, method, path, body, status, moves) in [
         ("create", "POST", "/objects", doc.clone(), 201, true),
         ("again", "POST", "/objects", doc.clone(), 409, false),
-        ("unknown filter", "POST", "/objects", json!({"name": "b", "kind": "Pipeline", "filters": [{"name": "x", "kind": "Nope"}]}), 400, false),
+        (
+            "unknown filter",
+            "POST",
+            "/objects",
+            json!({"name": "b", "kind": "Pipeline", "filters": [{"name": "x", "kind": "Nope"}]}),
+            400,
+            false,
+        ),
         ("unknown kind", "POST", "/objects", json!({"name": "b", "kind": "Nope"}), 400, false),
         ("no name", "POST", "/objects", json!({"kind": "Pipeline", "filters": []}), 400, false),
-        ("system kind", "POST", "/objects", json!({"name": "TrafficController", "kind": "TrafficController"}), 409, false),
+        (
+            "system kind",
+            "POST",
+            "/objects",
+            json!({"name": "TrafficController", "kind": "TrafficController"}),
+            409,
+            false,
+        ),
         ("foreign owner", "POST", "/objects", labelled("b", "HTTPServer:x"), 400, false),
         ("another kind", "PUT", "/objects/a", json!({"name": "a", "kind": "HTTPServer", "port": 1}), 400, false),
         ("another name", "PUT", "/objects/a", pipeline("b"), 400, false),
@@ -40,7 +54,12 @@ fn objects_answer_with_their_codes() {
             assert_eq!(error["code"], status, "{label}");
             assert!(error["message"].as_str().is_some_and(|m| !m.is_empty()), "{label}");
         }
-        assert!(if moves { answer.version > version } else { answer.version >= version }, "{label}: {} then {}", version, answer.version);
+        assert!(
+            if moves { answer.version > version } else { answer.version >= version },
+            "{label}: {} then {}",
+            version,
+            answer.version
+        );
         version = answer.version;
     }
 }
@@ -75,7 +94,12 @@ fn several_documents_are_one_change() {
     let world = World::start();
     let text = "name: s\nkind: HTTPServer\nport: 8080\nrules: [{paths: [{pathPrefix: /, backend: p}]}]\n---\nname: p\nkind: Pipeline\nfilters: [{name: m, kind: Mock, rules: []}]\n";
     let first = world.call("POST", "/objects", &[], text);
-    assert_eq!((first.status, first.warnings.len()), (201, 0), "a reference inside the body is no warning: {:?}", first.warnings);
+    assert_eq!(
+        (first.status, first.warnings.len()),
+        (201, 0),
+        "a reference inside the body is no warning: {:?}",
+        first.warnings
+    );
     assert_eq!(world.call("POST", "/objects", &[], text).status, 400, "both exist");
     let again = world.call("POST", "/objects?apply=true", &[], text);
     assert_eq!((again.status, again.version), (200, first.version), "nothing changed: {}", again.text);
@@ -84,9 +108,18 @@ fn several_documents_are_one_change() {
     let mixed = "name: q\nkind: Pipeline\nfilters: []\n---\nname: r\nkind: Nope\n---\nkind: Pipeline\n";
     let refused = world.call("POST", "/objects", &[], mixed);
     assert_eq!(refused.status, 400);
-    assert!(refused.text.contains("r: kind") && refused.text.contains("document 3: name"), "all problems: {}", refused.text);
+    assert!(
+        refused.text.contains("r: kind") && refused.text.contains("document 3: name"),
+        "all problems: {}",
+        refused.text
+    );
     assert_eq!(world.get("/objects/q").status, 404, "none of it was done");
-    let twice = world.call("POST", "/objects", &[], "name: z\nkind: Pipeline\nfilters: []\n---\nname: z\nkind: Pipeline\nfilters: []\n");
+    let twice = world.call(
+        "POST",
+        "/objects",
+        &[],
+        "name: z\nkind: Pipeline\nfilters: []\n---\nname: z\nkind: Pipeline\nfilters: []\n",
+    );
     assert!(twice.status == 400 && twice.text.contains("twice"), "{}", twice.text);
     assert_eq!(world.call("POST", "/objects-check", &[], text).status, 200);
 }
@@ -99,7 +132,11 @@ fn unknown_keys_warn_and_strict_refuses() {
     assert!(strict.status == 400 && strict.text.contains("flwo"), "{}", strict.text);
     let answer = world.json("POST", "/objects", body);
     assert_eq!(answer.status, 201);
-    assert!(answer.warnings.iter().any(|w| w.starts_with("299 weir \"") && w.contains("flwo")), "{:?}", answer.warnings);
+    assert!(
+        answer.warnings.iter().any(|w| w.starts_with("299 weir \"") && w.contains("flwo")),
+        "{:?}",
+        answer.warnings
+    );
     let server = json!({"name": "s", "kind": "HTTPServer", "port": 8081, "rules": [{"paths": [{"backend": "later"}]}]});
     let answer = world.json("POST", "/objects", server);
     assert!(answer.status == 201 && answer.warnings[0].contains("later"), "{:?}", answer.warnings);
@@ -111,8 +148,10 @@ fn unknown_keys_warn_and_strict_refuses() {
 #[test]
 fn generated_pipelines_are_protected() {
     let world = World::start();
-    let server = |port: u16| json!({"name": "s", "kind": "HTTPServer", "port": 8082, "rules": [{"paths": [
-        {"pathPrefix": "/", "backendPool": {"servers": [{"url": format!("http://127.0.0.1:{port}")}]}}]}]});
+    let server = |port: u16| {
+        json!({"name": "s", "kind": "HTTPServer", "port": 8082, "rules": [{"paths": [
+        {"pathPrefix": "/", "backendPool": {"servers": [{"url": format!("http://127.0.0.1:{port}")}]}}]}]})
+    };
     assert_eq!(world.json("POST", "/objects", server(1)).status, 201);
     let generated = world.get("/objects/GENERATED-s-0-0").json();
     assert_eq!(generated["labels"]["easegress/owner"], "HTTPServer:s");
@@ -177,7 +216,13 @@ fn custom_data_is_checked_first() {
         ("kind again", "POST", "/customdatakinds", kind.clone(), 409),
         ("kind changed", "PUT", "/customdatakinds", kind, 200),
         ("bad schema", "POST", "/customdatakinds", json!({"name": "x", "jsonSchema": {"type": "nope"}}), 400),
-        ("schema that reads files", "POST", "/customdatakinds", json!({"name": "x", "jsonSchema": {"$ref": "file:///etc/passwd"}}), 400),
+        (
+            "schema that reads files",
+            "POST",
+            "/customdatakinds",
+            json!({"name": "x", "jsonSchema": {"$ref": "file:///etc/passwd"}}),
+            400,
+        ),
         ("bad name", "POST", "/customdatakinds", json!({"name": "a b"}), 400),
         ("unknown kind", "GET", "/customdata/nope", Value::Null, 404),
         ("unknown kind", "GET", "/customdatakinds/nope", Value::Null, 404),
@@ -189,21 +234,46 @@ fn custom_data_is_checked_first() {
         ("put wrong type", "PUT", "/customdata/k", json!({"id": "a", "age": "old"}), 400),
         ("put ghost", "PUT", "/customdata/k", json!({"id": "z", "age": 1}), 404),
         ("item ghost", "GET", "/customdata/k/z", Value::Null, 404),
-        ("batch", "POST", "/customdata/k/items", json!({"list": [{"id": "f", "age": 6}, {"id": "b", "age": "old"}]}), 400),
+        (
+            "batch",
+            "POST",
+            "/customdata/k/items",
+            json!({"list": [{"id": "f", "age": 6}, {"id": "b", "age": "old"}]}),
+            400,
+        ),
         ("rebuild", "POST", "/customdata/k/items", json!({"rebuild": true, "list": [{"id": "b", "age": "old"}]}), 400),
     ] {
         let answer = world.json(method, path, body);
         assert_eq!(answer.status, status, "{label}: {}", answer.text);
     }
     let ids = || -> Vec<String> {
-        world.get("/customdata/k").json().as_array().unwrap().iter().map(|i| i["id"].as_str().unwrap().to_owned()).collect()
+        world
+            .get("/customdata/k")
+            .json()
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|i| i["id"].as_str().unwrap().to_owned())
+            .collect()
     };
     assert_eq!(ids(), ["a"], "refusals changed nothing");
     let wrong = world.json("POST", "/customdata/k", json!({"id": "b", "age": "old"})).text;
     assert!(wrong.contains("/age") && wrong.contains("integer"), "{wrong}");
-    assert_eq!(world.json("POST", "/customdata/k/items", json!({"rebuild": true, "list": [{"id": "c", "age": 3}, {"id": "d", "age": 4}]})).status, 200);
+    assert_eq!(
+        world
+            .json(
+                "POST",
+                "/customdata/k/items",
+                json!({"rebuild": true, "list": [{"id": "c", "age": 3}, {"id": "d", "age": 4}]})
+            )
+            .status,
+        200
+    );
     assert_eq!(ids(), ["c", "d"]);
-    assert_eq!(world.json("POST", "/customdata/k/items", json!({"delete": ["c"], "list": [{"id": "e", "age": 5}]})).status, 200);
+    assert_eq!(
+        world.json("POST", "/customdata/k/items", json!({"delete": ["c"], "list": [{"id": "e", "age": 5}]})).status,
+        200
+    );
     assert_eq!(ids(), ["d", "e"]);
     assert_eq!(world.get("/customdatakinds").json()[0]["len"], 2);
     assert_eq!(world.json("DELETE", "/customdata/k/d", Value::Null).status, 200);

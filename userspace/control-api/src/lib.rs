@@ -12,8 +12,8 @@ mod publish;
 mod refusal;
 
 pub use publish::{
-    Addresses, CustomChange, CustomKind, Delta, Document, Eligible, Gap, Generation, Member, MemberRole, Snapshot, Steering,
-    Update, GENERATIONS_KEPT,
+    Addresses, CustomChange, CustomKind, Delta, Document, Eligible, GENERATIONS_KEPT, Gap, Generation, Member,
+    MemberRole, Snapshot, Steering, Update,
 };
 pub use refusal::{Refusal, RefusalKind};
 

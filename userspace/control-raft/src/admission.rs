@@ -18,7 +18,7 @@ use openraft::ChangeMembers;
 
 use crate::config::{StartError, StartErrorKind, StateFlag};
 use crate::control::{Gate, Inner};
-use crate::types::{node_id, Peer, Raft};
+use crate::types::{Peer, Raft, node_id};
 use crate::wire::{Admission, AdmissionStep, IdentityAnswer, Removal, WireError};
 
 /// Asks whoever answers quickly whether this is the right cluster at all.
@@ -58,7 +58,11 @@ pub async fn find_place(inner: Arc<Inner>, flag: StateFlag) {
             return;
         }
         if turn % 50 == 49 {
-            tracing::warn!(answered = answers.len(), of = inner.initial_cluster.len() - 1, "still looking for the cluster");
+            tracing::warn!(
+                answered = answers.len(),
+                of = inner.initial_cluster.len() - 1,
+                "still looking for the cluster"
+            );
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -99,9 +99,8 @@ impl std::error::Error for StartError {}
 
 /// `HOST:PORT` of a peer URL.
 pub(crate) fn host_port(flag: &str, url: &str) -> Result<(String, u16), StartError> {
-    let wrong = |why: &str| {
-        StartError::new(StartErrorKind::Config, format!("{flag}: {url:?}: {why}; write http://HOST:PORT"))
-    };
+    let wrong =
+        |why: &str| StartError::new(StartErrorKind::Config, format!("{flag}: {url:?}: {why}; write http://HOST:PORT"));
     let uri: hyper::Uri = url.trim_end_matches('/').parse().map_err(|e| wrong(&format!("not a URL ({e})")))?;
     match uri.scheme_str() {
         Some("http") => {}

@@ -12,19 +12,19 @@ use control_api::client::Answer as HttpAnswer;
 use control_api::{Member, MemberRole, Refusal};
 use control_state::{Action, Answer, Command, State};
 use hyper::Method;
-use openraft::error::{ClientWriteError, RaftError};
 use openraft::ServerState;
+use openraft::error::{ClientWriteError, RaftError};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::admission;
-use crate::config::{host_port, Config, StartError, StartErrorKind, StateFlag};
+use crate::config::{Config, StartError, StartErrorKind, StateFlag, host_port};
 use crate::machine::Machine;
 use crate::network::Network;
 use crate::publish::{Follower, Publisher};
 use crate::store::{Identity, OpenError, Store};
-use crate::types::{node_id, Peer, Raft};
+use crate::types::{Packed, Peer, Raft, node_id};
 use crate::upkeep::{self, Report};
 use crate::wire::{IdentityAnswer, Wire, WireError};
 use crate::{follow, peer};
@@ -104,11 +104,12 @@ impl Control {
         check(&config, alone)?;
         let wire = Wire::new(&config.cluster_name);
         let publisher = Publisher::new(State::default());
-        let (voter, fresh) = match config.role {
+        let (voter, pristine) = match config.role {
             MemberRole::Primary => {
-                let (store, fresh) = open(&config, alone).await?;
+                let store = open(&config, alone).await?;
+                let pristine = store.is_pristine();
                 let raft = raft(&config, &wire, &store, &publisher).await?;
-                (Some(Voter { raft, store }), fresh)
+                (Some(Voter { raft, store }), pristine)
             }
             MemberRole::Secondary => (None, false),
         };
@@ -120,7 +121,7 @@ impl Control {
             ..config.member
         };
         let amnesic = voter.as_ref().is_some_and(|voter| voter.store.identity().amnesic);
-        let gate = if fresh && !alone || amnesic { Gate::Closed } else { Gate::Open };
+        let gate = if pristine && !alone || amnesic { Gate::Closed } else { Gate::Open };
         let inner = Arc::new(Inner {
             name: config.name,
             cluster_name: config.cluster_name,
@@ -344,7 +345,7 @@ impl Inner {
         let now = control_api::time::rfc3339(SystemTime::now());
         let command = Command { request: random(), now, action };
         let decided = async {
-            let done = self.carry(command).await?;
+            let done = self.carry(Packed::new(&command)).await?;
             // The answer may come from another member: what it speaks of shall be visible here as well.
             let _ = tokio::time::timeout(VISIBLE, self.publisher.reached(done.version)).await;
             Ok(done)
@@ -360,8 +361,8 @@ impl Inner {
     }
 
     /// Offers the command to whoever leads until it is decided. Repeating it is safe: the state knows its number.
-    async fn carry(&self, command: Command) -> Answer {
-        let patience = Instant::now() + PATIENCE;
+    async fn carry(&self, command: Packed) -> Answer {
+        let mut patience = Instant::now() + PATIENCE;
         let mut last = String::new();
         loop {
             if self.leading().is_some() {
@@ -369,18 +370,25 @@ impl Inner {
                     return answer;
                 }
             } else if let Some(url) = self.leader_url().or_else(|| self.any_primary()) {
-                match self.wire.post::<Answer>(&url, "/raft/propose", &command, FORWARD).await {
-                    Ok(answer) => return answer,
-                    Err(WireError::NotLeader(hint)) => {
+                let forward = self.wire.post::<Answer>(&url, "/raft/propose", &command, self.request_timeout);
+                let answer = tokio::select! {
+                    answer = forward => Some(answer),
+                    () = self.led_otherwise(&url) => None,
+                };
+                match answer {
+                    Some(Ok(answer)) => return answer,
+                    Some(Err(WireError::NotLeader(hint))) => {
                         last = format!("{url} does not lead");
                         if self.voter.is_none() {
                             *lock(&self.leader_hint) = hint;
                         }
                     }
-                    Err(error) => {
+                    Some(Err(error)) => {
                         last = error.to_string();
                         self.forget_leader(&url);
                     }
+                    None if self.leader_url().is_some() => patience = Instant::now() + PATIENCE,
+                    None => last = format!("{url} does not answer"),
                 }
             }
             let leaderless = lock(&self.leaderless_since).is_some_and(|since| since.elapsed() > PATIENCE);
@@ -391,8 +399,21 @@ impl Inner {
         }
     }
 
+    /// Ends when another is held to be the leader, or, after the time a guess deserves, nobody.
+    async fn led_otherwise(&self, url: &str) {
+        let guessed = Instant::now();
+        loop {
+            tokio::time::sleep(RETRY).await;
+            match self.leader_url() {
+                Some(leader) if leader == url => {}
+                None if guessed.elapsed() < GUESS => {}
+                _ => return,
+            }
+        }
+    }
+
     /// Decides the command here; `None` when this member does not lead.
-    pub async fn propose_here(&self, command: Command) -> Option<Answer> {
+    pub async fn propose_here(&self, command: Packed) -> Option<Answer> {
         let raft = self.leading()?;
         let write = raft.client_write(command);
         let lost = async {
@@ -511,12 +532,17 @@ fn check(config: &Config, alone: bool) -> Result<(), StartError> {
             config.name
         ));
     }
-    if config.role == MemberRole::Primary && config.state_flag == StateFlag::Existing && config.initial_cluster.len() < 2 {
+    if config.role == MemberRole::Primary
+        && config.state_flag == StateFlag::Existing
+        && config.initial_cluster.len() < 2
+    {
         return config_error("--state-flag existing needs --initial-cluster with at least one running member".into());
     }
-    if config.role == MemberRole::Secondary && config.initial_cluster.is_empty() && config.primary_peer_urls.is_empty() {
+    if config.role == MemberRole::Secondary && config.initial_cluster.is_empty() && config.primary_peer_urls.is_empty()
+    {
         return config_error(
-            "a secondary has to know a primary: give --primary-listen-peer-urls http://HOST:2380 or --initial-cluster".into(),
+            "a secondary has to know a primary: give --primary-listen-peer-urls http://HOST:2380 or --initial-cluster"
+                .into(),
         );
     }
     Ok(())
@@ -559,7 +585,8 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, StartError> {
     listeners
         .into_iter()
         .map(|listener| {
-            adopt(listener).map_err(|e: std::io::Error| StartError::new(StartErrorKind::Listen, format!("peer listener: {e}")))
+            adopt(listener)
+                .map_err(|e: std::io::Error| StartError::new(StartErrorKind::Listen, format!("peer listener: {e}")))
         })
         .collect()
 }
@@ -595,7 +622,7 @@ fn advertised(config: &Config, listeners: &[TcpListener]) -> Result<String, Star
 }
 
 /// Opens the store; with other members to copy from, a damaged file is set aside.
-async fn open(config: &Config, alone: bool) -> Result<(Store, bool), StartError> {
+async fn open(config: &Config, alone: bool) -> Result<Store, StartError> {
     let mut identity =
         Identity { name: config.name.clone(), cluster_name: config.cluster_name.clone(), amnesic: false };
     let mut opened = Store::open(&config.data_dir, identity.clone());
@@ -605,7 +632,7 @@ async fn open(config: &Config, alone: bool) -> Result<(Store, bool), StartError>
         tokio::time::sleep(RETRY).await;
         opened = Store::open(&config.data_dir, identity.clone());
     }
-    let (store, fresh) = match opened {
+    let store = match opened {
         Ok(opened) => opened,
         Err(OpenError::Damaged { path, reason }) if alone => {
             return Err(StartError::new(
@@ -620,15 +647,17 @@ async fn open(config: &Config, alone: bool) -> Result<(Store, bool), StartError>
         }
         Err(OpenError::Damaged { path, reason }) => {
             let aside = Store::set_aside(&config.data_dir).map_err(|e| {
-                StartError::new(StartErrorKind::Data, format!("{} is damaged and cannot be renamed: {e}", path.display()))
+                StartError::new(
+                    StartErrorKind::Data,
+                    format!("{} is damaged and cannot be renamed: {e}", path.display()),
+                )
             })?;
             tracing::error!(
                 file = %path.display(), reason, kept = %aside.display(),
                 "the Raft log is damaged; it was set aside, and this member asks the others for everything"
             );
             identity.amnesic = true;
-            Store::open(&config.data_dir, identity)
-                .map_err(|e| StartError::new(StartErrorKind::Data, e.to_string()))?
+            Store::open(&config.data_dir, identity).map_err(|e| StartError::new(StartErrorKind::Data, e.to_string()))?
         }
         Err(error) => return Err(StartError::new(StartErrorKind::Data, error.to_string())),
     };
@@ -649,15 +678,10 @@ async fn open(config: &Config, alone: bool) -> Result<(Store, bool), StartError>
     if stored.name != config.name {
         return differs("--name", &stored.name, &config.name);
     }
-    Ok((store, fresh))
+    Ok(store)
 }
 
-async fn raft(
-    config: &Config,
-    wire: &Wire,
-    store: &Store,
-    publisher: &Arc<Publisher>,
-) -> Result<Raft, StartError> {
+async fn raft(config: &Config, wire: &Wire, store: &Store, publisher: &Arc<Publisher>) -> Result<Raft, StartError> {
     let settings = openraft::Config {
         cluster_name: config.cluster_name.clone(),
         heartbeat_interval: HEARTBEAT_MS,
@@ -697,7 +721,8 @@ async fn found_alone(inner: &Inner, voter: &Voter) -> Result<(), StartError> {
 /// Waits until what was committed before the start is applied, so that no reader sees an older state first.
 async fn caught_up(voter: &Voter) {
     if let Some(committed) = voter.store.committed() {
-        let _ = voter.raft.wait(Some(Duration::from_secs(5))).applied_index_at_least(Some(committed.index), "replay").await;
+        let _ =
+            voter.raft.wait(Some(Duration::from_secs(5))).applied_index_at_least(Some(committed.index), "replay").await;
     }
 }
 
@@ -727,8 +752,8 @@ const HEARTBEAT_MS: u64 = 80;
 const QUORUM_SILENCE: Duration = Duration::from_millis(1000);
 /// An election is over within this; after it, changes are refused at once.
 const PATIENCE: Duration = Duration::from_millis(1500);
-/// A forwarded change that takes longer is offered again, to whoever leads then.
-const FORWARD: Duration = Duration::from_millis(1000);
+/// How long a member that may lead is waited for.
+const GUESS: Duration = Duration::from_millis(700);
 const RETRY: Duration = Duration::from_millis(25);
 const VISIBLE: Duration = Duration::from_millis(1000);
 const LET_GO: Duration = Duration::from_millis(1500);

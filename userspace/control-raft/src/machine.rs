@@ -3,13 +3,14 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
-use control_state::State;
+use control_api::Refusal;
+use control_state::{Command, State};
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
 
 use crate::publish::Publisher;
 use crate::store::Store;
-use crate::types::{LogEntry, LogId, Membership, Peer, SnapshotMeta, StorageError, Types};
+use crate::types::{LogEntry, LogId, Membership, Packed, Peer, SnapshotMeta, StorageError, Types};
 
 pub struct Machine {
     state: State,
@@ -38,8 +39,8 @@ impl Machine {
     }
 
     fn restore(&mut self, meta: &SnapshotMeta, data: &[u8]) -> Result<(), StorageError> {
-        let state = serde_json::from_slice(data)
-            .map_err(|e| StorageIOError::read_snapshot(Some(meta.signature()), &e))?;
+        let state =
+            serde_json::from_slice(data).map_err(|e| StorageIOError::read_snapshot(Some(meta.signature()), &e))?;
         self.state = state;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -51,9 +52,7 @@ impl Machine {
 impl RaftStateMachine<Types> for Machine {
     type SnapshotBuilder = Builder;
 
-    async fn applied_state(
-        &mut self,
-    ) -> Result<(Option<LogId>, openraft::StoredMembership<u64, Peer>), StorageError> {
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, openraft::StoredMembership<u64, Peer>), StorageError> {
         Ok((self.applied, self.membership.clone()))
     }
 
@@ -71,7 +70,14 @@ impl RaftStateMachine<Types> for Machine {
                     self.membership = Membership::new(Some(entry.log_id), membership);
                     None
                 }
-                EntryPayload::Normal(command) => {
+                EntryPayload::Normal(packed) => {
+                    let command = match read(packed).await {
+                        Ok(command) => command,
+                        Err(refusal) => {
+                            answers.push(Some(Err(refusal)));
+                            continue;
+                        }
+                    };
                     let applied = self.state.apply(&command);
                     if let Some(delta) = applied.delta {
                         self.publisher.push(self.state.clone(), delta);
@@ -108,6 +114,20 @@ impl RaftStateMachine<Types> for Machine {
         let snapshot = self.store.load_snapshot()?;
         Ok(snapshot.map(|(meta, data)| Snapshot { meta, snapshot: Box::new(Cursor::new(data)) }))
     }
+}
+
+/// Every member reads the same text and comes to the same refusal.
+async fn read(packed: Packed) -> Result<Command, Refusal> {
+    let command = if packed.is_large() {
+        tokio::task::spawn_blocking(move || packed.open())
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    } else {
+        packed.open()
+    };
+    command.map_err(|e| {
+        Refusal::invalid(format!("a command of another version of weir: {e}; bring all members to one version"))
+    })
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {

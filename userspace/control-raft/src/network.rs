@@ -10,10 +10,11 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use openraft::storage::Snapshot;
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::task::JoinHandle;
 
-use crate::types::{Peer, Types, Vote};
+use crate::types::{LogId, Peer, Types, Vote};
 use crate::wire::{Wire, WireError};
 
 #[derive(Clone)]
@@ -25,6 +26,22 @@ pub struct Link {
     target: u64,
     peer: Peer,
     wire: Wire,
+    sending: Option<Sending>,
+}
+
+/// Entries on their way. openraft gives a call no more time than a heartbeat and then makes it again; megabytes of entries,
+/// or a slow disk over there, take longer, so the call goes on by itself and the next one waits for its answer.
+struct Sending {
+    what: (Vote, Option<LogId>, Option<LogId>),
+    answer: AbortOnDrop<Rpc<AppendEntriesResponse<u64>>>,
+}
+
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Head line of a snapshot on the wire; the state follows after a newline.
@@ -38,7 +55,7 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, peer: &Peer) -> Link {
-        Link { target, peer: peer.clone(), wire: self.wire.clone() }
+        Link { target, peer: peer.clone(), wire: self.wire.clone(), sending: None }
     }
 }
 
@@ -46,9 +63,20 @@ type Rpc<T, E = openraft::error::Infallible> = Result<T, RPCError<u64, Peer, Raf
 
 impl Link {
     async fn call<R: DeserializeOwned>(&self, path: &str, body: &impl Serialize, ttl: Duration) -> Rpc<R> {
-        let answer: Result<R, RaftError<u64>> = self.wire.post(&self.peer.url, path, body, ttl).await.map_err(unreached)?;
-        answer.map_err(|e| RPCError::RemoteError(RemoteError::new_with_node(self.target, self.peer.clone(), e)))
+        call(&self.wire, self.target, &self.peer, path, body, ttl).await
     }
+}
+
+async fn call<R: DeserializeOwned>(
+    wire: &Wire,
+    target: u64,
+    peer: &Peer,
+    path: &str,
+    body: &impl Serialize,
+    ttl: Duration,
+) -> Rpc<R> {
+    let answer: Result<R, RaftError<u64>> = wire.post(&peer.url, path, body, ttl).await.map_err(unreached)?;
+    answer.map_err(|e| RPCError::RemoteError(RemoteError::new_with_node(target, peer.clone(), e)))
 }
 
 impl RaftNetwork<Types> for Link {
@@ -57,7 +85,22 @@ impl RaftNetwork<Types> for Link {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<u64>> {
-        self.call("/raft/append", &request, option.hard_ttl()).await
+        let Some(last) = request.entries.last().map(|entry| entry.log_id) else {
+            return self.call("/raft/append", &request, option.hard_ttl()).await;
+        };
+        let what = (request.vote, request.prev_log_id, Some(last));
+        if self.sending.as_ref().is_none_or(|sending| sending.what != what) {
+            let (wire, target, peer) = (self.wire.clone(), self.target, self.peer.clone());
+            let answer =
+                tokio::spawn(
+                    async move { call(&wire, target, &peer, "/raft/append", &request, ENTRIES_TIMEOUT).await },
+                );
+            self.sending = Some(Sending { what, answer: AbortOnDrop(answer) });
+        }
+        let Some(sending) = &mut self.sending else { unreachable!("it was put there above") };
+        let answer = (&mut sending.answer.0).await;
+        self.sending = None;
+        answer.unwrap_or_else(|e| Err(RPCError::Network(NetworkError::new(&e))))
     }
 
     async fn install_snapshot(
@@ -115,5 +158,7 @@ fn unreached(error: WireError) -> RPCError<u64, Peer, RaftError<u64>> {
     }
 }
 
+/// After this the entries are sent anew.
+const ENTRIES_TIMEOUT: Duration = Duration::from_secs(5);
 const UNREACHED_PAUSE: Duration = Duration::from_millis(100);
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -5,15 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Query, Request, State as Shared};
 use axum::http::StatusCode;
-use axum::middleware::{from_fn_with_state, Next};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::Router;
 use control_api::Update;
-use control_state::Command;
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -25,8 +24,8 @@ use tokio::task::JoinSet;
 
 use crate::control::{Gate, Inner};
 use crate::network::SnapshotHead;
-use crate::types::Types;
-use crate::wire::{Admission, ErrorBody, Heartbeat, LeaderHint, Removal, CLUSTER_HEADER, NOT_LEADER};
+use crate::types::{Packed, Types};
+use crate::wire::{Admission, CLUSTER_HEADER, ErrorBody, Heartbeat, LeaderHint, NOT_LEADER, Removal};
 
 pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
     Router::new()
@@ -108,7 +107,7 @@ async fn snapshot(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
 }
 
 async fn propose(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
-    with(&body, async |command: Command| match inner.propose_here(command).await {
+    with(&body, async |command: Packed| match inner.propose_here(command).await {
         Some(decided) => answer(&decided),
         None => not_leader(&inner),
     })
@@ -164,7 +163,8 @@ async fn watch(Shared(inner): Shared<Arc<Inner>>, Query(query): Query<WatchFrom>
                 Ok(None) => return,
                 Err(_) => Update::Ping(version.state().view.version),
             };
-            let mut line = serde_json::to_vec(&update).expect("our own types have text keys and no failing serializers");
+            let mut line =
+                serde_json::to_vec(&update).expect("our own types have text keys and no failing serializers");
             line.push(b'\n');
             if lines.send(Bytes::from(line)).await.is_err() {
                 return;

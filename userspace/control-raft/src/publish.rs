@@ -77,12 +77,7 @@ impl Publisher {
 
     /// Follows from what the reader has: the id of the cluster and a version.
     pub fn follow(self: &Arc<Self>, at: Option<(String, u64)>) -> Follower {
-        Follower {
-            publisher: self.clone(),
-            version: self.version.subscribe(),
-            at,
-            patience: Instant::now() + CATCH_UP,
-        }
+        Follower { publisher: self.clone(), version: self.version.subscribe(), at, patience: Instant::now() + CATCH_UP }
     }
 
     /// Waits until `version` is published here.

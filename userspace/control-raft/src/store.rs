@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{mpsc, Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader, StorageIOError};
@@ -62,23 +62,38 @@ struct Memory {
 }
 
 enum Write {
-    Append { entries: Vec<(u64, Vec<u8>)>, done: LogFlushed<Types> },
-    Truncate { from: u64, done: oneshot::Sender<Result<(), String>> },
-    Purge { upto: LogId },
+    Append {
+        entries: Vec<(u64, Vec<u8>)>,
+        done: LogFlushed<Types>,
+    },
+    Truncate {
+        from: u64,
+        done: oneshot::Sender<Result<(), String>>,
+    },
+    Purge {
+        upto: LogId,
+    },
     /// Keeps without waiting for the disk: losing it costs a little replay.
     Committed(Option<LogId>),
-    Meta { key: &'static str, value: Vec<u8>, done: oneshot::Sender<Result<(), String>> },
-    Snapshot { meta: Vec<u8>, data: Arc<Vec<u8>>, done: oneshot::Sender<Result<(), String>> },
+    Meta {
+        key: &'static str,
+        value: Vec<u8>,
+        done: oneshot::Sender<Result<(), String>>,
+    },
+    Snapshot {
+        meta: Vec<u8>,
+        data: Arc<Vec<u8>>,
+        done: oneshot::Sender<Result<(), String>>,
+    },
 }
 
 impl Store {
-    /// Opens what is there, or starts an empty store for `identity`. The flag says whether it was empty.
-    pub fn open(directory: &Path, identity: Identity) -> Result<(Store, bool), OpenError> {
+    /// Opens what is there, or starts an empty store for `identity`.
+    pub fn open(directory: &Path, identity: Identity) -> Result<Store, OpenError> {
         let path = directory.join(FILE);
         let io = |e: &dyn std::fmt::Display| OpenError::Io { path: path.clone(), reason: e.to_string() };
         fs::create_dir_all(directory).map_err(|e| io(&e))?;
-        let fresh = !path.try_exists().map_err(|e| io(&e))?;
-        if fresh {
+        if !path.try_exists().map_err(|e| io(&e))? {
             found(directory, &path, &identity)?;
         }
         // redb checks its file with assertions in places; a damaged file is a finding here and no reason to end.
@@ -99,7 +114,13 @@ impl Store {
             .name("raft-log".into())
             .spawn(move || write(&database, &queue))
             .map_err(|e| io(&e))?;
-        Ok((Store { shared, writer }, fresh))
+        Ok(Store { shared, writer })
+    }
+
+    /// Nothing was ever promised from here: no vote, no entry.
+    pub fn is_pristine(&self) -> bool {
+        let memory = self.memory();
+        memory.vote.is_none() && memory.log.is_empty() && memory.purged.is_none()
     }
 
     /// Moves a damaged file out of the way and says where it went.
@@ -265,7 +286,10 @@ fn read(path: &Path) -> Result<(Database, Memory), OpenError> {
     let database = database.map_err(|error| match error {
         redb::DatabaseError::DatabaseAlreadyOpen => OpenError::Busy { path: path.to_owned() },
         redb::DatabaseError::Storage(redb::StorageError::Io(e))
-            if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem) =>
+            if matches!(
+                e.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem
+            ) =>
         {
             OpenError::Io { path: path.to_owned(), reason: e.to_string() }
         }
@@ -400,7 +424,11 @@ impl std::fmt::Display for OpenError {
                 write!(f, "{} is in use by another process: two members cannot share --data-dir", path.display())
             }
             OpenError::Io { path, reason } => {
-                write!(f, "cannot use {}: {reason}; --data-dir has to be a directory this user can write", path.display())
+                write!(
+                    f,
+                    "cannot use {}: {reason}; --data-dir has to be a directory this user can write",
+                    path.display()
+                )
             }
         }
     }

@@ -1,12 +1,14 @@
 use std::io::Cursor;
+use std::sync::Arc;
 
 use control_state::{Answer, Command};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 openraft::declare_raft_types!(
     /// The one configuration of Raft that Weir has.
     pub Types:
-        D = Command,
+        D = Packed,
         R = Option<Answer>,
         NodeId = u64,
         Node = Peer,
@@ -20,6 +22,27 @@ pub type Membership = openraft::StoredMembership<u64, Peer>;
 pub type SnapshotMeta = openraft::SnapshotMeta<u64, Peer>;
 pub type StorageError = openraft::StorageError<u64>;
 
+/// A command as its JSON text. The log, the wire and the file copy it as it is; only applying reads it, so that a change of
+/// megabytes does not hold up heartbeats.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Packed(Arc<RawValue>);
+
+impl Packed {
+    pub fn new(command: &Command) -> Self {
+        let raw = serde_json::value::to_raw_value(command);
+        Packed(raw.expect("our own types have text keys and no failing serializers").into())
+    }
+
+    pub fn open(&self) -> Result<Command, serde_json::Error> {
+        serde_json::from_str(self.0.get())
+    }
+
+    pub fn is_large(&self) -> bool {
+        self.0.get().len() > LARGE_BYTES
+    }
+}
+
 /// How the group knows a voter or learner.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
@@ -30,8 +53,11 @@ pub struct Peer {
 /// A member's number inside Raft. Every member derives it from the name alone, so that all can found the cluster with the
 /// same membership before anybody handed out numbers (FNV-1a; one bit is left away to fit signed readers).
 pub fn node_id(name: &str) -> u64 {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     hash >> 1
 }
+
+/// Reading this much takes about a millisecond, which a task may take.
+const LARGE_BYTES: usize = 64 << 10;

@@ -1,15 +1,15 @@
 //! Who is up, and who votes: members report to the leader, the leader writes down what changed.
 
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use control_api::{Member, MemberRole};
 use control_state::Action;
 
 use crate::admission;
-use crate::control::{lock, random, Gate, Inner};
-use crate::types::{node_id, Peer, Raft};
+use crate::control::{Gate, Inner, lock, random};
+use crate::types::{Peer, Raft, node_id};
 use crate::wire::{Heartbeat, HeartbeatAnswer, WireError};
 
 /// What the leader heard of a member.

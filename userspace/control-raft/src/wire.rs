@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use control_api::client::{CallError, Client};
 use control_api::Member;
+use control_api::client::{CallError, Client};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,10 @@ pub enum WireError {
     Call(CallError),
     /// It does not lead; perhaps it knows who does.
     NotLeader(Option<String>),
-    Refused { status: u16, message: String },
+    Refused {
+        status: u16,
+        message: String,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -114,7 +117,11 @@ impl Wire {
         let headers = [(CLUSTER_HEADER, self.cluster_name.as_str()), ("content-type", "application/json")];
         let answer = self.client.call(method, &url, &headers, body, timeout).await.map_err(WireError::Call)?;
         let garbled = |reason: serde_json::Error| {
-            WireError::Call(CallError { url: url.clone(), reason: format!("unreadable answer: {reason}"), unsent: false })
+            WireError::Call(CallError {
+                url: url.clone(),
+                reason: format!("unreadable answer: {reason}"),
+                unsent: false,
+            })
         };
         match answer.status.as_u16() {
             200 => serde_json::from_slice(&answer.body).map_err(garbled),

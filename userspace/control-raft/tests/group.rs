@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use control_api::{MemberRole, RefusalKind, Update};
@@ -159,12 +159,18 @@ fn a_member_with_a_damaged_log_comes_back_from_the_others() {
         let back = world.restart(&name);
         assert!(eventually(|| back.control.state().view.objects.len() == 20), "{harm:?}: copied from the others");
         assert!(eventually(|| back.control.metrics().voters.len() == 3), "{harm:?}: votes again");
-        let aside = std::fs::read_dir(world.data(&name)).unwrap().flatten().any(|f| f.file_name().to_string_lossy().contains("damaged-1"));
+        let aside = std::fs::read_dir(world.data(&name))
+            .unwrap()
+            .flatten()
+            .any(|f| f.file_name().to_string_lossy().contains("damaged-1"));
         assert_eq!(aside, !matches!(harm, Harm::Remove), "{harm:?}: the damaged file is kept");
         // It counts again: with one other gone, the two decide.
         let gone = nodes.iter().position(|n| !n.control.metrics().is_leader).unwrap();
         nodes.remove(gone).kill();
-        assert!(eventually(|| back.put("after").is_ok() || back.control.state().view.objects.contains_key("after")), "{harm:?}");
+        assert!(
+            eventually(|| back.put("after").is_ok() || back.control.state().view.objects.contains_key("after")),
+            "{harm:?}"
+        );
     }
 }
 
@@ -193,7 +199,13 @@ fn secondaries_follow_forward_and_survive() {
     secondary.put("b").unwrap();
     assert!(secondary.control.state().view.objects.contains_key("b"), "a member sees its own writes");
     assert_eq!(secondary.put("b").unwrap_err().kind, RefusalKind::Conflict);
-    assert!(eventually(|| primary.control.state().view.members.get("s1").is_some_and(|m| m.up && m.role == MemberRole::Secondary)));
+    assert!(eventually(|| primary
+        .control
+        .state()
+        .view
+        .members
+        .get("s1")
+        .is_some_and(|m| m.up && m.role == MemberRole::Secondary)));
     assert_eq!(secondary.control.state().view, primary.control.state().view);
 
     let mut agent = secondary.control.follow(None);
@@ -290,7 +302,13 @@ fn a_follower_far_behind_gets_a_snapshot() {
             let control = control.clone();
             writes.spawn(async move {
                 for m in 0..70 {
-                    control.propose(action(json!({"name": format!("o{n}"), "kind": "Pipeline", "turn": m}), PutMode::Upsert)).await.unwrap();
+                    control
+                        .propose(action(
+                            json!({"name": format!("o{n}"), "kind": "Pipeline", "turn": m}),
+                            PutMode::Upsert,
+                        ))
+                        .await
+                        .unwrap();
                 }
             });
         }
@@ -300,6 +318,28 @@ fn a_follower_far_behind_gets_a_snapshot() {
     let back = world.restart(&name);
     assert!(eventually(|| back.control.state().view.objects == leader.control.state().view.objects));
     back.put("z").unwrap();
+}
+
+#[test]
+fn a_large_change_reaches_everybody() {
+    let mut world = World::new(&["n1", "n2", "n3"]);
+    let nodes = world.start_all();
+    let text = "x".repeat(64 << 10);
+    let entries = (0..140)
+        .map(|n| Entry {
+            document: json!({"name": format!("o{n}"), "kind": "Pipeline", "text": text, "n": n}).into(),
+            generated: Vec::new(),
+        })
+        .collect();
+    let follower = nodes.iter().find(|n| !n.control.metrics().is_leader).unwrap();
+    let write = follower.control.propose(Action::Put { mode: PutMode::Create, entries });
+    let began = Instant::now();
+    follower.runtime.as_ref().unwrap().block_on(write).unwrap();
+    eprintln!("9 MB took {:?}", began.elapsed());
+    for node in &nodes {
+        assert!(eventually(|| node.control.state().view.objects.len() == 140));
+    }
+    nodes[0].put("small").unwrap();
 }
 
 struct World {
@@ -361,7 +401,8 @@ impl World {
     }
 
     fn start_all(&mut self) -> Vec<Node> {
-        let nodes: Vec<Node> = self.cluster.keys().cloned().collect::<Vec<_>>().iter().map(|name| self.start(name)).collect();
+        let nodes: Vec<Node> =
+            self.cluster.keys().cloned().collect::<Vec<_>>().iter().map(|name| self.start(name)).collect();
         assert!(eventually(|| nodes.iter().any(|n| n.control.metrics().is_leader)), "no leader");
         nodes
     }
@@ -386,9 +427,12 @@ impl World {
 
     /// Waits until the dead member's log writer let go of the file: it would write over the harm.
     fn harm(&self, name: &str, harm: Harm) {
-        let held = || std::fs::read_dir("/proc/self/fd").unwrap().flatten().any(|fd| {
-            std::fs::read_link(fd.path()).is_ok_and(|file| file == self.file(name))
-        });
+        let held = || {
+            std::fs::read_dir("/proc/self/fd")
+                .unwrap()
+                .flatten()
+                .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|file| file == self.file(name)))
+        };
         assert!(eventually(|| !held()), "the file is still open");
         harm.inflict(&self.file(name));
     }
@@ -473,7 +517,7 @@ impl Writer {
 
 fn launch(config: Config) -> Result<Node, control_raft::StartError> {
     if std::env::var_os("WEIR_TEST_LOG").is_some() {
-        let _ = tracing_subscriber::fmt().with_env_filter("control_raft=debug,openraft=warn").try_init();
+        let _ = tracing_subscriber::fmt().with_env_filter("control_raft=debug,openraft=info").try_init();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let name = config.name.clone();
@@ -492,7 +536,10 @@ fn action(document: serde_json::Value, mode: PutMode) -> Action {
 }
 
 fn put(node: &Node, control: &Control, name: &str) -> Answer {
-    node.runtime.as_ref().unwrap().block_on(control.propose(action(json!({"name": name, "kind": "Pipeline"}), PutMode::Create)))
+    node.runtime
+        .as_ref()
+        .unwrap()
+        .block_on(control.propose(action(json!({"name": name, "kind": "Pipeline"}), PutMode::Create)))
 }
 
 fn eventually(mut check: impl FnMut() -> bool) -> bool {

@@ -17,22 +17,54 @@ pub struct Command {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Action {
-    Put { mode: PutMode, entries: Vec<Entry> },
-    Delete { names: Vec<String> },
+    Put {
+        mode: PutMode,
+        entries: Vec<Entry>,
+    },
+    Delete {
+        names: Vec<String>,
+    },
     /// Everything that users wrote, and what was generated from it.
     DeleteAll,
     /// A member reports what it is; it is up. `id` and `up` of the report are not looked at.
-    PutMember { member: Member },
-    RemoveMember { name: String },
-    SetMemberUp { name: String, up: bool },
-    PutCustomKind { mode: PutMode, kind: CustomKind },
-    DeleteCustomKind { name: String },
-    PutCustomData { mode: PutMode, kind: String, item: Document },
-    DeleteCustomData { kind: String, id: String },
+    PutMember {
+        member: Member,
+    },
+    RemoveMember {
+        name: String,
+    },
+    SetMemberUp {
+        name: String,
+        up: bool,
+    },
+    PutCustomKind {
+        mode: PutMode,
+        kind: CustomKind,
+    },
+    DeleteCustomKind {
+        name: String,
+    },
+    PutCustomData {
+        mode: PutMode,
+        kind: String,
+        item: Document,
+    },
+    DeleteCustomData {
+        kind: String,
+        id: String,
+    },
     /// Remove everything (`rebuild`), then `delete`, then `put`.
-    BatchCustomData { kind: String, mode: CustomMode, delete: Vec<String>, put: Vec<Document> },
+    BatchCustomData {
+        kind: String,
+        mode: CustomMode,
+        delete: Vec<String>,
+        put: Vec<Document>,
+    },
     /// The first command of a cluster's life; without effect later.
-    Found { cluster_id: String, cluster_name: String },
+    Found {
+        cluster_id: String,
+        cluster_name: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

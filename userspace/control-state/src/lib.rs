@@ -16,4 +16,4 @@ mod tests;
 
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
 pub use diff::between;
-pub use state::{owner, Applied, State};
+pub use state::{Applied, State, owner};

@@ -1,9 +1,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use control_api::{
-    CustomKind, Delta, Document, Member, Refusal, Snapshot, DOCUMENT_VERSION, OWNER_LABEL, OWNER_USER,
-};
+use control_api::{CustomKind, DOCUMENT_VERSION, Delta, Document, Member, OWNER_LABEL, OWNER_USER, Refusal, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -261,7 +259,10 @@ fn put_custom_kind(view: &mut Snapshot, mode: PutMode, kind: &CustomKind) -> Res
     let old = view.custom_kinds.get(&kind.name);
     match (old, mode) {
         (Some(_), PutMode::Create) => {
-            return Err(Refusal::conflict(format!("custom data kind {:?} exists already; change it with PUT", kind.name)));
+            return Err(Refusal::conflict(format!(
+                "custom data kind {:?} exists already; change it with PUT",
+                kind.name
+            )));
         }
         (None, PutMode::Update) => return Err(unknown_custom_kind(&kind.name)),
         _ => {}
@@ -288,10 +289,14 @@ fn put_custom_data(view: &mut Snapshot, mode: PutMode, kind: &str, item: &Docume
     let exists = view.custom_data.get(kind).is_some_and(|items| items.contains_key(&id));
     match mode {
         PutMode::Create if exists => {
-            return Err(Refusal::conflict(format!("custom data kind {kind:?} has an item {id:?} already; change it with PUT")));
+            return Err(Refusal::conflict(format!(
+                "custom data kind {kind:?} has an item {id:?} already; change it with PUT"
+            )));
         }
         PutMode::Update if !exists => {
-            return Err(Refusal::not_found(format!("custom data kind {kind:?} has no item {id:?}; create it with POST")));
+            return Err(Refusal::not_found(format!(
+                "custom data kind {kind:?} has no item {id:?}; create it with POST"
+            )));
         }
         _ => {}
     }

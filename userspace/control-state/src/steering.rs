@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use control_api::{Eligible, Generation, Member, Snapshot, Steering, GENERATIONS_KEPT};
+use control_api::{Eligible, GENERATIONS_KEPT, Generation, Member, Snapshot, Steering};
 use serde_json::Value;
 
 /// Brings the steering of every VirtualIP up to date with the objects and members of `next`.

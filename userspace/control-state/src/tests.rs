@@ -1,6 +1,6 @@
 use control_api::{CustomKind, Member, MemberRole, RefusalKind, Snapshot, Steering};
 use proptest::prelude::*;
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 
 use crate::*;
 

@@ -10,7 +10,7 @@ use base_model::FilterKinds;
 use control_admin::{Admin, Local, LogRing, ModelCatalog};
 use control_api::client::Client;
 use control_raft::{Config, Control};
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::broadcast;
@@ -66,7 +66,12 @@ impl World {
         Answer {
             status: answer.status.as_u16(),
             version: header("x-config-version").expect("every answer carries the version").parse().unwrap(),
-            warnings: answer.headers.get_all("warning").iter().map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).collect(),
+            warnings: answer
+                .headers
+                .get_all("warning")
+                .iter()
+                .map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned())
+                .collect(),
             text: String::from_utf8_lossy(&answer.body).into_owned(),
         }
     }
