@@ -5,12 +5,15 @@ use base_model::HeaderAdaptSpec;
 use proto_http::Headers;
 use serde_json::Value;
 
+/// Name and value.
+type Field = (Box<str>, Box<str>);
+
 /// `{del, set, add}`, applied in this order.
 #[derive(Debug, Default)]
 pub(crate) struct HeaderAdapt {
     del: Vec<Box<str>>,
-    set: Vec<(Box<str>, Box<str>)>,
-    add: Vec<(Box<str>, Box<str>)>,
+    set: Vec<Field>,
+    add: Vec<Field>,
 }
 
 impl HeaderAdapt {
@@ -27,9 +30,9 @@ impl HeaderAdapt {
 
     /// Out of a template's output.
     pub fn of_built(built: &Built) -> Result<HeaderAdapt, BuiltError> {
-        let pairs = |key: &str| -> Result<Vec<(Box<str>, Box<str>)>, BuiltError> {
+        let pairs = |key: &str| -> Result<Vec<Field>, BuiltError> {
             let Some(map) = built.map(key)? else { return Ok(Vec::new()) };
-            let pair = |(name, value)| -> Result<(Box<str>, Box<str>), BuiltError> {
+            let pair = |(name, value)| -> Result<Field, BuiltError> {
                 let value = text_of(value, name)?;
                 Ok((checked_name(name)?.into(), checked_value(name, &value)?.into()))
             };

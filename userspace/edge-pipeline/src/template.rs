@@ -252,7 +252,8 @@ impl Bodies {
 const OUTPUT_MAX: usize = 16 << 20;
 /// Bytes of all values a run makes together.
 const MEMORY_MAX: usize = 64 << 20;
-/// Commands, turns of loops and big arguments a run may spend: some tens of milliseconds of a worker.
+/// Commands, turns of loops and big arguments a run may spend: tens of milliseconds of a worker for most templates, a few
+/// hundred for one made to be slow.
 const STEPS_MAX: usize = 500_000;
 /// Blocks, calls of templates and parentheses inside each other; protects the stack.
 const DEPTH_MAX: usize = 150;

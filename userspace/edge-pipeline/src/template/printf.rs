@@ -1,7 +1,7 @@
 //! `printf` with Go's verbs, flags, widths and complaints.
 
 use super::encoding;
-use super::value::{Sink, TOO_BIG, Value, print};
+use super::value::{DEPTH_MAX, Sink, TOO_BIG, TOO_DEEP, Value, print};
 
 /// Formats `args` by `format` into at most `max` bytes.
 pub(super) fn printf(format: &str, args: &[Value<'_>], max: usize) -> Result<String, &'static str> {
@@ -43,7 +43,7 @@ pub(super) fn printf(format: &str, args: &[Value<'_>], max: usize) -> Result<Str
         }
         match args.next() {
             None => out.push(&format!("%!{verb}(MISSING)"))?,
-            Some(arg) => spec.write(verb, arg, &mut out, max)?,
+            Some(arg) => spec.write(verb, arg, &mut out, max, 0)?,
         }
     }
     out.push(rest)?;
@@ -96,7 +96,10 @@ struct Spec {
 }
 
 impl Spec {
-    fn write(&self, verb: char, arg: &Value<'_>, out: &mut Sink, max: usize) -> Result<(), &'static str> {
+    fn write(&self, verb: char, arg: &Value<'_>, out: &mut Sink, max: usize, depth: usize) -> Result<(), &'static str> {
+        if depth > DEPTH_MAX {
+            return Err(TOO_DEEP);
+        }
         let text = match (verb, arg) {
             ('v', Value::Nil) => "<nil>".to_owned(),
             ('T', arg) => arg.type_name().to_owned(),
@@ -128,13 +131,26 @@ impl Spec {
                 let element = Spec { width: None, ..*self };
                 for (index, item) in list.items().iter().enumerate() {
                     inner.push(if index > 0 { " " } else { "" })?;
-                    element.write(verb, item, &mut inner, max)?;
+                    element.write(verb, item, &mut inner, max, depth + 1)?;
+                }
+                inner.push("]")?;
+                inner.into_text()
+            }
+            ('s' | 'd' | 'q', Value::Map(map)) => {
+                let mut inner = Sink::new(max);
+                inner.push("map[")?;
+                let element = Spec { width: None, ..*self };
+                for (index, (key, item)) in map.entries().into_iter().enumerate() {
+                    inner.push(if index > 0 { " " } else { "" })?;
+                    element.write(verb, &Value::Text(key), &mut inner, max, depth + 1)?;
+                    inner.push(":")?;
+                    element.write(verb, &item, &mut inner, max, depth + 1)?;
                 }
                 inner.push("]")?;
                 inner.into_text()
             }
             ('v', other) => printed(other, max)?,
-            ('s', other @ (Value::Time(_) | Value::Map(_) | Value::Object(_))) => printed(other, max)?,
+            ('s', other @ (Value::Time(_) | Value::Object(_))) => printed(other, max)?,
             (verb, Value::Nil) => format!("%!{verb}(<nil>)"),
             (verb, other) => format!("%!{verb}({}={})", other.type_name(), printed(other, max)?),
         };

@@ -348,7 +348,7 @@ impl<'x> Machine<'_, 'x> {
 /// Steps that looking at a value costs.
 fn weight(value: &Value<'_>) -> usize {
     match value {
-        Value::Text(text) => text.len() / 256,
+        Value::Text(text) => text.len() / 64,
         Value::Bytes(bytes) => bytes.len() / 64,
         Value::List(list) => list.items().len() / 8,
         Value::Map(map) => map.len() / 4,

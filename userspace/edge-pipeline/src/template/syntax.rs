@@ -411,6 +411,9 @@ struct Parser<'t> {
     loops: usize,
 }
 
+/// A variable and where it is written.
+type Name = (usize, Arc<str>);
+
 /// The keyword that ended a block, with the rest of its action.
 struct Ending {
     at: usize,
@@ -632,7 +635,7 @@ impl Parser<'_> {
     }
 
     /// `$x :=`, `$x =`, `$k, $v :=`; nothing is taken when the action begins otherwise.
-    fn assignment(&mut self, tokens: &mut Tokens, range: bool) -> Result<(Vec<(usize, Arc<str>)>, bool), ParseError> {
+    fn assignment(&mut self, tokens: &mut Tokens, range: bool) -> Result<(Vec<Name>, bool), ParseError> {
         let mut ahead = tokens.clone();
         let mut names = Vec::new();
         while let Some(Token { kind: Kind::Variable(name), at, .. }) = ahead.next() {

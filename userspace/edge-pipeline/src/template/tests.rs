@@ -1,4 +1,7 @@
 //! A golden table of what Go, sprig and Easegress print.
+//!
+//! The first three tests were run through Go 1.26 with slim-sprig 3, which gives the same texts, except where this engine
+//! is more lenient on purpose: numbers of both kinds compare, `slice` takes texts, `duration` takes any number.
 
 use super::*;
 use proptest::prelude::*;
@@ -85,7 +88,7 @@ fn sprig_and_easegress() {
         (r#"sha256sum "abc""#, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
         (r#"adler32sum "Wikipedia""#, "300286872"),
         (r#"atoi "12""#, "12"),
-        (r#"int64 "0x1f""#, "31"),
+        (r#"int64 "012""#, "12"),
         ("add 1 2 3", "6"),
         ("div 7 2", "3"),
         ("mod 7 4", "3"),
@@ -130,6 +133,10 @@ fn sprig_and_easegress() {
         (r#"regexReplaceAll "a(x*)b" "-ab-axxb-" "${1}W""#, "-W-xxW-"),
         (r#"regexReplaceAllLiteral "a" "ba" "${1}""#, "b${1}"),
         (r#"regexSplit "," "a,b,c" -1"#, "[a b c]"),
+        (r#"regexSplit "" "abc" -1"#, "[a b c]"),
+        (r#"regexQuoteMeta "a-b.c""#, r"a-b\.c"),
+        (r#"cat "" 1"#, " 1"),
+        (r#"printf "%s" (dict "a" "x")"#, "map[a:x]"),
         (r#"base "/a/b.txt""#, "b.txt"),
         (r#"dir "/a/b.txt""#, "/a"),
         (r#"clean "/a/../b//c""#, "/b/c"),
@@ -224,6 +231,7 @@ fn bounded_when_run() {
         ("{{until 100000000}}", "too"),
         ("{{$l := list}}{{range 5000}}{{$l = list $l}}{{end}}{{$l}}", "too deep"),
         ("{{$l := list}}{{range 5000}}{{$l = list $l}}{{end}}{{toJson $l}}", "too deep"),
+        ("{{$l := list}}{{range 5000}}{{$l = list $l}}{{end}}{{printf \"%d\" $l}}", "too deep"),
         ("{{$d := dict}}{{$e := dict \"d\" $d}}{{$_ := set $d \"e\" $e}}", "hold itself"),
         ("{{$d := dict}}{{range 60}}{{$d = dict \"a\" $d \"b\" $d}}{{end}}{{toJson $d}}", "too"),
         ("{{$d := dict}}{{range 60}}{{$d = dict \"a\" $d \"b\" $d}}{{end}}{{$d}}", "too big"),

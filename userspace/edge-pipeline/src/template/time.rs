@@ -279,9 +279,9 @@ enum Word {
 /// The word a layout begins with, and its length; never 0.
 fn word_of(layout: &str) -> (Word, usize) {
     for (text, word) in WORDS {
-        if layout.starts_with(text) {
+        if let Some(after) = layout.strip_prefix(text) {
             // `Jan` of `January` and the like come first in the table; `Jane` is no month.
-            let follows_lower = layout[text.len()..].starts_with(|c: char| c.is_ascii_lowercase());
+            let follows_lower = after.starts_with(|c: char| c.is_ascii_lowercase());
             if matches!(word, Word::MonthShort | Word::DayShort) && follows_lower {
                 continue;
             }

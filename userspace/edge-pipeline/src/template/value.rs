@@ -412,7 +412,7 @@ pub(super) fn float(n: f64) -> String {
     let scientific = format!("{n:e}");
     let Some((mantissa, exponent)) = scientific.split_once('e') else { return scientific };
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    if exponent < -4 || exponent >= FLOAT_PLAIN_DIGITS {
+    if !(-4..FLOAT_PLAIN_DIGITS).contains(&exponent) {
         let sign = if exponent < 0 { '-' } else { '+' };
         return format!("{mantissa}e{sign}{:02}", exponent.abs());
     }
@@ -423,7 +423,7 @@ pub(super) fn float(n: f64) -> String {
 const FLOAT_PLAIN_DIGITS: i32 = 6;
 
 /// Deepest nesting of lists and maps that is printed, compared or turned into JSON; protects the stack.
-const DEPTH_MAX: usize = 100;
+pub(super) const DEPTH_MAX: usize = 100;
 
 pub(super) const TOO_DEEP: &str = "lists and maps are nested too deep (more than 100)";
 pub(super) const TOO_BIG: &str = "the result is too big";

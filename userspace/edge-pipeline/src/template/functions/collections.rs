@@ -93,7 +93,7 @@ pub(super) const TABLE: &[Function] = &[
         map.remove(&key_of(&args[1])?);
         Ok(Value::Map(map))
     }),
-    function("keys", 1, MANY, |work, args| {
+    function("keys", 0, MANY, |work, args| {
         let mut keys = Vec::new();
         for arg in args {
             keys.extend(map_of(arg)?.entries().into_iter().map(|(key, _)| Value::Text(key)));

@@ -58,6 +58,9 @@ pub(super) const TABLE: &[Function] = &[
             2 => (number(0)?, number(1)?, if number(1)? < number(0)? { -1 } else { 1 }),
             _ => (number(0)?, number(2)?, number(1)?),
         };
+        if (by > 0 && last < first) || (by < 0 && last > first) {
+            return Ok(Value::text(""));
+        }
         let end = last.checked_add(by.signum()).ok_or(OVERFLOW)?;
         let numbers = items_of(&steps(work, first, end, by)?)?;
         let mut words = Vec::with_capacity(numbers.len());
@@ -74,7 +77,7 @@ fn whole(value: &Value<'_>) -> i64 {
         Value::Int(n) => *n,
         Value::Float(n) => *n as i64,
         Value::Bool(b) => i64::from(*b),
-        Value::Text(text) => parse_int(text).unwrap_or(0),
+        Value::Text(text) => text.parse().unwrap_or(0),
         _ => 0,
     }
 }

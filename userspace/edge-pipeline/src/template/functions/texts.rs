@@ -129,7 +129,17 @@ pub(super) const TABLE: &[Function] = &[
     function("mustRegexReplaceAllLiteral", 3, 3, |work, args| replace_all(work, args, true)),
     function("regexSplit", 3, 3, regex_split),
     function("mustRegexSplit", 3, 3, regex_split),
-    function("regexQuoteMeta", 1, 1, |work, args| work.text(regex::escape(&text_of(&args[0])?))),
+    function("regexQuoteMeta", 1, 1, |work, args| {
+        let text = text_of(&args[0])?;
+        let mut out = String::with_capacity(text.len() + 8);
+        for c in text.chars() {
+            if r"\.+*?()|[]{}^$".contains(c) {
+                out.push('\\');
+            }
+            out.push(c);
+        }
+        work.text(out)
+    }),
     function("base", 1, 1, |work, args| work.text(base(&text_of(&args[0])?))),
     function("osBase", 1, 1, |work, args| work.text(base(&text_of(&args[0])?))),
     function("dir", 1, 1, |work, args| work.text(dir(&text_of(&args[0])?))),
@@ -177,10 +187,10 @@ fn words_joined(text: &str, between: char) -> String {
 /// Every argument but nothings, through `form`, with spaces between.
 fn quoted<'x>(work: &mut Work, args: &[Value<'x>], form: fn(&str) -> String) -> Answer<'x> {
     let mut out = String::new();
-    for arg in args.iter().filter(|arg| !matches!(arg, Value::Nil)) {
+    for (index, arg) in args.iter().filter(|arg| !matches!(arg, Value::Nil)).enumerate() {
         let text = work.show(arg)?;
         work.reserve(text.len() * 2)?;
-        if !out.is_empty() {
+        if index > 0 {
             out.push(' ');
         }
         out.push_str(&form(&text));
@@ -263,14 +273,24 @@ fn regex_split<'x>(work: &mut Work, args: &[Value<'x>]) -> Answer<'x> {
     let (text, count) = (text_of(&args[1])?, int_of(&args[2])?);
     work.spend(text.len() / 64)?;
     let regex = regex_of(&text_of(&args[0])?)?;
-    let pieces: Vec<&str> = match count {
-        0 => Vec::new(),
-        n if n > 0 => regex.splitn(&text, n as usize).collect(),
-        _ => regex.split(&text).collect(),
-    };
-    let mut out = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        out.push(work.text(piece)?);
+    if count == 0 {
+        return work.list(Vec::new());
+    }
+    // Go's rule: an empty match at the front or the end cuts nothing off.
+    let most = usize::try_from(count).unwrap_or(usize::MAX);
+    let (mut out, mut from, mut last) = (Vec::new(), 0, 0);
+    for found in regex.find_iter(&text) {
+        if out.len() + 1 == most {
+            break;
+        }
+        last = found.start();
+        if found.end() != 0 {
+            out.push(work.text(&text[from..last])?);
+        }
+        from = found.end();
+    }
+    if last != text.len() || text.is_empty() {
+        out.push(work.text(&text[from..])?);
     }
     work.list(out)
 }
