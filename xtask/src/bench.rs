@@ -39,7 +39,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<(), String> {
     let mut command = match options.scenario.as_str() {
         "steer" => {
-            crate::demo::kernel_programs();
+            cargo::kernel_programs()?;
             let mut command = cargo();
             command.args(["run", "--release", "--package", "kernel-tests", "--bin", "steer-bench", "--"]);
             command

@@ -107,7 +107,13 @@ fn find_toolchain() -> Result<Toolchain, String> {
     if output(Command::new("rustup").arg("--version")).is_some() {
         say("installing rustup's nightly with the source of core");
         let _ = run(clean(Command::new("rustup").args([
-            "toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src",
+            "toolchain",
+            "install",
+            "nightly",
+            "--profile",
+            "minimal",
+            "--component",
+            "rust-src",
         ])));
         if let Some(found) = installed_toolchain() {
             return Ok(found);
@@ -172,9 +178,10 @@ fn installed_linker(tools: &Path) -> Option<PathBuf> {
     places.extend(env::var_os("CARGO_HOME").map(|home| PathBuf::from(home).join("bin")));
     places.extend(env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo/bin")));
     places.push(tools.join("bin"));
-    places.into_iter().map(|place| place.join("bpf-linker")).find(|linker| {
-        output(Command::new(linker).arg("--version")).is_some()
-    })
+    places
+        .into_iter()
+        .map(|place| place.join("bpf-linker"))
+        .find(|linker| output(Command::new(linker).arg("--version")).is_some())
 }
 
 fn compile(root: &Path, toolchain: &Toolchain, linker: &Path, target: &Path) -> Result<(), String> {
@@ -182,20 +189,17 @@ fn compile(root: &Path, toolchain: &Toolchain, linker: &Path, target: &Path) -> 
     build
         .args(["build", "--release", "--locked", "-Z", "build-std=core", "--target", "bpfel-unknown-none"])
         .current_dir(root.join("ebpf/programs"));
-    clean(&mut build)
-        .env("RUSTC", &toolchain.rustc)
-        .env("CARGO_TARGET_DIR", target)
-        .env(
-            "CARGO_ENCODED_RUSTFLAGS",
-            [
-                &format!("-Clinker={}", linker.display()),
-                // 32-bit and atomic instructions: every kernel since 5.1.
-                "-Ctarget-cpu=v3",
-                "-Clink-arg=--btf",
-                "-Cdebuginfo=2",
-            ]
-            .join("\u{1f}"),
-        );
+    clean(&mut build).env("RUSTC", &toolchain.rustc).env("CARGO_TARGET_DIR", target).env(
+        "CARGO_ENCODED_RUSTFLAGS",
+        [
+            &format!("-Clinker={}", linker.display()),
+            // 32-bit and atomic instructions: every kernel since 5.1.
+            "-Ctarget-cpu=v3",
+            "-Clink-arg=--btf",
+            "-Cdebuginfo=2",
+        ]
+        .join("\u{1f}"),
+    );
     if toolchain.bootstrap {
         build.env("RUSTC_BOOTSTRAP", "1");
     }
@@ -275,7 +279,9 @@ fn is_root() -> bool {
 
 /// Without what the cargo that runs us has set for its own children.
 fn clean(command: &mut Command) -> &mut Command {
-    for name in ["RUSTC", "RUSTDOC", "CARGO", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER"] {
+    for name in
+        ["RUSTC", "RUSTDOC", "CARGO", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER"]
+    {
         command.env_remove(name);
     }
     command

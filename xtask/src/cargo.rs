@@ -41,6 +41,17 @@ pub fn build(packages: &[&str], profile: Profile) -> Result<PathBuf, String> {
     Ok(target()?.join(kind))
 }
 
+/// Builds the BPF programs that `weir` embeds, unless they are there and of these sources.
+pub fn kernel_programs() -> Result<(), String> {
+    let step = progress::step("building the kernel programs");
+    let built = crate::build_ebpf::build_ebpf(&root())?;
+    progress::note(&built.table);
+    let did = if built.rebuilt { "built" } else { "up to date:" };
+    let name = |object: &PathBuf| object.file_name().unwrap_or_default().display().to_string();
+    step.done(format!("{did} {} and {}", name(&built.object), name(&built.bench_object)));
+    Ok(())
+}
+
 /// Runs a command on our terminal to its end.
 pub fn run(command: &mut Command) -> Result<(), String> {
     let shown = crate::tools::show(command);

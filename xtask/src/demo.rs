@@ -72,12 +72,6 @@ fn clean() -> Result<(), String> {
     Ok(())
 }
 
-/// Builds the kernel programs if this machine can; without them `weir` runs its L7 part alone.
-pub fn kernel_programs() -> bool {
-    warn("the kernel programs are not built by this version of xtask");
-    false
-}
-
 /// What stands while the demo runs. Fields are dropped in this order: the load, the daemons, their network.
 struct Demo {
     load: Option<Load>,
@@ -92,9 +86,7 @@ struct Demo {
 fn fleet(id: &str, folder: PathBuf, keep: bool) -> Result<String, String> {
     title("Weir: a fleet of three edges, on this machine");
     tools::require(&[IP, ETHTOOL, NSENTER])?;
-    if !kernel_programs() {
-        return Err("the demo of a fleet needs the kernel programs; --loopback shows the rest".into());
-    }
+    cargo::kernel_programs().map_err(|error| format!("{error}\nThe fleet needs them; --loopback shows the rest"))?;
     let binaries = cargo::build(&["server", "cli"], Profile::Release)?;
     take_down_on_signal(id);
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;

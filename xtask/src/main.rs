@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod build_ebpf;
 mod cargo;
 mod check;
 mod client;
@@ -36,6 +37,8 @@ enum Task {
     Demo(demo::Options),
     /// Build and run every test there is; the last line counts them
     Test(test::Options),
+    /// Build the BPF programs that weir embeds, and show what the verifier says about them
+    BuildEbpf,
     /// What CI runs before the tests: formatting, clippy, the map of the repository. Never writes
     Check,
     /// Write what `check` would complain about
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::BuildEbpf => cargo::kernel_programs(),
         Task::Check => check::check(),
         Task::Fix => check::fix(),
         Task::Bench(options) => bench::run(&options),
@@ -70,7 +74,10 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("{} {problem}", paint(Colour::Red, "✗"));
+            // An empty one was told already.
+            if !problem.is_empty() {
+                eprintln!("{} {problem}", paint(Colour::Red, "✗"));
+            }
             ExitCode::FAILURE
         }
     }
