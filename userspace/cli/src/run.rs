@@ -98,7 +98,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         }
         Verb::Logs { tail, follow, what: None } => {
             let path = format!("/logs?tail={tail}&follow={follow}");
-            server.stream(&path, |bytes| print_raw(bytes)).await
+            server.stream(&path, print_raw).await
         }
         Verb::Member(MemberWhat::List) => members::get(&server, None, format).await,
         Verb::Member(MemberWhat::Purge { name }) => members::purge(&server, &[name]).await,

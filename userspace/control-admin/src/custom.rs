@@ -44,8 +44,9 @@ pub async fn list(api: Shared, Path(kind): Path<String>) -> Answer {
     if !state.view.custom_kinds.contains_key(&kind) {
         return Err(unknown_kind(&kind));
     }
-    let items = state.view.custom_data.get(&kind).map(|items| items.values().map(|item| Value::clone(item)).collect());
-    Ok(Reply::body(items.unwrap_or_else(Vec::new)).version(state.view.version))
+    let items = state.view.custom_data.get(&kind);
+    let items: Vec<Value> = items.iter().flat_map(|items| items.values()).map(|item| Value::clone(item)).collect();
+    Ok(Reply::body(items).version(state.view.version))
 }
 
 pub async fn show(api: Shared, Path((kind, id)): Path<(String, String)>) -> Answer {

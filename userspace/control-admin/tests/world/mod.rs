@@ -54,6 +54,17 @@ impl World {
         World { address, control, runtime, client: Client::default(), _admin: admin, _directory: directory }
     }
 
+    /// A member that follows, without an admin API of its own.
+    pub fn secondary(&self, name: &str) -> Control {
+        let local: Arc<dyn Local> = Arc::new(Machine::default());
+        let mut config = Config::single(name, self._directory.path().join(name));
+        config.role = control_api::MemberRole::Secondary;
+        config.listeners = vec![TcpListener::bind("127.0.0.1:0").unwrap()];
+        config.primary_peer_urls = vec![self.control.peer_url().to_owned()];
+        config.peer_routes = control_admin::peer_routes(local);
+        self.runtime.block_on(Control::start(config)).unwrap()
+    }
+
     pub fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) -> Answer {
         self.raw(method, &format!("/apis/v2{path}"), headers, body)
     }
