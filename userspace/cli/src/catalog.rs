@@ -1,39 +1,14 @@
-//! The seam to the filters' catalog: what `check` and `explain` know without a cluster.
-//!
-//! The table below holds the filters by name and outcome until the shelf itself is asked.
+//! The seam to the shelf of filters: what `check` and `explain` know without a cluster.
 
 use base_model::FilterKinds;
 use base_model::explain::Explained;
+use edge_filters::kinds::Shelf;
 
 pub fn filters() -> &'static dyn FilterKinds {
-    &Known
+    &Shelf
 }
 
 /// Kinds that can be explained beside base-model's own.
 pub fn explained() -> Vec<Explained> {
-    Vec::new()
+    edge_filters::kinds::explained()
 }
-
-struct Known;
-
-impl FilterKinds for Known {
-    fn results(&self, kind: &str) -> Option<Vec<&'static str>> {
-        FILTERS.iter().find(|(known, _)| *known == kind).map(|(_, results)| results.to_vec())
-    }
-
-    fn kinds(&self) -> Vec<&'static str> {
-        FILTERS.iter().map(|(kind, _)| *kind).collect()
-    }
-}
-
-const FILTERS: &[(&str, &[&str])] = &[
-    ("Proxy", &["internalError", "clientError", "serverError", "failureCode"]),
-    ("RequestAdaptor", &["decompressFailed", "compressFailed", "signFailed"]),
-    ("ResponseAdaptor", &["decompressFailed", "compressFailed", "responseNotFound"]),
-    ("Validator", &["invalid"]),
-    ("RateLimiter", &["rateLimited"]),
-    ("Mock", &["mocked"]),
-    ("Fallback", &["fallback", "responseNotFound"]),
-    ("ResponseBuilder", &["buildErr"]),
-    ("RequestBuilder", &["buildErr"]),
-];

@@ -126,6 +126,7 @@ fn small_verbs() {
     world.ctl(&["completion", "bash"], "").shows("weirctl");
     world.ctl(&["delete", "--help"], "").shows("delete");
     world.ctl(&["explain", "HTTPServer.port"], "").shows("port");
+    world.ctl(&["explain", "Mock.rules"], "").shows("rules");
     world.ctl(&["nonsense"], "").ends(2);
     world.ctl(&["apply"], "").fails("-f FILE");
     world.ctl(&["apply", "-f", "-"], "a: [b\n").fails("stdin: line ");
