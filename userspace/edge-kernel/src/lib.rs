@@ -30,11 +30,16 @@ pub use error::{KernelError, Warning};
 pub use kernel::{Attachment, Hook, Kernel, Mode, Options, Sizes};
 pub use probe::{Finding, Probe, probe};
 pub use sockets::ListenerId;
-pub use steering::{Applied, Hash, Machine, Protocol, Vip};
+pub use steering::{Applied, Hash, Machine, Protocol, Vip, gather};
 
 /// Whether the programs are part of this build. Without them everything but [`Kernel::load`] works and there is no L4 plane.
 pub const fn built_in() -> bool {
     OBJECT.is_some()
+}
+
+/// The programs this build embeds.
+pub const fn object() -> Option<&'static [u8]> {
+    OBJECT
 }
 
 #[cfg(bpf_object)]

@@ -336,8 +336,8 @@ fn check_slots(name: &str, slots: &[(u16, u16)]) -> Result<(), KernelError> {
     Err(KernelError::Invalid(format!("{name}: {} slots were given; a table has {SLOTS}", slots.len())))
 }
 
-/// All services by address, narrowest first.
-fn gather(vips: &[Vip], table: impl Fn(u16) -> u16) -> Result<BTreeMap<[u32; 4], VipAddress>, KernelError> {
+/// All services by address as the map VIPS holds them: narrowest first. `table` says which table a VIP's slots are in.
+pub fn gather(vips: &[Vip], table: impl Fn(u16) -> u16) -> Result<BTreeMap<[u32; 4], VipAddress>, KernelError> {
     let mut by_address: BTreeMap<[u32; 4], (IpAddr, Vec<Service>)> = BTreeMap::new();
     for vip in vips {
         for &ip in &vip.addresses {

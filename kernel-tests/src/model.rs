@@ -1,0 +1,102 @@
+//! The datapath on the host, over tables in memory: what the BPF program is compared with.
+
+use std::collections::HashMap;
+
+use abi::{Config, Machine, Slot, Switch, VipAddress, VipKey};
+use datapath::host::{HEADROOM, SliceFrame};
+use datapath::{Connection, Outcome, Tables, steer};
+use edge_kernel::{Vip, gather};
+
+use crate::world;
+
+/// Tables as the kernel's maps hold them.
+pub struct Model {
+    config: Config,
+    vips: HashMap<VipKey, VipAddress>,
+    slots: HashMap<u16, std::sync::Arc<[(u16, u16)]>>,
+    machines: Vec<Machine>,
+    /// Connections this machine holds.
+    pub sockets: Vec<Connection>,
+}
+
+impl Model {
+    /// The world of the fixtures, in the epoch of the first `apply`.
+    pub fn new() -> Model {
+        Model::of(&world::machines(), &world::vips())
+    }
+
+    pub fn of(machines: &[edge_kernel::Machine], vips: &[Vip]) -> Model {
+        let room = world::sizes().machines + 1;
+        let mut array = vec![Machine::default(); 2 * room as usize];
+        for machine in machines {
+            array[(room + u32::from(machine.index)) as usize] = Machine {
+                address: machine.address.into(),
+                flags: Machine::PRESENT | if machine.own { Machine::OWN } else { 0 },
+                next_hop: machine.next_hop.unwrap_or_default(),
+                reserved: [0; 6],
+            };
+        }
+        let services = gather(vips, |id| id).expect("the world is consistent");
+        Model {
+            config: Config {
+                switch: Switch::new(1, 1),
+                mtu: 1500,
+                own_v4: world::address(world::OWN).into(),
+                own_v6: world::own_v6().into(),
+                vips: world::sizes().vips + 1,
+                machines: room,
+            },
+            vips: services
+                .into_iter()
+                .map(|(address, value)| (VipKey { address: abi::Address(address), generation: 1 }, value))
+                .collect(),
+            slots: vips.iter().map(|vip| (vip.id, vip.slots.clone())).collect(),
+            machines: array,
+            sockets: Vec::new(),
+        }
+    }
+
+    /// What the datapath makes of a frame.
+    pub fn run(&self, frame: &[u8]) -> (Outcome, Vec<u8>) {
+        // As fresh head room under a driver is: anything but zero.
+        let mut buffer = vec![0xa5; HEADROOM + frame.len()];
+        buffer[HEADROOM..].copy_from_slice(frame);
+        let mut slice = SliceFrame::new(&mut buffer, frame.len());
+        let outcome = steer(&mut slice, self);
+        let bytes = slice.bytes().collect();
+        (outcome, bytes)
+    }
+}
+
+impl Default for Model {
+    fn default() -> Model {
+        Model::new()
+    }
+}
+
+impl Tables for Model {
+    fn config(&self) -> Option<&Config> {
+        Some(&self.config)
+    }
+
+    fn vip(&self, key: &VipKey) -> Option<&VipAddress> {
+        self.vips.get(key)
+    }
+
+    fn slot(&self, table: u16, number: u32) -> Slot {
+        let (current, previous) = self.slots.get(&table).map_or((0, 0), |slots| slots[number as usize]);
+        Slot::new(current, previous)
+    }
+
+    fn machine(&self, index: u32) -> Option<&Machine> {
+        self.machines.get(index as usize)
+    }
+
+    fn forget(&self, number: usize) -> usize {
+        number
+    }
+
+    fn holds_socket(&self, connection: &Connection) -> bool {
+        self.sockets.contains(connection)
+    }
+}

@@ -1,0 +1,168 @@
+//! Frames, made whole with right checksums, and read back.
+
+use std::net::{IpAddr, SocketAddr};
+
+use abi::gue;
+
+/// Where frames of the tests come from, and where they go.
+pub const FROM: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const TO: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+pub const SYN: u8 = 0x02;
+pub const ACK: u8 = 0x10;
+
+pub fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
+    [&TO[..], &FROM, &kind.to_be_bytes(), payload].concat()
+}
+
+/// With an 802.1Q tag.
+pub fn tagged(frame: &[u8]) -> Vec<u8> {
+    [&frame[..12], &[0x81, 0x00, 0x00, 0x2a], &frame[12..]].concat()
+}
+
+/// An Ethernet frame with an IP packet.
+pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, class: u8, payload: &[u8]) -> Vec<u8> {
+    match (source, destination) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => {
+            let mut header = vec![0x45, class];
+            header.extend((20 + payload.len() as u16).to_be_bytes());
+            header.extend([0, 7, 0x40, 0, 57, protocol, 0, 0]);
+            header.extend(s.octets());
+            header.extend(d.octets());
+            let sum = checksum(&header);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+            ethernet(0x0800, &[header, payload.to_vec()].concat())
+        }
+        (IpAddr::V6(s), IpAddr::V6(d)) => {
+            let mut header = (0x6000_0000u32 | u32::from(class) << 20).to_be_bytes().to_vec();
+            header.extend((payload.len() as u16).to_be_bytes());
+            header.extend([protocol, 57]);
+            header.extend(s.octets());
+            header.extend(d.octets());
+            ethernet(0x86dd, &[header, payload.to_vec()].concat())
+        }
+        _ => panic!("both addresses of one family"),
+    }
+}
+
+pub fn tcp_header(source: u16, destination: u16, flags: u8) -> Vec<u8> {
+    let mut header = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+    header.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    header
+}
+
+pub fn tcp(source: SocketAddr, destination: SocketAddr, flags: u8, payload: usize) -> Vec<u8> {
+    let mut segment = tcp_header(source.port(), destination.port(), flags);
+    segment.extend((0..payload).map(|i| i as u8));
+    ip(source.ip(), destination.ip(), 6, 0, &segment)
+}
+
+pub fn udp(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let mut datagram = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
+    datagram.extend((8 + payload.len() as u16).to_be_bytes());
+    datagram.extend([0, 0]);
+    datagram.extend(payload);
+    ip(source.ip(), destination.ip(), 17, 0, &datagram)
+}
+
+/// ICMP of the addresses' family, with its checksum.
+pub fn icmp(source: IpAddr, destination: IpAddr, kind: u8, code: u8, rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let mut message = vec![kind, code, 0, 0];
+    message.extend(rest);
+    message.extend(payload);
+    let sum = match (source, destination) {
+        (IpAddr::V6(s), IpAddr::V6(d)) => {
+            let mut pseudo = [s.octets(), d.octets()].concat();
+            pseudo.extend((message.len() as u32).to_be_bytes());
+            pseudo.extend([0, 0, 0, 58]);
+            checksum(&[pseudo, message.clone()].concat())
+        }
+        _ => checksum(&message),
+    };
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    ip(source, destination, if source.is_ipv4() { 1 } else { 58 }, 0, &message)
+}
+
+/// The IP packet of a frame, in our tunnel.
+pub fn tunnel(source: IpAddr, destination: IpAddr, hops: u8, inner: &[u8]) -> Vec<u8> {
+    let protocol = if inner[12] == 0x08 { 4 } else { 41 };
+    let header = [gue::VERSION_AND_LENGTH, protocol, 0, 1, hops, gue::MAGIC, 0, 9];
+    let payload = [&header[..], &inner[14..]].concat();
+    udp(SocketAddr::new(source, 0xc001), SocketAddr::new(destination, gue::PORT), &payload)
+}
+
+/// Ones' complement checksum of RFC 1071.
+pub fn checksum(bytes: &[u8]) -> u16 {
+    let mut sum: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// A tunnel that was read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub class: u8,
+    pub source_port: u16,
+    pub hops: u8,
+    /// The packet inside.
+    pub inner: Vec<u8>,
+}
+
+/// Reads a frame that must be a tunnel of ours, correct in every field.
+pub fn read_tunnel(frame: &[u8]) -> Tunnel {
+    let tag = if frame[12..14] == [0x81, 0] { 4 } else { 0 };
+    let kind = u16::from_be_bytes([frame[12 + tag], frame[13 + tag]]);
+    let packet = &frame[14 + tag..];
+    let (header, source, destination, class, length): (usize, IpAddr, IpAddr, u8, usize) = match kind {
+        0x0800 => {
+            assert_eq!(checksum(&packet[..20]), 0, "outer checksum");
+            assert_eq!((packet[0], packet[8], packet[9]), (0x45, 64, 17));
+            assert_eq!(&packet[6..8], [0x40, 0], "never fragmented");
+            let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&packet[at..at + 4]).unwrap());
+            let length = u16::from_be_bytes([packet[2], packet[3]]) as usize;
+            (20, address(12), address(16), packet[1], length)
+        }
+        0x86dd => {
+            assert_eq!((packet[0] >> 4, packet[6], packet[7]), (6, 17, 64));
+            let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).unwrap());
+            let class = (u16::from_be_bytes([packet[0], packet[1]]) >> 4) as u8;
+            let length = u16::from_be_bytes([packet[4], packet[5]]) as usize + 40;
+            (40, address(8), address(24), class, length)
+        }
+        _ => panic!("not IP: {kind:04x}"),
+    };
+    let udp = &packet[header..length];
+    assert_eq!(u16::from_be_bytes([udp[2], udp[3]]), gue::PORT);
+    assert_eq!(u16::from_be_bytes([udp[4], udp[5]]) as usize, udp.len(), "UDP length");
+    assert_eq!(&udp[6..8], [0, 0], "no UDP checksum");
+    assert_eq!((udp[8], &udp[10..12], udp[13]), (gue::VERSION_AND_LENGTH, &[0u8, 1][..], gue::MAGIC));
+    let inner = udp[16..].to_vec();
+    assert_eq!(udp[9], if inner[0] >> 4 == 4 { 4 } else { 41 });
+    let source_port = u16::from_be_bytes([udp[0], udp[1]]);
+    assert!(source_port >= 0xc000);
+    Tunnel { source, destination, class, source_port, hops: udp[12], inner }
+}
+
+/// A small generator, so that a seed is the whole story of a failure (splitmix64).
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn number(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.number() % bound as u64) as usize
+    }
+}

@@ -1,0 +1,148 @@
+//! The machines and virtual IPs that the fixtures and the comparison speak of.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use abi::limits::SLOTS;
+use edge_kernel::{Hash, Kernel, KernelError, Machine, Options, Protocol, Sizes, Vip};
+
+/// This machine, two others over IPv4, one over IPv6.
+pub const OWN: u16 = 1;
+pub const OTHER: u16 = 2;
+pub const THIRD: u16 = 3;
+pub const OVER_V6: u16 = 4;
+/// On the link: frames go to its MAC.
+pub const NEAR: u16 = 5;
+/// Indices nobody has.
+pub const GONE: u16 = 60;
+pub const NEAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 5];
+
+/// A virtual IP of the fixtures; every slot of its table says the same, but for SPREAD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Fixture {
+    Elsewhere = 1,
+    Here,
+    HereBefore,
+    Empty,
+    Unknown,
+    ElsewhereV6,
+    HereOrphan,
+    ElsewhereNear,
+    SpreadFiveTuple,
+    SpreadSource,
+    SpreadPrefix,
+    SpreadPort,
+    /// All ports.
+    AnyPort,
+}
+
+impl Fixture {
+    pub const ALL: [Fixture; 13] = [
+        Fixture::Elsewhere,
+        Fixture::Here,
+        Fixture::HereBefore,
+        Fixture::Empty,
+        Fixture::Unknown,
+        Fixture::ElsewhereV6,
+        Fixture::HereOrphan,
+        Fixture::ElsewhereNear,
+        Fixture::SpreadFiveTuple,
+        Fixture::SpreadSource,
+        Fixture::SpreadPrefix,
+        Fixture::SpreadPort,
+        Fixture::AnyPort,
+    ];
+
+    pub fn v4(self) -> IpAddr {
+        IpAddr::from([198, 51, 100, self as u16 as u8])
+    }
+
+    pub fn v6(self) -> IpAddr {
+        IpAddr::from([0x2001, 0xdb8, 0x51, 0, 0, 0, 0, self as u16])
+    }
+
+    pub fn at(self, v4: bool, port: u16) -> SocketAddr {
+        SocketAddr::new(if v4 { self.v4() } else { self.v6() }, port)
+    }
+}
+
+pub fn address(machine: u16) -> IpAddr {
+    match machine {
+        OVER_V6 => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, machine]),
+        _ => IpAddr::from([203, 0, 113, machine as u8]),
+    }
+}
+
+/// This machine's IPv6 address.
+pub fn own_v6() -> IpAddr {
+    IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, OWN])
+}
+
+/// A client; `n` makes others.
+pub fn client(v4: bool, n: u16) -> SocketAddr {
+    let [high, low] = n.to_be_bytes();
+    let ip = if v4 { IpAddr::from([192, 0, high, low]) } else { IpAddr::from([0x2001, 0xdb8, 0xc1, n, 0, 0, 0, 7]) };
+    SocketAddr::new(ip, 40_000 + n % 1000)
+}
+
+pub fn machines() -> Vec<Machine> {
+    [OWN, OTHER, THIRD, OVER_V6, NEAR]
+        .map(|index| Machine {
+            index,
+            address: address(index),
+            next_hop: (index == NEAR).then_some(NEAR_MAC),
+            own: index == OWN,
+        })
+        .to_vec()
+}
+
+pub fn vips() -> Vec<Vip> {
+    let spread: Arc<[(u16, u16)]> =
+        (0..SLOTS).map(|slot| [(OWN, OTHER), (OTHER, OWN), (THIRD, OVER_V6), (OVER_V6, 0)][slot as usize % 4]).collect();
+    Fixture::ALL
+        .map(|fixture| Vip {
+            id: fixture as u16,
+            addresses: vec![fixture.v4(), fixture.v6()],
+            ports: if fixture == Fixture::AnyPort { vec![0..=65535] } else { vec![80..=80, 8000..=8099] },
+            protocols: vec![Protocol::Tcp, Protocol::Udp],
+            hash: match fixture {
+                Fixture::SpreadSource => Hash::SourceIp,
+                Fixture::SpreadPrefix => Hash::SourcePrefix { v4: 24, v6: 56 },
+                Fixture::SpreadPort => Hash::DestinationPort,
+                _ => Hash::FiveTuple,
+            },
+            slots: match fixture {
+                Fixture::Elsewhere => uniform(OTHER, 0),
+                Fixture::Here => uniform(OWN, 0),
+                Fixture::HereBefore => uniform(OWN, OTHER),
+                Fixture::Empty => uniform(0, 0),
+                Fixture::Unknown => uniform(GONE, 0),
+                Fixture::ElsewhereV6 => uniform(OVER_V6, 0),
+                Fixture::HereOrphan => uniform(OWN, GONE),
+                Fixture::ElsewhereNear => uniform(NEAR, 0),
+                _ => spread.clone(),
+            },
+        })
+        .to_vec()
+}
+
+pub fn uniform(current: u16, previous: u16) -> Arc<[(u16, u16)]> {
+    vec![(current, previous); SLOTS as usize].into()
+}
+
+pub fn sizes() -> Sizes {
+    Sizes { tables: 32, vips: 16, machines: 63 }
+}
+
+/// The programs with this world in their maps, attached to nothing.
+pub fn kernel() -> Result<Kernel, KernelError> {
+    let mut kernel = Kernel::load(Options {
+        pin_dir: None,
+        own_addresses: vec![address(OWN), own_v6()],
+        sizes: sizes(),
+        ..Options::default()
+    })?;
+    kernel.apply(&machines(), &vips())?;
+    Ok(kernel)
+}

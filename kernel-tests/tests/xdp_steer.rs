@@ -1,0 +1,622 @@
+//! Packet fixtures: every reason of `xdp_steer`, in the kernel through BPF_PROG_TEST_RUN and on the host, byte for byte.
+
+use std::net::IpAddr;
+
+use abi::{Reason, Verdict};
+use edge_kernel::{Hook, Kernel, sys};
+use kernel_tests::model::Model;
+use kernel_tests::packet::{self, ACK, FROM, SYN, TO};
+use kernel_tests::ready;
+use kernel_tests::world::{self, Fixture, GONE, NEAR, NEAR_MAC, OTHER, OVER_V6, OWN, THIRD, client};
+
+/// Both implementations over the same world.
+struct Both {
+    kernel: Kernel,
+    model: Model,
+}
+
+impl Both {
+    fn new() -> Both {
+        Both { kernel: world::kernel().expect("the world loads"), model: Model::new() }
+    }
+
+    /// Runs the frame through both, which must agree, and says why and what came out.
+    #[track_caller]
+    fn run(&self, frame: &[u8]) -> (Reason, Vec<u8>) {
+        let before = self.kernel.counters();
+        let ran = sys::test_run(self.kernel.program(Hook::XdpSteer), frame, 1).expect("test run");
+        let after = self.kernel.counters();
+        let counted: Vec<_> = after.reasons.iter().filter(|c| !before.reasons.contains(c)).collect();
+        assert_eq!(counted.len(), 1, "a packet is counted once: {counted:?}");
+        let old = before.reasons.iter().find(|c| (c.vip, c.reason) == (counted[0].vip, counted[0].reason));
+        assert_eq!(counted[0].packets, old.map_or(0, |c| c.packets) + 1);
+        assert_eq!(counted[0].bytes, old.map_or(0, |c| c.bytes) + frame.len() as u64);
+
+        let (outcome, bytes) = self.model.run(frame);
+        assert_eq!((counted[0].reason, counted[0].vip), (outcome.reason, outcome.vip));
+        let steered: u64 = after.steered.iter().map(|c| c.packets).sum::<u64>()
+            - before.steered.iter().map(|c| c.packets).sum::<u64>();
+        assert_eq!(steered, u64::from(outcome.machine != 0));
+        let action = match outcome.reason.verdict() {
+            Verdict::Drop => 1,
+            Verdict::Pass => 2,
+            Verdict::Transmit => 3,
+        };
+        assert_eq!(ran.verdict, action, "{:?}", outcome.reason);
+        if action != 1 {
+            assert_eq!(ran.packet, bytes, "{:?}: bytes differ", outcome.reason);
+        }
+        (outcome.reason, bytes)
+    }
+
+    #[track_caller]
+    fn untouched(&self, frame: &[u8], reason: Reason) {
+        let (found, bytes) = self.run(frame);
+        assert_eq!(found, reason);
+        assert_eq!(bytes, frame, "{reason:?} leaves the packet alone");
+    }
+
+    #[track_caller]
+    fn dropped(&self, frame: &[u8], reason: Reason) {
+        assert_eq!(self.run(frame).0, reason);
+    }
+
+    /// Sent to `machine` with `hops`, the packet inside as it came.
+    #[track_caller]
+    fn tunnelled(&self, frame: &[u8], reason: Reason, machine: u16, hops: u8) -> packet::Tunnel {
+        let (found, bytes) = self.run(frame);
+        assert_eq!(found, reason);
+        let tunnel = packet::read_tunnel(&bytes);
+        let source = if machine == OVER_V6 { world::own_v6() } else { world::address(OWN) };
+        assert_eq!((tunnel.source, tunnel.destination, tunnel.hops), (source, world::address(machine), hops));
+        let to = if machine == NEAR { NEAR_MAC } else { FROM };
+        assert_eq!((&bytes[..6], &bytes[6..12]), (&to[..], &TO[..]), "link addresses");
+        tunnel
+    }
+}
+
+fn inner(frame: &[u8]) -> &[u8] {
+    &frame[14..]
+}
+
+#[test]
+fn not_for_a_vip_passes_untouched() {
+    if !ready("not_for_a_vip_passes_untouched") {
+        return;
+    }
+    let both = Both::new();
+    both.untouched(&packet::ethernet(0x0806, &[0; 28]), Reason::NotIp);
+    // Two tags are one more than is looked through.
+    let tcp = packet::tcp(client(true, 1), Fixture::Elsewhere.at(true, 80), SYN, 0);
+    both.untouched(&packet::tagged(&packet::tagged(&tcp)), Reason::NotIp);
+    for v4 in [true, false] {
+        both.untouched(&packet::tcp(client(v4, 1), client(v4, 2), SYN, 10), Reason::NotVip);
+        both.untouched(&packet::tcp(client(v4, 1), Fixture::Elsewhere.at(v4, 81), SYN, 0), Reason::PortNotServed);
+        both.untouched(&packet::tcp(client(v4, 1), Fixture::Elsewhere.at(v4, 8100), SYN, 0), Reason::PortNotServed);
+        let sctp = packet::ip(client(v4, 1).ip(), Fixture::Elsewhere.at(v4, 0).ip(), 132, 0, &[0; 16]);
+        both.untouched(&sctp, Reason::ProtocolNotServed);
+    }
+}
+
+#[test]
+fn another_machine_gets_it_through_a_tunnel() {
+    if !ready("another_machine_gets_it_through_a_tunnel") {
+        return;
+    }
+    let both = Both::new();
+    for v4 in [true, false] {
+        for (fixture, machine) in
+            [(Fixture::Elsewhere, OTHER), (Fixture::ElsewhereV6, OVER_V6), (Fixture::ElsewhereNear, NEAR)]
+        {
+            for port in [80, 8000, 8099] {
+                for flags in [SYN, ACK] {
+                    let frame = packet::tcp(client(v4, 1), fixture.at(v4, port), flags, 33);
+                    let tunnel = both.tunnelled(&frame, Reason::Forwarded, machine, 1);
+                    assert_eq!(tunnel.inner, inner(&frame));
+                }
+            }
+            let frame = packet::udp(client(v4, 1), fixture.at(v4, 80), b"datagram");
+            assert_eq!(both.tunnelled(&frame, Reason::Forwarded, machine, 1).inner, inner(&frame));
+        }
+        // DSCP and ECN go along.
+        let segment = packet::tcp_header(40_000, 80, ACK);
+        let frame = packet::ip(client(v4, 1).ip(), Fixture::Elsewhere.at(v4, 0).ip(), 6, 0x8d, &segment);
+        assert_eq!(both.tunnelled(&frame, Reason::Forwarded, OTHER, 1).class, 0x8d);
+    }
+}
+
+#[test]
+fn a_vlan_tag_stays_in_front() {
+    if !ready("a_vlan_tag_stays_in_front") {
+        return;
+    }
+    let both = Both::new();
+    for v4 in [true, false] {
+        let frame = packet::tagged(&packet::tcp(client(v4, 1), Fixture::Elsewhere.at(v4, 80), ACK, 5));
+        let (reason, bytes) = both.run(&frame);
+        assert_eq!(reason, Reason::Forwarded);
+        assert_eq!(bytes[12..16], frame[12..16]);
+        assert_eq!(packet::read_tunnel(&bytes).inner, frame[18..]);
+    }
+}
+
+#[test]
+fn padding_is_not_carried_in_the_tunnel() {
+    if !ready("padding_is_not_carried_in_the_tunnel") {
+        return;
+    }
+    let both = Both::new();
+    let frame = packet::tcp(client(true, 1), Fixture::Elsewhere.at(true, 80), ACK, 0);
+    let padded = [&frame[..], &[0; 6]].concat();
+    assert_eq!(both.tunnelled(&padded, Reason::Forwarded, OTHER, 1).inner, inner(&frame));
+}
+
+#[test]
+fn this_machine_keeps_its_own() {
+    if !ready("this_machine_keeps_its_own") {
+        return;
+    }
+    let both = Both::new();
+    for v4 in [true, false] {
+        for flags in [SYN, ACK] {
+            both.untouched(&packet::tcp(client(v4, 1), Fixture::Here.at(v4, 80), flags, 0), Reason::Local);
+        }
+        both.untouched(&packet::udp(client(v4, 1), Fixture::Here.at(v4, 80), b"x"), Reason::Local);
+        // New connections stay, whoever was the owner before.
+        both.untouched(&packet::tcp(client(v4, 1), Fixture::HereBefore.at(v4, 80), SYN, 0), Reason::Local);
+        both.untouched(&packet::udp(client(v4, 1), Fixture::HereBefore.at(v4, 80), b"x"), Reason::Local);
+        both.untouched(&packet::tcp(client(v4, 1), Fixture::HereOrphan.at(v4, 80), ACK, 0), Reason::LocalOrphan);
+    }
+}
+
+#[test]
+fn a_connection_without_a_socket_gets_a_second_chance() {
+    if !ready("a_connection_without_a_socket_gets_a_second_chance") {
+        return;
+    }
+    let both = Both::new();
+    for v4 in [true, false] {
+        // SYN-ACK, FIN and RST are of an existing connection too.
+        for flags in [ACK, SYN | ACK, 0x11, 0x04] {
+            let frame = packet::tcp(client(v4, 1), Fixture::HereBefore.at(v4, 80), flags, 0);
+            assert_eq!(both.tunnelled(&frame, Reason::SecondChance, OTHER, 1).inner, inner(&frame));
+        }
+    }
+}
+
+#[test]
+fn tunnels_to_this_machine_are_taken_off() {
+    if !ready("tunnels_to_this_machine_are_taken_off") {
+        return;
+    }
+    let both = Both::new();
+    for (from, own) in [(world::address(OTHER), world::address(OWN)), (world::address(OVER_V6), world::own_v6())] {
+        for v4 in [true, false] {
+            let taken_off = |frame: &[u8], hops: u8, reason: Reason| {
+                let (found, bytes) = both.run(&packet::tunnel(from, own, hops, frame));
+                assert_eq!(found, reason);
+                assert_eq!(bytes, frame);
+                let (found, bytes) = both.run(&packet::tagged(&packet::tunnel(from, own, hops, frame)));
+                assert_eq!((found, bytes), (reason, packet::tagged(frame)));
+            };
+            let syn = packet::tcp(client(v4, 1), Fixture::Here.at(v4, 80), SYN, 0);
+            taken_off(&syn, 1, Reason::Decapsulated);
+            // A new connection stays even where this machine's table says otherwise: the sender's may be newer.
+            taken_off(&packet::tcp(client(v4, 1), Fixture::Elsewhere.at(v4, 80), SYN, 0), 1, Reason::Decapsulated);
+            taken_off(&packet::udp(client(v4, 1), Fixture::Elsewhere.at(v4, 80), b"x"), 1, Reason::Decapsulated);
+            let ack = packet::tcp(client(v4, 1), Fixture::Here.at(v4, 80), ACK, 0);
+            taken_off(&ack, 1, Reason::DecapsulatedOrphan);
+
+            let moved = packet::tcp(client(v4, 1), Fixture::HereBefore.at(v4, 80), ACK, 0);
+            let tunnel = both.tunnelled(&packet::tunnel(from, own, 1, &moved), Reason::SecondChanceRelayed, OTHER, 2);
+            assert_eq!(tunnel.inner, inner(&moved));
+            // With this machine's table older than the sender's, the holder is the current owner.
+            let older = packet::tcp(client(v4, 1), Fixture::Elsewhere.at(v4, 80), ACK, 0);
+            both.tunnelled(&packet::tunnel(from, own, 1, &older), Reason::SecondChanceRelayed, OTHER, 2);
+            // Two tunnels are enough, and a count nobody of us writes is too many.
+            taken_off(&moved, 2, Reason::Decapsulated);
+            taken_off(&moved, 0, Reason::Decapsulated);
+            taken_off(&moved, 255, Reason::Decapsulated);
+        }
+    }
+}
+
+#[test]
+fn foreign_tunnels_pass() {
+    if !ready("foreign_tunnels_pass") {
+        return;
+    }
+    let both = Both::new();
+    let syn = packet::tcp(client(true, 1), Fixture::Here.at(true, 80), SYN, 0);
+    let (from, own) = (world::address(OTHER), world::address(OWN));
+    // To somebody else's address, and to another port of ours.
+    both.untouched(&packet::tunnel(from, world::address(THIRD), 1, &syn), Reason::NotVip);
+    let mut other_port = packet::tunnel(from, own, 1, &syn);
+    other_port[37] ^= 1;
+    both.untouched(&other_port, Reason::NotVip);
+    // Another version, control, other flags, no magic, another protocol inside.
+    for (at, value) in [(42, 0x41), (42, 0x21), (42, 0x00), (45, 0x00), (47, 0x00), (43, 6)] {
+        let mut foreign = packet::tunnel(from, own, 1, &syn);
+        foreign[at] = value;
+        both.untouched(&foreign, Reason::ForeignGue);
+    }
+    let mut fragment = packet::tunnel(from, own, 1, &syn);
+    fragment[20] = 0x20;
+    both.untouched(&fragment, Reason::ForeignGue);
+}
+
+#[test]
+fn tunnels_with_anything_but_a_vip_inside_are_dropped() {
+    if !ready("tunnels_with_anything_but_a_vip_inside_are_dropped") {
+        return;
+    }
+    let both = Both::new();
+    let (from, own) = (world::address(OTHER), world::address(OWN));
+    for v4 in [true, false] {
+        let stranger = packet::tcp(client(v4, 1), client(v4, 2), SYN, 0);
+        both.dropped(&packet::tunnel(from, own, 1, &stranger), Reason::GueInnerNotVip);
+    }
+    let whole = packet::tunnel(from, own, 1, &packet::tcp(client(true, 1), Fixture::Here.at(true, 80), SYN, 0));
+    both.dropped(&whole[..14 + 20 + 8 + 4], Reason::GueTruncated);
+    both.dropped(&whole[..14 + 36 + 19], Reason::GueTruncated);
+    // The outer header whole, the inner one cut.
+    both.dropped(&whole[..14 + 36 + 20 + 8], Reason::Ipv4Truncated);
+    // A tunnel inside a tunnel is not for a VIP.
+    let twice = packet::tunnel(from, own, 1, &whole);
+    both.dropped(&twice, Reason::GueInnerNotVip);
+}
+
+#[test]
+fn empty_slots_and_unknown_machines_are_dropped() {
+    if !ready("empty_slots_and_unknown_machines_are_dropped") {
+        return;
+    }
+    let both = Both::new();
+    for v4 in [true, false] {
+        both.dropped(&packet::tcp(client(v4, 1), Fixture::Empty.at(v4, 80), SYN, 0), Reason::SlotEmpty);
+        both.dropped(&packet::tcp(client(v4, 1), Fixture::Unknown.at(v4, 80), SYN, 0), Reason::MachineUnknown);
+    }
+    assert!(GONE <= world::sizes().machines as u16, "an index that has room but nobody");
+}
+
+#[test]
+fn headers_that_end_early_or_lie_are_dropped() {
+    if !ready("headers_that_end_early_or_lie_are_dropped") {
+        return;
+    }
+    let both = Both::new();
+    both.dropped(&packet::tagged(&packet::ethernet(0x0800, &[]))[..16], Reason::EthernetTruncated);
+    let cut = |v4: bool, to: usize, reason: Reason| {
+        both.dropped(&packet::tcp(client(v4, 1), Fixture::Elsewhere.at(v4, 80), ACK, 4)[..to], reason);
+    };
+    cut(true, 14 + 19, Reason::Ipv4Truncated);
+    cut(true, 14 + 20, Reason::Ipv4Truncated);
+    cut(true, 14 + 43, Reason::Ipv4Truncated);
+    cut(false, 14 + 39, Reason::Ipv6Truncated);
+    cut(false, 14 + 63, Reason::Ipv6Truncated);
+    let v4 = packet::tcp(client(true, 1), Fixture::Elsewhere.at(true, 80), ACK, 4);
+    for (at, value) in [(14, 0x55), (14, 0x44), (16, 0), (17, 19)] {
+        let mut lying = v4.clone();
+        if at == 17 {
+            lying[16] = 0;
+        }
+        lying[at] = value;
+        if at == 16 {
+            lying[17] = 10;
+        }
+        both.dropped(&lying, Reason::Ipv4Malformed);
+    }
+    for v4 in [true, false] {
+        let (from, to) = (client(v4, 1).ip(), Fixture::Elsewhere.at(v4, 80).ip());
+        both.dropped(&packet::ip(from, to, 6, 0, &packet::tcp_header(1, 80, ACK)[..19]), Reason::TransportTruncated);
+        both.dropped(&packet::ip(from, to, 17, 0, &[0, 1, 0, 80, 0, 8, 0]), Reason::TransportTruncated);
+        both.dropped(&packet::ip(from, to, if v4 { 1 } else { 58 }, 0, &[8, 0, 0]), Reason::IcmpTruncated);
+        // The header says less than the frame holds: what lies behind is padding, not TCP.
+        let mut short = packet::tcp(client(v4, 1), Fixture::Elsewhere.at(v4, 80), ACK, 0);
+        let at = if v4 { 17 } else { 19 };
+        short[at] -= 1;
+        both.dropped(&short, Reason::TransportTruncated);
+    }
+}
+
+#[test]
+fn ipv4_options_are_looked_past() {
+    if !ready("ipv4_options_are_looked_past") {
+        return;
+    }
+    let both = Both::new();
+    let mut frame = packet::tcp(client(true, 1), Fixture::Elsewhere.at(true, 80), ACK, 4);
+    frame[14] = 0x4f;
+    frame[17] += 40;
+    frame.splice(34..34, [1; 40]);
+    let tunnel = both.tunnelled(&frame, Reason::Forwarded, OTHER, 1);
+    assert_eq!(tunnel.inner, inner(&frame));
+}
+
+#[test]
+fn ipv6_extension_headers_are_looked_past() {
+    if !ready("ipv6_extension_headers_are_looked_past") {
+        return;
+    }
+    let both = Both::new();
+    let (from, to) = (client(false, 1).ip(), Fixture::Elsewhere.at(false, 80).ip());
+    let chain = |kinds: &[u8]| {
+        let mut bytes = Vec::new();
+        for (i, &kind) in kinds.iter().enumerate() {
+            let next = kinds.get(i + 1).copied().unwrap_or(6);
+            bytes.extend(match kind {
+                44 => vec![next, 0, 0, 0, 0, 0, 0, 9],
+                51 => vec![next, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                _ => vec![next, 1, 1, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            });
+        }
+        bytes.extend(packet::tcp_header(40_000, 80, ACK));
+        packet::ip(from, to, kinds[0], 0, &bytes)
+    };
+    for kinds in [&[0][..], &[60], &[43], &[51], &[44], &[0, 60, 43, 44, 51, 60]] {
+        let frame = chain(kinds);
+        assert_eq!(both.tunnelled(&frame, Reason::Forwarded, OTHER, 1).inner, inner(&frame));
+    }
+    both.dropped(&chain(&[60; 7]), Reason::Ipv6ExtensionsTooMany);
+    let mut long = chain(&[60, 60]);
+    long[14 + 40 + 1] = 40;
+    both.dropped(&long, Reason::Ipv6Truncated);
+    let mut far = packet::ip(from, to, 60, 0, &[&[6, 170][..], &[0; 1400]].concat());
+    both.dropped(&far, Reason::Ipv6ExtensionsTooMany);
+    far.truncate(14 + 40 + 4);
+    far[18..20].copy_from_slice(&[0, 4]);
+    both.dropped(&far, Reason::Ipv6Truncated);
+}
+
+#[test]
+fn fragments_of_a_datagram_stay_together() {
+    if !ready("fragments_of_a_datagram_stay_together") {
+        return;
+    }
+    let both = Both::new();
+    let mut machines = Vec::new();
+    for n in 0..24 {
+        for v4 in [true, false] {
+            let (from, to) = (client(v4, n).ip(), Fixture::SpreadFiveTuple.at(v4, 80).ip());
+            let mut outcomes = Vec::new();
+            for (offset, more) in [(0u16, true), (16, true), (32, false)] {
+                let udp = [0x9c, 0x40, 0, 80, 0, 104, 0, 0];
+                let payload = if offset == 0 { [&udp[..], &[7; 120]].concat() } else { vec![7; 128] };
+                let frame = if v4 {
+                    let mut frame = packet::ip(from, to, 17, 0, &payload);
+                    frame[20..22].copy_from_slice(&(offset | if more { 0x2000 } else { 0 }).to_be_bytes());
+                    frame
+                } else {
+                    let mut header = vec![17, 0];
+                    header.extend((offset << 3 | u16::from(more)).to_be_bytes());
+                    header.extend([0, 0, 0, 9]);
+                    packet::ip(from, to, 44, 0, &[header, payload].concat())
+                };
+                let (reason, bytes) = both.run(&frame);
+                outcomes.push(match reason {
+                    Reason::FragmentLocal => world::address(OWN),
+                    Reason::FragmentForwarded => packet::read_tunnel(&bytes).destination,
+                    other => panic!("{other:?}"),
+                });
+            }
+            assert!(outcomes.iter().all(|o| *o == outcomes[0]), "{outcomes:?}");
+            machines.push(outcomes[0]);
+        }
+    }
+    machines.sort();
+    machines.dedup();
+    assert!(machines.len() >= 3, "different clients go to different machines: {machines:?}");
+}
+
+#[test]
+fn echo_is_answered() {
+    if !ready("echo_is_answered") {
+        return;
+    }
+    let both = Both::new();
+    for v4 in [true, false] {
+        for fixture in [Fixture::Here, Fixture::Elsewhere, Fixture::Empty] {
+            let (from, to) = (client(v4, 1).ip(), fixture.at(v4, 0).ip());
+            let (request, reply) = if v4 { (8, 0) } else { (128, 129) };
+            for id in [[0x12, 0x34, 0, 1], [0xff, 0xff, 0xff, 0xff], [0, 0, 0, 0]] {
+                let (reason, bytes) = both.run(&packet::icmp(from, to, request, 0, id, b"are you there?"));
+                assert_eq!(reason, Reason::EchoAnswered);
+                let mut expected = packet::icmp(to, from, reply, 0, id, b"are you there?");
+                expected[..6].copy_from_slice(&FROM);
+                expected[6..12].copy_from_slice(&TO);
+                let ttl = if v4 { 22 } else { 21 };
+                expected[ttl] = 64;
+                if v4 {
+                    expected[24..26].fill(0);
+                    let sum = packet::checksum(&expected[14..34]);
+                    expected[24..26].copy_from_slice(&sum.to_be_bytes());
+                }
+                assert_eq!(bytes, expected);
+            }
+        }
+        let (from, to) = (client(v4, 1).ip(), Fixture::Elsewhere.at(v4, 0).ip());
+        // Timestamp, neighbour solicitation, an echo reply: not for us to answer.
+        for kind in if v4 { [13, 0, 5] } else { [135, 129, 200] } {
+            both.untouched(&packet::icmp(from, to, kind, 0, [0; 4], &[0; 24]), Reason::IcmpPassed);
+        }
+    }
+}
+
+/// An error from a router on the way, about a packet the VIP sent to the client.
+fn icmp_error(v4: bool, fixture: Fixture, quoted: usize, protocol: u8) -> Vec<u8> {
+    let router = client(v4, 77).ip();
+    let (vip, to) = (fixture.at(v4, 80), client(v4, 1));
+    let sent = if protocol == 6 { packet::tcp(vip, to, ACK, 64) } else { packet::udp(vip, to, &[1; 64]) };
+    let header = if v4 { 20 } else { 40 };
+    let quote = &sent[14..14 + header + quoted];
+    let (kind, code) = if v4 { (3, 4) } else { (2, 0) };
+    packet::icmp(router, vip.ip(), kind, code, [0, 0, 0x05, 0x00], quote)
+}
+
+#[test]
+fn errors_find_the_owner_of_the_connection_they_are_about() {
+    if !ready("errors_find_the_owner_of_the_connection_they_are_about") {
+        return;
+    }
+    let both = Both::new();
+    for v4 in [true, false] {
+        for quoted in [8, 20, 64] {
+            for protocol in [6, 17] {
+                let frame = icmp_error(v4, Fixture::Elsewhere, quoted, protocol);
+                let tunnel = both.tunnelled(&frame, Reason::IcmpErrorForwarded, OTHER, 1);
+                assert_eq!(tunnel.inner, inner(&frame));
+                both.untouched(&icmp_error(v4, Fixture::Here, quoted, protocol), Reason::IcmpErrorLocal);
+            }
+            let moved = icmp_error(v4, Fixture::HereBefore, quoted, 6);
+            both.tunnelled(&moved, Reason::SecondChance, OTHER, 1);
+        }
+        both.dropped(&icmp_error(v4, Fixture::Elsewhere, 7, 6), Reason::IcmpTruncated);
+        // About somebody else's packet, or about ICMP.
+        let (from, to) = (client(v4, 9).ip(), Fixture::Elsewhere.at(v4, 0).ip());
+        let kind = if v4 { 3 } else { 1 };
+        let strange = packet::tcp(client(v4, 3), client(v4, 4), ACK, 0);
+        both.untouched(&packet::icmp(from, to, kind, 0, [0; 4], &strange[14..]), Reason::IcmpPassed);
+        let echo = packet::icmp(to, from, if v4 { 0 } else { 129 }, 0, [0; 4], &[0; 8]);
+        both.untouched(&packet::icmp(from, to, kind, 0, [0; 4], &echo[14..]), Reason::IcmpPassed);
+    }
+}
+
+#[test]
+fn errors_go_where_the_packets_of_the_connection_go() {
+    if !ready("errors_go_where_the_packets_of_the_connection_go") {
+        return;
+    }
+    let both = Both::new();
+    for n in 0..200 {
+        let v4 = n % 2 == 0;
+        let (from, vip) = (client(v4, n), Fixture::SpreadFiveTuple.at(v4, 80));
+        let owner = |reason: Reason, bytes: &[u8]| match reason {
+            Reason::Forwarded | Reason::IcmpErrorForwarded | Reason::SecondChance => {
+                packet::read_tunnel(bytes).destination
+            }
+            Reason::Local | Reason::IcmpErrorLocal => world::address(OWN),
+            other => panic!("{other:?}"),
+        };
+        let (reason, bytes) = both.run(&packet::udp(from, vip, b"x"));
+        let expected = owner(reason, &bytes);
+        let quote = packet::udp(vip, from, b"x");
+        let kind = if v4 { 11 } else { 3 };
+        let error = packet::icmp(client(v4, 500).ip(), vip.ip(), kind, 0, [0; 4], &quote[14..]);
+        let (reason, bytes) = both.run(&error);
+        assert_eq!(owner(reason, &bytes), expected);
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_tunnel_is_answered() {
+    if !ready("what_does_not_fit_the_tunnel_is_answered") {
+        return;
+    }
+    let both = Both::new();
+    for v4 in [true, false] {
+        for (fixture, machine, overhead) in [(Fixture::Elsewhere, OTHER, 36), (Fixture::ElsewhereV6, OVER_V6, 56)] {
+            let headers = if v4 { 40 } else { 60 };
+            let fits = 1500 - overhead;
+            let frame = packet::tcp(client(v4, 1), fixture.at(v4, 80), ACK, fits - headers);
+            both.tunnelled(&frame, Reason::Forwarded, machine, 1);
+            let frame = packet::tcp(client(v4, 1), fixture.at(v4, 80), ACK, fits - headers + 1);
+            let (reason, bytes) = both.run(&frame);
+            assert_eq!(reason, Reason::TooBigAnswered);
+            let (vip, from) = (fixture.at(v4, 80).ip(), client(v4, 1).ip());
+            let mtu = (fits as u16).to_be_bytes();
+            let (kind, code, quote) = if v4 { (3, 4, 28) } else { (2, 0, 48) };
+            let mut expected = packet::icmp(vip, from, kind, code, [0, 0, mtu[0], mtu[1]], &frame[14..14 + quote]);
+            expected[..6].copy_from_slice(&FROM);
+            expected[6..12].copy_from_slice(&TO);
+            expected[if v4 { 22 } else { 21 }] = 64;
+            if v4 {
+                expected[18..20].fill(0);
+                expected[24..26].fill(0);
+                let sum = packet::checksum(&expected[14..34]);
+                expected[24..26].copy_from_slice(&sum.to_be_bytes());
+            }
+            assert_eq!(bytes, expected);
+        }
+        // Kept here, size does not matter.
+        let big = packet::tcp(client(v4, 1), Fixture::Here.at(v4, 80), ACK, 1460);
+        both.untouched(&big, Reason::Local);
+    }
+    // Nothing may be answered to a fragment.
+    let mut fragment = packet::udp(client(true, 1), Fixture::Elsewhere.at(true, 80), &[0; 1464]);
+    fragment[20] = 0x20;
+    both.dropped(&fragment, Reason::TooBigDropped);
+}
+
+#[test]
+fn what_counts_chooses_and_what_does_not_does_not() {
+    if !ready("what_counts_chooses_and_what_does_not_does_not") {
+        return;
+    }
+    let both = Both::new();
+    let owner = |frame: &[u8]| -> (Option<IpAddr>, u16) {
+        let (reason, bytes) = both.run(frame);
+        match reason {
+            Reason::Local => (None, 0),
+            Reason::Forwarded => {
+                let tunnel = packet::read_tunnel(&bytes);
+                (Some(tunnel.destination), tunnel.source_port)
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let distinct = |found: Vec<(Option<IpAddr>, u16)>| {
+        let mut owners: Vec<_> = found.iter().map(|f| f.0).collect();
+        let mut ports: Vec<_> = found.iter().map(|f| f.1).filter(|&p| p != 0).collect();
+        owners.sort();
+        owners.dedup();
+        ports.sort();
+        ports.dedup();
+        (owners.len(), ports.len())
+    };
+    for v4 in [true, false] {
+        let from_ports = |fixture: Fixture| {
+            (0..40)
+                .map(|n| {
+                    let mut from = client(v4, 1);
+                    from.set_port(1000 + n);
+                    owner(&packet::tcp(from, fixture.at(v4, 80), SYN, 0))
+                })
+                .collect::<Vec<_>>()
+        };
+        let from_clients = |fixture: Fixture, port: u16| {
+            (0..40).map(|n| owner(&packet::tcp(client(v4, n * 256), fixture.at(v4, port), SYN, 0))).collect::<Vec<_>>()
+        };
+        assert_eq!(distinct(from_ports(Fixture::SpreadFiveTuple)).0, 4);
+        assert_eq!(distinct(from_ports(Fixture::SpreadSource)).0, 1);
+        assert_eq!(distinct(from_ports(Fixture::SpreadPrefix)).0, 1);
+        assert_eq!(distinct(from_clients(Fixture::SpreadSource, 80)).0, 4);
+        assert_eq!(distinct(from_clients(Fixture::SpreadPrefix, 80)).0, 4);
+        assert_eq!(distinct(from_clients(Fixture::SpreadPort, 80)).0, 1);
+        // Whatever chooses the machine, its queues share the work.
+        for port in 8000..8020 {
+            let found = from_clients(Fixture::SpreadPort, port);
+            assert_eq!(distinct(found.clone()).0, 1);
+            assert!(found[0].0.is_none() || distinct(found).1 > 30);
+        }
+        let same_prefix: Vec<_> = (0..40)
+            .map(|n| {
+                let mut from = client(v4, 3);
+                from.set_ip(match from.ip() {
+                    IpAddr::V4(ip) => IpAddr::from([ip.octets()[0], ip.octets()[1], ip.octets()[2], n]),
+                    IpAddr::V6(ip) => {
+                        let mut octets = ip.octets();
+                        octets[7] = n;
+                        octets[15] = n;
+                        IpAddr::from(octets)
+                    }
+                });
+                owner(&packet::tcp(from, Fixture::SpreadPrefix.at(v4, 80), SYN, 0))
+            })
+            .collect();
+        assert_eq!(distinct(same_prefix).0, 1);
+        // Any port is a port like others.
+        let any: Vec<_> =
+            (0..40).map(|n| owner(&packet::tcp(client(v4, 1), Fixture::AnyPort.at(v4, 7 + n), SYN, 0))).collect();
+        assert_eq!(distinct(any).0, 4);
+    }
+}
