@@ -27,14 +27,14 @@ pub const SERVICES_MAX: usize = 32;
 /// Most machines, and one: index 0 means nobody. A slot has room for 65,535; the counters per VIP and machine set the bound.
 pub const MACHINES_MAX: u32 = 4_096;
 
-/// Listeners on exact ports that `sk_lookup` can find, and sockets it can hand out.
+/// Listeners on exact ports that `sk_lookup` can find.
 pub const LISTENERS_MAX: u32 = 4_096;
 
 /// Listeners on ranges of ports. Looked through one by one after the exact ports, once per new connection.
 pub const LISTENER_RANGES_MAX: usize = 32;
 
 /// Sockets of all reuseport groups together: listeners times workers.
-pub const WORKER_SOCKETS_MAX: u32 = 16_384;
+pub const SOCKETS_MAX: u32 = 16_384;
 
 /// CPUs that can be mapped to workers; the largest NR_CPUS a distribution builds its kernel with.
 pub const CPUS_MAX: u32 = 8_192;

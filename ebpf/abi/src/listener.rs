@@ -47,7 +47,7 @@ pub struct GroupKey {
     pub reserved: u8,
 }
 
-/// Value of GROUPS: where the group's sockets lie in WORKER_SOCKETS, in the order of the workers.
+/// Value of GROUPS: where the group's sockets lie in SOCKETS, in the order of the workers.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct GroupValue {

@@ -10,15 +10,16 @@
 //! | STEERED | array, mapped | (cpu × vips + vip) × machines + machine → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | LISTENERS | hash | ListenerKey → index of SOCKETS | 4,096 | userspace | sk_lookup | userspace |
 //! | LISTENER_RANGES | array | 0 → ListenerRanges | 1 | userspace | sk_lookup | none |
-//! | SOCKETS | sockmap | index → socket of a listener | 4,096 | userspace | sk_lookup | closing the socket |
+//! | SOCKETS | sockmap | GroupValue.first + worker → socket of a listener | 16,384 | userspace | sk_lookup, sk_reuseport | closing the socket |
 //! | GROUPS | hash | GroupKey → GroupValue | 4,096 | userspace | sk_reuseport | userspace |
-//! | WORKER_SOCKETS | reuseport sockarray | GroupValue.first + worker → socket | 16,384 | userspace | sk_reuseport | closing the socket |
 //! | WORKER_OF_CPU | array, mapped | cpu → worker + 1 | 8,192 | userspace | sk_reuseport | none |
+//!
+//! SOCKETS serves both socket programs because a socket can be in a sockmap or in a reuseport array, not in both.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, ReusePortSockArray, SockMap};
+use aya_ebpf::maps::{Array, HashMap, SockMap};
 
-use abi::limits::{ADDRESSES_MAX, CPUS_MAX, LISTENERS_MAX, SLOT_PAIRS, WORKER_SOCKETS_MAX};
+use abi::limits::{ADDRESSES_MAX, CPUS_MAX, LISTENERS_MAX, SLOT_PAIRS, SOCKETS_MAX};
 use abi::{
     Config, Counter, GroupKey, GroupValue, ListenerKey, ListenerRanges, Machine, Slot, VipAddress, VipKey,
 };
@@ -55,13 +56,10 @@ pub static LISTENERS: HashMap<ListenerKey, u32> = HashMap::with_max_entries(LIST
 pub static LISTENER_RANGES: Array<ListenerRanges> = Array::with_max_entries(1, 0);
 
 #[map]
-pub static SOCKETS: SockMap = SockMap::with_max_entries(LISTENERS_MAX, 0);
+pub static SOCKETS: SockMap = SockMap::with_max_entries(SOCKETS_MAX, 0);
 
 #[map]
 pub static GROUPS: HashMap<GroupKey, GroupValue> = HashMap::with_max_entries(LISTENERS_MAX, AS_NEEDED);
-
-#[map]
-pub static WORKER_SOCKETS: ReusePortSockArray = ReusePortSockArray::with_max_entries(WORKER_SOCKETS_MAX, 0);
 
 #[map]
 pub static WORKER_OF_CPU: Array<u64> = Array::with_max_entries(CPUS_MAX, MAPPED);

@@ -2,7 +2,7 @@
 //!
 //! - **Hook**: sk_reuseport
 //! - **Attaches to**: the reuseport group of every listener (SO_ATTACH_REUSEPORT_EBPF)
-//! - **Reads**: GROUPS, WORKER_OF_CPU, WORKER_SOCKETS
+//! - **Reads**: GROUPS, SOCKETS, WORKER_OF_CPU
 //! - **Writes**: nothing
 //! - **Verdicts**: PASS, with a socket selected or, when the CPU has no worker, without one: the kernel takes its own hash
 //! - **Kernel ≥** 5.14 (tried: 6.18)
@@ -11,24 +11,28 @@
 
 use core::arch::asm;
 
-use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_sk_select_reuseport};
 use aya_ebpf::macros::sk_reuseport;
 use aya_ebpf::programs::SkReuseportContext;
 
 use abi::{Address, GroupKey};
 
-use crate::maps::{GROUPS, WORKER_OF_CPU, WORKER_SOCKETS};
+use crate::maps::{GROUPS, SOCKETS, WORKER_OF_CPU};
 
 #[sk_reuseport]
 pub fn pick_worker(context: SkReuseportContext) -> u32 {
     if let Some(socket) = socket(&context) {
-        // A socket that was closed meanwhile is no longer in the array; the hash then chooses among those left.
-        let _ = WORKER_SOCKETS.select_reuseport(&context, socket);
+        // A socket that was closed meanwhile is no longer in the map; the hash then chooses among those left.
+        let mut key = socket;
+        // SAFETY: the kernel's context, a sockmap and a key that live through the call.
+        let _ = unsafe {
+            bpf_sk_select_reuseport(context.md, (&raw const SOCKETS).cast_mut().cast(), (&raw mut key).cast(), 0)
+        };
     }
     SK_PASS
 }
 
-/// The index in WORKER_SOCKETS of this group's socket for this CPU.
+/// The index in SOCKETS of this group's socket for this CPU.
 #[inline(always)]
 fn socket(context: &SkReuseportContext) -> Option<u32> {
     // SAFETY: the kernel lends a socket of the group for the whole run; every field is read with the width it has.

@@ -241,7 +241,6 @@ impl Kernel {
                 take("LISTENER_RANGES")?,
                 take("SOCKETS")?,
                 take("GROUPS")?,
-                take("WORKER_SOCKETS")?,
             )?,
             live_tables: BTreeSet::new(),
             switched_at: None,
@@ -443,7 +442,7 @@ fn load_object(object: &[u8], sizes: &Sizes, cpus: u32, map_dir: Option<&Path>) 
 fn map_fd(map: &aya::maps::Map) -> Option<BorrowedFd<'_>> {
     use aya::maps::Map;
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::SockMap(data) | Map::ReusePortSockArray(data) => {
+        Map::Array(data) | Map::HashMap(data) | Map::SockMap(data) => {
             Some(data.fd().as_fd())
         }
         _ => None,
@@ -605,7 +604,7 @@ const BPFFS: &str = "/sys/fs/bpf";
 const PIN_ROOT: &str = "/sys/fs/bpf/weir";
 const MAPS: &[&str] = &[
     "CONFIG", "VIPS", "SLOTS", "MACHINES", "COUNTERS", "STEERED", "LISTENERS", "LISTENER_RANGES", "SOCKETS", "GROUPS",
-    "WORKER_SOCKETS", "WORKER_OF_CPU",
+    "WORKER_OF_CPU",
 ];
 const PROGRAMS: &[(&str, Hook)] =
     &[("xdp_steer", Hook::XdpSteer), ("pick_listener", Hook::SkLookup), ("pick_worker", Hook::SkReuseport)];

@@ -1,12 +1,11 @@
 //! Sockets of listeners: found by `sk_lookup` through any VIP, shared out to workers by `sk_reuseport`.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use abi::limits::{CPUS_MAX, LISTENER_RANGES_MAX, LISTENERS_MAX, WORKER_SOCKETS_MAX};
+use abi::limits::{CPUS_MAX, LISTENER_RANGES_MAX, SOCKETS_MAX};
 use abi::{Address, GroupKey, GroupValue, ListenerKey, ListenerRange, ListenerRanges};
 
 use crate::kernel::{Hook, Kernel};
@@ -22,10 +21,7 @@ pub(crate) struct Sockets {
     ranges: OwnedFd,
     sockets: OwnedFd,
     groups: OwnedFd,
-    worker_sockets: OwnedFd,
     registered: Vec<Registered>,
-    /// Indices of SOCKETS in use, by us or by an earlier process.
-    taken: BTreeSet<u32>,
     next: u32,
 }
 
@@ -34,7 +30,8 @@ struct Registered {
     ports: RangeInclusive<u16>,
     protocol: u8,
     families: Vec<u8>,
-    socket: u32,
+    /// Where its sockets lie.
+    place: GroupValue,
     group: GroupKey,
 }
 
@@ -79,22 +76,8 @@ impl Sockets {
         ranges: OwnedFd,
         sockets: OwnedFd,
         groups: OwnedFd,
-        worker_sockets: OwnedFd,
     ) -> Result<Sockets, KernelError> {
-        let (registered, taken) = (Vec::new(), BTreeSet::new());
-        Ok(Sockets { listeners, ranges, sockets, groups, worker_sockets, registered, taken, next: 1 })
-    }
-
-    /// Learns which indices an earlier process uses, so that its listeners work on until ours replace them.
-    pub(crate) fn inherit(&mut self) -> Result<(), KernelError> {
-        let failed = |e| KernelError::system("cannot read the listeners of the earlier process", e);
-        for key in sys::map_keys::<ListenerKey>(self.listeners.as_fd()).map_err(failed)? {
-            self.taken.extend(sys::map_lookup::<_, u32>(self.listeners.as_fd(), &key).map_err(failed)?);
-        }
-        for range in self.read_ranges()? {
-            self.taken.insert(range.socket);
-        }
-        Ok(())
+        Ok(Sockets { listeners, ranges, sockets, groups, registered: Vec::new(), next: 1 })
     }
 
     fn register(
@@ -116,30 +99,21 @@ impl Sockets {
         let group = GroupKey { address: bound.address, port: bound.port, protocol: protocol.number(), reserved: 0 };
         let families = bound.families();
 
-        // The workers first: once the listener is found, its group must already be shared out.
-        if bound.reuseport {
-            let value = self.place_group(&name, sockets.len() as u32)?;
-            for (worker, &socket) in sockets.iter().enumerate() {
-                sys::map_update(self.worker_sockets.as_fd(), &(value.first + worker as u32), &(socket as u64))
-                    .map_err(|e| failed("cannot enter a worker's socket", e))?;
-            }
-            sys::map_update(self.groups.as_fd(), &group, &value).map_err(|e| failed("cannot enter its workers", e))?;
-            attach_reuseport(first, program).map_err(|e| failed("cannot attach sk_reuseport", e))?;
-        }
-
         let known = self
             .registered
             .iter()
             .position(|r| r.ports == ports && r.protocol == protocol.number() && r.families == families);
-        let socket = match known {
-            Some(at) => self.registered[at].socket,
-            None => (0..LISTENERS_MAX).find(|i| !self.taken.contains(i)).ok_or_else(|| {
-                KernelError::Invalid(format!("{name}: there are {LISTENERS_MAX} listeners already, and no room for more"))
-            })?,
-        };
-        sys::map_update(self.sockets.as_fd(), &socket, &(first as u64))
-            .map_err(|e| failed("cannot enter its socket; a TCP socket must listen, a UDP socket be bound", e))?;
-        self.taken.insert(socket);
+        let place = self.place(&name, sockets.len() as u32)?;
+        for (worker, &socket) in sockets.iter().enumerate() {
+            sys::map_update(self.sockets.as_fd(), &(place.first + worker as u32), &(socket as u64))
+                .map_err(|e| failed("cannot enter its socket; a TCP socket must listen, a UDP socket be bound", e))?;
+        }
+        // The workers first: once the listener is found, its group must already be shared out.
+        if bound.reuseport {
+            sys::map_update(self.groups.as_fd(), &group, &place).map_err(|e| failed("cannot enter its workers", e))?;
+            attach_reuseport(first, program).map_err(|e| failed("cannot attach sk_reuseport", e))?;
+        }
+        let socket = place.first;
         if ports.start() == ports.end() {
             for &v6 in &families {
                 let key = ListenerKey { port: *ports.start(), protocol: protocol.number(), v6 };
@@ -165,11 +139,12 @@ impl Sockets {
         }
 
         if let Some(at) = known {
-            self.registered.remove(at);
+            let old = self.registered.remove(at);
+            self.release(&old)?;
         }
         let id = ListenerId(self.next);
         self.next += 1;
-        self.registered.push(Registered { id, ports, protocol: protocol.number(), families, socket, group });
+        self.registered.push(Registered { id, ports, protocol: protocol.number(), families, place, group });
         Ok(id)
     }
 
@@ -178,46 +153,59 @@ impl Sockets {
         let gone = self.registered.remove(at);
         let failed = |e| KernelError::system("cannot take a listener out", e);
         if gone.ports.start() == gone.ports.end() {
-            for v6 in gone.families {
+            for &v6 in &gone.families {
                 let key = ListenerKey { port: *gone.ports.start(), protocol: gone.protocol, v6 };
                 sys::map_delete(self.listeners.as_fd(), &key).map_err(failed)?;
             }
         } else {
             let mut ranges = self.read_ranges()?;
-            ranges.retain(|r| r.socket != gone.socket);
+            ranges.retain(|r| r.socket != gone.place.first);
             self.write_ranges("listener", ranges)?;
         }
-        match sys::map_delete(self.sockets.as_fd(), &gone.socket) {
-            Ok(_) => {}
-            // Closed before it was unregistered.
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
-            Err(e) => return Err(failed(e)),
+        self.release(&gone)
+    }
+
+    /// Takes the sockets of a listener out, and its group if nobody else registered it.
+    fn release(&mut self, gone: &Registered) -> Result<(), KernelError> {
+        let failed = |e| KernelError::system("cannot take the sockets of a listener out", e);
+        for socket in gone.place.first..gone.place.first + gone.place.count {
+            match sys::map_delete(self.sockets.as_fd(), &socket) {
+                Ok(_) => {}
+                // Closed before.
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+                Err(e) => return Err(failed(e)),
+            }
         }
-        self.taken.remove(&gone.socket);
-        if !self.registered.iter().any(|r| r.group == gone.group) {
+        let current: Option<GroupValue> = sys::map_lookup(self.groups.as_fd(), &gone.group).map_err(failed)?;
+        if current == Some(gone.place) {
             sys::map_delete(self.groups.as_fd(), &gone.group).map_err(failed)?;
         }
         Ok(())
     }
 
-    /// A free stretch of WORKER_SOCKETS.
-    fn place_group(&self, name: &str, count: u32) -> Result<GroupValue, KernelError> {
-        let failed = |e| KernelError::system("cannot read the groups of workers", e);
-        let mut used = Vec::new();
+    /// A free stretch of SOCKETS. Taken are those of our listeners, and those an earlier process may still serve.
+    fn place(&self, name: &str, count: u32) -> Result<GroupValue, KernelError> {
+        let failed = |e| KernelError::system("cannot read the listeners", e);
+        let mut used: Vec<GroupValue> = self.registered.iter().map(|r| r.place).collect();
         for key in sys::map_keys::<GroupKey>(self.groups.as_fd()).map_err(failed)? {
             used.extend(sys::map_lookup::<_, GroupValue>(self.groups.as_fd(), &key).map_err(failed)?);
         }
+        let single = |first| GroupValue { first, count: 1 };
+        for key in sys::map_keys::<ListenerKey>(self.listeners.as_fd()).map_err(failed)? {
+            used.extend(sys::map_lookup::<_, u32>(self.listeners.as_fd(), &key).map_err(failed)?.map(single));
+        }
+        used.extend(self.read_ranges()?.iter().map(|range| single(range.socket)));
         used.sort_by_key(|g| g.first);
         let mut first = 0;
         for group in used {
             if group.first >= first + count {
                 break;
             }
-            first = group.first + group.count;
+            first = first.max(group.first + group.count);
         }
-        if first + count > WORKER_SOCKETS_MAX {
+        if first + count > SOCKETS_MAX {
             return Err(KernelError::Invalid(format!(
-                "{name}: no room for {count} sockets; all listeners together may have {WORKER_SOCKETS_MAX}"
+                "{name}: no room for {count} sockets; all listeners together may have {SOCKETS_MAX}"
             )));
         }
         Ok(GroupValue { first, count })

@@ -144,7 +144,7 @@ impl Kernel {
                 self.live_tables.insert(service.table);
             }
         }
-        self.sockets.inherit()
+        Ok(())
     }
 
     fn check_machines(&self, machines: &[Machine]) -> Result<(), KernelError> {
