@@ -73,9 +73,13 @@ impl Namespace {
                 namespace.ip(&["addr", "add", &format!("{address}/{prefix}"), "dev", device]);
             }
             namespace.ip(&["link", "set", device, "up"]);
-            // GRO on makes veth receive through NAPI, without which the other end cannot transmit from XDP.
-            namespace.run("ethtool", &["-K", device, "tx", "off", "gro", "on"]);
+            namespace.run("ethtool", &["-K", device, "tx", "off"]);
         }
+    }
+
+    /// Lets a veth interface take what XDP at the other end sends back.
+    pub fn take_frames(&self, device: &str) {
+        self.enter(|| edge_kernel::pass_everything(device).unwrap_or_else(|e| panic!("{e}")));
     }
 
     fn run(&self, program: &str, arguments: &[&str]) {

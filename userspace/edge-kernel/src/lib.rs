@@ -18,11 +18,13 @@ mod error;
 mod interface;
 mod kernel;
 mod map;
+mod netlink;
 mod probe;
 mod routes;
 mod sockets;
 mod steering;
 pub mod sys;
+mod veth;
 
 pub use abi;
 pub use counters::{Counters, ReasonCount, SteeredCount};
@@ -30,6 +32,7 @@ pub use error::{KernelError, Warning};
 pub use kernel::{Attachment, Hook, Kernel, Mode, Options, Sizes};
 pub use probe::{Finding, Probe, probe};
 pub use sockets::ListenerId;
+pub use veth::pass_everything;
 pub use steering::{Applied, Hash, Machine, Protocol, Vip, gather};
 
 /// Whether the programs are part of this build. Without them everything but [`Kernel::load`] works and there is no L4 plane.

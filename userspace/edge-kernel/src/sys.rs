@@ -61,6 +61,22 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Resu
     Ok(TestRun { verdict: attr.retval, packet: out, ns: attr.duration })
 }
 
+/// A program of two instructions: `return XDP_PASS`.
+pub(crate) fn load_passing_xdp() -> io::Result<OwnedFd> {
+    const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
+    let mut attr = ProgramAttr {
+        kind: BPF_PROG_TYPE_XDP,
+        instructions: PASS.len() as u32,
+        code: PASS.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        rest: [0; 12],
+    };
+    // SAFETY: code and license live through the call; the length is right.
+    let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attr) }?;
+    // SAFETY: a descriptor the kernel has just made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// Facts about a loaded program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramFacts {
@@ -265,6 +281,8 @@ const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
@@ -297,6 +315,15 @@ struct BatchAttr {
     map: u32,
     element_flags: u64,
     flags: u64,
+}
+
+#[repr(C)]
+struct ProgramAttr {
+    kind: u32,
+    instructions: u32,
+    code: u64,
+    license: u64,
+    rest: [u64; 12],
 }
 
 #[repr(C)]

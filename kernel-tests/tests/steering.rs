@@ -1,0 +1,329 @@
+//! Three edges behind a router: steering through tunnels, second chance for real connections, restarts that packets do not see.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use abi::Reason;
+use abi::limits::SLOTS;
+use edge_kernel::{Hash, Kernel, Machine, Options, Protocol, Sizes, Vip};
+use kernel_tests::namespace::Namespace;
+use kernel_tests::ready;
+
+const VIP_V4: &str = "198.51.100.1:80";
+const VIP_V6: &str = "[2001:db8:51::1]:80";
+
+/// A client, a router and edges; the router sends everything for the VIP to one edge.
+struct Fleet {
+    client: Namespace,
+    router: Namespace,
+    edges: Vec<Edge>,
+}
+
+struct Edge {
+    namespace: Namespace,
+    kernel: Option<Kernel>,
+    index: u16,
+}
+
+fn edge_v4(index: u16) -> IpAddr {
+    IpAddr::from([10, 1, index as u8, 2])
+}
+
+fn edge_v6(index: u16) -> IpAddr {
+    IpAddr::from([0xfd00, 1, index, 0, 0, 0, 0, 2])
+}
+
+impl Fleet {
+    fn new(edges: u16, pin: Option<&str>) -> Fleet {
+        let (client, router) = (Namespace::new("client"), Namespace::new("router"));
+        router.sysctl("net/ipv4/ip_forward", "1");
+        router.sysctl("net/ipv6/conf/all/forwarding", "1");
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        client.join("c0", &[ip("10.0.0.2"), ip("fd00::2")], &router, "rc", &[ip("10.0.0.1"), ip("fd00::1")]);
+        client.ip(&["route", "add", "default", "via", "10.0.0.1"]);
+        client.ip(&["route", "add", "default", "via", "fd00::1"]);
+        let edges = (1..=edges)
+            .map(|index| {
+                let namespace = Namespace::new(&format!("e{index}"));
+                let routers = [IpAddr::from([10, 1, index as u8, 1]), IpAddr::from([0xfd00, 1, index, 0, 0, 0, 0, 1])];
+                let own = [edge_v4(index), edge_v6(index)];
+                router.join(&format!("r{index}"), &routers, &namespace, "e0", &own);
+                router.take_frames(&format!("r{index}"));
+                for gateway in routers {
+                    namespace.ip(&["route", "add", "default", "via", &gateway.to_string()]);
+                }
+                let mut edge = Edge { namespace, kernel: None, index };
+                edge.load(pin, sizes());
+                edge.serve();
+                edge
+            })
+            .collect();
+        let fleet = Fleet { client, router, edges };
+        fleet.route_to(1);
+        fleet
+    }
+
+    fn route_to(&self, index: u16) {
+        self.router.ip(&["route", "replace", "198.51.100.1/32", "via", &edge_v4(index).to_string()]);
+        self.router.ip(&["route", "replace", "2001:db8:51::1/128", "via", &edge_v6(index).to_string()]);
+    }
+
+    /// All slots of all edges.
+    fn apply(&mut self, current: u16, previous: u16, over_v6: bool) {
+        let indices: Vec<u16> = self.edges.iter().map(|e| e.index).collect();
+        for edge in &mut self.edges {
+            edge.apply(&indices, current, previous, over_v6);
+        }
+    }
+
+    fn ask(&self, to: &str) -> std::io::Result<String> {
+        self.client.enter(|| open(to).and_then(|mut stream| exchange(&mut stream, "who?")))
+    }
+
+    fn open(&self, to: &str) -> TcpStream {
+        self.client.enter(|| open(to).unwrap_or_else(|e| panic!("{to}: {e}")))
+    }
+
+    fn packets(&self, index: u16, reason: Reason) -> u64 {
+        self.edges[usize::from(index) - 1].kernel.as_ref().unwrap().counters().packets(reason)
+    }
+}
+
+impl Edge {
+    fn load(&mut self, pin: Option<&str>, sizes: Sizes) {
+        let options = Options {
+            interfaces: vec!["e0".into()],
+            pin_dir: pin.map(|test| pin_dir(test, self.index)),
+            sizes,
+            ..Options::default()
+        };
+        self.kernel = Some(self.namespace.enter(|| Kernel::load(options).unwrap_or_else(|e| panic!("{e}"))));
+    }
+
+    fn apply(&mut self, indices: &[u16], current: u16, previous: u16, over_v6: bool) {
+        let machines: Vec<Machine> = indices
+            .iter()
+            .map(|&index| Machine {
+                index,
+                address: if over_v6 { edge_v6(index) } else { edge_v4(index) },
+                next_hop: None,
+                own: index == self.index,
+            })
+            .collect();
+        let addresses: Vec<IpAddr> =
+            [VIP_V4, VIP_V6].iter().map(|a| a.parse::<SocketAddr>().unwrap().ip()).collect();
+        let vip = Vip {
+            id: 1,
+            addresses: addresses.clone(),
+            ports: vec![80..=80],
+            protocols: vec![Protocol::Tcp],
+            hash: Hash::FiveTuple,
+            slots: vec![(current, previous); SLOTS as usize].into(),
+        };
+        let kernel = self.kernel.as_mut().unwrap();
+        kernel.apply(&machines, &[vip]).unwrap_or_else(|e| panic!("{e}"));
+        self.namespace.enter(|| kernel.set_local_addresses(&addresses).unwrap_or_else(|e| panic!("{e}")));
+    }
+
+    /// Answers every line with the edge's index.
+    fn serve(&self) {
+        let index = self.index;
+        let listener = self.namespace.enter(|| TcpListener::bind("[::]:80").unwrap());
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                std::thread::spawn(move || {
+                    let mut buffer = [0; 64];
+                    while let Ok(1..) = stream.read(&mut buffer) {
+                        let _ = stream.write_all(&[b'0' + index as u8]);
+                    }
+                });
+            }
+        });
+    }
+}
+
+fn sizes() -> Sizes {
+    Sizes { tables: 4, vips: 4, machines: 8 }
+}
+
+fn pin_dir(test: &str, index: u16) -> PathBuf {
+    Options::pin_dir_of(&format!("test-{}-{test}-{index}", std::process::id()))
+}
+
+fn open(to: &str) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to.parse().unwrap(), Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn exchange(stream: &mut TcpStream, text: &str) -> std::io::Result<String> {
+    stream.write_all(text.as_bytes())?;
+    let mut answer = [0; 1];
+    stream.read_exact(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[test]
+fn connections_go_to_the_owner_whichever_edge_the_router_chose() {
+    if !ready("connections_go_to_the_owner_whichever_edge_the_router_chose") {
+        return;
+    }
+    let mut fleet = Fleet::new(3, None);
+    for over_v6 in [false, true] {
+        for owner in 1..=3 {
+            fleet.apply(owner, 0, over_v6);
+            for chosen in 1..=3 {
+                fleet.route_to(chosen);
+                for to in [VIP_V4, VIP_V6] {
+                    let answer = fleet.ask(to).unwrap_or_else(|e| panic!("{to} over {chosen} to {owner}: {e}"));
+                    assert_eq!(answer, owner.to_string(), "{to} over {chosen}");
+                }
+            }
+        }
+    }
+    assert!(fleet.packets(1, Reason::Forwarded) > 0 && fleet.packets(2, Reason::Decapsulated) > 0);
+    let dropped: u64 = fleet.edges.iter().map(|e| e.kernel.as_ref().unwrap().counters().dropped()).sum();
+    assert_eq!(dropped, 0);
+}
+
+#[test]
+fn connections_survive_that_their_slot_moves() {
+    if !ready("connections_survive_that_their_slot_moves") {
+        return;
+    }
+    let mut fleet = Fleet::new(3, None);
+    for over_v6 in [false, true] {
+        for to in [VIP_V4, VIP_V6] {
+            fleet.route_to(1);
+            fleet.apply(1, 0, over_v6);
+            let mut old = fleet.open(to);
+            assert_eq!(exchange(&mut old, "who?").unwrap(), "1");
+            // Draining: the slot now is edge 2's, edge 1 keeps what it holds.
+            fleet.apply(2, 1, over_v6);
+            for chosen in [1, 2, 3] {
+                fleet.route_to(chosen);
+                let before = fleet.packets(2, Reason::SecondChance) + fleet.packets(2, Reason::SecondChanceRelayed);
+                assert_eq!(exchange(&mut old, "still?").unwrap_or_else(|e| e.to_string()), "1", "over {chosen}");
+                assert_eq!(fleet.ask(to).unwrap(), "2", "new connections go to the new owner");
+                let after = fleet.packets(2, Reason::SecondChance) + fleet.packets(2, Reason::SecondChanceRelayed);
+                assert!(after > before, "edge 2 passed it on");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_edge_knows_the_change_before_the_other() {
+    if !ready("one_edge_knows_the_change_before_the_other") {
+        return;
+    }
+    let mut fleet = Fleet::new(3, None);
+    fleet.apply(1, 0, false);
+    let mut old = fleet.open(VIP_V4);
+    assert_eq!(exchange(&mut old, "who?").unwrap(), "1");
+    // Edge 3 has heard that 2 owns the slots, 2 and 1 have not.
+    fleet.edges[2].apply(&[1, 2, 3], 2, 1, false);
+    fleet.route_to(3);
+    assert_eq!(exchange(&mut old, "still?").unwrap(), "1");
+    assert_eq!(fleet.ask(VIP_V4).unwrap(), "2", "2 takes what it is sent");
+}
+
+#[test]
+fn packets_too_big_for_the_tunnel_make_the_client_send_smaller_ones() {
+    if !ready("packets_too_big_for_the_tunnel_make_the_client_send_smaller_ones") {
+        return;
+    }
+    let mut fleet = Fleet::new(2, None);
+    fleet.apply(2, 0, false);
+    for to in [VIP_V4, VIP_V6] {
+        let mut stream = fleet.open(to);
+        assert_eq!(exchange(&mut stream, &"x".repeat(20_000)).unwrap_or_else(|e| e.to_string()), "2");
+    }
+    assert!(fleet.packets(1, Reason::TooBigAnswered) >= 2);
+}
+
+#[test]
+fn a_restart_does_not_stop_steering() {
+    if !ready("a_restart_does_not_stop_steering") {
+        return;
+    }
+    const PIN: &str = "restart";
+    let mut fleet = Fleet::new(2, Some(PIN));
+    fleet.apply(2, 0, false);
+    let mut open = fleet.open(VIP_V4);
+    assert_eq!(exchange(&mut open, "who?").unwrap(), "2");
+
+    // The daemon is gone: steering stays.
+    fleet.edges[0].kernel = None;
+    assert_eq!(exchange(&mut open, "still?").unwrap(), "2");
+    assert_eq!(fleet.ask(VIP_V6).unwrap(), "2");
+
+    // It is back, and has been told nothing yet.
+    fleet.edges[0].load(Some(PIN), sizes());
+    let kernel = fleet.edges[0].kernel.as_ref().unwrap();
+    assert!(kernel.attachments()[0].taken_over);
+    assert!(kernel.counters().packets(Reason::Forwarded) > 0, "the counters go on");
+    assert_eq!(fleet.ask(VIP_V4).unwrap(), "2");
+    fleet.apply(1, 2, false);
+    assert_eq!(fleet.ask(VIP_V4).unwrap(), "1");
+    assert_eq!(exchange(&mut open, "still?").unwrap(), "2");
+
+    // Another release with larger maps: the old programs steer until the new maps are filled.
+    fleet.edges[0].kernel = None;
+    fleet.edges[0].load(Some(PIN), Sizes { tables: 6, ..sizes() });
+    assert_eq!(fleet.edges[0].kernel.as_ref().unwrap().counters().packets(Reason::Local), 0);
+    assert_eq!(fleet.ask(VIP_V4).unwrap(), "1");
+    assert_eq!(exchange(&mut open, "still?").unwrap(), "2");
+    fleet.apply(2, 1, false);
+    assert_eq!(fleet.ask(VIP_V4).unwrap(), "2");
+    assert!(fleet.packets(1, Reason::Forwarded) > 0, "the new maps count");
+    let layouts = std::fs::read_dir(pin_dir(PIN, 1)).unwrap().filter(|e| e.as_ref().unwrap().path().is_dir()).count();
+    assert_eq!(layouts, 1, "the old maps are gone");
+
+    // Taken down, the edge is a plain host: the packet reaches its own listener.
+    let kernel = fleet.edges[0].kernel.take().unwrap();
+    fleet.edges[0].namespace.enter(|| kernel.detach().unwrap());
+    assert!(!pin_dir(PIN, 1).exists());
+    assert!(fleet.ask(VIP_V4).is_err(), "nobody has the address");
+    let kernel = fleet.edges[1].kernel.take().unwrap();
+    fleet.edges[1].namespace.enter(|| kernel.detach().unwrap());
+}
+
+#[test]
+fn what_cannot_be_attached_is_said() {
+    if !ready("what_cannot_be_attached_is_said") {
+        return;
+    }
+    let (a, b) = (Namespace::new("a"), Namespace::new("b"));
+    a.join("a0", &[], &b, "b0", &[]);
+    a.ip(&["link", "add", "down0", "type", "ifb"]);
+    a.ip(&["link", "add", "plain0", "type", "ifb"]);
+    a.ip(&["link", "set", "plain0", "up"]);
+    let load = |interface: &str, mode: edge_kernel::Mode| {
+        let options = Options { interfaces: vec![interface.into()], mode, pin_dir: None, ..Options::default() };
+        a.enter(|| Kernel::load(Options { sizes: sizes(), ..options }))
+    };
+    let refused = |interface: &str, mode| match load(interface, mode) {
+        Ok(_) => panic!("{interface} was attached"),
+        Err(e) => e.to_string(),
+    };
+    use edge_kernel::Mode::{Auto, Driver};
+    let text = refused("eth9", Auto);
+    assert!(text.contains("--interface eth9: there is no such interface; there are: ") && text.contains("a0"), "{text}");
+    assert!(refused("lo", Auto).contains("a loopback interface brings no packets from elsewhere"));
+    assert!(refused("down0", Auto).contains("ip link set down0 up"));
+    assert!(refused("a name too long for one", Auto).contains("1 to 15 characters"));
+    assert!(refused("plain0", Driver).contains("the driver has no native XDP; use --xdp-mode generic"));
+    let kernel = load("plain0", Auto).unwrap_or_else(|e| panic!("{e}"));
+    assert!(kernel.attachments()[0].generic);
+    let warnings: Vec<_> = kernel.warnings().iter().map(ToString::to_string).collect();
+    assert!(warnings.iter().any(|w| w.contains("plain0: attached in generic mode")), "{warnings:?}");
+    assert!(warnings.iter().any(|w| w.contains("--advertise-address")), "{warnings:?}");
+    let first = load("a0", Driver).unwrap_or_else(|e| panic!("{e}"));
+    assert!(refused("a0", Auto).contains("another XDP program is attached"));
+    drop(first);
+    load("a0", Driver).unwrap_or_else(|e| panic!("{e}"));
+}
