@@ -1,13 +1,14 @@
 //! What makes a machine be as the cluster wants it: receive, diff, plan, execute, report; and the last good state on disk.
 //!
 //! Reading order: [`desired`] (what the control plane published, in this plane's words), [`plan`] (pure: what has to
-//! change), [`agent`] (doing it), [`last_good`] (the copy on disk).
+//! change), [`agent`] (doing it), [`steer`] (the kernel's part), [`last_good`] (the copy on disk).
 #![forbid(unsafe_code)]
 
 pub mod agent;
 pub mod desired;
 pub mod last_good;
 pub mod plan;
+pub mod steer;
 
 pub use agent::Agent;
 pub use desired::Desired;

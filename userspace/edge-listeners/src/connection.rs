@@ -11,7 +11,7 @@ use base_runtime::Buf;
 use base_runtime::net::TcpStream;
 use base_runtime::time::Deadline;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{Body, Exchange};
+use edge_pipeline::{Around, Body, Exchange, Pipeline};
 use proto_http::h1::{self, BodyDecoder, Framing, RequestHead};
 use proto_http::{Known, Method, Request, Response, Version};
 use std::cell::{Cell, RefCell};
@@ -154,7 +154,8 @@ async fn serve_with(
         _ if too_large || routed.is_none() => {}
         None => exchange.respond(Response::with_status(503), Body::Empty),
         Some(pipeline) => {
-            if !run(&pipeline, exchange, stream, arrival.as_ref()).await {
+            let around = live.around.as_ref().and_then(|slot| slot.current());
+            if !run(&pipeline, around.as_deref(), exchange, stream, arrival.as_ref()).await {
                 exchange.client_gone = true;
             }
         }
@@ -322,12 +323,18 @@ fn real_ip(request: &Request, peer: SocketAddr, trusted: &base_model::ip_filter:
 
 /// Walks the pipeline; false when the client left meanwhile.
 async fn run(
-    pipeline: &Arc<edge_pipeline::Pipeline>,
+    pipeline: &Pipeline,
+    around: Option<&Around>,
     exchange: &mut Exchange,
     stream: &TcpStream,
     arrival: Option<&Rc<RefCell<Arrival>>>,
 ) -> bool {
-    let mut walk = pin!(pipeline.run(exchange));
+    let mut walk = pin!(async {
+        match around {
+            None => drop(pipeline.run(exchange).await),
+            Some(around) => pipeline.run_within(around, exchange).await,
+        }
+    });
     let mut watching = true;
     poll_fn(|cx| {
         if walk.as_mut().poll(cx).is_ready() {

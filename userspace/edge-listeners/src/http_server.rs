@@ -6,13 +6,13 @@
 use crate::access;
 use crate::connection;
 use crate::router::Router;
-use crate::traffic::{PipelineSlot, Shared};
+use crate::traffic::{AroundSlot, Shared};
 use arc_swap::ArcSwap;
 use base_model::HttpServerSpec;
 use base_model::ip_filter::CidrSet;
 use base_runtime::net::{ListenOptions, TcpListener, TcpStream};
 use base_telemetry::access_log::{self, LogWriter};
-use base_telemetry::server::{Recorder, Sample, ServerStats};
+use base_telemetry::server::{self, Recorder, Sample, ServerStats};
 use edge_pipeline::Exchange;
 use proto_http::Limits;
 use serde_json::{Value, json};
@@ -44,19 +44,22 @@ pub struct Live {
     pub max_body: i64,
     pub x_forwarded_for: bool,
     pub trusted_proxies: CidrSet,
+    /// The GlobalFilter around every pipeline, when the document names one.
+    pub around: Option<Arc<AroundSlot>>,
     access_log: access_log::Format,
 }
 
 impl Live {
-    fn new(name: &str, spec: &HttpServerSpec, slot: &dyn Fn(&str) -> Arc<PipelineSlot>) -> Result<Live, String> {
+    fn new(name: &str, spec: &HttpServerSpec, shared: &Shared) -> Result<Live, String> {
         Ok(Live {
-            router: Router::new(name, spec, slot)?,
+            router: Router::new(name, spec, &|pipeline| shared.slot(pipeline))?,
             keep_alive: spec.keep_alive,
             idle_timeout: spec.keep_alive_timeout.into(),
             max_connections: spec.max_connections as usize,
             max_body: spec.client_max_body_size,
             x_forwarded_for: spec.x_forwarded_for,
             trusted_proxies: CidrSet::new(&spec.trusted_proxies),
+            around: (!spec.global_filter.is_empty()).then(|| shared.around(&spec.global_filter)),
             access_log: access_log::Format::parse(&spec.access_log_format).map_err(|e| e.to_string())?,
         })
     }
@@ -91,7 +94,7 @@ impl HttpServer {
     /// Makes the server and tries to listen. That the port is taken is a state, not an error: see
     /// [`retry`](HttpServer::retry).
     pub fn start(name: &str, spec: &HttpServerSpec, shared: Arc<Shared>) -> Result<Arc<HttpServer>, String> {
-        let live = Live::new(name, spec, &|pipeline| shared.slot(pipeline))?;
+        let live = Live::new(name, spec, &shared)?;
         let server = Arc::new(HttpServer {
             name: name.into(),
             live: ArcSwap::from_pointee(live),
@@ -106,7 +109,7 @@ impl HttpServer {
 
     /// Takes another document: rules at once, sockets only when the address or port is another.
     pub fn update(self: &Arc<Self>, spec: &HttpServerSpec) -> Result<(), String> {
-        let live = Live::new(&self.name, spec, &|pipeline| self.shared.slot(pipeline))?;
+        let live = Live::new(&self.name, spec, &self.shared)?;
         self.live.store(Arc::new(live));
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
         let moved = (&state.spec.address, state.spec.port) != (&spec.address, spec.port);
@@ -133,6 +136,7 @@ impl HttpServer {
         match self.listen(&state.spec) {
             Ok(listening) => {
                 tracing::info!(server = %self.name, address = %listening.at, "listening");
+                self.stats.set_state(server::State::Running, None);
                 state.listening = Some(listening);
                 state.error = None;
             }
@@ -145,6 +149,7 @@ impl HttpServer {
                 if state.error.as_ref() != Some(&text) {
                     tracing::error!(server = %self.name, "{text}");
                 }
+                self.stats.set_state(server::State::Failed, Some(text.clone()));
                 state.error = Some(text);
             }
         }
@@ -181,16 +186,9 @@ impl HttpServer {
 
     /// Easegress's status block of this member.
     pub fn status(&self) -> Value {
-        let (state, error) = self.state();
         let mut status = self.stats.status_json();
         if let Value::Object(fields) = &mut status {
-            fields.insert("name".into(), json!(&*self.name));
-            fields.insert("health".into(), json!(error.clone().unwrap_or_default()));
-            fields.insert("state".into(), json!(state));
             fields.insert("connections".into(), json!(self.connections()));
-            if let Some(error) = error {
-                fields.insert("error".into(), json!(error));
-            }
         }
         status
     }
@@ -395,6 +393,7 @@ impl Local {
         let duration = connection::elapsed(exchange);
         let status = exchange.default_space_ref().response.as_ref().map_or(503, |r| r.status);
         let path = exchange.uri.split(|b| *b == b'?').next().and_then(|p| std::str::from_utf8(p).ok());
+        self.server.shared.count_request(base_runtime::worker_index());
         self.recorder.borrow_mut().record(&Sample {
             status,
             duration,

@@ -2,14 +2,15 @@
 
 use crate::http_server::HttpServer;
 use arc_swap::ArcSwapOption;
-use base_model::{HttpServerSpec, PipelineSpec, Problem};
+use base_model::{GlobalFilterSpec, HttpServerSpec, PipelineSpec, Problem};
 use base_runtime::Worker;
 use base_telemetry::Telemetry;
 use base_telemetry::access_log::AccessLog;
 use base_telemetry::server::ServerStats;
-use edge_pipeline::Pipeline;
+use edge_pipeline::{Around, Pipeline};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The place of a pipeline: routes hold it whether the pipeline exists or not.
@@ -40,13 +41,28 @@ impl PipelineSlot {
     }
 }
 
+/// The place of a GlobalFilter, filled or not.
+#[derive(Default)]
+pub struct AroundSlot {
+    current: ArcSwapOption<Around>,
+}
+
+impl AroundSlot {
+    pub fn current(&self) -> Option<Arc<Around>> {
+        self.current.load_full()
+    }
+}
+
 /// What all servers of the process share.
 pub struct Shared {
     workers: Vec<Worker>,
     machine: Arc<str>,
     slots: Mutex<BTreeMap<String, Arc<PipelineSlot>>>,
+    arounds: Mutex<BTreeMap<String, Arc<AroundSlot>>>,
     telemetry: Arc<Telemetry>,
     access_log: Option<Arc<AccessLog>>,
+    /// Requests answered, by worker.
+    requests: Box<[AtomicU64]>,
 }
 
 impl Shared {
@@ -62,6 +78,13 @@ impl Shared {
         self.access_log.as_ref()
     }
 
+    /// Counts a request answered by a worker; called by that worker alone.
+    pub fn count_request(&self, worker: usize) {
+        if let Some(count) = self.requests.get(worker) {
+            count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+    }
+
     /// Counts a bound that was reached on this worker.
     pub fn limit(&self, name: &'static str) {
         self.telemetry.limits().register(name).hit(base_runtime::worker_index());
@@ -70,6 +93,11 @@ impl Shared {
     /// The place of the pipeline called `name`, made when nobody asked before.
     pub fn slot(&self, name: &str) -> Arc<PipelineSlot> {
         lock(&self.slots).entry(name.to_owned()).or_insert_with(|| PipelineSlot::empty(name)).clone()
+    }
+
+    /// The place of the GlobalFilter called `name`.
+    pub fn around(&self, name: &str) -> Arc<AroundSlot> {
+        lock(&self.arounds).entry(name.to_owned()).or_default().clone()
     }
 
     /// The figures of a server; a server that comes back under its name goes on counting.
@@ -92,12 +120,15 @@ impl Traffic {
         telemetry: Arc<Telemetry>,
         access_log: Option<Arc<AccessLog>>,
     ) -> Traffic {
+        let requests = workers.iter().map(|_| AtomicU64::new(0)).collect();
         let shared = Shared {
             workers,
             machine: machine.into(),
             slots: Mutex::default(),
+            arounds: Mutex::default(),
             telemetry,
             access_log,
+            requests,
         };
         Traffic { shared: Arc::new(shared), servers: Mutex::default() }
     }
@@ -120,6 +151,43 @@ impl Traffic {
             if Arc::strong_count(slot) == 1 {
                 slots.remove(name);
             }
+        }
+    }
+
+    /// Builds a GlobalFilter and puts it in its place.
+    pub fn apply_global_filter(&self, name: &str, spec: &GlobalFilterSpec) -> Result<(), Vec<Problem>> {
+        let slot = self.shared.around(name);
+        let previous = slot.current();
+        let build = |part: &Option<PipelineSpec>, key: &str, before: Option<&Pipeline>| {
+            let build = |spec| {
+                Pipeline::build(&format!("{name}/{key}"), spec, &edge_filters::kind, before, &self.shared.telemetry)
+            };
+            part.as_ref().map(build).transpose().map_err(|problems| {
+                let under = |mut problem: Problem| {
+                    problem.path = base_model::problem::at(key, &problem.path);
+                    problem
+                };
+                problems.into_iter().map(under).collect::<Vec<_>>()
+            })
+        };
+        let (old_before, old_after) = match &previous {
+            Some(around) => (around.before.as_ref(), around.after.as_ref()),
+            None => (None, None),
+        };
+        let around = Around {
+            before: build(&spec.before_pipeline, "beforePipeline", old_before)?,
+            after: build(&spec.after_pipeline, "afterPipeline", old_after)?,
+            fall_through_before: spec.fallthrough.before_pipeline,
+            fall_through_pipeline: spec.fallthrough.pipeline,
+        };
+        slot.current.store(Some(Arc::new(around)));
+        Ok(())
+    }
+
+    /// Servers that name it run their pipelines alone from now on.
+    pub fn remove_global_filter(&self, name: &str) {
+        if let Some(slot) = lock(&self.shared.arounds).get(name) {
+            slot.current.store(None);
         }
     }
 
@@ -165,6 +233,11 @@ impl Traffic {
 
     pub fn servers(&self) -> Vec<(String, Arc<HttpServer>)> {
         lock(&self.servers).iter().map(|(n, s)| (n.clone(), s.clone())).collect()
+    }
+
+    /// Requests a worker has answered.
+    pub fn requests_of(&self, worker: usize) -> u64 {
+        self.shared.requests.get(worker).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
     /// Status of every object of this member, by name.

@@ -14,5 +14,5 @@ pub mod template;
 pub use body::{Body, BodyError, BodyStream};
 pub use exchange::{Client, Exchange, Space, Tags};
 pub use filter::{BuildError, Filter, FilterKind, Outcome, Parts, Step, SUCCESS};
-pub use pipeline::Pipeline;
+pub use pipeline::{Around, Pipeline};
 pub use template::Template;

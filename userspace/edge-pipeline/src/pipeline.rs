@@ -19,6 +19,17 @@ pub struct Pipeline {
     data: Option<Value>,
 }
 
+/// What runs around the pipelines of a server: a ready GlobalFilter.
+#[derive(Default)]
+pub struct Around {
+    pub before: Option<Pipeline>,
+    pub after: Option<Pipeline>,
+    /// Go on with the pipeline although the flow before it was ended.
+    pub fall_through_before: bool,
+    /// Go on with the flow after it although the pipeline was ended.
+    pub fall_through_pipeline: bool,
+}
+
 struct Node {
     /// `None` is `END`.
     filter: Option<Arc<dyn Filter>>,
@@ -156,6 +167,23 @@ impl Pipeline {
         }
         exchange.enter(None);
         ended
+    }
+
+    /// Walks a flow before this one and a flow after it, as a GlobalFilter says.
+    pub async fn run_within(&self, around: &Around, exchange: &mut Exchange) {
+        if let Some(before) = &around.before
+            && before.run(exchange).await
+            && !around.fall_through_before
+        {
+            return;
+        }
+        if self.run(exchange).await && !around.fall_through_pipeline {
+            return;
+        }
+        if let Some(after) = &around.after {
+            after.run(exchange).await;
+            exchange.tags.pipeline = Some(self.name.clone());
+        }
     }
 
     /// Status of each filter that has any to show.

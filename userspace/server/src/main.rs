@@ -1,1 +1,93 @@
-fn main() {}
+//! `weir`: the machine's daemon. This crate puts the parts together and holds no logic of its own.
+//!
+//! Reading order: [`options`] (how it is started), [`run`] (which parts there are and how they meet), [`logs`],
+//! [`local`] (what the admin API asks about this machine), [`figures`] (metrics), [`doctor`], [`demo_backend`].
+#![forbid(unsafe_code)]
+
+mod demo_backend;
+mod doctor;
+mod figures;
+mod local;
+mod logs;
+mod options;
+mod run;
+
+use clap::{Arg, ArgAction, Command};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Wrong usage or configuration.
+const WRONG: u8 = 2;
+
+fn main() -> ExitCode {
+    let run = options::arguments(Command::new("run").about("Run the daemon (the default)"));
+    let check = options::arguments(
+        Command::new("check-config")
+            .about("Check the options, and the documents of --initial-object-config-files, without running"),
+    );
+    let demo = Command::new("demo-backend")
+        .about("Answer every request with what was received")
+        .arg(Arg::new("listen").long("listen").required(true).action(ArgAction::Append).value_name("ADDR"))
+        .arg(Arg::new("name").long("name").value_name("NAME"));
+    let command = options::arguments(Command::new("weir").about("Edge load balancer"))
+        .version(version())
+        .disable_version_flag(true)
+        .arg(Arg::new("version").long("version").short('v').action(ArgAction::SetTrue).help("Print the version"))
+        .arg(Arg::new("print-config").long("print-config").short('c').action(ArgAction::SetTrue).help("Print the options in force"))
+        .args_conflicts_with_subcommands(true)
+        .subcommand(run.clone())
+        .subcommand(check)
+        .subcommand(Command::new("doctor").about("Say what this machine can do and what to change where it cannot"))
+        .subcommand(demo);
+    let matches = command.get_matches();
+    if matches.get_flag("version") {
+        println!("weir {}", version());
+        return ExitCode::SUCCESS;
+    }
+    match matches.subcommand() {
+        Some(("doctor", _)) => doctor::run(),
+        Some(("demo-backend", arguments)) => {
+            let options = demo_backend::Options {
+                listen: arguments.get_many::<String>("listen").unwrap_or_default().cloned().collect(),
+                name: arguments.get_one::<String>("name").cloned(),
+            };
+            match demo_backend::run(options) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error, 1),
+            }
+        }
+        Some(("check-config", arguments)) => match read(arguments) {
+            Ok(options) => doctor::check_config(&options),
+            Err(code) => code,
+        },
+        Some((_, arguments)) => match read(arguments) {
+            Ok(options) => run::run(options),
+            Err(code) => code,
+        },
+        None => match read(&matches) {
+            Ok(options) if matches.get_flag("print-config") => {
+                let map = options.effective.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
+                print!("{}", base_model::yaml::to_string(&serde_json::Value::Object(map)));
+                ExitCode::SUCCESS
+            }
+            Ok(options) => run::run(options),
+            Err(code) => code,
+        },
+    }
+}
+
+/// Version and what was built in.
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+fn read(matches: &clap::ArgMatches) -> Result<options::Options, ExitCode> {
+    options::read(matches, &|name| std::env::var(name).ok()).map_err(|wrong| fail(&wrong.to_string(), WRONG))
+}
+
+fn fail(message: &str, code: u8) -> ExitCode {
+    eprintln!("weir: {message}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,181 @@
+//! Executes plans: pipelines and servers through [`Traffic`], tables through the kernel.
+
+use crate::desired::Desired;
+use crate::last_good::LastGood;
+use crate::plan::{Change, plan};
+use crate::steer::Steer;
+use base_model::{FilterKinds, Object, Problem, Spec};
+use edge_listeners::Traffic;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// How often a server whose port was in use tries again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// How often names of backends are looked up again.
+const RESOLVE: Duration = Duration::from_secs(30);
+
+/// What could not be done, by object; shared with whoever reports status.
+pub type Failures = Arc<Mutex<BTreeMap<String, String>>>;
+
+/// See the module doc. Lives on a control thread.
+pub struct Agent {
+    traffic: Arc<Traffic>,
+    filters: Box<dyn FilterKinds + Send>,
+    steer: Option<Steer>,
+    last_good: Option<LastGood>,
+    current: Desired,
+    failures: Failures,
+    unsaved: bool,
+    retried: Instant,
+    resolved: Instant,
+}
+
+impl Agent {
+    /// Without `steer` there is no kernel plane; without `last_good` nothing is kept on disk.
+    pub fn new(
+        traffic: Arc<Traffic>,
+        filters: Box<dyn FilterKinds + Send>,
+        steer: Option<Steer>,
+        last_good: Option<LastGood>,
+    ) -> Agent {
+        Agent {
+            traffic,
+            filters,
+            steer,
+            last_good,
+            current: Desired::default(),
+            failures: Failures::default(),
+            unsaved: false,
+            retried: Instant::now(),
+            resolved: Instant::now(),
+        }
+    }
+
+    pub fn failures(&self) -> Failures {
+        self.failures.clone()
+    }
+
+    /// Serves what was kept on disk. Says which version that was.
+    pub fn start_from_disk(&mut self) -> Option<u64> {
+        let kept = self.last_good.as_ref()?.load()?;
+        let version = kept.version;
+        self.apply(kept);
+        self.unsaved = false;
+        Some(version)
+    }
+
+    /// Makes the machine be as `desired` says. What cannot be done is reported and leaves the rest as it should be.
+    pub fn apply(&mut self, desired: Desired) {
+        let changes = plan(&self.current, &desired);
+        for change in &changes {
+            self.execute(change, &desired);
+        }
+        self.unsaved |= !changes.is_empty() || self.current.version != desired.version;
+        self.current = desired;
+    }
+
+    /// What is to be done now and then. Call it every half second or so.
+    pub fn tick(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(self.retried) >= RETRY {
+            self.retried = now;
+            self.traffic.retry();
+            self.steer();
+        }
+        if now.duration_since(self.resolved) >= RESOLVE {
+            self.resolved = now;
+            edge_upstream::endpoint::resolve_all();
+        }
+        self.save();
+    }
+
+    /// Keeps the state on disk when it is not there yet.
+    pub fn save(&mut self) {
+        let Some(last_good) = self.last_good.as_ref().filter(|_| self.unsaved) else { return };
+        match last_good.store(&self.current) {
+            Ok(()) => self.unsaved = false,
+            Err(error) => tracing::error!(%error, "cannot keep the last good state on disk; trying again"),
+        }
+    }
+
+    /// Takes the kernel's programs down, when there are any and that was asked for.
+    pub fn detach(self) {
+        if let Some(steer) = self.steer {
+            steer.detach();
+        }
+    }
+
+    fn execute(&mut self, change: &Change, desired: &Desired) {
+        match change {
+            Change::ApplyPipeline { name, document }
+            | Change::ApplyServer { name, document }
+            | Change::ApplyGlobalFilter { name, document } => {
+                let done = self.apply_object(name, document);
+                self.report(name, done);
+            }
+            Change::RemoveServer { name } => {
+                self.traffic.remove_server(name);
+                lock(&self.failures).remove(name);
+            }
+            Change::RemovePipeline { name } => {
+                self.traffic.remove_pipeline(name);
+                lock(&self.failures).remove(name);
+            }
+            Change::RemoveGlobalFilter { name } => {
+                self.traffic.remove_global_filter(name);
+                lock(&self.failures).remove(name);
+            }
+            Change::Kernel => {
+                if let Some(steer) = &mut self.steer {
+                    steer.apply(desired, &self.traffic);
+                }
+            }
+        }
+    }
+
+    fn steer(&mut self) {
+        if let Some(steer) = &mut self.steer {
+            steer.apply(&self.current, &self.traffic);
+        }
+    }
+
+    fn apply_object(&self, name: &str, document: &Value) -> Result<(), String> {
+        let texts = |problems: Vec<Problem>| base_model::problem::render(&problems);
+        match Object::read(document, &*self.filters).map_err(texts)?.spec {
+            Spec::Pipeline(spec) => self.traffic.apply_pipeline(name, &spec).map_err(texts),
+            Spec::HttpServer(spec) => self.traffic.apply_server(name, &spec),
+            Spec::GlobalFilter(spec) => self.traffic.apply_global_filter(name, &spec).map_err(texts),
+            Spec::VirtualIp(_) => Ok(()),
+        }
+    }
+
+    fn report(&self, name: &str, done: Result<(), String>) {
+        let mut failures = lock(&self.failures);
+        match done {
+            Ok(()) => drop(failures.remove(name)),
+            Err(error) => {
+                tracing::error!(object = name, "not applied, what was there before stays: {error}");
+                failures.insert(name.to_owned(), error);
+            }
+        }
+    }
+}
+
+/// Status of every object of this member: the objects' own, and the reasons of those that failed.
+pub fn status(traffic: &Traffic, failures: &Failures) -> BTreeMap<String, Value> {
+    let mut status = traffic.status();
+    for (name, reason) in lock(failures).iter() {
+        let entry = status.entry(name.clone()).or_insert_with(|| json!({}));
+        if let Value::Object(fields) = entry {
+            fields.insert("health".into(), json!(reason));
+        }
+    }
+    status
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

@@ -1,0 +1,276 @@
+//! The kernel's part of a plan: machines, virtual IPs, their slots, and the sockets that VIPs lead to.
+
+use crate::desired::Desired;
+use base_model::{HashMode, PortsSpec, Protocol, Spec, VirtualIpSpec};
+use edge_kernel::{Kernel, ListenerId};
+use edge_l4::maglev::Candidate;
+use edge_l4::steering::{self, Generation};
+use edge_listeners::Traffic;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// The loaded kernel plane, shared with whoever reads its counters.
+pub type SharedKernel = Arc<Mutex<Plane>>;
+
+/// The programs and the names of what they count.
+pub struct Plane {
+    pub kernel: Kernel,
+    /// Names of virtual IPs by the index their counters are kept under.
+    pub vips: BTreeMap<u16, String>,
+    /// Names of machines by their index.
+    pub machines: BTreeMap<u16, String>,
+}
+
+/// Brings the kernel to where [`Desired`] says.
+pub struct Steer {
+    plane: SharedKernel,
+    /// This machine's name.
+    own: String,
+    applied: Option<Wanted>,
+    /// Slots by what they follow from; building a table takes a millisecond.
+    slots: BTreeMap<String, (Arc<crate::desired::Steering>, Arc<[(u16, u16)]>)>,
+    listeners: BTreeMap<String, (SocketAddr, Vec<RawFd>, ListenerId)>,
+    detach: bool,
+}
+
+/// Everything the kernel is told about steering.
+#[derive(PartialEq, Clone, Default)]
+struct Wanted {
+    machines: Vec<edge_kernel::Machine>,
+    vips: Vec<edge_kernel::Vip>,
+}
+
+impl Steer {
+    /// `detach`: the programs go when the process does.
+    pub fn new(kernel: Kernel, own: &str, detach: bool) -> Steer {
+        let plane = Plane { kernel, vips: BTreeMap::new(), machines: BTreeMap::new() };
+        Steer {
+            plane: Arc::new(Mutex::new(plane)),
+            own: own.to_owned(),
+            applied: None,
+            slots: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            detach,
+        }
+    }
+
+    pub fn plane(&self) -> SharedKernel {
+        self.plane.clone()
+    }
+
+    pub fn detach(self) {
+        if !self.detach {
+            return;
+        }
+        // The collector of metrics may hold the plane for a moment longer; the process is about to end.
+        match Arc::try_unwrap(self.plane) {
+            Ok(plane) => {
+                let plane = plane.into_inner().unwrap_or_else(|e| e.into_inner());
+                if let Err(error) = plane.kernel.detach() {
+                    tracing::error!(%error, "the kernel's programs could not be taken down");
+                }
+            }
+            Err(_) => tracing::error!("the kernel's programs are in use and stay"),
+        }
+    }
+
+    /// Compares, and tells the kernel what is new. Failures are logged and tried again with the next change.
+    pub fn apply(&mut self, desired: &Desired, traffic: &Traffic) {
+        self.register(traffic);
+        let specs = virtual_ips(desired);
+        let Some(wanted) = self.wanted(desired, &specs) else { return };
+        if self.applied.as_ref() == Some(&wanted) {
+            return;
+        }
+        let mut addresses: Vec<IpAddr> = specs.values().flat_map(|s| s.parsed_addresses()).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let mut plane = lock(&self.plane);
+        plane.vips = specs.keys().zip(1..).map(|(name, index)| (index, name.clone())).collect();
+        plane.machines = desired.machines.values().map(|m| (m.id, m.name.clone())).collect();
+        // The stack must know an address before packets for it are let through, and forget it only after.
+        let done = plane.kernel.set_local_addresses(&addresses).and_then(|()| {
+            plane.kernel.apply(&wanted.machines, &wanted.vips)
+        });
+        match done {
+            Ok(applied) => {
+                tracing::info!(
+                    version = desired.version,
+                    epoch = applied.epoch,
+                    tables = applied.tables_written,
+                    addresses = applied.addresses,
+                    "steering switched"
+                );
+                drop(plane);
+                self.applied = Some(wanted);
+            }
+            Err(error) => tracing::error!(%error, "steering stays as it was"),
+        }
+    }
+
+    /// `None` while the cluster does not know this machine.
+    fn wanted(&mut self, desired: &Desired, specs: &BTreeMap<String, VirtualIpSpec>) -> Option<Wanted> {
+        let own = desired.machines.get(&self.own)?;
+        let machines = desired.machines.values().filter_map(|machine| {
+            let v4 = machine.v4.filter(|_| own.v4.is_some()).map(IpAddr::V4);
+            let address = v4.or(machine.v6.filter(|_| own.v6.is_some()).map(IpAddr::V6));
+            if address.is_none() {
+                tracing::warn!(
+                    machine = machine.name,
+                    "no address of a family this machine has: packets cannot be passed on to it; start it with --advertise-address"
+                );
+            }
+            Some(edge_kernel::Machine {
+                index: machine.id,
+                address: address?,
+                next_hop: None,
+                own: machine.name == self.own,
+            })
+        });
+        let machines: Vec<_> = machines.collect();
+        let vips = specs.iter().zip(1..).map(|((name, spec), id)| edge_kernel::Vip {
+            id,
+            addresses: spec.parsed_addresses().collect(),
+            ports: match &spec.ports {
+                PortsSpec::Any => vec![0..=u16::MAX],
+                PortsSpec::List(ranges) => ranges.iter().map(|r| r.low..=r.high).collect(),
+            },
+            protocols: spec.protocols.iter().map(|p| protocol(*p)).collect(),
+            hash: match spec.hash {
+                HashMode::FiveTuple => edge_kernel::Hash::FiveTuple,
+                HashMode::SourceIp => edge_kernel::Hash::SourceIp,
+                HashMode::SourcePrefix => edge_kernel::Hash::SourcePrefix {
+                    v4: spec.source_prefix_length.ipv4,
+                    v6: spec.source_prefix_length.ipv6,
+                },
+                HashMode::DestinationPort => edge_kernel::Hash::DestinationPort,
+            },
+            slots: slots_of(&mut self.slots, name, desired, &machines),
+        });
+        let vips = vips.collect();
+        self.slots.retain(|name, _| specs.contains_key(name));
+        Some(Wanted { machines, vips })
+    }
+
+    /// Sockets without an address of their own serve every VIP on their port.
+    fn register(&mut self, traffic: &Traffic) {
+        let mut open = BTreeMap::new();
+        for (name, server) in traffic.servers() {
+            if let Some((at, sockets)) = server.sockets()
+                && at.ip().is_unspecified()
+            {
+                open.insert(name, (at, sockets));
+            }
+        }
+        let mut plane = lock(&self.plane);
+        let gone: Vec<String> = self
+            .listeners
+            .iter()
+            .filter(|(name, (at, sockets, _))| open.get(*name).is_none_or(|(a, s)| a != at || s != sockets))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            if let Some((at, _, id)) = self.listeners.remove(&name)
+                && let Err(error) = plane.kernel.unregister_listener(id)
+            {
+                tracing::error!(server = name, %at, %error, "its sockets could not be taken from the virtual IPs");
+            }
+        }
+        for (name, (at, sockets)) in open {
+            if self.listeners.contains_key(&name) {
+                continue;
+            }
+            match plane.kernel.register_listener(at.port()..=at.port(), edge_kernel::Protocol::Tcp, &sockets) {
+                Ok(id) => drop(self.listeners.insert(name, (at, sockets, id))),
+                Err(error) => {
+                    tracing::error!(server = name, %at, %error, "virtual IPs do not reach it; trying again");
+                }
+            }
+        }
+    }
+}
+
+/// The VirtualIPs among the objects, by name. Unreadable ones cannot be stored; one that is there all the same is left out.
+fn virtual_ips(desired: &Desired) -> BTreeMap<String, VirtualIpSpec> {
+    desired
+        .objects
+        .iter()
+        .filter(|(_, document)| document.get("kind").and_then(|k| k.as_str()) == Some("VirtualIP"))
+        .filter_map(|(name, document)| {
+            match base_model::Object::read(document, &NoFilters).map(|object| object.spec) {
+                Ok(Spec::VirtualIp(spec)) => Some((name.clone(), *spec)),
+                _ => {
+                    tracing::error!(object = name, "this VirtualIP cannot be read and is left out");
+                    None
+                }
+            }
+        })
+        .collect()
+}
+
+/// A VirtualIP has no filters.
+struct NoFilters;
+
+impl base_model::FilterKinds for NoFilters {
+    fn results(&self, _: &str) -> Option<Vec<&'static str>> {
+        None
+    }
+
+    fn kinds(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+}
+
+type Slots = Arc<[(u16, u16)]>;
+
+/// The slots of a virtual IP; those of machines packets cannot be sent to belong to nobody.
+fn slots_of(
+    known: &mut BTreeMap<String, (Arc<crate::desired::Steering>, Slots)>,
+    name: &str,
+    desired: &Desired,
+    machines: &[edge_kernel::Machine],
+) -> Slots {
+    let followed = desired.steering.get(name).cloned().unwrap_or_default();
+    let reachable = |id: u16| machines.iter().any(|m| m.index == id);
+    if let Some((from, slots)) = known.get(name)
+        && *from == followed
+        && slots.iter().all(|(current, previous)| {
+            (*current == 0 || reachable(*current)) && (*previous == 0 || reachable(*previous))
+        })
+    {
+        return slots.clone();
+    }
+    let names: BTreeMap<u16, &str> = desired.machines.values().map(|m| (m.id, m.name.as_str())).collect();
+    let generations: Vec<Generation<'_>> = followed
+        .generations
+        .iter()
+        .map(|machines| Generation {
+            machines: machines
+                .iter()
+                .filter_map(|(id, weight)| Some(Candidate { id: *id, weight: *weight, name: names.get(id)? }))
+                .collect(),
+        })
+        .collect();
+    let pick = |id: u16| if reachable(id) { id } else { 0 };
+    let built = steering::slots(&generations, &|id| followed.alive.contains(&id));
+    let slots: Slots = if built.is_empty() {
+        vec![(0, 0); edge_kernel::abi::limits::SLOTS as usize].into()
+    } else {
+        built.iter().map(|slot| (pick(slot.current()), pick(slot.previous()))).collect()
+    };
+    known.insert(name.to_owned(), (followed, slots.clone()));
+    slots
+}
+
+fn protocol(protocol: Protocol) -> edge_kernel::Protocol {
+    match protocol {
+        Protocol::Tcp => edge_kernel::Protocol::Tcp,
+        Protocol::Udp => edge_kernel::Protocol::Udp,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

@@ -1,0 +1,108 @@
+//! Metrics of the parts that only the whole process sees: workers, the kernel plane, the Raft group.
+
+use base_runtime::{Worker, WorkerStats};
+use base_telemetry::families::{self, RaftRow, SteeredCounters, WorkerRow, XdpCounters};
+use base_telemetry::registry::Encoder;
+use control_raft::Control;
+use edge_agent::steer::SharedKernel;
+use edge_listeners::Traffic;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Adds the build and the state of the Raft group, as this member sees it.
+pub fn control(control: Control) -> impl Fn(&mut Encoder) + Send + Sync {
+    move |encoder| {
+        let metrics = control.metrics();
+        families::build(encoder, crate::version(), "", metrics.config_version);
+        families::raft(
+            encoder,
+            &RaftRow {
+                is_leader: metrics.is_leader,
+                has_leader: metrics.leader.is_some(),
+                term: metrics.term,
+                last_log_index: metrics.last_log_index,
+                commit_index: metrics.commit_index,
+                applied_index: metrics.applied_index,
+                snapshot_index: metrics.snapshot_index,
+                voters: metrics.voters.len() as u64,
+                ..RaftRow::default()
+            },
+        );
+    }
+}
+
+/// Adds the workers.
+pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Encoder) + Send + Sync {
+    let before: Mutex<Vec<WorkerStats>> = Mutex::new(vec![WorkerStats::default(); workers.len()]);
+    move |encoder| {
+        let mut before = before.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows: Vec<WorkerRow> = workers
+            .iter()
+            .zip(before.iter_mut())
+            .map(|(worker, before)| {
+                let now = worker.stats();
+                let (busy, idle) = (now.busy_ns - before.busy_ns, now.idle_ns - before.idle_ns);
+                *before = now;
+                WorkerRow {
+                    worker: worker.index(),
+                    cpu: Some(worker.cpu()),
+                    connections: now.connections_open,
+                    accepted_total: now.accepted,
+                    requests_total: traffic.requests_of(worker.index()),
+                    busy_ratio: if busy + idle == 0 { 0.0 } else { busy as f64 / (busy + idle) as f64 },
+                    more: vec![
+                        (
+                            "weir_worker_wakeups_total",
+                            "Times the worker slept and was woken, by worker.",
+                            true,
+                            now.wakeups as f64,
+                        ),
+                        ("weir_worker_panics_total", "Tasks that ended by a panic, by worker.", true, now.panics as f64),
+                        (
+                            "weir_worker_buffers_in_use",
+                            "Receive and send buffers in use, by worker.",
+                            false,
+                            now.buffers_in_use as f64,
+                        ),
+                        ("weir_worker_received_bytes_total", "Bytes received, by worker.", true, now.bytes_in as f64),
+                        ("weir_worker_sent_bytes_total", "Bytes sent, by worker.", true, now.bytes_out as f64),
+                    ],
+                }
+            })
+            .collect();
+        families::workers(encoder, &rows);
+    }
+}
+
+/// Adds what the kernel's programs counted.
+pub fn kernel(plane: SharedKernel) -> impl Fn(&mut Encoder) + Send + Sync {
+    move |encoder| {
+        let plane = plane.lock().unwrap_or_else(PoisonError::into_inner);
+        let counters = plane.kernel.counters();
+        let vip = |index: u16| match index {
+            0 => String::new(),
+            index => plane.vips.get(&index).cloned().unwrap_or_else(|| format!("#{index}")),
+        };
+        let fates: Vec<XdpCounters> = counters
+            .reasons
+            .iter()
+            .map(|c| XdpCounters {
+                vip: vip(c.vip),
+                verdict: c.verdict().to_owned(),
+                reason: c.reason.name().to_owned(),
+                packets: c.packets,
+                bytes: c.bytes,
+            })
+            .collect();
+        let steered: Vec<SteeredCounters> = counters
+            .steered
+            .iter()
+            .map(|c| SteeredCounters {
+                vip: vip(c.vip),
+                machine: plane.machines.get(&c.machine).cloned().unwrap_or_else(|| format!("#{}", c.machine)),
+                packets: c.packets,
+                bytes: c.bytes,
+            })
+            .collect();
+        families::xdp(encoder, &fates, &steered);
+    }
+}

@@ -1,0 +1,66 @@
+//! What the admin API asks about this machine.
+
+use crate::logs::Logs;
+use base_telemetry::registry::Names;
+use base_telemetry::Telemetry;
+use edge_agent::agent::Failures;
+use edge_listeners::Traffic;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::broadcast;
+
+/// This machine's half of the admin API.
+pub struct Local {
+    pub telemetry: Arc<Telemetry>,
+    pub logs: Logs,
+    /// The edge half, once it runs; never in a process with `--no-edge`.
+    pub edge: OnceLock<(Arc<Traffic>, Failures)>,
+    /// The first state was applied, or there is no edge half that could.
+    pub ready: AtomicBool,
+}
+
+impl control_admin::Local for Local {
+    fn ready(&self) -> Result<(), String> {
+        if self.ready.load(Ordering::Acquire) {
+            Ok(())
+        } else {
+            Err("the configuration has not been applied yet; ask again in a moment".to_owned())
+        }
+    }
+
+    fn about(&self) -> String {
+        let kernel = if edge_kernel::built_in() { "L4 built in" } else { "L4 not built in" };
+        format!("weir {} ({kernel})\n", crate::version())
+    }
+
+    fn object_status(&self, name: Option<&str>) -> BTreeMap<String, Value> {
+        let Some((traffic, failures)) = self.edge.get() else { return BTreeMap::new() };
+        let mut status = edge_agent::agent::status(traffic, failures);
+        if let Some(name) = name {
+            status.retain(|n, _| n == name);
+        }
+        status
+    }
+
+    fn metrics(&self) -> String {
+        self.telemetry.render(Names::All)
+    }
+
+    fn logs(&self, tail: usize) -> Vec<Arc<str>> {
+        self.logs.ring.tail(tail)
+    }
+
+    fn follow_logs(&self) -> Option<broadcast::Receiver<Arc<str>>> {
+        Some(self.logs.ring.follow())
+    }
+
+    fn log_level(&self) -> String {
+        self.logs.level().to_lowercase()
+    }
+
+    fn set_log_level(&self, level: &str) -> Result<(), String> {
+        self.logs.set_level(level)
+    }
+}
