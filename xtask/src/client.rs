@@ -69,7 +69,7 @@ fn long(id: u32, options: &Options) {
     let started = Instant::now();
     let mut connection = match Connection::open(options.target, CONNECT_LIMIT, ANSWER_LIMIT) {
         Ok(connection) => connection,
-        Err(error) => return tell(&broken(id, 0, 0, started, "", &error)),
+        Err((port, error)) => return tell(&broken(id, 0, port, started, "", &error)),
     };
     let (port, mut machine) = (connection.source_port(), String::new());
     for count in 0.. {
@@ -103,7 +103,7 @@ fn probe(prober: u32, options: &Options) {
                 Ok(event) => tell(&event),
                 Err(error) => tell(&broken(id, 0, connection.source_port(), started, "", &error)),
             },
-            Err(error) => tell(&broken(id, 0, 0, started, "", &error)),
+            Err((port, error)) => tell(&broken(id, 0, port, started, "", &error)),
         }
     }
 }
@@ -112,13 +112,20 @@ fn probe(prober: u32, options: &Options) {
 fn request(connection: &mut Connection, id: u32, count: u64, started: Instant) -> std::io::Result<Event> {
     let answer = connection.get("/demo")?;
     let us = micros(started);
-    let echoed = |name: &str| {
-        let found = answer.body.split_once(&format!("{name}:[")).and_then(|(_, rest)| rest.split(']').next());
-        found.unwrap_or("?").to_string()
-    };
-    let backend = answer.body.lines().find_map(|line| line.strip_prefix("Name  : ")).unwrap_or("?").to_string();
-    let (machine, worker) = (echoed("X-Weir-Machine"), echoed("X-Weir-Worker"));
+    let (machine, worker) = (echoed(&answer.body, "X-Weir-Machine"), echoed(&answer.body, "X-Weir-Worker"));
+    let backend = backend(&answer.body);
     Ok(Event::Answer { id, count, port: connection.source_port(), us, status: answer.status, machine, worker, backend })
+}
+
+/// A header of the request as `weir demo-backend` received it.
+pub fn echoed(body: &str, name: &str) -> String {
+    let found = body.split_once(&format!("{name}:[")).and_then(|(_, rest)| rest.split(']').next());
+    found.unwrap_or("?").to_string()
+}
+
+/// Which `weir demo-backend` it was.
+pub fn backend(body: &str) -> String {
+    body.lines().find_map(|line| line.strip_prefix("Name  : ")).unwrap_or("?").to_string()
 }
 
 fn broken(id: u32, count: u64, port: u16, started: Instant, machine: &str, error: &std::io::Error) -> Event {

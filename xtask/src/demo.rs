@@ -34,6 +34,9 @@ pub struct Options {
     /// One machine on loopback, even as root
     #[arg(long)]
     loopback: bool,
+    /// Show the weir and weirctl of this folder instead of building them
+    #[arg(long)]
+    binaries: Option<PathBuf>,
 }
 
 pub fn run(options: &Options) -> Result<(), String> {
@@ -43,9 +46,9 @@ pub fn run(options: &Options) -> Result<(), String> {
     let id = std::process::id().to_string();
     let folder = std::env::temp_dir().join(format!("weir-demo-{id}"));
     let verdict = if tools::is_root() && !options.loopback {
-        fleet(&id, folder.clone(), options.keep)
+        fleet(&id, folder.clone(), options)
     } else {
-        loopback::run(folder.clone(), options.keep)
+        loopback::run(folder.clone(), options)
     };
     match verdict {
         Ok(line) => {
@@ -83,11 +86,22 @@ struct Demo {
     xtask: PathBuf,
 }
 
-fn fleet(id: &str, folder: PathBuf, keep: bool) -> Result<String, String> {
+/// Where `weir` and `weirctl` are, built if need be.
+fn binaries(options: &Options, kernel: bool) -> Result<PathBuf, String> {
+    if let Some(folder) = &options.binaries {
+        return std::path::absolute(folder).map_err(|error| format!("{}: {error}", folder.display()));
+    }
+    if kernel {
+        cargo::kernel_programs()
+            .map_err(|error| format!("{error}\nThe fleet needs them; --loopback shows the rest"))?;
+    }
+    cargo::build(&["server", "cli"], Profile::Release)
+}
+
+fn fleet(id: &str, folder: PathBuf, options: &Options) -> Result<String, String> {
     title("Weir: a fleet of three edges, on this machine");
     tools::require(&[IP, ETHTOOL, NSENTER])?;
-    cargo::kernel_programs().map_err(|error| format!("{error}\nThe fleet needs them; --loopback shows the rest"))?;
-    let binaries = cargo::build(&["server", "cli"], Profile::Release)?;
+    let binaries = binaries(options, true)?;
     take_down_on_signal(id);
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
 
@@ -109,7 +123,7 @@ fn fleet(id: &str, folder: PathBuf, keep: bool) -> Result<String, String> {
     demo.cut_off("edge-3", &mut verdict)?;
     demo.load = None;
     let line = verdict.line()?;
-    if keep {
+    if options.keep {
         demo.leave();
     } else {
         demo.shut_down();
@@ -189,10 +203,8 @@ impl Demo {
         let live = Instant::now();
         self.load = Some(self.client(0, 40)?);
         self.wait_steady(3)?;
-        applying.done(format!(
-            "live on all three, {} after the last apply",
-            seconds(live.elapsed().saturating_sub(STEADY))
-        ));
+        let gap = latest(&self.failures(live)).map_or(Duration::ZERO, |last| last.saturating_duration_since(live));
+        applying.done(format!("live on all three {} after the last apply returned", seconds(gap)));
         for kind in ["member", "all"] {
             if let Ok(text) =
                 tools::run(self.edge("edge-1").command(&self.weirctl).args(["--server", API, "get", kind]))
@@ -239,19 +251,37 @@ impl Demo {
             &["source", "router chose", "kernel steered", "answered by", "backend", "status", "time"],
             &rows,
         );
-        let owners: BTreeSet<_> = answers.iter().map(|seen| &seen.machine).collect();
+        let machines: BTreeSet<_> = answers.iter().map(|seen| &seen.machine).collect();
         let backends: BTreeSet<_> = answers.iter().map(|seen| &seen.backend).collect();
         verdict.claim(
             answers.iter().all(|seen| seen.status == 200),
             format!("{} requests, all answered with 200", answers.len()),
         );
         verdict.claim(
-            owners.len() == 3,
-            format!("{} edges own connections, {} backends answer", owners.len(), backends.len()),
+            machines.len() == 3,
+            format!("{} edges own connections, {} backends answer", machines.len(), backends.len()),
         );
+        let mut workers: BTreeMap<String, u32> = BTreeMap::new();
+        answers
+            .iter()
+            .for_each(|seen| *workers.entry(format!("{} worker {}", seen.machine, seen.worker)).or_default() += 1);
+        let workers: Vec<String> = workers.iter().map(|(worker, count)| format!("{worker}: {count}")).collect();
+        note(format!("all {}: {}", answers.len(), workers.join(", ")));
         verdict.claim(
             steered > 0,
             format!("{steered} of them were steered by the kernel to another machine than the router chose"),
+        );
+        let mut owners6 = Vec::new();
+        for _ in 0..6 {
+            let target = SocketAddr::new(VIP6.into(), PORT).to_string();
+            let body = tools::run(self.fleet.client.command(&self.xtask).args(["internal-get", &target, "/demo"]));
+            owners6.push(body.map(|body| client::echoed(&body, "X-Weir-Machine")));
+        }
+        let failed = owners6.iter().find_map(|owner| owner.as_ref().err()).cloned().unwrap_or_default();
+        let owners6: Vec<String> = owners6.into_iter().flatten().collect();
+        verdict.claim(
+            owners6.len() == 6,
+            format!("{} of 6 requests over IPv6 were answered, by {}{failed}", owners6.len(), owners(owners6.iter())),
         );
         self.latencies(since);
         Ok(())
@@ -264,7 +294,7 @@ impl Demo {
         for edge in &self.fleet.edges {
             let text = self.metrics(&edge.name)?;
             for (labels, packets) in report::packets(&text) {
-                if labels.verdict.eq_ignore_ascii_case("tx") {
+                if labels.verdict == "transmit" {
                     forwarded += packets;
                 }
                 rows.push(vec![edge.name.clone(), labels.vip, labels.verdict, labels.reason, format!("{packets:.0}")]);
@@ -343,8 +373,8 @@ impl Demo {
         if let Some(edge) = self.edges.iter_mut().find(|edge| edge.name == name) {
             edge.kill();
         }
-        self.watch(Duration::from_millis(1500))?;
-        let alive = self.alive_since(started + Duration::from_secs(1));
+        self.watch(TAKEOVER_LIMIT + Duration::from_millis(500))?;
+        let alive = self.alive_since(started + TAKEOVER_LIMIT);
         verdict.claim(
             through.is_subset(&alive),
             format!(
@@ -352,6 +382,22 @@ impl Demo {
                 through.len()
             ),
         );
+        // New connections whose slots were its own fail until the others take these over; those that come in through it
+        // fail for longer, because nobody gives its kernel program a new table any more.
+        let (mut inside, mut elsewhere) = (Vec::new(), Vec::new());
+        for failure in self.failures(started).into_iter().filter(|failure| failure.id >= NEW) {
+            let through = self.fleet.chosen_by_router(failure.port, PORT)? == name;
+            if through { &mut inside } else { &mut elsewhere }.push(failure);
+        }
+        let taken_over = latest(&elsewhere).map_or(Duration::ZERO, |last| last - started);
+        note(format!("{} connections belonged to it. New ones failed:", lost.len()));
+        note(format!(
+            "  {} that came in elsewhere, the last {} after the kill{}",
+            elsewhere.len(),
+            seconds(taken_over),
+            errors(&elsewhere)
+        ));
+        note(format!("  {} that came in through it{}", inside.len(), errors(&inside)));
         let withdrawn = Instant::now();
         self.fleet.withdraw(name)?;
         note(format!(
@@ -359,29 +405,25 @@ impl Demo {
             seconds(withdrawn - started)
         ));
         self.watch(Duration::from_secs(6))?;
-
-        let failed = self.failures(started).into_iter().filter(|failure| failure.id >= NEW);
-        let failed: Vec<(Instant, String)> = failed.map(|failure| (failure.began, failure.error)).collect();
-        let mut kinds: BTreeMap<&str, u32> = BTreeMap::new();
-        failed.iter().for_each(|(_, error)| *kinds.entry(error).or_default() += 1);
-        let kinds: Vec<String> = kinds.iter().map(|(error, count)| format!("{count} × {error}")).collect();
-        let kinds = if kinds.is_empty() { "none".into() } else { kinds.join(", ") };
-        note(format!("{} connections belonged to it; new ones that failed: {kinds}", lost.len()));
-        let quiet = started + Duration::from_secs(5);
+        let quiet = withdrawn + Duration::from_secs(3);
         let alive = others.intersection(&self.alive_since(quiet)).count();
         verdict.claim(
             alive == others.len(),
             format!("{alive} of {} established connections owned by the others live", others.len()),
         );
         self.claim_none_broken(started, &[name], "the crash", verdict);
-        let last = failed.iter().map(|(began, _)| *began).max().unwrap_or(started);
         verdict.claim(
-            last < withdrawn + Duration::from_secs(1),
+            taken_over < TAKEOVER_LIMIT,
             format!(
-                "converged: the last new connection that failed began {} after the kill ({} after the withdrawal)",
-                seconds(last - started),
-                seconds(last.saturating_duration_since(withdrawn))
+                "converged: from {} after the kill the others serve all that comes in through them",
+                seconds(taken_over)
             ),
+        );
+        let late: Vec<_> = self.failures(withdrawn).into_iter().filter(|failure| failure.id >= NEW).collect();
+        let settled = latest(&late).map_or(Duration::ZERO, |last| last.saturating_duration_since(withdrawn));
+        verdict.claim(
+            settled < Duration::from_secs(1),
+            format!("no new connection failed from {} after the withdrawal on", seconds(settled)),
         );
         Ok(())
     }
@@ -445,9 +487,11 @@ impl Demo {
     fn failures(&self, since: Instant) -> Vec<Failure> {
         let events = self.load.as_ref().map(|load| load.since(since)).unwrap_or_default();
         let failures = events.into_iter().filter_map(|(at, event)| match event {
-            Event::Broken { id, us, error, machine, .. } => Some(Failure { id, began: before(at, us), error, machine }),
-            Event::Answer { id, us, status, machine, .. } if status != 200 => {
-                Some(Failure { id, began: before(at, us), error: format!("status {status}"), machine })
+            Event::Broken { id, port, us, error, machine, .. } => {
+                Some(Failure { id, port, began: before(at, us), error, machine })
+            }
+            Event::Answer { id, port, us, status, machine, .. } if status != 200 => {
+                Some(Failure { id, port, began: before(at, us), error: format!("status {status}"), machine })
             }
             Event::Answer { .. } => None,
         });
@@ -570,10 +614,23 @@ impl Demo {
 /// A request or connection that came to nothing.
 struct Failure {
     id: u32,
+    port: u16,
     began: Instant,
     error: String,
     /// Who had answered on this connection before; empty when nobody had.
     machine: String,
+}
+
+fn latest(failures: &[Failure]) -> Option<Instant> {
+    failures.iter().map(|failure| failure.began).max()
+}
+
+/// ` (12 × Connection refused)`, or nothing.
+fn errors(failures: &[Failure]) -> String {
+    let mut kinds: BTreeMap<&str, u32> = BTreeMap::new();
+    failures.iter().for_each(|failure| *kinds.entry(&failure.error).or_default() += 1);
+    let kinds: Vec<String> = kinds.iter().map(|(error, count)| format!("{count} × {error}")).collect();
+    if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) }
 }
 
 /// An answer as the client saw it.
@@ -626,4 +683,6 @@ const LONG: u32 = 90;
 const FRESH: u32 = 80;
 /// How long everything must be well to be called steady.
 const STEADY: Duration = Duration::from_millis(700);
+/// A second of silence until a member counts as dead, up to another for a new leader, and the tables on their way.
+const TAKEOVER_LIMIT: Duration = Duration::from_secs(3);
 const READY_LIMIT: Duration = Duration::from_secs(20);

@@ -4,6 +4,10 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
 pub struct Connection {
     stream: TcpStream,
     host: String,
@@ -17,12 +21,18 @@ pub struct Answer {
 }
 
 impl Connection {
-    pub fn open(address: SocketAddr, connect_limit: Duration, read_limit: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, connect_limit)?;
-        stream.set_read_timeout(Some(read_limit))?;
-        stream.set_write_timeout(Some(read_limit))?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream, host: address.to_string(), input: Vec::new() })
+    /// The source port belongs to the error too: it says which way the attempt went.
+    pub fn open(address: SocketAddr, connect_limit: Duration, read_limit: Duration) -> Result<Self, (u16, io::Error)> {
+        let socket = socket(address).map_err(|error| (0, error))?;
+        let port = socket.local_addr().map_or(0, |address| address.port());
+        let opened = connect(&socket, address, connect_limit).and_then(|()| {
+            socket.set_nonblocking(false)?;
+            socket.set_read_timeout(Some(read_limit))?;
+            socket.set_write_timeout(Some(read_limit))?;
+            socket.set_nodelay(true)
+        });
+        opened.map_err(|error| (port, error))?;
+        Ok(Self { stream: socket, host: address.to_string(), input: Vec::new() })
     }
 
     pub fn source_port(&self) -> u16 {
@@ -95,10 +105,35 @@ impl Connection {
     }
 }
 
+/// A socket with a port of its own, not connected yet.
+fn socket(address: SocketAddr) -> io::Result<TcpStream> {
+    let (family, any) = match address {
+        SocketAddr::V4(_) => (AddressFamily::INET, SocketAddr::from(([0; 4], 0))),
+        SocketAddr::V6(_) => (AddressFamily::INET6, SocketAddr::from(([0u16; 8], 0))),
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &any)?;
+    Ok(socket.into())
+}
+
+fn connect(socket: &TcpStream, address: SocketAddr, limit: Duration) -> io::Result<()> {
+    match rustix::net::connect(socket, &address) {
+        Err(Errno::INPROGRESS) => {}
+        result => return result.map_err(io::Error::from),
+    }
+    let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
+    match rustix::event::poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&limit))? {
+        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to the SYN")),
+        _ => rustix::net::sockopt::socket_error(socket)?.map_err(io::Error::from),
+    }
+}
+
 /// The hidden subcommand that looks into another namespace: one GET, its body on stdout.
 pub fn print(address: SocketAddr, path: &str) -> Result<(), String> {
     let limit = Duration::from_secs(5);
-    let answer = Connection::open(address, limit, limit).and_then(|mut connection| connection.get(path));
+    let opened = Connection::open(address, limit, limit).map_err(|(_, error)| error);
+    let answer = opened.and_then(|mut connection| connection.get(path));
     let answer = answer.map_err(|error| format!("GET http://{address}{path}: {error}"))?;
     print!("{}", answer.body);
     if answer.status == 200 { Ok(()) } else { Err(format!("GET http://{address}{path}: status {}", answer.status)) }

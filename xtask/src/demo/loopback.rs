@@ -6,19 +6,19 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::documents;
-use crate::cargo::{self, Profile};
+use super::{Options, documents};
+use crate::client::{backend, echoed};
 use crate::http::Connection;
 use crate::process::Daemon;
 use crate::progress::{self, step, title, warn};
 use crate::tools;
 
-pub fn run(folder: PathBuf, keep: bool) -> Result<String, String> {
+pub fn run(folder: PathBuf, options: &Options) -> Result<String, String> {
     title("Weir: one machine on loopback");
     warn(
         "without root there are no namespaces and no kernel programs: the fleet, steering, drain and crash are left out",
     );
-    let binaries = cargo::build(&["server", "cli"], Profile::Release)?;
+    let binaries = super::binaries(options, false)?;
     let (weir, weirctl) = (binaries.join("weir"), binaries.join("weirctl"));
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let [port, api, peer, one, two] = free_ports()?;
@@ -53,7 +53,8 @@ pub fn run(folder: PathBuf, keep: bool) -> Result<String, String> {
     let target = SocketAddr::from(([127, 0, 0, 1], port));
     let started = Instant::now();
     let limit = Duration::from_secs(2);
-    let ask = || Connection::open(target, limit, limit).and_then(|mut connection| connection.get("/demo?first"));
+    let open = || Connection::open(target, limit, limit).map_err(|(_, error)| error);
+    let ask = || open().and_then(|mut connection| connection.get("/demo?first"));
     while !ask().is_ok_and(|answer| answer.status == 200) {
         if started.elapsed() > Duration::from_secs(10) {
             return Err(format!("10 s after the last apply http://{target}/ still does not answer 200: {:?}", ask()));
@@ -66,18 +67,14 @@ pub fn run(folder: PathBuf, keep: bool) -> Result<String, String> {
     let (mut rows, mut good) = (Vec::new(), 0);
     for number in 0..12 {
         let began = Instant::now();
-        let mut connection = Connection::open(target, limit, limit).map_err(|error| format!("{target}: {error}"))?;
+        let mut connection = open().map_err(|error| format!("{target}: {error}"))?;
         let answer =
             connection.get(&format!("/demo?request={number}")).map_err(|error| format!("{target}: {error}"))?;
         good += usize::from(answer.status == 200 && answer.body.contains("X-Demo:[flash-sale]"));
-        let echoed = |name: &str| {
-            let found = answer.body.split_once(&format!("{name}:[")).and_then(|(_, rest)| rest.split(']').next());
-            found.unwrap_or("?").to_string()
-        };
         rows.push(vec![
             format!("127.0.0.1:{}", connection.source_port()),
-            format!("{} worker {}", echoed("X-Weir-Machine"), echoed("X-Weir-Worker")),
-            answer.body.lines().find_map(|line| line.strip_prefix("Name  : ")).unwrap_or("?").to_string(),
+            format!("{} worker {}", echoed(&answer.body, "X-Weir-Machine"), echoed(&answer.body, "X-Weir-Worker")),
+            backend(&answer.body),
             answer.status.to_string(),
             format!("{:.2} ms", began.elapsed().as_secs_f64() * 1e3),
         ]);
@@ -86,7 +83,7 @@ pub fn run(folder: PathBuf, keep: bool) -> Result<String, String> {
     if good != rows.len() {
         return Err(format!("only {good} of {} requests came back as they should", rows.len()));
     }
-    if keep {
+    if options.keep {
         title("Everything is left running. What to type next");
         println!("  curl -s http://{target}/");
         println!("  {} --server {api} get all", weirctl.display());
