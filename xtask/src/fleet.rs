@@ -113,8 +113,12 @@ impl Fleet {
         self.router.sysctl(&[
             ("net/ipv4/ip_forward", "1"),
             ("net/ipv6/conf/all/forwarding", "1"),
-            ("net/ipv4/fib_multipath_hash_policy", "1"),
-            ("net/ipv6/fib_multipath_hash_policy", "1"),
+            // By addresses, protocol and ports, computed from the packet as a router does. The simpler policy 1 would take
+            // the hash that the client's socket left on the packet, which is random and unknown to `ip route get`.
+            ("net/ipv4/fib_multipath_hash_policy", "3"),
+            ("net/ipv6/fib_multipath_hash_policy", "3"),
+            ("net/ipv4/fib_multipath_hash_fields", HASH_FIELDS),
+            ("net/ipv6/fib_multipath_hash_fields", HASH_FIELDS),
         ])
     }
 
@@ -283,6 +287,8 @@ fn first(address: Ipv6Addr) -> Ipv6Addr {
 }
 
 const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0x10);
+/// Source and destination address, protocol, source and destination port: bits 0, 1, 2, 4, 5.
+const HASH_FIELDS: &str = "55";
 /// A full Ethernet payload of 1,500 bytes plus IPv6, UDP and GUE headers, rounded up.
 const EDGE_MTU: u32 = 1600;
 
