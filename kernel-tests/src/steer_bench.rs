@@ -46,8 +46,8 @@ struct Contender {
 
 /// Runs all contenders `rounds` times. `object` is `target/bpf/weir-bench.bpf.o`.
 pub fn run(rounds: u32, object: &Path) -> Result<Vec<Row>, String> {
-    let bytes = std::fs::read(object)
-        .map_err(|e| format!("{}: {e}; `cargo xtask build-ebpf` makes it", object.display()))?;
+    let bytes =
+        std::fs::read(object).map_err(|e| format!("{}: {e}; `cargo xtask build-ebpf` makes it", object.display()))?;
     let pins = Options::pin_dir_of(&format!("bench-{}", std::process::id()));
     let result = measure(rounds, &bytes, &pins);
     let _ = std::fs::remove_dir_all(&pins);
@@ -70,8 +70,7 @@ fn measure(rounds: u32, object: &[u8], pins: &Path) -> Result<Vec<Row>, String> 
     kernel.apply(&world::machines(), &vips).map_err(|e| e.to_string())?;
 
     let mut programs = load(object, pins)?;
-    let mut rows: Vec<Row> =
-        contenders().iter().map(|c| Row { name: c.name, ns: Vec::new() }).collect();
+    let mut rows: Vec<Row> = contenders().iter().map(|c| Row { name: c.name, ns: Vec::new() }).collect();
     for round in 0..=rounds {
         for (contender, row) in contenders().iter().zip(&mut rows) {
             let ns = once(&mut programs, contender)?;
@@ -90,8 +89,7 @@ fn contenders() -> Vec<Contender> {
     let tcp = |fixture: Fixture, v4, flags| packet::tcp(client(v4, 1), fixture.at(v4, 80), flags, 15);
     let spread = |v4| tcp(Fixture::SpreadFiveTuple, v4, ACK);
     let (v4, v6) = ("bench_steer_v4", "bench_steer_v6");
-    let contender =
-        |name, program, flows, frame| Contender { name, program, flows, frame };
+    let contender = |name, program, flows, frame| Contender { name, program, flows, frame };
     vec![
         contender("empty program", "bench_empty", 1, spread(true)),
         contender("harness alone", "bench_harness", 1, spread(true)),
@@ -100,7 +98,12 @@ fn contenders() -> Vec<Contender> {
         contender("forward IPv4 TCP, 1 M flows", v4, MILLION, spread(true)),
         contender("forward IPv6 TCP, warm", v6, 1, spread(false)),
         contender("forward IPv6 TCP, 1 M flows", v6, MILLION, spread(false)),
-        contender("forward IPv4 UDP, warm", v4, 1, packet::udp(client(true, 1), Fixture::SpreadFiveTuple.at(true, 80), &[0; 27])),
+        contender(
+            "forward IPv4 UDP, warm",
+            v4,
+            1,
+            packet::udp(client(true, 1), Fixture::SpreadFiveTuple.at(true, 80), &[0; 27]),
+        ),
         contender("own, new connection", v4, 1, tcp(Fixture::Here, true, SYN)),
         contender("own, asks for a socket, second chance", v4, 1, tcp(Fixture::HereBefore, true, ACK)),
         contender("no VIP", v4, 1, packet::tcp(client(true, 1), client(true, 2), ACK, 15)),

@@ -98,8 +98,9 @@ pub fn machines() -> Vec<Machine> {
 }
 
 pub fn vips() -> Vec<Vip> {
-    let spread: Arc<[(u16, u16)]> =
-        (0..SLOTS).map(|slot| [(OWN, OTHER), (OTHER, OWN), (THIRD, OVER_V6), (OVER_V6, 0)][slot as usize % 4]).collect();
+    let spread: Arc<[(u16, u16)]> = (0..SLOTS)
+        .map(|slot| [(OWN, OTHER), (OTHER, OWN), (THIRD, OVER_V6), (OVER_V6, 0)][slot as usize % 4])
+        .collect();
     Fixture::ALL
         .map(|fixture| Vip {
             id: fixture as u16,

@@ -77,7 +77,10 @@ fn group(address: SocketAddr, tcp: bool, workers: usize) -> Vec<OwnedFd> {
                 assert!(fd >= 0);
                 let one: libc::c_int = 1;
                 let size = size_of::<libc::c_int>() as libc::socklen_t;
-                assert_eq!(libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, (&raw const one).cast(), size), 0);
+                assert_eq!(
+                    libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, (&raw const one).cast(), size),
+                    0
+                );
                 let bound = match address {
                     SocketAddr::V4(v4) => {
                         let mut a: libc::sockaddr_in = std::mem::zeroed();
@@ -136,7 +139,9 @@ fn listeners_are_found_through_any_address_and_port_of_a_vip() {
     let kernel = pair.edge.enter(|| {
         let mut kernel = load().expect("loads");
         // Bound to one loopback address and a port of its own: no VIP could reach it by itself.
-        for (address, ports) in [("127.0.0.1:7080", 80..=80), ("127.0.0.1:7800", 8000..=8099), ("127.0.0.1:7900", 9000..=9999)] {
+        for (address, ports) in
+            [("127.0.0.1:7080", 80..=80), ("127.0.0.1:7800", 8000..=8099), ("127.0.0.1:7900", 9000..=9999)]
+        {
             let sockets = group(address.parse().unwrap(), true, 1);
             kernel.register_listener(ports, Protocol::Tcp, &fds(&sockets)).expect("registers");
             sockets.into_iter().for_each(|s| serve(address.ends_with("7080") as usize, s));

@@ -112,8 +112,7 @@ impl Edge {
                 own: index == self.index,
             })
             .collect();
-        let addresses: Vec<IpAddr> =
-            [VIP_V4, VIP_V6].iter().map(|a| a.parse::<SocketAddr>().unwrap().ip()).collect();
+        let addresses: Vec<IpAddr> = [VIP_V4, VIP_V6].iter().map(|a| a.parse::<SocketAddr>().unwrap().ip()).collect();
         let vip = Vip {
             id: 1,
             addresses: addresses.clone(),
@@ -312,7 +311,10 @@ fn what_cannot_be_attached_is_said() {
     };
     use edge_kernel::Mode::{Auto, Driver};
     let text = refused("eth9", Auto);
-    assert!(text.contains("--interface eth9: there is no such interface; there are: ") && text.contains("a0"), "{text}");
+    assert!(
+        text.contains("--interface eth9: there is no such interface; there are: ") && text.contains("a0"),
+        "{text}"
+    );
     assert!(refused("lo", Auto).contains("a loopback interface brings no packets from elsewhere"));
     assert!(refused("down0", Auto).contains("ip link set down0 up"));
     assert!(refused("a name too long for one", Auto).contains("1 to 15 characters"));

@@ -86,9 +86,7 @@ impl Counts {
                 let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
                 Counts { source: Address::from(core::net::Ipv6Addr::from_bits(mask)).0, ..Counts::NONE }
             }
-            HashMode::DestinationPort => {
-                Counts { destination_port: u16::MAX, protocol: u16::MAX, ..Counts::NONE }
-            }
+            HashMode::DestinationPort => Counts { destination_port: u16::MAX, protocol: u16::MAX, ..Counts::NONE },
         }
     }
 }
@@ -98,19 +96,25 @@ impl VipAddress {
 }
 
 impl Service {
-    pub const NONE: Service = Service {
-        port_first: 0,
-        port_last: 0,
-        protocol: 0,
-        reserved: 0,
-        vip: 0,
-        table: 0,
-        counts: Counts::NONE,
-    };
+    pub const NONE: Service =
+        Service { port_first: 0, port_last: 0, protocol: 0, reserved: 0, vip: 0, table: 0, counts: Counts::NONE };
 
     #[inline(always)]
     pub const fn serves(&self, protocol: u8, port: u16) -> bool {
-        self.protocol == protocol && self.port_first <= port && port <= self.port_last
+        self.distance(protocol, port, u16::MAX) <= self.span()
+    }
+
+    /// How far the port is above the first one served; beyond all ports when the protocol is another. Compared with
+    /// [`Service::span`], it answers with one branch. `known` is all ones, or zero when the port is not known and any will do.
+    #[inline(always)]
+    pub const fn distance(&self, protocol: u8, port: u16, known: u16) -> u32 {
+        (port.wrapping_sub(self.port_first) & known) as u32 | ((self.protocol ^ protocol) as u32) << 16
+    }
+
+    /// Ports served, less one.
+    #[inline(always)]
+    pub const fn span(&self) -> u32 {
+        self.port_last.wrapping_sub(self.port_first) as u32
     }
 }
 
@@ -121,6 +125,16 @@ const _: () = assert!(size_of::<VipAddress>() == SERVICES_MAX * 40 + 4);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn services_know_their_ports() {
+        let service = Service { port_first: 8000, port_last: 8099, protocol: 6, ..Service::NONE };
+        let served = [7999, 8000, 8050, 8099, 8100, 0, 65_535].map(|port| service.serves(6, port));
+        assert_eq!(served, [false, true, true, true, false, false, false]);
+        assert!(!service.serves(17, 8000));
+        let any = Service { port_last: 65_535, protocol: 17, ..Service::NONE };
+        assert!(any.serves(17, 0) && any.serves(17, 65_535) && !any.serves(6, 1));
+    }
 
     #[test]
     fn prefixes_count_from_the_first_bit_of_their_family() {

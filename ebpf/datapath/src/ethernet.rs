@@ -1,6 +1,6 @@
 //! Ethernet, with at most one VLAN tag (802.1Q or 802.1ad).
 
-use crate::{Frame, Window};
+use crate::{Frame, Tables, Window};
 
 use abi::Reason;
 
@@ -41,8 +41,7 @@ impl Ethernet {
     #[inline(always)]
     pub fn parse(frame: &impl Frame) -> Result<Ethernet, Reason> {
         let Some(w) = frame.window::<HEADER>(0) else { return Err(Reason::EthernetTruncated) };
-        let addresses =
-            [w.u16_raw(0), w.u16_raw(2), w.u16_raw(4), w.u16_raw(6), w.u16_raw(8), w.u16_raw(10)];
+        let addresses = [w.u16_raw(0), w.u16_raw(2), w.u16_raw(4), w.u16_raw(6), w.u16_raw(8), w.u16_raw(10)];
         let kind = w.u16(12);
         if kind != VLAN && kind != VLAN_SERVICE {
             return Ok(Ethernet { addresses, tag: [0; 2], kind, length: HEADER });
@@ -50,6 +49,13 @@ impl Ethernet {
         let Some(t) = frame.window::<TAG>(HEADER) else { return Err(Reason::EthernetTruncated) };
         let tag = [kind.to_be(), t.u16_raw(0)];
         Ok(Ethernet { addresses, tag, kind: t.u16(2), length: HEADER + TAG })
+    }
+
+    /// Behind this, whether there was a tag no longer divides the roads.
+    #[inline(always)]
+    pub fn forget(&mut self, tables: &impl Tables) {
+        self.length = tables.forget(self.length);
+        self.tag[0] = tables.forget(self.tag[0] as usize) as u16;
     }
 
     /// Writes the header at the start of the frame. False when the frame is too short for it.

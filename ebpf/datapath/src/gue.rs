@@ -84,13 +84,7 @@ pub fn overhead(to: &Machine) -> usize {
 
 /// Puts a tunnel to `to` around the packet and addresses the frame.
 #[inline(always)]
-pub fn wrap(
-    frame: &mut impl Frame,
-    link: &Ethernet,
-    config: &Config,
-    to: &Machine,
-    wrap: &Wrap,
-) -> Result<(), Reason> {
+pub fn wrap(frame: &mut impl Frame, link: &Ethernet, config: &Config, to: &Machine, wrap: &Wrap) -> Result<(), Reason> {
     let v4 = to.address.is_v4();
     let own = if v4 { config.own_v4 } else { config.own_v6 };
     if own.is_unspecified() {

@@ -75,13 +75,7 @@ fn quote_v6(frame: &impl Frame, ip: &Ip, at: usize) -> Result<Message, Reason> {
 }
 
 #[inline(always)]
-fn quoted_ports(
-    frame: &impl Frame,
-    ip: &Ip,
-    at: usize,
-    protocol: u8,
-    client: Address,
-) -> Result<Message, Reason> {
+fn quoted_ports(frame: &impl Frame, ip: &Ip, at: usize, protocol: u8, client: Address) -> Result<Message, Reason> {
     let Some(w) = frame.window::<QUOTED_TRANSPORT>(at) else { return Err(Reason::IcmpTruncated) };
     if at + QUOTED_TRANSPORT > ip.at + ip.length {
         return Err(Reason::IcmpTruncated);

@@ -26,10 +26,11 @@ pub struct Outcome {
 pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
     let Some(config) = tables.config() else { return nobody(Reason::NotVip) };
     let generation = config.switch;
-    let link = match Ethernet::parse(frame) {
+    let mut link = match Ethernet::parse(frame) {
         Ok(link) => link,
         Err(reason) => return nobody(reason),
     };
+    link.forget(tables);
     let outer = match parse_ip(frame, &link) {
         Ok(ip) => ip,
         Err(reason) => return nobody(reason),
@@ -58,9 +59,7 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
     }
 
     packet.v4 = tables.forget(packet.v4 as usize) != 0;
-    packet.at = tables.forget(packet.at);
-    let mut link = link;
-    link.length = packet.at;
+    packet.at = link.length;
     let hops = tables.forget(hops as usize) as u8;
 
     let key = VipKey { address: packet.destination, generation: generation.generation() };
@@ -99,14 +98,19 @@ impl Kind {
     const ICMP_ERROR: Kind = Kind(3);
 }
 
+/// Why a packet is sent on, as a number for the same reason.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Sent(usize);
+
+impl Sent {
+    const FORWARDED: Sent = Sent(0);
+    const SECOND_CHANCE: Sent = Sent(1);
+    const RELAYED: Sent = Sent(2);
+}
+
 impl<T: Tables> Road<'_, T> {
     #[inline(always)]
-    fn travel(
-        &self,
-        frame: &mut impl Frame,
-        address: &VipAddress,
-        transport: &Transport,
-    ) -> Result<Outcome, Reason> {
+    fn travel(&self, frame: &mut impl Frame, address: &VipAddress, transport: &Transport) -> Result<Outcome, Reason> {
         let (mut flow, kind) = match transport.protocol {
             TCP | UDP => self.read_ports(frame, transport)?,
             ICMP | ICMP_V6 if self.packet.v4 == (transport.protocol == ICMP) => {
@@ -168,17 +172,14 @@ impl<T: Tables> Road<'_, T> {
     /// The first service of the protocol that serves the port; for a fragment, whose port is unknown, the first of the protocol.
     #[inline(always)]
     fn find_service<'v>(&self, address: &'v VipAddress, flow: &Flow, kind: Kind) -> Option<&'v Service> {
+        let known = if kind == Kind::FRAGMENT { 0 } else { u16::MAX };
         let mut i = 0;
         loop {
             if i as u32 >= address.count {
                 return None;
             }
             let service = address.services.get(i)?;
-            let matches = match kind {
-                Kind::FRAGMENT => service.protocol == flow.protocol,
-                _ => service.serves(flow.protocol, flow.destination_port),
-            };
-            if matches {
+            if service.distance(flow.protocol, flow.destination_port, known) <= service.span() {
                 break;
             }
             i += 1;
@@ -196,32 +197,36 @@ impl<T: Tables> Road<'_, T> {
         let asks = flow.protocol == TCP && (kind == Kind::ESTABLISHED || kind == Kind::ICMP_ERROR);
 
         let mut owner = slot.current();
-        let mut reason;
+        let mut machine;
+        let mut sent;
         if self.hops > 0 {
             if !asks || self.hops >= HOPS_MAX || self.tables.holds_socket(&flow.connection()) {
                 return counted(Reason::Decapsulated);
             }
             // Usually this machine is the current owner and the previous one is asked. A machine whose table is older than
             // the sender's finds the holder under the current owner.
-            if !self.is_other(owner) {
+            machine = self.other(owner);
+            if machine.is_none() {
                 owner = slot.previous();
-                if !self.is_other(owner) {
-                    return counted(Reason::DecapsulatedOrphan);
-                }
+                machine = self.other(owner);
             }
-            reason = Reason::SecondChanceRelayed;
+            if machine.is_none() {
+                return counted(Reason::DecapsulatedOrphan);
+            }
+            sent = Sent::RELAYED;
         } else {
             if owner == 0 {
                 return counted(Reason::SlotEmpty);
             }
-            let Some(machine) = self.machine(owner) else { return counted(Reason::MachineUnknown) };
-            let (local, forwarded) = match kind {
-                Kind::FRAGMENT => (Reason::FragmentLocal, Reason::FragmentForwarded),
-                Kind::ICMP_ERROR => (Reason::IcmpErrorLocal, Reason::IcmpErrorForwarded),
-                _ => (Reason::Local, Reason::Forwarded),
-            };
-            reason = forwarded;
-            if machine.is_own() {
+            machine = self.machine(owner);
+            let Some(current) = machine else { return counted(Reason::MachineUnknown) };
+            sent = Sent::FORWARDED;
+            if current.is_own() {
+                let local = match kind {
+                    Kind::FRAGMENT => Reason::FragmentLocal,
+                    Kind::ICMP_ERROR => Reason::IcmpErrorLocal,
+                    _ => Reason::Local,
+                };
                 let previous = slot.previous();
                 if !asks || previous == 0 || previous == owner {
                     return counted(local);
@@ -229,22 +234,23 @@ impl<T: Tables> Road<'_, T> {
                 if self.tables.holds_socket(&flow.connection()) {
                     return counted(local);
                 }
-                if !self.is_other(previous) {
+                machine = self.other(previous);
+                if machine.is_none() {
                     return counted(Reason::LocalOrphan);
                 }
                 owner = previous;
-                reason = Reason::SecondChance;
+                sent = Sent::SECOND_CHANCE;
             }
         }
+        let Some(machine) = machine else { return counted(Reason::MachineUnknown) };
+        sent = Sent(self.tables.forget(sent.0));
 
-        let Some(machine) = self.machine(owner) else { return counted(Reason::MachineUnknown) };
         let needed = self.packet.length + gue::overhead(machine);
         if needed > self.config.mtu as usize {
-            reason = match self.too_big(frame, machine, kind) {
+            return counted(match self.too_big(frame, machine, kind) {
                 Ok(()) => Reason::TooBigAnswered,
                 Err(reason) => reason,
-            };
-            return counted(reason);
+            });
         }
         let wrap = Wrap {
             v4: self.packet.v4,
@@ -254,10 +260,17 @@ impl<T: Tables> Road<'_, T> {
             hops: self.hops + 1,
             epoch: self.config.switch.epoch(),
         };
-        match gue::wrap(frame, self.link, self.config, machine, &wrap) {
-            Ok(()) => Ok(Outcome { reason, vip, machine: owner }),
-            Err(reason) => counted(reason),
+        if let Err(reason) = gue::wrap(frame, self.link, self.config, machine, &wrap) {
+            return counted(reason);
         }
+        let reason = match (sent, kind) {
+            (Sent::SECOND_CHANCE, _) => Reason::SecondChance,
+            (Sent::RELAYED, _) => Reason::SecondChanceRelayed,
+            (_, Kind::FRAGMENT) => Reason::FragmentForwarded,
+            (_, Kind::ICMP_ERROR) => Reason::IcmpErrorForwarded,
+            _ => Reason::Forwarded,
+        };
+        Ok(Outcome { reason, vip, machine: owner })
     }
 
     #[inline(always)]
@@ -282,12 +295,10 @@ impl<T: Tables> Road<'_, T> {
         self.tables.machine(at).filter(|machine| machine.is_present())
     }
 
+    /// The machine, if it is there and not this one.
     #[inline(always)]
-    fn is_other(&self, index: u16) -> bool {
-        match self.machine(index) {
-            Some(machine) => !machine.is_own(),
-            None => false,
-        }
+    fn other(&self, index: u16) -> Option<&Machine> {
+        self.machine(index).filter(|machine| !machine.is_own())
     }
 
     /// Up the stack; a packet that came through a tunnel was already counted by who sent it.

@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use abi::{
-    Address, Config, Counts, HashMode, Machine, Reason, Service, Slot, Switch, Verdict, VipAddress, VipKey,
-};
+use abi::{Address, Config, Counts, HashMode, Machine, Reason, Service, Slot, Switch, Verdict, VipAddress, VipKey};
 use datapath::flow::Flow;
 use datapath::host::{HEADROOM, SliceFrame};
 use datapath::{Connection, Outcome, Tables, steer};

@@ -24,7 +24,9 @@ impl XdpFrame {
         // SAFETY: the first field of the kernel's context, which is valid for the whole run. In assembly because LLVM widens the
         // 32-bit field with an instruction of its own (`w2 = w2`), after which the verifier no longer knows a pointer
         // (LLVM 22, kernel 6.18). May go when LLVM folds the two again.
-        unsafe { asm!("{0} = *(u32 *)({1} + 0)", out(reg) data, in(reg) self.context, options(pure, readonly, nostack)) };
+        unsafe {
+            asm!("{0} = *(u32 *)({1} + 0)", out(reg) data, in(reg) self.context, options(pure, readonly, nostack))
+        };
         data
     }
 
@@ -32,7 +34,9 @@ impl XdpFrame {
     fn end(&self) -> usize {
         let end: usize;
         // SAFETY: the second field; as in `data`.
-        unsafe { asm!("{0} = *(u32 *)({1} + 4)", out(reg) end, in(reg) self.context, options(pure, readonly, nostack)) };
+        unsafe {
+            asm!("{0} = *(u32 *)({1} + 4)", out(reg) end, in(reg) self.context, options(pure, readonly, nostack))
+        };
         end
     }
 }

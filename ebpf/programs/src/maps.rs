@@ -20,9 +20,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, SockMap};
 
 use abi::limits::{ADDRESSES_MAX, CPUS_MAX, LISTENERS_MAX, SLOT_PAIRS, SOCKETS_MAX};
-use abi::{
-    Config, Counter, GroupKey, GroupValue, ListenerKey, ListenerRanges, Machine, Slot, VipAddress, VipKey,
-};
+use abi::{Config, Counter, GroupKey, GroupValue, ListenerKey, ListenerRanges, Machine, Slot, VipAddress, VipKey};
 
 /// Userspace maps the array into its memory: one store per slot instead of one system call.
 const MAPPED: u32 = 1 << 10;

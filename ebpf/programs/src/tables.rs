@@ -2,7 +2,9 @@
 
 use core::mem::size_of;
 
-use aya_ebpf::bindings::{bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2, xdp_md};
+use aya_ebpf::bindings::{
+    bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2, xdp_md,
+};
 use aya_ebpf::helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp};
 
 use abi::{Config, Machine, Slot, VipAddress, VipKey};
@@ -77,8 +79,7 @@ impl Tables for Maps {
                 t.sport = connection.source_port.to_be();
                 t.dport = connection.destination_port.to_be();
             }
-            let socket =
-                bpf_skc_lookup_tcp(self.context.cast(), &mut tuple, length as u32, CURRENT_NETNS, 0);
+            let socket = bpf_skc_lookup_tcp(self.context.cast(), &mut tuple, length as u32, CURRENT_NETNS, 0);
             if socket.is_null() {
                 return false;
             }

@@ -27,7 +27,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    println!("{:<40}{:>8}{:>8}{:>8}   ns per packet, harness included, {rounds} rounds", "xdp_steer", "median", "min", "max");
+    println!(
+        "{:<40}{:>8}{:>8}{:>8}   ns per packet, harness included, {rounds} rounds",
+        "xdp_steer", "median", "min", "max"
+    );
     for row in &rows {
         println!("{:<40}{:>8}{:>8}{:>8}", row.name, row.median(), row.min(), row.max());
     }
@@ -43,7 +46,8 @@ fn main() -> ExitCode {
 fn to_json(rows: &[Row], rounds: u32) -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
-    let cpu = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("").trim_start_matches(['\t', ' ', ':']);
+    let cpu =
+        cpuinfo.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("").trim_start_matches(['\t', ' ', ':']);
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let kernel = read("/proc/sys/kernel/osrelease");
     let rows: Vec<String> = rows

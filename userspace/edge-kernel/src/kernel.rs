@@ -222,7 +222,9 @@ impl Kernel {
     ) -> Result<Kernel, KernelError> {
         let mut take = |name: &str| {
             maps.remove(name).ok_or_else(|| {
-                KernelError::Invalid(format!("the BPF object has no map {name}: it was built from other sources; rebuild it"))
+                KernelError::Invalid(format!(
+                    "the BPF object has no map {name}: it was built from other sources; rebuild it"
+                ))
             })
         };
         fn mapped<T: sys::Plain>(name: &str, fd: OwnedFd) -> Result<MappedArray<T>, KernelError> {
@@ -236,12 +238,7 @@ impl Kernel {
             steered: mapped("STEERED", take("STEERED")?)?,
             worker_of_cpu: mapped("WORKER_OF_CPU", take("WORKER_OF_CPU")?)?,
             vips: take("VIPS")?,
-            sockets: Sockets::open(
-                take("LISTENERS")?,
-                take("LISTENER_RANGES")?,
-                take("SOCKETS")?,
-                take("GROUPS")?,
-            )?,
+            sockets: Sockets::open(take("LISTENERS")?, take("LISTENER_RANGES")?, take("SOCKETS")?, take("GROUPS")?)?,
             live_tables: BTreeSet::new(),
             switched_at: None,
             attachments: Vec::new(),
@@ -276,9 +273,14 @@ impl Kernel {
         for interface in interfaces {
             let pin = self.options.pin_dir.as_ref().map(|dir| dir.join(format!("link-xdp-{}", interface.name)));
             if let Some(link) = pin.as_deref().and_then(|pin| existing_link(pin, Some(interface.index))) {
-                self.take_over(link, Hook::XdpSteer, inherited)
-                    .map_err(|e| KernelError::system(format!("cannot take over the XDP program of {}", interface.name), e))?;
-                self.attachments.push(Attachment { interface: interface.name.clone(), generic: false, taken_over: true });
+                self.take_over(link, Hook::XdpSteer, inherited).map_err(|e| {
+                    KernelError::system(format!("cannot take over the XDP program of {}", interface.name), e)
+                })?;
+                self.attachments.push(Attachment {
+                    interface: interface.name.clone(),
+                    generic: false,
+                    taken_over: true,
+                });
                 continue;
             }
             let (link, generic) = self.attach_xdp(interface)?;
@@ -363,8 +365,7 @@ impl Kernel {
         if let Some(pin) = pin {
             // Something else, or a link whose interface is gone.
             let _ = fs::remove_file(pin);
-            sys::pin(link.as_fd(), pin)
-                .map_err(|e| KernelError::system(format!("cannot pin {}", pin.display()), e))?;
+            sys::pin(link.as_fd(), pin).map_err(|e| KernelError::system(format!("cannot pin {}", pin.display()), e))?;
         }
         self.links.push(link);
         Ok(())
@@ -411,7 +412,9 @@ fn load_object(object: &[u8], sizes: &Sizes, cpus: u32, map_dir: Option<&Path>) 
     let mut programs = HashMap::new();
     for &(name, hook) in PROGRAMS {
         let program = ebpf.program_mut(name).ok_or_else(|| {
-            KernelError::Invalid(format!("the BPF object has no program {name}: it was built from other sources; rebuild it"))
+            KernelError::Invalid(format!(
+                "the BPF object has no program {name}: it was built from other sources; rebuild it"
+            ))
         })?;
         let failed = |e: &aya::programs::ProgramError| load_error(name, e);
         let fd = match hook {
@@ -442,9 +445,7 @@ fn load_object(object: &[u8], sizes: &Sizes, cpus: u32, map_dir: Option<&Path>) 
 fn map_fd(map: &aya::maps::Map) -> Option<BorrowedFd<'_>> {
     use aya::maps::Map;
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::SockMap(data) => {
-            Some(data.fd().as_fd())
-        }
+        Map::Array(data) | Map::HashMap(data) | Map::SockMap(data) => Some(data.fd().as_fd()),
         _ => None,
     }
 }
@@ -555,7 +556,10 @@ fn existing_link(pin: &Path, interface: Option<u32>) -> Option<OwnedFd> {
 
 fn prepare_pin_dir(dir: &Path) -> Result<(), KernelError> {
     let failed = |e| {
-        KernelError::system(format!("cannot make the directory {} for maps and links that outlive the process", dir.display()), e)
+        KernelError::system(
+            format!("cannot make the directory {} for maps and links that outlive the process", dir.display()),
+            e,
+        )
     };
     if let Ok(root) = dir.strip_prefix(BPFFS)
         && !root.as_os_str().is_empty()
@@ -587,8 +591,7 @@ fn mount_bpffs() -> io::Result<()> {
     fs::create_dir_all(BPFFS)?;
     let target = CString::new(BPFFS)?;
     // SAFETY: C strings that live through the call; no data.
-    let result =
-        unsafe { libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null()) };
+    let result = unsafe { libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -603,7 +606,16 @@ fn possible_cpus() -> u32 {
 const BPFFS: &str = "/sys/fs/bpf";
 const PIN_ROOT: &str = "/sys/fs/bpf/weir";
 const MAPS: &[&str] = &[
-    "CONFIG", "VIPS", "SLOTS", "MACHINES", "COUNTERS", "STEERED", "LISTENERS", "LISTENER_RANGES", "SOCKETS", "GROUPS",
+    "CONFIG",
+    "VIPS",
+    "SLOTS",
+    "MACHINES",
+    "COUNTERS",
+    "STEERED",
+    "LISTENERS",
+    "LISTENER_RANGES",
+    "SOCKETS",
+    "GROUPS",
     "WORKER_OF_CPU",
 ];
 const PROGRAMS: &[(&str, Hook)] =

@@ -32,8 +32,8 @@ pub use error::{KernelError, Warning};
 pub use kernel::{Attachment, Hook, Kernel, Mode, Options, Sizes};
 pub use probe::{Finding, Probe, probe};
 pub use sockets::ListenerId;
-pub use veth::pass_everything;
 pub use steering::{Applied, Hash, Machine, Protocol, Vip, gather};
+pub use veth::pass_everything;
 
 /// Whether the programs are part of this build. Without them everything but [`Kernel::load`] works and there is no L4 plane.
 pub const fn built_in() -> bool {

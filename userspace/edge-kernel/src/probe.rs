@@ -82,7 +82,8 @@ pub fn probe() -> Probe {
         false,
         Path::new("/sys/kernel/btf/vmlinux").exists(),
         "the kernel has type information (BTF)".into(),
-        "the kernel has no type information (CONFIG_DEBUG_INFO_BTF): names of fields are missing in dumps of maps".into(),
+        "the kernel has no type information (CONFIG_DEBUG_INFO_BTF): names of fields are missing in dumps of maps"
+            .into(),
     );
 
     add(

@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::KernelError;
 use crate::kernel::Kernel;
 use crate::netlink::{
-    Messages, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, Netlink, attribute, error_of,
+    Messages, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, Netlink, attribute,
+    error_of,
 };
 
 impl Kernel {

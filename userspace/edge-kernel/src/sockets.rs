@@ -87,7 +87,8 @@ impl Sockets {
         sockets: &[RawFd],
         program: BorrowedFd<'_>,
     ) -> Result<ListenerId, KernelError> {
-        let name = format!("listener on {} {}", describe(&ports), if protocol == Protocol::Tcp { "TCP" } else { "UDP" });
+        let name =
+            format!("listener on {} {}", describe(&ports), if protocol == Protocol::Tcp { "TCP" } else { "UDP" });
         let Some(&first) = sockets.first() else {
             return Err(KernelError::Invalid(format!("{name}: no sockets were given; one per worker is expected")));
         };
@@ -117,7 +118,8 @@ impl Sockets {
         if ports.start() == ports.end() {
             for &v6 in &families {
                 let key = ListenerKey { port: *ports.start(), protocol: protocol.number(), v6 };
-                sys::map_update(self.listeners.as_fd(), &key, &socket).map_err(|e| failed("cannot enter its port", e))?;
+                sys::map_update(self.listeners.as_fd(), &key, &socket)
+                    .map_err(|e| failed("cannot enter its port", e))?;
             }
         } else {
             let mut ranges = self.read_ranges()?;

@@ -177,7 +177,9 @@ impl Kernel {
                 )));
             }
             if !seen.insert(vip.id) {
-                return Err(KernelError::Invalid(format!("{name}: the id is given twice; every virtual IP needs its own")));
+                return Err(KernelError::Invalid(format!(
+                    "{name}: the id is given twice; every virtual IP needs its own"
+                )));
             }
             if let Some(range) = vip.ports.iter().find(|range| range.is_empty()) {
                 return Err(KernelError::Invalid(format!(
@@ -237,9 +239,10 @@ impl Kernel {
 
     fn table_holds(&self, table: u16, slots: &[(u16, u16)]) -> bool {
         let words = self.table_words(table);
-        slots.iter().zip(words).all(|(&(current, previous), word)| {
-            word.load(Ordering::Relaxed) == Slot::new(current, previous).0
-        })
+        slots
+            .iter()
+            .zip(words)
+            .all(|(&(current, previous), word)| word.load(Ordering::Relaxed) == Slot::new(current, previous).0)
     }
 
     fn write_table(&self, table: u16, slots: &[(u16, u16)]) {

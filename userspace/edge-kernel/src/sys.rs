@@ -28,8 +28,20 @@ macro_rules! plain {
 }
 
 plain!(
-    u32, u64, Address, Config, Counter, GroupKey, GroupValue, ListenerKey, ListenerRanges, Machine, Slot, [Slot; 2],
-    VipAddress, VipKey
+    u32,
+    u64,
+    Address,
+    Config,
+    Counter,
+    GroupKey,
+    GroupValue,
+    ListenerKey,
+    ListenerRanges,
+    Machine,
+    Slot,
+    [Slot; 2],
+    VipAddress,
+    VipKey
 );
 
 /// What `BPF_PROG_TEST_RUN` reports.
@@ -122,8 +134,7 @@ pub fn link_interface(link: BorrowedFd<'_>) -> io::Result<u32> {
 
 fn object_info<T: Default>(fd: BorrowedFd<'_>) -> io::Result<T> {
     let mut info = T::default();
-    let mut attr =
-        InfoAttr { fd: fd.as_raw_fd() as u32, len: size_of::<T>() as u32, info: &raw mut info as u64 };
+    let mut attr = InfoAttr { fd: fd.as_raw_fd() as u32, len: size_of::<T>() as u32, info: &raw mut info as u64 };
     // SAFETY: `info` lives through the call and has the length given; the kernel fills as much as it knows.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
     Ok(info)
@@ -131,13 +142,8 @@ fn object_info<T: Default>(fd: BorrowedFd<'_>) -> io::Result<T> {
 
 /// Attaches a program to an interface (XDP) or a network namespace (sk_lookup).
 pub fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
-    let mut attr = LinkCreateAttr {
-        program: program.as_raw_fd() as u32,
-        target,
-        attach_type,
-        flags,
-        ..LinkCreateAttr::default()
-    };
+    let mut attr =
+        LinkCreateAttr { program: program.as_raw_fd() as u32, target, attach_type, flags, ..LinkCreateAttr::default() };
     // SAFETY: no pointers.
     let fd = unsafe { bpf(BPF_LINK_CREATE, &mut attr) }?;
     // SAFETY: a descriptor the kernel has just made for us.
@@ -146,8 +152,11 @@ pub fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags
 
 /// Puts another program into a link, between two packets.
 pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let mut attr =
-        LinkUpdateAttr { link: link.as_raw_fd() as u32, program: program.as_raw_fd() as u32, ..LinkUpdateAttr::default() };
+    let mut attr = LinkUpdateAttr {
+        link: link.as_raw_fd() as u32,
+        program: program.as_raw_fd() as u32,
+        ..LinkUpdateAttr::default()
+    };
     // SAFETY: no pointers.
     unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }
@@ -206,8 +215,7 @@ pub fn map_lookup<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Resul
 
 /// True when there was such an entry.
 pub fn map_delete<K: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
-    let mut attr =
-        ElementAttr { map: map.as_raw_fd() as u32, key: key as *const K as u64, ..ElementAttr::default() };
+    let mut attr = ElementAttr { map: map.as_raw_fd() as u32, key: key as *const K as u64, ..ElementAttr::default() };
     // SAFETY: as in `map_update`.
     match unsafe { bpf(BPF_MAP_DELETE_ELEM, &mut attr) } {
         Ok(_) => Ok(true),
