@@ -55,7 +55,8 @@ impl Gateway {
         });
         let mut gateway = Self { name: name.into(), address, child: started? };
         if let Some(admin) = name.starts_with("weir").then(|| admin_of(&folder)).transpose()? {
-            gateway.wait(&output, |text| text.lines().any(|line| line.contains("ready")))?;
+            let log = folder.join("log/stdout.log");
+            gateway.wait(&log, |text| text.lines().any(|line| line.contains("ready")))?;
             gateway.configure(&admin, setup, &folder)?;
         }
         gateway.wait(&output, |_| TcpStream::connect(address).is_ok())?;

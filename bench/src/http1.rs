@@ -1,7 +1,7 @@
 //! `http1`: requests over kept HTTP/1.1 connections, ours on the ring and on epoll beside its peers.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cpu;
 use crate::gateways::{Gateway, Setup, free_address};
@@ -125,6 +125,7 @@ fn quiet_cell(
 ) -> Result<Cell, String> {
     let mut best: Option<(f64, Outcome)> = None;
     for _ in 0..TRIES {
+        wait_for_quiet();
         let outcome = measure(gateway, upstream, options, 0.8, options.seconds)?;
         let foreign = (outcome.cpu_busy_us - outcome.gateway_cpu_us) / (outcome.seconds * 1e6);
         if best.as_ref().is_none_or(|(known, _)| foreign < *known) {
@@ -133,10 +134,22 @@ fn quiet_cell(
         if foreign <= FOREIGN_MAX {
             break;
         }
-        std::thread::sleep(Duration::from_millis(300));
     }
     let (foreign, outcome) = best.ok_or("no measurement")?;
     Ok(Cell { round, outcome, disturbed: foreign > FOREIGN_MAX })
+}
+
+/// Returns when both CPUs idle, or after a while in any case.
+fn wait_for_quiet() {
+    let busy = || cpu::busy(GATEWAY_CPU) + cpu::busy(LOAD_CPU);
+    let started = Instant::now();
+    while started.elapsed() < QUIET_LIMIT {
+        let before = busy();
+        std::thread::sleep(Duration::from_millis(250));
+        if busy().saturating_sub(before) < Duration::from_millis(40) {
+            return;
+        }
+    }
 }
 
 fn measure(
@@ -198,3 +211,4 @@ const LOAD_CPU: usize = 1;
 /// Others may use this share of the gateway's CPU before a measurement is repeated.
 const FOREIGN_MAX: f64 = 0.08;
 const TRIES: u32 = 3;
+const QUIET_LIMIT: Duration = Duration::from_secs(6);
