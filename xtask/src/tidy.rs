@@ -1,5 +1,5 @@
-//! `tidy`: READMEs and folders say the same. Every crate is on a map, every path that a README names exists, and nothing
-//! grows at the top of the repository that DESIGN does not put there.
+//! `tidy`: READMEs and folders say the same. Every crate is on a map, every path that a README names exists, every filter
+//! has an example, and nothing grows at the top of the repository that DESIGN does not put there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,6 +47,13 @@ fn problems(root: &Path) -> Vec<String> {
         if !on_map {
             problems
                 .push(format!("{}: this crate is on no map; name it in README.md or its folder's", short(root, krate)));
+        }
+    }
+    let catalog = fs::read_to_string(root.join("userspace/edge-filters/src/catalog.rs")).unwrap_or_default();
+    let examples: Vec<String> = names(&root.join("deploy/examples")).iter().map(|name| name.to_lowercase()).collect();
+    for filter in catalog.lines().filter_map(|line| line.trim().strip_suffix("::KIND,")) {
+        if !examples.contains(&format!("{}.yaml", filter.replace('_', ""))) {
+            problems.push(format!("edge-filters: {filter} has no example; write deploy/examples/<Kind>.yaml"));
         }
     }
     for readme in &found.readmes {
