@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// How often a server whose port was in use tries again.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// Shortest time between two copies on disk: a series of changes waits for the disk once, not once each.
+const SAVE: Duration = Duration::from_millis(200);
+
 /// How often names of backends are looked up again.
 const RESOLVE: Duration = Duration::from_secs(30);
 
@@ -29,6 +32,7 @@ pub struct Agent {
     current: Desired,
     failures: Failures,
     unsaved: bool,
+    saved: Instant,
     retried: Instant,
     resolved: Instant,
 }
@@ -49,6 +53,7 @@ impl Agent {
             current: Desired::default(),
             failures: Failures::default(),
             unsaved: false,
+            saved: Instant::now(),
             retried: Instant::now(),
             resolved: Instant::now(),
         }
@@ -58,13 +63,17 @@ impl Agent {
         self.failures.clone()
     }
 
-    /// Serves what was kept on disk. Says which version that was.
-    pub fn start_from_disk(&mut self) -> Option<u64> {
+    /// Serves what was kept on disk. Says what that was.
+    pub fn start_from_disk(&mut self) -> Option<Desired> {
         let kept = self.last_good.as_ref()?.load()?;
-        let version = kept.version;
-        self.apply(kept);
+        self.apply(kept.clone());
         self.unsaved = false;
-        Some(version)
+        Some(kept)
+    }
+
+    /// What this machine was last told to be.
+    pub fn current(&self) -> &Desired {
+        &self.current
     }
 
     /// Makes the machine be as `desired` says. What cannot be done is reported and leaves the rest as it should be.
@@ -73,7 +82,13 @@ impl Agent {
         for change in &changes {
             self.execute(change, &desired);
         }
-        self.unsaved |= !changes.is_empty() || self.current.version != desired.version;
+        if changes.iter().any(|change| matches!(change, Change::ApplyServer { .. })) {
+            // Servers may have swapped ports, so that the first found its new one still taken by the second.
+            self.traffic.retry();
+        }
+        self.unsaved |= !changes.is_empty()
+            || self.current.version != desired.version
+            || self.current.cluster_id != desired.cluster_id;
         self.current = desired;
     }
 
@@ -89,12 +104,15 @@ impl Agent {
             self.resolved = now;
             edge_upstream::endpoint::resolve_all();
         }
-        self.save();
+        if now.duration_since(self.saved) >= SAVE {
+            self.save();
+        }
     }
 
     /// Keeps the state on disk when it is not there yet.
     pub fn save(&mut self) {
         let Some(last_good) = self.last_good.as_ref().filter(|_| self.unsaved) else { return };
+        self.saved = Instant::now();
         match last_good.store(&self.current) {
             Ok(()) => self.unsaved = false,
             Err(error) => tracing::error!(%error, "cannot keep the last good state on disk; trying again"),

@@ -10,6 +10,10 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Desired {
+    /// Which cluster published it; versions of two clusters cannot be compared.
+    pub cluster_id: String,
+    /// `--cluster-name` of that cluster.
+    pub cluster_name: String,
     /// Version of the configuration; grows.
     pub version: u64,
     /// Documents by name.
@@ -18,6 +22,19 @@ pub struct Desired {
     pub machines: Arc<BTreeMap<String, Machine>>,
     /// Who serves each VirtualIP, by the object's name.
     pub steering: Arc<BTreeMap<String, Arc<Steering>>>,
+}
+
+impl Desired {
+    /// Whether a machine that has this should leave `other` alone for now: an earlier state of the same cluster, or the
+    /// empty one of a cluster that was founded anew. Both come from a control half that has lost its data, or that has
+    /// just started and is still catching up.
+    pub fn outlives(&self, other: &Desired) -> bool {
+        if self.cluster_id == other.cluster_id {
+            other.version < self.version
+        } else {
+            self.cluster_name == other.cluster_name && !self.objects.is_empty() && other.objects.is_empty()
+        }
+    }
 }
 
 /// A machine packets can be steered to.
@@ -40,4 +57,31 @@ pub struct Steering {
     pub generations: Vec<Vec<(u16, u32)>>,
     /// Machines that hold connections of it.
     pub alive: Vec<u16>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_older_or_an_empty_state_is_not_taken() {
+        let state = |id: &str, name: &str, version, objects: &[&str]| {
+            let objects = objects.iter().map(|n| ((*n).to_owned(), Arc::new(json!({})))).collect();
+            let (cluster_id, cluster_name) = (id.to_owned(), name.to_owned());
+            Desired { cluster_id, cluster_name, version, objects: Arc::new(objects), ..Desired::default() }
+        };
+        let kept = state("one", "shop", 7, &["a"]);
+        for (other, expected) in [
+            (state("one", "shop", 6, &["a"]), true),
+            (state("one", "shop", 7, &["a"]), false),
+            (state("one", "shop", 8, &[]), false),
+            (state("two", "shop", 1, &[]), true),
+            (state("two", "shop", 2, &["b"]), false),
+            (state("two", "other", 1, &[]), false),
+        ] {
+            assert_eq!(kept.outlives(&other), expected, "{other:?}");
+        }
+        assert!(!Desired::default().outlives(&state("two", "", 1, &[])), "nothing outlives nothing");
+    }
 }

@@ -49,7 +49,12 @@ impl LastGood {
         let mut file = File::create(&beside)?;
         file.write_all(&text)?;
         file.sync_all()?;
-        fs::rename(&beside, &self.path)
+        fs::rename(&beside, &self.path)?;
+        // Without this the name may still lead to the old file after a power cut.
+        match self.path.parent() {
+            Some(directory) => File::open(directory)?.sync_all(),
+            None => Ok(()),
+        }
     }
 }
 

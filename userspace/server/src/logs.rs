@@ -5,7 +5,7 @@ use control_admin::LogRing;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -21,7 +21,7 @@ const FILE_NAME: &str = "stdout.log";
 #[derive(Clone)]
 pub struct Logs {
     pub ring: LogRing,
-    level: reload::Handle<LevelFilter, Registry>,
+    level: reload::Handle<Targets, Registry>,
 }
 
 /// Starts logging for the process.
@@ -39,7 +39,7 @@ pub fn start(options: &Options) -> Result<Logs, String> {
     };
     let terminal = options.log_dir.is_none() && io::stderr().is_terminal();
     let writer = Tee { sink, ring: ring.clone() };
-    let (filter, level) = reload::Layer::new(if options.debug { LevelFilter::DEBUG } else { LevelFilter::INFO });
+    let (filter, level) = reload::Layer::new(targets(options.debug));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = if options.json_log.unwrap_or(!terminal) {
         lines.json().flatten_event(true).boxed()
@@ -52,18 +52,24 @@ pub fn start(options: &Options) -> Result<Logs, String> {
 
 impl Logs {
     pub fn level(&self) -> String {
-        self.level.with_current(|level| level.to_string()).unwrap_or_default()
+        self.level.with_current(|targets| targets.default_level().map(|level| level.to_string())).ok().flatten().unwrap_or_default()
     }
 
     /// `info` or `debug`.
     pub fn set_level(&self, level: &str) -> Result<(), String> {
         let level = match level {
-            "info" => LevelFilter::INFO,
-            "debug" => LevelFilter::DEBUG,
+            "info" => targets(false),
+            "debug" => targets(true),
             other => return Err(format!("log level {other}: not known; accepted are info and debug")),
         };
         self.level.reload(level).map_err(|e| e.to_string())
     }
+}
+
+/// What is logged. The Raft library tells every step of an election at its own `info`, which is news to nobody but us.
+fn targets(debug: bool) -> Targets {
+    let (own, raft) = if debug { (LevelFilter::DEBUG, LevelFilter::INFO) } else { (LevelFilter::INFO, LevelFilter::WARN) };
+    Targets::new().with_default(own).with_target("openraft", raft)
 }
 
 #[derive(Clone)]

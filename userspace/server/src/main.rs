@@ -22,7 +22,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const WRONG: u8 = 2;
 
 fn main() -> ExitCode {
-    let run = options::arguments(Command::new("run").about("Run the daemon (the default)"));
+    let print = Arg::new("print-config")
+        .long("print-config")
+        .short('c')
+        .action(ArgAction::SetTrue)
+        .help("Print the options in force, and end");
+    let run = options::arguments(Command::new("run").about("Run the daemon (the default)")).arg(print.clone());
     let check = options::arguments(
         Command::new("check-config")
             .about("Check the options, and the documents of --initial-object-config-files, without running"),
@@ -35,9 +40,9 @@ fn main() -> ExitCode {
         .version(version())
         .disable_version_flag(true)
         .arg(Arg::new("version").long("version").short('v').action(ArgAction::SetTrue).help("Print the version"))
-        .arg(Arg::new("print-config").long("print-config").short('c').action(ArgAction::SetTrue).help("Print the options in force"))
+        .arg(print)
         .args_conflicts_with_subcommands(true)
-        .subcommand(run.clone())
+        .subcommand(run)
         .subcommand(check)
         .subcommand(Command::new("doctor").about("Say what this machine can do and what to change where it cannot"))
         .subcommand(demo);
@@ -62,19 +67,18 @@ fn main() -> ExitCode {
             Ok(options) => doctor::check_config(&options),
             Err(code) => code,
         },
-        Some((_, arguments)) => match read(arguments) {
-            Ok(options) => run::run(options),
-            Err(code) => code,
-        },
-        None => match read(&matches) {
-            Ok(options) if matches.get_flag("print-config") => {
-                let map = options.effective.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
-                print!("{}", base_model::yaml::to_string(&serde_json::Value::Object(map)));
-                ExitCode::SUCCESS
+        other => {
+            let arguments = other.map_or(&matches, |(_, arguments)| arguments);
+            match read(arguments) {
+                Ok(options) if arguments.get_flag("print-config") => {
+                    let map = options.effective.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
+                    print!("{}", base_model::yaml::to_string(&serde_json::Value::Object(map)));
+                    ExitCode::SUCCESS
+                }
+                Ok(options) => run::run(options),
+                Err(code) => code,
             }
-            Ok(options) => run::run(options),
-            Err(code) => code,
-        },
+        }
     }
 }
 

@@ -113,7 +113,6 @@ pub struct Options {
     pub io: base_runtime::IoMode,
     pub workers: Option<usize>,
     pub cpus: Option<Vec<usize>>,
-    pub control: bool,
     pub edge: bool,
     pub json_log: Option<bool>,
     /// To be said once the log is up.
@@ -169,7 +168,11 @@ pub fn read(matches: &ArgMatches, environment: &dyn Fn(&str) -> Option<String>) 
     };
     let mut effective = BTreeMap::new();
     for row in OPTIONS {
-        let flag = matches.get_many::<String>(row.name).map(|v| v.cloned().collect::<Vec<_>>().join(","));
+        let flag = matches.get_many::<String>(row.name).map(|values| match row.shape {
+            Shape::List | Shape::Pairs => values.cloned().collect::<Vec<_>>().join(","),
+            // The last one counts, as with Go's flags.
+            Shape::Switch | Shape::Text => values.last().cloned().unwrap_or_default(),
+        });
         let suffix = row.name.to_uppercase().replace('-', "_");
         let from_environment =
             || ["WEIR_", "EASEGRESS_", "EG_"].iter().find_map(|prefix| environment(&format!("{prefix}{suffix}")));
@@ -180,6 +183,15 @@ pub fn read(matches: &ArgMatches, environment: &dyn Fn(&str) -> Option<String>) 
             notes.push(format!("--{} does nothing here: {why}", row.name));
         }
         effective.insert(row.name.to_owned(), given.unwrap_or_else(|| row.default.to_owned()));
+    }
+    for (key, why) in [
+        ("basic-auth", "the admin API has no login in this version"),
+        ("client-ca-file", "the admin API does not speak TLS in this version"),
+    ] {
+        // Left out silently, this would open what somebody meant to protect.
+        if file.get(key).is_some_and(|value| !value.is_empty()) {
+            wrong.push(format!("{key}: {why}; keep it on loopback and drop the key"));
+        }
     }
     if file.get("disable-access-log").is_some_and(|v| v == "true") {
         effective.insert("disable-access".into(), "true".into());
@@ -371,7 +383,6 @@ impl Reader<'_> {
             io,
             workers,
             cpus,
-            control: !no_control,
             edge: !no_edge,
             json_log,
             notes,
@@ -438,6 +449,24 @@ mod tests {
         let options = parse(&["--wal-dir", "x", "--use-standalone-etcd", "--initial-cluster", "a=u1,b=u2"], &[]).unwrap();
         assert_eq!(options.notes.len(), 2);
         assert_eq!(options.initial_cluster.len(), 2);
+    }
+
+    #[test]
+    fn protection_that_is_not_there_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("weir.yaml");
+        std::fs::write(&path, "basic-auth: {admin: secret}\nclient-ca-file: ca.pem\n").unwrap();
+        let wrong = parse(&["-f", path.to_str().unwrap(), "--tls"], &[]).unwrap_err().to_string();
+        for part in ["basic-auth: the admin API has no login", "client-ca-file: ", "--tls: "] {
+            assert!(wrong.contains(part), "{part} is not in {wrong}");
+        }
+        assert!(!wrong.contains("secret"), "{wrong}");
+    }
+
+    #[test]
+    fn of_a_flag_given_twice_the_last_counts() {
+        let options = parse(&["--name", "a", "--name", "b", "--interface", "x", "--interface", "y"], &[]).unwrap();
+        assert_eq!((options.name.as_str(), options.interfaces.len()), ("b", 2));
     }
 
     #[test]

@@ -13,8 +13,9 @@ use base_telemetry::hub::Identity;
 use base_telemetry::{Telemetry, ewma};
 use control_admin::{Admin, ModelCatalog};
 use control_api::client::Client;
-use control_api::{Member, MemberRole, Snapshot, Update};
+use control_api::{Addresses, Member, MemberRole, Snapshot, Update};
 use control_raft::{Config, Control, Follower, RecvError, StartErrorKind, StateFlag};
+use control_state::{Action, Entry, PutMode};
 use edge_agent::desired::{Desired, Machine, Steering};
 use edge_agent::last_good::LastGood;
 use edge_agent::steer::Steer;
@@ -31,6 +32,12 @@ use std::time::{Duration, Instant};
 
 /// Longest time requests under way are waited for at the end.
 const DRAIN: Duration = Duration::from_secs(30);
+
+/// How long the fleet is given to hear that this machine drains.
+const ANNOUNCE: Duration = Duration::from_secs(1);
+
+/// How long a control half may take to reach the version that the edge has from disk.
+const CATCH_UP: Duration = Duration::from_secs(10);
 
 /// Pause between two looks of the agent when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
@@ -85,12 +92,16 @@ fn daemon(options: &Options, logs: Logs) -> Result<(), Failed> {
         Ok(control) => {
             if let (Some(serving), Some(control)) = (&serving, &control) {
                 let _ = serving.follow.send(control.0.follow(None));
+                if let Some(kept) = serving.kept.clone() {
+                    tokio.spawn(put_back(control.0.clone(), kept));
+                }
             } else {
                 local.ready.store(true, Ordering::Release);
             }
             tokio.block_on(signals.wait(options, &local, control.as_ref()));
             if let Some((control, admin)) = control {
                 if let Some(serving) = &serving {
+                    tokio.block_on(announce_drain(&control));
                     serving.drain();
                 }
                 admin.shutdown();
@@ -127,8 +138,8 @@ struct Serving {
     follow: mpsc::Sender<Follower>,
     agent: JoinHandle<()>,
     runtime: Runtime,
-    /// Something was kept on disk, so that it serves without a control half.
-    from_disk: bool,
+    /// What was kept on disk, so that it serves without a control half.
+    kept: Option<Desired>,
 }
 
 impl Edge {
@@ -182,16 +193,18 @@ impl Edge {
     fn serve(mut self, local: &Arc<Local>, stopped: mpsc::Receiver<()>) -> Serving {
         let _ = local.edge.set((self.traffic.clone(), self.agent.failures()));
         let kept = self.agent.start_from_disk();
-        if let Some(version) = kept {
-            tracing::info!(version, "serving the last good state from disk");
+        if let Some(kept) = &kept {
+            tracing::info!(version = kept.version, "serving the last good state from disk");
+            local.ready.store(true, Ordering::Release);
         }
         let (follow, followed) = mpsc::channel();
         let (local, telemetry) = (local.clone(), self.telemetry);
         let mut agent = self.agent;
         let thread = thread::Builder::new().name("agent".into()).spawn(move || {
-            let mut ticked = Instant::now();
+            let (started, mut ticked) = (Instant::now(), Instant::now());
             let mut stream: Option<Follower> = None;
             let mut snapshot = Snapshot::default();
+            let mut news = false;
             loop {
                 if let Ok(newer) = followed.try_recv() {
                     stream = Some(newer);
@@ -199,15 +212,21 @@ impl Edge {
                 match &mut stream {
                     None => thread::sleep(TICK.min(Duration::from_millis(50))),
                     Some(follower) => match follower.recv_timeout(TICK) {
-                        Ok(update) => {
-                            if take(&mut snapshot, update) {
-                                agent.apply(desired(&snapshot));
-                                local.ready.store(true, Ordering::Release);
-                            }
-                        }
+                        Ok(update) => news |= take(&mut snapshot, update),
                         Err(RecvError::Timeout) => {}
                         Err(RecvError::Closed) => stream = None,
                     },
+                }
+                if news {
+                    let desired = desired(&snapshot);
+                    // An older version that stays is what the operator put there, from a backup say.
+                    let same_cluster = desired.cluster_id == agent.current().cluster_id;
+                    let patient = !same_cluster || started.elapsed() < CATCH_UP;
+                    if !(patient && agent.current().outlives(&desired)) {
+                        news = false;
+                        agent.apply(desired);
+                        local.ready.store(true, Ordering::Release);
+                    }
                 }
                 if ticked.elapsed() >= ewma::TICK {
                     ticked = Instant::now();
@@ -232,7 +251,7 @@ impl Edge {
             follow,
             agent,
             runtime: self.runtime,
-            from_disk: kept.is_some(),
+            kept,
         }
     }
 }
@@ -311,7 +330,7 @@ async fn begin_control(
                 StartErrorKind::Config | StartErrorKind::Identity => crate::WRONG,
                 _ => 1,
             };
-            if serving.is_some_and(|s| s.from_disk) && !matches!(error.kind, StartErrorKind::Config) {
+            if serving.is_some_and(|s| s.kept.is_some()) && !matches!(error.kind, StartErrorKind::Config) {
                 tracing::error!("{error}");
                 tracing::error!("the control half is down; serving the last good state from disk until it is repaired");
                 return Ok(None);
@@ -360,6 +379,52 @@ fn control_config(options: &Options, local: &Arc<Local>, serving: Option<&Servin
     }
 }
 
+/// Tells the fleet that no new flows should come here, and waits until that is written down.
+async fn announce_drain(control: &Control) {
+    let others = || control.state().view.members.values().any(|m| m.up && m.name != control.name());
+    if !others() {
+        return;
+    }
+    control.update_member(|member| member.edge = false);
+    let heard = async {
+        while control.state().view.members.get(control.name()).is_some_and(|m| m.edge) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if tokio::time::timeout(ANNOUNCE, heard).await.is_err() {
+        tracing::warn!("nobody heard that this machine drains; the others find out when it is gone");
+    }
+}
+
+/// Gives a cluster that was founded anew the objects its predecessor of the same name had. Somebody lost or moved away the
+/// Raft file, and without this the first new object would take all the old ones off the edges.
+async fn put_back(control: Control, kept: Desired) {
+    if kept.objects.is_empty() || kept.cluster_name != control.cluster_name() {
+        return;
+    }
+    loop {
+        let view = control.state().view.clone();
+        if !view.cluster_id.is_empty() {
+            if view.cluster_id == kept.cluster_id || !view.objects.is_empty() {
+                return;
+            }
+            let entries = kept.objects.values().map(|d| Entry { document: d.clone(), generated: Vec::new() }).collect();
+            match control.propose(Action::Put { mode: PutMode::Create, entries }).await {
+                Ok(_) => {
+                    tracing::warn!(
+                        objects = kept.objects.len(),
+                        "the cluster had lost its configuration; what this machine kept on disk was put back. Custom data was \
+                         not kept: create it again"
+                    );
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, "the cluster has lost its configuration; putting back what was kept here"),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// Moves the snapshot on; false when nothing changed.
 fn take(snapshot: &mut Snapshot, update: Update) -> bool {
     match update {
@@ -381,7 +446,9 @@ fn take(snapshot: &mut Snapshot, update: Update) -> bool {
 
 /// The published state in the edge plane's words.
 fn desired(snapshot: &Snapshot) -> Desired {
-    let machines = snapshot.members.values().filter(|m| m.edge).map(|m| {
+    // One that drains is no edge any more, and still gets the packets of connections it holds.
+    let reachable = |m: &&Member| m.edge || m.addresses != Addresses::default();
+    let machines = snapshot.members.values().filter(reachable).map(|m| {
         let machine = Machine { id: m.id, name: m.name.clone(), v4: m.addresses.v4, v6: m.addresses.v6 };
         (m.name.clone(), machine)
     });
@@ -392,6 +459,8 @@ fn desired(snapshot: &Snapshot) -> Desired {
         (vip.clone(), Arc::new(steering))
     });
     Desired {
+        cluster_id: snapshot.cluster_id.clone(),
+        cluster_name: snapshot.cluster_name.clone(),
         version: snapshot.version,
         objects: snapshot.objects.clone(),
         machines: Arc::new(machines.collect()),
@@ -422,10 +491,13 @@ impl Signals {
             while local.ready().is_err() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            if control.is_none() {
+                tracing::warn!("ready, without an admin API");
+            }
             if let Some((_, admin)) = control {
                 let addresses: Vec<String> = admin.addresses().iter().map(|a| a.to_string()).collect();
                 tracing::info!("ready, admin API on {}", addresses.join(", "));
-                let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
                 if let Some(address) = admin.addresses().first() {
                     create_initial(options, &address.to_string()).await;
                 }
