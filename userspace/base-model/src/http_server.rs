@@ -315,6 +315,14 @@ impl HttpServerSpec {
             findings.problem(Problem::new(at(path, "address"), "not an IP address").text(&self.address).advice(advice));
         }
         self.validate_tls(path, findings);
+        // Better refused than served as plain text on a port that people trust.
+        for (name, _) in [("https", self.https), ("http3", self.http3), ("autoCert", self.auto_cert)]
+            .into_iter()
+            .filter(|(_, on)| *on)
+        {
+            let problem = Problem::new(at(path, name), "TLS is not served by this version yet").value(&true.into());
+            findings.problem(problem.accepted("false").advice("terminate TLS in front of it for now"));
+        }
         if self.max_connections == 0 {
             findings.problem(
                 Problem::new(at(path, "maxConnections"), "out of range").value(&0.into()).accepted("1 or more"),

@@ -505,6 +505,24 @@ impl ProxySpec {
             }
             mirror.validate(&place, ServerScheme::Http, findings);
         }
+        let idle = [
+            (
+                "compression",
+                self.compression.is_some(),
+                "responses are not compressed by the Proxy in this version; add a ResponseAdaptor with compress: gzip",
+            ),
+            ("mtls", self.mtls.is_some(), "backends are spoken to without TLS in this version"),
+            (
+                "maxRedirection",
+                self.max_redirection > 0,
+                "redirects of backends are not followed in this version; they go to the client",
+            ),
+        ];
+        for (field, given, text) in idle {
+            if given {
+                findings.warn(at(path, field), text);
+            }
+        }
         if let Some(mtls) = &self.mtls {
             let place = at(path, "mtls");
             if mtls.cert_base64.is_empty() != mtls.key_base64.is_empty() {
@@ -517,6 +535,30 @@ impl ProxySpec {
 
 impl PoolSpec {
     pub fn validate(&self, path: &str, scheme: ServerScheme, findings: &mut Findings) {
+        let sticky = self.load_balance.as_ref().is_some_and(|balance| balance.sticky_session.is_some());
+        let idle = [
+            (
+                "healthCheck",
+                self.health_check.is_some(),
+                "servers are not probed in this version; every listed server gets requests",
+            ),
+            ("memoryCache", self.memory_cache.is_some(), "nothing is cached in this version"),
+            (
+                "serviceName",
+                !self.service_name.is_empty(),
+                "registries are not asked in this version; only the listed servers get requests",
+            ),
+            (
+                "loadBalance.stickySession",
+                sticky,
+                "sessions do not stick in this version; the policy chooses for each request",
+            ),
+        ];
+        for (field, given, text) in idle {
+            if given {
+                findings.warn(at(path, field), text);
+            }
+        }
         if self.servers.is_empty() && self.service_name.is_empty() {
             let problem = Problem::new(path, "no servers");
             findings.problem(problem.advice("list servers, or give serviceRegistry and serviceName"));

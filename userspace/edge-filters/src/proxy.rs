@@ -16,18 +16,25 @@
 //! `serverError` (the server could not be reached or broke off: 503), `timeout` (408), `failureCode` (the server's own
 //! answer stands), `shortCircuited` (503).
 //!
+//! A `retryPolicy` repeats what failed: idempotent methods always, others only when nothing was sent, and never a body that
+//! streams. Policies are those of the pipeline's `resilience`.
+//!
 //! Fits HTTPServer. Costs no copy of a body: pieces go out in the buffers they came in. A request or response body is
 //! collected in memory only where a limit must hold for an unknown length, or another filter looks at it.
 
-use base_model::{PoolSpec, Problem, ProxySpec, Warning, decode};
+use base_model::{CircuitBreakerSpec, PoolSpec, Problem, ProxySpec, RetrySpec, Warning, decode};
+use base_telemetry::Limit;
 use base_telemetry::proxy::{self as stats, PoolNames, PoolRecorder, PoolStats, ServerRecorder, UpstreamError};
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};
 use edge_upstream::balance::Policy;
+use edge_upstream::circuit::{CircuitBreaker, Permit};
+use edge_upstream::retry;
 use edge_upstream::{Answer, Attempt, AttemptError, Balancer, RequestMatcher, Server};
 use proto_http::{Known, Limits, Request, Response};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub const INTERNAL_ERROR: Outcome = "internalError";
@@ -72,9 +79,27 @@ fn build(fields: &Value, parts: &Parts<'_>) -> Result<Arc<dyn Filter>, BuildErro
 pub struct Proxy {
     /// Candidates in the order written, then the main pool.
     pools: Vec<Pool>,
+    mirror: Option<Arc<Mirror>>,
     max_idle: usize,
     limits: Limits,
 }
+
+/// The pool that gets copies of requests; what it answers is dropped.
+struct Mirror {
+    filter: RequestMatcher,
+    balancer: Balancer,
+    recorders: Vec<(PoolRecorder, Vec<ServerRecorder>)>,
+    /// Copies on their way, of all workers.
+    in_flight: AtomicUsize,
+    dropped: Limit,
+    max_idle: usize,
+}
+
+/// Copies on their way at the same time; beyond it requests are not copied, and counted as `mirror_in_flight`.
+const MIRRORED_MAX: usize = 4096;
+
+/// Longest time a copy may take.
+const MIRROR_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Pool {
     /// `proxy#<filter>#main` or `proxy#<filter>#candidate#N`, as Easegress names them.
@@ -88,6 +113,9 @@ struct Pool {
     max_body: Option<u64>,
     /// Statuses that count as failure; empty = all of 500–599.
     failure_codes: Vec<u16>,
+    retry: Option<RetrySpec>,
+    /// Outside of retries: all tries of a request are one call.
+    breaker: Option<Arc<CircuitBreaker>>,
     stats: Arc<PoolStats>,
     /// By worker, then by server in the order of the balancer.
     recorders: Vec<(PoolRecorder, Vec<ServerRecorder>)>,
@@ -113,10 +141,25 @@ impl Proxy {
             return Err(problems);
         }
         candidates.append(&mut main);
-        Ok(Proxy { pools: candidates, max_idle: spec.max_idle_conns_per_host.max(1) as usize, limits: Limits::default() })
+        let mirror = match &spec.mirror_pool {
+            None => None,
+            Some(mirror) => {
+                let problem = |message| vec![Problem::new("mirrorPool", message)];
+                Some(Arc::new(Mirror::new(mirror, spec, parts).map_err(problem)?))
+            }
+        };
+        Ok(Proxy {
+            pools: candidates,
+            mirror,
+            max_idle: spec.max_idle_conns_per_host.max(1) as usize,
+            limits: Limits::default(),
+        })
     }
 
     async fn relay(&self, exchange: &mut Exchange) -> Outcome {
+        if let Some(mirror) = &self.mirror {
+            mirror.copy(exchange);
+        }
         let chosen = self.pools.iter().find(|p| match &p.filter {
             None => true,
             Some(matcher) => matcher.matches(exchange.request(), &exchange.client),
@@ -124,15 +167,51 @@ impl Proxy {
         let Some(pool) = chosen else {
             return refuse(exchange, 503, INTERNAL_ERROR);
         };
-        self.relay_to(pool, exchange).await
+        let Some(breaker) = &pool.breaker else { return self.try_all(pool, exchange).await };
+        let Some(call) = Call::begin(breaker) else {
+            exchange.tags.note(|| format!("{}: short circuited", pool.name));
+            return refuse(exchange, 503, SHORT_CIRCUITED);
+        };
+        let outcome = self.try_all(pool, exchange).await;
+        call.end(!matches!(outcome, SUCCESS | CLIENT_ERROR));
+        outcome
     }
 
-    async fn relay_to(&self, pool: &Pool, exchange: &mut Exchange) -> Outcome {
+    /// Tries until one succeeds, as often as the retry policy allows and where repeating is safe.
+    async fn try_all(&self, pool: &Pool, exchange: &mut Exchange) -> Outcome {
+        let earlier = exchange.space().response.take();
+        // A body that streams is gone after the first try.
+        let once = exchange.space_ref().request_body.is_stream();
+        let idempotent = exchange.request().method.is_idempotent();
+        let mut tries = 0;
+        let outcome = loop {
+            tries += 1;
+            let (outcome, sent) = self.try_once(pool, exchange).await;
+            let Some(retry) = pool.retry.as_ref().filter(|r| tries < r.max_attempts && !once) else { break outcome };
+            if matches!(outcome, SUCCESS | CLIENT_ERROR) || (sent && !idempotent) {
+                break outcome;
+            }
+            let space = exchange.space();
+            space.response = None;
+            space.response_body = Body::Empty;
+            pool.recorders[base_runtime::worker_index()].0.retried();
+            base_runtime::time::sleep(retry::pause(retry, tries)).await;
+        };
+        if let (Some(earlier), SUCCESS | FAILURE_CODE) = (earlier, outcome)
+            && let Some(response) = exchange.response_mut()
+        {
+            merge(response, &earlier);
+        }
+        outcome
+    }
+
+    /// One try. Says also whether anything of the request may have reached the server.
+    async fn try_once(&self, pool: &Pool, exchange: &mut Exchange) -> (Outcome, bool) {
         let (of_pool, of_servers) = &pool.recorders[base_runtime::worker_index()];
         let Some(index) = pool.balancer.choose(exchange.request(), &exchange.client) else {
             of_pool.no_server();
             exchange.tags.note(|| format!("{}: no server", pool.name));
-            return refuse(exchange, 503, INTERNAL_ERROR);
+            return (refuse(exchange, 503, INTERNAL_ERROR), false);
         };
         let (server, recorder) = (&pool.balancer.servers()[index], &of_servers[index]);
         let began = base_runtime::now();
@@ -145,7 +224,7 @@ impl Proxy {
                 Err(_) => {
                     recorder.error(UpstreamError::Timeout);
                     exchange.tags.note(|| format!("{}: no answer from {} in {most:?}", pool.name, server.url));
-                    return refuse(exchange, 408, TIMEOUT);
+                    return (refuse(exchange, 408, TIMEOUT), true);
                 }
             },
         };
@@ -162,19 +241,21 @@ impl Proxy {
                 } else {
                     recorder.connection_created();
                 }
-                self.take(pool, answer, exchange).await
+                (self.take(pool, answer, exchange).await, true)
             }
             Err(error) => {
                 if let Some(counted) = counted_as(&error) {
                     recorder.error(counted);
                 }
                 exchange.tags.note(|| format!("{}: {}: {error}", pool.name, server.url));
-                match error {
+                let sent = !matches!(error, AttemptError::Connect(_) | AttemptError::Unresolved);
+                let outcome = match error {
                     AttemptError::RequestBody(BodyError::TooLarge) => refuse(exchange, 413, CLIENT_ERROR),
                     AttemptError::RequestBody(BodyError::TimedOut) => refuse(exchange, 408, CLIENT_ERROR),
                     AttemptError::RequestBody(_) => refuse(exchange, 400, CLIENT_ERROR),
                     _ => refuse(exchange, 503, SERVER_ERROR),
-                }
+                };
+                (outcome, sent)
             }
         }
     }
@@ -222,9 +303,6 @@ impl Proxy {
                 return refuse(exchange, 500, INTERNAL_ERROR);
             }
         }
-        if let Some(earlier) = exchange.space().response.take() {
-            merge(&mut response, &earlier);
-        }
         exchange.upgraded = upgraded;
         exchange.respond(response, body);
         let failed = match pool.failure_codes.as_slice() {
@@ -265,7 +343,20 @@ impl Pool {
                 (of_pool, of_servers)
             })
             .collect();
-        let max_body = match if spec.server_max_body_size != 0 { spec.server_max_body_size } else { inherited_max_body } {
+        let policy = |kind: &str, name: &str| {
+            let found = parts.resilience.iter().find(|p| !name.is_empty() && p.name == name && p.kind == kind);
+            found.map(|p| p.raw.clone())
+        };
+        let unreadable = |problems: Vec<Problem>| base_model::problem::render(&problems);
+        let retry = policy("Retry", &spec.retry_policy)
+            .map(|raw| decode::<RetrySpec>(&raw, "").map(|d| d.value).map_err(unreadable))
+            .transpose()?;
+        let breaker = policy("CircuitBreaker", &spec.circuit_breaker_policy)
+            .map(|raw| decode::<CircuitBreakerSpec>(&raw, "").map(|d| d.value).map_err(unreadable))
+            .transpose()?
+            .map(|policy| inherited_breaker(parts, &name, policy));
+        let max_body = match if spec.server_max_body_size != 0 { spec.server_max_body_size } else { inherited_max_body }
+        {
             0 => Some(DEFAULT_BODY_LIMIT),
             negative if negative < 0 => None,
             bytes => Some(bytes as u64),
@@ -278,9 +369,76 @@ impl Pool {
             timeout: spec.timeout.map(Duration::from).filter(|t| !t.is_zero()),
             max_body,
             failure_codes: spec.failure_codes.iter().map(|c| c.code()).collect(),
+            retry,
+            breaker,
             stats,
             recorders,
         })
+    }
+}
+
+impl Mirror {
+    fn new(spec: &PoolSpec, proxy: &ProxySpec, parts: &Parts<'_>) -> Result<Mirror, String> {
+        let pool = Pool::new(format!("proxy#{}#mirror", parts.name), spec, proxy.server_max_body_size, parts)?;
+        Ok(Mirror {
+            filter: pool.filter.ok_or("a mirror pool needs a filter")?,
+            balancer: pool.balancer,
+            recorders: pool.recorders,
+            in_flight: AtomicUsize::new(0),
+            dropped: parts.telemetry.limits().register("mirror_in_flight"),
+            max_idle: proxy.max_idle_conns_per_host.max(1) as usize,
+        })
+    }
+
+    /// Sends a copy of the request on its own way when the filter takes it. A body that streams cannot be copied.
+    fn copy(self: &Arc<Self>, exchange: &Exchange) {
+        let space = exchange.space_ref();
+        if !self.filter.matches(&space.request, &exchange.client) {
+            return;
+        }
+        let Some(body) = space.request_body.in_memory() else { return };
+        let Some(index) = self.balancer.choose(&space.request, &exchange.client) else { return };
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= MIRRORED_MAX {
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            self.dropped.hit(base_runtime::worker_index());
+            return;
+        }
+        let (mirror, request, mut body) = (self.clone(), space.request.clone(), Body::full(body.to_vec()));
+        base_runtime::spawn(async move {
+            let (server, recorder) =
+                (&mirror.balancer.servers()[index], &mirror.recorders[base_runtime::worker_index()].1[index]);
+            let began = base_runtime::now();
+            let attempt = Attempt {
+                server,
+                request: &request,
+                host: if request.authority.is_empty() { &server.authority } else { &request.authority },
+                upgrade: false,
+                max_idle: mirror.max_idle,
+                limits: &Limits::default(),
+            };
+            let whole = async {
+                let mut answer = attempt.run(&mut body).await?;
+                // Read to its end, so that the connection can serve again.
+                let _ = answer.body.collect(DEFAULT_BODY_LIMIT).await;
+                Ok::<u16, AttemptError>(answer.response.status)
+            };
+            match base_runtime::time::timeout(MIRROR_TIMEOUT, whole).await {
+                Ok(Ok(status)) => recorder.record(&stats::Exchange {
+                    status,
+                    duration: Instant::now().saturating_duration_since(began),
+                    request_bytes: 0,
+                    response_bytes: 0,
+                }),
+                Ok(Err(error)) => {
+                    if let Some(counted) = counted_as(&error) {
+                        recorder.error(counted);
+                    }
+                }
+                Err(_) => recorder.error(UpstreamError::Timeout),
+            }
+            mirror.in_flight.fetch_sub(1, Ordering::Relaxed);
+        })
+        .detach();
     }
 }
 
@@ -293,6 +451,42 @@ impl Filter for Proxy {
         let (main, candidates): (Vec<_>, Vec<_>) = self.pools.iter().partition(|p| p.filter.is_none());
         let candidates: Vec<Value> = candidates.iter().map(|p| p.stats.status_json()).collect();
         Some(json!({ "mainPool": main.first().map(|p| p.stats.status_json()), "candidatePools": candidates }))
+    }
+}
+
+/// The breaker of the generation before, when its policy is still the same, so that a change opens no circuit and closes none.
+fn inherited_breaker(parts: &Parts<'_>, pool: &str, spec: CircuitBreakerSpec) -> Arc<CircuitBreaker> {
+    let previous = parts.previous.and_then(|p| p.downcast::<Proxy>());
+    let breaker = previous.and_then(|p| p.pools.iter().find(|p| p.name == pool)).and_then(|p| p.breaker.clone());
+    match breaker.filter(|b| *b.spec() == spec) {
+        Some(breaker) => breaker,
+        None => Arc::new(CircuitBreaker::new(spec, Instant::now())),
+    }
+}
+
+/// A call under a circuit breaker. Dropped before its end, because the client left, it counts neither way.
+struct Call<'a> {
+    breaker: &'a CircuitBreaker,
+    permit: Option<Permit>,
+}
+
+impl<'a> Call<'a> {
+    fn begin(breaker: &'a CircuitBreaker) -> Option<Call<'a>> {
+        breaker.admit(Instant::now()).map(|permit| Call { breaker, permit: Some(permit) })
+    }
+
+    fn end(mut self, failed: bool) {
+        if let Some(permit) = self.permit.take() {
+            self.breaker.finish(permit, failed, Instant::now());
+        }
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            self.breaker.abandon(permit);
+        }
     }
 }
 

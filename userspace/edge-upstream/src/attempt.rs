@@ -102,12 +102,16 @@ impl Attempt<'_> {
         self.send_head(&stream, framing, body.in_memory().unwrap_or_default());
         let broken = |error, before_answer| AttemptError::Broken { error, reused, before_answer };
         let mut sending = match body {
-            Body::Stream(source) => Some(Upload { source: &mut **source, chunked: framing == Framing::Chunked }),
+            Body::Stream(_) => match std::mem::take(body) {
+                Body::Stream(source) => Some(Upload { source, chunked: framing == Framing::Chunked }),
+                _ => None,
+            },
             _ => None,
         };
         let mut interim = h1::Interim::default();
         let mut response = Response::default();
         let mut partial: Vec<u8> = Vec::new();
+        let mut answered = false;
         loop {
             // The body goes out while the answer is waited for: a backend may answer before it has read everything.
             let received = poll_fn(|cx| {
@@ -118,12 +122,13 @@ impl Attempt<'_> {
                         Poll::Pending => {}
                     }
                 }
-                stream.poll_recv(cx).map(|r| r.map_err(|error| broken(error, partial.is_empty())))
+                stream.poll_recv(cx).map(|r| r.map_err(|error| broken(error, !answered)))
             })
             .await?;
             let Some(mut buffer) = received else {
-                return Err(broken(io::ErrorKind::UnexpectedEof.into(), partial.is_empty()));
+                return Err(broken(io::ErrorKind::UnexpectedEof.into(), !answered));
             };
+            answered = true;
             // Most heads arrive whole; one that does not is gathered in memory of its own size.
             let gathered;
             let bytes: &[u8] = if partial.is_empty() {
@@ -158,6 +163,11 @@ impl Attempt<'_> {
                 // Unreachable in practice: the head was incomplete before this buffer, so its end lies in it.
                 return Err(broken(io::ErrorKind::InvalidData.into(), false));
             }
+            // Only a client that offered it, and has said all it had to say in HTTP, goes on in another protocol.
+            if head.switching && !(self.upgrade && response.status == 101 && sending.is_none()) {
+                let text = "it switched protocols unasked";
+                return Err(broken(io::Error::new(io::ErrorKind::InvalidData, text), false));
+            }
             let upgraded = head.switching.then(|| {
                 if !buffer.is_empty() {
                     stream.unread(std::mem::replace(&mut buffer, Buf::alloc()));
@@ -167,9 +177,8 @@ impl Attempt<'_> {
             if upgraded.is_some() {
                 return Ok(Answer { response, body: Body::Empty, upgraded, reused });
             }
-            let keep = head.keep_alive && sending.is_none();
-            let connection =
-                Connection { stream, endpoint: self.server.endpoint.id, keep: keep.then_some(self.max_idle) };
+            let keep = head.keep_alive.then_some(self.max_idle);
+            let connection = Connection { stream, endpoint: self.server.endpoint.id, keep, upload: sending };
             let body = match head.framing {
                 Framing::Empty | Framing::Length(0) => {
                     connection.release(buffer.is_empty());
@@ -252,12 +261,12 @@ pub fn send_last_chunk(stream: &TcpStream, trailers: Option<&Headers>) {
 }
 
 /// A request body on its way to the backend.
-struct Upload<'a> {
-    source: &'a mut dyn BodyStream,
+struct Upload {
+    source: Box<dyn BodyStream>,
     chunked: bool,
 }
 
-impl Upload<'_> {
+impl Upload {
     /// Ready when the body is sent to its end.
     fn poll(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), AttemptError>> {
         loop {
@@ -283,18 +292,20 @@ impl Upload<'_> {
 }
 
 /// A connection that is busy with an answer. Dropped before the end, it is closed.
-#[derive(Debug)]
 struct Connection {
     stream: TcpStream,
     endpoint: u32,
     /// `Some(most idle)` when it may serve again.
     keep: Option<usize>,
+    /// The rest of the request's body: a backend may answer before it has read everything, and read on.
+    upload: Option<Upload>,
 }
 
 impl Connection {
-    /// The answer is complete. A backend that sent more than it (not `clean`) is not used again.
+    /// The answer is complete. A backend that sent more than it (not `clean`), or has not had the whole request, is not
+    /// used again.
     fn release(self, clean: bool) {
-        if let Some(most) = self.keep.filter(|_| clean) {
+        if let Some(most) = self.keep.filter(|_| clean && self.upload.is_none()) {
             pool::put(self.endpoint, self.stream, most);
         }
     }
@@ -310,7 +321,17 @@ struct Download {
 impl BodyStream for Download {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Buf>, BodyError>> {
         loop {
-            let Some(connection) = &self.connection else { return Poll::Ready(Ok(None)) };
+            let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(None)) };
+            if let Some(upload) = &mut connection.upload {
+                match upload.poll(&connection.stream, cx) {
+                    Poll::Ready(Ok(())) => connection.upload = None,
+                    Poll::Ready(Err(_)) => {
+                        self.connection = None;
+                        return Poll::Ready(Err(BodyError::Incomplete));
+                    }
+                    Poll::Pending => {}
+                }
+            }
             let mut buffer = match self.pending.take() {
                 Some(buffer) => buffer,
                 None => match connection.stream.poll_recv(cx) {
