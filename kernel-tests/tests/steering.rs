@@ -143,6 +143,15 @@ impl Edge {
     }
 }
 
+impl Drop for Edge {
+    /// Pins outlive a test that fails.
+    fn drop(&mut self) {
+        if let Some(pins) = self.kernel.as_ref().and_then(|kernel| kernel.options().pin_dir.as_ref()) {
+            let _ = std::fs::remove_dir_all(pins);
+        }
+    }
+}
+
 fn sizes() -> Sizes {
     Sizes { tables: 4, vips: 4, machines: 8 }
 }
