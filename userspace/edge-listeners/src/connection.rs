@@ -11,8 +11,8 @@ use base_runtime::Buf;
 use base_runtime::net::TcpStream;
 use base_runtime::time::Deadline;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{Around, Body, Exchange, Pipeline};
-use proto_http::h1::{self, BodyDecoder, Framing, RequestHead};
+use edge_pipeline::{Around, Body, BodyError, Exchange, Pipeline};
+use proto_http::h1::{self, BodyDecoder, Fault, Framing, RequestHead};
 use proto_http::{Known, Method, Request, Response, Version};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -23,14 +23,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// Longest time from the first byte of a request head to its last.
-pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// A body the filters did not want is read to its end when no more than this is left; else the connection is closed.
 const DRAIN_BYTES: u64 = 64 * 1024;
-
-/// Longest time a closing connection is kept so that the client can read its last answer.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// What follows a request.
 enum Next {
@@ -42,15 +36,14 @@ enum Next {
     Tunnel(TcpStream),
 }
 
-/// Serves a connection to its end.
-pub async fn drive(local: Rc<Local>, stream: TcpStream, peer: SocketAddr) {
-    let idle = Rc::new(Cell::new(true));
-    let key = local.enter(stream.clone(), idle.clone());
+/// Serves a connection to its end. It is booked under `key`; `idle` tells whoever stops the server that no request is lost
+/// by closing it.
+pub async fn drive(local: Rc<Local>, stream: TcpStream, peer: SocketAddr, idle: Rc<Cell<bool>>, key: usize) {
     let deadline = Deadline::default();
     let mut first = true;
     loop {
         // A fresh connection gets the time of a head to begin; a kept one its idle time.
-        deadline.set(base_runtime::now() + if first { HEAD_TIMEOUT } else { local.idle_timeout() });
+        deadline.set(base_runtime::now() + if first { local.timeouts().head } else { local.idle_timeout() });
         let Some(bytes) = receive(&stream, &deadline).await else {
             if first && !is_closed(&stream) && !local.is_stopping() {
                 local.limit("first_byte_timeout");
@@ -63,7 +56,7 @@ pub async fn drive(local: Rc<Local>, stream: TcpStream, peer: SocketAddr) {
             Next::Again if !local.is_stopping() => idle.set(true),
             Next::Again | Next::Close => break,
             Next::Linger => {
-                linger(&stream, &deadline).await;
+                linger(&stream, &deadline, local.timeouts().linger).await;
                 break;
             }
             Next::Tunnel(backend) => {
@@ -101,13 +94,13 @@ async fn serve_with(
     exchange: &mut Exchange,
 ) -> Next {
     let started = base_runtime::now();
-    deadline.set(started + HEAD_TIMEOUT);
+    deadline.set(started + local.timeouts().head);
     exchange.started = started;
     let (head, rest) = match read_head(local, stream, deadline, first, &mut exchange.default_space().request).await {
         Ok(found) => found,
         Err(None) => return Next::Close,
         Err(Some(status)) => {
-            exchange.respond(Response::with_status(status), Body::Empty);
+            exchange.default_space().respond(Response::with_status(status), Body::Empty);
             let manner =
                 Manner { head_request: false, client: Version::Http11, keep_alive: false, upgrade: false };
             return finish(local, stream, deadline, exchange, manner, 0, None, Next::Linger).await;
@@ -131,7 +124,8 @@ async fn serve_with(
         upgrade: false,
     };
     let found = live.router.route(exchange.request(), exchange.client.real_ip).map(|(r, m)| (r.clone(), m));
-    let arrival = accept_body(stream, &head, rest, body_limit(found.as_ref().ok().map(|f| &*f.0), live.max_body), exchange);
+    let limit = body_limit(found.as_ref().ok().map(|f| &*f.0), live.max_body);
+    let arrival = accept_body(local, stream, &head, rest, limit, exchange);
     let (pipeline, too_large) = match &found {
         Err(status) => {
             exchange.respond(Response::with_status(*status), Body::Empty);
@@ -139,7 +133,6 @@ async fn serve_with(
         }
         Ok((route, matched)) => {
             prepare(local, exchange, route, *matched, live.x_forwarded_for);
-            let limit = body_limit(Some(route), live.max_body);
             let too_large = limit.is_some_and(|l| exchange.request_body_length().is_some_and(|n| n > l));
             if too_large {
                 local.limit("request_body_bytes");
@@ -160,9 +153,14 @@ async fn serve_with(
             }
         }
     }
+    if let Some(arrival) = &arrival
+        && let Some(failed) = arrival.borrow().failed()
+    {
+        blame(local, exchange, failed, arrival.borrow().fault());
+    }
     let request_bytes = head.consumed as u64 + arrival.as_ref().map_or(exchange.request_bytes, |a| a.borrow().bytes);
     if exchange.client_gone {
-        exchange.respond(Response::with_status(499), Body::Empty);
+        exchange.default_space().respond(Response::with_status(499), Body::Empty);
         local.record(exchange, routed.as_ref(), request_bytes, 0);
         stream.abort();
         return Next::Close;
@@ -175,12 +173,14 @@ async fn serve_with(
     };
     let drainable = unread.as_ref().is_none_or(|a| {
         let arrival = a.borrow();
-        !arrival.awaits_continue() && arrival.remaining().is_some_and(|n| n <= DRAIN_BYTES)
+        !arrival.awaits_continue() && arrival.failed().is_none() && arrival.remaining().is_some_and(|n| n <= DRAIN_BYTES)
     });
     let mut manner = manner;
     manner.keep_alive &= drainable && !local.is_stopping();
     let next = match (&unread, drainable) {
         (Some(_), false) => Next::Linger,
+        // The client may have sent its next request already; only one that announced to close has not.
+        _ if !manner.keep_alive && head.keep_alive => Next::Linger,
         _ if !manner.keep_alive => Next::Close,
         _ => Next::Again,
     };
@@ -210,6 +210,7 @@ async fn read_head(
     // A head in pieces waits in memory of its own size, not in a receive buffer.
     let mut partial = buffer.to_vec();
     drop(buffer);
+    let limits = local.limits();
     loop {
         let Some(mut more) = receive(stream, deadline).await else {
             if is_closed(stream) {
@@ -220,7 +221,12 @@ async fn read_head(
         };
         let had = partial.len();
         partial.extend_from_slice(&more);
-        if let Some(head) = h1::parse_request(&partial, local.limits(), request).map_err(refuse)? {
+        // No head ends, and no field is added to it, without a line's end: a head that comes byte by byte is not read
+        // from its start with each of them.
+        if !more.contains(&b'\n') && partial.len() < limits.head_bytes {
+            continue;
+        }
+        if let Some(head) = h1::parse_request(&partial, limits, request).map_err(refuse)? {
             more.advance(head.consumed.saturating_sub(had));
             return Ok((head, more));
         }
@@ -229,6 +235,7 @@ async fn read_head(
 
 /// Makes the request's body out of what came with the head and what is still to come.
 fn accept_body(
+    local: &Local,
     stream: &TcpStream,
     head: &RequestHead,
     mut rest: Buf,
@@ -249,11 +256,30 @@ fn accept_body(
         exchange.default_space().request_body = if length == 0 { Body::Empty } else { Body::Buffer(rest) };
         return None;
     }
-    let decoder = BodyDecoder::new(head.framing, &proto_http::Limits::default());
+    let decoder = BodyDecoder::new(head.framing, local.limits());
     let pending = (!rest.is_empty()).then_some(rest);
-    let arrival = Arrival::new(stream.clone(), decoder, pending, head.expect_continue, limit);
+    let patience = local.timeouts().body;
+    let arrival = Arrival::new(stream.clone(), decoder, pending, head.expect_continue, limit, patience);
     exchange.default_space().request_body = Body::Stream(Box::new(RequestBody(arrival.clone())));
     Some(arrival)
+}
+
+/// The client's body could not be read to its end: counts why, and sees that the answer says it. A client that left in the
+/// middle of its body gets none.
+fn blame(local: &Local, exchange: &mut Exchange, failed: BodyError, fault: Option<Fault>) {
+    match failed {
+        BodyError::TooLarge => local.limit("request_body_bytes"),
+        BodyError::TimedOut => local.limit("body_timeout"),
+        BodyError::Incomplete => exchange.client_gone = true,
+        BodyError::Malformed => {
+            let Some(fault) = fault else { return };
+            local.limit(fault.name());
+            // Filters know only that it was malformed, which is a 400; some faults have a status of their own.
+            if let Some(response) = exchange.default_space().response.as_mut().filter(|r| r.status == 400) {
+                response.status = fault.status();
+            }
+        }
+    }
 }
 
 fn body_limit(route: Option<&Route>, server: i64) -> Option<u64> {
@@ -368,22 +394,36 @@ async fn finish(
 ) -> Next {
     let backend = exchange.upgraded.take();
     let space = exchange.default_space();
-    let body = std::mem::take(&mut space.response_body);
-    let response = &*space.response.get_or_insert_with(|| Response::with_status(503));
+    let mut body = std::mem::take(&mut space.response_body);
+    let response = space.response.get_or_insert_with(|| Response::with_status(503));
     manner.upgrade = response.status == 101 && backend.is_some();
+    if response.status < 200 && !manner.upgrade {
+        // An interim answer that nothing follows would leave the client waiting.
+        *response = Response::with_status(500);
+        body = Body::Empty;
+    }
     let framing = response::framing(response, &body, manner);
     if framing == Framing::UntilClose {
         manner.keep_alive = false;
     }
     let real_time = framing == Framing::Chunked && body.is_stream();
-    let (sent, bytes) = response::send(stream, response, body, framing, manner, deadline).await;
+    let patience = local.timeouts().send;
+    let (mut sent, mut bytes) = response::send(stream, response, body, framing, manner, deadline, patience).await;
+    let broke_off = matches!(sent, Sent::Nothing | Sent::Cut);
+    if sent == Sent::Nothing {
+        *response = Response::with_status(503);
+        let framing = response::framing(response, &Body::Empty, manner);
+        (sent, bytes) = response::send(stream, response, Body::Empty, framing, manner, deadline, patience).await;
+    }
     deadline.clear();
     if real_time {
         exchange.tags.note(|| "real time stream: true".to_owned());
     }
+    if broke_off {
+        exchange.tags.note(|| "backend broke off the body".to_owned());
+    }
     match sent {
-        Sent::Whole => {}
-        Sent::Cut => exchange.tags.note(|| "backend broke off the body".to_owned()),
+        Sent::Whole | Sent::Nothing | Sent::Cut => {}
         Sent::Stalled => {
             local.limit("response_stalled");
             exchange.tags.note(|| "client took no byte in time".to_owned());
@@ -395,7 +435,10 @@ async fn finish(
         (Sent::Whole, Some(backend)) if manner.upgrade => Next::Tunnel(backend),
         (Sent::Whole, _) if manner.keep_alive => next,
         (Sent::Whole, _) if matches!(next, Next::Linger) => Next::Linger,
+        // HTTP/1.0 clients and answers without a length end here too, by their framing.
         (Sent::Whole, _) => Next::Close,
+        // The framing tells the client that something is missing; what it has got it may keep.
+        (Sent::Cut, _) if framing != Framing::UntilClose => Next::Linger,
         _ => {
             stream.abort();
             Next::Close
@@ -405,6 +448,7 @@ async fn finish(
 
 /// Reads what is left of a body nobody wanted; false when it did not end well.
 async fn drain(arrival: &Rc<RefCell<Arrival>>) -> bool {
+    arrival.borrow_mut().discard();
     loop {
         match poll_fn(|cx| arrival.borrow_mut().poll_data(cx)).await {
             Ok(Some(_)) => {}
@@ -415,13 +459,13 @@ async fn drain(arrival: &Rc<RefCell<Arrival>>) -> bool {
 }
 
 /// Closes our side and reads on for a while: a reset would take the answer away from the client (RFC 9112 section 9.6).
-async fn linger(stream: &TcpStream, deadline: &Deadline) {
+async fn linger(stream: &TcpStream, deadline: &Deadline, most: Duration) {
     stream.shutdown_write();
-    deadline.set(base_runtime::now() + LINGER);
-    let mut most = 16 * DRAIN_BYTES;
+    deadline.set(base_runtime::now() + most);
+    let mut bytes_left = 16 * DRAIN_BYTES;
     while let Some(bytes) = receive(stream, deadline).await {
-        most = most.saturating_sub(bytes.len() as u64);
-        if most == 0 {
+        bytes_left = bytes_left.saturating_sub(bytes.len() as u64);
+        if bytes_left == 0 {
             break;
         }
     }

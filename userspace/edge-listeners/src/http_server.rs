@@ -3,6 +3,7 @@
 //! Only another address or port makes new sockets. Everything else is one pointer that the next request reads, so no
 //! connection is closed and no request fails when rules change.
 
+use crate::Timeouts;
 use crate::access;
 use crate::connection;
 use crate::router::Router;
@@ -10,7 +11,7 @@ use crate::traffic::{AroundSlot, Shared};
 use arc_swap::ArcSwap;
 use base_model::HttpServerSpec;
 use base_model::ip_filter::CidrSet;
-use base_runtime::net::{ListenOptions, TcpListener, TcpStream};
+use base_runtime::net::{ListenOptions, StreamState, TcpListener, TcpStream};
 use base_telemetry::access_log::{self, LogWriter};
 use base_telemetry::server::{self, Recorder, Sample, ServerStats};
 use edge_pipeline::Exchange;
@@ -121,8 +122,8 @@ impl HttpServer {
             self.retry();
             if let Some(old) = old {
                 self.close(old.key);
+                self.retry_until_closed();
             }
-            self.retry();
         }
         Ok(())
     }
@@ -152,6 +153,17 @@ impl HttpServer {
                 self.stats.set_state(server::State::Failed, Some(text.clone()));
                 state.error = Some(text);
             }
+        }
+    }
+
+    /// The old sockets were in the way of the new ones, and their workers close them now.
+    fn retry_until_closed(self: &Arc<Self>) {
+        for _ in 0..50 {
+            self.retry();
+            if self.state().0 == "running" {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
@@ -304,11 +316,6 @@ async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener) {
     });
     LOCALS.with_borrow_mut(|locals| locals.push((key, local.clone())));
     while !local.is_stopping() {
-        if local.server.connections() >= local.live().max_connections {
-            local.limit("max_connections");
-            base_runtime::time::sleep(FULL_PAUSE).await;
-            continue;
-        }
         let mut accepted = pin!(listener.accept());
         let next = poll_fn(|cx| {
             if local.is_stopping() {
@@ -319,7 +326,14 @@ async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener) {
         });
         match next.await {
             None => break,
-            Some(Ok((stream, peer))) => base_runtime::spawn(connection::drive(local.clone(), stream, peer)).detach(),
+            Some(Ok((stream, peer))) => {
+                if !local.find_room().await {
+                    break;
+                }
+                let idle = Rc::new(Cell::new(true));
+                let key = local.enter(stream.clone(), idle.clone());
+                base_runtime::spawn(connection::drive(local.clone(), stream, peer, idle, key)).detach();
+            }
             Some(Err(error)) => {
                 tracing::warn!(server = %local.server.name, %error, "accept failed");
                 base_runtime::time::sleep(FULL_PAUSE).await;
@@ -350,6 +364,10 @@ impl Local {
         &self.limits
     }
 
+    pub fn timeouts(&self) -> &Timeouts {
+        self.server.shared.timeouts()
+    }
+
     pub fn is_stopping(&self) -> bool {
         self.stopping.get()
     }
@@ -363,9 +381,29 @@ impl Local {
         self.log.borrow().is_some()
     }
 
-    /// Books a connection; the key gives it back.
+    /// Waits until there are fewer connections than `maxConnections` and counts one more, for [`enter`](Local::enter).
+    /// Meanwhile others wait in the kernel's queue. False when the server stopped first.
+    async fn find_room(&self) -> bool {
+        let connections = &self.server.connections;
+        let take = |most: usize| {
+            let more = |n: usize| (n < most).then_some(n + 1);
+            connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        };
+        let mut waited = false;
+        while !take(self.live().max_connections) {
+            if self.is_stopping() {
+                return false;
+            }
+            if !std::mem::replace(&mut waited, true) {
+                self.limit("max_connections");
+            }
+            base_runtime::time::sleep(FULL_PAUSE).await;
+        }
+        true
+    }
+
+    /// Books a connection that was counted; the key gives it back.
     pub fn enter(&self, stream: TcpStream, idle: Rc<Cell<bool>>) -> usize {
-        self.server.connections.fetch_add(1, Ordering::Relaxed);
         self.connections.borrow_mut().insert((stream, idle))
     }
 
@@ -415,7 +453,8 @@ impl Local {
             waker.wake();
         }
         for (_, (stream, idle)) in self.connections.borrow().iter() {
-            if idle.get() {
+            // What has arrived already is a request, and is answered.
+            if idle.get() && stream.peek_state() != StreamState::Data {
                 stream.abort();
             }
         }

@@ -1,7 +1,8 @@
 //! Listeners: they take connections, drive the protocol, and hand each request to the pipeline its route names.
 //!
 //! Reading order: [`traffic`] (which servers and pipelines there are), [`http_server`] (one HTTPServer: its sockets on
-//! every worker), [`connection`] (one client connection), [`request_body`], [`response`], [`router`], [`variables`].
+//! every worker), [`connection`] (one client connection), [`request_body`], [`response`], [`router`], [`variables`],
+//! [`timeouts`].
 #![forbid(unsafe_code)]
 
 pub mod access;
@@ -10,7 +11,9 @@ pub mod http_server;
 pub mod request_body;
 pub mod response;
 pub mod router;
+pub mod timeouts;
 pub mod traffic;
 pub mod variables;
 
+pub use timeouts::Timeouts;
 pub use traffic::Traffic;

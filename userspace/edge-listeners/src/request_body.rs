@@ -6,14 +6,11 @@ use base_runtime::time::Deadline;
 use edge_pipeline::body::unframe;
 use edge_pipeline::{BodyError, BodyStream};
 use proto_http::Headers;
-use proto_http::h1::BodyDecoder;
+use proto_http::h1::{BodyDecoder, Fault};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-
-/// Longest time without a byte of a body the client owes.
-pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -26,6 +23,8 @@ pub struct Arrival {
     /// The client waits for 100 before it sends.
     expects_continue: bool,
     deadline: Deadline,
+    /// Longest time without a byte.
+    patience: Duration,
     /// The deadline runs.
     waiting: bool,
     /// Bytes that may still come; beyond it the body is too large.
@@ -33,16 +32,20 @@ pub struct Arrival {
     /// Body bytes read so far.
     pub bytes: u64,
     failed: Option<BodyError>,
+    /// What was wrong with the framing, when that is why it failed.
+    fault: Option<Fault>,
 }
 
 impl Arrival {
-    /// `pending` are bytes that came with the head; `limit` bounds the body, `None` = no bound.
+    /// `pending` are bytes that came with the head; `limit` bounds the body, `None` = no bound; `patience` is the longest
+    /// time without a byte.
     pub fn new(
         stream: TcpStream,
         decoder: BodyDecoder,
         pending: Option<Buf>,
         expects_continue: bool,
         limit: Option<u64>,
+        patience: Duration,
     ) -> Rc<RefCell<Arrival>> {
         Rc::new(RefCell::new(Arrival {
             stream,
@@ -50,10 +53,12 @@ impl Arrival {
             pending,
             expects_continue,
             deadline: Deadline::default(),
+            patience,
             waiting: false,
             allowance: limit,
             bytes: 0,
             failed: None,
+            fault: None,
         }))
     }
 
@@ -69,6 +74,21 @@ impl Arrival {
 
     pub fn remaining(&self) -> Option<u64> {
         self.decoder.remaining()
+    }
+
+    /// Why it could not be read to its end.
+    pub fn failed(&self) -> Option<BodyError> {
+        self.failed
+    }
+
+    /// What the client got wrong, when it broke the framing.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+
+    /// What is left is read only to be thrown away: no limit of size holds for it.
+    pub fn discard(&mut self) {
+        self.allowance = None;
     }
 
     fn fail(&mut self, error: BodyError) -> Poll<Result<Option<Buf>, BodyError>> {
@@ -96,7 +116,13 @@ impl Arrival {
                     Poll::Ready(Err(error)) => return self.fail(error),
                 },
             };
-            let Ok(rest) = unframe(&mut self.decoder, &mut buffer) else { return self.fail(BodyError::Malformed) };
+            let rest = match unframe(&mut self.decoder, &mut buffer) {
+                Ok(rest) => rest,
+                Err(error) => {
+                    self.fault = Some(error.kind);
+                    return self.fail(BodyError::Malformed);
+                }
+            };
             if let Some(next_request) = rest {
                 self.stream.unread(next_request);
             }
@@ -128,7 +154,7 @@ impl Arrival {
             Poll::Ready(_) => Poll::Ready(Err(BodyError::Incomplete)),
             Poll::Pending => {
                 if !std::mem::replace(&mut self.waiting, true) {
-                    self.deadline.set(base_runtime::now() + BODY_TIMEOUT);
+                    self.deadline.set(base_runtime::now() + self.patience);
                 }
                 match self.deadline.poll_expired(cx) {
                     Poll::Ready(()) => Poll::Ready(Err(BodyError::TimedOut)),

@@ -13,20 +13,22 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// An answer of this size finds room in the kernel: nobody waits for it before the connection is closed.
+const SMALL: usize = 32 * 1024;
+
 /// Bytes of an answer that may wait for a client that reads slowly.
 const SEND_HIGH_WATER: usize = 128 * 1024;
-
-/// Longest time a client may take no byte of its answer.
-pub const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
     /// Handed to the kernel, or queued within bounds.
     Whole,
+    /// The body broke off before anything was sent: another answer can still be given.
+    Nothing,
     /// The body broke off: the connection must be closed so that the client sees it.
     Cut,
-    /// The client took nothing for [`SEND_TIMEOUT`].
+    /// The client took nothing for longer than [`Timeouts::send`](crate::Timeouts::send).
     Stalled,
     /// The client has gone.
     Gone,
@@ -67,6 +69,7 @@ pub async fn send(
     framing: Framing,
     manner: Manner,
     deadline: &Deadline,
+    patience: Duration,
 ) -> (Sent, u64) {
     let before = stream.bytes_sent() + stream.send_queue_len() as u64;
     let total = |stream: &TcpStream| (stream.bytes_sent() + stream.send_queue_len() as u64).saturating_sub(before);
@@ -80,7 +83,8 @@ pub async fn send(
         Body::Buffer(buffer) => Some(buffer),
         Body::Full(bytes) => {
             with_head(response, framing, manner, |head| send_bytes(stream, &[head, &bytes]));
-            return (Sent::Whole, total(stream));
+            let sent = settle(stream, manner, deadline, patience).await;
+            return (sent, total(stream));
         }
         Body::Stream(mut source) => {
             // What has come already travels with the head.
@@ -88,7 +92,7 @@ pub async fn send(
             body = Body::Stream(source);
             match ready {
                 Poll::Ready(Ok(Some(piece))) => Some(piece),
-                Poll::Ready(Err(_)) => return (Sent::Cut, 0),
+                Poll::Ready(Err(_)) => return (Sent::Nothing, 0),
                 Poll::Ready(Ok(None)) => {
                     body = Body::Empty;
                     None
@@ -100,17 +104,10 @@ pub async fn send(
     with_head(response, framing, manner, |head| send_first(stream, head, first, chunked));
     if let Body::Stream(source) = &mut body {
         loop {
-            deadline.set(base_runtime::now() + SEND_TIMEOUT);
-            let ready = poll_fn(|cx| match stream.poll_send_ready(cx, SEND_HIGH_WATER) {
-                Poll::Ready(result) => Poll::Ready(Some(result)),
-                Poll::Pending => deadline.poll_expired(cx).map(|()| None),
-            });
-            match ready.await {
-                Some(Ok(())) => {}
-                Some(Err(_)) => return (Sent::Gone, total(stream)),
-                None => return (Sent::Stalled, total(stream)),
+            match room(stream, SEND_HIGH_WATER, deadline, patience).await {
+                Sent::Whole => {}
+                other => return (other, total(stream)),
             }
-            deadline.clear();
             // While the backend is silent, a client that leaves is noticed.
             let piece = poll_fn(|cx| {
                 if let Poll::Ready(piece) = source.poll_data(cx) {
@@ -137,7 +134,35 @@ pub async fn send(
     } else if chunked {
         send_last_chunk(stream, None);
     }
-    (Sent::Whole, total(stream))
+    let sent = settle(stream, manner, deadline, patience).await;
+    (sent, total(stream))
+}
+
+/// Waits until the next request may be read: a client that asks on without reading its answers must not fill our memory.
+/// Before the connection is closed everything must be with the kernel, which no longer waits for it afterwards.
+async fn settle(stream: &TcpStream, manner: Manner, deadline: &Deadline, patience: Duration) -> Sent {
+    let most = if manner.keep_alive || manner.upgrade || stream.send_queue_len() <= SMALL { SEND_HIGH_WATER } else { 0 };
+    room(stream, most, deadline, patience).await
+}
+
+/// Waits until no more than `most` bytes are queued, as long as the client takes some now and then.
+async fn room(stream: &TcpStream, most: usize, deadline: &Deadline, patience: Duration) -> Sent {
+    loop {
+        let taken = stream.bytes_sent();
+        deadline.set(base_runtime::now() + patience);
+        let ready = poll_fn(|cx| match stream.poll_send_ready(cx, most) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending => deadline.poll_expired(cx).map(|()| None),
+        });
+        let ready = ready.await;
+        deadline.clear();
+        match ready {
+            Some(Ok(())) => return Sent::Whole,
+            Some(Err(_)) => return Sent::Gone,
+            None if stream.bytes_sent() > taken => {}
+            None => return Sent::Stalled,
+        }
+    }
 }
 
 /// The peer has gone: nothing it sent is left to read and nothing will come.

@@ -1,5 +1,6 @@
 //! Which servers and pipelines there are, by name, and how a change of one reaches the requests.
 
+use crate::Timeouts;
 use crate::http_server::HttpServer;
 use arc_swap::ArcSwapOption;
 use base_model::{GlobalFilterSpec, HttpServerSpec, PipelineSpec, Problem};
@@ -61,6 +62,7 @@ pub struct Shared {
     arounds: Mutex<BTreeMap<String, Arc<AroundSlot>>>,
     telemetry: Arc<Telemetry>,
     access_log: Option<Arc<AccessLog>>,
+    timeouts: Timeouts,
     /// Requests answered, by worker.
     requests: Box<[AtomicU64]>,
 }
@@ -76,6 +78,10 @@ impl Shared {
 
     pub fn access_log(&self) -> Option<&Arc<AccessLog>> {
         self.access_log.as_ref()
+    }
+
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
     }
 
     /// Counts a request answered by a worker; called by that worker alone.
@@ -120,6 +126,17 @@ impl Traffic {
         telemetry: Arc<Telemetry>,
         access_log: Option<Arc<AccessLog>>,
     ) -> Traffic {
+        Traffic::with_timeouts(workers, machine, telemetry, access_log, Timeouts::default())
+    }
+
+    /// As [`new`](Traffic::new), with other time-outs than the usual ones.
+    pub fn with_timeouts(
+        workers: Vec<Worker>,
+        machine: &str,
+        telemetry: Arc<Telemetry>,
+        access_log: Option<Arc<AccessLog>>,
+        timeouts: Timeouts,
+    ) -> Traffic {
         let requests = workers.iter().map(|_| AtomicU64::new(0)).collect();
         let shared = Shared {
             workers,
@@ -128,6 +145,7 @@ impl Traffic {
             arounds: Mutex::default(),
             telemetry,
             access_log,
+            timeouts,
             requests,
         };
         Traffic { shared: Arc::new(shared), servers: Mutex::default() }
