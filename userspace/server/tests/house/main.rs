@@ -1,0 +1,14 @@
+//! The whole house: the daemon as users start it, spoken to over HTTP.
+//!
+//! Reading order: [`world`] (starting, asking, waiting), then one file per user story.
+#![forbid(unsafe_code)]
+
+mod world;
+
+mod bad_input;
+mod changes;
+mod cluster;
+mod figures;
+mod process;
+mod quick_start;
+mod restart;

@@ -1,0 +1,173 @@
+//! How the process starts, talks and ends.
+
+use crate::world::{Connection, Machine, answers, eventually, free_port, get, mock, server, weir};
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+fn slow(name: &str, delay: &str) -> String {
+    mock(name, "slow").replace("    body", &format!("    delay: {delay}\n    body"))
+}
+
+#[test]
+fn the_first_signal_drains() {
+    for signal in ["TERM", "INT"] {
+        let mut machine = Machine::start();
+        let port = free_port();
+        machine.create(&slow("pl", "700ms"));
+        machine.create(&server("hs", port, "pl"));
+        let mut idle = Connection::open(&format!("127.0.0.1:{}", { answers(port, "/", 200); port })).unwrap();
+        assert_eq!(idle.request("GET", "/", &[], "").unwrap().status, 200);
+        let mut busy = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
+        busy.send("GET", "/", &[], "").unwrap();
+        thread::sleep(Duration::from_millis(150));
+        machine.signal(signal);
+        eventually("no new connections are taken", || get(port, "/").is_err().then_some(()));
+        assert_eq!(busy.receive().unwrap().status, 200, "what was under way is answered");
+        assert_eq!(machine.ended().code(), Some(0), "{signal}");
+        assert!(machine.log().contains(&format!("SIG{signal}: draining")));
+    }
+}
+
+#[test]
+fn the_second_signal_ends_at_once() {
+    let mut machine = Machine::start();
+    let port = free_port();
+    machine.create(&slow("pl", "20s"));
+    machine.create(&server("hs", port, "pl"));
+    eventually("it listens", || Connection::open(&format!("127.0.0.1:{port}")).ok());
+    let mut busy = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
+    busy.send("GET", "/", &[], "").unwrap();
+    thread::sleep(Duration::from_millis(150));
+    machine.signal("TERM");
+    eventually("it drains", || machine.log().contains("draining").then_some(()));
+    thread::sleep(Duration::from_millis(100));
+    machine.still_runs();
+    machine.signal("TERM");
+    assert_eq!(machine.ended().code(), Some(255));
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_says_all_of_it() {
+    for arguments in [&["--nonsense"][..], &["nonsense"], &["--workers", "many"], &["run", "--io", "fast"], &["demo-backend"]] {
+        let (code, _, told) = weir(arguments);
+        assert_eq!(code, 2, "{arguments:?}: {told}");
+        assert!(told.contains(arguments[arguments.len() - 1]) || told.contains("--listen"), "{told}");
+    }
+    let (code, _, told) = weir(&["--workers", "0", "--xdp-mode", "x", "--cluster-role", "boss"]);
+    assert_eq!(code, 2);
+    for part in ["--workers 0", "--xdp-mode x", "--cluster-role boss"] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+    let (code, _, told) = weir(&["-f", "/nowhere/weir.yaml"]);
+    assert!(code == 2 && told.contains("/nowhere/weir.yaml"), "{code}: {told}");
+}
+
+#[test]
+fn small_verbs() {
+    let (code, out, _) = weir(&["--version"]);
+    assert!(code == 0 && out.starts_with("weir "), "{out}");
+    for arguments in [&["--print-config", "--name", "n9"][..], &["run", "-c", "--name", "n9"]] {
+        let (code, out, told) = weir(arguments);
+        assert_eq!(code, 0, "{told}");
+        assert!(out.contains("name: n9\n") && out.contains("api-addr: localhost:2381\n"), "{out}");
+    }
+    let (code, out, _) = weir(&["doctor"]);
+    assert!(code == 0 || code == 1);
+    assert!(out.contains("CPUs") && out.contains("io_uring"), "{out}");
+    let directory = tempfile::tempdir().unwrap();
+    let (good, bad) = (directory.path().join("good.yaml"), directory.path().join("bad.yaml"));
+    fs::write(&good, mock("pl", "x")).unwrap();
+    fs::write(&bad, "kind: HTTPServer\nname: hs\n").unwrap();
+    let check = |path: &std::path::Path| weir(&["check-config", "--initial-object-config-files", path.to_str().unwrap()]);
+    assert_eq!(check(&good).0, 0);
+    let (code, _, told) = check(&bad);
+    assert!(code == 2 && told.contains("port") && told.contains("bad.yaml"), "{code}: {told}");
+}
+
+#[test]
+fn the_log_is_quiet_and_says_ready() {
+    let mut machine = Machine::start();
+    eventually("ready is said", || machine.log().contains(&format!("ready, admin API on 127.0.0.1:{}", machine.api)).then_some(()));
+    machine.create(&mock("pl", "x"));
+    let log = machine.log();
+    assert!(log.lines().count() < 25, "much is said:\n{log}");
+    for word in ["openraft", "RaftCore", "vote", "become leader"] {
+        assert!(!log.contains(word), "{word:?} is in the log:\n{log}");
+    }
+    assert_eq!(machine.api("GET", "/logs/level", "").body.trim().trim_matches('"'), "info");
+    assert_eq!(machine.api("PUT", "/logs/level/debug", "").status, 200);
+    assert_eq!(machine.api("GET", "/logs/level", "").body.trim().trim_matches('"'), "debug");
+    assert!(machine.api("GET", "/logs?tail=5", "").body.lines().count() <= 5);
+    machine.still_runs();
+}
+
+#[test]
+fn log_files() {
+    let mut machine = Machine::new("m1").flags(["--log-dir", "log", "--disable-access=false"]);
+    machine.run();
+    let port = free_port();
+    machine.create(&mock("pl", "x"));
+    machine.create(&server("hs", port, "pl"));
+    answers(port, "/who?a=b", 200);
+    let read = |name: &str| fs::read_to_string(machine.directory.join("log").join(name)).unwrap_or_default();
+    eventually("the log is in its file", || read("stdout.log").contains("ready").then_some(()));
+    eventually("the access log is in its file", || read("filter_http_access.log").contains("GET /who?a=b").then_some(()));
+    assert_eq!(machine.log(), "", "and nothing on standard error");
+}
+
+#[test]
+fn initial_objects_are_created_once() {
+    let mut machine = Machine::new("m1");
+    let path = machine.directory.join("pl.yaml");
+    fs::write(&path, mock("pl", "first")).unwrap();
+    machine = machine.flags(["--initial-object-config-files", path.to_str().unwrap()]);
+    machine.run();
+    eventually("it is there", || (machine.api("GET", "/objects/pl", "").status == 200).then_some(()));
+    machine.update("pl", &mock("pl", "second"));
+    machine.kill();
+    machine.run();
+    eventually("ready", || (machine.log().matches("ready, admin").count() == 2).then_some(()));
+    thread::sleep(Duration::from_millis(200));
+    assert!(machine.api("GET", "/objects/pl", "").body.contains("second"));
+}
+
+#[test]
+fn a_data_directory_that_cannot_be() {
+    let mut machine = Machine::new("m1");
+    fs::write(machine.directory.join("data"), "a file").unwrap();
+    machine.spawn();
+    assert_eq!(machine.ended().code(), Some(1));
+    let log = machine.log();
+    assert!(log.contains("--data-dir") && log.contains("give a directory"), "{log}");
+}
+
+#[test]
+fn a_port_of_the_process_that_is_taken() {
+    let first = Machine::start();
+    let mut second = Machine::new("m2");
+    second.api = first.api;
+    second.spawn();
+    assert_eq!(second.ended().code(), Some(1));
+    assert!(second.log().contains("--api-addr"), "{}", second.log());
+    let mut third = Machine::new("m3");
+    third.peer = first.peer;
+    third.spawn();
+    assert_eq!(third.ended().code(), Some(1));
+    assert!(third.log().contains(&first.peer.to_string()), "{}", third.log());
+}
+
+#[test]
+fn an_interface_that_is_not_there() {
+    let about = Machine::start().api("GET", "/about", "").body;
+    let mut machine = Machine::new("m1").flags(["--interface", "weir-none0"]);
+    machine.spawn();
+    let code = machine.ended().code();
+    let log = machine.log();
+    if about.contains("L4 not built in") {
+        assert!(code == Some(2) && log.contains("L4 is not built in") && log.contains("xtask build-ebpf"), "{log}");
+    } else {
+        assert!(code.is_some_and(|c| c == 1 || c == 2), "{code:?}: {log}");
+        assert!(log.contains("weir-none0") || log.contains("CAP_BPF"), "{log}");
+    }
+}

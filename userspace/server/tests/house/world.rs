@@ -1,0 +1,422 @@
+//! Daemons and backends in directories of their own on free ports; they end with the test.
+
+use serde_json::Value;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// One machine: its directory and ports outlive the process, so that it can be started again.
+pub struct Machine {
+    pub name: String,
+    pub api: u16,
+    pub peer: u16,
+    pub directory: PathBuf,
+    _owned: tempfile::TempDir,
+    flags: Vec<String>,
+    /// Where `edge.test` leads in this process; absent: nowhere.
+    edge_address: Option<String>,
+    process: Option<Child>,
+}
+
+/// An answer read to its end.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Machine {
+    /// A cluster of one, not started yet.
+    pub fn new(name: &str) -> Machine {
+        let owned = tempfile::tempdir().unwrap();
+        let (api, peer) = (free_port(), free_port());
+        Machine {
+            name: name.to_owned(),
+            api,
+            peer,
+            directory: owned.path().to_owned(),
+            _owned: owned,
+            flags: Vec::new(),
+            edge_address: None,
+            process: None,
+        }
+    }
+
+    /// A cluster of one that answers.
+    pub fn start() -> Machine {
+        let mut machine = Machine::new("m1");
+        machine.run();
+        machine
+    }
+
+    pub fn flags<S: AsRef<str>>(mut self, flags: impl IntoIterator<Item = S>) -> Machine {
+        self.flags.extend(flags.into_iter().map(|flag| flag.as_ref().to_owned()));
+        self
+    }
+
+    /// Lets servers at `address: edge.test` listen on an address of this machine's own, as they would on a host of its own.
+    pub fn at(mut self, address: &str) -> Machine {
+        self.edge_address = Some(address.to_owned());
+        self
+    }
+
+    /// Starts it and waits until it says that it is well.
+    pub fn run(&mut self) {
+        self.spawn();
+        eventually(&format!("{} is ready", self.name), || {
+            self.still_runs();
+            self.try_api("GET", "/apis/v2/healthz", "").is_ok_and(|a| a.status == 200).then_some(())
+        });
+    }
+
+    pub fn spawn(&mut self) {
+        self.kill();
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
+        let mut command = match &self.edge_address {
+            None => Command::new(WEIR),
+            Some(address) => {
+                let hosts = self.directory.join("hosts");
+                fs::write(&hosts, format!("127.0.0.1 localhost\n{address} edge.test\n")).unwrap();
+                let mut command = Command::new("unshare");
+                command.args(["-m", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]).arg(hosts).arg(WEIR);
+                command
+            }
+        };
+        command
+            .args(["--name", &self.name, "--home-dir"])
+            .arg(&self.directory)
+            .args(["--api-addr", &format!("127.0.0.1:{}", self.api)])
+            .args(["--listen-peer-urls", &format!("http://127.0.0.1:{}", self.peer)])
+            .args(["--disable-access", "--log-format", "text"])
+            .args(&self.flags)
+            .current_dir(&self.directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        self.process = Some(command.spawn().unwrap());
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let done = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn ended(&mut self) -> ExitStatus {
+        let process = self.process.as_mut().expect("it was started");
+        let status = eventually("the daemon ends", || process.try_wait().unwrap());
+        self.process = None;
+        status
+    }
+
+    pub fn still_runs(&mut self) {
+        if let Some(status) = self.process.as_mut().and_then(|p| p.try_wait().unwrap()) {
+            panic!("{} ended with {status}", self.name);
+        }
+    }
+
+    pub fn log_path(&self) -> PathBuf {
+        self.directory.join("weir.log")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer)
+    }
+
+    pub fn try_api(&self, method: &str, path: &str, body: &str) -> io::Result<Answer> {
+        Connection::open(&format!("127.0.0.1:{}", self.api))?.request(method, path, &[], body)
+    }
+
+    pub fn api(&self, method: &str, path: &str, body: &str) -> Answer {
+        self.try_api(method, &format!("/apis/v2{path}"), body).unwrap_or_else(|e| panic!("{method} {path}: {e}"))
+    }
+
+    pub fn json(&self, path: &str) -> Value {
+        let answer = self.api("GET", path, "");
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        serde_json::from_str(&answer.body).unwrap()
+    }
+
+    /// Creates an object.
+    pub fn create(&self, document: &str) {
+        let answer = self.api("POST", "/objects", document);
+        assert_eq!(answer.status, 201, "{answer:?}\n{document}");
+    }
+
+    /// Replaces an object.
+    pub fn update(&self, name: &str, document: &str) {
+        let answer = self.api("PUT", &format!("/objects/{name}"), document);
+        assert_eq!(answer.status, 200, "{answer:?}\n{document}");
+    }
+
+    /// The value of a metric without labels, or of the first with them.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let text = self.try_api("GET", "/metrics", "").ok()?.body;
+        let line = text.lines().find(|l| l.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// Waits until the copy on disk contains `text`.
+    pub fn kept(&self, text: &str) {
+        let path = self.directory.join("data/edge/last-good.json");
+        eventually(&format!("{text} is kept on disk"), || {
+            fs::read_to_string(&path).is_ok_and(|kept| kept.contains(text)).then_some(())
+        });
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- log of {} ---\n{}", self.name, lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
+    }
+}
+
+/// `weir demo-backend`.
+pub struct Backend {
+    pub port: u16,
+    process: Child,
+}
+
+impl Backend {
+    pub fn start(name: &str) -> Backend {
+        let port = free_port();
+        let process = Command::new(WEIR)
+            .args(["demo-backend", "--listen", &format!("127.0.0.1:{port}"), "--name", name])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let backend = Backend { port, process };
+        eventually("the backend listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+        backend
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A connection that is kept as long as both sides wish.
+pub struct Connection {
+    stream: TcpStream,
+    input: Vec<u8>,
+}
+
+impl Connection {
+    pub fn open(address: &str) -> io::Result<Connection> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Connection { stream, input: Vec::new() })
+    }
+
+    pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> io::Result<Answer> {
+        self.send(method, path, headers, body)?;
+        self.receive()
+    }
+
+    pub fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> io::Result<()> {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: house.test\r\nContent-Length: {}\r\n", body.len());
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        self.stream.write_all(format!("{head}\r\n{body}").as_bytes())
+    }
+
+    pub fn receive(&mut self) -> io::Result<Answer> {
+        let end = loop {
+            if let Some(end) = self.input.windows(4).position(|w| w == b"\r\n\r\n") {
+                break end;
+            }
+            self.more()?;
+        };
+        let head = String::from_utf8_lossy(&self.input[..end]).into_owned();
+        self.input.drain(..end + 4);
+        let status = head.get(9..12).and_then(|s| s.parse().ok()).ok_or_else(|| io::Error::other(head.clone()))?;
+        let field = |name: &str| {
+            head.lines().filter_map(|l| l.split_once(':')).find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim())
+        };
+        let body = if field("transfer-encoding").is_some() {
+            self.chunks()?
+        } else {
+            let length = field("content-length").and_then(|v| v.parse().ok()).unwrap_or(0);
+            self.take(length)?
+        };
+        Ok(Answer { status, head, body: String::from_utf8_lossy(&body).into_owned() })
+    }
+
+    fn chunks(&mut self) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let end = loop {
+                if let Some(end) = self.input.windows(2).position(|w| w == b"\r\n") {
+                    break end;
+                }
+                self.more()?;
+            };
+            let line = String::from_utf8_lossy(&self.take(end + 2)?).trim().to_owned();
+            let size = usize::from_str_radix(&line, 16).map_err(io::Error::other)?;
+            body.extend(self.take(size)?);
+            self.take(2)?;
+            if size == 0 {
+                return Ok(body);
+            }
+        }
+    }
+
+    fn take(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        while self.input.len() < length {
+            self.more()?;
+        }
+        let rest = self.input.split_off(length);
+        Ok(std::mem::replace(&mut self.input, rest))
+    }
+
+    fn more(&mut self) -> io::Result<()> {
+        let mut piece = [0; 16 << 10];
+        match self.stream.read(&mut piece)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => {
+                self.input.extend_from_slice(&piece[..count]);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// One request on a connection of its own.
+pub fn get(address: impl Address, path: &str) -> io::Result<Answer> {
+    Connection::open(&address.text())?.request("GET", path, &[], "")
+}
+
+/// Waits until a request is answered with `status`; says what came.
+pub fn answers(address: impl Address + Clone, path: &str, status: u16) -> Answer {
+    let mut last = String::new();
+    let wanted = format!("{} {path} answers {status}", address.clone().text());
+    let found = within(PATIENCE, || match get(address.clone(), path) {
+        Ok(answer) if answer.status == status => Some(answer),
+        other => {
+            last = format!("{other:?}");
+            None
+        }
+    });
+    found.unwrap_or_else(|| panic!("not so in {PATIENCE:?}: {wanted}; last was {last}"))
+}
+
+/// A port of localhost, or an address with its port.
+pub trait Address {
+    fn text(self) -> String;
+}
+
+impl Address for u16 {
+    fn text(self) -> String {
+        format!("127.0.0.1:{self}")
+    }
+}
+
+impl Address for &str {
+    fn text(self) -> String {
+        self.to_owned()
+    }
+}
+
+/// Asks again and again until there is an answer.
+pub fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    within(PATIENCE, ask).unwrap_or_else(|| panic!("not so in {PATIENCE:?}: {what}"))
+}
+
+pub fn within<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let until = Instant::now() + patience;
+    loop {
+        if let Some(found) = ask() {
+            return Some(found);
+        }
+        if Instant::now() > until {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Below the ports the kernel gives to outgoing connections; each test process walks through a part of its own.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 11_000 + ((std::process::id() as u16 % 97) * 211 + step) % 20_000;
+        if TcpListener::bind(("::", port)).is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Runs `weir` to its end: exit code, standard output, standard error.
+pub fn weir(arguments: &[&str]) -> (i32, String, String) {
+    let done = Command::new(WEIR).args(arguments).stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (done.status.code().unwrap_or(-1), text(&done.stdout), text(&done.stderr))
+}
+
+/// A program on the PATH, or a remark that it is not there.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|d| d.join(name)).find(|p| Path::new(p).is_file());
+    if found.is_none() {
+        println!("skipped: there is no {name} on the PATH (Debian: apt install prometheus)");
+    }
+    found
+}
+
+/// An HTTPServer whose one rule leads to a pipeline.
+pub fn server(name: &str, port: u16, backend: &str) -> String {
+    format!("kind: HTTPServer\nname: {name}\nport: {port}\nrules:\n- paths:\n  - pathPrefix: /\n    backend: {backend}\n")
+}
+
+/// A pipeline that answers by itself.
+pub fn mock(name: &str, body: &str) -> String {
+    format!("kind: Pipeline\nname: {name}\nfilters:\n- kind: Mock\n  name: mock\n  rules:\n  - code: 200\n    body: {body}\n")
+}
+
+/// A pipeline to one pool of servers.
+pub fn proxy(name: &str, urls: &[String]) -> String {
+    let servers: String = urls.iter().map(|url| format!("    - url: {url}\n")).collect();
+    format!("kind: Pipeline\nname: {name}\nfilters:\n- kind: Proxy\n  name: proxy\n  pools:\n  - servers:\n{servers}")
+}
+
+const WEIR: &str = env!("CARGO_BIN_EXE_weir");
+
+/// Far longer than anything should take, because the machine may be busy with other tests.
+pub const PATIENCE: Duration = Duration::from_secs(20);
