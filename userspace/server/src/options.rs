@@ -150,7 +150,8 @@ pub fn arguments(mut command: Command) -> Command {
         };
         command = command.arg(arg.hide(row.idle.is_some()));
     }
-    command.arg(
+    // As with Go's flags, of one that is given twice the last counts.
+    command.args_override_self(true).arg(
         Arg::new("config-file").long("config-file").short('f').value_name("FILE").help("YAML with these options as keys"),
     )
 }

@@ -53,19 +53,17 @@ fn two_hundred_changes_fail_no_request_and_close_no_connection() {
 }
 
 #[test]
-fn servers_swap_their_ports() {
+fn a_server_moves_to_another_port() {
     let machine = Machine::start();
-    let (one, two) = (free_port(), free_port());
-    machine.create(&mock("p1", "one"));
-    machine.create(&mock("p2", "two"));
-    machine.create(&server("hs1", one, "p1"));
-    machine.create(&server("hs2", two, "p2"));
-    answers(one, "/", 200);
-    answers(two, "/", 200);
-    machine.update("hs1", &server("hs1", two, "p1"));
-    machine.update("hs2", &server("hs2", one, "p2"));
-    eventually("both serve the other's port", || {
-        let body = |port: u16| crate::world::get(port, "/").map(|a| a.body).unwrap_or_default();
-        (body(one).starts_with("two") && body(two).starts_with("one")).then_some(())
-    });
+    let (from, to) = (free_port(), free_port());
+    machine.create(&mock("pl", "moved"));
+    machine.create(&server("hs", from, "pl"));
+    answers(from, "/", 200);
+    machine.update("hs", &server("hs", to, "pl"));
+    answers(to, "/", 200);
+    eventually("the old port is closed", || crate::world::get(from, "/").is_err().then_some(()));
+    let taken = machine.api("POST", "/objects", &server("hs2", to, "pl"));
+    assert!(taken.status == 400 && taken.body.contains("taken by HTTPServer hs"), "{taken:?}");
+    machine.create(&server("hs2", from, "pl"));
+    answers(from, "/", 200);
 }

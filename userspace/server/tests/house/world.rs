@@ -18,8 +18,10 @@ pub struct Machine {
     pub directory: PathBuf,
     _owned: tempfile::TempDir,
     flags: Vec<String>,
-    /// Where `edge.test` leads in this process; absent: nowhere.
-    edge_address: Option<String>,
+    /// Where it is reached.
+    pub host: String,
+    /// Network namespace it lives in; absent: the test's own.
+    namespace: Option<String>,
     process: Option<Child>,
 }
 
@@ -43,7 +45,8 @@ impl Machine {
             directory: owned.path().to_owned(),
             _owned: owned,
             flags: Vec::new(),
-            edge_address: None,
+            host: "127.0.0.1".to_owned(),
+            namespace: None,
             process: None,
         }
     }
@@ -60,9 +63,10 @@ impl Machine {
         self
     }
 
-    /// Lets servers at `address: edge.test` listen on an address of this machine's own, as they would on a host of its own.
-    pub fn at(mut self, address: &str) -> Machine {
-        self.edge_address = Some(address.to_owned());
+    /// Puts it into a network namespace that has this address.
+    pub fn at(mut self, namespace: &str, address: &str) -> Machine {
+        self.namespace = Some(namespace.to_owned());
+        self.host = address.to_owned();
         self
     }
 
@@ -78,21 +82,20 @@ impl Machine {
     pub fn spawn(&mut self) {
         self.kill();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = match &self.edge_address {
+        let mut command = match &self.namespace {
             None => Command::new(WEIR),
-            Some(address) => {
-                let hosts = self.directory.join("hosts");
-                fs::write(&hosts, format!("127.0.0.1 localhost\n{address} edge.test\n")).unwrap();
-                let mut command = Command::new("unshare");
-                command.args(["-m", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]).arg(hosts).arg(WEIR);
+            Some(namespace) => {
+                // It becomes the daemon, so that signals and the exit code are the daemon's.
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace, WEIR]);
                 command
             }
         };
         command
             .args(["--name", &self.name, "--home-dir"])
             .arg(&self.directory)
-            .args(["--api-addr", &format!("127.0.0.1:{}", self.api)])
-            .args(["--listen-peer-urls", &format!("http://127.0.0.1:{}", self.peer)])
+            .args(["--api-addr", &format!("{}:{}", self.host, self.api)])
+            .args(["--listen-peer-urls", &self.peer_url()])
             .args(["--disable-access", "--log-format", "text"])
             .args(&self.flags)
             .current_dir(&self.directory)
@@ -142,11 +145,11 @@ impl Machine {
     }
 
     pub fn peer_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.peer)
+        format!("http://{}:{}", self.host, self.peer)
     }
 
     pub fn try_api(&self, method: &str, path: &str, body: &str) -> io::Result<Answer> {
-        Connection::open(&format!("127.0.0.1:{}", self.api))?.request(method, path, &[], body)
+        Connection::open(&format!("{}:{}", self.host, self.api))?.request(method, path, &[], body)
     }
 
     pub fn api(&self, method: &str, path: &str, body: &str) -> Answer {
