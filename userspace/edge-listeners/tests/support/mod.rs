@@ -250,6 +250,8 @@ impl Wire {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 panic!("nothing came; have {:?}", String::from_utf8_lossy(&self.read))
             }
+            // A read with a time-out is not resumed when the kernel wants the thread for something else.
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.more(),
             Err(_) => false,
         }
     }
