@@ -11,11 +11,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// How often a server whose port was in use tries again.
+/// How often a server whose port was in use tries again, at the latest.
 const RETRY: Duration = Duration::from_secs(10);
+
+/// How soon it tries again the first time; each wait is twice the one before. The kernel closes the sockets of a ring a moment
+/// after its process has ended, so a daemon that was killed and started again finds its own ports in use.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
 
 /// Shortest time between two copies on disk: a series of changes waits for the disk once, not once each.
 const SAVE: Duration = Duration::from_millis(200);
+
+/// Longest pause between two looks when nothing happens.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// How often names of backends are looked up again.
 const RESOLVE: Duration = Duration::from_secs(30);
@@ -34,6 +41,7 @@ pub struct Agent {
     unsaved: bool,
     saved: Instant,
     retried: Instant,
+    retry: Duration,
     resolved: Instant,
 }
 
@@ -55,6 +63,7 @@ impl Agent {
             unsaved: false,
             saved: Instant::now(),
             retried: Instant::now(),
+            retry: RETRY_FIRST,
             resolved: Instant::now(),
         }
     }
@@ -85,6 +94,7 @@ impl Agent {
         if changes.iter().any(|change| matches!(change, Change::ApplyServer { .. })) {
             // Servers may have swapped ports, so that the first found its new one still taken by the second.
             self.traffic.retry();
+            (self.retried, self.retry) = (Instant::now(), RETRY_FIRST);
         }
         self.unsaved |= !changes.is_empty()
             || self.current.version != desired.version
@@ -92,11 +102,16 @@ impl Agent {
         self.current = desired;
     }
 
-    /// What is to be done now and then. Call it every half second or so.
+    /// How long the next [`tick`](Agent::tick) may wait.
+    pub fn pause(&self) -> Duration {
+        self.retry.saturating_sub(self.retried.elapsed()).min(PAUSE)
+    }
+
+    /// What is to be done now and then. Call it after [`pause`](Agent::pause).
     pub fn tick(&mut self) {
         let now = Instant::now();
-        if now.duration_since(self.retried) >= RETRY {
-            self.retried = now;
+        if now.duration_since(self.retried) >= self.retry {
+            (self.retried, self.retry) = (now, (self.retry * 2).min(RETRY));
             self.traffic.retry();
             self.steer();
         }

@@ -39,9 +39,6 @@ const ANNOUNCE: Duration = Duration::from_secs(1);
 /// How long a control half may take to reach the version that the edge has from disk.
 const CATCH_UP: Duration = Duration::from_secs(10);
 
-/// Pause between two looks of the agent when nothing happens.
-const TICK: Duration = Duration::from_millis(500);
-
 /// Threads of the control half's runtime.
 const CONTROL_THREADS: usize = 2;
 
@@ -210,8 +207,8 @@ impl Edge {
                     stream = Some(newer);
                 }
                 match &mut stream {
-                    None => thread::sleep(TICK.min(Duration::from_millis(50))),
-                    Some(follower) => match follower.recv_timeout(TICK) {
+                    None => thread::sleep(agent.pause().min(Duration::from_millis(50))),
+                    Some(follower) => match follower.recv_timeout(agent.pause()) {
                         Ok(update) => news |= take(&mut snapshot, update),
                         Err(RecvError::Timeout) => {}
                         Err(RecvError::Closed) => stream = None,

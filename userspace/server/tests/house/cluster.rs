@@ -177,12 +177,12 @@ fn in_a_network(test: &str) -> bool {
         println!("skipped: `unshare -nm` is not allowed here, and three machines need a network each; run it as root");
         return false;
     }
-    let mut script = "set -e; mount -t tmpfs tmpfs /run; ip link set lo up; ip link add br type bridge; \
-                      ip addr add 10.77.0.254/24 dev br; ip link set br up; "
+    let mut script = "set -e; mount -t tmpfs tmpfs /run; ip link set lo up; ip link add name br0 type bridge; \
+                      ip addr add 10.77.0.254/24 dev br0; ip link set br0 up; "
         .to_owned();
     for (n, address) in ADDRESSES.iter().enumerate() {
         script.push_str(&format!(
-            "ip netns add n{n}; ip link add w{n} type veth peer name eth0 netns n{n}; ip link set w{n} master br up; \
+            "ip netns add n{n}; ip link add w{n} type veth peer name eth0 netns n{n}; ip link set w{n} master br0 up; \
              ip -n n{n} addr add {address}/24 dev eth0; ip -n n{n} link set eth0 up; ip -n n{n} link set lo up; "
         ));
     }
