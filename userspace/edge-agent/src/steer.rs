@@ -1,6 +1,6 @@
 //! The kernel's part of a plan: machines, virtual IPs, their slots, and the sockets that VIPs lead to.
 
-use crate::desired::Desired;
+use crate::desired::{Desired, Machine, Steering};
 use base_model::{HashMode, PortsSpec, Protocol, Spec, VirtualIpSpec};
 use edge_kernel::{Kernel, ListenerId};
 use edge_l4::maglev::Candidate;
@@ -30,7 +30,9 @@ pub struct Steer {
     own: String,
     applied: Option<Wanted>,
     /// Slots by what they follow from; building a table takes a millisecond.
-    slots: BTreeMap<String, (Arc<crate::desired::Steering>, Arc<[(u16, u16)]>)>,
+    slots: BTreeMap<String, (Arc<Steering>, Slots)>,
+    /// The machines `slots` were built for.
+    known: Arc<BTreeMap<String, Machine>>,
     listeners: BTreeMap<String, (SocketAddr, Vec<RawFd>, ListenerId)>,
     detach: bool,
 }
@@ -51,6 +53,7 @@ impl Steer {
             own: own.to_owned(),
             applied: None,
             slots: BTreeMap::new(),
+            known: Arc::default(),
             listeners: BTreeMap::new(),
             detach,
         }
@@ -113,6 +116,10 @@ impl Steer {
     /// `None` while the cluster does not know this machine.
     fn wanted(&mut self, desired: &Desired, specs: &BTreeMap<String, VirtualIpSpec>) -> Option<Wanted> {
         let own = desired.machines.get(&self.own)?;
+        if self.known != desired.machines {
+            self.known = desired.machines.clone();
+            self.slots.clear();
+        }
         let machines = desired.machines.values().filter_map(|machine| {
             let v4 = machine.v4.filter(|_| own.v4.is_some()).map(IpAddr::V4);
             let address = v4.or(machine.v6.filter(|_| own.v6.is_some()).map(IpAddr::V6));
@@ -225,9 +232,10 @@ impl base_model::FilterKinds for NoFilters {
 
 type Slots = Arc<[(u16, u16)]>;
 
-/// The slots of a virtual IP; those of machines packets cannot be sent to belong to nobody.
+/// The slots of a virtual IP. A machine without an address (an edge without a kernel plane) takes no part, which all machines
+/// see alike; slots of those that this machine alone cannot send packets to belong to nobody.
 fn slots_of(
-    known: &mut BTreeMap<String, (Arc<crate::desired::Steering>, Slots)>,
+    known: &mut BTreeMap<String, (Arc<Steering>, Slots)>,
     name: &str,
     desired: &Desired,
     machines: &[edge_kernel::Machine],
@@ -236,13 +244,15 @@ fn slots_of(
     let reachable = |id: u16| machines.iter().any(|m| m.index == id);
     if let Some((from, slots)) = known.get(name)
         && *from == followed
-        && slots.iter().all(|(current, previous)| {
-            (*current == 0 || reachable(*current)) && (*previous == 0 || reachable(*previous))
-        })
     {
         return slots.clone();
     }
-    let names: BTreeMap<u16, &str> = desired.machines.values().map(|m| (m.id, m.name.as_str())).collect();
+    let names: BTreeMap<u16, &str> = desired
+        .machines
+        .values()
+        .filter(|m| m.v4.is_some() || m.v6.is_some())
+        .map(|m| (m.id, m.name.as_str()))
+        .collect();
     let generations: Vec<Generation<'_>> = followed
         .generations
         .iter()
@@ -273,4 +283,60 @@ fn protocol(protocol: Protocol) -> edge_kernel::Protocol {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(id: u16, addressed: bool) -> Machine {
+        let v4 = addressed.then(|| [10, 0, 0, id as u8].into());
+        Machine { id, name: format!("m{id}"), v4, v6: None }
+    }
+
+    /// Owners of the slots of a virtual IP over machines 1 to 3, with and without addresses.
+    fn owners(addressed: [bool; 3], reachable: &[u16], alive: &[u16]) -> Vec<(u16, u16)> {
+        let machines = (1..).zip(addressed).map(|(id, yes)| (format!("m{id}"), machine(id, yes))).collect();
+        let steering = Steering {
+            generations: vec![vec![(1, 1), (2, 1), (3, 1)], vec![(1, 1), (3, 1)]],
+            alive: alive.to_vec(),
+        };
+        let desired = Desired {
+            machines: Arc::new(machines),
+            steering: Arc::new([("v".to_owned(), Arc::new(steering))].into()),
+            ..Desired::default()
+        };
+        let there: Vec<_> = reachable
+            .iter()
+            .map(|id| edge_kernel::Machine {
+                index: *id,
+                address: IpAddr::from([10, 0, 0, *id as u8]),
+                next_hop: None,
+                own: *id == 1,
+            })
+            .collect();
+        slots_of(&mut BTreeMap::new(), "v", &desired, &there).to_vec()
+    }
+
+    #[test]
+    fn a_machine_that_drains_is_the_previous_owner() {
+        let slots = owners([true; 3], &[1, 2, 3], &[1, 2, 3]);
+        assert!(slots.iter().all(|(current, _)| [1, 3].contains(current)));
+        assert!(slots.iter().any(|(_, previous)| *previous == 2));
+        let gone = owners([true; 3], &[1, 2, 3], &[1, 3]);
+        assert!(gone.iter().all(|(_, previous)| *previous != 2));
+    }
+
+    #[test]
+    fn a_machine_without_an_address_gets_no_slots() {
+        let slots = owners([true, true, false], &[1, 2], &[1, 2, 3]);
+        assert!(slots.iter().all(|(current, _)| *current == 1), "nothing goes nowhere");
+    }
+
+    #[test]
+    fn slots_of_a_machine_out_of_reach_belong_to_nobody() {
+        let slots = owners([true; 3], &[1, 2], &[1, 2, 3]);
+        assert!(slots.iter().all(|(current, _)| [0, 1].contains(current)));
+        assert!(slots.iter().any(|(current, _)| *current == 0));
+    }
 }

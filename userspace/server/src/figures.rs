@@ -73,9 +73,11 @@ pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Enco
     }
 }
 
-/// Adds what the kernel's programs counted.
-pub fn kernel(plane: SharedKernel) -> impl Fn(&mut Encoder) + Send + Sync {
+/// Adds what the kernel's programs counted. The plane is only borrowed: its owner takes it down at the end with `--detach`.
+pub fn kernel(plane: &SharedKernel) -> impl Fn(&mut Encoder) + Send + Sync + 'static {
+    let plane = Arc::downgrade(plane);
     move |encoder| {
+        let Some(plane) = plane.upgrade() else { return };
         let plane = plane.lock().unwrap_or_else(PoisonError::into_inner);
         let counters = plane.kernel.counters();
         let vip = |index: u16| match index {

@@ -176,7 +176,7 @@ impl Edge {
             let kernel = load_kernel(options, &cpus)?;
             addresses = kernel.own_addresses();
             let steer = Steer::new(kernel, &options.name, options.detach);
-            registry.add(Box::new(figures::kernel(steer.plane())));
+            registry.add(Box::new(figures::kernel(&steer.plane())));
             Some(steer)
         };
         let last_good = LastGood::new(&options.data_dir.join("edge")).map_err(|e| {
@@ -449,10 +449,15 @@ fn desired(snapshot: &Snapshot) -> Desired {
         let machine = Machine { id: m.id, name: m.name.clone(), v4: m.addresses.v4, v6: m.addresses.v6 };
         (m.name.clone(), machine)
     });
+    // Who drains holds connections until it is gone, whatever the virtual IP says about new ones.
+    let draining = snapshot.members.values().filter(|m| m.up && !m.edge && m.addresses != Addresses::default());
+    let draining: Vec<u16> = draining.map(|m| m.id).collect();
     let steering = snapshot.steering.iter().map(|(vip, s)| {
         let machines = |g: &control_api::Generation| g.machines.iter().map(|e| (e.member, e.weight)).collect();
-        let steering =
-            Steering { generations: s.generations.iter().map(machines).collect(), alive: s.alive.clone() };
+        let mut alive: Vec<u16> = s.alive.iter().chain(&draining).copied().collect();
+        alive.sort_unstable();
+        alive.dedup();
+        let steering = Steering { generations: s.generations.iter().map(machines).collect(), alive };
         (vip.clone(), Arc::new(steering))
     });
     Desired {

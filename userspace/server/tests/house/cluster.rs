@@ -169,7 +169,7 @@ fn another_cluster_is_refused() {
 
 /// Runs the named test once more inside a network of three hosts, and is true in there. The network is gone with the
 /// process, whatever becomes of it.
-fn in_a_network(test: &str) -> bool {
+pub fn in_a_network(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
@@ -177,7 +177,7 @@ fn in_a_network(test: &str) -> bool {
         println!("skipped: `unshare -nm` is not allowed here, and three machines need a network each; run it as root");
         return false;
     }
-    let mut script = "set -e; mount -t tmpfs tmpfs /run; ip link set lo up; ip link add name br0 type bridge; \
+    let mut script = "set -e; mount -t tmpfs tmpfs /run; mount -t bpf bpf /sys/fs/bpf; ip link set lo up; ip link add name br0 type bridge; \
                       ip addr add 10.77.0.254/24 dev br0; ip link set br0 up; "
         .to_owned();
     for (n, address) in ADDRESSES.iter().enumerate() {

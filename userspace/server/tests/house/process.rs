@@ -1,7 +1,9 @@
 //! How the process starts, talks and ends.
 
+use crate::cluster::in_a_network;
 use crate::world::{Connection, Machine, answers, eventually, free_port, get, mock, server, weir};
 use std::fs;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -170,4 +172,32 @@ fn an_interface_that_is_not_there() {
         assert!(code.is_some_and(|c| c == 1 || c == 2), "{code:?}: {log}");
         assert!(log.contains("weir-none0") || log.contains("CAP_BPF"), "{log}");
     }
+}
+
+#[test]
+fn kernel_programs_stay_unless_detached() {
+    if !in_a_network("process::kernel_programs_stay_unless_detached") {
+        return;
+    }
+    if Machine::start().api("GET", "/about", "").body.contains("L4 not built in") {
+        println!("skipped: L4 is not built in (cargo xtask build-ebpf)");
+        return;
+    }
+    let attached = || {
+        let shown = Command::new("ip").args(["-d", "link", "show", "w0"]).output().unwrap();
+        String::from_utf8_lossy(&shown.stdout).contains("xdp")
+    };
+    let mut machine = Machine::new("m1").flags(["--interface", "w0", "--xdp-mode", "generic", "--advertise-address", "10.77.0.254"]);
+    machine.run();
+    assert!(attached());
+    assert!(machine.api("GET", "/metrics", "").body.contains("weir_build_info"));
+    machine.signal("TERM");
+    assert_eq!(machine.ended().code(), Some(0));
+    assert!(attached(), "they steer on");
+    machine = machine.flags(["--detach"]);
+    machine.run();
+    assert!(attached());
+    machine.signal("TERM");
+    assert_eq!(machine.ended().code(), Some(0));
+    assert!(!attached(), "{}", machine.log());
 }
