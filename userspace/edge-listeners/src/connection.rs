@@ -132,7 +132,7 @@ async fn serve_with(
             (None, false)
         }
         Ok((route, matched)) => {
-            prepare(local, exchange, route, *matched, live.x_forwarded_for);
+            prepare(local, exchange, route, matched, live.x_forwarded_for);
             let too_large = limit.is_some_and(|l| exchange.request_body_length().is_some_and(|n| n > l));
             if too_large {
                 local.limit("request_body_bytes");
@@ -291,7 +291,7 @@ fn body_limit(route: Option<&Route>, server: i64) -> Option<u64> {
 }
 
 /// What a route asks to be done before its pipeline.
-fn prepare(local: &Local, exchange: &mut Exchange, route: &Route, matched: Matched, forwarded_for: bool) {
+fn prepare(local: &Local, exchange: &mut Exchange, route: &Route, matched: &Matched, forwarded_for: bool) {
     if !route.set_headers.is_empty() {
         let context = VariableContext {
             request: exchange.request(),
@@ -299,6 +299,7 @@ fn prepare(local: &Local, exchange: &mut Exchange, route: &Route, matched: Match
             started: exchange.started,
             machine: local.machine(),
             worker: base_runtime::worker_index(),
+            captures: if let Matched::Captured(captures) = matched { captures } else { &[] },
         };
         let set: Vec<(&str, Option<String>)> = route
             .set_headers

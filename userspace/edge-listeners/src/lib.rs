@@ -1,13 +1,14 @@
 //! Listeners: they take connections, drive the protocol, and hand each request to the pipeline its route names.
 //!
 //! Reading order: [`traffic`] (which servers and pipelines there are), [`http_server`] (one HTTPServer: its sockets on
-//! every worker), [`connection`] (one client connection), [`request_body`], [`response`], [`router`], [`variables`],
+//! every worker), [`connection`] (one client connection), [`request_body`], [`response`], [`router`], [`radix`], [`variables`],
 //! [`timeouts`].
 #![forbid(unsafe_code)]
 
 pub mod access;
 pub mod connection;
 pub mod http_server;
+pub mod radix;
 pub mod request_body;
 pub mod response;
 pub mod router;

@@ -1,12 +1,13 @@
-//! Which route a request takes: hosts, then paths in order, as Easegress's `Ordered` router.
+//! Which route a request takes: hosts, then paths, in order (`Ordered`) or by the tree of [`radix`] (`RadixTree`).
 //!
 //! Search: the server's IP filter (403); each rule whose host matches and whose IP filter lets the client in; each of
 //! its paths in order. The first path for which everything holds wins. When none does, the answer says what came
 //! closest: 403 if an IP filter said no, else 400 if a header or query did, else 405 if a method did, else 404.
 
+use crate::radix::{self, Captures, Tree};
 use crate::traffic::PipelineSlot;
 use crate::variables::Template;
-use base_model::{HttpServerSpec, IpFilter, PathSpec, RuleSpec};
+use base_model::{HttpServerSpec, IpFilter, PathSpec, RouterKind, RuleSpec};
 use proto_http::Request;
 use regex::Regex;
 use std::net::IpAddr;
@@ -24,6 +25,8 @@ struct Rule {
     ip_filter: Option<IpFilter>,
     hosts: Vec<Host>,
     routes: Vec<Arc<Route>>,
+    /// Paths of the routes by index, when they are looked up in a tree and not one after another.
+    tree: Option<Tree>,
 }
 
 /// A host pattern, in lower case where it is text.
@@ -67,12 +70,14 @@ struct KeyMatch {
 }
 
 /// How the path of a route matched: what a rewrite replaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Matched {
     Any,
     Exact,
     Prefix,
     Pattern,
+    /// By the tree, with these parameters.
+    Captured(Captures),
 }
 
 impl Router {
@@ -87,7 +92,7 @@ impl Router {
             .rules
             .iter()
             .enumerate()
-            .map(|(index, rule)| Rule::new(rule, &|path| slot(&generated_pipeline(server, index, path)), slot))
+            .map(|(index, rule)| Rule::new(rule, spec.router_kind, &|path| slot(&generated_pipeline(server, index, path)), slot))
             .collect::<Result<_, _>>()?;
         Ok(Router { ip_filter: spec.ip_filter.as_ref().map(|f| f.compile()), rules })
     }
@@ -108,8 +113,8 @@ impl Router {
                 denied = true;
                 continue;
             }
-            for route in &rule.routes {
-                let Some(matched) = route.matches_path(path) else { continue };
+            // The path has matched: does everything else?
+            let mut takes = |route: &Route| {
                 if !route.matches_method(request.method.as_str()) {
                     method = true;
                 } else if !route.matches_headers(request) || !route.matches_queries(request) {
@@ -117,8 +122,21 @@ impl Router {
                 } else if !allowed(&route.ip_filter) {
                     denied = true;
                 } else {
-                    return Ok((route, matched));
+                    return true;
                 }
+                false
+            };
+            let found = match &rule.tree {
+                Some(tree) => tree
+                    .find(path, &mut |route| takes(&rule.routes[route]))
+                    .map(|(route, captures)| (&rule.routes[route], Matched::Captured(captures))),
+                None => rule.routes.iter().find_map(|route| {
+                    let matched = route.matches_path(path)?;
+                    takes(route).then_some((route, matched))
+                }),
+            };
+            if let Some(found) = found {
+                return Ok(found);
             }
         }
         Err(match (denied, mismatch, method) {
@@ -128,7 +146,6 @@ impl Router {
             _ => 404,
         })
     }
-
 }
 
 /// Name of the pipeline generated for the `backendPool` of a path, as Easegress names it.
@@ -139,6 +156,7 @@ pub fn generated_pipeline(server: &str, rule: usize, path: usize) -> String {
 impl Rule {
     fn new(
         spec: &RuleSpec,
+        kind: RouterKind,
         generated: &dyn Fn(usize) -> Arc<PipelineSlot>,
         slot: &dyn Fn(&str) -> Arc<PipelineSlot>,
     ) -> Result<Rule, String> {
@@ -152,7 +170,21 @@ impl Rule {
         for host in &spec.hosts {
             hosts.push(if host.is_regexp { Host::Pattern(pattern(&host.value)?) } else { Host::new(&host.value) });
         }
+        let tree = (kind == RouterKind::RadixTree).then(|| {
+            let mut tree = Tree::default();
+            for (route, path) in spec.paths.iter().enumerate() {
+                match path.path.as_str() {
+                    // The tree looks at `path` only. Without any condition on the path, every one will do.
+                    "" if path.path_prefix.is_empty() && path.path_regexp.is_empty() => tree.insert("*", route)?,
+                    "" => {}
+                    text if text.contains(['{', '*']) => tree.insert(text, route)?,
+                    text => tree.insert(proto_http::path::Path::from_text(text).as_str(), route)?,
+                }
+            }
+            Ok::<Tree, String>(tree)
+        });
         Ok(Rule {
+            tree: tree.transpose()?,
             ip_filter: spec.ip_filter.as_ref().map(|f| f.compile()),
             hosts,
             routes: spec
@@ -252,12 +284,13 @@ impl Route {
     }
 
     /// Rewrites the path by `rewriteTarget`, according to what matched.
-    pub fn rewrite(&self, request: &mut Request, matched: Matched) {
+    pub fn rewrite(&self, request: &mut Request, matched: &Matched) {
         let Some(target) = &self.rewrite else { return };
         let path = request.path.as_str();
         let rewritten = match matched {
             Matched::Any => return,
             Matched::Exact => target.clone(),
+            Matched::Captured(captures) => radix::expand(target, captures),
             Matched::Prefix => format!("{target}{}", &path[self.prefix.as_ref().map_or(0, |p| p.len())..]),
             Matched::Pattern => match &self.pattern {
                 Some(pattern) => pattern.replace_all(path, target.as_str()).into_owned(),
@@ -326,4 +359,249 @@ fn decode_query(text: &str) -> String {
         at += 1;
     }
     String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto_http::Method;
+
+    fn router(rules: &str) -> Router {
+        let text = format!("port: 1\n{rules}");
+        let value = base_model::yaml::parse_document(&text).unwrap();
+        let spec = base_model::decode::<HttpServerSpec>(&value, "").unwrap().value;
+        let mut findings = base_model::Findings::default();
+        spec.validate("", &mut findings);
+        assert!(findings.problems.is_empty(), "{:?}", findings.problems);
+        Router::new("web", &spec, &|name| PipelineSlot::empty(name)).unwrap()
+    }
+
+    /// `GET host/path?query` with fields after it, a line each; `from ADDRESS` says who asks.
+    fn request(text: &str) -> (Request, IpAddr) {
+        let mut lines = text.split('|');
+        let mut words = lines.next().unwrap().split(' ');
+        let (method, url) = (words.next().unwrap(), words.next().unwrap());
+        let client = words.next().unwrap_or("192.0.2.1").parse().unwrap();
+        let (host, target) = url.split_at(url.find('/').unwrap());
+        let mut request = Request::default();
+        request.method = Method::parse(method.as_bytes()).unwrap();
+        request.authority = host.to_owned();
+        request.set_target(target.as_bytes()).unwrap();
+        for line in lines {
+            let (name, value) = line.split_once(": ").unwrap();
+            request.headers.add(name, value);
+        }
+        (request, client)
+    }
+
+    /// The name of the backend, with the target after rewriting when it is another; or the status.
+    fn check(rules: &str, table: &[(&str, &str)]) {
+        let router = router(rules);
+        for (text, expected) in table {
+            let (mut request, client) = request(text);
+            let before = request.target();
+            let answer = match router.route(&request, client) {
+                Err(status) => status.to_string(),
+                Ok((route, matched)) => {
+                    let (route, name) = (route.clone(), route.pipeline.name().to_string());
+                    route.rewrite(&mut request, &matched);
+                    let after = request.target();
+                    if after == before { name } else { format!("{name} {after}") }
+                }
+            };
+            assert_eq!(answer, *expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn paths() {
+        check(
+            "rules: [{paths: [
+                {path: /exact, backend: e}, {pathPrefix: /pre, backend: p}, {pathRegexp: 'x[0-9]+', backend: r},
+                {path: /or, pathPrefix: /other, pathRegexp: '^/third$', backend: o},
+                {path: /m, methods: [GET, PUT], backend: m}]}]",
+            &[
+                ("GET a/exact", "e"),
+                ("GET a/exact/", "404"),
+                ("GET a/exact?q=1", "e"),
+                ("GET a/pre", "p"),
+                ("GET a/prefix/deep", "p"),
+                ("GET a/Pre", "404"),
+                ("GET a/any/x7y", "r"),
+                ("GET a/%78%37", "r"),
+                ("GET a/or", "o"),
+                ("GET a/other/x", "o"),
+                ("GET a/third", "o"),
+                ("GET a/third/", "404"),
+                ("PUT a/m", "m"),
+                ("DELETE a/m", "405"),
+                ("GET a/", "404"),
+            ],
+        );
+        check("rules: [{paths: [{backend: all}]}]", &[("GET a/", "all"), ("OPTIONS a/x", "all")]);
+        check("rules: []", &[("GET a/", "404")]);
+        check("rules: [{paths: [{path: /a%2Fb, backend: s}]}]", &[("GET h/a%2Fb", "s"), ("GET h/a%2fb", "s")]);
+    }
+
+    #[test]
+    fn hosts() {
+        check(
+            "rules:
+- {host: exact.test, paths: [{backend: exact}]}
+- {hosts: [{value: '*.wild.test'}, {value: 'www.*'}], paths: [{backend: wild}]}
+- {hostRegexp: '^[a-z]+[.]re[.]test$', paths: [{backend: re}]}
+- {hosts: [{isRegexp: true, value: '^1'}], paths: [{path: /one, backend: one}]}
+- {paths: [{path: /rest, backend: rest}]}",
+            &[
+                ("GET exact.test/", "exact"),
+                ("GET EXACT.test:8080/", "exact"),
+                ("GET not-exact.test/", "404"),
+                ("GET a.wild.test/", "wild"),
+                ("GET a.b.WILD.test:1/", "wild"),
+                ("GET wild.test/", "404"),
+                ("GET www.anything/", "wild"),
+                ("GET www/", "404"),
+                ("GET abc.re.test/", "re"),
+                ("GET a1.re.test/", "404"),
+                ("GET 127.0.0.1:80/one", "one"),
+                ("GET 127.0.0.1:80/rest", "rest"),
+                ("GET exact.test/rest", "exact"),
+                ("GET [::1]:80/rest", "rest"),
+            ],
+        );
+    }
+
+    #[test]
+    fn headers_and_queries() {
+        check(
+            "rules: [{paths: [
+                {path: /any, headers: [{key: X-A, values: ['1', '2']}, {key: X-B, regexp: '^b'}], backend: any},
+                {path: /all, matchAllHeader: true, headers: [{key: X-A, values: ['1'], regexp: '1'}, {key: X-B, regexp: b}], backend: all},
+                {path: /q, queries: [{key: k, values: [v w]}, {key: l, regexp: '^[0-9]$'}], backend: q},
+                {path: /qa, matchAllQuery: true, queries: [{key: k, values: [v]}, {key: l, regexp: '^[0-9]$'}], backend: qa},
+                {path: /none, headers: [{key: X-A, regexp: '^$'}], backend: none}]}]",
+            &[
+                ("GET a/any|X-A: 2", "any"),
+                ("GET a/any|x-b: bar", "any"),
+                ("GET a/any|X-A: 3", "400"),
+                ("GET a/any", "400"),
+                ("GET a/any|X-A: 3|X-A: 1", "400"),
+                ("GET a/all|X-A: 1|X-B: abc", "all"),
+                ("GET a/all|X-A: 1", "400"),
+                ("GET a/q?k=v+w", "q"),
+                ("GET a/q?k=v%20w", "q"),
+                ("GET a/q?l=5", "q"),
+                ("GET a/q?k=x&k=v+w", "400"),
+                ("GET a/q", "400"),
+                ("GET a/qa?l=5&k=v", "qa"),
+                ("GET a/qa?l=5", "400"),
+                ("GET a/none", "none"),
+                ("GET a/none|X-A: x", "400"),
+            ],
+        );
+    }
+
+    #[test]
+    fn what_comes_closest_is_said() {
+        let rules = "
+rules:
+- ipFilter: {blockIPs: [10.0.0.0/8]}
+  host: closed.test
+  paths: [{path: /x, backend: closed}]
+- paths:
+  - {path: /x, methods: [PUT], backend: put}
+  - {path: /x, methods: [PUT, POST], headers: [{key: X, values: ['1']}], backend: x}
+  - {path: /y, ipFilter: {allowIPs: [192.0.2.0/24]}, backend: y}
+  - {path: /y, methods: [POST], headers: [{key: X, values: ['1']}], backend: y2}
+  - {path: /z, headers: [{key: X, values: ['1']}], backend: z1}
+  - {path: /z, backend: z2}";
+        let table = [
+            ("GET closed.test/x 10.1.2.3", "403"),
+            ("GET closed.test/x 11.1.2.3", "closed"),
+            // A later rule still may take it.
+            ("PUT closed.test/x 10.1.2.3", "put"),
+            ("GET a/x", "405"),
+            ("POST a/x", "400"),
+            ("POST a/x|X: 1", "x"),
+            ("GET a/y", "y"),
+            ("GET a/y 198.51.100.1", "403"),
+            ("POST a/y 198.51.100.1", "403"),
+            ("POST a/y 198.51.100.1|X: 1", "y2"),
+            ("GET a/z|X: 1", "z1"),
+            ("GET a/z", "z2"),
+            ("GET a/nothing", "404"),
+        ];
+        check(rules, &table);
+        // The server's own filter comes before everything.
+        check(
+            "ipFilter: {blockIPs: [10.0.0.0/8]}\nrules: [{paths: [{backend: b}]}]",
+            &[("GET a/ 10.0.0.1", "403"), ("GET a/ ::ffff:10.0.0.1", "403"), ("GET a/ 11.0.0.1", "b")],
+        );
+    }
+
+    #[test]
+    fn rewrites_by_what_matched() {
+        check(
+            "rules: [{paths: [
+                {path: /exact, rewriteTarget: /new, backend: e},
+                {pathPrefix: /pre, rewriteTarget: /p2, backend: p},
+                {pathPrefix: /strip/, rewriteTarget: /, backend: s},
+                {pathRegexp: '^/v([0-9]+)/(.*)$', rewriteTarget: '/$2/of/$1', backend: r},
+                {pathRegexp: 'old', rewriteTarget: 'new', backend: all},
+                {path: /both, pathPrefix: /bo, rewriteTarget: /x, backend: both}]}]",
+            &[
+                ("GET a/exact?q=1", "e /new?q=1"),
+                ("GET a/pre/a%20b?q=1", "p /p2/a%20b?q=1"),
+                ("GET a/prefix", "p /p2fix"),
+                ("GET a/strip/this", "s /this"),
+                ("GET a/v2/items/7", "r /items/7/of/2"),
+                ("GET a/is/old/and/old", "all /is/new/and/new"),
+                ("GET a/both", "both /x"),
+                ("GET a/bottom", "both /xttom"),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_tree_decides_by_path_and_offers_each_route_the_rest() {
+        check(
+            "routerKind: RadixTree
+rules:
+- host: other.test
+  paths: [{path: '/users/{id}', backend: other}]
+- paths:
+  - {path: '/users/{id}', methods: [GET], backend: get, rewriteTarget: '/u/{id}'}
+  - {path: '/users/{name}', methods: [PUT], backend: put, rewriteTarget: '/n/{name}'}
+  - {path: '/users/{id:[0-9]+}/x', backend: number}
+  - {path: '/files/*', backend: files, rewriteTarget: '/f/{EG_WILDCARD}'}
+  - {path: '/files/secret', headers: [{key: X, values: ['1']}], backend: secret}
+  - {path: '/caf%C3%A9', backend: cafe}
+  - {pathPrefix: /ignored, backend: never}",
+            &[
+                ("GET a/users/7", "get /u/7"),
+                ("PUT a/users/7", "put /n/7"),
+                ("DELETE a/users/7", "405"),
+                ("GET a/users/a%20b", "get /u/a%20b"),
+                ("GET a/users/a%2Fb", "get /u/a%2Fb"),
+                ("GET a/users/7/x", "number"),
+                ("GET a/users/seven/x", "404"),
+                ("GET other.test/users/7", "other"),
+                ("GET a/files/x/y?z=1", "files /f/x/y?z=1"),
+                ("GET a/files/secret|X: 1", "secret"),
+                // Another condition failed, and the next choice takes it.
+                ("GET a/files/secret", "files /f/secret"),
+                ("GET a/ignored", "404"),
+                ("GET a/caf%c3%a9", "cafe"),
+                ("GET a/users/%7Bid%7D", "get /u/%7Bid%7D"),
+            ],
+        );
+    }
+
+    #[test]
+    fn pools_of_paths_have_pipelines_of_their_own() {
+        check(
+            "rules: [{paths: [{path: /a, backend: a}, {path: /b, backendPool: {servers: [{url: 'http://127.0.0.1:1'}]}}]}]",
+            &[("GET h/b", "GENERATED-web-0-1")],
+        );
+    }
 }

@@ -27,6 +27,8 @@ pub struct Context<'a> {
     pub machine: &'a str,
     /// `$worker`: index of the worker that serves the connection.
     pub worker: usize,
+    /// Parameters of the route's path; they come before variables of the same name.
+    pub captures: &'a [(std::sync::Arc<str>, String)],
 }
 
 impl Template {
@@ -90,6 +92,9 @@ impl Template {
 
 impl Context<'_> {
     fn value(&self, name: &str) -> Option<String> {
+        if let Some((_, value)) = self.captures.iter().find(|(n, _)| &**n == name) {
+            return Some(value.clone());
+        }
         let request = self.request;
         let header = |known: Known| {
             request.headers.known(known).map(|v| String::from_utf8_lossy(v).into_owned()).unwrap_or_default()
@@ -216,8 +221,9 @@ mod tests {
         request.headers.add("X-Own", "mine");
         request.headers.add("Authorization", "Basic YWxpY2U6c2VjcmV0");
         let client = Client { real_ip: [192, 0, 2, 7].into(), ..Client::default() };
+        let captures = &[("id".into(), "42".to_owned())];
         let context =
-            Context { request: &request, client: &client, started: Instant::now(), machine: "edge-1", worker: 3 };
+            Context { request: &request, client: &client, started: Instant::now(), machine: "edge-1", worker: 3, captures };
         Template::parse(text).expand(&context)
     }
 
@@ -246,6 +252,7 @@ mod tests {
             ("$remote_addr $proxy_add_x_forwarded_for", "192.0.2.7 192.0.2.7"),
             ("$machine/$worker", "edge-1/3"),
             ("$unknown", ""),
+            ("${id}-$id", "42-42"),
             ("", ""),
         ] {
             assert_eq!(expand(text), expected, "{text}");

@@ -34,6 +34,9 @@ on_both_drivers![
     a_port_in_use_is_tried_again,
     another_port,
     old_clients,
+    captures_reach_the_backend,
+    a_client_may_finish_sending_with_its_request,
+    large_heads_and_heads_byte_by_byte,
 ];
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -708,6 +711,55 @@ fn old_clients(io: IoMode) {
     assert!(backend.seen().iter().all(|m| m.head.contains(" HTTP/1.1\r\n")));
 }
 
+
+fn captures_reach_the_backend(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let rules = "routerKind: RadixTree\nxForwardedFor: true\nrules: [{paths: [{path: '/u/{id:[0-9]+}/{rest}', backend: app, \
+        rewriteTarget: '/{rest}/{id}', setHeaders: {X-Id: 'id=$id;$request_method;${arg_q:none}', X-Gone: ''}}]}]";
+    let house = House::new(io, rules, &proxy_to(backend.port));
+    assert_eq!(house.ask("GET /u/42/x%20y?q=7 HTTP/1.1\r\nHost: a\r\nX-Gone: 1\r\nX-Forwarded-For: 9.9.9.9\r\n\r\n").status(), 200);
+    let seen = &backend.seen()[0];
+    assert_eq!(seen.target(), "/x%20y/42?q=7");
+    assert_eq!((seen.field("x-id"), seen.field("x-gone")), (Some("id=42;GET;7"), None));
+    assert_eq!(seen.field("x-forwarded-for"), Some("9.9.9.9,127.0.0.1"));
+    assert_eq!(house.ask("GET /u/me/x HTTP/1.1\r\nHost: a\r\n\r\n").status(), 404);
+}
+
+/// What a filter answers at once is still sent to a client that has closed its half.
+fn a_client_may_finish_sending_with_its_request(io: IoMode) {
+    let house = House::new(io, "", MOCK);
+    let mut client = house.connect();
+    client.send(GET.repeat(3).as_bytes());
+    client.finish_sending();
+    for _ in 0..3 {
+        assert_eq!(client.answer().text(), "mocked");
+    }
+    assert!(client.ends());
+}
+
+fn large_heads_and_heads_byte_by_byte(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let house = House::proxy(io, &backend);
+    let line = format!("X-Long: {}\r\n", "v".repeat(20_000));
+    let mut client = house.connect();
+    client.send(format!("GET /long HTTP/1.1\r\nHost: a\r\n{}\r\n", line.repeat(3)).as_bytes());
+    assert_eq!(client.answer().status(), 200);
+    assert!(backend.seen()[0].head.len() > 60_000);
+    for byte in "POST /slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n".bytes() {
+        client.send(&[byte]);
+        std::thread::sleep(Duration::from_micros(300));
+    }
+    assert_eq!(client.answer().status(), 200);
+    let seen = backend.seen().pop().unwrap();
+    assert_eq!((seen.text().as_str(), seen.trailers.as_str()), ("abc", "X-T: 1\n"));
+    // Too large, with and without an end of line in sight.
+    for request in [
+        format!("GET / HTTP/1.1\r\nHost: a\r\n{}", line.repeat(4)),
+        format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "v".repeat(70_000)),
+    ] {
+        assert_eq!(house.ask(&request).status(), 431);
+    }
+}
 
 fn spec(text: &str) -> base_model::PipelineSpec {
     base_model::decode(&base_model::yaml::parse_document(text).unwrap(), "").unwrap().value
