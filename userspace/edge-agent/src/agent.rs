@@ -1,7 +1,7 @@
 //! Executes plans: pipelines and servers through [`Traffic`], tables through the kernel.
 
 use crate::desired::Desired;
-use crate::last_good::LastGood;
+use crate::last_good::{Keeper, LastGood};
 use crate::plan::{Change, plan};
 use crate::steer::Steer;
 use base_model::{FilterKinds, Object, Problem, Spec};
@@ -18,9 +18,6 @@ const RETRY: Duration = Duration::from_secs(10);
 /// after its process has ended, so a daemon that was killed and started again finds its own ports in use.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 
-/// Shortest time between two copies on disk: a series of changes waits for the disk once, not once each.
-const SAVE: Duration = Duration::from_millis(200);
-
 /// Longest pause between two looks when nothing happens.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -36,10 +33,9 @@ pub struct Agent {
     filters: Box<dyn FilterKinds + Send>,
     steer: Option<Steer>,
     last_good: Option<LastGood>,
+    keeper: Option<Keeper>,
     current: Desired,
     failures: Failures,
-    unsaved: bool,
-    saved: Instant,
     retried: Instant,
     retry: Duration,
     resolved: Instant,
@@ -57,11 +53,10 @@ impl Agent {
             traffic,
             filters,
             steer,
+            keeper: last_good.clone().map(Keeper::start),
             last_good,
             current: Desired::default(),
             failures: Failures::default(),
-            unsaved: false,
-            saved: Instant::now(),
             retried: Instant::now(),
             retry: RETRY_FIRST,
             resolved: Instant::now(),
@@ -75,8 +70,7 @@ impl Agent {
     /// Serves what was kept on disk. Says what that was.
     pub fn start_from_disk(&mut self) -> Option<Desired> {
         let kept = self.last_good.as_ref()?.load()?;
-        self.apply(kept.clone());
-        self.unsaved = false;
+        self.become_as(kept.clone());
         Some(kept)
     }
 
@@ -85,8 +79,17 @@ impl Agent {
         &self.current
     }
 
-    /// Makes the machine be as `desired` says. What cannot be done is reported and leaves the rest as it should be.
+    /// Makes the machine be as `desired` says, and keeps that on disk. What cannot be done is reported and leaves the rest as it
+    /// should be.
     pub fn apply(&mut self, desired: Desired) {
+        let known = (&self.current.cluster_id, self.current.version) == (&desired.cluster_id, desired.version);
+        self.become_as(desired);
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| !known) {
+            keeper.keep(self.current.clone());
+        }
+    }
+
+    fn become_as(&mut self, desired: Desired) {
         let changes = plan(&self.current, &desired);
         for change in &changes {
             self.execute(change, &desired);
@@ -96,9 +99,6 @@ impl Agent {
             self.traffic.retry();
             (self.retried, self.retry) = (Instant::now(), RETRY_FIRST);
         }
-        self.unsaved |= !changes.is_empty()
-            || self.current.version != desired.version
-            || self.current.cluster_id != desired.cluster_id;
         self.current = desired;
     }
 
@@ -118,19 +118,6 @@ impl Agent {
         if now.duration_since(self.resolved) >= RESOLVE {
             self.resolved = now;
             edge_upstream::endpoint::resolve_all();
-        }
-        if now.duration_since(self.saved) >= SAVE {
-            self.save();
-        }
-    }
-
-    /// Keeps the state on disk when it is not there yet.
-    pub fn save(&mut self) {
-        let Some(last_good) = self.last_good.as_ref().filter(|_| self.unsaved) else { return };
-        self.saved = Instant::now();
-        match last_good.store(&self.current) {
-            Ok(()) => self.unsaved = false,
-            Err(error) => tracing::error!(%error, "cannot keep the last good state on disk; trying again"),
         }
     }
 

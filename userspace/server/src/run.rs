@@ -231,7 +231,6 @@ impl Edge {
                 }
                 agent.tick();
                 if matches!(stopped.try_recv(), Err(mpsc::TryRecvError::Disconnected)) {
-                    agent.save();
                     agent.detach();
                     return;
                 }

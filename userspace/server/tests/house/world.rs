@@ -36,7 +36,8 @@ pub struct Answer {
 impl Machine {
     /// A cluster of one, not started yet.
     pub fn new(name: &str) -> Machine {
-        let owned = tempfile::tempdir().unwrap();
+        // In memory where there is such a place: a disk that others keep busy makes every acknowledged change wait for seconds.
+        let owned = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let (api, peer) = (free_port(), free_port());
         Machine {
             name: name.to_owned(),
