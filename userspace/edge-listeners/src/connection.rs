@@ -101,8 +101,7 @@ async fn serve_with(
         Err(None) => return Next::Close,
         Err(Some(status)) => {
             exchange.default_space().respond(Response::with_status(status), Body::Empty);
-            let manner =
-                Manner { head_request: false, client: Version::Http11, keep_alive: false, upgrade: false };
+            let manner = Manner { head_request: false, client: Version::Http11, keep_alive: false, upgrade: false };
             return finish(local, stream, deadline, exchange, manner, 0, None, Next::Linger).await;
         }
     };
@@ -173,7 +172,9 @@ async fn serve_with(
     };
     let drainable = unread.as_ref().is_none_or(|a| {
         let arrival = a.borrow();
-        !arrival.awaits_continue() && arrival.failed().is_none() && arrival.remaining().is_some_and(|n| n <= DRAIN_BYTES)
+        !arrival.awaits_continue()
+            && arrival.failed().is_none()
+            && arrival.remaining().is_some_and(|n| n <= DRAIN_BYTES)
     });
     let mut manner = manner;
     manner.keep_alive &= drainable && !local.is_stopping();
@@ -435,8 +436,8 @@ async fn finish(
     match (sent, backend) {
         (Sent::Whole, Some(backend)) if manner.upgrade => Next::Tunnel(backend),
         (Sent::Whole, _) if manner.keep_alive => next,
-        (Sent::Whole, _) if matches!(next, Next::Linger) => Next::Linger,
-        // HTTP/1.0 clients and answers without a length end here too, by their framing.
+        // Also where only the framing of the answer made it the last: the client may have asked on.
+        (Sent::Whole, _) if matches!(next, Next::Linger | Next::Again) => Next::Linger,
         (Sent::Whole, _) => Next::Close,
         // The framing tells the client that something is missing; what it has got it may keep.
         (Sent::Cut, _) if framing != Framing::UntilClose => Next::Linger,

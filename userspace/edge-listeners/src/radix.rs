@@ -60,7 +60,7 @@ impl Tree {
         let mut rest = path;
         loop {
             let special = rest.find(['{', '*']).unwrap_or(rest.len());
-            node = node.text(rest[..special].as_bytes());
+            node = node.text(&rest.as_bytes()[..special]);
             rest = &rest[special..];
             if rest.is_empty() {
                 node.ends.push(Leaf { route, names });
@@ -254,9 +254,8 @@ mod tests {
         let mut tree = Tree::default();
         PATHS.iter().enumerate().for_each(|(i, p)| tree.insert(p, i).unwrap());
         let found = tree.find(path, &mut |_| true);
-        let found = found.map(|(route, captures)| {
-            (PATHS[route], captures.into_iter().map(|(_, value)| value).collect::<Vec<_>>())
-        });
+        let found = found
+            .map(|(route, captures)| (PATHS[route], captures.into_iter().map(|(_, value)| value).collect::<Vec<_>>()));
         let expected = expected.map(|(p, values)| (p, values.iter().map(ToString::to_string).collect::<Vec<_>>()));
         assert_eq!(found, expected, "{path}");
     }
@@ -316,7 +315,13 @@ mod tests {
             tree.insert(path, route).unwrap();
         }
         let mut offered = Vec::new();
-        assert!(tree.find("/x/y", &mut |route| { offered.push(route); false }).is_none());
+        assert!(
+            tree.find("/x/y", &mut |route| {
+                offered.push(route);
+                false
+            })
+            .is_none()
+        );
         assert_eq!(offered, [1, 4, 0, 2, 3]);
         let (route, captures) = tree.find("/x/y", &mut |route| route == 2).unwrap();
         assert_eq!((route, &*captures[0].0, captures[0].1.as_str()), (2, "b", "y"));

@@ -5,8 +5,8 @@ use base_runtime::net::{StreamState, TcpStream};
 use base_runtime::time::Deadline;
 use edge_pipeline::Body;
 use edge_upstream::attempt::{send_bytes, send_chunk, send_last_chunk};
-use proto_http::h1::{self, Framing, ResponseOptions};
 use proto_http::date::ImfDate;
+use proto_http::h1::{self, Framing, ResponseOptions};
 use proto_http::{Known, Response, Version};
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -78,6 +78,7 @@ pub async fn send(
         body = Body::Empty;
         chunked = false;
     }
+    let mut trailers = None;
     let first = match std::mem::take(&mut body) {
         Body::Empty => None,
         Body::Buffer(buffer) => Some(buffer),
@@ -89,6 +90,9 @@ pub async fn send(
         Body::Stream(mut source) => {
             // What has come already travels with the head.
             let ready = poll_fn(|cx| Poll::Ready(source.poll_data(cx))).await;
+            if matches!(ready, Poll::Ready(Ok(None))) {
+                trailers = source.trailers();
+            }
             body = Body::Stream(source);
             match ready {
                 Poll::Ready(Ok(Some(piece))) => Some(piece),
@@ -132,7 +136,7 @@ pub async fn send(
             }
         }
     } else if chunked {
-        send_last_chunk(stream, None);
+        send_last_chunk(stream, trailers.as_ref());
     }
     let sent = settle(stream, manner, deadline, patience).await;
     (sent, total(stream))
@@ -141,7 +145,8 @@ pub async fn send(
 /// Waits until the next request may be read: a client that asks on without reading its answers must not fill our memory.
 /// Before the connection is closed everything must be with the kernel, which no longer waits for it afterwards.
 async fn settle(stream: &TcpStream, manner: Manner, deadline: &Deadline, patience: Duration) -> Sent {
-    let most = if manner.keep_alive || manner.upgrade || stream.send_queue_len() <= SMALL { SEND_HIGH_WATER } else { 0 };
+    let most =
+        if manner.keep_alive || manner.upgrade || stream.send_queue_len() <= SMALL { SEND_HIGH_WATER } else { 0 };
     room(stream, most, deadline, patience).await
 }
 

@@ -92,7 +92,9 @@ impl Router {
             .rules
             .iter()
             .enumerate()
-            .map(|(index, rule)| Rule::new(rule, spec.router_kind, &|path| slot(&generated_pipeline(server, index, path)), slot))
+            .map(|(index, rule)| {
+                Rule::new(rule, spec.router_kind, &|path| slot(&generated_pipeline(server, index, path)), slot)
+            })
             .collect::<Result<_, _>>()?;
         Ok(Router { ip_filter: spec.ip_filter.as_ref().map(|f| f.compile()), rules })
     }
@@ -383,9 +385,8 @@ mod tests {
         let (method, url) = (words.next().unwrap(), words.next().unwrap());
         let client = words.next().unwrap_or("192.0.2.1").parse().unwrap();
         let (host, target) = url.split_at(url.find('/').unwrap());
-        let mut request = Request::default();
-        request.method = Method::parse(method.as_bytes()).unwrap();
-        request.authority = host.to_owned();
+        let method = Method::parse(method.as_bytes()).unwrap();
+        let mut request = Request { method, authority: host.to_owned(), ..Request::default() };
         request.set_target(target.as_bytes()).unwrap();
         for line in lines {
             let (name, value) = line.split_once(": ").unwrap();

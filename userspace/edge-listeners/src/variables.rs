@@ -153,8 +153,7 @@ fn iso8601(unix: u64) -> String {
 
 /// `21/Nov/2026:13:37:00 +0000`
 fn common_log(unix: u64) -> String {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let (year, month, day) = civil(unix / 86_400);
     let (hour, minute, second) = (unix / 3600 % 24, unix / 60 % 60, unix % 60);
     format!("{day:02}/{}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000", MONTHS[month as usize - 1])
@@ -213,8 +212,7 @@ mod tests {
     use super::*;
 
     fn expand(text: &str) -> String {
-        let mut request = Request::default();
-        request.authority = "z.test:10080".into();
+        let mut request = Request { authority: "z.test:10080".into(), ..Request::default() };
         request.path.set("/v");
         request.query = Some("a=1&b=x%20y".into());
         request.headers.add("Cookie", "t=1; s=k");
@@ -222,8 +220,14 @@ mod tests {
         request.headers.add("Authorization", "Basic YWxpY2U6c2VjcmV0");
         let client = Client { real_ip: [192, 0, 2, 7].into(), ..Client::default() };
         let captures = &[("id".into(), "42".to_owned())];
-        let context =
-            Context { request: &request, client: &client, started: Instant::now(), machine: "edge-1", worker: 3, captures };
+        let context = Context {
+            request: &request,
+            client: &client,
+            started: Instant::now(),
+            machine: "edge-1",
+            worker: 3,
+            captures,
+        };
         Template::parse(text).expand(&context)
     }
 

@@ -37,6 +37,8 @@ on_both_drivers![
     captures_reach_the_backend,
     a_client_may_finish_sending_with_its_request,
     large_heads_and_heads_byte_by_byte,
+    an_empty_chunked_answer_keeps_its_trailers,
+    a_connection_with_an_unread_request_serves_no_other,
 ];
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -329,7 +331,7 @@ fn switches_protocols_both_ways(io: IoMode) {
     thread.join().unwrap();
     // One direction ends, the other goes on.
     client.finish_sending();
-    assert_eq!(client.to_end(), b"bye 300005");
+    assert_eq!(client.rest(), b"bye 300005");
     eventually("the tunnel is gone", || house.traffic.connections() == 0);
     assert_eq!(house.count(101), 1);
 }
@@ -410,14 +412,23 @@ fn bodies_beyond_their_limit_are_413(io: IoMode) {
         format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n{}", "x".repeat(1001)),
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9000000\r\n\r\n".to_owned(),
         "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1001\r\n\r\n".to_owned(),
-        format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n{}\r\n0\r\n\r\n", "x".repeat(1001)),
-        format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{}", "64\r\n{}\r\n".replace("{}", &"x".repeat(100)).repeat(11)),
+        format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n{}\r\n0\r\n\r\n",
+            "x".repeat(1001)
+        ),
+        format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+            "64\r\n{}\r\n".replace("{}", &"x".repeat(100)).repeat(11)
+        ),
     ] {
         assert_eq!(house.ask(&request).status(), 413, "{request}");
     }
     assert_eq!(house.limit("request_body_bytes"), 5);
     assert_eq!(backend.seen().len(), 0, "none was read to its end");
-    let fits = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n{}\r\n0\r\n\r\n", "x".repeat(1000));
+    let fits = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n{}\r\n0\r\n\r\n",
+        "x".repeat(1000)
+    );
     assert_eq!(house.ask(&fits).status(), 200);
     // The rest of a body that is too large is read when it is short.
     let mut client = house.connect();
@@ -471,7 +482,7 @@ fn a_client_that_leaves_takes_its_backend_connection_along(io: IoMode) {
         if head.starts_with("GET /stream") {
             wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n");
         }
-        wire.to_end();
+        wire.rest();
         count.fetch_add(1, Ordering::SeqCst);
     });
     let house = House::proxy(io, &backend);
@@ -560,7 +571,7 @@ fn broken_backends(io: IoMode) {
                     Some(head) if head.starts_with("HTTP/1.1 503") => {}
                     Some(head) => {
                         assert!(head.starts_with("HTTP/1.1 200"), "{what}: {head}");
-                        let rest = client.to_end();
+                        let rest = client.rest();
                         assert!(rest.len() < 10 && !rest.ends_with(b"0\r\n\r\n"), "{what}: {rest:?}");
                     }
                 },
@@ -622,7 +633,9 @@ fn other_rules_fail_no_request(io: IoMode) {
         })
         .collect();
     for n in 0..40 {
-        house.server(&format!("rules: [{{paths: [{{path: /other{n}, backend: app}}, {{pathPrefix: /, backend: app}}]}}]"));
+        house.server(&format!(
+            "rules: [{{paths: [{{path: /other{n}, backend: app}}, {{pathPrefix: /, backend: app}}]}}]"
+        ));
         house.pipeline("app", if n % 2 == 0 { MOCK } else { Box::leak(proxy_to(backend.port).into_boxed_str()) });
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -639,7 +652,7 @@ fn a_removed_server_finishes_what_it_began(io: IoMode) {
         wire.message();
         std::thread::sleep(Duration::from_millis(400));
         wire.send(OK.as_bytes());
-        wire.to_end();
+        wire.rest();
     });
     let house = House::proxy(io, &backend);
     let (mut idle, mut active) = (house.connect(), house.connect());
@@ -698,7 +711,7 @@ fn old_clients(io: IoMode) {
     let house = House::proxy(io, &backend);
     let mut client = house.connect();
     client.send(b"GET /chunked HTTP/1.0\r\n\r\n");
-    let answer = String::from_utf8(client.to_end()).unwrap();
+    let answer = String::from_utf8(client.rest()).unwrap();
     assert!(answer.ends_with("\r\n\r\nabcde") && !answer.to_lowercase().contains("chunked"), "{answer}");
     let mut client = house.connect();
     for _ in 0..2 {
@@ -711,13 +724,15 @@ fn old_clients(io: IoMode) {
     assert!(backend.seen().iter().all(|m| m.head.contains(" HTTP/1.1\r\n")));
 }
 
-
 fn captures_reach_the_backend(io: IoMode) {
     let backend = Backend::answering(OK);
     let rules = "routerKind: RadixTree\nxForwardedFor: true\nrules: [{paths: [{path: '/u/{id:[0-9]+}/{rest}', backend: app, \
         rewriteTarget: '/{rest}/{id}', setHeaders: {X-Id: 'id=$id;$request_method;${arg_q:none}', X-Gone: ''}}]}]";
     let house = House::new(io, rules, &proxy_to(backend.port));
-    assert_eq!(house.ask("GET /u/42/x%20y?q=7 HTTP/1.1\r\nHost: a\r\nX-Gone: 1\r\nX-Forwarded-For: 9.9.9.9\r\n\r\n").status(), 200);
+    assert_eq!(
+        house.ask("GET /u/42/x%20y?q=7 HTTP/1.1\r\nHost: a\r\nX-Gone: 1\r\nX-Forwarded-For: 9.9.9.9\r\n\r\n").status(),
+        200
+    );
     let seen = &backend.seen()[0];
     assert_eq!(seen.target(), "/x%20y/42?q=7");
     assert_eq!((seen.field("x-id"), seen.field("x-gone")), (Some("id=42;GET;7"), None));
@@ -745,7 +760,9 @@ fn large_heads_and_heads_byte_by_byte(io: IoMode) {
     client.send(format!("GET /long HTTP/1.1\r\nHost: a\r\n{}\r\n", line.repeat(3)).as_bytes());
     assert_eq!(client.answer().status(), 200);
     assert!(backend.seen()[0].head.len() > 60_000);
-    for byte in "POST /slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n".bytes() {
+    for byte in
+        "POST /slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n".bytes()
+    {
         client.send(&[byte]);
         std::thread::sleep(Duration::from_micros(300));
     }
@@ -758,6 +775,34 @@ fn large_heads_and_heads_byte_by_byte(io: IoMode) {
         format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "v".repeat(70_000)),
     ] {
         assert_eq!(house.ask(&request).status(), 431);
+    }
+}
+
+fn an_empty_chunked_answer_keeps_its_trailers(io: IoMode) {
+    let backend = Backend::answering("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 0\r\n\r\n");
+    let house = House::proxy(io, &backend);
+    let mut client = house.connect();
+    for _ in 0..2 {
+        client.send(GET.as_bytes());
+        let answer = client.answer();
+        assert_eq!((answer.body.len(), answer.trailers.as_str()), (0, "X-Sum: 0\n"));
+    }
+}
+
+/// A filter has the whole body in memory; the backend answers after the head, promises to go on, and never reads.
+fn a_connection_with_an_unread_request_serves_no_other(io: IoMode) {
+    let backend = Backend::new(|mut wire, _| {
+        wire.head();
+        wire.send(OK.as_bytes());
+        std::thread::sleep(Duration::from_secs(3));
+    });
+    let adapt = "{name: r, kind: RequestAdaptor, body: BIG}";
+    let proxy = proxy_to(backend.port).replace("filters: [", "").trim_end_matches(']').to_owned();
+    let big = "x".repeat(9 << 20);
+    let house = House::new(io, "", &format!("filters: [{}, {proxy}]", adapt.replace("BIG", &big)));
+    for n in 1..3 {
+        assert_eq!(house.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx").status(), 200);
+        assert_eq!(backend.connections(), n);
     }
 }
 

@@ -305,7 +305,9 @@ impl Connection {
     /// The answer is complete. A backend that sent more than it (not `clean`), or has not had the whole request, is not
     /// used again.
     fn release(self, clean: bool) {
-        if let Some(most) = self.keep.filter(|_| clean && self.upload.is_none()) {
+        // A body in memory may still be on its way, to a backend that answered without reading it.
+        let taken = self.upload.is_none() && self.stream.send_queue_len() <= SEND_HIGH_WATER;
+        if let Some(most) = self.keep.filter(|_| clean && taken) {
             pool::put(self.endpoint, self.stream, most);
         }
     }

@@ -306,7 +306,7 @@ impl Wire {
         Some(self.read.drain(..count).collect())
     }
 
-    pub fn to_end(&mut self) -> Vec<u8> {
+    pub fn rest(&mut self) -> Vec<u8> {
         while self.more() {}
         std::mem::take(&mut self.read)
     }
