@@ -85,7 +85,8 @@ impl Keeper {
         let desk = Arc::new(Desk::default());
         let ours = desk.clone();
         let thread = thread::Builder::new().name("last-good".into()).spawn(move || ours.serve(&last_good));
-        let thread = thread.inspect_err(|error| tracing::error!(%error, "the last good state is not kept on disk")).ok();
+        let thread =
+            thread.inspect_err(|error| tracing::error!(%error, "the last good state is not kept on disk")).ok();
         Keeper { desk, thread }
     }
 

@@ -8,14 +8,29 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     /// Put a pipeline in its place.
-    ApplyPipeline { name: String, document: Arc<Value> },
+    ApplyPipeline {
+        name: String,
+        document: Arc<Value>,
+    },
     /// Start or change a server.
-    ApplyServer { name: String, document: Arc<Value> },
-    RemoveServer { name: String },
-    RemovePipeline { name: String },
+    ApplyServer {
+        name: String,
+        document: Arc<Value>,
+    },
+    RemoveServer {
+        name: String,
+    },
+    RemovePipeline {
+        name: String,
+    },
     /// Before and after pipelines of a GlobalFilter.
-    ApplyGlobalFilter { name: String, document: Arc<Value> },
-    RemoveGlobalFilter { name: String },
+    ApplyGlobalFilter {
+        name: String,
+        document: Arc<Value>,
+    },
+    RemoveGlobalFilter {
+        name: String,
+    },
     /// Machines, VirtualIPs or their steering changed: the kernel's tables follow.
     Kernel,
 }
@@ -100,7 +115,9 @@ mod tests {
         assert_eq!(plan(&from, &to), [Change::ApplyPipeline { name: "q".into(), document: Arc::new(two) }]);
         let other_kind = desired(&[("p", json!({"kind": "HTTPServer"})), ("q", one)]);
         let changes = plan(&from, &other_kind);
-        assert!(matches!(&changes[0], Change::ApplyServer { .. }) && matches!(&changes[1], Change::RemovePipeline { .. }));
+        assert!(
+            matches!(&changes[0], Change::ApplyServer { .. }) && matches!(&changes[1], Change::RemovePipeline { .. })
+        );
     }
 
     #[test]

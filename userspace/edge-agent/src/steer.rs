@@ -94,9 +94,10 @@ impl Steer {
         plane.vips = specs.keys().zip(1..).map(|(name, index)| (index, name.clone())).collect();
         plane.machines = desired.machines.values().map(|m| (m.id, m.name.clone())).collect();
         // The stack must know an address before packets for it are let through, and forget it only after.
-        let done = plane.kernel.set_local_addresses(&addresses).and_then(|()| {
-            plane.kernel.apply(&wanted.machines, &wanted.vips)
-        });
+        let done = plane
+            .kernel
+            .set_local_addresses(&addresses)
+            .and_then(|()| plane.kernel.apply(&wanted.machines, &wanted.vips));
         match done {
             Ok(applied) => {
                 tracing::info!(
@@ -205,13 +206,11 @@ fn virtual_ips(desired: &Desired) -> BTreeMap<String, VirtualIpSpec> {
         .objects
         .iter()
         .filter(|(_, document)| document.get("kind").and_then(|k| k.as_str()) == Some("VirtualIP"))
-        .filter_map(|(name, document)| {
-            match base_model::Object::read(document, &NoFilters).map(|object| object.spec) {
-                Ok(Spec::VirtualIp(spec)) => Some((name.clone(), *spec)),
-                _ => {
-                    tracing::error!(object = name, "this VirtualIP cannot be read and is left out");
-                    None
-                }
+        .filter_map(|(name, document)| match base_model::Object::read(document, &NoFilters).map(|object| object.spec) {
+            Ok(Spec::VirtualIp(spec)) => Some((name.clone(), *spec)),
+            _ => {
+                tracing::error!(object = name, "this VirtualIP cannot be read and is left out");
+                None
             }
         })
         .collect()
@@ -297,10 +296,8 @@ mod tests {
     /// Owners of the slots of a virtual IP over machines 1 to 3, with and without addresses.
     fn owners(addressed: [bool; 3], reachable: &[u16], alive: &[u16]) -> Vec<(u16, u16)> {
         let machines = (1..).zip(addressed).map(|(id, yes)| (format!("m{id}"), machine(id, yes))).collect();
-        let steering = Steering {
-            generations: vec![vec![(1, 1), (2, 1), (3, 1)], vec![(1, 1), (3, 1)]],
-            alive: alive.to_vec(),
-        };
+        let steering =
+            Steering { generations: vec![vec![(1, 1), (2, 1), (3, 1)], vec![(1, 1), (3, 1)]], alive: alive.to_vec() };
         let desired = Desired {
             machines: Arc::new(machines),
             steering: Arc::new([("v".to_owned(), Arc::new(steering))].into()),

@@ -56,7 +56,12 @@ pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Enco
                             true,
                             now.wakeups as f64,
                         ),
-                        ("weir_worker_panics_total", "Tasks that ended by a panic, by worker.", true, now.panics as f64),
+                        (
+                            "weir_worker_panics_total",
+                            "Tasks that ended by a panic, by worker.",
+                            true,
+                            now.panics as f64,
+                        ),
                         (
                             "weir_worker_buffers_in_use",
                             "Receive and send buffers in use, by worker.",

@@ -1,8 +1,8 @@
 //! What the admin API asks about this machine.
 
 use crate::logs::Logs;
-use base_telemetry::registry::Names;
 use base_telemetry::Telemetry;
+use base_telemetry::registry::Names;
 use edge_agent::agent::Failures;
 use edge_listeners::Traffic;
 use serde_json::Value;

@@ -34,7 +34,12 @@ pub fn start(options: &Options) -> Result<Logs, String> {
             std::fs::create_dir_all(directory)
                 .and_then(|()| OpenOptions::new().create(true).append(true).open(&path))
                 .map(|file| Sink::File(Arc::new(Mutex::new(file))))
-                .map_err(|e| format!("--log-dir {}: cannot write {FILE_NAME}: {e}; give a writable directory", directory.display()))?
+                .map_err(|e| {
+                    format!(
+                        "--log-dir {}: cannot write {FILE_NAME}: {e}; give a writable directory",
+                        directory.display()
+                    )
+                })?
         }
     };
     let terminal = options.log_dir.is_none() && io::stderr().is_terminal();
@@ -52,7 +57,11 @@ pub fn start(options: &Options) -> Result<Logs, String> {
 
 impl Logs {
     pub fn level(&self) -> String {
-        self.level.with_current(|targets| targets.default_level().map(|level| level.to_string())).ok().flatten().unwrap_or_default()
+        self.level
+            .with_current(|targets| targets.default_level().map(|level| level.to_string()))
+            .ok()
+            .flatten()
+            .unwrap_or_default()
     }
 
     /// `info` or `debug`.
@@ -68,7 +77,8 @@ impl Logs {
 
 /// What is logged. The Raft library tells every step of an election at its own `info`, which is news to nobody but us.
 fn targets(debug: bool) -> Targets {
-    let (own, raft) = if debug { (LevelFilter::DEBUG, LevelFilter::INFO) } else { (LevelFilter::INFO, LevelFilter::WARN) };
+    let (own, raft) =
+        if debug { (LevelFilter::DEBUG, LevelFilter::INFO) } else { (LevelFilter::INFO, LevelFilter::WARN) };
     Targets::new().with_default(own).with_target("openraft", raft)
 }
 

@@ -51,7 +51,12 @@ const OPTIONS: &[Row] = &[
     row("cert-file", Shape::Text, "", "certificate of the admin API"),
     row("key-file", Shape::Text, "", "key of the admin API"),
     row("listen-peer-urls", Shape::List, "http://localhost:2380", "addresses to listen on for other members"),
-    row("initial-advertise-peer-urls", Shape::List, "http://localhost:2380", "addresses other members reach this one at"),
+    row(
+        "initial-advertise-peer-urls",
+        Shape::List,
+        "http://localhost:2380",
+        "addresses other members reach this one at",
+    ),
     row("initial-cluster", Shape::Pairs, "", "the primaries, name=URL,...; empty: a cluster of this one"),
     row("primary-listen-peer-urls", Shape::List, "http://localhost:2380", "primaries a secondary follows"),
     row("state-flag", Shape::Text, "new", "new: found the cluster; existing: join it"),
@@ -152,7 +157,11 @@ pub fn arguments(mut command: Command) -> Command {
     }
     // As with Go's flags, of one that is given twice the last counts.
     command.args_override_self(true).arg(
-        Arg::new("config-file").long("config-file").short('f').value_name("FILE").help("YAML with these options as keys"),
+        Arg::new("config-file")
+            .long("config-file")
+            .short('f')
+            .value_name("FILE")
+            .help("YAML with these options as keys"),
     )
 }
 
@@ -427,7 +436,8 @@ mod tests {
     fn flag_beats_environment_beats_file_beats_default() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("weir.yaml");
-        std::fs::write(&path, "name: from-file\ncluster-name: file-cluster\ncluster:\n  state-flag: existing\n").unwrap();
+        std::fs::write(&path, "name: from-file\ncluster-name: file-cluster\ncluster:\n  state-flag: existing\n")
+            .unwrap();
         let file = path.to_str().unwrap();
         let options = parse(&["-f", file, "--cluster-name", "flag"], &[("EG_CLUSTER_NAME", "env")]).unwrap();
         assert_eq!((options.name.as_str(), options.cluster_name.as_str(), options.join), ("from-file", "flag", true));
@@ -447,7 +457,8 @@ mod tests {
 
     #[test]
     fn idle_options_are_answered_with_the_reason() {
-        let options = parse(&["--wal-dir", "x", "--use-standalone-etcd", "--initial-cluster", "a=u1,b=u2"], &[]).unwrap();
+        let options =
+            parse(&["--wal-dir", "x", "--use-standalone-etcd", "--initial-cluster", "a=u1,b=u2"], &[]).unwrap();
         assert_eq!(options.notes.len(), 2);
         assert_eq!(options.initial_cluster.len(), 2);
     }

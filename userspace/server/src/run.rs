@@ -16,10 +16,10 @@ use control_api::client::Client;
 use control_api::{Addresses, Member, MemberRole, Snapshot, Update};
 use control_raft::{Config, Control, Follower, RecvError, StartErrorKind, StateFlag};
 use control_state::{Action, Entry, PutMode};
+use edge_agent::Agent;
 use edge_agent::desired::{Desired, Machine, Steering};
 use edge_agent::last_good::LastGood;
 use edge_agent::steer::Steer;
-use edge_agent::Agent;
 use edge_filters::kinds::{Shelf, explained};
 use edge_kernel::{Kernel, Mode, Sizes};
 use edge_listeners::Traffic;
@@ -35,6 +35,9 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 /// How long the fleet is given to hear that this machine drains.
 const ANNOUNCE: Duration = Duration::from_secs(1);
+
+/// From the moment that is written down until the kernels of the others steer by it.
+const SETTLE: Duration = Duration::from_millis(250);
 
 /// How long a control half may take to reach the version that the edge has from disk.
 const CATCH_UP: Duration = Duration::from_secs(10);
@@ -68,12 +71,8 @@ fn daemon(options: &Options, logs: Logs) -> Result<(), Failed> {
         Some(edge) => edge.telemetry.clone(),
         None => Telemetry::new(identity(options), 0),
     };
-    let local = Arc::new(Local {
-        telemetry: telemetry.clone(),
-        logs,
-        edge: OnceLock::new(),
-        ready: AtomicBool::new(false),
-    });
+    let local =
+        Arc::new(Local { telemetry: telemetry.clone(), logs, edge: OnceLock::new(), ready: AtomicBool::new(false) });
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
@@ -98,7 +97,7 @@ fn daemon(options: &Options, logs: Logs) -> Result<(), Failed> {
             tokio.block_on(signals.wait(options, &local, control.as_ref()));
             if let Some((control, admin)) = control {
                 if let Some(serving) = &serving {
-                    tokio.block_on(announce_drain(&control));
+                    tokio.block_on(announce_drain(&control, !options.interfaces.is_empty()));
                     serving.drain();
                 }
                 admin.shutdown();
@@ -241,14 +240,7 @@ impl Edge {
             tracing::error!(%error, "the agent's thread does not start");
             std::process::exit(1)
         });
-        Serving {
-            traffic: self.traffic,
-            addresses: self.addresses,
-            follow,
-            agent,
-            runtime: self.runtime,
-            kept,
-        }
+        Serving { traffic: self.traffic, addresses: self.addresses, follow, agent, runtime: self.runtime, kept }
     }
 }
 
@@ -376,7 +368,7 @@ fn control_config(options: &Options, local: &Arc<Local>, serving: Option<&Servin
 }
 
 /// Tells the fleet that no new flows should come here, and waits until that is written down.
-async fn announce_drain(control: &Control) {
+async fn announce_drain(control: &Control, steered: bool) {
     let others = || control.state().view.members.values().any(|m| m.up && m.name != control.name());
     if !others() {
         return;
@@ -387,8 +379,10 @@ async fn announce_drain(control: &Control) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    if tokio::time::timeout(ANNOUNCE, heard).await.is_err() {
-        tracing::warn!("nobody heard that this machine drains; the others find out when it is gone");
+    match tokio::time::timeout(ANNOUNCE, heard).await {
+        Ok(()) if steered => tokio::time::sleep(SETTLE).await,
+        Ok(()) => {}
+        Err(_) => tracing::warn!("nobody heard that this machine drains; the others find out when it is gone"),
     }
 }
 
@@ -414,7 +408,9 @@ async fn put_back(control: Control, kept: Desired) {
                     );
                     return;
                 }
-                Err(error) => tracing::warn!(%error, "the cluster has lost its configuration; putting back what was kept here"),
+                Err(error) => {
+                    tracing::warn!(%error, "the cluster has lost its configuration; putting back what was kept here")
+                }
             }
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

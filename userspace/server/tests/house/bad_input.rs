@@ -12,7 +12,8 @@ fn refused_documents_change_nothing() {
     answers(port, "/", 200);
     let before = machine.api("GET", "/objects", "").body;
     let version = machine.metric("weir_config_version");
-    let filters = "filters:\n- {kind: Mock, name: a, rules: [{code: 200}]}\n- {kind: Mock, name: b, rules: [{code: 200}]}\n";
+    let filters =
+        "filters:\n- {kind: Mock, name: a, rules: [{code: 200}]}\n- {kind: Mock, name: b, rules: [{code: 200}]}\n";
     let pipeline = |rest: &str| format!("kind: Pipeline\nname: bad\n{rest}");
     for (document, advice) in [
         ("kind: [Pipeline\nname: bad".to_owned(), ""),
@@ -28,8 +29,18 @@ fn refused_documents_change_nothing() {
         (pipeline(&format!("flow:\n- filter: c\n{filters}")), "c"),
         (pipeline(&format!("flow:\n- {{filter: a, jumpIf: {{strange: END}}}}\n- filter: b\n{filters}")), "strange"),
         (pipeline(&format!("flow:\n- filter: a\n- {{filter: b, jumpIf: {{mocked: a}}}}\n{filters}")), "a"),
-        (pipeline(&format!("flow:\n- {{filter: a, alias: x}}\n- {{filter: b, jumpIf: {{mocked: nowhere}}}}\n{filters}")), "nowhere"),
-        (pipeline("filters:\n- kind: Proxy\n  name: p\n  pools:\n  - timeout: 5 sec\n    servers: [{url: 'http://127.0.0.1:1'}]\n"), "5 sec"),
+        (
+            pipeline(&format!(
+                "flow:\n- {{filter: a, alias: x}}\n- {{filter: b, jumpIf: {{mocked: nowhere}}}}\n{filters}"
+            )),
+            "nowhere",
+        ),
+        (
+            pipeline(
+                "filters:\n- kind: Proxy\n  name: p\n  pools:\n  - timeout: 5 sec\n    servers: [{url: 'http://127.0.0.1:1'}]\n",
+            ),
+            "5 sec",
+        ),
         ("kind: HTTPServer\nname: bad\n".to_owned(), "port"),
         ("kind: HTTPServer\nname: bad\nport: 70000\n".to_owned(), "port"),
         ("kind: HTTPServer\nname: bad\nport: high\n".to_owned(), "port"),
@@ -37,7 +48,8 @@ fn refused_documents_change_nothing() {
     ] {
         let answer = machine.api("POST", "/objects", &document);
         assert_eq!(answer.status, 400, "{document}\n{answer:?}");
-        let told: serde_json::Value = serde_json::from_str(&answer.body).unwrap_or_else(|e| panic!("{e}: {}", answer.body));
+        let told: serde_json::Value =
+            serde_json::from_str(&answer.body).unwrap_or_else(|e| panic!("{e}: {}", answer.body));
         assert_eq!(told["code"], 400);
         let message = told["message"].as_str().unwrap_or_default();
         assert!(message.len() > 15 && message.contains(advice), "{document}\n→ {message}");

@@ -11,7 +11,8 @@ fn two_hundred_changes_fail_no_request_and_close_no_connection() {
     let (port, backend) = (free_port(), Backend::start("b"));
     let adapted = |turn: usize| {
         let proxy = proxy("pl", &[backend.url()]);
-        let adaptor = format!("- kind: RequestAdaptor\n  name: adaptor\n  header:\n    set:\n      X-Turn: turn-{turn}-\n");
+        let adaptor =
+            format!("- kind: RequestAdaptor\n  name: adaptor\n  header:\n    set:\n      X-Turn: turn-{turn}-\n");
         proxy.replace("filters:\n", &format!("filters:\n{adaptor}"))
     };
     machine.create(&adapted(0));
@@ -35,7 +36,12 @@ fn two_hundred_changes_fail_no_request_and_close_no_connection() {
         .collect();
     for turn in 1..=50 {
         machine.update("pl", &adapted(turn));
-        let more = format!("xForwardedFor: {}\nmaxConnections: {}\nkeepAliveTimeout: {}s\n", turn % 2 == 0, 100 + turn, 30 + turn);
+        let more = format!(
+            "xForwardedFor: {}\nmaxConnections: {}\nkeepAliveTimeout: {}s\n",
+            turn % 2 == 0,
+            100 + turn,
+            30 + turn
+        );
         machine.update("hs", &format!("{}{more}", server("hs", port, "pl")));
         machine.create(&mock("other", "x"));
         assert_eq!(machine.api("DELETE", "/objects/other", "").status, 200);

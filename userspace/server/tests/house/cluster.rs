@@ -47,9 +47,8 @@ fn killing_the_leader_loses_nothing() {
     for at in ADDRESSES {
         answers(format!("{at}:{port}").as_str(), "/", 200);
     }
-    let leader = eventually("there is a leader", || {
-        machines.iter().position(|m| m.metric("weir_raft_is_leader") == Some(1.0))
-    });
+    let leader =
+        eventually("there is a leader", || machines.iter().position(|m| m.metric("weir_raft_is_leader") == Some(1.0)));
     let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let clients: Vec<_> = (0..3)
         .filter(|n| *n != leader)
@@ -107,7 +106,8 @@ fn killing_the_leader_loses_nothing() {
 fn a_secondary_follows_and_serves() {
     let mut primary = Machine::new("p1").flags(["--no-edge"]);
     primary.run();
-    let mut secondary = Machine::new("s1").flags(["--cluster-role", "secondary", "--primary-listen-peer-urls", &primary.peer_url()]);
+    let mut secondary =
+        Machine::new("s1").flags(["--cluster-role", "secondary", "--primary-listen-peer-urls", &primary.peer_url()]);
     secondary.run();
     let port = free_port();
     primary.create(&mock("pl", "followed"));
@@ -134,7 +134,8 @@ fn a_secondary_follows_and_serves() {
 fn a_machine_that_leaves_says_so_first() {
     let mut primary = Machine::new("p1").flags(["--no-edge"]);
     primary.run();
-    let mut secondary = Machine::new("s1").flags(["--cluster-role", "secondary", "--primary-listen-peer-urls", &primary.peer_url()]);
+    let mut secondary =
+        Machine::new("s1").flags(["--cluster-role", "secondary", "--primary-listen-peer-urls", &primary.peer_url()]);
     secondary.run();
     let port = free_port();
     primary.create(&mock("pl", "slow").replace("    body", "    delay: 1500ms\n    body"));

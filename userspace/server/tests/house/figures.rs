@@ -12,19 +12,46 @@ fn every_promised_name_is_there_and_every_line_is_sound() {
     assert!(text.head.to_lowercase().contains("content-type: text/plain; version=0.0.4"), "{}", text.head);
     let types = parsed(&text.body);
     for name in [
-        "httpserver_health", "httpserver_total_requests", "httpserver_total_responses", "httpserver_total_error_requests",
-        "httpserver_requests_duration", "httpserver_requests_size_bytes", "httpserver_responses_size_bytes",
-        "httpserver_requests_duration_percentage", "httpserver_m1", "httpserver_m15_err_percent", "httpserver_p999",
-        "httpserver_req_size", "httpserver_resp_size", "proxy_total_connections", "proxy_total_error_connections",
-        "proxy_request_body_size", "proxy_response_body_size", "etcd_server_has_leader",
-        "weir_build_info", "weir_config_version", "weir_raft_is_leader", "weir_raft_term", "weir_raft_commit_index",
-        "weir_raft_applied_index", "weir_worker_connections", "weir_worker_requests_total", "weir_worker_busy_ratio",
-        "weir_request_duration_seconds", "weir_requests_total", "weir_upstream_requests_total",
+        "httpserver_health",
+        "httpserver_total_requests",
+        "httpserver_total_responses",
+        "httpserver_total_error_requests",
+        "httpserver_requests_duration",
+        "httpserver_requests_size_bytes",
+        "httpserver_responses_size_bytes",
+        "httpserver_requests_duration_percentage",
+        "httpserver_m1",
+        "httpserver_m15_err_percent",
+        "httpserver_p999",
+        "httpserver_req_size",
+        "httpserver_resp_size",
+        "proxy_total_connections",
+        "proxy_total_error_connections",
+        "proxy_request_body_size",
+        "proxy_response_body_size",
+        "etcd_server_has_leader",
+        "weir_build_info",
+        "weir_config_version",
+        "weir_raft_is_leader",
+        "weir_raft_term",
+        "weir_raft_commit_index",
+        "weir_raft_applied_index",
+        "weir_worker_connections",
+        "weir_worker_requests_total",
+        "weir_worker_busy_ratio",
+        "weir_request_duration_seconds",
+        "weir_requests_total",
+        "weir_upstream_requests_total",
     ] {
         assert!(types.contains_key(name), "{name} is missing");
     }
     assert_eq!(machine.metric("weir_raft_is_leader"), Some(1.0));
-    for part in ["clusterName=\"eg-cluster-default-name\"", "clusterRole=\"primary\"", "instanceName=\"m1\"", "httpServerName=\"hs\""] {
+    for part in [
+        "clusterName=\"eg-cluster-default-name\"",
+        "clusterRole=\"primary\"",
+        "instanceName=\"m1\"",
+        "httpServerName=\"hs\"",
+    ] {
         let line = text.body.lines().find(|l| l.starts_with("httpserver_total_requests{")).unwrap_or_default();
         assert!(line.contains(part), "{part} is not in {line}");
     }
@@ -47,9 +74,34 @@ fn status_has_the_block_of_easegress() {
         (status["count"].as_u64()? >= 21).then_some(status)
     });
     for key in [
-        "name", "health", "state", "count", "m1", "m5", "m15", "errCount", "m1Err", "m5Err", "m15Err", "m1ErrPercent",
-        "m5ErrPercent", "m15ErrPercent", "min", "max", "mean", "p25", "p50", "p75", "p95", "p98", "p99", "p999", "reqSize",
-        "respSize", "codes", "topN",
+        "name",
+        "health",
+        "state",
+        "count",
+        "m1",
+        "m5",
+        "m15",
+        "errCount",
+        "m1Err",
+        "m5Err",
+        "m15Err",
+        "m1ErrPercent",
+        "m5ErrPercent",
+        "m15ErrPercent",
+        "min",
+        "max",
+        "mean",
+        "p25",
+        "p50",
+        "p75",
+        "p95",
+        "p98",
+        "p99",
+        "p999",
+        "reqSize",
+        "respSize",
+        "codes",
+        "topN",
     ] {
         assert!(status.get(key).is_some(), "{key} is missing in {status}");
     }
@@ -142,7 +194,8 @@ fn busy() -> (Machine, Backend, u16) {
 fn parsed(text: &str) -> BTreeMap<String, String> {
     let mut types = BTreeMap::new();
     let (mut helps, mut series) = (BTreeSet::new(), BTreeSet::new());
-    let named = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':');
+    let named =
+        |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':');
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             let (name, help) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -160,7 +213,10 @@ fn parsed(text: &str) -> BTreeMap<String, String> {
             assert!(value.parse::<f64>().is_ok() || ["+Inf", "-Inf", "NaN"].contains(&value), "{line}");
             assert!(id.len() == name.len() || id.ends_with('}'), "{line}");
             assert!(series.insert(id.to_owned()), "a series twice: {line}");
-            let family = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).filter(|f| types.contains_key(*f));
+            let family = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|s| name.strip_suffix(s))
+                .filter(|f| types.contains_key(*f));
             let family = family.unwrap_or(name);
             assert!(types.contains_key(family) && helps.contains(family), "no TYPE or HELP before {line}");
         }

@@ -18,7 +18,11 @@ fn the_first_signal_drains() {
         let port = free_port();
         machine.create(&slow("pl", "700ms"));
         machine.create(&server("hs", port, "pl"));
-        let mut idle = Connection::open(&format!("127.0.0.1:{}", { answers(port, "/", 200); port })).unwrap();
+        let mut idle = Connection::open(&format!("127.0.0.1:{}", {
+            answers(port, "/", 200);
+            port
+        }))
+        .unwrap();
         assert_eq!(idle.request("GET", "/", &[], "").unwrap().status, 200);
         let mut busy = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
         busy.send("GET", "/", &[], "").unwrap();
@@ -51,7 +55,9 @@ fn the_second_signal_ends_at_once() {
 
 #[test]
 fn wrong_usage_ends_with_2_and_says_all_of_it() {
-    for arguments in [&["--nonsense"][..], &["nonsense"], &["--workers", "many"], &["run", "--io", "fast"], &["demo-backend"]] {
+    for arguments in
+        [&["--nonsense"][..], &["nonsense"], &["--workers", "many"], &["run", "--io", "fast"], &["demo-backend"]]
+    {
         let (code, _, told) = weir(arguments);
         assert_eq!(code, 2, "{arguments:?}: {told}");
         assert!(told.contains(arguments[arguments.len() - 1]) || told.contains("--listen"), "{told}");
@@ -81,7 +87,8 @@ fn small_verbs() {
     let (good, bad) = (directory.path().join("good.yaml"), directory.path().join("bad.yaml"));
     fs::write(&good, mock("pl", "x")).unwrap();
     fs::write(&bad, "kind: HTTPServer\nname: hs\n").unwrap();
-    let check = |path: &std::path::Path| weir(&["check-config", "--initial-object-config-files", path.to_str().unwrap()]);
+    let check =
+        |path: &std::path::Path| weir(&["check-config", "--initial-object-config-files", path.to_str().unwrap()]);
     assert_eq!(check(&good).0, 0);
     let (code, _, told) = check(&bad);
     assert!(code == 2 && told.contains("port") && told.contains("bad.yaml"), "{code}: {told}");
@@ -90,7 +97,9 @@ fn small_verbs() {
 #[test]
 fn the_log_is_quiet_and_says_ready() {
     let mut machine = Machine::start();
-    eventually("ready is said", || machine.log().contains(&format!("ready, admin API on 127.0.0.1:{}", machine.api)).then_some(()));
+    eventually("ready is said", || {
+        machine.log().contains(&format!("ready, admin API on 127.0.0.1:{}", machine.api)).then_some(())
+    });
     machine.create(&mock("pl", "x"));
     let log = machine.log();
     assert!(log.lines().count() < 25, "much is said:\n{log}");
@@ -114,7 +123,9 @@ fn log_files() {
     answers(port, "/who?a=b", 200);
     let read = |name: &str| fs::read_to_string(machine.directory.join("log").join(name)).unwrap_or_default();
     eventually("the log is in its file", || read("stdout.log").contains("ready").then_some(()));
-    eventually("the access log is in its file", || read("filter_http_access.log").contains("GET /who?a=b").then_some(()));
+    eventually("the access log is in its file", || {
+        read("filter_http_access.log").contains("GET /who?a=b").then_some(())
+    });
     assert_eq!(machine.log(), "", "and nothing on standard error");
 }
 
@@ -187,7 +198,8 @@ fn kernel_programs_stay_unless_detached() {
         let shown = Command::new("ip").args(["-d", "link", "show", "w0"]).output().unwrap();
         String::from_utf8_lossy(&shown.stdout).contains("xdp")
     };
-    let mut machine = Machine::new("m1").flags(["--interface", "w0", "--xdp-mode", "generic", "--advertise-address", "10.77.0.254"]);
+    let mut machine =
+        Machine::new("m1").flags(["--interface", "w0", "--xdp-mode", "generic", "--advertise-address", "10.77.0.254"]);
     machine.run();
     assert!(attached());
     assert!(machine.api("GET", "/metrics", "").body.contains("weir_build_info"));

@@ -15,8 +15,9 @@ fn quick_start_of_easegress() {
 
     let backends = [Backend::start("backend-1"), Backend::start("backend-2"), Backend::start("backend-3")];
     let servers: String = backends.iter().map(|b| format!("    - url: {}\n", b.url())).collect();
-    let proxy =
-        format!("- name: proxy\n  kind: Proxy\n  pools:\n  - servers:\n{servers}    loadBalance:\n      policy: roundRobin\n");
+    let proxy = format!(
+        "- name: proxy\n  kind: Proxy\n  pools:\n  - servers:\n{servers}    loadBalance:\n      policy: roundRobin\n"
+    );
     machine.create(&format!("name: pipeline-demo\nkind: Pipeline\nflow:\n- filter: proxy\nfilters:\n{proxy}"));
     answers(port, "/pipeline", 200);
     let mut connection = Connection::open(&format!("127.0.0.1:{port}")).unwrap();

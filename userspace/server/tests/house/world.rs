@@ -271,7 +271,10 @@ impl Connection {
         self.input.drain(..end + 4);
         let status = head.get(9..12).and_then(|s| s.parse().ok()).ok_or_else(|| io::Error::other(head.clone()))?;
         let field = |name: &str| {
-            head.lines().filter_map(|l| l.split_once(':')).find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim())
+            head.lines()
+                .filter_map(|l| l.split_once(':'))
+                .find(|(n, _)| n.eq_ignore_ascii_case(name))
+                .map(|(_, v)| v.trim())
         };
         let body = if field("transfer-encoding").is_some() {
             self.chunks()?
@@ -406,12 +409,16 @@ pub fn program(name: &str) -> Option<PathBuf> {
 
 /// An HTTPServer whose one rule leads to a pipeline.
 pub fn server(name: &str, port: u16, backend: &str) -> String {
-    format!("kind: HTTPServer\nname: {name}\nport: {port}\nrules:\n- paths:\n  - pathPrefix: /\n    backend: {backend}\n")
+    format!(
+        "kind: HTTPServer\nname: {name}\nport: {port}\nrules:\n- paths:\n  - pathPrefix: /\n    backend: {backend}\n"
+    )
 }
 
 /// A pipeline that answers by itself.
 pub fn mock(name: &str, body: &str) -> String {
-    format!("kind: Pipeline\nname: {name}\nfilters:\n- kind: Mock\n  name: mock\n  rules:\n  - code: 200\n    body: {body}\n")
+    format!(
+        "kind: Pipeline\nname: {name}\nfilters:\n- kind: Mock\n  name: mock\n  rules:\n  - code: 200\n    body: {body}\n"
+    )
 }
 
 /// A pipeline to one pool of servers.
