@@ -178,10 +178,10 @@ pub fn read(matches: &ArgMatches, environment: &dyn Fn(&str) -> Option<String>) 
     };
     let mut effective = BTreeMap::new();
     for row in OPTIONS {
-        let flag = matches.get_many::<String>(row.name).map(|values| match row.shape {
+        let flag = matches.get_many::<String>(row.name).map(|mut values| match row.shape {
             Shape::List | Shape::Pairs => values.cloned().collect::<Vec<_>>().join(","),
             // The last one counts, as with Go's flags.
-            Shape::Switch | Shape::Text => values.last().cloned().unwrap_or_default(),
+            Shape::Switch | Shape::Text => values.next_back().cloned().unwrap_or_default(),
         });
         let suffix = row.name.to_uppercase().replace('-', "_");
         let from_environment =
