@@ -92,7 +92,6 @@ fn parts<'a>(document: &Value, members: &'a BTreeMap<String, Member>) -> Vec<Par
                 // A machine that stops carrying traffic keeps what it has until it is gone.
                 state: if member.edge { PartState::Active } else { PartState::Draining },
             })
-            .filter(|part| part.member.edge)
             .collect();
     };
     listed
@@ -103,6 +102,7 @@ fn parts<'a>(document: &Value, members: &'a BTreeMap<String, Member>) -> Vec<Par
             let state = match machine.get("state").and_then(Value::as_str) {
                 Some("down") => PartState::Down,
                 Some("draining") => PartState::Draining,
+                _ if !member.edge => PartState::Draining,
                 _ => PartState::Active,
             };
             Some(Part { member, weight, state })

@@ -444,15 +444,10 @@ fn desired(snapshot: &Snapshot) -> Desired {
         let machine = Machine { id: m.id, name: m.name.clone(), v4: m.addresses.v4, v6: m.addresses.v6 };
         (m.name.clone(), machine)
     });
-    // Who drains holds connections until it is gone, whatever the virtual IP says about new ones.
-    let draining = snapshot.members.values().filter(|m| m.up && !m.edge && m.addresses != Addresses::default());
-    let draining: Vec<u16> = draining.map(|m| m.id).collect();
     let steering = snapshot.steering.iter().map(|(vip, s)| {
         let machines = |g: &control_api::Generation| g.machines.iter().map(|e| (e.member, e.weight)).collect();
-        let mut alive: Vec<u16> = s.alive.iter().chain(&draining).copied().collect();
-        alive.sort_unstable();
-        alive.dedup();
-        let steering = Steering { generations: s.generations.iter().map(machines).collect(), alive };
+        let steering =
+            Steering { generations: s.generations.iter().map(machines).collect(), alive: s.alive.clone() };
         (vip.clone(), Arc::new(steering))
     });
     Desired {
