@@ -95,7 +95,8 @@ fn binaries(options: &Options, kernel: bool) -> Result<PathBuf, String> {
         cargo::kernel_programs()
             .map_err(|error| format!("{error}\nThe fleet needs them; --loopback shows the rest"))?;
     }
-    cargo::build(&["server", "cli"], Profile::Release)
+    let packages: &[&str] = if kernel { &["server", "cli", "kernel-tests"] } else { &["server", "cli"] };
+    cargo::build(packages, Profile::Release)
 }
 
 fn fleet(id: &str, folder: PathBuf, options: &Options) -> Result<String, String> {
@@ -107,6 +108,7 @@ fn fleet(id: &str, folder: PathBuf, options: &Options) -> Result<String, String>
 
     let building = step("a client, a router, three edges and two backends in network namespaces");
     let fleet = Fleet::new(id, 3, 2)?;
+    fleet.wake_router(&binaries.join("pass-everything"))?;
     building.done(format!("{} namespaces named weir-{id}-…", fleet.namespaces().count()));
     let xtask = std::env::current_exe().map_err(|error| format!("where is xtask? {error}"))?;
     let weirctl = binaries.join("weirctl");

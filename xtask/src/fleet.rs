@@ -146,6 +146,15 @@ impl Fleet {
         Ok(())
     }
 
+    /// Lets the router take at once what XDP at the edges sends back: on a veth pair such packets wait for other traffic unless
+    /// the receiving end runs an XDP program too. `passer` is the program of kernel-tests that attaches one which lets everything
+    /// pass. A network card needs nothing of the kind.
+    pub fn wake_router(&self, passer: &Path) -> Result<(), String> {
+        let mut command = self.router.command(passer);
+        command.args(self.edges.iter().map(|edge| edge.name.as_str()));
+        tools::run(&mut command).map(drop)
+    }
+
     /// The edge to which the router sends a TCP connection from this source port of the client.
     pub fn chosen_by_router(&self, source_port: u16, port: u16) -> Result<String, String> {
         let mut command = self.router.command("ip");
