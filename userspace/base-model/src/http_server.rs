@@ -625,7 +625,9 @@ mod tests {
     #[test]
     fn tls() {
         let refused = |name: &str| {
-            format!("{name} = true: TLS is not served by this version yet; accepted: false; terminate TLS in front of it for now")
+            format!(
+                "{name} = true: TLS is not served by this version yet; accepted: false; terminate TLS in front of it for now"
+            )
         };
         let (https, http3, auto_cert) = (&*refused("https"), &*refused("http3"), &*refused("autoCert"));
         check(

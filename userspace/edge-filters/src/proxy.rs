@@ -320,7 +320,7 @@ impl Pool {
             .servers
             .iter()
             .filter(|s| tagged(&s.tags))
-            .map(|s| Server::new(&s.url, s.weight as u32, s.keep_host).map(Arc::new))
+            .map(|s| Server::new(&s.url, s.weight, s.keep_host).map(Arc::new))
             .collect::<Result<Vec<_>, _>>()?;
         for server in &servers {
             if let Err(error) = server.endpoint.resolve() {

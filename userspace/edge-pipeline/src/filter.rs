@@ -63,6 +63,12 @@ pub struct Parts<'a> {
 /// Everything wrong with a filter's fields.
 pub type BuildError = Vec<Problem>;
 
+/// Looks at the fields of a filter; its path in the document comes along for messages.
+pub type Check = fn(&Value, &str) -> Result<Vec<base_model::Warning>, BuildError>;
+
+/// Makes a ready filter of its fields.
+pub type Build = for<'a> fn(&Value, &Parts<'a>) -> Result<Arc<dyn Filter>, BuildError>;
+
 /// One kind of filter: what catalogs list.
 pub struct FilterKind {
     /// As documents write it.
@@ -74,7 +80,7 @@ pub struct FilterKind {
     /// JSON schema of its fields.
     pub schema: fn() -> Value,
     /// Checks the fields without building: problems, and warnings for keys nobody knows.
-    pub check: fn(&Value, &str) -> Result<Vec<base_model::Warning>, BuildError>,
+    pub check: Check,
     /// Builds a ready filter from fields that passed `check`.
-    pub build: fn(&Value, &Parts<'_>) -> Result<Arc<dyn Filter>, BuildError>,
+    pub build: Build,
 }

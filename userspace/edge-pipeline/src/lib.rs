@@ -13,6 +13,6 @@ pub mod template;
 
 pub use body::{Body, BodyError, BodyStream};
 pub use exchange::{Client, Exchange, Space, Tags};
-pub use filter::{BuildError, Filter, FilterKind, Outcome, Parts, Step, SUCCESS};
+pub use filter::{BuildError, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};
 pub use pipeline::{Around, Pipeline};
 pub use template::Template;

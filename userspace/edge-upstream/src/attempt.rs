@@ -52,7 +52,11 @@ pub enum AttemptError {
     Unresolved,
     Connect(io::Error),
     /// The connection failed or ended. `before_answer`: not a byte of an answer had come.
-    Broken { error: io::Error, reused: bool, before_answer: bool },
+    Broken {
+        error: io::Error,
+        reused: bool,
+        before_answer: bool,
+    },
     /// What came is not HTTP/1.1 as we accept it.
     Malformed(h1::ResponseError),
     /// The client's body could not be read to its end.
@@ -140,9 +144,8 @@ impl Attempt<'_> {
             };
             let mut parsed_to = 0;
             let head = loop {
-                let found =
-                    h1::parse_response(&bytes[parsed_to..], self.limits, &self.request.method, &mut response)
-                        .map_err(AttemptError::Malformed)?;
+                let found = h1::parse_response(&bytes[parsed_to..], self.limits, &self.request.method, &mut response)
+                    .map_err(AttemptError::Malformed)?;
                 match found {
                     Some(head) if head.interim => {
                         parsed_to += head.consumed;
@@ -205,8 +208,7 @@ impl Attempt<'_> {
         }
         HEAD.with_borrow_mut(|head| {
             head.clear();
-            let options =
-                RequestOptions { framing, host: self.host, upgrade: self.upgrade, expect_continue: false };
+            let options = RequestOptions { framing, host: self.host, upgrade: self.upgrade, expect_continue: false };
             h1::write_request_head(head, self.request, &options);
             send_bytes(stream, &[head, body]);
         });
@@ -350,7 +352,9 @@ impl BodyStream for Download {
                 self.connection = None;
                 return Poll::Ready(Err(BodyError::Malformed));
             };
-            if self.decoder.is_done() && let Some(connection) = self.connection.take() {
+            if self.decoder.is_done()
+                && let Some(connection) = self.connection.take()
+            {
                 connection.release(rest.is_none());
             }
             if !buffer.is_empty() {

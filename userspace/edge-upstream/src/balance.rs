@@ -108,7 +108,8 @@ mod tests {
         for i in 0..n {
             let mut request = Request::default();
             request.headers.add("X-U", format!("user-{i}"));
-            let client = Client { real_ip: IpAddr::from([10, 1, (i / 250) as u8, (i % 250) as u8]), ..Client::default() };
+            let client =
+                Client { real_ip: IpAddr::from([10, 1, (i / 250) as u8, (i % 250) as u8]), ..Client::default() };
             counts[b.choose(&request, &client).unwrap()] += 1;
         }
         counts

@@ -446,8 +446,7 @@ fn desired(snapshot: &Snapshot) -> Desired {
     });
     let steering = snapshot.steering.iter().map(|(vip, s)| {
         let machines = |g: &control_api::Generation| g.machines.iter().map(|e| (e.member, e.weight)).collect();
-        let steering =
-            Steering { generations: s.generations.iter().map(machines).collect(), alive: s.alive.clone() };
+        let steering = Steering { generations: s.generations.iter().map(machines).collect(), alive: s.alive.clone() };
         (vip.clone(), Arc::new(steering))
     });
     Desired {
