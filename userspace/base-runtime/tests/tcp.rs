@@ -23,6 +23,7 @@ on_both_drivers!(
     slow_reader_bounds_what_is_queued,
     slow_peer_bounds_what_is_unsent,
     unawaited_sends_survive_a_full_socket,
+    unawaited_sends_go_out_while_the_worker_sleeps,
     dropping_while_receiving_closes,
     dropping_with_sends_queued_finishes_them,
     linger_limit_cuts_a_peer_that_never_reads,
@@ -200,6 +201,55 @@ fn unawaited_sends_survive_a_full_socket(io: IoMode) {
         assert_eq!(client.bytes_sent(), sent.len() as u64);
     });
     assert!(runtime.workers()[0].stats().short_sends > 0, "the kernel took a send in part");
+}
+
+/// Nothing but the peer's answer wakes the worker, and the peer answers only once it has everything.
+fn unawaited_sends_go_out_while_the_worker_sleeps(io: IoMode) {
+    run(io, || async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connects");
+        small_buffers(&stream);
+        let (mut peer, _) = listener.accept().expect("accepts");
+        peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a limit");
+        let (expect, expected) = std::sync::mpsc::channel::<usize>();
+        let reader = std::thread::spawn(move || {
+            for size in expected {
+                let mut all = vec![0; size];
+                if let Err(error) = peer.read_exact(&mut all) {
+                    return Err(format!("{size} bytes: {error}"));
+                }
+                peer.write_all(&[0]).expect("answers");
+            }
+            Ok(())
+        });
+        let answered = || async { matches!(stream.recv().await, Ok(Some(_))) };
+        // More buffers than one system call takes.
+        for _ in 0..100 {
+            stream.send(Buf::copy_from(b"x"));
+        }
+        expect.send(100).expect("the peer is there");
+        assert!(answered().await, "{:?}", reader.join());
+        for _ in 0..3 {
+            let mut sent = 0;
+            loop {
+                stream.send(Buf::copy_from(&[0; 30_000]));
+                sent += 30_000;
+                if timeout(Duration::from_millis(50), stream.send_ready(0)).await.is_err() {
+                    break;
+                }
+            }
+            // The socket is full. One send follows it when there is room, and another is queued as soon as that has begun.
+            stream.send(Buf::copy_from(b"behind"));
+            expect.send(sent + 10).expect("the peer is there");
+            stream.send_ready(6).await.expect("sends");
+            stream.send(Buf::copy_from(b"last"));
+            if !answered().await {
+                break;
+            }
+        }
+        drop(expect);
+        reader.join().expect("no panic").expect("everything arrives");
+    });
 }
 
 fn dropping_while_receiving_closes(io: IoMode) {

@@ -6,8 +6,9 @@
 //!   receives one buffer at a time until its socket is drained.
 //! - A send nobody waits for is *silent*: MSG_DONTWAIT and CQE_SKIP_SUCCESS make it finish within the submission and report only a
 //!   failure or a short count. No report after the kernel took the submission means it was sent. Otherwise every response would end
-//!   the next wait at once, which doubled the system calls at low load. Sends somebody waits for, and the rest of a short one, are
-//!   reported in any case.
+//!   the next wait at once, which doubled the system calls at low load. Sends somebody waits for, the rest of a short one, and those
+//!   that leave bytes behind in the queue are reported in any case: the next send starts when this one ends. What is queued behind
+//!   a silent send keeps the worker from sleeping until that is concluded.
 //! - Task work is deferred to this thread (DEFER_TASKRUN), so completions appear only in an enter that asks for events.
 
 use std::alloc::{self, Layout};
@@ -41,7 +42,7 @@ pub(crate) struct Uring {
     backlog: RefCell<VecDeque<squeue::Entry>>,
     /// Sockets with a silent send that has not been concluded.
     silent: RefCell<Vec<Rc<Socket>>>,
-    /// Somebody began to wait for a silent send: conclude before sleeping.
+    /// Somebody began to wait for a silent send, or more was queued behind it: conclude before sleeping.
     report_expected: Cell<bool>,
     /// Sockets whose receive found no buffer.
     starved: RefCell<Vec<Rc<Socket>>>,
@@ -277,19 +278,22 @@ impl Uring {
 
     /// What was not reported although the kernel has taken every submission, and all it had to report was read, was sent.
     fn conclude_silent(&self, cx: &Context, handed_over: &mut Vec<Rc<Socket>>) {
-        for socket in handed_over.drain(..) {
+        for socket in handed_over.iter() {
             if socket.tx_op.get() != SendOp::Silent {
                 continue;
             }
             socket.tx_op.set(SendOp::Idle);
             let n = socket.tx_op_bytes.replace(0) as usize;
             if socket.is_open() {
-                socket::sent(cx, &socket, n);
-                self.send_next(&socket, false);
+                socket::sent(cx, socket, n);
             } else {
-                socket::drop_unsent(&socket);
+                socket::drop_unsent(socket);
             }
-            socket::end_op(cx, &socket);
+            socket::end_op(cx, socket);
+        }
+        // Only now: a socket may be listed twice, and what is sent next has not been handed over.
+        for socket in handed_over.drain(..) {
+            self.send_next(&socket, false);
         }
     }
 
@@ -299,10 +303,11 @@ impl Uring {
         if socket.tx_op.get() != SendOp::Idle || socket.tx_bytes.get() == 0 || !socket.is_open() {
             return;
         }
-        let reported = reported || socket.send_is_awaited();
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL | if reported { 0 } else { libc::MSG_DONTWAIT };
         let fd = Fd(socket.fd.get());
         let tx = socket.tx.borrow();
+        // Nobody would start sending the buffers one message has no room for if the end of this one were not reported.
+        let reported = reported || tx.len() > IOVECS || socket.send_is_awaited();
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL | if reported { 0 } else { libc::MSG_DONTWAIT };
         let mut bufs = tx.iter();
         let (entry, bytes) = match (bufs.next(), bufs.next()) {
             (Some(only), None) => {
@@ -419,9 +424,12 @@ impl Driver for Uring {
 
     #[inline]
     fn send(&self, _: &Context, socket: &Rc<Socket>) {
+        // Behind a silent send this waits for its end, which no completion announces.
+        self.expect_report(socket);
         self.send_next(socket, false);
     }
 
+    #[inline]
     fn expect_report(&self, socket: &Socket) {
         if socket.tx_op.get() == SendOp::Silent {
             self.report_expected.set(true);
@@ -473,6 +481,8 @@ impl Driver for Uring {
         self.scratch.clear();
         // Completions may start sends; those are not part of what was just handed over.
         let mut handed_over = self.silent.take();
+        // What was reported in between may be followed by a silent send that is not part of it either.
+        handed_over.retain(|socket| socket.tx_op.get() == SendOp::Silent);
         self.reap(cx);
         if self.submission().2 {
             // A report may still wait in the kernel for room in the queue.
