@@ -21,20 +21,28 @@ pub fn cargo() -> Command {
 #[derive(Clone, Copy, PartialEq)]
 pub enum Profile {
     Debug,
+    /// Quick to build and nearly as fast: what the demo runs and the bench measures.
     Release,
+    /// What is shipped: optimised across crates.
+    Dist,
 }
 
 /// Builds packages, cargo's own progress on the terminal; the folder of the binaries comes back.
 pub fn build(packages: &[&str], profile: Profile) -> Result<PathBuf, String> {
-    let kind = if profile == Profile::Release { "release" } else { "debug" };
+    let kind = match profile {
+        Profile::Debug => "debug",
+        Profile::Release => "release",
+        Profile::Dist => "dist",
+    };
     let step = progress::step(format!("building {} ({kind})", packages.join(", ")));
     let mut command = cargo();
     command.arg("build");
     for package in packages {
         command.args(["--package", package]);
     }
-    if profile == Profile::Release {
-        command.arg("--release");
+    match profile {
+        Profile::Debug => {}
+        Profile::Release | Profile::Dist => drop(command.args(["--profile", kind])),
     }
     run(&mut command)?;
     step.done("built");

@@ -9,14 +9,10 @@ pub fn run() -> Result<(), String> {
     if let Err(problem) = cargo::kernel_programs() {
         progress::warn(format!("{problem}\n  this weir will run its L7 part alone"));
     }
-    let binaries = cargo::build(&["server", "cli"], Profile::Release)?;
-    let folder = cargo::target()?.join("dist");
-    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
-    fs::create_dir_all(&folder).map_err(failed)?;
+    // Cargo leaves the binaries where the rest is to come.
+    let folder = cargo::build(&["server", "cli"], Profile::Dist)?;
     let step = progress::step(format!("copying to {}", folder.display()));
     for file in [
-        binaries.join("weir"),
-        binaries.join("weirctl"),
         root().join("LICENSE"),
         root().join("deploy/systemd/weir.service"),
         root().join("deploy/prometheus/prometheus.yml"),
