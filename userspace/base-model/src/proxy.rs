@@ -177,7 +177,7 @@ impl Default for StickySessionSpec {
 
 /// The words of `stickySession.mode`.
 #[derive(JsonSchema)]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "only its schema is used")]
 enum StickyModeWords {
     CookieConsistentHash,
     DurationBased,

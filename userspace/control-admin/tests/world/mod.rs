@@ -1,5 +1,5 @@
 //! One member on loopback with an admin API and a small catalog. Shared with the tests of `weirctl`.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
