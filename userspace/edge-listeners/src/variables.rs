@@ -1,9 +1,22 @@
 //! Texts with nginx-like variables, for `setHeaders`: `$var`, `${var}`, `${var:default}`.
 
 use crate::router::query_value;
+use base_telemetry::access_log::write_time;
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use edge_pipeline::Client;
+use proto_http::date::ImfDate;
 use proto_http::{Known, Request};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// With its padding or without, as clients write credentials.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// A text taken apart once. Unknown variables are empty; `$` before a digit, or before anything that cannot begin a
 /// name, is itself.
@@ -146,28 +159,20 @@ impl Context<'_> {
 
 /// `2026-11-21T13:37:00+00:00`
 fn iso8601(unix: u64) -> String {
-    let (year, month, day) = civil(unix / 86_400);
-    let (hour, minute, second) = (unix / 3600 % 24, unix / 60 % 60, unix % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}+00:00")
+    let mut text = Vec::new();
+    write_time(UNIX_EPOCH + Duration::from_secs(unix), &mut text);
+    // The log's time has milliseconds behind the second.
+    text.truncate("2026-11-21T13:37:00".len());
+    format!("{}+00:00", String::from_utf8_lossy(&text))
 }
 
 /// `21/Nov/2026:13:37:00 +0000`
 fn common_log(unix: u64) -> String {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let (year, month, day) = civil(unix / 86_400);
-    let (hour, minute, second) = (unix / 3600 % 24, unix / 60 % 60, unix % 60);
-    format!("{day:02}/{}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000", MONTHS[month as usize - 1])
-}
-
-/// Year, month and day of a day counted from 1970-01-01, by eras of 400 years that begin in March.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day_of_year - (153 * march_month + 2) / 5 + 1)
+    // From `Sat, 21 Nov 2026 13:37:00 GMT`.
+    let date = ImfDate::new(unix);
+    let mut parts = date.as_str().split(' ').skip(1);
+    let mut part = || parts.next().unwrap_or_default();
+    format!("{}/{}/{}:{} +0000", part(), part(), part(), part())
 }
 
 fn cookie(request: &Request, name: &str) -> Option<String> {
@@ -181,30 +186,8 @@ fn cookie(request: &Request, name: &str) -> Option<String> {
 
 fn basic_user(request: &Request) -> Option<String> {
     let credentials = request.headers.text("Authorization")?.strip_prefix("Basic ")?;
-    let decoded = String::from_utf8(decode_base64(credentials.trim())?).ok()?;
+    let decoded = String::from_utf8(BASE64.decode(credentials.trim()).ok()?).ok()?;
     decoded.split_once(':').map(|(user, _)| user.to_owned())
-}
-
-fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len() * 3 / 4);
-    let (mut bits, mut held) = (0u32, 0);
-    for byte in text.trim_end_matches('=').bytes() {
-        let digit = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(digit);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            out.push((bits >> held) as u8);
-        }
-    }
-    Some(out)
 }
 
 #[cfg(test)]
