@@ -8,8 +8,8 @@ use crate::response::{self, Manner, Sent, is_closed};
 use crate::router::{Matched, Route};
 use crate::variables::Context as VariableContext;
 use base_runtime::Buf;
-use base_runtime::net::TcpStream;
 use base_runtime::time::Deadline;
+use base_tls::Transport;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Around, Body, BodyError, Exchange, Pipeline};
 use proto_http::h1::{self, BodyDecoder, Fault, Framing, RequestHead};
@@ -33,12 +33,12 @@ enum Next {
     /// The answer was given before the request was read: close so that the client still sees it.
     Linger,
     /// Both sides switched protocols.
-    Tunnel(TcpStream),
+    Tunnel(Transport),
 }
 
 /// Serves a connection to its end. It is booked under `key`; `idle` tells whoever stops the server that no request is lost
 /// by closing it.
-pub async fn drive(local: Rc<Local>, stream: TcpStream, peer: SocketAddr, idle: Rc<Cell<bool>>, key: usize) {
+pub async fn drive(local: Rc<Local>, stream: Transport, peer: SocketAddr, idle: Rc<Cell<bool>>, key: usize) {
     let deadline = Deadline::default();
     let mut first = true;
     loop {
@@ -69,7 +69,7 @@ pub async fn drive(local: Rc<Local>, stream: TcpStream, peer: SocketAddr, idle: 
 }
 
 /// The next bytes; `None` at the end of the stream, on failure, and when the deadline passes.
-async fn receive(stream: &TcpStream, deadline: &Deadline) -> Option<Buf> {
+async fn receive(stream: &Transport, deadline: &Deadline) -> Option<Buf> {
     poll_fn(|cx| match stream.poll_recv(cx) {
         Poll::Ready(Ok(Some(buffer))) => Poll::Ready(Some(buffer)),
         Poll::Ready(_) => Poll::Ready(None),
@@ -78,7 +78,7 @@ async fn receive(stream: &TcpStream, deadline: &Deadline) -> Option<Buf> {
     .await
 }
 
-async fn serve(local: &Rc<Local>, stream: &TcpStream, peer: SocketAddr, deadline: &Deadline, first: Buf) -> Next {
+async fn serve(local: &Rc<Local>, stream: &Transport, peer: SocketAddr, deadline: &Deadline, first: Buf) -> Next {
     let mut exchange = local.take_exchange();
     let next = serve_with(local, stream, peer, deadline, first, &mut exchange).await;
     local.give_back(exchange);
@@ -87,7 +87,7 @@ async fn serve(local: &Rc<Local>, stream: &TcpStream, peer: SocketAddr, deadline
 
 async fn serve_with(
     local: &Rc<Local>,
-    stream: &TcpStream,
+    stream: &Transport,
     peer: SocketAddr,
     deadline: &Deadline,
     first: Buf,
@@ -195,7 +195,7 @@ async fn serve_with(
 /// Reads until the head is whole. `Err(None)`: there is nobody to answer.
 async fn read_head(
     local: &Local,
-    stream: &TcpStream,
+    stream: &Transport,
     deadline: &Deadline,
     mut buffer: Buf,
     request: &mut Request,
@@ -237,7 +237,7 @@ async fn read_head(
 /// Makes the request's body out of what came with the head and what is still to come.
 fn accept_body(
     local: &Local,
-    stream: &TcpStream,
+    stream: &Transport,
     head: &RequestHead,
     mut rest: Buf,
     limit: Option<u64>,
@@ -354,7 +354,7 @@ async fn run(
     pipeline: &Pipeline,
     around: Option<&Around>,
     exchange: &mut Exchange,
-    stream: &TcpStream,
+    stream: &Transport,
     arrival: Option<&Rc<RefCell<Arrival>>>,
 ) -> bool {
     let mut walk = pin!(async {
@@ -386,7 +386,7 @@ async fn run(
 #[allow(clippy::too_many_arguments)]
 async fn finish(
     local: &Rc<Local>,
-    stream: &TcpStream,
+    stream: &Transport,
     deadline: &Deadline,
     exchange: &mut Exchange,
     mut manner: Manner,
@@ -461,7 +461,7 @@ async fn drain(arrival: &Rc<RefCell<Arrival>>) -> bool {
 }
 
 /// Closes our side and reads on for a while: a reset would take the answer away from the client (RFC 9112 section 9.6).
-async fn linger(stream: &TcpStream, deadline: &Deadline, most: Duration) {
+async fn linger(stream: &Transport, deadline: &Deadline, most: Duration) {
     stream.shutdown_write();
     deadline.set(base_runtime::now() + most);
     let mut bytes_left = 16 * DRAIN_BYTES;
@@ -474,7 +474,7 @@ async fn linger(stream: &TcpStream, deadline: &Deadline, most: Duration) {
 }
 
 /// Joins two connections until both directions have ended.
-async fn tunnel(client: &TcpStream, backend: &TcpStream) {
+async fn tunnel(client: &Transport, backend: &Transport) {
     let mut ways = [Way { from: client, to: backend, done: false }, Way { from: backend, to: client, done: false }];
     poll_fn(|cx| {
         for way in &mut ways {
@@ -490,8 +490,8 @@ async fn tunnel(client: &TcpStream, backend: &TcpStream) {
 }
 
 struct Way<'a> {
-    from: &'a TcpStream,
-    to: &'a TcpStream,
+    from: &'a Transport,
+    to: &'a Transport,
     done: bool,
 }
 

@@ -11,9 +11,10 @@ use crate::traffic::{AroundSlot, Shared};
 use arc_swap::ArcSwap;
 use base_model::HttpServerSpec;
 use base_model::ip_filter::CidrSet;
-use base_runtime::net::{ListenOptions, StreamState, TcpListener, TcpStream};
+use base_runtime::net::{ListenOptions, StreamState, TcpListener};
 use base_telemetry::access_log::{self, LogWriter};
 use base_telemetry::server::{self, Recorder, Sample, ServerStats};
+use base_tls::Transport;
 use edge_pipeline::Exchange;
 use proto_http::Limits;
 use serde_json::{Value, json};
@@ -288,7 +289,7 @@ pub struct Local {
     live: RefCell<arc_swap::Cache<ServerHandle, Arc<Live>>>,
     recorder: RefCell<Recorder>,
     log: RefCell<Option<LogWriter>>,
-    connections: RefCell<Slab<(TcpStream, Rc<Cell<bool>>)>>,
+    connections: RefCell<Slab<(Transport, Rc<Cell<bool>>)>>,
     stopping: Cell<bool>,
     accepting: RefCell<Option<Waker>>,
     limits: Limits,
@@ -333,6 +334,7 @@ async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener) {
                     break;
                 }
                 let idle = Rc::new(Cell::new(true));
+                let stream = Transport::from(stream);
                 let key = local.enter(stream.clone(), idle.clone());
                 base_runtime::spawn(connection::drive(local.clone(), stream, peer, idle, key)).detach();
             }
@@ -405,7 +407,7 @@ impl Local {
     }
 
     /// Books a connection that was counted; the key gives it back.
-    pub fn enter(&self, stream: TcpStream, idle: Rc<Cell<bool>>) -> usize {
+    pub fn enter(&self, stream: Transport, idle: Rc<Cell<bool>>) -> usize {
         self.connections.borrow_mut().insert((stream, idle))
     }
 

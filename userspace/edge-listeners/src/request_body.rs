@@ -1,8 +1,8 @@
 //! A request body as it comes from the client.
 
 use base_runtime::Buf;
-use base_runtime::net::TcpStream;
 use base_runtime::time::Deadline;
+use base_tls::Transport;
 use edge_pipeline::body::unframe;
 use edge_pipeline::{BodyError, BodyStream};
 use proto_http::Headers;
@@ -17,7 +17,7 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// What is left of a body, shared by the stream that filters read and the connection that must know where the next
 /// request begins.
 pub struct Arrival {
-    stream: TcpStream,
+    stream: Transport,
     decoder: BodyDecoder,
     pending: Option<Buf>,
     /// The client waits for 100 before it sends.
@@ -40,7 +40,7 @@ impl Arrival {
     /// `pending` are bytes that came with the head; `limit` bounds the body, `None` = no bound; `patience` is the longest
     /// time without a byte.
     pub fn new(
-        stream: TcpStream,
+        stream: Transport,
         decoder: BodyDecoder,
         pending: Option<Buf>,
         expects_continue: bool,

@@ -1,8 +1,9 @@
 //! Writing an answer to the client: head and first piece in one buffer, the rest as it comes.
 
 use base_runtime::Buf;
-use base_runtime::net::{StreamState, TcpStream};
+use base_runtime::net::StreamState;
 use base_runtime::time::Deadline;
+use base_tls::Transport;
 use edge_pipeline::Body;
 use edge_upstream::attempt::{send_bytes, send_chunk, send_last_chunk};
 use proto_http::date::ImfDate;
@@ -63,7 +64,7 @@ fn announced(response: &Response) -> Framing {
 
 /// Sends the answer; says how it ended and how many bytes it took.
 pub async fn send(
-    stream: &TcpStream,
+    stream: &Transport,
     response: &Response,
     mut body: Body,
     framing: Framing,
@@ -71,8 +72,8 @@ pub async fn send(
     deadline: &Deadline,
     patience: Duration,
 ) -> (Sent, u64) {
-    let before = stream.bytes_sent() + stream.send_queue_len() as u64;
-    let total = |stream: &TcpStream| (stream.bytes_sent() + stream.send_queue_len() as u64).saturating_sub(before);
+    let before = stream.bytes_said();
+    let total = |stream: &Transport| stream.bytes_said().saturating_sub(before);
     let mut chunked = framing == Framing::Chunked;
     if manner.head_request || framing == Framing::Empty {
         body = Body::Empty;
@@ -144,14 +145,14 @@ pub async fn send(
 
 /// Waits until the next request may be read: a client that asks on without reading its answers must not fill our memory.
 /// Before the connection is closed everything must be with the kernel, which no longer waits for it afterwards.
-async fn settle(stream: &TcpStream, manner: Manner, deadline: &Deadline, patience: Duration) -> Sent {
+async fn settle(stream: &Transport, manner: Manner, deadline: &Deadline, patience: Duration) -> Sent {
     let most =
         if manner.keep_alive || manner.upgrade || stream.send_queue_len() <= SMALL { SEND_HIGH_WATER } else { 0 };
     room(stream, most, deadline, patience).await
 }
 
 /// Waits until no more than `most` bytes are queued, as long as the client takes some now and then.
-async fn room(stream: &TcpStream, most: usize, deadline: &Deadline, patience: Duration) -> Sent {
+async fn room(stream: &Transport, most: usize, deadline: &Deadline, patience: Duration) -> Sent {
     loop {
         let taken = stream.bytes_sent();
         deadline.set(base_runtime::now() + patience);
@@ -171,7 +172,7 @@ async fn room(stream: &TcpStream, most: usize, deadline: &Deadline, patience: Du
 }
 
 /// The peer has gone: nothing it sent is left to read and nothing will come.
-pub fn is_closed(stream: &TcpStream) -> bool {
+pub fn is_closed(stream: &Transport) -> bool {
     matches!(stream.peek_state(), StreamState::Eof | StreamState::Error(_))
 }
 
@@ -197,7 +198,7 @@ fn with_head(response: &Response, framing: Framing, manner: Manner, use_it: impl
 }
 
 /// The head goes in front of the first piece, into the room that the backend's own head left.
-fn send_first(stream: &TcpStream, head: &[u8], piece: Option<Buf>, chunked: bool) {
+fn send_first(stream: &Transport, head: &[u8], piece: Option<Buf>, chunked: bool) {
     let Some(mut piece) = piece else { return send_bytes(stream, &[head]) };
     if chunked {
         let prefix = h1::chunk_prefix(piece.len());

@@ -2,7 +2,8 @@
 
 use crate::body::Body;
 use crate::filter::Outcome;
-use base_runtime::net::TcpStream;
+use crate::interim::Interim;
+use base_tls::Transport;
 use proto_http::{Request, Response};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -102,7 +103,9 @@ pub struct Exchange {
     /// The client offers to go on in another protocol (`Upgrade`).
     pub upgrade_offered: bool,
     /// A backend connection that switched protocols with status 101: to be joined with the client's.
-    pub upgraded: Option<TcpStream>,
+    pub upgraded: Option<Transport>,
+    /// Interim answers of backends, for the listener to send on.
+    pub interim: Interim,
     /// The client has gone; the response, if any, reaches nobody.
     pub client_gone: bool,
     /// Bytes of request bodies are counted here as they are read from the client.
@@ -124,6 +127,7 @@ impl Default for Exchange {
             data: BTreeMap::new(),
             upgrade_offered: false,
             upgraded: None,
+            interim: Interim::default(),
             client_gone: false,
             request_bytes: 0,
         }
@@ -147,6 +151,7 @@ impl Exchange {
         self.data.clear();
         self.upgrade_offered = false;
         self.upgraded = None;
+        self.interim.clear();
         self.client_gone = false;
         self.request_bytes = 0;
     }

@@ -1,18 +1,20 @@
 //! What a request goes through between router and client: an [`Exchange`] walks the nodes of a [`Pipeline`].
 //!
-//! Reading order: [`body`] (bytes on their way), [`exchange`] (one request and what became of it), [`filter`] (what a
-//! station is and how it is built), [`pipeline`] (the flow with its jumps), [`template`] (Go's templates, for
+//! Reading order: [`body`] (bytes on their way), [`exchange`] (one request and what became of it), [`interim`] (what
+//! precedes an answer), [`filter`] (what a station is and how it is built), [`pipeline`] (the flow with its jumps), [`template`] (Go's templates, for
 //! the filters that build messages).
 #![forbid(unsafe_code)]
 
 pub mod body;
 pub mod exchange;
 pub mod filter;
+pub mod interim;
 pub mod pipeline;
 pub mod template;
 
 pub use body::{Body, BodyError, BodyStream};
 pub use exchange::{Client, Exchange, Space, Tags};
 pub use filter::{BuildError, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};
+pub use interim::Interim;
 pub use pipeline::{Around, Pipeline};
 pub use template::Template;

@@ -4,6 +4,7 @@ use crate::endpoint::Server;
 use crate::pool;
 use base_runtime::Buf;
 use base_runtime::net::TcpStream;
+use base_tls::Transport;
 use edge_pipeline::body::unframe;
 use edge_pipeline::{Body, BodyError, BodyStream};
 use proto_http::h1::{self, BodyDecoder, Framing, RequestOptions};
@@ -40,7 +41,7 @@ pub struct Answer {
     pub response: Response,
     pub body: Body,
     /// Status 101: the connection now speaks something else.
-    pub upgraded: Option<TcpStream>,
+    pub upgraded: Option<Transport>,
     /// The request went over a connection that had served before.
     pub reused: bool,
 }
@@ -91,10 +92,10 @@ impl Attempt<'_> {
             Ok(connected) => connected.map_err(AttemptError::Connect)?,
             Err(_) => return Err(AttemptError::Connect(io::ErrorKind::TimedOut.into())),
         };
-        self.over(stream, false, body).await
+        self.over(stream.into(), false, body).await
     }
 
-    async fn over(&self, stream: TcpStream, reused: bool, body: &mut Body) -> Result<Answer, AttemptError> {
+    async fn over(&self, stream: Transport, reused: bool, body: &mut Body) -> Result<Answer, AttemptError> {
         let framing = match body.length() {
             Some(0) if matches!(body, Body::Stream(_)) => Framing::Length(0),
             // A method that usually carries a body says that it has none; others stay without framing.
@@ -202,7 +203,7 @@ impl Attempt<'_> {
     }
 
     /// Puts the head, and as much of a body in memory as fits, into one buffer.
-    fn send_head(&self, stream: &TcpStream, framing: Framing, body: &[u8]) {
+    fn send_head(&self, stream: &Transport, framing: Framing, body: &[u8]) {
         thread_local! {
             static HEAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
@@ -216,7 +217,7 @@ impl Attempt<'_> {
 }
 
 /// Copies pieces into buffers and sends them.
-pub fn send_bytes(stream: &TcpStream, pieces: &[&[u8]]) {
+pub fn send_bytes(stream: &Transport, pieces: &[&[u8]]) {
     let mut buffer = Buf::alloc();
     for piece in pieces {
         let mut rest = *piece;
@@ -235,7 +236,7 @@ pub fn send_bytes(stream: &TcpStream, pieces: &[&[u8]]) {
 }
 
 /// Frames a piece of a chunked body and sends it; the frame goes into the buffer's own room when it has any.
-pub fn send_chunk(stream: &TcpStream, mut piece: Buf) {
+pub fn send_chunk(stream: &Transport, mut piece: Buf) {
     let prefix = h1::chunk_prefix(piece.len());
     if !piece.prepend(prefix.as_ref()) {
         send_bytes(stream, &[prefix.as_ref()]);
@@ -251,7 +252,7 @@ pub fn send_chunk(stream: &TcpStream, mut piece: Buf) {
 }
 
 /// The end of a chunked body, with its trailers.
-pub fn send_last_chunk(stream: &TcpStream, trailers: Option<&Headers>) {
+pub fn send_last_chunk(stream: &Transport, trailers: Option<&Headers>) {
     match trailers.filter(|t| !t.is_empty()) {
         None => send_bytes(stream, &[h1::LAST_CHUNK]),
         Some(trailers) => {
@@ -270,7 +271,7 @@ struct Upload {
 
 impl Upload {
     /// Ready when the body is sent to its end.
-    fn poll(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), AttemptError>> {
+    fn poll(&mut self, stream: &Transport, cx: &mut Context<'_>) -> Poll<Result<(), AttemptError>> {
         loop {
             // A backend that closed its reading side may still answer; what it has to say comes from the read.
             match stream.poll_send_ready(cx, SEND_HIGH_WATER) {
@@ -295,7 +296,7 @@ impl Upload {
 
 /// A connection that is busy with an answer. Dropped before the end, it is closed.
 struct Connection {
-    stream: TcpStream,
+    stream: Transport,
     endpoint: u32,
     /// `Some(most idle)` when it may serve again.
     keep: Option<usize>,

@@ -4,7 +4,7 @@
 //! that closes or speaks while idle is noticed before its connection is used again.
 
 use crate::endpoint::Endpoint;
-use base_runtime::net::TcpStream;
+use base_tls::Transport;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -17,7 +17,7 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 struct Idle {
-    stream: TcpStream,
+    stream: Transport,
     since: Instant,
 }
 
@@ -45,7 +45,7 @@ thread_local! {
 }
 
 /// A usable idle connection to `endpoint`, if this worker has one.
-pub fn take(endpoint: &Endpoint) -> Option<TcpStream> {
+pub fn take(endpoint: &Endpoint) -> Option<Transport> {
     POOLS.with_borrow_mut(|pools| {
         let idle = pools.get_mut(&endpoint.id)?;
         while let Some(candidate) = idle.pop() {
@@ -58,7 +58,7 @@ pub fn take(endpoint: &Endpoint) -> Option<TcpStream> {
 }
 
 /// Keeps a connection whose last response was read to its end. Beyond `most` per worker and endpoint it is closed.
-pub fn put(endpoint_id: u32, stream: TcpStream, most: usize) {
+pub fn put(endpoint_id: u32, stream: Transport, most: usize) {
     if stream.is_closed_or_dirty() {
         return;
     }
