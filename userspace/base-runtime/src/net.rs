@@ -488,6 +488,15 @@ impl TcpStream {
         self.socket.bytes_sent.get()
     }
 
+    /// Bytes the kernel has taken that the peer has not acknowledged. The kernel takes much and reports room in large steps; this
+    /// tells a peer that reads slowly from one that does not read. A system call: ask when a deadline passes, not per send.
+    pub fn unacknowledged(&self) -> usize {
+        let mut queued: libc::c_int = 0;
+        // SAFETY: TIOCOUTQ (SIOCOUTQ on sockets) writes one int into a variable that lives through the call.
+        let result = unsafe { libc::ioctl(self.socket.fd.get(), libc::TIOCOUTQ, &raw mut queued) };
+        if result < 0 { 0 } else { usize::try_from(queued).unwrap_or(0) }
+    }
+
     /// Ends the sending direction once everything queued is sent; nothing can be queued after it.
     pub fn shutdown_write(&self) {
         context::with(|cx| socket::shutdown_write(cx, &self.socket));
