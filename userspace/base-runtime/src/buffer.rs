@@ -31,12 +31,12 @@ impl Buf {
         Buf::from_block(block)
     }
 
-    /// As [`Buf::alloc`], but `None` (and counted) once the pool's ceiling is reached.
+    /// As [`Buf::alloc`], but `None` (and counted) once the pool's ceiling is reached or the machine has no memory.
     #[inline]
     pub fn try_alloc() -> Option<Buf> {
         match context::try_with(|cx| cx.pool.try_take(&cx.shared.counters)) {
             Some(taken) => taken.map(Buf::from_block),
-            None => Some(Buf::from_block(new_block())),
+            None => try_new_block().map(Buf::from_block),
         }
     }
 
@@ -221,11 +221,19 @@ pub(crate) struct Pool {
     ceiling: usize,
     /// Free buffers kept for later; more are given back to the allocator.
     keep: usize,
+    /// Fewest free buffers since the last `trim`: so many were not needed.
+    unneeded: Cell<usize>,
 }
 
 impl Pool {
     pub fn new(ceiling: usize, keep: usize) -> Pool {
-        Pool { free: RefCell::new(Vec::with_capacity(64)), allocated: Cell::new(0), ceiling, keep }
+        Pool {
+            free: RefCell::new(Vec::with_capacity(64)),
+            allocated: Cell::new(0),
+            ceiling,
+            keep,
+            unneeded: Cell::new(0),
+        }
     }
 
     #[inline]
@@ -234,7 +242,7 @@ impl Pool {
             Some(block) => block,
             None => {
                 counters.buffers_exhausted.add(1);
-                self.grow(counters)
+                self.add(new_block(), counters)
             }
         }
     }
@@ -251,12 +259,16 @@ impl Pool {
     /// A buffer if the ceiling allows, without counting a refusal.
     #[inline]
     pub fn take_within(&self, counters: &Counters) -> Option<NonNull<u8>> {
-        let recycled = self.free.borrow_mut().pop();
-        if recycled.is_some() {
+        let mut free = self.free.borrow_mut();
+        if let Some(recycled) = free.pop() {
+            if free.len() < self.unneeded.get() {
+                self.unneeded.set(free.len());
+            }
             counters.buffers_in_use.add(1);
-            return recycled;
+            return Some(recycled);
         }
-        (self.allocated.get() < self.ceiling).then(|| self.grow(counters))
+        drop(free);
+        self.grow(counters)
     }
 
     /// A buffer could be taken within the ceiling.
@@ -268,12 +280,19 @@ impl Pool {
         self.take_within(counters).map(Buf::from_block)
     }
 
+    /// A new buffer if the ceiling and the machine's memory allow.
     #[cold]
-    fn grow(&self, counters: &Counters) -> NonNull<u8> {
-        let block = new_block();
+    fn grow(&self, counters: &Counters) -> Option<NonNull<u8>> {
+        let block = if self.allocated.get() < self.ceiling { try_new_block() } else { None };
+        block.map(|block| self.add(block, counters))
+    }
+
+    fn add(&self, block: NonNull<u8>, counters: &Counters) -> NonNull<u8> {
         self.allocated.set(self.allocated.get() + 1);
         counters.buffers_total.set(self.allocated.get() as u64);
         counters.buffers_in_use.add(1);
+        // A turn that takes many new ones must not outgrow the ceiling unseen.
+        context::try_with(|cx| cx.shared.ledger.tell(&cx.shared));
         block
     }
 
@@ -292,6 +311,30 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// More free buffers are kept than the least that always are.
+    pub fn has_surplus(&self) -> bool {
+        self.free.borrow().len() > FREE_ALWAYS
+    }
+
+    /// Gives back half of the free buffers that were not needed since the last time, the longest unused first. So what a burst left
+    /// behind is gone some seconds after it.
+    pub fn trim(&self, counters: &Counters) {
+        let mut free = self.free.borrow_mut();
+        let unneeded = self.unneeded.replace(free.len()).min(free.len().saturating_sub(FREE_ALWAYS));
+        if unneeded == 0 {
+            return;
+        }
+        let spent = (unneeded / 2).max(unneeded.min(FREE_ALWAYS));
+        for block in free.drain(..spent) {
+            free_block(block);
+        }
+        self.unneeded.set(free.len());
+        self.allocated.set(self.allocated.get() - spent);
+        counters.buffers_total.set(self.allocated.get() as u64);
+    }
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
         for block in self.free.borrow_mut().drain(..) {
@@ -305,10 +348,17 @@ const BLOCK: Layout = match Layout::from_size_align(Buf::CAPACITY, 64) {
     Err(_) => panic!("64 is a power of two"),
 };
 
-/// Zeroed, so that the spare room may be given out as a plain slice.
+/// Free buffers that are never given back: 512 KiB.
+const FREE_ALWAYS: usize = 16;
+
 fn new_block() -> NonNull<u8> {
+    try_new_block().unwrap_or_else(|| alloc::handle_alloc_error(BLOCK))
+}
+
+/// Zeroed, so that the spare room may be given out as a plain slice.
+fn try_new_block() -> Option<NonNull<u8>> {
     // SAFETY: the layout has a non-zero size.
-    NonNull::new(unsafe { alloc::alloc_zeroed(BLOCK) }).unwrap_or_else(|| alloc::handle_alloc_error(BLOCK))
+    NonNull::new(unsafe { alloc::alloc_zeroed(BLOCK) })
 }
 
 fn free_block(block: NonNull<u8>) {

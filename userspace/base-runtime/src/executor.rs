@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::task::{Context as TaskContext, Poll, RawWaker, RawWakerVTable, Waker};
 
 use crate::context;
+use crate::memory::Kind;
 use crate::runtime::Shared;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,7 +103,14 @@ impl Executor {
         let id = TaskId { index, generation: slots.entries[index as usize].generation };
         let cell = Box::new(TaskCell {
             header: Header {
-                vtable: const { &TaskVTable { poll: poll_task::<F>, drop_future: drop_future::<F>, free: free_task::<F> } },
+                vtable: const {
+                    &TaskVTable {
+                        poll: poll_task::<F>,
+                        drop_future: drop_future::<F>,
+                        free: free_task::<F>,
+                        size: size_of::<TaskCell<F>>(),
+                    }
+                },
                 references: AtomicUsize::new(1),
                 queued_remotely: AtomicBool::new(false),
                 queued: Cell::new(true),
@@ -114,6 +122,7 @@ impl Executor {
         slots.entries[index as usize].task = Some(NonNull::from(Box::leak(cell)).cast());
         drop(slots);
         shared.counters.tasks.add(1);
+        shared.ledger.book(Kind::Tasks, (size_of::<TaskCell<F>>() + size_of::<Slot>()) as u64, shared);
         self.ready.borrow_mut().push_back(id);
         Task { id, not_send: PhantomData }
     }
@@ -205,6 +214,9 @@ impl Executor {
         slots.free.push(id.index);
         drop(slots);
         shared.counters.tasks.sub(1);
+        // SAFETY: the slab's reference, which this function now holds, keeps the task alive.
+        let size = unsafe { task.as_ref() }.vtable.size + size_of::<Slot>();
+        shared.ledger.book(Kind::Tasks, 0u64.wrapping_sub(size as u64), shared);
         // SAFETY: the task just left the slab, so this happens once, on its thread, with nobody polling it.
         let dropped = catch_unwind(AssertUnwindSafe(|| unsafe { (task.as_ref().vtable.drop_future)(task) }));
         if let Err(panic) = dropped {
@@ -277,6 +289,8 @@ struct TaskVTable {
     poll: unsafe fn(NonNull<Header>, &mut TaskContext<'_>) -> Poll<()>,
     drop_future: unsafe fn(NonNull<Header>),
     free: unsafe fn(NonNull<Header>),
+    /// Bytes of the whole cell.
+    size: usize,
 }
 
 /// # Safety

@@ -8,7 +8,7 @@
 //! kernel and wait for something to happen, read the clock, fire timers, take in what other threads sent.
 //!
 //! Reading order: [`runtime`] (threads, the loop), `executor` (tasks and wakers), [`buffer`], [`time`], [`net`] (what sockets
-//! promise), `driver` (how each kernel interface keeps the promise), [`channel`].
+//! promise), `driver` (how each kernel interface keeps the promise), [`memory`] (who holds how much), [`channel`].
 
 pub mod affinity;
 pub mod buffer;
@@ -16,6 +16,7 @@ pub mod channel;
 mod context;
 mod driver;
 mod executor;
+pub mod memory;
 pub mod net;
 pub mod runtime;
 mod stats;

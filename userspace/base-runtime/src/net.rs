@@ -177,7 +177,7 @@ impl TcpListener {
     fn activate(&self, cx: &Context) -> io::Result<Rc<Socket>> {
         let home = self.home.get_or_init(|| {
             set_nonblocking(self.fd, cx.driver.kind() == IoKind::Epoll);
-            let socket = cx.sockets.insert(Socket::new(self.fd, Some(Box::default())));
+            let socket = cx.sockets.insert(Socket::new(self.fd, Some(Box::default())), &cx.shared);
             Home { worker: cx.shared.clone(), key: socket.key.get() }
         });
         let socket = if Arc::ptr_eq(&home.worker, &cx.shared) { cx.sockets.find(home.key) } else { None };
@@ -256,7 +256,7 @@ impl TcpStream {
         let flags = if cx.driver.kind() == IoKind::Epoll { libc::SOCK_NONBLOCK } else { 0 };
         let fd = new_socket(address, flags)?;
         set_option(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-        let socket = cx.sockets.insert(Socket::new(fd.into_raw_fd(), None));
+        let socket = cx.sockets.insert(Socket::new(fd.into_raw_fd(), None), &cx.shared);
         socket.connecting.set(Connecting::Pending);
         // From here on dropping the stream cleans up.
         let stream = TcpStream { socket };
@@ -309,7 +309,7 @@ impl TcpStream {
 
     /// Puts a connected descriptor into the worker's table; it is closed if that fails.
     fn adopt(cx: &Context, fd: RawFd) -> io::Result<TcpStream> {
-        let socket = cx.sockets.insert(Socket::new(fd, None));
+        let socket = cx.sockets.insert(Socket::new(fd, None), &cx.shared);
         cx.shared.counters.connections_open.add(1);
         let stream = TcpStream { socket };
         cx.driver.adopt(cx, &stream.socket)?;
@@ -481,6 +481,12 @@ impl TcpStream {
     /// of the loop, which may be long after it went out; `flush` waits for the report.
     pub fn send_queue_len(&self) -> usize {
         self.socket.tx_bytes.get()
+    }
+
+    /// Bytes of memory this connection takes here: its fixed part and the buffers in both queues at their full size. What the
+    /// kernel holds for it is not among them.
+    pub fn memory(&self) -> usize {
+        socket::SOCKET_BYTES + self.socket.rx.borrow().memory() + self.socket.tx.borrow().memory()
     }
 
     /// Bytes the kernel has reported as taken.

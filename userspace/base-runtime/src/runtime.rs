@@ -16,6 +16,7 @@ use crate::buffer::Pool;
 use crate::context::{self, Context};
 use crate::driver::{AnyDriver, Driver, IoKind, IoMode, Wait, probe_uring};
 use crate::executor::{Executor, Task, WokenTask};
+use crate::memory::{self, Ledger};
 use crate::net::socket::{Key, Sockets};
 use crate::stats::{Counters, WorkerStats};
 use crate::time::Timers;
@@ -34,7 +35,7 @@ pub struct Config {
     /// Most buffers of 32 KiB a worker gives out before `Buf::try_alloc` refuses and receiving pauses. Default 16,384 (512 MiB);
     /// memory is taken only as it is used.
     pub buffers_max: usize,
-    /// Free buffers a worker keeps for later. Default 512 (16 MiB).
+    /// Free buffers a worker keeps for later, at most; those not needed for some seconds go sooner. Default 512 (16 MiB).
     pub buffers_kept: usize,
     /// Buffers that stand ready for the kernel to receive into (io_uring only), a power of two up to 32,768. Default 128.
     pub recv_ring_entries: u16,
@@ -258,6 +259,7 @@ pub(crate) struct Shared {
     pub index: usize,
     pub cpu: usize,
     pub counters: Counters,
+    pub ledger: Ledger,
     pub wakeup: OwnedFd,
     started: Instant,
     /// 0 before the thread runs and after it ended.
@@ -293,6 +295,7 @@ impl Shared {
             index,
             cpu,
             counters: Counters::default(),
+            ledger: Ledger::default(),
             // SAFETY: the descriptor was just made and nobody else has it.
             wakeup: unsafe { OwnedFd::from_raw_fd(fd) },
             started: Instant::now(),
@@ -351,6 +354,9 @@ impl Shared {
     }
 }
 
+/// How often a worker looks for free buffers it does not need.
+const TRIM_EVERY: Duration = Duration::from_secs(1);
+
 /// Bounds the parts of a worker consult.
 pub(crate) struct Limits {
     pub recv_queue_max: usize,
@@ -392,12 +398,14 @@ fn run_worker(shared: Arc<Shared>, config: Config, io: IoKind, started: mpsc::Se
             started.send(Err(StartError::Worker { index: cx.shared.index, what: "start its driver", source: error }));
         return;
     }
+    memory::open(&cx.shared);
     let _ = started.send(Ok(()));
     drop(started);
     drive(&cx, config.task_budget.max(1));
     wind_down(&cx);
     drop(entered);
     let shared = &cx.shared;
+    memory::close(shared);
     if let Some(busy) = thread_cpu_time(shared.thread_id.swap(0, Ordering::Relaxed)) {
         shared.counters.busy_ns.set(busy.as_nanos() as u64);
         shared.counters.idle_ns.set(shared.started.elapsed().saturating_sub(busy).as_nanos() as u64);
@@ -421,6 +429,7 @@ fn thread_cpu_time(thread_id: i32) -> Option<Duration> {
 fn drive(cx: &Context, task_budget: usize) {
     let counters = &cx.shared.counters;
     let mut inbox = Inbox::default();
+    let mut trim_at = cx.now.get() + TRIM_EVERY;
     while !cx.shared.stopping.load(Ordering::Relaxed) {
         cx.executor.run(&cx.shared, task_budget);
         start_sends(cx);
@@ -429,9 +438,17 @@ fn drive(cx: &Context, task_budget: usize) {
         let idle = !cx.executor.has_ready() && cx.driver.may_sleep(cx);
         let asleep = idle && cx.shared.fall_asleep();
         let wait = match asleep {
-            // The turn may have been long, so the time to the next timer is counted from a fresh clock.
-            true => Wait::Upto(cx.timers.next_after(Instant::now)),
-            false => Wait::Not,
+            true => {
+                cx.shared.ledger.tell_exactly(&cx.shared);
+                // The turn may have been long, so the time to the next timer is counted from a fresh clock.
+                let next = cx.timers.next_after(Instant::now);
+                let trim = cx.pool.has_surplus().then_some(TRIM_EVERY);
+                Wait::Upto(next.into_iter().chain(trim).min())
+            }
+            false => {
+                cx.shared.ledger.tell(&cx.shared);
+                Wait::Not
+            }
         };
         cx.driver.turn(cx, wait);
 
@@ -439,6 +456,10 @@ fn drive(cx: &Context, task_budget: usize) {
         counters.turns.add(1);
         counters.wakeups.add(u64::from(asleep));
         cx.timers.advance(cx);
+        if cx.now.get() >= trim_at {
+            trim_at = cx.now.get() + TRIM_EVERY;
+            cx.pool.trim(counters);
+        }
         if cx.shared.wake_up() {
             take_inbox(cx, &mut inbox);
         }

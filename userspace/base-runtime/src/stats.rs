@@ -75,6 +75,8 @@ counters! {
     panics,
     /// Buffers out of the pool now; the slots of the receive ring are among them.
     buffers_in_use,
+    /// Buffers in the receive ring, for the kernel to receive into (io_uring only).
+    buffers_ready,
     /// Buffers the pool has allocated.
     buffers_total,
     /// Buffers refused, or handed out beyond the ceiling.

@@ -517,6 +517,7 @@ impl Driver for Uring {
         };
         if empty {
             self.buffers.release(&self.ring);
+            cx.shared.counters.buffers_ready.set(0);
         } else {
             // The kernel may still write to, or read from, these buffers: memory is lost rather than corrupted.
             let left = cx.sockets.all();
@@ -585,7 +586,10 @@ impl RecvRing {
                 self.append(id, &fresh);
                 *slot = Some(fresh);
             }
-            None => self.missing.borrow_mut().push(id),
+            None => {
+                cx.shared.counters.buffers_ready.sub(1);
+                self.missing.borrow_mut().push(id);
+            }
         }
         filled
     }
@@ -619,6 +623,7 @@ impl RecvRing {
         while let Some(&id) = missing.last() {
             let Some(buf) = cx.pool.take_buf(&cx.shared.counters) else { break };
             missing.pop();
+            cx.shared.counters.buffers_ready.add(1);
             self.append(id, &buf);
             self.slots.borrow_mut()[usize::from(id)] = Some(buf);
         }

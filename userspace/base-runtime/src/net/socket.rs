@@ -14,6 +14,8 @@ use crate::Buf;
 use crate::context::Context;
 use crate::driver::Driver;
 use crate::executor::WakerCell;
+use crate::memory::Kind;
+use crate::runtime::Shared;
 use crate::time::{Action, far_add};
 
 /// A slot of the table and which of its successive uses is meant.
@@ -62,7 +64,8 @@ impl Sockets {
         Sockets { table: RefCell::default() }
     }
 
-    pub fn insert(&self, socket: Socket) -> Rc<Socket> {
+    pub fn insert(&self, socket: Socket, shared: &Shared) -> Rc<Socket> {
+        shared.ledger.book(Kind::Connections, SOCKET_BYTES as u64, shared);
         let mut table = self.table.borrow_mut();
         let index = table.free.pop().unwrap_or_else(|| {
             table.slots.push((0, None));
@@ -83,7 +86,7 @@ impl Sockets {
         }
     }
 
-    fn remove(&self, key: Key) {
+    fn remove(&self, key: Key, shared: &Shared) {
         let mut table = self.table.borrow_mut();
         let Some(slot) = table.slots.get_mut(key.index() as usize).filter(|slot| slot.0 == key.generation()) else {
             return;
@@ -92,6 +95,7 @@ impl Sockets {
         if removed.is_some() {
             slot.0 = Key::new(0, slot.0.wrapping_add(1)).generation();
             table.free.push(key.index());
+            shared.ledger.book(Kind::Connections, 0u64.wrapping_sub(SOCKET_BYTES as u64), shared);
         }
         drop(table);
         drop(removed);
@@ -247,7 +251,7 @@ pub(crate) fn end_op(cx: &Context, socket: &Socket) {
 
 pub(crate) fn release_if_done(cx: &Context, socket: &Socket) {
     if socket.life.get() == Life::Closed && socket.ops.get() == 0 {
-        cx.sockets.remove(socket.key.get());
+        cx.sockets.remove(socket.key.get(), &cx.shared);
     }
 }
 
@@ -529,10 +533,19 @@ impl Queue {
     pub fn bytes(&self) -> usize {
         self.iter().map(|buf| buf.len()).sum()
     }
+
+    /// Bytes of memory it takes besides itself.
+    pub fn memory(&self) -> usize {
+        let list = self.rest.as_ref().map_or(0, |rest| size_of::<VecDeque<Buf>>() + rest.capacity() * size_of::<Buf>());
+        self.len() * Buf::CAPACITY + list
+    }
 }
 
 pub(crate) const NO_MARK: usize = usize::MAX;
 const NO_TIMER: u32 = u32::MAX;
+/// A socket with its reference counts and its slot in the table.
+pub(crate) const SOCKET_BYTES: usize =
+    size_of::<Socket>() + 2 * size_of::<usize>() + size_of::<(u32, Option<Rc<Socket>>)>();
 
 /// What an idle connection costs besides its task; DESIGN allows 600 bytes for all of it.
 const _: () = assert!(size_of::<Socket>() <= 224, "a socket has grown");
