@@ -53,6 +53,16 @@ pub struct HttpServerSpec {
     pub keep_alive: bool,
     /// How long a connection may idle between requests. Default 60s, 0s waits for ever.
     pub keep_alive_timeout: GoDuration,
+    /// How long a request's head may take from its first byte to its last, and a fresh connection to begin one. Beyond it
+    /// 408. Default 30s, more than 0s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_timeout: Option<GoDuration>,
+    /// How long a request's body may go without a byte. Beyond it 408. Default 60s, more than 0s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_timeout: Option<GoDuration>,
+    /// How long a client may take no byte of its answer. Beyond it the connection is cut off. Default 60s, more than 0s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send_timeout: Option<GoDuration>,
     /// Connections at a time, 1 or more. Further ones wait in the accept queue, none is refused. Default 10240; changes live.
     #[schemars(range(min = 1))]
     pub max_connections: u32,
@@ -98,6 +108,9 @@ impl Default for HttpServerSpec {
             ca_cert_base64: String::new(),
             keep_alive: true,
             keep_alive_timeout: GoDuration::from_secs(60),
+            head_timeout: None,
+            body_timeout: None,
+            send_timeout: None,
             max_connections: 10_240,
             cache_size: 0,
             client_max_body_size: 0,
@@ -322,6 +335,14 @@ impl HttpServerSpec {
         {
             let problem = Problem::new(at(path, name), "TLS is not served by this version yet").value(&true.into());
             findings.problem(problem.accepted("false").advice("terminate TLS in front of it for now"));
+        }
+        for (name, timeout) in
+            [("headTimeout", self.head_timeout), ("bodyTimeout", self.body_timeout), ("sendTimeout", self.send_timeout)]
+        {
+            if let Some(timeout) = timeout.filter(|t| t.duration().is_zero()) {
+                let problem = Problem::new(at(path, name), "would cut every client off").text(&timeout.to_string());
+                findings.problem(problem.accepted("more than 0s").advice("leave it out for the default"));
+            }
         }
         if self.max_connections == 0 {
             findings.problem(
@@ -606,6 +627,14 @@ mod tests {
             &[],
         );
         check("{port: 1, maxConnections: 0}", &["maxConnections = 0: out of range; accepted: 1 to 4294967295"], &[]);
+        check(
+            "{port: 1, headTimeout: 0s, bodyTimeout: 1ms, sendTimeout: -5s}",
+            &[
+                "headTimeout = \"0s\": would cut every client off; accepted: more than 0s; leave it out for the default",
+                "sendTimeout = \"-5s\": would cut every client off; accepted: more than 0s; leave it out for the default",
+            ],
+            &[],
+        );
         check(
             "{port: 1, trustedProxies: [10.0.0.0/33]}",
             &[

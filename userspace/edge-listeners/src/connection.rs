@@ -43,7 +43,10 @@ pub async fn drive(local: Rc<Local>, stream: Transport, peer: SocketAddr, idle: 
     let mut first = true;
     loop {
         // A fresh connection gets the time of a head to begin; a kept one its idle time.
-        deadline.set(base_runtime::now() + if first { local.timeouts().head } else { local.idle_timeout() });
+        match if first { Some(local.timeouts().head) } else { local.idle_timeout() } {
+            Some(after) => deadline.set_after(after),
+            None => deadline.clear(),
+        }
         let Some(bytes) = receive(&stream, &deadline).await else {
             if first && !is_closed(&stream) && !local.is_stopping() {
                 local.limit("first_byte_timeout");

@@ -9,8 +9,8 @@ use crate::connection;
 use crate::router::Router;
 use crate::traffic::{AroundSlot, Shared};
 use arc_swap::ArcSwap;
-use base_model::HttpServerSpec;
 use base_model::ip_filter::CidrSet;
+use base_model::{GoDuration, HttpServerSpec};
 use base_runtime::net::{ListenOptions, StreamState, TcpListener};
 use base_telemetry::access_log::{self, LogWriter};
 use base_telemetry::server::{self, Recorder, Sample, ServerStats};
@@ -40,7 +40,9 @@ const FULL_PAUSE: Duration = Duration::from_millis(20);
 pub struct Live {
     pub router: Router,
     pub keep_alive: bool,
-    pub idle_timeout: Duration,
+    /// Between two requests; `None` waits for ever.
+    pub idle_timeout: Option<Duration>,
+    pub timeouts: Timeouts,
     pub max_connections: usize,
     /// `clientMaxBodySize` as written.
     pub max_body: i64,
@@ -56,7 +58,8 @@ impl Live {
         Ok(Live {
             router: Router::new(name, spec, &|pipeline| shared.slot(pipeline))?,
             keep_alive: spec.keep_alive,
-            idle_timeout: spec.keep_alive_timeout.into(),
+            idle_timeout: Some(spec.keep_alive_timeout.duration()).filter(|t| !t.is_zero()),
+            timeouts: timeouts(spec, shared.timeouts()),
             max_connections: spec.max_connections as usize,
             max_body: spec.client_max_body_size,
             x_forwarded_for: spec.x_forwarded_for,
@@ -64,6 +67,17 @@ impl Live {
             around: (!spec.global_filter.is_empty()).then(|| shared.around(&spec.global_filter)),
             access_log: access_log::Format::parse(&spec.access_log_format).map_err(|e| e.to_string())?,
         })
+    }
+}
+
+/// The document's where it has any, else the usual ones.
+fn timeouts(spec: &HttpServerSpec, usual: &Timeouts) -> Timeouts {
+    let given = |own: Option<GoDuration>, usual| own.map_or(usual, GoDuration::duration);
+    Timeouts {
+        head: given(spec.head_timeout, usual.head),
+        body: given(spec.body_timeout, usual.body),
+        send: given(spec.send_timeout, usual.send),
+        ..*usual
     }
 }
 
@@ -352,7 +366,7 @@ impl Local {
         self.live.borrow_mut().load().clone()
     }
 
-    pub fn idle_timeout(&self) -> Duration {
+    pub fn idle_timeout(&self) -> Option<Duration> {
         self.live.borrow_mut().load().idle_timeout
     }
 
@@ -368,8 +382,8 @@ impl Local {
         &self.limits
     }
 
-    pub fn timeouts(&self) -> &Timeouts {
-        self.server.shared.timeouts()
+    pub fn timeouts(&self) -> Timeouts {
+        self.live.borrow_mut().load().timeouts
     }
 
     pub fn is_stopping(&self) -> bool {
