@@ -15,12 +15,16 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use certificates::{CertificateText, NamedCertificate};
+
 use crate::duration::GoDuration;
 use crate::ip_filter::{Cidr, IpFilterSpec};
 use crate::problem::{Findings, Problem, at, nth};
 use crate::proxy::{PoolSpec, ServerScheme};
 use crate::string_matcher::check_regexp;
 use crate::words::check_methods;
+
+mod certificates;
 
 /// A listener for HTTP and the routes of its requests to pipelines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -33,7 +37,7 @@ pub struct HttpServerSpec {
     pub port: u16,
     /// Serve HTTP/3 over QUIC on the same port number. Needs `https`. Default false.
     pub http3: bool,
-    /// Serve TLS. Needs `autoCert`, or `certBase64` with `keyBase64`, or `certs` with `keys`. Default false.
+    /// Serve TLS. Needs `certBase64` with `keyBase64`, or `certs` with `keys`. Default false.
     pub https: bool,
     /// Take certificates from the AutoCertManager by server name; own ones are used where it has none. Default false.
     pub auto_cert: bool,
@@ -328,13 +332,14 @@ impl HttpServerSpec {
             findings.problem(Problem::new(at(path, "address"), "not an IP address").text(&self.address).advice(advice));
         }
         self.validate_tls(path, findings);
-        // Better refused than served as plain text on a port that people trust.
-        for (name, _) in [("https", self.https), ("http3", self.http3), ("autoCert", self.auto_cert)]
-            .into_iter()
-            .filter(|(_, on)| *on)
-        {
-            let problem = Problem::new(at(path, name), "TLS is not served by this version yet").value(&true.into());
-            findings.problem(problem.accepted("false").advice("terminate TLS in front of it for now"));
+        // Better refused than left out: people would wait for what never comes.
+        let absent = [
+            (self.http3, "http3", "leave it out: HTTP/1.1 is served over TLS"),
+            (self.auto_cert, "autoCert", "give certificates yourself, with certs and keys"),
+        ];
+        for (_, name, advice) in absent.into_iter().filter(|(on, _, _)| *on) {
+            let problem = Problem::new(at(path, name), "not served by this version yet").value(&true.into());
+            findings.problem(problem.accepted("false").advice(advice));
         }
         for (name, timeout) in
             [("headTimeout", self.head_timeout), ("bodyTimeout", self.body_timeout), ("sendTimeout", self.send_timeout)]
@@ -380,7 +385,7 @@ impl HttpServerSpec {
             findings.warn(at(&at(path, "keys"), name), "no certificate of that name in certs, never used");
         }
         if self.https && !self.auto_cert && !pair && !named {
-            let advice = "give certBase64 and keyBase64, or certs and keys, or set autoCert: true";
+            let advice = "give certBase64 and keyBase64, or certs and keys";
             findings.problem(Problem::new(at(path, "https"), "no certificate").advice(advice));
         }
         if !self.https {
@@ -653,12 +658,8 @@ mod tests {
 
     #[test]
     fn tls() {
-        let refused = |name: &str| {
-            format!(
-                "{name} = true: TLS is not served by this version yet; accepted: false; terminate TLS in front of it for now"
-            )
-        };
-        let (https, http3, auto_cert) = (&*refused("https"), &*refused("http3"), &*refused("autoCert"));
+        let http3 = "http3 = true: not served by this version yet; accepted: false; leave it out: HTTP/1.1 is served over TLS";
+        let auto_cert = "autoCert = true: not served by this version yet; accepted: false; give certificates yourself, with certs and keys";
         check(
             "{port: 1, http3: true}",
             &["http3: needs https; set https: true and give certificates; QUIC has no plain form", http3],
@@ -666,24 +667,23 @@ mod tests {
         );
         check(
             "{port: 1, https: true}",
-            &["https: no certificate; give certBase64 and keyBase64, or certs and keys, or set autoCert: true", https],
+            &["https: no certificate; give certBase64 and keyBase64, or certs and keys"],
             &[],
         );
         check(
             "{port: 1, https: true, certBase64: eA==}",
             &[
                 "keyBase64: missing beside certBase64; give both",
-                "https: no certificate; give certBase64 and keyBase64, or certs and keys, or set autoCert: true",
-                https,
+                "https: no certificate; give certBase64 and keyBase64, or certs and keys",
             ],
             &[],
         );
         check(
             "{port: 1, https: true, certs: {a: x, b: x}, keys: {a: x, c: x}}",
-            &["keys.b: missing: certs has b; give its private key", https],
+            &["keys.b: missing: certs has b; give its private key"],
             &["keys.c: no certificate of that name in certs, never used"],
         );
-        check("{port: 1, https: true, autoCert: true, http3: true}", &[https, http3, auto_cert], &[]);
+        check("{port: 1, https: true, autoCert: true, http3: true}", &[http3, auto_cert], &[]);
         check("{port: 1, certs: {a: x}, keys: {a: x}}", &[], &["certs: has no effect without https: true"]);
     }
 

@@ -21,6 +21,7 @@ pub mod yaml;
 pub mod decode;
 pub mod explain;
 pub mod problem;
+pub mod secret;
 
 pub mod global_filter;
 pub mod http_server;
@@ -54,6 +55,7 @@ pub use proxy::{
     MemoryCacheSpec, MtlsSpec, PoolSpec, ProxySpec, RequestMatcherSpec, ServerSpec, ServerUrl, StickySessionSpec,
 };
 pub use resilience::{BackOffPolicy, CircuitBreakerSpec, RetrySpec, SlidingWindowType};
+pub use secret::Secrets;
 pub use string_matcher::{Matcher, StringMatcher, UrlMatcher, UrlRule};
 pub use v1::{Translation, translate_v1};
 pub use virtual_ip::{HashMode, MachineSpec, MachineState, PortRange, PortsSpec, Protocol, VirtualIpSpec};

@@ -1,5 +1,7 @@
 //! One document from text to checked spec: what the admin API, `weirctl check` and the agents all do.
 
+use std::time::SystemTime;
+
 use serde_json::Value;
 
 use crate::decode::decode;
@@ -31,8 +33,17 @@ pub enum Spec {
 }
 
 impl Object {
-    /// Translates, decodes and checks one document.
+    /// Translates, decodes and checks one document that is stored already, or that nobody will serve.
     pub fn read(value: &Value, filters: &dyn FilterKinds) -> Result<Self, Vec<Problem>> {
+        Self::read_as_of(value, filters, None)
+    }
+
+    /// As [`read`](Object::read), for a document that comes in: its certificates are looked into as well, as of `now`.
+    pub fn admit(value: &Value, filters: &dyn FilterKinds, now: SystemTime) -> Result<Self, Vec<Problem>> {
+        Self::read_as_of(value, filters, Some(now))
+    }
+
+    fn read_as_of(value: &Value, filters: &dyn FilterKinds, now: Option<SystemTime>) -> Result<Self, Vec<Problem>> {
         let mut findings = Findings::default();
         let translated = translate_v1(value);
         let value = match &translated {
@@ -47,6 +58,9 @@ impl Object {
             return Err(vec![problem]);
         }
         let spec = Spec::read(&document, filters, &mut findings);
+        if let (Some(Spec::HttpServer(server)), Some(now)) = (&spec, now) {
+            server.check_certificates("", now, &mut findings);
+        }
         if let Some(Spec::VirtualIp(vip)) = &spec {
             // The control plane reads these documents by name, without the decoder.
             document.spec = canonical_vip(&document.spec, vip);

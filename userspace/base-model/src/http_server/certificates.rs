@@ -1,0 +1,114 @@
+//! The certificates of an HTTPServer: looked into where a document comes in, named where they are served.
+//!
+//! Dates are checked at the door alone. A machine that starts again serves what was accepted, ended or not, and says so.
+
+use std::time::{Duration, SystemTime};
+
+use base_tls::certificate::{Part, read_authorities, read_authorities_undated};
+use base_tls::{Certificate, CertificateError};
+use rustls_pki_types::CertificateDer;
+
+use super::HttpServerSpec;
+use crate::problem::{Findings, Problem, at};
+
+/// The door answers with a warning when a certificate has less time than this: long enough to get another one on a working day.
+const ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// A chain and its key as they were written, and the fields they stand in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CertificateText<'s> {
+    /// What people call it: the name in `certs`, or `certBase64`.
+    pub name: &'s str,
+    pub chain: &'s str,
+    pub key: &'s str,
+    /// It stands in `certs` and `keys`.
+    named: bool,
+}
+
+/// A certificate ready to be served.
+#[derive(Debug, Clone)]
+pub struct NamedCertificate {
+    /// The name in `certs`, or `certBase64`.
+    pub name: String,
+    pub certificate: Certificate,
+}
+
+impl CertificateText<'_> {
+    /// Where its chain is written.
+    pub fn chain_field(&self, path: &str) -> String {
+        if self.named { at(&at(path, "certs"), self.name) } else { at(path, "certBase64") }
+    }
+
+    fn key_field(&self, path: &str) -> String {
+        if self.named { at(&at(path, "keys"), self.name) } else { at(path, "keyBase64") }
+    }
+
+    fn problem(&self, path: &str, error: CertificateError) -> Problem {
+        let place = if error.part == Part::Key { self.key_field(path) } else { self.chain_field(path) };
+        Problem::new(place, error.text)
+    }
+}
+
+impl HttpServerSpec {
+    /// Pairs of chain and key: `certBase64` first, then `certs` by name. What lacks its other half is not among them.
+    pub fn certificate_texts(&self) -> Vec<CertificateText<'_>> {
+        let alone = (!self.cert_base64.is_empty() && !self.key_base64.is_empty()).then(|| CertificateText {
+            name: "certBase64",
+            chain: &self.cert_base64,
+            key: &self.key_base64,
+            named: false,
+        });
+        let pairs = self.certs.iter().filter_map(|(name, chain)| {
+            self.keys.get(name).map(|key| CertificateText { name, chain, key, named: true })
+        });
+        alone.into_iter().chain(pairs).collect()
+    }
+
+    /// Refuses what cannot be served as of `now`, each under the name of its field, and warns of what ends soon. For documents that
+    /// come in; what is stored already is served whatever the date.
+    pub fn check_certificates(&self, path: &str, now: SystemTime, findings: &mut Findings) {
+        if !self.https {
+            return;
+        }
+        for text in self.certificate_texts() {
+            match Certificate::read(text.chain, text.key, now) {
+                Ok(certificate) => {
+                    let left = certificate.not_after().duration_since(now).unwrap_or_default();
+                    if left < ENDS_SOON {
+                        let hours = left.as_secs() / 3600;
+                        let left = if hours >= 48 { format!("{} days", hours / 24) } else { format!("{hours} hours") };
+                        findings.warn(text.chain_field(path), format!("the certificate ends in {left}; renew it"));
+                    }
+                }
+                Err(error) => findings.problem(text.problem(path, error)),
+            }
+        }
+        if !self.ca_cert_base64.is_empty()
+            && let Err(error) = read_authorities(&self.ca_cert_base64, now)
+        {
+            findings.problem(Problem::new(at(path, "caCertBase64"), error.text));
+        }
+    }
+
+    /// The certificates to serve with, whatever their dates.
+    pub fn certificates(&self) -> Result<Vec<NamedCertificate>, Problem> {
+        let read = |text: &CertificateText<'_>| {
+            let certificate =
+                Certificate::read_undated(text.chain, text.key).map_err(|error| text.problem("", error))?;
+            Ok(NamedCertificate { name: text.name.to_owned(), certificate })
+        };
+        self.certificate_texts().iter().map(read).collect()
+    }
+
+    /// Authorities one of which must have signed the client's certificate; `None` when clients need not show any.
+    pub fn client_authorities(&self) -> Result<Option<Vec<CertificateDer<'static>>>, Problem> {
+        if self.ca_cert_base64.is_empty() {
+            return Ok(None);
+        }
+        let read = read_authorities_undated(&self.ca_cert_base64);
+        read.map(Some).map_err(|error| Problem::new("caCertBase64", error.text))
+    }
+}
+
+#[cfg(test)]
+mod tests;
