@@ -10,12 +10,14 @@ pub mod time;
 
 mod publish;
 mod refusal;
+mod tickets;
 
 pub use publish::{
     Addresses, CustomChange, CustomKind, Delta, Document, Eligible, GENERATIONS_KEPT, Gap, Generation, Member,
     MemberRole, Snapshot, Steering, Update,
 };
 pub use refusal::{Refusal, RefusalKind};
+pub use tickets::{TicketKey, TicketKeys};
 
 /// Header of every admin answer: the version of the configuration the answer was made from.
 pub const CONFIG_VERSION_HEADER: &str = "x-config-version";

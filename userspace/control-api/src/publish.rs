@@ -6,6 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::tickets::TicketKeys;
+
 /// One object or data item, shared by every version of the configuration that contains it unchanged.
 pub type Document = Arc<Value>;
 
@@ -27,6 +29,8 @@ pub struct Snapshot {
     pub custom_kinds: Arc<BTreeMap<String, CustomKind>>,
     /// Kind, then id. A kind without data has no entry.
     pub custom_data: Arc<BTreeMap<String, Arc<BTreeMap<String, Document>>>>,
+    /// Shown by no answer of the admin API.
+    pub tickets: Arc<TicketKeys>,
 }
 
 /// The step from one version to another. Deletions come first, then what was put.
@@ -50,6 +54,8 @@ pub struct Delta {
     pub custom: Vec<CustomChange>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tickets: Option<Arc<TicketKeys>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -194,6 +200,9 @@ impl Snapshot {
         }
         if let Some(name) = &delta.cluster_name {
             self.cluster_name = name.clone();
+        }
+        if let Some(tickets) = &delta.tickets {
+            self.tickets = tickets.clone();
         }
         self.cluster_id = delta.cluster_id.clone();
         self.version = delta.to;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use control_api::{Member, MemberRole};
-use control_state::Action;
+use control_api::{Member, MemberRole, TicketKey};
+use control_state::{Action, TicketStep, ticket_step};
 
 use crate::admission;
 use crate::control::{Gate, Inner, lock, random};
@@ -145,6 +145,7 @@ async fn lead(inner: &Inner, raft: &Raft) {
         }
     }
     let mut changes = Vec::new();
+    changes.extend(rotate_tickets(inner));
     {
         let mut reports = lock(&inner.reports);
         for name in state.view.members.keys() {
@@ -191,6 +192,28 @@ async fn lead(inner: &Inner, raft: &Raft) {
         }
     }
     follow_urls(inner, raft).await;
+}
+
+/// What is due of the session ticket keys.
+fn rotate_tickets(inner: &Inner) -> Option<Action> {
+    let state = inner.publisher().state();
+    let keys = &state.view.tickets;
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    match ticket_step(keys, at)? {
+        TicketStep::Stage => {
+            let mut key = TicketKey { name: [0; 16], secret: [0; 32] };
+            let drawn = aws_lc_rs::rand::fill(&mut key.name).and_then(|()| aws_lc_rs::rand::fill(&mut key.secret));
+            if drawn.is_err() {
+                tracing::error!("the machine has no random numbers; session ticket keys stay as they are");
+                return None;
+            }
+            Some(Action::StageTicketKey { key, at })
+        }
+        TicketStep::Promote => {
+            let name = keys.next.as_ref()?.name;
+            Some(Action::PromoteTicketKey { name, at })
+        }
+    }
 }
 
 /// A voter that came back at another peer URL is reached there from now on.

@@ -1,4 +1,4 @@
-use control_api::{CustomKind, Document, Member, Refusal};
+use control_api::{CustomKind, Document, Member, Refusal, TicketKey};
 use serde::{Deserialize, Serialize};
 
 /// One entry of the replicated log.
@@ -64,6 +64,16 @@ pub enum Action {
     Found {
         cluster_id: String,
         cluster_name: String,
+    },
+    /// A fresh session ticket key: the first one is used at once, later ones wait as the next. `at` in seconds since 1970.
+    StageTicketKey {
+        key: TicketKey,
+        at: u64,
+    },
+    /// The next session ticket key, if it has this name, makes tickets from now on.
+    PromoteTicketKey {
+        name: [u8; 16],
+        at: u64,
     },
 }
 

@@ -26,12 +26,16 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
     if old.cluster_name != new.cluster_name {
         delta.cluster_name = Some(new.cluster_name.clone());
     }
+    if !Arc::ptr_eq(&old.tickets, &new.tickets) && old.tickets != new.tickets {
+        delta.tickets = Some(new.tickets.clone());
+    }
     let nothing = delta.deletes.is_empty()
         && delta.puts.is_empty()
         && delta.members.is_none()
         && delta.steering.is_empty()
         && delta.custom.is_empty()
         && delta.cluster_name.is_none()
+        && delta.tickets.is_none()
         && old.cluster_id == new.cluster_id;
     (!nothing).then_some(delta)
 }

@@ -4,16 +4,18 @@
 //! the same commands in the same order and holds the same bytes; [`Applied::delta`] is what its readers get to see.
 //!
 //! Reading order: `command.rs` (what can be asked), `state.rs` (the rules), `steering.rs` (who serves a VirtualIP),
-//! `diff.rs` (from two versions to a delta).
+//! `tickets.rs` (keys of TLS sessions), `diff.rs` (from two versions to a delta).
 #![forbid(unsafe_code)]
 
 mod command;
 mod diff;
 mod state;
 mod steering;
+mod tickets;
 #[cfg(test)]
 mod tests;
 
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
 pub use diff::between;
 pub use state::{Applied, State, owner};
+pub use tickets::{TICKET_LEAD_S, TICKET_PERIOD_S, TicketStep, ticket_step};

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
 use crate::diff::between;
 use crate::steering::{member_id_free, steer};
+use crate::tickets;
 
 /// Everything a member knows of the cluster at one point of the log.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -109,6 +110,14 @@ fn change(view: &mut Snapshot, command: &Command) -> Result<Vec<String>, Refusal
                 view.cluster_id = cluster_id.clone();
                 view.cluster_name = cluster_name.clone();
             }
+            Ok(Vec::new())
+        }
+        Action::StageTicketKey { key, at } => {
+            tickets::stage(view, key, *at);
+            Ok(Vec::new())
+        }
+        Action::PromoteTicketKey { name, at } => {
+            tickets::promote(view, name, *at);
             Ok(Vec::new())
         }
     }
