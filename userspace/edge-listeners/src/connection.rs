@@ -1,18 +1,21 @@
 //! One HTTP/1.1 client connection: requests one after another, until either side has had enough.
 //!
-//! Between requests only the small future of [`drive`] is alive; what a request needs is boxed for its duration.
+//! Between requests only the small future of [`drive`] and its [`Connection`] are alive; what a request needs is boxed for its
+//! duration.
 
 use crate::http_server::Local;
+use crate::pace::Pace;
 use crate::request_body::{Arrival, RequestBody};
 use crate::response::{self, Manner, Sent, is_closed};
 use crate::router::{Matched, Route};
+use crate::tunnel;
 use crate::variables::Context as VariableContext;
 use base_runtime::Buf;
 use base_runtime::time::Deadline;
 use base_tls::Transport;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{Around, Body, BodyError, Exchange, Pipeline};
-use proto_http::h1::{self, BodyDecoder, Fault, Framing, RequestHead};
+use edge_pipeline::{Around, Body, BodyError, Exchange, Interim, Pipeline};
+use proto_http::h1::{self, BodyDecoder, Framing, RequestHead};
 use proto_http::{Known, Method, Request, Response, Version};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -36,10 +39,41 @@ enum Next {
     Tunnel(Transport),
 }
 
-/// Serves a connection to its end. It is booked under `key`; `idle` tells whoever stops the server that no request is lost
-/// by closing it.
-pub async fn drive(local: Rc<Local>, stream: Transport, peer: SocketAddr, idle: Rc<Cell<bool>>, key: usize) {
-    let deadline = Deadline::default();
+/// What a connection is doing, for whoever stops the server or needs room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Between requests, or before the first: no request is lost by closing it.
+    Idle,
+    Busy,
+    Tunnel,
+}
+
+/// A client connection as its server knows it.
+pub struct Connection {
+    pub stream: Transport,
+    peer: SocketAddr,
+    pub phase: Cell<Phase>,
+    /// Since when it is in this phase.
+    pub since: Cell<Instant>,
+    /// Of what it is doing now.
+    pub deadline: Deadline,
+}
+
+impl Connection {
+    pub fn new(stream: Transport, peer: SocketAddr) -> Rc<Connection> {
+        let (phase, since) = (Cell::new(Phase::Idle), Cell::new(base_runtime::now()));
+        Rc::new(Connection { stream, peer, phase, since, deadline: Deadline::default() })
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.since.set(base_runtime::now());
+    }
+}
+
+/// Serves a connection to its end. It is booked under `key`.
+pub async fn drive(local: Rc<Local>, connection: Rc<Connection>, key: usize) {
+    let (stream, deadline) = (&connection.stream, &connection.deadline);
     let mut first = true;
     loop {
         // A fresh connection gets the time of a head to begin; a kept one its idle time.
@@ -47,23 +81,27 @@ pub async fn drive(local: Rc<Local>, stream: Transport, peer: SocketAddr, idle: 
             Some(after) => deadline.set_after(after),
             None => deadline.clear(),
         }
-        let Some(bytes) = receive(&stream, &deadline).await else {
-            if first && !is_closed(&stream) && !local.is_stopping() {
+        let Some(bytes) = receive(stream, deadline).await else {
+            if first && !is_closed(stream) && !local.is_stopping() {
                 local.limit("first_byte_timeout");
             }
             break;
         };
         first = false;
-        idle.set(false);
-        match Box::pin(serve(&local, &stream, peer, &deadline, bytes)).await {
-            Next::Again if !local.is_stopping() => idle.set(true),
+        connection.enter(Phase::Busy);
+        match Box::pin(serve(&local, &connection, bytes)).await {
+            Next::Again if !local.is_stopping() => connection.enter(Phase::Idle),
             Next::Again | Next::Close => break,
             Next::Linger => {
-                linger(&stream, &deadline, local.timeouts().linger).await;
+                linger(stream, deadline, local.timeouts().linger).await;
                 break;
             }
             Next::Tunnel(backend) => {
-                Box::pin(tunnel(&stream, &backend)).await;
+                connection.enter(Phase::Tunnel);
+                let join = Box::pin(tunnel::join(stream, &backend, deadline, || local.tunnel_silence()));
+                if join.await == tunnel::End::Idle && !local.is_stopping() {
+                    local.limit("tunnel_idle");
+                }
                 break;
             }
         }
@@ -81,30 +119,24 @@ async fn receive(stream: &Transport, deadline: &Deadline) -> Option<Buf> {
     .await
 }
 
-async fn serve(local: &Rc<Local>, stream: &Transport, peer: SocketAddr, deadline: &Deadline, first: Buf) -> Next {
+async fn serve(local: &Rc<Local>, connection: &Connection, first: Buf) -> Next {
     let mut exchange = local.take_exchange();
-    let next = serve_with(local, stream, peer, deadline, first, &mut exchange).await;
+    let next = serve_with(local, connection, first, &mut exchange).await;
     local.give_back(exchange);
     next
 }
 
-async fn serve_with(
-    local: &Rc<Local>,
-    stream: &Transport,
-    peer: SocketAddr,
-    deadline: &Deadline,
-    first: Buf,
-    exchange: &mut Exchange,
-) -> Next {
+async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exchange: &mut Exchange) -> Next {
+    let (stream, deadline, peer) = (&connection.stream, &connection.deadline, connection.peer);
     let started = base_runtime::now();
-    deadline.set(started + local.timeouts().head);
+    deadline.set_after(local.timeouts().head);
     exchange.started = started;
     let (head, rest) = match read_head(local, stream, deadline, first, &mut exchange.default_space().request).await {
         Ok(found) => found,
         Err(None) => return Next::Close,
         Err(Some(status)) => {
             exchange.default_space().respond(Response::with_status(status), Body::Empty);
-            let manner = Manner { head_request: false, client: Version::Http11, keep_alive: false, upgrade: false };
+            let manner = refusal();
             return finish(local, stream, deadline, exchange, manner, 0, None, Next::Linger).await;
         }
     };
@@ -119,13 +151,17 @@ async fn serve_with(
     exchange.client.real_ip = real_ip(exchange.request(), peer, &live.trusted_proxies);
     exchange.tags.enabled = local.access_log_enabled();
 
+    let connect = exchange.request().method == Method::Connect;
     let manner = Manner {
         head_request: exchange.request().method == Method::Head,
         client: exchange.request().version,
-        keep_alive: head.keep_alive && live.keep_alive,
+        // What follows a CONNECT belongs to the tunnel, and when there is none it is no request (RFC 9110 section 9.3.6).
+        keep_alive: head.keep_alive && live.keep_alive && !connect,
         upgrade: false,
+        tunnel: false,
     };
     let found = live.router.route(exchange.request(), exchange.client.real_ip).map(|(r, m)| (r.clone(), m));
+    let found = if connect { may_connect(local, &head, found) } else { found };
     let limit = body_limit(found.as_ref().ok().map(|f| &*f.0), live.max_body);
     let arrival = accept_body(local, stream, &head, rest, limit, exchange);
     let (pipeline, too_large) = match &found {
@@ -150,7 +186,8 @@ async fn serve_with(
         None => exchange.respond(Response::with_status(503), Body::Empty),
         Some(pipeline) => {
             let around = live.around.as_ref().and_then(|slot| slot.current());
-            if !run(&pipeline, around.as_deref(), exchange, stream, arrival.as_ref()).await {
+            let interim = manner.client == Version::Http11;
+            if !run(&pipeline, around.as_deref(), exchange, stream, arrival.as_ref(), interim).await {
                 exchange.client_gone = true;
             }
         }
@@ -158,7 +195,7 @@ async fn serve_with(
     if let Some(arrival) = &arrival
         && let Some(failed) = arrival.borrow().failed()
     {
-        blame(local, exchange, failed, arrival.borrow().fault());
+        blame(local, exchange, failed, &arrival.borrow());
     }
     let request_bytes = head.consumed as u64 + arrival.as_ref().map_or(exchange.request_bytes, |a| a.borrow().bytes);
     if exchange.client_gone {
@@ -184,7 +221,7 @@ async fn serve_with(
     let next = match (&unread, drainable) {
         (Some(_), false) => Next::Linger,
         // The client may have sent its next request already; only one that announced to close has not.
-        _ if !manner.keep_alive && head.keep_alive => Next::Linger,
+        _ if !manner.keep_alive && (head.keep_alive || connect) => Next::Linger,
         _ if !manner.keep_alive => Next::Close,
         _ => Next::Again,
     };
@@ -262,21 +299,22 @@ fn accept_body(
     }
     let decoder = BodyDecoder::new(head.framing, local.limits());
     let pending = (!rest.is_empty()).then_some(rest);
-    let patience = local.timeouts().body;
-    let arrival = Arrival::new(stream.clone(), decoder, pending, head.expect_continue, limit, patience);
+    let timeouts = local.timeouts();
+    let pace = Pace::new(&timeouts, timeouts.body);
+    let arrival = Arrival::new(stream.clone(), decoder, pending, head.expect_continue, limit, pace);
     exchange.default_space().request_body = Body::Stream(Box::new(RequestBody(arrival.clone())));
     Some(arrival)
 }
 
 /// The client's body could not be read to its end: counts why, and sees that the answer says it. A client that left in the
 /// middle of its body gets none.
-fn blame(local: &Local, exchange: &mut Exchange, failed: BodyError, fault: Option<Fault>) {
+fn blame(local: &Local, exchange: &mut Exchange, failed: BodyError, arrival: &Arrival) {
     match failed {
         BodyError::TooLarge => local.limit("request_body_bytes"),
-        BodyError::TimedOut => local.limit("body_timeout"),
+        BodyError::TimedOut => local.limit(if arrival.is_too_slow() { "body_rate" } else { "body_timeout" }),
         BodyError::Incomplete => exchange.client_gone = true,
         BodyError::Malformed => {
-            let Some(fault) = fault else { return };
+            let Some(fault) = arrival.fault() else { return };
             local.limit(fault.name());
             // Filters know only that it was malformed, which is a 400; some faults have a status of their own.
             if let Some(response) = exchange.default_space().response.as_mut().filter(|r| r.status == 400) {
@@ -352,14 +390,56 @@ fn real_ip(request: &Request, peer: SocketAddr, trusted: &base_model::ip_filter:
     client
 }
 
-/// Walks the pipeline; false when the client left meanwhile.
+/// How to answer what could not be read.
+fn refusal() -> Manner {
+    Manner { head_request: false, client: Version::Http11, keep_alive: false, upgrade: false, tunnel: false }
+}
+
+/// CONNECT goes only where a filter makes tunnels of it. Elsewhere it is a method this server does not have, whatever the path
+/// rules say of it; nothing of it reaches a backend, which might take it for the start of another protocol.
+fn may_connect(
+    local: &Local,
+    head: &RequestHead,
+    found: Result<(Arc<Route>, Matched), u16>,
+) -> Result<(Arc<Route>, Matched), u16> {
+    if !head.framing.is_empty() {
+        // It has no content, so whoever sends some means the bytes for somebody else.
+        local.limit("connect_content");
+        return Err(400);
+    }
+    match found {
+        Ok((route, matched)) if route.pipeline.current().is_some_and(|p| p.makes_tunnels()) => Ok((route, matched)),
+        Ok(_) | Err(404) => Err(501),
+        Err(status) => Err(status),
+    }
+}
+
+/// Sends on what backends have said ahead of their answer. `arrival` is the body of a client that may wait for 100.
+fn relay_interim(interim: &Interim, stream: &Transport, arrival: Option<&Rc<RefCell<Arrival>>>, wanted: bool) {
+    while let Some(response) = interim.pop() {
+        let wanted = wanted
+            && match response.status {
+                // The client's own expectation is answered when its body is first asked for, by whoever comes first.
+                100 => arrival.is_some_and(|a| a.try_borrow_mut().is_ok_and(|mut a| a.take_continue())),
+                101 => false,
+                status => (102..200).contains(&status),
+            };
+        if wanted {
+            response::send_interim(stream, &response);
+        }
+    }
+}
+
+/// Walks the pipeline, and relays interim answers to clients that can read them; false when the client left meanwhile.
 async fn run(
     pipeline: &Pipeline,
     around: Option<&Around>,
     exchange: &mut Exchange,
     stream: &Transport,
     arrival: Option<&Rc<RefCell<Arrival>>>,
+    interim_wanted: bool,
 ) -> bool {
+    let interim = exchange.interim.clone();
     let mut walk = pin!(async {
         match around {
             None => drop(pipeline.run(exchange).await),
@@ -368,7 +448,9 @@ async fn run(
     });
     let mut watching = true;
     poll_fn(|cx| {
-        if walk.as_mut().poll(cx).is_ready() {
+        let walked = walk.as_mut().poll(cx).is_ready();
+        relay_interim(&interim, stream, arrival, interim_wanted);
+        if walked {
             return Poll::Ready(true);
         }
         // While the body is arriving its reader sees the end of the stream itself.
@@ -402,6 +484,8 @@ async fn finish(
     let mut body = std::mem::take(&mut space.response_body);
     let response = space.response.get_or_insert_with(|| Response::with_status(503));
     manner.upgrade = response.status == 101 && backend.is_some();
+    manner.tunnel =
+        space.request.method == Method::Connect && (200..300).contains(&response.status) && backend.is_some();
     if response.status < 200 && !manner.upgrade {
         // An interim answer that nothing follows would leave the client waiting.
         *response = Response::with_status(500);
@@ -412,13 +496,14 @@ async fn finish(
         manner.keep_alive = false;
     }
     let real_time = framing == Framing::Chunked && body.is_stream();
-    let patience = local.timeouts().send;
-    let (mut sent, mut bytes) = response::send(stream, response, body, framing, manner, deadline, patience).await;
+    let timeouts = local.timeouts();
+    let mut pace = Pace::new(&timeouts, timeouts.send);
+    let (mut sent, mut bytes) = response::send(stream, response, body, framing, manner, deadline, &mut pace).await;
     let broke_off = matches!(sent, Sent::Nothing | Sent::Cut);
     if sent == Sent::Nothing {
         *response = Response::with_status(503);
         let framing = response::framing(response, &Body::Empty, manner);
-        (sent, bytes) = response::send(stream, response, Body::Empty, framing, manner, deadline, patience).await;
+        (sent, bytes) = response::send(stream, response, Body::Empty, framing, manner, deadline, &mut pace).await;
     }
     deadline.clear();
     if real_time {
@@ -433,11 +518,15 @@ async fn finish(
             local.limit("response_stalled");
             exchange.tags.note(|| "client took no byte in time".to_owned());
         }
+        Sent::Slow => {
+            local.limit("response_rate");
+            exchange.tags.note(|| "client took too few bytes".to_owned());
+        }
         Sent::Gone => exchange.tags.note(|| "client left during the answer".to_owned()),
     }
     local.record(exchange, routed, request_bytes, bytes);
     match (sent, backend) {
-        (Sent::Whole, Some(backend)) if manner.upgrade => Next::Tunnel(backend),
+        (Sent::Whole, Some(backend)) if manner.upgrade || manner.tunnel => Next::Tunnel(backend),
         (Sent::Whole, _) if manner.keep_alive => next,
         // Also where only the framing of the answer made it the last: the client may have asked on.
         (Sent::Whole, _) if matches!(next, Next::Linger | Next::Again) => Next::Linger,
@@ -473,50 +562,6 @@ async fn linger(stream: &Transport, deadline: &Deadline, most: Duration) {
         if bytes_left == 0 {
             break;
         }
-    }
-}
-
-/// Joins two connections until both directions have ended.
-async fn tunnel(client: &Transport, backend: &Transport) {
-    let mut ways = [Way { from: client, to: backend, done: false }, Way { from: backend, to: client, done: false }];
-    poll_fn(|cx| {
-        for way in &mut ways {
-            if way.poll(cx).is_err() {
-                client.abort();
-                backend.abort();
-                return Poll::Ready(());
-            }
-        }
-        if ways.iter().all(|w| w.done) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-}
-
-struct Way<'a> {
-    from: &'a Transport,
-    to: &'a Transport,
-    done: bool,
-}
-
-impl Way<'_> {
-    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> std::io::Result<()> {
-        const HIGH_WATER: usize = 64 * 1024;
-        while !self.done {
-            match self.to.poll_send_ready(cx, HIGH_WATER) {
-                Poll::Ready(result) => result?,
-                Poll::Pending => return Ok(()),
-            }
-            match self.from.poll_recv(cx) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Ready(Ok(Some(bytes))) => self.to.send(bytes),
-                Poll::Ready(Ok(None)) => {
-                    self.to.shutdown_write();
-                    self.done = true;
-                }
-            }
-        }
-        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::Timeouts;
 use crate::access;
-use crate::connection;
+use crate::connection::{self, Connection, Phase};
 use crate::router::Router;
 use crate::traffic::{AroundSlot, Shared};
 use arc_swap::ArcSwap;
@@ -303,7 +303,7 @@ pub struct Local {
     live: RefCell<arc_swap::Cache<ServerHandle, Arc<Live>>>,
     recorder: RefCell<Recorder>,
     log: RefCell<Option<LogWriter>>,
-    connections: RefCell<Slab<(Transport, Rc<Cell<bool>>)>>,
+    connections: RefCell<Slab<Rc<Connection>>>,
     stopping: Cell<bool>,
     accepting: RefCell<Option<Waker>>,
     limits: Limits,
@@ -347,10 +347,9 @@ async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener) {
                 if !local.find_room().await {
                     break;
                 }
-                let idle = Rc::new(Cell::new(true));
-                let stream = Transport::from(stream);
-                let key = local.enter(stream.clone(), idle.clone());
-                base_runtime::spawn(connection::drive(local.clone(), stream, peer, idle, key)).detach();
+                let connection = Connection::new(Transport::from(stream), peer);
+                let key = local.enter(connection.clone());
+                base_runtime::spawn(connection::drive(local.clone(), connection, key)).detach();
             }
             Some(Err(error)) => {
                 tracing::warn!(server = %local.server.name, %error, "accept failed");
@@ -390,6 +389,12 @@ impl Local {
         self.stopping.get()
     }
 
+    /// The longest silence of a tunnel.
+    pub fn tunnel_silence(&self) -> Duration {
+        let timeouts = self.timeouts();
+        if self.is_stopping() { timeouts.tunnel_drain.min(timeouts.tunnel) } else { timeouts.tunnel }
+    }
+
     /// Counts a bound that was reached.
     pub fn limit(&self, name: &'static str) {
         self.server.shared.limit(name);
@@ -421,8 +426,8 @@ impl Local {
     }
 
     /// Books a connection that was counted; the key gives it back.
-    pub fn enter(&self, stream: Transport, idle: Rc<Cell<bool>>) -> usize {
-        self.connections.borrow_mut().insert((stream, idle))
+    pub fn enter(&self, connection: Rc<Connection>) -> usize {
+        self.connections.borrow_mut().insert(connection)
     }
 
     pub fn leave(&self, key: usize) {
@@ -470,10 +475,13 @@ impl Local {
         if let Some(waker) = self.accepting.borrow_mut().take() {
             waker.wake();
         }
-        for (_, (stream, idle)) in self.connections.borrow().iter() {
-            // What has arrived already is a request, and is answered.
-            if idle.get() && stream.peek_state() != StreamState::Data {
-                stream.abort();
+        for (_, connection) in self.connections.borrow().iter() {
+            match connection.phase.get() {
+                // What has arrived already is a request, and is answered.
+                Phase::Idle if connection.stream.peek_state() != StreamState::Data => connection.stream.abort(),
+                // Nobody asks a tunnel to end, so it gets as long as it is not silent.
+                Phase::Tunnel => connection.deadline.set_after(self.tunnel_silence()),
+                _ => {}
             }
         }
     }

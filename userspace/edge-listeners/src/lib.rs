@@ -1,19 +1,21 @@
 //! Listeners: they take connections, drive the protocol, and hand each request to the pipeline its route names.
 //!
 //! Reading order: [`traffic`] (which servers and pipelines there are), [`http_server`] (one HTTPServer: its sockets on
-//! every worker), [`connection`] (one client connection), [`request_body`], [`response`], [`router`], [`radix`], [`variables`],
-//! [`timeouts`].
+//! every worker), [`connection`] (one client connection), [`request_body`], [`response`], [`tunnel`], [`router`], [`radix`], [`variables`],
+//! [`timeouts`], [`pace`].
 #![forbid(unsafe_code)]
 
 pub mod access;
 pub mod connection;
 pub mod http_server;
+pub mod pace;
 pub mod radix;
 pub mod request_body;
 pub mod response;
 pub mod router;
 pub mod timeouts;
 pub mod traffic;
+pub mod tunnel;
 pub mod variables;
 
 pub use timeouts::Timeouts;

@@ -1,5 +1,6 @@
 //! A request body as it comes from the client.
 
+use crate::pace::Pace;
 use base_runtime::Buf;
 use base_runtime::time::Deadline;
 use base_tls::Transport;
@@ -10,7 +11,7 @@ use proto_http::h1::{BodyDecoder, Fault};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -23,10 +24,9 @@ pub struct Arrival {
     /// The client waits for 100 before it sends.
     expects_continue: bool,
     deadline: Deadline,
-    /// Longest time without a byte.
-    patience: Duration,
-    /// The deadline runs.
-    waiting: bool,
+    pace: Pace,
+    /// The deadline runs since then.
+    waiting: Option<Instant>,
     /// Bytes that may still come; beyond it the body is too large.
     allowance: Option<u64>,
     /// Body bytes read so far.
@@ -37,24 +37,24 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// `pending` are bytes that came with the head; `limit` bounds the body, `None` = no bound; `patience` is the longest
-    /// time without a byte.
+    /// `pending` are bytes that came with the head; `limit` bounds the body, `None` = no bound.
     pub fn new(
         stream: Transport,
         decoder: BodyDecoder,
         pending: Option<Buf>,
         expects_continue: bool,
         limit: Option<u64>,
-        patience: Duration,
+        mut pace: Pace,
     ) -> Rc<RefCell<Arrival>> {
+        pace.add(pending.as_ref().map_or(0, |p| p.len() as u64), Duration::ZERO);
         Rc::new(RefCell::new(Arrival {
             stream,
             decoder,
             pending,
             expects_continue,
             deadline: Deadline::default(),
-            patience,
-            waiting: false,
+            pace,
+            waiting: None,
             allowance: limit,
             bytes: 0,
             failed: None,
@@ -72,8 +72,18 @@ impl Arrival {
         self.expects_continue
     }
 
+    /// The backend wants the body: whether the client is still to be told so. It is told once.
+    pub fn take_continue(&mut self) -> bool {
+        self.pending.is_none() && std::mem::take(&mut self.expects_continue)
+    }
+
     pub fn remaining(&self) -> Option<u64> {
         self.decoder.remaining()
+    }
+
+    /// When it timed out: it came too slowly, rather than not at all.
+    pub fn is_too_slow(&self) -> bool {
+        self.pace.is_rate()
     }
 
     /// Why it could not be read to its end.
@@ -147,14 +157,18 @@ impl Arrival {
     fn receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Buf, BodyError>> {
         match self.stream.poll_recv(cx) {
             Poll::Ready(Ok(Some(buffer))) => {
-                self.deadline.clear();
-                self.waiting = false;
+                let waited = self.waiting.take().map_or(Duration::ZERO, |since| {
+                    self.deadline.clear();
+                    base_runtime::now().saturating_duration_since(since)
+                });
+                self.pace.add(buffer.len() as u64, waited);
                 Poll::Ready(Ok(buffer))
             }
             Poll::Ready(_) => Poll::Ready(Err(BodyError::Incomplete)),
             Poll::Pending => {
-                if !std::mem::replace(&mut self.waiting, true) {
-                    self.deadline.set(base_runtime::now() + self.patience);
+                if self.waiting.is_none() {
+                    self.waiting = Some(base_runtime::now());
+                    self.deadline.set_after(self.pace.patience());
                 }
                 match self.deadline.poll_expired(cx) {
                     Poll::Ready(()) => Poll::Ready(Err(BodyError::TimedOut)),

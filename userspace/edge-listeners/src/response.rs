@@ -1,5 +1,6 @@
 //! Writing an answer to the client: head and first piece in one buffer, the rest as it comes.
 
+use crate::pace::Pace;
 use base_runtime::Buf;
 use base_runtime::net::StreamState;
 use base_runtime::time::Deadline;
@@ -12,7 +13,7 @@ use proto_http::{Known, Response, Version};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// An answer of this size finds room in the kernel: nobody waits for it before the connection is closed.
 const SMALL: usize = 32 * 1024;
@@ -31,6 +32,8 @@ pub enum Sent {
     Cut,
     /// The client took nothing for longer than [`Timeouts::send`](crate::Timeouts::send).
     Stalled,
+    /// The client took less than [`Timeouts::rate`](crate::Timeouts::rate).
+    Slow,
     /// The client has gone.
     Gone,
 }
@@ -42,13 +45,15 @@ pub struct Manner {
     pub client: Version,
     pub keep_alive: bool,
     pub upgrade: bool,
+    /// A CONNECT that was let through.
+    pub tunnel: bool,
 }
 
 /// How a body of this kind is framed for this client.
 pub fn framing(response: &Response, body: &Body, manner: Manner) -> Framing {
     let status = response.status;
     match body.length() {
-        _ if status < 200 || status == 204 || status == 304 => Framing::Empty,
+        _ if status < 200 || status == 204 || status == 304 || manner.tunnel => Framing::Empty,
         // The answer to HEAD announces what the backend announced, although no body follows.
         Some(0) if manner.head_request => announced(response),
         Some(length) => Framing::Length(length),
@@ -70,7 +75,7 @@ pub async fn send(
     framing: Framing,
     manner: Manner,
     deadline: &Deadline,
-    patience: Duration,
+    pace: &mut Pace,
 ) -> (Sent, u64) {
     let before = stream.bytes_said();
     let total = |stream: &Transport| stream.bytes_said().saturating_sub(before);
@@ -85,7 +90,7 @@ pub async fn send(
         Body::Buffer(buffer) => Some(buffer),
         Body::Full(bytes) => {
             with_head(response, framing, manner, |head| send_bytes(stream, &[head, &bytes]));
-            let sent = settle(stream, manner, deadline, patience).await;
+            let sent = settle(stream, manner, deadline, pace).await;
             return (sent, total(stream));
         }
         Body::Stream(mut source) => {
@@ -109,7 +114,7 @@ pub async fn send(
     with_head(response, framing, manner, |head| send_first(stream, head, first, chunked));
     if let Body::Stream(source) = &mut body {
         loop {
-            match room(stream, SEND_HIGH_WATER, deadline, patience).await {
+            match room(stream, SEND_HIGH_WATER, deadline, pace).await {
                 Sent::Whole => {}
                 other => return (other, total(stream)),
             }
@@ -139,36 +144,62 @@ pub async fn send(
     } else if chunked {
         send_last_chunk(stream, trailers.as_ref());
     }
-    let sent = settle(stream, manner, deadline, patience).await;
+    let sent = settle(stream, manner, deadline, pace).await;
     (sent, total(stream))
 }
 
 /// Waits until the next request may be read: a client that asks on without reading its answers must not fill our memory.
 /// Before the connection is closed everything must be with the kernel, which no longer waits for it afterwards.
-async fn settle(stream: &Transport, manner: Manner, deadline: &Deadline, patience: Duration) -> Sent {
-    let most =
-        if manner.keep_alive || manner.upgrade || stream.send_queue_len() <= SMALL { SEND_HIGH_WATER } else { 0 };
-    room(stream, most, deadline, patience).await
+async fn settle(stream: &Transport, manner: Manner, deadline: &Deadline, pace: &mut Pace) -> Sent {
+    let most = if manner.keep_alive || manner.upgrade || manner.tunnel || stream.send_queue_len() <= SMALL {
+        SEND_HIGH_WATER
+    } else {
+        0
+    };
+    room(stream, most, deadline, pace).await
 }
 
-/// Waits until no more than `most` bytes are queued, as long as the client takes some now and then.
-async fn room(stream: &Transport, most: usize, deadline: &Deadline, patience: Duration) -> Sent {
+/// Waits until no more than `most` bytes are queued, as long as the client takes enough of them.
+async fn room(stream: &Transport, most: usize, deadline: &Deadline, pace: &mut Pace) -> Sent {
+    let ready = poll_fn(|cx| Poll::Ready(stream.poll_send_ready(cx, most))).await;
+    match ready {
+        Poll::Ready(Ok(())) => return Sent::Whole,
+        Poll::Ready(Err(_)) => return Sent::Gone,
+        Poll::Pending => {}
+    }
+    let taken = || stream.bytes_sent().saturating_sub(stream.socket().unacknowledged() as u64);
+    let (mut had, mut since) = (taken(), base_runtime::now());
     loop {
-        let taken = stream.bytes_sent();
-        deadline.set(base_runtime::now() + patience);
+        deadline.set_after(pace.patience());
         let ready = poll_fn(|cx| match stream.poll_send_ready(cx, most) {
             Poll::Ready(result) => Poll::Ready(Some(result)),
             Poll::Pending => deadline.poll_expired(cx).map(|()| None),
         });
         let ready = ready.await;
         deadline.clear();
+        let (has, now) = (taken(), base_runtime::now());
+        let more = has.saturating_sub(had);
+        let too_slow = pace.is_rate() || more > 0;
+        pace.add(more, now.saturating_duration_since(since));
         match ready {
             Some(Ok(())) => return Sent::Whole,
             Some(Err(_)) => return Sent::Gone,
-            None if stream.bytes_sent() > taken => {}
-            None => return Sent::Stalled,
+            None if more == 0 || pace.patience().is_zero() => {
+                return if too_slow { Sent::Slow } else { Sent::Stalled };
+            }
+            None => (had, since) = (has, now),
         }
     }
+}
+
+/// Sends an answer that precedes the answer (RFC 9110 section 15.2). A client that does not read what it has gets none.
+pub fn send_interim(stream: &Transport, response: &Response) {
+    if stream.send_queue_len() > SEND_HIGH_WATER {
+        return;
+    }
+    let manner =
+        Manner { head_request: false, client: Version::Http11, keep_alive: true, upgrade: false, tunnel: false };
+    with_head(response, Framing::Empty, manner, |head| send_bytes(stream, &[head]));
 }
 
 /// The peer has gone: nothing it sent is left to read and nothing will come.
@@ -190,7 +221,7 @@ fn with_head(response: &Response, framing: Framing, manner: Manner, use_it: impl
             date: date.refresh(now),
             upgrade: manner.upgrade,
             head_request: manner.head_request,
-            tunnel: false,
+            tunnel: manner.tunnel,
         };
         h1::write_response_head(head, response, &options);
         use_it(head);

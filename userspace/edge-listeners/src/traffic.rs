@@ -8,7 +8,7 @@ use base_runtime::Worker;
 use base_telemetry::Telemetry;
 use base_telemetry::access_log::AccessLog;
 use base_telemetry::server::ServerStats;
-use edge_pipeline::{Around, Pipeline};
+use edge_pipeline::{Around, FilterKind, Pipeline};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,6 +54,9 @@ impl AroundSlot {
     }
 }
 
+/// Finds a kind of filter by the name documents use.
+pub type Kinds = fn(&str) -> Option<&'static FilterKind>;
+
 /// What all servers of the process share.
 pub struct Shared {
     workers: Vec<Worker>,
@@ -63,6 +66,7 @@ pub struct Shared {
     telemetry: Arc<Telemetry>,
     access_log: Option<Arc<AccessLog>>,
     timeouts: Timeouts,
+    kinds: Kinds,
     /// Requests answered, by worker.
     requests: Box<[AtomicU64]>,
 }
@@ -137,6 +141,18 @@ impl Traffic {
         access_log: Option<Arc<AccessLog>>,
         timeouts: Timeouts,
     ) -> Traffic {
+        Traffic::with_kinds(workers, machine, telemetry, access_log, timeouts, edge_filters::kind)
+    }
+
+    /// As [`with_timeouts`](Traffic::with_timeouts), with other filters than those of `edge-filters`, or more.
+    pub fn with_kinds(
+        workers: Vec<Worker>,
+        machine: &str,
+        telemetry: Arc<Telemetry>,
+        access_log: Option<Arc<AccessLog>>,
+        timeouts: Timeouts,
+        kinds: Kinds,
+    ) -> Traffic {
         let requests = workers.iter().map(|_| AtomicU64::new(0)).collect();
         let shared = Shared {
             workers,
@@ -146,6 +162,7 @@ impl Traffic {
             telemetry,
             access_log,
             timeouts,
+            kinds,
             requests,
         };
         Traffic { shared: Arc::new(shared), servers: Mutex::default() }
@@ -155,7 +172,7 @@ impl Traffic {
     pub fn apply_pipeline(&self, name: &str, spec: &PipelineSpec) -> Result<(), Vec<Problem>> {
         let slot = self.shared.slot(name);
         let previous = slot.current();
-        let built = Pipeline::build(name, spec, &edge_filters::kind, previous.as_deref(), &self.shared.telemetry)?;
+        let built = Pipeline::build(name, spec, &self.shared.kinds, previous.as_deref(), &self.shared.telemetry)?;
         slot.current.store(Some(Arc::new(built)));
         Ok(())
     }
@@ -178,7 +195,7 @@ impl Traffic {
         let previous = slot.current();
         let build = |part: &Option<PipelineSpec>, key: &str, before: Option<&Pipeline>| {
             let build = |spec| {
-                Pipeline::build(&format!("{name}/{key}"), spec, &edge_filters::kind, before, &self.shared.telemetry)
+                Pipeline::build(&format!("{name}/{key}"), spec, &self.shared.kinds, before, &self.shared.telemetry)
             };
             part.as_ref().map(build).transpose().map_err(|problems| {
                 let under = |mut problem: Problem| {

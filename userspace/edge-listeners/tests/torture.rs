@@ -66,7 +66,8 @@ impl Bench {
             format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{body}").into_bytes()
         });
         let ms = Duration::from_millis;
-        let timeouts = Timeouts { head: ms(500), body: ms(500), send: ms(2000), linger: ms(100) };
+        let timeouts =
+            Timeouts { head: ms(500), body: ms(500), send: ms(2000), linger: ms(100), ..Timeouts::default() };
         let server = "clientMaxBodySize: -1\nrules: [{paths: [{backend: app}]}]";
         let house = House::with_timeouts(io, server, &proxy_to(backend.port), timeouts);
         Bench { backend, house }

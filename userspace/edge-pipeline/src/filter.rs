@@ -33,6 +33,12 @@ impl<'a> Step<'a> {
 pub trait Filter: Any + Send + Sync {
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a>;
 
+    /// Whether it may make a tunnel of a CONNECT request (RFC 9110 section 9.3.6), by answering 2xx and setting
+    /// [`Exchange::upgraded`]. Where no filter of a pipeline does, CONNECT is answered 501 without it.
+    fn makes_tunnels(&self) -> bool {
+        false
+    }
+
     /// What `GET /status/objects` shows of it.
     fn status(&self) -> Option<Value> {
         None

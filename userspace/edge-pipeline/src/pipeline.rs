@@ -133,6 +133,11 @@ impl Pipeline {
         self.filters.iter().find(|(n, k, _)| &**n == name && *k == kind).map(|(_, _, f)| f)
     }
 
+    /// Whether a CONNECT request may go through it.
+    pub fn makes_tunnels(&self) -> bool {
+        self.filters.iter().any(|(_, _, filter)| filter.makes_tunnels())
+    }
+
     /// Walks the flow. The answer, if any filter gave one, is the response of the exchange's `DEFAULT` namespace.
     /// Says whether the flow was ended by `END` or by a result nobody jumps on, rather than by its last node.
     pub async fn run(&self, exchange: &mut Exchange) -> bool {

@@ -5,6 +5,7 @@
 use base_model::{decode, yaml};
 use base_runtime::{Config, IoMode, Runtime};
 use base_telemetry::{Identity, Telemetry};
+use edge_listeners::traffic::Kinds;
 use edge_listeners::{Timeouts, Traffic};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -28,7 +29,7 @@ macro_rules! spec {
 
 pub fn short_timeouts() -> Timeouts {
     let ms = Duration::from_millis;
-    Timeouts { head: ms(400), body: ms(400), send: ms(600), linger: ms(500) }
+    Timeouts { head: ms(400), body: ms(400), send: ms(600), linger: ms(500), ..Timeouts::default() }
 }
 
 /// A server called `web` before a pipeline called `app`.
@@ -47,6 +48,11 @@ impl House {
     }
 
     pub fn with_timeouts(io: IoMode, server: &str, pipeline: &str, timeouts: Timeouts) -> House {
+        House::with_kinds(io, server, pipeline, timeouts, edge_filters::kind)
+    }
+
+    /// With filters of the test's own.
+    pub fn with_kinds(io: IoMode, server: &str, pipeline: &str, timeouts: Timeouts, kinds: Kinds) -> House {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let mut cpus = base_runtime::allowed_cpus();
         let turn = STARTED.fetch_add(1, Ordering::Relaxed) % cpus.len();
@@ -59,7 +65,8 @@ impl House {
             instance_name: "test".to_owned(),
         };
         let telemetry = Telemetry::new(identity, 1);
-        let traffic = Traffic::with_timeouts(runtime.workers().to_vec(), "test", telemetry.clone(), None, timeouts);
+        let workers = runtime.workers().to_vec();
+        let traffic = Traffic::with_kinds(workers, "test", telemetry.clone(), None, timeouts, kinds);
         let house = House { traffic: Arc::new(traffic), telemetry, port: free_port(), runtime };
         house.pipeline("app", pipeline);
         house.server(server);

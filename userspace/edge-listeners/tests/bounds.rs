@@ -1,0 +1,126 @@
+//! What one client may cost everybody: rates, and what happens where there is no more room.
+
+#[macro_use]
+mod support;
+
+use base_runtime::IoMode;
+use edge_listeners::Timeouts;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use support::{Backend, House, Wire, eventually, proxy_to};
+
+on_both_drivers![
+    a_body_that_trickles_is_408,
+    a_body_may_be_as_slow_as_its_backend,
+    a_reader_that_trickles_is_cut_off,
+    who_was_fast_may_pause,
+    a_connection_may_idle_for_ever,
+];
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const MOCK: &str = "filters: [{name: m, kind: Mock, rules: [{code: 200, body: mocked}]}]";
+
+/// At least 10 kB/s, after 300 ms.
+fn rated() -> Timeouts {
+    let (body, send) = (Duration::from_secs(5), Duration::from_secs(5));
+    Timeouts { rate: 10_000, grace: Duration::from_millis(300), body, send, ..Timeouts::default() }
+}
+
+/// Sends a byte every 20 ms, as long as somebody takes it.
+fn trickle(wire: &Wire) -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (mut stream, stopped) = (wire.stream.try_clone().unwrap(), stop.clone());
+    std::thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) && std::io::Write::write_all(&mut stream, b"1").is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    stop
+}
+
+fn a_body_that_trickles_is_408(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let house = House::with_timeouts(io, "", &proxy_to(backend.port), rated());
+    for head in ["Content-Length: 100000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n186A0\r\n"] {
+        let mut client = house.connect();
+        let began = Instant::now();
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{head}").as_bytes());
+        let stop = trickle(&client);
+        assert_eq!(client.answer().status(), 408, "{head}");
+        assert!((250..3000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+        stop.store(true, Ordering::Relaxed);
+    }
+    assert_eq!((house.limit("body_rate"), house.limit("body_timeout")), (2, 0));
+    // An honest client beside them.
+    assert_eq!(house.ask(GET).status(), 200);
+}
+
+/// The client is kept waiting, and so is not counted as slow.
+fn a_body_may_be_as_slow_as_its_backend(io: IoMode) {
+    const SIZE: usize = 24 << 20;
+    let backend = Backend::new(|mut wire, _| {
+        wire.head();
+        std::thread::sleep(Duration::from_millis(1500));
+        wire.exactly(SIZE);
+        wire.send(OK.as_bytes());
+    });
+    let house = House::with_timeouts(io, "clientMaxBodySize: -1", &proxy_to(backend.port), rated());
+    let mut client = house.connect();
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes());
+    client.send(&vec![b'x'; SIZE]);
+    assert_eq!(client.answer().status(), 200);
+    assert_eq!(house.limit("body_rate"), 0);
+}
+
+fn a_reader_that_trickles_is_cut_off(io: IoMode) {
+    const SIZE: usize = 64 << 20;
+    let backend = Backend::new(|mut wire, _| {
+        wire.head();
+        wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes());
+        while wire.send(&[b'x'; 64 << 10]) {}
+    });
+    // Kernels move windows by tens of kilobytes: the rate is one that is above what the client reads for sure.
+    let timeouts = Timeouts { rate: 30_000_000, ..rated() };
+    let house = House::with_timeouts(io, "", &proxy_to(backend.port), timeouts);
+    let mut client = house.connect();
+    client.send(GET.as_bytes());
+    let began = Instant::now();
+    while house.limit("response_rate") + house.limit("response_stalled") == 0 {
+        assert!(began.elapsed() < Duration::from_secs(8), "still served");
+        let _ = client.exactly(64 << 10);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(house.limit("response_rate"), 1, "it read, but too little");
+    assert!(client.rest().len() < SIZE);
+    eventually("it is gone", || house.traffic.connections() == 0);
+}
+
+fn who_was_fast_may_pause(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let house = House::with_timeouts(io, "", &proxy_to(backend.port), rated());
+    let mut client = house.connect();
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+    client.send(&[b'x'; 99_999]);
+    std::thread::sleep(Duration::from_millis(900));
+    client.send(b"x");
+    assert_eq!(client.answer().status(), 200);
+    // Slow, and fast enough.
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\n");
+    for _ in 0..40 {
+        client.send(&[b'x'; 1000]);
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    assert_eq!(client.answer().status(), 200);
+}
+
+fn a_connection_may_idle_for_ever(io: IoMode) {
+    let house = House::new(io, "keepAliveTimeout: 0s", MOCK);
+    let mut client = house.connect();
+    for _ in 0..2 {
+        client.send(GET.as_bytes());
+        assert_eq!(client.answer().text(), "mocked");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,308 @@
+//! What passes beside requests and answers: interim answers, and what a connection carries once it speaks another protocol.
+
+#[macro_use]
+mod support;
+
+use base_runtime::IoMode;
+use base_runtime::net::TcpStream;
+use edge_listeners::Timeouts;
+use edge_pipeline::{Body, Exchange, Filter, FilterKind, SUCCESS, Step};
+use proto_http::Response;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use support::{Backend, House, eventually, proxy_to, short_timeouts};
+
+on_both_drivers![
+    interim_answers_precede_the_answer,
+    an_expectation_is_answered_once,
+    connect_is_not_implemented_where_nobody_makes_tunnels,
+    connect_holds_what_follows_until_it_is_let_through,
+    a_refused_connect_ends_the_connection,
+    a_silent_tunnel_ends,
+    a_busy_tunnel_outlives_its_idle_time,
+    a_stopped_server_ends_silent_tunnels,
+    a_broken_tunnel_is_broken_on_both_sides,
+    a_tunnel_keeps_no_more_than_its_bounds,
+];
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+const ANY: &str = "rules: [{paths: [{backend: app}]}]";
+
+/// Says 100, 102, 103 with a field, and 101, which is none; waits, says 103 again, and answers what it read.
+struct Hint;
+
+impl Filter for Hint {
+    fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
+        let interim = exchange.interim.clone();
+        let hint = || {
+            let mut hint = Response::with_status(103);
+            hint.headers.set("Link", "</style.css>");
+            hint
+        };
+        interim.push(Response::with_status(100));
+        interim.push(Response::with_status(101));
+        interim.push(Response::with_status(102));
+        interim.push(hint());
+        Step::wait(async move {
+            base_runtime::time::sleep(Duration::from_millis(20)).await;
+            interim.push(hint());
+            let read = exchange.space().request_body.collect(1 << 20).await.cloned().unwrap_or_default();
+            exchange.respond(Response::with_status(200), Body::full(read));
+            SUCCESS
+        })
+    }
+}
+
+/// Makes a tunnel to the port the authority names, unless that is nobody's.
+struct Dial;
+
+impl Filter for Dial {
+    fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
+        Step::wait(async move {
+            let port = exchange.request().authority.rsplit(':').next().and_then(|p| p.parse().ok()).unwrap_or(0);
+            match TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port).into()).await {
+                Ok(stream) => {
+                    exchange.upgraded = Some(stream.into());
+                    exchange.respond(Response::with_status(200), Body::Empty);
+                }
+                Err(_) => exchange.respond(Response::with_status(502), Body::Empty),
+            }
+            SUCCESS
+        })
+    }
+
+    fn makes_tunnels(&self) -> bool {
+        true
+    }
+}
+
+fn kind(name: &str) -> Option<&'static FilterKind> {
+    const fn made_by(kind: &'static str, build: edge_pipeline::filter::Build) -> FilterKind {
+        let (schema, check): (fn() -> _, edge_pipeline::filter::Check) =
+            (|| serde_json::Value::Null, |_, _| Ok(Vec::new()));
+        FilterKind { kind, results: &[], doc: "", schema, check, build }
+    }
+    static HINT: FilterKind = made_by("Hint", |_, _| Ok(Arc::new(Hint)));
+    static DIAL: FilterKind = made_by("Dial", |_, _| Ok(Arc::new(Dial)));
+    match name {
+        "Hint" => Some(&HINT),
+        "Dial" => Some(&DIAL),
+        _ => edge_filters::kind(name),
+    }
+}
+
+fn house(io: IoMode, filter: &str) -> House {
+    let pipeline = format!("filters: [{{name: f, kind: {filter}}}]");
+    House::with_kinds(io, ANY, &pipeline, short_timeouts(), kind)
+}
+
+const HINTED: &str = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n";
+
+fn interim_answers_precede_the_answer(io: IoMode) {
+    let house = house(io, "Hint");
+    let mut client = house.connect();
+    for _ in 0..2 {
+        client.send(GET.as_bytes());
+        assert_eq!(client.head().unwrap(), "HTTP/1.1 102 Processing\r\n\r\n", "100 and 101 were nobody's wish");
+        assert_eq!(client.head().unwrap(), HINTED);
+        assert_eq!(client.head().unwrap(), HINTED);
+        assert_eq!(client.answer().status(), 200);
+    }
+    assert_eq!(house.count(200), 2, "interim answers are no answers");
+    // HTTP/1.0 knows none.
+    assert_eq!(house.ask("GET / HTTP/1.0\r\nHost: a\r\n\r\n").status(), 200);
+}
+
+fn an_expectation_is_answered_once(io: IoMode) {
+    let house = house(io, "Hint");
+    let mut client = house.connect();
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    assert_eq!(client.head().unwrap(), "HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(client.head().unwrap(), "HTTP/1.1 102 Processing\r\n\r\n");
+    client.send(b"hello");
+    assert_eq!(client.head().unwrap(), HINTED);
+    assert_eq!(client.head().unwrap(), HINTED);
+    assert_eq!(client.answer().text(), "hello", "no second 100 came");
+    // A client that did not ask gets none, and one that had sent its body does not need it.
+    for expect in ["", "Expect: 100-continue\r\n"] {
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{expect}Content-Length: 5\r\n\r\nhello").as_bytes());
+        assert!(client.head().unwrap().starts_with("HTTP/1.1 102 "), "{expect}");
+        client.head();
+        client.head();
+        assert_eq!(client.answer().text(), "hello");
+    }
+}
+
+fn connect_is_not_implemented_where_nobody_makes_tunnels(io: IoMode) {
+    let backend = Backend::answering("HTTP/1.1 200 OK\r\n\r\n");
+    for rules in
+        [ANY, "rules: [{paths: [{pathPrefix: /, backend: app}]}]", "rules: [{paths: [{path: /, backend: app}]}]"]
+    {
+        let house = House::with_timeouts(io, rules, &proxy_to(backend.port), short_timeouts());
+        let mut client = house.connect();
+        // What follows is no request.
+        client.send(format!("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n{GET}").as_bytes());
+        let answer = client.answer();
+        assert_eq!((answer.status(), answer.field("connection")), (501, Some("close")), "{rules}");
+        assert!(client.ends());
+        assert_eq!(house.count(200), 0);
+    }
+    assert_eq!(backend.connections(), 0, "no backend hears of it");
+    let house = House::new(io, "rules: [{paths: [{methods: [GET], backend: app}]}]", &proxy_to(backend.port));
+    assert_eq!(house.ask("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n").status(), 405);
+}
+
+fn connect_holds_what_follows_until_it_is_let_through(io: IoMode) {
+    let backend = Backend::new(|mut wire, _| {
+        let hello = wire.exactly(5).unwrap();
+        wire.send(&hello);
+        let rest = wire.rest();
+        wire.send(&rest);
+    });
+    let house = house(io, "Dial");
+    let mut client = house.connect();
+    client.send(format!("CONNECT a:{0} HTTP/1.1\r\nHost: a:{0}\r\n\r\nhello", backend.port).as_bytes());
+    let head = client.head().unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 ") && !head.to_lowercase().contains("content-length"), "{head}");
+    assert_eq!(client.exactly(5).unwrap(), b"hello");
+    client.send(b" world");
+    client.finish_sending();
+    assert_eq!(client.rest(), b" world", "each direction ends by itself");
+    eventually("the tunnel is gone", || house.traffic.connections() == 0);
+}
+
+fn a_refused_connect_ends_the_connection(io: IoMode) {
+    let house = house(io, "Dial");
+    let mut client = house.connect();
+    client.send(format!("CONNECT a:{0} HTTP/1.1\r\nHost: a:{0}\r\n\r\n{GET}", support::free_port()).as_bytes());
+    assert_eq!(client.answer().status(), 502);
+    assert!(client.ends(), "what followed was meant for the tunnel");
+    // Content is not a thing CONNECT has.
+    let backend = Backend::answering(OK);
+    for framing in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"] {
+        let request = format!("CONNECT a:{0} HTTP/1.1\r\nHost: a:{0}\r\n{framing}", backend.port);
+        assert_eq!(house.ask(&request).status(), 400, "{framing}");
+    }
+    assert_eq!((backend.connections(), house.limit("connect_content")), (0, 2));
+}
+
+/// Switches to a protocol in which every byte comes back.
+fn echoing() -> Backend {
+    Backend::new(|mut wire, _| {
+        wire.head();
+        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+        while wire.more() {
+            let echo = std::mem::take(&mut wire.read);
+            wire.send(&echo);
+        }
+    })
+}
+
+fn tunnel_timeouts(tunnel: u64, drain: u64) -> Timeouts {
+    let ms = Duration::from_millis;
+    Timeouts { tunnel: ms(tunnel), tunnel_drain: ms(drain), ..Timeouts::default() }
+}
+
+fn a_silent_tunnel_ends(io: IoMode) {
+    let backend = echoing();
+    let house = House::with_timeouts(io, "", &proxy_to(backend.port), tunnel_timeouts(300, 300));
+    let mut client = house.connect();
+    client.send(UPGRADE.as_bytes());
+    assert!(client.head().unwrap().starts_with("HTTP/1.1 101 "));
+    let began = Instant::now();
+    assert!(client.ends());
+    assert!((250..3000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    eventually("it is gone", || house.traffic.connections() == 0);
+    assert_eq!(house.limit("tunnel_idle"), 1);
+}
+
+fn a_busy_tunnel_outlives_its_idle_time(io: IoMode) {
+    let backend = echoing();
+    let house = House::with_timeouts(io, "", &proxy_to(backend.port), tunnel_timeouts(400, 400));
+    let mut client = house.connect();
+    client.send(UPGRADE.as_bytes());
+    client.head().unwrap();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1200) {
+        client.send(b"ping");
+        assert_eq!(client.exactly(4).unwrap(), b"ping");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(house.limit("tunnel_idle"), 0);
+}
+
+fn a_stopped_server_ends_silent_tunnels(io: IoMode) {
+    let backend = echoing();
+    let house = House::with_timeouts(io, "", &proxy_to(backend.port), tunnel_timeouts(600_000, 300));
+    let (mut silent, mut busy) = (house.connect(), house.connect());
+    for client in [&mut silent, &mut busy] {
+        client.send(UPGRADE.as_bytes());
+        client.head().unwrap();
+        client.send(b"x");
+        assert_eq!(client.exactly(1).unwrap(), b"x");
+    }
+    let server = house.traffic.servers()[0].1.clone();
+    house.traffic.remove_server("web");
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(800) {
+        busy.send(b"ping");
+        assert_eq!(busy.exactly(4).unwrap(), b"ping", "one at work goes on");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(silent.is_closed(), "one that is silent was ended");
+    eventually("nothing is left", || server.connections() == 0);
+    assert!(busy.ends());
+}
+
+fn a_broken_tunnel_is_broken_on_both_sides(io: IoMode) {
+    let backend = Backend::new(|mut wire, nth| {
+        wire.head();
+        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+        if nth == 0 {
+            // Unread bytes make it a reset.
+            wire.reset();
+        } else {
+            assert!(!wire.more(), "the client's reset arrives");
+        }
+    });
+    let house = House::proxy(io, &backend);
+    let mut client = house.connect();
+    client.send(UPGRADE.as_bytes());
+    client.head().unwrap();
+    client.send(b"unread");
+    assert!(client.ends());
+    let mut client = house.connect();
+    client.send(UPGRADE.as_bytes());
+    client.head().unwrap();
+    drop(client);
+    eventually("nothing is left", || house.traffic.connections() == 0);
+}
+
+/// The backend talks and the client does not listen: what waits in between is bounded.
+fn a_tunnel_keeps_no_more_than_its_bounds(io: IoMode) {
+    let written = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = written.clone();
+    let backend = Backend::new(move |mut wire, _| {
+        wire.head();
+        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+        while wire.send(&[7; 64 << 10]) {
+            count.fetch_add(64 << 10, std::sync::atomic::Ordering::Relaxed);
+        }
+    });
+    let house = House::proxy(io, &backend);
+    let mut client = house.connect();
+    client.send(UPGRADE.as_bytes());
+    client.head().unwrap();
+    // Until it stands still.
+    let amount = || written.load(std::sync::atomic::Ordering::Relaxed);
+    let mut before = usize::MAX;
+    eventually("the backend waits", || {
+        std::thread::sleep(Duration::from_millis(200));
+        std::mem::replace(&mut before, amount()) == amount()
+    });
+    // Sixteen megabytes find room in the kernel's buffers; a few buffers of ours come to it.
+    let buffers = house.runtime.workers()[0].stats().buffers_in_use;
+    assert!(amount() < 24 << 20 && buffers < 600, "{} bytes, {buffers} buffers", amount());
+}
