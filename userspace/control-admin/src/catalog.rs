@@ -14,6 +14,12 @@ pub trait Catalog: Send + Sync + 'static {
     /// document itself. Documents are shared, so results can be kept by the address of the `Arc`.
     fn check(&self, document: &Value, others: &BTreeMap<String, Document>) -> Result<Checked, Vec<String>>;
 
+    /// The document as people may see it: without its secrets.
+    fn shown(&self, document: &Value) -> Value;
+
+    /// Puts the secrets of `stored` into a document that was shown without them. What cannot be filled in is told.
+    fn restore_secrets(&self, document: &mut Value, stored: Option<&Value>) -> Vec<String>;
+
     /// A document of the kind with its defaults, for people to fill in.
     fn skeleton(&self, kind: &str) -> Option<String>;
 

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use base_model::explain::Explained;
 use base_model::object::check_together;
-use base_model::{FilterKinds, Object, Spec, kinds};
+use base_model::{FilterKinds, Object, Secrets, Spec, kinds};
 use control_api::Document;
 use serde_json::{Value, json};
 
@@ -14,6 +15,7 @@ use crate::catalog::{Catalog, Category, Checked, KindInfo};
 pub struct ModelCatalog {
     filters: Box<dyn FilterKinds + Send + Sync>,
     explained: Vec<Explained>,
+    secrets: Secrets,
     descriptions: BTreeMap<String, String>,
     /// Objects as they were read last, by name. A document that is still the same `Arc` is not read again, so a change
     /// costs the reading of one document however many there are.
@@ -27,7 +29,8 @@ impl ModelCatalog {
         explained: Vec<Explained>,
         descriptions: BTreeMap<String, String>,
     ) -> Self {
-        ModelCatalog { filters, explained, descriptions, read: Mutex::default() }
+        let secrets = Secrets::new(&explained);
+        ModelCatalog { filters, explained, secrets, descriptions, read: Mutex::default() }
     }
 
     fn others(&self, but: &str, others: &BTreeMap<String, Document>) -> Vec<Arc<Object>> {
@@ -73,7 +76,7 @@ impl Catalog for ModelCatalog {
     fn check(&self, document: &Value, others: &BTreeMap<String, Document>) -> Result<Checked, Vec<String>> {
         let texts =
             |problems: Vec<base_model::Problem>| -> Vec<String> { problems.iter().map(|p| p.to_string()).collect() };
-        let object = Object::read(document, self.filters.as_ref()).map_err(texts)?;
+        let object = Object::admit(document, self.filters.as_ref(), SystemTime::now()).map_err(texts)?;
         let others = self.others(&object.document.name, others);
         let found = check_together(&object, others.iter().map(Arc::as_ref));
         if !found.problems.is_empty() {
@@ -84,6 +87,14 @@ impl Catalog for ModelCatalog {
             generated: generated(&object),
             warnings: object.warnings.iter().chain(&found.warnings).map(|warning| warning.to_string()).collect(),
         })
+    }
+
+    fn shown(&self, document: &Value) -> Value {
+        self.secrets.hide(document)
+    }
+
+    fn restore_secrets(&self, document: &mut Value, stored: Option<&Value>) -> Vec<String> {
+        self.secrets.restore(document, stored).iter().map(|problem| problem.to_string()).collect()
     }
 
     fn skeleton(&self, kind: &str) -> Option<String> {

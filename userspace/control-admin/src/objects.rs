@@ -56,7 +56,7 @@ pub async fn check(State(api): State<Arc<Api>>, query: Params, body: Text) -> An
 
 pub async fn list(State(api): State<Arc<Api>>, query: Params) -> Answer {
     let state = api.control.state();
-    let documents: Vec<Value> = state.view.objects.values().map(|document| Value::clone(document)).collect();
+    let documents: Vec<Value> = state.view.objects.values().map(|document| api.catalog.shown(document)).collect();
     let namespace = text(&query, "namespace");
     if flag(&query, "all-namespaces") {
         if !namespace.is_empty() {
@@ -72,7 +72,7 @@ pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>, query: 
     let state = api.control.state();
     match state.view.object(&name) {
         Some(document) if in_default(text(&query, "namespace")) => {
-            Ok(Reply::body(Value::clone(document)).version(state.view.version))
+            Ok(Reply::body(api.catalog.shown(document)).version(state.view.version))
         }
         _ => Err(Error::not_found(format!("object {name:?} not found"))),
     }
@@ -123,14 +123,18 @@ async fn put(api: &Api, documents: Vec<Value>, mode: PutMode, strict: bool) -> R
 }
 
 /// Checks documents as they will stand beside each other and beside what is there; collects every problem first.
-fn checked(api: &Api, documents: Vec<Value>, mode: PutMode, strict: bool) -> Result<Vec<Checked>, Error> {
+fn checked(api: &Api, mut documents: Vec<Value>, mode: PutMode, strict: bool) -> Result<Vec<Checked>, Error> {
     let several = documents.len() > 1;
     let state = api.control.state();
     let mut others: BTreeMap<String, Document> = BTreeMap::clone(&state.view.objects);
     let mut names = BTreeSet::new();
     let mut problems = Vec::new();
     let mut status = StatusCode::BAD_REQUEST;
-    for (n, document) in documents.iter().enumerate() {
+    for (n, document) in documents.iter_mut().enumerate() {
+        let stored = document.get("name").and_then(Value::as_str).and_then(|name| state.view.object(name));
+        for problem in api.catalog.restore_secrets(document, stored.map(|stored| stored.as_ref())) {
+            problems.push(titled(n, document, several, &problem));
+        }
         if let Err((what, problem)) = may_write(api, document, mode) {
             status = what;
             problems.push(titled(n, document, several, &problem));

@@ -357,3 +357,32 @@ fn hundreds_of_objects_one_by_one() {
     eprintln!("300 objects in {all:?}, one more change in {:?}", one.elapsed());
     assert!(all < std::time::Duration::from_secs(20), "{all:?}");
 }
+
+#[test]
+fn secrets_are_not_shown_and_survive_an_edit() {
+    let world = World::start();
+    let made = rcgen::generate_simple_self_signed(vec!["shop.test".to_owned()]).unwrap();
+    let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let server = json!({
+        "name": "s", "kind": "HTTPServer", "port": 443, "https": true, "certs": {"shop": chain}, "keys": {"shop": key},
+        "rules": [],
+    });
+    assert_eq!(world.json("POST", "/objects", server.clone()).status, 201);
+    for path in ["/objects", "/objects/s", "/objects?all-namespaces=true"] {
+        let shown = world.get(path).text;
+        assert!(shown.contains("DATA+OMITTED") && shown.contains("BEGIN CERTIFICATE"), "{shown}");
+        assert!(!shown.contains("PRIVATE KEY"), "{shown}");
+    }
+    let mut edited = world.get("/objects/s").json();
+    edited["port"] = 444.into();
+    assert_eq!(world.json("PUT", "/objects/s", edited.clone()).status, 200);
+    assert_eq!(world.json("POST", "/objects?apply=true", edited.clone()).status, 200);
+    let stored = world.control.state().view.objects["s"].clone();
+    assert_eq!((&stored["port"], &stored["keys"]["shop"]), (&444.into(), &key.into()));
+
+    edited["name"] = "t".into();
+    edited["port"] = 445.into();
+    let refused = world.json("POST", "/objects", edited);
+    assert_eq!(refused.status, 400, "{}", refused.text);
+    assert!(refused.text.contains("keys.shop: DATA+OMITTED stands for a secret"), "{}", refused.text);
+}

@@ -7,13 +7,16 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+
+use crate::tls::{ClientTrust, TlsError, client_config, suspicious};
 
 /// Connections are kept and shared by all clones.
 #[derive(Clone)]
 pub struct Client {
-    inner: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
+    inner: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 /// An answer read to its end.
@@ -35,10 +38,23 @@ pub struct CallError {
 
 impl Client {
     /// `connect_timeout` bounds the TCP handshake; each call brings its own bound for the rest.
+    /// No server with `https://` is believed.
     pub fn new(connect_timeout: Duration) -> Self {
+        Self::with(connect_timeout, suspicious())
+    }
+
+    /// As [`new`](Client::new), with what is to be believed of servers with `https://`, and shown to them.
+    pub fn trusting(connect_timeout: Duration, trust: &ClientTrust) -> Result<Self, TlsError> {
+        Ok(Self::with(connect_timeout, client_config(trust)?))
+    }
+
+    fn with(connect_timeout: Duration, tls: rustls::ClientConfig) -> Self {
         let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(connect_timeout));
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(connector);
         let inner = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .build(connector);

@@ -1,5 +1,6 @@
 //! The vocabulary that crosses the control plane's process boundaries: what is published to every machine
-//! ([`Snapshot`], [`Delta`]), how a refusal looks ([`Refusal`]), and the HTTP [`client`] that carries both.
+//! ([`Snapshot`], [`Delta`]), how a refusal looks ([`Refusal`]), the HTTP [`client`] that carries both, and
+//! the [`tls`] it may go over.
 //!
 //! A machine holds one [`Snapshot`] and applies each [`Delta`] whose `from` is its version; anything else makes it ask for
 //! a snapshot again. All collections are ordered and shared, so cloning a snapshot costs a few reference counts.
@@ -7,6 +8,7 @@
 
 pub mod client;
 pub mod time;
+pub mod tls;
 
 mod publish;
 mod refusal;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
@@ -272,7 +273,10 @@ fn found(directory: &Path, path: &Path, identity: &Identity) -> Result<(), OpenE
         transaction.commit()?;
         Ok(())
     };
+    // Documents hold private keys.
+    let private = || fs::set_permissions(&draft, fs::Permissions::from_mode(0o600));
     create().map_err(|e| io(&e))?;
+    private().map_err(|e| io(&e))?;
     fs::rename(&draft, path).map_err(|e| io(&e))?;
     fs::File::open(directory).and_then(|d| d.sync_all()).map_err(|e| io(&e))
 }

@@ -11,9 +11,9 @@ mod command;
 mod diff;
 mod state;
 mod steering;
-mod tickets;
 #[cfg(test)]
 mod tests;
+mod tickets;
 
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
 pub use diff::between;

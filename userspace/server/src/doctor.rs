@@ -4,6 +4,7 @@ use crate::options::Options;
 use base_model::Object;
 use edge_filters::kinds::Shelf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 /// Prints a line per finding; 1 when something required is missing.
 pub fn run() -> ExitCode {
@@ -43,7 +44,7 @@ pub fn check_config(options: &Options) -> ExitCode {
             }
             Ok(documents) => {
                 for document in documents {
-                    match Object::read(&document, &Shelf) {
+                    match Object::admit(&document, &Shelf, SystemTime::now()) {
                         Ok(object) => {
                             for warning in object.warnings {
                                 eprintln!("{}: {}: warning: {warning}", path.display(), object.document.name);
