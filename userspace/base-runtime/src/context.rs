@@ -1,6 +1,7 @@
 //! What a worker's thread can reach from anywhere on it.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
 use std::ptr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub(crate) struct Context {
     pub driver: AnyDriver,
     pub pool: Pool,
     pub limits: Limits,
+    /// Given up for a moment when descriptors are short.
+    pub spare: RefCell<Option<OwnedFd>>,
     pub now: Cell<Instant>,
     /// The worker is going down: closing no longer waits for queued sends.
     pub stopping: Cell<bool>,

@@ -5,12 +5,13 @@ mod uring;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::context::Context;
+use crate::net::address::Address;
 use crate::net::socket::Socket;
 use crate::runtime::{Config, Shared};
 use epoll::Epoll;
@@ -85,7 +86,7 @@ pub(crate) trait Driver {
     fn adopt(&self, cx: &Context, socket: &Rc<Socket>) -> io::Result<()>;
     /// Starts (or goes on) accepting; `rx_op` says whether it is under way.
     fn accept(&self, cx: &Context, socket: &Rc<Socket>);
-    fn connect(&self, cx: &Context, socket: &Rc<Socket>, address: &SocketAddr) -> io::Result<()>;
+    fn connect(&self, cx: &Context, socket: &Rc<Socket>, address: &Address) -> io::Result<()>;
     /// Starts (or goes on) receiving; `rx_op` says whether it is under way.
     fn recv(&self, cx: &Context, socket: &Rc<Socket>);
     fn stop_recv(&self, cx: &Context, socket: &Rc<Socket>);
@@ -93,6 +94,8 @@ pub(crate) trait Driver {
     fn send(&self, cx: &Context, socket: &Rc<Socket>);
     /// Somebody has begun to wait for the sends of this socket.
     fn expect_report(&self, socket: &Socket);
+    /// Forgets a connection nothing is under way on and gives its descriptor up.
+    fn release(&self, socket: &Socket) -> RawFd;
     /// Cancels what is under way and closes the descriptor.
     fn close(&self, cx: &Context, socket: &Rc<Socket>);
     /// Nothing is left that only a turn without waiting would get done.
@@ -137,11 +140,12 @@ delegate! {
     start(cx: &Context) -> io::Result<()>;
     adopt(cx: &Context, socket: &Rc<Socket>) -> io::Result<()>;
     accept(cx: &Context, socket: &Rc<Socket>);
-    connect(cx: &Context, socket: &Rc<Socket>, address: &SocketAddr) -> io::Result<()>;
+    connect(cx: &Context, socket: &Rc<Socket>, address: &Address) -> io::Result<()>;
     recv(cx: &Context, socket: &Rc<Socket>);
     stop_recv(cx: &Context, socket: &Rc<Socket>);
     send(cx: &Context, socket: &Rc<Socket>);
     expect_report(socket: &Socket);
+    release(socket: &Socket) -> RawFd;
     close(cx: &Context, socket: &Rc<Socket>);
     may_sleep(cx: &Context) -> bool;
     turn(cx: &Context, wait: Wait);

@@ -17,6 +17,7 @@ use crate::context::{self, Context};
 use crate::driver::{AnyDriver, Driver, IoKind, IoMode, Wait, probe_uring};
 use crate::executor::{Executor, Task, WokenTask};
 use crate::memory::{self, Ledger};
+use crate::net::listener::spare_descriptor;
 use crate::net::socket::{Key, Sockets};
 use crate::stats::{Counters, WorkerStats};
 use crate::time::Timers;
@@ -219,7 +220,12 @@ impl Worker {
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = ()> + 'static,
     {
-        self.shared.send_job(Box::new(move |cx| cx.executor.spawn(&cx.shared, make()).detach()));
+        self.run(move |cx| cx.executor.spawn(&cx.shared, make()).detach());
+    }
+
+    /// Runs `job` on the worker's thread, or drops it if the worker has stopped.
+    pub(crate) fn run(&self, job: impl FnOnce(&Context) + Send + 'static) {
+        self.shared.send_job(Box::new(job));
     }
 
     /// A snapshot of its counters. Costs the worker nothing; the CPU time is asked of the kernel here.
@@ -387,6 +393,7 @@ fn run_worker(shared: Arc<Shared>, config: Config, io: IoKind, started: mpsc::Se
         driver,
         pool,
         limits: Limits { recv_queue_max: config.recv_queue_max.max(1), linger: config.linger },
+        spare: RefCell::new(spare_descriptor()),
         now: Cell::new(now),
         stopping: Cell::new(false),
     };

@@ -85,6 +85,10 @@ counters! {
     enobufs,
     /// Accepts that failed for want of descriptors or memory; the listener pauses after each.
     emfile,
+    /// Clients accepted only to be closed, because descriptors had been short for a while.
+    shed,
+    /// Connections given to another worker.
+    handed_over,
     /// Operations cancelled.
     cancelled,
     /// Receives paused because their queue was full.

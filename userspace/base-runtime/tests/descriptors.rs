@@ -15,7 +15,11 @@ use base_runtime::time::sleep;
 use base_runtime::{Buf, IoMode, spawn};
 use support::*;
 
-on_both_drivers!(accept_goes_on_after_running_out_of_descriptors, shutdown_leaves_no_descriptor_and_no_thread);
+on_both_drivers!(
+    accept_goes_on_after_running_out_of_descriptors,
+    clients_are_turned_away_when_descriptors_stay_short,
+    shutdown_leaves_no_descriptor_and_no_thread,
+);
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -59,6 +63,48 @@ fn accept_goes_on_after_running_out_of_descriptors(io: IoMode) {
         server.abort();
     });
     drop(clients);
+}
+
+fn clients_are_turned_away_when_descriptors_stay_short(io: IoMode) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = start(io);
+    let worker = runtime.workers()[0].clone();
+    let listener = listen();
+    let address = listener.local_addr();
+    let clients: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(address).expect("connects")).collect();
+    let limit = Limit::lower_to(count("/proc/self/fd") as u64 + 5);
+    let accepted = std::sync::Arc::new(Mutex::new(0));
+    let counting = accepted.clone();
+    runtime.workers()[0].spawn(move || async move {
+        loop {
+            let (stream, _) = listener.accept().await.expect("running out is not reported");
+            *counting.lock().expect("no panic") += 1;
+            // Held for ever, as by clients that stay idle.
+            std::mem::forget(stream);
+        }
+    });
+    let started = Instant::now();
+    while worker.stats().shed + *accepted.lock().expect("no panic") < 20 {
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", worker.stats());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(started.elapsed() > Duration::from_millis(900), "not before it lasted a second");
+    let mut turned_away = 0;
+    for mut client in clients {
+        client.set_read_timeout(Some(Duration::from_millis(20))).expect("a time");
+        turned_away += u64::from(matches!(std::io::Read::read(&mut client, &mut [0]), Ok(0)));
+    }
+    assert_eq!(turned_away, worker.stats().shed);
+    assert!(turned_away >= 10, "{turned_away}");
+    drop(limit);
+    // The spare descriptor is back in its place, and service goes on.
+    let before = *accepted.lock().expect("no panic");
+    let _late = std::net::TcpStream::connect(address).expect("connects");
+    while *accepted.lock().expect("no panic") == before {
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", worker.stats());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    runtime.shutdown();
 }
 
 fn shutdown_leaves_no_descriptor_and_no_thread(io: IoMode) {

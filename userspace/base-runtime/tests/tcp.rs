@@ -35,6 +35,7 @@ on_both_drivers!(
     aborted_stream_reports_it,
     accept_on_another_worker_is_refused,
     connection_moves_to_another_worker,
+    connection_is_handed_over,
     listener_dropped_elsewhere_stops_listening,
     starved_of_buffers_then_fed,
     more_sockets_ready_than_receive_buffers,
@@ -471,6 +472,54 @@ fn connection_moves_to_another_worker(io: IoMode) {
         stream.send(Buf::copy_from(format!("worker {}", base_runtime::worker_index()).as_bytes()));
     });
     assert_eq!(client.join().expect("no panic"), "worker 1");
+}
+
+fn connection_is_handed_over(io: IoMode) {
+    let runtime = two_workers(io);
+    let second = runtime.workers()[1].clone();
+    let listener = listen();
+    let address = listener.local_addr();
+    let clients: Vec<_> = (0..20)
+        .map(|i| {
+            std::thread::spawn(move || {
+                let mut stream = std::net::TcpStream::connect(address).expect("connects");
+                stream.write_all(&[i]).expect("writes");
+                let mut answer = Vec::new();
+                stream.read_to_end(&mut answer).expect("reads");
+                answer
+            })
+        })
+        .collect();
+    let first = runtime.workers()[0].clone();
+    run_on(&runtime, 0, move || async move {
+        for _ in 0..20 {
+            let (stream, _) = listener.accept().await.expect("accepts");
+            let handed = stream.hand_over(&second, |stream| async move {
+                let question = recv_exactly(&stream, 1).await.expect("the question");
+                stream.send(Buf::copy_from(&[question[0], base_runtime::worker_index() as u8]));
+            });
+            assert!(handed.is_ok(), "untouched");
+        }
+        assert_eq!((first.stats().connections_open, first.stats().handed_over), (0, 20));
+        // One that is in use stays where it is.
+        let (client, server) = pair().await;
+        client.send(Buf::copy_from(b"x"));
+        server.readable().await;
+        let (server, _) = server.hand_over(&second, |_| async {}).expect_err("received on");
+        assert_eq!(recv_exactly(&server, 1).await.expect("still here"), b"x");
+        client.flush().await.expect("sent");
+        assert!(client.hand_over(&second, |_| async {}).is_err(), "sent on");
+    });
+    for (i, client) in clients.into_iter().enumerate() {
+        assert_eq!(client.join().expect("no panic"), [i as u8, 1]);
+    }
+    let (stopped, second) = (two_workers(io), runtime.workers()[1].clone());
+    runtime.shutdown();
+    run_on(&stopped, 0, move || async move {
+        let (client, server) = pair().await;
+        assert!(server.hand_over(&second, |_| async { unreachable!("it has stopped") }).is_ok());
+        assert_eq!(recv_all(&client).await.expect("an orderly end"), b"");
+    });
 }
 
 fn listener_dropped_elsewhere_stops_listening(io: IoMode) {

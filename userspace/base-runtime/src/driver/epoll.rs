@@ -6,7 +6,6 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,8 +13,9 @@ use std::sync::Arc;
 use super::{Driver, IoKind, Wait};
 use crate::Buf;
 use crate::context::Context;
+use crate::net::address::{Address, decode_address};
+use crate::net::listener::ACCEPTED_MAX;
 use crate::net::socket::{self, Connecting, End, Key, Life, Op, SendOp, Socket};
-use crate::net::{ACCEPTED_MAX, decode_address, encode_address};
 use crate::runtime::Shared;
 
 pub(crate) struct Epoll {
@@ -54,6 +54,11 @@ impl Epoll {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    fn unregister(&self, fd: RawFd) {
+        // SAFETY: both descriptors are open; ENOENT for one never registered is of no consequence.
+        unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
     }
 
     fn continue_later(&self, socket: &Rc<Socket>) {
@@ -226,10 +231,9 @@ impl Driver for Epoll {
         }
     }
 
-    fn connect(&self, cx: &Context, socket: &Rc<Socket>, address: &SocketAddr) -> io::Result<()> {
-        let (storage, length) = encode_address(address);
-        // SAFETY: the address and its length come from `encode_address`, the descriptor is open.
-        let result = unsafe { libc::connect(socket.fd.get(), (&raw const storage).cast(), length) };
+    fn connect(&self, cx: &Context, socket: &Rc<Socket>, address: &Address) -> io::Result<()> {
+        // SAFETY: the address and its length belong together, the descriptor is open.
+        let result = unsafe { libc::connect(socket.fd.get(), address.as_ptr(), address.length()) };
         let errno = if result == 0 { 0 } else { last_errno() };
         if errno != 0 && errno != libc::EINPROGRESS {
             socket.connecting.set(Connecting::Done(errno));
@@ -281,17 +285,24 @@ impl Driver for Epoll {
 
     fn expect_report(&self, _: &Socket) {}
 
+    fn release(&self, socket: &Socket) -> RawFd {
+        let fd = socket.fd.replace(-1);
+        self.unregister(fd);
+        fd
+    }
+
     fn close(&self, cx: &Context, socket: &Rc<Socket>) {
         if socket.rx_op.get() != Op::Idle || socket.tx_op.get() != SendOp::Idle {
             cx.shared.counters.cancelled.add(1);
         }
         socket.rx_op.set(Op::Idle);
         socket.tx_op.set(SendOp::Idle);
-        // Closing takes it out of epoll too: the descriptor is never duplicated while it is registered, except by `into_std`,
-        // which only does so for sockets it hands over.
         let fd = socket.fd.replace(-1);
-        // SAFETY: both descriptors are open; ENOENT for one never registered is of no consequence.
-        unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
+        if socket.listener.is_some() {
+            // The process may have given copies of it away, which keep its registration alive.
+            self.unregister(fd);
+        }
+        // Closing takes a connection out of epoll, since it is never duplicated.
         socket::close_fd(fd);
     }
 

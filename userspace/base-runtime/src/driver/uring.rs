@@ -16,7 +16,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -30,8 +29,9 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use super::{Driver, IoKind, Wait};
 use crate::Buf;
 use crate::context::Context;
+use crate::net::address::Address;
+use crate::net::listener::ACCEPTED_MAX;
 use crate::net::socket::{self, Connecting, End, Key, Life, Op, SendOp, Socket};
-use crate::net::{ACCEPTED_MAX, encode_address};
 use crate::runtime::{Config, Shared};
 
 pub(crate) struct Uring {
@@ -392,7 +392,7 @@ impl Driver for Uring {
         self.push(entry.user_data(user_data(ACCEPT, socket)));
     }
 
-    fn connect(&self, _: &Context, socket: &Rc<Socket>, address: &SocketAddr) -> io::Result<()> {
+    fn connect(&self, _: &Context, socket: &Rc<Socket>, address: &Address) -> io::Result<()> {
         socket.begin_op();
         let (target, length) = self.scratch.address(address);
         let entry = opcode::Connect::new(Fd(socket.fd.get()), target, length).build();
@@ -434,6 +434,10 @@ impl Driver for Uring {
         if socket.tx_op.get() == SendOp::Silent {
             self.report_expected.set(true);
         }
+    }
+
+    fn release(&self, socket: &Socket) -> RawFd {
+        socket.fd.replace(-1)
     }
 
     fn close(&self, cx: &Context, socket: &Rc<Socket>) {
@@ -666,7 +670,7 @@ struct Scratch {
     messages: RefCell<Vec<Box<Message>>>,
     messages_used: Cell<usize>,
     #[expect(clippy::vec_box, reason = "as above")]
-    addresses: RefCell<Vec<Box<(libc::sockaddr_storage, libc::socklen_t)>>>,
+    addresses: RefCell<Vec<Box<Address>>>,
 }
 
 struct Message {
@@ -698,11 +702,11 @@ impl Scratch {
         (&raw const message.header, bytes)
     }
 
-    fn address(&self, address: &SocketAddr) -> (*const libc::sockaddr, libc::socklen_t) {
+    fn address(&self, address: &Address) -> (*const libc::sockaddr, libc::socklen_t) {
         let mut addresses = self.addresses.borrow_mut();
-        addresses.push(Box::new(encode_address(address)));
-        let (storage, length) = &**addresses.last().unwrap_or_else(|| unreachable!("pushed above"));
-        ((&raw const *storage).cast(), *length)
+        addresses.push(Box::new(address.clone()));
+        let kept = addresses.last().unwrap_or_else(|| unreachable!("pushed above"));
+        (kept.as_ptr(), kept.length())
     }
 
     /// The kernel has taken every submission, and with it a copy of what it pointed to here (IORING_FEAT_SUBMIT_STABLE).

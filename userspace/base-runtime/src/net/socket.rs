@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::rc::Rc;
+use std::time::Instant;
 
 use crate::Buf;
 use crate::context::Context;
@@ -153,6 +154,8 @@ pub(crate) struct Listener {
     /// The last accept failed for want of descriptors or memory: pause before the next.
     pub exhausted: Cell<bool>,
     pub backoff: crate::time::Deadline,
+    /// The first of the accepts that failed so in a row.
+    pub exhausted_since: Cell<Option<Instant>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -272,6 +275,7 @@ pub(crate) fn connected(cx: &Context, socket: &Socket, errno: i32) {
 pub(crate) fn accepted(cx: &Context, socket: &Socket, fd: RawFd, peer: Option<SocketAddr>) {
     match &socket.listener {
         Some(listener) if socket.is_open() => {
+            listener.exhausted_since.set(None);
             listener.accepted.borrow_mut().push_back((fd, peer));
             socket.rx_waker.wake(&cx.executor);
         }
@@ -285,7 +289,10 @@ pub(crate) fn accept_failed(cx: &Context, socket: &Socket, errno: i32) -> bool {
     if is_exhaustion(errno) {
         cx.shared.counters.emfile.add(1);
         listener.exhausted.set(true);
-        listener.backoff.set_after(super::ACCEPT_BACKOFF);
+        if listener.exhausted_since.get().is_none() {
+            listener.exhausted_since.set(Some(cx.now.get()));
+        }
+        listener.backoff.set_after(super::listener::ACCEPT_BACKOFF);
     } else if matches!(errno, libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP | libc::EFAULT) {
         socket.rx_end.set(End::Error(errno));
     } else {
@@ -451,6 +458,13 @@ pub(crate) fn abort(cx: &Context, socket: &Rc<Socket>) {
     }
     socket.rx_waker.wake(&cx.executor);
     socket.tx_waker.wake(&cx.executor);
+}
+
+/// Takes a connection nothing has happened on out of the worker's hands, all but its slot, which the last handle frees.
+pub(crate) fn release(cx: &Context, socket: &Socket) -> RawFd {
+    socket.life.set(Life::Closed);
+    cx.shared.counters.connections_open.sub(1);
+    cx.driver.release(socket)
 }
 
 pub(crate) fn linger_expired(cx: &Context, key: Key) {
