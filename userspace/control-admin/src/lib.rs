@@ -13,6 +13,7 @@ mod catalog;
 mod custom;
 mod listen;
 mod log_ring;
+mod login;
 mod logs;
 mod members;
 mod metadata;
@@ -22,8 +23,9 @@ mod routes;
 mod status;
 
 pub use catalog::{Catalog, Category, Checked, KindInfo, Local};
-pub use listen::{Admin, bind};
+pub use listen::{Admin, Door, bind};
 pub use log_ring::LogRing;
+pub use login::Logins;
 pub use model::ModelCatalog;
 pub use routes::router;
 pub use status::peer_routes;

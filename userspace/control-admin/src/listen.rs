@@ -1,17 +1,40 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::{Method, Request, StatusCode};
+use axum::middleware::from_fn_with_state;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::BODY_BYTES_MAX;
+use crate::login::{Logins, required};
 
 /// The listening half of the API. It closes when the last handle is dropped.
 #[derive(Clone)]
 pub struct Admin {
     addresses: Vec<SocketAddr>,
+    router: Router,
+    encrypted: bool,
     tasks: Arc<Mutex<JoinSet<()>>>,
+}
+
+/// Who gets in, and how. By default everybody who reaches it, without encryption.
+#[derive(Clone, Default)]
+pub struct Door {
+    /// `--tls`.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// `tls` asks for client certificates.
+    pub client_certificates: bool,
+    /// `basic-auth`.
+    pub logins: Option<Logins>,
 }
 
 /// Listens on `--api-addr`: `HOST:PORT`, `:PORT` for every address, several with commas. A name is bound on all its
@@ -59,28 +82,51 @@ pub fn bind(api_addr: &str) -> Result<Vec<TcpListener>, String> {
 
 impl Admin {
     /// Serves until [`Admin::shutdown`]. Call inside a tokio runtime.
-    pub fn serve(listeners: Vec<TcpListener>, router: Router) -> io::Result<Admin> {
+    pub fn serve(listeners: Vec<TcpListener>, router: Router, door: Door) -> io::Result<Admin> {
+        let guarded = match &door.logins {
+            Some(logins) => router.clone().layer(from_fn_with_state(logins.clone(), required)),
+            None => router.clone(),
+        };
+        let asks = door.client_certificates || door.logins.is_some();
         let mut tasks = JoinSet::new();
         let mut addresses = Vec::new();
         for listener in listeners {
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let address = listener.local_addr()?;
-            if !address.ip().is_loopback() {
-                tracing::warn!(
-                    %address,
-                    "the admin API is open to other machines without encryption or login; keep it on localhost, or inside \
-                     a trusted network"
-                );
+            let lacks = match (door.tls.is_some(), asks) {
+                _ if address.ip().is_loopback() => None,
+                (true, true) => None,
+                (true, false) => Some("login; give --client-ca-file or basic-auth"),
+                (false, true) => Some("encryption; give --tls"),
+                (false, false) => Some("encryption or login; keep it on localhost, or give --tls and --client-ca-file"),
+            };
+            if let Some(lacks) = lacks {
+                tracing::warn!(%address, "the admin API is open to other machines without {lacks}");
             }
             addresses.push(address);
-            tasks.spawn(accept(listener, router.clone()));
+            tasks.spawn(accept(listener, guarded.clone(), door.tls.clone().map(TlsAcceptor::from)));
         }
-        Ok(Admin { addresses, tasks: Arc::new(Mutex::new(tasks)) })
+        Ok(Admin { addresses, router, encrypted: door.tls.is_some(), tasks: Arc::new(Mutex::new(tasks)) })
     }
 
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Whether it is spoken to over TLS.
+    pub fn encrypted(&self) -> bool {
+        self.encrypted
+    }
+
+    /// Asks the API from inside the process, where nobody has to show anything. `body` is YAML.
+    pub async fn ask(&self, method: Method, path: &str, body: String) -> (StatusCode, Bytes) {
+        let request = Request::builder().method(method).uri(path).header("content-type", "application/yaml");
+        let request = request.body(Body::from(body)).expect("the caller's path is a path");
+        let service = TowerToHyperService::new(self.router.clone());
+        let answered = hyper::service::Service::call(&service, request).await;
+        let (head, body) = answered.unwrap_or_else(|never| match never {}).into_parts();
+        (head.status, to_bytes(body, BODY_BYTES_MAX).await.unwrap_or_default())
     }
 
     /// Closes listeners and connections at once.
@@ -89,7 +135,7 @@ impl Admin {
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, router: Router) {
+async fn accept(listener: tokio::net::TcpListener, router: Router, tls: Option<TlsAcceptor>) {
     let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -97,20 +143,32 @@ async fn accept(listener: tokio::net::TcpListener, router: Router) {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "an admin connection could not be accepted");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
             },
             Some(_) = connections.join_next() => continue,
         };
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
+        let (router, tls) = (router.clone(), tls.clone());
         connections.spawn(async move {
-            let _ = hyper::server::conn::http1::Builder::new()
-                .timer(hyper_util::rt::TokioTimer::new())
-                .header_read_timeout(std::time::Duration::from_secs(30))
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            let Some(tls) = tls else { return serve(stream, router).await };
+            match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+                Ok(Ok(stream)) => serve(stream, router).await,
+                Ok(Err(error)) => tracing::debug!(%error, "no TLS handshake on the admin API"),
+                Err(_) => tracing::debug!("the TLS handshake on the admin API took longer than {HANDSHAKE:?}"),
+            }
         });
     }
 }
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(hyper_util::rt::TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .await;
+}
+
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const HEAD: Duration = Duration::from_secs(30);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base_model::FilterKinds;
-use control_admin::{Admin, Local, LogRing, ModelCatalog};
+use control_admin::{Admin, Door, Local, LogRing, ModelCatalog};
 use control_api::client::Client;
 use control_raft::{Config, Control};
 use serde_json::{Value, json};
@@ -18,9 +18,10 @@ use tokio::sync::broadcast;
 pub struct World {
     pub address: SocketAddr,
     pub control: Control,
+    pub scheme: &'static str,
+    pub admin: Admin,
     runtime: Runtime,
     client: Client,
-    _admin: Admin,
     _directory: TempDir,
 }
 
@@ -35,6 +36,12 @@ pub const YAML: &str = "application/yaml";
 
 impl World {
     pub fn start() -> World {
+        World::behind(Door::default(), Client::default())
+    }
+
+    /// With an admin API that not everybody gets into; `client` does.
+    pub fn behind(door: Door, client: Client) -> World {
+        let scheme = if door.tls.is_some() { "https" } else { "http" };
         let directory = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (control, admin) = runtime.block_on(async {
@@ -47,11 +54,11 @@ impl World {
             let control = Control::start(config).await.unwrap();
             let catalog = Arc::new(ModelCatalog::new(Box::new(Filters), Vec::new(), BTreeMap::new()));
             let router = control_admin::router(control.clone(), catalog, local);
-            let admin = Admin::serve(control_admin::bind("127.0.0.1:0").unwrap(), router).unwrap();
+            let admin = Admin::serve(control_admin::bind("127.0.0.1:0").unwrap(), router, door).unwrap();
             (control, admin)
         });
         let address = admin.addresses()[0];
-        World { address, control, runtime, client: Client::default(), _admin: admin, _directory: directory }
+        World { address, control, scheme, runtime, client, admin, _directory: directory }
     }
 
     /// A member that follows, without an admin API of its own.
@@ -70,7 +77,7 @@ impl World {
     }
 
     pub fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) -> Answer {
-        let url = format!("http://{}{path}", self.address);
+        let url = format!("{}://{}{path}", self.scheme, self.address);
         let call = self.client.call(method.parse().unwrap(), &url, headers, body.into(), Duration::from_secs(20));
         let answer = self.runtime.block_on(call).unwrap();
         let header = |name: &str| answer.headers.get(name).and_then(|v| v.to_str().ok());
@@ -85,6 +92,10 @@ impl World {
                 .collect(),
             text: String::from_utf8_lossy(&answer.body).into_owned(),
         }
+    }
+
+    pub fn wait<T>(&self, task: impl Future<Output = T>) -> T {
+        self.runtime.block_on(task)
     }
 
     pub fn get(&self, path: &str) -> Answer {
