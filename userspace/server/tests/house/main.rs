@@ -12,3 +12,4 @@ mod figures;
 mod process;
 mod quick_start;
 mod restart;
+mod soak;
