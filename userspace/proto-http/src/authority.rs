@@ -1,5 +1,6 @@
 //! Who a request is for: host and port, in the one strict form we accept.
 
+use crate::bytes;
 use std::net::Ipv6Addr;
 
 /// Whether `text` is `host` or `host:port` of RFC 9110 section 4.2, narrowed to what hosts really are called.
@@ -7,8 +8,10 @@ use std::net::Ipv6Addr;
 /// A name is letters, digits, `-`, `.`, `_` and `~`; an IPv6 address stands in brackets, without a zone; a port is one to five
 /// digits up to 65535. User information, commas, percent escapes and every other delimiter are refused: backends and caches
 /// have disagreed about each of them.
+#[inline]
 pub fn is_authority(text: &[u8]) -> bool {
-    split(text).is_some()
+    let plain = !text.is_empty() && text.len() <= LONGEST && bytes::skip_host(text) == text.len();
+    plain || split(text).is_some()
 }
 
 /// Host and port of a valid authority; brackets of an IPv6 literal stay.
@@ -22,7 +25,7 @@ pub fn split(text: &[u8]) -> Option<(&[u8], Option<u16>)> {
             std::str::from_utf8(&text[1..close]).ok()?.parse::<Ipv6Addr>().ok()?;
             close + 1
         }
-        _ => text.iter().position(|&b| !NAME[b as usize]).unwrap_or(text.len()),
+        _ => name_len(text),
     };
     if end == 0 {
         return None;
@@ -30,23 +33,20 @@ pub fn split(text: &[u8]) -> Option<(&[u8], Option<u16>)> {
     match &text[end..] {
         [] => Some((text, None)),
         [b':', digits @ ..] if (1..=5).contains(&digits.len()) => {
-            let port = crate::bytes::decimal(digits)?;
+            let port = bytes::decimal(digits)?;
             Some((&text[..end], Some(u16::try_from(port).ok()?)))
         }
         _ => None,
     }
 }
 
-static NAME: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut b = 0;
-    while b < 128 {
-        let c = b as u8;
-        table[b] = c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_' | b'~');
-        b += 1;
+fn name_len(text: &[u8]) -> usize {
+    let mut len = bytes::skip_host(text);
+    while let [b'_' | b'~', rest @ ..] = &text[len..] {
+        len += 1 + bytes::skip_host(rest);
     }
-    table
-};
+    len
+}
 
 /// 255 bytes of a DNS name, a colon and five digits.
 const LONGEST: usize = 261;

@@ -1,19 +1,22 @@
-//! Classes of bytes, and searches that look at many bytes at a time.
+//! Classes of bytes, and searches that look at sixteen bytes at a time.
+
+use wide::u8x16;
 
 /// Whether a byte may stand in a token (RFC 9110 section 5.6.2).
 pub(crate) fn is_token_byte(b: u8) -> bool {
     TOKEN[b as usize] != 0
 }
 
-/// 0: not a token byte; 2: underscore, which some backends read as `-`; 1: any other token byte.
-pub(crate) static TOKEN: [u8; 256] = {
+/// 1 for token bytes.
+static TOKEN: [u8; 256] = {
     let mut table = [0; 256];
     let mut b = 0;
     while b < 128 {
         let c = b as u8;
         table[b] = match c {
-            b'_' => 2,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'`' | b'|' | b'~' => 1,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~' => {
+                1
+            }
             _ => c.is_ascii_alphanumeric() as u8,
         };
         b += 1;
@@ -23,31 +26,44 @@ pub(crate) static TOKEN: [u8; 256] = {
 
 /// Where the run of token bytes that begins at `at` ends, the byte there (`None`: the input ends first), and whether the
 /// run contains an underscore.
-#[inline]
 pub(crate) fn scan_token(bytes: &[u8], at: usize) -> (usize, Option<u8>, bool) {
-    // Names are short: for them a table costs less than looking at many bytes at a time.
-    let mut end = at;
-    let mut underscore = false;
-    loop {
-        let Some(run) = bytes.get(end..) else { return (end, None, underscore) };
-        let Some(len) = run.iter().position(|&b| TOKEN[b as usize] != 1) else {
-            return (bytes.len(), None, underscore);
-        };
-        end += len;
-        if run[len] != b'_' {
-            return (end, Some(run[len]), underscore);
+    let rest = bytes.get(at..).unwrap_or_default();
+    let mut len = 0;
+    while let Some(block) = rest.get(len..).and_then(<[u8]>::first_chunk) {
+        let marks = not_host(u8x16::new(*block));
+        if marks != 0 {
+            len += first(marks);
+            break;
         }
-        underscore = true;
-        end += 1;
+        len += 16;
     }
+    let mut underscore = false;
+    while let Some(&b) = rest.get(len).filter(|&&b| is_token_byte(b)) {
+        underscore |= b == b'_';
+        len += 1;
+    }
+    (at + len, rest.get(len).copied(), underscore)
 }
 
-/// Position of the first control byte (below 0x20, or 0x7f) at or after `from`, tabs aside.
+/// How many letters and dashes these bytes begin with; 0 as well when the first sixteen are all such.
+#[inline(always)]
+pub(crate) fn plain_name_len(bytes: &[u8; 16]) -> usize {
+    let v = u8x16::new(*bytes);
+    first(!(letters(v) | equal(v, b'-')).to_bitmask())
+}
+
+/// Position in `end`, the last part of `bytes`, of the first control byte (below 0x20, or 0x7f); its length when there is none.
+#[inline(always)]
+pub(crate) fn find_control_or_tab(bytes: &[u8], end: &[u8]) -> usize {
+    find(bytes, end, |b| (b < 0x20) | (b == 0x7f), |v| (up_to(v, 0x1f) | equal(v, 0x7f)).to_bitmask())
+}
+
+/// Position of the first control byte at or after `from`, tabs aside.
 #[inline]
 pub(crate) fn find_control(bytes: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
-        at = find(bytes, at, |b| (b < 0x20) | (b == 0x7f), control::<0x20>);
+        at += find_control_or_tab(bytes, bytes.get(at..)?);
         if *bytes.get(at)? != b'\t' {
             return Some(at);
         }
@@ -58,20 +74,39 @@ pub(crate) fn find_control(bytes: &[u8], from: usize) -> Option<usize> {
 /// Position of the first control byte or space at or after `from`.
 #[inline]
 pub(crate) fn find_control_or_space(bytes: &[u8], from: usize) -> Option<usize> {
-    let at = find(bytes, from, |b| (b <= 0x20) | (b == 0x7f), control::<0x21>);
-    (at < bytes.len()).then_some(at)
+    let rest = bytes.get(from..)?;
+    let at = find(bytes, rest, |b| (b <= 0x20) | (b == 0x7f), |v| (up_to(v, 0x20) | equal(v, 0x7f)).to_bitmask());
+    (at < rest.len()).then_some(from + at)
 }
 
-/// Position of the first byte at or after `from` that is no letter, digit, `-` or `/`; the length when there is none.
-#[inline]
-pub(crate) fn skip_plain(bytes: &[u8], from: usize) -> usize {
-    // `/` and the digits lie side by side.
+/// Position in `end`, the last part of `bytes`, of the first byte that is no letter, digit, `-` or `/`; its length when there
+/// is none.
+#[inline(always)]
+pub(crate) fn skip_plain(bytes: &[u8], end: &[u8]) -> usize {
     find(
         bytes,
-        from,
+        end,
         |b| !is_letter(b) & !(b'/'..=b'9').contains(&b) & (b != b'-'),
-        |word| not_letter(word) & not_within(word, b'/', b'9') & not_equal(word, b'-'),
+        |v| !(letters(v) | within(v, b'/', b'9') | equal(v, b'-')).to_bitmask() & 0xffff,
     )
+}
+
+/// Position in `end`, the last part of `bytes`, of the first byte that may not stand in a query as it is: control bytes, space,
+/// `#` and what is not ASCII; its length when there is none.
+#[inline(always)]
+pub(crate) fn skip_query(bytes: &[u8], end: &[u8]) -> usize {
+    find(
+        bytes,
+        end,
+        |b| !(0x21..0x7f).contains(&b) | (b == b'#'),
+        |v| (!within(v, 0x21, 0x7e).to_bitmask() & 0xffff) | equal(v, b'#').to_bitmask(),
+    )
+}
+
+/// Position of the first byte that is no letter, digit, `-` or `.`; the length when there is none.
+#[inline(always)]
+pub(crate) fn skip_host(bytes: &[u8]) -> usize {
+    find(bytes, bytes, |b| !is_letter(b) & !b.is_ascii_digit() & (b != b'-') & (b != b'.'), not_host)
 }
 
 #[inline(always)]
@@ -79,71 +114,61 @@ fn is_letter(b: u8) -> bool {
     (b | 0x20).wrapping_sub(b'a') < 26
 }
 
-/// Position of the first byte at or after `from` for which `holds`; the length when there is none.
+/// Position in `end`, the last part of `bytes`, of the first byte for which `holds`; its length when there is none.
 ///
-/// Whether there is one among sixteen is asked in a loop that compiles to a few vector instructions (intrinsics would need
-/// `unsafe`); where it is, of eight bytes in one register: `marks` answers with the highest bit of each byte that `holds`.
+/// `marks` says the same of sixteen bytes at once, a bit for each.
 #[inline(always)]
-fn find(bytes: &[u8], from: usize, holds: impl Fn(u8) -> bool, marks: impl Fn(u64) -> u64) -> usize {
-    let mut at = from;
-    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<16>()) {
-        if chunk.iter().fold(false, |any, &b| any | holds(b)) {
-            let (low, high) = halves(chunk);
-            let low = marks(low);
-            return at + if low != 0 { first(low) } else { 8 + first(marks(high)) };
+fn find(bytes: &[u8], end: &[u8], holds: impl Fn(u8) -> bool, marks: impl Fn(u8x16) -> u32) -> usize {
+    let mut rest = end;
+    while let Some((block, more)) = rest.split_first_chunk() {
+        let marks = marks(u8x16::new(*block));
+        if marks != 0 {
+            return end.len() - rest.len() + first(marks);
         }
-        at += 16;
+        rest = more;
     }
-    // The last bytes, behind some that have been looked at or lie before `from`.
-    if let (Some(chunk), skipped @ 0..16) = (bytes.last_chunk(), (at + 16).saturating_sub(bytes.len())) {
-        let (low, high) = halves(chunk);
-        let marks = (u128::from(marks(low)) | u128::from(marks(high)) << 64) >> (8 * skipped);
-        return if marks != 0 { at + (marks.trailing_zeros() / 8) as usize } else { bytes.len() };
+    // What is left is looked at together with bytes before it.
+    let at = end.len() - rest.len();
+    if let Some(block) = bytes.last_chunk() {
+        let marks = marks(u8x16::new(*block)) >> (16 - rest.len());
+        return if marks != 0 { at + first(marks) } else { end.len() };
     }
-    at + bytes[at.min(bytes.len())..].iter().take_while(|&&b| !holds(b)).count()
+    at + rest.iter().take_while(|&&b| !holds(b)).count()
+}
+
+/// Place of the lowest of up to sixteen bits, one of which is set.
+#[inline(always)]
+fn first(marks: u32) -> usize {
+    marks.trailing_zeros() as usize & 15
+}
+
+/// Bits of the bytes that are no letter, digit, `-` or `.`: what hosts, and all but odd field names, are made of.
+#[inline(always)]
+fn not_host(v: u8x16) -> u32 {
+    // Between `-` and `9` lie the dot, the slash and the digits.
+    let inside = (letters(v) | within(v, b'-', b'9')).to_bitmask() & !equal(v, b'/').to_bitmask();
+    inside ^ 0xffff
 }
 
 #[inline(always)]
-fn halves(chunk: &[u8; 16]) -> (u64, u64) {
-    let both = u128::from_le_bytes(*chunk);
-    (both as u64, (both >> 64) as u64)
+fn letters(v: u8x16) -> u8x16 {
+    within(v | u8x16::splat(0x20), b'a', b'z')
 }
 
 #[inline(always)]
-fn first(marks: u64) -> usize {
-    (marks.trailing_zeros() / 8) as usize
+fn within(v: u8x16, first: u8, last: u8) -> u8x16 {
+    up_to(v - u8x16::splat(first), last - first)
 }
 
-/// The highest bit of each byte that is below `BOUND` or 0x7f. Sums of seven-bit numbers never carry into the next byte.
 #[inline(always)]
-fn control<const BOUND: u8>(word: u64) -> u64 {
-    let ascii = word & LOW;
-    (!(ascii + ONES * (0x80 - BOUND as u64)) | (ascii + ONES)) & !word & HIGH
+fn up_to(v: u8x16, last: u8) -> u8x16 {
+    v.min(u8x16::splat(last)).simd_eq(v)
 }
 
-/// The highest bit of each byte that is no ASCII letter.
 #[inline(always)]
-fn not_letter(word: u64) -> u64 {
-    not_within(word | (ONES * 0x20), b'a', b'z')
+fn equal(v: u8x16, b: u8) -> u8x16 {
+    v.simd_eq(u8x16::splat(b))
 }
-
-/// The highest bit of each byte outside of a range of ASCII.
-#[inline(always)]
-fn not_within(word: u64, first: u8, last: u8) -> u64 {
-    let ascii = word & LOW;
-    (!(ascii + ONES * (0x80 - first as u64)) | (ascii + ONES * (0x7f - last as u64)) | word) & HIGH
-}
-
-/// The highest bit of each byte that is not `b`, which is ASCII.
-#[inline(always)]
-fn not_equal(word: u64, b: u8) -> u64 {
-    let difference = word ^ (ONES * b as u64);
-    (((difference & LOW) + LOW) | difference) & HIGH
-}
-
-const ONES: u64 = 0x0101_0101_0101_0101;
-const LOW: u64 = ONES * 0x7f;
-const HIGH: u64 = ONES * 0x80;
 
 /// Without the spaces and tabs around it (optional whitespace, RFC 9110 section 5.6.3).
 pub(crate) fn trim(bytes: &[u8]) -> &[u8] {
@@ -162,8 +187,17 @@ pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }
+    // Eighteen digits always fit; more than nineteen that do are leading zeros.
+    let (head, tail) = digits.split_at(digits.len().min(18));
     let mut value: u64 = 0;
-    for &b in digits {
+    for &b in head {
+        let digit = b.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        value = value * 10 + u64::from(digit);
+    }
+    for &b in tail {
         if !b.is_ascii_digit() {
             return None;
         }
@@ -176,14 +210,13 @@ pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
 pub(crate) fn push_decimal(out: &mut Vec<u8>, mut value: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();
-    loop {
+    while value > 9 {
         at -= 1;
         digits[at] = b'0' + (value % 10) as u8;
         value /= 10;
-        if value == 0 {
-            break;
-        }
     }
+    at -= 1;
+    digits[at] = b'0' + value as u8;
     out.extend_from_slice(&digits[at..]);
 }
 
@@ -203,6 +236,7 @@ pub(crate) const HEX_UPPER: &[u8; 16] = b"0123456789ABCDEF";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_first_control_byte_is_found_at_every_offset() {
@@ -222,23 +256,6 @@ mod tests {
     }
 
     #[test]
-    fn sixteen_at_a_time_says_the_same_as_one_at_a_time() {
-        for len in 0..50 {
-            for b in 0..=255u8 {
-                let mut text: Vec<u8> = b"aB3-/zZ90-x/Yy1c".iter().copied().cycle().take(len).collect();
-                if let Some(last) = text.last_mut() {
-                    *last = b;
-                }
-                let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-/".contains(b);
-                for from in [0, len / 2, len] {
-                    let expected = text[from..].iter().position(|b| !plain(b)).map_or(len, |i| i + from);
-                    assert_eq!(skip_plain(&text, from), expected, "{b} {from} {len}");
-                }
-            }
-        }
-    }
-
-    #[test]
     fn a_token_ends_at_the_first_byte_that_is_none() {
         for stop in 0..=255u8 {
             for len in 0..20 {
@@ -252,6 +269,42 @@ mod tests {
             }
         }
         assert_eq!(scan_token(b"content-length", 3), (14, None, false));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn sixteen_at_a_time_is_one_at_a_time(
+            text in prop::collection::vec(prop_oneof![
+                8 => prop::sample::select(b"aZ09-/._~".to_vec()),
+                1 => prop::sample::select(b"\t\r\n\x00\x1f\x7f !#?:@[`{\x80\xff".to_vec()),
+                1 => any::<u8>(),
+            ], 0..70),
+            from in 0usize..40,
+        ) {
+            let from = from.min(text.len());
+            let end = &text[from..];
+            let first = |holds: &dyn Fn(u8) -> bool| end.iter().position(|&b| holds(b)).unwrap_or(end.len());
+            let control = |b: u8| b < 0x20 || b == 0x7f;
+            prop_assert_eq!(find_control_or_tab(&text, end), first(&control));
+            let found = first(&|b| control(b) && b != b'\t');
+            prop_assert_eq!(find_control(&text, from), (found < end.len()).then_some(from + found));
+            let found = first(&|b| control(b) || b == b' ');
+            prop_assert_eq!(find_control_or_space(&text, from), (found < end.len()).then_some(from + found));
+            prop_assert_eq!(skip_plain(&text, end), first(&|b| !b.is_ascii_alphanumeric() && !b"-/".contains(&b)));
+            prop_assert_eq!(skip_query(&text, end), first(&|b| !b.is_ascii_graphic() || b == b'#'));
+            prop_assert_eq!(skip_host(end), first(&|b| !b.is_ascii_alphanumeric() && !b"-.".contains(&b)));
+            if let Some(block) = end.first_chunk() {
+                let len = first(&|b| !b.is_ascii_alphabetic() && b != b'-');
+                prop_assert_eq!(plain_name_len(block), if len < 16 { len } else { 0 });
+            }
+        }
+
+        #[test]
+        fn decimals_are_what_the_standard_library_reads(digits in "[0-9]{1,24}") {
+            prop_assert_eq!(decimal(digits.as_bytes()), digits.parse().ok().filter(|&n| n <= i64::MAX as u64));
+        }
     }
 
     #[test]

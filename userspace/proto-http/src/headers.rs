@@ -27,8 +27,16 @@ struct Field {
     name: Span,
     value: Span,
     known: Known,
+    noted: Noted,
+}
+
+/// What was seen when a field was added.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Noted {
     /// Whether the arena holds the whole line, `name: value\r\n`, ready for the wire.
-    line: bool,
+    pub line: bool,
+    /// Whether its name may be one of the known ones.
+    pub known: bool,
 }
 
 impl Field {
@@ -66,8 +74,33 @@ pub enum Known {
 
 impl Known {
     /// Recognises a name regardless of case.
+    #[inline]
     pub fn of(name: &[u8]) -> Known {
         let Some(&first) = name.first() else { return Known::Other };
+        if Known::is_likely(first, name.len()) { Known::among(name, first) } else { Known::Other }
+    }
+
+    /// Whether some known name begins so and is that long, which rules out most others.
+    #[inline(always)]
+    pub(crate) fn is_likely(first: u8, len: usize) -> bool {
+        LENGTHS[(first & 31) as usize] >> (len & 31) & 1 != 0
+    }
+
+    /// Whether the engine reads the value to find out about the connection and the body.
+    #[inline(always)]
+    pub(crate) fn is_acted_on(self) -> bool {
+        matches!(
+            self,
+            Known::Host
+                | Known::Connection
+                | Known::TransferEncoding
+                | Known::Upgrade
+                | Known::ContentLength
+                | Known::Expect
+        )
+    }
+
+    fn among(name: &[u8], first: u8) -> Known {
         match (name.len(), first | 0x20) {
             (2, b't') => is(name, b"te", Known::Te),
             (4, b'h') => is(name, b"host", Known::Host),
@@ -109,6 +142,23 @@ impl Known {
         )
     }
 }
+
+/// For the first letter of a name, whatever its case: a bit for each length that a known name has which begins so.
+static LENGTHS: [u32; 32] = {
+    let mut lengths = [0; 32];
+    lengths[b'a' as usize & 31] = 1 << 15;
+    lengths[b'c' as usize & 31] = 1 << 6 | 1 << 10 | 1 << 12 | 1 << 14 | 1 << 16;
+    lengths[b'd' as usize & 31] = 1 << 4;
+    lengths[b'e' as usize & 31] = 1 << 6;
+    lengths[b'h' as usize & 31] = 1 << 4;
+    lengths[b'k' as usize & 31] = 1 << 10;
+    lengths[b'p' as usize & 31] = 1 << 16 | 1 << 18 | 1 << 19;
+    lengths[b's' as usize & 31] = 1 << 6 | 1 << 10;
+    lengths[b't' as usize & 31] = 1 << 2 | 1 << 7 | 1 << 17;
+    lengths[b'u' as usize & 31] = 1 << 7;
+    lengths[b'x' as usize & 31] = 1 << 15;
+    lengths
+};
 
 /// `known` when `name` is `text` in any case. Lengths are part of the type, so that the comparison is a few wide instructions.
 #[inline]
@@ -196,7 +246,7 @@ impl Headers {
         self.arena.extend_from_slice(b": ");
         let value = self.store_value(value);
         self.arena.extend_from_slice(b"\r\n");
-        self.fields.push(Field { name, value, known, line: true });
+        self.fields.push(Field { name, value, known, noted: Noted { line: true, known: true } });
     }
 
     /// Replaces all values of `name` by one, in the place of the first; appends when there was none.
@@ -208,7 +258,7 @@ impl Headers {
             Some(at) => {
                 let value = self.store_value(value.as_ref());
                 self.fields[at].value = value;
-                self.fields[at].line = false;
+                self.fields[at].noted.line = false;
                 let arena = &self.arena;
                 let mut index = 0;
                 self.fields.retain(|f| {
@@ -257,11 +307,28 @@ impl Headers {
         span
     }
 
-    /// Notes a field of the head being parsed, by its place in the text that [`adopt`](Headers::adopt) will copy.
-    #[inline]
-    pub(crate) fn note(&mut self, name: (usize, usize), value: (usize, usize), known: Known, line: bool) {
-        let span = |(start, end): (usize, usize)| Span { start: start as u32, len: (end - start) as u32 };
-        self.fields.push(Field { name: span(name), value: span(value), known, line });
+    /// Notes a field of the head being parsed, by its places in the text that [`adopt`](Headers::adopt) will copy.
+    #[inline(always)]
+    pub(crate) fn note(&mut self, name: usize, name_len: usize, value: usize, value_len: usize, noted: Noted) {
+        let span = |start: usize, len: usize| Span { start: start as u32, len: len as u32 };
+        let (name, value) = (span(name, name_len), span(value, value_len));
+        self.fields.push(Field { name, value, known: Known::Other, noted });
+    }
+
+    /// Recognises the fields noted in `text`, and shows those that are acted on, in order, until one is refused.
+    #[inline(always)]
+    pub(crate) fn recognise<E>(
+        &mut self,
+        text: &[u8],
+        mut look: impl FnMut(Known, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for field in self.fields.iter_mut().filter(|f| f.noted.known) {
+            field.known = Known::of(field.name.of(text));
+            if field.known.is_acted_on() {
+                look(field.known, field.value.of(text))?;
+            }
+        }
+        Ok(())
     }
 
     /// Copies the text that the noted fields lie in.
@@ -291,13 +358,13 @@ impl Headers {
             if !keep(field.known, field.name.of(&self.arena)) {
                 continue;
             }
-            if field.line && field.name.start == end {
+            if field.noted.line && field.name.start == end {
                 end = field.line_end();
                 continue;
             }
             out.extend_from_slice(&self.arena[start as usize..end as usize]);
             (start, end) = (0, 0);
-            if field.line {
+            if field.noted.line {
                 (start, end) = (field.name.start, field.line_end());
             } else {
                 push_line(out, field.name.of(&self.arena), field.value.of(&self.arena));

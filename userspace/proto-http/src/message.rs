@@ -115,7 +115,7 @@ impl Request {
         let mut class = path::PLAIN;
         let mut end = 0;
         loop {
-            end = bytes::skip_plain(target, end);
+            end += bytes::skip_plain(target, &target[end..]);
             let Some(&b) = target.get(end) else { break };
             let c = path::CLASS[b as usize];
             if c == path::END {
@@ -129,11 +129,27 @@ impl Request {
         let text = std::str::from_utf8(target).ok();
         self.path.read_classified(&target[..end], text.map(|text| &text[..end]), class)?;
         if end < target.len() {
-            let text = text.map(|text| &text[end..]);
+            let text = text.and_then(|text| text.get(end + 1..));
             let read = read_query(&target[end..], text, spare.unwrap_or_default());
             self.query = Some(read.inspect_err(|_| self.path.clear())?);
         }
         Ok(())
+    }
+
+    /// [`set_target`](Request::set_target) for a target known to hold nothing to decode, escape, resolve or refuse, whose path
+    /// has that length.
+    #[inline]
+    pub(crate) fn set_plain_target(&mut self, target: &[u8], path: usize) {
+        debug_assert!(target.is_ascii());
+        let text = std::str::from_utf8(target).unwrap_or_default();
+        self.path.set_plain(text.get(..path).unwrap_or_default());
+        match (text.get(path + 1..), &mut self.query) {
+            (Some(text), Some(query)) => {
+                query.clear();
+                query.push_str(text);
+            }
+            (text, query) => *query = text.map(str::to_owned),
+        }
     }
 
     /// Path and query as they go on the wire.
@@ -157,24 +173,30 @@ impl Request {
     }
 }
 
-/// The query of `raw`, which begins with what ended the path, into memory already there; `text` is the same when it is UTF-8.
+/// The query of `raw`, which begins with what ended the path, into memory already there; `text` is the rest of it when it is
+/// UTF-8.
+#[inline(always)]
 fn read_query(raw: &[u8], text: Option<&str>, mut query: String) -> Result<String, PathError> {
     query.clear();
+    match text {
+        Some(text) if raw[0] == b'?' && bytes::skip_query(raw, &raw[1..]) == raw.len() - 1 => query.push_str(text),
+        _ => read_unusual_query(raw, &mut query)?,
+    }
+    Ok(query)
+}
+
+#[cold]
+fn read_unusual_query(raw: &[u8], query: &mut String) -> Result<(), PathError> {
     if raw[0] != b'?' || bytes::find_control_or_space(raw, 0).is_some() || raw.contains(&b'#') {
         return Err(PathError::Character);
     }
-    match text {
-        Some(text) if text.is_ascii() => query.push_str(&text[1..]),
-        _ => {
-            for &b in &raw[1..] {
-                match b {
-                    0x80.. => query.extend(path::escape(b).map(char::from)),
-                    _ => query.push(b as char),
-                }
-            }
+    for &b in &raw[1..] {
+        match b {
+            0x80.. => query.extend(path::escape(b).map(char::from)),
+            _ => query.push(b as char),
         }
     }
-    Ok(query)
+    Ok(())
 }
 
 /// The part of an authority before its port.

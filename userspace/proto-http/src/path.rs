@@ -143,6 +143,13 @@ impl Path {
         self.canonical.push('*');
     }
 
+    /// Takes over a path that is canonical and the same on the wire.
+    #[inline]
+    pub(crate) fn set_plain(&mut self, text: &str) {
+        self.clear();
+        self.canonical.push_str(text);
+    }
+
     /// Forgets the path and keeps the memory.
     pub fn clear(&mut self) {
         self.canonical.clear();

@@ -82,11 +82,15 @@ pub fn write_response_head(out: &mut Vec<u8>, response: &Response, options: &Res
         "an HTTP/1.0 client cannot read chunks"
     );
     let status = response.status;
-    out.extend_from_slice(b"HTTP/1.1 ");
-    push_decimal(out, u64::from(status));
-    out.push(b' ');
-    out.extend_from_slice(reason_phrase(status).as_bytes());
-    out.extend_from_slice(b"\r\n");
+    if status == 200 {
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    } else {
+        out.extend_from_slice(b"HTTP/1.1 ");
+        push_decimal(out, u64::from(status));
+        out.push(b' ');
+        out.extend_from_slice(reason_phrase(status).as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
     let mut dated = status < 200;
     response.headers.write(out, |known, _| match known {
         Known::Other => true,

@@ -1,8 +1,9 @@
 //! Field lines of heads and trailers (RFC 9112 section 5), and what they say about the connection and the body.
 
 use super::{Fault, Framing};
+use crate::authority::is_authority;
 use crate::bytes::{self, find_control, scan_token, trim};
-use crate::headers::{Headers, Known};
+use crate::headers::{Headers, Known, Noted};
 use crate::limits::Limits;
 use crate::message::Version;
 
@@ -23,7 +24,6 @@ pub(super) enum Line {
 }
 
 /// Reads the line at `at`.
-#[inline(always)]
 pub(super) fn read_line(buf: &[u8], at: usize) -> Result<Line, Fault> {
     let (end, stop, underscore) = scan_token(buf, at);
     let Some(stop) = stop else { return Ok(Line::Partial) };
@@ -90,81 +90,116 @@ pub(super) struct Seen {
     tokens: usize,
 }
 
-/// Which of the two a head belongs to.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Side {
-    Request,
-    Response,
-}
-
 /// Reads the fields that begin at `at` and fills `headers`. Answers where the head ends, `None` while it does not.
+///
+/// Lines are found first and looked at afterwards, which leaves either loop with what it needs in registers; the fault of an
+/// earlier line still goes before that of a later one.
 #[inline]
 pub(super) fn read_fields(
     buf: &[u8],
     at: usize,
-    side: Side,
     limits: &Limits,
     headers: &mut Headers,
     seen: &mut Seen,
+    mut look: impl FnMut(&mut Seen, Known, &[u8]) -> Result<(), Fault>,
 ) -> Result<Option<usize>, Fault> {
-    let first = at;
-    let mut at = at;
-    let mut count = 0;
+    let end = read_lines(buf, at, limits, headers);
+    let text = &buf[at..];
+    headers.recognise(text, |known, value| look(seen, known, value))?;
+    let Some(end) = end? else { return Ok(None) };
+    headers.adopt(&text[..end - at - 2]);
+    if seen.lists_fields {
+        headers.remove_listed();
+    }
+    Ok(Some(end))
+}
+
+/// Notes the lines that begin at `first` in `headers`, up to a faulty one. Answers where the head ends.
+#[inline(never)]
+fn read_lines(buf: &[u8], first: usize, limits: &Limits, headers: &mut Headers) -> Result<Option<usize>, Fault> {
+    let text = &buf[first..];
+    let mut rest = text;
     loop {
-        match read_line(buf, at)? {
+        let at = text.len() - rest.len();
+        if let Some((name_len, value_len, next)) = read_plain_line(rest) {
+            if headers.len() >= limits.fields {
+                return Err(Fault::TooManyFields);
+            }
+            if name_len + 2 + value_len > limits.field_bytes {
+                return Err(Fault::FieldTooLarge);
+            }
+            let known = Known::is_likely(rest[0], name_len);
+            headers.note(at, name_len, at + name_len + 2, value_len, Noted { line: true, known });
+            rest = next;
+            continue;
+        }
+        if let [b'\r', b'\n', ..] = rest {
+            let end = first + at + 2;
+            return if end > limits.head_bytes { Err(Fault::HeadTooLarge) } else { Ok(Some(end)) };
+        }
+        match read_line(text, at)? {
             Line::Field { name, value, next, underscore } => {
-                count += 1;
-                if count > limits.fields {
+                if headers.len() >= limits.fields {
                     return Err(Fault::TooManyFields);
                 }
                 if next - at > limits.field_bytes + 2 {
                     return Err(Fault::FieldTooLarge);
                 }
-                let text = &buf[name.0..name.1];
-                let known = Known::of(text);
-                if underscore && is_lookalike(text) {
+                if underscore && is_lookalike(&text[name.0..name.1]) {
                     return Err(Fault::NameLookalike);
                 }
-                if known != Known::Other {
-                    seen.look(known, &buf[value.0..value.1], side)?;
-                }
-                let line = value.0 == name.1 + 2 && value.1 + 2 == next && buf[name.1 + 1] == b' ';
-                let relative = |(start, end): (usize, usize)| (start - first, end - first);
-                headers.note(relative(name), relative(value), known, line);
-                at = next;
+                let line = value.0 == name.1 + 2 && value.1 + 2 == next && text[name.1 + 1] == b' ';
+                let noted = Noted { line, known: true };
+                headers.note(name.0, name.1 - name.0, value.0, value.1 - value.0, noted);
+                rest = &text[next..];
             }
-            Line::End { next } => {
-                if next > limits.head_bytes {
-                    return Err(Fault::HeadTooLarge);
-                }
-                headers.adopt(&buf[first..at]);
-                if seen.lists_fields {
-                    headers.remove_listed();
-                }
-                return Ok(Some(next));
-            }
-            Line::Partial => {
-                if buf.len() - at > limits.field_bytes + 2 {
-                    return Err(Fault::FieldTooLarge);
-                }
-                return Ok(None);
-            }
+            Line::End { next } if first + next > limits.head_bytes => return Err(Fault::HeadTooLarge),
+            Line::End { next } => return Ok(Some(first + next)),
+            Line::Partial if rest.len() > limits.field_bytes + 2 => return Err(Fault::FieldTooLarge),
+            Line::Partial => return Ok(None),
         }
     }
 }
 
+/// Reads a line that is what nearly all are: a name of up to fifteen letters and dashes, a colon and one space, a value
+/// without tabs or space around it, CRLF. Answers with the lengths of name and value and what follows, `None` for any other
+/// line, which [`read_line`] is to look at.
+#[inline(always)]
+fn read_plain_line(rest: &[u8]) -> Option<(usize, usize, &[u8])> {
+    let name_len = bytes::plain_name_len(rest.first_chunk()?);
+    let (colon, value) = rest[name_len..].split_first_chunk::<2>()?;
+    if *colon != *b": " || name_len == 0 || *value.first()? <= b' ' {
+        return None;
+    }
+    let (value, end) = value.split_at_checked(bytes::find_control_or_tab(rest, value))?;
+    let (end, next) = end.split_first_chunk::<2>()?;
+    let plain = *end == *b"\r\n" && !matches!(value, [.., b' '] | []);
+    plain.then_some((name_len, value.len(), next))
+}
+
 impl Seen {
-    fn look(&mut self, known: Known, value: &[u8], side: Side) -> Result<(), Fault> {
+    /// The same for requests, where two more fields are acted on.
+    pub(super) fn look_at_request(&mut self, known: Known, value: &[u8]) -> Result<(), Fault> {
         match known {
-            Known::Host if side == Side::Request => {
+            Known::Host => {
                 self.hosts += 1;
                 if self.hosts > 1 {
                     return Err(Fault::SeveralHosts);
                 }
-                if !crate::authority::is_authority(value) {
-                    return Err(Fault::Host);
-                }
+                if is_authority(value) { Ok(()) } else { Err(Fault::Host) }
             }
+            Known::Expect if value.eq_ignore_ascii_case(b"100-continue") => {
+                self.expectation = true;
+                Ok(())
+            }
+            Known::Expect => Err(Fault::Expectation),
+            known => self.look(known, value),
+        }
+    }
+
+    /// Takes note of a field that either side may send.
+    pub(super) fn look(&mut self, known: Known, value: &[u8]) -> Result<(), Fault> {
+        match known {
             Known::ContentLength => {
                 self.lengths += 1;
                 if self.lengths > 1 {
@@ -187,18 +222,18 @@ impl Seen {
                 let tokens = || value.split(|&b| b == b',').map(trim);
                 self.upgrade = tokens().any(|t| !t.is_empty()) && !tokens().any(|t| t.eq_ignore_ascii_case(b"h2c"));
             }
-            Known::Expect if side == Side::Request => {
-                if !value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Fault::Expectation);
-                }
-                self.expectation = true;
-            }
             _ => {}
         }
         Ok(())
     }
 
     fn look_at_connection(&mut self, value: &[u8]) -> Result<(), Fault> {
+        // What nearly all say.
+        if self.tokens < CONNECTION_TOKENS && value.eq_ignore_ascii_case(b"keep-alive") {
+            self.tokens += 1;
+            self.keep_alive = true;
+            return Ok(());
+        }
         for token in value.split(|&b| b == b',').map(trim) {
             self.tokens += 1;
             if self.tokens > CONNECTION_TOKENS {

@@ -1,9 +1,10 @@
 //! Request heads (RFC 9112 sections 2, 3 and 5).
 
-use super::fields::{Seen, Side, read_fields};
+use super::fields::{Seen, read_fields};
 use super::{Fault, Framing, RequestError};
 use crate::authority::{self, is_authority};
-use crate::bytes::{find_control_or_space, is_token_byte};
+use crate::bytes::{find_control_or_space, is_token_byte, skip_plain, skip_query};
+use crate::headers::Known;
 use crate::limits::Limits;
 use crate::message::{Method, Request, Version};
 use crate::path::PathError;
@@ -37,7 +38,9 @@ pub struct RequestHead {
 ///   from everybody, and cannot strike out one that a filter adds.
 /// - An expectation on HTTP/1.0 is ignored (RFC 9110 section 10.1.1).
 pub fn parse_request(buf: &[u8], limits: &Limits, into: &mut Request) -> Result<Option<RequestHead>, RequestError> {
-    match parse(buf, limits, into) {
+    // Whether the request line named the authority, and whether what `into` holds of one is of this request.
+    let mut absolute = false;
+    match parse(buf, limits, into, &mut absolute) {
         Ok(Some(head)) => Ok(Some(head)),
         Ok(None) => {
             into.clear();
@@ -45,75 +48,95 @@ pub fn parse_request(buf: &[u8], limits: &Limits, into: &mut Request) -> Result<
         }
         Err(fault) => {
             into.headers.clear();
+            if !absolute {
+                into.authority.clear();
+            }
             Err(fault.into())
         }
     }
 }
 
-fn parse(buf: &[u8], limits: &Limits, into: &mut Request) -> Result<Option<RequestHead>, Fault> {
-    into.method = Method::Get;
+#[inline(always)]
+fn parse(buf: &[u8], limits: &Limits, into: &mut Request, absolute: &mut bool) -> Result<Option<RequestHead>, Fault> {
     into.version = Version::Http11;
     into.path.clear();
     into.headers.clear();
-    let spare = into.query.take();
-    // The next request on a connection mostly names the same authority.
-    let previous = std::mem::take(&mut into.authority);
-    if is_hopeless_to_read(buf, limits) {
-        return Ok(None);
-    }
-
-    let Some(start) = skip_empty_line(buf)? else { return Ok(None) };
-    let Some((method, at)) = read_method(buf, start, limits)? else { return Ok(None) };
-    into.method = method;
-    let Some(end) = find_control_or_space(buf, at) else {
-        return if buf.len() - at > limits.target_bytes { Err(Fault::TargetTooLong) } else { Ok(None) };
+    // The memory of query and authority, and mostly the authority's text, serve the next request as well.
+    let line = match read_request_line(buf, limits, &mut into.method) {
+        Ok(Some(line)) => line,
+        other => {
+            into.query = None;
+            return other.map(|_| None);
+        }
     };
-    if end - at > limits.target_bytes {
-        return Err(Fault::TargetTooLong);
+    into.version = line.version;
+    let target = &buf[line.target.0..line.target.1];
+    match line.plain_path {
+        Some(path) => into.set_plain_target(target, path),
+        None => *absolute = read_target(target, into)?,
     }
-    match buf[end] {
-        b' ' if end > at => {}
-        b'\r' | b'\n' => return Err(Fault::NoVersion),
-        b' ' => return Err(Fault::RequestLine),
-        _ => return Err(Fault::TargetCharacter),
-    }
-    let target = &buf[at..end];
-    let Some((version, at)) = read_version(buf, end + 1).map_err(|fault| match fault {
-        Fault::Version if target == b"*" && &buf[start..start + 4] == b"PRI " => Fault::Http2Preface,
-        other => other,
-    })?
-    else {
-        return Ok(None);
-    };
-    into.version = version;
-    into.query = spare;
-    let absolute = read_target(target, into)?;
 
     let mut seen = Seen::default();
-    let Some(consumed) = read_fields(buf, at, Side::Request, limits, &mut into.headers, &mut seen)? else {
-        return Ok(None);
-    };
-    let framing = seen.framing(version)?.unwrap_or(Framing::Empty);
-    if seen.hosts == 0 && version != Version::Http10 {
+    let fields = read_fields(buf, line.end, limits, &mut into.headers, &mut seen, Seen::look_at_request)?;
+    let Some(consumed) = fields else { return Ok(None) };
+    let framing = seen.framing(line.version)?.unwrap_or(Framing::Empty);
+    if seen.hosts == 0 && line.version != Version::Http10 {
         return Err(Fault::NoHost);
     }
-    if absolute {
+    if *absolute {
         into.headers.set("Host", &into.authority);
-    } else if let Some(host) = into.headers.known(crate::Known::Host) {
-        into.authority = previous;
-        if into.authority.as_bytes() != host {
-            into.authority.clear();
-            // Checked to be ASCII when it was read.
-            into.authority.push_str(std::str::from_utf8(host).unwrap_or_default());
-        }
+    } else if seen.hosts == 0 {
+        into.authority.clear();
+    } else if let Some(host) = into.headers.known(Known::Host)
+        && into.authority.as_bytes() != host
+    {
+        into.authority.clear();
+        // Checked to be ASCII when it was read.
+        into.authority.push_str(std::str::from_utf8(host).unwrap_or_default());
     }
     Ok(Some(RequestHead {
         consumed,
         framing,
-        keep_alive: seen.keep_alive(version),
-        expect_continue: seen.expectation && version == Version::Http11 && !framing.is_empty(),
-        upgrade: seen.upgrade(version) && framing.is_empty(),
+        keep_alive: seen.keep_alive(line.version),
+        expect_continue: seen.expectation && line.version == Version::Http11 && !framing.is_empty(),
+        upgrade: seen.upgrade(line.version) && framing.is_empty(),
     }))
+}
+
+/// Where the parts of a request line lie.
+struct RequestLine {
+    version: Version,
+    target: (usize, usize),
+    /// The length of the path when the target is a plain one, see [`read_plain_target`].
+    plain_path: Option<usize>,
+    /// Where the first field begins.
+    end: usize,
+}
+
+#[inline(always)]
+fn read_request_line(buf: &[u8], limits: &Limits, method: &mut Method) -> Result<Option<RequestLine>, Fault> {
+    *method = Method::Get;
+    if is_hopeless_to_read(buf, limits) {
+        return Ok(None);
+    }
+    let Some(start) = skip_empty_line(buf)? else { return Ok(None) };
+    let Some((read, at)) = read_method(buf, start, limits)? else { return Ok(None) };
+    let connect = read == Method::Connect;
+    *method = read;
+    let plain = read_plain_target(buf, at).filter(|&(_, len)| len <= limits.target_bytes && !connect);
+    let end = match plain {
+        Some((_, len)) => at + len,
+        None => match find_target_end(buf, at, limits)? {
+            Some(end) => end,
+            None => return Ok(None),
+        },
+    };
+    let found = read_version(buf, end + 1).map_err(|fault| match fault {
+        Fault::Version if &buf[start..end] == b"PRI *" => Fault::Http2Preface,
+        fault => fault,
+    })?;
+    let plain_path = plain.map(|(path, _)| path);
+    Ok(found.map(|(version, next)| RequestLine { version, target: (at, end), plain_path, end: next }))
 }
 
 /// A long head that trickles in is not read from its beginning for every packet; without an end in sight, and with a request
@@ -165,6 +188,41 @@ fn read_other_method(rest: &[u8], limits: &Limits) -> Result<Option<(Method, usi
     }
 }
 
+/// The target at `at` when it is what most are, `/path` or `/path?query` in bytes that stay as they are: the lengths of its
+/// path and of all of it. `None` for any other, complete or not.
+#[inline(always)]
+fn read_plain_target(buf: &[u8], at: usize) -> Option<(usize, usize)> {
+    let target @ [b'/', ..] = buf.get(at..)? else { return None };
+    let mut path = skip_plain(buf, target);
+    loop {
+        match &target[path..] {
+            [b' ', ..] => return Some((path, path)),
+            [b'?', rest @ ..] => {
+                let len = path + 1 + skip_query(buf, rest);
+                return (*target.get(len)? == b' ').then_some((path, len));
+            }
+            [b'.', rest @ ..] if target[path - 1] != b'/' => path += 1 + skip_plain(buf, rest),
+            _ => return None,
+        }
+    }
+}
+
+/// Where any target ends; `None` while it does not.
+#[cold]
+fn find_target_end(buf: &[u8], at: usize, limits: &Limits) -> Result<Option<usize>, Fault> {
+    let end = find_control_or_space(buf, at);
+    if end.unwrap_or(buf.len()) - at > limits.target_bytes {
+        return Err(Fault::TargetTooLong);
+    }
+    let Some(end) = end else { return Ok(None) };
+    match buf[end] {
+        b' ' if end > at => Ok(Some(end)),
+        b'\r' | b'\n' => Err(Fault::NoVersion),
+        b' ' => Err(Fault::RequestLine),
+        _ => Err(Fault::TargetCharacter),
+    }
+}
+
 /// The version and where the first field begins.
 #[inline]
 pub(super) fn read_version(buf: &[u8], start: usize) -> Result<Option<(Version, usize)>, Fault> {
@@ -209,6 +267,7 @@ fn read_target(target: &[u8], into: &mut Request) -> Result<bool, Fault> {
         return Ok(false);
     }
     into.query = None;
+    into.authority.clear();
     if into.method == Method::Connect {
         match authority::split(target) {
             Some((_, Some(_))) => {}

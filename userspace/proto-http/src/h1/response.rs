@@ -1,6 +1,6 @@
 //! Response heads (RFC 9112 sections 4 and 6.3).
 
-use super::fields::{Seen, Side, read_fields};
+use super::fields::{Seen, read_fields};
 use super::{Fault, Framing, ResponseError};
 use crate::bytes::find_control;
 use crate::limits::Limits;
@@ -71,7 +71,7 @@ fn parse(buf: &[u8], limits: &Limits, method: &Method, into: &mut Response) -> R
     into.version = version;
     into.status = status;
     let mut seen = Seen::default();
-    let Some(consumed) = read_fields(buf, at, Side::Response, limits, &mut into.headers, &mut seen)? else {
+    let Some(consumed) = read_fields(buf, at, limits, &mut into.headers, &mut seen, Seen::look)? else {
         return Ok(None);
     };
 
@@ -98,22 +98,14 @@ fn parse(buf: &[u8], limits: &Limits, method: &Method, into: &mut Response) -> R
 /// Version, status, and where the first field begins. The reason phrase is checked and dropped.
 #[inline]
 fn read_status_line(buf: &[u8]) -> Result<Option<(Version, u16, usize)>, Fault> {
-    let mut status = 0;
-    for (place, &b) in buf.iter().take(12).enumerate() {
-        let good = match place {
-            0..7 => b == b"HTTP/1."[place],
-            7 => b.is_ascii_digit(),
-            8 => b == b' ',
-            9 => matches!(b, b'1'..=b'5'),
-            _ => b.is_ascii_digit(),
-        };
-        if !good {
-            return Err(if place == 5 && b.is_ascii_digit() { Fault::Version } else { Fault::StatusLine });
+    let status = match buf {
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9', b' ', a @ b'1'..=b'5', b, c, ..]
+            if b.is_ascii_digit() && c.is_ascii_digit() =>
+        {
+            u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0')
         }
-        if place > 8 {
-            status = status * 10 + u16::from(b - b'0');
-        }
-    }
+        _ => return status_line_fault(buf).map_or(Ok(None), Err),
+    };
     let reason = match buf.get(12) {
         None => return Ok(None),
         Some(b' ') => 13,
@@ -130,4 +122,18 @@ fn read_status_line(buf: &[u8]) -> Result<Option<(Version, u16, usize)>, Fault> 
     }
     let version = if buf[7] == b'0' { Version::Http10 } else { Version::Http11 };
     Ok(Some((version, status, end + 2)))
+}
+
+/// What is wrong with a status line that is not one, the same however much of it has arrived; `None`: nothing yet.
+#[cold]
+fn status_line_fault(buf: &[u8]) -> Option<Fault> {
+    let good = |place: usize, b: u8| match place {
+        7 => b.is_ascii_digit(),
+        8 => b == b' ',
+        9 => matches!(b, b'1'..=b'5'),
+        10.. => b.is_ascii_digit(),
+        _ => b == b"HTTP/1."[place],
+    };
+    let (place, b) = buf.iter().take(12).enumerate().find(|&(place, &b)| !good(place, b))?;
+    Some(if place == 5 && b.is_ascii_digit() { Fault::Version } else { Fault::StatusLine })
 }
