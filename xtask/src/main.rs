@@ -14,6 +14,7 @@ mod fuzz;
 mod http;
 mod process;
 mod progress;
+mod soak;
 mod test;
 mod tidy;
 mod tools;
@@ -47,6 +48,8 @@ enum Task {
     Bench(bench::Options),
     /// Run the fuzz targets, each for a while
     Fuzz(fuzz::Options),
+    /// Load of every kind for half an hour while backends fail and the configuration changes; every answer is checked
+    Soak(soak::Options),
     /// Build release binaries into target/dist
     Dist,
     /// Check that READMEs and folders say the same
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Task::Fix => check::fix(),
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::Dist => dist::run(),
         Task::Tidy => tidy::run(),
         Task::InternalClient(options) => client::run(&options),
