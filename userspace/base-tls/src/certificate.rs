@@ -1,11 +1,26 @@
 //! Certificates and keys as users write them, checked before anything uses them.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A chain and its private key, known to belong together.
-#[derive(Debug, Clone)]
-pub struct Certificate {}
+use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// A chain and its private key, known to belong together. Cheap to clone.
+#[derive(Clone)]
+pub struct Certificate {
+    certified: Arc<CertifiedKey>,
+    names: Arc<[String]>,
+    not_after: SystemTime,
+    fingerprint: [u8; 32],
+}
 
 /// What is wrong with a certificate or a key: says what, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,42 +38,246 @@ pub enum Part {
     Authorities,
 }
 
+impl CertificateError {
+    pub(crate) fn new(part: Part, text: impl Into<String>) -> CertificateError {
+        CertificateError { part, text: text.into() }
+    }
+}
+
 impl fmt::Display for CertificateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
+impl std::error::Error for CertificateError {}
+
 impl Certificate {
     /// Reads a chain and a key, each PEM or base64 of PEM (as Easegress has them), and refuses what cannot serve: nothing in it, cut
     /// off, expired or not yet valid at `now`, a key that is not the certificate's.
-    pub fn read(_chain: &str, _key: &str, _now: SystemTime) -> Result<Certificate, CertificateError> {
-        Ok(Certificate {})
+    pub fn read(chain: &str, key: &str, now: SystemTime) -> Result<Certificate, CertificateError> {
+        Certificate::read_checked(chain, key, Some(now))
     }
 
     /// As [`read`](Certificate::read), whatever the date: a certificate that was accepted once is served until somebody replaces it,
     /// since expired TLS that people can click away beats no service after a restart.
-    pub fn read_undated(_chain: &str, _key: &str) -> Result<Certificate, CertificateError> {
-        Ok(Certificate {})
+    pub fn read_undated(chain: &str, key: &str) -> Result<Certificate, CertificateError> {
+        Certificate::read_checked(chain, key, None)
+    }
+
+    fn read_checked(chain: &str, key: &str, now: Option<SystemTime>) -> Result<Certificate, CertificateError> {
+        let chain = read_certificates(chain, Part::Chain)?;
+        let parsed = parse(&chain[0], Part::Chain, 1)?;
+        for (index, certificate) in chain.iter().enumerate().skip(1) {
+            parse(certificate, Part::Chain, index + 1)?;
+        }
+        if let Some(now) = now {
+            check_dates(&parsed, Part::Chain, now)?;
+        }
+        let names = names_of(&parsed).into();
+        let not_after = moment(parsed.validity().not_after.timestamp());
+        let fingerprint = fingerprint_of(&chain[0]);
+        let key = read_key(key)?;
+        let signing = any_supported_type(&key).map_err(|_| {
+            CertificateError::new(
+                Part::Key,
+                "the private key is of no kind that is supported, or damaged: use ECDSA P-256 or P-384, Ed25519, or RSA with \
+                 2048 bits or more, in PKCS#8, SEC1 or PKCS#1",
+            )
+        })?;
+        let certified = CertifiedKey::new(chain, signing);
+        certified.keys_match().map_err(|_| {
+            CertificateError::new(
+                Part::Key,
+                "the private key is not the one of the first certificate in the chain: give the key the certificate was requested \
+                 with, and put the server's own certificate first",
+            )
+        })?;
+        Ok(Certificate { certified: Arc::new(certified), names, not_after, fingerprint })
+    }
+
+    /// The DNS names it is for, in lower case, wildcards as `*.example.com`: its subject alternative names, or its common name where
+    /// it has none.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// The last moment at which the first certificate of the chain is valid.
     pub fn not_after(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH
+        self.not_after
+    }
+
+    /// SHA-256 of the first certificate of the chain.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
+    }
+
+    pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
+        self.certified.clone()
+    }
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").field("names", &self.names).field("not_after", &self.not_after).finish()
     }
 }
 
 /// Reads authorities, PEM or base64 of PEM; one at least.
-pub fn read_authorities(
-    _text: &str,
-    _now: SystemTime,
-) -> Result<Vec<rustls_pki_types::CertificateDer<'static>>, CertificateError> {
-    Ok(Vec::new())
+pub fn read_authorities(text: &str, now: SystemTime) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let authorities = read_certificates(text, Part::Authorities)?;
+    for (index, authority) in authorities.iter().enumerate() {
+        check_dates(&parse(authority, Part::Authorities, index + 1)?, Part::Authorities, now)?;
+    }
+    Ok(authorities)
 }
 
 /// As [`read_authorities`], whatever the date.
-pub fn read_authorities_undated(
-    _text: &str,
-) -> Result<Vec<rustls_pki_types::CertificateDer<'static>>, CertificateError> {
-    Ok(Vec::new())
+pub fn read_authorities_undated(text: &str) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let authorities = read_certificates(text, Part::Authorities)?;
+    for (index, authority) in authorities.iter().enumerate() {
+        parse(authority, Part::Authorities, index + 1)?;
+    }
+    Ok(authorities)
+}
+
+/// Text as PEM: it is that, or base64 of it.
+fn pem_of(text: &str, part: Part) -> Result<Vec<u8>, CertificateError> {
+    let what = described(part);
+    if text.trim().is_empty() {
+        return Err(CertificateError::new(part, format!("{what} is empty: give PEM, or base64 of PEM")));
+    }
+    if text.contains("-----BEGIN") {
+        return Ok(text.as_bytes().to_vec());
+    }
+    let packed: String = text.split_ascii_whitespace().collect();
+    let decoded = STANDARD.decode(&packed).map_err(|error| {
+        CertificateError::new(part, format!("{what} is neither PEM (no -----BEGIN line) nor base64 of PEM: {error}"))
+    })?;
+    if decoded.windows(10).any(|window| window == b"-----BEGIN") {
+        Ok(decoded)
+    } else {
+        Err(CertificateError::new(
+            part,
+            format!("{what} is base64, but not of PEM (no -----BEGIN line in it): encode the whole PEM file"),
+        ))
+    }
+}
+
+fn read_certificates(text: &str, part: Part) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let pem = pem_of(text, part)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let certificates = certificates.map_err(|error| unreadable(&error, part))?;
+    if certificates.is_empty() {
+        return Err(unreadable(&pem::Error::NoItemsFound, part));
+    }
+    Ok(certificates)
+}
+
+fn read_key(text: &str) -> Result<PrivateKeyDer<'static>, CertificateError> {
+    let pem = pem_of(text, Part::Key)?;
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
+        let encrypted = b"ENCRYPTED";
+        match error {
+            pem::Error::NoItemsFound if pem.windows(encrypted.len()).any(|window| window == encrypted) => {
+                CertificateError::new(
+                    Part::Key,
+                    "the private key is encrypted with a passphrase: decrypt it first, such as with openssl pkey -in KEY -out PLAIN",
+                )
+            }
+            error => unreadable(&error, Part::Key),
+        }
+    })
+}
+
+fn unreadable(error: &pem::Error, part: Part) -> CertificateError {
+    let what = described(part);
+    let item = if part == Part::Key { "PRIVATE KEY" } else { "CERTIFICATE" };
+    CertificateError::new(
+        part,
+        match error {
+            pem::Error::MissingSectionEnd { .. } => {
+                format!("{what} is cut off: an -----END line is missing; give the whole file")
+            }
+            pem::Error::Base64Decode(_) => format!("{what} has a line that is not base64: it was changed or cut off"),
+            pem::Error::NoItemsFound => {
+                format!("{what} has no -----BEGIN {item}----- in it: maybe certificate and key are swapped")
+            }
+            other => format!("{what} is not PEM: {other:?}"),
+        },
+    )
+}
+
+fn parse<'a>(
+    der: &'a CertificateDer<'static>,
+    part: Part,
+    number: usize,
+) -> Result<X509Certificate<'a>, CertificateError> {
+    let damaged = |why: String| {
+        let what = described(part);
+        CertificateError::new(
+            part,
+            format!("certificate {number} in {what} is damaged ({why}): give the file as it was issued"),
+        )
+    };
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        Ok(_) => Err(damaged("there are bytes behind it".to_owned())),
+        Err(error) => Err(damaged(error.to_string())),
+    }
+}
+
+fn check_dates(certificate: &X509Certificate<'_>, part: Part, now: SystemTime) -> Result<(), CertificateError> {
+    let validity = certificate.validity();
+    let subject = certificate.subject();
+    let what = if part == Part::Authorities { "the authority" } else { "the certificate" };
+    if now < moment(validity.not_before.timestamp()) {
+        let from = validity.not_before;
+        return Err(CertificateError::new(
+            part,
+            format!("{what} {subject} is not valid before {from}: wait, or check this machine's clock"),
+        ));
+    }
+    if now > moment(validity.not_after.timestamp()) {
+        let until = validity.not_after;
+        return Err(CertificateError::new(part, format!("{what} {subject} expired at {until}: renew it")));
+    }
+    Ok(())
+}
+
+fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let alternative = certificate.subject_alternative_name().ok().flatten();
+    let mut names: Vec<String> = alternative
+        .iter()
+        .flat_map(|extension| &extension.value.general_names)
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+            _ => None,
+        })
+        .collect();
+    if alternative.is_none() {
+        let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+        names.extend(common.map(str::to_ascii_lowercase));
+    }
+    names
+}
+
+fn fingerprint_of(der: &CertificateDer<'_>) -> [u8; 32] {
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
+    fingerprint
+}
+
+fn moment(seconds: i64) -> SystemTime {
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    let moment = if seconds < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) };
+    moment.unwrap_or(UNIX_EPOCH)
+}
+
+fn described(part: Part) -> &'static str {
+    match part {
+        Part::Chain => "the certificate chain",
+        Part::Key => "the private key",
+        Part::Authorities => "the list of authorities",
+    }
 }

@@ -3,17 +3,28 @@
 //! rustls does the handshakes; once one is done, records are encrypted and decrypted by this crate in place, in the buffers the
 //! worker's sockets send from and receive into. What the rest of the house holds is a [`Transport`]: a connection's bytes, plain or
 //! encrypted, with one set of methods.
+//!
+//! Reading order: [`transport`], `stream` (the shell of an established connection), [`connection`] (its machine), [`record`] (one
+//! record), `handshake` (rustls driven, keys taken over), `gate` (handshakes take turns), [`server`], [`client`], [`certificate`],
+//! [`tickets`], [`stats`].
 #![forbid(unsafe_code)]
 
 pub mod certificate;
 pub mod client;
+pub mod connection;
+mod gate;
+mod handshake;
+mod provider;
+pub mod record;
 pub mod server;
+pub mod stats;
 mod stream;
 pub mod tickets;
 pub mod transport;
 
 pub use certificate::{Certificate, CertificateError};
 pub use client::{ClientSettings, ClientTls};
+pub use gate::set_handshakes_waiting_max;
 pub use server::{ClientAuth, ServerSettings, ServerTls};
 pub use stream::{HandshakeError, Session, TlsStream};
 pub use tickets::{TicketKey, TicketKeys};

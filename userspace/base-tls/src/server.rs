@@ -1,20 +1,38 @@
 //! The side that is connected to.
 
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use base_runtime::net::TcpStream;
+use base_runtime::time::timeout;
+use rustls::server::{
+    Acceptor, NoServerSessionStorage, ServerConfig, UnbufferedServerConnection, WebPkiClientVerifier,
+};
+use rustls::sign::SingleCertAndKey;
+use rustls::{Error, RootCertStore};
+use rustls_pki_types::CertificateDer;
 
-use crate::certificate::{Certificate, CertificateError};
-use crate::stream::HandshakeError;
-use crate::tickets::TicketKeys;
+use crate::certificate::{Certificate, CertificateError, Part};
+use crate::gate;
+use crate::handshake::{Incoming, refused, shake};
+use crate::provider::provider;
+use crate::record::{HANDSHAKE, HEADER, record_length};
+use crate::stats::{self, Count};
+use crate::stream::{HandshakeError, TlsStream};
+use crate::tickets::{TicketKeys, Ticketer};
 use crate::transport::Transport;
 
 /// Whether clients show a certificate.
 #[derive(Debug, Clone)]
 pub enum ClientAuth {
     None,
+    /// One that these authorities (DER) have signed, or none.
+    Optional(Vec<CertificateDer<'static>>),
     /// One that these authorities (DER) have signed, or no connection.
-    Required(Vec<rustls_pki_types::CertificateDer<'static>>),
+    Required(Vec<CertificateDer<'static>>),
 }
 
 /// What a TLS listener is made of.
@@ -23,24 +41,213 @@ pub struct ServerSettings {
     /// The client's server name selects, exact names before wildcards; the first one serves clients that name nothing known.
     pub certificates: Vec<Certificate>,
     pub client_auth: ClientAuth,
-    /// Protocols offered, best first, such as `h2` and `http/1.1`.
+    /// Protocols offered, best first, such as `h2` and `http/1.1`. A client that offers others only is refused (RFC 7301 §3.2); one
+    /// that offers none is served.
     pub alpn: Vec<Vec<u8>>,
 }
 
 /// Ready to accept connections; cheap to clone, shared by all workers. A change of certificates makes a new one: connections that
 /// are there are not touched.
-#[derive(Debug, Clone)]
-pub struct ServerTls {}
+#[derive(Clone)]
+pub struct ServerTls(Arc<Inner>);
+
+struct Inner {
+    /// In the order of the settings; one at least.
+    configs: Vec<Arc<ServerConfig>>,
+    /// Names in lower case.
+    exact: HashMap<String, usize>,
+    /// What follows the first dot of a wildcard, in lower case.
+    wildcards: HashMap<String, usize>,
+}
+
+/// Tickets per TLS 1.3 handshake. A client uses each once and gets the next with the connection it used it for, so one per
+/// connection keeps as many in its hands as it opens connections; each more would cost a quarter kilobyte and an encryption that
+/// most clients throw away.
+const TICKETS: usize = 1;
 
 impl ServerTls {
     /// `tickets` are the process's session ticket keys.
-    pub fn new(_settings: ServerSettings, _tickets: TicketKeys) -> Result<ServerTls, CertificateError> {
-        Ok(ServerTls {})
+    pub fn new(settings: ServerSettings, tickets: TicketKeys) -> Result<ServerTls, CertificateError> {
+        if settings.certificates.is_empty() {
+            return Err(CertificateError::new(
+                Part::Chain,
+                "no certificate is given: a TLS listener needs one at least",
+            ));
+        }
+        let verifier = match &settings.client_auth {
+            ClientAuth::None => None,
+            ClientAuth::Optional(authorities) => Some((authorities, false)),
+            ClientAuth::Required(authorities) => Some((authorities, true)),
+        };
+        let verifier = match verifier {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some((authorities, required)) => {
+                let builder =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(root_store(authorities)?), provider());
+                let builder = if required { builder } else { builder.allow_unauthenticated() };
+                builder.build().map_err(|error| {
+                    CertificateError::new(Part::Authorities, format!("the client authorities cannot be used: {error}"))
+                })?
+            }
+        };
+        let (mut exact, mut wildcards) = (HashMap::new(), HashMap::new());
+        let mut configs = Vec::new();
+        for (index, certificate) in settings.certificates.iter().enumerate() {
+            for name in certificate.names() {
+                match name.strip_prefix("*.") {
+                    Some(suffix) => wildcards.entry(suffix.to_owned()).or_insert(index),
+                    None => exact.entry(name.clone()).or_insert(index),
+                };
+            }
+            let mut config = ServerConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+                .map_err(|error| CertificateError::new(Part::Chain, error.to_string()))?
+                .with_client_cert_verifier(verifier.clone())
+                .with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.certified())));
+            config.alpn_protocols = settings.alpn.clone();
+            config.enable_secret_extraction = true;
+            config.send_tls13_tickets = TICKETS;
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.ticketer = Arc::new(Ticketer::new(tickets.clone(), policy(certificate, &settings.client_auth)));
+            configs.push(Arc::new(config));
+        }
+        Ok(ServerTls(Arc::new(Inner { configs, exact, wildcards })))
     }
 
     /// Shakes hands within `limit`. How many handshakes a worker works on between two looks at its established connections is
     /// bounded, and so is how many wait.
-    pub async fn accept(&self, _stream: TcpStream, _limit: Duration) -> Result<Transport, HandshakeError> {
-        Err(HandshakeError::Tls("not there yet".to_owned()))
+    pub async fn accept(&self, stream: TcpStream, limit: Duration) -> Result<Transport, HandshakeError> {
+        if gate::is_full() {
+            return Err(overloaded());
+        }
+        // Boxed: what a handshake needs is given back when it is over, wherever the caller lives on.
+        match timeout(limit, Box::pin(self.accept_unbounded(stream))).await {
+            Ok(result) => result,
+            Err(_) => {
+                stats::count(Count::FailedTimeout);
+                Err(HandshakeError::TimedOut)
+            }
+        }
     }
+
+    async fn accept_unbounded(&self, stream: TcpStream) -> Result<Transport, HandshakeError> {
+        let mut incoming = Incoming::default();
+        while !is_hello_complete(&incoming.bytes) {
+            incoming.receive(&stream).await?;
+        }
+        if gate::is_full() {
+            return Err(overloaded());
+        }
+        gate::pass().await;
+        let (config, server_name) = self.choose(&incoming.bytes, &stream)?;
+        let side = UnbufferedServerConnection::new(config).map_err(|error| refused(&error))?;
+        let (connection, session) = shake(side, &stream, incoming, server_name.as_deref()).await?;
+        Ok(Transport::Tls(TlsStream::new(stream, connection, session)))
+    }
+
+    /// The configuration for a ClientHello, and the name it asks for.
+    fn choose(
+        &self,
+        mut hello: &[u8],
+        stream: &TcpStream,
+    ) -> Result<(Arc<ServerConfig>, Option<String>), HandshakeError> {
+        let mut acceptor = Acceptor::default();
+        let accepted = loop {
+            if !matches!(acceptor.read_tls(&mut hello), Ok(1..)) {
+                return Err(refused(&Error::General("the ClientHello is not complete".to_owned())));
+            }
+            match acceptor.accept() {
+                Ok(Some(accepted)) => break accepted,
+                Ok(None) => {}
+                Err((error, mut alert)) => {
+                    let mut bytes = Vec::new();
+                    if alert.write_all(&mut bytes).is_ok() {
+                        stream.send(base_runtime::Buf::copy_from(&bytes));
+                    }
+                    stream.shutdown_write();
+                    return Err(refused(&error));
+                }
+            }
+        };
+        let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
+        let index = name.as_deref().and_then(|name| self.index_for(name)).unwrap_or(0);
+        Ok((self.0.configs[index].clone(), name))
+    }
+
+    fn index_for(&self, name: &str) -> Option<usize> {
+        let wildcard = || name.split_once('.').and_then(|(_, suffix)| self.0.wildcards.get(suffix));
+        self.0.exact.get(name).or_else(wildcard).copied()
+    }
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls").field("certificates", &self.0.configs.len()).finish_non_exhaustive()
+    }
+}
+
+fn overloaded() -> HandshakeError {
+    stats::count(Count::FailedOverload);
+    HandshakeError::Overloaded
+}
+
+/// The records begin with a whole ClientHello, or with something that never becomes one.
+fn is_hello_complete(mut bytes: &[u8]) -> bool {
+    // The message's type and three bytes of length, wherever record boundaries fall.
+    let mut head = [0; 4];
+    let mut joined = 0;
+    loop {
+        let length = match record_length(bytes) {
+            Ok(Some(length)) => length,
+            Ok(None) => return bytes.first().is_some_and(|&content_type| content_type != HANDSHAKE),
+            Err(_) => return true,
+        };
+        if bytes[0] != HANDSHAKE || length == HEADER {
+            return true;
+        }
+        let Some(content) = bytes.get(HEADER..length) else { return false };
+        for (target, byte) in head.iter_mut().skip(joined).zip(content) {
+            *target = *byte;
+        }
+        joined += content.len();
+        if joined >= 4 && joined - 4 >= u32::from_be_bytes([0, head[1], head[2], head[3]]) as usize {
+            return true;
+        }
+        bytes = &bytes[length..];
+    }
+}
+
+pub(crate) fn root_store(authorities: &[CertificateDer<'static>]) -> Result<RootCertStore, CertificateError> {
+    let mut store = RootCertStore::empty();
+    for authority in authorities {
+        store.add(authority.clone()).map_err(|error| {
+            CertificateError::new(Part::Authorities, format!("an authority's certificate cannot be used: {error}"))
+        })?;
+    }
+    if store.is_empty() {
+        return Err(CertificateError::new(Part::Authorities, "no authority is given: one at least must be trusted"));
+    }
+    Ok(store)
+}
+
+/// What a ticket was made under: the certificate shown and what was asked of the client. Anything else must not take it: a session
+/// begun without a client certificate would otherwise continue where one is required.
+fn policy(certificate: &Certificate, client_auth: &ClientAuth) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(&certificate.fingerprint());
+    let (word, authorities): (&[u8], &[CertificateDer<'_>]) = match client_auth {
+        ClientAuth::None => (b"none", &[]),
+        ClientAuth::Optional(authorities) => (b"optional", authorities),
+        ClientAuth::Required(authorities) => (b"required", authorities),
+    };
+    context.update(word);
+    let mut digests: Vec<_> = authorities.iter().map(|der| digest::digest(&digest::SHA256, der)).collect();
+    digests.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
+    digests.dedup_by(|a, b| a.as_ref() == b.as_ref());
+    for digest in digests {
+        context.update(digest.as_ref());
+    }
+    let mut policy = [0; 32];
+    policy.copy_from_slice(context.finish().as_ref());
+    policy
 }

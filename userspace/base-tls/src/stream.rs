@@ -1,14 +1,18 @@
 //! An established TLS connection: records in, records out.
 
-use std::convert::Infallible;
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use base_runtime::Buf;
 use base_runtime::net::{StreamState, TcpStream};
 use rustls_pki_types::CertificateDer;
+
+use crate::connection::{Connection, End};
+use crate::handshake::Keys;
 
 /// What was agreed in the handshake.
 #[derive(Debug)]
@@ -63,48 +67,189 @@ impl fmt::Display for HandshakeError {
     }
 }
 
-/// An established TLS connection; a handle that is cheap to clone and stays on its worker.
-#[derive(Clone, Debug)]
-pub struct TlsStream(Infallible);
+/// An established TLS connection; a handle that is cheap to clone and stays on its worker. Between records it holds no buffer.
+///
+/// When the last handle is dropped the peer is told `close_notify`, as a plain connection would end with a FIN. Whoever must not
+/// look complete calls `abort` on the [`Transport`](crate::Transport).
+#[derive(Clone)]
+pub struct TlsStream(Rc<Inner>);
+
+struct Inner {
+    socket: TcpStream,
+    session: Session,
+    connection: RefCell<Connection<Keys>>,
+}
 
 impl TlsStream {
+    pub(crate) fn new(socket: TcpStream, connection: Connection<Keys>, session: Session) -> TlsStream {
+        let stream = TlsStream(Rc::new(Inner { socket, session, connection: RefCell::new(connection) }));
+        stream.0.after_receive(&mut stream.0.connection.borrow_mut());
+        stream
+    }
+
     pub fn session(&self) -> &Session {
-        match self.0 {}
+        &self.0.session
     }
 
     pub fn socket(&self) -> &TcpStream {
-        match self.0 {}
+        &self.0.socket
     }
 
-    pub fn poll_recv(&self, _task: &mut Context<'_>) -> Poll<io::Result<Option<Buf>>> {
-        match self.0 {}
+    /// The next data; `None` once the peer has said `close_notify`. A connection that ends without is an error: what came may have
+    /// been cut short by somebody on the way.
+    #[inline]
+    pub fn poll_recv(&self, task: &mut Context<'_>) -> Poll<io::Result<Option<Buf>>> {
+        let mut connection = self.0.connection.borrow_mut();
+        loop {
+            if let Some(buf) = connection.poll_data() {
+                return Poll::Ready(Ok(Some(buf)));
+            }
+            match connection.end() {
+                End::Open => {}
+                End::Closed => return Poll::Ready(Ok(None)),
+                end => return Poll::Ready(Err(error_of(end))),
+            }
+            if self.0.poll_receive(&mut connection, task).is_pending() {
+                return Poll::Pending;
+            }
+        }
     }
 
-    pub fn poll_readable(&self, _task: &mut Context<'_>) -> Poll<()> {
-        match self.0 {}
+    /// Ready when data, the peer's end or an error are there. Records that carry no data do not count.
+    pub fn poll_readable(&self, task: &mut Context<'_>) -> Poll<()> {
+        let mut connection = self.0.connection.borrow_mut();
+        loop {
+            if connection.has_data() || connection.end() != End::Open {
+                return Poll::Ready(());
+            }
+            if self.0.poll_receive(&mut connection, task).is_pending() {
+                return Poll::Pending;
+            }
+        }
     }
 
+    /// For a connection that ought to be idle, as in a pool: the peer has closed it, it failed, or it sent what nobody asked for.
+    /// Tickets and new keys, which come when they come, are taken in and do not count.
     pub fn is_closed_or_dirty(&self) -> bool {
-        match self.0 {}
+        self.peek_state() != StreamState::Open
+            || self.0.connection.borrow().is_send_closed()
+            || self.0.socket.is_closed_or_dirty()
     }
 
     pub fn peek_state(&self) -> StreamState {
-        match self.0 {}
+        let mut connection = self.0.connection.borrow_mut();
+        self.0.take_queued(&mut connection);
+        if connection.has_data() {
+            return StreamState::Data;
+        }
+        match connection.end() {
+            End::Open => match self.0.socket.peek_state() {
+                StreamState::Eof => StreamState::Error(io::ErrorKind::UnexpectedEof),
+                // Bytes are left where data was found in others, which is `Data` above.
+                state => state,
+            },
+            End::Closed => StreamState::Eof,
+            end => StreamState::Error(error_of(end).kind()),
+        }
     }
 
-    pub fn unread(&self, _buf: Buf) {
-        match self.0 {}
+    /// Puts data back in front of what was received.
+    pub fn unread(&self, buf: Buf) {
+        self.0.connection.borrow_mut().unread(buf);
     }
 
-    pub fn send(&self, _buf: Buf) {
-        match self.0 {}
+    /// Encrypts `buf` and queues it for sending, as [`TcpStream::send`] does.
+    #[inline]
+    pub fn send(&self, buf: Buf) {
+        let mut connection = self.0.connection.borrow_mut();
+        connection.send(buf, &mut |record| self.0.socket.send(record));
+        if connection.is_send_closed() {
+            self.0.end_sending(&connection);
+        }
     }
 
+    /// Bytes of data handed to `send`.
     pub fn bytes_said(&self) -> u64 {
-        match self.0 {}
+        self.0.connection.borrow().said()
     }
 
+    /// Ends the sending direction with `close_notify` once everything queued is sent.
     pub fn shutdown_write(&self) {
-        match self.0 {}
+        let mut connection = self.0.connection.borrow_mut();
+        connection.close(&mut |record| self.0.socket.send(record));
+        self.0.socket.shutdown_write();
+    }
+}
+
+impl Inner {
+    /// Ready when bytes, the end or an error came in and were taken.
+    #[inline]
+    fn poll_receive(&self, connection: &mut Connection<Keys>, task: &mut Context<'_>) -> Poll<()> {
+        match self.socket.poll_recv(task) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(Some(buf))) => connection.handle_received(buf, &mut |record| self.socket.send(record)),
+            Poll::Ready(Ok(None)) => connection.handle_eof(),
+            Poll::Ready(Err(error)) => connection.handle_broken(error.raw_os_error()),
+        }
+        self.after_receive(connection);
+        Poll::Ready(())
+    }
+
+    /// Takes what is queued already, until there is data in it.
+    fn take_queued(&self, connection: &mut Connection<Keys>) {
+        while !connection.has_data()
+            && connection.end() == End::Open
+            && let Some(buf) = self.socket.try_recv()
+        {
+            connection.handle_received(buf, &mut |record| self.socket.send(record));
+            self.after_receive(connection);
+        }
+    }
+
+    #[inline]
+    fn after_receive(&self, connection: &mut Connection<Keys>) {
+        if self.socket.send_queue_len() == 0 {
+            connection.answer_key_update(&mut |record| self.socket.send(record));
+        }
+        if connection.end() != End::Open {
+            self.end_sending(connection);
+        }
+    }
+
+    /// After a fault nothing follows the alert.
+    #[cold]
+    fn end_sending(&self, connection: &Connection<Keys>) {
+        if matches!(connection.end(), End::Fault(_) | End::Alert(_)) {
+            self.socket.shutdown_write();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.connection.get_mut().close(&mut |record| self.socket.send(record));
+    }
+}
+
+impl fmt::Debug for TlsStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsStream").field("socket", &self.0.socket).field("session", &self.0.session).finish()
+    }
+}
+
+#[cold]
+fn error_of(end: End) -> io::Error {
+    match end {
+        End::Broken(Some(errno)) => io::Error::from_raw_os_error(errno),
+        End::Alert(alert) => {
+            let name = rustls::AlertDescription::from(alert);
+            io::Error::new(io::ErrorKind::ConnectionAborted, format!("the peer ended the TLS connection: {name:?}"))
+        }
+        End::Fault(fault) => io::Error::new(io::ErrorKind::InvalidData, fault.text()),
+        End::Truncated => io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the connection ended without TLS close_notify: what was received may be cut off",
+        ),
+        End::Open | End::Closed | End::Broken(None) => io::ErrorKind::BrokenPipe.into(),
     }
 }

@@ -1,4 +1,16 @@
 //! Keys that session tickets are encrypted with: shared by all workers and, through the control plane, by all machines.
+//!
+//! A ticket is the key's name, a nonce, and under AES-256-GCM the moment of its making and rustls' session. What the session was
+//! begun under goes in as additional data, so that a ticket is of no use elsewhere (see `server::policy`).
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::rand;
+use rustls::server::ProducesTickets;
 
 /// One key.
 #[derive(Clone, PartialEq, Eq)]
@@ -8,22 +20,160 @@ pub struct TicketKey {
     pub secret: [u8; 32],
 }
 
-impl std::fmt::Debug for TicketKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl TicketKey {
+    /// A fresh random key.
+    pub fn generate() -> TicketKey {
+        let mut key = TicketKey { name: [0; 16], secret: [0; 32] };
+        fill_random(&mut key.name);
+        fill_random(&mut key.secret);
+        key
+    }
+}
+
+impl fmt::Debug for TicketKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TicketKey").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
 /// The keys in force; a cheap handle, and what is installed through one shows in all.
-#[derive(Clone, Debug)]
-pub struct TicketKeys {}
+#[derive(Clone)]
+pub struct TicketKeys(Arc<Inner>);
+
+struct Inner {
+    ring: ArcSwap<Ring>,
+    /// Held while the ring is replaced.
+    replacing: Mutex<()>,
+}
+
+struct Ring {
+    keys: Vec<(TicketKey, LessSafeKey)>,
+    current: usize,
+    /// When the current key was made; `None`: somebody else decides when to replace it.
+    made: Option<Instant>,
+}
+
+/// How long a ticket is good for, and how long a key of our own makes tickets. Forward secrecy of a resumed session's predecessor
+/// hangs on the key for twice as long.
+const LIFETIME: Duration = Duration::from_secs(12 * 3600);
+/// What clocks of two machines may be apart.
+const CLOCK_SKEW: u64 = 300;
 
 impl TicketKeys {
     /// Fresh random keys of this process, in use until others are installed; they rotate by themselves every 12 hours.
     pub fn generate() -> TicketKeys {
-        TicketKeys {}
+        let ring = Ring::new(vec![TicketKey::generate()], 0, Some(Instant::now()));
+        TicketKeys(Arc::new(Inner { ring: ArcSwap::from_pointee(ring), replacing: Mutex::new(()) }))
     }
 
-    /// Puts these keys in force: new tickets are made with `keys[current]`, tickets of all of them are taken.
-    pub fn install(&self, _keys: Vec<TicketKey>, _current: usize) {}
+    /// Puts these keys in force: new tickets are made with `keys[current]`, tickets of all of them are taken. They stay until the
+    /// next `install`. Without any key no ticket is made or taken.
+    pub fn install(&self, keys: Vec<TicketKey>, current: usize) {
+        let _replacing = self.0.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.ring.store(Arc::new(Ring::new(keys, current, None)));
+    }
+
+    /// Replaces a key of our own that has served its time.
+    fn rotate(&self, now: Instant) {
+        let is_due = |ring: &Ring| ring.made.is_some_and(|made| now.saturating_duration_since(made) >= LIFETIME);
+        if !is_due(&self.0.ring.load()) {
+            return;
+        }
+        let _replacing = self.0.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = self.0.ring.load();
+        if !is_due(&ring) {
+            return;
+        }
+        let mut keys = vec![TicketKey::generate()];
+        // The previous one goes on taking tickets, unless all it made have expired.
+        if ring.made.is_some_and(|made| now.saturating_duration_since(made) < 2 * LIFETIME) {
+            keys.extend(ring.keys.get(ring.current).map(|(key, _)| key.clone()));
+        }
+        self.0.ring.store(Arc::new(Ring::new(keys, 0, Some(now))));
+    }
 }
+
+impl Ring {
+    fn new(keys: Vec<TicketKey>, current: usize, made: Option<Instant>) -> Ring {
+        let keys = keys.into_iter().map(|key| {
+            let unbound = UnboundKey::new(&AES_256_GCM, &key.secret).expect("a key of this algorithm has 32 bytes");
+            (key, LessSafeKey::new(unbound))
+        });
+        Ring { keys: keys.collect(), current, made }
+    }
+}
+
+impl fmt::Debug for TicketKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TicketKeys").field("keys", &self.0.ring.load().keys.len()).finish_non_exhaustive()
+    }
+}
+
+/// Makes and takes the tickets of one certificate under one policy.
+#[derive(Debug)]
+pub(crate) struct Ticketer {
+    keys: TicketKeys,
+    policy: [u8; 32],
+}
+
+impl Ticketer {
+    pub fn new(keys: TicketKeys, policy: [u8; 32]) -> Ticketer {
+        Ticketer { keys, policy }
+    }
+
+    fn encrypt_at(&self, plain: &[u8], now: Instant, time: u64) -> Option<Vec<u8>> {
+        self.keys.rotate(now);
+        let ring = self.keys.0.ring.load();
+        let (key, aead) = ring.keys.get(ring.current)?;
+        let mut nonce = [0; NONCE_LEN];
+        rand::fill(&mut nonce).ok()?;
+        let mut body = Vec::with_capacity(TIME + plain.len() + aead.algorithm().tag_len());
+        body.extend_from_slice(&time.to_be_bytes());
+        body.extend_from_slice(plain);
+        aead.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(self.policy), &mut body).ok()?;
+        Some([&key.name[..], &nonce[..], &body[..]].concat())
+    }
+
+    fn decrypt_at(&self, ticket: &[u8], now: Instant, time: u64) -> Option<Vec<u8>> {
+        self.keys.rotate(now);
+        let (name, rest) = ticket.split_first_chunk::<16>()?;
+        let (nonce, body) = rest.split_first_chunk::<NONCE_LEN>()?;
+        let ring = self.keys.0.ring.load();
+        let (_, aead) = ring.keys.iter().find(|(key, _)| key.name == *name)?;
+        let mut body = body.to_vec();
+        let plain = aead.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(self.policy), &mut body).ok()?;
+        let (made, session) = plain.split_first_chunk::<TIME>()?;
+        let made = u64::from_be_bytes(*made);
+        let fresh = made <= time + CLOCK_SKEW && time.saturating_sub(made) < LIFETIME.as_secs();
+        fresh.then(|| session.to_vec())
+    }
+}
+
+impl ProducesTickets for Ticketer {
+    fn enabled(&self) -> bool {
+        !self.keys.0.ring.load().keys.is_empty()
+    }
+
+    fn lifetime(&self) -> u32 {
+        LIFETIME.as_secs() as u32
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.encrypt_at(plain, Instant::now(), unix_time())
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        self.decrypt_at(ticket, Instant::now(), unix_time())
+    }
+}
+
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn fill_random(bytes: &mut [u8]) {
+    rand::fill(bytes).expect("the operating system gives random bytes");
+}
+
+/// Bytes of the moment of making, seconds since 1970.
+const TIME: usize = 8;

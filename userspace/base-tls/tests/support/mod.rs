@@ -1,0 +1,199 @@
+//! Running a future on a worker of either driver, and certificates to run it with.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use base_runtime::channel::oneshot;
+use base_runtime::net::{ListenOptions, TcpListener, TcpStream};
+use base_runtime::{Buf, Config, IoMode, Runtime};
+use base_tls::{Certificate, ClientAuth, ClientSettings, ClientTls, ServerSettings, ServerTls, TicketKeys, Transport};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256,
+    SignatureAlgorithm,
+};
+use rustls_pki_types::CertificateDer;
+
+/// Longest any test's handshake may take.
+pub const LIMIT: Duration = Duration::from_secs(10);
+
+/// Makes each of the named functions, which take an `IoMode`, a test per driver.
+#[allow(unused_macros, reason = "not every test file has tests per driver")]
+macro_rules! on_both_drivers {
+    ($($name:ident),* $(,)?) => {
+        mod uring { $(#[test] fn $name() { super::$name(base_runtime::IoMode::Uring) })* }
+        mod epoll { $(#[test] fn $name() { super::$name(base_runtime::IoMode::Epoll) })* }
+    };
+}
+
+pub fn start(io: IoMode) -> Runtime {
+    // Tests run in parallel: spread their workers over the CPUs.
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
+    let mut cpus = base_runtime::allowed_cpus();
+    let turn = STARTED.fetch_add(1, Ordering::Relaxed) % cpus.len();
+    cpus.rotate_left(turn);
+    let config = Config { io, cpus: Some(cpus), workers: Some(1), name: "test".to_owned(), ..Config::default() };
+    Runtime::start(config).expect("the driver works here")
+}
+
+/// Runs what `make` makes on the worker, for at most 60 s.
+pub fn run_on<T, F, Fut>(runtime: &Runtime, make: F) -> T
+where
+    T: Send + 'static,
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = T> + 'static,
+{
+    let (sender, receiver) = oneshot();
+    runtime.workers()[0].spawn(move || {
+        let future = make();
+        async move {
+            let limited = base_runtime::time::timeout(Duration::from_secs(60), future).await;
+            let _ = sender.send(limited.expect("finished in time"));
+        }
+    });
+    receiver.wait().expect("the task neither panicked nor timed out")
+}
+
+pub fn run<T, F, Fut>(io: IoMode, make: F) -> T
+where
+    T: Send + 'static,
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = T> + 'static,
+{
+    let runtime = start(io);
+    let result = run_on(&runtime, make);
+    runtime.shutdown();
+    result
+}
+
+pub fn listen() -> TcpListener {
+    TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), ListenOptions::default()).expect("a port is free")
+}
+
+/// Both ends of a TCP connection on this worker.
+pub async fn pair() -> (TcpStream, TcpStream) {
+    let listener = listen();
+    let client = TcpStream::connect(listener.local_addr()).await.expect("connects");
+    let (server, _) = listener.accept().await.expect("accepts");
+    (client, server)
+}
+
+/// Both ends of a TLS connection on this worker; the client asks for `localhost`.
+pub async fn tls_pair(client: &ClientTls, server: &ServerTls) -> (Transport, Transport) {
+    let (a, b) = pair().await;
+    let (sender, receiver) = base_runtime::channel::local_oneshot();
+    let server = server.clone();
+    base_runtime::spawn(async move {
+        let _ = sender.send(server.accept(b, LIMIT).await.expect("accepts"));
+    });
+    let client = client.connect(a, "localhost", LIMIT).await.expect("connects");
+    (client, receiver.await.expect("accepted"))
+}
+
+/// Sends `bytes` in full buffers, waiting for room, and finishes.
+pub async fn send_all(stream: &Transport, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let mut buf = Buf::alloc();
+        let n = buf.append(bytes);
+        bytes = &bytes[n..];
+        stream.send(buf);
+        stream.send_ready(256 * 1024).await?;
+    }
+    Ok(())
+}
+
+/// Receives until the peer's end.
+pub async fn recv_all(stream: &Transport) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some(buf) = stream.recv().await? {
+        all.extend_from_slice(&buf);
+    }
+    Ok(all)
+}
+
+pub async fn recv_exactly(stream: &Transport, n: usize) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::with_capacity(n);
+    while all.len() < n {
+        let Some(mut buf) = stream.recv().await? else {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        };
+        let wanted = (n - all.len()).min(buf.len());
+        all.extend_from_slice(&buf[..wanted]);
+        buf.advance(wanted);
+        stream.unread(buf);
+    }
+    Ok(all)
+}
+
+/// Bytes that differ with their position.
+pub fn pattern(n: usize) -> Vec<u8> {
+    (0..n).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+/// An authority and what it signs.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub pem: String,
+    pub der: CertificateDer<'static>,
+}
+
+/// A signed certificate and its key, PEM.
+#[derive(Clone)]
+pub struct Signed {
+    pub chain: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub fn new(name: &str) -> Authority {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("signs");
+        let (pem, der) = (certificate.pem(), certificate.der().clone());
+        Authority { issuer: Issuer::new(params, key), pem, der }
+    }
+
+    pub fn sign(&self, names: &[&str]) -> Signed {
+        self.sign_with(names, &PKCS_ECDSA_P256_SHA256)
+    }
+
+    pub fn sign_with(&self, names: &[&str], algorithm: &'static SignatureAlgorithm) -> Signed {
+        self.sign_key(names, KeyPair::generate_for(algorithm).expect("a key"))
+    }
+
+    pub fn sign_key(&self, names: &[&str], key: KeyPair) -> Signed {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("names");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).expect("signs");
+        Signed { chain: certificate.pem(), key: key.serialize_pem() }
+    }
+}
+
+impl Signed {
+    pub fn read(&self) -> Certificate {
+        Certificate::read(&self.chain, &self.key, SystemTime::now()).expect("a good certificate")
+    }
+}
+
+pub fn server(certificates: Vec<Certificate>) -> ServerTls {
+    server_with(certificates, ClientAuth::None, &[])
+}
+
+pub fn server_with(certificates: Vec<Certificate>, client_auth: ClientAuth, alpn: &[&str]) -> ServerTls {
+    let alpn = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    ServerTls::new(ServerSettings { certificates, client_auth, alpn }, TicketKeys::generate()).expect("good settings")
+}
+
+pub fn client(authority: &Authority) -> ClientTls {
+    client_with(authority, None, &[])
+}
+
+pub fn client_with(authority: &Authority, certificate: Option<Certificate>, alpn: &[&str]) -> ClientTls {
+    let alpn = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let roots = Some(vec![authority.der.clone()]);
+    ClientTls::new(ClientSettings { roots, certificate, alpn, ..Default::default() }).expect("good settings")
+}
