@@ -128,6 +128,33 @@ impl fmt::Debug for Booking {
     }
 }
 
+/// As [`Booking`], for what may leave its worker: entered for the process and not for a worker, at the price of locked additions.
+#[derive(Debug)]
+pub struct SharedBooking {
+    bytes: usize,
+    kind: Kind,
+}
+
+impl SharedBooking {
+    pub fn new(kind: Kind, bytes: usize) -> SharedBooking {
+        ELSEWHERE[kind as usize].fetch_add(bytes as u64, Relaxed);
+        move_total(bytes as u64);
+        SharedBooking { bytes, kind }
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for SharedBooking {
+    fn drop(&mut self) {
+        let change = 0u64.wrapping_sub(self.bytes as u64);
+        ELSEWHERE[self.kind as usize].fetch_add(change, Relaxed);
+        move_total(change);
+    }
+}
+
 /// Bytes the process may have booked in all, reserve not counted; `None`, the default, for any number. Takes effect at once.
 pub fn set_ceiling(bytes: Option<u64>) {
     CEILING.store(bytes.unwrap_or(u64::MAX), Relaxed);

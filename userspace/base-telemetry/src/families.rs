@@ -61,6 +61,44 @@ pub fn workers(encoder: &mut Encoder, rows: &[WorkerRow]) {
     }
 }
 
+/// The memory ledger.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryRows {
+    /// Worker (`elsewhere` for what belongs to none), kind, bytes.
+    pub booked: Vec<(String, &'static str, u64)>,
+    /// `None`: no ceiling.
+    pub ceiling: Option<u64>,
+    pub peak: u64,
+    /// Bytes of buffers that lie ready.
+    pub reserve: u64,
+    /// Requests answered 503 for want of memory.
+    pub shed_total: u64,
+    /// Times the ceiling was reached.
+    pub over_total: u64,
+}
+
+/// `weir_worker_memory_bytes` and `weir_memory_*`.
+pub fn memory(encoder: &mut Encoder, rows: &MemoryRows) {
+    for (worker, kind, bytes) in &rows.booked {
+        let help = "Memory held on behalf of traffic, in bytes, by worker and by what it is for.";
+        let labels = [("worker", worker.as_str()), ("kind", kind)];
+        encoder.gauge("weir_worker_memory_bytes", help, &labels, *bytes as f64);
+    }
+    if let Some(ceiling) = rows.ceiling {
+        let help =
+            "Memory that may be held on behalf of traffic, in bytes, before requests are refused (--memory-limit).";
+        encoder.gauge("weir_memory_ceiling_bytes", help, &[], ceiling as f64);
+    }
+    let help = "Most memory ever held on behalf of traffic, in bytes.";
+    encoder.gauge("weir_memory_peak_bytes", help, &[], rows.peak as f64);
+    let help = "Buffers that lie ready, in bytes; not part of what counts towards the ceiling.";
+    encoder.gauge("weir_memory_reserve_bytes", help, &[], rows.reserve as f64);
+    let help = "Requests answered with 503 and Retry-After because memory had reached its ceiling.";
+    encoder.counter("weir_memory_shed_total", help, &[], rows.shed_total as f64);
+    let help = "Times memory reached its ceiling.";
+    encoder.counter("weir_memory_over_total", help, &[], rows.over_total as f64);
+}
+
 /// Packets of a virtual IP that met the same fate in the kernel, summed over CPUs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct XdpCounters {

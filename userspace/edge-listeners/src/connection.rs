@@ -11,6 +11,7 @@ use crate::router::{Matched, Route};
 use crate::tunnel;
 use crate::variables::Context as VariableContext;
 use base_runtime::Buf;
+use base_runtime::memory::{self, Booking};
 use base_runtime::time::Deadline;
 use base_tls::Transport;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
@@ -44,6 +45,8 @@ enum Next {
 pub enum Phase {
     /// Between requests, or before the first: no request is lost by closing it.
     Idle,
+    /// It was idle and had to make room; its task will find out.
+    Leaving,
     Busy,
     Tunnel,
 }
@@ -69,6 +72,12 @@ impl Connection {
         self.phase.set(phase);
         self.since.set(base_runtime::now());
     }
+
+    /// Ends an idle connection, as if it had idled for too long.
+    pub fn leave(&self) {
+        self.phase.set(Phase::Leaving);
+        self.deadline.set(base_runtime::now());
+    }
 }
 
 /// Serves a connection to its end. It is booked under `key`.
@@ -82,7 +91,7 @@ pub async fn drive(local: Rc<Local>, connection: Rc<Connection>, key: usize) {
             None => deadline.clear(),
         }
         let Some(bytes) = receive(stream, deadline).await else {
-            if first && !is_closed(stream) && !local.is_stopping() {
+            if first && connection.phase.get() == Phase::Idle && !is_closed(stream) && !local.is_stopping() {
                 local.limit("first_byte_timeout");
             }
             break;
@@ -131,6 +140,9 @@ async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exch
     let started = base_runtime::now();
     deadline.set_after(local.timeouts().head);
     exchange.started = started;
+    if memory::is_over() {
+        return shed(local, connection, exchange).await;
+    }
     let (head, rest) = match read_head(local, stream, deadline, first, &mut exchange.default_space().request).await {
         Ok(found) => found,
         Err(None) => return Next::Close,
@@ -232,6 +244,17 @@ async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exch
     next
 }
 
+/// There is no memory for another request: says so before any more of it is read, and makes room.
+async fn shed(local: &Rc<Local>, connection: &Connection, exchange: &mut Exchange) -> Next {
+    local.limit("memory");
+    local.make_room();
+    let mut response = Response::with_status(503);
+    response.headers.set("Retry-After", "1");
+    exchange.default_space().respond(response, Body::Empty);
+    let (stream, deadline) = (&connection.stream, &connection.deadline);
+    finish(local, stream, deadline, exchange, refusal(), 0, None, Next::Linger).await
+}
+
 /// Reads until the head is whole. `Err(None)`: there is nobody to answer.
 async fn read_head(
     local: &Local,
@@ -250,6 +273,7 @@ async fn read_head(
     }
     // A head in pieces waits in memory of its own size, not in a receive buffer.
     let mut partial = buffer.to_vec();
+    let booking = Booking::new(memory::Kind::Heads, partial.capacity());
     drop(buffer);
     let limits = local.limits();
     loop {
@@ -262,6 +286,7 @@ async fn read_head(
         };
         let had = partial.len();
         partial.extend_from_slice(&more);
+        booking.set(partial.capacity());
         // No head ends, and no field is added to it, without a line's end: a head that comes byte by byte is not read
         // from its start with each of them.
         if !more.contains(&b'\n') && partial.len() < limits.head_bytes {

@@ -28,7 +28,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Connections that may wait to be accepted, per worker.
 const BACKLOG: u32 = 4096;
@@ -294,6 +294,12 @@ thread_local! {
     static EXCHANGES: RefCell<Vec<Box<Exchange>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Idle connections ended at a time when memory runs out, at least; a sixteenth when that is more.
+const ROOM_LEAST: usize = 16;
+
+/// Pause between two times of that.
+const ROOM_PAUSE: Duration = Duration::from_millis(10);
+
 /// Exchanges kept for reuse per worker; one is alive per request under way.
 const SPARE_EXCHANGES: usize = 256;
 
@@ -305,6 +311,7 @@ pub struct Local {
     log: RefCell<Option<LogWriter>>,
     connections: RefCell<Slab<Rc<Connection>>>,
     stopping: Cell<bool>,
+    made_room: Cell<Instant>,
     accepting: RefCell<Option<Waker>>,
     limits: Limits,
 }
@@ -327,6 +334,7 @@ async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener) {
         log: RefCell::new(server.shared.access_log().map(|log| log.writer(base_runtime::worker_index()))),
         connections: RefCell::new(Slab::new()),
         stopping: Cell::new(false),
+        made_room: Cell::new(base_runtime::now()),
         accepting: RefCell::new(None),
         limits: Limits::default(),
         server,
@@ -346,6 +354,10 @@ async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener) {
             Some(Ok((stream, peer))) => {
                 if !local.find_room().await {
                     break;
+                }
+                if base_runtime::memory::is_over() {
+                    // It is let in to be told so, in the place of one that has nothing to say.
+                    local.make_room();
                 }
                 let connection = Connection::new(Transport::from(stream), peer);
                 let key = local.enter(connection.clone());
@@ -433,6 +445,30 @@ impl Local {
     pub fn leave(&self, key: usize) {
         self.connections.borrow_mut().try_remove(key);
         self.server.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Ends the connections that have idled longest, a few at a time: memory ran out, and nothing is lost by it.
+    pub fn make_room(&self) {
+        // Often enough that a flood makes room faster than it takes it, and not so often that looking for room is all that is done.
+        if base_runtime::now().saturating_duration_since(self.made_room.get()) < ROOM_PAUSE {
+            return;
+        }
+        self.made_room.set(base_runtime::now());
+        let connections = self.connections.borrow();
+        let mut idle: Vec<&Rc<Connection>> = connections
+            .iter()
+            .map(|(_, connection)| connection)
+            .filter(|c| c.phase.get() == Phase::Idle && c.stream.peek_state() == StreamState::Open)
+            .collect();
+        let some = (idle.len() / 16).max(ROOM_LEAST).min(idle.len());
+        if some == 0 {
+            return;
+        }
+        idle.select_nth_unstable_by_key(some - 1, |c| c.since.get());
+        for connection in &idle[..some] {
+            self.limit("memory_idle");
+            connection.leave();
+        }
     }
 
     pub fn take_exchange(&self) -> Box<Exchange> {

@@ -1,6 +1,7 @@
 //! A message body: none, in memory, or still arriving.
 
 use base_runtime::Buf;
+use base_runtime::memory::{Booking, Kind, SharedBooking};
 use bytes::Bytes;
 use proto_http::Headers;
 use proto_http::h1::{self, BodyDecoder};
@@ -87,15 +88,18 @@ impl Body {
         }
     }
 
-    /// Reads a stream to its end into memory, at most `limit` bytes. Memory: what has arrived, plus one buffer.
-    /// After an error the body is empty.
+    /// Reads a stream to its end into memory, at most `limit` bytes. Memory: what has arrived, plus one buffer; booked as bodies
+    /// for as long as any part of it is kept. After an error the body is empty.
     pub async fn collect(&mut self, limit: u64) -> Result<&Bytes, BodyError> {
         if let Body::Stream(stream) = self {
             if stream.remaining().is_some_and(|n| n > limit) {
                 *self = Body::Empty;
                 return Err(BodyError::TooLarge);
             }
-            let mut bytes = Vec::with_capacity(stream.remaining().unwrap_or(0) as usize);
+            // What was announced is not yet there, and may never come.
+            let announced = stream.remaining().unwrap_or(0).min(ANNOUNCED_MOST) as usize;
+            let mut bytes = Vec::with_capacity(announced);
+            let booking = Booking::new(Kind::Bodies, bytes.capacity());
             loop {
                 match poll_fn(|cx| stream.poll_data(cx)).await {
                     Ok(Some(piece)) => {
@@ -104,6 +108,7 @@ impl Body {
                             return Err(BodyError::TooLarge);
                         }
                         bytes.extend_from_slice(&piece);
+                        booking.set(bytes.capacity());
                     }
                     Ok(None) => break,
                     Err(error) => {
@@ -112,20 +117,45 @@ impl Body {
                     }
                 }
             }
-            *self = Body::Full(bytes.into());
+            *self = Body::Full(Collected::keep(bytes));
         }
         if let Body::Buffer(buffer) = self {
             if buffer.len() as u64 > limit {
                 *self = Body::Empty;
                 return Err(BodyError::TooLarge);
             }
-            *self = Body::Full(Bytes::copy_from_slice(buffer));
+            *self = Body::Full(Collected::keep(buffer.to_vec()));
         }
         static NONE: Bytes = Bytes::new();
         match self {
             Body::Full(bytes) => Ok(bytes),
             _ => Ok(&NONE),
         }
+    }
+}
+
+/// Room made at once for a body whose length is known, in bytes; beyond it room follows what has come.
+const ANNOUNCED_MOST: u64 = 256 * 1024;
+
+/// A body in memory, in the books until nobody holds a part of it any more.
+struct Collected {
+    bytes: Vec<u8>,
+    _booking: SharedBooking,
+}
+
+impl Collected {
+    fn keep(bytes: Vec<u8>) -> Bytes {
+        if bytes.is_empty() {
+            return Bytes::new();
+        }
+        let booking = SharedBooking::new(Kind::Bodies, bytes.capacity());
+        Bytes::from_owner(Collected { bytes, _booking: booking })
+    }
+}
+
+impl AsRef<[u8]> for Collected {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

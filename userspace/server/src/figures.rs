@@ -1,7 +1,8 @@
 //! Metrics of the parts that only the whole process sees: workers, the kernel plane, the Raft group.
 
-use base_runtime::{Worker, WorkerStats};
-use base_telemetry::families::{self, RaftRow, SteeredCounters, WorkerRow, XdpCounters};
+use base_runtime::{Worker, WorkerStats, memory};
+use base_telemetry::Telemetry;
+use base_telemetry::families::{self, MemoryRows, RaftRow, SteeredCounters, WorkerRow, XdpCounters};
 use base_telemetry::registry::Encoder;
 use control_raft::Control;
 use edge_agent::steer::SharedKernel;
@@ -75,6 +76,30 @@ pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Enco
             })
             .collect();
         families::workers(encoder, &rows);
+    }
+}
+
+/// Adds the memory ledger.
+pub fn memory(telemetry: &Arc<Telemetry>) -> impl Fn(&mut Encoder) + Send + Sync + 'static {
+    let shed = telemetry.limits().register("memory");
+    move |encoder| {
+        let books = memory::snapshot();
+        let kinds = |worker: String, of: &dyn Fn(memory::Kind) -> u64| -> Vec<_> {
+            memory::Kind::ALL.iter().map(|kind| (worker.clone(), kind.name(), of(*kind))).collect()
+        };
+        let mut booked: Vec<_> = books.workers.iter().flat_map(|w| kinds(w.worker.to_string(), &|k| w.of(k))).collect();
+        booked.extend(kinds("elsewhere".to_owned(), &|k| books.elsewhere[k as usize]));
+        families::memory(
+            encoder,
+            &MemoryRows {
+                booked,
+                ceiling: books.ceiling,
+                peak: books.peak,
+                reserve: books.reserve,
+                shed_total: shed.total(),
+                over_total: books.over_total,
+            },
+        );
     }
 }
 

@@ -1,9 +1,11 @@
 //! `weir`: the machine's daemon. This crate puts the parts together and holds no logic of its own.
 //!
-//! Reading order: [`options`] (how it is started), [`run`] (which parts there are and how they meet), [`logs`],
-//! [`local`] (what the admin API asks about this machine), [`figures`] (metrics), [`doctor`], [`demo_backend`].
+//! Reading order: [`options`] (how it is started), [`capacity`] (how much of the machine it may use), [`run`] (which parts there
+//! are and how they meet), [`logs`], [`local`] (what the admin API asks about this machine), [`figures`] (metrics), [`doctor`],
+//! [`demo_backend`].
 #![forbid(unsafe_code)]
 
+mod capacity;
 mod demo_backend;
 mod doctor;
 mod figures;

@@ -73,6 +73,12 @@ const OPTIONS: &[Row] = &[
     row("io", Shape::Text, "auto", "how workers talk to the kernel: uring, epoll or auto"),
     row("workers", Shape::Text, "", "worker threads; default: one per CPU"),
     row("cpus", Shape::Text, "", "CPUs of the workers: 0,2-4; default: all this process may use"),
+    row(
+        "memory-limit",
+        Shape::Text,
+        "",
+        "memory that traffic may hold, such as 2GiB, or off; default: 75% of the machine's or the control group's",
+    ),
     row("no-control", Shape::Switch, "", "run the edge only"),
     row("no-edge", Shape::Switch, "", "run the control plane only"),
     row("log-format", Shape::Text, "", "text or json; default: text on a terminal, else json"),
@@ -118,6 +124,7 @@ pub struct Options {
     pub io: base_runtime::IoMode,
     pub workers: Option<usize>,
     pub cpus: Option<Vec<usize>>,
+    pub memory_limit: crate::capacity::MemoryLimit,
     pub edge: bool,
     pub json_log: Option<bool>,
     /// To be said once the log is up.
@@ -342,6 +349,11 @@ impl Reader<'_> {
             },
         };
         let cpus = self.cpus();
+        let memory_limit = self.text("memory-limit");
+        let memory_limit = crate::capacity::MemoryLimit::parse(&memory_limit).unwrap_or_else(|| {
+            self.refuse("memory-limit", &memory_limit, "16MiB or more, with B, KiB, MiB, GiB or TiB, or off");
+            crate::capacity::MemoryLimit::Default
+        });
         let advertise_addresses = self
             .list("advertise-address")
             .iter()
@@ -393,6 +405,7 @@ impl Reader<'_> {
             io,
             workers,
             cpus,
+            memory_limit,
             edge: !no_edge,
             json_log,
             notes,

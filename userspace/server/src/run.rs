@@ -140,6 +140,10 @@ struct Serving {
 
 impl Edge {
     fn start(options: &Options) -> Result<Edge, Failed> {
+        let descriptors = crate::capacity::raise_descriptors();
+        let ceiling = options.memory_limit.ceiling();
+        base_runtime::memory::set_ceiling(ceiling);
+        tracing::info!(memory = ?ceiling, ?descriptors, "bounds of the process, in bytes and in open files");
         let config = base_runtime::Config {
             io: options.io,
             cpus: options.cpus.clone(),
@@ -167,6 +171,7 @@ impl Edge {
         let traffic = Arc::new(Traffic::new(runtime.workers().to_vec(), &options.name, telemetry.clone(), access_log));
         let registry = telemetry.registry();
         registry.add(Box::new(figures::workers(runtime.workers().to_vec(), traffic.clone())));
+        registry.add(Box::new(figures::memory(&telemetry)));
         let mut addresses = options.advertise_addresses.clone();
         let steer = if options.interfaces.is_empty() {
             tracing::info!("no --interface: the kernel plane is off, the L7 part runs alone");

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Makes each of the named functions, which take an `IoMode`, a test per driver.
+#[allow(unused_macros, reason = "not every test file runs each test on each")]
 macro_rules! on_both_drivers {
     ($($name:ident),* $(,)?) => {
         mod uring { $(#[test] fn $name() { super::$name(base_runtime::IoMode::Uring) })* }

@@ -1,0 +1,170 @@
+//! When memory, or descriptors, run out. Both belong to the whole process, so these tests take turns.
+
+mod support;
+
+use base_runtime::IoMode;
+use base_runtime::memory::{self, Booking, Kind};
+use edge_listeners::Timeouts;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use support::{Backend, House, Wire, eventually, proxy_to};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const MOCK: &str = "filters: [{name: m, kind: Mock, rules: [{code: 200, body: mocked}]}]";
+
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn on_both(test: fn(IoMode)) {
+    let _turn = turn();
+    test(IoMode::Uring);
+    test(IoMode::Epoll);
+    memory::set_ceiling(None);
+}
+
+/// Fills the ledger to its ceiling for as long as it is kept.
+fn no_memory() -> Booking {
+    memory::set_ceiling(Some(1 << 30));
+    let all = Booking::new(Kind::Other, 1 << 30);
+    assert!(memory::is_over());
+    all
+}
+
+#[test]
+fn requests_are_refused_politely() {
+    on_both(|io| {
+        let house = House::new(io, "", MOCK);
+        let mut kept = house.connect();
+        kept.send(GET.as_bytes());
+        assert_eq!(kept.answer().status(), 200);
+        let all = no_memory();
+        // On a kept connection and on a new one, whole or only begun.
+        let mut fresh = house.connect();
+        let mut begun = house.connect();
+        begun.send(b"POST / HT");
+        for (client, sent) in [(&mut kept, GET), (&mut fresh, GET), (&mut begun, "")] {
+            client.send(sent.as_bytes());
+            let answer = client.answer();
+            assert_eq!(answer.status(), 503);
+            assert_eq!((answer.field("retry-after"), answer.field("connection")), (Some("1"), Some("close")));
+            assert!(client.ends());
+        }
+        assert_eq!((house.limit("memory"), house.count(503)), (3, 3));
+        drop(all);
+        assert_eq!(house.ask(GET).status(), 200, "there is room again");
+    });
+}
+
+#[test]
+fn what_streams_goes_on() {
+    on_both(|io| {
+        let backend = Backend::new(|mut wire, _| {
+            wire.head();
+            wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            while let Some(word) = wire.exactly(4) {
+                wire.send(b"4\r\n");
+                wire.send(&word);
+                wire.send(b"\r\n");
+            }
+            wire.send(b"0\r\n\r\n");
+        });
+        let house = House::new(io, "clientMaxBodySize: -1", &proxy_to(backend.port));
+        let mut client = house.connect();
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n1234");
+        assert!(client.head().unwrap().starts_with("HTTP/1.1 200 "));
+        assert_eq!(client.exactly(9).unwrap(), b"4\r\n1234\r\n");
+        let _all = no_memory();
+        assert_eq!(house.ask(GET).status(), 503);
+        for _ in 0..9 {
+            client.send(b"5678");
+            assert_eq!(client.exactly(9).unwrap(), b"4\r\n5678\r\n");
+        }
+    });
+}
+
+#[test]
+fn those_who_idle_longest_make_room() {
+    on_both(|io| {
+        let house = House::new(io, "", MOCK);
+        let old: Vec<Wire> = (0..20)
+            .map(|_| {
+                let mut client = house.connect();
+                client.send(GET.as_bytes());
+                client.answer();
+                client
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(30));
+        let mut young: Vec<Wire> = (0..10).map(|_| house.connect()).collect();
+        eventually("all are in", || house.traffic.connections() == 30);
+        let all = no_memory();
+        // One more is let in, and sixteen go.
+        let mut asking = house.connect();
+        asking.send(GET.as_bytes());
+        assert_eq!(asking.answer().status(), 503);
+        let mut old = old;
+        eventually("some have gone", || old.iter_mut().map(|c| c.is_closed()).filter(|closed| *closed).count() >= 16);
+        assert!(young.iter_mut().all(|c| !c.is_closed()), "the youngest stay");
+        assert!(house.limit("memory_idle") >= 16);
+        assert_eq!(house.limit("first_byte_timeout"), 0);
+        drop(all);
+        young[0].send(GET.as_bytes());
+        assert_eq!(young[0].answer().status(), 200);
+    });
+}
+
+#[test]
+fn heads_and_bodies_are_in_the_books() {
+    on_both(|io| {
+        let house = House::with_timeouts(io, "", &proxy_to(1), Timeouts::default());
+        let mut client = house.connect();
+        client.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(20_000)).as_bytes());
+        eventually("the head is booked", || (20_000..100_000).contains(&memory::snapshot().of(Kind::Heads)));
+        drop(client);
+        eventually("and no longer", || memory::snapshot().of(Kind::Heads) == 0);
+        // A pool with a limit collects what has no length.
+        let backend = Backend::new(|mut wire, _| {
+            wire.head();
+            wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40000\r\n");
+            wire.send(&[b'x'; 0x40000]);
+            wire.head();
+            wire.send(b"\r\n0\r\n\r\n");
+        });
+        house.pipeline("app", &proxy_to(backend.port).replace("serverMaxBodySize: -1", "serverMaxBodySize: 1000000"));
+        let mut client = house.connect();
+        client.send(GET.as_bytes());
+        eventually("the body is booked", || memory::snapshot().of(Kind::Bodies) >= 0x40000);
+        drop(client);
+        eventually("and no longer", || memory::snapshot().of(Kind::Bodies) == 0);
+    });
+}
+
+/// A flood of connections takes every descriptor: those who are in are served, the others wait, and as they leave all come in.
+#[test]
+fn descriptors_that_run_out_are_waited_for() {
+    on_both(|io| {
+        let house = House::new(io, "maxConnections: 1", MOCK);
+        // More than are taken in ahead of their turn.
+        let mut clients: Vec<Wire> = (0..600).map(|_| house.connect()).collect();
+        eventually("one is in", || house.traffic.connections() == 1);
+        let before = getrlimit(Resource::Nofile);
+        let open = std::fs::read_dir("/proc/self/fd").unwrap();
+        let highest = open.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u64>().ok()).max().unwrap();
+        setrlimit(Resource::Nofile, Rlimit { current: Some(highest + 21), maximum: before.maximum }).unwrap();
+        house.server("maxConnections: 1000");
+        let emfile = || house.runtime.workers()[0].stats().emfile;
+        eventually("the descriptors are used up, and that is counted", || emfile() > 0);
+        let inside = house.traffic.connections();
+        assert!((10..600).contains(&inside), "{inside}");
+        clients[0].send(GET.as_bytes());
+        assert_eq!(clients[0].answer().status(), 200, "who is in is served");
+        for mut client in clients.drain(..) {
+            client.send(GET.as_bytes());
+            assert_eq!(client.answer().status(), 200, "who leaves lets another in");
+        }
+        setrlimit(Resource::Nofile, before).unwrap();
+    });
+}
