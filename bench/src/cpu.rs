@@ -20,7 +20,7 @@ pub fn spent_alone(pid: u32) -> Duration {
 }
 
 /// A process and everything below it.
-fn tree(root: u32) -> BTreeSet<u32> {
+pub fn tree(root: u32) -> BTreeSet<u32> {
     let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let parents: Vec<(u32, u32)> = pids.filter_map(|pid| Some((pid, parent(pid)?))).collect();

@@ -7,14 +7,18 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::certificate::Certificate;
 use crate::cpu;
 
 /// A running gateway; it ends when this is dropped.
 pub struct Gateway {
     pub name: String,
     pub address: SocketAddr,
+    /// Its configuration, logs and data.
+    pub folder: PathBuf,
     child: Child,
 }
 
@@ -26,21 +30,73 @@ pub struct Setup {
     pub folder: PathBuf,
     /// Access logs of the peers; ours is on in any case.
     pub logs: bool,
+    /// TLS with this certificate; none: plain.
+    pub certificate: Option<Certificate>,
+}
+
+/// Somebody to measure, and the program that it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Contender {
+    pub name: String,
+    /// None: the system's, or ours that was built together with this.
+    pub program: Option<PathBuf>,
+}
+
+impl Contender {
+    pub fn ours(io: &str) -> Self {
+        Self { name: format!("weir-{io}"), program: None }
+    }
+}
+
+impl std::str::FromStr for Contender {
+    type Err = String;
+
+    /// `nginx` or `nginx=/path/to/nginx`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, program) = match text.split_once('=') {
+            Some((name, program)) => (name, Some(PathBuf::from(program))),
+            None => (text, None),
+        };
+        if !["nginx", "haproxy", "pingora"].contains(&name) {
+            return Err(format!("no peer `{name}`; there are nginx, haproxy, pingora"));
+        }
+        Ok(Self { name: name.into(), program })
+    }
 }
 
 impl Gateway {
-    /// Starts `weir-ring`, `weir-epoll`, `nginx` or `haproxy`.
-    pub fn start(name: &str, setup: &Setup) -> Result<Self, String> {
+    pub fn start(contender: &Contender, setup: &Setup) -> Result<Self, String> {
+        Self::start_with(contender, setup, START_LIMIT, |command| command)
+    }
+
+    /// Starts it as the argument of `wrapper`, such as a valgrind, that makes everything slow.
+    pub fn start_under(mut wrapper: Command, contender: &Contender, setup: &Setup) -> Result<Self, String> {
+        Self::start_with(contender, setup, 10 * START_LIMIT, |command| {
+            wrapper.arg(command.get_program()).args(command.get_args());
+            wrapper
+        })
+    }
+
+    fn start_with(
+        contender: &Contender,
+        setup: &Setup,
+        limit: Duration,
+        wrap: impl FnOnce(Command) -> Command,
+    ) -> Result<Self, String> {
+        let name = contender.name.as_str();
         let folder = setup.folder.join(name);
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let address = free_address()?;
-        let mut command = match name {
-            "nginx" => nginx(address, setup, &folder)?,
-            "haproxy" => haproxy(address, setup, &folder)?,
-            "weir-ring" => weir("uring", &folder)?,
-            "weir-epoll" => weir("epoll", &folder)?,
-            _ => return Err(format!("no gateway `{name}`; there are weir-ring, weir-epoll, nginx, haproxy")),
+        let program = |known: PathBuf| contender.program.clone().unwrap_or(known);
+        let command = match name {
+            "nginx" => nginx(program(system("nginx")), address, setup, &folder)?,
+            "haproxy" => haproxy(program(system("haproxy")), address, setup, &folder)?,
+            "pingora" => pingora(program("pingora-peer".into()), address, setup),
+            "weir-ring" => weir(program(beside("weir")?), "uring", &folder)?,
+            "weir-epoll" => weir(program(beside("weir")?), "epoll", &folder)?,
+            _ => return Err(format!("no gateway `{name}`")),
         };
+        let mut command = wrap(command);
         let output = folder.join("output.log");
         let file = fs::File::create(&output).map_err(|error| format!("{}: {error}", output.display()))?;
         let twin = file.try_clone().map_err(|error| format!("{}: {error}", output.display()))?;
@@ -53,13 +109,13 @@ impl Gateway {
             });
             starter.join().unwrap_or_else(|_| Err(format!("{name}: could not be started")))
         });
-        let mut gateway = Self { name: name.into(), address, child: started? };
+        let mut gateway = Self { name: name.into(), address, folder: folder.clone(), child: started? };
         if let Some(admin) = name.starts_with("weir").then(|| admin_of(&folder)).transpose()? {
             let log = folder.join("log/stdout.log");
-            gateway.wait(&log, |text| text.lines().any(|line| line.contains("ready")))?;
+            gateway.wait(&log, limit, |text| text.lines().any(|line| line.contains("ready")))?;
             gateway.configure(&admin, setup, &folder)?;
         }
-        gateway.wait(&output, |_| TcpStream::connect(address).is_ok())?;
+        gateway.wait(&output, limit, |_| TcpStream::connect(address).is_ok())?;
         Ok(gateway)
     }
 
@@ -67,7 +123,7 @@ impl Gateway {
         self.child.id()
     }
 
-    fn wait(&mut self, output: &Path, ready: impl Fn(&str) -> bool) -> Result<(), String> {
+    fn wait(&mut self, output: &Path, limit: Duration, ready: impl Fn(&str) -> bool) -> Result<(), String> {
         let started = Instant::now();
         loop {
             let text = fs::read_to_string(output).unwrap_or_default();
@@ -75,8 +131,10 @@ impl Gateway {
                 return Ok(());
             }
             let ended = self.child.try_wait().ok().flatten();
-            if ended.is_some() || started.elapsed() > Duration::from_secs(20) {
-                let ended = ended.map_or("is not ready after 20 s".into(), |status| format!("ended with {status}"));
+            if ended.is_some() || started.elapsed() > limit {
+                let ended = ended.map_or(format!("is not ready after {} s", limit.as_secs()), |status| {
+                    format!("ended with {status}")
+                });
                 return Err(format!("{} {ended}:\n{text}", self.name));
             }
             thread::sleep(Duration::from_millis(20));
@@ -84,8 +142,13 @@ impl Gateway {
     }
 
     fn configure(&self, admin: &str, setup: &Setup, folder: &Path) -> Result<(), String> {
+        let base64 = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        let https = setup.certificate.as_ref().map_or(String::new(), |pair| {
+            format!("https: true\ncertBase64: {}\nkeyBase64: {}", base64(&pair.certificate), base64(&pair.key))
+        });
         let document = include_str!("../peers/weir.yaml")
             .replace("{upstream}", &setup.upstream.to_string())
+            .replace("{https}", &https)
             .replace("{address}", &self.address.ip().to_string())
             .replace("{port}", &self.address.port().to_string());
         let file = write(folder, "objects.yaml", &document)?;
@@ -116,35 +179,54 @@ impl Drop for Gateway {
     }
 }
 
-fn nginx(address: SocketAddr, setup: &Setup, folder: &Path) -> Result<Command, String> {
+fn nginx(program: PathBuf, address: SocketAddr, setup: &Setup, folder: &Path) -> Result<Command, String> {
     let log =
         if setup.logs { format!("{}/access.log combined buffer=64k flush=1s", folder.display()) } else { "off".into() };
-    let text = include_str!("../peers/nginx.conf").replace("{nginx_log}", &log);
+    let (ssl, certificate) = match &setup.certificate {
+        Some(pair) => {
+            let (certificate, key) = (pair.certificate_file.display(), pair.key_file.display());
+            ("ssl", format!("ssl_protocols TLSv1.3; ssl_certificate {certificate}; ssl_certificate_key {key};"))
+        }
+        None => ("", String::new()),
+    };
+    let text = include_str!("../peers/nginx.conf").replace("{nginx_log}", &log).replace("{ssl}", ssl);
+    let text = text.replace("{ssl_certificate}", &certificate);
     let file = write(folder, "nginx.conf", &fill(&text, address, setup, folder))?;
-    let mut command = Command::new(system("nginx"));
+    let mut command = Command::new(program);
     command.arg("-c").arg(file).arg("-e").arg(folder.join("nginx-error.log"));
     Ok(command)
 }
 
-fn haproxy(address: SocketAddr, setup: &Setup, folder: &Path) -> Result<Command, String> {
-    let (ring, log) = if setup.logs {
-        let ring = "    log ring@access format rfc5424 local0\n\nring access\n    format rfc5424\n    maxlen 1024\n    size 1048576\n";
-        (ring, "log global\n    option httplog")
+fn haproxy(program: PathBuf, address: SocketAddr, setup: &Setup, folder: &Path) -> Result<Command, String> {
+    let (target, log) = if setup.logs {
+        (include_str!("../peers/haproxy-log.cfg"), "log global\n    option httplog")
     } else {
         ("", "no log")
     };
-    let text = include_str!("../peers/haproxy.cfg").replace("{haproxy_ring}", ring).replace("{haproxy_log}", log);
-    let file = write(folder, "haproxy.cfg", &fill(&text, address, setup, folder))?;
-    let mut command = Command::new(system("haproxy"));
+    let ssl = setup.certificate.as_ref().map_or(String::new(), |pair| {
+        format!("ssl crt {} ssl-min-ver TLSv1.3 alpn http/1.1", pair.both_file.display())
+    });
+    let text = include_str!("../peers/haproxy.cfg").replace("{haproxy_ring}", target).replace("{haproxy_log}", log);
+    let file = write(folder, "haproxy.cfg", &fill(&text.replace("{ssl}", &ssl), address, setup, folder))?;
+    let mut command = Command::new(program);
     command.arg("-db").arg("-f").arg(file);
     Ok(command)
 }
 
-fn weir(io: &str, folder: &Path) -> Result<Command, String> {
+fn pingora(program: PathBuf, address: SocketAddr, setup: &Setup) -> Command {
+    let mut command = Command::new(program);
+    command.arg(address.to_string()).arg(setup.upstream.to_string());
+    if let Some(pair) = &setup.certificate {
+        command.arg(&pair.certificate_file).arg(&pair.key_file);
+    }
+    command
+}
+
+fn weir(program: PathBuf, io: &str, folder: &Path) -> Result<Command, String> {
     let (admin, peer) = (free_address()?, free_address()?);
     write(folder, "admin", &admin.to_string())?;
     let peer = format!("http://{peer}");
-    let mut command = Command::new(beside("weir")?);
+    let mut command = Command::new(program);
     command.args(["--name", "bench", "--api-addr", &admin.to_string(), "--io", io, "--workers", "1"]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.arg("--home-dir").arg(folder).arg("--data-dir").arg(folder.join("data"));
@@ -169,7 +251,7 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf, String> {
 }
 
 /// A program that was built together with this one.
-fn beside(name: &str) -> Result<PathBuf, String> {
+pub fn beside(name: &str) -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|error| format!("where is bench? {error}"))?;
     Ok(own.with_file_name(name))
 }
@@ -184,4 +266,19 @@ fn system(name: &str) -> PathBuf {
 pub fn free_address() -> Result<SocketAddr, String> {
     let bound = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     bound.map_err(|error| format!("no free port on 127.0.0.1: {error}"))
+}
+
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_may_be_a_program_of_ones_own() {
+        let path = Some("/opt/nginx".into());
+        assert_eq!("nginx=/opt/nginx".parse(), Ok(Contender { name: "nginx".into(), program: path }));
+        assert_eq!("haproxy".parse(), Ok(Contender { name: "haproxy".into(), program: None }));
+        assert!("apache".parse::<Contender>().expect_err("unknown").contains("nginx, haproxy"));
+    }
 }

@@ -5,16 +5,29 @@
 //! compares each byte of the answer; so does the upstream with request bodies. An answer that belongs to somebody else, is
 //! cut short or goes on too long counts as a mismatch, not as a request.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+pub mod wire;
+
+mod client;
+mod pattern;
+mod upstream;
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use rustix::event::{Timespec, epoll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use serde::{Deserialize, Serialize};
 
 use crate::cpu;
+use client::{Client, Reading};
+use pattern::{Pattern, WINDOWS};
+use upstream::Upstream;
+use wire::{Handshakes, Wire};
 
+/// What is asked for, and for how long.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// The gateway; absent: only play the upstream, for ever
@@ -32,9 +45,19 @@ pub struct Options {
     /// Bytes of a request body; 0 sends GETs
     #[arg(long, default_value_t = 0)]
     pub body: usize,
-    /// Requests a second, due whether or not earlier ones were answered; absent: each connection as fast as it can
+    /// Requests a second, due whether or not earlier ones were answered, the connections by turns; absent: each connection as
+    /// fast as it can
     #[arg(long)]
     pub rate: Option<u32>,
+    /// A new connection for each request
+    #[arg(long)]
+    pub close: bool,
+    /// TLS 1.3, with full handshakes or with resumed ones as far as there are tickets; absent: plain
+    #[arg(long)]
+    pub tls: Option<Tls>,
+    /// End after so many answers instead of after a time, without a warm-up
+    #[arg(long)]
+    pub requests: Option<u64>,
     /// Seconds before the measurement
     #[arg(long, default_value_t = 0.8)]
     pub warm_up: f64,
@@ -47,6 +70,18 @@ pub struct Options {
     /// The CPU that the gateway is pinned to, to see who else used it
     #[arg(long, default_value_t = 0)]
     pub gateway_cpu: usize,
+    /// The CPU that we are pinned to, to see who else used it
+    #[arg(long, default_value_t = 1)]
+    pub load_cpu: usize,
+    /// The certificate that the gateway has to show; any will do when there is none
+    #[arg(skip)]
+    pub certificate: Option<rustls::pki_types::CertificateDer<'static>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Tls {
+    Full,
+    Resumed,
 }
 
 /// What one measurement found.
@@ -54,80 +89,88 @@ pub struct Options {
 pub struct Outcome {
     pub requests: u64,
     pub seconds: f64,
-    /// Answers with another status than 200, or that were not HTTP.
+    /// Answers with another status than 200, or that were not HTTP; connections that the gateway closed on a request.
     pub errors: u64,
     /// Bodies that were not the expected bytes, in either direction.
     pub mismatches: u64,
-    /// Connections that the gateway closed.
+    /// Connections that the gateway closed though they were to stay.
     pub reconnects: u64,
+    /// Requests whose connection was resumed with a ticket.
+    pub resumed: u64,
     /// Requests that reached our upstream.
     pub upstream_requests: u64,
     pub gateway_cpu_us: f64,
-    /// Time the gateway's CPU was busy in all, whoever used it.
-    pub cpu_busy_us: f64,
+    /// CPU time that others took from the gateway's CPU.
+    pub foreign_gateway_us: f64,
+    /// CPU time that others took from ours.
+    pub foreign_load_us: f64,
     /// CPU time of the generator, both ends.
     pub own_cpu_us: f64,
     pub p50_us: u64,
     pub p90_us: u64,
     pub p99_us: u64,
+    pub p999_us: u64,
     pub max_us: u64,
 }
 
+/// Loads the gateway for as long as the options say.
 pub fn run(options: &Options) -> Result<Outcome, String> {
     Generator::new(options)?.run().map_err(|error| format!("load generator: {error}"))
+}
+
+/// Opens all connections, makes one request on each, leaves them idle for `settle`, calls `hold` and closes them. Connections
+/// that the gateway closed meanwhile are `reconnects`.
+pub fn idle(options: &Options, settle: Duration, hold: impl FnOnce()) -> Result<Outcome, String> {
+    let mut generator = Generator::new(options)?;
+    generator.idle(settle, hold).map_err(|error| format!("load generator: {error}"))?;
+    Ok(generator.counts)
 }
 
 struct Generator<'a> {
     options: &'a Options,
     epoll: rustix::fd::OwnedFd,
     listener: Option<TcpListener>,
+    handshakes: Option<Handshakes>,
     clients: Vec<Client>,
     /// Connections of the gateway to us; a closed one leaves its place to a later one.
     gateway: Vec<Option<Upstream>>,
     pattern: Pattern,
-    /// Clients without a request, for the open loop.
-    idle: Vec<usize>,
+    pace: Pace,
+    /// Clients without a request, the one that waits longest first.
+    waiting: VecDeque<usize>,
     buffer: Vec<u8>,
+    records: Vec<u8>,
     latency: Histogram<u64>,
     counts: Outcome,
 }
 
-struct Client {
-    stream: TcpStream,
-    request: Vec<u8>,
-    window: usize,
-    reading: Reading,
-    /// What of the request the socket did not take yet.
-    unsent: usize,
-    waits_for_room: bool,
-    /// When the request was due; latency is counted from there.
-    due: Instant,
-}
-
-enum Reading {
-    Head(Vec<u8>),
-    Body { done: usize, sound: bool },
-}
-
-struct Upstream {
-    stream: TcpStream,
-    input: Vec<u8>,
-    unsent: Vec<u8>,
-    waits_for_room: bool,
+/// What a client does when it has its answer.
+#[derive(Clone, Copy, PartialEq)]
+enum Pace {
+    /// Asks again at once.
+    Saturated,
+    /// Waits until a request is due.
+    Rate,
+    /// Stays idle, and another one is opened.
+    Opening,
 }
 
 impl<'a> Generator<'a> {
     fn new(options: &'a Options) -> Result<Self, String> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|error| format!("epoll: {error}"))?;
+        let handshakes = options.tls.map(|tls| Handshakes::new(tls == Tls::Resumed, options.certificate.clone()));
         let mut generator = Self {
             options,
             epoll,
             listener: None,
+            handshakes: handshakes.transpose()?,
             clients: Vec::new(),
             gateway: Vec::new(),
             pattern: Pattern::new(options.size, options.body),
-            idle: Vec::new(),
+            pace: Pace::Saturated,
+            waiting: VecDeque::new(),
             buffer: vec![0; 256 << 10],
+            records: vec![0; 128 << 10],
             latency: Histogram::new_with_bounds(1, 60_000_000, 3).map_err(|error| format!("histogram: {error}"))?,
             counts: Outcome::default(),
         };
@@ -148,62 +191,92 @@ impl<'a> Generator<'a> {
                 self.turn(&mut events, None)?;
             }
         }
-        let now = Instant::now();
-        for index in 0..self.options.connections {
-            let client = self.connect(index)?;
-            self.clients.push(client);
-            match self.options.rate {
-                Some(_) => self.idle.push(index),
-                None => self.send(index, now)?,
+        match self.options.rate {
+            Some(_) => {
+                self.open_all(&mut events)?;
+                self.pace = Pace::Rate;
+            }
+            None => {
+                for index in 0..self.options.connections {
+                    self.open(index)?;
+                }
             }
         }
-        let warm_until = now + Duration::from_secs_f64(self.options.warm_up);
-        self.drive(&mut events, now, warm_until)?;
+        let now = Instant::now();
+        if self.options.requests.is_none() {
+            self.drive(&mut events, now, now + Duration::from_secs_f64(self.options.warm_up))?;
+            self.counts = Outcome::default();
+        }
         self.latency.reset();
-        self.counts = Outcome::default();
-        let books = |options: &Options| {
-            let gateway = options.pid.map_or(Duration::ZERO, cpu::spent);
-            (gateway, cpu::busy(options.gateway_cpu), cpu::spent_alone(std::process::id()))
-        };
-        let (gateway, busy, own) = books(self.options);
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), Books::read(self.options));
         self.drive(&mut events, started, started + Duration::from_secs_f64(self.options.seconds))?;
-        let seconds = started.elapsed().as_secs_f64();
-        let after = books(self.options);
-        let us = |after: Duration, before: Duration| after.saturating_sub(before).as_secs_f64() * 1e6;
+        let (seconds, after) = (started.elapsed().as_secs_f64(), Books::read(self.options));
+        let us = |of: fn(&Books) -> Duration| of(&after).saturating_sub(of(&before)).as_secs_f64() * 1e6;
+        let (gateway_cpu_us, own_cpu_us) = (us(|books| books.gateway), us(|books| books.own));
         Ok(Outcome {
             seconds,
-            gateway_cpu_us: us(after.0, gateway),
-            cpu_busy_us: us(after.1, busy),
-            own_cpu_us: us(after.2, own),
+            gateway_cpu_us,
+            own_cpu_us,
+            foreign_gateway_us: (us(|books| books.gateway_busy) - gateway_cpu_us).max(0.0),
+            foreign_load_us: (us(|books| books.load_busy) - own_cpu_us).max(0.0),
             p50_us: self.latency.value_at_quantile(0.5),
             p90_us: self.latency.value_at_quantile(0.9),
             p99_us: self.latency.value_at_quantile(0.99),
+            p999_us: self.latency.value_at_quantile(0.999),
             max_us: self.latency.max(),
             ..self.counts
         })
     }
 
-    /// Turns the loop until `end`; in the open loop requests fall due from `start` on.
+    fn idle(&mut self, settle: Duration, hold: impl FnOnce()) -> io::Result<()> {
+        let mut events = Vec::with_capacity(512);
+        self.open_all(&mut events)?;
+        let now = Instant::now();
+        self.drive(&mut events, now, now + settle)?;
+        hold();
+        Ok(())
+    }
+
+    /// Opens all clients, one request each, a few at a time.
+    fn open_all(&mut self, events: &mut Vec<epoll::Event>) -> io::Result<()> {
+        self.pace = Pace::Opening;
+        for index in 0..self.options.connections.min(OPENING_MAX) {
+            self.open(index)?;
+        }
+        let limit = Instant::now() + OPENING_LIMIT;
+        while self.waiting.len() < self.options.connections {
+            let left = limit.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let (open, all) = (self.waiting.len(), self.options.connections);
+                return Err(io::Error::other(format!("{open} of {all} connections had their answer in time")));
+            }
+            self.turn(events, Some(left))?;
+        }
+        Ok(())
+    }
+
+    /// Turns the loop until `end`; at a rate requests fall due from `start` on.
     fn drive(&mut self, events: &mut Vec<epoll::Event>, start: Instant, end: Instant) -> io::Result<()> {
-        let pace = self.options.rate.map(|rate| Duration::from_secs(1).div_f64(f64::from(rate)));
+        let rate = self.options.rate.filter(|_| self.pace == Pace::Rate);
+        let pace = rate.map(|rate| Duration::from_secs(1).div_f64(f64::from(rate)));
         let mut due = start;
         loop {
             let now = Instant::now();
-            if now >= end {
+            let enough = self.options.requests.is_some_and(|enough| self.counts.requests >= enough);
+            if now >= end || enough {
                 return Ok(());
             }
             let mut wake = end;
             if let Some(pace) = pace {
                 while due <= now {
-                    let Some(index) = self.idle.pop() else { break };
+                    let Some(index) = self.waiting.pop_front() else { break };
                     self.send(index, due)?;
                     due += pace;
                 }
                 wake = wake.min(due.max(now));
             }
             // Without a free connection only an answer helps on.
-            let wait = if pace.is_some() && self.idle.is_empty() { end - now } else { wake - now };
+            let wait = if pace.is_some() && self.waiting.is_empty() { end - now } else { wake - now };
             self.turn(events, Some(wait))?;
         }
     }
@@ -220,7 +293,7 @@ impl<'a> Generator<'a> {
             match event.data.u64() {
                 LISTENER => self.accept()?,
                 client if client < UPSTREAM => self.serve_client(client as usize, flags)?,
-                upstream => self.serve_upstream((upstream - UPSTREAM) as usize)?,
+                upstream => self.serve_upstream((upstream - UPSTREAM) as usize),
             }
         }
         Ok(())
@@ -238,60 +311,69 @@ impl<'a> Generator<'a> {
 
     // The client's end.
 
+    /// The next client, with its first request.
+    fn open(&mut self, index: usize) -> io::Result<()> {
+        let client = self.connect(index)?;
+        self.clients.push(client);
+        self.send(index, Instant::now())
+    }
+
+    /// A connection that is being made; what is sent before it stands goes out then.
     fn connect(&self, index: usize) -> io::Result<Client> {
         let target = self.options.target.ok_or(ErrorKind::NotConnected)?;
-        let stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        self.watch(&stream, index as u64, epoll::EventFlags::IN)?;
-        let window = index % WINDOWS;
-        let request = if self.options.body == 0 {
-            format!("GET /{window} HTTP/1.1\r\nHost: bench.example\r\nUser-Agent: lg\r\nAccept: */*\r\n\r\n")
-                .into_bytes()
-        } else {
-            let length = self.options.body;
-            let head = format!(
-                "POST /{window} HTTP/1.1\r\nHost: bench.example\r\nUser-Agent: lg\r\nAccept: */*\r\n\
-                 Content-Type: application/octet-stream\r\nContent-Length: {length}\r\n\r\n"
-            );
-            [head.as_bytes(), self.pattern.request_body(window)].concat()
+        let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        if self.options.connections > ONE_SOURCE_MAX && target.ip() == Ipv4Addr::LOCALHOST {
+            // One address has 28,000 ports, and those of the last minute are not free yet.
+            let source = Ipv4Addr::new(127, 0, 0, 1 + (index % SOURCES) as u8);
+            rustix::net::bind(&socket, &SocketAddr::from((source, 0)))?;
+        }
+        match rustix::net::connect(&socket, &target) {
+            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.watch(&socket, index as u64, epoll::EventFlags::IN)?;
+        let stream = TcpStream::from(socket);
+        let wire = match &self.handshakes {
+            None => Wire::Plain(stream),
+            Some(handshakes) => handshakes.wrap(stream)?,
         };
-        Ok(Client {
-            stream,
-            request,
-            window,
-            reading: Reading::Head(Vec::new()),
-            unsent: 0,
-            waits_for_room: false,
-            due: Instant::now(),
-        })
+        let window = index % WINDOWS;
+        Ok(Client::new(wire, self.pattern.request(window, self.options.close), window))
     }
 
     fn send(&mut self, index: usize, due: Instant) -> io::Result<()> {
-        let client = &mut self.clients[index];
-        client.due = due;
-        client.unsent = client.request.len();
+        self.clients[index].ask(due);
         if self.push(index) { Ok(()) } else { self.reconnect(index) }
     }
 
-    /// Sends what the socket takes of a request, the rest when there is room.
+    /// Sends what the socket takes, the rest when there is room; false when the connection is broken.
     fn push(&mut self, index: usize) -> bool {
+        self.clients[index].push().is_ok() && self.room(index)
+    }
+
+    /// Has us told of room when there is something to send, and only then.
+    fn room(&mut self, index: usize) -> bool {
         let client = &mut self.clients[index];
-        let (waited, sent) = (client.waits_for_room, client.push());
-        client.waits_for_room = client.unsent > 0;
-        let client = &self.clients[index];
-        sent && (waited == client.waits_for_room || self.want_room(&client.stream, index as u64, client.waits_for_room))
+        let full = client.is_full();
+        let same = std::mem::replace(&mut client.waits_for_room, full) == full;
+        same || self.want_room(&self.clients[index].wire, index as u64, full)
     }
 
     fn serve_client(&mut self, index: usize, flags: epoll::EventFlags) -> io::Result<()> {
-        if flags.contains(epoll::EventFlags::OUT) {
-            self.push(index);
+        if flags.contains(epoll::EventFlags::OUT) && !self.push(index) {
+            return self.reconnect(index);
         }
         let client = &mut self.clients[index];
-        let count = match client.stream.read(&mut self.buffer) {
-            Ok(0) => return self.reconnect(index),
+        let count = match client.wire.read(&mut self.records, &mut self.buffer) {
+            Ok(0) => return self.ended(index),
             Ok(count) => count,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                // A handshake may have brought us something to say.
+                return if self.push(index) { Ok(()) } else { self.reconnect(index) };
+            }
             Err(_) => return self.reconnect(index),
         };
         let expected = self.pattern.response_body(client.window);
@@ -300,16 +382,17 @@ impl<'a> Generator<'a> {
             Ok(Some(sound)) => {
                 if sound {
                     self.counts.requests += 1;
+                    self.counts.resumed += u64::from(client.wire.is_resumed());
                     let us = u64::try_from(client.due.elapsed().as_micros()).unwrap_or(u64::MAX);
                     self.latency.saturating_record(us.max(1));
                 } else {
                     self.counts.mismatches += 1;
                 }
-                if self.options.rate.is_some() {
-                    self.idle.push(index);
+                if self.options.close {
+                    client.reading = Reading::End;
                     return Ok(());
                 }
-                self.send(index, Instant::now())
+                self.answered(index)
             }
             Err(()) => {
                 self.counts.errors += 1;
@@ -318,22 +401,41 @@ impl<'a> Generator<'a> {
         }
     }
 
+    fn answered(&mut self, index: usize) -> io::Result<()> {
+        match self.pace {
+            Pace::Saturated => return self.send(index, Instant::now()),
+            Pace::Rate => self.waiting.push_back(index),
+            Pace::Opening => {
+                self.waiting.push_back(index);
+                if self.clients.len() < self.options.connections {
+                    self.open(self.clients.len())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The gateway closed: as it was to, or too early.
+    fn ended(&mut self, index: usize) -> io::Result<()> {
+        if !matches!(self.clients[index].reading, Reading::End) {
+            return self.reconnect(index);
+        }
+        self.clients[index] = self.connect(index)?;
+        self.answered(index)
+    }
+
     /// A fresh connection in the place of one that the gateway ended or spoilt.
     fn reconnect(&mut self, index: usize) -> io::Result<()> {
         self.counts.reconnects += 1;
         if self.counts.reconnects > RECONNECTS_MAX {
             return Err(io::Error::other("the gateway keeps closing connections or answering with errors"));
         }
+        let idle = self.pace != Pace::Saturated && self.waiting.contains(&index);
         self.clients[index] = self.connect(index)?;
-        if self.options.rate.is_some() {
-            if !self.idle.contains(&index) {
-                self.idle.push(index);
-            }
+        if idle {
             return Ok(());
         }
-        let client = &mut self.clients[index];
-        client.due = Instant::now();
-        client.unsent = client.request.len();
+        self.clients[index].ask(Instant::now());
         // If this fails too, the next read finds out.
         self.push(index);
         Ok(())
@@ -350,29 +452,18 @@ impl<'a> Generator<'a> {
                 self.gateway.len() - 1
             });
             self.watch(&stream, UPSTREAM + place as u64, epoll::EventFlags::IN)?;
-            self.gateway[place] =
-                Some(Upstream { stream, input: Vec::new(), unsent: Vec::new(), waits_for_room: false });
+            self.gateway[place] = Some(Upstream::new(stream));
         }
         Ok(())
     }
 
-    fn serve_upstream(&mut self, place: usize) -> io::Result<()> {
-        let Some(connection) = self.gateway[place].as_mut() else { return Ok(()) };
-        if !connection.unsent.is_empty() && !connection.flush() {
-            self.gateway[place] = None;
-            return Ok(());
-        }
-        let mut alive = match connection.stream.read(&mut self.buffer) {
-            Ok(0) => false,
-            Ok(count) => {
-                let (requests, mismatches, sound) = connection.receive(&self.buffer[..count], &self.pattern);
-                self.counts.upstream_requests += requests;
-                self.counts.mismatches += mismatches;
-                sound
-            }
-            Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
-        };
-        let full = !connection.unsent.is_empty();
+    fn serve_upstream(&mut self, place: usize) {
+        let Some(connection) = self.gateway[place].as_mut() else { return };
+        let heard = connection.serve(&mut self.buffer, &self.pattern);
+        self.counts.upstream_requests += heard.requests;
+        self.counts.mismatches += heard.mismatches;
+        let full = connection.is_full();
+        let mut alive = heard.alive;
         if alive && full != connection.waits_for_room {
             connection.waits_for_room = full;
             let connection = self.gateway[place].as_ref();
@@ -381,204 +472,72 @@ impl<'a> Generator<'a> {
         if !alive {
             self.gateway[place] = None;
         }
-        Ok(())
     }
 }
 
-impl Client {
-    /// Writes what is left of the request; false when the connection is broken.
-    fn push(&mut self) -> bool {
-        while self.unsent > 0 {
-            let from = self.request.len() - self.unsent;
-            match self.stream.write(&self.request[from..]) {
-                Ok(count) => self.unsent -= count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return false,
-            }
-        }
-        true
-    }
-
-    /// Takes bytes of an answer. `Some(sound)` when it is complete; an error when it is not what we asked for.
-    fn receive(&mut self, mut bytes: &[u8], expected: &[u8]) -> Result<Option<bool>, ()> {
-        if let Reading::Head(held) = &mut self.reading {
-            let joined;
-            let head = if held.is_empty() {
-                bytes
-            } else {
-                held.extend_from_slice(bytes);
-                joined = std::mem::take(held);
-                &joined
-            };
-            let Some(end) = memchr::memmem::find(head, b"\r\n\r\n") else {
-                *held = head.to_vec();
-                return if held.len() > HEAD_BYTES_MAX { Err(()) } else { Ok(None) };
-            };
-            let length = content_length(&head[..end + 2]).ok_or(())?;
-            if !head.starts_with(b"HTTP/1.1 200") || length != expected.len() {
-                return Err(());
-            }
-            // What stands behind the head is the tail of what just came.
-            bytes = &bytes[bytes.len() - (head.len() - end - 4)..];
-            self.reading = Reading::Body { done: 0, sound: true };
-        }
-        if let Reading::Body { done, sound } = &mut self.reading {
-            let wanted = &expected[*done..];
-            if bytes.len() > wanted.len() {
-                return Err(());
-            }
-            *sound &= bytes == &wanted[..bytes.len()];
-            *done += bytes.len();
-            if *done == expected.len() {
-                let sound = *sound;
-                self.reading = Reading::Head(Vec::new());
-                return Ok(Some(sound));
-            }
-        }
-        Ok(None)
-    }
+/// Readings at both ends of a measurement.
+struct Books {
+    gateway: Duration,
+    own: Duration,
+    gateway_busy: Duration,
+    load_busy: Duration,
 }
 
-impl Upstream {
-    /// Answers every whole request in what came; says how many, how many bodies were wrong, and whether to go on.
-    fn receive(&mut self, bytes: &[u8], pattern: &Pattern) -> (u64, u64, bool) {
-        let (mut requests, mut mismatches) = (0, 0);
-        let held = std::mem::take(&mut self.input);
-        let joined;
-        let mut rest = if held.is_empty() {
-            bytes
-        } else {
-            joined = [&held, bytes].concat();
-            &joined
-        };
-        while let Some(end) = memchr::memmem::find(rest, b"\r\n\r\n") {
-            let head = &rest[..end + 2];
-            let length = content_length(head).unwrap_or(0);
-            let Some(body) = rest.get(end + 4..end + 4 + length) else { break };
-            let Some(window) = window(head) else { return (requests, mismatches, false) };
-            if body != pattern.request_body(window) {
-                mismatches += 1;
-            }
-            requests += 1;
-            rest = &rest[end + 4 + length..];
-            let answer = pattern.answer(window);
-            if self.unsent.is_empty() {
-                let sent = match self.stream.write(answer) {
-                    Ok(count) => count,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-                    Err(_) => return (requests, mismatches, false),
-                };
-                self.unsent.extend_from_slice(&answer[sent..]);
-            } else {
-                self.unsent.extend_from_slice(answer);
-            }
-        }
-        self.input = rest.to_vec();
-        (requests, mismatches, true)
-    }
-
-    fn flush(&mut self) -> bool {
-        match self.stream.write(&self.unsent) {
-            Ok(count) => {
-                self.unsent.drain(..count);
-                true
-            }
-            Err(error) => error.kind() == ErrorKind::WouldBlock,
+impl Books {
+    fn read(options: &Options) -> Self {
+        Self {
+            gateway: options.pid.map_or(Duration::ZERO, cpu::spent),
+            own: cpu::spent_alone(std::process::id()),
+            gateway_busy: cpu::busy(options.gateway_cpu),
+            load_busy: cpu::busy(options.load_cpu),
         }
     }
-}
-
-/// Bodies: windows of one text without a short period, each window another start.
-struct Pattern {
-    text: Vec<u8>,
-    answers: Vec<Vec<u8>>,
-    response: usize,
-    request: usize,
-}
-
-impl Pattern {
-    fn new(response: usize, request: usize) -> Self {
-        let length = response.max(request) + WINDOWS * STRIDE;
-        let text: Vec<u8> = (0..length).map(|at| b'!' + ((at * at / 7 + at) % 90) as u8).collect();
-        let answer = |window: usize| {
-            let head = format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nServer: lg\r\nContent-Length: {response}\r\n\r\n"
-            );
-            [head.as_bytes(), &text[window * STRIDE..][..response]].concat()
-        };
-        let answers = (0..WINDOWS).map(answer).collect();
-        Self { text, answers, response, request }
-    }
-
-    fn response_body(&self, window: usize) -> &[u8] {
-        &self.text[window * STRIDE..][..self.response]
-    }
-
-    fn request_body(&self, window: usize) -> &[u8] {
-        &self.text[window * STRIDE..][..self.request]
-    }
-
-    fn answer(&self, window: usize) -> &[u8] {
-        &self.answers[window]
-    }
-}
-
-/// `GET /7 HTTP/1.1` → 7, also when the gateway made the target absolute or added a query.
-fn window(head: &[u8]) -> Option<usize> {
-    let target = head.split(|&byte| byte == b' ').nth(1)?;
-    let number = target.rsplit(|&byte| byte == b'/').next()?;
-    std::str::from_utf8(number).ok()?.parse().ok().filter(|window| *window < WINDOWS)
-}
-
-/// The value of Content-Length in a head of lines that each end in CRLF.
-fn content_length(head: &[u8]) -> Option<usize> {
-    const NAME: &[u8] = b"content-length:";
-    let mut rest = head;
-    while let Some(end) = memchr::memchr(b'\n', rest) {
-        let line = &rest[..end];
-        if line.len() > NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME) {
-            return std::str::from_utf8(&line[NAME.len()..]).ok()?.trim().parse().ok();
-        }
-        rest = &rest[end + 1..];
-    }
-    None
 }
 
 const LISTENER: u64 = u64::MAX;
 /// Ids of the upstream's connections begin here; clients are below.
 const UPSTREAM: u64 = 1 << 32;
-/// Different bodies in flight; more of them would push the pattern out of the cache with 16-KiB bodies.
-const WINDOWS: usize = 16;
-const STRIDE: usize = 7;
-const HEAD_BYTES_MAX: usize = 64 << 10;
 /// A gateway that closes this often is broken, not slow.
 const RECONNECTS_MAX: u64 = 100_000;
+/// Connections that are opened at a time where all are opened before the load begins: no accept queue overflows.
+const OPENING_MAX: usize = 64;
+const OPENING_LIMIT: Duration = Duration::from_secs(60);
+/// With more connections than this clients have several addresses.
+const ONE_SOURCE_MAX: usize = 1000;
+const SOURCES: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_generator_talks_to_itself() {
+    fn options() -> Options {
         let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-        let base = Options {
+        Options {
             target: Some(address),
             upstream: Some(address),
             connections: 20,
             size: 1024,
             body: 0,
             rate: None,
+            close: false,
+            tls: None,
+            requests: None,
             warm_up: 0.05,
             seconds: 0.2,
             pid: None,
             gateway_cpu: 0,
-        };
+            load_cpu: 1,
+            certificate: None,
+        }
+    }
+
+    #[test]
+    fn the_generator_talks_to_itself() {
         for options in [
-            base.clone(),
-            Options { size: 200_000, ..base.clone() },
-            Options { body: 4096, size: 10, ..base.clone() },
-            Options { rate: Some(2000), ..base.clone() },
+            options(),
+            Options { size: 200_000, ..options() },
+            Options { body: 4096, size: 10, ..options() },
+            Options { rate: Some(2000), ..options() },
         ] {
             let outcome = run(&options).expect("a run");
             assert_eq!((outcome.errors, outcome.mismatches, outcome.reconnects), (0, 0, 0), "{options:?}: {outcome:?}");
@@ -587,26 +546,17 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_byte_or_a_wrong_length_is_noticed() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let stream = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
-        let mut client = Client {
-            stream,
-            request: vec![],
-            window: 0,
-            reading: Reading::Head(vec![]),
-            unsent: 0,
-            waits_for_room: false,
-            due: Instant::now(),
-        };
-        let answer = |length: usize, body: &str| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
-        assert_eq!(client.receive(answer(5, "hello").as_bytes(), b"hello"), Ok(Some(true)));
-        assert_eq!(client.receive(answer(5, "jello").as_bytes(), b"hello"), Ok(Some(false)));
-        let whole = answer(5, "hello");
-        let (one, two) = whole.as_bytes().split_at(20);
-        assert_eq!(client.receive(one, b"hello"), Ok(None));
-        assert_eq!(client.receive(&two[..two.len() - 2], b"hello"), Ok(None));
-        assert_eq!(client.receive(&two[two.len() - 2..], b"hello"), Ok(Some(true)));
-        assert_eq!(client.receive(answer(4, "hell").as_bytes(), b"hello"), Err(()));
+    fn a_count_of_requests_ends_it_early() {
+        let options = Options { requests: Some(50), seconds: 60.0, connections: 1, ..options() };
+        let outcome = run(&options).expect("a run");
+        assert_eq!((outcome.requests, outcome.upstream_requests), (50, 51), "{outcome:?}");
+        assert!(outcome.seconds < 30.0, "{outcome:?}");
+    }
+
+    #[test]
+    fn idle_connections_made_one_request_each_and_stay() {
+        let (options, mut held) = (Options { connections: 300, ..options() }, false);
+        let outcome = idle(&options, Duration::from_millis(20), || held = true).expect("connections");
+        assert_eq!((outcome.requests, outcome.reconnects, held), (300, 0, true), "{outcome:?}");
     }
 }

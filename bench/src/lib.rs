@@ -2,8 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod certificate;
 pub mod cpu;
 pub mod gateways;
 pub mod generator;
-pub mod http1;
+pub mod memory;
 pub mod report;
+pub mod rounds;
+pub mod scenarios;
+pub mod statistics;

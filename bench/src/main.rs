@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use bench::scenarios::{Options, connections, http1, idle, micro, tls1};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -13,13 +14,27 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Scenario {
-    /// Requests over kept HTTP/1.1 connections
-    Http1(bench::http1::Options),
+    /// Requests over plain HTTP/1.1
+    Http1(Options),
+    /// Requests and handshakes over TLS 1.3
+    Tls1(Options),
+    /// Memory of connections that do nothing
+    Idle(Options),
+    /// Latency where most connections do nothing
+    Connections(Options),
+    /// Instructions per operation, against a committed baseline
+    Micro(micro::Options),
 }
 
 fn main() -> ExitCode {
-    let Arguments { scenario: Scenario::Http1(options) } = Arguments::parse();
-    match bench::http1::run(&options) {
+    let result = match Arguments::parse().scenario {
+        Scenario::Http1(options) => http1::run(&options),
+        Scenario::Tls1(options) => tls1::run(&options),
+        Scenario::Idle(options) => idle::run(&options),
+        Scenario::Connections(options) => connections::run(&options),
+        Scenario::Micro(options) => micro::run(&options),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("{problem}");

@@ -1,39 +1,54 @@
 //! `bench`: builds what a scenario needs and hands over to it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::cargo::{self, Profile, cargo};
-use crate::tools::{self, HAPROXY, NGINX};
+use crate::cargo::{self, Profile, cargo, root};
+use crate::progress;
+use crate::tools::{self, HAPROXY, NGINX, VALGRIND};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// http1: requests through the gateway beside its peers. steer: packets through xdp_steer
-    #[arg(value_parser = ["http1", "steer"])]
+    /// http1, tls1: CPU time per request beside the peers. idle: memory per connection. connections: latency of 10,000. micro:
+    /// instructions per operation against bench/micro.json. steer: packets through xdp_steer
+    #[arg(value_parser = ["http1", "tls1", "idle", "connections", "micro", "steer"])]
     scenario: String,
-    /// Interleaved rounds
+    /// Interleaved rounds that nobody disturbed; of idle: fresh starts
     #[arg(long)]
     rounds: Option<u32>,
     /// Write the figures to this file too
     #[arg(long)]
     json: Option<PathBuf>,
-    /// http1: who runs beside ours, of nginx, haproxy; `none` for ours alone
+    /// Who runs beside ours, of nginx, haproxy, pingora; nginx=/path/to/nginx takes that one; `none` for ours alone
     #[arg(long, value_delimiter = ',', default_value = "nginx,haproxy")]
     peers: Vec<String>,
-    /// http1: connections that are kept busy
-    #[arg(long, default_value_t = 64)]
-    connections: u32,
-    /// http1: bytes of every response body
-    #[arg(long, default_value_t = 1024)]
-    size: u32,
-    /// http1: bytes of every request body; 0 sends GETs
-    #[arg(long, default_value_t = 0)]
-    body: u32,
-    /// http1: requests a second, whatever the gateway does about it; absent: each connection as fast as it can
+    /// Take nginx and haproxy from another Debian suite, such as trixie; needs root the first time
     #[arg(long)]
-    rate: Option<u32>,
-    /// http1: length of one measurement
-    #[arg(long, default_value_t = 3.0)]
-    seconds: f64,
+    peers_from: Option<String>,
+    /// Only these cells of a scenario, such as 1k-64; an unknown one makes it list them
+    #[arg(long, value_delimiter = ',')]
+    cells: Vec<String>,
+    /// Length of one measurement
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Leave the peers' access logs off; ours stays on
+    #[arg(long)]
+    no_peer_logs: bool,
+    /// Only the peers, without ours
+    #[arg(long)]
+    peers_only: bool,
+    /// micro: make what is counted the baseline
+    #[arg(long)]
+    accept: bool,
+    /// dist measures what is shipped; release is quicker to build
+    #[arg(long, value_enum, default_value = "dist")]
+    profile: Build,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Build {
+    Dist,
+    Release,
 }
 
 pub fn run(options: &Options) -> Result<(), String> {
@@ -44,20 +59,8 @@ pub fn run(options: &Options) -> Result<(), String> {
             command.args(["run", "--release", "--package", "kernel-tests", "--bin", "steer-bench", "--"]);
             command
         }
-        scenario => {
-            let peer = |tool: &tools::Tool| options.peers.iter().any(|peer| peer == tool.program);
-            tools::require(&[NGINX, HAPROXY].into_iter().filter(peer).collect::<Vec<_>>())?;
-            let binaries = cargo::build(&["server", "cli", "bench"], Profile::Release)?;
-            let mut command = std::process::Command::new(binaries.join("bench"));
-            command.arg(scenario).current_dir(cargo::root());
-            command.args(["--peers", &options.peers.join(","), "--connections", &options.connections.to_string()]);
-            command.args(["--size", &options.size.to_string(), "--body", &options.body.to_string()]);
-            command.args(["--seconds", &options.seconds.to_string()]);
-            if let Some(rate) = options.rate {
-                command.args(["--rate", &rate.to_string()]);
-            }
-            command
-        }
+        "micro" => micro(options)?,
+        scenario => beside_peers(scenario, options)?,
     };
     if let Some(rounds) = options.rounds {
         command.args(["--rounds", &rounds.to_string()]);
@@ -66,4 +69,134 @@ pub fn run(options: &Options) -> Result<(), String> {
         command.arg("--json").arg(std::path::absolute(json).map_err(|error| format!("{}: {error}", json.display()))?);
     }
     cargo::run(&mut command)
+}
+
+fn beside_peers(scenario: &str, options: &Options) -> Result<Command, String> {
+    let peers = peers(options)?;
+    let mut command = built(scenario, options)?;
+    command.args(["--peers", &peers.join(",")]);
+    if let Some(seconds) = options.seconds {
+        command.args(["--seconds", &seconds.to_string()]);
+    }
+    let flags = [("--no-peer-logs", options.no_peer_logs), ("--peers-only", options.peers_only)];
+    command.args(flags.iter().filter(|(_, wanted)| *wanted).map(|(flag, _)| flag));
+    Ok(command)
+}
+
+fn micro(options: &Options) -> Result<Command, String> {
+    tools::require(&[VALGRIND])?;
+    let mut command = built("micro", options)?;
+    let mut cargo = cargo();
+    cargo.args(["build", "--package", "proto-http", "--example", "instructions", "--profile", options.profile.name()]);
+    cargo::run(&mut cargo)?;
+    if options.accept {
+        command.arg("--accept");
+    }
+    Ok(command)
+}
+
+/// The bench, built together with ours, with what all scenarios understand.
+fn built(scenario: &str, options: &Options) -> Result<Command, String> {
+    let profile = match options.profile {
+        Build::Dist => Profile::Dist,
+        Build::Release => Profile::Release,
+    };
+    let packages: &[&str] = if options.peers_only { &["bench"] } else { &["server", "cli", "bench"] };
+    let mut command = Command::new(cargo::build(packages, profile)?.join("bench"));
+    command.arg(scenario).current_dir(root());
+    if !options.cells.is_empty() {
+        command.args(["--cells", &options.cells.join(",")]);
+    }
+    Ok(command)
+}
+
+/// The peers that were asked for, found or brought here.
+fn peers(options: &Options) -> Result<Vec<String>, String> {
+    let wanted = |name: &str| options.peers.iter().any(|peer| peer == name);
+    let mut peers = options.peers.clone();
+    if let Some(suite) = &options.peers_from {
+        let names: Vec<&str> = [NGINX, HAPROXY].iter().map(|tool| tool.program).filter(|name| wanted(name)).collect();
+        let folder = cargo::target()?.join("peers").join(suite);
+        for (name, program) in names.iter().zip(of_suite(suite, &folder, &names)?) {
+            peers
+                .iter_mut()
+                .filter(|peer| peer == name)
+                .for_each(|peer| *peer = format!("{name}={}", program.display()));
+        }
+    } else {
+        tools::require(&[NGINX, HAPROXY].into_iter().filter(|tool| wanted(tool.program)).collect::<Vec<_>>())?;
+    }
+    if wanted("pingora") {
+        let program = pingora()?;
+        let own = peers.iter_mut().filter(|peer| *peer == "pingora");
+        own.for_each(|peer| *peer = format!("pingora={}", program.display()));
+    }
+    Ok(peers)
+}
+
+/// Unpacks programs of another Debian suite with all their libraries, and starts nothing of it. What comes back are small
+/// scripts that run them with their own loader.
+fn of_suite(suite: &str, folder: &Path, names: &[&str]) -> Result<Vec<PathBuf>, String> {
+    let script = |name: &&str| folder.join(format!("{name}.sh"));
+    if names.iter().all(|name| script(name).is_file()) {
+        return Ok(names.iter().map(script).collect());
+    }
+    if !tools::is_root() {
+        return Err(format!(
+            "--peers-from {suite} needs root once, to unpack it; --peers nginx=/path takes what is there"
+        ));
+    }
+    tools::require(&[tools::DEBOOTSTRAP])?;
+    let step = progress::step(format!("unpacking {} of Debian {suite}", names.join(" and ")));
+    let mirrors = tools::run(Command::new("apt-get").args(["indextargets", "--format", "$(SITE)"]))?;
+    let mirror = mirrors.lines().find(|site| site.ends_with("/debian")).ok_or("apt knows no mirror of Debian")?;
+    let root = folder.join("root");
+    let mut command = Command::new(tools::find("debootstrap").ok_or("debootstrap is not found")?);
+    command.args(["--download-only", "--variant=minbase"]).arg(format!("--include={}", names.join(",")));
+    tools::run(command.arg(suite).arg(&root).arg(mirror))?;
+    let archives = root.join("var/cache/apt/archives");
+    let files = std::fs::read_dir(&archives).map_err(|error| format!("{}: {error}", archives.display()))?;
+    for package in
+        files.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "deb"))
+    {
+        tools::run(Command::new("dpkg").arg("-x").arg(package).arg(&root))?;
+    }
+    for name in names {
+        write_script(&root, name, &script(name))?;
+    }
+    step.done(folder.display().to_string());
+    Ok(names.iter().map(script).collect())
+}
+
+fn write_script(root: &Path, name: &str, script: &Path) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt;
+    let root = root.display();
+    let arch = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let text = format!(
+        "#!/bin/sh\nexec {root}/usr/lib/{arch}/{} --library-path {root}/usr/lib/{arch} {root}/usr/sbin/{name} \"$@\"\n",
+        if cfg!(target_arch = "x86_64") { "ld-linux-x86-64.so.2" } else { "ld-linux-aarch64.so.1" },
+    );
+    let written = std::fs::write(script, text)
+        .and_then(|()| std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)));
+    written.map_err(|error| format!("{}: {error}", script.display()))
+}
+
+/// Builds the peer that comes as a library.
+fn pingora() -> Result<PathBuf, String> {
+    let step = progress::step("building pingora (its first time takes minutes)");
+    let target = cargo::target()?.join("peers");
+    let mut command = cargo();
+    command.current_dir(root().join("bench/peers/pingora")).args(["build", "--release", "--target-dir"]).arg(&target);
+    cargo::run(&mut command)?;
+    step.done("built");
+    Ok(target.join("release/pingora-peer"))
+}
+
+impl Build {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dist => "dist",
+            Self::Release => "release",
+        }
+    }
 }

@@ -20,6 +20,8 @@ pub const CURL: Tool = Tool { program: "curl", package: "curl" };
 pub const WRK: Tool = Tool { program: "wrk", package: "wrk" };
 pub const PROMTOOL: Tool = Tool { program: "promtool", package: "prometheus" };
 pub const PYTHON: Tool = Tool { program: "python3", package: "python3" };
+pub const VALGRIND: Tool = Tool { program: "valgrind", package: "valgrind" };
+pub const DEBOOTSTRAP: Tool = Tool { program: "debootstrap", package: "debootstrap" };
 pub const COMPILER: Tool = Tool { program: "cc", package: "gcc" };
 
 /// Makes sure that all of these can be started, or says what a person has to install.

@@ -1,0 +1,153 @@
+//! What is measured, and what all of it has in common.
+
+pub mod connections;
+pub mod http1;
+pub mod idle;
+pub mod micro;
+pub mod tls1;
+
+use std::fs;
+use std::path::PathBuf;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
+
+use crate::certificate::Certificate;
+use crate::cpu;
+use crate::gateways::{Contender, Gateway, Setup, free_address};
+use crate::generator;
+use crate::report::{Goal, Report, Row};
+use crate::rounds::{self, Cell};
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Interleaved rounds that nobody disturbed; of `idle`: fresh starts
+    #[arg(long, default_value_t = 5)]
+    pub rounds: u32,
+    /// Who runs beside ours, of nginx, haproxy, pingora, each with a program of one's own if wanted (nginx=/path/to/nginx);
+    /// `none` for ours alone
+    #[arg(long, value_delimiter = ',', default_value = "nginx,haproxy")]
+    pub peers: Vec<String>,
+    /// Write the figures to this file too
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+    /// Only these cells of the scenario, such as 1k-64; absent: all
+    #[arg(long, value_delimiter = ',')]
+    pub cells: Vec<String>,
+    /// Length of one measurement
+    #[arg(long, default_value_t = 3.0)]
+    pub seconds: f64,
+    /// Leave the peers' access logs off; ours stays on
+    #[arg(long)]
+    pub no_peer_logs: bool,
+    /// Only the peers, without ours
+    #[arg(long)]
+    pub peers_only: bool,
+}
+
+impl Options {
+    /// Everybody who is measured, ours first.
+    fn contenders(&self) -> Result<Vec<Contender>, String> {
+        let ours = if self.peers_only { &[][..] } else { &["ring", "epoll"] };
+        let peers = self.peers.iter().filter(|peer| *peer != "none").map(|peer| peer.parse());
+        ours.iter().map(|io| Ok(Contender::ours(io))).chain(peers).collect()
+    }
+
+    /// The cells that were asked for.
+    fn chosen(&self, cells: Vec<Cell>) -> Result<Vec<Cell>, String> {
+        let names: Vec<&str> = cells.iter().map(|cell| cell.name).collect();
+        if let Some(unknown) = self.cells.iter().find(|name| !names.contains(&name.as_str())) {
+            return Err(format!("no cell `{unknown}`; there are {}", names.join(", ")));
+        }
+        let wanted = |cell: &Cell| self.cells.is_empty() || self.cells.iter().any(|name| name == cell.name);
+        Ok(cells.into_iter().filter(wanted).collect())
+    }
+}
+
+/// Where a scenario runs: gateways on one CPU, the load on another, files in a folder that goes when all went well.
+struct Stage {
+    setup: Setup,
+    machine: serde_json::Value,
+}
+
+impl Stage {
+    fn new(options: &Options, tls: bool) -> Result<Self, String> {
+        if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+            return Err("two CPUs are needed: one for the gateway, one for the load".into());
+        }
+        raise_files_limit()?;
+        let machine = cpu::machine();
+        let folder = std::env::temp_dir().join(format!("weir-bench-{}", std::process::id()));
+        fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let certificate = tls.then(|| Certificate::new(&folder)).transpose()?;
+        let logs = !options.no_peer_logs;
+        cpu::pin(LOAD_CPU)?;
+        // Without the right to it, others disturb a little more; that is noticed.
+        let _ = setpriority_process(None, NICE);
+        Ok(Self { setup: Setup { upstream: free_address()?, cpu: GATEWAY_CPU, folder, logs, certificate }, machine })
+    }
+
+    fn start(&self, contenders: &[Contender]) -> Result<Vec<Gateway>, String> {
+        contenders.iter().map(|contender| Gateway::start(contender, &self.setup)).collect()
+    }
+
+    /// What every load has in common.
+    fn load(&self, options: &Options) -> generator::Options {
+        generator::Options {
+            target: None,
+            upstream: Some(self.setup.upstream),
+            connections: 64,
+            size: 1024,
+            body: 0,
+            rate: None,
+            close: false,
+            tls: self.setup.certificate.is_some().then_some(generator::Tls::Full),
+            requests: None,
+            warm_up: 0.8,
+            seconds: options.seconds,
+            pid: None,
+            gateway_cpu: GATEWAY_CPU,
+            load_cpu: LOAD_CPU,
+            certificate: self.setup.certificate.as_ref().map(|pair| pair.der.clone()),
+        }
+    }
+
+    fn report(self, scenario: &str, options: &Options, rows: Vec<Row>, goals: Vec<Goal>) -> Result<(), String> {
+        let report = Report::new(scenario, self.machine, rows, goals);
+        report.print();
+        report.write(options.json.as_deref())?;
+        let _ = fs::remove_dir_all(&self.setup.folder);
+        Ok(())
+    }
+}
+
+/// Cells that all gateways run through, and the goals of those that were chosen.
+fn run_cells(
+    scenario: &str,
+    options: &Options,
+    stage: Stage,
+    cells: Vec<Cell>,
+    goals: Vec<Goal>,
+) -> Result<(), String> {
+    let cells = options.chosen(cells)?;
+    let gateways = stage.start(&options.contenders()?)?;
+    println!("{scenario}: gateways on CPU {GATEWAY_CPU}, load on CPU {LOAD_CPU}");
+    let mut rows = Vec::new();
+    for cell in &cells {
+        rows.extend(rounds::measure(cell, &gateways, stage.setup.upstream, options.rounds)?);
+    }
+    drop(gateways);
+    let goals = goals.into_iter().filter(|goal| cells.iter().any(|cell| cell.name == goal.cell)).collect();
+    stage.report(scenario, options, rows, goals)
+}
+
+/// Thousands of connections need as many descriptors, here and in the gateways that inherit it.
+fn raise_files_limit() -> Result<(), String> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+        .map_err(|error| format!("cannot raise the limit of open files: {error}"))
+}
+
+const GATEWAY_CPU: usize = 0;
+const LOAD_CPU: usize = 1;
+/// Of load and gateways alike: what else runs on the machine takes little of their time.
+const NICE: i32 = -15;
