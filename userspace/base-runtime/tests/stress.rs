@@ -1,6 +1,6 @@
 //! A seeded storm: clients and servers that send, answer, stall, half-close, reset and vanish at random over real loopback sockets.
 //! Every connection checks the bytes it gets; at the end nothing may be left. A failure prints its seed:
-//! `STRESS_SEED=<seed> cargo test -p base-runtime --test stress` runs that storm alone, `STRESS_ROUNDS` sets how many.
+//! `WEIR_SIM_SEED=<seed> cargo test -p base-runtime --test stress` runs that storm alone, `WEIR_SIM_ROUNDS` sets how many.
 
 #[macro_use]
 #[allow(dead_code, reason = "each test file uses its part")]
@@ -14,19 +14,14 @@ use std::time::{Duration, Instant};
 use base_runtime::net::{TcpListener, TcpStream};
 use base_runtime::time::{sleep, timeout};
 use base_runtime::{Buf, Config, IoMode, Runtime, current_worker, spawn, yield_now};
+use support::random::{PrintOnPanic, Random, seeds};
 use support::*;
 
 on_both_drivers!(storms);
 
 fn storms(io: IoMode) {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let rounds = number("STRESS_ROUNDS").unwrap_or(8);
-    let seeds = match number("STRESS_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 1..rounds + 1,
-    };
-    for seed in seeds {
-        let guard = PrintOnPanic(format!("the storm that failed: STRESS_SEED={seed} on {io}"));
+    for seed in seeds(8) {
+        let guard = PrintOnPanic(format!("the storm that failed: WEIR_SIM_SEED={seed} on {io}"));
         storm(io, seed);
         drop(guard);
     }
@@ -197,36 +192,5 @@ struct OnDrop<F: FnOnce()>(Option<F>);
 impl<F: FnOnce()> Drop for OnDrop<F> {
     fn drop(&mut self) {
         self.0.take().into_iter().for_each(|f| f());
-    }
-}
-
-struct PrintOnPanic(String);
-
-impl Drop for PrintOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{}", self.0);
-        }
-    }
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        if n == 0 { 0 } else { self.next() % n }
-    }
-
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len() as u64) as usize]
     }
 }

@@ -719,7 +719,20 @@ impl Scratch {
     }
 }
 
+/// The kernel frees the rings of a process (or worker) that ended some time after its end, and counts their memory until then. So
+/// too little memory is waited out before it is believed.
 fn build_ring(entries: u32) -> io::Result<IoUring> {
+    let mut left = RING_ATTEMPTS;
+    loop {
+        match try_build_ring(entries) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && left > 0 => left -= 1,
+            result => return result,
+        }
+        std::thread::sleep(RING_PAUSE);
+    }
+}
+
+fn try_build_ring(entries: u32) -> io::Result<IoUring> {
     IoUring::builder()
         .dontfork()
         .setup_single_issuer()
@@ -811,6 +824,9 @@ const BUFFER_GROUP: u16 = 0;
 const RECV_ROOM: usize = Buf::CAPACITY - Buf::HEADROOM;
 /// Buffers taken in a row from sockets handed to one `sendmsg`.
 const IOVECS: usize = 16;
+/// Waiting for memory of rings that are on their way out: half a second in all.
+const RING_ATTEMPTS: u32 = 50;
+const RING_PAUSE: Duration = Duration::from_millis(10);
 /// How long stopping waits for the kernel before it gives the buffers up.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 

@@ -375,4 +375,83 @@ mod tests {
         assert!(wheel.next_slot().is_none());
         assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     }
+
+    /// A million timers, set, moved, cleared and removed at random, against a heap that is sorted the slow way.
+    #[test]
+    fn a_million_timers_fire_as_from_a_heap() {
+        let mut seed = 7u64;
+        let mut random = move |n: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % n
+        };
+        const COUNT: u32 = 1_000_000;
+        let mut wheel = Wheel::new();
+        // What each timer is set to now; entries of the heap that say otherwise are outdated.
+        let mut wanted = vec![NEVER; COUNT as usize];
+        let mut heap = std::collections::BinaryHeap::new();
+        let keys: Vec<u32> = (0..COUNT).map(|i| wheel.create(Action::Linger(Key::new(i, 0)))).collect();
+        let (mut now, mut fired, mut alive) = (0u64, Vec::new(), keys.len());
+        let mut removed = vec![false; COUNT as usize];
+        let set =
+            |wheel: &mut Wheel, wanted: &mut Vec<u64>, heap: &mut std::collections::BinaryHeap<_>, i: u32, at: u64| {
+                wheel.set(keys[i as usize], at);
+                wanted[i as usize] = at;
+                heap.push(std::cmp::Reverse((at, i)));
+            };
+        for i in 0..COUNT {
+            let at = match random(4) {
+                0 => 1 + random(100),
+                1 => 1 + random(60_000),
+                2 => 1 + random(10_000_000),
+                _ => 75_000 + u64::from(i % 3),
+            };
+            set(&mut wheel, &mut wanted, &mut heap, i, at);
+        }
+        while now < 20_000_000 {
+            for _ in 0..random(3000) {
+                let i = random(u64::from(COUNT)) as u32;
+                match random(4) {
+                    _ if removed[i as usize] => {}
+                    0 => {
+                        wheel.entries[keys[i as usize] as usize].deadline = NEVER;
+                        wanted[i as usize] = NEVER;
+                    }
+                    1 if random(10) == 0 => {
+                        drop(wheel.remove(keys[i as usize]));
+                        (wanted[i as usize], removed[i as usize]) = (NEVER, true);
+                        alive -= 1;
+                    }
+                    _ => {
+                        let bits = 1 + random(24);
+                        let at = now + random(1 << bits);
+                        set(&mut wheel, &mut wanted, &mut heap, i, at);
+                    }
+                }
+            }
+            now += [1, 1, 3, 64, 1000, 70_000, 4_000_000][random(7) as usize];
+            fired.clear();
+            wheel.advance(now, &mut fired);
+            let mut by_wheel: Vec<u32> = fired
+                .iter()
+                .map(|(action, _)| match action {
+                    Action::Linger(key) => key.index(),
+                    Action::Wake => unreachable!("none was made"),
+                })
+                .collect();
+            let mut by_heap = Vec::new();
+            while let Some(&std::cmp::Reverse((at, i))) = heap.peek().filter(|top| top.0.0 <= now) {
+                heap.pop();
+                if wanted[i as usize] == at {
+                    wanted[i as usize] = NEVER;
+                    by_heap.push(i);
+                }
+            }
+            // Within one advance the order is by slots.
+            by_wheel.sort_unstable();
+            by_heap.sort_unstable();
+            assert!(by_wheel == by_heap, "at {now}: {} fired, {} were due", by_wheel.len(), by_heap.len());
+        }
+        assert!(alive < keys.len(), "some were removed");
+        assert_eq!(wheel.entries.len(), keys.len(), "slots are used again");
+    }
 }

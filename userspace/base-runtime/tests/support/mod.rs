@@ -1,5 +1,7 @@
 //! Running a future on a worker of either driver and waiting for it.
 
+pub mod random;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
