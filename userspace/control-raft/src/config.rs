@@ -2,16 +2,19 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use control_api::tls::{ClientTrust, Identity, Pem, TlsError, client_config, server_config};
 use control_api::{Member, MemberRole};
+use rustls::ServerConfig;
 
 /// What a member is started with. The names are those of the flags.
 pub struct Config {
     pub name: String,
     pub cluster_name: String,
     pub role: MemberRole,
-    /// `http://HOST:PORT`; the first that binds is used for advertising when nothing else is given.
+    /// `http://HOST:PORT`, or `https://HOST:PORT` with `tls`; the first that binds is used for advertising when nothing else is given.
     pub listen_peer_urls: Vec<String>,
     /// Sockets that are bound already (inherited, or a test's); they take the place of `listen_peer_urls`.
     pub listeners: Vec<TcpListener>,
@@ -29,6 +32,25 @@ pub struct Config {
     pub member: Member,
     /// Further routes on the peer listener (the admin API's, to ask for local status).
     pub peer_routes: axum::Router,
+    /// Members show each other certificates. Needed as soon as a peer URL begins with `https://`.
+    pub tls: Option<PeerTls>,
+}
+
+/// How members make sure of each other: each shows a certificate that the same authority has signed, whichever side it is on.
+#[derive(Debug, Clone)]
+pub struct PeerTls {
+    pub(crate) server: Arc<ServerConfig>,
+    pub(crate) client: ClientTrust,
+}
+
+impl PeerTls {
+    /// `identity` is shown to those who connect and to those who are connected to.
+    pub fn new(identity: Identity, authorities: Pem) -> Result<PeerTls, TlsError> {
+        let server = server_config(&identity, Some(&authorities))?;
+        let client = ClientTrust { authorities: Some(authorities), identity: Some(identity), skip_verify: false };
+        client_config(&client)?;
+        Ok(PeerTls { server, client })
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -79,6 +101,7 @@ impl Config {
             request_timeout: Duration::from_secs(10),
             member: Member { edge: true, ..Member::default() },
             peer_routes: axum::Router::new(),
+            tls: None,
         }
     }
 }
@@ -97,15 +120,26 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// Refuses peer URLs that do not go together with `tls`.
+pub(crate) fn check_scheme(flag: &str, url: &str, tls: bool) -> Result<(), StartError> {
+    let why = match (url.starts_with("https://"), tls) {
+        (true, false) => "https between members takes --peer-cert-file, --peer-key-file and --peer-trusted-ca-file",
+        (false, true) => "the members of a cluster talk over https:// all of them, or none; write https://HOST:PORT",
+        _ => return Ok(()),
+    };
+    Err(StartError::new(StartErrorKind::Config, format!("{flag}: {url:?}: {why}")))
+}
+
 /// `HOST:PORT` of a peer URL.
 pub(crate) fn host_port(flag: &str, url: &str) -> Result<(String, u16), StartError> {
-    let wrong =
-        |why: &str| StartError::new(StartErrorKind::Config, format!("{flag}: {url:?}: {why}; write http://HOST:PORT"));
+    let wrong = |why: &str| {
+        let advice = "write http://HOST:PORT or https://HOST:PORT";
+        StartError::new(StartErrorKind::Config, format!("{flag}: {url:?}: {why}; {advice}"))
+    };
     let uri: hyper::Uri = url.trim_end_matches('/').parse().map_err(|e| wrong(&format!("not a URL ({e})")))?;
     match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err(wrong("https between members is not built in yet")),
-        _ => return Err(wrong("the scheme is missing or not http")),
+        Some("http" | "https") => {}
+        _ => return Err(wrong("the scheme is missing, or neither http nor https")),
     }
     let host = uri.host().ok_or_else(|| wrong("the host is missing"))?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::admission;
-use crate::config::{Config, StartError, StartErrorKind, StateFlag, host_port};
+use crate::config::{Config, StartError, StartErrorKind, StateFlag, check_scheme, host_port};
 use crate::machine::Machine;
 use crate::network::Network;
 use crate::publish::{Follower, Publisher};
@@ -102,7 +102,8 @@ impl Control {
             && config.state_flag == StateFlag::New
             && config.initial_cluster.keys().all(|name| *name == config.name);
         check(&config, alone)?;
-        let wire = Wire::new(&config.cluster_name);
+        let wire = Wire::new(&config.cluster_name, config.tls.as_ref())
+            .map_err(|e| StartError::new(StartErrorKind::Config, e.to_string()))?;
         let publisher = Publisher::new(State::default());
         let (voter, pristine) = match config.role {
             MemberRole::Primary => {
@@ -147,7 +148,8 @@ impl Control {
         inner.set_gate(gate);
         let router = peer::router(inner.clone(), config.peer_routes);
         for listener in listeners {
-            inner.spawn(peer::serve(listener, router.clone()));
+            let tls = config.tls.as_ref().map(|tls| tls.server.clone());
+            inner.spawn(peer::serve(listener, router.clone(), tls));
         }
         if let Err(error) = begin(&inner, alone, config.state_flag).await {
             control.stop().await;
@@ -518,11 +520,16 @@ async fn begin(inner: &Arc<Inner>, alone: bool, flag: StateFlag) -> Result<(), S
 
 fn check(config: &Config, alone: bool) -> Result<(), StartError> {
     let config_error = |message: String| Err(StartError::new(StartErrorKind::Config, message));
+    let tls = config.tls.is_some();
     for (name, url) in &config.initial_cluster {
         host_port(&format!("--initial-cluster {name}"), url)?;
+        check_scheme(&format!("--initial-cluster {name}"), url, tls)?;
     }
     for url in &config.primary_peer_urls {
         host_port("--primary-listen-peer-urls", url)?;
+        if config.role == MemberRole::Secondary && config.initial_cluster.is_empty() {
+            check_scheme("--primary-listen-peer-urls", url, tls)?;
+        }
     }
     if config.role == MemberRole::Primary && !alone && !config.initial_cluster.contains_key(&config.name) {
         let names: Vec<&str> = config.initial_cluster.keys().map(String::as_str).collect();
@@ -556,6 +563,7 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, StartError> {
     if config.listeners.is_empty() {
         for url in &config.listen_peer_urls {
             let (host, port) = host_port("--listen-peer-urls", url)?;
+            check_scheme("--listen-peer-urls", url, config.tls.is_some())?;
             match bind(&host, port) {
                 Ok(listener) => listeners.push(Ok(listener)),
                 // Nobody needs to reach a secondary, except to ask for its status.
@@ -577,6 +585,7 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, StartError> {
         let listener = TcpListener::from_std(listener)?;
         if let Ok(address) = listener.local_addr()
             && !address.ip().is_loopback()
+            && config.tls.is_none()
         {
             tracing::warn!(%address, "members talk without encryption on this address; keep it inside a trusted network");
         }
@@ -601,6 +610,7 @@ fn bind(host: &str, port: u16) -> std::io::Result<std::net::TcpListener> {
 fn advertised(config: &Config, listeners: &[TcpListener]) -> Result<String, StartError> {
     if let Some(url) = &config.advertise_peer_url {
         host_port("--initial-advertise-peer-urls", url)?;
+        check_scheme("--initial-advertise-peer-urls", url, config.tls.is_some())?;
         return Ok(url.trim_end_matches('/').to_owned());
     }
     if let Some(url) = config.initial_cluster.get(&config.name) {
@@ -618,7 +628,8 @@ fn advertised(config: &Config, listeners: &[TcpListener]) -> Result<String, Star
     } else {
         address.ip()
     };
-    Ok(format!("http://{}", SocketAddr::new(ip, address.port())))
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    Ok(format!("{scheme}://{}", SocketAddr::new(ip, address.port())))
 }
 
 /// Opens the store; with other members to copy from, a damaged file is set aside.

@@ -28,6 +28,6 @@ mod types;
 mod upkeep;
 mod wire;
 
-pub use config::{Config, StartError, StartErrorKind, StateFlag};
+pub use config::{Config, PeerTls, StartError, StartErrorKind, StateFlag};
 pub use control::{Control, Metrics};
 pub use publish::{Follower, RecvError};

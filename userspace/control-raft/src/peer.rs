@@ -16,11 +16,14 @@ use control_api::Update;
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use crate::control::{Gate, Inner};
 use crate::network::SnapshotHead;
@@ -45,12 +48,13 @@ pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
 }
 
 /// Serves until it is dropped, and then lets go of every connection at once.
-pub async fn serve(listener: TcpListener, router: Router) {
+pub async fn serve(listener: TcpListener, router: Router, tls: Option<Arc<ServerConfig>>) {
+    let tls = tls.map(TlsAcceptor::from);
     let mut connections = JoinSet::new();
     loop {
-        let stream = tokio::select! {
+        let (stream, from) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a member's connection could not be accepted");
                     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -60,11 +64,21 @@ pub async fn serve(listener: TcpListener, router: Router) {
             Some(_) = connections.join_next() => continue,
         };
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
+        let (router, tls) = (router.clone(), tls.clone());
         connections.spawn(async move {
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let Some(tls) = tls else { return converse(stream, router).await };
+            match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+                Ok(Ok(stream)) => converse(stream, router).await,
+                Ok(Err(error)) => tracing::warn!(%from, %error, "somebody is not let in as a member"),
+                Err(_) => tracing::warn!(%from, "a member's TLS handshake took longer than {HANDSHAKE:?}"),
+            }
         });
     }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
+    let service = TowerToHyperService::new(router);
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn same_cluster(Shared(inner): Shared<Arc<Inner>>, request: Request, next: Next) -> Response {
@@ -212,5 +226,6 @@ fn refuse(status: StatusCode, message: String) -> Response {
     (status, serde_json::to_string(&body).unwrap_or_default()).into_response()
 }
 
+const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(5);
 /// A reader that hears nothing for a few of these looks for another member.
 pub const PING: std::time::Duration = std::time::Duration::from_millis(500);

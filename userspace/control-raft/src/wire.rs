@@ -6,9 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use control_api::Member;
 use control_api::client::{CallError, Client};
+use control_api::tls::TlsError;
 use hyper::Method;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::config::PeerTls;
 
 /// Sends requests to other members; all clones share one pool of connections.
 #[derive(Clone)]
@@ -86,8 +89,13 @@ pub struct ErrorBody {
 }
 
 impl Wire {
-    pub fn new(cluster_name: &str) -> Self {
-        Wire { client: Client::new(CONNECT_TIMEOUT), cluster_name: cluster_name.to_owned() }
+    /// Without `tls` members are reached in plain text alone.
+    pub fn new(cluster_name: &str, tls: Option<&PeerTls>) -> Result<Self, TlsError> {
+        let client = match tls {
+            Some(tls) => Client::trusting(CONNECT_TIMEOUT, &tls.client)?,
+            None => Client::new(CONNECT_TIMEOUT),
+        };
+        Ok(Wire { client, cluster_name: cluster_name.to_owned() })
     }
 
     pub async fn post<R: DeserializeOwned>(

@@ -7,9 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use control_api::client::Client;
+use control_api::tls::{ClientTrust, Identity, Pem};
 use control_api::{MemberRole, RefusalKind, Update};
-use control_raft::{Config, Control, StartErrorKind, StateFlag};
+use control_raft::{Config, Control, PeerTls, StartErrorKind, StateFlag};
 use control_state::{Action, Answer, Entry, PutMode};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -232,6 +235,82 @@ fn secondaries_follow_forward_and_survive() {
 }
 
 #[test]
+fn over_https_members_know_each_other_by_their_certificates() {
+    let (ours, others) = (Authority::new("ours"), Authority::new("others"));
+    let mut world = World::encrypted(&["n1", "n2", "n3"], &ours);
+    let nodes = world.start_all();
+    for (n, node) in nodes.iter().enumerate() {
+        node.put(&format!("o{n}")).unwrap();
+    }
+    let secondary = world.secondary("s1");
+    secondary.put("of-a-secondary").unwrap();
+    assert!(eventually(|| nodes.iter().all(|n| n.control.state().view.objects.len() == 4)));
+    assert!(eventually(|| nodes[0].control.state().view.members.len() == 4));
+    assert!(nodes[0].control.state().view.members.values().all(|m| m.peer_url.starts_with("https://127.0.0.1:")));
+
+    let runtime = Runtime::new().unwrap();
+    let ask = |url: &str, client: Client| {
+        let call = client.call("GET".parse().unwrap(), url, &[], "", Duration::from_secs(5));
+        runtime.block_on(call).map(|answer| answer.status.as_u16())
+    };
+    let trusting = |identity| {
+        let trust = ClientTrust { authorities: Some(ours.pem.clone()), identity, skip_verify: false };
+        Client::trusting(Duration::from_secs(3), &trust).unwrap()
+    };
+    let url = format!("{}/raft/identity", world.cluster["n1"]);
+    assert_eq!(ask(&url, trusting(Some(ours.signs("n9")))).ok(), Some(200));
+    assert!(ask(&url, trusting(None)).is_err(), "without a certificate");
+    assert!(ask(&url, trusting(Some(others.signs("n9")))).is_err(), "with one of another authority");
+    assert!(ask(&url.replace("https", "http"), Client::default()).is_err(), "in plain text");
+}
+
+#[test]
+fn peer_urls_are_https_all_of_them_or_none() {
+    let authority = Authority::new("ours");
+    let world = World::encrypted(&["n1", "n2"], &authority);
+    let told = |config: Config| {
+        let error = launch(config).err().expect("must refuse");
+        assert_eq!(error.kind, StartErrorKind::Config, "{error}");
+        error.message
+    };
+    let bare = told(Config { tls: None, ..world.config("n1") });
+    assert!(bare.contains("--initial-cluster n1") && bare.contains("--peer-trusted-ca-file"), "{bare}");
+    let mut mixed = world.config("n1");
+    mixed.initial_cluster.insert("n2".into(), "http://127.0.0.1:2380".into());
+    assert!(
+        told(mixed).contains("--initial-cluster n2: \"http://127.0.0.1:2380\": the members"),
+        "a plain one among them"
+    );
+}
+
+/// An authority for the length of a test.
+struct Authority {
+    pem: Pem,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new(name: &str) -> Authority {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = pem(&params.self_signed(&key).unwrap().pem());
+        Authority { pem, issuer: Issuer::new(params, key) }
+    }
+
+    fn signs(&self, name: &str) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let made = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        Identity { chain: pem(&made.pem()), key: pem(&key.serialize_pem()) }
+    }
+}
+
+fn pem(text: &str) -> Pem {
+    Pem { from: "a test".to_owned(), text: text.as_bytes().to_vec() }
+}
+
+#[test]
 fn names_have_to_fit() {
     let world = World::new(&["n1"]);
     world.start("n1").kill();
@@ -346,6 +425,7 @@ struct World {
     directory: TempDir,
     cluster: BTreeMap<String, String>,
     listeners: BTreeMap<String, TcpListener>,
+    tls: Option<PeerTls>,
 }
 
 struct Node {
@@ -376,7 +456,17 @@ impl World {
             cluster.insert(name.to_string(), format!("http://{}", listener.local_addr().unwrap()));
             listeners.insert(name.to_string(), listener);
         }
-        World { directory: tempfile::tempdir().unwrap(), cluster, listeners }
+        World { directory: tempfile::tempdir().unwrap(), cluster, listeners, tls: None }
+    }
+
+    /// Members that show each other certificates.
+    fn encrypted(names: &[&str], authority: &Authority) -> World {
+        let mut world = World::new(names);
+        for url in world.cluster.values_mut() {
+            *url = url.replace("http://", "https://");
+        }
+        world.tls = Some(PeerTls::new(authority.signs("127.0.0.1"), authority.pem.clone()).unwrap());
+        world
     }
 
     fn data(&self, name: &str) -> PathBuf {
@@ -397,6 +487,7 @@ impl World {
             None => vec![TcpListener::bind("127.0.0.1:0").unwrap()],
         };
         config.initial_cluster = self.cluster.clone();
+        config.tls = self.tls.clone();
         config
     }
 

@@ -1,10 +1,12 @@
 //! Executes plans: pipelines and servers through [`Traffic`], tables through the kernel.
 
-use crate::desired::Desired;
+use crate::certificates::CertificateEnds;
+use crate::desired::{Desired, Ticket};
 use crate::last_good::{Keeper, LastGood};
 use crate::plan::{Change, plan};
 use crate::steer::Steer;
 use base_model::{FilterKinds, Object, Problem, Spec};
+use base_tls::TicketKey;
 use edge_listeners::Traffic;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -24,8 +26,14 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How often names of backends are looked up again.
 const RESOLVE: Duration = Duration::from_secs(30);
 
+/// How often the log is reminded of certificates that end.
+const REMIND: Duration = Duration::from_secs(24 * 3600);
+
 /// What could not be done, by object; shared with whoever reports status.
 pub type Failures = Arc<Mutex<BTreeMap<String, String>>>;
+
+/// Takes session ticket keys, the oldest first, and which of them makes tickets.
+pub type InstallTickets = Box<dyn Fn(Vec<TicketKey>, usize) + Send>;
 
 /// See the module doc. Lives on a control thread.
 pub struct Agent {
@@ -36,6 +44,9 @@ pub struct Agent {
     keeper: Option<Keeper>,
     current: Desired,
     failures: Failures,
+    certificates: CertificateEnds,
+    tickets: Option<InstallTickets>,
+    reminded: Instant,
     retried: Instant,
     retry: Duration,
     resolved: Instant,
@@ -57,10 +68,23 @@ impl Agent {
             last_good,
             current: Desired::default(),
             failures: Failures::default(),
+            certificates: CertificateEnds::default(),
+            tickets: None,
+            reminded: Instant::now(),
             retried: Instant::now(),
             retry: RETRY_FIRST,
             resolved: Instant::now(),
         }
+    }
+
+    /// Hands shared session ticket keys on. Without it, and until there are any, each machine keeps its own.
+    pub fn install_tickets(mut self, install: InstallTickets) -> Agent {
+        self.tickets = Some(install);
+        self
+    }
+
+    pub fn certificates(&self) -> CertificateEnds {
+        self.certificates.clone()
     }
 
     pub fn failures(&self) -> Failures {
@@ -115,6 +139,10 @@ impl Agent {
             self.traffic.retry();
             self.steer();
         }
+        if now.duration_since(self.reminded) >= REMIND {
+            self.reminded = now;
+            self.certificates.remind();
+        }
         if now.duration_since(self.resolved) >= RESOLVE {
             self.resolved = now;
             edge_upstream::endpoint::resolve_all();
@@ -138,6 +166,7 @@ impl Agent {
             }
             Change::RemoveServer { name } => {
                 self.traffic.remove_server(name);
+                self.certificates.remove(name);
                 lock(&self.failures).remove(name);
             }
             Change::RemovePipeline { name } => {
@@ -147,6 +176,12 @@ impl Agent {
             Change::RemoveGlobalFilter { name } => {
                 self.traffic.remove_global_filter(name);
                 lock(&self.failures).remove(name);
+            }
+            Change::Tickets => {
+                if let Some(install) = &self.tickets {
+                    let key = |key: &Ticket| TicketKey { name: key.name, secret: key.secret };
+                    install(desired.tickets.keys.iter().map(key).collect(), desired.tickets.current);
+                }
             }
             Change::Kernel => {
                 if let Some(steer) = &mut self.steer {
@@ -166,7 +201,11 @@ impl Agent {
         let texts = |problems: Vec<Problem>| base_model::problem::render(&problems);
         match Object::read(document, &*self.filters).map_err(texts)?.spec {
             Spec::Pipeline(spec) => self.traffic.apply_pipeline(name, &spec).map_err(texts),
-            Spec::HttpServer(spec) => self.traffic.apply_server(name, &spec),
+            Spec::HttpServer(spec) => {
+                self.traffic.apply_server(name, &spec)?;
+                self.certificates.set(name, &spec);
+                Ok(())
+            }
             Spec::GlobalFilter(spec) => self.traffic.apply_global_filter(name, &spec).map_err(texts),
             Spec::VirtualIp(_) => Ok(()),
         }

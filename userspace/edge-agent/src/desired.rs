@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ pub struct Desired {
     pub machines: Arc<BTreeMap<String, Machine>>,
     /// Who serves each VirtualIP, by the object's name.
     pub steering: Arc<BTreeMap<String, Arc<Steering>>>,
+    /// Keys of TLS session tickets.
+    pub tickets: Arc<Tickets>,
 }
 
 impl Desired {
@@ -57,6 +60,28 @@ pub struct Steering {
     pub generations: Vec<Vec<(u16, u32)>>,
     /// Machines that hold connections of it.
     pub alive: Vec<u16>,
+}
+
+/// Session ticket keys all machines share, the oldest first. Empty: each machine has its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tickets {
+    pub keys: Vec<Ticket>,
+    /// Which of them makes tickets; those of all are taken.
+    pub current: usize,
+}
+
+/// One session ticket key. Its secret is in no debug text.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ticket {
+    pub name: [u8; 16],
+    pub secret: [u8; 32],
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]

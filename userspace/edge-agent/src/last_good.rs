@@ -1,8 +1,9 @@
 //! The copy of the desired state on disk, from which a machine serves when there is no control plane.
 
 use crate::desired::Desired;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
@@ -49,7 +50,9 @@ impl LastGood {
     pub fn store(&self, desired: &Desired) -> io::Result<()> {
         let text = serde_json::to_vec(desired).map_err(io::Error::other)?;
         let beside = self.path.with_extension("json.new");
-        let mut file = File::create(&beside)?;
+        // It holds private keys: nobody but the daemon's user reads it.
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&beside, &self.path)?;
@@ -172,7 +175,12 @@ mod tests {
         assert_eq!(kept.load(), None);
         let desired = Desired { version: 7, ..Desired::default() };
         kept.store(&desired).unwrap();
-        assert_eq!(kept.load(), Some(desired));
+        assert_eq!(kept.load(), Some(desired.clone()));
+        let path = directory.path().join("last-good.json");
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        fs::write(path.with_extension("json.new"), "left by an older version").unwrap();
+        kept.store(&desired).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "it holds private keys");
         fs::write(directory.path().join("last-good.json"), "{\"version\": 7, \"obj").unwrap();
         assert_eq!(kept.load(), None);
         assert!(directory.path().join("last-good.json.damaged").exists());

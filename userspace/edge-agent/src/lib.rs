@@ -5,10 +5,12 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+mod certificates;
 pub mod desired;
 pub mod last_good;
 pub mod plan;
 pub mod steer;
 
 pub use agent::Agent;
+pub use certificates::CertificateEnds;
 pub use desired::Desired;

@@ -31,6 +31,8 @@ pub enum Change {
     RemoveGlobalFilter {
         name: String,
     },
+    /// Other session ticket keys.
+    Tickets,
     /// Machines, VirtualIPs or their steering changed: the kernel's tables follow.
     Kernel,
 }
@@ -72,6 +74,10 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
     // A port that one server gives up and another takes must be free first.
     let listens = !servers.is_empty() || !gone_servers.is_empty();
     let mut changes = gone_servers;
+    // Without shared keys the machine keeps those it has: sessions go on.
+    if from.tickets != to.tickets && !to.tickets.keys.is_empty() {
+        changes.push(Change::Tickets);
+    }
     changes.append(&mut filters);
     changes.append(&mut pipelines);
     changes.append(&mut servers);
@@ -85,6 +91,7 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::desired::{Ticket, Tickets};
     use serde_json::json;
 
     fn desired(objects: &[(&str, Value)]) -> Desired {
@@ -118,6 +125,17 @@ mod tests {
         assert!(
             matches!(&changes[0], Change::ApplyServer { .. }) && matches!(&changes[1], Change::RemovePipeline { .. })
         );
+    }
+
+    #[test]
+    fn ticket_keys_go_before_servers_and_are_not_taken_away() {
+        let key = |n| Ticket { name: [n; 16], secret: [n; 32] };
+        let tickets = Arc::new(Tickets { keys: vec![key(1)], current: 0 });
+        let with = Desired { tickets, ..desired(&[("a", json!({"kind": "HTTPServer", "port": 1}))]) };
+        let changes = plan(&desired(&[]), &with);
+        assert!(matches!(changes[..], [Change::Tickets, Change::ApplyServer { .. }, Change::Kernel]), "{changes:?}");
+        let without = Desired { tickets: Arc::default(), ..with.clone() };
+        assert_eq!(plan(&with, &without), []);
     }
 
     #[test]

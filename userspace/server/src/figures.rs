@@ -5,9 +5,11 @@ use base_telemetry::Telemetry;
 use base_telemetry::families::{self, MemoryRows, RaftRow, SteeredCounters, WorkerRow, XdpCounters};
 use base_telemetry::registry::Encoder;
 use control_raft::Control;
+use edge_agent::CertificateEnds;
 use edge_agent::steer::SharedKernel;
 use edge_listeners::Traffic;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::UNIX_EPOCH;
 
 /// Adds the build and the state of the Raft group, as this member sees it.
 pub fn control(control: Control) -> impl Fn(&mut Encoder) + Send + Sync {
@@ -76,6 +78,49 @@ pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Enco
             })
             .collect();
         families::workers(encoder, &rows);
+    }
+}
+
+/// Adds when the certificates that are served end.
+pub fn certificates(ends: CertificateEnds) -> impl Fn(&mut Encoder) + Send + Sync {
+    move |encoder| {
+        for (server, name, end) in ends.rows() {
+            let help =
+                "Last moment of a certificate that is served, in seconds since 1970, by server and name in certs.";
+            let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let labels = [("server", server.as_str()), ("name", name.as_str())];
+            encoder.gauge("weir_tls_certificate_expiry_timestamp_seconds", help, &labels, seconds as f64);
+        }
+    }
+}
+
+/// Adds handshakes, and what happens to keys after them.
+pub fn tls(encoder: &mut Encoder) {
+    use base_tls::stats::Count;
+    for (count, sum) in base_tls::stats::totals() {
+        let handshakes = "weir_tls_handshakes_total";
+        let help = "TLS handshakes by side (server: of clients with us; client: of ours with backends) and result.";
+        let (name, help, labels) = match count {
+            Count::AcceptedFull => (handshakes, help, [("side", "server"), ("result", "full")]),
+            Count::AcceptedResumed => (handshakes, help, [("side", "server"), ("result", "resumed")]),
+            Count::ConnectedFull => (handshakes, help, [("side", "client"), ("result", "full")]),
+            Count::ConnectedResumed => (handshakes, help, [("side", "client"), ("result", "resumed")]),
+            other => {
+                let name = other.name();
+                let labels = match name.strip_prefix("failed_") {
+                    Some(reason) => {
+                        let help = "TLS handshakes that failed, on either side, by reason.";
+                        encoder.counter("weir_tls_handshake_failures_total", help, &[("reason", reason)], sum as f64);
+                        continue;
+                    }
+                    None => [("event", name)],
+                };
+                let help = "What peers did on established TLS connections beside sending data, by event.";
+                encoder.counter("weir_tls_events_total", help, &labels, sum as f64);
+                continue;
+            }
+        };
+        encoder.counter(name, help, &labels, sum as f64);
     }
 }
 

@@ -4,10 +4,15 @@
 
 use base_model::GoDuration;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use control_admin::Logins;
+use control_api::tls::{Identity, Pem, TlsError, server_config};
+use control_raft::PeerTls;
+use rustls::ServerConfig;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How an option is written.
@@ -47,9 +52,15 @@ const OPTIONS: &[Row] = &[
     row("cluster-role", Shape::Text, "primary", "primary (votes and serves) or secondary (follows and serves)"),
     row("cluster-request-timeout", Shape::Text, "10s", "longest time a change may take to be agreed on"),
     row("api-addr", Shape::Text, "localhost:2381", "address of the admin API"),
-    row("tls", Shape::Switch, "", "serve the admin API over TLS"),
-    row("cert-file", Shape::Text, "", "certificate of the admin API"),
-    row("key-file", Shape::Text, "", "key of the admin API"),
+    row("tls", Shape::Switch, "", "serve the admin API over TLS; needs --cert-file and --key-file"),
+    row("cert-file", Shape::Text, "", "certificate chain of the admin API, PEM"),
+    row("key-file", Shape::Text, "", "private key of the admin API, PEM"),
+    row(
+        "client-ca-file",
+        Shape::Text,
+        "",
+        "clients of the admin API show a certificate that an authority in here has signed",
+    ),
     row("listen-peer-urls", Shape::List, "http://localhost:2380", "addresses to listen on for other members"),
     row(
         "initial-advertise-peer-urls",
@@ -57,6 +68,9 @@ const OPTIONS: &[Row] = &[
         "http://localhost:2380",
         "addresses other members reach this one at",
     ),
+    row("peer-cert-file", Shape::Text, "", "certificate chain shown to other members, for https:// peer URLs, PEM"),
+    row("peer-key-file", Shape::Text, "", "private key of --peer-cert-file, PEM"),
+    row("peer-trusted-ca-file", Shape::Text, "", "authorities that have signed the certificates of all members, PEM"),
     row("initial-cluster", Shape::Pairs, "", "the primaries, name=URL,...; empty: a cluster of this one"),
     row("primary-listen-peer-urls", Shape::List, "http://localhost:2380", "primaries a secondary follows"),
     row("state-flag", Shape::Text, "new", "new: found the cluster; existing: join it"),
@@ -96,7 +110,7 @@ const OPTIONS: &[Row] = &[
 ];
 
 /// Keys only the file may have.
-const FILE_ONLY: &[&str] = &["client-ca-file", "basic-auth", "disable-access-log"];
+const FILE_ONLY: &[&str] = &["basic-auth", "disable-access-log"];
 
 /// Everything a process is started with, checked.
 #[derive(Debug, Clone)]
@@ -107,6 +121,14 @@ pub struct Options {
     pub secondary: bool,
     pub cluster_request_timeout: Duration,
     pub api_addr: String,
+    /// `--tls` and what belongs to it.
+    pub admin_tls: Option<Arc<ServerConfig>>,
+    /// `--client-ca-file`.
+    pub admin_client_certificates: bool,
+    /// `basic-auth`.
+    pub logins: Option<Logins>,
+    /// `--peer-…-file`.
+    pub peer_tls: Option<PeerTls>,
     pub listen_peer_urls: Vec<String>,
     pub advertise_peer_urls: Vec<String>,
     pub initial_cluster: BTreeMap<String, String>,
@@ -176,10 +198,10 @@ pub fn arguments(mut command: Command) -> Command {
 pub fn read(matches: &ArgMatches, environment: &dyn Fn(&str) -> Option<String>) -> Result<Options, Wrong> {
     let mut wrong = Vec::new();
     let mut notes = Vec::new();
-    let file = match matches.get_one::<String>("config-file") {
-        None => BTreeMap::new(),
+    let (file, users) = match matches.get_one::<String>("config-file") {
+        None => Default::default(),
         Some(path) => match read_file(path, &mut wrong) {
-            Some(keys) => keys,
+            Some(read) => read,
             None => return Err(Wrong(wrong)),
         },
     };
@@ -201,21 +223,13 @@ pub fn read(matches: &ArgMatches, environment: &dyn Fn(&str) -> Option<String>) 
         }
         effective.insert(row.name.to_owned(), given.unwrap_or_else(|| row.default.to_owned()));
     }
-    for (key, why) in [
-        ("basic-auth", "the admin API has no login in this version"),
-        ("client-ca-file", "the admin API does not speak TLS in this version"),
-    ] {
-        // Left out silently, this would open what somebody meant to protect.
-        if file.get(key).is_some_and(|value| !value.is_empty()) {
-            wrong.push(format!("{key}: {why}; keep it on loopback and drop the key"));
-        }
-    }
     if file.get("disable-access-log").is_some_and(|v| v == "true") {
         effective.insert("disable-access".into(), "true".into());
     }
     let options = Reader { effective: &effective, wrong: &mut wrong }.options(notes);
     match options {
         Some(mut options) if wrong.is_empty() => {
+            options.logins = (!users.is_empty()).then(|| Logins::new(&users));
             options.effective = effective;
             Ok(options)
         }
@@ -223,7 +237,9 @@ pub fn read(matches: &ArgMatches, environment: &dyn Fn(&str) -> Option<String>) 
     }
 }
 
-fn read_file(path: &str, wrong: &mut Vec<String>) -> Option<BTreeMap<String, String>> {
+/// Options of a file, and the users of its `basic-auth`.
+#[allow(clippy::type_complexity)]
+fn read_file(path: &str, wrong: &mut Vec<String>) -> Option<(BTreeMap<String, String>, BTreeMap<String, String>)> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
@@ -244,6 +260,24 @@ fn read_file(path: &str, wrong: &mut Vec<String>) -> Option<BTreeMap<String, Str
         }
     };
     let mut keys = BTreeMap::new();
+    let mut users = BTreeMap::new();
+    match value.get("basic-auth") {
+        None | Some(Value::Null) => {}
+        Some(Value::Object(pairs)) => {
+            for (user, password) in pairs {
+                match password {
+                    Value::String(password) if !password.is_empty() && !user.contains(':') => {
+                        users.insert(user.clone(), password.clone());
+                    }
+                    // The password is not repeated.
+                    _ => wrong.push(format!(
+                        "--config-file {path}: basic-auth.{user}: write USER: PASSWORD, both as text (in quotes), the user without a :"
+                    )),
+                }
+            }
+        }
+        Some(_) => wrong.push(format!("--config-file {path}: basic-auth: write a mapping of users to passwords")),
+    }
     let mut take = |key: &str, value: &Value| {
         if !OPTIONS.iter().any(|r| r.name == key) && !FILE_ONLY.contains(&key) {
             wrong.push(format!("--config-file {path}: {key}: no such option; `weir --help` lists them"));
@@ -252,11 +286,12 @@ fn read_file(path: &str, wrong: &mut Vec<String>) -> Option<BTreeMap<String, Str
     };
     for (key, value) in &value {
         match value {
+            _ if key == "basic-auth" => {}
             Value::Object(inner) if key == "cluster" => inner.iter().for_each(|(k, v)| take(k, v)),
             value => take(key, value),
         }
     }
-    Some(keys)
+    Some((keys, users))
 }
 
 /// A value of the file as it would stand on the command line.
@@ -374,13 +409,7 @@ impl Reader<'_> {
         if no_control && no_edge {
             self.wrong.push("--no-control and --no-edge leave nothing to run; drop one of them".into());
         }
-        for option in ["tls", "cert-file", "key-file"] {
-            if !matches!(self.text(option).as_str(), "" | "false") {
-                self.wrong.push(format!(
-                    "--{option}: the admin API does not speak TLS in this version; keep it on loopback and drop the option"
-                ));
-            }
-        }
+        let (admin_tls, peer_tls) = (self.admin_tls(), self.peer_tls());
         Some(Options {
             name,
             labels: self.pairs("labels"),
@@ -388,6 +417,10 @@ impl Reader<'_> {
             secondary: matches!(role.as_str(), "secondary" | "reader") || no_control,
             cluster_request_timeout: timeout,
             api_addr: self.text("api-addr"),
+            admin_client_certificates: admin_tls.is_some() && self.file("client-ca-file").is_some(),
+            admin_tls,
+            logins: None,
+            peer_tls,
             listen_peer_urls: self.list("listen-peer-urls"),
             advertise_peer_urls: self.list("initial-advertise-peer-urls"),
             initial_cluster: self.pairs("initial-cluster"),
@@ -411,6 +444,65 @@ impl Reader<'_> {
             notes,
             effective: BTreeMap::new(),
         })
+    }
+
+    fn file(&self, name: &str) -> Option<PathBuf> {
+        Some(self.text(name)).filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
+    /// Files that are wrong are told like any other option.
+    fn identity(&mut self, chain: &str, key: &str) -> Option<Identity> {
+        let (chain_flag, key_flag) = (format!("--{chain}"), format!("--{key}"));
+        let read = Identity::read((&chain_flag, self.file(chain)), (&key_flag, self.file(key)));
+        self.told(read).flatten()
+    }
+
+    fn authorities(&mut self, name: &str) -> Option<Pem> {
+        let read = Pem::read(&format!("--{name}"), &self.file(name)?);
+        self.told(read)
+    }
+
+    fn told<T>(&mut self, read: Result<T, TlsError>) -> Option<T> {
+        read.map_err(|error| self.wrong.push(error.to_string())).ok()
+    }
+
+    fn admin_tls(&mut self) -> Option<Arc<ServerConfig>> {
+        if !self.switch("tls") {
+            // Left out silently, this would open what somebody meant to protect.
+            for name in ["cert-file", "key-file", "client-ca-file"] {
+                if self.file(name).is_some() {
+                    self.wrong.push(format!("--{name}: has no effect without --tls; add --tls, or drop the option"));
+                }
+            }
+            return None;
+        }
+        if self.file("cert-file").is_none() && self.file("key-file").is_none() {
+            self.wrong.push("--tls: needs a certificate; give --cert-file and --key-file".into());
+        }
+        let (identity, authorities) = (self.identity("cert-file", "key-file"), self.authorities("client-ca-file"));
+        if authorities.is_none() && self.file("client-ca-file").is_some() {
+            return None;
+        }
+        let config = server_config(&identity?, authorities.as_ref());
+        self.told(config)
+    }
+
+    fn peer_tls(&mut self) -> Option<PeerTls> {
+        let names = ["peer-cert-file", "peer-key-file", "peer-trusted-ca-file"];
+        let missing: Vec<&str> = names.into_iter().filter(|name| self.file(name).is_none()).collect();
+        if missing.len() == names.len() {
+            return None;
+        }
+        for name in &missing {
+            self.wrong.push(format!("--{name}: missing; https:// between members takes --{}", names.join(", --")));
+        }
+        if !missing.is_empty() {
+            return None;
+        }
+        let (identity, authorities) =
+            (self.identity("peer-cert-file", "peer-key-file"), self.authorities("peer-trusted-ca-file"));
+        let tls = PeerTls::new(identity?, authorities?);
+        self.told(tls)
     }
 
     /// `0,2-4` as a list.
@@ -477,15 +569,41 @@ mod tests {
     }
 
     #[test]
-    fn protection_that_is_not_there_is_refused() {
+    fn protection_that_would_not_be_there_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("weir.yaml");
-        std::fs::write(&path, "basic-auth: {admin: secret}\nclient-ca-file: ca.pem\n").unwrap();
-        let wrong = parse(&["-f", path.to_str().unwrap(), "--tls"], &[]).unwrap_err().to_string();
-        for part in ["basic-auth: the admin API has no login", "client-ca-file: ", "--tls: "] {
+        std::fs::write(&path, "basic-auth: {admin: 5309, 'a:b': secret}\nclient-ca-file: ca.pem\n").unwrap();
+        let wrong = parse(&["-f", path.to_str().unwrap(), "--cert-file", "c.pem"], &[]).unwrap_err().to_string();
+        for part in [
+            "basic-auth.admin: write USER: PASSWORD",
+            "basic-auth.a:b",
+            "--client-ca-file: has no",
+            "--cert-file: has no",
+        ] {
             assert!(wrong.contains(part), "{part} is not in {wrong}");
         }
-        assert!(!wrong.contains("secret"), "{wrong}");
+        assert!(!wrong.contains("secret") && !wrong.contains("5309"), "{wrong}");
+        for (flags, part) in [
+            (&["--tls"][..], "--tls: needs a certificate; give --cert-file and --key-file"),
+            (&["--tls", "--cert-file", "/no/c.pem"], "--cert-file needs --key-file"),
+            (&["--tls", "--cert-file", "/no/c.pem", "--key-file", "/no/k.pem"], "--cert-file /no/c.pem: No such file"),
+            (
+                &["--peer-cert-file", "c.pem"],
+                "--peer-key-file: missing; https:// between members takes --peer-cert-file",
+            ),
+        ] {
+            let wrong = parse(flags, &[]).unwrap_err().to_string();
+            assert!(wrong.contains(part), "{part} is not in {wrong}");
+        }
+    }
+
+    #[test]
+    fn logins_come_from_the_file_and_are_not_printed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("weir.yaml");
+        std::fs::write(&path, "basic-auth: {ann: 'se,cret=1'}\n").unwrap();
+        let options = parse(&["-f", path.to_str().unwrap()], &[]).unwrap();
+        assert!(options.logins.is_some() && !format!("{options:?}").contains("se,cret"));
     }
 
     #[test]

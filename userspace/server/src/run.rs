@@ -11,13 +11,12 @@ use base_runtime::Runtime;
 use base_telemetry::access_log::{AccessLog, Destination};
 use base_telemetry::hub::Identity;
 use base_telemetry::{Telemetry, ewma};
-use control_admin::{Admin, ModelCatalog};
-use control_api::client::Client;
+use control_admin::{Admin, Door, ModelCatalog};
 use control_api::{Addresses, Member, MemberRole, Snapshot, Update};
 use control_raft::{Config, Control, Follower, RecvError, StartErrorKind, StateFlag};
 use control_state::{Action, Entry, PutMode};
 use edge_agent::Agent;
-use edge_agent::desired::{Desired, Machine, Steering};
+use edge_agent::desired::{Desired, Machine, Steering, Ticket, Tickets};
 use edge_agent::last_good::LastGood;
 use edge_agent::steer::Steer;
 use edge_filters::kinds::{Shelf, explained};
@@ -172,6 +171,7 @@ impl Edge {
         let registry = telemetry.registry();
         registry.add(Box::new(figures::workers(runtime.workers().to_vec(), traffic.clone())));
         registry.add(Box::new(figures::memory(&telemetry)));
+        registry.add(Box::new(figures::tls));
         let mut addresses = options.advertise_addresses.clone();
         let steer = if options.interfaces.is_empty() {
             tracing::info!("no --interface: the kernel plane is off, the L7 part runs alone");
@@ -187,6 +187,7 @@ impl Edge {
             (format!("--data-dir {}: {e}; give a directory this user can write to", options.data_dir.display()), 1)
         })?;
         let agent = Agent::new(traffic.clone(), Box::new(Shelf), steer, Some(last_good));
+        registry.add(Box::new(figures::certificates(agent.certificates())));
         Ok(Edge { runtime, telemetry, traffic, agent, addresses })
     }
 
@@ -335,7 +336,12 @@ async fn begin_control(
     let descriptions = edge_filters::kinds().iter().map(|k| (k.kind.to_owned(), k.doc.to_owned())).collect();
     let catalog = Arc::new(ModelCatalog::new(Box::new(Shelf), explained(), descriptions));
     let router = control_admin::router(control.clone(), catalog, local.clone());
-    let admin = Admin::serve(listeners, router).map_err(|e| (format!("--api-addr: {e}"), 1))?;
+    let door = Door {
+        tls: options.admin_tls.clone(),
+        client_certificates: options.admin_client_certificates,
+        logins: options.logins.clone(),
+    };
+    let admin = Admin::serve(listeners, router, door).map_err(|e| (format!("--api-addr: {e}"), 1))?;
     Ok(Some((control, admin)))
 }
 
@@ -369,6 +375,7 @@ fn control_config(options: &Options, local: &Arc<Local>, serving: Option<&Servin
         request_timeout: options.cluster_request_timeout,
         member,
         peer_routes: control_admin::peer_routes(local.clone()),
+        tls: options.peer_tls.clone(),
     }
 }
 
@@ -454,6 +461,11 @@ fn desired(snapshot: &Snapshot) -> Desired {
         let steering = Steering { generations: s.generations.iter().map(machines).collect(), alive: s.alive.clone() };
         (vip.clone(), Arc::new(steering))
     });
+    let keys = &snapshot.tickets;
+    let tickets = Tickets {
+        keys: keys.all().map(|key| Ticket { name: key.name, secret: key.secret }).collect(),
+        current: usize::from(keys.previous.is_some()),
+    };
     Desired {
         cluster_id: snapshot.cluster_id.clone(),
         cluster_name: snapshot.cluster_name.clone(),
@@ -461,6 +473,7 @@ fn desired(snapshot: &Snapshot) -> Desired {
         objects: snapshot.objects.clone(),
         machines: Arc::new(machines.collect()),
         steering: Arc::new(steering.collect()),
+        tickets: Arc::new(tickets),
     }
 }
 
@@ -493,10 +506,9 @@ impl Signals {
             }
             if let Some((_, admin)) = control {
                 let addresses: Vec<String> = admin.addresses().iter().map(|a| a.to_string()).collect();
-                tracing::info!("ready, admin API on {}", addresses.join(", "));
-                if let Some(address) = admin.addresses().first() {
-                    create_initial(options, &address.to_string()).await;
-                }
+                let tls = if admin.encrypted() { " (TLS)" } else { "" };
+                tracing::info!("ready, admin API on {}{tls}", addresses.join(", "));
+                create_initial(options, admin).await;
             }
             std::future::pending::<()>().await
         };
@@ -522,8 +534,7 @@ impl Signals {
 }
 
 /// Creates the objects of `--initial-object-config-files` that do not exist yet.
-async fn create_initial(options: &Options, address: &str) {
-    let client = Client::default();
+async fn create_initial(options: &Options, admin: &Admin) {
     for path in &options.initial_object_files {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
@@ -534,18 +545,16 @@ async fn create_initial(options: &Options, address: &str) {
         };
         // The cluster may still be choosing its leader.
         for _ in 0..100 {
-            let url = format!("http://{address}/apis/v2/objects");
-            let headers = [("content-type", "application/yaml")];
-            let answer = client.call(hyper::Method::POST, &url, &headers, text.clone(), Duration::from_secs(10)).await;
-            match answer {
-                Ok(answer) if answer.status.is_success() || answer.status == hyper::StatusCode::CONFLICT => break,
-                Ok(answer) if answer.status != hyper::StatusCode::SERVICE_UNAVAILABLE => {
-                    let reason = String::from_utf8_lossy(&answer.body).into_owned();
-                    tracing::error!(path = %path.display(), reason, "the initial object is refused");
-                    break;
-                }
-                _ => tokio::time::sleep(Duration::from_millis(200)).await,
+            let (status, body) = admin.ask(hyper::Method::POST, "/apis/v2/objects", text.clone()).await;
+            if status.is_success() || status == hyper::StatusCode::CONFLICT {
+                break;
             }
+            if status != hyper::StatusCode::SERVICE_UNAVAILABLE {
+                let reason = String::from_utf8_lossy(&body).into_owned();
+                tracing::error!(path = %path.display(), reason, "the initial object is refused");
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 }

@@ -1,0 +1,57 @@
+//! Who may use the API: `basic-auth`, names and passwords of the configuration file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::prelude::{BASE64_STANDARD, Engine};
+use serde_json::json;
+
+/// Whole `Authorization` values that are let in.
+#[derive(Clone)]
+pub struct Logins {
+    accepted: Arc<Vec<Vec<u8>>>,
+}
+
+impl Logins {
+    /// Passwords by name.
+    pub fn new(users: &BTreeMap<String, String>) -> Logins {
+        let value = |(name, password): (&String, &String)| {
+            format!("Basic {}", BASE64_STANDARD.encode(format!("{name}:{password}"))).into_bytes()
+        };
+        Logins { accepted: Arc::new(users.iter().map(value).collect()) }
+    }
+
+    fn knows(&self, given: Option<&HeaderValue>) -> bool {
+        let given = given.map(HeaderValue::as_bytes).unwrap_or_default();
+        // All are compared, each in the same time wherever it differs.
+        self.accepted.iter().fold(false, |known, accepted| known | same(accepted, given))
+    }
+}
+
+/// Lets nobody in without a login.
+pub async fn required(State(logins): State<Logins>, request: Request, next: Next) -> Response {
+    if logins.knows(request.headers().get(header::AUTHORIZATION)) {
+        return next.run(request).await;
+    }
+    let status = StatusCode::UNAUTHORIZED;
+    let message = "this API asks for a login (basic-auth): give a user with its password in ~/.weirctlrc";
+    let body = json!({"code": status.as_u16(), "message": message}).to_string();
+    let heads = [(header::WWW_AUTHENTICATE, "Basic realm=\"weir\""), (header::CONTENT_TYPE, "application/json")];
+    (status, heads, body).into_response()
+}
+
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |different, (a, b)| different | (a ^ b)) == 0
+}
+
+/// Passwords are in no debug text.
+impl fmt::Debug for Logins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Logins").field("count", &self.accepted.len()).finish()
+    }
+}

@@ -1,0 +1,106 @@
+//! Who gets into the admin API: TLS, client certificates, logins.
+
+mod world;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use control_admin::{Door, Logins};
+use control_api::client::Client;
+use control_api::tls::{ClientTrust, Identity, Pem, server_config};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use world::World;
+
+/// An authority for the length of a test.
+struct Authority {
+    pem: Pem,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = pem(&params.self_signed(&key).unwrap().pem());
+        Authority { pem, issuer: Issuer::new(params, key) }
+    }
+
+    fn signs(&self, name: &str) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let made = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        Identity { chain: pem(&made.pem()), key: pem(&key.serialize_pem()) }
+    }
+}
+
+fn pem(text: &str) -> Pem {
+    Pem { from: "a test".to_owned(), text: text.as_bytes().to_vec() }
+}
+
+fn client(trust: ClientTrust) -> Client {
+    Client::trusting(Duration::from_secs(3), &trust).unwrap()
+}
+
+fn answers(world: &World, client: &Client, headers: &[(&str, &str)]) -> Result<u16, String> {
+    let url = format!("{}://{}/apis/v2/healthz", world.scheme, world.address);
+    let call = client.call("GET".parse().unwrap(), &url, headers, "", Duration::from_secs(10));
+    world.wait(call).map(|answer| answer.status.as_u16()).map_err(|error| error.reason)
+}
+
+#[test]
+fn over_tls_the_server_is_verified() {
+    let (ours, others) = (Authority::new(), Authority::new());
+    let trusting = ClientTrust { authorities: Some(ours.pem.clone()), ..ClientTrust::default() };
+    let door = Door { tls: Some(server_config(&ours.signs("127.0.0.1"), None).unwrap()), ..Door::default() };
+    let world = World::behind(door, client(trusting.clone()));
+    assert_eq!(world.get("/healthz").status, 200);
+    assert!(world.admin.encrypted());
+
+    let told = answers(&world, &client(ClientTrust { authorities: Some(others.pem), ..trusting }), &[]).unwrap_err();
+    assert!(told.contains("invalid peer certificate"), "{told}");
+    let blind = client(ClientTrust { skip_verify: true, ..ClientTrust::default() });
+    assert_eq!(answers(&world, &blind, &[]), Ok(200));
+    let plain = format!("http://{}/apis/v2/healthz", world.address);
+    let call = blind.call("GET".parse().unwrap(), &plain, &[], "", Duration::from_secs(10));
+    assert!(world.wait(call).is_err(), "it does not speak without TLS");
+}
+
+#[test]
+fn a_certificate_for_another_name_is_not_believed() {
+    let ours = Authority::new();
+    let trust = ClientTrust { authorities: Some(ours.pem.clone()), ..ClientTrust::default() };
+    let door = Door { tls: Some(server_config(&ours.signs("elsewhere.test"), None).unwrap()), ..Door::default() };
+    let world = World::behind(door, client(trust.clone()));
+    let told = answers(&world, &client(trust), &[]).unwrap_err();
+    assert!(told.contains("not valid for name"), "{told}");
+}
+
+#[test]
+fn with_client_certificates_nobody_else_gets_in() {
+    let (ours, others) = (Authority::new(), Authority::new());
+    let trust = |identity| ClientTrust { authorities: Some(ours.pem.clone()), identity, ..ClientTrust::default() };
+    let tls = server_config(&ours.signs("127.0.0.1"), Some(&ours.pem)).unwrap();
+    let door = Door { tls: Some(tls), client_certificates: true, ..Door::default() };
+    let world = World::behind(door, client(trust(Some(ours.signs("operator")))));
+    assert_eq!(world.get("/healthz").status, 200);
+    for (who, identity) in [("nobody", None), ("a stranger", Some(others.signs("operator")))] {
+        assert!(answers(&world, &client(trust(identity)), &[]).is_err(), "{who} got in");
+    }
+}
+
+#[test]
+fn logins_are_asked_for_from_outside_alone() {
+    let logins = Logins::new(&BTreeMap::from([("ann".to_owned(), "se:cret".to_owned()), ("bob".into(), "b".into())]));
+    assert!(!format!("{logins:?}").contains("YW5"), "{logins:?}");
+    let world = World::behind(Door { logins: Some(logins), ..Door::default() }, Client::default());
+    let client = Client::default();
+    // ann:se:cret, bob:b, bob:c
+    for (value, status) in
+        [("Basic YW5uOnNlOmNyZXQ=", 200), ("Basic Ym9iOmI=", 200), ("Basic Ym9iOmM=", 401), ("", 401)]
+    {
+        assert_eq!(answers(&world, &client, &[("authorization", value)]), Ok(status), "{value:?}");
+    }
+    assert_eq!(answers(&world, &client, &[]), Ok(401));
+    let (status, _) = world.wait(world.admin.ask("GET".parse().unwrap(), "/apis/v2/healthz", String::new()));
+    assert_eq!(status, 200, "the daemon creates its initial objects without a login");
+}
