@@ -9,7 +9,6 @@
 use std::collections::VecDeque;
 
 use base_runtime::Buf;
-use rustls::ConnectionTrafficSecrets;
 
 use crate::record::{
     ALERT, APPLICATION_DATA, CONTENT_MAX, Fault, HANDSHAKE, HEADER, Key, PAYLOAD_MAX, Version, record_length,
@@ -17,10 +16,10 @@ use crate::record::{
 
 /// Where keys come from once the handshake is over, and where tickets go.
 pub trait Schedule {
-    /// The next key for sending, its sequence number 0.
-    fn next_tx(&mut self) -> Result<ConnectionTrafficSecrets, Fault>;
-    /// The next key for receiving.
-    fn next_rx(&mut self) -> Result<ConnectionTrafficSecrets, Fault>;
+    /// The next key for sending (TLS 1.3).
+    fn next_tx(&mut self) -> Result<Key, Fault>;
+    /// The next key for receiving (TLS 1.3).
+    fn next_rx(&mut self) -> Result<Key, Fault>;
     /// Takes a NewSessionTicket's body; an error where the peer has none to give.
     fn take_ticket(&mut self, body: &[u8]) -> Result<(), Fault>;
     /// We are the client.
@@ -109,6 +108,16 @@ impl<S: Schedule> Connection<S> {
     /// The sending direction is over: closed, or cut off by a fault.
     pub fn is_send_closed(&self) -> bool {
         self.tx.is_none()
+    }
+
+    /// Bytes of memory kept for what has not been received in full.
+    pub fn kept(&self) -> usize {
+        let partial = match &self.partial {
+            Partial::None => 0,
+            Partial::Small(begun) => begun.capacity(),
+            Partial::Large(_) => Buf::CAPACITY,
+        };
+        partial + self.message.capacity()
     }
 
     pub fn has_data(&self) -> bool {
@@ -308,7 +317,7 @@ impl<S: Schedule> Connection<S> {
                 if !last {
                     return Err(Fault::UnexpectedMessage);
                 }
-                self.rx = Key::new(self.version, 0, &self.schedule.next_rx()?)?;
+                self.rx = self.schedule.next_rx()?;
                 self.answer_due |= requested;
                 (self.events)(Event::KeyUpdateReceived);
                 Ok(())
@@ -342,7 +351,7 @@ impl<S: Schedule> Connection<S> {
         if self.tx.is_none() {
             return;
         }
-        match self.schedule.next_tx().and_then(|secrets| Key::new(self.version, 0, &secrets)) {
+        match self.schedule.next_tx() {
             Ok(key) => {
                 self.tx = Some(key);
                 (self.events)(Event::KeyUpdateSent);
@@ -444,3 +453,6 @@ const HELLO_REQUEST: u8 = 0;
 const CLIENT_HELLO: u8 = 1;
 const NEW_SESSION_TICKET: u8 = 4;
 const KEY_UPDATE: u8 = 24;
+
+#[cfg(test)]
+mod tests;

@@ -11,9 +11,7 @@ use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{
-    CertificateError, CommonState, ConnectionTrafficSecrets, Error, ExtractedSecrets, HandshakeKind, ProtocolVersion,
-};
+use rustls::{CertificateError, CommonState, Error, ExtractedSecrets, HandshakeKind, ProtocolVersion};
 
 use crate::connection::{Connection, Schedule};
 use crate::gate;
@@ -31,20 +29,22 @@ pub(crate) enum Keys {
 }
 
 impl Schedule for Keys {
-    fn next_tx(&mut self) -> Result<ConnectionTrafficSecrets, Fault> {
+    fn next_tx(&mut self) -> Result<Key, Fault> {
         let next = match self {
             Keys::Server(keys) => keys.update_tx_secret(),
             Keys::Client(keys) => keys.update_tx_secret(),
         };
-        next.map(|(_, secrets)| secrets).map_err(|_| Fault::Internal)
+        let (sequence, secrets) = next.map_err(|_| Fault::Internal)?;
+        Key::new(Version::Tls13, sequence, &secrets)
     }
 
-    fn next_rx(&mut self) -> Result<ConnectionTrafficSecrets, Fault> {
+    fn next_rx(&mut self) -> Result<Key, Fault> {
         let next = match self {
             Keys::Server(keys) => keys.update_rx_secret(),
             Keys::Client(keys) => keys.update_rx_secret(),
         };
-        next.map(|(_, secrets)| secrets).map_err(|_| Fault::Internal)
+        let (sequence, secrets) = next.map_err(|_| Fault::Internal)?;
+        Key::new(Version::Tls13, sequence, &secrets)
     }
 
     fn take_ticket(&mut self, body: &[u8]) -> Result<(), Fault> {

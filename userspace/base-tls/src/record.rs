@@ -94,6 +94,14 @@ pub enum Version {
     Tls13,
 }
 
+/// Which AEAD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    Aes128Gcm,
+    Aes256Gcm,
+    ChaCha20Poly1305,
+}
+
 /// How a key's records look.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Layout {
@@ -115,28 +123,44 @@ pub struct Key {
 }
 
 impl Key {
-    /// `sequence` is the number of the next record.
+    /// The key rustls agreed on; `sequence` is the number of the next record.
     pub fn new(version: Version, sequence: u64, secrets: &ConnectionTrafficSecrets) -> Result<Key, Fault> {
-        let (algorithm, key, iv, limit) = match secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv, AES_GCM_RECORDS),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv, AES_GCM_RECORDS),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv, CHACHA_RECORDS),
+        let (suite, key, iv) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Suite::Aes128Gcm, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Suite::Aes256Gcm, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Suite::ChaCha20Poly1305, key, iv),
             _ => return Err(Fault::Internal),
         };
-        let layout = match version {
-            Version::Tls13 => Layout::Tls13,
-            Version::Tls12 if limit == CHACHA_RECORDS => Layout::Tls12Implicit,
-            Version::Tls12 => Layout::Tls12Explicit,
-        };
-        let unbound = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| Fault::Internal)?;
         let iv = iv.as_ref().try_into().map_err(|_| Fault::Internal)?;
-        Ok(Key { aead: LessSafeKey::new(unbound), iv, sequence, limit, layout })
+        Key::from_parts(version, suite, key.as_ref(), iv, sequence)
+    }
+
+    /// `key` has as many bytes as the suite wants, otherwise it is a fault of ours.
+    pub fn from_parts(version: Version, suite: Suite, key: &[u8], iv: [u8; 12], sequence: u64) -> Result<Key, Fault> {
+        let (algorithm, limit) = match suite {
+            Suite::Aes128Gcm => (&AES_128_GCM, AES_GCM_RECORDS),
+            Suite::Aes256Gcm => (&AES_256_GCM, AES_GCM_RECORDS),
+            Suite::ChaCha20Poly1305 => (&CHACHA20_POLY1305, CHACHA_RECORDS),
+        };
+        let layout = match (version, suite) {
+            (Version::Tls13, _) => Layout::Tls13,
+            (Version::Tls12, Suite::ChaCha20Poly1305) => Layout::Tls12Implicit,
+            (Version::Tls12, _) => Layout::Tls12Explicit,
+        };
+        let aead = LessSafeKey::new(UnboundKey::new(algorithm, key).map_err(|_| Fault::Internal)?);
+        Ok(Key { aead, iv, sequence, limit, layout })
     }
 
     /// As if all records but `left` had been sealed already.
     #[cfg(test)]
     pub fn spend_all_but(&mut self, left: u64) {
         self.sequence = self.limit - left;
+    }
+
+    /// Expects the record that `sender` seals next.
+    #[cfg(test)]
+    pub fn skip_to(&mut self, sender: &Key) {
+        self.sequence = sender.sequence;
     }
 
     /// How many more records may be sealed.
@@ -166,7 +190,6 @@ impl Key {
     /// Makes a record of the window of `buf`, at most [`CONTENT_MAX`] bytes, in place. A buffer without room around its window is
     /// replaced by another.
     pub fn seal(&mut self, content_type: u8, buf: &mut Buf) -> Result<(), Fault> {
-        debug_assert!(buf.len() <= CONTENT_MAX);
         if self.sequence >= self.limit {
             return Err(Fault::KeyExhausted);
         }
