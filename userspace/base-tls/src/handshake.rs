@@ -240,9 +240,11 @@ fn send(out: &mut Buf, socket: &TcpStream) {
     socket.send(std::mem::replace(out, Buf::alloc()));
 }
 
-/// After a failure rustls has the alert for the peer ready.
+/// After a failure rustls has the alert for the peer ready. It must not look at the peer's bytes again, and does not while it has
+/// something to say.
 fn say_alert<S: Side>(side: &mut S, out: &mut Buf, socket: &TcpStream) {
-    while let Ok(ConnectionState::EncodeTlsData(mut record)) = side.advance(&mut []).state {
+    while side.common().wants_write() {
+        let Ok(ConnectionState::EncodeTlsData(mut record)) = side.advance(&mut []).state else { break };
         if encode(&mut record, out, socket).is_err() {
             break;
         }
