@@ -60,6 +60,12 @@ pub fn pin(cpu: usize) -> Result<(), String> {
     sched_setaffinity(None, &set).map_err(|error| format!("cannot run on CPU {cpu}: {error}"))
 }
 
+/// CPUs of the machine, whichever of them we are pinned to.
+pub fn count() -> usize {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    stat.lines().filter(|line| line.starts_with("cpu") && !line.starts_with("cpu ")).count()
+}
+
 /// What the figures were made on.
 pub fn machine() -> serde_json::Value {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_string();
@@ -67,7 +73,7 @@ pub fn machine() -> serde_json::Value {
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     serde_json::json!({
         "cpu": model.map(|(_, model)| model.trim()),
-        "cpus": std::thread::available_parallelism().map_or(0, usize::from),
+        "cpus": count(),
         "kernel": read("/proc/sys/kernel/osrelease"),
         "tcp_congestion_control": read("/proc/sys/net/ipv4/tcp_congestion_control"),
     })

@@ -79,7 +79,7 @@ fn quiet_sample(cell: &Cell, gateway: &Gateway, upstream: SocketAddr, round: u32
         wait_for_quiet(cell.load.gateway_cpu, cell.load.load_cpu);
         let outcome = load(&cell.load, gateway, upstream)?;
         let foreign = disturbance(&outcome);
-        if best.as_ref().is_none_or(|(known, _)| foreign < *known) {
+        if foreign <= 1.0 || best.as_ref().is_none_or(|(known, _)| foreign < *known) {
             best = Some((foreign, outcome));
         }
         if foreign <= 1.0 {
@@ -87,6 +87,10 @@ fn quiet_sample(cell: &Cell, gateway: &Gateway, upstream: SocketAddr, round: u32
         }
     }
     let (foreign, outcome) = best.ok_or("no measurement")?;
+    // Who got no CPU may have run out of something; who had one may not.
+    if foreign <= 1.0 && outcome.reconnects > 0 {
+        return Err(format!("{}: {} connections were closed early", gateway.name, outcome.reconnects));
+    }
     Ok(Sample { round, disturbed: foreign > 1.0, outcome })
 }
 
@@ -110,13 +114,13 @@ pub fn load(options: &generator::Options, gateway: &Gateway, upstream: SocketAdd
 
 /// Refuses an outcome with wrong answers, or with answers that no upstream gave.
 pub fn checked(name: &str, outcome: Outcome, connections: usize) -> Result<Outcome, String> {
-    let wrong = outcome.errors + outcome.mismatches + outcome.reconnects;
+    let wrong = outcome.errors + outcome.mismatches;
     let made_up = outcome.requests.saturating_sub(outcome.upstream_requests + connections as u64);
     if wrong + made_up > 0 {
         return Err(format!(
-            "{name}: {} answers were no answers, {} bodies were wrong, {} connections were closed early, {made_up} answers did \
-             not come from the upstream: its figures do not count",
-            outcome.errors, outcome.mismatches, outcome.reconnects
+            "{name}: {} answers were no answers, {} bodies were wrong, {made_up} answers did not come from the upstream: its \
+             figures do not count",
+            outcome.errors, outcome.mismatches
         ));
     }
     Ok(outcome)
@@ -185,7 +189,7 @@ const FOREIGN_GATEWAY_MAX: f64 = 0.08;
 /// And this one of the load's.
 const FOREIGN_LOAD_MAX: f64 = 0.2;
 const TRIES: u32 = 2;
-const QUIET_LIMIT: Duration = Duration::from_secs(6);
+const QUIET_LIMIT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
@@ -209,11 +213,7 @@ mod tests {
         let good = Outcome { requests: 100, upstream_requests: 98, ..Outcome::default() };
         assert!(checked("x", good.clone(), 2).is_ok());
         assert!(checked("x", good.clone(), 1).is_err(), "two answers from nowhere");
-        for bad in [
-            Outcome { errors: 1, ..good.clone() },
-            Outcome { mismatches: 1, ..good.clone() },
-            Outcome { reconnects: 1, ..good.clone() },
-        ] {
+        for bad in [Outcome { errors: 1, ..good.clone() }, Outcome { mismatches: 1, ..good.clone() }] {
             assert!(checked("x", bad, 2).is_err());
         }
     }

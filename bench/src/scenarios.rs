@@ -67,11 +67,30 @@ impl Options {
 struct Stage {
     setup: Setup,
     machine: serde_json::Value,
+    _precedence: Precedence,
+}
+
+/// Load and gateways go before what else runs on the machine: within our session by their niceness, among sessions by that of
+/// the session. Without the right to it others disturb more, which is noticed.
+struct Precedence;
+
+impl Precedence {
+    fn take() -> Self {
+        let _ = setpriority_process(None, NICE);
+        let _ = fs::write(AUTOGROUP, NICE.to_string());
+        Self
+    }
+}
+
+impl Drop for Precedence {
+    fn drop(&mut self) {
+        let _ = fs::write(AUTOGROUP, "0");
+    }
 }
 
 impl Stage {
     fn new(options: &Options, tls: bool) -> Result<Self, String> {
-        if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        if cpu::count() < 2 {
             return Err("two CPUs are needed: one for the gateway, one for the load".into());
         }
         raise_files_limit()?;
@@ -81,9 +100,9 @@ impl Stage {
         let certificate = tls.then(|| Certificate::new(&folder)).transpose()?;
         let logs = !options.no_peer_logs;
         cpu::pin(LOAD_CPU)?;
-        // Without the right to it, others disturb a little more; that is noticed.
-        let _ = setpriority_process(None, NICE);
-        Ok(Self { setup: Setup { upstream: free_address()?, cpu: GATEWAY_CPU, folder, logs, certificate }, machine })
+        let precedence = Precedence::take();
+        let setup = Setup { upstream: free_address()?, cpu: GATEWAY_CPU, folder, logs, certificate };
+        Ok(Self { setup, machine, _precedence: precedence })
     }
 
     fn start(&self, contenders: &[Contender]) -> Result<Vec<Gateway>, String> {
@@ -149,5 +168,5 @@ fn raise_files_limit() -> Result<(), String> {
 
 const GATEWAY_CPU: usize = 0;
 const LOAD_CPU: usize = 1;
-/// Of load and gateways alike: what else runs on the machine takes little of their time.
 const NICE: i32 = -15;
+const AUTOGROUP: &str = "/proc/self/autogroup";

@@ -54,9 +54,9 @@ mod tests {
     #[test]
     fn ratios_are_of_the_same_round() {
         // The machine was twice as slow in round 2; one of the two has no round 3.
-        let own = [figure(1, 6.0), figure(2, 14.0)];
-        let theirs = [figure(2, 20.0), figure(1, 10.0), figure(3, 1.0)];
-        assert_eq!(ratio(&own, &theirs), Some(0.65));
+        let own = [figure(1, 6.0), figure(2, 12.0)];
+        let theirs = [figure(2, 16.0), figure(1, 8.0), figure(3, 1.0)];
+        assert_eq!(ratio(&own, &theirs), Some(0.75));
         assert_eq!(ratio(&own, &[figure(9, 1.0)]), None);
         assert_eq!(ratio(&own, &[figure(1, 0.0)]), None);
     }
