@@ -58,6 +58,8 @@ struct Inner {
     exact: HashMap<String, usize>,
     /// What follows the first dot of a wildcard, in lower case.
     wildcards: HashMap<String, usize>,
+    /// What each certificate is for.
+    names: Vec<Vec<String>>,
 }
 
 /// Tickets per TLS 1.3 handshake. A client uses each once and gets the next with the connection it used it for, so one per
@@ -90,6 +92,7 @@ impl ServerTls {
                 })?
             }
         };
+        let names = settings.certificates.iter().map(|certificate| certificate.names().to_vec()).collect();
         let (mut exact, mut wildcards) = (HashMap::new(), HashMap::new());
         let mut configs = Vec::new();
         for (index, certificate) in settings.certificates.iter().enumerate() {
@@ -111,7 +114,7 @@ impl ServerTls {
             config.ticketer = Arc::new(Ticketer::new(tickets.clone(), policy(certificate, &settings.client_auth)));
             configs.push(Arc::new(config));
         }
-        Ok(ServerTls(Arc::new(Inner { configs, exact, wildcards })))
+        Ok(ServerTls(Arc::new(Inner { configs, exact, wildcards, names })))
     }
 
     /// Shakes hands within `limit`. How many handshakes a worker works on between two looks at its established connections is
@@ -172,6 +175,21 @@ impl ServerTls {
         let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
         let index = name.as_deref().and_then(|name| self.index_for(name)).unwrap_or(0);
         Ok((self.0.configs[index].clone(), name))
+    }
+
+    /// Which of the certificates, in the order of the settings, a client is shown that asks for `name`, in lower case; `None` when
+    /// none is for that name, and the first is shown.
+    pub fn certificate_for(&self, name: &str) -> Option<usize> {
+        self.index_for(name)
+    }
+
+    /// Whether a certificate is for `name`, in lower case.
+    pub fn covers(&self, certificate: usize, name: &str) -> bool {
+        let is_for = |pattern: &String| match pattern.strip_prefix("*.") {
+            Some(suffix) => name.split_once('.').is_some_and(|(_, rest)| rest == suffix),
+            None => pattern == name,
+        };
+        self.0.names.get(certificate).is_some_and(|names| names.iter().any(is_for))
     }
 
     fn index_for(&self, name: &str) -> Option<usize> {

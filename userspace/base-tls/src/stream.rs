@@ -76,19 +76,25 @@ pub struct TlsStream(Rc<Inner>);
 
 struct Inner {
     socket: TcpStream,
-    session: Session,
+    session: Rc<Session>,
     connection: RefCell<Connection<Keys>>,
 }
 
 impl TlsStream {
     pub(crate) fn new(socket: TcpStream, connection: Connection<Keys>, session: Session) -> TlsStream {
-        let stream = TlsStream(Rc::new(Inner { socket, session, connection: RefCell::new(connection) }));
+        let stream =
+            TlsStream(Rc::new(Inner { socket, session: Rc::new(session), connection: RefCell::new(connection) }));
         stream.0.after_receive(&mut stream.0.connection.borrow_mut());
         stream
     }
 
     pub fn session(&self) -> &Session {
         &self.0.session
+    }
+
+    /// The session, for those who may outlive the connection.
+    pub fn shared_session(&self) -> Rc<Session> {
+        self.0.session.clone()
     }
 
     pub fn socket(&self) -> &TcpStream {

@@ -8,6 +8,7 @@ use crate::pace::Pace;
 use crate::request_body::{Arrival, RequestBody};
 use crate::response::{self, Manner, Sent, is_closed};
 use crate::router::{Matched, Route};
+use crate::tls::Tls;
 use crate::tunnel;
 use crate::variables::Context as VariableContext;
 use base_runtime::Buf;
@@ -159,7 +160,11 @@ async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exch
     let live = local.live();
     exchange.client.peer = peer;
     exchange.client.server = local.server_name().clone();
-    exchange.client.scheme = "http";
+    exchange.client.tls = match stream {
+        Transport::Plain(_) => None,
+        Transport::Tls(stream) => Some(stream.shared_session()),
+    };
+    exchange.client.scheme = if exchange.client.tls.is_some() { "https" } else { "http" };
     exchange.client.real_ip = real_ip(exchange.request(), peer, &live.trusted_proxies);
     exchange.tags.enabled = local.access_log_enabled();
 
@@ -168,11 +173,21 @@ async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exch
         head_request: exchange.request().method == Method::Head,
         client: exchange.request().version,
         // What follows a CONNECT belongs to the tunnel, and when there is none it is no request (RFC 9110 section 9.3.6).
-        keep_alive: head.keep_alive && live.keep_alive && !connect,
+        // A connection that was made before TLS was turned on or off ends with what it has begun.
+        keep_alive: head.keep_alive
+            && live.keep_alive
+            && !connect
+            && exchange.client.tls.is_some() == live.tls.is_some(),
         upgrade: false,
         tunnel: false,
     };
-    let found = live.router.route(exchange.request(), exchange.client.real_ip).map(|(r, m)| (r.clone(), m));
+    let found = match &live.tls {
+        Some(tls) if is_misdirected(tls, exchange) => {
+            local.limit("misdirected");
+            Err(421)
+        }
+        _ => live.router.route(exchange.request(), exchange.client.real_ip).map(|(r, m)| (r.clone(), m)),
+    };
     let found = if connect { may_connect(local, &head, found) } else { found };
     let limit = body_limit(found.as_ref().ok().map(|f| &*f.0), live.max_body);
     let arrival = accept_body(local, stream, &head, rest, limit, exchange);
@@ -413,6 +428,18 @@ fn real_ip(request: &Request, peer: SocketAddr, trusted: &base_model::ip_filter:
         }
     }
     client
+}
+
+/// The request came over a connection it must not come over.
+fn is_misdirected(tls: &Tls, exchange: &Exchange) -> bool {
+    match &exchange.client.tls {
+        // The connection is older than the wish for certificates.
+        None => tls.asks_clients,
+        Some(session) => {
+            (tls.asks_clients && session.peer_certificates.is_empty())
+                || tls.is_misdirected(session.server_name.as_deref(), exchange.request().host())
+        }
+    }
 }
 
 /// How to answer what could not be read.

@@ -7,11 +7,13 @@ use crate::Timeouts;
 use crate::access;
 use crate::connection::{self, Connection, Phase};
 use crate::router::Router;
+use crate::tls::{self, Tls};
 use crate::traffic::{AroundSlot, Shared};
 use arc_swap::ArcSwap;
 use base_model::ip_filter::CidrSet;
 use base_model::{GoDuration, HttpServerSpec};
-use base_runtime::net::{ListenOptions, StreamState, TcpListener};
+use base_runtime::memory::{Booking, Kind};
+use base_runtime::net::{ListenOptions, Seat, Spread, StreamState, TcpListener, TcpStream};
 use base_telemetry::access_log::{self, LogWriter};
 use base_telemetry::server::{self, Recorder, Sample, ServerStats};
 use base_tls::Transport;
@@ -48,14 +50,23 @@ pub struct Live {
     pub max_body: i64,
     pub x_forwarded_for: bool,
     pub trusted_proxies: CidrSet,
+    /// What new connections are encrypted with; `None`: they are not.
+    pub tls: Option<Tls>,
     /// The GlobalFilter around every pipeline, when the document names one.
     pub around: Option<Arc<AroundSlot>>,
     access_log: access_log::Format,
 }
 
 impl Live {
-    fn new(name: &str, spec: &HttpServerSpec, shared: &Shared) -> Result<Live, String> {
+    /// `previous` is the generation before and what it was made of.
+    fn new(
+        name: &str,
+        spec: &HttpServerSpec,
+        shared: &Shared,
+        previous: Option<(&HttpServerSpec, &Live)>,
+    ) -> Result<Live, String> {
         Ok(Live {
+            tls: Tls::new(spec, shared.tickets(), previous.map(|(spec, live)| (spec, live.tls.as_ref())))?,
             router: Router::new(name, spec, &|pipeline| shared.slot(pipeline))?,
             keep_alive: spec.keep_alive,
             idle_timeout: Some(spec.keep_alive_timeout.duration()).filter(|t| !t.is_zero()),
@@ -110,7 +121,7 @@ impl HttpServer {
     /// Makes the server and tries to listen. That the port is taken is a state, not an error: see
     /// [`retry`](HttpServer::retry).
     pub fn start(name: &str, spec: &HttpServerSpec, shared: Arc<Shared>) -> Result<Arc<HttpServer>, String> {
-        let live = Live::new(name, spec, &shared)?;
+        let live = Live::new(name, spec, &shared, None)?;
         let server = Arc::new(HttpServer {
             name: name.into(),
             live: ArcSwap::from_pointee(live),
@@ -125,9 +136,9 @@ impl HttpServer {
 
     /// Takes another document: rules at once, sockets only when the address or port is another.
     pub fn update(self: &Arc<Self>, spec: &HttpServerSpec) -> Result<(), String> {
-        let live = Live::new(&self.name, spec, &self.shared)?;
-        self.live.store(Arc::new(live));
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        let live = Live::new(&self.name, spec, &self.shared, Some((&state.spec, &self.live.load())))?;
+        self.live.store(Arc::new(live));
         let moved = (&state.spec.address, state.spec.port) != (&spec.address, spec.port);
         state.spec = spec.clone();
         if moved {
@@ -196,6 +207,10 @@ impl HttpServer {
         state.listening.as_ref().map(|l| (l.at, l.sockets.clone()))
     }
 
+    fn uncount(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Open connections.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
@@ -226,10 +241,11 @@ impl HttpServer {
         let mut sockets = bind_all(&spec.address, spec.port, workers.len())?;
         let at = sockets[0].local_addr();
         let key = KEYS.fetch_add(1, Ordering::Relaxed);
+        let spread = Spread::new(workers);
         let fds = sockets.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
         for (worker, socket) in workers.iter().zip(sockets.drain(..)) {
-            let server = self.clone();
-            worker.spawn(move || accept(server, key, socket));
+            let (server, spread) = (self.clone(), spread.clone());
+            worker.spawn(move || accept(server, key, socket, spread));
         }
         Ok(Listening { key, at, sockets: fds })
     }
@@ -327,7 +343,7 @@ impl std::ops::Deref for ServerHandle {
     }
 }
 
-async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener) {
+async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener, spread: Arc<Spread>) {
     let local = Rc::new(Local {
         live: RefCell::new(arc_swap::Cache::new(ServerHandle(server.clone()))),
         recorder: RefCell::new(server.stats.recorder(base_runtime::worker_index())),
@@ -359,9 +375,8 @@ async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener) {
                     // It is let in to be told so, in the place of one that has nothing to say.
                     local.make_room();
                 }
-                let connection = Connection::new(Transport::from(stream), peer);
-                let key = local.enter(connection.clone());
-                base_runtime::spawn(connection::drive(local.clone(), connection, key)).detach();
+                let server = local.server.clone();
+                spread.serve(stream, move |stream, seat| take_in(server, key, stream, peer, seat));
             }
             Some(Err(error)) => {
                 tracing::warn!(server = %local.server.name, %error, "accept failed");
@@ -369,6 +384,38 @@ async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener) {
             }
         }
     }
+}
+
+/// Serves a connection that was accepted and counted, on the worker it has come to.
+async fn take_in(server: Arc<HttpServer>, key: u64, stream: TcpStream, peer: SocketAddr, _seat: Seat) {
+    let local = LOCALS.with_borrow(|locals| locals.iter().find(|(k, _)| *k == key).map(|(_, local)| local.clone()));
+    // It was accepted as the server stopped.
+    let Some(local) = local else { return server.uncount() };
+    let tls = local.live.borrow_mut().load().tls.clone();
+    let (stream, booking) = match tls {
+        None => (Transport::from(stream), None),
+        Some(tls) => {
+            let during = Booking::new(Kind::Tls, tls::HANDSHAKE_BYTES);
+            match tls.server.accept(stream, local.timeouts().handshake).await {
+                Ok(stream) => {
+                    during.set(tls::session_bytes(&stream));
+                    (stream, Some(during))
+                }
+                Err(error) => {
+                    tracing::debug!(server = %server.name, %peer, "{error}");
+                    local.limit(error.name());
+                    return server.uncount();
+                }
+            }
+        }
+    };
+    if local.is_stopping() {
+        return server.uncount();
+    }
+    let connection = Connection::new(stream, peer);
+    let key = local.enter(connection.clone());
+    connection::drive(local, connection, key).await;
+    drop(booking);
 }
 
 impl Local {
@@ -444,7 +491,7 @@ impl Local {
 
     pub fn leave(&self, key: usize) {
         self.connections.borrow_mut().try_remove(key);
-        self.server.connections.fetch_sub(1, Ordering::Relaxed);
+        self.server.uncount();
     }
 
     /// Ends the connections that have idled longest, a few at a time: memory ran out, and nothing is lost by it.

@@ -1,7 +1,7 @@
 //! Listeners: they take connections, drive the protocol, and hand each request to the pipeline its route names.
 //!
 //! Reading order: [`traffic`] (which servers and pipelines there are), [`http_server`] (one HTTPServer: its sockets on
-//! every worker), [`connection`] (one client connection), [`request_body`], [`response`], [`tunnel`], [`router`], [`radix`], [`variables`],
+//! every worker), [`tls`], [`connection`] (one client connection), [`request_body`], [`response`], [`tunnel`], [`router`], [`radix`], [`variables`],
 //! [`timeouts`], [`pace`].
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod request_body;
 pub mod response;
 pub mod router;
 pub mod timeouts;
+pub mod tls;
 pub mod traffic;
 pub mod tunnel;
 pub mod variables;

@@ -13,6 +13,7 @@ use std::time::Duration;
 pub struct Pace {
     left: Duration,
     most: Duration,
+    grace: Duration,
     /// In bytes per second; 0 = any.
     rate: u32,
     /// Some of the message has passed.
@@ -22,13 +23,13 @@ pub struct Pace {
 impl Pace {
     /// `most` is the longest time without a byte.
     pub fn new(timeouts: &Timeouts, most: Duration) -> Pace {
-        let left = if timeouts.rate == 0 { most } else { timeouts.grace.min(most) };
-        Pace { left, most, rate: timeouts.rate, begun: false }
+        let left = if timeouts.rate == 0 { most } else { timeouts.grace };
+        Pace { left, most, grace: timeouts.grace, rate: timeouts.rate, begun: false }
     }
 
     /// How long may be waited for the next byte.
     pub fn patience(&self) -> Duration {
-        self.left
+        self.left.min(self.most)
     }
 
     /// Running out of patience now is a matter of the rate, and not of a peer that does nothing.
@@ -43,7 +44,7 @@ impl Pace {
             return;
         }
         let earned = Duration::from_micros(bytes.saturating_mul(1_000_000) / u64::from(self.rate));
-        self.left = self.left.saturating_sub(waited).saturating_add(earned).min(self.most);
+        self.left = self.left.saturating_sub(waited).saturating_add(earned).min(self.most.max(self.grace));
     }
 }
 

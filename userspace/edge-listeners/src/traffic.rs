@@ -8,6 +8,7 @@ use base_runtime::Worker;
 use base_telemetry::Telemetry;
 use base_telemetry::access_log::AccessLog;
 use base_telemetry::server::ServerStats;
+use base_tls::TicketKeys;
 use edge_pipeline::{Around, FilterKind, Pipeline};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -67,6 +68,7 @@ pub struct Shared {
     access_log: Option<Arc<AccessLog>>,
     timeouts: Timeouts,
     kinds: Kinds,
+    tickets: TicketKeys,
     /// Requests answered, by worker.
     requests: Box<[AtomicU64]>,
 }
@@ -86,6 +88,10 @@ impl Shared {
 
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
+    }
+
+    pub fn tickets(&self) -> &TicketKeys {
+        &self.tickets
     }
 
     /// Counts a request answered by a worker; called by that worker alone.
@@ -163,9 +169,15 @@ impl Traffic {
             access_log,
             timeouts,
             kinds,
+            tickets: TicketKeys::generate(),
             requests,
         };
         Traffic { shared: Arc::new(shared), servers: Mutex::default() }
+    }
+
+    /// The keys of all servers' TLS session tickets: the process's own until others are installed.
+    pub fn tickets(&self) -> &TicketKeys {
+        self.shared.tickets()
     }
 
     /// Builds the pipeline and puts it in its place. What was there stays when building fails.

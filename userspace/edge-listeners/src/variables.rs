@@ -119,6 +119,7 @@ impl Context<'_> {
             "uri" => request.path.as_str().to_owned(),
             "request" => format!("{} {} {}", request.method, request.target(), request.version.as_str()),
             "scheme" => self.client.scheme.to_owned(),
+            "https" => if self.client.tls.is_some() { "on" } else { "" }.to_owned(),
             "query_string" | "args" => request.query.clone().unwrap_or_default(),
             "host" | "hostname" | "server_name" => request.host().to_owned(),
             "http_host" => request.authority.clone(),
@@ -142,6 +143,10 @@ impl Context<'_> {
                 length if length.is_empty() => "0".to_owned(),
                 length => length,
             },
+            "ssl_protocol" => self.client.tls.as_ref()?.version.to_owned(),
+            "ssl_cipher" => self.client.tls.as_ref()?.cipher.to_owned(),
+            "ssl_server_name" => self.client.tls.as_ref()?.server_name.as_deref().unwrap_or_default().to_owned(),
+            "ssl_session_reused" => if self.client.tls.as_ref()?.resumed { "r" } else { "." }.to_owned(),
             "machine" => self.machine.to_owned(),
             "worker" => self.worker.to_string(),
             _ => {

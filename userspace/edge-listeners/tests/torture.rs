@@ -42,7 +42,16 @@ fn run(io: IoMode, send: impl Fn(&mut Wire, &[u8]) + Sync) {
             scope.spawn(|| {
                 let bench = Bench::new(io);
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(why) = bench.check(case, &send) {
+                    // On a busy machine a head in pieces may not be whole in time, which says nothing of the head.
+                    let late =
+                        |result: &Result<(), String>| result.as_ref().is_err_and(|why| why.contains("answered 408"));
+                    let mut result = bench.check(case, &send);
+                    for _ in 0..5 {
+                        if late(&result) {
+                            result = bench.check(case, &send);
+                        }
+                    }
+                    if let Err(why) = result {
                         failures.lock().unwrap().push(format!("{case}: {why}"));
                     }
                 }

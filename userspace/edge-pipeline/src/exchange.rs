@@ -3,11 +3,12 @@
 use crate::body::Body;
 use crate::filter::Outcome;
 use crate::interim::Interim;
-use base_tls::Transport;
+use base_tls::{Session, Transport};
 use proto_http::{Request, Response};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,12 +30,14 @@ pub struct Client {
     pub scheme: &'static str,
     /// Name of the server object that took the request.
     pub server: Arc<str>,
+    /// What was agreed with the client, and the certificate it showed; `None` where nothing is encrypted.
+    pub tls: Option<Rc<Session>>,
 }
 
 impl Default for Client {
     fn default() -> Client {
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        Client { peer: SocketAddr::new(nobody, 0), real_ip: nobody, scheme: "http", server: Arc::from("") }
+        Client { peer: SocketAddr::new(nobody, 0), real_ip: nobody, scheme: "http", server: Arc::from(""), tls: None }
     }
 }
 
@@ -144,6 +147,7 @@ impl Exchange {
         self.default.response_body = Body::Empty;
         self.others.clear();
         self.current = 0;
+        self.client.tls = None;
         self.tags.clear();
         self.method.clear();
         self.uri.clear();

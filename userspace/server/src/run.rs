@@ -186,7 +186,9 @@ impl Edge {
         let last_good = LastGood::new(&options.data_dir.join("edge")).map_err(|e| {
             (format!("--data-dir {}: {e}; give a directory this user can write to", options.data_dir.display()), 1)
         })?;
-        let agent = Agent::new(traffic.clone(), Box::new(Shelf), steer, Some(last_good));
+        let tickets = traffic.tickets().clone();
+        let agent = Agent::new(traffic.clone(), Box::new(Shelf), steer, Some(last_good))
+            .install_tickets(Box::new(move |keys, current| tickets.install(keys, current)));
         registry.add(Box::new(figures::certificates(agent.certificates())));
         Ok(Edge { runtime, telemetry, traffic, agent, addresses })
     }

@@ -2,7 +2,6 @@
 //! wire, read byte by byte so that nothing is taken for granted.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
 
-use base_model::{decode, yaml};
 use base_runtime::{Config, IoMode, Runtime};
 use base_telemetry::{Identity, Telemetry};
 use edge_listeners::traffic::Kinds;
@@ -24,7 +23,9 @@ macro_rules! on_both_drivers {
 
 macro_rules! spec {
     ($text:expr) => {
-        decode(&yaml::parse_document($text).expect("good YAML"), "").expect("a good document").value
+        base_model::decode(&base_model::yaml::parse_document($text).expect("good YAML"), "")
+            .expect("a good document")
+            .value
     };
 }
 

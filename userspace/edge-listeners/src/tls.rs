@@ -1,0 +1,75 @@
+//! TLS in front of a server: what its document says of certificates, ready to accept connections.
+
+use base_model::HttpServerSpec;
+use base_tls::{ClientAuth, ServerSettings, ServerTls, TicketKeys, Transport};
+
+/// Protocols offered. HTTP/2 is not among them, so no client begins it.
+const ALPN: &[&[u8]] = &[b"http/1.1"];
+
+/// What a handshake under way holds, in bytes, for the memory ledger: rustls' machine, its transcript and the client's key shares.
+pub const HANDSHAKE_BYTES: usize = 24 * 1024;
+
+/// What an established session holds beside the certificates it keeps, in bytes: keys of both directions, ready to use.
+const SESSION_BYTES: usize = 2 * 1024;
+
+/// See the module doc. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    pub server: ServerTls,
+    /// A client without a certificate gets no connection.
+    pub asks_clients: bool,
+}
+
+impl Tls {
+    /// `None` where the document has no TLS. What has not changed since `previous` is taken over rather than read again.
+    pub fn new(
+        spec: &HttpServerSpec,
+        tickets: &TicketKeys,
+        previous: Option<(&HttpServerSpec, Option<&Tls>)>,
+    ) -> Result<Option<Tls>, String> {
+        if !spec.https {
+            return Ok(None);
+        }
+        if let Some((before, Some(tls))) = previous
+            && texts(before) == texts(spec)
+        {
+            return Ok(Some(tls.clone()));
+        }
+        let certificates = spec.certificates().map_err(|problem| problem.to_string())?;
+        let authorities = spec.client_authorities().map_err(|problem| problem.to_string())?;
+        let asks_clients = authorities.is_some();
+        let settings = ServerSettings {
+            certificates: certificates.into_iter().map(|named| named.certificate).collect(),
+            client_auth: authorities.map_or(ClientAuth::None, ClientAuth::Required),
+            alpn: ALPN.iter().map(|protocol| protocol.to_vec()).collect(),
+        };
+        let server = ServerTls::new(settings, tickets.clone()).map_err(|error| format!("https: {error}"))?;
+        Ok(Some(Tls { server, asks_clients }))
+    }
+
+    /// Whether a request for `host` has come over a connection that was made for somebody else: its server name led to another
+    /// certificate, which is not for `host`. Answering it would let a client reach, under one name, what is served under another
+    /// (RFC 9110 section 15.5.20). Where clients must show certificates, a name none of ours is for is refused as well unless it is
+    /// the one that was asked for.
+    pub fn is_misdirected(&self, server_name: Option<&str>, host: &str) -> bool {
+        if server_name.is_some_and(|name| name.eq_ignore_ascii_case(host)) {
+            return false;
+        }
+        let host = host.to_ascii_lowercase();
+        let shown = server_name.and_then(|name| self.server.certificate_for(name)).unwrap_or(0);
+        match self.server.certificate_for(&host) {
+            Some(wanted) => wanted != shown && !self.server.covers(shown, &host),
+            None => self.asks_clients && server_name.is_some(),
+        }
+    }
+}
+
+/// Everything TLS is made of.
+fn texts(spec: &HttpServerSpec) -> impl PartialEq + '_ {
+    (spec.https, &spec.cert_base64, &spec.key_base64, &spec.certs, &spec.keys, &spec.ca_cert_base64)
+}
+
+/// What a session holds, in bytes, for the memory ledger.
+pub fn session_bytes(stream: &Transport) -> usize {
+    stream.session().map_or(0, |s| SESSION_BYTES + s.peer_certificates.iter().map(|c| c.len()).sum::<usize>())
+}

@@ -1,0 +1,412 @@
+//! HTTPS on both drivers, spoken to by rustls' own client: which certificate is shown, who is let in, and what a change of
+//! certificates means for whom.
+
+#[macro_use]
+mod support;
+
+use base_runtime::IoMode;
+use base_tls::TicketKey;
+use edge_listeners::Timeouts;
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use support::{Backend, House, eventually, proxy_to};
+
+on_both_drivers![
+    serves_over_tls,
+    the_server_name_selects_the_certificate,
+    other_certificates_are_for_new_connections,
+    tls_is_turned_on_and_off,
+    clients_show_certificates,
+    who_came_before_certificates_were_asked_for_is_sent_away,
+    requests_for_somebody_else_are_misdirected,
+    sessions_are_taken_up_again,
+    sessions_of_another_machine_are_taken_up_again,
+    what_is_not_tls_is_closed_and_counted,
+    only_what_is_served_is_agreed_on,
+    bad_certificates_change_nothing,
+    protocols_are_switched_over_tls,
+];
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+const MOCK: &str = "filters: [{name: m, kind: Mock, rules: [{code: 200, body: mocked}]}]";
+const ECHO: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Whoever is trusted here.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+    der: CertificateDer<'static>,
+}
+
+/// A chain and its key, PEM.
+struct Signed {
+    chain: String,
+    key: String,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Authority { pem: certificate.pem(), der: certificate.der().clone(), issuer: Issuer::new(params, key) }
+    }
+
+    fn sign(&self, names: &[&str]) -> Signed {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Signed { chain: certificate.pem(), key: key.serialize_pem() }
+    }
+}
+
+fn quoted(pem: &str) -> String {
+    serde_json::Value::from(pem).to_string()
+}
+
+/// Lines of a document that serve `certificates`.
+fn https(certificates: &[&Signed]) -> String {
+    let list = |of: fn(&Signed) -> &str| {
+        let entries = certificates.iter().enumerate().map(|(n, c)| format!("c{n}: {}", quoted(of(c))));
+        entries.collect::<Vec<_>>().join(", ")
+    };
+    format!("https: true\ncerts: {{{}}}\nkeys: {{{}}}\n", list(|c| &c.chain), list(|c| &c.key))
+}
+
+/// A client that trusts `authority`, with tickets of its own.
+fn client(authority: &Authority, certificate: Option<&Signed>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der.clone()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = match certificate {
+        None => builder.with_no_client_auth(),
+        Some(signed) => {
+            let chain = vec![CertificateDer::from_pem_slice(signed.chain.as_bytes()).unwrap()];
+            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(signed.key.as_bytes()).unwrap()).unwrap()
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config
+}
+
+struct Caller {
+    stream: StreamOwned<ClientConnection, TcpStream>,
+}
+
+impl Caller {
+    fn new(house: &House, config: &Arc<ClientConfig>, name: &str) -> Caller {
+        let socket = TcpStream::connect(("127.0.0.1", house.port)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        Caller { stream: StreamOwned::new(ClientConnection::new(config.clone(), name).unwrap(), socket) }
+    }
+
+    /// Sends and reads an answer of known length: its head and body. `None` when there is no connection (any more).
+    fn ask(&mut self, request: &str) -> Option<(String, String)> {
+        self.stream.write_all(request.as_bytes()).ok()?;
+        let head = self.head()?;
+        let length = head.to_lowercase().split("content-length: ").nth(1)?.split("\r\n").next()?.parse().ok()?;
+        Some((head, String::from_utf8_lossy(&self.exactly(length)?).into_owned()))
+    }
+
+    fn head(&mut self) -> Option<String> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.extend(self.exactly(1)?);
+        }
+        Some(String::from_utf8_lossy(&head).into_owned())
+    }
+
+    fn exactly(&mut self, count: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        self.stream.read_exact(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    fn status(&mut self, request: &str) -> Option<u16> {
+        self.ask(request).and_then(|(head, _)| head.get(9..12)?.parse().ok())
+    }
+
+    fn ends(&mut self) -> bool {
+        !matches!(self.stream.read(&mut [0]), Ok(1..))
+    }
+
+    fn shown(&self) -> CertificateDer<'static> {
+        self.stream.conn.peer_certificates().unwrap()[0].clone().into_owned()
+    }
+}
+
+fn der(signed: &Signed) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(signed.chain.as_bytes()).unwrap()
+}
+
+fn serves_over_tls(io: IoMode) {
+    let backend = Backend::recording(|m| {
+        let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", m.body.len()).into_bytes();
+        answer.extend(&m.body);
+        answer
+    });
+    let authority = Authority::new();
+    let variables = "X-Tls: '$scheme $https $ssl_protocol $ssl_cipher $ssl_server_name $ssl_session_reused'";
+    let rules = format!("rules: [{{paths: [{{pathPrefix: /, backend: app, setHeaders: {{{variables}}}}}]}}]");
+    let lines = format!("{}{rules}", https(&[&authority.sign(&["a.test"])]));
+    let house = House::new(io, &lines, &proxy_to(backend.port));
+    let mut caller = Caller::new(&house, &Arc::new(client(&authority, None)), "a.test");
+    for size in [1usize, 1000, 16_384, 100_000, 1_000_000] {
+        let body = "x".repeat(size);
+        let request = format!("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: {size}\r\n\r\n{body}");
+        let (_, answer) = caller.ask(&request).unwrap();
+        assert!(answer == body, "{size}: {} bytes", answer.len());
+    }
+    let seen = backend.seen().pop().unwrap();
+    let tls = seen.field("x-tls").unwrap();
+    assert!(tls.starts_with("https on TLSv1.3 TLS13_AES_") || tls.starts_with("https on TLSv1.3 TLS_AES_"), "{tls}");
+    assert!(tls.ends_with(" a.test ."), "{tls}");
+    assert_eq!(caller.stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]), "HTTP/2 is not offered");
+    // The client goes, and its end is an orderly one.
+    caller.stream.conn.send_close_notify();
+    caller.stream.flush().unwrap();
+    assert!(caller.ends());
+    eventually("it is gone", || house.traffic.connections() == 0);
+}
+
+fn the_server_name_selects_the_certificate(io: IoMode) {
+    let authority = Authority::new();
+    let (first, exact, wild) =
+        (authority.sign(&["first.test"]), authority.sign(&["a.b.test"]), authority.sign(&["*.b.test"]));
+    let house = House::new(io, &https(&[&first, &exact, &wild]), MOCK);
+    let config = Arc::new(client(&authority, None));
+    for (name, expected) in [("first.test", &first), ("a.b.test", &exact), ("c.b.test", &wild)] {
+        let mut caller = Caller::new(&house, &config, name);
+        assert_eq!(caller.status(&GET.replace("a.test", name)), Some(200), "{name}");
+        assert_eq!(caller.shown(), der(expected), "{name}");
+    }
+    // Nobody is for this one: the first is shown, and the client does not take it.
+    assert_eq!(Caller::new(&house, &config, "d.c.b.test").status(GET), None);
+}
+
+fn other_certificates_are_for_new_connections(io: IoMode) {
+    let authority = Authority::new();
+    let (before, after) = (authority.sign(&["a.test"]), authority.sign(&["a.test"]));
+    let house = House::new(io, &https(&[&before]), MOCK);
+    let config = Arc::new(client(&authority, None));
+    let mut old = Caller::new(&house, &config, "a.test");
+    assert_eq!(old.status(GET), Some(200));
+    let socket = house.traffic.servers()[0].1.sockets();
+    house.server(&https(&[&after]));
+    let mut new = Caller::new(&house, &Arc::new(client(&authority, None)), "a.test");
+    assert_eq!(new.status(GET), Some(200));
+    assert_eq!((old.shown(), new.shown()), (der(&before), der(&after)));
+    assert_eq!(old.status(GET), Some(200), "what is there is not touched");
+    assert_eq!(house.traffic.servers()[0].1.sockets(), socket, "the sockets are the same");
+    // A session of the old certificate is not taken up under the new one.
+    let mut again = Caller::new(&house, &config, "a.test");
+    assert_eq!(again.status(GET), Some(200));
+    assert_eq!((again.shown(), again.stream.conn.handshake_kind().unwrap()), (der(&after), HandshakeKind::Full));
+}
+
+fn tls_is_turned_on_and_off(io: IoMode) {
+    let authority = Authority::new();
+    let lines = https(&[&authority.sign(&["a.test"])]);
+    let house = House::new(io, "", MOCK);
+    let config = Arc::new(client(&authority, None));
+    let mut plain = house.connect();
+    plain.send(GET.as_bytes());
+    assert_eq!(plain.answer().field("connection"), None);
+    house.server(&lines);
+    plain.send(GET.as_bytes());
+    assert_eq!(plain.answer().field("connection"), Some("close"), "one more answer, and it ends");
+    assert!(plain.ends());
+    let mut caller = Caller::new(&house, &config, "a.test");
+    assert_eq!(caller.status(GET), Some(200));
+    house.server("");
+    let (head, _) = caller.ask(GET).unwrap();
+    assert!(head.to_lowercase().contains("connection: close"), "{head}");
+    assert_eq!(house.ask(GET).text(), "mocked");
+}
+
+fn clients_show_certificates(io: IoMode) {
+    let (authority, strangers) = (Authority::new(), Authority::new());
+    let lines = format!("{}caCertBase64: {}\n", https(&[&authority.sign(&["a.test"])]), quoted(&authority.pem));
+    let house = House::new(io, &lines, MOCK);
+    let ask = |certificate: Option<&Signed>| {
+        Caller::new(&house, &Arc::new(client(&authority, certificate)), "a.test").status(GET)
+    };
+    assert_eq!(ask(Some(&authority.sign(&["client"]))), Some(200));
+    assert_eq!(ask(None), None);
+    assert_eq!(ask(Some(&strangers.sign(&["client"]))), None);
+    assert_eq!(house.limit("handshake_failed"), 2);
+    assert_eq!(house.count(200), 1);
+}
+
+fn who_came_before_certificates_were_asked_for_is_sent_away(io: IoMode) {
+    let authority = Authority::new();
+    let lines = https(&[&authority.sign(&["a.test"])]);
+    let house = House::new(io, &lines, MOCK);
+    let config = Arc::new(client(&authority, None));
+    let mut caller = Caller::new(&house, &config, "a.test");
+    assert_eq!(caller.status(GET), Some(200));
+    house.server(&format!("{lines}caCertBase64: {}\n", quoted(&authority.pem)));
+    assert_eq!(caller.status(GET), Some(421));
+    assert_eq!(Caller::new(&house, &config, "a.test").status(GET), None, "and its ticket is worth nothing");
+}
+
+fn requests_for_somebody_else_are_misdirected(io: IoMode) {
+    let authority = Authority::new();
+    let (first, second) = (authority.sign(&["a.test", "shared.test"]), authority.sign(&["b.test", "shared.test"]));
+    let lines = https(&[&first, &second]);
+    let house = House::new(io, &lines, MOCK);
+    let config = Arc::new(client(&authority, None));
+    let mut caller = Caller::new(&house, &config, "b.test");
+    for (host, expected) in [
+        ("b.test", 200),
+        ("B.TEST:443", 200),
+        // The certificate shown is for this one, too, and nobody's is for the next.
+        ("shared.test", 200),
+        ("unknown.test", 200),
+        ("a.test", 421),
+        ("A.test", 421),
+        ("b.test", 200),
+    ] {
+        assert_eq!(caller.status(&GET.replace("a.test", host)), Some(expected), "{host}");
+    }
+    assert_eq!(house.limit("misdirected"), 2);
+    // Where clients are known by certificates, a name is what was asked for or what the certificate is for.
+    house.server(&format!("{lines}caCertBase64: {}\n", quoted(&authority.pem)));
+    let config = Arc::new(client(&authority, Some(&authority.sign(&["client"]))));
+    let mut caller = Caller::new(&house, &config, "b.test");
+    for (host, expected) in [("b.test", 200), ("shared.test", 200), ("unknown.test", 421), ("a.test", 421)] {
+        assert_eq!(caller.status(&GET.replace("a.test", host)), Some(expected), "{host}");
+    }
+}
+
+fn sessions_are_taken_up_again(io: IoMode) {
+    let authority = Authority::new();
+    for versions in [&[&rustls::version::TLS13][..], &[&rustls::version::TLS12]] {
+        let house = House::new(io, &https(&[&authority.sign(&["a.test"])]), MOCK);
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+        let config = Arc::new(builder.with_root_certificates(roots).with_no_client_auth());
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed] {
+            let mut caller = Caller::new(&house, &config, "a.test");
+            assert_eq!(caller.status(GET), Some(200));
+            let got = caller.stream.conn.handshake_kind().unwrap();
+            // Which group the server would rather have costs a round trip, and is no other kind here.
+            let got = if got == HandshakeKind::FullWithHelloRetryRequest { HandshakeKind::Full } else { got };
+            assert_eq!(got, kind, "{versions:?}");
+        }
+    }
+}
+
+fn sessions_of_another_machine_are_taken_up_again(io: IoMode) {
+    let authority = Authority::new();
+    let lines = https(&[&authority.sign(&["a.test"])]);
+    let (one, other) = (House::new(io, &lines, MOCK), House::new(io, &lines, MOCK));
+    let config = Arc::new(client(&authority, None));
+    let kind = |house: &House| {
+        let mut caller = Caller::new(house, &config, "a.test");
+        assert_eq!(caller.status(GET), Some(200));
+        caller.stream.conn.handshake_kind().unwrap()
+    };
+    kind(&one);
+    assert_ne!(kind(&other), HandshakeKind::Resumed, "each has keys of its own");
+    let key = TicketKey::generate();
+    one.traffic.tickets().install(vec![key.clone()], 0);
+    other.traffic.tickets().install(vec![TicketKey::generate(), key], 0);
+    kind(&one);
+    assert_eq!(kind(&other), HandshakeKind::Resumed);
+}
+
+fn what_is_not_tls_is_closed_and_counted(io: IoMode) {
+    let authority = Authority::new();
+    let timeouts = Timeouts { handshake: Duration::from_millis(300), ..Timeouts::default() };
+    let house = House::with_timeouts(io, &https(&[&authority.sign(&["a.test"])]), MOCK, timeouts);
+    let mut plain = house.connect();
+    plain.send(GET.as_bytes());
+    assert!(!String::from_utf8_lossy(&plain.rest()).contains("HTTP/"), "no answer in the clear");
+    eventually("it is counted", || house.limit("handshake_failed") == 1);
+    // Silence, and a hello that does not come to its end.
+    let began = Instant::now();
+    let (mut silent, mut begun) = (house.connect(), house.connect());
+    begun.send(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc]);
+    assert!(silent.rest().is_empty() && begun.rest().is_empty());
+    assert!(began.elapsed() < Duration::from_secs(5));
+    eventually("both are counted", || house.limit("handshake_timeout") == 2);
+    drop(house.connect());
+    eventually("who leaves is counted", || house.limit("handshake_io") == 1);
+    eventually("nothing is left", || house.traffic.connections() == 0);
+    let config = Arc::new(client(&authority, None));
+    assert_eq!(Caller::new(&house, &config, "a.test").status(GET), Some(200));
+}
+
+fn only_what_is_served_is_agreed_on(io: IoMode) {
+    let authority = Authority::new();
+    let house = House::new(io, &https(&[&authority.sign(&["a.test"])]), MOCK);
+    let mut config = client(&authority, None);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    assert_eq!(Caller::new(&house, &Arc::new(config.clone()), "a.test").status(GET), None);
+    config.alpn_protocols.clear();
+    assert_eq!(Caller::new(&house, &Arc::new(config), "a.test").status(GET), Some(200));
+    assert_eq!(house.limit("handshake_failed"), 1);
+}
+
+fn bad_certificates_change_nothing(io: IoMode) {
+    let authority = Authority::new();
+    let (good, other) = (authority.sign(&["a.test"]), authority.sign(&["a.test"]));
+    let house = House::new(io, &https(&[&good]), MOCK);
+    let apply = |lines: &str| {
+        let text = format!(
+            "address: 127.0.0.1\nport: {}\n{lines}\nrules: [{{paths: [{{pathPrefix: /, backend: app}}]}}]\n",
+            house.port
+        );
+        house.traffic.apply_server("web", &spec!(&text)).unwrap_err()
+    };
+    let mixed = Signed { chain: good.chain.clone(), key: other.key };
+    assert!(apply(&https(&[&mixed])).contains("keys.c0"), "{}", apply(&https(&[&mixed])));
+    let cut = Signed { chain: good.chain[..good.chain.len() / 2].to_owned(), key: good.key.clone() };
+    assert!(apply(&https(&[&cut])).contains("certs.c0"), "{}", apply(&https(&[&cut])));
+    assert!(apply("https: true").contains("certificate"), "{}", apply("https: true"));
+    let config = Arc::new(client(&authority, None));
+    assert_eq!(Caller::new(&house, &config, "a.test").status(GET), Some(200));
+}
+
+fn protocols_are_switched_over_tls(io: IoMode) {
+    let backend = Backend::new(|mut wire, _| {
+        wire.head();
+        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nhello");
+        while wire.more() {
+            let echo = std::mem::take(&mut wire.read);
+            wire.send(&echo);
+        }
+        wire.send(b"bye");
+    });
+    let authority = Authority::new();
+    let house = House::new(io, &https(&[&authority.sign(&["a.test"])]), &proxy_to(backend.port));
+    let mut caller = Caller::new(&house, &Arc::new(client(&authority, None)), "a.test");
+    let upgrade = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    caller.stream.write_all(upgrade.as_bytes()).unwrap();
+    assert!(caller.head().unwrap().starts_with("HTTP/1.1 101 "));
+    assert_eq!(caller.exactly(5).unwrap(), b"hello");
+    caller.stream.write_all(&[7; 100_000]).unwrap();
+    assert!(caller.exactly(100_000).unwrap() == [7; 100_000]);
+    // One direction ends, the other goes on.
+    caller.stream.conn.send_close_notify();
+    caller.stream.flush().unwrap();
+    assert_eq!(caller.exactly(3).unwrap(), b"bye");
+    assert!(caller.ends());
+    let plain = Backend::answering(ECHO);
+    house.pipeline("app", &proxy_to(plain.port));
+}
