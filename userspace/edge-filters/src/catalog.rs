@@ -1,12 +1,13 @@
 //! Every kind of filter there is.
 
 use crate::{
-    cors_adaptor, data_builder, fallback, header_to_json, mock, proxy, rate_limiter, redirector, redirector_v2,
-    request_adaptor, request_builder, response_adaptor, response_builder, result_builder, validator,
+    cert_extractor, cors_adaptor, data_builder, fallback, header_to_json, mock, proxy, rate_limiter, redirector,
+    redirector_v2, request_adaptor, request_builder, response_adaptor, response_builder, result_builder, validator,
 };
 use edge_pipeline::FilterKind;
 
 static KINDS: &[FilterKind] = &[
+    cert_extractor::KIND,
     cors_adaptor::KIND,
     data_builder::KIND,
     fallback::KIND,

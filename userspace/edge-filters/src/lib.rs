@@ -7,6 +7,7 @@
 pub mod catalog;
 pub mod kinds;
 
+pub mod cert_extractor;
 pub mod cors_adaptor;
 pub mod data_builder;
 pub mod fallback;
