@@ -310,7 +310,16 @@ impl TcpStream {
             return;
         }
         socket.tx_bytes.set(socket.tx_bytes.get() + buf.len());
-        socket.tx.borrow_mut().push_back(buf);
+        {
+            let mut tx = socket.tx.borrow_mut();
+            match tx.back_mut() {
+                // The kernel may be reading what the buffer holds already; what is added lies behind that.
+                Some(last) if buf.len() <= SHARED_MAX && buf.len() <= last.tailroom() => {
+                    last.append(&buf);
+                }
+                _ => tx.push_back(buf),
+            }
+        }
         if !socket.dirty.replace(true) {
             context::with(|cx| cx.dirty.borrow_mut().push(socket.clone()));
         }
@@ -442,5 +451,9 @@ pub(crate) fn set_nonblocking(fd: RawFd, on: bool) {
     // SAFETY: FIONBIO reads one int. It cannot fail on a socket.
     unsafe { libc::ioctl(fd, libc::FIONBIO, &raw const on) };
 }
+
+/// Pieces of up to this many bytes share a buffer with what is queued before them. Each in a buffer of its own, a hundred kilobytes
+/// of small answers to a client that reads none would pin megabytes.
+const SHARED_MAX: usize = 8 * 1024;
 
 const _: () = assert!(NO_MARK == usize::MAX);

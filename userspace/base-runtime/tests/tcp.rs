@@ -22,6 +22,7 @@ on_both_drivers!(
     reset_is_an_error_not_an_end,
     slow_reader_bounds_what_is_queued,
     slow_peer_bounds_what_is_unsent,
+    small_sends_to_a_full_socket_share_buffers,
     unawaited_sends_survive_a_full_socket,
     unawaited_sends_go_out_while_the_worker_sleeps,
     dropping_while_receiving_closes,
@@ -178,6 +179,39 @@ fn slow_peer_bounds_what_is_unsent(io: IoMode) {
         (reader, sent)
     });
     assert_eq!(reader.join().expect("no panic").expect("reads"), sent);
+}
+
+/// As the answers to many small requests whose client reads none.
+fn small_sends_to_a_full_socket_share_buffers(io: IoMode) {
+    let runtime = start(io);
+    let (reader, expected) = run_on(&runtime, 0, || async {
+        let std_listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let stream = TcpStream::connect(std_listener.local_addr().expect("bound")).await.expect("connects");
+        let (mut peer, _) = std_listener.accept().expect("accepts");
+        let mut expected = Vec::new();
+        let mut send = |size: usize| {
+            let piece = vec![(expected.len() / 100) as u8; size];
+            let mut buf = Buf::alloc();
+            buf.append(&piece);
+            expected.extend(piece);
+            stream.send(buf);
+        };
+        while timeout(Duration::from_millis(50), stream.send_ready(64 * 1024)).await.is_ok() {
+            send(16 * 1024);
+        }
+        for size in 0..1000 {
+            send(1 + size % 200);
+        }
+        let queued = stream.send_queue_len();
+        assert!(stream.memory() < 4 * queued, "{} bytes are held for {queued}", stream.memory());
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).map(|_| all)
+        });
+        stream.flush().await.expect("the peer reads now");
+        (reader, expected)
+    });
+    assert!(reader.join().expect("no panic").expect("reads") == expected, "every byte in its place");
 }
 
 /// Sends nobody waits for find the socket full: the rest follows when there is room, in order.

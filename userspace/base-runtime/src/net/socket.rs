@@ -540,6 +540,14 @@ impl Queue {
     }
 
     #[inline]
+    pub fn back_mut(&mut self) -> Option<&mut Buf> {
+        match &mut self.rest {
+            Some(rest) if !rest.is_empty() => rest.back_mut(),
+            _ => self.first.as_mut(),
+        }
+    }
+
+    #[inline]
     pub fn iter(&self) -> impl Iterator<Item = &Buf> {
         self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter()))
     }
