@@ -281,3 +281,6 @@ fn described(part: Part) -> &'static str {
         Part::Authorities => "the list of authorities",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,7 +96,7 @@ impl ClientTls {
         }
         gate::pass().await;
         let side = UnbufferedClientConnection::new(self.0.clone(), name).map_err(|error| refused(&error))?;
-        let (connection, session) = shake(side, &stream, Incoming::default(), Some(server_name)).await?;
+        let (connection, session) = shake(side, &stream, Incoming::new(), Some(server_name)).await?;
         Ok(Transport::Tls(TlsStream::new(stream, connection, session)))
     }
 }

@@ -110,14 +110,20 @@ impl<S: Schedule> Connection<S> {
         self.tx.is_none()
     }
 
-    /// Bytes of memory kept for what has not been received in full.
+    /// Bytes of memory, buffers not counted, kept for what has not been received in full.
+    #[inline]
     pub fn kept(&self) -> usize {
         let partial = match &self.partial {
-            Partial::None => 0,
             Partial::Small(begun) => begun.capacity(),
-            Partial::Large(_) => Buf::CAPACITY,
+            Partial::None | Partial::Large(_) => 0,
         };
         partial + self.message.capacity()
+    }
+
+    /// A buffer is kept for the rest of a record.
+    #[cfg(test)]
+    fn holds_buffer(&self) -> bool {
+        matches!(self.partial, Partial::Large(_))
     }
 
     pub fn has_data(&self) -> bool {

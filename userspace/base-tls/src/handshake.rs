@@ -6,6 +6,7 @@
 use std::io;
 
 use base_runtime::Buf;
+use base_runtime::memory::{Booking, Kind};
 use base_runtime::net::TcpStream;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
@@ -21,6 +22,9 @@ use crate::stream::{HandshakeError, Session};
 
 /// Most bytes a peer may send before its handshake is over: certificate chains of mutual TLS rarely reach a tenth of it.
 pub(crate) const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+
+/// What rustls holds during a handshake, roughly.
+const STATE_BYTES: usize = 6 * 1024;
 
 /// Keys and tickets of an established connection, as rustls keeps them.
 pub(crate) enum Keys {
@@ -100,15 +104,19 @@ impl Side for UnbufferedClientConnection {
 }
 
 /// The peer's bytes during a handshake.
-#[derive(Default)]
 pub(crate) struct Incoming {
     pub bytes: Vec<u8>,
     /// rustls has been shown the bytes before this; a record ends here.
     shown: usize,
     received: usize,
+    booking: Booking,
 }
 
 impl Incoming {
+    pub fn new() -> Incoming {
+        Incoming { bytes: Vec::new(), shown: 0, received: 0, booking: Booking::new(Kind::Tls, STATE_BYTES) }
+    }
+
     /// Waits for more.
     pub async fn receive(&mut self, socket: &TcpStream) -> Result<(), HandshakeError> {
         if self.received > HANDSHAKE_BYTES_MAX {
@@ -121,6 +129,7 @@ impl Incoming {
             Ok(Some(buf)) => {
                 self.received += buf.len();
                 self.bytes.extend_from_slice(&buf);
+                self.booking.set(STATE_BYTES + self.bytes.capacity());
                 Ok(())
             }
             Ok(None) => Err(broken(io::ErrorKind::UnexpectedEof.into())),

@@ -134,7 +134,7 @@ impl ServerTls {
     }
 
     async fn accept_unbounded(&self, stream: TcpStream) -> Result<Transport, HandshakeError> {
-        let mut incoming = Incoming::default();
+        let mut incoming = Incoming::new();
         while !is_hello_complete(&incoming.bytes) {
             incoming.receive(&stream).await?;
         }

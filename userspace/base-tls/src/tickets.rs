@@ -177,3 +177,94 @@ fn fill_random(bytes: &mut [u8]) {
 
 /// Bytes of the moment of making, seconds since 1970.
 const TIME: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3600;
+
+    struct Clock {
+        start: Instant,
+    }
+
+    impl Clock {
+        fn make(&self, ticketer: &Ticketer, hours: u64) -> Vec<u8> {
+            let time = hours * HOUR;
+            ticketer.encrypt_at(b"session", self.start + Duration::from_secs(time), 1_000_000 + time).expect("a ticket")
+        }
+
+        fn takes(&self, ticketer: &Ticketer, ticket: &[u8], hours: u64) -> bool {
+            let time = hours * HOUR;
+            let taken = ticketer.decrypt_at(ticket, self.start + Duration::from_secs(time), 1_000_000 + time);
+            assert!(taken.as_deref().is_none_or(|session| session == b"session"));
+            taken.is_some()
+        }
+    }
+
+    fn fixture() -> (Clock, TicketKeys, Ticketer) {
+        let keys = TicketKeys::generate();
+        // Later than the keys' own clock, so that their first 12 hours have begun.
+        (Clock { start: Instant::now() }, keys.clone(), Ticketer::new(keys, [1; 32]))
+    }
+
+    #[test]
+    fn tickets_are_good_for_twelve_hours() {
+        let (clock, keys, ticketer) = fixture();
+        keys.install(vec![TicketKey::generate()], 0);
+        let ticket = clock.make(&ticketer, 0);
+        assert!(clock.takes(&ticketer, &ticket, 0) && clock.takes(&ticketer, &ticket, 11));
+        assert!(!clock.takes(&ticketer, &ticket, 12));
+        let early = clock.make(&ticketer, 5);
+        assert!(!clock.takes(&ticketer, &early, 4), "made in the future");
+        assert_eq!(ticketer.lifetime(), 12 * 3600);
+    }
+
+    #[test]
+    fn own_keys_rotate_and_the_previous_one_still_takes() {
+        let (clock, keys, ticketer) = fixture();
+        let names = || keys.0.ring.load().keys.iter().map(|(key, _)| key.name).collect::<Vec<_>>();
+        let first = names();
+        let ticket = clock.make(&ticketer, 11);
+        assert_eq!(names(), first);
+        assert!(clock.takes(&ticketer, &ticket, 13));
+        assert_eq!((names().len(), names()[1]), (2, first[0]));
+        assert!(clock.takes(&ticketer, &ticket, 22));
+        let second = clock.make(&ticketer, 24);
+        assert!(!clock.takes(&ticketer, &ticket, 25));
+        assert!(clock.takes(&ticketer, &second, 30));
+        assert!(!names().contains(&first[0]), "a key nobody needs is gone");
+        // After a long sleep no old key is left.
+        clock.make(&ticketer, 100);
+        assert_eq!(names().len(), 1);
+    }
+
+    #[test]
+    fn a_ticket_is_for_one_policy_and_not_to_be_changed() {
+        let (clock, keys, ticketer) = fixture();
+        let other = Ticketer::new(keys, [2; 32]);
+        let ticket = clock.make(&ticketer, 0);
+        assert!(clock.takes(&ticketer, &ticket, 0) && !clock.takes(&other, &ticket, 0));
+        for place in 0..ticket.len() {
+            let mut changed = ticket.clone();
+            changed[place] ^= 1;
+            assert!(!clock.takes(&ticketer, &changed, 0), "byte {place}");
+            assert!(!clock.takes(&ticketer, &ticket[..place], 0), "cut at {place}");
+        }
+    }
+
+    #[test]
+    fn without_keys_there_are_no_tickets() {
+        let (clock, keys, ticketer) = fixture();
+        keys.install(Vec::new(), 0);
+        assert!(!ticketer.enabled() && ticketer.encrypt_at(b"session", clock.start, 0).is_none());
+        keys.install(vec![TicketKey::generate()], 7);
+        assert!(ticketer.encrypt_at(b"session", clock.start, 0).is_none(), "a key that is not there makes none");
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let key = TicketKey { name: [7; 16], secret: [201; 32] };
+        assert!(!format!("{key:?}").contains("201"));
+    }
+}

@@ -41,6 +41,7 @@ on_both_drivers!(
     bytes_before_tls_are_refused,
     too_many_waiting_are_turned_away,
     a_flood_of_handshakes_takes_turns,
+    waiting_handshakes_that_give_up_leave_the_line,
 );
 
 fn echo_of_every_size(io: IoMode) {
@@ -552,6 +553,35 @@ fn a_flood_of_handshakes_takes_turns(io: IoMode) {
         }
         // A handshake has two steps here and two at the client's.
         assert!(echoes >= FLOOD / 2, "{echoes} echoes during {FLOOD} handshakes");
+    });
+}
+
+fn waiting_handshakes_that_give_up_leave_the_line(io: IoMode) {
+    run(io, || async {
+        let authority = Authority::new("test");
+        let server = server(vec![authority.sign(&["localhost"]).read()]);
+        let client = client(&authority);
+        let mut ready = Vec::new();
+        for _ in 0..60 {
+            let (a, b) = pair().await;
+            let client = client.clone();
+            let connected = task(async move { client.connect(a, "localhost", LIMIT).await });
+            ready.push((connected, b));
+        }
+        for (_, b) in &ready {
+            b.readable().await;
+        }
+        // All stand in line in one turn of the loop; every other one has no time at all.
+        let mut accepting = Vec::new();
+        for (index, (connected, b)) in ready.into_iter().enumerate() {
+            let (server, limit) = (server.clone(), if index % 2 == 0 { Duration::ZERO } else { LIMIT });
+            accepting.push((index, connected, task(async move { server.accept(b, limit).await })));
+        }
+        for (index, _connected, accepted) in accepting {
+            let result = accepted.await.expect("ran");
+            // The first few may be through before their time is looked at.
+            assert!(result.is_ok() || index % 2 == 0, "{index}: {result:?}");
+        }
     });
 }
 

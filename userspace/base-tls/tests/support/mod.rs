@@ -16,7 +16,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 
 /// Longest any test's handshake may take.
-pub const LIMIT: Duration = Duration::from_secs(10);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Makes each of the named functions, which take an `IoMode`, a test per driver.
 #[allow(unused_macros, reason = "not every test file has tests per driver")]
@@ -37,7 +37,7 @@ pub fn start(io: IoMode) -> Runtime {
     Runtime::start(config).expect("the driver works here")
 }
 
-/// Runs what `make` makes on the worker, for at most 60 s.
+/// Runs what `make` makes on the worker, for at most 120 s.
 pub fn run_on<T, F, Fut>(runtime: &Runtime, make: F) -> T
 where
     T: Send + 'static,
@@ -48,7 +48,7 @@ where
     runtime.workers()[0].spawn(move || {
         let future = make();
         async move {
-            let limited = base_runtime::time::timeout(Duration::from_secs(60), future).await;
+            let limited = base_runtime::time::timeout(Duration::from_secs(120), future).await;
             let _ = sender.send(limited.expect("finished in time"));
         }
     });
