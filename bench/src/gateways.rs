@@ -85,6 +85,8 @@ impl Gateway {
     ) -> Result<Self, String> {
         let name = contender.name.as_str();
         let folder = setup.folder.join(name);
+        // What an earlier start left is not this one's.
+        let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let address = free_address()?;
         let program = |known: PathBuf| contender.program.clone().unwrap_or(known);
