@@ -202,7 +202,7 @@ pub fn in_a_network(test: &str) -> bool {
 }
 
 /// Three primaries that know each other.
-fn three() -> Vec<Machine> {
+pub fn three() -> Vec<Machine> {
     let machines: Vec<Machine> = ADDRESSES
         .iter()
         .enumerate()
@@ -224,7 +224,7 @@ fn three() -> Vec<Machine> {
     machines
 }
 
-const ADDRESSES: [&str; 3] = ["10.77.0.1", "10.77.0.2", "10.77.0.3"];
+pub const ADDRESSES: [&str; 3] = ["10.77.0.1", "10.77.0.2", "10.77.0.3"];
 
 /// Set in the process that runs inside the network.
 const INSIDE: &str = "WEIR_TEST_IN_NETWORK";

@@ -12,4 +12,5 @@ mod figures;
 mod process;
 mod quick_start;
 mod restart;
+mod tls;
 mod soak;

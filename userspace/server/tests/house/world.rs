@@ -22,6 +22,8 @@ pub struct Machine {
     pub host: String,
     /// Network namespace it lives in; absent: the test's own.
     namespace: Option<String>,
+    /// Of its peer URL.
+    scheme: &'static str,
     process: Option<Child>,
 }
 
@@ -48,6 +50,7 @@ impl Machine {
             flags: Vec::new(),
             host: "127.0.0.1".to_owned(),
             namespace: None,
+            scheme: "http",
             process: None,
         }
     }
@@ -68,6 +71,12 @@ impl Machine {
     pub fn at(mut self, namespace: &str, address: &str) -> Machine {
         self.namespace = Some(namespace.to_owned());
         self.host = address.to_owned();
+        self
+    }
+
+    /// Other members reach it over TLS.
+    pub fn over_https(mut self) -> Machine {
+        self.scheme = "https";
         self
     }
 
@@ -146,7 +155,7 @@ impl Machine {
     }
 
     pub fn peer_url(&self) -> String {
-        format!("http://{}:{}", self.host, self.peer)
+        format!("{}://{}:{}", self.scheme, self.host, self.peer)
     }
 
     pub fn try_api(&self, method: &str, path: &str, body: &str) -> io::Result<Answer> {

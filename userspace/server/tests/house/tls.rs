@@ -1,0 +1,282 @@
+//! TLS of the whole house: what is refused, which sessions go on where, and the admin API behind a certificate.
+
+use crate::cluster::{ADDRESSES, in_a_network, three};
+use crate::world::{Answer, Machine, eventually, free_port, mock, weir, within};
+use control_api::tls::{ClientTrust, Identity, Pem, client_config};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+#[test]
+fn a_session_goes_on_after_a_restart() {
+    let mut machine = Machine::start();
+    machine.kept(TICKETS);
+    let port = serve(&machine, &shop());
+    let (at, client) =
+        (format!("127.0.0.1:{port}"), client(ClientTrust { skip_verify: true, ..ClientTrust::default() }));
+    let (kind, answer) = eventually("it speaks TLS", || ask(&at, &client).ok());
+    assert_eq!((kind, answer.status, answer.body.trim()), (HandshakeKind::Full, 200, "shop"));
+    assert_eq!(ask(&at, &client).unwrap().0, HandshakeKind::Resumed);
+    machine.kept("\"hs\"");
+    machine.kill();
+    machine.run();
+    let (kind, _) = eventually("it speaks TLS again", || ask(&at, &client).ok());
+    assert_eq!(kind, HandshakeKind::Resumed);
+    let secret = secret_of(&machine);
+    for shown in [machine.api("GET", "/objects", "").body, machine.api("GET", "/metrics", "").body, machine.log()] {
+        assert!(!shown.contains(&secret) && !shown.contains("PRIVATE KEY"), "{shown}");
+    }
+}
+
+#[test]
+fn a_session_made_on_one_machine_goes_on_at_the_others() {
+    if !in_a_network("tls::a_session_made_on_one_machine_goes_on_at_the_others") {
+        return;
+    }
+    let machines = three();
+    machines.iter().for_each(|machine| machine.kept(TICKETS));
+    let port = serve(&machines[1], &shop());
+    let at = |n: usize| format!("{}:{port}", ADDRESSES[n]);
+    let trust = ClientTrust { skip_verify: true, ..ClientTrust::default() };
+    for n in 0..3 {
+        eventually("all of them speak TLS", || ask(&at(n), &client(trust.clone())).ok());
+    }
+    let client = client(trust);
+    assert_eq!(ask(&at(0), &client).unwrap().0, HandshakeKind::Full);
+    for n in [1, 2, 0, 2] {
+        let (kind, answer) = ask(&at(n), &client).unwrap();
+        assert_eq!((kind, answer.status), (HandshakeKind::Resumed, 200), "at m{}", n + 1);
+    }
+}
+
+#[test]
+fn certificates_that_cannot_serve_are_refused_under_their_fields_names() {
+    let machine = Machine::start();
+    let (good, other) = (shop(), shop());
+    let old = made(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    let young = made(|params| params.not_before = rcgen::date_time_ymd(2090, 1, 1));
+    let cut = |text: &str| text[..text.len() * 2 / 3].to_owned();
+    for (chain, key, field) in [
+        (old.0.clone(), old.1.clone(), "certs.shop: "),
+        (young.0.clone(), young.1.clone(), "certs.shop: "),
+        (cut(&good.0), good.1.clone(), "certs.shop: "),
+        (good.0.clone(), cut(&good.1), "keys.shop: "),
+        (good.0.clone(), other.1.clone(), "keys.shop: "),
+        ("b64?".to_owned(), good.1.clone(), "certs.shop: "),
+    ] {
+        let refused = machine.api("POST", "/objects", &document(free_port(), &(chain, key)).to_string());
+        assert_eq!(refused.status, 400, "{refused:?}");
+        let message = serde_json::from_str::<Value>(&refused.body).unwrap()["message"].clone();
+        let message = message.as_str().unwrap_or_default();
+        println!("{message}");
+        assert!(message.starts_with(field), "{message}");
+        assert!(!message.contains("PRIVATE"), "{message}");
+    }
+    let soon = made(|params| params.not_after = (SystemTime::now() + Duration::from_secs(3 * 86_400 + 60)).into());
+    let warned = machine.api("POST", "/objects", &document(free_port(), &soon).to_string());
+    assert_eq!(warned.status, 201, "{warned:?}");
+    assert!(warned.head.contains("certs.shop: the certificate ends in 3 days"), "{}", warned.head);
+    let ends = eventually("the metric is there", || machine.metric("weir_tls_certificate_expiry_timestamp_seconds"));
+    let left = ends - SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((3.0 * 86_400.0 - 60.0..3.0 * 86_400.0 + 61.0).contains(&left), "{left}");
+}
+
+#[test]
+fn a_certificate_that_ended_while_the_machine_was_away_is_served() {
+    let mut machine = Machine::start();
+    let end = SystemTime::now() + Duration::from_secs(8);
+    let port = serve(&machine, &made(|params| params.not_after = end.into()));
+    machine.kept("\"hs\"");
+    machine.kill();
+    eventually("the certificate has ended", || (SystemTime::now() > end + Duration::from_secs(1)).then_some(()));
+    machine.run();
+    let client = client(ClientTrust { skip_verify: true, ..ClientTrust::default() });
+    let (_, answer) = eventually("it is served", || ask(&format!("127.0.0.1:{port}"), &client).ok());
+    assert_eq!(answer.status, 200);
+    assert!(machine.log().contains("the certificate has ended and is served all the same"), "{}", machine.log());
+}
+
+#[test]
+fn the_admin_api_asks_for_certificates() {
+    let authority = Authority::new();
+    let mut machine = Machine::new("m1");
+    let file = |name: &str, pem: &Pem| {
+        let path = machine.directory.join(name);
+        fs::write(&path, &pem.text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let own = authority.signs("127.0.0.1");
+    let flags = [
+        "--tls".to_owned(),
+        format!("--cert-file={}", file("api.pem", &own.chain)),
+        format!("--key-file={}", file("api.key", &own.key)),
+        format!("--client-ca-file={}", file("clients.pem", &authority.pem)),
+        format!("--initial-object-config-files={}", file("pl.yaml", &pem(&mock("pl", "at the start")))),
+    ];
+    let broken = flags.clone();
+    machine = machine.flags(flags);
+    machine.spawn();
+    let trust = |identity| ClientTrust { authorities: Some(authority.pem.clone()), identity, skip_verify: false };
+    let (known, unknown) = (client(trust(Some(authority.signs("operator")))), client(trust(None)));
+    let at = format!("127.0.0.1:{}", machine.api);
+    let shown = eventually("the initial object is there", || {
+        machine.still_runs();
+        let (_, answer) = get(&at, "127.0.0.1", "/apis/v2/objects/pl", &known).ok()?;
+        (answer.status == 200).then_some(answer.body)
+    });
+    assert!(shown.contains("at the start"));
+    assert!(get(&at, "127.0.0.1", "/apis/v2/objects/pl", &unknown).is_err(), "without a certificate");
+    assert!(machine.try_api("GET", "/apis/v2/healthz", "").is_err(), "in plain text");
+
+    fs::write(machine.directory.join("api.key"), authority.signs("127.0.0.1").key.text).unwrap();
+    let (code, _, told) = weir(&broken.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(code, 2, "{told}");
+    assert!(told.contains("--cert-file") && told.contains("the key is not the certificate's"), "{told}");
+    let (code, _, told) = weir(&["--tls", "--cert-file", "/nowhere/api.pem", "--key-file", "/nowhere/api.key"]);
+    assert_eq!(code, 2, "{told}");
+    assert!(told.contains("--cert-file /nowhere/api.pem: No such file"), "{told}");
+}
+
+#[test]
+fn members_over_https() {
+    if !in_a_network("tls::members_over_https") {
+        return;
+    }
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: String, pem: &Pem| {
+        let path = directory.path().join(name);
+        fs::write(&path, &pem.text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let ca = file("ca.pem".into(), &authority.pem);
+    let machines: Vec<Machine> =
+        (0..3).map(|n| Machine::new(&format!("m{}", n + 1)).at(&format!("n{n}"), ADDRESSES[n]).over_https()).collect();
+    let cluster: Vec<String> = machines.iter().map(|m| format!("{}={}", m.name, m.peer_url())).collect();
+    let mut machines: Vec<Machine> = machines
+        .into_iter()
+        .zip(ADDRESSES)
+        .map(|(machine, address)| {
+            let own = authority.signs(address);
+            let (chain, key) = (file(format!("{address}.pem"), &own.chain), file(format!("{address}.key"), &own.key));
+            machine.flags([
+                "--initial-cluster".to_owned(),
+                cluster.join(","),
+                format!("--peer-cert-file={chain}"),
+                format!("--peer-key-file={key}"),
+                format!("--peer-trusted-ca-file={ca}"),
+            ])
+        })
+        .collect();
+    machines.iter_mut().for_each(Machine::spawn);
+    let ready = |machine: &Machine| machine.try_api("GET", "/apis/v2/healthz", "").is_ok_and(|a| a.status == 200);
+    eventually("all are ready", || machines.iter().all(ready).then_some(()));
+    machines[2].create(&mock("pl", "agreed"));
+    for machine in &machines {
+        eventually("it is everywhere", || (machine.api("GET", "/objects/pl", "").status == 200).then_some(()));
+        // Asked of every machine over the peer URLs.
+        eventually("all report", || {
+            let status = machine.json("/status/objects/pl");
+            ["m1", "m2", "m3"].iter().all(|m| status[format!("eg-traffic-default/pl/{m}")].is_object()).then_some(())
+        });
+        assert!(!machine.log().contains("without encryption on this address"), "{}", machine.log());
+    }
+}
+
+/// Creates a pipeline and an HTTPServer with this chain and key; says the port.
+fn serve(machine: &Machine, pair: &(String, String)) -> u16 {
+    let port = free_port();
+    machine.create(&mock("pl", "shop"));
+    machine.create(&document(port, pair).to_string());
+    port
+}
+
+fn document(port: u16, (chain, key): &(String, String)) -> Value {
+    json!({
+        "name": "hs", "kind": "HTTPServer", "port": port, "https": true, "certs": {"shop": chain}, "keys": {"shop": key},
+        "rules": [{"paths": [{"pathPrefix": "/", "backend": "pl"}]}],
+    })
+}
+
+fn shop() -> (String, String) {
+    made(|_| {})
+}
+
+/// A chain and its key, for `shop.test`.
+fn made(change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
+    let mut params = CertificateParams::new(vec!["shop.test".to_owned()]).unwrap();
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+/// One that signs, for the length of a test.
+struct Authority {
+    pem: Pem,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "the test's authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = pem(&params.self_signed(&key).unwrap().pem());
+        Authority { pem, issuer: Issuer::new(params, key) }
+    }
+
+    fn signs(&self, name: &str) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let made = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        Identity { chain: pem(&made.pem()), key: pem(&key.serialize_pem()) }
+    }
+}
+
+fn pem(text: &str) -> Pem {
+    Pem { from: "a test".to_owned(), text: text.as_bytes().to_vec() }
+}
+
+/// One that keeps the sessions it is given.
+fn client(trust: ClientTrust) -> Arc<ClientConfig> {
+    Arc::new(client_config(&trust).unwrap())
+}
+
+fn ask(at: &str, client: &Arc<ClientConfig>) -> io::Result<(HandshakeKind, Answer)> {
+    get(at, "shop.test", "/", client)
+}
+
+/// One request on a connection of its own, and how its handshake went.
+fn get(at: &str, name: &str, path: &str, client: &Arc<ClientConfig>) -> io::Result<(HandshakeKind, Answer)> {
+    let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+    let socket = TcpStream::connect(at)?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let connection = ClientConnection::new(client.clone(), name).map_err(io::Error::other)?;
+    let mut stream = StreamOwned::new(connection, socket);
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
+    let status = head.get(9..12).and_then(|s| s.parse().ok()).ok_or_else(|| io::Error::other(head.to_owned()))?;
+    let kind = stream.conn.handshake_kind().expect("it is complete");
+    Ok((kind, Answer { status, head: head.to_owned(), body: body.to_owned() }))
+}
+
+/// The secret of the ticket key in force, as the copy on disk has it.
+fn secret_of(machine: &Machine) -> String {
+    let kept = within(Duration::from_secs(5), || {
+        let text = fs::read_to_string(machine.directory.join("data/edge/last-good.json")).ok()?;
+        serde_json::from_str::<Value>(&text).ok()
+    });
+    let secret = kept.expect("there is a copy")["tickets"]["keys"][0]["secret"].clone();
+    secret.as_array().expect("bytes").iter().filter_map(Value::as_u64).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How the copy on disk begins to speak of keys that all machines share.
+const TICKETS: &str = "\"tickets\":{\"keys\":[{";
