@@ -5,13 +5,12 @@ use std::net::Ipv6Addr;
 
 /// Whether `text` is `host` or `host:port` of RFC 9110 section 4.2, narrowed to what hosts really are called.
 ///
-/// A name is letters, digits, `-`, `.`, `_` and `~`; an IPv6 address stands in brackets, without a zone; a port is one to five
+/// A name is labels of letters, digits, `-`, `_` and `~` with dots between them, and perhaps one at the end; an IPv6 address stands in brackets, without a zone; a port is one to five
 /// digits up to 65535. User information, commas, percent escapes and every other delimiter are refused: backends and caches
-/// have disagreed about each of them.
+/// have disagreed about each of them. Empty labels are too: a `Host` of `..` has been part of many a file's name.
 #[inline]
 pub fn is_authority(text: &[u8]) -> bool {
-    let plain = !text.is_empty() && text.len() <= LONGEST && bytes::skip_host(text) == text.len();
-    plain || split(text).is_some()
+    text.len() <= LONGEST && bytes::is_plain_host(text) || split(text).is_some()
 }
 
 /// Host and port of a valid authority; brackets of an IPv6 literal stay.
@@ -27,7 +26,7 @@ pub fn split(text: &[u8]) -> Option<(&[u8], Option<u16>)> {
         }
         _ => name_len(text),
     };
-    if end == 0 {
+    if end == 0 || text[0] == b'.' || text[..end].windows(2).any(|pair| pair == b"..") {
         return None;
     }
     match &text[end..] {
@@ -57,7 +56,17 @@ mod tests {
 
     #[test]
     fn hosts_and_ports() {
-        for good in ["a", "a.b-c_d~e.", "1.2.3.4:80", "[::1]", "[2001:db8::1.2.3.4]:65535", "localhost:0", "x:08080"] {
+        for good in [
+            "a",
+            "a.b-c_d~e.",
+            "1.2.3.4:80",
+            "[::1]",
+            "[2001:db8::1.2.3.4]:65535",
+            "localhost:0",
+            "x:08080",
+            "a.:80",
+            "abcdefghijklmno.p.q.example.com",
+        ] {
             assert!(is_authority(good.as_bytes()), "{good}");
         }
         for bad in [
@@ -90,10 +99,24 @@ mod tests {
             "<a>",
             "a;b",
             "*",
+            ".",
+            "..",
+            ".a",
+            "a..b",
+            "a..",
+            "a..:80",
+            "a_.._b",
         ] {
             assert!(!is_authority(bad.as_bytes()), "{bad}");
         }
         assert!(!is_authority(&[b'a'; 262]));
+        for dot in 0..40 {
+            let mut host = [b'a'; 41];
+            host[dot] = b'.';
+            assert_eq!(is_authority(&host), dot > 0);
+            host[dot + 1] = b'.';
+            assert!(!is_authority(&host), "{dot}");
+        }
         assert_eq!(split(b"[::1]:8080"), Some((&b"[::1]"[..], Some(8080))));
     }
 }

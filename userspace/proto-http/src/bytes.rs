@@ -109,6 +109,30 @@ pub(crate) fn skip_host(bytes: &[u8]) -> usize {
     find(bytes, bytes, |b| !is_letter(b) & !b.is_ascii_digit() & (b != b'-') & (b != b'.'), not_host)
 }
 
+/// Whether these are letters, digits, `-`, and dots that neither begin the text nor follow one another; false for no bytes.
+#[inline(always)]
+pub(crate) fn is_plain_host(bytes: &[u8]) -> bool {
+    // Whether the byte before is a dot, or there is none.
+    let mut dot = 1;
+    let mut rest = bytes;
+    while let Some((block, more)) = rest.split_first_chunk() {
+        let v = u8x16::new(*block);
+        let dots = equal(v, b'.').to_bitmask();
+        if not_host(v) != 0 || dots & (dots << 1 | dot) != 0 {
+            return false;
+        }
+        dot = dots >> 15;
+        rest = more;
+    }
+    for &b in rest {
+        if b == b'.' && dot == 1 || b != b'.' && b != b'-' && !b.is_ascii_alphanumeric() {
+            return false;
+        }
+        dot = u32::from(b == b'.');
+    }
+    !bytes.is_empty()
+}
+
 #[inline(always)]
 fn is_letter(b: u8) -> bool {
     (b | 0x20).wrapping_sub(b'a') < 26
@@ -295,6 +319,9 @@ mod tests {
             prop_assert_eq!(skip_plain(&text, end), first(&|b| !b.is_ascii_alphanumeric() && !b"-/".contains(&b)));
             prop_assert_eq!(skip_query(&text, end), first(&|b| !b.is_ascii_graphic() || b == b'#'));
             prop_assert_eq!(skip_host(end), first(&|b| !b.is_ascii_alphanumeric() && !b"-.".contains(&b)));
+            let plain = end.iter().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(b));
+            let labels = end.first().is_some_and(|b| *b != b'.') && !end.windows(2).any(|w| w == b"..");
+            prop_assert_eq!(is_plain_host(end), plain && labels);
             if let Some(block) = end.first_chunk() {
                 let len = first(&|b| !b.is_ascii_alphabetic() && b != b'-');
                 prop_assert_eq!(plain_name_len(block), if len < 16 { len } else { 0 });

@@ -41,7 +41,7 @@ macro_rules! faults {
 faults! {
     LeadingLines "leading_lines" 400 "more than one empty line before the start line";
     TlsHandshake "tls_handshake" 400 "a TLS handshake on a port that speaks plain HTTP; use http:// or another port";
-    Http2Preface "http2_preface" 505 "the HTTP/2 preface on a port that speaks HTTP/1";
+    Http2Preface "http2_preface" 505 "the HTTP/2 preface, or its method PRI, on a port that speaks HTTP/1";
     Method "method" 400 "the method is not a token followed by one space";
     MethodTooLong "method_too_long" 501 "the method is longer than any we know";
     NoVersion "no_version" 400 "the request line has no version (HTTP/0.9); write METHOD TARGET HTTP/1.1";

@@ -131,10 +131,7 @@ fn read_request_line(buf: &[u8], limits: &Limits, method: &mut Method) -> Result
             None => return Ok(None),
         },
     };
-    let found = read_version(buf, end + 1).map_err(|fault| match fault {
-        Fault::Version if &buf[start..end] == b"PRI *" => Fault::Http2Preface,
-        fault => fault,
-    })?;
+    let found = read_version(buf, end + 1)?;
     let plain_path = plain.map(|(path, _)| path);
     Ok(found.map(|(version, next)| RequestLine { version, target: (at, end), plain_path, end: next }))
 }
@@ -180,6 +177,8 @@ fn read_other_method(rest: &[u8], limits: &Limits) -> Result<Option<(Method, usi
     }
     let Some(len) = token else { return Ok(None) };
     match rest[len] {
+        // Kept for the preface of HTTP/2 (RFC 9113 section 11.6): no request may be taken for one behind us.
+        b' ' if &rest[..len] == b"PRI" => Err(Fault::Http2Preface),
         b' ' if len > 0 => Ok(Method::parse(&rest[..len]).map(|method| (method, len))),
         // A TLS record of type handshake.
         0x16 if len == 0 => Err(Fault::TlsHandshake),
