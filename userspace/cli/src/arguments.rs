@@ -8,11 +8,33 @@ pub struct Arguments {
     /// Address of the admin API [default: the current context's, else localhost:2381]
     #[arg(long, global = true, value_name = "ADDR")]
     pub server: Option<String>,
+    #[command(flatten)]
+    pub tls: Tls,
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Default)]
     pub output: Format,
     #[command(subcommand)]
     pub verb: Verb,
+}
+
+/// How the admin API is spoken to over TLS.
+#[derive(Args, Clone, Default)]
+pub struct Tls {
+    /// Speak TLS to a server whose address has no scheme
+    #[arg(long, global = true)]
+    pub force_tls: bool,
+    /// Believe any certificate of the server
+    #[arg(long, global = true)]
+    pub insecure_skip_verify: bool,
+    /// Authorities of servers, PEM [default: the context's, else the system's]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub certificate_authority: Option<PathBuf>,
+    /// Certificate to show the server, PEM [default: the context's]
+    #[arg(long, global = true, value_name = "FILE", requires = "client_key")]
+    pub client_certificate: Option<PathBuf>,
+    /// Private key of --client-certificate, PEM
+    #[arg(long, global = true, value_name = "FILE", requires = "client_certificate")]
+    pub client_key: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

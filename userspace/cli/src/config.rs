@@ -3,16 +3,20 @@
 use std::path::PathBuf;
 
 use base_model::yaml;
+use base64::prelude::{BASE64_STANDARD, Engine};
+use control_api::tls::{ClientTrust, Identity, Pem};
 use serde_json::Value;
 
-use crate::arguments::{ConfigWhat, Format};
+use crate::arguments::{ConfigWhat, Format, Tls};
 use crate::documents::word;
 use crate::output::{heads, print, structured, table};
 
 /// Where to, and as whom.
 pub struct Context {
+    /// With its scheme.
     pub server: String,
     pub authorization: Option<String>,
+    pub trust: ClientTrust,
 }
 
 struct File {
@@ -20,15 +24,36 @@ struct File {
     value: Value,
 }
 
-/// The flag, else the current context, else the machine itself.
-pub fn context(flag: Option<&str>) -> Result<Context, String> {
-    if let Some(server) = flag {
-        return Ok(Context { server: server.to_owned(), authorization: None });
+/// The flags, else the current context, else the machine itself.
+pub fn context(flag: Option<&str>, tls: &Tls) -> Result<Context, String> {
+    let mut context = match flag {
+        Some(server) => Context { server: server.to_owned(), ..Context::local() },
+        None => current()?.unwrap_or_else(Context::local),
+    };
+    let trust = &mut context.trust;
+    if let Some(path) = &tls.certificate_authority {
+        trust.authorities = Some(Pem::read("--certificate-authority", path).map_err(|e| e.to_string())?);
     }
-    let Some(file) = load()? else { return Ok(Context { server: DEFAULT.into(), authorization: None }) };
+    let (certificate, key) = (tls.client_certificate.clone(), tls.client_key.clone());
+    let shown = Identity::read(("--client-certificate", certificate), ("--client-key", key));
+    trust.identity = shown.map_err(|e| e.to_string())?.or(trust.identity.take());
+    trust.skip_verify |= tls.insecure_skip_verify;
+    // An address alone means TLS as soon as anything was said about TLS.
+    if !context.server.contains("://") {
+        let tls = tls.force_tls || trust.skip_verify || trust.authorities.is_some() || trust.identity.is_some();
+        context.server = format!("{}://{}", if tls { "https" } else { "http" }, context.server);
+    } else if tls.force_tls && context.server.starts_with("http://") {
+        return Err(format!("--force-tls: {} says http; write https://, or the address alone", context.server));
+    }
+    Ok(context)
+}
+
+/// What the file says.
+fn current() -> Result<Option<Context>, String> {
+    let Some(file) = load()? else { return Ok(None) };
     let current = word(&file.value, "current-context");
     if current.is_empty() {
-        return Ok(Context { server: DEFAULT.into(), authorization: None });
+        return Ok(None);
     }
     let missing = |what: &str, name: &str| format!("{}: there is no {what} {name:?}", file.path.display());
     let context = named(&file.value, "contexts", current).ok_or_else(|| missing("context", current))?;
@@ -38,9 +63,47 @@ pub fn context(flag: Option<&str>) -> Result<Context, String> {
     let user = &named(&file.value, "users", user).unwrap_or(&Value::Null)["user"];
     let authorization = (!word(user, "username").is_empty()).then(|| {
         let pair = format!("{}:{}", word(user, "username"), word(user, "password"));
-        format!("Basic {}", crate::http_proxy::base64(pair.as_bytes()))
+        format!("Basic {}", BASE64_STANDARD.encode(pair))
     });
-    Ok(Context { server: word(&cluster["cluster"], "server").to_owned(), authorization })
+    let cluster = &cluster["cluster"];
+    let chain = file.pem(user, "client-certificate")?;
+    let key = file.pem(user, "client-key")?;
+    let identity = match (chain, key) {
+        (Some(chain), Some(key)) => Some(Identity { chain, key }),
+        (None, None) => None,
+        _ => {
+            let what = "client-certificate and client-key go together: give both, or neither";
+            return Err(format!("{}: {what}", file.path.display()));
+        }
+    };
+    let authorities = file.pem(cluster, "certificate-authority")?;
+    let skip_verify = cluster["insecure-skip-tls-verify"] == true;
+    let trust = ClientTrust { authorities, identity, skip_verify };
+    Ok(Some(Context { server: word(cluster, "server").to_owned(), authorization, trust }))
+}
+
+impl Context {
+    /// The machine itself, as nobody in particular.
+    fn local() -> Context {
+        Context { server: DEFAULT.into(), authorization: None, trust: ClientTrust::default() }
+    }
+}
+
+impl File {
+    /// `NAME-data`, base64 of PEM, or `NAME`, a path that may start where this file is.
+    fn pem(&self, fields: &Value, name: &str) -> Result<Option<Pem>, String> {
+        let (data, path) = (word(fields, &format!("{name}-data")), word(fields, name));
+        if !data.is_empty() {
+            let from = format!("{}: {name}-data", self.path.display());
+            let text = BASE64_STANDARD.decode(data.trim()).map_err(|e| format!("{from}: not base64: {e}"))?;
+            return Ok(Some(Pem { from, text }));
+        }
+        if path.is_empty() {
+            return Ok(None);
+        }
+        let path = self.path.parent().unwrap_or(&self.path).join(path);
+        Pem::read(&format!("{}: {name}:", self.path.display()), &path).map(Some).map_err(|e| e.to_string())
+    }
 }
 
 pub fn run(what: &ConfigWhat, format: Format) -> Result<(), String> {

@@ -27,7 +27,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         }
         _ => {}
     }
-    let server = Server::new(&config::context(arguments.server.as_deref())?)?;
+    let server = Server::new(&config::context(arguments.server.as_deref(), &arguments.tls)?)?;
     match arguments.verb {
         Verb::Create { what: Some(CreateWhat::Httpproxy(proxy)), .. } => {
             let documents = http_proxy::documents(&proxy)?;

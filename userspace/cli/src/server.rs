@@ -18,14 +18,17 @@ pub struct Server {
 
 impl Server {
     pub fn new(context: &Context) -> Result<Self, String> {
-        let address = context.server.trim_end_matches('/');
-        if address.starts_with("https://") {
-            return Err(format!(
-                "--server {address}: https is not built in yet; use an ssh tunnel to the machine's localhost:2381"
-            ));
-        }
-        let base = if address.starts_with("http://") { address.to_owned() } else { format!("http://{address}") };
-        Ok(Server { client: Client::default(), base, authorization: context.authorization.clone() })
+        let base = context.server.trim_end_matches('/').to_owned();
+        let client = match base.split_once("://").map(|(scheme, _)| scheme) {
+            Some("http") => Client::default(),
+            Some("https") => Client::trusting(CONNECT, &context.trust).map_err(|error| error.to_string())?,
+            _ => {
+                return Err(format!(
+                    "--server {base}: neither http:// nor https://; write an address, or one of these"
+                ));
+            }
+        };
+        Ok(Server { client, base, authorization: context.authorization.clone() })
     }
 
     pub async fn get(&self, path: &str) -> Result<Value, String> {
@@ -84,10 +87,16 @@ impl Server {
     }
 
     fn unreached(&self, error: &CallError) -> String {
-        format!(
-            "cannot reach {}: {}; is weir running there? another address is given with --server",
-            self.base, error.reason
-        )
+        let advice = if self.base.starts_with("http://") && !error.unsent {
+            "if it speaks TLS there, write https:// or --force-tls"
+        } else if error.reason.contains("UnknownIssuer") {
+            "give the authority that signed its certificate with --certificate-authority"
+        } else if error.reason.contains("CertificateRequired") {
+            "it asks for a certificate: give --client-certificate and --client-key"
+        } else {
+            "is weir running there? another address is given with --server"
+        };
+        format!("cannot reach {}: {}; {advice}", self.base, error.reason)
     }
 }
 
@@ -113,5 +122,6 @@ pub fn segment(text: &str) -> String {
     out
 }
 
+const CONNECT: Duration = Duration::from_secs(3);
 /// Longer than the server's own `--cluster-request-timeout`, so that its reason is heard.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -6,7 +6,11 @@ mod world;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use world::World;
+use base64::prelude::{BASE64_STANDARD, Engine};
+use control_admin::{Door, Logins};
+use control_api::client::Client;
+use control_api::tls::{Pem, server_config};
+use world::{Authority, World};
 
 #[test]
 fn create_get_describe_apply_delete() {
@@ -190,6 +194,71 @@ fn contexts_choose_the_server() {
     run(&["health"]).prints("OK\n");
     let view = run(&["config", "view"]);
     assert!(!view.out.contains("secret"), "{}", view.out);
+}
+
+#[test]
+fn over_tls_with_flags_and_with_contexts() {
+    let (ours, others) = (Authority::new("ours"), Authority::new("others"));
+    let home = tempfile::tempdir().unwrap();
+    let file = |name: &str, pem: &Pem| {
+        let path = home.path().join(name);
+        std::fs::write(&path, &pem.text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let me = ours.signs("operator");
+    let (ca, chain, key) = (file("ca.pem", &ours.pem), file("me.pem", &me.chain), file("me.key", &me.key));
+    let other_ca = file("other.pem", &others.pem);
+    let tls = server_config(&ours.signs("127.0.0.1"), Some(&ours.pem)).unwrap();
+    let logins = Logins::new(&[("joe".to_owned(), "secret".to_owned())].into());
+    let world = World::behind(Door { tls: Some(tls), client_certificates: true, logins: None }, Client::default());
+    let run = |args: &[&str]| Ended::of(Command::new(PROGRAM).args(args).env("HOME", home.path()).output().unwrap());
+
+    let (plain, url) = (world.address.to_string(), format!("https://{}", world.address));
+    let (plain, url) = (plain.as_str(), url.as_str());
+    let shown = ["--client-certificate", &chain, "--client-key", &key];
+    let with = |args: &[&str]| run(&[&["health"], args, &shown].concat());
+    with(&["--server", url, "--certificate-authority", &ca]).prints("OK\n");
+    with(&["--server", plain, "--certificate-authority", &ca]).prints("OK\n");
+    with(&["--server", plain, "--insecure-skip-verify"]).prints("OK\n");
+    with(&["--server", url]).fails("UnknownIssuer; give the authority that signed its certificate");
+    with(&["--server", plain, "--force-tls", "--certificate-authority", &other_ca]).fails("cannot reach https://");
+    run(&["health", "--server", url, "--certificate-authority", &ca]).fails("cannot reach https://");
+    run(&["health", "--server", plain]).fails("if it speaks TLS there, write https:// or --force-tls");
+    run(&["health", "--server", url, "--client-key", &key]).ends(2);
+    run(&["health", "--server", url, "--certificate-authority", "/no/ca.pem"])
+        .fails("--certificate-authority /no/ca.pem: No such file");
+    run(&["health", "--server", "ftp://x"]).fails("neither http:// nor https://");
+
+    let data = |pem: &Pem| BASE64_STANDARD.encode(&pem.text);
+    let rc = |authority: &str, user: &str| {
+        let rc = format!(
+            "current-context: here\ncontexts: [{{name: here, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: '{url}', {authority}}}}}]\nusers: [{{name: u, user: {{{user}}}}}]\n",
+        );
+        std::fs::write(home.path().join(".weirctlrc"), rc).unwrap();
+    };
+    rc("certificate-authority: ca.pem", "client-certificate: me.pem, client-key: me.key");
+    run(&["health"]).prints("OK\n");
+    let inline = format!("client-certificate-data: {}, client-key-data: {}", data(&me.chain), data(&me.key));
+    rc(&format!("certificate-authority-data: {}", data(&ours.pem)), &inline);
+    run(&["health"]).prints("OK\n");
+    let view = run(&["config", "view"]);
+    assert!(!view.out.contains(&data(&me.key)), "{}", view.out);
+    rc("certificate-authority: ca.pem", "client-certificate: me.pem");
+    run(&["health"]).fails("client-certificate and client-key go together");
+    rc("certificate-authority-data: '%'", "");
+    run(&["health"]).fails("certificate-authority-data: not base64");
+    drop(world);
+
+    let world = World::behind(Door { logins: Some(logins), ..Door::default() }, Client::default());
+    let url = format!("http://{}", world.address);
+    run(&["health", "--server", &url]).fails("asks for a login");
+    let rc = format!(
+        "current-context: here\ncontexts: [{{name: here, context: {{cluster: c, user: u}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: '{url}'}}}}]\nusers: [{{name: u, user: {{username: joe, password: secret}}}}]\n",
+    );
+    std::fs::write(home.path().join(".weirctlrc"), rc).unwrap();
+    run(&["health"]).prints("OK\n");
 }
 
 struct Ended {

@@ -7,35 +7,8 @@ use std::time::Duration;
 
 use control_admin::{Door, Logins};
 use control_api::client::Client;
-use control_api::tls::{ClientTrust, Identity, Pem, server_config};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use world::World;
-
-/// An authority for the length of a test.
-struct Authority {
-    pem: Pem,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Authority {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let pem = pem(&params.self_signed(&key).unwrap().pem());
-        Authority { pem, issuer: Issuer::new(params, key) }
-    }
-
-    fn signs(&self, name: &str) -> Identity {
-        let key = KeyPair::generate().unwrap();
-        let made = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
-        Identity { chain: pem(&made.pem()), key: pem(&key.serialize_pem()) }
-    }
-}
-
-fn pem(text: &str) -> Pem {
-    Pem { from: "a test".to_owned(), text: text.as_bytes().to_vec() }
-}
+use control_api::tls::{ClientTrust, server_config};
+use world::{Authority, World};
 
 fn client(trust: ClientTrust) -> Client {
     Client::trusting(Duration::from_secs(3), &trust).unwrap()
@@ -49,7 +22,7 @@ fn answers(world: &World, client: &Client, headers: &[(&str, &str)]) -> Result<u
 
 #[test]
 fn over_tls_the_server_is_verified() {
-    let (ours, others) = (Authority::new(), Authority::new());
+    let (ours, others) = (Authority::new("ours"), Authority::new("others"));
     let trusting = ClientTrust { authorities: Some(ours.pem.clone()), ..ClientTrust::default() };
     let door = Door { tls: Some(server_config(&ours.signs("127.0.0.1"), None).unwrap()), ..Door::default() };
     let world = World::behind(door, client(trusting.clone()));
@@ -67,7 +40,7 @@ fn over_tls_the_server_is_verified() {
 
 #[test]
 fn a_certificate_for_another_name_is_not_believed() {
-    let ours = Authority::new();
+    let ours = Authority::new("ours");
     let trust = ClientTrust { authorities: Some(ours.pem.clone()), ..ClientTrust::default() };
     let door = Door { tls: Some(server_config(&ours.signs("elsewhere.test"), None).unwrap()), ..Door::default() };
     let world = World::behind(door, client(trust.clone()));
@@ -77,7 +50,7 @@ fn a_certificate_for_another_name_is_not_believed() {
 
 #[test]
 fn with_client_certificates_nobody_else_gets_in() {
-    let (ours, others) = (Authority::new(), Authority::new());
+    let (ours, others) = (Authority::new("ours"), Authority::new("others"));
     let trust = |identity| ClientTrust { authorities: Some(ours.pem.clone()), identity, ..ClientTrust::default() };
     let tls = server_config(&ours.signs("127.0.0.1"), Some(&ours.pem)).unwrap();
     let door = Door { tls: Some(tls), client_certificates: true, ..Door::default() };

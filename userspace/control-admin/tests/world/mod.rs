@@ -15,6 +15,11 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::broadcast;
 
+mod authority;
+
+#[allow(unused_imports, reason = "each test file uses its part")]
+pub use authority::Authority;
+
 pub struct World {
     pub address: SocketAddr,
     pub control: Control,
