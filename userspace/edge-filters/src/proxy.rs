@@ -300,7 +300,10 @@ impl Proxy {
             };
             if let Err(error) = fits {
                 exchange.tags.note(|| format!("{}: {error}", pool.name));
-                return refuse(exchange, 500, INTERNAL_ERROR);
+                return match error {
+                    BodyError::TooLarge => refuse(exchange, 500, INTERNAL_ERROR),
+                    _ => refuse(exchange, 503, SERVER_ERROR),
+                };
             }
         }
         exchange.upgraded = upgraded;

@@ -580,6 +580,19 @@ fn broken_backends(io: IoMode) {
             assert_eq!(backend.connections(), n, "{what}: the connection is not used again");
         }
     }
+    // An answer that is read to its end before it goes on: what breaks off is the backend's fault, what is too long is not.
+    for (bytes, status) in [
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n", 503),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", 503),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\ntoo long\r\n0\r\n\r\n", 500),
+    ] {
+        let backend = Backend::new(move |mut wire, _| {
+            wire.message();
+            wire.send(bytes.as_bytes());
+        });
+        house.pipeline("app", &proxy_to(backend.port).replace("serverMaxBodySize: -1", "serverMaxBodySize: 5"));
+        assert_eq!(house.ask(GET).status(), status, "{bytes}");
+    }
     // Nobody listens.
     house.pipeline("app", &proxy_to(free_port()));
     assert_eq!(house.ask(GET).status(), 503);
