@@ -1,6 +1,7 @@
 //! Certificates and keys as users write them, checked before anything uses them.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -96,8 +97,8 @@ impl Certificate {
         Ok(Certificate { certified: Arc::new(certified), names, not_after, fingerprint })
     }
 
-    /// The DNS names it is for, in lower case, wildcards as `*.example.com`: its subject alternative names, or its common name where
-    /// it has none.
+    /// The DNS names and addresses it is for, in lower case and as URLs have them, wildcards as `*.example.com`: its subject
+    /// alternative names, or its common name where it has none.
     pub fn names(&self) -> &[String] {
         &self.names
     }
@@ -252,6 +253,7 @@ fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {
         .flat_map(|extension| &extension.value.general_names)
         .filter_map(|name| match name {
             GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+            GeneralName::IPAddress(octets) => address(octets),
             _ => None,
         })
         .collect();
@@ -260,6 +262,13 @@ fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {
         names.extend(common.map(str::to_ascii_lowercase));
     }
     names
+}
+
+/// RFC 5280 section 4.2.1.6: four octets or sixteen. As the host of a URL, so that it can be compared with one.
+fn address(octets: &[u8]) -> Option<String> {
+    let v4 = || <[u8; 4]>::try_from(octets).ok().map(|octets| Ipv4Addr::from(octets).to_string());
+    let v6 = || <[u8; 16]>::try_from(octets).ok().map(|octets| format!("[{}]", Ipv6Addr::from(octets)));
+    v4().or_else(v6)
 }
 
 fn fingerprint_of(der: &CertificateDer<'_>) -> [u8; 32] {

@@ -64,10 +64,10 @@ fn names_are_those_of_the_alternative_names_or_the_common_name() {
     without.distinguished_name.push(DnType::CommonName, "Old.Test");
     let (chain, key) = signed(without, &key_pair());
     assert_eq!(read(&chain, &key).unwrap().names(), ["old.test"]);
-    let mut with = params(&["new.test", "192.0.2.1"]);
+    let mut with = params(&["new.test", "192.0.2.1", "2001:db8::1"]);
     with.distinguished_name.push(DnType::CommonName, "old.test");
     let (chain, key) = signed(with, &key_pair());
-    assert_eq!(read(&chain, &key).unwrap().names(), ["new.test"]);
+    assert_eq!(read(&chain, &key).unwrap().names(), ["new.test", "192.0.2.1", "[2001:db8::1]"]);
 }
 
 #[test]
