@@ -316,6 +316,9 @@ const ROOM_LEAST: usize = 16;
 /// Pause between two times of that.
 const ROOM_PAUSE: Duration = Duration::from_millis(10);
 
+/// When a server stops, idle connections stay for this long: a request that set out before its client could know arrives within it.
+const IDLE_GRACE: Duration = Duration::from_millis(100);
+
 /// Exchanges kept for reuse per worker; one is alive per request under way.
 const SPARE_EXCHANGES: usize = 256;
 
@@ -560,8 +563,10 @@ impl Local {
         }
         for (_, connection) in self.connections.borrow().iter() {
             match connection.phase.get() {
-                // What has arrived already is a request, and is answered.
-                Phase::Idle if connection.stream.peek_state() != StreamState::Data => connection.stream.abort(),
+                // What has arrived already is a request, and so is what is on its way: both are answered.
+                Phase::Idle if connection.stream.peek_state() != StreamState::Data => {
+                    connection.deadline.set_after(IDLE_GRACE)
+                }
                 // Nobody asks a tunnel to end, so it gets as long as it is not silent.
                 Phase::Tunnel => connection.deadline.set_after(self.tunnel_silence()),
                 _ => {}
