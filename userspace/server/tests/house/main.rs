@@ -5,6 +5,7 @@
 
 mod world;
 
+mod attacks;
 mod bad_input;
 mod changes;
 mod cluster;

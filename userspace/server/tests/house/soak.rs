@@ -8,11 +8,11 @@
 //! `WEIR_SOAK_SECONDS` (15), `WEIR_SOAK_SEED` (drawn from the clock), `WEIR_SOAK_CHANGES` (5 a second), `WEIR_SOAK_CLIENTS`
 //! (8). `cargo xtask soak` runs the long form.
 
-mod backend;
-mod changes;
+pub mod backend;
+pub mod changes;
 mod client;
-mod figures;
-mod script;
+pub mod figures;
+pub mod script;
 
 use crate::world::{Machine, eventually, free_port, within};
 use backend::{Backend, Deaths};
@@ -69,13 +69,12 @@ impl Soak {
         let mortal: Vec<Backend> = (0..3).map(|n| Backend::start(0, self.seed + 20 + n)).collect();
         let (port, certificates) = (free_port(), certificates());
         let tls_port = free_port();
-        let target =
-            Target { port, tls: TLS.then(|| (tls_port, tls_settings(&certificates))), deaths: Deaths::default() };
+        let target = Target { port, tls: Some((tls_port, tls_settings(&certificates))), deaths: Deaths::default() };
         let pools = Pools { steady: &steady, restless: &restless, mortal: &mortal };
-        let tls = TLS.then_some((tls_port, certificates));
+        let tls = Some((tls_port, certificates));
         let mut changer = Changer::new(&machine, pools, port, tls, self.seed);
         changer.begin();
-        for port in [port, tls_port].into_iter().take(1 + usize::from(TLS)) {
+        for port in [port, tls_port] {
             eventually("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
         }
         let base = held(machine.pid());
@@ -218,7 +217,7 @@ pub fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-fn certificates() -> Vec<Certificate> {
+pub fn certificates() -> Vec<Certificate> {
     let make = |_| {
         let made = rcgen::generate_simple_self_signed(["soak.test".to_owned()]).unwrap();
         (made.cert.pem(), made.signing_key.serialize_pem())
@@ -227,7 +226,7 @@ fn certificates() -> Vec<Certificate> {
 }
 
 /// Trusts all of them, and nobody else.
-fn tls_settings(certificates: &[Certificate]) -> Arc<rustls::ClientConfig> {
+pub fn tls_settings(certificates: &[Certificate]) -> Arc<rustls::ClientConfig> {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let mut roots = rustls::RootCertStore::empty();
     for (pem, _) in certificates {
@@ -235,5 +234,3 @@ fn tls_settings(certificates: &[Certificate]) -> Arc<rustls::ClientConfig> {
     }
     Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
 }
-
-const TLS: bool = false;

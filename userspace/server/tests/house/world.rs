@@ -24,6 +24,8 @@ pub struct Machine {
     namespace: Option<String>,
     /// Of its peer URL.
     scheme: &'static str,
+    /// Most files it may have open; absent: what the test may.
+    descriptors: Option<u32>,
     process: Option<Child>,
 }
 
@@ -51,6 +53,7 @@ impl Machine {
             host: "127.0.0.1".to_owned(),
             namespace: None,
             scheme: "http",
+            descriptors: None,
             process: None,
         }
     }
@@ -80,6 +83,12 @@ impl Machine {
         self
     }
 
+    /// Lets it have no more files open than this, whatever it asks for.
+    pub fn descriptors(mut self, most: u32) -> Machine {
+        self.descriptors = Some(most);
+        self
+    }
+
     /// Starts it and waits until it says that it is well.
     pub fn run(&mut self) {
         self.spawn();
@@ -92,9 +101,14 @@ impl Machine {
     pub fn spawn(&mut self) {
         self.kill();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = match &self.namespace {
-            None => Command::new(WEIR),
-            Some(namespace) => {
+        let mut command = match (&self.namespace, self.descriptors) {
+            (None, None) => Command::new(WEIR),
+            (None, Some(most)) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), WEIR]);
+                command
+            }
+            (Some(namespace), _) => {
                 // It becomes the daemon, so that signals and the exit code are the daemon's.
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", namespace, WEIR]);
@@ -254,6 +268,11 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Connection { stream, input: Vec::new() })
+    }
+
+    /// Over what is open already.
+    pub fn over(stream: TcpStream) -> Connection {
+        Connection { stream, input: Vec::new() }
     }
 
     pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> io::Result<Answer> {

@@ -107,7 +107,6 @@ impl<'a> Changer<'a> {
                 let say = |error: std::io::Error| format!("a request under way when its server was removed: {error}");
                 let first = connection.request("GET", "/", &[], "").map_err(say)?;
                 connection.send("GET", "/", &[], "").map_err(say)?;
-                std::thread::sleep(Duration::from_millis(10));
                 self.ask("DELETE", "/objects/visitor", "", 200)?;
                 let last = connection.receive().map_err(say)?;
                 self.ask("DELETE", "/objects/visited", "", 200)?;

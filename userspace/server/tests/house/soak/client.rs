@@ -119,6 +119,15 @@ impl<'a> Client<'a> {
                         break;
                     }
                 }
+                // Without framing of its own only a reset tells that an answer is cut, and it may overtake the head.
+                Err(error)
+                    if ask.http10
+                        && error.kind() == io::ErrorKind::ConnectionReset
+                        && (ask.script.behaviour.may_be_cut() || self.excused(ask)) =>
+                {
+                    outcomes.push(Outcome::Excused(0));
+                    keep = false;
+                }
                 Err(error) => {
                     outcomes.push(Outcome::Wrong(format!(
                         "no answer to {ask} on a connection that had served {}: {error}; sent: {:?}",

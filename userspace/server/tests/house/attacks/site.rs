@@ -1,0 +1,336 @@
+//! A daemon to attack, an honest client that goes on asking, and an eye on the daemon's memory.
+
+use crate::soak::backend::Backend;
+use crate::soak::figures::held;
+use crate::world::{Connection, Machine, answers, eventually, free_port};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// An honest request that takes longer was starved, unless the whole machine was: see [`Control`].
+const STARVED: Duration = Duration::from_secs(2);
+
+/// Connections of a crowd.
+pub fn crowd() -> usize {
+    static RAISED: std::sync::Once = std::sync::Once::new();
+    RAISED.call_once(crate::soak::raise_descriptor_limit);
+    std::env::var("WEIR_ATTACK_CONNECTIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(600)
+}
+
+/// Attacks a daemon of each driver, both at the same time.
+pub fn on_both_drivers(attack: fn(&str)) {
+    thread::scope(|threads| {
+        for io in ["uring", "epoll"] {
+            threads.spawn(move || attack(io));
+        }
+    });
+}
+
+/// A daemon with a server: `/mock` answers with 2,000 bytes by itself, `/steady/…` leads to a backend that acts as the rest of
+/// the path says (see the soak's scripts).
+pub struct Site {
+    pub machine: Machine,
+    pub port: u16,
+    _backend: Backend,
+    /// Its lines of the HTTPServer.
+    server: String,
+    eye: Option<Eye>,
+}
+
+impl Site {
+    /// `flags` of the daemon and further lines of the HTTPServer.
+    pub fn start(io: &str, flags: &[&str], server: &str) -> Site {
+        let machine = Machine::new("m1").flags(["--io", io, "--workers", "2"]).flags(flags);
+        Site::begin(machine, server)
+    }
+
+    pub fn begin(mut machine: Machine, server: &str) -> Site {
+        crowd();
+        machine.run();
+        let (port, backend) = (free_port(), Backend::start(0, 1));
+        machine.create(&crate::world::mock("mock", &"x".repeat(2000)));
+        machine.create(&crate::world::proxy("proxy", &[backend.url()]));
+        machine.create(&document(port, server, ""));
+        answers(port, "/mock", 200);
+        // What every connection and request needs once is there before memory is looked at.
+        let warm: Vec<TcpStream> = (0..50).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+        for _ in 0..50 {
+            assert_eq!(crate::world::get(port, "/steady/length/3000/1").unwrap().status, 200);
+        }
+        drop(warm);
+        let eye = Some(Eye::open(machine.pid()));
+        Site { machine, port, _backend: backend, server: server.to_owned(), eye }
+    }
+
+    /// A further path to a pipeline.
+    pub fn route(&self, path: &str, pipeline: &str) {
+        let more = format!("  - {{path: {path}, backend: {pipeline}}}\n");
+        self.machine.update("hs", &document(self.port, &self.server, &more));
+        eventually("the route is there", || {
+            let mut stream = self.connect();
+            say(&mut stream, format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).ok()?;
+            let mut line = [0; 12];
+            stream.read_exact(&mut line).ok()?;
+            (line != *b"HTTP/1.1 404").then_some(())
+        });
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(crate::world::PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+
+    /// With a receive buffer that stays small: the kernel would take megabytes on behalf of a client that reads nothing.
+    pub fn connect_narrow(&self) -> TcpStream {
+        use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_recv_buffer_size(&socket, 16 << 10).unwrap();
+        connect(&socket, &std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(crate::world::PATIENCE)).unwrap();
+        stream
+    }
+
+    /// The sum of a metric over all label sets that contain `label`.
+    pub fn figure(&self, name: &str, label: &str) -> f64 {
+        let text = self.machine.try_api("GET", "/metrics", "").map(|a| a.body).unwrap_or_default();
+        let of_it = text.lines().filter(|l| l.starts_with(&format!("{name}{{")) && l.contains(label));
+        of_it.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// How often a bound was reached so far.
+    pub fn limit(&self, name: &str) -> f64 {
+        self.figure("weir_limit_hits_total", &format!("limit=\"{name}\""))
+    }
+
+    /// Waits until the bound was reached so often.
+    pub fn counted(&self, name: &str, at_least: usize) {
+        let mut last = 0.0;
+        let counted = crate::world::within(crate::world::PATIENCE, || {
+            last = self.limit(name);
+            (last >= at_least as f64).then_some(())
+        });
+        assert!(counted.is_some(), "weir_limit_hits_total{{limit={name}}} is {last}, not {at_least}");
+    }
+
+    /// Waits until so many clients that did not read were cut off: as stalled, or as slow when the kernel took some more.
+    pub fn cut_off(&self, at_least: usize) {
+        let mut last = 0.0;
+        let cut = crate::world::within(crate::world::PATIENCE, || {
+            last = self.limit("response_stalled") + self.limit("response_rate");
+            (last >= at_least as f64).then_some(())
+        });
+        assert!(cut.is_some(), "{last} clients were cut off, not {at_least}");
+    }
+
+    /// Ends the watch over memory: it may have grown by so many KiB at most.
+    pub fn grew_at_most(&mut self, most_kib: u64) {
+        let grown = self.eye.take().map_or(0, Eye::close);
+        println!("memory grew by {grown} KiB, {most_kib} KiB are allowed");
+        assert!(grown <= most_kib, "memory grew by {grown} KiB, more than {most_kib} KiB");
+    }
+
+    /// Nothing of the attack stays: connections are gone, and requests on new ones are answered.
+    pub fn recovers(&mut self) {
+        answers(self.port, "/mock", 200);
+        answers(self.port, "/steady/length/100/2", 200);
+        eventually("the attack's connections are gone", || {
+            let open =
+                self.machine.json("/status/objects/hs")["eg-traffic-default/hs/m1"]["status"]["connections"].as_u64();
+            open.is_some_and(|n| n <= 1).then_some(())
+        });
+        self.machine.still_runs();
+        let log = self.machine.log();
+        assert!(!log.contains("panic"), "{log}");
+        assert!(log.len() < 200_000, "an attack fills the log: {} bytes", log.len());
+    }
+}
+
+fn document(port: u16, server: &str, routes: &str) -> String {
+    format!(
+        "kind: HTTPServer\nname: hs\nport: {port}\n{server}\nrules:\n- paths:\n  - {{path: /mock, backend: mock}}\n  - {{pathPrefix: /steady/, backend: proxy}}\n{routes}"
+    )
+}
+
+/// Looks at a process again and again.
+struct Eye {
+    base: u64,
+    peak: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Eye {
+    fn open(pid: u32) -> Eye {
+        let base = held(pid).anonymous_kib;
+        let (peak, stop) = (Arc::new(AtomicU64::new(base)), Arc::new(AtomicBool::new(false)));
+        let (highest, ended) = (peak.clone(), stop.clone());
+        let thread = thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                highest.fetch_max(held(pid).anonymous_kib, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        Eye { base, peak, stop, thread }
+    }
+
+    /// By how many KiB it grew at most.
+    fn close(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.join();
+        self.peak.load(Ordering::Relaxed).saturating_sub(self.base)
+    }
+}
+
+/// A client that asks for small things, one after another, as long as the attack lasts.
+pub struct Honest {
+    stop: Arc<AtomicBool>,
+    control: Control,
+    thread: JoinHandle<Result<(usize, Duration), String>>,
+}
+
+impl Honest {
+    /// Now and then on a new connection.
+    pub fn beside(site: &Site) -> Honest {
+        Honest::start(site, 20)
+    }
+
+    /// Always on the connections it has.
+    pub fn settled_beside(site: &Site) -> Honest {
+        Honest::start(site, usize::MAX)
+    }
+
+    fn start(site: &Site, requests_per_connection: usize) -> Honest {
+        let address = format!("127.0.0.1:{}", site.port);
+        let mut connection = Connection::open(&address).unwrap();
+        Honest::asking(move |served| {
+            if served % requests_per_connection == requests_per_connection - 1 {
+                connection = Connection::open(&address)?;
+            }
+            let answer = match served % 2 {
+                0 => connection.request("GET", "/mock", &[], ""),
+                _ => connection.request("POST", &format!("/steady/length/1000/{served:x}"), &[], "hello"),
+            }?;
+            if answer.status == 200 { Ok(()) } else { Err(io::Error::other(format!("{answer:?}"))) }
+        })
+    }
+
+    /// Makes the request that has this number, again and again.
+    pub fn asking(mut ask: impl FnMut(usize) -> io::Result<()> + Send + 'static) -> Honest {
+        let stop = Arc::new(AtomicBool::new(false));
+        let ended = stop.clone();
+        ask(0).unwrap();
+        let thread = thread::spawn(move || {
+            let (mut served, mut worst) = (0, Duration::ZERO);
+            while !ended.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                if let Err(error) = ask(served) {
+                    return Err(format!("the honest client's request {served}: {error}"));
+                }
+                served += 1;
+                worst = worst.max(began.elapsed());
+                thread::sleep(Duration::from_millis(2));
+            }
+            Ok((served, worst))
+        });
+        Honest { stop, control: Control::start(), thread }
+    }
+
+    /// Ends it, and sees that it was served well.
+    pub fn was_served(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let (served, worst) = self.thread.join().unwrap().unwrap_or_else(|error| panic!("{error}"));
+        let alone = self.control.end();
+        println!(
+            "the honest client got {served} answers, the slowest after {worst:?}; an echo took {alone:?} at worst"
+        );
+        assert!(served >= 10, "the honest client got {served} answers only");
+        assert!(
+            worst < STARVED + 6 * alone,
+            "the honest client waited {worst:?} for an answer, an echo took {alone:?}"
+        );
+    }
+}
+
+/// Two threads of the test that say a byte to each other: what the machine makes everybody wait. An honest request passes
+/// several times as many threads.
+struct Control {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Control {
+    fn start() -> Control {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        thread::spawn(move || {
+            let mut byte = [0];
+            while far.read_exact(&mut byte).is_ok() && far.write_all(&byte).is_ok() {}
+        });
+        let stop = Arc::new(AtomicBool::new(false));
+        let ended = stop.clone();
+        let thread = thread::spawn(move || {
+            let mut worst = Duration::ZERO;
+            while !ended.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                let mut byte = [1];
+                if near.write_all(&byte).and_then(|()| near.read_exact(&mut byte)).is_err() {
+                    break;
+                }
+                worst = worst.max(began.elapsed());
+                thread::sleep(Duration::from_millis(2));
+            }
+            worst
+        });
+        Control { stop, thread }
+    }
+
+    /// The longest an echo took.
+    fn end(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// Sends what a full socket takes, without waiting; false when the connection has ended.
+pub fn push(stream: &mut TcpStream, bytes: &[u8]) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let taken = stream.write(bytes);
+    stream.set_nonblocking(false).unwrap();
+    match taken {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
+    }
+}
+
+/// Everything until the other side closes; whether it closed in order.
+pub fn rest(stream: &mut TcpStream) -> (String, bool) {
+    let mut bytes = Vec::new();
+    let ended = stream.read_to_end(&mut bytes);
+    if let Err(error) = &ended {
+        assert!(
+            !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+            "the connection is still open after {:?}; it got {:?}",
+            crate::world::PATIENCE,
+            String::from_utf8_lossy(&bytes[..bytes.len().min(200)])
+        );
+    }
+    (String::from_utf8_lossy(&bytes).into_owned(), ended.is_ok())
+}
+
+/// The status of the one answer a connection gets before it is closed.
+pub fn last_status(stream: &mut TcpStream) -> u16 {
+    let (text, _) = rest(stream);
+    text.get(9..12).and_then(|s| s.parse().ok()).unwrap_or(0)
+}
+
+/// Writes all, although the other side may have had enough before.
+pub fn say(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes)
+}
