@@ -31,7 +31,7 @@ const CASES: &[&str] = &[
     "RW-01", "RW-03", "RW-05", "RW-07", // rewriting, headers, paths left as they are
     "PL-01", "PL-03", "PL-05", "PL-07", "PL-09", // the flow, namespaces, data
     "BA-01", "BA-03", "BA-05", "BA-07", "BA-09", // adaptors, builders, templates
-    "SE-01", "SE-03", "SE-07", // Validator: headers, jwt
+    "SE-01", "SE-03", "SE-07", "SE-11", // Validator: headers, jwt; client certificates
     "RS-01", "RS-03", "RS-05", "RS-07", "RS-09", // RateLimiter, time-outs, circuit breaker, failure codes
     "PX-01", "PX-03", "PX-05", "PX-07", "PX-13", "PX-15", // Proxy: balancing, candidates, mirror, errors, streams
     "MF-01", "MF-03", "MF-05", // Mock, RedirectorV2, HeaderToJSON
