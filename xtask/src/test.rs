@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use crate::cargo::{self, Profile, cargo, root};
 use crate::progress::{self, Colour, note, paint, seconds, step, title, warn};
-use crate::tools::{self, COMPILER, CURL, ETHTOOL, IP, NSENTER, PROMTOOL, PYTHON, WRK};
+use crate::tools::{self, COMPILER, CURL, ETHTOOL, HAPROXY, IP, NGINX, NSENTER, PROMTOOL, PYTHON, WRK};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -102,7 +102,7 @@ pub fn run(options: &Options) -> Result<(), String> {
 /// Installs what the tests drive, where we may; otherwise tests leave out what needs it and say so.
 fn require_tools() -> Result<Count, String> {
     tools::require(&[COMPILER])?;
-    match tools::require(&[CURL, WRK, PROMTOOL, PYTHON, IP, ETHTOOL, NSENTER]) {
+    match tools::require(&[CURL, WRK, PROMTOOL, PYTHON, IP, ETHTOOL, NSENTER, NGINX, HAPROXY]) {
         Ok(()) => {}
         Err(problem) if tools::is_root() => return Err(problem),
         Err(problem) => {
