@@ -1,8 +1,9 @@
 //! What a finished request leaves behind: its line in the access log.
 
+use crate::clock;
 use base_telemetry::access_log::{Entry, Format, LogWriter, Tags, tags};
 use edge_pipeline::Exchange;
-use std::time::{Duration, SystemTime};
+use std::time::Instant;
 
 /// Writes the line of an exchange.
 pub fn write(
@@ -10,7 +11,7 @@ pub fn write(
     format: &Format,
     exchange: &Exchange,
     status: u16,
-    duration: Duration,
+    ended: Instant,
     request_bytes: u64,
     response_bytes: u64,
 ) {
@@ -18,9 +19,9 @@ pub fn write(
     let request = &space.request;
     let passed = |out: &mut Vec<u8>| {
         let notes = exchange.tags.notes.iter().map(String::as_str);
-        match &exchange.tags.pipeline {
+        match exchange.tags.pipeline() {
             Some(pipeline) => {
-                let steps = exchange.tags.steps.iter().map(|(name, outcome, took)| (&**name, *outcome, *took));
+                let steps = exchange.tags.steps().iter().map(|(name, outcome, took)| (&**name, *outcome, *took));
                 tags::write(out, pipeline, steps, notes);
             }
             None => notes.for_each(|note| tags::write_note(out, note)),
@@ -38,14 +39,14 @@ pub fn write(
     writer.log(
         format,
         &Entry {
-            time: SystemTime::now(),
+            time: clock::time_of_day(ended),
             remote_addr: Some(exchange.client.peer),
             real_ip: Some(exchange.client.real_ip),
             method: exchange.method.as_bytes(),
             uri: &exchange.uri,
             proto: request.version.as_str(),
             status,
-            duration,
+            duration: ended.saturating_duration_since(exchange.started),
             request_bytes,
             response_bytes,
             tags: Tags::Write(&passed),

@@ -98,7 +98,7 @@ pub async fn drive(local: Rc<Local>, connection: Rc<Connection>, key: usize) {
             break;
         };
         first = false;
-        connection.enter(Phase::Busy);
+        connection.phase.set(Phase::Busy);
         match Box::pin(serve(&local, &connection, bytes)).await {
             Next::Again if !local.is_stopping() => connection.enter(Phase::Idle),
             Next::Again | Next::Close => break,
@@ -138,9 +138,7 @@ async fn serve(local: &Rc<Local>, connection: &Connection, first: Buf) -> Next {
 
 async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exchange: &mut Exchange) -> Next {
     let (stream, deadline, peer) = (&connection.stream, &connection.deadline, connection.peer);
-    let started = base_runtime::now();
-    deadline.set_after(local.timeouts().head);
-    exchange.started = started;
+    exchange.started = base_runtime::now();
     if memory::is_over() {
         return shed(local, connection, exchange).await;
     }
@@ -153,13 +151,14 @@ async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exch
             return finish(local, stream, deadline, exchange, manner, 0, None, Next::Linger).await;
         }
     };
-    deadline.clear();
     exchange.default_space().has_request = true;
     exchange.upgrade_offered = head.upgrade;
     exchange.remember_target();
     let live = local.live();
     exchange.client.peer = peer;
-    exchange.client.server = local.server_name().clone();
+    if !Arc::ptr_eq(&exchange.client.server, local.server_name()) {
+        exchange.client.server = local.server_name().clone();
+    }
     exchange.client.tls = match stream {
         Transport::Plain(_) => None,
         Transport::Tls(stream) => Some(stream.shared_session()),
@@ -186,10 +185,10 @@ async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exch
             local.limit("misdirected");
             Err(421)
         }
-        _ => live.router.route(exchange.request(), exchange.client.real_ip).map(|(r, m)| (r.clone(), m)),
+        _ => live.router.route(exchange.request(), exchange.client.real_ip),
     };
     let found = if connect { may_connect(local, &head, found) } else { found };
-    let limit = body_limit(found.as_ref().ok().map(|f| &*f.0), live.max_body);
+    let limit = body_limit(found.as_ref().ok().map(|f| f.0), live.max_body);
     let arrival = accept_body(local, stream, &head, rest, limit, exchange);
     let (pipeline, too_large) = match &found {
         Err(status) => {
@@ -204,10 +203,10 @@ async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exch
                 exchange.respond(Response::with_status(413), Body::Empty);
                 exchange.default_space().request_body = Body::Empty;
             }
-            (route.pipeline.current(), too_large)
+            (live.pipeline(route), too_large)
         }
     };
-    let routed = found.as_ref().ok().map(|(route, _)| route.pipeline.name().clone());
+    let routed = found.as_ref().ok().map(|(route, _)| route.pipeline.name());
     match pipeline {
         _ if too_large || routed.is_none() => {}
         None => exchange.respond(Response::with_status(503), Body::Empty),
@@ -227,7 +226,7 @@ async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exch
     let request_bytes = head.consumed as u64 + arrival.as_ref().map_or(exchange.request_bytes, |a| a.borrow().bytes);
     if exchange.client_gone {
         exchange.default_space().respond(Response::with_status(499), Body::Empty);
-        local.record(exchange, routed.as_ref(), request_bytes, 0);
+        local.record(exchange, routed, request_bytes, 0);
         stream.abort();
         return Next::Close;
     }
@@ -252,7 +251,7 @@ async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exch
         _ if !manner.keep_alive => Next::Close,
         _ => Next::Again,
     };
-    let next = finish(local, stream, deadline, exchange, manner, request_bytes, routed.as_ref(), next).await;
+    let next = finish(local, stream, deadline, exchange, manner, request_bytes, routed, next).await;
     if let (Next::Again, Some(unread)) = (&next, unread) {
         return if drain(&unread).await { Next::Again } else { Next::Close };
     }
@@ -287,6 +286,7 @@ async fn read_head(
         return Ok((head, buffer));
     }
     // A head in pieces waits in memory of its own size, not in a receive buffer.
+    deadline.set_after(local.timeouts().head);
     let mut partial = buffer.to_vec();
     let booking = Booking::new(memory::Kind::Heads, partial.capacity());
     drop(buffer);
@@ -308,6 +308,7 @@ async fn read_head(
             continue;
         }
         if let Some(head) = h1::parse_request(&partial, limits, request).map_err(refuse)? {
+            deadline.clear();
             more.advance(head.consumed.saturating_sub(had));
             return Ok((head, more));
         }
@@ -449,11 +450,11 @@ fn refusal() -> Manner {
 
 /// CONNECT goes only where a filter makes tunnels of it. Elsewhere it is a method this server does not have, whatever the path
 /// rules say of it; nothing of it reaches a backend, which might take it for the start of another protocol.
-fn may_connect(
+fn may_connect<'a>(
     local: &Local,
     head: &RequestHead,
-    found: Result<(Arc<Route>, Matched), u16>,
-) -> Result<(Arc<Route>, Matched), u16> {
+    found: Result<(&'a Route, Matched), u16>,
+) -> Result<(&'a Route, Matched), u16> {
     if !head.framing.is_empty() {
         // It has no content, so whoever sends some means the bytes for somebody else.
         local.limit("connect_content");
@@ -557,7 +558,6 @@ async fn finish(
         let framing = response::framing(response, &Body::Empty, manner);
         (sent, bytes) = response::send(stream, response, Body::Empty, framing, manner, deadline, &mut pace).await;
     }
-    deadline.clear();
     if real_time {
         exchange.tags.note(|| "real time stream: true".to_owned());
     }
@@ -615,9 +615,4 @@ async fn linger(stream: &Transport, deadline: &Deadline, most: Duration) {
             break;
         }
     }
-}
-
-/// How long a request took so far.
-pub fn elapsed(exchange: &Exchange) -> Duration {
-    Instant::now().saturating_duration_since(exchange.started)
 }

@@ -6,9 +6,9 @@
 use crate::Timeouts;
 use crate::access;
 use crate::connection::{self, Connection, Phase};
-use crate::router::Router;
+use crate::router::{Route, Router};
 use crate::tls::{self, Tls};
-use crate::traffic::{AroundSlot, Shared};
+use crate::traffic::{AroundSlot, PipelineView, Shared};
 use arc_swap::ArcSwap;
 use base_model::ip_filter::CidrSet;
 use base_model::{GoDuration, HttpServerSpec};
@@ -17,7 +17,7 @@ use base_runtime::net::{ListenOptions, Seat, Spread, StreamState, TcpListener, T
 use base_telemetry::access_log::{self, LogWriter};
 use base_telemetry::server::{self, Recorder, Sample, ServerStats};
 use base_tls::Transport;
-use edge_pipeline::Exchange;
+use edge_pipeline::{Exchange, Pipeline};
 use proto_http::Limits;
 use serde_json::{Value, json};
 use slab::Slab;
@@ -326,6 +326,7 @@ const SPARE_EXCHANGES: usize = 256;
 pub struct Local {
     server: Arc<HttpServer>,
     live: RefCell<arc_swap::Cache<ServerHandle, Arc<Live>>>,
+    held: RefCell<Rc<Held>>,
     recorder: RefCell<Recorder>,
     log: RefCell<Option<LogWriter>>,
     connections: RefCell<Slab<Rc<Connection>>>,
@@ -346,9 +347,46 @@ impl std::ops::Deref for ServerHandle {
     }
 }
 
+/// One worker's hold on a generation of the rules. Requests share it without counting where other workers count.
+pub struct Held {
+    live: Arc<Live>,
+    /// By the routes' numbers.
+    pipelines: RefCell<Vec<Option<PipelineView>>>,
+}
+
+impl Held {
+    fn new(live: Arc<Live>) -> Rc<Held> {
+        Rc::new(Held { live, pipelines: RefCell::default() })
+    }
+
+    /// The pipeline a route leads to, if there is one.
+    pub fn pipeline(&self, route: &Route) -> Option<Rc<Arc<Pipeline>>> {
+        let mut pipelines = self.pipelines.borrow_mut();
+        if pipelines.len() <= route.index {
+            pipelines.resize_with(route.index + 1, || None);
+        }
+        pipelines[route.index].get_or_insert_with(|| route.pipeline.view()).current()
+    }
+}
+
+impl std::ops::Deref for Held {
+    type Target = Live;
+
+    fn deref(&self) -> &Live {
+        &self.live
+    }
+}
+
+/// Lets this worker let go of what was replaced.
+pub fn refresh() {
+    let locals: Vec<Rc<Local>> = LOCALS.with_borrow(|locals| locals.iter().map(|(_, local)| local.clone()).collect());
+    locals.iter().for_each(|local| local.refresh());
+}
+
 async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener, spread: Arc<Spread>) {
     let local = Rc::new(Local {
         live: RefCell::new(arc_swap::Cache::new(ServerHandle(server.clone()))),
+        held: RefCell::new(Held::new(server.live.load_full())),
         recorder: RefCell::new(server.stats.recorder(base_runtime::worker_index())),
         log: RefCell::new(server.shared.access_log().map(|log| log.writer(base_runtime::worker_index()))),
         connections: RefCell::new(Slab::new()),
@@ -423,8 +461,18 @@ async fn take_in(server: Arc<HttpServer>, key: u64, stream: TcpStream, peer: Soc
 
 impl Local {
     /// The generation of the rules in force now.
-    pub fn live(&self) -> Arc<Live> {
-        self.live.borrow_mut().load().clone()
+    pub fn live(&self) -> Rc<Held> {
+        let mut live = self.live.borrow_mut();
+        let (live, mut held) = (live.load(), self.held.borrow_mut());
+        if !Arc::ptr_eq(live, &held.live) {
+            *held = Held::new(live.clone());
+        }
+        held.clone()
+    }
+
+    /// Lets go of what was replaced.
+    fn refresh(&self) {
+        self.live().pipelines.borrow_mut().iter_mut().flatten().for_each(|view| drop(view.current()));
     }
 
     pub fn idle_timeout(&self) -> Option<Duration> {
@@ -537,7 +585,8 @@ impl Local {
 
     /// Counts a request that was answered and writes its line in the access log.
     pub fn record(&self, exchange: &Exchange, routed: Option<&Arc<str>>, request_bytes: u64, response_bytes: u64) {
-        let duration = connection::elapsed(exchange);
+        let ended = Instant::now();
+        let duration = ended.saturating_duration_since(exchange.started);
         let status = exchange.default_space_ref().response.as_ref().map_or(503, |r| r.status);
         let path = exchange.uri.split(|b| *b == b'?').next().and_then(|p| std::str::from_utf8(p).ok());
         self.server.shared.count_request(base_runtime::worker_index());
@@ -552,7 +601,7 @@ impl Local {
         });
         if let Some(log) = &mut *self.log.borrow_mut() {
             let live = self.live();
-            access::write(log, &live.access_log, exchange, status, duration, request_bytes, response_bytes);
+            access::write(log, &live.access_log, exchange, status, ended, request_bytes, response_bytes);
         }
     }
 

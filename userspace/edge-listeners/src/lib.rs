@@ -2,10 +2,11 @@
 //!
 //! Reading order: [`traffic`] (which servers and pipelines there are), [`http_server`] (one HTTPServer: its sockets on
 //! every worker), [`tls`], [`connection`] (one client connection), [`request_body`], [`response`], [`tunnel`], [`router`], [`radix`], [`variables`],
-//! [`timeouts`], [`pace`].
+//! [`timeouts`], [`pace`], `clock`.
 #![forbid(unsafe_code)]
 
 pub mod access;
+mod clock;
 pub mod connection;
 pub mod http_server;
 pub mod pace;

@@ -1,5 +1,6 @@
 //! Writing an answer to the client: head and first piece in one buffer, the rest as it comes.
 
+use crate::clock;
 use crate::pace::Pace;
 use base_runtime::Buf;
 use base_runtime::net::StreamState;
@@ -13,7 +14,6 @@ use proto_http::{Known, Response, Version};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// An answer of this size finds room in the kernel: nobody waits for it before the connection is closed.
 const SMALL: usize = 32 * 1024;
@@ -213,12 +213,11 @@ fn with_head(response: &Response, framing: Framing, manner: Manner, use_it: impl
     }
     HEAD.with_borrow_mut(|(head, date)| {
         head.clear();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let options = ResponseOptions {
             framing,
             keep_alive: manner.keep_alive,
             client: manner.client,
-            date: date.refresh(now),
+            date: date.refresh(clock::seconds()),
             upgrade: manner.upgrade,
             head_request: manner.head_request,
             tunnel: manner.tunnel,

@@ -24,7 +24,7 @@ pub struct Router {
 struct Rule {
     ip_filter: Option<IpFilter>,
     hosts: Vec<Host>,
-    routes: Vec<Arc<Route>>,
+    routes: Vec<Route>,
     /// Paths of the routes by index, when they are looked up in a tree and not one after another.
     tree: Option<Tree>,
 }
@@ -53,6 +53,8 @@ pub struct Route {
     queries: Vec<KeyMatch>,
     all_queries: bool,
     rewrite: Option<String>,
+    /// Number of the route in its server, from 0.
+    pub index: usize,
     /// Where the pipeline of this name is, or will be.
     pub pipeline: Arc<PipelineSlot>,
     /// Largest request body in bytes: as `clientMaxBodySize` of the document, 0 = the server's.
@@ -93,14 +95,15 @@ impl Router {
             .iter()
             .enumerate()
             .map(|(index, rule)| {
-                Rule::new(rule, spec.router_kind, &|path| slot(&generated_pipeline(server, index, path)), slot)
+                let first = spec.rules[..index].iter().map(|rule| rule.paths.len()).sum();
+                Rule::new(rule, spec.router_kind, first, &|path| slot(&generated_pipeline(server, index, path)), slot)
             })
             .collect::<Result<_, _>>()?;
         Ok(Router { ip_filter: spec.ip_filter.as_ref().map(|f| f.compile()), rules })
     }
 
     /// The route, or the status to refuse with.
-    pub fn route(&self, request: &Request, client: IpAddr) -> Result<(&Arc<Route>, Matched), u16> {
+    pub fn route(&self, request: &Request, client: IpAddr) -> Result<(&Route, Matched), u16> {
         let allowed = |filter: &Option<IpFilter>| filter.as_ref().is_none_or(|f| f.allows(Some(client)));
         if !allowed(&self.ip_filter) {
             return Err(403);
@@ -159,6 +162,7 @@ impl Rule {
     fn new(
         spec: &RuleSpec,
         kind: RouterKind,
+        first: usize,
         generated: &dyn Fn(usize) -> Arc<PipelineSlot>,
         slot: &dyn Fn(&str) -> Arc<PipelineSlot>,
     ) -> Result<Rule, String> {
@@ -195,7 +199,7 @@ impl Rule {
                 .enumerate()
                 .map(|(index, path)| {
                     let pipeline = if path.backend.is_empty() { generated(index) } else { slot(&path.backend) };
-                    Route::new(path, pipeline).map(Arc::new)
+                    Route::new(first + index, path, pipeline)
                 })
                 .collect::<Result<_, _>>()?,
         })
@@ -232,12 +236,13 @@ impl Host {
 }
 
 impl Route {
-    fn new(spec: &PathSpec, pipeline: Arc<PipelineSlot>) -> Result<Route, String> {
+    fn new(index: usize, spec: &PathSpec, pipeline: Arc<PipelineSlot>) -> Result<Route, String> {
         let text = |t: &String| (!t.is_empty()).then(|| t.clone());
         let canonical = |t: String| proto_http::path::Path::from_text(&t).as_str().to_owned();
         let headers = spec.headers.iter().map(|h| KeyMatch::new(&h.key, &h.values, &h.regexp));
         let queries = spec.queries.iter().map(|q| KeyMatch::new(&q.key, &q.values, &q.regexp));
         Ok(Route {
+            index,
             ip_filter: spec.ip_filter.as_ref().map(|f| f.compile()),
             exact: text(&spec.path).map(canonical),
             prefix: text(&spec.path_prefix).map(canonical).map(Arc::from),
@@ -404,7 +409,7 @@ mod tests {
             let answer = match router.route(&request, client) {
                 Err(status) => status.to_string(),
                 Ok((route, matched)) => {
-                    let (route, name) = (route.clone(), route.pipeline.name().to_string());
+                    let name = route.pipeline.name().to_string();
                     route.rewrite(&mut request, &matched);
                     let after = request.target();
                     if after == before { name } else { format!("{name} {after}") }

@@ -1,8 +1,8 @@
 //! Which servers and pipelines there are, by name, and how a change of one reaches the requests.
 
 use crate::Timeouts;
-use crate::http_server::HttpServer;
-use arc_swap::ArcSwapOption;
+use crate::http_server::{self, HttpServer};
+use arc_swap::{ArcSwapOption, Cache};
 use base_model::{GlobalFilterSpec, HttpServerSpec, PipelineSpec, Problem};
 use base_runtime::Worker;
 use base_telemetry::Telemetry;
@@ -12,6 +12,8 @@ use base_tls::TicketKeys;
 use edge_pipeline::{Around, FilterKind, Pipeline};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -40,6 +42,40 @@ impl PipelineSlot {
     /// The generation in force; a request keeps the one it began with.
     pub fn current(&self) -> Option<Arc<Pipeline>> {
         self.current.load_full()
+    }
+
+    /// A worker's view of the slot.
+    pub fn view(self: &Arc<Self>) -> PipelineView {
+        PipelineView { cache: Cache::new(SlotHandle(self.clone())), held: None }
+    }
+}
+
+/// Lets a cache borrow the pointer out of the shared slot.
+struct SlotHandle(Arc<PipelineSlot>);
+
+impl Deref for SlotHandle {
+    type Target = ArcSwapOption<Pipeline>;
+
+    fn deref(&self) -> &ArcSwapOption<Pipeline> {
+        &self.0.current
+    }
+}
+
+/// A worker's view of a slot: requests count their hold on a generation on their worker alone, not where all workers count.
+pub struct PipelineView {
+    cache: Cache<SlotHandle, Option<Arc<Pipeline>>>,
+    held: Option<Rc<Arc<Pipeline>>>,
+}
+
+impl PipelineView {
+    /// As [`PipelineSlot::current`].
+    pub fn current(&mut self) -> Option<Rc<Arc<Pipeline>>> {
+        let now = self.cache.load().as_ref();
+        match (now, &self.held) {
+            (Some(now), Some(held)) if Arc::ptr_eq(now, held) => {}
+            (now, _) => self.held = now.map(|pipeline| Rc::new(pipeline.clone())),
+        }
+        self.held.clone()
     }
 }
 
@@ -104,6 +140,13 @@ impl Shared {
     /// Counts a bound that was reached on this worker.
     pub fn limit(&self, name: &'static str) {
         self.telemetry.limits().register(name).hit(base_runtime::worker_index());
+    }
+
+    /// Lets workers that have nothing to do let go of what was replaced.
+    pub fn refresh(&self) {
+        for worker in &self.workers {
+            worker.spawn(|| async { http_server::refresh() });
+        }
     }
 
     /// The place of the pipeline called `name`, made when nobody asked before.
@@ -186,6 +229,7 @@ impl Traffic {
         let previous = slot.current();
         let built = Pipeline::build(name, spec, &self.shared.kinds, previous.as_deref(), &self.shared.telemetry)?;
         slot.current.store(Some(Arc::new(built)));
+        self.shared.refresh();
         Ok(())
     }
 
@@ -199,6 +243,8 @@ impl Traffic {
                 slots.remove(name);
             }
         }
+        drop(slots);
+        self.shared.refresh();
     }
 
     /// Builds a GlobalFilter and puts it in its place.
@@ -242,7 +288,11 @@ impl Traffic {
     pub fn apply_server(&self, name: &str, spec: &HttpServerSpec) -> Result<(), String> {
         let existing = lock(&self.servers).get(name).cloned();
         match existing {
-            Some(server) => server.update(spec),
+            Some(server) => {
+                server.update(spec)?;
+                self.shared.refresh();
+                Ok(())
+            }
             None => {
                 let server = HttpServer::start(name, spec, self.shared.clone())?;
                 lock(&self.servers).insert(name.to_owned(), server);

@@ -61,12 +61,19 @@ impl Space {
 }
 
 /// What the access log tells of an exchange beside its message: the stations passed, and notes.
+///
+/// Names are kept from one request to the next, which mostly passes the same stations: counting references to names that all
+/// workers share costs more than comparing two addresses.
 #[derive(Debug, Default)]
 pub struct Tags {
     /// Off: stations are not timed, notes are dropped.
     pub enabled: bool,
-    pub steps: Vec<(Arc<str>, Outcome, Duration)>,
-    pub pipeline: Option<Arc<str>>,
+    steps: Vec<(Arc<str>, Outcome, Duration)>,
+    /// Of `steps`, those of this request.
+    passed: usize,
+    pipeline: Option<Arc<str>>,
+    /// `pipeline` is one this request is in.
+    inside: bool,
     pub notes: Vec<String>,
 }
 
@@ -78,9 +85,37 @@ impl Tags {
         }
     }
 
+    /// The request is in this pipeline now.
+    pub fn enter(&mut self, pipeline: &Arc<str>) {
+        self.inside = true;
+        if !self.pipeline.as_ref().is_some_and(|known| Arc::ptr_eq(known, pipeline)) {
+            self.pipeline = Some(pipeline.clone());
+        }
+    }
+
+    /// The pipeline entered last.
+    pub fn pipeline(&self) -> Option<&Arc<str>> {
+        self.pipeline.as_ref().filter(|_| self.inside)
+    }
+
+    /// A station was passed.
+    pub fn pass(&mut self, name: &Arc<str>, outcome: Outcome, took: Duration) {
+        match self.steps.get_mut(self.passed) {
+            Some((known, before, time)) if Arc::ptr_eq(known, name) => (*before, *time) = (outcome, took),
+            Some(step) => *step = (name.clone(), outcome, took),
+            None => self.steps.push((name.clone(), outcome, took)),
+        }
+        self.passed += 1;
+    }
+
+    /// The stations passed, in order.
+    pub fn steps(&self) -> &[(Arc<str>, Outcome, Duration)] {
+        &self.steps[..self.passed]
+    }
+
     fn clear(&mut self) {
-        self.steps.clear();
-        self.pipeline = None;
+        self.passed = 0;
+        self.inside = false;
         self.notes.clear();
     }
 }

@@ -144,7 +144,7 @@ impl Pipeline {
         if let Some(data) = &self.data {
             exchange.data.insert("PIPELINE".to_owned(), data.clone());
         }
-        exchange.tags.pipeline = Some(self.name.clone());
+        exchange.tags.enter(&self.name);
         let mut at = 0;
         let mut ended = false;
         while let Some(node) = self.nodes.get(at) {
@@ -159,7 +159,7 @@ impl Pipeline {
                 Step::Wait(future) => future.await,
             };
             if let Some(began) = began {
-                exchange.tags.steps.push((node.label.clone(), outcome, began.elapsed()));
+                exchange.tags.pass(&node.label, outcome, began.elapsed());
             }
             at = match node.jumps.iter().find(|(result, _)| *result == outcome) {
                 Some((_, target)) => *target,
@@ -187,7 +187,7 @@ impl Pipeline {
         }
         if let Some(after) = &around.after {
             after.run(exchange).await;
-            exchange.tags.pipeline = Some(self.name.clone());
+            exchange.tags.enter(&self.name);
         }
     }
 

@@ -1,0 +1,48 @@
+//! The time of day, from the clock that time-outs go by: one reading tells both.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long the two clocks are taken to run alike. The time of day may be set; logs and `Date` follow within this.
+const ALIKE: Duration = Duration::from_secs(1);
+
+/// The time of day at `instant`, which is about now.
+pub fn time_of_day(instant: Instant) -> SystemTime {
+    thread_local! {
+        static BOTH: Cell<Option<(Instant, SystemTime)>> = const { Cell::new(None) };
+    }
+    let known = BOTH.get().and_then(|(then, time)| {
+        let since = instant.checked_duration_since(then)?;
+        (since < ALIKE).then(|| time + since)
+    });
+    known.unwrap_or_else(|| {
+        let (now, time) = (Instant::now(), SystemTime::now());
+        BOTH.set(Some((now, time)));
+        time - now.saturating_duration_since(instant)
+    })
+}
+
+/// Seconds since 1970 as of this turn of the worker.
+pub fn seconds() -> u64 {
+    time_of_day(base_runtime::now()).duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_clocks_tell_the_same() {
+        for _ in 0..3 {
+            let (instant, time) = (Instant::now(), SystemTime::now());
+            let told = time_of_day(instant);
+            let apart = told.duration_since(time).unwrap_or_else(|e| e.duration());
+            assert!(apart < Duration::from_millis(50), "{apart:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // One that lies before the first reading.
+        let early = Instant::now() - Duration::from_secs(5);
+        let apart = SystemTime::now().duration_since(time_of_day(early)).unwrap();
+        assert!((4900..5100).contains(&apart.as_millis()), "{apart:?}");
+    }
+}
