@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::task::{Context as TaskContext, Poll, RawWaker, RawWakerVTable, Waker};
 
 use crate::context;
@@ -111,7 +111,7 @@ impl Executor {
                         size: size_of::<TaskCell<F>>(),
                     }
                 },
-                references: AtomicUsize::new(1),
+                references: AtomicU32::new(1),
                 queued_remotely: AtomicBool::new(false),
                 queued: Cell::new(true),
                 id,
@@ -277,7 +277,7 @@ struct TaskCell<F> {
 
 struct Header {
     vtable: &'static TaskVTable,
-    references: AtomicUsize,
+    references: AtomicU32,
     queued_remotely: AtomicBool,
     /// In the ready queue. Touched by the task's own thread only.
     queued: Cell<bool>,
@@ -339,7 +339,7 @@ unsafe fn clone_waker(data: *const ()) -> RawWaker {
     let task = from_raw(data);
     // SAFETY: the waker being cloned holds (or borrows) a reference.
     let before = unsafe { task.as_ref() }.references.fetch_add(1, Ordering::Relaxed);
-    assert!(before < usize::MAX / 2, "too many wakers of one task");
+    assert!(before < u32::MAX / 2, "too many wakers of one task");
     raw_waker(task)
 }
 

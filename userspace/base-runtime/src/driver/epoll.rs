@@ -115,7 +115,7 @@ impl Epoll {
             let room = buf.spare_mut();
             let room_len = room.len();
             // SAFETY: the kernel writes at most `room_len` bytes into memory this buffer owns, during the call only.
-            let n = unsafe { libc::recv(socket.fd.get(), room.as_mut_ptr().cast(), room_len, 0) };
+            let n = unsafe { recv(socket.fd.get(), room.as_mut_ptr(), room_len) };
             if n > 0 {
                 buf.commit(n as usize);
                 socket::received(cx, socket, buf);
@@ -153,7 +153,7 @@ impl Epoll {
         let mut bufs = tx.iter();
         if let (Some(only), None) = (bufs.next(), bufs.next()) {
             // SAFETY: the kernel reads the bytes of a buffer the queue keeps, during the call only.
-            let n = unsafe { libc::send(socket.fd.get(), only.as_ptr().cast(), only.len(), libc::MSG_NOSIGNAL) };
+            let n = unsafe { send(socket.fd.get(), only.as_ptr(), only.len()) };
             return (n, only.len());
         }
         let mut vectors = [const { libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 } }; IOVECS];
@@ -168,7 +168,7 @@ impl Epoll {
         message.msg_iov = vectors.as_mut_ptr();
         message.msg_iovlen = count;
         // SAFETY: the vectors point into buffers the queue keeps; the kernel reads them during the call only.
-        (unsafe { libc::sendmsg(socket.fd.get(), &raw const message, libc::MSG_NOSIGNAL) }, bytes)
+        (unsafe { sendmsg(socket.fd.get(), &raw const message) }, bytes)
     }
 
     fn accept_some(&self, cx: &Context, socket: &Rc<Socket>) {
@@ -236,7 +236,7 @@ impl Driver for Epoll {
         let result = unsafe { libc::connect(socket.fd.get(), address.as_ptr(), address.length()) };
         let errno = if result == 0 { 0 } else { last_errno() };
         if errno != 0 && errno != libc::EINPROGRESS {
-            socket.connecting.set(Connecting::Done(errno));
+            socket.connecting.set(Connecting::Done(errno as i16));
             return Err(io::Error::from_raw_os_error(errno));
         }
         self.adopt(cx, socket)?;
@@ -352,6 +352,35 @@ impl Driver for Epoll {
         self.unfinished.borrow_mut().clear();
         self.starved.borrow_mut().clear();
     }
+}
+
+// libc's functions of the same names are points where a thread may be cancelled, and say so to the library before and after each
+// call: a hundred instructions per message, for a thing nobody does.
+
+/// # Safety
+/// `room` is writable for `length` bytes during the call.
+#[inline]
+unsafe fn recv(fd: RawFd, room: *mut u8, length: usize) -> isize {
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: by the contract; the kernel is not asked for the address.
+    unsafe { libc::syscall(libc::SYS_recvfrom, fd, room, length, 0, none, none) as isize }
+}
+
+/// # Safety
+/// `bytes` is readable for `length` bytes during the call.
+#[inline]
+unsafe fn send(fd: RawFd, bytes: *const u8, length: usize) -> isize {
+    let none = std::ptr::null::<libc::c_void>();
+    // SAFETY: by the contract; the socket is connected, so there is no address.
+    unsafe { libc::syscall(libc::SYS_sendto, fd, bytes, length, libc::MSG_NOSIGNAL, none, 0) as isize }
+}
+
+/// # Safety
+/// `message` is valid, and what it points to readable, during the call.
+#[inline]
+unsafe fn sendmsg(fd: RawFd, message: *const libc::msghdr) -> isize {
+    // SAFETY: by the contract.
+    unsafe { libc::syscall(libc::SYS_sendmsg, fd, message, libc::MSG_NOSIGNAL) as isize }
 }
 
 fn take_error(fd: RawFd) -> i32 {

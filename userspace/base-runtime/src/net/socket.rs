@@ -136,7 +136,7 @@ pub(crate) struct Socket {
     pub tx_error: Cell<i32>,
     pub tx_waker: WakerCell,
     /// A task waits for `tx_bytes` to fall to this, if any waits.
-    pub tx_mark: Cell<usize>,
+    pub tx_mark: Cell<u32>,
     pub bytes_sent: Cell<u64>,
     /// In the worker's list of sockets with something new to send.
     pub dirty: Cell<bool>,
@@ -189,7 +189,8 @@ pub(crate) enum SendOp {
 pub(crate) enum Connecting {
     No,
     Pending,
-    Done(i32),
+    /// With an errno, 0 when established.
+    Done(i16),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -263,7 +264,7 @@ pub(crate) fn connected(cx: &Context, socket: &Socket, errno: i32) {
     if !socket.is_open() {
         return;
     }
-    socket.connecting.set(Connecting::Done(errno));
+    socket.connecting.set(Connecting::Done(errno as i16));
     if errno == 0 {
         cx.shared.counters.connected.add(1);
         cx.shared.counters.connections_open.add(1);
@@ -340,7 +341,7 @@ pub(crate) fn sent(cx: &Context, socket: &Rc<Socket>, n: usize) {
     socket.bytes_sent.set(socket.bytes_sent.get() + n as u64);
     let queued = socket.tx_bytes.get().saturating_sub(n);
     socket.tx_bytes.set(queued);
-    if socket.tx_mark.get() != NO_MARK && queued <= socket.tx_mark.get() {
+    if socket.tx_mark.get() != NO_MARK && queued <= socket.tx_mark.get() as usize {
         socket.tx_mark.set(NO_MARK);
         socket.tx_waker.wake(&cx.executor);
     }
@@ -491,7 +492,7 @@ pub(crate) fn error_of(errno: i32) -> io::Error {
     io::Error::from_raw_os_error(errno)
 }
 
-/// A queue that mostly holds nothing or one buffer, and takes memory of its own only beyond that.
+/// A queue that mostly holds nothing or one buffer, and takes memory of its own only while it holds more.
 #[derive(Default)]
 pub(crate) struct Queue {
     first: Option<Buf>,
@@ -515,13 +516,13 @@ impl Queue {
         if self.first.is_none() {
             self.first = Some(buf);
         } else {
-            self.rest.get_or_insert_default().push_back(buf);
+            self.rest.get_or_insert_with(take_list).push_back(buf);
         }
     }
 
     pub fn push_front(&mut self, buf: Buf) {
         if let Some(second) = self.first.replace(buf) {
-            self.rest.get_or_insert_default().push_front(second);
+            self.rest.get_or_insert_with(take_list).push_front(second);
         }
     }
 
@@ -530,6 +531,9 @@ impl Queue {
         let popped = self.first.take();
         if let Some(rest) = &mut self.rest {
             self.first = rest.pop_front();
+            if rest.is_empty() {
+                self.rest.take().into_iter().for_each(keep_list);
+            }
         }
         popped
     }
@@ -563,14 +567,42 @@ impl Queue {
     }
 }
 
-pub(crate) const NO_MARK: usize = usize::MAX;
+thread_local! {
+    /// Lists of queues that have emptied, for the next that needs one: an idle connection keeps none.
+    #[expect(clippy::vec_box, reason = "the box is what is reused")]
+    static SPARE_LISTS: RefCell<Vec<Box<VecDeque<Buf>>>> = const { RefCell::new(Vec::new()) };
+}
+
+#[expect(clippy::box_collection, reason = "see Queue")]
+fn take_list() -> Box<VecDeque<Buf>> {
+    SPARE_LISTS.try_with(|spare| spare.borrow_mut().pop()).ok().flatten().unwrap_or_default()
+}
+
+#[expect(clippy::box_collection, reason = "see Queue")]
+fn keep_list(list: Box<VecDeque<Buf>>) {
+    if list.capacity() <= SPARE_LIST_CAPACITY {
+        // A thread that ends has no use for it.
+        let _ = SPARE_LISTS.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SPARE_LISTS_MAX {
+                spare.push(list);
+            }
+        });
+    }
+}
+
+/// 64 KiB per worker at most.
+const SPARE_LISTS_MAX: usize = 64;
+const SPARE_LIST_CAPACITY: usize = 64;
+pub(crate) const NO_MARK: u32 = u32::MAX;
 const NO_TIMER: u32 = u32::MAX;
 /// A socket with its reference counts and its slot in the table.
 pub(crate) const SOCKET_BYTES: usize =
     size_of::<Socket>() + 2 * size_of::<usize>() + size_of::<(u32, Option<Rc<Socket>>)>();
 
-/// What an idle connection costs besides its task; DESIGN allows 600 bytes for all of it.
-const _: () = assert!(size_of::<Socket>() <= 224, "a socket has grown");
+/// What an idle connection costs besides its task; DESIGN allows 600 bytes for all of it. With its reference counts it just fits the
+/// allocator's class of 192.
+const _: () = assert!(size_of::<Socket>() <= 176, "a socket has grown");
 
 #[cfg(test)]
 mod tests {

@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn a_million_timers_are_cheap() {
         let mut wheel = Wheel::new();
-        let started = Instant::now();
+        let started = cpu_time();
         let keys: Vec<u32> = (0..1_000_000u64)
             .map(|i| {
                 let key = wheel.create(Action::Wake);
@@ -373,7 +373,8 @@ mod tests {
             drop(wheel.remove(key));
         }
         assert!(wheel.next_slot().is_none());
-        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        let took = cpu_time() - started;
+        assert!(took < Duration::from_secs(10), "{took:?}");
     }
 
     /// A million timers, set, moved, cleared and removed at random, against a heap that is sorted the slow way.
@@ -453,5 +454,13 @@ mod tests {
         }
         assert!(alive < keys.len(), "some were removed");
         assert_eq!(wheel.entries.len(), keys.len(), "slots are used again");
+    }
+
+    /// Of this thread: the machine may be busy with other things.
+    fn cpu_time() -> Duration {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the kernel writes one `timespec`.
+        assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) }, 0);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
     }
 }
