@@ -10,8 +10,9 @@ use std::time::Instant;
 use crate::buffer::Pool;
 use crate::driver::AnyDriver;
 use crate::executor::Executor;
+use crate::net::listener::spare_descriptor;
 use crate::net::socket::{Socket, Sockets};
-use crate::runtime::{Limits, Shared};
+use crate::runtime::{Config, Limits, Shared};
 use crate::time::Timers;
 
 pub(crate) struct Context {
@@ -29,6 +30,25 @@ pub(crate) struct Context {
     pub now: Cell<Instant>,
     /// The worker is going down: closing no longer waits for queued sends.
     pub stopping: Cell<bool>,
+}
+
+impl Context {
+    pub fn new(shared: Arc<Shared>, config: &Config, driver: AnyDriver) -> Context {
+        let now = Instant::now();
+        Context {
+            shared,
+            executor: Executor::new(),
+            timers: Timers::new(now),
+            sockets: Sockets::new(),
+            dirty: RefCell::new(Vec::with_capacity(64)),
+            driver,
+            pool: Pool::new(config.buffers_max, config.buffers_kept),
+            limits: Limits { recv_queue_max: config.recv_queue_max.max(1), linger: config.linger },
+            spare: RefCell::new(spare_descriptor()),
+            now: Cell::new(now),
+            stopping: Cell::new(false),
+        }
+    }
 }
 
 thread_local! {

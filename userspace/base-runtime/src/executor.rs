@@ -422,3 +422,172 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 const _: () = assert!(size_of::<WakerCell>() == 16, "a waker cell fits two words");
+
+/// What the tests of public behaviour do over real sockets is repeated here without any, so that miri can follow it:
+/// `cargo +nightly miri test -p base-runtime --lib -- executor buffer channel queue`.
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::rc::Rc;
+    use std::sync::Mutex;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::Buf;
+    use crate::context::Context;
+    use crate::driver::AnyDriver;
+    use crate::runtime::{Config, Inbox, take_inbox};
+    use crate::time::Deadline;
+
+    /// Runs `test` where a worker's tasks would run; it turns the executor by hand.
+    fn on_worker(test: impl FnOnce(&Context)) {
+        let shared = Arc::new(Shared::new(0, 0).expect("an eventfd"));
+        let config = Config { buffers_max: 4, buffers_kept: 2, ..Config::default() };
+        let driver = AnyDriver::new(crate::IoKind::Epoll, &config, &shared).expect("epoll works");
+        let cx = Context::new(shared, &config, driver);
+        let entered = context::enter(&cx);
+        test(&cx);
+        cx.executor.clear(&cx.shared);
+        drop(entered);
+        assert_eq!(cx.shared.counters.snapshot().tasks, 0);
+    }
+
+    /// What wakes from elsewhere have left is taken in, and ready tasks are polled.
+    fn turn(cx: &Context) {
+        take_inbox(cx, &mut Inbox::default());
+        cx.executor.run(&cx.shared, 100);
+    }
+
+    struct CountDrop(Rc<Cell<u32>>);
+
+    impl Drop for CountDrop {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+
+    /// A task that says how often it was polled and dropped, and leaves its waker.
+    fn watched(polls: &Rc<Cell<u32>>, drops: &Rc<Cell<u32>>, slot: &Arc<Mutex<Option<Waker>>>) -> Task {
+        let (polls, drops, slot) = (polls.clone(), CountDrop(drops.clone()), slot.clone());
+        crate::spawn(async move {
+            let _drops = drops;
+            poll_fn(|cx| {
+                polls.set(polls.get() + 1);
+                *slot.lock().expect("no panic") = Some(cx.waker().clone());
+                Poll::<()>::Pending
+            })
+            .await
+        })
+    }
+
+    #[test]
+    fn wakers_outlive_their_task_here_and_elsewhere() {
+        on_worker(|cx| {
+            let (polls, drops, slot) = (Rc::default(), Rc::default(), Arc::default());
+            let task = watched(&polls, &drops, &slot);
+            turn(cx);
+            let waker = slot.lock().expect("no panic").clone().expect("it was polled");
+            waker.wake_by_ref();
+            waker.wake_by_ref();
+            turn(cx);
+            assert_eq!((polls.get(), drops.get()), (2, 0), "two wakes are one poll");
+            task.abort();
+            assert_eq!((drops.get(), task.is_finished()), (1, true));
+            // Its slot has another tenant, whom the old waker does not concern.
+            let (others_polls, others_slot) = (Rc::default(), Arc::default());
+            watched(&others_polls, &Rc::default(), &others_slot);
+            turn(cx);
+            waker.wake_by_ref();
+            let elsewhere = waker.clone();
+            std::thread::spawn(move || drop((elsewhere.clone(), elsewhere.wake()))).join().expect("no panic");
+            turn(cx);
+            assert_eq!((polls.get(), others_polls.get()), (2, 1));
+            slot.lock().expect("no panic").take();
+            std::thread::spawn(move || drop(waker)).join().expect("the last reference is freed there");
+        });
+    }
+
+    #[test]
+    fn wakes_from_many_threads_arrive_while_tasks_come_and_go() {
+        on_worker(|cx| {
+            let (polls, drops, slot) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)), Arc::default());
+            let task = watched(&polls, &drops, &slot);
+            turn(cx);
+            let threads: Vec<_> = (0..3)
+                .map(|_| {
+                    let waker = slot.lock().expect("no panic").clone().expect("it was polled");
+                    std::thread::spawn(move || (0..10).for_each(|_| waker.wake_by_ref()))
+                })
+                .collect();
+            while threads.iter().any(|thread| !thread.is_finished()) {
+                turn(cx);
+            }
+            threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+            let before = polls.get();
+            let last = slot.lock().expect("no panic").clone().expect("it was polled");
+            std::thread::spawn(move || last.wake()).join().expect("no panic");
+            turn(cx);
+            assert!(polls.get() > before, "the last wake is not lost");
+            task.abort();
+            assert_eq!(drops.get(), 1);
+        });
+    }
+
+    #[test]
+    fn tasks_may_spawn_abort_and_panic_while_they_run() {
+        on_worker(|cx| {
+            let drops = Rc::new(Cell::new(0));
+            let (ended, panicked, aborted) =
+                (CountDrop(drops.clone()), CountDrop(drops.clone()), CountDrop(drops.clone()));
+            let own: Rc<RefCell<Option<Task>>> = Rc::default();
+            let seen = own.clone();
+            *own.borrow_mut() = Some(crate::spawn(async move {
+                let _aborted = aborted;
+                seen.borrow().as_ref().expect("set below").abort();
+                crate::spawn(async move { drop(ended) });
+                std::future::pending().await
+            }));
+            crate::spawn(async move {
+                let _panicked = panicked;
+                panic!("as the test wants");
+            });
+            turn(cx);
+            assert_eq!((drops.get(), cx.shared.counters.snapshot().panics), (3, 1));
+            assert!(own.borrow().as_ref().is_some_and(Task::is_finished));
+        });
+    }
+
+    #[test]
+    fn timers_and_buffers_of_a_worker() {
+        on_worker(|cx| {
+            let fired = Rc::new(Cell::new(false));
+            let seen = fired.clone();
+            crate::spawn(async move {
+                let deadline = Deadline::at(crate::now() + Duration::from_millis(5));
+                deadline.set(crate::now() + Duration::from_millis(9));
+                deadline.expired().await;
+                seen.set(true);
+            });
+            turn(cx);
+            let started = Instant::now();
+            while !fired.get() {
+                cx.now.set(Instant::now());
+                cx.timers.advance(cx);
+                turn(cx);
+            }
+            assert!(started.elapsed() >= Duration::from_millis(8));
+
+            let mut bufs: Vec<Buf> = (0..4).map(|_| Buf::try_alloc().expect("within the ceiling")).collect();
+            assert!(Buf::try_alloc().is_none());
+            bufs.push(Buf::alloc());
+            for buf in &mut bufs {
+                buf.append(b"some bytes");
+            }
+            let tail = bufs[0].split_off(5);
+            assert_eq!((&bufs[0][..], &tail[..]), (&b"some "[..], &b"bytes"[..]));
+            drop((bufs, tail));
+            let stats = cx.shared.counters.snapshot();
+            assert_eq!((stats.buffers_in_use, stats.buffers_total), (0, 2), "two are kept");
+        });
+    }
+}

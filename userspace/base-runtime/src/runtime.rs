@@ -1,7 +1,6 @@
 //! Starting and stopping the workers, and the loop each of them runs.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -12,15 +11,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::affinity::{allowed_cpus, pin_to};
-use crate::buffer::Pool;
 use crate::context::{self, Context};
 use crate::driver::{AnyDriver, Driver, IoKind, IoMode, Wait, probe_uring};
-use crate::executor::{Executor, Task, WokenTask};
+use crate::executor::{Task, WokenTask};
 use crate::memory::{self, Ledger};
-use crate::net::listener::spare_descriptor;
-use crate::net::socket::{Key, Sockets};
+use crate::net::socket::Key;
 use crate::stats::{Counters, WorkerStats};
-use crate::time::Timers;
 
 /// How to start a [`Runtime`]. All defaults are in [`Config::default`].
 #[derive(Debug, Clone)]
@@ -276,7 +272,7 @@ pub(crate) struct Shared {
 }
 
 #[derive(Default)]
-struct Inbox {
+pub(crate) struct Inbox {
     closed: bool,
     woken: Vec<WokenTask>,
     jobs: Vec<Job>,
@@ -291,7 +287,7 @@ const SLEEPING: u8 = 1;
 const NOTIFIED: u8 = 2;
 
 impl Shared {
-    fn new(index: usize, cpu: usize) -> std::io::Result<Shared> {
+    pub(crate) fn new(index: usize, cpu: usize) -> std::io::Result<Shared> {
         // SAFETY: a plain system call; the result is checked before it is owned.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
@@ -375,7 +371,6 @@ fn run_worker(shared: Arc<Shared>, config: Config, io: IoKind, started: mpsc::Se
         let _ = started.send(Err(failed("pin its thread to its CPU", std::io::Error::last_os_error())));
         return;
     }
-    let pool = Pool::new(config.buffers_max, config.buffers_kept);
     let driver = match AnyDriver::new(io, &config, &shared) {
         Ok(driver) => driver,
         Err(error) => {
@@ -383,20 +378,7 @@ fn run_worker(shared: Arc<Shared>, config: Config, io: IoKind, started: mpsc::Se
             return;
         }
     };
-    let now = Instant::now();
-    let cx = Context {
-        shared,
-        executor: Executor::new(),
-        timers: Timers::new(now),
-        sockets: Sockets::new(),
-        dirty: RefCell::new(Vec::with_capacity(64)),
-        driver,
-        pool,
-        limits: Limits { recv_queue_max: config.recv_queue_max.max(1), linger: config.linger },
-        spare: RefCell::new(spare_descriptor()),
-        now: Cell::new(now),
-        stopping: Cell::new(false),
-    };
+    let cx = Context::new(shared, &config, driver);
     // SAFETY: a plain system call.
     cx.shared.thread_id.store(unsafe { libc::gettid() }, Ordering::Relaxed);
     let entered = context::enter(&cx);
@@ -487,7 +469,7 @@ fn start_sends(cx: &Context) {
     cx.dirty.borrow_mut().append(&mut queued_meanwhile);
 }
 
-fn take_inbox(cx: &Context, spare: &mut Inbox) {
+pub(crate) fn take_inbox(cx: &Context, spare: &mut Inbox) {
     {
         let mut inbox = cx.shared.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut inbox.woken, &mut spare.woken);
