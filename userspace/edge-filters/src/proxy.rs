@@ -12,9 +12,9 @@
 //!   loadBalance: {policy: roundRobin}
 //! ```
 //!
-//! Outcomes: `internalError` (no server: 503; answer too large: 500), `clientError` (the client's body failed: 400, 413),
-//! `serverError` (the server could not be reached or broke off: 503), `timeout` (408), `failureCode` (the server's own
-//! answer stands), `shortCircuited` (503).
+//! Outcomes: `internalError` (no server, or no memory to gather the answer in: 503; answer too large: 500), `clientError` (the
+//! client's body failed: 400, 413), `serverError` (the server could not be reached or broke off: 503), `timeout` (408),
+//! `failureCode` (the server's own answer stands), `shortCircuited` (503).
 //!
 //! A `retryPolicy` repeats what failed: idempotent methods always, others only when nothing was sent, and never a body that
 //! streams. Policies are those of the pipeline's `resilience`.
@@ -116,6 +116,8 @@ struct Pool {
     retry: Option<RetrySpec>,
     /// Outside of retries: all tries of a request are one call.
     breaker: Option<Arc<CircuitBreaker>>,
+    /// Answers that could not be gathered.
+    no_memory: Limit,
     stats: Arc<PoolStats>,
     /// By worker, then by server in the order of the balancer.
     recorders: Vec<(PoolRecorder, Vec<ServerRecorder>)>,
@@ -302,6 +304,13 @@ impl Proxy {
                 exchange.tags.note(|| format!("{}: {error}", pool.name));
                 return match error {
                     BodyError::TooLarge => refuse(exchange, 500, INTERNAL_ERROR),
+                    BodyError::NoMemory => {
+                        pool.no_memory.hit(base_runtime::worker_index());
+                        let mut response = Response::with_status(503);
+                        response.headers.set("Retry-After", "1");
+                        exchange.respond(response, Body::Empty);
+                        INTERNAL_ERROR
+                    }
                     _ => refuse(exchange, 503, SERVER_ERROR),
                 };
             }
@@ -374,6 +383,7 @@ impl Pool {
             failure_codes: spec.failure_codes.iter().map(|c| c.code()).collect(),
             retry,
             breaker,
+            no_memory: parts.telemetry.limits().register("memory"),
             stats,
             recorders,
         })

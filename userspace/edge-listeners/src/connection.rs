@@ -354,6 +354,7 @@ fn blame(local: &Local, exchange: &mut Exchange, failed: BodyError, arrival: &Ar
         BodyError::TooLarge => local.limit("request_body_bytes"),
         BodyError::TimedOut => local.limit(if arrival.is_too_slow() { "body_rate" } else { "body_timeout" }),
         BodyError::Incomplete => exchange.client_gone = true,
+        BodyError::NoMemory => local.limit("memory"),
         BodyError::Malformed => {
             let Some(fault) = arrival.fault() else { return };
             local.limit(fault.name());

@@ -1,7 +1,7 @@
 //! A message body: none, in memory, or still arriving.
 
 use base_runtime::Buf;
-use base_runtime::memory::{Booking, Kind, SharedBooking};
+use base_runtime::memory::{self, Booking, Kind, SharedBooking};
 use bytes::Bytes;
 use proto_http::Headers;
 use proto_http::h1::{self, BodyDecoder};
@@ -34,6 +34,8 @@ pub enum BodyError {
     Incomplete,
     /// No progress within the time allowed.
     TimedOut,
+    /// The process has no memory left to gather it in.
+    NoMemory,
 }
 
 impl fmt::Display for BodyError {
@@ -43,6 +45,7 @@ impl fmt::Display for BodyError {
             BodyError::Malformed => "body is framed wrongly",
             BodyError::Incomplete => "body ended early",
             BodyError::TimedOut => "body made no progress in time",
+            BodyError::NoMemory => "no memory to gather the body in; see --memory-limit",
         })
     }
 }
@@ -89,7 +92,8 @@ impl Body {
     }
 
     /// Reads a stream to its end into memory, at most `limit` bytes. Memory: what has arrived, plus one buffer; booked as bodies
-    /// for as long as any part of it is kept. After an error the body is empty.
+    /// for as long as any part of it is kept. While the process is over its ceiling none grows beyond 64 KiB: what was let in before
+    /// could fill memory many times over. After an error the body is empty.
     pub async fn collect(&mut self, limit: u64) -> Result<&Bytes, BodyError> {
         if let Body::Stream(stream) = self {
             if stream.remaining().is_some_and(|n| n > limit) {
@@ -106,6 +110,10 @@ impl Body {
                         if bytes.len() as u64 + piece.len() as u64 > limit {
                             *self = Body::Empty;
                             return Err(BodyError::TooLarge);
+                        }
+                        if bytes.len() + piece.len() > SPARED_MOST && memory::is_over() {
+                            *self = Body::Empty;
+                            return Err(BodyError::NoMemory);
                         }
                         bytes.extend_from_slice(&piece);
                         booking.set(bytes.capacity());
@@ -136,6 +144,9 @@ impl Body {
 
 /// Room made at once for a body whose length is known, in bytes; beyond it room follows what has come.
 const ANNOUNCED_MOST: u64 = 256 * 1024;
+
+/// A body of this size is gathered even when memory runs out, in bytes: it ends soon.
+const SPARED_MOST: usize = 64 * 1024;
 
 /// A body in memory, in the books until nobody holds a part of it any more.
 struct Collected {

@@ -1,8 +1,9 @@
 //! More requests or connections than there is room for.
 
-use super::site::{Honest, Site, crowd, on_both_drivers, push, rest};
+use super::site::{Honest, Site, crowd, on_both_drivers, push, rest, say};
 use crate::world::{Connection, Machine, answers, eventually};
-use std::net::TcpStream;
+use std::io::{self, Read};
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -66,4 +67,63 @@ fn connections_past_the_descriptors() {
         site.grew_at_most(16 * 1024);
         site.recovers();
     });
+}
+
+/// Answers without an announced length are gathered before they are relayed: a hundred of them at once, each just below its own
+/// limit, are held while their backend lets everybody wait.
+#[test]
+fn memory_beyond_its_ceiling() {
+    on_both_drivers(|io| {
+        let mut site = Site::start(io, &["--memory-limit", "64MiB"], "");
+        let document = crate::world::proxy("hoard", &[format!("http://127.0.0.1:{}", hoarding_backend())]);
+        site.machine.create(&document);
+        let address = format!("127.0.0.1:{}", site.port);
+        site.route("/hoard", "hoard");
+        let honest = Honest::asking(move |_| {
+            let answer = Connection::open(&address)?.request("GET", "/mock", &[], "")?;
+            let advised = answer.head.to_lowercase().contains("retry-after: ");
+            match answer.status {
+                200 => Ok(()),
+                503 if advised => Ok(()),
+                _ => Err(io::Error::other(format!("{answer:?}"))),
+            }
+        });
+        let mut crowd: Vec<TcpStream> = (0..crowd() / 6).map(|_| site.connect()).collect();
+        for stream in &mut crowd {
+            say(stream, b"GET /hoard HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        }
+        let mut refused = 0;
+        for stream in &mut crowd {
+            let mut bytes = Vec::new();
+            let _ = stream.read_to_end(&mut bytes);
+            refused += usize::from(bytes.starts_with(b"HTTP/1.1 503"));
+        }
+        assert!(refused > crowd.len() / 2, "{refused} of {} were refused", crowd.len());
+        site.counted("memory", 1);
+        honest.was_served();
+        site.grew_at_most(160 * 1024);
+        site.recovers();
+    });
+}
+
+/// Answers with a body of unknown length whose end does not come for a while.
+fn hoarding_backend() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { continue };
+            thread::spawn(move || {
+                let _ = stream.read(&mut [0; 4096]);
+                let piece = format!("{:x}\r\n{}\r\n", 32 << 10, "x".repeat(32 << 10));
+                let mut sent = say(&mut stream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                for _ in 0..110 {
+                    sent = sent.and_then(|()| say(&mut stream, piece.as_bytes()));
+                }
+                thread::sleep(Duration::from_secs(2));
+                let _ = say(&mut stream, b"0\r\n\r\n");
+            });
+        }
+    });
+    port
 }
