@@ -244,6 +244,10 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // A handle may outlive its worker, in a thread-local for example: then there is nobody to send anything.
+        if base_runtime::current_worker().is_none() {
+            return;
+        }
         self.connection.get_mut().close(&mut |record| self.socket.send(record));
     }
 }
