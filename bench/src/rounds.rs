@@ -109,6 +109,7 @@ pub fn load(options: &generator::Options, gateway: &Gateway, upstream: SocketAdd
         ..options.clone()
     };
     let outcome = generator::run(&options).map_err(|error| format!("{}: {error}", gateway.name))?;
+    gateway.forget_logs();
     checked(&gateway.name, outcome, options.connections)
 }
 

@@ -7,7 +7,7 @@ pub mod micro;
 pub mod tls1;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 
@@ -95,7 +95,10 @@ impl Stage {
         }
         raise_files_limit()?;
         let machine = cpu::machine();
-        let folder = std::env::temp_dir().join(format!("weir-bench-{}", std::process::id()));
+        // Logs on a disk would have a gateway wait for whoever else writes to it.
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() { memory.into() } else { std::env::temp_dir() };
+        let folder = parent.join(format!("weir-bench-{}", std::process::id()));
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let certificate = tls.then(|| Certificate::new(&folder)).transpose()?;
         let logs = !options.no_peer_logs;
