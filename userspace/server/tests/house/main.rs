@@ -9,6 +9,7 @@ mod attacks;
 mod bad_input;
 mod changes;
 mod cluster;
+mod differential;
 mod figures;
 mod process;
 mod quick_start;
