@@ -424,7 +424,7 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 const _: () = assert!(size_of::<WakerCell>() == 16, "a waker cell fits two words");
 
 /// What the tests of public behaviour do over real sockets is repeated here without any, so that miri can follow it:
-/// `cargo +nightly miri test -p base-runtime --lib -- executor buffer channel queue`.
+/// `MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p base-runtime --lib -- executor buffer channel queue`.
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;

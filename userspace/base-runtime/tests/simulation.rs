@@ -93,13 +93,13 @@ fn world(io: IoMode, seed: u64) {
     let open = |runtime: &Runtime| runtime.workers().iter().map(|w| w.stats().connections_open).sum::<u64>();
     let started = Instant::now();
     while open(&clients) + open(&servers) > 0 {
-        assert!(started.elapsed() < Duration::from_secs(10), "{} and {} left open", open(&clients), open(&servers));
+        assert!(started.elapsed() < PATIENCE, "{} and {} left open", open(&clients), open(&servers));
         std::thread::sleep(Duration::from_millis(2));
     }
     let workers: Vec<Worker> = clients.workers().iter().chain(servers.workers()).cloned().collect();
     // What clients count on their side may still be counted on the servers'.
     while tally.clean_servers.load(Ordering::SeqCst) < tally.clean_clients.load(Ordering::SeqCst) {
-        assert!(started.elapsed() < Duration::from_secs(10), "{tally:?}");
+        assert!(started.elapsed() < PATIENCE, "{tally:?}");
         std::thread::sleep(Duration::from_millis(2));
     }
     clients.shutdown();
@@ -114,6 +114,8 @@ fn world(io: IoMode, seed: u64) {
 }
 
 const CONNECTIONS: usize = 60;
+/// For what hangs, not for what is slow on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 #[derive(Debug, Default)]
 struct Tally {
@@ -231,7 +233,7 @@ async fn client(target: Target, plans: Plans, id: usize, tally: &Tally) {
     for _ in 0..plans.seed % 3 {
         drop(timeout(Duration::from_micros(plans.seed % 100), connect()).await);
     }
-    let stream = timeout(Duration::from_secs(15), connect()).await.expect("in time").expect("connects");
+    let stream = timeout(PATIENCE, connect()).await.expect("in time").expect("connects");
     stream.send(Buf::copy_from(&plans.seed.to_be_bytes()));
     let [mine, theirs] = plans.draw();
     if run_end(stream, mine, theirs).await {
@@ -276,7 +278,7 @@ async fn run_end(stream: TcpStream, mine: Plan, theirs: Plan) -> bool {
                 Err(_) => continue,
             }
         } else {
-            timeout(Duration::from_secs(15), stream.recv()).await.expect("neither bytes nor an end for 15 s")
+            timeout(PATIENCE, stream.recv()).await.expect("neither bytes nor an end")
         };
         match next {
             Ok(Some(mut buf)) => {
@@ -299,7 +301,7 @@ async fn run_end(stream: TcpStream, mine: Plan, theirs: Plan) -> bool {
         assert_eq!(received, theirs.total, "the end came early");
         let started = Instant::now();
         while written.take().map(|result: std::io::Result<()>| result.expect("nothing broke")).is_none() {
-            assert!(started.elapsed() < Duration::from_secs(15), "{} bytes stay unsent", stream.send_queue_len());
+            assert!(started.elapsed() < PATIENCE, "{} bytes stay unsent", stream.send_queue_len());
             sleep(Duration::from_millis(1)).await;
         }
         // The client's number comes before its bytes.
