@@ -114,6 +114,7 @@ struct Rounds {
 struct Server {
     workers: Box<[OnceLock<Box<ServerShard>>]>,
     healthy: AtomicBool,
+    ejected: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -125,6 +126,7 @@ struct ServerShard {
     closed: AtomicU64,
     parked: AtomicU64,
     unparked: AtomicU64,
+    ejections: AtomicU64,
 }
 
 impl PoolStats {
@@ -213,7 +215,7 @@ impl PoolStats {
         };
         let made = servers.entry(Arc::from(name)).or_insert_with(|| {
             let workers = self.workers.iter().map(|_| OnceLock::new()).collect();
-            Arc::new(Server { workers, healthy: AtomicBool::new(true) })
+            Arc::new(Server { workers, healthy: AtomicBool::new(true), ejected: AtomicBool::new(false) })
         });
         Arc::clone(made)
     }
@@ -312,6 +314,17 @@ impl ServerRecorder {
         });
     }
 
+    /// The server failed its requests and is left out for a while.
+    pub fn ejected(&self) {
+        self.with(|shard| bump(&shard.ejections, 1));
+        self.set_ejected(true);
+    }
+
+    /// Whether the server is left out.
+    pub fn set_ejected(&self, ejected: bool) {
+        self.server.ejected.store(ejected, Relaxed);
+    }
+
     /// A connection is gone.
     pub fn connection_closed(&self, was_idle: bool) {
         self.with(|shard| {
@@ -404,6 +417,11 @@ fn encode_ours(pool: &PoolStats, encoder: &mut Encoder) {
                 "Times an idle connection to a backend was used again, by pool and server.",
                 sum(|s| &s.reused),
             ),
+            (
+                "weir_upstream_ejections_total",
+                "Times a server was left out for a while because it failed its requests, by pool and server.",
+                sum(|s| &s.ejections),
+            ),
         ];
         for (name, help, n) in counters {
             encoder.counter(name, help, &labels, n as f64);
@@ -419,6 +437,11 @@ fn encode_ours(pool: &PoolStats, encoder: &mut Encoder) {
                 "weir_upstream_healthy",
                 "Whether the health checks take the server for healthy (1) or not (0), by pool and server.",
                 u64::from(server.healthy.load(Relaxed)),
+            ),
+            (
+                "weir_upstream_ejected",
+                "Whether the server is left out because it failed its requests (1) or not (0), by pool and server.",
+                u64::from(server.ejected.load(Relaxed)),
             ),
         ];
         for (name, help, n) in gauges {
@@ -495,6 +518,7 @@ mod tests {
             server.connection_reused();
             server.connection_parked();
             server.connection_closed(false);
+            server.ejected();
             server.error(UpstreamError::Timeout);
             recorder.no_server();
             recorder.retried();
@@ -511,6 +535,8 @@ mod tests {
             format!("weir_upstream_connections_created_total{{{labels}}} 4"),
             format!("weir_upstream_connections_reused_total{{{labels}}} 2"),
             format!("weir_upstream_healthy{{{labels}}} 0"),
+            format!("weir_upstream_ejected{{{labels}}} 1"),
+            format!("weir_upstream_ejections_total{{{labels}}} 2"),
             format!("weir_upstream_request_duration_seconds_count{{{labels}}} 6"),
             "weir_upstream_retries_total{pool=\"main\"} 2".to_owned(),
         ] {
