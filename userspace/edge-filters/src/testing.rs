@@ -51,7 +51,7 @@ pub fn filter_after(kind: &FilterKind, spec: &str, previous: Option<&dyn Filter>
     let fields = yaml(spec);
     (kind.check)(&fields, "").unwrap_or_else(|problems| panic!("{spec}: {}", base_model::problem::render(&problems)));
     let telemetry = Telemetry::new(Identity::default(), 1);
-    let parts = Parts { name: "f", pipeline: "p", previous, resilience: &[], telemetry: &telemetry };
+    let parts = Parts { name: "f", pipeline: "p", previous, last: true, resilience: &[], telemetry: &telemetry };
     (kind.build)(&fields, &parts)
         .unwrap_or_else(|problems| panic!("{spec}: {}", base_model::problem::render(&problems)))
 }

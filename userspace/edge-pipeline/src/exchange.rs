@@ -144,6 +144,8 @@ pub struct Exchange {
     pub upgraded: Option<Transport>,
     /// Interim answers of backends, for the listener to send on.
     pub interim: Interim,
+    /// Filters come after the pipeline that may want the request's body: none of its own may take it away.
+    pub keep_request_body: bool,
     /// The client has gone; the response, if any, reaches nobody.
     pub client_gone: bool,
     /// Bytes of request bodies are counted here as they are read from the client.
@@ -166,6 +168,7 @@ impl Default for Exchange {
             upgrade_offered: false,
             upgraded: None,
             interim: Interim::default(),
+            keep_request_body: false,
             client_gone: false,
             request_bytes: 0,
         }
@@ -191,6 +194,7 @@ impl Exchange {
         self.upgrade_offered = false;
         self.upgraded = None;
         self.interim.clear();
+        self.keep_request_body = false;
         self.client_gone = false;
         self.request_bytes = 0;
     }

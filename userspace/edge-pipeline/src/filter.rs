@@ -60,6 +60,8 @@ pub struct Parts<'a> {
     pub pipeline: &'a str,
     /// The filter of the same name and kind in the generation before, to inherit from.
     pub previous: Option<&'a dyn Filter>,
+    /// No other filter of the pipeline comes after it: what it does with the request's body nobody will see.
+    pub last: bool,
     /// `resilience` of the pipeline, as written.
     pub resilience: &'a [base_model::NamedSpec],
     /// Where figures are kept.

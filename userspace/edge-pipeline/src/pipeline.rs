@@ -65,6 +65,7 @@ impl Pipeline {
                 name: &filter.name,
                 pipeline: name,
                 previous: inherited.map(|f| &**f),
+                last: Pipeline::is_last(spec, index),
                 resilience: &spec.resilience,
                 telemetry,
             };
@@ -82,6 +83,15 @@ impl Pipeline {
         let nodes = Pipeline::resolve(spec, &filters, kinds);
         let data = (!spec.data.is_empty()).then(|| Value::Object(spec.data.clone()));
         Ok(Pipeline { name: name.into(), filters, nodes, data })
+    }
+
+    /// Whether no other filter can come after this one.
+    fn is_last(spec: &PipelineSpec, index: usize) -> bool {
+        if spec.flow.is_empty() {
+            return index + 1 == spec.filters.len();
+        }
+        let name = &spec.filters[index].name;
+        spec.flow.iter().skip_while(|node| node.filter != *name).skip(1).all(|node| node.filter == END)
     }
 
     fn resolve(
@@ -176,12 +186,14 @@ impl Pipeline {
 
     /// Walks a flow before this one and a flow after it, as a GlobalFilter says.
     pub async fn run_within(&self, around: &Around, exchange: &mut Exchange) {
+        exchange.keep_request_body = true;
         if let Some(before) = &around.before
             && before.run(exchange).await
             && !around.fall_through_before
         {
             return;
         }
+        exchange.keep_request_body = around.after.is_some();
         if self.run(exchange).await && !around.fall_through_pipeline {
             return;
         }
