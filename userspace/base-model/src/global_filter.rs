@@ -1,5 +1,7 @@
 //! `kind: GlobalFilter`: flows around every pipeline of a server.
 
+use std::time::SystemTime;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +41,15 @@ impl GlobalFilterSpec {
         for (name, pipeline) in [("beforePipeline", &self.before_pipeline), ("afterPipeline", &self.after_pipeline)] {
             if let Some(pipeline) = pipeline {
                 pipeline.validate(&at(path, name), kinds, findings);
+            }
+        }
+    }
+
+    /// As [`PipelineSpec::check_certificates`].
+    pub fn check_certificates(&self, path: &str, now: SystemTime, findings: &mut Findings) {
+        for (name, pipeline) in [("beforePipeline", &self.before_pipeline), ("afterPipeline", &self.after_pipeline)] {
+            if let Some(pipeline) = pipeline {
+                pipeline.check_certificates(&at(path, name), now, findings);
             }
         }
     }

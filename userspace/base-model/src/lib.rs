@@ -52,7 +52,8 @@ pub use pipeline::{END, FilterKinds, FilterSpec, FlowNodeSpec, NamedSpec, Pipeli
 pub use problem::{Findings, Problem, Warning};
 pub use proxy::{
     BodyMatchSpec, CompressionSpec, HeaderCheckSpec, HealthCheckSpec, HealthMatchSpec, LoadBalanceSpec,
-    MemoryCacheSpec, MtlsSpec, PoolSpec, ProxySpec, RequestMatcherSpec, ServerSpec, ServerUrl, StickySessionSpec,
+    MemoryCacheSpec, MtlsSpec, OutlierDetectionSpec, PoolSpec, ProxySpec, RequestMatcherSpec, ServerSpec, ServerUrl,
+    StickySessionSpec,
 };
 pub use resilience::{BackOffPolicy, CircuitBreakerSpec, RetrySpec, SlidingWindowType};
 pub use secret::Secrets;

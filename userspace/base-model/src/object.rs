@@ -58,8 +58,13 @@ impl Object {
             return Err(vec![problem]);
         }
         let spec = Spec::read(&document, filters, &mut findings);
-        if let (Some(Spec::HttpServer(server)), Some(now)) = (&spec, now) {
-            server.check_certificates("", now, &mut findings);
+        if let Some(now) = now {
+            match &spec {
+                Some(Spec::HttpServer(server)) => server.check_certificates("", now, &mut findings),
+                Some(Spec::Pipeline(pipeline)) => pipeline.check_certificates("", now, &mut findings),
+                Some(Spec::GlobalFilter(filter)) => filter.check_certificates("", now, &mut findings),
+                Some(Spec::VirtualIp(_)) | None => {}
+            }
         }
         if let Some(Spec::VirtualIp(vip)) = &spec {
             // The control plane reads these documents by name, without the decoder.

@@ -19,6 +19,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
@@ -196,6 +197,15 @@ impl PipelineSpec {
             validate_policy(policy, &place, findings);
         }
         self.validate_flow(&at(path, "flow"), kinds, findings);
+    }
+
+    /// Looks into the certificates of its filters as of `now`; see [`ProxySpec::check_certificates`].
+    pub fn check_certificates(&self, path: &str, now: SystemTime, findings: &mut Findings) {
+        for (i, filter) in self.filters.iter().enumerate().filter(|(_, filter)| filter.kind == "Proxy") {
+            if let Ok(proxy) = decode::<ProxySpec>(&filter.raw, path) {
+                proxy.value.check_certificates(&nth(&at(path, "filters"), i), now, findings);
+            }
+        }
     }
 
     fn validate_filter(&self, filter: &FilterSpec, path: &str, kinds: &dyn FilterKinds, findings: &mut Findings) {
@@ -538,7 +548,7 @@ filters:
             &[
                 "filters[0].pools[0].servers[1].url = \"a:80\": no scheme; write it as http://host:port",
                 "filters[0].pools[0].servers[1].weight: missing: other servers of the pool have one; give every server a weight of 1 or more, or none of them",
-                "filters[0].pools[0].servers[2].url = \"ftp://a\": the scheme ftp is not spoken; write http:// or https://",
+                "filters[0].pools[0].servers[2].url = \"ftp://a\": the scheme ftp is not spoken; write http://, https:// or unix://",
                 "filters[0].pools[0].servers[2].weight: missing: other servers of the pool have one; give every server a weight of 1 or more, or none of them",
                 "filters[0].pools[0].servers[3].url = \"http://\": no host; write it as http://host:port",
                 "filters[0].pools[0].servers[3].weight: missing: other servers of the pool have one; give every server a weight of 1 or more, or none of them",

@@ -5,7 +5,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::time::SystemTime;
 
+use base_tls::Certificate;
+use base_tls::certificate::{Part, read_authorities};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,12 +31,12 @@ pub struct ProxySpec {
     /// Compress responses. Default: they pass as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionSpec>,
-    /// TLS towards servers: a certificate of ours, and whom to trust. Default: no certificate, the system's authorities.
+    /// TLS towards `https://` servers: a certificate of ours, and whom to trust. Default: no certificate, the system's authorities.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtls: Option<MtlsSpec>,
-    /// Idle connections kept over all servers. Default 10240.
+    /// Idle connections kept over all servers of this filter, each of which gets an equal share. Default 10240.
     pub max_idle_conns: u32,
-    /// Idle connections kept per server. Default 1024.
+    /// Idle connections kept per server, over all workers, each of which keeps an equal share, but one at least. Default 1024.
     pub max_idle_conns_per_host: u32,
     /// Redirects of a server that are followed. 0, the default, hands them to the client.
     pub max_redirection: u32,
@@ -86,9 +89,17 @@ pub struct PoolSpec {
     pub filter: Option<RequestMatcherSpec>,
     /// Largest response body, in bytes. 0, the default: as the filter says; negative: relayed at any size.
     pub server_max_body_size: i64,
-    /// How long one try may take as a whole; then the client gets 408. Default: for ever.
+    /// How long one try may take as a whole, connecting and a body of known or bounded length included; then the client gets 408,
+    /// or, when the answer has begun, its end is cut off. Default: for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<GoDuration>,
+    /// How long connecting to a server may take, over all its addresses and with the TLS handshake; then the try has failed.
+    /// Default 30s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<GoDuration>,
+    /// Leave out for a while servers that fail. Default: those that cannot be connected to, as written there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetectionSpec>,
     /// Name of a Retry in the pipeline's `resilience`. Default: one try.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub retry_policy: String,
@@ -106,12 +117,58 @@ pub struct PoolSpec {
     pub failure_codes: Vec<HttpCode>,
 }
 
+/// Leaves out servers by what becomes of the requests they get (passive ejection).
+///
+/// Without this block a server is left out after 5 failed connects in a row. With it, answers of 500 and more, time-outs and broken
+/// connections count as well. After the time a single request tries the server; when that fails too the time doubles, up to 5 min.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OutlierDetectionSpec {
+    /// Failures in a row after which a server is left out; 1 or more. Default 5.
+    #[schemars(range(min = 1))]
+    pub consecutive_errors: u32,
+    /// How long it is left out the first time. Default 10s.
+    pub base_ejection_time: GoDuration,
+    /// Most servers of the pool left out at a time, in per cent; the last one never is. 0: none ever is. Default 50.
+    #[schemars(range(max = 100))]
+    pub max_ejection_percent: u32,
+}
+
+impl Default for OutlierDetectionSpec {
+    fn default() -> Self {
+        Self { consecutive_errors: 5, base_ejection_time: GoDuration::from_secs(10), max_ejection_percent: 50 }
+    }
+}
+
+impl OutlierDetectionSpec {
+    fn validate(&self, path: &str, findings: &mut Findings) {
+        if self.consecutive_errors == 0 {
+            let problem = Problem::new(at(path, "consecutiveErrors"), "every server would always be left out");
+            findings.problem(problem.value(&0.into()).accepted("1 or more"));
+        }
+        if self.base_ejection_time.is_zero() {
+            let problem = Problem::new(at(path, "baseEjectionTime"), "no server would ever be left out");
+            findings.problem(
+                problem
+                    .value(&"0s".into())
+                    .accepted("longer than 0s")
+                    .advice("maxEjectionPercent: 0 turns ejection off"),
+            );
+        }
+        if self.max_ejection_percent > 100 {
+            let problem = Problem::new(at(path, "maxEjectionPercent"), "out of range");
+            findings.problem(problem.value(&self.max_ejection_percent.into()).accepted("0 to 100"));
+        }
+    }
+}
+
 /// A server of a pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("required" = ["url"]))]
 pub struct ServerSpec {
-    /// Scheme, host, port and, if wanted, a path put before the request's: `http://10.0.0.1:9095`.
+    /// Scheme, host, port and, if wanted, a path put before the request's: `http://10.0.0.1:9095`, `https://shop.test/api`.
+    /// A Unix socket is written `unix:///run/app.sock` or, with a path, `http://unix:/run/app.sock:/api`.
     pub url: String,
     /// Words `serverTags` selects by.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -380,7 +437,12 @@ pub struct ServerUrl {
     pub explicit_port: bool,
     /// What is put before the request's path; without a trailing `/`, often empty.
     pub path: String,
+    /// The Unix socket it listens on, instead of a host and port; the host then is `localhost`.
+    pub socket: Option<String>,
 }
+
+/// Longest path of a Unix socket, in bytes: `sun_path` less its end.
+const SOCKET_PATH_MAX: usize = 107;
 
 impl ServerUrl {
     pub fn is_tls(&self) -> bool {
@@ -396,6 +458,26 @@ impl ServerUrl {
     pub fn ip(&self) -> Option<std::net::IpAddr> {
         self.host.parse().ok()
     }
+
+    fn unix(socket: &str, path: &str) -> Result<Self, String> {
+        if !socket.starts_with('/') || socket.ends_with('/') {
+            return Err("no path of a socket; write it as unix:///run/app.sock".to_owned());
+        }
+        if socket.len() > SOCKET_PATH_MAX {
+            return Err(format!("the path of a socket has at most {SOCKET_PATH_MAX} bytes"));
+        }
+        if path.contains(['?', '#']) {
+            return Err("a server has no query or fragment; remove them".to_owned());
+        }
+        Ok(Self {
+            scheme: "http".to_owned(),
+            host: "localhost".to_owned(),
+            port: 80,
+            explicit_port: false,
+            path: path.trim_end_matches('/').to_owned(),
+            socket: Some(socket.to_owned()),
+        })
+    }
 }
 
 impl FromStr for ServerUrl {
@@ -409,10 +491,23 @@ impl FromStr for ServerUrl {
             return Err("a URL has no spaces".to_owned());
         }
         let scheme = scheme.to_ascii_lowercase();
+        if scheme == "unix" {
+            return Self::unix(rest, "");
+        }
+        if let Some(socket) = rest.strip_prefix("unix:").filter(|s| s.starts_with('/')) {
+            if scheme != "http" {
+                return Err(format!("{scheme} is not spoken over a Unix socket; write http://unix:/path"));
+            }
+            let (socket, path) = socket.split_once(':').unwrap_or((socket, ""));
+            if !path.is_empty() && !path.starts_with('/') {
+                return Err("what follows the socket is a path; write http://unix:/run/app.sock:/path".to_owned());
+            }
+            return Self::unix(socket, path);
+        }
         let default_port = match scheme.as_str() {
             "http" | "ws" => 80,
             "https" | "wss" => 443,
-            other => return Err(format!("the scheme {other} is not spoken; write http:// or https://")),
+            other => return Err(format!("the scheme {other} is not spoken; write http://, https:// or unix://")),
         };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
@@ -453,12 +548,19 @@ impl FromStr for ServerUrl {
             port: explicit.unwrap_or(default_port),
             explicit_port: explicit.is_some(),
             path: path.trim_end_matches('/').to_owned(),
+            socket: None,
         })
     }
 }
 
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(socket) = &self.socket {
+            return match self.path.as_str() {
+                "" => write!(f, "unix://{socket}"),
+                path => write!(f, "http://unix:{socket}:{path}"),
+            };
+        }
         write!(f, "{}://{}{}", self.scheme, self.authority(), self.path)
     }
 }
@@ -511,7 +613,6 @@ impl ProxySpec {
                 self.compression.is_some(),
                 "responses are not compressed by the Proxy in this version; add a ResponseAdaptor with compress: gzip",
             ),
-            ("mtls", self.mtls.is_some(), "backends are spoken to without TLS in this version"),
             (
                 "maxRedirection",
                 self.max_redirection > 0,
@@ -529,6 +630,38 @@ impl ProxySpec {
                 findings
                     .problem(Problem::new(place, "certBase64 and keyBase64 go together").advice("give both or none"));
             }
+        }
+    }
+}
+
+impl ProxySpec {
+    /// Refuses certificates of `mtls` that cannot be used as of `now`, each under the name of its field. For documents that come in;
+    /// what is stored already is used whatever the date.
+    pub fn check_certificates(&self, path: &str, now: SystemTime, findings: &mut Findings) {
+        let Some(mtls) = &self.mtls else { return };
+        let place = at(path, "mtls");
+        // One without the other is refused already.
+        if !mtls.cert_base64.is_empty()
+            && !mtls.key_base64.is_empty()
+            && let Err(error) = Certificate::read(&mtls.cert_base64, &mtls.key_base64, now)
+        {
+            findings.problem(Problem::new(at(&place, MtlsSpec::field_of(error.part)), error.text));
+        }
+        if !mtls.root_cert_base64.is_empty()
+            && let Err(error) = read_authorities(&mtls.root_cert_base64, now)
+        {
+            findings.problem(Problem::new(at(&place, MtlsSpec::field_of(error.part)), error.text));
+        }
+    }
+}
+
+impl MtlsSpec {
+    /// The field that an error about a part of it is reported under.
+    pub fn field_of(part: Part) -> &'static str {
+        match part {
+            Part::Chain => "certBase64",
+            Part::Key => "keyBase64",
+            Part::Authorities => "rootCertBase64",
         }
     }
 }
@@ -573,6 +706,13 @@ impl PoolSpec {
             findings.problem(problem.advice("remove it: the registry says who is well"));
         }
         self.validate_servers(&at(path, "servers"), scheme, findings);
+        if self.connect_timeout.is_some_and(|t| t.is_zero()) {
+            let problem = Problem::new(at(path, "connectTimeout"), "no connection could be made");
+            findings.problem(problem.value(&"0s".into()).accepted("longer than 0s"));
+        }
+        if let Some(outliers) = &self.outlier_detection {
+            outliers.validate(&at(path, "outlierDetection"), findings);
+        }
         if let Some(balance) = &self.load_balance {
             balance.validate(&at(path, "loadBalance"), findings);
         }
