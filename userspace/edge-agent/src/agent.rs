@@ -23,9 +23,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// Longest pause between two looks when nothing happens.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How often names of backends are looked up again.
-const RESOLVE: Duration = Duration::from_secs(30);
-
 /// How often the log is reminded of certificates that end.
 const REMIND: Duration = Duration::from_secs(24 * 3600);
 
@@ -49,7 +46,6 @@ pub struct Agent {
     reminded: Instant,
     retried: Instant,
     retry: Duration,
-    resolved: Instant,
 }
 
 impl Agent {
@@ -73,7 +69,6 @@ impl Agent {
             reminded: Instant::now(),
             retried: Instant::now(),
             retry: RETRY_FIRST,
-            resolved: Instant::now(),
         }
     }
 
@@ -142,10 +137,6 @@ impl Agent {
         if now.duration_since(self.reminded) >= REMIND {
             self.reminded = now;
             self.certificates.remind();
-        }
-        if now.duration_since(self.resolved) >= RESOLVE {
-            self.resolved = now;
-            edge_upstream::endpoint::resolve_all();
         }
     }
 

@@ -16,26 +16,39 @@
 //! client's body failed: 400, 413), `serverError` (the server could not be reached or broke off: 503), `timeout` (408),
 //! `failureCode` (the server's own answer stands), `shortCircuited` (503).
 //!
+//! Servers are `http://`, `https://` or `unix://` URLs. The certificate of an `https://` server must be for the URL's host and signed
+//! by an authority of the system, or by one of `mtls.rootCertBase64`, unless `mtls.insecureSkipVerify` says otherwise. Names are
+//! looked up again when their time to live is over, and all addresses of a name are tried.
+//!
+//! A server that cannot be connected to five times in a row is left out for 10 s, longer when that repeats; see `outlierDetection`.
+//!
 //! A `retryPolicy` repeats what failed: idempotent methods always, others only when nothing was sent, and never a body that
 //! streams. Policies are those of the pipeline's `resilience`.
 //!
 //! Fits HTTPServer. Costs no copy of a body: pieces go out in the buffers they came in. A request or response body is
 //! collected in memory only where a limit must hold for an unknown length, or another filter looks at it.
 
-use base_model::{CircuitBreakerSpec, PoolSpec, Problem, ProxySpec, RetrySpec, Warning, decode};
+use base_model::{CircuitBreakerSpec, MtlsSpec, PoolSpec, Problem, ProxySpec, RetrySpec, ServerUrl, Warning, decode};
 use base_telemetry::Limit;
 use base_telemetry::proxy::{self as stats, PoolNames, PoolRecorder, PoolStats, ServerRecorder, UpstreamError};
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};
+use edge_upstream::attempt::drop_hop_by_hop;
 use edge_upstream::balance::Policy;
 use edge_upstream::circuit::{CircuitBreaker, Permit};
+use edge_upstream::connect::CONNECT_TIMEOUT;
+use edge_upstream::outlier::{Change, Heard};
 use edge_upstream::retry;
-use edge_upstream::{Answer, Attempt, AttemptError, Balancer, RequestMatcher, Server};
-use proto_http::{Known, Limits, Request, Response};
+use edge_upstream::{Answer, Attempt, AttemptError, Balancer, Identity, RequestMatcher, Server};
+use proto_http::{Known, Limits, Response};
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use timed::Timed;
+
+mod timed;
 
 pub const INTERNAL_ERROR: Outcome = "internalError";
 pub const CLIENT_ERROR: Outcome = "clientError";
@@ -58,15 +71,6 @@ fn check(fields: &Value, path: &str) -> Result<Vec<Warning>, BuildError> {
     let mut findings = base_model::Findings::default();
     decoded.value.validate(path, &mut findings);
     findings.warnings.extend(decoded.warnings);
-    for (index, pool) in decoded.value.pools.iter().enumerate() {
-        for (server_index, server) in pool.servers.iter().enumerate() {
-            if let Err(message) = Server::new(&server.url, 0, false) {
-                let at = base_model::problem::nth(&base_model::problem::at(path, "pools"), index);
-                let at = base_model::problem::nth(&base_model::problem::at(&at, "servers"), server_index);
-                findings.problem(Problem::new(base_model::problem::at(&at, "url"), message).text(&server.url));
-            }
-        }
-    }
     if findings.problems.is_empty() { Ok(findings.warnings) } else { Err(findings.problems) }
 }
 
@@ -80,7 +84,10 @@ pub struct Proxy {
     /// Candidates in the order written, then the main pool.
     pools: Vec<Pool>,
     mirror: Option<Arc<Mirror>>,
+    /// Idle connections each worker keeps per server.
     max_idle: usize,
+    /// No filter after this one looks at the request's body: it may go out in its own buffer.
+    last: bool,
     limits: Limits,
 }
 
@@ -93,10 +100,14 @@ struct Mirror {
     in_flight: AtomicUsize,
     dropped: Limit,
     max_idle: usize,
+    connect_timeout: Duration,
 }
 
 /// Copies on their way at the same time; beyond it requests are not copied, and counted as `mirror_in_flight`.
 const MIRRORED_MAX: usize = 4096;
+
+/// How long a new pool waits for the addresses of its servers' names; later ones are used when they come.
+const FIRST_LOOK_UP: Duration = Duration::from_secs(2);
 
 /// Longest time a copy may take.
 const MIRROR_TIMEOUT: Duration = Duration::from_secs(30);
@@ -109,6 +120,7 @@ struct Pool {
     balancer: Balancer,
     set_upstream_host: bool,
     timeout: Option<Duration>,
+    connect_timeout: Duration,
     /// Largest body taken, in bytes; `None` streams whatever comes.
     max_body: Option<u64>,
     /// Statuses that count as failure; empty = all of 500–599.
@@ -125,6 +137,7 @@ struct Pool {
 
 impl Proxy {
     fn new(spec: &ProxySpec, parts: &Parts<'_>) -> Result<Proxy, BuildError> {
+        let identity = identity_of(spec)?;
         let mut problems = Vec::new();
         let mut candidates = Vec::new();
         let mut main = Vec::new();
@@ -133,7 +146,7 @@ impl Proxy {
                 None => format!("proxy#{}#main", parts.name),
                 Some(_) => format!("proxy#{}#candidate#{}", parts.name, candidates.len()),
             };
-            match Pool::new(name, pool, spec.server_max_body_size, parts) {
+            match Pool::new(name, pool, spec, identity.as_ref(), parts) {
                 Ok(ready) if ready.filter.is_some() => candidates.push(ready),
                 Ok(ready) => main.push(ready),
                 Err(message) => problems.push(Problem::new(format!("pools[{index}]"), message)),
@@ -147,15 +160,20 @@ impl Proxy {
             None => None,
             Some(mirror) => {
                 let problem = |message| vec![Problem::new("mirrorPool", message)];
-                Some(Arc::new(Mirror::new(mirror, spec, parts).map_err(problem)?))
+                Some(Arc::new(Mirror::new(mirror, spec, identity.as_ref(), parts).map_err(problem)?))
             }
         };
         Ok(Proxy {
             pools: candidates,
             mirror,
-            max_idle: spec.max_idle_conns_per_host.max(1) as usize,
+            max_idle: max_idle(spec, parts),
+            last: parts.last,
             limits: Limits::default(),
         })
+    }
+
+    fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|p| p.name == name)
     }
 
     async fn relay(&self, exchange: &mut Exchange) -> Outcome {
@@ -218,39 +236,55 @@ impl Proxy {
         let (server, recorder) = (&pool.balancer.servers()[index], &of_servers[index]);
         let began = base_runtime::now();
         let sent = exchange.request_body_length().unwrap_or_default();
-        let attempt = self.attempt(pool, server, exchange);
+        let connecting = Cell::new(false);
+        let unfinished = Unfinished(Some(recorder));
+        let attempt = self.attempt(pool, server, recorder, &connecting, exchange);
         let result = match pool.timeout {
             None => attempt.await,
             Some(most) => match base_runtime::time::timeout(most, attempt).await {
                 Ok(result) => result,
                 Err(_) => {
-                    recorder.error(UpstreamError::Timeout);
-                    exchange.tags.note(|| format!("{}: no answer from {} in {most:?}", pool.name, server.url));
-                    return (refuse(exchange, 408, TIMEOUT), true);
+                    unfinished.ended();
+                    let connecting = connecting.get();
+                    let (counted, heard) = if connecting {
+                        (UpstreamError::ConnectTimeout, Heard::Unreachable)
+                    } else {
+                        (UpstreamError::Timeout, Heard::NoAnswer)
+                    };
+                    recorder.error(counted);
+                    pool.heard(index, heard, recorder);
+                    let what = if connecting { "connection to" } else { "answer from" };
+                    exchange.tags.note(|| format!("{}: no {what} {} in {most:?}", pool.name, server.url));
+                    return (refuse(exchange, 408, TIMEOUT), !connecting);
                 }
             },
         };
+        unfinished.ended();
         match result {
             Ok(answer) => {
+                let status = answer.response.status;
                 recorder.record(&stats::Exchange {
-                    status: answer.response.status,
-                    duration: Instant::now().saturating_duration_since(began),
+                    status,
+                    duration: base_runtime::now().saturating_duration_since(began),
                     request_bytes: sent,
                     response_bytes: answer.body.length().unwrap_or_default(),
                 });
-                if answer.reused {
-                    recorder.connection_reused();
-                } else {
-                    recorder.connection_created();
-                }
-                (self.take(pool, answer, exchange).await, true)
+                pool.heard(index, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer }, recorder);
+                (self.take(pool, recorder, began, answer, exchange).await, true)
             }
             Err(error) => {
-                if let Some(counted) = counted_as(&error) {
+                if let Some(counted) = error.counted_as() {
                     recorder.error(counted);
                 }
+                match &error {
+                    AttemptError::Connect(_) => pool.heard(index, Heard::Unreachable, recorder),
+                    AttemptError::Broken { .. } | AttemptError::Malformed(_) => {
+                        pool.heard(index, Heard::NoAnswer, recorder);
+                    }
+                    AttemptError::RequestBody(_) => {}
+                }
                 exchange.tags.note(|| format!("{}: {}: {error}", pool.name, server.url));
-                let sent = !matches!(error, AttemptError::Connect(_) | AttemptError::Unresolved);
+                let sent = !matches!(error, AttemptError::Connect(_));
                 let outcome = match error {
                     AttemptError::RequestBody(BodyError::TooLarge) => refuse(exchange, 413, CLIENT_ERROR),
                     AttemptError::RequestBody(BodyError::TimedOut) => refuse(exchange, 408, CLIENT_ERROR),
@@ -262,37 +296,55 @@ impl Proxy {
         }
     }
 
-    async fn attempt(&self, pool: &Pool, server: &Server, exchange: &mut Exchange) -> Result<Answer, AttemptError> {
+    async fn attempt(
+        &self,
+        pool: &Pool,
+        server: &Server,
+        recorder: &ServerRecorder,
+        connecting: &Cell<bool>,
+        exchange: &mut Exchange,
+    ) -> Result<Answer, AttemptError> {
         let upgrade = exchange.upgrade_offered;
+        let interim = exchange.interim.clone();
+        let wanted_later = !self.last || exchange.keep_request_body;
         let space = exchange.space();
-        let prefixed;
-        let request = if server.prefix.is_empty() {
-            &space.request
-        } else {
-            prefixed = with_prefix(&space.request, &server.prefix);
-            &prefixed
-        };
+        let again = pool.retry.as_ref().is_some_and(|r| r.max_attempts > 1) && space.request.method.is_idempotent();
         let backend_host = pool.set_upstream_host || !server.is_address;
         let host = if backend_host && !server.keep_host { &server.authority } else { &space.request.authority };
         let attempt = Attempt {
             server,
-            request,
+            request: &space.request,
             host: if host.is_empty() { &server.authority } else { host },
             upgrade,
             max_idle: self.max_idle,
+            connect_timeout: pool.connect_timeout,
+            connecting,
+            keep_body: wanted_later || again,
+            interim: Some(&interim),
+            recorder,
             limits: &self.limits,
         };
         attempt.run(&mut space.request_body).await
     }
 
-    async fn take(&self, pool: &Pool, answer: Answer, exchange: &mut Exchange) -> Outcome {
-        let Answer { mut response, mut body, upgraded, .. } = answer;
+    async fn take(
+        &self,
+        pool: &Pool,
+        recorder: &ServerRecorder,
+        began: Instant,
+        answer: Answer,
+        exchange: &mut Exchange,
+    ) -> Outcome {
+        let Answer { mut response, mut body, upgraded } = answer;
         let status = response.status;
         if upgraded.is_none() {
-            drop_hop_by_hop(&mut response);
+            drop_hop_by_hop(&mut response.headers);
         }
         if let Some(limit) = pool.max_body {
             let events = response.headers.known(Known::ContentType).is_some_and(is_event_stream);
+            if let Some(most) = pool.timeout.filter(|_| !events) {
+                body = Timed::limit(body, began + most, recorder);
+            }
             let fits = match body.length() {
                 Some(length) if length > limit => Err(BodyError::TooLarge),
                 Some(_) => Ok(()),
@@ -303,6 +355,7 @@ impl Proxy {
             if let Err(error) = fits {
                 exchange.tags.note(|| format!("{}: {error}", pool.name));
                 return match error {
+                    BodyError::TimedOut => refuse(exchange, 408, TIMEOUT),
                     BodyError::TooLarge => refuse(exchange, 500, INTERNAL_ERROR),
                     BodyError::NoMemory => {
                         pool.no_memory.hit(base_runtime::worker_index());
@@ -326,17 +379,24 @@ impl Proxy {
 }
 
 impl Pool {
-    fn new(name: String, spec: &PoolSpec, inherited_max_body: i64, parts: &Parts<'_>) -> Result<Pool, String> {
+    fn new(
+        name: String,
+        spec: &PoolSpec,
+        proxy: &ProxySpec,
+        identity: Option<&Arc<Identity>>,
+        parts: &Parts<'_>,
+    ) -> Result<Pool, String> {
         let tagged = |tags: &[String]| spec.server_tags.is_empty() || tags.iter().any(|t| spec.server_tags.contains(t));
         let servers = spec
             .servers
             .iter()
             .filter(|s| tagged(&s.tags))
-            .map(|s| Server::new(&s.url, s.weight, s.keep_host).map(Arc::new))
+            .map(|s| Server::new(&s.url, s.weight, s.keep_host, identity).map(Arc::new))
             .collect::<Result<Vec<_>, _>>()?;
+        let end = Instant::now() + FIRST_LOOK_UP;
         for server in &servers {
-            if let Err(error) = server.endpoint.resolve() {
-                tracing::warn!(server = server.url, %error, "the server's name has no address yet; asking again later");
+            if let Err(error) = server.endpoint.await_address(end) {
+                tracing::warn!(server = server.url, error, "the server's name has no address yet; asking on");
             }
         }
         let balance = spec.load_balance.clone().unwrap_or_default();
@@ -354,7 +414,11 @@ impl Pool {
                 let of_servers = servers.iter().map(|s| of_pool.server(&s.url)).collect();
                 (of_pool, of_servers)
             })
-            .collect();
+            .collect::<Vec<(PoolRecorder, Vec<ServerRecorder>)>>();
+        let previous = parts.previous.and_then(|p| p.downcast::<Proxy>()).and_then(|p| p.pool(&name));
+        let policy_of_balance = Policy::parse(&balance.policy, &balance.header_hash_key);
+        let balancer =
+            Balancer::new(servers, policy_of_balance, spec.outlier_detection.as_ref(), previous.map(|p| &p.balancer));
         let policy = |kind: &str, name: &str| {
             let found = parts.resilience.iter().find(|p| !name.is_empty() && p.name == name && p.kind == kind);
             found.map(|p| p.raw.clone())
@@ -367,8 +431,12 @@ impl Pool {
             .map(|raw| decode::<CircuitBreakerSpec>(&raw, "").map(|d| d.value).map_err(unreadable))
             .transpose()?
             .map(|policy| inherited_breaker(parts, &name, policy));
-        let max_body = match if spec.server_max_body_size != 0 { spec.server_max_body_size } else { inherited_max_body }
-        {
+        for (index, recorder) in recorders.first().iter().flat_map(|(_, servers)| servers).enumerate() {
+            recorder.set_ejected(balancer.is_ejected(index));
+        }
+        let written =
+            if spec.server_max_body_size != 0 { spec.server_max_body_size } else { proxy.server_max_body_size };
+        let max_body = match written {
             0 => Some(DEFAULT_BODY_LIMIT),
             negative if negative < 0 => None,
             bytes => Some(bytes as u64),
@@ -376,9 +444,10 @@ impl Pool {
         Ok(Pool {
             name,
             filter: spec.filter.as_ref().map(RequestMatcher::new).transpose()?,
-            balancer: Balancer::new(servers, Policy::parse(&balance.policy, &balance.header_hash_key)),
+            balancer,
             set_upstream_host: spec.set_upstream_host,
             timeout: spec.timeout.map(Duration::from).filter(|t| !t.is_zero()),
+            connect_timeout: spec.connect_timeout.map_or(CONNECT_TIMEOUT, Duration::from),
             max_body,
             failure_codes: spec.failure_codes.iter().map(|c| c.code()).collect(),
             retry,
@@ -388,18 +457,83 @@ impl Pool {
             recorders,
         })
     }
+
+    /// Takes note of what became of a request.
+    #[inline]
+    fn heard(&self, index: usize, heard: Heard, recorder: &ServerRecorder) {
+        if let Some(change) = self.balancer.report(index, heard) {
+            changed(&self.name, &self.balancer, index, change, recorder);
+        }
+    }
+}
+
+#[cold]
+fn changed(pool: &str, balancer: &Balancer, index: usize, change: Change, recorder: &ServerRecorder) {
+    let server = &balancer.servers()[index].url;
+    match change {
+        Change::Ejected => {
+            recorder.ejected();
+            tracing::warn!(pool, server, "the server failed too often and is left out for a while");
+        }
+        Change::Readmitted => {
+            recorder.set_ejected(false);
+            tracing::info!(pool, server, "the server answers again and is back");
+        }
+    }
+}
+
+/// TLS towards servers, when any of them speaks it.
+fn identity_of(spec: &ProxySpec) -> Result<Option<Arc<Identity>>, BuildError> {
+    let servers = spec.pools.iter().chain(&spec.mirror_pool).flat_map(|p| &p.servers);
+    if !servers.filter_map(|s| s.url.parse::<ServerUrl>().ok()).any(|url| url.is_tls()) {
+        return Ok(None);
+    }
+    let problem = |error: base_tls::CertificateError| {
+        vec![Problem::new(format!("mtls.{}", MtlsSpec::field_of(error.part)), error.text)]
+    };
+    Identity::shared(spec.mtls.as_ref()).map(Some).map_err(problem)
+}
+
+/// Idle connections one worker keeps per server: its share of what the document allows in all.
+fn max_idle(spec: &ProxySpec, parts: &Parts<'_>) -> usize {
+    let servers: usize = spec.pools.iter().chain(&spec.mirror_pool).map(|p| p.servers.len()).sum();
+    let per_server = (spec.max_idle_conns as usize / servers.max(1)).min(spec.max_idle_conns_per_host as usize);
+    per_server.div_ceil(parts.telemetry.workers().max(1)).max(1)
+}
+
+/// A try whose end is not known: dropped, the client has gone.
+struct Unfinished<'a>(Option<&'a ServerRecorder>);
+
+impl Unfinished<'_> {
+    fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(recorder) = self.0 {
+            recorder.error(UpstreamError::Canceled);
+        }
+    }
 }
 
 impl Mirror {
-    fn new(spec: &PoolSpec, proxy: &ProxySpec, parts: &Parts<'_>) -> Result<Mirror, String> {
-        let pool = Pool::new(format!("proxy#{}#mirror", parts.name), spec, proxy.server_max_body_size, parts)?;
+    fn new(
+        spec: &PoolSpec,
+        proxy: &ProxySpec,
+        identity: Option<&Arc<Identity>>,
+        parts: &Parts<'_>,
+    ) -> Result<Mirror, String> {
+        let pool = Pool::new(format!("proxy#{}#mirror", parts.name), spec, proxy, identity, parts)?;
         Ok(Mirror {
             filter: pool.filter.ok_or("a mirror pool needs a filter")?,
             balancer: pool.balancer,
             recorders: pool.recorders,
             in_flight: AtomicUsize::new(0),
             dropped: parts.telemetry.limits().register("mirror_in_flight"),
-            max_idle: proxy.max_idle_conns_per_host.max(1) as usize,
+            max_idle: max_idle(proxy, parts),
+            connect_timeout: pool.connect_timeout,
         })
     }
 
@@ -427,6 +561,11 @@ impl Mirror {
                 host: if request.authority.is_empty() { &server.authority } else { &request.authority },
                 upgrade: false,
                 max_idle: mirror.max_idle,
+                connect_timeout: mirror.connect_timeout,
+                connecting: &Cell::new(false),
+                keep_body: true,
+                interim: None,
+                recorder,
                 limits: &Limits::default(),
             };
             let whole = async {
@@ -438,12 +577,12 @@ impl Mirror {
             match base_runtime::time::timeout(MIRROR_TIMEOUT, whole).await {
                 Ok(Ok(status)) => recorder.record(&stats::Exchange {
                     status,
-                    duration: Instant::now().saturating_duration_since(began),
+                    duration: base_runtime::now().saturating_duration_since(began),
                     request_bytes: 0,
                     response_bytes: 0,
                 }),
                 Ok(Err(error)) => {
-                    if let Some(counted) = counted_as(&error) {
+                    if let Some(counted) = error.counted_as() {
                         recorder.error(counted);
                     }
                 }
@@ -470,7 +609,7 @@ impl Filter for Proxy {
 /// The breaker of the generation before, when its policy is still the same, so that a change opens no circuit and closes none.
 fn inherited_breaker(parts: &Parts<'_>, pool: &str, spec: CircuitBreakerSpec) -> Arc<CircuitBreaker> {
     let previous = parts.previous.and_then(|p| p.downcast::<Proxy>());
-    let breaker = previous.and_then(|p| p.pools.iter().find(|p| p.name == pool)).and_then(|p| p.breaker.clone());
+    let breaker = previous.and_then(|p| p.pool(pool)).and_then(|p| p.breaker.clone());
     match breaker.filter(|b| *b.spec() == spec) {
         Some(breaker) => breaker,
         None => Arc::new(CircuitBreaker::new(spec, Instant::now())),
@@ -503,57 +642,13 @@ impl Drop for Call<'_> {
     }
 }
 
-/// The failure as the figures tell it; what the client did wrong is not the server's.
-fn counted_as(error: &AttemptError) -> Option<UpstreamError> {
-    Some(match error {
-        AttemptError::Unresolved => UpstreamError::Connect,
-        AttemptError::Connect(error) if error.kind() == std::io::ErrorKind::TimedOut => UpstreamError::ConnectTimeout,
-        AttemptError::Connect(_) => UpstreamError::Connect,
-        AttemptError::Broken { .. } => UpstreamError::Closed,
-        AttemptError::Malformed(_) => UpstreamError::Protocol,
-        AttemptError::RequestBody(_) => return None,
-    })
-}
-
 fn refuse(exchange: &mut Exchange, status: u16, outcome: Outcome) -> Outcome {
     exchange.respond(Response::with_status(status), Body::Empty);
     outcome
 }
 
-fn with_prefix(request: &Request, prefix: &str) -> Request {
-    let mut prefixed = request.clone();
-    prefixed.path.set(&format!("{prefix}{}", request.path.as_str()));
-    prefixed
-}
-
 fn is_event_stream(content_type: &[u8]) -> bool {
     content_type.get(..17).is_some_and(|t| t.eq_ignore_ascii_case(b"text/event-stream"))
-}
-
-/// Removes what speaks of the hop to the backend only (RFC 9110 section 7.6.1).
-fn drop_hop_by_hop(response: &mut Response) {
-    let listed: Vec<String> = response
-        .headers
-        .known_all(Known::Connection)
-        .flat_map(|v| v.split(|b| *b == b','))
-        .filter_map(|name| std::str::from_utf8(name).ok())
-        .map(|name| name.trim().to_owned())
-        .collect();
-    for name in listed.iter().filter(|n| !n.eq_ignore_ascii_case("close") && !n.eq_ignore_ascii_case("keep-alive")) {
-        response.headers.remove(name);
-    }
-    for known in [
-        Known::Connection,
-        Known::KeepAlive,
-        Known::ProxyConnection,
-        Known::ProxyAuthenticate,
-        Known::Te,
-        Known::Trailer,
-        Known::TransferEncoding,
-        Known::Upgrade,
-    ] {
-        response.headers.remove_known(known);
-    }
 }
 
 /// Fields that earlier filters put on the response come after the backend's; `Access-Control-*` replace them.

@@ -1,23 +1,21 @@
 //! One try at one server: send the request, read the head of the answer, hand the body on.
 
+use crate::connect::{ConnectError, connect};
 use crate::endpoint::Server;
-use crate::pool;
+use crate::pool::{self, Link};
 use base_runtime::Buf;
-use base_runtime::net::TcpStream;
+use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use base_tls::Transport;
 use edge_pipeline::body::unframe;
-use edge_pipeline::{Body, BodyError, BodyStream};
-use proto_http::h1::{self, BodyDecoder, Framing, RequestOptions};
-use proto_http::{Headers, Limits, Method, Request, Response};
-use std::cell::RefCell;
+use edge_pipeline::{Body, BodyError, BodyStream, Interim};
+use proto_http::h1::{self, BodyDecoder, Framing, RequestOptions, ResponseHead};
+use proto_http::{Headers, Known, Limits, Method, Request, Response, Version};
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
-
-/// Longest time a connect may take, as Easegress's dialer.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Request body bytes that may wait for a backend that reads slowly.
 const SEND_HIGH_WATER: usize = 64 * 1024;
@@ -32,6 +30,15 @@ pub struct Attempt<'a> {
     pub upgrade: bool,
     /// Idle connections kept per worker and server.
     pub max_idle: usize,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// Set while there is no connection yet, for whoever ends the attempt before its end.
+    pub connecting: &'a Cell<bool>,
+    /// A body in memory is left as it is, for another try or another filter; else it goes out in its own buffer.
+    pub keep_body: bool,
+    /// Where interim answers go; `None` drops them.
+    pub interim: Option<&'a Interim>,
+    pub recorder: &'a ServerRecorder,
     pub limits: &'a Limits,
 }
 
@@ -42,33 +49,46 @@ pub struct Answer {
     pub body: Body,
     /// Status 101: the connection now speaks something else.
     pub upgraded: Option<Transport>,
-    /// The request went over a connection that had served before.
-    pub reused: bool,
 }
 
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum AttemptError {
-    /// The server's name has no address (yet).
-    Unresolved,
-    Connect(io::Error),
+    /// There is no connection: nothing was sent.
+    Connect(ConnectError),
     /// The connection failed or ended. `before_answer`: not a byte of an answer had come.
-    Broken {
-        error: io::Error,
-        reused: bool,
-        before_answer: bool,
-    },
+    Broken { error: io::Error, before_answer: bool },
     /// What came is not HTTP/1.1 as we accept it.
     Malformed(h1::ResponseError),
     /// The client's body could not be read to its end.
     RequestBody(BodyError),
 }
 
+impl AttemptError {
+    /// The failure as the figures tell it; what the client did wrong is not the server's.
+    pub fn counted_as(&self) -> Option<UpstreamError> {
+        Some(match self {
+            AttemptError::Connect(ConnectError::Tcp(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                UpstreamError::ConnectTimeout
+            }
+            AttemptError::Connect(ConnectError::Tls(_)) => UpstreamError::Tls,
+            AttemptError::Connect(_) => UpstreamError::Connect,
+            AttemptError::Broken { .. } => UpstreamError::Closed,
+            AttemptError::Malformed(_) => UpstreamError::Protocol,
+            AttemptError::RequestBody(_) => return None,
+        })
+    }
+}
+
 impl fmt::Display for AttemptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            AttemptError::Unresolved => f.write_str("the server's name has no address"),
-            AttemptError::Connect(error) => write!(f, "cannot connect: {error}"),
+            AttemptError::Connect(ConnectError::Unresolved) => f.write_str("the server's name has no address"),
+            AttemptError::Connect(ConnectError::Tcp(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                f.write_str("cannot connect in time")
+            }
+            AttemptError::Connect(ConnectError::Tcp(error)) => write!(f, "cannot connect: {error}"),
+            AttemptError::Connect(ConnectError::Tls(error)) => error.fmt(f),
             AttemptError::Broken { error, .. } => write!(f, "connection broke: {error}"),
             AttemptError::Malformed(error) => write!(f, "malformed answer: {error}"),
             AttemptError::RequestBody(error) => write!(f, "request body: {error}"),
@@ -80,22 +100,22 @@ impl Attempt<'_> {
     /// Sends the request and reads the answer's head. A kept connection that turns out to be stale is replaced by a new
     /// one when repeating is safe: nothing of an answer came, the method is idempotent, and the body can be sent again.
     pub async fn run(&self, body: &mut Body) -> Result<Answer, AttemptError> {
-        if let Some(stream) = pool::take(&self.server.endpoint) {
+        if let Some(link) = pool::take(self.server) {
             let repeatable = self.request.method.is_idempotent() && !body.is_stream();
-            match self.over(stream, true, body).await {
+            match self.over(link, body, self.keep_body || repeatable).await {
                 Err(AttemptError::Broken { before_answer: true, .. }) if repeatable => {}
                 done => return done,
             }
         }
-        let address = self.server.endpoint.address().ok_or(AttemptError::Unresolved)?;
-        let stream = match base_runtime::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-            Ok(connected) => connected.map_err(AttemptError::Connect)?,
-            Err(_) => return Err(AttemptError::Connect(io::ErrorKind::TimedOut.into())),
-        };
-        self.over(stream.into(), false, body).await
+        let generation = self.server.endpoint.generation();
+        self.connecting.set(true);
+        let stream = connect(self.server, self.connect_timeout).await.map_err(AttemptError::Connect)?;
+        self.connecting.set(false);
+        self.over(Link::new(stream, self.server, generation, self.recorder), body, self.keep_body).await
     }
 
-    async fn over(&self, stream: Transport, reused: bool, body: &mut Body) -> Result<Answer, AttemptError> {
+    async fn over(&self, link: Box<Link>, body: &mut Body, keep_body: bool) -> Result<Answer, AttemptError> {
+        let stream = &link.stream;
         let framing = match body.length() {
             Some(0) if matches!(body, Body::Stream(_)) => Framing::Length(0),
             // A method that usually carries a body says that it has none; others stay without framing.
@@ -104,14 +124,29 @@ impl Attempt<'_> {
             Some(length) => Framing::Length(length),
             None => Framing::Chunked,
         };
-        self.send_head(&stream, framing, body.in_memory().unwrap_or_default());
-        let broken = |error, before_answer| AttemptError::Broken { error, reused, before_answer };
         let mut sending = match body {
+            Body::Empty => {
+                self.with_head(framing, |head| send_bytes(stream, &[head]));
+                None
+            }
+            Body::Full(bytes) => {
+                self.with_head(framing, |head| send_bytes(stream, &[head, bytes]));
+                None
+            }
+            Body::Buffer(bytes) if keep_body => {
+                self.with_head(framing, |head| send_bytes(stream, &[head, bytes]));
+                None
+            }
+            Body::Buffer(_) => {
+                if let Body::Buffer(piece) = std::mem::take(body) {
+                    self.with_head(framing, |head| send_head(stream, head, Some(piece), false));
+                }
+                None
+            }
             Body::Stream(_) => match std::mem::take(body) {
-                Body::Stream(source) => Some(Upload { source, chunked: framing == Framing::Chunked }),
+                Body::Stream(source) => self.begin_upload(stream, source, framing).await?,
                 _ => None,
             },
-            _ => None,
         };
         let mut interim = h1::Interim::default();
         let mut response = Response::default();
@@ -121,68 +156,51 @@ impl Attempt<'_> {
             // The body goes out while the answer is waited for: a backend may answer before it has read everything.
             let received = poll_fn(|cx| {
                 if let Some(upload) = &mut sending {
-                    match upload.poll(&stream, cx) {
+                    match upload.poll(stream, cx) {
                         Poll::Ready(Ok(())) => sending = None,
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                         Poll::Pending => {}
                     }
                 }
-                stream.poll_recv(cx).map(|r| r.map_err(|error| broken(error, !answered)))
+                let broken = |error| AttemptError::Broken { error, before_answer: !answered };
+                stream.poll_recv(cx).map(|r| r.map_err(broken))
             })
             .await?;
             let Some(mut buffer) = received else {
-                return Err(broken(io::ErrorKind::UnexpectedEof.into(), !answered));
+                let error = io::ErrorKind::UnexpectedEof.into();
+                return Err(AttemptError::Broken { error, before_answer: !answered });
             };
             answered = true;
             // Most heads arrive whole; one that does not is gathered in memory of its own size.
-            let gathered;
-            let bytes: &[u8] = if partial.is_empty() {
-                &buffer
-            } else {
+            if !partial.is_empty() {
                 partial.extend_from_slice(&buffer);
-                gathered = std::mem::take(&mut partial);
-                &gathered
-            };
-            let mut parsed_to = 0;
-            let head = loop {
-                let found = h1::parse_response(&bytes[parsed_to..], self.limits, &self.request.method, &mut response)
-                    .map_err(AttemptError::Malformed)?;
-                match found {
-                    Some(head) if head.interim => {
-                        parsed_to += head.consumed;
-                        interim.count(self.limits).map_err(AttemptError::Malformed)?;
-                    }
-                    Some(head) => break Some((head, parsed_to)),
-                    None => break None,
+                // No head ends without a line's end: one that comes byte by byte is not read from its start with each of them.
+                if !buffer.contains(&b'\n') && partial.len() < self.limits.head_bytes {
+                    continue;
                 }
-            };
-            let Some((head, before)) = head else {
-                partial = bytes[parsed_to..].to_vec();
+            }
+            let bytes: &[u8] = if partial.is_empty() { &buffer } else { &partial };
+            let (read, head) = self.parse(bytes, &mut interim, &mut response)?;
+            let Some(head) = head else {
+                partial = bytes[read..].to_vec();
                 continue;
             };
-            let rest = bytes.len() - before - head.consumed;
-            if rest <= buffer.len() {
-                buffer.advance(buffer.len() - rest);
-            } else {
-                // Unreachable in practice: the head was incomplete before this buffer, so its end lies in it.
-                return Err(broken(io::ErrorKind::InvalidData.into(), false));
-            }
+            // The head was incomplete before this buffer, so its end lies in it.
+            let rest = (bytes.len() - read).min(buffer.len());
+            buffer.advance(buffer.len() - rest);
             // Only a client that offered it, and has said all it had to say in HTTP, goes on in another protocol.
-            if head.switching && !(self.upgrade && response.status == 101 && sending.is_none()) {
-                let text = "it switched protocols unasked";
-                return Err(broken(io::Error::new(io::ErrorKind::InvalidData, text), false));
-            }
-            let upgraded = head.switching.then(|| {
-                if !buffer.is_empty() {
-                    stream.unread(std::mem::replace(&mut buffer, Buf::alloc()));
+            if head.switching {
+                if !(self.upgrade && response.status == 101 && sending.is_none()) {
+                    let error = io::Error::new(io::ErrorKind::InvalidData, "it switched protocols unasked");
+                    return Err(AttemptError::Broken { error, before_answer: false });
                 }
-                stream.clone()
-            });
-            if upgraded.is_some() {
-                return Ok(Answer { response, body: Body::Empty, upgraded, reused });
+                if !buffer.is_empty() {
+                    stream.unread(buffer);
+                }
+                return Ok(Answer { response, body: Body::Empty, upgraded: Some(stream.clone()) });
             }
             let keep = head.keep_alive.then_some(self.max_idle);
-            let connection = Connection { stream, endpoint: self.server.endpoint.id, keep, upload: sending };
+            let connection = Connection { link, keep, upload: sending };
             let body = match head.framing {
                 Framing::Empty | Framing::Length(0) => {
                     connection.release(buffer.is_empty());
@@ -198,12 +216,63 @@ impl Attempt<'_> {
                     pending: (!buffer.is_empty()).then_some(buffer),
                 })),
             };
-            return Ok(Answer { response, body, upgraded: None, reused });
+            return Ok(Answer { response, body, upgraded: None });
         }
     }
 
-    /// Puts the head, and as much of a body in memory as fits, into one buffer.
-    fn send_head(&self, stream: &Transport, framing: Framing, body: &[u8]) {
+    /// Reads heads until that of the final answer; interim ones go their way. Says how many bytes were read, and the head if it
+    /// is there.
+    fn parse(
+        &self,
+        bytes: &[u8],
+        interim: &mut h1::Interim,
+        response: &mut Response,
+    ) -> Result<(usize, Option<ResponseHead>), AttemptError> {
+        let mut read = 0;
+        loop {
+            let found = h1::parse_response(&bytes[read..], self.limits, &self.request.method, response);
+            let Some(head) = found.map_err(AttemptError::Malformed)? else { return Ok((read, None)) };
+            read += head.consumed;
+            if !head.interim {
+                return Ok((read, Some(head)));
+            }
+            interim.count(self.limits).map_err(AttemptError::Malformed)?;
+            // Whoever expects a 100 gets it from us when its body is first read: it is never asked of the backend. And clients of
+            // HTTP/1.0 know no interim answers (RFC 9110 section 15.2).
+            if let Some(to) = self.interim.filter(|_| response.status != 100 && self.request.version != Version::Http10)
+            {
+                drop_hop_by_hop(&mut response.headers);
+                to.push(std::mem::take(response));
+            }
+        }
+    }
+
+    /// Sends the head, with the first piece of the body when that is there already.
+    async fn begin_upload(
+        &self,
+        stream: &Transport,
+        mut source: Box<dyn BodyStream>,
+        framing: Framing,
+    ) -> Result<Option<Upload>, AttemptError> {
+        let chunked = framing == Framing::Chunked;
+        let first = poll_fn(|cx| Poll::Ready(source.poll_data(cx))).await;
+        let piece = match first {
+            Poll::Ready(Err(error)) => return Err(AttemptError::RequestBody(error)),
+            Poll::Ready(Ok(None)) => {
+                self.with_head(framing, |head| send_bytes(stream, &[head]));
+                if chunked {
+                    send_last_chunk(stream, source.trailers().as_ref());
+                }
+                return Ok(None);
+            }
+            Poll::Ready(Ok(piece)) => piece,
+            Poll::Pending => None,
+        };
+        self.with_head(framing, |head| send_head(stream, head, piece, chunked));
+        Ok(Some(Upload { source, chunked }))
+    }
+
+    fn with_head(&self, framing: Framing, use_it: impl FnOnce(&[u8])) {
         thread_local! {
             static HEAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
@@ -211,9 +280,66 @@ impl Attempt<'_> {
             head.clear();
             let options = RequestOptions { framing, host: self.host, upgrade: self.upgrade, expect_continue: false };
             h1::write_request_head(head, self.request, &options);
-            send_bytes(stream, &[head, body]);
+            let prefix = &self.server.prefix;
+            if !prefix.is_empty() && !self.request.path.is_asterisk() && self.request.method != Method::Connect {
+                let at = self.request.method.as_str().len() + 1;
+                head.splice(at..at, prefix.bytes());
+            }
+            use_it(head);
         });
     }
+}
+
+/// Removes what speaks of the hop to the backend only (RFC 9110 section 7.6.1).
+pub fn drop_hop_by_hop(headers: &mut Headers) {
+    if !headers.iter().any(|(_, _, known)| known.is_hop_by_hop()) {
+        return;
+    }
+    let listed: Vec<String> = headers
+        .known_all(Known::Connection)
+        .flat_map(|v| v.split(|b| *b == b','))
+        .filter_map(|name| std::str::from_utf8(name).ok().map(str::trim))
+        .filter(|name| !name.eq_ignore_ascii_case("close") && !name.eq_ignore_ascii_case("keep-alive"))
+        .map(str::to_owned)
+        .collect();
+    for name in listed {
+        headers.remove(&name);
+    }
+    for known in [
+        Known::Connection,
+        Known::KeepAlive,
+        Known::ProxyConnection,
+        Known::ProxyAuthenticate,
+        Known::Te,
+        Known::Trailer,
+        Known::TransferEncoding,
+        Known::Upgrade,
+    ] {
+        headers.remove_known(known);
+    }
+}
+
+/// Sends a head in front of the first piece of its body, in the piece's own buffer where it has room for that.
+pub fn send_head(stream: &Transport, head: &[u8], piece: Option<Buf>, chunked: bool) {
+    let Some(mut piece) = piece else { return send_bytes(stream, &[head]) };
+    if chunked {
+        let prefix = h1::chunk_prefix(piece.len());
+        let room = prefix.as_ref().len() + head.len();
+        if piece.headroom() >= room && piece.tailroom() >= h1::CHUNK_END.len() {
+            piece.append(h1::CHUNK_END);
+            piece.prepend(prefix.as_ref());
+            piece.prepend(head);
+            stream.send(piece);
+        } else {
+            send_bytes(stream, &[head]);
+            send_chunk(stream, piece);
+        }
+        return;
+    }
+    if !piece.prepend(head) {
+        send_bytes(stream, &[head]);
+    }
+    stream.send(piece);
 }
 
 /// Copies pieces into buffers and sends them.
@@ -296,8 +422,7 @@ impl Upload {
 
 /// A connection that is busy with an answer. Dropped before the end, it is closed.
 struct Connection {
-    stream: Transport,
-    endpoint: u32,
+    link: Box<Link>,
     /// `Some(most idle)` when it may serve again.
     keep: Option<usize>,
     /// The rest of the request's body: a backend may answer before it has read everything, and read on.
@@ -309,9 +434,9 @@ impl Connection {
     /// used again.
     fn release(self, clean: bool) {
         // A body in memory may still be on its way, to a backend that answered without reading it.
-        let taken = self.upload.is_none() && self.stream.send_queue_len() <= SEND_HIGH_WATER;
+        let taken = self.upload.is_none() && self.link.stream.send_queue_len() <= SEND_HIGH_WATER;
         if let Some(most) = self.keep.filter(|_| clean && taken) {
-            pool::put(self.endpoint, self.stream, most);
+            pool::put(self.link, most);
         }
     }
 }
@@ -323,12 +448,22 @@ struct Download {
     pending: Option<Buf>,
 }
 
+impl Download {
+    /// Gives the connection up and counts why.
+    fn fail(&mut self, error: BodyError, counted_as: UpstreamError) -> BodyError {
+        if let Some(connection) = self.connection.take() {
+            connection.link.recorder.error(counted_as);
+        }
+        error
+    }
+}
+
 impl BodyStream for Download {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Buf>, BodyError>> {
         loop {
             let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(None)) };
             if let Some(upload) = &mut connection.upload {
-                match upload.poll(&connection.stream, cx) {
+                match upload.poll(&connection.link.stream, cx) {
                     Poll::Ready(Ok(())) => connection.upload = None,
                     Poll::Ready(Err(_)) => {
                         self.connection = None;
@@ -339,19 +474,21 @@ impl BodyStream for Download {
             }
             let mut buffer = match self.pending.take() {
                 Some(buffer) => buffer,
-                None => match connection.stream.poll_recv(cx) {
+                None => match connection.link.stream.poll_recv(cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(Some(buffer))) => buffer,
                     Poll::Ready(ended) => {
                         let complete = ended.is_ok() && self.decoder.finish_at_eof().is_ok();
-                        self.connection = None;
-                        return Poll::Ready(if complete { Ok(None) } else { Err(BodyError::Incomplete) });
+                        if complete {
+                            self.connection = None;
+                            return Poll::Ready(Ok(None));
+                        }
+                        return Poll::Ready(Err(self.fail(BodyError::Incomplete, UpstreamError::Closed)));
                     }
                 },
             };
             let Ok(rest) = unframe(&mut self.decoder, &mut buffer) else {
-                self.connection = None;
-                return Poll::Ready(Err(BodyError::Malformed));
+                return Poll::Ready(Err(self.fail(BodyError::Malformed, UpstreamError::Protocol)));
             };
             if self.decoder.is_done()
                 && let Some(connection) = self.connection.take()

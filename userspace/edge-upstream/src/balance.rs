@@ -1,12 +1,15 @@
 //! Which server of a pool gets a request.
 
 use crate::endpoint::Server;
+use crate::outlier::{Change, Heard, Outliers};
 use crate::random;
+use base_model::OutlierDetectionSpec;
 use edge_pipeline::Client;
 use proto_http::Request;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// How a pool chooses (`loadBalance.policy`).
 #[derive(Debug)]
@@ -42,33 +45,90 @@ pub struct Balancer {
     servers: Vec<Arc<Server>>,
     policy: Policy,
     weight_sum: u64,
+    outliers: Outliers,
 }
 
 impl Balancer {
-    pub fn new(servers: Vec<Arc<Server>>, policy: Policy) -> Balancer {
+    /// `outliers` is what the document says of ejection; what is known of servers that `previous` had too stays known.
+    pub fn new(
+        servers: Vec<Arc<Server>>,
+        policy: Policy,
+        outliers: Option<&OutlierDetectionSpec>,
+        previous: Option<&Balancer>,
+    ) -> Balancer {
         let weight_sum = servers.iter().map(|s| u64::from(s.weight)).sum();
-        Balancer { servers, policy, weight_sum }
+        let before = |index: usize| previous?.servers.iter().position(|s| s.url == servers[index].url);
+        let outliers = Outliers::new(outliers, servers.len(), previous.map(|p| &p.outliers), before);
+        Balancer { servers, policy, weight_sum, outliers }
     }
 
     pub fn servers(&self) -> &[Arc<Server>] {
         &self.servers
     }
 
-    /// Index of a server; `None` when the pool is empty.
+    /// Index of a server; `None` when the pool is empty. One that is left out gets nothing but a try now and then; when all are
+    /// out, all are in.
+    #[inline]
     pub fn choose(&self, request: &Request, client: &Client) -> Option<usize> {
+        let (index, hash) = self.pick(request, client)?;
+        let now = base_runtime::now();
+        if self.outliers.admits(index, now) { Some(index) } else { Some(self.instead_of(index, hash, now)) }
+    }
+
+    /// Takes note of what became of a request to the server with this index.
+    #[inline]
+    pub fn report(&self, index: usize, heard: Heard) -> Option<Change> {
+        self.outliers.report(index, heard, base_runtime::now())
+    }
+
+    pub fn is_ejected(&self, index: usize) -> bool {
+        self.outliers.is_ejected(index)
+    }
+
+    /// The policy's choice, and the hash it was made by, if it was.
+    #[inline]
+    fn pick(&self, request: &Request, client: &Client) -> Option<(usize, Option<u32>)> {
         let count = self.servers.len();
+        let hashed = |bytes: &[u8]| {
+            let hash = fnv1_32(bytes);
+            Some((hash as usize % count, Some(hash)))
+        };
         if count == 0 {
             return None;
         }
-        let hashed = |bytes: &[u8]| fnv1_32(bytes) as usize % count;
         let index = match &self.policy {
             Policy::RoundRobin(turn) => turn.fetch_add(1, Ordering::Relaxed) % count,
-            Policy::WeightedRandom if self.weight_sum > 0 => return self.by_weight(random::below(self.weight_sum)),
+            Policy::WeightedRandom if self.weight_sum > 0 => self.by_weight(random::below(self.weight_sum))?,
             Policy::Random | Policy::WeightedRandom => random::below(count as u64) as usize,
-            Policy::IpHash => hashed(ip_text(client.real_ip).as_bytes()),
-            Policy::HeaderHash(name) => hashed(request.headers.value(name).unwrap_or_default()),
+            Policy::IpHash => return hashed(ip_text(client.real_ip).as_bytes()),
+            Policy::HeaderHash(name) => return hashed(request.headers.value(name).unwrap_or_default()),
         };
-        Some(index)
+        Some((index, None))
+    }
+
+    /// Another server: what one that is out would have got is spread over all that are in, by the same hash to the same one.
+    #[cold]
+    fn instead_of(&self, index: usize, hash: Option<u32>, now: Instant) -> usize {
+        let weighted = matches!(self.policy, Policy::WeightedRandom) && self.weight_sum > 0;
+        let takes = |i: usize| !self.outliers.is_ejected(i) && (!weighted || self.servers[i].weight > 0);
+        let within: Vec<usize> = (0..self.servers.len()).filter(|i| takes(*i)).collect();
+        let share = |i: usize| if weighted { u64::from(self.servers[i].weight) } else { 1 };
+        let total: u64 = within.iter().map(|i| share(*i)).sum();
+        if total == 0 {
+            return index;
+        }
+        let mut point = match hash {
+            // Other bits than those that chose the first one.
+            Some(hash) => u64::from(hash.wrapping_mul(0x9E37_79B1) >> 8) % total,
+            None => random::below(total),
+        };
+        for i in within {
+            if point < share(i) && self.outliers.admits(i, now) {
+                return i;
+            }
+            point = point.saturating_sub(share(i));
+        }
+        index
     }
 
     fn by_weight(&self, mut point: u64) -> Option<usize> {
@@ -98,9 +158,9 @@ mod tests {
         let servers = weights
             .iter()
             .enumerate()
-            .map(|(i, w)| Arc::new(Server::new(&format!("http://10.0.0.{i}"), *w, false).unwrap()))
+            .map(|(i, w)| Arc::new(Server::new(&format!("http://10.0.0.{i}"), *w, false, None).unwrap()))
             .collect();
-        Balancer::new(servers, Policy::parse(policy, "X-U"))
+        Balancer::new(servers, Policy::parse(policy, "X-U"), None, None)
     }
 
     fn tally(b: &Balancer, n: usize) -> Vec<usize> {

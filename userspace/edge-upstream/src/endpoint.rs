@@ -1,87 +1,193 @@
 //! Where a backend is: a server URL taken apart, and the socket addresses behind its name.
 
+use crate::names;
+use crate::tls::Identity;
+use base_model::ServerUrl;
+use proto_http::Path;
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
 
-/// Name and port of a backend, shared by every pool that lists it, so that its idle connections outlive a change of the
-/// configuration.
+/// Addresses of one name that are used; a name with more has its first ones tried.
+const ADDRESSES_MAX: usize = 64;
+
+/// What a backend is reached by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A name or an address, an IPv6 one without brackets, and a port.
+    Host(String, u16),
+    /// A Unix socket.
+    Socket(PathBuf),
+}
+
+/// A backend's place, shared by every pool that lists it, so that its idle connections outlive a change of the configuration.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// Unique for the life of the process; the key of idle connections.
+    /// Unique for the life of the process; part of the key of idle connections.
     pub id: u32,
-    pub host: String,
-    pub port: u16,
+    pub place: Place,
     addresses: RwLock<Arc<[SocketAddr]>>,
+    /// Counts the changes of `addresses`.
+    generation: AtomicU32,
     turn: AtomicUsize,
+    /// The family that was connected to last: it is tried first.
+    v4_first: AtomicBool,
+    /// What came of the first look-up, for those who wait for it.
+    first: Mutex<Option<Result<(), String>>>,
+    looked_up: Condvar,
 }
 
 impl Endpoint {
-    /// The endpoint of this name; one object as long as anybody holds it.
-    pub fn shared(host: &str, port: u16) -> Arc<Endpoint> {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        let mut known = registry().lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(found) = known.get(&(host.to_owned(), port)).and_then(Weak::upgrade) {
+    /// The endpoint of this place; one object as long as anybody holds it. A name begins to be looked up, and is looked up again
+    /// whenever its time to live is over.
+    pub fn shared(place: Place) -> Arc<Endpoint> {
+        let mut known = registry().lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known.get(&place).and_then(Weak::upgrade) {
             return found;
         }
-        let made = Arc::new(Endpoint {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            host: host.to_owned(),
-            port,
-            addresses: RwLock::new(literal(host, port).into_iter().collect()),
-            turn: AtomicUsize::new(0),
-        });
+        let made = Endpoint::new(place.clone());
         known.retain(|_, endpoint| endpoint.strong_count() > 0);
-        known.insert((host.to_owned(), port), Arc::downgrade(&made));
+        known.insert(place, Arc::downgrade(&made));
+        if made.is_named() {
+            names::watch(&made);
+        }
         made
     }
 
-    /// The next address to try, in turn. `None` while the name has not been resolved.
+    fn new(place: Place) -> Arc<Endpoint> {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let literal = match &place {
+            Place::Host(host, port) => host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, *port)),
+            Place::Socket(_) => None,
+        };
+        let named = literal.is_none() && matches!(place, Place::Host(..));
+        Arc::new(Endpoint {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            place,
+            addresses: RwLock::new(literal.into_iter().collect()),
+            generation: AtomicU32::new(0),
+            turn: AtomicUsize::new(0),
+            v4_first: AtomicBool::new(false),
+            first: Mutex::new((!named).then_some(Ok(()))),
+            looked_up: Condvar::new(),
+        })
+    }
+
+    /// One that nobody looks up.
+    #[cfg(test)]
+    pub(crate) fn unwatched(host: &str, port: u16) -> Arc<Endpoint> {
+        Endpoint::new(Place::Host(host.to_owned(), port))
+    }
+
+    fn is_named(&self) -> bool {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// All addresses in the order they are to be tried: families in turn, that of the last success first (RFC 8305 section 4),
+    /// and within a family each address first in its turn. Empty while the name has not been resolved.
+    pub fn addresses(&self) -> Arc<[SocketAddr]> {
+        let known = self.addresses.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if known.len() < 2 {
+            return known;
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        interleave(&known, turn, self.v4_first.load(Ordering::Relaxed))
+    }
+
+    /// The only address, when there is one alone.
     pub fn address(&self) -> Option<SocketAddr> {
-        let addresses = self.addresses.read().unwrap_or_else(|e| e.into_inner());
-        match addresses.len() {
-            0 => None,
-            1 => Some(addresses[0]),
-            n => Some(addresses[self.turn.fetch_add(1, Ordering::Relaxed) % n]),
+        match **self.addresses.read().unwrap_or_else(PoisonError::into_inner) {
+            [only] => Some(only),
+            _ => None,
         }
     }
 
-    /// Looks the name up and keeps what was found; the old addresses stay when nothing was. Blocks: call it from a
-    /// control thread.
-    pub fn resolve(&self) -> std::io::Result<()> {
-        if literal(&self.host, self.port).is_some() {
-            return Ok(());
+    /// Takes note of the address that was connected to.
+    pub fn connected(&self, address: SocketAddr) {
+        self.v4_first.store(address.is_ipv4(), Ordering::Relaxed);
+    }
+
+    /// Changes whenever the addresses do.
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Whether the name still has this address.
+    pub fn has(&self, address: SocketAddr) -> bool {
+        let known = self.addresses.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().any(|a| a.port() == address.port() && a.ip().to_canonical() == address.ip().to_canonical())
+    }
+
+    /// Puts the result of a look-up in force. Nothing found leaves the addresses known before; says whether any are known.
+    pub(crate) fn looked_up(&self, found: Result<Vec<IpAddr>, String>) -> bool {
+        let Place::Host(_, port) = &self.place else { return true };
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = match found {
+            Ok(mut ips) if !ips.is_empty() => {
+                // The order of an answer says nothing; a changed set does.
+                ips.sort_unstable();
+                ips.dedup();
+                ips.truncate(ADDRESSES_MAX);
+                let new: Arc<[SocketAddr]> = ips.into_iter().map(|ip| SocketAddr::new(ip, *port)).collect();
+                let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
+                if *addresses != new {
+                    *addresses = new;
+                    self.generation.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            }
+            Ok(_) => Err("it has no address".to_owned()),
+            Err(error) => Err(error),
+        };
+        let known = !self.addresses.read().unwrap_or_else(PoisonError::into_inner).is_empty();
+        *first = Some(if known { Ok(()) } else { outcome });
+        self.looked_up.notify_all();
+        known
+    }
+
+    /// Waits for the name's first look-up until `end`; says why it has no address yet. Blocks: for control threads.
+    pub fn await_address(&self, end: Instant) -> Result<(), String> {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(outcome) = &*first {
+                return outcome.clone();
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left == Duration::ZERO {
+                return Err("the look-up takes long".to_owned());
+            }
+            first = self.looked_up.wait_timeout(first, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let found: Arc<[SocketAddr]> = (self.host.as_str(), self.port).to_socket_addrs()?.collect();
-        if !found.is_empty() {
-            *self.addresses.write().unwrap_or_else(|e| e.into_inner()) = found;
-        }
-        Ok(())
     }
 }
 
-/// Looks up the names of all endpoints in use again. Blocks.
-pub fn resolve_all() {
-    let known: Vec<Arc<Endpoint>> =
-        registry().lock().unwrap_or_else(|e| e.into_inner()).values().filter_map(Weak::upgrade).collect();
-    for endpoint in known {
-        if let Err(error) = endpoint.resolve() {
-            tracing::debug!(host = endpoint.host, %error, "name not resolved; keeping the addresses known");
+/// See [`Endpoint::addresses`].
+fn interleave(known: &[SocketAddr], turn: usize, v4_first: bool) -> Arc<[SocketAddr]> {
+    let rotated = |v4: bool| {
+        let mut family: Vec<SocketAddr> = known.iter().copied().filter(|a| a.is_ipv4() == v4).collect();
+        if !family.is_empty() {
+            let by = turn % family.len();
+            family.rotate_left(by);
         }
+        family.into_iter()
+    };
+    let (mut first, mut second) = (rotated(v4_first), rotated(!v4_first));
+    let mut order = Vec::with_capacity(known.len());
+    while order.len() < known.len() {
+        order.extend(first.next());
+        order.extend(second.next());
     }
+    order.into()
 }
 
-type Registry = Mutex<HashMap<(String, u16), Weak<Endpoint>>>;
+type Registry = Mutex<HashMap<Place, Weak<Endpoint>>>;
 
 fn registry() -> &'static Registry {
     static REGISTRY: OnceLock<Registry> = OnceLock::new();
     REGISTRY.get_or_init(Registry::default)
-}
-
-fn literal(host: &str, port: u16) -> Option<SocketAddr> {
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port))
 }
 
 /// One line of a pool's `servers`.
@@ -90,45 +196,57 @@ pub struct Server {
     /// As written: what status and metrics show.
     pub url: String,
     pub endpoint: Arc<Endpoint>,
+    /// TLS is spoken, as whom and to whom.
+    pub identity: Option<Arc<Identity>>,
     /// Host and port as they go into a Host field.
     pub authority: String,
-    /// Path inside the URL, a prefix of every request's path; without its last slash, so that "/" is empty.
+    /// Path inside the URL as it goes on the wire, a prefix of every request's path; without its last slash, so that "/" is empty.
     pub prefix: String,
     pub weight: u32,
     /// The client's Host is forwarded although the backend has a name (`keepHost`).
     pub keep_host: bool,
-    /// The URL's host is an address: the client's Host is forwarded.
+    /// The URL's host is an address or a socket: the client's Host is forwarded.
     pub is_address: bool,
 }
 
 impl Server {
-    /// Takes `http://host[:port][/path]` apart. The error says what is wrong with it.
-    pub fn new(url: &str, weight: u32, keep_host: bool) -> Result<Server, String> {
-        let (scheme, rest) = url.split_once("://").ok_or("not a URL; write http://HOST:PORT")?;
-        if scheme.eq_ignore_ascii_case("https") {
-            return Err("https backends are not available in this build; use http, or a TLS sidecar".into());
-        }
-        if !scheme.eq_ignore_ascii_case("http") {
-            return Err(format!("scheme {scheme} is not spoken to backends; use http"));
-        }
-        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-        let host = proto_http::message::host_of(authority);
-        let port = match &authority[host.len()..] {
-            "" => 80,
-            port => port[1..].parse().map_err(|_| format!("port {} is not a number from 1 to 65535", &port[1..]))?,
+    /// Takes a server URL apart. `identity` is for `https://`, and left aside without it. The error says what is wrong with the URL.
+    pub fn new(url: &str, weight: u32, keep_host: bool, identity: Option<&Arc<Identity>>) -> Result<Server, String> {
+        let at: ServerUrl = url.parse()?;
+        let identity = match at.is_tls() {
+            true => Some(identity.ok_or("TLS is not set up for this server")?.clone()),
+            false => None,
         };
-        if host.is_empty() {
-            return Err("the host is missing; write http://HOST:PORT".into());
-        }
+        let is_address = at.ip().is_some() || at.socket.is_some();
+        let authority = at.authority();
+        let prefix = if at.path.is_empty() { String::new() } else { Path::from_text(&at.path).encoded().into_owned() };
+        let place = match at.socket {
+            Some(socket) => Place::Socket(socket.into()),
+            None => Place::Host(at.host.to_ascii_lowercase(), at.port),
+        };
         Ok(Server {
             url: url.to_owned(),
-            endpoint: Endpoint::shared(host, port),
-            authority: authority.to_owned(),
-            prefix: path.trim_end_matches('/').to_owned(),
+            endpoint: Endpoint::shared(place),
+            identity,
+            authority,
+            prefix: prefix.trim_end_matches('/').to_owned(),
             weight,
             keep_host,
-            is_address: literal(host, port).is_some(),
+            is_address,
         })
+    }
+
+    /// Which idle connections serve this server: those to the same place, made under the same identity or none.
+    pub fn connections(&self) -> u64 {
+        u64::from(self.endpoint.id) << 32 | u64::from(self.identity.as_ref().map_or(0, |i| i.id))
+    }
+
+    /// The name its certificate must be for.
+    pub fn name(&self) -> &str {
+        match &self.endpoint.place {
+            Place::Host(host, _) => host,
+            Place::Socket(_) => "localhost",
+        }
     }
 }
 
@@ -138,24 +256,57 @@ mod tests {
 
     #[test]
     fn urls_are_taken_apart() {
-        let s = Server::new("http://127.0.0.1:9095/api/", 1, false).unwrap();
+        let s = Server::new("http://127.0.0.1:9095/api/", 1, false, None).unwrap();
         assert_eq!((s.authority.as_str(), s.prefix.as_str(), s.is_address), ("127.0.0.1:9095", "/api", true));
         assert_eq!(s.endpoint.address(), Some("127.0.0.1:9095".parse().unwrap()));
-        let s = Server::new("http://[::1]:80", 1, false).unwrap();
+        let s = Server::new("http://[::1]:80/a b", 1, false, None);
+        assert!(s.is_err());
+        let s = Server::new("http://[::1]:80/中", 1, false, None).unwrap();
         assert_eq!(s.endpoint.address(), Some("[::1]:80".parse().unwrap()));
-        let s = Server::new("http://shop.test", 1, false).unwrap();
-        assert_eq!((s.endpoint.port, s.is_address, s.endpoint.address()), (80, false, None));
-        for bad in ["127.0.0.1:9095", "ftp://x", "http://", "http://x:99999"] {
-            assert!(Server::new(bad, 1, false).is_err(), "{bad}");
+        assert_eq!((s.authority.as_str(), s.prefix.as_str()), ("[::1]:80", "/%E4%B8%AD"));
+        let s = Server::new("http://Shop.invalid", 1, false, None).unwrap();
+        assert_eq!((&s.endpoint.place, s.is_address), (&Place::Host("shop.invalid".to_owned(), 80), false));
+        assert_eq!((s.authority.as_str(), s.endpoint.addresses().len()), ("Shop.invalid", 0));
+        let s = Server::new("unix:///run/app.sock", 1, false, None).unwrap();
+        assert_eq!((&s.endpoint.place, s.is_address), (&Place::Socket("/run/app.sock".into()), true));
+        let s = Server::new("http://unix:/run/app.sock:/api/", 1, false, None).unwrap();
+        assert_eq!((&s.endpoint.place, s.prefix.as_str()), (&Place::Socket("/run/app.sock".into()), "/api"));
+        for bad in ["127.0.0.1:9095", "ftp://x", "http://", "http://x:99999", "unix://app", "https://x"] {
+            assert!(Server::new(bad, 1, false, None).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn one_endpoint_per_name_while_held() {
-        let a = Endpoint::shared("one.test", 1);
-        assert_eq!(a.id, Endpoint::shared("one.test", 1).id);
+    fn one_endpoint_per_place_while_held() {
+        let place = || Place::Host("10.9.9.9".to_owned(), 1);
+        let a = Endpoint::shared(place());
+        assert_eq!(a.id, Endpoint::shared(place()).id);
         let id = a.id;
         drop(a);
-        assert_ne!(id, Endpoint::shared("one.test", 1).id);
+        assert_ne!(id, Endpoint::shared(place()).id);
+    }
+
+    #[test]
+    fn families_take_turns_and_so_do_addresses() {
+        let parse = |text: &[&str]| text.iter().map(|a| a.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let known = parse(&["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1", "[::1]:1"]);
+        let order = |turn, v4_first| interleave(&known, turn, v4_first).to_vec();
+        assert_eq!(order(0, false), parse(&["[::1]:1", "10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]));
+        assert_eq!(order(1, true), parse(&["10.0.0.2:1", "[::1]:1", "10.0.0.3:1", "10.0.0.1:1"]));
+    }
+
+    #[test]
+    fn what_was_known_stays_when_a_look_up_fails() {
+        let endpoint = Endpoint::shared(Place::Socket("/nowhere".into()));
+        assert!(endpoint.looked_up(Err("no".to_owned())));
+        let endpoint = Endpoint::unwatched("keeps.test", 7);
+        endpoint.looked_up(Ok(vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()]));
+        let generation = endpoint.generation();
+        assert!(endpoint.looked_up(Err("no".to_owned())));
+        assert!(endpoint.looked_up(Ok(vec![[10, 0, 0, 2].into(), [10, 0, 0, 1].into()])));
+        assert_eq!((endpoint.addresses().len(), endpoint.generation()), (2, generation));
+        endpoint.looked_up(Ok(vec![[10, 0, 0, 3].into()]));
+        assert_eq!((endpoint.address(), endpoint.generation()), ("10.0.0.3:7".parse().ok(), generation + 1));
+        assert!(endpoint.has("10.0.0.3:7".parse().unwrap()) && !endpoint.has("10.0.0.1:7".parse().unwrap()));
     }
 }

@@ -1,19 +1,25 @@
-//! The way to backends: which one ([`balance`], [`matcher`]), over which connection ([`pool`]), and what it answered
-//! ([`attempt`]).
+//! The way to backends: where they are ([`endpoint`], [`names`]), which one ([`balance`], [`outlier`], [`matcher`]), over which
+//! connection ([`pool`], [`connect`], [`tls`]), and what it answered ([`attempt`]).
 //!
-//! Reading order: [`endpoint`], [`balance`], [`matcher`], [`pool`], [`attempt`], [`circuit`], [`retry`].
+//! Reading order: [`endpoint`], [`names`], [`balance`], [`outlier`], [`matcher`], [`pool`], [`connect`], [`tls`], [`attempt`],
+//! [`circuit`], [`retry`].
 #![forbid(unsafe_code)]
 
 pub mod attempt;
 pub mod balance;
 pub mod circuit;
+pub mod connect;
 pub mod endpoint;
 pub mod matcher;
+pub mod names;
+pub mod outlier;
 pub mod pool;
 pub mod random;
 pub mod retry;
+pub mod tls;
 
 pub use attempt::{Answer, Attempt, AttemptError};
 pub use balance::Balancer;
 pub use endpoint::{Endpoint, Server};
 pub use matcher::RequestMatcher;
+pub use tls::Identity;

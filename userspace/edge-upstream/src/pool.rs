@@ -1,9 +1,17 @@
 //! Connections to backends between two requests, kept by each worker for itself.
 //!
 //! The newest is taken first, so that those beyond the need of the moment grow old together and are closed. A backend
-//! that closes or speaks while idle is noticed before its connection is used again.
+//! that closes or speaks while idle is noticed before its connection is used again, and so is a name that has moved on to
+//! other addresses.
+//!
+//! Workers do not take connections from each other. A connection belongs to its worker's ring, with a receive under way; to hand
+//! it over would cost its cancellation, two wake-ups and a second registration, more than a connect on a local network, and
+//! would be saved only once: what a worker lacks it opens and keeps. The price is one idle connection per worker and server
+//! more than the load needs.
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::Server;
+use base_runtime::net::StreamState;
+use base_telemetry::proxy::ServerRecorder;
 use base_tls::Transport;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -16,9 +24,41 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often idle connections are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-struct Idle {
-    stream: Transport,
-    since: Instant,
+/// A connection to a backend, with what it is counted by from its first to its last moment.
+#[derive(Debug)]
+pub struct Link {
+    pub stream: Transport,
+    /// That of the pool it was made for, which may not be the one it serves now.
+    pub recorder: ServerRecorder,
+    connections: u64,
+    /// That of the endpoint's addresses when its own was last known to be one of them.
+    generation: u32,
+    since: Option<Instant>,
+}
+
+impl Link {
+    /// A fresh connection to `server`, which had its addresses in `generation`.
+    pub fn new(stream: Transport, server: &Server, generation: u32, recorder: &ServerRecorder) -> Box<Link> {
+        recorder.connection_created();
+        let recorder = recorder.clone();
+        Box::new(Link { stream, recorder, connections: server.connections(), generation, since: None })
+    }
+
+    /// Whether the server still lives where this connection leads.
+    fn leads_to(&mut self, server: &Server) -> bool {
+        let now = server.endpoint.generation();
+        if self.generation == now {
+            return true;
+        }
+        self.generation = now;
+        self.stream.peer_addr().is_ok_and(|peer| server.endpoint.has(peer))
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.recorder.connection_closed(self.since.is_some());
+    }
 }
 
 #[derive(Default)]
@@ -31,44 +71,49 @@ impl Hasher for IdHasher {
 
     fn write(&mut self, _: &[u8]) {}
 
-    fn write_u32(&mut self, id: u32) {
+    fn write_u64(&mut self, id: u64) {
         // Spread over the high bits too: the table looks at both ends.
-        self.0 = u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = (id ^ id >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 }
 
-type Pools = HashMap<u32, Vec<Idle>, BuildHasherDefault<IdHasher>>;
+type Pools = HashMap<u64, Vec<Box<Link>>, BuildHasherDefault<IdHasher>>;
 
 thread_local! {
     static POOLS: RefCell<Pools> = RefCell::default();
     static SWEEPING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A usable idle connection to `endpoint`, if this worker has one.
-pub fn take(endpoint: &Endpoint) -> Option<Transport> {
+/// A usable idle connection to `server`, if this worker has one.
+pub fn take(server: &Server) -> Option<Box<Link>> {
     POOLS.with_borrow_mut(|pools| {
-        let idle = pools.get_mut(&endpoint.id)?;
-        while let Some(candidate) = idle.pop() {
-            if !candidate.stream.is_closed_or_dirty() {
-                return Some(candidate.stream);
+        let idle = pools.get_mut(&server.connections())?;
+        while let Some(mut candidate) = idle.pop() {
+            if !candidate.stream.is_closed_or_dirty() && candidate.leads_to(server) {
+                candidate.since = None;
+                candidate.recorder.connection_reused();
+                return Some(candidate);
             }
         }
         None
     })
 }
 
-/// Keeps a connection whose last response was read to its end. Beyond `most` per worker and endpoint it is closed.
-pub fn put(endpoint_id: u32, stream: Transport, most: usize) {
-    if stream.is_closed_or_dirty() {
+/// Keeps a connection whose last response was read to its end. Beyond `most` per worker and server it is closed.
+pub fn put(mut link: Box<Link>, most: usize) {
+    if link.stream.peek_state() != StreamState::Open {
         return;
     }
     POOLS.with_borrow_mut(|pools| {
-        let idle = pools.entry(endpoint_id).or_default();
+        let idle = pools.entry(link.connections).or_default();
         if idle.len() < most {
-            idle.push(Idle { stream, since: base_runtime::now() });
+            link.since = Some(base_runtime::now());
+            link.recorder.connection_parked();
+            idle.push(link);
         }
     });
-    if !SWEEPING.replace(true) {
+    if !SWEEPING.get() {
+        SWEEPING.set(true);
         base_runtime::spawn(async {
             loop {
                 base_runtime::time::sleep(SWEEP_INTERVAL).await;
@@ -88,11 +133,10 @@ fn sweep(now: Instant) {
     let mut closed = Vec::new();
     POOLS.with_borrow_mut(|pools| {
         pools.retain(|_, idle| {
-            let (keep, drop): (Vec<Idle>, Vec<Idle>) = std::mem::take(idle)
-                .into_iter()
-                .partition(|i| now.saturating_duration_since(i.since) < IDLE_TIMEOUT && !i.stream.is_closed_or_dirty());
-            *idle = keep;
-            closed.extend(drop);
+            closed.extend(idle.extract_if(.., |link| {
+                let old = link.since.is_some_and(|since| now.saturating_duration_since(since) >= IDLE_TIMEOUT);
+                old || link.stream.is_closed_or_dirty()
+            }));
             !idle.is_empty()
         });
     });

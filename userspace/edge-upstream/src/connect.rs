@@ -1,0 +1,170 @@
+//! Connecting to a backend: every address of its name, then TLS, all within one deadline.
+
+use crate::endpoint::{Endpoint, Place, Server};
+use base_runtime::net::TcpStream;
+use base_runtime::time::{Deadline, timeout};
+use base_tls::{HandshakeError, Transport};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+/// Longest time a connect may take where the document says nothing, as Easegress's dialer.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an address has before the next one is tried beside it (RFC 8305 section 8).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Addresses of one name tried at the same time.
+const IN_FLIGHT: usize = 6;
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// The server's name has no address (yet).
+    Unresolved,
+    /// The last of the addresses failed so, or time was up.
+    Tcp(io::Error),
+    Tls(HandshakeError),
+}
+
+/// Connects within `limit`.
+pub async fn connect(server: &Server, limit: Duration) -> Result<Transport, ConnectError> {
+    let end = base_runtime::now() + limit;
+    let stream = match timeout(limit, open(&server.endpoint)).await {
+        Ok(opened) => opened?,
+        Err(_) => return Err(ConnectError::Tcp(io::ErrorKind::TimedOut.into())),
+    };
+    match &server.identity {
+        None => Ok(stream.into()),
+        Some(identity) => {
+            let left = end.saturating_duration_since(base_runtime::now());
+            identity.tls.connect(stream, server.name(), left).await.map_err(ConnectError::Tls)
+        }
+    }
+}
+
+async fn open(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
+    if let Place::Socket(path) = &endpoint.place {
+        return TcpStream::connect_unix(path).await.map_err(ConnectError::Tcp);
+    }
+    if let Some(only) = endpoint.address() {
+        return TcpStream::connect(only).await.map_err(ConnectError::Tcp);
+    }
+    let addresses = endpoint.addresses();
+    if addresses.is_empty() {
+        return Err(ConnectError::Unresolved);
+    }
+    let (stream, address) = race(&addresses, TcpStream::connect).await.map_err(ConnectError::Tcp)?;
+    endpoint.connected(address);
+    Ok(stream)
+}
+
+/// Tries the addresses in their order, the next one when one has failed or has said nothing for a while; the first connection
+/// wins and the others are given up (RFC 8305 section 5).
+async fn race<T, F>(addresses: &[SocketAddr], connect: impl Fn(SocketAddr) -> F) -> io::Result<(T, SocketAddr)>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let mut waiting = addresses.iter().copied();
+    let mut flying: Vec<(SocketAddr, Pin<Box<F>>)> = Vec::with_capacity(2);
+    let next = Deadline::default();
+    let mut start = true;
+    let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    poll_fn(|cx| {
+        loop {
+            if start && let Some(address) = waiting.next() {
+                start = false;
+                flying.push((address, Box::pin(connect(address))));
+                next.set_after(STAGGER);
+            }
+            let mut at = 0;
+            while at < flying.len() {
+                match flying[at].1.as_mut().poll(cx) {
+                    Poll::Pending => at += 1,
+                    Poll::Ready(Ok(stream)) => return Poll::Ready(Ok((stream, flying[at].0))),
+                    Poll::Ready(Err(error)) => {
+                        failed = error;
+                        flying.swap_remove(at);
+                        start = true;
+                    }
+                }
+            }
+            if waiting.len() == 0 {
+                start = false;
+                if flying.is_empty() {
+                    return Poll::Ready(Err(std::mem::replace(&mut failed, io::ErrorKind::Other.into())));
+                }
+                return Poll::Pending;
+            }
+            if !start && (flying.len() == IN_FLIGHT || next.poll_expired(cx).is_pending()) {
+                return Poll::Pending;
+            }
+            start = true;
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base_runtime::{Config, IoMode, Runtime};
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    /// What the addresses do, by their last number: 1 connects at once, 2 refuses at once, 3 never answers.
+    fn race_of(last: &'static [u8]) -> (Result<u8, io::ErrorKind>, Vec<u8>, Duration) {
+        let config = Config { io: IoMode::Epoll, workers: Some(1), name: "race".to_owned(), ..Config::default() };
+        let runtime = Runtime::start(config).expect("epoll works everywhere");
+        let (sender, receiver) = mpsc::channel();
+        runtime.workers()[0].spawn(move || async move {
+            let addresses: Vec<SocketAddr> = last.iter().map(|n| SocketAddr::from(([10, 0, 0, *n], 80))).collect();
+            let tried = Rc::new(RefCell::new(Vec::new()));
+            let began = Instant::now();
+            let raced = race(&addresses, |address| {
+                let SocketAddr::V4(v4) = address else { unreachable!() };
+                let behaves = v4.ip().octets()[3];
+                tried.borrow_mut().push(behaves);
+                async move {
+                    match behaves {
+                        1 => Ok(()),
+                        2 => Err(io::ErrorKind::ConnectionRefused.into()),
+                        _ => std::future::pending().await,
+                    }
+                }
+            });
+            let raced = timeout(Duration::from_secs(3), raced).await;
+            let won = match raced {
+                Ok(Ok(((), SocketAddr::V4(address)))) => Ok(address.ip().octets()[3]),
+                Ok(Ok(_)) => unreachable!(),
+                Ok(Err(error)) => Err(error.kind()),
+                Err(_) => Err(io::ErrorKind::TimedOut),
+            };
+            let _ = sender.send((won, tried.take(), began.elapsed()));
+        });
+        receiver.recv().expect("the race ends")
+    }
+
+    #[test]
+    fn refusals_go_on_at_once_and_silence_after_a_while() {
+        let (won, tried, took) = race_of(&[2, 2, 1, 1]);
+        assert_eq!((won, tried), (Ok(1), vec![2, 2, 1]));
+        assert!(took < STAGGER, "{took:?}");
+        let (won, tried, took) = race_of(&[3, 3, 1]);
+        assert_eq!((won, tried), (Ok(1), vec![3, 3, 1]));
+        assert!(took >= STAGGER * 2 - Duration::from_millis(20), "{took:?}");
+    }
+
+    #[test]
+    fn all_are_tried_before_it_fails_and_few_at_a_time() {
+        let (won, tried, _) = race_of(&[2, 2, 2]);
+        assert_eq!((won, tried.len()), (Err(io::ErrorKind::ConnectionRefused), 3));
+        let (won, tried, _) = race_of(&[3; 20]);
+        assert_eq!((won, tried.len()), (Err(io::ErrorKind::TimedOut), IN_FLIGHT));
+    }
+}
