@@ -564,7 +564,11 @@ impl Talk {
     }
 
     fn say(&mut self, text: &str) {
-        writeln!(self.input, "{text}").expect("it listens");
+        // In one piece: it takes what one read gives for a command.
+        if let Err(error) = self.input.write_all(format!("{text}\n").as_bytes()) {
+            let heard: String = std::iter::from_fn(|| self.lines.recv_timeout(Duration::from_secs(1)).ok()).collect();
+            panic!("it does not listen to {text:?} ({error}): {heard}");
+        }
     }
 
     /// The next line with this in it.
