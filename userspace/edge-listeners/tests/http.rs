@@ -25,6 +25,7 @@ on_both_drivers![
     a_backend_may_answer_while_it_reads,
     bodies_beyond_their_limit_are_413,
     time_outs,
+    time_outs_of_the_document,
     a_client_that_leaves_takes_its_backend_connection_along,
     a_stale_connection_is_replaced_where_that_is_safe,
     broken_backends,
@@ -469,6 +470,25 @@ fn time_outs(io: IoMode) {
     assert_eq!(steady.answer().status(), 200, "progress is enough for a body");
     for (name, times) in [("head_timeout", 1), ("first_byte_timeout", 1), ("body_timeout", 1)] {
         assert_eq!(house.limit(name), times, "{name}");
+    }
+}
+
+fn time_outs_of_the_document(io: IoMode) {
+    let backend = Backend::answering(OK);
+    // Those of the process are short, and a keep-alive of nothing would end at once.
+    let server = "keepAliveTimeout: 0s\nheadTimeout: 20s\nbodyTimeout: 20s";
+    let house = House::with_timeouts(io, server, &proxy_to(backend.port), short_timeouts());
+    let (mut idle, mut head, mut body) = (house.connect(), house.connect(), house.connect());
+    idle.send(GET.as_bytes());
+    assert_eq!(idle.answer().status(), 200);
+    head.send(b"GET / HTTP/1.1\r\nHost: a\r\n");
+    body.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab");
+    std::thread::sleep(2 * short_timeouts().body);
+    idle.send(GET.as_bytes());
+    head.send(b"\r\n");
+    body.send(b"cd");
+    for client in [&mut idle, &mut head, &mut body] {
+        assert_eq!(client.answer().status(), 200);
     }
 }
 
