@@ -93,7 +93,8 @@ fn nginx(answers: &Arc<Vec<Answer>>) -> Option<Gateway> {
     for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
         let _ = writeln!(config, "{kind}_temp_path {path}/{kind};");
     }
-    config += "proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $host;\n";
+    // It takes an interim answer for the final one, and waits for more of it.
+    config += "proxy_read_timeout 2s; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $host;\n";
     for lane in &lanes {
         let _ = writeln!(
             config,
