@@ -13,6 +13,47 @@
 //!
 //! Two messages framed in two ways at once are refused, never repaired, and what is sent on is framed anew by the encoder, so
 //! a backend sees one reading of every message: ours.
+//!
+//! # Rules
+//!
+//! What implementations were attacked with, the rule here, the [`Fault`] it is counted as (`weir_limit_hits_total{limit}`) and
+//! the status a client gets; from a backend the same faults make a 502 or 503 of the answer. Each fault stands in
+//! `torture.txt`, which a test sees to.
+//!
+//! | Class | Rule | Fault | Status |
+//! |---|---|---|---|
+//! | two framings (CL.TE, TE.CL) | `Content-Length` and `Transfer-Encoding` together are refused, both ways | `length_and_chunked` | 400 |
+//! | CL.CL | a second `Content-Length` is refused, also an equal one | `several_lengths` | 400 |
+//! | odd lengths | digits below 2^63; no sign, list, space or prefix | `length` | 400 |
+//! | TE.TE | exactly `chunked`, once, in any case; another coding is not implemented | `transfer_coding`, `several_transfer_codings` | 501, 400 |
+//! | TE in HTTP/1.0 | refused | `transfer_coding_version` | 400 |
+//! | chunk sizes | 1 to 16 hexadecimal digits below 2^63, at once followed by `;` or CRLF | `chunk_size` | 400 |
+//! | chunk extensions (TERM.EXT, EXT.TERM) | no control bytes, bounded each and against the data, never relayed | `chunk_extension`, `chunk_extension_too_large` | 400 |
+//! | chunk data (SPILL) | CRLF exactly where the size says | `chunk_end` | 400 |
+//! | trailers | bounded; those that would change framing, routing or identity are dropped | `trailers_too_large`, `too_many_trailers` | 431 |
+//! | bare LF, bare CR | refused everywhere, bodies aside | `bare_lf`, `bare_cr` | 400 |
+//! | folded lines | refused | `fold` | 400 |
+//! | white space before the colon, no name | refused | `name_space`, `name_empty` | 400 |
+//! | names | tokens; bytes of 0x80 and more, and lines without colon, are refused | `name_character` | 400 |
+//! | `_` read as `-` | a name that becomes one the engine or a backend trusts is refused; all others are relayed as they are, so two names that only `_` tells apart never stand for a field that matters | `name_lookalike` | 400 |
+//! | values | no NUL, no other control byte but tab | `value_character` | 400 |
+//! | sizes of heads | bounded, see [`Limits`](crate::Limits) | `head_too_large`, `field_too_large`, `too_many_fields` | 431 |
+//! | Host | one in HTTP/1.1, `host` or `host:port`; no user, list, escape, empty label | `no_host`, `several_hosts`, `host` | 400 |
+//! | absolute targets | their authority replaces `Host` (RFC 9112 section 3.2.2); sent on in origin-form | `target`, `target_authority` | 400 |
+//! | CONNECT, `OPTIONS *` | `host:port` after CONNECT only, `*` after OPTIONS only | `target_authority`, `target` | 400 |
+//! | paths | one canonical form, matched and relayed, see [`crate::path`] | `target_escape`, `target_nul`, `target_backslash`, `target_above_root`, `target_disguised_dots`, `target_character` | 400 |
+//! | long targets, long methods | bounded | `target_too_long`, `method_too_long` | 414, 501 |
+//! | request lines | single spaces, CRLF, nothing before but one empty line | `request_line`, `method`, `leading_lines` | 400 |
+//! | HTTP/0.9 | refused | `no_version` | 400 |
+//! | versions | 1.0 and 1.1; 1.2 to 1.9 are read as 1.1 | `version` | 505 |
+//! | HTTP/2 or TLS on this port | refused by name | `http2_preface`, `tls_handshake` | 505, 400 |
+//! | Expect (0.CL) | only `100-continue`, answered by us, never relayed unasked | `expectation` | 417 |
+//! | Connection | a short list of tokens; one that names a field of the message itself is refused, others are struck out before any filter looks | `connection` | 400 |
+//! | upgrades | never with a body, never to `h2c`; a tunnel begins after a 101 that was asked for | (answer refused) | 503 |
+//! | interim answers | without a body, bounded in number | `interim_framing`, `too_many_interim` | 503 |
+//! | status lines | `HTTP/1.x`, three digits from 100 to 599 | `status_line` | 503 |
+//! | bodies of HEAD, 204, 304 | none, whatever is announced; what follows is not another answer's beginning | (connection not used again) | |
+//! | bodies cut short | the client sees that they are | `truncated` | 503 or cut |
 
 mod body;
 mod encode;
