@@ -18,7 +18,7 @@ on_both_drivers![
     a_client_that_reads_nothing_is_cut_off,
     asks_for_an_expected_body_when_it_is_wanted,
     answers_without_a_body_have_none,
-    interim_answers_are_skipped,
+    interim_answers_reach_the_client,
     switches_protocols_both_ways,
     an_unasked_switch_is_refused,
     an_early_answer_arrives,
@@ -277,7 +277,7 @@ fn answers_without_a_body_have_none(io: IoMode) {
     assert_eq!(client.answer().text(), "mocked");
 }
 
-fn interim_answers_are_skipped(io: IoMode) {
+fn interim_answers_reach_the_client(io: IoMode) {
     let early = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
     let backend = Backend::new(move |mut wire, _| {
         while wire.message().is_some() {
@@ -293,12 +293,19 @@ fn interim_answers_are_skipped(io: IoMode) {
     let mut client = house.connect();
     for _ in 0..3 {
         client.send(GET.as_bytes());
+        let hints = client.head().unwrap_or_default();
+        // The 100 was asked for by nobody.
+        assert_eq!(hints, "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n");
         assert_eq!(client.answer().text(), "ok");
     }
     assert_eq!(backend.connections(), 1);
     let endless = Backend::recording(move |_| early.repeat(20).into());
     house.pipeline("app", &proxy_to(endless.port));
-    assert_eq!(house.ask(GET).status(), 503);
+    let mut client = house.connect();
+    client.send(GET.as_bytes());
+    let heads: Vec<String> = std::iter::from_fn(|| client.head()).take(5).collect();
+    assert!(heads[..4].iter().all(|head| head.starts_with("HTTP/1.1 103 ")), "{heads:?}");
+    assert!(heads[4].starts_with("HTTP/1.1 503 "), "eight are enough: {heads:?}");
 }
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
