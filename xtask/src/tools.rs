@@ -23,6 +23,7 @@ pub const PYTHON: Tool = Tool { program: "python3", package: "python3" };
 pub const VALGRIND: Tool = Tool { program: "valgrind", package: "valgrind" };
 pub const DEBOOTSTRAP: Tool = Tool { program: "debootstrap", package: "debootstrap" };
 pub const COMPILER: Tool = Tool { program: "cc", package: "gcc" };
+pub const COMPILER_CPP: Tool = Tool { program: "c++", package: "g++" };
 
 /// Makes sure that all of these can be started, or says what a person has to install.
 pub fn require(tools: &[Tool]) -> Result<(), String> {
@@ -82,6 +83,14 @@ pub fn run(command: &mut Command) -> Result<String, String> {
     }
     let stderr = String::from_utf8_lossy(&output.stderr);
     Err(format!("{shown}: {}: {}", output.status, stderr.trim()))
+}
+
+/// Runs a program to its end; answers what it wrote to stderr.
+pub fn run_for_its_errors(command: &mut Command) -> Result<String, String> {
+    let shown = show(command);
+    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{shown}: {error}"))?;
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(stderr) } else { Err(format!("{shown}: {}: {}", output.status, stderr.trim())) }
 }
 
 /// The command line as a person would type it.
