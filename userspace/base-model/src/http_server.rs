@@ -658,7 +658,8 @@ mod tests {
 
     #[test]
     fn tls() {
-        let http3 = "http3 = true: not served by this version yet; accepted: false; leave it out: HTTP/1.1 is served over TLS";
+        let http3 =
+            "http3 = true: not served by this version yet; accepted: false; leave it out: HTTP/1.1 is served over TLS";
         let auto_cert = "autoCert = true: not served by this version yet; accepted: false; give certificates yourself, with certs and keys";
         check(
             "{port: 1, http3: true}",
