@@ -42,8 +42,14 @@ pub fn run(options: &Options) -> Result<(), String> {
     tools::require(&[tools::COMPILER_CPP])?;
     fs::create_dir_all(folder.join("artifacts")).map_err(|error| format!("{}: {error}", folder.display()))?;
     let step = progress::step("building the fuzz targets");
-    cargo::run(cargo_in(&folder).args(["build", "--release", "--bins", "--target", MACHINE]))?;
-    cargo::run(cargo_in(&folder).args(["run", "--release", "--target", MACHINE, "--bin", "seed"]))?;
+    let mut build = cargo_in(&folder);
+    build.env("RUSTFLAGS", INSTRUMENTATION).args(["build", "--release", "--target", MACHINE]);
+    for target in &known {
+        build.args(["--bin", target]);
+    }
+    cargo::run(&mut build)?;
+    // Not instrumented: what the instrumentation calls comes with libFuzzer, which has a main of its own.
+    cargo::run(cargo_in(&folder).env("RUSTFLAGS", "").args(["run", "--quiet", "--bin", "seed"]))?;
     step.done("built, corpora seeded");
     let seconds = options.minutes.map_or(options.seconds, |minutes| minutes * 60);
     for target in if options.targets.is_empty() { &known } else { &options.targets } {
@@ -62,8 +68,8 @@ pub fn run(options: &Options) -> Result<(), String> {
 
 fn cargo_in(folder: &Path) -> Command {
     let mut command = cargo::cargo();
-    // Flags of the workspace would replace these; the folder is a workspace of its own.
-    command.current_dir(folder).env("RUSTFLAGS", INSTRUMENTATION);
+    command.current_dir(folder);
+    // The folder is a workspace of its own, with its own flags.
     command.env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_TARGET_DIR");
     command
 }
