@@ -1093,7 +1093,7 @@ impl Corpus {
             "HTTP /1.1",
             "HTTP/ 1.1",
             "HTTP/1.1\0",
-            "HTTP/\0001.1",
+            "HTTP/\x001.1",
             "HTTPS/1.1",
             "ICY/1.1",
             "RTSP/1.0",
