@@ -8,7 +8,7 @@ use crate::access;
 use crate::connection::{self, Connection, Phase};
 use crate::router::{Route, Router};
 use crate::tls::{self, Tls};
-use crate::traffic::{AroundSlot, PipelineView, Shared};
+use crate::traffic::{AroundSlot, Generation, PipelineView, Shared};
 use arc_swap::ArcSwap;
 use base_model::ip_filter::CidrSet;
 use base_model::{GoDuration, HttpServerSpec};
@@ -17,7 +17,7 @@ use base_runtime::net::{ListenOptions, Seat, Spread, StreamState, TcpListener, T
 use base_telemetry::access_log::{self, LogWriter};
 use base_telemetry::server::{self, Recorder, Sample, ServerStats};
 use base_tls::Transport;
-use edge_pipeline::{Exchange, Pipeline};
+use edge_pipeline::Exchange;
 use proto_http::Limits;
 use serde_json::{Value, json};
 use slab::Slab;
@@ -360,7 +360,7 @@ impl Held {
     }
 
     /// The pipeline a route leads to, if there is one.
-    pub fn pipeline(&self, route: &Route) -> Option<Rc<Arc<Pipeline>>> {
+    pub fn pipeline(&self, route: &Route) -> Option<Rc<Generation>> {
         let mut pipelines = self.pipelines.borrow_mut();
         if pipelines.len() <= route.index {
             pipelines.resize_with(route.index + 1, || None);

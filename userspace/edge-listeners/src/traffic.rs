@@ -64,16 +64,27 @@ impl Deref for SlotHandle {
 /// A worker's view of a slot: requests count their hold on a generation on their worker alone, not where all workers count.
 pub struct PipelineView {
     cache: Cache<SlotHandle, Option<Arc<Pipeline>>>,
-    held: Option<Rc<Arc<Pipeline>>>,
+    held: Option<Rc<Generation>>,
+}
+
+/// A generation of a pipeline as one worker holds it.
+pub struct Generation(Arc<Pipeline>);
+
+impl Deref for Generation {
+    type Target = Pipeline;
+
+    fn deref(&self) -> &Pipeline {
+        &self.0
+    }
 }
 
 impl PipelineView {
     /// As [`PipelineSlot::current`].
-    pub fn current(&mut self) -> Option<Rc<Arc<Pipeline>>> {
+    pub fn current(&mut self) -> Option<Rc<Generation>> {
         let now = self.cache.load().as_ref();
         match (now, &self.held) {
-            (Some(now), Some(held)) if Arc::ptr_eq(now, held) => {}
-            (now, _) => self.held = now.map(|pipeline| Rc::new(pipeline.clone())),
+            (Some(now), Some(held)) if Arc::ptr_eq(now, &held.0) => {}
+            (now, _) => self.held = now.map(|pipeline| Rc::new(Generation(pipeline.clone()))),
         }
         self.held.clone()
     }
