@@ -156,7 +156,7 @@ impl<'a> Changer<'a> {
             "kind: Pipeline\nname: {pool}\n{resilience}filters:\n\
              - kind: RequestAdaptor\n  name: adaptor\n  header: {{set: {{X-Turn: t{turn}}}}}\n\
              - kind: Proxy\n  name: proxy\n  maxIdleConnsPerHost: {}\n  pools:\n\
-             \x20 - timeout: 2s\n{body}{retry}    loadBalance: {{policy: {policy}}}\n    servers:\n{servers}",
+             \x20 - timeout: 5s\n{body}{retry}    loadBalance: {{policy: {policy}}}\n    servers:\n{servers}",
             1 + self.random.below(30),
         )
     }

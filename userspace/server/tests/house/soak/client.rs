@@ -305,7 +305,8 @@ impl Connection {
                 return Ok(None);
             }
             self.stream.write_all(&head)?;
-            for piece in body.chunks(1 + random.below(body.len() as u64) as usize) {
+            // Not in so many pieces that their pauses outlast the pool's time-out.
+            for piece in body.chunks(1 + body.len() / 40 + random.below(body.len() as u64) as usize) {
                 self.stream.write_all(piece)?;
                 if random.once_in(4) {
                     thread::sleep(Duration::from_millis(random.below(5)));
