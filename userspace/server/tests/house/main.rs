@@ -14,5 +14,5 @@ mod figures;
 mod process;
 mod quick_start;
 mod restart;
-mod tls;
 mod soak;
+mod tls;
