@@ -13,6 +13,7 @@ use crate::tunnel;
 use crate::variables::Context as VariableContext;
 use base_runtime::Buf;
 use base_runtime::memory::{self, Booking};
+use base_runtime::net::Seat;
 use base_runtime::time::Deadline;
 use base_tls::Transport;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
@@ -61,12 +62,16 @@ pub struct Connection {
     pub since: Cell<Instant>,
     /// Of what it is doing now.
     pub deadline: Deadline,
+    _seat: Seat,
+    /// Of the TLS session.
+    _booking: Option<Booking>,
 }
 
 impl Connection {
-    pub fn new(stream: Transport, peer: SocketAddr) -> Rc<Connection> {
+    pub fn new(stream: Transport, peer: SocketAddr, seat: Seat, booking: Option<Booking>) -> Rc<Connection> {
         let (phase, since) = (Cell::new(Phase::Idle), Cell::new(base_runtime::now()));
-        Rc::new(Connection { stream, peer, phase, since, deadline: Deadline::default() })
+        let deadline = Deadline::default();
+        Rc::new(Connection { stream, peer, phase, since, deadline, _seat: seat, _booking: booking })
     }
 
     fn enter(&self, phase: Phase) {
@@ -103,7 +108,7 @@ pub async fn drive(local: Rc<Local>, connection: Rc<Connection>, key: usize) {
             Next::Again if !local.is_stopping() => connection.enter(Phase::Idle),
             Next::Again | Next::Close => break,
             Next::Linger => {
-                linger(stream, deadline, local.timeouts().linger).await;
+                Box::pin(linger(stream, deadline, local.timeouts().linger)).await;
                 break;
             }
             Next::Tunnel(backend) => {

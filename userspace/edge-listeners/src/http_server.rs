@@ -16,7 +16,6 @@ use base_runtime::memory::{Booking, Kind};
 use base_runtime::net::{ListenOptions, Seat, Spread, StreamState, TcpListener, TcpStream};
 use base_telemetry::access_log::{self, LogWriter};
 use base_telemetry::server::{self, Recorder, Sample, ServerStats};
-use base_tls::Transport;
 use edge_pipeline::Exchange;
 use proto_http::Limits;
 use serde_json::{Value, json};
@@ -25,7 +24,7 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -427,36 +426,70 @@ async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener, spread
     }
 }
 
-/// Serves a connection that was accepted and counted, on the worker it has come to.
-async fn take_in(server: Arc<HttpServer>, key: u64, stream: TcpStream, peer: SocketAddr, _seat: Seat) {
+/// A connection to serve, and the server's side of this worker.
+type Ready = (Rc<Local>, Rc<Connection>);
+
+/// A connection that was accepted and counted, on the worker it has come to.
+enum Begun {
+    /// It was accepted as the server stopped.
+    Refused,
+    Plain(Ready),
+    /// In memory of its own: the task keeps its size for as long as the connection lives.
+    Handshake(Pin<Box<dyn Future<Output = Option<Ready>>>>),
+}
+
+/// The task of a connection.
+fn take_in(
+    server: Arc<HttpServer>,
+    key: u64,
+    stream: TcpStream,
+    peer: SocketAddr,
+    seat: Seat,
+) -> impl Future<Output = ()> + 'static {
+    let begun = begin(server, key, stream, peer, seat);
+    async move {
+        let (local, connection) = match begun {
+            Begun::Refused => return,
+            Begun::Plain(ready) => ready,
+            Begun::Handshake(handshake) => match handshake.await {
+                Some(ready) => ready,
+                None => return,
+            },
+        };
+        let key = local.enter(connection.clone());
+        connection::drive(local, connection, key).await;
+    }
+}
+
+fn begin(server: Arc<HttpServer>, key: u64, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Begun {
     let local = LOCALS.with_borrow(|locals| locals.iter().find(|(k, _)| *k == key).map(|(_, local)| local.clone()));
-    // It was accepted as the server stopped.
-    let Some(local) = local else { return server.uncount() };
+    let Some(local) = local.filter(|local| !local.is_stopping()) else {
+        server.uncount();
+        return Begun::Refused;
+    };
     let tls = local.live.borrow_mut().load().tls.clone();
-    let (stream, booking) = match tls {
-        None => (Transport::from(stream), None),
-        Some(tls) => {
-            let during = Booking::new(Kind::Tls, tls::HANDSHAKE_BYTES);
-            match tls.server.accept(stream, local.timeouts().handshake).await {
-                Ok(stream) => {
-                    during.set(tls::session_bytes(&stream));
-                    (stream, Some(during))
-                }
-                Err(error) => {
-                    tracing::debug!(server = %server.name, %peer, "{error}");
-                    local.limit(error.name());
-                    return server.uncount();
-                }
+    match tls {
+        None => Begun::Plain((local, Connection::new(stream.into(), peer, seat, None))),
+        Some(tls) => Begun::Handshake(Box::pin(handshake(local, tls, stream, peer, seat))),
+    }
+}
+
+/// `None` when there is no connection to serve.
+async fn handshake(local: Rc<Local>, tls: Tls, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Option<Ready> {
+    let booking = Booking::new(Kind::Tls, tls::HANDSHAKE_BYTES);
+    let stream = match tls.server.accept(stream, local.timeouts().handshake).await {
+        Ok(stream) if !local.is_stopping() => stream,
+        ended => {
+            if let Err(error) = ended {
+                tracing::debug!(server = %local.server.name, %peer, "{error}");
+                local.limit(error.name());
             }
+            local.server.uncount();
+            return None;
         }
     };
-    if local.is_stopping() {
-        return server.uncount();
-    }
-    let connection = Connection::new(stream, peer);
-    let key = local.enter(connection.clone());
-    connection::drive(local, connection, key).await;
-    drop(booking);
+    booking.set(tls::session_bytes(&stream));
+    Some((local, Connection::new(stream, peer, seat, Some(booking))))
 }
 
 impl Local {
