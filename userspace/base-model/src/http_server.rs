@@ -633,11 +633,16 @@ mod tests {
         );
         check("{port: 1, maxConnections: 0}", &["maxConnections = 0: out of range; accepted: 1 to 4294967295"], &[]);
         check(
-            "{port: 1, headTimeout: 0s, bodyTimeout: 1ms, sendTimeout: -5s}",
+            "{port: 1, headTimeout: 0s, bodyTimeout: 1ms, sendTimeout: 0s}",
             &[
                 "headTimeout = \"0s\": would cut every client off; accepted: more than 0s; leave it out for the default",
-                "sendTimeout = \"-5s\": would cut every client off; accepted: more than 0s; leave it out for the default",
+                "sendTimeout = \"0s\": would cut every client off; accepted: more than 0s; leave it out for the default",
             ],
+            &[],
+        );
+        check(
+            "{port: 1, bodyTimeout: -5s}",
+            &["bodyTimeout = \"-5s\": a negative duration; accepted: 0s or longer"],
             &[],
         );
         check(

@@ -7,8 +7,8 @@ use crate::{
 use edge_pipeline::FilterKind;
 
 static KINDS: &[FilterKind] = &[
-    cert_extractor::KIND,
     cors_adaptor::KIND,
+    cert_extractor::KIND,
     data_builder::KIND,
     fallback::KIND,
     header_to_json::KIND,
