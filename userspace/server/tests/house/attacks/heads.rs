@@ -30,7 +30,7 @@ fn header_bombs() {
             site.counted(name, before as usize + TIMES);
         }
         honest.was_served();
-        site.grew_at_most(24 * 1024);
+        site.grew_at_most(32 * 1024);
         site.recovers();
     });
 }
@@ -52,7 +52,7 @@ fn long_targets() {
             site.counted("target_too_long", before as usize + TIMES);
         }
         honest.was_served();
-        site.grew_at_most(24 * 1024);
+        site.grew_at_most(32 * 1024);
         site.recovers();
     });
 }
