@@ -1,4 +1,4 @@
-//! Fills `corpus/` from the torture list.
+//! Fills `corpus/` from the torture list, and with the messages that TLS knows.
 
 use proto_http::h1::parse_request;
 use proto_http::{Limits, Request, torture};
@@ -7,7 +7,7 @@ use std::{fs, io};
 
 fn main() -> io::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for target in ["http1_request", "http1_response", "http1_chunks", "http_path"] {
+    for target in ["http1_request", "http1_response", "http1_chunks", "http_path", "tls_records"] {
         fs::create_dir_all(root.join(target))?;
     }
     for (number, case) in torture::cases().iter().enumerate().filter(|(_, case)| case.bytes.len() <= 4096) {
@@ -22,6 +22,20 @@ fn main() -> io::Result<()> {
         }
         if let Some(target) = case.bytes.split(|&b| b == b' ').nth(1) {
             fs::write(root.join("http_path").join(&name), target)?;
+        }
+    }
+    // Data, an alert, a key update, a ticket, a client's hello, each sealed (types count from 20).
+    let records: [&[u8]; 5] = [
+        b"\x03\x05hello",
+        b"\x01\x02\x01\x00",
+        b"\x02\x05\x18\0\0\x01\x01",
+        b"\x02\x05\x04\0\0\x01\0",
+        b"\x02\x04\x01\0\0\0",
+    ];
+    for (number, record) in records.iter().enumerate() {
+        for choice in 0..4 {
+            let script = [&[choice, 3], records[0], record, records[0]].concat();
+            fs::write(root.join("tls_records").join(format!("{number}{choice}")), script)?;
         }
     }
     Ok(())

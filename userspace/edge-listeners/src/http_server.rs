@@ -181,9 +181,10 @@ impl HttpServer {
         }
     }
 
-    /// The old sockets were in the way of the new ones, and their workers close them now.
+    /// The old sockets were in the way of the new ones, and their workers close them now: at once, or in a second or two where the
+    /// machine has more to do than it can.
     fn retry_until_closed(self: &Arc<Self>) {
-        for _ in 0..50 {
+        for _ in 0..200 {
             self.retry();
             if self.state().0 == "running" {
                 return;
