@@ -523,7 +523,7 @@ mod tests {
             tls: None,
             requests: None,
             warm_up: 0.05,
-            seconds: 0.2,
+            seconds: 1.0,
             pid: None,
             gateway_cpu: 0,
             load_cpu: 1,
