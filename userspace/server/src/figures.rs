@@ -43,7 +43,9 @@ pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Enco
             .zip(before.iter_mut())
             .map(|(worker, before)| {
                 let now = worker.stats();
-                let (busy, idle) = (now.busy_ns - before.busy_ns, now.idle_ns - before.idle_ns);
+                // Time on its way from one account to the other may seem to go back for a moment.
+                let busy = now.busy_ns.saturating_sub(before.busy_ns);
+                let idle = now.idle_ns.saturating_sub(before.idle_ns);
                 *before = now;
                 WorkerRow {
                     worker: worker.index(),
