@@ -2,12 +2,11 @@
 
 use crate::clock;
 use crate::pace::Pace;
-use base_runtime::Buf;
 use base_runtime::net::StreamState;
 use base_runtime::time::Deadline;
 use base_tls::Transport;
 use edge_pipeline::Body;
-use edge_upstream::attempt::{send_bytes, send_chunk, send_last_chunk};
+use edge_upstream::attempt::{send_bytes, send_chunk, send_head, send_last_chunk};
 use proto_http::date::ImfDate;
 use proto_http::h1::{self, Framing, ResponseOptions};
 use proto_http::{Known, Response, Version};
@@ -111,7 +110,7 @@ pub async fn send(
             }
         }
     };
-    with_head(response, framing, manner, |head| send_first(stream, head, first, chunked));
+    with_head(response, framing, manner, |head| send_head(stream, head, first, chunked));
     if let Body::Stream(source) = &mut body {
         loop {
             match room(stream, SEND_HIGH_WATER, deadline, pace).await {
@@ -225,27 +224,4 @@ fn with_head(response: &Response, framing: Framing, manner: Manner, use_it: impl
         h1::write_response_head(head, response, &options);
         use_it(head);
     });
-}
-
-/// The head goes in front of the first piece, into the room that the backend's own head left.
-fn send_first(stream: &Transport, head: &[u8], piece: Option<Buf>, chunked: bool) {
-    let Some(mut piece) = piece else { return send_bytes(stream, &[head]) };
-    if chunked {
-        let prefix = h1::chunk_prefix(piece.len());
-        let room = prefix.as_ref().len() + head.len();
-        if piece.headroom() >= room && piece.tailroom() >= h1::CHUNK_END.len() {
-            piece.append(h1::CHUNK_END);
-            piece.prepend(prefix.as_ref());
-            piece.prepend(head);
-            stream.send(piece);
-        } else {
-            send_bytes(stream, &[head]);
-            send_chunk(stream, piece);
-        }
-    } else if piece.prepend(head) {
-        stream.send(piece);
-    } else {
-        send_bytes(stream, &[head]);
-        stream.send(piece);
-    }
 }
