@@ -226,10 +226,12 @@ impl Worker {
 
     /// A snapshot of its counters. Costs the worker nothing; the CPU time is asked of the kernel here.
     pub fn stats(&self) -> WorkerStats {
+        // Asked first: a thread that has ended has left its last times in the counters.
+        let running = thread_cpu_time(self.shared.thread_id.load(Ordering::Acquire))
+            .map(|busy| (busy.as_nanos() as u64, self.shared.started.elapsed().as_nanos() as u64));
         let mut stats = self.shared.counters.snapshot();
-        if let Some(busy) = thread_cpu_time(self.shared.thread_id.load(Ordering::Relaxed)) {
-            stats.busy_ns = busy.as_nanos() as u64;
-            stats.idle_ns = (self.shared.started.elapsed().saturating_sub(busy)).as_nanos() as u64;
+        if let Some(times) = running {
+            (stats.busy_ns, stats.age_ns) = times;
         }
         stats
     }
@@ -395,10 +397,11 @@ fn run_worker(shared: Arc<Shared>, config: Config, io: IoKind, started: mpsc::Se
     drop(entered);
     let shared = &cx.shared;
     memory::close(shared);
-    if let Some(busy) = thread_cpu_time(shared.thread_id.swap(0, Ordering::Relaxed)) {
+    if let Some(busy) = thread_cpu_time(shared.thread_id.load(Ordering::Relaxed)) {
         shared.counters.busy_ns.set(busy.as_nanos() as u64);
-        shared.counters.idle_ns.set(shared.started.elapsed().saturating_sub(busy).as_nanos() as u64);
+        shared.counters.age_ns.set(shared.started.elapsed().as_nanos() as u64);
     }
+    shared.thread_id.store(0, Ordering::Release);
 }
 
 /// CPU time of a thread of this process, as the scheduler counts it.

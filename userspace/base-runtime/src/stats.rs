@@ -63,8 +63,8 @@ counters! {
     remote_wakes,
     /// CPU time of the thread in nanoseconds, work in the kernel included.
     busy_ns,
-    /// The rest of the time since its start: asleep, or without the CPU.
-    idle_ns,
+    /// Time since its start in nanoseconds; what of it is not in `busy_ns` it slept, or was without the CPU.
+    age_ns,
     /// System calls that submit to or wait on the driver (`io_uring_enter`, `epoll_wait`).
     enters,
     /// Tasks alive now.

@@ -34,6 +34,7 @@ on_both_drivers!(
     shutdown_with_everything_in_flight,
     spawning_on_a_stopped_worker_drops_the_task,
     workers_run_where_they_say,
+    times_of_a_worker_never_go_back,
 );
 
 fn timers_fire_in_order_and_on_time(io: IoMode) {
@@ -388,6 +389,33 @@ fn workers_run_where_they_say(io: IoMode) {
     }
     let expected = if io == IoMode::Uring { IoKind::Uring } else { IoKind::Epoll };
     assert_eq!((runtime.io(), runtime.fallback_reason()), (expected, None));
+}
+
+fn times_of_a_worker_never_go_back(io: IoMode) {
+    let runtime = start(io);
+    let worker = runtime.workers()[0].clone();
+    let reader = std::thread::spawn({
+        let worker = worker.clone();
+        move || {
+            let (mut last, mut read) = (worker.stats(), 0);
+            // The last readings are of a thread that has ended.
+            while read < 100 {
+                let now = worker.stats();
+                assert!(now.busy_ns >= last.busy_ns && now.age_ns >= last.age_ns, "{last:?} then {now:?}");
+                read += u32::from(now.age_ns == last.age_ns && now.age_ns > 0);
+                last = now;
+            }
+            last
+        }
+    });
+    run_on(&runtime, 0, || async {
+        for _ in 0..2000 {
+            yield_now().await;
+        }
+    });
+    runtime.shutdown();
+    let last = reader.join().expect("times that went on");
+    assert!(last.busy_ns > 0 && last.age_ns > last.busy_ns / 2, "{last:?}");
 }
 
 #[test]

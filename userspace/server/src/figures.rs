@@ -43,9 +43,7 @@ pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Enco
             .zip(before.iter_mut())
             .map(|(worker, before)| {
                 let now = worker.stats();
-                // Time on its way from one account to the other may seem to go back for a moment.
-                let busy = now.busy_ns.saturating_sub(before.busy_ns);
-                let idle = now.idle_ns.saturating_sub(before.idle_ns);
+                let (busy, passed) = (now.busy_ns - before.busy_ns, now.age_ns - before.age_ns);
                 *before = now;
                 WorkerRow {
                     worker: worker.index(),
@@ -53,7 +51,8 @@ pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Enco
                     connections: now.connections_open,
                     accepted_total: now.accepted,
                     requests_total: traffic.requests_of(worker.index()),
-                    busy_ratio: if busy + idle == 0 { 0.0 } else { busy as f64 / (busy + idle) as f64 },
+                    // Scrapes may come so close together that the two clocks tick unevenly.
+                    busy_ratio: if passed == 0 { 0.0 } else { (busy as f64 / passed as f64).min(1.0) },
                     more: vec![
                         (
                             "weir_worker_wakeups_total",
