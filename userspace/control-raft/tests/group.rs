@@ -1,5 +1,8 @@
 //! Real members on loopback, with real files: founding, losing a leader, losing a majority, losing a disk.
 
+#[path = "support/authority.rs"]
+mod authority;
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -7,12 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use authority::Authority;
 use control_api::client::Client;
-use control_api::tls::{ClientTrust, Identity, Pem};
+use control_api::tls::ClientTrust;
 use control_api::{MemberRole, RefusalKind, Update};
 use control_raft::{Config, Control, PeerTls, StartErrorKind, StateFlag};
 use control_state::{Action, Answer, Entry, PutMode};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -281,33 +284,6 @@ fn peer_urls_are_https_all_of_them_or_none() {
         told(mixed).contains("--initial-cluster n2: \"http://127.0.0.1:2380\": the members"),
         "a plain one among them"
     );
-}
-
-/// An authority for the length of a test.
-struct Authority {
-    pem: Pem,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new(name: &str) -> Authority {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let pem = pem(&params.self_signed(&key).unwrap().pem());
-        Authority { pem, issuer: Issuer::new(params, key) }
-    }
-
-    fn signs(&self, name: &str) -> Identity {
-        let key = KeyPair::generate().unwrap();
-        let made = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
-        Identity { chain: pem(&made.pem()), key: pem(&key.serialize_pem()) }
-    }
-}
-
-fn pem(text: &str) -> Pem {
-    Pem { from: "a test".to_owned(), text: text.as_bytes().to_vec() }
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! Reading order: [`world`] (starting, asking, waiting), then one file per user story.
 #![forbid(unsafe_code)]
 
+#[path = "../../../control-raft/tests/support/authority.rs"]
+mod authority;
 mod world;
 
 mod attacks;

@@ -1,9 +1,10 @@
 //! TLS of the whole house: what is refused, which sessions go on where, and the admin API behind a certificate.
 
+use crate::authority::{Authority, pem};
 use crate::cluster::{ADDRESSES, in_a_network, three};
 use crate::world::{Answer, Machine, eventually, free_port, mock, weir, within};
-use control_api::tls::{ClientTrust, Identity, Pem, client_config};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use control_api::tls::{ClientTrust, Pem, client_config};
+use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 use serde_json::{Value, json};
@@ -107,7 +108,7 @@ fn a_certificate_that_ended_while_the_machine_was_away_is_served() {
 
 #[test]
 fn the_admin_api_asks_for_certificates() {
-    let authority = Authority::new();
+    let authority = Authority::new("the test's authority");
     let mut machine = Machine::new("m1");
     let file = |name: &str, pem: &Pem| {
         let path = machine.directory.join(name);
@@ -151,7 +152,7 @@ fn members_over_https() {
     if !in_a_network("tls::members_over_https") {
         return;
     }
-    let authority = Authority::new();
+    let authority = Authority::new("the test's authority");
     let directory = tempfile::tempdir().unwrap();
     let file = |name: String, pem: &Pem| {
         let path = directory.path().join(name);
@@ -217,33 +218,6 @@ fn made(change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
     change(&mut params);
     let key = KeyPair::generate().unwrap();
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
-}
-
-/// One that signs, for the length of a test.
-struct Authority {
-    pem: Pem,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Authority {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, "the test's authority");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let pem = pem(&params.self_signed(&key).unwrap().pem());
-        Authority { pem, issuer: Issuer::new(params, key) }
-    }
-
-    fn signs(&self, name: &str) -> Identity {
-        let key = KeyPair::generate().unwrap();
-        let made = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
-        Identity { chain: pem(&made.pem()), key: pem(&key.serialize_pem()) }
-    }
-}
-
-fn pem(text: &str) -> Pem {
-    Pem { from: "a test".to_owned(), text: text.as_bytes().to_vec() }
 }
 
 /// One that keeps the sessions it is given.
