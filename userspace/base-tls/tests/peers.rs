@@ -133,7 +133,7 @@ fn rustls_servers(io: IoMode) {
         let client = client(&authority);
         for resumed in [false, true] {
             let client = client.clone();
-            run_on(&runtime, move || async move {
+            run_on(&runtime, 0, move || async move {
                 let stream = connect(&client, address).await;
                 let session = stream.session().expect("TLS");
                 assert_eq!((session.cipher, session.resumed), (name, resumed));
@@ -149,7 +149,7 @@ fn rustls_servers(io: IoMode) {
         let config = std_server_config(&signed, suites::TLS13_AES_128_GCM_SHA256, Some(group));
         let address = std_server(config);
         let client = client(&authority);
-        run_on(&runtime, move || async move {
+        run_on(&runtime, 0, move || async move {
             echo(&connect(&client, address).await, 10_000).await;
         });
     }
@@ -347,7 +347,7 @@ struct Served {
 
 fn serve(io: IoMode, server: ServerTls) -> Served {
     let runtime = start(io);
-    let address = run_on(&runtime, move || async move {
+    let address = run_on(&runtime, 0, move || async move {
         let listener = listen();
         let address = listener.local_addr();
         spawn(async move {

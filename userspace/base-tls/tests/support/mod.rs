@@ -1,83 +1,22 @@
-//! Running a future on a worker of either driver, and certificates to run it with.
+//! TLS connections on a worker of either driver, and certificates for them.
 
-use std::future::Future;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[macro_use]
+#[path = "../../../base-runtime/tests/support/mod.rs"]
+mod worker;
+
 use std::time::{Duration, SystemTime};
 
-use base_runtime::channel::oneshot;
-use base_runtime::net::{ListenOptions, TcpListener, TcpStream};
-use base_runtime::{Buf, Config, IoMode, Runtime};
+use base_runtime::Buf;
 use base_tls::{Certificate, ClientAuth, ClientSettings, ClientTls, ServerSettings, ServerTls, TicketKeys, Transport};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256,
     SignatureAlgorithm,
 };
 use rustls_pki_types::CertificateDer;
+pub use worker::*;
 
 /// Longest any test's handshake may take.
 pub const LIMIT: Duration = Duration::from_secs(60);
-
-/// Makes each of the named functions, which take an `IoMode`, a test per driver.
-#[allow(unused_macros, reason = "not every test file has tests per driver")]
-macro_rules! on_both_drivers {
-    ($($name:ident),* $(,)?) => {
-        mod uring { $(#[test] fn $name() { super::$name(base_runtime::IoMode::Uring) })* }
-        mod epoll { $(#[test] fn $name() { super::$name(base_runtime::IoMode::Epoll) })* }
-    };
-}
-
-pub fn start(io: IoMode) -> Runtime {
-    // Tests run in parallel: spread their workers over the CPUs.
-    static STARTED: AtomicUsize = AtomicUsize::new(0);
-    let mut cpus = base_runtime::allowed_cpus();
-    let turn = STARTED.fetch_add(1, Ordering::Relaxed) % cpus.len();
-    cpus.rotate_left(turn);
-    let config = Config { io, cpus: Some(cpus), workers: Some(1), name: "test".to_owned(), ..Config::default() };
-    Runtime::start(config).expect("the driver works here")
-}
-
-/// Runs what `make` makes on the worker, for at most 120 s.
-pub fn run_on<T, F, Fut>(runtime: &Runtime, make: F) -> T
-where
-    T: Send + 'static,
-    F: FnOnce() -> Fut + Send + 'static,
-    Fut: Future<Output = T> + 'static,
-{
-    let (sender, receiver) = oneshot();
-    runtime.workers()[0].spawn(move || {
-        let future = make();
-        async move {
-            let limited = base_runtime::time::timeout(Duration::from_secs(120), future).await;
-            let _ = sender.send(limited.expect("finished in time"));
-        }
-    });
-    receiver.wait().expect("the task neither panicked nor timed out")
-}
-
-pub fn run<T, F, Fut>(io: IoMode, make: F) -> T
-where
-    T: Send + 'static,
-    F: FnOnce() -> Fut + Send + 'static,
-    Fut: Future<Output = T> + 'static,
-{
-    let runtime = start(io);
-    let result = run_on(&runtime, make);
-    runtime.shutdown();
-    result
-}
-
-pub fn listen() -> TcpListener {
-    TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), ListenOptions::default()).expect("a port is free")
-}
-
-/// Both ends of a TCP connection on this worker.
-pub async fn pair() -> (TcpStream, TcpStream) {
-    let listener = listen();
-    let client = TcpStream::connect(listener.local_addr()).await.expect("connects");
-    let (server, _) = listener.accept().await.expect("accepts");
-    (client, server)
-}
 
 /// Both ends of a TLS connection on this worker; the client asks for `localhost`.
 pub async fn tls_pair(client: &ClientTls, server: &ServerTls) -> (Transport, Transport) {
@@ -124,11 +63,6 @@ pub async fn recv_exactly(stream: &Transport, n: usize) -> std::io::Result<Vec<u
         stream.unread(buf);
     }
     Ok(all)
-}
-
-/// Bytes that differ with their position.
-pub fn pattern(n: usize) -> Vec<u8> {
-    (0..n).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
 }
 
 /// An authority and what it signs.
