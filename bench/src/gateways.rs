@@ -25,14 +25,20 @@ pub struct Gateway {
 /// What all gateways are started with.
 pub struct Setup {
     pub upstream: SocketAddr,
-    pub cpu: usize,
+    /// Where it runs; none: wherever the kernel puts it.
+    pub cpu: Option<usize>,
     /// For configurations, logs and data.
     pub folder: PathBuf,
     /// Access logs of the peers; ours is on in any case.
     pub logs: bool,
     /// TLS with this certificate; none: plain.
     pub certificate: Option<Certificate>,
+    /// What ours is given to serve.
+    pub objects: &'static str,
 }
+
+/// What ours serves when it is measured: the route that the peers have.
+pub const OBJECTS: &str = include_str!("../peers/weir.yaml");
 
 /// Somebody to measure, and the program that it is.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,7 +112,7 @@ impl Gateway {
         // What a thread starts stays on the CPU of that thread.
         let started = thread::scope(|scope| {
             let starter = scope.spawn(|| {
-                cpu::pin(setup.cpu)?;
+                setup.cpu.map_or(Ok(()), cpu::pin)?;
                 command.spawn().map_err(|error| format!("{name}: {error}"))
             });
             starter.join().unwrap_or_else(|_| Err(format!("{name}: could not be started")))
@@ -123,6 +129,29 @@ impl Gateway {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends it with SIGTERM; an error when it does not end by itself within `limit`, as whatever it writes at its end is lost then.
+    pub fn stop(mut self, limit: Duration) -> Result<(), String> {
+        if self.end(limit) {
+            return Ok(());
+        }
+        Err(format!("{} did not end within {} s of SIGTERM", self.name, limit.as_secs()))
+    }
+
+    /// Asks with SIGTERM and says whether it ended within `limit`.
+    fn end(&mut self, limit: Duration) -> bool {
+        if let Some(pid) = Pid::from_raw(self.pid().cast_signed()) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let started = Instant::now();
+        while started.elapsed() < limit {
+            if self.child.try_wait().is_ok_and(|status| status.is_some()) {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        false
     }
 
     /// Empties its logs: with 80,000 lines a second they would fill the machine.
@@ -157,7 +186,8 @@ impl Gateway {
         let https = setup.certificate.as_ref().map_or(String::new(), |pair| {
             format!("https: true\ncertBase64: {}\nkeyBase64: {}", base64(&pair.certificate), base64(&pair.key))
         });
-        let document = include_str!("../peers/weir.yaml")
+        let document = setup
+            .objects
             .replace("{upstream}", &setup.upstream.to_string())
             .replace("{https}", &https)
             .replace("{address}", &self.address.ip().to_string())
@@ -175,18 +205,12 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        if let Some(pid) = Pid::from_raw(self.pid().cast_signed()) {
-            let _ = kill_process(pid, Signal::TERM);
+        // One that was stopped has no pid any more: it may be somebody else's.
+        let ended = self.child.try_wait().is_ok_and(|status| status.is_some());
+        if !ended && !self.end(Duration::from_secs(3)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
-        let started = Instant::now();
-        while started.elapsed() < Duration::from_secs(3) {
-            if self.child.try_wait().is_ok_and(|status| status.is_some()) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -11,3 +11,4 @@ pub mod report;
 pub mod rounds;
 pub mod scenarios;
 pub mod statistics;
+pub mod training;

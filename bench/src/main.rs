@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use bench::scenarios::{Options, connections, http1, idle, micro, tls1};
+use bench::training;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -24,6 +25,8 @@ enum Scenario {
     Connections(Options),
     /// Instructions per operation, against a committed baseline
     Micro(micro::Options),
+    /// Load of every kind on a weir that writes a profile of it; measures nothing
+    Train(training::Options),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Scenario::Idle(options) => idle::run(&options),
         Scenario::Connections(options) => connections::run(&options),
         Scenario::Micro(options) => micro::run(&options),
+        Scenario::Train(options) => training::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimi
 
 use crate::certificate::Certificate;
 use crate::cpu;
-use crate::gateways::{Contender, Gateway, Setup, free_address};
+use crate::gateways::{Contender, Gateway, OBJECTS, Setup, free_address};
 use crate::generator;
 use crate::report::{Goal, Report, Row};
 use crate::rounds::{self, Cell};
@@ -104,7 +104,8 @@ impl Stage {
         let logs = !options.no_peer_logs;
         cpu::pin(LOAD_CPU)?;
         let precedence = Precedence::take();
-        let setup = Setup { upstream: free_address()?, cpu: GATEWAY_CPU, folder, logs, certificate };
+        let (upstream, cpu) = (free_address()?, Some(GATEWAY_CPU));
+        let setup = Setup { upstream, cpu, folder, logs, certificate, objects: OBJECTS };
         Ok(Self { setup, machine, _precedence: precedence })
     }
 
