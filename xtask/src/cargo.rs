@@ -15,7 +15,16 @@ pub fn root() -> PathBuf {
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    for name in std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| is_of_us(name)) {
+        command.env_remove(name);
+    }
     command
+}
+
+/// `cargo run` tells us about our own package. Build scripts that ask to be run again when these change, as ring's does, would
+/// take a build by us and one by hand for different ones.
+fn is_of_us(name: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -23,7 +32,7 @@ pub enum Profile {
     Debug,
     /// Quick to build and nearly as fast: what the demo runs and the bench measures.
     Release,
-    /// What is shipped: optimised across crates.
+    /// Optimised across crates; what is shipped has a profile besides, see [`crate::pgo`].
     Dist,
 }
 
@@ -76,4 +85,21 @@ pub fn target() -> Result<PathBuf, String> {
     let metadata: serde_json::Value =
         serde_json::from_str(&metadata).map_err(|error| format!("cargo metadata: {error}"))?;
     metadata["target_directory"].as_str().map(PathBuf::from).ok_or_else(|| "cargo metadata names no target".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_by_us_has_the_environment_of_one_by_hand() {
+        for name in ["CARGO_PKG_VERSION_MAJOR", "CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH"] {
+            assert!(is_of_us(name), "{name}");
+        }
+        for name in ["CARGO", "CARGO_HOME", "CARGO_TARGET_DIR", "RUSTFLAGS", "PATH"] {
+            assert!(!is_of_us(name), "{name}");
+        }
+        let own = cargo();
+        assert!(own.get_envs().any(|(name, value)| name == "CARGO_MANIFEST_DIR" && value.is_none()));
+    }
 }
