@@ -5,7 +5,8 @@
 //! loop) or, where io_uring is forbidden, edge-triggered epoll. Both drivers offer the same semantics and pass the same tests.
 //!
 //! One turn of a worker's loop reads: run the tasks that are ready (bounded), start the sends they queued, hand everything to the
-//! kernel and wait for something to happen, read the clock, fire timers, take in what other threads sent.
+//! kernel and wait for something to happen (for several things, where one at a time costs more: `coalescing`), read the clock, fire
+//! timers, take in what other threads sent.
 //!
 //! Reading order: [`runtime`] (threads, the loop), `executor` (tasks and wakers), [`buffer`], [`time`], [`net`] (what sockets
 //! promise), `driver` (how each kernel interface keeps the promise), [`memory`] (who holds how much), [`channel`].
@@ -13,6 +14,7 @@
 pub mod affinity;
 pub mod buffer;
 pub mod channel;
+mod coalescing;
 mod context;
 mod driver;
 mod executor;

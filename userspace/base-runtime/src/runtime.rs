@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::affinity::{allowed_cpus, pin_to};
+use crate::coalescing::Coalescing;
 use crate::context::{self, Context};
 use crate::driver::{AnyDriver, Driver, IoKind, IoMode, Wait, probe_uring};
 use crate::executor::{Task, WokenTask};
@@ -42,6 +43,9 @@ pub struct Config {
     pub linger: Duration,
     /// Task polls in a turn before completions are reaped. Default 256.
     pub task_budget: usize,
+    /// Least time between two wakes of a worker that would otherwise wake more often than that and still sleep, as far as nothing is
+    /// served more slowly for it; zero: every event wakes at once. Default 100 µs.
+    pub coalesce: Duration,
     /// Entries of the submission queue (io_uring only), a power of two. Default 1,024; the completion queue has four times as many.
     pub ring_entries: u32,
 }
@@ -59,6 +63,7 @@ impl Default for Config {
             recv_queue_max: 4,
             linger: Duration::from_secs(5),
             task_budget: 256,
+            coalesce: Duration::from_micros(100),
             ring_entries: 1024,
         }
     }
@@ -226,14 +231,8 @@ impl Worker {
 
     /// A snapshot of its counters. Costs the worker nothing; the CPU time is asked of the kernel here.
     pub fn stats(&self) -> WorkerStats {
-        // Asked first: a thread that has ended has left its last times in the counters.
-        let running = thread_cpu_time(self.shared.thread_id.load(Ordering::Acquire))
-            .map(|busy| (busy.as_nanos() as u64, self.shared.started.elapsed().as_nanos() as u64));
-        let mut stats = self.shared.counters.snapshot();
-        if let Some(times) = running {
-            (stats.busy_ns, stats.age_ns) = times;
-        }
-        stats
+        self.shared.read_clocks();
+        self.shared.counters.snapshot()
     }
 }
 
@@ -308,6 +307,14 @@ impl Shared {
             stopping: AtomicBool::new(false),
             inbox: Mutex::default(),
         })
+    }
+
+    /// Enters how old the worker is and what it has worked, while its thread lives. For any thread.
+    fn read_clocks(&self) {
+        if let Some(busy) = thread_cpu_time(self.thread_id.load(Ordering::Relaxed)) {
+            self.counters.busy_ns.reach(busy.as_nanos() as u64);
+            self.counters.age_ns.reach(self.started.elapsed().as_nanos() as u64);
+        }
     }
 
     pub fn wake_task(&self, task: WokenTask) {
@@ -392,16 +399,13 @@ fn run_worker(shared: Arc<Shared>, config: Config, io: IoKind, started: mpsc::Se
     memory::open(&cx.shared);
     let _ = started.send(Ok(()));
     drop(started);
-    drive(&cx, config.task_budget.max(1));
+    drive(&cx, config.task_budget.max(1), Coalescing::new(config.coalesce, cx.now.get()));
     wind_down(&cx);
     drop(entered);
     let shared = &cx.shared;
     memory::close(shared);
-    if let Some(busy) = thread_cpu_time(shared.thread_id.load(Ordering::Relaxed)) {
-        shared.counters.busy_ns.set(busy.as_nanos() as u64);
-        shared.counters.age_ns.set(shared.started.elapsed().as_nanos() as u64);
-    }
-    shared.thread_id.store(0, Ordering::Release);
+    shared.read_clocks();
+    shared.thread_id.store(0, Ordering::Relaxed);
 }
 
 /// CPU time of a thread of this process, as the scheduler counts it.
@@ -418,17 +422,19 @@ fn thread_cpu_time(thread_id: i32) -> Option<Duration> {
 }
 
 /// The loop of a worker.
-fn drive(cx: &Context, task_budget: usize) {
+fn drive(cx: &Context, task_budget: usize, mut coalescing: Coalescing) {
     let counters = &cx.shared.counters;
     let mut inbox = Inbox::default();
     let mut trim_at = cx.now.get() + TRIM_EVERY;
+    let mut woke = cx.now.get();
     while !cx.shared.stopping.load(Ordering::Relaxed) {
         cx.executor.run(&cx.shared, task_budget);
         start_sends(cx);
 
         // Sleep only when nothing is left to do and nobody has called meanwhile.
         let idle = !cx.executor.has_ready() && cx.driver.may_sleep(cx);
-        let asleep = idle && cx.shared.fall_asleep();
+        let paused = idle && coalescing.is_on() && pause(cx, &mut coalescing, woke);
+        let asleep = idle && !paused && cx.shared.fall_asleep();
         let wait = match asleep {
             true => {
                 cx.shared.ledger.tell_exactly(&cx.shared);
@@ -445,8 +451,11 @@ fn drive(cx: &Context, task_budget: usize) {
         cx.driver.turn(cx, wait);
 
         cx.now.set(Instant::now());
+        if asleep || paused {
+            woke = cx.now.get();
+            counters.wakeups.add(1);
+        }
         counters.turns.add(1);
-        counters.wakeups.add(u64::from(asleep));
         cx.timers.advance(cx);
         if cx.now.get() >= trim_at {
             trim_at = cx.now.get() + TRIM_EVERY;
@@ -456,6 +465,19 @@ fn drive(cx: &Context, task_budget: usize) {
             take_inbox(cx, &mut inbox);
         }
     }
+}
+
+/// Lets events gather for a moment where that is due; false when it is not.
+fn pause(cx: &Context, coalescing: &mut Coalescing, woke: Instant) -> bool {
+    let counters = &cx.shared.counters;
+    let Some(pause) = coalescing.pause(Instant::now(), woke, counters.polls.value()) else { return false };
+    // What was asked for goes out before the pause; what has come by then needs none.
+    cx.driver.turn(cx, Wait::Not);
+    if !cx.executor.has_ready() {
+        std::thread::sleep(pause);
+        counters.pauses.add(1);
+    }
+    true
 }
 
 /// Tells the driver of every socket that got something to send since the last turn.

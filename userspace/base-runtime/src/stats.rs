@@ -22,6 +22,11 @@ impl Counter {
         self.0.store(n, Relaxed);
     }
 
+    /// Raises it to `n`, if it is below; also for others than its writer, where that one does nothing else.
+    pub fn reach(&self, n: u64) {
+        self.0.fetch_max(n, Relaxed);
+    }
+
     pub fn value(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -57,8 +62,10 @@ counters! {
     bytes_out,
     /// Turns of the loop.
     turns,
-    /// Turns that were allowed to sleep until something happened.
+    /// Times the worker slept: until something happened, or to let events gather.
     wakeups,
+    /// Those of them in which it let events gather.
+    pauses,
     /// Wakes other threads sent while the worker slept.
     remote_wakes,
     /// CPU time of the thread in nanoseconds, work in the kernel included.

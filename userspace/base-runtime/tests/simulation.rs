@@ -46,6 +46,7 @@ fn world(io: IoMode, seed: u64) {
         ring_entries: *random.pick(&[8, 16, 1024]),
         recv_queue_max: *random.pick(&[1, 2, 4]),
         task_budget: *random.pick(&[1, 7, 256]),
+        coalesce: Duration::from_micros(*random.pick(&[0, 200, 5000])),
         buffers_kept: *random.pick(&[0, 8, 512]),
         buffers_max,
         ..config(io)

@@ -37,6 +37,7 @@ fn storm(io: IoMode, seed: u64) {
         buffers_max: 8192,
         recv_queue_max: *random.pick(&[1, 4]),
         task_budget: *random.pick(&[1, 7, 256]),
+        coalesce: Duration::from_micros(*random.pick(&[0, 200, 5000])),
         linger: Duration::from_millis(200),
         ..config(io)
     };

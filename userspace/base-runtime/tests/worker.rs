@@ -6,6 +6,7 @@ mod support;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use base_runtime::channel::{local_oneshot, mailbox, oneshot};
 use base_runtime::time::{Deadline, sleep, sleep_until, timeout};
-use base_runtime::{Buf, IoKind, IoMode, Runtime, StartError, spawn, yield_now};
+use base_runtime::{Buf, Config, IoKind, IoMode, Runtime, StartError, spawn, yield_now};
 use support::*;
 
 on_both_drivers!(
@@ -35,6 +36,7 @@ on_both_drivers!(
     spawning_on_a_stopped_worker_drops_the_task,
     workers_run_where_they_say,
     times_of_a_worker_never_go_back,
+    events_gather_where_they_come_often,
 );
 
 fn timers_fire_in_order_and_on_time(io: IoMode) {
@@ -416,6 +418,38 @@ fn times_of_a_worker_never_go_back(io: IoMode) {
     runtime.shutdown();
     let last = reader.join().expect("times that went on");
     assert!(last.busy_ns > 0 && last.age_ns > last.busy_ns / 2, "{last:?}");
+}
+
+fn events_gather_where_they_come_often(io: IoMode) {
+    for (coalesce, until) in [(Duration::from_micros(200), 20), (Duration::ZERO, 0)] {
+        let runtime = Runtime::start(Config { coalesce, ..config(io) }).expect("the driver works here");
+        let worker = runtime.workers()[0].clone();
+        let (address, came) = (oneshot(), oneshot());
+        worker.spawn(move || async move {
+            let listener = listen();
+            let _ = address.0.send(listener.local_addr());
+            let (stream, _) = listener.accept().await.expect("accepts");
+            let _ = came.0.send(recv_all(&stream).await.expect("receives"));
+        });
+        let mut stream = std::net::TcpStream::connect(address.1.wait().expect("listens")).expect("connects");
+        stream.set_nodelay(true).expect("a TCP socket");
+        let (started, mut sent) = (Instant::now(), Vec::new());
+        // Without pauses as long as it took with them, about.
+        while worker.stats().pauses < until || sent.len() < 4000 {
+            assert!(started.elapsed() < Duration::from_secs(60), "{:?}", worker.stats());
+            stream.write_all(&[sent.len() as u8]).expect("sends");
+            sent.push(sent.len() as u8);
+            // As messages come, not as fast as can be.
+            std::thread::sleep(Duration::from_micros(5));
+        }
+        drop(stream);
+        assert!(came.1.wait().expect("the end") == sent, "bytes in order");
+        let stats = worker.stats();
+        assert!(
+            stats.pauses >= until && stats.pauses <= stats.wakeups && (until > 0 || stats.pauses == 0),
+            "{stats:?}"
+        );
+    }
 }
 
 #[test]

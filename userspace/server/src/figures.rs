@@ -61,6 +61,12 @@ pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Enco
                             now.wakeups as f64,
                         ),
                         (
+                            "weir_worker_pauses_total",
+                            "Those of its sleeps in which the worker let events gather, by worker.",
+                            true,
+                            now.pauses as f64,
+                        ),
+                        (
                             "weir_worker_panics_total",
                             "Tasks that ended by a panic, by worker.",
                             true,

@@ -88,6 +88,12 @@ const OPTIONS: &[Row] = &[
     row("workers", Shape::Text, "", "worker threads; default: one per CPU"),
     row("cpus", Shape::Text, "", "CPUs of the workers: 0,2-4; default: all this process may use"),
     row(
+        "coalesce",
+        Shape::Text,
+        "100us",
+        "least time between two wakes of a worker that wakes often and still sleeps, up to 10ms; 0: wake for every event",
+    ),
+    row(
         "memory-limit",
         Shape::Text,
         "",
@@ -146,6 +152,7 @@ pub struct Options {
     pub io: base_runtime::IoMode,
     pub workers: Option<usize>,
     pub cpus: Option<Vec<usize>>,
+    pub coalesce: Duration,
     pub memory_limit: crate::capacity::MemoryLimit,
     pub edge: bool,
     pub json_log: Option<bool>,
@@ -384,6 +391,14 @@ impl Reader<'_> {
             },
         };
         let cpus = self.cpus();
+        let coalesce = self.text("coalesce");
+        let coalesce = match coalesce.parse::<GoDuration>().map(Duration::from) {
+            Ok(interval) if interval <= Duration::from_millis(10) => interval,
+            _ => {
+                self.refuse("coalesce", &coalesce, "a duration from 0 to 10ms, such as 100us");
+                Duration::ZERO
+            }
+        };
         let memory_limit = self.text("memory-limit");
         let memory_limit = crate::capacity::MemoryLimit::parse(&memory_limit).unwrap_or_else(|| {
             self.refuse("memory-limit", &memory_limit, "16MiB or more, with B, KiB, MiB, GiB or TiB, or off");
@@ -438,6 +453,7 @@ impl Reader<'_> {
             io,
             workers,
             cpus,
+            coalesce,
             memory_limit,
             edge: !no_edge,
             json_log,
@@ -553,9 +569,12 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_is_said_at_once() {
-        let wrong = parse(&["--io", "fast", "--workers", "0", "--cpus", "9999", "--no-edge", "--no-control"], &[]);
+        let wrong = parse(
+            &["--io", "fast", "--workers", "0", "--cpus", "9999", "--coalesce", "1s", "--no-edge", "--no-control"],
+            &[],
+        );
         let text = wrong.unwrap_err().to_string();
-        for part in ["--io fast", "--workers 0", "--cpus 9999", "--no-control and --no-edge"] {
+        for part in ["--io fast", "--workers 0", "--cpus 9999", "--coalesce 1s", "--no-control and --no-edge"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
     }

@@ -147,6 +147,7 @@ impl Edge {
             io: options.io,
             cpus: options.cpus.clone(),
             workers: options.workers,
+            coalesce: options.coalesce,
             ..base_runtime::Config::default()
         };
         let runtime = Runtime::start(config).map_err(|e| (format!("the workers do not start: {e}"), 1))?;
