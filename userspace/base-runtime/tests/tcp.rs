@@ -27,6 +27,7 @@ on_both_drivers!(
     unawaited_sends_go_out_while_the_worker_sleeps,
     dropping_while_receiving_closes,
     dropping_with_sends_queued_finishes_them,
+    the_last_bytes_carry_the_fin,
     linger_limit_cuts_a_peer_that_never_reads,
     connect_refused_and_cancelled,
     thousand_connections,
@@ -315,6 +316,50 @@ fn dropping_with_sends_queued_finishes_them(io: IoMode) {
         drop(server);
         assert!(recv_all(&client).await.expect("an orderly end") == sent);
     });
+}
+
+fn the_last_bytes_carry_the_fin(io: IoMode) {
+    for drops in [true, false] {
+        let runtime = start(io);
+        let address = run_on(&runtime, 0, move || async move {
+            let listener = listen();
+            let address = listener.local_addr();
+            spawn(async move {
+                let (stream, _) = listener.accept().await.expect("accepts");
+                while let Ok(Some(buf)) = stream.recv().await {
+                    stream.send(buf);
+                    if drops {
+                        return;
+                    }
+                    stream.shutdown_write();
+                }
+            });
+            address
+        });
+        let mut client = std::net::TcpStream::connect(address).expect("connects");
+        let before = segments_in(&client);
+        client.write_all(b"last words").expect("sends");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("receives");
+        // The first is the acknowledgement a new connection gets at once.
+        assert_eq!(answer, "last words");
+        let came = segments_in(&client) - before;
+        assert!(came <= 2, "dropped: {drops}: {came} segments");
+    }
+}
+
+/// Segments of a connection that came in, `tcpi_segs_in` of TCP_INFO (Linux 4.2).
+fn segments_in(stream: &std::net::TcpStream) -> u32 {
+    const OFFSET: usize = 140;
+    let mut info = [0u8; 256];
+    let mut length = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into the buffer.
+    let result = unsafe {
+        let fd = std::os::fd::AsRawFd::as_raw_fd(stream);
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut length)
+    };
+    assert!(result == 0 && length as usize >= OFFSET + 4, "TCP_INFO of {length} bytes");
+    u32::from_ne_bytes(info[OFFSET..OFFSET + 4].try_into().expect("four bytes"))
 }
 
 fn linger_limit_cuts_a_peer_that_never_reads(io: IoMode) {

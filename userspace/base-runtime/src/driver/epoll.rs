@@ -153,7 +153,7 @@ impl Epoll {
         let mut bufs = tx.iter();
         if let (Some(only), None) = (bufs.next(), bufs.next()) {
             // SAFETY: the kernel reads the bytes of a buffer the queue keeps, during the call only.
-            let n = unsafe { send(socket.fd.get(), only.as_ptr(), only.len()) };
+            let n = unsafe { send(socket.fd.get(), only.as_ptr(), only.len(), socket.send_flags(only.len())) };
             return (n, only.len());
         }
         let mut vectors = [const { libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 } }; IOVECS];
@@ -168,7 +168,7 @@ impl Epoll {
         message.msg_iov = vectors.as_mut_ptr();
         message.msg_iovlen = count;
         // SAFETY: the vectors point into buffers the queue keeps; the kernel reads them during the call only.
-        (unsafe { sendmsg(socket.fd.get(), &raw const message) }, bytes)
+        (unsafe { sendmsg(socket.fd.get(), &raw const message, socket.send_flags(bytes)) }, bytes)
     }
 
     fn accept_some(&self, cx: &Context, socket: &Rc<Socket>) {
@@ -369,18 +369,18 @@ unsafe fn recv(fd: RawFd, room: *mut u8, length: usize) -> isize {
 /// # Safety
 /// `bytes` is readable for `length` bytes during the call.
 #[inline]
-unsafe fn send(fd: RawFd, bytes: *const u8, length: usize) -> isize {
+unsafe fn send(fd: RawFd, bytes: *const u8, length: usize, flags: libc::c_int) -> isize {
     let none = std::ptr::null::<libc::c_void>();
     // SAFETY: by the contract; the socket is connected, so there is no address.
-    unsafe { libc::syscall(libc::SYS_sendto, fd, bytes, length, libc::MSG_NOSIGNAL, none, 0) as isize }
+    unsafe { libc::syscall(libc::SYS_sendto, fd, bytes, length, flags, none, 0) as isize }
 }
 
 /// # Safety
 /// `message` is valid, and what it points to readable, during the call.
 #[inline]
-unsafe fn sendmsg(fd: RawFd, message: *const libc::msghdr) -> isize {
+unsafe fn sendmsg(fd: RawFd, message: *const libc::msghdr, flags: libc::c_int) -> isize {
     // SAFETY: by the contract.
-    unsafe { libc::syscall(libc::SYS_sendmsg, fd, message, libc::MSG_NOSIGNAL) as isize }
+    unsafe { libc::syscall(libc::SYS_sendmsg, fd, message, flags) as isize }
 }
 
 fn take_error(fd: RawFd) -> i32 {

@@ -307,15 +307,17 @@ impl Uring {
         let tx = socket.tx.borrow();
         // Nobody would start sending the buffers one message has no room for if the end of this one were not reported.
         let reported = reported || tx.len() > IOVECS || socket.send_is_awaited();
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL | if reported { 0 } else { libc::MSG_DONTWAIT };
+        let flags =
+            |bytes| socket.send_flags(bytes) | libc::MSG_WAITALL | if reported { 0 } else { libc::MSG_DONTWAIT };
         let mut bufs = tx.iter();
         let (entry, bytes) = match (bufs.next(), bufs.next()) {
             (Some(only), None) => {
-                (opcode::Send::new(fd, only.as_ptr(), only.len() as u32).flags(flags).build(), only.len())
+                let send = opcode::Send::new(fd, only.as_ptr(), only.len() as u32).flags(flags(only.len()));
+                (send.build(), only.len())
             }
             _ => {
                 let (message, bytes) = self.scratch.message(tx.iter());
-                (opcode::SendMsg::new(fd, message).flags(flags as u32).build(), bytes)
+                (opcode::SendMsg::new(fd, message).flags(flags(bytes) as u32).build(), bytes)
             }
         };
         let entry = entry.user_data(user_data(SEND, socket));

@@ -240,6 +240,13 @@ impl Socket {
         self.ops.set(self.ops.get() + 1);
     }
 
+    /// Flags for sending `bytes` from the front of the queue. The last bytes of all wait in the kernel for the FIN that follows them,
+    /// so that both travel in one segment.
+    pub fn send_flags(&self, bytes: usize) -> libc::c_int {
+        let ends = self.shutdown_wanted.get() || self.life.get() == Life::Lingering;
+        libc::MSG_NOSIGNAL | if ends && bytes == self.tx_bytes.get() { libc::MSG_MORE } else { 0 }
+    }
+
     /// Somebody waits to learn that bytes were sent, so a send's success must be reported.
     pub fn send_is_awaited(&self) -> bool {
         self.tx_mark.get() != NO_MARK || self.shutdown_wanted.get() || self.life.get() == Life::Lingering
@@ -375,7 +382,11 @@ pub(crate) fn drop_unsent(socket: &Socket) {
 /// Everything queued was sent: do what waited for that.
 fn drained(cx: &Context, socket: &Rc<Socket>) {
     match socket.life.get() {
-        Life::Lingering => close(cx, socket),
+        Life::Lingering => {
+            // Closing takes back what still waits for its FIN when the peer has sent what nobody read.
+            shutdown_now(socket);
+            close(cx, socket);
+        }
         Life::Open if socket.shutdown_wanted.get() => shutdown_now(socket),
         _ => {}
     }
