@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cargo::{self, Profile, cargo, root};
-use crate::progress;
 use crate::tools::{self, HAPROXY, NGINX, VALGRIND};
+use crate::{pgo, progress};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -43,6 +43,9 @@ pub struct Options {
     /// dist measures what is shipped; release is quicker to build
     #[arg(long, value_enum, default_value = "dist")]
     profile: Build,
+    /// dist: build ours without a profile of itself, for a quick look; what is shipped has one
+    #[arg(long)]
+    no_pgo: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -97,12 +100,12 @@ fn micro(options: &Options) -> Result<Command, String> {
 
 /// The bench, built together with ours, with what all scenarios understand.
 fn built(scenario: &str, options: &Options) -> Result<Command, String> {
-    let profile = match options.profile {
-        Build::Dist => Profile::Dist,
-        Build::Release => Profile::Release,
+    let folder = match (options.profile, options.peers_only) {
+        (profile, true) => cargo::build(&["bench"], profile.profile())?,
+        (Build::Dist, false) if !options.no_pgo => pgo::build()?,
+        (profile, false) => cargo::build(&["server", "cli", "bench"], profile.profile())?,
     };
-    let packages: &[&str] = if options.peers_only { &["bench"] } else { &["server", "cli", "bench"] };
-    let mut command = Command::new(cargo::build(packages, profile)?.join("bench"));
+    let mut command = Command::new(folder.join("bench"));
     command.arg(scenario).current_dir(root());
     if !options.cells.is_empty() {
         command.args(["--cells", &options.cells.join(",")]);
@@ -193,6 +196,13 @@ fn pingora() -> Result<PathBuf, String> {
 }
 
 impl Build {
+    fn profile(self) -> Profile {
+        match self {
+            Self::Dist => Profile::Dist,
+            Self::Release => Profile::Release,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Dist => "dist",

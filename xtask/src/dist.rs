@@ -3,14 +3,21 @@
 use std::fs;
 
 use crate::cargo::{self, Profile, root};
-use crate::progress;
+use crate::{pgo, progress};
 
-pub fn run() -> Result<(), String> {
+#[derive(clap::Args)]
+pub struct Options {
+    /// Build weir without a profile of itself: in a third of the time, and a quarter more instructions per request
+    #[arg(long)]
+    no_pgo: bool,
+}
+
+pub fn run(options: &Options) -> Result<(), String> {
     if let Err(problem) = cargo::kernel_programs() {
         progress::warn(format!("{problem}\n  this weir will run its L7 part alone"));
     }
     // Cargo leaves the binaries where the rest is to come.
-    let folder = cargo::build(&["server", "cli"], Profile::Dist)?;
+    let folder = if options.no_pgo { cargo::build(&["server", "cli"], Profile::Dist)? } else { pgo::build()? };
     let step = progress::step(format!("copying to {}", folder.display()));
     for file in [
         root().join("LICENSE"),

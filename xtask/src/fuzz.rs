@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::cargo::{self, root};
+use crate::compiler::Compiler;
 use crate::{progress, tools};
 
 #[derive(clap::Args)]
@@ -27,9 +28,6 @@ const INSTRUMENTATION: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-cov
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions --cfg fuzzing";
 
-/// Named, so that build scripts are not instrumented.
-const MACHINE: &str = "x86_64-unknown-linux-gnu";
-
 pub fn run(options: &Options) -> Result<(), String> {
     let folder = root().join("userspace/fuzz");
     let files = fs::read_dir(folder.join("targets")).into_iter().flatten().flatten();
@@ -42,8 +40,10 @@ pub fn run(options: &Options) -> Result<(), String> {
     tools::require(&[tools::COMPILER_CPP])?;
     fs::create_dir_all(folder.join("artifacts")).map_err(|error| format!("{}: {error}", folder.display()))?;
     let step = progress::step("building the fuzz targets");
+    // Named, so that build scripts are not instrumented.
+    let machine = Compiler::examine()?.host;
     let mut build = cargo_in(&folder);
-    build.env("RUSTFLAGS", INSTRUMENTATION).args(["build", "--release", "--target", MACHINE]);
+    build.env("RUSTFLAGS", INSTRUMENTATION).args(["build", "--release", "--target", &machine]);
     for target in &known {
         build.args(["--bin", target]);
     }
@@ -54,7 +54,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     let seconds = options.minutes.map_or(options.seconds, |minutes| minutes * 60);
     for target in if options.targets.is_empty() { &known } else { &options.targets } {
         let step = progress::step(format!("fuzzing {target} for {seconds} s"));
-        let mut command = Command::new(folder.join("target").join(MACHINE).join("release").join(target));
+        let mut command = Command::new(folder.join("target").join(&machine).join("release").join(target));
         command.current_dir(&folder).arg(format!("corpus/{target}")).arg("-dict=http1.dict");
         command.arg(format!("-artifact_prefix=artifacts/{target}-")).arg(format!("-max_total_time={seconds}"));
         // What it says while it runs is of interest only when it finds something.

@@ -7,11 +7,13 @@ mod build_ebpf;
 mod cargo;
 mod check;
 mod client;
+mod compiler;
 mod demo;
 mod dist;
 mod fleet;
 mod fuzz;
 mod http;
+mod pgo;
 mod process;
 mod progress;
 mod soak;
@@ -50,8 +52,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Load of every kind for half an hour while backends fail and the configuration changes; every answer is checked
     Soak(soak::Options),
-    /// Build release binaries into target/dist
-    Dist,
+    /// Build release binaries into target/dist, weir with a profile of itself under load
+    Dist(dist::Options),
     /// Check that READMEs and folders say the same
     Tidy,
     #[command(hide = true)]
@@ -70,7 +72,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Soak(options) => soak::run(&options),
-        Task::Dist => dist::run(),
+        Task::Dist(options) => dist::run(&options),
         Task::Tidy => tidy::run(),
         Task::InternalClient(options) => client::run(&options),
         Task::InternalGet { address, path } => http::print(address, &path),
