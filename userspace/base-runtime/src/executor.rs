@@ -21,6 +21,7 @@ use std::task::{Context as TaskContext, Poll, RawWaker, RawWakerVTable, Waker};
 use crate::context;
 use crate::memory::Kind;
 use crate::runtime::Shared;
+use crate::table::Chunks;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TaskId {
@@ -75,10 +76,11 @@ pub(crate) struct Executor {
 
 #[derive(Default)]
 struct Slots {
-    entries: Vec<Slot>,
+    entries: Chunks<Slot>,
     free: Vec<u32>,
 }
 
+#[derive(Default)]
 struct Slot {
     generation: u32,
     task: Option<NonNull<Header>>,
@@ -96,11 +98,8 @@ impl Executor {
 
     pub fn spawn<F: Future<Output = ()> + 'static>(&self, shared: &Arc<Shared>, future: F) -> Task {
         let mut slots = self.slots.borrow_mut();
-        let index = slots.free.pop().unwrap_or_else(|| {
-            slots.entries.push(Slot { generation: 0, task: None });
-            (slots.entries.len() - 1) as u32
-        });
-        let id = TaskId { index, generation: slots.entries[index as usize].generation };
+        let index = slots.free.pop().unwrap_or_else(|| slots.entries.push(Slot::default()));
+        let id = TaskId { index, generation: slots.entries[index].generation };
         let cell = Box::new(TaskCell {
             header: Header {
                 vtable: const {
@@ -119,7 +118,7 @@ impl Executor {
             },
             future: UnsafeCell::new(ManuallyDrop::new(future)),
         });
-        slots.entries[index as usize].task = Some(NonNull::from(Box::leak(cell)).cast());
+        slots.entries[index].task = Some(NonNull::from(Box::leak(cell)).cast());
         drop(slots);
         shared.counters.tasks.add(1);
         shared.ledger.book(Kind::Tasks, (size_of::<TaskCell<F>>() + size_of::<Slot>()) as u64, shared);
@@ -129,7 +128,7 @@ impl Executor {
 
     #[inline]
     fn find(&self, id: TaskId) -> Option<NonNull<Header>> {
-        match self.slots.borrow().entries.get(id.index as usize) {
+        match self.slots.borrow().entries.get(id.index) {
             Some(slot) if slot.generation == id.generation => slot.task,
             _ => None,
         }
@@ -205,8 +204,7 @@ impl Executor {
     /// Takes the task out of the slab and drops its future.
     fn remove(&self, shared: &Shared, id: TaskId) {
         let mut slots = self.slots.borrow_mut();
-        let Some(slot) = slots.entries.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)
-        else {
+        let Some(slot) = slots.entries.get_mut(id.index).filter(|slot| slot.generation == id.generation) else {
             return;
         };
         let Some(task) = slot.task.take() else { return };
@@ -231,8 +229,8 @@ impl Executor {
         loop {
             let ids: Vec<TaskId> = {
                 let slots = self.slots.borrow();
-                let alive = slots.entries.iter().enumerate().filter(|(_, slot)| slot.task.is_some());
-                alive.map(|(index, slot)| TaskId { index: index as u32, generation: slot.generation }).collect()
+                let alive = (0..).zip(slots.entries.iter()).filter(|(_, slot)| slot.task.is_some());
+                alive.map(|(index, slot)| TaskId { index, generation: slot.generation }).collect()
             };
             if ids.is_empty() {
                 break;
@@ -413,6 +411,25 @@ impl WakerCell {
     #[inline]
     pub fn take(&self) -> WakerCell {
         WakerCell(Cell::new(self.0.replace(Waiting::Task(TaskId::NONE))))
+    }
+
+    /// A cell nobody waits in, which therefore has room for two numbers.
+    pub const fn with_numbers(index: u32, generation: u32) -> WakerCell {
+        WakerCell(Cell::new(Waiting::Task(TaskId { index, generation })))
+    }
+
+    /// What [`WakerCell::with_numbers`] was given.
+    pub fn numbers(&self) -> (u32, u32) {
+        match self.0.replace(Waiting::Task(TaskId::NONE)) {
+            Waiting::Task(id) => {
+                self.0.set(Waiting::Task(id));
+                (id.index, id.generation)
+            }
+            Waiting::Other(waker) => {
+                self.0.set(Waiting::Other(waker));
+                (TaskId::NONE.index, TaskId::NONE.generation)
+            }
+        }
     }
 }
 

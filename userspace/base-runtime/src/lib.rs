@@ -22,6 +22,7 @@ pub mod memory;
 pub mod net;
 pub mod runtime;
 mod stats;
+pub mod table;
 pub mod time;
 
 pub use affinity::allowed_cpus;

@@ -17,6 +17,7 @@ use crate::driver::Driver;
 use crate::executor::WakerCell;
 use crate::memory::Kind;
 use crate::runtime::Shared;
+use crate::table::Chunks;
 use crate::time::{Action, far_add};
 
 /// A slot of the table and which of its successive uses is meant.
@@ -56,7 +57,7 @@ pub(crate) struct Sockets {
 
 #[derive(Default)]
 struct Table {
-    slots: Vec<(u32, Option<Rc<Socket>>)>,
+    slots: Chunks<(u32, Option<Rc<Socket>>)>,
     free: Vec<u32>,
 }
 
@@ -68,11 +69,8 @@ impl Sockets {
     pub fn insert(&self, socket: Socket, shared: &Shared) -> Rc<Socket> {
         shared.ledger.book(Kind::Connections, SOCKET_BYTES as u64, shared);
         let mut table = self.table.borrow_mut();
-        let index = table.free.pop().unwrap_or_else(|| {
-            table.slots.push((0, None));
-            (table.slots.len() - 1) as u32
-        });
-        let slot = &mut table.slots[index as usize];
+        let index = table.free.pop().unwrap_or_else(|| table.slots.push((0, None)));
+        let slot = &mut table.slots[index];
         socket.key.set(Key::new(index, slot.0));
         let socket = Rc::new(socket);
         slot.1 = Some(socket.clone());
@@ -81,7 +79,7 @@ impl Sockets {
 
     #[inline]
     pub fn find(&self, key: Key) -> Option<Rc<Socket>> {
-        match self.table.borrow().slots.get(key.index() as usize) {
+        match self.table.borrow().slots.get(key.index()) {
             Some((generation, socket)) if *generation == key.generation() => socket.clone(),
             _ => None,
         }
@@ -89,7 +87,7 @@ impl Sockets {
 
     fn remove(&self, key: Key, shared: &Shared) {
         let mut table = self.table.borrow_mut();
-        let Some(slot) = table.slots.get_mut(key.index() as usize).filter(|slot| slot.0 == key.generation()) else {
+        let Some(slot) = table.slots.get_mut(key.index()).filter(|slot| slot.0 == key.generation()) else {
             return;
         };
         let removed = slot.1.take();

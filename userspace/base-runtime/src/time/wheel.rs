@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::executor::WakerCell;
 use crate::net::socket::Key;
 use crate::runtime::Shared;
+use crate::table::Chunks;
 
 /// What happens when an entry's time comes.
 #[derive(Clone, Copy)]
@@ -29,6 +30,7 @@ pub(crate) struct Timers {
     fired: Cell<Vec<Fired>>,
 }
 
+/// What is to be done now, and for which task.
 type Fired = (Action, WakerCell);
 
 impl Timers {
@@ -45,9 +47,19 @@ impl Timers {
         self.wheel.borrow_mut().set(key, self.tick_after(at));
     }
 
+    /// Counts from the tick this turn began in, which spares the clock's arithmetic: up to a tick late, never early.
+    #[inline]
+    pub fn set_after(&self, key: u32, after: Duration) {
+        let ticks = after.as_secs().saturating_mul(1000);
+        let ticks = ticks.saturating_add(u64::from(after.subsec_nanos().div_ceil(1_000_000)) + 1);
+        let mut wheel = self.wheel.borrow_mut();
+        let tick = wheel.elapsed.saturating_add(ticks).min(NEVER - 1);
+        wheel.set(key, tick);
+    }
+
     #[inline]
     pub fn clear(&self, key: u32) {
-        self.wheel.borrow_mut().entries[key as usize].deadline = NEVER;
+        self.wheel.borrow_mut().entries[key].deadline = NEVER;
     }
 
     pub fn remove(&self, key: u32) {
@@ -59,7 +71,7 @@ impl Timers {
     #[inline]
     pub fn poll_expired(&self, key: u32, shared: &Arc<Shared>, task: &TaskContext<'_>) -> Poll<()> {
         let wheel = self.wheel.borrow();
-        let entry = &wheel.entries[key as usize];
+        let entry = &wheel.entries[key];
         if entry.deadline <= wheel.elapsed {
             return Poll::Ready(());
         }
@@ -90,6 +102,12 @@ impl Timers {
         self.fired.set(fired);
     }
 
+    /// Whole milliseconds of this worker, as of this turn.
+    #[inline]
+    pub fn elapsed_ms(&self) -> u64 {
+        self.wheel.borrow().elapsed
+    }
+
     /// How long the worker may sleep before the wheel needs it; `None` when nothing is set.
     pub fn next_after(&self, now: impl FnOnce() -> Instant) -> Option<Duration> {
         let tick = self.wheel.borrow().next_slot()?.2;
@@ -117,10 +135,11 @@ struct Wheel {
     slots: [[u32; SLOTS]; LEVELS],
     /// Which slots of a level have entries.
     occupied: [u64; LEVELS],
-    entries: Vec<Entry>,
+    entries: Chunks<Entry>,
     free: Vec<u32>,
 }
 
+/// One per connection: every word counts.
 struct Entry {
     /// When the owner wants it; `NEVER` when cleared.
     deadline: u64,
@@ -128,9 +147,46 @@ struct Entry {
     at: u64,
     next: u32,
     prev: u32,
-    slot: u16,
-    action: Action,
+    /// Of a lingering socket, the two parts of its key.
     waiting: WakerCell,
+    slot: u16,
+    lingers: bool,
+}
+
+impl Default for Entry {
+    fn default() -> Entry {
+        Entry {
+            deadline: NEVER,
+            at: 0,
+            next: NO_KEY,
+            prev: NO_KEY,
+            waiting: WakerCell::new(),
+            slot: UNLINKED,
+            lingers: false,
+        }
+    }
+}
+
+impl Entry {
+    fn new(action: Action) -> Entry {
+        match action {
+            Action::Wake => Entry::default(),
+            Action::Linger(key) => {
+                let waiting = WakerCell::with_numbers(key.index(), key.generation());
+                Entry { waiting, lingers: true, ..Entry::default() }
+            }
+        }
+    }
+
+    /// What is to happen now.
+    fn fire(&self) -> Fired {
+        if self.lingers {
+            let (index, generation) = self.waiting.numbers();
+            (Action::Linger(Key::new(index, generation)), WakerCell::new())
+        } else {
+            (Action::Wake, self.waiting.take())
+        }
+    }
 }
 
 impl Wheel {
@@ -139,36 +195,25 @@ impl Wheel {
             elapsed: 0,
             slots: [[NO_KEY; SLOTS]; LEVELS],
             occupied: [0; LEVELS],
-            entries: Vec::new(),
+            entries: Chunks::default(),
             free: Vec::new(),
         }
     }
 
     fn create(&mut self, action: Action) -> u32 {
-        let entry = Entry {
-            deadline: NEVER,
-            at: 0,
-            next: NO_KEY,
-            prev: NO_KEY,
-            slot: UNLINKED,
-            action,
-            waiting: WakerCell::new(),
-        };
+        let entry = Entry::new(action);
         match self.free.pop() {
             Some(key) => {
-                self.entries[key as usize] = entry;
+                self.entries[key] = entry;
                 key
             }
-            None => {
-                self.entries.push(entry);
-                (self.entries.len() - 1) as u32
-            }
+            None => self.entries.push(entry),
         }
     }
 
     #[inline]
     fn set(&mut self, key: u32, tick: u64) {
-        let entry = &mut self.entries[key as usize];
+        let entry = &mut self.entries[key];
         entry.deadline = tick;
         if entry.slot != UNLINKED {
             if tick >= entry.at {
@@ -180,42 +225,42 @@ impl Wheel {
     }
 
     fn remove(&mut self, key: u32) -> WakerCell {
-        if self.entries[key as usize].slot != UNLINKED {
+        if self.entries[key].slot != UNLINKED {
             self.unlink(key);
         }
         self.free.push(key);
-        self.entries[key as usize].waiting.take()
+        self.entries[key].waiting.take()
     }
 
     fn link(&mut self, key: u32) {
-        let deadline = self.entries[key as usize].deadline;
+        let deadline = self.entries[key].deadline;
         // Past deadlines fire with the next tick; those beyond the horizon come up there and are linked again.
         let at = deadline.clamp(self.elapsed + 1, self.elapsed + HORIZON);
         let level = level_of(self.elapsed, at);
         let slot = (at >> (level * SLOT_BITS)) as usize % SLOTS;
         let head = self.slots[level][slot];
-        let entry = &mut self.entries[key as usize];
+        let entry = &mut self.entries[key];
         entry.at = at;
         entry.slot = (level * SLOTS + slot) as u16;
         entry.prev = NO_KEY;
         entry.next = head;
         if head != NO_KEY {
-            self.entries[head as usize].prev = key;
+            self.entries[head].prev = key;
         }
         self.slots[level][slot] = key;
         self.occupied[level] |= 1 << slot;
     }
 
     fn unlink(&mut self, key: u32) {
-        let entry = &mut self.entries[key as usize];
+        let entry = &mut self.entries[key];
         let (prev, next) = (entry.prev, entry.next);
         let (level, slot) = (entry.slot as usize / SLOTS, entry.slot as usize % SLOTS);
         entry.slot = UNLINKED;
         if next != NO_KEY {
-            self.entries[next as usize].prev = prev;
+            self.entries[next].prev = prev;
         }
         if prev != NO_KEY {
-            self.entries[prev as usize].next = next;
+            self.entries[prev].next = next;
         } else {
             self.slots[level][slot] = next;
             if next == NO_KEY {
@@ -253,11 +298,11 @@ impl Wheel {
             let mut key = std::mem::replace(&mut self.slots[level][slot], NO_KEY);
             self.occupied[level] &= !(1 << slot);
             while key != NO_KEY {
-                let entry = &mut self.entries[key as usize];
+                let entry = &mut self.entries[key];
                 let next = entry.next;
                 entry.slot = UNLINKED;
                 if entry.deadline <= at {
-                    fired.push((entry.action, entry.waiting.take()));
+                    fired.push(entry.fire());
                 } else if entry.deadline != NEVER {
                     self.link(key);
                 }
@@ -281,11 +326,31 @@ const LEVELS: usize = 6;
 const HORIZON: u64 = 1 << (SLOT_BITS * LEVELS - 1);
 const NEVER: u64 = u64::MAX;
 const UNLINKED: u16 = u16::MAX;
+const _: () = assert!(size_of::<Entry>() <= 48, "an entry has grown");
 pub(crate) const NO_KEY: u32 = u32::MAX;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn set_after_is_never_early_and_two_ticks_late_at_most() {
+        let timers = Timers::new(Instant::now());
+        let key = timers.create(Action::Wake);
+        // This turn began somewhere in tick 10.
+        timers.wheel.borrow_mut().elapsed = 10;
+        let millis = Duration::from_millis;
+        for (after, tick) in [
+            (Duration::ZERO, 11),
+            (Duration::from_nanos(1), 12),
+            (millis(5), 16),
+            (millis(70_001), 70_012),
+            (Duration::MAX, NEVER - 1),
+        ] {
+            timers.set_after(key, after);
+            assert_eq!(timers.wheel.borrow().entries[key].deadline, tick, "{after:?}");
+        }
+    }
 
     /// Advances in the given steps and returns at which `elapsed` each key was seen fired.
     fn check(deadlines: &[u64], steps: impl Iterator<Item = u64>) {
@@ -349,7 +414,7 @@ mod tests {
         wheel.advance(501, &mut fired);
         assert_eq!(fired.len(), 1);
         wheel.set(key, 600);
-        wheel.entries[key as usize].deadline = NEVER;
+        wheel.entries[key].deadline = NEVER;
         wheel.advance(5000, &mut fired);
         assert_eq!(fired.len(), 1);
         assert!(wheel.next_slot().is_none());
@@ -414,7 +479,7 @@ mod tests {
                 match random(4) {
                     _ if removed[i as usize] => {}
                     0 => {
-                        wheel.entries[keys[i as usize] as usize].deadline = NEVER;
+                        wheel.entries[keys[i as usize]].deadline = NEVER;
                         wanted[i as usize] = NEVER;
                     }
                     1 if random(10) == 0 => {
@@ -453,7 +518,7 @@ mod tests {
             assert!(by_wheel == by_heap, "at {now}: {} fired, {} were due", by_wheel.len(), by_heap.len());
         }
         assert!(alive < keys.len(), "some were removed");
-        assert_eq!(wheel.entries.len(), keys.len(), "slots are used again");
+        assert_eq!(wheel.entries.iter().count(), keys.len(), "slots are used again");
     }
 
     /// Of this thread: the machine may be busy with other things.
