@@ -1,6 +1,6 @@
 //! One HTTP/1.1 client connection: requests one after another, until either side has had enough.
 //!
-//! Between requests only the small future of [`drive`] and its [`Connection`] are alive; what a request needs is boxed for its
+//! Between requests only its [`Connection`] and a [`Visit`] that points to it are alive; what a request needs is boxed for its
 //! duration.
 
 use crate::http_server::Local;
@@ -14,7 +14,7 @@ use crate::variables::Context as VariableContext;
 use base_runtime::Buf;
 use base_runtime::memory::{self, Booking};
 use base_runtime::net::Seat;
-use base_runtime::time::Deadline;
+use base_runtime::time::{self, Deadline};
 use base_tls::Transport;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Around, Body, BodyError, Exchange, Interim, Pipeline};
@@ -22,12 +22,12 @@ use proto_http::h1::{self, BodyDecoder, Framing, RequestHead};
 use proto_http::{Known, Method, Request, Response, Version};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 /// A body the filters did not want is read to its end when no more than this is left; else the connection is closed.
 const DRAIN_BYTES: u64 = 64 * 1024;
@@ -53,30 +53,59 @@ pub enum Phase {
     Tunnel,
 }
 
-/// A client connection as its server knows it.
+/// A client connection as its server knows it. Thousands of them idle: what only a request needs has no place here.
 pub struct Connection {
     pub stream: Transport,
-    peer: SocketAddr,
-    pub phase: Cell<Phase>,
-    /// Since when it is in this phase.
-    pub since: Cell<Instant>,
+    local: Rc<Local>,
+    peer: Peer,
+    /// Since when it is in this phase, in milliseconds of its worker.
+    pub since_ms: Cell<u64>,
     /// Of what it is doing now.
     pub deadline: Deadline,
+    /// Its place among the server's connections.
+    key: u32,
+    pub phase: Cell<Phase>,
+    /// Nothing of a request has come yet.
+    fresh: Cell<bool>,
     _seat: Seat,
-    /// Of the TLS session.
-    _booking: Option<Booking>,
 }
 
 impl Connection {
-    pub fn new(stream: Transport, peer: SocketAddr, seat: Seat, booking: Option<Booking>) -> Rc<Connection> {
-        let (phase, since) = (Cell::new(Phase::Idle), Cell::new(base_runtime::now()));
-        let deadline = Deadline::default();
-        Rc::new(Connection { stream, peer, phase, since, deadline, _seat: seat, _booking: booking })
+    /// Books a connection that was counted. It waits for its first request from now on.
+    pub fn book(local: Rc<Local>, stream: Transport, peer: SocketAddr, seat: Seat) -> Presence {
+        let (phase, since_ms) = (Cell::new(Phase::Idle), Cell::new(time::elapsed_ms()));
+        let (deadline, fresh, peer) = (Deadline::default(), Cell::new(true), Peer::from(peer));
+        // A fresh connection gets the time of a head to begin; a kept one its idle time.
+        deadline.set_after(local.timeouts().head);
+        Presence(local.clone().book(|key| {
+            Rc::new(Connection { stream, local, peer, since_ms, deadline, key, phase, fresh, _seat: seat })
+        }))
     }
 
     fn enter(&self, phase: Phase) {
         self.phase.set(phase);
-        self.since.set(base_runtime::now());
+        self.since_ms.set(time::elapsed_ms());
+    }
+
+    /// Waits for another request.
+    fn rest(&self) {
+        self.enter(Phase::Idle);
+        match self.local.idle_timeout() {
+            Some(after) => self.deadline.set_after(after),
+            None => self.deadline.clear(),
+        }
+    }
+
+    /// The first bytes of a request; `None` when none will come.
+    fn poll_request(&self, cx: &mut Context<'_>) -> Poll<Option<Buf>> {
+        let received = ready!(poll_receive(&self.stream, &self.deadline, cx));
+        let fresh = self.fresh.replace(false);
+        if received.is_some() {
+            self.phase.set(Phase::Busy);
+        } else if fresh && self.phase.get() == Phase::Idle && !is_closed(&self.stream) && !self.local.is_stopping() {
+            self.local.limit("first_byte_timeout");
+        }
+        Poll::Ready(received)
     }
 
     /// Ends an idle connection, as if it had idled for too long.
@@ -86,52 +115,104 @@ impl Connection {
     }
 }
 
-/// Serves a connection to its end. It is booked under `key`.
-pub async fn drive(local: Rc<Local>, connection: Rc<Connection>, key: usize) {
-    let (stream, deadline) = (&connection.stream, &connection.deadline);
-    let mut first = true;
-    loop {
-        // A fresh connection gets the time of a head to begin; a kept one its idle time.
-        match if first { Some(local.timeouts().head) } else { local.idle_timeout() } {
-            Some(after) => deadline.set_after(after),
-            None => deadline.clear(),
+/// A peer's address in half the room: most are IPv4.
+enum Peer {
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Peer {
+        match address {
+            SocketAddr::V4(address) => Peer::V4(address),
+            SocketAddr::V6(address) => Peer::V6(Box::new(address)),
         }
-        let Some(bytes) = receive(stream, deadline).await else {
-            if first && connection.phase.get() == Phase::Idle && !is_closed(stream) && !local.is_stopping() {
-                local.limit("first_byte_timeout");
-            }
-            break;
-        };
-        first = false;
-        connection.phase.set(Phase::Busy);
-        match Box::pin(serve(&local, &connection, bytes)).await {
-            Next::Again if !local.is_stopping() => connection.enter(Phase::Idle),
-            Next::Again | Next::Close => break,
-            Next::Linger => {
-                Box::pin(linger(stream, deadline, local.timeouts().linger)).await;
-                break;
-            }
-            Next::Tunnel(backend) => {
-                connection.enter(Phase::Tunnel);
-                let join = Box::pin(tunnel::join(stream, &backend, deadline, || local.tunnel_silence()));
-                if join.await == tunnel::End::Idle && !local.is_stopping() {
-                    local.limit("tunnel_idle");
+    }
+}
+
+impl Peer {
+    fn address(&self) -> SocketAddr {
+        match self {
+            Peer::V4(address) => SocketAddr::V4(*address),
+            Peer::V6(address) => SocketAddr::V6(**address),
+        }
+    }
+}
+
+/// A connection among those of its server. Dropped, also where a request panics, it is counted no longer.
+pub struct Presence(Rc<Connection>);
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.local.leave(self.0.key);
+    }
+}
+
+/// A connection that was accepted and counted, from its beginning to its end: the future of its task. Written by hand, because a
+/// task keeps the size of its future for as long as the connection lives, and between requests that is a pointer.
+pub enum Visit {
+    /// Nothing is alive but the connection. `None`: it is over, or never began.
+    Waiting(Option<Presence>),
+    /// A handshake, or a request, that ends with a connection that waits, or with none.
+    Busy(Pin<Box<dyn Future<Output = Option<Presence>>>>),
+}
+
+impl Future for Visit {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let next = match &mut *self {
+                Visit::Waiting(None) => return Poll::Ready(()),
+                Visit::Waiting(Some(Presence(connection))) => {
+                    let first = ready!(connection.poll_request(cx));
+                    let Visit::Waiting(presence) = &mut *self else { continue };
+                    match (presence.take(), first) {
+                        (Some(presence), Some(first)) => Visit::Busy(Box::pin(attend(presence, first))),
+                        _ => Visit::Waiting(None),
+                    }
                 }
-                break;
+                Visit::Busy(future) => Visit::Waiting(ready!(future.as_mut().poll(cx))),
+            };
+            *self = next;
+        }
+    }
+}
+
+/// Serves the request that begins with `first`, and gives the connection back when it may have another.
+async fn attend(presence: Presence, first: Buf) -> Option<Presence> {
+    let connection = &*presence.0;
+    let (local, stream, deadline) = (&connection.local, &connection.stream, &connection.deadline);
+    match serve(local, connection, first).await {
+        Next::Again if !local.is_stopping() => {
+            connection.rest();
+            return Some(presence);
+        }
+        Next::Again | Next::Close => {}
+        Next::Linger => Box::pin(linger(stream, deadline, local.timeouts().linger)).await,
+        Next::Tunnel(backend) => {
+            connection.enter(Phase::Tunnel);
+            let join = Box::pin(tunnel::join(stream, &backend, deadline, || local.tunnel_silence()));
+            if join.await == tunnel::End::Idle && !local.is_stopping() {
+                local.limit("tunnel_idle");
             }
         }
     }
-    local.leave(key);
+    None
 }
 
 /// The next bytes; `None` at the end of the stream, on failure, and when the deadline passes.
 async fn receive(stream: &Transport, deadline: &Deadline) -> Option<Buf> {
-    poll_fn(|cx| match stream.poll_recv(cx) {
+    poll_fn(|cx| poll_receive(stream, deadline, cx)).await
+}
+
+#[inline]
+fn poll_receive(stream: &Transport, deadline: &Deadline, cx: &mut Context<'_>) -> Poll<Option<Buf>> {
+    match stream.poll_recv(cx) {
         Poll::Ready(Ok(Some(buffer))) => Poll::Ready(Some(buffer)),
         Poll::Ready(_) => Poll::Ready(None),
         Poll::Pending => deadline.poll_expired(cx).map(|()| None),
-    })
-    .await
+    }
 }
 
 async fn serve(local: &Rc<Local>, connection: &Connection, first: Buf) -> Next {
@@ -142,7 +223,7 @@ async fn serve(local: &Rc<Local>, connection: &Connection, first: Buf) -> Next {
 }
 
 async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exchange: &mut Exchange) -> Next {
-    let (stream, deadline, peer) = (&connection.stream, &connection.deadline, connection.peer);
+    let (stream, deadline, peer) = (&connection.stream, &connection.deadline, connection.peer.address());
     exchange.started = base_runtime::now();
     if memory::is_over() {
         return shed(local, connection, exchange).await;
@@ -622,3 +703,7 @@ async fn linger(stream: &Transport, deadline: &Deadline, most: Duration) {
         }
     }
 }
+
+/// What DESIGN allows an idle connection is 600 bytes; these, with two counts, and the task's header are part of them.
+const _: () = assert!(size_of::<Connection>() <= 80, "a connection has grown");
+const _: () = assert!(size_of::<Visit>() <= 16, "the future of a connection's task has grown");

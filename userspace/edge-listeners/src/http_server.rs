@@ -5,7 +5,7 @@
 
 use crate::Timeouts;
 use crate::access;
-use crate::connection::{self, Connection, Phase};
+use crate::connection::{Connection, Phase, Presence, Visit};
 use crate::router::{Route, Router};
 use crate::tls::{self, Tls};
 use crate::traffic::{AroundSlot, Generation, PipelineView, Shared};
@@ -14,17 +14,17 @@ use base_model::ip_filter::CidrSet;
 use base_model::{GoDuration, HttpServerSpec};
 use base_runtime::memory::{Booking, Kind};
 use base_runtime::net::{ListenOptions, Seat, Spread, StreamState, TcpListener, TcpStream};
+use base_runtime::table::Table;
 use base_telemetry::access_log::{self, LogWriter};
 use base_telemetry::server::{self, Recorder, Sample, ServerStats};
 use edge_pipeline::Exchange;
 use proto_http::Limits;
 use serde_json::{Value, json};
-use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -329,7 +329,7 @@ pub struct Local {
     held: RefCell<Rc<Held>>,
     recorder: RefCell<Recorder>,
     log: RefCell<Option<LogWriter>>,
-    connections: RefCell<Slab<Rc<Connection>>>,
+    connections: RefCell<Table<Rc<Connection>>>,
     stopping: Cell<bool>,
     made_room: Cell<Instant>,
     accepting: RefCell<Option<Waker>>,
@@ -389,7 +389,7 @@ async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener, spread
         held: RefCell::new(Held::new(server.live.load_full())),
         recorder: RefCell::new(server.stats.recorder(base_runtime::worker_index())),
         log: RefCell::new(server.shared.access_log().map(|log| log.writer(base_runtime::worker_index()))),
-        connections: RefCell::new(Slab::new()),
+        connections: RefCell::default(),
         stopping: Cell::new(false),
         made_room: Cell::new(base_runtime::now()),
         accepting: RefCell::new(None),
@@ -427,56 +427,22 @@ async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener, spread
     }
 }
 
-/// A connection to serve, and the server's side of this worker.
-type Ready = (Rc<Local>, Rc<Connection>);
-
-/// A connection that was accepted and counted, on the worker it has come to.
-enum Begun {
-    /// It was accepted as the server stopped.
-    Refused,
-    Plain(Ready),
-    /// In memory of its own: the task keeps its size for as long as the connection lives.
-    Handshake(Pin<Box<dyn Future<Output = Option<Ready>>>>),
-}
-
-/// The task of a connection.
-fn take_in(
-    server: Arc<HttpServer>,
-    key: u64,
-    stream: TcpStream,
-    peer: SocketAddr,
-    seat: Seat,
-) -> impl Future<Output = ()> + 'static {
-    let begun = begin(server, key, stream, peer, seat);
-    async move {
-        let (local, connection) = match begun {
-            Begun::Refused => return,
-            Begun::Plain(ready) => ready,
-            Begun::Handshake(handshake) => match handshake.await {
-                Some(ready) => ready,
-                None => return,
-            },
-        };
-        let key = local.enter(connection.clone());
-        connection::drive(local, connection, key).await;
-    }
-}
-
-fn begin(server: Arc<HttpServer>, key: u64, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Begun {
+/// What becomes of a connection that was accepted and counted, on the worker it has come to.
+fn take_in(server: Arc<HttpServer>, key: u64, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Visit {
     let local = LOCALS.with_borrow(|locals| locals.iter().find(|(k, _)| *k == key).map(|(_, local)| local.clone()));
     let Some(local) = local.filter(|local| !local.is_stopping()) else {
         server.uncount();
-        return Begun::Refused;
+        return Visit::Waiting(None);
     };
     let tls = local.live.borrow_mut().load().tls.clone();
     match tls {
-        None => Begun::Plain((local, Connection::new(stream.into(), peer, seat, None))),
-        Some(tls) => Begun::Handshake(Box::pin(handshake(local, tls, stream, peer, seat))),
+        None => Visit::Waiting(Some(Connection::book(local, stream.into(), peer, seat))),
+        Some(tls) => Visit::Busy(Box::pin(handshake(local, tls, stream, peer, seat))),
     }
 }
 
 /// `None` when there is no connection to serve.
-async fn handshake(local: Rc<Local>, tls: Tls, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Option<Ready> {
+async fn handshake(local: Rc<Local>, tls: Tls, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Option<Presence> {
     let booking = Booking::new(Kind::Tls, tls::HANDSHAKE_BYTES);
     let stream = match tls.server.accept(stream, local.timeouts().handshake).await {
         Ok(stream) if !local.is_stopping() => stream,
@@ -489,8 +455,9 @@ async fn handshake(local: Rc<Local>, tls: Tls, stream: TcpStream, peer: SocketAd
             return None;
         }
     };
-    booking.set(tls::session_bytes(&stream));
-    Some((local, Connection::new(stream, peer, seat, Some(booking))))
+    // What an established session holds it has booked itself.
+    drop(booking);
+    Some(Connection::book(local, stream, peer, seat))
 }
 
 impl Local {
@@ -548,7 +515,7 @@ impl Local {
         self.log.borrow().is_some()
     }
 
-    /// Waits until there are fewer connections than `maxConnections` and counts one more, for [`enter`](Local::enter).
+    /// Waits until there are fewer connections than `maxConnections` and counts one more, for [`book`](Local::book).
     /// Meanwhile others wait in the kernel's queue. False when the server stopped first.
     async fn find_room(&self) -> bool {
         let connections = &self.server.connections;
@@ -569,14 +536,15 @@ impl Local {
         true
     }
 
-    /// Books a connection that was counted; the key gives it back.
-    pub fn enter(&self, connection: Rc<Connection>) -> usize {
-        self.connections.borrow_mut().insert(connection)
+    /// Books a connection that was counted, until it [leaves](Local::leave).
+    pub fn book(&self, make: impl FnOnce(u32) -> Rc<Connection>) -> Rc<Connection> {
+        self.connections.borrow_mut().insert_with(make).clone()
     }
 
-    pub fn leave(&self, key: usize) {
-        self.connections.borrow_mut().try_remove(key);
+    pub fn leave(&self, key: u32) {
+        let left = self.connections.borrow_mut().remove(key);
         self.server.uncount();
+        drop(left);
     }
 
     /// Ends the connections that have idled longest, a few at a time: memory ran out, and nothing is lost by it.
@@ -589,14 +557,13 @@ impl Local {
         let connections = self.connections.borrow();
         let mut idle: Vec<&Rc<Connection>> = connections
             .iter()
-            .map(|(_, connection)| connection)
             .filter(|c| c.phase.get() == Phase::Idle && c.stream.peek_state() == StreamState::Open)
             .collect();
         let some = (idle.len() / 16).max(ROOM_LEAST).min(idle.len());
         if some == 0 {
             return;
         }
-        idle.select_nth_unstable_by_key(some - 1, |c| c.since.get());
+        idle.select_nth_unstable_by_key(some - 1, |c| c.since_ms.get());
         for connection in &idle[..some] {
             self.limit("memory_idle");
             connection.leave();
@@ -644,7 +611,7 @@ impl Local {
         if let Some(waker) = self.accepting.borrow_mut().take() {
             waker.wake();
         }
-        for (_, connection) in self.connections.borrow().iter() {
+        for connection in self.connections.borrow().iter() {
             match connection.phase.get() {
                 // What has arrived already is a request, and so is what is on its way: both are answered.
                 Phase::Idle if connection.stream.peek_state() != StreamState::Data => {

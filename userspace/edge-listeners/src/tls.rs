@@ -1,16 +1,13 @@
 //! TLS in front of a server: what its document says of certificates, ready to accept connections.
 
 use base_model::HttpServerSpec;
-use base_tls::{ClientAuth, ServerSettings, ServerTls, TicketKeys, Transport};
+use base_tls::{ClientAuth, ServerSettings, ServerTls, TicketKeys};
 
 /// Protocols offered. HTTP/2 is not among them, so no client begins it.
 const ALPN: &[&[u8]] = &[b"http/1.1"];
 
 /// What a handshake under way holds, in bytes, for the memory ledger: rustls' machine, its transcript and the client's key shares.
 pub const HANDSHAKE_BYTES: usize = 24 * 1024;
-
-/// What an established session holds beside the certificates it keeps, in bytes: keys of both directions, ready to use.
-const SESSION_BYTES: usize = 2 * 1024;
 
 /// See the module doc. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -67,9 +64,4 @@ impl Tls {
 /// Everything TLS is made of.
 fn texts(spec: &HttpServerSpec) -> impl PartialEq + '_ {
     (spec.https, &spec.cert_base64, &spec.key_base64, &spec.certs, &spec.keys, &spec.ca_cert_base64)
-}
-
-/// What a session holds, in bytes, for the memory ledger.
-pub fn session_bytes(stream: &Transport) -> usize {
-    stream.session().map_or(0, |s| SESSION_BYTES + s.peer_certificates.iter().map(|c| c.len()).sum::<usize>())
 }
