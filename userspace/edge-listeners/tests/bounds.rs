@@ -5,6 +5,7 @@ mod support;
 
 use base_runtime::IoMode;
 use edge_listeners::Timeouts;
+use edge_pipeline::{Exchange, Filter, FilterKind, Step};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ on_both_drivers![
     a_reader_that_trickles_is_cut_off,
     who_was_fast_may_pause,
     a_connection_may_idle_for_ever,
+    a_request_that_panics_leaves_its_place,
 ];
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -123,4 +125,33 @@ fn a_connection_may_idle_for_ever(io: IoMode) {
         assert_eq!(client.answer().text(), "mocked");
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+struct Fall;
+
+impl Filter for Fall {
+    fn handle<'a>(&'a self, _: &'a mut Exchange) -> Step<'a> {
+        panic!("this filter does nothing else")
+    }
+}
+
+fn a_request_that_panics_leaves_its_place(io: IoMode) {
+    static FALL: FilterKind = FilterKind {
+        kind: "Fall",
+        results: &[],
+        doc: "",
+        schema: || serde_json::Value::Null,
+        check: |_, _| Ok(Vec::new()),
+        build: |_, _| Ok(Arc::new(Fall)),
+    };
+    let kind = |name: &str| (name == "Fall").then_some(&FALL);
+    let document = "maxConnections: 1\nrules: [{paths: [{backend: app}]}]";
+    let house = House::with_kinds(io, document, "filters: [{name: f, kind: Fall}]", Timeouts::default(), kind);
+    // The second would wait for ever if the first were still counted.
+    for _ in 0..2 {
+        let mut client = house.connect();
+        client.send(GET.as_bytes());
+        assert!(client.ends(), "there is nobody to answer");
+    }
+    eventually("nobody is counted", || house.traffic.connections() == 0);
 }
