@@ -26,7 +26,9 @@ pub fn build() -> Result<PathBuf, String> {
         false => match place.merger() {
             Ok(merger) => Some(merger),
             Err(problem) => {
-                progress::warn(format!("weir is built without a profile, its requests take a quarter more: {problem}"));
+                progress::warn(format!(
+                    "weir is built without a profile, its requests take a quarter more instructions: {problem}"
+                ));
                 return cargo::build(&["server", "cli", "bench"], Profile::Dist);
             }
         },
