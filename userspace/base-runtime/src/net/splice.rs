@@ -23,7 +23,7 @@ use crate::Buf;
 use crate::IoKind;
 use crate::context::{self, Context};
 use crate::driver::Driver;
-use crate::memory::{Booking, Kind};
+use crate::memory::{self, Booking, Kind};
 use crate::net::socket::{self, End, Life, Op, SendOp, Splicing, error_of};
 
 /// What [`TcpStream::poll_recv_piece`] received.
@@ -120,10 +120,10 @@ pub(crate) struct Pipes {
 }
 
 impl Pipes {
-    /// One might be had.
+    /// One might be had, and there is memory for what would be in it.
     fn may_have(&self, cx: &Context) -> bool {
         let refused = self.refused_until.get().is_some_and(|until| cx.now.get() < until);
-        self.out.get() < PIPES_MAX && (!refused || !self.free.borrow().is_empty())
+        !memory::is_over() && self.out.get() < PIPES_MAX && (!refused || !self.free.borrow().is_empty())
     }
 
     fn take(&self, cx: &Context) -> Option<Ends> {
