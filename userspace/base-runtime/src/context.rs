@@ -12,6 +12,7 @@ use crate::driver::AnyDriver;
 use crate::executor::Executor;
 use crate::net::listener::spare_descriptor;
 use crate::net::socket::{Socket, Sockets};
+use crate::net::splice::Pipes;
 use crate::runtime::{Config, Limits, Shared};
 use crate::time::Timers;
 
@@ -24,6 +25,7 @@ pub(crate) struct Context {
     pub dirty: RefCell<Vec<Rc<Socket>>>,
     pub driver: AnyDriver,
     pub pool: Pool,
+    pub pipes: Pipes,
     pub limits: Limits,
     /// Given up for a moment when descriptors are short.
     pub spare: RefCell<Option<OwnedFd>>,
@@ -43,6 +45,7 @@ impl Context {
             dirty: RefCell::new(Vec::with_capacity(64)),
             driver,
             pool: Pool::new(config.buffers_max, config.buffers_kept),
+            pipes: Pipes::default(),
             limits: Limits { recv_queue_max: config.recv_queue_max.max(1), linger: config.linger },
             spare: RefCell::new(spare_descriptor()),
             now: Cell::new(now),

@@ -90,6 +90,11 @@ pub(crate) trait Driver {
     /// Starts (or goes on) receiving; `rx_op` says whether it is under way.
     fn recv(&self, cx: &Context, socket: &Rc<Socket>);
     fn stop_recv(&self, cx: &Context, socket: &Rc<Socket>);
+    /// Lets the one who splices from this socket know when there may be something, at the earliest in the next turn. Only while
+    /// nothing is received.
+    fn await_bytes(&self, cx: &Context, socket: &Rc<Socket>);
+    /// Lets the one who splices into this socket know when there is room again. Only while no send is under way.
+    fn await_room(&self, cx: &Context, socket: &Rc<Socket>);
     /// Sends from the front of the socket's queue, unless a send is under way.
     fn send(&self, cx: &Context, socket: &Rc<Socket>);
     /// Somebody has begun to wait for the sends of this socket.
@@ -143,6 +148,8 @@ delegate! {
     connect(cx: &Context, socket: &Rc<Socket>, address: &Address) -> io::Result<()>;
     recv(cx: &Context, socket: &Rc<Socket>);
     stop_recv(cx: &Context, socket: &Rc<Socket>);
+    await_bytes(cx: &Context, socket: &Rc<Socket>);
+    await_room(cx: &Context, socket: &Rc<Socket>);
     send(cx: &Context, socket: &Rc<Socket>);
     expect_report(socket: &Socket);
     release(socket: &Socket) -> RawFd;

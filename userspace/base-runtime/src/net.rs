@@ -10,6 +10,7 @@
 pub(crate) mod address;
 pub(crate) mod listener;
 pub(crate) mod socket;
+pub(crate) mod splice;
 mod spread;
 
 use std::fmt;
@@ -29,7 +30,8 @@ use crate::runtime::Worker;
 use crate::{Buf, IoKind};
 use address::{Address, socket_address};
 pub use listener::{ListenOptions, TcpListener, UnixListener};
-use socket::{Connecting, End, Life, NO_MARK, Op, Socket, error_of};
+use socket::{Connecting, End, Life, NO_MARK, Op, Socket, Splicing, error_of};
+pub use splice::{Piece, Pipe};
 pub use spread::{Seat, Spread};
 
 /// A connection; a handle that is cheap to clone and stays on its worker.
@@ -249,6 +251,9 @@ impl TcpStream {
     #[inline]
     fn await_receive(&self, task: &mut TaskContext<'_>) {
         context::with(|cx| {
+            if self.socket.splicing.get() == Splicing::From {
+                self.socket.splicing.set(Splicing::Ready);
+            }
             self.socket.rx_waker.register(&cx.shared, task);
             if self.socket.rx_op.get() == Op::Idle {
                 self.arm(cx);
@@ -258,6 +263,7 @@ impl TcpStream {
 
     fn arm(&self, cx: &Context) {
         if self.socket.life.get() == Life::Open
+            && self.socket.splicing.get() != Splicing::From
             && matches!(self.socket.connecting.get(), Connecting::No | Connecting::Done(0))
         {
             cx.driver.recv(cx, &self.socket);

@@ -60,6 +60,10 @@ counters! {
     bytes_in,
     /// Bytes the kernel took for sending.
     bytes_out,
+    /// Those of the bytes sent that went from one socket to another inside the kernel.
+    bytes_spliced,
+    /// Pipes for that which the kernel refused; the bytes went the ordinary way.
+    pipes_refused,
     /// Turns of the loop.
     turns,
     /// Times the worker slept: until something happened, or to let events gather.

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use base_runtime::net::TcpStream;
+use base_runtime::net::{Piece, TcpStream};
 use base_runtime::time::sleep;
 use base_runtime::{Buf, IoMode, spawn};
 use support::*;
@@ -18,6 +18,7 @@ use support::*;
 on_both_drivers!(
     accept_goes_on_after_running_out_of_descriptors,
     clients_are_turned_away_when_descriptors_stay_short,
+    without_descriptors_for_pipes_bytes_come_in_buffers,
     shutdown_leaves_no_descriptor_and_no_thread,
 );
 
@@ -104,6 +105,40 @@ fn clients_are_turned_away_when_descriptors_stay_short(io: IoMode) {
         assert!(started.elapsed() < Duration::from_secs(10), "{:?}", worker.stats());
         std::thread::sleep(Duration::from_millis(5));
     }
+    runtime.shutdown();
+}
+
+fn without_descriptors_for_pipes_bytes_come_in_buffers(io: IoMode) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = start(io);
+    let worker = runtime.workers()[0].clone();
+    run_on(&runtime, 0, || async move {
+        let (far, source) = pair().await;
+        let (target, near) = pair().await;
+        // No number is left, whatever is closed meanwhile.
+        let limit = Limit::lower_to(3);
+        let sent = pattern(1 << 20);
+        let (bytes, reader) = (sent.clone(), near.clone());
+        spawn(async move { send_all(&far, &bytes).await.expect("sends") });
+        spawn(async move {
+            let mut left = 1 << 20;
+            while left > 0 {
+                match source.recv_piece(left).await.expect("well").expect("not the end") {
+                    Piece::Pipe(_) => panic!("there was no descriptor for it"),
+                    Piece::Buf(buf) => {
+                        left -= buf.len() as u64;
+                        target.send(buf);
+                    }
+                }
+                target.send_ready(100_000).await.expect("well");
+            }
+        });
+        assert!(recv_exactly(&reader, sent.len()).await.expect("receives") == sent);
+        drop(limit);
+        let stats = worker.stats();
+        // The kernel is not asked for each buffer again.
+        assert!((1..3).contains(&stats.pipes_refused) && stats.bytes_spliced == 0, "{stats:?}");
+    });
     runtime.shutdown();
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base_runtime::memory::{self, Booking, Kind, WorkerMemory};
+use base_runtime::net::Piece;
 use base_runtime::time::sleep;
 use base_runtime::{Buf, Config, IoMode, Runtime, spawn, yield_now};
 use support::*;
@@ -19,6 +20,7 @@ on_both_drivers!(
     one_turn_cannot_outgrow_the_ceiling_unseen,
     a_connection_knows_its_memory,
     free_buffers_are_given_back_when_idle,
+    bytes_in_pipes_are_booked,
     a_stopped_worker_leaves_nothing_behind,
 );
 
@@ -158,6 +160,28 @@ fn free_buffers_are_given_back_when_idle(io: IoMode) {
     std::thread::sleep(Duration::from_millis(1500));
     assert!(worker.stats().turns - turns <= 1, "and then it sleeps for good");
     runtime.shutdown();
+}
+
+fn bytes_in_pipes_are_booked(io: IoMode) {
+    let _turn = turn();
+    run(io, || async {
+        let ((far, source), (target, near)) = (pair().await, pair().await);
+        let before = mine().of(Kind::Bodies);
+        far.send(Buf::copy_from(&[7; 20_000]));
+        far.flush().await.expect("sent");
+        let piece = source.recv_piece(1 << 20).await.expect("well").expect("not the end");
+        let Piece::Pipe(pipe) = piece else { panic!("nothing had been received before: {piece:?}") };
+        assert_eq!((pipe.len(), mine().of(Kind::Bodies) - before), (20_000, 20_000));
+        target.send_pipe(pipe).await.expect("sent");
+        assert_eq!(mine().of(Kind::Bodies), before);
+        assert_eq!(recv_exactly(&near, 20_000).await.expect("received"), [7; 20_000]);
+        // None is filled when memory is short: the bytes come in buffers, which know how to wait.
+        memory::set_ceiling(Some(1));
+        settle().await;
+        assert!(memory::is_over());
+        far.send(Buf::copy_from(b"more"));
+        assert!(matches!(source.recv_piece(1 << 20).await, Ok(Some(Piece::Buf(buf))) if &buf[..] == b"more"));
+    });
 }
 
 fn a_stopped_worker_leaves_nothing_behind(io: IoMode) {

@@ -2,7 +2,7 @@
 
 use crate::clock;
 use crate::pace::Pace;
-use base_runtime::net::StreamState;
+use base_runtime::net::{Piece, Pipe, StreamState};
 use base_runtime::time::Deadline;
 use base_tls::Transport;
 use edge_pipeline::Body;
@@ -12,7 +12,8 @@ use proto_http::h1::{self, Framing, ResponseOptions};
 use proto_http::{Known, Response, Version};
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::task::Poll;
+use std::io;
+use std::task::{Context, Poll};
 
 /// An answer of this size finds room in the kernel: nobody waits for it before the connection is closed.
 const SMALL: usize = 32 * 1024;
@@ -112,6 +113,8 @@ pub async fn send(
     };
     with_head(response, framing, manner, |head| send_head(stream, head, first, chunked));
     if let Body::Stream(source) = &mut body {
+        // Bytes that go out as they come need not be seen.
+        let splice = !chunked && matches!(stream, Transport::Plain(_));
         loop {
             match room(stream, SEND_HIGH_WATER, deadline, pace).await {
                 Sent::Whole => {}
@@ -119,7 +122,11 @@ pub async fn send(
             }
             // While the backend is silent, a client that leaves is noticed.
             let piece = poll_fn(|cx| {
-                if let Poll::Ready(piece) = source.poll_data(cx) {
+                let piece = match splice {
+                    true => source.poll_piece(cx),
+                    false => source.poll_data(cx).map_ok(|piece| piece.map(Piece::Buf)),
+                };
+                if let Poll::Ready(piece) = piece {
                     return Poll::Ready(Some(piece));
                 }
                 if stream.poll_readable(cx).is_ready() && is_closed(stream) {
@@ -136,8 +143,12 @@ pub async fn send(
                     }
                     break;
                 }
-                Some(Ok(Some(piece))) if chunked => send_chunk(stream, piece),
-                Some(Ok(Some(piece))) => stream.send(piece),
+                Some(Ok(Some(Piece::Buf(piece)))) if chunked => send_chunk(stream, piece),
+                Some(Ok(Some(Piece::Buf(piece)))) => stream.send(piece),
+                Some(Ok(Some(Piece::Pipe(pipe)))) => match relay(stream, pipe, deadline, pace).await {
+                    Sent::Whole => {}
+                    other => return (other, total(stream)),
+                },
             }
         }
     } else if chunked {
@@ -160,7 +171,22 @@ async fn settle(stream: &Transport, manner: Manner, deadline: &Deadline, pace: &
 
 /// Waits until no more than `most` bytes are queued, as long as the client takes enough of them.
 async fn room(stream: &Transport, most: usize, deadline: &Deadline, pace: &mut Pace) -> Sent {
-    let ready = poll_fn(|cx| Poll::Ready(stream.poll_send_ready(cx, most))).await;
+    in_time(stream, deadline, pace, |cx| stream.poll_send_ready(cx, most)).await
+}
+
+/// Sends what is in the pipe, as long as the client takes enough of it.
+async fn relay(stream: &Transport, mut pipe: Pipe, deadline: &Deadline, pace: &mut Pace) -> Sent {
+    in_time(stream, deadline, pace, |cx| stream.socket().poll_send_pipe(&mut pipe, cx)).await
+}
+
+/// Waits until `poll` says that enough was sent, as long as the client takes enough.
+async fn in_time(
+    stream: &Transport,
+    deadline: &Deadline,
+    pace: &mut Pace,
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+) -> Sent {
+    let ready = poll_fn(|cx| Poll::Ready(poll(cx))).await;
     match ready {
         Poll::Ready(Ok(())) => return Sent::Whole,
         Poll::Ready(Err(_)) => return Sent::Gone,
@@ -170,7 +196,7 @@ async fn room(stream: &Transport, most: usize, deadline: &Deadline, pace: &mut P
     let (mut had, mut since) = (taken(), base_runtime::now());
     loop {
         deadline.set_after(pace.patience());
-        let ready = poll_fn(|cx| match stream.poll_send_ready(cx, most) {
+        let ready = poll_fn(|cx| match poll(cx) {
             Poll::Ready(result) => Poll::Ready(Some(result)),
             Poll::Pending => deadline.poll_expired(cx).map(|()| None),
         });

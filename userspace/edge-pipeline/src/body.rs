@@ -2,6 +2,7 @@
 
 use base_runtime::Buf;
 use base_runtime::memory::{self, Booking, Kind, SharedBooking};
+use base_runtime::net::Piece;
 use bytes::Bytes;
 use proto_http::Headers;
 use proto_http::h1::{self, BodyDecoder};
@@ -13,6 +14,12 @@ use std::task::{Context, Poll};
 pub trait BodyStream {
     /// The next piece, `None` after the last. Pieces are never empty.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Buf>, BodyError>>;
+
+    /// As [`BodyStream::poll_data`], for one who can send on bytes without seeing them, to a socket that is not encrypted. One that
+    /// brings its bytes unchanged from such a socket leaves them in the kernel where that pays.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, BodyError>> {
+        self.poll_data(cx).map_ok(|piece| piece.map(Piece::Buf))
+    }
 
     /// Bytes still to come, when the sender said so.
     fn remaining(&self) -> Option<u64>;

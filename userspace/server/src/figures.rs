@@ -80,6 +80,18 @@ pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Enco
                         ),
                         ("weir_worker_received_bytes_total", "Bytes received, by worker.", true, now.bytes_in as f64),
                         ("weir_worker_sent_bytes_total", "Bytes sent, by worker.", true, now.bytes_out as f64),
+                        (
+                            "weir_worker_spliced_bytes_total",
+                            "Those of the bytes sent that went from one socket to another inside the kernel, by worker.",
+                            true,
+                            now.bytes_spliced as f64,
+                        ),
+                        (
+                            "weir_worker_pipes_refused_total",
+                            "Pipes for that which the kernel refused, by worker; see fs.pipe-user-pages-soft.",
+                            true,
+                            now.pipes_refused as f64,
+                        ),
                     ],
                 }
             })

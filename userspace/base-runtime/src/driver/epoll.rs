@@ -15,7 +15,7 @@ use crate::Buf;
 use crate::context::Context;
 use crate::net::address::{Address, decode_address};
 use crate::net::listener::ACCEPTED_MAX;
-use crate::net::socket::{self, Connecting, End, Key, Life, Op, SendOp, Socket};
+use crate::net::socket::{self, Connecting, End, Key, Life, Op, SendOp, Socket, Splicing};
 use crate::runtime::Shared;
 
 pub(crate) struct Epoll {
@@ -78,14 +78,26 @@ impl Epoll {
             socket.rx_ready.set(true);
             if socket.rx_op.get() == Op::Armed {
                 let ends = events & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32 != 0;
-                self.read(cx, socket, ends);
+                self.take_in(cx, socket, ends);
             }
         }
         if events & (libc::EPOLLOUT | libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0
             && socket.tx_op.get() == SendOp::Blocked
         {
             socket.tx_op.set(SendOp::Idle);
+            if socket.tx_bytes.get() == 0 {
+                // What waits for room is in a pipe.
+                socket.tx_waker.wake(&cx.executor);
+            }
             self.send(cx, socket);
+        }
+    }
+
+    /// There may be something to read.
+    fn take_in(&self, cx: &Context, socket: &Rc<Socket>, ends: bool) {
+        match socket.splicing.get() {
+            Splicing::From => socket::may_be_spliced(cx, socket),
+            _ => self.read(cx, socket, ends),
         }
     }
 
@@ -257,6 +269,15 @@ impl Driver for Epoll {
         socket.rx_op.set(Op::Idle);
     }
 
+    fn await_bytes(&self, cx: &Context, socket: &Rc<Socket>) {
+        self.recv(cx, socket);
+    }
+
+    fn await_room(&self, _: &Context, socket: &Rc<Socket>) {
+        // The kernel has just refused, so the edge for its room is due from now on.
+        socket.tx_op.set(SendOp::Blocked);
+    }
+
     fn send(&self, cx: &Context, socket: &Rc<Socket>) {
         while socket.tx_op.get() == SendOp::Idle && socket.is_open() && socket.tx_bytes.get() > 0 {
             let (n, bytes) = self.send_some(socket);
@@ -337,7 +358,7 @@ impl Driver for Epoll {
         drop(events);
         for socket in unfinished {
             if socket.rx_op.get() == Op::Armed && socket.rx_ready.get() {
-                self.read(cx, &socket, true);
+                self.take_in(cx, &socket, true);
             }
         }
     }

@@ -31,7 +31,7 @@ use crate::Buf;
 use crate::context::Context;
 use crate::net::address::Address;
 use crate::net::listener::ACCEPTED_MAX;
-use crate::net::socket::{self, Connecting, End, Key, Life, Op, SendOp, Socket};
+use crate::net::socket::{self, Connecting, End, Key, Life, Op, SendOp, Socket, Splicing};
 use crate::runtime::{Config, Shared};
 
 pub(crate) struct Uring {
@@ -168,6 +168,8 @@ impl Uring {
                 socket::connected(cx, &socket, -result);
                 socket::end_op(cx, &socket);
             }
+            BYTES => self.bytes_came(cx, &socket),
+            ROOM => self.room_came(cx, &socket),
             _ => {}
         }
     }
@@ -218,8 +220,27 @@ impl Uring {
         }
     }
 
+    /// A wait for bytes ended, or was cancelled.
+    fn bytes_came(&self, cx: &Context, socket: &Rc<Socket>) {
+        socket.rx_op.set(Op::Idle);
+        self.arm_again(cx, socket);
+        socket::end_op(cx, socket);
+    }
+
+    /// A wait for room ended, or was cancelled.
+    fn room_came(&self, cx: &Context, socket: &Rc<Socket>) {
+        if socket.is_open() {
+            socket.tx_op.set(SendOp::Idle);
+            socket.tx_waker.wake(&cx.executor);
+            self.send_next(socket, false);
+        }
+        socket::end_op(cx, socket);
+    }
+
     fn arm_again(&self, cx: &Context, socket: &Rc<Socket>) {
-        if socket.life.get() == Life::Open && socket.handles.get() > 0 && socket.rx_end.get() == End::Open {
+        if socket.splicing.get() == Splicing::From {
+            socket::may_be_spliced(cx, socket);
+        } else if socket.life.get() == Life::Open && socket.handles.get() > 0 && socket.rx_end.get() == End::Open {
             self.recv(cx, socket);
         }
     }
@@ -420,8 +441,26 @@ impl Driver for Uring {
         match socket.rx_op.get() {
             Op::Armed => self.cancel_recv(cx, socket),
             Op::Starved => socket.rx_op.set(Op::Idle),
+            Op::Watching => {
+                socket.rx_op.set(Op::Cancelling);
+                self.cancel(cx, user_data(BYTES, socket));
+            }
             Op::Idle | Op::Cancelling => {}
         }
+    }
+
+    fn await_bytes(&self, _: &Context, socket: &Rc<Socket>) {
+        socket.rx_op.set(Op::Watching);
+        socket.begin_op();
+        let entry = opcode::PollAdd::new(Fd(socket.fd.get()), libc::POLLIN as u32).build();
+        self.push(entry.user_data(user_data(BYTES, socket)));
+    }
+
+    fn await_room(&self, _: &Context, socket: &Rc<Socket>) {
+        socket.tx_op.set(SendOp::Blocked);
+        socket.begin_op();
+        let entry = opcode::PollAdd::new(Fd(socket.fd.get()), libc::POLLOUT as u32).build();
+        self.push(entry.user_data(user_data(ROOM, socket)));
     }
 
     #[inline]
@@ -446,8 +485,10 @@ impl Driver for Uring {
         // Submissions are carried out in order: those on this socket that are still queued find the descriptor open, what is in
         // flight is cancelled, and only then it is closed.
         self.stop_recv(cx, socket);
-        if socket.tx_op.get() == SendOp::Reported {
-            self.cancel(cx, user_data(SEND, socket));
+        match socket.tx_op.get() {
+            SendOp::Reported => self.cancel(cx, user_data(SEND, socket)),
+            SendOp::Blocked => self.cancel(cx, user_data(ROOM, socket)),
+            SendOp::Idle | SendOp::Silent => {}
         }
         if socket.connecting.get() == Connecting::Pending {
             self.cancel(cx, user_data(CONNECT, socket));
@@ -821,6 +862,8 @@ const SEND: u8 = 2;
 const ACCEPT: u8 = 3;
 const CONNECT: u8 = 4;
 const WAKEUP: u8 = 5;
+const BYTES: u8 = 6;
+const ROOM: u8 = 7;
 const BUFFER_GROUP: u16 = 0;
 /// Bytes the kernel can put into one buffer.
 const RECV_ROOM: usize = Buf::CAPACITY - Buf::HEADROOM;

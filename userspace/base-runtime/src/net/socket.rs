@@ -122,6 +122,7 @@ pub(crate) struct Socket {
     pub rx_ready: Cell<bool>,
     /// Ring: receive one buffer at a time, because the queue ran over and the socket may hold a lot.
     pub rx_bulk: Cell<bool>,
+    pub splicing: Cell<Splicing>,
     pub rx_waker: WakerCell,
 
     pub tx: RefCell<Queue>,
@@ -170,6 +171,8 @@ pub(crate) enum Op {
     Cancelling,
     /// Wants to be armed as soon as the driver has buffers (ring) or in the next turn (epoll).
     Starved,
+    /// Ring: waits for bytes without receiving them.
+    Watching,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -179,8 +182,21 @@ pub(crate) enum SendOp {
     Silent,
     /// Reported in any case.
     Reported,
-    /// epoll: the socket is full, an event will say when it is not.
+    /// The socket is full, an event will say when it is not. On the ring only where nothing is queued.
     Blocked,
+}
+
+/// See `net::splice`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Splicing {
+    /// Not so far; on the ring the descriptor may still be a blocking one.
+    Never,
+    /// Not at the moment.
+    Ready,
+    /// Bytes are taken from it that way, so none are received.
+    From,
+    /// The kernel cannot.
+    Refused,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -213,6 +229,7 @@ impl Socket {
             rx_op: Cell::new(Op::Idle),
             rx_ready: Cell::new(false),
             rx_bulk: Cell::new(false),
+            splicing: Cell::new(Splicing::Never),
             rx_waker: WakerCell::new(),
             tx: RefCell::default(),
             tx_bytes: Cell::new(0),
@@ -307,6 +324,12 @@ pub(crate) fn accept_failed(cx: &Context, socket: &Socket, errno: i32) -> bool {
     }
     socket.rx_waker.wake(&cx.executor);
     false
+}
+
+/// A stream that is spliced from may have something.
+pub(crate) fn may_be_spliced(cx: &Context, socket: &Socket) {
+    socket.rx_op.set(Op::Idle);
+    socket.rx_waker.wake(&cx.executor);
 }
 
 /// Bytes arrived.

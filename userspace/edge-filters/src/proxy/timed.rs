@@ -1,6 +1,7 @@
 //! A body that must have come by a given time.
 
 use base_runtime::Buf;
+use base_runtime::net::Piece;
 use base_runtime::time::Deadline;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use edge_pipeline::{Body, BodyError, BodyStream};
@@ -30,10 +31,16 @@ impl Timed {
     }
 }
 
-impl BodyStream for Timed {
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Buf>, BodyError>> {
+type Polled<T> = Poll<Result<Option<T>, BodyError>>;
+
+impl Timed {
+    fn poll_in_time<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut dyn BodyStream, &mut Context<'_>) -> Polled<T>,
+    ) -> Polled<T> {
         let Some(body) = &mut self.body else { return Poll::Ready(Err(BodyError::TimedOut)) };
-        match body.poll_data(cx) {
+        match poll(&mut **body, cx) {
             Poll::Pending => {}
             ready => return ready,
         }
@@ -43,6 +50,16 @@ impl BodyStream for Timed {
         self.body = None;
         self.recorder.error(UpstreamError::Timeout);
         Poll::Ready(Err(BodyError::TimedOut))
+    }
+}
+
+impl BodyStream for Timed {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Buf>, BodyError>> {
+        self.poll_in_time(cx, |body, cx| body.poll_data(cx))
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, BodyError>> {
+        self.poll_in_time(cx, |body, cx| body.poll_piece(cx))
     }
 
     fn remaining(&self) -> Option<u64> {

@@ -114,6 +114,15 @@ impl BodyDecoder {
         }
     }
 
+    /// The next `n` bytes of a body with a length pass without being looked at. Only as many as [`BodyDecoder::remaining`] says.
+    pub fn pass(&mut self, n: u64) {
+        debug_assert!(self.state == State::Length && n <= self.left);
+        self.left = self.left.saturating_sub(n);
+        if self.left == 0 {
+            self.state = State::Done;
+        }
+    }
+
     /// The sender closed. Sound only for a body that lasts until then, or that is done.
     pub fn finish_at_eof(&mut self) -> Result<(), BodyError> {
         match self.state {
