@@ -366,7 +366,7 @@ impl Shared {
     }
 }
 
-/// How often a worker looks for free buffers it does not need.
+/// How often a worker looks for free buffers and pipes it does not need.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
 
 /// Bounds the parts of a worker consult.
@@ -441,7 +441,7 @@ fn drive(cx: &Context, task_budget: usize, mut coalescing: Coalescing) {
                 cx.shared.ledger.tell_exactly(&cx.shared);
                 // The turn may have been long, so the time to the next timer is counted from a fresh clock.
                 let next = cx.timers.next_after(Instant::now);
-                let trim = cx.pool.has_surplus().then_some(TRIM_EVERY);
+                let trim = (cx.pool.has_surplus() || cx.pipes.has_spare()).then_some(TRIM_EVERY);
                 Wait::Upto(next.into_iter().chain(trim).min())
             }
             false => {
@@ -461,6 +461,7 @@ fn drive(cx: &Context, task_budget: usize, mut coalescing: Coalescing) {
         if cx.now.get() >= trim_at {
             trim_at = cx.now.get() + TRIM_EVERY;
             cx.pool.trim(counters);
+            cx.pipes.trim();
         }
         if cx.shared.wake_up() {
             take_inbox(cx, &mut inbox);

@@ -19,6 +19,7 @@ on_both_drivers!(
     accept_goes_on_after_running_out_of_descriptors,
     clients_are_turned_away_when_descriptors_stay_short,
     without_descriptors_for_pipes_bytes_come_in_buffers,
+    pipes_nobody_needs_are_closed,
     shutdown_leaves_no_descriptor_and_no_thread,
 );
 
@@ -139,6 +140,43 @@ fn without_descriptors_for_pipes_bytes_come_in_buffers(io: IoMode) {
         // The kernel is not asked for each buffer again.
         assert!((1..3).contains(&stats.pipes_refused) && stats.bytes_spliced == 0, "{stats:?}");
     });
+    runtime.shutdown();
+}
+
+fn pipes_nobody_needs_are_closed(io: IoMode) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = start(io);
+    let worker = runtime.workers()[0].clone();
+    let before = count("/proc/self/fd");
+    run_on(&runtime, 0, || async move {
+        let (far, source) = pair().await;
+        let (target, near) = pair().await;
+        let sent = pattern(1 << 20);
+        let bytes = sent.clone();
+        spawn(async move { send_all(&far, &bytes).await.expect("sends") });
+        spawn(async move {
+            let mut left = 1 << 20;
+            while left > 0 {
+                match source.recv_piece(left).await.expect("well").expect("not the end") {
+                    Piece::Pipe(pipe) => {
+                        left -= pipe.len() as u64;
+                        target.send_pipe(pipe).await.expect("sends");
+                    }
+                    Piece::Buf(buf) => {
+                        left -= buf.len() as u64;
+                        target.send(buf);
+                    }
+                }
+            }
+        });
+        assert!(recv_exactly(&near, sent.len()).await.expect("receives") == sent);
+    });
+    assert!(worker.stats().bytes_spliced > 0, "{:?}", worker.stats());
+    let since = Instant::now();
+    while count("/proc/self/fd") > before {
+        assert!(since.elapsed() < Duration::from_secs(30), "{} descriptors, {before} before", count("/proc/self/fd"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
     runtime.shutdown();
 }
 

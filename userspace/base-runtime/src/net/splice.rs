@@ -114,6 +114,8 @@ impl Ends {
 #[derive(Default)]
 pub(crate) struct Pipes {
     free: RefCell<Vec<Ends>>,
+    /// Fewest free ones since the last `trim`: so many were not needed.
+    unneeded: Cell<usize>,
     out: Cell<usize>,
     /// The kernel refused one; it is not asked again before.
     refused_until: Cell<Option<Instant>>,
@@ -127,7 +129,10 @@ impl Pipes {
     }
 
     fn take(&self, cx: &Context) -> Option<Ends> {
-        let recycled = self.free.borrow_mut().pop();
+        let mut free = self.free.borrow_mut();
+        let recycled = free.pop();
+        self.unneeded.set(self.unneeded.get().min(free.len()));
+        drop(free);
         let ends = match recycled {
             Some(ends) => ends,
             None => match Ends::new() {
@@ -141,6 +146,18 @@ impl Pipes {
         };
         self.out.set(self.out.get() + 1);
         Some(ends)
+    }
+
+    pub fn has_spare(&self) -> bool {
+        !self.free.borrow().is_empty()
+    }
+
+    /// Closes those that were not needed since the last time.
+    pub fn trim(&self) {
+        let mut free = self.free.borrow_mut();
+        let unneeded = self.unneeded.get().min(free.len());
+        free.drain(..unneeded);
+        self.unneeded.set(free.len());
     }
 
     fn give(&self, ends: Option<Ends>) {
@@ -331,7 +348,7 @@ fn splice(from: RawFd, to: RawFd, most: usize) -> Result<usize, i32> {
 const PIPE_BYTES: libc::c_int = 1024 * 1024;
 /// A pipe that holds less than this costs more calls than it saves copies.
 const PIPE_BYTES_LEAST: usize = 64 * 1024;
-/// Empty pipes a worker keeps, of two descriptors each.
+/// Empty pipes a worker keeps for a second or two, of two descriptors each.
 const PIPES_KEPT: usize = 16;
 /// Pipes of a worker with bytes in them, of two descriptors and up to a megabyte each: they belong to peers that read slowly.
 const PIPES_MAX: usize = 64;
