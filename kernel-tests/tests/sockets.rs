@@ -223,6 +223,8 @@ fn the_worker_of_the_receiving_cpu_gets_the_connection() {
             kernel.register_listener(80..=80, Protocol::Tcp, &fds(&sockets)).expect("registers");
             sockets.into_iter().enumerate().for_each(|(worker, socket)| serve(worker, socket));
         });
+        // A first packet waits for the neighbour's address and is sent on by the CPU that hears of it.
+        pair.client.enter(|| ask(to.parse().unwrap()).expect("connects"));
         // Forwards, then backwards: the mapping decides, not the hash.
         for backwards in [false, true] {
             let map: Vec<u32> = (0..cpus as u32).map(|w| if backwards { cpus as u32 - 1 - w } else { w }).collect();
