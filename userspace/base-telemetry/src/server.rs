@@ -670,7 +670,8 @@ mod tests {
         });
         let status = stats.status_json();
         assert_eq!(status["count"], json!(REQUESTS));
-        let counted = status["topN"][0]["count"].as_u64().unwrap();
+        // Rounds that close while the writer has no CPU may give the path up altogether.
+        let counted = status["topN"][0]["count"].as_u64().unwrap_or(0);
         assert_eq!(counted + limits.register("top_paths").total(), REQUESTS, "a path given up is counted as such");
     }
 
