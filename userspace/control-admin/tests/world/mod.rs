@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::broadcast;
 
+#[path = "../../../control-raft/tests/support/authority.rs"]
 mod authority;
 
 #[allow(unused_imports, reason = "each test file uses its part")]

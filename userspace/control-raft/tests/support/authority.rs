@@ -18,6 +18,7 @@ impl Authority {
         Authority { pem, issuer: Issuer::new(params, key) }
     }
 
+    /// `name` is an address or a name of DNS.
     pub fn signs(&self, name: &str) -> Identity {
         let key = KeyPair::generate().unwrap();
         let made = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
