@@ -33,7 +33,6 @@ use base_telemetry::Limit;
 use base_telemetry::proxy::{self as stats, PoolNames, PoolRecorder, PoolStats, ServerRecorder, UpstreamError};
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};
-use edge_upstream::attempt::drop_hop_by_hop;
 use edge_upstream::balance::Policy;
 use edge_upstream::circuit::{CircuitBreaker, Permit};
 use edge_upstream::connect::CONNECT_TIMEOUT;
@@ -338,7 +337,7 @@ impl Proxy {
         let Answer { mut response, mut body, upgraded } = answer;
         let status = response.status;
         if upgraded.is_none() {
-            drop_hop_by_hop(&mut response.headers);
+            response.headers.remove_hop_by_hop();
         }
         if let Some(limit) = pool.max_body {
             let events = response.headers.known(Known::ContentType).is_some_and(is_event_stream);

@@ -4,7 +4,7 @@ use crate::pace::Pace;
 use base_runtime::Buf;
 use base_runtime::time::Deadline;
 use base_tls::Transport;
-use edge_pipeline::body::unframe;
+use edge_pipeline::wire::{send_bytes, unframe};
 use edge_pipeline::{BodyError, BodyStream};
 use proto_http::Headers;
 use proto_http::h1::{BodyDecoder, Fault};
@@ -115,7 +115,7 @@ impl Arrival {
             return Poll::Ready(Ok(None));
         }
         if std::mem::take(&mut self.expects_continue) && self.pending.is_none() {
-            edge_upstream::attempt::send_bytes(&self.stream, &[CONTINUE]);
+            send_bytes(&self.stream, &[CONTINUE]);
         }
         loop {
             let mut buffer = match self.pending.take() {

@@ -6,7 +6,7 @@ use base_runtime::net::{Piece, Pipe, StreamState};
 use base_runtime::time::Deadline;
 use base_tls::Transport;
 use edge_pipeline::Body;
-use edge_upstream::attempt::{send_bytes, send_chunk, send_head, send_last_chunk};
+use edge_pipeline::wire::{send_bytes, send_chunk, send_head, send_last_chunk};
 use proto_http::date::ImfDate;
 use proto_http::h1::{self, Framing, ResponseOptions};
 use proto_http::{Known, Response, Version};

@@ -5,7 +5,6 @@ use base_runtime::memory::{self, Booking, Kind, SharedBooking};
 use base_runtime::net::Piece;
 use bytes::Bytes;
 use proto_http::Headers;
-use proto_http::h1::{self, BodyDecoder};
 use std::fmt;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -175,28 +174,6 @@ impl AsRef<[u8]> for Collected {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
-}
-
-/// Takes the framing off a received buffer: the body's bytes move together at its front, so that a chunked body costs
-/// one pass and no buffers of its own. Gives back the bytes after the body's end, if there are any.
-pub fn unframe(decoder: &mut BodyDecoder, buffer: &mut Buf) -> Result<Option<Buf>, h1::BodyError> {
-    let (mut read, mut written) = (0, 0);
-    while read < buffer.len() {
-        let decoded = decoder.decode(&buffer[read..])?;
-        let data = read + decoded.data.start..read + decoded.data.end;
-        let length = data.len();
-        if data.start != written && length > 0 {
-            buffer.as_mut_slice().copy_within(data, written);
-        }
-        written += length;
-        read += decoded.consumed;
-        if decoded.done {
-            break;
-        }
-    }
-    let rest = (read < buffer.len()).then(|| buffer.split_off(read));
-    buffer.truncate(written);
-    Ok(rest)
 }
 
 impl fmt::Debug for Body {

@@ -7,10 +7,10 @@ use base_runtime::Buf;
 use base_runtime::net::Piece;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use base_tls::Transport;
-use edge_pipeline::body::unframe;
+use edge_pipeline::wire::{send_bytes, send_chunk, send_head, send_last_chunk, unframe};
 use edge_pipeline::{Body, BodyError, BodyStream, Interim};
 use proto_http::h1::{self, BodyDecoder, Framing, RequestOptions, ResponseHead};
-use proto_http::{Headers, Known, Limits, Method, Request, Response, Version};
+use proto_http::{Headers, Limits, Method, Request, Response, Version};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
@@ -248,7 +248,7 @@ impl Attempt<'_> {
             // HTTP/1.0 know no interim answers (RFC 9110 section 15.2).
             if let Some(to) = self.interim.filter(|_| response.status != 100 && self.request.version != Version::Http10)
             {
-                drop_hop_by_hop(&mut response.headers);
+                response.headers.remove_hop_by_hop();
                 to.push(std::mem::take(response));
             }
         }
@@ -294,105 +294,6 @@ impl Attempt<'_> {
             }
             use_it(head);
         });
-    }
-}
-
-/// Removes what speaks of the hop to the backend only (RFC 9110 section 7.6.1).
-pub fn drop_hop_by_hop(headers: &mut Headers) {
-    if !headers.iter().any(|(_, _, known)| known.is_hop_by_hop()) {
-        return;
-    }
-    let listed: Vec<String> = headers
-        .known_all(Known::Connection)
-        .flat_map(|v| v.split(|b| *b == b','))
-        .filter_map(|name| std::str::from_utf8(name).ok().map(str::trim))
-        .filter(|name| !name.eq_ignore_ascii_case("close") && !name.eq_ignore_ascii_case("keep-alive"))
-        .map(str::to_owned)
-        .collect();
-    for name in listed {
-        headers.remove(&name);
-    }
-    for known in [
-        Known::Connection,
-        Known::KeepAlive,
-        Known::ProxyConnection,
-        Known::ProxyAuthenticate,
-        Known::Te,
-        Known::Trailer,
-        Known::TransferEncoding,
-        Known::Upgrade,
-    ] {
-        headers.remove_known(known);
-    }
-}
-
-/// Sends a head in front of the first piece of its body, in the piece's own buffer where it has room for that.
-pub fn send_head(stream: &Transport, head: &[u8], piece: Option<Buf>, chunked: bool) {
-    let Some(mut piece) = piece else { return send_bytes(stream, &[head]) };
-    if chunked {
-        let prefix = h1::chunk_prefix(piece.len());
-        let room = prefix.as_ref().len() + head.len();
-        if piece.headroom() >= room && piece.tailroom() >= h1::CHUNK_END.len() {
-            piece.append(h1::CHUNK_END);
-            piece.prepend(prefix.as_ref());
-            piece.prepend(head);
-            stream.send(piece);
-        } else {
-            send_bytes(stream, &[head]);
-            send_chunk(stream, piece);
-        }
-        return;
-    }
-    if !piece.prepend(head) {
-        send_bytes(stream, &[head]);
-    }
-    stream.send(piece);
-}
-
-/// Copies pieces into buffers and sends them.
-pub fn send_bytes(stream: &Transport, pieces: &[&[u8]]) {
-    let mut buffer = Buf::alloc();
-    for piece in pieces {
-        let mut rest = *piece;
-        loop {
-            let taken = buffer.append(rest);
-            rest = &rest[taken..];
-            if rest.is_empty() {
-                break;
-            }
-            stream.send(std::mem::replace(&mut buffer, Buf::alloc()));
-        }
-    }
-    if !buffer.is_empty() {
-        stream.send(buffer);
-    }
-}
-
-/// Frames a piece of a chunked body and sends it; the frame goes into the buffer's own room when it has any.
-pub fn send_chunk(stream: &Transport, mut piece: Buf) {
-    let prefix = h1::chunk_prefix(piece.len());
-    if !piece.prepend(prefix.as_ref()) {
-        send_bytes(stream, &[prefix.as_ref()]);
-    }
-    let whole = piece.tailroom() >= h1::CHUNK_END.len();
-    if whole {
-        piece.append(h1::CHUNK_END);
-    }
-    stream.send(piece);
-    if !whole {
-        send_bytes(stream, &[h1::CHUNK_END]);
-    }
-}
-
-/// The end of a chunked body, with its trailers.
-pub fn send_last_chunk(stream: &Transport, trailers: Option<&Headers>) {
-    match trailers.filter(|t| !t.is_empty()) {
-        None => send_bytes(stream, &[h1::LAST_CHUNK]),
-        Some(trailers) => {
-            let mut end = Vec::new();
-            h1::write_trailers(&mut end, trailers);
-            send_bytes(stream, &[&end]);
-        }
     }
 }
 

@@ -350,6 +350,11 @@ impl Headers {
         self.fields.retain(|f| f.known != Known::Other || !listed(f.name.of(arena)));
     }
 
+    /// Removes what speaks of this hop only. What `Connection` listed beside that was struck out when the head was read.
+    pub fn remove_hop_by_hop(&mut self) {
+        self.fields.retain(|f| !f.known.is_hop_by_hop());
+    }
+
     /// Appends the lines of all fields that `keep` accepts. Lines that lie side by side in the arena are copied in one go.
     #[inline]
     pub(crate) fn write(&self, out: &mut Vec<u8>, mut keep: impl FnMut(Known, &[u8]) -> bool) {
