@@ -1,7 +1,7 @@
 //! The io_uring driver: one `io_uring_enter` per turn hands over everything the tasks asked for, waits, and brings back completions.
 //!
 //! - Accepting and receiving are multishot: armed once per socket. Received bytes land in pool buffers published in a ring
-//!   (`RecvRing`); a filled one goes to the stream and a fresh one takes its slot.
+//!   (`recv_ring`); a filled one goes to the stream and a fresh one takes its slot.
 //! - A multishot receive takes up to 32 buffers from a full socket before this side can say stop. So a stream whose queue ran over
 //!   receives one buffer at a time until its socket is drained.
 //! - A send nobody waits for is *silent*: MSG_DONTWAIT and CQE_SKIP_SUCCESS make it finish within the submission and report only a
@@ -11,19 +11,18 @@
 //!   a silent send keeps the worker from sleeping until that is concluded.
 //! - Task work is deferred to this thread (DEFER_TASKRUN), so completions appear only in an enter that asks for events.
 
-use std::alloc::{self, Layout};
+mod recv_ring;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, RawFd};
-use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
+use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
 use super::{Driver, IoKind, Wait};
@@ -33,6 +32,7 @@ use crate::net::address::Address;
 use crate::net::listener::ACCEPTED_MAX;
 use crate::net::socket::{self, Connecting, End, Key, Life, Op, SendOp, Socket, Splicing};
 use crate::runtime::{Config, Shared};
+use recv_ring::{BUFFER_GROUP, RECV_ROOM, RecvRing};
 
 pub(crate) struct Uring {
     ring: IoUring,
@@ -579,130 +579,6 @@ impl Driver for Uring {
     }
 }
 
-/// The buffers that stand ready for the kernel to receive into.
-///
-/// The ring is memory shared with the kernel: this side appends (address, length, id) entries and moves the tail, the kernel takes
-/// from the front. `slots[id]` owns the buffer behind an entry for as long as the kernel may fill it.
-struct RecvRing {
-    base: NonNull<BufRingEntry>,
-    layout: Layout,
-    mask: u16,
-    slots: RefCell<Vec<Option<Buf>>>,
-    /// Ids without a buffer, because the pool's ceiling was reached.
-    missing: RefCell<Vec<u16>>,
-    tail: Cell<u16>,
-    published: Cell<u16>,
-    registered: Cell<bool>,
-}
-
-impl RecvRing {
-    fn new(entries: u16) -> RecvRing {
-        let size = usize::from(entries) * size_of::<BufRingEntry>();
-        let layout = Layout::from_size_align(size, 4096).unwrap_or_else(|_| unreachable!("4096 is a power of two"));
-        // SAFETY: the layout has a non-zero size.
-        let base = NonNull::new(unsafe { alloc::alloc_zeroed(layout) }.cast::<BufRingEntry>());
-        RecvRing {
-            base: base.unwrap_or_else(|| alloc::handle_alloc_error(layout)),
-            layout,
-            mask: entries - 1,
-            slots: RefCell::new((0..entries).map(|_| None).collect()),
-            missing: RefCell::new((0..entries).rev().collect()),
-            tail: Cell::new(0),
-            published: Cell::new(0),
-            registered: Cell::new(false),
-        }
-    }
-
-    fn register(&self, ring: &IoUring) -> io::Result<()> {
-        let (address, entries) = (self.base.as_ptr() as u64, self.mask + 1);
-        // SAFETY: the memory is page-aligned, large enough, and outlives the registration (`release`, or the ring's end).
-        unsafe { ring.submitter().register_buf_ring_with_flags(address, entries, BUFFER_GROUP, 0)? };
-        self.registered.set(true);
-        Ok(())
-    }
-
-    /// Takes the buffer the kernel filled out of its slot and puts a fresh one there.
-    #[inline]
-    fn take(&self, cx: &Context, id: u16) -> Buf {
-        let fresh = cx.pool.take_buf(&cx.shared.counters);
-        let mut slots = self.slots.borrow_mut();
-        let slot = &mut slots[usize::from(id)];
-        let Some(filled) = slot.take() else { unreachable!("the kernel named buffer {id}, which it was not given") };
-        match fresh {
-            Some(fresh) => {
-                self.append(id, &fresh);
-                *slot = Some(fresh);
-            }
-            None => {
-                cx.shared.counters.buffers_ready.sub(1);
-                self.missing.borrow_mut().push(id);
-            }
-        }
-        filled
-    }
-
-    /// Writes the entry of `id`; the kernel sees it with the next `publish`.
-    #[inline]
-    fn append(&self, id: u16, buf: &Buf) {
-        let tail = self.tail.get();
-        // SAFETY: the index lies within the ring. The kernel reads only entries before the published tail, and this one is free:
-        // there are as many entries as ids, and `id` was taken from the ring.
-        let entry = unsafe { &mut *self.base.as_ptr().add(usize::from(tail & self.mask)) };
-        entry.set_addr(buf.as_ptr() as u64);
-        entry.set_len(RECV_ROOM as u32);
-        entry.set_bid(id);
-        self.tail.set(tail.wrapping_add(1));
-    }
-
-    #[inline]
-    fn publish(&self) {
-        let tail = self.tail.get();
-        if tail != self.published.replace(tail) {
-            // SAFETY: the tail is a 16-bit field of the first entry, aligned, which the kernel reads with acquire.
-            unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.base.as_ptr()).cast_mut()) }
-                .store(tail, Ordering::Release);
-        }
-    }
-
-    #[inline]
-    fn refill(&self, cx: &Context) {
-        let mut missing = self.missing.borrow_mut();
-        while let Some(&id) = missing.last() {
-            let Some(buf) = cx.pool.take_buf(&cx.shared.counters) else { break };
-            missing.pop();
-            cx.shared.counters.buffers_ready.add(1);
-            self.append(id, &buf);
-            self.slots.borrow_mut()[usize::from(id)] = Some(buf);
-        }
-    }
-
-    fn available(&self) -> usize {
-        self.slots.borrow().len() - self.missing.borrow().len()
-    }
-
-    /// Takes the ring back from the kernel, which uses none of it any more.
-    fn release(&self, ring: &IoUring) {
-        if self.registered.replace(false) {
-            // A refusal would mean that it was not registered.
-            let _ = ring.submitter().unregister_buf_ring(BUFFER_GROUP);
-        }
-        self.slots.borrow_mut().clear();
-    }
-
-    fn leak(&self) {
-        std::mem::forget(self.slots.take());
-    }
-}
-
-impl Drop for RecvRing {
-    fn drop(&mut self) {
-        if !self.registered.get() {
-            // SAFETY: allocated in `new` with this layout, and not shared with the kernel (any more).
-            unsafe { alloc::dealloc(self.base.as_ptr().cast(), self.layout) }
-        }
-    }
-}
-
 /// Memory that submissions point to, used again once the kernel has taken them.
 #[derive(Default)]
 struct Scratch {
@@ -864,9 +740,6 @@ const CONNECT: u8 = 4;
 const WAKEUP: u8 = 5;
 const BYTES: u8 = 6;
 const ROOM: u8 = 7;
-const BUFFER_GROUP: u16 = 0;
-/// Bytes the kernel can put into one buffer.
-const RECV_ROOM: usize = Buf::CAPACITY - Buf::HEADROOM;
 /// Buffers taken in a row from sockets handed to one `sendmsg`.
 const IOVECS: usize = 16;
 /// Waiting for memory of rings that are on their way out: half a second in all.
