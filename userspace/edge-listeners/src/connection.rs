@@ -3,6 +3,7 @@
 //! Between requests only its [`Connection`] and a [`Visit`] that points to it are alive; what a request needs is boxed for its
 //! duration.
 
+use crate::forwarded;
 use crate::http_server::Local;
 use crate::pace::Pace;
 use crate::request_body::{Arrival, RequestBody};
@@ -19,10 +20,10 @@ use base_tls::Transport;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Around, Body, BodyError, Exchange, Interim, Pipeline};
 use proto_http::h1::{self, BodyDecoder, Framing, RequestHead};
-use proto_http::{Known, Method, Request, Response, Version};
+use proto_http::{Method, Request, Response, Version};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -250,7 +251,7 @@ async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exch
         Transport::Tls(stream) => Some(stream.shared_session()),
     };
     exchange.client.scheme = if exchange.client.tls.is_some() { "https" } else { "http" };
-    exchange.client.real_ip = real_ip(exchange.request(), peer, &live.trusted_proxies);
+    exchange.client.real_ip = forwarded::real_ip(exchange.request(), peer, &live.trusted_proxies);
     exchange.tags.enabled = local.access_log_enabled();
 
     let connect = exchange.request().method == Method::Connect;
@@ -486,36 +487,8 @@ fn prepare(local: &Local, exchange: &mut Exchange, route: &Route, matched: &Matc
     exchange.matched_prefix = route.prefix().cloned();
     route.rewrite(exchange.request_mut(), matched);
     if forwarded_for {
-        let ip = exchange.client.real_ip.to_canonical().to_string();
-        let headers = &mut exchange.request_mut().headers;
-        let earlier: Vec<String> =
-            headers.known_all(Known::XForwardedFor).map(|v| String::from_utf8_lossy(v).into_owned()).collect();
-        let earlier = earlier.join(",");
-        if earlier.is_empty() {
-            headers.set("X-Forwarded-For", ip);
-        } else if !earlier.split(',').any(|part| part.trim() == ip) {
-            headers.set("X-Forwarded-For", format!("{earlier},{ip}"));
-        }
+        forwarded::append(exchange);
     }
-}
-
-/// The client's own address: the peer, or, when the peer is trusted, the last address in X-Forwarded-For that is not.
-fn real_ip(request: &Request, peer: SocketAddr, trusted: &base_model::ip_filter::CidrSet) -> IpAddr {
-    let peer = peer.ip().to_canonical();
-    if trusted.is_empty() || !trusted.contains(peer) {
-        return peer;
-    }
-    let mut client = peer;
-    let values: Vec<&[u8]> = request.headers.known_all(Known::XForwardedFor).collect();
-    let hops = values.iter().rev().flat_map(|v| v.rsplit(|b| *b == b','));
-    for hop in hops {
-        let Some(ip) = std::str::from_utf8(hop).ok().and_then(|t| t.trim().parse::<IpAddr>().ok()) else { break };
-        client = ip.to_canonical();
-        if !trusted.contains(client) {
-            break;
-        }
-    }
-    client
 }
 
 /// The request came over a connection it must not come over.

@@ -8,6 +8,7 @@
 pub mod access;
 mod clock;
 pub mod connection;
+pub mod forwarded;
 pub mod http_server;
 pub mod pace;
 pub mod radix;
