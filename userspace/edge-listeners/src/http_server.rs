@@ -5,7 +5,7 @@
 
 use crate::Timeouts;
 use crate::access;
-use crate::connection::{Connection, Phase, Presence, Visit};
+use crate::h1_connection::{Connection, Phase, Presence, Visit};
 use crate::router::{Route, Router};
 use crate::tls::{self, Tls};
 use crate::traffic::{AroundSlot, Generation, PipelineView, Shared};

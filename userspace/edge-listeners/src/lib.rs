@@ -1,14 +1,14 @@
 //! Listeners: they take connections, drive the protocol, and hand each request to the pipeline its route names.
 //!
 //! Reading order: [`traffic`] (which servers and pipelines there are), [`http_server`] (one HTTPServer: its sockets on
-//! every worker), [`tls`], [`connection`] (one client connection), [`request_body`], [`response`], [`tunnel`], [`router`], [`radix`], [`variables`],
+//! every worker), [`tls`], [`h1_connection`] (one HTTP/1 client connection), [`request_body`], [`response`], [`tunnel`], [`router`], [`radix`], [`variables`],
 //! [`timeouts`], [`pace`], `clock`.
 #![forbid(unsafe_code)]
 
 pub mod access;
 mod clock;
-pub mod connection;
 pub mod forwarded;
+pub mod h1_connection;
 pub mod http_server;
 pub mod pace;
 pub mod radix;
