@@ -18,7 +18,7 @@ use base_runtime::net::Seat;
 use base_runtime::time::{self, Deadline};
 use base_tls::Transport;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{Around, Body, BodyError, Exchange, Interim, Pipeline};
+use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Interim, Pipeline};
 use proto_http::h1::{self, BodyDecoder, Framing, RequestHead};
 use proto_http::{Method, Request, Response, Version};
 use std::cell::{Cell, RefCell};
@@ -40,7 +40,7 @@ enum Next {
     /// The answer was given before the request was read: close so that the client still sees it.
     Linger,
     /// Both sides switched protocols.
-    Tunnel(Transport),
+    Tunnel(Box<dyn Duplex>),
 }
 
 /// What a connection is doing, for whoever stops the server or needs room.
@@ -193,7 +193,7 @@ async fn attend(presence: Presence, first: Buf) -> Option<Presence> {
         Next::Linger => Box::pin(linger(stream, deadline, local.timeouts().linger)).await,
         Next::Tunnel(backend) => {
             connection.enter(Phase::Tunnel);
-            let join = Box::pin(tunnel::join(stream, &backend, deadline, || local.tunnel_silence()));
+            let join = Box::pin(tunnel::join(stream, &*backend, deadline, || local.tunnel_silence()));
             if join.await == tunnel::End::Idle && !local.is_stopping() {
                 local.limit("tunnel_idle");
             }

@@ -1,11 +1,11 @@
-//! Two connections joined: after a 101, or a CONNECT that was let through, bytes pass both ways unread.
+//! Two duplexes joined: after a 101, or a CONNECT that was let through, bytes pass both ways unread.
 //!
 //! Memory: what one side has not taken is bounded by [`HIGH_WATER`] and one receive queue per direction; beyond it the other side is
 //! not read. A side that has finished sending is passed on as such, and the other direction goes on. The end of the second
 //! direction, an error on either side, or a long silence of both ends the tunnel.
 
 use base_runtime::time::Deadline;
-use base_tls::Transport;
+use edge_pipeline::Duplex;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
@@ -26,9 +26,9 @@ pub enum End {
     Idle,
 }
 
-/// Joins two connections to the end. `idle` is asked for the longest silence whenever something has passed or the silence is
+/// Joins both sides to the end. `idle` is asked for the longest silence whenever something has passed or the silence is
 /// over, so that a server that stops can shorten it; `deadline` is set by it, and may be brought forward by others.
-pub async fn join(client: &Transport, backend: &Transport, deadline: &Deadline, idle: impl Fn() -> Duration) -> End {
+pub async fn join(client: &dyn Duplex, backend: &dyn Duplex, deadline: &Deadline, idle: impl Fn() -> Duration) -> End {
     let passed = Cell::new(true);
     let way = |from, to| Way { from, to, passed: &passed, done: false };
     let mut ways = [way(client, backend), way(backend, client)];
@@ -55,16 +55,16 @@ pub async fn join(client: &Transport, backend: &Transport, deadline: &Deadline, 
             backend.abort();
         }
         End::Idle => {
-            client.shutdown_write();
-            backend.shutdown_write();
+            client.shutdown();
+            backend.shutdown();
         }
     }
     end
 }
 
 struct Way<'a> {
-    from: &'a Transport,
-    to: &'a Transport,
+    from: &'a dyn Duplex,
+    to: &'a dyn Duplex,
     passed: &'a Cell<bool>,
     done: bool,
 }
@@ -85,7 +85,7 @@ impl Way<'_> {
                 }
                 Poll::Ready(Ok(None)) => {
                     self.passed.set(true);
-                    self.to.shutdown_write();
+                    self.to.shutdown();
                     self.done = true;
                 }
             }

@@ -5,6 +5,7 @@ mod support;
 
 use base_runtime::IoMode;
 use base_runtime::net::TcpStream;
+use base_tls::Transport;
 use edge_listeners::Timeouts;
 use edge_pipeline::{Body, Exchange, Filter, FilterKind, SUCCESS, Step};
 use proto_http::Response;
@@ -64,7 +65,7 @@ impl Filter for Dial {
             let port = exchange.request().authority.rsplit(':').next().and_then(|p| p.parse().ok()).unwrap_or(0);
             match TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port).into()).await {
                 Ok(stream) => {
-                    exchange.upgraded = Some(stream.into());
+                    exchange.upgraded = Some(Box::new(Transport::from(stream)));
                     exchange.respond(Response::with_status(200), Body::Empty);
                 }
                 Err(_) => exchange.respond(Response::with_status(502), Body::Empty),

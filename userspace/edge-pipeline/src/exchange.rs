@@ -1,9 +1,10 @@
 //! One request and what became of it.
 
 use crate::body::Body;
+use crate::duplex::Duplex;
 use crate::filter::Outcome;
 use crate::interim::Interim;
-use base_tls::{Session, Transport};
+use base_tls::Session;
 use proto_http::{Request, Response};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -140,8 +141,8 @@ pub struct Exchange {
     pub data: BTreeMap<String, Value>,
     /// The client offers to go on in another protocol (`Upgrade`).
     pub upgrade_offered: bool,
-    /// A backend connection that switched protocols with status 101: to be joined with the client's.
-    pub upgraded: Option<Transport>,
+    /// What a backend's connection became after status 101, or a CONNECT led to: to be joined with the client's side.
+    pub upgraded: Option<Box<dyn Duplex>>,
     /// Interim answers of backends, for the listener to send on.
     pub interim: Interim,
     /// Filters come after the pipeline that may want the request's body: none of its own may take it away.

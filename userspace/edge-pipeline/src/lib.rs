@@ -1,11 +1,12 @@
 //! What a request goes through between router and client: an [`Exchange`] walks the nodes of a [`Pipeline`].
 //!
 //! Reading order: [`body`] (bytes on their way), [`exchange`] (one request and what became of it), [`interim`] (what
-//! precedes an answer), [`filter`] (what a station is and how it is built), [`pipeline`] (the flow with its jumps), [`template`] (Go's templates, for
-//! the filters that build messages), [`wire`] (messages of HTTP/1.1 in buffers).
+//! precedes an answer), [`duplex`] (what follows HTTP), [`filter`] (what a station is and how it is built), [`pipeline`] (the flow
+//! with its jumps), [`template`] (Go's templates, for the filters that build messages), [`wire`] (messages of HTTP/1.1 in buffers).
 #![forbid(unsafe_code)]
 
 pub mod body;
+pub mod duplex;
 pub mod exchange;
 pub mod filter;
 pub mod interim;
@@ -14,6 +15,7 @@ pub mod template;
 pub mod wire;
 
 pub use body::{Body, BodyError, BodyStream};
+pub use duplex::Duplex;
 pub use exchange::{Client, Exchange, Space, Tags};
 pub use filter::{BuildError, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};
 pub use interim::Interim;

@@ -8,7 +8,7 @@ use base_runtime::net::Piece;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use base_tls::Transport;
 use edge_pipeline::wire::{send_bytes, send_chunk, send_head, send_last_chunk, unframe};
-use edge_pipeline::{Body, BodyError, BodyStream, Interim};
+use edge_pipeline::{Body, BodyError, BodyStream, Duplex, Interim};
 use proto_http::h1::{self, BodyDecoder, Framing, RequestOptions, ResponseHead};
 use proto_http::{Headers, Limits, Method, Request, Response, Version};
 use std::cell::{Cell, RefCell};
@@ -54,7 +54,7 @@ pub struct Answer {
     pub response: Response,
     pub body: Body,
     /// Status 101: the connection now speaks something else.
-    pub upgraded: Option<Transport>,
+    pub upgraded: Option<Box<dyn Duplex>>,
 }
 
 /// Why there is no answer.
@@ -203,7 +203,7 @@ impl Attempt<'_> {
                 if !buffer.is_empty() {
                     stream.unread(buffer);
                 }
-                return Ok(Answer { response, body: Body::Empty, upgraded: Some(stream.clone()) });
+                return Ok(Answer { response, body: Body::Empty, upgraded: Some(Box::new(stream.clone())) });
             }
             let keep = head.keep_alive.then_some(self.max_idle);
             let connection = Connection { link, keep, upload: sending };
