@@ -97,7 +97,7 @@ impl Filter for Fallback {
         for (name, value) in &self.headers {
             response.headers.set(&**name, &**value);
         }
-        space.response_body = Body::full(self.body.clone());
+        space.response_body = Body::shared(self.body.clone());
         Step::Done(FALLBACK)
     }
 }

@@ -157,7 +157,7 @@ impl Filter for Mock {
         for (name, value) in &rule.fields {
             response.headers.set(&**name, &**value);
         }
-        exchange.respond(response, Body::full(rule.body.clone()));
+        exchange.respond(response, Body::shared(rule.body.clone()));
         if rule.delay.is_zero() {
             return Step::Done(MOCKED);
         }

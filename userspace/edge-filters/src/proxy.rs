@@ -285,9 +285,7 @@ impl Proxy {
                 exchange.tags.note(|| format!("{}: {}: {error}", pool.name, server.url));
                 let sent = !matches!(error, AttemptError::Connect(_));
                 let outcome = match error {
-                    AttemptError::RequestBody(BodyError::TooLarge) => refuse(exchange, 413, CLIENT_ERROR),
-                    AttemptError::RequestBody(BodyError::TimedOut) => refuse(exchange, 408, CLIENT_ERROR),
-                    AttemptError::RequestBody(_) => refuse(exchange, 400, CLIENT_ERROR),
+                    AttemptError::RequestBody(error) => refuse(exchange, error.request_status(), CLIENT_ERROR),
                     _ => refuse(exchange, 503, SERVER_ERROR),
                 };
                 (outcome, sent)
@@ -542,14 +540,14 @@ impl Mirror {
         if !self.filter.matches(&space.request, &exchange.client) {
             return;
         }
-        let Some(body) = space.request_body.in_memory() else { return };
+        let Some(mut body) = space.request_body.again() else { return };
         let Some(index) = self.balancer.choose(&space.request, &exchange.client) else { return };
         if self.in_flight.fetch_add(1, Ordering::Relaxed) >= MIRRORED_MAX {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             self.dropped.hit(base_runtime::worker_index());
             return;
         }
-        let (mirror, request, mut body) = (self.clone(), space.request.clone(), Body::full(body.to_vec()));
+        let (mirror, request) = (self.clone(), space.request.clone());
         base_runtime::spawn(async move {
             let (server, recorder) =
                 (&mirror.balancer.servers()[index], &mirror.recorders[base_runtime::worker_index()].1[index]);
@@ -562,15 +560,15 @@ impl Mirror {
                 max_idle: mirror.max_idle,
                 connect_timeout: mirror.connect_timeout,
                 connecting: &Cell::new(false),
-                keep_body: true,
+                keep_body: false,
                 interim: None,
                 recorder,
                 limits: &Limits::default(),
             };
             let whole = async {
-                let mut answer = attempt.run(&mut body).await?;
+                let answer = attempt.run(&mut body).await?;
                 // Read to its end, so that the connection can serve again.
-                let _ = answer.body.collect(DEFAULT_BODY_LIMIT).await;
+                answer.body.discard(DEFAULT_BODY_LIMIT).await;
                 Ok::<u16, AttemptError>(answer.response.status)
             };
             match base_runtime::time::timeout(MIRROR_TIMEOUT, whole).await {

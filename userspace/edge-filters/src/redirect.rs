@@ -24,6 +24,6 @@ pub(crate) fn redirect(exchange: &mut Exchange, status: u16, location: &str) -> 
         response.headers.add("Location", escaped);
     }
     response.headers.add("Content-Type", "text/plain; charset=utf-8");
-    exchange.respond(response, Body::Full(bytes::Bytes::from_static(reason_phrase(status).as_bytes())));
+    exchange.respond(response, Body::shared(bytes::Bytes::from_static(reason_phrase(status).as_bytes())));
     REDIRECTED
 }

@@ -122,7 +122,7 @@ async fn copy(exchange: &mut Exchange, from: &str) -> Result<(), BuiltError> {
     let source = source.ok_or_else(|| format!("namespace {from} has no request"))?;
     let body = source.request_body.collect(DEFAULT_BODY_LIMIT).await.map_err(BuiltError::Body)?.clone();
     let request = source.request.clone();
-    put(exchange, request, Body::full(body));
+    put(exchange, request, Body::shared(body));
     Ok(())
 }
 

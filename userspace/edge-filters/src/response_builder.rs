@@ -118,7 +118,7 @@ async fn copy(exchange: &mut Exchange, from: &str) -> Result<(), BuiltError> {
     let source = exchange.named_mut(from).ok_or_else(nothing)?;
     let response = source.response.clone().ok_or_else(nothing)?;
     let body = source.response_body.collect(DEFAULT_BODY_LIMIT).await.map_err(BuiltError::Body)?.clone();
-    exchange.respond(response, Body::full(body));
+    exchange.respond(response, Body::shared(body));
     Ok(())
 }
 

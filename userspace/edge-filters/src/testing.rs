@@ -1,7 +1,7 @@
 //! What the tests of filters share.
 
 use base_telemetry::{Identity, Telemetry};
-use edge_pipeline::{Body, Exchange, Filter, FilterKind, Outcome, Parts, Step};
+use edge_pipeline::{Body, BodyError, Exchange, Filter, FilterKind, Outcome, Parts, Piece, Sight, Step};
 use proto_http::{Method, Path};
 use serde_json::Value;
 use std::pin::pin;
@@ -120,8 +120,9 @@ pub fn headers(exchange: &Exchange, name: &str) -> String {
 pub struct Pieces(pub Vec<&'static [u8]>);
 
 impl edge_pipeline::BodyStream for Pieces {
-    fn poll_data(&mut self, _: &mut Context<'_>) -> Poll<Result<Option<base_runtime::Buf>, edge_pipeline::BodyError>> {
-        Poll::Ready(Ok((!self.0.is_empty()).then(|| base_runtime::Buf::copy_from(self.0.remove(0)))))
+    fn poll_piece(&mut self, _: &mut Context<'_>, _: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
+        let piece = |pieces: &mut Vec<&'static [u8]>| Piece::Bytes(bytes::Bytes::from_static(pieces.remove(0)));
+        Poll::Ready(Ok((!self.0.is_empty()).then(|| piece(&mut self.0))))
     }
 
     fn remaining(&self) -> Option<u64> {

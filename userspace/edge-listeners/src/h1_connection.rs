@@ -442,14 +442,17 @@ fn blame(local: &Local, exchange: &mut Exchange, failed: BodyError, arrival: &Ar
         BodyError::TimedOut => local.limit(if arrival.is_too_slow() { "body_rate" } else { "body_timeout" }),
         BodyError::Incomplete => exchange.client_gone = true,
         BodyError::NoMemory => local.limit("memory"),
-        BodyError::Malformed => {
-            let Some(fault) = arrival.fault() else { return };
-            local.limit(fault.name());
-            // Filters know only that it was malformed, which is a 400; some faults have a status of their own.
-            if let Some(response) = exchange.default_space().response.as_mut().filter(|r| r.status == 400) {
-                response.status = fault.status();
+        BodyError::Malformed { .. } => {
+            if let Some(fault) = arrival.fault() {
+                local.limit(fault.name());
             }
         }
+        BodyError::Refused { .. } => {}
+    }
+    // Where no filter had anything to say to it, the body's own failure is the answer.
+    let space = exchange.default_space();
+    if space.response.is_none() {
+        space.respond(Response::with_status(failed.request_status()), Body::Empty);
     }
 }
 
@@ -612,9 +615,9 @@ async fn finish(
     let timeouts = local.timeouts();
     let mut pace = Pace::new(&timeouts, timeouts.send);
     let (mut sent, mut bytes) = response::send(stream, response, body, framing, manner, deadline, &mut pace).await;
-    let broke_off = matches!(sent, Sent::Nothing | Sent::Cut);
-    if sent == Sent::Nothing {
-        *response = Response::with_status(503);
+    let broke_off = matches!(sent, Sent::Nothing { .. } | Sent::Cut);
+    if let Sent::Nothing { status } = sent {
+        *response = Response::with_status(status);
         let framing = response::framing(response, &Body::Empty, manner);
         (sent, bytes) = response::send(stream, response, Body::Empty, framing, manner, deadline, &mut pace).await;
     }
@@ -625,7 +628,7 @@ async fn finish(
         exchange.tags.note(|| "backend broke off the body".to_owned());
     }
     match sent {
-        Sent::Whole | Sent::Nothing | Sent::Cut => {}
+        Sent::Whole | Sent::Nothing { .. } | Sent::Cut => {}
         Sent::Stalled => {
             local.limit("response_stalled");
             exchange.tags.note(|| "client took no byte in time".to_owned());

@@ -5,7 +5,7 @@ use base_runtime::Buf;
 use base_runtime::time::Deadline;
 use base_tls::Transport;
 use edge_pipeline::wire::{send_bytes, unframe};
-use edge_pipeline::{BodyError, BodyStream};
+use edge_pipeline::{BodyError, BodyStream, Piece, Sight};
 use proto_http::Headers;
 use proto_http::h1::{BodyDecoder, Fault};
 use std::cell::RefCell;
@@ -130,7 +130,7 @@ impl Arrival {
                 Ok(rest) => rest,
                 Err(error) => {
                     self.fault = Some(error.kind);
-                    return self.fail(BodyError::Malformed);
+                    return self.fail(BodyError::Malformed { status: error.kind.status() });
                 }
             };
             if let Some(next_request) = rest {
@@ -183,8 +183,8 @@ impl Arrival {
 pub struct RequestBody(pub Rc<RefCell<Arrival>>);
 
 impl BodyStream for RequestBody {
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Buf>, BodyError>> {
-        self.0.borrow_mut().poll_data(cx)
+    fn poll_piece(&mut self, cx: &mut Context<'_>, _: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
+        self.0.borrow_mut().poll_data(cx).map_ok(|piece| piece.map(Piece::Buf))
     }
 
     fn remaining(&self) -> Option<u64> {

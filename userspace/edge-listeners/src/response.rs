@@ -2,11 +2,11 @@
 
 use crate::clock;
 use crate::pace::Pace;
-use base_runtime::net::{Piece, Pipe, StreamState};
+use base_runtime::net::{Pipe, StreamState};
 use base_runtime::time::Deadline;
 use base_tls::Transport;
-use edge_pipeline::Body;
-use edge_pipeline::wire::{send_bytes, send_chunk, send_head, send_last_chunk};
+use edge_pipeline::wire::{send_bytes, send_head, send_last_chunk, send_piece};
+use edge_pipeline::{Body, Piece, Sight};
 use proto_http::date::ImfDate;
 use proto_http::h1::{self, Framing, ResponseOptions};
 use proto_http::{Known, Response, Version};
@@ -26,8 +26,8 @@ const SEND_HIGH_WATER: usize = 128 * 1024;
 pub enum Sent {
     /// Handed to the kernel, or queued within bounds.
     Whole,
-    /// The body broke off before anything was sent: another answer can still be given.
-    Nothing,
+    /// The body broke off before anything was sent: an answer with this status can still be given.
+    Nothing { status: u16 },
     /// The body broke off: the connection must be closed so that the client sees it.
     Cut,
     /// The client took nothing for longer than [`Timeouts::send`](crate::Timeouts::send).
@@ -56,6 +56,7 @@ pub fn framing(response: &Response, body: &Body, manner: Manner) -> Framing {
         _ if status < 200 || status == 204 || status == 304 || manner.tunnel => Framing::Empty,
         // The answer to HEAD announces what the backend announced, although no body follows.
         Some(0) if manner.head_request => announced(response),
+        Some(_) if body.has_trailers() && manner.client != Version::Http10 => Framing::Chunked,
         Some(length) => Framing::Length(length),
         None if manner.client == Version::Http10 => Framing::UntilClose,
         None => Framing::Chunked,
@@ -84,75 +85,46 @@ pub async fn send(
         body = Body::Empty;
         chunked = false;
     }
-    let mut trailers = None;
-    let first = match std::mem::take(&mut body) {
-        Body::Empty => None,
-        Body::Buffer(buffer) => Some(buffer),
-        Body::Full(bytes) => {
-            with_head(response, framing, manner, |head| send_bytes(stream, &[head, &bytes]));
-            let sent = settle(stream, manner, deadline, pace).await;
-            return (sent, total(stream));
-        }
-        Body::Stream(mut source) => {
-            // What has come already travels with the head.
-            let ready = poll_fn(|cx| Poll::Ready(source.poll_data(cx))).await;
-            if matches!(ready, Poll::Ready(Ok(None))) {
-                trailers = source.trailers();
-            }
-            body = Body::Stream(source);
-            match ready {
-                Poll::Ready(Ok(Some(piece))) => Some(piece),
-                Poll::Ready(Err(_)) => return (Sent::Nothing, 0),
-                Poll::Ready(Ok(None)) => {
-                    body = Body::Empty;
-                    None
-                }
-                Poll::Pending => None,
-            }
-        }
+    // What is there already travels with the head.
+    let first = poll_fn(|cx| Poll::Ready(body.poll_piece(cx, Sight::Seen))).await;
+    let (first, mut ended) = match first {
+        Poll::Ready(Err(error)) => return (Sent::Nothing { status: error.response_status() }, 0),
+        Poll::Ready(Ok(None)) => (None, true),
+        Poll::Ready(Ok(piece)) => (piece, !body.is_stream() && body.length() == Some(0)),
+        Poll::Pending => (None, false),
     };
     with_head(response, framing, manner, |head| send_head(stream, head, first, chunked));
-    if let Body::Stream(source) = &mut body {
-        // Bytes that go out as they come need not be seen.
-        let splice = !chunked && matches!(stream, Transport::Plain(_));
-        loop {
-            match room(stream, SEND_HIGH_WATER, deadline, pace).await {
+    // Bytes that go out as they come need not be seen.
+    let unseen = !chunked && matches!(stream, Transport::Plain(_));
+    let sight = if unseen { Sight::Unseen } else { Sight::Seen };
+    while !ended {
+        match room(stream, SEND_HIGH_WATER, deadline, pace).await {
+            Sent::Whole => {}
+            other => return (other, total(stream)),
+        }
+        // While the backend is silent, a client that leaves is noticed.
+        let piece = poll_fn(|cx| {
+            if let Poll::Ready(piece) = body.poll_piece(cx, sight) {
+                return Poll::Ready(Some(piece));
+            }
+            if stream.poll_readable(cx).is_ready() && is_closed(stream) {
+                return Poll::Ready(None);
+            }
+            Poll::Pending
+        });
+        match piece.await {
+            None => return (Sent::Gone, total(stream)),
+            Some(Err(_)) => return (Sent::Cut, total(stream)),
+            Some(Ok(None)) => ended = true,
+            Some(Ok(Some(Piece::Pipe(pipe)))) => match relay(stream, pipe, deadline, pace).await {
                 Sent::Whole => {}
                 other => return (other, total(stream)),
-            }
-            // While the backend is silent, a client that leaves is noticed.
-            let piece = poll_fn(|cx| {
-                let piece = match splice {
-                    true => source.poll_piece(cx),
-                    false => source.poll_data(cx).map_ok(|piece| piece.map(Piece::Buf)),
-                };
-                if let Poll::Ready(piece) = piece {
-                    return Poll::Ready(Some(piece));
-                }
-                if stream.poll_readable(cx).is_ready() && is_closed(stream) {
-                    return Poll::Ready(None);
-                }
-                Poll::Pending
-            });
-            match piece.await {
-                None => return (Sent::Gone, total(stream)),
-                Some(Err(_)) => return (Sent::Cut, total(stream)),
-                Some(Ok(None)) => {
-                    if chunked {
-                        send_last_chunk(stream, source.trailers().as_ref());
-                    }
-                    break;
-                }
-                Some(Ok(Some(Piece::Buf(piece)))) if chunked => send_chunk(stream, piece),
-                Some(Ok(Some(Piece::Buf(piece)))) => stream.send(piece),
-                Some(Ok(Some(Piece::Pipe(pipe)))) => match relay(stream, pipe, deadline, pace).await {
-                    Sent::Whole => {}
-                    other => return (other, total(stream)),
-                },
-            }
+            },
+            Some(Ok(Some(piece))) => send_piece(stream, piece, chunked),
         }
-    } else if chunked {
-        send_last_chunk(stream, trailers.as_ref());
+    }
+    if chunked {
+        send_last_chunk(stream, body.trailers().as_ref());
     }
     let sent = settle(stream, manner, deadline, pace).await;
     (sent, total(stream))

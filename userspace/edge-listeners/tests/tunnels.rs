@@ -50,7 +50,7 @@ impl Filter for Hint {
             base_runtime::time::sleep(Duration::from_millis(20)).await;
             interim.push(hint());
             let read = exchange.space().request_body.collect(1 << 20).await.cloned().unwrap_or_default();
-            exchange.respond(Response::with_status(200), Body::full(read));
+            exchange.respond(Response::with_status(200), Body::shared(read));
             SUCCESS
         })
     }

@@ -14,7 +14,7 @@ pub mod pipeline;
 pub mod template;
 pub mod wire;
 
-pub use body::{Body, BodyError, BodyStream};
+pub use body::{Body, BodyError, BodyStream, Piece, Sight};
 pub use duplex::Duplex;
 pub use exchange::{Client, Exchange, Space, Tags};
 pub use filter::{BuildError, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};

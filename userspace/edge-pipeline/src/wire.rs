@@ -1,6 +1,7 @@
 //! HTTP/1.1 framing and buffers: taken off what was received, put on what is sent. What the bytes are, [`proto_http::h1`] decides;
 //! here they find their place in buffers and go to a connection, a client's or a backend's.
 
+use crate::body::Piece;
 use base_runtime::Buf;
 use base_tls::Transport;
 use proto_http::Headers;
@@ -29,26 +30,51 @@ pub fn unframe(decoder: &mut BodyDecoder, buffer: &mut Buf) -> Result<Option<Buf
 }
 
 /// Sends a head in front of the first piece of its body, in the piece's own buffer where it has room for that.
-pub fn send_head(stream: &Transport, head: &[u8], piece: Option<Buf>, chunked: bool) {
-    let Some(mut piece) = piece else { return send_bytes(stream, &[head]) };
-    if chunked {
-        let prefix = h1::chunk_prefix(piece.len());
-        let room = prefix.as_ref().len() + head.len();
-        if piece.headroom() >= room && piece.tailroom() >= h1::CHUNK_END.len() {
-            piece.append(h1::CHUNK_END);
-            piece.prepend(prefix.as_ref());
-            piece.prepend(head);
-            stream.send(piece);
-        } else {
-            send_bytes(stream, &[head]);
-            send_chunk(stream, piece);
+pub fn send_head(stream: &Transport, head: &[u8], piece: Option<Piece>, chunked: bool) {
+    match piece {
+        None => send_bytes(stream, &[head]),
+        Some(Piece::Buf(buffer)) => send_head_and_buffer(stream, head, buffer, chunked),
+        Some(Piece::Bytes(bytes)) if chunked => {
+            send_bytes(stream, &[head, h1::chunk_prefix(bytes.len()).as_ref(), &bytes, h1::CHUNK_END]);
         }
+        Some(Piece::Bytes(bytes)) => send_bytes(stream, &[head, &bytes]),
+        Some(Piece::Pipe(_)) => unreachable!("the first piece is asked for to be seen"),
+    }
+}
+
+fn send_head_and_buffer(stream: &Transport, head: &[u8], mut buffer: Buf, chunked: bool) {
+    if !chunked {
+        if !buffer.prepend(head) {
+            send_bytes(stream, &[head]);
+        }
+        stream.send(buffer);
         return;
     }
-    if !piece.prepend(head) {
+    let prefix = h1::chunk_prefix(buffer.len());
+    let room = prefix.as_ref().len() + head.len();
+    if buffer.headroom() >= room && buffer.tailroom() >= h1::CHUNK_END.len() {
+        buffer.append(h1::CHUNK_END);
+        buffer.prepend(prefix.as_ref());
+        buffer.prepend(head);
+        stream.send(buffer);
+    } else {
         send_bytes(stream, &[head]);
+        send_chunk(stream, buffer);
     }
-    stream.send(piece);
+}
+
+/// Sends a piece of a body, as a chunk of its own where the body is `chunked`. What is left in the kernel is sent by the socket it
+/// goes to, which has to wait for it.
+pub fn send_piece(stream: &Transport, piece: Piece, chunked: bool) {
+    match piece {
+        Piece::Buf(buffer) if chunked => send_chunk(stream, buffer),
+        Piece::Buf(buffer) => stream.send(buffer),
+        Piece::Bytes(bytes) if chunked => {
+            send_bytes(stream, &[h1::chunk_prefix(bytes.len()).as_ref(), &bytes, h1::CHUNK_END]);
+        }
+        Piece::Bytes(bytes) => send_bytes(stream, &[&bytes]),
+        Piece::Pipe(_) => unreachable!("bytes that are to be seen are in memory"),
+    }
 }
 
 /// Copies pieces into buffers and sends them.
@@ -71,7 +97,7 @@ pub fn send_bytes(stream: &Transport, pieces: &[&[u8]]) {
 }
 
 /// Frames a piece of a chunked body and sends it; the frame goes into the buffer's own room when it has any.
-pub fn send_chunk(stream: &Transport, mut piece: Buf) {
+fn send_chunk(stream: &Transport, mut piece: Buf) {
     let prefix = h1::chunk_prefix(piece.len());
     if !piece.prepend(prefix.as_ref()) {
         send_bytes(stream, &[prefix.as_ref()]);

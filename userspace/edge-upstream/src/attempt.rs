@@ -4,11 +4,11 @@ use crate::connect::{ConnectError, connect};
 use crate::endpoint::Server;
 use crate::pool::{self, Link};
 use base_runtime::Buf;
-use base_runtime::net::Piece;
+use base_runtime::net;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use base_tls::Transport;
-use edge_pipeline::wire::{send_bytes, send_chunk, send_head, send_last_chunk, unframe};
-use edge_pipeline::{Body, BodyError, BodyStream, Duplex, Interim};
+use edge_pipeline::wire::{send_head, send_last_chunk, send_piece, unframe};
+use edge_pipeline::{Body, BodyError, BodyStream, Duplex, Interim, Piece, Sight};
 use proto_http::h1::{self, BodyDecoder, Framing, RequestOptions, ResponseHead};
 use proto_http::{Headers, Limits, Method, Request, Response, Version};
 use std::cell::{Cell, RefCell};
@@ -123,6 +123,7 @@ impl Attempt<'_> {
     async fn over(&self, link: Box<Link>, body: &mut Body, keep_body: bool) -> Result<Answer, AttemptError> {
         let stream = &link.stream;
         let framing = match body.length() {
+            _ if body.has_trailers() => Framing::Chunked,
             Some(0) if matches!(body, Body::Stream(_)) => Framing::Length(0),
             // A method that usually carries a body says that it has none; others stay without framing.
             Some(0) if matches!(self.request.method, Method::Post | Method::Put | Method::Patch) => Framing::Length(0),
@@ -130,30 +131,9 @@ impl Attempt<'_> {
             Some(length) => Framing::Length(length),
             None => Framing::Chunked,
         };
-        let mut sending = match body {
-            Body::Empty => {
-                self.with_head(framing, |head| send_bytes(stream, &[head]));
-                None
-            }
-            Body::Full(bytes) => {
-                self.with_head(framing, |head| send_bytes(stream, &[head, bytes]));
-                None
-            }
-            Body::Buffer(bytes) if keep_body => {
-                self.with_head(framing, |head| send_bytes(stream, &[head, bytes]));
-                None
-            }
-            Body::Buffer(_) => {
-                if let Body::Buffer(piece) = std::mem::take(body) {
-                    self.with_head(framing, |head| send_head(stream, head, Some(piece), false));
-                }
-                None
-            }
-            Body::Stream(_) => match std::mem::take(body) {
-                Body::Stream(source) => self.begin_upload(stream, source, framing).await?,
-                _ => None,
-            },
-        };
+        let kept = if keep_body { body.again() } else { None };
+        let outgoing = kept.unwrap_or_else(|| std::mem::take(body));
+        let mut sending = self.begin_upload(stream, outgoing, framing).await?;
         let mut interim = h1::Interim::default();
         let mut response = Response::default();
         let mut partial: Vec<u8> = Vec::new();
@@ -164,7 +144,7 @@ impl Attempt<'_> {
                 if let Some(upload) = &mut sending {
                     match upload.poll(stream, cx) {
                         Poll::Ready(Ok(())) => sending = None,
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(AttemptError::RequestBody(error))),
                         Poll::Pending => {}
                     }
                 }
@@ -254,29 +234,26 @@ impl Attempt<'_> {
         }
     }
 
-    /// Sends the head, with the first piece of the body when that is there already.
+    /// Sends the head, with the first piece of the body when that is there already. `None`: there is nothing more to send.
     async fn begin_upload(
         &self,
         stream: &Transport,
-        mut source: Box<dyn BodyStream>,
+        mut body: Body,
         framing: Framing,
     ) -> Result<Option<Upload>, AttemptError> {
         let chunked = framing == Framing::Chunked;
-        let first = poll_fn(|cx| Poll::Ready(source.poll_data(cx))).await;
-        let piece = match first {
+        let first = poll_fn(|cx| Poll::Ready(body.poll_piece(cx, Sight::Seen))).await;
+        let (piece, more) = match first {
             Poll::Ready(Err(error)) => return Err(AttemptError::RequestBody(error)),
-            Poll::Ready(Ok(None)) => {
-                self.with_head(framing, |head| send_bytes(stream, &[head]));
-                if chunked {
-                    send_last_chunk(stream, source.trailers().as_ref());
-                }
-                return Ok(None);
-            }
-            Poll::Ready(Ok(piece)) => piece,
-            Poll::Pending => None,
+            Poll::Ready(Ok(None)) => (None, false),
+            Poll::Ready(Ok(piece)) => (piece, body.is_stream() || body.length() != Some(0)),
+            Poll::Pending => (None, true),
         };
         self.with_head(framing, |head| send_head(stream, head, piece, chunked));
-        Ok(Some(Upload { source, chunked }))
+        if !more && chunked {
+            send_last_chunk(stream, body.trailers().as_ref());
+        }
+        Ok(more.then_some(Upload { body, chunked }))
     }
 
     fn with_head(&self, framing: Framing, use_it: impl FnOnce(&[u8])) {
@@ -299,27 +276,26 @@ impl Attempt<'_> {
 
 /// A request body on its way to the backend.
 struct Upload {
-    source: Box<dyn BodyStream>,
+    body: Body,
     chunked: bool,
 }
 
 impl Upload {
     /// Ready when the body is sent to its end.
-    fn poll(&mut self, stream: &Transport, cx: &mut Context<'_>) -> Poll<Result<(), AttemptError>> {
+    fn poll(&mut self, stream: &Transport, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         loop {
             // A backend that closed its reading side may still answer; what it has to say comes from the read.
             match stream.poll_send_ready(cx, SEND_HIGH_WATER) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) | Poll::Pending => return Poll::Pending,
             }
-            match self.source.poll_data(cx) {
+            match self.body.poll_piece(cx, Sight::Seen) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(AttemptError::RequestBody(error))),
-                Poll::Ready(Ok(Some(piece))) if self.chunked => send_chunk(stream, piece),
-                Poll::Ready(Ok(Some(piece))) => stream.send(piece),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(Some(piece))) => send_piece(stream, piece, self.chunked),
                 Poll::Ready(Ok(None)) => {
                     if self.chunked {
-                        send_last_chunk(stream, self.source.trailers().as_ref());
+                        send_last_chunk(stream, self.body.trailers().as_ref());
                     }
                     return Poll::Ready(Ok(()));
                 }
@@ -370,27 +346,28 @@ impl Download {
     }
 }
 
-impl Download {
-    /// `splice`: the bytes may stay in the kernel.
-    fn poll(&mut self, cx: &mut Context<'_>, splice: bool) -> Poll<Result<Option<Piece>, BodyError>> {
+impl BodyStream for Download {
+    fn poll_piece(&mut self, cx: &mut Context<'_>, sight: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
         loop {
             let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(None)) };
             if let Some(upload) = &mut connection.upload {
                 match upload.poll(&connection.link.stream, cx) {
                     Poll::Ready(Ok(())) => connection.upload = None,
-                    Poll::Ready(Err(_)) => {
+                    // What forbids the request forbids its answer; else the backend simply did not get all of it.
+                    Poll::Ready(Err(error)) => {
                         self.connection = None;
-                        return Poll::Ready(Err(BodyError::Incomplete));
+                        let refused = matches!(error, BodyError::Refused { .. });
+                        return Poll::Ready(Err(if refused { error } else { BodyError::Incomplete }));
                     }
                     Poll::Pending => {}
                 }
             }
             let mut buffer = match self.pending.take() {
                 Some(buffer) => buffer,
-                None => match poll_stream(&connection.link.stream, &self.decoder, splice, &mut self.splicing, cx) {
+                None => match poll_stream(&connection.link.stream, &self.decoder, sight, &mut self.splicing, cx) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(Some(Piece::Buf(buffer)))) => buffer,
-                    Poll::Ready(Ok(Some(Piece::Pipe(pipe)))) => {
+                    Poll::Ready(Ok(Some(net::Piece::Buf(buffer)))) => buffer,
+                    Poll::Ready(Ok(Some(net::Piece::Pipe(pipe)))) => {
                         self.decoder.pass(pipe.len() as u64);
                         if self.decoder.is_done()
                             && let Some(connection) = self.connection.take()
@@ -410,7 +387,7 @@ impl Download {
                 },
             };
             let Ok(rest) = unframe(&mut self.decoder, &mut buffer) else {
-                return Poll::Ready(Err(self.fail(BodyError::Malformed, UpstreamError::Protocol)));
+                return Poll::Ready(Err(self.fail(BodyError::Malformed { status: 502 }, UpstreamError::Protocol)));
             };
             if self.decoder.is_done()
                 && let Some(connection) = self.connection.take()
@@ -422,38 +399,6 @@ impl Download {
             }
         }
     }
-}
-
-/// What comes next from the backend. `splicing` is turned on where the rest is long enough to be left in the kernel.
-fn poll_stream(
-    stream: &Transport,
-    decoder: &BodyDecoder,
-    splice: bool,
-    splicing: &mut bool,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<Option<Piece>>> {
-    if splice
-        && let (Transport::Plain(stream), Some(left)) = (stream, decoder.remaining())
-        && (*splicing || left >= SPLICED_LEAST)
-    {
-        *splicing = true;
-        return stream.poll_recv_piece(left, cx);
-    }
-    stream.poll_recv(cx).map_ok(|buffer| buffer.map(Piece::Buf))
-}
-
-impl BodyStream for Download {
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Buf>, BodyError>> {
-        self.poll(cx, false).map_ok(|piece| match piece {
-            Some(Piece::Buf(buffer)) => Some(buffer),
-            Some(Piece::Pipe(_)) => unreachable!("nobody asked for pipes"),
-            None => None,
-        })
-    }
-
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, BodyError>> {
-        self.poll(cx, true)
-    }
 
     fn remaining(&self) -> Option<u64> {
         self.decoder.remaining()
@@ -462,4 +407,22 @@ impl BodyStream for Download {
     fn trailers(&mut self) -> Option<Headers> {
         self.decoder.trailers()
     }
+}
+
+/// What comes next from the backend. `splicing` is turned on where the rest is long enough to be left in the kernel.
+fn poll_stream(
+    stream: &Transport,
+    decoder: &BodyDecoder,
+    sight: Sight,
+    splicing: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Option<net::Piece>>> {
+    if sight == Sight::Unseen
+        && let (Transport::Plain(stream), Some(left)) = (stream, decoder.remaining())
+        && (*splicing || left >= SPLICED_LEAST)
+    {
+        *splicing = true;
+        return stream.poll_recv_piece(left, cx);
+    }
+    stream.poll_recv(cx).map_ok(|buffer| buffer.map(net::Piece::Buf))
 }

@@ -1,10 +1,8 @@
 //! A body that must have come by a given time.
 
-use base_runtime::Buf;
-use base_runtime::net::Piece;
 use base_runtime::time::Deadline;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
-use edge_pipeline::{Body, BodyError, BodyStream};
+use edge_pipeline::{Body, BodyError, BodyStream, Piece, Sight};
 use proto_http::Headers;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -31,16 +29,10 @@ impl Timed {
     }
 }
 
-type Polled<T> = Poll<Result<Option<T>, BodyError>>;
-
-impl Timed {
-    fn poll_in_time<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        poll: impl FnOnce(&mut dyn BodyStream, &mut Context<'_>) -> Polled<T>,
-    ) -> Polled<T> {
+impl BodyStream for Timed {
+    fn poll_piece(&mut self, cx: &mut Context<'_>, sight: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
         let Some(body) = &mut self.body else { return Poll::Ready(Err(BodyError::TimedOut)) };
-        match poll(&mut **body, cx) {
+        match body.poll_piece(cx, sight) {
             Poll::Pending => {}
             ready => return ready,
         }
@@ -50,16 +42,6 @@ impl Timed {
         self.body = None;
         self.recorder.error(UpstreamError::Timeout);
         Poll::Ready(Err(BodyError::TimedOut))
-    }
-}
-
-impl BodyStream for Timed {
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Buf>, BodyError>> {
-        self.poll_in_time(cx, |body, cx| body.poll_data(cx))
-    }
-
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, BodyError>> {
-        self.poll_in_time(cx, |body, cx| body.poll_piece(cx))
     }
 
     fn remaining(&self) -> Option<u64> {

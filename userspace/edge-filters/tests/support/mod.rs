@@ -4,7 +4,7 @@
 use base_runtime::{Buf, Config, IoMode, Runtime};
 use base_telemetry::{Identity, Names, Telemetry};
 use edge_filters::proxy;
-use edge_pipeline::{Body, BodyError, BodyStream, Exchange, Filter, Parts, Step};
+use edge_pipeline::{Body, BodyError, BodyStream, Exchange, Filter, Parts, Piece, Sight, Step};
 use proto_http::{Method, Path, Version};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -152,11 +152,11 @@ struct Pieces {
 }
 
 impl BodyStream for Pieces {
-    fn poll_data(&mut self, _: &mut Context<'_>) -> Poll<Result<Option<Buf>, BodyError>> {
+    fn poll_piece(&mut self, _: &mut Context<'_>, _: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
         if self.endless {
-            return Poll::Ready(Ok(Some(Buf::copy_from(&self.left[0]))));
+            return Poll::Ready(Ok(Some(Piece::Buf(Buf::copy_from(&self.left[0])))));
         }
-        Poll::Ready(Ok((!self.left.is_empty()).then(|| Buf::copy_from(&self.left.remove(0)))))
+        Poll::Ready(Ok((!self.left.is_empty()).then(|| Piece::Buf(Buf::copy_from(&self.left.remove(0))))))
     }
 
     fn remaining(&self) -> Option<u64> {

@@ -1,0 +1,70 @@
+use super::*;
+use std::task::Waker;
+
+struct Pieces {
+    left: Vec<&'static [u8]>,
+    trailers: Option<Headers>,
+}
+
+impl BodyStream for Pieces {
+    fn poll_piece(&mut self, _: &mut Context<'_>, _: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
+        Poll::Ready(Ok((!self.left.is_empty()).then(|| Piece::Bytes(Bytes::from_static(self.left.remove(0))))))
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        None
+    }
+
+    fn trailers(&mut self) -> Option<Headers> {
+        self.trailers.take()
+    }
+}
+
+fn ready<T>(future: impl Future<Output = T>) -> T {
+    match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => done,
+        Poll::Pending => panic!("it waits for something"),
+    }
+}
+
+fn lengths(body: &mut Body) -> Vec<usize> {
+    let mut piece = || ready(poll_fn(|cx| body.poll_piece(cx, Sight::Seen))).unwrap();
+    std::iter::from_fn(|| piece().map(|piece| piece.len())).collect()
+}
+
+#[test]
+fn a_body_in_memory_comes_in_windows() {
+    let most = Piece::MOST;
+    for (size, windows) in [(0, vec![]), (1, vec![1]), (most, vec![most]), (2 * most + 7, vec![most, most, 7])] {
+        let mut body = Body::full(vec![b'x'; size]);
+        let mut again = body.again().unwrap();
+        assert_eq!(body.length(), Some(size as u64));
+        assert_eq!(lengths(&mut body), windows);
+        assert_eq!(body.length(), Some(0));
+        assert_eq!(lengths(&mut again), windows, "another way begins at the beginning");
+    }
+    let mut body = Body::Buffer(Buf::copy_from(&[b'x'; 500]));
+    let mut again = body.again().unwrap();
+    assert_eq!((lengths(&mut body), lengths(&mut again)), (vec![500], vec![500]));
+}
+
+#[test]
+fn trailers_outlive_the_gathering_of_a_body() {
+    for left in [vec![&b"ab"[..], b"c"], vec![]] {
+        let mut trailers = Headers::new();
+        trailers.add("Digest", "d");
+        let length = left.concat().len() as u64;
+        let mut body = Body::Stream(Box::new(Pieces { left, trailers: Some(trailers) }));
+        assert!(!body.has_trailers());
+        assert_eq!(ready(body.collect(100)).unwrap().len() as u64, length);
+        assert!(body.has_trailers());
+        assert_eq!(body.again().unwrap().trailers().unwrap().text("Digest"), Some("d"));
+        lengths(&mut body);
+        assert_eq!(body.trailers().unwrap().text("Digest"), Some("d"));
+        assert!(body.trailers().is_none(), "they are given once");
+    }
+    let mut body = Body::Stream(Box::new(Pieces { left: vec![b"abc"], trailers: None }));
+    assert_eq!(ready(body.collect(2)).unwrap_err(), BodyError::TooLarge);
+    assert_eq!(body.length(), Some(0));
+    assert!(!Body::full("abc").has_trailers());
+}
