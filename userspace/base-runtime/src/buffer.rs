@@ -2,11 +2,12 @@
 
 use std::alloc::{self, Layout};
 use std::cell::{Cell, RefCell};
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use crate::context;
-use crate::stats::Counters;
+use crate::stats::{Counter, Counters};
 
 /// A byte buffer of fixed capacity with a window of valid bytes, returned to the pool of its thread on drop.
 ///
@@ -27,7 +28,7 @@ impl Buf {
     /// An empty buffer whose window stands behind the headroom. Beyond the pool's ceiling it is still given, and counted.
     #[inline]
     pub fn alloc() -> Buf {
-        let block = context::try_with(|cx| cx.pool.take(&cx.shared.counters)).unwrap_or_else(new_block);
+        let block = context::try_with(|cx| cx.pool.take(&cx.shared.counters)).unwrap_or_else(|| new_block(BLOCK));
         Buf::from_block(block)
     }
 
@@ -36,7 +37,7 @@ impl Buf {
     pub fn try_alloc() -> Option<Buf> {
         match context::try_with(|cx| cx.pool.try_take(&cx.shared.counters)) {
             Some(taken) => taken.map(Buf::from_block),
-            None => try_new_block().map(Buf::from_block),
+            None => try_new_block(BLOCK).map(Buf::from_block),
         }
     }
 
@@ -202,7 +203,7 @@ impl Drop for Buf {
     fn drop(&mut self) {
         let block = self.block;
         if context::try_with(|cx| cx.pool.give(block, &cx.shared.counters)).is_none() {
-            free_block(block);
+            free_block(block, BLOCK);
         }
     }
 }
@@ -213,8 +214,47 @@ impl std::fmt::Debug for Buf {
     }
 }
 
-/// The buffers of one worker: last in, first out, so that the warm ones are used again.
-pub(crate) struct Pool {
+/// What a pool's buffers are for, which is to say which counters tell of them.
+pub(crate) trait Purpose {
+    fn counters(counters: &Counters) -> PoolCounters<'_>;
+}
+
+pub(crate) struct PoolCounters<'a> {
+    pub in_use: &'a Counter,
+    pub total: &'a Counter,
+    pub exhausted: &'a Counter,
+}
+
+/// [`Buf`]s.
+pub(crate) struct Streams;
+/// [`Block`]s.
+pub(crate) struct Datagrams;
+
+impl Purpose for Streams {
+    #[inline]
+    fn counters(counters: &Counters) -> PoolCounters<'_> {
+        PoolCounters {
+            in_use: &counters.buffers_in_use,
+            total: &counters.buffers_total,
+            exhausted: &counters.buffers_exhausted,
+        }
+    }
+}
+
+impl Purpose for Datagrams {
+    #[inline]
+    fn counters(counters: &Counters) -> PoolCounters<'_> {
+        PoolCounters {
+            in_use: &counters.datagram_buffers_in_use,
+            total: &counters.datagram_buffers_total,
+            exhausted: &counters.datagram_buffers_exhausted,
+        }
+    }
+}
+
+/// The buffers of one worker and one size: last in, first out, so that the warm ones are used again.
+pub(crate) struct Pool<P> {
+    block: Layout,
     free: RefCell<Vec<NonNull<u8>>>,
     allocated: Cell<usize>,
     /// Buffers the worker may hold in all.
@@ -223,16 +263,22 @@ pub(crate) struct Pool {
     keep: usize,
     /// Fewest free buffers since the last `trim`: so many were not needed.
     unneeded: Cell<usize>,
+    /// Free buffers that are never given back.
+    free_always: usize,
+    purpose: PhantomData<P>,
 }
 
-impl Pool {
-    pub fn new(ceiling: usize, keep: usize) -> Pool {
+impl<P: Purpose> Pool<P> {
+    fn of(block: Layout, ceiling: usize, keep: usize) -> Pool<P> {
         Pool {
-            free: RefCell::new(Vec::with_capacity(64)),
+            block,
+            free: RefCell::new(Vec::new()),
             allocated: Cell::new(0),
             ceiling,
             keep,
             unneeded: Cell::new(0),
+            free_always: FREE_ALWAYS_BYTES / block.size(),
+            purpose: PhantomData,
         }
     }
 
@@ -241,8 +287,8 @@ impl Pool {
         match self.take_within(counters) {
             Some(block) => block,
             None => {
-                counters.buffers_exhausted.add(1);
-                self.add(new_block(), counters)
+                P::counters(counters).exhausted.add(1);
+                self.add(new_block(self.block), counters)
             }
         }
     }
@@ -251,20 +297,20 @@ impl Pool {
     fn try_take(&self, counters: &Counters) -> Option<NonNull<u8>> {
         let taken = self.take_within(counters);
         if taken.is_none() {
-            counters.buffers_exhausted.add(1);
+            P::counters(counters).exhausted.add(1);
         }
         taken
     }
 
     /// A buffer if the ceiling allows, without counting a refusal.
     #[inline]
-    pub fn take_within(&self, counters: &Counters) -> Option<NonNull<u8>> {
+    fn take_within(&self, counters: &Counters) -> Option<NonNull<u8>> {
         let mut free = self.free.borrow_mut();
         if let Some(recycled) = free.pop() {
             if free.len() < self.unneeded.get() {
                 self.unneeded.set(free.len());
             }
-            counters.buffers_in_use.add(1);
+            P::counters(counters).in_use.add(1);
             return Some(recycled);
         }
         drop(free);
@@ -276,21 +322,17 @@ impl Pool {
         self.allocated.get() < self.ceiling || !self.free.borrow().is_empty()
     }
 
-    pub fn take_buf(&self, counters: &Counters) -> Option<Buf> {
-        self.take_within(counters).map(Buf::from_block)
-    }
-
     /// A new buffer if the ceiling and the machine's memory allow.
     #[cold]
     fn grow(&self, counters: &Counters) -> Option<NonNull<u8>> {
-        let block = if self.allocated.get() < self.ceiling { try_new_block() } else { None };
+        let block = if self.allocated.get() < self.ceiling { try_new_block(self.block) } else { None };
         block.map(|block| self.add(block, counters))
     }
 
     fn add(&self, block: NonNull<u8>, counters: &Counters) -> NonNull<u8> {
         self.allocated.set(self.allocated.get() + 1);
-        counters.buffers_total.set(self.allocated.get() as u64);
-        counters.buffers_in_use.add(1);
+        P::counters(counters).total.set(self.allocated.get() as u64);
+        P::counters(counters).in_use.add(1);
         // A turn that takes many new ones must not outgrow the ceiling unseen.
         context::try_with(|cx| cx.shared.ledger.tell(&cx.shared));
         block
@@ -298,47 +340,108 @@ impl Pool {
 
     #[inline]
     fn give(&self, block: NonNull<u8>, counters: &Counters) {
-        counters.buffers_in_use.sub(1);
+        P::counters(counters).in_use.sub(1);
         let mut free = self.free.borrow_mut();
         if free.len() >= self.keep || self.allocated.get() > self.ceiling {
             drop(free);
-            free_block(block);
+            free_block(block, self.block);
             self.allocated.set(self.allocated.get().saturating_sub(1));
-            counters.buffers_total.set(self.allocated.get() as u64);
+            P::counters(counters).total.set(self.allocated.get() as u64);
         } else {
             free.push(block);
         }
     }
-}
 
-impl Pool {
     /// More free buffers are kept than the least that always are.
     pub fn has_surplus(&self) -> bool {
-        self.free.borrow().len() > FREE_ALWAYS
+        self.free.borrow().len() > self.free_always
     }
 
     /// Gives back half of the free buffers that were not needed since the last time, the longest unused first. So what a burst left
     /// behind is gone some seconds after it.
     pub fn trim(&self, counters: &Counters) {
         let mut free = self.free.borrow_mut();
-        let unneeded = self.unneeded.replace(free.len()).min(free.len().saturating_sub(FREE_ALWAYS));
+        let unneeded = self.unneeded.replace(free.len()).min(free.len().saturating_sub(self.free_always));
         if unneeded == 0 {
             return;
         }
-        let spent = (unneeded / 2).max(unneeded.min(FREE_ALWAYS));
+        let spent = (unneeded / 2).max(unneeded.min(self.free_always));
         for block in free.drain(..spent) {
-            free_block(block);
+            free_block(block, self.block);
         }
         self.unneeded.set(free.len());
         self.allocated.set(self.allocated.get() - spent);
-        counters.buffers_total.set(self.allocated.get() as u64);
+        P::counters(counters).total.set(self.allocated.get() as u64);
     }
 }
 
-impl Drop for Pool {
+impl Pool<Streams> {
+    pub fn new(ceiling: usize, keep: usize) -> Pool<Streams> {
+        Pool::of(BLOCK, ceiling, keep)
+    }
+
+    pub fn take_buf(&self, counters: &Counters) -> Option<Buf> {
+        self.take_within(counters).map(Buf::from_block)
+    }
+}
+
+impl Pool<Datagrams> {
+    /// Of blocks of `size` bytes.
+    pub fn new(size: usize, ceiling: usize, keep: usize) -> Pool<Datagrams> {
+        Pool::of(block_layout(size), ceiling, keep)
+    }
+
+    pub fn take_block(&self, counters: &Counters) -> Option<Block> {
+        self.take_within(counters).map(|start| Block { start, size: self.block.size() })
+    }
+}
+
+impl<P> Drop for Pool<P> {
     fn drop(&mut self) {
         for block in self.free.borrow_mut().drain(..) {
-            free_block(block);
+            free_block(block, self.block);
+        }
+    }
+}
+
+/// A buffer for datagrams, returned to the pool of its thread on drop: a datagram that was received with what the kernel told of it,
+/// or those that wait to be sent.
+pub(crate) struct Block {
+    start: NonNull<u8>,
+    size: usize,
+}
+
+impl Block {
+    /// Where it starts, for handing to the kernel; valid as long as the block is kept.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.start.as_ptr()
+    }
+}
+
+impl Deref for Block {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the block was allocated zeroed with `size` bytes, and `self` owns it uniquely.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.size) }
+    }
+}
+
+impl DerefMut for Block {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.size) }
+    }
+}
+
+impl Drop for Block {
+    #[inline]
+    fn drop(&mut self) {
+        let start = self.start;
+        if context::try_with(|cx| cx.datagram_pool.give(start, &cx.shared.counters)).is_none() {
+            free_block(start, block_layout(self.size));
         }
     }
 }
@@ -348,22 +451,26 @@ const BLOCK: Layout = match Layout::from_size_align(Buf::CAPACITY, 64) {
     Err(_) => panic!("64 is a power of two"),
 };
 
-/// Free buffers that are never given back: 512 KiB.
-const FREE_ALWAYS: usize = 16;
+fn block_layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 64).unwrap_or_else(|_| unreachable!("64 is a power of two, and blocks are small"))
+}
 
-fn new_block() -> NonNull<u8> {
-    try_new_block().unwrap_or_else(|| alloc::handle_alloc_error(BLOCK))
+/// Free buffers worth this much are never given back.
+const FREE_ALWAYS_BYTES: usize = 512 * 1024;
+
+fn new_block(layout: Layout) -> NonNull<u8> {
+    try_new_block(layout).unwrap_or_else(|| alloc::handle_alloc_error(layout))
 }
 
 /// Zeroed, so that the spare room may be given out as a plain slice.
-fn try_new_block() -> Option<NonNull<u8>> {
+fn try_new_block(layout: Layout) -> Option<NonNull<u8>> {
     // SAFETY: the layout has a non-zero size.
-    NonNull::new(unsafe { alloc::alloc_zeroed(BLOCK) })
+    NonNull::new(unsafe { alloc::alloc_zeroed(layout) })
 }
 
-fn free_block(block: NonNull<u8>) {
-    // SAFETY: every block comes from `new_block` with this layout, and its only owner gives it up here.
-    unsafe { alloc::dealloc(block.as_ptr(), BLOCK) }
+fn free_block(block: NonNull<u8>, layout: Layout) {
+    // SAFETY: every block comes from `new_block` with the layout of its pool, and its only owner gives it up here.
+    unsafe { alloc::dealloc(block.as_ptr(), layout) }
 }
 
 #[cfg(test)]

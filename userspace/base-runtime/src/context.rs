@@ -7,12 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::buffer::Pool;
+use crate::buffer::{Datagrams, Pool, Streams};
 use crate::driver::AnyDriver;
 use crate::executor::Executor;
 use crate::net::listener::spare_descriptor;
 use crate::net::socket::{Socket, Sockets};
 use crate::net::splice::Pipes;
+use crate::net::udp::Endpoint;
 use crate::runtime::{Config, Limits, Shared};
 use crate::time::Timers;
 
@@ -20,11 +21,15 @@ pub(crate) struct Context {
     pub shared: Arc<Shared>,
     pub executor: Executor,
     pub timers: Timers,
-    pub sockets: Sockets,
+    pub sockets: Sockets<Socket>,
+    pub endpoints: Sockets<Endpoint>,
     /// Sockets with something to send that the driver has not been told of yet.
     pub dirty: RefCell<Vec<Rc<Socket>>>,
+    /// The same of UDP sockets.
+    pub dirty_endpoints: RefCell<Vec<Rc<Endpoint>>>,
     pub driver: AnyDriver,
-    pub pool: Pool,
+    pub pool: Pool<Streams>,
+    pub datagram_pool: Pool<Datagrams>,
     pub pipes: Pipes,
     pub limits: Limits,
     /// Given up for a moment when descriptors are short.
@@ -37,16 +42,30 @@ pub(crate) struct Context {
 impl Context {
     pub fn new(shared: Arc<Shared>, config: &Config, driver: AnyDriver) -> Context {
         let now = Instant::now();
+        let datagram_block = config.datagram_block();
+        shared.ledger.datagram_block.set(datagram_block as u64);
         Context {
             shared,
             executor: Executor::new(),
             timers: Timers::new(now),
             sockets: Sockets::new(),
+            endpoints: Sockets::new(),
             dirty: RefCell::new(Vec::with_capacity(64)),
+            dirty_endpoints: RefCell::default(),
             driver,
-            pool: Pool::new(config.buffers_max, config.buffers_kept),
+            pool: Pool::<Streams>::new(config.buffers_max, config.buffers_kept),
+            datagram_pool: Pool::<Datagrams>::new(
+                datagram_block,
+                config.datagram_buffers_max,
+                config.datagram_buffers_kept,
+            ),
             pipes: Pipes::default(),
-            limits: Limits { recv_queue_max: config.recv_queue_max.max(1), linger: config.linger },
+            limits: Limits {
+                recv_queue_max: config.recv_queue_max.max(1),
+                datagram_queue_max: config.datagram_queue_max.max(1),
+                datagram_bytes_max: config.datagram_bytes_max,
+                linger: config.linger,
+            },
             spare: RefCell::new(spare_descriptor()),
             now: Cell::new(now),
             stopping: Cell::new(false),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::context::Context;
 use crate::net::address::Address;
 use crate::net::socket::Socket;
+use crate::net::udp::Endpoint;
 use crate::runtime::{Config, Shared};
 use epoll::Epoll;
 use uring::Uring;
@@ -103,6 +104,14 @@ pub(crate) trait Driver {
     fn release(&self, socket: &Socket) -> RawFd;
     /// Cancels what is under way and closes the descriptor.
     fn close(&self, cx: &Context, socket: &Rc<Socket>);
+    /// A UDP socket joins.
+    fn adopt_datagrams(&self, cx: &Context, endpoint: &Rc<Endpoint>) -> io::Result<()>;
+    /// Starts (or goes on) receiving datagrams; `rx_op` says whether it is under way.
+    fn recv_datagrams(&self, cx: &Context, endpoint: &Rc<Endpoint>);
+    /// Tells (`net::udp::room`) when a UDP socket the kernel had no room for may send again.
+    fn await_datagram_room(&self, cx: &Context, endpoint: &Rc<Endpoint>);
+    /// Cancels what is under way on a UDP socket and closes the descriptor.
+    fn close_datagrams(&self, cx: &Context, endpoint: &Rc<Endpoint>);
     /// Nothing is left that only a turn without waiting would get done.
     fn may_sleep(&self, cx: &Context) -> bool;
     /// Hands over what was asked for, waits, and reports what happened.
@@ -154,6 +163,10 @@ delegate! {
     expect_report(socket: &Socket);
     release(socket: &Socket) -> RawFd;
     close(cx: &Context, socket: &Rc<Socket>);
+    adopt_datagrams(cx: &Context, endpoint: &Rc<Endpoint>) -> io::Result<()>;
+    recv_datagrams(cx: &Context, endpoint: &Rc<Endpoint>);
+    await_datagram_room(cx: &Context, endpoint: &Rc<Endpoint>);
+    close_datagrams(cx: &Context, endpoint: &Rc<Endpoint>);
     may_sleep(cx: &Context) -> bool;
     turn(cx: &Context, wait: Wait);
     stop(cx: &Context);

@@ -35,12 +35,22 @@ pub enum Kind {
     Bodies,
     /// TLS sessions.
     Tls,
+    /// UDP sockets, and their buffers in use at full size. Booked by the runtime.
+    Datagrams,
     Other,
 }
 
 impl Kind {
-    pub const ALL: [Kind; KINDS] =
-        [Kind::Buffers, Kind::Connections, Kind::Tasks, Kind::Heads, Kind::Bodies, Kind::Tls, Kind::Other];
+    pub const ALL: [Kind; KINDS] = [
+        Kind::Buffers,
+        Kind::Connections,
+        Kind::Tasks,
+        Kind::Heads,
+        Kind::Bodies,
+        Kind::Tls,
+        Kind::Datagrams,
+        Kind::Other,
+    ];
 
     /// As in the label of a metric.
     pub const fn name(self) -> &'static str {
@@ -51,6 +61,7 @@ impl Kind {
             Kind::Heads => "heads",
             Kind::Bodies => "bodies",
             Kind::Tls => "tls",
+            Kind::Datagrams => "datagrams",
             Kind::Other => "other",
         }
     }
@@ -62,7 +73,7 @@ impl fmt::Display for Kind {
     }
 }
 
-const KINDS: usize = 7;
+const KINDS: usize = 8;
 
 /// Bytes entered in the ledger of the worker it was made on, until it is dropped there. Elsewhere they are entered for the process.
 pub struct Booking {
@@ -253,8 +264,10 @@ pub fn snapshot() -> Snapshot {
 /// The books of a worker, which alone writes to them.
 #[derive(Default)]
 pub(crate) struct Ledger {
-    /// Bytes by kind; those of `Buffers` are derived from the pool's counters.
+    /// Bytes by kind; those of buffers are derived from the pools' counters.
     kinds: [Counter; KINDS],
+    /// What a buffer for datagrams takes.
+    pub datagram_block: Counter,
     /// What the process knows of.
     told: Counter,
     peak: Counter,
@@ -273,10 +286,10 @@ impl Ledger {
     #[inline]
     fn of(&self, kind: Kind, shared: &Shared) -> u64 {
         match kind {
-            Kind::Buffers => {
-                let counters = &shared.counters;
-                let used = counters.buffers_in_use.value().saturating_sub(counters.buffers_ready.value());
-                used * Buf::CAPACITY as u64
+            Kind::Buffers => buffers_used(shared) * Buf::CAPACITY as u64,
+            Kind::Datagrams => {
+                let buffers = datagram_buffers_used(shared) * self.datagram_block.value();
+                self.kinds[kind as usize].value().wrapping_add(buffers)
             }
             _ => self.kinds[kind as usize].value(),
         }
@@ -333,8 +346,20 @@ pub(crate) fn close(shared: &Arc<Shared>) {
 
 fn reserve(shared: &Shared) -> u64 {
     let counters = &shared.counters;
-    let used = counters.buffers_in_use.value().saturating_sub(counters.buffers_ready.value());
-    counters.buffers_total.value().saturating_sub(used) * Buf::CAPACITY as u64
+    let buffers = counters.buffers_total.value().saturating_sub(buffers_used(shared));
+    let of_datagrams = counters.datagram_buffers_total.value().saturating_sub(datagram_buffers_used(shared));
+    buffers * Buf::CAPACITY as u64 + of_datagrams * shared.ledger.datagram_block.value()
+}
+
+/// Those that stand ready for the kernel are not used yet.
+fn buffers_used(shared: &Shared) -> u64 {
+    let counters = &shared.counters;
+    counters.buffers_in_use.value().saturating_sub(counters.buffers_ready.value())
+}
+
+fn datagram_buffers_used(shared: &Shared) -> u64 {
+    let counters = &shared.counters;
+    counters.datagram_buffers_in_use.value().saturating_sub(counters.datagram_buffers_ready.value())
 }
 
 /// Adds to the total of the process and looks where it stands.

@@ -1,4 +1,4 @@
-//! TCP, and Unix stream sockets, on a worker.
+//! TCP, Unix stream sockets, and UDP ([`udp`]), on a worker.
 //!
 //! A stream has one task waiting per direction: a second one that polls the same direction takes the first one's place. All methods
 //! take `&self`, so the two directions may be driven from two tasks over clones of the handle.
@@ -12,6 +12,7 @@ pub(crate) mod listener;
 pub(crate) mod socket;
 pub(crate) mod splice;
 mod spread;
+pub mod udp;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -33,6 +34,7 @@ pub use listener::{ListenOptions, TcpListener, UnixListener};
 use socket::{Connecting, End, Life, NO_MARK, Op, Socket, Splicing, error_of};
 pub use splice::{Piece, Pipe};
 pub use spread::{Seat, Spread};
+pub use udp::{UdpOptions, UdpSocket};
 
 /// A connection; a handle that is cheap to clone and stays on its worker.
 ///
@@ -95,7 +97,7 @@ impl TcpStream {
 
     fn start_connect(cx: &Context, family: libc::c_int, address: &Address) -> io::Result<TcpStream> {
         let flags = if cx.driver.kind() == IoKind::Epoll { libc::SOCK_NONBLOCK } else { 0 };
-        let fd = new_socket(family, flags)?;
+        let fd = new_socket(family, libc::SOCK_STREAM | flags)?;
         if family != libc::AF_UNIX {
             set_option(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
         }
@@ -440,9 +442,10 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn new_socket(family: libc::c_int, flags: libc::c_int) -> io::Result<OwnedFd> {
+/// `kind`: SOCK_STREAM or SOCK_DGRAM, and flags.
+fn new_socket(family: libc::c_int, kind: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: a plain system call; the result is checked before it is owned.
-    let fd = check(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags, 0) })?;
+    let fd = check(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: the descriptor was just made.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -40,6 +40,19 @@ pub struct Config {
     pub recv_ring_entries: u16,
     /// Received buffers that may wait in one connection before its receiving pauses. Default 4.
     pub recv_queue_max: usize,
+    /// Longest datagram received whole; what is longer is cut and counted. Default 65,535, which everything fits, also what the kernel
+    /// joins (`UdpOptions::join`, without effect if this is less).
+    pub datagram_bytes_max: usize,
+    /// Most buffers for datagrams, of that size, a worker gives out before receiving pauses and the kernel's buffers fill. Default
+    /// 1,024 (64 MiB); memory is taken only as it is used.
+    pub datagram_buffers_max: usize,
+    /// Free buffers for datagrams a worker keeps for later, at most. Default 64 (4 MiB).
+    pub datagram_buffers_kept: usize,
+    /// Buffers for datagrams that stand ready for the kernel (io_uring only), a power of two up to 32,768, from a worker's first UDP
+    /// socket on. Default 32 (2 MiB).
+    pub datagram_ring_entries: u16,
+    /// Received datagrams that may wait in one socket before its receiving pauses. Default 64.
+    pub datagram_queue_max: usize,
     /// How long a dropped connection may go on sending what it has queued. Default 5 s.
     pub linger: Duration,
     /// Task polls in a turn before completions are reaped. Default 256.
@@ -62,11 +75,23 @@ impl Default for Config {
             buffers_kept: 512,
             recv_ring_entries: 64,
             recv_queue_max: 4,
+            datagram_bytes_max: 65_535,
+            datagram_buffers_max: 1024,
+            datagram_buffers_kept: 64,
+            datagram_ring_entries: 32,
+            datagram_queue_max: 64,
             linger: Duration::from_secs(5),
             task_budget: 256,
             coalesce: Duration::from_micros(100),
             ring_entries: 1024,
         }
+    }
+}
+
+impl Config {
+    /// What a buffer for datagrams takes.
+    pub(crate) fn datagram_block(&self) -> usize {
+        crate::net::udp::block_bytes(self.datagram_bytes_max)
     }
 }
 
@@ -372,6 +397,8 @@ const TRIM_EVERY: Duration = Duration::from_secs(1);
 /// Bounds the parts of a worker consult.
 pub(crate) struct Limits {
     pub recv_queue_max: usize,
+    pub datagram_queue_max: usize,
+    pub datagram_bytes_max: usize,
     pub linger: Duration,
 }
 
@@ -441,7 +468,8 @@ fn drive(cx: &Context, task_budget: usize, mut coalescing: Coalescing) {
                 cx.shared.ledger.tell_exactly(&cx.shared);
                 // The turn may have been long, so the time to the next timer is counted from a fresh clock.
                 let next = cx.timers.next_after(Instant::now);
-                let trim = (cx.pool.has_surplus() || cx.pipes.has_spare()).then_some(TRIM_EVERY);
+                let trim = (cx.pool.has_surplus() || cx.datagram_pool.has_surplus() || cx.pipes.has_spare())
+                    .then_some(TRIM_EVERY);
                 Wait::Upto(next.into_iter().chain(trim).min())
             }
             false => {
@@ -461,6 +489,7 @@ fn drive(cx: &Context, task_budget: usize, mut coalescing: Coalescing) {
         if cx.now.get() >= trim_at {
             trim_at = cx.now.get() + TRIM_EVERY;
             cx.pool.trim(counters);
+            cx.datagram_pool.trim(counters);
             cx.pipes.trim();
         }
         if cx.shared.wake_up() {
@@ -484,6 +513,7 @@ fn pause(cx: &Context, coalescing: &mut Coalescing, woke: Instant) -> bool {
 
 /// Tells the driver of every socket that got something to send since the last turn.
 fn start_sends(cx: &Context) {
+    crate::net::udp::flush_all(cx);
     if cx.dirty.borrow().is_empty() {
         return;
     }
@@ -530,6 +560,7 @@ fn wind_down(cx: &Context) {
     drop(left);
     cx.executor.clear(&cx.shared);
     cx.dirty.borrow_mut().clear();
+    cx.dirty_endpoints.borrow_mut().clear();
     cx.driver.stop(cx);
     // Tasks spawned by what the driver woke, if any.
     cx.executor.clear(&cx.shared);

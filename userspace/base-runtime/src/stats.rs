@@ -108,6 +108,27 @@ counters! {
     short_sends,
     /// Connections closed by the linger limit with bytes unsent.
     linger_expired,
+    /// UDP sockets open now.
+    datagram_sockets_open,
+    /// Datagrams received; those the kernel had joined are counted apart.
+    datagrams_in,
+    /// Datagrams the kernel took for sending; those it splits are counted apart.
+    datagrams_out,
+    /// Datagrams received that were longer than the buffer, whose rest is lost.
+    datagrams_truncated,
+    /// Datagrams the kernel dropped because the receive buffer of a socket was full, as far as a later one has told
+    /// of it. Those it had joined it counts as one.
+    datagrams_overflowed,
+    /// Datagrams dropped because neither the kernel nor the queue had room, or the kernel refused them.
+    datagrams_unsent,
+    /// Buffers for datagrams out of their pool now; the slots of the receive ring are among them.
+    datagram_buffers_in_use,
+    /// Buffers for datagrams in the receive ring (io_uring only).
+    datagram_buffers_ready,
+    /// Buffers for datagrams that the pool has allocated.
+    datagram_buffers_total,
+    /// Buffers for datagrams refused because of the ceiling.
+    datagram_buffers_exhausted,
     /// Timers that fired.
     timers_fired,
 }

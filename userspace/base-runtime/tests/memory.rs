@@ -4,11 +4,13 @@
 #[allow(dead_code, reason = "each test file uses its part")]
 mod support;
 
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base_runtime::memory::{self, Booking, Kind, WorkerMemory};
-use base_runtime::net::Piece;
+use base_runtime::net::udp::Transmit;
+use base_runtime::net::{Piece, UdpOptions, UdpSocket};
 use base_runtime::time::sleep;
 use base_runtime::{Buf, Config, IoMode, Runtime, spawn, yield_now};
 use support::*;
@@ -21,6 +23,7 @@ on_both_drivers!(
     a_connection_knows_its_memory,
     free_buffers_are_given_back_when_idle,
     bytes_in_pipes_are_booked,
+    datagrams_and_their_sockets_are_booked_and_struck,
     a_stopped_worker_leaves_nothing_behind,
 );
 
@@ -181,6 +184,43 @@ fn bytes_in_pipes_are_booked(io: IoMode) {
         assert!(memory::is_over());
         far.send(Buf::copy_from(b"more"));
         assert!(matches!(source.recv_piece(1 << 20).await, Ok(Some(Piece::Buf(buf))) if &buf[..] == b"more"));
+    });
+}
+
+fn datagrams_and_their_sockets_are_booked_and_struck(io: IoMode) {
+    let _turn = turn();
+    run(io, || async {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let one_by_one = UdpOptions { join: false, ..UdpOptions::default() };
+        let before = mine().of(Kind::Datagrams);
+        let server = UdpSocket::bind(address, &one_by_one).expect("a port is free");
+        let client = UdpSocket::bind(address, &one_by_one).expect("a port is free");
+        let sockets = mine().of(Kind::Datagrams) - before;
+        assert!((300..2000).contains(&sockets), "{sockets} bytes for two sockets");
+        let to = server.local_addr().expect("bound");
+        for _ in 0..10 {
+            client.try_send(&Transmit::new(to, b"x")).expect("room");
+        }
+        let mut held = Vec::new();
+        for _ in 0..10 {
+            held.push(server.recv().await.expect("a datagram"));
+        }
+        let received = mine().of(Kind::Datagrams) - before - sockets;
+        let one = 65_535 + 256;
+        assert!((10 * one..10 * one + 10_000).contains(&received), "{received} bytes for ten at full size");
+        drop(held);
+        // What waits to be sent is in one buffer, however much it is.
+        for _ in 0..10 {
+            client.send(&Transmit::new(to, b"x")).expect("room");
+        }
+        let waiting = mine().of(Kind::Datagrams) - before - sockets;
+        assert!((one..one + 10_000).contains(&waiting), "{waiting} bytes for ten that wait");
+        drop((server, client));
+        let started = Instant::now();
+        while mine().of(Kind::Datagrams) != before {
+            assert!(started.elapsed() < Duration::from_secs(5), "{} bytes left", mine().of(Kind::Datagrams) - before);
+            sleep(Duration::from_millis(1)).await;
+        }
     });
 }
 

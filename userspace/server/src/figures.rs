@@ -92,6 +92,31 @@ pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Enco
                             true,
                             now.pipes_refused as f64,
                         ),
+                        (
+                            "weir_worker_datagrams_received_total",
+                            "Datagrams received, by worker.",
+                            true,
+                            now.datagrams_in as f64,
+                        ),
+                        ("weir_worker_datagrams_sent_total", "Datagrams sent, by worker.", true, now.datagrams_out as f64),
+                        (
+                            "weir_worker_datagrams_overflowed_total",
+                            "Datagrams the kernel dropped because a socket's receive buffer was full, by worker.",
+                            true,
+                            now.datagrams_overflowed as f64,
+                        ),
+                        (
+                            "weir_worker_datagrams_truncated_total",
+                            "Datagrams received that were longer than the worker's buffers, by worker.",
+                            true,
+                            now.datagrams_truncated as f64,
+                        ),
+                        (
+                            "weir_worker_datagrams_unsent_total",
+                            "Datagrams not sent, for want of room or because the kernel refused them, by worker.",
+                            true,
+                            now.datagrams_unsent as f64,
+                        ),
                     ],
                 }
             })

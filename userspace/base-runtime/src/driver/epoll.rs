@@ -3,6 +3,8 @@
 //! Reading stops at the receive queue's bound and goes on, from the `unfinished` list, when the queue is drained. A read that does
 //! not fill its buffer has emptied the socket, so the next edge is waited for without a read that fails.
 
+mod datagrams;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,7 +18,9 @@ use crate::context::Context;
 use crate::net::address::{Address, decode_address};
 use crate::net::listener::ACCEPTED_MAX;
 use crate::net::socket::{self, Connecting, End, Key, Life, Op, SendOp, Socket, Splicing};
+use crate::net::udp::Endpoint;
 use crate::runtime::Shared;
+use datagrams::Datagrams;
 
 pub(crate) struct Epoll {
     fd: OwnedFd,
@@ -26,6 +30,7 @@ pub(crate) struct Epoll {
     unfinished: RefCell<Vec<Rc<Socket>>>,
     /// Sockets to read from once the pool has buffers again.
     starved: RefCell<Vec<Rc<Socket>>>,
+    datagrams: Datagrams,
     stopped: Cell<bool>,
 }
 
@@ -43,6 +48,7 @@ impl Epoll {
             events: RefCell::new(vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS]),
             unfinished: RefCell::default(),
             starved: RefCell::default(),
+            datagrams: Datagrams::default(),
             stopped: Cell::new(false),
         })
     }
@@ -327,11 +333,32 @@ impl Driver for Epoll {
         socket::close_fd(fd);
     }
 
+    fn adopt_datagrams(&self, _: &Context, endpoint: &Rc<Endpoint>) -> io::Result<()> {
+        self.register_datagrams(endpoint)
+    }
+
+    fn recv_datagrams(&self, _: &Context, endpoint: &Rc<Endpoint>) {
+        self.receive_datagrams(endpoint);
+    }
+
+    fn await_datagram_room(&self, _: &Context, endpoint: &Rc<Endpoint>) {
+        self.watch_datagram_room(endpoint, true);
+    }
+
+    fn close_datagrams(&self, _: &Context, endpoint: &Rc<Endpoint>) {
+        endpoint.rx_op.set(Op::Idle);
+        let fd = endpoint.fd.replace(-1);
+        // The process may have given copies of it away, which keep its registration alive.
+        self.unregister(fd);
+        socket::close_fd(fd);
+    }
+
     fn may_sleep(&self, cx: &Context) -> bool {
         if !self.starved.borrow().is_empty() && cx.pool.has_room() {
             self.unfinished.borrow_mut().append(&mut self.starved.borrow_mut());
         }
-        self.unfinished.borrow().is_empty()
+        let datagrams_may = self.datagrams_may_sleep(cx);
+        datagrams_may && self.unfinished.borrow().is_empty()
     }
 
     fn turn(&self, cx: &Context, wait: Wait) {
@@ -342,6 +369,7 @@ impl Driver for Epoll {
             Wait::Upto(Some(duration)) => duration.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32,
         };
         let unfinished = self.unfinished.take();
+        let unfinished_datagrams = self.datagrams.unfinished.take();
         let mut events = self.events.borrow_mut();
         cx.shared.counters.enters.add(1);
         // SAFETY: the kernel writes at most `len` events into the vector.
@@ -351,7 +379,9 @@ impl Driver for Epoll {
             if data == WAKEUP {
                 continue;
             }
-            if let Some(socket) = cx.sockets.find(Key::from_bits(data)) {
+            if data & datagrams::TAG != 0 {
+                self.dispatch_datagrams(cx, Key::from_bits(data), events);
+            } else if let Some(socket) = cx.sockets.find(Key::from_bits(data)) {
                 self.dispatch(cx, &socket, events);
             }
         }
@@ -359,6 +389,11 @@ impl Driver for Epoll {
         for socket in unfinished {
             if socket.rx_op.get() == Op::Armed && socket.rx_ready.get() {
                 self.take_in(cx, &socket, true);
+            }
+        }
+        for endpoint in unfinished_datagrams {
+            if endpoint.rx_op.get() == Op::Armed && endpoint.rx_ready.get() {
+                self.take_in_datagrams(cx, &endpoint);
             }
         }
     }
@@ -370,6 +405,7 @@ impl Driver for Epoll {
         for socket in cx.sockets.all() {
             socket::close(cx, &socket);
         }
+        self.stop_datagrams(cx);
         self.unfinished.borrow_mut().clear();
         self.starved.borrow_mut().clear();
     }

@@ -11,6 +11,7 @@
 //!   a silent send keeps the worker from sleeping until that is concluded.
 //! - Task work is deferred to this thread (DEFER_TASKRUN), so completions appear only in an enter that asks for events.
 
+mod datagrams;
 mod recv_ring;
 
 use std::cell::{Cell, RefCell};
@@ -31,13 +32,16 @@ use crate::context::Context;
 use crate::net::address::Address;
 use crate::net::listener::ACCEPTED_MAX;
 use crate::net::socket::{self, Connecting, End, Key, Life, Op, SendOp, Socket, Splicing};
+use crate::net::udp::{self, Endpoint};
 use crate::runtime::{Config, Shared};
-use recv_ring::{BUFFER_GROUP, RECV_ROOM, RecvRing};
+use datagrams::Datagrams;
+use recv_ring::{RECV_ROOM, RecvRing, RingBuffer};
 
 pub(crate) struct Uring {
     ring: IoUring,
     wakeup: RawFd,
-    buffers: RecvRing,
+    buffers: RecvRing<Buf>,
+    datagrams: Datagrams,
     /// What did not fit into the submission queue; it goes before anything newer.
     backlog: RefCell<VecDeque<squeue::Entry>>,
     /// Sockets with a silent send that has not been concluded.
@@ -59,6 +63,7 @@ impl Uring {
             ring,
             wakeup: shared.wakeup.as_raw_fd(),
             buffers: RecvRing::new(entries),
+            datagrams: Datagrams::new(config),
             backlog: RefCell::default(),
             silent: RefCell::default(),
             report_expected: Cell::new(false),
@@ -156,6 +161,10 @@ impl Uring {
             if !cqueue::more(flags) && !self.stopped.get() {
                 self.watch_wakeup();
             }
+            return;
+        }
+        if matches!(kind, DATAGRAM | DATAGRAM_ROOM) {
+            self.datagram_completed(cx, kind, Key::from_bits(data), result, flags);
             return;
         }
         // The slot is kept until its last operation ends, so what is not found cannot have a buffer either.
@@ -341,7 +350,7 @@ impl Uring {
                 (opcode::SendMsg::new(fd, message).flags(flags(bytes) as u32).build(), bytes)
             }
         };
-        let entry = entry.user_data(user_data(SEND, socket));
+        let entry = entry.user_data(user_data(SEND, socket.key.get()));
         socket.tx_op_bytes.set(bytes as u32);
         socket.begin_op();
         if reported {
@@ -358,7 +367,7 @@ impl Uring {
     fn cancel_recv(&self, cx: &Context, socket: &Socket) {
         let kind = if socket.listener.is_some() { ACCEPT } else { RECV };
         socket.rx_op.set(Op::Cancelling);
-        self.cancel(cx, user_data(kind, socket));
+        self.cancel(cx, user_data(kind, socket.key.get()));
     }
 
     fn cancel(&self, cx: &Context, target: u64) {
@@ -412,14 +421,14 @@ impl Driver for Uring {
         socket.rx_op.set(Op::Armed);
         socket.begin_op();
         let entry = opcode::AcceptMulti::new(Fd(socket.fd.get())).flags(libc::SOCK_CLOEXEC).build();
-        self.push(entry.user_data(user_data(ACCEPT, socket)));
+        self.push(entry.user_data(user_data(ACCEPT, socket.key.get())));
     }
 
     fn connect(&self, _: &Context, socket: &Rc<Socket>, address: &Address) -> io::Result<()> {
         socket.begin_op();
         let (target, length) = self.scratch.address(address);
         let entry = opcode::Connect::new(Fd(socket.fd.get()), target, length).build();
-        self.push(entry.user_data(user_data(CONNECT, socket)));
+        self.push(entry.user_data(user_data(CONNECT, socket.key.get())));
         Ok(())
     }
 
@@ -429,12 +438,12 @@ impl Driver for Uring {
         socket.begin_op();
         let fd = Fd(socket.fd.get());
         let entry = if socket.rx_bulk.get() {
-            let recv = opcode::Recv::new(fd, std::ptr::null_mut(), RECV_ROOM as u32).buf_group(BUFFER_GROUP);
+            let recv = opcode::Recv::new(fd, std::ptr::null_mut(), RECV_ROOM as u32).buf_group(Buf::GROUP);
             recv.build().flags(squeue::Flags::BUFFER_SELECT)
         } else {
-            opcode::RecvMulti::new(fd, BUFFER_GROUP).build()
+            opcode::RecvMulti::new(fd, Buf::GROUP).build()
         };
-        self.push(entry.user_data(user_data(RECV, socket)));
+        self.push(entry.user_data(user_data(RECV, socket.key.get())));
     }
 
     fn stop_recv(&self, cx: &Context, socket: &Rc<Socket>) {
@@ -443,7 +452,7 @@ impl Driver for Uring {
             Op::Starved => socket.rx_op.set(Op::Idle),
             Op::Watching => {
                 socket.rx_op.set(Op::Cancelling);
-                self.cancel(cx, user_data(BYTES, socket));
+                self.cancel(cx, user_data(BYTES, socket.key.get()));
             }
             Op::Idle | Op::Cancelling => {}
         }
@@ -453,14 +462,14 @@ impl Driver for Uring {
         socket.rx_op.set(Op::Watching);
         socket.begin_op();
         let entry = opcode::PollAdd::new(Fd(socket.fd.get()), libc::POLLIN as u32).build();
-        self.push(entry.user_data(user_data(BYTES, socket)));
+        self.push(entry.user_data(user_data(BYTES, socket.key.get())));
     }
 
     fn await_room(&self, _: &Context, socket: &Rc<Socket>) {
         socket.tx_op.set(SendOp::Blocked);
         socket.begin_op();
         let entry = opcode::PollAdd::new(Fd(socket.fd.get()), libc::POLLOUT as u32).build();
-        self.push(entry.user_data(user_data(ROOM, socket)));
+        self.push(entry.user_data(user_data(ROOM, socket.key.get())));
     }
 
     #[inline]
@@ -486,15 +495,33 @@ impl Driver for Uring {
         // flight is cancelled, and only then it is closed.
         self.stop_recv(cx, socket);
         match socket.tx_op.get() {
-            SendOp::Reported => self.cancel(cx, user_data(SEND, socket)),
-            SendOp::Blocked => self.cancel(cx, user_data(ROOM, socket)),
+            SendOp::Reported => self.cancel(cx, user_data(SEND, socket.key.get())),
+            SendOp::Blocked => self.cancel(cx, user_data(ROOM, socket.key.get())),
             SendOp::Idle | SendOp::Silent => {}
         }
         if socket.connecting.get() == Connecting::Pending {
-            self.cancel(cx, user_data(CONNECT, socket));
+            self.cancel(cx, user_data(CONNECT, socket.key.get()));
         }
         let fd = socket.fd.replace(-1);
         self.push(opcode::Close::new(Fd(fd)).build().flags(squeue::Flags::SKIP_SUCCESS).user_data(0));
+    }
+
+    fn adopt_datagrams(&self, cx: &Context, _: &Rc<Endpoint>) -> io::Result<()> {
+        self.open_datagrams(cx)
+    }
+
+    fn recv_datagrams(&self, _: &Context, endpoint: &Rc<Endpoint>) {
+        self.receive_datagrams(endpoint);
+    }
+
+    fn await_datagram_room(&self, _: &Context, endpoint: &Rc<Endpoint>) {
+        endpoint.begin_op();
+        let entry = opcode::PollAdd::new(Fd(endpoint.fd.get()), libc::POLLOUT as u32).build();
+        self.push(entry.user_data(user_data(DATAGRAM_ROOM, endpoint.key.get())));
+    }
+
+    fn close_datagrams(&self, cx: &Context, endpoint: &Rc<Endpoint>) {
+        self.end_datagrams(cx, endpoint);
     }
 
     fn may_sleep(&self, _: &Context) -> bool {
@@ -503,6 +530,7 @@ impl Driver for Uring {
 
     fn turn(&self, cx: &Context, wait: Wait) {
         self.feed_starved(cx);
+        self.feed_starved_datagrams(cx);
         self.buffers.publish();
         self.report_expected.set(false);
         let all_taken = loop {
@@ -552,9 +580,13 @@ impl Driver for Uring {
         for socket in cx.sockets.all() {
             socket::close(cx, &socket);
         }
+        for endpoint in cx.endpoints.all() {
+            udp::close(cx, &endpoint);
+        }
         let deadline = Instant::now() + STOP_LIMIT;
         let empty = loop {
-            if cx.sockets.all().is_empty() && self.submission().0 == 0 && self.backlog.borrow().is_empty() {
+            let none_open = cx.sockets.all().is_empty() && cx.endpoints.all().is_empty();
+            if none_open && self.submission().0 == 0 && self.backlog.borrow().is_empty() {
                 break true;
             }
             if Instant::now() > deadline {
@@ -565,16 +597,18 @@ impl Driver for Uring {
         if empty {
             self.buffers.release(&self.ring);
             cx.shared.counters.buffers_ready.set(0);
+            self.datagrams.release(cx, &self.ring);
         } else {
             // The kernel may still write to, or read from, these buffers: memory is lost rather than corrupted.
-            let left = cx.sockets.all();
+            let left = (cx.sockets.all(), cx.endpoints.all());
             tracing::error!(
                 worker = cx.shared.index,
-                sockets = left.len(),
+                sockets = left.0.len() + left.1.len(),
                 "operations did not end; their buffers are leaked"
             );
             self.buffers.leak();
-            left.into_iter().for_each(std::mem::forget);
+            self.datagrams.leak();
+            std::mem::forget(left);
         }
     }
 }
@@ -677,7 +711,7 @@ pub fn probe_uring() -> Result<(), String> {
     if let Some((_, missing)) = needed.iter().find(|(present, _)| !present) {
         return Err(format!("this kernel's io_uring lacks {missing}: use Linux 6.1 or newer, or --io epoll"));
     }
-    let buffers = RecvRing::new(8);
+    let buffers = RecvRing::<Buf>::new(8);
     buffers.register(&ring).map_err(|error| {
         format!(
             "this kernel's io_uring has no rings of provided buffers ({error}): use Linux 6.1 or newer, or --io epoll"
@@ -726,8 +760,8 @@ fn advise(error: &io::Error, disabled: &str) -> String {
 }
 
 #[inline]
-fn user_data(kind: u8, socket: &Socket) -> u64 {
-    u64::from(kind) << KIND_SHIFT | socket.key.get().bits()
+fn user_data(kind: u8, key: Key) -> u64 {
+    u64::from(kind) << KIND_SHIFT | key.bits()
 }
 
 /// The top byte of the user data says what completed, the rest is the socket's key.
@@ -740,6 +774,8 @@ const CONNECT: u8 = 4;
 const WAKEUP: u8 = 5;
 const BYTES: u8 = 6;
 const ROOM: u8 = 7;
+const DATAGRAM: u8 = 8;
+const DATAGRAM_ROOM: u8 = 9;
 /// Buffers taken in a row from sockets handed to one `sendmsg`.
 const IOVECS: usize = 16;
 /// Waiting for memory of rings that are on their way out: half a second in all.

@@ -63,7 +63,7 @@ pub struct TcpListener {
 
 impl TcpListener {
     pub fn bind(address: SocketAddr, options: ListenOptions) -> io::Result<TcpListener> {
-        let fd = new_socket(if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }, 0)?;
+        let fd = new_socket(if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }, libc::SOCK_STREAM)?;
         let raw = fd.as_raw_fd();
         if options.reuse_address {
             set_option(raw, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
@@ -147,7 +147,7 @@ impl UnixListener {
     pub fn bind(path: impl Into<PathBuf>, backlog: u32) -> io::Result<UnixListener> {
         let path = path.into();
         let address = Address::of_path(&path)?;
-        let fd = new_socket(libc::AF_UNIX, 0)?;
+        let fd = new_socket(libc::AF_UNIX, libc::SOCK_STREAM)?;
         let raw = fd.as_raw_fd();
         match listen(raw, &address, backlog) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(&path) => {

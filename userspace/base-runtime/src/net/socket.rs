@@ -50,42 +50,50 @@ impl Key {
     }
 }
 
-/// The sockets of a worker.
-pub(crate) struct Sockets {
-    table: RefCell<Table>,
+/// What a worker keeps by key: its connections, its UDP sockets.
+pub(crate) trait Entry {
+    /// What its fixed part is booked as, and how much that is: with its reference counts and its slot.
+    const KIND: Kind;
+    const BYTES: usize;
+
+    fn key(&self) -> &Cell<Key>;
 }
 
-#[derive(Default)]
-struct Table {
-    slots: Chunks<(u32, Option<Rc<Socket>>)>,
+/// The sockets of a worker, of one sort.
+pub(crate) struct Sockets<T> {
+    table: RefCell<Table<T>>,
+}
+
+struct Table<T> {
+    slots: Chunks<(u32, Option<Rc<T>>)>,
     free: Vec<u32>,
 }
 
-impl Sockets {
-    pub fn new() -> Sockets {
-        Sockets { table: RefCell::default() }
+impl<T: Entry> Sockets<T> {
+    pub fn new() -> Sockets<T> {
+        Sockets { table: RefCell::new(Table { slots: Chunks::default(), free: Vec::new() }) }
     }
 
-    pub fn insert(&self, socket: Socket, shared: &Shared) -> Rc<Socket> {
-        shared.ledger.book(Kind::Connections, SOCKET_BYTES as u64, shared);
+    pub fn insert(&self, socket: T, shared: &Shared) -> Rc<T> {
+        shared.ledger.book(T::KIND, T::BYTES as u64, shared);
         let mut table = self.table.borrow_mut();
         let index = table.free.pop().unwrap_or_else(|| table.slots.push((0, None)));
         let slot = &mut table.slots[index];
-        socket.key.set(Key::new(index, slot.0));
+        socket.key().set(Key::new(index, slot.0));
         let socket = Rc::new(socket);
         slot.1 = Some(socket.clone());
         socket
     }
 
     #[inline]
-    pub fn find(&self, key: Key) -> Option<Rc<Socket>> {
+    pub fn find(&self, key: Key) -> Option<Rc<T>> {
         match self.table.borrow().slots.get(key.index()) {
             Some((generation, socket)) if *generation == key.generation() => socket.clone(),
             _ => None,
         }
     }
 
-    fn remove(&self, key: Key, shared: &Shared) {
+    pub fn remove(&self, key: Key, shared: &Shared) {
         let mut table = self.table.borrow_mut();
         let Some(slot) = table.slots.get_mut(key.index()).filter(|slot| slot.0 == key.generation()) else {
             return;
@@ -94,13 +102,13 @@ impl Sockets {
         if removed.is_some() {
             slot.0 = Key::new(0, slot.0.wrapping_add(1)).generation();
             table.free.push(key.index());
-            shared.ledger.book(Kind::Connections, 0u64.wrapping_sub(SOCKET_BYTES as u64), shared);
+            shared.ledger.book(T::KIND, 0u64.wrapping_sub(T::BYTES as u64), shared);
         }
         drop(table);
         drop(removed);
     }
 
-    pub fn all(&self) -> Vec<Rc<Socket>> {
+    pub fn all(&self) -> Vec<Rc<T>> {
         self.table.borrow().slots.iter().filter_map(|(_, socket)| socket.clone()).collect()
     }
 }
@@ -214,6 +222,15 @@ pub(crate) enum Life {
     Lingering,
     /// The descriptor is closed; operations may still be ending.
     Closed,
+}
+
+impl Entry for Socket {
+    const KIND: Kind = Kind::Connections;
+    const BYTES: usize = SOCKET_BYTES;
+
+    fn key(&self) -> &Cell<Key> {
+        &self.key
+    }
 }
 
 impl Socket {
