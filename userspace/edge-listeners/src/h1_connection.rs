@@ -3,44 +3,34 @@
 //! Between requests only its [`Connection`] and a [`Visit`] that points to it are alive; what a request needs is boxed for its
 //! duration.
 
-use crate::forwarded;
+use crate::h1_stream::{H1Stream, Next, is_closed};
 use crate::http_server::Local;
-use crate::pace::Pace;
-use crate::request_body::{Arrival, RequestBody};
-use crate::response::{self, Manner, Sent, is_closed};
-use crate::router::{Matched, Route};
-use crate::tls::Tls;
+use crate::request::{self, Served};
 use crate::tunnel;
-use crate::variables::Context as VariableContext;
 use base_runtime::Buf;
 use base_runtime::memory::{self, Booking};
 use base_runtime::net::Seat;
 use base_runtime::time::{self, Deadline};
 use base_tls::Transport;
-use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Interim, Pipeline};
-use proto_http::h1::{self, BodyDecoder, Framing, RequestHead};
-use proto_http::{Method, Request, Response, Version};
-use std::cell::{Cell, RefCell};
+use edge_pipeline::{Duplex, Exchange};
+use proto_http::h1::{self, RequestHead};
+use proto_http::{Request, Response};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// A body the filters did not want is read to its end when no more than this is left; else the connection is closed.
-const DRAIN_BYTES: u64 = 64 * 1024;
+pub const DRAIN_BYTES: u64 = 64 * 1024;
 
 /// What follows a request.
-enum Next {
-    Again,
-    Close,
-    /// The answer was given before the request was read: close so that the client still sees it.
-    Linger,
-    /// Both sides switched protocols.
-    Tunnel(Box<dyn Duplex>),
+enum Then {
+    Http(Next),
+    /// Client and backend have left HTTP.
+    Joined(Box<dyn Duplex>),
 }
 
 /// What a connection is doing, for whoever stops the server or needs room.
@@ -81,6 +71,10 @@ impl Connection {
         Presence(local.clone().book(|key| {
             Rc::new(Connection { stream, local, peer, since_ms, deadline, key, phase, fresh, _seat: seat })
         }))
+    }
+
+    pub fn peer(&self) -> SocketAddr {
+        self.peer.address()
     }
 
     fn enter(&self, phase: Phase) {
@@ -185,13 +179,13 @@ async fn attend(presence: Presence, first: Buf) -> Option<Presence> {
     let connection = &*presence.0;
     let (local, stream, deadline) = (&connection.local, &connection.stream, &connection.deadline);
     match serve(local, connection, first).await {
-        Next::Again if !local.is_stopping() => {
+        Then::Http(Next::Again) if !local.is_stopping() => {
             connection.rest();
             return Some(presence);
         }
-        Next::Again | Next::Close => {}
-        Next::Linger => Box::pin(linger(stream, deadline, local.timeouts().linger)).await,
-        Next::Tunnel(backend) => {
+        Then::Http(Next::Again | Next::Close) => {}
+        Then::Http(Next::Linger) => Box::pin(linger(stream, deadline, local.timeouts().linger)).await,
+        Then::Joined(backend) => {
             connection.enter(Phase::Tunnel);
             let join = Box::pin(tunnel::join(stream, &*backend, deadline, || local.tunnel_silence()));
             if join.await == tunnel::End::Idle && !local.is_stopping() {
@@ -216,154 +210,56 @@ fn poll_receive(stream: &Transport, deadline: &Deadline, cx: &mut Context<'_>) -
     }
 }
 
-async fn serve(local: &Rc<Local>, connection: &Connection, first: Buf) -> Next {
+async fn serve(local: &Rc<Local>, connection: &Connection, first: Buf) -> Then {
     let mut exchange = local.take_exchange();
-    let next = serve_with(local, connection, first, &mut exchange).await;
+    let then = serve_with(local, connection, first, &mut exchange).await;
     local.give_back(exchange);
-    next
+    then
 }
 
-async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exchange: &mut Exchange) -> Next {
-    let (stream, deadline, peer) = (&connection.stream, &connection.deadline, connection.peer.address());
-    exchange.started = base_runtime::now();
-    if memory::is_over() {
-        return shed(local, connection, exchange).await;
-    }
-    let (head, rest) = match read_head(local, stream, deadline, first, &mut exchange.default_space().request).await {
-        Ok(found) => found,
-        Err(None) => return Next::Close,
-        Err(Some(status)) => {
-            exchange.default_space().respond(Response::with_status(status), Body::Empty);
-            let manner = refusal();
-            return finish(local, stream, deadline, exchange, manner, 0, None, Next::Linger).await;
-        }
-    };
-    exchange.default_space().has_request = true;
-    exchange.upgrade_offered = head.upgrade;
-    exchange.remember_target();
-    let live = local.live();
-    exchange.client.peer = peer;
-    if !Arc::ptr_eq(&exchange.client.server, local.server_name()) {
-        exchange.client.server = local.server_name().clone();
-    }
-    exchange.client.tls = match stream {
-        Transport::Plain(_) => None,
-        Transport::Tls(stream) => Some(stream.shared_session()),
-    };
-    exchange.client.scheme = if exchange.client.tls.is_some() { "https" } else { "http" };
-    exchange.client.real_ip = forwarded::real_ip(exchange.request(), peer, &live.trusted_proxies);
-    exchange.tags.enabled = local.access_log_enabled();
-
-    let connect = exchange.request().method == Method::Connect;
-    let manner = Manner {
-        head_request: exchange.request().method == Method::Head,
-        client: exchange.request().version,
-        // What follows a CONNECT belongs to the tunnel, and when there is none it is no request (RFC 9110 section 9.3.6).
-        // A connection that was made before TLS was turned on or off ends with what it has begun.
-        keep_alive: head.keep_alive
-            && live.keep_alive
-            && !connect
-            && exchange.client.tls.is_some() == live.tls.is_some(),
-        upgrade: false,
-        tunnel: false,
-    };
-    let found = match &live.tls {
-        Some(tls) if is_misdirected(tls, exchange) => {
-            local.limit("misdirected");
-            Err(421)
-        }
-        _ => live.router.route(exchange.request(), exchange.client.real_ip),
-    };
-    let found = if connect { may_connect(local, &head, found) } else { found };
-    let limit = body_limit(found.as_ref().ok().map(|f| f.0), live.max_body);
-    let arrival = accept_body(local, stream, &head, rest, limit, exchange);
-    let (pipeline, too_large) = match &found {
-        Err(status) => {
-            exchange.respond(Response::with_status(*status), Body::Empty);
-            (None, false)
-        }
-        Ok((route, matched)) => {
-            prepare(local, exchange, route, matched, live.x_forwarded_for);
-            let too_large = limit.is_some_and(|l| exchange.request_body_length().is_some_and(|n| n > l));
-            if too_large {
-                local.limit("request_body_bytes");
-                exchange.respond(Response::with_status(413), Body::Empty);
-                exchange.default_space().request_body = Body::Empty;
+async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exchange: &mut Exchange) -> Then {
+    let mut stream = H1Stream::new(local, connection);
+    request::admit(local, &stream, exchange);
+    let refusal = if memory::is_over() {
+        // There is no memory for another request: says so before any more of it is read, and makes room.
+        local.limit("memory");
+        local.make_room();
+        let mut response = Response::with_status(503);
+        response.headers.set("Retry-After", "1");
+        Some(response)
+    } else {
+        match read_head(local, connection, first, &mut exchange.default_space().request).await {
+            Ok((head, rest)) => {
+                request::remember(exchange);
+                stream.begin(head, rest, exchange.request());
+                None
             }
-            (live.pipeline(route), too_large)
+            Err(None) => return Then::Http(Next::Close),
+            Err(Some(status)) => Some(Response::with_status(status)),
         }
     };
-    let routed = found.as_ref().ok().map(|(route, _)| route.pipeline.name());
-    match pipeline {
-        _ if too_large || routed.is_none() => {}
-        None => exchange.respond(Response::with_status(503), Body::Empty),
-        Some(pipeline) => {
-            let around = live.around.as_ref().and_then(|slot| slot.current());
-            let interim = manner.client == Version::Http11;
-            if !run(&pipeline, around.as_deref(), exchange, stream, arrival.as_ref(), interim).await {
-                exchange.client_gone = true;
-            }
-        }
+    if let Some(response) = refusal {
+        request::refuse(local, &mut stream, exchange, response).await;
+    } else if stream.is_connect_with_content() {
+        local.limit("connect_content");
+        request::refuse(local, &mut stream, exchange, Response::with_status(400)).await;
+    } else if let Served::Joined(backend) = request::serve(local, &mut stream, exchange).await {
+        return Then::Joined(backend);
     }
-    if let Some(arrival) = &arrival
-        && let Some(failed) = arrival.borrow().failed()
-    {
-        blame(local, exchange, failed, &arrival.borrow());
-    }
-    let request_bytes = head.consumed as u64 + arrival.as_ref().map_or(exchange.request_bytes, |a| a.borrow().bytes);
-    if exchange.client_gone {
-        exchange.default_space().respond(Response::with_status(499), Body::Empty);
-        local.record(exchange, routed, request_bytes, 0);
-        stream.abort();
-        return Next::Close;
-    }
-    // The pipeline is done with the request: what it left unread is dropped here.
-    exchange.default_space().request_body = Body::Empty;
-    let unread = match &arrival {
-        Some(arrival) if !arrival.borrow().is_complete() => Some(arrival.clone()),
-        _ => None,
-    };
-    let drainable = unread.as_ref().is_none_or(|a| {
-        let arrival = a.borrow();
-        !arrival.awaits_continue()
-            && arrival.failed().is_none()
-            && arrival.remaining().is_some_and(|n| n <= DRAIN_BYTES)
-    });
-    let mut manner = manner;
-    manner.keep_alive &= drainable && !local.is_stopping();
-    let next = match (&unread, drainable) {
-        (Some(_), false) => Next::Linger,
-        // The client may have sent its next request already; only one that announced to close has not.
-        _ if !manner.keep_alive && (head.keep_alive || connect) => Next::Linger,
-        _ if !manner.keep_alive => Next::Close,
-        _ => Next::Again,
-    };
-    let next = finish(local, stream, deadline, exchange, manner, request_bytes, routed, next).await;
-    if let (Next::Again, Some(unread)) = (&next, unread) {
-        return if drain(&unread).await { Next::Again } else { Next::Close };
-    }
-    next
-}
-
-/// There is no memory for another request: says so before any more of it is read, and makes room.
-async fn shed(local: &Rc<Local>, connection: &Connection, exchange: &mut Exchange) -> Next {
-    local.limit("memory");
-    local.make_room();
-    let mut response = Response::with_status(503);
-    response.headers.set("Retry-After", "1");
-    exchange.default_space().respond(response, Body::Empty);
-    let (stream, deadline) = (&connection.stream, &connection.deadline);
-    finish(local, stream, deadline, exchange, refusal(), 0, None, Next::Linger).await
+    Then::Http(match stream.next() {
+        Next::Again if !stream.drain().await => Next::Close,
+        next => next,
+    })
 }
 
 /// Reads until the head is whole. `Err(None)`: there is nobody to answer.
 async fn read_head(
     local: &Local,
-    stream: &Transport,
-    deadline: &Deadline,
+    connection: &Connection,
     mut buffer: Buf,
     request: &mut Request,
 ) -> Result<(RequestHead, Buf), Option<u16>> {
+    let (stream, deadline) = (&connection.stream, &connection.deadline);
     let refuse = |error: h1::RequestError| {
         local.limit(error.kind.name());
         Some(error.status)
@@ -398,271 +294,6 @@ async fn read_head(
             deadline.clear();
             more.advance(head.consumed.saturating_sub(had));
             return Ok((head, more));
-        }
-    }
-}
-
-/// Makes the request's body out of what came with the head and what is still to come.
-fn accept_body(
-    local: &Local,
-    stream: &Transport,
-    head: &RequestHead,
-    mut rest: Buf,
-    limit: Option<u64>,
-    exchange: &mut Exchange,
-) -> Option<Rc<RefCell<Arrival>>> {
-    let whole = match head.framing {
-        Framing::Empty => Some(0),
-        Framing::Length(length) if length <= rest.len() as u64 => Some(length as usize),
-        _ => None,
-    };
-    if let Some(length) = whole {
-        exchange.request_bytes = length as u64;
-        if rest.len() > length {
-            let next = if length == 0 { std::mem::replace(&mut rest, Buf::alloc()) } else { rest.split_off(length) };
-            stream.unread(next);
-        }
-        exchange.default_space().request_body = if length == 0 { Body::Empty } else { Body::Buffer(rest) };
-        return None;
-    }
-    let decoder = BodyDecoder::new(head.framing, local.limits());
-    let pending = (!rest.is_empty()).then_some(rest);
-    let timeouts = local.timeouts();
-    let pace = Pace::new(&timeouts, timeouts.body);
-    let arrival = Arrival::new(stream.clone(), decoder, pending, head.expect_continue, limit, pace);
-    exchange.default_space().request_body = Body::Stream(Box::new(RequestBody(arrival.clone())));
-    Some(arrival)
-}
-
-/// The client's body could not be read to its end: counts why, and sees that the answer says it. A client that left in the
-/// middle of its body gets none.
-fn blame(local: &Local, exchange: &mut Exchange, failed: BodyError, arrival: &Arrival) {
-    match failed {
-        BodyError::TooLarge => local.limit("request_body_bytes"),
-        BodyError::TimedOut => local.limit(if arrival.is_too_slow() { "body_rate" } else { "body_timeout" }),
-        BodyError::Incomplete => exchange.client_gone = true,
-        BodyError::NoMemory => local.limit("memory"),
-        BodyError::Malformed { .. } => {
-            if let Some(fault) = arrival.fault() {
-                local.limit(fault.name());
-            }
-        }
-        BodyError::Refused { .. } => {}
-    }
-    // Where no filter had anything to say to it, the body's own failure is the answer.
-    let space = exchange.default_space();
-    if space.response.is_none() {
-        space.respond(Response::with_status(failed.request_status()), Body::Empty);
-    }
-}
-
-fn body_limit(route: Option<&Route>, server: i64) -> Option<u64> {
-    match route.map(|r| r.max_body).filter(|l| *l != 0).unwrap_or(server) {
-        0 => Some(DEFAULT_BODY_LIMIT),
-        negative if negative < 0 => None,
-        bytes => Some(bytes as u64),
-    }
-}
-
-/// What a route asks to be done before its pipeline.
-fn prepare(local: &Local, exchange: &mut Exchange, route: &Route, matched: &Matched, forwarded_for: bool) {
-    if !route.set_headers.is_empty() {
-        let context = VariableContext {
-            request: exchange.request(),
-            client: &exchange.client,
-            started: exchange.started,
-            machine: local.machine(),
-            worker: base_runtime::worker_index(),
-            captures: if let Matched::Captured(captures) = matched { captures } else { &[] },
-        };
-        let set: Vec<(&str, Option<String>)> = route
-            .set_headers
-            .iter()
-            .map(|(name, text)| (name.as_str(), (!text.is_empty()).then(|| text.expand(&context))))
-            .collect();
-        for (name, value) in set {
-            match value {
-                Some(value) => exchange.request_mut().headers.set(name, value),
-                None => drop(exchange.request_mut().headers.remove(name)),
-            }
-        }
-    }
-    exchange.matched_prefix = route.prefix().cloned();
-    route.rewrite(exchange.request_mut(), matched);
-    if forwarded_for {
-        forwarded::append(exchange);
-    }
-}
-
-/// The request came over a connection it must not come over.
-fn is_misdirected(tls: &Tls, exchange: &Exchange) -> bool {
-    match &exchange.client.tls {
-        // The connection is older than the wish for certificates.
-        None => tls.asks_clients,
-        Some(session) => {
-            (tls.asks_clients && session.peer_certificates.is_empty())
-                || tls.is_misdirected(session.server_name.as_deref(), exchange.request().host())
-        }
-    }
-}
-
-/// How to answer what could not be read.
-fn refusal() -> Manner {
-    Manner { head_request: false, client: Version::Http11, keep_alive: false, upgrade: false, tunnel: false }
-}
-
-/// CONNECT goes only where a filter makes tunnels of it. Elsewhere it is a method this server does not have, whatever the path
-/// rules say of it; nothing of it reaches a backend, which might take it for the start of another protocol.
-fn may_connect<'a>(
-    local: &Local,
-    head: &RequestHead,
-    found: Result<(&'a Route, Matched), u16>,
-) -> Result<(&'a Route, Matched), u16> {
-    if !head.framing.is_empty() {
-        // It has no content, so whoever sends some means the bytes for somebody else.
-        local.limit("connect_content");
-        return Err(400);
-    }
-    match found {
-        Ok((route, matched)) if route.pipeline.current().is_some_and(|p| p.makes_tunnels()) => Ok((route, matched)),
-        Ok(_) | Err(404) => Err(501),
-        Err(status) => Err(status),
-    }
-}
-
-/// Sends on what backends have said ahead of their answer. `arrival` is the body of a client that may wait for 100.
-fn relay_interim(interim: &Interim, stream: &Transport, arrival: Option<&Rc<RefCell<Arrival>>>, wanted: bool) {
-    while let Some(response) = interim.pop() {
-        let wanted = wanted
-            && match response.status {
-                // The client's own expectation is answered when its body is first asked for, by whoever comes first.
-                100 => arrival.is_some_and(|a| a.try_borrow_mut().is_ok_and(|mut a| a.take_continue())),
-                101 => false,
-                status => (102..200).contains(&status),
-            };
-        if wanted {
-            response::send_interim(stream, &response);
-        }
-    }
-}
-
-/// Walks the pipeline, and relays interim answers to clients that can read them; false when the client left meanwhile.
-async fn run(
-    pipeline: &Pipeline,
-    around: Option<&Around>,
-    exchange: &mut Exchange,
-    stream: &Transport,
-    arrival: Option<&Rc<RefCell<Arrival>>>,
-    interim_wanted: bool,
-) -> bool {
-    let interim = exchange.interim.clone();
-    let mut walk = pin!(async {
-        match around {
-            None => drop(pipeline.run(exchange).await),
-            Some(around) => pipeline.run_within(around, exchange).await,
-        }
-    });
-    let mut watching = true;
-    poll_fn(|cx| {
-        let walked = walk.as_mut().poll(cx).is_ready();
-        relay_interim(&interim, stream, arrival, interim_wanted);
-        if walked {
-            return Poll::Ready(true);
-        }
-        // While the body is arriving its reader sees the end of the stream itself.
-        let reading = arrival.is_some_and(|a| a.try_borrow().is_ok_and(|a| !a.is_complete()));
-        if watching && !reading && stream.poll_readable(cx).is_ready() {
-            if is_closed(stream) {
-                return Poll::Ready(false);
-            }
-            // The next request is waiting already: nothing more to see until this one is answered.
-            watching = false;
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-/// Sends the answer, writes the log line, counts.
-#[allow(clippy::too_many_arguments)]
-async fn finish(
-    local: &Rc<Local>,
-    stream: &Transport,
-    deadline: &Deadline,
-    exchange: &mut Exchange,
-    mut manner: Manner,
-    request_bytes: u64,
-    routed: Option<&Arc<str>>,
-    next: Next,
-) -> Next {
-    let backend = exchange.upgraded.take();
-    let space = exchange.default_space();
-    let mut body = std::mem::take(&mut space.response_body);
-    let response = space.response.get_or_insert_with(|| Response::with_status(503));
-    manner.upgrade = response.status == 101 && backend.is_some();
-    manner.tunnel =
-        space.request.method == Method::Connect && (200..300).contains(&response.status) && backend.is_some();
-    if response.status < 200 && !manner.upgrade {
-        // An interim answer that nothing follows would leave the client waiting.
-        *response = Response::with_status(500);
-        body = Body::Empty;
-    }
-    let framing = response::framing(response, &body, manner);
-    if framing == Framing::UntilClose {
-        manner.keep_alive = false;
-    }
-    let real_time = framing == Framing::Chunked && body.is_stream();
-    let timeouts = local.timeouts();
-    let mut pace = Pace::new(&timeouts, timeouts.send);
-    let (mut sent, mut bytes) = response::send(stream, response, body, framing, manner, deadline, &mut pace).await;
-    let broke_off = matches!(sent, Sent::Nothing { .. } | Sent::Cut);
-    if let Sent::Nothing { status } = sent {
-        *response = Response::with_status(status);
-        let framing = response::framing(response, &Body::Empty, manner);
-        (sent, bytes) = response::send(stream, response, Body::Empty, framing, manner, deadline, &mut pace).await;
-    }
-    if real_time {
-        exchange.tags.note(|| "real time stream: true".to_owned());
-    }
-    if broke_off {
-        exchange.tags.note(|| "backend broke off the body".to_owned());
-    }
-    match sent {
-        Sent::Whole | Sent::Nothing { .. } | Sent::Cut => {}
-        Sent::Stalled => {
-            local.limit("response_stalled");
-            exchange.tags.note(|| "client took no byte in time".to_owned());
-        }
-        Sent::Slow => {
-            local.limit("response_rate");
-            exchange.tags.note(|| "client took too few bytes".to_owned());
-        }
-        Sent::Gone => exchange.tags.note(|| "client left during the answer".to_owned()),
-    }
-    local.record(exchange, routed, request_bytes, bytes);
-    match (sent, backend) {
-        (Sent::Whole, Some(backend)) if manner.upgrade || manner.tunnel => Next::Tunnel(backend),
-        (Sent::Whole, _) if manner.keep_alive => next,
-        // Also where only the framing of the answer made it the last: the client may have asked on.
-        (Sent::Whole, _) if matches!(next, Next::Linger | Next::Again) => Next::Linger,
-        (Sent::Whole, _) => Next::Close,
-        // The framing tells the client that something is missing; what it has got it may keep.
-        (Sent::Cut, _) if framing != Framing::UntilClose => Next::Linger,
-        _ => {
-            stream.abort();
-            Next::Close
-        }
-    }
-}
-
-/// Reads what is left of a body nobody wanted; false when it did not end well.
-async fn drain(arrival: &Rc<RefCell<Arrival>>) -> bool {
-    arrival.borrow_mut().discard();
-    loop {
-        match poll_fn(|cx| arrival.borrow_mut().poll_data(cx)).await {
-            Ok(Some(_)) => {}
-            Ok(None) => return true,
-            Err(_) => return false,
         }
     }
 }

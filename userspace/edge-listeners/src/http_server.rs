@@ -480,6 +480,14 @@ impl Local {
         self.live.borrow_mut().load().idle_timeout
     }
 
+    /// Connections of this kind may have another request.
+    pub fn keeps_alive(&self, encrypted: bool) -> bool {
+        let mut live = self.live.borrow_mut();
+        let live = live.load();
+        // One that was made before TLS was turned on or off ends with what it has begun.
+        live.keep_alive && encrypted == live.tls.is_some()
+    }
+
     pub fn server_name(&self) -> &Arc<str> {
         &self.server.name
     }

@@ -1,17 +1,21 @@
 //! Listeners: they take connections, drive the protocol, and hand each request to the pipeline its route names.
 //!
 //! Reading order: [`traffic`] (which servers and pipelines there are), [`http_server`] (one HTTPServer: its sockets on
-//! every worker), [`tls`], [`h1_connection`] (one HTTP/1 client connection), [`request_body`], [`response`], [`tunnel`], [`router`], [`radix`], [`variables`],
-//! [`timeouts`], [`pace`], `clock`.
+//! every worker), [`tls`], [`h1_connection`] (one HTTP/1 client connection), [`client_stream`] (the client's side of one exchange,
+//! whatever protocol carries it), [`h1_stream`], [`request_body`], [`request`] (route, pipeline, answer, record), [`response`],
+//! [`tunnel`], [`router`], [`radix`], [`forwarded`], [`variables`], [`timeouts`], [`pace`], `clock`.
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod client_stream;
 mod clock;
 pub mod forwarded;
 pub mod h1_connection;
+pub mod h1_stream;
 pub mod http_server;
 pub mod pace;
 pub mod radix;
+pub mod request;
 pub mod request_body;
 pub mod response;
 pub mod router;

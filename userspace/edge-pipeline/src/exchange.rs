@@ -149,8 +149,6 @@ pub struct Exchange {
     pub keep_request_body: bool,
     /// The client has gone; the response, if any, reaches nobody.
     pub client_gone: bool,
-    /// Bytes of request bodies are counted here as they are read from the client.
-    pub request_bytes: u64,
 }
 
 impl Default for Exchange {
@@ -171,7 +169,6 @@ impl Default for Exchange {
             interim: Interim::default(),
             keep_request_body: false,
             client_gone: false,
-            request_bytes: 0,
         }
     }
 }
@@ -197,7 +194,6 @@ impl Exchange {
         self.interim.clear();
         self.keep_request_body = false;
         self.client_gone = false;
-        self.request_bytes = 0;
     }
 
     /// The namespace the running filter works in.

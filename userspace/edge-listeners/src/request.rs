@@ -1,0 +1,276 @@
+//! One request from its head to the last byte of its answer: route, pipeline, answer, record. The client's side is whatever
+//! protocol carries it, see [`client_stream`](crate::client_stream).
+
+use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset};
+use crate::forwarded;
+use crate::http_server::Local;
+use crate::pace::Pace;
+use crate::response::{self, Sent};
+use crate::router::{Matched, Route};
+use crate::tls::Tls;
+use crate::variables::Context as VariableContext;
+use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
+use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Pipeline};
+use proto_http::{Method, Response};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Served {
+    /// It was answered, or its stream was reset.
+    Answered,
+    /// It was answered, and client and backend have left HTTP: they are to be joined.
+    Joined(Box<dyn Duplex>),
+}
+
+/// Says in the exchange who asks. Comes before everything else, so that a request that cannot be read has an author in the log.
+pub fn admit<S: ClientStream>(local: &Local, stream: &S, exchange: &mut Exchange) {
+    exchange.started = base_runtime::now();
+    exchange.tags.enabled = local.access_log_enabled();
+    let client = &mut exchange.client;
+    client.peer = stream.peer();
+    client.real_ip = client.peer.ip().to_canonical();
+    if !Arc::ptr_eq(&client.server, local.server_name()) {
+        client.server = local.server_name().clone();
+    }
+    client.tls = stream.session();
+    client.scheme = if client.tls.is_some() { "https" } else { "http" };
+}
+
+/// Takes note of the request that was read into the exchange.
+pub fn remember(exchange: &mut Exchange) {
+    exchange.default_space().has_request = true;
+    exchange.remember_target();
+}
+
+/// Answers a request that no route is asked about.
+pub async fn refuse<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mut Exchange, response: Response) {
+    exchange.default_space().respond(response, Body::Empty);
+    finish(local, stream, exchange, None).await;
+}
+
+/// Serves the request in the exchange, of which [`remember`] took note.
+pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mut Exchange) -> Served {
+    let live = local.live();
+    exchange.upgrade_offered = stream.offers_upgrade();
+    exchange.client.real_ip = forwarded::real_ip(exchange.request(), exchange.client.peer, &live.trusted_proxies);
+    let found = match &live.tls {
+        Some(tls) if is_misdirected(tls, exchange) => {
+            local.limit("misdirected");
+            Err(421)
+        }
+        _ => live.router.route(exchange.request(), exchange.client.real_ip),
+    };
+    let found = if exchange.request().method == Method::Connect { may_connect(found) } else { found };
+    let limit = body_limit(found.as_ref().ok().map(|f| f.0), live.max_body);
+    exchange.default_space().request_body = stream.take_body(limit);
+    let routed = match &found {
+        Err(status) => {
+            exchange.respond(Response::with_status(*status), Body::Empty);
+            None
+        }
+        Ok((route, matched)) => {
+            prepare(local, exchange, route, matched, live.x_forwarded_for);
+            if limit.is_some_and(|most| exchange.request_body_length().is_some_and(|length| length > most)) {
+                local.limit("request_body_bytes");
+                exchange.respond(Response::with_status(413), Body::Empty);
+            } else if let Some(pipeline) = live.pipeline(route) {
+                let around = live.around.as_ref().and_then(|slot| slot.current());
+                if !run(&pipeline, around.as_deref(), exchange, stream).await {
+                    exchange.client_gone = true;
+                }
+            } else {
+                exchange.respond(Response::with_status(503), Body::Empty);
+            }
+            Some(route.pipeline.name())
+        }
+    };
+    let failure = stream.body_failure();
+    if let Some(failure) = failure {
+        blame(local, exchange, failure);
+    }
+    if exchange.client_gone {
+        exchange.default_space().respond(Response::with_status(499), Body::Empty);
+        local.record(exchange, routed, stream.request_bytes(), 0);
+        stream.reset(Reset::ClientGone);
+        return Served::Answered;
+    }
+    // The pipeline is done with the request: what it left unread is dropped here.
+    exchange.default_space().request_body = Body::Empty;
+    finish(local, stream, exchange, routed).await
+}
+
+/// The client's body could not be read to its end: counts why, and sees that the answer says it. A client that left in the
+/// middle of its body gets none.
+fn blame(local: &Local, exchange: &mut Exchange, failure: BodyFailure) {
+    if let Some(limit) = failure.limit {
+        local.limit(limit);
+    }
+    exchange.client_gone |= failure.error == BodyError::Incomplete;
+    // Where no filter had anything to say to it, the body's own failure is the answer.
+    let space = exchange.default_space();
+    if space.response.is_none() {
+        space.respond(Response::with_status(failure.error.request_status()), Body::Empty);
+    }
+}
+
+fn body_limit(route: Option<&Route>, server: i64) -> Option<u64> {
+    match route.map(|r| r.max_body).filter(|l| *l != 0).unwrap_or(server) {
+        0 => Some(DEFAULT_BODY_LIMIT),
+        negative if negative < 0 => None,
+        bytes => Some(bytes as u64),
+    }
+}
+
+/// What a route asks to be done before its pipeline.
+fn prepare(local: &Local, exchange: &mut Exchange, route: &Route, matched: &Matched, forwarded_for: bool) {
+    if !route.set_headers.is_empty() {
+        let context = VariableContext {
+            request: exchange.request(),
+            client: &exchange.client,
+            started: exchange.started,
+            machine: local.machine(),
+            worker: base_runtime::worker_index(),
+            captures: if let Matched::Captured(captures) = matched { captures } else { &[] },
+        };
+        let set: Vec<(&str, Option<String>)> = route
+            .set_headers
+            .iter()
+            .map(|(name, text)| (name.as_str(), (!text.is_empty()).then(|| text.expand(&context))))
+            .collect();
+        for (name, value) in set {
+            match value {
+                Some(value) => exchange.request_mut().headers.set(name, value),
+                None => drop(exchange.request_mut().headers.remove(name)),
+            }
+        }
+    }
+    exchange.matched_prefix = route.prefix().cloned();
+    route.rewrite(exchange.request_mut(), matched);
+    if forwarded_for {
+        forwarded::append(exchange);
+    }
+}
+
+/// The request came over a connection it must not come over.
+fn is_misdirected(tls: &Tls, exchange: &Exchange) -> bool {
+    match &exchange.client.tls {
+        // The connection is older than the wish for certificates.
+        None => tls.asks_clients,
+        Some(session) => {
+            (tls.asks_clients && session.peer_certificates.is_empty())
+                || tls.is_misdirected(session.server_name.as_deref(), exchange.request().host())
+        }
+    }
+}
+
+/// CONNECT goes only where a filter makes tunnels of it. Elsewhere it is a method this server does not have, whatever the path
+/// rules say of it; nothing of it reaches a backend, which might take it for the start of another protocol.
+fn may_connect(found: Result<(&Route, Matched), u16>) -> Result<(&Route, Matched), u16> {
+    match found {
+        Ok((route, matched)) if route.pipeline.current().is_some_and(|p| p.makes_tunnels()) => Ok((route, matched)),
+        Ok(_) | Err(404) => Err(501),
+        Err(status) => Err(status),
+    }
+}
+
+/// Walks the pipeline, and relays what backends say ahead of their answer; false when the client left meanwhile.
+async fn run<S: ClientStream>(
+    pipeline: &Pipeline,
+    around: Option<&Around>,
+    exchange: &mut Exchange,
+    stream: &mut S,
+) -> bool {
+    let interim = exchange.interim.clone();
+    let mut walk = pin!(async {
+        match around {
+            None => drop(pipeline.run(exchange).await),
+            Some(around) => pipeline.run_within(around, exchange).await,
+        }
+    });
+    poll_fn(|cx| {
+        let walked = walk.as_mut().poll(cx).is_ready();
+        while let Some(response) = interim.pop() {
+            stream.send_interim(&response);
+        }
+        if walked {
+            return Poll::Ready(true);
+        }
+        stream.poll_gone(cx).map(|()| false)
+    })
+    .await
+}
+
+/// Sends the answer, writes the log line, counts.
+async fn finish<S: ClientStream>(
+    local: &Local,
+    stream: &mut S,
+    exchange: &mut Exchange,
+    routed: Option<&Arc<str>>,
+) -> Served {
+    let backend = exchange.upgraded.take();
+    // As the client asked it: filters may have changed the method since.
+    let (head_request, connect) = (exchange.method == "HEAD", exchange.method == "CONNECT");
+    let space = exchange.default_space();
+    let mut body = std::mem::take(&mut space.response_body);
+    let response = space.response.get_or_insert_with(|| Response::with_status(503));
+    let joined = backend.filter(|_| response.status == 101 || (connect && (200..300).contains(&response.status)));
+    if response.status < 200 && joined.is_none() {
+        // An interim answer that nothing follows would leave the client waiting.
+        *response = Response::with_status(500);
+        body = Body::Empty;
+    }
+    let follows = match response.status {
+        _ if joined.is_some() => Follows::Duplex,
+        204 | 304 => Follows::Nothing,
+        _ if head_request => Follows::Nothing,
+        _ => Follows::Body,
+    };
+    let (length, trailers) = (body.length(), body.has_trailers());
+    let real_time = length.is_none() && body.is_stream() && follows == Follows::Body;
+    let timeouts = local.timeouts();
+    let mut pace = Pace::new(&timeouts, timeouts.send);
+    let before = stream.bytes_said();
+    let mut sent = response::send(stream, &AnswerHead { response, length, trailers, follows }, body, &mut pace).await;
+    let broke_off = matches!(sent, Sent::Nothing { .. } | Sent::Cut);
+    if let Sent::Nothing { status } = sent {
+        *response = Response::with_status(status);
+        let head = AnswerHead { response, length: Some(0), trailers: false, follows };
+        sent = response::send(stream, &head, Body::Empty, &mut pace).await;
+    }
+    if real_time {
+        exchange.tags.note(|| "real time stream: true".to_owned());
+    }
+    if broke_off {
+        exchange.tags.note(|| "backend broke off the body".to_owned());
+    }
+    let reset = match sent {
+        Sent::Whole => None,
+        Sent::Nothing { .. } | Sent::Cut => Some(Reset::AnswerBroken),
+        Sent::Stalled => {
+            local.limit("response_stalled");
+            exchange.tags.note(|| "client took no byte in time".to_owned());
+            Some(Reset::ClientSlow)
+        }
+        Sent::Slow => {
+            local.limit("response_rate");
+            exchange.tags.note(|| "client took too few bytes".to_owned());
+            Some(Reset::ClientSlow)
+        }
+        Sent::Gone => {
+            exchange.tags.note(|| "client left during the answer".to_owned());
+            Some(Reset::ClientGone)
+        }
+    };
+    let bytes = stream.bytes_said().saturating_sub(before);
+    local.record(exchange, routed, stream.request_bytes(), bytes);
+    match (reset, joined) {
+        (Some(why), _) => stream.reset(why),
+        (None, Some(backend)) => return Served::Joined(backend),
+        (None, None) => {}
+    }
+    Served::Answered
+}
