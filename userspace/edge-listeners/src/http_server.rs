@@ -461,6 +461,13 @@ async fn handshake(local: Rc<Local>, tls: Tls, stream: TcpStream, peer: SocketAd
 }
 
 impl Local {
+    /// The share of a server that runs on this worker.
+    #[cfg(test)]
+    pub fn of(server: &str) -> Option<Rc<Local>> {
+        LOCALS
+            .with_borrow(|locals| locals.iter().map(|(_, local)| local.clone()).find(|l| **l.server_name() == *server))
+    }
+
     /// The generation of the rules in force now.
     pub fn live(&self) -> Rc<Held> {
         let mut live = self.live.borrow_mut();

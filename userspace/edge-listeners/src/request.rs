@@ -274,3 +274,6 @@ async fn finish<S: ClientStream>(
     }
     Served::Answered
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,9 +104,11 @@ fn that_break_off_cut_the_client_off(io: IoMode) {
 }
 
 fn that_pause_too_long_cut_the_client_off(io: IoMode) {
+    // Made beforehand: the backend has 700 ms, and making it takes long where the machine is busy.
+    let half = answer(&pattern(SIZE / 2), SIZE);
     let backend = Backend::new(move |mut wire, _| {
         wire.head();
-        wire.send(&answer(&pattern(SIZE / 2), SIZE));
+        wire.send(&half);
         wire.rest();
     });
     let pipeline = proxy_to(backend.port).replace("pools: [{", "pools: [{timeout: 700ms, ");
