@@ -75,7 +75,7 @@ pub struct HttpServerSpec {
     /// Largest request body, in bytes; beyond it the client gets 413. 0, the default, means 4 MiB; a negative one relays
     /// bodies of any size as they come.
     pub client_max_body_size: i64,
-    /// Add the client's address to X-Forwarded-For. Default false.
+    /// Add the address the connection came from to the end of X-Forwarded-For, whatever the list holds. Default false.
     pub x_forwarded_for: bool,
     /// Spans and where they go. Default: none are made.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,8 +91,9 @@ pub struct HttpServerSpec {
     pub global_filter: String,
     /// Template of the access log's lines. Default: Easegress's line.
     pub access_log_format: String,
-    /// Peers whose X-Forwarded-For, X-Real-IP and X-Forwarded-Proto are believed, addresses and prefixes. Default: nobody,
-    /// so the client's address is the one the connection came from.
+    /// Peers whose X-Forwarded-For (or X-Real-IP, where there is none) and X-Forwarded-Proto are believed, addresses and prefixes.
+    /// The client is the last hop that is not one of them, written with a port or without; one that cannot be read is `unknown`.
+    /// Default: nobody, so the client's address is the one the connection came from.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trusted_proxies: Vec<Cidr>,
 }

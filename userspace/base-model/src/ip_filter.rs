@@ -108,7 +108,8 @@ impl JsonSchema for Cidr {
     }
 }
 
-/// Who may come in, by address. An address in both lists gets the default.
+/// Who may come in, by address. An address in both lists gets the default. A client whose address nobody knows, because a trusted
+/// proxy names none that can be read, comes in only where there are no lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct IpFilterSpec {
@@ -143,9 +144,10 @@ pub struct IpFilter {
 }
 
 impl IpFilter {
-    /// `None`: the address of the client is not known.
+    /// `None`: the client's address is not known, and might be any. It is on no list that lets in and may be on one that keeps out:
+    /// where there are lists, it stays outside.
     pub fn allows(&self, ip: Option<IpAddr>) -> bool {
-        let Some(ip) = ip else { return self.default };
+        let Some(ip) = ip else { return self.default && !self.only_allowed && self.block.is_empty() };
         match (self.allow.contains(ip), self.block.contains(ip)) {
             (true, true) => self.default,
             (true, false) => true,
@@ -248,6 +250,8 @@ mod tests {
         };
         check(&[], &[], false, "junk", true);
         check(&["10.0.0.0/8"], &[], true, "junk", false);
+        check(&["10.0.0.0/8"], &[], false, "junk", false);
+        check(&[], &["10.0.0.0/8"], false, "junk", false);
         check(&["10.0.0.0/8"], &["10.1.0.0/16"], false, "10.1.2.3", true);
         check(&["10.0.0.0/8"], &["10.1.0.0/16"], true, "10.1.2.3", false);
         check(&["10.0.0.0/8"], &[], true, "10.1.2.3", true);

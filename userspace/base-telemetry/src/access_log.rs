@@ -11,5 +11,5 @@ mod text;
 mod writer;
 
 pub use format::{DEFAULT_FORMAT, Entry, Format, FormatError, Tags, write_line};
-pub use text::{write_duration, write_time};
+pub use text::{write_duration, write_ip, write_time};
 pub use writer::{AccessLog, Destination, FILE_NAME, LogWriter};

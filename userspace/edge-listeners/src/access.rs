@@ -41,7 +41,7 @@ pub fn write(
         &Entry {
             time: clock::time_of_day(ended),
             remote_addr: Some(exchange.client.peer),
-            real_ip: Some(exchange.client.real_ip),
+            real_ip: exchange.client.real_ip,
             method: exchange.method.as_bytes(),
             uri: &exchange.uri,
             proto: request.version.as_str(),

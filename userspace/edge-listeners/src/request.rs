@@ -8,7 +8,8 @@ use crate::pace::Pace;
 use crate::response::{self, Sent};
 use crate::router::{Matched, Route};
 use crate::tls::Tls;
-use crate::variables::Context as VariableContext;
+use crate::variables::{Context as VariableContext, Template};
+use base_model::ip_filter::CidrSet;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Pipeline};
 use proto_http::{Method, Response};
@@ -32,7 +33,7 @@ pub fn admit<S: ClientStream>(local: &Local, stream: &S, exchange: &mut Exchange
     exchange.tags.enabled = local.access_log_enabled();
     let client = &mut exchange.client;
     client.peer = stream.peer();
-    client.real_ip = client.peer.ip().to_canonical();
+    client.real_ip = Some(client.peer.ip().to_canonical());
     if !Arc::ptr_eq(&client.server, local.server_name()) {
         client.server = local.server_name().clone();
     }
@@ -56,7 +57,7 @@ pub async fn refuse<S: ClientStream>(local: &Local, stream: &mut S, exchange: &m
 pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mut Exchange) -> Served {
     let live = local.live();
     exchange.upgrade_offered = stream.offers_upgrade();
-    exchange.client.real_ip = forwarded::real_ip(exchange.request(), exchange.client.peer, &live.trusted_proxies);
+    believe_proxies(local, exchange, &live.trusted_proxies);
     let found = match &live.tls {
         Some(tls) if is_misdirected(tls, exchange) => {
             local.limit("misdirected");
@@ -125,6 +126,20 @@ fn body_limit(route: Option<&Route>, server: i64) -> Option<u64> {
     }
 }
 
+/// Whom a trusted proxy speaks for, and how that client came.
+fn believe_proxies(local: &Local, exchange: &mut Exchange, trusted: &CidrSet) {
+    if trusted.is_empty() {
+        return;
+    }
+    let (headers, peer) = (&exchange.request().headers, exchange.client.peer.ip());
+    let (real_ip, scheme) = (forwarded::real_ip(headers, peer, trusted), forwarded::scheme(headers, peer, trusted));
+    if real_ip.is_none() {
+        local.limit("client_unknown");
+    }
+    exchange.client.real_ip = real_ip;
+    exchange.client.scheme = scheme.unwrap_or(exchange.client.scheme);
+}
+
 /// What a route asks to be done before its pipeline.
 fn prepare(local: &Local, exchange: &mut Exchange, route: &Route, matched: &Matched, forwarded_for: bool) {
     if !route.set_headers.is_empty() {
@@ -150,8 +165,11 @@ fn prepare(local: &Local, exchange: &mut Exchange, route: &Route, matched: &Matc
     }
     exchange.matched_prefix = route.prefix().cloned();
     route.rewrite(exchange.request_mut(), matched);
-    if forwarded_for {
-        forwarded::append(exchange);
+    // Who writes the whole list into the field has the peer in it already.
+    let is_list = |(name, text): &(String, Template)| name.eq_ignore_ascii_case("X-Forwarded-For") && text.adds_peer();
+    if forwarded_for && !route.set_headers.iter().any(is_list) {
+        let list = forwarded::with_peer(&exchange.request().headers, exchange.client.peer.ip(), ",");
+        exchange.request_mut().headers.set("X-Forwarded-For", list);
     }
 }
 

@@ -103,8 +103,8 @@ impl Router {
     }
 
     /// The route, or the status to refuse with.
-    pub fn route(&self, request: &Request, client: IpAddr) -> Result<(&Route, Matched), u16> {
-        let allowed = |filter: &Option<IpFilter>| filter.as_ref().is_none_or(|f| f.allows(Some(client)));
+    pub fn route(&self, request: &Request, client: Option<IpAddr>) -> Result<(&Route, Matched), u16> {
+        let allowed = |filter: &Option<IpFilter>| filter.as_ref().is_none_or(|f| f.allows(client));
         if !allowed(&self.ip_filter) {
             return Err(403);
         }
@@ -406,7 +406,7 @@ mod tests {
         for (text, expected) in table {
             let (mut request, client) = request(text);
             let before = request.target();
-            let answer = match router.route(&request, client) {
+            let answer = match router.route(&request, Some(client)) {
                 Err(status) => status.to_string(),
                 Ok((route, matched)) => {
                     let name = route.pipeline.name().to_string();

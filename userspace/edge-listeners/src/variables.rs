@@ -1,5 +1,6 @@
 //! Texts with nginx-like variables, for `setHeaders`: `$var`, `${var}`, `${var:default}`.
 
+use crate::forwarded;
 use crate::router::query_value;
 use base_telemetry::access_log::write_time;
 use base64::Engine as _;
@@ -17,6 +18,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)
         .with_decode_allow_trailing_bits(true),
 );
+
+/// The variable with all lines of X-Forwarded-For and the connection's peer.
+const WITH_PEER: &str = "proxy_add_x_forwarded_for";
 
 /// A text taken apart once. Unknown variables are empty; `$` before a digit, or before anything that cannot begin a
 /// name, is itself.
@@ -86,6 +90,11 @@ impl Template {
         self.parts.is_empty()
     }
 
+    /// Whether it ends with the list of hops whose end is the connection's peer.
+    pub fn adds_peer(&self) -> bool {
+        matches!(self.parts.last(), Some(Part::Variable { name, .. }) if name == WITH_PEER)
+    }
+
     /// The text with its variables. Bytes that may not stand in a header are left out.
     pub fn expand(&self, context: &Context<'_>) -> String {
         let mut out = String::new();
@@ -123,14 +132,11 @@ impl Context<'_> {
             "query_string" | "args" => request.query.clone().unwrap_or_default(),
             "host" | "hostname" | "server_name" => request.host().to_owned(),
             "http_host" => request.authority.clone(),
-            "remote_addr" => self.client.real_ip.to_canonical().to_string(),
+            "remote_addr" => self.client.real_ip_text(),
             "remote_user" => basic_user(request)?,
-            "proxy_add_x_forwarded_for" => {
-                let ip = self.client.real_ip.to_canonical().to_string();
-                match header(Known::XForwardedFor) {
-                    earlier if earlier.is_empty() => ip,
-                    earlier => format!("{earlier}, {ip}"),
-                }
+            WITH_PEER => {
+                let list = forwarded::with_peer(&request.headers, self.client.peer.ip(), ", ");
+                String::from_utf8_lossy(&list).into_owned()
             }
             "time_iso8601" => iso8601(seconds().as_secs()),
             "time_local" => common_log(seconds().as_secs()),
@@ -151,7 +157,7 @@ impl Context<'_> {
             "worker" => self.worker.to_string(),
             _ => {
                 if let Some(name) = name.strip_prefix("http_") {
-                    request.headers.text(&name.replace('_', "-"))?.to_owned()
+                    lines(request, &name.replace('_', "-"))?
                 } else if let Some(key) = name.strip_prefix("arg_") {
                     query_value(request.query.as_deref()?, key)?
                 } else {
@@ -180,6 +186,14 @@ fn common_log(unix: u64) -> String {
     format!("{}/{}/{}:{} +0000", part(), part(), part(), part())
 }
 
+/// A field as one list, whatever number of lines it came in (RFC 9110 section 5.3).
+fn lines(request: &Request, name: &str) -> Option<String> {
+    let separator = if name.eq_ignore_ascii_case("Cookie") { "; " } else { ", " };
+    let mut lines = request.headers.values(name).map(String::from_utf8_lossy);
+    let first = lines.next()?.into_owned();
+    Some(lines.fold(first, |list, line| list + separator + &line))
+}
+
 fn cookie(request: &Request, name: &str) -> Option<String> {
     request.headers.known_all(Known::Cookie).filter_map(|v| std::str::from_utf8(v).ok()).find_map(|line| {
         line.split(';').find_map(|pair| {
@@ -205,8 +219,11 @@ mod tests {
         request.query = Some("a=1&b=x%20y".into());
         request.headers.add("Cookie", "t=1; s=k");
         request.headers.add("X-Own", "mine");
+        request.headers.add("X-Two", "1");
+        request.headers.add("X-Two", "2");
         request.headers.add("Authorization", "Basic YWxpY2U6c2VjcmV0");
-        let client = Client { real_ip: [192, 0, 2, 7].into(), ..Client::default() };
+        let client =
+            Client { real_ip: Some([192, 0, 2, 7].into()), peer: ([192, 0, 2, 8], 4711).into(), ..Client::default() };
         let captures = &[("id".into(), "42".to_owned())];
         let context = Context {
             request: &request,
@@ -239,9 +256,10 @@ mod tests {
             ("a$$host", "a$z.test"),
             ("${host", "${host"),
             ("$http_x_own", "mine"),
+            ("$http_x_two", "1, 2"),
             ("$http_host", "z.test:10080"),
             ("$request_uri", "/v?a=1&b=x%20y"),
-            ("$remote_addr $proxy_add_x_forwarded_for", "192.0.2.7 192.0.2.7"),
+            ("$remote_addr $proxy_add_x_forwarded_for", "192.0.2.7 192.0.2.8"),
             ("$machine/$worker", "edge-1/3"),
             ("$unknown", ""),
             ("${id}-$id", "42-42"),

@@ -25,8 +25,9 @@ pub const DEFAULT_NAMESPACE: &str = "DEFAULT";
 pub struct Client {
     /// The socket's peer.
     pub peer: SocketAddr,
-    /// The client's own address: the peer, or what a trusted proxy says in X-Forwarded-For.
-    pub real_ip: IpAddr,
+    /// The client's own address: the peer's, or the one a trusted proxy names in X-Forwarded-For. `None`: that proxy names one
+    /// that cannot be read, and nobody knows.
+    pub real_ip: Option<IpAddr>,
     /// `http` or `https`, as the client sees it.
     pub scheme: &'static str,
     /// Name of the server object that took the request.
@@ -38,7 +39,15 @@ pub struct Client {
 impl Default for Client {
     fn default() -> Client {
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        Client { peer: SocketAddr::new(nobody, 0), real_ip: nobody, scheme: "http", server: Arc::from(""), tls: None }
+        Client { peer: SocketAddr::new(nobody, 0), real_ip: None, scheme: "http", server: Arc::from(""), tls: None }
+    }
+}
+
+impl Client {
+    /// The client's own address as text, v4-mapped v6 as v4 so that sockets of both kinds show it alike; `unknown` (RFC 7239 section
+    /// 6.2) where nobody knows.
+    pub fn real_ip_text(&self) -> String {
+        self.real_ip.map_or_else(|| "unknown".to_owned(), |ip| ip.to_canonical().to_string())
     }
 }
 

@@ -6,7 +6,6 @@ use crate::random;
 use base_model::OutlierDetectionSpec;
 use edge_pipeline::Client;
 use proto_http::Request;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -19,7 +18,7 @@ pub enum Policy {
     Random,
     /// Random in proportion to the weights.
     WeightedRandom,
-    /// By the client's own address.
+    /// By the client's own address; clients of whom nobody knows it share one server.
     IpHash,
     /// By the first value of a request header; requests without it share one server.
     HeaderHash(String),
@@ -100,7 +99,7 @@ impl Balancer {
             Policy::RoundRobin(turn) => turn.fetch_add(1, Ordering::Relaxed) % count,
             Policy::WeightedRandom if self.weight_sum > 0 => self.by_weight(random::below(self.weight_sum))?,
             Policy::Random | Policy::WeightedRandom => random::below(count as u64) as usize,
-            Policy::IpHash => return hashed(ip_text(client.real_ip).as_bytes()),
+            Policy::IpHash => return hashed(client.real_ip_text().as_bytes()),
             Policy::HeaderHash(name) => return hashed(request.headers.value(name).unwrap_or_default()),
         };
         Some((index, None))
@@ -140,11 +139,6 @@ impl Balancer {
     }
 }
 
-/// An address as text, with v4-mapped v6 written as v4 so that both sockets hash alike.
-pub fn ip_text(ip: IpAddr) -> String {
-    ip.to_canonical().to_string()
-}
-
 /// FNV-1 with 32 bits, the hash of Easegress's `ipHash` and `headerHash`.
 pub fn fnv1_32(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash: u32, byte| hash.wrapping_mul(0x0100_0193) ^ u32::from(*byte))
@@ -169,7 +163,7 @@ mod tests {
             let mut request = Request::default();
             request.headers.add("X-U", format!("user-{i}"));
             let client =
-                Client { real_ip: IpAddr::from([10, 1, (i / 250) as u8, (i % 250) as u8]), ..Client::default() };
+                Client { real_ip: Some([10, 1, (i / 250) as u8, (i % 250) as u8].into()), ..Client::default() };
             counts[b.choose(&request, &client).unwrap()] += 1;
         }
         counts

@@ -1,6 +1,6 @@
 //! Which requests a candidate or mirror pool takes (`filter` of a pool).
 
-use crate::balance::{fnv1_32, ip_text};
+use crate::balance::fnv1_32;
 use crate::random;
 use base_model::{Matcher, RequestMatcherSpec, UrlMatcher};
 use edge_pipeline::Client;
@@ -48,7 +48,7 @@ impl RequestMatcher {
                     && (urls.is_empty()
                         || urls.iter().any(|u| u.matches(request.method.as_str(), request.path.as_str())))
             }
-            RequestMatcher::IpHash { permil } => fnv1_32(ip_text(client.real_ip).as_bytes()) % 1000 < *permil,
+            RequestMatcher::IpHash { permil } => fnv1_32(client.real_ip_text().as_bytes()) % 1000 < *permil,
             RequestMatcher::HeaderHash { key, permil } => {
                 fnv1_32(request.headers.value(key).unwrap_or_default()) % 1000 < *permil
             }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use super::text::{has_control, write_duration, write_foreign, write_number, write_time};
+use super::text::{has_control, write_duration, write_foreign, write_ip, write_number, write_time};
 
 /// The format of a server that names none.
 pub const DEFAULT_FORMAT: &str = "[{{Time}}] [{{RemoteAddr}} {{RealIP}} {{Method}} {{URI}} {{Proto}} {{StatusCode}}] \
@@ -163,6 +163,7 @@ pub struct Entry<'a> {
     /// When the request began.
     pub time: SystemTime,
     pub remote_addr: Option<SocketAddr>,
+    /// `None`: nobody knows.
     pub real_ip: Option<IpAddr>,
     pub method: &'a [u8],
     /// The request target as received.
@@ -206,11 +207,10 @@ fn write_variable(variable: Variable, entry: &Entry<'_>, out: &mut Vec<u8>) {
                 write_number(u64::from(addr.port()), out);
             }
         }
-        Variable::RealIp => {
-            if let Some(ip) = entry.real_ip {
-                write_ip(ip.to_canonical(), out);
-            }
-        }
+        Variable::RealIp => match entry.real_ip {
+            Some(ip) => write_ip(ip.to_canonical(), out),
+            None => out.extend_from_slice(b"unknown"),
+        },
         Variable::Method => write_foreign(entry.method, out),
         Variable::Uri => match entry.uri.get(..URI_BYTES_MAX) {
             Some(start) if entry.uri.len() > URI_BYTES_MAX => {
@@ -227,31 +227,6 @@ fn write_variable(variable: Variable, entry: &Entry<'_>, out: &mut Vec<u8>) {
         Variable::Tags => entry.tags.write(out),
         Variable::ReqHeaders => entry.request_headers.write(out),
         Variable::RespHeaders => entry.response_headers.write(out),
-    }
-}
-
-/// The formatter of the standard library takes three times as long for an IPv4 address.
-fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
-    match ip {
-        IpAddr::V4(ip) => {
-            let mut text = [b'.'; 15];
-            let mut at = 0;
-            for (index, octet) in ip.octets().into_iter().enumerate() {
-                at += usize::from(index > 0);
-                for (from, digit) in [(100, octet / 100), (10, octet / 10 % 10), (0, octet % 10)] {
-                    if octet >= from {
-                        text[at] = b'0' + digit;
-                        at += 1;
-                    }
-                }
-            }
-            out.extend_from_slice(&text[..at]);
-        }
-        IpAddr::V6(ip) => {
-            use std::io::Write as _;
-            // Writing to a Vec does not fail.
-            let _ = write!(out, "{ip}");
-        }
     }
 }
 

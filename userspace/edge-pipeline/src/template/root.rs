@@ -97,7 +97,7 @@ impl<'x> Object<'x> {
                     "Header" => Value::Object(Object::Header(&request.headers)),
                     "Host" => Value::text(&request.authority),
                     "RemoteAddr" => Value::text(exchange.client.peer.to_string()),
-                    "RealIP" => Value::text(exchange.client.real_ip.to_string()),
+                    "RealIP" => Value::text(exchange.client.real_ip_text()),
                     "Scheme" => Value::text(exchange.client.scheme),
                     "RequestURI" => Value::text(request.target()),
                     "ContentLength" => content_length(&space.request_body),
