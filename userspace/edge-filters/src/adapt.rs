@@ -1,6 +1,6 @@
 //! Changes to header fields, ready to apply.
 
-use crate::built::{Built, BuiltError, checked_name, checked_value, text_of};
+use crate::built::{Built, BuiltError, checked_name, checked_value};
 use base_model::HeaderAdaptSpec;
 use proto_http::Headers;
 use serde_json::Value;
@@ -32,16 +32,17 @@ impl HeaderAdapt {
     pub fn of_built(built: &Built) -> Result<HeaderAdapt, BuiltError> {
         let pairs = |key: &str| -> Result<Vec<Field>, BuiltError> {
             let Some(map) = built.map(key)? else { return Ok(Vec::new()) };
-            let pair = |(name, value)| -> Result<Field, BuiltError> {
-                let value = text_of(value, name)?;
-                Ok((checked_name(name)?.into(), checked_value(name, &value)?.into()))
-            };
-            map.entries().map(pair).collect()
+            let mut fields = Vec::new();
+            for (name, value) in map.entries()? {
+                let value = built.text_of(value, &name)?;
+                fields.push((checked_name(&name)?.into(), checked_value(&name, &value)?.into()));
+            }
+            Ok(fields)
         };
         let del = match built.value("del") {
             None => Vec::new(),
             Some(Value::Array(names)) => {
-                names.iter().map(|n| Ok(text_of(n, "del")?.as_ref().into())).collect::<Result<_, BuiltError>>()?
+                names.iter().map(|n| Ok(built.text_of(n, "del")?.as_ref().into())).collect::<Result<_, BuiltError>>()?
             }
             Some(_) => return Err("del is not a list".to_owned().into()),
         };

@@ -4,8 +4,9 @@
 use crate::built::BuiltError;
 use base_model::problem::at;
 use base_model::{Findings, Problem};
+use base_telemetry::limits::Limit;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{BuildError, Exchange, Outcome, Template};
+use edge_pipeline::{BuildError, Exchange, Outcome, Parts, Template};
 
 /// Building failed; the flow may jump on it.
 pub(crate) const BUILD_ERR: Outcome = "buildErr";
@@ -71,8 +72,17 @@ pub(crate) async fn collect(template: &Template, exchange: &mut Exchange) -> Res
     template.bodies().collect(exchange, DEFAULT_BODY_LIMIT).await.map_err(BuiltError::Body)
 }
 
-/// Notes why, and gives the result.
-pub(crate) fn failed(exchange: &mut Exchange, kind: &str, error: &BuiltError) -> Outcome {
+/// Counts what a template said and could not be sent.
+pub(crate) fn refusals(parts: &Parts<'_>) -> Limit {
+    parts.telemetry.limits().register("template_value")
+}
+
+/// Notes why, counts a refused value, and gives the result.
+pub(crate) fn failed(exchange: &mut Exchange, kind: &str, error: &BuiltError, refused: &Limit) -> Outcome {
+    if matches!(error, BuiltError::Refused(_)) {
+        // Tests run filters on threads of their own; the counter has a row for those.
+        refused.hit(base_runtime::current_worker().map_or(usize::MAX, |worker| worker.index()));
+    }
     tracing::debug!(kind, %error, "building failed");
     exchange.tags.note(|| format!("{kind}: {error}"));
     BUILD_ERR

@@ -9,17 +9,19 @@
 //!   items: {{.req.JSONBody.items | toJson}}
 //! ```
 //!
-//! Later templates read `.data.order.id`. The text is read as YAML.
+//! Later templates read `.data.order.id`. The text is read as YAML, in which texts of a message stay texts; `toJson` gives
+//! their structure, and a template that is nothing but a body (`{{.req.Body}}`) keeps what that body says.
 //!
 //! Outcomes: `buildErr` (the template failed or its text is not YAML). Fits HTTPServer. Costs a run of the template and
 //! the parsing of what it says.
 
 use crate::builder::{self, BUILD_ERR, TemplateText};
-use crate::built::{self, BuiltError};
+use crate::built;
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::problem::at;
 use base_model::{Findings, Problem};
+use base_telemetry::limits::Limit;
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -62,6 +64,7 @@ impl DataBuilderSpec {
 pub struct DataBuilder {
     key: String,
     template: Template,
+    refused: Limit,
 }
 
 pub const KIND: FilterKind = FilterKind {
@@ -70,22 +73,21 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("data_builder.rs"),
     schema: spec::schema::<DataBuilderSpec>,
     check: spec::check::<DataBuilderSpec>,
-    build: |fields, _| spec::build(fields, DataBuilder::new),
+    build: |fields, parts| spec::build(fields, |spec| DataBuilder::new(spec, builder::refusals(parts))),
 };
 
 impl DataBuilder {
-    fn new(spec: DataBuilderSpec) -> Result<DataBuilder, BuildError> {
-        Ok(DataBuilder { template: spec.template_text().parse()?, key: spec.data_key })
+    fn new(spec: DataBuilderSpec, refused: Limit) -> Result<DataBuilder, BuildError> {
+        Ok(DataBuilder { template: spec.template_text().parse()?, key: spec.data_key, refused })
     }
 
     fn keep(&self, exchange: &mut Exchange) -> Outcome {
-        let text = self.template.render(exchange).map_err(BuiltError::Render);
-        match text.and_then(|text| built::parse(&text)) {
+        match built::render_any(&self.template, exchange) {
             Ok(value) => {
                 exchange.data.insert(self.key.clone(), value);
                 SUCCESS
             }
-            Err(error) => builder::failed(exchange, KIND.kind, &error),
+            Err(error) => builder::failed(exchange, KIND.kind, &error, &self.refused),
         }
     }
 }
@@ -98,7 +100,7 @@ impl Filter for DataBuilder {
         Step::wait(async {
             match builder::collect(&self.template, exchange).await {
                 Ok(()) => self.keep(exchange),
-                Err(error) => builder::failed(exchange, KIND.kind, &error),
+                Err(error) => builder::failed(exchange, KIND.kind, &error, &self.refused),
             }
         })
     }

@@ -26,6 +26,8 @@ pub mod validator;
 
 mod adapt;
 mod builder;
+#[cfg(test)]
+mod builder_attacks;
 mod built;
 mod gzip;
 mod module_doc;

@@ -28,12 +28,13 @@
 
 use crate::adapt::HeaderAdapt;
 use crate::builder::{self, BUILD_ERR, TemplateText};
-use crate::built::{self, Built, BuiltError};
+use crate::built::{self, Built, BuiltError, quoted};
 use crate::gzip;
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec, unexpected};
 use base_model::problem::at;
 use base_model::{Findings, HeaderAdaptSpec, Problem, regexp};
+use base_telemetry::limits::Limit;
 use bytes::Bytes;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Space, Step, Template};
@@ -180,6 +181,7 @@ pub struct RequestAdaptor {
     compress: bool,
     decompress: bool,
     template: Option<Template>,
+    refused: Limit,
 }
 
 enum PathAdapt {
@@ -195,11 +197,11 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("request_adaptor.rs"),
     schema: spec::schema::<RequestAdaptorSpec>,
     check: spec::check::<RequestAdaptorSpec>,
-    build: |fields, _| spec::build(fields, RequestAdaptor::new),
+    build: |fields, parts| spec::build(fields, |spec| RequestAdaptor::new(spec, builder::refusals(parts))),
 };
 
 impl RequestAdaptor {
-    fn new(spec: RequestAdaptorSpec) -> Result<RequestAdaptor, BuildError> {
+    fn new(spec: RequestAdaptorSpec, refused: Limit) -> Result<RequestAdaptor, BuildError> {
         let template = if spec.template.is_empty() { None } else { Some(spec.template_text().parse()?) };
         Ok(RequestAdaptor {
             method: Method::parse(spec.method.as_bytes()),
@@ -210,6 +212,7 @@ impl RequestAdaptor {
             compress: !spec.compress.is_empty(),
             decompress: !spec.decompress.is_empty(),
             template,
+            refused,
         })
     }
 
@@ -246,14 +249,14 @@ impl RequestAdaptor {
         if let Some(template) = &self.template
             && let Err(error) = builder::collect(template, exchange).await
         {
-            return builder::failed(exchange, KIND.kind, &error);
+            return builder::failed(exchange, KIND.kind, &error, &self.refused);
         }
         if self.body.is_some() && exchange.space().request_body.is_stream() {
             // Read to its end, a small body costs less than the connection that dropping it would.
             let _ = exchange.space().request_body.collect(DRAIN_MAX).await;
         }
         if let Err(error) = self.adapt(exchange) {
-            return builder::failed(exchange, KIND.kind, &error);
+            return builder::failed(exchange, KIND.kind, &error, &self.refused);
         }
         let space = exchange.space();
         if self.compress {
@@ -277,7 +280,7 @@ impl Filter for RequestAdaptor {
         }
         Step::Done(match self.adapt(exchange) {
             Ok(()) => SUCCESS,
-            Err(error) => builder::failed(exchange, KIND.kind, &error),
+            Err(error) => builder::failed(exchange, KIND.kind, &error, &self.refused),
         })
     }
 }
@@ -296,11 +299,11 @@ impl Changes {
     fn of_built(built: &Built) -> Result<Changes, BuiltError> {
         let method = match built.text("method")? {
             None => None,
-            Some(text) => Some(Method::parse(text.as_bytes()).ok_or_else(|| format!("{text:?} is not a method"))?),
+            Some(text) => Some(Method::parse(text.as_bytes()).ok_or_else(|| refused(&text, "a method"))?),
         };
         let host = match built.text("host")? {
             Some(text) if !proto_http::authority::is_authority(text.as_bytes()) => {
-                return Err(format!("{text:?} is not a host").into());
+                return Err(refused(&text, "a host"));
             }
             text => text.map(|text| text.as_ref().into()),
         };
@@ -312,6 +315,10 @@ impl Changes {
             body: built.text("body")?.map(|text| Bytes::copy_from_slice(text.as_bytes())),
         })
     }
+}
+
+fn refused(text: &str, what: &str) -> BuiltError {
+    BuiltError::Refused(format!("{} is not {what}", quoted(text)))
 }
 
 impl PathAdapt {
@@ -341,8 +348,8 @@ impl PathAdapt {
         let regexp_replace = match built.map("regexpReplace")? {
             None => None,
             Some(replace) => Some(RegexpReplaceSpec {
-                regexp: replace.text("regexp")?.unwrap_or_default().into_owned(),
-                replace: replace.text("replace")?.unwrap_or_default().into_owned(),
+                regexp: replace.expression("regexp")?,
+                replace: replace.replacement("replace")?,
             }),
         };
         let spec = PathAdaptSpec {

@@ -13,6 +13,9 @@
 //! # or: sourceNamespace: DEFAULT
 //! ```
 //!
+//! What a message puts into a part of `url` stays in that part: `?` and `#` are escaped in the path, `&`, `;` and `#` in the
+//! query, unless the text is `.URL.RawQuery`; a `url` that is one text of a message and nothing else is taken as it is.
+//!
 //! `formData: {field: {value, fileName}}` in the template's output makes a multipart body. An absolute `url` or a
 //! `Host` among the headers sets the authority; without either the backend's own is used.
 //!
@@ -20,10 +23,11 @@
 //! Costs a run of the template and the parsing of what it says.
 
 use crate::builder::{self, BUILD_ERR, Source, TemplateText};
-use crate::built::{self, Built, BuiltError, text_of};
+use crate::built::{self, Built, BuiltError, quoted};
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::Findings;
+use base_telemetry::limits::Limit;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template};
 use proto_http::{Headers, Known, Method, Path, Request};
@@ -74,6 +78,7 @@ impl RequestBuilderSpec {
 /// A ready RequestBuilder.
 pub struct RequestBuilder {
     source: Source,
+    refused: Limit,
 }
 
 pub const KIND: FilterKind = FilterKind {
@@ -82,37 +87,46 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("request_builder.rs"),
     schema: spec::schema::<RequestBuilderSpec>,
     check: spec::check::<RequestBuilderSpec>,
-    build: |fields, _| spec::build(fields, RequestBuilder::new),
+    build: |fields, parts| spec::build(fields, |spec| RequestBuilder::new(spec, builder::refusals(parts))),
 };
 
 impl RequestBuilder {
-    fn new(spec: RequestBuilderSpec) -> Result<RequestBuilder, BuildError> {
-        Ok(RequestBuilder { source: spec.template_text().source(&spec.source_namespace)? })
+    fn new(spec: RequestBuilderSpec, refused: Limit) -> Result<RequestBuilder, BuildError> {
+        Ok(RequestBuilder { source: spec.template_text().source(&spec.source_namespace)?, refused })
     }
 }
 
 impl Filter for RequestBuilder {
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
-        let template = match &self.source {
-            Source::Namespace(name) => return Step::wait(copy_and_tell(exchange, name)),
-            Source::Template(template) => template,
-        };
-        if template.bodies().on_their_way(exchange) {
-            return Step::wait(async move {
-                match builder::collect(template, exchange).await {
-                    Ok(()) => build_and_tell(template, exchange),
-                    Err(error) => builder::failed(exchange, KIND.kind, &error),
-                }
-            });
+        match &self.source {
+            Source::Template(template) if !template.bodies().on_their_way(exchange) => {
+                let built = build(template, exchange);
+                Step::Done(self.tell(exchange, built))
+            }
+            _ => Step::wait(async move {
+                let built = self.build_with_bodies(exchange).await;
+                self.tell(exchange, built)
+            }),
         }
-        Step::Done(build_and_tell(template, exchange))
     }
 }
 
-async fn copy_and_tell(exchange: &mut Exchange, from: &str) -> Outcome {
-    match copy(exchange, from).await {
-        Ok(()) => SUCCESS,
-        Err(error) => builder::failed(exchange, KIND.kind, &error),
+impl RequestBuilder {
+    async fn build_with_bodies(&self, exchange: &mut Exchange) -> Result<(), BuiltError> {
+        match &self.source {
+            Source::Namespace(name) => copy(exchange, name).await,
+            Source::Template(template) => {
+                builder::collect(template, exchange).await?;
+                build(template, exchange)
+            }
+        }
+    }
+
+    fn tell(&self, exchange: &mut Exchange, built: Result<(), BuiltError>) -> Outcome {
+        match built {
+            Ok(()) => SUCCESS,
+            Err(error) => builder::failed(exchange, KIND.kind, &error, &self.refused),
+        }
     }
 }
 
@@ -126,14 +140,10 @@ async fn copy(exchange: &mut Exchange, from: &str) -> Result<(), BuiltError> {
     Ok(())
 }
 
-fn build_and_tell(template: &Template, exchange: &mut Exchange) -> Outcome {
-    match built::render(template, exchange).and_then(|built| of_built(&built)) {
-        Ok((request, body)) => {
-            put(exchange, request, body);
-            SUCCESS
-        }
-        Err(error) => builder::failed(exchange, KIND.kind, &error),
-    }
+fn build(template: &Template, exchange: &mut Exchange) -> Result<(), BuiltError> {
+    let (request, body) = of_built(&built::render(template, exchange)?)?;
+    put(exchange, request, body);
+    Ok(())
 }
 
 fn put(exchange: &mut Exchange, request: Request, body: Body) {
@@ -146,16 +156,16 @@ fn put(exchange: &mut Exchange, request: Request, body: Body) {
 /// The request a template's output describes.
 fn of_built(built: &Built) -> Result<(Request, Body), BuiltError> {
     let method = built.text("method")?.unwrap_or_else(|| "GET".into());
-    let url = built.text("url")?.unwrap_or_else(|| "/".into());
+    let url = built.url("url")?.unwrap_or_else(|| "/".into());
     let mut request = Request {
-        method: Method::parse(method.as_bytes()).ok_or_else(|| format!("{method:?} is not a method"))?,
+        method: Method::parse(method.as_bytes()).ok_or_else(|| refused(&method, "a method"))?,
         headers: built.headers("headers")?,
         ..Request::default()
     };
     read_url(url.trim(), &mut request)?;
     if let Some(host) = request.headers.text("Host").map(str::to_owned) {
         if !proto_http::authority::is_authority(host.as_bytes()) {
-            return Err(format!("{host:?} is not a host").into());
+            return Err(refused(&host, "a host"));
         }
         request.authority = host;
         request.headers.remove_known(Known::Host);
@@ -171,9 +181,13 @@ fn of_built(built: &Built) -> Result<(Request, Body), BuiltError> {
     Ok((request, body))
 }
 
+fn refused(text: &str, what: &str) -> BuiltError {
+    BuiltError::Refused(format!("{} is not {what}", quoted(text)))
+}
+
 /// `http://host/path?query` or `/path?query`; a fragment is not sent.
 fn read_url(url: &str, request: &mut Request) -> Result<(), BuiltError> {
-    let wrong = || BuiltError::Text(format!("{url:?} is not a URL"));
+    let wrong = || refused(url, "a URL");
     let mut rest = url.split('#').next().unwrap_or_default();
     if rest.bytes().any(|b| b < 0x20 || b == 0x7f) {
         return Err(wrong());
@@ -210,14 +224,14 @@ fn escape_query(query: &str) -> String {
 /// A multipart/form-data body (RFC 7578).
 fn multipart(form: &Built, headers: &mut Headers) -> Result<Body, BuiltError> {
     let mut parts = Vec::new();
-    for (name, field) in form.entries() {
+    for (name, field) in form.entries()? {
         let (value, file) = match field {
             serde_json::Value::Object(_) => {
                 let file = field.get("fileName").or_else(|| field.get("filename"));
-                let file = file.map(|f| text_of(f, name)).transpose()?.filter(|f| !f.is_empty());
-                (field.get("value").map(|v| text_of(v, name)).transpose()?.unwrap_or_default(), file)
+                let file = file.map(|f| form.text_of(f, &name)).transpose()?.filter(|f| !f.is_empty());
+                (field.get("value").map(|v| form.text_of(v, &name)).transpose()?.unwrap_or_default(), file)
             }
-            scalar => (text_of(scalar, name)?, None),
+            scalar => (form.text_of(scalar, &name)?, None),
         };
         parts.push((name, value, file));
     }
@@ -231,9 +245,9 @@ fn multipart(form: &Built, headers: &mut Headers) -> Result<Body, BuiltError> {
     }
     let mut body = String::new();
     for (name, value, file) in parts {
-        body.push_str(&format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{}\"", quoted(name)));
+        body.push_str(&format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{}\"", parameter(&name)));
         if let Some(file) = file {
-            body.push_str(&format!("; filename=\"{}\"\r\nContent-Type: application/octet-stream", quoted(&file)));
+            body.push_str(&format!("; filename=\"{}\"\r\nContent-Type: application/octet-stream", parameter(&file)));
         }
         body.push_str(&format!("\r\n\r\n{value}\r\n"));
     }
@@ -243,7 +257,7 @@ fn multipart(form: &Built, headers: &mut Headers) -> Result<Body, BuiltError> {
 }
 
 /// A name inside the quotes of a Content-Disposition.
-fn quoted(name: &str) -> String {
+fn parameter(name: &str) -> String {
     name.replace('\\', "\\\\").replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A")
 }
 

@@ -29,6 +29,7 @@ use crate::request_adaptor::{COMPRESS_FAILED, DECOMPRESS_FAILED, check_codecs, c
 use crate::spec::{self, Spec};
 use base_model::problem::at;
 use base_model::{Findings, HeaderAdaptSpec};
+use base_telemetry::limits::Limit;
 use bytes::Bytes;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template};
 use proto_http::Known;
@@ -82,6 +83,7 @@ pub struct ResponseAdaptor {
     compress: bool,
     decompress: bool,
     template: Option<Template>,
+    refused: Limit,
 }
 
 pub const KIND: FilterKind = FilterKind {
@@ -90,11 +92,11 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("response_adaptor.rs"),
     schema: spec::schema::<ResponseAdaptorSpec>,
     check: spec::check::<ResponseAdaptorSpec>,
-    build: |fields, _| spec::build(fields, ResponseAdaptor::new),
+    build: |fields, parts| spec::build(fields, |spec| ResponseAdaptor::new(spec, builder::refusals(parts))),
 };
 
 impl ResponseAdaptor {
-    fn new(spec: ResponseAdaptorSpec) -> Result<ResponseAdaptor, BuildError> {
+    fn new(spec: ResponseAdaptorSpec, refused: Limit) -> Result<ResponseAdaptor, BuildError> {
         let template = if spec.template.is_empty() { None } else { Some(spec.template_text().parse()?) };
         Ok(ResponseAdaptor {
             header: spec.header.as_ref().map(HeaderAdapt::new),
@@ -102,6 +104,7 @@ impl ResponseAdaptor {
             compress: !spec.compress.is_empty(),
             decompress: !spec.decompress.is_empty(),
             template,
+            refused,
         })
     }
 
@@ -130,10 +133,10 @@ impl ResponseAdaptor {
         if let Some(template) = &self.template
             && let Err(error) = builder::collect(template, exchange).await
         {
-            return builder::failed(exchange, KIND.kind, &error);
+            return builder::failed(exchange, KIND.kind, &error, &self.refused);
         }
         if let Err(error) = self.adapt(exchange) {
-            return builder::failed(exchange, KIND.kind, &error);
+            return builder::failed(exchange, KIND.kind, &error, &self.refused);
         }
         let space = exchange.space();
         let Some(response) = &mut space.response else { return RESPONSE_NOT_FOUND };
@@ -158,7 +161,7 @@ impl Filter for ResponseAdaptor {
         }
         Step::Done(match self.adapt(exchange) {
             Ok(()) => SUCCESS,
-            Err(error) => builder::failed(exchange, KIND.kind, &error),
+            Err(error) => builder::failed(exchange, KIND.kind, &error, &self.refused),
         })
     }
 }

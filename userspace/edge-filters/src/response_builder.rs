@@ -17,10 +17,11 @@
 //! template names them.
 
 use crate::builder::{self, BUILD_ERR, Source, TemplateText};
-use crate::built::{self, Built, BuiltError, text_of};
+use crate::built::{self, Built, BuiltError};
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::Findings;
+use base_telemetry::limits::Limit;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template};
 use proto_http::{Known, Response};
@@ -71,6 +72,7 @@ impl ResponseBuilderSpec {
 /// A ready ResponseBuilder.
 pub struct ResponseBuilder {
     source: Source,
+    refused: Limit,
 }
 
 pub const KIND: FilterKind = FilterKind {
@@ -79,37 +81,46 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("response_builder.rs"),
     schema: spec::schema::<ResponseBuilderSpec>,
     check: spec::check::<ResponseBuilderSpec>,
-    build: |fields, _| spec::build(fields, ResponseBuilder::new),
+    build: |fields, parts| spec::build(fields, |spec| ResponseBuilder::new(spec, builder::refusals(parts))),
 };
 
 impl ResponseBuilder {
-    fn new(spec: ResponseBuilderSpec) -> Result<ResponseBuilder, BuildError> {
-        Ok(ResponseBuilder { source: spec.template_text().source(&spec.source_namespace)? })
+    fn new(spec: ResponseBuilderSpec, refused: Limit) -> Result<ResponseBuilder, BuildError> {
+        Ok(ResponseBuilder { source: spec.template_text().source(&spec.source_namespace)?, refused })
     }
 }
 
 impl Filter for ResponseBuilder {
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
-        let template = match &self.source {
-            Source::Namespace(name) => return Step::wait(copy_and_tell(exchange, name)),
-            Source::Template(template) => template,
-        };
-        if template.bodies().on_their_way(exchange) {
-            return Step::wait(async move {
-                match builder::collect(template, exchange).await {
-                    Ok(()) => build_and_tell(template, exchange),
-                    Err(error) => builder::failed(exchange, KIND.kind, &error),
-                }
-            });
+        match &self.source {
+            Source::Template(template) if !template.bodies().on_their_way(exchange) => {
+                let built = build(template, exchange);
+                Step::Done(self.tell(exchange, built))
+            }
+            _ => Step::wait(async move {
+                let built = self.build_with_bodies(exchange).await;
+                self.tell(exchange, built)
+            }),
         }
-        Step::Done(build_and_tell(template, exchange))
     }
 }
 
-async fn copy_and_tell(exchange: &mut Exchange, from: &str) -> Outcome {
-    match copy(exchange, from).await {
-        Ok(()) => SUCCESS,
-        Err(error) => builder::failed(exchange, KIND.kind, &error),
+impl ResponseBuilder {
+    async fn build_with_bodies(&self, exchange: &mut Exchange) -> Result<(), BuiltError> {
+        match &self.source {
+            Source::Namespace(name) => copy(exchange, name).await,
+            Source::Template(template) => {
+                builder::collect(template, exchange).await?;
+                build(template, exchange)
+            }
+        }
+    }
+
+    fn tell(&self, exchange: &mut Exchange, built: Result<(), BuiltError>) -> Outcome {
+        match built {
+            Ok(()) => SUCCESS,
+            Err(error) => builder::failed(exchange, KIND.kind, &error, &self.refused),
+        }
     }
 }
 
@@ -122,14 +133,10 @@ async fn copy(exchange: &mut Exchange, from: &str) -> Result<(), BuiltError> {
     Ok(())
 }
 
-fn build_and_tell(template: &Template, exchange: &mut Exchange) -> Outcome {
-    match built::render(template, exchange).and_then(|built| of_built(&built)) {
-        Ok((response, body)) => {
-            exchange.respond(response, body);
-            SUCCESS
-        }
-        Err(error) => builder::failed(exchange, KIND.kind, &error),
-    }
+fn build(template: &Template, exchange: &mut Exchange) -> Result<(), BuiltError> {
+    let (response, body) = of_built(&built::render(template, exchange)?)?;
+    exchange.respond(response, body);
+    Ok(())
 }
 
 /// The response a template's output describes.
@@ -137,9 +144,11 @@ fn of_built(built: &Built) -> Result<(Response, Body), BuiltError> {
     let status = match built.value("statusCode") {
         None => 200,
         Some(code) => {
-            let text = text_of(code, "statusCode")?;
+            let text = built.text_of(code, "statusCode")?;
             let code = text.trim().parse().ok().filter(|code| (200..=599).contains(code));
-            code.ok_or_else(|| format!("statusCode {text} is not 200 to 599"))?
+            code.ok_or_else(|| {
+                BuiltError::Refused(format!("statusCode {} is not 200 to 599", crate::built::quoted(&text)))
+            })?
         }
     };
     let mut response = Response::with_status(status);

@@ -21,6 +21,7 @@ use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::problem::at;
 use base_model::{Findings, Problem};
+use base_telemetry::limits::Limit;
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,7 @@ impl ResultBuilderSpec {
 /// A ready ResultBuilder.
 pub struct ResultBuilder {
     template: Template,
+    refused: Limit,
 }
 
 pub const KIND: FilterKind = FilterKind {
@@ -71,18 +73,18 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("result_builder.rs"),
     schema: spec::schema::<ResultBuilderSpec>,
     check: spec::check::<ResultBuilderSpec>,
-    build: |fields, _| spec::build(fields, ResultBuilder::new),
+    build: |fields, parts| spec::build(fields, |spec| ResultBuilder::new(spec, builder::refusals(parts))),
 };
 
 impl ResultBuilder {
-    fn new(spec: ResultBuilderSpec) -> Result<ResultBuilder, BuildError> {
-        Ok(ResultBuilder { template: spec.template_text().parse()? })
+    fn new(spec: ResultBuilderSpec, refused: Limit) -> Result<ResultBuilder, BuildError> {
+        Ok(ResultBuilder { template: spec.template_text().parse()?, refused })
     }
 
     fn decide(&self, exchange: &mut Exchange) -> Outcome {
         match self.template.render(exchange) {
             Ok(text) => result_of(text.trim()),
-            Err(error) => builder::failed(exchange, KIND.kind, &BuiltError::Render(error)),
+            Err(error) => builder::failed(exchange, KIND.kind, &BuiltError::Render(error), &self.refused),
         }
     }
 }
@@ -95,7 +97,7 @@ impl Filter for ResultBuilder {
         Step::wait(async {
             match builder::collect(&self.template, exchange).await {
                 Ok(()) => self.decide(exchange),
-                Err(error) => builder::failed(exchange, KIND.kind, &error),
+                Err(error) => builder::failed(exchange, KIND.kind, &error, &self.refused),
             }
         })
     }

@@ -6,12 +6,13 @@
 //! their way: [`Bodies`] says beforehand what has to be collected. A run is bounded in output, memory, work and nesting;
 //! each bound is an error, never a panic.
 //!
-//! Reading order: [`syntax`](self) (text → tree), `value` (what is computed with), `run` (tree → text), `root` (the view
-//! of an exchange), `functions`.
+//! Reading order: [`syntax`](self) (text → tree), `value` (what is computed with), `run` (tree → text), `provenance`
+//! (whose text is whose), `root` (the view of an exchange), `functions`.
 
 mod encoding;
 mod functions;
 mod printf;
+mod provenance;
 mod root;
 mod run;
 mod syntax;
@@ -23,6 +24,7 @@ mod value;
 use crate::body::{Body, BodyError};
 use crate::exchange::{DEFAULT_BODY_LIMIT, Exchange, Space};
 use base_model::Problem;
+pub use provenance::{Form, Piece, Rendered};
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -38,6 +40,10 @@ pub struct Template {
 impl Template {
     /// Parses a text; empty delimiters mean `{{` and `}}`.
     pub fn parse(text: &str, left: &str, right: &str) -> Result<Template, ParseError> {
+        if provenance::is_private(text) {
+            let message = "a template cannot hold the private characters U+10F000 to U+10F0FF".to_owned();
+            return Err(ParseError { line: 1, column: 1, message });
+        }
         let tree = syntax::parse(text, left, right)?;
         let mut bodies = Bodies::default();
         bodies.find(&tree.root, true);
@@ -67,6 +73,12 @@ impl Template {
 
     /// Runs; bodies it needs must be in memory (see [`Bodies::collect`]).
     pub fn render(&self, exchange: &Exchange) -> Result<String, RenderError> {
+        let rendered = self.render_to_parse(exchange)?;
+        Ok(rendered.restore(rendered.text()).into_owned())
+    }
+
+    /// As [`render`](Template::render), for output that is parsed: texts of messages cannot become structure in it.
+    pub fn render_to_parse(&self, exchange: &Exchange) -> Result<Rendered, RenderError> {
         run::run(&self.tree, exchange).map_err(|failure| {
             let (line, column) = place(&self.text, failure.at);
             RenderError { line, column, message: failure.message }

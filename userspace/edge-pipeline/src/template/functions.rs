@@ -13,6 +13,7 @@ mod texts;
 pub(super) use core::truncated;
 pub(super) use numbers::parse_int;
 
+use super::provenance::Sayings;
 use super::value::{Sink, TOO_BIG, Value, print};
 use std::sync::Arc;
 
@@ -41,10 +42,14 @@ const fn function(name: &'static str, least: usize, most: usize, call: Call) -> 
     Function { name, least, most, call }
 }
 
-/// What a run may still spend: work and memory of all its values together.
+/// What a run may still spend, work and memory of all its values together, and the texts behind its tokens.
+#[derive(Default)]
 pub(super) struct Work {
     pub steps: usize,
     pub bytes: usize,
+    pub sayings: Sayings,
+    /// The function that runs writes texts as tokens.
+    pub hide_texts: bool,
 }
 
 impl Work {
@@ -176,7 +181,7 @@ fn regex_of(pattern: &str) -> Result<regex::Regex, String> {
             return Ok(regex.clone());
         }
         let regex = base_model::regexp::compile(pattern)
-            .map_err(|why| format!("{pattern:?} is no regular expression: {why}"))?;
+            .map_err(|why| format!("\"{}\" is no regular expression: {why}", truncated(pattern)))?;
         if compiled.len() >= COMPILED_MAX {
             compiled.clear();
         }

@@ -1,6 +1,7 @@
 //! The machine that runs a parsed template.
 
 use super::functions::{Function, Work};
+use super::provenance::{self, Form, Known, Origin, Rendered};
 use super::root::{Object, Parsed};
 use super::syntax::{Base, Command, Node, Operand, Pipe, Tree};
 use super::value::{Sink, Value, print};
@@ -33,27 +34,30 @@ pub(super) struct Machine<'t, 'x> {
     work: Work,
     out: Sink,
     /// Variables of the template that runs; slot 0 is `$`.
-    slots: Vec<Value<'x>>,
+    slots: Vec<Known<'x>>,
+    /// `set` has put something of a message into a map that may be the document's.
+    mixed: bool,
     depth: usize,
 }
 
 /// Runs a template against an exchange.
-pub(super) fn run(tree: &Tree, exchange: &Exchange) -> Result<String, Failure> {
-    let dot = Value::Object(Object::Root(exchange));
+pub(super) fn run(tree: &Tree, exchange: &Exchange) -> Result<Rendered, Failure> {
+    let dot = Known::document(Value::Object(Object::Root(exchange)));
     let mut machine = Machine {
         tree,
         parsed: Parsed::default(),
-        work: Work { steps: super::STEPS_MAX, bytes: super::MEMORY_MAX },
+        work: Work { steps: super::STEPS_MAX, bytes: super::MEMORY_MAX, ..Work::default() },
         out: Sink::new(super::OUTPUT_MAX),
         slots: machine_slots(tree, &dot),
+        mixed: false,
         depth: 0,
     };
     machine.walk(&tree.root, &dot)?;
-    Ok(machine.out.into_text())
+    Ok(Rendered { text: machine.out.into_text(), sayings: machine.work.sayings })
 }
 
-fn machine_slots<'x>(tree: &Tree, dot: &Value<'x>) -> Vec<Value<'x>> {
-    let mut slots = vec![Value::Nil; tree.slots];
+fn machine_slots<'x>(tree: &Tree, dot: &Known<'x>) -> Vec<Known<'x>> {
+    let mut slots = vec![Known::document(Value::Nil); tree.slots];
     slots[0] = dot.clone();
     slots
 }
@@ -67,7 +71,7 @@ impl<'x> Machine<'_, 'x> {
         Ok(())
     }
 
-    fn walk(&mut self, nodes: &[Node], dot: &Value<'x>) -> Result<Flow, Failure> {
+    fn walk(&mut self, nodes: &[Node], dot: &Known<'x>) -> Result<Flow, Failure> {
         for node in nodes {
             let flow = match node {
                 Node::Text(text) => {
@@ -94,16 +98,32 @@ impl<'x> Machine<'_, 'x> {
         Ok(Flow::Next)
     }
 
-    fn action(&mut self, pipe: &Pipe, dot: &Value<'x>) -> Result<(), Failure> {
-        let value = self.pipe(pipe, dot)?;
+    fn action(&mut self, pipe: &Pipe, dot: &Known<'x>) -> Result<(), Failure> {
+        let known = self.pipe(pipe, dot)?;
         if !pipe.assign.is_empty() {
             return Ok(());
         }
-        let printed = match &value {
-            Value::Nil => self.out.push("<no value>"),
-            value => print(value, &mut self.out),
+        self.write(&known).map_err(|why| Failure::new(pipe.at, why))
+    }
+
+    /// Writes a value. A text of a message becomes a token; its numbers mean the same wherever they stand.
+    fn write(&mut self, known: &Known<'x>) -> Result<(), String> {
+        let form = match (provenance::whole(known, self.mixed), &known.value) {
+            (_, Value::Nil) => return Ok(self.out.push("<no value>")?),
+            (Origin::Message(form), value) if !matches!(value, Value::Int(_) | Value::Float(_) | Value::Bool(_)) => {
+                form
+            }
+            (_, value) => {
+                if let (Value::Text(text), Origin::Tokens) = (value, known.origin) {
+                    self.out.account(self.work.sayings.length(text))?;
+                }
+                return Ok(print(value, &mut self.out)?);
+            }
         };
-        printed.map_err(|why| Failure::new(pipe.at, why))
+        let text = self.work.show(&known.value)?;
+        self.out.account(text.len())?;
+        let written = provenance::written(text, form, &mut self.work.sayings);
+        Ok(self.out.push(&written)?)
     }
 
     fn choice(
@@ -111,13 +131,13 @@ impl<'x> Machine<'_, 'x> {
         with: bool,
         arms: &[(Pipe, Vec<Node>)],
         other: &[Node],
-        dot: &Value<'x>,
+        dot: &Known<'x>,
     ) -> Result<Flow, Failure> {
         for (pipe, body) in arms {
-            let value = self.pipe(pipe, dot)?;
-            if value.is_true() {
+            let known = self.pipe(pipe, dot)?;
+            if known.value.is_true() {
                 self.enter(pipe.at)?;
-                let flow = self.walk(body, if with { &value } else { dot });
+                let flow = self.walk(body, if with { &known } else { dot });
                 self.depth -= 1;
                 return flow;
             }
@@ -130,22 +150,25 @@ impl<'x> Machine<'_, 'x> {
         (key, item): (Option<usize>, Option<usize>),
         pipe: &Pipe,
         (body, other): (&[Node], &[Node]),
-        dot: &Value<'x>,
+        dot: &Known<'x>,
     ) -> Result<Flow, Failure> {
         let at = pipe.at;
-        let value = self.pipe(pipe, dot)?.plain();
+        let known = self.pipe(pipe, dot)?;
+        let origin = provenance::whole(&known, self.mixed);
+        let value = known.value.plain();
         self.enter(at)?;
         let mut ran = false;
         let mut turn = |machine: &mut Self, index: Value<'x>, value: Value<'x>| -> Result<bool, Failure> {
             ran = true;
             machine.work.spend(1).map_err(|why| Failure::new(at, why))?;
+            let item_known = Known { value, origin };
             if let Some(slot) = key {
-                machine.slots[slot] = index;
+                machine.slots[slot] = Known { value: index, origin };
             }
             if let Some(slot) = item {
-                machine.slots[slot] = value.clone();
+                machine.slots[slot] = item_known.clone();
             }
-            Ok(machine.walk(body, &value)? != Flow::Break)
+            Ok(machine.walk(body, &item_known)? != Flow::Break)
         };
         match &value {
             Value::Int(count) => {
@@ -184,14 +207,14 @@ impl<'x> Machine<'_, 'x> {
         Ok(flow)
     }
 
-    fn call_template(&mut self, at: usize, name: &str, pipe: Option<&Pipe>, dot: &Value<'x>) -> Result<(), Failure> {
+    fn call_template(&mut self, at: usize, name: &str, pipe: Option<&Pipe>, dot: &Known<'x>) -> Result<(), Failure> {
         let value = match pipe {
             Some(pipe) => self.pipe(pipe, dot)?,
-            None => Value::Nil,
+            None => Known::document(Value::Nil),
         };
         let tree = self.tree;
         let Some(body) = tree.defined.get(name) else {
-            return Err(Failure::new(at, format!("template {name:?} is not defined")));
+            return Err(Failure::new(at, format!("template \"{name}\" is not defined")));
         };
         self.enter(at)?;
         self.spend(at, 1 + tree.slots)?;
@@ -206,13 +229,13 @@ impl<'x> Machine<'_, 'x> {
         self.work.spend(steps).map_err(|why| Failure::new(at, why))
     }
 
-    fn pipe(&mut self, pipe: &Pipe, dot: &Value<'x>) -> Result<Value<'x>, Failure> {
+    fn pipe(&mut self, pipe: &Pipe, dot: &Known<'x>) -> Result<Known<'x>, Failure> {
         self.enter(pipe.at)?;
         let mut value = None;
         for command in &pipe.commands {
             value = Some(self.command(command, dot, value)?);
         }
-        let value = value.unwrap_or(Value::Nil);
+        let value = value.unwrap_or(Known::document(Value::Nil));
         for slot in &pipe.assign {
             self.slots[*slot] = value.clone();
         }
@@ -220,7 +243,7 @@ impl<'x> Machine<'_, 'x> {
         Ok(value)
     }
 
-    fn command(&mut self, command: &Command, dot: &Value<'x>, piped: Option<Value<'x>>) -> Result<Value<'x>, Failure> {
+    fn command(&mut self, command: &Command, dot: &Known<'x>, piped: Option<Known<'x>>) -> Result<Known<'x>, Failure> {
         self.spend(command.head.at, 1)?;
         let head = &command.head;
         if let Base::Function(function) = head.base
@@ -230,7 +253,7 @@ impl<'x> Machine<'_, 'x> {
                 return self.and_or(function, command, dot, piped);
             }
             let args = self.arguments(command, dot, piped)?;
-            return self.call(head.at, function, &args);
+            return self.call(head.at, function, args);
         }
         if command.args.is_empty() && piped.is_none() {
             return self.operand(head, dot);
@@ -241,9 +264,9 @@ impl<'x> Machine<'_, 'x> {
             return Err(Failure::new(head.at, "can't give an argument to something that is no function"));
         };
         let base = self.base(head, dot)?;
-        let value = self.chain(head.at, base, fields)?;
-        let value = self.field(head.at, value, last, &args)?;
-        Ok(self.parsed.owned(value))
+        let known = self.chain(head.at, base, fields)?;
+        let known = self.field(head.at, known, last, args)?;
+        Ok(Known { value: self.parsed.owned(known.value), ..known })
     }
 
     /// Stops at the first argument that decides.
@@ -251,13 +274,13 @@ impl<'x> Machine<'_, 'x> {
         &mut self,
         function: &Function,
         command: &Command,
-        dot: &Value<'x>,
-        piped: Option<Value<'x>>,
-    ) -> Result<Value<'x>, Failure> {
+        dot: &Known<'x>,
+        piped: Option<Known<'x>>,
+    ) -> Result<Known<'x>, Failure> {
         let mut last = None;
         for arg in &command.args {
             let value = self.operand(arg, dot)?;
-            if value.is_true() == (function.name == "or") {
+            if value.value.is_true() == (function.name == "or") {
                 return Ok(value);
             }
             last = Some(value);
@@ -269,9 +292,9 @@ impl<'x> Machine<'_, 'x> {
     fn arguments(
         &mut self,
         command: &Command,
-        dot: &Value<'x>,
-        piped: Option<Value<'x>>,
-    ) -> Result<Vec<Value<'x>>, Failure> {
+        dot: &Known<'x>,
+        piped: Option<Known<'x>>,
+    ) -> Result<Vec<Known<'x>>, Failure> {
         let mut args = Vec::with_capacity(command.args.len() + 1);
         for arg in &command.args {
             args.push(self.operand(arg, dot)?);
@@ -280,7 +303,7 @@ impl<'x> Machine<'_, 'x> {
         Ok(args)
     }
 
-    fn call(&mut self, at: usize, function: &'static Function, args: &[Value<'x>]) -> Result<Value<'x>, Failure> {
+    fn call(&mut self, at: usize, function: &'static Function, args: Vec<Known<'x>>) -> Result<Known<'x>, Failure> {
         if args.len() < function.least || args.len() > function.most {
             let count = match function.least {
                 least if args.len() < least => format!("at least {least}"),
@@ -290,37 +313,69 @@ impl<'x> Machine<'_, 'x> {
             return Err(Failure::new(at, message));
         }
         // Functions look at the whole of their arguments, so big ones cost more.
-        let weight: usize = args.iter().map(weight).sum();
+        let weight: usize = args.iter().map(|arg| weight(&arg.value)).sum();
         self.spend(at, weight)?;
-        (function.call)(&mut self.work, args)
-            .map_err(|why| Failure::new(at, format!("error calling {}: {why}", function.name)))
+        let failed = |why| Failure::new(at, format!("error calling {}: {why}", function.name));
+        let (args, origin) = provenance::prepare(function, args, self.mixed, &mut self.work).map_err(failed)?;
+        self.mixed |= function.name == "set" && origin != Origin::Document;
+        self.work.hide_texts = origin == Origin::Tokens;
+        let value = (function.call)(&mut self.work, &args).map_err(failed)?;
+        Ok(Known { origin: provenance::resulting(origin, &value), value })
     }
 
-    fn operand(&mut self, operand: &Operand, dot: &Value<'x>) -> Result<Value<'x>, Failure> {
+    fn operand(&mut self, operand: &Operand, dot: &Known<'x>) -> Result<Known<'x>, Failure> {
         let base = self.base(operand, dot)?;
-        let value = self.chain(operand.at, base, &operand.fields)?;
-        Ok(self.parsed.owned(value))
+        let known = self.chain(operand.at, base, &operand.fields)?;
+        Ok(Known { value: self.parsed.owned(known.value), ..known })
     }
 
-    fn base(&mut self, operand: &Operand, dot: &Value<'x>) -> Result<Value<'x>, Failure> {
-        Ok(match &operand.base {
-            Base::Dot => dot.clone(),
+    fn base(&mut self, operand: &Operand, dot: &Known<'x>) -> Result<Known<'x>, Failure> {
+        Ok(Known::document(match &operand.base {
+            Base::Dot => return Ok(dot.clone()),
+            Base::Variable(slot) => return Ok(self.slots[*slot].clone()),
+            Base::Function(function) => return self.call(operand.at, function, Vec::new()),
+            Base::Pipe(pipe) => return self.pipe(pipe, dot),
             Base::Nil => Value::Nil,
             Base::Bool(b) => Value::Bool(*b),
             Base::Int(n) => Value::Int(*n),
             Base::Float(n) => Value::Float(*n),
             Base::Text(text) => Value::Text(text.clone()),
-            Base::Variable(slot) => self.slots[*slot].clone(),
-            Base::Function(function) => self.call(operand.at, function, &[])?,
-            Base::Pipe(pipe) => self.pipe(pipe, dot)?,
-        })
+        }))
     }
 
-    fn chain(&mut self, at: usize, value: Value<'x>, fields: &[std::sync::Arc<str>]) -> Result<Value<'x>, Failure> {
-        fields.iter().try_fold(value, |value, name| self.field(at, value, name, &[]))
+    fn chain(&mut self, at: usize, known: Known<'x>, fields: &[std::sync::Arc<str>]) -> Result<Known<'x>, Failure> {
+        fields.iter().try_fold(known, |known, name| self.field(at, known, name, Vec::new()))
     }
 
-    fn field(&mut self, at: usize, value: Value<'x>, name: &str, args: &[Value<'x>]) -> Result<Value<'x>, Failure> {
+    fn field(&mut self, at: usize, known: Known<'x>, name: &str, args: Vec<Known<'x>>) -> Result<Known<'x>, Failure> {
+        let mut origin = match known.value {
+            Value::Map(_) => provenance::whole(&known, self.mixed),
+            _ => known.field_origin(name),
+        };
+        let mut plain = Vec::with_capacity(args.len());
+        for arg in args {
+            if origin == Origin::Document && arg.origin != Origin::Document {
+                origin = Origin::Message(Form::Text);
+            }
+            plain.push(match &arg.value {
+                Value::Text(text) if arg.origin == Origin::Tokens => Value::text(self.work.sayings.restore(text)),
+                _ => arg.value,
+            });
+        }
+        let value = self.field_value(at, known.value, name, &plain)?;
+        if origin == Origin::Document && matches!(&value, Value::Text(text) if provenance::is_private(text)) {
+            origin = Origin::Message(Form::Text);
+        }
+        Ok(Known { value, origin })
+    }
+
+    fn field_value(
+        &mut self,
+        at: usize,
+        value: Value<'x>,
+        name: &str,
+        args: &[Value<'x>],
+    ) -> Result<Value<'x>, Failure> {
         let no_method = || Err(format!("{name} is not a method but has arguments"));
         let found = match &value {
             Value::Map(_) | Value::Nil if !args.is_empty() => no_method(),

@@ -180,7 +180,7 @@ fn the_exchange() {
         ("{{.data.PIPELINE.list | toJson}}", "[1,2]"),
         ("{{.data.none.x}}", "<no value>"),
         ("{{printf \"%s\" .req.RawBody | trunc 4}}", "{\"a\""),
-        ("{{range $k, $v := .req.Header}}{{$k}} {{end}}", "Authorization Cookie X-G "),
+        ("{{range $k, $v := .req.Header}}{{$k}} {{end}}", "Authorization Cookie X-Evil X-G "),
         ("{{if eq (.req.Header.Get \"X-G\") \"de\"}}result1{{else}}{{end}}", "result1"),
         ("{{.req.URL}}", "/k?z=1&z=2&y=%20"),
     ] {
@@ -297,6 +297,73 @@ proptest! {
     }
 }
 
+#[test]
+fn no_function_writes_a_text_of_a_message_as_it_is() {
+    let evil = "(.req.Header.Get \"X-Evil\")";
+    let lists = [format!("(list {evil})"), format!("(dict \"k\" {evil} {evil} 1)")];
+    let values = [evil, "1", "\"a%s\"", "true", &lists[0], &lists[1]];
+    let mut calls = 0;
+    for name in functions::names() {
+        for args in arguments(&values) {
+            let text = format!("{{{{{name} {}}}}}|{{{{$x := {name} {}}}}}{{{{$x}}}}", args.join(" "), args.join(" "));
+            let Ok(template) = Template::parse(&text, "", "") else { continue };
+            let Ok(rendered) = template.render_to_parse(&exchange()) else { continue };
+            calls += 1;
+            assert!(!rendered.text().contains("'}"), "{text} writes {}", rendered.text());
+            let plain = rendered.restore(rendered.text());
+            assert!(!plain.contains('\u{10f000}'), "{text} leaves a token: {plain}");
+        }
+    }
+    assert!(calls > 500, "{calls} calls went well");
+    // Through maps that are changed in place, blocks, and the exchange as a whole.
+    for text in [
+        format!(
+            "{{{{$d := dict}}}}{{{{$e := list $d}}}}{{{{$_ := set $d \"k\" {evil}}}}}{{{{$d.k}}}}{{{{$e}}}}{{{{values $d}}}}"
+        ),
+        format!(
+            "{{{{with {evil}}}}}{{{{.}}}}{{{{end}}}}{{{{define \"t\"}}}}{{{{.}}}}{{{{end}}}}{{{{template \"t\" {evil}}}}}"
+        ),
+        "{{range $k, $v := .req.Header}}{{$k}}{{$v}}{{range $v}}{{.}}{{end}}{{end}}{{.req.Header}}".to_owned(),
+        "{{index . \"req\"}}{{toJson .req.Header}}{{(dig \"req\" \"x\" .).Header}}{{$r := .req}}{{$r.Header}}"
+            .to_owned(),
+        format!("{{{{and 1 {evil}}}}}{{{{or {evil} 1}}}}{{{{{evil} | print \"a\" | default 1 | upper}}}}"),
+    ] {
+        let template = Template::parse(&text, "", "").unwrap_or_else(|e| panic!("{text}: {e}"));
+        let rendered = template.render_to_parse(&exchange()).unwrap_or_else(|e| panic!("{text}: {e}"));
+        let output = rendered.text();
+        assert!(!output.contains("'}") && !output.contains("ZQ"), "{text} writes {output}");
+    }
+}
+
+/// Every list of up to three of these, with the first one in it.
+fn arguments<'v>(values: &[&'v str]) -> Vec<Vec<&'v str>> {
+    let mut lists: Vec<Vec<&str>> = vec![Vec::new()];
+    for _ in 0..3 {
+        let longer = lists.iter().flat_map(|list| values.iter().map(|v| [list.as_slice(), &[*v]].concat()));
+        let longer: Vec<Vec<&str>> = longer.collect();
+        lists.extend(longer);
+        lists.dedup();
+    }
+    lists.retain(|list| list.iter().any(|v| v.contains("Evil")));
+    lists.sort_unstable();
+    lists.dedup();
+    lists
+}
+
+#[test]
+fn texts_of_messages_come_out_of_functions_as_they_did() {
+    check("{{.req.Header.Get \"X-G\" | printf \"%s: %d %q\" \"a\" 5}}", "a: 5 \"de\"");
+    check("{{.req.Header.Get \"X-Evil\" | quote}}{{.req.Header.Get \"X-Evil\" | squote}}", "\"zq'}\"'zq'}'");
+    check("{{printf \"%5s|%-5s|\" .req.Method .req.Method}}", " POST|POST |");
+    check(
+        "{{print \"a\\nb\" | indent 2}}|{{print (.req.Header.Get \"X-G\") \"\\nb\" | nindent 2}}",
+        "  a\n  b|\n  de\n  b",
+    );
+    check("{{dict \"m\" .req.Method \"n\" 1 | toJson}}", "{\"m\":\"POST\",\"n\":1}");
+    check("{{.req.Header.Get \"X-Evil\" | toJson | upper}}", "\"ZQ'}\"");
+    check("{{printf \"%s %d\" .req.Method .resp.StatusCode | len}} {{eq (.req.Header.Get \"X-G\") \"de\"}}", "8 true");
+}
+
 fn check(template: &str, want: &str) {
     let ready = Template::parse(template, "", "").unwrap_or_else(|error| panic!("{template}: {error}"));
     let got = ready.render(&exchange()).unwrap_or_else(|error| panic!("{template}: {error}"));
@@ -317,6 +384,7 @@ fn exchange() -> Exchange {
         ("X-G", "at"),
         ("Cookie", "a=1; b=2"),
         ("authorization", "Basic QWxhZGRpbjpvcGVu"),
+        ("x-evil", "zq'}"),
     ] {
         space.request.headers.add(name, value);
     }

@@ -329,6 +329,12 @@ impl Sink {
         Ok(())
     }
 
+    /// Leaves less room, for bytes that will stand in the text later.
+    pub fn account(&mut self, bytes: usize) -> Result<(), &'static str> {
+        self.max = self.max.checked_sub(bytes).filter(|max| self.text.len() <= *max).ok_or(TOO_BIG)?;
+        Ok(())
+    }
+
     pub fn len(&self) -> usize {
         self.text.len()
     }

@@ -189,9 +189,12 @@ fn escaped<'x>(work: &mut Work, args: &[Value<'x>], escape: fn(&str) -> String) 
 fn json<'x>(work: &mut Work, value: &Value<'x>, indent: bool, escape: bool) -> Answer<'x> {
     let mut nodes = work.steps.min(work.bytes / 32);
     let before = nodes;
-    let tree = value.to_json(&mut nodes)?;
+    let mut tree = value.to_json(&mut nodes)?;
     work.spend(before - nodes)?;
     work.reserve((before - nodes) * 32)?;
+    if work.hide_texts {
+        work.sayings.hide_texts(&mut tree, escape);
+    }
     work.text(encoding::json(&tree, indent, escape))
 }
 
