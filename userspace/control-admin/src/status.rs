@@ -76,7 +76,7 @@ async fn gather(api: &Api, name: Option<&str>) -> (Map<String, Value>, Vec<Strin
             let traffic =
                 matches!(document["kind"].as_str(), Some("HTTPServer" | "GRPCServer" | "MQTTProxy" | "Pipeline"));
             let namespace = if traffic { TRAFFIC_NAMESPACE } else { DEFAULT_NAMESPACE };
-            let shown = json!({"spec": **document, "status": status});
+            let shown = json!({"spec": api.catalog.shown(document), "status": status});
             all.insert(format!("{namespace}/{object}/{member}"), shown);
         }
     }

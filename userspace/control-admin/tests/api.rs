@@ -358,6 +358,36 @@ fn hundreds_of_objects_one_by_one() {
     assert!(all < std::time::Duration::from_secs(20), "{all:?}");
 }
 
+/// Every path that can be asked, as the API lists them itself: what is added later is walked, too.
+#[test]
+fn no_path_answers_with_a_key() {
+    let world = World::start();
+    let made = rcgen::generate_simple_self_signed(vec!["shop.test".to_owned()]).unwrap();
+    let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let marked = key.lines().nth(1).unwrap();
+    let server = json!({
+        "name": "s", "kind": "HTTPServer", "port": 443, "https": true, "certs": {"shop": chain}, "keys": {"shop": key},
+        "rules": [],
+    });
+    assert_eq!(world.json("POST", "/objects", server.clone()).status, 201);
+    let groups = world.get("").json();
+    let entries = groups.as_array().unwrap().iter().flat_map(|group| group["entries"].as_array().unwrap());
+    let asked: Vec<&str> =
+        entries.filter(|entry| entry["method"] == "GET").map(|entry| entry["path"].as_str().unwrap()).collect();
+    assert!(asked.len() > 15, "{asked:?}");
+    for path in asked {
+        let path = path.replace("{name}", "s").replace("{kind}", "HTTPServer").replace("{query}", "HTTPServer");
+        for query in ["", "?all-namespaces=true"] {
+            let shown = world.raw("GET", &format!("{path}{query}"), &[], "").text;
+            assert!(!shown.contains(marked) && !shown.contains("PRIVATE KEY"), "{path}{query}: {shown}");
+        }
+    }
+    let mut refused = server;
+    refused["keys"]["shop"] = key.replace("END", "ENE").into();
+    let refused = world.json("PUT", "/objects/s", refused);
+    assert!(refused.status == 400 && !refused.text.contains(marked), "{}", refused.text);
+}
+
 #[test]
 fn secrets_are_not_shown_and_survive_an_edit() {
     let world = World::start();
