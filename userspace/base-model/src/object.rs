@@ -1,5 +1,6 @@
 //! One document from text to checked spec: what the admin API, `weirctl check` and the agents all do.
 
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use serde_json::Value;
@@ -121,59 +122,84 @@ fn canonical_vip(spec: &Value, vip: &VirtualIpSpec) -> Value {
     canonical
 }
 
-/// What only shows when the objects are seen together. `changed` is the object being written, `others` all the rest.
-///
-/// A port or address two objects claim refuses the change. A name that leads nowhere is only a warning, since people apply
-/// servers before pipelines and the server answers 503 until the pipeline comes.
-pub fn check_together<'o>(changed: &Object, others: impl IntoIterator<Item = &'o Object>) -> Findings {
-    let mut findings = Findings::default();
-    let others: Vec<&Object> =
-        others.into_iter().filter(|other| other.document.name != changed.document.name).collect();
-    match &changed.spec {
-        Spec::HttpServer(server) => {
-            for other in &others {
-                if let Spec::HttpServer(theirs) = &other.spec
-                    && theirs.port == server.port
-                    && (theirs.address == server.address || theirs.address.is_empty() || server.address.is_empty())
-                {
-                    let problem = Problem::new("port", format!("taken by HTTPServer {}", other.document.name));
-                    findings.problem(
-                        problem.value(&server.port.into()).advice("choose another port, or delete that server first"),
-                    );
-                }
-            }
-            let exists =
-                |kind: &str, name: &str| others.iter().any(|o| o.document.kind == kind && o.document.name == name);
-            for (r, rule) in server.rules.iter().enumerate() {
-                for (p, path) in rule.paths.iter().enumerate() {
-                    if !path.backend.is_empty() && !exists("Pipeline", &path.backend) {
-                        let place = format!("rules[{r}].paths[{p}].backend");
-                        findings
-                            .warn(place, format!("there is no Pipeline {} yet; its requests get 503", path.backend));
-                    }
-                }
-            }
-            if !server.global_filter.is_empty() && !exists("GlobalFilter", &server.global_filter) {
-                findings.warn("globalFilter", format!("there is no GlobalFilter {} yet", server.global_filter));
+/// Objects seen together, indexed by what one of them may ask of the others: looking at each of many costs what it says itself, not
+/// what all of them say.
+pub struct Beside<'o> {
+    servers: Vec<(&'o str, &'o HttpServerSpec)>,
+    vips: Vec<(&'o str, &'o VirtualIpSpec)>,
+    pipelines: HashSet<&'o str>,
+    global_filters: HashSet<&'o str>,
+}
+
+impl<'o> Beside<'o> {
+    pub fn new(objects: impl IntoIterator<Item = &'o Object>) -> Beside<'o> {
+        let mut beside =
+            Beside { servers: Vec::new(), vips: Vec::new(), pipelines: HashSet::new(), global_filters: HashSet::new() };
+        for object in objects {
+            let name = object.document.name.as_str();
+            match &object.spec {
+                Spec::HttpServer(server) => beside.servers.push((name, server)),
+                Spec::VirtualIp(vip) => beside.vips.push((name, vip)),
+                Spec::Pipeline(_) => drop(beside.pipelines.insert(name)),
+                Spec::GlobalFilter(_) => drop(beside.global_filters.insert(name)),
             }
         }
-        Spec::VirtualIp(vip) => {
-            let mine: Vec<_> = vip.parsed_addresses().collect();
-            for other in &others {
-                let Spec::VirtualIp(theirs) = &other.spec else { continue };
-                let Some((port, protocol)) = vip.shared_port(theirs) else { continue };
-                for address in theirs.parsed_addresses().filter(|address| mine.contains(address)) {
-                    let index = mine.iter().position(|a| *a == address).unwrap_or_default();
-                    let owner = &other.document.name;
-                    let message = format!("VirtualIP {owner} has this address with port {port} of {protocol:?}");
-                    let problem = Problem::new(nth("addresses", index), message).text(&address.to_string());
-                    findings.problem(problem.advice("take the address or the ports from one of the two"));
-                }
-            }
-        }
-        Spec::Pipeline(_) | Spec::GlobalFilter(_) => {}
+        beside
     }
-    findings
+
+    /// What only shows when the objects are seen together. `changed` is the object being written; an object of its name among the
+    /// others is what it replaces, or itself.
+    ///
+    /// A port or address two objects claim refuses the change. A name that leads nowhere is only a warning, since people apply
+    /// servers before pipelines and the server answers 503 until the pipeline comes.
+    pub fn check(&self, changed: &Object) -> Findings {
+        match &changed.spec {
+            Spec::HttpServer(server) => self.check_server(&changed.document.name, server),
+            Spec::VirtualIp(vip) => self.check_vip(&changed.document.name, vip),
+            Spec::Pipeline(_) | Spec::GlobalFilter(_) => Findings::default(),
+        }
+    }
+
+    fn check_server(&self, name: &str, server: &HttpServerSpec) -> Findings {
+        let mut findings = Findings::default();
+        for (other, theirs) in self.servers.iter().filter(|(other, _)| *other != name) {
+            if theirs.port == server.port
+                && (theirs.address == server.address || theirs.address.is_empty() || server.address.is_empty())
+            {
+                let problem = Problem::new("port", format!("taken by HTTPServer {other}"));
+                findings.problem(
+                    problem.value(&server.port.into()).advice("choose another port, or delete that server first"),
+                );
+            }
+        }
+        for (r, rule) in server.rules.iter().enumerate() {
+            for (p, path) in rule.paths.iter().enumerate() {
+                if !path.backend.is_empty() && !self.pipelines.contains(path.backend.as_str()) {
+                    let place = format!("rules[{r}].paths[{p}].backend");
+                    findings.warn(place, format!("there is no Pipeline {} yet; its requests get 503", path.backend));
+                }
+            }
+        }
+        if !server.global_filter.is_empty() && !self.global_filters.contains(server.global_filter.as_str()) {
+            findings.warn("globalFilter", format!("there is no GlobalFilter {} yet", server.global_filter));
+        }
+        findings
+    }
+
+    fn check_vip(&self, name: &str, vip: &VirtualIpSpec) -> Findings {
+        let mut findings = Findings::default();
+        let mine: Vec<_> = vip.parsed_addresses().collect();
+        for (other, theirs) in self.vips.iter().filter(|(other, _)| *other != name) {
+            let Some((port, protocol)) = vip.shared_port(theirs) else { continue };
+            for address in theirs.parsed_addresses().filter(|address| mine.contains(address)) {
+                let index = mine.iter().position(|a| *a == address).unwrap_or_default();
+                let message = format!("VirtualIP {other} has this address with port {port} of {protocol:?}");
+                let problem = Problem::new(nth("addresses", index), message).text(&address.to_string());
+                findings.problem(problem.advice("take the address or the ports from one of the two"));
+            }
+        }
+        findings
+    }
 }
 
 #[cfg(test)]
@@ -214,7 +240,7 @@ mod tests {
     fn objects_seen_together() {
         let server = read("name: s\nkind: HTTPServer\nport: 80\nrules: [{paths: [{backend: p}]}]").unwrap();
         let other = read("name: t\nkind: HTTPServer\nport: 80\naddress: 10.0.0.1").unwrap();
-        let findings = check_together(&server, [&other, &server]);
+        let findings = Beside::new([&other, &server]).check(&server);
         assert_eq!(
             render(&findings.problems),
             "port = 80: taken by HTTPServer t; choose another port, or delete that server first"
@@ -228,7 +254,7 @@ mod tests {
             read("name: b\nkind: VirtualIP\naddresses: [1.2.3.5, 1.2.3.4]").unwrap(),
         );
         assert_eq!(
-            render(&check_together(&b, [&a]).problems),
+            render(&Beside::new([&a]).check(&b).problems),
             "addresses[1] = \"1.2.3.4\": VirtualIP a has this address with port 80 of Tcp; take the address or the ports from one of the two"
         );
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use base_model::Object;
-use base_model::object::check_together;
+use base_model::object::Beside;
 
 use crate::catalog;
 use crate::documents::{Found, read, word};
@@ -32,8 +32,9 @@ pub fn check(files: &[PathBuf], strict: bool) -> Result<(), String> {
             Err(found) => problems.extend(found.iter().map(|problem| format!("{place}: {problem}"))),
         }
     }
+    let beside = Beside::new(objects.iter().map(|(_, object)| object));
     for (document, object) in &objects {
-        let together = check_together(object, objects.iter().map(|(_, object)| object));
+        let together = beside.check(object);
         problems.extend(together.problems.iter().map(|problem| format!("{}: {problem}", place(document))));
         warnings.extend(together.warnings.iter().map(|warning| format!("{}: {warning}", place(document))));
     }

@@ -10,9 +10,10 @@ pub trait Catalog: Send + Sync + 'static {
     /// Every kind a document may name, in the order they are listed.
     fn kinds(&self) -> Vec<KindInfo>;
 
-    /// Checks one document. `others` holds every object as it will be beside it, and may hold an older version of the
-    /// document itself. Documents are shared, so results can be kept by the address of the `Arc`.
-    fn check(&self, document: &Value, others: &BTreeMap<String, Document>) -> Result<Checked, Vec<String>>;
+    /// Checks documents of one request as they will stand beside each other and beside what is `stored`, which may hold older
+    /// versions of them. One result for each document, in their order; a result is the checked document or all its problems.
+    /// Takes as long as the documents are large: call it where nothing else waits.
+    fn check(&self, documents: &[Value], stored: &BTreeMap<String, Document>) -> Vec<Result<Checked, Vec<String>>>;
 
     /// The document as people may see it: without its secrets.
     fn shown(&self, document: &Value) -> Value;

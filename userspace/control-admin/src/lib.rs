@@ -10,6 +10,7 @@
 
 mod body;
 mod catalog;
+mod checks;
 mod custom;
 mod listen;
 mod log_ring;

@@ -1,11 +1,11 @@
 //! The [`Catalog`] made of base-model: what remains for the server to bring is the list of filters.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use base_model::explain::Explained;
-use base_model::object::check_together;
+use base_model::object::Beside;
 use base_model::{FilterKinds, Object, Secrets, Spec, kinds};
 use control_api::Document;
 use serde_json::{Value, json};
@@ -17,8 +17,8 @@ pub struct ModelCatalog {
     explained: Vec<Explained>,
     secrets: Secrets,
     descriptions: BTreeMap<String, String>,
-    /// Objects as they were read last, by name. A document that is still the same `Arc` is not read again, so a change
-    /// costs the reading of one document however many there are.
+    /// Stored objects as they were read last, by name: a change costs the reading of what it holds, however many objects there are.
+    /// What a request brings is never kept here, so requests that run at the same time do not take each other's readings away.
     read: Mutex<HashMap<String, (Document, Arc<Object>)>>,
 }
 
@@ -33,21 +33,39 @@ impl ModelCatalog {
         ModelCatalog { filters, explained, secrets, descriptions, read: Mutex::default() }
     }
 
-    fn others(&self, but: &str, others: &BTreeMap<String, Document>) -> Vec<Arc<Object>> {
-        let mut read = self.read.lock().expect("no code panics while it holds the read objects");
-        read.retain(|name, _| others.contains_key(name));
-        let mut objects = Vec::with_capacity(others.len());
-        for (name, document) in others.iter().filter(|(name, _)| *name != but) {
-            match read.get(name) {
-                Some((known, object)) if Arc::ptr_eq(known, document) => objects.push(object.clone()),
-                // What cannot be read is somebody else's problem: it is told when that document is checked.
-                _ => {
-                    if let Ok(object) = Object::read(document, self.filters.as_ref()) {
-                        let object = Arc::new(object);
-                        read.insert(name.clone(), (document.clone(), object.clone()));
-                        objects.push(object);
-                    }
+    /// The stored objects, but for those that `replaced` names. What is not known yet is read without the lock: nobody waits for
+    /// another's reading.
+    fn stored(&self, stored: &BTreeMap<String, Document>, replaced: &HashSet<&str>) -> Vec<Arc<Object>> {
+        let mut objects = Vec::with_capacity(stored.len());
+        let mut unread = Vec::new();
+        {
+            let read = self.read.lock().expect("no code panics while it holds the read objects");
+            for (name, document) in stored.iter().filter(|(name, _)| !replaced.contains(name.as_str())) {
+                match read.get(name) {
+                    Some((known, object)) if Arc::ptr_eq(known, document) => objects.push(object.clone()),
+                    known => unread.push((name, document, known.cloned())),
                 }
+            }
+        }
+        let mut fresh = Vec::with_capacity(unread.len());
+        for (name, document, known) in unread {
+            let object = match known {
+                // The same text by another way, such as a snapshot.
+                Some((known, object)) if known == *document => object,
+                // What cannot be read is somebody else's problem: it is told when that document is checked.
+                _ => match Object::read(document, self.filters.as_ref()) {
+                    Ok(object) => Arc::new(object),
+                    Err(_) => continue,
+                },
+            };
+            objects.push(object.clone());
+            fresh.push((name.clone(), (document.clone(), object)));
+        }
+        if !fresh.is_empty() {
+            let mut read = self.read.lock().expect("no code panics while it holds the read objects");
+            read.extend(fresh);
+            if read.len() > stored.len() {
+                read.retain(|name, _| stored.contains_key(name));
             }
         }
         objects
@@ -73,20 +91,29 @@ impl Catalog for ModelCatalog {
             .collect()
     }
 
-    fn check(&self, document: &Value, others: &BTreeMap<String, Document>) -> Result<Checked, Vec<String>> {
+    fn check(&self, documents: &[Value], stored: &BTreeMap<String, Document>) -> Vec<Result<Checked, Vec<String>>> {
         let texts =
             |problems: Vec<base_model::Problem>| -> Vec<String> { problems.iter().map(|p| p.to_string()).collect() };
-        let object = Object::admit(document, self.filters.as_ref(), SystemTime::now()).map_err(texts)?;
-        let others = self.others(&object.document.name, others);
-        let found = check_together(&object, others.iter().map(Arc::as_ref));
-        if !found.problems.is_empty() {
-            return Err(texts(found.problems));
-        }
-        Ok(Checked {
-            document: object.document.to_value(),
-            generated: generated(&object),
-            warnings: object.warnings.iter().chain(&found.warnings).map(|warning| warning.to_string()).collect(),
+        let now = SystemTime::now();
+        let admitted: Vec<_> =
+            documents.iter().map(|document| Object::admit(document, self.filters.as_ref(), now)).collect();
+        let replaced: HashSet<&str> = admitted.iter().flatten().map(|object| object.document.name.as_str()).collect();
+        let stored = self.stored(stored, &replaced);
+        let beside = Beside::new(stored.iter().map(Arc::as_ref).chain(admitted.iter().flatten()));
+        let together: Vec<_> = admitted.iter().map(|object| Some(beside.check(object.as_ref().ok()?))).collect();
+        let both = admitted.into_iter().zip(together);
+        both.map(|(object, found)| {
+            let (object, found) = (object.map_err(texts)?, found.unwrap_or_default());
+            if !found.problems.is_empty() {
+                return Err(texts(found.problems));
+            }
+            Ok(Checked {
+                document: object.document.to_value(),
+                generated: generated(&object),
+                warnings: object.warnings.iter().chain(&found.warnings).map(|warning| warning.to_string()).collect(),
+            })
         })
+        .collect()
     }
 
     fn shown(&self, document: &Value) -> Value {
@@ -218,3 +245,78 @@ afterPipeline:
 "#,
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::mpsc;
+
+    /// Counts how often it is asked, which every reading of a pipeline does; the kind `Slow` waits for a word.
+    struct Counting {
+        asked: Arc<AtomicUsize>,
+        gate: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl FilterKinds for Counting {
+        fn results(&self, kind: &str) -> Option<Vec<&'static str>> {
+            self.asked.fetch_add(1, Relaxed);
+            if kind == "Slow" {
+                self.gate.lock().unwrap().recv().unwrap();
+            }
+            Some(Vec::new())
+        }
+
+        fn kinds(&self) -> Vec<&'static str> {
+            vec!["Mock", "Slow"]
+        }
+    }
+
+    fn catalog() -> (Arc<ModelCatalog>, Arc<AtomicUsize>, mpsc::Sender<()>) {
+        let (go, gate) = mpsc::channel();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let filters = Counting { asked: asked.clone(), gate: Mutex::new(gate) };
+        (Arc::new(ModelCatalog::new(Box::new(filters), Vec::new(), BTreeMap::new())), asked, go)
+    }
+
+    fn pipelines(prefix: &str, kind: &str, count: usize) -> Vec<Value> {
+        let one =
+            |n| json!({"name": format!("{prefix}-{n}"), "kind": "Pipeline", "filters": [{"name": "f", "kind": kind}]});
+        (0..count).map(one).collect()
+    }
+
+    fn stored(documents: Vec<Value>) -> BTreeMap<String, Document> {
+        documents.into_iter().map(|d| (d["name"].as_str().unwrap().to_owned(), Document::new(d))).collect()
+    }
+
+    #[test]
+    fn requests_that_take_turns_read_what_is_stored_once() {
+        let (catalog, asked, _go) = catalog();
+        let stored = stored(pipelines("stored", "Mock", 50));
+        let counted = |documents: &[Value], stored: &BTreeMap<String, Document>| {
+            let before = asked.load(Relaxed);
+            assert!(catalog.check(documents, stored).iter().all(Result::is_ok));
+            asked.load(Relaxed) - before
+        };
+        let each = counted(&pipelines("one", "Mock", 1), &BTreeMap::new());
+        let (a, b) = (pipelines("a", "Mock", 20), pipelines("b", "Mock", 20));
+        counted(&a, &stored);
+        for _ in 0..3 {
+            assert_eq!(counted(&a, &stored), 20 * each);
+            assert_eq!(counted(&b, &stored), 20 * each);
+        }
+        let again: BTreeMap<_, _> = stored.iter().map(|(n, d)| (n.clone(), Document::new(Value::clone(d)))).collect();
+        assert_eq!(counted(&a, &again), 20 * each, "the same text in other memory is not read again");
+    }
+
+    #[test]
+    fn a_slow_reading_holds_nobody_up() {
+        let (catalog, _asked, go) = catalog();
+        let busy = catalog.clone();
+        let slow = std::thread::spawn(move || busy.check(&[], &stored(pipelines("slow", "Slow", 1))).len());
+        let ours = stored(pipelines("stored", "Mock", 3));
+        assert!(catalog.check(&pipelines("a", "Mock", 1), &ours)[0].is_ok(), "it did not wait for the other");
+        go.send(()).unwrap();
+        assert_eq!(slow.join().unwrap(), 0);
+    }
+}

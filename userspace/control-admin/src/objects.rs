@@ -1,6 +1,6 @@
 //! Create, read, update, delete: the documents users write.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
@@ -17,9 +17,8 @@ type Params = Query<Vec<(String, String)>>;
 
 /// `POST /objects`: one document or several, all or none. With `?apply=true` what exists is replaced.
 pub async fn create(State(api): State<Arc<Api>>, query: Params, body: Text) -> Answer {
-    let documents = body.documents()?;
     let mode = if flag(&query, "apply") { PutMode::Upsert } else { PutMode::Create };
-    let put = put(&api, documents, mode, flag(&query, "strict")).await?;
+    let put = put(&api, Request::of_all(body), mode, flag(&query, "strict")).await?;
     let status = if put.created.is_empty() && mode == PutMode::Upsert { StatusCode::OK } else { StatusCode::CREATED };
     let location = (put.names.len() == 1).then(|| format!("/apis/v2/objects/{}", put.names[0]));
     let body = (mode == PutMode::Upsert).then(|| {
@@ -31,25 +30,14 @@ pub async fn create(State(api): State<Arc<Api>>, query: Params, body: Text) -> A
 
 /// `PUT /objects/{name}`.
 pub async fn update(State(api): State<Arc<Api>>, Path(name): Path<String>, query: Params, body: Text) -> Answer {
-    let document = body.document()?;
-    let given = document.get("name").and_then(Value::as_str);
-    if let Some(given) = given
-        && given != name
-    {
-        return Err(Error::invalid(format!(
-            "name: {given:?} in the document, {name:?} in the path: they have to be the same"
-        )));
-    }
-    if !api.control.state().view.objects.contains_key(&name) {
-        return Err(Error::not_found(format!("object {name:?} not found; create it with POST")));
-    }
-    let put = put(&api, vec![document], PutMode::Update, flag(&query, "strict")).await?;
+    let request = Request { body, only: Some(name) };
+    let put = put(&api, request, PutMode::Update, flag(&query, "strict")).await?;
     Ok(Reply::default().version(put.version).warnings(put.warnings))
 }
 
 /// `POST /objects-check`: everything `POST /objects?apply=true` would say, without the change.
 pub async fn check(State(api): State<Arc<Api>>, query: Params, body: Text) -> Answer {
-    let checked = checked(&api, body.documents()?, PutMode::Upsert, flag(&query, "strict"))?;
+    let checked = checked(&api, Request::of_all(body), PutMode::Upsert, flag(&query, "strict")).await?;
     let warnings = checked.iter().flat_map(|checked| checked.warnings.iter().cloned()).collect();
     Ok(Reply::default().warnings(warnings))
 }
@@ -101,8 +89,8 @@ struct Put {
     warnings: Vec<String>,
 }
 
-async fn put(api: &Api, documents: Vec<Value>, mode: PutMode, strict: bool) -> Result<Put, Error> {
-    let checked = checked(api, documents, mode, strict)?;
+async fn put(api: &Arc<Api>, request: Request, mode: PutMode, strict: bool) -> Result<Put, Error> {
+    let checked = checked(api, request, mode, strict).await?;
     let mut names = Vec::new();
     let mut warnings = Vec::new();
     let mut entries = Vec::new();
@@ -122,11 +110,45 @@ async fn put(api: &Api, documents: Vec<Value>, mode: PutMode, strict: bool) -> R
     Ok(Put { version: done.version, names, created: done.created, warnings })
 }
 
+/// What came, not read yet.
+struct Request {
+    body: Text,
+    /// The path names the object, and the body holds this one.
+    only: Option<String>,
+}
+
+impl Request {
+    fn of_all(body: Text) -> Request {
+        Request { body, only: None }
+    }
+
+    fn documents(&self, api: &Api) -> Result<Vec<Value>, Error> {
+        let Some(name) = &self.only else { return self.body.documents() };
+        let document = self.body.document()?;
+        if let Some(given) = document.get("name").and_then(Value::as_str)
+            && given != name
+        {
+            return Err(Error::invalid(format!(
+                "name: \"{given}\" in the document, \"{name}\" in the path: they have to be the same"
+            )));
+        }
+        if !api.control.state().view.objects.contains_key(name) {
+            return Err(Error::not_found(format!("object \"{name}\" not found; create it with POST")));
+        }
+        Ok(vec![document])
+    }
+}
+
+/// Reads and checks what came, off the threads that answer.
+async fn checked(api: &Arc<Api>, request: Request, mode: PutMode, strict: bool) -> Result<Vec<Checked>, Error> {
+    let checking = api.clone();
+    api.checks.run(move || check_all(&checking, request.documents(&checking)?, mode, strict)).await
+}
+
 /// Checks documents as they will stand beside each other and beside what is there; collects every problem first.
-fn checked(api: &Api, mut documents: Vec<Value>, mode: PutMode, strict: bool) -> Result<Vec<Checked>, Error> {
+fn check_all(api: &Api, mut documents: Vec<Value>, mode: PutMode, strict: bool) -> Result<Vec<Checked>, Error> {
     let several = documents.len() > 1;
     let state = api.control.state();
-    let mut others: BTreeMap<String, Document> = BTreeMap::clone(&state.view.objects);
     let mut names = BTreeSet::new();
     let mut problems = Vec::new();
     let mut status = StatusCode::BAD_REQUEST;
@@ -143,7 +165,6 @@ fn checked(api: &Api, mut documents: Vec<Value>, mode: PutMode, strict: bool) ->
         if !names.insert(name.to_owned()) {
             problems.push(titled(n, document, several, &format!("name: {name:?} is in the body twice")));
         }
-        others.insert(name.to_owned(), Document::new(document.clone()));
     }
     if !problems.is_empty() {
         // One status for several documents: the one that says most.
@@ -151,8 +172,9 @@ fn checked(api: &Api, mut documents: Vec<Value>, mode: PutMode, strict: bool) ->
         return Err(Error::new(status, problems.join("\n")));
     }
     let mut all = Vec::new();
-    for (n, document) in documents.iter().enumerate() {
-        match api.catalog.check(document, &others) {
+    let results = api.catalog.check(&documents, &state.view.objects);
+    for (n, (document, result)) in documents.iter().zip(results).enumerate() {
+        match result {
             Ok(checked) => {
                 if strict {
                     problems.extend(

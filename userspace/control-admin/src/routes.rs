@@ -10,19 +10,23 @@ use serde_json::json;
 
 use crate::body::{Error, Reply, finish};
 use crate::catalog::{Catalog, Local};
+use crate::checks::Checks;
 use crate::{custom, logs, members, metadata, objects, status};
 
 pub struct Api {
     pub control: Control,
     pub catalog: Arc<dyn Catalog>,
     pub local: Arc<dyn Local>,
+    pub checks: Checks,
 }
 
 type Shared = axum::extract::State<Arc<Api>>;
 
 /// The whole API as a service.
 pub fn router(control: Control, catalog: Arc<dyn Catalog>, local: Arc<dyn Local>) -> Router {
-    let api = Arc::new(Api { control, catalog, local });
+    // Half of the processors: the workers that carry traffic have the same ones.
+    let checks = Checks::new(std::thread::available_parallelism().map_or(1, |cpus| cpus.get() / 2));
+    let api = Arc::new(Api { control, catalog, local, checks });
     let mut v2 = Router::new().route("/", get(list_apis));
     for entry in entries() {
         v2 = v2.route(entry.path, entry.handlers);
