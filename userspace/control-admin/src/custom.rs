@@ -60,12 +60,12 @@ pub async fn show(api: Shared, Path((kind, id)): Path<(String, String)>) -> Answ
 }
 
 pub async fn create(api: Shared, Path(kind): Path<String>, body: Text) -> Answer {
-    let version = put(&api, PutMode::Create, kind, &body).await?;
+    let version = put(&api, PutMode::Create, kind, body).await?;
     Ok(Reply::created().version(version))
 }
 
 pub async fn update(api: Shared, Path(kind): Path<String>, body: Text) -> Answer {
-    let version = put(&api, PutMode::Update, kind, &body).await?;
+    let version = put(&api, PutMode::Update, kind, body).await?;
     Ok(Reply::default().version(version))
 }
 
@@ -82,6 +82,13 @@ pub async fn delete_all(api: Shared, Path(kind): Path<String>) -> Answer {
 
 /// `{rebuild, delete: [ids], list: [items]}`: all of it or nothing.
 pub async fn batch(api: Shared, Path(kind): Path<String>, body: Text) -> Answer {
+    let checking = api.0.clone();
+    let action = api.checks.run(move || batch_of(&checking, kind, &body)).await?;
+    let done = api.control.propose(action).await?;
+    Ok(Reply::default().version(done.version))
+}
+
+fn batch_of(api: &Api, kind: String, body: &Text) -> Result<Action, Error> {
     let document = body.document()?;
     let wrong = |key: &str, wanted: &str| Error::invalid(format!("{key} = {}: {wanted}", document[key]));
     let mode = match document.get("rebuild") {
@@ -104,17 +111,17 @@ pub async fn batch(api: Shared, Path(kind): Path<String>, body: Text) -> Answer 
     };
     let state = api.control.state();
     let rules = state.view.custom_kinds.get(&kind).ok_or_else(|| unknown_kind(&kind))?;
+    let rules = Rules::of(rules).map_err(Error::invalid)?;
     let problems: Vec<String> = items
         .iter()
         .enumerate()
-        .filter_map(|(n, item)| conforms(rules, item).err().map(|problem| format!("list[{n}]: {problem}")))
+        .filter_map(|(n, item)| rules.check(item).err().map(|problem| format!("list[{n}]: {problem}")))
         .collect();
     if !problems.is_empty() {
         return Err(Error::invalid(problems.join("\n")));
     }
     let put = items.into_iter().map(Document::new).collect();
-    let done = api.control.propose(Action::BatchCustomData { kind, mode, delete, put }).await?;
-    Ok(Reply::default().version(done.version))
+    Ok(Action::BatchCustomData { kind, mode, delete, put })
 }
 
 async fn put_kind(api: &Api, mode: PutMode, body: &Text) -> Result<u64, Error> {
@@ -139,26 +146,41 @@ async fn put_kind(api: &Api, mode: PutMode, body: &Text) -> Result<u64, Error> {
     Ok(api.control.propose(Action::PutCustomKind { mode, kind }).await?.version)
 }
 
-async fn put(api: &Api, mode: PutMode, kind: String, body: &Text) -> Result<u64, Error> {
-    let item = body.document()?;
-    let state = api.control.state();
-    let rules = state.view.custom_kinds.get(&kind).ok_or_else(|| unknown_kind(&kind))?;
-    conforms(rules, &item).map_err(Error::invalid)?;
-    let item = Document::new(item);
-    Ok(api.control.propose(Action::PutCustomData { mode, kind, item }).await?.version)
+async fn put(api: &Arc<Api>, mode: PutMode, kind: String, body: Text) -> Result<u64, Error> {
+    let checking = api.clone();
+    let read = move || {
+        let item = body.document()?;
+        let state = checking.control.state();
+        let rules = state.view.custom_kinds.get(&kind).ok_or_else(|| unknown_kind(&kind))?;
+        Rules::of(rules).and_then(|rules| rules.check(&item)).map_err(Error::invalid)?;
+        Ok(Action::PutCustomData { mode, kind, item: Document::new(item) })
+    };
+    let action = api.checks.run(read).await?;
+    Ok(api.control.propose(action).await?.version)
 }
 
-fn conforms(kind: &CustomKind, item: &Value) -> Result<(), String> {
-    if !item.is_object() {
-        return Err("an item is a mapping".into());
+/// A kind's schema, compiled once for all items of a request.
+struct Rules<'k> {
+    kind: &'k CustomKind,
+    schema: Option<(boon::Schemas, boon::SchemaIndex)>,
+}
+
+impl Rules<'_> {
+    fn of(kind: &CustomKind) -> Result<Rules<'_>, String> {
+        Ok(Rules { kind, schema: kind.json_schema.as_deref().map(compile).transpose()? })
     }
-    let Some(schema) = &kind.json_schema else { return Ok(()) };
-    let (schemas, index) = compile(schema)?;
-    schemas.validate(item, index).map_err(|error| {
-        let mut reasons = Vec::new();
-        leaves(&error, &mut reasons);
-        format!("does not fit the schema of {:?}: {}", kind.name, reasons.join("; "))
-    })
+
+    fn check(&self, item: &Value) -> Result<(), String> {
+        if !item.is_object() {
+            return Err("an item is a mapping".into());
+        }
+        let Some((schemas, index)) = &self.schema else { return Ok(()) };
+        schemas.validate(item, *index).map_err(|error| {
+            let mut reasons = Vec::new();
+            leaves(&error, &mut reasons);
+            format!("does not fit the schema of \"{}\": {}", self.kind.name, reasons.join("; "))
+        })
+    }
 }
 
 /// The innermost reasons: `/age: want integer, but got string`.
