@@ -15,6 +15,7 @@ use hyper::Method;
 use openraft::ServerState;
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -33,6 +34,9 @@ use crate::{follow, peer};
 #[derive(Clone)]
 pub struct Control {
     inner: Arc<Inner>,
+    /// The runtime that Raft runs on. What others ask of this member is carried out there, so that a runtime that is busy with
+    /// something else neither delays it nor drives a connection that members share.
+    runtime: Handle,
 }
 
 /// Figures for `/metrics` and `/status/members`.
@@ -144,7 +148,7 @@ impl Control {
             leaderless_since: Mutex::new(Some(Instant::now())),
             tasks: Mutex::new(JoinSet::new()),
         });
-        let control = Control { inner: inner.clone() };
+        let control = Control { inner: inner.clone(), runtime: Handle::current() };
         inner.set_gate(gate);
         let router = peer::router(inner.clone(), config.peer_routes);
         for listener in listeners {
@@ -159,9 +163,11 @@ impl Control {
         Ok(control)
     }
 
-    /// Carries a change to the leader and waits until it is decided, and visible here.
+    /// Carries a change to the leader and waits until it is decided, and visible here. May be called from any runtime; a caller
+    /// that gives up takes nothing back.
     pub async fn propose(&self, action: Action) -> Answer {
-        self.inner.propose(action).await
+        let inner = self.inner.clone();
+        self.on_own_runtime(async move { inner.propose(action).await }).await?
     }
 
     /// The state as this member knows it now.
@@ -198,7 +204,8 @@ impl Control {
 
     /// Forgets a member: it votes no more, and its id is free again. One that runs comes back by itself.
     pub async fn remove_member(&self, name: &str) -> Answer {
-        self.inner.remove_member(name).await
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        self.on_own_runtime(async move { inner.remove_member(&name).await }).await?
     }
 
     /// Asks another member over its peer URL.
@@ -213,10 +220,25 @@ impl Control {
         if member.peer_url.is_empty() {
             return Err(Refusal::unavailable(format!("member {:?} has no peer URL", member.name)));
         }
-        let url = crate::wire::join(&member.peer_url, path);
-        let headers = self.inner.wire.cluster_headers();
-        let answer = self.inner.wire.client.call(method, &url, &headers, body, timeout).await;
-        answer.map_err(|error| Refusal::unavailable(format!("member {:?}: {error}", member.name)))
+        let (inner, url) = (self.inner.clone(), crate::wire::join(&member.peer_url, path));
+        let (name, body) = (member.name.clone(), body.into());
+        let call = async move {
+            let headers = inner.wire.cluster_headers();
+            let answer = inner.wire.client.call(method, &url, &headers, body, timeout).await;
+            answer.map_err(|error| Refusal::unavailable(format!("member {name}: {error}")))
+        };
+        self.on_own_runtime(call).await?
+    }
+
+    async fn on_own_runtime<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let done = self.runtime.spawn(work).await;
+        done.map_err(|failed| match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Refusal::unavailable("this member has stopped"),
+        })
     }
 
     pub fn metrics(&self) -> Metrics {

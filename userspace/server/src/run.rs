@@ -41,8 +41,10 @@ const SETTLE: Duration = Duration::from_millis(250);
 /// How long a control half may take to reach the version that the edge has from disk.
 const CATCH_UP: Duration = Duration::from_secs(10);
 
-/// Threads of the control half's runtime.
+/// Threads of the runtime that Raft runs on, and of the one that answers the admin API: whatever is asked of the API, members hear
+/// of each other in time.
 const CONTROL_THREADS: usize = 2;
+const ADMIN_THREADS: usize = 2;
 
 /// Runs until it is told to stop.
 pub fn run(options: Options) -> ExitCode {
@@ -72,17 +74,13 @@ fn daemon(options: &Options, logs: Logs) -> Result<(), Failed> {
     };
     let local =
         Arc::new(Local { telemetry: telemetry.clone(), logs, edge: OnceLock::new(), ready: AtomicBool::new(false) });
-    let tokio = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(CONTROL_THREADS)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .map_err(|e| (format!("cannot start the control half's threads: {e}"), 1))?;
+    let tokio = threads("control", CONTROL_THREADS)?;
+    let api = threads("admin", ADMIN_THREADS)?;
     let signals = tokio.block_on(async { Signals::install() })?;
 
     let (stop, stopped) = mpsc::channel();
     let serving = edge.map(|edge| edge.serve(&local, stopped));
-    let started = tokio.block_on(begin_control(options, &local, serving.as_ref()));
+    let started = tokio.block_on(begin_control(options, &local, serving.as_ref(), api.handle()));
     let ended = match started {
         Ok(control) => {
             if let (Some(serving), Some(control)) = (&serving, &control) {
@@ -113,6 +111,12 @@ fn daemon(options: &Options, logs: Logs) -> Result<(), Failed> {
         serving.join();
     }
     ended
+}
+
+fn threads(name: &str, count: usize) -> Result<tokio::runtime::Runtime, Failed> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(count).thread_name(name).enable_all();
+    builder.build().map_err(|e| (format!("cannot start the {name} threads: {e}"), 1))
 }
 
 /// The edge half before it serves.
@@ -317,6 +321,7 @@ async fn begin_control(
     options: &Options,
     local: &Arc<Local>,
     serving: Option<&Serving>,
+    api: &tokio::runtime::Handle,
 ) -> Result<Option<(Control, Admin)>, Failed> {
     let listeners = control_admin::bind(&options.api_addr).map_err(|e| (e, 1))?;
     let config = control_config(options, local, serving);
@@ -344,6 +349,7 @@ async fn begin_control(
         client_certificates: options.admin_client_certificates,
         logins: options.logins.clone(),
     };
+    let _on = api.enter();
     let admin = Admin::serve(listeners, router, door).map_err(|e| (format!("--api-addr: {e}"), 1))?;
     Ok(Some((control, admin)))
 }
