@@ -246,10 +246,7 @@ async fn serve_with(local: &Rc<Local>, connection: &Connection, first: Buf, exch
     } else if let Served::Joined(backend) = request::serve(local, &mut stream, exchange).await {
         return Then::Joined(backend);
     }
-    Then::Http(match stream.next() {
-        Next::Again if !stream.drain().await => Next::Close,
-        next => next,
-    })
+    Then::Http(stream.settle_body().await)
 }
 
 /// Reads until the head is whole. `Err(None)`: there is nobody to answer.

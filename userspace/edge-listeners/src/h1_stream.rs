@@ -1,5 +1,6 @@
 //! One exchange over HTTP/1.1: how its body is framed and its answer written, and what may come after it.
 
+use crate::Timeouts;
 use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset};
 use crate::clock;
 use crate::h1_connection::{Connection, DRAIN_BYTES};
@@ -101,14 +102,28 @@ impl<'a> H1Stream<'a> {
         self.method == Asked::Connect && self.head.as_ref().is_some_and(|head| !head.framing.is_empty())
     }
 
-    /// What follows on the connection, once the answer is given.
-    pub fn next(&self) -> Next {
-        self.next
+    /// Sees the request's body to its end after the answer's: a backend may read on, and what nobody wanted is thrown away when it is
+    /// little. Says what follows then.
+    pub async fn settle_body(&mut self) -> Next {
+        let Some(arrival) = self.arrival.take() else { return self.next };
+        if self.next != Next::Again {
+            return self.next;
+        }
+        if is_read(&arrival) {
+            let timeouts = self.local.timeouts();
+            arrival.borrow_mut().set_pace(Pace::new(&timeouts, timeouts.body));
+            poll_fn(|cx| Arrival::poll_left(&arrival, cx)).await;
+        }
+        match () {
+            () if arrival.borrow().is_complete() => Next::Again,
+            () if !is_short(&arrival.borrow()) => Next::Linger,
+            () if H1Stream::drain(&arrival).await => Next::Again,
+            () => Next::Close,
+        }
     }
 
     /// Reads what is left of a body nobody wanted; false when it did not end well.
-    pub async fn drain(&mut self) -> bool {
-        let Some(arrival) = self.arrival.take() else { return true };
+    async fn drain(arrival: &Rc<RefCell<Arrival>>) -> bool {
         arrival.borrow_mut().discard();
         loop {
             match poll_fn(|cx| arrival.borrow_mut().poll_data(cx)).await {
@@ -124,13 +139,23 @@ impl<'a> H1Stream<'a> {
     }
 
     /// What may follow the answer whose head is sent now.
-    fn decide(&mut self) {
+    fn decide(&mut self, status: u16) {
         let Some(head) = &self.head else { return };
-        let unread = self.arrival.as_ref().map(|a| a.borrow()).filter(|a| !a.is_complete());
-        let drainable = unread.as_ref().is_none_or(|arrival| {
-            !arrival.awaits_continue()
-                && arrival.failed().is_none()
-                && arrival.remaining().is_some_and(|n| n <= DRAIN_BYTES)
+        let drainable = self.arrival.as_ref().is_none_or(|arrival| {
+            let read = is_read(arrival);
+            let mut arrival = arrival.borrow_mut();
+            if read {
+                // Both directions run: none of them has to say something all the time, as in a tunnel.
+                let timeouts = self.local.timeouts();
+                let silence = Timeouts { rate: 0, ..timeouts };
+                arrival.set_pace(Pace::new(&silence, timeouts.tunnel.max(timeouts.body)));
+            }
+            // Who still waits for 100 is not known to send the body at all.
+            let unsent = arrival.awaits_continue();
+            arrival.answer_begins();
+            // A backend that has accepted the body reads it to its end; one that refuses it need not.
+            let accepted = read && (200..300).contains(&status);
+            arrival.is_complete() || (!unsent && (accepted || is_short(&arrival)))
         });
         // What follows a CONNECT belongs to the tunnel, and when there is none it is no request (RFC 9110 section 9.3.6).
         let connect = self.method == Asked::Connect;
@@ -244,9 +269,11 @@ impl ClientStream for H1Stream<'_> {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let is_read = self.arrival.as_ref().is_some_and(|a| Rc::strong_count(a) > 1 && !a.borrow().is_complete());
         // Where the next request is waiting already, there is nothing more to see until this one is answered.
-        if !is_read && self.transport().poll_readable(cx).is_ready() && is_closed(self.transport()) {
+        if !self.arrival.as_ref().is_some_and(is_read)
+            && self.transport().poll_readable(cx).is_ready()
+            && is_closed(self.transport())
+        {
             return Poll::Ready(());
         }
         Poll::Pending
@@ -273,7 +300,7 @@ impl ClientStream for H1Stream<'_> {
 
     fn send_head(&mut self, head: &AnswerHead<'_>, first: Option<Piece>) {
         self.answer = self.framing(head);
-        self.decide();
+        self.decide(head.response.status);
         let chunked = self.answer == Framing::Chunked && head.follows == Follows::Body;
         let transport = self.transport();
         let send = |head: &[u8]| send_head(transport, head, first, chunked);
@@ -328,6 +355,16 @@ impl ClientStream for H1Stream<'_> {
             self.next = Next::Close;
         }
     }
+}
+
+/// Somebody reads this body, and has not come to its end.
+fn is_read(arrival: &Rc<RefCell<Arrival>>) -> bool {
+    Rc::strong_count(arrival) > 1 && !arrival.borrow().is_complete()
+}
+
+/// So little is left of it that reading it costs less than another connection.
+fn is_short(arrival: &Arrival) -> bool {
+    arrival.failed().is_none() && arrival.remaining().is_some_and(|left| left <= DRAIN_BYTES)
 }
 
 /// The peer has gone: nothing it sent is left to read and nothing will come.

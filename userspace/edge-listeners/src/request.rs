@@ -251,13 +251,22 @@ async fn finish<S: ClientStream>(
     let real_time = length.is_none() && body.is_stream() && follows == Follows::Body;
     let timeouts = local.timeouts();
     let mut pace = Pace::new(&timeouts, timeouts.send);
-    let before = stream.bytes_said();
+    let (before, failed_before) = (stream.bytes_said(), stream.body_failure().is_some());
     let mut sent = response::send(stream, &AnswerHead { response, length, trailers, follows }, body, &mut pace).await;
     let broke_off = matches!(sent, Sent::Nothing { .. } | Sent::Cut);
     if let Sent::Nothing { status } = sent {
         *response = Response::with_status(status);
         let head = AnswerHead { response, length: Some(0), trailers: false, follows };
         sent = response::send(stream, &head, Body::Empty, &mut pace).await;
+    }
+    if !failed_before && let Some(failure) = stream.body_failure() {
+        // It failed beside the answer, which could not go on without it.
+        if let Some(limit) = failure.limit {
+            local.limit(limit);
+        }
+        if failure.error == BodyError::Incomplete {
+            sent = Sent::Gone;
+        }
     }
     if real_time {
         exchange.tags.note(|| "real time stream: true".to_owned());

@@ -10,7 +10,7 @@ use proto_http::Headers;
 use proto_http::h1::{BodyDecoder, Fault};
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -34,6 +34,8 @@ pub struct Arrival {
     failed: Option<BodyError>,
     /// What was wrong with the framing, when that is why it failed.
     fault: Option<Fault>,
+    /// Whoever waits for it to be read by somebody else.
+    watcher: Option<Waker>,
 }
 
 impl Arrival {
@@ -59,6 +61,7 @@ impl Arrival {
             bytes: 0,
             failed: None,
             fault: None,
+            watcher: None,
         }))
     }
 
@@ -96,13 +99,44 @@ impl Arrival {
         self.fault
     }
 
+    /// The answer has begun: a client that still waits for 100 gets none any more.
+    pub fn answer_begins(&mut self) {
+        self.expects_continue = false;
+    }
+
+    /// From now on it is to come at this pace.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
+        if self.waiting.is_some() {
+            self.waiting = Some(base_runtime::now());
+            self.deadline.set_after(self.pace.patience());
+        }
+    }
+
+    /// Ready once nobody else reads it any more, to its end or not.
+    pub fn poll_left(this: &Rc<RefCell<Arrival>>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut arrival = this.borrow_mut();
+        if Rc::strong_count(this) == 1 || arrival.decoder.is_done() || arrival.failed.is_some() {
+            return Poll::Ready(());
+        }
+        arrival.watcher = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// What is left is read only to be thrown away: no limit of size holds for it.
     pub fn discard(&mut self) {
         self.allowance = None;
     }
 
+    fn tell_watcher(&mut self) {
+        if let Some(watcher) = self.watcher.take() {
+            watcher.wake();
+        }
+    }
+
     fn fail(&mut self, error: BodyError) -> Poll<Result<Option<Buf>, BodyError>> {
         self.failed = Some(error);
+        self.tell_watcher();
         Poll::Ready(Err(error))
     }
 
@@ -135,6 +169,9 @@ impl Arrival {
             };
             if let Some(next_request) = rest {
                 self.stream.unread(next_request);
+            }
+            if self.decoder.is_done() {
+                self.tell_watcher();
             }
             if buffer.is_empty() {
                 if self.decoder.is_done() {
@@ -181,6 +218,12 @@ impl Arrival {
 
 /// The filters' end of a body.
 pub struct RequestBody(pub Rc<RefCell<Arrival>>);
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.0.borrow_mut().tell_watcher();
+    }
+}
 
 impl BodyStream for RequestBody {
     fn poll_piece(&mut self, cx: &mut Context<'_>, _: Sight) -> Poll<Result<Option<Piece>, BodyError>> {

@@ -3,8 +3,7 @@
 use crate::connect::{ConnectError, connect};
 use crate::endpoint::Server;
 use crate::pool::{self, Link};
-use base_runtime::Buf;
-use base_runtime::net;
+use base_runtime::{Buf, Task, net};
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use base_tls::Transport;
 use edge_pipeline::wire::{send_head, send_last_chunk, send_piece, unframe};
@@ -15,7 +14,8 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::task::{Context, Poll};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// Request body bytes that may wait for a backend that reads slowly.
@@ -186,7 +186,9 @@ impl Attempt<'_> {
                 return Ok(Answer { response, body: Body::Empty, upgraded: Some(Box::new(stream.clone())) });
             }
             let keep = head.keep_alive.then_some(self.max_idle);
-            let connection = Connection { link, keep, upload: sending };
+            let upload = sending.map(|upload| upload.beside_the_answer(stream));
+            let accepted = (200..300).contains(&response.status);
+            let connection = Connection { link, keep, upload, accepted };
             let body = match head.framing {
                 Framing::Empty | Framing::Length(0) => {
                     connection.release(buffer.is_empty());
@@ -281,6 +283,19 @@ struct Upload {
 }
 
 impl Upload {
+    /// Goes on as a task of its own while the answer is on its way: neither waits for the other, whichever of the two peers reads
+    /// slowly or not at all.
+    fn beside_the_answer(mut self, stream: &Transport) -> Uploading {
+        let (stream, ending) = (stream.clone(), Rc::new(Ending::default()));
+        let told = ending.clone();
+        let task = base_runtime::spawn(async move {
+            let ended = poll_fn(|cx| self.poll(&stream, cx)).await;
+            drop(self);
+            told.tell(ended);
+        });
+        Uploading { task, ending }
+    }
+
     /// Ready when the body is sent to its end.
     fn poll(&mut self, stream: &Transport, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         loop {
@@ -304,25 +319,95 @@ impl Upload {
     }
 }
 
+/// An upload that runs beside its answer. Dropped, it is given up.
+struct Uploading {
+    task: Task,
+    ending: Rc<Ending>,
+}
+
+/// How an upload ended, between its task and whoever reads the answer.
+#[derive(Default)]
+struct Ending {
+    ended: Cell<Option<Result<(), BodyError>>>,
+    waker: Cell<Option<Waker>>,
+    /// The connection, once only the upload is left of the exchange, and how many idle ones are kept.
+    link: Cell<Option<(Box<Link>, usize)>>,
+}
+
+impl Ending {
+    fn tell(&self, ended: Result<(), BodyError>) {
+        self.ended.set(Some(ended));
+        if let Some((link, most)) = self.link.take()
+            && ended.is_ok()
+        {
+            pool::put(link, most);
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Uploading {
+    fn is_done(&self) -> bool {
+        self.ending.ended.get() == Some(Ok(()))
+    }
+
+    fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        match self.ending.ended.get() {
+            Some(ended) => Poll::Ready(ended),
+            None => {
+                self.ending.waker.set(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The answer is complete and the body is not: it goes on to its end, and then the connection may serve again.
+    fn run_on(self, link: Box<Link>, most: usize) {
+        if self.ending.ended.get().is_none() {
+            self.ending.link.set(Some((link, most)));
+        }
+    }
+}
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        let link = self.ending.link.take();
+        if link.is_none() {
+            self.task.abort();
+        }
+        self.ending.link.set(link);
+    }
+}
+
 /// A connection that is busy with an answer. Dropped before the end, it is closed.
 struct Connection {
     link: Box<Link>,
     /// `Some(most idle)` when it may serve again.
     keep: Option<usize>,
     /// The rest of the request's body: a backend may answer before it has read everything, and read on.
-    upload: Option<Upload>,
+    upload: Option<Uploading>,
+    /// The answer is a 2xx: the backend wants the rest of the body, also when its answer is complete before.
+    accepted: bool,
 }
 
 impl Connection {
     /// The answer is complete. A backend that sent more than it (not `clean`), or has not had the whole request, is not
     /// used again.
     fn release(self, clean: bool) {
-        // A body in memory may still be on its way, to a backend that answered without reading it.
-        let taken = self.upload.is_none() && self.link.stream.send_queue_len() <= SEND_HIGH_WATER;
         // A connection in the pool receives, so that it is seen to end.
         let clean = clean && self.link.stream.socket().end_splice();
-        if let Some(most) = self.keep.filter(|_| clean && taken) {
-            pool::put(self.link, most);
+        let Some(most) = self.keep.filter(|_| clean) else { return };
+        match self.upload {
+            Some(upload) if !upload.is_done() => {
+                if self.accepted {
+                    upload.run_on(self.link, most);
+                }
+            }
+            // A body in memory may still be on its way, to a backend that answered without reading it.
+            _ if self.link.stream.send_queue_len() > SEND_HIGH_WATER => {}
+            _ => pool::put(self.link, most),
         }
     }
 }
@@ -350,8 +435,8 @@ impl BodyStream for Download {
     fn poll_piece(&mut self, cx: &mut Context<'_>, sight: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
         loop {
             let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(None)) };
-            if let Some(upload) = &mut connection.upload {
-                match upload.poll(&connection.link.stream, cx) {
+            if let Some(upload) = &connection.upload {
+                match upload.poll_ended(cx) {
                     Poll::Ready(Ok(())) => connection.upload = None,
                     // What forbids the request forbids its answer; else the backend simply did not get all of it.
                     Poll::Ready(Err(error)) => {
