@@ -46,11 +46,15 @@ impl Tls {
 
     /// Whether a request for `host` has come over a connection that was made for somebody else: its server name led to another
     /// certificate, which is not for `host`. Answering it would let a client reach, under one name, what is served under another
-    /// (RFC 9110 section 15.5.20). Where clients must show certificates, a name none of ours is for is refused as well unless it is
+    /// (RFC 9110 section 15.5.20). A client that asked for no name claimed none: it was shown the first certificate, and a new
+    /// connection would show it the same again. Where clients must show certificates, what it may reach depends on the name: there it
+    /// gets what the first certificate is for, and of those who ask for a name, a name none of ours is for is refused unless it is
     /// the one that was asked for.
     pub fn is_misdirected(&self, server_name: Option<&str>, host: &str) -> bool {
-        if server_name.is_some_and(|name| name.eq_ignore_ascii_case(host)) {
-            return false;
+        match server_name {
+            Some(name) if name.eq_ignore_ascii_case(host) => return false,
+            None if !self.asks_clients => return false,
+            _ => {}
         }
         let host = host.to_ascii_lowercase();
         let shown = server_name.and_then(|name| self.server.certificate_for(name)).unwrap_or(0);

@@ -25,6 +25,7 @@ on_both_drivers![
     clients_show_certificates,
     who_came_before_certificates_were_asked_for_is_sent_away,
     requests_for_somebody_else_are_misdirected,
+    who_asks_for_no_name_is_sent_away_only_where_certificates_decide,
     sessions_are_taken_up_again,
     sessions_of_another_machine_are_taken_up_again,
     what_is_not_tls_is_closed_and_counted,
@@ -287,6 +288,28 @@ fn requests_for_somebody_else_are_misdirected(io: IoMode) {
     let config = Arc::new(client(&authority, Some(&authority.sign(&["client"]))));
     let mut caller = Caller::new(&house, &config, "b.test");
     for (host, expected) in [("b.test", 200), ("shared.test", 200), ("unknown.test", 421), ("a.test", 421)] {
+        assert_eq!(caller.status(&GET.replace("a.test", host)), Some(expected), "{host}");
+    }
+}
+
+/// Without a name a client claims none, and no other connection would change what it is shown.
+fn who_asks_for_no_name_is_sent_away_only_where_certificates_decide(io: IoMode) {
+    let authority = Authority::new();
+    let (first, second) = (authority.sign(&["a.test"]), authority.sign(&["b.test"]));
+    let lines = https(&[&first, &second]);
+    let house = House::new(io, &lines, MOCK);
+    let nameless = |certificate: Option<&Signed>| {
+        let mut config = client(&authority, certificate);
+        config.enable_sni = false;
+        Arc::new(config)
+    };
+    let mut caller = Caller::new(&house, &nameless(None), "a.test");
+    for host in ["a.test", "b.test", "unknown.test", "127.0.0.1"] {
+        assert_eq!(caller.status(&GET.replace("a.test", host)), Some(200), "{host}");
+    }
+    house.server(&format!("{lines}caCertBase64: {}\n", quoted(&authority.pem)));
+    let mut caller = Caller::new(&house, &nameless(Some(&authority.sign(&["client"]))), "a.test");
+    for (host, expected) in [("a.test", 200), ("b.test", 421), ("unknown.test", 200)] {
         assert_eq!(caller.status(&GET.replace("a.test", host)), Some(expected), "{host}");
     }
 }
