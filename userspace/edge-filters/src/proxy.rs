@@ -216,10 +216,14 @@ impl Proxy {
             pool.recorders[base_runtime::worker_index()].0.retried();
             base_runtime::time::sleep(retry::pause(retry, tries)).await;
         };
-        if let (Some(earlier), SUCCESS | FAILURE_CODE) = (earlier, outcome)
-            && let Some(response) = exchange.response_mut()
-        {
-            merge(response, &earlier);
+        if let (Some(earlier), Some(response)) = (earlier, exchange.response_mut()) {
+            if matches!(outcome, SUCCESS | FAILURE_CODE) {
+                merge(response, &earlier);
+            } else {
+                let refusal = std::mem::replace(response, earlier);
+                let response = exchange.refuse(refusal.status);
+                refusal.headers.iter().for_each(|(name, value, _)| response.headers.set(name, value));
+            }
         }
         outcome
     }
@@ -356,9 +360,7 @@ impl Proxy {
                     BodyError::TooLarge => refuse(exchange, 500, INTERNAL_ERROR),
                     BodyError::NoMemory => {
                         pool.no_memory.hit(base_runtime::worker_index());
-                        let mut response = Response::with_status(503);
-                        response.headers.set("Retry-After", "1");
-                        exchange.respond(response, Body::Empty);
+                        exchange.refuse(503).headers.set("Retry-After", "1");
                         INTERNAL_ERROR
                     }
                     _ => refuse(exchange, 503, SERVER_ERROR),
@@ -640,7 +642,7 @@ impl Drop for Call<'_> {
 }
 
 fn refuse(exchange: &mut Exchange, status: u16, outcome: Outcome) -> Outcome {
-    exchange.respond(Response::with_status(status), Body::Empty);
+    exchange.refuse(status);
     outcome
 }
 

@@ -30,8 +30,7 @@ use base_model::problem::{at, nth, one_of};
 use base_model::string_matcher::UrlMatcher;
 use base_model::{Findings, GoDuration, Problem, UrlRule};
 use cycle::{Cycles, Permit, Policy};
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};
-use proto_http::Response;
+use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -182,9 +181,7 @@ impl Filter for RateLimiter {
             Permit::Now => Step::Done(SUCCESS),
             Permit::Refused => {
                 exchange.tags.note(|| "rateLimiter: too many requests".to_owned());
-                let mut response = Response::with_status(429);
-                response.headers.add("X-EG-Rate-Limiter", "too-many-requests");
-                exchange.respond(response, Body::Empty);
+                exchange.refuse(429).headers.set("X-EG-Rate-Limiter", "too-many-requests");
                 Step::Done(RATE_LIMITED)
             }
             Permit::After(wait) => Step::wait(async move {

@@ -31,9 +31,9 @@ use crate::spec::{self, Spec};
 use base_model::problem::{at, one_of};
 use base_model::regexp::Pattern;
 use base_model::{Findings, Problem};
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step};
+use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step};
 use jwt::{ALGORITHMS, Key, TokenError};
-use proto_http::{Headers, Known, Response};
+use proto_http::{Headers, Known};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -285,12 +285,11 @@ fn identify(headers: &mut Headers, claims: &Map<String, Value>) {
 }
 
 fn refuse(exchange: &mut Exchange, status: u16) -> Outcome {
-    let mut response = Response::with_status(status);
+    let response = exchange.refuse(status);
     if status == 401 {
         // RFC 9110 section 15.5.2: a 401 says how to do better.
-        response.headers.add("WWW-Authenticate", "Bearer");
+        response.headers.set("WWW-Authenticate", "Bearer");
     }
-    exchange.respond(response, Body::Empty);
     INVALID
 }
 

@@ -68,7 +68,38 @@ impl Space {
         self.response = Some(response);
         self.response_body = body;
     }
+
+    /// Refuses the request: the response under way gets this status and no body, and keeps what filters have set. Without their
+    /// fields, those of CORS for instance, a browser would hide even the status.
+    pub fn refuse(&mut self, status: u16) -> &mut Response {
+        let response = self.response.get_or_insert_default();
+        response.status = status;
+        for name in OF_A_BODY {
+            response.headers.remove(name);
+        }
+        self.response_body = Body::Empty;
+        response
+    }
 }
+
+/// Fields that speak of a body, or of what it represents: they go with it.
+const OF_A_BODY: [&str; 15] = [
+    "Content-Length",
+    "Content-Type",
+    "Content-Encoding",
+    "Content-Language",
+    "Content-Location",
+    "Content-Range",
+    "Content-Disposition",
+    "Content-Digest",
+    "Repr-Digest",
+    "Digest",
+    "Accept-Ranges",
+    "ETag",
+    "Last-Modified",
+    "Trailer",
+    "Transfer-Encoding",
+];
 
 /// What the access log tells of an exchange beside its message: the stations passed, and notes.
 ///
@@ -250,6 +281,11 @@ impl Exchange {
         self.space().respond(response, body);
     }
 
+    /// Refuses in the current namespace, see [`Space::refuse`].
+    pub fn refuse(&mut self, status: u16) -> &mut Response {
+        self.space().refuse(status)
+    }
+
     /// Bytes of the client's request body, when known before it is read.
     pub fn request_body_length(&self) -> Option<u64> {
         self.default.request_body.length()
@@ -298,5 +334,25 @@ impl Exchange {
                 }
             },
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_keeps_fields_but_for_those_of_the_body() {
+        let mut space = Space::default();
+        let mut response = Response::with_status(200);
+        for name in ["Access-Control-Allow-Origin", "Vary", "content-type", "ETAG", "Set-Cookie"] {
+            response.headers.add(name, "x");
+        }
+        space.respond(response, Body::full("text"));
+        space.refuse(503).headers.set("Retry-After", "1");
+        let response = space.response.unwrap();
+        let names: Vec<&str> = response.headers.iter().map(|(n, _, _)| std::str::from_utf8(n).unwrap()).collect();
+        assert_eq!(names, ["Access-Control-Allow-Origin", "Vary", "Set-Cookie", "Retry-After"]);
+        assert_eq!((response.status, space.response_body.length()), (503, Some(0)));
     }
 }
