@@ -100,6 +100,8 @@ pub(crate) trait Driver {
     fn send(&self, cx: &Context, socket: &Rc<Socket>);
     /// Somebody has begun to wait for the sends of this socket.
     fn expect_report(&self, socket: &Socket);
+    /// Ends what is under way on a connection without closing it. Done when `ops` is 0.
+    fn still(&self, cx: &Context, socket: &Rc<Socket>);
     /// Forgets a connection nothing is under way on and gives its descriptor up.
     fn release(&self, socket: &Socket) -> RawFd;
     /// Cancels what is under way and closes the descriptor.
@@ -161,6 +163,7 @@ delegate! {
     await_room(cx: &Context, socket: &Rc<Socket>);
     send(cx: &Context, socket: &Rc<Socket>);
     expect_report(socket: &Socket);
+    still(cx: &Context, socket: &Rc<Socket>);
     release(socket: &Socket) -> RawFd;
     close(cx: &Context, socket: &Rc<Socket>);
     adopt_datagrams(cx: &Context, endpoint: &Rc<Endpoint>) -> io::Result<()>;

@@ -9,6 +9,7 @@
 
 pub(crate) mod address;
 pub(crate) mod listener;
+pub mod park;
 pub(crate) mod socket;
 pub(crate) mod splice;
 mod spread;
@@ -31,6 +32,7 @@ use crate::runtime::Worker;
 use crate::{Buf, IoKind};
 use address::{Address, socket_address};
 pub use listener::{ListenOptions, TcpListener, UnixListener};
+pub use park::Parked;
 use socket::{Connecting, End, Life, NO_MARK, Op, Socket, Splicing, error_of};
 pub use splice::{Piece, Pipe};
 pub use spread::{Seat, Spread};
@@ -137,24 +139,17 @@ impl TcpStream {
     }
 
     /// Gives the connection to another worker, where `serve` goes on with it as a task. Only one on which nothing was received or
-    /// sent yet can be handed over; otherwise both come back. A worker that has stopped closes it.
+    /// sent yet can be handed over at once; otherwise both come back, and [`TcpStream::park`] is the way. A worker that has stopped
+    /// closes it.
     pub fn hand_over<F, Fut>(self, worker: &Worker, serve: F) -> Result<(), (TcpStream, F)>
     where
         F: FnOnce(TcpStream) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + 'static,
     {
-        let fd = match self.into_fd() {
-            Ok(fd) => fd,
+        match self.into_fd() {
+            Ok(fd) => Parked::untouched(fd).hand_over(worker, serve),
             Err(stream) => return Err((stream, serve)),
-        };
-        context::try_with(|cx| cx.shared.counters.handed_over.add(1));
-        worker.run(move |cx| {
-            set_nonblocking(fd.as_raw_fd(), cx.driver.kind() == IoKind::Epoll);
-            match TcpStream::adopt(cx, fd.into_raw_fd()) {
-                Ok(stream) => cx.executor.spawn(&cx.shared, serve(stream)).detach(),
-                Err(error) => tracing::warn!(%error, "a connection handed over could not be registered"),
-            }
-        });
+        }
         Ok(())
     }
 

@@ -100,6 +100,8 @@ counters! {
     shed,
     /// Connections given to another worker.
     handed_over,
+    /// Connections taken off this worker in the middle of what they did.
+    parked,
     /// Operations cancelled.
     cancelled,
     /// Receives paused because their queue was full.

@@ -285,7 +285,7 @@ impl Driver for Epoll {
     }
 
     fn send(&self, cx: &Context, socket: &Rc<Socket>) {
-        while socket.tx_op.get() == SendOp::Idle && socket.is_open() && socket.tx_bytes.get() > 0 {
+        while socket.tx_op.get() == SendOp::Idle && socket.may_send() && socket.tx_bytes.get() > 0 {
             let (n, bytes) = self.send_some(socket);
             if n >= 0 {
                 if (n as usize) < bytes {
@@ -311,6 +311,11 @@ impl Driver for Epoll {
     }
 
     fn expect_report(&self, _: &Socket) {}
+
+    fn still(&self, _: &Context, socket: &Rc<Socket>) {
+        socket.rx_op.set(Op::Idle);
+        socket.tx_op.set(SendOp::Idle);
+    }
 
     fn release(&self, socket: &Socket) -> RawFd {
         let fd = socket.fd.replace(-1);

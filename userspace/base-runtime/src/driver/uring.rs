@@ -293,7 +293,8 @@ impl Uring {
                     socket::sent(cx, socket, n);
                     self.send_next(socket, n < asked);
                 }
-                _ if matches!(-result, libc::EAGAIN | libc::EINTR) => {
+                // Cancelled: to be parked.
+                _ if matches!(-result, libc::EAGAIN | libc::EINTR | libc::ECANCELED) => {
                     cx.shared.counters.short_sends.add(1);
                     self.send_next(socket, true);
                 }
@@ -330,7 +331,7 @@ impl Uring {
     /// Sends from the front of the queue. `reported`: the socket is full, so let the kernel wait for room.
     #[inline]
     fn send_next(&self, socket: &Rc<Socket>, reported: bool) {
-        if socket.tx_op.get() != SendOp::Idle || socket.tx_bytes.get() == 0 || !socket.is_open() {
+        if socket.tx_op.get() != SendOp::Idle || socket.tx_bytes.get() == 0 || !socket.may_send() {
             return;
         }
         let fd = Fd(socket.fd.get());
@@ -486,6 +487,15 @@ impl Driver for Uring {
         }
     }
 
+    fn still(&self, cx: &Context, socket: &Rc<Socket>) {
+        self.stop_recv(cx, socket);
+        match socket.tx_op.get() {
+            SendOp::Reported => self.cancel(cx, user_data(SEND, socket.key.get())),
+            SendOp::Blocked => self.cancel(cx, user_data(ROOM, socket.key.get())),
+            SendOp::Idle | SendOp::Silent => {}
+        }
+    }
+
     fn release(&self, socket: &Socket) -> RawFd {
         socket.fd.replace(-1)
     }
@@ -493,12 +503,7 @@ impl Driver for Uring {
     fn close(&self, cx: &Context, socket: &Rc<Socket>) {
         // Submissions are carried out in order: those on this socket that are still queued find the descriptor open, what is in
         // flight is cancelled, and only then it is closed.
-        self.stop_recv(cx, socket);
-        match socket.tx_op.get() {
-            SendOp::Reported => self.cancel(cx, user_data(SEND, socket.key.get())),
-            SendOp::Blocked => self.cancel(cx, user_data(ROOM, socket.key.get())),
-            SendOp::Idle | SendOp::Silent => {}
-        }
+        self.still(cx, socket);
         if socket.connecting.get() == Connecting::Pending {
             self.cancel(cx, user_data(CONNECT, socket.key.get()));
         }

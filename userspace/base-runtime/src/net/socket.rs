@@ -218,6 +218,8 @@ pub(crate) enum Connecting {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Life {
     Open,
+    /// Nothing more is begun on it, and what is under way ends; see `net::park`.
+    Parking,
     /// Without handles, sending what is queued.
     Lingering,
     /// The descriptor is closed; operations may still be ending.
@@ -268,6 +270,11 @@ impl Socket {
         self.life.get() != Life::Closed
     }
 
+    /// Sends may be started.
+    pub fn may_send(&self) -> bool {
+        matches!(self.life.get(), Life::Open | Life::Lingering)
+    }
+
     pub fn begin_op(&self) {
         self.ops.set(self.ops.get() + 1);
     }
@@ -289,6 +296,9 @@ impl Socket {
 pub(crate) fn end_op(cx: &Context, socket: &Socket) {
     debug_assert!(socket.ops.get() > 0);
     socket.ops.set(socket.ops.get() - 1);
+    if socket.life.get() == Life::Parking && socket.ops.get() == 0 {
+        socket.rx_waker.wake(&cx.executor);
+    }
     release_if_done(cx, socket);
 }
 
@@ -448,7 +458,7 @@ fn shutdown_now(socket: &Socket) {
 
 /// The last handle is gone.
 pub(crate) fn abandoned(cx: &Context, socket: &Rc<Socket>) {
-    if socket.life.get() != Life::Open {
+    if !matches!(socket.life.get(), Life::Open | Life::Parking) {
         release_if_done(cx, socket);
         return;
     }
@@ -457,12 +467,16 @@ pub(crate) fn abandoned(cx: &Context, socket: &Rc<Socket>) {
         close(cx, socket);
         return;
     }
-    socket.life.set(Life::Lingering);
+    let was_parking = socket.life.replace(Life::Lingering) == Life::Parking;
     let timer = cx.timers.create(Action::Linger(socket.key.get()));
     cx.timers.set(timer, far_add(cx.now.get(), cx.limits.linger));
     socket.linger_timer.set(timer);
     cx.driver.stop_recv(cx, socket);
     cx.driver.expect_report(socket);
+    if was_parking {
+        // Sending was stopped.
+        cx.driver.send(cx, socket);
+    }
 }
 
 /// Closes at once: operations are cancelled, what is queued is dropped when the kernel is done with it.
@@ -510,7 +524,7 @@ pub(crate) fn abort(cx: &Context, socket: &Rc<Socket>) {
     socket.tx_waker.wake(&cx.executor);
 }
 
-/// Takes a connection nothing has happened on out of the worker's hands, all but its slot, which the last handle frees.
+/// Takes a connection nothing is under way on out of the worker's hands, all but its slot, which the last handle frees.
 pub(crate) fn release(cx: &Context, socket: &Socket) -> RawFd {
     socket.life.set(Life::Closed);
     cx.shared.counters.connections_open.sub(1);
