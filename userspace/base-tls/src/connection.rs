@@ -82,7 +82,78 @@ pub struct Connection<S> {
     events: fn(Event),
 }
 
+/// A connection without the worker's buffers, which is why it may go to another worker.
+pub struct Parked<S> {
+    version: Version,
+    tx: Option<Key>,
+    rx: Key,
+    schedule: S,
+    /// The beginning of a record.
+    partial: Vec<u8>,
+    message: Vec<u8>,
+    data: Vec<u8>,
+    end: End,
+    idle_messages: u8,
+    renegotiations: u8,
+    answer_due: bool,
+    said: u64,
+    events: fn(Event),
+}
+
+impl<S> Parked<S> {
+    /// Bytes of memory it takes for what was received.
+    pub fn kept(&self) -> usize {
+        self.partial.capacity() + self.message.capacity() + self.data.capacity()
+    }
+}
+
 impl<S: Schedule> Connection<S> {
+    /// Takes it out of the worker's buffers.
+    pub fn park(self) -> Parked<S> {
+        Parked {
+            version: self.version,
+            tx: self.tx,
+            rx: self.rx,
+            schedule: self.schedule,
+            partial: match self.partial {
+                Partial::None => Vec::new(),
+                Partial::Small(begun) => begun,
+                Partial::Large(begun) => begun.to_vec(),
+            },
+            message: self.message,
+            data: self.data.iter().flat_map(|buf| buf.iter().copied()).collect(),
+            end: self.end,
+            idle_messages: self.idle_messages,
+            renegotiations: self.renegotiations,
+            answer_due: self.answer_due,
+            said: self.said,
+            events: self.events,
+        }
+    }
+
+    /// Goes on with it, in the buffers of this worker.
+    pub fn unpark(parked: Parked<S>) -> Connection<S> {
+        Connection {
+            version: parked.version,
+            tx: parked.tx,
+            rx: parked.rx,
+            schedule: parked.schedule,
+            partial: match parked.partial.len() {
+                0 => Partial::None,
+                1..=SMALL_MAX => Partial::Small(parked.partial),
+                _ => Partial::Large(Buf::copy_from(&parked.partial)),
+            },
+            message: parked.message,
+            data: parked.data.chunks(Buf::CAPACITY - Buf::HEADROOM).map(Buf::copy_from).collect(),
+            end: parked.end,
+            idle_messages: parked.idle_messages,
+            renegotiations: parked.renegotiations,
+            answer_due: parked.answer_due,
+            said: parked.said,
+            events: parked.events,
+        }
+    }
+
     pub fn new(version: Version, tx: Key, rx: Key, schedule: S, events: fn(Event)) -> Connection<S> {
         Connection {
             version,

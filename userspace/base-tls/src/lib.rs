@@ -26,6 +26,6 @@ pub use certificate::{Certificate, CertificateError};
 pub use client::{ClientSettings, ClientTls};
 pub use gate::set_handshakes_waiting_max;
 pub use server::{ClientAuth, ServerSettings, ServerTls};
-pub use stream::{HandshakeError, Session, TlsStream};
+pub use stream::{HandshakeError, ParkedTls, Session, TlsStream};
 pub use tickets::{TicketKey, TicketKeys};
-pub use transport::Transport;
+pub use transport::{ParkedTransport, Transport};

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use base_runtime::Buf;
-use base_runtime::memory::{Booking, Kind};
+use base_runtime::memory::{Booking, Kind, SharedBooking};
+use base_runtime::net::park::{NotParked, Parked};
 use base_runtime::net::{StreamState, TcpStream};
 use rustls_pki_types::CertificateDer;
 
-use crate::connection::{Connection, End};
+use crate::connection::{self, Connection, End};
 use crate::handshake::Keys;
 
 /// What was agreed in the handshake.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Session {
     /// `TLSv1.2` or `TLSv1.3`, as OpenTelemetry and access logs write it.
     pub version: &'static str,
@@ -197,6 +198,72 @@ impl TlsStream {
     }
 }
 
+/// An established TLS connection off its worker: the connection underneath, the keys, and what was received and not read. Dropping it
+/// closes the connection without `close_notify`.
+pub struct ParkedTls {
+    socket: Parked,
+    session: Session,
+    connection: connection::Parked<Keys>,
+    fixed: usize,
+    booking: SharedBooking,
+}
+
+impl TlsStream {
+    /// As [`TcpStream::park`]. Records sealed and not sent go along as they are. Dropping the future in the middle drops the connection
+    /// without `close_notify`, as one that broke.
+    pub async fn park(self) -> Result<ParkedTls, NotParked<TlsStream>> {
+        // A handle says `close_notify` only when it is the last one.
+        let inner = self.0.clone();
+        drop(self);
+        let Inner { socket, session, connection, booking, fixed } = match Rc::try_unwrap(inner) {
+            Ok(inner) => inner,
+            Err(inner) => {
+                return Err(NotParked { stream: TlsStream(inner), reason: "other handles of it are in use" });
+            }
+        };
+        match socket.park().await {
+            Ok(socket) => {
+                let session = Rc::try_unwrap(session).unwrap_or_else(|shared| (*shared).clone());
+                let connection = connection.into_inner().park();
+                let booking = SharedBooking::new(Kind::Tls, fixed + connection.kept());
+                Ok(ParkedTls { socket, session, connection, fixed, booking })
+            }
+            Err(NotParked { stream: socket, reason }) => {
+                let stream = TlsStream(Rc::new(Inner { socket, session, connection, booking, fixed }));
+                Err(NotParked { stream, reason })
+            }
+        }
+    }
+}
+
+impl ParkedTls {
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The connection underneath, records and all.
+    pub fn socket(&self) -> &Parked {
+        &self.socket
+    }
+
+    /// Goes on with the connection on this worker.
+    pub fn unpark(self) -> io::Result<TlsStream> {
+        let ParkedTls { socket, session, connection, fixed, booking } = self;
+        drop(booking);
+        let socket = socket.unpark()?;
+        let connection = Connection::unpark(connection);
+        let booking = Booking::new(Kind::Tls, fixed + connection.kept());
+        let (session, connection) = (Rc::new(session), RefCell::new(connection));
+        Ok(TlsStream(Rc::new(Inner { socket, session, connection, booking, fixed })))
+    }
+}
+
+impl fmt::Debug for ParkedTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ParkedTls").field("socket", &self.socket).field("session", &self.session).finish()
+    }
+}
+
 impl Inner {
     /// Ready when bytes, the end or an error came in and were taken.
     #[inline]
@@ -242,13 +309,13 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
+impl Drop for TlsStream {
     fn drop(&mut self) {
-        // A handle may outlive its worker, in a thread-local for example: then there is nobody to send anything.
-        if base_runtime::current_worker().is_none() {
-            return;
+        // The last handle ends the connection. It may outlive its worker, in a thread-local for example: then there is nobody to send
+        // anything.
+        if Rc::strong_count(&self.0) == 1 && base_runtime::current_worker().is_some() {
+            self.0.connection.borrow_mut().close(&mut |record| self.0.socket.send(record));
         }
-        self.connection.get_mut().close(&mut |record| self.socket.send(record));
     }
 }
 

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use base_runtime::Buf;
+use base_runtime::net::park::{NotParked, Parked};
 use base_runtime::net::{StreamState, TcpStream};
 
-use crate::stream::{Session, TlsStream};
+use crate::stream::{ParkedTls, Session, TlsStream};
 
 /// A connection whose peer speaks TLS or not; a handle that is cheap to clone and stays on its worker. The methods are those of
 /// [`TcpStream`] and promise the same.
@@ -21,6 +22,29 @@ pub enum Transport {
 impl From<TcpStream> for Transport {
     fn from(stream: TcpStream) -> Transport {
         Transport::Plain(stream)
+    }
+}
+
+/// A [`Transport`] off its worker: it may go to another one.
+#[derive(Debug)]
+pub enum ParkedTransport {
+    Plain(Parked),
+    Tls(Box<ParkedTls>),
+}
+
+impl ParkedTransport {
+    /// Goes on with the connection on this worker.
+    pub fn unpark(self) -> io::Result<Transport> {
+        match self {
+            ParkedTransport::Plain(parked) => parked.unpark().map(Transport::Plain),
+            ParkedTransport::Tls(parked) => parked.unpark().map(Transport::Tls),
+        }
+    }
+}
+
+impl From<TlsStream> for Transport {
+    fn from(stream: TlsStream) -> Transport {
+        Transport::Tls(stream)
     }
 }
 
@@ -131,4 +155,18 @@ impl Transport {
     pub fn abort(&self) {
         self.socket().abort();
     }
+
+    /// Takes the connection off its worker, as [`TcpStream::park`] does.
+    pub async fn park(self) -> Result<ParkedTransport, NotParked<Transport>> {
+        match self {
+            Transport::Plain(stream) => stream.park().await.map(ParkedTransport::Plain).map_err(not_parked),
+            Transport::Tls(stream) => {
+                stream.park().await.map(|parked| ParkedTransport::Tls(Box::new(parked))).map_err(not_parked)
+            }
+        }
+    }
+}
+
+fn not_parked<S: Into<Transport>>(NotParked { stream, reason }: NotParked<S>) -> NotParked<Transport> {
+    NotParked { stream: stream.into(), reason }
 }
