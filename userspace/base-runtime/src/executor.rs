@@ -17,6 +17,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::task::{Context as TaskContext, Poll, RawWaker, RawWakerVTable, Waker};
+use std::time::{Duration, Instant};
 
 use crate::context;
 use crate::memory::Kind;
@@ -54,7 +55,8 @@ impl Task {
     }
 }
 
-/// Lets every other ready task, and completed I/O, go first.
+/// Lets completed I/O, and the tasks it wakes, go first: the task goes on in the worker's next turn, as every task does that wakes
+/// itself while it runs.
 pub async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(|cx| {
@@ -70,6 +72,8 @@ pub async fn yield_now() {
 pub(crate) struct Executor {
     slots: RefCell<Slots>,
     ready: RefCell<VecDeque<TaskId>>,
+    /// Those that woke themselves while they ran. What wakes for its own sake waits for what the world has woken.
+    yielded: RefCell<VecDeque<TaskId>>,
     running: Cell<TaskId>,
     abort_running: Cell<bool>,
 }
@@ -91,6 +95,7 @@ impl Executor {
         Executor {
             slots: RefCell::default(),
             ready: RefCell::new(VecDeque::with_capacity(256)),
+            yielded: RefCell::default(),
             running: Cell::new(TaskId::NONE),
             abort_running: Cell::new(false),
         }
@@ -145,27 +150,49 @@ impl Executor {
     #[inline]
     fn enqueue(&self, header: &Header) {
         if !header.queued.replace(true) {
-            self.ready.borrow_mut().push_back(header.id);
+            let queue = if self.running.get() == header.id { &self.yielded } else { &self.ready };
+            queue.borrow_mut().push_back(header.id);
         }
     }
 
     #[inline]
     pub fn has_ready(&self) -> bool {
-        !self.ready.borrow().is_empty()
+        !self.ready.borrow().is_empty() || !self.yielded.borrow().is_empty()
     }
 
-    /// Polls ready tasks, at most `budget` of them.
-    pub fn run(&self, shared: &Shared, budget: usize) {
-        let mut polled = 0;
-        while polled < budget {
-            let Some(id) = self.ready.borrow_mut().pop_front() else { break };
-            let Some(task) = self.find(id) else { continue };
-            polled += 1;
-            self.poll(shared, id, task);
+    /// Polls what is ready now, within the bounds of a turn; what becomes ready meanwhile waits until the driver had its turn. Tasks
+    /// that yielded come last, and one of them in any case. The longest poll comes back.
+    pub fn run(&self, shared: &Shared, budget: Budget) -> Duration {
+        let (ready, yielded) = (self.ready.borrow().len(), self.yielded.borrow().len());
+        if ready + yielded == 0 {
+            return Duration::ZERO;
         }
-        if polled > 0 {
-            shared.counters.polls.add(polled as u64);
+        let began = Instant::now();
+        let mut run = Run { polled: 0, began, now: began, longest: Duration::ZERO, budget };
+        for _ in 0..ready {
+            if run.is_over() {
+                break;
+            }
+            self.poll_next(&self.ready, shared, &mut run);
         }
+        for n in 0..yielded {
+            if n > 0 && run.is_over() {
+                break;
+            }
+            self.poll_next(&self.yielded, shared, &mut run);
+        }
+        shared.counters.polls.add(run.polled as u64);
+        run.longest
+    }
+
+    fn poll_next(&self, queue: &RefCell<VecDeque<TaskId>>, shared: &Shared, run: &mut Run) {
+        let Some(id) = queue.borrow_mut().pop_front() else { return };
+        let Some(task) = self.find(id) else { return };
+        self.poll(shared, id, task);
+        run.polled += 1;
+        let now = Instant::now();
+        run.longest = run.longest.max(now.saturating_duration_since(run.now));
+        run.now = now;
     }
 
     fn poll(&self, shared: &Shared, id: TaskId, task: NonNull<Header>) {
@@ -240,6 +267,30 @@ impl Executor {
             }
         }
         self.ready.borrow_mut().clear();
+        self.yielded.borrow_mut().clear();
+    }
+}
+
+/// What the tasks may take of a turn.
+#[derive(Clone, Copy)]
+pub(crate) struct Budget {
+    pub polls: usize,
+    pub time: Duration,
+}
+
+/// One turn's polls so far.
+struct Run {
+    polled: usize,
+    began: Instant,
+    /// After the last of them.
+    now: Instant,
+    longest: Duration,
+    budget: Budget,
+}
+
+impl Run {
+    fn is_over(&self) -> bool {
+        self.polled >= self.budget.polls || self.now.saturating_duration_since(self.began) >= self.budget.time
     }
 }
 
@@ -447,7 +498,6 @@ mod tests {
     use std::future::poll_fn;
     use std::rc::Rc;
     use std::sync::Mutex;
-    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::Buf;
@@ -472,7 +522,7 @@ mod tests {
     /// What wakes from elsewhere have left is taken in, and ready tasks are polled.
     fn turn(cx: &Context) {
         take_inbox(cx, &mut Inbox::default());
-        cx.executor.run(&cx.shared, 100);
+        cx.executor.run(&cx.shared, Budget { polls: 100, time: Duration::from_secs(3600) });
     }
 
     struct CountDrop(Rc<Cell<u32>>);
@@ -568,6 +618,8 @@ mod tests {
                 let _panicked = panicked;
                 panic!("as the test wants");
             });
+            turn(cx);
+            assert_eq!(drops.get(), 2, "what is spawned in a turn begins in the next");
             turn(cx);
             assert_eq!((drops.get(), cx.shared.counters.snapshot().panics), (3, 1));
             assert!(own.borrow().as_ref().is_some_and(Task::is_finished));

@@ -14,10 +14,10 @@ use crate::affinity::{allowed_cpus, pin_to};
 use crate::coalescing::Coalescing;
 use crate::context::{self, Context};
 use crate::driver::{AnyDriver, Driver, IoKind, IoMode, Wait, probe_uring};
-use crate::executor::{Task, WokenTask};
+use crate::executor::{Budget, Task, WokenTask};
 use crate::memory::{self, Ledger};
 use crate::net::socket::Key;
-use crate::stats::{Counters, WorkerStats};
+use crate::stats::{Counters, Longest, WorkerStats};
 
 /// How to start a [`Runtime`]. All defaults are in [`Config::default`].
 #[derive(Debug, Clone)]
@@ -57,6 +57,8 @@ pub struct Config {
     pub linger: Duration,
     /// Task polls in a turn before completions are reaped. Default 256.
     pub task_budget: usize,
+    /// Time after which a turn begins no further poll, and completions are reaped. Default 1 ms.
+    pub turn_budget: Duration,
     /// Least time between two wakes of a worker that would otherwise wake more often than that and still sleep, as far as nothing is
     /// served more slowly for it; zero: every event wakes at once. Default 100 µs.
     pub coalesce: Duration,
@@ -82,6 +84,7 @@ impl Default for Config {
             datagram_queue_max: 64,
             linger: Duration::from_secs(5),
             task_budget: 256,
+            turn_budget: Duration::from_millis(1),
             coalesce: Duration::from_micros(100),
             ring_entries: 1024,
         }
@@ -394,6 +397,9 @@ impl Shared {
 /// How often a worker looks for free buffers and pipes it does not need.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
 
+/// How long the longest turn and poll are remembered, once or twice.
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// Bounds the parts of a worker consult.
 pub(crate) struct Limits {
     pub recv_queue_max: usize,
@@ -427,7 +433,8 @@ fn run_worker(shared: Arc<Shared>, config: Config, io: IoKind, started: mpsc::Se
     memory::open(&cx.shared);
     let _ = started.send(Ok(()));
     drop(started);
-    drive(&cx, config.task_budget.max(1), Coalescing::new(config.coalesce, cx.now.get()));
+    let budget = Budget { polls: config.task_budget.max(1), time: config.turn_budget };
+    drive(&cx, budget, Coalescing::new(config.coalesce, cx.now.get()));
     wind_down(&cx);
     drop(entered);
     let shared = &cx.shared;
@@ -450,24 +457,28 @@ fn thread_cpu_time(thread_id: i32) -> Option<Duration> {
 }
 
 /// The loop of a worker.
-fn drive(cx: &Context, task_budget: usize, mut coalescing: Coalescing) {
+fn drive(cx: &Context, budget: Budget, mut coalescing: Coalescing) {
     let counters = &cx.shared.counters;
     let mut inbox = Inbox::default();
     let mut trim_at = cx.now.get() + TRIM_EVERY;
+    let (mut longest_turn, mut longest_poll) = (Longest::default(), Longest::default());
+    let mut minute_ends = cx.now.get() + MINUTE;
     let mut woke = cx.now.get();
     while !cx.shared.stopping.load(Ordering::Relaxed) {
-        cx.executor.run(&cx.shared, task_budget);
+        let began = cx.now.get();
+        longest_poll.saw(cx.executor.run(&cx.shared, budget), &counters.longest_poll_ns);
         start_sends(cx);
 
         // Sleep only when nothing is left to do and nobody has called meanwhile.
         let idle = !cx.executor.has_ready() && cx.driver.may_sleep(cx);
-        let paused = idle && coalescing.is_on() && pause(cx, &mut coalescing, woke);
+        let done = if idle { Instant::now() } else { began };
+        let paused = idle && coalescing.is_on() && pause(cx, &mut coalescing, woke, done);
         let asleep = idle && !paused && cx.shared.fall_asleep();
         let wait = match asleep {
             true => {
                 cx.shared.ledger.tell_exactly(&cx.shared);
                 // The turn may have been long, so the time to the next timer is counted from a fresh clock.
-                let next = cx.timers.next_after(Instant::now);
+                let next = cx.timers.next_after(|| done);
                 let trim = (cx.pool.has_surplus() || cx.datagram_pool.has_surplus() || cx.pipes.has_spare())
                     .then_some(TRIM_EVERY);
                 Wait::Upto(next.into_iter().chain(trim).min())
@@ -480,12 +491,19 @@ fn drive(cx: &Context, task_budget: usize, mut coalescing: Coalescing) {
         cx.driver.turn(cx, wait);
 
         cx.now.set(Instant::now());
+        let ended = if asleep || paused { done } else { cx.now.get() };
+        longest_turn.saw(ended.saturating_duration_since(began), &counters.longest_turn_ns);
         if asleep || paused {
             woke = cx.now.get();
             counters.wakeups.add(1);
         }
         counters.turns.add(1);
         cx.timers.advance(cx);
+        if cx.now.get() >= minute_ends {
+            minute_ends = cx.now.get() + MINUTE;
+            longest_turn.turn_over(&counters.longest_turn_ns);
+            longest_poll.turn_over(&counters.longest_poll_ns);
+        }
         if cx.now.get() >= trim_at {
             trim_at = cx.now.get() + TRIM_EVERY;
             cx.pool.trim(counters);
@@ -499,9 +517,9 @@ fn drive(cx: &Context, task_budget: usize, mut coalescing: Coalescing) {
 }
 
 /// Lets events gather for a moment where that is due; false when it is not.
-fn pause(cx: &Context, coalescing: &mut Coalescing, woke: Instant) -> bool {
+fn pause(cx: &Context, coalescing: &mut Coalescing, woke: Instant, now: Instant) -> bool {
     let counters = &cx.shared.counters;
-    let Some(pause) = coalescing.pause(Instant::now(), woke, counters.polls.value()) else { return false };
+    let Some(pause) = coalescing.pause(now, woke, counters.polls.value()) else { return false };
     // What was asked for goes out before the pause; what has come by then needs none.
     cx.driver.turn(cx, Wait::Not);
     if !cx.executor.has_ready() {

@@ -1,6 +1,7 @@
 //! Counters of a worker: one writer, any number of readers.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 /// A counter only its worker writes, so adding is a load and a store rather than a locked instruction.
 #[derive(Default)]
@@ -29,6 +30,30 @@ impl Counter {
 
     pub fn value(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// The longest of something lately: in this minute and the one before it, as far as the worker was awake in them.
+#[derive(Default)]
+pub(crate) struct Longest {
+    this_minute: u64,
+    last_minute: u64,
+}
+
+impl Longest {
+    #[inline]
+    pub fn saw(&mut self, time: Duration, shown: &Counter) {
+        let ns = time.as_nanos() as u64;
+        if ns > self.this_minute {
+            self.this_minute = ns;
+            shown.set(ns.max(self.last_minute));
+        }
+    }
+
+    /// Another minute begins.
+    pub fn turn_over(&mut self, shown: &Counter) {
+        self.last_minute = std::mem::take(&mut self.this_minute);
+        shown.set(self.last_minute);
     }
 }
 
@@ -66,6 +91,11 @@ counters! {
     pipes_refused,
     /// Turns of the loop.
     turns,
+    /// The longest turn of the last one to two minutes in nanoseconds, from one look at the kernel's events to the next, sleep left
+    /// out: so long a message waited before anybody looked at it.
+    longest_turn_ns,
+    /// The longest poll of one task in that time, in nanoseconds.
+    longest_poll_ns,
     /// Times the worker slept: until something happened, or to let events gather.
     wakeups,
     /// Those of them in which it let events gather.

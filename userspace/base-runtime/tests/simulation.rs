@@ -395,6 +395,7 @@ struct Known {
 async fn script(mut random: Random) -> u64 {
     let mut known: Vec<Known> = Vec::new();
     let mut panics = 0;
+    let spinners: Vec<_> = (0..random.below(4)).map(|_| spawn(spin())).collect();
     for _ in 0..100 {
         for _ in 0..random.below(8) {
             let chosen = random.below(known.len().max(1) as u64) as usize;
@@ -423,7 +424,7 @@ async fn script(mut random: Random) -> u64 {
                 }
                 (_, Some(_)) => {
                     // Nothing else may be due, or the two wakes would be one poll or two.
-                    yield_now().await;
+                    let_ready_go_first(known.len()).await;
                     known.iter_mut().for_each(|of| panics += after_polls(of));
                     let of = &mut known[chosen];
                     let waker = of.puppet.waker.borrow().clone();
@@ -437,8 +438,7 @@ async fn script(mut random: Random) -> u64 {
                 }
             }
         }
-        // Ready tasks are polled in order, and this one queues behind them.
-        yield_now().await;
+        let_ready_go_first(known.len()).await;
         known.iter_mut().for_each(|of| panics += after_polls(of));
         for of in &known {
             assert_eq!(of.puppet.polls.get(), of.polls, "polls");
@@ -450,16 +450,37 @@ async fn script(mut random: Random) -> u64 {
             known.drain(..gone).for_each(|of| of.task.abort());
         }
     }
+    assert!(spinners.iter().all(|spinner| !spinner.is_finished()), "a spinner was polled twice in a turn");
+    spinners.iter().for_each(base_runtime::Task::abort);
     known.iter().for_each(|of| of.task.abort());
     assert!(known.iter().all(|of| of.puppet.drops.get() == 1));
     panics
 }
 
+/// A turn polls what was ready when it began, in order, and then those that yielded, as this one; but no more than its budget.
+async fn let_ready_go_first(ready: usize) {
+    for _ in 0..=ready {
+        yield_now().await;
+    }
+}
+
+/// Wakes itself all the time, and ends when that gets it more than one poll in a turn of the driver.
+async fn spin() {
+    let worker = base_runtime::current_worker().expect("this is one");
+    let turn = || worker.stats().turns;
+    let mut last = turn();
+    loop {
+        yield_now().await;
+        if turn() == std::mem::replace(&mut last, turn()) {
+            break;
+        }
+    }
+}
+
 /// Long enough for what another thread has queued to be taken in and polled.
 async fn settle_remote() {
     sleep(Duration::from_millis(2)).await;
-    yield_now().await;
-    yield_now().await;
+    let_ready_go_first(2).await;
 }
 
 /// Carries the polls that are due over to the model; one more panic if it was one.

@@ -29,6 +29,10 @@ on_both_drivers!(
     panic_stays_in_its_task,
     abort_drops_now_and_self_abort_after_the_poll,
     busy_tasks_do_not_starve_io,
+    io_goes_first_where_a_task_yields,
+    a_task_that_wakes_itself_is_polled_once_a_turn,
+    tasks_that_wake_each_other_let_io_go_first,
+    tasks_woken_by_io_go_before_those_that_yielded,
     waker_outlives_task_and_runtime,
     remote_wakes_are_not_lost,
     idle_worker_sleeps,
@@ -250,6 +254,106 @@ fn busy_tasks_do_not_starve_io(io: IoMode) {
             assert_eq!(recv_exactly(&server, 1).await.expect("receives"), [i]);
         }
         sleep(Duration::from_millis(3)).await;
+    });
+}
+
+/// How often `busy`, whose polls it counts, is polled while a byte goes from one socket of this worker to another.
+async fn polls_during_an_echo(busy: Rc<Cell<u64>>) -> u64 {
+    let (client, server) = pair().await;
+    let echoing = spawn(async move {
+        while let Ok(Some(bytes)) = server.recv().await {
+            server.send(bytes);
+        }
+    });
+    let mut most = 0;
+    for i in 0..20u8 {
+        let before = busy.get();
+        client.send(Buf::copy_from(&[i]));
+        assert_eq!(recv_exactly(&client, 1).await.expect("receives"), [i]);
+        most = most.max(busy.get() - before);
+    }
+    echoing.abort();
+    most
+}
+
+/// Turns of the worker in which a byte gets there and back: a send, what it brings, the answer, what that brings, and on the ring
+/// one each in which the kernel has it still to say.
+const ECHO_TURNS: u64 = 8;
+
+fn io_goes_first_where_a_task_yields(io: IoMode) {
+    run(io, || async {
+        let polls = Rc::new(Cell::new(0));
+        for spinners in [1, 64] {
+            for _ in 0..spinners {
+                let polls = polls.clone();
+                spawn(async move {
+                    loop {
+                        polls.set(polls.get() + 1);
+                        yield_now().await;
+                    }
+                });
+            }
+            let most = polls_during_an_echo(polls.clone()).await;
+            // The one that was there before goes on.
+            assert!(most <= ECHO_TURNS * (1 + spinners), "{spinners} tasks were polled {most} times during an echo");
+        }
+    });
+}
+
+fn a_task_that_wakes_itself_is_polled_once_a_turn(io: IoMode) {
+    run(io, || async {
+        let worker = base_runtime::current_worker().expect("this is one");
+        let mut last = worker.stats().turns;
+        for _ in 0..1000 {
+            yield_now().await;
+            let now = worker.stats().turns;
+            assert_eq!(now, last + 1, "one poll for each turn of the driver");
+            last = now;
+        }
+    });
+}
+
+fn tasks_that_wake_each_other_let_io_go_first(io: IoMode) {
+    run(io, || async {
+        let polls = Rc::new(Cell::new(0));
+        let wakers: Rc<RefCell<Vec<Option<Waker>>>> = Rc::new(RefCell::new(vec![None; 2]));
+        for own in 0..2 {
+            let (polls, wakers) = (polls.clone(), wakers.clone());
+            spawn(poll_fn(move |cx| {
+                polls.set(polls.get() + 1);
+                let mut wakers = wakers.borrow_mut();
+                wakers[own] = Some(cx.waker().clone());
+                wakers[1 - own].iter().for_each(Waker::wake_by_ref);
+                Poll::<()>::Pending
+            }));
+        }
+        let most = polls_during_an_echo(polls).await;
+        assert!(most <= ECHO_TURNS * 2, "two tasks were polled {most} times during an echo");
+    });
+}
+
+/// What a turn has no time for among those that yielded waits for the next one, behind what was woken meanwhile.
+fn tasks_woken_by_io_go_before_those_that_yielded(io: IoMode) {
+    run(io, || async {
+        let polls = Rc::new(Cell::new(0));
+        for _ in 0..64 {
+            let polls = polls.clone();
+            spawn(async move {
+                loop {
+                    polls.set(polls.get() + 1);
+                    // Each of them takes more time than a turn has.
+                    let began = Instant::now();
+                    while began.elapsed() < Duration::from_millis(2) {}
+                    yield_now().await;
+                }
+            });
+        }
+        // Their first polls are theirs by right: they were spawned, and have not yielded yet.
+        while polls.get() < 64 {
+            yield_now().await;
+        }
+        let most = polls_during_an_echo(polls).await;
+        assert!(most <= 2 * ECHO_TURNS, "64 tasks of 2 ms were polled {most} times during an echo");
     });
 }
 
