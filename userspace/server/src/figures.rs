@@ -67,6 +67,19 @@ pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Enco
                             now.pauses as f64,
                         ),
                         (
+                            "weir_worker_turn_seconds_max",
+                            "Longest time between two looks at the kernel's events in the last one to two minutes, sleep left \
+                             out, by worker: so long a message waited for the worker.",
+                            false,
+                            now.longest_turn_ns as f64 / 1e9,
+                        ),
+                        (
+                            "weir_worker_poll_seconds_max",
+                            "Longest time one task ran without yielding in the last one to two minutes, by worker.",
+                            false,
+                            now.longest_poll_ns as f64 / 1e9,
+                        ),
+                        (
                             "weir_worker_panics_total",
                             "Tasks that ended by a panic, by worker.",
                             true,
