@@ -6,7 +6,9 @@ use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
+
+use crate::executor::poll_share;
 
 /// A bounded queue into a worker. Both ends are made anywhere; the receiver is awaited on one worker.
 pub fn mailbox<T: Send>(capacity: usize) -> (Sender<T>, Receiver<T>) {
@@ -146,6 +148,9 @@ impl<T> Receiver<T> {
 
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let mut state = self.shared.lock();
+        if !state.queue.is_empty() {
+            ready!(poll_share(cx));
+        }
         if let Some(value) = state.queue.pop_front() {
             wake_blocked(state);
             return Poll::Ready(Some(value));

@@ -69,7 +69,34 @@ pub async fn yield_now() {
     .await
 }
 
+/// Asked by whatever hands out things that are ready, before each of them: a socket's bytes, connections to accept, messages. A
+/// task that goes on for as long as something is ready would hold everybody else back by as much as its peer cares to send, so each
+/// of its polls gets [`SHARE`] things. Pending: the share is taken, and the task goes on in the next turn, as after [`yield_now`].
+#[inline]
+pub fn poll_share(cx: &mut TaskContext<'_>) -> Poll<()> {
+    let left = context::try_with(|context| {
+        let share = &context.executor.share;
+        let left = share.get();
+        share.set(left.saturating_sub(1));
+        if left == 0 {
+            context.shared.counters.shares_spent.add(1);
+        }
+        left
+    });
+    if left == Some(0) {
+        cx.waker().wake_by_ref();
+        return Poll::Pending;
+    }
+    Poll::Ready(())
+}
+
+/// Things that are ready which one poll of a task may take: half a megabyte where each is a full buffer, and about a tenth of a
+/// millisecond where each is a small request.
+pub const SHARE: u32 = 16;
+
 pub(crate) struct Executor {
+    /// Of the poll that is under way: what is left of its [`SHARE`].
+    share: Cell<u32>,
     slots: RefCell<Slots>,
     ready: RefCell<VecDeque<TaskId>>,
     /// Those that woke themselves while they ran. What wakes for its own sake waits for what the world has woken.
@@ -93,6 +120,7 @@ struct Slot {
 impl Executor {
     pub fn new() -> Executor {
         Executor {
+            share: Cell::new(SHARE),
             slots: RefCell::default(),
             ready: RefCell::new(VecDeque::with_capacity(256)),
             yielded: RefCell::default(),
@@ -199,6 +227,7 @@ impl Executor {
         // SAFETY: the slab's reference keeps the task alive until `remove` below; `abort` of a running task only sets a flag.
         let header = unsafe { task.as_ref() };
         header.queued.set(false);
+        self.share.set(SHARE);
         self.running.set(id);
         let result = catch_unwind(AssertUnwindSafe(|| {
             // SAFETY: the waker borrows the slab's reference for the time of the call: it is not dropped, only its clones are.

@@ -29,6 +29,6 @@ pub mod time;
 pub use affinity::allowed_cpus;
 pub use buffer::Buf;
 pub use driver::{IoKind, IoMode, probe_uring};
-pub use executor::{Task, yield_now};
+pub use executor::{SHARE, Task, poll_share, yield_now};
 pub use runtime::{Config, Runtime, StartError, Worker, current_worker, now, spawn, worker_index};
 pub use stats::WorkerStats;

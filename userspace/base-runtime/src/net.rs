@@ -24,12 +24,12 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::rc::Rc;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
 use crate::context::{self, Context};
 use crate::driver::Driver;
-use crate::executor::WakerCell;
+use crate::executor::{WakerCell, poll_share};
 use crate::runtime::Worker;
 use crate::{Buf, IoKind};
 use address::{Address, socket_address};
@@ -200,8 +200,11 @@ impl TcpStream {
     #[inline]
     pub fn poll_recv(&self, task: &mut TaskContext<'_>) -> Poll<io::Result<Option<Buf>>> {
         let socket = &self.socket;
-        if let Some(buf) = self.try_recv() {
-            return Poll::Ready(Ok(Some(buf)));
+        if !socket.rx.borrow().is_empty() {
+            ready!(poll_share(task));
+            if let Some(buf) = self.try_recv() {
+                return Poll::Ready(Ok(Some(buf)));
+            }
         }
         match socket.rx_end.get() {
             End::Eof => Poll::Ready(Ok(None)),

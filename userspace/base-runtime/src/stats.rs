@@ -112,6 +112,8 @@ counters! {
     tasks,
     /// Polls of tasks.
     polls,
+    /// Polls that ended because the task had taken its share of what was ready; see `poll_share`.
+    shares_spent,
     /// Tasks that ended by a panic.
     panics,
     /// Buffers out of the pool now; the slots of the receive ring are among them.

@@ -33,6 +33,7 @@ on_both_drivers!(
     a_task_that_wakes_itself_is_polled_once_a_turn,
     tasks_that_wake_each_other_let_io_go_first,
     tasks_woken_by_io_go_before_those_that_yielded,
+    a_poll_takes_no_more_than_its_share_of_what_is_ready,
     waker_outlives_task_and_runtime,
     remote_wakes_are_not_lost,
     idle_worker_sleeps,
@@ -354,6 +355,45 @@ fn tasks_woken_by_io_go_before_those_that_yielded(io: IoMode) {
         }
         let most = polls_during_an_echo(polls).await;
         assert!(most <= 2 * ECHO_TURNS, "64 tasks of 2 ms were polled {most} times during an echo");
+    });
+}
+
+/// Sockets, listeners and mailboxes alike: who goes on for as long as something is there does so over many turns.
+fn a_poll_takes_no_more_than_its_share_of_what_is_ready(io: IoMode) {
+    const THINGS: usize = 100;
+    run(io, || async {
+        let turns = || base_runtime::current_worker().expect("this is one").stats().turns;
+        let at_least = THINGS as u64 / u64::from(base_runtime::SHARE);
+
+        let (client, server) = pair().await;
+        (0..THINGS).for_each(|_| server.unread(Buf::copy_from(b"a")));
+        let before = turns();
+        for _ in 0..THINGS {
+            assert_eq!(server.recv().await.expect("received").expect("no end").len(), 1);
+        }
+        assert!(turns() - before >= at_least, "{THINGS} buffers in {} turns", turns() - before);
+        drop(client);
+
+        let (sender, mut receiver) = mailbox(THINGS);
+        (0..THINGS).for_each(|n| sender.try_send(n).expect("room"));
+        let before = turns();
+        for n in 0..THINGS {
+            assert_eq!(receiver.recv().await, Some(n));
+        }
+        assert!(turns() - before >= at_least, "{THINGS} messages in {} turns", turns() - before);
+
+        let listener = listen();
+        let clients: Vec<_> =
+            (0..THINGS).map(|_| std::net::TcpStream::connect(listener.local_addr()).expect("connects")).collect();
+        drop(listener.accept().await.expect("accepts"));
+        // What the kernel had for it has come by now, as far as a worker takes it at a time.
+        sleep(Duration::from_millis(5)).await;
+        let before = turns();
+        for _ in 1..THINGS {
+            drop(listener.accept().await.expect("accepts"));
+        }
+        assert!(turns() - before >= at_least, "{THINGS} connections in {} turns", turns() - before);
+        drop(clients);
     });
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use base_runtime::Buf;
 use base_runtime::memory::{Booking, Kind, SharedBooking};
@@ -118,6 +118,10 @@ impl TlsStream {
     pub fn poll_recv(&self, task: &mut Context<'_>) -> Poll<io::Result<Option<Buf>>> {
         let mut connection = self.0.connection.borrow_mut();
         loop {
+            if connection.has_data() {
+                // A buffer from the socket may hold many records.
+                ready!(base_runtime::poll_share(task));
+            }
             if let Some(buf) = connection.poll_data() {
                 return Poll::Ready(Ok(Some(buf)));
             }

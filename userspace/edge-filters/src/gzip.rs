@@ -48,7 +48,7 @@ pub(crate) async fn decompress(packed: &[u8], most: usize) -> Result<Vec<u8>, Gz
 
 pub(crate) async fn compress(plain: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 3 + 64), Compression::new(LEVEL));
-    for (index, piece) in plain.chunks(YIELD_AFTER).enumerate() {
+    for (index, piece) in plain.chunks(YIELD_AFTER_PACKING).enumerate() {
         if index > 0 {
             base_runtime::yield_now().await;
         }
@@ -65,3 +65,5 @@ const LEVEL: u32 = 5;
 const TURN: usize = 64 * 1024;
 /// A quarter of a megabyte takes about a millisecond to unpack.
 const YIELD_AFTER: usize = 256 * 1024;
+/// Packing takes ten times as long.
+const YIELD_AFTER_PACKING: usize = 32 * 1024;

@@ -18,6 +18,8 @@ on_both_drivers![
     who_was_fast_may_pause,
     a_connection_may_idle_for_ever,
     a_request_that_panics_leaves_its_place,
+    a_pipelining_client_has_a_share_of_each_turn,
+    a_neighbour_waits_no_more_turns_beside_pipelining_clients,
 ];
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -154,4 +156,68 @@ fn a_request_that_panics_leaves_its_place(io: IoMode) {
         assert!(client.ends(), "there is nobody to answer");
     }
     eventually("nobody is counted", || house.traffic.connections() == 0);
+}
+
+/// Requests that a client may send without waiting for an answer, all of them in one buffer.
+const PIPELINED: usize = 500;
+
+fn a_pipelining_client_has_a_share_of_each_turn(io: IoMode) {
+    let house = House::new(io, "", MOCK);
+    assert_eq!(house.ask(GET).status(), 200);
+    let stats = || house.runtime.workers()[0].stats();
+    let before = stats();
+    let mut client = house.connect();
+    client.send(GET.repeat(PIPELINED).as_bytes());
+    for _ in 0..PIPELINED {
+        assert_eq!(client.answer().status(), 200);
+    }
+    let (turns, polls) = (stats().turns - before.turns, stats().polls - before.polls);
+    let least = PIPELINED as u64 / u64::from(base_runtime::SHARE);
+    assert!(turns >= least && polls >= least, "{PIPELINED} requests were served in {turns} turns and {polls} polls");
+}
+
+/// Turns of the worker until a neighbour has its answer, the median of many requests.
+fn turns_of_a_neighbour(house: &House) -> u64 {
+    let mut client = house.connect();
+    let mut waited: Vec<u64> = (0..100)
+        .map(|_| {
+            let before = house.runtime.workers()[0].stats().turns;
+            client.send(GET.as_bytes());
+            assert_eq!(client.answer().status(), 200);
+            house.runtime.workers()[0].stats().turns - before
+        })
+        .collect();
+    waited.sort_unstable();
+    waited[waited.len() / 2]
+}
+
+/// What the neighbour waits for is turns, and how long those are: between two of them each client is served its share at most.
+fn a_neighbour_waits_no_more_turns_beside_pipelining_clients(io: IoMode) {
+    const CLIENTS: usize = 16;
+    let served_in_a_turn = |requests: usize| {
+        let house = House::new(io, "", MOCK);
+        let stop = Arc::new(AtomicBool::new(false));
+        let crowd: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                let (mut client, stop) = (house.connect(), stop.clone());
+                std::thread::spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        client.send(GET.repeat(requests).as_bytes());
+                        (0..requests).for_each(|_| assert_eq!(client.answer().status(), 200));
+                    }
+                })
+            })
+            .collect();
+        eventually("the crowd is there", || house.count(200) > 10 * CLIENTS as u64);
+        let (served, polls) = (house.count(200), house.runtime.workers()[0].stats().polls);
+        let waited = turns_of_a_neighbour(&house);
+        let (served, polls) = (house.count(200) - served, house.runtime.workers()[0].stats().polls - polls);
+        stop.store(true, Ordering::Relaxed);
+        crowd.into_iter().for_each(|client| client.join().expect("it was served to the end"));
+        (waited, served as f64 / polls.max(1) as f64)
+    };
+    let (alone, _) = served_in_a_turn(1);
+    let (beside, per_poll) = served_in_a_turn(PIPELINED);
+    assert!(beside <= 3 * alone + 3, "{beside} turns beside pipelining clients, {alone} beside others");
+    assert!(per_poll <= f64::from(base_runtime::SHARE), "{per_poll} requests in a poll");
 }

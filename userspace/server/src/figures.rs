@@ -80,6 +80,12 @@ pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Enco
                             now.longest_poll_ns as f64 / 1e9,
                         ),
                         (
+                            "weir_worker_shares_spent_total",
+                            "Times a task had more ready input than its share of a turn and went on in the next, by worker.",
+                            true,
+                            now.shares_spent as f64,
+                        ),
+                        (
                             "weir_worker_panics_total",
                             "Tasks that ended by a panic, by worker.",
                             true,

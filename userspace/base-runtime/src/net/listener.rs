@@ -22,6 +22,7 @@ use super::{TcpStream, check, new_socket, set_nonblocking, set_option};
 use crate::IoKind;
 use crate::context::{self, Context};
 use crate::driver::Driver;
+use crate::executor::poll_share;
 use crate::runtime::{Shared, close_remotely};
 
 /// How a listening socket is made.
@@ -243,6 +244,9 @@ impl Acceptor {
         let socket = self.activate(cx)?;
         let Some(listener) = &socket.listener else { return Poll::Ready(Err(error_of(libc::EINVAL))) };
         loop {
+            if !listener.accepted.borrow().is_empty() {
+                ready!(poll_share(task));
+            }
             let next = listener.accepted.borrow_mut().pop_front();
             if let Some(next) = next {
                 self.resume(cx, &socket, listener, task);

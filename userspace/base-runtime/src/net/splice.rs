@@ -23,6 +23,7 @@ use crate::Buf;
 use crate::IoKind;
 use crate::context::{self, Context};
 use crate::driver::Driver;
+use crate::executor::poll_share;
 use crate::memory::{self, Booking, Kind};
 use crate::net::socket::{self, End, Life, Op, SendOp, Splicing, error_of};
 
@@ -186,8 +187,13 @@ impl TcpStream {
                 socket.splicing.set(Splicing::From);
                 cx.driver.stop_recv(cx, socket);
             }
-            if let Some(buf) = self.try_recv() {
-                return Some(Poll::Ready(Ok(Some(Piece::Buf(buf)))));
+            if !socket.rx.borrow().is_empty() || socket.rx_op.get() == Op::Idle {
+                if poll_share(task).is_pending() {
+                    return Some(Poll::Pending);
+                }
+                if let Some(buf) = self.try_recv() {
+                    return Some(Poll::Ready(Ok(Some(Piece::Buf(buf)))));
+                }
             }
             if socket.rx_end.get() != End::Open {
                 return None;
