@@ -22,12 +22,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
 
 use super::address::{Address, socket_address};
 use super::{check, new_socket, set_nonblocking, set_option};
 use crate::context;
 use crate::driver::Driver;
+use crate::executor::poll_share;
 pub(crate) use control::{CONTROL_AT, CONTROL_ROOM, NAME_AT, NAME_ROOM, PAYLOAD_AT, write_header};
 pub use control::{Ecn, Meta};
 pub(crate) use endpoint::{Endpoint, close, end_op, failed, flush_all, received, room};
@@ -183,6 +184,7 @@ impl UdpSocket {
     /// socket goes on, unless it was closed ([`io::ErrorKind::NotConnected`]).
     pub fn poll_recv(&self, task: &mut TaskContext<'_>) -> Poll<io::Result<Received>> {
         let endpoint = &self.endpoint;
+        ready!(poll_share(task));
         context::with(|cx| {
             if let Some(received) = endpoint.take(cx) {
                 return Poll::Ready(Ok(received));
