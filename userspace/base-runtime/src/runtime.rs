@@ -59,9 +59,12 @@ pub struct Config {
     pub task_budget: usize,
     /// Time after which a turn begins no further poll, and completions are reaped. Default 1 ms.
     pub turn_budget: Duration,
-    /// Least time between two wakes of a worker that would otherwise wake more often than that and still sleep, as far as nothing is
-    /// served more slowly for it; zero: every event wakes at once. Default 100 µs.
+    /// Least time between two wakes of a worker that is short of CPU, would otherwise wake more often than that and still sleep, as far
+    /// as nothing is served more slowly for it; zero: every event wakes at once. Default 100 µs.
     pub coalesce: Duration,
+    /// A worker is short of CPU from this part of its time on that it is busy, in percent; see `coalescing` for where that ends.
+    /// Default 75.
+    pub coalesce_busy_percent: u32,
     /// Entries of the submission queue (io_uring only), a power of two. Default 1,024; the completion queue has four times as many.
     pub ring_entries: u32,
 }
@@ -86,6 +89,7 @@ impl Default for Config {
             task_budget: 256,
             turn_budget: Duration::from_millis(1),
             coalesce: Duration::from_micros(100),
+            coalesce_busy_percent: 75,
             ring_entries: 1024,
         }
     }
@@ -434,7 +438,8 @@ fn run_worker(shared: Arc<Shared>, config: Config, io: IoKind, started: mpsc::Se
     let _ = started.send(Ok(()));
     drop(started);
     let budget = Budget { polls: config.task_budget.max(1), time: config.turn_budget };
-    drive(&cx, budget, Coalescing::new(config.coalesce, cx.now.get()));
+    let coalescing = Coalescing::new(config.coalesce, config.coalesce_busy_percent, cx.now.get());
+    drive(&cx, budget, coalescing);
     wind_down(&cx);
     drop(entered);
     let shared = &cx.shared;
@@ -519,7 +524,8 @@ fn drive(cx: &Context, budget: Budget, mut coalescing: Coalescing) {
 /// Lets events gather for a moment where that is due; false when it is not.
 fn pause(cx: &Context, coalescing: &mut Coalescing, woke: Instant, now: Instant) -> bool {
     let counters = &cx.shared.counters;
-    let Some(pause) = coalescing.pause(now, woke, counters.polls.value()) else { return false };
+    let busy = || thread_cpu_time(cx.shared.thread_id.load(Ordering::Relaxed)).unwrap_or_default();
+    let Some(pause) = coalescing.pause(now, woke, counters.polls.value(), busy) else { return false };
     // What was asked for goes out before the pause; what has come by then needs none.
     cx.driver.turn(cx, Wait::Not);
     if !cx.executor.has_ready() {

@@ -566,7 +566,8 @@ fn times_of_a_worker_never_go_back(io: IoMode) {
 
 fn events_gather_where_they_come_often(io: IoMode) {
     for (coalesce, until) in [(Duration::from_micros(200), 20), (Duration::ZERO, 0)] {
-        let runtime = Runtime::start(Config { coalesce, ..config(io) }).expect("the driver works here");
+        let runtime =
+            Runtime::start(Config { coalesce, coalesce_busy_percent: 0, ..config(io) }).expect("the driver works here");
         let worker = runtime.workers()[0].clone();
         let (address, came) = (oneshot(), oneshot());
         worker.spawn(move || async move {
