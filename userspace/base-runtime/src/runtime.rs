@@ -187,7 +187,12 @@ impl Runtime {
             let (of_thread, config, started) = (shared.clone(), config.clone(), started.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("{}-{index}", config.name))
-                .spawn(move || run_worker(of_thread, config, io, started))
+                .spawn(move || {
+                    let run = AssertUnwindSafe(|| run_worker(of_thread, config, io, started));
+                    if let Err(panic) = catch_unwind(run) {
+                        end_process(index, &*panic);
+                    }
+                })
                 .map_err(|error| failed("start its thread", error))?;
             runtime.workers.push(Worker { shared });
             runtime.threads.push(thread);
@@ -220,7 +225,7 @@ impl Runtime {
             worker.shared.stop();
         }
         for thread in self.threads.drain(..) {
-            // A worker's panics are caught where they happen; one that escaped has been printed by the panic hook.
+            // Panics are caught where they happen; one that escapes a task ends the process.
             let _ = thread.join();
         }
     }
@@ -439,13 +444,28 @@ fn run_worker(shared: Arc<Shared>, config: Config, io: IoKind, started: mpsc::Se
     drop(started);
     let budget = Budget { polls: config.task_budget.max(1), time: config.turn_budget };
     let coalescing = Coalescing::new(config.coalesce, config.coalesce_busy_percent, cx.now.get());
-    drive(&cx, budget, coalescing);
-    wind_down(&cx);
+    // Caught while everything is in place yet: the kernel may be writing into this worker's buffers.
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        drive(&cx, budget, coalescing);
+        wind_down(&cx);
+    }));
+    if let Err(panic) = ended {
+        end_process(cx.shared.index, &*panic);
+    }
     drop(entered);
     let shared = &cx.shared;
     memory::close(shared);
     shared.read_clocks();
     shared.thread_id.store(0, Ordering::Relaxed);
+}
+
+/// A panic in the worker itself. Without its thread its listening sockets would go on taking connections that nobody serves, and
+/// what it was in the middle of cannot be trusted: whoever supervises the process starts it anew.
+fn end_process(worker: usize, panic: &(dyn Any + Send)) -> ! {
+    let reason = crate::executor::panic_text(panic);
+    tracing::error!(worker, panic = reason, "a worker panicked outside its tasks; the process ends");
+    eprintln!("worker {worker} panicked outside its tasks ({reason}); the process ends so that it is started anew");
+    std::process::abort()
 }
 
 /// CPU time of a thread of this process, as the scheduler counts it.

@@ -34,6 +34,7 @@ on_both_drivers!(
     tasks_that_wake_each_other_let_io_go_first,
     tasks_woken_by_io_go_before_those_that_yielded,
     a_poll_takes_no_more_than_its_share_of_what_is_ready,
+    a_panic_outside_tasks_ends_the_process,
     waker_outlives_task_and_runtime,
     remote_wakes_are_not_lost,
     idle_worker_sleeps,
@@ -397,6 +398,34 @@ fn a_poll_takes_no_more_than_its_share_of_what_is_ready(io: IoMode) {
         assert!(turns() - before >= at_least, "{THINGS} connections in {} turns", turns() - before);
         drop(clients);
     });
+}
+
+/// In a process of its own: a waker that panics does so in the worker's driver, where no task is to blame.
+fn a_panic_outside_tasks_ends_the_process(io: IoMode) {
+    const ASKED: &str = "WEIR_TEST_PANIC_IN_WORKER";
+    struct Bomb;
+    impl std::task::Wake for Bomb {
+        fn wake(self: Arc<Self>) {
+            panic!("as the test wants");
+        }
+    }
+    if std::env::var_os(ASKED).is_some() {
+        return run(io, || async {
+            let (client, server) = pair().await;
+            let bomb = Waker::from(Arc::new(Bomb));
+            assert!(server.poll_recv(&mut std::task::Context::from_waker(&bomb)).is_pending());
+            client.send(Buf::copy_from(b"a"));
+            std::future::pending().await
+        });
+    }
+    let name = format!("{io}::a_panic_outside_tasks_ends_the_process");
+    let mut child = std::process::Command::new(std::env::current_exe().expect("this test"));
+    let child = child.args(["--exact", &name, "--nocapture"]).env(ASKED, "1").env("RUST_BACKTRACE", "0");
+    let output = child.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
+    assert_eq!(signal, Some(libc::SIGABRT), "{}: {said}", output.status);
+    assert!(said.contains("outside its tasks (as the test wants)"), "{said}");
 }
 
 fn waker_outlives_task_and_runtime(io: IoMode) {
