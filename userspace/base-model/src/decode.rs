@@ -468,6 +468,16 @@ fn wrong_type_advice(value: &Value, types: &[&str], schema: &Value) -> Option<St
         Value::String(text)
             if (wants("integer") || wants("number")) && text.parse::<f64>().is_ok_and(f64::is_finite) =>
         {
+            let digits = text.trim_start_matches(['+', '-']);
+            let zeros = digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit());
+            if zeros {
+                let sign = if text.starts_with('-') { "-" } else { "" };
+                let number = match digits.trim_start_matches('0') {
+                    "" => "0",
+                    number => number,
+                };
+                return Some(format!("write it without the leading zero: {sign}{number}"));
+            }
             Some(format!("write it without quotes: {text}"))
         }
         Value::String(_) if wants("boolean") => Some("write true or false without quotes".to_owned()),
@@ -607,6 +617,15 @@ mod tests {
             decoded.value,
             Demo { port: 1, labels: BTreeMap::from([("a".into(), String::new())]), ..Demo::default() }
         );
+    }
+
+    #[test]
+    fn a_number_with_a_leading_zero_is_told_to_lose_it() {
+        for (text, number) in [("0310", "310"), ("007", "7"), ("00", "0"), ("-012", "-12")] {
+            let told = demo(json!({ "port": text })).unwrap_err();
+            let want = format!("a text where a whole number is wanted; write it without the leading zero: {number}");
+            assert!(told.contains(&want), "{told}");
+        }
     }
 
     #[test]

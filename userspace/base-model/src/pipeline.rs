@@ -219,11 +219,17 @@ impl PipelineSpec {
         }
         if kinds.results(&filter.kind).is_none() {
             let known = kinds.kinds();
-            let problem = Problem::new(at(path, "kind"), "unknown kind of filter").text(&filter.kind);
+            let message = match UNSERVED_FILTERS.contains(&filter.kind.as_str()) {
+                true => "a kind of filter that this version does not serve yet",
+                false => "unknown kind of filter",
+            };
+            let problem = Problem::new(at(path, "kind"), message).text(&filter.kind);
             let mut problem = problem.accepted(one_of(&known));
             if resilience::KINDS.contains(&filter.kind.as_str()) {
                 problem = problem.advice("move it to resilience");
-            } else if let Some(meant) = nearest(&filter.kind, known) {
+            } else if UNSERVED_FILTERS.contains(&filter.kind.as_str()) {
+                problem = problem.advice("take it out of filters and flow");
+            } else if let Some(meant) = nearest(&filter.kind, known.into_iter().chain(UNSERVED_FILTERS)) {
                 problem = problem.advice(format!("did you mean {meant}?"));
             }
             findings.problem(problem);
@@ -384,6 +390,27 @@ fn validate_policy(policy: &NamedSpec, path: &str, findings: &mut Findings) {
     }
 }
 
+/// Kinds of Easegress's filters that are known by name only.
+pub const UNSERVED_FILTERS: [&str; 17] = [
+    "AIGatewayProxy",
+    "ConnectControl",
+    "FileServer",
+    "GRPCProxy",
+    "HeaderLookup",
+    "Kafka",
+    "KafkaMQTT",
+    "MQTTClientAuth",
+    "MeshAdaptor",
+    "OIDCAdaptor",
+    "OPAFilter",
+    "RemoteFilter",
+    "SimpleHTTPProxy",
+    "TopicMapper",
+    "WAF",
+    "WasmHost",
+    "WebSocketProxy",
+];
+
 /// The step every flow may jump to and no filter may be called.
 pub const END: &str = "END";
 
@@ -409,6 +436,19 @@ pub(crate) mod tests {
         }
         fn kinds(&self) -> Vec<&'static str> {
             vec!["Fallback", "Mock", "Proxy", "RateLimiter", "Validator"]
+        }
+    }
+
+    #[test]
+    fn filters_that_are_not_served_yet_are_refused_by_name_with_that_reason() {
+        for kind in UNSERVED_FILTERS {
+            let value = serde_json::json!({"filters": [{"name": "a", "kind": kind}]});
+            let spec = crate::decode::<PipelineSpec>(&value, "").unwrap().value;
+            let mut findings = Findings::default();
+            spec.validate("", &Kinds, &mut findings);
+            let text = crate::problem::render(&findings.problems);
+            let want = format!("filters[0].kind = \"{kind}\": a kind of filter that this version does not serve yet; ");
+            assert!(text.starts_with(&want) && text.ends_with("; take it out of filters and flow"), "{text}");
         }
     }
 

@@ -79,13 +79,30 @@ fn options() -> serde_saphyr::Options {
 }
 
 fn yaml_error(error: serde_saphyr::Error) -> YamlError {
+    use serde_saphyr::Error;
     let plain = error.without_snippet();
     let (line, column) = plain.location().map_or((0, 0), |place| (place.line(), place.column()));
-    let mut message = plain.to_string();
+    let message = match plain {
+        Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("the key {} is given twice in one mapping; keep one of them", Value::from(key.as_str()))
+        }
+        Error::DuplicateMappingKey { .. } => "a key is given twice in one mapping; keep one of them".to_owned(),
+        Error::Budget { .. }
+        | Error::AliasReplayCounterOverflow { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => {
+            format!(
+                "too deep or too big: at most {DEPTH_MAX} levels and {NODES_MAX} values, aliases counted as what they repeat"
+            )
+        }
+        Error::UnknownAnchor { .. } => "an alias (*) names an anchor (&) that does not stand before it".to_owned(),
+        // The crate's messages for people; those for its programmers name its options and types.
+        other => other.render_with_formatter(&serde_saphyr::UserMessageFormatter),
+    };
     // The place is told apart from the message, so that editors and terminals can show it their own way.
-    if let Some(cut) = message.find(" at line ") {
-        message.truncate(cut);
-    }
+    let message = message.lines().next().unwrap_or_default();
+    let message = message.split(" at line ").next().unwrap_or(message).to_owned();
     YamlError { line, column, message }
 }
 
@@ -133,7 +150,48 @@ mod tests {
     fn a_key_given_twice_is_an_error_with_its_place() {
         let error = parse_document("a: 1\nb: 2\na: 3\n").unwrap_err();
         assert_eq!((error.line, error.column), (3, 1), "{error}");
-        assert!(error.message.contains("duplicate"), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "line 3, column 1: the key \"a\" is given twice in one mapping; keep one of them"
+        );
+        let error = parse_document("rules:\n- host: a\n  paths: []\n  host: b\n").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "line 4, column 3: the key \"host\" is given twice in one mapping; keep one of them"
+        );
+    }
+
+    #[test]
+    fn messages_name_no_option_and_no_type_of_the_parser() {
+        for text in [
+            "a: 1\na: 2",
+            "a: *x",
+            "a: [1",
+            "a: {b: }: c",
+            "a: 'x",
+            "\ta: 1",
+            "a: b: c",
+            "- a\nb: c",
+            "a: !!binary x",
+            "? [a]\n: b",
+            "{a: 1}: b",
+            "a: \"\\q\"",
+            "&a *a",
+            "%YAML 9\n---\na",
+            "a: &x [*x]",
+            "<<: 1",
+            "<<: [1]",
+            "a: !include b",
+            &"[".repeat(200),
+        ] {
+            let Err(error) = parse_documents(text) else { continue };
+            let message = error.to_string();
+            for word in
+                ["Options", "Policy", "serde", "Deserializ", "::", "_", "saphyr", "granit", "\n", "breach", "Rust"]
+            {
+                assert!(!message.contains(word), "{text:.20} gives {message}");
+            }
+        }
     }
 
     #[test]
