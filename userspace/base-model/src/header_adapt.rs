@@ -28,6 +28,14 @@ impl HeaderAdaptSpec {
     /// Names must be tokens and values free of line breaks, else the header could not be sent.
     pub fn validate(&self, path: &str, findings: &mut crate::Findings) {
         use crate::problem::{Problem, at, nth};
+        warn_owned(
+            self.set.keys().chain(self.add.keys()),
+            |name| {
+                let part = if self.set.contains_key(name) { "set" } else { "add" };
+                at(&at(path, part), name)
+            },
+            findings,
+        );
         for (i, name) in self.del.iter().enumerate() {
             if !is_header_name(name) {
                 findings.problem(Problem::new(nth(&at(path, "del"), i), "not a header name").text(name));
@@ -46,6 +54,34 @@ impl HeaderAdaptSpec {
         }
     }
 }
+
+/// Warns of fields that a document sets although they speak of one connection or of a message's framing: the engine writes
+/// them itself, whatever the document says.
+pub fn warn_owned<'n>(
+    names: impl IntoIterator<Item = &'n String>,
+    place: impl Fn(&str) -> String,
+    findings: &mut crate::Findings,
+) {
+    for name in names {
+        if OWNED.iter().any(|owned| owned.eq_ignore_ascii_case(name)) {
+            findings
+                .warn(place(name), "has no effect: this field belongs to the connection and is written by the engine");
+        }
+    }
+}
+
+/// RFC 9110 §7.6.1 and RFC 9112 §6: what says how a message is framed and what holds for one hop only.
+const OWNED: [&str; 9] = [
+    "Connection",
+    "Content-Length",
+    "Keep-Alive",
+    "Proxy-Connection",
+    "TE",
+    "Trailer",
+    "Transfer-Encoding",
+    "Upgrade",
+    "HTTP2-Settings",
+];
 
 /// RFC 9110 §5.6.2, token.
 pub fn is_header_name(name: &str) -> bool {

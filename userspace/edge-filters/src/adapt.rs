@@ -49,6 +49,12 @@ impl HeaderAdapt {
         Ok(HeaderAdapt { del, set: pairs("set")?, add: pairs("add")? })
     }
 
+    /// The `Host` it sets, which is the authority to ask for and no field beside it.
+    pub fn host(&self) -> Option<&str> {
+        let mut fields = self.set.iter().chain(&self.add).rev();
+        fields.find(|(name, _)| name.eq_ignore_ascii_case("Host")).map(|(_, host)| &**host)
+    }
+
     pub fn apply(&self, headers: &mut Headers) {
         for name in &self.del {
             headers.remove(name);

@@ -120,6 +120,12 @@ impl Spec for RequestAdaptorSpec {
         }
         if let Some(header) = &self.header {
             header.validate(&at(path, "header"), findings);
+            if let Some(host) = HeaderAdapt::new(header).host()
+                && !proto_http::authority::is_authority(host.as_bytes())
+            {
+                let problem = Problem::new(at(path, "header"), "sets a Host that is none").text(host);
+                findings.problem(problem.accepted("host or host:port"));
+            }
         }
         if !self.host.is_empty() && !proto_http::authority::is_authority(self.host.as_bytes()) {
             findings
@@ -233,6 +239,10 @@ impl RequestAdaptor {
         }
         if let Some(header) = changes.header.as_ref().or(self.header.as_ref()) {
             header.apply(&mut request.headers);
+            if let Some(host) = header.host() {
+                request.authority.clear();
+                request.authority.push_str(host);
+            }
         }
         if let Some(body) = changes.body.as_ref().or(self.body.as_ref()) {
             space.request_body = Body::full(body.clone());
@@ -301,6 +311,12 @@ impl Changes {
             None => None,
             Some(text) => Some(Method::parse(text.as_bytes()).ok_or_else(|| refused(&text, "a method"))?),
         };
+        let header = built.map("header")?.map(|header| HeaderAdapt::of_built(&header)).transpose()?;
+        if let Some(host) = header.as_ref().and_then(HeaderAdapt::host)
+            && !proto_http::authority::is_authority(host.as_bytes())
+        {
+            return Err(refused(host, "a host"));
+        }
         let host = match built.text("host")? {
             Some(text) if !proto_http::authority::is_authority(text.as_bytes()) => {
                 return Err(refused(&text, "a host"));
@@ -310,7 +326,7 @@ impl Changes {
         Ok(Changes {
             method,
             path: built.map("path")?.map(|path| PathAdapt::of_built(&path)).transpose()?.flatten(),
-            header: built.map("header")?.map(|header| HeaderAdapt::of_built(&header)).transpose()?,
+            header,
             host,
             body: built.text("body")?.map(|text| Bytes::copy_from_slice(text.as_bytes())),
         })
@@ -467,6 +483,38 @@ mod tests {
         );
         assert_eq!((header(&exchange, "X-D"), headers(&exchange, "X-S").as_str()), (None, "s,t"));
         assert_eq!((request_body_of(&exchange), header(&exchange, "Content-Encoding")), (&b"new"[..], None));
+    }
+
+    #[test]
+    fn a_host_among_the_header_fields_is_the_authority() {
+        for (spec, authority) in [
+            ("{header: {set: {host: b.test:81}}}", "b.test:81"),
+            ("{header: {add: {Host: b.test}}}", "b.test"),
+            ("{header: {set: {Host: b.test}}, host: c.test}", "c.test"),
+            (r#"{template: 'header: {set: {Host: {{.req.URL.Query.Get "h"}}}}'}"#, "d.test"),
+            ("{header: {set: {X-Host: b.test}, del: [Host]}}", "h.test"),
+        ] {
+            let mut exchange = request("GET", "/?h=d.test", &[]);
+            assert_eq!(run(&*filter(&KIND, spec), &mut exchange), SUCCESS, "{spec}");
+            assert_eq!(exchange.request().authority, authority, "{spec}");
+        }
+        let spec = "{template: 'header: {set: {Host: {{.req.URL.Path}}}}'}";
+        let mut exchange = request("GET", "/a", &[]);
+        assert_eq!(run(&*filter(&KIND, spec), &mut exchange), BUILD_ERR);
+        assert_eq!(exchange.request().authority, "h.test");
+        refuses(&KIND, "{header: {set: {Host: 'a b'}}}", &["header"]);
+    }
+
+    #[test]
+    fn fields_that_the_engine_owns_are_warned_of() {
+        let spec = "{header: {set: {connection: close, X-A: a}, add: {Content-Length: '3', TE: trailers}}}";
+        let warnings = (KIND.check)(&yaml(spec), "filters[0]").unwrap();
+        let mut paths: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
+        paths.sort_unstable();
+        assert_eq!(
+            paths,
+            ["filters[0].header.add.Content-Length", "filters[0].header.add.TE", "filters[0].header.set.connection"]
+        );
     }
 
     #[test]

@@ -57,8 +57,9 @@ pub(crate) fn check_headers<'a>(
     path: &str,
     findings: &mut Findings,
 ) {
-    use base_model::header_adapt::{is_header_name, is_header_value};
+    use base_model::header_adapt::{is_header_name, is_header_value, warn_owned};
     for (name, value) in headers {
+        warn_owned([name], |name| base_model::problem::at(path, name), findings);
         let at = base_model::problem::at(path, name);
         if !is_header_name(name) {
             findings.problem(Problem::new(&at, "not a header name").text(name));

@@ -158,6 +158,14 @@ fn prepare(local: &Local, exchange: &mut Exchange, route: &Route, matched: &Matc
             .collect();
         for (name, value) in set {
             match value {
+                // The authority is what backends are asked for; a text that is none leaves it as it is.
+                Some(host) if name.eq_ignore_ascii_case("Host") => {
+                    if proto_http::authority::is_authority(host.as_bytes()) {
+                        exchange.request_mut().authority = host;
+                    } else {
+                        local.limit("set_host");
+                    }
+                }
                 Some(value) => exchange.request_mut().headers.set(name, value),
                 None => drop(exchange.request_mut().headers.remove(name)),
             }

@@ -36,6 +36,7 @@ on_both_drivers![
     another_port,
     old_clients,
     captures_reach_the_backend,
+    a_host_that_set_headers_gives_reaches_the_backend,
     a_client_may_finish_sending_with_its_request,
     large_heads_and_heads_byte_by_byte,
     an_empty_chunked_answer_keeps_its_trailers,
@@ -778,6 +779,19 @@ fn captures_reach_the_backend(io: IoMode) {
     assert_eq!((seen.field("x-id"), seen.field("x-gone")), (Some("id=42;GET;7"), None));
     assert_eq!(seen.field("x-forwarded-for"), Some("9.9.9.9,127.0.0.1"));
     assert_eq!(house.ask("GET /u/me/x HTTP/1.1\r\nHost: a\r\n\r\n").status(), 404);
+}
+
+fn a_host_that_set_headers_gives_reaches_the_backend(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let rules = "rules: [{paths: [{pathPrefix: /, backend: app, setHeaders: {host: '$arg_h'}}]}]";
+    let house = House::new(io, rules, &proxy_to(backend.port));
+    for query in ["h=b.test:81", "h=a%20b", ""] {
+        assert_eq!(house.ask(&format!("GET /?{query} HTTP/1.1\r\nHost: a.test\r\n\r\n")).status(), 200, "{query}");
+    }
+    let hosts: Vec<_> = backend.seen().iter().map(|m| m.field("host").unwrap_or_default().to_owned()).collect();
+    // What is no host changes nothing, and is counted.
+    assert_eq!(hosts, ["b.test:81", "a.test", "a.test"]);
+    assert_eq!(house.limit("set_host"), 2);
 }
 
 /// What a filter answers at once is still sent to a client that has closed its half.
