@@ -361,6 +361,12 @@ impl HttpServerSpec {
             let problem = Problem::new(at(&at(path, "tracing"), "headerFormat"), "not a header format");
             findings.problem(problem.text(&tracing.header_format).accepted("trace-context or b3"));
         }
+        if self.tracing.is_some() {
+            findings.warn(at(path, "tracing"), "has no effect: this version writes no spans yet");
+        }
+        if self.cache_size > 0 {
+            findings.warn(at(path, "cacheSize"), "has no effect: routes are found without a cache");
+        }
         let rules = at(path, "rules");
         for (i, rule) in self.rules.iter().enumerate() {
             self.validate_rule(rule, &nth(&rules, i), findings);
@@ -466,6 +472,8 @@ impl PathSpec {
             (Some(_), false) => findings.warn(at(path, "backendPool"), "has no effect beside backend"),
             (None, false) => {}
         }
+        let place = |name: &str| at(&at(path, "setHeaders"), name);
+        crate::header_adapt::warn_owned(self.set_headers.keys(), place, findings);
         for name in self.set_headers.keys().filter(|name| !crate::header_adapt::is_header_name(name)) {
             findings.problem(Problem::new(at(&at(path, "setHeaders"), name), "not a header name").text(name));
         }
@@ -611,6 +619,21 @@ mod tests {
 
     fn check_path(path: &str, problems: &[&str]) {
         check(&format!("port: 1\nrules: [{{paths: [{{{path}}}]}}]"), problems, &[]);
+    }
+
+    #[test]
+    fn fields_that_do_nothing_say_so() {
+        let value = crate::yaml::parse_document(
+            "port: 80\ncacheSize: 10\ntracing: {serviceName: a}\nrules:\n- paths:\n  - path: /a\n    backend: p\n    setHeaders: {Upgrade: x, X-A: a}\n  - backendPool: {spanName: s, servers: [{url: 'http://127.0.0.1:1'}]}",
+        )
+        .unwrap();
+        let spec = crate::decode::<HttpServerSpec>(&value, "").unwrap().value;
+        let mut findings = Findings::default();
+        spec.validate("", &mut findings);
+        let mut paths: Vec<&str> = findings.warnings.iter().map(|warning| warning.path.as_str()).collect();
+        paths.sort_unstable();
+        let pool = "rules[0].paths[1].backendPool.spanName";
+        assert_eq!(paths, ["cacheSize", "rules[0].paths[0].setHeaders.Upgrade", pool, "tracing"]);
     }
 
     #[test]

@@ -676,6 +676,7 @@ impl PoolSpec {
                 "servers are not probed in this version; every listed server gets requests",
             ),
             ("memoryCache", self.memory_cache.is_some(), "nothing is cached in this version"),
+            ("spanName", !self.span_name.is_empty(), "has no effect: this version writes no spans yet"),
             (
                 "serviceName",
                 !self.service_name.is_empty(),

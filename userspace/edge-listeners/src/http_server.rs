@@ -116,15 +116,33 @@ struct Listening {
     sockets: Vec<std::os::fd::RawFd>,
 }
 
+/// Labels of the figures follow the document, and backends that it no longer names free their places.
+fn label_figures(stats: &ServerStats, server: &str, spec: &HttpServerSpec) {
+    stats.set_router_kind(match spec.router_kind {
+        base_model::http_server::RouterKind::Ordered => "Ordered",
+        base_model::http_server::RouterKind::RadixTree => "RadixTree",
+    });
+    let mut named = std::collections::HashSet::new();
+    for (rule, paths) in spec.rules.iter().map(|rule| &rule.paths).enumerate() {
+        named.extend(paths.iter().enumerate().map(|(path, spec)| match spec.backend.as_str() {
+            "" => crate::router::generated_pipeline(server, rule, path),
+            backend => backend.to_owned(),
+        }));
+    }
+    stats.retain_backends(|name| named.contains(name));
+}
+
 impl HttpServer {
     /// Makes the server and tries to listen. That the port is taken is a state, not an error: see
     /// [`retry`](HttpServer::retry).
     pub fn start(name: &str, spec: &HttpServerSpec, shared: Arc<Shared>) -> Result<Arc<HttpServer>, String> {
         let live = Live::new(name, spec, &shared, None)?;
+        let stats = shared.server_stats(name);
+        label_figures(&stats, name, spec);
         let server = Arc::new(HttpServer {
             name: name.into(),
             live: ArcSwap::from_pointee(live),
-            stats: shared.server_stats(name),
+            stats,
             connections: AtomicUsize::new(0),
             state: Mutex::new(State { spec: spec.clone(), listening: None, error: None }),
             shared,
@@ -138,6 +156,7 @@ impl HttpServer {
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
         let live = Live::new(&self.name, spec, &self.shared, Some((&state.spec, &self.live.load())))?;
         self.live.store(Arc::new(live));
+        label_figures(&self.stats, &self.name, spec);
         let moved = (&state.spec.address, state.spec.port) != (&spec.address, spec.port);
         state.spec = spec.clone();
         if moved {
@@ -637,5 +656,45 @@ impl Local {
                 _ => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn names_that_are_gone_free_their_places_in_the_figures() {
+        let stats = ServerStats::new("web", 1);
+        let mut recorder = stats.recorder(0);
+        let mut count = |backend: &str| {
+            recorder.record(&Sample {
+                status: 200,
+                duration: Duration::from_millis(1),
+                request_bytes: 1,
+                response_bytes: 1,
+                path: "/",
+                backend: Some(&backend.into()),
+                route_found: true,
+            });
+        };
+        let spec = |backend: &str| {
+            let text =
+                format!("port: 80\nrouterKind: RadixTree\nrules: [{{paths: [{{path: /a, backend: {backend}}}]}}]");
+            base_model::decode::<HttpServerSpec>(&base_model::yaml::parse_document(&text).unwrap(), "").unwrap().value
+        };
+        let text = || {
+            let mut encoder = base_telemetry::registry::Encoder::new(base_telemetry::Names::All);
+            stats.encode(&mut encoder, base_telemetry::Names::All, &base_telemetry::Identity::default());
+            encoder.finish()
+        };
+        (0..1_100).for_each(|index| count(&format!("old-{index}")));
+        assert!(text().contains("backend=\"other\"") && text().contains("routerKind=\"Ordered\""));
+        label_figures(&stats, "web", &spec("fresh"));
+        count("fresh");
+        let text = text();
+        assert!(text.contains("routerKind=\"RadixTree\",backend=\"fresh\""), "{text}");
+        assert!(!text.contains("backend=\"other\"") && !text.contains("old-1"), "{text}");
     }
 }
