@@ -3,14 +3,18 @@
 //! Gateways were bypassed whenever the path a rule looked at was not the path the backend served. Here both come from one
 //! canonical text, made once:
 //!
-//! - every escape is decoded when it stands for printable ASCII or for a printable UTF-8 character, and the character is kept;
-//! - `%2F`, `%5C`, `%3F`, `%23` and `%25`, control characters and bytes that are not UTF-8 keep their escape, with upper-case digits;
+//! - escapes of unreserved characters (letters, digits, `-`, `.`, `_`, `~`) are decoded, those of all other ASCII are kept, with
+//!   upper-case digits: `%2B` is not `+` (RFC 3986 section 6.2.2);
+//! - what may not stand raw and does all the same (`"`, `<`, `[`, `^` …) is escaped;
+//! - printable characters beyond ASCII are shown as themselves, which says the same in fewer letters; control characters and bytes that
+//!   are not UTF-8 keep their escape;
 //! - `.` and `..` segments, however written, are resolved (RFC 3986 section 5.2.4); climbing above the root is refused;
 //! - empty segments stay: `//` may mean something to the backend;
 //! - refused are `\`, `%00`, broken escapes, raw control bytes and spaces, raw bytes that are not UTF-8, and segments that
 //!   some backends take for `..` although they are none (`..%2F`, `..%5C`, `..;`).
 //!
-//! On the wire ([`Path::encoded`]) everything a path may not contain raw is escaped again. Reading that text gives the same path.
+//! On the wire ([`Path::encoded`]) characters beyond ASCII are escaped again; all else is the same. Reading that text gives the same
+//! path. What a rewrite makes of a path is held to the same ([`Path::rewrite`]).
 
 use crate::bytes::{HEX_UPPER, hex};
 use std::borrow::Cow;
@@ -21,7 +25,7 @@ use std::hash::{Hash, Hasher};
 #[derive(Clone, Debug, Default)]
 pub struct Path {
     canonical: String,
-    /// Whether the wire form differs: some character needs an escape.
+    /// Whether the wire form differs: some character is beyond ASCII.
     escaped: bool,
 }
 
@@ -42,6 +46,8 @@ pub enum PathError {
     AboveRoot,
     /// `..` followed by `%2F`, `%5C` or `;`, which some backends read as `../`.
     DisguisedDots,
+    /// A `.` or `..` segment that a rewrite made.
+    DotSegment,
 }
 
 impl fmt::Display for PathError {
@@ -54,6 +60,7 @@ impl fmt::Display for PathError {
             PathError::Backslash => "the path contains a backslash; write / or %5C",
             PathError::AboveRoot => "the path climbs above its root with ..",
             PathError::DisguisedDots => "the path hides .. before %2F, %5C or ;",
+            PathError::DotSegment => "the rewritten path has a segment of dots, . or ..",
         })
     }
 }
@@ -87,16 +94,46 @@ impl Path {
 
     /// [`from_text`](Path::from_text) in place.
     pub fn set(&mut self, text: &str) {
+        self.decode_written(text);
+        if self.canonical.contains("/.") {
+            let _ = self.resolve_dots(Source::Written);
+        }
+    }
+
+    /// Puts in place what a rewrite made of this path and of text of its own, written as for [`from_text`](Path::from_text).
+    ///
+    /// Dots that were part of a name may have become a segment by it: `/static../x` with `/files/` in place of `/static`. Nobody meant
+    /// that, so it is refused, as is what hides such a segment, and the path stays as it was.
+    pub fn rewrite(&mut self, text: &str) -> Result<(), PathError> {
+        let mut path = Path::default();
+        path.decode_written(text);
+        path.check_written()?;
+        *self = path;
+        Ok(())
+    }
+
+    fn decode_written(&mut self, text: &str) {
         self.clear();
         if !text.starts_with('/') {
             self.canonical.push('/');
         }
         // Written text is never refused, see `Source::Written`.
         let _ = self.decode(text.as_bytes(), Source::Written);
-        if self.canonical.contains("/.") {
-            let _ = self.resolve_dots(Source::Written);
+    }
+
+    /// Holds a path that was not resolved to what [`rewrite`](Path::rewrite) says.
+    fn check_written(&self) -> Result<(), PathError> {
+        if self.canonical.contains("%00") {
+            return Err(PathError::Nul);
         }
-        self.escaped = self.canonical.bytes().any(|b| CLASS[b as usize] & !(PLAIN | DOT) != 0 && b != b'%');
+        for segment in self.canonical.split('/') {
+            match segment {
+                "." | ".." => return Err(PathError::DotSegment),
+                _ if hides_dots(segment) => return Err(PathError::DisguisedDots),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The form rules match against.
@@ -121,10 +158,9 @@ impl Path {
             return out.extend_from_slice(self.canonical.as_bytes());
         }
         for b in self.canonical.bytes() {
-            if CLASS[b as usize] & (PLAIN | DOT) != 0 || b == b'%' {
-                out.push(b);
-            } else {
-                out.extend_from_slice(&escape(b));
+            match b {
+                0x80.. => out.extend_from_slice(&escape(b)),
+                _ => out.push(b),
             }
         }
     }
@@ -211,12 +247,10 @@ impl Path {
                 }
             }
             match byte {
-                b'/' if raw => self.canonical.push('/'),
-                0..0x20 | 0x7f | b'/' | b'\\' | b'?' | b'#' | b'%' => self.push_escape(byte),
-                0x20..0x7f => {
-                    self.canonical.push(byte as char);
-                    self.escaped |= CLASS[byte as usize] & (PLAIN | DOT) == 0;
+                _ if is_unreserved(byte) || raw && CLASS[byte as usize] & PLAIN != 0 => {
+                    self.canonical.push(byte as char)
                 }
+                0..0x80 => self.push_escape(byte),
                 0x80.. => match character(&text[at..]) {
                     Some((c, len)) => {
                         self.canonical.push(c);
@@ -315,7 +349,8 @@ fn hides_dots(segment: &str) -> bool {
     loop {
         let cut = [rest.find("%2F"), rest.find("%5C")].into_iter().flatten().min();
         let piece = &rest[..cut.unwrap_or(rest.len())];
-        let name = piece.split(';').next().unwrap_or(piece);
+        let end = [piece.find(';'), piece.find("%3B")].into_iter().flatten().min();
+        let name = &piece[..end.unwrap_or(piece.len())];
         if (name == "." || name == "..") && name.len() < segment.len() {
             return true;
         }
@@ -371,6 +406,20 @@ fn any_character(text: &[u8]) -> Option<(char, usize)> {
 
 pub(crate) fn escape(byte: u8) -> [u8; 3] {
     [b'%', HEX_UPPER[(byte >> 4) as usize], HEX_UPPER[(byte & 15) as usize]]
+}
+
+/// The part of a path that a pattern writes as it is, in the form it has in a canonical path: escapes and characters as
+/// [`Path::from_text`] has them, segments left alone.
+pub fn canonical_part(text: &str) -> String {
+    let mut path = Path::default();
+    // Written text is never refused, see `Source::Written`.
+    let _ = path.decode(text.as_bytes(), Source::Written);
+    path.canonical
+}
+
+/// RFC 3986 section 2.3.
+fn is_unreserved(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~')
 }
 
 /// Bytes that are the same in canonical and wire form, the dot aside.

@@ -318,7 +318,7 @@ impl From<PathError> for Fault {
             PathError::Nul => Fault::TargetNul,
             PathError::Backslash => Fault::TargetBackslash,
             PathError::AboveRoot => Fault::TargetAboveRoot,
-            PathError::DisguisedDots => Fault::TargetDisguisedDots,
+            PathError::DisguisedDots | PathError::DotSegment => Fault::TargetDisguisedDots,
         }
     }
 }

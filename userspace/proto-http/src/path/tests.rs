@@ -38,14 +38,80 @@ fn plain_paths_are_the_same_everywhere_and_never_copied_for_the_wire() {
 }
 
 #[test]
-fn escapes_of_printable_characters_are_decoded() {
+fn only_unreserved_characters_are_decoded() {
+    // RFC 3986 section 6.2.2, for all values a byte has, in both cases of the digits.
+    for byte in 0..=255u8 {
+        let upper = format!("%{byte:02X}");
+        for escape in [upper.clone(), upper.to_ascii_lowercase()] {
+            let wire = format!("/a{escape}b");
+            let unreserved = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+            match byte {
+                0 => refused(wire.as_bytes(), PathError::Nul),
+                _ if unreserved => check(&wire, &format!("/a{}b", byte as char), &format!("/a{}b", byte as char)),
+                _ => check(&wire, &format!("/a{upper}b"), &format!("/a{upper}b")),
+            }
+        }
+        // Raw, a byte that may stand in a path stays; nothing raw reads like an escape of what is reserved.
+        let raw = [b"/a", &[byte][..], b"b"].concat();
+        match byte {
+            b'/' | b'!'..=b'~' if CLASS[byte as usize] & (PLAIN | DOT) != 0 => {
+                let text = String::from_utf8(raw).unwrap();
+                check(&text, &text, &text);
+                let differs = !byte.is_ascii_alphanumeric() && !b"-._~".contains(&byte);
+                assert_eq!(
+                    Path::parse(format!("/a{upper}b").as_bytes()) != Path::parse(text.as_bytes()),
+                    differs,
+                    "{text}"
+                );
+            }
+            b'%' => refused(&raw, PathError::Escape),
+            b'\\' => refused(&raw, PathError::Backslash),
+            b'"' | b'<' | b'>' | b'[' | b']' | b'^' | b'`' | b'{' | b'|' | b'}' => {
+                let text = String::from_utf8(raw).unwrap();
+                check(&text, &format!("/a{upper}b"), &format!("/a{upper}b"));
+            }
+            _ => refused(&raw, PathError::Character),
+        }
+    }
+}
+
+#[test]
+fn characters_beyond_ascii_are_shown_as_themselves() {
     check("/%61%7e%2Db", "/a~-b", "/a~-b");
-    check("/a%20b", "/a b", "/a%20b");
+    check("/a%20b", "/a%20b", "/a%20b");
     check("/%E4%B8%AD%e6%96%87", "/中文", "/%E4%B8%AD%E6%96%87");
     check("/中文", "/中文", "/%E4%B8%AD%E6%96%87");
-    check("/%22%3c%3E%7B|%7d%5B]^`", "/\"<>{|}[]^`", "/%22%3C%3E%7B%7C%7D%5B%5D%5E%60");
+    check("/%22%3c%3E%7B|%7d%5B]^`", "/%22%3C%3E%7B%7C%7D%5B%5D%5E%60", "/%22%3C%3E%7B%7C%7D%5B%5D%5E%60");
     check("/%F0%9F%A6%80", "/🦀", "/%F0%9F%A6%80");
-    check("/%3B%2B%3D", "/;+=", "/;+=");
+    check("/%3b%2B%3D", "/%3B%2B%3D", "/%3B%2B%3D");
+}
+
+#[test]
+fn a_rewrite_never_makes_a_segment_of_dots() {
+    for (text, error) in [
+        ("/files/../secret", PathError::DotSegment),
+        ("/files/./secret", PathError::DotSegment),
+        ("../secret", PathError::DotSegment),
+        ("/files/..", PathError::DotSegment),
+        (".", PathError::DotSegment),
+        ("/%2e%2E/a", PathError::DotSegment),
+        ("/files/..;x/a", PathError::DisguisedDots),
+        ("/files/..%3bx/a", PathError::DisguisedDots),
+        ("/files/..%2Fa", PathError::DisguisedDots),
+        ("/files/..\\a", PathError::DisguisedDots),
+        ("/a%00", PathError::Nul),
+    ] {
+        let mut path = Path::from_text("/before");
+        assert_eq!(path.rewrite(text), Err(error), "{text}");
+        assert_eq!(path.as_str(), "/before", "{text}");
+    }
+    for (text, canonical) in
+        [("/a b/%2B?", "/a%20b/%2B%3F"), ("", "/"), ("x//y...", "/x//y..."), ("/ü", "/ü"), ("/..a/b..", "/..a/b..")]
+    {
+        let mut path = Path::from_text("/before");
+        assert_eq!(path.rewrite(text), Ok(()), "{text}");
+        assert_eq!(path.as_str(), canonical, "{text}");
+    }
 }
 
 #[test]
@@ -59,7 +125,7 @@ fn delimiters_controls_and_broken_utf8_keep_their_escape() {
     check("/a%2fb", "/a%2Fb", "/a%2Fb");
     check("/with%3fmark%23h%25%5c", "/with%3Fmark%23h%25%5C", "/with%3Fmark%23h%25%5C");
     check("/%0d%0a%7f%1b", "/%0D%0A%7F%1B", "/%0D%0A%7F%1B");
-    check("/%ff%c3/%c3%28", "/%FF%C3/%C3(", "/%FF%C3/%C3(");
+    check("/%ff%c3/%c3%28", "/%FF%C3/%C3%28", "/%FF%C3/%C3%28");
     check("/%c2%85", "/%C2%85", "/%C2%85");
     check("/%252e%252e/", "/%252e%252e/", "/%252e%252e/");
     check("/%C0%AE%C0%AE/", "/%C0%AE%C0%AE/", "/%C0%AE%C0%AE/");
@@ -105,6 +171,7 @@ fn tricks_are_refused() {
         "/a/b%2f..",
         "/a/b%2F..%2fc",
         "/a/b%5c..",
+        "/a/..%3bx/b",
     ] {
         refused(wire.as_bytes(), PathError::DisguisedDots);
     }
@@ -135,7 +202,7 @@ fn written_paths_are_never_refused() {
         ("/100%", "/100%25", "/100%25"),
         ("/a?b#c", "/a%3Fb%23c", "/a%3Fb%23c"),
         ("/a\\b", "/a%5Cb", "/a%5Cb"),
-        ("/a b", "/a b", "/a%20b"),
+        ("/a b", "/a%20b", "/a%20b"),
         ("/../a", "/a", "/a"),
         ("/a%2fb", "/a%2Fb", "/a%2Fb"),
         ("/中文", "/中文", "/%E4%B8%AD%E6%96%87"),
