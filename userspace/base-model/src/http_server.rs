@@ -75,6 +75,11 @@ pub struct HttpServerSpec {
     /// Largest request body, in bytes; beyond it the client gets 413. 0, the default, means 4 MiB; a negative one relays
     /// bodies of any size as they come.
     pub client_max_body_size: i64,
+    /// Request fields with `_` in their names, which backends that map `-` and `_` alike (CGI, WSGI, PHP) take for others: `drop`, the
+    /// default, leaves them out and counts (`weir_limit_hits_total{limit="underscores_dropped"}`), `allow` relays them, `refuse` answers
+    /// 400. Whatever it says, names that become a field of framing or forwarding get 400, and other spellings of a field that
+    /// `setHeaders` or a filter sets are removed.
+    pub underscores_in_headers: UnderscoresInHeaders,
     /// Add the address the connection came from to the end of X-Forwarded-For, whatever the list holds. Default false.
     pub x_forwarded_for: bool,
     /// Spans and where they go. Default: none are made.
@@ -119,6 +124,7 @@ impl Default for HttpServerSpec {
             max_connections: 10_240,
             cache_size: 0,
             client_max_body_size: 0,
+            underscores_in_headers: UnderscoresInHeaders::Drop,
             x_forwarded_for: false,
             tracing: None,
             router_kind: RouterKind::Ordered,
@@ -133,6 +139,19 @@ impl Default for HttpServerSpec {
 
 /// A text `explain` documents and messages never show.
 pub type Secret = String;
+
+/// What becomes of request fields with `_` in their names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum UnderscoresInHeaders {
+    /// They are left out and counted.
+    #[default]
+    Drop,
+    /// They are relayed like any other.
+    Allow,
+    /// The request gets 400.
+    Refuse,
+}
 
 /// How rules are searched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

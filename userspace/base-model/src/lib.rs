@@ -45,6 +45,7 @@ pub use global_filter::{FallthroughSpec, GlobalFilterSpec};
 pub use header_adapt::HeaderAdaptSpec;
 pub use http_server::{
     HeaderMatchSpec, HostSpec, HttpServerSpec, PathSpec, QueryMatchSpec, RouterKind, RuleSpec, TracingSpec,
+    UnderscoresInHeaders,
 };
 pub use ip_filter::{Cidr, IpFilter, IpFilterSpec};
 pub use object::{Object, Spec};

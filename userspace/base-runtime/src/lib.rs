@@ -9,8 +9,8 @@
 //! timers, take in what other threads sent.
 //!
 //! Reading order: [`runtime`] (threads, the loop), `executor` (tasks and wakers), [`buffer`], [`time`], [`net`] (what sockets
-//! promise; `net::splice`: how long bodies pass without being copied; [`net::udp`]; [`net::park`]: how a connection changes its worker),
-//! `driver` (how each kernel interface keeps the promise), [`memory`] (who holds how much), [`channel`].
+//! promise; `net::splice`: how long bodies pass without being copied; [`net::udp`]), `driver` (how each kernel interface keeps the
+//! promise), [`memory`] (who holds how much), [`channel`].
 
 pub mod affinity;
 pub mod buffer;

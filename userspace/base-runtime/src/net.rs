@@ -3,8 +3,6 @@
 //! A stream has one task waiting per direction: a second one that polls the same direction takes the first one's place. All methods
 //! take `&self`, so the two directions may be driven from two tasks over clones of the handle.
 //!
-//! A connection stays on its worker until it is parked ([`park`]): then it may go on elsewhere, with all that was under way.
-//!
 //! Dropping the last handle closes. What is queued for sending still goes out, for a bounded time. As with any TCP socket, bytes the
 //! peer sent that were never received turn the close into a reset, which may overtake the last answer: an engine that answers early
 //! ends with `shutdown_write` and receives to the end, or for a bounded time.

@@ -98,6 +98,7 @@ struct Mirror {
     /// Copies on their way, of all workers.
     in_flight: AtomicUsize,
     dropped: Limit,
+    mended: Limit,
     max_idle: usize,
     connect_timeout: Duration,
 }
@@ -129,6 +130,7 @@ struct Pool {
     breaker: Option<Arc<CircuitBreaker>>,
     /// Answers that could not be gathered.
     no_memory: Limit,
+    mended: Limit,
     stats: Arc<PoolStats>,
     /// By worker, then by server in the order of the balancer.
     recorders: Vec<(PoolRecorder, Vec<ServerRecorder>)>,
@@ -324,6 +326,7 @@ impl Proxy {
             interim: Some(&interim),
             recorder,
             limits: &self.limits,
+            mended: &pool.mended,
         };
         attempt.run(&mut space.request_body).await
     }
@@ -339,7 +342,7 @@ impl Proxy {
         let Answer { mut response, mut body, upgraded } = answer;
         let status = response.status;
         if upgraded.is_none() {
-            response.headers.remove_hop_by_hop();
+            response.remove_hop_by_hop();
         }
         if let Some(limit) = pool.max_body {
             let events = response.headers.known(Known::ContentType).is_some_and(is_event_stream);
@@ -452,6 +455,7 @@ impl Pool {
             retry,
             breaker,
             no_memory: parts.telemetry.limits().register("memory"),
+            mended: parts.telemetry.limits().register("mended"),
             stats,
             recorders,
         })
@@ -531,6 +535,7 @@ impl Mirror {
             recorders: pool.recorders,
             in_flight: AtomicUsize::new(0),
             dropped: parts.telemetry.limits().register("mirror_in_flight"),
+            mended: pool.mended,
             max_idle: max_idle(proxy, parts),
             connect_timeout: pool.connect_timeout,
         })
@@ -566,6 +571,7 @@ impl Mirror {
                 interim: None,
                 recorder,
                 limits: &Limits::default(),
+                mended: &mirror.mended,
             };
             let whole = async {
                 let answer = attempt.run(&mut body).await?;

@@ -134,7 +134,7 @@ fn broken_answers_end_as_they_should() {
             "protocol",
         ),
         ("a bad chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nok\r\n", 503, Ok(b""), "protocol"),
-        ("an unasked switch", "HTTP/1.1 101 Switching Protocols\r\n\r\n", 503, Ok(b""), "closed"),
+        ("an unasked switch", "HTTP/1.1 101 Switching Protocols\r\n\r\n", 503, Ok(b""), "protocol"),
     ];
     for (what, answer, status, body, error) in cases {
         let backend = Backend::new(move |mut wire, nth| {

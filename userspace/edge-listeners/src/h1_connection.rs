@@ -3,7 +3,7 @@
 //! Between requests only its [`Connection`] and a [`Visit`] that points to it are alive; what a request needs is boxed for its
 //! duration.
 
-use crate::h1_stream::{H1Stream, Next, is_closed};
+use crate::h1_stream::{H1Stream, Next, UNDERSCORES_DROPPED, is_closed};
 use crate::http_server::Local;
 use crate::request::{self, Served};
 use crate::tunnel;
@@ -257,11 +257,21 @@ async fn read_head(
     request: &mut Request,
 ) -> Result<(RequestHead, Buf), Option<u16>> {
     let (stream, deadline) = (&connection.stream, &connection.deadline);
-    let refuse = |error: h1::RequestError| {
-        local.limit(error.kind.name());
-        Some(error.status)
+    let live = local.live();
+    let limits = &live.limits;
+    let mut parse = |bytes: &[u8]| match h1::parse_request(bytes, limits, request) {
+        Ok(head) => {
+            if head.is_some_and(|head| head.dropped > 0) {
+                local.limit(UNDERSCORES_DROPPED);
+            }
+            Ok(head)
+        }
+        Err(error) => {
+            local.limit(error.kind.name());
+            Err(Some(error.status))
+        }
     };
-    if let Some(head) = h1::parse_request(&buffer, local.limits(), request).map_err(refuse)? {
+    if let Some(head) = parse(&buffer)? {
         buffer.advance(head.consumed);
         return Ok((head, buffer));
     }
@@ -270,7 +280,6 @@ async fn read_head(
     let mut partial = buffer.to_vec();
     let booking = Booking::new(memory::Kind::Heads, partial.capacity());
     drop(buffer);
-    let limits = local.limits();
     loop {
         let Some(mut more) = receive(stream, deadline).await else {
             if is_closed(stream) {
@@ -287,7 +296,7 @@ async fn read_head(
         if !more.contains(&b'\n') && partial.len() < limits.head_bytes {
             continue;
         }
-        if let Some(head) = h1::parse_request(&partial, limits, request).map_err(refuse)? {
+        if let Some(head) = parse(&partial)? {
             deadline.clear();
             more.advance(head.consumed.saturating_sub(had));
             return Ok((head, more));

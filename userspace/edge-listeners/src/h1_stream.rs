@@ -28,6 +28,9 @@ const SMALL: usize = 32 * 1024;
 /// Bytes of an answer that may wait for a client that reads slowly.
 const SEND_HIGH_WATER: usize = 128 * 1024;
 
+/// Name of the count of requests that lost fields, or trailers, because of `_` in their names.
+pub const UNDERSCORES_DROPPED: &str = "underscores_dropped";
+
 /// What follows an exchange on its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -144,6 +147,9 @@ impl<'a> H1Stream<'a> {
         let drainable = self.arrival.as_ref().is_none_or(|arrival| {
             let read = is_read(arrival);
             let mut arrival = arrival.borrow_mut();
+            if arrival.dropped() > 0 {
+                self.local.limit(UNDERSCORES_DROPPED);
+            }
             if read {
                 // Both directions run: none of them has to say something all the time, as in a tunnel.
                 let timeouts = self.local.timeouts();
@@ -240,7 +246,7 @@ impl ClientStream for H1Stream<'_> {
             }
             return if length == 0 { Body::Empty } else { Body::Buffer(rest) };
         }
-        let decoder = BodyDecoder::new(head.framing, self.local.limits());
+        let decoder = BodyDecoder::new(head.framing, &self.local.live().limits);
         let pending = (!rest.is_empty()).then_some(rest);
         let timeouts = self.local.timeouts();
         let pace = Pace::new(&timeouts, timeouts.body);

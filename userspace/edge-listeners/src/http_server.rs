@@ -11,14 +11,14 @@ use crate::tls::{self, Tls};
 use crate::traffic::{AroundSlot, Generation, PipelineView, Shared};
 use arc_swap::ArcSwap;
 use base_model::ip_filter::CidrSet;
-use base_model::{GoDuration, HttpServerSpec};
+use base_model::{GoDuration, HttpServerSpec, UnderscoresInHeaders};
 use base_runtime::memory::{Booking, Kind};
 use base_runtime::net::{ListenOptions, Seat, Spread, StreamState, TcpListener, TcpStream};
 use base_runtime::table::Table;
 use base_telemetry::access_log::{self, LogWriter};
 use base_telemetry::server::{self, Recorder, Sample, ServerStats};
 use edge_pipeline::Exchange;
-use proto_http::Limits;
+use proto_http::{Limits, Underscores};
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -45,6 +45,8 @@ pub struct Live {
     pub idle_timeout: Option<Duration>,
     pub timeouts: Timeouts,
     pub max_connections: usize,
+    /// Bounds of what clients send, and which of their fields are taken.
+    pub limits: Limits,
     /// `clientMaxBodySize` as written.
     pub max_body: i64,
     pub x_forwarded_for: bool,
@@ -71,12 +73,21 @@ impl Live {
             idle_timeout: Some(spec.keep_alive_timeout.duration()).filter(|t| !t.is_zero()),
             timeouts: timeouts(spec, shared.timeouts()),
             max_connections: spec.max_connections as usize,
+            limits: Limits { underscores: underscores(spec.underscores_in_headers), ..Limits::default() },
             max_body: spec.client_max_body_size,
             x_forwarded_for: spec.x_forwarded_for,
             trusted_proxies: CidrSet::new(&spec.trusted_proxies),
             around: (!spec.global_filter.is_empty()).then(|| shared.around(&spec.global_filter)),
             access_log: access_log::Format::parse(&spec.access_log_format).map_err(|e| e.to_string())?,
         })
+    }
+}
+
+fn underscores(written: UnderscoresInHeaders) -> Underscores {
+    match written {
+        UnderscoresInHeaders::Drop => Underscores::Drop,
+        UnderscoresInHeaders::Allow => Underscores::Allow,
+        UnderscoresInHeaders::Refuse => Underscores::Refuse,
     }
 }
 
@@ -352,7 +363,6 @@ pub struct Local {
     stopping: Cell<bool>,
     made_room: Cell<Instant>,
     accepting: RefCell<Option<Waker>>,
-    limits: Limits,
 }
 
 /// Lets a cache borrow the pointer out of the shared server.
@@ -412,7 +422,6 @@ async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener, spread
         stopping: Cell::new(false),
         made_room: Cell::new(base_runtime::now()),
         accepting: RefCell::new(None),
-        limits: Limits::default(),
         server,
     });
     LOCALS.with_borrow_mut(|locals| locals.push((key, local.clone())));
@@ -520,10 +529,6 @@ impl Local {
 
     pub fn machine(&self) -> &str {
         self.server.shared.machine()
-    }
-
-    pub fn limits(&self) -> &Limits {
-        &self.limits
     }
 
     pub fn timeouts(&self) -> Timeouts {

@@ -70,6 +70,11 @@ impl Arrival {
         self.decoder.is_done() && self.failed.is_none()
     }
 
+    /// Trailers that were left out because of `_` in their names.
+    pub fn dropped(&self) -> u32 {
+        self.decoder.dropped()
+    }
+
     /// The client still waits for a 100 it never got.
     pub fn awaits_continue(&self) -> bool {
         self.expects_continue

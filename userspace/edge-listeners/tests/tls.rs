@@ -409,7 +409,7 @@ fn bad_certificates_change_nothing(io: IoMode) {
 fn protocols_are_switched_over_tls(io: IoMode) {
     let backend = Backend::new(|mut wire, _| {
         wire.head();
-        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nhello");
+        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nhello");
         while wire.more() {
             let echo = std::mem::take(&mut wire.read);
             wire.send(&echo);
@@ -419,7 +419,7 @@ fn protocols_are_switched_over_tls(io: IoMode) {
     let authority = Authority::new();
     let house = House::new(io, &https(&[&authority.sign(&["a.test"])]), &proxy_to(backend.port));
     let mut caller = Caller::new(&house, &Arc::new(client(&authority, None)), "a.test");
-    let upgrade = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let upgrade = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     caller.stream.write_all(upgrade.as_bytes()).unwrap();
     assert!(caller.head().unwrap().starts_with("HTTP/1.1 101 "));
     assert_eq!(caller.exactly(5).unwrap(), b"hello");

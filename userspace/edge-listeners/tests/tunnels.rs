@@ -19,6 +19,11 @@ on_both_drivers![
     connect_is_not_implemented_where_nobody_makes_tunnels,
     connect_holds_what_follows_until_it_is_let_through,
     a_refused_connect_ends_the_connection,
+    two_upgrade_lines_smuggle_nothing,
+    a_101_for_another_protocol_opens_no_tunnel,
+    a_426_names_what_will_do,
+    blanks_in_answers_are_mended,
+    names_with_underscores_are_left_out,
     a_silent_tunnel_ends,
     a_busy_tunnel_outlives_its_idle_time,
     a_stopped_server_ends_silent_tunnels,
@@ -97,6 +102,84 @@ fn kind(name: &str) -> Option<&'static FilterKind> {
 fn house(io: IoMode, filter: &str) -> House {
     let pipeline = format!("filters: [{{name: f, kind: {filter}}}]");
     House::with_kinds(io, ANY, &pipeline, short_timeouts(), kind)
+}
+
+/// The field lines of a request as the backend got them, with an offer of `lines`.
+fn offered(io: IoMode, lines: &str) -> String {
+    let (seen, got) = std::sync::mpsc::channel();
+    let seen = std::sync::Mutex::new(seen);
+    let backend = Backend::new(move |mut wire, _| {
+        let _ = seen.lock().unwrap().send(wire.head().unwrap_or_default());
+        wire.send(OK.as_bytes());
+    });
+    let house = House::proxy(io, &backend);
+    let request = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\n{lines}\r\n");
+    assert_eq!(house.ask(&request).status(), 200);
+    got.recv().unwrap()
+}
+
+fn two_upgrade_lines_smuggle_nothing(io: IoMode) {
+    let h2c = "Upgrade: h2c\r\nUpgrade: websocket\r\nHTTP2-Settings: AAMAAABk\r\n";
+    for lines in [h2c, "Upgrade: websocket\r\nUpgrade: h2c\r\n", "Upgrade: websocket, h2c\r\n"] {
+        let head = offered(io, lines).to_ascii_lowercase();
+        assert!(!head.contains("upgrade") && !head.contains("h2c") && !head.contains("settings"), "{head}");
+    }
+    let head = offered(io, "Upgrade: foo/2, WebSocket\r\nUpgrade: bar\r\n");
+    assert!(head.contains("Upgrade: websocket\r\n") && !head.contains("foo") && !head.contains("bar"), "{head}");
+}
+
+fn a_101_for_another_protocol_opens_no_tunnel(io: IoMode) {
+    for named in ["Upgrade: h2c\r\n", "Upgrade: websocket\r\nUpgrade: h2c\r\n", ""] {
+        let backend = Backend::new(move |mut wire, _| {
+            wire.head();
+            wire.send(format!("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n{named}\r\n").as_bytes());
+            wire.rest();
+        });
+        let house = House::proxy(io, &backend);
+        assert_eq!(house.ask(UPGRADE).status(), 503, "{named}");
+    }
+}
+
+fn a_426_names_what_will_do(io: IoMode) {
+    let answer =
+        "HTTP/1.1 426 Upgrade Required\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n";
+    let house = House::proxy(io, &Backend::answering(answer));
+    let answer = house.ask(GET);
+    assert_eq!((answer.status(), answer.field("upgrade")), (426, Some("websocket")));
+    assert!(answer.field("connection").is_some_and(|c| c.contains("upgrade")));
+}
+
+fn blanks_in_answers_are_mended(io: IoMode) {
+    let answer = "HTTP/1.1 103 Early Hints\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nX-A : 1\r\n\
+                  Transfer-Encoding\t: chunked\r\n\r\n2 \r\nok\r\n0 \r\n\r\n";
+    let house = House::proxy(io, &Backend::answering(answer));
+    let mut client = house.connect();
+    client.send(GET.as_bytes());
+    assert_eq!(client.head().unwrap(), "HTTP/1.1 103 Early Hints\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.status(), answer.field("x-a"), answer.text().as_str()), (200, Some("1"), "ok"));
+    eventually("both are counted", || house.limit("mended") == 2);
+}
+
+fn names_with_underscores_are_left_out(io: IoMode) {
+    let backend = Backend::recording(|_| OK.as_bytes().to_vec());
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nX_User: forged\r\nX.User: forged\r\n\r\n";
+    for (option, status, left) in [("drop", 200, false), ("allow", 200, true), ("refuse", 400, false)] {
+        let house = House::proxy(io, &backend);
+        house.server(&format!("underscoresInHeaders: {option}\n{ANY}"));
+        assert_eq!(house.ask(request).status(), status, "{option}");
+        if status == 200 {
+            assert_eq!(backend.seen().last().unwrap().field("x_user").is_some(), left, "{option}");
+        }
+        assert_eq!(house.limit("underscores_dropped"), u64::from(option == "drop"), "{option}");
+        // Who sets a field is the one who says it.
+        let paths = "rules: [{paths: [{backend: app, setHeaders: {X-User: real}}]}]";
+        house.server(&format!("underscoresInHeaders: allow\n{paths}"));
+        assert_eq!(house.ask(request).status(), 200);
+        let seen = backend.seen();
+        let seen = seen.last().unwrap();
+        assert_eq!((seen.field("x-user"), seen.field("x_user"), seen.field("x.user")), (Some("real"), None, None));
+    }
 }
 
 const HINTED: &str = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n";
@@ -260,7 +343,7 @@ fn a_stopped_server_ends_silent_tunnels(io: IoMode) {
 fn a_broken_tunnel_is_broken_on_both_sides(io: IoMode) {
     let backend = Backend::new(|mut wire, nth| {
         wire.head();
-        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
         if nth == 0 {
             // Unread bytes make it a reset.
             wire.reset();
@@ -287,7 +370,7 @@ fn a_tunnel_keeps_no_more_than_its_bounds(io: IoMode) {
     let count = written.clone();
     let backend = Backend::new(move |mut wire, _| {
         wire.head();
-        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
         while wire.send(&[7; 64 << 10]) {
             count.fetch_add(64 << 10, std::sync::atomic::Ordering::Relaxed);
         }

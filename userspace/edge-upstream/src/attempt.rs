@@ -4,11 +4,12 @@ use crate::connect::{ConnectError, connect};
 use crate::endpoint::Server;
 use crate::pool::{self, Link};
 use base_runtime::{Buf, Task, net};
+use base_telemetry::Limit;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use base_tls::Transport;
 use edge_pipeline::wire::{send_head, send_last_chunk, send_piece, unframe};
 use edge_pipeline::{Body, BodyError, BodyStream, Duplex, Interim, Piece, Sight};
-use proto_http::h1::{self, BodyDecoder, Framing, RequestOptions, ResponseHead};
+use proto_http::h1::{self, BodyDecoder, Fault, Framing, RequestOptions, ResponseHead};
 use proto_http::{Headers, Limits, Method, Request, Response, Version};
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -32,7 +33,7 @@ pub struct Attempt<'a> {
     pub request: &'a Request,
     /// Authority for the Host field.
     pub host: &'a str,
-    /// Relay an `Upgrade` the client asked for.
+    /// Relay an offer of the client to go on in another protocol, as far as the request still makes one.
     pub upgrade: bool,
     /// Idle connections kept per worker and server.
     pub max_idle: usize,
@@ -46,6 +47,8 @@ pub struct Attempt<'a> {
     pub interim: Option<&'a Interim>,
     pub recorder: &'a ServerRecorder,
     pub limits: &'a Limits,
+    /// Counts answers in which blanks were left out.
+    pub mended: &'a Limit,
 }
 
 /// What a backend answered. `body` holds the connection until it is read to its end, then gives it back to the pool.
@@ -176,9 +179,9 @@ impl Attempt<'_> {
             buffer.advance(buffer.len() - rest);
             // Only a client that offered it, and has said all it had to say in HTTP, goes on in another protocol.
             if head.switching {
-                if !(self.upgrade && response.status == 101 && sending.is_none()) {
-                    let error = io::Error::new(io::ErrorKind::InvalidData, "it switched protocols unasked");
-                    return Err(AttemptError::Broken { error, before_answer: false });
+                let asked = self.upgrade && h1::offers_upgrade(&self.request.headers) && sending.is_none();
+                if !(asked && response.status == 101 && h1::accepts_upgrade(&response.headers)) {
+                    return Err(AttemptError::Malformed(Fault::SwitchUnasked.into()));
                 }
                 if !buffer.is_empty() {
                     stream.unread(buffer);
@@ -200,7 +203,8 @@ impl Attempt<'_> {
                 }
                 framing => Body::Stream(Box::new(Download {
                     connection: Some(connection),
-                    decoder: BodyDecoder::new(framing, self.limits),
+                    decoder: BodyDecoder::of_answer(framing, self.limits),
+                    mended: (framing == Framing::Chunked).then(|| self.mended.clone()),
                     pending: (!buffer.is_empty()).then_some(buffer),
                     splicing: false,
                 })),
@@ -222,6 +226,9 @@ impl Attempt<'_> {
             let found = h1::parse_response(&bytes[read..], self.limits, &self.request.method, response);
             let Some(head) = found.map_err(AttemptError::Malformed)? else { return Ok((read, None)) };
             read += head.consumed;
+            if head.mended {
+                self.mended.hit(base_runtime::worker_index());
+            }
             if !head.interim {
                 return Ok((read, Some(head)));
             }
@@ -230,7 +237,7 @@ impl Attempt<'_> {
             // HTTP/1.0 know no interim answers (RFC 9110 section 15.2).
             if let Some(to) = self.interim.filter(|_| response.status != 100 && self.request.version != Version::Http10)
             {
-                response.headers.remove_hop_by_hop();
+                response.remove_hop_by_hop();
                 to.push(std::mem::take(response));
             }
         }
@@ -416,6 +423,8 @@ impl Connection {
 struct Download {
     connection: Option<Connection>,
     decoder: BodyDecoder,
+    /// Counts a body in which blanks were left out; only chunks have any.
+    mended: Option<Limit>,
     pending: Option<Buf>,
     /// Some of it was left in the kernel; the rest is, too.
     splicing: bool,
@@ -478,6 +487,9 @@ impl BodyStream for Download {
                 && let Some(connection) = self.connection.take()
             {
                 connection.release(rest.is_none());
+                if let Some(mended) = self.mended.take().filter(|_| self.decoder.mended() > 0) {
+                    mended.hit(base_runtime::worker_index());
+                }
             }
             if !buffer.is_empty() {
                 return Poll::Ready(Ok(Some(Piece::Buf(buffer))));

@@ -1,16 +1,29 @@
-//! Chunks in one piece and cut as the first byte says give the same body, end and verdict.
+//! Chunks in one piece and cut as the first byte says give the same body, end and verdict; what is read from a client is read from a
+//! backend, too.
 
-use proto_http::Limits;
 use proto_http::h1::{BodyDecoder, BodyError, Framing};
+use proto_http::{Limits, Underscores};
 
 pub fn check(bytes: &[u8]) {
     let Some((&step, input)) = bytes.split_first() else { return };
-    let (whole, pieces) = (run(input, usize::MAX), run(input, step as usize % 16 + 1));
+    let limits = Limits { underscores: Underscores::Allow, ..Limits::default() };
+    let request = || BodyDecoder::new(Framing::Chunked, &limits);
+    let answer = || BodyDecoder::of_answer(Framing::Chunked, &limits);
+    let asked = compare(input, step, &request);
+    let answered = compare(input, step, &answer);
+    if asked.error.is_none() {
+        assert_eq!((asked.body, asked.end, asked.done), (answered.body, answered.end, answered.done));
+    }
+}
+
+fn compare(input: &[u8], step: u8, decoder: &dyn Fn() -> BodyDecoder) -> Run {
+    let (whole, pieces) = (run(input, usize::MAX, decoder()), run(input, step as usize % 16 + 1, decoder()));
     assert_eq!(whole.error, pieces.error);
     assert!(pieces.body.starts_with(&whole.body));
     if whole.error.is_none() {
-        assert_eq!((whole.body, whole.end, whole.done), (pieces.body, pieces.end, pieces.done));
+        assert_eq!((&whole.body, whole.end, whole.done), (&pieces.body, pieces.end, pieces.done));
     }
+    whole
 }
 
 struct Run {
@@ -20,8 +33,7 @@ struct Run {
     error: Option<BodyError>,
 }
 
-fn run(input: &[u8], step: usize) -> Run {
-    let mut decoder = BodyDecoder::new(Framing::Chunked, &Limits::default());
+fn run(input: &[u8], step: usize, mut decoder: BodyDecoder) -> Run {
     let mut run = Run { body: Vec::new(), end: 0, done: false, error: None };
     while run.end < input.len() && !run.done {
         let piece = &input[run.end..run.end.saturating_add(step).min(input.len())];

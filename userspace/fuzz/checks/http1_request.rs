@@ -1,10 +1,10 @@
 //! A head that is accepted is read the same from any prefix that holds it, and again from what the encoder makes of it.
 
 use proto_http::h1::{RequestOptions, parse_request, write_request_head};
-use proto_http::{Limits, Method, Request};
+use proto_http::{Limits, Method, Request, Underscores};
 
 pub fn check(bytes: &[u8]) {
-    let limits = Limits::default();
+    let limits = Limits { underscores: Underscores::Allow, ..Limits::default() };
     let mut request = Request::default();
     let whole = parse_request(bytes, &limits, &mut request);
     let mut part = Request::default();

@@ -27,15 +27,15 @@
 //! | odd lengths | digits below 2^63; no sign, list, space or prefix | `length` | 400 |
 //! | TE.TE | exactly `chunked`, once, in any case; another coding is not implemented | `transfer_coding`, `several_transfer_codings` | 501, 400 |
 //! | TE in HTTP/1.0 | refused | `transfer_coding_version` | 400 |
-//! | chunk sizes | 1 to 16 hexadecimal digits below 2^63, at once followed by `;` or CRLF | `chunk_size` | 400 |
+//! | chunk sizes | 1 to 16 hexadecimal digits below 2^63, followed by CRLF, or by `;` with or without blanks before it; blanks before CRLF are left out of answers only | `chunk_size` | 400 |
 //! | chunk extensions (TERM.EXT, EXT.TERM) | no control bytes, bounded each and against the data, never relayed | `chunk_extension`, `chunk_extension_too_large` | 400 |
 //! | chunk data (SPILL) | CRLF exactly where the size says | `chunk_end` | 400 |
 //! | trailers | bounded; those that would change framing, routing or identity are dropped | `trailers_too_large`, `too_many_trailers` | 431 |
 //! | bare LF, bare CR | refused everywhere, bodies aside | `bare_lf`, `bare_cr` | 400 |
 //! | folded lines | refused | `fold` | 400 |
-//! | white space before the colon, no name | refused | `name_space`, `name_empty` | 400 |
+//! | white space before the colon, no name | refused; in answers the white space is left out, as RFC 9112 section 5.1 asks | `name_space`, `name_empty` | 400 |
 //! | names | tokens; bytes of 0x80 and more, and lines without colon, are refused | `name_character` | 400 |
-//! | `_` read as `-` | a name that becomes one the engine or a backend trusts is refused; all others are relayed as they are, so two names that only `_` tells apart never stand for a field that matters | `name_lookalike` | 400 |
+//! | `_` and other marks read as `-` | a name that becomes one the engine or a backend trusts is refused; others with `_` are left out and counted unless the server says otherwise, and whoever sets a field takes its other spellings away | `name_lookalike`, `name_underscore` | 400 |
 //! | values | no NUL, no other control byte but tab | `value_character` | 400 |
 //! | sizes of heads | bounded, see [`Limits`](crate::Limits) | `head_too_large`, `field_too_large`, `too_many_fields` | 431 |
 //! | Host | one in HTTP/1.1, `host` or `host:port`; no user, list, escape, empty label | `no_host`, `several_hosts`, `host` | 400 |
@@ -47,10 +47,11 @@
 //! | HTTP/0.9 | refused | `no_version` | 400 |
 //! | versions | 1.0 and 1.1; 1.2 to 1.9 are read as 1.1 | `version` | 505 |
 //! | HTTP/2 or TLS on this port | refused by name | `http2_preface`, `tls_handshake` | 505, 400 |
+//! | lists over several lines | one list: no line undoes what another said (Connection, Expect, Upgrade) | | |
 //! | Expect (0.CL) | only `100-continue`, answered by us, never relayed unasked | `expectation` | 417 |
 //! | Connection | a short list of tokens; one that names a field of the message itself is refused, others are struck out before any filter looks | `connection` | 400 |
-//! | upgrades | never with a body, never to `h2c`; a tunnel begins after a 101 that was asked for | (answer refused) | 503 |
-//! | interim answers | without a body, bounded in number | `interim_framing`, `too_many_interim` | 503 |
+//! | upgrades | to `websocket` only, which is all that is offered on; never with a body, never beside `h2c` in whichever line; a tunnel begins after a 101 that was asked for and names `websocket` alone | `switch_unasked` | 503 |
+//! | interim answers | without a body (`Content-Length: 0` says no more), bounded in number | `interim_framing`, `too_many_interim` | 503 |
 //! | status lines | `HTTP/1.x`, three digits from 100 to 599 | `status_line` | 503 |
 //! | bodies of HEAD, 204, 304 | none, whatever is announced; what follows is not another answer's beginning | (connection not used again) | |
 //! | bodies cut short | the client sees that they are | `truncated` | 503 or cut |
@@ -68,7 +69,7 @@ pub use encode::{
     write_request_head, write_response_head, write_trailers,
 };
 pub use error::{BodyError, Fault, RequestError, ResponseError};
-pub use fields::is_forbidden_in_trailers;
+pub use fields::{accepts_upgrade, is_forbidden_in_trailers, offers_upgrade};
 pub use request::{RequestHead, parse_request};
 pub use response::{Interim, ResponseHead, parse_response};
 

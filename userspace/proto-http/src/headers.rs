@@ -250,31 +250,38 @@ impl Headers {
     }
 
     /// Replaces all values of `name` by one, in the place of the first; appends when there was none.
+    ///
+    /// Other spellings of the name go, too: `X_User` and `X.User` are `X-User` to a backend that maps marks alike (CGI, WSGI, PHP),
+    /// and whoever sets a field means to be the one who says it.
     pub fn set(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let name = name.as_ref();
-        let first = self.fields.iter().position(|f| f.name.of(&self.arena).eq_ignore_ascii_case(name));
-        match first {
+        if !is_name(name) {
+            return;
+        }
+        let arena = &self.arena;
+        let first = self.fields.iter().position(|f| f.name.of(arena).eq_ignore_ascii_case(name));
+        let mut index = 0;
+        self.fields.retain(|f| {
+            let keep = first == Some(index) || !is_spelled_alike(f.name.of(arena), name);
+            index += 1;
+            keep
+        });
+        let kept = self.fields.iter().position(|f| f.name.of(&self.arena).eq_ignore_ascii_case(name));
+        match kept {
             None => self.add(name, value),
             Some(at) => {
                 let value = self.store_value(value.as_ref());
                 self.fields[at].value = value;
                 self.fields[at].noted.line = false;
-                let arena = &self.arena;
-                let mut index = 0;
-                self.fields.retain(|f| {
-                    let keep = index <= at || !f.name.of(arena).eq_ignore_ascii_case(name);
-                    index += 1;
-                    keep
-                });
             }
         }
     }
 
-    /// Removes every field called `name`; says whether there was one.
+    /// Removes every field called `name`, in any of the spellings that [`set`](Headers::set) replaces; says whether there was one.
     pub fn remove(&mut self, name: &str) -> bool {
         let arena = &self.arena;
         let before = self.fields.len();
-        self.fields.retain(|f| !f.name.of(arena).eq_ignore_ascii_case(name.as_bytes()));
+        self.fields.retain(|f| !is_spelled_alike(f.name.of(arena), name.as_bytes()));
         self.fields.len() != before
     }
 
@@ -351,8 +358,8 @@ impl Headers {
     }
 
     /// Removes what speaks of this hop only. What `Connection` listed beside that was struck out when the head was read.
-    pub fn remove_hop_by_hop(&mut self) {
-        self.fields.retain(|f| !f.known.is_hop_by_hop());
+    pub(crate) fn remove_hop_by_hop(&mut self, but: Option<Known>) {
+        self.fields.retain(|f| !f.known.is_hop_by_hop() || Some(f.known) == but);
     }
 
     /// Appends the lines of all fields that `keep` accepts. Lines that lie side by side in the arena are copied in one go.
@@ -396,6 +403,16 @@ impl fmt::Debug for Headers {
 /// Whether `name` is a token (RFC 9110 section 5.6.2), the only thing a field name may be.
 pub fn is_name(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|&b| bytes::is_token_byte(b))
+}
+
+/// A byte of a name as the least careful reader sees it: in lower case, and every mark a dash.
+pub(crate) fn dashed(b: u8) -> u8 {
+    if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() } else { b'-' }
+}
+
+/// Whether two names are one to a reader that takes all marks alike.
+pub fn is_spelled_alike(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| dashed(a) == dashed(b))
 }
 
 /// Whether `value` may stand in a field: no control bytes but tab (RFC 9110 section 5.5).
@@ -454,6 +471,23 @@ mod tests {
         h.set("a", "3\nEvil: 4");
         h.set("Colon:", "x");
         assert_eq!(lines(&h), "A: 3 Evil: 4\r\n");
+    }
+
+    #[test]
+    fn who_sets_a_field_takes_its_other_spellings_away() {
+        let mut h = Headers::new();
+        for (name, value) in
+            [("X_User-ID", "1"), ("X-Other", "2"), ("x.user_id", "3"), ("X-User-Id", "4"), ("X-UserId", "5")]
+        {
+            h.add(name, value);
+        }
+        h.set("X-User-Id", "real");
+        assert_eq!(lines(&h), "X-Other: 2\r\nX-User-Id: real\r\nX-UserId: 5\r\n");
+        h.set("X_USER_ID", "again");
+        assert_eq!(lines(&h), "X-Other: 2\r\nX-UserId: 5\r\nX_USER_ID: again\r\n");
+        h.set("Not A Name", "x");
+        assert!(h.remove("x-user-id"));
+        assert_eq!(lines(&h), "X-Other: 2\r\nX-UserId: 5\r\n");
     }
 
     #[test]

@@ -17,6 +17,6 @@ pub mod torture;
 
 pub use date::ImfDate;
 pub use headers::{Headers, Known};
-pub use limits::Limits;
+pub use limits::{Limits, Underscores};
 pub use message::{Method, Request, Response, Version};
 pub use path::{Path, PathError};

@@ -31,6 +31,21 @@ pub struct Limits {
     /// Most interim (1xx) answers before the final one. Default 8, 0–64. Beyond it the backend is at fault: 502.
     /// Protects the client's connection from a backend that never comes to the point.
     pub interim_responses: usize,
+    /// What becomes of request fields with `_` in their names. Default: left out and counted.
+    pub underscores: Underscores,
+}
+
+/// What becomes of request fields, trailers included, with `_` in their names, which CGI and its heirs cannot tell from `-`. Those that
+/// become a field of framing, routing or forwarding are refused in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Underscores {
+    /// They are left out.
+    #[default]
+    Drop,
+    /// They pass like any other.
+    Allow,
+    /// The request is refused.
+    Refuse,
 }
 
 impl Default for Limits {
@@ -46,6 +61,7 @@ impl Default for Limits {
             trailer_bytes: 8 << 10,
             trailers: 32,
             interim_responses: 8,
+            underscores: Underscores::Drop,
         }
     }
 }

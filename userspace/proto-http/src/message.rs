@@ -1,7 +1,7 @@
 //! Requests and responses as filters see them, whatever protocol carried them.
 
 use crate::bytes;
-use crate::headers::Headers;
+use crate::headers::{Headers, Known};
 use crate::path::{self, Path, PathError};
 use std::fmt;
 
@@ -226,6 +226,12 @@ impl Default for Response {
 impl Response {
     pub fn with_status(status: u16) -> Response {
         Response { status, ..Response::default() }
+    }
+
+    /// Removes the fields that speak of the hop it came over (RFC 9110 section 7.6.1). A 426 keeps its Upgrade, which is what it has to
+    /// say to the client (RFC 9110 section 15.5.22).
+    pub fn remove_hop_by_hop(&mut self) {
+        self.headers.remove_hop_by_hop((self.status == 426).then_some(Known::Upgrade));
     }
 }
 

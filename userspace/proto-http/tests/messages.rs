@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use proto_http::h1::*;
-use proto_http::{Headers, Limits, Method, Request, Response, Version};
+use proto_http::{Headers, Limits, Method, Request, Response, Underscores, Version};
 
 fn limits() -> Limits {
     Limits::default()
@@ -112,7 +112,7 @@ fn response_strictness() {
         ("Transfer-Encoding: gzip, chunked", Fault::TransferCoding),
         ("Transfer-Encoding: identity", Fault::TransferCoding),
         ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", Fault::SeveralTransferCodings),
-        ("Transfer-Encoding : chunked", Fault::NameSpace),
+        ("Transfer Encoding: chunked", Fault::NameSpace),
         ("X: a\r\n b", Fault::Fold),
         ("X: a\0", Fault::ValueCharacter),
         ("X: a\nY: b", Fault::BareLf),
@@ -498,4 +498,198 @@ proptest! {
             Ok(None) => prop_assert!(false, "incomplete"),
         }
     }
+}
+
+/// The Upgrade lines of a request, whether they are an offer, and what is offered on.
+#[test]
+fn two_upgrade_lines_are_one_list() {
+    for (lines, offered) in [
+        (&["websocket"][..], true),
+        (&["WebSocket"], true),
+        (&["h2c"], false),
+        (&["h2c", "websocket"], false),
+        (&["websocket", "h2c"], false),
+        (&["websocket, H2C"], false),
+        (&["", "websocket"], true),
+        (&["websocket", "foo/2"], true),
+        (&["foo, bar"], false),
+        (&["TLS/1.2"], false),
+        (&["websocket/13"], false),
+        (&[], false),
+    ] {
+        let fields: String = lines.iter().map(|line| format!("Upgrade: {line}\r\n")).collect();
+        let wire = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n{fields}\r\n");
+        let mut request = Request::default();
+        let head = parse_request(wire.as_bytes(), &limits(), &mut request).unwrap().unwrap();
+        assert_eq!(head.upgrade, offered, "{lines:?}");
+        let mut out = Vec::new();
+        let options = RequestOptions { framing: Framing::Empty, host: "a", upgrade: true, expect_continue: false };
+        write_request_head(&mut out, &request, &options);
+        let sent = String::from_utf8(out).unwrap();
+        let upgrade = if offered { "Connection: upgrade\r\nUpgrade: websocket\r\n" } else { "" };
+        assert_eq!(sent, format!("GET / HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n"), "{lines:?}");
+    }
+}
+
+#[test]
+fn a_101_names_the_protocol_that_was_offered() {
+    for (lines, accepted) in [
+        (&["websocket"][..], true),
+        (&["WebSocket"], true),
+        (&["websocket", "websocket"], true),
+        (&["h2c"], false),
+        (&["websocket", "h2c"], false),
+        (&["h2c", "websocket"], false),
+        (&["websocket, foo"], false),
+        (&[""], false),
+        (&[], false),
+    ] {
+        let fields: String = lines.iter().map(|line| format!("Upgrade: {line}\r\n")).collect();
+        let wire = format!("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n{fields}\r\n");
+        let mut response = Response::default();
+        let head = parse_response(wire.as_bytes(), &limits(), &Method::Get, &mut response).unwrap().unwrap();
+        assert!(head.switching);
+        assert_eq!(accepts_upgrade(&response.headers), accepted, "{lines:?}");
+    }
+}
+
+#[test]
+fn a_426_names_the_protocols_that_will_do() {
+    let mut response = Response::with_status(426);
+    response.headers.add("Upgrade", "websocket");
+    response.headers.add("Upgrade", "TLS/1.2");
+    for (keep_alive, connection) in [(true, "upgrade"), (false, "upgrade, close")] {
+        let mut out = Vec::new();
+        let options = ResponseOptions {
+            framing: Framing::Length(0),
+            keep_alive,
+            client: Version::Http11,
+            date: "now",
+            upgrade: false,
+            head_request: false,
+            tunnel: false,
+        };
+        write_response_head(&mut out, &response, &options);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            format!(
+                "HTTP/1.1 426 Upgrade Required\r\nDate: now\r\nConnection: {connection}\r\nUpgrade: websocket\r\n\
+                 Upgrade: TLS/1.2\r\nContent-Length: 0\r\n\r\n"
+            )
+        );
+    }
+}
+
+#[test]
+fn blanks_before_a_colon_are_mended_in_answers_only() {
+    for (line, name, value) in [
+        ("X-A : 1", "X-A", "1"),
+        ("X-A\t \t:1", "X-A", "1"),
+        ("X-A :", "X-A", ""),
+        ("Content-Type :a/b", "Content-Type", "a/b"),
+    ] {
+        let wire = format!("HTTP/1.1 200 OK\r\n{line}\r\nContent-Length : 3\r\n\r\nabc");
+        let mut response = Response::default();
+        let head = parse_response(wire.as_bytes(), &limits(), &Method::Get, &mut response).unwrap().unwrap();
+        assert!(head.mended);
+        assert_eq!(
+            (head.framing, response.headers.value(name)),
+            (Framing::Length(3), Some(value.as_bytes())),
+            "{line}"
+        );
+        let wire = format!("GET / HTTP/1.1\r\nHost: a\r\n{line}\r\n\r\n");
+        let error = parse_request(wire.as_bytes(), &limits(), &mut Request::default()).unwrap_err();
+        assert_eq!(error.kind, Fault::NameSpace, "{line}");
+    }
+    // What is read as framing counts as such: mending never makes two readings of one.
+    let wire = b"HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\nContent-Length: 3\r\n\r\n";
+    let error = parse_response(wire, &limits(), &Method::Get, &mut Response::default()).unwrap_err();
+    assert_eq!(error.kind, Fault::LengthAndChunked);
+    let wire = b"HTTP/1.1 200 OK\r\nX A: 1\r\n\r\n";
+    let error = parse_response(wire, &limits(), &Method::Get, &mut Response::default()).unwrap_err();
+    assert_eq!(error.kind, Fault::NameSpace);
+}
+
+#[test]
+fn blanks_after_a_chunk_size_are_mended_in_answers_only() {
+    for (body, answers, requests) in [
+        ("5 \r\nhello\r\n0 \t\r\nX-Sum : 1\r\n\r\n", Some(3), None),
+        ("5\r\nhello\r\n0\r\n\r\n", Some(0), Some(())),
+        ("5 ;a=b\r\nhello\r\n0\t ;c\r\n\r\n", Some(0), Some(())),
+        ("5 x\r\nhello\r\n0\r\n\r\n", None, None),
+        (" 5\r\nhello\r\n0\r\n\r\n", None, None),
+    ] {
+        let read = |mut decoder: BodyDecoder| {
+            let (mut at, mut data) = (0, Vec::new());
+            while !decoder.is_done() {
+                let input = &body.as_bytes()[at..];
+                let decoded = decoder.decode(input).ok()?;
+                data.extend_from_slice(&input[decoded.data]);
+                at += decoded.consumed;
+            }
+            assert_eq!((data.as_slice(), at), (&b"hello"[..], body.len()), "{body}");
+            Some(decoder.mended())
+        };
+        assert_eq!(read(BodyDecoder::of_answer(Framing::Chunked, &limits())), answers, "{body}");
+        assert_eq!(read(BodyDecoder::new(Framing::Chunked, &limits())).map(drop), requests, "{body}");
+    }
+}
+
+#[test]
+fn an_interim_answer_may_say_that_it_has_no_body() {
+    for (fields, accepted) in [
+        ("Content-Length: 0\r\n", true),
+        ("Content-Length: 00\r\nLink: </a>\r\n", true),
+        ("Content-Length: 1\r\n", false),
+        ("Transfer-Encoding: chunked\r\n", false),
+    ] {
+        for status in [100, 102, 103, 199] {
+            let wire = format!("HTTP/1.1 {status} x\r\n{fields}\r\n");
+            let head = parse_response(wire.as_bytes(), &limits(), &Method::Get, &mut Response::default());
+            assert_eq!(head.is_ok(), accepted, "{wire}");
+            if let Ok(head) = head {
+                assert!(head.unwrap().interim && head.unwrap().framing.is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn names_with_underscores_are_what_the_server_says() {
+    let wire = b"POST / HTTP/1.1\r\nHost: a\r\nX_User: 1\r\nX-User: 2\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let body = b"0\r\nX_Sum: 1\r\nX-Sum: 2\r\n\r\n";
+    for (underscores, kept, dropped) in [(Underscores::Drop, 1, 1), (Underscores::Allow, 2, 0)] {
+        let limits = Limits { underscores, ..limits() };
+        let mut request = Request::default();
+        let head = parse_request(wire, &limits, &mut request).unwrap().unwrap();
+        assert_eq!((head.dropped, request.headers.len()), (dropped, 2 + kept), "{underscores:?}");
+        let mut decoder = BodyDecoder::new(head.framing, &limits);
+        decoder.decode(body).unwrap();
+        assert_eq!((decoder.dropped(), decoder.trailers().unwrap().len()), (dropped, kept), "{underscores:?}");
+    }
+    let refuse = Limits { underscores: Underscores::Refuse, ..limits() };
+    assert_eq!(parse_request(wire, &refuse, &mut Request::default()).unwrap_err().kind, Fault::NameUnderscore);
+    let mut decoder = BodyDecoder::new(Framing::Chunked, &refuse);
+    assert_eq!(decoder.decode(body).unwrap_err().kind, Fault::NameUnderscore);
+    // Backends name their fields as they like.
+    let mut response = Response::default();
+    parse_response(b"HTTP/1.1 200 OK\r\nX_User: 1\r\nContent-Length: 0\r\n\r\n", &refuse, &Method::Get, &mut response)
+        .unwrap();
+    assert_eq!(response.headers.len(), 2);
+}
+
+#[test]
+fn trailers_are_no_way_around_what_heads_may_not_say() {
+    for name in [
+        "X_Forwarded_For",
+        "x.forwarded.proto",
+        "Content_Length",
+        "Set_Cookie",
+        "Authorization",
+        "If_Match",
+        "Forwarded",
+    ] {
+        assert!(is_forbidden_in_trailers(name.as_bytes()), "{name}");
+    }
+    assert!(!is_forbidden_in_trailers(b"X-Sum"));
 }

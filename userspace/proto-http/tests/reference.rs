@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use proto_http::h1::{Fault, parse_request, parse_response};
 use proto_http::torture::{self, Case};
-use proto_http::{Headers, Limits, Method, Request, Response};
+use proto_http::{Headers, Limits, Method, Request, Response, Underscores};
 use std::sync::LazyLock;
 
 static CASES: LazyLock<Vec<Case>> = LazyLock::new(torture::cases);
@@ -53,10 +53,10 @@ fn names_and_values_of_every_length_are_read_alike() {
 
 /// Reads `text` as what follows a start line, with both readers.
 fn compare_fields(text: &[u8]) {
-    let expected = reference(text);
+    let expected = reference(text, true);
     let shown = || String::from_utf8_lossy(text).into_owned();
     // Sizes are not what this is about.
-    let limits = Limits { fields: 1000, ..Limits::default() };
+    let limits = Limits { fields: 1000, underscores: Underscores::Allow, ..Limits::default() };
 
     let start = b"HTTP/1.1 200 OK\r\n";
     let mut response = Response::default();
@@ -73,6 +73,7 @@ fn compare_fields(text: &[u8]) {
         (found, _) => panic!("{found:?} instead of {expected:?}: {:?}", shown()),
     }
 
+    let expected = reference(text, false);
     let start = b"GET / HTTP/1.1\r\n";
     let mut request = Request::default();
     match (parse_request(&[start, text].concat(), &limits, &mut request).map_err(|e| e.kind), &expected) {
@@ -113,8 +114,8 @@ fn is_what_is_left_of(headers: &Headers, lines: &[(Vec<u8>, Vec<u8>)]) -> bool {
 
 type Lines = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The lines up to the empty one and where it ends; `None` while there is none.
-fn reference(text: &[u8]) -> Result<Option<(Lines, usize)>, Fault> {
+/// The lines up to the empty one and where it ends; `None` while there is none. `mend`: blanks before a colon are left out.
+fn reference(text: &[u8], mend: bool) -> Result<Option<(Lines, usize)>, Fault> {
     let mut lines = Lines::new();
     let mut at = 0;
     loop {
@@ -127,6 +128,14 @@ fn reference(text: &[u8]) -> Result<Option<(Lines, usize)>, Fault> {
                 Some(b) if b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b) => name.push(*b),
                 Some(b'\n') => return Err(Fault::BareLf),
                 Some(b' ' | b'\t') if name.is_empty() => return Err(Fault::Fold),
+                Some(b' ' | b'\t') if mend => match text[at..].iter().position(|b| !matches!(b, b' ' | b'\t')) {
+                    None => return Ok(None),
+                    Some(blanks) if text[at + blanks] == b':' => {
+                        at += blanks;
+                        break;
+                    }
+                    Some(_) => return Err(Fault::NameSpace),
+                },
                 Some(b' ' | b'\t') => return Err(Fault::NameSpace),
                 Some(b'\r') if name.is_empty() => match text.get(at + 1) {
                     None => return Ok(None),

@@ -1,18 +1,18 @@
 //! Bodies (RFC 9112 sections 6 and 7): which bytes of the input belong to them, and where they end.
 //!
 //! ```text
-//!            digits        ;             CRLF            data             CRLF
-//!  ┌→ Size ─────────→ (Extension) ──→ SizeLf ─→ Data ─────────→ DataCr ─→ DataLf ┐
-//!  │                                    │ size 0                                 │
-//!  │                                    └────→ Trailers ──→ Done                 │
-//!  └─────────────────────────────────────────────────────────────────────────────┘
+//!        digits   blanks      ;          CRLF        data          CRLF
+//!  ┌→ Size ──→ (Blank) ──→ (Extension) ──→ SizeLf ─→ Data ──→ DataCr ─→ DataLf ┐
+//!  │                                         │ size 0                          │
+//!  │                                         └────→ Trailers ──→ Done          │
+//!  └───────────────────────────────────────────────────────────────────────────┘
 //! ```
 
-use super::fields::{Line, is_forbidden_in_trailers, read_line};
+use super::fields::{Line, Reading, is_forbidden_in_trailers, read_line};
 use super::{BodyError, Fault, Framing};
 use crate::bytes::hex;
 use crate::headers::Headers;
-use crate::limits::Limits;
+use crate::limits::{Limits, Underscores};
 use std::ops::Range;
 
 /// Takes the framing off a body. Keeps no body bytes: what it finds are windows of the input.
@@ -29,6 +29,11 @@ pub struct BodyDecoder {
     extension_excess: u32,
     trailer_bytes: u32,
     trailers: u32,
+    reading: Reading,
+    /// Lines that were mended.
+    mended: u32,
+    /// Trailers that were left out because of `_` in their names.
+    dropped: u32,
     /// Allocated when there are trailers.
     tail: Option<Box<Tail>>,
 }
@@ -47,6 +52,7 @@ enum State {
     Length,
     UntilClose,
     Size,
+    Blank,
     Extension,
     SizeLf,
     Data,
@@ -69,7 +75,17 @@ pub struct Decoded {
 }
 
 impl BodyDecoder {
+    /// For the body of a request.
     pub fn new(framing: Framing, limits: &Limits) -> BodyDecoder {
+        BodyDecoder::reading(framing, limits, Reading::of_request(limits))
+    }
+
+    /// For the body of an answer: blanks after a chunk's size, and before the colon of a trailer, are left out.
+    pub fn of_answer(framing: Framing, limits: &Limits) -> BodyDecoder {
+        BodyDecoder::reading(framing, limits, Reading::of_answer())
+    }
+
+    fn reading(framing: Framing, limits: &Limits, reading: Reading) -> BodyDecoder {
         let bound = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         BodyDecoder {
             state: match framing {
@@ -85,6 +101,9 @@ impl BodyDecoder {
             extension_excess: bound(limits.chunk_extension_excess),
             trailer_bytes: bound(limits.trailer_bytes),
             trailers: bound(limits.trailers),
+            reading,
+            mended: 0,
+            dropped: 0,
             tail: None,
         }
     }
@@ -150,6 +169,16 @@ impl BodyDecoder {
         self.tail.take().map(|tail| tail.headers).filter(|headers| !headers.is_empty())
     }
 
+    /// Lines with blanks that were left out so far.
+    pub fn mended(&self) -> u32 {
+        self.mended
+    }
+
+    /// Trailers that were left out so far because of `_` in their names, see [`Limits::underscores`].
+    pub fn dropped(&self) -> u32 {
+        self.dropped
+    }
+
     /// Bytes that are still to come, when the head said how many there are.
     pub fn remaining(&self) -> Option<u64> {
         match self.state {
@@ -178,20 +207,38 @@ impl BodyDecoder {
                         self.state = match b {
                             b'\r' => State::SizeLf,
                             b';' => State::Extension,
+                            b' ' | b'\t' => {
+                                self.seen = 1;
+                                State::Blank
+                            }
                             b'\n' => return Err(Fault::BareLf),
                             _ => return Err(Fault::ChunkSize),
                         };
                     }
                 },
-                State::Extension => match b {
-                    b'\r' if self.seen == 0 => return Err(Fault::ChunkExtension),
-                    b'\r' => {
-                        self.excess = (self.excess + u64::from(self.seen)).saturating_sub(self.left);
-                        if self.excess > u64::from(self.extension_excess) {
+                // RFC 9112 section 7.1.1 has "bad" white space before the semicolon, which is to be ignored.
+                State::Blank => match b {
+                    b' ' | b'\t' => {
+                        self.seen += 1;
+                        if self.seen > self.extension_bytes {
                             return Err(Fault::ChunkExtensionTooLarge);
                         }
-                        self.state = State::SizeLf;
                     }
+                    b';' => {
+                        self.excess += u64::from(self.seen);
+                        self.seen = 0;
+                        self.state = State::Extension;
+                    }
+                    b'\r' if self.reading.mend => {
+                        self.mended += 1;
+                        self.end_extension()?;
+                    }
+                    b'\n' => return Err(Fault::BareLf),
+                    _ => return Err(Fault::ChunkSize),
+                },
+                State::Extension => match b {
+                    b'\r' if self.seen == 0 => return Err(Fault::ChunkExtension),
+                    b'\r' => self.end_extension()?,
                     b'\n' => return Err(Fault::BareLf),
                     b'\t' | 0x20..0x7f => {
                         self.seen += 1;
@@ -250,6 +297,16 @@ impl BodyDecoder {
         Ok(Decoded { consumed: at, data, done: self.state == State::Done })
     }
 
+    /// Holds what a size line had beside the size against the data it announces.
+    fn end_extension(&mut self) -> Result<(), Fault> {
+        self.excess = (self.excess + u64::from(self.seen)).saturating_sub(self.left);
+        if self.excess > u64::from(self.extension_excess) {
+            return Err(Fault::ChunkExtensionTooLarge);
+        }
+        self.state = State::SizeLf;
+        Ok(())
+    }
+
     /// Takes one line, or what there is of it. Answers how much was taken and whether it was the empty line at the end.
     fn read_trailers(&mut self, input: &[u8]) -> Result<(usize, bool), Fault> {
         if self.tail.is_none() && input.starts_with(b"\r\n") {
@@ -259,9 +316,9 @@ impl BodyDecoder {
         let len = memchr::memchr(b'\n', input).map_or(input.len(), |at| at + 1);
         tail.bytes += len;
         tail.line.extend_from_slice(&input[..len]);
-        match read_line(&tail.line, 0)? {
+        match read_line(&tail.line, 0, self.reading)? {
             Line::End { .. } => return Ok((len, true)),
-            Line::Field { name, value, .. } => {
+            Line::Field { name, value, underscore, mended, .. } => {
                 tail.count += 1;
                 if tail.count > self.trailers as usize {
                     return Err(Fault::TooManyTrailers);
@@ -270,8 +327,12 @@ impl BodyDecoder {
                     return Err(Fault::TrailersTooLarge);
                 }
                 let (name, value) = (&tail.line[name.0..name.1], &tail.line[value.0..value.1]);
-                if !is_forbidden_in_trailers(name) {
-                    tail.headers.add(name, value);
+                self.mended += u32::from(mended);
+                match self.reading.underscores {
+                    _ if is_forbidden_in_trailers(name) => {}
+                    Underscores::Drop if underscore => self.dropped += 1,
+                    Underscores::Refuse if underscore => return Err(Fault::NameUnderscore),
+                    _ => tail.headers.add(name, value),
                 }
                 tail.line.clear();
             }

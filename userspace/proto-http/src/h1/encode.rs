@@ -3,6 +3,7 @@
 //! What is written is framed by the options given and by nothing the message says: framing and hop-by-hop fields of
 //! the message are dropped. Other fields keep their order and the case they came in.
 
+use super::fields::{RELAYED_PROTOCOL, offers_upgrade};
 use super::{Framing, is_forbidden_in_trailers};
 use crate::bytes::push_decimal;
 use crate::headers::{Headers, Known};
@@ -15,7 +16,7 @@ pub struct RequestOptions<'a> {
     pub framing: Framing,
     /// The authority to send as `Host`.
     pub host: &'a str,
-    /// Relay the offer of another protocol: `Connection: upgrade` and the request's `Upgrade`.
+    /// Relay the offer of another protocol, of those the request names the one that we relay. Filters may have taken it away.
     pub upgrade: bool,
     /// Ask the backend for `100 Continue` before the body is sent.
     pub expect_continue: bool,
@@ -43,8 +44,8 @@ pub fn write_request_head(out: &mut Vec<u8>, request: &Request, options: &Reques
         Known::Host | Known::ContentLength | Known::Expect => false,
         known => !known.is_hop_by_hop(),
     });
-    if options.upgrade {
-        write_upgrade(out, &request.headers);
+    if options.upgrade && offers_upgrade(&request.headers) {
+        write_upgrade(out);
     }
     if options.expect_continue {
         out.extend_from_slice(b"Expect: 100-continue\r\n");
@@ -64,7 +65,7 @@ pub struct ResponseOptions<'a> {
     pub client: Version,
     /// The time as [`crate::ImfDate`] writes it, sent when the message has none.
     pub date: &'a str,
-    /// Relay the change of protocol: `Connection: upgrade` and the response's `Upgrade` (101, or 426).
+    /// Relay the change of protocol (101).
     pub upgrade: bool,
     /// The answer to HEAD: the framing fields are sent, the body is not.
     pub head_request: bool,
@@ -108,13 +109,23 @@ pub fn write_response_head(out: &mut Vec<u8>, response: &Response, options: &Res
     }
     let final_answer = status >= 200;
     if options.upgrade {
-        write_upgrade(out, &response.headers);
+        write_upgrade(out);
     } else if final_answer && !options.tunnel {
         let until_close = options.framing == Framing::UntilClose && !options.head_request;
-        if !options.keep_alive || until_close {
-            out.extend_from_slice(b"Connection: close\r\n");
-        } else if options.client == Version::Http10 {
-            out.extend_from_slice(b"Connection: keep-alive\r\n");
+        // What a 426 is for is to name the protocols that will do (RFC 9110 section 15.5.22).
+        let required = status == 426 && response.headers.known(Known::Upgrade).is_some();
+        let (close, http10) = (!options.keep_alive || until_close, options.client == Version::Http10);
+        let connection: &[u8] = match (required, close) {
+            (true, true) => b"Connection: upgrade, close\r\n",
+            (true, false) if http10 => b"Connection: upgrade, keep-alive\r\n",
+            (true, false) => b"Connection: upgrade\r\n",
+            (false, true) => b"Connection: close\r\n",
+            (false, false) if http10 => b"Connection: keep-alive\r\n",
+            (false, false) => b"",
+        };
+        out.extend_from_slice(connection);
+        if required {
+            response.headers.write(out, |known, _| known == Known::Upgrade);
         }
     }
     if final_answer && !options.tunnel && !matches!(status, 204 | 304) {
@@ -184,7 +195,9 @@ fn write_framing(out: &mut Vec<u8>, framing: Framing) {
     }
 }
 
-fn write_upgrade(out: &mut Vec<u8>, headers: &Headers) {
-    out.extend_from_slice(b"Connection: upgrade\r\n");
-    headers.write(out, |known, _| known == Known::Upgrade);
+/// The offer of the protocol that we relay, or its acceptance; written anew, so that nothing else a message says comes with it.
+fn write_upgrade(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"Connection: upgrade\r\nUpgrade: ");
+    out.extend_from_slice(RELAYED_PROTOCOL.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }

@@ -64,6 +64,7 @@ faults! {
     NameSpace "name_space" 400 "white space in a field name or between it and its colon";
     NameCharacter "name_character" 400 "a field name that is not a token, or a field line without a colon";
     NameLookalike "name_lookalike" 400 "a field that becomes a framing or forwarding field where _ is read as -";
+    NameUnderscore "name_underscore" 400 "a field name with _, which this server refuses";
     ValueCharacter "value_character" 400 "a control byte in a field value";
     HeadTooLarge "head_too_large" 431 "the head is too large";
     FieldTooLarge "field_too_large" 431 "a field line is too long";
@@ -80,6 +81,7 @@ faults! {
     Expectation "expectation" 417 "an expectation other than 100-continue";
     Connection "connection" 400 "Connection is not a short list of tokens, or names a field that is not for this hop alone";
     InterimFraming "interim_framing" 502 "an interim (1xx) response that announces a body";
+    SwitchUnasked "switch_unasked" 502 "a change of protocol (101, or 2xx to CONNECT) that was not asked for";
     TooManyInterim "too_many_interim" 502 "too many interim (1xx) responses";
     ChunkSize "chunk_size" 400 "a chunk size that is not 1 to 16 hexadecimal digits below 2^63, followed by ; or CRLF";
     ChunkExtension "chunk_extension" 400 "a control byte in a chunk extension, or one without content";

@@ -1,10 +1,13 @@
 //! Field lines of heads and trailers (RFC 9112 section 5), and what they say about the connection and the body.
+//!
+//! A list may be written over several lines (RFC 9110 section 5.3). What [`Seen`] takes note of therefore only ever adds up: no
+//! line undoes what another one said.
 
 use super::{Fault, Framing};
 use crate::authority::is_authority;
 use crate::bytes::{self, find_control, scan_token, trim};
 use crate::headers::{Headers, Known, Noted};
-use crate::limits::Limits;
+use crate::limits::{Limits, Underscores};
 use crate::message::Version;
 
 /// What a look at the buffer found at the beginning of a line.
@@ -16,6 +19,8 @@ pub(super) enum Line {
         next: usize,
         /// Some bytes of the name are underscores.
         underscore: bool,
+        /// White space stood before the colon.
+        mended: bool,
     },
     /// The empty line that ends the section; what follows it begins at `next`.
     End { next: usize },
@@ -23,15 +28,44 @@ pub(super) enum Line {
     Partial,
 }
 
+/// How the sender's lines are taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    /// White space before a colon is left out (RFC 9112 section 5.1 asks it of answers), else a fault.
+    pub mend: bool,
+    pub underscores: Underscores,
+}
+
+impl Reading {
+    pub(super) fn of_request(limits: &Limits) -> Reading {
+        Reading { mend: false, underscores: limits.underscores }
+    }
+
+    pub(super) fn of_answer() -> Reading {
+        Reading { mend: true, underscores: Underscores::Allow }
+    }
+}
+
 /// Reads the line at `at`.
-pub(super) fn read_line(buf: &[u8], at: usize) -> Result<Line, Fault> {
+pub(super) fn read_line(buf: &[u8], at: usize, reading: Reading) -> Result<Line, Fault> {
     let (end, stop, underscore) = scan_token(buf, at);
-    let Some(stop) = stop else { return Ok(Line::Partial) };
+    let Some(mut stop) = stop else { return Ok(Line::Partial) };
+    let name = (at, end);
+    let mut colon = end;
+    if reading.mend && end > at && is_blank(stop) {
+        while buf.get(colon).copied().is_some_and(is_blank) {
+            colon += 1;
+        }
+        match buf.get(colon) {
+            None => return Ok(Line::Partial),
+            Some(b':') => stop = b':',
+            Some(_) => {}
+        }
+    }
     if stop != b':' || end == at {
         return no_name(buf, at, end, stop);
     }
-    let name = (at, end);
-    let mut start = end + 1;
+    let mut start = colon + 1;
     while let Some(b' ' | b'\t') = buf.get(start) {
         start += 1;
     }
@@ -48,7 +82,11 @@ pub(super) fn read_line(buf: &[u8], at: usize) -> Result<Line, Fault> {
         [.., b' ' | b'\t'] => trim(value).len(),
         _ => value.len(),
     };
-    Ok(Line::Field { name, value: (start, start + len), next: stop + 2, underscore })
+    Ok(Line::Field { name, value: (start, start + len), next: stop + 2, underscore, mended: colon > end })
+}
+
+fn is_blank(b: u8) -> bool {
+    matches!(b, b' ' | b'\t')
 }
 
 /// A line that does not begin with a name and a colon: the end of the section, or a fault.
@@ -79,7 +117,12 @@ fn no_name(buf: &[u8], at: usize, end: usize, stop: u8) -> Result<Line, Fault> {
 pub(super) struct Seen {
     pub hosts: u32,
     pub expectation: bool,
-    pub upgrade: bool,
+    /// Lines that were mended.
+    pub mended: u32,
+    /// Lines that were left out because of `_` in their names.
+    pub dropped: u32,
+    /// All lines of Upgrade together.
+    upgrade: Protocols,
     length: Option<u64>,
     lengths: u32,
     codings: u32,
@@ -99,11 +142,12 @@ pub(super) fn read_fields(
     buf: &[u8],
     at: usize,
     limits: &Limits,
+    reading: Reading,
     headers: &mut Headers,
     seen: &mut Seen,
     mut look: impl FnMut(&mut Seen, Known, &[u8]) -> Result<(), Fault>,
 ) -> Result<Option<usize>, Fault> {
-    let end = read_lines(buf, at, limits, headers);
+    let end = read_lines(buf, at, limits, reading, headers, seen);
     let text = &buf[at..];
     headers.recognise(text, |known, value| look(seen, known, value))?;
     let Some(end) = end? else { return Ok(None) };
@@ -116,7 +160,14 @@ pub(super) fn read_fields(
 
 /// Notes the lines that begin at `first` in `headers`, up to a faulty one. Answers where the head ends.
 #[inline(never)]
-fn read_lines(buf: &[u8], first: usize, limits: &Limits, headers: &mut Headers) -> Result<Option<usize>, Fault> {
+fn read_lines(
+    buf: &[u8],
+    first: usize,
+    limits: &Limits,
+    reading: Reading,
+    headers: &mut Headers,
+    seen: &mut Seen,
+) -> Result<Option<usize>, Fault> {
     let text = &buf[first..];
     let mut rest = text;
     loop {
@@ -137,21 +188,31 @@ fn read_lines(buf: &[u8], first: usize, limits: &Limits, headers: &mut Headers) 
             let end = first + at + 2;
             return if end > limits.head_bytes { Err(Fault::HeadTooLarge) } else { Ok(Some(end)) };
         }
-        match read_line(text, at)? {
-            Line::Field { name, value, next, underscore } => {
-                if headers.len() >= limits.fields {
+        match read_line(text, at, reading)? {
+            Line::Field { name, value, next, underscore, mended } => {
+                if headers.len() + seen.dropped as usize >= limits.fields {
                     return Err(Fault::TooManyFields);
                 }
                 if next - at > limits.field_bytes + 2 {
                     return Err(Fault::FieldTooLarge);
                 }
-                if underscore && is_lookalike(&text[name.0..name.1]) {
+                seen.mended += u32::from(mended);
+                rest = &text[next..];
+                if is_odd(underscore, &text[name.0..name.1]) && is_lookalike(&text[name.0..name.1]) {
                     return Err(Fault::NameLookalike);
+                }
+                match reading.underscores {
+                    _ if !underscore => {}
+                    Underscores::Allow => {}
+                    Underscores::Drop => {
+                        seen.dropped += 1;
+                        continue;
+                    }
+                    Underscores::Refuse => return Err(Fault::NameUnderscore),
                 }
                 let line = value.0 == name.1 + 2 && value.1 + 2 == next && text[name.1 + 1] == b' ';
                 let noted = Noted { line, known: true };
                 headers.note(name.0, name.1 - name.0, value.0, value.1 - value.0, noted);
-                rest = &text[next..];
             }
             Line::End { next } if first + next > limits.head_bytes => return Err(Fault::HeadTooLarge),
             Line::End { next } => return Ok(Some(first + next)),
@@ -188,11 +249,12 @@ impl Seen {
                 }
                 if is_authority(value) { Ok(()) } else { Err(Fault::Host) }
             }
-            Known::Expect if value.eq_ignore_ascii_case(b"100-continue") => {
+            Known::Expect => {
+                let mut expected = elements(value).peekable();
                 self.expectation = true;
-                Ok(())
+                let known = expected.peek().is_some() && expected.all(|e| e.eq_ignore_ascii_case(b"100-continue"));
+                if known { Ok(()) } else { Err(Fault::Expectation) }
             }
-            Known::Expect => Err(Fault::Expectation),
             known => self.look(known, value),
         }
     }
@@ -217,11 +279,7 @@ impl Seen {
                 }
             }
             Known::Connection => self.look_at_connection(value)?,
-            Known::Upgrade => {
-                // An upgrade to HTTP/2 in the clear would carry requests past us unread; ignoring one is always allowed.
-                let tokens = || value.split(|&b| b == b',').map(trim);
-                self.upgrade = tokens().any(|t| !t.is_empty()) && !tokens().any(|t| t.eq_ignore_ascii_case(b"h2c"));
-            }
+            Known::Upgrade => self.upgrade.add(value),
             _ => {}
         }
         Ok(())
@@ -275,11 +333,69 @@ impl Seen {
         !self.close && (version == Version::Http11 || self.keep_alive)
     }
 
-    /// Whether the sender offers or makes a change of protocol (RFC 9110 section 7.8).
+    /// Whether the sender offers a change to a protocol that we relay (RFC 9110 section 7.8).
     pub(super) fn upgrade(&self, version: Version) -> bool {
-        self.upgrade && self.wants_upgrade && version == Version::Http11
+        self.upgrade.relayed() && self.wants_upgrade && version == Version::Http11
     }
 }
+
+/// The elements of a list that are not empty (RFC 9110 section 5.6.1).
+fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&b| b == b',').map(trim).filter(|element| !element.is_empty())
+}
+
+/// What the Upgrade fields of one message name, all lines together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Protocols {
+    websocket: bool,
+    h2c: bool,
+    other: bool,
+}
+
+impl Protocols {
+    fn of(headers: &Headers) -> Protocols {
+        let mut protocols = Protocols::default();
+        headers.known_all(Known::Upgrade).for_each(|value| protocols.add(value));
+        protocols
+    }
+
+    fn add(&mut self, value: &[u8]) {
+        for name in elements(value) {
+            if name.eq_ignore_ascii_case(RELAYED_PROTOCOL.as_bytes()) {
+                self.websocket = true;
+            } else if name.eq_ignore_ascii_case(b"h2c") {
+                self.h2c = true;
+            } else {
+                self.other = true;
+            }
+        }
+    }
+
+    /// Whether an offer is relayed, without the other protocols it names. An upgrade to HTTP/2 in the clear would carry requests
+    /// past us unread, so whoever asks for that gets none; ignoring an offer is always allowed.
+    fn relayed(self) -> bool {
+        self.websocket && !self.h2c
+    }
+
+    /// Whether this is the answer to what was relayed, and to that alone.
+    fn answers(self) -> bool {
+        self.websocket && !self.h2c && !self.other
+    }
+}
+
+/// Whether a request with these fields offers a protocol that is relayed, all lines of Upgrade together.
+pub fn offers_upgrade(request: &Headers) -> bool {
+    Protocols::of(request).relayed()
+}
+
+/// Whether the head of a 101 names the protocol that was offered to the backend (RFC 9110 section 7.8), and no other: only then does
+/// the connection carry what both sides think it does.
+pub fn accepts_upgrade(response: &Headers) -> bool {
+    Protocols::of(response).answers()
+}
+
+/// The one protocol that is offered to backends and accepted from them.
+pub(super) const RELAYED_PROTOCOL: &str = "websocket";
 
 #[cold]
 fn coding_fault(value: &[u8]) -> Fault {
@@ -292,20 +408,41 @@ fn coding_fault(value: &[u8]) -> Fault {
     }
 }
 
-/// Whether a backend that reads `_` as `-` (CGI and its heirs) would take the field for one that decides framing, routing or
-/// the client's address.
-#[cold]
-fn is_lookalike(name: &[u8]) -> bool {
-    let mut dashed = [0; 32];
-    let Some(dashed) = dashed.get_mut(..name.len()) else { return false };
-    for (to, &from) in dashed.iter_mut().zip(name) {
-        *to = if from == b'_' { b'-' } else { from.to_ascii_lowercase() };
-    }
-    Known::of(dashed) != Known::Other || dashed.starts_with(b"x-forwarded-") || &*dashed == b"x-real-ip"
+/// Whether some backend may read the name as another one.
+fn is_odd(underscore: bool, name: &[u8]) -> bool {
+    underscore || name.iter().fold(false, |odd, &b| odd | (!b.is_ascii_alphanumeric() & (b != b'-')))
 }
 
+/// Whether a backend that reads `_`, or any other mark, as `-` (CGI and its heirs) would take the field for one that decides
+/// framing, routing or the client's address.
+#[cold]
+fn is_lookalike(name: &[u8]) -> bool {
+    let mut dashed = [0; LONGEST_LOOKALIKE];
+    let Some(dashed) = dashed_into(name, &mut dashed) else { return false };
+    Known::of(dashed) != Known::Other
+        || dashed.starts_with(b"x-forwarded-")
+        || dashed == b"x-real-ip"
+        || dashed == b"forwarded"
+}
+
+/// The name in lower case with dashes for all marks; `None` when it is longer than any it could be taken for.
+fn dashed_into<'a>(name: &[u8], into: &'a mut [u8; LONGEST_LOOKALIKE]) -> Option<&'a [u8]> {
+    let dashed = into.get_mut(..name.len())?;
+    for (to, &from) in dashed.iter_mut().zip(name) {
+        *to = crate::headers::dashed(from);
+    }
+    Some(dashed)
+}
+
+/// No name that matters here is longer.
+const LONGEST_LOOKALIKE: usize = 40;
+
 /// Whether a field may not come after the body, where it could no longer be obeyed (RFC 9110 section 6.5.1).
+///
+/// A name that some backend reads as such a one is no better.
 pub fn is_forbidden_in_trailers(name: &[u8]) -> bool {
+    let mut dashed = [0; LONGEST_LOOKALIKE];
+    let name = dashed_into(name, &mut dashed).unwrap_or(name);
     if Known::of(name) != Known::Other {
         return true;
     }

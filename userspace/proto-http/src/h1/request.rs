@@ -1,6 +1,6 @@
 //! Request heads (RFC 9112 sections 2, 3 and 5).
 
-use super::fields::{Seen, read_fields};
+use super::fields::{Reading, Seen, read_fields};
 use super::{Fault, Framing, RequestError};
 use crate::authority::{self, is_authority};
 use crate::bytes::{find_control_or_space, is_token_byte, skip_plain, skip_query};
@@ -20,9 +20,11 @@ pub struct RequestHead {
     pub keep_alive: bool,
     /// Whether the client waits for `100 Continue` before it sends the body. Never without a body, never on HTTP/1.0.
     pub expect_continue: bool,
-    /// Whether the client offers another protocol. Never with a body, on HTTP/1.0, or to `h2c`; nothing is
-    /// to be relayed as that protocol before the backend answered 101.
+    /// Whether the client offers a protocol that we relay. Never with a body, on HTTP/1.0, or beside `h2c` in whichever line;
+    /// nothing is to be relayed as that protocol before the backend answered 101.
     pub upgrade: bool,
+    /// Fields that were left out because of `_` in their names, see [`Limits::underscores`].
+    pub dropped: u32,
 }
 
 /// Reads the head of a request from everything received and not yet consumed. `None`: more is needed.
@@ -77,7 +79,8 @@ fn parse(buf: &[u8], limits: &Limits, into: &mut Request, absolute: &mut bool) -
     }
 
     let mut seen = Seen::default();
-    let fields = read_fields(buf, line.end, limits, &mut into.headers, &mut seen, Seen::look_at_request)?;
+    let reading = Reading::of_request(limits);
+    let fields = read_fields(buf, line.end, limits, reading, &mut into.headers, &mut seen, Seen::look_at_request)?;
     let Some(consumed) = fields else { return Ok(None) };
     let framing = seen.framing(line.version)?.unwrap_or(Framing::Empty);
     if seen.hosts == 0 && line.version != Version::Http10 {
@@ -100,6 +103,7 @@ fn parse(buf: &[u8], limits: &Limits, into: &mut Request, absolute: &mut bool) -
         keep_alive: seen.keep_alive(line.version),
         expect_continue: seen.expectation && line.version == Version::Http11 && !framing.is_empty(),
         upgrade: seen.upgrade(line.version) && framing.is_empty(),
+        dropped: seen.dropped,
     }))
 }
 

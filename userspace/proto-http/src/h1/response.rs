@@ -1,6 +1,6 @@
 //! Response heads (RFC 9112 sections 4 and 6.3).
 
-use super::fields::{Seen, read_fields};
+use super::fields::{Reading, Seen, read_fields};
 use super::{Fault, Framing, ResponseError};
 use crate::bytes::find_control;
 use crate::limits::Limits;
@@ -21,6 +21,8 @@ pub struct ResponseHead {
     pub interim: bool,
     /// From the end of the head on the connection speaks another protocol: 101, or 2xx to CONNECT.
     pub switching: bool,
+    /// Whether blanks before a colon were left out (RFC 9112 section 5.1).
+    pub mended: bool,
 }
 
 /// Reads the head of a response to a request with `method`. `None`: more is needed.
@@ -28,6 +30,8 @@ pub struct ResponseHead {
 /// `into` is cleared and filled, its memory reused; after an error it is empty. As strict as for requests: what could be framed
 /// in two ways is refused, and the backend counted as bad.
 ///
+/// - Blanks between a name and its colon are left out, the name read as if they were not there (RFC 9112 section 5.1).
+/// - An interim answer may say `Content-Length: 0`, which goes without saying (RFC 9112 section 6.3).
 /// - A missing reason phrase is accepted with or without its space.
 /// - 204 with a body announced is accepted, its connection not used again: such backends exist, and some do send the body.
 /// - Neither length nor chunks: the body lasts until the backend closes.
@@ -71,14 +75,15 @@ fn parse(buf: &[u8], limits: &Limits, method: &Method, into: &mut Response) -> R
     into.version = version;
     into.status = status;
     let mut seen = Seen::default();
-    let Some(consumed) = read_fields(buf, at, limits, &mut into.headers, &mut seen, Seen::look)? else {
+    let Some(consumed) = read_fields(buf, at, limits, Reading::of_answer(), &mut into.headers, &mut seen, Seen::look)?
+    else {
         return Ok(None);
     };
 
     let stated = seen.framing(version)?;
     let interim = matches!(status, 100..200) && status != 101;
     let switching = status == 101 || (*method == Method::Connect && matches!(status, 200..300));
-    if interim && stated.is_some() {
+    if interim && !stated.unwrap_or_default().is_empty() {
         return Err(Fault::InterimFraming);
     }
     let announced = stated.unwrap_or(Framing::Empty);
@@ -92,6 +97,7 @@ fn parse(buf: &[u8], limits: &Limits, method: &Method, into: &mut Response) -> R
         keep_alive: seen.keep_alive(version) && framing != Framing::UntilClose && !switching && !doubtful,
         interim,
         switching,
+        mended: seen.mended > 0,
     }))
 }
 
