@@ -32,7 +32,7 @@ use base_model::problem::{at, one_of};
 use base_model::regexp::Pattern;
 use base_model::{Findings, Problem};
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step};
-use jwt::{ALGORITHMS, Key, TokenError};
+use jwt::{ALGORITHMS, TokenError, TokenKey};
 use proto_http::{Headers, Known};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -148,10 +148,10 @@ impl JwtSpec {
         }
     }
 
-    fn key(&self) -> Result<Key, String> {
+    fn key(&self) -> Result<TokenKey, String> {
         let bytes =
             |text: &str| from_hex(text).ok_or("not hexadecimal digits; write the key's bytes with two digits each");
-        Key::new(&self.algorithm, &bytes(&self.secret)?, &bytes(&self.public_key)?)
+        TokenKey::new(&self.algorithm, &bytes(&self.secret)?, &bytes(&self.public_key)?)
     }
 }
 
@@ -170,7 +170,7 @@ struct HeaderRule {
 
 /// Where a token stands, and the key it must be signed with.
 struct Token {
-    key: Key,
+    key: TokenKey,
     cookie: Box<str>,
 }
 

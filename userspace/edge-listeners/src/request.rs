@@ -8,7 +8,7 @@ use crate::pace::Pace;
 use crate::response::{self, Sent};
 use crate::router::{Matched, Route};
 use crate::tls::Tls;
-use crate::variables::{Context as VariableContext, Template};
+use crate::variables::{Context as VariableContext, VariableText};
 use base_model::ip_filter::CidrSet;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Pipeline};
@@ -174,7 +174,8 @@ fn prepare(local: &Local, exchange: &mut Exchange, route: &Route, matched: &Matc
     exchange.matched_prefix = route.prefix().cloned();
     route.rewrite(exchange.request_mut(), matched);
     // Who writes the whole list into the field has the peer in it already.
-    let is_list = |(name, text): &(String, Template)| name.eq_ignore_ascii_case("X-Forwarded-For") && text.adds_peer();
+    let is_list =
+        |(name, text): &(String, VariableText)| name.eq_ignore_ascii_case("X-Forwarded-For") && text.adds_peer();
     if forwarded_for && !route.set_headers.iter().any(is_list) {
         let list = forwarded::with_peer(&exchange.request().headers, exchange.client.peer.ip(), ",");
         exchange.request_mut().headers.set("X-Forwarded-For", list);

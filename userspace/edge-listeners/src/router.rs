@@ -6,7 +6,7 @@
 
 use crate::radix::{self, Captures, Tree};
 use crate::traffic::PipelineSlot;
-use crate::variables::Template;
+use crate::variables::VariableText;
 use base_model::{HttpServerSpec, IpFilter, PathSpec, RouterKind, RuleSpec};
 use proto_http::Request;
 use regex::Regex;
@@ -60,7 +60,7 @@ pub struct Route {
     /// Largest request body in bytes: as `clientMaxBodySize` of the document, 0 = the server's.
     pub max_body: i64,
     /// Request headers to set (or, with an empty text, to remove) before the pipeline.
-    pub set_headers: Vec<(String, Template)>,
+    pub set_headers: Vec<(String, VariableText)>,
 }
 
 /// A condition on the first value of a header or query key.
@@ -255,7 +255,7 @@ impl Route {
             rewrite: text(&spec.rewrite_target),
             pipeline,
             max_body: spec.client_max_body_size,
-            set_headers: spec.set_headers.iter().map(|(k, v)| (k.clone(), Template::parse(v))).collect(),
+            set_headers: spec.set_headers.iter().map(|(k, v)| (k.clone(), VariableText::parse(v))).collect(),
         })
     }
 

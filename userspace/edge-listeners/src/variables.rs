@@ -25,7 +25,7 @@ const WITH_PEER: &str = "proxy_add_x_forwarded_for";
 /// A text taken apart once. Unknown variables are empty; `$` before a digit, or before anything that cannot begin a
 /// name, is itself.
 #[derive(Debug, Clone, Default)]
-pub struct Template {
+pub struct VariableText {
     parts: Vec<Part>,
 }
 
@@ -48,8 +48,8 @@ pub struct Context<'a> {
     pub captures: &'a [(std::sync::Arc<str>, String)],
 }
 
-impl Template {
-    pub fn parse(text: &str) -> Template {
+impl VariableText {
+    pub fn parse(text: &str) -> VariableText {
         let mut parts = Vec::new();
         let mut plain = String::new();
         let mut rest = text;
@@ -82,7 +82,7 @@ impl Template {
         if !plain.is_empty() {
             parts.push(Part::Text(plain));
         }
-        Template { parts }
+        VariableText { parts }
     }
 
     /// No text and no variable: the header is to be removed.
@@ -233,7 +233,7 @@ mod tests {
             worker: 3,
             captures,
         };
-        Template::parse(text).expand(&context)
+        VariableText::parse(text).expand(&context)
     }
 
     #[test]

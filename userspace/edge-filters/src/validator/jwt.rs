@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use std::fmt;
 
 /// A key with its algorithm.
-pub struct Key {
+pub struct TokenKey {
     name: &'static str,
     kind: KeyKind,
 }
@@ -47,9 +47,9 @@ impl fmt::Display for TokenError {
 /// Algorithms that can be checked.
 pub const ALGORITHMS: [&str; 9] = ["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "EdDSA"];
 
-impl Key {
+impl TokenKey {
     /// `secret` for the HS family, a PEM text for the others.
-    pub fn new(algorithm: &str, secret: &[u8], public: &[u8]) -> Result<Key, String> {
+    pub fn new(algorithm: &str, secret: &[u8], public: &[u8]) -> Result<TokenKey, String> {
         let name = *ALGORITHMS.iter().find(|a| **a == algorithm).ok_or("not an algorithm")?;
         if name.starts_with("HS") {
             let digest = match name {
@@ -60,7 +60,7 @@ impl Key {
             if secret.is_empty() {
                 return Err("a secret is wanted".to_owned());
             }
-            return Ok(Key { name, kind: KeyKind::Secret(hmac::Key::new(digest, secret)) });
+            return Ok(TokenKey { name, kind: KeyKind::Secret(hmac::Key::new(digest, secret)) });
         }
         let verification: &'static dyn signature::VerificationAlgorithm = match name {
             "RS256" => &signature::RSA_PKCS1_2048_8192_SHA256,
@@ -71,7 +71,7 @@ impl Key {
             _ => &signature::ED25519,
         };
         let bytes = public_key(public, name)?;
-        Ok(Key { name, kind: KeyKind::Public(signature::UnparsedPublicKey::new(verification, bytes)) })
+        Ok(TokenKey { name, kind: KeyKind::Public(signature::UnparsedPublicKey::new(verification, bytes)) })
     }
 
     /// The claims of a valid token; `now` in seconds since 1970.
@@ -193,14 +193,14 @@ mod tests {
         let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.\
                      eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.\
                      dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
-        let key = Key::new("HS256", &secret, b"").unwrap();
+        let key = TokenKey::new("HS256", &secret, b"").unwrap();
         assert_eq!(key.verify(token, 1_300_819_379.0).unwrap()["iss"], "joe");
         assert_eq!(key.verify(token, 1_300_819_380.0), Err(TokenError::Expired));
     }
 
     #[test]
     fn secrets() {
-        let key = Key::new("HS384", b"secret", b"").unwrap();
+        let key = TokenKey::new("HS384", b"secret", b"").unwrap();
         for (head, claims, secret, want) in [
             (r#"{"alg":"HS384"}"#, r#"{"sub":"u"}"#, "secret", Ok(())),
             (r#"{"alg":"HS384"}"#, r#"{"exp":1700000001,"nbf":1700000000,"iat":1}"#, "secret", Ok(())),
@@ -229,24 +229,24 @@ mod tests {
         let document = signature::Ed25519KeyPair::generate_pkcs8(&random).unwrap();
         let pair = signature::Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap();
         let pem = pem(&[0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70], pair.public_key().as_ref());
-        let key = Key::new("EdDSA", b"", pem.as_bytes()).unwrap();
+        let key = TokenKey::new("EdDSA", b"", pem.as_bytes()).unwrap();
         let token = sign(r#"{"alg":"EdDSA"}"#, r#"{"sub":"u"}"#, |signed| pair.sign(signed).as_ref().to_vec());
         assert_eq!(key.verify(&token, NOW).unwrap()["sub"], "u");
         // The public key used as an HMAC secret: the classic confusion.
         let mac = hmac::Key::new(hmac::HMAC_SHA256, pem.as_bytes());
         let forged = sign(r#"{"alg":"HS256"}"#, "{}", |signed| hmac::sign(&mac, signed).as_ref().to_vec());
         assert_eq!(key.verify(&forged, NOW), Err(TokenError::Algorithm));
-        assert!(Key::new("RS256", b"", pem.as_bytes()).is_err_and(|why| why.contains("not one for RS256")));
+        assert!(TokenKey::new("RS256", b"", pem.as_bytes()).is_err_and(|why| why.contains("not one for RS256")));
 
         let kind = &signature::ECDSA_P256_SHA256_FIXED_SIGNING;
         let document = signature::EcdsaKeyPair::generate_pkcs8(kind, &random).unwrap();
         let pair = signature::EcdsaKeyPair::from_pkcs8(kind, document.as_ref(), &random).unwrap();
         let identifier = [&[0x30, 0x13, 0x06, 0x07], OID_EC, &[0x06, 0x08], OID_P256].concat();
         let pem = self::pem(&identifier, pair.public_key().as_ref());
-        let key = Key::new("ES256", b"", pem.as_bytes()).unwrap();
+        let key = TokenKey::new("ES256", b"", pem.as_bytes()).unwrap();
         let token = sign(r#"{"alg":"ES256"}"#, "{}", |signed| pair.sign(&random, signed).unwrap().as_ref().to_vec());
         assert!(key.verify(&token, NOW).is_ok());
-        assert!(Key::new("ES384", b"", pem.as_bytes()).is_err());
+        assert!(TokenKey::new("ES384", b"", pem.as_bytes()).is_err());
     }
 
     #[test]
@@ -259,7 +259,7 @@ mod tests {
             ("RS256", "", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"),
             ("RS256", "", "-----BEGIN PUBLIC KEY-----\n!\n-----END PUBLIC KEY-----"),
         ] {
-            assert!(Key::new(algorithm, secret.as_bytes(), public.as_bytes()).is_err(), "{algorithm} {public}");
+            assert!(TokenKey::new(algorithm, secret.as_bytes(), public.as_bytes()).is_err(), "{algorithm} {public}");
         }
     }
 
