@@ -60,7 +60,7 @@ impl Tree {
         let mut rest = path;
         loop {
             let special = rest.find(['{', '*']).unwrap_or(rest.len());
-            node = node.text(&rest.as_bytes()[..special]);
+            node = node.text(proto_http::path::canonical_part(&rest[..special]).as_bytes());
             rest = &rest[special..];
             if rest.is_empty() {
                 node.ends.push(Leaf { route, names });

@@ -12,6 +12,7 @@ use crate::variables::{Context as VariableContext, VariableText};
 use base_model::ip_filter::CidrSet;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Pipeline};
+use proto_http::path::PathError;
 use proto_http::{Method, Response};
 use std::future::poll_fn;
 use std::pin::pin;
@@ -74,8 +75,11 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
             None
         }
         Ok((route, matched)) => {
-            prepare(local, exchange, route, matched, live.x_forwarded_for);
-            if limit.is_some_and(|most| exchange.request_body_length().is_some_and(|length| length > most)) {
+            let prepared = prepare(local, exchange, route, matched, live.x_forwarded_for);
+            if prepared.is_err() {
+                local.limit("rewritten_path");
+                exchange.respond(Response::with_status(400), Body::Empty);
+            } else if limit.is_some_and(|most| exchange.request_body_length().is_some_and(|length| length > most)) {
                 local.limit("request_body_bytes");
                 exchange.respond(Response::with_status(413), Body::Empty);
             } else if let Some(pipeline) = live.pipeline(route) {
@@ -140,8 +144,14 @@ fn believe_proxies(local: &Local, exchange: &mut Exchange, trusted: &CidrSet) {
     exchange.client.scheme = scheme.unwrap_or(exchange.client.scheme);
 }
 
-/// What a route asks to be done before its pipeline.
-fn prepare(local: &Local, exchange: &mut Exchange, route: &Route, matched: &Matched, forwarded_for: bool) {
+/// What a route asks to be done before its pipeline. An error: its rewrite gave what may not be a path.
+fn prepare(
+    local: &Local,
+    exchange: &mut Exchange,
+    route: &Route,
+    matched: &Matched,
+    forwarded_for: bool,
+) -> Result<(), PathError> {
     if !route.set_headers.is_empty() {
         let context = VariableContext {
             request: exchange.request(),
@@ -172,7 +182,7 @@ fn prepare(local: &Local, exchange: &mut Exchange, route: &Route, matched: &Matc
         }
     }
     exchange.matched_prefix = route.prefix().cloned();
-    route.rewrite(exchange.request_mut(), matched);
+    route.rewrite(exchange.request_mut(), matched)?;
     // Who writes the whole list into the field has the peer in it already.
     let is_list =
         |(name, text): &(String, VariableText)| name.eq_ignore_ascii_case("X-Forwarded-For") && text.adds_peer();
@@ -180,6 +190,7 @@ fn prepare(local: &Local, exchange: &mut Exchange, route: &Route, matched: &Matc
         let list = forwarded::with_peer(&exchange.request().headers, exchange.client.peer.ip(), ",");
         exchange.request_mut().headers.set("X-Forwarded-For", list);
     }
+    Ok(())
 }
 
 /// The request came over a connection it must not come over.

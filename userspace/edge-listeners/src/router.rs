@@ -9,6 +9,7 @@ use crate::traffic::PipelineSlot;
 use crate::variables::VariableText;
 use base_model::{HttpServerSpec, IpFilter, PathSpec, RouterKind, RuleSpec};
 use proto_http::Request;
+use proto_http::path::PathError;
 use regex::Regex;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -290,21 +291,21 @@ impl Route {
         self.prefix.as_ref()
     }
 
-    /// Rewrites the path by `rewriteTarget`, according to what matched.
-    pub fn rewrite(&self, request: &mut Request, matched: &Matched) {
-        let Some(target) = &self.rewrite else { return };
+    /// Rewrites the path by `rewriteTarget`, according to what matched. What may not be a path is refused, and the path stays.
+    pub fn rewrite(&self, request: &mut Request, matched: &Matched) -> Result<(), PathError> {
+        let Some(target) = &self.rewrite else { return Ok(()) };
         let path = request.path.as_str();
         let rewritten = match matched {
-            Matched::Any => return,
+            Matched::Any => return Ok(()),
             Matched::Exact => target.clone(),
             Matched::Captured(captures) => radix::expand(target, captures),
             Matched::Prefix => format!("{target}{}", &path[self.prefix.as_ref().map_or(0, |p| p.len())..]),
             Matched::Pattern => match &self.pattern {
                 Some(pattern) => pattern.replace_all(path, target.as_str()).into_owned(),
-                None => return,
+                None => return Ok(()),
             },
         };
-        request.path.set(&rewritten);
+        request.path.rewrite(&rewritten)
     }
 }
 
@@ -410,7 +411,7 @@ mod tests {
                 Err(status) => status.to_string(),
                 Ok((route, matched)) => {
                     let name = route.pipeline.name().to_string();
-                    route.rewrite(&mut request, &matched);
+                    route.rewrite(&mut request, &matched).unwrap();
                     let after = request.target();
                     if after == before { name } else { format!("{name} {after}") }
                 }
@@ -543,6 +544,26 @@ rules:
             "ipFilter: {blockIPs: [10.0.0.0/8]}\nrules: [{paths: [{backend: b}]}]",
             &[("GET a/ 10.0.0.1", "403"), ("GET a/ ::ffff:10.0.0.1", "403"), ("GET a/ 11.0.0.1", "b")],
         );
+    }
+
+    #[test]
+    fn a_rewrite_makes_no_segment_of_dots() {
+        let router = router(
+            "rules: [{paths: [
+                {pathPrefix: /static, rewriteTarget: /files/, backend: p},
+                {pathRegexp: '^/x(.*)y$', rewriteTarget: '/$1/z', backend: r}]}]",
+        );
+        for target in ["/static../secret", "/static./secret", "/static..", "/x..y", "/static..;a/b", "/static..%2Fb"] {
+            let (mut request, client) = request(&format!("GET h.test{target}"));
+            let before = request.target();
+            let (route, matched) = router.route(&request, Some(client)).unwrap();
+            assert!(route.rewrite(&mut request, &matched).is_err(), "{target}");
+            assert_eq!(request.target(), before, "{target}");
+        }
+        let (mut request, client) = request("GET h.test/static...a/..b");
+        let (route, matched) = router.route(&request, Some(client)).unwrap();
+        assert_eq!(route.rewrite(&mut request, &matched), Ok(()));
+        assert_eq!(request.target(), "/files/...a/..b");
     }
 
     #[test]
