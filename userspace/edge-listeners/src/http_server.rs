@@ -273,9 +273,17 @@ impl HttpServer {
         let key = KEYS.fetch_add(1, Ordering::Relaxed);
         let spread = Spread::new(workers);
         let fds = sockets.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
+        // Each worker knows of the server before the first of them accepts: it may be given what another has accepted.
+        for worker in workers {
+            let server = self.clone();
+            worker.spawn(move || {
+                Local::join(server, key);
+                std::future::ready(())
+            });
+        }
         for (worker, socket) in workers.iter().zip(sockets.drain(..)) {
-            let (server, spread) = (self.clone(), spread.clone());
-            worker.spawn(move || accept(server, key, socket, spread));
+            let spread = spread.clone();
+            worker.spawn(move || accept(key, socket, spread));
         }
         Ok(Listening { key, at, sockets: fds })
     }
@@ -412,19 +420,8 @@ pub fn refresh() {
     locals.iter().for_each(|local| local.refresh());
 }
 
-async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener, spread: Arc<Spread>) {
-    let local = Rc::new(Local {
-        live: RefCell::new(arc_swap::Cache::new(ServerHandle(server.clone()))),
-        held: RefCell::new(Held::new(server.live.load_full())),
-        recorder: RefCell::new(server.stats.recorder(base_runtime::worker_index())),
-        log: RefCell::new(server.shared.access_log().map(|log| log.writer(base_runtime::worker_index()))),
-        connections: RefCell::default(),
-        stopping: Cell::new(false),
-        made_room: Cell::new(base_runtime::now()),
-        accepting: RefCell::new(None),
-        server,
-    });
-    LOCALS.with_borrow_mut(|locals| locals.push((key, local.clone())));
+async fn accept(key: u64, listener: TcpListener, spread: Arc<Spread>) {
+    let Some(local) = Local::by_key(key) else { return };
     while !local.is_stopping() {
         let mut accepted = pin!(listener.accept());
         let next = poll_fn(|cx| {
@@ -457,8 +454,7 @@ async fn accept(server: Arc<HttpServer>, key: u64, listener: TcpListener, spread
 
 /// What becomes of a connection that was accepted and counted, on the worker it has come to.
 fn take_in(server: Arc<HttpServer>, key: u64, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Visit {
-    let local = LOCALS.with_borrow(|locals| locals.iter().find(|(k, _)| *k == key).map(|(_, local)| local.clone()));
-    let Some(local) = local.filter(|local| !local.is_stopping()) else {
+    let Some(local) = Local::by_key(key).filter(|local| !local.is_stopping()) else {
         server.uncount();
         return Visit::Waiting(None);
     };
@@ -489,6 +485,26 @@ async fn handshake(local: Rc<Local>, tls: Tls, stream: TcpStream, peer: SocketAd
 }
 
 impl Local {
+    /// Makes this worker's share of a server.
+    fn join(server: Arc<HttpServer>, key: u64) {
+        let local = Rc::new(Local {
+            live: RefCell::new(arc_swap::Cache::new(ServerHandle(server.clone()))),
+            held: RefCell::new(Held::new(server.live.load_full())),
+            recorder: RefCell::new(server.stats.recorder(base_runtime::worker_index())),
+            log: RefCell::new(server.shared.access_log().map(|log| log.writer(base_runtime::worker_index()))),
+            connections: RefCell::default(),
+            stopping: Cell::new(false),
+            made_room: Cell::new(base_runtime::now()),
+            accepting: RefCell::new(None),
+            server,
+        });
+        LOCALS.with_borrow_mut(|locals| locals.push((key, local)));
+    }
+
+    fn by_key(key: u64) -> Option<Rc<Local>> {
+        LOCALS.with_borrow(|locals| locals.iter().find(|(k, _)| *k == key).map(|(_, local)| local.clone()))
+    }
+
     /// The share of a server that runs on this worker.
     #[cfg(test)]
     pub fn of(server: &str) -> Option<Rc<Local>> {

@@ -18,6 +18,7 @@ on_both_drivers![
     who_was_fast_may_pause,
     a_connection_may_idle_for_ever,
     a_request_that_panics_leaves_its_place,
+    a_worker_that_is_late_serves_what_it_is_given,
     a_pipelining_client_has_a_share_of_each_turn,
     a_neighbour_waits_no_more_turns_beside_pipelining_clients,
 ];
@@ -220,4 +221,26 @@ fn a_neighbour_waits_no_more_turns_beside_pipelining_clients(io: IoMode) {
     let (beside, per_poll) = served_in_a_turn(PIPELINED);
     assert!(beside <= 3 * alone + 3, "{beside} turns beside pipelining clients, {alone} beside others");
     assert!(per_poll <= f64::from(base_runtime::SHARE), "{per_poll} requests in a poll");
+}
+
+/// What another worker accepts for it may come before it has had time to accept anything itself.
+fn a_worker_that_is_late_serves_what_it_is_given(io: IoMode) {
+    let house = House::with_workers(2, io, "", MOCK, Timeouts::default(), edge_filters::kind);
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    house.runtime.workers()[1].spawn(move || {
+        let _ = held.recv();
+        std::future::ready(())
+    });
+    // A server of its own, whose sockets the second worker has not seen yet.
+    let port = support::free_port();
+    let text = format!("address: 127.0.0.1\nport: {port}\nrules: [{{paths: [{{pathPrefix: /, backend: app}}]}}]");
+    house.traffic.apply_server("second", &spec!(&text)).expect("a good server");
+    let mut clients: Vec<Wire> =
+        (0..40).map(|_| Wire::new(std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listens"))).collect();
+    eventually("the first worker has given some away", || house.runtime.workers()[0].stats().handed_over > 0);
+    release.send(()).expect("the second worker waits");
+    for client in &mut clients {
+        client.send(GET.as_bytes());
+        assert_eq!(client.answer().status(), 200);
+    }
 }

@@ -55,18 +55,30 @@ impl House {
 
     /// With filters of the test's own.
     pub fn with_kinds(io: IoMode, server: &str, pipeline: &str, timeouts: Timeouts, kinds: Kinds) -> House {
+        House::with_workers(1, io, server, pipeline, timeouts, kinds)
+    }
+
+    pub fn with_workers(
+        workers: usize,
+        io: IoMode,
+        server: &str,
+        pipeline: &str,
+        timeouts: Timeouts,
+        kinds: Kinds,
+    ) -> House {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let mut cpus = base_runtime::allowed_cpus();
         let turn = STARTED.fetch_add(1, Ordering::Relaxed) % cpus.len();
         cpus.rotate_left(turn);
-        let config = Config { io, cpus: Some(cpus), workers: Some(1), name: "test".to_owned(), ..Config::default() };
+        let config =
+            Config { io, cpus: Some(cpus), workers: Some(workers), name: "test".to_owned(), ..Config::default() };
         let runtime = Runtime::start(config).expect("the driver works here");
         let identity = Identity {
             cluster_name: "test".to_owned(),
             cluster_role: "primary".to_owned(),
             instance_name: "test".to_owned(),
         };
-        let telemetry = Telemetry::new(identity, 1);
+        let telemetry = Telemetry::new(identity, workers);
         let workers = runtime.workers().to_vec();
         let traffic = Traffic::with_kinds(workers, "test", telemetry.clone(), None, timeouts, kinds);
         let house = House { traffic: Arc::new(traffic), telemetry, port: free_port(), runtime };
