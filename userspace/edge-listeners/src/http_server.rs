@@ -434,15 +434,12 @@ async fn accept(key: u64, listener: TcpListener, spread: Arc<Spread>) {
         match next.await {
             None => break,
             Some(Ok((stream, peer))) => {
-                if !local.find_room().await {
-                    break;
-                }
+                let Some(place) = local.find_room().await else { break };
                 if base_runtime::memory::is_over() {
                     // It is let in to be told so, in the place of one that has nothing to say.
                     local.make_room();
                 }
-                let server = local.server.clone();
-                spread.serve(stream, move |stream, seat| take_in(server, key, stream, peer, seat));
+                spread.serve(stream, move |stream, seat| take_in(place, key, stream, peer, seat));
             }
             Some(Err(error)) => {
                 tracing::warn!(server = %local.server.name, %error, "accept failed");
@@ -452,21 +449,47 @@ async fn accept(key: u64, listener: TcpListener, spread: Arc<Spread>) {
     }
 }
 
+/// A place among the connections a server may have, taken until it is dropped: with the connection, with a hand-over that never
+/// arrives, or in a panic.
+struct Place(Option<Arc<HttpServer>>);
+
+impl Place {
+    /// From here on it is the connection's, which gives it up when it [leaves](Local::leave).
+    fn pass_to(mut self, presence: Presence) -> Presence {
+        self.0 = None;
+        presence
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(server) = &self.0 {
+            server.uncount();
+        }
+    }
+}
+
 /// What becomes of a connection that was accepted and counted, on the worker it has come to.
-fn take_in(server: Arc<HttpServer>, key: u64, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Visit {
+fn take_in(place: Place, key: u64, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Visit {
     let Some(local) = Local::by_key(key).filter(|local| !local.is_stopping()) else {
-        server.uncount();
         return Visit::Waiting(None);
     };
     let tls = local.live.borrow_mut().load().tls.clone();
     match tls {
-        None => Visit::Waiting(Some(Connection::book(local, stream.into(), peer, seat))),
-        Some(tls) => Visit::Busy(Box::pin(handshake(local, tls, stream, peer, seat))),
+        None => Visit::Waiting(Some(place.pass_to(Connection::book(local, stream.into(), peer, seat)))),
+        Some(tls) => Visit::Busy(Box::pin(handshake(place, local, tls, stream, peer, seat))),
     }
 }
 
 /// `None` when there is no connection to serve.
-async fn handshake(local: Rc<Local>, tls: Tls, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Option<Presence> {
+async fn handshake(
+    place: Place,
+    local: Rc<Local>,
+    tls: Tls,
+    stream: TcpStream,
+    peer: SocketAddr,
+    seat: Seat,
+) -> Option<Presence> {
     let booking = Booking::new(Kind::Tls, tls::HANDSHAKE_BYTES);
     let stream = match tls.server.accept(stream, local.timeouts().handshake).await {
         Ok(stream) if !local.is_stopping() => stream,
@@ -475,13 +498,12 @@ async fn handshake(local: Rc<Local>, tls: Tls, stream: TcpStream, peer: SocketAd
                 tracing::debug!(server = %local.server.name, %peer, "{error}");
                 local.limit(error.name());
             }
-            local.server.uncount();
             return None;
         }
     };
     // What an established session holds it has booked itself.
     drop(booking);
-    Some(Connection::book(local, stream, peer, seat))
+    Some(place.pass_to(Connection::book(local, stream, peer, seat)))
 }
 
 impl Local {
@@ -571,8 +593,8 @@ impl Local {
     }
 
     /// Waits until there are fewer connections than `maxConnections` and counts one more, for [`book`](Local::book).
-    /// Meanwhile others wait in the kernel's queue. False when the server stopped first.
-    async fn find_room(&self) -> bool {
+    /// Meanwhile others wait in the kernel's queue. `None` when the server stopped first.
+    async fn find_room(&self) -> Option<Place> {
         let connections = &self.server.connections;
         let take = |most: usize| {
             let more = |n: usize| (n < most).then_some(n + 1);
@@ -581,14 +603,14 @@ impl Local {
         let mut waited = false;
         while !take(self.live().max_connections) {
             if self.is_stopping() {
-                return false;
+                return None;
             }
             if !std::mem::replace(&mut waited, true) {
                 self.limit("max_connections");
             }
             base_runtime::time::sleep(FULL_PAUSE).await;
         }
-        true
+        Some(Place(Some(self.server.clone())))
     }
 
     /// Books a connection that was counted, until it [leaves](Local::leave).

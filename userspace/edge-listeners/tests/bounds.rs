@@ -19,6 +19,7 @@ on_both_drivers![
     a_connection_may_idle_for_ever,
     a_request_that_panics_leaves_its_place,
     a_worker_that_is_late_serves_what_it_is_given,
+    a_hand_over_that_is_dropped_leaves_its_place,
     a_pipelining_client_has_a_share_of_each_turn,
     a_neighbour_waits_no_more_turns_beside_pipelining_clients,
 ];
@@ -243,4 +244,28 @@ fn a_worker_that_is_late_serves_what_it_is_given(io: IoMode) {
         client.send(GET.as_bytes());
         assert_eq!(client.answer().status(), 200);
     }
+}
+
+/// The second worker stops before it has looked at what the first has given it.
+fn a_hand_over_that_is_dropped_leaves_its_place(io: IoMode) {
+    let House { traffic, port, runtime, .. } =
+        House::with_workers(2, io, "", MOCK, Timeouts::default(), edge_filters::kind);
+    let (_, server) = traffic.servers().remove(0);
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    runtime.workers()[1].spawn(move || {
+        let _ = held.recv();
+        std::future::ready(())
+    });
+    let _clients: Vec<_> =
+        (0..40).map(|_| std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listens")).collect();
+    eventually("the first worker has given some away", || runtime.workers()[0].stats().handed_over > 0);
+    assert!(server.connections() > 0);
+    let releasing = std::thread::spawn(move || {
+        // The worker is told to stop meanwhile; were it not, it would serve what it got, and count as well.
+        std::thread::sleep(Duration::from_millis(300));
+        drop(release);
+    });
+    runtime.shutdown();
+    releasing.join().expect("no panic");
+    assert_eq!(server.connections(), 0);
 }
