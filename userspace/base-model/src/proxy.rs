@@ -40,7 +40,8 @@ pub struct ProxySpec {
     pub max_idle_conns_per_host: u32,
     /// Redirects of a server that are followed. 0, the default, hands them to the client.
     pub max_redirection: u32,
-    /// Largest response body, in bytes; beyond it the client gets 500. 0, the default: 4 MiB; negative: relayed at any size.
+    /// Largest response body, in bytes. One announced longer is answered with 500; one of unknown length breaks off where it gets
+    /// longer, unless it is an event stream. Counted as `response_body_bytes`. 0, the default: 4 MiB; negative: relayed at any size.
     pub server_max_body_size: i64,
 }
 

@@ -21,7 +21,6 @@ use base_model::problem::at;
 use base_model::{Findings, HttpCode};
 use bytes::Bytes;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Step};
-use proto_http::Known;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -91,9 +90,7 @@ impl Filter for Fallback {
         let response = space.response.get_or_insert_default();
         response.status = self.code;
         // They spoke of the body that goes.
-        response.headers.remove_known(Known::ContentEncoding);
-        response.headers.remove_known(Known::ContentLength);
-        response.headers.remove("Content-Range");
+        crate::coding::replaced(&mut response.headers);
         for (name, value) in &self.headers {
             response.headers.set(&**name, &**value);
         }

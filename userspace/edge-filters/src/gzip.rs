@@ -1,9 +1,20 @@
-//! gzip of bodies in memory, bounded in size and polite to the other tasks of a worker.
+//! gzip of bodies on their way: bounded in size, in the books, and polite to the other tasks of a worker.
+//!
+//! What is short is packed or unpacked in one go and keeps a length that can be announced. A longer body is packed as it passes, and
+//! unpacked twice: once to see that it is whole and within its bound, once more as it goes out. So a body that unpacks to a thousand
+//! times its size never takes more memory than its packed form and one buffer.
 
+use base_runtime::Buf;
+use base_runtime::memory::{Booking, Kind};
+use bytes::{Buf as _, Bytes};
+use edge_pipeline::body::SPARED_MOST;
+use edge_pipeline::{Body, BodyError, BodyStream, Piece, Sight};
 use flate2::Compression;
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
+use proto_http::Headers;
 use std::io::{Read, Write};
+use std::task::{Context, Poll};
 
 /// Why a body did not come out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,47 +34,208 @@ impl std::fmt::Display for GzipError {
     }
 }
 
-/// Unpacks `packed` to at most `most` bytes.
-pub(crate) async fn decompress(packed: &[u8], most: usize) -> Result<Vec<u8>, GzipError> {
-    let mut decoder = MultiGzDecoder::new(packed);
-    let mut out = Vec::new();
-    let mut turn = vec![0; TURN.min(most + 1)];
+/// The body that `packed` unpacks to, of at most `most` bytes.
+pub(crate) async fn unpack(packed: Bytes, most: u64) -> Result<Body, GzipError> {
+    let mut decoder = Decoder::new(packed.clone());
+    let mut plain = Vec::new();
+    let mut length = 0;
     let mut since_yield = 0;
+    let mut turn = Buf::alloc();
     loop {
-        let read = decoder.read(&mut turn).map_err(|_| GzipError::Corrupt)?;
+        turn.clear();
+        let read = decoder.read_into(&mut turn).map_err(|_| GzipError::Corrupt)?;
         if read == 0 {
-            return Ok(out);
+            break;
         }
-        if out.len() + read > most {
+        length += read as u64;
+        if length > most {
             return Err(GzipError::TooLarge);
         }
-        out.extend_from_slice(&turn[..read]);
+        if length <= SPARED_MOST as u64 {
+            plain.extend_from_slice(&turn);
+        } else {
+            plain = Vec::new();
+        }
         since_yield += read;
         if since_yield >= YIELD_AFTER {
             since_yield = 0;
             base_runtime::yield_now().await;
         }
     }
-}
-
-pub(crate) async fn compress(plain: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 3 + 64), Compression::new(LEVEL));
-    for (index, piece) in plain.chunks(YIELD_AFTER_PACKING).enumerate() {
-        if index > 0 {
-            base_runtime::yield_now().await;
-        }
-        // Writing to a Vec cannot fail, here and at the end.
-        let _ = encoder.write_all(piece);
+    if length <= SPARED_MOST as u64 {
+        return Ok(Body::full(plain));
     }
-    encoder.finish().unwrap_or_default()
+    Ok(Body::Stream(Box::new(Unpacking {
+        decoder: Decoder::new(packed.clone()),
+        packed,
+        length,
+        left: length,
+        turn: 0,
+    })))
 }
 
-/// Largest body a decompression may give, in bytes: four times the limit of a collected body.
-pub(crate) const UNPACKED_MAX: usize = 4 * edge_pipeline::exchange::DEFAULT_BODY_LIMIT as usize;
+/// Packs a body as it passes, or at once when it is in memory and short.
+pub(crate) fn pack(body: Body) -> Body {
+    match body.in_memory() {
+        Some(plain) if plain.len() <= SPARED_MOST && !body.has_trailers() => {
+            let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 3 + 64), Compression::new(LEVEL));
+            // Writing to a Vec cannot fail, here and at the end.
+            let _ = encoder.write_all(plain);
+            Body::full(encoder.finish().unwrap_or_default())
+        }
+        _ => Body::Stream(Box::new(Packing {
+            body,
+            encoder: Some(GzEncoder::new(Vec::new(), Compression::new(LEVEL))),
+            unsaid: false,
+            turn: 0,
+            _booking: Booking::new(Kind::Bodies, ENCODER_BYTES),
+        })),
+    }
+}
+
+struct Packing {
+    body: Body,
+    /// `None` once the end was given out.
+    encoder: Option<GzEncoder<Vec<u8>>>,
+    /// Bytes went in that have not come out: they are brought out when the source pauses.
+    unsaid: bool,
+    /// Bytes that went in since others had a turn.
+    turn: usize,
+    _booking: Booking,
+}
+
+impl Packing {
+    /// What the encoder has made so far, unless that is less than `least` bytes.
+    fn made(&mut self, least: usize) -> Option<Piece> {
+        let made = self.encoder.as_mut()?.get_mut();
+        (made.len() >= least).then(|| Piece::Bytes(std::mem::take(made).into()))
+    }
+}
+
+impl BodyStream for Packing {
+    fn poll_piece(&mut self, cx: &mut Context<'_>, _: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
+        loop {
+            let Some(encoder) = &mut self.encoder else { return Poll::Ready(Ok(None)) };
+            if self.turn >= YIELD_AFTER_PACKING {
+                self.turn = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match self.body.poll_piece(cx, Sight::Seen) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(Some(piece))) => {
+                    let _ = encoder.write_all(piece.seen());
+                    self.turn += piece.len();
+                    self.unsaid = true;
+                    if let Some(made) = self.made(PIECE_LEAST) {
+                        return Poll::Ready(Ok(Some(made)));
+                    }
+                }
+                Poll::Ready(Ok(None)) => {
+                    let rest = self.encoder.take().and_then(|encoder| encoder.finish().ok()).unwrap_or_default();
+                    return Poll::Ready(Ok((!rest.is_empty()).then(|| Piece::Bytes(rest.into()))));
+                }
+                Poll::Pending => {
+                    if std::mem::take(&mut self.unsaid)
+                        && encoder.flush().is_ok()
+                        && let Some(made) = self.made(1)
+                    {
+                        return Poll::Ready(Ok(Some(made)));
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        None
+    }
+
+    fn trailers(&mut self) -> Option<Headers> {
+        self.body.trailers()
+    }
+}
+
+/// A body that was seen to unpack to `length` bytes.
+struct Unpacking {
+    packed: Bytes,
+    decoder: Decoder,
+    length: u64,
+    left: u64,
+    /// Bytes that came out since others had a turn.
+    turn: usize,
+}
+
+impl BodyStream for Unpacking {
+    fn poll_piece(&mut self, cx: &mut Context<'_>, _: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
+        if self.left == 0 {
+            return Poll::Ready(Ok(None));
+        }
+        if self.turn >= YIELD_AFTER {
+            self.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let mut buffer = Buf::alloc();
+        match self.decoder.read_into(&mut buffer) {
+            Ok(read) if read > 0 && read as u64 <= self.left => {
+                self.left -= read as u64;
+                self.turn += read;
+                Poll::Ready(Ok(Some(Piece::Buf(buffer))))
+            }
+            _ => Poll::Ready(Err(BodyError::Malformed { status: 400 })),
+        }
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        Some(self.left)
+    }
+
+    fn again(&self) -> Option<Box<dyn BodyStream>> {
+        let (packed, length) = (self.packed.clone(), self.length);
+        Some(Box::new(Unpacking { decoder: Decoder::new(packed.clone()), packed, length, left: length, turn: 0 }))
+    }
+}
+
+/// A decoder in the books.
+struct Decoder {
+    decoder: MultiGzDecoder<bytes::buf::Reader<Bytes>>,
+    _booking: Booking,
+}
+
+impl Decoder {
+    fn new(packed: Bytes) -> Decoder {
+        Decoder { decoder: MultiGzDecoder::new(packed.reader()), _booking: Booking::new(Kind::Bodies, DECODER_BYTES) }
+    }
+
+    /// Fills the free end of a buffer, with room left for the frame of a chunk. Says how many bytes came; none at the end.
+    fn read_into(&mut self, buffer: &mut Buf) -> std::io::Result<usize> {
+        let room = &mut buffer.spare_mut()[..Piece::MOST];
+        let mut read = 0;
+        while read < room.len() {
+            match self.decoder.read(&mut room[read..])? {
+                0 => break,
+                more => read += more,
+            }
+        }
+        buffer.commit(read);
+        Ok(read)
+    }
+}
+
+/// Largest body an unpacking may give, in bytes: four times the limit of a collected body. Beyond it the filter's result is
+/// `decompressFailed`, counted as `unpacked_body_bytes`.
+pub(crate) const UNPACKED_MAX: u64 = 4 * edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 /// Level 5 is where more time stops buying much size.
 const LEVEL: u32 = 5;
-const TURN: usize = 64 * 1024;
 /// A quarter of a megabyte takes about a millisecond to unpack.
-const YIELD_AFTER: usize = 256 * 1024;
+const YIELD_AFTER: usize = 128 * 1024;
 /// Packing takes ten times as long.
 const YIELD_AFTER_PACKING: usize = 32 * 1024;
+/// Packed bytes that are worth a piece of their own while more is coming.
+const PIECE_LEAST: usize = 8 * 1024;
+/// What a deflate state takes, in bytes: window, hash chains and the tables of two blocks.
+const ENCODER_BYTES: usize = 320 * 1024;
+/// What an inflate state takes, in bytes: mostly its window.
+const DECODER_BYTES: usize = 48 * 1024;

@@ -21,7 +21,6 @@ use base_model::problem::{at, nth};
 use base_model::{Findings, Problem};
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step};
-use proto_http::Known;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -100,7 +99,7 @@ impl HeaderToJson {
         match merged(bytes, &values) {
             Some(json) => {
                 space.request_body = Body::full(json);
-                space.request.headers.remove_known(Known::ContentLength);
+                crate::coding::replaced(&mut space.request.headers);
                 SUCCESS
             }
             None => JSON_ENCODE_DECODE_ERR,

@@ -29,6 +29,7 @@ mod builder;
 #[cfg(test)]
 mod builder_attacks;
 mod built;
+mod coding;
 mod gzip;
 mod module_doc;
 mod redirect;

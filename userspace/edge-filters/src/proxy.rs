@@ -12,8 +12,8 @@
 //!   loadBalance: {policy: roundRobin}
 //! ```
 //!
-//! Outcomes: `internalError` (no server, or no memory to gather the answer in: 503; answer too large: 500), `clientError` (the
-//! client's body failed: 400, 413), `serverError` (the server could not be reached or broke off: 503), `timeout` (408),
+//! Outcomes: `internalError` (no server: 503; an answer announced longer than `serverMaxBodySize`: 500), `clientError` (the
+//! client's body failed: 400, 413, or what a filter that refuses it says), `serverError` (the server could not be reached or broke off: 503), `timeout` (408),
 //! `failureCode` (the server's own answer stands), `shortCircuited` (503).
 //!
 //! Servers are `http://`, `https://` or `unix://` URLs. The certificate of an `https://` server must be for the URL's host and signed
@@ -25,12 +25,15 @@
 //! A `retryPolicy` repeats what failed: idempotent methods always, others only when nothing was sent, and never a body that
 //! streams. Policies are those of the pipeline's `resilience`.
 //!
-//! Fits HTTPServer. Costs no copy of a body: pieces go out in the buffers they came in. A request or response body is
-//! collected in memory only where a limit must hold for an unknown length, or another filter looks at it.
+//! Fits HTTPServer. Costs no copy of a body: pieces go out in the buffers they came in. A body is gathered in memory only where
+//! another filter looks at the whole of it. An answer of unknown length is sent as it comes and counted: beyond
+//! `serverMaxBodySize` (4 MiB when not set; event streams have no limit) it breaks off, so that the client sees it, counted as
+//! `response_body_bytes`.
 
 use base_model::{CircuitBreakerSpec, MtlsSpec, PoolSpec, Problem, ProxySpec, RetrySpec, ServerUrl, Warning, decode};
 use base_telemetry::Limit;
 use base_telemetry::proxy::{self as stats, PoolNames, PoolRecorder, PoolStats, ServerRecorder, UpstreamError};
+use bounded::Bounded;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};
 use edge_upstream::balance::Policy;
@@ -47,6 +50,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use timed::Timed;
 
+mod bounded;
 mod timed;
 
 pub const INTERNAL_ERROR: Outcome = "internalError";
@@ -121,15 +125,15 @@ struct Pool {
     set_upstream_host: bool,
     timeout: Option<Duration>,
     connect_timeout: Duration,
-    /// Largest body taken, in bytes; `None` streams whatever comes.
+    /// Largest body taken, in bytes; `None` takes whatever comes.
     max_body: Option<u64>,
     /// Statuses that count as failure; empty = all of 500–599.
     failure_codes: Vec<u16>,
     retry: Option<RetrySpec>,
     /// Outside of retries: all tries of a request are one call.
     breaker: Option<Arc<CircuitBreaker>>,
-    /// Answers that could not be gathered.
-    no_memory: Limit,
+    /// Answers beyond `max_body`.
+    too_large: Limit,
     mended: Limit,
     stats: Arc<PoolStats>,
     /// By worker, then by server in the order of the balancer.
@@ -349,25 +353,15 @@ impl Proxy {
             if let Some(most) = pool.timeout.filter(|_| !events) {
                 body = Timed::limit(body, began + most, recorder);
             }
-            let fits = match body.length() {
-                Some(length) if length > limit => Err(BodyError::TooLarge),
-                Some(_) => Ok(()),
-                // Nobody waits for the end of an event stream.
-                None if events => Ok(()),
-                None => body.collect(limit).await.map(drop),
-            };
-            if let Err(error) = fits {
-                exchange.tags.note(|| format!("{}: {error}", pool.name));
-                return match error {
-                    BodyError::TimedOut => refuse(exchange, 408, TIMEOUT),
-                    BodyError::TooLarge => refuse(exchange, 500, INTERNAL_ERROR),
-                    BodyError::NoMemory => {
-                        pool.no_memory.hit(base_runtime::worker_index());
-                        exchange.refuse(503).headers.set("Retry-After", "1");
-                        INTERNAL_ERROR
-                    }
-                    _ => refuse(exchange, 503, SERVER_ERROR),
-                };
+            match body.length() {
+                Some(length) if length > limit => {
+                    pool.too_large.hit(base_runtime::worker_index());
+                    exchange.tags.note(|| format!("{}: {}", pool.name, BodyError::TooLarge));
+                    return refuse(exchange, BodyError::TooLarge.response_status(), INTERNAL_ERROR);
+                }
+                // An event stream ends when its client has had enough.
+                None if !events => body = Bounded::limit(body, limit, &pool.too_large),
+                _ => {}
             }
         }
         exchange.upgraded = upgraded;
@@ -454,7 +448,7 @@ impl Pool {
             failure_codes: spec.failure_codes.iter().map(|c| c.code()).collect(),
             retry,
             breaker,
-            no_memory: parts.telemetry.limits().register("memory"),
+            too_large: parts.telemetry.limits().register("response_body_bytes"),
             mended: parts.telemetry.limits().register("mended"),
             stats,
             recorders,

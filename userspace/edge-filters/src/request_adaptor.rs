@@ -22,23 +22,24 @@
 //! `POST /k` → `PUT /v1/k` with the changed fields. A key of the template's output wins over the same key of the
 //! document. The order is method, path, header, body, host, compress, decompress, sign.
 //!
-//! Outcomes: `decompressFailed` (not gzip, or more than 16 MiB unpacked), `compressFailed` (the body did not arrive),
+//! Outcomes: `decompressFailed` (not gzip, or more than 16 MiB unpacked, counted as `unpacked_body_bytes`), `compressFailed` (a
+//! short body did not arrive; a long one is packed as it passes),
 //! `buildErr` (the template failed or says what cannot be sent), `signFailed`. Fits HTTPServer. Costs nothing for the
 //! body unless it is compressed, or the template looks into it.
 
 use crate::adapt::HeaderAdapt;
 use crate::builder::{self, BUILD_ERR, TemplateText};
 use crate::built::{self, Built, BuiltError, quoted};
-use crate::gzip;
+use crate::coding::{self, CodingError};
+use crate::gzip::GzipError;
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec, unexpected};
 use base_model::problem::at;
 use base_model::{Findings, HeaderAdaptSpec, Problem, regexp};
-use base_telemetry::limits::Limit;
+use base_telemetry::Limit;
 use bytes::Bytes;
-use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Space, Step, Template};
-use proto_http::{Known, Method};
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Template};
+use proto_http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -188,6 +189,8 @@ pub struct RequestAdaptor {
     decompress: bool,
     template: Option<Template>,
     refused: Limit,
+    /// Bodies that unpack to too much.
+    too_large: Limit,
 }
 
 enum PathAdapt {
@@ -203,11 +206,11 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("request_adaptor.rs"),
     schema: spec::schema::<RequestAdaptorSpec>,
     check: spec::check::<RequestAdaptorSpec>,
-    build: |fields, parts| spec::build(fields, |spec| RequestAdaptor::new(spec, builder::refusals(parts))),
+    build: |fields, parts| spec::build(fields, |spec| RequestAdaptor::new(spec, parts)),
 };
 
 impl RequestAdaptor {
-    fn new(spec: RequestAdaptorSpec, refused: Limit) -> Result<RequestAdaptor, BuildError> {
+    fn new(spec: RequestAdaptorSpec, parts: &Parts<'_>) -> Result<RequestAdaptor, BuildError> {
         let template = if spec.template.is_empty() { None } else { Some(spec.template_text().parse()?) };
         Ok(RequestAdaptor {
             method: Method::parse(spec.method.as_bytes()),
@@ -218,7 +221,8 @@ impl RequestAdaptor {
             compress: !spec.compress.is_empty(),
             decompress: !spec.decompress.is_empty(),
             template,
-            refused,
+            refused: builder::refusals(parts),
+            too_large: unpacked_limit(parts),
         })
     }
 
@@ -246,7 +250,7 @@ impl RequestAdaptor {
         }
         if let Some(body) = changes.body.as_ref().or(self.body.as_ref()) {
             space.request_body = Body::full(body.clone());
-            request.headers.remove_known(Known::ContentEncoding);
+            coding::replaced(&mut request.headers);
         }
         if let Some(host) = changes.host.as_ref().or(self.host.as_ref()) {
             request.authority.clear();
@@ -269,11 +273,14 @@ impl RequestAdaptor {
             return builder::failed(exchange, KIND.kind, &error, &self.refused);
         }
         let space = exchange.space();
-        if self.compress {
-            return compress(space).await;
+        let (headers, body) = (&mut space.request.headers, &mut space.request_body);
+        if self.compress && coding::pack_request(headers, body).await.is_err() {
+            return COMPRESS_FAILED;
         }
-        if self.decompress {
-            return decompress(space).await;
+        if self.decompress
+            && let Err(error) = coding::unpack_request(headers, body).await
+        {
+            return decompress_failed(exchange, KIND.kind, error, &self.too_large);
         }
         SUCCESS
     }
@@ -395,53 +402,18 @@ impl PathAdapt {
     }
 }
 
-async fn compress(space: &mut Space) -> Outcome {
-    match compress_body(&mut space.request.headers, &mut space.request_body).await {
-        Ok(()) => SUCCESS,
-        Err(_) => COMPRESS_FAILED,
-    }
+/// The bound on what a body may unpack to, for a filter that unpacks.
+pub(crate) fn unpacked_limit(parts: &Parts<'_>) -> Limit {
+    parts.telemetry.limits().register("unpacked_body_bytes")
 }
 
-async fn decompress(space: &mut Space) -> Outcome {
-    match decompress_body(&mut space.request.headers, &mut space.request_body).await {
-        Ok(()) => SUCCESS,
-        Err(()) => DECOMPRESS_FAILED,
+/// Notes why a body could not be unpacked, counts it when that was a bound, and gives the result.
+pub(crate) fn decompress_failed(exchange: &mut Exchange, kind: &str, error: CodingError, too_large: &Limit) -> Outcome {
+    if error == CodingError::Gzip(GzipError::TooLarge) {
+        too_large.hit(base_runtime::worker_index());
     }
-}
-
-/// Packs a body that has no encoding yet. An empty one stays empty.
-pub(crate) async fn compress_body(
-    headers: &mut proto_http::Headers,
-    body: &mut Body,
-) -> Result<(), edge_pipeline::BodyError> {
-    if headers.known(Known::ContentEncoding).is_some_and(|v| !v.is_empty()) {
-        return Ok(());
-    }
-    let plain = body.collect(DEFAULT_BODY_LIMIT).await?;
-    if plain.is_empty() {
-        return Ok(());
-    }
-    let packed = gzip::compress(plain).await;
-    *body = Body::full(packed);
-    headers.remove_known(Known::ContentLength);
-    headers.set("Content-Encoding", "gzip");
-    Ok(())
-}
-
-/// Unpacks a body that is packed with gzip and nothing else.
-pub(crate) async fn decompress_body(headers: &mut proto_http::Headers, body: &mut Body) -> Result<(), ()> {
-    let mut encodings = headers.known_all(Known::ContentEncoding);
-    let packed = encodings.next().is_some_and(|v| v.eq_ignore_ascii_case(b"gzip")) && encodings.next().is_none();
-    drop(encodings);
-    if !packed {
-        return Ok(());
-    }
-    let packed = body.collect(DEFAULT_BODY_LIMIT).await.map_err(drop)?;
-    let plain = gzip::decompress(packed, gzip::UNPACKED_MAX).await.map_err(drop)?;
-    *body = Body::full(plain);
-    headers.remove_known(Known::ContentLength);
-    headers.remove_known(Known::ContentEncoding);
-    Ok(())
+    exchange.tags.note(|| format!("{kind}: {error}"));
+    DECOMPRESS_FAILED
 }
 
 /// Longest body that is read only to be thrown away.
@@ -538,11 +510,24 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_refused() {
-        let bomb = ready(gzip::compress(&vec![0; gzip::UNPACKED_MAX + 1]));
+    fn a_bomb_is_refused_and_counted() {
+        let bomb = packed(&vec![0; crate::gzip::UNPACKED_MAX as usize + 1]);
         assert!(bomb.len() < 100_000);
-        let mut exchange = request_with("POST", "/", &[("Content-Encoding", "gzip")], &bomb);
-        assert_eq!(run(&*filter(&KIND, "decompress: gzip"), &mut exchange), DECOMPRESS_FAILED);
+        let telemetry = telemetry();
+        let filter = filter_with(&KIND, "decompress: gzip", &telemetry);
+        let config = base_runtime::Config { workers: Some(1), ..base_runtime::Config::default() };
+        let runtime = base_runtime::Runtime::start(config).unwrap();
+        let (sender, outcome) = std::sync::mpsc::channel();
+        runtime.workers()[0].spawn(move || async move {
+            let mut exchange = request_with("POST", "/", &[("Content-Encoding", "gzip")], &bomb);
+            let outcome = match filter.handle(&mut exchange) {
+                Step::Done(outcome) => outcome,
+                Step::Wait(future) => future.await,
+            };
+            let _ = sender.send(outcome);
+        });
+        assert_eq!(outcome.recv().unwrap(), DECOMPRESS_FAILED);
+        assert_eq!(telemetry.limits().register("unpacked_body_bytes").total(), 1);
     }
 
     #[test]

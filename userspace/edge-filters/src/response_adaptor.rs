@@ -17,22 +17,30 @@
 //! A key of the template's output (`header`, `body`) wins over the same key of the document. The order is header, body,
 //! compress, decompress.
 //!
-//! Outcomes: `responseNotFound` (nothing has answered yet), `decompressFailed` (not gzip, or more than 16 MiB unpacked),
-//! `compressFailed` (the body did not arrive), `buildErr`. Fits HTTPServer. Costs nothing for the body unless it is
-//! compressed, or the template looks into it.
+//! An answer is packed only for clients whose Accept-Encoding takes gzip (RFC 9110 section 12.5.3; one that sends none gets it
+//! plain), as it passes and in no more memory than a window; `Vary: Accept-Encoding` is set for all. What has a coding already,
+//! says `no-transform`, or is no whole body (204, 206, 304) is left alone, as is the answer to HEAD, which then announces no
+//! length. With the bytes change `Content-Length`, digests and `Accept-Ranges`; an `ETag` becomes weak, and goes with a new body.
+//!
+//! To unpack an answer it is gathered first, up to 4 MiB packed, and may unpack to 16 MiB; what is longer than 64 KiB unpacked is
+//! never held in memory so.
+//!
+//! Outcomes: `responseNotFound` (nothing has answered yet), `decompressFailed` (not gzip, or more than 16 MiB unpacked, counted as
+//! `unpacked_body_bytes`), `buildErr`; `compressFailed` is kept for documents that jump on it. Fits HTTPServer. Costs nothing for
+//! the body unless it is packed or unpacked, or the template looks into it.
 
 use crate::adapt::HeaderAdapt;
 use crate::builder::{self, BUILD_ERR, TemplateText};
 use crate::built::{self, Built, BuiltError};
+use crate::coding;
 use crate::module_doc::module_doc;
-use crate::request_adaptor::{COMPRESS_FAILED, DECOMPRESS_FAILED, check_codecs, compress_body, decompress_body};
+use crate::request_adaptor::{COMPRESS_FAILED, DECOMPRESS_FAILED, check_codecs, decompress_failed, unpacked_limit};
 use crate::spec::{self, Spec};
 use base_model::problem::at;
 use base_model::{Findings, HeaderAdaptSpec};
-use base_telemetry::limits::Limit;
+use base_telemetry::Limit;
 use bytes::Bytes;
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template};
-use proto_http::Known;
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Template};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +92,8 @@ pub struct ResponseAdaptor {
     decompress: bool,
     template: Option<Template>,
     refused: Limit,
+    /// Bodies that unpack to too much.
+    too_large: Limit,
 }
 
 pub const KIND: FilterKind = FilterKind {
@@ -92,11 +102,11 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("response_adaptor.rs"),
     schema: spec::schema::<ResponseAdaptorSpec>,
     check: spec::check::<ResponseAdaptorSpec>,
-    build: |fields, parts| spec::build(fields, |spec| ResponseAdaptor::new(spec, builder::refusals(parts))),
+    build: |fields, parts| spec::build(fields, |spec| ResponseAdaptor::new(spec, parts)),
 };
 
 impl ResponseAdaptor {
-    fn new(spec: ResponseAdaptorSpec, refused: Limit) -> Result<ResponseAdaptor, BuildError> {
+    fn new(spec: ResponseAdaptorSpec, parts: &Parts<'_>) -> Result<ResponseAdaptor, BuildError> {
         let template = if spec.template.is_empty() { None } else { Some(spec.template_text().parse()?) };
         Ok(ResponseAdaptor {
             header: spec.header.as_ref().map(HeaderAdapt::new),
@@ -104,7 +114,8 @@ impl ResponseAdaptor {
             compress: !spec.compress.is_empty(),
             decompress: !spec.decompress.is_empty(),
             template,
-            refused,
+            refused: builder::refusals(parts),
+            too_large: unpacked_limit(parts),
         })
     }
 
@@ -115,16 +126,20 @@ impl ResponseAdaptor {
             None => Built::default(),
         };
         let header = built.map("header")?.map(|header| HeaderAdapt::of_built(&header)).transpose()?;
-        let body = built.text("body")?.map(|text| Bytes::copy_from_slice(text.as_bytes()));
+        let body = built.text("body")?.map(|text| Body::full(text.into_owned()));
+        let head = coding::answers_head(exchange);
         let space = exchange.space();
         let Some(response) = &mut space.response else { return Ok(()) };
         if let Some(header) = header.as_ref().or(self.header.as_ref()) {
             header.apply(&mut response.headers);
         }
-        if let Some(body) = body.as_ref().or(self.body.as_ref()) {
-            space.response_body = Body::full(body.clone());
-            response.headers.remove_known(Known::ContentEncoding);
-            response.headers.remove_known(Known::ContentLength);
+        if let Some(body) = body.or_else(|| self.body.clone().map(Body::shared))
+            && coding::has_whole_body(response)
+        {
+            coding::replaced(&mut response.headers);
+            if !head {
+                space.response_body = body;
+            }
         }
         Ok(())
     }
@@ -138,13 +153,13 @@ impl ResponseAdaptor {
         if let Err(error) = self.adapt(exchange) {
             return builder::failed(exchange, KIND.kind, &error, &self.refused);
         }
-        let space = exchange.space();
-        let Some(response) = &mut space.response else { return RESPONSE_NOT_FOUND };
-        if self.compress && compress_body(&mut response.headers, &mut space.response_body).await.is_err() {
-            return COMPRESS_FAILED;
+        if self.compress {
+            coding::pack_response(exchange);
         }
-        if self.decompress && decompress_body(&mut response.headers, &mut space.response_body).await.is_err() {
-            return DECOMPRESS_FAILED;
+        if self.decompress
+            && let Err(error) = coding::unpack_response(exchange).await
+        {
+            return decompress_failed(exchange, KIND.kind, error, &self.too_large);
         }
         SUCCESS
     }
@@ -156,13 +171,16 @@ impl Filter for ResponseAdaptor {
             return Step::Done(RESPONSE_NOT_FOUND);
         }
         let on_their_way = self.template.as_ref().is_some_and(|t| t.bodies().on_their_way(exchange));
-        if self.compress || self.decompress || on_their_way {
+        if self.decompress || on_their_way {
             return Step::wait(self.adapt_with_body(exchange));
         }
-        Step::Done(match self.adapt(exchange) {
-            Ok(()) => SUCCESS,
-            Err(error) => builder::failed(exchange, KIND.kind, &error, &self.refused),
-        })
+        if let Err(error) = self.adapt(exchange) {
+            return Step::Done(builder::failed(exchange, KIND.kind, &error, &self.refused));
+        }
+        if self.compress {
+            coding::pack_response(exchange);
+        }
+        Step::Done(SUCCESS)
     }
 }
 
@@ -203,13 +221,34 @@ mod tests {
 
     #[test]
     fn gzip_both_ways() {
-        let mut exchange = request("GET", "/", &[]);
+        let mut exchange = request("GET", "/", &[("Accept-Encoding", "gzip")]);
         exchange.respond(proto_http::Response::default(), Body::Stream(Box::new(Pieces(vec![b"rrrr"; 150]))));
         assert_eq!(run(&*filter(&KIND, "compress: gzip"), &mut exchange), SUCCESS);
         assert_eq!(response_header(&exchange, "Content-Encoding"), Some("gzip"));
-        assert!(body_of(&exchange).len() < 100);
+        assert!(exchange.space().response_body.is_stream(), "it is packed as it passes");
+        assert!(ready(exchange.space().response_body.collect(1000)).unwrap().len() < 100);
         assert_eq!(run(&*filter(&KIND, "decompress: gzip"), &mut exchange), SUCCESS);
         assert_eq!(body_of(&exchange), b"r".repeat(600));
+    }
+
+    #[test]
+    fn a_new_body_leaves_answers_without_one_alone() {
+        for (method, status, said, length, etag, want) in [
+            ("GET", 200, "old", None, None, "new"),
+            ("HEAD", 200, "", None, None, ""),
+            ("GET", 204, "", Some("3"), Some("\"a\""), ""),
+            ("GET", 304, "", Some("3"), Some("\"a\""), ""),
+            ("GET", 206, "old", Some("3"), Some("\"a\""), "old"),
+        ] {
+            for spec in ["body: new", "template: 'body: new'", "template: 'body: \"new{{if .resp.Body}}{{end}}\"'"] {
+                let mut exchange = request(method, "/", &[]);
+                answer(&mut exchange, status, &[("Content-Length", "3"), ("ETag", "\"a\"")], said.as_bytes());
+                assert_eq!(run(&*filter(&KIND, spec), &mut exchange), SUCCESS);
+                assert_eq!(body_of(&exchange), want.as_bytes(), "{method} {status} {spec}");
+                assert_eq!(response_header(&exchange, "Content-Length"), length, "{method} {status} {spec}");
+                assert_eq!(response_header(&exchange, "ETag"), etag, "{method} {status} {spec}");
+            }
+        }
     }
 
     #[test]

@@ -48,10 +48,30 @@ pub fn filter(kind: &FilterKind, spec: &str) -> Arc<dyn Filter> {
 
 /// As [`filter`], inheriting.
 pub fn filter_after(kind: &FilterKind, spec: &str, previous: Option<&dyn Filter>) -> Arc<dyn Filter> {
+    build(kind, spec, previous, &telemetry())
+}
+
+/// As [`filter`], with figures to look at.
+pub fn filter_with(kind: &FilterKind, spec: &str, telemetry: &Arc<Telemetry>) -> Arc<dyn Filter> {
+    build(kind, spec, None, telemetry)
+}
+
+pub fn telemetry() -> Arc<Telemetry> {
+    Telemetry::new(Identity::default(), 1)
+}
+
+/// `plain` as gzip.
+pub fn packed(plain: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(9));
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn build(kind: &FilterKind, spec: &str, previous: Option<&dyn Filter>, telemetry: &Arc<Telemetry>) -> Arc<dyn Filter> {
     let fields = yaml(spec);
     (kind.check)(&fields, "").unwrap_or_else(|problems| panic!("{spec}: {}", base_model::problem::render(&problems)));
-    let telemetry = Telemetry::new(Identity::default(), 1);
-    let parts = Parts { name: "f", pipeline: "p", previous, last: true, resilience: &[], telemetry: &telemetry };
+    let parts = Parts { name: "f", pipeline: "p", previous, last: true, resilience: &[], telemetry };
     (kind.build)(&fields, &parts)
         .unwrap_or_else(|problems| panic!("{spec}: {}", base_model::problem::render(&problems)))
 }

@@ -108,11 +108,30 @@ fn a_time_out_covers_the_body() {
     });
     let pool = format!("pools: [{{servers: [{{url: 'http://127.0.0.1:{}'}}], timeout: 150ms}}]", backend.port);
     let house = House::new(1, &pool);
-    let said = house.ask(get("/chunked"));
-    assert_eq!((said.status, said.outcome), (408, "timeout"));
-    let said = house.ask(get("/length"));
-    assert_eq!((said.status, said.body), (200, Err(BodyError::TimedOut)), "the head was on its way already");
+    for target in ["/chunked", "/length"] {
+        let said = house.ask(get(target));
+        assert_eq!((said.status, said.body), (200, Err(BodyError::TimedOut)), "the head was on its way already");
+    }
     assert_eq!((house.errors("timeout"), backend.connections()), (2, 2));
+}
+
+#[test]
+fn an_answer_of_unknown_length_is_counted_and_breaks_off() {
+    let backend = Backend::answering("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    let sized = Backend::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
+    for (limit, chunked, length) in
+        [(5, Ok(&b"hello"[..]), (200, Ok(&b"hello"[..]))), (4, Err(BodyError::TooLarge), (500, Ok(&b""[..])))]
+    {
+        let house = House::new(1, &format!("serverMaxBodySize: {limit}\n{}", to(backend.port)));
+        let said = house.ask(get("/"));
+        assert_eq!((said.status, said.body.as_deref().map_err(|error| *error)), (200, chunked), "{limit}");
+        let counted = |house: &House| house.metric("weir_limit_hits_total", "response_body_bytes");
+        assert_eq!(counted(&house), u64::from(limit == 4));
+        let house = House::new(1, &format!("serverMaxBodySize: {limit}\n{}", to(sized.port)));
+        let said = house.ask(get("/"));
+        assert_eq!((said.status, said.body.as_deref().map_err(|error| *error)), length, "{limit}");
+        assert_eq!(counted(&house), u64::from(limit == 4));
+    }
 }
 
 /// What a backend may do to an answer, and what becomes of it: status, body, which error is counted, and whether the connection
@@ -124,7 +143,13 @@ fn broken_answers_end_as_they_should() {
         ("nothing", "", 503, Ok(b""), "closed"),
         ("half a head", "HTTP/1.1 200 OK\r\nConte", 503, Ok(b""), "closed"),
         ("a short body", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", 200, Err(BodyError::Incomplete), "closed"),
-        ("a cut chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nok", 503, Ok(b""), "closed"),
+        (
+            "a cut chunk",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nok",
+            200,
+            Err(BodyError::Incomplete),
+            "closed",
+        ),
         ("garbage", "SSH-2.0-OpenSSH_9\r\n\r\n", 503, Ok(b""), "protocol"),
         (
             "both framings",
@@ -133,7 +158,13 @@ fn broken_answers_end_as_they_should() {
             Ok(b""),
             "protocol",
         ),
-        ("a bad chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nok\r\n", 503, Ok(b""), "protocol"),
+        (
+            "a bad chunk",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nok\r\n",
+            200,
+            Err(BodyError::Malformed { status: 502 }),
+            "protocol",
+        ),
         ("an unasked switch", "HTTP/1.1 101 Switching Protocols\r\n\r\n", 503, Ok(b""), "protocol"),
     ];
     for (what, answer, status, body, error) in cases {

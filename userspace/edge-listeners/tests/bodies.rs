@@ -7,10 +7,18 @@ use base_runtime::IoMode;
 use edge_listeners::Timeouts;
 use edge_pipeline::{Body, BodyError, BodyStream, Exchange, Filter, FilterKind, Piece, SUCCESS, Sight, Step};
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::mpsc;
 use std::task::{Context, Poll};
 use support::{Backend, House, proxy_to};
 
-on_both_drivers![a_body_refused_in_the_middle_is_answered_with_the_verdict, trailers_outlive_a_filter_that_gathers];
+on_both_drivers![
+    a_body_refused_in_the_middle_is_answered_with_the_verdict,
+    trailers_outlive_a_filter_that_gathers,
+    an_answer_of_unknown_length_is_sent_as_it_comes,
+    an_answer_beyond_its_limit_breaks_off,
+    a_packed_answer_is_sent_as_it_comes,
+];
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const ANY: &str = "rules: [{paths: [{backend: app}]}]";
@@ -106,4 +114,112 @@ fn trailers_outlive_a_filter_that_gathers(io: IoMode) {
         let old = house.ask("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
         assert!(old.field("transfer-encoding").is_none(), "HTTP/1.0 knows no chunks");
     }
+}
+
+/// The pool's limits are the default's.
+fn limited(port: u16, more: &str) -> String {
+    proxy_to(port).replace("serverMaxBodySize: -1, ", more)
+}
+
+fn an_answer_of_unknown_length_is_sent_as_it_comes(io: IoMode) {
+    let (go_on, may_go_on) = mpsc::channel();
+    let may_go_on = Mutex::new(may_go_on);
+    let backend = Backend::new(move |mut wire, _| {
+        wire.head();
+        wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
+        let _ = may_go_on.lock().unwrap().recv();
+        wire.send(b"4\r\nlast\r\n0\r\nX-Sum: 9\r\n\r\n");
+    });
+    let house = House::new(io, "", &limited(backend.port, ""));
+    let mut client = house.connect();
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let head = client.head().unwrap();
+    assert!(head.contains("Transfer-Encoding: chunked") && !head.contains("Content-Length"), "{head}");
+    assert_eq!(client.exactly(10).unwrap(), b"5\r\nfirst\r\n", "it is there before the rest exists");
+    go_on.send(()).unwrap();
+    assert_eq!(client.exactly(9).unwrap(), b"4\r\nlast\r\n");
+    assert_eq!(client.head().unwrap(), "0\r\nX-Sum: 9\r\n\r\n");
+    assert_eq!(house.limit("response_body_bytes"), 0);
+}
+
+fn an_answer_beyond_its_limit_breaks_off(io: IoMode) {
+    let backend = Backend::new(|mut wire, _| {
+        wire.head();
+        wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let chunk = [b"4000\r\n", &[b'x'; 0x4000][..], b"\r\n"].concat();
+        for _ in 0..300 {
+            if !wire.send(&chunk) {
+                return;
+            }
+        }
+        wire.send(b"0\r\n\r\n");
+    });
+    for (version, most) in [("1.1", 4 << 20), ("1.0", 4 << 20), ("1.1", 40_000)] {
+        let more = if most == 4 << 20 { String::new() } else { format!("serverMaxBodySize: {most}, ") };
+        let house = House::new(io, "", &limited(backend.port, &more));
+        let mut client = house.connect();
+        client.send(format!("GET / HTTP/{version}\r\nHost: a\r\n\r\n").as_bytes());
+        assert!(client.head().unwrap().starts_with("HTTP/1.1 200 "));
+        let got = client.rest();
+        assert!(got.len() <= most + 10_000, "{version}: {} bytes came", got.len());
+        assert!(!got.ends_with(b"0\r\n\r\n"), "{version}: it looks whole");
+        assert_eq!(house.limit("response_body_bytes"), 1, "{version}");
+    }
+    // Nothing of it was sent, or it says beforehand how long it is: then the answer can still say so.
+    for answer in [
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nlonger\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nlonger",
+    ] {
+        let backend = Backend::answering(answer);
+        let house = House::new(io, "", &limited(backend.port, "serverMaxBodySize: 5, "));
+        assert_eq!(house.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status(), 500);
+        assert_eq!(house.limit("response_body_bytes"), 1);
+    }
+}
+
+fn a_packed_answer_is_sent_as_it_comes(io: IoMode) {
+    let (go_on, may_go_on) = mpsc::channel();
+    let may_go_on = Mutex::new(may_go_on);
+    let backend = Backend::new(move |mut wire, _| {
+        while wire.head().is_some() {
+            wire.send(b"HTTP/1.1 200 OK\r\nETag: \"v\"\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
+            let _ = may_go_on.lock().unwrap().recv();
+            wire.send(b"4\r\nlast\r\n0\r\nX-Sum: 9\r\n\r\n");
+        }
+    });
+    let packs = format!("{}, {{name: z, kind: ResponseAdaptor, compress: gzip}}]", {
+        let proxy = limited(backend.port, "");
+        proxy[..proxy.len() - 1].to_owned()
+    });
+    let house = House::new(io, "", &packs);
+    let mut client = house.connect();
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n");
+    let mut answer = support::Message { head: client.head().unwrap(), ..Default::default() };
+    assert_eq!((answer.field("content-encoding"), answer.field("etag")), (Some("gzip"), Some("W/\"v\"")));
+    assert_eq!((answer.field("vary"), answer.field("content-length")), (Some("Accept-Encoding"), None));
+    // Something of it is there although the rest does not exist yet.
+    let mut plain = Vec::new();
+    while plain != b"first" {
+        let size = usize::from_str_radix(&client.line().unwrap(), 16).unwrap();
+        answer.body.extend_from_slice(&client.exactly(size + 2).unwrap()[..size]);
+        plain.clear();
+        let _ = std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&answer.body[..]), &mut plain);
+    }
+    go_on.send(()).unwrap();
+    loop {
+        let size = usize::from_str_radix(&client.line().unwrap(), 16).unwrap();
+        if size == 0 {
+            break;
+        }
+        answer.body.extend_from_slice(&client.exactly(size + 2).unwrap()[..size]);
+    }
+    assert_eq!(client.head().unwrap(), "X-Sum: 9\r\n\r\n");
+    plain.clear();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&answer.body[..]), &mut plain).unwrap();
+    assert_eq!(plain, b"firstlast");
+    go_on.send(()).unwrap();
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip;q=0\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.text().as_str(), answer.field("content-encoding")), ("firstlast", None));
+    assert_eq!((answer.field("vary"), answer.field("etag")), (Some("Accept-Encoding"), Some("\"v\"")));
 }

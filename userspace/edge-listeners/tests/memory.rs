@@ -116,6 +116,12 @@ fn those_who_idle_longest_make_room() {
     });
 }
 
+/// The pipeline, with a filter behind it that reads the whole answer.
+fn looked_at(pipeline: &str) -> String {
+    let looks = "{name: looks, kind: ResponseAdaptor, template: 'header: {set: {X-Length: \"{{len .resp.Body}}\"}}'}";
+    format!("{}, {looks}]", &pipeline[..pipeline.len() - 1])
+}
+
 #[test]
 fn heads_and_bodies_are_in_the_books() {
     on_both(|io| {
@@ -125,7 +131,7 @@ fn heads_and_bodies_are_in_the_books() {
         eventually("the head is booked", || (20_000..100_000).contains(&memory::snapshot().of(Kind::Heads)));
         drop(client);
         eventually("and no longer", || memory::snapshot().of(Kind::Heads) == 0);
-        // A pool with a limit collects what has no length.
+        // A filter that looks into an answer gathers it.
         let backend = Backend::new(|mut wire, _| {
             wire.head();
             wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40000\r\n");
@@ -133,13 +139,77 @@ fn heads_and_bodies_are_in_the_books() {
             wire.head();
             wire.send(b"\r\n0\r\n\r\n");
         });
-        house.pipeline("app", &proxy_to(backend.port).replace("serverMaxBodySize: -1", "serverMaxBodySize: 1000000"));
+        house.pipeline("app", &looked_at(&proxy_to(backend.port)));
         let mut client = house.connect();
         client.send(GET.as_bytes());
         eventually("the body is booked", || memory::snapshot().of(Kind::Bodies) >= 0x40000);
         drop(client);
         eventually("and no longer", || memory::snapshot().of(Kind::Bodies) == 0);
     });
+}
+
+/// Bodies that are in memory whole, for clients and backends that read nothing: what waits in send buffers is bounded, whatever the
+/// bodies' length.
+#[test]
+fn bodies_in_memory_are_sent_in_windows() {
+    const CLIENTS: usize = 8;
+    const MOST: u64 = (CLIENTS * 512 * 1024) as u64;
+    on_both(|io| {
+        let body = "x".repeat(8 << 20);
+        let mock = format!("filters: [{{name: m, kind: Mock, rules: [{{code: 200, body: {body}}}]}}]");
+        let house = House::with_timeouts(io, "", &mock, Timeouts::default());
+        let mut clients: Vec<Wire> = (0..CLIENTS).map(|_| house.connect()).collect();
+        for client in &mut clients {
+            client.send(GET.as_bytes());
+            assert!(client.head().unwrap().starts_with("HTTP/1.1 200 "));
+        }
+        let held = memory::booked();
+        assert!(held < MOST, "{held} bytes are held for {CLIENTS} answers of 8 MiB");
+        for client in &mut clients {
+            assert_eq!(client.exactly(body.len()).unwrap().len(), body.len());
+        }
+        drop(clients);
+
+        // Bombs, on their way to a backend that reads heads only.
+        let bomb = packed(15 << 20);
+        assert!(bomb.len() < 20_000);
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let released = std::sync::Mutex::new(released);
+        let backend = Backend::new(move |mut wire, _| {
+            let head = wire.head().unwrap();
+            assert!(head.contains(&format!("Content-Length: {}\r\n", 15 << 20)), "{head}");
+            let _ = released.lock().unwrap().recv();
+            if wire.exactly(15 << 20).is_some() {
+                wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            }
+        });
+        let unpacks = "[{name: u, kind: RequestAdaptor, decompress: gzip}, ";
+        house.pipeline("app", &proxy_to(backend.port).replacen('[', unpacks, 1));
+        let mut clients: Vec<Wire> = (0..CLIENTS).map(|_| house.connect()).collect();
+        let head =
+            format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", bomb.len());
+        for client in &mut clients {
+            client.send(head.as_bytes());
+            client.send(&bomb);
+        }
+        eventually("all are with the backend", || backend.connections() == CLIENTS);
+        let held = memory::booked();
+        assert!(held < MOST, "{held} bytes are held for {CLIENTS} bombs");
+        for _ in &clients {
+            release.send(()).unwrap();
+        }
+        for client in &mut clients {
+            assert_eq!(client.answer().status(), 200);
+        }
+    });
+}
+
+/// So many zero bytes as gzip.
+fn packed(bytes: usize) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(9));
+    encoder.write_all(&vec![0; bytes]).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// A flood of connections takes every descriptor: those who are in are served, the others wait, and as they leave all come in.
