@@ -21,7 +21,7 @@ use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::problem::at;
 use base_model::{Findings, Problem};
-use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, SUCCESS, Step};
+use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, SUCCESS, Step, Touches};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use x509_parser::der_parser::oid::Oid;
@@ -116,6 +116,10 @@ impl CertExtractor {
 }
 
 impl Filter for CertExtractor {
+    fn touches(&self) -> Touches {
+        Touches::REQUEST_HEAD
+    }
+
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let session = exchange.client.tls.clone();
         let headers = &mut exchange.space().request.headers;

@@ -23,7 +23,7 @@ use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::problem::{at, nth};
 use base_model::{Findings, Problem};
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step};
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Touches};
 use proto_http::{Headers, Method, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -175,6 +175,10 @@ impl CorsAdaptor {
 }
 
 impl Filter for CorsAdaptor {
+    fn touches(&self) -> Touches {
+        Touches::REQUEST_HEAD.and(Touches::RESPONSE)
+    }
+
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let request = exchange.request();
         let Some(origin) = request.headers.value("Origin").filter(|origin| !origin.is_empty()) else {

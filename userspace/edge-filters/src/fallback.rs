@@ -20,7 +20,7 @@ use crate::spec::{self, Spec, check_final_status, check_headers};
 use base_model::problem::at;
 use base_model::{Findings, HttpCode};
 use bytes::Bytes;
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Step};
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Step, Touches};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -85,6 +85,10 @@ impl Fallback {
 }
 
 impl Filter for Fallback {
+    fn touches(&self) -> Touches {
+        Touches::RESPONSE
+    }
+
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let space = exchange.space();
         let response = space.response.get_or_insert_default();

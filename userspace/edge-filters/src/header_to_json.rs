@@ -20,7 +20,7 @@ use crate::spec::{self, Spec};
 use base_model::problem::{at, nth};
 use base_model::{Findings, Problem};
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step};
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Touches};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -108,6 +108,10 @@ impl HeaderToJson {
 }
 
 impl Filter for HeaderToJson {
+    fn touches(&self) -> Touches {
+        Touches::REQUEST_HEAD.and(Touches::REQUEST_BODY)
+    }
+
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let headers = &exchange.request().headers;
         if !self.map.iter().any(|entry| headers.contains(&entry.header)) {

@@ -26,7 +26,7 @@ use base_model::problem::{at, nth};
 use base_model::string_matcher::Matcher;
 use base_model::{Findings, GoDuration, HttpCode, StringMatcher};
 use bytes::Bytes;
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step};
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Touches};
 use proto_http::{Request, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -149,6 +149,10 @@ impl Mock {
 }
 
 impl Filter for Mock {
+    fn touches(&self) -> Touches {
+        Touches::REQUEST_HEAD.and(Touches::RESPONSE)
+    }
+
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let Some(rule) = self.rules.iter().find(|rule| rule.matches(exchange.request())) else {
             return Step::Done(SUCCESS);

@@ -35,7 +35,9 @@ use base_telemetry::Limit;
 use base_telemetry::proxy::{self as stats, PoolNames, PoolRecorder, PoolStats, ServerRecorder, UpstreamError};
 use bounded::Bounded;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};
+use edge_pipeline::{
+    Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches,
+};
 use edge_upstream::balance::Policy;
 use edge_upstream::circuit::{CircuitBreaker, Permit};
 use edge_upstream::connect::CONNECT_TIMEOUT;
@@ -89,8 +91,6 @@ pub struct Proxy {
     mirror: Option<Arc<Mirror>>,
     /// Idle connections each worker keeps per server.
     max_idle: usize,
-    /// No filter after this one looks at the request's body: it may go out in its own buffer.
-    last: bool,
     limits: Limits,
 }
 
@@ -168,13 +168,7 @@ impl Proxy {
                 Some(Arc::new(Mirror::new(mirror, spec, identity.as_ref(), parts).map_err(problem)?))
             }
         };
-        Ok(Proxy {
-            pools: candidates,
-            mirror,
-            max_idle: max_idle(spec, parts),
-            last: parts.last,
-            limits: Limits::default(),
-        })
+        Ok(Proxy { pools: candidates, mirror, max_idle: max_idle(spec, parts), limits: Limits::default() })
     }
 
     fn pool(&self, name: &str) -> Option<&Pool> {
@@ -313,7 +307,7 @@ impl Proxy {
     ) -> Result<Answer, AttemptError> {
         let upgrade = exchange.upgrade_offered;
         let interim = exchange.interim.clone();
-        let wanted_later = !self.last || exchange.keep_request_body;
+        let wanted_later = exchange.later.contains(Touches::REQUEST_BODY);
         let space = exchange.space();
         let again = pool.retry.as_ref().is_some_and(|r| r.max_attempts > 1) && space.request.method.is_idempotent();
         let backend_host = pool.set_upstream_host || !server.is_address;

@@ -30,7 +30,7 @@ use base_model::problem::{at, nth, one_of};
 use base_model::string_matcher::UrlMatcher;
 use base_model::{Findings, GoDuration, Problem, UrlRule};
 use cycle::{Cycles, Permit, Policy};
-use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};
+use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -171,6 +171,10 @@ impl RateLimiter {
 }
 
 impl Filter for RateLimiter {
+    fn touches(&self) -> Touches {
+        Touches::REQUEST_HEAD.and(Touches::RESPONSE)
+    }
+
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let request = exchange.request();
         let (method, path) = (request.method.as_str(), request.path.as_str());

@@ -19,7 +19,7 @@ use crate::redirect::{REDIRECTED, redirect};
 use crate::spec::{self, Spec, unexpected};
 use base_model::problem::{at, one_of};
 use base_model::{Findings, Problem, regexp};
-use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, SUCCESS, Step};
+use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, SUCCESS, Step, Touches};
 use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -112,6 +112,10 @@ impl Redirector {
 }
 
 impl Filter for Redirector {
+    fn touches(&self) -> Touches {
+        Touches::REQUEST_HEAD.and(Touches::RESPONSE)
+    }
+
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let request = exchange.request();
         let input = match (self.part, &request.query) {

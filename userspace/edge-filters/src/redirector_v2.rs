@@ -20,7 +20,7 @@ use crate::redirector::check_status;
 use crate::spec::{self, Spec};
 use base_model::problem::at;
 use base_model::{Findings, Problem};
-use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Step};
+use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Step, Touches};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -148,6 +148,10 @@ impl RedirectorV2 {
 }
 
 impl Filter for RedirectorV2 {
+    fn touches(&self) -> Touches {
+        Touches::REQUEST_HEAD.and(Touches::RESPONSE)
+    }
+
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let location = self.location(exchange);
         Step::Done(redirect(exchange, self.spec.status_code, &location))

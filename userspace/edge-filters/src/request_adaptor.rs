@@ -38,7 +38,7 @@ use base_model::problem::at;
 use base_model::{Findings, HeaderAdaptSpec, Problem, regexp};
 use base_telemetry::Limit;
 use bytes::Bytes;
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Template};
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Template, Touches};
 use proto_http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -287,6 +287,14 @@ impl RequestAdaptor {
 }
 
 impl Filter for RequestAdaptor {
+    fn touches(&self) -> Touches {
+        let changes_body = self.body.is_some() || self.compress || self.decompress;
+        let template = self.template.as_ref().map_or(Touches::NOTHING, |template| template.bodies().touches());
+        // What a template gives may be a body, too.
+        let may_change = changes_body || self.template.is_some();
+        Touches::REQUEST_HEAD.and(template).and_if(may_change, Touches::REQUEST_BODY)
+    }
+
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let waits = self.compress
             || self.decompress

@@ -29,7 +29,7 @@ use crate::spec::{self, Spec};
 use base_model::Findings;
 use base_telemetry::limits::Limit;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template};
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template, Touches};
 use proto_http::{Headers, Known, Method, Path, Request};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -97,6 +97,13 @@ impl RequestBuilder {
 }
 
 impl Filter for RequestBuilder {
+    fn touches(&self) -> Touches {
+        match &self.source {
+            Source::Namespace(_) => Touches::REQUEST_HEAD.and(Touches::REQUEST_BODY),
+            Source::Template(template) => template.bodies().touches().and(Touches::REQUEST_BODY),
+        }
+    }
+
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         match &self.source {
             Source::Template(template) if !template.bodies().on_their_way(exchange) => {

@@ -40,7 +40,7 @@ use base_model::problem::at;
 use base_model::{Findings, HeaderAdaptSpec};
 use base_telemetry::Limit;
 use bytes::Bytes;
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Template};
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Template, Touches};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -166,6 +166,12 @@ impl ResponseAdaptor {
 }
 
 impl Filter for ResponseAdaptor {
+    fn touches(&self) -> Touches {
+        let changes_body = self.body.is_some() || self.compress || self.decompress || self.template.is_some();
+        let template = self.template.as_ref().map_or(Touches::NOTHING, |template| template.bodies().touches());
+        Touches::HEADS.and(template).and_if(changes_body, Touches::RESPONSE_BODY)
+    }
+
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         if exchange.space_ref().response.is_none() {
             return Step::Done(RESPONSE_NOT_FOUND);

@@ -23,7 +23,7 @@ use crate::spec::{self, Spec};
 use base_model::Findings;
 use base_telemetry::limits::Limit;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template};
+use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template, Touches};
 use proto_http::{Known, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -91,6 +91,13 @@ impl ResponseBuilder {
 }
 
 impl Filter for ResponseBuilder {
+    fn touches(&self) -> Touches {
+        match &self.source {
+            Source::Namespace(_) => Touches::RESPONSE,
+            Source::Template(template) => template.bodies().touches().and(Touches::RESPONSE_BODY),
+        }
+    }
+
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         match &self.source {
             Source::Template(template) if !template.bodies().on_their_way(exchange) => {

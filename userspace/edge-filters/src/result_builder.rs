@@ -22,7 +22,7 @@ use crate::spec::{self, Spec};
 use base_model::problem::at;
 use base_model::{Findings, Problem};
 use base_telemetry::limits::Limit;
-use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template};
+use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template, Touches};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +90,10 @@ impl ResultBuilder {
 }
 
 impl Filter for ResultBuilder {
+    fn touches(&self) -> Touches {
+        self.template.bodies().touches()
+    }
+
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         if !self.template.bodies().on_their_way(exchange) {
             return Step::Done(self.decide(exchange));

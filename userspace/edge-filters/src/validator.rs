@@ -31,7 +31,7 @@ use crate::spec::{self, Spec};
 use base_model::problem::{at, one_of};
 use base_model::regexp::Pattern;
 use base_model::{Findings, Problem};
-use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step};
+use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Touches};
 use jwt::{ALGORITHMS, TokenError, TokenKey};
 use proto_http::{Headers, Known};
 use schemars::JsonSchema;
@@ -208,6 +208,10 @@ impl Validator {
 }
 
 impl Filter for Validator {
+    fn touches(&self) -> Touches {
+        Touches::REQUEST_HEAD.and(Touches::RESPONSE)
+    }
+
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let headers = &exchange.request().headers;
         if let Some(rule) = self.headers.iter().find(|rule| !rule.holds(headers)) {

@@ -501,7 +501,7 @@ mod tls {
             (pair(&a.0.pem(), &b.1.serialize_pem()), "mtls.keyBase64"),
             ("mtls: {rootCertBase64: bm9uc2Vuc2U=}".to_owned(), "mtls.rootCertBase64"),
         ] {
-            let refused = build(&spec("https://127.0.0.1:1", &mtls), true, &telemetry).err().unwrap_or_default();
+            let refused = build(&spec("https://127.0.0.1:1", &mtls), &telemetry).err().unwrap_or_default();
             assert!(refused.contains(field), "{refused}");
             let fields = base_model::yaml::parse_document(&spec("https://127.0.0.1:1", &mtls)).unwrap();
             let decoded = base_model::decode::<base_model::ProxySpec>(&fields, "").unwrap().value;

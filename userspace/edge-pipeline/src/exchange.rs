@@ -2,7 +2,7 @@
 
 use crate::body::Body;
 use crate::duplex::Duplex;
-use crate::filter::Outcome;
+use crate::filter::{Outcome, Touches};
 use crate::interim::Interim;
 use base_tls::Session;
 use proto_http::{Request, Response};
@@ -185,8 +185,10 @@ pub struct Exchange {
     pub upgraded: Option<Box<dyn Duplex>>,
     /// Interim answers of backends, for the listener to send on.
     pub interim: Interim,
-    /// Filters come after the pipeline that may want the request's body: none of its own may take it away.
-    pub keep_request_body: bool,
+    /// What the stations after the running one may touch: of the others it may take away what it likes.
+    pub later: Touches,
+    /// What comes after the running pipeline may touch.
+    pub after: Touches,
     /// The client has gone; the response, if any, reaches nobody.
     pub client_gone: bool,
 }
@@ -207,7 +209,8 @@ impl Default for Exchange {
             upgrade_offered: false,
             upgraded: None,
             interim: Interim::default(),
-            keep_request_body: false,
+            later: Touches::NOTHING,
+            after: Touches::NOTHING,
             client_gone: false,
         }
     }
@@ -232,7 +235,8 @@ impl Exchange {
         self.upgrade_offered = false;
         self.upgraded = None;
         self.interim.clear();
-        self.keep_request_body = false;
+        self.later = Touches::NOTHING;
+        self.after = Touches::NOTHING;
         self.client_gone = false;
     }
 

@@ -29,9 +29,46 @@ impl<'a> Step<'a> {
     }
 }
 
+/// Parts of an exchange.
+///
+/// What the stations after one touch decides what becomes of a body there: nobody's is given away in the buffer it came in, and may
+/// stay in the kernel; one that is wanted later is kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Touches(u8);
+
+impl Touches {
+    pub const NOTHING: Touches = Touches(0);
+    pub const REQUEST_HEAD: Touches = Touches(1);
+    pub const REQUEST_BODY: Touches = Touches(2);
+    pub const RESPONSE_HEAD: Touches = Touches(4);
+    pub const RESPONSE_BODY: Touches = Touches(8);
+    pub const HEADS: Touches = Touches(1 | 4);
+    pub const RESPONSE: Touches = Touches(4 | 8);
+    pub const EVERYTHING: Touches = Touches(15);
+
+    pub const fn and(self, other: Touches) -> Touches {
+        Touches(self.0 | other.0)
+    }
+
+    /// These, where a condition holds.
+    pub const fn and_if(self, condition: bool, other: Touches) -> Touches {
+        if condition { self.and(other) } else { self }
+    }
+
+    /// Whether all of `others` are among them.
+    pub const fn contains(self, others: Touches) -> bool {
+        self.0 & others.0 == others.0
+    }
+}
+
 /// A ready filter. Shared by all workers; whatever changes inside is atomic, locked, or kept per worker.
 pub trait Filter: Any + Send + Sync {
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a>;
+
+    /// What it may read or change. Asked once, when its pipeline is built; everything, where a filter does not say.
+    fn touches(&self) -> Touches {
+        Touches::EVERYTHING
+    }
 
     /// Whether it may make a tunnel of a CONNECT request (RFC 9110 section 9.3.6), by answering 2xx and setting
     /// [`Exchange::upgraded`]. Where no filter of a pipeline does, CONNECT is answered 501 without it.
@@ -60,8 +97,6 @@ pub struct Parts<'a> {
     pub pipeline: &'a str,
     /// The filter of the same name and kind in the generation before, to inherit from.
     pub previous: Option<&'a dyn Filter>,
-    /// No other filter of the pipeline comes after it: what it does with the request's body nobody will see.
-    pub last: bool,
     /// `resilience` of the pipeline, as written.
     pub resilience: &'a [base_model::NamedSpec],
     /// Where figures are kept.

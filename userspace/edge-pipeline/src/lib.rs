@@ -17,7 +17,7 @@ pub mod wire;
 pub use body::{Body, BodyError, BodyStream, Piece, Sight};
 pub use duplex::Duplex;
 pub use exchange::{Client, Exchange, Space, Tags};
-pub use filter::{BuildError, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};
+pub use filter::{BuildError, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
 pub use interim::Interim;
 pub use pipeline::{Around, Pipeline};
 pub use template::Template;

@@ -1,7 +1,7 @@
 //! The flow: nodes in order, jumps forward on results, `END`.
 
 use crate::exchange::{DEFAULT_NAMESPACE, Exchange};
-use crate::filter::{BuildError, Filter, FilterKind, Outcome, Parts, SUCCESS, Step};
+use crate::filter::{BuildError, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
 use base_model::PipelineSpec;
 use base_telemetry::Telemetry;
 use serde_json::Value;
@@ -36,8 +36,16 @@ struct Node {
     /// Alias, or the filter's name.
     label: Arc<str>,
     namespace: Option<Arc<str>>,
+    /// What the nodes after it may touch; a jump leads forward only.
+    later: Touches,
     /// Result → index of the node to go on with; the number of nodes means the end.
     jumps: Vec<(Outcome, usize)>,
+}
+
+impl Node {
+    fn touches(&self) -> Touches {
+        self.filter.as_ref().map_or(Touches::NOTHING, |filter| filter.touches())
+    }
 }
 
 impl Pipeline {
@@ -65,7 +73,6 @@ impl Pipeline {
                 name: &filter.name,
                 pipeline: name,
                 previous: inherited.map(|f| &**f),
-                last: Pipeline::is_last(spec, index),
                 resilience: &spec.resilience,
                 telemetry,
             };
@@ -80,18 +87,14 @@ impl Pipeline {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let nodes = Pipeline::resolve(spec, &filters, kinds);
+        let mut nodes = Pipeline::resolve(spec, &filters, kinds);
+        let mut later = Touches::NOTHING;
+        for node in nodes.iter_mut().rev() {
+            node.later = later;
+            later = later.and(node.touches());
+        }
         let data = (!spec.data.is_empty()).then(|| Value::Object(spec.data.clone()));
         Ok(Pipeline { name: name.into(), filters, nodes, data })
-    }
-
-    /// Whether no other filter can come after this one.
-    fn is_last(spec: &PipelineSpec, index: usize) -> bool {
-        if spec.flow.is_empty() {
-            return index + 1 == spec.filters.len();
-        }
-        let name = &spec.filters[index].name;
-        spec.flow.iter().skip_while(|node| node.filter != *name).skip(1).all(|node| node.filter == END)
     }
 
     fn resolve(
@@ -107,6 +110,7 @@ impl Pipeline {
                     filter: Some(filter.clone()),
                     label: name.clone(),
                     namespace: None,
+                    later: Touches::NOTHING,
                     jumps: Vec::new(),
                 })
                 .collect();
@@ -128,6 +132,7 @@ impl Pipeline {
                     namespace: Some(node.namespace.as_str())
                         .filter(|n| !n.is_empty() && *n != DEFAULT_NAMESPACE)
                         .map(Arc::from),
+                    later: Touches::NOTHING,
                     jumps: jumps.collect(),
                 }
             })
@@ -141,6 +146,11 @@ impl Pipeline {
     /// A filter by name and kind.
     pub fn filter(&self, name: &str, kind: &str) -> Option<&Arc<dyn Filter>> {
         self.filters.iter().find(|(n, k, _)| &**n == name && *k == kind).map(|(_, _, f)| f)
+    }
+
+    /// What any of its filters may touch.
+    pub fn touches(&self) -> Touches {
+        self.nodes.iter().fold(Touches::NOTHING, |all, node| all.and(node.touches()))
     }
 
     /// Whether a CONNECT request may go through it.
@@ -163,6 +173,7 @@ impl Pipeline {
                 break;
             };
             exchange.enter(node.namespace.as_ref());
+            exchange.later = node.later.and(exchange.after);
             let began = exchange.tags.enabled.then(Instant::now);
             let outcome = match filter.handle(exchange) {
                 Step::Done(outcome) => outcome,
@@ -186,17 +197,19 @@ impl Pipeline {
 
     /// Walks a flow before this one and a flow after it, as a GlobalFilter says.
     pub async fn run_within(&self, around: &Around, exchange: &mut Exchange) {
-        exchange.keep_request_body = true;
+        let after = around.after.as_ref().map_or(Touches::NOTHING, Pipeline::touches);
+        exchange.after = after.and(self.touches());
         if let Some(before) = &around.before
             && before.run(exchange).await
             && !around.fall_through_before
         {
             return;
         }
-        exchange.keep_request_body = around.after.is_some();
+        exchange.after = after;
         if self.run(exchange).await && !around.fall_through_pipeline {
             return;
         }
+        exchange.after = Touches::NOTHING;
         if let Some(after) = &around.after {
             after.run(exchange).await;
             exchange.tags.enter(&self.name);
@@ -207,5 +220,72 @@ impl Pipeline {
     pub fn status(&self) -> Value {
         let filters = self.filters.iter().filter_map(|(name, _, f)| Some((name.to_string(), f.status()?)));
         serde_json::json!({ "health": "", "filters": Value::Object(filters.collect()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base_telemetry::Identity;
+    use std::sync::Mutex;
+    use std::task::{Context, Poll, Waker};
+
+    /// What was wanted later when each station ran.
+    static SEEN: Mutex<Vec<Touches>> = Mutex::new(Vec::new());
+
+    struct Station(Touches);
+
+    impl Filter for Station {
+        fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
+            SEEN.lock().unwrap().push(exchange.later);
+            Step::Done(SUCCESS)
+        }
+
+        fn touches(&self) -> Touches {
+            self.0
+        }
+    }
+
+    fn kind(name: &str) -> Option<&'static FilterKind> {
+        const fn made_by(kind: &'static str, build: crate::filter::Build) -> FilterKind {
+            FilterKind { kind, results: &[], doc: "", schema: || Value::Null, check: |_, _| Ok(Vec::new()), build }
+        }
+        static HEADS: FilterKind = made_by("Heads", |_, _| Ok(Arc::new(Station(Touches::HEADS))));
+        static BODY: FilterKind = made_by("Body", |_, _| Ok(Arc::new(Station(Touches::REQUEST_BODY))));
+        static NONE: FilterKind = made_by("None", |_, _| Ok(Arc::new(Station(Touches::NOTHING))));
+        [&HEADS, &BODY, &NONE].into_iter().find(|kind| kind.kind == name)
+    }
+
+    fn pipeline(text: &str) -> Pipeline {
+        let spec = base_model::yaml::parse_document(text).unwrap();
+        let spec = base_model::decode::<PipelineSpec>(&spec, "").unwrap().value;
+        let telemetry = Telemetry::new(Identity::default(), 1);
+        Pipeline::build("p", &spec, &kind, None, &telemetry).unwrap_or_else(|_| panic!("{text}"))
+    }
+
+    fn seen(walk: impl Future) -> Vec<Touches> {
+        let walked = std::pin::pin!(walk).poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(walked, Poll::Ready(_)), "no station waits");
+        std::mem::take(&mut SEEN.lock().unwrap())
+    }
+
+    #[test]
+    fn a_station_knows_what_is_wanted_after_it() {
+        const STATIONS: &str = "filters: [{name: n, kind: None}, {name: h, kind: Heads}, {name: b, kind: Body}]";
+        let (heads, body, nothing) = (Touches::HEADS, Touches::REQUEST_BODY, Touches::NOTHING);
+        let mut exchange = Exchange::default();
+        let all = pipeline(STATIONS);
+        assert_eq!(seen(all.run(&mut exchange)), [heads.and(body), body, nothing]);
+        // The flow counts, not the list; a station may come twice.
+        let flow = pipeline(&format!("flow: [{{filter: b}}, {{filter: n}}, {{filter: b}}, {{filter: h}}]\n{STATIONS}"));
+        assert_eq!(seen(flow.run(&mut exchange)), [body.and(heads), body.and(heads), heads, nothing]);
+        // What a GlobalFilter runs afterwards counts, too.
+        let one = pipeline("filters: [{name: n, kind: None}]");
+        let around = Around {
+            before: Some(pipeline("filters: [{name: h, kind: Heads}]")),
+            after: Some(pipeline("filters: [{name: b, kind: Body}, {name: n, kind: None}]")),
+            ..Around::default()
+        };
+        assert_eq!(seen(one.run_within(&around, &mut exchange)), [body, body, nothing, nothing]);
     }
 }

@@ -23,6 +23,7 @@ mod value;
 
 use crate::body::{Body, BodyError};
 use crate::exchange::{DEFAULT_BODY_LIMIT, Exchange, Space};
+use crate::filter::Touches;
 use base_model::Problem;
 pub use provenance::{Form, Piece, Rendered};
 use std::borrow::Cow;
@@ -180,6 +181,13 @@ impl Bodies {
             || self.requests.iter().any(|name| named(name, |s| &s.request_body))
             || self.responses.iter().any(|name| named(name, |s| &s.response_body))
             || (self.all && exchange.spaces().any(|(_, s)| s.request_body.is_stream() || s.response_body.is_stream()))
+    }
+
+    /// What a filter touches that runs the template: heads always, since any template may name a field.
+    pub fn touches(&self) -> Touches {
+        let requests = self.all || self.request || !self.requests.is_empty();
+        let responses = self.all || self.response || !self.responses.is_empty();
+        Touches::HEADS.and_if(requests, Touches::REQUEST_BODY).and_if(responses, Touches::RESPONSE_BODY)
     }
 
     /// Reads them into memory, each at most `limit` bytes.

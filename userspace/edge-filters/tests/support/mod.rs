@@ -4,7 +4,7 @@
 use base_runtime::{Buf, Config, IoMode, Runtime};
 use base_telemetry::{Identity, Names, Telemetry};
 use edge_filters::proxy;
-use edge_pipeline::{Body, BodyError, BodyStream, Exchange, Filter, Parts, Piece, Sight, Step};
+use edge_pipeline::{Body, BodyError, BodyStream, Exchange, Filter, Parts, Piece, Sight, Step, Touches};
 use proto_http::{Method, Path, Version};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 pub struct House {
     pub telemetry: Arc<Telemetry>,
     proxy: Arc<dyn Filter>,
+    last: bool,
     runtime: Runtime,
 }
 
@@ -64,14 +65,14 @@ impl House {
 
     pub fn made(workers: usize, spec: &str, last: bool) -> House {
         let telemetry = Telemetry::new(Identity::default(), workers);
-        let proxy = build(spec, last, &telemetry).unwrap_or_else(|problems| panic!("{spec}: {problems}"));
+        let proxy = build(spec, &telemetry).unwrap_or_else(|problems| panic!("{spec}: {problems}"));
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let mut cpus = base_runtime::allowed_cpus();
         let turn = STARTED.fetch_add(1, Ordering::Relaxed) % cpus.len();
         cpus.rotate_left(turn);
         let cpus = cpus.into_iter().cycle().take(workers).collect();
         let config = Config { io: IoMode::Auto, cpus: Some(cpus), workers: Some(workers), ..Config::default() };
-        House { telemetry, proxy, runtime: Runtime::start(config).expect("a driver works here") }
+        House { telemetry, proxy, last, runtime: Runtime::start(config).expect("a driver works here") }
     }
 
     pub fn ask(&self, ask: Ask) -> Said {
@@ -81,9 +82,9 @@ impl House {
     /// Asks on one of the workers.
     pub fn begin(&self, worker: usize, ask: Ask) -> mpsc::Receiver<Said> {
         let (sender, receiver) = mpsc::channel();
-        let proxy = self.proxy.clone();
+        let (proxy, last) = (self.proxy.clone(), self.last);
         self.runtime.workers()[worker].spawn(move || async move {
-            let _ = sender.send(run(&*proxy, ask).await);
+            let _ = sender.send(run(&*proxy, last, ask).await);
         });
         receiver
     }
@@ -105,16 +106,17 @@ impl House {
 }
 
 /// A Proxy of this document, or what is wrong with it.
-pub fn build(spec: &str, last: bool, telemetry: &Arc<Telemetry>) -> Result<Arc<dyn Filter>, String> {
+pub fn build(spec: &str, telemetry: &Arc<Telemetry>) -> Result<Arc<dyn Filter>, String> {
     let fields = base_model::yaml::parse_document(spec).expect("good YAML");
     let text = |problems: Vec<base_model::Problem>| base_model::problem::render(&problems);
     (proxy::KIND.check)(&fields, "").map_err(text)?;
-    let parts = Parts { name: "f", pipeline: "p", previous: None, last, resilience: &[], telemetry };
+    let parts = Parts { name: "f", pipeline: "p", previous: None, resilience: &[], telemetry };
     (proxy::KIND.build)(&fields, &parts).map_err(text)
 }
 
-async fn run(proxy: &dyn Filter, ask: Ask) -> Said {
+async fn run(proxy: &dyn Filter, last: bool, ask: Ask) -> Said {
     let mut exchange = Exchange::default();
+    exchange.later = if last { Touches::NOTHING } else { Touches::REQUEST_BODY };
     exchange.tags.enabled = true;
     let space = exchange.space();
     space.has_request = true;
