@@ -20,7 +20,7 @@
 //! Requests without a match pass. A limiter keeps its state when the document changes but not its rule and policy.
 //!
 //! Outcomes: `rateLimited`, with status 429 and `X-EG-Rate-Limiter: too-many-requests`. Fits HTTPServer. Costs a
-//! comparison per rule and one short lock; waiting requests hold no thread.
+//! comparison per rule and one exchange of a number that workers share; waiting requests hold no thread.
 
 pub mod cycle;
 
@@ -33,7 +33,7 @@ use cycle::{Cycles, Permit, Policy};
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 const RATE_LIMITED: Outcome = "rateLimited";
@@ -125,7 +125,7 @@ struct Limiter {
     rule: UrlRule,
     policy: Policy,
     began: Instant,
-    cycles: Mutex<Cycles>,
+    cycles: Cycles,
 }
 
 pub const KIND: FilterKind = FilterKind {
@@ -162,7 +162,7 @@ impl RateLimiter {
             let old = inherited.iter().position(|l| l.rule == rule && l.policy == policy);
             let limiter = match old {
                 Some(index) => inherited.swap_remove(index),
-                None => Arc::new(Limiter { rule, policy, began: Instant::now(), cycles: Mutex::default() }),
+                None => Arc::new(Limiter { rule, policy, began: Instant::now(), cycles: Cycles::default() }),
             };
             urls.push((matcher, limiter));
         }
@@ -199,9 +199,7 @@ impl Filter for RateLimiter {
 
 impl Limiter {
     fn acquire(&self, now: Instant) -> Permit {
-        // The lock is held for a few additions; what it guards is whole at every moment.
-        let mut cycles = self.cycles.lock().unwrap_or_else(PoisonError::into_inner);
-        cycles.acquire(&self.policy, now.saturating_duration_since(self.began))
+        self.cycles.acquire(&self.policy, now.saturating_duration_since(self.began))
     }
 }
 

@@ -1,9 +1,9 @@
 //! The algorithm of a rate limiter, without clock, locks or waiting: permits are reserved cycle by cycle.
 //!
-//! Time is cut into cycles of the refresh period, counted from the limiter's beginning. `granted` counts the permits
-//! handed out from the current cycle on: those of later cycles are reservations, whose holders wait for their cycle to
-//! begin. When a cycle passes, its share is subtracted.
+//! Time is cut into cycles of the refresh period, counted from the limiter's beginning. Permits of later cycles than the current
+//! one are reservations, whose holders wait for their cycle to begin.
 
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 /// What a limiter may hand out.
@@ -26,35 +26,45 @@ pub enum Permit {
     Refused,
 }
 
-/// Reservations of one limiter.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Reservations of one limiter. Workers share it without a lock: whoever is refused only reads.
+///
+/// Permits are numbered along time, `limit` for each cycle; handing one out is taking the next number, and idle cycles' numbers are
+/// skipped.
+#[derive(Debug, Default)]
 pub struct Cycles {
-    current: u64,
-    granted: u64,
+    /// The newest cycle that anybody has seen: a worker whose clock is a turn behind asks within it; time never runs back.
+    current: AtomicU64,
+    /// The number of the next permit, if its cycle has not passed.
+    next: AtomicU64,
 }
 
 impl Cycles {
     /// Asks for a permit `since` the limiter's beginning.
-    pub fn acquire(&mut self, policy: &Policy, since: Duration) -> Permit {
+    pub fn acquire(&self, policy: &Policy, since: Duration) -> Permit {
         let period = policy.refresh.as_nanos().max(1);
         let now = since.as_nanos();
         let limit = policy.limit.max(1);
-        let cycle = u64::try_from(now / period).unwrap_or(u64::MAX);
-        // A worker whose clock is a turn behind asks within the current cycle; time never runs back.
-        if cycle > self.current {
-            self.granted = self.granted.saturating_sub(limit.saturating_mul(cycle - self.current));
-            self.current = cycle;
+        let mut cycle = u64::try_from(now / period).unwrap_or(u64::MAX);
+        let current = self.current.load(SeqCst);
+        if cycle > current {
+            // Before a permit of it is taken, so that nobody who sees that permit believes in an older cycle.
+            cycle = cycle.max(self.current.fetch_max(cycle, SeqCst));
+        } else {
+            cycle = current;
         }
+        let first = cycle.saturating_mul(limit);
         let cycles_ahead = u64::try_from(policy.timeout.as_nanos() / period).unwrap_or(u64::MAX);
-        if self.granted >= limit.saturating_mul(cycles_ahead.saturating_add(1)) {
-            return Permit::Refused;
-        }
-        let ahead = self.granted / limit;
-        self.granted += 1;
+        let most = limit.saturating_mul(cycles_ahead.saturating_add(1));
+        let taken = self.next.fetch_update(SeqCst, SeqCst, |next| {
+            let number = next.max(first);
+            (number - first < most).then(|| number.saturating_add(1))
+        });
+        let Ok(next) = taken else { return Permit::Refused };
+        let ahead = (next.max(first) - first) / limit;
         if ahead == 0 {
             return Permit::Now;
         }
-        let begins = u128::from(self.current.saturating_add(ahead)) * period;
+        let begins = u128::from(cycle.saturating_add(ahead)) * period;
         let wait = begins.saturating_sub(now);
         Permit::After(Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX)))
     }
@@ -90,7 +100,7 @@ mod tests {
             limit in 1u64..5, refresh in 1u64..50, timeout in 0u64..200, gaps in prop::collection::vec(0u64..30, 1..200),
         ) {
             let policy = policy(limit, refresh, timeout);
-            let mut cycles = Cycles::default();
+            let cycles = Cycles::default();
             let mut passing = std::collections::BTreeMap::<u64, u64>::new();
             let mut now = 0;
             for gap in gaps {
@@ -108,9 +118,29 @@ mod tests {
         }
     }
 
+    /// Workers that ask at once get the limit of each cycle between them, and not one more.
+    #[test]
+    fn workers_share_the_limit_exactly() {
+        let (policy, cycles) = (policy(1000, 10, 0), Cycles::default());
+        let passed: usize = std::thread::scope(|scope| {
+            let ask = |_| {
+                scope.spawn(|| {
+                    let passes = |at| cycles.acquire(&policy, Duration::from_millis(at)) == Permit::Now;
+                    (0..8000).filter(|n| passes(n / 2000 * 10)).count()
+                })
+            };
+            let workers: Vec<_> = (0..4).map(ask).collect();
+            workers.into_iter().map(|w| w.join().unwrap()).sum()
+        });
+        // A worker that is ahead ends a cycle for all of them; a fast one sees all four.
+        assert!((1000..=4000).contains(&passed), "{passed}");
+        assert_eq!(cycles.acquire(&policy, Duration::from_millis(39)), Permit::Refused);
+        assert_eq!(cycles.acquire(&policy, Duration::from_millis(40)), Permit::Now);
+    }
+
     fn check(limit: u64, refresh: u64, timeout: u64, requests: &str) {
         let policy = policy(limit, refresh, timeout);
-        let mut cycles = Cycles::default();
+        let cycles = Cycles::default();
         for request in requests.split(' ') {
             let at = request.find(['+', '-', '=']).unwrap();
             let want = match &request[at..] {
