@@ -171,7 +171,10 @@ impl<'a> H1Stream<'a> {
             && drainable
             && !self.local.is_stopping()
             && self.local.keeps_alive(encrypted)
-            && self.answer != Framing::UntilClose;
+            && self.answer != Framing::UntilClose
+            // On a connection that stays, clients take it for the end of an idle one and repeat what they sent, a POST too: it is
+            // for the request alone where the connection ends with it (RFC 9110 section 15.5.9).
+            && status != 408;
         self.next = match self.keep_alive {
             true => Next::Again,
             // The client may have sent its next request already; only one that announced to close has not.

@@ -26,6 +26,7 @@ on_both_drivers![
     bodies_beyond_their_limit_are_413,
     time_outs,
     time_outs_of_the_document,
+    an_answer_of_408_ends_the_connection,
     a_client_that_leaves_takes_its_backend_connection_along,
     a_stale_connection_is_replaced_where_that_is_safe,
     broken_backends,
@@ -478,6 +479,27 @@ fn time_outs(io: IoMode) {
     assert_eq!(steady.answer().status(), 200, "progress is enough for a body");
     for (name, times) in [("head_timeout", 1), ("first_byte_timeout", 1), ("body_timeout", 1)] {
         assert_eq!(house.limit(name), times, "{name}");
+    }
+}
+
+/// On a connection that stays open a 408 invites the client to send its request again, a POST too.
+fn an_answer_of_408_ends_the_connection(io: IoMode) {
+    let late = Backend::new(|mut wire, _| while wire.message().is_some() {});
+    let relaying = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 2\r\n\r\nno";
+    let relayed = Backend::recording(|_| relaying.as_bytes().to_vec());
+    let proxy = |port: u16| {
+        format!(
+            "filters: [{{name: p, kind: Proxy, pools: [{{servers: [{{url: 'http://127.0.0.1:{port}'}}], timeout: 200ms}}]}}]"
+        )
+    };
+    let mock = "filters: [{name: m, kind: Mock, rules: [{code: 408}]}]".to_owned();
+    for pipeline in [proxy(late.port), proxy(relayed.port), mock] {
+        let house = House::new(io, "", &pipeline);
+        let mut client = house.connect();
+        client.send(b"POST /pay HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok");
+        let answer = client.answer();
+        assert_eq!((answer.status(), answer.field("connection")), (408, Some("close")), "{pipeline}");
+        assert!(client.ends(), "{pipeline}");
     }
 }
 
