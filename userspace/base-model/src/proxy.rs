@@ -121,23 +121,35 @@ pub struct PoolSpec {
 /// Leaves out servers by what becomes of the requests they get (passive ejection).
 ///
 /// Without this block a server is left out after 5 failed connects in a row. With it, answers of 500 and more, time-outs and broken
-/// connections count as well. After the time a single request tries the server; when that fails too the time doubles, up to 5 min.
+/// connections count as well. What is known of a server is shared by all pools that name it. One that could not be connected to is
+/// probed in the background, from 0.1 s to 2 s apart, and is back as soon as a connect (with TLS, a handshake) succeeds. One that
+/// failed what it was asked rests for `baseEjectionTime`; then, when it can be connected to, a single request tries it, and if that
+/// fails the time doubles, up to 5 min.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OutlierDetectionSpec {
     /// Failures in a row after which a server is left out; 1 or more. Default 5.
     #[schemars(range(min = 1))]
     pub consecutive_errors: u32,
-    /// How long it is left out the first time. Default 10s.
+    /// How long a server that failed what it was asked rests the first time. Default 10s.
     pub base_ejection_time: GoDuration,
     /// Most servers of the pool left out at a time, in per cent; the last one never is. 0: none ever is. Default 50.
     #[schemars(range(max = 100))]
     pub max_ejection_percent: u32,
+    /// Least share of fit servers, in per cent: those that are neither left out nor failing. Below it, and whenever none is fit, nobody
+    /// is left out, so that the few that are left are not buried (Envoy's healthy_panic_threshold). Default 0: when none is fit.
+    #[schemars(range(max = 100))]
+    pub panic_threshold: u32,
 }
 
 impl Default for OutlierDetectionSpec {
     fn default() -> Self {
-        Self { consecutive_errors: 5, base_ejection_time: GoDuration::from_secs(10), max_ejection_percent: 50 }
+        Self {
+            consecutive_errors: 5,
+            base_ejection_time: GoDuration::from_secs(10),
+            max_ejection_percent: 50,
+            panic_threshold: 0,
+        }
     }
 }
 
@@ -156,9 +168,22 @@ impl OutlierDetectionSpec {
                     .advice("maxEjectionPercent: 0 turns ejection off"),
             );
         }
-        if self.max_ejection_percent > 100 {
-            let problem = Problem::new(at(path, "maxEjectionPercent"), "out of range");
-            findings.problem(problem.value(&self.max_ejection_percent.into()).accepted("0 to 100"));
+        for (field, percent) in
+            [("maxEjectionPercent", self.max_ejection_percent), ("panicThreshold", self.panic_threshold)]
+        {
+            if percent > 100 {
+                let problem = Problem::new(at(path, field), "out of range");
+                findings.problem(problem.value(&percent.into()).accepted("0 to 100"));
+            }
+        }
+        let least_fit = 100u32.saturating_sub(self.max_ejection_percent);
+        if self.panic_threshold <= 100 && self.max_ejection_percent > 0 && self.panic_threshold > least_fit {
+            let text = format!(
+                "nobody is left out when fewer than {} % of the servers are fit, so that the {} % of maxEjectionPercent are never \
+                 reached; {least_fit} or less would fit it",
+                self.panic_threshold, self.max_ejection_percent
+            );
+            findings.warn(at(path, "panicThreshold"), text);
         }
     }
 }
@@ -885,6 +910,35 @@ impl HealthCheckSpec {
             if body.type_ == "regexp" {
                 check_regexp(&body.value, &at(&place, "value"), findings);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_of_outlier_detection_are_per_cent_and_fit_each_other() {
+        // maxEjectionPercent, panicThreshold, fields with problems, warnings.
+        for (most, threshold, problems, warnings) in [
+            (50, 0, &[][..], 0),
+            (50, 50, &[][..], 0),
+            (100, 0, &[][..], 0),
+            (50, 51, &[][..], 1),
+            (0, 100, &[][..], 0),
+            (50, 101, &["o.panicThreshold"][..], 0),
+            (101, 0, &["o.maxEjectionPercent"][..], 0),
+        ] {
+            let spec = OutlierDetectionSpec {
+                max_ejection_percent: most,
+                panic_threshold: threshold,
+                ..OutlierDetectionSpec::default()
+            };
+            let mut findings = Findings::default();
+            spec.validate("o", &mut findings);
+            let paths: Vec<&str> = findings.problems.iter().map(|p| p.path.as_str()).collect();
+            assert_eq!((paths.as_slice(), findings.warnings.len()), (problems, warnings), "{most} {threshold}");
         }
     }
 }

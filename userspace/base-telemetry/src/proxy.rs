@@ -82,6 +82,17 @@ impl UpstreamError {
     }
 }
 
+/// What is known of a backend by all pools that name it.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    /// It failed its requests and is left out.
+    pub ejected: AtomicBool,
+    /// Times it was connected to while it was left out, to see whether it answers.
+    pub probes: AtomicU64,
+    /// Times it came back.
+    pub readmissions: AtomicU64,
+}
+
 /// Statistics of one pool.
 #[derive(Debug)]
 pub struct PoolStats {
@@ -97,6 +108,7 @@ pub struct PoolStats {
 struct PoolWorker {
     no_server: AtomicU64,
     retries: AtomicU64,
+    panics: AtomicU64,
     request_body: Observed,
     response_body: Observed,
 }
@@ -114,7 +126,7 @@ struct Rounds {
 struct Server {
     workers: Box<[OnceLock<Box<ServerShard>>]>,
     healthy: AtomicBool,
-    ejected: AtomicBool,
+    vitals: Mutex<Arc<Vitals>>,
 }
 
 #[derive(Debug, Default)]
@@ -127,6 +139,7 @@ struct ServerShard {
     parked: AtomicU64,
     unparked: AtomicU64,
     ejections: AtomicU64,
+    failovers: AtomicU64,
 }
 
 impl PoolStats {
@@ -162,6 +175,11 @@ impl PoolStats {
     /// What the health checks say; servers count as healthy until then.
     pub fn set_healthy(&self, server: &str, healthy: bool) {
         self.server(server, usize::MAX).healthy.store(healthy, Relaxed);
+    }
+
+    /// Shows what is known of a server, whoever learns it.
+    pub fn watch(&self, server: &str, vitals: &Arc<Vitals>) {
+        *locked(&self.server(server, usize::MAX).vitals) = Arc::clone(vitals);
     }
 
     /// Forgets the series of servers that left the pool. What a recorder made before still counts about them is seen nowhere.
@@ -215,7 +233,7 @@ impl PoolStats {
         };
         let made = servers.entry(Arc::from(name)).or_insert_with(|| {
             let workers = self.workers.iter().map(|_| OnceLock::new()).collect();
-            Arc::new(Server { workers, healthy: AtomicBool::new(true), ejected: AtomicBool::new(false) })
+            Arc::new(Server { workers, healthy: AtomicBool::new(true), vitals: Mutex::default() })
         });
         Arc::clone(made)
     }
@@ -269,6 +287,13 @@ impl PoolRecorder {
             bump(&worker.retries, 1);
         }
     }
+
+    /// A server that is left out was used, because too few others are fit.
+    pub fn panicked(&self) {
+        if let Some(worker) = self.pool.workers.get(self.worker) {
+            bump(&worker.panics, 1);
+        }
+    }
 }
 
 /// What one worker counts about a server.
@@ -314,15 +339,14 @@ impl ServerRecorder {
         });
     }
 
-    /// The server failed its requests and is left out for a while.
+    /// This pool has the server left out.
     pub fn ejected(&self) {
         self.with(|shard| bump(&shard.ejections, 1));
-        self.set_ejected(true);
     }
 
-    /// Whether the server is left out.
-    pub fn set_ejected(&self, ejected: bool) {
-        self.server.ejected.store(ejected, Relaxed);
+    /// A request that this server did not take goes to another one, within the same try.
+    pub fn failed_over(&self) {
+        self.with(|shard| bump(&shard.failovers, 1));
     }
 
     /// A connection is gone.
@@ -364,6 +388,12 @@ fn encode_ours(pool: &PoolStats, encoder: &mut Encoder) {
         &of_pool,
         pool.sum(|worker| &worker.retries),
     );
+    encoder.counter(
+        "weir_upstream_panics_total",
+        "Requests sent to a server that is left out, because too few others of the pool are fit, by pool.",
+        &of_pool,
+        pool.sum(|worker| &worker.panics),
+    );
     let servers: Vec<_> = locked(&pool.servers).iter().map(|(k, v)| (Arc::clone(k), Arc::clone(v))).collect();
     for (server_name, server) in servers {
         let labels = [("pool", name.as_str()), ("server", &server_name)];
@@ -394,6 +424,7 @@ fn encode_ours(pool: &PoolStats, encoder: &mut Encoder) {
             );
         }
         let sum = |counter: fn(&ServerShard) -> &AtomicU64| server.sum(counter);
+        let vitals = Arc::clone(&locked(&server.vitals));
         let open = sum(|s| &s.created).saturating_sub(sum(|s| &s.closed));
         let idle = sum(|s| &s.parked).saturating_sub(sum(|s| &s.unparked));
         let counters = [
@@ -419,8 +450,23 @@ fn encode_ours(pool: &PoolStats, encoder: &mut Encoder) {
             ),
             (
                 "weir_upstream_ejections_total",
-                "Times a server was left out for a while because it failed its requests, by pool and server.",
+                "Times a pool had a server left out because it failed its requests, by pool and server.",
                 sum(|s| &s.ejections),
+            ),
+            (
+                "weir_upstream_failovers_total",
+                "Requests a server could not be reached for that went to another one within the same try, by pool and server.",
+                sum(|s| &s.failovers),
+            ),
+            (
+                "weir_upstream_probes_total",
+                "Times a server that is left out was connected to, to see whether it answers, for all pools that name it.",
+                vitals.probes.load(Relaxed),
+            ),
+            (
+                "weir_upstream_readmissions_total",
+                "Times a server that was left out came back, for all pools that name it.",
+                vitals.readmissions.load(Relaxed),
             ),
         ];
         for (name, help, n) in counters {
@@ -441,7 +487,7 @@ fn encode_ours(pool: &PoolStats, encoder: &mut Encoder) {
             (
                 "weir_upstream_ejected",
                 "Whether the server is left out because it failed its requests (1) or not (0), by pool and server.",
-                u64::from(server.ejected.load(Relaxed)),
+                u64::from(vitals.ejected.load(Relaxed)),
             ),
         ];
         for (name, help, n) in gauges {
@@ -519,10 +565,16 @@ mod tests {
             server.connection_parked();
             server.connection_closed(false);
             server.ejected();
+            server.failed_over();
             server.error(UpstreamError::Timeout);
             recorder.no_server();
             recorder.retried();
+            recorder.panicked();
         }
+        let vitals = Arc::new(Vitals::default());
+        pool.watch("http://10.0.0.1:80", &vitals);
+        vitals.ejected.store(true, Relaxed);
+        vitals.probes.store(3, Relaxed);
         pool.set_healthy("http://10.0.0.1:80", false);
         pool.tick(Instant::now());
         let text = text(&[Arc::clone(&pool)]);
@@ -537,6 +589,10 @@ mod tests {
             format!("weir_upstream_healthy{{{labels}}} 0"),
             format!("weir_upstream_ejected{{{labels}}} 1"),
             format!("weir_upstream_ejections_total{{{labels}}} 2"),
+            format!("weir_upstream_failovers_total{{{labels}}} 2"),
+            format!("weir_upstream_probes_total{{{labels}}} 3"),
+            format!("weir_upstream_readmissions_total{{{labels}}} 0"),
+            "weir_upstream_panics_total{pool=\"main\"} 2".to_owned(),
             format!("weir_upstream_request_duration_seconds_count{{{labels}}} 6"),
             "weir_upstream_retries_total{pool=\"main\"} 2".to_owned(),
         ] {

@@ -20,7 +20,9 @@
 //! by an authority of the system, or by one of `mtls.rootCertBase64`, unless `mtls.insecureSkipVerify` says otherwise. Names are
 //! looked up again when their time to live is over, and all addresses of a name are tried.
 //!
-//! A server that cannot be connected to five times in a row is left out for 10 s, longer when that repeats; see `outlierDetection`.
+//! When a server cannot be connected to, the request goes to another one of the pool, body and all, within the same try and its
+//! `timeout`; so does an idempotent one, once, whose connection broke before anything of an answer came. A server that cannot be
+//! connected to five times in a row is left out until it can; see `outlierDetection`.
 //!
 //! A `retryPolicy` repeats what failed: idempotent methods always, others only when nothing was sent, and never a body that
 //! streams. Policies are those of the pipeline's `resilience`.
@@ -38,10 +40,11 @@ use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{
     Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches,
 };
-use edge_upstream::balance::Policy;
+use edge_upstream::balance::{Choice, Policy};
 use edge_upstream::circuit::{CircuitBreaker, Permit};
 use edge_upstream::connect::CONNECT_TIMEOUT;
-use edge_upstream::outlier::{Change, Heard};
+use edge_upstream::health::Heard;
+use edge_upstream::outlier::Change;
 use edge_upstream::retry;
 use edge_upstream::{Answer, Attempt, AttemptError, Balancer, Identity, RequestMatcher, Server};
 use proto_http::{Known, Limits, Response};
@@ -97,18 +100,24 @@ pub struct Proxy {
 /// The pool that gets copies of requests; what it answers is dropped.
 struct Mirror {
     filter: RequestMatcher,
-    balancer: Balancer,
-    recorders: Vec<(PoolRecorder, Vec<ServerRecorder>)>,
+    pool: Pool,
     /// Copies on their way, of all workers.
     in_flight: AtomicUsize,
     dropped: Limit,
-    mended: Limit,
     max_idle: usize,
-    connect_timeout: Duration,
 }
 
 /// Copies on their way at the same time; beyond it requests are not copied, and counted as `mirror_in_flight`.
 const MIRRORED_MAX: usize = 4096;
+
+/// Servers asked in one try, at most, when they cannot be reached; beyond it the try has failed, and is counted as `servers_tried`.
+const TRIED_MAX: usize = 32;
+
+/// Connects of one try that may take their whole time: those that are refused cost nothing, these make a client wait.
+const SILENT_MAX: u32 = 2;
+
+/// Connections of one try that may break before an answer: a request that ends servers must not end all of them.
+const BROKEN_MAX: u32 = 2;
 
 /// How long a new pool waits for the addresses of its servers' names; later ones are used when they come.
 const FIRST_LOOK_UP: Duration = Duration::from_secs(2);
@@ -135,6 +144,8 @@ struct Pool {
     /// Answers beyond `max_body`.
     too_large: Limit,
     mended: Limit,
+    /// Tries that found [`TRIED_MAX`] servers unreachable.
+    tried_limit: Limit,
     stats: Arc<PoolStats>,
     /// By worker, then by server in the order of the balancer.
     recorders: Vec<(PoolRecorder, Vec<ServerRecorder>)>,
@@ -228,36 +239,37 @@ impl Proxy {
         outcome
     }
 
-    /// One try. Says also whether anything of the request may have reached the server.
+    /// One try. Says also whether anything of the request may have reached a server.
     async fn try_once(&self, pool: &Pool, exchange: &mut Exchange) -> (Outcome, bool) {
-        let (of_pool, of_servers) = &pool.recorders[base_runtime::worker_index()];
-        let Some(index) = pool.balancer.choose(exchange.request(), &exchange.client) else {
+        let worker = base_runtime::worker_index();
+        let (of_pool, of_servers) = &pool.recorders[worker];
+        let Some(first) = pool.balancer.choose(exchange.request(), &exchange.client, worker) else {
             of_pool.no_server();
             exchange.tags.note(|| format!("{}: no server", pool.name));
             return (refuse(exchange, 503, INTERNAL_ERROR), false);
         };
-        let (server, recorder) = (&pool.balancer.servers()[index], &of_servers[index]);
         let began = base_runtime::now();
         let sent = exchange.request_body_length().unwrap_or_default();
-        let connecting = Cell::new(false);
-        let unfinished = Unfinished(Some(recorder));
-        let attempt = self.attempt(pool, server, recorder, &connecting, exchange);
+        let stand = Stand { index: Cell::new(first.index), connecting: Cell::new(false) };
+        let unfinished = Unfinished { recorders: of_servers, stand: &stand, ended: false };
+        let reached = self.reach(pool, first, &stand, exchange);
         let result = match pool.timeout {
-            None => attempt.await,
-            Some(most) => match base_runtime::time::timeout(most, attempt).await {
+            None => reached.await,
+            Some(most) => match base_runtime::time::timeout(most, reached).await {
                 Ok(result) => result,
                 Err(_) => {
                     unfinished.ended();
-                    let connecting = connecting.get();
+                    let (index, connecting) = (stand.index.get(), stand.connecting.get());
                     let (counted, heard) = if connecting {
                         (UpstreamError::ConnectTimeout, Heard::Unreachable)
                     } else {
                         (UpstreamError::Timeout, Heard::NoAnswer)
                     };
-                    recorder.error(counted);
-                    pool.heard(index, heard, recorder);
+                    of_servers[index].error(counted);
+                    pool.heard(index, heard, &of_servers[index]);
                     let what = if connecting { "connection to" } else { "answer from" };
-                    exchange.tags.note(|| format!("{}: no {what} {} in {most:?}", pool.name, server.url));
+                    let server = &pool.balancer.servers()[index].url;
+                    exchange.tags.note(|| format!("{}: no {what} {server} in {most:?}", pool.name));
                     return (refuse(exchange, 408, TIMEOUT), !connecting);
                 }
             },
@@ -265,7 +277,8 @@ impl Proxy {
         unfinished.ended();
         match result {
             Ok(answer) => {
-                let status = answer.response.status;
+                let (status, index) = (answer.response.status, stand.index.get());
+                let recorder = &of_servers[index];
                 recorder.record(&stats::Exchange {
                     status,
                     duration: base_runtime::now().saturating_duration_since(began),
@@ -276,17 +289,6 @@ impl Proxy {
                 (self.take(pool, recorder, began, answer, exchange).await, true)
             }
             Err(error) => {
-                if let Some(counted) = error.counted_as() {
-                    recorder.error(counted);
-                }
-                match &error {
-                    AttemptError::Connect(_) => pool.heard(index, Heard::Unreachable, recorder),
-                    AttemptError::Broken { .. } | AttemptError::Malformed(_) => {
-                        pool.heard(index, Heard::NoAnswer, recorder);
-                    }
-                    AttemptError::RequestBody(_) => {}
-                }
-                exchange.tags.note(|| format!("{}: {}: {error}", pool.name, server.url));
                 let sent = !matches!(error, AttemptError::Connect(_));
                 let outcome = match error {
                     AttemptError::RequestBody(error) => refuse(exchange, error.request_status(), CLIENT_ERROR),
@@ -297,19 +299,72 @@ impl Proxy {
         }
     }
 
+    /// Asks servers until one can be reached, `first` before others. Nothing was sent to one that could not be connected to, so
+    /// that any request may go elsewhere, its body as it is. What a connection that broke may have done is done again once, and
+    /// only where that is sound.
+    async fn reach(
+        &self,
+        pool: &Pool,
+        first: Choice,
+        stand: &Stand,
+        exchange: &mut Exchange,
+    ) -> Result<Answer, AttemptError> {
+        let (of_pool, of_servers) = &pool.recorders[base_runtime::worker_index()];
+        let may_repeat = exchange.request().method.is_idempotent() && !exchange.space_ref().request_body.is_stream();
+        let (mut choice, mut tried, mut silent, mut broken) = (first, Vec::new(), 0, 0);
+        loop {
+            if choice.panicked {
+                of_pool.panicked();
+            }
+            stand.index.set(choice.index);
+            let error = match self.attempt(pool, choice.index, stand, exchange).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let (server, recorder) = (&pool.balancer.servers()[choice.index], &of_servers[choice.index]);
+            pool.failed(choice.index, &error, recorder);
+            exchange.tags.note(|| format!("{}: {}: {error}", pool.name, server.url));
+            let goes_on = match &error {
+                AttemptError::Connect(why) if why.is_time_out() => {
+                    silent += 1;
+                    silent < SILENT_MAX
+                }
+                AttemptError::Connect(_) => true,
+                AttemptError::Broken { before_answer: true, .. } if may_repeat => {
+                    broken += 1;
+                    broken < BROKEN_MAX
+                }
+                _ => false,
+            };
+            if !goes_on {
+                return Err(error);
+            }
+            tried.push(choice.index);
+            if tried.len() == TRIED_MAX {
+                pool.tried_limit.hit(base_runtime::worker_index());
+                return Err(error);
+            }
+            let Some(next) = pool.balancer.another(first, &tried) else { return Err(error) };
+            recorder.failed_over();
+            choice = next;
+        }
+    }
+
     async fn attempt(
         &self,
         pool: &Pool,
-        server: &Server,
-        recorder: &ServerRecorder,
-        connecting: &Cell<bool>,
+        index: usize,
+        stand: &Stand,
         exchange: &mut Exchange,
     ) -> Result<Answer, AttemptError> {
+        let servers = pool.balancer.servers();
+        let (server, recorder) = (&servers[index], &pool.recorders[base_runtime::worker_index()].1[index]);
         let upgrade = exchange.upgrade_offered;
         let interim = exchange.interim.clone();
         let wanted_later = exchange.later.contains(Touches::REQUEST_BODY);
         let space = exchange.space();
-        let again = pool.retry.as_ref().is_some_and(|r| r.max_attempts > 1) && space.request.method.is_idempotent();
+        let tries = pool.retry.as_ref().map_or(1, |r| r.max_attempts);
+        let again = (tries > 1 || servers.len() > 1) && space.request.method.is_idempotent();
         let backend_host = pool.set_upstream_host || !server.is_address;
         let host = if backend_host && !server.keep_host { &server.authority } else { &space.request.authority };
         let attempt = Attempt {
@@ -319,7 +374,7 @@ impl Proxy {
             upgrade,
             max_idle: self.max_idle,
             connect_timeout: pool.connect_timeout,
-            connecting,
+            connecting: &stand.connecting,
             keep_body: wanted_later || again,
             interim: Some(&interim),
             recorder,
@@ -405,10 +460,10 @@ impl Pool {
                 (of_pool, of_servers)
             })
             .collect::<Vec<(PoolRecorder, Vec<ServerRecorder>)>>();
-        let previous = parts.previous.and_then(|p| p.downcast::<Proxy>()).and_then(|p| p.pool(&name));
-        let policy_of_balance = Policy::parse(&balance.policy, &balance.header_hash_key);
-        let balancer =
-            Balancer::new(servers, policy_of_balance, spec.outlier_detection.as_ref(), previous.map(|p| &p.balancer));
+        servers.iter().for_each(|server| stats.watch(&server.url, server.health.vitals()));
+        let workers = parts.telemetry.workers();
+        let policy_of_balance = Policy::parse(&balance.policy, &balance.header_hash_key, servers.len(), workers);
+        let balancer = Balancer::new(servers, policy_of_balance, spec.outlier_detection.as_ref());
         let policy = |kind: &str, name: &str| {
             let found = parts.resilience.iter().find(|p| !name.is_empty() && p.name == name && p.kind == kind);
             found.map(|p| p.raw.clone())
@@ -421,9 +476,6 @@ impl Pool {
             .map(|raw| decode::<CircuitBreakerSpec>(&raw, "").map(|d| d.value).map_err(unreadable))
             .transpose()?
             .map(|policy| inherited_breaker(parts, &name, policy));
-        for (index, recorder) in recorders.first().iter().flat_map(|(_, servers)| servers).enumerate() {
-            recorder.set_ejected(balancer.is_ejected(index));
-        }
         let written =
             if spec.server_max_body_size != 0 { spec.server_max_body_size } else { proxy.server_max_body_size };
         let max_body = match written {
@@ -444,6 +496,7 @@ impl Pool {
             breaker,
             too_large: parts.telemetry.limits().register("response_body_bytes"),
             mended: parts.telemetry.limits().register("mended"),
+            tried_limit: parts.telemetry.limits().register("servers_tried"),
             stats,
             recorders,
         })
@@ -453,23 +506,33 @@ impl Pool {
     #[inline]
     fn heard(&self, index: usize, heard: Heard, recorder: &ServerRecorder) {
         if let Some(change) = self.balancer.report(index, heard) {
-            changed(&self.name, &self.balancer, index, change, recorder);
+            changed(&self.name, &self.balancer.servers()[index].url, change, recorder);
+        }
+    }
+
+    /// Counts and takes note of a request that had no answer.
+    #[cold]
+    fn failed(&self, index: usize, error: &AttemptError, recorder: &ServerRecorder) {
+        if let Some(counted) = error.counted_as() {
+            recorder.error(counted);
+        }
+        match error {
+            AttemptError::Connect(_) => self.heard(index, Heard::Unreachable, recorder),
+            AttemptError::Broken { .. } | AttemptError::Malformed(_) => self.heard(index, Heard::NoAnswer, recorder),
+            AttemptError::RequestBody(_) => {}
         }
     }
 }
 
 #[cold]
-fn changed(pool: &str, balancer: &Balancer, index: usize, change: Change, recorder: &ServerRecorder) {
-    let server = &balancer.servers()[index].url;
+fn changed(pool: &str, server: &str, change: Change, recorder: &ServerRecorder) {
     match change {
         Change::Ejected => {
             recorder.ejected();
-            tracing::warn!(pool, server, "the server failed too often and is left out for a while");
+            tracing::warn!(pool, server, "the server failed too often and is left out");
         }
-        Change::Readmitted => {
-            recorder.set_ejected(false);
-            tracing::info!(pool, server, "the server answers again and is back");
-        }
+        Change::Prolonged => tracing::info!(pool, server, "the server was tried and failed again; it stays out"),
+        Change::Readmitted => tracing::info!(pool, server, "the server was tried and is back"),
     }
 }
 
@@ -492,19 +555,31 @@ fn max_idle(spec: &ProxySpec, parts: &Parts<'_>) -> usize {
     per_server.div_ceil(parts.telemetry.workers().max(1)).max(1)
 }
 
+/// How far a try has come.
+struct Stand {
+    /// The server that is asked.
+    index: Cell<usize>,
+    /// There is no connection to it yet.
+    connecting: Cell<bool>,
+}
+
 /// A try whose end is not known: dropped, the client has gone.
-struct Unfinished<'a>(Option<&'a ServerRecorder>);
+struct Unfinished<'a> {
+    recorders: &'a [ServerRecorder],
+    stand: &'a Stand,
+    ended: bool,
+}
 
 impl Unfinished<'_> {
     fn ended(mut self) {
-        self.0 = None;
+        self.ended = true;
     }
 }
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        if let Some(recorder) = self.0 {
-            recorder.error(UpstreamError::Canceled);
+        if !self.ended {
+            self.recorders[self.stand.index.get()].error(UpstreamError::Canceled);
         }
     }
 }
@@ -516,16 +591,13 @@ impl Mirror {
         identity: Option<&Arc<Identity>>,
         parts: &Parts<'_>,
     ) -> Result<Mirror, String> {
-        let pool = Pool::new(format!("proxy#{}#mirror", parts.name), spec, proxy, identity, parts)?;
+        let mut pool = Pool::new(format!("proxy#{}#mirror", parts.name), spec, proxy, identity, parts)?;
         Ok(Mirror {
-            filter: pool.filter.ok_or("a mirror pool needs a filter")?,
-            balancer: pool.balancer,
-            recorders: pool.recorders,
+            filter: pool.filter.take().ok_or("a mirror pool needs a filter")?,
+            pool,
             in_flight: AtomicUsize::new(0),
             dropped: parts.telemetry.limits().register("mirror_in_flight"),
-            mended: pool.mended,
             max_idle: max_idle(proxy, parts),
-            connect_timeout: pool.connect_timeout,
         })
     }
 
@@ -536,7 +608,11 @@ impl Mirror {
             return;
         }
         let Some(mut body) = space.request_body.again() else { return };
-        let Some(index) = self.balancer.choose(&space.request, &exchange.client) else { return };
+        let Some(Choice { index, .. }) =
+            self.pool.balancer.choose(&space.request, &exchange.client, base_runtime::worker_index())
+        else {
+            return;
+        };
         if self.in_flight.fetch_add(1, Ordering::Relaxed) >= MIRRORED_MAX {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             self.dropped.hit(base_runtime::worker_index());
@@ -544,8 +620,9 @@ impl Mirror {
         }
         let (mirror, request) = (self.clone(), space.request.clone());
         base_runtime::spawn(async move {
+            let pool = &mirror.pool;
             let (server, recorder) =
-                (&mirror.balancer.servers()[index], &mirror.recorders[base_runtime::worker_index()].1[index]);
+                (&pool.balancer.servers()[index], &pool.recorders[base_runtime::worker_index()].1[index]);
             let began = base_runtime::now();
             let attempt = Attempt {
                 server,
@@ -553,13 +630,13 @@ impl Mirror {
                 host: if request.authority.is_empty() { &server.authority } else { &request.authority },
                 upgrade: false,
                 max_idle: mirror.max_idle,
-                connect_timeout: mirror.connect_timeout,
+                connect_timeout: pool.connect_timeout,
                 connecting: &Cell::new(false),
                 keep_body: false,
                 interim: None,
                 recorder,
                 limits: &Limits::default(),
-                mended: &mirror.mended,
+                mended: &mirror.pool.mended,
             };
             let whole = async {
                 let answer = attempt.run(&mut body).await?;
@@ -568,18 +645,20 @@ impl Mirror {
                 Ok::<u16, AttemptError>(answer.response.status)
             };
             match base_runtime::time::timeout(MIRROR_TIMEOUT, whole).await {
-                Ok(Ok(status)) => recorder.record(&stats::Exchange {
-                    status,
-                    duration: base_runtime::now().saturating_duration_since(began),
-                    request_bytes: 0,
-                    response_bytes: 0,
-                }),
-                Ok(Err(error)) => {
-                    if let Some(counted) = error.counted_as() {
-                        recorder.error(counted);
-                    }
+                Ok(Ok(status)) => {
+                    recorder.record(&stats::Exchange {
+                        status,
+                        duration: base_runtime::now().saturating_duration_since(began),
+                        request_bytes: 0,
+                        response_bytes: 0,
+                    });
+                    pool.heard(index, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer }, recorder);
                 }
-                Err(_) => recorder.error(UpstreamError::Timeout),
+                Ok(Err(error)) => pool.failed(index, &error, recorder),
+                Err(_) => {
+                    recorder.error(UpstreamError::Timeout);
+                    pool.heard(index, Heard::NoAnswer, recorder);
+                }
             }
             mirror.in_flight.fetch_sub(1, Ordering::Relaxed);
         })

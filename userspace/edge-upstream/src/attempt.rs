@@ -118,8 +118,9 @@ impl Attempt<'_> {
         }
         let generation = self.server.endpoint.generation();
         self.connecting.set(true);
-        let stream = connect(self.server, self.connect_timeout).await.map_err(AttemptError::Connect)?;
+        let connected = connect(self.server, self.connect_timeout).await;
         self.connecting.set(false);
+        let stream = connected.map_err(AttemptError::Connect)?;
         self.over(Link::new(stream, self.server, generation, self.recorder), body, self.keep_body).await
     }
 

@@ -1,20 +1,21 @@
 //! Which server of a pool gets a request.
 
 use crate::endpoint::Server;
-use crate::outlier::{Change, Heard, Outliers};
+use crate::health::Heard;
+use crate::outlier::{Change, Outliers};
+use crate::probe;
 use crate::random;
 use base_model::OutlierDetectionSpec;
 use edge_pipeline::Client;
 use proto_http::Request;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 /// How a pool chooses (`loadBalance.policy`).
 #[derive(Debug)]
 pub enum Policy {
-    /// Each in turn, whatever its weight. The counter is shared by all workers, so the turn is exact.
-    RoundRobin(AtomicUsize),
+    /// Each in turn, whatever its weight.
+    RoundRobin(Turns),
     Random,
     /// Random in proportion to the weights.
     WeightedRandom,
@@ -25,17 +26,52 @@ pub enum Policy {
 }
 
 impl Policy {
-    /// Unknown names mean round robin, as in Easegress.
-    pub fn parse(name: &str, header_hash_key: &str) -> Policy {
+    /// Unknown names mean round robin, as in Easegress. `servers` and `workers` say how many there are.
+    pub fn parse(name: &str, header_hash_key: &str, servers: usize, workers: usize) -> Policy {
         match name {
             "random" => Policy::Random,
             "weightedRandom" => Policy::WeightedRandom,
             "ipHash" => Policy::IpHash,
             "headerHash" => Policy::HeaderHash(header_hash_key.to_owned()),
             "cookieHash" => Policy::HeaderHash("Cookie".to_owned()),
-            _ => Policy::RoundRobin(AtomicUsize::new(0)),
+            _ => Policy::RoundRobin(Turns::new(servers, workers)),
         }
     }
+}
+
+/// Whose turn it is, for each worker: a counter of all workers would be fought for with every request. The turn of a worker is exact;
+/// they begin spread over the servers, so that few requests on many workers are spread as well.
+#[derive(Debug)]
+pub struct Turns(Box<[Turn]>);
+
+/// A cache line of its own; written by one worker alone.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Turn(AtomicUsize);
+
+impl Turns {
+    fn new(servers: usize, workers: usize) -> Turns {
+        let workers = workers.max(1);
+        Turns((0..workers).map(|worker| Turn(AtomicUsize::new(worker * servers.max(workers) / workers))).collect())
+    }
+
+    #[inline]
+    fn next(&self, worker: usize) -> usize {
+        let turn = &self.0[worker % self.0.len()].0;
+        let now = turn.load(Ordering::Relaxed);
+        turn.store(now.wrapping_add(1), Ordering::Relaxed);
+        now
+    }
+}
+
+/// What a request is sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// Place of the server in [`Balancer::servers`].
+    pub index: usize,
+    /// It is out, and used because too few are in.
+    pub panicked: bool,
+    hash: Option<u32>,
 }
 
 /// The servers of a pool and the way to choose among them.
@@ -48,16 +84,10 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// `outliers` is what the document says of ejection; what is known of servers that `previous` had too stays known.
-    pub fn new(
-        servers: Vec<Arc<Server>>,
-        policy: Policy,
-        outliers: Option<&OutlierDetectionSpec>,
-        previous: Option<&Balancer>,
-    ) -> Balancer {
+    /// `outliers` is what the document says of ejection.
+    pub fn new(servers: Vec<Arc<Server>>, policy: Policy, outliers: Option<&OutlierDetectionSpec>) -> Balancer {
         let weight_sum = servers.iter().map(|s| u64::from(s.weight)).sum();
-        let before = |index: usize| previous?.servers.iter().position(|s| s.url == servers[index].url);
-        let outliers = Outliers::new(outliers, servers.len(), previous.map(|p| &p.outliers), before);
+        let outliers = Outliers::new(outliers, servers.iter().map(|s| s.health.clone()).collect());
         Balancer { servers, policy, weight_sum, outliers }
     }
 
@@ -65,28 +95,44 @@ impl Balancer {
         &self.servers
     }
 
-    /// Index of a server; `None` when the pool is empty. One that is left out gets nothing but a try now and then; when all are
-    /// out, all are in.
+    /// A server for a request on this worker; `None` when the pool is empty. One that is left out gets nothing but a try now and then, unless too few are left.
     #[inline]
-    pub fn choose(&self, request: &Request, client: &Client) -> Option<usize> {
-        let (index, hash) = self.pick(request, client)?;
-        let now = base_runtime::now();
-        if self.outliers.admits(index, now) { Some(index) } else { Some(self.instead_of(index, hash, now)) }
+    pub fn choose(&self, request: &Request, client: &Client, worker: usize) -> Option<Choice> {
+        let (index, hash) = self.pick(request, client, worker)?;
+        if self.outliers.is_out(index) {
+            return Some(self.instead_of(index, hash));
+        }
+        Some(Choice { index, panicked: false, hash })
     }
 
-    /// Takes note of what became of a request to the server with this index.
+    /// The server to go on with when those of `tried` could not be reached: one that is well rather than one that failed somebody
+    /// last, and one that is out when no other is left.
+    #[cold]
+    pub fn another(&self, first: Choice, tried: &[usize]) -> Option<Choice> {
+        let rank = |i: usize| match self.outliers.is_out(i) {
+            false if self.outliers.is_well(i) => 0,
+            false => 1,
+            true => 2,
+        };
+        let within: Vec<usize> = (0..self.servers.len()).filter(|i| !tried.contains(i) && self.takes(*i)).collect();
+        let best = within.iter().map(|i| rank(*i)).min()?;
+        let index = self.spread(within.into_iter().filter(|i| rank(*i) == best).collect(), first.hash)?;
+        Some(Choice { index, panicked: best == 2, hash: first.hash })
+    }
+
+    /// Takes note of what became of a request to the server with this index. One that is put out is probed from this worker.
     #[inline]
     pub fn report(&self, index: usize, heard: Heard) -> Option<Change> {
-        self.outliers.report(index, heard, base_runtime::now())
-    }
-
-    pub fn is_ejected(&self, index: usize) -> bool {
-        self.outliers.is_ejected(index)
+        let change = self.outliers.report(index, heard, base_runtime::now())?;
+        if change != Change::Readmitted {
+            probe::begin(&self.servers[index]);
+        }
+        Some(change)
     }
 
     /// The policy's choice, and the hash it was made by, if it was.
     #[inline]
-    fn pick(&self, request: &Request, client: &Client) -> Option<(usize, Option<u32>)> {
+    fn pick(&self, request: &Request, client: &Client, worker: usize) -> Option<(usize, Option<u32>)> {
         let count = self.servers.len();
         let hashed = |bytes: &[u8]| {
             let hash = fnv1_32(bytes);
@@ -96,7 +142,7 @@ impl Balancer {
             return None;
         }
         let index = match &self.policy {
-            Policy::RoundRobin(turn) => turn.fetch_add(1, Ordering::Relaxed) % count,
+            Policy::RoundRobin(turns) => turns.next(worker) % count,
             Policy::WeightedRandom if self.weight_sum > 0 => self.by_weight(random::below(self.weight_sum))?,
             Policy::Random | Policy::WeightedRandom => random::below(count as u64) as usize,
             Policy::IpHash => return hashed(client.real_ip_text().as_bytes()),
@@ -105,29 +151,46 @@ impl Balancer {
         Some((index, None))
     }
 
-    /// Another server: what one that is out would have got is spread over all that are in, by the same hash to the same one.
+    /// What one that is out would have got is spread over all that are in, by the same hash to the same one.
     #[cold]
-    fn instead_of(&self, index: usize, hash: Option<u32>, now: Instant) -> usize {
-        let weighted = matches!(self.policy, Policy::WeightedRandom) && self.weight_sum > 0;
-        let takes = |i: usize| !self.outliers.is_ejected(i) && (!weighted || self.servers[i].weight > 0);
-        let within: Vec<usize> = (0..self.servers.len()).filter(|i| takes(*i)).collect();
-        let share = |i: usize| if weighted { u64::from(self.servers[i].weight) } else { 1 };
-        let total: u64 = within.iter().map(|i| share(*i)).sum();
-        if total == 0 {
-            return index;
+    fn instead_of(&self, index: usize, hash: Option<u32>) -> Choice {
+        // Its worker may have ended.
+        probe::begin(&self.servers[index]);
+        if self.outliers.panics() {
+            return Choice { index, panicked: true, hash };
         }
+        if self.outliers.admits_trial(index, base_runtime::now()) {
+            return Choice { index, panicked: false, hash };
+        }
+        let within = (0..self.servers.len()).filter(|i| !self.outliers.is_out(*i) && self.takes(*i)).collect();
+        let instead = self.spread(within, hash);
+        Choice { index: instead.unwrap_or(index), panicked: instead.is_none(), hash }
+    }
+
+    /// One of these, in proportion to their weights where the policy goes by them, by the hash where it goes by one.
+    fn spread(&self, within: Vec<usize>, hash: Option<u32>) -> Option<usize> {
+        let share = |i: usize| if self.is_weighted() { u64::from(self.servers[i].weight) } else { 1 };
+        let total: u64 = within.iter().map(|i| share(*i)).sum();
         let mut point = match hash {
+            _ if total == 0 => return None,
             // Other bits than those that chose the first one.
             Some(hash) => u64::from(hash.wrapping_mul(0x9E37_79B1) >> 8) % total,
             None => random::below(total),
         };
-        for i in within {
-            if point < share(i) && self.outliers.admits(i, now) {
-                return i;
-            }
-            point = point.saturating_sub(share(i));
-        }
-        index
+        within.into_iter().find(|i| {
+            let hit = point < share(*i);
+            point = point.saturating_sub(share(*i));
+            hit
+        })
+    }
+
+    fn is_weighted(&self) -> bool {
+        matches!(self.policy, Policy::WeightedRandom) && self.weight_sum > 0
+    }
+
+    /// Whether the policy gives this server anything at all.
+    fn takes(&self, index: usize) -> bool {
+        !self.is_weighted() || self.servers[index].weight > 0
     }
 
     fn by_weight(&self, mut point: u64) -> Option<usize> {
@@ -154,7 +217,7 @@ mod tests {
             .enumerate()
             .map(|(i, w)| Arc::new(Server::new(&format!("http://10.0.0.{i}"), *w, false, None).unwrap()))
             .collect();
-        Balancer::new(servers, Policy::parse(policy, "X-U"), None, None)
+        Balancer::new(servers, Policy::parse(policy, "X-U", weights.len(), 1), None)
     }
 
     fn tally(b: &Balancer, n: usize) -> Vec<usize> {
@@ -164,7 +227,7 @@ mod tests {
             request.headers.add("X-U", format!("user-{i}"));
             let client =
                 Client { real_ip: Some([10, 1, (i / 250) as u8, (i % 250) as u8].into()), ..Client::default() };
-            counts[b.choose(&request, &client).unwrap()] += 1;
+            counts[b.choose(&request, &client, 0).unwrap().index] += 1;
         }
         counts
     }
@@ -180,6 +243,20 @@ mod tests {
     }
 
     #[test]
+    fn workers_take_turns_of_their_own_and_begin_at_different_servers() {
+        for (servers, workers, wanted) in
+            [(3, 2, vec![0, 1]), (8, 4, vec![0, 2, 4, 6]), (2, 4, vec![0, 1, 0, 1]), (1, 1, vec![0])]
+        {
+            let turns = Turns::new(servers, workers);
+            let first: Vec<usize> = (0..workers).map(|worker| turns.next(worker) % servers).collect();
+            assert_eq!(first, wanted, "{servers} servers, {workers} workers");
+        }
+        let turns = Turns::new(3, 2);
+        let of_both: Vec<usize> = [0, 1, 0, 0, 1].iter().map(|worker| turns.next(*worker) % 3).collect();
+        assert_eq!(of_both, [0, 1, 1, 2, 2], "nobody disturbs another's turn");
+    }
+
+    #[test]
     fn weights_are_honoured() {
         let counts = tally(&balancer("weightedRandom", &[1, 3, 0]), 8000);
         assert!((1700..2300).contains(&counts[0]) && counts[2] == 0, "{counts:?}");
@@ -187,7 +264,7 @@ mod tests {
 
     #[test]
     fn an_empty_pool_has_nobody() {
-        assert!(balancer("random", &[]).choose(&Request::default(), &Client::default()).is_none());
+        assert!(balancer("random", &[]).choose(&Request::default(), &Client::default(), 0).is_none());
     }
 
     #[test]

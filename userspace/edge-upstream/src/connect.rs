@@ -1,5 +1,6 @@
 //! Connecting to a backend: every address of its name, then TLS, all within one deadline.
 
+use crate::Identity;
 use crate::endpoint::{Endpoint, Place, Server};
 use base_runtime::net::TcpStream;
 use base_runtime::time::{Deadline, timeout};
@@ -30,18 +31,38 @@ pub enum ConnectError {
     Tls(HandshakeError),
 }
 
+impl ConnectError {
+    /// Nobody said no: it took too long.
+    pub fn is_time_out(&self) -> bool {
+        match self {
+            ConnectError::Unresolved => false,
+            ConnectError::Tcp(error) => error.kind() == io::ErrorKind::TimedOut,
+            ConnectError::Tls(error) => matches!(error, HandshakeError::TimedOut),
+        }
+    }
+}
+
 /// Connects within `limit`.
 pub async fn connect(server: &Server, limit: Duration) -> Result<Transport, ConnectError> {
+    connect_to(&server.endpoint, server.identity.as_deref(), limit).await
+}
+
+/// As [`connect`], without a server of a pool.
+pub async fn connect_to(
+    endpoint: &Endpoint,
+    identity: Option<&Identity>,
+    limit: Duration,
+) -> Result<Transport, ConnectError> {
     let end = base_runtime::now() + limit;
-    let stream = match timeout(limit, open(&server.endpoint)).await {
+    let stream = match timeout(limit, open(endpoint)).await {
         Ok(opened) => opened?,
         Err(_) => return Err(ConnectError::Tcp(io::ErrorKind::TimedOut.into())),
     };
-    match &server.identity {
+    match identity {
         None => Ok(stream.into()),
         Some(identity) => {
             let left = end.saturating_duration_since(base_runtime::now());
-            identity.tls.connect(stream, server.name(), left).await.map_err(ConnectError::Tls)
+            identity.tls.connect(stream, endpoint.name(), left).await.map_err(ConnectError::Tls)
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Where a backend is: a server URL taken apart, and the socket addresses behind its name.
 
+use crate::health::Health;
 use crate::names;
 use crate::tls::Identity;
 use base_model::ServerUrl;
@@ -38,6 +39,8 @@ pub struct Endpoint {
     /// What came of the first look-up, for those who wait for it.
     first: Mutex<Option<Result<(), String>>>,
     looked_up: Condvar,
+    /// What is known of it, by the identity it is spoken to under: a certificate of ours that it refuses says nothing about others.
+    health: Mutex<Vec<(u32, Weak<Health>)>>,
 }
 
 impl Endpoint {
@@ -73,6 +76,7 @@ impl Endpoint {
             v4_first: AtomicBool::new(false),
             first: Mutex::new((!named).then_some(Ok(()))),
             looked_up: Condvar::new(),
+            health: Mutex::default(),
         })
     }
 
@@ -148,6 +152,26 @@ impl Endpoint {
         known
     }
 
+    /// The name its certificate must be for.
+    pub fn name(&self) -> &str {
+        match &self.place {
+            Place::Host(host, _) => host,
+            Place::Socket(_) => "localhost",
+        }
+    }
+
+    /// What is known of it under this identity, 0 for none; one object as long as anybody holds it.
+    fn health(&self, identity: u32) -> Arc<Health> {
+        let mut known = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known.iter().find(|(id, _)| *id == identity).and_then(|(_, health)| health.upgrade()) {
+            return found;
+        }
+        let made = Arc::default();
+        known.retain(|(_, health)| health.strong_count() > 0);
+        known.push((identity, Arc::downgrade(&made)));
+        made
+    }
+
     /// Waits for the name's first look-up until `end`; says why it has no address yet. Blocks: for control threads.
     pub fn await_address(&self, end: Instant) -> Result<(), String> {
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,6 +220,8 @@ pub struct Server {
     /// As written: what status and metrics show.
     pub url: String,
     pub endpoint: Arc<Endpoint>,
+    /// Shared by all pools that name this endpoint.
+    pub health: Arc<Health>,
     /// TLS is spoken, as whom and to whom.
     pub identity: Option<Arc<Identity>>,
     /// Host and port as they go into a Host field.
@@ -224,9 +250,11 @@ impl Server {
             Some(socket) => Place::Socket(socket.into()),
             None => Place::Host(at.host.to_ascii_lowercase(), at.port),
         };
+        let endpoint = Endpoint::shared(place);
         Ok(Server {
             url: url.to_owned(),
-            endpoint: Endpoint::shared(place),
+            health: endpoint.health(identity.as_ref().map_or(0, |i| i.id)),
+            endpoint,
             identity,
             authority,
             prefix: prefix.trim_end_matches('/').to_owned(),
@@ -239,14 +267,6 @@ impl Server {
     /// Which idle connections serve this server: those to the same place, made under the same identity or none.
     pub fn connections(&self) -> u64 {
         u64::from(self.endpoint.id) << 32 | u64::from(self.identity.as_ref().map_or(0, |i| i.id))
-    }
-
-    /// The name its certificate must be for.
-    pub fn name(&self) -> &str {
-        match &self.endpoint.place {
-            Place::Host(host, _) => host,
-            Place::Socket(_) => "localhost",
-        }
     }
 }
 

@@ -1,7 +1,8 @@
-//! The way to backends: where they are ([`endpoint`], [`names`]), which one ([`balance`], [`outlier`], [`matcher`]), over which
+//! The way to backends: where they are ([`endpoint`], [`names`]), which one ([`balance`], [`health`], [`probe`],
+//! [`outlier`], [`matcher`]), over which
 //! connection ([`pool`], [`connect`], [`tls`]), and what it answered ([`attempt`]).
 //!
-//! Reading order: [`endpoint`], [`names`], [`balance`], [`outlier`], [`matcher`], [`pool`], [`connect`], [`tls`], [`attempt`],
+//! Reading order: [`endpoint`], [`names`], [`balance`], [`health`], [`probe`], [`outlier`], [`matcher`], [`pool`], [`connect`], [`tls`], [`attempt`],
 //! [`circuit`], [`retry`].
 #![forbid(unsafe_code)]
 
@@ -10,10 +11,12 @@ pub mod balance;
 pub mod circuit;
 pub mod connect;
 pub mod endpoint;
+pub mod health;
 pub mod matcher;
 pub mod names;
 pub mod outlier;
 pub mod pool;
+pub mod probe;
 pub mod random;
 pub mod retry;
 pub mod tls;

@@ -96,6 +96,15 @@ impl House {
         lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
     }
 
+    /// Waits until the sum of a metric is at least this.
+    pub fn await_metric(&self, name: &str, least: u64) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.metric(name, "") < least {
+            assert!(Instant::now() < end, "{name} stays at {}", self.metric(name, ""));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     pub fn errors(&self, reason: &str) -> u64 {
         self.metric("weir_upstream_errors_total", &format!("reason=\"{reason}\""))
     }
@@ -287,6 +296,62 @@ impl Backend {
 
     pub fn seen(&self) -> Vec<Sent> {
         self.seen.lock().unwrap().clone()
+    }
+}
+
+/// Its accepting thread, and the connections that are open.
+type Running = (std::thread::JoinHandle<()>, Arc<Mutex<Vec<TcpStream>>>);
+
+/// A backend that goes and comes back at the same port.
+pub struct Restartable {
+    pub port: u16,
+    running: Option<Running>,
+}
+
+impl Restartable {
+    pub fn start() -> Restartable {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let port = listener.local_addr().expect("bound").port();
+        Restartable { port, running: Some(Restartable::run(listener)) }
+    }
+
+    fn run(listener: TcpListener) -> Running {
+        let open: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+        let streams = open.clone();
+        let accepting = std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut byte = [0];
+                // Whoever stops it says so in a byte that no request begins with.
+                if stream.peek(&mut byte).is_ok_and(|n| n == 1) && byte[0] == b'!' {
+                    return;
+                }
+                streams.lock().unwrap().push(stream.try_clone().expect("a descriptor is free"));
+                std::thread::spawn(move || serve(Wire::new(stream), OK, &Default::default()));
+            }
+        });
+        (accepting, open)
+    }
+
+    /// Closes the port, then every connection.
+    pub fn stop(&mut self) {
+        let Some((accepting, open)) = self.running.take() else { return };
+        TcpStream::connect(("127.0.0.1", self.port)).and_then(|mut s| s.write_all(b"!")).expect("it runs");
+        accepting.join().expect("it ends");
+        for stream in open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    pub fn restart(&mut self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        let listener = loop {
+            match TcpListener::bind(("127.0.0.1", self.port)) {
+                Ok(listener) => break listener,
+                Err(error) => assert!(Instant::now() < end, "port {}: {error}", self.port),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        self.running = Some(Restartable::run(listener));
     }
 }
 

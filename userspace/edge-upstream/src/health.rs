@@ -1,0 +1,243 @@
+//! What is known of a backend: whether it is left out, and how it comes back.
+//!
+//! ```text
+//!          could not be connected to                    a probe connects
+//!   In ─────────────────────────────────→ Unreachable ───────────────────→ In
+//!    │  failed what it was asked                a probe connects        a request goes well
+//!    └──────────────────────→ Resting until a time ───────────→ OnTrial ──────────────────→ In
+//!                                ↑                                 │ it fails: longer
+//!                                └─────────────────────────────────┘
+//! ```
+//! The facts belong to the backend and are shared by every pool, worker and generation that names it; how many failures are too
+//! many is for each pool to say (see [`Outliers`](crate::outlier::Outliers)). Pure but for [`probe`](crate::probe), which connects.
+
+use base_telemetry::proxy::Vitals;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Longest time a server that failed its requests rests.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// How long a request that tries a server has, before another one does.
+const TRIAL: Duration = Duration::from_secs(10);
+
+/// What became of a request, as far as it tells of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// An answer that is no error.
+    Answer,
+    /// An answer of 500 or more.
+    ErrorAnswer,
+    /// Not even a connection.
+    Unreachable,
+    /// No answer in time, or a broken one.
+    NoAnswer,
+}
+
+/// See the module doc.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// Whether it is out, and what metrics tell of it.
+    vitals: Arc<Vitals>,
+    /// Connects that failed, in a row.
+    unreached: AtomicU32,
+    /// Requests that failed in any way, in a row.
+    failures: AtomicU32,
+    /// Somebody probes it.
+    probed: AtomicBool,
+    absence: Mutex<Absence>,
+}
+
+/// What only those look at who find the server failing or out.
+#[derive(Debug, Default)]
+struct Absence {
+    state: State,
+    /// Rests without a good time between them.
+    times: u32,
+    /// How long the first of them was.
+    base: Duration,
+    /// When it came back last.
+    readmitted: Option<Instant>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    In,
+    Unreachable,
+    Resting {
+        until: Instant,
+    },
+    /// A single request is to try it; `Some`: one does, and has until then.
+    OnTrial {
+        claimed: Option<Instant>,
+    },
+}
+
+impl Health {
+    /// Whether it is left out.
+    #[inline]
+    pub fn is_out(&self) -> bool {
+        self.vitals.ejected.load(Relaxed)
+    }
+
+    /// What metrics show.
+    pub fn vitals(&self) -> &Arc<Vitals> {
+        &self.vitals
+    }
+
+    /// Whether the last thing that was asked of it went well.
+    pub fn is_well(&self) -> bool {
+        !self.is_out() && self.failures.load(Relaxed) == 0
+    }
+
+    /// Failures in a row: of connects, or of any kind where `any`.
+    pub fn failures(&self, any: bool) -> u32 {
+        if any { self.failures.load(Relaxed) } else { self.unreached.load(Relaxed) }
+    }
+
+    /// Takes note of what became of a request. True: a request that tried it went well, and it is in again.
+    #[inline]
+    pub fn note(&self, heard: Heard, now: Instant) -> bool {
+        match heard {
+            Heard::Answer => {
+                // Written only where it changes something: all workers read these.
+                if self.failures.load(Relaxed) != 0 {
+                    self.failures.store(0, Relaxed);
+                    self.unreached.store(0, Relaxed);
+                }
+                return self.is_out() && self.passed_trial(now);
+            }
+            Heard::ErrorAnswer => {
+                self.failures.fetch_add(1, Relaxed);
+                self.unreached.store(0, Relaxed);
+            }
+            Heard::Unreachable => {
+                self.failures.fetch_add(1, Relaxed);
+                self.unreached.fetch_add(1, Relaxed);
+            }
+            // Says nothing about whether it can be connected to.
+            Heard::NoAnswer => {
+                self.failures.fetch_add(1, Relaxed);
+            }
+        }
+        false
+    }
+
+    #[cold]
+    fn passed_trial(&self, now: Instant) -> bool {
+        let mut absence = self.absence();
+        let tried = matches!(absence.state, State::OnTrial { claimed: Some(_) });
+        if tried {
+            self.readmit(&mut absence, now);
+        }
+        tried
+    }
+
+    /// Whether a request may try it; of several that ask one is told so.
+    #[cold]
+    pub fn admits_trial(&self, now: Instant) -> bool {
+        let mut absence = self.absence();
+        match absence.state {
+            State::OnTrial { claimed } if claimed.is_none_or(|until| now >= until) => {
+                absence.state = State::OnTrial { claimed: Some(now + TRIAL) };
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A request that tried it failed: it rests again, for longer. False when none did.
+    #[cold]
+    pub fn failed_trial(&self, heard: Heard, now: Instant) -> bool {
+        let mut absence = self.absence();
+        if !matches!(absence.state, State::OnTrial { claimed: Some(_) }) {
+            return false;
+        }
+        absence.leave(heard, now);
+        true
+    }
+
+    /// Leaves it out. `base` is how long it rests for the first time, when it could be connected to. False: it is out already.
+    #[cold]
+    pub fn put_out(&self, heard: Heard, base: Duration, now: Instant) -> bool {
+        let mut absence = self.absence();
+        if absence.state != State::In {
+            return false;
+        }
+        // A server that stayed in for longer than it was out begins anew.
+        let good = absence.readmitted.map_or(Duration::MAX, |then| now.saturating_duration_since(then));
+        if good > growing(absence.base, absence.times) {
+            absence.times = 0;
+        }
+        absence.base = base;
+        absence.leave(heard, now);
+        self.vitals.ejected.store(true, Relaxed);
+        true
+    }
+
+    /// How long to wait before it is probed; `None`: not at all, because it is in or a request is to try it.
+    pub fn probe_after(&self, now: Instant) -> Option<Duration> {
+        match self.absence().state {
+            State::Unreachable => Some(Duration::ZERO),
+            State::Resting { until } => Some(until.saturating_duration_since(now)),
+            State::In | State::OnTrial { .. } => None,
+        }
+    }
+
+    /// A probe has connected. True: it is in again.
+    pub fn connected(&self, now: Instant) -> bool {
+        let mut absence = self.absence();
+        match absence.state {
+            State::Unreachable => {
+                self.readmit(&mut absence, now);
+                true
+            }
+            State::Resting { until } if now >= until => {
+                absence.state = State::OnTrial { claimed: None };
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Makes the caller the one who probes it; see [`Health::give_up_probing`]. False: another one does.
+    pub fn claim_probing(&self) -> bool {
+        !self.probed.swap(true, Relaxed)
+    }
+
+    pub fn give_up_probing(&self) {
+        self.probed.store(false, Relaxed);
+    }
+
+    fn readmit(&self, absence: &mut Absence, now: Instant) {
+        absence.state = State::In;
+        absence.readmitted = Some(now);
+        self.failures.store(0, Relaxed);
+        self.unreached.store(0, Relaxed);
+        self.vitals.readmissions.fetch_add(1, Relaxed);
+        self.vitals.ejected.store(false, Relaxed);
+    }
+
+    fn absence(&self) -> MutexGuard<'_, Absence> {
+        self.absence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Absence {
+    fn leave(&mut self, heard: Heard, now: Instant) {
+        self.state = match heard {
+            Heard::Unreachable => State::Unreachable,
+            _ => {
+                self.times = self.times.saturating_add(1);
+                State::Resting { until: now + growing(self.base, self.times) }
+            }
+        };
+    }
+}
+
+/// How long the `times`th rest in a row lasts.
+fn growing(base: Duration, times: u32) -> Duration {
+    base.saturating_mul(1 << times.saturating_sub(1).min(16)).min(LONGEST.max(base))
+}
