@@ -238,7 +238,7 @@ fn answers_have_one_reading_in_front_of_us() {
     }
     let mut failures = Vec::new();
     for (answer, (got, malformed, probe)) in answers.iter().zip(&outcomes[0]) {
-        let meant = reader::read_response(&answer.bytes, answer.method, true);
+        let meant = reader::read_response(&answer.bytes, answer.method, true, From::Backend);
         let verdict = match probe {
             Err(why) => Err(format!("the next request gets a wrong answer: {why}")),
             Ok(()) => judge_answer(got.as_ref(), *malformed, &meant),

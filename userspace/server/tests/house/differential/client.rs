@@ -2,7 +2,7 @@
 
 use super::backend::Seen;
 use super::gateways::Lane;
-use super::reader::{self, Reading, Response};
+use super::reader::{self, From, Reading, Response};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
@@ -71,7 +71,7 @@ pub fn exchange(lane: &Lane, bytes: &[u8], method: &str, patience: Duration) -> 
     let mut probed = false;
     let mut until = Instant::now() + patience;
     outcome.end = loop {
-        match reader::read_response(&wire.input, method, wire.ended) {
+        match reader::read_response(&wire.input, method, wire.ended, From::Anybody) {
             Reading::Whole(answer, len) => {
                 wire.input.drain(..len);
                 method = "GET";
@@ -129,7 +129,7 @@ pub fn ask(lane: &Lane, method: &str, target: &str) -> (Option<Response>, Option
     wire.send(format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
     let until = Instant::now() + LONG;
     let (answer, malformed) = loop {
-        match reader::read_response(&wire.input, method, wire.ended) {
+        match reader::read_response(&wire.input, method, wire.ended, From::Anybody) {
             Reading::Whole(answer, len) => {
                 wire.input.drain(..len);
                 break (Some(answer), None);
@@ -155,7 +155,7 @@ fn probe_on(lane: &Lane, wire: &mut Wire) -> Result<u64, String> {
     wire.send(PROBE);
     let until = Instant::now() + LONG;
     loop {
-        match reader::read_response(&wire.input, "GET", wire.ended) {
+        match reader::read_response(&wire.input, "GET", wire.ended, From::Anybody) {
             Reading::Whole(answer, _) => {
                 let number = number(&answer).filter(|n| answer.status == 200 && lane_saw_probe(lane, *n));
                 return number.ok_or_else(|| format!("a wrong answer: {answer:?}"));

@@ -35,6 +35,9 @@ pub enum From {
     Anybody,
     /// A gateway, which must not pass on chunk extensions, empty lines before a request, or minor versions it does not know.
     Gateway,
+    /// A backend: what cannot be misread in its answers is mended (blanks before a colon and after a chunk size; a length of 0 in an
+    /// interim answer).
+    Backend,
 }
 
 /// A value of a field, the first of its name.
@@ -69,7 +72,7 @@ pub fn read_request(bytes: &[u8], from: From) -> Reading<Request> {
     if target.is_empty() || !target.iter().all(may_be) {
         return Reading::Bad("target");
     }
-    let (fields, at) = match read_fields(bytes, at) {
+    let (fields, at) = match read_fields(bytes, at, from) {
         Reading::Whole(fields, at) => (fields, at),
         Reading::Partial => return Reading::Partial,
         Reading::Bad(why) => return Reading::Bad(why),
@@ -98,7 +101,7 @@ pub fn read_request(bytes: &[u8], from: From) -> Reading<Request> {
 }
 
 /// The final response that `bytes` begin with, interim ones before it skipped. `ended`: no more bytes will come.
-pub fn read_response(bytes: &[u8], to: &str, ended: bool) -> Reading<Response> {
+pub fn read_response(bytes: &[u8], to: &str, ended: bool, from: From) -> Reading<Response> {
     let mut at = 0;
     loop {
         let (line, after) = match read_line(bytes, at) {
@@ -118,7 +121,7 @@ pub fn read_response(bytes: &[u8], to: &str, ended: bool) -> Reading<Response> {
             return Reading::Bad("status line");
         }
         let status = digits.iter().fold(0, |n, d| n * 10 + u16::from(d - b'0'));
-        let (fields, after) = match read_fields(bytes, after) {
+        let (fields, after) = match read_fields(bytes, after, from) {
             Reading::Whole(found, after) => (found, after),
             Reading::Partial => return Reading::Partial,
             Reading::Bad(why) => return Reading::Bad(why),
@@ -128,7 +131,7 @@ pub fn read_response(bytes: &[u8], to: &str, ended: bool) -> Reading<Response> {
             Ok(framed) => framed,
         };
         if status < 200 && status != 101 {
-            if framed.is_some() {
+            if framed.is_some() && !(from == From::Backend && framed == Some(Some(0))) {
                 return Reading::Bad("an interim response with a body");
             }
             at = after;
@@ -144,7 +147,7 @@ pub fn read_response(bytes: &[u8], to: &str, ended: bool) -> Reading<Response> {
             None => Reading::Partial,
             Some(Some(length)) if bytes.len() - after < length => Reading::Partial,
             Some(Some(length)) => whole(bytes[after..after + length].to_vec(), after + length, false),
-            Some(None) => match read_chunks(bytes, after, From::Anybody) {
+            Some(None) => match read_chunks(bytes, after, from) {
                 Reading::Whole(body, at) => whole(body, at, false),
                 Reading::Partial => Reading::Partial,
                 Reading::Bad(why) => Reading::Bad(why),
@@ -174,7 +177,7 @@ fn read_line(bytes: &[u8], at: usize) -> Reading<&[u8]> {
 
 type Fields = Vec<(String, Vec<u8>)>;
 
-fn read_fields(bytes: &[u8], mut at: usize) -> Reading<Fields> {
+fn read_fields(bytes: &[u8], mut at: usize, from: From) -> Reading<Fields> {
     let mut fields = Fields::new();
     loop {
         let (line, next) = match read_line(bytes, at) {
@@ -188,6 +191,8 @@ fn read_fields(bytes: &[u8], mut at: usize) -> Reading<Fields> {
         }
         let Some(colon) = line.iter().position(|&b| b == b':') else { return Reading::Bad("a field without colon") };
         let (name, value) = (&line[..colon], &line[colon + 1..]);
+        let blanks = name.iter().rev().take_while(|b| from == From::Backend && is_blank(b)).count();
+        let name = &name[..name.len() - blanks];
         if !is_token(name) {
             return Reading::Bad("a field name that is no token");
         }
@@ -228,14 +233,15 @@ fn read_chunks(bytes: &[u8], mut at: usize, from: From) -> Reading<Vec<u8>> {
         let Some(size) = size.filter(|_| digits.len() <= 16) else {
             return Reading::Bad("a chunk size that is no number");
         };
-        match extension {
-            [] => {}
-            [b';', rest @ ..] if from == From::Anybody && !rest.is_empty() && is_value(rest) => {}
+        let blanks = extension.iter().take_while(|b| is_blank(b)).count();
+        match &extension[blanks..] {
+            [] if blanks == 0 || from == From::Backend => {}
+            [b';', rest @ ..] if from != From::Gateway && !rest.is_empty() && is_value(rest) => {}
             _ => return Reading::Bad("a chunk extension"),
         }
         at = next;
         if size == 0 {
-            return match read_fields(bytes, at) {
+            return match read_fields(bytes, at, from) {
                 Reading::Whole(_, at) => Reading::Whole(body, at),
                 Reading::Partial => Reading::Partial,
                 Reading::Bad(why) => Reading::Bad(why),
@@ -251,6 +257,10 @@ fn read_chunks(bytes: &[u8], mut at: usize, from: From) -> Reading<Vec<u8>> {
             _ => return Reading::Bad("chunk data longer than its size"),
         }
     }
+}
+
+fn is_blank(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t')
 }
 
 fn values<'a>(fields: &'a Fields, name: &str) -> Vec<&'a [u8]> {

@@ -48,7 +48,10 @@ impl Corpus {
             return;
         }
         let name = format!("{method}: {}", bytes[..bytes.len().min(300)].escape_ascii());
-        let has_end = matches!(super::reader::read_response(bytes, method, false), super::reader::Reading::Whole(..));
+        let has_end = matches!(
+            super::reader::read_response(bytes, method, false, super::reader::From::Backend),
+            super::reader::Reading::Whole(..)
+        );
         for closes in [true, false] {
             if closes || has_end {
                 self.answers.push(Answer { class, name: name.clone(), method, bytes: bytes.to_vec(), closes });
