@@ -39,7 +39,8 @@ use base_model::{Findings, HeaderAdaptSpec, Problem, regexp};
 use base_telemetry::Limit;
 use bytes::Bytes;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Template, Touches};
-use proto_http::Method;
+use proto_http::path::PathError;
+use proto_http::{Method, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -238,8 +239,11 @@ impl RequestAdaptor {
         if let Some(method) = changes.method.as_ref().or(self.method.as_ref()) {
             request.method = method.clone();
         }
-        if let Some(path) = changes.path.as_ref().or(self.path.as_ref()) {
-            path.apply(&mut request.path);
+        if let Some(path) = changes.path.as_ref().or(self.path.as_ref())
+            && let Err(error) = path.apply(&mut request.path)
+        {
+            space.respond(Response::with_status(400), Body::Empty);
+            return Err(BuiltError::Refused(error.to_string()));
         }
         if let Some(header) = changes.header.as_ref().or(self.header.as_ref()) {
             header.apply(&mut request.headers);
@@ -392,21 +396,22 @@ impl PathAdapt {
         Ok(PathAdapt::new(&spec)?)
     }
 
-    fn apply(&self, path: &mut proto_http::Path) {
+    /// What may not be a path is refused, and the path stays.
+    fn apply(&self, path: &mut proto_http::Path) -> Result<(), PathError> {
         let text = path.as_str();
         let changed = match self {
             PathAdapt::Replace(whole) => whole.to_string(),
             PathAdapt::AddPrefix(prefix) => format!("{prefix}{text}"),
             PathAdapt::TrimPrefix(prefix) => match text.strip_prefix(&**prefix) {
                 Some(rest) => rest.to_owned(),
-                None => return,
+                None => return Ok(()),
             },
             PathAdapt::RegexpReplace(regex, with) => match regex.replace_all(text, &**with) {
                 std::borrow::Cow::Owned(changed) => changed,
-                std::borrow::Cow::Borrowed(_) => return,
+                std::borrow::Cow::Borrowed(_) => return Ok(()),
             },
         };
-        path.set(&changed);
+        path.rewrite(&changed)
     }
 }
 
@@ -560,6 +565,19 @@ mod tests {
             assert_eq!(header(&exchange, "X-U"), want, "{template}");
             let looked_at = template.contains("Body");
             assert_eq!(exchange.space().request_body.is_stream(), !looked_at, "{template}");
+        }
+    }
+
+    #[test]
+    fn a_changed_path_has_no_segment_of_dots() {
+        for (spec, target) in [
+            ("path: {trimPrefix: /static}", "/static../secret"),
+            ("path: {addPrefix: /files/., regexpReplace: {regexp: x}}", "/a"),
+            ("path: {regexpReplace: {regexp: '^/static', replace: /files/}}", "/static../secret"),
+        ] {
+            let mut exchange = request("GET", target, &[]);
+            assert_eq!(run(&*filter(&KIND, spec), &mut exchange), BUILD_ERR, "{spec}");
+            assert_eq!((status_of(&exchange), exchange.request().target().as_str()), (400, target), "{spec}");
         }
     }
 
