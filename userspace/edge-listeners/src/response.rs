@@ -72,6 +72,8 @@ async fn relay<S: ClientStream>(stream: &mut S, body: &mut Body, pace: &mut Pace
                     Sent::Whole => {}
                     other => return other,
                 }
+                // Both sides may be faster than we are: others are served in between.
+                base_runtime::yield_now().await;
             }
             Some(Ok(Some(piece))) => stream.send_data(piece),
         }

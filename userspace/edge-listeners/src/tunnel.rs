@@ -1,9 +1,10 @@
 //! Two duplexes joined: after a 101, or a CONNECT that was let through, bytes pass both ways unread.
 //!
 //! Memory: what one side has not taken is bounded by [`HIGH_WATER`] and one receive queue per direction; beyond it the other side is
-//! not read. A side that has finished sending is passed on as such, and the other direction goes on. The end of the second
+//! not read; what passes inside the kernel waits there, [`SPLICED_MOST`] at a time. A side that has finished sending is passed on as such, and the other direction goes on. The end of the second
 //! direction, an error on either side, or a long silence of both ends the tunnel.
 
+use base_runtime::net::{Piece, Pipe};
 use base_runtime::time::Deadline;
 use edge_pipeline::Duplex;
 use std::cell::Cell;
@@ -14,6 +15,18 @@ use std::time::Duration;
 
 /// Bytes that may wait for a side that reads slowly, per direction.
 const HIGH_WATER: usize = 64 * 1024;
+
+/// Bytes that are left in the kernel at a time, per direction.
+const SPLICED_MOST: u64 = 512 * 1024;
+
+/// Whether bytes stay in the kernel is judged by this many pieces at a time.
+const JUDGED: u32 = 16;
+
+/// Pieces of this size, in bytes, are worth the two system calls that each costs there; smaller ones are gathered cheaper.
+const SPLICED_PIECE: u64 = 8 * 1024;
+
+/// Pieces that pass in one direction before others have their turn.
+const TURN: u32 = 16;
 
 /// How a tunnel ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +43,7 @@ pub enum End {
 /// over, so that a server that stops can shorten it; `deadline` is set by it, and may be brought forward by others.
 pub async fn join(client: &dyn Duplex, backend: &dyn Duplex, deadline: &Deadline, idle: impl Fn() -> Duration) -> End {
     let passed = Cell::new(true);
-    let way = |from, to| Way { from, to, passed: &passed, done: false };
+    let way = |from, to| Way { from, to, passed: &passed, done: false, pipe: None, flow: Flow::default() };
     let mut ways = [way(client, backend), way(backend, client)];
     let end = poll_fn(|cx| {
         for way in &mut ways {
@@ -62,34 +75,94 @@ pub async fn join(client: &dyn Duplex, backend: &dyn Duplex, deadline: &Deadline
     end
 }
 
+/// One direction.
 struct Way<'a> {
     from: &'a dyn Duplex,
     to: &'a dyn Duplex,
     passed: &'a Cell<bool>,
     done: bool,
+    /// Bytes in the kernel that `to` has not taken.
+    pipe: Option<Pipe>,
+    flow: Flow,
 }
 
 impl Way<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        while !self.done {
+        for _ in 0..TURN {
+            if self.done {
+                return Ok(());
+            }
+            if let (Some(pipe), Some(to)) = (&mut self.pipe, self.to.plain()) {
+                match to.poll_send_pipe(pipe, cx) {
+                    Poll::Ready(result) => result?,
+                    Poll::Pending => return Ok(()),
+                }
+                self.pipe = None;
+            }
             match self.to.poll_send_ready(cx, HIGH_WATER) {
                 Poll::Ready(result) => result?,
                 Poll::Pending => return Ok(()),
             }
-            match self.from.poll_recv(cx) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Ready(Ok(Some(bytes))) => {
-                    self.passed.set(true);
+            let Poll::Ready(piece) = self.poll_piece(cx) else { return Ok(()) };
+            let piece = piece?;
+            self.passed.set(true);
+            match piece {
+                Some(Piece::Buf(bytes)) => {
+                    self.judge(bytes.len() as u64);
                     self.to.send(bytes);
                 }
-                Poll::Ready(Ok(None)) => {
-                    self.passed.set(true);
+                Some(Piece::Pipe(pipe)) => {
+                    self.judge(pipe.len() as u64);
+                    self.pipe = Some(pipe);
+                }
+                None => {
                     self.to.shutdown();
                     self.done = true;
                 }
             }
         }
+        // Both sides may be faster than we are: others are served in between.
+        cx.waker().wake_by_ref();
         Ok(())
+    }
+
+    fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Piece>>> {
+        match self.from.plain() {
+            Some(from) if self.flow.spliced => from.poll_recv_piece(SPLICED_MOST, cx),
+            _ => self.from.poll_recv(cx).map_ok(|bytes| bytes.map(Piece::Buf)),
+        }
+    }
+
+    /// A piece of this many bytes has passed: large ones stay in the kernel from now on where both sides are plain.
+    fn judge(&mut self, bytes: u64) {
+        let was = self.flow.spliced;
+        self.flow.add(bytes);
+        if let (Some(from), Some(_)) = (self.from.plain(), self.to.plain()) {
+            if was && !self.flow.spliced {
+                // What has come in between shows with the next piece.
+                from.end_splice();
+            }
+        } else {
+            self.flow.spliced = false;
+        }
+    }
+}
+
+/// How a direction flows: in large pieces, or in small ones.
+#[derive(Default)]
+struct Flow {
+    pieces: u32,
+    bytes: u64,
+    spliced: bool,
+}
+
+impl Flow {
+    fn add(&mut self, bytes: u64) {
+        self.pieces += 1;
+        self.bytes += bytes;
+        if self.pieces == JUDGED {
+            self.spliced = self.bytes >= u64::from(JUDGED) * SPLICED_PIECE;
+            (self.pieces, self.bytes) = (0, 0);
+        }
     }
 }

@@ -29,6 +29,7 @@ on_both_drivers![
     a_stopped_server_ends_silent_tunnels,
     a_broken_tunnel_is_broken_on_both_sides,
     a_tunnel_keeps_no_more_than_its_bounds,
+    bulk_passes_a_tunnel_inside_the_kernel_and_small_talk_does_not,
 ];
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -365,6 +366,40 @@ fn a_broken_tunnel_is_broken_on_both_sides(io: IoMode) {
 }
 
 /// The backend talks and the client does not listen: what waits in between is bounded.
+fn bulk_passes_a_tunnel_inside_the_kernel_and_small_talk_does_not(io: IoMode) {
+    const LONG: usize = 16 << 20;
+    let backend = Backend::new(move |mut wire, _| {
+        wire.head();
+        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+        let body = wire.exactly(LONG).expect("all of it");
+        wire.send(&body);
+        while let Some(message) = wire.exactly(5) {
+            wire.send(&message);
+        }
+    });
+    let house = House::proxy(io, &backend);
+    let spliced = || house.runtime.workers()[0].stats().bytes_spliced;
+    let mut client = house.connect();
+    client.send(UPGRADE.as_bytes());
+    client.head().unwrap();
+    let sent: Vec<u8> = (0..LONG).map(|n| (n / 251) as u8).collect();
+    client.send(&sent);
+    assert!(client.exactly(LONG).expect("all of it") == sent, "the bytes are not what was sent");
+    let bulk = spliced();
+    assert!(bulk > LONG as u64, "{bulk} bytes were spliced");
+    let mut talk = |messages: usize| {
+        for n in 0..messages {
+            let message = format!("{n:05}");
+            client.send(message.as_bytes());
+            assert_eq!(client.exactly(5).as_deref(), Some(message.as_bytes()));
+        }
+    };
+    talk(32);
+    let before = spliced();
+    talk(50);
+    assert_eq!(spliced(), before, "small pieces are received into buffers");
+}
+
 fn a_tunnel_keeps_no_more_than_its_bounds(io: IoMode) {
     let written = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let count = written.clone();
