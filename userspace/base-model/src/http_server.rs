@@ -96,6 +96,12 @@ pub struct HttpServerSpec {
     pub global_filter: String,
     /// Template of the access log's lines. Default: Easegress's line.
     pub access_log_format: String,
+    /// Show credentials in the access log. Default false: `***` stands for the values of Authorization, Proxy-Authorization, cookies,
+    /// the usual API keys and tokens (X-Api-Key, X-Auth-Token, X-Amz-Security-Token and their like), and in targets and fields with
+    /// URLs for user names with passwords and for parameters such as token, access_token, api_key, key, signature, sig, password,
+    /// secret, code.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub access_log_credentials: bool,
     /// Peers whose X-Forwarded-For (or X-Real-IP, where there is none) and X-Forwarded-Proto are believed, addresses and prefixes.
     /// The client is the last hop that is not one of them, written with a port or without; one that cannot be read is `unknown`.
     /// Default: nobody, so the client's address is the one the connection came from.
@@ -132,6 +138,7 @@ impl Default for HttpServerSpec {
             rules: Vec::new(),
             global_filter: String::new(),
             access_log_format: DEFAULT_ACCESS_LOG_FORMAT.to_owned(),
+            access_log_credentials: false,
             trusted_proxies: Vec::new(),
         }
     }

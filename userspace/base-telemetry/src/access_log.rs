@@ -7,6 +7,7 @@
 pub mod tags;
 
 mod format;
+mod redact;
 mod text;
 mod writer;
 

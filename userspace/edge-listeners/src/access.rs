@@ -27,8 +27,9 @@ pub fn write(
             None => notes.for_each(|note| tags::write_note(out, note)),
         }
     };
+    let hide = !format.shows_credentials();
     let headers = |headers: &proto_http::Headers, out: &mut Vec<u8>| {
-        tags::write_headers(out, headers.iter().map(|(n, v, _)| (std::str::from_utf8(n).unwrap_or("?"), v)));
+        tags::write_headers(out, headers.iter().map(|(n, v, _)| (std::str::from_utf8(n).unwrap_or("?"), v)), hide);
     };
     let request_headers = |out: &mut Vec<u8>| headers(&request.headers, out);
     let response_headers = |out: &mut Vec<u8>| {

@@ -78,7 +78,9 @@ impl Live {
             x_forwarded_for: spec.x_forwarded_for,
             trusted_proxies: CidrSet::new(&spec.trusted_proxies),
             around: (!spec.global_filter.is_empty()).then(|| shared.around(&spec.global_filter)),
-            access_log: access_log::Format::parse(&spec.access_log_format).map_err(|e| e.to_string())?,
+            access_log: access_log::Format::parse(&spec.access_log_format)
+                .map_err(|e| e.to_string())?
+                .showing_credentials(spec.access_log_credentials),
         })
     }
 }

@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use super::text::{has_control, write_duration, write_foreign, write_ip, write_number, write_time};
+use super::redact;
+use super::text::{needs_escape, write_duration, write_foreign, write_ip, write_number, write_time};
 
 /// The format of a server that names none.
 pub const DEFAULT_FORMAT: &str = "[{{Time}}] [{{RemoteAddr}} {{RealIP}} {{Method}} {{URI}} {{Proto}} {{StatusCode}}] \
@@ -17,6 +18,7 @@ const URI_BYTES_MAX: usize = 512;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Format {
     parts: Vec<Part>,
+    shows_credentials: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +91,7 @@ impl std::error::Error for FormatError {}
 impl Default for Format {
     fn default() -> Self {
         // A test reads the default format, so this never falls back.
-        Self::parse(DEFAULT_FORMAT).unwrap_or(Self { parts: Vec::new() })
+        Self::parse(DEFAULT_FORMAT).unwrap_or(Self { parts: Vec::new(), shows_credentials: false })
     }
 }
 
@@ -116,7 +118,16 @@ impl Format {
         if !rest.is_empty() {
             parts.push(Part::Text(rest.into()));
         }
-        Ok(Self { parts })
+        Ok(Self { parts, shows_credentials: false })
+    }
+
+    /// Shows targets and headers with the credentials in them, which are hidden otherwise.
+    pub fn showing_credentials(self, shows_credentials: bool) -> Self {
+        Self { shows_credentials, ..self }
+    }
+
+    pub fn shows_credentials(&self) -> bool {
+        self.shows_credentials
     }
 
     /// Whether lines show tags; if not, nobody needs to collect them.
@@ -148,7 +159,7 @@ impl Tags<'_> {
             Self::Write(write) => {
                 let start = out.len();
                 write(out);
-                if out.get(start..).is_some_and(has_control) {
+                if out.get(start..).is_some_and(needs_escape) {
                     let text = out.split_off(start);
                     write_foreign(&text, out);
                 }
@@ -186,6 +197,7 @@ pub fn write_line(format: &Format, entry: &Entry<'_>, out: &mut Vec<u8>) {
     for part in &format.parts {
         match part {
             Part::Text(text) => out.extend_from_slice(text.as_bytes()),
+            Part::Variable(Variable::Uri) if !format.shows_credentials => write_uri(entry.uri, redact::write_url, out),
             Part::Variable(variable) => write_variable(*variable, entry, out),
         }
     }
@@ -212,13 +224,7 @@ fn write_variable(variable: Variable, entry: &Entry<'_>, out: &mut Vec<u8>) {
             None => out.extend_from_slice(b"unknown"),
         },
         Variable::Method => write_foreign(entry.method, out),
-        Variable::Uri => match entry.uri.get(..URI_BYTES_MAX) {
-            Some(start) if entry.uri.len() > URI_BYTES_MAX => {
-                write_foreign(start, out);
-                out.extend_from_slice(b"...");
-            }
-            _ => write_foreign(entry.uri, out),
-        },
+        Variable::Uri => write_uri(entry.uri, write_foreign, out),
         Variable::Proto => out.extend_from_slice(entry.proto.as_bytes()),
         Variable::StatusCode => write_number(u64::from(entry.status), out),
         Variable::Duration => write_duration(entry.duration, out),
@@ -227,6 +233,16 @@ fn write_variable(variable: Variable, entry: &Entry<'_>, out: &mut Vec<u8>) {
         Variable::Tags => entry.tags.write(out),
         Variable::ReqHeaders => entry.request_headers.write(out),
         Variable::RespHeaders => entry.response_headers.write(out),
+    }
+}
+
+fn write_uri(uri: &[u8], write: fn(&[u8], &mut Vec<u8>), out: &mut Vec<u8>) {
+    match uri.get(..URI_BYTES_MAX) {
+        Some(start) if uri.len() > URI_BYTES_MAX => {
+            write(start, out);
+            out.extend_from_slice(b"...");
+        }
+        _ => write(uri, out),
     }
 }
 
@@ -284,7 +300,7 @@ mod tests {
                 tags::write(out, "p", steps, ["gzip"]);
             };
             let headers = |out: &mut Vec<u8>| {
-                tags::write_headers(out, [("Host", b"a".as_slice()), ("X-A", b"1"), ("X-A", b"2")]);
+                tags::write_headers(out, [("Host", b"a".as_slice()), ("X-A", b"1"), ("X-A", b"2")], true);
             };
             let mut out = Vec::new();
             let entry = Entry { tags: Tags::Write(&tags), request_headers: Tags::Write(&headers), ..entry() };

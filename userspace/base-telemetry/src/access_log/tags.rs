@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::redact;
 use super::text::write_duration;
 
 /// What a pipeline did: `pipeline(name): adapt(1.2µs)->proxy(serverError,3ms) | note | note`. A step is a filter's name, its result
@@ -39,8 +40,9 @@ pub fn write_note(out: &mut Vec<u8>, note: &str) {
     out.extend_from_slice(note.as_bytes());
 }
 
-/// Headers as Easegress prints them: `Host: [a], X-A: [1 2]`. Values of a name are joined when they follow each other.
-pub fn write_headers<'a>(out: &mut Vec<u8>, headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) {
+/// Headers as Easegress prints them: `Host: [a], X-A: [1 2]`. Values of a name are joined when they follow each other. `hide`:
+/// without the credentials in them.
+pub fn write_headers<'a>(out: &mut Vec<u8>, headers: impl IntoIterator<Item = (&'a str, &'a [u8])>, hide: bool) {
     let mut previous: Option<&str> = None;
     for (name, value) in headers {
         if previous.is_some_and(|previous| previous.eq_ignore_ascii_case(name)) {
@@ -53,7 +55,11 @@ pub fn write_headers<'a>(out: &mut Vec<u8>, headers: impl IntoIterator<Item = (&
             out.extend_from_slice(b": [");
             previous = Some(name);
         }
-        out.extend_from_slice(value);
+        if hide {
+            redact::write_field(name, value, out);
+        } else {
+            out.extend_from_slice(value);
+        }
     }
     if previous.is_some() {
         out.push(b']');

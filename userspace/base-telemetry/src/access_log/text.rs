@@ -151,28 +151,40 @@ fn write_fraction(n: u64, places: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&digits[..=end]);
 }
 
-/// Whether a byte would leave the line or command the terminal. Without an early exit, so that it runs 32 bytes at a time.
-pub(crate) fn has_control(bytes: &[u8]) -> bool {
-    bytes.iter().fold(false, |found, b| found | is_control(*b))
+/// Whether something in it would leave the line, command the terminal or turn the order of what is read.
+pub(crate) fn needs_escape(bytes: &[u8]) -> bool {
+    // Without an early exit, so that it runs 32 bytes at a time.
+    let plain = bytes.iter().fold(true, |plain, b| plain & (b' '..=b'~').contains(b));
+    !plain && bytes.utf8_chunks().any(|chunk| !chunk.invalid().is_empty() || chunk.valid().chars().any(is_dangerous))
 }
 
-fn is_control(b: u8) -> bool {
-    b < b' ' || b == 0x7f
+/// Controls (C0, DEL, C1), separators of lines, marks of direction, and the mark that hides itself.
+fn is_dangerous(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{61c}' | '\u{feff}')
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Text from outside: control bytes are written as `\xNN`, so that no client can begin a line of its own.
+/// Text from outside: the bytes of what is dangerous, and of what is no UTF-8, are written as `\xNN`, so that no client can begin a
+/// line of its own.
 pub(crate) fn write_foreign(bytes: &[u8], out: &mut Vec<u8>) {
-    if !has_control(bytes) {
+    if !needs_escape(bytes) {
         out.extend_from_slice(bytes);
         return;
     }
-    for b in bytes {
-        if is_control(*b) {
+    let escape = |bytes: &[u8], out: &mut Vec<u8>| {
+        for b in bytes {
             let hex = |n: u8| b"0123456789abcdef"[usize::from(n & 15)];
             out.extend_from_slice(&[b'\\', b'x', hex(b >> 4), hex(*b)]);
-        } else {
-            out.push(*b);
         }
+    };
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            let mut buffer = [0; 4];
+            let encoded = c.encode_utf8(&mut buffer).as_bytes();
+            if is_dangerous(c) { escape(encoded, out) } else { out.extend_from_slice(encoded) }
+        }
+        escape(chunk.invalid(), out);
     }
 }
 
@@ -227,6 +239,10 @@ mod tests {
     fn foreign_text_stays_on_its_line() {
         let mut out = Vec::new();
         write_foreign("/a\r\n[x] \x1b[31m\x7fü".as_bytes(), &mut out);
-        assert_eq!(String::from_utf8(out).unwrap(), "/a\\x0d\\x0a[x] \\x1b[31m\\x7fü");
+        write_foreign("|\u{85}\u{9b}2J\u{2028}\u{202e}µ".as_bytes(), &mut out);
+        write_foreign(b"|\x9b\xff|", &mut out);
+        let expected =
+            "/a\\x0d\\x0a[x] \\x1b[31m\\x7fü|\\xc2\\x85\\xc2\\x9b2J\\xe2\\x80\\xa8\\xe2\\x80\\xaeµ|\\x9b\\xff|";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 }
