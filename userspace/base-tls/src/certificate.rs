@@ -86,14 +86,16 @@ impl Certificate {
                  2048 bits or more, in PKCS#8, SEC1 or PKCS#1",
             )
         })?;
+        // Compared as it stands in the certificate, which may be one that rustls itself does not read, such as X.509 v1.
+        let is_same = signing.public_key().is_some_and(|key| key.as_ref() == parsed.public_key().raw);
         let certified = CertifiedKey::new(chain, signing);
-        certified.keys_match().map_err(|_| {
-            CertificateError::new(
+        if !is_same {
+            return Err(CertificateError::new(
                 Part::Key,
                 "the private key is not the one of the first certificate in the chain: give the key the certificate was requested \
                  with, and put the server's own certificate first",
-            )
-        })?;
+            ));
+        }
         Ok(Certificate { certified: Arc::new(certified), names, not_after, fingerprint })
     }
 
