@@ -21,6 +21,7 @@ pub struct Limits {
 #[derive(Debug)]
 struct Table {
     names: Mutex<Vec<&'static str>>,
+    registrations: AtomicU64,
     /// One row per worker and a last one for all other threads.
     rows: Box<[[AtomicU64; NAMES_MAX]]>,
 }
@@ -35,11 +36,12 @@ pub struct Limit {
 impl Limits {
     pub fn new(workers: usize) -> Self {
         let rows = (0..=workers).map(|_| array::from_fn(|_| AtomicU64::new(0))).collect();
-        Self { table: Arc::new(Table { names: Mutex::new(vec!["other"]), rows }) }
+        Self { table: Arc::new(Table { names: Mutex::new(vec!["other"]), registrations: AtomicU64::new(0), rows }) }
     }
 
     /// Gives a limit its place in the table; the same name always gets the same place.
     pub fn register(&self, name: &'static str) -> Limit {
+        self.table.registrations.fetch_add(1, Relaxed);
         let mut names = locked(&self.table.names);
         let index = names.iter().position(|&known| known == name).unwrap_or_else(|| {
             if names.len() == NAMES_MAX {
@@ -49,6 +51,11 @@ impl Limits {
             names.len() - 1
         });
         Limit { table: Arc::clone(&self.table), index }
+    }
+
+    /// How often anybody registered a limit, which takes a lock of the whole process: it stands still while requests are served.
+    pub fn registrations(&self) -> u64 {
+        self.table.registrations.load(Relaxed)
     }
 
     /// Counts a hit by a worker; see [`Limit::hit`].

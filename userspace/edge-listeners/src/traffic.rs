@@ -7,9 +7,11 @@ use base_model::{GlobalFilterSpec, HttpServerSpec, PipelineSpec, Problem};
 use base_runtime::Worker;
 use base_telemetry::Telemetry;
 use base_telemetry::access_log::AccessLog;
+use base_telemetry::limits::{Limit, Limits};
 use base_telemetry::server::ServerStats;
 use base_tls::TicketKeys;
 use edge_pipeline::{Around, FilterKind, Pipeline};
+use proto_http::h1::Fault;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -105,6 +107,39 @@ impl AroundSlot {
 /// Finds a kind of filter by the name documents use.
 pub type Kinds = fn(&str) -> Option<&'static FilterKind>;
 
+/// Bounds of connections and requests beside the faults of their messages.
+const BOUNDS: [&str; 21] = [
+    "body_rate",
+    "body_timeout",
+    "client_unknown",
+    "connect_content",
+    "first_byte_timeout",
+    "handshake_failed",
+    "handshake_io",
+    "handshake_overload",
+    "handshake_timeout",
+    "head_timeout",
+    "max_connections",
+    "memory",
+    "memory_idle",
+    "misdirected",
+    "request_body_bytes",
+    "response_rate",
+    "response_stalled",
+    "rewritten_path",
+    "set_host",
+    "tunnel_idle",
+    "underscores_dropped",
+];
+
+/// Registers what clients can reach before any of them comes: a flood of refusals queues behind no lock.
+fn bounds(limits: &Limits) -> Box<[(&'static str, Limit)]> {
+    let mut names: Vec<&'static str> = Fault::ALL.iter().map(|fault| fault.name()).chain(BOUNDS).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().map(|name| (name, limits.register(name))).collect()
+}
+
 /// What all servers of the process share.
 pub struct Shared {
     workers: Vec<Worker>,
@@ -113,6 +148,8 @@ pub struct Shared {
     arounds: Mutex<BTreeMap<String, Arc<AroundSlot>>>,
     telemetry: Arc<Telemetry>,
     access_log: Option<Arc<AccessLog>>,
+    /// The bounds that clients can reach, by name in order.
+    bounds: Box<[(&'static str, Limit)]>,
     timeouts: Timeouts,
     kinds: Kinds,
     tickets: TicketKeys,
@@ -150,7 +187,14 @@ impl Shared {
 
     /// Counts a bound that was reached on this worker.
     pub fn limit(&self, name: &'static str) {
-        self.telemetry.limits().register(name).hit(base_runtime::worker_index());
+        let worker = base_runtime::worker_index();
+        match self.bounds.binary_search_by_key(&name, |(known, _)| known) {
+            Ok(at) => self.bounds[at].1.hit(worker),
+            Err(_) => {
+                debug_assert!(false, "{name} is missing in BOUNDS: registering takes a lock that all workers share");
+                self.telemetry.limits().register(name).hit(worker);
+            }
+        }
     }
 
     /// Lets workers that have nothing to do let go of what was replaced.
@@ -219,6 +263,7 @@ impl Traffic {
             machine: machine.into(),
             slots: Mutex::default(),
             arounds: Mutex::default(),
+            bounds: bounds(telemetry.limits()),
             telemetry,
             access_log,
             timeouts,
