@@ -230,6 +230,7 @@ fn json_stays_whole_in_every_scalar() {
         for template in [
             "body: '{\"a\": {{.req.JSONBody.v | toJson}}}'",
             "body: |-\n  {\"a\": {{.req.JSONBody.v | toJson}}}",
+            "body: |-\n  {\"a\": {{.req.JSONBody.v | default \"none\" | toJson}}}",
             "body: '{\"a\": {{.req.JSONBody.v | toRawJson}}}'",
             "body: '{\"a\": \"{{.req.JSONBody.v | jsonEscape}}\"}'",
             "body: \"{\\\"a\\\": \\\"{{.req.JSONBody.v | jsonEscape}}\\\"}\"",
@@ -292,6 +293,9 @@ fn a_message_stays_in_its_part_of_a_url() {
         ("url: http://{{SOURCE}}/p", "a@evil.test", None),
         ("url: http://b.test{{SOURCE}}", "/p?q", Some("b.test /p%3Fq")),
         ("url: x{{SOURCE}}", "://evil.test/", None),
+        ("url: '{{SOURCE}}?x=1'", "http://evil.test/", None),
+        ("url: '{{SOURCE}}{{.req.URL.Path}}'", "http://evil.test", None),
+        ("url: '{{SOURCE}}?x=1'", "/to/http://b.test/", Some("/to/http://b.test/?x=1")),
     ] {
         let made = template.replace("SOURCE", SOURCES[0]);
         let mut exchange = request("GET", &format!("/k?u={}&w=1", quoted(text)), &[]);

@@ -252,7 +252,9 @@ fn push_into_url(url: &mut String, text: &str, form: Form) -> Result<(), BuiltEr
         url.push_str(text);
         return Ok(());
     }
-    if !url.is_empty() && !url.starts_with('/') && !url.contains("://") && text.contains("//") {
+    // What stands before a first `/` may yet become, or be, a scheme and a host.
+    let rooted = url.starts_with('/') || url.contains("://") || url.is_empty() && text.starts_with('/');
+    if !rooted && text.contains("//") {
         return Err(foreign("path"));
     }
     match form {
