@@ -316,3 +316,46 @@ fn a_message_is_no_pattern_and_no_group() {
         assert_eq!(exchange.request().path.as_str(), want, "{text}");
     }
 }
+
+#[test]
+fn quotes_around_a_text_that_was_carried_along_hold_it() {
+    const CARRIED: [&str; 6] = [
+        ".req.JSONBody.v | quote",
+        ".req.JSONBody.v | default \"none\" | quote",
+        "printf \"%s\" .req.JSONBody.v | quote",
+        ".req.JSONBody.v | toString | printf \"%q\"",
+        ".req.JSONBody.v | coalesce \"\" | quote",
+        "ternary .req.JSONBody.v \"\" true | quote",
+    ];
+    for carried in CARRIED {
+        for text in ["x\", \"admin\": \"true", "\\", "\\\"", "a\nb", "plain"] {
+            let (told, alone) = (format!("{{\"a\": {{{{{carried}}}}}}}"), format!("{{{{{carried}}}}}"));
+            for (template, want) in [
+                (format!("body: '{told}'"), json!({"a": text}).to_string()),
+                (format!("body: |-\n  {told}"), json!({"a": text}).to_string()),
+                (format!("body: {alone}"), text.to_owned()),
+            ] {
+                let mut exchange = asked(text);
+                let outcome = run(&*with_template(&response_builder::KIND, &template, json!({})), &mut exchange);
+                assert_eq!(outcome, SUCCESS, "{template}");
+                let body = std::str::from_utf8(body_of(&exchange)).unwrap();
+                if want.starts_with('{') {
+                    assert_eq!(
+                        serde_json::from_str::<Value>(body).ok(),
+                        serde_json::from_str(&want).ok(),
+                        "{template}"
+                    );
+                } else {
+                    assert_eq!(body, want, "{template}");
+                }
+            }
+        }
+    }
+    // Beside text of the document the quotes are YAML's, and gone when the text is put back.
+    for text in ["x\"y", "plain"] {
+        let mut exchange = asked(text);
+        let template = "body: {{printf \"a %s\" .req.JSONBody.v | quote}}";
+        assert_eq!(run(&*with_template(&response_builder::KIND, template, json!({})), &mut exchange), SUCCESS);
+        assert_eq!(std::str::from_utf8(body_of(&exchange)), Ok(&*format!("a {text}")));
+    }
+}

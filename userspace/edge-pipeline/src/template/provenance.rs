@@ -88,7 +88,7 @@ enum Dress {
     Json {
         html: bool,
     },
-    /// Between the quotes of Go's `%q`.
+    /// Between the quotes of Go's `%q`. Where the parser has taken the quotes away it is the text itself.
     Quoted,
 }
 
@@ -148,7 +148,8 @@ impl Sayings {
             if at > 0 {
                 pieces.push(Piece::Document(&rest[..at]));
             }
-            pieces.push(Piece::Message(saying.inside(&rest[..at]), saying.form));
+            let place = text.len() - rest.len() + at;
+            pieces.push(Piece::Message(saying.inside(&text[..place]), saying.form));
             (rest, from) = (&rest[at + length..], 0);
         }
         if !rest.is_empty() {
@@ -163,6 +164,23 @@ impl Sayings {
             .filter_map(|(at, _)| self.first(&text[at..]))
             .map(|(saying, _)| saying.text.len())
             .sum()
+    }
+
+    /// A text with tokens, for quotes to be put around it: what is behind them will stand between those.
+    fn quotable(&mut self, text: &str) -> String {
+        let said = |piece: &Piece<'_>| match piece {
+            Piece::Document(text) => (Arc::from(*text), None),
+            Piece::Message(text, form) => (Arc::from(&**text), Some(*form)),
+        };
+        let pieces: Vec<(Arc<str>, Option<Form>)> = self.pieces(text).iter().map(said).collect();
+        let mut out = String::new();
+        for (text, form) in pieces {
+            match form {
+                None => out.push_str(&text),
+                Some(form) => out.push_str(&self.token(text, form, Dress::Quoted)),
+            }
+        }
+        out
     }
 
     pub fn restore<'t>(&self, text: &'t str) -> Cow<'t, str> {
@@ -208,12 +226,23 @@ impl Saying {
                 let quoted = encoding::json(&serde_json::Value::from(&*self.text), false, html);
                 Cow::Owned(quoted[1..quoted.len() - 1].to_owned())
             }
+            Dress::Quoted if !in_quotes(before) => Cow::Borrowed(&self.text),
             Dress::Quoted => {
                 let quoted = encoding::quote(&self.text);
                 Cow::Owned(quoted[1..quoted.len() - 1].to_owned())
             }
         }
     }
+}
+
+/// Whether what follows a text stands between double quotes.
+fn in_quotes(text: &str) -> bool {
+    let (mut inside, mut escaped) = (false, false);
+    for b in text.bytes() {
+        inside ^= b == b'"' && !escaped;
+        escaped = b == b'\\' && !escaped;
+    }
+    inside
 }
 
 /// A part of a text, and whose it is.
@@ -307,6 +336,11 @@ pub(super) fn prepare<'x>(
                     work.spend(1)?;
                     Value::text(work.sayings.token(text, form, dress))
                 }
+                (Origin::Tokens, Some(Dress::Quoted)) => {
+                    let text = work.show(&arg.value)?;
+                    work.reserve(text.len() + work.sayings.length(&text))?;
+                    Value::text(work.sayings.quotable(&text))
+                }
                 _ => arg.value,
             };
             values.push(value);
@@ -354,6 +388,7 @@ fn dresses(name: &str, args: &[Known<'_>], mixed: bool) -> Option<Vec<Option<Dre
                 true if matches!(arg.value, Value::Nil) => Some(None),
                 true if all || text(arg) => Some(Some(dress)),
                 true => None,
+                false if dress == Dress::Quoted && arg.origin == Origin::Tokens => Some(Some(dress)),
                 false => Some(None),
             })
             .collect::<Option<Vec<_>>>()
@@ -375,7 +410,7 @@ fn dresses(name: &str, args: &[Known<'_>], mixed: bool) -> Option<Vec<Option<Dre
                 dresses.push(match verb {
                     _ if !tokens => None,
                     'v' | 's' if bare && of_message(arg) && text(arg) => Some(Dress::Plain),
-                    'q' if bare && of_message(arg) && text(arg) => Some(Dress::Quoted),
+                    'q' if bare && text(arg) => Some(Dress::Quoted),
                     'v' | 's' if bare && text(arg) => None,
                     'v' | 'd' | 'f' | 'e' | 'g' | 't' if number(arg) => None,
                     _ => return None,
