@@ -9,6 +9,7 @@ use crate::pace::Pace;
 use crate::request_body::{Arrival, RequestBody};
 use base_runtime::Buf;
 use base_runtime::net::{Pipe, StreamState};
+use base_runtime::time::Deadline;
 use base_tls::{Session, Transport};
 use edge_pipeline::wire::{send_bytes, send_head, send_last_chunk, send_piece};
 use edge_pipeline::{Body, BodyError, Piece};
@@ -21,6 +22,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// An answer of this size finds room in the kernel: nobody waits for it before the connection is closed.
 const SMALL: usize = 32 * 1024;
@@ -115,7 +117,11 @@ impl<'a> H1Stream<'a> {
         if is_read(&arrival) {
             let timeouts = self.local.timeouts();
             arrival.borrow_mut().set_pace(Pace::new(&timeouts, timeouts.body));
-            poll_fn(|cx| Arrival::poll_left(&arrival, cx)).await;
+            if !left_in_time(&arrival, 2 * timeouts.body).await {
+                self.local.limit("upload_stalled");
+                self.transport().abort();
+                return Next::Close;
+            }
         }
         match () {
             () if arrival.borrow().is_complete() => Next::Again,
@@ -369,6 +375,27 @@ impl ClientStream for H1Stream<'_> {
 /// Somebody reads this body, and has not come to its end.
 fn is_read(arrival: &Rc<RefCell<Arrival>>) -> bool {
     Rc::strong_count(arrival) > 1 && !arrival.borrow().is_complete()
+}
+
+/// Waits until nobody reads this body any more. False when for this long nothing of it was read: a backend that has answered takes
+/// nothing, and nobody would hear that the client has left. A client that sends nothing fails the body before that.
+async fn left_in_time(arrival: &Rc<RefCell<Arrival>>, silence: Duration) -> bool {
+    let deadline = Deadline::new();
+    let mut had = arrival.borrow().bytes;
+    loop {
+        deadline.set_after(silence);
+        let left = poll_fn(|cx| match Arrival::poll_left(arrival, cx) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending => deadline.poll_expired(cx).map(|()| false),
+        });
+        if left.await {
+            return true;
+        }
+        let has = arrival.borrow().bytes;
+        if std::mem::replace(&mut had, has) == has {
+            return false;
+        }
+    }
 }
 
 /// So little is left of it that reading it costs less than another connection.

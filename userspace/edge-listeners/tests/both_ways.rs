@@ -18,6 +18,8 @@ on_both_drivers![
     an_early_refusal_of_a_long_body_is_seen_and_ends_the_connection,
     a_client_that_leaves_between_both_directions_ends_them,
     a_limit_that_is_reached_beside_the_answer_is_counted,
+    a_backend_that_leaves_after_its_answer_does_not_hold_the_client,
+    a_backend_that_reads_no_more_after_its_answer_does_not_hold_the_client,
 ];
 
 /// More than all buffers on the way hold together.
@@ -220,4 +222,40 @@ fn a_limit_that_is_reached_beside_the_answer_is_counted(io: IoMode) {
     assert!(client.rest().is_empty(), "the answer is not ended as if it were whole");
     eventually("it is counted", || house.limit("request_body_bytes") == 1);
     eventually("nothing stays behind", || house.traffic.connections() == 0);
+}
+
+fn a_backend_that_leaves_after_its_answer_does_not_hold_the_client(io: IoMode) {
+    let backend = Backend::new(|mut wire, _| {
+        wire.head();
+        wire.send(OK);
+    });
+    let house = House::with_timeouts(io, "clientMaxBodySize: -1", &proxy_to(backend.port), support::short_timeouts());
+    let mut client = house.connect();
+    client.send(with_length(LONG).as_bytes());
+    client.send(&[b'u'; 10_000]);
+    assert_eq!(client.answer().text(), "ok");
+    client.send(&vec![b'u'; LONG / 2]);
+    drop(client);
+    eventually("nothing stays behind", || house.traffic.connections() == 0);
+}
+
+fn a_backend_that_reads_no_more_after_its_answer_does_not_hold_the_client(io: IoMode) {
+    let (_go, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let backend = Backend::new(move |mut wire, _| {
+        wire.head();
+        wire.send(OK);
+        let _ = wait.lock().unwrap().recv_timeout(std::time::Duration::from_secs(10));
+    });
+    let house = House::with_timeouts(io, "clientMaxBodySize: -1", &proxy_to(backend.port), support::short_timeouts());
+    let mut client = house.connect();
+    client.send(with_length(LONG).as_bytes());
+    client.send(&[b'u'; 10_000]);
+    assert_eq!(client.answer().text(), "ok");
+    let mut other = client.stream.try_clone().expect("a handle");
+    std::thread::spawn(move || other.write_all(&vec![b'u'; LONG]).is_ok());
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let _ = client.stream.shutdown(std::net::Shutdown::Both);
+    eventually("nothing stays behind", || house.traffic.connections() == 0);
+    assert_eq!(house.limit("upload_stalled"), 1);
 }

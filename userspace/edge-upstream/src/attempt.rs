@@ -3,6 +3,7 @@
 use crate::connect::{ConnectError, connect};
 use crate::endpoint::Server;
 use crate::pool::{self, Link};
+use base_runtime::time::Deadline;
 use base_runtime::{Buf, Task, net};
 use base_telemetry::Limit;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
@@ -26,6 +27,9 @@ const SEND_HIGH_WATER: usize = 64 * 1024;
 /// buffers and left in the kernel: bodies of 256 KiB 320–430 and 250–275, of 128 KiB (with half of this) 760 and 720. Below that
 /// ending one kind of receiving and beginning it again costs what the copies did.
 const SPLICED_LEAST: u64 = 128 * 1024;
+
+/// How long a backend that has answered may take nothing of a body before it does not get the rest: as long as a connection may idle.
+const STALLED_MOST: Duration = pool::IDLE_TIMEOUT;
 
 /// What an attempt needs to know.
 pub struct Attempt<'a> {
@@ -297,7 +301,12 @@ impl Upload {
         let (stream, ending) = (stream.clone(), Rc::new(Ending::default()));
         let told = ending.clone();
         let task = base_runtime::spawn(async move {
-            let ended = poll_fn(|cx| self.poll(&stream, cx)).await;
+            let mut stall = Stall::default();
+            let ended = poll_fn(|cx| match self.poll(&stream, cx) {
+                Poll::Pending if told.runs_on(cx) => stall.poll(&stream, cx),
+                polled => polled,
+            });
+            let ended = ended.await;
             drop(self);
             told.tell(ended);
         });
@@ -327,6 +336,35 @@ impl Upload {
     }
 }
 
+/// Watches an upload whose answer is complete. Nobody else would hear that the backend has gone, or reads no more.
+#[derive(Default)]
+struct Stall {
+    deadline: Deadline,
+    /// Bytes the backend's connection had sent when the deadline was set.
+    sent: Option<u64>,
+}
+
+impl Stall {
+    /// Of an upload that is pending: ready when it cannot go on, or has not for [`STALLED_MOST`].
+    fn poll(&mut self, stream: &Transport, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        match stream.poll_send_ready(cx, SEND_HIGH_WATER) {
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(BodyError::Incomplete)),
+            // It waits for the client, whose time is measured by whoever reads from it.
+            Poll::Ready(Ok(())) => {
+                self.sent = None;
+                self.deadline.clear();
+            }
+            Poll::Pending => {
+                let sent = stream.bytes_sent();
+                if self.sent.replace(sent) != Some(sent) {
+                    self.deadline.set_after(STALLED_MOST);
+                }
+            }
+        }
+        self.deadline.poll_expired(cx).map(|()| Err(BodyError::TimedOut))
+    }
+}
+
 /// An upload that runs beside its answer. Dropped, it is given up.
 struct Uploading {
     task: Task,
@@ -338,11 +376,24 @@ struct Uploading {
 struct Ending {
     ended: Cell<Option<Result<(), BodyError>>>,
     waker: Cell<Option<Waker>>,
+    /// Of the upload's task.
+    uploader: Cell<Option<Waker>>,
     /// The connection, once only the upload is left of the exchange, and how many idle ones are kept.
     link: Cell<Option<(Box<Link>, usize)>>,
 }
 
 impl Ending {
+    /// Whether only the upload is left. Its task is woken when that comes to be.
+    fn runs_on(&self, cx: &mut Context<'_>) -> bool {
+        let link = self.link.take();
+        let runs_on = link.is_some();
+        self.link.set(link);
+        if !runs_on {
+            self.uploader.set(Some(cx.waker().clone()));
+        }
+        runs_on
+    }
+
     fn tell(&self, ended: Result<(), BodyError>) {
         self.ended.set(Some(ended));
         if let Some((link, most)) = self.link.take()
@@ -375,6 +426,9 @@ impl Uploading {
     fn run_on(self, link: Box<Link>, most: usize) {
         if self.ending.ended.get().is_none() {
             self.ending.link.set(Some((link, most)));
+            if let Some(uploader) = self.ending.uploader.take() {
+                uploader.wake();
+            }
         }
     }
 }
