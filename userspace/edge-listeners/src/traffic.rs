@@ -108,7 +108,7 @@ impl AroundSlot {
 pub type Kinds = fn(&str) -> Option<&'static FilterKind>;
 
 /// Bounds of connections and requests beside the faults of their messages.
-const BOUNDS: [&str; 21] = [
+const BOUNDS: [&str; 22] = [
     "body_rate",
     "body_timeout",
     "client_unknown",
@@ -130,6 +130,7 @@ const BOUNDS: [&str; 21] = [
     "set_host",
     "tunnel_idle",
     "underscores_dropped",
+    "upload_stalled",
 ];
 
 /// Registers what clients can reach before any of them comes: a flood of refusals queues behind no lock.
