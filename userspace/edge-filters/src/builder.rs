@@ -6,7 +6,7 @@ use base_model::problem::at;
 use base_model::{Findings, Problem};
 use base_telemetry::limits::Limit;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{BuildError, Exchange, Outcome, Parts, Template};
+use edge_pipeline::{BodyError, BuildError, Exchange, Outcome, Parts, Template};
 
 /// Building failed; the flow may jump on it.
 pub(crate) const BUILD_ERR: Outcome = "buildErr";
@@ -72,16 +72,27 @@ pub(crate) async fn collect(template: &Template, exchange: &mut Exchange) -> Res
     template.bodies().collect(exchange, DEFAULT_BODY_LIMIT).await.map_err(BuiltError::Body)
 }
 
-/// Counts what a template said and could not be sent.
-pub(crate) fn refusals(parts: &Parts<'_>) -> Limit {
-    parts.telemetry.limits().register("template_value")
+/// Counters of what is refused while something is built.
+pub(crate) struct Refusals {
+    /// What a template said and could not be sent.
+    value: Limit,
+    /// Bodies that there was no memory to gather.
+    memory: Limit,
 }
 
-/// Notes why, counts a refused value, and gives the result.
-pub(crate) fn failed(exchange: &mut Exchange, kind: &str, error: &BuiltError, refused: &Limit) -> Outcome {
-    if matches!(error, BuiltError::Refused(_)) {
-        // Tests run filters on threads of their own; the counter has a row for those.
-        refused.hit(base_runtime::current_worker().map_or(usize::MAX, |worker| worker.index()));
+pub(crate) fn refusals(parts: &Parts<'_>) -> Refusals {
+    let limits = parts.telemetry.limits();
+    Refusals { value: limits.register("template_value"), memory: limits.register("memory") }
+}
+
+/// Notes why, counts what was refused, and gives the result.
+pub(crate) fn failed(exchange: &mut Exchange, kind: &str, error: &BuiltError, refused: &Refusals) -> Outcome {
+    // Tests run filters on threads of their own; the counters have a row for those.
+    let worker = base_runtime::current_worker().map_or(usize::MAX, |worker| worker.index());
+    match error {
+        BuiltError::Refused(_) => refused.value.hit(worker),
+        BuiltError::Body(BodyError::NoMemory) => refused.memory.hit(worker),
+        _ => {}
     }
     tracing::debug!(kind, %error, "building failed");
     exchange.tags.note(|| format!("{kind}: {error}"));

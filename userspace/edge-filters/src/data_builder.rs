@@ -21,7 +21,6 @@ use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::problem::at;
 use base_model::{Findings, Problem};
-use base_telemetry::limits::Limit;
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template, Touches};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -64,7 +63,7 @@ impl DataBuilderSpec {
 pub struct DataBuilder {
     key: String,
     template: Template,
-    refused: Limit,
+    refused: builder::Refusals,
 }
 
 pub const KIND: FilterKind = FilterKind {
@@ -77,7 +76,7 @@ pub const KIND: FilterKind = FilterKind {
 };
 
 impl DataBuilder {
-    fn new(spec: DataBuilderSpec, refused: Limit) -> Result<DataBuilder, BuildError> {
+    fn new(spec: DataBuilderSpec, refused: builder::Refusals) -> Result<DataBuilder, BuildError> {
         Ok(DataBuilder { template: spec.template_text().parse()?, key: spec.data_key, refused })
     }
 

@@ -189,7 +189,7 @@ pub struct RequestAdaptor {
     compress: bool,
     decompress: bool,
     template: Option<Template>,
-    refused: Limit,
+    refused: builder::Refusals,
     /// Bodies that unpack to too much.
     too_large: Limit,
 }

@@ -27,7 +27,6 @@ use crate::built::{self, Built, BuiltError, quoted};
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::Findings;
-use base_telemetry::limits::Limit;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template, Touches};
 use proto_http::{Headers, Known, Method, Path, Request};
@@ -78,7 +77,7 @@ impl RequestBuilderSpec {
 /// A ready RequestBuilder.
 pub struct RequestBuilder {
     source: Source,
-    refused: Limit,
+    refused: builder::Refusals,
 }
 
 pub const KIND: FilterKind = FilterKind {
@@ -91,7 +90,7 @@ pub const KIND: FilterKind = FilterKind {
 };
 
 impl RequestBuilder {
-    fn new(spec: RequestBuilderSpec, refused: Limit) -> Result<RequestBuilder, BuildError> {
+    fn new(spec: RequestBuilderSpec, refused: builder::Refusals) -> Result<RequestBuilder, BuildError> {
         Ok(RequestBuilder { source: spec.template_text().source(&spec.source_namespace)?, refused })
     }
 }

@@ -91,7 +91,7 @@ pub struct ResponseAdaptor {
     compress: bool,
     decompress: bool,
     template: Option<Template>,
-    refused: Limit,
+    refused: builder::Refusals,
     /// Bodies that unpack to too much.
     too_large: Limit,
 }

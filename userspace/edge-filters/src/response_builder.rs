@@ -21,7 +21,6 @@ use crate::built::{self, Built, BuiltError};
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::Findings;
-use base_telemetry::limits::Limit;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template, Touches};
 use proto_http::{Known, Response};
@@ -72,7 +71,7 @@ impl ResponseBuilderSpec {
 /// A ready ResponseBuilder.
 pub struct ResponseBuilder {
     source: Source,
-    refused: Limit,
+    refused: builder::Refusals,
 }
 
 pub const KIND: FilterKind = FilterKind {
@@ -85,7 +84,7 @@ pub const KIND: FilterKind = FilterKind {
 };
 
 impl ResponseBuilder {
-    fn new(spec: ResponseBuilderSpec, refused: Limit) -> Result<ResponseBuilder, BuildError> {
+    fn new(spec: ResponseBuilderSpec, refused: builder::Refusals) -> Result<ResponseBuilder, BuildError> {
         Ok(ResponseBuilder { source: spec.template_text().source(&spec.source_namespace)?, refused })
     }
 }

@@ -21,7 +21,6 @@ use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::problem::at;
 use base_model::{Findings, Problem};
-use base_telemetry::limits::Limit;
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template, Touches};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -61,7 +60,7 @@ impl ResultBuilderSpec {
 /// A ready ResultBuilder.
 pub struct ResultBuilder {
     template: Template,
-    refused: Limit,
+    refused: builder::Refusals,
 }
 
 pub const KIND: FilterKind = FilterKind {
@@ -77,7 +76,7 @@ pub const KIND: FilterKind = FilterKind {
 };
 
 impl ResultBuilder {
-    fn new(spec: ResultBuilderSpec, refused: Limit) -> Result<ResultBuilder, BuildError> {
+    fn new(spec: ResultBuilderSpec, refused: builder::Refusals) -> Result<ResultBuilder, BuildError> {
         Ok(ResultBuilder { template: spec.template_text().parse()?, refused })
     }
 

@@ -1,6 +1,6 @@
 //! One request and what became of it.
 
-use crate::body::Body;
+use crate::body::{Body, BodyError};
 use crate::duplex::Duplex;
 use crate::filter::{Outcome, Touches};
 use crate::interim::Interim;
@@ -79,6 +79,23 @@ impl Space {
         }
         self.response_body = Body::Empty;
         response
+    }
+
+    /// Reads the response's body into memory, at most `limit` bytes. One that cannot be had leaves no answer of its status without a
+    /// body: the answer is a refusal then, 503 or, beyond the limit, 500.
+    pub async fn collect_response(&mut self, limit: u64) -> Result<(), BodyError> {
+        let failed = match self.response_body.collect(limit).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if self.response.is_some() {
+            let status = if failed == BodyError::TooLarge { 500 } else { 503 };
+            let response = self.refuse(status);
+            if failed == BodyError::NoMemory {
+                response.headers.set("Retry-After", "1");
+            }
+        }
+        Err(failed)
     }
 }
 

@@ -196,7 +196,7 @@ impl Bodies {
             exchange.space().request_body.collect(limit).await?;
         }
         if self.response {
-            exchange.space().response_body.collect(limit).await?;
+            exchange.space().collect_response(limit).await?;
         }
         let (mut requests, mut responses) = (self.requests.clone(), self.responses.clone());
         if self.all {
@@ -210,7 +210,7 @@ impl Bodies {
         }
         for name in &responses {
             if let Some(space) = exchange.named_mut(name) {
-                space.response_body.collect(limit).await?;
+                space.collect_response(limit).await?;
             }
         }
         Ok(())
