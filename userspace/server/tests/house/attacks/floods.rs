@@ -75,8 +75,10 @@ fn connections_past_the_descriptors() {
 fn memory_beyond_its_ceiling() {
     on_both_drivers(|io| {
         let mut site = Site::start(io, &["--memory-limit", "64MiB"], "");
-        let document = crate::world::proxy("hoard", &[format!("http://127.0.0.1:{}", hoarding_backend())]);
-        site.machine.create(&document);
+        // An answer passes as it comes; one that a filter looks into is gathered.
+        let proxy = crate::world::proxy("hoard", &[format!("http://127.0.0.1:{}", hoarding_backend())]);
+        let gathers = "- kind: ResponseAdaptor\n  name: gather\n  template: \"body: '{{len .resp.Body}}'\"\n";
+        site.machine.create(&format!("{proxy}{gathers}"));
         let address = format!("127.0.0.1:{}", site.port);
         site.route("/hoard", "hoard");
         let honest = Honest::asking(move |_| {
