@@ -103,7 +103,8 @@ fn memory_beyond_its_ceiling() {
         assert!(refused > crowd.len() / 2, "{refused} of {} were refused", crowd.len());
         site.counted("memory", 1);
         honest.was_served();
-        site.grew_at_most(160 * 1024);
+        // Three times the limit: what is gathered grows by doubling, and the allocator keeps for a while what was outgrown.
+        site.grew_at_most(192 * 1024);
         site.recovers();
     });
 }
