@@ -245,6 +245,7 @@ impl PipelineSpec {
             if let Some(mirror) = &proxy.mirror_pool {
                 self.check_policies(mirror, &at(path, "mirrorPool"), findings);
             }
+            return;
         }
         kinds.check(filter, path, findings);
     }

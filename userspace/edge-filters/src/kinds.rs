@@ -31,3 +31,21 @@ impl FilterKinds for Shelf {
 pub fn explained() -> Vec<Explained> {
     kinds().iter().map(|k| Explained { kind: k.kind.to_owned(), schema: Arc::new((k.schema)()) }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base_model::Object;
+
+    #[test]
+    fn what_is_wrong_with_a_proxy_is_said_once() {
+        let pool = "servers: [{url: 'http://127.0.0.1:1'}], loadBalance: {policy: nonsense}";
+        let text = format!("name: p\nkind: Pipeline\nfilters: [{{name: f, kind: Proxy, pools: [{{{pool}}}]}}]");
+        let document = base_model::yaml::parse_document(&text).unwrap();
+        let object = Object::read(&document, &Shelf).unwrap_or_else(|problems| panic!("{}", problems[0]));
+        assert_eq!(object.warnings.len(), 1, "{}", object.warnings[0]);
+        let text = text.replace("http://127.0.0.1:1", "nothing");
+        let document = base_model::yaml::parse_document(&text).unwrap();
+        assert_eq!(Object::read(&document, &Shelf).err().map(|problems| problems.len()), Some(1));
+    }
+}
