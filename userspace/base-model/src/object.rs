@@ -193,7 +193,7 @@ impl<'o> Beside<'o> {
             let Some((port, protocol)) = vip.shared_port(theirs) else { continue };
             for address in theirs.parsed_addresses().filter(|address| mine.contains(address)) {
                 let index = mine.iter().position(|a| *a == address).unwrap_or_default();
-                let message = format!("VirtualIP {other} has this address with port {port} of {protocol:?}");
+                let message = format!("VirtualIP {other} has this address with port {port} of {protocol}");
                 let problem = Problem::new(nth("addresses", index), message).text(&address.to_string());
                 findings.problem(problem.advice("take the address or the ports from one of the two"));
             }
@@ -255,7 +255,7 @@ mod tests {
         );
         assert_eq!(
             render(&Beside::new([&a]).check(&b).problems),
-            "addresses[1] = \"1.2.3.4\": VirtualIP a has this address with port 80 of Tcp; take the address or the ports from one of the two"
+            "addresses[1] = \"1.2.3.4\": VirtualIP a has this address with port 80 of TCP; take the address or the ports from one of the two"
         );
     }
 }

@@ -125,9 +125,9 @@ async fn ask(inner: &Inner, step: AdmissionStep) -> bool {
         asked += 1;
         match inner.wire().post::<Result<(), Refusal>>(&url, "/raft/admission", &admission, ADMISSION).await {
             Ok(Ok(())) => return true,
-            Ok(Err(refusal)) => tracing::warn!(url, ?step, %refusal, "not taken in yet"),
+            Ok(Err(refusal)) => tracing::warn!(url, %step, %refusal, "not taken in yet"),
             Err(WireError::NotLeader(Some(leader))) if !urls[..asked].contains(&leader) => urls.insert(asked, leader),
-            Err(error) => tracing::debug!(url, ?step, %error, "not taken in"),
+            Err(error) => tracing::debug!(url, %step, %error, "not taken in"),
         }
     }
     false
@@ -151,7 +151,7 @@ impl Inner {
         let raft = self.leading()?;
         let id = node_id(&admission.name);
         let peer = Peer { name: admission.name.clone(), url: admission.url };
-        tracing::info!(member = admission.name, url = peer.url, step = ?admission.step, "admission");
+        tracing::info!(member = admission.name, url = peer.url, step = %admission.step, "admission");
         let change = async {
             match admission.step {
                 AdmissionStep::Forget => forget(raft, id).await,

@@ -72,6 +72,15 @@ pub enum AdmissionStep {
     Admit,
 }
 
+impl std::fmt::Display for AdmissionStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            AdmissionStep::Forget => "forget",
+            AdmissionStep::Admit => "admit",
+        })
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Removal {
     pub name: String,

@@ -113,6 +113,11 @@ fn daemon(options: &Options, logs: Logs) -> Result<(), Failed> {
     ended
 }
 
+/// A bound as the log shows it.
+fn shown(bound: Option<impl ToString>) -> String {
+    bound.map_or_else(|| "unbounded".to_owned(), |bound| bound.to_string())
+}
+
 fn threads(name: &str, count: usize) -> Result<tokio::runtime::Runtime, Failed> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(count).thread_name(name).enable_all();
@@ -146,7 +151,8 @@ impl Edge {
         let descriptors = crate::capacity::raise_descriptors();
         let ceiling = options.memory_limit.ceiling();
         base_runtime::memory::set_ceiling(ceiling);
-        tracing::info!(memory = ?ceiling, ?descriptors, "bounds of the process, in bytes and in open files");
+        let (memory, open_files) = (shown(ceiling), shown(descriptors));
+        tracing::info!(memory, descriptors = open_files, "bounds of the process, in bytes and in open files");
         let config = base_runtime::Config {
             io: options.io,
             cpus: options.cpus.clone(),
@@ -159,7 +165,8 @@ impl Edge {
             tracing::warn!("workers use epoll: {reason}");
         }
         let cpus: Vec<usize> = runtime.workers().iter().map(|w| w.cpu()).collect();
-        tracing::info!(workers = cpus.len(), ?cpus, io = %runtime.io(), "workers started");
+        let pinned = cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+        tracing::info!(workers = cpus.len(), cpus = pinned, io = %runtime.io(), "workers started");
         let telemetry = Telemetry::new(identity(options), cpus.len());
         let destination = match &options.log_dir {
             Some(directory) => Destination::Directory(directory.clone()),
