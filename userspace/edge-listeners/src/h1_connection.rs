@@ -26,6 +26,10 @@ use std::time::Duration;
 /// A body the filters did not want is read to its end when no more than this is left; else the connection is closed.
 pub const DRAIN_BYTES: u64 = 64 * 1024;
 
+/// So much is read, and thrown away, where closing at once would break what was said before: a reset takes an answer away from a
+/// client that still sends (RFC 9112 section 9.6), and a client that was told that its connection stays sends its next request on it.
+pub const PROMISED_DRAIN_BYTES: u64 = 16 * DRAIN_BYTES;
+
 /// What follows a request.
 enum Then {
     Http(Next),
@@ -308,7 +312,7 @@ async fn read_head(
 async fn linger(stream: &Transport, deadline: &Deadline, most: Duration) {
     stream.shutdown_write();
     deadline.set(base_runtime::now() + most);
-    let mut bytes_left = 16 * DRAIN_BYTES;
+    let mut bytes_left = PROMISED_DRAIN_BYTES;
     while let Some(bytes) = receive(stream, deadline).await {
         bytes_left = bytes_left.saturating_sub(bytes.len() as u64);
         if bytes_left == 0 {

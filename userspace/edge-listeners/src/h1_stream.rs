@@ -3,7 +3,7 @@
 use crate::Timeouts;
 use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset};
 use crate::clock;
-use crate::h1_connection::{Connection, DRAIN_BYTES};
+use crate::h1_connection::{Connection, DRAIN_BYTES, PROMISED_DRAIN_BYTES};
 use crate::http_server::Local;
 use crate::pace::Pace;
 use crate::request_body::{Arrival, RequestBody};
@@ -107,8 +107,9 @@ impl<'a> H1Stream<'a> {
         self.method == Asked::Connect && self.head.as_ref().is_some_and(|head| !head.framing.is_empty())
     }
 
-    /// Sees the request's body to its end after the answer's: a backend may read on, and what nobody wanted is thrown away when it is
-    /// little. Says what follows then.
+    /// Sees the request's body to its end after the answer's: a backend may read on, and what nobody wanted is thrown away. The
+    /// client was told that the connection stays, so only a rest that is longer than it could be known to be ends it. Says what
+    /// follows then.
     pub async fn settle_body(&mut self) -> Next {
         let Some(arrival) = self.arrival.take() else { return self.next };
         if self.next != Next::Again {
@@ -123,22 +124,29 @@ impl<'a> H1Stream<'a> {
                 return Next::Close;
             }
         }
-        match () {
-            () if arrival.borrow().is_complete() => Next::Again,
-            () if !is_short(&arrival.borrow()) => Next::Linger,
-            () if H1Stream::drain(&arrival).await => Next::Again,
-            () => Next::Close,
+        if arrival.borrow().is_complete() {
+            return Next::Again;
         }
+        if arrival.borrow().failed().is_some() {
+            return Next::Linger;
+        }
+        self.drain(&arrival).await
     }
 
-    /// Reads what is left of a body nobody wanted; false when it did not end well.
-    async fn drain(arrival: &Rc<RefCell<Arrival>>) -> bool {
-        arrival.borrow_mut().discard();
+    /// Reads what is left of a body nobody wanted, up to a bound.
+    async fn drain(&self, arrival: &Rc<RefCell<Arrival>>) -> Next {
+        let timeouts = self.local.timeouts();
+        arrival.borrow_mut().discard(Pace::new(&timeouts, timeouts.body));
+        let most = arrival.borrow().bytes + PROMISED_DRAIN_BYTES;
         loop {
             match poll_fn(|cx| arrival.borrow_mut().poll_data(cx)).await {
-                Ok(Some(_)) => {}
-                Ok(None) => return true,
-                Err(_) => return false,
+                Ok(Some(_)) if arrival.borrow().bytes <= most => {}
+                Ok(Some(_)) => {
+                    self.local.limit("drain_bytes");
+                    return Next::Linger;
+                }
+                Ok(None) => return Next::Again,
+                Err(_) => return Next::Close,
             }
         }
     }

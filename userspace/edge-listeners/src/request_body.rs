@@ -128,9 +128,10 @@ impl Arrival {
         Poll::Pending
     }
 
-    /// What is left is read only to be thrown away: no limit of size holds for it.
-    pub fn discard(&mut self) {
+    /// What is left is read only to be thrown away, at this pace: no limit of size holds for it.
+    pub fn discard(&mut self, pace: Pace) {
         self.allowance = None;
+        self.set_pace(pace);
     }
 
     fn tell_watcher(&mut self) {

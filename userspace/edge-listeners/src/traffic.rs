@@ -108,11 +108,12 @@ impl AroundSlot {
 pub type Kinds = fn(&str) -> Option<&'static FilterKind>;
 
 /// Bounds of connections and requests beside the faults of their messages.
-const BOUNDS: [&str; 22] = [
+const BOUNDS: [&str; 23] = [
     "body_rate",
     "body_timeout",
     "client_unknown",
     "connect_content",
+    "drain_bytes",
     "first_byte_timeout",
     "handshake_failed",
     "handshake_io",

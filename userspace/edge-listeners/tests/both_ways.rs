@@ -19,6 +19,7 @@ on_both_drivers![
     a_client_that_leaves_between_both_directions_ends_them,
     a_limit_that_is_reached_beside_the_answer_is_counted,
     a_backend_that_leaves_after_its_answer_does_not_hold_the_client,
+    a_connection_that_was_said_to_stay_does_when_its_backend_leaves,
     a_backend_that_reads_no_more_after_its_answer_does_not_hold_the_client,
 ];
 
@@ -185,6 +186,47 @@ fn an_early_refusal_of_a_long_body_is_seen_and_ends_the_connection(io: IoMode) {
     assert_eq!((answer.status(), answer.text().as_str(), answer.field("connection")), (413, "no\n", Some("close")));
     assert!(client.ends(), "nothing of the body is taken for a request");
     eventually("nothing stays behind", || house.traffic.connections() == 0);
+}
+
+/// The head of an answer says that the connection stays while the body still goes to a backend that has accepted it. When that
+/// backend leaves without reading it, what the client was told holds: it sends the rest, which nobody wants, and its next request.
+fn a_connection_that_was_said_to_stay_does_when_its_backend_leaves(io: IoMode) {
+    const BODY: usize = 500_000;
+    let (told, heard) = mpsc::channel::<()>();
+    let heard = std::sync::Mutex::new(heard);
+    let backend = Backend::new(move |mut wire, nth| {
+        // The POSTs come on the even connections, which end before they are read, the GETs on the others.
+        if nth % 2 == 1 {
+            wire.message();
+            wire.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+            return;
+        }
+        wire.head();
+        wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no");
+        heard.lock().unwrap().recv().expect("the client has the head");
+        wire.send(b"k");
+        heard.lock().unwrap().recv().expect("the client has the answer");
+    });
+    let house = house(io, &backend);
+    let mut client = house.connect();
+    for head in [with_length(BODY), HEAD.to_owned()] {
+        client.send(head.as_bytes());
+        let chunked = head == HEAD;
+        if chunked {
+            client.send(format!("{BODY:x}\r\n").as_bytes());
+        }
+        client.send(&vec![b'u'; BODY / 10]);
+        assert!(client.head().is_some_and(|head| head.starts_with("HTTP/1.1 200") && !head.contains("close")));
+        told.send(()).expect("it listens");
+        assert_eq!(client.exactly(2).as_deref(), Some(&b"ok"[..]));
+        told.send(()).expect("it listens");
+        assert!(client.send(&vec![b'u'; BODY - BODY / 10]), "the rest was not read");
+        if chunked {
+            client.send(b"\r\n0\r\n\r\n");
+        }
+        client.send(GET.as_bytes());
+        assert_eq!(client.answer().text(), "ok", "the connection was closed");
+    }
 }
 
 fn a_client_that_leaves_between_both_directions_ends_them(io: IoMode) {

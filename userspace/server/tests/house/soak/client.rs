@@ -42,8 +42,9 @@ pub struct Client<'a> {
 struct Connection {
     stream: Stream,
     input: Vec<u8>,
-    /// Requests it served.
+    /// Requests it served, and the last of them.
     served: usize,
+    last: String,
 }
 
 enum Stream {
@@ -115,6 +116,7 @@ impl<'a> Client<'a> {
                     keep = answer.complete && !answer.closes && !ask.http10;
                     outcomes.push(outcome);
                     connection.served += 1;
+                    connection.last = format!("{ask}, answered with {}", answer.status);
                     if !keep {
                         break;
                     }
@@ -130,8 +132,9 @@ impl<'a> Client<'a> {
                 }
                 Err(error) => {
                     outcomes.push(Outcome::Wrong(format!(
-                        "no answer to {ask} on a connection that had served {}: {error}; sent: {:?}",
+                        "no answer to {ask} on a connection that had served {}, last {}: {error}; sent: {:?}",
                         connection.served,
+                        connection.last,
                         sent.as_ref().map(|e| e.as_ref().map(|a| a.status)),
                     )));
                     keep = false;
@@ -167,7 +170,7 @@ impl<'a> Client<'a> {
                 Stream::Tls(Box::new(rustls::StreamOwned::new(session, stream)))
             }
         };
-        Ok(Connection { stream, input: Vec::new(), served: 0 })
+        Ok(Connection { stream, input: Vec::new(), served: 0, last: "none".to_owned() })
     }
 
     fn invent(&mut self, pipelined: bool) -> Ask {
