@@ -1,0 +1,150 @@
+//! Every bound of an HTTP/2 connection, for both sides, with what it protects. The crate's own defaults are not safe: header lists of
+//! 16 MiB, no bound on streams, a thousand errors before it minds.
+
+use proto_http::Limits;
+
+/// What each field costs in a header list beside its bytes (RFC 9113 section 6.5.2).
+const FIELD_OVERHEAD: usize = 32;
+
+/// Name and value of the pseudo-fields, beside the path, which have no place in the head of HTTP/1.
+const PSEUDO_FIELDS: usize = 1024;
+
+/// Bytes of one field table, for either direction. RFC 9113's default; memory: one of this size per direction once fields repeat.
+const FIELD_TABLE: u32 = 4096;
+
+/// What a header list may hold so that a message within `limits` is read, and one beyond them is judged by the rules HTTP/1 has.
+/// One four times this size ends the connection before it is read to its end.
+fn header_list(limits: &Limits) -> u32 {
+    let bytes = limits.head_bytes + limits.fields * FIELD_OVERHEAD + PSEUDO_FIELDS;
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+/// The side that is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// Largest header list accepted, in bytes with 32 for each field. Default 69 KiB: [`Limits::head_bytes`] and as many fields as it
+    /// allows. Beyond it 431; beyond four times as much the connection ends.
+    pub header_list_bytes: u32,
+    /// Requests a client may have open at once. Default 128. Beyond it they are refused, which clients may repeat. Protects memory: a
+    /// stream holds a request, its answer's head and what waits of its answer.
+    pub streams_most: u32,
+    /// Bytes of one request's body that may arrive before they are read. Default 64 KiB.
+    pub stream_window: u32,
+    /// The same for all requests of a connection together. Default 256 KiB. Memory: this much per connection whose bodies nobody
+    /// reads.
+    pub connection_window: u32,
+    /// Largest frame accepted, in bytes. Default 16 KiB, the least there is: a frame is in memory as a whole before it is looked at.
+    pub frame_bytes: u32,
+    /// Requests that may be reset by their client before they were looked at. Default 20. Beyond it the connection ends (Rapid Reset,
+    /// CVE-2023-44487).
+    pub resets_unseen_most: usize,
+    /// Streams that may end because of what their client got wrong, over the life of a connection. Default 256. Beyond it the
+    /// connection ends (MadeYouReset, CVE-2025-8671).
+    pub error_resets_most: usize,
+    /// Streams remembered after a reset, so that frames under way are told from those of no stream at all. Default 32.
+    pub resets_remembered: usize,
+    /// Offer extended CONNECT (RFC 8441), by which WebSockets come. Default true.
+    pub connect_protocol: bool,
+}
+
+impl Default for ServerSettings {
+    fn default() -> ServerSettings {
+        ServerSettings {
+            header_list_bytes: header_list(&Limits::default()),
+            streams_most: 128,
+            stream_window: 64 * 1024,
+            connection_window: 256 * 1024,
+            frame_bytes: 16 * 1024,
+            resets_unseen_most: 20,
+            error_resets_most: 256,
+            resets_remembered: 32,
+            connect_protocol: true,
+        }
+    }
+}
+
+impl ServerSettings {
+    /// Header lists of the size that `limits` allow.
+    pub fn within(limits: &Limits) -> ServerSettings {
+        ServerSettings { header_list_bytes: header_list(limits), ..ServerSettings::default() }
+    }
+
+    /// The crate's machine with these bounds.
+    pub fn builder(&self) -> h2::server::Builder {
+        let mut builder = h2::server::Builder::new();
+        builder
+            .max_header_list_size(self.header_list_bytes)
+            .header_table_size(FIELD_TABLE)
+            .max_concurrent_streams(self.streams_most)
+            .initial_window_size(self.stream_window)
+            .initial_connection_window_size(self.connection_window)
+            .max_frame_size(self.frame_bytes)
+            .max_pending_accept_reset_streams(self.resets_unseen_most)
+            .max_local_error_reset_streams(Some(self.error_resets_most))
+            .max_concurrent_reset_streams(self.resets_remembered)
+            .max_send_buffer_size(SEND_BUFFER);
+        if self.connect_protocol {
+            builder.enable_connect_protocol();
+        }
+        builder
+    }
+}
+
+/// The side that asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientSettings {
+    /// Largest header list of an answer, in bytes with 32 for each field. Default 69 KiB. Beyond it the answer is refused.
+    pub header_list_bytes: u32,
+    /// Requests sent at once before the server has said how many it takes. Default 100, which RFC 9113 asks every server to take.
+    pub streams_at_first: usize,
+    /// Bytes of one answer's body that may arrive before they are read. Default 128 KiB. Memory: this much per answer whose client
+    /// reads slowly.
+    pub stream_window: u32,
+    /// The same for all answers of a connection together. Default 16 MiB, as much as 128 slow clients hold: less would let them stop
+    /// the others that share the connection.
+    pub connection_window: u32,
+    /// Largest frame accepted, in bytes. Default 16 KiB.
+    pub frame_bytes: u32,
+    /// Streams that may end because of what the server got wrong, over the life of a connection. Default 256.
+    pub error_resets_most: usize,
+    /// Streams remembered after a reset. Default 128: a gateway gives up requests whenever its clients leave.
+    pub resets_remembered: usize,
+}
+
+impl Default for ClientSettings {
+    fn default() -> ClientSettings {
+        ClientSettings {
+            header_list_bytes: header_list(&Limits::default()),
+            streams_at_first: 100,
+            stream_window: 128 * 1024,
+            connection_window: 16 * 1024 * 1024,
+            frame_bytes: 16 * 1024,
+            error_resets_most: 256,
+            resets_remembered: 128,
+        }
+    }
+}
+
+impl ClientSettings {
+    /// The crate's machine with these bounds. Nothing is accepted that was not asked for (no push).
+    pub fn builder(&self) -> h2::client::Builder {
+        let mut builder = h2::client::Builder::new();
+        builder
+            .enable_push(false)
+            .max_concurrent_streams(0)
+            .max_header_list_size(self.header_list_bytes)
+            .header_table_size(FIELD_TABLE)
+            .initial_max_send_streams(self.streams_at_first)
+            .initial_window_size(self.stream_window)
+            .initial_connection_window_size(self.connection_window)
+            .max_frame_size(self.frame_bytes)
+            .max_local_error_reset_streams(Some(self.error_resets_most))
+            .max_concurrent_reset_streams(self.resets_remembered)
+            .max_send_buffer_size(SEND_BUFFER);
+        builder
+    }
+}
+
+/// Bytes of one stream that the crate says it has room for. What it is really given is bounded by who gives it, see
+/// [`Progress`](crate::Progress).
+const SEND_BUFFER: usize = 64 * 1024;

@@ -1,0 +1,140 @@
+//! Both sides of HTTP/2 over sockets of one worker: the crate's machines run on our executor alone.
+
+use base_runtime::net::{ListenOptions, TcpListener, TcpStream};
+use base_runtime::{Buf, Config, IoMode, Runtime, channel::oneshot};
+use bytes::Bytes;
+use proto_h2::{ClientSettings, Data, Link, Progress, ServerSettings, client};
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+fn run<F, Fut>(io: IoMode, make: F)
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let config = Config { io, workers: Some(1), name: "test".to_owned(), ..Config::default() };
+    let runtime = Runtime::start(config).expect("the driver works here");
+    let (sender, receiver) = oneshot();
+    runtime.workers()[0].spawn(move || {
+        let future = make();
+        async move {
+            // For what hangs, not for what is slow.
+            base_runtime::time::timeout(Duration::from_secs(60), future).await.expect("it ends");
+            let _ = sender.send(());
+        }
+    });
+    receiver.wait().expect("the task neither panicked nor hung");
+    runtime.shutdown();
+}
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = TcpListener::bind(any, ListenOptions::default()).unwrap();
+    let client = TcpStream::connect(listener.local_addr()).await.unwrap();
+    (client, listener.accept().await.unwrap().0)
+}
+
+/// Answers every request with what it was sent, trailers included.
+async fn echo(stream: TcpStream) {
+    let link = Link::new(stream.into());
+    let mut connection = ServerSettings::default().builder().handshake::<_, Data>(link.io()).await.unwrap();
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        base_runtime::spawn(async move {
+            let mut body = request.into_body();
+            let mut answer = respond.send_response(http::Response::new(()), false).unwrap();
+            let progress = Rc::<Progress>::default();
+            while let Some(bytes) = body.data().await {
+                let bytes = bytes.unwrap();
+                body.flow_control().release_capacity(bytes.len()).unwrap();
+                poll_fn(|cx| progress.poll_waiting(32 * 1024, cx)).await;
+                answer.send_data(Data::from(bytes).counted(&progress), false).unwrap();
+            }
+            match body.trailers().await.unwrap() {
+                Some(trailers) => answer.send_trailers(trailers).unwrap(),
+                None => answer.send_data(Bytes::new().into(), true).unwrap(),
+            }
+        })
+        .detach();
+    }
+}
+
+async fn ask(mut requests: client::SendRequest, body: Vec<u8>) {
+    let request = http::Request::post("http://a.test/").body(()).unwrap();
+    poll_fn(|cx| requests.poll_ready(cx)).await.unwrap();
+    let (response, mut sending) = requests.send_request(request, false).unwrap();
+    let sent = body.clone();
+    base_runtime::spawn(async move {
+        let progress = Rc::<Progress>::default();
+        for piece in sent.chunks(20_000) {
+            poll_fn(|cx| progress.poll_waiting(32 * 1024, cx)).await;
+            sending.send_data(Data::from(Buf::copy_from(piece)).counted(&progress), false).unwrap();
+        }
+        poll_fn(|cx| progress.poll_waiting(0, cx)).await;
+        assert_eq!((progress.handed(), progress.written()), (sent.len() as u64, sent.len() as u64));
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("x-end", "yes".parse().unwrap());
+        sending.send_trailers(trailers).unwrap();
+    })
+    .detach();
+    let mut answer = response.await.unwrap().into_body();
+    let mut came = Vec::new();
+    while let Some(bytes) = answer.data().await {
+        let bytes = bytes.unwrap();
+        answer.flow_control().release_capacity(bytes.len()).unwrap();
+        came.extend_from_slice(&bytes);
+    }
+    assert!(came == body, "{} of {} bytes came back", came.len(), body.len());
+    assert_eq!(answer.trailers().await.unwrap().unwrap()["x-end"], "yes");
+}
+
+async fn many_streams() {
+    let (near, far) = pair().await;
+    base_runtime::spawn(echo(far)).detach();
+    let (requests, connection, link) = client::begin(near.into(), &ClientSettings::default()).await.unwrap();
+    base_runtime::spawn(async move { drop(connection.await) }).detach();
+    let mut asking = Vec::new();
+    for size in [0, 1, 1_000, 100_000, 3_000_000] {
+        let (sender, receiver) = oneshot();
+        let requests = requests.clone();
+        base_runtime::spawn(async move {
+            ask(requests, (0..size).map(|at| (at % 251) as u8).collect()).await;
+            let _ = sender.send(());
+        })
+        .detach();
+        asking.push(receiver);
+    }
+    for receiver in asking {
+        receiver.await.expect("it was answered");
+    }
+    assert!(link.bytes_in() > 3_101_001 && link.bytes_out() > 3_101_001);
+    assert_eq!(link.waiting(), 0);
+}
+
+/// Nothing that was written stays behind, and no buffer is held between turns.
+async fn idle_holds_no_buffer() {
+    let (near, far) = pair().await;
+    base_runtime::spawn(echo(far)).detach();
+    let (requests, connection, _link) = client::begin(near.into(), &ClientSettings::default()).await.unwrap();
+    base_runtime::spawn(async move { drop(connection.await) }).detach();
+    ask(requests.clone(), vec![7; 100_000]).await;
+    base_runtime::time::sleep(Duration::from_millis(50)).await;
+    let stats = base_runtime::current_worker().unwrap().stats();
+    assert_eq!(stats.buffers_in_use - stats.buffers_ready, 0);
+}
+
+#[test]
+fn many_streams_on_the_ring() {
+    run(IoMode::Uring, many_streams);
+}
+
+#[test]
+fn many_streams_on_epoll() {
+    run(IoMode::Epoll, many_streams);
+}
+
+#[test]
+fn an_idle_connection_holds_no_buffer() {
+    run(IoMode::Epoll, idle_holds_no_buffer);
+}
