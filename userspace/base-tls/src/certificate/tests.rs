@@ -118,6 +118,73 @@ fn what_cannot_serve_is_refused_with_advice() {
     }
 }
 
+/// Old tools and many appliances make certificates without extensions, which rustls does not read.
+#[test]
+fn version_1_is_served_and_a_wrong_key_is_called_that() {
+    let pair = key_pair();
+    let mut named = params(&[]);
+    named.distinguished_name.push(DnType::CommonName, "old.test");
+    let der = as_version_1(named.self_signed(&pair).unwrap().der(), &pair);
+    let pem =
+        |der: &[u8]| format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der));
+    let certificate = read(&pem(&der), &pair.serialize_pem()).expect("version 1");
+    assert_eq!(certificate.names(), ["old.test"]);
+    assert_eq!(read_authorities(&pem(&der), UNIX_EPOCH + NOW).unwrap().len(), 1);
+    let error = read(&pem(&der), &key_pair().serialize_pem()).unwrap_err();
+    assert!(error.part == Part::Key && error.text.contains("not the one"), "{error}");
+    // What cannot be read is the chain's fault, never the key's.
+    for at in (0..der.len()).step_by(7) {
+        let mut damaged = der.clone();
+        damaged[at] ^= 0x5a;
+        if let Err(error) = read(&pem(&damaged), &pair.serialize_pem())
+            && error.part == Part::Key
+        {
+            let (_, parsed) = X509Certificate::from_der(&damaged).expect("a key is compared with what could be read");
+            assert_ne!(
+                parsed.public_key().raw,
+                rcgen::PublicKeyData::subject_public_key_info(&pair),
+                "byte {at}: {error}"
+            );
+        }
+    }
+}
+
+/// The certificate without its version and extensions, signed again.
+fn as_version_1(der: &[u8], key: &KeyPair) -> Vec<u8> {
+    let outer = items(&items(der)[0].1);
+    let kept: Vec<u8> =
+        items(&outer[0].1).iter().filter(|(tag, _)| *tag < 0xa0).flat_map(|(tag, body)| item(*tag, body)).collect();
+    let signed = item(0x30, &kept);
+    let mut signature = vec![0];
+    signature.extend(rcgen::SigningKey::sign(key, &signed).unwrap());
+    item(0x30, &[signed, item(0x30, &outer[1].1), item(0x03, &signature)].concat())
+}
+
+/// Tag and contents of each item of a DER sequence.
+fn items(mut der: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut items = Vec::new();
+    while let [tag, first, rest @ ..] = der {
+        let (length, rest) = match first {
+            0x81 => (usize::from(rest[0]), &rest[1..]),
+            0x82 => (usize::from(rest[0]) << 8 | usize::from(rest[1]), &rest[2..]),
+            short => (usize::from(*short), rest),
+        };
+        items.push((*tag, rest[..length].to_vec()));
+        der = &rest[length..];
+    }
+    items
+}
+
+fn item(tag: u8, body: &[u8]) -> Vec<u8> {
+    let length = body.len() as u16;
+    let header = match length {
+        0..0x80 => vec![tag, length as u8],
+        0x80..0x100 => vec![tag, 0x81, length as u8],
+        _ => vec![tag, 0x82, (length >> 8) as u8, length as u8],
+    };
+    [header, body.to_vec()].concat()
+}
+
 #[test]
 fn authorities_are_read_and_dated() {
     let (one, _) = signed(params(&["a.test"]), &key_pair());
