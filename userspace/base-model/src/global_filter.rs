@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::dates::Dates;
 use crate::pipeline::{FilterKinds, PipelineSpec};
 use crate::problem::{Findings, Problem, at};
 
@@ -46,10 +47,10 @@ impl GlobalFilterSpec {
     }
 
     /// As [`PipelineSpec::check_certificates`].
-    pub fn check_certificates(&self, path: &str, now: SystemTime, findings: &mut Findings) {
+    pub fn check_certificates(&self, path: &str, now: SystemTime, dates: &mut Dates, findings: &mut Findings) {
         for (name, pipeline) in [("beforePipeline", &self.before_pipeline), ("afterPipeline", &self.after_pipeline)] {
             if let Some(pipeline) = pipeline {
-                pipeline.check_certificates(&at(path, name), now, findings);
+                pipeline.check_certificates(&at(path, name), now, dates, findings);
             }
         }
     }

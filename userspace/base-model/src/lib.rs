@@ -12,6 +12,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod dates;
 pub mod document;
 pub mod kinds;
 pub mod object;

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
+use crate::dates::Dates;
 use crate::decode::decode;
 use crate::document::Document;
 use crate::global_filter::GlobalFilterSpec;
@@ -36,15 +37,37 @@ pub enum Spec {
 impl Object {
     /// Translates, decodes and checks one document that is stored already, or that nobody will serve.
     pub fn read(value: &Value, filters: &dyn FilterKinds) -> Result<Self, Vec<Problem>> {
-        Self::read_as_of(value, filters, None)
+        Self::read_with(value, filters, |_, _, _| {})
     }
 
-    /// As [`read`](Object::read), for a document that comes in: its certificates are looked into as well, as of `now`.
-    pub fn admit(value: &Value, filters: &dyn FilterKinds, now: SystemTime) -> Result<Self, Vec<Problem>> {
-        Self::read_as_of(value, filters, Some(now))
+    /// As [`read`](Object::read), for a document that comes in at `now`: its certificates are looked into as well. `stored` is what it
+    /// would replace: the dates of certificates that are in that already are worth a warning and no refusal, or a certificate that has
+    /// ended would keep everything else of its document as it is.
+    pub fn admit<'s>(
+        value: &Value,
+        filters: &dyn FilterKinds,
+        now: SystemTime,
+        stored: impl Fn(&str) -> Option<&'s Value>,
+    ) -> Result<Self, Vec<Problem>> {
+        Self::read_with(value, filters, |name, spec, findings| {
+            let mut dates = Dates::default();
+            spec.check_certificates(now, &mut dates, findings);
+            dates.judge(findings, || {
+                let mut known = Dates::default();
+                if let Some(before) = stored(name).and_then(|stored| Self::read(stored, filters).ok()) {
+                    before.spec.check_certificates(now, &mut known, &mut Findings::default());
+                }
+                known
+            });
+        })
     }
 
-    fn read_as_of(value: &Value, filters: &dyn FilterKinds, now: Option<SystemTime>) -> Result<Self, Vec<Problem>> {
+    /// `further` looks into the spec of a document that was decoded.
+    fn read_with(
+        value: &Value,
+        filters: &dyn FilterKinds,
+        further: impl FnOnce(&str, &Spec, &mut Findings),
+    ) -> Result<Self, Vec<Problem>> {
         let mut findings = Findings::default();
         let translated = translate_v1(value);
         let value = match &translated {
@@ -59,13 +82,8 @@ impl Object {
             return Err(vec![problem]);
         }
         let spec = Spec::read(&document, filters, &mut findings);
-        if let Some(now) = now {
-            match &spec {
-                Some(Spec::HttpServer(server)) => server.check_certificates("", now, &mut findings),
-                Some(Spec::Pipeline(pipeline)) => pipeline.check_certificates("", now, &mut findings),
-                Some(Spec::GlobalFilter(filter)) => filter.check_certificates("", now, &mut findings),
-                Some(Spec::VirtualIp(_)) | None => {}
-            }
+        if let Some(spec) = &spec {
+            further(&document.name, spec, &mut findings);
         }
         if let Some(Spec::VirtualIp(vip)) = &spec {
             // The control plane reads these documents by name, without the decoder.
@@ -106,6 +124,16 @@ impl Spec {
                 findings.problems.extend(kinds::why_refused(other));
                 None
             }
+        }
+    }
+
+    /// Looks into the certificates the spec uses: refuses the unusable, and notes in `dates` what is not valid at `now`.
+    fn check_certificates(&self, now: SystemTime, dates: &mut Dates, findings: &mut Findings) {
+        match self {
+            Self::HttpServer(server) => server.check_certificates("", now, dates, findings),
+            Self::Pipeline(pipeline) => pipeline.check_certificates("", now, dates, findings),
+            Self::GlobalFilter(filter) => filter.check_certificates("", now, dates, findings),
+            Self::VirtualIp(_) => {}
         }
     }
 }

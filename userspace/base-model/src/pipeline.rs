@@ -26,6 +26,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use crate::dates::Dates;
 use crate::decode::decode;
 use crate::document::check_name;
 use crate::problem::{Findings, Problem, at, nearest, nth, one_of};
@@ -200,10 +201,10 @@ impl PipelineSpec {
     }
 
     /// Looks into the certificates of its filters as of `now`; see [`ProxySpec::check_certificates`].
-    pub fn check_certificates(&self, path: &str, now: SystemTime, findings: &mut Findings) {
+    pub fn check_certificates(&self, path: &str, now: SystemTime, dates: &mut Dates, findings: &mut Findings) {
         for (i, filter) in self.filters.iter().enumerate().filter(|(_, filter)| filter.kind == "Proxy") {
             if let Ok(proxy) = decode::<ProxySpec>(&filter.raw, path) {
-                proxy.value.check_certificates(&nth(&at(path, "filters"), i), now, findings);
+                proxy.value.check_certificates(&nth(&at(path, "filters"), i), now, dates, findings);
             }
         }
     }

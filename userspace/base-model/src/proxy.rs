@@ -8,10 +8,11 @@ use std::str::FromStr;
 use std::time::SystemTime;
 
 use base_tls::Certificate;
-use base_tls::certificate::{Part, read_authorities};
+use base_tls::certificate::{Part, read_authorities_undated, untimely_authorities};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::dates::Dates;
 use crate::duration::GoDuration;
 use crate::problem::{Findings, Problem, at, nth, one_of};
 use crate::string_matcher::{StringMatcher, UrlRule, check_regexp};
@@ -661,22 +662,26 @@ impl ProxySpec {
 }
 
 impl ProxySpec {
-    /// Refuses certificates of `mtls` that cannot be used as of `now`, each under the name of its field. For documents that come in;
-    /// what is stored already is used whatever the date.
-    pub fn check_certificates(&self, path: &str, now: SystemTime, findings: &mut Findings) {
+    /// Refuses certificates of `mtls` that cannot be used, each under the name of its field, and notes in `dates` what is not valid at
+    /// `now`. For documents that come in; what is stored already is used whatever the date.
+    pub fn check_certificates(&self, path: &str, now: SystemTime, dates: &mut Dates, findings: &mut Findings) {
         let Some(mtls) = &self.mtls else { return };
         let place = at(path, "mtls");
         // One without the other is refused already.
-        if !mtls.cert_base64.is_empty()
-            && !mtls.key_base64.is_empty()
-            && let Err(error) = Certificate::read(&mtls.cert_base64, &mtls.key_base64, now)
-        {
-            findings.problem(Problem::new(at(&place, MtlsSpec::field_of(error.part)), error.text));
+        let field = |part| at(&place, MtlsSpec::field_of(part));
+        if !mtls.cert_base64.is_empty() && !mtls.key_base64.is_empty() {
+            match Certificate::read_undated(&mtls.cert_base64, &mtls.key_base64) {
+                Ok(certificate) => dates.note_all(&field(Part::Chain), certificate.untimely(now)),
+                Err(error) => findings.problem(Problem::new(field(error.part), error.text)),
+            }
         }
-        if !mtls.root_cert_base64.is_empty()
-            && let Err(error) = read_authorities(&mtls.root_cert_base64, now)
-        {
-            findings.problem(Problem::new(at(&place, MtlsSpec::field_of(error.part)), error.text));
+        if !mtls.root_cert_base64.is_empty() {
+            match read_authorities_undated(&mtls.root_cert_base64) {
+                Ok(authorities) => {
+                    dates.note_all(&field(Part::Authorities), untimely_authorities(&authorities, now));
+                }
+                Err(error) => findings.problem(Problem::new(field(error.part), error.text)),
+            }
         }
     }
 }

@@ -39,6 +39,14 @@ pub enum Part {
     Authorities,
 }
 
+/// A certificate that is not valid at the moment asked about; says when it is, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Untimely {
+    /// SHA-256 of the certificate, by which it is known again wherever it is written.
+    pub fingerprint: [u8; 32],
+    pub text: String,
+}
+
 impl CertificateError {
     pub(crate) fn new(part: Part, text: impl Into<String>) -> CertificateError {
         CertificateError { part, text: text.into() }
@@ -57,23 +65,20 @@ impl Certificate {
     /// Reads a chain and a key, each PEM or base64 of PEM (as Easegress has them), and refuses what cannot serve: nothing in it, cut
     /// off, expired or not yet valid at `now`, a key that is not the certificate's.
     pub fn read(chain: &str, key: &str, now: SystemTime) -> Result<Certificate, CertificateError> {
-        Certificate::read_checked(chain, key, Some(now))
+        let certificate = Certificate::read_undated(chain, key)?;
+        match certificate.untimely(now) {
+            None => Ok(certificate),
+            Some(untimely) => Err(CertificateError::new(Part::Chain, untimely.text)),
+        }
     }
 
     /// As [`read`](Certificate::read), whatever the date: a certificate that was accepted once is served until somebody replaces it,
     /// since expired TLS that people can click away beats no service after a restart.
     pub fn read_undated(chain: &str, key: &str) -> Result<Certificate, CertificateError> {
-        Certificate::read_checked(chain, key, None)
-    }
-
-    fn read_checked(chain: &str, key: &str, now: Option<SystemTime>) -> Result<Certificate, CertificateError> {
         let chain = read_certificates(chain, Part::Chain)?;
         let parsed = parse(&chain[0], Part::Chain, 1)?;
         for (index, certificate) in chain.iter().enumerate().skip(1) {
             parse(certificate, Part::Chain, index + 1)?;
-        }
-        if let Some(now) = now {
-            check_dates(&parsed, Part::Chain, now)?;
         }
         let names = names_of(&parsed).into();
         let not_after = moment(parsed.validity().not_after.timestamp());
@@ -97,6 +102,11 @@ impl Certificate {
             ));
         }
         Ok(Certificate { certified: Arc::new(certified), names, not_after, fingerprint })
+    }
+
+    /// Why the first certificate of the chain is not valid at `now`, when it is not.
+    pub fn untimely(&self, now: SystemTime) -> Option<Untimely> {
+        untimely(self.certified.cert.first()?, "the certificate", now)
     }
 
     /// The DNS names and addresses it is for, in lower case and as URLs have them, wildcards as `*.example.com`: its subject
@@ -128,11 +138,16 @@ impl fmt::Debug for Certificate {
 
 /// Reads authorities, PEM or base64 of PEM; one at least.
 pub fn read_authorities(text: &str, now: SystemTime) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let authorities = read_certificates(text, Part::Authorities)?;
-    for (index, authority) in authorities.iter().enumerate() {
-        check_dates(&parse(authority, Part::Authorities, index + 1)?, Part::Authorities, now)?;
+    let authorities = read_authorities_undated(text)?;
+    match untimely_authorities(&authorities, now).into_iter().next() {
+        None => Ok(authorities),
+        Some(untimely) => Err(CertificateError::new(Part::Authorities, untimely.text)),
     }
-    Ok(authorities)
+}
+
+/// Those of the authorities that are not valid at `now`.
+pub fn untimely_authorities(authorities: &[CertificateDer<'static>], now: SystemTime) -> Vec<Untimely> {
+    authorities.iter().filter_map(|authority| untimely(authority, "the authority", now)).collect()
 }
 
 /// As [`read_authorities`], whatever the date.
@@ -206,7 +221,10 @@ fn unreadable(error: &pem::Error, part: Part) -> CertificateError {
             pem::Error::NoItemsFound => {
                 format!("{what} has no -----BEGIN {item}----- in it: maybe certificate and key are swapped")
             }
-            other => format!("{what} is not PEM: {other:?}"),
+            pem::Error::IllegalSectionStart { .. } => {
+                format!("{what} has a -----BEGIN line that is not one: it was changed; give the file as it was issued")
+            }
+            other => format!("{what} is not PEM: {other}"),
         },
     )
 }
@@ -230,22 +248,18 @@ fn parse<'a>(
     }
 }
 
-fn check_dates(certificate: &X509Certificate<'_>, part: Part, now: SystemTime) -> Result<(), CertificateError> {
-    let validity = certificate.validity();
-    let subject = certificate.subject();
-    let what = if part == Part::Authorities { "the authority" } else { "the certificate" };
-    if now < moment(validity.not_before.timestamp()) {
-        let from = validity.not_before;
-        return Err(CertificateError::new(
-            part,
-            format!("{what} {subject} is not valid before {from}: wait, or check this machine's clock"),
-        ));
-    }
-    if now > moment(validity.not_after.timestamp()) {
-        let until = validity.not_after;
-        return Err(CertificateError::new(part, format!("{what} {subject} expired at {until}: renew it")));
-    }
-    Ok(())
+/// `certificate` was read before.
+fn untimely(certificate: &CertificateDer<'static>, what: &str, now: SystemTime) -> Option<Untimely> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let (validity, subject) = (parsed.validity(), parsed.subject());
+    let text = if now < moment(validity.not_before.timestamp()) {
+        format!("{what} {subject} is not valid before {}: wait, or check this machine's clock", validity.not_before)
+    } else if now > moment(validity.not_after.timestamp()) {
+        format!("{what} {subject} expired at {}: renew it", validity.not_after)
+    } else {
+        return None;
+    };
+    Some(Untimely { fingerprint: fingerprint_of(certificate), text })
 }
 
 fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {

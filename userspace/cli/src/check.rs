@@ -24,7 +24,7 @@ pub fn check(files: &[PathBuf], strict: bool) -> Result<(), String> {
         if let Some((other, _)) = objects.iter().find(|(_, other)| other.document.name == name) {
             problems.push(format!("{place}: name: {name:?} is taken by another document, in {}", other.file.display()));
         }
-        match Object::admit(&document.value, catalog::filters(), SystemTime::now()) {
+        match Object::admit(&document.value, catalog::filters(), SystemTime::now(), |_| None) {
             Ok(object) => {
                 warnings.extend(object.warnings.iter().map(|warning| format!("{place}: {warning}")));
                 objects.push((document, object));

@@ -95,8 +95,9 @@ impl Catalog for ModelCatalog {
         let texts =
             |problems: Vec<base_model::Problem>| -> Vec<String> { problems.iter().map(|p| p.to_string()).collect() };
         let now = SystemTime::now();
+        let before = |name: &str| stored.get(name).map(|document| document.as_ref());
         let admitted: Vec<_> =
-            documents.iter().map(|document| Object::admit(document, self.filters.as_ref(), now)).collect();
+            documents.iter().map(|document| Object::admit(document, self.filters.as_ref(), now, before)).collect();
         let replaced: HashSet<&str> = admitted.iter().flatten().map(|object| object.document.name.as_str()).collect();
         let stored = self.stored(stored, &replaced);
         let beside = Beside::new(stored.iter().map(Arc::as_ref).chain(admitted.iter().flatten()));

@@ -612,7 +612,12 @@ mod tls {
             let fields = base_model::yaml::parse_document(&spec("https://127.0.0.1:1", &mtls)).unwrap();
             let decoded = base_model::decode::<base_model::ProxySpec>(&fields, "").unwrap().value;
             let mut findings = base_model::Findings::default();
-            decoded.check_certificates("filters[0]", std::time::SystemTime::now(), &mut findings);
+            decoded.check_certificates(
+                "filters[0]",
+                std::time::SystemTime::now(),
+                &mut Default::default(),
+                &mut findings,
+            );
             assert_eq!(findings.problems.len(), 1, "{mtls}");
             assert_eq!(findings.problems[0].path, format!("filters[0].{field}"));
         }

@@ -44,7 +44,7 @@ pub fn check_config(options: &Options) -> ExitCode {
             }
             Ok(documents) => {
                 for document in documents {
-                    match Object::admit(&document, &Shelf, SystemTime::now()) {
+                    match Object::admit(&document, &Shelf, SystemTime::now(), |_| None) {
                         Ok(object) => {
                             for warning in object.warnings {
                                 eprintln!("{}: {}: warning: {warning}", path.display(), object.document.name);

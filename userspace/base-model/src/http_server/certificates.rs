@@ -1,14 +1,16 @@
 //! The certificates of an HTTPServer: looked into where a document comes in, named where they are served.
 //!
-//! Dates are checked at the door alone. A machine that starts again serves what was accepted, ended or not, and says so.
+//! Dates are checked at the door alone, of certificates that are new in the document; see [`Dates`]. A machine that starts again
+//! serves what was accepted, ended or not, and says so.
 
 use std::time::{Duration, SystemTime};
 
-use base_tls::certificate::{Part, read_authorities, read_authorities_undated};
+use base_tls::certificate::{Part, read_authorities_undated, untimely_authorities};
 use base_tls::{Certificate, CertificateError};
 use rustls_pki_types::CertificateDer;
 
 use super::HttpServerSpec;
+use crate::dates::Dates;
 use crate::problem::{Findings, Problem, at};
 
 /// The door answers with a warning when a certificate has less time than this: long enough to get another one on a working day.
@@ -64,15 +66,19 @@ impl HttpServerSpec {
         alone.into_iter().chain(pairs).collect()
     }
 
-    /// Refuses what cannot be served as of `now`, each under the name of its field, and warns of what ends soon. For documents that
-    /// come in; what is stored already is served whatever the date.
-    pub fn check_certificates(&self, path: &str, now: SystemTime, findings: &mut Findings) {
+    /// Refuses what cannot be served, each under the name of its field, notes in `dates` what is not valid at `now`, and warns of what
+    /// ends soon. For documents that come in; what is stored already is served whatever the date.
+    pub fn check_certificates(&self, path: &str, now: SystemTime, dates: &mut Dates, findings: &mut Findings) {
         if !self.https {
             return;
         }
         for text in self.certificate_texts() {
-            match Certificate::read(text.chain, text.key, now) {
+            match Certificate::read_undated(text.chain, text.key) {
                 Ok(certificate) => {
+                    if let Some(untimely) = certificate.untimely(now) {
+                        dates.note(text.chain_field(path), untimely);
+                        continue;
+                    }
                     let left = certificate.not_after().duration_since(now).unwrap_or_default();
                     if left < ENDS_SOON {
                         let hours = left.as_secs() / 3600;
@@ -83,10 +89,12 @@ impl HttpServerSpec {
                 Err(error) => findings.problem(text.problem(path, error)),
             }
         }
-        if !self.ca_cert_base64.is_empty()
-            && let Err(error) = read_authorities(&self.ca_cert_base64, now)
-        {
-            findings.problem(Problem::new(at(path, "caCertBase64"), error.text));
+        if !self.ca_cert_base64.is_empty() {
+            let place = at(path, "caCertBase64");
+            match read_authorities_undated(&self.ca_cert_base64) {
+                Ok(authorities) => dates.note_all(&place, untimely_authorities(&authorities, now)),
+                Err(error) => findings.problem(Problem::new(place, error.text)),
+            }
         }
     }
 

@@ -104,6 +104,21 @@ fn a_certificate_that_ended_while_the_machine_was_away_is_served() {
     let (_, answer) = eventually("it is served", || ask(&format!("127.0.0.1:{port}"), &client).ok());
     assert_eq!(answer.status, 200);
     assert!(machine.log().contains("the certificate has ended and is served all the same"), "{}", machine.log());
+
+    // What has ended keeps nobody from changing the rest of the document.
+    let shown = machine.api("GET", "/objects/hs", "");
+    let mut document: Value = serde_json::from_str(&shown.body).unwrap();
+    document["rules"][0]["paths"][0]["pathPrefix"] = "/only".into();
+    let changed = machine.api("PUT", "/objects/hs", &document.to_string());
+    assert_eq!(changed.status, 200, "{changed:?}");
+    assert!(changed.head.contains("certs.shop: the certificate") && changed.head.contains("expired at"), "{changed:?}");
+    let at = format!("127.0.0.1:{port}");
+    eventually("the change is served", || {
+        ask(&at, &client).is_ok_and(|(_, answer)| answer.status == 404).then_some(())
+    });
+    let other = made(|params| params.not_after = (end - Duration::from_secs(1)).into());
+    let refused = machine.api("PUT", "/objects/hs", &self::document(port, &other).to_string());
+    assert_eq!(refused.status, 400, "a new certificate has to be valid: {refused:?}");
 }
 
 #[test]

@@ -40,7 +40,9 @@ fn told(mut fields: Value) -> (Vec<String>, Vec<String>) {
     let spec = crate::decode::<HttpServerSpec>(&fields, "").unwrap().value;
     let mut findings = Findings::default();
     spec.validate("", &mut findings);
-    spec.check_certificates("", UNIX_EPOCH + Duration::from_secs(NOW), &mut findings);
+    let mut dates = Dates::default();
+    spec.check_certificates("", UNIX_EPOCH + Duration::from_secs(NOW), &mut dates, &mut findings);
+    dates.judge(&mut findings, Dates::default);
     for problem in &findings.problems {
         println!("{problem}");
     }
@@ -85,7 +87,7 @@ fn every_problem_is_told_under_the_name_of_its_field() {
             "keys": {"one": old.key, "two": b.key, "four": b.key},
             "caCertBase64": "nonsense",
         }),
-        &["keys.three", "certs.one", "keys.two", "caCertBase64"],
+        &["keys.three", "keys.two", "caCertBase64", "certs.one"],
     );
 }
 
@@ -106,6 +108,77 @@ fn what_has_ended_is_served_on() {
     assert_eq!(served[0].name, "old");
     assert!(served[0].certificate.not_after() < SystemTime::now());
     assert!(spec.client_authorities().unwrap().is_none());
+}
+
+/// Everything that has a date, in each kind of document that can hold it.
+#[test]
+fn the_dates_of_a_stored_certificate_keep_nothing_from_being_changed() {
+    let (old, young, other) =
+        (pair((2029, 1, 1), (2030, 6, 14)), pair((2030, 6, 16), (2031, 1, 1)), pair((2029, 1, 1), (2030, 6, 14)));
+    let proxy = |change: &str, mtls: Value| json!({"name": change, "kind": "Proxy", "mtls": mtls, "pools": [{"servers": [{"url": "https://127.0.0.1:1"}]}]});
+    let documents: [&Made<'_>; 6] = [
+        &|change, pair| server(change, json!({"certBase64": pair.chain, "keyBase64": pair.key})),
+        &|change, pair| server(change, json!({"certs": {"a": base64(pair.chain.as_bytes())}, "keys": {"a": pair.key}})),
+        &|change, pair| {
+            let own = good();
+            server(change, json!({"certBase64": own.chain, "keyBase64": own.key, "caCertBase64": pair.chain}))
+        },
+        &|change, pair| {
+            let mtls = json!({"certBase64": pair.chain, "keyBase64": pair.key});
+            json!({"name": "x", "kind": "Pipeline", "filters": [proxy(change, mtls)]})
+        },
+        &|change, pair| {
+            let roots = format!("{}{}", authority(), pair.chain);
+            json!({"name": "x", "kind": "Pipeline", "filters": [proxy(change, json!({"rootCertBase64": roots}))]})
+        },
+        &|change, pair| {
+            let mtls = json!({"certBase64": pair.chain, "keyBase64": pair.key});
+            json!({"name": "x", "kind": "GlobalFilter", "beforePipeline": {"filters": [proxy(change, mtls)]}})
+        },
+    ];
+    for document in documents {
+        for pair in [&old, &young] {
+            let stored = document("one", pair);
+            assert_eq!(admitted(&stored, None).0, 1, "as a new document: {stored}");
+            assert_eq!(admitted(&document("two", pair), Some(&stored)), (0, 1), "another place changed: {stored}");
+            assert_eq!(admitted(&document("two", &other), Some(&stored)).0, 1, "another certificate: {stored}");
+        }
+    }
+    // One that was not served is new to those who would see it.
+    let mut idle = server("one", json!({"certBase64": old.chain, "keyBase64": old.key}));
+    idle["https"] = false.into();
+    assert_eq!(admitted(&server("one", json!({"certBase64": old.chain, "keyBase64": old.key})), Some(&idle)).0, 1);
+    // A key that is another's is a problem whatever the dates.
+    let stored = server("one", json!({"certBase64": old.chain, "keyBase64": old.key}));
+    let swapped = server("one", json!({"certBase64": old.chain, "keyBase64": other.key}));
+    assert_eq!(admitted(&swapped, Some(&stored)).0, 1);
+}
+
+/// A document of a state, with a certificate in it.
+type Made<'a> = dyn Fn(&str, &Pair) -> Value + 'a;
+
+fn server(path: &str, mut fields: Value) -> Value {
+    for (key, value) in
+        [("name", json!("x")), ("kind", json!("HTTPServer")), ("port", json!(443)), ("https", json!(true))]
+    {
+        fields[key] = value;
+    }
+    fields["rules"] = json!([{"paths": [{"path": format!("/{path}"), "backend": "p"}]}]);
+    fields
+}
+
+/// How many problems and warnings the door has with a document that would replace `stored`.
+fn admitted(document: &Value, stored: Option<&Value>) -> (usize, usize) {
+    let now = UNIX_EPOCH + Duration::from_secs(NOW);
+    match crate::Object::admit(document, &crate::pipeline::tests::Kinds, now, |name| stored.filter(|_| name == "x")) {
+        Ok(object) => {
+            for warning in &object.warnings {
+                assert!(warning.message.contains("was here before"), "{warning}");
+            }
+            (0, object.warnings.len())
+        }
+        Err(problems) => (problems.len(), 0),
+    }
 }
 
 fn base64(bytes: &[u8]) -> String {
