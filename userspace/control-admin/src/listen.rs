@@ -1,6 +1,6 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -131,7 +131,7 @@ impl Admin {
 
     /// Closes listeners and connections at once.
     pub fn shutdown(&self) {
-        self.tasks.lock().expect("no code panics while it holds the tasks").abort_all();
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
     }
 }
 

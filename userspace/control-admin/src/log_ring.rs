@@ -1,5 +1,5 @@
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::broadcast;
 
@@ -19,7 +19,7 @@ impl LogRing {
 
     pub fn push(&self, line: &str) {
         let line: Arc<str> = line.trim_end_matches('\n').into();
-        let mut lines = self.lines.lock().expect("no code panics while it holds the lines");
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() >= self.capacity {
             lines.pop_front();
         }
@@ -29,7 +29,7 @@ impl LogRing {
     }
 
     pub fn tail(&self, count: usize) -> Vec<Arc<str>> {
-        let lines = self.lines.lock().expect("no code panics while it holds the lines");
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().skip(lines.len().saturating_sub(count)).cloned().collect()
     }
 

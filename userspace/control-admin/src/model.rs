@@ -1,7 +1,7 @@
 //! The [`Catalog`] made of base-model: what remains for the server to bring is the list of filters.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use base_model::explain::Explained;
@@ -39,7 +39,7 @@ impl ModelCatalog {
         let mut objects = Vec::with_capacity(stored.len());
         let mut unread = Vec::new();
         {
-            let read = self.read.lock().expect("no code panics while it holds the read objects");
+            let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
             for (name, document) in stored.iter().filter(|(name, _)| !replaced.contains(name.as_str())) {
                 match read.get(name) {
                     Some((known, object)) if Arc::ptr_eq(known, document) => objects.push(object.clone()),
@@ -62,7 +62,7 @@ impl ModelCatalog {
             fresh.push((name.clone(), (document.clone(), object)));
         }
         if !fresh.is_empty() {
-            let mut read = self.read.lock().expect("no code panics while it holds the read objects");
+            let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
             read.extend(fresh);
             if read.len() > stored.len() {
                 read.retain(|name, _| stored.contains_key(name));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -308,8 +308,8 @@ impl Inner {
         }
     }
 
-    pub fn raft_behind(&self, gate: Gate) -> Option<&Raft> {
-        self.voter.as_ref().filter(|_| self.gate() >= gate).map(|voter| &voter.raft)
+    pub fn voter_behind(&self, gate: Gate) -> Option<&Voter> {
+        self.voter.as_ref().filter(|_| self.gate() >= gate)
     }
 
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -771,8 +771,9 @@ async fn watch_leader(inner: Arc<Inner>) {
     }
 }
 
+/// One of the small locks of a member. Whatever panicked under it left a value that is as good as the one before.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("no code panics while it holds one of the small locks of a member")
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Unpredictable enough to tell requests apart: the hasher's keys are random per process and never repeat in it.

@@ -5,8 +5,8 @@
 //! changes ([`Control::propose`]), which they carry to whoever leads.
 //!
 //! Reading order: `control.rs` (life of a member), `upkeep.rs` (who is up, who votes), `admission.rs` (founding, joining,
-//! coming back without memory), `peer.rs` and `wire.rs` (what members say to each other), `publish.rs` (readers),
-//! `machine.rs` and `store.rs` (what openraft asks for).
+//! coming back without memory), `peer.rs` and `wire.rs` (what members say to each other), `sound.rs` (which of that may reach
+//! openraft), `publish.rs` (readers), `machine.rs` and `store.rs` (what openraft asks for).
 //!
 //! What a crash can cost: nothing that was acknowledged, because an entry is synced on a majority before it is answered.
 //! A member that comes back without its file does not vote until the leader has forgotten it and copied everything to it
@@ -23,6 +23,7 @@ mod machine;
 mod network;
 mod peer;
 mod publish;
+mod sound;
 mod store;
 mod types;
 mod upkeep;

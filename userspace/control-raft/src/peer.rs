@@ -13,6 +13,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use control_api::Update;
+use control_state::State;
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -27,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::control::{Gate, Inner};
 use crate::network::SnapshotHead;
+use crate::sound;
 use crate::types::{Packed, Types};
 use crate::wire::{Admission, CLUSTER_HEADER, ErrorBody, Heartbeat, LeaderHint, NOT_LEADER, Removal};
 
@@ -98,26 +100,61 @@ async fn same_cluster(Shared(inner): Shared<Arc<Inner>>, request: Request, next:
 }
 
 async fn append(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
-    let Some(raft) = inner.raft_behind(Gate::Appends) else { return gate_closed() };
-    with(&body, async |request| answer(&raft.append_entries(request).await)).await
+    let Some(voter) = inner.voter_behind(Gate::Appends) else { return gate_closed() };
+    with(&body, async |request| {
+        let sound = sound::append(&voter.store.held(), &request);
+        match sound {
+            Ok(()) => answer(&voter.raft.append_entries(request).await),
+            Err(reason) => unsound(&inner, &reason),
+        }
+    })
+    .await
 }
 
 async fn vote(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
-    let Some(raft) = inner.raft_behind(Gate::Open) else { return gate_closed() };
-    with(&body, async |request| answer(&raft.vote(request).await)).await
+    let Some(voter) = inner.voter_behind(Gate::Open) else { return gate_closed() };
+    with(&body, async |request| match sound::vote(&request) {
+        Ok(()) => answer(&voter.raft.vote(request).await),
+        Err(reason) => unsound(&inner, &reason),
+    })
+    .await
 }
 
 async fn snapshot(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
-    let Some(raft) = inner.raft_behind(Gate::Appends) else { return gate_closed() };
+    let Some(voter) = inner.voter_behind(Gate::Appends) else { return gate_closed() };
     let Some(end) = body.iter().position(|byte| *byte == b'\n') else {
         return refuse(StatusCode::BAD_REQUEST, "a snapshot begins with a line of JSON".into());
     };
     with(&body.slice(..end), async |head: SnapshotHead| {
-        let data = std::io::Cursor::new(body.slice(end + 1..).to_vec());
-        let snapshot = openraft::storage::Snapshot::<Types> { meta: head.meta, snapshot: Box::new(data) };
-        answer(&raft.install_full_snapshot(head.vote, snapshot).await)
+        let data = body.slice(end + 1..);
+        let mut sound = sound::snapshot(&voter.store.held(), &head.vote, &head.meta);
+        if sound.is_ok() {
+            sound = readable(&inner, data.clone()).await;
+        }
+        if let Err(reason) = sound {
+            return unsound(&inner, &reason);
+        }
+        let data = Box::new(std::io::Cursor::new(data.to_vec()));
+        let snapshot = openraft::storage::Snapshot::<Types> { meta: head.meta, snapshot: data };
+        answer(&voter.raft.install_full_snapshot(head.vote, snapshot).await)
     })
     .await
+}
+
+/// Whether a snapshot is one of this cluster's states; megabytes of it are read beside the threads that answer.
+async fn readable(inner: &Arc<Inner>, data: Bytes) -> Result<(), String> {
+    let read = tokio::task::spawn_blocking(move || serde_json::from_slice::<State>(&data));
+    let theirs = match read.await {
+        Ok(Ok(state)) => state.view.cluster_id,
+        Ok(Err(error)) => return Err(format!("its snapshot is unreadable: {error}")),
+        Err(_) => return Err("its snapshot could not be read".into()),
+    };
+    let ours = inner.publisher().state().view.cluster_id.clone();
+    if ours.is_empty() || theirs.is_empty() || ours == theirs {
+        Ok(())
+    } else {
+        Err(format!("its snapshot is of cluster {theirs}, and this member belongs to cluster {ours}"))
+    }
 }
 
 async fn propose(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
@@ -215,6 +252,17 @@ fn not_leader(inner: &Inner) -> Response {
     let hint = LeaderHint { leader: inner.leader_url() };
     let status = StatusCode::from_u16(NOT_LEADER).expect("421 is a status");
     (status, serde_json::to_string(&hint).unwrap_or_default()).into_response()
+}
+
+/// A call that no member of this group makes.
+fn unsound(inner: &Inner, reason: &str) -> Response {
+    let message = format!(
+        "member {} refuses a call of Raft: {reason}; is the caller a member of another cluster, or one that lost its data? \
+         correct its peer URLs, or start it with an empty --data-dir",
+        inner.name()
+    );
+    tracing::warn!("{message}");
+    refuse(StatusCode::CONFLICT, message)
 }
 
 fn gate_closed() -> Response {

@@ -1,7 +1,7 @@
 //! From the state machine to its readers: the last state, and the deltas that led there.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use control_api::{Delta, Snapshot, Update};
@@ -87,7 +87,7 @@ impl Publisher {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().expect("no code panics while it holds the published state")
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake(&self, inner: MutexGuard<'_, Inner>) {
@@ -116,7 +116,7 @@ impl Follower {
                 return Err(RecvError::Timeout);
             }
             let wait = (deadline - now).min(RECHECK);
-            inner = publisher.changed.wait_timeout(inner, wait).expect("see lock").0;
+            inner = publisher.changed.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -162,8 +162,12 @@ impl Follower {
                 return None;
             }
             let first = inner.deltas.front().map_or(u64::MAX, |delta| delta.from);
-            if *version >= first && *version < view.version {
-                let delta = inner.deltas[(*version - first) as usize].clone();
+            let place = version.checked_sub(first).and_then(|place| usize::try_from(place).ok());
+            if let Some(delta) = place.and_then(|place| inner.deltas.get(place))
+                && delta.from == *version
+                && delta.to > *version
+            {
+                let delta = delta.clone();
                 self.at = Some((delta.cluster_id.clone(), delta.to));
                 return Some(Update::Delta(delta));
             }

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader, StorageIOError};
@@ -171,8 +171,14 @@ impl Store {
         Ok(Some((serde_json::from_slice(&meta).map_err(|e| failed_read(&e))?, data)))
     }
 
-    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
-        self.shared.memory.lock().expect("no code panics while it holds the log")
+    /// What this member holds of its log, to compare a call of Raft with.
+    pub fn held(&self) -> Held<'_> {
+        Held(self.memory())
+    }
+
+    /// A panic elsewhere does not make the log worse: nothing under this lock can leave it half changed.
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.shared.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn send(&self, write: Write) -> Result<(), StorageError> {
@@ -191,7 +197,7 @@ impl RaftLogReader<Types> for Store {
         &mut self,
         range: RB,
     ) -> Result<Vec<LogEntry>, StorageError> {
-        let range: (Bound<u64>, Bound<u64>) = (range.start_bound().cloned(), range.end_bound().cloned());
+        let Some(range) = indexes(&range) else { return Ok(Vec::new()) };
         Ok(self.memory().log.range(range).map(|(_, entry)| entry.clone()).collect())
     }
 }
@@ -233,31 +239,100 @@ impl RaftLogStorage<Types> for Store {
         I: IntoIterator<Item = LogEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut encoded = Vec::new();
+        let entries: Vec<LogEntry> = entries.into_iter().collect();
+        let encoded = entries.iter().map(|entry| (entry.log_id.index, encode(entry))).collect();
         {
             let mut memory = self.memory();
-            for entry in entries {
-                encoded.push((entry.log_id.index, encode(&entry)));
-                memory.log.insert(entry.log_id.index, entry);
+            for entry in &entries {
+                memory.may_change(entry.log_id.index, Some(entry.log_id))?;
             }
+            memory.log.extend(entries.into_iter().map(|entry| (entry.log_id.index, entry)));
         }
         self.send(Write::Append { entries: encoded, done })
     }
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        self.memory().log.split_off(&log_id.index);
+        {
+            let mut memory = self.memory();
+            memory.may_change(log_id.index, None)?;
+            memory.log.split_off(&log_id.index);
+        }
         let (done, wait) = oneshot::channel();
         self.send(Write::Truncate { from: log_id.index, done })?;
         written(wait).await
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        let mut memory = self.memory();
-        memory.purged = Some(log_id);
-        memory.log = memory.log.split_off(&(log_id.index + 1));
-        drop(memory);
+        {
+            let mut memory = self.memory();
+            if memory.purged.is_some_and(|purged| purged.index >= log_id.index) {
+                return Ok(());
+            }
+            memory.purged = Some(log_id);
+            let kept = match log_id.index.checked_add(1) {
+                Some(next) => memory.log.split_off(&next),
+                None => BTreeMap::new(),
+            };
+            memory.log = kept;
+        }
         self.send(Write::Purge { upto: log_id })
     }
+}
+
+impl Memory {
+    /// Up to here nothing may change any more.
+    fn decided(&self) -> Option<LogId> {
+        match (self.committed, self.purged) {
+            (Some(committed), Some(purged)) if purged.index > committed.index => Some(purged),
+            (Some(committed), _) => Some(committed),
+            (None, purged) => purged,
+        }
+    }
+
+    /// Refuses to cut or replace what is decided. openraft ends when its store refuses something, and that is better than a member
+    /// that forgot what it had promised; `sound.rs` keeps such calls away from it.
+    fn may_change(&self, index: u64, new: Option<LogId>) -> Result<(), StorageError> {
+        let Some(decided) = self.decided().filter(|decided| index <= decided.index) else { return Ok(()) };
+        if new.is_some() && new == self.log.get(&index).map(|entry| entry.log_id) {
+            return Ok(());
+        }
+        Err(failed_write(&format!("entry {index} cannot go or change: all up to {decided} is decided")))
+    }
+}
+
+/// The log as a call of Raft finds it.
+pub struct Held<'a>(MutexGuard<'a, Memory>);
+
+impl Held<'_> {
+    /// The last entry that is decided.
+    pub fn decided(&self) -> Option<LogId> {
+        self.0.decided()
+    }
+
+    pub fn last(&self) -> Option<LogId> {
+        self.0.log.values().next_back().map(|entry| entry.log_id).or(self.0.purged)
+    }
+
+    /// The entry at an index, if it is known.
+    pub fn at(&self, index: u64) -> Option<LogId> {
+        let purged = self.0.purged.filter(|purged| purged.index == index);
+        purged.or_else(|| self.0.log.get(&index).map(|entry| entry.log_id))
+    }
+}
+
+/// The same range, unless nothing can be in it: a `BTreeMap` panics over one that ends before it begins.
+fn indexes(range: &impl RangeBounds<u64>) -> Option<RangeInclusive<u64>> {
+    let first = match range.start_bound() {
+        Bound::Included(first) => *first,
+        Bound::Excluded(before) => before.checked_add(1)?,
+        Bound::Unbounded => 0,
+    };
+    let last = match range.end_bound() {
+        Bound::Included(last) => *last,
+        Bound::Excluded(after) => after.checked_sub(1)?,
+        Bound::Unbounded => u64::MAX,
+    };
+    (first <= last).then_some(first..=last)
 }
 
 /// Creates the file under another name first: a file called `raft.redb` was whole once, so an empty one is damage.

@@ -397,6 +397,51 @@ fn a_large_change_reaches_everybody() {
     nodes[0].put("small").unwrap();
 }
 
+#[test]
+fn a_foreign_leader_cuts_nothing_that_is_decided() {
+    let world = World::new(&["n1"]);
+    let node = world.start("n1");
+    for n in 0..10 {
+        node.put(&format!("o{n}")).unwrap();
+    }
+    let id = |term: u64, index: u64| json!({"leader_id": {"term": term, "node_id": 7}, "index": index});
+    let vote = |committed: bool| json!({"leader_id": {"term": 99, "node_id": 7}, "committed": committed});
+    let blank = |term: u64, index: u64| json!({"log_id": id(term, index), "payload": "Blank"});
+    let shorter = json!({
+        "vote": vote(true), "prev_log_id": null, "leader_commit": id(99, 2),
+        "entries": [blank(1, 0), blank(99, 1), blank(99, 2)],
+    });
+    let silent = json!({"vote": vote(true), "prev_log_id": id(99, 3), "entries": [], "leader_commit": id(99, 3)});
+    let members =
+        json!({"log_id": null, "membership": {"configs": [[7]], "nodes": {"7": {"name": "x", "url": "http://x:1"}}}});
+    let meta = json!({"last_log_id": id(99, 3), "last_membership": members, "snapshot_id": "s"});
+    let copied = format!("{}\n{}", json!({"vote": vote(true), "meta": meta}), "{}");
+    let call = |path: &str, body: String| {
+        let url = format!("{}{path}", world.cluster["n1"]);
+        let headers = [("x-weir-cluster", "test"), ("x-weir-from", "n9"), ("content-type", "application/json")];
+        let client = Client::default();
+        let call = client.call("POST".parse().unwrap(), &url, &headers, body, Duration::from_secs(5));
+        Runtime::new().unwrap().block_on(call).unwrap()
+    };
+    for (path, body) in [
+        ("/raft/append", shorter.to_string()),
+        ("/raft/append", silent.to_string()),
+        ("/raft/snapshot", copied),
+        ("/raft/vote", json!({"vote": vote(true), "last_log_id": id(99, 99)}).to_string()),
+        ("/raft/append", shorter.to_string().replace("99", "18446744073709551615")),
+    ] {
+        let answer = call(path, body);
+        let message = String::from_utf8_lossy(&answer.body).into_owned();
+        assert_eq!(answer.status.as_u16(), 409, "{path}: {message}");
+        assert!(message.contains("refuses a call of Raft") && message.contains("correct its peer URLs"), "{message}");
+    }
+    node.put("after").unwrap();
+    assert_eq!(node.control.state().view.objects.len(), 11);
+    assert!(node.control.metrics().is_leader);
+    node.kill();
+    assert_eq!(world.start("n1").control.state().view.objects.len(), 11, "nor on disk");
+}
+
 struct World {
     directory: TempDir,
     cluster: BTreeMap<String, String>,
