@@ -696,12 +696,12 @@ struct Call<'a> {
 
 impl<'a> Call<'a> {
     fn begin(breaker: &'a CircuitBreaker) -> Option<Call<'a>> {
-        breaker.admit(Instant::now()).map(|permit| Call { breaker, permit: Some(permit) })
+        breaker.admit(base_runtime::now()).map(|permit| Call { breaker, permit: Some(permit) })
     }
 
     fn end(mut self, failed: bool) {
         if let Some(permit) = self.permit.take() {
-            self.breaker.finish(permit, failed, Instant::now());
+            self.breaker.finish(permit, failed, base_runtime::now());
         }
     }
 }

@@ -8,23 +8,37 @@
 //!     └────────────────────────────────────────────── HalfOpen ─────────────┘
 //! ```
 //! Pure: the time is an argument. A call that began under an older state is not counted.
+//!
+//! While it is closed, no call waits for another one: workers write to the same window, but none holds it. Each call takes the place of
+//! the oldest in a window of calls, so that a window holds the last ones exactly, whichever worker made them. Only what changes the
+//! state, what is half open, and the first call of a second in a window of seconds take a lock.
 
 use base_model::{CircuitBreakerSpec, SlidingWindowType};
-use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// Calls or seconds a window holds at most, as the document's schema says; a call takes one byte, a second 24.
+const WINDOW_MOST: u32 = 1_000_000;
 
 /// See the module doc. Shared by all workers.
 #[derive(Debug)]
 pub struct CircuitBreaker {
     spec: CircuitBreakerSpec,
+    /// The epoch, and in the lowest two bits the phase; written with `state` held.
+    stand: AtomicU64,
+    /// Calls of the closed phase.
+    window: Window,
+    /// What seconds are counted from.
+    origin: Instant,
     state: Mutex<State>,
 }
 
 /// A call that was let through; give it back with [`CircuitBreaker::finish`].
 #[derive(Debug, Clone, Copy)]
 pub struct Permit {
-    epoch: u64,
+    stand: u64,
     began: Instant,
 }
 
@@ -36,7 +50,8 @@ struct State {
     since: Instant,
     /// Calls let through in this half-open phase.
     admitted: u32,
-    window: Window,
+    /// How those of them that have ended went.
+    trial: Sums,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,36 +61,100 @@ enum Phase {
     HalfOpen,
 }
 
+impl Phase {
+    fn of(stand: u64) -> Phase {
+        match stand & 3 {
+            0 => Phase::Closed,
+            1 => Phase::Open,
+            _ => Phase::HalfOpen,
+        }
+    }
+}
+
 /// How a call went; one that failed slowly has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    Well,
-    Slow,
-    Failed,
+    Well = 1,
+    Slow = 2,
+    Failed = 3,
 }
 
-/// Sums over the last calls, or over the buckets of the last seconds.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Sums {
+    total: u64,
+    slow: u64,
+    failed: u64,
+}
+
+impl Sums {
+    fn of(verdict: Verdict) -> Sums {
+        let slow = u64::from(verdict == Verdict::Slow);
+        Sums { total: 1, slow, failed: u64::from(verdict == Verdict::Failed) }
+    }
+
+    /// At least `enough` calls, and too many of them bad.
+    fn are_bad(self, enough: u64, spec: &CircuitBreakerSpec) -> bool {
+        let too_many = |n: u64, per_cent: u8| n * 100 / self.total >= u64::from(per_cent);
+        self.are_settled()
+            && self.total >= enough.max(1)
+            && (too_many(self.failed, spec.failure_rate_threshold)
+                || too_many(self.slow, spec.slow_call_rate_threshold))
+    }
+
+    /// A part of a whole is no more than it, nor is the whole a number below zero. Another worker is about to make it so if not, and
+    /// looks at the sums then.
+    fn are_settled(self) -> bool {
+        self.failed <= self.total && self.slow <= self.total && self.total <= u64::MAX / 200
+    }
+}
+
+/// Calls that are counted together. Taking a place in it and changing the sums are two steps: in between other workers see sums as they
+/// were, never for long, and nothing is lost or counted twice, whatever comes between them.
+#[derive(Debug)]
+enum Window {
+    Calls(Calls),
+    Seconds(Seconds),
+}
+
+/// The last calls.
+#[derive(Debug)]
+struct Calls {
+    /// Verdicts as numbers, 0 where there was no call so far.
+    places: Box<[AtomicU8]>,
+    /// Calls so far; the next one takes the place of this number.
+    next: AtomicU64,
+    /// Sums over `places`: total, slow and failed, of [`Calls::BITS`] each, so that a call changes all at once.
+    sums: AtomicU64,
+}
+
+/// The calls of the last seconds.
+#[derive(Debug)]
+struct Seconds {
+    /// Seconds since the phase began, one place each, again and again.
+    places: Box<[Shared]>,
+    sums: Shared,
+    /// The second that was begun last.
+    newest: AtomicU64,
+    beginning: Mutex<()>,
+}
+
+/// Sums several workers add to.
 #[derive(Debug, Default)]
-struct Window {
-    buckets: VecDeque<Bucket>,
-    total: u32,
-    slow: u32,
-    failed: u32,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Bucket {
-    /// Seconds since the state began; 0 in windows of calls, whose buckets hold one call each.
-    second: u64,
-    total: u32,
-    slow: u32,
-    failed: u32,
+struct Shared {
+    total: AtomicU64,
+    slow: AtomicU64,
+    failed: AtomicU64,
 }
 
 impl CircuitBreaker {
     pub fn new(spec: CircuitBreakerSpec, now: Instant) -> CircuitBreaker {
-        let state = State { phase: Phase::Closed, epoch: 0, since: now, admitted: 0, window: Window::default() };
-        CircuitBreaker { spec, state: Mutex::new(state) }
+        let size = spec.sliding_window_size.clamp(1, WINDOW_MOST) as usize;
+        let window = match spec.sliding_window_type {
+            SlidingWindowType::CountBased => Window::Calls(Calls::new(size)),
+            SlidingWindowType::TimeBased => Window::Seconds(Seconds::new(size)),
+        };
+        let state = State { phase: Phase::Closed, epoch: 0, since: now, admitted: 0, trial: Sums::default() };
+        CircuitBreaker { spec, stand: AtomicU64::new(0), window, origin: now, state: Mutex::new(state) }
     }
 
     /// The policy it was made from, to see whether a new generation may go on with it.
@@ -84,15 +163,25 @@ impl CircuitBreaker {
     }
 
     /// Lets a call through, or refuses it.
+    #[inline]
     pub fn admit(&self, now: Instant) -> Option<Permit> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let stand = self.stand.load(Acquire);
+        match Phase::of(stand) {
+            Phase::Closed => Some(Permit { stand, began: now }),
+            Phase::Open | Phase::HalfOpen => self.admit_some(now),
+        }
+    }
+
+    #[cold]
+    fn admit_some(&self, now: Instant) -> Option<Permit> {
+        let mut state = self.state();
         let waited = now.saturating_duration_since(state.since);
         if state.phase == Phase::Open && waited >= Duration::from(self.spec.wait_duration_in_open_state) {
-            state.enter(Phase::HalfOpen, now);
+            self.enter(&mut state, Phase::HalfOpen, now);
         }
         let longest = Duration::from(self.spec.max_wait_duration_in_half_open_state);
         if state.phase == Phase::HalfOpen && !longest.is_zero() && waited >= longest && state.since != now {
-            state.enter(Phase::Open, now);
+            self.enter(&mut state, Phase::Open, now);
         }
         match state.phase {
             Phase::Closed => {}
@@ -100,13 +189,13 @@ impl CircuitBreaker {
             Phase::HalfOpen if state.admitted >= self.spec.permitted_number_of_calls_in_half_open_state => return None,
             Phase::HalfOpen => state.admitted += 1,
         }
-        Some(Permit { epoch: state.epoch, began: now })
+        Some(Permit { stand: state.stand(), began: now })
     }
 
     /// Tells how a call went.
     pub fn finish(&self, permit: Permit, failed: bool, now: Instant) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.epoch != permit.epoch {
+        let stand = self.stand.load(Acquire);
+        if stand != permit.stand {
             return;
         }
         let slow_from = Duration::from(self.spec.slow_call_duration_threshold);
@@ -115,100 +204,213 @@ impl CircuitBreaker {
             took if took >= slow_from => Verdict::Slow,
             _ => Verdict::Well,
         };
-        let second = now.saturating_duration_since(state.since).as_secs();
-        let half_open = state.phase == Phase::HalfOpen;
-        let (kind, size) = match half_open {
-            // The few calls of a half-open phase are looked at together, whatever the window.
-            true => (SlidingWindowType::CountBased, u32::MAX),
-            false => (self.spec.sliding_window_type, self.spec.sliding_window_size),
+        match Phase::of(stand) {
+            Phase::Closed => self.finish_closed(permit, verdict, now),
+            Phase::Open | Phase::HalfOpen => self.finish_trial(permit, verdict, now),
+        }
+    }
+
+    fn finish_closed(&self, permit: Permit, verdict: Verdict, now: Instant) {
+        let enough = u64::from(self.spec.minimum_number_of_calls);
+        let sums = match &self.window {
+            Window::Calls(calls) => calls.add(verdict),
+            Window::Seconds(seconds) => seconds.add(verdict, now.saturating_duration_since(self.origin).as_secs()),
         };
-        state.window.add(verdict, kind, size, second);
-        let permitted = self.spec.permitted_number_of_calls_in_half_open_state;
-        let enough = match half_open {
-            true => self.spec.minimum_number_of_calls.min(permitted),
-            false => self.spec.minimum_number_of_calls,
-        };
-        if state.window.total < enough {
+        if sums.are_bad(enough, &self.spec) {
+            let mut state = self.state();
+            if state.stand() == permit.stand && self.window.settled().are_bad(enough, &self.spec) {
+                self.enter(&mut state, Phase::Open, now);
+            }
+        }
+    }
+
+    #[cold]
+    fn finish_trial(&self, permit: Permit, verdict: Verdict, now: Instant) {
+        let mut state = self.state();
+        if state.stand() != permit.stand {
             return;
         }
-        let per_cent = |n: u32| u64::from(n) * 100 / u64::from(state.window.total);
-        let bad = per_cent(state.window.failed) >= u64::from(self.spec.failure_rate_threshold)
-            || per_cent(state.window.slow) >= u64::from(self.spec.slow_call_rate_threshold);
-        match (bad, half_open) {
-            (true, _) => state.enter(Phase::Open, now),
-            (false, true) => state.enter(Phase::Closed, now),
-            (false, false) => {}
+        let one = Sums::of(verdict);
+        state.trial.total += one.total;
+        state.trial.slow += one.slow;
+        state.trial.failed += one.failed;
+        let permitted = self.spec.permitted_number_of_calls_in_half_open_state;
+        let enough = u64::from(self.spec.minimum_number_of_calls.min(permitted));
+        if state.trial.are_bad(enough, &self.spec) {
+            self.enter(&mut state, Phase::Open, now);
+        } else if state.trial.total >= enough {
+            self.enter(&mut state, Phase::Closed, now);
         }
     }
 
     /// A call that was given up before it ended: it counts neither way, and its place is free again.
     pub fn abandon(&self, permit: Permit) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.epoch == permit.epoch && state.phase == Phase::HalfOpen {
+        if Phase::of(permit.stand) != Phase::HalfOpen {
+            return;
+        }
+        let mut state = self.state();
+        if state.stand() == permit.stand {
             state.admitted = state.admitted.saturating_sub(1);
         }
     }
 
     /// `closed`, `open` or `halfOpen`.
     pub fn phase(&self) -> &'static str {
-        match self.state.lock().unwrap_or_else(PoisonError::into_inner).phase {
+        match Phase::of(self.stand.load(Acquire)) {
             Phase::Closed => "closed",
             Phase::Open => "open",
             Phase::HalfOpen => "halfOpen",
         }
     }
+
+    fn enter(&self, state: &mut State, phase: Phase, now: Instant) {
+        *state = State { phase, epoch: state.epoch + 1, since: now, admitted: 0, trial: Sums::default() };
+        if phase == Phase::Closed {
+            self.window.clear();
+        }
+        self.stand.store(state.stand(), Release);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl State {
-    fn enter(&mut self, phase: Phase, now: Instant) {
-        self.phase = phase;
-        self.epoch += 1;
-        self.since = now;
-        self.admitted = 0;
-        self.window = Window::default();
+    fn stand(&self) -> u64 {
+        self.epoch << 2 | self.phase as u64
     }
 }
 
 impl Window {
-    fn add(&mut self, verdict: Verdict, kind: SlidingWindowType, size: u32, second: u64) {
-        let one = Bucket {
-            second: if kind == SlidingWindowType::TimeBased { second } else { 0 },
-            total: 1,
-            slow: u32::from(verdict == Verdict::Slow),
-            failed: u32::from(verdict == Verdict::Failed),
-        };
-        self.total += 1;
-        self.slow += one.slow;
-        self.failed += one.failed;
-        match kind {
-            SlidingWindowType::CountBased => {
-                self.buckets.push_back(one);
-                while self.buckets.len() > size as usize {
-                    self.forget_oldest();
-                }
-            }
-            SlidingWindowType::TimeBased => {
-                match self.buckets.back_mut().filter(|b| b.second == second) {
-                    Some(bucket) => {
-                        bucket.total += 1;
-                        bucket.slow += one.slow;
-                        bucket.failed += one.failed;
-                    }
-                    None => self.buckets.push_back(one),
-                }
-                while self.buckets.front().is_some_and(|b| b.second + u64::from(size) <= second) {
-                    self.forget_oldest();
-                }
+    fn clear(&self) {
+        match self {
+            Window::Calls(calls) => calls.places.iter().for_each(|place| {
+                calls.change(place.swap(0, Relaxed), 0);
+            }),
+            Window::Seconds(seconds) => {
+                let _beginning = seconds.beginning();
+                seconds.places.iter().for_each(|place| seconds.sums.subtract(place.take()));
             }
         }
     }
 
-    fn forget_oldest(&mut self) {
-        if let Some(oldest) = self.buckets.pop_front() {
-            self.total -= oldest.total;
-            self.slow -= oldest.slow;
-            self.failed -= oldest.failed;
+    /// The sums while nothing is taken out of a window of seconds.
+    fn settled(&self) -> Sums {
+        match self {
+            Window::Calls(calls) => calls.sums(),
+            Window::Seconds(seconds) => {
+                let _beginning = seconds.beginning();
+                seconds.sums.read()
+            }
         }
+    }
+}
+
+impl Calls {
+    /// Of each sum; the document allows windows of a million calls.
+    const BITS: u32 = 21;
+
+    fn new(size: usize) -> Calls {
+        let places = (0..size).map(|_| AtomicU8::new(0)).collect();
+        Calls { places, next: AtomicU64::new(0), sums: AtomicU64::new(0) }
+    }
+
+    /// Puts a call in the place of the oldest.
+    fn add(&self, verdict: Verdict) -> Sums {
+        let place = self.next.fetch_add(1, Relaxed) % self.places.len() as u64;
+        let oldest = self.places[place as usize].swap(verdict as u8, Relaxed);
+        self.change(oldest, verdict as u8)
+    }
+
+    fn change(&self, from: u8, to: u8) -> Sums {
+        // Sums that lie side by side in one number: a difference of such numbers changes each by its own.
+        let packed = |verdict: u8| match verdict {
+            0 => 0,
+            verdict => {
+                let of = |wanted: Verdict| u64::from(verdict == wanted as u8);
+                1 | of(Verdict::Slow) << Self::BITS | of(Verdict::Failed) << (2 * Self::BITS)
+            }
+        };
+        let difference = packed(to).wrapping_sub(packed(from));
+        Self::unpacked(self.sums.fetch_add(difference, Relaxed).wrapping_add(difference))
+    }
+
+    fn sums(&self) -> Sums {
+        Self::unpacked(self.sums.load(Relaxed))
+    }
+
+    fn unpacked(sums: u64) -> Sums {
+        let mask = (1 << Self::BITS) - 1;
+        Sums { total: sums & mask, slow: sums >> Self::BITS & mask, failed: sums >> (2 * Self::BITS) }
+    }
+}
+
+impl Seconds {
+    fn new(size: usize) -> Seconds {
+        let places = (0..size).map(|_| Shared::default()).collect();
+        Seconds { places, sums: Shared::default(), newest: AtomicU64::new(0), beginning: Mutex::new(()) }
+    }
+
+    fn add(&self, verdict: Verdict, second: u64) -> Sums {
+        let newest = self.newest.load(Acquire);
+        if newest < second {
+            self.begin(second);
+        }
+        let size = self.places.len() as u64;
+        // The clocks of two workers may be a turn apart: in a window of one second that is too late.
+        if second + size <= newest {
+            return self.sums.read();
+        }
+        let one = Sums::of(verdict);
+        self.places[(second % size) as usize].add(one);
+        self.sums.add(one);
+        self.sums.read()
+    }
+
+    /// Takes the seconds out whose places are needed again.
+    #[cold]
+    fn begin(&self, second: u64) {
+        let _beginning = self.beginning();
+        let (newest, size) = (self.newest.load(Relaxed), self.places.len() as u64);
+        let first = (newest + 1).max((second + 1).saturating_sub(size));
+        for past in first..=second {
+            self.sums.subtract(self.places[(past % size) as usize].take());
+        }
+        self.newest.fetch_max(second, Release);
+    }
+
+    fn beginning(&self) -> MutexGuard<'_, ()> {
+        self.beginning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The total is raised first and read last: who reads meanwhile finds too few that were bad rather than too many.
+impl Shared {
+    fn add(&self, one: Sums) {
+        self.total.fetch_add(one.total, Relaxed);
+        if one.slow > 0 {
+            self.slow.fetch_add(one.slow, Release);
+        }
+        if one.failed > 0 {
+            self.failed.fetch_add(one.failed, Release);
+        }
+    }
+
+    fn subtract(&self, sums: Sums) {
+        self.failed.fetch_sub(sums.failed, Relaxed);
+        self.slow.fetch_sub(sums.slow, Relaxed);
+        self.total.fetch_sub(sums.total, Release);
+    }
+
+    fn take(&self) -> Sums {
+        let take = |sum: &AtomicU64| sum.swap(0, Relaxed);
+        Sums { failed: take(&self.failed), slow: take(&self.slow), total: take(&self.total) }
+    }
+
+    fn read(&self) -> Sums {
+        let (failed, slow) = (self.failed.load(Acquire), self.slow.load(Acquire));
+        Sums { failed, slow, total: self.total.load(Acquire) }
     }
 }
 
@@ -304,7 +506,7 @@ mod tests {
         play(&breaker, start, &[(10, false, 0), (10, false, 0)]);
         assert_eq!(breaker.phase(), "closed");
         breaker.finish(late, true, start + Duration::from_secs(11));
-        assert_eq!(breaker.state.lock().unwrap().window.total, 0);
+        assert_eq!(breaker.window.settled(), Sums::default());
     }
 
     #[test]
@@ -332,5 +534,53 @@ mod tests {
         assert!(breaker.admit(start + Duration::from_secs(10)).is_some());
         assert!(breaker.admit(start + Duration::from_secs(16)).is_none());
         assert_eq!(breaker.phase(), "open");
+    }
+
+    /// However many workers tell of calls at a time, the window holds the last ones, and none twice.
+    #[test]
+    fn a_window_that_workers_share_loses_nothing() {
+        for (kind, size) in [(SlidingWindowType::CountBased, 50), (SlidingWindowType::TimeBased, 3)] {
+            let start = Instant::now();
+            let never =
+                CircuitBreakerSpec { sliding_window_size: size, minimum_number_of_calls: u32::MAX, ..spec(kind) };
+            let breaker = CircuitBreaker::new(never, start);
+            std::thread::scope(|scope| {
+                for worker in 0..4u64 {
+                    let breaker = &breaker;
+                    scope.spawn(move || {
+                        for call in 0..20_000u64 {
+                            let at = start + Duration::from_millis(call / 2);
+                            let permit = breaker.admit(at).unwrap();
+                            breaker.finish(permit, (call + worker) % 3 == 0, at);
+                        }
+                    });
+                }
+            });
+            let sums = breaker.window.settled();
+            assert!(sums.are_settled() && sums.failed > 0, "{kind:?}: {sums:?}");
+            // Fifty calls; or those of the last three seconds, 2,000 of each worker in each: of all workers, if they kept pace, and of
+            // each perhaps one that passed the turn of the window.
+            let most = if kind == SlidingWindowType::CountBased { 50..=50 } else { 6_000..=4 * 6_000 + 4 };
+            assert!(most.contains(&sums.total), "{kind:?}: {sums:?}");
+            play(&breaker, start, &[(1_000, false, 0); 50]);
+            let after = Sums { total: 50, slow: 0, failed: 0 };
+            assert_eq!(breaker.window.settled(), after, "{kind:?}: only what came last");
+            breaker.window.clear();
+            assert_eq!(breaker.window.settled(), Sums::default());
+        }
+    }
+
+    #[test]
+    fn a_call_that_goes_on_while_the_window_is_cleared_leaves_nothing_behind() {
+        let calls = Calls::new(2);
+        calls.add(Verdict::Failed);
+        calls.add(Verdict::Failed);
+        // Another worker has taken a place, and has yet to change the sums.
+        let oldest = calls.places[0].swap(Verdict::Well as u8, Relaxed);
+        let window = Window::Calls(calls);
+        window.clear();
+        let Window::Calls(calls) = &window else { unreachable!() };
+        calls.change(oldest, Verdict::Well as u8);
+        assert_eq!(calls.sums(), Sums::default());
     }
 }
