@@ -280,6 +280,12 @@ impl TcpStream {
         self.peek_state() != StreamState::Open || self.socket.tx_error.get() != 0 || !self.socket.is_open()
     }
 
+    /// Asks the kernel whether a connection that ought to be idle still is: an end or bytes that have arrived, but that no turn of the
+    /// loop has brought so far, show here. A system call, worth it before sending what must not be sent twice.
+    pub fn is_idle_by_now(&self) -> bool {
+        !self.is_closed_or_dirty() && splice::nothing_waits(self.socket.fd.get())
+    }
+
     pub fn peek_state(&self) -> StreamState {
         if !self.socket.rx.borrow().is_empty() {
             return StreamState::Data;

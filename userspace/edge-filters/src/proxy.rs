@@ -40,6 +40,7 @@ use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{
     Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches,
 };
+use edge_upstream::attempt::Stage;
 use edge_upstream::balance::{Choice, Policy};
 use edge_upstream::circuit::{CircuitBreaker, Permit};
 use edge_upstream::connect::CONNECT_TIMEOUT;
@@ -285,7 +286,7 @@ impl Proxy {
                     request_bytes: sent,
                     response_bytes: answer.body.length().unwrap_or_default(),
                 });
-                pool.heard(index, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer }, recorder);
+                pool.heard(choice, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer }, recorder);
                 (self.take(pool, recorder, began, answer, exchange).await, true)
             }
             Err(error) => {
@@ -330,7 +331,9 @@ impl Proxy {
                     silent < SILENT_MAX
                 }
                 AttemptError::Connect(_) => true,
-                AttemptError::Broken { before_answer: true, .. } if may_repeat => {
+                AttemptError::Broken { stage, .. }
+                    if *stage == Stage::Untouched || (*stage == Stage::Sent && may_repeat) =>
+                {
                     broken += 1;
                     broken < BROKEN_MAX
                 }

@@ -354,6 +354,41 @@ fn what_may_have_been_done_is_not_done_elsewhere() {
     assert_eq!(one.connections() + two.connections() - before, 2, "what ends servers does not end all of them");
 }
 
+/// A backend ends a kept connection in the moment a request comes that must not be sent twice: it is seen before anything is sent.
+#[test]
+fn a_kept_connection_that_has_just_ended_costs_no_post() {
+    let (end, ends) = mpsc::channel::<()>();
+    let (ended, has_ended) = mpsc::channel();
+    let ends = std::sync::Mutex::new(ends);
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let record = seen.clone();
+    let backend = Backend::new(move |mut wire, _| {
+        if let Some(request) = wire.request() {
+            record.lock().unwrap().push(request);
+            wire.send(OK);
+            let _ = ends.lock().unwrap().recv();
+            drop(wire);
+            let _ = ended.send(());
+        }
+    });
+    let house = House::new(1, &to(backend.port));
+    assert_eq!(house.ask(get("/")).status, 200);
+    let has_ended = Arc::new(std::sync::Mutex::new(has_ended));
+    let streamed =
+        Ask { method: "POST", target: "/", pieces: vec![b"one".to_vec(), b"two".to_vec()], ..Ask::default() };
+    for ask in [post(b"once"), streamed, Ask { method: "PATCH", ..post(b"once") }, get("/")] {
+        let (method, end, has_ended) = (ask.method, end.clone(), has_ended.clone());
+        let before = move || {
+            end.send(()).unwrap();
+            has_ended.lock().unwrap().recv().unwrap();
+        };
+        let said = house.ask_after(before, ask);
+        assert_eq!(said.status, 200, "{method}: {}", said.notes);
+    }
+    assert_eq!((backend.connections(), seen.lock().unwrap().len()), (5, 5), "each was sent once");
+    assert_eq!(house.errors("closed"), 0);
+}
+
 #[test]
 fn what_one_pool_learns_of_a_server_every_pool_knows() {
     let good = Backend::answering(OK);

@@ -69,15 +69,31 @@ pub struct Answer {
 pub enum AttemptError {
     /// There is no connection: nothing was sent.
     Connect(ConnectError),
-    /// The connection failed or ended. `before_answer`: not a byte of an answer had come.
-    Broken { error: io::Error, before_answer: bool },
+    /// The connection failed or ended.
+    Broken { error: io::Error, stage: Stage },
     /// What came is not HTTP/1.1 as we accept it.
     Malformed(h1::ResponseError),
     /// The client's body could not be read to its end.
     RequestBody(BodyError),
 }
 
+/// How far a request had come when its connection failed: what may be done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The backend has done nothing of it, and its body is as it was: it may go elsewhere, whatever it asks for (RFC 9110 section
+    /// 9.2.2).
+    Untouched,
+    /// It may have been done. Not a byte of an answer had come.
+    Sent,
+    Answered,
+}
+
 impl AttemptError {
+    /// Whether the backend may have done what it was asked.
+    pub fn may_be_done(&self) -> bool {
+        !matches!(self, AttemptError::Connect(_) | AttemptError::Broken { stage: Stage::Untouched, .. })
+    }
+
     /// The failure as the figures tell it; what the client did wrong is not the server's.
     pub fn counted_as(&self) -> Option<UpstreamError> {
         Some(match self {
@@ -111,12 +127,15 @@ impl fmt::Display for AttemptError {
 
 impl Attempt<'_> {
     /// Sends the request and reads the answer's head. A kept connection that turns out to be stale is replaced by a new
-    /// one when repeating is safe: nothing of an answer came, the method is idempotent, and the body can be sent again.
+    /// one when repeating is safe: nothing of an answer came, the method is idempotent, and the body can be sent again; or
+    /// nothing of the request went out. Before anything else is sent over a kept connection the kernel is asked whether its
+    /// backend has closed it in the meantime.
     pub async fn run(&self, body: &mut Body) -> Result<Answer, AttemptError> {
-        if let Some(link) = pool::take(self.server) {
-            let repeatable = self.request.method.is_idempotent() && !body.is_stream();
+        let repeatable = self.request.method.is_idempotent() && !body.is_stream();
+        if let Some(link) = pool::take(self.server, !repeatable) {
             match self.over(link, body, self.keep_body || repeatable).await {
-                Err(AttemptError::Broken { before_answer: true, .. }) if repeatable => {}
+                Err(AttemptError::Broken { stage: Stage::Untouched, .. }) => {}
+                Err(AttemptError::Broken { stage: Stage::Sent, .. }) if repeatable => {}
                 done => return done,
             }
         }
@@ -140,13 +159,28 @@ impl Attempt<'_> {
             None => Framing::Chunked,
         };
         let kept = if keep_body { body.again() } else { None };
+        // What has nothing to lose is as it was, too.
+        let is_kept = kept.is_some() || matches!(body, Body::Empty);
         let outgoing = kept.unwrap_or_else(|| std::mem::take(body));
+        let sent_before = stream.bytes_sent();
+        // Broken before anything of an answer came.
+        let unanswered = |error| {
+            let mut nobody = Context::from_waker(Waker::noop());
+            let refused = matches!(stream.poll_send_ready(&mut nobody, usize::MAX), Poll::Ready(Err(_)));
+            let refused = refused && stream.bytes_sent() == sent_before;
+            let stage = if refused && is_kept { Stage::Untouched } else { Stage::Sent };
+            AttemptError::Broken { error, stage }
+        };
         let mut sending = self.begin_upload(stream, outgoing, framing).await?;
         let mut interim = h1::Interim::default();
         let mut response = Response::default();
         let mut partial: Vec<u8> = Vec::new();
         let mut answered = false;
         loop {
+            let broken = |error| match answered {
+                false => unanswered(error),
+                true => AttemptError::Broken { error, stage: Stage::Answered },
+            };
             // The body goes out while the answer is waited for: a backend may answer before it has read everything.
             let received = poll_fn(|cx| {
                 if let Some(upload) = &mut sending {
@@ -156,14 +190,10 @@ impl Attempt<'_> {
                         Poll::Pending => {}
                     }
                 }
-                let broken = |error| AttemptError::Broken { error, before_answer: !answered };
                 stream.poll_recv(cx).map(|r| r.map_err(broken))
             })
             .await?;
-            let Some(mut buffer) = received else {
-                let error = io::ErrorKind::UnexpectedEof.into();
-                return Err(AttemptError::Broken { error, before_answer: !answered });
-            };
+            let Some(mut buffer) = received else { return Err(broken(io::ErrorKind::UnexpectedEof.into())) };
             answered = true;
             // Most heads arrive whole; one that does not is gathered in memory of its own size.
             if !partial.is_empty() {

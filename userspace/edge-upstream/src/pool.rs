@@ -84,12 +84,15 @@ thread_local! {
     static SWEEPING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A usable idle connection to `server`, if this worker has one.
-pub fn take(server: &Server) -> Option<Box<Link>> {
+/// A usable idle connection to `server`, if this worker has one. `once`: for what must not be sent twice; the kernel is asked whether
+/// the backend has closed it just now.
+pub fn take(server: &Server, once: bool) -> Option<Box<Link>> {
     POOLS.with_borrow_mut(|pools| {
         let idle = pools.get_mut(&server.connections())?;
         while let Some(mut candidate) = idle.pop() {
-            if !candidate.stream.is_closed_or_dirty() && candidate.leads_to(server) {
+            let stream = &candidate.stream;
+            let usable = if once { stream.socket().is_idle_by_now() } else { true } && !stream.is_closed_or_dirty();
+            if usable && candidate.leads_to(server) {
                 candidate.since = None;
                 candidate.recorder.connection_reused();
                 return Some(candidate);

@@ -326,7 +326,7 @@ fn make_nonblocking(cx: &Context, stream: &TcpStream) {
 }
 
 /// Neither bytes nor an end can be received at the moment.
-fn nothing_waits(fd: RawFd) -> bool {
+pub(super) fn nothing_waits(fd: RawFd) -> bool {
     let mut byte = 0u8;
     // SAFETY: one writable byte. Only EAGAIN says that nothing has come.
     let n = unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, libc::MSG_PEEK | libc::MSG_DONTWAIT) };

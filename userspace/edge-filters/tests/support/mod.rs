@@ -89,6 +89,17 @@ impl House {
         receiver
     }
 
+    /// Does something on the worker and asks in the same turn of its loop: what came meanwhile it has not heard of.
+    pub fn ask_after(&self, before: impl FnOnce() + Send + 'static, ask: Ask) -> Said {
+        let (sender, receiver) = mpsc::channel();
+        let (proxy, last) = (self.proxy.clone(), self.last);
+        self.runtime.workers()[0].spawn(move || async move {
+            before();
+            let _ = sender.send(run(&*proxy, last, ask).await);
+        });
+        receiver.recv().expect("the request ends")
+    }
+
     /// Sum of the series of a metric whose labels contain the text.
     pub fn metric(&self, name: &str, labels: &str) -> u64 {
         let text = self.telemetry.render(Names::default());
