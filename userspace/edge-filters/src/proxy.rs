@@ -251,7 +251,7 @@ impl Proxy {
         };
         let began = base_runtime::now();
         let sent = exchange.request_body_length().unwrap_or_default();
-        let stand = Stand { index: Cell::new(first.index), connecting: Cell::new(false) };
+        let stand = Stand { choice: Cell::new(first), connecting: Cell::new(false) };
         let unfinished = Unfinished { recorders: of_servers, stand: &stand, ended: false };
         let reached = self.reach(pool, first, &stand, exchange);
         let result = match pool.timeout {
@@ -260,14 +260,15 @@ impl Proxy {
                 Ok(result) => result,
                 Err(_) => {
                     unfinished.ended();
-                    let (index, connecting) = (stand.index.get(), stand.connecting.get());
+                    let (choice, connecting) = (stand.choice.get(), stand.connecting.get());
+                    let index = choice.index;
                     let (counted, heard) = if connecting {
                         (UpstreamError::ConnectTimeout, Heard::Unreachable)
                     } else {
                         (UpstreamError::Timeout, Heard::NoAnswer)
                     };
                     of_servers[index].error(counted);
-                    pool.heard(index, heard, &of_servers[index]);
+                    pool.heard(choice, heard, &of_servers[index]);
                     let what = if connecting { "connection to" } else { "answer from" };
                     let server = &pool.balancer.servers()[index].url;
                     exchange.tags.note(|| format!("{}: no {what} {server} in {most:?}", pool.name));
@@ -278,8 +279,8 @@ impl Proxy {
         unfinished.ended();
         match result {
             Ok(answer) => {
-                let (status, index) = (answer.response.status, stand.index.get());
-                let recorder = &of_servers[index];
+                let (status, choice) = (answer.response.status, stand.choice.get());
+                let recorder = &of_servers[choice.index];
                 recorder.record(&stats::Exchange {
                     status,
                     duration: base_runtime::now().saturating_duration_since(began),
@@ -290,7 +291,7 @@ impl Proxy {
                 (self.take(pool, recorder, began, answer, exchange).await, true)
             }
             Err(error) => {
-                let sent = !matches!(error, AttemptError::Connect(_));
+                let sent = error.may_be_done();
                 let outcome = match error {
                     AttemptError::RequestBody(error) => refuse(exchange, error.request_status(), CLIENT_ERROR),
                     _ => refuse(exchange, 503, SERVER_ERROR),
@@ -317,13 +318,13 @@ impl Proxy {
             if choice.panicked {
                 of_pool.panicked();
             }
-            stand.index.set(choice.index);
+            stand.choice.set(choice);
             let error = match self.attempt(pool, choice.index, stand, exchange).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
             let (server, recorder) = (&pool.balancer.servers()[choice.index], &of_servers[choice.index]);
-            pool.failed(choice.index, &error, recorder);
+            pool.failed(choice, &error, recorder);
             exchange.tags.note(|| format!("{}: {}: {error}", pool.name, server.url));
             let goes_on = match &error {
                 AttemptError::Connect(why) if why.is_time_out() => {
@@ -466,7 +467,12 @@ impl Pool {
         servers.iter().for_each(|server| stats.watch(&server.url, server.health.vitals()));
         let workers = parts.telemetry.workers();
         let policy_of_balance = Policy::parse(&balance.policy, &balance.header_hash_key, servers.len(), workers);
-        let balancer = Balancer::new(servers, policy_of_balance, spec.outlier_detection.as_ref());
+        let balancer = Balancer::new(
+            servers,
+            policy_of_balance,
+            spec.outlier_detection.as_ref(),
+            parts.telemetry.limits().register("upstream_probes"),
+        );
         let policy = |kind: &str, name: &str| {
             let found = parts.resilience.iter().find(|p| !name.is_empty() && p.name == name && p.kind == kind);
             found.map(|p| p.raw.clone())
@@ -507,21 +513,21 @@ impl Pool {
 
     /// Takes note of what became of a request.
     #[inline]
-    fn heard(&self, index: usize, heard: Heard, recorder: &ServerRecorder) {
-        if let Some(change) = self.balancer.report(index, heard) {
-            changed(&self.name, &self.balancer.servers()[index].url, change, recorder);
+    fn heard(&self, choice: Choice, heard: Heard, recorder: &ServerRecorder) {
+        if let Some(change) = self.balancer.report(choice.index, heard, choice.era) {
+            changed(&self.name, &self.balancer.servers()[choice.index].url, change, recorder);
         }
     }
 
     /// Counts and takes note of a request that had no answer.
     #[cold]
-    fn failed(&self, index: usize, error: &AttemptError, recorder: &ServerRecorder) {
+    fn failed(&self, choice: Choice, error: &AttemptError, recorder: &ServerRecorder) {
         if let Some(counted) = error.counted_as() {
             recorder.error(counted);
         }
         match error {
-            AttemptError::Connect(_) => self.heard(index, Heard::Unreachable, recorder),
-            AttemptError::Broken { .. } | AttemptError::Malformed(_) => self.heard(index, Heard::NoAnswer, recorder),
+            AttemptError::Connect(_) => self.heard(choice, Heard::Unreachable, recorder),
+            AttemptError::Broken { .. } | AttemptError::Malformed(_) => self.heard(choice, Heard::NoAnswer, recorder),
             AttemptError::RequestBody(_) => {}
         }
     }
@@ -561,7 +567,7 @@ fn max_idle(spec: &ProxySpec, parts: &Parts<'_>) -> usize {
 /// How far a try has come.
 struct Stand {
     /// The server that is asked.
-    index: Cell<usize>,
+    choice: Cell<Choice>,
     /// There is no connection to it yet.
     connecting: Cell<bool>,
 }
@@ -582,7 +588,7 @@ impl Unfinished<'_> {
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.recorders[self.stand.index.get()].error(UpstreamError::Canceled);
+            self.recorders[self.stand.choice.get().index].error(UpstreamError::Canceled);
         }
     }
 }
@@ -611,14 +617,12 @@ impl Mirror {
             return;
         }
         let Some(mut body) = space.request_body.again() else { return };
-        let Some(Choice { index, .. }) =
-            self.pool.balancer.choose(&space.request, &exchange.client, base_runtime::worker_index())
-        else {
-            return;
-        };
+        let worker = base_runtime::worker_index();
+        let Some(choice) = self.pool.balancer.choose(&space.request, &exchange.client, worker) else { return };
+        let index = choice.index;
         if self.in_flight.fetch_add(1, Ordering::Relaxed) >= MIRRORED_MAX {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
-            self.dropped.hit(base_runtime::worker_index());
+            self.dropped.hit(worker);
             return;
         }
         let (mirror, request) = (self.clone(), space.request.clone());
@@ -655,12 +659,12 @@ impl Mirror {
                         request_bytes: 0,
                         response_bytes: 0,
                     });
-                    pool.heard(index, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer }, recorder);
+                    pool.heard(choice, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer }, recorder);
                 }
-                Ok(Err(error)) => pool.failed(index, &error, recorder),
+                Ok(Err(error)) => pool.failed(choice, &error, recorder),
                 Err(_) => {
                     recorder.error(UpstreamError::Timeout);
-                    pool.heard(index, Heard::NoAnswer, recorder);
+                    pool.heard(choice, Heard::NoAnswer, recorder);
                 }
             }
             mirror.in_flight.fetch_sub(1, Ordering::Relaxed);

@@ -1,11 +1,12 @@
 //! Which server of a pool gets a request.
 
 use crate::endpoint::Server;
-use crate::health::Heard;
+use crate::health::{Era, Heard};
 use crate::outlier::{Change, Outliers};
 use crate::probe;
 use crate::random;
 use base_model::OutlierDetectionSpec;
+use base_telemetry::Limit;
 use edge_pipeline::Client;
 use proto_http::Request;
 use std::sync::Arc;
@@ -71,6 +72,8 @@ pub struct Choice {
     pub index: usize,
     /// It is out, and used because too few are in.
     pub panicked: bool,
+    /// What its report is told by.
+    pub era: Era,
     hash: Option<u32>,
 }
 
@@ -81,14 +84,21 @@ pub struct Balancer {
     policy: Policy,
     weight_sum: u64,
     outliers: Outliers,
+    /// Counts probes of its servers that found no room.
+    crowded: Limit,
 }
 
 impl Balancer {
-    /// `outliers` is what the document says of ejection.
-    pub fn new(servers: Vec<Arc<Server>>, policy: Policy, outliers: Option<&OutlierDetectionSpec>) -> Balancer {
+    /// `outliers` is what the document says of ejection. `crowded` counts what [`probe`] has no room for.
+    pub fn new(
+        servers: Vec<Arc<Server>>,
+        policy: Policy,
+        outliers: Option<&OutlierDetectionSpec>,
+        crowded: Limit,
+    ) -> Balancer {
         let weight_sum = servers.iter().map(|s| u64::from(s.weight)).sum();
         let outliers = Outliers::new(outliers, servers.iter().map(|s| s.health.clone()).collect());
-        Balancer { servers, policy, weight_sum, outliers }
+        Balancer { servers, policy, weight_sum, outliers, crowded }
     }
 
     pub fn servers(&self) -> &[Arc<Server>] {
@@ -102,7 +112,12 @@ impl Balancer {
         if self.outliers.is_out(index) {
             return Some(self.instead_of(index, hash));
         }
-        Some(Choice { index, panicked: false, hash })
+        Some(self.chosen(index, hash))
+    }
+
+    #[inline]
+    fn chosen(&self, index: usize, hash: Option<u32>) -> Choice {
+        Choice { index, panicked: false, era: self.outliers.era(index), hash }
     }
 
     /// The server to go on with when those of `tried` could not be reached: one that is well rather than one that failed somebody
@@ -117,15 +132,16 @@ impl Balancer {
         let within: Vec<usize> = (0..self.servers.len()).filter(|i| !tried.contains(i) && self.takes(*i)).collect();
         let best = within.iter().map(|i| rank(*i)).min()?;
         let index = self.spread(within.into_iter().filter(|i| rank(*i) == best).collect(), first.hash)?;
-        Some(Choice { index, panicked: best == 2, hash: first.hash })
+        Some(Choice { panicked: best == 2, ..self.chosen(index, first.hash) })
     }
 
-    /// Takes note of what became of a request to the server with this index. One that is put out is probed from this worker.
+    /// Takes note of what became of a request to the server with this index that was chosen in this era. One that is put out is probed
+    /// from this worker.
     #[inline]
-    pub fn report(&self, index: usize, heard: Heard) -> Option<Change> {
-        let change = self.outliers.report(index, heard, base_runtime::now())?;
+    pub fn report(&self, index: usize, heard: Heard, era: Era) -> Option<Change> {
+        let change = self.outliers.report(index, heard, era, base_runtime::now())?;
         if change != Change::Readmitted {
-            probe::begin(&self.servers[index]);
+            probe::begin(&self.servers[index], &self.crowded);
         }
         Some(change)
     }
@@ -155,16 +171,16 @@ impl Balancer {
     #[cold]
     fn instead_of(&self, index: usize, hash: Option<u32>) -> Choice {
         // Its worker may have ended.
-        probe::begin(&self.servers[index]);
-        if self.outliers.panics() {
-            return Choice { index, panicked: true, hash };
+        probe::begin(&self.servers[index], &self.crowded);
+        if let Some(era) = self.outliers.admits_trial(index, base_runtime::now()) {
+            return Choice { index, panicked: false, era, hash };
         }
-        if self.outliers.admits_trial(index, base_runtime::now()) {
-            return Choice { index, panicked: false, hash };
+        if self.outliers.panics() {
+            return Choice { panicked: true, ..self.chosen(index, hash) };
         }
         let within = (0..self.servers.len()).filter(|i| !self.outliers.is_out(*i) && self.takes(*i)).collect();
         let instead = self.spread(within, hash);
-        Choice { index: instead.unwrap_or(index), panicked: instead.is_none(), hash }
+        Choice { panicked: instead.is_none(), ..self.chosen(instead.unwrap_or(index), hash) }
     }
 
     /// One of these, in proportion to their weights where the policy goes by them, by the hash where it goes by one.
@@ -217,7 +233,8 @@ mod tests {
             .enumerate()
             .map(|(i, w)| Arc::new(Server::new(&format!("http://10.0.0.{i}"), *w, false, None).unwrap()))
             .collect();
-        Balancer::new(servers, Policy::parse(policy, "X-U", weights.len(), 1), None)
+        let crowded = base_telemetry::Limits::new(1).register("upstream_probes");
+        Balancer::new(servers, Policy::parse(policy, "X-U", weights.len(), 1), None, crowded)
     }
 
     fn tally(b: &Balancer, n: usize) -> Vec<usize> {

@@ -8,6 +8,9 @@
 //!                                ↑                                 │ it fails: longer
 //!                                └─────────────────────────────────┘
 //! ```
+//! What a request or a probe says counts only in the [`Era`] it began in: the answer to one that was sent before the server went out
+//! does not bring it back, and its failure after it came back does not count against it.
+//!
 //! The facts belong to the backend and are shared by every pool, worker and generation that names it; how many failures are too
 //! many is for each pool to say (see [`Outliers`](crate::outlier::Outliers)). Pure but for [`probe`](crate::probe), which connects.
 
@@ -35,16 +38,26 @@ pub enum Heard {
     NoAnswer,
 }
 
+/// What a request was begun under: what is heard of it in another era is no news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Era {
+    number: u32,
+    /// The request is the one that tries the server.
+    trial: bool,
+}
+
 /// See the module doc.
 #[derive(Debug, Default)]
 pub struct Health {
     /// Whether it is out, and what metrics tell of it.
     vitals: Arc<Vitals>,
+    /// Grows whenever it goes out, is tried, or comes back. Written with `absence` held.
+    era: AtomicU32,
     /// Connects that failed, in a row.
     unreached: AtomicU32,
     /// Requests that failed in any way, in a row.
     failures: AtomicU32,
-    /// Somebody probes it.
+    /// Somebody probes it. Written with `absence` held, so that nobody gives up what has just become necessary.
     probed: AtomicBool,
     absence: Mutex<Absence>,
 }
@@ -97,9 +110,25 @@ impl Health {
         if any { self.failures.load(Relaxed) } else { self.unreached.load(Relaxed) }
     }
 
-    /// Takes note of what became of a request. True: a request that tried it went well, and it is in again.
+    /// The era a request begins in.
     #[inline]
-    pub fn note(&self, heard: Heard, now: Instant) -> bool {
+    pub fn era(&self) -> Era {
+        Era { number: self.era.load(Relaxed), trial: false }
+    }
+
+    /// Whether what began in this era is no news any more.
+    #[inline]
+    pub fn is_over(&self, era: Era) -> bool {
+        self.era.load(Relaxed) != era.number
+    }
+
+    /// Takes note of what became of a request that began in this era. True: it was to try the server and went well, and the server is
+    /// in again.
+    #[inline]
+    pub fn note(&self, heard: Heard, era: Era, now: Instant) -> bool {
+        if self.is_over(era) {
+            return false;
+        }
         match heard {
             Heard::Answer => {
                 // Written only where it changes something: all workers read these.
@@ -107,7 +136,7 @@ impl Health {
                     self.failures.store(0, Relaxed);
                     self.unreached.store(0, Relaxed);
                 }
-                return self.is_out() && self.passed_trial(now);
+                return era.trial && self.passed_trial(era, now);
             }
             Heard::ErrorAnswer => {
                 self.failures.fetch_add(1, Relaxed);
@@ -126,36 +155,37 @@ impl Health {
     }
 
     #[cold]
-    fn passed_trial(&self, now: Instant) -> bool {
+    fn passed_trial(&self, era: Era, now: Instant) -> bool {
         let mut absence = self.absence();
-        let tried = matches!(absence.state, State::OnTrial { claimed: Some(_) });
+        let tried = absence.is_on_trial() && !self.is_over(era);
         if tried {
             self.readmit(&mut absence, now);
         }
         tried
     }
 
-    /// Whether a request may try it; of several that ask one is told so.
+    /// Whether a request may try it; of several that ask one is told so, and in which era it does.
     #[cold]
-    pub fn admits_trial(&self, now: Instant) -> bool {
+    pub fn admits_trial(&self, now: Instant) -> Option<Era> {
         let mut absence = self.absence();
         match absence.state {
             State::OnTrial { claimed } if claimed.is_none_or(|until| now >= until) => {
                 absence.state = State::OnTrial { claimed: Some(now + TRIAL) };
-                true
+                Some(Era { number: self.begin_era(), trial: true })
             }
-            _ => false,
+            _ => None,
         }
     }
 
-    /// A request that tried it failed: it rests again, for longer. False when none did.
+    /// A request that tried it failed: it rests again, for longer. False when this one did not, or another one does by now.
     #[cold]
-    pub fn failed_trial(&self, heard: Heard, now: Instant) -> bool {
+    pub fn failed_trial(&self, heard: Heard, era: Era, now: Instant) -> bool {
         let mut absence = self.absence();
-        if !matches!(absence.state, State::OnTrial { claimed: Some(_) }) {
+        if !era.trial || !absence.is_on_trial() || self.is_over(era) {
             return false;
         }
         absence.leave(heard, now);
+        self.begin_era();
         true
     }
 
@@ -166,6 +196,7 @@ impl Health {
         if absence.state != State::In {
             return false;
         }
+        self.begin_era();
         // A server that stayed in for longer than it was out begins anew.
         let good = absence.readmitted.map_or(Duration::MAX, |then| now.saturating_duration_since(then));
         if good > growing(absence.base, absence.times) {
@@ -177,18 +208,28 @@ impl Health {
         true
     }
 
-    /// How long to wait before it is probed; `None`: not at all, because it is in or a request is to try it.
-    pub fn probe_after(&self, now: Instant) -> Option<Duration> {
-        match self.absence().state {
-            State::Unreachable => Some(Duration::ZERO),
-            State::Resting { until } => Some(until.saturating_duration_since(now)),
-            State::In | State::OnTrial { .. } => None,
-        }
+    /// How long to wait before it is probed, and in which era it is; `None`: not at all, because it is in or a request is to try it.
+    pub fn probe_after(&self, now: Instant) -> Option<(Duration, Era)> {
+        self.absence().probe_after(now).map(|pause| (pause, self.era()))
     }
 
-    /// A probe has connected. True: it is in again.
-    pub fn connected(&self, now: Instant) -> bool {
+    /// As [`Health::probe_after`], for the one who probes it: with `None` its claim is given up, in the same moment, so that whoever
+    /// finds the server out later can make one.
+    pub fn next_probe(&self, now: Instant) -> Option<(Duration, Era)> {
+        let absence = self.absence();
+        let pause = absence.probe_after(now);
+        if pause.is_none() {
+            self.probed.store(false, Relaxed);
+        }
+        pause.map(|pause| (pause, self.era()))
+    }
+
+    /// A probe that began in this era has connected. True: it is in again.
+    pub fn connected(&self, era: Era, now: Instant) -> bool {
         let mut absence = self.absence();
+        if self.is_over(era) {
+            return false;
+        }
         match absence.state {
             State::Unreachable => {
                 self.readmit(&mut absence, now);
@@ -202,16 +243,24 @@ impl Health {
         }
     }
 
-    /// Makes the caller the one who probes it; see [`Health::give_up_probing`]. False: another one does.
-    pub fn claim_probing(&self) -> bool {
-        !self.probed.swap(true, Relaxed)
+    /// Makes the caller the one who probes it, until [`Health::next_probe`] says that no more is needed or it gives up. False: another
+    /// one does, or nobody has to.
+    pub fn claim_probing(&self, now: Instant) -> bool {
+        if self.probed.load(Relaxed) {
+            return false;
+        }
+        let absence = self.absence();
+        absence.probe_after(now).is_some() && !self.probed.swap(true, Relaxed)
     }
 
+    /// The one who probes it cannot go on.
     pub fn give_up_probing(&self) {
+        let _absence = self.absence();
         self.probed.store(false, Relaxed);
     }
 
     fn readmit(&self, absence: &mut Absence, now: Instant) {
+        self.begin_era();
         absence.state = State::In;
         absence.readmitted = Some(now);
         self.failures.store(0, Relaxed);
@@ -220,12 +269,30 @@ impl Health {
         self.vitals.ejected.store(false, Relaxed);
     }
 
+    /// With `absence` held.
+    fn begin_era(&self) -> u32 {
+        self.era.fetch_add(1, Relaxed).wrapping_add(1)
+    }
+
     fn absence(&self) -> MutexGuard<'_, Absence> {
         self.absence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Absence {
+    /// A request tries it.
+    fn is_on_trial(&self) -> bool {
+        matches!(self.state, State::OnTrial { claimed: Some(_) })
+    }
+
+    fn probe_after(&self, now: Instant) -> Option<Duration> {
+        match self.state {
+            State::Unreachable => Some(Duration::ZERO),
+            State::Resting { until } => Some(until.saturating_duration_since(now)),
+            State::In | State::OnTrial { .. } => None,
+        }
+    }
+
     fn leave(&mut self, heard: Heard, now: Instant) {
         self.state = match heard {
             Heard::Unreachable => State::Unreachable,

@@ -1,7 +1,7 @@
 //! How a pool judges its servers (passive ejection): how many failures are too many, how many servers may be left out, and when
 //! nobody is left out because too few are left.
 
-use crate::health::{Health, Heard};
+use crate::health::{Era, Health, Heard};
 use base_model::OutlierDetectionSpec;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -43,8 +43,14 @@ impl Outliers {
         self.servers[server].is_well()
     }
 
-    /// Whether this request is to try a server that is out.
-    pub fn admits_trial(&self, server: usize, now: Instant) -> bool {
+    /// The era a request to this server begins in.
+    #[inline]
+    pub fn era(&self, server: usize) -> Era {
+        self.servers[server].era()
+    }
+
+    /// Whether this request is to try a server that is out, and in which era.
+    pub fn admits_trial(&self, server: usize, now: Instant) -> Option<Era> {
         self.servers[server].admits_trial(now)
     }
 
@@ -58,23 +64,23 @@ impl Outliers {
         out > self.most() || fit == 0 || fit * 100 < count * self.spec.panic_threshold as usize
     }
 
-    /// Takes note of what became of a request.
+    /// Takes note of what became of a request that began in this era.
     #[inline]
-    pub fn report(&self, server: usize, heard: Heard, now: Instant) -> Option<Change> {
+    pub fn report(&self, server: usize, heard: Heard, era: Era, now: Instant) -> Option<Change> {
         let health = &self.servers[server];
-        let readmitted = health.note(heard, now);
+        let readmitted = health.note(heard, era, now);
         match heard {
             Heard::Answer => readmitted.then_some(Change::Readmitted),
-            _ => self.failed(health, heard, now),
+            _ => self.failed(health, heard, era, now),
         }
     }
 
     #[cold]
-    fn failed(&self, health: &Health, heard: Heard, now: Instant) -> Option<Change> {
+    fn failed(&self, health: &Health, heard: Heard, era: Era, now: Instant) -> Option<Change> {
         if health.is_out() {
-            return health.failed_trial(heard, now).then_some(Change::Prolonged);
+            return health.failed_trial(heard, era, now).then_some(Change::Prolonged);
         }
-        let counts = self.answers_count || heard == Heard::Unreachable;
+        let counts = (self.answers_count || heard == Heard::Unreachable) && !health.is_over(era);
         if !counts || health.failures(self.answers_count) < self.spec.consecutive_errors {
             return None;
         }
@@ -106,8 +112,13 @@ mod tests {
         Outliers::new(spec, (0..count).map(|_| Arc::default()).collect())
     }
 
+    /// A request that begins and ends now.
+    fn report(o: &Outliers, server: usize, heard: Heard, now: Instant) -> Option<Change> {
+        o.report(server, heard, o.era(server), now)
+    }
+
     fn fail(o: &Outliers, server: usize, times: usize, now: Instant) -> Option<Change> {
-        (0..times).map(|_| o.report(server, Heard::Unreachable, now)).last().flatten()
+        (0..times).map(|_| report(o, server, Heard::Unreachable, now)).last().flatten()
     }
 
     fn counting(errors: u32, base: i64) -> OutlierDetectionSpec {
@@ -122,16 +133,21 @@ mod tests {
     fn what_cannot_be_connected_to_is_out_until_a_probe_connects() {
         let (o, start) = (outliers(2, None), Instant::now());
         assert_eq!(fail(&o, 0, 4, start), None);
-        assert_eq!(o.report(0, Heard::ErrorAnswer, start), None);
+        assert_eq!(report(&o, 0, Heard::ErrorAnswer, start), None);
         assert_eq!(fail(&o, 0, 4, start), None, "an answer of any kind begins the count anew");
-        assert_eq!(o.report(0, Heard::NoAnswer, start), None);
+        assert_eq!(report(&o, 0, Heard::NoAnswer, start), None);
         assert_eq!(fail(&o, 0, 1, start), Some(Change::Ejected));
         assert!(o.is_out(0) && !o.is_out(1) && !o.panics());
         let hours = start + Duration::from_secs(36_000);
-        assert!(!o.admits_trial(0, hours), "no clock brings it back");
-        assert_eq!(o.report(0, Heard::Answer, start), None, "nor does a late answer");
-        assert!(o.is_out(0) && o.servers[0].probe_after(start) == Some(Duration::ZERO));
-        assert!(o.servers[0].connected(start) && !o.is_out(0));
+        assert_eq!(o.admits_trial(0, hours), None, "no clock brings it back");
+        assert_eq!(
+            report(&o, 0, Heard::Answer, start),
+            None,
+            "nor does an answer to one that was sent there all the same"
+        );
+        let (pause, era) = o.servers[0].probe_after(start).unwrap();
+        assert!(o.is_out(0) && pause.is_zero());
+        assert!(o.servers[0].connected(era, start) && !o.is_out(0));
         assert_eq!(o.servers[0].probe_after(start), None);
         assert_eq!(fail(&o, 0, 4, start), None, "the count begins anew");
     }
@@ -139,28 +155,74 @@ mod tests {
     #[test]
     fn what_answers_with_errors_rests_longer_each_time_and_one_request_tries_it() {
         let (o, start) = (outliers(2, Some(&counting(2, 10))), Instant::now());
-        let error = |now| o.report(0, Heard::ErrorAnswer, now);
+        let error = |now| report(&o, 0, Heard::ErrorAnswer, now);
+        let probe = |now| o.servers[0].connected(o.era(0), now);
+        let after = |now| o.servers[0].probe_after(now).map(|(pause, _)| pause);
         let mut now = start;
         assert_eq!((error(now), error(now)), (None, Some(Change::Ejected)));
         for seconds in [10, 20, 40, 80, 160, 300, 300] {
             let rest = Duration::from_secs(seconds);
-            assert_eq!(o.servers[0].probe_after(now), Some(rest));
-            assert!(!o.servers[0].connected(now + rest / 2) && !o.admits_trial(0, now + rest / 2), "too early");
+            assert_eq!(after(now), Some(rest));
+            assert!(!probe(now + rest / 2) && o.admits_trial(0, now + rest / 2).is_none(), "too early");
             now += rest;
-            assert!(!o.servers[0].connected(now) && o.is_out(0), "a connect alone says little");
-            assert!(o.admits_trial(0, now) && !o.admits_trial(0, now), "one request tries it, not all");
-            assert_eq!(error(now), Some(Change::Prolonged), "{seconds}");
+            assert!(!probe(now) && o.is_out(0), "a connect alone says little");
+            let trial = o.admits_trial(0, now).unwrap();
+            assert_eq!(o.admits_trial(0, now), None, "one request tries it, not all");
+            assert_eq!(error(now), None, "of another request");
+            assert_eq!(o.report(0, Heard::ErrorAnswer, trial, now), Some(Change::Prolonged), "{seconds}");
         }
         now += LONGEST;
-        o.servers[0].connected(now);
-        assert!(o.admits_trial(0, now) && !o.admits_trial(0, now + Duration::from_secs(9)));
+        probe(now);
+        let first = o.admits_trial(0, now).unwrap();
+        assert_eq!(o.admits_trial(0, now + Duration::from_secs(9)), None);
         now += Duration::from_secs(10);
-        assert!(o.admits_trial(0, now), "a try that never ends is given up");
-        assert_eq!(o.report(0, Heard::Answer, now), Some(Change::Readmitted));
+        let second = o.admits_trial(0, now).expect("a try that never ends is given up");
+        assert_eq!(o.report(0, Heard::Answer, first, now), None, "given up");
+        assert_eq!(o.report(0, Heard::Answer, second, now), Some(Change::Readmitted));
         assert!(!o.is_out(0));
         now += LONGEST * 2;
         assert_eq!((error(now), error(now)), (None, Some(Change::Ejected)));
-        assert_eq!(o.servers[0].probe_after(now), Some(Duration::from_secs(10)), "after a good time it begins anew");
+        assert_eq!(after(now), Some(Duration::from_secs(10)), "after a good time it begins anew");
+    }
+
+    #[test]
+    fn what_began_before_the_server_went_out_changes_nothing() {
+        let (o, start) = (outliers(2, Some(&counting(2, 10))), Instant::now());
+        let before = o.era(0);
+        let error = |now| report(&o, 0, Heard::ErrorAnswer, now);
+        assert_eq!((error(start), error(start)), (None, Some(Change::Ejected)));
+        let early_probe = o.era(0);
+        let now = start + Duration::from_secs(10);
+        assert!(!o.servers[0].connected(o.era(0), now));
+        let trial = o.admits_trial(0, now).unwrap();
+        assert_eq!(o.report(0, Heard::Answer, before, now), None, "a slow answer from before");
+        assert_eq!(o.report(0, Heard::ErrorAnswer, before, now), None, "nor does its failure prolong it");
+        assert!(o.is_out(0));
+        assert_eq!(o.report(0, Heard::Answer, trial, now), Some(Change::Readmitted));
+        assert_eq!(o.report(0, Heard::ErrorAnswer, before, now), None);
+        assert_eq!(o.report(0, Heard::ErrorAnswer, before, now), None, "nor counts against it when it is back");
+        assert!(!o.is_out(0) && o.servers[0].is_well());
+        assert_eq!(fail(&o, 0, 2, now), Some(Change::Ejected));
+        assert!(!o.servers[0].connected(early_probe, now), "a connect begun before this ejection");
+        assert!(o.is_out(0) && o.servers[0].connected(o.era(0), now));
+    }
+
+    #[test]
+    fn whoever_finds_a_server_out_when_its_prober_has_just_left_takes_over() {
+        let (o, start) = (outliers(2, Some(&counting(1, 10))), Instant::now());
+        let health = &o.servers[0];
+        assert!(!health.claim_probing(start), "nobody needs to");
+        report(&o, 0, Heard::ErrorAnswer, start);
+        assert!(health.claim_probing(start) && !health.claim_probing(start), "one does");
+        let now = start + Duration::from_secs(10);
+        let (_, era) = health.next_probe(now).unwrap();
+        health.connected(era, now);
+        let trial = o.admits_trial(0, now).unwrap();
+        assert_eq!(health.next_probe(now), None, "a request tries it");
+        // The prober's task has yet to end.
+        assert_eq!(o.report(0, Heard::NoAnswer, trial, now), Some(Change::Prolonged));
+        assert!(health.claim_probing(now));
+        assert!(health.next_probe(now).is_some());
     }
 
     #[test]
@@ -210,9 +272,9 @@ mod tests {
         let (patient, strict) =
             (Outliers::new(None, servers.clone()), Outliers::new(Some(&counting(2, 10)), servers.clone()));
         let lone = Outliers::new(None, servers[..1].to_vec());
-        assert_eq!(patient.report(0, Heard::ErrorAnswer, now), None);
+        assert_eq!(report(&patient, 0, Heard::ErrorAnswer, now), None);
         assert_eq!(
-            strict.report(0, Heard::ErrorAnswer, now),
+            report(&strict, 0, Heard::ErrorAnswer, now),
             Some(Change::Ejected),
             "two in a row, whoever heard them"
         );

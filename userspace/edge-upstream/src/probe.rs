@@ -1,13 +1,16 @@
 //! Servers that are left out are connected to in the background until they answer.
 //!
 //! One worker probes a server at a time, with pauses that grow and vary, for as long as anybody names the server. A probe is what a
-//! request would need: a TCP connect and, where TLS is spoken, a handshake.
+//! request would need: a TCP connect and, where TLS is spoken, a handshake. The process has [`MOST`] of them under way at most, however
+//! many servers are out: one that finds no room is counted as `upstream_probes` and waits for its next turn.
 
 use crate::connect::connect_to;
 use crate::endpoint::{Endpoint, Server};
-use crate::health::Health;
+use crate::health::{Era, Health};
 use crate::random;
+use base_telemetry::Limit;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -20,26 +23,64 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long a probe may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Gives the place of the one who probes back, also when its worker ends.
-struct Place(Arc<Health>);
+/// Probes under way at a time, of all workers. Each holds a descriptor, of a dead network for the whole [`TIMEOUT`].
+pub const MOST: usize = 256;
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.give_up_probing();
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+/// Room for one probe.
+struct Room;
+
+impl Room {
+    fn take() -> Option<Room> {
+        // Counted first, so that no two find the last one.
+        let room = Room;
+        (UNDER_WAY.fetch_add(1, Relaxed) < MOST).then_some(room)
     }
 }
 
-/// Probes the server until it is back, unless somebody does so already. Must be called on a worker.
+impl Drop for Room {
+    fn drop(&mut self) {
+        UNDER_WAY.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Gives the place of the one who probes back, also when its worker ends.
+struct Place {
+    health: Arc<Health>,
+    held: bool,
+}
+
+impl Place {
+    /// When to probe next; without a next time the place is given back.
+    fn next(&mut self) -> Option<(Duration, Era)> {
+        let next = self.health.next_probe(base_runtime::now());
+        self.held = next.is_some();
+        next
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.held {
+            self.health.give_up_probing();
+        }
+    }
+}
+
+/// Probes the server until it is back, unless somebody does so already. Must be called on a worker. `crowded` counts probes that found
+/// no room.
 #[cold]
-pub fn begin(server: &Server) {
-    if !server.health.claim_probing() {
+pub fn begin(server: &Server, crowded: &Limit) {
+    if !server.health.claim_probing(base_runtime::now()) {
         return;
     }
-    let place = Place(server.health.clone());
+    let mut place = Place { health: server.health.clone(), held: true };
     let (endpoint, identity, url) = (Arc::downgrade(&server.endpoint), server.identity.clone(), server.url.clone());
+    let crowded = crowded.clone();
     base_runtime::spawn(async move {
         let mut pause = FIRST_PAUSE;
-        while let Some(rest) = place.0.probe_after(base_runtime::now()) {
+        while let Some((rest, era)) = place.next() {
             if rest.is_zero() {
                 base_runtime::time::sleep(varied(pause)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -48,8 +89,12 @@ pub fn begin(server: &Server) {
             }
             // Nobody names it any more: nobody needs to know.
             let Some(endpoint) = endpoint.upgrade() else { return };
-            place.0.vitals().probes.fetch_add(1, Relaxed);
-            if connects(&endpoint, identity.as_deref()).await && place.0.connected(base_runtime::now()) {
+            let Some(_room) = Room::take() else {
+                crowded.hit(base_runtime::worker_index());
+                continue;
+            };
+            place.health.vitals().probes.fetch_add(1, Relaxed);
+            if connects(&endpoint, identity.as_deref()).await && place.health.connected(era, base_runtime::now()) {
                 tracing::info!(server = url, "the server can be connected to again and is back");
             }
         }
@@ -65,4 +110,42 @@ async fn connects(endpoint: &Endpoint, identity: Option<&crate::Identity>) -> bo
 fn varied(pause: Duration) -> Duration {
     let millis = pause.as_millis() as u64;
     Duration::from_millis(millis * 3 / 4 + random::below(millis / 2 + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::Heard;
+    use base_runtime::{Config, IoMode, Runtime};
+    use base_telemetry::Limits;
+    use std::time::Instant;
+
+    /// However many servers are out, the process connects to a bounded number of them at a time; the others have their turn later.
+    #[test]
+    fn a_probe_without_room_is_counted_and_comes_later() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = Arc::new(Server::new(&url, 0, false, None).unwrap());
+        let health = server.health.clone();
+        assert!(health.put_out(Heard::Unreachable, Duration::from_secs(10), Instant::now()));
+        let rooms: Vec<Room> = (0..MOST).map(|_| Room::take().expect("nobody else probes here")).collect();
+        let limit = Limits::new(1).register("upstream_probes");
+        let config = Config { io: IoMode::Epoll, workers: Some(1), name: "probes".to_owned(), ..Config::default() };
+        let runtime = Runtime::start(config).expect("epoll works everywhere");
+        let (probed, crowded) = (server.clone(), limit.clone());
+        runtime.workers()[0].spawn(move || async move { begin(&probed, &crowded) });
+        let until = |done: &dyn Fn() -> bool| {
+            let end = Instant::now() + Duration::from_secs(60);
+            while !done() {
+                assert!(Instant::now() < end);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        until(&|| limit.total() >= 2);
+        assert_eq!((health.vitals().probes.load(Relaxed), health.is_out()), (0, true));
+        drop(rooms);
+        until(&|| !health.is_out());
+        until(&|| UNDER_WAY.load(Relaxed) == 0);
+        assert_eq!(health.vitals().probes.load(Relaxed), 1);
+    }
 }
