@@ -59,7 +59,7 @@ fn accept_goes_on_after_running_out_of_descriptors(io: IoMode) {
         drop(limit);
         let started = Instant::now();
         while accepted.get() < 20 {
-            assert!(started.elapsed() < Duration::from_secs(5), "{} accepted", accepted.get());
+            assert!(started.elapsed() < Duration::from_secs(60), "{} accepted", accepted.get());
             sleep(Duration::from_millis(5)).await;
         }
         server.abort();
@@ -87,7 +87,7 @@ fn clients_are_turned_away_when_descriptors_stay_short(io: IoMode) {
     });
     let started = Instant::now();
     while worker.stats().shed + *accepted.lock().expect("no panic") < 20 {
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", worker.stats());
+        assert!(started.elapsed() < Duration::from_secs(60), "{:?}", worker.stats());
         std::thread::sleep(Duration::from_millis(10));
     }
     assert!(started.elapsed() > Duration::from_millis(900), "not before it lasted a second");
@@ -103,7 +103,7 @@ fn clients_are_turned_away_when_descriptors_stay_short(io: IoMode) {
     let before = *accepted.lock().expect("no panic");
     let _late = std::net::TcpStream::connect(address).expect("connects");
     while *accepted.lock().expect("no panic") == before {
-        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", worker.stats());
+        assert!(started.elapsed() < Duration::from_secs(60), "{:?}", worker.stats());
         std::thread::sleep(Duration::from_millis(5));
     }
     runtime.shutdown();
@@ -174,7 +174,7 @@ fn pipes_nobody_needs_are_closed(io: IoMode) {
     assert!(worker.stats().bytes_spliced > 0, "{:?}", worker.stats());
     let since = Instant::now();
     while count("/proc/self/fd") > before {
-        assert!(since.elapsed() < Duration::from_secs(30), "{} descriptors, {before} before", count("/proc/self/fd"));
+        assert!(since.elapsed() < Duration::from_secs(60), "{} descriptors, {before} before", count("/proc/self/fd"));
         std::thread::sleep(Duration::from_millis(20));
     }
     runtime.shutdown();

@@ -52,7 +52,7 @@ fn buffers_tasks_and_connections_are_booked_and_struck(io: IoMode) {
         drop((client, server));
         let started = Instant::now();
         while mine().of(Kind::Connections) != before.of(Kind::Connections) {
-            assert!(started.elapsed() < Duration::from_secs(5));
+            assert!(started.elapsed() < Duration::from_secs(60));
             sleep(Duration::from_millis(1)).await;
         }
     });
@@ -156,7 +156,7 @@ fn free_buffers_are_given_back_when_idle(io: IoMode) {
     let started = Instant::now();
     while idle() > 16 {
         // Nothing else wakes this worker.
-        assert!(started.elapsed() < Duration::from_secs(15), "{} still kept", idle());
+        assert!(started.elapsed() < Duration::from_secs(60), "{} still kept", idle());
         std::thread::sleep(Duration::from_millis(50));
     }
     let turns = worker.stats().turns;
@@ -218,7 +218,7 @@ fn datagrams_and_their_sockets_are_booked_and_struck(io: IoMode) {
         drop((server, client));
         let started = Instant::now();
         while mine().of(Kind::Datagrams) != before {
-            assert!(started.elapsed() < Duration::from_secs(5), "{} bytes left", mine().of(Kind::Datagrams) - before);
+            assert!(started.elapsed() < Duration::from_secs(60), "{} bytes left", mine().of(Kind::Datagrams) - before);
             sleep(Duration::from_millis(1)).await;
         }
     });

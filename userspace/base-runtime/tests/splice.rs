@@ -347,7 +347,7 @@ fn what_comes_after_the_last_byte_is_noticed(io: IoMode) {
             }
             let started = Instant::now();
             while ending != "nothing" && !source.is_closed_or_dirty() {
-                assert!(started.elapsed() < Duration::from_secs(5), "{ending} was not noticed");
+                assert!(started.elapsed() < Duration::from_secs(60), "{ending} was not noticed");
                 sleep(Duration::from_millis(1)).await;
             }
             assert!(ending != "nothing" || !source.is_closed_or_dirty());
@@ -427,7 +427,7 @@ async fn all_closed(worker: &Worker) {
 async fn all_but(worker: &Worker, left: u64) {
     let started = Instant::now();
     while worker.stats().connections_open > left {
-        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", worker.stats());
+        assert!(started.elapsed() < Duration::from_secs(60), "{:?}", worker.stats());
         sleep(Duration::from_millis(2)).await;
     }
 }

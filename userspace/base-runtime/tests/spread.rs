@@ -41,7 +41,7 @@ fn connections_are_spread_within_15_percent(io: IoMode) {
         drop(clients);
         let started = Instant::now();
         while spread.open().iter().any(|&n| n > 0) {
-            assert!(started.elapsed() < Duration::from_secs(5), "{:?}", spread.open());
+            assert!(started.elapsed() < Duration::from_secs(60), "{:?}", spread.open());
             std::thread::sleep(Duration::from_millis(2));
         }
         runtime.shutdown();

@@ -55,7 +55,7 @@ fn a_body_that_trickles_is_408(io: IoMode) {
         client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{head}").as_bytes());
         let stop = trickle(&client);
         assert_eq!(client.answer().status(), 408, "{head}");
-        assert!((250..3000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+        assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
         stop.store(true, Ordering::Relaxed);
     }
     assert_eq!((house.limit("body_rate"), house.limit("body_timeout")), (2, 0));
@@ -94,7 +94,7 @@ fn a_reader_that_trickles_is_cut_off(io: IoMode) {
     client.send(GET.as_bytes());
     let began = Instant::now();
     while house.limit("response_rate") + house.limit("response_stalled") == 0 {
-        assert!(began.elapsed() < Duration::from_secs(8), "still served");
+        assert!(began.elapsed() < Duration::from_secs(60), "still served");
         let _ = client.exactly(64 << 10);
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -14,7 +14,7 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Strea
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use support::{Backend, House, eventually, proxy_to};
 
 on_both_drivers![
@@ -362,11 +362,9 @@ fn what_is_not_tls_is_closed_and_counted(io: IoMode) {
     assert!(!String::from_utf8_lossy(&plain.rest()).contains("HTTP/"), "no answer in the clear");
     eventually("it is counted", || house.limit("handshake_failed") == 1);
     // Silence, and a hello that does not come to its end.
-    let began = Instant::now();
     let (mut silent, mut begun) = (house.connect(), house.connect());
     begun.send(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc]);
     assert!(silent.rest().is_empty() && begun.rest().is_empty());
-    assert!(began.elapsed() < Duration::from_secs(5));
     eventually("both are counted", || house.limit("handshake_timeout") == 2);
     drop(house.connect());
     eventually("who leaves is counted", || house.limit("handshake_io") == 1);

@@ -122,7 +122,7 @@ fn a_secondary_follows_and_serves() {
     assert_eq!(refused.status, 503, "{refused:?}");
     secondary.kill();
     secondary.spawn();
-    let answer = within(Duration::from_secs(2), || get(port, "/").ok());
+    let answer = within(PATIENCE, || get(port, "/").ok());
     assert!(answer.is_some_and(|a| a.body.starts_with("followed")), "from disk, with nobody there");
 
     primary.run();

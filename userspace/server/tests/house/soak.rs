@@ -14,7 +14,7 @@ mod client;
 pub mod figures;
 pub mod script;
 
-use crate::world::{Machine, eventually, free_port, within};
+use crate::world::{Machine, PATIENCE, eventually, free_port, within};
 use backend::{Backend, Deaths};
 use changes::{Certificate, Changer, Pools};
 use client::{Client, Outcome, Target};
@@ -145,7 +145,7 @@ impl Soak {
             backend.hang_up();
         }
         let slack = 4;
-        let back = within(Duration::from_secs(30), || (held(machine.pid()).descriptors <= base + slack).then_some(()));
+        let back = within(PATIENCE, || (held(machine.pid()).descriptors <= base + slack).then_some(()));
         let now = held(machine.pid()).descriptors;
         assert!(back.is_some(), "WEIR_SOAK_SEED={}: {now} descriptors are open, {base} were", self.seed);
         let open: f64 = machine.metric("weir_worker_connections").unwrap_or(0.0);

@@ -2,7 +2,7 @@
 
 use crate::authority::{Authority, pem};
 use crate::cluster::{ADDRESSES, in_a_network, three};
-use crate::world::{Answer, Machine, eventually, free_port, mock, weir, within};
+use crate::world::{Answer, Machine, PATIENCE, eventually, free_port, mock, weir, within};
 use control_api::tls::{ClientTrust, Pem, client_config};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::ServerName;
@@ -262,7 +262,7 @@ fn get(at: &str, name: &str, path: &str, client: &Arc<ClientConfig>) -> io::Resu
 
 /// The secret of the ticket key in force, as the copy on disk has it.
 fn secret_of(machine: &Machine) -> String {
-    let kept = within(Duration::from_secs(5), || {
+    let kept = within(PATIENCE, || {
         let text = fs::read_to_string(machine.directory.join("data/edge/last-good.json")).ok()?;
         serde_json::from_str::<Value>(&text).ok()
     });

@@ -87,8 +87,9 @@ fn nginx(answers: &Arc<Vec<Answer>>) -> Option<Gateway> {
     let nginx = installed("nginx")?;
     let (folder, lanes) = (tempfile::tempdir().unwrap(), lanes(answers));
     let path = folder.path().display();
+    // One process: a worker of its own would outlive whoever ends only its master.
     let mut config = format!(
-        "daemon off; worker_processes 1; pid {path}/pid; error_log /dev/null crit;\nevents {{ worker_connections 1024; }}\nhttp {{\naccess_log off;\n"
+        "daemon off; master_process off; pid {path}/pid; error_log /dev/null crit;\nevents {{ worker_connections 1024; }}\nhttp {{\naccess_log off;\n"
     );
     for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
         let _ = writeln!(config, "{kind}_temp_path {path}/{kind};");

@@ -2,8 +2,7 @@
 
 use super::backend::Backend;
 use super::script::Random;
-use crate::world::{Connection, Machine, free_port, mock, within};
-use std::time::Duration;
+use crate::world::{Connection, Machine, PATIENCE, free_port, mock, within};
 
 /// The pools there are, and what lies behind each.
 pub struct Pools<'a> {
@@ -102,8 +101,7 @@ impl<'a> Changer<'a> {
             Some(port) => {
                 let address = format!("127.0.0.1:{port}");
                 let open = || Connection::open(&address).ok();
-                let mut connection =
-                    within(Duration::from_secs(5), open).ok_or("a new server does not listen within 5 s")?;
+                let mut connection = within(PATIENCE, open).ok_or("a new server does not listen")?;
                 let say = |error: std::io::Error| format!("a request under way when its server was removed: {error}");
                 let first = connection.request("GET", "/", &[], "").map_err(say)?;
                 connection.send("GET", "/", &[], "").map_err(say)?;
