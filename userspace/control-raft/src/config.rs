@@ -145,3 +145,13 @@ pub(crate) fn host_port(flag: &str, url: &str) -> Result<(String, u16), StartErr
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     Ok((host, uri.port_u16().ok_or_else(|| wrong("the port is missing"))?))
 }
+
+/// Whether two peer URLs lead to the same socket, as far as their texts say.
+pub(crate) fn same_place(one: &str, other: &str) -> bool {
+    let place = |url: &str| {
+        let (host, port) = host_port("", url).ok()?;
+        let host = host.to_ascii_lowercase();
+        Some((if host == "localhost" { "127.0.0.1".to_owned() } else { host }, port))
+    };
+    one.trim_end_matches('/') == other.trim_end_matches('/') || place(one).is_some_and(|one| Some(one) == place(other))
+}

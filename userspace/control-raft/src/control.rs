@@ -16,11 +16,11 @@ use openraft::ServerState;
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::admission;
-use crate::config::{Config, StartError, StartErrorKind, StateFlag, check_scheme, host_port};
+use crate::config::{Config, StartError, StartErrorKind, StateFlag, check_scheme, host_port, same_place};
 use crate::machine::Machine;
 use crate::network::Network;
 use crate::publish::{Follower, Publisher};
@@ -79,7 +79,17 @@ pub(crate) struct Inner {
     /// Where a secondary found the leader last.
     pub(crate) leader_hint: Mutex<Option<String>>,
     leaderless_since: Mutex<Option<Instant>>,
+    /// Why this member can take part no longer; it stays so.
+    failure: watch::Sender<Option<String>>,
     tasks: Mutex<JoinSet<()>>,
+}
+
+/// Tells of a task that ended although it was to run as long as the member, by a panic say.
+struct Lasting {
+    what: &'static str,
+    failure: watch::Sender<Option<String>>,
+    /// It may end by itself, when what it was for is done.
+    may_end: bool,
 }
 
 pub(crate) struct Voter {
@@ -146,6 +156,7 @@ impl Control {
             heard: Mutex::default(),
             leader_hint: Mutex::default(),
             leaderless_since: Mutex::new(Some(Instant::now())),
+            failure: watch::Sender::new(None),
             tasks: Mutex::new(JoinSet::new()),
         });
         let control = Control { inner: inner.clone(), runtime: Handle::current() };
@@ -153,14 +164,28 @@ impl Control {
         let router = peer::router(inner.clone(), config.peer_routes);
         for listener in listeners {
             let tls = config.tls.as_ref().map(|tls| tls.server.clone());
-            inner.spawn(peer::serve(listener, router.clone(), tls));
+            inner.spawn_lasting("the peer listener", peer::serve(listener, router.clone(), tls));
         }
         if let Err(error) = begin(&inner, alone, config.state_flag).await {
             control.stop().await;
             return Err(error);
         }
-        inner.spawn(upkeep::upkeep(inner.clone()));
+        inner.spawn_lasting("the upkeep of the members", upkeep::upkeep(inner.clone()));
         Ok(control)
+    }
+
+    /// Ends when this member can take part no longer, because its disk failed or a part of it panicked, and says why. It decides
+    /// nothing from then on: [`Control::abandon`] it, and start another.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.inner.failure.subscribe();
+        let failed = failure.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
+        // The sender lives as long as this handle does.
+        failed.unwrap_or_default()
+    }
+
+    /// What [`Control::failed`] waits for, if it has come already.
+    pub fn failure(&self) -> Option<String> {
+        self.inner.failure()
     }
 
     /// Carries a change to the leader and waits until it is decided, and visible here. May be called from any runtime; a caller
@@ -255,12 +280,36 @@ impl Control {
         self.stop().await;
     }
 
+    /// Stops without a word to anybody and lets go of ports and files, so that another can be started in its place. State stays
+    /// readable.
+    pub async fn abandon(&self) {
+        self.stop().await;
+    }
+
     async fn stop(&self) {
-        if let Some(voter) = &self.inner.voter {
-            let _ = voter.raft.shutdown().await;
+        let inner = &self.inner;
+        let mut tasks = std::mem::take(&mut *lock(&inner.tasks));
+        let stopped = async {
+            tasks.shutdown().await;
+            if let Some(voter) = &inner.voter {
+                let _ = voter.raft.shutdown().await;
+                voter.store.close().await;
+            }
+        };
+        if tokio::time::timeout(STOP, stopped).await.is_err() {
+            tracing::warn!("the member did not stop within {STOP:?}; its disk may be hanging");
         }
-        lock(&self.inner.tasks).abort_all();
-        self.inner.publisher.close();
+        inner.publisher.close();
+    }
+}
+
+impl Drop for Lasting {
+    fn drop(&mut self) {
+        let panicked = std::thread::panicking();
+        if panicked || !self.may_end {
+            let reason = format!("{} has {}", self.what, if panicked { "panicked" } else { "ended" });
+            self.failure.send_if_modified(|failure| failure.is_none() && failure.replace(reason).is_none());
+        }
     }
 }
 
@@ -312,8 +361,30 @@ impl Inner {
         self.voter.as_ref().filter(|_| self.gate() >= gate)
     }
 
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        lock(&self.tasks).spawn(task);
+    /// For a task that has an end; only a panic in it is this member's.
+    pub fn spawn(&self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_guarded(what, true, task);
+    }
+
+    /// For a task that this member cannot do without.
+    pub fn spawn_lasting(&self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_guarded(what, false, task);
+    }
+
+    fn spawn_guarded(&self, what: &'static str, may_end: bool, task: impl Future<Output = ()> + Send + 'static) {
+        let lasting = Lasting { what, failure: self.failure.clone(), may_end };
+        lock(&self.tasks).spawn(async move {
+            let _lasting = lasting;
+            task.await;
+        });
+    }
+
+    pub fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
+    fn fail(&self, reason: String) {
+        self.failure.send_if_modified(|failure| failure.is_none() && failure.replace(reason).is_none());
     }
 
     /// The Raft handle, while this member leads and a majority confirms it.
@@ -329,6 +400,7 @@ impl Inner {
     pub fn leader_url(&self) -> Option<String> {
         let Some(voter) = &self.voter else { return lock(&self.leader_hint).clone() };
         let metrics = voter.raft.metrics().borrow().clone();
+        metrics.running_state.as_ref().ok()?;
         let leader = metrics.current_leader.filter(|leader| *leader != metrics.id)?;
         let url = metrics.membership_config.membership().get_node(&leader).map(|peer| peer.url.clone());
         url.or_else(|| lock(&self.leader_hint).clone())
@@ -346,12 +418,14 @@ impl Inner {
         let mut urls: Vec<String> = lock(&self.leader_hint).clone().into_iter().collect();
         let initial = self.initial_cluster.iter().filter(|(name, _)| **name != self.name).map(|(_, url)| url);
         urls.extend(initial.cloned());
-        urls.extend(self.primary_peer_urls.iter().cloned());
+        if self.role == MemberRole::Secondary {
+            urls.extend(self.primary_peer_urls.iter().cloned());
+        }
         let state = self.publisher.state();
         let primaries = state.view.members.values().filter(|m| m.role == MemberRole::Primary && m.name != self.name);
         urls.extend(primaries.map(|member| member.peer_url.clone()));
         let mut seen = std::collections::BTreeSet::new();
-        urls.retain(|url| !url.is_empty() && *url != self.peer_url && seen.insert(url.clone()));
+        urls.retain(|url| !url.is_empty() && !same_place(url, &self.peer_url) && seen.insert(url.clone()));
         urls
     }
 
@@ -366,6 +440,9 @@ impl Inner {
     }
 
     pub async fn propose(&self, action: Action) -> Answer {
+        if let Some(reason) = self.failure() {
+            return Err(Refusal::unavailable(format!("this member has failed and starts again: {reason}")));
+        }
         let now = control_api::time::rfc3339(SystemTime::now());
         let command = Command { request: random(), now, action };
         let decided = async {
@@ -477,6 +554,7 @@ impl Inner {
             metrics.purged_index = index(raft.purged);
             metrics.leader = raft
                 .current_leader
+                .filter(|_| raft.running_state.is_ok())
                 .and_then(|id| raft.membership_config.membership().get_node(&id).map(|peer| peer.name.clone()));
         } else {
             let state = self.publisher.state();
@@ -527,14 +605,14 @@ impl Inner {
 async fn begin(inner: &Arc<Inner>, alone: bool, flag: StateFlag) -> Result<(), StartError> {
     admission::same_cluster(inner).await?;
     let Some(voter) = &inner.voter else {
-        inner.spawn(follow::follow(inner.clone()));
+        inner.spawn_lasting("following the primaries", follow::follow(inner.clone()));
         return Ok(());
     };
-    inner.spawn(watch_leader(inner.clone()));
+    inner.spawn("watching Raft", watch_raft(inner.clone()));
     if alone {
         found_alone(inner, voter).await?;
     } else if inner.gate() == Gate::Closed {
-        inner.spawn(admission::find_place(inner.clone(), flag));
+        inner.spawn("finding the cluster", admission::find_place(inner.clone(), flag));
     }
     caught_up(voter).await;
     Ok(())
@@ -586,6 +664,16 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, StartError> {
         for url in &config.listen_peer_urls {
             let (host, port) = host_port("--listen-peer-urls", url)?;
             check_scheme("--listen-peer-urls", url, config.tls.is_some())?;
+            // On one host the default of a secondary is the primary's own place, whoever starts first.
+            let others = config.initial_cluster.iter().filter(|(name, _)| **name != config.name).map(|(_, url)| url);
+            let mut primaries = config.primary_peer_urls.iter().chain(others);
+            if config.role == MemberRole::Secondary && primaries.any(|primary| same_place(primary, url)) {
+                tracing::warn!(
+                    url,
+                    "no peer listener: this is where a primary is; give --listen-peer-urls if others shall see this member's status"
+                );
+                continue;
+            }
             match bind(&host, port) {
                 Ok(listener) => listeners.push(Ok(listener)),
                 // Nobody needs to reach a secondary, except to ask for its status.
@@ -759,14 +847,27 @@ async fn caught_up(voter: &Voter) {
     }
 }
 
-async fn watch_leader(inner: Arc<Inner>) {
+async fn watch_raft(inner: Arc<Inner>) {
     let Some(voter) = inner.voter() else { return };
     let mut metrics = voter.raft.metrics();
     loop {
-        let known = metrics.borrow_and_update().current_leader.is_some();
+        let (known, running) = {
+            let metrics = metrics.borrow_and_update();
+            (metrics.current_leader.is_some(), metrics.running_state.clone())
+        };
+        if let Err(fatal) = running {
+            inner.note_leader(false);
+            // What the disk said is nearer to the cause than what became of it.
+            return inner.fail(voter.store.failure().unwrap_or_else(|| format!("Raft has ended: {fatal}")));
+        }
         inner.note_leader(known);
-        if metrics.changed().await.is_err() {
-            return;
+        let changed = tokio::select! {
+            changed = metrics.changed() => changed,
+            // The disk may fail in a write that Raft does not wait for.
+            reason = voter.store.failed() => return inner.fail(reason),
+        };
+        if changed.is_err() {
+            return inner.fail("Raft has ended".into());
         }
     }
 }
@@ -791,4 +892,6 @@ const GUESS: Duration = Duration::from_millis(700);
 const RETRY: Duration = Duration::from_millis(25);
 const VISIBLE: Duration = Duration::from_millis(1000);
 const LET_GO: Duration = Duration::from_millis(1500);
+/// A disk that hangs does not keep the process from ending.
+const STOP: Duration = Duration::from_secs(5);
 const GOODBYE: Duration = Duration::from_millis(500);

@@ -17,7 +17,7 @@ use openraft::{OptionalSend, RaftLogReader, StorageIOError};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::types::{LogEntry, LogId, SnapshotMeta, StorageError, Types, Vote};
 
@@ -50,7 +50,10 @@ pub struct Store {
 
 struct Shared {
     memory: Mutex<Memory>,
-    database: Arc<Database>,
+    /// Absent once the store is closed.
+    database: Mutex<Option<Arc<Database>>>,
+    /// The first write that failed, in words.
+    failure: watch::Sender<Option<String>>,
 }
 
 #[derive(Default)]
@@ -86,6 +89,10 @@ enum Write {
         data: Arc<Vec<u8>>,
         done: oneshot::Sender<Result<(), String>>,
     },
+    /// The last one: the file is let go of.
+    Close {
+        done: oneshot::Sender<()>,
+    },
 }
 
 impl Store {
@@ -109,13 +116,40 @@ impl Store {
             }
         };
         let (writer, queue) = mpsc::channel();
-        let shared = Arc::new(Shared { memory: Mutex::new(memory), database: Arc::new(database) });
-        let database = shared.database.clone();
+        let database = Arc::new(database);
+        let failure = watch::Sender::new(None);
+        let shared = Arc::new(Shared {
+            memory: Mutex::new(memory),
+            database: Mutex::new(Some(database.clone())),
+            failure: failure.clone(),
+        });
         std::thread::Builder::new()
             .name("raft-log".into())
-            .spawn(move || write(&database, &queue))
-            .map_err(|e| io(&e))?;
+            .spawn(move || write(database, &queue, &failure, &path))
+            .map_err(|e| OpenError::Io { path: directory.join(FILE), reason: e.to_string() })?;
         Ok(Store { shared, writer })
+    }
+
+    /// Lets go of the file, so that it can be opened again, whoever still has a handle. What is asked of this one later fails.
+    pub async fn close(&self) {
+        self.shared.database.lock().expect("nothing panics while it takes the database").take();
+        let (done, wait) = oneshot::channel();
+        if self.send(Write::Close { done }).is_ok() {
+            let _ = wait.await;
+        }
+    }
+
+    /// Why the file cannot be written, if that has happened.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.failure.borrow().clone()
+    }
+
+    /// Ends when the file cannot be written, and says why.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.shared.failure.subscribe();
+        let failed = failure.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
+        // The sender lives as long as this handle does.
+        failed.unwrap_or_default()
     }
 
     /// Nothing was ever promised from here: no vote, no entry.
@@ -159,8 +193,10 @@ impl Store {
     }
 
     pub fn load_snapshot(&self) -> Result<Option<(SnapshotMeta, Vec<u8>)>, StorageError> {
+        let database = self.shared.database.lock().expect("nothing panics while it takes the database").clone();
+        let database = database.ok_or_else(|| failed_read(&"the store is closed"))?;
         let load = || -> Result<_, redb::Error> {
-            let read = self.shared.database.begin_read()?;
+            let read = database.begin_read()?;
             let table = read.open_table(META)?;
             let (Some(meta), Some(data)) = (table.get("snapshot_meta")?, table.get("snapshot")?) else {
                 return Ok(None);
@@ -364,18 +400,40 @@ fn read(path: &Path) -> Result<(Database, Memory), OpenError> {
     let database = Database::builder().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(path);
     let database = database.map_err(|error| match error {
         redb::DatabaseError::DatabaseAlreadyOpen => OpenError::Busy { path: path.to_owned() },
-        redb::DatabaseError::Storage(redb::StorageError::Io(e))
-            if matches!(
-                e.kind(),
-                io::ErrorKind::PermissionDenied | io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem
-            ) =>
-        {
+        redb::DatabaseError::Storage(redb::StorageError::Io(e)) if passing(&e) => {
             OpenError::Io { path: path.to_owned(), reason: e.to_string() }
         }
         other => damaged(other.to_string()),
     })?;
     let memory = load(&database).map_err(damaged)?;
+    // A member that could not write its first entry would end at once, and start, and end.
+    prove_room(&database).map_err(|e| OpenError::Io { path: path.to_owned(), reason: e.to_string() })?;
     Ok((database, memory))
+}
+
+/// Whether an error speaks of the machine's state and not of the file's: what is in the file is good when that has passed.
+fn passing(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    let kinds = [
+        Kind::PermissionDenied,
+        Kind::StorageFull,
+        Kind::QuotaExceeded,
+        Kind::FileTooLarge,
+        Kind::ReadOnlyFilesystem,
+        Kind::OutOfMemory,
+        Kind::Interrupted,
+        Kind::TimedOut,
+        Kind::StaleNetworkFileHandle,
+    ];
+    kinds.contains(&error.kind()) || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
+
+/// Writes as much as some entries take, and syncs it.
+fn prove_room(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(META)?.insert("room", [0; ROOM_BYTES].as_slice())?;
+    transaction.commit()?;
+    Ok(())
 }
 
 /// Everything but the snapshot, with the checks that a checksum cannot make.
@@ -420,12 +478,19 @@ fn load(database: &Database) -> Result<Memory, String> {
     Ok(memory)
 }
 
-fn write(database: &Database, queue: &mpsc::Receiver<Write>) {
-    while let Ok(first) = queue.recv() {
+fn write(database: Arc<Database>, queue: &mpsc::Receiver<Write>, failure: &watch::Sender<Option<String>>, path: &Path) {
+    let mut closing = None;
+    while closing.is_none() {
+        let Ok(first) = queue.recv() else { break };
         let batch: Vec<Write> = std::iter::once(first).chain(queue.try_iter().take(BATCH)).collect();
-        let result = write_batch(database, &batch).map_err(|e| e.to_string());
+        // After the first failure the file may lack what later writes build upon.
+        let failed = failure.borrow().clone();
+        let result = match failed {
+            Some(reason) => Err(reason),
+            None => write_batch(&database, &batch).map_err(|e| format!("cannot write {}: {e}", path.display())),
+        };
         if let Err(reason) = &result {
-            tracing::error!(reason, "the Raft log cannot be written");
+            failure.send_if_modified(|failure| failure.is_none() && failure.replace(reason.clone()).is_none());
         }
         for write in batch {
             match write {
@@ -434,14 +499,20 @@ fn write(database: &Database, queue: &mpsc::Receiver<Write>) {
                     let _ = done.send(result.clone());
                 }
                 Write::Purge { .. } | Write::Committed(_) => {}
+                Write::Close { done } => closing = Some(done),
             }
         }
+    }
+    drop(database);
+    if let Some(done) = closing {
+        let _ = done.send(());
     }
 }
 
 fn write_batch(database: &Database, batch: &[Write]) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
-    let lazy = batch.iter().all(|write| matches!(write, Write::Committed(_) | Write::Purge { .. }));
+    let lazy =
+        batch.iter().all(|write| matches!(write, Write::Committed(_) | Write::Purge { .. } | Write::Close { .. }));
     transaction.set_durability(if lazy { Durability::None } else { Durability::Immediate })?;
     {
         let mut log = transaction.open_table(LOG)?;
@@ -468,6 +539,7 @@ fn write_batch(database: &Database, batch: &[Write]) -> Result<(), redb::Error> 
                     meta.insert("snapshot_meta", snapshot_meta.as_slice())?;
                     meta.insert("snapshot", data.as_slice())?;
                 }
+                Write::Close { .. } => {}
             }
         }
     }
@@ -518,6 +590,11 @@ impl std::error::Error for OpenError {}
 const FILE: &str = "raft.redb";
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+/// No file descriptors left, on the machine and in the process (errno.h); the standard library has no names for them.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+/// Some entries and what the file needs to keep them.
+const ROOM_BYTES: usize = 64 << 10;
 /// The file is read once; pages it rewrites are few.
 const CACHE_BYTES: usize = 8 << 20;
 /// Bounds the time one transaction keeps its first writer waiting.
