@@ -136,6 +136,34 @@ pub fn xdp(encoder: &mut Encoder, fates: &[XdpCounters], steered: &[SteeredCount
     }
 }
 
+/// How the two halves of a machine are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HalvesRow {
+    pub control_up: bool,
+    pub control_restarts_total: u64,
+    pub control_start_failures_total: u64,
+    /// `None`: there is no edge half.
+    pub agent_restarts_total: Option<u64>,
+    /// The edge stays with what it has.
+    pub withholds: bool,
+}
+
+/// `weir_control_*` and `weir_agent_*`.
+pub fn halves(encoder: &mut Encoder, row: &HalvesRow) {
+    let help = "Whether the control half works (1) or not (0); traffic does not depend on it.";
+    encoder.gauge("weir_control_up", help, &[], f64::from(u8::from(row.control_up)));
+    let help = "Times the control half failed while it ran and had to be started again.";
+    encoder.counter("weir_control_restarts_total", help, &[], row.control_restarts_total as f64);
+    let help = "Starts of the control half that failed; it is tried again.";
+    encoder.counter("weir_control_start_failures_total", help, &[], row.control_start_failures_total as f64);
+    if let Some(restarts) = row.agent_restarts_total {
+        let help = "Times the agent, which applies configuration to this edge, panicked and tried again.";
+        encoder.counter("weir_agent_restarts_total", help, &[], restarts as f64);
+        let help = "Whether this edge serves its last good state because what the cluster offers is older, or lacks objects (1).";
+        encoder.gauge("weir_edge_withholds", help, &[], f64::from(u8::from(row.withholds)));
+    }
+}
+
 /// The Raft group as this member sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RaftRow {

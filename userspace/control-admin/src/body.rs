@@ -151,15 +151,21 @@ impl Text {
 
 /// Renders payloads as the caller likes them, and says which version they are of.
 pub async fn finish(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let wants_yaml = header_text(request.headers(), header::ACCEPT).contains("yaml");
-    let mut response = match foreign_origin(&request) {
-        Some(refused) => refused.into_response(),
-        None => next.run(request).await,
-    };
+    let mut response = finish_alone(request, next).await;
     if !response.headers().contains_key(CONFIG_VERSION_HEADER) {
         let version = HeaderValue::from(api.control.state().view.version);
         response.headers_mut().insert(CONFIG_VERSION_HEADER, version);
     }
+    response
+}
+
+/// The same where there is no configuration whose version could be told.
+pub async fn finish_alone(request: Request, next: Next) -> Response {
+    let wants_yaml = header_text(request.headers(), header::ACCEPT).contains("yaml");
+    let response = match foreign_origin(&request) {
+        Some(refused) => refused.into_response(),
+        None => next.run(request).await,
+    };
     render(response, wants_yaml)
 }
 

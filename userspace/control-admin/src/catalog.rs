@@ -73,6 +73,11 @@ pub trait Local: Send + Sync + 'static {
         Ok(())
     }
 
+    /// What is not well although this machine serves; goes with the answer of `/healthz` as `Warning` headers.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Program and version, for people.
     fn about(&self) -> String;
 

@@ -5,9 +5,11 @@
 //! machine knows (status, metrics, logs) comes through [`Local`]; other members' comes over their peer URLs and never
 //! through the log.
 //!
-//! Reading order: `catalog.rs` (what the server plugs in), `routes.rs` (every path), then one file per subject.
+//! Reading order: `catalog.rs` (what the server plugs in), `routes.rs` (every path), `alone.rs` (those that are there without a
+//! cluster), `switch.rs` (from one to the other), then one file per subject.
 #![forbid(unsafe_code)]
 
+mod alone;
 mod body;
 mod catalog;
 mod checks;
@@ -22,7 +24,9 @@ mod model;
 mod objects;
 mod routes;
 mod status;
+mod switch;
 
+pub use alone::router_alone;
 pub use catalog::{Catalog, Category, Checked, KindInfo, Local};
 pub use listen::{Admin, Door, bind};
 pub use log_ring::LogRing;
@@ -30,6 +34,7 @@ pub use login::Logins;
 pub use model::ModelCatalog;
 pub use routes::router;
 pub use status::peer_routes;
+pub use switch::Switch;
 
 /// Larger bodies are answered with 413. A thousand objects of a few kilobytes fit.
 pub const BODY_BYTES_MAX: usize = 10 << 20;

@@ -4,8 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
-use axum::http::{Method, Request, StatusCode};
 use axum::middleware::from_fn_with_state;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -14,14 +12,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::BODY_BYTES_MAX;
 use crate::login::{Logins, required};
 
 /// The listening half of the API. It closes when the last handle is dropped.
 #[derive(Clone)]
 pub struct Admin {
     addresses: Vec<SocketAddr>,
-    router: Router,
     encrypted: bool,
     tasks: Arc<Mutex<JoinSet<()>>>,
 }
@@ -84,8 +80,8 @@ impl Admin {
     /// Serves until [`Admin::shutdown`]. Call inside a tokio runtime.
     pub fn serve(listeners: Vec<TcpListener>, router: Router, door: Door) -> io::Result<Admin> {
         let guarded = match &door.logins {
-            Some(logins) => router.clone().layer(from_fn_with_state(logins.clone(), required)),
-            None => router.clone(),
+            Some(logins) => router.layer(from_fn_with_state(logins.clone(), required)),
+            None => router,
         };
         let asks = door.client_certificates || door.logins.is_some();
         let mut tasks = JoinSet::new();
@@ -107,7 +103,7 @@ impl Admin {
             addresses.push(address);
             tasks.spawn(accept(listener, guarded.clone(), door.tls.clone().map(TlsAcceptor::from)));
         }
-        Ok(Admin { addresses, router, encrypted: door.tls.is_some(), tasks: Arc::new(Mutex::new(tasks)) })
+        Ok(Admin { addresses, encrypted: door.tls.is_some(), tasks: Arc::new(Mutex::new(tasks)) })
     }
 
     pub fn addresses(&self) -> &[SocketAddr] {
@@ -117,16 +113,6 @@ impl Admin {
     /// Whether it is spoken to over TLS.
     pub fn encrypted(&self) -> bool {
         self.encrypted
-    }
-
-    /// Asks the API from inside the process, where nobody has to show anything. `body` is YAML.
-    pub async fn ask(&self, method: Method, path: &str, body: String) -> (StatusCode, Bytes) {
-        let request = Request::builder().method(method).uri(path).header("content-type", "application/yaml");
-        let request = request.body(Body::from(body)).expect("the caller's path is a path");
-        let service = TowerToHyperService::new(self.router.clone());
-        let answered = hyper::service::Service::call(&service, request).await;
-        let (head, body) = answered.unwrap_or_else(|never| match never {}).into_parts();
-        (head.status, to_bytes(body, BODY_BYTES_MAX).await.unwrap_or_default())
     }
 
     /// Closes listeners and connections at once.

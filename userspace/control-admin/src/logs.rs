@@ -1,6 +1,5 @@
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
@@ -11,19 +10,19 @@ use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
+use crate::alone::Here;
 use crate::body::{Answer, Error, Reply, flag, text};
-use crate::routes::Api;
 
 /// `GET /logs?tail=500&follow=true`.
-pub async fn tail(State(api): State<Arc<Api>>, query: Query<Vec<(String, String)>>) -> Result<Response, Error> {
+pub async fn tail(State(Here(local)): State<Here>, query: Query<Vec<(String, String)>>) -> Result<Response, Error> {
     let count = match text(&query, "tail") {
         "" => TAIL,
         number => number.parse().map_err(|_| Error::invalid(format!("tail = {number:?}: a number of lines")))?,
     };
     // Subscribed first: a line in between comes twice rather than never.
-    let more = if flag(&query, "follow") { api.local.follow_logs() } else { None };
+    let more = if flag(&query, "follow") { local.follow_logs() } else { None };
     let mut lines = String::new();
-    for line in api.local.logs(count) {
+    for line in local.logs(count) {
         lines.push_str(&line);
         lines.push('\n');
     }
@@ -49,12 +48,12 @@ pub async fn tail(State(api): State<Arc<Api>>, query: Query<Vec<(String, String)
     Ok((kind, Body::new(Chunks(receiver))).into_response())
 }
 
-pub async fn level(State(api): State<Arc<Api>>) -> Reply {
-    Reply::body(json!({"level": api.local.log_level()}))
+pub async fn level(State(Here(local)): State<Here>) -> Reply {
+    Reply::body(json!({"level": local.log_level()}))
 }
 
-pub async fn set_level(State(api): State<Arc<Api>>, Path(level): Path<String>) -> Answer {
-    api.local.set_log_level(&level).map_err(Error::invalid)?;
+pub async fn set_level(State(Here(local)): State<Here>, Path(level): Path<String>) -> Answer {
+    local.set_log_level(&level).map_err(Error::invalid)?;
     Ok(Reply::default())
 }
 

@@ -3,11 +3,11 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
-use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post, put};
 use control_raft::Control;
 use serde_json::json;
 
+use crate::alone::{about, healthz, metrics};
 use crate::body::{Error, Reply, finish};
 use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
@@ -19,8 +19,6 @@ pub struct Api {
     pub local: Arc<dyn Local>,
     pub checks: Checks,
 }
-
-type Shared = axum::extract::State<Arc<Api>>;
 
 /// The whole API as a service.
 pub fn router(control: Control, catalog: Arc<dyn Catalog>, local: Arc<dyn Local>) -> Router {
@@ -113,21 +111,6 @@ async fn list_apis() -> Reply {
     let groups: Vec<_> =
         groups.into_iter().map(|(group, entries)| json!({"group": group, "entries": entries})).collect();
     Reply::body(groups)
-}
-
-async fn healthz(api: Shared) -> Result<Reply, Error> {
-    match api.local.ready() {
-        Ok(()) => Ok(Reply::default()),
-        Err(reason) => Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, reason)),
-    }
-}
-
-async fn about(api: Shared) -> Response {
-    ([("content-type", "text/plain; charset=utf-8")], api.local.about()).into_response()
-}
-
-async fn metrics(api: Shared) -> Response {
-    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], api.local.metrics()).into_response()
 }
 
 async fn profile() -> Error {

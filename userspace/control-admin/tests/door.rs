@@ -74,6 +74,6 @@ fn logins_are_asked_for_from_outside_alone() {
         assert_eq!(answers(&world, &client, &[("authorization", value)]), Ok(status), "{value:?}");
     }
     assert_eq!(answers(&world, &client, &[]), Ok(401));
-    let (status, _) = world.wait(world.admin.ask("GET".parse().unwrap(), "/apis/v2/healthz", String::new()));
+    let (status, _) = world.wait(world.switch.ask("GET".parse().unwrap(), "/apis/v2/healthz", String::new()));
     assert_eq!(status, 200, "the daemon creates its initial objects without a login");
 }

@@ -28,17 +28,64 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// Whether a machine that has this should leave `other` alone for now: an earlier state of the same cluster, or the
-    /// empty one of a cluster that was founded anew. Both come from a control half that has lost its data, or that has
-    /// just started and is still catching up.
-    pub fn outlives(&self, other: &Desired) -> bool {
+    /// Why a machine that has this keeps it when it is offered `other`, if it does: an earlier state of the same cluster, from a
+    /// control half that has lost its data or is still catching up; or the state of a cluster that was founded anew under the
+    /// same name and lacks objects that are served here. The first change to such a cluster would take the rest off the edges.
+    pub fn outlives(&self, other: &Desired) -> Option<Withheld> {
         if self.cluster_id == other.cluster_id {
-            other.version < self.version
-        } else {
-            self.cluster_name == other.cluster_name && !self.objects.is_empty() && other.objects.is_empty()
+            return (other.version < self.version)
+                .then_some(Withheld::Earlier { offered: other.version, served: self.version });
+        }
+        if self.cluster_name != other.cluster_name {
+            return None;
+        }
+        let missing: Vec<&String> = self.objects.keys().filter(|name| !other.objects.contains_key(*name)).collect();
+        (!missing.is_empty()).then(|| Withheld::Lacking {
+            served: self.version,
+            count: missing.len(),
+            names: missing.into_iter().take(NAMED).cloned().collect(),
+        })
+    }
+}
+
+/// Why a machine stays with what it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Withheld {
+    Earlier {
+        offered: u64,
+        served: u64,
+    },
+    /// Objects that are served here and that the other cluster does not have: how many, and the names of the first.
+    Lacking {
+        served: u64,
+        count: usize,
+        names: Vec<String>,
+    },
+}
+
+impl fmt::Display for Withheld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Withheld::Earlier { offered, served } => write!(
+                f,
+                "the cluster offers version {offered}, and this edge has served version {served} of it: the control half has lost \
+                 changes, or is catching up; version {served} is served until the cluster is as far"
+            ),
+            Withheld::Lacking { served, count, names } => {
+                let more = if *count > names.len() { ", …" } else { "" };
+                write!(
+                    f,
+                    "the cluster was founded anew and lacks {count} objects that this edge serves from version {served} of the old \
+                     one ({}{more}): they are served until the cluster has them; apply them again",
+                    names.join(", ")
+                )
+            }
         }
     }
 }
+
+/// Names that a message about objects shows at most.
+const NAMED: usize = 5;
 
 /// A machine packets can be steered to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,17 +143,23 @@ mod tests {
             let (cluster_id, cluster_name) = (id.to_owned(), name.to_owned());
             Desired { cluster_id, cluster_name, version, objects: Arc::new(objects), ..Desired::default() }
         };
-        let kept = state("one", "shop", 7, &["a"]);
+        let kept = state("one", "shop", 7, &["a", "b"]);
         for (other, expected) in [
-            (state("one", "shop", 6, &["a"]), true),
-            (state("one", "shop", 7, &["a"]), false),
-            (state("one", "shop", 8, &[]), false),
-            (state("two", "shop", 1, &[]), true),
-            (state("two", "shop", 2, &["b"]), false),
-            (state("two", "other", 1, &[]), false),
+            (state("one", "shop", 6, &["a", "b"]), Some("version 6, and this edge has served version 7")),
+            (state("one", "shop", 7, &["a", "b"]), None),
+            (state("one", "shop", 8, &[]), None),
+            (
+                state("two", "shop", 1, &[]),
+                Some("lacks 2 objects that this edge serves from version 7 of the old one (a, b)"),
+            ),
+            (state("two", "shop", 9, &["b", "c"]), Some("lacks 1 objects")),
+            (state("two", "shop", 2, &["a", "b", "c"]), None),
+            (state("two", "other", 1, &[]), None),
         ] {
-            assert_eq!(kept.outlives(&other), expected, "{other:?}");
+            let told = kept.outlives(&other).map(|withheld| withheld.to_string());
+            assert_eq!(told.is_some(), expected.is_some(), "{other:?}: {told:?}");
+            assert!(told.is_none_or(|told| told.contains(expected.unwrap())), "{other:?}");
         }
-        assert!(!Desired::default().outlives(&state("two", "", 1, &[])), "nothing outlives nothing");
+        assert_eq!(Desired::default().outlives(&state("two", "", 1, &[])), None, "nothing outlives nothing");
     }
 }

@@ -1,21 +1,32 @@
 //! Metrics of the parts that only the whole process sees: workers, the kernel plane, the Raft group.
 
+use crate::health::Health;
 use base_runtime::{Worker, WorkerStats, memory};
 use base_telemetry::Telemetry;
-use base_telemetry::families::{self, MemoryRows, RaftRow, SteeredCounters, WorkerRow, XdpCounters};
+use base_telemetry::families::{self, HalvesRow, MemoryRows, RaftRow, SteeredCounters, WorkerRow, XdpCounters};
 use base_telemetry::registry::Encoder;
-use control_raft::Control;
 use edge_agent::CertificateEnds;
 use edge_agent::steer::SharedKernel;
 use edge_listeners::Traffic;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
-/// Adds the build and the state of the Raft group, as this member sees it.
-pub fn control(control: Control) -> impl Fn(&mut Encoder) + Send + Sync {
+/// Adds the build, how the two halves are, and the state of the Raft group as this member sees it.
+pub fn control(health: Arc<Health>) -> impl Fn(&mut Encoder) + Send + Sync {
     move |encoder| {
-        let metrics = control.metrics();
-        families::build(encoder, crate::version(), "", metrics.config_version);
+        families::build(encoder, crate::version(), "", health.version());
+        let counts = health.counts();
+        families::halves(
+            encoder,
+            &HalvesRow {
+                control_up: counts.control_up,
+                control_restarts_total: counts.control_restarts,
+                control_start_failures_total: counts.control_start_failures,
+                agent_restarts_total: counts.agent_restarts,
+                withholds: counts.withholds,
+            },
+        );
+        let metrics = health.control().map(|control| control.metrics()).unwrap_or_default();
         families::raft(
             encoder,
             &RaftRow {

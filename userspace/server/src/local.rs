@@ -1,5 +1,6 @@
 //! What the admin API asks about this machine.
 
+use crate::health::Health;
 use crate::logs::Logs;
 use base_telemetry::Telemetry;
 use base_telemetry::registry::Names;
@@ -7,7 +8,6 @@ use edge_agent::agent::Failures;
 use edge_listeners::Traffic;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::broadcast;
 
@@ -17,17 +17,16 @@ pub struct Local {
     pub logs: Logs,
     /// The edge half, once it runs; never in a process with `--no-edge`.
     pub edge: OnceLock<(Arc<Traffic>, Failures)>,
-    /// The first state was applied, or there is no edge half that could.
-    pub ready: AtomicBool,
+    pub health: Arc<Health>,
 }
 
 impl control_admin::Local for Local {
     fn ready(&self) -> Result<(), String> {
-        if self.ready.load(Ordering::Acquire) {
-            Ok(())
-        } else {
-            Err("the configuration has not been applied yet; ask again in a moment".to_owned())
-        }
+        self.health.ready()
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        self.health.remarks()
     }
 
     fn about(&self) -> String {

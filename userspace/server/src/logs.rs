@@ -78,7 +78,7 @@ impl Logs {
 /// What is logged. The Raft library tells every step of an election at its own `info`, which is news to nobody but us.
 fn targets(debug: bool) -> Targets {
     let (own, raft) =
-        if debug { (LevelFilter::DEBUG, LevelFilter::INFO) } else { (LevelFilter::INFO, LevelFilter::WARN) };
+        if debug { (LevelFilter::DEBUG, LevelFilter::INFO) } else { (LevelFilter::INFO, LevelFilter::OFF) };
     Targets::new().with_default(own).with_target("openraft", raft)
 }
 

@@ -1,14 +1,17 @@
 //! `weir`: the machine's daemon. This crate puts the parts together and holds no logic of its own.
 //!
 //! Reading order: [`options`] (how it is started), [`capacity`] (how much of the machine it may use), [`run`] (which parts there
-//! are and how they meet), [`logs`], [`local`] (what the admin API asks about this machine), [`figures`] (metrics), [`doctor`],
-//! [`demo_backend`].
+//! are and how they meet), [`control_half`] and [`agent_thread`] (what keeps each half going), [`health`] (how they are), [`logs`],
+//! [`local`] (what the admin API asks about this machine), [`figures`] (metrics), [`doctor`], [`demo_backend`].
 #![forbid(unsafe_code)]
 
+mod agent_thread;
 mod capacity;
+mod control_half;
 mod demo_backend;
 mod doctor;
 mod figures;
+mod health;
 mod local;
 mod logs;
 mod options;

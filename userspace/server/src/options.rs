@@ -9,7 +9,7 @@ use control_api::tls::{Identity, Pem, TlsError, server_config};
 use control_raft::PeerTls;
 use rustls::ServerConfig;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,18 +61,28 @@ const OPTIONS: &[Row] = &[
         "",
         "clients of the admin API show a certificate that an authority in here has signed",
     ),
-    row("listen-peer-urls", Shape::List, "http://localhost:2380", "addresses to listen on for other members"),
     row(
-        "initial-advertise-peer-urls",
+        LISTEN,
         Shape::List,
         "http://localhost:2380",
-        "addresses other members reach this one at",
+        "addresses to listen on for other members; in --initial-cluster, this member's there is the default",
+    ),
+    row(
+        ADVERTISE,
+        Shape::List,
+        "http://localhost:2380",
+        "address other members reach this one at; by default the one it listens on",
     ),
     row("peer-cert-file", Shape::Text, "", "certificate chain shown to other members, for https:// peer URLs, PEM"),
     row("peer-key-file", Shape::Text, "", "private key of --peer-cert-file, PEM"),
     row("peer-trusted-ca-file", Shape::Text, "", "authorities that have signed the certificates of all members, PEM"),
     row("initial-cluster", Shape::Pairs, "", "the primaries, name=URL,...; empty: a cluster of this one"),
-    row("primary-listen-peer-urls", Shape::List, "http://localhost:2380", "primaries a secondary follows"),
+    row(
+        PRIMARIES,
+        Shape::List,
+        "http://localhost:2380",
+        "primaries a secondary follows, beside those of --initial-cluster; primaries do not read it",
+    ),
     row("state-flag", Shape::Text, "new", "new: found the cluster; existing: join it"),
     row("home-dir", Shape::Text, "./", "directory the others are relative to"),
     row("data-dir", Shape::Text, "data", "where state is kept"),
@@ -115,6 +125,10 @@ const OPTIONS: &[Row] = &[
     idle("signal-upgrade", Shape::Switch, "a running process is not upgraded in place by this version"),
 ];
 
+const LISTEN: &str = "listen-peer-urls";
+const ADVERTISE: &str = "initial-advertise-peer-urls";
+const PRIMARIES: &str = "primary-listen-peer-urls";
+
 /// Keys only the file may have.
 const FILE_ONLY: &[&str] = &["basic-auth", "disable-access-log"];
 
@@ -136,8 +150,10 @@ pub struct Options {
     /// `--peer-…-file`.
     pub peer_tls: Option<PeerTls>,
     pub listen_peer_urls: Vec<String>,
-    pub advertise_peer_urls: Vec<String>,
+    /// `--initial-advertise-peer-urls`; absent unless somebody gave it: the default speaks of the default port alone.
+    pub advertise_peer_url: Option<String>,
     pub initial_cluster: BTreeMap<String, String>,
+    /// Where a secondary finds primaries beside `initial_cluster`; empty in a primary.
     pub primary_peer_urls: Vec<String>,
     pub join: bool,
     pub data_dir: PathBuf,
@@ -213,6 +229,7 @@ pub fn read(matches: &ArgMatches, environment: &dyn Fn(&str) -> Option<String>) 
         },
     };
     let mut effective = BTreeMap::new();
+    let mut said = BTreeSet::new();
     for row in OPTIONS {
         let flag = matches.get_many::<String>(row.name).map(|mut values| match row.shape {
             Shape::List | Shape::Pairs => values.cloned().collect::<Vec<_>>().join(","),
@@ -228,12 +245,15 @@ pub fn read(matches: &ArgMatches, environment: &dyn Fn(&str) -> Option<String>) 
         {
             notes.push(format!("--{} does nothing here: {why}", row.name));
         }
+        if given.is_some() {
+            said.insert(row.name);
+        }
         effective.insert(row.name.to_owned(), given.unwrap_or_else(|| row.default.to_owned()));
     }
     if file.get("disable-access-log").is_some_and(|v| v == "true") {
         effective.insert("disable-access".into(), "true".into());
     }
-    let options = Reader { effective: &effective, wrong: &mut wrong }.options(notes);
+    let options = Reader { effective: &effective, said: &said, wrong: &mut wrong }.options(notes);
     match options {
         Some(mut options) if wrong.is_empty() => {
             options.logins = (!users.is_empty()).then(|| Logins::new(&users));
@@ -312,8 +332,17 @@ fn flat(value: &Value) -> String {
     }
 }
 
+/// The peer URLs in force.
+struct Peers {
+    listen: Vec<String>,
+    advertise: Option<String>,
+    primaries: Vec<String>,
+}
+
 struct Reader<'a> {
     effective: &'a BTreeMap<String, String>,
+    /// Options that somebody gave, however.
+    said: &'a BTreeSet<&'static str>,
     wrong: &'a mut Vec<String>,
 }
 
@@ -425,21 +454,24 @@ impl Reader<'_> {
             self.wrong.push("--no-control and --no-edge leave nothing to run; drop one of them".into());
         }
         let (admin_tls, peer_tls) = (self.admin_tls(), self.peer_tls());
+        let secondary = matches!(role.as_str(), "secondary" | "reader") || no_control;
+        let initial_cluster = self.pairs("initial-cluster");
+        let peers = self.peers(&name, secondary, &initial_cluster);
         Some(Options {
             name,
             labels: self.pairs("labels"),
             cluster_name: self.text("cluster-name"),
-            secondary: matches!(role.as_str(), "secondary" | "reader") || no_control,
+            secondary,
             cluster_request_timeout: timeout,
             api_addr: self.text("api-addr"),
             admin_client_certificates: admin_tls.is_some() && self.file("client-ca-file").is_some(),
             admin_tls,
             logins: None,
             peer_tls,
-            listen_peer_urls: self.list("listen-peer-urls"),
-            advertise_peer_urls: self.list("initial-advertise-peer-urls"),
-            initial_cluster: self.pairs("initial-cluster"),
-            primary_peer_urls: self.list("primary-listen-peer-urls"),
+            listen_peer_urls: peers.listen,
+            advertise_peer_url: peers.advertise,
+            initial_cluster,
+            primary_peer_urls: peers.primaries,
             join: state == "existing",
             data_dir: home.join(self.text("data-dir")),
             log_dir: (!log_dir.is_empty()).then(|| home.join(log_dir)),
@@ -460,6 +492,22 @@ impl Reader<'_> {
             notes,
             effective: BTreeMap::new(),
         })
+    }
+
+    /// Whom this member talks to: nobody it was not told of. The defaults stand for the usual port of this host, where quite
+    /// another weir may be running, so each holds only where nothing better is known.
+    fn peers(&mut self, name: &str, secondary: bool, initial_cluster: &BTreeMap<String, String>) -> Peers {
+        let listen = match initial_cluster.get(name) {
+            Some(own) if !self.said.contains(LISTEN) => vec![own.clone()],
+            _ => self.list(LISTEN),
+        };
+        let advertise = self.list(ADVERTISE).into_iter().next().filter(|_| self.said.contains(ADVERTISE));
+        let primaries = match (secondary, self.said.contains(PRIMARIES)) {
+            (true, true) => self.list(PRIMARIES),
+            (true, false) if initial_cluster.is_empty() => self.list(PRIMARIES),
+            _ => Vec::new(),
+        };
+        Peers { listen, advertise, primaries }
     }
 
     fn file(&self, name: &str) -> Option<PathBuf> {
@@ -577,6 +625,26 @@ mod tests {
         for part in ["--io fast", "--workers 0", "--cpus 9999", "--coalesce 1s", "--no-control and --no-edge"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
+    }
+
+    #[test]
+    fn defaults_of_peer_urls_hold_where_nothing_better_is_known() {
+        let peers = |arguments: &[&str]| {
+            let options = parse(arguments, &[]).unwrap();
+            (options.listen_peer_urls.join(","), options.advertise_peer_url, options.primary_peer_urls.join(","))
+        };
+        let usual = "http://localhost:2380".to_owned();
+        assert_eq!(peers(&[]), (usual.clone(), None, String::new()));
+        assert_eq!(peers(&["--listen-peer-urls", "http://h:1"]), ("http://h:1".to_owned(), None, String::new()));
+        assert_eq!(peers(&["--primary-listen-peer-urls", "http://h:1"]).2, "", "a primary does not read it");
+        assert_eq!(peers(&["--initial-advertise-peer-urls", &usual]).1, Some(usual.clone()));
+        assert_eq!(peers(&["--cluster-role", "secondary"]).2, usual);
+        let cluster = ["--name", "a", "--initial-cluster", "a=http://h:1,b=http://h:2"];
+        assert_eq!(peers(&cluster), ("http://h:1".to_owned(), None, String::new()));
+        assert_eq!(peers(&[&cluster[..], &["--listen-peer-urls", "http://0.0.0.0:1"]].concat()).0, "http://0.0.0.0:1");
+        let follower = ["--cluster-role", "secondary", "--initial-cluster", "b=http://h:2"];
+        assert_eq!(peers(&follower), (usual, None, String::new()));
+        assert_eq!(peers(&[&follower[..], &["--primary-listen-peer-urls", "http://h:3"]].concat()).2, "http://h:3");
     }
 
     #[test]

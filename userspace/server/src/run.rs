@@ -3,7 +3,10 @@
 //! The edge half starts first and serves what it kept on disk, so that it needs nobody. Then the control half joins its
 //! cluster; what that publishes reaches the edge's agent through one thread.
 
+use crate::agent_thread::{self, Inbox};
+use crate::control_half::{self, ControlHalf};
 use crate::figures;
+use crate::health::Health;
 use crate::local::Local;
 use crate::logs::{self, Logs};
 use crate::options::Options;
@@ -11,12 +14,9 @@ use base_runtime::Runtime;
 use base_telemetry::access_log::{AccessLog, Destination};
 use base_telemetry::hub::Identity;
 use base_telemetry::{Telemetry, ewma};
-use control_admin::{Admin, Door, ModelCatalog};
-use control_api::{Addresses, Member, MemberRole, Snapshot, Update};
-use control_raft::{Config, Control, Follower, RecvError, StartErrorKind, StateFlag};
-use control_state::{Action, Entry, PutMode};
+use control_admin::{Admin, Door, ModelCatalog, Switch};
+use control_raft::{Control, Follower};
 use edge_agent::Agent;
-use edge_agent::desired::{Desired, Machine, Steering, Ticket, Tickets};
 use edge_agent::last_good::LastGood;
 use edge_agent::steer::Steer;
 use edge_filters::kinds::{Shelf, explained};
@@ -24,7 +24,6 @@ use edge_kernel::{Kernel, Mode, Sizes};
 use edge_listeners::Traffic;
 use std::net::IpAddr;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -38,8 +37,8 @@ const ANNOUNCE: Duration = Duration::from_secs(1);
 /// From the moment that is written down until the kernels of the others steer by it.
 const SETTLE: Duration = Duration::from_millis(250);
 
-/// How long a control half may take to reach the version that the edge has from disk.
-const CATCH_UP: Duration = Duration::from_secs(10);
+/// Between two tries to open the admin API.
+const ADMIN_AGAIN: Duration = Duration::from_millis(500);
 
 /// Threads of the runtime that Raft runs on, and of the one that answers the admin API: whatever is asked of the API, members hear
 /// of each other in time.
@@ -48,6 +47,7 @@ const ADMIN_THREADS: usize = 2;
 
 /// Runs until it is told to stop.
 pub fn run(options: Options) -> ExitCode {
+    let options = Arc::new(options);
     let logs = match logs::start(&options) {
         Ok(logs) => logs,
         Err(error) => return crate::fail(&error, crate::WRONG),
@@ -55,7 +55,10 @@ pub fn run(options: Options) -> ExitCode {
     match daemon(&options, logs) {
         Ok(()) => ExitCode::SUCCESS,
         Err((error, code)) => {
-            tracing::error!("{error}");
+            // What kept the control half from starting is in the log already.
+            if !error.is_empty() {
+                tracing::error!("{error}");
+            }
             ExitCode::from(code)
         }
     }
@@ -63,7 +66,7 @@ pub fn run(options: Options) -> ExitCode {
 
 type Failed = (String, u8);
 
-fn daemon(options: &Options, logs: Logs) -> Result<(), Failed> {
+fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
     for note in &options.notes {
         tracing::warn!("{note}");
     }
@@ -72,45 +75,64 @@ fn daemon(options: &Options, logs: Logs) -> Result<(), Failed> {
         Some(edge) => edge.telemetry.clone(),
         None => Telemetry::new(identity(options), 0),
     };
-    let local =
-        Arc::new(Local { telemetry: telemetry.clone(), logs, edge: OnceLock::new(), ready: AtomicBool::new(false) });
+    let health = Arc::new(Health::new(options.edge));
+    let local = Arc::new(Local { telemetry: telemetry.clone(), logs, edge: OnceLock::new(), health: health.clone() });
+    telemetry.registry().add(Box::new(figures::control(health.clone())));
     let tokio = threads("control", CONTROL_THREADS)?;
     let api = threads("admin", ADMIN_THREADS)?;
     let signals = tokio.block_on(async { Signals::install() })?;
 
     let (stop, stopped) = mpsc::channel();
     let serving = edge.map(|edge| edge.serve(&local, stopped));
-    let started = tokio.block_on(begin_control(options, &local, serving.as_ref(), api.handle()));
-    let ended = match started {
-        Ok(control) => {
-            if let (Some(serving), Some(control)) = (&serving, &control) {
-                let _ = serving.follow.send(control.0.follow(None));
-                if let Some(kept) = serving.kept.clone() {
-                    tokio.spawn(put_back(control.0.clone(), kept));
-                }
-            } else {
-                local.ready.store(true, Ordering::Release);
-            }
-            tokio.block_on(signals.wait(options, &local, control.as_ref()));
-            if let Some((control, admin)) = control {
-                if let Some(serving) = &serving {
-                    tokio.block_on(announce_drain(&control, !options.interfaces.is_empty()));
-                    serving.drain();
-                }
-                admin.shutdown();
-                tokio.block_on(control.shutdown());
-            } else if let Some(serving) = &serving {
-                serving.drain();
-            }
-            Ok(())
-        }
-        Err(failed) => Err(failed),
+    let serves = serving.as_ref().is_some_and(|serving| serving.kept);
+    let switch = Switch::new(control_admin::router_alone(local.clone()));
+    let admin = Arc::new(OnceLock::new());
+    let half = ControlHalf {
+        options: options.clone(),
+        catalog: catalog(),
+        local,
+        switch: switch.clone(),
+        follow: serving.as_ref().map(|serving| serving.follow.clone()),
+        addresses: serving.as_ref().map(|serving| serving.addresses.clone()).unwrap_or_default(),
     };
+    let started = tokio.block_on(async {
+        if let Err(error) = half.start().await
+            && let Some(code) = control_half::fatal(&error, serves)
+        {
+            return Err((String::new(), code));
+        }
+        let _on = api.enter();
+        open_admin(options, &switch, serves, &admin).await
+    });
+    let ended = started.map(|()| {
+        let kept = tokio.spawn(half.keep());
+        tokio.block_on(signals.wait(options, &health, &switch, &admin, serves));
+        kept.abort();
+        health.drain();
+        let control = health.control();
+        if let Some(serving) = &serving {
+            if let Some(control) = &control {
+                tokio.block_on(announce_drain(control, !options.interfaces.is_empty()));
+            }
+            serving.drain();
+        }
+        if let Some(admin) = admin.get() {
+            admin.shutdown();
+        }
+        if let Some(control) = control {
+            tokio.block_on(control.shutdown());
+        }
+    });
     drop(stop);
     if let Some(serving) = serving {
         serving.join();
     }
     ended
+}
+
+fn catalog() -> Arc<ModelCatalog> {
+    let descriptions = edge_filters::kinds().iter().map(|k| (k.kind.to_owned(), k.doc.to_owned())).collect();
+    Arc::new(ModelCatalog::new(Box::new(Shelf), explained(), descriptions))
 }
 
 /// A bound as the log shows it.
@@ -142,8 +164,8 @@ struct Serving {
     follow: mpsc::Sender<Follower>,
     agent: JoinHandle<()>,
     runtime: Runtime,
-    /// What was kept on disk, so that it serves without a control half.
-    kept: Option<Desired>,
+    /// It had kept a state on disk, so that it serves without a control half.
+    kept: bool,
 }
 
 impl Edge {
@@ -211,56 +233,35 @@ impl Edge {
         let kept = self.agent.start_from_disk();
         if let Some(kept) = &kept {
             tracing::info!(version = kept.version, "serving the last good state from disk");
-            local.ready.store(true, Ordering::Release);
+            local.health.agent_applied(kept);
         }
         let (follow, followed) = mpsc::channel();
-        let (local, telemetry) = (local.clone(), self.telemetry);
+        let (health, telemetry) = (local.health.clone(), self.telemetry);
         let mut agent = self.agent;
         let thread = thread::Builder::new().name("agent".into()).spawn(move || {
-            let (started, mut ticked) = (Instant::now(), Instant::now());
-            let mut stream: Option<Follower> = None;
-            let mut snapshot = Snapshot::default();
-            let mut news = false;
-            loop {
-                if let Ok(newer) = followed.try_recv() {
-                    stream = Some(newer);
-                }
-                match &mut stream {
-                    None => thread::sleep(agent.pause().min(Duration::from_millis(50))),
-                    Some(follower) => match follower.recv_timeout(agent.pause()) {
-                        Ok(update) => news |= take(&mut snapshot, update),
-                        Err(RecvError::Timeout) => {}
-                        Err(RecvError::Closed) => stream = None,
-                    },
-                }
-                if news {
-                    let desired = desired(&snapshot);
-                    // An older version that stays is what the operator put there, from a backup say.
-                    let same_cluster = desired.cluster_id == agent.current().cluster_id;
-                    let patient = !same_cluster || started.elapsed() < CATCH_UP;
-                    if !(patient && agent.current().outlives(&desired)) {
-                        news = false;
-                        agent.apply(desired);
-                        local.ready.store(true, Ordering::Release);
-                    }
-                }
+            let mut ticked = Instant::now();
+            let inbox = Inbox { follow: followed, stopped };
+            agent_thread::run(&mut agent, &inbox, &health, || {
                 if ticked.elapsed() >= ewma::TICK {
                     ticked = Instant::now();
                     telemetry.tick(ticked);
                 }
-                agent.tick();
-                if matches!(stopped.try_recv(), Err(mpsc::TryRecvError::Disconnected)) {
-                    agent.detach();
-                    return;
-                }
-            }
+            });
+            agent.detach();
         });
         let agent = thread.unwrap_or_else(|error| {
             // Without threads there is no daemon; the process ends and says why.
             tracing::error!(%error, "the agent's thread does not start");
             std::process::exit(1)
         });
-        Serving { traffic: self.traffic, addresses: self.addresses, follow, agent, runtime: self.runtime, kept }
+        Serving {
+            traffic: self.traffic,
+            addresses: self.addresses,
+            follow,
+            agent,
+            runtime: self.runtime,
+            kept: kept.is_some(),
+        }
     }
 }
 
@@ -323,76 +324,44 @@ fn identity(options: &Options) -> Identity {
     }
 }
 
-/// Starts the control half and the admin API. `None`: it cannot start, but the edge half serves from disk.
-async fn begin_control(
-    options: &Options,
-    local: &Arc<Local>,
-    serving: Option<&Serving>,
-    api: &tokio::runtime::Handle,
-) -> Result<Option<(Control, Admin)>, Failed> {
-    let listeners = control_admin::bind(&options.api_addr).map_err(|e| (e, 1))?;
-    let config = control_config(options, local, serving);
-    let control = match Control::start(config).await {
-        Ok(control) => control,
-        Err(error) => {
-            let code = match error.kind {
-                StartErrorKind::Config | StartErrorKind::Identity => crate::WRONG,
-                _ => 1,
-            };
-            if serving.is_some_and(|s| s.kept.is_some()) && !matches!(error.kind, StartErrorKind::Config) {
-                tracing::error!("{error}");
-                tracing::error!("the control half is down; serving the last good state from disk until it is repaired");
-                return Ok(None);
-            }
-            return Err((error.to_string(), code));
+/// Opens the admin API. While its port is taken a machine that serves from disk goes on doing so, and tries again.
+async fn open_admin(
+    options: &Arc<Options>,
+    switch: &Switch,
+    serves: bool,
+    slot: &Arc<OnceLock<Admin>>,
+) -> Result<(), Failed> {
+    let open = |options: &Options, switch: &Switch| {
+        let door = Door {
+            tls: options.admin_tls.clone(),
+            client_certificates: options.admin_client_certificates,
+            logins: options.logins.clone(),
+        };
+        let listeners = control_admin::bind(&options.api_addr)?;
+        Admin::serve(listeners, switch.router(), door).map_err(|e| format!("--api-addr: {e}"))
+    };
+    match open(options, switch) {
+        Ok(admin) => {
+            let _ = slot.set(admin);
         }
-    };
-    local.telemetry.registry().add(Box::new(figures::control(control.clone())));
-    let descriptions = edge_filters::kinds().iter().map(|k| (k.kind.to_owned(), k.doc.to_owned())).collect();
-    let catalog = Arc::new(ModelCatalog::new(Box::new(Shelf), explained(), descriptions));
-    let router = control_admin::router(control.clone(), catalog, local.clone());
-    let door = Door {
-        tls: options.admin_tls.clone(),
-        client_certificates: options.admin_client_certificates,
-        logins: options.logins.clone(),
-    };
-    let _on = api.enter();
-    let admin = Admin::serve(listeners, router, door).map_err(|e| (format!("--api-addr: {e}"), 1))?;
-    Ok(Some((control, admin)))
-}
-
-fn control_config(options: &Options, local: &Arc<Local>, serving: Option<&Serving>) -> Config {
-    let mut member = Member {
-        edge: options.edge,
-        api_addr: options.api_addr.clone(),
-        labels: options.labels.clone(),
-        version: crate::version().to_owned(),
-        started_at: control_api::time::rfc3339(std::time::SystemTime::now()),
-        ..Member::default()
-    };
-    for address in serving.map(|s| s.addresses.as_slice()).unwrap_or_default() {
-        match address {
-            IpAddr::V4(v4) => member.addresses.v4 = Some(*v4),
-            IpAddr::V6(v6) => member.addresses.v6 = Some(*v6),
+        Err(error) if serves => {
+            tracing::error!(
+                "{error}; traffic is served from the last good state, and the admin API follows when it can"
+            );
+            let (options, switch, slot) = (options.clone(), switch.clone(), slot.clone());
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(ADMIN_AGAIN).await;
+                    if let Ok(admin) = open(&options, &switch) {
+                        let _ = slot.set(admin);
+                        return;
+                    }
+                }
+            });
         }
+        Err(error) => return Err((error, 1)),
     }
-    let given = options.advertise_peer_urls.first().filter(|url| *url != "http://localhost:2380");
-    Config {
-        name: options.name.clone(),
-        cluster_name: options.cluster_name.clone(),
-        role: if options.secondary { MemberRole::Secondary } else { MemberRole::Primary },
-        listen_peer_urls: options.listen_peer_urls.clone(),
-        listeners: Vec::new(),
-        advertise_peer_url: given.cloned(),
-        initial_cluster: options.initial_cluster.clone(),
-        primary_peer_urls: options.primary_peer_urls.clone(),
-        state_flag: if options.join { StateFlag::Existing } else { StateFlag::New },
-        data_dir: options.data_dir.clone(),
-        request_timeout: options.cluster_request_timeout,
-        member,
-        peer_routes: control_admin::peer_routes(local.clone()),
-        tls: options.peer_tls.clone(),
-    }
+    Ok(())
 }
 
 /// Tells the fleet that no new flows should come here, and waits until that is written down.
@@ -414,85 +383,6 @@ async fn announce_drain(control: &Control, steered: bool) {
     }
 }
 
-/// Gives a cluster that was founded anew the objects its predecessor of the same name had. Somebody lost or moved away the
-/// Raft file, and without this the first new object would take all the old ones off the edges.
-async fn put_back(control: Control, kept: Desired) {
-    if kept.objects.is_empty() || kept.cluster_name != control.cluster_name() {
-        return;
-    }
-    loop {
-        let view = control.state().view.clone();
-        if !view.cluster_id.is_empty() {
-            if view.cluster_id == kept.cluster_id || !view.objects.is_empty() {
-                return;
-            }
-            let entries = kept.objects.values().map(|d| Entry { document: d.clone(), generated: Vec::new() }).collect();
-            match control.propose(Action::Put { mode: PutMode::Create, entries }).await {
-                Ok(_) => {
-                    tracing::warn!(
-                        objects = kept.objects.len(),
-                        "the cluster had lost its configuration; what this machine kept on disk was put back. Custom data was \
-                         not kept: create it again"
-                    );
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the cluster has lost its configuration; putting back what was kept here")
-                }
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
-/// Moves the snapshot on; false when nothing changed.
-fn take(snapshot: &mut Snapshot, update: Update) -> bool {
-    match update {
-        Update::Ping(_) => false,
-        Update::Snapshot(whole) => {
-            *snapshot = (*whole).clone();
-            true
-        }
-        Update::Delta(delta) => match snapshot.advance(&delta) {
-            Ok(()) => true,
-            Err(gap) => {
-                // The follower hands out gapless deltas; should one be missing all the same, the next snapshot mends it.
-                tracing::error!(?gap, "a change was missed");
-                false
-            }
-        },
-    }
-}
-
-/// The published state in the edge plane's words.
-fn desired(snapshot: &Snapshot) -> Desired {
-    // One that drains is no edge any more, and still gets the packets of connections it holds.
-    let reachable = |m: &&Member| m.edge || m.addresses != Addresses::default();
-    let machines = snapshot.members.values().filter(reachable).map(|m| {
-        let machine = Machine { id: m.id, name: m.name.clone(), v4: m.addresses.v4, v6: m.addresses.v6 };
-        (m.name.clone(), machine)
-    });
-    let steering = snapshot.steering.iter().map(|(vip, s)| {
-        let machines = |g: &control_api::Generation| g.machines.iter().map(|e| (e.member, e.weight)).collect();
-        let steering = Steering { generations: s.generations.iter().map(machines).collect(), alive: s.alive.clone() };
-        (vip.clone(), Arc::new(steering))
-    });
-    let keys = &snapshot.tickets;
-    let tickets = Tickets {
-        keys: keys.all().map(|key| Ticket { name: key.name, secret: key.secret }).collect(),
-        current: usize::from(keys.previous.is_some()),
-    };
-    Desired {
-        cluster_id: snapshot.cluster_id.clone(),
-        cluster_name: snapshot.cluster_name.clone(),
-        version: snapshot.version,
-        objects: snapshot.objects.clone(),
-        machines: Arc::new(machines.collect()),
-        steering: Arc::new(steering.collect()),
-        tickets: Arc::new(tickets),
-    }
-}
-
 /// The process's signals, caught before anything can send one.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
@@ -503,6 +393,9 @@ impl Signals {
     fn install() -> Result<Signals, Failed> {
         use tokio::signal::unix::{SignalKind, signal};
         let failed = |e: std::io::Error| (format!("signals cannot be caught: {e}"), 1);
+        // A file that may not grow further (RLIMIT_FSIZE) is a write that fails, not the end of the process. The handler stays
+        // when this is dropped.
+        let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map_err(failed)?;
         Ok(Signals {
             terminate: signal(SignalKind::terminate()).map_err(failed)?,
             interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
@@ -510,22 +403,30 @@ impl Signals {
     }
 
     /// Says `ready` when it is so, then waits for the first signal. A second one ends the process at once.
-    async fn wait(mut self, options: &Options, local: &Arc<Local>, control: Option<&(Control, Admin)>) {
+    async fn wait(
+        mut self,
+        options: &Options,
+        health: &Health,
+        switch: &Switch,
+        admin: &OnceLock<Admin>,
+        serves: bool,
+    ) {
         let ready = async {
-            use control_admin::Local as _;
-            while local.ready().is_err() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+            if serves {
+                // It does what a machine is for; the log says what is missing.
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             }
+            let admin = loop {
+                match admin.get() {
+                    Some(admin) if health.ready().is_ok() => break admin,
+                    _ => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            };
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-            if control.is_none() {
-                tracing::warn!("ready, without an admin API");
-            }
-            if let Some((_, admin)) = control {
-                let addresses: Vec<String> = admin.addresses().iter().map(|a| a.to_string()).collect();
-                let tls = if admin.encrypted() { " (TLS)" } else { "" };
-                tracing::info!("ready, admin API on {}{tls}", addresses.join(", "));
-                create_initial(options, admin).await;
-            }
+            let addresses: Vec<String> = admin.addresses().iter().map(|a| a.to_string()).collect();
+            let tls = if admin.encrypted() { " (TLS)" } else { "" };
+            tracing::info!("ready, admin API on {}{tls}", addresses.join(", "));
+            create_initial(options, switch).await;
             std::future::pending::<()>().await
         };
         let signal = async {
@@ -550,7 +451,7 @@ impl Signals {
 }
 
 /// Creates the objects of `--initial-object-config-files` that do not exist yet.
-async fn create_initial(options: &Options, admin: &Admin) {
+async fn create_initial(options: &Options, switch: &Switch) {
     for path in &options.initial_object_files {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
@@ -561,7 +462,7 @@ async fn create_initial(options: &Options, admin: &Admin) {
         };
         // The cluster may still be choosing its leader.
         for _ in 0..100 {
-            let (status, body) = admin.ask(hyper::Method::POST, "/apis/v2/objects", text.clone()).await;
+            let (status, body) = switch.ask(hyper::Method::POST, "/apis/v2/objects", text.clone()).await;
             if status.is_success() || status == hyper::StatusCode::CONFLICT {
                 break;
             }

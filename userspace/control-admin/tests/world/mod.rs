@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base_model::FilterKinds;
-use control_admin::{Admin, Door, Local, LogRing, ModelCatalog};
+use control_admin::{Admin, Door, Local, LogRing, ModelCatalog, Switch};
 use control_api::client::Client;
 use control_raft::{Config, Control};
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ pub struct World {
     pub control: Control,
     pub scheme: &'static str,
     pub admin: Admin,
+    pub switch: Switch,
     runtime: Runtime,
     client: Client,
     _directory: TempDir,
@@ -50,7 +51,7 @@ impl World {
         let scheme = if door.tls.is_some() { "https" } else { "http" };
         let directory = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (control, admin) = runtime.block_on(async {
+        let (control, admin, switch) = runtime.block_on(async {
             let local: Arc<dyn Local> = Arc::new(Machine::default());
             let mut config = Config::single("n1", directory.path());
             config.listeners = vec![TcpListener::bind("127.0.0.1:0").unwrap()];
@@ -59,12 +60,13 @@ impl World {
             config.member.api_addr = "localhost:2381".into();
             let control = Control::start(config).await.unwrap();
             let catalog = Arc::new(ModelCatalog::new(Box::new(Filters), Vec::new(), BTreeMap::new()));
-            let router = control_admin::router(control.clone(), catalog, local);
-            let admin = Admin::serve(control_admin::bind("127.0.0.1:0").unwrap(), router, door).unwrap();
-            (control, admin)
+            let switch = Switch::new(control_admin::router(control.clone(), catalog, local));
+            let listeners = control_admin::bind("127.0.0.1:0").unwrap();
+            let admin = Admin::serve(listeners, switch.router(), door).unwrap();
+            (control, admin, switch)
         });
         let address = admin.addresses()[0];
-        World { address, control, scheme, runtime, client, admin, _directory: directory }
+        World { address, control, scheme, runtime, client, admin, switch, _directory: directory }
     }
 
     /// A member that follows, without an admin API of its own.

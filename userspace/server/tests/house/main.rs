@@ -13,6 +13,7 @@ mod changes;
 mod cluster;
 mod differential;
 mod figures;
+mod halves;
 mod process;
 mod quick_start;
 mod restart;

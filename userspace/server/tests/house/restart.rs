@@ -42,16 +42,30 @@ fn the_raft_file_is_gone() {
     machine.kill();
     fs::remove_file(machine.directory.join("data/raft.redb")).unwrap();
     serves_soon(&mut machine, port);
-    eventually("the objects are put back", || {
-        assert_eq!(get(port, "/").unwrap().status, 200, "it serves all the while");
-        let list = machine.try_api("GET", "/apis/v2/objects", "").ok()?;
-        (list.body.contains("\"hs\"") && list.body.contains("\"pl\"")).then_some(())
+    let warned = eventually("health warns", || {
+        let answer = machine.try_api("GET", "/apis/v2/healthz", "").ok()?;
+        (answer.status == 200 && answer.head.to_lowercase().contains("\nwarning: ")).then_some(answer.head)
     });
+    assert!(warned.contains("lacks 2 objects that this edge serves"), "{warned}");
+    assert_eq!(machine.metric("weir_edge_withholds"), Some(1.0));
+    assert_eq!(machine.json("/objects").as_array().map(Vec::len), Some(0), "nobody asked for them to be put back");
+
+    // The first object of the new cluster takes none of the old ones away, neither from traffic nor from the disk.
     let next = free_port();
-    machine.create(&server("hs2", next, "pl"));
+    machine.create(&mock("other", "x"));
+    machine.create(&server("hs2", next, "other"));
+    let version = machine.metric("weir_config_version");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(get(port, "/").unwrap().body.starts_with("kept"));
+    machine.kept("\"hs\"");
+    assert_eq!(machine.metric("weir_config_version"), version);
+
+    machine.create(&mock("pl", "again"));
+    machine.create(&server("hs", port, "pl"));
     answers(next, "/", 200);
-    assert_eq!(get(port, "/").unwrap().status, 200, "a new object takes no old one away");
-    assert!(machine.log().contains("put back"), "and it is said");
+    eventually("all of it is served", || get(port, "/").is_ok_and(|a| a.body.starts_with("again")).then_some(()));
+    assert_eq!(machine.metric("weir_edge_withholds"), Some(0.0));
+    machine.kept("\"hs2\"");
 }
 
 #[test]
@@ -65,10 +79,20 @@ fn the_raft_file_is_garbage() {
     serves_soon(&mut machine, port);
     eventually("the damage is reported", || machine.log().contains("raft.redb is damaged").then_some(()));
     assert!(machine.log().contains("weirctl apply"), "and what to do");
-    eventually("it is ready all the same", || machine.log().contains("ready, without an admin API").then_some(()));
+    eventually("health says so", || {
+        let answer = machine.try_api("GET", "/apis/v2/healthz", "").ok()?;
+        (answer.status == 503 && answer.body.contains("raft.redb is damaged")).then_some(())
+    });
     machine.still_runs();
     assert_eq!(get(port, "/").unwrap().status, 200);
     assert!(path.exists(), "the file is left as it is");
+
+    // The operator's choice: an empty one. No restart is needed.
+    fs::rename(&path, machine.directory.join("moved-away")).unwrap();
+    eventually("the control half is back", || {
+        machine.try_api("GET", "/apis/v2/healthz", "").is_ok_and(|a| a.status == 200).then_some(())
+    });
+    assert_eq!(get(port, "/").unwrap().status, 200);
 }
 
 #[test]

@@ -146,6 +146,13 @@ impl Machine {
         assert!(done.success());
     }
 
+    /// Lets it write no byte of a file beyond this: its disk is full. `None`: as before.
+    pub fn file_bytes_max(&self, most: Option<u64>) {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+        let limit = Rlimit { current: most, maximum: None };
+        prlimit(Pid::from_raw(self.pid() as i32), Resource::Fsize, limit).unwrap();
+    }
+
     /// Waits until it has ended by itself.
     pub fn ended(&mut self) -> ExitStatus {
         let process = self.process.as_mut().expect("it was started");

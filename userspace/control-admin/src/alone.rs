@@ -1,0 +1,64 @@
+//! The API of a machine whose control half is not there: what the machine knows by itself, and why there is no more.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{FromRef, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+
+use crate::body::{Error, Reply, finish_alone};
+use crate::catalog::Local;
+use crate::logs;
+use crate::routes::Api;
+
+/// What only this machine knows, for handlers that need no cluster.
+#[derive(Clone)]
+pub struct Here(pub Arc<dyn Local>);
+
+impl FromRef<Arc<Api>> for Here {
+    fn from_ref(api: &Arc<Api>) -> Here {
+        Here(api.local.clone())
+    }
+}
+
+/// Health, metrics and logs; everything else is answered with 503 and the reason that [`Local::ready`] gives.
+pub fn router_alone(local: Arc<dyn Local>) -> Router {
+    let v2 = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/about", get(about))
+        .route("/metrics", get(metrics))
+        .route("/logs", get(logs::tail))
+        .route("/logs/level", get(logs::level))
+        .route("/logs/level/{level}", put(logs::set_level));
+    Router::new()
+        .nest("/apis/v2", v2.clone())
+        .nest("/apis/v1", v2)
+        .route("/metrics", get(metrics))
+        .fallback(absent)
+        .layer(axum::middleware::from_fn(finish_alone))
+        .with_state(Here(local))
+}
+
+pub async fn healthz(State(Here(local)): State<Here>) -> Result<Reply, Error> {
+    match local.ready() {
+        Ok(()) => Ok(Reply::default().warnings(local.remarks())),
+        Err(reason) => Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, reason)),
+    }
+}
+
+pub async fn about(State(Here(local)): State<Here>) -> Response {
+    ([("content-type", "text/plain; charset=utf-8")], local.about()).into_response()
+}
+
+pub async fn metrics(State(Here(local)): State<Here>) -> Response {
+    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], local.metrics()).into_response()
+}
+
+async fn absent(State(Here(local)): State<Here>, request: Request) -> Error {
+    let reason = local.ready().err().unwrap_or_else(|| "the control half is starting; ask again in a moment".into());
+    let what =
+        format!("{} {} needs the control half of this machine: {reason}", request.method(), request.uri().path());
+    Error::new(StatusCode::SERVICE_UNAVAILABLE, what)
+}

@@ -1,0 +1,268 @@
+//! The thread on which the edge's agent lives: it takes what the control half publishes and makes the machine be so.
+//!
+//! Whatever panics in there ends one turn and not the thread: the machine serves on as it did, says that it is not well, and tries
+//! again, at once when another version is published.
+
+use crate::health::Health;
+use control_api::{Addresses, Generation, Member, Snapshot, Update};
+use control_raft::{Follower, RecvError};
+use edge_agent::Agent;
+use edge_agent::desired::{Desired, Machine, Steering, Ticket, Tickets, Withheld};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a control half may take to reach the version that the edge has from disk before that is told.
+const CATCH_UP: Duration = Duration::from_secs(10);
+
+/// Between two looks for a control half while there is none.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Pauses after a panic: the first, twice as long each time, and the longest.
+const AGAIN_FIRST: Duration = Duration::from_millis(250);
+const AGAIN: Duration = Duration::from_secs(15);
+
+/// What is asked of the agent; a test has one that panics.
+pub trait Acts {
+    fn current(&self) -> &Desired;
+    fn apply(&mut self, desired: Desired);
+    fn pause(&self) -> Duration;
+    fn tick(&mut self);
+}
+
+impl Acts for Agent {
+    fn current(&self) -> &Desired {
+        Agent::current(self)
+    }
+
+    fn apply(&mut self, desired: Desired) {
+        Agent::apply(self, desired);
+    }
+
+    fn pause(&self) -> Duration {
+        Agent::pause(self)
+    }
+
+    fn tick(&mut self) {
+        Agent::tick(self);
+    }
+}
+
+/// Where updates come from.
+pub trait Updates {
+    fn recv_timeout(&mut self, timeout: Duration) -> Result<Update, RecvError>;
+}
+
+impl Updates for Follower {
+    fn recv_timeout(&mut self, timeout: Duration) -> Result<Update, RecvError> {
+        Follower::recv_timeout(self, timeout)
+    }
+}
+
+/// What reaches the thread.
+pub struct Inbox<U> {
+    /// Streams of a control half; a newer one takes the place of the one before.
+    pub follow: mpsc::Receiver<U>,
+    /// Nothing is ever sent: the thread ends when the other side is gone.
+    pub stopped: mpsc::Receiver<()>,
+}
+
+/// Runs until it is stopped. `tick` is called once in every turn.
+pub fn run<U: Updates>(agent: &mut impl Acts, inbox: &Inbox<U>, health: &Health, mut tick: impl FnMut()) {
+    let mut work = Work { stream: None, snapshot: Snapshot::default(), news: false, streaming_since: Instant::now() };
+    let mut again = AGAIN_FIRST;
+    loop {
+        let turned = catch_unwind(AssertUnwindSafe(|| {
+            work.turn(agent, &inbox.follow, health);
+            tick();
+            agent.tick();
+        }));
+        let pause = match turned {
+            Ok(()) => {
+                health.agent_turned();
+                again = AGAIN_FIRST;
+                Duration::ZERO
+            }
+            Err(panic) => {
+                let reason = said(&*panic);
+                tracing::error!(reason, "the agent panicked; trying again");
+                health.agent_failed(&reason);
+                let pause = again;
+                again = (again * 2).min(AGAIN);
+                pause
+            }
+        };
+        if matches!(inbox.stopped.recv_timeout(pause), Err(mpsc::RecvTimeoutError::Disconnected)) {
+            return;
+        }
+    }
+}
+
+struct Work<U> {
+    stream: Option<U>,
+    snapshot: Snapshot,
+    /// The snapshot has not been applied.
+    news: bool,
+    /// The control half that is followed is there since then.
+    streaming_since: Instant,
+}
+
+impl<U: Updates> Work<U> {
+    fn turn(&mut self, agent: &mut impl Acts, followed: &mpsc::Receiver<U>, health: &Health) {
+        if let Ok(newer) = followed.try_recv() {
+            self.stream = Some(newer);
+            self.streaming_since = Instant::now();
+        }
+        match &mut self.stream {
+            None => thread::sleep(agent.pause().min(LOOK)),
+            Some(follower) => match follower.recv_timeout(agent.pause()) {
+                Ok(update) => self.news |= take(&mut self.snapshot, update),
+                Err(RecvError::Timeout) => {}
+                Err(RecvError::Closed) => self.stream = None,
+            },
+        }
+        if self.news {
+            let desired = desired(&self.snapshot);
+            let withheld = agent.current().outlives(&desired);
+            match &withheld {
+                None => {
+                    agent.apply(desired);
+                    health.agent_applied(agent.current());
+                }
+                // A control half that has just started is behind for a moment, and says more when it is not.
+                Some(Withheld::Earlier { .. }) if self.streaming_since.elapsed() < CATCH_UP => return,
+                Some(_) => {}
+            }
+            self.news = false;
+            health.agent_withholds(withheld.map(|withheld| withheld.to_string()));
+        }
+    }
+}
+
+/// The words of a panic.
+fn said(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    text.unwrap_or_else(|| "a panic without words".to_owned())
+}
+
+/// Moves the snapshot on; false when nothing changed.
+fn take(snapshot: &mut Snapshot, update: Update) -> bool {
+    match update {
+        Update::Ping(_) => false,
+        Update::Snapshot(whole) => {
+            *snapshot = (*whole).clone();
+            true
+        }
+        Update::Delta(delta) => match snapshot.advance(&delta) {
+            Ok(()) => true,
+            Err(gap) => {
+                // The follower hands out gapless deltas; should one be missing all the same, the next snapshot mends it.
+                tracing::error!(?gap, "a change was missed");
+                false
+            }
+        },
+    }
+}
+
+/// The published state in the edge plane's words.
+fn desired(snapshot: &Snapshot) -> Desired {
+    // One that drains is no edge any more, and still gets the packets of connections it holds.
+    let reachable = |m: &&Member| m.edge || m.addresses != Addresses::default();
+    let machines = snapshot.members.values().filter(reachable).map(|m| {
+        let machine = Machine { id: m.id, name: m.name.clone(), v4: m.addresses.v4, v6: m.addresses.v6 };
+        (m.name.clone(), machine)
+    });
+    let steering = snapshot.steering.iter().map(|(vip, s)| {
+        let machines = |g: &Generation| g.machines.iter().map(|e| (e.member, e.weight)).collect();
+        let steering = Steering { generations: s.generations.iter().map(machines).collect(), alive: s.alive.clone() };
+        (vip.clone(), Arc::new(steering))
+    });
+    let keys = &snapshot.tickets;
+    let tickets = Tickets {
+        keys: keys.all().map(|key| Ticket { name: key.name, secret: key.secret }).collect(),
+        current: usize::from(keys.previous.is_some()),
+    };
+    Desired {
+        cluster_id: snapshot.cluster_id.clone(),
+        cluster_name: snapshot.cluster_name.clone(),
+        version: snapshot.version,
+        objects: snapshot.objects.clone(),
+        machines: Arc::new(machines.collect()),
+        steering: Arc::new(steering.collect()),
+        tickets: Arc::new(tickets),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_costs_one_turn_and_is_told() {
+        let health = Arc::new(Health::new(true));
+        let (follow, followed) = mpsc::channel();
+        let (stop, stopped) = mpsc::channel();
+        let (updates, stream) = mpsc::channel();
+        follow.send(Stream(stream)).unwrap();
+        let seen = health.clone();
+        let thread = thread::spawn(move || {
+            let mut agent = Fragile { current: Desired::default(), panics_at: 2 };
+            run(&mut agent, &Inbox { follow: followed, stopped }, &seen, || {});
+        });
+        let publish = |version| {
+            let snapshot = Snapshot { cluster_id: "c".into(), version, ..Snapshot::default() };
+            updates.send(Update::Snapshot(Arc::new(snapshot))).unwrap();
+        };
+        publish(1);
+        eventually(|| health.version() == 1);
+        publish(2);
+        eventually(|| health.ready().is_err_and(|reason| reason.contains("version 2 is too much")));
+        assert_eq!(health.version(), 1, "what was there before stays");
+        publish(3);
+        eventually(|| health.version() == 3);
+        eventually(|| health.ready().is_err_and(|reason| reason.contains("control half")));
+        assert!(health.counts().agent_restarts.is_some_and(|restarts| restarts >= 1));
+        drop(stop);
+        thread.join().unwrap();
+    }
+
+    struct Stream(mpsc::Receiver<Update>);
+
+    impl Updates for Stream {
+        fn recv_timeout(&mut self, timeout: Duration) -> Result<Update, RecvError> {
+            self.0.recv_timeout(timeout).map_err(|_| RecvError::Timeout)
+        }
+    }
+
+    struct Fragile {
+        current: Desired,
+        panics_at: u64,
+    }
+
+    impl Acts for Fragile {
+        fn current(&self) -> &Desired {
+            &self.current
+        }
+
+        fn apply(&mut self, desired: Desired) {
+            assert!(desired.version != self.panics_at, "version {} is too much", desired.version);
+            self.current = desired;
+        }
+
+        fn pause(&self) -> Duration {
+            Duration::from_millis(5)
+        }
+
+        fn tick(&mut self) {}
+    }
+
+    fn eventually(mut so: impl FnMut() -> bool) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !so() {
+            assert!(Instant::now() < until, "not so in 20 s");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}

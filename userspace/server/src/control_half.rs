@@ -1,0 +1,132 @@
+//! The control half: started, watched, and started again when it failed and what stopped it may have passed.
+
+use crate::health::Health;
+use crate::local::Local;
+use crate::options::Options;
+use control_admin::{Catalog, Switch};
+use control_api::{Member, MemberRole};
+use control_raft::{Config, Control, Follower, StartError, StartErrorKind, StateFlag};
+use std::net::IpAddr;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+/// Pauses between two starts: the first, twice as long each time, and the longest.
+const AGAIN_FIRST: Duration = Duration::from_millis(250);
+const AGAIN: Duration = Duration::from_secs(3);
+
+/// After running for so long the next failure is a new one.
+const STEADY: Duration = Duration::from_secs(30);
+
+/// What a control half is started with, each time anew.
+pub struct ControlHalf {
+    pub options: Arc<Options>,
+    pub local: Arc<Local>,
+    pub catalog: Arc<dyn Catalog>,
+    /// The admin API, with a control half and without.
+    pub switch: Switch,
+    /// Tells the edge's agent whom to follow; absent without an edge half.
+    pub follow: Option<mpsc::Sender<Follower>>,
+    /// Where other machines send this one packets.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl ControlHalf {
+    /// One attempt. `Err` says why not; it is in the machine's health as well.
+    pub async fn start(&self) -> Result<(), StartError> {
+        let control = match Control::start(self.config()).await {
+            Ok(control) => control,
+            Err(error) => {
+                if self.health().control_did_not_start(&error.message) {
+                    tracing::error!("{error}");
+                }
+                return Err(error);
+            }
+        };
+        if let Some(follow) = &self.follow {
+            let _ = follow.send(control.follow(None));
+        }
+        let router = control_admin::router(control.clone(), self.catalog.clone(), self.local.clone());
+        self.health().control_is_up(control);
+        self.switch.lead_to(router);
+        Ok(())
+    }
+
+    /// Sees to it that there is one, for as long as the process runs.
+    pub async fn keep(self) {
+        let mut again = AGAIN_FIRST;
+        loop {
+            if let Some(control) = self.health().control_started() {
+                let up = Instant::now();
+                self.watch(&control).await;
+                if up.elapsed() > STEADY {
+                    again = AGAIN_FIRST;
+                }
+            }
+            tokio::time::sleep(again).await;
+            again = (again * 2).min(AGAIN);
+            if self.start().await.is_ok() {
+                tracing::info!("the control half is up again");
+            }
+        }
+    }
+
+    /// Returns when it has failed and everything it held is free again.
+    async fn watch(&self, control: &Control) {
+        let reason = control.failed().await;
+        self.health().control_failed(&reason);
+        self.switch.lead_to(control_admin::router_alone(self.local.clone()));
+        tracing::error!(
+            reason,
+            "the control half has failed and starts again; traffic is served as it was last configured"
+        );
+        control.abandon().await;
+    }
+
+    fn health(&self) -> &Health {
+        &self.local.health
+    }
+
+    fn config(&self) -> Config {
+        let options = &self.options;
+        let mut member = Member {
+            edge: options.edge,
+            api_addr: options.api_addr.clone(),
+            labels: options.labels.clone(),
+            version: crate::version().to_owned(),
+            started_at: control_api::time::rfc3339(std::time::SystemTime::now()),
+            ..Member::default()
+        };
+        for address in &self.addresses {
+            match address {
+                IpAddr::V4(v4) => member.addresses.v4 = Some(*v4),
+                IpAddr::V6(v6) => member.addresses.v6 = Some(*v6),
+            }
+        }
+        Config {
+            name: options.name.clone(),
+            cluster_name: options.cluster_name.clone(),
+            role: if options.secondary { MemberRole::Secondary } else { MemberRole::Primary },
+            listen_peer_urls: options.listen_peer_urls.clone(),
+            listeners: Vec::new(),
+            advertise_peer_url: options.advertise_peer_url.clone(),
+            initial_cluster: options.initial_cluster.clone(),
+            primary_peer_urls: options.primary_peer_urls.clone(),
+            state_flag: if options.join { StateFlag::Existing } else { StateFlag::New },
+            data_dir: options.data_dir.clone(),
+            request_timeout: options.cluster_request_timeout,
+            member,
+            peer_routes: control_admin::peer_routes(self.local.clone()),
+            tls: options.peer_tls.clone(),
+        }
+    }
+}
+
+/// The exit code of a process that ends because of this; `None` where it may wait until the cause is gone.
+pub fn fatal(error: &StartError, serves: bool) -> Option<u8> {
+    match error.kind {
+        StartErrorKind::Config => Some(crate::WRONG),
+        _ if serves => None,
+        StartErrorKind::Identity => Some(crate::WRONG),
+        _ => Some(1),
+    }
+}
