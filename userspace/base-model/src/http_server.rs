@@ -703,6 +703,13 @@ mod tests {
             &[],
         );
         check(
+            "{port: 1, underscoresInHeaders: dropp}",
+            &[
+                "underscoresInHeaders = \"dropp\": not one of the accepted words; accepted: drop, allow or refuse; did you mean drop?",
+            ],
+            &[],
+        );
+        check(
             "{port: 1, routerKind: ordered}",
             &[
                 "routerKind = \"ordered\": not one of the accepted words; accepted: Ordered or RadixTree; did you mean Ordered?",

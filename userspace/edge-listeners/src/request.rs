@@ -109,17 +109,19 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
 }
 
 /// The client's body could not be read to its end: counts why, and sees that the answer says it. A client that left in the
-/// middle of its body gets none.
+/// middle of its body gets none, unless one was made without the rest: it may only have finished sending.
 fn blame(local: &Local, exchange: &mut Exchange, failure: BodyFailure) {
     if let Some(limit) = failure.limit {
         local.limit(limit);
     }
-    exchange.client_gone |= failure.error == BodyError::Incomplete;
     // Where no filter had anything to say to it, the body's own failure is the answer.
-    let space = exchange.default_space();
+    let (space, says) = (exchange.default_space(), failure.error.request_status());
+    let is_made = |response: &Response| response.status != says || space.response_body.length() != Some(0);
+    let made = space.response.as_ref().is_some_and(is_made);
     if space.response.is_none() {
-        space.respond(Response::with_status(failure.error.request_status()), Body::Empty);
+        space.respond(Response::with_status(says), Body::Empty);
     }
+    exchange.client_gone |= failure.error == BodyError::Incomplete && !made;
 }
 
 fn body_limit(route: Option<&Route>, server: i64) -> Option<u64> {
@@ -272,29 +274,36 @@ async fn finish<S: ClientStream>(
     let timeouts = local.timeouts();
     let mut pace = Pace::new(&timeouts, timeouts.send);
     let (before, failed_before) = (stream.bytes_said(), stream.body_failure().is_some());
-    let mut sent = response::send(stream, &AnswerHead { response, length, trailers, follows }, body, &mut pace).await;
-    let broke_off = matches!(sent, Sent::Nothing { .. } | Sent::Cut);
+    let (head, mut dropped) = (AnswerHead { response, length, trailers, follows }, 0);
+    let mut sent = response::send(stream, &head, body, &mut pace, &mut dropped).await;
+    if dropped > 0 {
+        local.limit("trailers_dropped");
+    }
+    let (broke_off, mut stopped) = (matches!(sent, Sent::Nothing { .. } | Sent::Cut), false);
     if let Sent::Nothing { status } = sent {
         *response = Response::with_status(status);
         let head = AnswerHead { response, length: Some(0), trailers: false, follows };
-        sent = response::send(stream, &head, Body::Empty, &mut pace).await;
+        sent = response::send(stream, &head, Body::Empty, &mut pace, &mut dropped).await;
     }
     if !failed_before && let Some(failure) = stream.body_failure() {
         // It failed beside the answer, which could not go on without it.
         if let Some(limit) = failure.limit {
             local.limit(limit);
         }
-        if failure.error == BodyError::Incomplete {
-            sent = Sent::Gone;
-        }
+        stopped = failure.error == BodyError::Incomplete && broke_off;
     }
     if real_time {
         exchange.tags.note(|| "real time stream: true".to_owned());
     }
-    if broke_off {
+    if broke_off && !stopped {
         exchange.tags.note(|| "backend broke off the body".to_owned());
     }
     let reset = match sent {
+        // It may only have finished sending, and be reading what there was of its answer.
+        _ if stopped => {
+            exchange.tags.note(|| "client left during the answer".to_owned());
+            Some(Reset::AnswerBroken)
+        }
         Sent::Whole => None,
         Sent::Nothing { .. } | Sent::Cut => Some(Reset::AnswerBroken),
         Sent::Stalled => {

@@ -25,8 +25,15 @@ pub enum Sent {
     Gone,
 }
 
-/// Sends the answer; says how it ended.
-pub async fn send<S: ClientStream>(stream: &mut S, head: &AnswerHead<'_>, mut body: Body, pace: &mut Pace) -> Sent {
+/// Sends the answer; says how it ended. Fields of its head that filters have set, or removed, do not come again in its trailers;
+/// how many were left out is added to `dropped`.
+pub async fn send<S: ClientStream>(
+    stream: &mut S,
+    head: &AnswerHead<'_>,
+    mut body: Body,
+    pace: &mut Pace,
+    dropped: &mut usize,
+) -> Sent {
     if head.follows != Follows::Body {
         stream.send_head(head, None);
         return in_time(stream, pace, S::poll_settled).await;
@@ -46,7 +53,13 @@ pub async fn send<S: ClientStream>(stream: &mut S, head: &AnswerHead<'_>, mut bo
             other => return other,
         }
     }
-    stream.send_end(body.trailers().as_ref());
+    let mut trailers = body.trailers();
+    if let Some(trailers) = &mut trailers {
+        let had = trailers.len();
+        trailers.retain(|name| !head.response.headers.is_ruled(name));
+        *dropped += had - trailers.len();
+    }
+    stream.send_end(trailers.as_ref());
     in_time(stream, pace, S::poll_settled).await
 }
 

@@ -108,7 +108,7 @@ impl AroundSlot {
 pub type Kinds = fn(&str) -> Option<&'static FilterKind>;
 
 /// Bounds of connections and requests beside the faults of their messages.
-const BOUNDS: [&str; 23] = [
+const BOUNDS: [&str; 24] = [
     "body_rate",
     "body_timeout",
     "client_unknown",
@@ -129,6 +129,7 @@ const BOUNDS: [&str; 23] = [
     "response_stalled",
     "rewritten_path",
     "set_host",
+    "trailers_dropped",
     "tunnel_idle",
     "underscores_dropped",
     "upload_stalled",

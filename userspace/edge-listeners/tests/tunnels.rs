@@ -24,6 +24,8 @@ on_both_drivers![
     a_426_names_what_will_do,
     blanks_in_answers_are_mended,
     names_with_underscores_are_left_out,
+    trailers_do_not_say_what_filters_have_said,
+    a_rewrite_that_makes_dots_is_refused,
     a_silent_tunnel_ends,
     a_busy_tunnel_outlives_its_idle_time,
     a_stopped_server_ends_silent_tunnels,
@@ -181,6 +183,55 @@ fn names_with_underscores_are_left_out(io: IoMode) {
         let seen = seen.last().unwrap();
         assert_eq!((seen.field("x-user"), seen.field("x_user"), seen.field("x.user")), (Some("real"), None, None));
     }
+}
+
+/// Some backends take trailers for fields of the head.
+fn trailers_do_not_say_what_filters_have_said(io: IoMode) {
+    const TRAILERS: &str =
+        "X-User: forged\r\nX_User: forged\r\nx.user: forged\r\nX-Gone: back\r\nX_Checked: other\r\nX-Sum: 1\r\n";
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nX-Gone: 1\r\nX-Checked: 1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n{TRAILERS}\r\n"
+    );
+    let answer = "HTTP/1.1 200 OK\r\nX-Own: 1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\
+                  X-Internal: leak\r\nX_Mine: forged\r\nX-Own: 2\r\n\r\n";
+    let backend = Backend::recording(move |_| answer.as_bytes().to_vec());
+    let proxy =
+        format!("{{name: p, kind: Proxy, pools: [{{servers: [{{url: 'http://127.0.0.1:{}'}}]}}]}}", backend.port);
+    let after = "{name: a, kind: ResponseAdaptor, header: {del: [X-Internal], set: {X-Mine: own}}}";
+    let gather = "{name: g, kind: RequestAdaptor, template: 'header: {set: {X-Length: \"{{len .req.Body}}\"}}'}";
+    for filters in [format!("[{proxy}, {after}]"), format!("[{gather}, {proxy}, {after}]")] {
+        let house = House::new(io, "", &format!("filters: {filters}"));
+        house.server(
+            "underscoresInHeaders: allow\nrules: [{paths: [{backend: app, setHeaders: {X-User: real, X-Gone: ''}}]}]",
+        );
+        let answer = house.ask(&request);
+        assert_eq!(
+            (answer.status(), answer.text().as_str(), answer.field("x-mine")),
+            (200, "ok", Some("own")),
+            "{filters}"
+        );
+        assert_eq!(answer.trailers, "X-Own: 2\n", "a backend's own are its own: {filters}");
+        let seen = backend.seen();
+        let seen = seen.last().unwrap();
+        assert_eq!((seen.field("x-user"), seen.field("x-gone")), (Some("real"), None));
+        assert_eq!(seen.trailers, "X-Sum: 1\n", "{filters}");
+        eventually("both are counted", || house.limit("trailers_dropped") == 2);
+    }
+}
+
+fn a_rewrite_that_makes_dots_is_refused(io: IoMode) {
+    let backend = Backend::recording(|_| OK.as_bytes().to_vec());
+    let house = House::proxy(io, &backend);
+    house.server("rules: [{paths: [{pathPrefix: /static, rewriteTarget: /files/, backend: app}]}]");
+    let ask = |path: &str| house.ask(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).status();
+    for (n, path) in ["/static../secret", "/static./x", "/static..%2Fsecret", "/static..;a/secret"].iter().enumerate() {
+        assert_eq!(ask(path), 400, "{path}");
+        assert_eq!(house.limit("rewritten_path"), n as u64 + 1, "{path}");
+    }
+    assert_eq!(backend.connections(), 0, "no backend hears of them");
+    assert_eq!(ask("/static..x/y"), 200);
+    assert_eq!(backend.seen().last().unwrap().target(), "/files/..x/y");
+    assert_eq!(house.limit("rewritten_path"), 4);
 }
 
 const HINTED: &str = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n";

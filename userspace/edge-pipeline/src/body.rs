@@ -107,6 +107,12 @@ impl BodyError {
         }
     }
 
+    /// Of a request's body: its sender merely stopped. What was answered without the rest is still its answer; a body that is not
+    /// allowed, or not what it says it is, has none.
+    pub fn spares_the_answer(self) -> bool {
+        matches!(self, BodyError::Incomplete | BodyError::TimedOut)
+    }
+
     /// What stands in place of an answer whose body failed so before anything of it was sent.
     pub fn response_status(self) -> u16 {
         match self {
@@ -149,6 +155,12 @@ pub enum Body {
 pub struct Whole {
     bytes: Bytes,
     trailers: Option<Box<Headers>>,
+}
+
+impl Whole {
+    pub(crate) fn trailers_mut(&mut self) -> Option<&mut Headers> {
+        self.trailers.as_deref_mut()
+    }
 }
 
 impl Body {

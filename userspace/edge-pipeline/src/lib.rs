@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`body`] (bytes on their way), [`exchange`] (one request and what became of it), [`interim`] (what
 //! precedes an answer), [`duplex`] (what follows HTTP), [`filter`] (what a station is and how it is built), [`pipeline`] (the flow
-//! with its jumps), [`template`] (Go's templates, for the filters that build messages), [`wire`] (messages of HTTP/1.1 in buffers).
+//! with its jumps), [`trailers`] (what may come after a body), [`template`] (Go's templates, for the filters that build messages), [`wire`] (messages of HTTP/1.1 in buffers).
 #![forbid(unsafe_code)]
 
 pub mod body;
@@ -12,6 +12,7 @@ pub mod filter;
 pub mod interim;
 pub mod pipeline;
 pub mod template;
+pub mod trailers;
 pub mod wire;
 
 pub use body::{Body, BodyError, BodyStream, Piece, Sight};

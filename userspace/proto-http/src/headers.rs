@@ -174,6 +174,8 @@ fn is<const N: usize>(name: &[u8], text: &[u8; N], known: Known) -> Known {
 pub struct Headers {
     arena: Vec<u8>,
     fields: Vec<Field>,
+    /// Names that were set or removed, see [`is_ruled`](Headers::is_ruled).
+    ruled: Vec<Span>,
 }
 
 impl Headers {
@@ -192,13 +194,15 @@ impl Headers {
 
     /// Bytes of memory the arena and the spans occupy.
     pub fn memory(&self) -> usize {
-        self.arena.capacity() + self.fields.capacity() * size_of::<Field>()
+        let spans = self.ruled.capacity() * size_of::<Span>();
+        self.arena.capacity() + self.fields.capacity() * size_of::<Field>() + spans
     }
 
     /// Forgets all fields and keeps the memory.
     pub fn clear(&mut self) {
         self.arena.clear();
         self.fields.clear();
+        self.ruled.clear();
     }
 
     /// The first value of `name`, compared regardless of case.
@@ -267,14 +271,19 @@ impl Headers {
             keep
         });
         let kept = self.fields.iter().position(|f| f.name.of(&self.arena).eq_ignore_ascii_case(name));
-        match kept {
-            None => self.add(name, value),
+        let ruled = match kept {
+            None => {
+                self.add(name, value);
+                self.fields.last().map(|added| added.name)
+            }
             Some(at) => {
                 let value = self.store_value(value.as_ref());
                 self.fields[at].value = value;
                 self.fields[at].noted.line = false;
+                Some(self.fields[at].name)
             }
-        }
+        };
+        self.ruled.extend(ruled);
     }
 
     /// Removes every field called `name`, in any of the spellings that [`set`](Headers::set) replaces; says whether there was one.
@@ -282,7 +291,29 @@ impl Headers {
         let arena = &self.arena;
         let before = self.fields.len();
         self.fields.retain(|f| !is_spelled_alike(f.name.of(arena), name.as_bytes()));
-        self.fields.len() != before
+        let removed = self.fields.len() != before;
+        if !self.is_ruled(name.as_bytes()) {
+            let name = self.store(name.as_bytes());
+            self.ruled.push(name);
+        }
+        removed
+    }
+
+    /// Whether a field of this name, in any spelling, was set or removed since the message was read: what its sender says of it
+    /// elsewhere, in trailers, does not count.
+    pub fn is_ruled(&self, name: &[u8]) -> bool {
+        self.ruled.iter().any(|ruled| is_spelled_alike(ruled.of(&self.arena), name))
+    }
+
+    /// Whether there is a field of this name, in any spelling.
+    pub fn has_alike(&self, name: &[u8]) -> bool {
+        self.fields.iter().any(|f| is_spelled_alike(f.name.of(&self.arena), name))
+    }
+
+    /// Keeps the fields whose names `keep` accepts.
+    pub fn retain(&mut self, mut keep: impl FnMut(&[u8]) -> bool) {
+        let arena = &self.arena;
+        self.fields.retain(|f| keep(f.name.of(arena)));
     }
 
     /// Removes every field recognised as `known`.
@@ -488,6 +519,23 @@ mod tests {
         h.set("Not A Name", "x");
         assert!(h.remove("x-user-id"));
         assert_eq!(lines(&h), "X-Other: 2\r\nX-UserId: 5\r\n");
+    }
+
+    #[test]
+    fn what_was_set_or_removed_is_ruled() {
+        let mut h = Headers::new();
+        h.add("X-Kept", "1");
+        h.add("X-Set", "1");
+        h.set("X-Set", "2");
+        h.set("X-New", "2");
+        assert!(!h.remove("X-Gone") && !h.remove("x_gone"));
+        for (name, ruled) in [("x_set", true), ("X-NEW", true), ("X.Gone", true), ("X-Kept", false), ("X-Ne", false)] {
+            assert_eq!(h.is_ruled(name.as_bytes()), ruled, "{name}");
+        }
+        assert!(h.has_alike(b"x_kept") && !h.has_alike(b"X-Gone"));
+        assert_eq!(lines(&h), "X-Kept: 1\r\nX-Set: 2\r\nX-New: 2\r\n");
+        h.clear();
+        assert!(!h.is_ruled(b"X-Set"));
     }
 
     #[test]
