@@ -69,13 +69,16 @@ impl Space {
         self.response_body = body;
     }
 
-    /// Refuses the request: the response under way gets this status and no body, and keeps what filters have set. Without their
-    /// fields, those of CORS for instance, a browser would hide even the status.
+    /// Refuses the request: the response under way gets this status and no body. It keeps what filters have set for the client: without
+    /// the fields of CORS, for instance, a browser would hide even the status. What an answer under way says of itself goes, see
+    /// [`OF_ONE_ANSWER`]: a refusal is not fresh for as long, nor does it set that answer's cookies. A cache that may keep a status
+    /// without being told how long (RFC 9110 section 15.1) is told not to.
     pub fn refuse(&mut self, status: u16) -> &mut Response {
         let response = self.response.get_or_insert_default();
         response.status = status;
-        for name in OF_A_BODY {
-            response.headers.remove(name);
+        response.headers.retain(|name| !is_of_one_answer(name));
+        if matches!(status, 404 | 405 | 410 | 414 | 501) {
+            response.headers.add("Cache-Control", "no-store");
         }
         self.response_body = Body::Empty;
         response
@@ -99,8 +102,17 @@ impl Space {
     }
 }
 
-/// Fields that speak of a body, or of what it represents: they go with it.
-const OF_A_BODY: [&str; 15] = [
+/// Whether a field speaks of the one answer it came with and of no other: a refusal that takes the answer's place does not keep it.
+fn is_of_one_answer(name: &[u8]) -> bool {
+    // Targeted cache control (RFC 9213 section 2.1) has any name before this.
+    const TARGETED: &[u8] = b"-cache-control";
+    let is = |field: &&str| name.eq_ignore_ascii_case(field.as_bytes());
+    OF_ONE_ANSWER.iter().any(is)
+        || name.len() > TARGETED.len() && name[name.len() - TARGETED.len()..].eq_ignore_ascii_case(TARGETED)
+}
+
+const OF_ONE_ANSWER: [&str; 52] = [
+    // The body, what it represents, and what may be asked of it (RFC 9110 sections 8 and 14, RFC 9530, RFC 6266).
     "Content-Length",
     "Content-Type",
     "Content-Encoding",
@@ -109,13 +121,54 @@ const OF_A_BODY: [&str; 15] = [
     "Content-Range",
     "Content-Disposition",
     "Content-Digest",
+    "Content-MD5",
     "Repr-Digest",
     "Digest",
     "Accept-Ranges",
-    "ETag",
-    "Last-Modified",
     "Trailer",
     "Transfer-Encoding",
+    "Link",
+    "SourceMap",
+    // Validators and signatures (RFC 9110 section 8.8, RFC 9421).
+    "ETag",
+    "Last-Modified",
+    "Delta-Base",
+    "IM",
+    "Signature",
+    "Signature-Input",
+    // How long it may be kept, and by whom (RFC 9111 section 5, RFC 9211, and what proxies and networks take beside that).
+    "Age",
+    "Cache-Control",
+    "Expires",
+    "Pragma",
+    "Warning",
+    "Cache-Status",
+    "No-Vary-Search",
+    "Surrogate-Control",
+    "Surrogate-Key",
+    "Cache-Tag",
+    "X-Accel-Expires",
+    "X-Accel-Redirect",
+    // What the client is to remember, and who it is (RFC 6265, RFC 9110 section 11, RFC 7615).
+    "Set-Cookie",
+    "Set-Cookie2",
+    "Clear-Site-Data",
+    "WWW-Authenticate",
+    "Proxy-Authenticate",
+    "Authentication-Info",
+    "Proxy-Authentication-Info",
+    // What it says in the context of its status, and when (RFC 9110 sections 10.2 and 15, RFC 5789, RFC 7240, RFC 6455).
+    "Date",
+    "Location",
+    "Refresh",
+    "Retry-After",
+    "Allow",
+    "Accept-Patch",
+    "Accept-Post",
+    "Preference-Applied",
+    "Upgrade",
+    "Sec-WebSocket-Accept",
+    "Sec-WebSocket-Protocol",
 ];
 
 /// What the access log tells of an exchange beside its message: the stations passed, and notes.
@@ -363,17 +416,50 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_keeps_fields_but_for_those_of_the_body() {
-        let mut space = Space::default();
-        let mut response = Response::with_status(200);
-        for name in ["Access-Control-Allow-Origin", "Vary", "content-type", "ETAG", "Set-Cookie"] {
-            response.headers.add(name, "x");
-        }
-        space.respond(response, Body::full("text"));
-        space.refuse(503).headers.set("Retry-After", "1");
-        let response = space.response.unwrap();
-        let names: Vec<&str> = response.headers.iter().map(|(n, _, _)| std::str::from_utf8(n).unwrap()).collect();
-        assert_eq!(names, ["Access-Control-Allow-Origin", "Vary", "Set-Cookie", "Retry-After"]);
-        assert_eq!((response.status, space.response_body.length()), (503, Some(0)));
+    fn a_refusal_keeps_what_filters_set_and_nothing_of_the_answer_it_replaces() {
+        let kept = [
+            "Access-Control-Allow-Origin",
+            "Vary",
+            "Content-Security-Policy",
+            "Strict-Transport-Security",
+            "X-Request-Id",
+            "X-RateLimit-Remaining",
+        ];
+        let gone = [
+            "content-type",
+            "ETAG",
+            "Set-Cookie",
+            "Cache-Control",
+            "CDN-Cache-Control",
+            "expires",
+            "Age",
+            "Last-Modified",
+            "Location",
+            "WWW-Authenticate",
+            "Content-Length",
+            "Link",
+            "Pragma",
+            "Date",
+            "Retry-After",
+        ];
+        let refused = |status| {
+            let mut space = Space::default();
+            let mut response = Response::with_status(200);
+            for name in kept.iter().chain(&gone) {
+                response.headers.add(name, "x");
+            }
+            space.respond(response, Body::full("text"));
+            space.refuse(status).headers.set("Retry-After", "1");
+            assert_eq!((space.response_body.length(), space.response.as_ref().unwrap().status), (Some(0), status));
+            let response = space.response.unwrap();
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            response.headers.iter().map(|(name, value, _)| (text(name), text(value))).collect::<Vec<_>>()
+        };
+        let mut wanted: Vec<(String, String)> = kept.iter().map(|name| (name.to_string(), "x".to_owned())).collect();
+        wanted.push(("Retry-After".to_owned(), "1".to_owned()));
+        assert_eq!(refused(503), wanted);
+        // 404 may be kept by a cache that nobody told how long.
+        wanted.insert(kept.len(), ("Cache-Control".to_owned(), "no-store".to_owned()));
+        assert_eq!(refused(404), wanted);
     }
 }
