@@ -28,17 +28,21 @@
 //! streams. Policies are those of the pipeline's `resilience`.
 //!
 //! Fits HTTPServer. Costs no copy of a body: pieces go out in the buffers they came in. A body is gathered in memory only where
-//! another filter looks at the whole of it. An answer of unknown length is sent as it comes and counted: beyond
+//! another filter looks at the whole of it. Trailer fields of a request go on unless its head, as it is sent, has a field of that name
+//! or a filter has taken it out (counted as `trailers_dropped`). An answer of unknown length is sent as it comes and counted: beyond
 //! `serverMaxBodySize` (4 MiB when not set; event streams have no limit) it breaks off, so that the client sees it, counted as
 //! `response_body_bytes`.
 
 use base_model::{CircuitBreakerSpec, MtlsSpec, PoolSpec, Problem, ProxySpec, RetrySpec, ServerUrl, Warning, decode};
+use base_runtime::Buf;
+use base_runtime::memory::{self, Booking};
 use base_telemetry::Limit;
 use base_telemetry::proxy::{self as stats, PoolNames, PoolRecorder, PoolStats, ServerRecorder, UpstreamError};
 use bounded::Bounded;
+use edge_pipeline::body::SPARED_MOST;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{
-    Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches,
+    Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches, trailers,
 };
 use edge_upstream::attempt::Stage;
 use edge_upstream::balance::{Choice, Policy};
@@ -48,7 +52,7 @@ use edge_upstream::health::Heard;
 use edge_upstream::outlier::Change;
 use edge_upstream::retry;
 use edge_upstream::{Answer, Attempt, AttemptError, Balancer, Identity, RequestMatcher, Server};
-use proto_http::{Known, Limits, Response};
+use proto_http::{Known, Limits, Request, Response};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -96,20 +100,29 @@ pub struct Proxy {
     /// Idle connections each worker keeps per server.
     max_idle: usize,
     limits: Limits,
+    /// Requests whose trailers said what only their heads may.
+    trailers_dropped: Limit,
 }
 
 /// The pool that gets copies of requests; what it answers is dropped.
 struct Mirror {
     filter: RequestMatcher,
     pool: Pool,
-    /// Copies on their way, of all workers.
+    /// Copies on their way, of all workers, and the bytes they hold.
     in_flight: AtomicUsize,
-    dropped: Limit,
+    bytes: AtomicUsize,
+    /// Requests that were not copied because of too many copies, of too many bytes, or of no memory.
+    too_many: Limit,
+    too_large: Limit,
     max_idle: usize,
 }
 
 /// Copies on their way at the same time; beyond it requests are not copied, and counted as `mirror_in_flight`.
 const MIRRORED_MAX: usize = 4096;
+
+/// Bytes of requests that copies on their way may hold, in heads and bodies; beyond it, and while memory runs out, requests are not
+/// copied, and counted as `mirror_bytes`. A mirror that takes nothing must not hold what its users have been answered.
+const MIRRORED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Servers asked in one try, at most, when they cannot be reached; beyond it the try has failed, and is counted as `servers_tried`.
 const TRIED_MAX: usize = 32;
@@ -117,8 +130,8 @@ const TRIED_MAX: usize = 32;
 /// Connects of one try that may take their whole time: those that are refused cost nothing, these make a client wait.
 const SILENT_MAX: u32 = 2;
 
-/// Connections of one try that may break before an answer: a request that ends servers must not end all of them.
-const BROKEN_MAX: u32 = 2;
+/// Connections of one try that may break before a byte of the request went out.
+const UNTOUCHED_MAX: u32 = 2;
 
 /// How long a new pool waits for the addresses of its servers' names; later ones are used when they come.
 const FIRST_LOOK_UP: Duration = Duration::from_secs(2);
@@ -180,7 +193,9 @@ impl Proxy {
                 Some(Arc::new(Mirror::new(mirror, spec, identity.as_ref(), parts).map_err(problem)?))
             }
         };
-        Ok(Proxy { pools: candidates, mirror, max_idle: max_idle(spec, parts), limits: Limits::default() })
+        let trailers_dropped = parts.telemetry.limits().register("trailers_dropped");
+        let (max_idle, limits) = (max_idle(spec, parts), Limits::default());
+        Ok(Proxy { pools: candidates, mirror, max_idle, limits, trailers_dropped })
     }
 
     fn pool(&self, name: &str) -> Option<&Pool> {
@@ -188,6 +203,8 @@ impl Proxy {
     }
 
     async fn relay(&self, exchange: &mut Exchange) -> Outcome {
+        let space = exchange.space();
+        trailers::guard(&mut space.request_body, &space.request.headers, &self.trailers_dropped);
         if let Some(mirror) = &self.mirror {
             mirror.copy(exchange);
         }
@@ -251,7 +268,8 @@ impl Proxy {
         };
         let began = base_runtime::now();
         let sent = exchange.request_body_length().unwrap_or_default();
-        let stand = Stand { choice: Cell::new(first), connecting: Cell::new(false) };
+        let stand =
+            Stand { choice: Cell::new(first), connecting: Cell::new(false), repeated: Cell::new(false) };
         let unfinished = Unfinished { recorders: of_servers, stand: &stand, ended: false };
         let reached = self.reach(pool, first, &stand, exchange);
         let result = match pool.timeout {
@@ -302,8 +320,8 @@ impl Proxy {
     }
 
     /// Asks servers until one can be reached, `first` before others. Nothing was sent to one that could not be connected to, so
-    /// that any request may go elsewhere, its body as it is. What a connection that broke may have done is done again once, and
-    /// only where that is sound.
+    /// that any request may go elsewhere, its body as it is. What a connection that broke may have done is done again once, on a
+    /// fresh one of this server or of another, and only where that is sound.
     async fn reach(
         &self,
         pool: &Pool,
@@ -313,7 +331,7 @@ impl Proxy {
     ) -> Result<Answer, AttemptError> {
         let (of_pool, of_servers) = &pool.recorders[base_runtime::worker_index()];
         let may_repeat = exchange.request().method.is_idempotent() && !exchange.space_ref().request_body.is_stream();
-        let (mut choice, mut tried, mut silent, mut broken) = (first, Vec::new(), 0, 0);
+        let (mut choice, mut tried, mut silent, mut untouched) = (first, Vec::new(), 0, 0);
         loop {
             if choice.panicked {
                 of_pool.panicked();
@@ -332,12 +350,12 @@ impl Proxy {
                     silent < SILENT_MAX
                 }
                 AttemptError::Connect(_) => true,
-                AttemptError::Broken { stage, .. }
-                    if *stage == Stage::Untouched || (*stage == Stage::Sent && may_repeat) =>
-                {
-                    broken += 1;
-                    broken < BROKEN_MAX
+                AttemptError::Broken { stage: Stage::Untouched, .. } => {
+                    untouched += 1;
+                    untouched < UNTOUCHED_MAX
                 }
+                // A request that ends servers must not end all of them.
+                AttemptError::Broken { stage: Stage::Sent, .. } => may_repeat && !stand.repeated.replace(true),
                 _ => false,
             };
             if !goes_on {
@@ -379,6 +397,7 @@ impl Proxy {
             max_idle: self.max_idle,
             connect_timeout: pool.connect_timeout,
             connecting: &stand.connecting,
+            repeated: &stand.repeated,
             keep_body: wanted_later || again,
             interim: Some(&interim),
             recorder,
@@ -570,6 +589,8 @@ struct Stand {
     choice: Cell<Choice>,
     /// There is no connection to it yet.
     connecting: Cell<bool>,
+    /// The request was sent a second time, see [`Attempt::repeated`].
+    repeated: Cell<bool>,
 }
 
 /// A try whose end is not known: dropped, the client has gone.
@@ -605,7 +626,9 @@ impl Mirror {
             filter: pool.filter.take().ok_or("a mirror pool needs a filter")?,
             pool,
             in_flight: AtomicUsize::new(0),
-            dropped: parts.telemetry.limits().register("mirror_in_flight"),
+            bytes: AtomicUsize::new(0),
+            too_many: parts.telemetry.limits().register("mirror_in_flight"),
+            too_large: parts.telemetry.limits().register("mirror_bytes"),
             max_idle: max_idle(proxy, parts),
         })
     }
@@ -620,13 +643,10 @@ impl Mirror {
         let worker = base_runtime::worker_index();
         let Some(choice) = self.pool.balancer.choose(&space.request, &exchange.client, worker) else { return };
         let index = choice.index;
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= MIRRORED_MAX {
-            self.in_flight.fetch_sub(1, Ordering::Relaxed);
-            self.dropped.hit(worker);
-            return;
-        }
-        let (mirror, request) = (self.clone(), space.request.clone());
+        let Some(copied) = Copied::of(self, &space.request, &body) else { return };
+        let request = space.request.clone();
         base_runtime::spawn(async move {
+            let mirror = &copied.mirror;
             let pool = &mirror.pool;
             let (server, recorder) =
                 (&pool.balancer.servers()[index], &pool.recorders[base_runtime::worker_index()].1[index]);
@@ -639,6 +659,7 @@ impl Mirror {
                 max_idle: mirror.max_idle,
                 connect_timeout: pool.connect_timeout,
                 connecting: &Cell::new(false),
+                repeated: &Cell::new(false),
                 keep_body: false,
                 interim: None,
                 recorder,
@@ -667,9 +688,49 @@ impl Mirror {
                     pool.heard(choice, Heard::NoAnswer, recorder);
                 }
             }
-            mirror.in_flight.fetch_sub(1, Ordering::Relaxed);
         })
         .detach();
+    }
+}
+
+/// A copy on its way, with what it holds.
+struct Copied {
+    mirror: Arc<Mirror>,
+    bytes: usize,
+    /// Of its head; whoever made the body has booked that.
+    _head: Booking,
+}
+
+impl Copied {
+    /// Takes a place for a copy. `None`, and counted, where there is none.
+    fn of(mirror: &Arc<Mirror>, request: &Request, body: &Body) -> Option<Copied> {
+        let head = request.headers.memory() + request.authority.len() + request.path.as_str().len();
+        let body = match body {
+            Body::Buffer(_) => Buf::CAPACITY,
+            // One that is made on its way is made of little, or it could not be read twice.
+            body => body.length().map_or(SPARED_MOST, |length| length as usize),
+        };
+        let (bytes, worker) = (head + body, base_runtime::worker_index());
+        // From here on dropping it gives the place back.
+        let copies = mirror.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+        let held = mirror.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let copied = Copied { mirror: mirror.clone(), bytes, _head: Booking::new(memory::Kind::Heads, head) };
+        if copies > MIRRORED_MAX {
+            mirror.too_many.hit(worker);
+            return None;
+        }
+        if held > MIRRORED_BYTES_MAX || memory::is_over() {
+            mirror.too_large.hit(worker);
+            return None;
+        }
+        Some(copied)
+    }
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        self.mirror.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.mirror.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

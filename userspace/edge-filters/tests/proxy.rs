@@ -7,6 +7,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 use support::*;
@@ -387,6 +388,62 @@ fn a_kept_connection_that_has_just_ended_costs_no_post() {
     }
     assert_eq!((backend.connections(), seen.lock().unwrap().len()), (5, 5), "each was sent once");
     assert_eq!(house.errors("closed"), 0);
+}
+
+/// A kept connection that breaks may have brought the request to its server: it is sent once more, wherever that is, and no third
+/// time.
+#[test]
+fn a_request_is_sent_twice_at_most_when_connections_break() {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let poisoned = || {
+        let sent = sent.clone();
+        Backend::new(move |mut wire, _| {
+            while let Some((head, _)) = wire.request() {
+                if head.contains("/poison") {
+                    sent.fetch_add(1, Ordering::SeqCst);
+                    break;
+                }
+                wire.send(OK);
+            }
+        })
+    };
+    let backends = [poisoned(), poisoned(), poisoned()];
+    let servers: Vec<String> =
+        backends.iter().map(|backend| format!("{{url: 'http://127.0.0.1:{}'}}", backend.port)).collect();
+    let house = House::new(1, &format!("pools: [{{servers: [{}]}}]", servers.join(", ")));
+    assert!((0..6).all(|_| house.ask(get("/")).status == 200), "each server has a kept connection");
+    assert_eq!(house.connections_made(), 3);
+    assert_eq!(house.ask(get("/poison")).status, 503);
+    assert_eq!(sent.load(Ordering::SeqCst), 2);
+    // Only kept connections were stale: what is fresh serves.
+    assert_eq!(house.ask(get("/")).status, 200);
+}
+
+/// A mirror that takes nothing holds no more of what its users were answered than it may.
+#[test]
+fn copies_on_their_way_hold_a_bounded_number_of_bytes() {
+    let backend = Backend::answering(OK);
+    let (_end, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let deaf = Backend::new(move |_wire, _| {
+        let _ = wait.lock().unwrap().recv();
+    });
+    let house = House::new(
+        1,
+        &format!(
+            "{}\nmirrorPool: {{servers: [{{url: 'http://127.0.0.1:{}'}}], filter: {{policy: random, permil: 1000}}}}",
+            to(backend.port),
+            deaf.port
+        ),
+    );
+    // Eight times eight MiB fill it to the brim; their heads do not fit.
+    let body = vec![b'm'; 8 << 20];
+    (0..10).for_each(|_| assert_eq!(house.ask(Ask { whole: Some(body.clone()), ..post(b"") }).status, 200));
+    assert_eq!(house.metric("weir_limit_hits_total", "mirror_bytes"), 3);
+    assert_eq!(house.ask(post(b"small")).status, 200);
+    assert_eq!(house.metric("weir_limit_hits_total", "mirror_bytes"), 3, "there is room for less");
+    assert_eq!(house.metric("weir_limit_hits_total", "mirror_in_flight"), 0);
+    assert!(base_runtime::memory::snapshot().of(base_runtime::memory::Kind::Heads) > 0, "heads are booked");
 }
 
 #[test]

@@ -45,6 +45,9 @@ pub struct Attempt<'a> {
     pub connect_timeout: Duration,
     /// Set while there is no connection yet, for whoever ends the attempt before its end.
     pub connecting: &'a Cell<bool>,
+    /// Set once the request was sent again because a connection broke that may have carried it to its server. From then on it goes
+    /// over fresh connections and is not repeated: no server gets it for the sake of a connection more than twice.
+    pub repeated: &'a Cell<bool>,
     /// A body in memory is left as it is, for another try or another filter; else it goes out in its own buffer.
     pub keep_body: bool,
     /// Where interim answers go; `None` drops them.
@@ -132,10 +135,12 @@ impl Attempt<'_> {
     /// backend has closed it in the meantime.
     pub async fn run(&self, body: &mut Body) -> Result<Answer, AttemptError> {
         let repeatable = self.request.method.is_idempotent() && !body.is_stream();
-        if let Some(link) = pool::take(self.server, !repeatable) {
+        if !self.repeated.get()
+            && let Some(link) = pool::take(self.server, !repeatable)
+        {
             match self.over(link, body, self.keep_body || repeatable).await {
                 Err(AttemptError::Broken { stage: Stage::Untouched, .. }) => {}
-                Err(AttemptError::Broken { stage: Stage::Sent, .. }) if repeatable => {}
+                Err(AttemptError::Broken { stage: Stage::Sent, .. }) if repeatable => self.repeated.set(true),
                 done => return done,
             }
         }
@@ -176,6 +181,7 @@ impl Attempt<'_> {
         let mut response = Response::default();
         let mut partial: Vec<u8> = Vec::new();
         let mut answered = false;
+        let mut unsent = None;
         loop {
             let broken = |error| match answered {
                 false => unanswered(error),
@@ -186,11 +192,21 @@ impl Attempt<'_> {
                 if let Some(upload) = &mut sending {
                     match upload.poll(stream, cx) {
                         Poll::Ready(Ok(())) => sending = None,
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(AttemptError::RequestBody(error))),
+                        Poll::Ready(Err(error)) => {
+                            (sending, unsent) = (None, Some(error));
+                            if !error.spares_the_answer() {
+                                return Poll::Ready(Err(AttemptError::RequestBody(error)));
+                            }
+                        }
                         Poll::Pending => {}
                     }
                 }
-                stream.poll_recv(cx).map(|r| r.map_err(broken))
+                match (stream.poll_recv(cx), unsent) {
+                    (Poll::Ready(Ok(Some(buffer))), _) => Poll::Ready(Ok(Some(buffer))),
+                    // The backend will wait for the rest for ever; what it has said already is the answer.
+                    (_, Some(error)) => Poll::Ready(Err(AttemptError::RequestBody(error))),
+                    (received, None) => received.map(|r| r.map_err(broken)),
+                }
             })
             .await?;
             let Some(mut buffer) = received else { return Err(broken(io::ErrorKind::UnexpectedEof.into())) };
@@ -214,7 +230,8 @@ impl Attempt<'_> {
             buffer.advance(buffer.len() - rest);
             // Only a client that offered it, and has said all it had to say in HTTP, goes on in another protocol.
             if head.switching {
-                let asked = self.upgrade && h1::offers_upgrade(&self.request.headers) && sending.is_none();
+                let said = sending.is_none() && unsent.is_none();
+                let asked = self.upgrade && h1::offers_upgrade(&self.request.headers) && said;
                 if !(asked && response.status == 101 && h1::accepts_upgrade(&response.headers)) {
                     return Err(AttemptError::Malformed(Fault::SwitchUnasked.into()));
                 }
@@ -223,10 +240,10 @@ impl Attempt<'_> {
                 }
                 return Ok(Answer { response, body: Body::Empty, upgraded: Some(Box::new(stream.clone())) });
             }
-            let keep = head.keep_alive.then_some(self.max_idle);
+            let keep = (head.keep_alive && unsent.is_none()).then_some(self.max_idle);
             let upload = sending.map(|upload| upload.beside_the_answer(stream));
             let accepted = (200..300).contains(&response.status);
-            let connection = Connection { link, keep, upload, accepted };
+            let connection = Connection { link, keep, upload, accepted, cut: unsent.is_some() };
             let body = match head.framing {
                 Framing::Empty | Framing::Length(0) => {
                     connection.release(buffer.is_empty());
@@ -482,6 +499,8 @@ struct Connection {
     upload: Option<Uploading>,
     /// The answer is a 2xx: the backend wants the rest of the body, also when its answer is complete before.
     accepted: bool,
+    /// The client did not send its body to the end. What the backend has said without it passes, and nothing more is waited for.
+    cut: bool,
 }
 
 impl Connection {
@@ -532,6 +551,9 @@ impl BodyStream for Download {
             if let Some(upload) = &connection.upload {
                 match upload.poll_ended(cx) {
                     Poll::Ready(Ok(())) => connection.upload = None,
+                    Poll::Ready(Err(error)) if error.spares_the_answer() => {
+                        (connection.upload, connection.keep, connection.cut) = (None, None, true);
+                    }
                     // What forbids the request forbids its answer; else the backend simply did not get all of it.
                     Poll::Ready(Err(error)) => {
                         self.connection = None;
@@ -544,6 +566,10 @@ impl BodyStream for Download {
             let mut buffer = match self.pending.take() {
                 Some(buffer) => buffer,
                 None => match poll_stream(&connection.link.stream, &self.decoder, sight, &mut self.splicing, cx) {
+                    Poll::Pending if connection.cut => {
+                        self.connection = None;
+                        return Poll::Ready(Err(BodyError::Incomplete));
+                    }
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(Some(net::Piece::Buf(buffer)))) => buffer,
                     Poll::Ready(Ok(Some(net::Piece::Pipe(pipe)))) => {

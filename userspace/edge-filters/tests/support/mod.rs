@@ -29,6 +29,8 @@ pub struct Ask {
     pub old: bool,
     /// In the buffer it was received in.
     pub buffer: Option<Vec<u8>>,
+    /// In memory, of any size.
+    pub whole: Option<Vec<u8>>,
     /// As it arrives, of unknown length.
     pub pieces: Vec<Vec<u8>>,
     /// The pieces never end.
@@ -148,6 +150,7 @@ async fn run(proxy: &dyn Filter, last: bool, ask: Ask) -> Said {
         space.request.headers.add(name, value);
     }
     space.request_body = match ask.buffer {
+        _ if ask.whole.is_some() => Body::full(ask.whole.unwrap_or_default()),
         Some(bytes) => Body::Buffer(Buf::copy_from(&bytes)),
         None if ask.pieces.is_empty() => Body::Empty,
         None => Body::Stream(Box::new(Pieces { left: ask.pieces, endless: ask.endless })),
