@@ -391,6 +391,15 @@ impl TcpStream {
         if result < 0 { 0 } else { usize::try_from(queued).unwrap_or(0) }
     }
 
+    /// The peer has finished sending or is gone, also where what it sent before has not been received and nothing is received at the
+    /// moment. A system call: ask now and then.
+    pub fn has_hung_up(&self) -> bool {
+        let mut asked = libc::pollfd { fd: self.socket.fd.get(), events: libc::POLLRDHUP, revents: 0 };
+        // SAFETY: one entry that lives through the call, which does not wait. A negative descriptor is ignored.
+        let told = unsafe { libc::poll(&raw mut asked, 1, 0) };
+        self.socket.rx_end.get() != End::Open || (told > 0 && asked.revents != 0)
+    }
+
     /// Ends the sending direction once everything queued is sent; nothing can be queued after it.
     pub fn shutdown_write(&self) {
         context::with(|cx| socket::shutdown_write(cx, &self.socket));

@@ -21,7 +21,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// An answer of this size finds room in the kernel: nobody waits for it before the connection is closed.
@@ -29,6 +29,9 @@ const SMALL: usize = 32 * 1024;
 
 /// Bytes of an answer that may wait for a client that reads slowly.
 const SEND_HIGH_WATER: usize = 128 * 1024;
+
+/// How long a client may be gone unnoticed while its body waits for a backend. Asking costs a system call.
+const HANG_UP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Name of the count of requests that lost fields, or trailers, because of `_` in their names.
 pub const UNDERSCORES_DROPPED: &str = "underscores_dropped";
@@ -61,6 +64,9 @@ pub struct H1Stream<'a> {
     /// Bytes of the answer that may still wait when the connection goes on.
     leave: Option<usize>,
     next: Next,
+    /// When to ask again whether the client is still there, and whether that is set.
+    watch: Deadline,
+    watches: bool,
 }
 
 /// The methods that matter to framing.
@@ -87,6 +93,8 @@ impl<'a> H1Stream<'a> {
             keep_alive: false,
             leave: None,
             next: Next::Linger,
+            watch: Deadline::new(),
+            watches: false,
         }
     }
 
@@ -147,6 +155,21 @@ impl<'a> H1Stream<'a> {
                 }
                 Ok(None) => return Next::Again,
                 Err(_) => return Next::Close,
+            }
+        }
+    }
+
+    /// Whoever reads the body sees its end, or the client's, once everything before it is read: never, while a backend takes none
+    /// of it. So the kernel is asked from time to time.
+    fn poll_hung_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if !std::mem::replace(&mut self.watches, true) {
+                self.watch.set_after(HANG_UP_INTERVAL);
+            }
+            ready!(self.watch.poll_expired(cx));
+            self.watches = false;
+            if self.transport().socket().has_hung_up() {
+                return Poll::Ready(());
             }
         }
     }
@@ -292,11 +315,11 @@ impl ClientStream for H1Stream<'_> {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.arrival.as_ref().is_some_and(is_read) {
+            return self.poll_hung_up(cx);
+        }
         // Where the next request is waiting already, there is nothing more to see until this one is answered.
-        if !self.arrival.as_ref().is_some_and(is_read)
-            && self.transport().poll_readable(cx).is_ready()
-            && is_closed(self.transport())
-        {
+        if self.transport().poll_readable(cx).is_ready() && is_closed(self.transport()) {
             return Poll::Ready(());
         }
         Poll::Pending

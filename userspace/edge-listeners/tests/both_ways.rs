@@ -5,7 +5,7 @@
 mod support;
 
 use base_runtime::IoMode;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::mpsc;
 use support::{Backend, House, Wire, eventually, proxy_to};
 
@@ -17,6 +17,8 @@ on_both_drivers![
     an_early_refusal_drains_a_short_rest_and_keeps_the_connection,
     an_early_refusal_of_a_long_body_is_seen_and_ends_the_connection,
     a_client_that_leaves_between_both_directions_ends_them,
+    a_client_that_leaves_while_its_upload_waits_is_noticed,
+    a_half_closed_client_gets_what_was_answered,
     a_limit_that_is_reached_beside_the_answer_is_counted,
     a_backend_that_leaves_after_its_answer_does_not_hold_the_client,
     a_connection_that_was_said_to_stay_does_when_its_backend_leaves,
@@ -246,6 +248,88 @@ fn a_client_that_leaves_between_both_directions_ends_them(io: IoMode) {
     drop(client);
     ended.recv_timeout(std::time::Duration::from_secs(10)).expect("the backend is told");
     eventually("nothing stays behind", || house.traffic.connections() == 0);
+}
+
+/// Sends until nobody takes any more.
+fn send_until_it_stalls(client: &mut Wire) {
+    client.stream.set_nonblocking(true).expect("it can be set");
+    let (mut stalls, bytes) = (0, [b'u'; 64 * 1024]);
+    while stalls < 20 {
+        match client.stream.write(&bytes) {
+            Ok(sent) if sent > 0 => stalls = 0,
+            _ => {
+                stalls += 1;
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        }
+    }
+    client.stream.set_nonblocking(false).expect("it can be set");
+}
+
+fn a_client_that_leaves_while_its_upload_waits_is_noticed(io: IoMode) {
+    for early in [&b""[..], b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345"] {
+        let (_go, wait) = mpsc::channel::<()>();
+        let wait = std::sync::Mutex::new(wait);
+        let backend = Backend::new(move |mut wire, _| {
+            wire.head();
+            wire.send(b"HTTP/1.1 103 Early Hints\r\n\r\n");
+            wire.send(early);
+            let _ = wait.lock().unwrap().recv_timeout(std::time::Duration::from_secs(30));
+        });
+        let house = house(io, &backend);
+        let mut client = house.connect();
+        client.send(with_length(100 * LONG).as_bytes());
+        send_until_it_stalls(&mut client);
+        assert_eq!(house.traffic.connections(), 1);
+        // With what it has not read, this is a reset.
+        client.reset();
+        eventually("the client's leaving is noticed", || house.traffic.connections() == 0);
+        let status = if early.is_empty() { 499 } else { 200 };
+        eventually("and recorded", || house.count(status) == 1);
+    }
+}
+
+fn a_half_closed_client_gets_what_was_answered(io: IoMode) {
+    const HALF: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345";
+    // An answer that was made although the body could not be had.
+    let house = House::new(
+        io,
+        "",
+        "flow: [{filter: r, jumpIf: {buildErr: m}}, {filter: m}]\n\
+         filters:\n- {name: r, kind: RequestAdaptor, template: 'body: \"{{.req.Body}}\"'}\n\
+         - {name: m, kind: Mock, rules: [{code: 200, body: made}]}",
+    );
+    let mut client = house.connect();
+    client.send(HALF);
+    client.finish_sending();
+    let answer = client.answer();
+    assert_eq!((answer.status(), answer.text().as_str()), (200, "made"));
+    assert_eq!(client.stream.read(&mut [0]).ok(), Some(0), "an end and no reset");
+    eventually("it counts as answered", || house.count(200) == 1 && house.traffic.connections() == 0);
+
+    // One of which the backend has sent a part.
+    let backend = Backend::new(|mut wire, _| {
+        wire.head();
+        wire.send(b"HTTP/1.1 413 Too Much\r\nContent-Length: 10\r\n\r\nabcde");
+        wire.rest();
+    });
+    let house = self::house(io, &backend);
+    let mut client = house.connect();
+    client.send(HALF);
+    assert!(client.head().is_some_and(|head| head.starts_with("HTTP/1.1 413")));
+    assert_eq!(client.exactly(5).as_deref(), Some(&b"abcde"[..]));
+    client.finish_sending();
+    assert_eq!(client.stream.read(&mut [0]).ok(), Some(0), "an end and no reset");
+    eventually("it is over", || house.count(413) == 1 && house.traffic.connections() == 0);
+
+    // There is none: nobody is told anything.
+    let silent = Backend::new(|mut wire, _| drop(wire.rest()));
+    house.pipeline("app", &proxy_to(silent.port));
+    let mut client = house.connect();
+    client.send(HALF);
+    client.finish_sending();
+    assert!(client.ends());
+    eventually("it counts as left", || house.count(499) == 1);
 }
 
 fn a_limit_that_is_reached_beside_the_answer_is_counted(io: IoMode) {
