@@ -10,20 +10,21 @@
 //! ```
 //!
 //! With a route of `pathPrefix: /old`: `GET /old/rest?a=b` → `301`, `Location: https://shop.example/new/rest?a=b`.
-//! What is not given stays as the client asked for it; a new scheme brings its usual port unless `port` is given.
+//! What is not given stays as the client asked for it; a new scheme brings its usual port unless `port` is given. A path that gets
+//! segments of dots by the replacement (`/old../x` with `/new/`) gets `400` and is counted as `rewritten_path`.
 //!
 //! Outcomes: `redirected`, always. Fits HTTPServer. Costs the making of one text.
 
 use crate::module_doc::module_doc;
-use crate::redirect::{REDIRECTED, redirect};
+use crate::redirect::{self, Location, REDIRECTED, redirect};
 use crate::redirector::check_status;
 use crate::spec::{self, Spec};
 use base_model::problem::at;
 use base_model::{Findings, Problem};
-use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Step, Touches};
+use base_telemetry::Limit;
+use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Parts, Step, Touches};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 
 /// `kind: RedirectorV2`: sends clients elsewhere by parts of the URL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -88,6 +89,10 @@ impl Spec for RedirectorV2Spec {
             if !text.1.is_empty() && !text.1.starts_with('/') {
                 let problem = Problem::new(at(&at(path, "path"), text.0), "a path begins with /").text(text.1);
                 findings.problem(problem.advice(format!("write /{}", text.1)));
+            } else if redirect::has_dots(text.1) {
+                let problem =
+                    Problem::new(at(&at(path, "path"), text.0), "a path has no segments of dots").text(text.1);
+                findings.problem(problem.advice("write the path they lead to"));
             }
         }
         check_status(self.status_code, &STATUSES, path, findings);
@@ -99,6 +104,7 @@ const STATUSES: [u16; 7] = [300, 301, 302, 303, 304, 307, 308];
 /// A ready RedirectorV2.
 pub struct RedirectorV2 {
     spec: RedirectorV2Spec,
+    refused: Limit,
 }
 
 pub const KIND: FilterKind = FilterKind {
@@ -107,41 +113,42 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("redirector_v2.rs"),
     schema: spec::schema::<RedirectorV2Spec>,
     check: spec::check::<RedirectorV2Spec>,
-    build: |fields, _| spec::build(fields, RedirectorV2::new),
+    build: |fields, parts| spec::build(fields, |spec| RedirectorV2::new(spec, parts)),
 };
 
 impl RedirectorV2 {
-    fn new(spec: RedirectorV2Spec) -> Result<RedirectorV2, BuildError> {
-        Ok(RedirectorV2 { spec })
+    fn new(spec: RedirectorV2Spec, parts: &Parts<'_>) -> Result<RedirectorV2, BuildError> {
+        Ok(RedirectorV2 { spec, refused: redirect::refusals(parts) })
     }
 
-    fn location(&self, exchange: &Exchange) -> String {
+    fn location(&self, exchange: &Exchange) -> Location {
         let spec = &self.spec;
         let request = exchange.request();
         let scheme = if spec.scheme.is_empty() { exchange.client.scheme } else { &spec.scheme };
         let host = if spec.hostname.is_empty() { request.host() } else { &spec.hostname };
-        let mut location = format!("{scheme}://{host}");
+        let mut location = Location::default();
+        location.push(&format!("{scheme}://{host}"));
         let asked = request.authority[request.host().len()..].strip_prefix(':').and_then(|port| port.parse().ok());
         let port = spec.port.or(asked.filter(|_| spec.scheme.is_empty() && spec.hostname.is_empty()));
         let usual = if scheme == "https" { 443 } else { 80 };
         if let Some(port) = port.filter(|port| *port != usual) {
-            location.push_str(&format!(":{port}"));
+            location.push(&format!(":{port}"));
         }
         let path = request.path.encoded();
-        location.push_str(&match &spec.path {
-            None => path,
+        match &spec.path {
+            None => location.push_chosen(&path),
             Some(change) => match change.r#type {
-                PathChange::ReplaceFullPath => Cow::Borrowed(change.replace_full_path.as_str()),
+                PathChange::ReplaceFullPath => location.push(&change.replace_full_path),
                 PathChange::ReplacePrefixMatch => {
                     let prefix = exchange.matched_prefix.as_deref().unwrap_or_default();
                     let prefix = proto_http::Path::from_text(prefix);
-                    Cow::Owned(replaced(&path, &prefix.encoded(), &change.replace_prefix_match))
+                    location.push_chosen(&replaced(&path, &prefix.encoded(), &change.replace_prefix_match));
                 }
             },
-        });
+        }
         if let Some(query) = &request.query {
-            location.push('?');
-            location.push_str(query);
+            location.push("?");
+            location.push_chosen(query);
         }
         location
     }
@@ -154,7 +161,7 @@ impl Filter for RedirectorV2 {
 
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let location = self.location(exchange);
-        Step::Done(redirect(exchange, self.spec.status_code, &location))
+        Step::Done(redirect(exchange, self.spec.status_code, &location, &self.refused))
     }
 }
 
@@ -210,6 +217,20 @@ mod tests {
         ] {
             assert_eq!(replaced(path, prefix, with), want, "{path} {prefix} {with}");
         }
+    }
+
+    #[test]
+    fn a_replacement_makes_no_segment_of_dots() {
+        let spec = "path: {type: ReplacePrefixMatch, replacePrefixMatch: /new/}";
+        for target in ["/old../secret", "/old./secret", "/old..;x/secret", "/old..%2Fsecret"] {
+            let mut exchange = request("GET", target, &[]);
+            exchange.matched_prefix = Some("/old".into());
+            assert_eq!(run(&*filter(&KIND, &format!("{{{spec}}}")), &mut exchange), REDIRECTED, "{target}");
+            assert_eq!((status_of(&exchange), response_header(&exchange, "Location")), (400, None), "{target}");
+        }
+        check(&format!("{{{spec}}}"), "h.test", "/old..x/y", 302, "http://h.test/new/..x/y");
+        check("{}", "h.test", "//evil.test/x", 302, "http://h.test//evil.test/x");
+        refuses(&KIND, "{path: {type: ReplaceFullPath, replaceFullPath: /a/../b}}", &["path.replaceFullPath"]);
     }
 
     #[test]

@@ -361,6 +361,12 @@ fn hides_dots(segment: &str) -> bool {
     }
 }
 
+/// Whether a segment, escaped in whatever way, is `.` or `..`, or hides one of them.
+pub fn is_dots(segment: &str) -> bool {
+    let segment = canonical_part(segment);
+    matches!(segment.as_str(), "." | "..") || hides_dots(&segment)
+}
+
 /// The byte that `text` begins with, raw or escaped, and how many bytes write it. `None` for a broken escape.
 fn unescape(text: &[u8]) -> Option<(u8, usize)> {
     match text {
