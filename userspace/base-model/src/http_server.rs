@@ -37,6 +37,13 @@ pub struct HttpServerSpec {
     pub port: u16,
     /// Serve HTTP/3 over QUIC on the same port number. Needs `https`. Default false.
     pub http3: bool,
+    /// Offer HTTP/2 to clients that come with TLS (ALPN `h2` before `http/1.1`). Default true; a change is for new connections.
+    #[serde(skip_serializing_if = "is_on")]
+    pub http2: bool,
+    /// Speak HTTP/2 without TLS with clients that begin with its preface (prior knowledge), beside HTTP/1. Not with `https`. Default
+    /// false: the preface gets 505. An `Upgrade: h2c` is never taken.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub h2c: bool,
     /// Serve TLS. Needs `certBase64` with `keyBase64`, or `certs` with `keys`. Default false.
     pub https: bool,
     /// Take certificates from the AutoCertManager by server name; own ones are used where it has none. Default false.
@@ -115,6 +122,8 @@ impl Default for HttpServerSpec {
             address: String::new(),
             port: 0,
             http3: false,
+            http2: true,
+            h2c: false,
             https: false,
             auto_cert: false,
             cert_base64: String::new(),
@@ -142,6 +151,11 @@ impl Default for HttpServerSpec {
             trusted_proxies: Vec::new(),
         }
     }
+}
+
+/// Whether a field that is on by default need not be said.
+fn is_on(field: &bool) -> bool {
+    *field
 }
 
 /// A text `explain` documents and messages never show.
@@ -359,9 +373,12 @@ impl HttpServerSpec {
             findings.problem(Problem::new(at(path, "address"), "not an IP address").text(&self.address).advice(advice));
         }
         self.validate_tls(path, findings);
+        if self.h2c && self.https {
+            findings.warn(at(path, "h2c"), "has no effect with https: HTTP/2 is agreed on in the handshake there");
+        }
         // Better refused than left out: people would wait for what never comes.
         let absent = [
-            (self.http3, "http3", "leave it out: HTTP/1.1 is served over TLS"),
+            (self.http3, "http3", "leave it out: HTTP/2 and HTTP/1.1 are served over TLS"),
             (self.auto_cert, "autoCert", "give certificates yourself, with certs and keys"),
         ];
         for (_, name, advice) in absent.into_iter().filter(|(on, _, _)| *on) {
@@ -720,8 +737,7 @@ mod tests {
 
     #[test]
     fn tls() {
-        let http3 =
-            "http3 = true: not served by this version yet; accepted: false; leave it out: HTTP/1.1 is served over TLS";
+        let http3 = "http3 = true: not served by this version yet; accepted: false; leave it out: HTTP/2 and HTTP/1.1 are served over TLS";
         let auto_cert = "autoCert = true: not served by this version yet; accepted: false; give certificates yourself, with certs and keys";
         check(
             "{port: 1, http3: true}",

@@ -4,6 +4,7 @@
 //! duration.
 
 use crate::h1_stream::{H1Stream, Next, UNDERSCORES_DROPPED, is_closed};
+use crate::h2_connection;
 use crate::http_server::Local;
 use crate::request::{self, Served};
 use crate::tunnel;
@@ -13,6 +14,7 @@ use base_runtime::net::Seat;
 use base_runtime::time::{self, Deadline};
 use base_tls::Transport;
 use edge_pipeline::{Duplex, Exchange};
+use proto_h2::watch::PREFACE;
 use proto_http::h1::{self, RequestHead};
 use proto_http::{Request, Response};
 use std::cell::Cell;
@@ -46,6 +48,8 @@ pub enum Phase {
     Leaving,
     Busy,
     Tunnel,
+    /// Requests of HTTP/2 are under way.
+    Streams,
 }
 
 /// A client connection as its server knows it. Thousands of them idle: what only a request needs has no place here.
@@ -81,7 +85,11 @@ impl Connection {
         self.peer.address()
     }
 
-    fn enter(&self, phase: Phase) {
+    pub fn local(&self) -> &Rc<Local> {
+        &self.local
+    }
+
+    pub fn enter(&self, phase: Phase) {
         self.phase.set(phase);
         self.since_ms.set(time::elapsed_ms());
     }
@@ -95,8 +103,8 @@ impl Connection {
         }
     }
 
-    /// The first bytes of a request; `None` when none will come.
-    fn poll_request(&self, cx: &mut Context<'_>) -> Poll<Option<Buf>> {
+    /// The first bytes of a request, and whether they are the first of the connection; `None` when none will come.
+    fn poll_request(&self, cx: &mut Context<'_>) -> Poll<Option<(Buf, bool)>> {
         let received = ready!(poll_receive(&self.stream, &self.deadline, cx));
         let fresh = self.fresh.replace(false);
         if received.is_some() {
@@ -104,7 +112,7 @@ impl Connection {
         } else if fresh && self.phase.get() == Phase::Idle && !is_closed(&self.stream) && !self.local.is_stopping() {
             self.local.limit("first_byte_timeout");
         }
-        Poll::Ready(received)
+        Poll::Ready(received.map(|first| (first, fresh)))
     }
 
     /// Ends an idle connection, as if it had idled for too long.
@@ -141,6 +149,12 @@ impl Peer {
 /// A connection among those of its server. Dropped, also where a request panics, it is counted no longer.
 pub struct Presence(Rc<Connection>);
 
+impl Presence {
+    pub fn connection(&self) -> &Rc<Connection> {
+        &self.0
+    }
+}
+
 impl Drop for Presence {
     fn drop(&mut self) {
         self.0.local.leave(self.0.key);
@@ -167,7 +181,10 @@ impl Future for Visit {
                     let first = ready!(connection.poll_request(cx));
                     let Visit::Waiting(presence) = &mut *self else { continue };
                     match (presence.take(), first) {
-                        (Some(presence), Some(first)) => Visit::Busy(Box::pin(attend(presence, first))),
+                        (Some(presence), Some((first, true))) if h2_connection::is_preface(&first) => {
+                            Visit::Busy(Box::pin(attend_either(presence, first)))
+                        }
+                        (Some(presence), Some((first, _))) => Visit::Busy(Box::pin(attend(presence, first))),
                         _ => Visit::Waiting(None),
                     }
                 }
@@ -176,6 +193,33 @@ impl Future for Visit {
             *self = next;
         }
     }
+}
+
+/// `first` may begin HTTP/2 or, while it is short, a request of HTTP/1. Where the server takes HTTP/2 in the clear, as much is read as
+/// tells them apart.
+async fn attend_either(presence: Presence, mut first: Buf) -> Option<Presence> {
+    let connection = &*presence.0;
+    if !matches!(connection.stream, Transport::Plain(_)) || !connection.local.live().h2c {
+        return attend(presence, first).await;
+    }
+    connection.deadline.set_after(connection.local.timeouts().head);
+    while first.len() < PREFACE.len() && h2_connection::is_preface(&first) {
+        match receive(&connection.stream, &connection.deadline).await {
+            Some(mut more) => {
+                let taken = first.append(&more);
+                more.advance(taken);
+                connection.stream.unread(more);
+            }
+            None => break,
+        }
+    }
+    if !h2_connection::is_preface(&first) || first.len() < PREFACE.len() {
+        return attend(presence, first).await;
+    }
+    connection.stream.unread(first);
+    connection.phase.set(Phase::Idle);
+    base_runtime::spawn(h2_connection::serve(presence)).detach();
+    None
 }
 
 /// Serves the request that begins with `first`, and gives the connection back when it may have another.
@@ -309,7 +353,7 @@ async fn read_head(
 }
 
 /// Closes our side and reads on for a while: a reset would take the answer away from the client (RFC 9112 section 9.6).
-async fn linger(stream: &Transport, deadline: &Deadline, most: Duration) {
+pub async fn linger(stream: &Transport, deadline: &Deadline, most: Duration) {
     stream.shutdown_write();
     deadline.set(base_runtime::now() + most);
     let mut bytes_left = PROMISED_DRAIN_BYTES;

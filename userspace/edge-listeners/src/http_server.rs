@@ -6,6 +6,7 @@
 use crate::Timeouts;
 use crate::access;
 use crate::h1_connection::{Connection, Phase, Presence, Visit};
+use crate::h2_connection;
 use crate::router::{Route, Router};
 use crate::tls::{self, Tls};
 use crate::traffic::{AroundSlot, Generation, PipelineView, Shared};
@@ -45,6 +46,8 @@ pub struct Live {
     pub idle_timeout: Option<Duration>,
     pub timeouts: Timeouts,
     pub max_connections: usize,
+    /// HTTP/2 in the clear is taken from clients that begin with it.
+    pub h2c: bool,
     /// Bounds of what clients send, and which of their fields are taken.
     pub limits: Limits,
     /// `clientMaxBodySize` as written.
@@ -73,6 +76,7 @@ impl Live {
             idle_timeout: Some(spec.keep_alive_timeout.duration()).filter(|t| !t.is_zero()),
             timeouts: timeouts(spec, shared.timeouts()),
             max_connections: spec.max_connections as usize,
+            h2c: spec.h2c && !spec.https,
             limits: Limits { underscores: underscores(spec.underscores_in_headers), ..Limits::default() },
             max_body: spec.client_max_body_size,
             x_forwarded_for: spec.x_forwarded_for,
@@ -505,7 +509,14 @@ async fn handshake(
     };
     // What an established session holds it has booked itself.
     drop(booking);
-    Some(place.pass_to(Connection::book(local, stream, peer, seat)))
+    let http2 = h2_connection::is_agreed(&stream);
+    let presence = place.pass_to(Connection::book(local, stream, peer, seat));
+    if http2 {
+        // In a task of its own: this one keeps the size of a handshake.
+        base_runtime::spawn(h2_connection::serve(presence)).detach();
+        return None;
+    }
+    Some(presence)
 }
 
 impl Local {
@@ -696,6 +707,8 @@ impl Local {
                 Phase::Idle if connection.stream.peek_state() != StreamState::Data => {
                     connection.deadline.set_after(IDLE_GRACE)
                 }
+                // It is told to send no more.
+                Phase::Streams => connection.deadline.set(base_runtime::now()),
                 // Nobody asks a tunnel to end, so it gets as long as it is not silent.
                 Phase::Tunnel => connection.deadline.set_after(self.tunnel_silence()),
                 _ => {}

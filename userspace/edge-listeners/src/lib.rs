@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`traffic`] (which servers and pipelines there are), [`http_server`] (one HTTPServer: its sockets on
 //! every worker), [`tls`], [`h1_connection`] (one HTTP/1 client connection), [`client_stream`] (the client's side of one exchange,
-//! whatever protocol carries it), [`h1_stream`], [`request_body`], [`request`] (route, pipeline, answer, record), [`response`],
+//! whatever protocol carries it), [`h1_stream`], [`request_body`], [`h2_connection`] (one HTTP/2 client connection), [`h2_stream`],
+//! [`h2_body`], [`request`] (route, pipeline, answer, record), [`response`],
 //! [`tunnel`], [`router`], [`radix`], [`forwarded`], [`variables`], [`timeouts`], [`pace`], `clock`.
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,9 @@ mod clock;
 pub mod forwarded;
 pub mod h1_connection;
 pub mod h1_stream;
+pub mod h2_body;
+pub mod h2_connection;
+pub mod h2_stream;
 pub mod http_server;
 pub mod pace;
 pub mod radix;

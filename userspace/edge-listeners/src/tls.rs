@@ -3,8 +3,11 @@
 use base_model::HttpServerSpec;
 use base_tls::{ClientAuth, ServerSettings, ServerTls, TicketKeys};
 
-/// Protocols offered. HTTP/2 is not among them, so no client begins it.
-const ALPN: &[&[u8]] = &[b"http/1.1"];
+/// Protocols offered, the first that a client knows, too, is spoken.
+const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+
+/// The same for a server that does not speak HTTP/2.
+const ALPN_HTTP1: &[&[u8]] = &[b"http/1.1"];
 
 /// What a handshake under way holds, in bytes, for the memory ledger: rustls' machine, its transcript and the client's key shares.
 pub const HANDSHAKE_BYTES: usize = 24 * 1024;
@@ -38,7 +41,7 @@ impl Tls {
         let settings = ServerSettings {
             certificates: certificates.into_iter().map(|named| named.certificate).collect(),
             client_auth: authorities.map_or(ClientAuth::None, ClientAuth::Required),
-            alpn: ALPN.iter().map(|protocol| protocol.to_vec()).collect(),
+            alpn: if spec.http2 { ALPN } else { ALPN_HTTP1 }.iter().map(|protocol| protocol.to_vec()).collect(),
         };
         let server = ServerTls::new(settings, tickets.clone()).map_err(|error| format!("https: {error}"))?;
         Ok(Some(Tls { server, asks_clients }))
@@ -67,5 +70,5 @@ impl Tls {
 
 /// Everything TLS is made of.
 fn texts(spec: &HttpServerSpec) -> impl PartialEq + '_ {
-    (spec.https, &spec.cert_base64, &spec.key_base64, &spec.certs, &spec.keys, &spec.ca_cert_base64)
+    (spec.https, spec.http2, &spec.cert_base64, &spec.key_base64, &spec.certs, &spec.keys, &spec.ca_cert_base64)
 }

@@ -1,6 +1,7 @@
 //! Which servers and pipelines there are, by name, and how a change of one reaches the requests.
 
 use crate::Timeouts;
+use crate::h2_connection;
 use crate::http_server::{self, HttpServer};
 use arc_swap::{ArcSwapOption, Cache};
 use base_model::{GlobalFilterSpec, HttpServerSpec, PipelineSpec, Problem};
@@ -138,6 +139,7 @@ const BOUNDS: [&str; 24] = [
 /// Registers what clients can reach before any of them comes: a flood of refusals queues behind no lock.
 fn bounds(limits: &Limits) -> Box<[(&'static str, Limit)]> {
     let mut names: Vec<&'static str> = Fault::ALL.iter().map(|fault| fault.name()).chain(BOUNDS).collect();
+    names.extend(h2_connection::bounds());
     names.sort_unstable();
     names.dedup();
     names.into_iter().map(|name| (name, limits.register(name))).collect()

@@ -3,6 +3,8 @@
 
 #[macro_use]
 mod support;
+#[path = "support/h2.rs"]
+mod h2_client;
 
 use base_runtime::IoMode;
 use base_tls::TicketKey;
@@ -32,6 +34,7 @@ on_both_drivers![
     only_what_is_served_is_agreed_on,
     bad_certificates_change_nothing,
     protocols_are_switched_over_tls,
+    http2_is_agreed_on,
 ];
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
@@ -97,7 +100,7 @@ fn client(authority: &Authority, certificate: Option<&Signed>) -> ClientConfig {
             builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(signed.key.as_bytes()).unwrap()).unwrap()
         }
     };
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config
 }
 
@@ -375,13 +378,35 @@ fn what_is_not_tls_is_closed_and_counted(io: IoMode) {
 
 fn only_what_is_served_is_agreed_on(io: IoMode) {
     let authority = Authority::new();
-    let house = House::new(io, &https(&[&authority.sign(&["a.test"])]), MOCK);
+    let lines = https(&[&authority.sign(&["a.test"])]);
+    let house = House::new(io, &format!("{lines}\nhttp2: false"), MOCK);
     let mut config = client(&authority, None);
     config.alpn_protocols = vec![b"h2".to_vec()];
     assert_eq!(Caller::new(&house, &Arc::new(config.clone()), "a.test").status(GET), None);
     config.alpn_protocols.clear();
     assert_eq!(Caller::new(&house, &Arc::new(config), "a.test").status(GET), Some(200));
     assert_eq!(house.limit("handshake_failed"), 1);
+}
+
+/// One connection for several names, as browsers make: what its certificate is not for is not answered there.
+fn http2_is_agreed_on(io: IoMode) {
+    let authority = Authority::new();
+    let (first, second) = (authority.sign(&["a.test", "b.test"]), authority.sign(&["c.test"]));
+    let house = House::new(io, &https(&[&first, &second]), MOCK);
+    let mut config = client(&authority, None);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    h2_client::run(async {
+        let socket = tokio::net::TcpStream::connect(("127.0.0.1", house.port)).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let stream = connector.connect(ServerName::try_from("a.test").unwrap(), socket).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (requests, _driver) = h2_client::over(stream).await;
+        for (host, status) in [("a.test", 200), ("b.test", 200), ("c.test", 421), ("a.test", 200)] {
+            let request = http::Request::get(format!("https://{host}/")).body(()).unwrap();
+            assert_eq!(h2_client::ask(&requests, request, b"").await.unwrap().status, status, "{host}");
+        }
+    });
+    assert_eq!(house.limit("misdirected"), 1);
 }
 
 fn bad_certificates_change_nothing(io: IoMode) {

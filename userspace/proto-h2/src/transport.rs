@@ -6,6 +6,7 @@
 //!
 //! Between turns no buffer is held.
 
+use crate::watch::Watch;
 use base_runtime::Buf;
 use base_tls::Transport;
 use std::cell::{Cell, RefCell};
@@ -35,11 +36,22 @@ pub struct Link {
     turn: Cell<usize>,
     bytes_in: Cell<u64>,
     bytes_out: Cell<u64>,
+    /// Sees what was received, where a client is watched.
+    watch: Option<RefCell<Watch>>,
 }
 
 impl Link {
     /// A connection on which nothing of HTTP/2 was said yet.
     pub fn new(transport: Transport) -> Rc<Link> {
+        Link::make(transport, None)
+    }
+
+    /// The same, and frames of the other side are watched.
+    pub fn watched(transport: Transport) -> Rc<Link> {
+        Link::make(transport, Some(RefCell::new(Watch::new(base_runtime::now()))))
+    }
+
+    fn make(transport: Transport, watch: Option<RefCell<Watch>>) -> Rc<Link> {
         Rc::new(Link {
             transport,
             received: RefCell::new(None),
@@ -47,7 +59,13 @@ impl Link {
             turn: Cell::new(usize::MAX),
             bytes_in: Cell::new(0),
             bytes_out: Cell::new(0),
+            watch,
         })
+    }
+
+    /// What is known of the other side's frames, where they are watched.
+    pub fn watch(&self) -> Option<&RefCell<Watch>> {
+        self.watch.as_ref()
     }
 
     /// What to hand to the crate.
@@ -83,6 +101,9 @@ impl Link {
     fn poll_received(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.received.borrow().is_none() {
             let received = ready!(self.transport.poll_recv(cx))?;
+            if let (Some(watch), Some(bytes)) = (&self.watch, &received) {
+                watch.borrow_mut().received(bytes, base_runtime::now());
+            }
             *self.received.borrow_mut() = received;
         }
         Poll::Ready(Ok(()))

@@ -53,6 +53,9 @@
 //! | upgrades | to `websocket` only, which is all that is offered on; never with a body, never beside `h2c` in whichever line; a tunnel begins after a 101 that was asked for and names `websocket` alone | `switch_unasked` | 503 |
 //! | interim answers | without a body (`Content-Length: 0` says no more), bounded in number | `interim_framing`, `too_many_interim` | 503 |
 //! | status lines | `HTTP/1.x`, three digits from 100 to 599 | `status_line` | 503 |
+//! | pseudo-fields of HTTP/2 and 3 | `http` or `https`; none of scheme and path in CONNECT, all in an extended one, which is for `websocket` alone | `pseudo_field`, `protocol` | 400, 501 |
+//! | fields of the connection in HTTP/2 and 3 | refused, as is a `TE` other than `trailers` | `connection_field` | 400 |
+//! | `:authority` and `Host` | the same, when there are both | `authority_differs` | 400 |
 //! | bodies of HEAD, 204, 304 | none, whatever is announced; what follows is not another answer's beginning | (connection not used again) | |
 //! | bodies cut short | the client sees that they are | `truncated` | 503 or cut |
 
@@ -70,6 +73,7 @@ pub use encode::{
 };
 pub use error::{BodyError, Fault, RequestError, ResponseError};
 pub use fields::{accepts_upgrade, is_forbidden_in_trailers, offers_upgrade};
+pub(crate) use fields::{is_lookalike, is_odd};
 pub use request::{RequestHead, parse_request};
 pub use response::{Interim, ResponseHead, parse_response};
 

@@ -1,7 +1,8 @@
 //! HTTP messages and our own HTTP/1.1 engine, without sockets, clocks or threads.
 //!
 //! Reading order: [`headers`] and [`message`] are the nouns every plane shares; [`path`] and [`authority`] say what a request is
-//! for, in the one form we accept; [`h1`] turns bytes into messages and back, within [`limits`].
+//! for, in the one form we accept; [`h1`] turns bytes into messages and back, within [`limits`]; [`multiplexed`] holds what HTTP/2 and
+//! HTTP/3 carry to the same rules.
 #![forbid(unsafe_code)]
 
 pub mod authority;
@@ -11,6 +12,7 @@ pub mod h1;
 pub mod headers;
 pub mod limits;
 pub mod message;
+pub mod multiplexed;
 pub mod path;
 #[cfg(feature = "torture")]
 pub mod torture;

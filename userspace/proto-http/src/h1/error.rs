@@ -80,6 +80,10 @@ faults! {
     TransferCodingVersion "transfer_coding_version" 400 "Transfer-Encoding in an HTTP/1.0 message";
     Expectation "expectation" 417 "an expectation other than 100-continue";
     Connection "connection" 400 "Connection is not a short list of tokens, or names a field that is not for this hop alone";
+    PseudoField "pseudo_field" 400 "pseudo-fields of HTTP/2 that do not go together: a scheme that is not http or https, or a path in CONNECT";
+    ConnectionField "connection_field" 400 "a field of the connection, which HTTP/2 has none of, or TE other than trailers";
+    AuthorityDiffers "authority_differs" 400 "Host and :authority name different hosts";
+    Protocol "protocol" 501 "an extended CONNECT for a protocol other than websocket";
     InterimFraming "interim_framing" 502 "an interim (1xx) response that announces a body";
     SwitchUnasked "switch_unasked" 502 "a change of protocol (101, or 2xx to CONNECT) that was not asked for";
     TooManyInterim "too_many_interim" 502 "too many interim (1xx) responses";

@@ -409,14 +409,14 @@ fn coding_fault(value: &[u8]) -> Fault {
 }
 
 /// Whether some backend may read the name as another one.
-fn is_odd(underscore: bool, name: &[u8]) -> bool {
+pub(crate) fn is_odd(underscore: bool, name: &[u8]) -> bool {
     underscore || name.iter().fold(false, |odd, &b| odd | (!b.is_ascii_alphanumeric() & (b != b'-')))
 }
 
 /// Whether a backend that reads `_`, or any other mark, as `-` (CGI and its heirs) would take the field for one that decides
 /// framing, routing or the client's address.
 #[cold]
-fn is_lookalike(name: &[u8]) -> bool {
+pub(crate) fn is_lookalike(name: &[u8]) -> bool {
     let mut dashed = [0; LONGEST_LOOKALIKE];
     let Some(dashed) = dashed_into(name, &mut dashed) else { return false };
     Known::of(dashed) != Known::Other

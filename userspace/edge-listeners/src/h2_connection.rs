@@ -1,0 +1,410 @@
+//! One HTTP/2 client connection: its machine, driven; each request a task of its own; and everything a client may take too long over.
+//!
+//! The task of the connection moves bytes in and out and keeps the time; streams wake it when they have something to send, and what
+//! all of them have said in a turn leaves in one go. Turns are bounded in bytes and in requests, so that a neighbour has its own.
+
+use crate::h1_connection::{Connection, Phase, Presence, linger};
+use crate::h2_stream::H2Stream;
+use crate::http_server::Local;
+use crate::request::{self, Served};
+use crate::tunnel;
+use base_runtime::memory::{self, Booking};
+use base_runtime::time::Deadline;
+use base_tls::Transport;
+use proto_h2::server::{self, Ended, Engine, Reason, Stream};
+use proto_h2::watch::{Cheap, PREFACE};
+use proto_h2::{Link, ServerSettings};
+use proto_http::Response;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+/// Bytes a connection reads before others have their turn: two buffers, or seven thousand of the smallest frames.
+const TURN_BYTES: usize = 64 * 1024;
+
+/// Requests it begins before others have their turn.
+const TURN_REQUESTS: usize = 32;
+
+/// What a connection's machine holds, in bytes, for the memory ledger: its buffers for frames in and out (8 and 16 KiB) and its tables.
+const MACHINE_BYTES: usize = 28 * 1024;
+
+/// What a stream holds beside its exchange and what waits of its body and its answer, in bytes.
+const STREAM_BYTES: usize = 2 * 1024;
+
+/// Requests of a connection whose work goes on, with those that were reset and have not noticed: so many times what a client may have
+/// open. Beyond it further ones are refused.
+const UNNOTICED: u32 = 2;
+
+/// Names of the bounds of this file, of the watched frames and of the machine.
+pub fn bounds() -> impl Iterator<Item = &'static str> {
+    let own = ["h2_streams", "h2_length"];
+    own.into_iter().chain(Cheap::ALL.map(Cheap::name)).chain(server::FAULTS)
+}
+
+/// What the streams of a connection share with whoever drives it.
+#[derive(Default)]
+pub struct Streams {
+    /// Requests whose work goes on.
+    open: Cell<u32>,
+    /// Bytes of bodies that were taken from the machine.
+    taken: Cell<u64>,
+    driver: RefCell<Option<Waker>>,
+    /// Of those that became tunnels.
+    tunnels: RefCell<Vec<Weak<Deadline>>>,
+}
+
+impl Streams {
+    /// Bytes of a body were read, or thrown away.
+    pub fn took(&self, bytes: u64) {
+        self.taken.set(self.taken.get() + bytes);
+    }
+
+    fn begin(self: &Rc<Self>) -> Place {
+        self.open.set(self.open.get() + 1);
+        Place(self.clone())
+    }
+
+    fn add_tunnel(&self) -> Rc<Deadline> {
+        let deadline = Rc::new(Deadline::new());
+        let mut tunnels = self.tunnels.borrow_mut();
+        tunnels.retain(|tunnel| tunnel.strong_count() > 0);
+        tunnels.push(Rc::downgrade(&deadline));
+        deadline
+    }
+}
+
+/// A request among those of its connection, until it is dropped.
+struct Place(Rc<Streams>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let streams = &self.0;
+        streams.open.set(streams.open.get() - 1);
+        if streams.open.get() == 0
+            && let Some(driver) = streams.driver.borrow_mut().take()
+        {
+            driver.wake();
+        }
+    }
+}
+
+/// The client agreed to HTTP/2 in its handshake.
+pub fn is_agreed(stream: &Transport) -> bool {
+    stream.session().is_some_and(|session| session.alpn.as_deref() == Some(b"h2"))
+}
+
+/// What a client sent first is the beginning of HTTP/2's preface, or all of it, and nothing else.
+pub fn is_preface(first: &[u8]) -> bool {
+    let common = first.len().min(PREFACE.len());
+    common > 0 && first[..common] == PREFACE[..common]
+}
+
+/// Serves a connection, on which nothing was read yet, to its end.
+pub async fn serve(presence: Presence) {
+    let connection = presence.connection().clone();
+    let local = connection.local().clone();
+    let link = Link::watched(connection.stream.clone());
+    let settings = ServerSettings::within(&local.live().limits);
+    let booking = Booking::new(memory::Kind::Other, MACHINE_BYTES);
+    connection.deadline.set_after(local.timeouts().head);
+    let mut accepting = pin!(server::accept(&link, &settings));
+    let accepted = poll_fn(|cx| match accepting.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending => connection.deadline.poll_expired(cx).map(|()| None),
+    });
+    let ended = match accepted.await {
+        None => {
+            if connection.phase.get() == Phase::Idle && !local.is_stopping() {
+                local.limit("first_byte_timeout");
+            }
+            return;
+        }
+        Some(Err(ended)) => Err(ended),
+        Some(Ok(engine)) => {
+            let streams_most = settings.streams_most * UNNOTICED;
+            let mut drive = Drive {
+                engine,
+                link: link.clone(),
+                connection: connection.clone(),
+                local: local.clone(),
+                streams: Rc::default(),
+                streams_most,
+                unread_most: settings.connection_window as usize,
+                booking,
+                way: Way::Open,
+                head: None,
+                stall: (0, base_runtime::now()),
+                quiet: Some(base_runtime::now()),
+                reported: 0,
+                fresh: true,
+            };
+            poll_fn(|cx| drive.poll(cx)).await
+        }
+    };
+    if let Err(Ended::Fault(name)) = ended {
+        local.limit(name);
+    }
+    // A client that is sent away reads why, unless there is nobody left to read.
+    if ended != Err(Ended::Broken) && ended != Err(Ended::ByClient) {
+        linger(&connection.stream, &connection.deadline, local.timeouts().linger).await;
+    }
+}
+
+/// Whether more requests are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Open,
+    /// The client was told to send no more.
+    Away,
+    /// It was told that this is the end, at that time.
+    Ending(Instant),
+}
+
+/// A connection, its machine and its times.
+struct Drive<E: Engine> {
+    engine: E,
+    link: Rc<Link>,
+    connection: Rc<Connection>,
+    local: Rc<Local>,
+    streams: Rc<Streams>,
+    streams_most: u32,
+    unread_most: usize,
+    booking: Booking,
+    way: Way,
+    /// The head that has begun to come, by its number, and since when.
+    head: Option<(u64, Instant)>,
+    /// Bytes the kernel had taken when that last changed while some were waiting.
+    stall: (u64, Instant),
+    /// Since when there is no request.
+    quiet: Option<Instant>,
+    /// Bytes sent that the watch knows of.
+    reported: u64,
+    /// No request has come yet.
+    fresh: bool,
+}
+
+impl<E: Engine> Drive<E> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+        *self.streams.driver.borrow_mut() = Some(cx.waker().clone());
+        self.link.begin_turn(TURN_BYTES);
+        let mut begun = 0;
+        loop {
+            match self.engine.poll_accept(cx) {
+                Poll::Ready(Some(Ok(stream))) => self.begin(stream),
+                Poll::Ready(Some(Err(ended))) => return Poll::Ready(Err(self.named(ended))),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => break,
+            }
+            begun += 1;
+            if begun == TURN_REQUESTS {
+                cx.waker().wake_by_ref();
+                break;
+            }
+        }
+        self.look_at_frames(cx);
+        self.keep_books();
+        self.keep_time(cx)
+    }
+
+    fn begin(&mut self, mut stream: E::Stream) {
+        self.fresh = false;
+        if self.streams.open.get() >= self.streams_most {
+            self.local.limit("h2_streams");
+            return stream.reset(Reason::Refused);
+        }
+        self.quiet = None;
+        self.connection.enter(Phase::Streams);
+        let encrypted = matches!(self.connection.stream, Transport::Tls(_));
+        if !self.local.keeps_alive(encrypted) {
+            self.go_away();
+        }
+        let place = self.streams.begin();
+        let (local, connection) = (self.local.clone(), self.connection.clone());
+        base_runtime::spawn(attend(place, local, connection, stream)).detach();
+    }
+
+    fn go_away(&mut self) {
+        if self.way == Way::Open {
+            self.way = Way::Away;
+            self.engine.go_away();
+        }
+    }
+
+    fn end(&mut self, why: Reason, cx: &Context<'_>) {
+        if !matches!(self.way, Way::Ending(_)) {
+            self.way = Way::Ending(base_runtime::now());
+            self.engine.end(why);
+            // The machine says so when it is polled.
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn look_at_frames(&mut self, cx: &Context<'_>) {
+        let Some(watch) = self.link.watch() else { return };
+        let sent = self.link.bytes_out() - self.reported;
+        if sent >= 16 * 1024 {
+            self.reported += sent & !(16 * 1024 - 1);
+            watch.borrow_mut().sent(sent);
+        }
+        let spent = watch.borrow().spent();
+        if let Some(cheap) = spent
+            && !matches!(self.way, Way::Ending(_))
+        {
+            self.local.limit(cheap.name());
+            self.end(Reason::Calm, cx);
+        }
+    }
+
+    /// What the machine found to be too much has a better name where the watch found so, too.
+    fn named(&self, ended: Ended) -> Ended {
+        let spent = self.link.watch().and_then(|watch| watch.borrow().spent());
+        match (ended, spent) {
+            (Ended::Fault(_), Some(cheap)) => Ended::Fault(cheap.name()),
+            (ended, _) => ended,
+        }
+    }
+
+    fn keep_books(&self) {
+        let came = self.link.watch().map_or(0, |watch| watch.borrow().data_bytes());
+        let unread = came.saturating_sub(self.streams.taken.get()) as usize;
+        let streams = self.streams.open.get() as usize * STREAM_BYTES;
+        self.booking.set(MACHINE_BYTES + streams + unread.min(self.unread_most));
+    }
+
+    /// What is due is done; the deadline is set for what is due next.
+    fn keep_time(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+        let (now, timeouts) = (base_runtime::now(), self.local.timeouts());
+        if self.streams.open.get() == 0 && self.quiet.is_none() {
+            self.quiet = Some(now);
+            self.connection.enter(Phase::Idle);
+        }
+        if self.local.is_stopping() && self.way == Way::Open {
+            self.go_away();
+            for tunnel in self.streams.tunnels.borrow().iter().filter_map(Weak::upgrade) {
+                tunnel.set_after(self.local.tunnel_silence());
+            }
+            cx.waker().wake_by_ref();
+        }
+        if self.connection.phase.get() == Phase::Leaving && self.quiet.is_some() {
+            self.end(Reason::NoError, cx);
+        }
+        let mut next: Option<Instant> = None;
+        let mut is_due = |at: Instant| {
+            next = Some(next.map_or(at, |next| next.min(at)));
+            at <= now
+        };
+        if let Way::Ending(since) = self.way
+            && is_due(since + timeouts.linger)
+        {
+            return Poll::Ready(Ok(()));
+        }
+        // The client takes nothing of what all its streams have to say.
+        if self.link.waiting() > 0 {
+            let sent = self.connection.stream.bytes_sent();
+            if self.stall.0 != sent || self.stall.1 > now {
+                self.stall = (sent, now);
+            }
+            if is_due(self.stall.1 + timeouts.send) {
+                self.local.limit("response_stalled");
+                self.connection.stream.abort();
+                return Poll::Ready(Err(Ended::Broken));
+            }
+        } else {
+            self.stall = (u64::MAX, now);
+        }
+        let mut ends = None;
+        // A head that does not come to its end stands in the way of everything behind it.
+        let coming = self.link.watch().and_then(|watch| {
+            let watch = watch.borrow();
+            watch.is_in_head().then(|| watch.requests())
+        });
+        self.head = coming.map(|number| match self.head {
+            Some((same, since)) if same == number => (number, since),
+            _ => (number, now),
+        });
+        if let Some((_, since)) = self.head
+            && is_due(since + timeouts.head)
+        {
+            ends = Some((Some("head_timeout"), Reason::Calm));
+        }
+        if let Some(since) = self.quiet {
+            let idle = match self.way {
+                Way::Open if self.fresh => Some((timeouts.head, Some("first_byte_timeout"))),
+                Way::Open => self.local.idle_timeout().map(|after| (after, None)),
+                // Whoever does not answer is not waited for.
+                Way::Away => Some((timeouts.linger, None)),
+                Way::Ending(_) => None,
+            };
+            if let Some((after, limit)) = idle
+                && is_due(since + after)
+            {
+                ends = ends.or(Some((limit, Reason::NoError)));
+            }
+        }
+        if let Some((limit, why)) = ends
+            && !matches!(self.way, Way::Ending(_))
+        {
+            if let Some(limit) = limit {
+                self.local.limit(limit);
+            }
+            self.end(why, cx);
+        }
+        match next {
+            Some(at) => self.connection.deadline.set(at),
+            None => self.connection.deadline.clear(),
+        }
+        if self.connection.deadline.poll_expired(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+/// Serves one request.
+async fn attend<S: Stream>(place: Place, local: Rc<Local>, connection: Rc<Connection>, stream: S) {
+    let streams = &place.0;
+    let mut exchange = local.take_exchange();
+    let mut stream = H2Stream::new(&local, &connection, streams, stream);
+    request::admit(&local, &stream, &mut exchange);
+    let refusal = if memory::is_over() {
+        // As on HTTP/1: says so before any more of it is read, and makes room.
+        local.limit("memory");
+        local.make_room();
+        let mut response = Response::with_status(503);
+        response.headers.set("Retry-After", "1");
+        Some(response)
+    } else {
+        match stream.read_head(&mut exchange.default_space().request) {
+            Ok(()) => {
+                request::remember(&mut exchange);
+                None
+            }
+            Err(fault) => {
+                local.limit(fault.name());
+                Some(Response::with_status(fault.status()))
+            }
+        }
+    };
+    let served = match refusal {
+        Some(response) => {
+            request::refuse(&local, &mut stream, &mut exchange, response).await;
+            Served::Answered
+        }
+        None => request::serve(&local, &mut stream, &mut exchange).await,
+    };
+    local.give_back(exchange);
+    match served {
+        Served::Answered => stream.settle_body().await,
+        Served::Joined(backend) => {
+            let deadline = streams.add_tunnel();
+            let client = stream.into_duplex();
+            let join = Box::pin(tunnel::join(&client, &*backend, &deadline, || local.tunnel_silence()));
+            if join.await == tunnel::End::Idle && !local.is_stopping() {
+                local.limit("tunnel_idle");
+            }
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! One exchange over a stream of HTTP/2.
+//!
+//! Pieces of the answer are handed to the machine as they come, a bounded number of bytes ahead of what windows have let through;
+//! how far they got decides whether there is room for more, and whether the client is slow.
+
+use crate::Timeouts;
+use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset};
+use crate::clock;
+use crate::h1_connection::Connection;
+use crate::h1_stream::UNDERSCORES_DROPPED;
+use crate::h2_body::{Arrival, RequestBody, Terms};
+use crate::h2_connection::Streams;
+use crate::http_server::Local;
+use crate::pace::Pace;
+use base_runtime::Buf;
+use base_runtime::net::Pipe;
+use base_runtime::time::Deadline;
+use base_tls::{Session, Transport};
+use edge_pipeline::body::booked;
+use edge_pipeline::{Body, BodyError, Duplex, Piece};
+use proto_h2::fields::ResponseOptions;
+use proto_h2::server::{self, Body as _, Reason};
+use proto_h2::{Data, Progress};
+use proto_http::date::ImfDate;
+use proto_http::h1::Fault;
+use proto_http::multiplexed::MultiplexedHead;
+use proto_http::{Headers, Known, Method, Request, Response};
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// Bytes of an answer that may wait for windows, or for their turn. Memory: this and one buffer for each stream of a client that reads
+/// slowly.
+const SEND_HIGH_WATER: u64 = 32 * 1024;
+
+/// A piece of this size, in bytes, is copied rather than kept in a buffer of its own while others wait before it.
+const SMALL: usize = 4 * 1024;
+
+/// See the module doc.
+pub struct H2Stream<'a, S: server::Stream> {
+    local: &'a Rc<Local>,
+    connection: &'a Connection,
+    streams: &'a Rc<Streams>,
+    stream: Rc<RefCell<S>>,
+    head: MultiplexedHead,
+    asked: Asked,
+    arrival: Option<Rc<RefCell<Arrival<S>>>>,
+    progress: Rc<Progress>,
+    /// Bytes of the heads sent.
+    heads: u64,
+    /// The last piece of an answer whose length was announced: it ends the stream, or trailers do.
+    held: Option<Piece>,
+    /// Bytes of the answer still to come, when they were announced.
+    left: Option<u64>,
+    /// The answer's end was sent.
+    ended: bool,
+    /// Sending has failed.
+    gone: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Head,
+    Connect,
+    /// An extended CONNECT, which filters see as the GET of HTTP/1.
+    WebSocket,
+    Other,
+}
+
+impl<'a, S: server::Stream> H2Stream<'a, S> {
+    /// An exchange whose request has not been looked at, and may never be.
+    pub fn new(
+        local: &'a Rc<Local>,
+        connection: &'a Connection,
+        streams: &'a Rc<Streams>,
+        stream: S,
+    ) -> H2Stream<'a, S> {
+        H2Stream {
+            local,
+            connection,
+            streams,
+            stream: Rc::new(RefCell::new(stream)),
+            head: MultiplexedHead::default(),
+            asked: Asked::Other,
+            arrival: None,
+            progress: Rc::default(),
+            heads: 0,
+            held: None,
+            left: None,
+            ended: false,
+            gone: false,
+        }
+    }
+
+    /// Reads the head of the request. An error is to be counted and answered.
+    pub fn read_head(&mut self, into: &mut Request) -> Result<(), Fault> {
+        let limits = &self.local.live().limits;
+        self.head = self.stream.borrow_mut().read_head(limits, into)?;
+        if self.head.dropped > 0 {
+            self.local.limit(UNDERSCORES_DROPPED);
+        }
+        self.asked = match into.method {
+            _ if self.head.websocket => {
+                into.headers.set("Sec-WebSocket-Key", websocket_key());
+                Asked::WebSocket
+            }
+            Method::Head => Asked::Head,
+            Method::Connect => Asked::Connect,
+            _ => Asked::Other,
+        };
+        Ok(())
+    }
+
+    /// Sees the request's body to its end after the answer's, where a backend still reads it.
+    pub async fn settle_body(&mut self) {
+        let Some(arrival) = self.arrival.take() else { return };
+        if Rc::strong_count(&arrival) == 1 {
+            return;
+        }
+        let timeouts = self.local.timeouts();
+        arrival.borrow_mut().set_pace(Pace::new(&timeouts, timeouts.body));
+        if !left_in_time(&arrival, 2 * timeouts.body).await {
+            self.local.limit("upload_stalled");
+            self.stream.borrow_mut().reset(Reason::Cancel);
+        }
+    }
+
+    /// What the stream became once both sides have left HTTP.
+    pub fn into_duplex(self) -> H2Duplex<S> {
+        // Neither side of a tunnel announces what it has to say.
+        let body = self.stream.borrow_mut().take_body();
+        H2Duplex {
+            body: RefCell::new(body),
+            stream: self.stream,
+            streams: self.streams.clone(),
+            progress: self.progress,
+            gone: Cell::new(self.gone),
+        }
+    }
+
+    fn transport(&self) -> &'a Transport {
+        &self.connection.stream
+    }
+
+    fn hand_over(&mut self, piece: Piece, ends: bool) {
+        let waiting = self.progress.handed() > self.progress.written();
+        let data = match piece {
+            Piece::Buf(buffer) if waiting && buffer.len() <= SMALL => Data::from(booked(buffer.to_vec())),
+            Piece::Buf(buffer) => Data::from(buffer),
+            Piece::Bytes(bytes) => Data::from(bytes),
+            Piece::Pipe(_) => unreachable!("pipes are not asked for"),
+        };
+        let data = data.counted(&self.progress);
+        self.gone |= self.stream.borrow_mut().send_data(data, ends).is_err();
+        self.ended |= ends;
+    }
+
+    /// Sends what was held back: more than its length was announced.
+    fn let_go(&mut self) {
+        if let Some(piece) = self.held.take() {
+            self.hand_over(piece, false);
+        }
+    }
+
+    /// The stream was reset, or its connection ended: reads no more of a body that would be lost.
+    fn check_gone(&mut self, cx: &mut Context<'_>) -> bool {
+        self.gone |= !self.ended && self.stream.borrow_mut().poll_gone(cx).is_ready();
+        self.gone
+    }
+}
+
+impl<S: server::Stream> ClientStream for H2Stream<'_, S> {
+    fn peer(&self) -> SocketAddr {
+        self.connection.peer()
+    }
+
+    fn session(&self) -> Option<Rc<Session>> {
+        match self.transport() {
+            Transport::Plain(_) => None,
+            Transport::Tls(stream) => Some(stream.shared_session()),
+        }
+    }
+
+    fn offers_upgrade(&self) -> bool {
+        self.asked == Asked::WebSocket
+    }
+
+    fn take_body(&mut self, limit: Option<u64>) -> Body {
+        // What follows a CONNECT belongs to the tunnel.
+        if matches!(self.asked, Asked::Connect | Asked::WebSocket) {
+            return Body::Empty;
+        }
+        let Some(body) = self.stream.borrow_mut().take_body() else { return Body::Empty };
+        let timeouts = self.local.timeouts();
+        let terms = Terms {
+            length: self.head.length,
+            expects_continue: self.head.expect_continue,
+            limit,
+            pace: Pace::new(&timeouts, timeouts.body),
+        };
+        let arrival = Arrival::new(body, &self.stream, self.streams, terms);
+        self.arrival = Some(arrival.clone());
+        Body::Stream(Box::new(RequestBody(arrival)))
+    }
+
+    fn body_failure(&self) -> Option<BodyFailure> {
+        let arrival = self.arrival.as_ref()?.borrow();
+        let error = arrival.failed()?;
+        let limit = match error {
+            BodyError::TooLarge => Some("request_body_bytes"),
+            BodyError::TimedOut if arrival.is_too_slow() => Some("body_rate"),
+            BodyError::TimedOut => Some("body_timeout"),
+            BodyError::Incomplete | BodyError::Refused { .. } => None,
+            BodyError::NoMemory => Some("memory"),
+            BodyError::Malformed { .. } => Some("h2_length"),
+        };
+        Some(BodyFailure { error, limit })
+    }
+
+    fn request_bytes(&self) -> u64 {
+        self.head.bytes + self.arrival.as_ref().map_or(0, |arrival| arrival.borrow().bytes)
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Nothing more comes at the moment, although the body's end is due.
+        self.let_go();
+        if self.check_gone(cx) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn send_interim(&mut self, response: &Response) {
+        let wanted = match response.status {
+            // The client's own expectation is answered when its body is first asked for, by whoever comes first.
+            100 => self.arrival.as_ref().is_some_and(|arrival| arrival.borrow_mut().take_continue()),
+            status => (102..200).contains(&status),
+        };
+        if wanted {
+            self.stream.borrow_mut().send_interim(response);
+        }
+    }
+
+    fn takes_pipes(&self) -> bool {
+        false
+    }
+
+    fn send_head(&mut self, head: &AnswerHead<'_>, first: Option<Piece>) {
+        if let Some(arrival) = &self.arrival
+            && Rc::strong_count(arrival) > 1
+            && !arrival.borrow().is_complete()
+        {
+            // Both directions run: none of them has to say something all the time, as in a tunnel.
+            let timeouts = self.local.timeouts();
+            let silence = Timeouts { rate: 0, ..timeouts };
+            arrival.borrow_mut().set_pace(Pace::new(&silence, timeouts.tunnel.max(timeouts.body)));
+        }
+        let duplex = head.follows == Follows::Duplex;
+        let switched;
+        let response = match head.response.status {
+            101 if duplex => {
+                switched = opened(head.response);
+                &switched
+            }
+            // Any 2xx would tell the client that its tunnel is open (RFC 8441 section 5).
+            200..300 if self.asked == Asked::WebSocket => {
+                switched = Response { status: 502, ..head.response.clone() };
+                &switched
+            }
+            _ => head.response,
+        };
+        let length = match head.length {
+            _ if duplex => None,
+            // The answer to HEAD announces what the backend announced, although no body follows.
+            Some(0) if self.asked == Asked::Head => announced(response),
+            length => length.filter(|_| response.status != 304),
+        };
+        let empty = head.follows == Follows::Body && head.length == Some(0) && !head.trailers && first.is_none();
+        let ends = head.follows == Follows::Nothing || empty;
+        self.heads += weight(response);
+        let sent =
+            with_date(|date| self.stream.borrow_mut().send_head(response, &ResponseOptions { length, date }, ends));
+        self.gone |= sent.is_err();
+        self.ended |= ends;
+        self.left = head.length.filter(|_| head.follows == Follows::Body);
+        if let Some(piece) = first {
+            self.send_data(piece);
+        }
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.gone {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        match self.progress.poll_waiting(SEND_HIGH_WATER, cx) {
+            Poll::Ready(()) => Poll::Ready(Ok(())),
+            Poll::Pending if self.check_gone(cx) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn send_data(&mut self, piece: Piece) {
+        self.let_go();
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(piece.len() as u64);
+            if *left == 0 {
+                self.held = Some(piece);
+                return;
+            }
+        }
+        self.hand_over(piece, false);
+    }
+
+    fn poll_send_pipe(&mut self, _: &mut Pipe, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        unreachable!("pipes are not asked for")
+    }
+
+    fn send_end(&mut self, trailers: Option<&Headers>) {
+        if self.ended {
+            return;
+        }
+        let trailers = trailers.filter(|trailers| !trailers.is_empty());
+        match (self.held.take(), trailers) {
+            (Some(piece), None) => return self.hand_over(piece, true),
+            (Some(piece), Some(_)) => self.hand_over(piece, false),
+            (None, _) => {}
+        }
+        self.gone |= self.stream.borrow_mut().send_end(trailers).is_err();
+        self.ended = true;
+    }
+
+    /// All of it has gone to the connection, whose driver sees that the client takes it.
+    fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.gone {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        if self.progress.poll_waiting(0, cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        // The end was said already, but a reset takes what waits before it.
+        match self.stream.borrow_mut().poll_gone(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn bytes_said(&self) -> u64 {
+        self.heads + self.progress.handed() + self.held.as_ref().map_or(0, |piece| piece.len() as u64)
+    }
+
+    fn bytes_taken(&self) -> u64 {
+        self.heads + self.progress.written()
+    }
+
+    fn reset(&mut self, why: Reset) {
+        self.stream.borrow_mut().reset(match why {
+            Reset::AnswerBroken => Reason::Internal,
+            Reset::ClientSlow | Reset::ClientGone => Reason::Cancel,
+        });
+    }
+}
+
+/// Both directions of a stream after CONNECT.
+pub struct H2Duplex<S: server::Stream> {
+    body: RefCell<Option<S::Body>>,
+    stream: Rc<RefCell<S>>,
+    streams: Rc<Streams>,
+    progress: Rc<Progress>,
+    gone: Cell<bool>,
+}
+
+impl<S: server::Stream> fmt::Debug for H2Duplex<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "H2Duplex({} bytes sent)", self.progress.written())
+    }
+}
+
+impl<S: server::Stream> Duplex for H2Duplex<S> {
+    fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Buf>>> {
+        let mut body = self.body.borrow_mut();
+        let Some(body) = &mut *body else { return Poll::Ready(Ok(None)) };
+        body.poll_data(cx)
+            .map_ok(|bytes| {
+                bytes.map(|bytes| {
+                    self.streams.took(bytes.len() as u64);
+                    Buf::copy_from(&bytes)
+                })
+            })
+            .map_err(|_| io::ErrorKind::ConnectionReset.into())
+    }
+
+    fn poll_send_ready(&self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<()>> {
+        if self.gone.get() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        match self.progress.poll_waiting((most as u64).min(SEND_HIGH_WATER), cx) {
+            Poll::Ready(()) => Poll::Ready(Ok(())),
+            Poll::Pending => match self.stream.borrow_mut().poll_gone(cx) {
+                Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn send(&self, bytes: Buf) {
+        let waiting = self.progress.handed() > self.progress.written();
+        let data = match waiting && bytes.len() <= SMALL {
+            true => Data::from(booked(bytes.to_vec())),
+            false => Data::from(bytes),
+        };
+        if self.stream.borrow_mut().send_data(data.counted(&self.progress), false).is_err() {
+            self.gone.set(true);
+        }
+    }
+
+    fn shutdown(&self) {
+        if self.stream.borrow_mut().send_end(None).is_err() {
+            self.gone.set(true);
+        }
+    }
+
+    fn abort(&self) {
+        self.stream.borrow_mut().reset(Reason::Cancel);
+    }
+}
+
+/// What a backend's 101 is to the client: its tunnel is open (RFC 8441 section 5.1), and nothing of how HTTP/1 says so.
+fn opened(response: &Response) -> Response {
+    let mut opened = response.clone();
+    opened.status = 200;
+    opened.headers.remove("Sec-WebSocket-Accept");
+    opened
+}
+
+/// What HTTP/1 asks of whoever opens a WebSocket, and HTTP/2 does not. It proves nothing here: the backend's answer to it is its own.
+fn websocket_key() -> String {
+    use base64::Engine as _;
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new();
+    let bytes: Vec<u8> = (0..2u8).flat_map(|part| random.hash_one(part).to_be_bytes()).collect();
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+fn announced(response: &Response) -> Option<u64> {
+    response.headers.known(Known::ContentLength).and_then(|v| std::str::from_utf8(v).ok()?.parse().ok())
+}
+
+/// Bytes of a head as HTTP/1 would write it.
+fn weight(response: &Response) -> u64 {
+    response.headers.iter().map(|(name, value, _)| (name.len() + value.len() + 4) as u64).sum::<u64>() + 17
+}
+
+fn with_date<T>(use_it: impl FnOnce(&str) -> T) -> T {
+    thread_local! {
+        static DATE: RefCell<ImfDate> = RefCell::new(ImfDate::new(0));
+    }
+    DATE.with_borrow_mut(|date| use_it(date.refresh(clock::seconds())))
+}
+
+/// Waits until nobody reads this body any more. False when for this long nothing of it was read.
+async fn left_in_time<S: server::Stream>(arrival: &Rc<RefCell<Arrival<S>>>, silence: Duration) -> bool {
+    let deadline = Deadline::new();
+    let mut had = arrival.borrow().bytes;
+    loop {
+        deadline.set_after(silence);
+        let left = poll_fn(|cx| match Arrival::poll_left(arrival, cx) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending => deadline.poll_expired(cx).map(|()| false),
+        });
+        if left.await {
+            return true;
+        }
+        let has = arrival.borrow().bytes;
+        if std::mem::replace(&mut had, has) == has {
+            return false;
+        }
+    }
+}

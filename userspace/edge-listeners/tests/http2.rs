@@ -1,0 +1,456 @@
+//! HTTP/2 in front of HTTP/1 backends, on both drivers: what should work, spoken to by the h2 crate's client.
+
+#[macro_use]
+mod support;
+#[path = "support/h2.rs"]
+mod h2_client;
+
+use base_runtime::IoMode;
+use bytes::Bytes;
+use edge_listeners::Timeouts;
+use h2_client::{ask, ask_with, connect, get, run};
+use http::{HeaderMap, Request};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+use support::{Backend, House, eventually, proxy_to, short_timeouts};
+
+on_both_drivers![
+    a_request_reads_as_the_backend_would_have_got_it,
+    bodies_and_trailers_pass_both_ways,
+    many_streams_share_a_connection,
+    answers_without_a_body,
+    interim_answers,
+    a_websocket_is_joined,
+    an_answer_waits_for_its_client,
+    a_cancelled_request_ends_at_the_backend,
+    a_server_that_stops_says_so,
+    an_idle_connection_is_told_to_go,
+    faults_are_answered_and_counted,
+    time_outs_hold_for_each_stream,
+    both_versions_share_a_port,
+];
+
+type Fields<'a> = &'a [(&'a str, &'a str)];
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+fn house(io: IoMode, backend: &Backend) -> House {
+    House::new(io, "h2c: true\nclientMaxBodySize: -1", &proxy_to(backend.port))
+}
+
+/// Lets the client go on meanwhile.
+async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn a_request_reads_as_the_backend_would_have_got_it(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let house = house(io, &backend);
+    run(async {
+        let (requests, _driver) = connect(house.port).await;
+        let request = Request::get("http://a.test:81/%61/../b?q=%2f&r")
+            .header("cookie", "a=1")
+            .header("x-one", "1")
+            .header("cookie", "b=2")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        let answer = ask(&requests, request, b"").await.unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+        assert_eq!(answer.field("content-length"), Some("2"));
+        assert!(answer.field("date").is_some() && answer.field("connection").is_none());
+    });
+    let seen = &backend.seen()[0];
+    assert_eq!(seen.target(), "/b?q=%2f&r");
+    assert_eq!(
+        (seen.field("host"), seen.field("cookie"), seen.field("x-one")),
+        (Some("a.test:81"), Some("a=1; b=2"), Some("1"))
+    );
+    assert_eq!((seen.field("te"), seen.field("transfer-encoding"), seen.field("content-length")), (None, None, None));
+    eventually("it is counted", || house.count(200) == 1);
+}
+
+fn bodies_and_trailers_pass_both_ways(io: IoMode) {
+    let backend = Backend::recording(|message| {
+        let mut answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n".to_vec();
+        for piece in message.body.chunks(7_000) {
+            answer.extend(format!("{:x}\r\n", piece.len()).bytes());
+            answer.extend_from_slice(piece);
+            answer.extend(b"\r\n");
+        }
+        answer.extend(b"0\r\nx-sum: 7\r\ncontent-length: 1\r\n\r\n");
+        answer
+    });
+    let house = house(io, &backend);
+    run(async {
+        let (requests, _driver) = connect(house.port).await;
+        for size in [1, 70_000, 2_000_000] {
+            let body: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-check", "yes".parse().unwrap());
+            trailers.insert("authorization", "no".parse().unwrap());
+            let request = Request::post("http://a.test/up").body(()).unwrap();
+            let answer = ask_with(&requests, request, &body, Some(trailers)).await.unwrap();
+            assert!(answer.status == 200 && answer.body == body, "{size}: {}", answer.body.len());
+            let trailers = answer.trailers.unwrap();
+            assert_eq!((trailers.len(), &trailers["x-sum"]), (1, &"7".parse::<http::HeaderValue>().unwrap()));
+        }
+    });
+    let seen = backend.seen();
+    assert_eq!(seen[0].trailers.to_lowercase(), "x-check: yes\n");
+    assert_eq!(seen[2].body.len(), 2_000_000);
+}
+
+fn many_streams_share_a_connection(io: IoMode) {
+    let backend = Backend::recording(|message| {
+        let body = message.target().repeat(1_000);
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    });
+    let house = house(io, &backend);
+    run(async {
+        let (requests, _driver) = connect(house.port).await;
+        // With its answer comes how many may be asked at once.
+        ask(&requests, get("/first"), b"").await.unwrap();
+        let asking: Vec<_> = (0..300)
+            .map(|n| {
+                let requests = requests.clone();
+                tokio::task::spawn_local(async move {
+                    let target = format!("/{n:03}");
+                    let answer = ask(&requests, get(&target), b"").await.unwrap();
+                    assert_eq!((answer.status, answer.text()), (200, target.repeat(1_000)));
+                })
+            })
+            .collect();
+        for one in asking {
+            one.await.unwrap();
+        }
+        assert_eq!(house.traffic.connections(), 1);
+    });
+    eventually("each is counted", || house.count(200) == 301);
+}
+
+fn answers_without_a_body(io: IoMode) {
+    let backend = Backend::recording(|message| {
+        match message.target() {
+            "/204" => "HTTP/1.1 204 No Content\r\n\r\n",
+            "/304" => "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nContent-Length: 9\r\n\r\n",
+            "/0" => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+            _ => "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",
+        }
+        .as_bytes()
+        .to_vec()
+    });
+    let house = house(io, &backend);
+    run(async {
+        let (requests, _driver) = connect(house.port).await;
+        for (method, target, status, length) in [
+            ("GET", "/204", 204, None),
+            ("GET", "/304", 304, None),
+            ("GET", "/0", 200, Some("0")),
+            ("HEAD", "/9", 200, Some("9")),
+        ] {
+            let request = Request::builder().method(method).uri(format!("http://a.test{target}")).body(()).unwrap();
+            let answer = ask(&requests, request, b"").await.unwrap();
+            assert_eq!(
+                (answer.status, answer.field("content-length"), answer.body.len()),
+                (status, length, 0),
+                "{target}"
+            );
+        }
+    });
+}
+
+fn interim_answers(io: IoMode) {
+    let backend = Backend::new(|mut wire, _| {
+        while let Some(head) = wire.head() {
+            wire.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n");
+            let length = head.to_lowercase().split("content-length: ").nth(1).map_or(0, |l| l[..1].parse().unwrap());
+            let body = wire.exactly(length).unwrap();
+            wire.send(
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{}", String::from_utf8(body).unwrap())
+                    .as_bytes(),
+            );
+        }
+    });
+    let house = house(io, &backend);
+    run(async {
+        let (requests, _driver) = connect(house.port).await;
+        let mut requests = requests.ready().await.unwrap();
+        let request = Request::post("http://a.test/")
+            .header("expect", "100-continue")
+            .header("content-length", "5")
+            .body(())
+            .unwrap();
+        let (mut response, mut sending) = requests.send_request(request, false).unwrap();
+        let mut early = Vec::new();
+        while !early.contains(&100) {
+            let interim = std::future::poll_fn(|cx| response.poll_informational(cx)).await.unwrap().unwrap();
+            early.push(interim.status().as_u16());
+        }
+        sending.send_data(Bytes::from_static(b"hello"), true).unwrap();
+        if !early.contains(&103) {
+            let interim = std::future::poll_fn(|cx| response.poll_informational(cx)).await.unwrap().unwrap();
+            assert_eq!((interim.status().as_u16(), interim.headers()["link"].to_str().unwrap()), (103, "</a.css>"));
+        }
+        let mut body = response.await.unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "hello");
+    });
+}
+
+fn a_websocket_is_joined(io: IoMode) {
+    let (heads, seen) = mpsc::channel();
+    let backend = Backend::new(move |mut wire, _| {
+        let head = wire.head().unwrap();
+        let switch = !head.contains("/plain");
+        heads.send(head).unwrap();
+        if !switch {
+            wire.send(OK.as_bytes());
+            return;
+        }
+        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\nSec-WebSocket-Protocol: chat\r\n\r\n");
+        while let Some(bytes) = wire.exactly(1) {
+            wire.send(&bytes);
+        }
+        wire.finish_sending();
+    });
+    let house = house(io, &backend);
+    let open = |target: &str| {
+        let mut request = Request::builder()
+            .method("CONNECT")
+            .uri(format!("http://a.test{target}"))
+            .header("sec-websocket-version", "13")
+            .body(())
+            .unwrap();
+        request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+        request
+    };
+    run(async {
+        let (requests, _driver) = connect(house.port).await;
+        // The server's settings say that it may be asked.
+        ask(&requests, get("/plain"), b"").await.unwrap();
+        seen.recv().unwrap();
+        let mut requests = requests.ready().await.unwrap();
+        assert!(requests.is_extended_connect_protocol_enabled());
+        let (response, mut sending) = requests.send_request(open("/chat?room=1"), false).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["sec-websocket-protocol"], "chat");
+        assert!(response.headers().get("sec-websocket-accept").is_none());
+        let mut body = response.into_body();
+        sending.send_data(Bytes::from_static(b"hello"), false).unwrap();
+        let mut came = Vec::new();
+        while came.len() < 5 {
+            came.extend_from_slice(&body.data().await.unwrap().unwrap());
+        }
+        assert_eq!(came, b"hello");
+        sending.send_data(Bytes::new(), true).unwrap();
+        assert!(body.data().await.is_none_or(|last| last.unwrap().is_empty()) && body.is_end_stream());
+        let head = seen.recv().unwrap();
+        assert!(head.starts_with("GET /chat?room=1 HTTP/1.1\r\n"), "{head}");
+        let fields = head.to_lowercase();
+        assert!(fields.contains("\r\nupgrade: websocket\r\n") && fields.contains("\r\nsec-websocket-key: "), "{head}");
+        assert!(
+            fields.contains("\r\nsec-websocket-version: 13\r\n") && fields.contains("\r\nhost: a.test\r\n"),
+            "{head}"
+        );
+        // One that does not switch must not look as if it had.
+        let (response, _sending) = requests.send_request(open("/plain"), false).unwrap();
+        assert_eq!(response.await.unwrap().status(), 502);
+    });
+}
+
+/// A client that opens no window holds up what is sent to it, and with it the backend, and nobody else.
+fn an_answer_waits_for_its_client(io: IoMode) {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = sent.clone();
+    let backend = Backend::new(move |mut wire, _| {
+        while let Some(message) = wire.message() {
+            if message.target() == "/small" {
+                wire.send(OK.as_bytes());
+                continue;
+            }
+            wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
+            while wire.send(&[7; 10_000]) {
+                count.fetch_add(10_000, Ordering::SeqCst);
+            }
+        }
+    });
+    let house = house(io, &backend);
+    run(async {
+        let (requests, _driver) = connect(house.port).await;
+        let (response, _sending) = requests.clone().send_request(get("/large"), true).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        let mut last = usize::MAX;
+        while last != sent.load(Ordering::SeqCst) {
+            last = sent.load(Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        // What two kernels, a window and our own queues hold.
+        assert!(last < 16_000_000, "{last} bytes were taken from the backend");
+        let mut came = 0;
+        while came < 60_000 {
+            came += body.data().await.unwrap().unwrap().len();
+        }
+        assert_eq!(ask(&requests, get("/small"), b"").await.unwrap().text(), "ok");
+    });
+    eventually("the backend is let go", || house.count(499) + house.count(200) >= 2);
+}
+
+fn a_cancelled_request_ends_at_the_backend(io: IoMode) {
+    let (gone, seen) = mpsc::channel();
+    let backend = Backend::new(move |mut wire, _| {
+        if wire.message().is_some() {
+            gone.send(wire.ends()).unwrap();
+        }
+    });
+    let house = house(io, &backend);
+    run(async {
+        let (requests, _driver) = connect(house.port).await;
+        let (response, mut sending) = requests.clone().send_request(get("/"), true).unwrap();
+        until(|| backend.connections() == 1).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        sending.send_reset(h2::Reason::CANCEL);
+        assert!(response.await.is_err());
+        let ended = tokio::task::spawn_blocking(move || seen.recv_timeout(Duration::from_secs(10))).await.unwrap();
+        assert_eq!(ended, Ok(true));
+    });
+    eventually("it is recorded", || house.count(499) == 1);
+}
+
+fn a_server_that_stops_says_so(io: IoMode) {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let backend = Backend::new(move |mut wire, _| {
+        while wire.message().is_some() {
+            wait.lock().unwrap().recv().unwrap();
+            wire.send(OK.as_bytes());
+        }
+    });
+    let house = house(io, &backend);
+    run(async {
+        let (requests, driver) = connect(house.port).await;
+        let (idle, idle_driver) = connect(house.port).await;
+        let (response, _sending) = requests.clone().send_request(get("/"), true).unwrap();
+        until(|| backend.connections() == 1).await;
+        house.traffic.stop();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        go.send(()).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.into_body().data().await.unwrap().unwrap(), "ok");
+        drop((requests, idle));
+        assert!(driver.await.unwrap().is_ok() && idle_driver.await.unwrap().is_ok());
+    });
+    eventually("no connection is left", || house.traffic.connections() == 0);
+}
+
+fn an_idle_connection_is_told_to_go(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let house = House::new(io, "h2c: true\nkeepAliveTimeout: 200ms", &proxy_to(backend.port));
+    run(async {
+        let (requests, driver) = connect(house.port).await;
+        assert_eq!(ask(&requests, get("/"), b"").await.unwrap().status, 200);
+        assert!(driver.await.unwrap().is_ok());
+        assert!(ask(&requests, get("/"), b"").await.is_err());
+    });
+    // Without keep-alive the first request is the last.
+    house.server("h2c: true\nkeepAlive: false");
+    run(async {
+        let (requests, driver) = connect(house.port).await;
+        assert_eq!(ask(&requests, get("/"), b"").await.unwrap().status, 200);
+        assert!(driver.await.unwrap().is_ok());
+    });
+    assert_eq!(house.limit("first_byte_timeout"), 0);
+}
+
+fn faults_are_answered_and_counted(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let house = House::new(io, "h2c: true\nclientMaxBodySize: 1000", &proxy_to(backend.port));
+    run(async {
+        let (requests, _driver) = connect(house.port).await;
+        let many: Vec<(String, &str)> = (0..130).map(|n| (format!("x-{n}"), "1")).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let long = "x".repeat(40_000);
+        let checks: [(&str, Fields<'_>, u16, &str); 8] = [
+            ("/", &[("host", "b.test")], 400, "authority_differs"),
+            ("/", &[("content_length", "1")], 400, "name_lookalike"),
+            ("/", &[("expect", "tea")], 417, "expectation"),
+            ("/../../x", &[], 400, "target_above_root"),
+            ("/%00", &[], 400, "target_nul"),
+            ("/", &many, 431, "too_many_fields"),
+            ("/", &[("x-long", &long)], 431, "field_too_large"),
+            ("/", &[("x_dropped", "1")], 200, "underscores_dropped"),
+        ];
+        for (target, fields, status, limit) in checks {
+            let mut request = get(target);
+            for (name, value) in fields {
+                request
+                    .headers_mut()
+                    .append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            }
+            let answer = ask(&requests, request, b"").await.unwrap();
+            assert_eq!((answer.status, house.limit(limit)), (status, 1), "{limit}");
+        }
+        let large = Request::post("http://a.test/").header("content-length", "1001").body(()).unwrap();
+        assert_eq!(ask(&requests, large, &[7; 1001]).await.unwrap().status, 413);
+        let larger = Request::post("http://a.test/").body(()).unwrap();
+        assert_eq!(ask(&requests, larger, &[7; 300_000]).await.unwrap().status, 413);
+        let connect = Request::builder().method("CONNECT").uri("db.test:5432").body(()).unwrap();
+        assert_eq!(ask(&requests, connect, b"").await.unwrap().status, 501);
+        // All that on one connection, which still serves.
+        assert_eq!(ask(&requests, get("/"), b"").await.unwrap().status, 200);
+    });
+    assert_eq!((house.limit("request_body_bytes"), backend.seen().len()), (2, 2));
+}
+
+fn time_outs_hold_for_each_stream(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let timeouts = Timeouts { rate: 0, ..short_timeouts() };
+    let house = House::with_timeouts(io, "h2c: true", &proxy_to(backend.port), timeouts);
+    run(async {
+        let (requests, _driver) = connect(house.port).await;
+        let request = Request::post("http://a.test/").header("content-length", "5").body(()).unwrap();
+        let (response, _sending) = requests.clone().send_request(request, false).unwrap();
+        assert_eq!(response.await.unwrap().status(), 408);
+        assert_eq!(house.limit("body_timeout"), 1);
+        assert_eq!(ask(&requests, get("/"), b"").await.unwrap().status, 200);
+    });
+    // A head that never ends, on a connection that may wait for longer.
+    let mut raw = h2_client::Raw::new(house.port);
+    raw.send(&h2_client::frame(1, 1, 1, &h2_client::get_block("/")));
+    assert_eq!(raw.code(1), Some(11));
+    assert_eq!(house.limit("head_timeout"), 1);
+    let mut silent = h2_client::Raw::new(house.port);
+    assert_eq!(silent.code(0), Some(0));
+    assert_eq!(house.limit("first_byte_timeout"), 1);
+}
+
+fn both_versions_share_a_port(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let house = house(io, &backend);
+    assert_eq!(house.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status(), 200);
+    // Their first letters are the same.
+    let mut client = house.connect();
+    for piece in ["P", "R", "OPFIND / HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        client.send(piece.as_bytes());
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    assert_eq!(client.answer().status(), 200);
+    // It is the beginning of a connection, or nothing.
+    client.send(h2_client::PREFACE);
+    assert_eq!(client.answer().status(), 505);
+    let mut slow = std::net::TcpStream::connect(("127.0.0.1", house.port)).unwrap();
+    for byte in h2_client::PREFACE {
+        std::io::Write::write_all(&mut slow, &[*byte]).unwrap();
+    }
+    std::io::Write::write_all(&mut slow, &h2_client::frame(4, 0, 0, &[])).unwrap();
+    slow.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut raw = h2_client::Raw { stream: slow };
+    assert_eq!(raw.frame().map(|frame| frame.kind), Some(4));
+    house.server("h2c: false");
+    let mut client = house.connect();
+    client.send(h2_client::PREFACE);
+    assert_eq!((client.answer().status(), house.limit("http2_preface")), (505, 2));
+}

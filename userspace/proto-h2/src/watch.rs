@@ -1,0 +1,356 @@
+//! Frames that cost their sender nothing and lead nowhere, counted as they come in.
+//!
+//! The crate answers each PING and SETTINGS, walks its tables for each RST_STREAM, and says nothing of it. What passes is looked at
+//! here, nine bytes a frame: each kind has an allowance that comes back with time and with what is useful, and a client that has spent
+//! one is sent away. Floods of frames are thus bounded whatever machine reads them.
+
+use std::time::Instant;
+
+/// Kinds of frames that have an allowance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cheap {
+    Ping,
+    Settings,
+    Priority,
+    Reset,
+    WindowUpdate,
+    EmptyData,
+    Continuation,
+    Unknown,
+}
+
+impl Cheap {
+    pub const ALL: [Cheap; 8] = [
+        Cheap::Ping,
+        Cheap::Settings,
+        Cheap::Priority,
+        Cheap::Reset,
+        Cheap::WindowUpdate,
+        Cheap::EmptyData,
+        Cheap::Continuation,
+        Cheap::Unknown,
+    ];
+
+    /// The name to count it by when its allowance is spent.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Cheap::Ping => "h2_pings",
+            Cheap::Settings => "h2_settings",
+            Cheap::Priority => "h2_priorities",
+            Cheap::Reset => "h2_resets",
+            Cheap::WindowUpdate => "h2_window_updates",
+            Cheap::EmptyData => "h2_empty_data",
+            Cheap::Continuation => "h2_continuations",
+            Cheap::Unknown => "h2_unknown_frames",
+        }
+    }
+
+    const fn allowance(self) -> Allowance {
+        match self {
+            // gRPC measures round trips while data flows: one for each 16 KiB is more than it asks.
+            Cheap::Ping => Allowance { most: 200, per_second: 20, per_request: 1, per_16_kib: 1 },
+            // Once, and again when a client changes its mind.
+            Cheap::Settings => Allowance { most: 32, per_second: 1, per_request: 0, per_16_kib: 0 },
+            // Old browsers send a tree of five at first and one for each request.
+            Cheap::Priority => Allowance { most: 256, per_second: 20, per_request: 2, per_16_kib: 0 },
+            // A page that is left cancels what it was waiting for, and one request in four is cancelled at most in the long run
+            // (Rapid Reset, CVE-2023-44487).
+            Cheap::Reset => Allowance { most: 256, per_second: 16, per_request: 0, per_16_kib: 0 },
+            // Two for each DATA frame, of which there may be many small ones.
+            Cheap::WindowUpdate => Allowance { most: 2048, per_second: 200, per_request: 4, per_16_kib: 64 },
+            Cheap::EmptyData => Allowance { most: 100, per_second: 10, per_request: 1, per_16_kib: 0 },
+            // A head of 64 KiB needs four (CONTINUATION flood, CVE-2024-27316).
+            Cheap::Continuation => Allowance { most: 64, per_second: 16, per_request: 4, per_16_kib: 0 },
+            // Some are sent to see that they do no harm (RFC 8701).
+            Cheap::Unknown => Allowance { most: 128, per_second: 16, per_request: 1, per_16_kib: 0 },
+        }
+    }
+}
+
+/// How many frames of a kind may come.
+struct Allowance {
+    /// At once.
+    most: u32,
+    per_second: u32,
+    /// For each request begun.
+    per_request: u32,
+    /// For each 16 KiB of data sent.
+    per_16_kib: u32,
+}
+
+/// Requests of which one may be cancelled in the long run.
+const REQUESTS_PER_RESET: u32 = 4;
+
+/// What is known of the frames a client has sent. It sees what the machine will see, in the same order.
+#[derive(Debug)]
+pub struct Watch {
+    /// Bytes of the client's preface that are still to come.
+    preface: u32,
+    head: [u8; HEAD],
+    have: usize,
+    /// Bytes of the frame under way that are still to come.
+    payload: u32,
+    left: [u32; Cheap::ALL.len()],
+    /// When time last counted.
+    since: Instant,
+    /// The first allowance that was spent.
+    spent: Option<Cheap>,
+    /// The frame under way is part of a head.
+    of_head: bool,
+    /// A header block has begun and not ended.
+    in_block: bool,
+    requests: u64,
+    data_bytes: u64,
+}
+
+impl Watch {
+    /// Nothing has come yet, not even the preface.
+    pub fn new(now: Instant) -> Watch {
+        Watch {
+            preface: PREFACE.len() as u32,
+            head: [0; HEAD],
+            have: 0,
+            payload: 0,
+            left: Cheap::ALL.map(|kind| kind.allowance().most),
+            since: now,
+            spent: None,
+            of_head: false,
+            in_block: false,
+            requests: 0,
+            data_bytes: 0,
+        }
+    }
+
+    /// These bytes were received.
+    pub fn received(&mut self, mut bytes: &[u8], now: Instant) {
+        let elapsed = now.saturating_duration_since(self.since).as_millis().min(60_000) as u32;
+        if elapsed >= 100 {
+            self.since = now;
+            self.earn(|allowance| allowance.per_second * elapsed / 1000);
+        }
+        while !bytes.is_empty() {
+            let skipped = self.preface.max(self.payload).min(bytes.len() as u32);
+            if skipped > 0 {
+                let left = if self.preface > 0 { &mut self.preface } else { &mut self.payload };
+                *left -= skipped;
+                bytes = &bytes[skipped as usize..];
+                continue;
+            }
+            let taken = (HEAD - self.have).min(bytes.len());
+            self.head[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+            self.have += taken;
+            bytes = &bytes[taken..];
+            if self.have == HEAD {
+                self.have = 0;
+                self.begin_frame();
+            }
+        }
+    }
+
+    /// So many bytes of data were sent.
+    pub fn sent(&mut self, bytes: u64) {
+        let units = (bytes / (16 * 1024)).min(1024) as u32;
+        if units > 0 {
+            self.earn(|allowance| allowance.per_16_kib * units);
+        }
+    }
+
+    /// The allowance that was spent, if any was.
+    pub fn spent(&self) -> Option<Cheap> {
+        self.spent
+    }
+
+    /// A head has begun to come and is not whole.
+    pub fn is_in_head(&self) -> bool {
+        self.in_block || self.of_head && self.payload > 0
+    }
+
+    /// The client's preface, or a frame, has come in part.
+    pub fn is_in_frame(&self) -> bool {
+        self.preface > 0 || self.have > 0 || self.payload > 0
+    }
+
+    /// Requests begun.
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// Bytes of DATA frames announced.
+    pub fn data_bytes(&self) -> u64 {
+        self.data_bytes
+    }
+
+    fn begin_frame(&mut self) {
+        let [a, b, c, kind, flags, ..] = self.head;
+        self.payload = u32::from_be_bytes([0, a, b, c]);
+        self.of_head = matches!(kind, HEADERS | CONTINUATION);
+        if self.of_head {
+            self.in_block = flags & END_HEADERS == 0;
+        }
+        let cheap = match kind {
+            DATA => {
+                self.data_bytes += u64::from(self.payload);
+                (self.payload == 0 && flags & END_STREAM == 0).then_some(Cheap::EmptyData)
+            }
+            HEADERS => {
+                self.begin_request();
+                None
+            }
+            PRIORITY | PRIORITY_UPDATE => Some(Cheap::Priority),
+            RST_STREAM => Some(Cheap::Reset),
+            SETTINGS if flags & ACK != 0 => None,
+            SETTINGS => Some(Cheap::Settings),
+            PING if flags & ACK != 0 => None,
+            PING => Some(Cheap::Ping),
+            WINDOW_UPDATE => Some(Cheap::WindowUpdate),
+            CONTINUATION => Some(Cheap::Continuation),
+            // What must not come from a client ends the connection anyway.
+            PUSH_PROMISE | GOAWAY => None,
+            _ => Some(Cheap::Unknown),
+        };
+        if let Some(cheap) = cheap {
+            match &mut self.left[cheap as usize] {
+                0 => self.spent = self.spent.or(Some(cheap)),
+                left => *left -= 1,
+            }
+        }
+    }
+
+    fn begin_request(&mut self) {
+        self.requests += 1;
+        let resets = u32::from(self.requests.is_multiple_of(u64::from(REQUESTS_PER_RESET)));
+        self.earn(|allowance| allowance.per_request);
+        self.left[Cheap::Reset as usize] =
+            (self.left[Cheap::Reset as usize] + resets).min(Cheap::Reset.allowance().most);
+    }
+
+    fn earn(&mut self, earned: impl Fn(&Allowance) -> u32) {
+        for kind in Cheap::ALL {
+            let allowance = kind.allowance();
+            let left = &mut self.left[kind as usize];
+            *left = (*left + earned(&allowance)).min(allowance.most);
+        }
+    }
+}
+
+/// What a client of HTTP/2 says first (RFC 9113 section 3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes of a frame's head: length, type, flags, stream.
+const HEAD: usize = 9;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PUSH_PROMISE: u8 = 5;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+/// RFC 9218 section 7.1.
+const PRIORITY_UPDATE: u8 = 16;
+
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let mut frame = (payload as u32).to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags, 0, 0, 0, 1]);
+        frame.resize(HEAD + payload, 0);
+        frame
+    }
+
+    fn watch() -> (Watch, Instant) {
+        let now = Instant::now();
+        let mut watch = Watch::new(now);
+        watch.received(PREFACE, now);
+        (watch, now)
+    }
+
+    #[test]
+    fn each_kind_has_an_allowance_that_comes_back_with_time() {
+        let kinds = [(PING, 0), (SETTINGS, 0), (PRIORITY, 0), (RST_STREAM, 0), (WINDOW_UPDATE, 0), (DATA, 0)];
+        let kinds = kinds.into_iter().chain([(CONTINUATION, 0), (99, 0)]);
+        for ((kind, flags), cheap) in kinds.zip(Cheap::ALL) {
+            let (mut watch, now) = watch();
+            let most = cheap.allowance().most;
+            let flood = frame(kind, flags, 0).repeat(most as usize);
+            watch.received(&flood, now);
+            assert_eq!(watch.spent(), None, "{cheap:?}");
+            let later = now + Duration::from_secs(1);
+            watch.received(&frame(kind, flags, 0).repeat(cheap.allowance().per_second as usize), later);
+            assert_eq!(watch.spent(), None, "{cheap:?}");
+            watch.received(&frame(kind, flags, 0), later);
+            assert_eq!(watch.spent(), Some(cheap));
+        }
+    }
+
+    #[test]
+    fn answers_of_the_client_cost_nothing() {
+        let (mut watch, now) = watch();
+        watch.received(
+            &[frame(PING, ACK, 8), frame(SETTINGS, ACK, 0), frame(DATA, END_STREAM, 0)].concat().repeat(5000),
+            now,
+        );
+        assert_eq!(watch.spent(), None);
+    }
+
+    #[test]
+    fn one_request_in_four_may_be_cancelled() {
+        let (mut honest, now) = watch();
+        let four = [frame(HEADERS, END_HEADERS, 10).repeat(4), frame(RST_STREAM, 0, 4)].concat();
+        honest.received(&four.repeat(10_000), now);
+        assert_eq!((honest.spent(), honest.requests()), (None, 40_000));
+        let (mut rapid, now) = watch();
+        let each = [frame(HEADERS, END_HEADERS, 10), frame(RST_STREAM, 0, 4)].concat();
+        rapid.received(&each.repeat(400), now);
+        assert_eq!(rapid.spent(), Some(Cheap::Reset));
+    }
+
+    #[test]
+    fn frames_are_found_wherever_they_are_split() {
+        let bytes = [
+            PREFACE.to_vec(),
+            frame(SETTINGS, 0, 18),
+            frame(HEADERS, 0, 300),
+            frame(CONTINUATION, END_HEADERS, 20),
+            frame(DATA, 0, 1000),
+            frame(PING, 0, 8),
+        ]
+        .concat();
+        for size in [1, 2, 7, 9, 10, 100, 5000] {
+            let now = Instant::now();
+            let mut watch = Watch::new(now);
+            bytes.chunks(size).for_each(|chunk| watch.received(chunk, now));
+            assert_eq!((watch.requests(), watch.data_bytes()), (1, 1000), "{size}");
+            assert!(!watch.is_in_frame() && !watch.is_in_head(), "{size}");
+            assert_eq!(watch.left[Cheap::Ping as usize], Cheap::Ping.allowance().most - 1);
+        }
+        let (mut open, now) = watch();
+        open.received(&frame(HEADERS, 0, 30), now);
+        assert!(open.is_in_head() && !open.is_in_frame());
+        open.received(&frame(CONTINUATION, 0, 30)[..5], now);
+        assert!(open.is_in_head() && open.is_in_frame());
+        let (mut cut, now) = watch();
+        cut.received(&frame(HEADERS, END_HEADERS, 30)[..20], now);
+        assert!(cut.is_in_head());
+    }
+
+    #[test]
+    fn windows_may_be_opened_for_what_was_sent() {
+        let (mut watch, now) = watch();
+        for _ in 0..100 {
+            watch.sent(1 << 20);
+            watch.received(&frame(WINDOW_UPDATE, 0, 4).repeat(1500), now);
+        }
+        assert_eq!(watch.spent(), None);
+    }
+}

@@ -1,0 +1,158 @@
+use super::*;
+
+type Lines<'a> = &'a [(&'a str, &'a str)];
+
+fn read(lines: Lines<'_>, limits: &Limits) -> Result<(MultiplexedHead, Request), Fault> {
+    let mut pseudo = Pseudo::default();
+    for (name, value) in lines.iter().filter(|(name, _)| name.starts_with(':')) {
+        let value = value.as_bytes();
+        match *name {
+            ":method" => pseudo.method = value,
+            ":scheme" => pseudo.scheme = Some(value),
+            ":authority" => pseudo.authority = Some(value),
+            ":path" => pseudo.path = Some(value),
+            _ => pseudo.protocol = Some(value),
+        }
+    }
+    let fields = lines.iter().filter(|(name, _)| !name.starts_with(':')).map(|(n, v)| (n.as_bytes(), v.as_bytes()));
+    let mut request = Request::default();
+    let head = read_request(Version::Http2, &pseudo, fields, limits, &mut request)?;
+    Ok((head, request))
+}
+
+fn get(more: Lines<'_>) -> Result<(MultiplexedHead, Request), Fault> {
+    let mut lines = vec![(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/a")];
+    lines.extend_from_slice(more);
+    read(&lines, &Limits::default())
+}
+
+fn fault(more: Lines<'_>) -> Fault {
+    get(more).map(|(head, request)| panic!("{head:?} {request:?}")).unwrap_err()
+}
+
+#[test]
+fn an_ordinary_request() {
+    let lines = [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":authority", "a.test:8443"),
+        (":path", "/%61/./b?x=%20"),
+        ("cookie", "a=1"),
+        ("te", "trailers"),
+        ("x-one", " 1 "),
+        ("cookie", "b=2"),
+        ("content-length", "12"),
+        ("expect", "100-Continue"),
+    ];
+    let (head, request) = read(&lines, &Limits::default()).unwrap();
+    assert_eq!((head.length, head.expect_continue, head.websocket), (Some(12), true, false));
+    assert_eq!((request.target().as_str(), request.host()), ("/a/b?x=%20", "a.test"));
+    assert_eq!((request.method, request.version), (Method::Post, Version::Http2));
+    let fields: Vec<(&str, &str)> = request
+        .headers
+        .iter()
+        .map(|(n, v, _)| (std::str::from_utf8(n).unwrap(), std::str::from_utf8(v).unwrap()))
+        .collect();
+    let expected = [
+        ("Host", "a.test:8443"),
+        ("te", "trailers"),
+        ("x-one", "1"),
+        ("content-length", "12"),
+        ("expect", "100-Continue"),
+        ("cookie", "a=1; b=2"),
+    ];
+    assert_eq!(fields, expected);
+}
+
+#[test]
+fn what_http1_refuses_is_refused() {
+    let checks: &[(Lines<'_>, Fault)] = &[
+        (&[("connection", "close")], Fault::ConnectionField),
+        (&[("keep-alive", "5")], Fault::ConnectionField),
+        (&[("proxy-connection", "close")], Fault::ConnectionField),
+        (&[("transfer-encoding", "chunked")], Fault::ConnectionField),
+        (&[("upgrade", "h2c")], Fault::ConnectionField),
+        (&[("te", "gzip")], Fault::ConnectionField),
+        (&[("host", "b.test")], Fault::AuthorityDiffers),
+        (&[("host", "a.test"), ("host", "a.test")], Fault::SeveralHosts),
+        (&[("host", "a,b")], Fault::Host),
+        (&[("content-length", "1"), ("content-length", "1")], Fault::SeveralLengths),
+        (&[("content-length", "+1")], Fault::Length),
+        (&[("content-length", "1, 1")], Fault::Length),
+        (&[("expect", "200-ok")], Fault::Expectation),
+        (&[("content_length", "1")], Fault::NameLookalike),
+        (&[("transfer.encoding", "chunked")], Fault::NameLookalike),
+        (&[("x-real_ip", "1.1.1.1")], Fault::NameLookalike),
+        (&[("a b", "1")], Fault::NameCharacter),
+        (&[("a", "1\r\nb: 2")], Fault::ValueCharacter),
+        (&[("a", "1\n")], Fault::ValueCharacter),
+        (&[("a", "1\0")], Fault::ValueCharacter),
+        (&[("", "1")], Fault::NameEmpty),
+        (&[(":path", "/../a")], Fault::TargetAboveRoot),
+        (&[(":path", "/a#b")], Fault::TargetCharacter),
+        (&[(":path", "/a b")], Fault::TargetCharacter),
+        (&[(":path", "/a\r\nX: 1")], Fault::TargetCharacter),
+        (&[(":path", "/%00")], Fault::TargetNul),
+        (&[(":path", "/%2")], Fault::TargetEscape),
+        (&[(":path", "/a\\b")], Fault::TargetBackslash),
+        (&[(":path", "a")], Fault::Target),
+        (&[(":path", "")], Fault::Target),
+        (&[(":path", "*")], Fault::Target),
+        (&[(":path", "http://b.test/")], Fault::Target),
+        (&[(":authority", "u@a.test")], Fault::TargetAuthority),
+        (&[(":authority", "a.test/")], Fault::TargetAuthority),
+        (&[(":authority", "a,b")], Fault::TargetAuthority),
+        (&[(":authority", "")], Fault::TargetAuthority),
+        (&[(":scheme", "ftp")], Fault::PseudoField),
+        (&[(":method", "PRI")], Fault::Http2Preface),
+        (&[(":method", "G T")], Fault::Method),
+        (&[(":protocol", "websocket")], Fault::PseudoField),
+        (&[(":method", "CONNECT")], Fault::PseudoField),
+        (&[(":method", "CONNECT"), (":protocol", "connect-udp")], Fault::Protocol),
+    ];
+    for (lines, expected) in checks {
+        assert_eq!(fault(lines), *expected, "{lines:?}");
+    }
+}
+
+#[test]
+fn whom_a_request_is_for_may_be_said_by_host_alone() {
+    let lines = [(":method", "GET"), (":scheme", "http"), (":path", "/")];
+    assert_eq!(read(&lines, &Limits::default()).unwrap_err(), Fault::NoHost);
+    let with = [&lines[..], &[("host", "B.test:1")]].concat();
+    assert_eq!(read(&with, &Limits::default()).unwrap().1.authority, "B.test:1");
+    let (_, both) = get(&[("host", "A.TEST")]).unwrap();
+    assert_eq!((both.authority.as_str(), both.headers.values("host").count()), ("a.test", 1));
+}
+
+#[test]
+fn tunnels_and_sockets() {
+    let connect = [(":method", "CONNECT"), (":authority", "db.test:5432")];
+    let (_, request) = read(&connect, &Limits::default()).unwrap();
+    assert_eq!((request.method, request.authority.as_str()), (Method::Connect, "db.test:5432"));
+    let no_port = [(":method", "CONNECT"), (":authority", "db.test")];
+    assert_eq!(read(&no_port, &Limits::default()).unwrap_err(), Fault::TargetAuthority);
+    let (head, request) = get(&[(":method", "CONNECT"), (":protocol", "websocket")]).unwrap();
+    assert!(head.websocket && crate::h1::offers_upgrade(&request.headers));
+    assert_eq!((request.method.clone(), request.target().as_str()), (Method::Get, "/a"));
+    let (_, request) = get(&[(":method", "OPTIONS"), (":path", "*")]).unwrap();
+    assert_eq!(request.target(), "*");
+}
+
+#[test]
+fn heads_are_bounded_and_each_crumb_counts() {
+    let limits = Limits { fields: 3, field_bytes: 40, head_bytes: 120, ..Limits::default() };
+    let read = |more: Lines<'_>| {
+        let mut lines = vec![(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/")];
+        lines.extend_from_slice(more);
+        read(&lines, &limits).map(|(head, _)| head.dropped)
+    };
+    assert_eq!(read(&[("cookie", "a"), ("a_b", "1"), ("c", "1")]), Ok(1));
+    assert_eq!(read(&[("cookie", "a"), ("cookie", ""), ("cookie", "b"), ("cookie", "c")]), Err(Fault::TooManyFields));
+    assert_eq!(read(&[("a", &"x".repeat(38))]), Err(Fault::FieldTooLarge));
+    let long = "x".repeat(36);
+    assert_eq!(read(&[("a", &long), ("b", &long), ("c", &long)]), Err(Fault::HeadTooLarge));
+    let strict = Limits { underscores: Underscores::Refuse, ..Limits::default() };
+    let lines = [(":method", "GET"), (":authority", "a"), (":path", "/"), ("a_b", "1")];
+    assert_eq!(super::tests::read(&lines, &strict).unwrap_err(), Fault::NameUnderscore);
+}
