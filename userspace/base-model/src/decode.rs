@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::problem::{Findings, Problem, Warning, at, nearest, nth, one_of};
+use crate::repeats::repeats;
 
 /// A spec and what its author should know about it.
 #[derive(Debug, Clone)]
@@ -221,8 +222,8 @@ impl<'s> Walk<'s> {
             self.findings.problem(Problem::new(path, format!("{} entries; at most {max} are accepted", items.len())));
         }
         if schema.get("uniqueItems") == Some(&Value::Bool(true)) {
-            for (i, item) in items.iter().enumerate().filter(|(i, item)| items[..*i].contains(item)) {
-                self.findings.problem(Problem::new(nth(path, i), "given twice").value(item).advice("remove one"));
+            for (i, _) in repeats(items) {
+                self.findings.problem(Problem::new(nth(path, i), "given twice").value(&items[i]).advice("remove one"));
             }
         }
         Value::Array(out)
@@ -541,7 +542,7 @@ fn range(low: f64, high: f64) -> String {
 }
 
 /// Go folds names with Unicode's simple folding; field names here are ASCII, so lower case is the same.
-fn same_name(a: &str, b: &str) -> bool {
+pub(crate) fn same_name(a: &str, b: &str) -> bool {
     a == b || a.to_lowercase() == b.to_lowercase()
 }
 

@@ -110,7 +110,7 @@ impl JsonSchema for Cidr {
 
 /// Who may come in, by address. An address in both lists gets the default. A client whose address nobody knows, because a trusted
 /// proxy names none that can be read, comes in only where there are no lists.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct IpFilterSpec {
     /// What happens to an address no list decides about, or that is in both. Default false: it may come in.

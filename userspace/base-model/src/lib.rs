@@ -12,6 +12,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod beside;
 pub mod dates;
 pub mod document;
 pub mod kinds;
@@ -35,9 +36,11 @@ pub mod duration;
 pub mod header_adapt;
 pub mod ip_filter;
 pub mod regexp;
+pub mod repeats;
 pub mod string_matcher;
 pub mod words;
 
+pub use beside::{Beside, Claim, Outline};
 pub use decode::{Decoded, decode, schema_of};
 pub use document::Document;
 pub use duration::GoDuration;
@@ -57,6 +60,7 @@ pub use proxy::{
     MemoryCacheSpec, MtlsSpec, OutlierDetectionSpec, PoolSpec, ProxySpec, RequestMatcherSpec, ServerSpec, ServerUrl,
     StickySessionSpec,
 };
+pub use repeats::repeats;
 pub use resilience::{BackOffPolicy, CircuitBreakerSpec, RetrySpec, SlidingWindowType};
 pub use secret::Secrets;
 pub use string_matcher::{Matcher, StringMatcher, UrlMatcher, UrlRule};

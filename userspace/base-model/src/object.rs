@@ -1,6 +1,5 @@
 //! One document from text to checked spec: what the admin API, `weirctl check` and the agents all do.
 
-use std::collections::HashSet;
 use std::time::SystemTime;
 
 use serde_json::Value;
@@ -12,7 +11,7 @@ use crate::global_filter::GlobalFilterSpec;
 use crate::http_server::HttpServerSpec;
 use crate::kinds;
 use crate::pipeline::{FilterKinds, PipelineSpec};
-use crate::problem::{Findings, Problem, Warning, nth};
+use crate::problem::{Findings, Problem, Warning};
 use crate::v1::translate_v1;
 use crate::virtual_ip::VirtualIpSpec;
 
@@ -150,86 +149,6 @@ fn canonical_vip(spec: &Value, vip: &VirtualIpSpec) -> Value {
     canonical
 }
 
-/// Objects seen together, indexed by what one of them may ask of the others: looking at each of many costs what it says itself, not
-/// what all of them say.
-pub struct Beside<'o> {
-    servers: Vec<(&'o str, &'o HttpServerSpec)>,
-    vips: Vec<(&'o str, &'o VirtualIpSpec)>,
-    pipelines: HashSet<&'o str>,
-    global_filters: HashSet<&'o str>,
-}
-
-impl<'o> Beside<'o> {
-    pub fn new(objects: impl IntoIterator<Item = &'o Object>) -> Beside<'o> {
-        let mut beside =
-            Beside { servers: Vec::new(), vips: Vec::new(), pipelines: HashSet::new(), global_filters: HashSet::new() };
-        for object in objects {
-            let name = object.document.name.as_str();
-            match &object.spec {
-                Spec::HttpServer(server) => beside.servers.push((name, server)),
-                Spec::VirtualIp(vip) => beside.vips.push((name, vip)),
-                Spec::Pipeline(_) => drop(beside.pipelines.insert(name)),
-                Spec::GlobalFilter(_) => drop(beside.global_filters.insert(name)),
-            }
-        }
-        beside
-    }
-
-    /// What only shows when the objects are seen together. `changed` is the object being written; an object of its name among the
-    /// others is what it replaces, or itself.
-    ///
-    /// A port or address two objects claim refuses the change. A name that leads nowhere is only a warning, since people apply
-    /// servers before pipelines and the server answers 503 until the pipeline comes.
-    pub fn check(&self, changed: &Object) -> Findings {
-        match &changed.spec {
-            Spec::HttpServer(server) => self.check_server(&changed.document.name, server),
-            Spec::VirtualIp(vip) => self.check_vip(&changed.document.name, vip),
-            Spec::Pipeline(_) | Spec::GlobalFilter(_) => Findings::default(),
-        }
-    }
-
-    fn check_server(&self, name: &str, server: &HttpServerSpec) -> Findings {
-        let mut findings = Findings::default();
-        for (other, theirs) in self.servers.iter().filter(|(other, _)| *other != name) {
-            if theirs.port == server.port
-                && (theirs.address == server.address || theirs.address.is_empty() || server.address.is_empty())
-            {
-                let problem = Problem::new("port", format!("taken by HTTPServer {other}"));
-                findings.problem(
-                    problem.value(&server.port.into()).advice("choose another port, or delete that server first"),
-                );
-            }
-        }
-        for (r, rule) in server.rules.iter().enumerate() {
-            for (p, path) in rule.paths.iter().enumerate() {
-                if !path.backend.is_empty() && !self.pipelines.contains(path.backend.as_str()) {
-                    let place = format!("rules[{r}].paths[{p}].backend");
-                    findings.warn(place, format!("there is no Pipeline {} yet; its requests get 503", path.backend));
-                }
-            }
-        }
-        if !server.global_filter.is_empty() && !self.global_filters.contains(server.global_filter.as_str()) {
-            findings.warn("globalFilter", format!("there is no GlobalFilter {} yet", server.global_filter));
-        }
-        findings
-    }
-
-    fn check_vip(&self, name: &str, vip: &VirtualIpSpec) -> Findings {
-        let mut findings = Findings::default();
-        let mine: Vec<_> = vip.parsed_addresses().collect();
-        for (other, theirs) in self.vips.iter().filter(|(other, _)| *other != name) {
-            let Some((port, protocol)) = vip.shared_port(theirs) else { continue };
-            for address in theirs.parsed_addresses().filter(|address| mine.contains(address)) {
-                let index = mine.iter().position(|a| *a == address).unwrap_or_default();
-                let message = format!("VirtualIP {other} has this address with port {port} of {protocol}");
-                let problem = Problem::new(nth("addresses", index), message).text(&address.to_string());
-                findings.problem(problem.advice("take the address or the ports from one of the two"));
-            }
-        }
-        findings
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,28 +181,5 @@ mod tests {
         assert!(read("name: a\nkind: MQTTProxy\nport: 1").unwrap_err().contains("not served by this version"));
         assert!(read("name: a\nkind: Nonsense").unwrap_err().contains("unknown kind"));
         assert!(read("name: a\nkind: GlobalFilter").unwrap_err().contains("neither beforePipeline nor afterPipeline"));
-    }
-
-    #[test]
-    fn objects_seen_together() {
-        let server = read("name: s\nkind: HTTPServer\nport: 80\nrules: [{paths: [{backend: p}]}]").unwrap();
-        let other = read("name: t\nkind: HTTPServer\nport: 80\naddress: 10.0.0.1").unwrap();
-        let findings = Beside::new([&other, &server]).check(&server);
-        assert_eq!(
-            render(&findings.problems),
-            "port = 80: taken by HTTPServer t; choose another port, or delete that server first"
-        );
-        assert_eq!(
-            findings.warnings[0].to_string(),
-            "rules[0].paths[0].backend: there is no Pipeline p yet; its requests get 503"
-        );
-        let (a, b) = (
-            read("name: a\nkind: VirtualIP\naddresses: [1.2.3.4]\nports: [80]").unwrap(),
-            read("name: b\nkind: VirtualIP\naddresses: [1.2.3.5, 1.2.3.4]").unwrap(),
-        );
-        assert_eq!(
-            render(&Beside::new([&a]).check(&b).problems),
-            "addresses[1] = \"1.2.3.4\": VirtualIP a has this address with port 80 of TCP; take the address or the ports from one of the two"
-        );
     }
 }

@@ -18,7 +18,7 @@
 //! ```
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::SystemTime;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -31,6 +31,7 @@ use crate::decode::decode;
 use crate::document::check_name;
 use crate::problem::{Findings, Problem, at, nearest, nth, one_of};
 use crate::proxy::{PoolSpec, ProxySpec};
+use crate::repeats::repeats;
 use crate::resilience::{self, CircuitBreakerSpec, RetrySpec};
 
 /// Filters and the order they run in.
@@ -187,14 +188,16 @@ impl PipelineSpec {
         if self.filters.is_empty() {
             findings.problem(Problem::new(at(path, "filters"), "is empty").advice("list at least one filter"));
         }
+        let twins = twins(&self.filters);
         for (i, filter) in self.filters.iter().enumerate() {
             let place = nth(&at(path, "filters"), i);
-            check_named(filter, &self.filters[..i], &place, "filter", findings);
+            check_named(filter, twins.get(&i), &place, "filter", findings);
             self.validate_filter(filter, &place, kinds, findings);
         }
+        let twins = self::twins(&self.resilience);
         for (i, policy) in self.resilience.iter().enumerate() {
             let place = nth(&at(path, "resilience"), i);
-            check_named(policy, &self.resilience[..i], &place, "policy", findings);
+            check_named(policy, twins.get(&i), &place, "policy", findings);
             validate_policy(policy, &place, findings);
         }
         self.validate_flow(&at(path, "flow"), kinds, findings);
@@ -273,11 +276,18 @@ impl PipelineSpec {
     }
 
     fn validate_flow(&self, path: &str, kinds: &dyn FilterKinds, findings: &mut Findings) {
-        let targets: Vec<&str> = self.flow.iter().flat_map(|node| node.jump_if.values().map(String::as_str)).collect();
+        let targets: HashSet<&str> =
+            self.flow.iter().flat_map(|node| node.jump_if.values().map(String::as_str)).collect();
+        let again: HashMap<usize, usize> = repeats(self.flow.iter().map(FlowNodeSpec::label)).collect();
+        let mut filters: HashMap<&str, &FilterSpec> = HashMap::new();
+        for filter in &self.filters {
+            filters.entry(&filter.name).or_insert(filter);
+        }
+        let run: HashSet<&str> = self.flow.iter().map(|node| node.filter.as_str()).collect();
         for (i, node) in self.flow.iter().enumerate() {
             let place = nth(path, i);
             let label = node.label();
-            if label != END && targets.contains(&label) && self.flow[..i].iter().any(|other| other.label() == label) {
+            if label != END && targets.contains(label) && again.contains_key(&i) {
                 let field = if node.alias.is_empty() { "filter" } else { "alias" };
                 let problem =
                     Problem::new(at(&place, field), "several steps of that name, and a jump to it").text(label);
@@ -287,7 +297,7 @@ impl PipelineSpec {
                 let problem = Problem::new(at(&place, "alias"), "END is the end of the flow").text(END);
                 findings.problem(problem.advice("choose another alias"));
             }
-            let filter = self.filter(&node.filter);
+            let filter = filters.get(node.filter.as_str()).copied();
             if node.filter.is_empty() {
                 findings.problem(Problem::new(at(&place, "filter"), "missing").advice("name a filter, or END"));
             } else if node.filter != END && filter.is_none() {
@@ -308,7 +318,7 @@ impl PipelineSpec {
             return;
         }
         for (i, filter) in self.filters.iter().enumerate() {
-            if !filter.name.is_empty() && self.flow.iter().all(|node| node.filter != filter.name) {
+            if !filter.name.is_empty() && !run.contains(filter.name.as_str()) {
                 let parent = path.strip_suffix("flow").unwrap_or(path).trim_end_matches('.');
                 findings.warn(nth(&at(parent, "filters"), i), format!("{} is not in flow and never runs", filter.name));
             }
@@ -355,11 +365,16 @@ impl PipelineSpec {
     }
 }
 
-fn check_named(spec: &NamedSpec, earlier: &[NamedSpec], path: &str, what: &str, findings: &mut Findings) {
+/// The places of those whose name stands further up, and where.
+fn twins(named: &[NamedSpec]) -> HashMap<usize, usize> {
+    repeats(named.iter().map(|spec| spec.name.as_str())).collect()
+}
+
+fn check_named(spec: &NamedSpec, twin: Option<&usize>, path: &str, what: &str, findings: &mut Findings) {
     let place = at(path, "name");
     if let Some(problem) = check_name(&spec.name, &place) {
         findings.problem(problem);
-    } else if let Some(twin) = earlier.iter().position(|other| other.name == spec.name) {
+    } else if let Some(twin) = twin {
         let problem = Problem::new(place, format!("the same name as entry {twin}")).text(&spec.name);
         findings.problem(problem.advice(format!("give each {what} its own name")));
     }

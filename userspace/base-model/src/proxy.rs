@@ -2,7 +2,7 @@
 //!
 //! They live here because both the filter and an HTTPServer's `backendPool` are made of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
 use std::time::SystemTime;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::dates::Dates;
 use crate::duration::GoDuration;
 use crate::problem::{Findings, Problem, at, nth, one_of};
+use crate::repeats::repeats;
 use crate::string_matcher::{StringMatcher, UrlRule, check_regexp};
 use crate::words::{HttpCode, METHODS, check_methods};
 
@@ -769,6 +770,7 @@ impl PoolSpec {
 
     fn validate_servers(&self, path: &str, scheme: ServerScheme, findings: &mut Findings) {
         let weighted = self.servers.iter().filter(|server| server.weight > 0).count();
+        let twins: HashMap<usize, usize> = repeats(self.servers.iter().map(|server| &server.url)).collect();
         for (i, server) in self.servers.iter().enumerate() {
             let place = nth(path, i);
             match server.url.parse::<ServerUrl>() {
@@ -789,7 +791,7 @@ impl PoolSpec {
                 let problem = Problem::new(at(&place, "weight"), "missing: other servers of the pool have one");
                 findings.problem(problem.advice("give every server a weight of 1 or more, or none of them"));
             }
-            if let Some(twin) = self.servers[..i].iter().position(|other| other.url == server.url) {
+            if let Some(twin) = twins.get(&i) {
                 findings
                     .warn(at(&place, "url"), format!("the same server as servers[{twin}]: it gets twice the share"));
             }

@@ -13,6 +13,7 @@
 //! ```
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -22,6 +23,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::document::check_name;
 use crate::problem::{Findings, Problem, at, nth};
+use crate::repeats::repeats;
 
 /// Addresses shared by the edge machines: each packet's flow is hashed to one of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -268,20 +270,6 @@ impl JsonSchema for PortsSpec {
 }
 
 impl VirtualIpSpec {
-    /// A port and protocol both claim, if there is one; addresses are not looked at.
-    pub fn shared_port(&self, other: &Self) -> Option<(PortRange, Protocol)> {
-        let ranges = |spec: &Self| match &spec.ports {
-            PortsSpec::Any => vec![PortRange::ALL],
-            PortsSpec::List(ranges) => ranges.clone(),
-        };
-        let protocol = *self.protocols.iter().find(|protocol| other.protocols.contains(protocol))?;
-        let theirs = ranges(other);
-        ranges(self).into_iter().find_map(|a| {
-            let b = theirs.iter().find(|b| a.low <= b.high && b.low <= a.high)?;
-            Some((PortRange { low: a.low.max(b.low), high: a.high.min(b.high) }, protocol))
-        })
-    }
-
     /// The addresses that parse.
     pub fn parsed_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.addresses.iter().filter_map(|text| text.parse().ok())
@@ -292,7 +280,7 @@ impl VirtualIpSpec {
         if self.addresses.is_empty() {
             findings.problem(Problem::new(&addresses, "is empty").advice("list at least one IPv4 or IPv6 address"));
         }
-        let mut seen: Vec<IpAddr> = Vec::new();
+        let mut seen = HashSet::new();
         for (i, text) in self.addresses.iter().enumerate() {
             let place = nth(&addresses, i);
             let problem = |message: &str| Problem::new(&place, message).text(text);
@@ -309,8 +297,8 @@ impl VirtualIpSpec {
                         problem("an IPv4 address in IPv6 clothes").advice(format!("write {}", ip.to_canonical())),
                     );
                 }
-                Ok(ip) if seen.contains(&ip) => findings.problem(problem("given twice").advice("remove one")),
-                Ok(ip) => seen.push(ip),
+                Ok(ip) if !seen.insert(ip) => findings.problem(problem("given twice").advice("remove one")),
+                Ok(_) => {}
             }
         }
         self.validate_ports(&at(path, "ports"), findings);
@@ -318,7 +306,7 @@ impl VirtualIpSpec {
         if self.protocols.is_empty() {
             findings.problem(Problem::new(&protocols, "is empty").advice("leave it out for both, or list TCP, UDP"));
         }
-        for (i, _) in self.protocols.iter().enumerate().filter(|(i, p)| self.protocols[..*i].contains(p)) {
+        for (i, _) in repeats(&self.protocols) {
             findings.problem(Problem::new(nth(&protocols, i), "given twice").advice("remove one"));
         }
         self.validate_machines(&at(path, "machines"), findings);
@@ -336,6 +324,7 @@ impl VirtualIpSpec {
             let room = SERVICES_MAX / self.protocols.len().max(1);
             findings
                 .problem(problem.accepted(format!("at most {room}")).advice("join neighbours to ranges, or write any"));
+            return;
         }
         for (i, range) in ranges.iter().enumerate() {
             if let Some(other) = ranges[..i].iter().find(|other| other.low <= range.high && range.low <= other.high) {
@@ -346,12 +335,14 @@ impl VirtualIpSpec {
     }
 
     fn validate_machines(&self, path: &str, findings: &mut Findings) {
+        let twins: HashSet<usize> =
+            repeats(self.machines.iter().map(|machine| &machine.name)).map(|(later, _)| later).collect();
         for (i, machine) in self.machines.iter().enumerate() {
             let place = nth(path, i);
             if let Some(problem) = check_name(&machine.name, &at(&place, "name")) {
                 findings.problem(problem);
             }
-            if self.machines[..i].iter().any(|other| other.name == machine.name) {
+            if twins.contains(&i) {
                 findings
                     .problem(Problem::new(at(&place, "name"), "given twice").text(&machine.name).advice("remove one"));
             }
@@ -488,21 +479,5 @@ machines:
             &["ports: 20 entries for two protocols; accepted: at most 16; join neighbours to ranges, or write any"],
             &[],
         );
-    }
-
-    #[test]
-    fn ports_two_of_them_claim() {
-        let vip = |ports: PortsSpec, protocols: &[Protocol]| VirtualIpSpec {
-            ports,
-            protocols: protocols.to_vec(),
-            ..VirtualIpSpec::default()
-        };
-        let (a, b) = (
-            vip(PortsSpec::List(vec![PortRange { low: 80, high: 90 }]), &[Protocol::Tcp]),
-            vip(PortsSpec::Any, &[Protocol::Tcp, Protocol::Udp]),
-        );
-        assert_eq!(a.shared_port(&b), Some((PortRange { low: 80, high: 90 }, Protocol::Tcp)));
-        assert_eq!(a.shared_port(&vip(PortsSpec::Any, &[Protocol::Udp])), None);
-        assert_eq!(a.shared_port(&vip(PortsSpec::List(vec![PortRange::one(91)]), &[Protocol::Tcp])), None);
     }
 }

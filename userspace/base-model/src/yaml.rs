@@ -65,6 +65,8 @@ fn options() -> serde_saphyr::Options {
     let budget = serde_saphyr::budget! {
         max_depth: DEPTH_MAX,
         max_nodes: NODES_MAX,
+        max_documents: NODES_MAX,
+        max_events: 4 * NODES_MAX,
         max_aliases: 1_000,
         max_anchors: 1_000,
         max_total_scalar_bytes: TEXT_BYTES_MAX,
@@ -136,6 +138,11 @@ mod tests {
             json!({"a": [1, {"b": "é\n"}], "c": null})
         );
         assert_eq!(parse_document("{\n\t\"a\": 1\n}").unwrap(), json!({"a": 1}));
+    }
+
+    #[test]
+    fn thousands_of_documents() {
+        assert_eq!(parse_documents(&"---\na: 1\n".repeat(5_000)).unwrap().len(), 5_000);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! `check`: what the server would say, said without one.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use base_model::Object;
-use base_model::object::Beside;
+use base_model::{Beside, Object, Outline};
 
 use crate::catalog;
 use crate::documents::{Found, read, word};
@@ -15,24 +15,27 @@ pub fn check(files: &[PathBuf], strict: bool) -> Result<(), String> {
     let mut problems = Vec::new();
     let mut warnings = Vec::new();
     let mut objects: Vec<(&Found, Object)> = Vec::new();
+    let mut taken: HashMap<&str, &Found> = HashMap::new();
     for document in &found {
         let place = place(document);
         let (name, kind) = (word(&document.value, "name"), word(&document.value, "kind"));
         if matches!(kind, "CustomDataKind" | "CustomData") {
             continue;
         }
-        if let Some((other, _)) = objects.iter().find(|(_, other)| other.document.name == name) {
+        if let Some(other) = taken.get(name) {
             problems.push(format!("{place}: name: {name:?} is taken by another document, in {}", other.file.display()));
         }
         match Object::admit(&document.value, catalog::filters(), SystemTime::now(), |_| None) {
             Ok(object) => {
                 warnings.extend(object.warnings.iter().map(|warning| format!("{place}: {warning}")));
+                taken.entry(name).or_insert(document);
                 objects.push((document, object));
             }
             Err(found) => problems.extend(found.iter().map(|problem| format!("{place}: {problem}"))),
         }
     }
-    let beside = Beside::new(objects.iter().map(|(_, object)| object));
+    let outlines: Vec<Outline> = objects.iter().map(|(_, object)| Outline::of(object)).collect();
+    let beside = Beside::new(&outlines);
     for (document, object) in &objects {
         let together = beside.check(object);
         problems.extend(together.problems.iter().map(|problem| format!("{}: {problem}", place(document))));

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use base_model::explain::Explained;
-use base_model::object::Beside;
-use base_model::{FilterKinds, Object, Secrets, Spec, kinds};
+use base_model::{Beside, FilterKinds, Object, Outline, Secrets, Spec, kinds};
 use control_api::Document;
 use serde_json::{Value, json};
 
@@ -17,9 +16,9 @@ pub struct ModelCatalog {
     explained: Vec<Explained>,
     secrets: Secrets,
     descriptions: BTreeMap<String, String>,
-    /// Stored objects as they were read last, by name: a change costs the reading of what it holds, however many objects there are.
-    /// What a request brings is never kept here, so requests that run at the same time do not take each other's readings away.
-    read: Mutex<HashMap<String, (Document, Arc<Object>)>>,
+    /// Outlines of the stored objects by name: a change costs the reading of what it holds, however many objects there are and
+    /// however large they are.
+    read: Mutex<HashMap<String, (Document, Arc<Outline>)>>,
 }
 
 impl ModelCatalog {
@@ -33,33 +32,26 @@ impl ModelCatalog {
         ModelCatalog { filters, explained, secrets, descriptions, read: Mutex::default() }
     }
 
-    /// The stored objects, but for those that `replaced` names. What is not known yet is read without the lock: nobody waits for
-    /// another's reading.
-    fn stored(&self, stored: &BTreeMap<String, Document>, replaced: &HashSet<&str>) -> Vec<Arc<Object>> {
-        let mut objects = Vec::with_capacity(stored.len());
+    /// What the stored objects say of themselves, but for those that `replaced` names. What is not known yet is read without the
+    /// lock: nobody waits for another's reading.
+    fn stored(&self, stored: &BTreeMap<String, Document>, replaced: &HashSet<&str>) -> Vec<Arc<Outline>> {
+        let mut outlines = Vec::with_capacity(stored.len());
         let mut unread = Vec::new();
         {
             let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
             for (name, document) in stored.iter().filter(|(name, _)| !replaced.contains(name.as_str())) {
                 match read.get(name) {
-                    Some((known, object)) if Arc::ptr_eq(known, document) => objects.push(object.clone()),
-                    known => unread.push((name, document, known.cloned())),
+                    Some((known, outline)) if Arc::ptr_eq(known, document) => outlines.push(outline.clone()),
+                    _ => unread.push((name, document)),
                 }
             }
         }
         let mut fresh = Vec::with_capacity(unread.len());
-        for (name, document, known) in unread {
-            let object = match known {
-                // The same text by another way, such as a snapshot.
-                Some((known, object)) if known == *document => object,
-                // What cannot be read is somebody else's problem: it is told when that document is checked.
-                _ => match Object::read(document, self.filters.as_ref()) {
-                    Ok(object) => Arc::new(object),
-                    Err(_) => continue,
-                },
-            };
-            objects.push(object.clone());
-            fresh.push((name.clone(), (document.clone(), object)));
+        for (name, document) in unread {
+            // What cannot be read is somebody else's problem: it is told when that document is checked.
+            let Some(outline) = Outline::read(document).map(Arc::new) else { continue };
+            outlines.push(outline.clone());
+            fresh.push((name.clone(), (document.clone(), outline)));
         }
         if !fresh.is_empty() {
             let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,7 +60,7 @@ impl ModelCatalog {
                 read.retain(|name, _| stored.contains_key(name));
             }
         }
-        objects
+        outlines
     }
 }
 
@@ -100,7 +92,8 @@ impl Catalog for ModelCatalog {
             documents.iter().map(|document| Object::admit(document, self.filters.as_ref(), now, before)).collect();
         let replaced: HashSet<&str> = admitted.iter().flatten().map(|object| object.document.name.as_str()).collect();
         let stored = self.stored(stored, &replaced);
-        let beside = Beside::new(stored.iter().map(Arc::as_ref).chain(admitted.iter().flatten()));
+        let outlines: Vec<Outline> = admitted.iter().flatten().map(Outline::of).collect();
+        let beside = Beside::new(stored.iter().map(Arc::as_ref).chain(&outlines));
         let together: Vec<_> = admitted.iter().map(|object| Some(beside.check(object.as_ref().ok()?))).collect();
         let both = admitted.into_iter().zip(together);
         both.map(|(object, found)| {
@@ -251,39 +244,24 @@ afterPipeline:
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-    use std::sync::mpsc;
 
-    /// Counts how often it is asked, which every reading of a pipeline does; the kind `Slow` waits for a word.
-    struct Counting {
-        asked: Arc<AtomicUsize>,
-        gate: Mutex<mpsc::Receiver<()>>,
-    }
+    /// Counts how often it is asked, which every reading of a pipeline does.
+    struct Counting(Arc<AtomicUsize>);
 
     impl FilterKinds for Counting {
-        fn results(&self, kind: &str) -> Option<Vec<&'static str>> {
-            self.asked.fetch_add(1, Relaxed);
-            if kind == "Slow" {
-                self.gate.lock().unwrap().recv().unwrap();
-            }
+        fn results(&self, _: &str) -> Option<Vec<&'static str>> {
+            self.0.fetch_add(1, Relaxed);
             Some(Vec::new())
         }
 
         fn kinds(&self) -> Vec<&'static str> {
-            vec!["Mock", "Slow"]
+            vec!["Mock"]
         }
     }
 
-    fn catalog() -> (Arc<ModelCatalog>, Arc<AtomicUsize>, mpsc::Sender<()>) {
-        let (go, gate) = mpsc::channel();
-        let asked = Arc::new(AtomicUsize::new(0));
-        let filters = Counting { asked: asked.clone(), gate: Mutex::new(gate) };
-        (Arc::new(ModelCatalog::new(Box::new(filters), Vec::new(), BTreeMap::new())), asked, go)
-    }
-
-    fn pipelines(prefix: &str, kind: &str, count: usize) -> Vec<Value> {
-        let one =
-            |n| json!({"name": format!("{prefix}-{n}"), "kind": "Pipeline", "filters": [{"name": "f", "kind": kind}]});
-        (0..count).map(one).collect()
+    fn pipelines(prefix: &str, count: usize) -> Vec<Value> {
+        let filter = json!({"name": "f", "kind": "Mock"});
+        (0..count).map(|n| json!({"name": format!("{prefix}-{n}"), "kind": "Pipeline", "filters": [filter]})).collect()
     }
 
     fn stored(documents: Vec<Value>) -> BTreeMap<String, Document> {
@@ -291,33 +269,33 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_take_turns_read_what_is_stored_once() {
-        let (catalog, asked, _go) = catalog();
-        let stored = stored(pipelines("stored", "Mock", 50));
+    fn what_is_stored_is_not_decoded_again() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let catalog = ModelCatalog::new(Box::new(Counting(asked.clone())), Vec::new(), BTreeMap::new());
         let counted = |documents: &[Value], stored: &BTreeMap<String, Document>| {
             let before = asked.load(Relaxed);
             assert!(catalog.check(documents, stored).iter().all(Result::is_ok));
             asked.load(Relaxed) - before
         };
-        let each = counted(&pipelines("one", "Mock", 1), &BTreeMap::new());
-        let (a, b) = (pipelines("a", "Mock", 20), pipelines("b", "Mock", 20));
-        counted(&a, &stored);
+        let each = counted(&pipelines("one", 1), &BTreeMap::new());
+        let (a, b) = (pipelines("a", 20), pipelines("b", 20));
+        let fifty = stored(pipelines("stored", 50));
         for _ in 0..3 {
-            assert_eq!(counted(&a, &stored), 20 * each);
-            assert_eq!(counted(&b, &stored), 20 * each);
+            assert_eq!(counted(&a, &fifty), 20 * each);
+            assert_eq!(counted(&b, &fifty), 20 * each);
         }
-        let again: BTreeMap<_, _> = stored.iter().map(|(n, d)| (n.clone(), Document::new(Value::clone(d)))).collect();
-        assert_eq!(counted(&a, &again), 20 * each, "the same text in other memory is not read again");
+        let again: BTreeMap<_, _> = fifty.iter().map(|(n, d)| (n.clone(), Document::new(Value::clone(d)))).collect();
+        assert_eq!(counted(&a, &again), 20 * each, "nor the same text in other memory");
     }
 
     #[test]
-    fn a_slow_reading_holds_nobody_up() {
-        let (catalog, _asked, go) = catalog();
-        let busy = catalog.clone();
-        let slow = std::thread::spawn(move || busy.check(&[], &stored(pipelines("slow", "Slow", 1))).len());
-        let ours = stored(pipelines("stored", "Mock", 3));
-        assert!(catalog.check(&pipelines("a", "Mock", 1), &ours)[0].is_ok(), "it did not wait for the other");
-        go.send(()).unwrap();
-        assert_eq!(slow.join().unwrap(), 0);
+    fn outlines_follow_what_is_stored() {
+        let catalog = ModelCatalog::new(Box::new(Counting(Arc::default())), Vec::new(), BTreeMap::new());
+        let server = |name: &str, port: u16| json!({"name": name, "kind": "HTTPServer", "port": port});
+        let fits = |port: u16, there: Vec<Value>| catalog.check(&[server("new", port)], &stored(there))[0].is_ok();
+        assert!(!fits(80, vec![server("old", 80)]));
+        assert!(fits(80, vec![server("old", 81)]), "the old one has moved");
+        assert!(!fits(81, vec![server("old", 81)]));
+        assert!(fits(81, vec![]), "and is gone");
     }
 }

@@ -28,7 +28,7 @@ use crate::module_doc::module_doc;
 use crate::spec::{self, Spec, unexpected};
 use base_model::problem::{at, nth, one_of};
 use base_model::string_matcher::UrlMatcher;
-use base_model::{Findings, GoDuration, Problem, UrlRule};
+use base_model::{Findings, GoDuration, Problem, UrlRule, repeats};
 use cycle::{Cycles, Permit, Policy};
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
 use schemars::JsonSchema;
@@ -81,11 +81,13 @@ impl Default for PolicySpec {
 impl Spec for RateLimiterSpec {
     fn validate(&self, path: &str, findings: &mut Findings) {
         let policies = at(path, "policies");
+        for (index, _) in repeats(self.policies.iter().map(|policy| &policy.name)) {
+            let place = at(&nth(&policies, index), "name");
+            let problem = Problem::new(place, "another policy has this name").text(&self.policies[index].name);
+            findings.problem(problem);
+        }
         for (index, policy) in self.policies.iter().enumerate() {
             let place = nth(&policies, index);
-            if self.policies[..index].iter().any(|p| p.name == policy.name) {
-                findings.problem(Problem::new(at(&place, "name"), "another policy has this name").text(&policy.name));
-            }
             if policy.limit_refresh_period.nanos() <= 0 {
                 let problem = Problem::new(at(&place, "limitRefreshPeriod"), "a period must have a length");
                 findings.problem(problem.advice("write 10ms or longer"));

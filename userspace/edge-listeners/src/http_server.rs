@@ -21,6 +21,7 @@ use base_telemetry::server::{self, Recorder, Sample, ServerStats};
 use edge_pipeline::Exchange;
 use proto_http::{Limits, Underscores};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -89,6 +90,21 @@ impl Live {
     }
 }
 
+/// The parts of a document that the next one is compared with: of a hundred thousand routes the router holds all there is to know.
+fn remembered(spec: &HttpServerSpec) -> HttpServerSpec {
+    HttpServerSpec {
+        address: spec.address.clone(),
+        port: spec.port,
+        https: spec.https,
+        cert_base64: spec.cert_base64.clone(),
+        key_base64: spec.key_base64.clone(),
+        certs: spec.certs.clone(),
+        keys: spec.keys.clone(),
+        ca_cert_base64: spec.ca_cert_base64.clone(),
+        ..HttpServerSpec::default()
+    }
+}
+
 fn underscores(written: UnderscoresInHeaders) -> Underscores {
     match written {
         UnderscoresInHeaders::Drop => Underscores::Drop,
@@ -119,6 +135,7 @@ pub struct HttpServer {
 }
 
 struct State {
+    /// What the next document is compared with, see [`remembered`].
     spec: HttpServerSpec,
     /// Key of the sockets in use; `None` while there are none.
     listening: Option<Listening>,
@@ -142,8 +159,8 @@ fn label_figures(stats: &ServerStats, server: &str, spec: &HttpServerSpec) {
     let mut named = std::collections::HashSet::new();
     for (rule, paths) in spec.rules.iter().map(|rule| &rule.paths).enumerate() {
         named.extend(paths.iter().enumerate().map(|(path, spec)| match spec.backend.as_str() {
-            "" => crate::router::generated_pipeline(server, rule, path),
-            backend => backend.to_owned(),
+            "" => Cow::Owned(crate::router::generated_pipeline(server, rule, path)),
+            backend => Cow::Borrowed(backend),
         }));
     }
     stats.retain_backends(|name| named.contains(name));
@@ -161,7 +178,7 @@ impl HttpServer {
             live: ArcSwap::from_pointee(live),
             stats,
             connections: AtomicUsize::new(0),
-            state: Mutex::new(State { spec: spec.clone(), listening: None, error: None }),
+            state: Mutex::new(State { spec: remembered(spec), listening: None, error: None }),
             shared,
         });
         server.retry();
@@ -175,7 +192,7 @@ impl HttpServer {
         self.live.store(Arc::new(live));
         label_figures(&self.stats, &self.name, spec);
         let moved = (&state.spec.address, state.spec.port) != (&spec.address, spec.port);
-        state.spec = spec.clone();
+        state.spec = remembered(spec);
         if moved {
             // The old sockets close only when the new ones are open, unless they are in each other's way.
             let old = state.listening.take();

@@ -91,12 +91,14 @@ impl Router {
         spec: &HttpServerSpec,
         slot: &dyn Fn(&str) -> Arc<PipelineSlot>,
     ) -> Result<Router, String> {
+        let mut next = 0;
         let rules = spec
             .rules
             .iter()
             .enumerate()
             .map(|(index, rule)| {
-                let first = spec.rules[..index].iter().map(|rule| rule.paths.len()).sum();
+                let first = next;
+                next += rule.paths.len();
                 Rule::new(rule, spec.router_kind, first, &|path| slot(&generated_pipeline(server, index, path)), slot)
             })
             .collect::<Result<_, _>>()?;

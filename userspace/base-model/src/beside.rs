@@ -1,0 +1,339 @@
+//! What objects are to each other: what only one of them may have, and which names lead where.
+//!
+//! Looking at one of many costs what it says itself, not what all of them say: of the others only an [`Outline`] is needed,
+//! which is small and is read without decoding the rest of a document.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::decode::same_name;
+use crate::http_server::HttpServerSpec;
+use crate::object::{Object, Spec};
+use crate::problem::{Findings, Problem, nth};
+use crate::virtual_ip::{PortRange, PortsSpec, Protocol, VirtualIpSpec};
+
+/// Where connections or packets reach an object: nobody else may be there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    pub door: Door,
+    /// Empty: every address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    pub protocols: Vec<Protocol>,
+    pub ports: Vec<PortRange>,
+}
+
+/// Claims of different doors never meet: a listener serves the VirtualIPs on its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Door {
+    /// Sockets of this machine.
+    Listener,
+    /// Packets that are steered.
+    VirtualIp,
+}
+
+/// What others have to know of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outline {
+    pub name: String,
+    pub kind: String,
+    pub claim: Option<Claim>,
+}
+
+/// Objects seen together, indexed by what one of them may ask of the others.
+pub struct Beside<'o> {
+    claims: Claims<'o>,
+    pipelines: HashSet<&'o str>,
+    global_filters: HashSet<&'o str>,
+}
+
+/// Who is where.
+#[derive(Default)]
+pub struct Claims<'o> {
+    listeners: HashMap<u16, Vec<(&'o str, &'o Claim)>>,
+    vips: HashMap<IpAddr, Vec<(&'o str, &'o Claim)>>,
+}
+
+impl Claim {
+    fn of(spec: &Spec) -> Option<Claim> {
+        match spec {
+            Spec::HttpServer(server) => Some(Claim::of_listener(server.port, &server.address)),
+            Spec::VirtualIp(vip) => Some(Claim::of_vip(vip)),
+            Spec::Pipeline(_) | Spec::GlobalFilter(_) => None,
+        }
+    }
+
+    fn of_listener(port: u16, address: &str) -> Claim {
+        Claim {
+            door: Door::Listener,
+            addresses: address.parse().into_iter().collect(),
+            protocols: vec![Protocol::Tcp],
+            ports: vec![PortRange::one(port)],
+        }
+    }
+
+    fn of_vip(vip: &VirtualIpSpec) -> Claim {
+        Claim {
+            door: Door::VirtualIp,
+            addresses: vip.parsed_addresses().collect(),
+            protocols: vip.protocols.clone(),
+            ports: match &vip.ports {
+                PortsSpec::Any => vec![PortRange::ALL],
+                PortsSpec::List(ranges) => ranges.clone(),
+            },
+        }
+    }
+
+    /// The first ports that both have.
+    fn shared_port(&self, other: &Claim) -> Option<(PortRange, Protocol)> {
+        let protocol = *self.protocols.iter().find(|protocol| other.protocols.contains(protocol))?;
+        self.ports.iter().find_map(|a| {
+            let b = other.ports.iter().find(|b| a.low <= b.high && b.low <= a.high)?;
+            Some((PortRange { low: a.low.max(b.low), high: a.high.min(b.high) }, protocol))
+        })
+    }
+}
+
+impl Outline {
+    pub fn of(object: &Object) -> Outline {
+        Outline {
+            name: object.document.name.clone(),
+            kind: object.document.kind.clone(),
+            claim: Claim::of(&object.spec),
+        }
+    }
+
+    /// Of a stored document, which passed its checks when it came in.
+    pub fn read(document: &Value) -> Option<Outline> {
+        let fields = document.as_object()?;
+        let text = |name: &str| Some(field(fields, name)?.as_str()?.to_owned());
+        let (name, kind) = (text("name")?, text("kind")?);
+        let claim = match kind.as_str() {
+            "HTTPServer" => {
+                let port = field(fields, "port").and_then(|port| port.as_u64().or(port.as_f64().map(|p| p as u64)))?;
+                let port = u16::try_from(port).ok().filter(|port| *port > 0)?;
+                Some(Claim::of_listener(port, &text("address").unwrap_or_default()))
+            }
+            "VirtualIP" => Some(Claim::of_vip(&crate::decode::<VirtualIpSpec>(document, "").ok()?.value)),
+            _ => None,
+        };
+        Some(Outline { name, kind, claim })
+    }
+}
+
+/// How many routes of a stored HTTPServer lead to the pipeline.
+pub fn routes_to(document: &Value, pipeline: &str) -> usize {
+    let rules = document.as_object().and_then(|fields| field(fields, "rules")?.as_array());
+    let paths = rules.into_iter().flatten().filter_map(|rule| field(rule.as_object()?, "paths")?.as_array()).flatten();
+    let backends = paths.filter_map(|path| field(path.as_object()?, "backend")?.as_str());
+    backends.filter(|backend| *backend == pipeline).count()
+}
+
+/// As the decoder finds it: the exact spelling first, then without regard to case.
+fn field<'v>(fields: &'v Map<String, Value>, name: &str) -> Option<&'v Value> {
+    fields.get(name).or_else(|| fields.iter().find(|(key, _)| same_name(key, name)).map(|(_, value)| value))
+}
+
+impl<'o> Claims<'o> {
+    pub fn new(claims: impl IntoIterator<Item = (&'o str, &'o Claim)>) -> Claims<'o> {
+        let mut all = Claims::default();
+        for (name, claim) in claims {
+            match claim.door {
+                Door::Listener => {
+                    for port in claim.ports.iter().flat_map(|range| range.low..=range.high) {
+                        all.listeners.entry(port).or_default().push((name, claim));
+                    }
+                }
+                Door::VirtualIp => {
+                    for address in &claim.addresses {
+                        all.vips.entry(*address).or_default().push((name, claim));
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// Where the claim of the object of this name meets those of others.
+    pub fn check(&self, name: &str, claim: &Claim) -> Vec<Problem> {
+        match claim.door {
+            Door::Listener => self.check_listener(name, claim),
+            Door::VirtualIp => self.check_vip(name, claim),
+        }
+    }
+
+    fn check_listener(&self, name: &str, claim: &Claim) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for port in claim.ports.iter().flat_map(|range| range.low..=range.high) {
+            for (other, theirs) in self.listeners.get(&port).into_iter().flatten().filter(|(other, _)| *other != name) {
+                if same_place(&claim.addresses, &theirs.addresses) {
+                    let problem = Problem::new("port", format!("taken by HTTPServer {other}")).value(&port.into());
+                    problems.push(problem.advice("choose another port, or delete that server first"));
+                }
+            }
+        }
+        problems
+    }
+
+    fn check_vip(&self, name: &str, claim: &Claim) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (i, address) in claim.addresses.iter().enumerate() {
+            for (other, theirs) in self.vips.get(address).into_iter().flatten().filter(|(other, _)| *other != name) {
+                let Some((port, protocol)) = claim.shared_port(theirs) else { continue };
+                let message = format!("VirtualIP {other} has this address with port {port} of {protocol}");
+                let problem = Problem::new(nth("addresses", i), message).text(&address.to_string());
+                problems.push(problem.advice("take the address or the ports from one of the two"));
+            }
+        }
+        problems
+    }
+}
+
+/// Whether the kernel refuses one of two sockets of one port. `::` takes the connections of IPv4 as well.
+fn same_place(a: &[IpAddr], b: &[IpAddr]) -> bool {
+    let covers = |a: IpAddr, b: IpAddr| a == b || a.is_unspecified() && (a.is_ipv6() || b.is_ipv4());
+    a.is_empty() || b.is_empty() || a.iter().any(|a| b.iter().any(|b| covers(*a, *b) || covers(*b, *a)))
+}
+
+impl<'o> Beside<'o> {
+    pub fn new(outlines: impl IntoIterator<Item = &'o Outline>) -> Beside<'o> {
+        let mut claims = Vec::new();
+        let (mut pipelines, mut global_filters) = (HashSet::new(), HashSet::new());
+        for outline in outlines {
+            let name = outline.name.as_str();
+            claims.extend(outline.claim.as_ref().map(|claim| (name, claim)));
+            match outline.kind.as_str() {
+                "Pipeline" => drop(pipelines.insert(name)),
+                "GlobalFilter" => drop(global_filters.insert(name)),
+                _ => {}
+            }
+        }
+        Beside { claims: Claims::new(claims), pipelines, global_filters }
+    }
+
+    /// What only shows when the objects are seen together. `changed` is the object being written; an object of its name among the
+    /// others is what it replaces, or itself.
+    ///
+    /// A port or address two objects claim refuses the change. A name that leads nowhere is only a warning, since people apply
+    /// servers before pipelines and the server answers 503 until the pipeline comes.
+    pub fn check(&self, changed: &Object) -> Findings {
+        let mut findings = Findings::default();
+        if let Some(claim) = Claim::of(&changed.spec) {
+            findings.problems = self.claims.check(&changed.document.name, &claim);
+        }
+        if let Spec::HttpServer(server) = &changed.spec {
+            self.check_names(server, &mut findings);
+        }
+        findings
+    }
+
+    fn check_names(&self, server: &HttpServerSpec, findings: &mut Findings) {
+        for (r, rule) in server.rules.iter().enumerate() {
+            for (p, path) in rule.paths.iter().enumerate() {
+                if !path.backend.is_empty() && !self.pipelines.contains(path.backend.as_str()) {
+                    let place = format!("rules[{r}].paths[{p}].backend");
+                    findings.warn(place, format!("there is no Pipeline {} yet; its requests get 503", path.backend));
+                }
+            }
+        }
+        if !server.global_filter.is_empty() && !self.global_filters.contains(server.global_filter.as_str()) {
+            findings.warn("globalFilter", format!("there is no GlobalFilter {} yet", server.global_filter));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::tests::Kinds;
+    use crate::problem::render;
+    use crate::yaml::parse_document;
+
+    fn read(yaml: &str) -> Object {
+        Object::read(&parse_document(yaml).unwrap(), &Kinds).unwrap_or_else(|problems| panic!("{}", render(&problems)))
+    }
+
+    /// What is wrong with the last one beside the others.
+    fn check(documents: &[&str], problems: &str, warnings: &[&str]) {
+        let objects: Vec<Object> = documents.iter().map(|yaml| read(yaml)).collect();
+        let outlines: Vec<Outline> = objects.iter().map(Outline::of).collect();
+        for (object, outline) in objects.iter().zip(&outlines) {
+            assert_eq!(Outline::read(&object.document.to_value()).as_ref(), Some(outline), "read without decoding");
+        }
+        let findings = Beside::new(&outlines).check(objects.last().unwrap());
+        assert_eq!(render(&findings.problems), problems, "{documents:?}");
+        let told: Vec<String> = findings.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(told, warnings, "{documents:?}");
+    }
+
+    #[test]
+    fn a_port_belongs_to_one_server() {
+        let taken = "port = 80: taken by HTTPServer t; choose another port, or delete that server first";
+        let here = |address: &str| format!("Name: t\nkind: HTTPServer\nPORT: 80\nAddress: '{address}'");
+        let ours = |address: &str| format!("name: s\nkind: HTTPServer\nport: 80\naddress: '{address}'");
+        for (a, b, problems) in [
+            ("", "", taken),
+            ("10.0.0.1", "", taken),
+            ("", "10.0.0.1", taken),
+            ("10.0.0.1", "10.0.0.1", taken),
+            ("10.0.0.1", "10.0.0.2", ""),
+            ("0.0.0.0", "10.0.0.1", taken),
+            ("10.0.0.1", "::", taken),
+            ("0.0.0.0", "::1", ""),
+            ("::1", "0:0::1", taken),
+        ] {
+            check(&[&here(a), &ours(b)], problems, &[]);
+        }
+        check(&["name: t\nkind: HTTPServer\nport: 81", &ours("")], "", &[]);
+        check(&["name: s\nkind: HTTPServer\nport: 80", &ours("")], "", &[]);
+    }
+
+    #[test]
+    fn an_address_with_its_port_belongs_to_one_virtual_ip() {
+        let vip = |name: &str, rest: &str| format!("name: {name}\nkind: VirtualIP\n{rest}");
+        let here = vip("a", "addresses: [1.2.3.4]\nports: [80]");
+        check(
+            &[&here, &vip("b", "addresses: [1.2.3.5, 1.2.3.4]")],
+            "addresses[1] = \"1.2.3.4\": VirtualIP a has this address with port 80 of TCP; take the address or the ports from one of the two",
+            &[],
+        );
+        check(&[&here, &vip("b", "addresses: [1.2.3.4]\nports: ['81-90']")], "", &[]);
+        check(
+            &[
+                &vip("a", "addresses: [1.2.3.4]\nports: ['70-85', 443]"),
+                &vip("b", "addresses: [1.2.3.4]\nports: ['80-90']"),
+            ],
+            "addresses[0] = \"1.2.3.4\": VirtualIP a has this address with port 80-85 of TCP; take the address or the ports from one of the two",
+            &[],
+        );
+        check(
+            &[&vip("a", "addresses: [1.2.3.4]\nprotocols: [UDP]"), &vip("b", "addresses: [1.2.3.4]\nprotocols: [TCP]")],
+            "",
+            &[],
+        );
+        check(&[&here, "name: s\nkind: HTTPServer\nport: 80"], "", &[]);
+    }
+
+    #[test]
+    fn names_that_lead_nowhere_are_warnings() {
+        let server =
+            "name: s\nkind: HTTPServer\nport: 80\nglobalFilter: g\nrules: [{paths: [{backend: p}, {backend: q}]}]";
+        let pipeline = "name: p\nkind: Pipeline\nfilters: [{name: m, kind: Mock}]";
+        check(
+            &[pipeline, server],
+            "",
+            &[
+                "rules[0].paths[1].backend: there is no Pipeline q yet; its requests get 503",
+                "globalFilter: there is no GlobalFilter g yet",
+            ],
+        );
+        let written =
+            parse_document("kind: HTTPServer\nRules: [{Paths: [{Backend: p}, {backend: q}, {backend: p}]}, {}]");
+        assert_eq!(["p", "q", "r"].map(|name| routes_to(written.as_ref().unwrap(), name)), [2, 1, 0]);
+    }
+}
