@@ -177,8 +177,11 @@ pub struct RaftRow {
     pub snapshot_index: u64,
     pub voters: u64,
     pub learners: u64,
+    /// Of the entries' text.
+    pub log_bytes: u64,
     pub leader_changes_total: u64,
     pub proposals_failed_total: u64,
+    pub answers_forgotten_total: u64,
 }
 
 /// `weir_raft_*`, and `etcd_server_has_leader` because dashboards made for Easegress ask for it.
@@ -193,6 +196,7 @@ pub fn raft(encoder: &mut Encoder, row: &RaftRow) {
         ("weir_raft_snapshot_index", "Index of the last entry in the snapshot.", row.snapshot_index),
         ("weir_raft_voters", "Members that vote.", row.voters),
         ("weir_raft_learners", "Members that follow without a vote.", row.learners),
+        ("weir_raft_log_bytes", "Text of the entries in the log, in bytes; memory and disk hold it.", row.log_bytes),
         ("etcd_server_has_leader", "Whether a leader is known (1) or not (0).", u64::from(row.has_leader)),
     ];
     for (name, help, value) in gauges {
@@ -200,8 +204,10 @@ pub fn raft(encoder: &mut Encoder, row: &RaftRow) {
     }
     let help = "Times this member saw the leader change.";
     encoder.counter("weir_raft_leader_changes_total", help, &[], row.leader_changes_total as f64);
-    let help = "Proposals that failed.";
+    let help = "Changes asked of this member that came to no decision, or to one it did not hear of.";
     encoder.counter("weir_raft_proposals_failed_total", help, &[], row.proposals_failed_total as f64);
+    let help = "Answers let go for the bytes they held although their requests might be repeated, and then be carried out twice.";
+    encoder.counter("weir_raft_answers_forgotten_total", help, &[], row.answers_forgotten_total as f64);
 }
 
 /// `process_*` from /proc. What cannot be read is left out.

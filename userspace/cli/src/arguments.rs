@@ -58,6 +58,9 @@ pub enum Verb {
     Apply {
         #[command(flatten)]
         files: Files,
+        /// Refuse if any of the objects was changed after this version of the configuration
+        #[arg(long, value_name = "VERSION")]
+        if_version: Option<u64>,
     },
     /// Show tables of resources: get all | KIND [NAME]
     Get {

@@ -48,15 +48,23 @@ pub fn text(file: &Path) -> Result<String, String> {
 }
 
 /// Objects go in one request, so that all of them or none are there; custom data follows in its own.
-pub async fn send(server: &Server, files: &Files, mode: Mode) -> Result<(), String> {
+/// With `seen` they are refused when any of them was changed after that version.
+pub async fn send(server: &Server, files: &Files, mode: Mode, seen: Option<u64>) -> Result<(), String> {
     if files.file.is_empty() {
         return Err("which documents? give -f FILE, or -f - for stdin".into());
     }
     let found = read(&files.file)?;
-    send_documents(server, found.into_iter().map(|found| found.value).collect(), mode, files.strict).await
+    let documents = found.into_iter().map(|found| found.value).collect();
+    send_documents(server, documents, mode, files.strict, seen).await
 }
 
-pub async fn send_documents(server: &Server, documents: Vec<Value>, mode: Mode, strict: bool) -> Result<(), String> {
+pub async fn send_documents(
+    server: &Server,
+    documents: Vec<Value>,
+    mode: Mode,
+    strict: bool,
+    seen: Option<u64>,
+) -> Result<(), String> {
     let verb = if mode == Mode::Create { "create" } else { "apply" };
     let (objects, others): (Vec<Value>, Vec<Value>) = documents.into_iter().partition(|document| {
         !matches!(Resource::parse(word(document, "kind")), Ok(Resource::CustomKind | Resource::CustomData))
@@ -77,7 +85,8 @@ pub async fn send_documents(server: &Server, documents: Vec<Value>, mode: Mode, 
         }
         let path = format!("/objects?{}", query.join("&"));
         let several = objects.len() > 1;
-        let answer = server.send(Method::POST, &path, body).await.map_err(|message| {
+        let tag = seen.map(|version| format!("\"{version}\""));
+        let answer = server.send_if(Method::POST, &path, body, tag.as_deref()).await.map_err(|message| {
             let subject = match objects.first() {
                 Some(one) if !several => format!("{} {}", word(one, "kind"), word(one, "name")),
                 _ => format!("{} objects", objects.len()),

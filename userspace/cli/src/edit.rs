@@ -13,7 +13,7 @@ use crate::server::{Server, segment};
 
 pub async fn edit(server: &Server, kind: &str, name: &str) -> Result<(), String> {
     let path = format!("/objects/{}", segment(name));
-    let before = server.get(&path).await?;
+    let (before, tag) = server.get_tagged(&path).await?;
     if word(&before, "kind") != kind {
         return Err(format!("there is no {kind} named {name:?}"));
     }
@@ -37,7 +37,8 @@ pub async fn edit(server: &Server, kind: &str, name: &str) -> Result<(), String>
         if (word(&after, "name"), word(&after, "kind")) != (name, kind) {
             return Err(kept("name and kind cannot be edited; nothing was changed".into()));
         }
-        let sent = server.send(Method::PUT, &path, text).await;
+        // Whoever changed it meanwhile is not written over.
+        let sent = server.send_if(Method::PUT, &path, text, tag.as_deref()).await;
         sent.map_err(|message| kept(format!("update {kind} {name} failed, {message}")))?;
         succeeded("update", kind, name);
     }

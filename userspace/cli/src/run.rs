@@ -35,10 +35,10 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
                 structured_all(&documents, format);
                 return Ok(());
             }
-            send_documents(&server, documents, Mode::Create, false).await
+            send_documents(&server, documents, Mode::Create, false, None).await
         }
-        Verb::Create { files, what: None } => send(&server, &files, Mode::Create).await,
-        Verb::Apply { files } => send(&server, &files, Mode::Apply).await,
+        Verb::Create { files, what: None } => send(&server, &files, Mode::Create, None).await,
+        Verb::Apply { files, if_version } => send(&server, &files, Mode::Apply, if_version).await,
         Verb::Get { kind, names, namespace } => {
             if kind.eq_ignore_ascii_case("all") {
                 return objects::get(&server, None, None, &namespace, format).await;
@@ -111,7 +111,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
 /// The spelling of older documents.
 async fn object(server: &Server, what: ObjectWhat, format: Format) -> Result<(), String> {
     match what {
-        ObjectWhat::Create { files } => send(server, &files, Mode::Create).await,
+        ObjectWhat::Create { files } => send(server, &files, Mode::Create, None).await,
         ObjectWhat::Update { files } => objects::update_files(server, &files).await,
         ObjectWhat::Get { name } => {
             structured(&server.get(&format!("/objects/{}", segment(&name))).await?, format);

@@ -36,6 +36,13 @@ impl Server {
         value(&answer)
     }
 
+    /// With the `ETag` that a change made from it comes back with.
+    pub async fn get_tagged(&self, path: &str) -> Result<(Value, Option<String>), String> {
+        let answer = self.call(Method::GET, path, String::new()).await?;
+        let tag = answer.headers.get("etag").and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+        Ok((value(&answer)?, tag))
+    }
+
     pub async fn text(&self, path: &str) -> Result<String, String> {
         let answer = self.call(Method::GET, path, String::new()).await?;
         Ok(String::from_utf8_lossy(&answer.body).into_owned())
@@ -43,7 +50,12 @@ impl Server {
 
     /// Sends a change; warnings go to stderr.
     pub async fn send(&self, method: Method, path: &str, body: String) -> Result<Answer, String> {
-        let answer = self.call(method, path, body).await?;
+        self.send_if(method, path, body, None).await
+    }
+
+    /// Sends a change of what was there when it had this tag.
+    pub async fn send_if(&self, method: Method, path: &str, body: String, tag: Option<&str>) -> Result<Answer, String> {
+        let answer = self.call_if(method, path, body, tag).await?;
         for warning in answer.headers.get_all("warning") {
             let text = String::from_utf8_lossy(warning.as_bytes()).into_owned();
             let text = text.strip_prefix("299 weir \"").and_then(|text| text.strip_suffix('"')).unwrap_or(&text);
@@ -53,10 +65,17 @@ impl Server {
     }
 
     pub async fn call(&self, method: Method, path: &str, body: String) -> Result<Answer, String> {
+        self.call_if(method, path, body, None).await
+    }
+
+    async fn call_if(&self, method: Method, path: &str, body: String, tag: Option<&str>) -> Result<Answer, String> {
         let url = format!("{}/apis/v2{path}", self.base);
         let mut headers = vec![("accept", "application/json"), ("content-type", "application/yaml")];
         if let Some(authorization) = &self.authorization {
             headers.push(("authorization", authorization));
+        }
+        if let Some(tag) = tag {
+            headers.push(("if-match", tag));
         }
         let answer = self.client.call(method, &url, &headers, body, PATIENCE).await.map_err(|e| self.unreached(&e))?;
         if answer.status.is_success() {

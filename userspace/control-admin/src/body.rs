@@ -21,6 +21,8 @@ pub struct Reply {
     pub body: Option<Value>,
     /// Of the configuration that the answer speaks of; the current one when absent.
     pub version: Option<u64>,
+    /// The version that what is shown was last changed in: its `ETag`, which comes back in `If-Match`.
+    pub changed: Option<u64>,
     pub warnings: Vec<String>,
     pub location: Option<String>,
 }
@@ -51,6 +53,11 @@ impl Reply {
 
     pub fn version(mut self, version: u64) -> Self {
         self.version = Some(version);
+        self
+    }
+
+    pub fn changed(mut self, version: u64) -> Self {
+        self.changed = Some(version);
         self
     }
 
@@ -87,6 +94,9 @@ impl IntoResponse for Reply {
         let headers = response.headers_mut();
         if let Some(version) = self.version {
             headers.insert(CONFIG_VERSION_HEADER, HeaderValue::from(version));
+        }
+        if let Some(changed) = self.changed {
+            headers.insert(header::ETAG, etag(changed));
         }
         if let Some(location) = self.location
             && let Ok(location) = HeaderValue::from_str(&location)
@@ -162,11 +172,53 @@ pub async fn finish(State(api): State<Arc<Api>>, request: Request, next: Next) -
 /// The same where there is no configuration whose version could be told.
 pub async fn finish_alone(request: Request, next: Next) -> Response {
     let wants_yaml = header_text(request.headers(), header::ACCEPT).contains("yaml");
-    let response = match foreign_origin(&request) {
+    let known = (request.method() == Method::GET).then(|| header_text(request.headers(), header::IF_NONE_MATCH));
+    let mut response = match foreign_origin(&request) {
         Some(refused) => refused.into_response(),
         None => next.run(request).await,
     };
+    if let (Some(known), Some(now)) = (known, response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()))
+        && response.status() == StatusCode::OK
+        && tags(&known).any(|tag| tag == now.trim_matches('"'))
+    {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response.extensions_mut().remove::<Payload>();
+    }
     render(response, wants_yaml)
+}
+
+/// What a change depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfMatch {
+    /// `*`: that the object is there.
+    Any,
+    /// That it was not changed after this version.
+    Since(u64),
+}
+
+/// `If-Match` of a change. Of several tags the newest counts.
+pub fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, Error> {
+    let text = header_text(headers, header::IF_MATCH);
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    if text.trim() == "*" {
+        return Ok(Some(IfMatch::Any));
+    }
+    let newest = tags(&text).filter_map(|tag| tag.parse().ok()).max();
+    newest.map(|version| Some(IfMatch::Since(version))).ok_or_else(|| {
+        let advice = "send the ETag of the answer the change was made from, such as \"42\", or leave the header out";
+        Error::new(StatusCode::PRECONDITION_FAILED, format!("If-Match: {text}: no version of ours; {advice}"))
+    })
+}
+
+fn etag(version: u64) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{version}\"")).expect("digits and quotes may stand in a header")
+}
+
+/// The tags of a list without their dress.
+fn tags(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(|tag| tag.trim().trim_start_matches("w/").trim_start_matches("W/").trim_matches('"'))
 }
 
 fn render(mut response: Response, wants_yaml: bool) -> Response {

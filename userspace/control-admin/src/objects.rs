@@ -4,41 +4,58 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use control_api::{Document, OWNER_LABEL};
+use axum::http::{HeaderMap, StatusCode, header};
+use base_model::beside::routes_to;
+use base_model::secret::HIDDEN;
+use control_api::{Document, OWNER_LABEL, RefusalKind, Snapshot};
 use control_state::{Action, Entry, PutMode, owner};
 use serde_json::{Value, json};
 
-use crate::body::{Answer, Error, Reply, Text, flag, text};
+use crate::body::{Answer, Error, IfMatch, Reply, Text, flag, if_match, text};
 use crate::catalog::{Category, Checked};
 use crate::routes::Api;
 
 type Params = Query<Vec<(String, String)>>;
 
-/// `POST /objects`: one document or several, all or none. With `?apply=true` what exists is replaced.
-pub async fn create(State(api): State<Arc<Api>>, query: Params, body: Text) -> Answer {
-    let mode = if flag(&query, "apply") { PutMode::Upsert } else { PutMode::Create };
-    let put = put(&api, Request::of_all(body), mode, flag(&query, "strict")).await?;
-    let status = if put.created.is_empty() && mode == PutMode::Upsert { StatusCode::OK } else { StatusCode::CREATED };
+/// `POST /objects`: one document or several, all or none. With `?apply=true` what exists is replaced; `If-Match` then says up to
+/// which version the writer has seen them.
+pub async fn create(State(api): State<Arc<Api>>, query: Params, headers: HeaderMap, body: Text) -> Answer {
+    let seen = if_match(&headers)?;
+    let mode = match (flag(&query, "apply"), seen) {
+        (true, _) if headers.contains_key(header::IF_NONE_MATCH) => PutMode::Create,
+        (true, Some(IfMatch::Any)) => PutMode::Update,
+        (true, _) => PutMode::Upsert,
+        (false, _) => PutMode::Create,
+    };
+    let put = put(&api, Request::of_all(body, seen), mode, flag(&query, "strict")).await?;
+    let status = if put.created.is_empty() && mode != PutMode::Create { StatusCode::OK } else { StatusCode::CREATED };
     let location = (put.names.len() == 1).then(|| format!("/apis/v2/objects/{}", put.names[0]));
-    let body = (mode == PutMode::Upsert).then(|| {
+    let body = flag(&query, "apply").then(|| {
         let objects = put.names.iter().map(|name| json!({"name": name, "created": put.created.contains(name)}));
         Value::Array(objects.collect())
     });
-    Ok(Reply { status, location, body, version: Some(put.version), warnings: put.warnings })
+    let (version, changed) = (Some(put.version), Some(put.version));
+    Ok(Reply { status, location, body, version, changed, warnings: put.warnings })
 }
 
 /// `PUT /objects/{name}`.
-pub async fn update(State(api): State<Arc<Api>>, Path(name): Path<String>, query: Params, body: Text) -> Answer {
-    let request = Request { body, only: Some(name) };
+pub async fn update(
+    State(api): State<Arc<Api>>,
+    Path(name): Path<String>,
+    query: Params,
+    headers: HeaderMap,
+    body: Text,
+) -> Answer {
+    let request = Request { body, only: Some(name), seen: if_match(&headers)? };
     let put = put(&api, request, PutMode::Update, flag(&query, "strict")).await?;
-    Ok(Reply::default().version(put.version).warnings(put.warnings))
+    Ok(Reply::default().version(put.version).changed(put.version).warnings(put.warnings))
 }
 
 /// `POST /objects-check`: everything `POST /objects?apply=true` would say, without the change.
 pub async fn check(State(api): State<Arc<Api>>, query: Params, body: Text) -> Answer {
-    let checked = checked(&api, Request::of_all(body), PutMode::Upsert, flag(&query, "strict")).await?;
-    let warnings = checked.iter().flat_map(|checked| checked.warnings.iter().cloned()).collect();
+    let request = Arc::new(Request::of_all(body, None));
+    let checked = checked(&api, request, PutMode::Upsert, flag(&query, "strict")).await?;
+    let warnings = checked.iter().flat_map(|(checked, _)| checked.warnings.iter().cloned()).collect();
     Ok(Reply::default().warnings(warnings))
 }
 
@@ -50,28 +67,59 @@ pub async fn list(State(api): State<Arc<Api>>, query: Params) -> Answer {
         if !namespace.is_empty() {
             return Err(Error::invalid("namespace and all-namespaces exclude each other: give one of them"));
         }
-        return Ok(Reply::body(json!({DEFAULT_NAMESPACE: documents})).version(state.view.version));
+        let all = Reply::body(json!({DEFAULT_NAMESPACE: documents}));
+        return Ok(all.version(state.view.version).changed(state.view.version));
     }
     let here = in_default(namespace);
-    Ok(Reply::body(if here { documents } else { Vec::new() }).version(state.view.version))
+    let documents = Reply::body(if here { documents } else { Vec::new() });
+    Ok(documents.version(state.view.version).changed(state.view.version))
 }
 
 pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>, query: Params) -> Answer {
     let state = api.control.state();
     match state.view.object(&name) {
         Some(document) if in_default(text(&query, "namespace")) => {
-            Ok(Reply::body(api.catalog.shown(document)).version(state.view.version))
+            let changed = state.view.changed.get(&name).copied().unwrap_or_default();
+            Ok(Reply::body(api.catalog.shown(document)).version(state.view.version).changed(changed))
         }
         _ => Err(Error::not_found(format!("object {name:?} not found"))),
     }
 }
 
-pub async fn delete(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Answer {
+pub async fn delete(State(api): State<Arc<Api>>, Path(name): Path<String>, headers: HeaderMap) -> Answer {
+    let since = match if_match(&headers)? {
+        Some(IfMatch::Since(version)) => Some(version),
+        Some(IfMatch::Any) | None => None,
+    };
     if let Some(kind) = system_kind(&api, &name) {
         return Err(Error::invalid(format!("{kind} is part of the system and cannot be deleted")));
     }
-    let done = api.control.propose(Action::Delete { names: vec![name] }).await?;
-    Ok(Reply::default().version(done.version))
+    let warnings = missed(&api.control.state().view, &name);
+    let done = api.control.propose(Action::Delete { names: vec![name], since }).await?;
+    Ok(Reply::default().version(done.version).warnings(warnings))
+}
+
+/// Who still names an object that is deleted.
+fn missed(view: &Snapshot, name: &str) -> Vec<String> {
+    let Some(object) = view.object(name) else { return Vec::new() };
+    let servers = view.objects.iter().filter(|(_, document)| document["kind"] == "HTTPServer");
+    match object["kind"].as_str() {
+        Some("Pipeline") => servers
+            .map(|(server, document)| (server, routes_to(document, name)))
+            .filter(|(_, routes)| *routes > 0)
+            .map(|(server, routes)| {
+                let lead = if routes == 1 { "a route leads".to_owned() } else { format!("{routes} routes lead") };
+                format!(
+                    "HTTPServer {server}: {lead} to Pipeline {name}; their requests get 503 until there is one again"
+                )
+            })
+            .collect(),
+        Some("GlobalFilter") => servers
+            .filter(|(_, document)| document["globalFilter"] == name)
+            .map(|(server, _)| format!("HTTPServer {server} names GlobalFilter {name}; its requests go without it now"))
+            .collect(),
+        _ => Vec::new(),
+    }
 }
 
 pub async fn delete_all(State(api): State<Arc<Api>>, query: Params) -> Answer {
@@ -90,24 +138,58 @@ struct Put {
 }
 
 async fn put(api: &Arc<Api>, request: Request, mode: PutMode, strict: bool) -> Result<Put, Error> {
-    let checked = checked(api, request, mode, strict).await?;
-    let mut names = Vec::new();
-    let mut warnings = Vec::new();
-    let mut entries = Vec::new();
-    for one in checked {
-        let name = one.document.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        for warning in &one.warnings {
-            tracing::warn!(object = name, warning, "a document was accepted with a warning");
+    let request = Arc::new(request);
+    for turn in 1.. {
+        let checked = checked(api, request.clone(), mode, strict).await?;
+        let mut put = Put { version: 0, names: Vec::new(), created: Vec::new(), warnings: Vec::new() };
+        let mut entries = Vec::new();
+        let mut filled_in = false;
+        for (one, kept) in checked {
+            let name = one.document.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+            log_warnings(&name, &one.warnings);
+            put.names.push(name);
+            put.warnings.extend(one.warnings);
+            let generated = one.generated.into_iter().map(Document::new).collect();
+            let since = match request.seen {
+                Some(IfMatch::Since(version)) => Some(kept.map_or(version, |kept| kept.min(version))),
+                Some(IfMatch::Any) | None => kept,
+            };
+            filled_in |= kept.is_some();
+            entries.push(Entry { since, ..Entry::new(Document::new(one.document), generated) });
         }
-        names.push(name);
-        warnings.extend(one.warnings);
-        entries.push(Entry {
-            document: Document::new(one.document),
-            generated: one.generated.into_iter().map(Document::new).collect(),
-        });
+        if let Some(version) = unchanged(api, mode, &entries).await {
+            return Ok(Put { version, ..put });
+        }
+        match api.control.propose(Action::Put { mode, entries }).await {
+            Ok(done) => return Ok(Put { version: done.version, created: done.created, ..put }),
+            // The secrets that were filled in here are older than those of the cluster: once more, with those.
+            Err(refusal) if refusal.kind == RefusalKind::Stale && filled_in && turn < TURNS => {
+                api.control.catch_up().await;
+            }
+            Err(refusal) => return Err(refusal.into()),
+        }
     }
-    let done = api.control.propose(Action::Put { mode, entries }).await?;
-    Ok(Put { version: done.version, names, created: done.created, warnings })
+    unreachable!("the last turn returns")
+}
+
+/// The version at which all of this is there already: nothing is written to the log then. This member may be behind, so it makes
+/// sure of what the others have decided.
+async fn unchanged(api: &Api, mode: PutMode, entries: &[Entry]) -> Option<u64> {
+    if mode == PutMode::Create || !api.control.state().holds(entries) || !api.control.catch_up().await {
+        return None;
+    }
+    let state = api.control.state();
+    state.holds(entries).then_some(state.view.version)
+}
+
+fn log_warnings(name: &str, warnings: &[String]) {
+    for warning in warnings.iter().take(LOGGED_MAX) {
+        tracing::warn!(object = name, warning, "a document was accepted with a warning");
+    }
+    let more = warnings.len().saturating_sub(LOGGED_MAX);
+    if more > 0 {
+        tracing::warn!(object = name, more, "a document was accepted with further warnings");
+    }
 }
 
 /// What came, not read yet.
@@ -115,11 +197,12 @@ struct Request {
     body: Text,
     /// The path names the object, and the body holds this one.
     only: Option<String>,
+    seen: Option<IfMatch>,
 }
 
 impl Request {
-    fn of_all(body: Text) -> Request {
-        Request { body, only: None }
+    fn of_all(body: Text, seen: Option<IfMatch>) -> Request {
+        Request { body, only: None, seen }
     }
 
     fn documents(&self, api: &Api) -> Result<Vec<Value>, Error> {
@@ -132,28 +215,36 @@ impl Request {
                 "name: \"{given}\" in the document, \"{name}\" in the path: they have to be the same"
             )));
         }
-        if !api.control.state().view.objects.contains_key(name) {
+        // Whether it was there, the state knows.
+        if self.seen.is_none() && !api.control.state().view.objects.contains_key(name) {
             return Err(Error::not_found(format!("object \"{name}\" not found; create it with POST")));
         }
         Ok(vec![document])
     }
 }
 
+/// Documents that are good, each with the version whose secrets were filled in, if any were.
+type Good = Vec<(Checked, Option<u64>)>;
+
 /// Reads and checks what came, off the threads that answer.
-async fn checked(api: &Arc<Api>, request: Request, mode: PutMode, strict: bool) -> Result<Vec<Checked>, Error> {
+async fn checked(api: &Arc<Api>, request: Arc<Request>, mode: PutMode, strict: bool) -> Result<Good, Error> {
     let checking = api.clone();
     api.checks.run(move || check_all(&checking, request.documents(&checking)?, mode, strict)).await
 }
 
 /// Checks documents as they will stand beside each other and beside what is there; collects every problem first.
-fn check_all(api: &Api, mut documents: Vec<Value>, mode: PutMode, strict: bool) -> Result<Vec<Checked>, Error> {
+fn check_all(api: &Api, mut documents: Vec<Value>, mode: PutMode, strict: bool) -> Result<Good, Error> {
     let several = documents.len() > 1;
     let state = api.control.state();
     let mut names = BTreeSet::new();
     let mut problems = Vec::new();
+    let mut filled_in = Vec::with_capacity(documents.len());
     let mut status = StatusCode::BAD_REQUEST;
     for (n, document) in documents.iter_mut().enumerate() {
-        let stored = document.get("name").and_then(Value::as_str).and_then(|name| state.view.object(name));
+        let name = document.get("name").and_then(Value::as_str);
+        let stored = name.and_then(|name| state.view.object(name));
+        let version = name.and_then(|name| state.view.changed.get(name)).copied().unwrap_or_default();
+        filled_in.push((stored.is_some() && is_partly_hidden(document)).then_some(version));
         for problem in api.catalog.restore_secrets(document, stored.map(|stored| stored.as_ref())) {
             problems.push(titled(n, document, several, &problem));
         }
@@ -169,7 +260,7 @@ fn check_all(api: &Api, mut documents: Vec<Value>, mode: PutMode, strict: bool) 
     if !problems.is_empty() {
         // One status for several documents: the one that says most.
         let status = if problems.len() == 1 { status } else { StatusCode::BAD_REQUEST };
-        return Err(Error::new(status, problems.join("\n")));
+        return Err(Error::new(status, listed(problems)));
     }
     let mut all = Vec::new();
     let results = api.catalog.check(&documents, &state.view.objects);
@@ -186,7 +277,30 @@ fn check_all(api: &Api, mut documents: Vec<Value>, mode: PutMode, strict: bool) 
             Err(found) => problems.extend(found.iter().map(|problem| titled(n, document, several, problem))),
         }
     }
-    if problems.is_empty() { Ok(all) } else { Err(Error::invalid(problems.join("\n"))) }
+    if problems.is_empty() {
+        Ok(all.into_iter().zip(filled_in).collect())
+    } else {
+        Err(Error::invalid(listed(problems)))
+    }
+}
+
+fn is_partly_hidden(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text == HIDDEN,
+        Value::Array(items) => items.iter().any(is_partly_hidden),
+        Value::Object(fields) => fields.values().any(is_partly_hidden),
+        _ => false,
+    }
+}
+
+/// One to a line; nobody reads a hundred thousand.
+fn listed(mut problems: Vec<String>) -> String {
+    let more = problems.len().saturating_sub(LISTED_MAX);
+    if more > 0 {
+        problems.truncate(LISTED_MAX);
+        problems.push(format!("and {more} more like these"));
+    }
+    problems.join("\n")
 }
 
 /// What can be said before looking into the document. The state decides again when the command is applied.
@@ -246,5 +360,11 @@ fn titled(n: usize, document: &Value, several: bool, problem: &str) -> String {
 fn in_default(namespace: &str) -> bool {
     namespace.is_empty() || namespace == DEFAULT_NAMESPACE
 }
+
+/// How often a change is made again when this member turns out to have been behind.
+const TURNS: u32 = 5;
+/// Warnings of one document that go to the log, and problems that go into an answer.
+const LOGGED_MAX: usize = 16;
+const LISTED_MAX: usize = 100;
 
 pub const DEFAULT_NAMESPACE: &str = "default";

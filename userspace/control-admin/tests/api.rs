@@ -419,3 +419,126 @@ fn secrets_are_not_shown_and_survive_an_edit() {
     assert_eq!(refused.status, 400, "{}", refused.text);
     assert!(refused.text.contains("keys.shop: DATA+OMITTED stands for a secret"), "{}", refused.text);
 }
+
+#[test]
+fn a_change_of_what_was_changed_meanwhile_is_refused() {
+    let world = World::start();
+    let tag = |path: &str| world.get(path).etag.unwrap();
+    let put = |n: u64, tag: &str| {
+        let document = json!({"name": "a", "kind": "Pipeline", "filters": [mock(&n.to_string())]});
+        world.call("PUT", "/objects/a", &[("if-match", tag)], document.to_string())
+    };
+    assert_eq!(world.json("POST", "/objects", pipeline("a")).status, 201);
+    let first = tag("/objects/a");
+    assert_eq!(world.json("POST", "/objects", pipeline("b")).status, 201);
+    assert_eq!(tag("/objects/a"), first, "it is the object's own");
+    let second = put(2, &first);
+    assert_eq!(second.status, 200, "{}", second.text);
+    let late = put(3, &first);
+    assert_eq!((late.status, late.json()["code"].as_u64()), (412, Some(412)));
+    assert!(late.text.contains("was changed in version") && late.text.contains("read it again"), "{}", late.text);
+    let third = put(3, &second.etag.unwrap());
+    assert_eq!(third.status, 200, "the tag of an answer is as good: {}", third.text);
+    assert_eq!(put(4, "*").status, 200);
+    assert_eq!(put(5, "\"not-ours\"").status, 412);
+    let known = tag("/objects/a");
+    let again = world.call("GET", "/objects/a", &[("if-none-match", &known)], "");
+    assert_eq!((again.status, again.text.as_str()), (304, ""));
+
+    let list = tag("/objects");
+    let apply = |documents: &[Value], tag: &str| {
+        let body = documents.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n");
+        world.call("POST", "/objects?apply=true", &[("if-match", tag), ("content-type", YAML)], body)
+    };
+    let two =
+        |n: &str| [("a", n), ("b", n)].map(|(name, n)| json!({"name": name, "kind": "Pipeline", "filters": [mock(n)]}));
+    assert_eq!(apply(&two("x"), &list).status, 200);
+    let late = apply(&two("y"), &list);
+    assert_eq!(late.status, 412, "{}", late.text);
+    assert!(world.get("/objects/b").text.contains("\"x\""), "all of it or nothing");
+
+    let delete = |tag: &str| world.call("DELETE", "/objects/a", &[("if-match", tag)], "").status;
+    assert_eq!(delete(&known), 412);
+    assert_eq!(delete(&tag("/objects/a")), 200);
+    assert_eq!(put(6, &tag("/objects")).status, 404, "he knows that it is gone");
+    assert_eq!(put(6, &known).status, 412, "he does not");
+    assert_eq!(world.json("PUT", "/objects/b", pipeline("b")).status, 200, "without If-Match the last one counts");
+}
+
+#[test]
+fn of_servers_for_one_port_that_come_together_one_stays() {
+    let world = World::start();
+    for turn in 0..8 {
+        let answers: Vec<u16> = std::thread::scope(|scope| {
+            let one = |n: u16| {
+                let world = &world;
+                scope.spawn(move || {
+                    let document = json!({"name": format!("s{turn}-{n}"), "kind": "HTTPServer", "port": 20_000 + turn});
+                    let url = format!("http://{}/apis/v2/objects", world.address);
+                    let client = control_api::client::Client::default();
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    let body = document.to_string();
+                    let call =
+                        client.call("POST".parse().unwrap(), &url, &[], body, std::time::Duration::from_secs(30));
+                    runtime.block_on(call).unwrap().status.as_u16()
+                })
+            };
+            let all: Vec<_> = (0..4).map(one).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        let mut sorted = answers.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, [201, 400, 400, 400], "turn {turn}");
+    }
+    let servers = world.get("/objects").json();
+    assert_eq!(servers.as_array().unwrap().len(), 8);
+}
+
+#[test]
+fn what_is_there_already_writes_nothing_to_the_log() {
+    let world = World::start();
+    let text = "x".repeat(100_000);
+    let document = json!({"name": "a", "kind": "Pipeline", "filters": [mock(&text)]});
+    let apply = || world.json("POST", "/objects?apply=true", document.clone());
+    assert_eq!(apply().json()[0]["created"], true);
+    let tag = || world.get("/objects/a").etag;
+    let (written, before) = (tag(), world.control.metrics().log_bytes);
+    for _ in 0..20 {
+        let again = apply();
+        assert_eq!((again.status, &again.json()[0]["created"]), (200, &json!(false)));
+        assert_eq!(world.json("PUT", "/objects/a", document.clone()).status, 200);
+    }
+    let shown = world.get("/objects/a").text;
+    assert_eq!(world.call("PUT", "/objects/a", &[], shown).status, 200, "as it is shown");
+    let grown = world.control.metrics().log_bytes - before;
+    assert!(tag() == written && grown < 50_000, "{grown} bytes");
+    assert_eq!(world.json("POST", "/objects", document.clone()).status, 409);
+    assert_eq!(world.json("PUT", "/objects/a", pipeline("a")).status, 200);
+    assert_ne!(tag(), written);
+}
+
+#[test]
+fn thousands_of_documents_are_one_request() {
+    let world = World::start();
+    let all: Vec<String> = (0..1_500).map(|n| pipeline(&format!("p{n}")).to_string()).collect();
+    let answer = world.call("POST", "/objects", &[("content-type", YAML)], all.join("\n---\n"));
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    assert_eq!(world.get("/objects").json().as_array().unwrap().len(), 1_500);
+}
+
+#[test]
+fn deleting_what_others_name_says_so() {
+    let world = World::start();
+    for name in ["p", "q"] {
+        world.json("POST", "/objects", pipeline(name));
+    }
+    let paths = json!([{"path": "/a", "backend": "p"}, {"path": "/b", "backend": "p"}, {"path": "/c", "Backend": "q"}]);
+    let server = json!({"name": "s", "kind": "HTTPServer", "port": 20_000, "rules": [{"paths": paths}]});
+    assert_eq!(world.json("POST", "/objects", server).status, 201);
+    let gone = world.json("DELETE", "/objects/p", Value::Null);
+    assert_eq!(gone.status, 200);
+    assert!(gone.warnings[0].contains("HTTPServer s: 2 routes lead to Pipeline p"), "{:?}", gone.warnings);
+    let gone = world.json("DELETE", "/objects/q", Value::Null);
+    assert!(gone.warnings[0].contains("HTTPServer s: a route leads to Pipeline q"), "{:?}", gone.warnings);
+    assert_eq!(world.json("DELETE", "/objects/s", Value::Null).warnings, Vec::<String>::new());
+}

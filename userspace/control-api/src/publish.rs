@@ -22,6 +22,8 @@ pub struct Snapshot {
     /// `X-Config-Version`: grows by one with every published change.
     pub version: u64,
     pub objects: Arc<BTreeMap<String, Document>>,
+    /// The version that each object was last changed in.
+    pub changed: Arc<BTreeMap<String, u64>>,
     /// By name.
     pub members: Arc<BTreeMap<String, Member>>,
     /// By the name of the VirtualIP.
@@ -182,6 +184,7 @@ impl Snapshot {
             for document in &delta.puts {
                 objects.insert(document_name(document).to_owned(), document.clone());
             }
+            self.note_changes(delta);
         }
         if let Some(members) = &delta.members {
             self.members = members.clone();
@@ -207,6 +210,20 @@ impl Snapshot {
         self.cluster_id = delta.cluster_id.clone();
         self.version = delta.to;
         Ok(())
+    }
+
+    /// Writes down which objects the delta changes; their documents are in their places already.
+    pub fn note_changes(&mut self, delta: &Delta) {
+        if delta.deletes.is_empty() && delta.puts.is_empty() {
+            return;
+        }
+        let changed = Arc::make_mut(&mut self.changed);
+        for name in &delta.deletes {
+            changed.remove(name);
+        }
+        for document in &delta.puts {
+            changed.insert(document_name(document).to_owned(), delta.to);
+        }
     }
 
     pub fn object(&self, name: &str) -> Option<&Document> {

@@ -18,6 +18,8 @@ pub enum RefusalKind {
     NotFound,
     /// What it names is there already: 409.
     Conflict,
+    /// It was decided upon a state that is no more: 412.
+    Stale,
     /// The cluster cannot decide now: 503. Whether a change that was under way was made is not known.
     Unavailable,
     /// 501.
@@ -41,6 +43,10 @@ impl Refusal {
         Refusal::new(RefusalKind::Conflict, message)
     }
 
+    pub fn stale(message: impl Into<String>) -> Self {
+        Refusal::new(RefusalKind::Stale, message)
+    }
+
     pub fn unavailable(message: impl Into<String>) -> Self {
         Refusal::new(RefusalKind::Unavailable, message)
     }
@@ -51,6 +57,7 @@ impl Refusal {
             RefusalKind::Invalid => 400,
             RefusalKind::NotFound => 404,
             RefusalKind::Conflict => 409,
+            RefusalKind::Stale => 412,
             RefusalKind::NotBuilt => 501,
             RefusalKind::Unavailable => 503,
         }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use control_api::client::Answer as HttpAnswer;
-use control_api::{Member, MemberRole, Refusal};
+use control_api::{Member, MemberRole, Refusal, RefusalKind};
 use control_state::{Action, Answer, Command, State};
 use hyper::Method;
 use openraft::ServerState;
@@ -28,7 +28,7 @@ use crate::store::{Identity, OpenError, Store};
 use crate::types::{Packed, Peer, Raft, node_id};
 use crate::upkeep::{self, Report};
 use crate::wire::{IdentityAnswer, Wire, WireError};
-use crate::{follow, peer};
+use crate::{bounds, follow, peer};
 
 /// This process's part in the cluster. Clones are handles of the same member.
 #[derive(Clone)]
@@ -52,6 +52,16 @@ pub struct Metrics {
     pub snapshot_index: u64,
     pub purged_index: u64,
     pub voters: Vec<String>,
+    /// Members that Raft copies to and that have no vote.
+    pub learners: u64,
+    /// Since the start of the process.
+    pub leader_changes: u64,
+    /// Changes asked of this member that came to no decision, or to one that it did not hear of.
+    pub proposals_failed: u64,
+    /// Entries in the log, in bytes of their text.
+    pub log_bytes: u64,
+    /// Answers let go although their requests might be repeated.
+    pub answers_forgotten: u64,
     pub config_version: u64,
     /// When the leader last heard of each member.
     pub heard: BTreeMap<String, SystemTime>,
@@ -81,6 +91,8 @@ pub(crate) struct Inner {
     leaderless_since: Mutex<Option<Instant>>,
     /// Why this member can take part no longer; it stays so.
     failure: watch::Sender<Option<String>>,
+    leader_changes: AtomicU64,
+    proposals_failed: AtomicU64,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -157,6 +169,8 @@ impl Control {
             leader_hint: Mutex::default(),
             leaderless_since: Mutex::new(Some(Instant::now())),
             failure: watch::Sender::new(None),
+            leader_changes: AtomicU64::new(0),
+            proposals_failed: AtomicU64::new(0),
             tasks: Mutex::new(JoinSet::new()),
         });
         let control = Control { inner: inner.clone(), runtime: Handle::current() };
@@ -171,6 +185,7 @@ impl Control {
             return Err(error);
         }
         inner.spawn_lasting("the upkeep of the members", upkeep::upkeep(inner.clone()));
+        inner.spawn("the bounds of the log", bounds::keep_short(inner.clone()));
         Ok(control)
     }
 
@@ -193,6 +208,12 @@ impl Control {
     pub async fn propose(&self, action: Action) -> Answer {
         let inner = self.inner.clone();
         self.on_own_runtime(async move { inner.propose(action).await }).await?
+    }
+
+    /// Waits until this member knows everything that was decided before the call; false when nobody can tell.
+    pub async fn catch_up(&self) -> bool {
+        let inner = self.inner.clone();
+        self.on_own_runtime(async move { inner.catch_up().await }).await.unwrap_or(false)
     }
 
     /// The state as this member knows it now.
@@ -451,14 +472,37 @@ impl Inner {
             let _ = tokio::time::timeout(VISIBLE, self.publisher.reached(done.version)).await;
             Ok(done)
         };
-        match tokio::time::timeout(self.request_timeout, decided).await {
+        let answer = match tokio::time::timeout(self.request_timeout, decided).await {
             Ok(answer) => answer,
             Err(_) => Err(Refusal::unavailable(format!(
                 "not decided within {:?} (--cluster-request-timeout): whether the change was made is not known; look, and \
                  try again",
                 self.request_timeout
             ))),
+        };
+        if matches!(&answer, Err(refusal) if refusal.kind == RefusalKind::Unavailable) {
+            self.proposals_failed.fetch_add(1, Ordering::Relaxed);
         }
+        answer
+    }
+
+    async fn catch_up(&self) -> bool {
+        let version = if self.leading().is_some() {
+            return self.confirmed_version().await.is_some();
+        } else if let Some(url) = self.leader_url().or_else(|| self.any_primary()) {
+            self.wire.post::<u64>(&url, "/raft/version", &(), CONFIRM).await.ok()
+        } else {
+            None
+        };
+        let Some(version) = version else { return false };
+        tokio::time::timeout(VISIBLE, self.publisher.reached(version)).await.is_ok()
+    }
+
+    /// The version of everything that is decided; `None` when this member does not lead.
+    pub async fn confirmed_version(&self) -> Option<u64> {
+        let raft = self.leading()?;
+        tokio::time::timeout(CONFIRM, raft.ensure_linearizable()).await.ok()?.ok()?;
+        Some(self.publisher.state().view.version)
     }
 
     /// Offers the command to whoever leads until it is decided. Repeating it is safe: the state knows its number.
@@ -541,7 +585,15 @@ impl Inner {
             .iter()
             .map(|(name, ms)| (name.clone(), SystemTime::UNIX_EPOCH + Duration::from_millis(*ms)))
             .collect();
-        let mut metrics = Metrics { config_version, heard, voters: self.voters(), ..Metrics::default() };
+        let mut metrics = Metrics {
+            config_version,
+            heard,
+            voters: self.voters(),
+            leader_changes: self.leader_changes.load(Ordering::Relaxed),
+            proposals_failed: self.proposals_failed.load(Ordering::Relaxed),
+            answers_forgotten: self.publisher.state().answers_forgotten(),
+            ..Metrics::default()
+        };
         if let Some(voter) = &self.voter {
             let raft = voter.raft.metrics().borrow().clone();
             let index = |id: Option<crate::types::LogId>| id.map_or(0, |id| id.index);
@@ -552,6 +604,8 @@ impl Inner {
             metrics.commit_index = index(voter.store.committed()).max(metrics.applied_index);
             metrics.snapshot_index = index(raft.snapshot);
             metrics.purged_index = index(raft.purged);
+            metrics.log_bytes = voter.store.bytes_after(None);
+            metrics.learners = raft.membership_config.membership().learner_ids().count() as u64;
             metrics.leader = raft
                 .current_leader
                 .filter(|_| raft.running_state.is_ok())
@@ -850,17 +904,24 @@ async fn caught_up(voter: &Voter) {
 async fn watch_raft(inner: Arc<Inner>) {
     let Some(voter) = inner.voter() else { return };
     let mut metrics = voter.raft.metrics();
+    let mut last = None;
     loop {
-        let (known, running) = {
+        let (leader, running) = {
             let metrics = metrics.borrow_and_update();
-            (metrics.current_leader.is_some(), metrics.running_state.clone())
+            (metrics.current_leader, metrics.running_state.clone())
         };
         if let Err(fatal) = running {
             inner.note_leader(false);
             // What the disk said is nearer to the cause than what became of it.
             return inner.fail(voter.store.failure().unwrap_or_else(|| format!("Raft has ended: {fatal}")));
         }
-        inner.note_leader(known);
+        if let Some(leader) = leader {
+            if last.is_some_and(|last| last != leader) {
+                inner.leader_changes.fetch_add(1, Ordering::Relaxed);
+            }
+            last = Some(leader);
+        }
+        inner.note_leader(leader.is_some());
         let changed = tokio::select! {
             changed = metrics.changed() => changed,
             // The disk may fail in a write that Raft does not wait for.
@@ -890,6 +951,8 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a member that may lead is waited for.
 const GUESS: Duration = Duration::from_millis(700);
 const RETRY: Duration = Duration::from_millis(25);
+/// One round of heartbeats, with room for a busy machine.
+const CONFIRM: Duration = Duration::from_millis(1000);
 const VISIBLE: Duration = Duration::from_millis(1000);
 const LET_GO: Duration = Duration::from_millis(1500);
 /// A disk that hangs does not keep the process from ending.

@@ -64,16 +64,21 @@ async fn read(inner: &Inner, url: &str) -> Result<(), String> {
         buffer.extend_from_slice(&data);
         let mut start = 0;
         while let Some(end) = buffer[searched..].iter().position(|byte| *byte == b'\n').map(|at| searched + at) {
-            let update = serde_json::from_slice(&buffer[start..end]).map_err(|e| format!("unreadable update: {e}"))?;
-            advance(inner, update)?;
+            let line = &buffer[start..end];
+            let update = serde_json::from_slice(line).map_err(|e| format!("unreadable update: {e}"))?;
+            advance(inner, update, line.len())?;
             start = end + 1;
             searched = start;
         }
         buffer.drain(..start);
+        // A snapshot of megabytes comes once; its room is not kept for deltas.
+        if buffer.is_empty() && buffer.capacity() > BUFFER_KEPT {
+            buffer = Vec::new();
+        }
     }
 }
 
-fn advance(inner: &Inner, update: Update) -> Result<(), String> {
+fn advance(inner: &Inner, update: Update, bytes: usize) -> Result<(), String> {
     match update {
         Update::Snapshot(snapshot) => {
             let view = Arc::unwrap_or_clone(snapshot);
@@ -82,13 +87,14 @@ fn advance(inner: &Inner, update: Update) -> Result<(), String> {
         Update::Delta(delta) => {
             let mut view = inner.publisher().state().view.clone();
             view.advance(&delta).map_err(|gap| gap.to_string())?;
-            inner.publisher().push(State::of_view(view), delta);
+            inner.publisher().push(State::of_view(view), delta, bytes);
         }
         Update::Ping(_) => {}
     }
     Ok(())
 }
 
+const BUFFER_KEPT: usize = 64 << 10;
 const SILENCE: Duration = Duration::from_millis(PING.as_millis() as u64 * 4);
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_millis(500);

@@ -6,7 +6,7 @@
 //!
 //! Reading order: `control.rs` (life of a member), `upkeep.rs` (who is up, who votes), `admission.rs` (founding, joining,
 //! coming back without memory), `peer.rs` and `wire.rs` (what members say to each other), `sound.rs` (which of that may reach
-//! openraft), `publish.rs` (readers), `machine.rs` and `store.rs` (what openraft asks for).
+//! openraft), `publish.rs` (readers), `machine.rs` and `store.rs` (what openraft asks for), `bounds.rs` (how much of the log is kept).
 //!
 //! What a crash can cost: nothing that was acknowledged, because an entry is synced on a majority before it is answered.
 //! A member that comes back without its file does not vote until the leader has forgotten it and copied everything to it
@@ -16,6 +16,7 @@
 #![allow(clippy::result_large_err)]
 
 mod admission;
+mod bounds;
 mod config;
 mod control;
 mod follow;

@@ -44,7 +44,7 @@ impl Machine {
         self.state = state;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.publisher.reset(self.state.clone());
+        self.publisher.reset(self.state.readable());
         Ok(())
     }
 }
@@ -71,6 +71,7 @@ impl RaftStateMachine<Types> for Machine {
                     None
                 }
                 EntryPayload::Normal(packed) => {
+                    let bytes = packed.bytes();
                     let command = match read(packed).await {
                         Ok(command) => command,
                         Err(refusal) => {
@@ -78,9 +79,9 @@ impl RaftStateMachine<Types> for Machine {
                             continue;
                         }
                     };
-                    let applied = self.state.apply(&command);
+                    let applied = self.state.apply(command);
                     if let Some(delta) = applied.delta {
-                        self.publisher.push(self.state.clone(), delta);
+                        self.publisher.push(self.state.readable(), delta, bytes);
                     }
                     Some(applied.answer)
                 }

@@ -42,6 +42,7 @@ pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
         .route("/raft/admission", post(admission))
         .route("/raft/remove", post(remove))
         .route("/raft/identity", get(identity))
+        .route("/raft/version", post(version))
         .route("/watch", get(watch))
         .with_state(inner.clone())
         .merge(extra)
@@ -191,6 +192,13 @@ async fn remove(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
 
 async fn identity(Shared(inner): Shared<Arc<Inner>>) -> Response {
     answer(&inner.identity())
+}
+
+async fn version(Shared(inner): Shared<Arc<Inner>>) -> Response {
+    match inner.confirmed_version().await {
+        Some(version) => answer(&version),
+        None => not_leader(&inner),
+    }
 }
 
 #[derive(Deserialize)]

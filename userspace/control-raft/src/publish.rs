@@ -17,8 +17,9 @@ pub struct Publisher {
 
 struct Inner {
     state: Arc<State>,
-    /// Without gaps, up to the version of `state`.
-    deltas: VecDeque<Arc<Delta>>,
+    /// Without gaps, up to the version of `state`; each with the bytes of its text.
+    deltas: VecDeque<(Arc<Delta>, usize)>,
+    bytes: usize,
     closed: bool,
 }
 
@@ -42,7 +43,7 @@ pub enum RecvError {
 impl Publisher {
     pub fn new(state: State) -> Arc<Self> {
         let version = watch::Sender::new(state.view.version);
-        let inner = Inner { state: Arc::new(state), deltas: VecDeque::new(), closed: false };
+        let inner = Inner { state: Arc::new(state), deltas: VecDeque::new(), bytes: 0, closed: false };
         Arc::new(Publisher { inner: Mutex::new(inner), changed: Condvar::new(), version })
     }
 
@@ -50,13 +51,15 @@ impl Publisher {
         self.lock().state.clone()
     }
 
-    /// A new state one delta further.
-    pub fn push(&self, state: State, delta: Arc<Delta>) {
+    /// A new state one delta further. `bytes` is about what the delta's text takes.
+    pub fn push(&self, state: State, delta: Arc<Delta>, bytes: usize) {
         let mut inner = self.lock();
         inner.state = Arc::new(state);
-        inner.deltas.push_back(delta);
-        if inner.deltas.len() > DELTAS_KEPT {
-            inner.deltas.pop_front();
+        inner.deltas.push_back((delta, bytes));
+        inner.bytes += bytes;
+        while inner.deltas.len() > DELTAS_KEPT || inner.bytes > DELTA_BYTES_KEPT {
+            let Some((_, bytes)) = inner.deltas.pop_front() else { break };
+            inner.bytes -= bytes;
         }
         self.wake(inner);
     }
@@ -66,6 +69,7 @@ impl Publisher {
         let mut inner = self.lock();
         inner.state = Arc::new(state);
         inner.deltas.clear();
+        inner.bytes = 0;
         self.wake(inner);
     }
 
@@ -161,9 +165,9 @@ impl Follower {
             if *version > view.version && Instant::now() < self.patience {
                 return None;
             }
-            let first = inner.deltas.front().map_or(u64::MAX, |delta| delta.from);
+            let first = inner.deltas.front().map_or(u64::MAX, |(delta, _)| delta.from);
             let place = version.checked_sub(first).and_then(|place| usize::try_from(place).ok());
-            if let Some(delta) = place.and_then(|place| inner.deltas.get(place))
+            if let Some((delta, _)) = place.and_then(|place| inner.deltas.get(place))
                 && delta.from == *version
                 && delta.to > *version
             {
@@ -179,6 +183,9 @@ impl Follower {
 
 /// Enough for a reader that lost its connection while a thousand objects were created.
 const DELTAS_KEPT: usize = 2048;
+/// Beyond so many bytes of text the older ones go: a reader that needs them gets a snapshot. The documents they hold are others than
+/// those of the state, and take several times as much memory as text.
+const DELTA_BYTES_KEPT: usize = 4 << 20;
 /// How long a reader that is ahead waits before it takes an older snapshot (a cluster restored from a backup).
 const CATCH_UP: Duration = Duration::from_secs(10);
 const RECHECK: Duration = Duration::from_millis(500);
@@ -196,8 +203,8 @@ mod tests {
         let mut state = State::default();
         let mut put = |publisher: &Publisher, n: u64| {
             let document = json!({"name": "p", "kind": "Pipeline", "turn": n});
-            let applied = state.apply(&Command::put(n, "t", PutMode::Upsert, vec![document]));
-            publisher.push(state.clone(), applied.delta.unwrap());
+            let applied = state.apply(Command::put(n, "t", PutMode::Upsert, vec![document]));
+            publisher.push(state.clone(), applied.delta.unwrap(), 100);
         };
         let mut early = publisher.follow(None);
         assert_eq!(early.recv_timeout(Duration::ZERO), Err(RecvError::Timeout));
@@ -217,6 +224,13 @@ mod tests {
             put(&publisher, n);
         }
         assert!(matches!(resumed.try_recv(), Some(Update::Snapshot(_))), "too far behind");
+        assert_eq!(publisher.lock().deltas.len(), DELTAS_KEPT);
+        let delta = publisher.lock().deltas.back().unwrap().0.clone();
+        for n in 1..=100 {
+            let next = Delta { from: delta.to + n - 1, to: delta.to + n, ..Delta::default() };
+            publisher.push(State::default(), Arc::new(next), DELTA_BYTES_KEPT / 10);
+        }
+        assert_eq!(publisher.lock().deltas.len(), 10, "large ones are fewer");
         publisher.close();
         assert_eq!(resumed.recv_timeout(Duration::ZERO), Err(RecvError::Closed));
     }

@@ -58,11 +58,18 @@ struct Shared {
 
 #[derive(Default)]
 struct Memory {
-    log: BTreeMap<u64, LogEntry>,
+    log: BTreeMap<u64, Kept>,
+    snapshot_bytes: u64,
     purged: Option<LogId>,
     committed: Option<LogId>,
     vote: Option<Vote>,
     identity: Option<Identity>,
+}
+
+/// An entry and the bytes of its text.
+struct Kept {
+    entry: LogEntry,
+    bytes: u64,
 }
 
 enum Write {
@@ -185,7 +192,30 @@ impl Store {
         self.memory().committed
     }
 
+    /// Bytes of the entries after this one.
+    pub fn bytes_after(&self, index: Option<u64>) -> u64 {
+        let first = index.map_or(0, |index| index + 1);
+        self.memory().log.range(first..).map(|(_, kept)| kept.bytes).sum()
+    }
+
+    /// The last entry that does not belong to the newest `bytes` of the log.
+    pub fn oldest_beyond(&self, bytes: u64) -> Option<u64> {
+        let memory = self.memory();
+        let mut newer = 0;
+        let mut beyond = memory.log.iter().rev().filter(|(_, kept)| {
+            newer += kept.bytes;
+            newer > bytes
+        });
+        beyond.next().map(|(index, _)| *index)
+    }
+
+    /// Of the last snapshot.
+    pub fn snapshot_bytes(&self) -> u64 {
+        self.memory().snapshot_bytes
+    }
+
     pub async fn save_snapshot(&self, meta: &SnapshotMeta, data: Arc<Vec<u8>>) -> Result<(), StorageError> {
+        self.memory().snapshot_bytes = data.len() as u64;
         let (done, wait) = oneshot::channel();
         let meta = encode(meta);
         self.send(Write::Snapshot { meta, data, done })?;
@@ -234,7 +264,7 @@ impl RaftLogReader<Types> for Store {
         range: RB,
     ) -> Result<Vec<LogEntry>, StorageError> {
         let Some(range) = indexes(&range) else { return Ok(Vec::new()) };
-        Ok(self.memory().log.range(range).map(|(_, entry)| entry.clone()).collect())
+        Ok(self.memory().log.range(range).map(|(_, kept)| kept.entry.clone()).collect())
     }
 }
 
@@ -243,7 +273,7 @@ impl RaftLogStorage<Types> for Store {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
         let memory = self.memory();
-        let last = memory.log.values().next_back().map(|entry| entry.log_id).or(memory.purged);
+        let last = memory.last();
         Ok(LogState { last_purged_log_id: memory.purged, last_log_id: last })
     }
 
@@ -276,13 +306,15 @@ impl RaftLogStorage<Types> for Store {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<LogEntry> = entries.into_iter().collect();
-        let encoded = entries.iter().map(|entry| (entry.log_id.index, encode(entry))).collect();
+        let encoded: Vec<_> = entries.iter().map(|entry| (entry.log_id.index, encode(entry))).collect();
         {
             let mut memory = self.memory();
             for entry in &entries {
                 memory.may_change(entry.log_id.index, Some(entry.log_id))?;
             }
-            memory.log.extend(entries.into_iter().map(|entry| (entry.log_id.index, entry)));
+            let kept = entries.into_iter().zip(&encoded);
+            let kept = kept.map(|(entry, (index, text))| (*index, Kept { entry, bytes: text.len() as u64 }));
+            memory.log.extend(kept);
         }
         self.send(Write::Append { entries: encoded, done })
     }
@@ -316,6 +348,10 @@ impl RaftLogStorage<Types> for Store {
 }
 
 impl Memory {
+    fn last(&self) -> Option<LogId> {
+        self.log.values().next_back().map(|kept| kept.entry.log_id).or(self.purged)
+    }
+
     /// Up to here nothing may change any more.
     fn decided(&self) -> Option<LogId> {
         match (self.committed, self.purged) {
@@ -329,7 +365,7 @@ impl Memory {
     /// that forgot what it had promised; `sound.rs` keeps such calls away from it.
     fn may_change(&self, index: u64, new: Option<LogId>) -> Result<(), StorageError> {
         let Some(decided) = self.decided().filter(|decided| index <= decided.index) else { return Ok(()) };
-        if new.is_some() && new == self.log.get(&index).map(|entry| entry.log_id) {
+        if new.is_some() && new == self.log.get(&index).map(|kept| kept.entry.log_id) {
             return Ok(());
         }
         Err(failed_write(&format!("entry {index} cannot go or change: all up to {decided} is decided")))
@@ -346,13 +382,13 @@ impl Held<'_> {
     }
 
     pub fn last(&self) -> Option<LogId> {
-        self.0.log.values().next_back().map(|entry| entry.log_id).or(self.0.purged)
+        self.0.last()
     }
 
     /// The entry at an index, if it is known.
     pub fn at(&self, index: u64) -> Option<LogId> {
         let purged = self.0.purged.filter(|purged| purged.index == index);
-        purged.or_else(|| self.0.log.get(&index).map(|entry| entry.log_id))
+        purged.or_else(|| self.0.log.get(&index).map(|kept| kept.entry.log_id))
     }
 }
 
@@ -408,7 +444,25 @@ fn read(path: &Path) -> Result<(Database, Memory), OpenError> {
     let memory = load(&database).map_err(damaged)?;
     // A member that could not write its first entry would end at once, and start, and end.
     prove_room(&database).map_err(|e| OpenError::Io { path: path.to_owned(), reason: e.to_string() })?;
+    let mut database = database;
+    compact(path, &mut database, &memory);
     Ok((database, memory))
+}
+
+/// Gives the disk back what a larger log once needed. A file that stays large is no reason not to start.
+fn compact(path: &Path, database: &mut Database, memory: &Memory) {
+    let size = || fs::metadata(path).map_or(0, |file| file.len());
+    let holds = memory.log.values().map(|kept| kept.bytes).sum::<u64>() + memory.snapshot_bytes;
+    let before = size();
+    if before < COMPACT_BYTES || before / 8 < holds {
+        return;
+    }
+    match database.compact() {
+        Ok(_) => {
+            tracing::info!(path = %path.display(), from = before, to = size(), "the Raft file was made smaller, in bytes")
+        }
+        Err(error) => tracing::warn!(path = %path.display(), %error, "the Raft file cannot be made smaller"),
+    }
 }
 
 /// Whether an error speaks of the machine's state and not of the file's: what is in the file is good when that has passed.
@@ -450,8 +504,10 @@ fn load(database: &Database) -> Result<Memory, String> {
             None => Ok(None),
         }
     }
+    let snapshot = meta.get("snapshot").map_err(|e| text(&e))?;
     let mut memory = Memory {
         log: BTreeMap::new(),
+        snapshot_bytes: snapshot.map_or(0, |snapshot| snapshot.value().len() as u64),
         purged: field(&meta, "purged")?,
         committed: field::<Option<LogId>>(&meta, "committed")?.flatten(),
         vote: field(&meta, "vote")?,
@@ -465,16 +521,16 @@ fn load(database: &Database) -> Result<Memory, String> {
     for row in log.iter().map_err(|e| text(&e))? {
         let (index, value) = row.map_err(|e| text(&e))?;
         let index = index.value();
-        let entry: LogEntry = serde_json::from_slice(value.value()).map_err(|e| format!("entry {index}: {e}"))?;
+        let text = value.value();
+        let entry: LogEntry = serde_json::from_slice(text).map_err(|e| format!("entry {index}: {e}"))?;
         if entry.log_id.index != index || expected.is_some_and(|expected| expected != index) {
             return Err(format!("entry {index} does not follow the one before it"));
         }
         expected = Some(index + 1);
-        memory.log.insert(index, entry);
+        memory.log.insert(index, Kept { entry, bytes: text.len() as u64 });
     }
     // The commit mark is not synced, so after a crash it may speak of entries of a transaction that did not last.
-    let last = memory.log.values().next_back().map(|entry| entry.log_id).or(memory.purged);
-    memory.committed = memory.committed.min(last);
+    memory.committed = memory.committed.min(memory.last());
     Ok(memory)
 }
 
@@ -597,5 +653,7 @@ const EMFILE: i32 = 24;
 const ROOM_BYTES: usize = 64 << 10;
 /// The file is read once; pages it rewrites are few.
 const CACHE_BYTES: usize = 8 << 20;
+/// Files below this size are left as they are: the log and the snapshots of a large configuration need that much.
+const COMPACT_BYTES: u64 = 64 << 20;
 /// Bounds the time one transaction keeps its first writer waiting.
 const BATCH: usize = 256;

@@ -38,8 +38,12 @@ impl Packed {
         serde_json::from_str(self.0.get())
     }
 
+    pub fn bytes(&self) -> usize {
+        self.0.get().len()
+    }
+
     pub fn is_large(&self) -> bool {
-        self.0.get().len() > LARGE_BYTES
+        self.bytes() > LARGE_BYTES
     }
 }
 

@@ -375,14 +375,54 @@ fn a_follower_far_behind_gets_a_snapshot() {
 }
 
 #[test]
+fn the_log_is_bounded_by_its_bytes() {
+    let mut world = World::new(&["n1", "n2", "n3"]);
+    let nodes = world.start_all();
+    nodes[0].put("a").unwrap();
+    let text = "x".repeat(1 << 20);
+    for n in 0..40 {
+        let document = json!({"name": "large", "kind": "Pipeline", "text": text, "n": n});
+        // On a busy machine the group may have to choose a leader in between.
+        let write = || nodes[n % 3].propose(action(document.clone(), PutMode::Upsert)).is_ok();
+        assert!(eventually(write), "{n}");
+    }
+    let bounded = |node: &Node| node.control.metrics().log_bytes < 14 << 20;
+    assert!(eventually(|| nodes.iter().all(bounded)), "{:?}", nodes[0].control.metrics());
+    assert!(nodes.iter().all(|node| node.control.metrics().snapshot_index > 20));
+    let name = nodes[2].name.clone();
+    nodes.into_iter().nth(2).unwrap().kill();
+    let back = world.restart(&name);
+    assert!(eventually(|| back.control.state().view.object("large").is_some_and(|large| large["n"] == 39)));
+}
+
+#[test]
+fn who_leads_and_what_failed_is_counted() {
+    let mut world = World::new(&["n1", "n2", "n3"]);
+    let mut nodes = world.start_all();
+    nodes[0].put("a").unwrap();
+    let lead = |node: &Node| node.control.metrics().is_leader;
+    assert!(eventually(|| nodes.iter().any(lead)));
+    let before: Vec<u64> = nodes.iter().map(|node| node.control.metrics().leader_changes).collect();
+    let at = nodes.iter().position(lead).unwrap();
+    nodes.remove(at).kill();
+    assert!(eventually(|| nodes.iter().any(lead)));
+    let most = before.iter().max().unwrap();
+    assert!(eventually(|| nodes.iter().all(|node| node.control.metrics().leader_changes > 0)), "{most}");
+    assert_eq!(nodes[0].control.metrics().proposals_failed, 0);
+    nodes.remove(1).kill();
+    assert!(nodes[0].put("b").is_err());
+    assert!(nodes[0].control.metrics().proposals_failed > 0);
+}
+
+#[test]
 fn a_large_change_reaches_everybody() {
     let mut world = World::new(&["n1", "n2", "n3"]);
     let nodes = world.start_all();
     let text = "x".repeat(64 << 10);
     let entries = (0..140)
-        .map(|n| Entry {
-            document: json!({"name": format!("o{n}"), "kind": "Pipeline", "text": text, "n": n}).into(),
-            generated: Vec::new(),
+        .map(|n| {
+            let document = json!({"name": format!("o{n}"), "kind": "Pipeline", "text": text, "n": n});
+            Entry::new(document.into(), Vec::new())
         })
         .collect();
     let follower = nodes.iter().find(|n| !n.control.metrics().is_leader).unwrap();
@@ -622,8 +662,11 @@ impl Node {
     }
 
     fn put_doc(&self, document: serde_json::Value) -> Answer {
-        let write = self.control.propose(action(document, PutMode::Create));
-        self.runtime.as_ref().unwrap().block_on(write)
+        self.propose(action(document, PutMode::Create))
+    }
+
+    fn propose(&self, action: Action) -> Answer {
+        self.runtime.as_ref().unwrap().block_on(self.control.propose(action))
     }
 
     /// As `kill -9` would: nothing is said to anybody.
@@ -702,7 +745,7 @@ fn launch(config: Config) -> Result<Node, control_raft::StartError> {
 }
 
 fn action(document: serde_json::Value, mode: PutMode) -> Action {
-    Action::Put { mode, entries: vec![Entry { document: document.into(), generated: Vec::new() }] }
+    Action::Put { mode, entries: vec![Entry::new(document.into(), Vec::new())] }
 }
 
 fn put(node: &Node, control: &Control, name: &str) -> Answer {

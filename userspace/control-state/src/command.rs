@@ -1,3 +1,4 @@
+use base_model::{Claim, Outline};
 use control_api::{CustomKind, Document, Member, Refusal, TicketKey};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,9 @@ pub enum Action {
     },
     Delete {
         names: Vec<String>,
+        /// See [`Entry::since`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
     },
     /// Everything that users wrote, and what was generated from it.
     DeleteAll,
@@ -101,6 +105,12 @@ pub struct Entry {
     pub document: Document,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub generated: Vec<Document>,
+    /// Where it is reached, and nobody else may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Claim>,
+    /// Refused when the object was changed, or deleted, after this version: its writer has not seen that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
 }
 
 pub type Answer = Result<Done, Refusal>;
@@ -115,12 +125,28 @@ pub struct Done {
     pub created: Vec<String>,
 }
 
+impl Entry {
+    pub fn new(document: Document, generated: Vec<Document>) -> Self {
+        let claim = Outline::read(&document).and_then(|outline| outline.claim);
+        Entry { document, generated, claim, since: None }
+    }
+}
+
+impl Action {
+    pub fn delete(name: impl Into<String>) -> Self {
+        Action::Delete { names: vec![name.into()], since: None }
+    }
+}
+
+impl From<&Command> for Command {
+    fn from(command: &Command) -> Self {
+        command.clone()
+    }
+}
+
 impl Command {
     pub fn put(request: u64, now: impl Into<String>, mode: PutMode, documents: Vec<serde_json::Value>) -> Self {
-        let entries = documents
-            .into_iter()
-            .map(|document| Entry { document: Document::new(document), generated: Vec::new() })
-            .collect();
+        let entries = documents.into_iter().map(|document| Entry::new(Document::new(document), Vec::new())).collect();
         Command { request, now: now.into(), action: Action::Put { mode, entries } }
     }
 }

@@ -3,12 +3,16 @@
 //! No clock, no randomness, no I/O: whatever is not determined by the state travels inside the command. Every member applies
 //! the same commands in the same order and holds the same bytes; [`Applied::delta`] is what its readers get to see.
 //!
-//! Reading order: `command.rs` (what can be asked), `state.rs` (the rules), `steering.rs` (who serves a VirtualIP),
-//! `tickets.rs` (keys of TLS sessions), `diff.rs` (from two versions to a delta).
+//! Reading order: `command.rs` (what can be asked), `state.rs` (the rules), `objects.rs` and `custom.rs` (those of documents),
+//! `steering.rs` (who serves a VirtualIP), `tickets.rs` (keys of TLS sessions), `answers.rs` (requests that come twice), `diff.rs`
+//! (from two versions to a delta).
 #![forbid(unsafe_code)]
 
+mod answers;
 mod command;
+mod custom;
 mod diff;
+mod objects;
 mod state;
 mod steering;
 #[cfg(test)]
@@ -17,5 +21,6 @@ mod tickets;
 
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
 pub use diff::between;
-pub use state::{Applied, State, owner};
+pub use objects::owner;
+pub use state::{Applied, State};
 pub use tickets::{TICKET_LEAD_S, TICKET_PERIOD_S, TicketStep, ticket_step};

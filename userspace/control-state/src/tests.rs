@@ -23,8 +23,8 @@ fn objects_follow_create_update_delete() {
     assert_eq!(stored["labels"]["easegress/owner"], "user-api");
     assert_eq!(stored["createdAt"], "t1", "the time of creation outlives updates");
 
-    world.act(Action::Delete { names: vec!["a".into()] }).answer.unwrap();
-    let again = world.act(Action::Delete { names: vec!["a".into()] });
+    world.act(Action::delete("a")).answer.unwrap();
+    let again = world.act(Action::delete("a"));
     assert_eq!(again.answer.unwrap_err().kind, RefusalKind::NotFound);
 }
 
@@ -44,9 +44,9 @@ fn several_objects_are_one_change_or_none() {
 #[test]
 fn generated_objects_live_and_die_with_their_owner() {
     let mut world = World::default();
-    let server = |children: &[&str]| Entry {
-        document: json!({"name": "s", "kind": "HTTPServer"}).into(),
-        generated: children.iter().map(|name| json!({"name": name, "kind": "Pipeline"}).into()).collect(),
+    let server = |children: &[&str]| {
+        let generated = children.iter().map(|name| json!({"name": name, "kind": "Pipeline"}).into()).collect();
+        Entry::new(json!({"name": "s", "kind": "HTTPServer"}).into(), generated)
     };
     world.act(Action::Put { mode: PutMode::Create, entries: vec![server(&["g1", "g2"])] }).answer.unwrap();
     assert_eq!(owner(world.state.view.object("g1").unwrap()), "HTTPServer:s");
@@ -56,7 +56,7 @@ fn generated_objects_live_and_die_with_their_owner() {
     let mut labelled = hijack;
     labelled["labels"] = json!({"easegress/owner": "HTTPServer:s"});
     assert_eq!(world.refused(PutMode::Update, labelled), RefusalKind::Invalid);
-    let delete = world.act(Action::Delete { names: vec!["g1".into()] });
+    let delete = world.act(Action::delete("g1"));
     assert_eq!(delete.answer.unwrap_err().kind, RefusalKind::Invalid);
 
     world.put(PutMode::Create, json!({"name": "mine", "kind": "Pipeline"})).unwrap();
@@ -65,8 +65,108 @@ fn generated_objects_live_and_die_with_their_owner() {
 
     world.act(Action::Put { mode: PutMode::Update, entries: vec![server(&["g2", "g3"])] }).answer.unwrap();
     assert_eq!(world.names(), ["g2", "g3", "mine", "s"]);
-    world.act(Action::Delete { names: vec!["s".into()] }).answer.unwrap();
+    world.act(Action::delete("s")).answer.unwrap();
     assert_eq!(world.names(), ["mine"]);
+}
+
+#[test]
+fn one_parent_of_thousands_is_found_in_one_look() {
+    let mut world = World::default();
+    let server = |n: usize| {
+        let generated = vec![json!({"name": format!("g{n}"), "kind": "Pipeline"}).into()];
+        Entry::new(json!({"name": format!("s{n}"), "kind": "HTTPServer", "port": n + 1}).into(), generated)
+    };
+    let all = |mode| Action::Put { mode, entries: (0..3_000).map(server).collect() };
+    world.act(all(PutMode::Create)).answer.unwrap();
+    assert!(world.state.holds(&(0..3_000).map(server).collect::<Vec<_>>()[..5]));
+    let mut fewer: Vec<Entry> = (0..3_000).map(server).collect();
+    fewer.iter_mut().for_each(|entry| entry.generated.clear());
+    world.act(Action::Put { mode: PutMode::Update, entries: fewer }).answer.unwrap();
+    assert_eq!(world.state.view.objects.len(), 3_000, "every server has lost its pipeline");
+}
+
+#[test]
+fn of_two_objects_for_one_port_the_first_stays() {
+    let mut world = World::default();
+    let server = |name: &str, port: u16| json!({"name": name, "kind": "HTTPServer", "port": port});
+    world.put(PutMode::Create, server("a", 80)).unwrap();
+    let refusal = world.put(PutMode::Create, server("b", 80)).unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Invalid);
+    assert_eq!(refusal.message, "port = 80: taken by HTTPServer a; choose another port, or delete that server first");
+    world.put(PutMode::Create, server("b", 81)).unwrap();
+    assert_eq!(world.refused(PutMode::Update, server("b", 80)), RefusalKind::Invalid);
+    let both =
+        |a, b| Action::Put { mode: PutMode::Upsert, entries: vec![entry(server("a", a)), entry(server("b", b))] };
+    world.act(both(81, 80)).answer.expect("they swap");
+    let message = world.act(both(90, 90)).answer.unwrap_err().message;
+    assert!(message.starts_with("a: port = 90: taken by HTTPServer b"), "{message}");
+    assert_eq!(world.refused(PutMode::Create, server("c", 81)), RefusalKind::Invalid);
+    world.act(Action::delete("a")).answer.unwrap();
+    world.put(PutMode::Create, server("c", 81)).expect("the port is free");
+    world.act(Action::DeleteAll).answer.unwrap();
+    world.put(PutMode::Create, server("a", 80)).expect("all ports are free");
+
+    let vip = |name: &str, ports: Value| json!({"name": name, "kind": "VirtualIP", "addresses": ["10.0.0.1"], "ports": ports});
+    world.put(PutMode::Create, vip("v", json!([80, "90-99"]))).unwrap();
+    assert_eq!(world.refused(PutMode::Create, vip("w", json!("any"))), RefusalKind::Invalid);
+    world.put(PutMode::Create, vip("w", json!([81]))).unwrap();
+    let mut state: State = serde_json::from_slice(&serde_json::to_vec(&world.state).unwrap()).unwrap();
+    std::mem::swap(&mut state, &mut world.state);
+    assert_eq!(world.refused(PutMode::Update, vip("w", json!([95]))), RefusalKind::Invalid, "from a snapshot too");
+}
+
+#[test]
+fn what_its_writer_has_not_seen_is_not_written_over() {
+    let mut world = World::default();
+    let doc = |n: u64| json!({"name": "a", "kind": "Pipeline", "n": n});
+    let put = |world: &mut World, mode, since, n| {
+        let entries = vec![Entry { since: Some(since), ..entry(doc(n)) }];
+        world.act(Action::Put { mode, entries }).answer.map_err(|refusal| refusal.kind)
+    };
+    let stale = Err(RefusalKind::Stale);
+    let first = world.put(PutMode::Create, doc(1)).unwrap().version;
+    world.put(PutMode::Create, json!({"name": "other", "kind": "Pipeline"})).unwrap();
+    let second = put(&mut world, PutMode::Update, first, 2).expect("others do not count").version;
+    assert_eq!(world.state.view.changed["a"], second);
+    assert_eq!(put(&mut world, PutMode::Update, first, 3), stale);
+    assert_eq!(put(&mut world, PutMode::Upsert, second + 1, 3), stale, "a version that is not there yet");
+    let third = put(&mut world, PutMode::Upsert, second, 3).unwrap().version;
+
+    let gone = |since| Action::Delete { names: vec!["a".into()], since: Some(since) };
+    assert_eq!(world.act(gone(second)).answer.unwrap_err().kind, RefusalKind::Stale);
+    world.act(gone(third)).answer.unwrap();
+    for mode in [PutMode::Update, PutMode::Upsert] {
+        assert_eq!(put(&mut world, mode, third, 4), stale, "it was deleted since");
+    }
+    assert_eq!(world.act(gone(third)).answer.unwrap_err().kind, RefusalKind::Stale);
+    let now = world.state.view.version;
+    put(&mut world, PutMode::Upsert, now, 5).expect("the writer knows that it is gone");
+    assert_eq!(put(&mut world, PutMode::Upsert, third, 6), stale, "it is another one now");
+}
+
+#[test]
+fn the_same_again_is_recognised() {
+    let mut world = World::default();
+    let doc = json!({"name": "a", "kind": "Pipeline", "labels": {"x": "1"}, "n": {"b": 1, "c": 2}});
+    world.put(PutMode::Create, doc.clone()).unwrap();
+    let holds = |world: &World, change: &dyn Fn(&mut Value)| {
+        let mut document = doc.clone();
+        change(&mut document);
+        world.state.holds(&[entry(document)])
+    };
+    assert!(holds(&world, &|_| {}));
+    assert!(holds(&world, &|d| *d =
+        json!({"n": {"c": 2, "b": 1}, "createdAt": "?", "kind": "Pipeline", "labels": {"x": "1"}, "name": "a"})));
+    let stored = Value::clone(world.state.view.object("a").unwrap());
+    assert!(holds(&world, &|d| *d = stored.clone()), "as it is shown");
+    assert!(!holds(&world, &|d| d["n"]["b"] = 2.into()));
+    assert!(!holds(&world, &|d| d["more"] = 2.into()));
+    assert!(!holds(&world, &|d| d["labels"] = json!({})));
+    assert!(!holds(&world, &|d| d["name"] = "b".into()));
+    let child = Entry { generated: vec![json!({"name": "g", "kind": "Pipeline"}).into()], ..entry(doc.clone()) };
+    assert!(!world.state.holds(std::slice::from_ref(&child)));
+    world.act(Action::Put { mode: PutMode::Update, entries: vec![child.clone()] }).answer.unwrap();
+    assert!(world.state.holds(&[child]) && !holds(&world, &|_| {}));
 }
 
 #[test]
@@ -116,7 +216,7 @@ fn steering_follows_members_and_documents() {
         world.act(Action::SetMemberUp { name: "n1".into(), up: true }).answer.unwrap();
     }
     assert_eq!(steering(&world).generations.len(), control_api::GENERATIONS_KEPT);
-    world.act(Action::Delete { names: vec!["v".into()] }).answer.unwrap();
+    world.act(Action::delete("v")).answer.unwrap();
     assert!(world.state.view.steering.is_empty());
 }
 
@@ -130,7 +230,7 @@ fn member_ids_are_small_and_not_reused_while_a_table_speaks_of_them() {
     world.act(Action::RemoveMember { name: "n1".into() }).answer.unwrap();
     world.join("n3");
     assert_eq!(world.state.view.members["n3"].id, 3);
-    world.act(Action::Delete { names: vec!["v".into()] }).answer.unwrap();
+    world.act(Action::delete("v")).answer.unwrap();
     world.join("n4");
     assert_eq!(world.state.view.members["n4"].id, 1);
 }
@@ -231,7 +331,7 @@ impl World {
 }
 
 fn entry(document: Value) -> Entry {
-    Entry { document: document.into(), generated: Vec::new() }
+    Entry::new(document.into(), Vec::new())
 }
 
 fn member(name: &str) -> Member {
@@ -249,7 +349,7 @@ fn action() -> impl Strategy<Value = Action> {
             _ => json!({"name": name, "kind": "HTTPServer", "port": n}),
         };
         let generated = children.iter().map(|c| json!({"name": format!("g{c}"), "kind": "Pipeline", "n": n}).into()).collect();
-        Action::Put { mode, entries: vec![Entry { document: document.into(), generated }] }
+        Action::Put { mode, entries: vec![Entry::new(document.into(), generated)] }
     });
     let custom = (0u8..5, mode, prop::sample::select(vec!["x", "y"])).prop_map(|(which, mode, id)| {
         let (kind, item): (String, control_api::Document) = ("k".into(), json!({"name": id, "n": which}).into());
@@ -263,7 +363,7 @@ fn action() -> impl Strategy<Value = Action> {
     });
     prop_oneof![
         6 => object,
-        2 => name.prop_map(|name| Action::Delete { names: vec![name.into()] }),
+        2 => name.prop_map(Action::delete),
         1 => Just(Action::DeleteAll),
         2 => node.clone().prop_map(|name| Action::PutMember { member: member(name) }),
         2 => (node.clone(), any::<bool>()).prop_map(|(name, up)| Action::SetMemberUp { name: name.into(), up }),

@@ -38,7 +38,11 @@ pub fn control(health: Arc<Health>) -> impl Fn(&mut Encoder) + Send + Sync {
                 applied_index: metrics.applied_index,
                 snapshot_index: metrics.snapshot_index,
                 voters: metrics.voters.len() as u64,
-                ..RaftRow::default()
+                learners: metrics.learners,
+                log_bytes: metrics.log_bytes,
+                leader_changes_total: metrics.leader_changes,
+                proposals_failed_total: metrics.proposals_failed,
+                answers_forgotten_total: metrics.answers_forgotten,
             },
         );
     }

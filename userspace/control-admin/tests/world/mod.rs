@@ -35,6 +35,7 @@ pub struct World {
 pub struct Answer {
     pub status: u16,
     pub version: u64,
+    pub etag: Option<String>,
     pub warnings: Vec<String>,
     pub text: String,
 }
@@ -92,6 +93,7 @@ impl World {
         Answer {
             status: answer.status.as_u16(),
             version: header("x-config-version").expect("every answer carries the version").parse().unwrap(),
+            etag: header("etag").map(str::to_owned),
             warnings: answer
                 .headers
                 .get_all("warning")

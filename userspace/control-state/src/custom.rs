@@ -1,0 +1,124 @@
+//! The users' own data.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use control_api::{CustomKind, Document, Refusal, Snapshot};
+use serde_json::Value;
+
+use crate::command::{CustomMode, PutMode};
+
+pub fn put_custom_kind(view: &mut Snapshot, mode: PutMode, kind: &CustomKind) -> Result<Vec<String>, Refusal> {
+    let mut kind = kind.clone();
+    if kind.id_field.is_empty() {
+        kind.id_field = "name".into();
+    }
+    if kind.name.is_empty() {
+        return Err(Refusal::invalid("name: required: the name of the custom data kind"));
+    }
+    let old = view.custom_kinds.get(&kind.name);
+    match (old, mode) {
+        (Some(_), PutMode::Create) => {
+            return Err(Refusal::conflict(format!(
+                "custom data kind {:?} exists already; change it with PUT",
+                kind.name
+            )));
+        }
+        (None, PutMode::Update) => return Err(unknown_custom_kind(&kind.name)),
+        _ => {}
+    }
+    if let Some(old) = old
+        && old.id_field != kind.id_field
+        && let Some(items) = view.custom_data.get(&kind.name)
+    {
+        return Err(Refusal::invalid(format!(
+            "idField = {:?}: {} items of {:?} are kept by their {:?}; delete them first",
+            kind.id_field,
+            items.len(),
+            kind.name,
+            old.id_field
+        )));
+    }
+    let created = if old.is_none() { vec![kind.name.clone()] } else { Vec::new() };
+    Arc::make_mut(&mut view.custom_kinds).insert(kind.name.clone(), kind);
+    Ok(created)
+}
+
+pub fn put_custom_data(
+    view: &mut Snapshot,
+    mode: PutMode,
+    kind: &str,
+    item: &Document,
+) -> Result<Vec<String>, Refusal> {
+    let id = custom_id(custom_kind(view, kind)?, item)?;
+    let exists = view.custom_data.get(kind).is_some_and(|items| items.contains_key(&id));
+    match mode {
+        PutMode::Create if exists => {
+            return Err(Refusal::conflict(format!(
+                "custom data kind {kind:?} has an item {id:?} already; change it with PUT"
+            )));
+        }
+        PutMode::Update if !exists => {
+            return Err(Refusal::not_found(format!(
+                "custom data kind {kind:?} has no item {id:?}; create it with POST"
+            )));
+        }
+        _ => {}
+    }
+    custom_items(view, kind).insert(id.clone(), item.clone());
+    Ok(if exists { Vec::new() } else { vec![id] })
+}
+
+pub fn batch_custom_data(
+    view: &mut Snapshot,
+    kind: &str,
+    mode: CustomMode,
+    delete: &[String],
+    put: &[Document],
+) -> Result<Vec<String>, Refusal> {
+    let rules = custom_kind(view, kind)?;
+    let put: Vec<(String, &Document)> =
+        put.iter().map(|item| Ok((custom_id(rules, item)?, item))).collect::<Result<_, Refusal>>()?;
+    let items = custom_items(view, kind);
+    if mode == CustomMode::Rebuild {
+        items.clear();
+    }
+    for id in delete {
+        items.remove(id);
+    }
+    for (id, item) in put {
+        items.insert(id, item.clone());
+    }
+    Ok(tidy_custom(view, kind))
+}
+
+pub fn custom_kind<'a>(view: &'a Snapshot, kind: &str) -> Result<&'a CustomKind, Refusal> {
+    view.custom_kinds.get(kind).ok_or_else(|| unknown_custom_kind(kind))
+}
+
+pub fn custom_items<'a>(view: &'a mut Snapshot, kind: &str) -> &'a mut BTreeMap<String, Document> {
+    Arc::make_mut(Arc::make_mut(&mut view.custom_data).entry(kind.to_owned()).or_default())
+}
+
+/// A kind without items has no entry, whichever way it lost them.
+pub fn tidy_custom(view: &mut Snapshot, kind: &str) -> Vec<String> {
+    if view.custom_data.get(kind).is_some_and(|items| items.is_empty()) {
+        Arc::make_mut(&mut view.custom_data).remove(kind);
+    }
+    Vec::new()
+}
+
+fn custom_id(kind: &CustomKind, item: &Value) -> Result<String, Refusal> {
+    match item.get(&kind.id_field) {
+        Some(Value::String(id)) if !id.is_empty() => Ok(id.clone()),
+        Some(other) => Err(Refusal::invalid(format!(
+            "{}: {} = {other}: the id of an item is text that is not empty",
+            kind.name, kind.id_field
+        ))),
+        None => Err(Refusal::invalid(format!("{}: {}: required: it is the id of the item", kind.name, kind.id_field))),
+    }
+}
+
+fn unknown_custom_kind(name: &str) -> Refusal {
+    Refusal::not_found(format!("custom data kind {name:?} not found"))
+}

@@ -1,0 +1,277 @@
+//! The documents users write, and what is generated from them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use base_model::beside::Claims;
+use control_api::{DOCUMENT_VERSION, Document, OWNER_LABEL, OWNER_USER, Refusal, Snapshot};
+use serde_json::{Map, Value};
+
+use crate::command::{Entry, PutMode};
+use crate::state::{GONE_KEPT, State};
+
+/// Who an object belongs to.
+pub fn owner(document: &Value) -> &str {
+    document.get("labels").and_then(|labels| labels.get(OWNER_LABEL)).and_then(Value::as_str).unwrap_or(OWNER_USER)
+}
+
+impl State {
+    /// Whether putting these would change nothing.
+    pub fn holds(&self, entries: &[Entry]) -> bool {
+        entries.iter().all(|entry| {
+            let Ok((name, kind)) = name_and_kind(&entry.document) else { return false };
+            let parent = format!("{kind}:{name}");
+            let same = |document: &Value, owned: &str| {
+                let stored = document.get("name").and_then(Value::as_str).and_then(|name| self.view.object(name));
+                stored.is_some_and(|stored| owner(stored) == owned && is_same(document, stored))
+            };
+            let children = || self.view.objects.values().filter(|document| owner(document) == parent).count();
+            same(&entry.document, OWNER_USER)
+                && self.claims.get(name) == entry.claim.as_ref()
+                && entry.generated.iter().all(|document| same(document, &parent))
+                && children() == entry.generated.len()
+        })
+    }
+
+    /// Refuses a change of an object by somebody who has seen the version `since` and none after it.
+    fn seen(&self, name: &str, since: Option<u64>) -> Result<(), Refusal> {
+        let Some(since) = since else { return Ok(()) };
+        let again = "read it again, make the change again and send it with the ETag it has then";
+        if since > self.view.version {
+            return Err(Refusal::stale(format!(
+                "object {name:?}: version {since} is not there yet, the configuration is at {}; {again}",
+                self.view.version
+            )));
+        }
+        let gone = || {
+            let last = self.gone.iter().rev().find(|(_, gone)| gone == name).map(|(at, _)| *at);
+            // What is not remembered any more was deleted before this version.
+            let forgotten = if self.gone.len() < GONE_KEPT { None } else { self.gone.front().map(|(at, _)| *at) };
+            last.or(forgotten).filter(|at| *at > since)
+        };
+        if self.view.objects.contains_key(name) {
+            match self.view.changed.get(name) {
+                Some(at) if *at > since => Err(Refusal::stale(format!(
+                    "object {name:?} was changed in version {at}, after version {since} that this change was made from; {again}"
+                ))),
+                _ => Ok(()),
+            }
+        } else if let Some(at) = gone() {
+            Err(Refusal::stale(format!(
+                "object {name:?} was deleted in version {at}, after version {since} that this change was made from; create \
+                 it anew without If-Match if it shall be there"
+            )))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+pub fn put(state: &mut State, mode: PutMode, entries: Vec<Entry>, now: &str) -> Result<Vec<String>, Refusal> {
+    let several = entries.len() > 1;
+    let mut created = Vec::new();
+    let mut parents = BTreeMap::new();
+    let mut claimed = Vec::new();
+    for entry in entries {
+        let (name, kind) = name_and_kind(&entry.document).map(|(name, kind)| (name.to_owned(), kind.to_owned()))?;
+        let view = &mut state.view;
+        let claims = owner(&entry.document);
+        if claims != OWNER_USER {
+            return Err(Refusal::invalid(format!(
+                "{name}: labels[{OWNER_LABEL}] = {claims:?}: objects written by users belong to {OWNER_USER:?}; \
+                 leave the label out"
+            )));
+        }
+        let old = view.objects.get(&name).cloned();
+        match (&old, mode) {
+            (Some(_), PutMode::Create) => {
+                return Err(Refusal::conflict(format!("object {name:?} exists already; change it with PUT or apply")));
+            }
+            (None, PutMode::Update) => {
+                state.seen(&name, entry.since)?;
+                return Err(unknown_object(&name));
+            }
+            (Some(old), _) => {
+                let (was, holder) = (old.get("kind").and_then(Value::as_str).unwrap_or_default(), owner(old));
+                if holder != OWNER_USER {
+                    return Err(protected(&name, holder));
+                }
+                if was != kind {
+                    return Err(Refusal::invalid(format!(
+                        "object {name:?} is a {was} and cannot become a {kind}: delete it first, or take another name"
+                    )));
+                }
+            }
+            (None, _) => created.push(name.clone()),
+        }
+        state.seen(&name, entry.since)?;
+        if state.claims.get(&name) != entry.claim.as_ref() {
+            let claims = Arc::make_mut(&mut state.claims);
+            match entry.claim {
+                Some(claim) => drop(claims.insert(name.clone(), claim)),
+                None => drop(claims.remove(&name)),
+            }
+            claimed.push(name.clone());
+        }
+        let replaced = old.is_some();
+        set(&mut state.view, &name, old, entry.document, OWNER_USER, now);
+        let parent = format!("{kind}:{name}");
+        let kept = put_generated(&mut state.view, &parent, &name, entry.generated, now)?;
+        if replaced {
+            parents.insert(parent, kept);
+        }
+    }
+    remove_generated(&mut state.view, &parents);
+    check_claims(state, &claimed, several)?;
+    Ok(created)
+}
+
+/// The writer's member has looked at it already, beside what it knew. What was decided since is known here alone.
+fn check_claims(state: &State, claimed: &[String], several: bool) -> Result<(), Refusal> {
+    if claimed.is_empty() {
+        return Ok(());
+    }
+    let all = Claims::new(state.claims.iter().map(|(name, claim)| (name.as_str(), claim)));
+    let mut problems = Vec::new();
+    for name in claimed {
+        let Some(claim) = state.claims.get(name) else { continue };
+        let found = all.check(name, claim).into_iter();
+        problems.extend(found.map(|problem| if several { format!("{name}: {problem}") } else { problem.to_string() }));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Refusal::invalid(problems.join("\n"))) }
+}
+
+/// Puts what is generated from an object now; returns its names.
+fn put_generated(
+    view: &mut Snapshot,
+    parent: &str,
+    name: &str,
+    generated: Vec<Document>,
+    now: &str,
+) -> Result<BTreeSet<String>, Refusal> {
+    let mut kept = BTreeSet::new();
+    for document in generated {
+        let child = name_and_kind(&document)?.0.to_owned();
+        let old = view.objects.get(&child).cloned();
+        if let Some(old) = &old
+            && owner(old) != parent
+        {
+            return Err(Refusal::conflict(format!(
+                "{name}: an object {child:?} exists already, and this name is needed for what is generated from {name:?}; \
+                 delete or rename it"
+            )));
+        }
+        set(view, &child, old, document, parent, now);
+        kept.insert(child);
+    }
+    Ok(kept)
+}
+
+/// Removes what belongs to these parents, but for what each of them keeps: one look at every object, however many parents.
+fn remove_generated(view: &mut Snapshot, parents: &BTreeMap<String, BTreeSet<String>>) {
+    if parents.is_empty() {
+        return;
+    }
+    let stale = |(name, document): &(&String, &Document)| {
+        let owner = owner(document);
+        owner != OWNER_USER && parents.get(owner).is_some_and(|kept| !kept.contains(*name))
+    };
+    let stale: Vec<String> = view.objects.iter().filter(stale).map(|(name, _)| name.clone()).collect();
+    if !stale.is_empty() {
+        let objects = Arc::make_mut(&mut view.objects);
+        for name in stale {
+            objects.remove(&name);
+        }
+    }
+}
+
+pub fn delete(state: &mut State, names: &[String], since: Option<u64>) -> Result<(), Refusal> {
+    let mut parents = BTreeMap::new();
+    for name in names {
+        state.seen(name, since)?;
+        let Some(old) = state.view.objects.get(name) else {
+            return Err(unknown_object(name));
+        };
+        let holder = owner(old);
+        if holder != OWNER_USER {
+            return Err(protected(name, holder));
+        }
+        let parent = format!("{}:{name}", old.get("kind").and_then(Value::as_str).unwrap_or_default());
+        parents.insert(parent, BTreeSet::new());
+        Arc::make_mut(&mut state.view.objects).remove(name);
+        if state.claims.contains_key(name) {
+            Arc::make_mut(&mut state.claims).remove(name);
+        }
+    }
+    remove_generated(&mut state.view, &parents);
+    Ok(())
+}
+
+/// Keeps the shared document when nothing in it changed, so that readers see no change either.
+fn set(view: &mut Snapshot, name: &str, old: Option<Document>, document: Document, owner: &str, now: &str) {
+    if old.as_ref().is_some_and(|old| is_same(&document, old) && self::owner(old) == owner) {
+        return;
+    }
+    let document = dressed(Arc::unwrap_or_clone(document), old.as_deref(), owner, now);
+    Arc::make_mut(&mut view.objects).insert(name.to_owned(), Arc::new(document));
+}
+
+/// The document with the metadata that the cluster keeps.
+fn dressed(mut document: Value, old: Option<&Value>, owner: &str, now: &str) -> Value {
+    let Some(fields) = document.as_object_mut() else { return document };
+    if !fields.get("version").is_some_and(Value::is_string) {
+        fields.insert("version".into(), DOCUMENT_VERSION.into());
+    }
+    if !fields.get("labels").is_some_and(Value::is_object) {
+        fields.insert("labels".into(), Value::Object(Default::default()));
+    }
+    fields["labels"][OWNER_LABEL] = owner.into();
+    let created = old.and_then(|old| old.get("createdAt")).cloned().unwrap_or_else(|| now.into());
+    fields.insert("createdAt".into(), created);
+    document
+}
+
+/// Whether the document, [`dressed`], would be the stored one, whoever owns that.
+fn is_same(document: &Value, stored: &Value) -> bool {
+    let (Some(fields), Some(stored)) = (document.as_object(), stored.as_object()) else { return false };
+    let rest = |fields: &Map<String, Value>| fields.keys().filter(|key| !METADATA.contains(&key.as_str())).count();
+    let version = fields.get("version").and_then(Value::as_str).unwrap_or(DOCUMENT_VERSION);
+    let none = Map::new();
+    let labels = |fields: &Map<String, Value>| {
+        let labels = fields.get("labels").and_then(Value::as_object).unwrap_or(&none);
+        labels.iter().filter(|(key, _)| *key != OWNER_LABEL).map(|(k, v)| (k.clone(), v.clone())).collect::<Vec<_>>()
+    };
+    let sorted = |mut labels: Vec<(String, Value)>| {
+        labels.sort_by(|(a, _), (b, _)| a.cmp(b));
+        labels
+    };
+    rest(fields) == rest(stored)
+        && fields.iter().all(|(key, value)| METADATA.contains(&key.as_str()) || stored.get(key) == Some(value))
+        && stored.get("version").and_then(Value::as_str) == Some(version)
+        && sorted(labels(fields)) == sorted(labels(stored))
+}
+
+fn name_and_kind(document: &Value) -> Result<(&str, &str), Refusal> {
+    let text = |key: &str| {
+        document
+            .get(key)
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty())
+            .ok_or_else(|| Refusal::invalid(format!("{key}: required: every object has a name and a kind")))
+    };
+    Ok((text("name")?, text("kind")?))
+}
+
+fn protected(name: &str, holder: &str) -> Refusal {
+    let parent = holder.split_once(':').map_or(holder, |(_, name)| name);
+    Refusal::invalid(format!(
+        "object {name:?} belongs to {holder}: it is generated and follows its owner; change or delete {parent:?} instead"
+    ))
+}
+
+fn unknown_object(name: &str) -> Refusal {
+    Refusal::not_found(format!("object {name:?} not found"))
+}
+
+/// What the cluster keeps beside what was written.
+const METADATA: [&str; 3] = ["version", "labels", "createdAt"];
