@@ -77,7 +77,30 @@ impl ClientTls {
         server_name: &str,
         limit: Duration,
     ) -> Result<Transport, HandshakeError> {
-        match timeout(limit, Box::pin(self.connect_unbounded(stream, server_name))).await {
+        self.connect_within(stream, server_name, self.0.alpn_protocols.clone(), limit).await
+    }
+
+    /// As [`ClientTls::connect`], but offers these protocols (ALPN), best first, rather than those of the settings. What the server
+    /// chose is in [`Session::alpn`](crate::Session::alpn).
+    pub async fn connect_offering(
+        &self,
+        stream: TcpStream,
+        server_name: &str,
+        protocols: &[&[u8]],
+        limit: Duration,
+    ) -> Result<Transport, HandshakeError> {
+        let protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        self.connect_within(stream, server_name, protocols, limit).await
+    }
+
+    async fn connect_within(
+        &self,
+        stream: TcpStream,
+        server_name: &str,
+        protocols: Vec<Vec<u8>>,
+        limit: Duration,
+    ) -> Result<Transport, HandshakeError> {
+        match timeout(limit, Box::pin(self.connect_unbounded(stream, server_name, protocols))).await {
             Ok(result) => result,
             Err(_) => {
                 stats::count(Count::FailedTimeout);
@@ -86,7 +109,12 @@ impl ClientTls {
         }
     }
 
-    async fn connect_unbounded(&self, stream: TcpStream, server_name: &str) -> Result<Transport, HandshakeError> {
+    async fn connect_unbounded(
+        &self,
+        stream: TcpStream,
+        server_name: &str,
+        protocols: Vec<Vec<u8>>,
+    ) -> Result<Transport, HandshakeError> {
         let name = ServerName::try_from(server_name.to_owned()).map_err(|_| {
             refused(&Error::General(format!("{server_name:?} is neither a DNS name nor an address without brackets")))
         })?;
@@ -95,7 +123,7 @@ impl ClientTls {
             return Err(refused(&Error::General("the server sent bytes before TLS began".to_owned())));
         }
         gate::pass().await;
-        let side = UnbufferedClientConnection::new(self.0.clone(), name).map_err(|error| refused(&error))?;
+        let side = UnbufferedClientConnection::new_with_alpn(self.0.clone(), name, protocols).map_err(|error| refused(&error))?;
         let (connection, session) = shake(side, &stream, Incoming::new(), Some(server_name)).await?;
         Ok(Transport::Tls(TlsStream::new(stream, connection, session)))
     }

@@ -1,9 +1,9 @@
 //! The way to backends: where they are ([`endpoint`], [`names`]), which one ([`balance`], [`health`], [`probe`],
 //! [`outlier`], [`matcher`]), over which
-//! connection ([`pool`], [`connect`], [`tls`]), and what it answered ([`attempt`]).
+//! connection ([`lease`], [`pool`], [`connect`], [`tls`]), and what it answered ([`attempt`]).
 //!
-//! Reading order: [`endpoint`], [`names`], [`balance`], [`health`], [`probe`], [`outlier`], [`matcher`], [`pool`], [`connect`], [`tls`], [`attempt`],
-//! [`circuit`], [`retry`].
+//! Reading order: [`endpoint`], [`names`], [`balance`], [`health`], [`probe`], [`outlier`], [`matcher`], [`attempt`], [`lease`], [`pool`],
+//! [`connect`], [`tls`], `h1_exchange`, [`circuit`], [`retry`].
 #![forbid(unsafe_code)]
 
 pub mod attempt;
@@ -11,7 +11,9 @@ pub mod balance;
 pub mod circuit;
 pub mod connect;
 pub mod endpoint;
+mod h1_exchange;
 pub mod health;
+pub mod lease;
 pub mod matcher;
 pub mod names;
 pub mod outlier;

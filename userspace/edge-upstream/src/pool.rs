@@ -10,6 +10,7 @@
 //! more than the load needs.
 
 use crate::endpoint::Server;
+use crate::lease::Lease;
 use base_runtime::net::StreamState;
 use base_telemetry::proxy::ServerRecorder;
 use base_tls::Transport;
@@ -84,9 +85,9 @@ thread_local! {
     static SWEEPING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A usable idle connection to `server`, if this worker has one. `once`: for what must not be sent twice; the kernel is asked whether
+/// A lease of what this worker keeps for `server`, if it has any. `once`: for what must not be sent twice; the kernel is asked whether
 /// the backend has closed it just now.
-pub fn take(server: &Server, once: bool) -> Option<Box<Link>> {
+pub fn take(server: &Server, once: bool) -> Option<Lease> {
     POOLS.with_borrow_mut(|pools| {
         let idle = pools.get_mut(&server.connections())?;
         while let Some(mut candidate) = idle.pop() {
@@ -95,7 +96,7 @@ pub fn take(server: &Server, once: bool) -> Option<Box<Link>> {
             if usable && candidate.leads_to(server) {
                 candidate.since = None;
                 candidate.recorder.connection_reused();
-                return Some(candidate);
+                return Some(Lease::Connection(candidate));
             }
         }
         None

@@ -1,0 +1,521 @@
+//! An exchange over a connection of HTTP/1.1: send the request, read the head of the answer, hand the body on.
+
+use crate::attempt::{Answer, Attempt, AttemptError, Stage};
+use crate::lease::Exchanger;
+use crate::pool::{self, Link};
+use base_runtime::time::Deadline;
+use base_runtime::{Buf, Task, net};
+use base_telemetry::Limit;
+use base_telemetry::proxy::UpstreamError;
+use base_tls::Transport;
+use edge_pipeline::wire::{send_head, send_last_chunk, send_piece, unframe};
+use edge_pipeline::{Body, BodyError, BodyStream, Piece, Sight};
+use proto_http::h1::{self, BodyDecoder, Fault, Framing, RequestOptions, ResponseHead};
+use proto_http::{Headers, Method, Response, Version};
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// Request body bytes that may wait for a backend that reads slowly.
+const SEND_HIGH_WATER: usize = 64 * 1024;
+
+/// A rest of a body at least this long is left in the kernel, in bytes. CPU of the whole gateway per MB, in µs, received into
+/// buffers and left in the kernel: bodies of 256 KiB 320–430 and 250–275, of 128 KiB (with half of this) 760 and 720. Below that
+/// ending one kind of receiving and beginning it again costs what the copies did.
+const SPLICED_LEAST: u64 = 128 * 1024;
+
+/// How long a backend that has answered may take nothing of a body before it does not get the rest: as long as a connection may idle.
+const STALLED_MOST: Duration = pool::IDLE_TIMEOUT;
+
+impl Exchanger for Box<Link> {
+    async fn exchange(self, attempt: &Attempt<'_>, body: &mut Body, keep_body: bool) -> Result<Answer, AttemptError> {
+        attempt.over(self, body, keep_body).await
+    }
+}
+
+impl Attempt<'_> {
+    async fn over(&self, link: Box<Link>, body: &mut Body, keep_body: bool) -> Result<Answer, AttemptError> {
+        let stream = &link.stream;
+        let framing = match body.length() {
+            _ if body.has_trailers() => Framing::Chunked,
+            Some(0) if matches!(body, Body::Stream(_)) => Framing::Length(0),
+            // A method that usually carries a body says that it has none; others stay without framing.
+            Some(0) if matches!(self.request.method, Method::Post | Method::Put | Method::Patch) => Framing::Length(0),
+            Some(0) => Framing::Empty,
+            Some(length) => Framing::Length(length),
+            None => Framing::Chunked,
+        };
+        let kept = if keep_body { body.again() } else { None };
+        // What has nothing to lose is as it was, too.
+        let is_kept = kept.is_some() || matches!(body, Body::Empty);
+        let outgoing = kept.unwrap_or_else(|| std::mem::take(body));
+        let sent_before = stream.bytes_sent();
+        // Broken before anything of an answer came.
+        let unanswered = |error| {
+            let mut nobody = Context::from_waker(Waker::noop());
+            let refused = matches!(stream.poll_send_ready(&mut nobody, usize::MAX), Poll::Ready(Err(_)));
+            let refused = refused && stream.bytes_sent() == sent_before;
+            let stage = if refused && is_kept { Stage::Untouched } else { Stage::Sent };
+            AttemptError::Broken { error, stage }
+        };
+        let mut sending = self.begin_upload(stream, outgoing, framing).await?;
+        let mut interim = h1::Interim::default();
+        let mut response = Response::default();
+        let mut partial: Vec<u8> = Vec::new();
+        let mut answered = false;
+        let mut unsent = None;
+        loop {
+            let broken = |error| match answered {
+                false => unanswered(error),
+                true => AttemptError::Broken { error, stage: Stage::Answered },
+            };
+            // The body goes out while the answer is waited for: a backend may answer before it has read everything.
+            let received = poll_fn(|cx| {
+                if let Some(upload) = &mut sending {
+                    match upload.poll(stream, cx) {
+                        Poll::Ready(Ok(())) => sending = None,
+                        Poll::Ready(Err(error)) => {
+                            (sending, unsent) = (None, Some(error));
+                            if !error.spares_the_answer() {
+                                return Poll::Ready(Err(AttemptError::RequestBody(error)));
+                            }
+                        }
+                        Poll::Pending => {}
+                    }
+                }
+                match (stream.poll_recv(cx), unsent) {
+                    (Poll::Ready(Ok(Some(buffer))), _) => Poll::Ready(Ok(Some(buffer))),
+                    // The backend will wait for the rest for ever; what it has said already is the answer.
+                    (_, Some(error)) => Poll::Ready(Err(AttemptError::RequestBody(error))),
+                    (received, None) => received.map(|r| r.map_err(broken)),
+                }
+            })
+            .await?;
+            let Some(mut buffer) = received else { return Err(broken(io::ErrorKind::UnexpectedEof.into())) };
+            answered = true;
+            // Most heads arrive whole; one that does not is gathered in memory of its own size.
+            if !partial.is_empty() {
+                partial.extend_from_slice(&buffer);
+                // No head ends without a line's end: one that comes byte by byte is not read from its start with each of them.
+                if !buffer.contains(&b'\n') && partial.len() < self.limits.head_bytes {
+                    continue;
+                }
+            }
+            let bytes: &[u8] = if partial.is_empty() { &buffer } else { &partial };
+            let (read, head) = self.parse(bytes, &mut interim, &mut response)?;
+            let Some(head) = head else {
+                partial = bytes[read..].to_vec();
+                continue;
+            };
+            // The head was incomplete before this buffer, so its end lies in it.
+            let rest = (bytes.len() - read).min(buffer.len());
+            buffer.advance(buffer.len() - rest);
+            // Only a client that offered it, and has said all it had to say in HTTP, goes on in another protocol.
+            if head.switching {
+                let said = sending.is_none() && unsent.is_none();
+                let asked = self.upgrade && h1::offers_upgrade(&self.request.headers) && said;
+                if !(asked && response.status == 101 && h1::accepts_upgrade(&response.headers)) {
+                    return Err(AttemptError::Malformed(Fault::SwitchUnasked.into()));
+                }
+                if !buffer.is_empty() {
+                    stream.unread(buffer);
+                }
+                return Ok(Answer { response, body: Body::Empty, upgraded: Some(Box::new(stream.clone())) });
+            }
+            let keep = (head.keep_alive && unsent.is_none()).then_some(self.max_idle);
+            let upload = sending.map(|upload| upload.beside_the_answer(stream));
+            let accepted = (200..300).contains(&response.status);
+            let connection = Connection { link, keep, upload, accepted, cut: unsent.is_some() };
+            let body = match head.framing {
+                Framing::Empty | Framing::Length(0) => {
+                    connection.release(buffer.is_empty());
+                    Body::Empty
+                }
+                Framing::Length(length) if length == buffer.len() as u64 => {
+                    connection.release(true);
+                    Body::Buffer(buffer)
+                }
+                framing => Body::Stream(Box::new(Download {
+                    connection: Some(connection),
+                    decoder: BodyDecoder::of_answer(framing, self.limits),
+                    mended: (framing == Framing::Chunked).then(|| self.mended.clone()),
+                    pending: (!buffer.is_empty()).then_some(buffer),
+                    splicing: false,
+                })),
+            };
+            return Ok(Answer { response, body, upgraded: None });
+        }
+    }
+
+    /// Reads heads until that of the final answer; interim ones go their way. Says how many bytes were read, and the head if it
+    /// is there.
+    fn parse(
+        &self,
+        bytes: &[u8],
+        interim: &mut h1::Interim,
+        response: &mut Response,
+    ) -> Result<(usize, Option<ResponseHead>), AttemptError> {
+        let mut read = 0;
+        loop {
+            let found = h1::parse_response(&bytes[read..], self.limits, &self.request.method, response);
+            let Some(head) = found.map_err(AttemptError::Malformed)? else { return Ok((read, None)) };
+            read += head.consumed;
+            if head.mended {
+                self.mended.hit(base_runtime::worker_index());
+            }
+            if !head.interim {
+                return Ok((read, Some(head)));
+            }
+            interim.count(self.limits).map_err(AttemptError::Malformed)?;
+            // Whoever expects a 100 gets it from us when its body is first read: it is never asked of the backend. And clients of
+            // HTTP/1.0 know no interim answers (RFC 9110 section 15.2).
+            if let Some(to) = self.interim.filter(|_| response.status != 100 && self.request.version != Version::Http10)
+            {
+                response.remove_hop_by_hop();
+                to.push(std::mem::take(response));
+            }
+        }
+    }
+
+    /// Sends the head, with the first piece of the body when that is there already. `None`: there is nothing more to send.
+    async fn begin_upload(
+        &self,
+        stream: &Transport,
+        mut body: Body,
+        framing: Framing,
+    ) -> Result<Option<Upload>, AttemptError> {
+        let chunked = framing == Framing::Chunked;
+        let first = poll_fn(|cx| Poll::Ready(body.poll_piece(cx, Sight::Seen))).await;
+        let (piece, more) = match first {
+            Poll::Ready(Err(error)) => return Err(AttemptError::RequestBody(error)),
+            Poll::Ready(Ok(None)) => (None, false),
+            Poll::Ready(Ok(piece)) => (piece, body.is_stream() || body.length() != Some(0)),
+            Poll::Pending => (None, true),
+        };
+        self.with_head(framing, |head| send_head(stream, head, piece, chunked));
+        if !more && chunked {
+            send_last_chunk(stream, body.trailers().as_ref());
+        }
+        Ok(more.then_some(Upload { body, chunked }))
+    }
+
+    fn with_head(&self, framing: Framing, use_it: impl FnOnce(&[u8])) {
+        thread_local! {
+            static HEAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        HEAD.with_borrow_mut(|head| {
+            head.clear();
+            let options = RequestOptions { framing, host: self.host, upgrade: self.upgrade, expect_continue: false };
+            h1::write_request_head(head, self.request, &options);
+            let prefix = &self.server.prefix;
+            if !prefix.is_empty() && !self.request.path.is_asterisk() && self.request.method != Method::Connect {
+                let at = self.request.method.as_str().len() + 1;
+                head.splice(at..at, prefix.bytes());
+            }
+            use_it(head);
+        });
+    }
+}
+
+/// A request body on its way to the backend.
+struct Upload {
+    body: Body,
+    chunked: bool,
+}
+
+impl Upload {
+    /// Goes on as a task of its own while the answer is on its way: neither waits for the other, whichever of the two peers reads
+    /// slowly or not at all.
+    fn beside_the_answer(mut self, stream: &Transport) -> Uploading {
+        let (stream, ending) = (stream.clone(), Rc::new(Ending::default()));
+        let told = ending.clone();
+        let task = base_runtime::spawn(async move {
+            let mut stall = Stall::default();
+            let ended = poll_fn(|cx| match self.poll(&stream, cx) {
+                Poll::Pending if told.runs_on(cx) => stall.poll(&stream, cx),
+                polled => polled,
+            });
+            let ended = ended.await;
+            drop(self);
+            told.tell(ended);
+        });
+        Uploading { task, ending }
+    }
+
+    /// Ready when the body is sent to its end.
+    fn poll(&mut self, stream: &Transport, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        loop {
+            // A backend that closed its reading side may still answer; what it has to say comes from the read.
+            match stream.poll_send_ready(cx, SEND_HIGH_WATER) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) | Poll::Pending => return Poll::Pending,
+            }
+            match self.body.poll_piece(cx, Sight::Seen) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(Some(piece))) => send_piece(stream, piece, self.chunked),
+                Poll::Ready(Ok(None)) => {
+                    if self.chunked {
+                        send_last_chunk(stream, self.body.trailers().as_ref());
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+/// Watches an upload whose answer is complete. Nobody else would hear that the backend has gone, or reads no more.
+#[derive(Default)]
+struct Stall {
+    deadline: Deadline,
+    /// Bytes the backend's connection had sent when the deadline was set.
+    sent: Option<u64>,
+}
+
+impl Stall {
+    /// Of an upload that is pending: ready when it cannot go on, or has not for [`STALLED_MOST`].
+    fn poll(&mut self, stream: &Transport, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        match stream.poll_send_ready(cx, SEND_HIGH_WATER) {
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(BodyError::Incomplete)),
+            // It waits for the client, whose time is measured by whoever reads from it.
+            Poll::Ready(Ok(())) => {
+                self.sent = None;
+                self.deadline.clear();
+            }
+            Poll::Pending => {
+                let sent = stream.bytes_sent();
+                if self.sent.replace(sent) != Some(sent) {
+                    self.deadline.set_after(STALLED_MOST);
+                }
+            }
+        }
+        self.deadline.poll_expired(cx).map(|()| Err(BodyError::TimedOut))
+    }
+}
+
+/// An upload that runs beside its answer. Dropped, it is given up.
+struct Uploading {
+    task: Task,
+    ending: Rc<Ending>,
+}
+
+/// How an upload ended, between its task and whoever reads the answer.
+#[derive(Default)]
+struct Ending {
+    ended: Cell<Option<Result<(), BodyError>>>,
+    waker: Cell<Option<Waker>>,
+    /// Of the upload's task.
+    uploader: Cell<Option<Waker>>,
+    /// The connection, once only the upload is left of the exchange, and how many idle ones are kept.
+    link: Cell<Option<(Box<Link>, usize)>>,
+}
+
+impl Ending {
+    /// Whether only the upload is left. Its task is woken when that comes to be.
+    fn runs_on(&self, cx: &mut Context<'_>) -> bool {
+        let link = self.link.take();
+        let runs_on = link.is_some();
+        self.link.set(link);
+        if !runs_on {
+            self.uploader.set(Some(cx.waker().clone()));
+        }
+        runs_on
+    }
+
+    fn tell(&self, ended: Result<(), BodyError>) {
+        self.ended.set(Some(ended));
+        if let Some((link, most)) = self.link.take()
+            && ended.is_ok()
+        {
+            pool::put(link, most);
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Uploading {
+    fn is_done(&self) -> bool {
+        self.ending.ended.get() == Some(Ok(()))
+    }
+
+    fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        match self.ending.ended.get() {
+            Some(ended) => Poll::Ready(ended),
+            None => {
+                self.ending.waker.set(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The answer is complete and the body is not: it goes on to its end, and then the connection may serve again.
+    fn run_on(self, link: Box<Link>, most: usize) {
+        if self.ending.ended.get().is_none() {
+            self.ending.link.set(Some((link, most)));
+            if let Some(uploader) = self.ending.uploader.take() {
+                uploader.wake();
+            }
+        }
+    }
+}
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        let link = self.ending.link.take();
+        if link.is_none() {
+            self.task.abort();
+        }
+        self.ending.link.set(link);
+    }
+}
+
+/// A connection that is busy with an answer. Dropped before the end, it is closed.
+struct Connection {
+    link: Box<Link>,
+    /// `Some(most idle)` when it may serve again.
+    keep: Option<usize>,
+    /// The rest of the request's body: a backend may answer before it has read everything, and read on.
+    upload: Option<Uploading>,
+    /// The answer is a 2xx: the backend wants the rest of the body, also when its answer is complete before.
+    accepted: bool,
+    /// The client did not send its body to the end. What the backend has said without it passes, and nothing more is waited for.
+    cut: bool,
+}
+
+impl Connection {
+    /// The answer is complete. A backend that sent more than it (not `clean`), or has not had the whole request, is not
+    /// used again.
+    fn release(self, clean: bool) {
+        // A connection in the pool receives, so that it is seen to end.
+        let clean = clean && self.link.stream.socket().end_splice();
+        let Some(most) = self.keep.filter(|_| clean) else { return };
+        match self.upload {
+            Some(upload) if !upload.is_done() => {
+                if self.accepted {
+                    upload.run_on(self.link, most);
+                }
+            }
+            // A body in memory may still be on its way, to a backend that answered without reading it.
+            _ if self.link.stream.send_queue_len() > SEND_HIGH_WATER => {}
+            _ => pool::put(self.link, most),
+        }
+    }
+}
+
+/// An answer's body as it arrives.
+struct Download {
+    connection: Option<Connection>,
+    decoder: BodyDecoder,
+    /// Counts a body in which blanks were left out; only chunks have any.
+    mended: Option<Limit>,
+    pending: Option<Buf>,
+    /// Some of it was left in the kernel; the rest is, too.
+    splicing: bool,
+}
+
+impl Download {
+    /// Gives the connection up and counts why.
+    fn fail(&mut self, error: BodyError, counted_as: UpstreamError) -> BodyError {
+        if let Some(connection) = self.connection.take() {
+            connection.link.recorder.error(counted_as);
+        }
+        error
+    }
+}
+
+impl BodyStream for Download {
+    fn poll_piece(&mut self, cx: &mut Context<'_>, sight: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
+        loop {
+            let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(None)) };
+            if let Some(upload) = &connection.upload {
+                match upload.poll_ended(cx) {
+                    Poll::Ready(Ok(())) => connection.upload = None,
+                    Poll::Ready(Err(error)) if error.spares_the_answer() => {
+                        (connection.upload, connection.keep, connection.cut) = (None, None, true);
+                    }
+                    // What forbids the request forbids its answer; else the backend simply did not get all of it.
+                    Poll::Ready(Err(error)) => {
+                        self.connection = None;
+                        let refused = matches!(error, BodyError::Refused { .. });
+                        return Poll::Ready(Err(if refused { error } else { BodyError::Incomplete }));
+                    }
+                    Poll::Pending => {}
+                }
+            }
+            let mut buffer = match self.pending.take() {
+                Some(buffer) => buffer,
+                None => match poll_stream(&connection.link.stream, &self.decoder, sight, &mut self.splicing, cx) {
+                    Poll::Pending if connection.cut => {
+                        self.connection = None;
+                        return Poll::Ready(Err(BodyError::Incomplete));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(Some(net::Piece::Buf(buffer)))) => buffer,
+                    Poll::Ready(Ok(Some(net::Piece::Pipe(pipe)))) => {
+                        self.decoder.pass(pipe.len() as u64);
+                        if self.decoder.is_done()
+                            && let Some(connection) = self.connection.take()
+                        {
+                            connection.release(true);
+                        }
+                        return Poll::Ready(Ok(Some(Piece::Pipe(pipe))));
+                    }
+                    Poll::Ready(ended) => {
+                        let complete = ended.is_ok() && self.decoder.finish_at_eof().is_ok();
+                        if complete {
+                            self.connection = None;
+                            return Poll::Ready(Ok(None));
+                        }
+                        return Poll::Ready(Err(self.fail(BodyError::Incomplete, UpstreamError::Closed)));
+                    }
+                },
+            };
+            let Ok(rest) = unframe(&mut self.decoder, &mut buffer) else {
+                return Poll::Ready(Err(self.fail(BodyError::Malformed { status: 502 }, UpstreamError::Protocol)));
+            };
+            if self.decoder.is_done()
+                && let Some(connection) = self.connection.take()
+            {
+                connection.release(rest.is_none());
+                if let Some(mended) = self.mended.take().filter(|_| self.decoder.mended() > 0) {
+                    mended.hit(base_runtime::worker_index());
+                }
+            }
+            if !buffer.is_empty() {
+                return Poll::Ready(Ok(Some(Piece::Buf(buffer))));
+            }
+        }
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        self.decoder.remaining()
+    }
+
+    fn trailers(&mut self) -> Option<Headers> {
+        self.decoder.trailers()
+    }
+}
+
+/// What comes next from the backend. `splicing` is turned on where the rest is long enough to be left in the kernel.
+fn poll_stream(
+    stream: &Transport,
+    decoder: &BodyDecoder,
+    sight: Sight,
+    splicing: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Option<net::Piece>>> {
+    if sight == Sight::Unseen
+        && let (Transport::Plain(stream), Some(left)) = (stream, decoder.remaining())
+        && (*splicing || left >= SPLICED_LEAST)
+    {
+        *splicing = true;
+        return stream.poll_recv_piece(left, cx);
+    }
+    stream.poll_recv(cx).map_ok(|buffer| buffer.map(net::Piece::Buf))
+}
