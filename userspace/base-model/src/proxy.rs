@@ -100,6 +100,10 @@ pub struct PoolSpec {
     /// Default 30s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<GoDuration>,
+    /// Speak HTTP/2 to the servers: many requests at a time over few connections. `true`: `https://` servers may choose it (ALPN), all
+    /// others must speak it (h2c). `false`: HTTP/1.1. A server's own `http2` goes before. Default: `https://` servers may choose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http2: Option<bool>,
     /// Leave out for a while servers that fail. Default: those that cannot be connected to, as written there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetectionSpec>,
@@ -208,6 +212,9 @@ pub struct ServerSpec {
     /// address gets the client's.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub keep_host: bool,
+    /// Speak HTTP/2 to it, as the pool's `http2` says. Default: as the pool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http2: Option<bool>,
 }
 
 /// How a server is chosen.

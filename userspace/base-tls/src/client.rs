@@ -123,7 +123,8 @@ impl ClientTls {
             return Err(refused(&Error::General("the server sent bytes before TLS began".to_owned())));
         }
         gate::pass().await;
-        let side = UnbufferedClientConnection::new_with_alpn(self.0.clone(), name, protocols).map_err(|error| refused(&error))?;
+        let side = UnbufferedClientConnection::new_with_alpn(self.0.clone(), name, protocols)
+            .map_err(|error| refused(&error))?;
         let (connection, session) = shake(side, &stream, Incoming::new(), Some(server_name)).await?;
         Ok(Transport::Tls(TlsStream::new(stream, connection, session)))
     }

@@ -378,6 +378,14 @@ fn protocols(io: IoMode) {
         let refused = client_with(&authority, None, &["mqtt"]).connect(a, "localhost", LIMIT).await;
         assert!(format!("{:?}", refused.expect_err("refused")).contains("NoApplicationProtocol"));
         assert!(accepted.await.expect("ran").is_err());
+        let client = client_with(&authority, None, &["http/1.1"]);
+        for (offered, agreed) in [(&[&b"h2"[..], b"http/1.1"][..], &b"h2"[..]), (&[b"http/1.1"], b"http/1.1")] {
+            let (a, b) = pair().await;
+            let accepted = accept(&server, b);
+            let connected = client.connect_offering(a, "localhost", offered, LIMIT).await.expect("shakes hands");
+            assert_eq!(connected.session().expect("TLS").alpn.as_deref(), Some(agreed));
+            assert!(accepted.await.expect("ran").is_ok());
+        }
     });
 }
 

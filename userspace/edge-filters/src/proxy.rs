@@ -20,6 +20,10 @@
 //! by an authority of the system, or by one of `mtls.rootCertBase64`, unless `mtls.insecureSkipVerify` says otherwise. Names are
 //! looked up again when their time to live is over, and all addresses of a name are tried.
 //!
+//! `https://` servers are asked whether they speak HTTP/2 (ALPN), others are spoken to in it where their `http2` or that of their pool
+//! says `true`; `false` keeps to HTTP/1.1. Each worker then sends many requests at a time over few connections. What such a backend says
+//! it has done nothing with (GOAWAY, REFUSED_STREAM) is sent once more, whatever its method, unless its body streams.
+//!
 //! When a server cannot be connected to, the request goes to another one of the pool, body and all, within the same try and its
 //! `timeout`; so does an idempotent one, once, whose connection broke before anything of an answer came. A server that cannot be
 //! connected to five times in a row is left out until it can; see `outlierDetection`.
@@ -44,7 +48,7 @@ use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{
     Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches, trailers,
 };
-use edge_upstream::attempt::Stage;
+use edge_upstream::attempt::{Counters, Stage};
 use edge_upstream::balance::{Choice, Policy};
 use edge_upstream::circuit::{CircuitBreaker, Permit};
 use edge_upstream::connect::CONNECT_TIMEOUT;
@@ -157,7 +161,7 @@ struct Pool {
     breaker: Option<Arc<CircuitBreaker>>,
     /// Answers beyond `max_body`.
     too_large: Limit,
-    mended: Limit,
+    counters: Arc<Counters>,
     /// Tries that found [`TRIED_MAX`] servers unreachable.
     tried_limit: Limit,
     stats: Arc<PoolStats>,
@@ -268,8 +272,7 @@ impl Proxy {
         };
         let began = base_runtime::now();
         let sent = exchange.request_body_length().unwrap_or_default();
-        let stand =
-            Stand { choice: Cell::new(first), connecting: Cell::new(false), repeated: Cell::new(false) };
+        let stand = Stand { choice: Cell::new(first), connecting: Cell::new(false), repeated: Cell::new(false) };
         let unfinished = Unfinished { recorders: of_servers, stand: &stand, ended: false };
         let reached = self.reach(pool, first, &stand, exchange);
         let result = match pool.timeout {
@@ -312,6 +315,7 @@ impl Proxy {
                 let sent = error.may_be_done();
                 let outcome = match error {
                     AttemptError::RequestBody(error) => refuse(exchange, error.request_status(), CLIENT_ERROR),
+                    AttemptError::Unsayable => refuse(exchange, 500, INTERNAL_ERROR),
                     _ => refuse(exchange, 503, SERVER_ERROR),
                 };
                 (outcome, sent)
@@ -402,7 +406,7 @@ impl Proxy {
             interim: Some(&interim),
             recorder,
             limits: &self.limits,
-            mended: &pool.mended,
+            counters: &pool.counters,
         };
         attempt.run(&mut space.request_body).await
     }
@@ -459,7 +463,10 @@ impl Pool {
             .servers
             .iter()
             .filter(|s| tagged(&s.tags))
-            .map(|s| Server::new(&s.url, s.weight, s.keep_host, identity).map(Arc::new))
+            .map(|s| {
+                let server = Server::new(&s.url, s.weight, s.keep_host, identity)?;
+                Ok::<_, String>(Arc::new(server.with_http2(s.http2.or(spec.http2))))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let end = Instant::now() + FIRST_LOOK_UP;
         for server in &servers {
@@ -523,7 +530,7 @@ impl Pool {
             retry,
             breaker,
             too_large: parts.telemetry.limits().register("response_body_bytes"),
-            mended: parts.telemetry.limits().register("mended"),
+            counters: Counters::new(parts.telemetry.limits()),
             tried_limit: parts.telemetry.limits().register("servers_tried"),
             stats,
             recorders,
@@ -546,8 +553,10 @@ impl Pool {
         }
         match error {
             AttemptError::Connect(_) => self.heard(choice, Heard::Unreachable, recorder),
-            AttemptError::Broken { .. } | AttemptError::Malformed(_) => self.heard(choice, Heard::NoAnswer, recorder),
-            AttemptError::RequestBody(_) => {}
+            AttemptError::Broken { .. } | AttemptError::Malformed(_) | AttemptError::Faulty(_) => {
+                self.heard(choice, Heard::NoAnswer, recorder)
+            }
+            AttemptError::RequestBody(_) | AttemptError::Unsayable => {}
         }
     }
 }
@@ -664,7 +673,7 @@ impl Mirror {
                 interim: None,
                 recorder,
                 limits: &Limits::default(),
-                mended: &mirror.pool.mended,
+                counters: &mirror.pool.counters,
             };
             let whole = async {
                 let answer = attempt.run(&mut body).await?;

@@ -7,11 +7,13 @@ use crate::pool;
 use base_telemetry::Limit;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use edge_pipeline::{Body, BodyError, Duplex, Interim};
+use proto_h2::h2;
 use proto_http::h1;
-use proto_http::{Limits, Request, Response};
+use proto_http::{Limits, Method, Request, Response};
 use std::cell::Cell;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What an attempt needs to know.
@@ -37,8 +39,37 @@ pub struct Attempt<'a> {
     pub interim: Option<&'a Interim>,
     pub recorder: &'a ServerRecorder,
     pub limits: &'a Limits,
-    /// Counts answers in which blanks were left out.
-    pub mended: &'a Limit,
+    pub counters: &'a Arc<Counters>,
+}
+
+/// What is counted of backends that are out of the ordinary.
+#[derive(Debug)]
+pub struct Counters {
+    /// Answers in which blanks were left out.
+    pub mended: Limit,
+    /// Connects that were not made, see [`CONNECTIONS_MOST`](crate::sessions::CONNECTIONS_MOST).
+    pub connections: Limit,
+    /// Connections of HTTP/2 whose backend did not say that it is there.
+    pub silent: Limit,
+    /// Connections and streams of HTTP/2 that ended because their backend broke the protocol or one of our bounds.
+    pub faults: Limit,
+    /// Streams a backend refused, having done nothing with them.
+    pub refused: Limit,
+    /// Uploads that were given up because the backend, having answered, read no more.
+    pub stalled: Limit,
+}
+
+impl Counters {
+    pub fn new(limits: &base_telemetry::Limits) -> Arc<Counters> {
+        Arc::new(Counters {
+            mended: limits.register("mended"),
+            connections: limits.register("upstream_connections"),
+            silent: limits.register("upstream_silent"),
+            faults: limits.register("upstream_h2_faults"),
+            refused: limits.register("upstream_h2_refused"),
+            stalled: limits.register("upstream_stalled"),
+        })
+    }
 }
 
 /// What a backend answered. `body` holds the lease until it is read to its end, then gives it back.
@@ -57,8 +88,12 @@ pub enum AttemptError {
     Connect(ConnectError),
     /// The connection failed or ended.
     Broken { error: io::Error, stage: Stage },
-    /// What came is not HTTP/1.1 as we accept it.
+    /// What came is no answer as we accept it.
     Malformed(h1::ResponseError),
+    /// What came over HTTP/2 breaks its rules, or a bound of ours.
+    Faulty(h2::Error),
+    /// What the request has become cannot be said in HTTP/2; nothing was sent.
+    Unsayable,
     /// The client's body could not be read to its end.
     RequestBody(BodyError),
 }
@@ -77,7 +112,10 @@ pub enum Stage {
 impl AttemptError {
     /// Whether the backend may have done what it was asked.
     pub fn may_be_done(&self) -> bool {
-        !matches!(self, AttemptError::Connect(_) | AttemptError::Broken { stage: Stage::Untouched, .. })
+        !matches!(
+            self,
+            AttemptError::Connect(_) | AttemptError::Unsayable | AttemptError::Broken { stage: Stage::Untouched, .. }
+        )
     }
 
     /// The failure as the figures tell it; what the client did wrong is not the server's.
@@ -89,8 +127,8 @@ impl AttemptError {
             AttemptError::Connect(ConnectError::Tls(_)) => UpstreamError::Tls,
             AttemptError::Connect(_) => UpstreamError::Connect,
             AttemptError::Broken { .. } => UpstreamError::Closed,
-            AttemptError::Malformed(_) => UpstreamError::Protocol,
-            AttemptError::RequestBody(_) => return None,
+            AttemptError::Malformed(_) | AttemptError::Faulty(_) => UpstreamError::Protocol,
+            AttemptError::RequestBody(_) | AttemptError::Unsayable => return None,
         })
     }
 }
@@ -106,6 +144,10 @@ impl fmt::Display for AttemptError {
             AttemptError::Connect(ConnectError::Tls(error)) => error.fmt(f),
             AttemptError::Broken { error, .. } => write!(f, "connection broke: {error}"),
             AttemptError::Malformed(error) => write!(f, "malformed answer: {error}"),
+            AttemptError::Faulty(error) => write!(f, "malformed answer: {error}"),
+            AttemptError::Unsayable => {
+                f.write_str("the request cannot be said in HTTP/2: its authority or target is none there")
+            }
             AttemptError::RequestBody(error) => write!(f, "request body: {error}"),
         }
     }
@@ -118,8 +160,11 @@ impl Attempt<'_> {
     /// backend has closed it in the meantime.
     pub async fn run(&self, body: &mut Body) -> Result<Answer, AttemptError> {
         let repeatable = self.request.method.is_idempotent() && !body.is_stream();
+        // A tunnel has a connection to itself.
+        let http1 =
+            self.request.method == Method::Connect || (self.upgrade && h1::offers_upgrade(&self.request.headers));
         if !self.repeated.get()
-            && let Some(lease) = pool::take(self.server, !repeatable)
+            && let Some(lease) = pool::take(self.server, http1, !repeatable)
         {
             match lease.exchange(self, body, self.keep_body || repeatable).await {
                 Err(AttemptError::Broken { stage: Stage::Untouched, .. }) => {}
@@ -128,7 +173,7 @@ impl Attempt<'_> {
             }
         }
         self.connecting.set(true);
-        let opened = lease::open(self.server, self.connect_timeout, self.recorder).await;
+        let opened = lease::open(self.server, http1, self.connect_timeout, self.recorder, self.counters).await;
         self.connecting.set(false);
         opened.map_err(AttemptError::Connect)?.exchange(self, body, self.keep_body).await
     }

@@ -1,7 +1,7 @@
 //! Connecting to a backend: every address of its name, then TLS, all within one deadline.
 
 use crate::Identity;
-use crate::endpoint::{Endpoint, Place, Server};
+use crate::endpoint::{Endpoint, Place, Protocols};
 use base_runtime::net::TcpStream;
 use base_runtime::time::{Deadline, timeout};
 use base_tls::{HandshakeError, Transport};
@@ -32,6 +32,24 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// The same once more, for another one who waited.
+    pub(crate) fn again(&self) -> ConnectError {
+        let again = |error: &io::Error| match error.raw_os_error() {
+            Some(number) => io::Error::from_raw_os_error(number),
+            None => io::Error::new(error.kind(), error.to_string()),
+        };
+        match self {
+            ConnectError::Unresolved => ConnectError::Unresolved,
+            ConnectError::Tcp(error) => ConnectError::Tcp(again(error)),
+            ConnectError::Tls(error) => ConnectError::Tls(match error {
+                HandshakeError::Io(error) => HandshakeError::Io(again(error)),
+                HandshakeError::TimedOut => HandshakeError::TimedOut,
+                HandshakeError::Overloaded => HandshakeError::Overloaded,
+                HandshakeError::Tls(text) => HandshakeError::Tls(text.clone()),
+            }),
+        }
+    }
+
     /// Nobody said no: it took too long.
     pub fn is_time_out(&self) -> bool {
         match self {
@@ -42,15 +60,11 @@ impl ConnectError {
     }
 }
 
-/// Connects within `limit`.
-pub async fn connect(server: &Server, limit: Duration) -> Result<Transport, ConnectError> {
-    connect_to(&server.endpoint, server.identity.as_deref(), limit).await
-}
-
-/// As [`connect`], without a server of a pool.
+/// Connects within `limit`. With an identity TLS is spoken, and these protocols are offered.
 pub async fn connect_to(
     endpoint: &Endpoint,
     identity: Option<&Identity>,
+    protocols: Protocols,
     limit: Duration,
 ) -> Result<Transport, ConnectError> {
     let end = base_runtime::now() + limit;
@@ -62,7 +76,8 @@ pub async fn connect_to(
         None => Ok(stream.into()),
         Some(identity) => {
             let left = end.saturating_duration_since(base_runtime::now());
-            identity.tls.connect(stream, endpoint.name(), left).await.map_err(ConnectError::Tls)
+            let offered = protocols.offered();
+            identity.tls.connect_offering(stream, endpoint.name(), offered, left).await.map_err(ConnectError::Tls)
         }
     }
 }

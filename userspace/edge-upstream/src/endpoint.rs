@@ -214,6 +214,27 @@ fn registry() -> &'static Registry {
     REGISTRY.get_or_init(Registry::default)
 }
 
+/// What is spoken with a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocols {
+    /// HTTP/1.1 alone.
+    Http1,
+    /// HTTP/2 if it agrees to that in the handshake of TLS (ALPN), else HTTP/1.1.
+    Negotiated,
+    /// HTTP/2 without asking (h2c by prior knowledge, RFC 9113 section 3.3).
+    Http2,
+}
+
+impl Protocols {
+    /// What is offered in a handshake of TLS, best first.
+    pub(crate) fn offered(self) -> &'static [&'static [u8]] {
+        match self {
+            Protocols::Http1 => &[b"http/1.1"],
+            Protocols::Negotiated | Protocols::Http2 => &[b"h2", b"http/1.1"],
+        }
+    }
+}
+
 /// One line of a pool's `servers`.
 #[derive(Debug)]
 pub struct Server {
@@ -224,6 +245,7 @@ pub struct Server {
     pub health: Arc<Health>,
     /// TLS is spoken, as whom and to whom.
     pub identity: Option<Arc<Identity>>,
+    pub protocols: Protocols,
     /// Host and port as they go into a Host field.
     pub authority: String,
     /// Path inside the URL as it goes on the wire, a prefix of every request's path; without its last slash, so that "/" is empty.
@@ -251,7 +273,9 @@ impl Server {
             None => Place::Host(at.host.to_ascii_lowercase(), at.port),
         };
         let endpoint = Endpoint::shared(place);
+        let protocols = if identity.is_some() { Protocols::Negotiated } else { Protocols::Http1 };
         Ok(Server {
+            protocols,
             url: url.to_owned(),
             health: endpoint.health(identity.as_ref().map_or(0, |i| i.id)),
             endpoint,
@@ -262,6 +286,27 @@ impl Server {
             keep_host,
             is_address,
         })
+    }
+
+    /// With HTTP/2 or without it, as the document says; where it says nothing, servers with TLS are asked.
+    #[must_use]
+    pub fn with_http2(mut self, wanted: Option<bool>) -> Server {
+        self.protocols = match (wanted, &self.identity) {
+            (Some(false), _) | (None, None) => Protocols::Http1,
+            (_, Some(_)) => Protocols::Negotiated,
+            (Some(true), None) => Protocols::Http2,
+        };
+        self
+    }
+
+    /// Whether its connections may carry many requests. `http1`: those that can be made over HTTP/1.1 alone do not count, where there
+    /// is a choice.
+    pub(crate) fn shares(&self, http1: bool) -> bool {
+        match self.protocols {
+            Protocols::Http1 => false,
+            Protocols::Negotiated => !http1,
+            Protocols::Http2 => true,
+        }
     }
 
     /// Which idle connections serve this server: those to the same place, made under the same identity or none.

@@ -141,7 +141,7 @@ impl Attempt<'_> {
                 framing => Body::Stream(Box::new(Download {
                     connection: Some(connection),
                     decoder: BodyDecoder::of_answer(framing, self.limits),
-                    mended: (framing == Framing::Chunked).then(|| self.mended.clone()),
+                    mended: (framing == Framing::Chunked).then(|| self.counters.mended.clone()),
                     pending: (!buffer.is_empty()).then_some(buffer),
                     splicing: false,
                 })),
@@ -164,7 +164,7 @@ impl Attempt<'_> {
             let Some(head) = found.map_err(AttemptError::Malformed)? else { return Ok((read, None)) };
             read += head.consumed;
             if head.mended {
-                self.mended.hit(base_runtime::worker_index());
+                self.counters.mended.hit(base_runtime::worker_index());
             }
             if !head.interim {
                 return Ok((read, Some(head)));

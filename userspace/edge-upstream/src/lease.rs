@@ -1,11 +1,13 @@
-//! What a request goes out on: a connection that it has for itself.
+//! What a request goes out on: a connection of HTTP/1.1 that it has for itself, or a stream of one that carries many.
 
-use crate::attempt::{Answer, Attempt, AttemptError};
-use crate::connect::{ConnectError, connect};
-use crate::endpoint::Server;
+use crate::attempt::{Answer, Attempt, AttemptError, Counters};
+use crate::connect::{ConnectError, connect_to};
+use crate::endpoint::{Protocols, Server};
 use crate::pool::Link;
+use crate::sessions::{self, Stream};
 use base_telemetry::proxy::ServerRecorder;
 use edge_pipeline::Body;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Takes one request to a backend and brings its answer, whatever the backend speaks.
@@ -20,19 +22,31 @@ pub(crate) trait Exchanger {
 pub enum Lease {
     /// A connection of HTTP/1.1.
     Connection(Box<Link>),
+    /// A place for one request on a connection of HTTP/2.
+    Stream(Stream),
 }
 
 impl Exchanger for Lease {
     async fn exchange(self, attempt: &Attempt<'_>, body: &mut Body, keep_body: bool) -> Result<Answer, AttemptError> {
         match self {
             Lease::Connection(link) => link.exchange(attempt, body, keep_body).await,
+            Lease::Stream(stream) => stream.exchange(attempt, body, keep_body).await,
         }
     }
 }
 
-/// A new lease, within `limit`. `recorder` counts what is made for it.
-pub(crate) async fn open(server: &Server, limit: Duration, recorder: &ServerRecorder) -> Result<Lease, ConnectError> {
-    let generation = server.endpoint.generation();
-    let stream = connect(server, limit).await?;
-    Ok(Lease::Connection(Link::new(stream, server, generation, recorder)))
+/// A new lease, within `limit`. `recorder` counts what is made for it. `http1`: the request can be made over HTTP/1.1 alone.
+pub(crate) async fn open(
+    server: &Server,
+    http1: bool,
+    limit: Duration,
+    recorder: &ServerRecorder,
+    counters: &Arc<Counters>,
+) -> Result<Lease, ConnectError> {
+    if !server.shares(http1) {
+        let generation = server.endpoint.generation();
+        let stream = connect_to(&server.endpoint, server.identity.as_deref(), Protocols::Http1, limit).await?;
+        return Ok(Lease::Connection(Link::new(stream, server.connections(), generation, recorder)));
+    }
+    sessions::open(server, limit, recorder, counters).await
 }

@@ -1,9 +1,9 @@
 //! The way to backends: where they are ([`endpoint`], [`names`]), which one ([`balance`], [`health`], [`probe`],
 //! [`outlier`], [`matcher`]), over which
-//! connection ([`lease`], [`pool`], [`connect`], [`tls`]), and what it answered ([`attempt`]).
+//! connection ([`lease`], [`pool`], [`sessions`], [`connect`], [`tls`]), and what it answered ([`attempt`]).
 //!
 //! Reading order: [`endpoint`], [`names`], [`balance`], [`health`], [`probe`], [`outlier`], [`matcher`], [`attempt`], [`lease`], [`pool`],
-//! [`connect`], [`tls`], `h1_exchange`, [`circuit`], [`retry`].
+//! [`sessions`], [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, [`circuit`], [`retry`].
 #![forbid(unsafe_code)]
 
 pub mod attempt;
@@ -12,6 +12,7 @@ pub mod circuit;
 pub mod connect;
 pub mod endpoint;
 mod h1_exchange;
+mod h2_exchange;
 pub mod health;
 pub mod lease;
 pub mod matcher;
@@ -21,6 +22,7 @@ pub mod pool;
 pub mod probe;
 pub mod random;
 pub mod retry;
+pub mod sessions;
 pub mod tls;
 
 pub use attempt::{Answer, Attempt, AttemptError};

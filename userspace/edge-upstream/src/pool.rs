@@ -9,8 +9,9 @@
 //! would be saved only once: what a worker lacks it opens and keeps. The price is one idle connection per worker and server
 //! more than the load needs.
 
-use crate::endpoint::Server;
+use crate::endpoint::{Protocols, Server};
 use crate::lease::Lease;
+use crate::sessions;
 use base_runtime::net::StreamState;
 use base_telemetry::proxy::ServerRecorder;
 use base_tls::Transport;
@@ -38,11 +39,11 @@ pub struct Link {
 }
 
 impl Link {
-    /// A fresh connection to `server`, which had its addresses in `generation`.
-    pub fn new(stream: Transport, server: &Server, generation: u32, recorder: &ServerRecorder) -> Box<Link> {
+    /// A fresh connection to the server of these connections (see [`Server::connections`]), which had its addresses in `generation`.
+    pub fn new(stream: Transport, connections: u64, generation: u32, recorder: &ServerRecorder) -> Box<Link> {
         recorder.connection_created();
         let recorder = recorder.clone();
-        Box::new(Link { stream, recorder, connections: server.connections(), generation, since: None })
+        Box::new(Link { stream, recorder, connections, generation, since: None })
     }
 
     /// Whether the server still lives where this connection leads.
@@ -62,8 +63,9 @@ impl Drop for Link {
     }
 }
 
+/// Of numbers that are spread already.
 #[derive(Default)]
-struct IdHasher(u64);
+pub(crate) struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {
@@ -85,9 +87,17 @@ thread_local! {
     static SWEEPING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A lease of what this worker keeps for `server`, if it has any. `once`: for what must not be sent twice; the kernel is asked whether
-/// the backend has closed it just now.
-pub fn take(server: &Server, once: bool) -> Option<Lease> {
+/// A lease of what this worker keeps for `server`, if it has any. `http1`: one of HTTP/1.1. `once`: for what must not be sent twice; the
+/// kernel is asked whether the backend has closed it just now.
+pub fn take(server: &Server, http1: bool, once: bool) -> Option<Lease> {
+    if server.shares(http1) {
+        if let Some(stream) = sessions::take(server, once) {
+            return Some(Lease::Stream(stream));
+        }
+        if server.protocols == Protocols::Http2 {
+            return None;
+        }
+    }
     POOLS.with_borrow_mut(|pools| {
         let idle = pools.get_mut(&server.connections())?;
         while let Some(mut candidate) = idle.pop() {
@@ -116,12 +126,17 @@ pub fn put(mut link: Box<Link>, most: usize) {
             idle.push(link);
         }
     });
-    if !SWEEPING.get() {
-        SWEEPING.set(true);
+    keep_sweeping();
+}
+
+/// Looks through what is idle from now on, if nobody does so far.
+pub(crate) fn keep_sweeping() {
+    if !SWEEPING.replace(true) {
         base_runtime::spawn(async {
             loop {
                 base_runtime::time::sleep(SWEEP_INTERVAL).await;
                 sweep(base_runtime::now());
+                sessions::sweep(base_runtime::now());
             }
         })
         .detach();

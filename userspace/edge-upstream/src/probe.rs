@@ -5,7 +5,7 @@
 //! many servers are out: one that finds no room is counted as `upstream_probes` and waits for its next turn.
 
 use crate::connect::connect_to;
-use crate::endpoint::{Endpoint, Server};
+use crate::endpoint::{Endpoint, Protocols, Server};
 use crate::health::{Era, Health};
 use crate::random;
 use base_telemetry::Limit;
@@ -77,6 +77,7 @@ pub fn begin(server: &Server, crowded: &Limit) {
     }
     let mut place = Place { health: server.health.clone(), held: true };
     let (endpoint, identity, url) = (Arc::downgrade(&server.endpoint), server.identity.clone(), server.url.clone());
+    let protocols = server.protocols;
     let crowded = crowded.clone();
     base_runtime::spawn(async move {
         let mut pause = FIRST_PAUSE;
@@ -94,7 +95,9 @@ pub fn begin(server: &Server, crowded: &Limit) {
                 continue;
             };
             place.health.vitals().probes.fetch_add(1, Relaxed);
-            if connects(&endpoint, identity.as_deref()).await && place.health.connected(era, base_runtime::now()) {
+            if connects(&endpoint, identity.as_deref(), protocols).await
+                && place.health.connected(era, base_runtime::now())
+            {
                 tracing::info!(server = url, "the server can be connected to again and is back");
             }
         }
@@ -102,8 +105,8 @@ pub fn begin(server: &Server, crowded: &Limit) {
     .detach();
 }
 
-async fn connects(endpoint: &Endpoint, identity: Option<&crate::Identity>) -> bool {
-    connect_to(endpoint, identity, TIMEOUT).await.is_ok()
+async fn connects(endpoint: &Endpoint, identity: Option<&crate::Identity>, protocols: Protocols) -> bool {
+    connect_to(endpoint, identity, protocols, TIMEOUT).await.is_ok()
 }
 
 /// Three to five quarters of a pause, so that servers that went together are not asked together.

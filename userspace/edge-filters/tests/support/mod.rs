@@ -35,6 +35,12 @@ pub struct Ask {
     pub pieces: Vec<Vec<u8>>,
     /// The pieces never end.
     pub endless: bool,
+    /// The client offers to go on in another protocol.
+    pub upgrade: bool,
+    /// Counts pieces that are taken.
+    pub taken: Option<Arc<AtomicUsize>>,
+    /// Never reads the answer's body.
+    pub stops: bool,
 }
 
 pub fn get(target: &'static str) -> Ask {
@@ -52,6 +58,7 @@ pub struct Said {
     pub status: u16,
     pub headers: String,
     pub body: Result<Vec<u8>, BodyError>,
+    pub trailers: String,
     /// Status and fields of interim answers.
     pub interim: Vec<(u16, String)>,
     /// The request's body is still there.
@@ -89,6 +96,16 @@ impl House {
             let _ = sender.send(run(&*proxy, last, ask).await);
         });
         receiver
+    }
+
+    /// Asks on one of the workers; counts the pieces of the request's body that are taken.
+    pub fn begin_counting(&self, worker: usize, ask: Ask, taken: Arc<AtomicUsize>) -> mpsc::Receiver<Said> {
+        self.begin(worker, Ask { taken: Some(taken), ..ask })
+    }
+
+    /// Asks on one of the workers, and takes nothing of the answer's body.
+    pub fn begin_and_stop(&self, worker: usize, ask: Ask) -> mpsc::Receiver<Said> {
+        self.begin(worker, Ask { stops: true, ..ask })
     }
 
     /// Does something on the worker and asks in the same turn of its loop: what came meanwhile it has not heard of.
@@ -153,8 +170,9 @@ async fn run(proxy: &dyn Filter, last: bool, ask: Ask) -> Said {
         _ if ask.whole.is_some() => Body::full(ask.whole.unwrap_or_default()),
         Some(bytes) => Body::Buffer(Buf::copy_from(&bytes)),
         None if ask.pieces.is_empty() => Body::Empty,
-        None => Body::Stream(Box::new(Pieces { left: ask.pieces, endless: ask.endless })),
+        None => Body::Stream(Box::new(Pieces { left: ask.pieces, endless: ask.endless, taken: ask.taken })),
     };
+    exchange.upgrade_offered = ask.upgrade;
     let began = Instant::now();
     let outcome = match proxy.handle(&mut exchange) {
         Step::Done(outcome) => outcome,
@@ -164,20 +182,28 @@ async fn run(proxy: &dyn Filter, last: bool, ask: Ask) -> Said {
     let interim = std::iter::from_fn(|| exchange.interim.pop());
     let interim = interim.map(|r| (r.status, format!("{:?}", r.headers))).collect();
     let notes = exchange.tags.notes.join("; ");
+    if ask.stops {
+        std::future::pending::<()>().await;
+    }
     let space = exchange.space();
     let (status, headers) =
         space.response.as_ref().map_or((0, String::new()), |r| (r.status, format!("{:?}", r.headers)));
     let body = space.response_body.collect(1 << 30).await.map(|bytes| bytes.to_vec());
-    Said { outcome, status, headers, body, interim, body_kept, notes, took: began.elapsed() }
+    let trailers = space.response_body.trailers().map_or_else(String::new, |trailers| format!("{trailers:?}"));
+    Said { outcome, status, headers, body, trailers, interim, body_kept, notes, took: began.elapsed() }
 }
 
 struct Pieces {
     left: Vec<Vec<u8>>,
     endless: bool,
+    taken: Option<Arc<AtomicUsize>>,
 }
 
 impl BodyStream for Pieces {
     fn poll_piece(&mut self, _: &mut Context<'_>, _: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
+        if let Some(taken) = &self.taken {
+            taken.fetch_add(1, Ordering::SeqCst);
+        }
         if self.endless {
             return Poll::Ready(Ok(Some(Piece::Buf(Buf::copy_from(&self.left[0])))));
         }

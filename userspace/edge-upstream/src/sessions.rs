@@ -1,0 +1,515 @@
+//! Connections of HTTP/2, each shared by many requests of its worker.
+//!
+//! A worker keeps few of them: a request takes the first that has room, and a new one is connected when none has. Who comes meanwhile
+//! waits for that connect rather than making one of his own. As with [`pool`](crate::pool), workers share none.
+//!
+//! Whether a server with TLS speaks HTTP/2 shows when it is connected to (ALPN); until that is known, one request at a time connects.
+//! One that does not gets connections of HTTP/1.1, as many as there are requests.
+//!
+//! A connection takes no more requests when its backend says so (GOAWAY), when its name has moved on, and after a fault; those under way
+//! end on it. It is closed when nobody has used it for as long as an idle connection of HTTP/1.1 is kept.
+
+use crate::attempt::Counters;
+use crate::connect::{ConnectError, connect_to};
+use crate::endpoint::{Endpoint, Protocols, Server};
+use crate::lease::Lease;
+use crate::pool::{self, IDLE_TIMEOUT, IdHasher, Link};
+use crate::tls::Identity;
+use base_runtime::time::Deadline;
+use base_telemetry::proxy::ServerRecorder;
+use base_tls::Transport;
+use proto_h2::client::{self, Connection, SendRequest};
+use proto_h2::{ClientSettings, h2};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::hash::BuildHasherDefault;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// Requests under way over one connection, even if its backend would take more: they share its window and the fate of its segments.
+pub const STREAMS_MOST: usize = 128;
+
+/// Connections of one worker to one server. Beyond it a request cannot connect, counted as `upstream_connections`. A backend that takes
+/// one request at a time would otherwise be given descriptors without end.
+pub const CONNECTIONS_MOST: usize = 256;
+
+/// Requests that wait for one connect. Further ones begin another: this many are sent before a backend has said how many it takes.
+const WAITING_MOST: usize = 100;
+
+/// A backend that has sent nothing for so long, with requests under way, is asked whether it is there (PING).
+const SILENT_MOST: Duration = Duration::from_secs(30);
+
+/// How long it has to say so. A connection that many wait for must not stay with a machine that is gone.
+const PONG_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a new connection waits for its backend to say how many requests it takes, which it does at once (RFC 9113 section 3.4).
+const SETTINGS_WITHIN: Duration = Duration::from_millis(500);
+
+/// Bytes received of one connection before others have their turn.
+const TURN_BYTES: usize = 128 * 1024;
+
+/// See the module doc.
+pub(crate) struct Session {
+    /// `None` once no more requests are taken.
+    requests: RefCell<Option<SendRequest>>,
+    link: Rc<proto_h2::Link>,
+    recorder: ServerRecorder,
+    key: u64,
+    /// That of the endpoint's addresses when its own was last known to be one of them.
+    generation: Cell<u32>,
+    /// Requests under way.
+    streams: Cell<usize>,
+    since: Cell<Option<Instant>>,
+    /// Of whoever waits for the first the backend says.
+    heard: Cell<Option<Waker>>,
+}
+
+/// A place for one request on a shared connection.
+pub struct Stream {
+    pub(crate) session: Rc<Session>,
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("beside", &self.session.streams.get().saturating_sub(1)).finish()
+    }
+}
+
+impl Stream {
+    fn of(session: &Rc<Session>) -> Stream {
+        if session.since.take().is_some() {
+            session.recorder.connection_reused();
+        }
+        session.streams.set(session.streams.get() + 1);
+        Stream { session: session.clone() }
+    }
+
+    /// What a request is sent with; `None` once no more are taken.
+    pub(crate) fn requests(&self) -> Option<SendRequest> {
+        self.session.requests.borrow().clone()
+    }
+
+    /// No further request goes out on this connection.
+    pub(crate) fn close_session(&self) {
+        self.session.close();
+    }
+
+    /// The backend will not have this request over HTTP/2: it is not asked again over it.
+    pub(crate) fn wants_http1(&self) {
+        GROUPS.with_borrow_mut(|groups| {
+            let group = groups.entry(self.session.key).or_default();
+            group.http1 = true;
+            group.http1_asked = true;
+            group.sessions.drain(..).for_each(|session| session.close());
+        });
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let session = &self.session;
+        let left = session.streams.get() - 1;
+        session.streams.set(left);
+        if left == 0 {
+            session.since.set(Some(base_runtime::now()));
+            session.recorder.connection_parked();
+        }
+    }
+}
+
+impl Session {
+    /// Whether more requests may go out on it.
+    fn is_usable(&self, server: &Server) -> bool {
+        let mut requests = self.requests.borrow_mut();
+        let Some(open) = &mut *requests else { return false };
+        // Nobody waits: it is ready, or has ended.
+        let mut nobody = Context::from_waker(Waker::noop());
+        let ended = matches!(open.poll_ready(&mut nobody), Poll::Ready(Err(_)));
+        !ended && self.leads_to(server)
+    }
+
+    fn leads_to(&self, server: &Server) -> bool {
+        let now = server.endpoint.generation();
+        if self.generation.replace(now) == now {
+            return true;
+        }
+        self.link.transport().peer_addr().is_ok_and(|peer| server.endpoint.has(peer))
+    }
+
+    fn may_be_closing(&self) -> bool {
+        self.streams.get() == 0 && !self.link.transport().socket().is_idle_by_now()
+    }
+
+    /// One that takes none at the moment gets one all the same: it waits there as well as anywhere.
+    fn has_room(&self) -> bool {
+        let requests = self.requests.borrow();
+        let Some(open) = &*requests else { return false };
+        self.streams.get() < open.current_max_send_streams().clamp(1, STREAMS_MOST)
+    }
+
+    /// Ready when something was received, or the connection has ended.
+    fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.link.bytes_in() > 0 || self.requests.borrow().is_none() {
+            return Poll::Ready(());
+        }
+        self.heard.set(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+
+    fn tell_heard(&self) {
+        if let Some(waker) = self.heard.take() {
+            waker.wake();
+        }
+    }
+
+    /// Takes no more requests; when the last one has ended the connection is closed.
+    fn close(&self) {
+        drop(self.requests.take());
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.recorder.connection_closed(self.since.get().is_some());
+    }
+}
+
+/// What a worker has, and makes, for one server under one identity.
+#[derive(Default)]
+struct Group {
+    sessions: Vec<Rc<Session>>,
+    /// The connect that was begun last, while it is under way.
+    opening: Option<Rc<Opening>>,
+    /// Connects under way.
+    openings: usize,
+    /// It was found to speak HTTP/1.1 alone.
+    http1: bool,
+    /// It asked for that, so that nothing else is offered.
+    http1_asked: bool,
+}
+
+thread_local! {
+    static GROUPS: RefCell<HashMap<u64, Group, BuildHasherDefault<IdHasher>>> = RefCell::default();
+}
+
+/// A place on a connection that this worker has to the server. `once`: not on an idle one whose backend has just said something, which
+/// may be that it closes.
+pub(crate) fn take(server: &Server, once: bool) -> Option<Stream> {
+    GROUPS.with_borrow_mut(|groups| {
+        let sessions = &mut groups.get_mut(&server.connections())?.sessions;
+        let mut at = 0;
+        while let Some(session) = sessions.get(at) {
+            if !session.is_usable(server) {
+                sessions.remove(at).close();
+            } else if session.has_room() && !(once && session.may_be_closing()) {
+                return Some(Stream::of(session));
+            } else {
+                at += 1;
+            }
+        }
+        None
+    })
+}
+
+/// What a request has to do that found no room.
+enum Turn {
+    Wait(Rc<Opening>),
+    /// Wait for a connect that is to be begun.
+    Begin(Rc<Opening>),
+    /// Connect for itself, offering these.
+    Alone(Protocols),
+    Refused,
+}
+
+fn turn(server: &Server) -> Turn {
+    GROUPS.with_borrow_mut(|groups| {
+        let group = groups.entry(server.connections()).or_default();
+        if group.http1 && server.protocols != Protocols::Http2 {
+            return Turn::Alone(if group.http1_asked { Protocols::Http1 } else { server.protocols });
+        }
+        if let Some(opening) = group.opening.as_ref().filter(|opening| opening.has_room()) {
+            return Turn::Wait(opening.clone());
+        }
+        if group.sessions.len() + group.openings >= CONNECTIONS_MOST {
+            return Turn::Refused;
+        }
+        group.openings += 1;
+        let opening = Rc::<Opening>::default();
+        group.opening = Some(opening.clone());
+        Turn::Begin(opening)
+    })
+}
+
+/// A place on a new connection, or a connection of HTTP/1.1 where the server speaks nothing else.
+pub(crate) async fn open(
+    server: &Server,
+    limit: Duration,
+    recorder: &ServerRecorder,
+    counters: &Arc<Counters>,
+) -> Result<Lease, ConnectError> {
+    let end = base_runtime::now() + limit;
+    loop {
+        if let Some(stream) = take(server, true) {
+            return Ok(Lease::Stream(stream));
+        }
+        let outcome = match turn(server) {
+            Turn::Wait(opening) => {
+                let left = end.saturating_duration_since(base_runtime::now());
+                let waited = base_runtime::time::timeout(left, Waiting::new(opening)).await;
+                waited.map_err(|_| ConnectError::Tcp(io::ErrorKind::TimedOut.into()))?
+            }
+            Turn::Begin(opening) => {
+                let maker = Maker::new(server, recorder, counters);
+                base_runtime::spawn(maker.make_for(opening.clone(), limit)).detach();
+                Waiting::new(opening).await
+            }
+            Turn::Alone(protocols) => {
+                return Maker { protocols, ..Maker::new(server, recorder, counters) }.make(limit).await;
+            }
+            Turn::Refused => {
+                counters.connections.hit(base_runtime::worker_index());
+                return Err(ConnectError::Tcp(io::Error::other(format!(
+                    "this worker has {CONNECTIONS_MOST} connections to it, and each is full"
+                ))));
+            }
+        };
+        match outcome {
+            Outcome::Made(Some(lease)) => return Ok(lease),
+            Outcome::Made(None) => {}
+            Outcome::Failed(error) => return Err(error),
+        }
+    }
+}
+
+/// Idle connections are closed, and what is known of servers that nobody asks any more is forgotten.
+pub(crate) fn sweep(now: Instant) {
+    GROUPS.with_borrow_mut(|groups| {
+        groups.retain(|_, group| {
+            group.sessions.retain(|session| {
+                let old = session.since.get().is_some_and(|at| now.saturating_duration_since(at) >= IDLE_TIMEOUT);
+                if old {
+                    session.close();
+                }
+                !old
+            });
+            !group.sessions.is_empty() || group.openings > 0
+        });
+    });
+}
+
+/// Connections of this worker that are shared.
+pub fn count() -> usize {
+    GROUPS.with_borrow(|groups| groups.values().map(|group| group.sessions.len()).sum())
+}
+
+/// Everything a connect needs that outlives the request it is for.
+struct Maker {
+    endpoint: Arc<Endpoint>,
+    identity: Option<Arc<Identity>>,
+    protocols: Protocols,
+    key: u64,
+    recorder: ServerRecorder,
+    counters: Arc<Counters>,
+}
+
+impl Maker {
+    fn new(server: &Server, recorder: &ServerRecorder, counters: &Arc<Counters>) -> Maker {
+        Maker {
+            endpoint: server.endpoint.clone(),
+            identity: server.identity.clone(),
+            protocols: server.protocols,
+            key: server.connections(),
+            recorder: recorder.clone(),
+            counters: counters.clone(),
+        }
+    }
+
+    async fn make(self, limit: Duration) -> Result<Lease, ConnectError> {
+        let generation = self.endpoint.generation();
+        let transport = connect_to(&self.endpoint, self.identity.as_deref(), self.protocols, limit).await?;
+        let agreed = transport.session().map(|session| session.alpn.as_deref() == Some(b"h2"));
+        let shared = agreed.unwrap_or(self.protocols == Protocols::Http2);
+        if self.protocols != Protocols::Http1 {
+            GROUPS.with_borrow_mut(|groups| groups.entry(self.key).or_default().http1 = !shared);
+        }
+        if shared {
+            return self.begin(transport, generation).await.map(Lease::Stream);
+        }
+        Ok(Lease::Connection(Link::new(transport, self.key, generation, &self.recorder)))
+    }
+
+    async fn make_for(self, opening: Rc<Opening>, limit: Duration) {
+        let ending = Ending { key: self.key, opening };
+        let made = self.make(limit).await;
+        ending.opening.tell(made);
+    }
+
+    async fn begin(self, transport: Transport, generation: u32) -> Result<Stream, ConnectError> {
+        let settings = ClientSettings::default();
+        let begun = client::begin(transport, &settings).await;
+        let (requests, connection, link) = begun.map_err(|error| ConnectError::Tcp(io::Error::other(error)))?;
+        self.recorder.connection_created();
+        let session = Rc::new(Session {
+            requests: RefCell::new(Some(requests)),
+            link,
+            recorder: self.recorder,
+            key: self.key,
+            generation: Cell::new(generation),
+            streams: Cell::new(0),
+            since: Cell::new(None),
+            heard: Cell::new(None),
+        });
+        GROUPS.with_borrow_mut(|groups| groups.entry(self.key).or_default().sessions.push(session.clone()));
+        let stream = Stream::of(&session);
+        base_runtime::spawn(drive(session.clone(), connection, self.counters)).detach();
+        pool::keep_sweeping();
+        // One that says nothing takes as many as it must take at first.
+        let _ = base_runtime::time::timeout(SETTINGS_WITHIN, poll_fn(|cx| session.poll_heard(cx))).await;
+        Ok(stream)
+    }
+}
+
+/// Keeps a connection going until it has ended.
+async fn drive(session: Rc<Session>, mut connection: Connection, counters: Arc<Counters>) {
+    let mut pings = connection.ping_pong();
+    let (silence, mut heard, mut asked) = (Deadline::default(), None, false);
+    let ended = poll_fn(|cx| {
+        loop {
+            session.link.begin_turn(TURN_BYTES);
+            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(ended);
+            }
+            if session.link.bytes_in() > 0 {
+                session.tell_heard();
+            }
+            if let Some(pings) = &mut pings {
+                // Takes the answer in, so that another one can be asked for.
+                let _ = pings.poll_pong(cx);
+            }
+            if session.streams.get() == 0 {
+                silence.clear();
+                (heard, asked) = (None, false);
+                return Poll::Pending;
+            }
+            let bytes = session.link.bytes_in();
+            if heard.replace(bytes) != Some(bytes) {
+                asked = false;
+                silence.set_after(SILENT_MOST);
+            }
+            if silence.poll_expired(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if asked {
+                counters.silent.hit(base_runtime::worker_index());
+                session.link.transport().abort();
+                return Poll::Ready(Ok(()));
+            }
+            asked = true;
+            silence.set_after(PONG_WITHIN);
+            if let Some(pings) = &mut pings {
+                let _ = pings.send_ping(h2::Ping::opaque());
+            }
+        }
+    })
+    .await;
+    if let Err(error) = &ended {
+        if error.is_library() {
+            counters.faults.hit(base_runtime::worker_index());
+        }
+        tracing::debug!(%error, "a connection of HTTP/2 to a backend has ended");
+    }
+    session.close();
+    session.tell_heard();
+    GROUPS.with_borrow_mut(|groups| {
+        if let Some(group) = groups.get_mut(&session.key) {
+            group.sessions.retain(|other| !Rc::ptr_eq(other, &session));
+        }
+    });
+}
+
+/// What came of a connect, for one of those who wait for it.
+enum Outcome {
+    /// The lease for whoever comes first; others look for room.
+    Made(Option<Lease>),
+    Failed(ConnectError),
+}
+
+/// A connect under way, and who waits for it.
+#[derive(Default)]
+struct Opening {
+    outcome: RefCell<Option<Outcome>>,
+    /// By their numbers.
+    waiting: RefCell<Vec<Option<Waker>>>,
+}
+
+impl Opening {
+    fn has_room(&self) -> bool {
+        self.waiting.borrow().len() < WAITING_MOST
+    }
+
+    fn tell(&self, made: Result<Lease, ConnectError>) {
+        *self.outcome.borrow_mut() = Some(match made {
+            Ok(lease) => Outcome::Made(Some(lease)),
+            Err(error) => Outcome::Failed(error),
+        });
+    }
+}
+
+/// The end of a connect, however it comes: the group knows, and who waits is woken.
+struct Ending {
+    key: u64,
+    opening: Rc<Opening>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        GROUPS.with_borrow_mut(|groups| {
+            if let Some(group) = groups.get_mut(&self.key) {
+                group.openings = group.openings.saturating_sub(1);
+                if group.opening.as_ref().is_some_and(|last| Rc::ptr_eq(last, &self.opening)) {
+                    group.opening = None;
+                }
+            }
+        });
+        self.opening.outcome.borrow_mut().get_or_insert_with(|| Outcome::Failed(ConnectError::Unresolved));
+        self.opening.waiting.take().into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
+/// One who waits for a connect.
+struct Waiting {
+    opening: Rc<Opening>,
+    number: usize,
+}
+
+impl Waiting {
+    fn new(opening: Rc<Opening>) -> Waiting {
+        let mut waiting = opening.waiting.borrow_mut();
+        waiting.push(None);
+        let number = waiting.len() - 1;
+        drop(waiting);
+        Waiting { opening, number }
+    }
+}
+
+impl Future for Waiting {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        match &mut *self.opening.outcome.borrow_mut() {
+            Some(Outcome::Made(lease)) => Poll::Ready(Outcome::Made(lease.take())),
+            Some(Outcome::Failed(error)) => Poll::Ready(Outcome::Failed(error.again())),
+            None => {
+                if let Some(place) = self.opening.waiting.borrow_mut().get_mut(self.number) {
+                    *place = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
