@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use crate::cargo::{self, Profile, cargo, root};
 use crate::progress::{self, Colour, note, paint, seconds, step, title, warn};
-use crate::tools::{self, COMPILER, CURL, ETHTOOL, HAPROXY, IP, NGINX, NSENTER, PROMTOOL, PYTHON, WRK};
+use crate::tools::{self, COMPILER, CURL, ETHTOOL, H2LOAD, HAPROXY, IP, NGINX, NSENTER, PROMTOOL, PYTHON, WRK};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -102,7 +102,7 @@ pub fn run(options: &Options) -> Result<(), String> {
 /// Installs what the tests drive, where we may; otherwise tests leave out what needs it and say so.
 fn require_tools() -> Result<Count, String> {
     tools::require(&[COMPILER])?;
-    match tools::require(&[CURL, WRK, PROMTOOL, PYTHON, IP, ETHTOOL, NSENTER, NGINX, HAPROXY]) {
+    match tools::require(&[CURL, H2LOAD, WRK, PROMTOOL, PYTHON, IP, ETHTOOL, NSENTER, NGINX, HAPROXY]) {
         Ok(()) => {}
         Err(problem) if tools::is_root() => return Err(problem),
         Err(problem) => {
@@ -129,6 +129,14 @@ fn crates() -> Result<Count, String> {
     title("Crates");
     let mut command = cargo();
     command.args(["test", "--workspace", "--exclude", "kernel-tests", "--no-fail-fast"]);
+    match tools::h2spec(&root().join("target")) {
+        Ok(folder) => {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let folders = std::env::split_paths(&path).chain([folder]);
+            command.env("PATH", std::env::join_paths(folders).map_err(|error| error.to_string())?);
+        }
+        Err(problem) => warn(format!("{problem}; the suite for servers of HTTP/2 is left out")),
+    }
     tests(&mut command)
 }
 

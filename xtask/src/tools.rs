@@ -1,6 +1,6 @@
 //! Programs of the system that a task needs: found, installed from Debian where that is possible, otherwise named.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::progress;
@@ -20,6 +20,7 @@ pub const CURL: Tool = Tool { program: "curl", package: "curl" };
 pub const WRK: Tool = Tool { program: "wrk", package: "wrk" };
 pub const PROMTOOL: Tool = Tool { program: "promtool", package: "prometheus" };
 pub const PYTHON: Tool = Tool { program: "python3", package: "python3" };
+pub const H2LOAD: Tool = Tool { program: "h2load", package: "nghttp2-client" };
 pub const VALGRIND: Tool = Tool { program: "valgrind", package: "valgrind" };
 pub const DEBOOTSTRAP: Tool = Tool { program: "debootstrap", package: "debootstrap" };
 pub const COMPILER: Tool = Tool { program: "cc", package: "gcc" };
@@ -61,6 +62,21 @@ pub fn install(packages: &[&str]) -> Result<(), String> {
     }
     step.done("installed");
     Ok(())
+}
+
+/// Builds the suite for servers of HTTP/2 where there is Go, and says in which folder it then is.
+pub fn h2spec(target: &Path) -> Result<PathBuf, String> {
+    let folder = target.join("tools");
+    if !folder.join("h2spec").is_file() {
+        let go = find("go").ok_or("there is no Go to build h2spec with")?;
+        let step = progress::step("building h2spec");
+        let mut command = Command::new(go);
+        command.args(["install", "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible"]);
+        // It is older than modules, so what it needs is found as it is built.
+        run(command.env("GOBIN", &folder).env("GOFLAGS", "-mod=mod"))?;
+        step.done("built");
+    }
+    Ok(folder)
 }
 
 /// Where a program is, looking into the sbin folders as well, which are not in every user's PATH.

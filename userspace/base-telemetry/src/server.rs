@@ -108,6 +108,8 @@ struct ServerLimits {
 #[derive(Debug, Default)]
 struct Worker {
     shard: Shard,
+    /// Requests that came over HTTP/2.
+    http2: AtomicU64,
     paths: Mutex<PathTable>,
 }
 
@@ -253,6 +255,16 @@ impl ServerStats {
                 n as f64,
             );
         }
+        let http2: u64 = self.workers.iter().map(|worker| worker.http2.load(Relaxed)).sum();
+        let all = tally.totals.count;
+        for (protocol, n) in [("HTTP/1", all.saturating_sub(http2)), ("HTTP/2", http2)] {
+            encoder.counter(
+                "weir_requests_by_protocol_total",
+                "Requests answered, by server and protocol of the client.",
+                &[("server", &self.name), ("protocol", protocol)],
+                n as f64,
+            );
+        }
         encoder.counter(
             "weir_request_bytes_total",
             "Bytes of request heads and bodies received from clients, by server.",
@@ -386,6 +398,14 @@ pub struct Recorder {
 }
 
 impl Recorder {
+    /// The request that is recorded next came over HTTP/2.
+    pub fn over_http2(&self) {
+        if let Some(worker) = self.stats.workers.get(self.worker) {
+            // It alone counts here.
+            worker.http2.store(worker.http2.load(Relaxed) + 1, Relaxed);
+        }
+    }
+
     pub fn record(&mut self, sample: &Sample<'_>) {
         let Some(worker) = self.stats.workers.get(self.worker) else { return };
         worker.shard.record(sample.status, sample.duration, sample.request_bytes, sample.response_bytes);
@@ -631,6 +651,7 @@ mod tests {
             recorder.record(&sample(200, 12, "/", Some(&names[round % 7])));
         }
         recorder.record(&Sample { route_found: false, ..sample(404, 1, "/", Some(&names[0])) });
+        (0..2).for_each(|_| recorder.over_http2());
         let renamed: Arc<str> = Arc::from("p0");
         recorder.record(&sample(502, 9, "/", Some(&renamed)));
         let text = text_of(&stats);
@@ -643,6 +664,8 @@ mod tests {
             format!("httpserver_requests_duration_bucket{{{labels},le=\"50\"}} 6"),
             "weir_requests_total{server=\"shop\",code=\"200\"} 30".to_owned(),
             "weir_requests_total{server=\"shop\",code=\"404\"} 1".to_owned(),
+            "weir_requests_by_protocol_total{server=\"shop\",protocol=\"HTTP/1\"} 30".to_owned(),
+            "weir_requests_by_protocol_total{server=\"shop\",protocol=\"HTTP/2\"} 2".to_owned(),
         ] {
             assert!(text.contains(&format!("{line}\n")), "{line} missing in\n{text}");
         }

@@ -19,7 +19,7 @@ use base_runtime::table::Table;
 use base_telemetry::access_log::{self, LogWriter};
 use base_telemetry::server::{self, Recorder, Sample, ServerStats};
 use edge_pipeline::Exchange;
-use proto_http::{Limits, Underscores};
+use proto_http::{Limits, Underscores, Version};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -698,7 +698,11 @@ impl Local {
         let status = exchange.default_space_ref().response.as_ref().map_or(503, |r| r.status);
         let path = exchange.uri.split(|b| *b == b'?').next().and_then(|p| std::str::from_utf8(p).ok());
         self.server.shared.count_request(base_runtime::worker_index());
-        self.recorder.borrow_mut().record(&Sample {
+        let mut recorder = self.recorder.borrow_mut();
+        if exchange.default_space_ref().request.version == Version::Http2 {
+            recorder.over_http2();
+        }
+        recorder.record(&Sample {
             status,
             duration,
             request_bytes,
@@ -707,6 +711,7 @@ impl Local {
             backend: routed,
             route_found: routed.is_some(),
         });
+        drop(recorder);
         if let Some(log) = &mut *self.log.borrow_mut() {
             let live = self.live();
             access::write(log, &live.access_log, exchange, status, ended, request_bytes, response_bytes);

@@ -14,6 +14,7 @@ mod cluster;
 mod differential;
 mod figures;
 mod halves;
+mod http2;
 mod process;
 mod quick_start;
 mod restart;

@@ -209,7 +209,8 @@ fn members_over_https() {
 }
 
 /// Creates a pipeline and an HTTPServer with this chain and key; says the port.
-fn serve(machine: &Machine, pair: &(String, String)) -> u16 {
+/// Serves a page over TLS; the port.
+pub fn serve(machine: &Machine, pair: &(String, String)) -> u16 {
     let port = free_port();
     machine.create(&mock("pl", "shop"));
     machine.create(&document(port, pair).to_string());
@@ -223,7 +224,8 @@ fn document(port: u16, (chain, key): &(String, String)) -> Value {
     })
 }
 
-fn shop() -> (String, String) {
+/// A certificate and its key.
+pub fn shop() -> (String, String) {
     made(|_| {})
 }
 

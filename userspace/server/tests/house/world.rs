@@ -432,12 +432,18 @@ pub fn weir(arguments: &[&str]) -> (i32, String, String) {
     (done.status.code().unwrap_or(-1), text(&done.stdout), text(&done.stderr))
 }
 
-/// A program on the PATH, or a remark that it is not there.
+/// A program on the PATH, or a remark that it is not there and what brings it.
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|d| d.join(name)).find(|p| Path::new(p).is_file());
     if found.is_none() {
-        println!("skipped: there is no {name} on the PATH (Debian: apt install prometheus)");
+        let from = match name {
+            "promtool" | "prometheus" => "Debian: apt install prometheus",
+            "nghttp" | "h2load" => "Debian: apt install nghttp2-client",
+            "h2spec" => "Go: go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible",
+            _ => "Debian: apt install it",
+        };
+        println!("skipped: there is no {name} on the PATH ({from})");
     }
     found
 }
