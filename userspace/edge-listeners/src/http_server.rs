@@ -96,6 +96,7 @@ fn remembered(spec: &HttpServerSpec) -> HttpServerSpec {
         address: spec.address.clone(),
         port: spec.port,
         https: spec.https,
+        http2: spec.http2,
         cert_base64: spec.cert_base64.clone(),
         key_base64: spec.key_base64.clone(),
         certs: spec.certs.clone(),

@@ -392,7 +392,10 @@ fn only_what_is_served_is_agreed_on(io: IoMode) {
 fn http2_is_agreed_on(io: IoMode) {
     let authority = Authority::new();
     let (first, second) = (authority.sign(&["a.test", "b.test"]), authority.sign(&["c.test"]));
-    let house = House::new(io, &https(&[&first, &second]), MOCK);
+    // Turned on later, it is for connections that come then.
+    let lines = https(&[&first, &second]);
+    let house = House::new(io, &format!("{lines}\nhttp2: false"), MOCK);
+    house.server(&lines);
     let mut config = client(&authority, None);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     h2_client::run(async {
