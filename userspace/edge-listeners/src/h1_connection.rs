@@ -3,6 +3,7 @@
 //! Between requests only its [`Connection`] and a [`Visit`] that points to it are alive; what a request needs is boxed for its
 //! duration.
 
+use crate::accept::Share;
 use crate::h1_stream::{H1Stream, Next, UNDERSCORES_DROPPED, is_closed};
 use crate::h2_connection;
 use crate::http_server::Local;

@@ -3,6 +3,7 @@
 //! The task of the connection moves bytes in and out and keeps the time; streams wake it when they have something to send, and what
 //! all of them have said in a turn leaves in one go. Turns are bounded in bytes and in requests, so that a neighbour has its own.
 
+use crate::accept::Share;
 use crate::h1_connection::{Connection, Phase, Presence, linger};
 use crate::h2_stream::H2Stream;
 use crate::http_server::Local;

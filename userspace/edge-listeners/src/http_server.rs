@@ -4,6 +4,7 @@
 //! connection is closed and no request fails when rules change.
 
 use crate::Timeouts;
+use crate::accept::{Door, Front, Listener, Place, Share, Shares};
 use crate::access;
 use crate::h1_connection::{Connection, Phase, Presence, Visit};
 use crate::h2_connection;
@@ -14,7 +15,7 @@ use arc_swap::ArcSwap;
 use base_model::ip_filter::CidrSet;
 use base_model::{GoDuration, HttpServerSpec, UnderscoresInHeaders};
 use base_runtime::memory::{Booking, Kind};
-use base_runtime::net::{ListenOptions, Seat, Spread, StreamState, TcpListener, TcpStream};
+use base_runtime::net::{Seat, StreamState, TcpStream};
 use base_runtime::table::Table;
 use base_telemetry::access_log::{self, LogWriter};
 use base_telemetry::server::{self, Recorder, Sample, ServerStats};
@@ -23,21 +24,11 @@ use proto_http::{Limits, Underscores, Version};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
+use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
+use std::thread::LocalKey;
 use std::time::{Duration, Instant};
-
-/// Connections that may wait to be accepted, per worker.
-const BACKLOG: u32 = 4096;
-
-/// Pause before looking again whether a connection below `maxConnections` has become free.
-const FULL_PAUSE: Duration = Duration::from_millis(20);
 
 /// What requests need of a server's document, compiled.
 pub struct Live {
@@ -131,24 +122,9 @@ pub struct HttpServer {
     shared: Arc<Shared>,
     live: ArcSwap<Live>,
     stats: Arc<ServerStats>,
-    connections: AtomicUsize,
-    state: Mutex<State>,
-}
-
-struct State {
+    front: Arc<Front>,
     /// What the next document is compared with, see [`remembered`].
-    spec: HttpServerSpec,
-    /// Key of the sockets in use; `None` while there are none.
-    listening: Option<Listening>,
-    /// Why there are none.
-    error: Option<String>,
-}
-
-struct Listening {
-    key: u64,
-    at: SocketAddr,
-    /// One per worker, in their order; kept for the kernel plane.
-    sockets: Vec<std::os::fd::RawFd>,
+    spec: Mutex<HttpServerSpec>,
 }
 
 /// Labels of the figures follow the document, and backends that it no longer names free their places.
@@ -178,8 +154,8 @@ impl HttpServer {
             name: name.into(),
             live: ArcSwap::from_pointee(live),
             stats,
-            connections: AtomicUsize::new(0),
-            state: Mutex::new(State { spec: remembered(spec), listening: None, error: None }),
+            front: Front::new(shared.workers()),
+            spec: Mutex::new(remembered(spec)),
             shared,
         });
         server.retry();
@@ -188,86 +164,38 @@ impl HttpServer {
 
     /// Takes another document: rules at once, sockets only when the address or port is another.
     pub fn update(self: &Arc<Self>, spec: &HttpServerSpec) -> Result<(), String> {
-        let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        let live = Live::new(&self.name, spec, &self.shared, Some((&state.spec, &self.live.load())))?;
+        let mut before = self.spec.lock().unwrap_or_else(|e| e.into_inner());
+        let live = Live::new(&self.name, spec, &self.shared, Some((&before, &self.live.load())))?;
         self.live.store(Arc::new(live));
         label_figures(&self.stats, &self.name, spec);
-        let moved = (&state.spec.address, state.spec.port) != (&spec.address, spec.port);
-        state.spec = remembered(spec);
+        let moved = (&before.address, before.port) != (&spec.address, spec.port);
+        *before = remembered(spec);
         if moved {
-            // The old sockets close only when the new ones are open, unless they are in each other's way.
-            let old = state.listening.take();
-            drop(state);
-            self.retry();
-            if let Some(old) = old {
-                self.close(old.key);
-                self.retry_until_closed();
-            }
+            self.front.move_to(self, &spec.address, spec.port);
         }
         Ok(())
     }
 
     /// Listens if it does not yet. Call it now and then: a port in use may become free.
     pub fn retry(self: &Arc<Self>) {
-        let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        if state.listening.is_some() {
-            return;
-        }
-        match self.listen(&state.spec) {
-            Ok(listening) => {
-                tracing::info!(server = %self.name, address = %listening.at, "listening");
-                self.stats.set_state(server::State::Running, None);
-                state.listening = Some(listening);
-                state.error = None;
-            }
-            Err(error) => {
-                let text = format!(
-                    "cannot listen on {}:{}: {error}; free the port or choose another, it is tried again every 10 s",
-                    if state.spec.address.is_empty() { "*" } else { &state.spec.address },
-                    state.spec.port
-                );
-                if state.error.as_ref() != Some(&text) {
-                    tracing::error!(server = %self.name, "{text}");
-                }
-                self.stats.set_state(server::State::Failed, Some(text.clone()));
-                state.error = Some(text);
-            }
-        }
-    }
-
-    /// The old sockets were in the way of the new ones, and their workers close them now: at once, or in a second or two where the
-    /// machine has more to do than it can.
-    fn retry_until_closed(self: &Arc<Self>) {
-        for _ in 0..200 {
-            self.retry();
-            if self.state().0 == "running" {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        // Held, so that nobody listens where the document says no longer.
+        let spec = self.spec.lock().unwrap_or_else(|e| e.into_inner());
+        self.front.retry(self, &spec.address, spec.port);
     }
 
     /// Stops taking connections. Requests under way end; idle connections are closed.
     pub fn stop(&self) {
-        let listening = self.state.lock().unwrap_or_else(|e| e.into_inner()).listening.take();
-        if let Some(listening) = listening {
-            self.close(listening.key);
-        }
+        self.front.stop::<HttpServer>();
     }
 
     /// The port and its listening sockets in the order of the workers, when it listens.
     pub fn sockets(&self) -> Option<(SocketAddr, Vec<std::os::fd::RawFd>)> {
-        let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        state.listening.as_ref().map(|l| (l.at, l.sockets.clone()))
-    }
-
-    fn uncount(&self) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
+        self.front.sockets()
     }
 
     /// Open connections.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.front.connections()
     }
 
     pub fn stats(&self) -> &Arc<ServerStats> {
@@ -276,8 +204,7 @@ impl HttpServer {
 
     /// `running` or `failed`, with the reason.
     pub fn state(&self) -> (&'static str, Option<String>) {
-        let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        if state.listening.is_some() { ("running", None) } else { ("failed", state.error.clone()) }
+        self.front.state()
     }
 
     /// Easegress's status block of this member.
@@ -288,85 +215,32 @@ impl HttpServer {
         }
         status
     }
-
-    fn listen(self: &Arc<Self>, spec: &HttpServerSpec) -> io::Result<Listening> {
-        static KEYS: AtomicU64 = AtomicU64::new(1);
-        let workers = self.shared.workers();
-        let mut sockets = bind_all(&spec.address, spec.port, workers.len())?;
-        let at = sockets[0].local_addr();
-        let key = KEYS.fetch_add(1, Ordering::Relaxed);
-        let spread = Spread::new(workers);
-        let fds = sockets.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
-        // Each worker knows of the server before the first of them accepts: it may be given what another has accepted.
-        for worker in workers {
-            let server = self.clone();
-            worker.spawn(move || {
-                Local::join(server, key);
-                std::future::ready(())
-            });
-        }
-        for (worker, socket) in workers.iter().zip(sockets.drain(..)) {
-            let spread = spread.clone();
-            worker.spawn(move || accept(key, socket, spread));
-        }
-        Ok(Listening { key, at, sockets: fds })
-    }
-
-    fn close(&self, key: u64) {
-        for worker in self.shared.workers() {
-            worker.spawn(move || async move {
-                if let Some(local) = LOCALS.with_borrow_mut(|locals| {
-                    let at = locals.iter().position(|(k, _)| *k == key)?;
-                    Some(locals.swap_remove(at).1)
-                }) {
-                    local.stop();
-                }
-            });
-        }
-    }
 }
 
-/// One socket per worker on the same port, so that the kernel (or our own program) spreads connections over them.
-fn bind_all(address: &str, port: u16, count: usize) -> io::Result<Vec<TcpListener>> {
-    let options = || ListenOptions { backlog: BACKLOG, reuse_port: true, ..ListenOptions::default() };
-    let mut candidates = Vec::new();
-    match address {
-        // Both families through one socket where there is IPv6.
-        "" => {
-            candidates.push(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
-            candidates.push(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
-        }
-        text => {
-            use std::net::ToSocketAddrs;
-            candidates.extend((text.trim_matches(['[', ']']), port).to_socket_addrs()?);
-        }
-    }
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for candidate in candidates {
-        // A port that another process shares with us through SO_REUSEPORT would split its connections: refuse it.
-        if let Err(error) = probe(candidate) {
-            last = error;
-            if last.kind() == io::ErrorKind::AddrInUse {
-                return Err(last);
-            }
-            continue;
-        }
-        match (0..count).map(|_| TcpListener::bind(candidate, options())).collect::<io::Result<Vec<_>>>() {
-            Ok(sockets) => return Ok(sockets),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
+impl Listener for HttpServer {
+    type Share = Local;
 
-/// Whether the port is free, which a socket without SO_REUSEPORT finds out.
-fn probe(address: SocketAddr) -> io::Result<()> {
-    TcpListener::bind(address, ListenOptions { backlog: 1, reuse_port: false, ..ListenOptions::default() }).map(drop)
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn front(&self) -> &Arc<Front> {
+        &self.front
+    }
+
+    fn share(self: &Arc<Self>) -> Rc<Local> {
+        Local::new(self.clone())
+    }
+
+    fn listens(&self, failure: Option<&str>) {
+        let state = if failure.is_none() { server::State::Running } else { server::State::Failed };
+        self.stats.set_state(state, failure.map(str::to_owned));
+    }
 }
 
 thread_local! {
     /// What this worker serves, by key of the sockets.
-    static LOCALS: RefCell<Vec<(u64, Rc<Local>)>> = const { RefCell::new(Vec::new()) };
+    static LOCALS: Shares<Local> = const { RefCell::new(Vec::new()) };
     // Boxed: an exchange of a kilobyte is lent to a request and given back without being moved.
     #[expect(clippy::vec_box, reason = "the box is what is reused")]
     static EXCHANGES: RefCell<Vec<Box<Exchange>>> = const { RefCell::new(Vec::new()) };
@@ -392,9 +266,8 @@ pub struct Local {
     recorder: RefCell<Recorder>,
     log: RefCell<Option<LogWriter>>,
     connections: RefCell<Table<Rc<Connection>>>,
-    stopping: Cell<bool>,
+    door: Door,
     made_room: Cell<Instant>,
-    accepting: RefCell<Option<Waker>>,
 }
 
 /// Lets a cache borrow the pointer out of the shared server.
@@ -444,67 +317,6 @@ pub fn refresh() {
     locals.iter().for_each(|local| local.refresh());
 }
 
-async fn accept(key: u64, listener: TcpListener, spread: Arc<Spread>) {
-    let Some(local) = Local::by_key(key) else { return };
-    while !local.is_stopping() {
-        let mut accepted = pin!(listener.accept());
-        let next = poll_fn(|cx| {
-            if local.is_stopping() {
-                return Poll::Ready(None);
-            }
-            *local.accepting.borrow_mut() = Some(cx.waker().clone());
-            accepted.as_mut().poll(cx).map(Some)
-        });
-        match next.await {
-            None => break,
-            Some(Ok((stream, peer))) => {
-                let Some(place) = local.find_room().await else { break };
-                if base_runtime::memory::is_over() {
-                    // It is let in to be told so, in the place of one that has nothing to say.
-                    local.make_room();
-                }
-                spread.serve(stream, move |stream, seat| take_in(place, key, stream, peer, seat));
-            }
-            Some(Err(error)) => {
-                tracing::warn!(server = %local.server.name, %error, "accept failed");
-                base_runtime::time::sleep(FULL_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// A place among the connections a server may have, taken until it is dropped: with the connection, with a hand-over that never
-/// arrives, or in a panic.
-struct Place(Option<Arc<HttpServer>>);
-
-impl Place {
-    /// From here on it is the connection's, which gives it up when it [leaves](Local::leave).
-    fn pass_to(mut self, presence: Presence) -> Presence {
-        self.0 = None;
-        presence
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(server) = &self.0 {
-            server.uncount();
-        }
-    }
-}
-
-/// What becomes of a connection that was accepted and counted, on the worker it has come to.
-fn take_in(place: Place, key: u64, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Visit {
-    let Some(local) = Local::by_key(key).filter(|local| !local.is_stopping()) else {
-        return Visit::Waiting(None);
-    };
-    let tls = local.live.borrow_mut().load().tls.clone();
-    match tls {
-        None => Visit::Waiting(Some(place.pass_to(Connection::book(local, stream.into(), peer, seat)))),
-        Some(tls) => Visit::Busy(Box::pin(handshake(place, local, tls, stream, peer, seat))),
-    }
-}
-
 /// `None` when there is no connection to serve.
 async fn handshake(
     place: Place,
@@ -539,23 +351,17 @@ async fn handshake(
 
 impl Local {
     /// Makes this worker's share of a server.
-    fn join(server: Arc<HttpServer>, key: u64) {
-        let local = Rc::new(Local {
+    fn new(server: Arc<HttpServer>) -> Rc<Local> {
+        Rc::new(Local {
             live: RefCell::new(arc_swap::Cache::new(ServerHandle(server.clone()))),
             held: RefCell::new(Held::new(server.live.load_full())),
             recorder: RefCell::new(server.stats.recorder(base_runtime::worker_index())),
             log: RefCell::new(server.shared.access_log().map(|log| log.writer(base_runtime::worker_index()))),
             connections: RefCell::default(),
-            stopping: Cell::new(false),
+            door: Door::default(),
             made_room: Cell::new(base_runtime::now()),
-            accepting: RefCell::new(None),
             server,
-        });
-        LOCALS.with_borrow_mut(|locals| locals.push((key, local)));
-    }
-
-    fn by_key(key: u64) -> Option<Rc<Local>> {
-        LOCALS.with_borrow(|locals| locals.iter().find(|(k, _)| *k == key).map(|(_, local)| local.clone()))
+        })
     }
 
     /// The share of a server that runs on this worker.
@@ -605,7 +411,7 @@ impl Local {
     }
 
     pub fn is_stopping(&self) -> bool {
-        self.stopping.get()
+        self.door.is_closed()
     }
 
     /// The longest silence of a tunnel.
@@ -623,27 +429,6 @@ impl Local {
         self.log.borrow().is_some()
     }
 
-    /// Waits until there are fewer connections than `maxConnections` and counts one more, for [`book`](Local::book).
-    /// Meanwhile others wait in the kernel's queue. `None` when the server stopped first.
-    async fn find_room(&self) -> Option<Place> {
-        let connections = &self.server.connections;
-        let take = |most: usize| {
-            let more = |n: usize| (n < most).then_some(n + 1);
-            connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
-        };
-        let mut waited = false;
-        while !take(self.live().max_connections) {
-            if self.is_stopping() {
-                return None;
-            }
-            if !std::mem::replace(&mut waited, true) {
-                self.limit("max_connections");
-            }
-            base_runtime::time::sleep(FULL_PAUSE).await;
-        }
-        Some(Place(Some(self.server.clone())))
-    }
-
     /// Books a connection that was counted, until it [leaves](Local::leave).
     pub fn book(&self, make: impl FnOnce(u32) -> Rc<Connection>) -> Rc<Connection> {
         self.connections.borrow_mut().insert_with(make).clone()
@@ -651,31 +436,8 @@ impl Local {
 
     pub fn leave(&self, key: u32) {
         let left = self.connections.borrow_mut().remove(key);
-        self.server.uncount();
+        self.server.front.uncount();
         drop(left);
-    }
-
-    /// Ends the connections that have idled longest, a few at a time: memory ran out, and nothing is lost by it.
-    pub fn make_room(&self) {
-        // Often enough that a flood makes room faster than it takes it, and not so often that looking for room is all that is done.
-        if base_runtime::now().saturating_duration_since(self.made_room.get()) < ROOM_PAUSE {
-            return;
-        }
-        self.made_room.set(base_runtime::now());
-        let connections = self.connections.borrow();
-        let mut idle: Vec<&Rc<Connection>> = connections
-            .iter()
-            .filter(|c| c.phase.get() == Phase::Idle && c.stream.peek_state() == StreamState::Open)
-            .collect();
-        let some = (idle.len() / 16).max(ROOM_LEAST).min(idle.len());
-        if some == 0 {
-            return;
-        }
-        idle.select_nth_unstable_by_key(some - 1, |c| c.since_ms.get());
-        for connection in &idle[..some] {
-            self.limit("memory_idle");
-            connection.leave();
-        }
     }
 
     pub fn take_exchange(&self) -> Box<Exchange> {
@@ -718,12 +480,63 @@ impl Local {
             access::write(log, &live.access_log, exchange, status, ended, request_bytes, response_bytes);
         }
     }
+}
+
+impl Share for Local {
+    type Visit = Visit;
+
+    fn shares() -> &'static LocalKey<Shares<Local>> {
+        &LOCALS
+    }
+
+    fn door(&self) -> &Door {
+        &self.door
+    }
+
+    fn connections_most(&self) -> usize {
+        self.live().max_connections
+    }
+
+    fn is_full(&self) {
+        self.limit("max_connections");
+    }
+
+    /// Ends the connections that have idled longest, a few at a time: memory ran out, and nothing is lost by it.
+    fn make_room(&self) {
+        // Often enough that a flood makes room faster than it takes it, and not so often that looking for room is all that is done.
+        if base_runtime::now().saturating_duration_since(self.made_room.get()) < ROOM_PAUSE {
+            return;
+        }
+        self.made_room.set(base_runtime::now());
+        let connections = self.connections.borrow();
+        let mut idle: Vec<&Rc<Connection>> = connections
+            .iter()
+            .filter(|c| c.phase.get() == Phase::Idle && c.stream.peek_state() == StreamState::Open)
+            .collect();
+        let some = (idle.len() / 16).max(ROOM_LEAST).min(idle.len());
+        if some == 0 {
+            return;
+        }
+        idle.select_nth_unstable_by_key(some - 1, |c| c.since_ms.get());
+        for connection in &idle[..some] {
+            self.limit("memory_idle");
+            connection.leave();
+        }
+    }
+
+    fn take_in(self: &Rc<Self>, place: Place, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Visit {
+        let (local, tls) = (self.clone(), self.live.borrow_mut().load().tls.clone());
+        match tls {
+            None => Visit::Waiting(Some(place.pass_to(Connection::book(local, stream.into(), peer, seat)))),
+            Some(tls) => Visit::Busy(Box::pin(handshake(place, local, tls, stream, peer, seat))),
+        }
+    }
+
+    fn turn_away() -> Visit {
+        Visit::Waiting(None)
+    }
 
     fn stop(&self) {
-        self.stopping.set(true);
-        if let Some(waker) = self.accepting.borrow_mut().take() {
-            waker.wake();
-        }
         for connection in self.connections.borrow().iter() {
             match connection.phase.get() {
                 // What has arrived already is a request, and so is what is on its way: both are answered.

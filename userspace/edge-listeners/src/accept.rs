@@ -1,0 +1,359 @@
+//! What all listeners have in common: a socket per worker, connections counted, spread over the workers and refused no earlier than they
+//! must be, and an orderly end.
+//!
+//! A listener is a [`Listener`]; each worker has its [`Share`] of it. What a connection is for, its share alone knows.
+
+use base_runtime::Worker;
+use base_runtime::net::{ListenOptions, Seat, Spread, TcpListener, TcpStream};
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Poll, Waker};
+use std::thread::LocalKey;
+use std::time::Duration;
+
+/// Connections that may wait to be accepted, per worker.
+const BACKLOG: u32 = 4096;
+
+/// Pause before looking again whether a connection below the most there may be has become free.
+const FULL_PAUSE: Duration = Duration::from_millis(20);
+
+/// What listens, whatever it speaks.
+pub trait Listener: Send + Sync + Sized + 'static {
+    type Share: Share;
+
+    fn name(&self) -> &Arc<str>;
+
+    fn front(&self) -> &Arc<Front>;
+
+    /// Makes this worker's share, before any worker accepts.
+    fn share(self: &Arc<Self>) -> Rc<Self::Share>;
+
+    /// It listens now, or does not, for this reason.
+    fn listens(&self, failure: Option<&str>);
+}
+
+/// One worker's share of a listener.
+pub trait Share: 'static {
+    /// A connection from its beginning to its end.
+    type Visit: Future<Output = ()> + 'static;
+
+    /// What this worker serves, by key of the sockets.
+    fn shares() -> &'static LocalKey<Shares<Self>>;
+
+    fn door(&self) -> &Door;
+
+    /// Connections there may be, on all workers together. It may change at any time.
+    fn connections_most(&self) -> usize;
+
+    /// A connection has to wait because there are as many already.
+    fn is_full(&self);
+
+    /// The process has no memory for more: ends what nobody misses.
+    fn make_room(&self);
+
+    /// A connection that was accepted and counted, on the worker it has come to.
+    fn take_in(self: &Rc<Self>, place: Place, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Self::Visit;
+
+    /// What becomes of one that came too late.
+    fn turn_away() -> Self::Visit;
+
+    /// No more are accepted; those that are there come to their end.
+    fn stop(&self);
+}
+
+/// The shares of a worker, by key of their sockets.
+pub type Shares<S> = RefCell<Vec<(u64, Rc<S>)>>;
+
+/// A listener's sockets and connections.
+pub struct Front {
+    workers: Vec<Worker>,
+    connections: AtomicUsize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The sockets in use; `None` while there are none.
+    listening: Option<Listening>,
+    /// Why there are none.
+    error: Option<String>,
+}
+
+struct Listening {
+    key: u64,
+    at: SocketAddr,
+    /// One per worker, in their order; kept for the kernel plane.
+    sockets: Vec<RawFd>,
+}
+
+impl Front {
+    /// One that does not listen yet.
+    pub fn new(workers: &[Worker]) -> Arc<Front> {
+        Arc::new(Front { workers: workers.to_vec(), connections: AtomicUsize::new(0), state: Mutex::default() })
+    }
+
+    /// Listens if it does not yet. Call it now and then: a port in use may become free.
+    pub fn retry<L: Listener>(&self, listener: &Arc<L>, address: &str, port: u16) {
+        let mut state = self.lock();
+        if state.listening.is_some() {
+            return;
+        }
+        match self.listen(listener, address, port) {
+            Ok(listening) => {
+                tracing::info!(server = %listener.name(), address = %listening.at, "listening");
+                listener.listens(None);
+                state.listening = Some(listening);
+                state.error = None;
+            }
+            Err(error) => {
+                let shown = if address.is_empty() { "*" } else { address };
+                let text = format!(
+                    "cannot listen on {shown}:{port}: {error}; free the port or choose another, it is tried again every 10 s"
+                );
+                if state.error.as_ref() != Some(&text) {
+                    tracing::error!(server = %listener.name(), "{text}");
+                }
+                listener.listens(Some(&text));
+                state.error = Some(text);
+            }
+        }
+    }
+
+    /// Listens somewhere else. The old sockets close only when the new ones are open, unless they are in each other's way.
+    pub fn move_to<L: Listener>(&self, listener: &Arc<L>, address: &str, port: u16) {
+        let old = self.lock().listening.take();
+        self.retry(listener, address, port);
+        let Some(old) = old else { return };
+        self.close::<L>(old.key);
+        // Their workers close them now: at once, or in a second or two where the machine has more to do than it can.
+        for _ in 0..200 {
+            self.retry(listener, address, port);
+            if self.lock().listening.is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Stops taking connections.
+    pub fn stop<L: Listener>(&self) {
+        let listening = self.lock().listening.take();
+        if let Some(listening) = listening {
+            self.close::<L>(listening.key);
+        }
+    }
+
+    /// The port and its listening sockets in the order of the workers, when it listens.
+    pub fn sockets(&self) -> Option<(SocketAddr, Vec<RawFd>)> {
+        self.lock().listening.as_ref().map(|l| (l.at, l.sockets.clone()))
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// `running` or `failed`, with the reason.
+    pub fn state(&self) -> (&'static str, Option<String>) {
+        let state = self.lock();
+        if state.listening.is_some() { ("running", None) } else { ("failed", state.error.clone()) }
+    }
+
+    /// Counts one more where there are fewer than `most`.
+    fn take(&self, most: usize) -> bool {
+        let more = |n: usize| (n < most).then_some(n + 1);
+        self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// A connection that was counted is gone.
+    pub fn uncount(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn listen<L: Listener>(&self, listener: &Arc<L>, address: &str, port: u16) -> io::Result<Listening> {
+        static KEYS: AtomicU64 = AtomicU64::new(1);
+        let mut sockets = bind_all(address, port, self.workers.len())?;
+        let at = sockets[0].local_addr();
+        let key = KEYS.fetch_add(1, Ordering::Relaxed);
+        let spread = Spread::new(&self.workers);
+        let fds = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+        // Each worker knows of the listener before the first of them accepts: it may be given what another has accepted.
+        for worker in &self.workers {
+            let listener = listener.clone();
+            worker.spawn(move || {
+                let share = listener.share();
+                L::Share::shares().with_borrow_mut(|shares| shares.push((key, share)));
+                std::future::ready(())
+            });
+        }
+        for (worker, socket) in self.workers.iter().zip(sockets.drain(..)) {
+            let (listener, spread) = (listener.clone(), spread.clone());
+            worker.spawn(move || accept(listener, key, socket, spread));
+        }
+        Ok(Listening { key, at, sockets: fds })
+    }
+
+    fn close<L: Listener>(&self, key: u64) {
+        for worker in &self.workers {
+            worker.spawn(move || async move {
+                let share = L::Share::shares().with_borrow_mut(|shares| {
+                    let at = shares.iter().position(|(k, _)| *k == key)?;
+                    Some(shares.swap_remove(at).1)
+                });
+                if let Some(share) = share {
+                    share.door().close();
+                    share.stop();
+                }
+            });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Where a share takes connections in.
+#[derive(Default)]
+pub struct Door {
+    closed: Cell<bool>,
+    accepting: RefCell<Option<Waker>>,
+}
+
+impl Door {
+    /// No more are taken in.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    fn close(&self) {
+        self.closed.set(true);
+        if let Some(waker) = self.accepting.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// A place among the connections a listener may have, taken until it is dropped: with the connection, with a hand-over that never
+/// arrives, or in a panic.
+pub struct Place(Option<Arc<Front>>);
+
+impl Place {
+    /// From here on it is held by something else, which gives it up by [`Front::uncount`].
+    pub fn pass_to<T>(mut self, holder: T) -> T {
+        self.0 = None;
+        holder
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(front) = &self.0 {
+            front.uncount();
+        }
+    }
+}
+
+async fn accept<L: Listener>(listener: Arc<L>, key: u64, socket: TcpListener, spread: Arc<Spread>) {
+    let Some(share) = by_key::<L::Share>(key) else { return };
+    let door = share.door();
+    while !door.is_closed() {
+        let mut accepted = pin!(socket.accept());
+        let next = poll_fn(|cx| {
+            if door.is_closed() {
+                return Poll::Ready(None);
+            }
+            *door.accepting.borrow_mut() = Some(cx.waker().clone());
+            accepted.as_mut().poll(cx).map(Some)
+        });
+        match next.await {
+            None => break,
+            Some(Ok((stream, peer))) => {
+                let Some(place) = find_room(&*listener, &*share).await else { break };
+                if base_runtime::memory::is_over() {
+                    // It is let in to be told so, in the place of one that has nothing to say.
+                    share.make_room();
+                }
+                spread.serve(stream, move |stream, seat| take_in::<L::Share>(place, key, stream, peer, seat));
+            }
+            Some(Err(error)) => {
+                tracing::warn!(server = %listener.name(), %error, "accept failed");
+                base_runtime::time::sleep(FULL_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn by_key<S: Share>(key: u64) -> Option<Rc<S>> {
+    S::shares().with_borrow(|shares| shares.iter().find(|(k, _)| *k == key).map(|(_, share)| share.clone()))
+}
+
+/// On the worker the connection has come to.
+fn take_in<S: Share>(place: Place, key: u64, stream: TcpStream, peer: SocketAddr, seat: Seat) -> S::Visit {
+    match by_key::<S>(key).filter(|share| !share.door().is_closed()) {
+        Some(share) => share.take_in(place, stream, peer, seat),
+        None => S::turn_away(),
+    }
+}
+
+/// Waits until there are fewer connections than there may be and counts one more. Meanwhile others wait in the kernel's queue. `None`
+/// when the listener stopped first.
+async fn find_room<L: Listener>(listener: &L, share: &L::Share) -> Option<Place> {
+    let front = listener.front();
+    let mut waited = false;
+    while !front.take(share.connections_most()) {
+        if share.door().is_closed() {
+            return None;
+        }
+        if !std::mem::replace(&mut waited, true) {
+            share.is_full();
+        }
+        base_runtime::time::sleep(FULL_PAUSE).await;
+    }
+    Some(Place(Some(front.clone())))
+}
+
+/// One socket per worker on the same port, so that the kernel (or our own program) spreads connections over them.
+fn bind_all(address: &str, port: u16, count: usize) -> io::Result<Vec<TcpListener>> {
+    let options = || ListenOptions { backlog: BACKLOG, reuse_port: true, ..ListenOptions::default() };
+    let mut candidates = Vec::new();
+    match address {
+        // Both families through one socket where there is IPv6.
+        "" => {
+            candidates.push(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
+            candidates.push(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
+        }
+        text => {
+            use std::net::ToSocketAddrs;
+            candidates.extend((text.trim_matches(['[', ']']), port).to_socket_addrs()?);
+        }
+    }
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for candidate in candidates {
+        // A port that another process shares with us through SO_REUSEPORT would split its connections: refuse it.
+        if let Err(error) = probe(candidate) {
+            last = error;
+            if last.kind() == io::ErrorKind::AddrInUse {
+                return Err(last);
+            }
+            continue;
+        }
+        match (0..count).map(|_| TcpListener::bind(candidate, options())).collect::<io::Result<Vec<_>>>() {
+            Ok(sockets) => return Ok(sockets),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Whether the port is free, which a socket without SO_REUSEPORT finds out.
+fn probe(address: SocketAddr) -> io::Result<()> {
+    TcpListener::bind(address, ListenOptions { backlog: 1, reuse_port: false, ..ListenOptions::default() }).map(drop)
+}
