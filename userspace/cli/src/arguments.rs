@@ -63,13 +63,26 @@ pub enum Verb {
         if_version: Option<u64>,
     },
     /// Show tables of resources: get all | KIND [NAME]
+    #[command(disable_version_flag = true)]
     Get {
         /// A kind, an alias of one, or all
         kind: String,
         /// One name; for custom data: KIND [ID]
         names: Vec<String>,
+        /// As it was at this version of the configuration
+        #[arg(long = "version", id = "at", value_name = "VERSION")]
+        version: Option<u64>,
         #[command(flatten)]
         namespace: Namespace,
+    },
+    /// List the changes of the configuration, newest first, or those of one object
+    History { name: Option<String> },
+    /// Show what changed from one version to another, or to now
+    Diff { from: u64, to: Option<u64> },
+    /// Bring every object back to what it was at a version
+    Rollback {
+        #[arg(id = "to", value_name = "VERSION")]
+        version: u64,
     },
     /// Show a resource and its status on every machine
     Describe {

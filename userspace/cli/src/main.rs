@@ -12,6 +12,7 @@ mod custom;
 mod describe;
 mod documents;
 mod edit;
+mod history;
 mod http_proxy;
 mod members;
 mod objects;

@@ -14,10 +14,11 @@ pub async fn get(
     server: &Server,
     kind: Option<&str>,
     name: Option<&str>,
+    version: Option<u64>,
     namespace: &Namespace,
     format: Format,
 ) -> Result<(), String> {
-    let found = find(server, kind, name, namespace).await?;
+    let found = find_at(server, kind, name, version, namespace).await?;
     if format != Format::Default {
         let documents: Vec<Value> = found.into_iter().map(|(_, document)| document).collect();
         let one = name.is_some() && documents.len() == 1;
@@ -48,15 +49,27 @@ pub async fn find(
     name: Option<&str>,
     namespace: &Namespace,
 ) -> Result<Vec<(String, Value)>, String> {
+    find_at(server, kind, name, None, namespace).await
+}
+
+/// As they are, or as they were at a version.
+async fn find_at(
+    server: &Server,
+    kind: Option<&str>,
+    name: Option<&str>,
+    version: Option<u64>,
+    namespace: &Namespace,
+) -> Result<Vec<(String, Value)>, String> {
+    let then = version.map_or_else(String::new, |version| format!("&version={version}"));
     let mut found = Vec::new();
     if namespace.all_namespaces {
-        let spaces = server.get("/objects?all-namespaces=true").await?;
+        let spaces = server.get(&format!("/objects?all-namespaces=true{then}")).await?;
         for (space, documents) in spaces.as_object().into_iter().flatten() {
             found.extend(documents.as_array().into_iter().flatten().map(|document| (space.clone(), document.clone())));
         }
     } else {
         let space = namespace.namespace.clone().unwrap_or_default();
-        let query = if space.is_empty() { String::new() } else { format!("?namespace={}", segment(&space)) };
+        let query = format!("?namespace={}{then}", segment(&space));
         let documents = match name {
             Some(name) => Value::Array(vec![server.get(&format!("/objects/{}{query}", segment(name))).await?]),
             None => server.get(&format!("/objects{query}")).await?,

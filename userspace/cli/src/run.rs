@@ -7,7 +7,7 @@ use crate::documents::{Mode, send, send_documents, word};
 use crate::output::{heads, print, structured, table};
 use crate::resource::Resource;
 use crate::server::{Server, segment};
-use crate::{catalog, check, config, custom, describe, edit, http_proxy, members, objects};
+use crate::{catalog, check, config, custom, describe, edit, history, http_proxy, members, objects};
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
     let format = arguments.output;
@@ -39,13 +39,17 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         }
         Verb::Create { files, what: None } => send(&server, &files, Mode::Create, None).await,
         Verb::Apply { files, if_version } => send(&server, &files, Mode::Apply, if_version).await,
-        Verb::Get { kind, names, namespace } => {
+        Verb::History { name } => history::history(&server, name.as_deref(), format).await,
+        Verb::Diff { from, to } => history::diff(&server, from, to).await,
+        Verb::Rollback { version } => history::rollback(&server, version).await,
+        Verb::Get { kind, names, version, namespace } => {
             if kind.eq_ignore_ascii_case("all") {
-                return objects::get(&server, None, None, &namespace, format).await;
+                return objects::get(&server, None, None, version, &namespace, format).await;
             }
             let name = names.first().map(String::as_str);
             match Resource::parse(&kind)? {
-                Resource::Object(kind) => objects::get(&server, Some(kind), name, &namespace, format).await,
+                Resource::Object(kind) => objects::get(&server, Some(kind), name, version, &namespace, format).await,
+                _ if version.is_some() => Err("objects are remembered by version, nothing else is".into()),
                 Resource::Member => members::get(&server, name, format).await,
                 Resource::CustomKind => custom::get_kinds(&server, name, format).await,
                 Resource::CustomData => custom::get_data(&server, &names, format).await,

@@ -156,6 +156,29 @@ fn small_verbs() {
 }
 
 #[test]
+fn history_diff_and_rollback() {
+    let world = World::start();
+    world.ctl(&["create", "-f", "-"], TWO).shows("create Pipeline pl");
+    let first = world.control.state().view.changed["pl"];
+    let other = "name: pl\nkind: Pipeline\nfilters: [{name: m, kind: Mock, rules: [{body: other, code: 200}]}]\n";
+    world.ctl(&["apply", "-f", "-"], other).shows("update Pipeline pl");
+    let second = world.control.state().view.changed["pl"];
+    world.ctl(&["history"], "").shows("changed Pipeline pl\n").shows("created HTTPServer hs, created Pipeline pl\n");
+    world.ctl(&["history", "hs"], "").shows("created HTTPServer hs\n");
+    let (from, to) = (first.to_string(), second.to_string());
+    world.ctl(&["diff", &from], "").shows("Pipeline pl\n").shows("+ ").shows("other");
+    world.ctl(&["diff", &to, &to], "").prints("no difference\n");
+    world.ctl(&["get", "pl", "pl", "--version", &to, "-o", "yaml"], "").shows("other");
+    world
+        .ctl(&["apply", "--if-version", &from, "-f", "-"], TWO)
+        .fails("was changed in version")
+        .fails("nothing was changed");
+    world.ctl(&["rollback", &from], "").shows(&format!("rolled back to version {from}, as version "));
+    world.ctl(&["diff", &from], "").prints("no difference\n");
+    world.ctl(&["rollback", "99999"], "").fails("version 99999 is not there yet");
+}
+
+#[test]
 fn check_needs_no_cluster() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {

@@ -14,6 +14,7 @@ mod body;
 mod catalog;
 mod checks;
 mod custom;
+mod history;
 mod listen;
 mod log_ring;
 mod login;

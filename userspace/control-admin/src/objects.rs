@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::body::{Answer, Error, IfMatch, Reply, Text, flag, if_match, text};
 use crate::catalog::{Category, Checked};
+use crate::history;
 use crate::routes::Api;
 
 type Params = Query<Vec<(String, String)>>;
@@ -61,7 +62,8 @@ pub async fn check(State(api): State<Arc<Api>>, query: Params, body: Text) -> An
 
 pub async fn list(State(api): State<Arc<Api>>, query: Params) -> Answer {
     let state = api.control.state();
-    let documents: Vec<Value> = state.view.objects.values().map(|document| api.catalog.shown(document)).collect();
+    let then = history::objects(&api, &query)?;
+    let documents: Vec<Value> = then.values().map(|document| api.catalog.shown(document)).collect();
     let namespace = text(&query, "namespace");
     if flag(&query, "all-namespaces") {
         if !namespace.is_empty() {
@@ -77,6 +79,12 @@ pub async fn list(State(api): State<Arc<Api>>, query: Params) -> Answer {
 
 pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>, query: Params) -> Answer {
     let state = api.control.state();
+    if !text(&query, "version").is_empty() {
+        let then = history::objects(&api, &query)?;
+        let there = then.get(&name).filter(|_| in_default(text(&query, "namespace")));
+        let document = there.ok_or_else(|| Error::not_found(format!("object {name:?} was not there then")))?;
+        return Ok(Reply::body(api.catalog.shown(document)).version(state.view.version));
+    }
     match state.view.object(&name) {
         Some(document) if in_default(text(&query, "namespace")) => {
             let changed = state.view.changed.get(&name).copied().unwrap_or_default();

@@ -11,7 +11,7 @@ use crate::alone::{about, healthz, metrics};
 use crate::body::{Error, Reply, finish};
 use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
-use crate::{custom, logs, members, metadata, objects, status};
+use crate::{custom, history, logs, members, metadata, objects, status};
 
 pub struct Api {
     pub control: Control,
@@ -65,6 +65,8 @@ fn entries() -> Vec<Entry> {
     let one_object = get(objects::show).put(objects::update).delete(objects::delete);
     add("object", "/objects/{name}", &["GET", "PUT", "DELETE"], one_object);
     add("object", "/objects-check", &["POST"], post(objects::check));
+    add("object", "/history", &["GET"], get(history::list));
+    add("object", "/rollback", &["POST"], post(history::roll_back));
     add("object", "/objects-yaml/{kind}/{name}", &["GET"], get(metadata::skeleton));
     add("object", "/status/objects", &["GET"], get(status::list));
     add("object", "/status/objects/{name}", &["GET"], get(status::show));

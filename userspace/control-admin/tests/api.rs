@@ -542,3 +542,27 @@ fn deleting_what_others_name_says_so() {
     assert!(gone.warnings[0].contains("HTTPServer s: a route leads to Pipeline q"), "{:?}", gone.warnings);
     assert_eq!(world.json("DELETE", "/objects/s", Value::Null).warnings, Vec::<String>::new());
 }
+
+#[test]
+fn former_versions_are_seen_and_gone_back_to() {
+    let world = World::start();
+    let put = |n: &str| json!({"name": "a", "kind": "Pipeline", "filters": [mock(n)]});
+    let first = world.json("POST", "/objects", put("one")).version;
+    let second = world.json("PUT", "/objects/a", put("two")).version;
+    world.json("DELETE", "/objects/a", Value::Null);
+    let at = |version: u64| world.get(&format!("/objects/a?version={version}"));
+    assert!(at(first).text.contains("one") && at(second).text.contains("two"));
+    assert_eq!(world.get(&format!("/objects?version={first}")).json().as_array().unwrap().len(), 1);
+    assert_eq!(world.get("/objects").json(), json!([]));
+    assert_eq!((at(100_000).status, world.get("/objects/a?version=x").status), (404, 400));
+    let history = world.get("/history?name=a").json();
+    let words: Vec<&str> =
+        history.as_array().unwrap().iter().map(|c| c["objects"][0]["change"].as_str().unwrap()).collect();
+    assert_eq!(words, ["deleted", "changed", "created"]);
+    let back = world.json("POST", &format!("/rollback?version={first}"), Value::Null);
+    assert_eq!(back.status, 200, "{}", back.text);
+    assert!(world.get("/objects/a").text.contains("one"));
+    assert_eq!(world.json("POST", "/rollback", Value::Null).status, 400);
+    let follower = world.secondary("s1");
+    assert!(!follower.state().view.objects.is_empty() || follower.name() == "s1");
+}

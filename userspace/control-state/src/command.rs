@@ -30,6 +30,10 @@ pub enum Action {
     },
     /// Everything that users wrote, and what was generated from it.
     DeleteAll,
+    /// Every object becomes what it was at this version.
+    RollBack {
+        version: u64,
+    },
     /// A member reports what it is; it is up. `id` and `up` of the report are not looked at.
     PutMember {
         member: Member,

@@ -4,14 +4,15 @@
 //! the same commands in the same order and holds the same bytes; [`Applied::delta`] is what its readers get to see.
 //!
 //! Reading order: `command.rs` (what can be asked), `state.rs` (the rules), `objects.rs` and `custom.rs` (those of documents),
-//! `steering.rs` (who serves a VirtualIP), `tickets.rs` (keys of TLS sessions), `answers.rs` (requests that come twice), `diff.rs`
-//! (from two versions to a delta).
+//! `steering.rs` (who serves a VirtualIP), `tickets.rs` (keys of TLS sessions), `answers.rs` (requests that come twice), `history.rs`
+//! (what was before), `diff.rs` (from two versions to a delta).
 #![forbid(unsafe_code)]
 
 mod answers;
 mod command;
 mod custom;
 mod diff;
+mod history;
 mod objects;
 mod state;
 mod steering;
@@ -21,6 +22,7 @@ mod tickets;
 
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
 pub use diff::between;
+pub use history::{Change, How};
 pub use objects::owner;
 pub use state::{Applied, State};
 pub use tickets::{TICKET_LEAD_S, TICKET_PERIOD_S, TicketStep, ticket_step};

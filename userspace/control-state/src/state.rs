@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::answers::Answers;
 use crate::command::{Action, Answer, Command, Done};
 use crate::diff::between;
+use crate::history::{self, History};
 use crate::steering::{member_id_free, steer};
 use crate::{custom, objects, tickets};
 
@@ -21,6 +22,7 @@ pub struct State {
     pub(crate) claims: Arc<BTreeMap<String, Claim>>,
     /// The last [`GONE_KEPT`] objects that were deleted and the versions in which, oldest first.
     pub(crate) gone: Arc<VecDeque<(u64, String)>>,
+    pub(crate) history: Arc<History>,
     answers: Answers,
 }
 
@@ -40,8 +42,9 @@ impl State {
 
     /// A copy for readers, which costs a few reference counts: without the answers, which no reader asks for.
     pub fn readable(&self) -> Self {
-        let State { view, claims, gone, answers } = self;
-        State { view: view.clone(), claims: claims.clone(), gone: gone.clone(), answers: answers.emptied() }
+        let State { view, claims, gone, history, answers } = self;
+        let history = history.clone();
+        State { view: view.clone(), claims: claims.clone(), gone: gone.clone(), history, answers: answers.emptied() }
     }
 
     /// How many answers were let go although their requests might be repeated: see `answers.rs`.
@@ -64,10 +67,11 @@ impl State {
                     delta.to = next.view.version;
                     next.view.note_changes(&delta);
                     next.note_gone(&delta);
+                    next.note_history(self, &delta, &now);
                     Arc::new(delta)
                 });
                 if delta.is_some() {
-                    (self.view, self.gone) = (next.view, next.gone);
+                    (self.view, self.gone, self.history) = (next.view, next.gone, next.history);
                 }
                 self.claims = next.claims;
                 (Ok(Done { version: self.view.version, created }), delta)
@@ -100,6 +104,7 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
             next.claims = Arc::default();
             Ok(Vec::new())
         }
+        Action::RollBack { version } => history::roll_back(next, version),
         Action::PutMember { member } => put_member(view, &member),
         Action::RemoveMember { name } => match Arc::make_mut(&mut view.members).remove(&name) {
             Some(_) => Ok(Vec::new()),

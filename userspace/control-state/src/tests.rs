@@ -145,6 +145,69 @@ fn what_its_writer_has_not_seen_is_not_written_over() {
 }
 
 #[test]
+fn every_version_can_be_seen_and_gone_back_to() {
+    let mut world = World::default();
+    let server = |port: u16| json!({"name": "s", "kind": "HTTPServer", "port": port});
+    let mut kept = vec![(world.state.view.version, world.state.view.objects.clone())];
+    let child = json!({"name": "g", "kind": "Pipeline"});
+    for action in [
+        Action::Put { mode: PutMode::Create, entries: vec![Entry::new(server(80).into(), vec![child.into()])] },
+        Action::Put { mode: PutMode::Create, entries: vec![entry(json!({"name": "p", "kind": "Pipeline"}))] },
+        Action::PutMember { member: member("n1") },
+        Action::Put { mode: PutMode::Update, entries: vec![entry(server(81))] },
+        Action::delete("p"),
+        Action::DeleteAll,
+        Action::Put {
+            mode: PutMode::Create,
+            entries: vec![entry(json!({"name": "p", "kind": "HTTPServer", "port": 80}))],
+        },
+    ] {
+        world.act(action).answer.unwrap();
+        kept.push((world.state.view.version, world.state.view.objects.clone()));
+    }
+    let changes = world.state.changes();
+    let told: Vec<String> = changes[..4]
+        .iter()
+        .map(|change| {
+            let one = |(name, (kind, how)): (&String, &(String, How))| format!("{name} {kind} {}", how.word());
+            change.objects.iter().map(one).collect::<Vec<_>>().join(", ")
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "p HTTPServer created",
+            "s HTTPServer deleted",
+            "p Pipeline deleted",
+            "g Pipeline deleted, s HTTPServer changed"
+        ]
+    );
+    for (version, objects) in &kept {
+        assert_eq!(world.state.objects_at(*version).as_ref(), Ok(&**objects), "version {version}");
+    }
+    let last = world.state.view.version;
+    for (version, objects) in kept.iter().rev().chain(&kept) {
+        let applied = world.act(Action::RollBack { version: *version });
+        assert!(applied.answer.unwrap().version >= last, "versions only grow");
+        assert_eq!(world.state.view.objects, *objects, "back at {version}");
+        let port = world.put(PutMode::Upsert, json!({"name": "new", "kind": "HTTPServer", "port": 80}));
+        let holder = objects.values().any(|document| document["port"] == 80);
+        assert_eq!(port.is_err(), holder, "the claims of {version} are back as well");
+        let _ = world.act(Action::delete("new"));
+    }
+    let refused = |world: &mut World, version| world.act(Action::RollBack { version }).answer.unwrap_err().kind;
+    assert_eq!(refused(&mut world, 10_000), RefusalKind::NotFound);
+    let text = "x".repeat(1 << 20);
+    for n in 0..20 {
+        world.put(PutMode::Upsert, json!({"name": "large", "kind": "Pipeline", "text": text, "n": n})).unwrap();
+    }
+    assert_eq!(refused(&mut world, last), RefusalKind::NotFound, "large changes are remembered less long");
+    let before = world.state.view.version - 1;
+    world.act(Action::RollBack { version: before }).answer.unwrap();
+    assert_eq!(world.state.view.object("large").unwrap()["n"], 18);
+}
+
+#[test]
 fn the_same_again_is_recognised() {
     let mut world = World::default();
     let doc = json!({"name": "a", "kind": "Pipeline", "labels": {"x": "1"}, "n": {"b": 1, "c": 2}});
@@ -365,6 +428,7 @@ fn action() -> impl Strategy<Value = Action> {
         6 => object,
         2 => name.prop_map(Action::delete),
         1 => Just(Action::DeleteAll),
+        1 => (0u64..12).prop_map(|version| Action::RollBack { version }),
         2 => node.clone().prop_map(|name| Action::PutMember { member: member(name) }),
         2 => (node.clone(), any::<bool>()).prop_map(|(name, up)| Action::SetMemberUp { name: name.into(), up }),
         1 => node.prop_map(|name| Action::RemoveMember { name: name.into() }),

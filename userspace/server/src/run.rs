@@ -460,18 +460,40 @@ async fn create_initial(options: &Options, switch: &Switch) {
                 continue;
             }
         };
-        // The cluster may still be choosing its leader.
-        for _ in 0..100 {
-            let (status, body) = switch.ask(hyper::Method::POST, "/apis/v2/objects", text.clone()).await;
-            if status.is_success() || status == hyper::StatusCode::CONFLICT {
-                break;
+        // Each on its own: what is there already keeps nothing else away.
+        let documents = match base_model::yaml::parse_documents(&text) {
+            Ok(documents) => documents,
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "the initial objects cannot be read");
+                continue;
             }
-            if status != hyper::StatusCode::SERVICE_UNAVAILABLE {
-                let reason = String::from_utf8_lossy(&body).into_owned();
-                tracing::error!(path = %path.display(), reason, "the initial object is refused");
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
+        for document in documents {
+            let name = document.get("name").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+            create_when_possible(switch, &path.display().to_string(), &name, document.to_string()).await;
         }
     }
 }
+
+/// The cluster may still be choosing its leader, or wait for members; what was asked for is not given up.
+async fn create_when_possible(switch: &Switch, path: &str, object: &str, document: String) {
+    for turn in 1u64.. {
+        let (status, body) = switch.ask(hyper::Method::POST, "/apis/v2/objects", document.clone()).await;
+        let reason = String::from_utf8_lossy(&body).into_owned();
+        match status {
+            status if status.is_success() || status == hyper::StatusCode::CONFLICT => return,
+            hyper::StatusCode::SERVICE_UNAVAILABLE if turn % REMINDED == 0 => {
+                tracing::warn!(path, object, reason, "an initial object cannot be created yet; it is tried on");
+            }
+            hyper::StatusCode::SERVICE_UNAVAILABLE => {}
+            _ => {
+                tracing::error!(path, object, reason, "an initial object is refused");
+                return;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Tries between two lines in the log: about twenty seconds.
+const REMINDED: u64 = 100;
