@@ -13,7 +13,8 @@ use crate::decode::same_name;
 use crate::http_server::HttpServerSpec;
 use crate::object::{Object, Spec};
 use crate::problem::{Findings, Problem, nth};
-use crate::virtual_ip::{PortRange, PortsSpec, Protocol, VirtualIpSpec};
+use crate::room::Room;
+use crate::virtual_ip::{PortRange, PortsSpec, Protocol, VIRTUAL_IPS, VirtualIpSpec};
 
 /// Where connections or packets reach an object: nobody else may be there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -50,6 +51,7 @@ pub struct Beside<'o> {
     claims: Claims<'o>,
     pipelines: HashSet<&'o str>,
     global_filters: HashSet<&'o str>,
+    room: Room<'o>,
 }
 
 /// Who is where.
@@ -202,18 +204,32 @@ fn same_place(a: &[IpAddr], b: &[IpAddr]) -> bool {
 
 impl<'o> Beside<'o> {
     pub fn new(outlines: impl IntoIterator<Item = &'o Outline>) -> Beside<'o> {
-        let mut claims = Vec::new();
+        let (mut claims, mut room) = (Vec::new(), Room::new(VIRTUAL_IPS));
         let (mut pipelines, mut global_filters) = (HashSet::new(), HashSet::new());
         for outline in outlines {
             let name = outline.name.as_str();
             claims.extend(outline.claim.as_ref().map(|claim| (name, claim)));
+            room.take(outline);
             match outline.kind.as_str() {
                 "Pipeline" => drop(pipelines.insert(name)),
                 "GlobalFilter" => drop(global_filters.insert(name)),
                 _ => {}
             }
         }
-        Beside { claims: Claims::new(claims), pipelines, global_filters }
+        Beside { claims: Claims::new(claims), pipelines, global_filters, room }
+    }
+
+    /// VirtualIPs there is room for on the edges. Default [`VIRTUAL_IPS`].
+    pub fn vips_max(mut self, most: usize) -> Self {
+        self.room.vips_max = most;
+        self
+    }
+
+    /// What is written over. An object that takes no more room than it did is not refused for want of room: a drain must be possible
+    /// whatever was stored by then.
+    pub fn replacing(mut self, outlines: impl IntoIterator<Item = &'o Outline>) -> Self {
+        self.room.replaced = outlines.into_iter().map(|outline| (outline.name.as_str(), outline)).collect();
+        self
     }
 
     /// What only shows when the objects are seen together. `changed` is the object being written; an object of its name among the
@@ -225,6 +241,7 @@ impl<'o> Beside<'o> {
         let mut findings = Findings::default();
         if let Some(claim) = Claim::of(&changed.spec) {
             findings.problems = self.claims.check(&changed.document.name, &claim);
+            self.room.check(&changed.document.name, &claim, &mut findings);
         }
         if let Spec::HttpServer(server) = &changed.spec {
             self.check_names(server, &mut findings);

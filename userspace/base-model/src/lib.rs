@@ -30,6 +30,7 @@ pub mod http_server;
 pub mod pipeline;
 pub mod proxy;
 pub mod resilience;
+mod room;
 pub mod virtual_ip;
 
 pub mod duration;
@@ -65,5 +66,5 @@ pub use resilience::{BackOffPolicy, CircuitBreakerSpec, RetrySpec, SlidingWindow
 pub use secret::Secrets;
 pub use string_matcher::{Matcher, StringMatcher, UrlMatcher, UrlRule};
 pub use v1::{Translation, translate_v1};
-pub use virtual_ip::{HashMode, MachineSpec, MachineState, PortRange, PortsSpec, Protocol, VirtualIpSpec};
+pub use virtual_ip::{HashMode, MachineSpec, MachineState, PortRange, PortsSpec, Protocol, VIRTUAL_IPS, VirtualIpSpec};
 pub use words::{HttpCode, UrlName};

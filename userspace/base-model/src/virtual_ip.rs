@@ -363,8 +363,12 @@ fn is_broadcast(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V4(ip) if ip.is_broadcast())
 }
 
+/// How many VirtualIPs the edges of a cluster have room for, when nobody says otherwise (`--virtual-ips`).
+pub const VIRTUAL_IPS: usize = 64;
+/// Most addresses of all VirtualIPs together; see `ADDRESSES_MAX` of ebpf/abi.
+pub const ADDRESSES_MAX: usize = 4_096;
 /// The kernel looks through the ports of an address one by one, per protocol; see `SERVICES_MAX` of ebpf/abi.
-const SERVICES_MAX: usize = 32;
+pub const SERVICES_MAX: usize = 32;
 /// Beyond it the smallest share is less than a slot per machine pair.
 const WEIGHT_MAX: u32 = 1000;
 

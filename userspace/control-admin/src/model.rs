@@ -19,6 +19,7 @@ pub struct ModelCatalog {
     /// Outlines of the stored objects by name: a change costs the reading of what it holds, however many objects there are and
     /// however large they are.
     read: Mutex<HashMap<String, (Document, Arc<Outline>)>>,
+    vips_max: usize,
 }
 
 impl ModelCatalog {
@@ -29,7 +30,14 @@ impl ModelCatalog {
         descriptions: BTreeMap<String, String>,
     ) -> Self {
         let secrets = Secrets::new(&explained);
-        ModelCatalog { filters, explained, secrets, descriptions, read: Mutex::default() }
+        let vips_max = base_model::VIRTUAL_IPS;
+        ModelCatalog { filters, explained, secrets, descriptions, read: Mutex::default(), vips_max }
+    }
+
+    /// VirtualIPs the edges have room for (`--virtual-ips`).
+    pub fn vips_max(mut self, most: usize) -> Self {
+        self.vips_max = most;
+        self
     }
 
     /// What the stored objects say of themselves, but for those that `replaced` names. What is not known yet is read without the
@@ -91,9 +99,12 @@ impl Catalog for ModelCatalog {
         let admitted: Vec<_> =
             documents.iter().map(|document| Object::admit(document, self.filters.as_ref(), now, before)).collect();
         let replaced: HashSet<&str> = admitted.iter().flatten().map(|object| object.document.name.as_str()).collect();
-        let stored = self.stored(stored, &replaced);
+        let kept = self.stored(stored, &replaced);
+        let vips = admitted.iter().flatten().filter(|object| matches!(object.spec, Spec::VirtualIp(_)));
+        let over: Vec<Outline> = vips.filter_map(|vip| Outline::read(before(&vip.document.name)?)).collect();
         let outlines: Vec<Outline> = admitted.iter().flatten().map(Outline::of).collect();
-        let beside = Beside::new(stored.iter().map(Arc::as_ref).chain(&outlines));
+        let beside =
+            Beside::new(kept.iter().map(Arc::as_ref).chain(&outlines)).vips_max(self.vips_max).replacing(&over);
         let together: Vec<_> = admitted.iter().map(|object| Some(beside.check(object.as_ref().ok()?))).collect();
         let both = admitted.into_iter().zip(together);
         both.map(|(object, found)| {

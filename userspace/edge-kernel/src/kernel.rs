@@ -179,6 +179,11 @@ impl Kernel {
         &self.attachments
     }
 
+    /// Whether there is room for a machine of this index.
+    pub fn has_room_for_machine(&self, index: u16) -> bool {
+        (1..=self.options.sizes.machines).contains(&u32::from(index))
+    }
+
     pub fn options(&self) -> &Options {
         &self.options
     }
@@ -373,6 +378,12 @@ impl Kernel {
 }
 
 impl Sizes {
+    /// Room for so many virtual IPs, and for the tables they need.
+    pub fn for_vips(vips: u32) -> Sizes {
+        let usual = Sizes::default();
+        Sizes { vips, tables: usual.tables.max(vips), ..usual }
+    }
+
     fn check(&self) -> Result<(), KernelError> {
         let bound = |what: &str, value: u32, least: u32, most: u32| {
             if (least..=most).contains(&value) {

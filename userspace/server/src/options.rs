@@ -93,6 +93,12 @@ const OPTIONS: &[Row] = &[
     row("interface", Shape::List, "", "attach XDP steering to these interfaces; empty: no kernel plane"),
     row("xdp-mode", Shape::Text, "auto", "driver, generic, or auto (driver, else generic with a warning)"),
     row("advertise-address", Shape::List, "", "addresses other edges send packets to, one per family"),
+    row(
+        "virtual-ips",
+        Shape::Text,
+        "64",
+        "VirtualIPs there is room for, 1 to 512, the same on every machine; 262 kB of kernel memory each, and 1 kB per CPU",
+    ),
     row("detach", Shape::Switch, "", "take the kernel programs down at the end; else they stay and keep steering"),
     row("io", Shape::Text, "auto", "how workers talk to the kernel: uring, epoll or auto"),
     row("workers", Shape::Text, "", "worker threads; default: one per CPU"),
@@ -163,6 +169,8 @@ pub struct Options {
     pub debug: bool,
     pub interfaces: Vec<String>,
     pub xdp_mode: String,
+    /// VirtualIPs the kernel plane has room for.
+    pub virtual_ips: usize,
     pub advertise_addresses: Vec<std::net::IpAddr>,
     pub detach: bool,
     pub io: base_runtime::IoMode,
@@ -409,6 +417,14 @@ impl Reader<'_> {
             "epoll" => base_runtime::IoMode::Epoll,
             _ => base_runtime::IoMode::Auto,
         };
+        let virtual_ips = self.text("virtual-ips");
+        let virtual_ips = match virtual_ips.parse::<usize>() {
+            Ok(most @ 1..=512) => most,
+            _ => {
+                self.refuse("virtual-ips", &virtual_ips, "a number from 1 to 512");
+                base_model::VIRTUAL_IPS
+            }
+        };
         let workers = match self.text("workers") {
             empty if empty.is_empty() => None,
             text => match text.parse::<usize>() {
@@ -480,6 +496,7 @@ impl Reader<'_> {
             debug: self.switch("debug"),
             interfaces: self.list("interface"),
             xdp_mode,
+            virtual_ips,
             advertise_addresses,
             detach: self.switch("detach"),
             io,

@@ -89,7 +89,7 @@ fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
     let admin = Arc::new(OnceLock::new());
     let half = ControlHalf {
         options: options.clone(),
-        catalog: catalog(),
+        catalog: catalog(options.virtual_ips),
         local,
         switch: switch.clone(),
         follow: serving.as_ref().map(|serving| serving.follow.clone()),
@@ -130,9 +130,9 @@ fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
     ended
 }
 
-fn catalog() -> Arc<ModelCatalog> {
+fn catalog(virtual_ips: usize) -> Arc<ModelCatalog> {
     let descriptions = edge_filters::kinds().iter().map(|k| (k.kind.to_owned(), k.doc.to_owned())).collect();
-    Arc::new(ModelCatalog::new(Box::new(Shelf), explained(), descriptions))
+    Arc::new(ModelCatalog::new(Box::new(Shelf), explained(), descriptions).vips_max(virtual_ips))
 }
 
 /// A bound as the log shows it.
@@ -301,7 +301,7 @@ fn load_kernel(options: &Options, cpus: &[usize]) -> Result<Kernel, Failed> {
         pin_dir: Some(edge_kernel::Options::pin_dir_of(&options.name)),
         detach_on_exit: options.detach,
         own_addresses: options.advertise_addresses.clone(),
-        sizes: Sizes::default(),
+        sizes: Sizes::for_vips(options.virtual_ips as u32),
     })
     .map_err(|e| (e.to_string(), 1))?;
     for warning in kernel.warnings() {
