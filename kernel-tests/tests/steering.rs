@@ -338,3 +338,72 @@ fn what_cannot_be_attached_is_said() {
     drop(first);
     load("a0", Driver).unwrap_or_else(|e| panic!("{e}"));
 }
+
+fn routes(namespace: &Namespace) -> String {
+    let output = std::process::Command::new("ip")
+        .args(["-n", &namespace.name, "route", "show", "table", "local", "proto", "87"])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_virtual_ip_without_room_is_left_out_and_the_rest_follows() {
+    if !ready("a_virtual_ip_without_room_is_left_out_and_the_rest_follows") {
+        return;
+    }
+    let mut fleet = Fleet::new(1, None);
+    let edge = &mut fleet.edges[0];
+    let vip = |id: u16, address: &str, first: u16, ports: u16| Vip {
+        id,
+        addresses: vec![address.parse().unwrap()],
+        ports: (0..ports).map(|n| first + 2 * n..=first + 2 * n).collect(),
+        protocols: vec![Protocol::Tcp],
+        hash: Hash::FiveTuple,
+        slots: vec![(1, 0); SLOTS as usize].into(),
+    };
+    let own = Machine { index: 1, address: edge_v4(1), next_hop: None, own: true };
+    let kernel = edge.kernel.as_mut().unwrap();
+    let mut steer = |vips: &[Vip]| edge.namespace.enter(|| kernel.steer(std::slice::from_ref(&own), vips).unwrap());
+    // Two of them share an address and have 40 ports together; the id of the last is beyond the room.
+    let all = [
+        vip(1, "198.51.100.7", 1000, 20),
+        vip(2, "198.51.100.7", 2000, 20),
+        vip(3, "198.51.100.1", 80, 1),
+        vip(5, "198.51.100.9", 80, 1),
+    ];
+    let applied = steer(&all);
+    assert_eq!(applied.left_out.keys().collect::<Vec<_>>(), [&2, &5], "{:?}", applied.left_out);
+    assert!(applied.left_out[&2].contains("40 ports and ranges"), "{:?}", applied.left_out);
+    assert!(applied.left_out[&5].contains("1 to 4"), "{:?}", applied.left_out);
+    let known = routes(&edge.namespace);
+    assert!(known.contains("198.51.100.7") && known.contains("198.51.100.1 "), "{known}");
+    assert!(!known.contains("198.51.100.9"), "{known}");
+    // What made no room for it is deleted, with the other still there.
+    let applied = steer(&[vip(2, "198.51.100.7", 2000, 20), vip(5, "198.51.100.9", 80, 1)]);
+    assert_eq!((applied.addresses, applied.left_out.len()), (1, 1));
+    assert!(!routes(&edge.namespace).contains("198.51.100.1 "));
+    steer(&all[2..3]);
+    assert_eq!(fleet.ask(VIP_V4).unwrap(), "1");
+}
+
+#[test]
+fn steering_that_fails_keeps_the_routes_it_needs() {
+    if !ready("steering_that_fails_keeps_the_routes_it_needs") {
+        return;
+    }
+    let mut fleet = Fleet::new(1, None);
+    fleet.apply(1, 0, false);
+    assert_eq!(fleet.ask(VIP_V4).unwrap(), "1");
+    let edge = &mut fleet.edges[0];
+    let kernel = edge.kernel.as_mut().unwrap();
+    let own = || Machine { index: 1, address: edge_v4(1), next_hop: None, own: true };
+    // The deletion of the virtual IP together with machines that cannot be.
+    let failed = edge.namespace.enter(|| kernel.steer(&[own(), own()], &[]).is_err());
+    assert!(failed);
+    assert_eq!(fleet.ask(VIP_V4).unwrap(), "1", "packets are steered as before, and the stack takes them");
+    let edge = &mut fleet.edges[0];
+    let kernel = edge.kernel.as_mut().unwrap();
+    edge.namespace.enter(|| kernel.steer(&[own()], &[]).unwrap());
+    assert_eq!(routes(&edge.namespace), "");
+}

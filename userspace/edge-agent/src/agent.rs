@@ -132,7 +132,7 @@ impl Agent {
         if now.duration_since(self.retried) >= self.retry {
             (self.retried, self.retry) = (now, (self.retry * 2).min(RETRY));
             self.traffic.retry();
-            self.steer();
+            self.steer(&self.current.clone());
         }
         if now.duration_since(self.reminded) >= REMIND {
             self.reminded = now;
@@ -174,18 +174,20 @@ impl Agent {
                     install(desired.tickets.keys.iter().map(key).collect(), desired.tickets.current);
                 }
             }
-            Change::Kernel => {
-                if let Some(steer) = &mut self.steer {
-                    steer.apply(desired, &self.traffic);
-                }
-            }
+            Change::Kernel => self.steer(desired),
         }
     }
 
-    fn steer(&mut self) {
-        if let Some(steer) = &mut self.steer {
-            steer.apply(&self.current, &self.traffic);
+    /// Brings the kernel to where `desired` says; what it could not do is among the failures.
+    fn steer(&mut self, desired: &Desired) {
+        let Some(steer) = &mut self.steer else { return };
+        let before: Vec<String> = steer.failures().keys().cloned().collect();
+        steer.apply(desired, &self.traffic);
+        let mut failures = lock(&self.failures);
+        for name in before.iter().filter(|name| !steer.failures().contains_key(*name)) {
+            failures.remove(name);
         }
+        failures.extend(steer.failures().iter().map(|(name, why)| (name.clone(), why.clone())));
     }
 
     fn apply_object(&self, name: &str, document: &Value) -> Result<(), String> {

@@ -21,6 +21,12 @@ pub struct Plane {
     pub vips: BTreeMap<u16, String>,
     /// Names of machines by their index.
     pub machines: BTreeMap<u16, String>,
+    /// Virtual IPs that packets are steered by.
+    pub installed: u64,
+    /// Virtual IPs there are documents of, and that are not steered as those say.
+    pub left_out: u64,
+    /// Changes that failed as a whole.
+    pub failed_total: u64,
 }
 
 /// Brings the kernel to where [`Desired`] says.
@@ -34,6 +40,7 @@ pub struct Steer {
     /// The machines `slots` were built for.
     known: Arc<BTreeMap<String, Machine>>,
     listeners: BTreeMap<String, (SocketAddr, Vec<RawFd>, ListenerId)>,
+    failures: BTreeMap<String, String>,
     detach: bool,
 }
 
@@ -47,7 +54,14 @@ struct Wanted {
 impl Steer {
     /// `detach`: the programs go when the process does.
     pub fn new(kernel: Kernel, own: &str, detach: bool) -> Steer {
-        let plane = Plane { kernel, vips: BTreeMap::new(), machines: BTreeMap::new() };
+        let plane = Plane {
+            kernel,
+            vips: BTreeMap::new(),
+            machines: BTreeMap::new(),
+            installed: 0,
+            left_out: 0,
+            failed_total: 0,
+        };
         Steer {
             plane: Arc::new(Mutex::new(plane)),
             own: own.to_owned(),
@@ -55,6 +69,7 @@ impl Steer {
             slots: BTreeMap::new(),
             known: Arc::default(),
             listeners: BTreeMap::new(),
+            failures: BTreeMap::new(),
             detach,
         }
     }
@@ -79,25 +94,20 @@ impl Steer {
         }
     }
 
-    /// Compares, and tells the kernel what is new. Failures are logged and tried again with the next change.
+    /// Compares, and tells the kernel what is new. What failed is in [`Steer::failures`] and tried again with the next call.
     pub fn apply(&mut self, desired: &Desired, traffic: &Traffic) {
         self.register(traffic);
-        let specs = virtual_ips(desired);
+        let (specs, unreadable) = virtual_ips(desired);
         let Some(wanted) = self.wanted(desired, &specs) else { return };
         if self.applied.as_ref() == Some(&wanted) {
             return;
         }
-        let mut addresses: Vec<IpAddr> = specs.values().flat_map(|s| s.parsed_addresses()).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
+        let ids = ids(&specs);
         let mut plane = lock(&self.plane);
-        plane.vips = specs.keys().zip(1..).map(|(name, index)| (index, name.clone())).collect();
+        plane.vips = ids.iter().map(|(name, id)| (*id, name.clone())).collect();
         plane.machines = desired.machines.values().map(|m| (m.id, m.name.clone())).collect();
-        // The stack must know an address before packets for it are let through, and forget it only after.
-        let done = plane
-            .kernel
-            .set_local_addresses(&addresses)
-            .and_then(|()| plane.kernel.apply(&wanted.machines, &wanted.vips));
+        let done = plane.kernel.steer(&wanted.machines, &wanted.vips);
+        let mut failures = unreadable;
         match done {
             Ok(applied) => {
                 tracing::info!(
@@ -105,13 +115,35 @@ impl Steer {
                     epoch = applied.epoch,
                     tables = applied.tables_written,
                     addresses = applied.addresses,
+                    left_out = applied.left_out.len(),
                     "steering switched"
                 );
-                drop(plane);
+                for (id, why) in &applied.left_out {
+                    if let Some(name) = plane.vips.get(id) {
+                        failures.insert(name.clone(), format!("left out of steering: {why}"));
+                    }
+                }
+                plane.installed = (wanted.vips.len() - applied.left_out.len()) as u64;
                 self.applied = Some(wanted);
             }
-            Err(error) => tracing::error!(%error, "steering stays as it was"),
+            Err(error) => {
+                plane.failed_total += 1;
+                tracing::error!(%error, "steering stays as it was");
+                let why = format!("steering stays as it was, and is tried again: {error}");
+                failures.extend(specs.keys().map(|name| (name.clone(), why.clone())));
+            }
         }
+        plane.left_out = failures.len() as u64;
+        drop(plane);
+        for (name, why) in failures.iter().filter(|(name, why)| self.failures.get(*name) != Some(why)) {
+            tracing::error!(object = name, "{why}");
+        }
+        self.failures = failures;
+    }
+
+    /// What could not be done, by VirtualIP.
+    pub fn failures(&self) -> &BTreeMap<String, String> {
+        &self.failures
     }
 
     /// `None` while the cluster does not know this machine.
@@ -121,7 +153,16 @@ impl Steer {
             self.known = desired.machines.clone();
             self.slots.clear();
         }
+        let room = |id: u16| lock(&self.plane).kernel.has_room_for_machine(id);
         let machines = desired.machines.values().filter_map(|machine| {
+            if !room(machine.id) {
+                tracing::error!(
+                    machine = machine.name,
+                    number = machine.id,
+                    "the kernel plane has no room for this machine, and steers nothing to it: remove members that are gone (weirctl delete member)"
+                );
+                return None;
+            }
             let v4 = machine.v4.filter(|_| own.v4.is_some()).map(IpAddr::V4);
             let address = v4.or(machine.v6.filter(|_| own.v6.is_some()).map(IpAddr::V6));
             if address.is_none() {
@@ -138,8 +179,9 @@ impl Steer {
             })
         });
         let machines: Vec<_> = machines.collect();
-        let vips = specs.iter().zip(1..).map(|((name, spec), id)| edge_kernel::Vip {
-            id,
+        let ids = ids(specs);
+        let vips = specs.iter().map(|(name, spec)| edge_kernel::Vip {
+            id: ids[name],
             addresses: spec.parsed_addresses().collect(),
             ports: match &spec.ports {
                 PortsSpec::Any => vec![0..=u16::MAX],
@@ -157,7 +199,8 @@ impl Steer {
             },
             slots: slots_of(&mut self.slots, name, desired, &machines),
         });
-        let vips = vips.collect();
+        let mut vips: Vec<_> = vips.collect();
+        vips.sort_by_key(|vip: &edge_kernel::Vip| vip.id);
         self.slots.retain(|name, _| specs.contains_key(name));
         Some(Wanted { machines, vips })
     }
@@ -200,20 +243,27 @@ impl Steer {
     }
 }
 
-/// The VirtualIPs among the objects, by name. Unreadable ones cannot be stored; one that is there all the same is left out.
-fn virtual_ips(desired: &Desired) -> BTreeMap<String, VirtualIpSpec> {
-    desired
-        .objects
-        .iter()
-        .filter(|(_, document)| document.get("kind").and_then(|k| k.as_str()) == Some("VirtualIP"))
-        .filter_map(|(name, document)| match base_model::Object::read(document, &NoFilters).map(|object| object.spec) {
-            Ok(Spec::VirtualIp(spec)) => Some((name.clone(), *spec)),
-            _ => {
-                tracing::error!(object = name, "this VirtualIP cannot be read and is left out");
-                None
+/// The VirtualIPs among the objects, by name, and why others cannot be read. Unreadable ones cannot be stored; one that is there all
+/// the same is left out.
+fn virtual_ips(desired: &Desired) -> (BTreeMap<String, VirtualIpSpec>, BTreeMap<String, String>) {
+    let (mut specs, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
+    let kind = |document: &serde_json::Value| document.get("kind").and_then(|k| k.as_str()) == Some("VirtualIP");
+    for (name, document) in desired.objects.iter().filter(|(_, document)| kind(document)) {
+        match base_model::Object::read(document, &NoFilters) {
+            Ok(base_model::Object { spec: Spec::VirtualIp(spec), .. }) => drop(specs.insert(name.clone(), *spec)),
+            Ok(_) => {}
+            Err(problems) => {
+                let why = format!("left out of steering: {}", base_model::problem::render(&problems));
+                unreadable.insert(name.clone(), why);
             }
-        })
-        .collect()
+        }
+    }
+    (specs, unreadable)
+}
+
+/// The number of each VirtualIP.
+fn ids(specs: &BTreeMap<String, VirtualIpSpec>) -> BTreeMap<String, u16> {
+    specs.keys().cloned().zip(1..).collect()
 }
 
 /// A VirtualIP has no filters.

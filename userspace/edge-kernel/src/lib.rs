@@ -2,15 +2,16 @@
 //!
 //! [`probe`] says whether this machine can steer at all and what to do if not. [`Kernel::load`] loads the programs, or takes
 //! over what an earlier process left pinned, and attaches them. Then, in any order and as often as needed:
-//! [`Kernel::apply`] for machines and virtual IPs, [`Kernel::register_listener`] for the sockets of the workers,
-//! [`Kernel::set_local_addresses`] for the routes that make the stack accept virtual IPs, [`Kernel::counters`] for numbers.
+//! [`Kernel::steer`] for machines, virtual IPs and the routes that make the stack accept them ([`Kernel::apply`] and
+//! [`Kernel::set_local_addresses`] are its halves), [`Kernel::register_listener`] for the sockets of the workers,
+//! [`Kernel::counters`] for numbers.
 //!
 //! Invariants:
 //! - A packet sees machines and virtual IPs of one generation: both are written beside the live ones, then one word switches.
 //! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
 //! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
 //!
-//! Reading order: `kernel` (load, attach, pin), `steering`, `sockets`, `routes`, `counters`, `probe`, `interface`,
+//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `sockets`, `routes`, `counters`, `probe`, `interface`,
 //! `error`; `map` and `sys` are the raw calls below.
 
 mod counters;
@@ -21,6 +22,7 @@ mod map;
 mod netlink;
 mod probe;
 mod routes;
+mod services;
 mod sockets;
 mod steering;
 pub mod sys;
@@ -31,8 +33,9 @@ pub use counters::{Counters, ReasonCount, SteeredCount};
 pub use error::{KernelError, Warning};
 pub use kernel::{Attachment, Hook, Kernel, Mode, Options, Sizes};
 pub use probe::{Finding, Probe, probe};
+pub use services::gather;
 pub use sockets::ListenerId;
-pub use steering::{Applied, Hash, Machine, Protocol, Vip, gather};
+pub use steering::{Applied, Hash, Machine, Protocol, Vip};
 pub use veth::pass_everything;
 
 /// Whether the programs are part of this build. Without them everything but [`Kernel::load`] works and there is no L4 plane.

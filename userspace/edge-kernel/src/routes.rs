@@ -1,6 +1,7 @@
 //! Routes that make the stack accept packets for virtual IPs: `local VIP dev lo`, so no address is assigned to any interface
 //! and none is announced by ARP or neighbour discovery.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,25 +16,47 @@ impl Kernel {
     /// Makes exactly these addresses local to the calling thread's network namespace, beside those that are anyway. Routes an
     /// earlier process left are recognised by their protocol number and kept or removed.
     pub fn set_local_addresses(&self, addresses: &[IpAddr]) -> Result<(), KernelError> {
-        let failed = |e| KernelError::system("cannot read the routes of virtual IPs", e);
-        let mut netlink = Netlink::open().map_err(failed)?;
-        let there = local_routes(&mut netlink).map_err(failed)?;
-        for &address in there.iter().filter(|a| !addresses.contains(a)) {
+        match add_local_addresses(addresses)?.into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => keep_local_addresses(addresses),
+        }
+    }
+}
+
+/// Makes these addresses local too. Says which could not be made so, and why; the others are.
+pub(crate) fn add_local_addresses(addresses: &[IpAddr]) -> Result<Vec<(IpAddr, KernelError)>, KernelError> {
+    let mut netlink = Netlink::open().map_err(unreadable)?;
+    let there: BTreeSet<IpAddr> = local_routes(&mut netlink).map_err(unreadable)?.into_iter().collect();
+    let mut failed = Vec::new();
+    for &address in addresses.iter().filter(|a| !there.contains(a)) {
+        if let Err(e) = change(&mut netlink, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, address) {
+            let error = match e.raw_os_error() {
+                Some(libc::ENETDOWN) => KernelError::Invalid(format!(
+                    "cannot add the route `local {address} dev lo`: the interface lo is down; `ip link set lo up`"
+                )),
+                _ => KernelError::system(format!("cannot add the route `local {address} dev lo`"), e),
+            };
+            failed.push((address, error));
+        }
+    }
+    Ok(failed)
+}
+
+/// Takes our routes to all other addresses away.
+pub(crate) fn keep_local_addresses(addresses: &[IpAddr]) -> Result<(), KernelError> {
+    let mut netlink = Netlink::open().map_err(unreadable)?;
+    let kept: BTreeSet<&IpAddr> = addresses.iter().collect();
+    for address in local_routes(&mut netlink).map_err(unreadable)? {
+        if !kept.contains(&address) {
             change(&mut netlink, RTM_DELROUTE, 0, address)
                 .map_err(|e| KernelError::system(format!("cannot remove the route `local {address} dev lo`"), e))?;
         }
-        for &address in addresses.iter().filter(|a| !there.contains(a)) {
-            change(&mut netlink, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, address).map_err(|e| {
-                match e.raw_os_error() {
-                    Some(libc::ENETDOWN) => KernelError::Invalid(format!(
-                        "cannot add the route `local {address} dev lo`: the interface lo is down; `ip link set lo up`"
-                    )),
-                    _ => KernelError::system(format!("cannot add the route `local {address} dev lo`"), e),
-                }
-            })?;
-        }
-        Ok(())
     }
+    Ok(())
+}
+
+fn unreadable(error: io::Error) -> KernelError {
+    KernelError::system("cannot read the routes of virtual IPs", error)
 }
 
 fn change(netlink: &mut Netlink, kind: u16, flags: u16, address: IpAddr) -> io::Result<()> {

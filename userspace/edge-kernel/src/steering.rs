@@ -7,10 +7,12 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use abi::limits::{ADDRESSES_MAX, SERVICES_MAX, SLOT_PAIRS, SLOTS};
-use abi::{Address, Counts, HashMode, Service, Slot, Switch, VipAddress, VipKey};
+use abi::limits::{SLOT_PAIRS, SLOTS};
+use abi::{Address, Slot, Switch, VipAddress, VipKey};
 
 use crate::kernel::Kernel;
+use crate::routes::{add_local_addresses, keep_local_addresses};
+use crate::services::Services;
 use crate::{KernelError, sys};
 
 /// A machine that slots may name.
@@ -61,7 +63,7 @@ pub enum Hash {
 }
 
 /// What a change took.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Applied {
     /// Epoch in which packets are steered now.
     pub epoch: u16,
@@ -71,6 +73,8 @@ pub struct Applied {
     pub tables_in_place: usize,
     /// Addresses served.
     pub addresses: usize,
+    /// Virtual IPs that could not be installed, by id, and why. Packets for them are treated as packets for no virtual IP.
+    pub left_out: BTreeMap<u16, String>,
 }
 
 impl Protocol {
@@ -83,17 +87,46 @@ impl Protocol {
 }
 
 impl Kernel {
-    /// Makes these machines and virtual IPs, all of them, what packets are steered by. Either nothing changes and there is
-    /// an error, or every packet from now on sees all of it.
+    /// [`Kernel::apply`], and the routes in the right order: the stack knows an address before packets for it are let through, and
+    /// forgets one only after steering has. When steering stays as it was, so do the routes it needs.
+    pub fn steer(&mut self, machines: &[Machine], vips: &[Vip]) -> Result<Applied, KernelError> {
+        let addresses: BTreeSet<IpAddr> = vips.iter().flat_map(|vip| vip.addresses.iter().copied()).collect();
+        let unroutable = add_local_addresses(&addresses.iter().copied().collect::<Vec<_>>())?;
+        let mut left_out = BTreeMap::new();
+        let mut routable = Vec::with_capacity(vips.len());
+        for vip in vips {
+            match unroutable.iter().find(|(address, _)| vip.addresses.contains(address)) {
+                Some((_, error)) => drop(left_out.insert(vip.id, error.to_string())),
+                None => routable.push(vip),
+            }
+        }
+        let (mut applied, kept) = self.apply_each(machines, &routable)?;
+        applied.left_out.append(&mut left_out);
+        keep_local_addresses(&kept)?;
+        Ok(applied)
+    }
+
+    /// Makes these machines and virtual IPs what packets are steered by. A virtual IP that cannot be installed is left out; those
+    /// given first take precedence. Either nothing changes and there is an error, or every packet from now on sees all of the rest.
     pub fn apply(&mut self, machines: &[Machine], vips: &[Vip]) -> Result<Applied, KernelError> {
+        Ok(self.apply_each(machines, &vips.iter().collect::<Vec<_>>())?.0)
+    }
+
+    /// Also says which addresses are served.
+    fn apply_each(&mut self, machines: &[Machine], vips: &[&Vip]) -> Result<(Applied, Vec<IpAddr>), KernelError> {
         self.check_machines(machines)?;
-        self.check_vips(vips)?;
-        let tables = self.place_tables(vips)?;
-        let services = gather(vips, |id| tables[&id].table)?;
+        let (vips, left_out) = self.installable(vips);
+        let tables = self.place_tables(&vips)?;
+        let mut services = Services::default();
+        for vip in &vips {
+            services.add(vip, tables[&vip.id].table).map_err(KernelError::Invalid)?;
+        }
+        let addresses = services.addresses();
+        let services = services.finish();
 
         self.wait_for_standby()?;
-        let mut applied = Applied { addresses: services.len(), ..Applied::default() };
-        for vip in vips {
+        let mut applied = Applied { addresses: services.len(), left_out, ..Applied::default() };
+        for vip in &vips {
             let placed = tables[&vip.id];
             if placed.write {
                 self.write_table(placed.table, &vip.slots);
@@ -108,7 +141,7 @@ impl Kernel {
         self.live_tables = tables.values().map(|placed| placed.table).collect();
         applied.epoch = self.switch_to(standby);
         self.complete_take_over()?;
-        Ok(applied)
+        Ok((applied, addresses))
     }
 
     /// Writes a table by its number, live or not: 65,537 stores, no system call. Packets may see some slots before others;
@@ -121,7 +154,7 @@ impl Kernel {
                 self.options.sizes.tables - 1
             )));
         }
-        check_slots(&format!("table {table}"), slots)?;
+        check_slots(slots).map_err(|why| KernelError::Invalid(format!("table {table}: {why}")))?;
         self.write_table(table, slots);
         Ok(())
     }
@@ -166,49 +199,32 @@ impl Kernel {
         Ok(())
     }
 
-    fn check_vips(&self, vips: &[Vip]) -> Result<(), KernelError> {
+    /// The virtual IPs that can be installed together, and why the others cannot.
+    fn installable<'v>(&self, vips: &[&'v Vip]) -> (Vec<&'v Vip>, BTreeMap<u16, String>) {
+        let sizes = &self.options.sizes;
+        let mut services = Services::default();
         let mut seen = BTreeSet::new();
-        for vip in vips {
-            let name = format!("virtual IP {}", vip.id);
-            if vip.id == 0 || u32::from(vip.id) > self.options.sizes.vips {
-                return Err(KernelError::Invalid(format!(
-                    "{name}: the maps were loaded for virtual IPs 1 to {}",
-                    self.options.sizes.vips
-                )));
+        let (mut chosen, mut left_out) = (Vec::new(), BTreeMap::new());
+        for &vip in vips {
+            let checked = if vip.id == 0 || u32::from(vip.id) > sizes.vips {
+                Err(format!("the maps were loaded for virtual IPs 1 to {}, and this is number {}", sizes.vips, vip.id))
+            } else if !seen.insert(vip.id) {
+                Err("the id is given twice; every virtual IP needs its own".to_owned())
+            } else if chosen.len() >= sizes.tables as usize {
+                Err(format!("all {} tables are taken; load with more", sizes.tables))
+            } else {
+                check_vip(vip).and_then(|()| services.add(vip, 0))
+            };
+            match checked {
+                Ok(()) => chosen.push(vip),
+                Err(why) => drop(left_out.insert(vip.id, why)),
             }
-            if !seen.insert(vip.id) {
-                return Err(KernelError::Invalid(format!(
-                    "{name}: the id is given twice; every virtual IP needs its own"
-                )));
-            }
-            if let Some(range) = vip.ports.iter().find(|range| range.is_empty()) {
-                return Err(KernelError::Invalid(format!(
-                    "{name}: ports {}-{}: the first is above the last",
-                    range.start(),
-                    range.end()
-                )));
-            }
-            if let Hash::SourcePrefix { v4, v6 } = vip.hash
-                && (v4 > 32 || v6 > 128)
-            {
-                return Err(KernelError::Invalid(format!(
-                    "{name}: source prefixes of {v4} and {v6} bits: at most 32 and 128 are accepted"
-                )));
-            }
-            check_slots(&name, &vip.slots)?;
         }
-        if vips.len() > self.options.sizes.tables as usize {
-            return Err(KernelError::Invalid(format!(
-                "{} virtual IPs: the maps were loaded for {} tables, one each",
-                vips.len(),
-                self.options.sizes.tables
-            )));
-        }
-        Ok(())
+        (chosen, left_out)
     }
 
     /// Chooses a table for every VIP: one that already holds its slots, else a free one, else one that is live.
-    fn place_tables(&self, vips: &[Vip]) -> Result<HashMap<u16, Placed>, KernelError> {
+    fn place_tables(&self, vips: &[&Vip]) -> Result<HashMap<u16, Placed>, KernelError> {
         let mut placed: HashMap<u16, Placed> = HashMap::new();
         let mut taken: BTreeSet<u16> = BTreeSet::new();
         for vip in vips {
@@ -332,133 +348,21 @@ struct Placed {
     live: bool,
 }
 
-fn check_slots(name: &str, slots: &[(u16, u16)]) -> Result<(), KernelError> {
+fn check_vip(vip: &Vip) -> Result<(), String> {
+    if let Some(range) = vip.ports.iter().find(|range| range.is_empty()) {
+        return Err(format!("ports {}-{}: the first is above the last", range.start(), range.end()));
+    }
+    if let Hash::SourcePrefix { v4, v6 } = vip.hash
+        && (v4 > 32 || v6 > 128)
+    {
+        return Err(format!("source prefixes of {v4} and {v6} bits: at most 32 and 128 are accepted"));
+    }
+    check_slots(&vip.slots)
+}
+
+fn check_slots(slots: &[(u16, u16)]) -> Result<(), String> {
     if slots.len() == SLOTS as usize {
         return Ok(());
     }
-    Err(KernelError::Invalid(format!("{name}: {} slots were given; a table has {SLOTS}", slots.len())))
-}
-
-/// All services by address as the map VIPS holds them: narrowest first. `table` says which table a VIP's slots are in.
-pub fn gather(vips: &[Vip], table: impl Fn(u16) -> u16) -> Result<BTreeMap<[u32; 4], VipAddress>, KernelError> {
-    let mut by_address: BTreeMap<[u32; 4], (IpAddr, Vec<Service>)> = BTreeMap::new();
-    for vip in vips {
-        for &ip in &vip.addresses {
-            let mode = match vip.hash {
-                Hash::FiveTuple => HashMode::FiveTuple,
-                Hash::SourceIp => HashMode::SourceIp,
-                Hash::SourcePrefix { v4, v6 } => HashMode::SourcePrefix { v4, v6 },
-                Hash::DestinationPort => HashMode::DestinationPort,
-            };
-            let (_, services) = by_address.entry(Address::from(ip).0).or_insert_with(|| (ip, Vec::new()));
-            for range in &vip.ports {
-                for protocol in &vip.protocols {
-                    let service = Service {
-                        port_first: *range.start(),
-                        port_last: *range.end(),
-                        protocol: protocol.number(),
-                        reserved: 0,
-                        vip: vip.id,
-                        table: table(vip.id),
-                        counts: Counts::new(mode, ip.is_ipv4()),
-                    };
-                    let same = |s: &&Service| {
-                        (s.protocol, s.port_first, s.port_last)
-                            == (service.protocol, service.port_first, service.port_last)
-                    };
-                    match services.iter().find(same) {
-                        None => services.push(service),
-                        Some(known) if known.vip == vip.id => {}
-                        Some(known) => {
-                            return Err(KernelError::Invalid(format!(
-                                "{ip} ports {}-{}: virtual IPs {} and {} both claim them; only one can have them",
-                                range.start(),
-                                range.end(),
-                                known.vip,
-                                vip.id
-                            )));
-                        }
-                    }
-                }
-            }
-        }
-    }
-    if by_address.len() > ADDRESSES_MAX as usize {
-        return Err(KernelError::Invalid(format!(
-            "{} addresses: at most {ADDRESSES_MAX} can be virtual IPs",
-            by_address.len()
-        )));
-    }
-    by_address
-        .into_iter()
-        .map(|(key, (ip, mut services))| {
-            if services.len() > SERVICES_MAX {
-                return Err(KernelError::Invalid(format!(
-                    "{ip}: {} ports and ranges, counted for each protocol; at most {SERVICES_MAX} are accepted: join \
-                     neighbours into ranges, or use `ports: any`",
-                    services.len()
-                )));
-            }
-            // The order is the same on every machine, whatever order the documents came in.
-            services.sort_by_key(|s| (s.port_last - s.port_first, s.port_first, s.protocol));
-            let mut value = VipAddress { count: services.len() as u32, ..VipAddress::EMPTY };
-            value.services[..services.len()].copy_from_slice(&services);
-            Ok((key, value))
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn vip(id: u16, ports: &[RangeInclusive<u16>]) -> Vip {
-        Vip {
-            id,
-            addresses: vec!["198.51.100.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
-            ports: ports.to_vec(),
-            protocols: vec![Protocol::Tcp, Protocol::Udp],
-            hash: Hash::SourcePrefix { v4: 24, v6: 56 },
-            slots: vec![(1, 0); SLOTS as usize].into(),
-        }
-    }
-
-    const V4_24: [u8; 16] = [255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0];
-    const V6_56: [u8; 16] = [255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-
-    #[test]
-    fn narrowest_first_and_prefix_by_family() {
-        let all = gather(&[vip(1, &[0..=65535, 80..=80]), vip(2, &[8000..=8099])], |id| id + 10).unwrap();
-        assert_eq!(all.len(), 2);
-        for (key, value) in all {
-            let ports: Vec<_> =
-                value.services[..6].iter().map(|s| (s.port_first, s.port_last, s.protocol, s.vip)).collect();
-            assert_eq!(
-                ports,
-                [
-                    (80, 80, 6, 1),
-                    (80, 80, 17, 1),
-                    (8000, 8099, 6, 2),
-                    (8000, 8099, 17, 2),
-                    (0, 65535, 6, 1),
-                    (0, 65535, 17, 1)
-                ]
-            );
-            let mask = Address(value.services[0].counts.source).octets();
-            assert_eq!(mask, if Address(key).is_v4() { V4_24 } else { V6_56 });
-            assert_eq!(value.services[2].table, 12);
-        }
-    }
-
-    #[test]
-    fn a_port_claimed_twice_is_refused_with_both_names() {
-        let text = gather(&[vip(1, &[80..=80]), vip(2, &[80..=80])], |id| id).unwrap_err().to_string();
-        assert_eq!(text, "198.51.100.1 ports 80-80: virtual IPs 1 and 2 both claim them; only one can have them");
-    }
-
-    #[test]
-    fn too_many_services_are_refused() {
-        let ports: Vec<_> = (1..=17).map(|p| p..=p).collect();
-        assert!(gather(&[vip(1, &ports)], |id| id).unwrap_err().to_string().contains("34 ports and ranges"));
-    }
+    Err(format!("{} slots were given; a table has {SLOTS}", slots.len()))
 }

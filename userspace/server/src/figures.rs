@@ -259,5 +259,11 @@ pub fn kernel(plane: &SharedKernel) -> impl Fn(&mut Encoder) + Send + Sync + 'st
             })
             .collect();
         families::xdp(encoder, &fates, &steered);
+        let help = "Virtual IPs by whether packets are steered as their documents say (installed) or not (left_out; the status of the object says why).";
+        for (state, count) in [("installed", plane.installed), ("left_out", plane.left_out)] {
+            encoder.gauge("weir_steering_virtual_ips", help, &[("state", state)], count as f64);
+        }
+        let help = "Changes of steering that failed as a whole; steering stayed as it was.";
+        encoder.counter("weir_steering_failures_total", help, &[], plane.failed_total as f64);
     }
 }
