@@ -45,6 +45,22 @@ pub fn bounds() -> impl Iterator<Item = &'static str> {
     own.into_iter().chain(Cheap::ALL.map(Cheap::name)).chain(server::FAULTS)
 }
 
+/// Bytes of one answer that may wait for windows, or for their turn.
+const STREAM_HIGH_WATER: u64 = 32 * 1024;
+
+/// The same of all answers of a connection; beyond it each has one piece waiting at most. Memory: this, and a buffer for each stream
+/// of a client that reads slowly.
+const CONNECTION_HIGH_WATER: u64 = 256 * 1024;
+
+/// Urgencies are few: before 3, which is what most have, 3, and after it.
+fn class(urgency: u8) -> usize {
+    match urgency {
+        0..3 => 0,
+        3 => 1,
+        _ => 2,
+    }
+}
+
 /// What the streams of a connection share with whoever drives it.
 #[derive(Default)]
 pub struct Streams {
@@ -52,6 +68,8 @@ pub struct Streams {
     open: Cell<u32>,
     /// Bytes of bodies that were taken from the machine.
     taken: Cell<u64>,
+    /// Bytes of answers that wait for windows or for their turn, of the urgent, the usual and the other requests.
+    waiting: [Rc<Cell<u64>>; 3],
     driver: RefCell<Option<Waker>>,
     /// Of those that became tunnels.
     tunnels: RefCell<Vec<Weak<Deadline>>>,
@@ -61,6 +79,27 @@ impl Streams {
     /// Bytes of a body were read, or thrown away.
     pub fn took(&self, bytes: u64) {
         self.taken.set(self.taken.get() + bytes);
+    }
+
+    /// Where bytes that wait are counted for a request of this urgency (RFC 9218).
+    pub fn waiting(&self, urgency: u8) -> &Rc<Cell<u64>> {
+        &self.waiting[class(urgency)]
+    }
+
+    /// Bytes that may wait of a request of this urgency when it is given more. There is always room for one piece, so that no window
+    /// that stays closed holds up another stream.
+    pub fn room(&self, urgency: u8) -> u64 {
+        let (before, rest) = self.waiting.split_at(class(urgency));
+        let sum = |counts: &[Rc<Cell<u64>>]| counts.iter().map(|count| count.get()).sum::<u64>();
+        match sum(before) {
+            0 if sum(rest) <= CONNECTION_HIGH_WATER => STREAM_HIGH_WATER,
+            _ => 0,
+        }
+    }
+
+    /// So much waits that what is small is better kept in memory of its own size than in buffers.
+    pub fn is_crowded(&self) -> bool {
+        self.waiting.iter().map(|count| count.get()).sum::<u64>() > STREAM_HIGH_WATER
     }
 
     fn begin(self: &Rc<Self>) -> Place {
@@ -407,5 +446,23 @@ async fn attend<S: Stream>(place: Place, local: Rc<Local>, connection: Rc<Connec
                 local.limit("tunnel_idle");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_urgent_leaves_others_one_piece() {
+        let streams = Streams::default();
+        assert_eq!([0, 3, 7].map(|urgency| streams.room(urgency)), [STREAM_HIGH_WATER; 3]);
+        streams.waiting(1).set(1);
+        assert_eq!([0, 3, 7].map(|urgency| streams.room(urgency)), [STREAM_HIGH_WATER, 0, 0]);
+        streams.waiting(1).set(0);
+        streams.waiting(5).set(10);
+        assert_eq!([0, 3, 7].map(|urgency| streams.room(urgency)), [STREAM_HIGH_WATER; 3]);
+        streams.waiting(3).set(CONNECTION_HIGH_WATER);
+        assert_eq!([0, 3, 7].map(|urgency| streams.room(urgency)), [0, 0, 0]);
     }
 }

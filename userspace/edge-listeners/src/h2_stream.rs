@@ -34,12 +34,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// Bytes of an answer that may wait for windows, or for their turn. Memory: this and one buffer for each stream of a client that reads
-/// slowly.
-const SEND_HIGH_WATER: u64 = 32 * 1024;
-
 /// A piece of this size, in bytes, is copied rather than kept in a buffer of its own while others wait before it.
 const SMALL: usize = 4 * 1024;
+
+/// A tunnel is as urgent as anything.
+const TUNNEL_URGENCY: u8 = 3;
 
 /// See the module doc.
 pub struct H2Stream<'a, S: server::Stream> {
@@ -101,6 +100,7 @@ impl<'a, S: server::Stream> H2Stream<'a, S> {
     pub fn read_head(&mut self, into: &mut Request) -> Result<(), Fault> {
         let limits = &self.local.live().limits;
         self.head = self.stream.borrow_mut().read_head(limits, into)?;
+        self.progress = Rc::new(Progress::new(self.streams.waiting(self.urgency())));
         if self.head.dropped > 0 {
             self.local.limit(UNDERSCORES_DROPPED);
         }
@@ -147,10 +147,15 @@ impl<'a, S: server::Stream> H2Stream<'a, S> {
         &self.connection.stream
     }
 
+    fn urgency(&self) -> u8 {
+        self.head.urgency.unwrap_or(3)
+    }
+
     fn hand_over(&mut self, piece: Piece, ends: bool) {
-        let waiting = self.progress.handed() > self.progress.written();
         let data = match piece {
-            Piece::Buf(buffer) if waiting && buffer.len() <= SMALL => Data::from(booked(buffer.to_vec())),
+            Piece::Buf(buffer) if is_behind(&self.progress, self.streams) && buffer.len() <= SMALL => {
+                Data::from(booked(buffer.to_vec()))
+            }
             Piece::Buf(buffer) => Data::from(buffer),
             Piece::Bytes(bytes) => Data::from(bytes),
             Piece::Pipe(_) => unreachable!("pipes are not asked for"),
@@ -294,7 +299,7 @@ impl<S: server::Stream> ClientStream for H2Stream<'_, S> {
         if self.gone {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        match self.progress.poll_waiting(SEND_HIGH_WATER, cx) {
+        match self.progress.poll_waiting(self.streams.room(self.urgency()), cx) {
             Poll::Ready(()) => Poll::Ready(Ok(())),
             Poll::Pending if self.check_gone(cx) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             Poll::Pending => Poll::Pending,
@@ -395,7 +400,7 @@ impl<S: server::Stream> Duplex for H2Duplex<S> {
         if self.gone.get() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        match self.progress.poll_waiting((most as u64).min(SEND_HIGH_WATER), cx) {
+        match self.progress.poll_waiting((most as u64).min(self.streams.room(TUNNEL_URGENCY)), cx) {
             Poll::Ready(()) => Poll::Ready(Ok(())),
             Poll::Pending => match self.stream.borrow_mut().poll_gone(cx) {
                 Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
@@ -405,8 +410,7 @@ impl<S: server::Stream> Duplex for H2Duplex<S> {
     }
 
     fn send(&self, bytes: Buf) {
-        let waiting = self.progress.handed() > self.progress.written();
-        let data = match waiting && bytes.len() <= SMALL {
+        let data = match is_behind(&self.progress, &self.streams) && bytes.len() <= SMALL {
             true => Data::from(booked(bytes.to_vec())),
             false => Data::from(bytes),
         };
@@ -424,6 +428,11 @@ impl<S: server::Stream> Duplex for H2Duplex<S> {
     fn abort(&self) {
         self.stream.borrow_mut().reset(Reason::Cancel);
     }
+}
+
+/// Bytes of this stream, or many of its connection, wait.
+fn is_behind(progress: &Progress, streams: &Streams) -> bool {
+    progress.handed() > progress.written() || streams.is_crowded()
 }
 
 /// What a backend's 101 is to the client: its tunnel is open (RFC 8441 section 5.1), and nothing of how HTTP/1 says so.

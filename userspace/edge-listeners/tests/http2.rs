@@ -29,6 +29,7 @@ on_both_drivers![
     faults_are_answered_and_counted,
     time_outs_hold_for_each_stream,
     both_versions_share_a_port,
+    both_directions_run_at_once_end_to_end,
 ];
 
 type Fields<'a> = &'a [(&'a str, &'a str)];
@@ -453,4 +454,56 @@ fn both_versions_share_a_port(io: IoMode) {
     let mut client = house.connect();
     client.send(h2_client::PREFACE);
     assert_eq!((client.answer().status(), house.limit("http2_preface")), (505, 2));
+}
+
+/// As gRPC has it: HTTP/2 on both sides, pieces answered one by one, status in the trailers.
+fn both_directions_run_at_once_end_to_end(io: IoMode) {
+    let (sender, port) = mpsc::channel();
+    std::thread::spawn(move || {
+        run(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            sender.send(listener.local_addr().unwrap().port()).unwrap();
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(socket).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                assert_eq!(
+                    (request.uri().path(), &request.headers()["te"]),
+                    ("/chat", &"trailers".parse::<http::HeaderValue>().unwrap())
+                );
+                tokio::task::spawn_local(async move {
+                    let mut body = request.into_body();
+                    let mut answer = respond.send_response(http::Response::new(()), false).unwrap();
+                    while let Some(Ok(bytes)) = body.data().await {
+                        body.flow_control().release_capacity(bytes.len()).unwrap();
+                        answer.send_data(bytes, false).unwrap();
+                    }
+                    let mut trailers = HeaderMap::new();
+                    trailers.insert("grpc-status", "0".parse().unwrap());
+                    answer.send_trailers(trailers).unwrap();
+                });
+            }
+        });
+    });
+    let port = port.recv().unwrap();
+    let pool = format!(
+        "filters: [{{name: p, kind: Proxy, serverMaxBodySize: -1, pools: [{{http2: true, servers: [{{url: 'http://127.0.0.1:{port}'}}]}}]}}]"
+    );
+    let house = House::new(io, "h2c: true\nclientMaxBodySize: -1", &pool);
+    run(async {
+        let (requests, _driver) = connect(house.port).await;
+        let request = Request::post("http://a.test/chat").header("te", "trailers").body(()).unwrap();
+        let (response, mut sending) = requests.clone().send_request(request, false).unwrap();
+        sending.send_data(Bytes::from_static(b"0"), false).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        for n in 0..50 {
+            let bytes = body.data().await.unwrap().unwrap();
+            assert_eq!(bytes, n.to_string());
+            body.flow_control().release_capacity(bytes.len()).unwrap();
+            sending.send_data((n + 1).to_string().into(), n == 49).unwrap();
+        }
+        assert_eq!(body.data().await.unwrap().unwrap(), "50");
+        assert!(body.data().await.is_none());
+        assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "0");
+    });
+    eventually("it is counted", || house.count(200) == 1);
 }

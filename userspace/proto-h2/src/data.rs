@@ -22,9 +22,19 @@ enum Kept {
 
 impl Data {
     /// Tells `progress` of each byte that is written.
-    pub fn counted(self, progress: &Rc<Progress>) -> Data {
-        progress.handed.set(progress.handed.get() + bytes::Buf::remaining(&self) as u64);
-        Data { bytes: self.bytes, progress: Some(progress.clone()) }
+    pub fn counted(mut self, progress: &Rc<Progress>) -> Data {
+        progress.takes(bytes::Buf::remaining(&self) as u64);
+        self.progress = Some(progress.clone());
+        self
+    }
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        // Of a stream that was reset: it waits no longer.
+        if let Some(progress) = &self.progress {
+            progress.shared.set(progress.shared.get() - bytes::Buf::remaining(self) as u64);
+        }
     }
 }
 
@@ -72,12 +82,19 @@ impl bytes::Buf for Data {
 pub struct Progress {
     handed: Cell<u64>,
     written: Cell<u64>,
+    /// Bytes waiting of all streams that share this count.
+    shared: Rc<Cell<u64>>,
     /// So many bytes may wait when `waker` is woken.
     mark: Cell<u64>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Progress {
+    /// `shared` counts what waits of several streams.
+    pub fn new(shared: &Rc<Cell<u64>>) -> Progress {
+        Progress { shared: shared.clone(), ..Progress::default() }
+    }
+
     /// Bytes given to the machine.
     pub fn handed(&self) -> u64 {
         self.handed.get()
@@ -102,12 +119,39 @@ impl Progress {
         Poll::Pending
     }
 
+    fn takes(&self, bytes: u64) {
+        self.handed.set(self.handed.get() + bytes);
+        self.shared.set(self.shared.get() + bytes);
+    }
+
     fn wrote(&self, bytes: u64) {
         self.written.set(self.written.get() + bytes);
+        self.shared.set(self.shared.get() - bytes);
         if self.handed.get() - self.written.get() <= self.mark.get()
             && let Some(waker) = self.waker.borrow_mut().take()
         {
             waker.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Buf as _;
+
+    #[test]
+    fn what_waits_is_counted_until_it_is_written_or_thrown_away() {
+        let shared = Rc::new(Cell::new(0));
+        let streams = [(); 2].map(|()| Rc::new(Progress::new(&shared)));
+        let mut first = Data::from(Bytes::from_static(b"hello")).counted(&streams[0]);
+        let second = Data::from(Bytes::from_static(b"world!")).counted(&streams[1]);
+        first.advance(2);
+        assert_eq!((shared.get(), streams[0].handed(), streams[0].written()), (9, 5, 2));
+        drop(second);
+        assert_eq!(shared.get(), 3);
+        first.advance(3);
+        drop(first);
+        assert_eq!(shared.get(), 0);
     }
 }

@@ -30,6 +30,8 @@ pub struct MultiplexedHead {
     /// The stream is to carry a WebSocket (extended CONNECT). The request is a GET that offers to switch, as HTTP/1 asks for one; the
     /// key that belongs to it is still to be added.
     pub websocket: bool,
+    /// How urgent the client finds the answer (RFC 9218), 0 to 7, the most urgent first; `None`: it does not say, which is 3.
+    pub urgency: Option<u8>,
     /// Fields that were left out because of `_` in their names, see [`Limits::underscores`].
     pub dropped: u32,
     /// Bytes of the head, as HTTP/1 would write it.
@@ -194,6 +196,7 @@ fn read_fields<'a>(
                 }
                 head.expect_continue = true;
             }
+            Known::Other if name == b"priority" => head.urgency = urgency(value),
             Known::Cookie => {
                 if !cookies.is_empty() && !value.is_empty() {
                     cookies.extend_from_slice(b"; ");
@@ -212,6 +215,15 @@ fn read_fields<'a>(
         into.headers.add("cookie", cookies);
     }
     Ok(())
+}
+
+/// The `u` of a priority, a dictionary of structured fields; one that cannot be read says nothing.
+fn urgency(value: &[u8]) -> Option<u8> {
+    let mut said = value.split(|&b| b == b',').map(trim).filter_map(|member| member.strip_prefix(b"u="));
+    match said.next_back()? {
+        [digit @ b'0'..=b'7'] => Some(digit - b'0'),
+        _ => None,
+    }
 }
 
 /// What HTTP/1 writes around method, target and host.

@@ -156,3 +156,13 @@ fn heads_are_bounded_and_each_crumb_counts() {
     let lines = [(":method", "GET"), (":authority", "a"), (":path", "/"), ("a_b", "1")];
     assert_eq!(super::tests::read(&lines, &strict).unwrap_err(), Fault::NameUnderscore);
 }
+
+#[test]
+fn urgency_is_read() {
+    for (text, expected) in
+        [("u=0, i", Some(0)), ("i,u=7", Some(7)), ("i", None), ("u=8", None), ("u=1;x, u=12", None), ("", None)]
+    {
+        assert_eq!(get(&[("priority", text)]).unwrap().0.urgency, expected, "{text}");
+    }
+    assert_eq!(get(&[]).unwrap().0.urgency, None);
+}
