@@ -7,6 +7,7 @@
 mod site;
 
 mod bodies;
+mod bombs;
 mod floods;
 mod heads;
 mod slow;

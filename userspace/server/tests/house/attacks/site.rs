@@ -65,6 +65,16 @@ impl Site {
         Site { machine, port, _backend: backend, server: server.to_owned(), eye }
     }
 
+    /// A further path, `/name`, to a backend on `port` with a filter before it, or after it.
+    pub fn pipeline(&self, name: &str, filter: &str, port: u16, before: bool) {
+        let filter = format!("- name: filter\n  {filter}\n");
+        let proxy =
+            format!("- kind: Proxy\n  name: proxy\n  pools:\n  - servers:\n    - url: http://127.0.0.1:{port}\n");
+        let filters = if before { filter + &proxy } else { proxy + &filter };
+        self.machine.create(&format!("kind: Pipeline\nname: {name}\nfilters:\n{filters}"));
+        self.route(&format!("/{name}"), name);
+    }
+
     /// A further path to a pipeline.
     pub fn route(&self, path: &str, pipeline: &str) {
         let more = format!("  - {{path: {path}, backend: {pipeline}}}\n");
@@ -191,7 +201,9 @@ impl Eye {
 pub struct Honest {
     stop: Arc<AtomicBool>,
     control: Control,
-    thread: JoinHandle<Result<(usize, Duration), String>>,
+    /// The daemon, and how long its workers had waited for a CPU when this began.
+    daemon: Option<(u32, Duration)>,
+    thread: JoinHandle<Result<Vec<Duration>, String>>,
 }
 
 impl Honest {
@@ -208,7 +220,9 @@ impl Honest {
     fn start(site: &Site, requests_per_connection: usize) -> Honest {
         let address = format!("127.0.0.1:{}", site.port);
         let mut connection = Connection::open(&address).unwrap();
-        Honest::asking(move |served| {
+        let pid = site.machine.pid();
+        let daemon = Some((pid, waited(pid)));
+        let honest = Honest::asking(move |served| {
             if served % requests_per_connection == requests_per_connection - 1 {
                 connection = Connection::open(&address)?;
             }
@@ -217,7 +231,8 @@ impl Honest {
                 _ => connection.request("POST", &format!("/steady/length/1000/{served:x}"), &[], "hello"),
             }?;
             if answer.status == 200 { Ok(()) } else { Err(io::Error::other(format!("{answer:?}"))) }
-        })
+        });
+        Honest { daemon, ..honest }
     }
 
     /// Makes the request that has this number, again and again.
@@ -226,33 +241,32 @@ impl Honest {
         let ended = stop.clone();
         ask(0).unwrap();
         let thread = thread::spawn(move || {
-            let (mut served, mut worst) = (0, Duration::ZERO);
+            let mut waits = Vec::new();
             while !ended.load(Ordering::Relaxed) {
-                let began = Instant::now();
+                let (began, served) = (Instant::now(), waits.len());
                 if let Err(error) = ask(served) {
                     return Err(format!("the honest client's request {served}: {error}"));
                 }
-                served += 1;
-                worst = worst.max(began.elapsed());
+                waits.push(began.elapsed());
                 thread::sleep(Duration::from_millis(2));
             }
-            Ok((served, worst))
+            Ok(waits)
         });
-        Honest { stop, control: Control::start(), thread }
+        Honest { stop, control: Control::start(), daemon: None, thread }
     }
 
     /// Ends it, and sees that it was served well.
     pub fn was_served(self) {
         self.stop.store(true, Ordering::Relaxed);
-        let (served, worst) = self.thread.join().unwrap().unwrap_or_else(|error| panic!("{error}"));
-        let alone = self.control.end();
-        println!(
-            "the honest client got {served} answers, the slowest after {worst:?}; an echo took {alone:?} at worst"
-        );
+        let waits = Waits::of(self.thread.join().unwrap().unwrap_or_else(|error| panic!("{error}")));
+        let echoes = Waits::of(self.control.end());
+        let crowded_out = self.daemon.map_or(Duration::ZERO, |(pid, before)| waited(pid).saturating_sub(before));
+        println!("the honest client waited {waits}; an echo {echoes}; the workers {crowded_out:?} for a CPU");
+        let (served, worst, alone) = (waits.0.len(), waits.worst(), echoes.worst());
         assert!(served >= 10, "the honest client got {served} answers only");
         assert!(
-            worst < STARVED + 6 * alone,
-            "the honest client waited {worst:?} for an answer, an echo took {alone:?}"
+            worst < STARVED + 6 * alone + crowded_out,
+            "the honest client waited {worst:?} for an answer, an echo took {alone:?}, the workers were ready without a CPU for {crowded_out:?}"
         );
     }
 }
@@ -261,7 +275,47 @@ impl Honest {
 /// several times as many threads.
 struct Control {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Duration>,
+    thread: JoinHandle<Vec<Duration>>,
+}
+
+/// How long the workers of a daemon have been ready to run while other threads had their CPUs. An echo does not show that: whoever
+/// works little is let in at once, and whoever has worked waits for its turn among all others.
+fn waited(pid: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of_worker = tasks
+        .map(|task| task.path())
+        .filter(|path| std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("worker-")));
+    let waited = of_worker.filter_map(|path| {
+        let text = std::fs::read_to_string(path.join("schedstat")).ok()?;
+        text.split(' ').nth(1)?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(waited.sum())
+}
+
+/// How long each of many waits was, the shortest first.
+struct Waits(Vec<Duration>);
+
+impl Waits {
+    fn of(mut waits: Vec<Duration>) -> Waits {
+        waits.sort_unstable();
+        Waits(waits)
+    }
+
+    fn worst(&self) -> Duration {
+        self.0.last().copied().unwrap_or_default()
+    }
+
+    fn percentile(&self, permil: usize) -> Duration {
+        self.0.get((self.0.len() * permil / 1000).min(self.0.len().saturating_sub(1))).copied().unwrap_or_default()
+    }
+}
+
+impl std::fmt::Display for Waits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ms = |wait: Duration| wait.as_secs_f64() * 1e3;
+        let (half, high, highest) = (ms(self.percentile(500)), ms(self.percentile(990)), ms(self.percentile(999)));
+        write!(f, "{half:.2} ms (p50), {high:.1} ms (p99), {highest:.1} ms (p99.9) in {} turns", self.0.len())
+    }
 }
 
 impl Control {
@@ -276,23 +330,23 @@ impl Control {
         let stop = Arc::new(AtomicBool::new(false));
         let ended = stop.clone();
         let thread = thread::spawn(move || {
-            let mut worst = Duration::ZERO;
+            let mut waits = Vec::new();
             while !ended.load(Ordering::Relaxed) {
                 let began = Instant::now();
                 let mut byte = [1];
                 if near.write_all(&byte).and_then(|()| near.read_exact(&mut byte)).is_err() {
                     break;
                 }
-                worst = worst.max(began.elapsed());
+                waits.push(began.elapsed());
                 thread::sleep(Duration::from_millis(2));
             }
-            worst
+            waits
         });
         Control { stop, thread }
     }
 
-    /// The longest an echo took.
-    fn end(self) -> Duration {
+    /// How long each echo took.
+    fn end(self) -> Vec<Duration> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }

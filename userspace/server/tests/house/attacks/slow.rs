@@ -1,7 +1,7 @@
 //! Clients that take their time: over a head, a body, an answer, or over saying anything.
 
 use super::site::{Honest, Site, crowd, last_status, on_both_drivers, push, rest, say};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -90,21 +90,35 @@ fn slow_readers() {
 /// More than kernels take on behalf of a client that reads nothing.
 const GENEROUS: usize = 1 << 30;
 
-/// Answers every connection with [`GENEROUS`] bytes.
+/// Answers every connection with [`GENEROUS`] bytes, from one thread. With a thread each, the hundred that send at the same time keep
+/// the daemon's workers from their CPUs: what was measured then was how the scheduler shares a CPU among a hundred.
 fn generous_backend() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
+    listener.set_nonblocking(true).unwrap();
     thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { continue };
-            thread::spawn(move || {
+        let mut streams: Vec<TcpStream> = Vec::new();
+        let piece = [b'x'; 32 << 10];
+        loop {
+            while let Ok((mut stream, _)) = listener.accept() {
+                stream.set_nonblocking(false).unwrap();
                 let _ = stream.read(&mut [0; 4096]);
-                let mut ok =
-                    say(&mut stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {GENEROUS}\r\n\r\n").as_bytes());
-                while ok.is_ok() {
-                    ok = say(&mut stream, &[b'x'; 32 << 10]);
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {GENEROUS}\r\n\r\n");
+                if say(&mut stream, head.as_bytes()).is_ok() && stream.set_nonblocking(true).is_ok() {
+                    streams.push(stream);
                 }
+            }
+            let mut idle = true;
+            streams.retain_mut(|stream| match stream.write(&piece) {
+                Ok(sent) => {
+                    idle = false;
+                    sent > 0
+                }
+                Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
             });
+            if idle {
+                thread::sleep(Duration::from_millis(2));
+            }
         }
     });
     port
