@@ -349,8 +349,10 @@ impl Shared {
 
     /// Enters how old the worker is and what it has worked, while its thread lives. For any thread.
     fn read_clocks(&self) {
-        if let Some(busy) = thread_cpu_time(self.thread_id.load(Ordering::Relaxed)) {
+        let thread = self.thread_id.load(Ordering::Relaxed);
+        if let Some(busy) = thread_cpu_time(thread) {
             self.counters.busy_ns.reach(busy.as_nanos() as u64);
+            self.counters.waited_ns.reach(thread_waited(thread).unwrap_or_default());
             self.counters.age_ns.reach(self.started.elapsed().as_nanos() as u64);
         }
     }
@@ -466,6 +468,12 @@ fn end_process(worker: usize, panic: &(dyn Any + Send)) -> ! {
     tracing::error!(worker, panic = reason, "a worker panicked outside its tasks; the process ends");
     eprintln!("worker {worker} panicked outside its tasks ({reason}); the process ends so that it is started anew");
     std::process::abort()
+}
+
+/// How long a thread was ready to run without running, in nanoseconds (sched-stats.rst).
+fn thread_waited(thread: libc::pid_t) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
+    text.split(' ').nth(1)?.parse().ok()
 }
 
 /// CPU time of a thread of this process, as the scheduler counts it.

@@ -104,7 +104,10 @@ counters! {
     remote_wakes,
     /// CPU time of the thread in nanoseconds, work in the kernel included.
     busy_ns,
-    /// Time since its start in nanoseconds; what of it is not in `busy_ns` it slept, or was without the CPU.
+    /// Time in nanoseconds in which the thread had something to do and no CPU to do it on, since other threads had them: what a
+    /// message waited for that no worker is to blame for. 0 where the kernel does not say (CONFIG_SCHED_INFO).
+    waited_ns,
+    /// Time since its start in nanoseconds; what of it is neither in `busy_ns` nor in `waited_ns` it slept.
     age_ns,
     /// System calls that submit to or wait on the driver (`io_uring_enter`, `epoll_wait`).
     enters,

@@ -23,6 +23,7 @@ on_both_drivers!(
     deadline_moves_and_clears,
     timeout_drops_what_it_bounds,
     many_timers,
+    a_worker_without_a_cpu_is_told_from_one_that_works,
     mailbox_from_many_threads,
     mailbox_blocks_senders_when_full,
     local_oneshot_wakes,
@@ -108,6 +109,38 @@ fn timeout_drops_what_it_bounds(io: IoMode) {
         assert!(dropped.get());
         assert_eq!(timeout(Duration::from_secs(5), async { 7 }).await, Ok(7));
     });
+}
+
+/// Another thread works without pause on the worker's CPU.
+fn a_worker_without_a_cpu_is_told_from_one_that_works(io: IoMode) {
+    if !std::path::Path::new("/proc/self/schedstat").exists() {
+        return;
+    }
+    let runtime = start(io);
+    let worker = &runtime.workers()[0];
+    let cpu = worker.cpu();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ended = stop.clone();
+    let rival = std::thread::spawn(move || {
+        assert!(core_affinity::set_for_current(core_affinity::CoreId { id: cpu }));
+        while !ended.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    });
+    worker.spawn(|| async {
+        loop {
+            yield_now().await;
+        }
+    });
+    let end = Instant::now() + Duration::from_secs(30);
+    while worker.stats().waited_ns < 50_000_000 {
+        assert!(Instant::now() < end, "{:?}", worker.stats());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    stop.store(true, Ordering::Relaxed);
+    rival.join().unwrap();
+    let stats = worker.stats();
+    assert!(stats.busy_ns + stats.waited_ns <= stats.age_ns + 100_000_000, "no time counts twice: {stats:?}");
 }
 
 fn many_timers(io: IoMode) {

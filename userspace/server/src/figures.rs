@@ -89,6 +89,12 @@ pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Enco
                             now.longest_turn_ns as f64 / 1e9,
                         ),
                         (
+                            "weir_worker_cpu_wait_seconds_total",
+                            "Time in which the worker had something to do and other threads of the machine had its CPU, by worker.",
+                            true,
+                            now.waited_ns as f64 / 1e9,
+                        ),
+                        (
                             "weir_worker_poll_seconds_max",
                             "Longest time one task ran without yielding in the last one to two minutes, by worker.",
                             false,
