@@ -425,8 +425,9 @@ impl Local {
         self.server.shared.limit(name);
     }
 
-    pub fn access_log_enabled(&self) -> bool {
-        self.log.borrow().is_some()
+    /// Somebody reads what stations a request passed, and how long each took.
+    pub fn wants_tags(&self) -> bool {
+        self.log.borrow().is_some() && self.live().access_log.wants_tags()
     }
 
     /// Books a connection that was counted, until it [leaves](Local::leave).

@@ -11,6 +11,7 @@ use base_model::{HttpServerSpec, IpFilter, PathSpec, RouterKind, RuleSpec};
 use proto_http::Request;
 use proto_http::path::PathError;
 use regex::Regex;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -280,7 +281,7 @@ impl Route {
     }
 
     fn matches_headers(&self, request: &Request) -> bool {
-        holds(&self.headers, self.all_headers, |key| request.headers.text(key).map(str::to_owned))
+        holds(&self.headers, self.all_headers, |key| request.headers.text(key).map(Cow::Borrowed))
     }
 
     fn matches_queries(&self, request: &Request) -> bool {
@@ -319,13 +320,13 @@ impl KeyMatch {
 }
 
 /// Any: one condition suffices, by value or by pattern. All: each must hold, with value and pattern where both are given.
-fn holds(conditions: &[KeyMatch], all: bool, value: impl Fn(&str) -> Option<String>) -> bool {
+fn holds<'a>(conditions: &[KeyMatch], all: bool, value: impl Fn(&str) -> Option<Cow<'a, str>>) -> bool {
     if conditions.is_empty() {
         return true;
     }
     let check = |c: &KeyMatch| {
         let value = value(&c.key).unwrap_or_default();
-        let listed = c.values.contains(&value);
+        let listed = c.values.iter().any(|listed| *listed == value);
         let fits = |p: &Regex| p.is_match(&value);
         if all {
             (c.values.is_empty() || listed) && c.pattern.as_ref().is_none_or(fits)
@@ -341,7 +342,7 @@ fn pattern(text: &str) -> Result<Regex, String> {
 }
 
 /// The first value of a query key, decoded.
-pub fn query_value(query: &str, key: &str) -> Option<String> {
+pub fn query_value<'a>(query: &'a str, key: &str) -> Option<Cow<'a, str>> {
     query.split('&').find_map(|pair| {
         let (k, v) = pair.split_once('=').unwrap_or((pair, ""));
         (decode_query(k) == key).then(|| decode_query(v))
@@ -349,9 +350,9 @@ pub fn query_value(query: &str, key: &str) -> Option<String> {
 }
 
 /// `+` and percent escapes of a query component; what is not a valid escape stays as it is.
-fn decode_query(text: &str) -> String {
+fn decode_query(text: &str) -> Cow<'_, str> {
     if !text.contains(['+', '%']) {
-        return text.to_owned();
+        return Cow::Borrowed(text);
     }
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -368,7 +369,7 @@ fn decode_query(text: &str) -> String {
         }
         at += 1;
     }
-    String::from_utf8_lossy(&out).into_owned()
+    Cow::Owned(String::from_utf8_lossy(&out).into_owned())
 }
 
 #[cfg(test)]

@@ -159,7 +159,7 @@ impl Context<'_> {
                 if let Some(name) = name.strip_prefix("http_") {
                     lines(request, &name.replace('_', "-"))?
                 } else if let Some(key) = name.strip_prefix("arg_") {
-                    query_value(request.query.as_deref()?, key)?
+                    query_value(request.query.as_deref()?, key)?.into_owned()
                 } else {
                     cookie(request, name.strip_prefix("cookie_")?)?
                 }

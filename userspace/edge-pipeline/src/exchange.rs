@@ -7,6 +7,7 @@ use crate::interim::Interim;
 use base_tls::Session;
 use proto_http::{Request, Response};
 use serde_json::Value;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -286,13 +287,39 @@ impl Default for Exchange {
     }
 }
 
+thread_local! {
+    static SPARE: RefCell<Vec<Response>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Responses a worker keeps, for their memory: about as many as it reads heads into at a time.
+const SPARE_MAX: usize = 64;
+
+/// One that has grown beyond this, in bytes, is not worth keeping.
+const SPARE_BYTES_MAX: usize = 16 * 1024;
+
+/// An empty response to read a head into; it has the memory of one that is not needed any more, where there is any.
+pub fn fresh_response() -> Response {
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+fn recycle(mut response: Response) {
+    SPARE.with_borrow_mut(|spare| {
+        if spare.len() < SPARE_MAX && (1..=SPARE_BYTES_MAX).contains(&response.headers.memory()) {
+            response.headers.clear();
+            spare.push(Response { headers: response.headers, ..Response::default() });
+        }
+    });
+}
+
 impl Exchange {
     /// Makes ready for the next request of the same client; keeps memory.
     pub fn reset(&mut self) {
         self.default.request.clear();
         self.default.has_request = false;
         self.default.request_body = Body::Empty;
-        self.default.response = None;
+        if let Some(response) = self.default.response.take() {
+            recycle(response);
+        }
         self.default.response_body = Body::Empty;
         self.others.clear();
         self.current = 0;
@@ -414,6 +441,26 @@ impl Exchange {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_memory_of_a_response_serves_the_next() {
+        let mut response = fresh_response();
+        (0..20).for_each(|n| response.headers.add(format!("X-{n}"), "value"));
+        let memory = response.headers.memory();
+        let mut exchange = Exchange::default();
+        exchange.respond(Response { status: 503, ..response }, Body::Empty);
+        exchange.reset();
+        let next = fresh_response();
+        assert_eq!((next.status, next.headers.len(), next.headers.memory()), (200, 0, memory));
+        // Neither what never had any, nor what has too much.
+        exchange.respond(Response::default(), Body::Empty);
+        exchange.reset();
+        let mut large = Response::default();
+        large.headers.add("X", "v".repeat(SPARE_BYTES_MAX));
+        exchange.respond(large, Body::Empty);
+        exchange.reset();
+        assert_eq!(fresh_response().headers.memory(), 0);
+    }
 
     #[test]
     fn a_refusal_keeps_what_filters_set_and_nothing_of_the_answer_it_replaces() {

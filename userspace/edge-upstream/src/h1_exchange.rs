@@ -8,6 +8,7 @@ use base_runtime::{Buf, Task, net};
 use base_telemetry::Limit;
 use base_telemetry::proxy::UpstreamError;
 use base_tls::Transport;
+use edge_pipeline::exchange::fresh_response;
 use edge_pipeline::wire::{send_head, send_last_chunk, send_piece, unframe};
 use edge_pipeline::{Body, BodyError, BodyStream, Piece, Sight};
 use proto_http::h1::{self, BodyDecoder, Fault, Framing, RequestOptions, ResponseHead};
@@ -63,7 +64,7 @@ impl Attempt<'_> {
         };
         let mut sending = self.begin_upload(stream, outgoing, framing).await?;
         let mut interim = h1::Interim::default();
-        let mut response = Response::default();
+        let mut response = fresh_response();
         let mut partial: Vec<u8> = Vec::new();
         let mut answered = false;
         let mut unsent = None;

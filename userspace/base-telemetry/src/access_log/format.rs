@@ -19,6 +19,7 @@ const URI_BYTES_MAX: usize = 512;
 pub struct Format {
     parts: Vec<Part>,
     shows_credentials: bool,
+    wants_tags: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +92,7 @@ impl std::error::Error for FormatError {}
 impl Default for Format {
     fn default() -> Self {
         // A test reads the default format, so this never falls back.
-        Self::parse(DEFAULT_FORMAT).unwrap_or(Self { parts: Vec::new(), shows_credentials: false })
+        Self::parse(DEFAULT_FORMAT).unwrap_or(Self { parts: Vec::new(), shows_credentials: false, wants_tags: false })
     }
 }
 
@@ -118,7 +119,8 @@ impl Format {
         if !rest.is_empty() {
             parts.push(Part::Text(rest.into()));
         }
-        Ok(Self { parts, shows_credentials: false })
+        let wants_tags = parts.contains(&Part::Variable(Variable::Tags));
+        Ok(Self { parts, shows_credentials: false, wants_tags })
     }
 
     /// Shows targets and headers with the credentials in them, which are hidden otherwise.
@@ -132,7 +134,7 @@ impl Format {
 
     /// Whether lines show tags; if not, nobody needs to collect them.
     pub fn wants_tags(&self) -> bool {
-        self.parts.contains(&Part::Variable(Variable::Tags))
+        self.wants_tags
     }
 
     /// Whether lines show request or response headers.
