@@ -485,6 +485,34 @@ fn answers_that_break_rules_or_bounds_are_none() {
     }
 }
 
+/// A backend that sends what costs it nothing and leads nowhere loses its connection, and is counted.
+#[test]
+fn floods_of_frames_have_a_bound() {
+    let head = frame(HEADERS, 4, 1, &[STATUS_200]);
+    let floods = [
+        ("pings", frame(6, 0, 0, &[0; 8])),
+        ("settings", frame(SETTINGS, 0, 0, &[])),
+        ("empty data", frame(DATA, 0, 1, &[])),
+        ("windows", frame(8, 0, 1, &1u32.to_be_bytes())),
+        ("priorities", frame(2, 0, 3, &[0, 0, 0, 0, 1])),
+        ("unknown frames", frame(99, 0, 0, &[])),
+        ("interim answers", frame(HEADERS, 4, 1, &literal(":status", "102"))),
+    ];
+    for (what, flood) in floods {
+        let first = if what == "interim answers" { Vec::new() } else { head.clone() };
+        let backend = saying([first, flood.repeat(5_000)].concat());
+        let good = Backend::answering(OK);
+        let house = House::new(1, &h2c(backend.port));
+        let beside = House::new(1, &to(good.port));
+        let said = house.ask(get("/"));
+        assert!(said.status == 503 || said.body.is_err(), "{what}: {said:?}");
+        assert_eq!(beside.ask(get("/")).status, 200);
+        if what != "interim answers" {
+            house.await_metric("weir_limit_hits_total{limit=\"upstream_h2_faults\"}", 1);
+        }
+    }
+}
+
 #[test]
 fn an_answer_that_breaks_off_is_seen_to() {
     let head = frame(HEADERS, 4, 1, &[STATUS_200]);

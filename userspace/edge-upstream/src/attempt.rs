@@ -42,6 +42,9 @@ pub struct Attempt<'a> {
     pub counters: &'a Arc<Counters>,
 }
 
+/// New leases of one attempt on which nothing may be done of the request.
+const UNTOUCHED_MOST: u32 = 2;
+
 /// What is counted of backends that are out of the ordinary.
 #[derive(Debug)]
 pub struct Counters {
@@ -172,9 +175,17 @@ impl Attempt<'_> {
                 done => return done,
             }
         }
-        self.connecting.set(true);
-        let opened = lease::open(self.server, http1, self.connect_timeout, self.recorder, self.counters).await;
-        self.connecting.set(false);
-        opened.map_err(AttemptError::Connect)?.exchange(self, body, self.keep_body).await
+        let mut left = UNTOUCHED_MOST;
+        loop {
+            self.connecting.set(true);
+            let opened = lease::open(self.server, http1, self.connect_timeout, self.recorder, self.counters).await;
+            self.connecting.set(false);
+            left -= 1;
+            match opened.map_err(AttemptError::Connect)?.exchange(self, body, self.keep_body).await {
+                // A connection that many share may have come to its end in the meantime.
+                Err(AttemptError::Broken { stage: Stage::Untouched, .. }) if left > 0 => {}
+                done => return done,
+            }
+        }
     }
 }

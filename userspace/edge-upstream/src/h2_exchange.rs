@@ -56,6 +56,7 @@ impl Exchanger for Stream {
             }
         };
         drop(requests);
+        self.asked();
         let lease = Rc::new(self);
         let mut upload = (!ends).then(|| Upload { body: outgoing, sending, progress: Rc::default() });
         let mut interim = Interim::default();
@@ -102,7 +103,7 @@ impl Exchanger for Stream {
         let left = announced.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
         let download = Download {
             incoming: Some(incoming),
-            _lease: lease,
+            lease,
             upload,
             accepted,
             cut: cut.is_some(),
@@ -348,7 +349,7 @@ struct Download {
     /// `None` once it has ended.
     incoming: Option<h2::RecvStream>,
     /// The place on the connection, until nothing is left of the exchange.
-    _lease: Rc<Stream>,
+    lease: Rc<Stream>,
     /// The rest of the request's body.
     upload: Option<Uploading>,
     /// The answer is a 2xx: the backend wants the rest of the request, also when its answer is complete before.
@@ -388,6 +389,7 @@ impl Download {
         if let Some(incoming) = &mut self.incoming {
             // Fails only for more than was received.
             let _ = incoming.flow_control().release_capacity(piece.len());
+            self.lease.took(piece.len());
         }
         Some(Piece::Bytes(piece))
     }
@@ -458,6 +460,14 @@ impl BodyStream for Download {
 
     fn trailers(&mut self) -> Option<Headers> {
         self.trailers.take()
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        if let Some(incoming) = &mut self.incoming {
+            self.lease.took(incoming.flow_control().used_capacity());
+        }
     }
 }
 

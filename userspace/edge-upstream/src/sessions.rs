@@ -6,6 +6,9 @@
 //! Whether a server with TLS speaks HTTP/2 shows when it is connected to (ALPN); until that is known, one request at a time connects.
 //! One that does not gets connections of HTTP/1.1, as many as there are requests.
 //!
+//! Frames that cost a backend nothing and lead nowhere (PING, SETTINGS, empty DATA and their kin) have allowances; one that has spent
+//! them loses its connection, counted as `upstream_h2_faults`.
+//!
 //! A connection takes no more requests when its backend says so (GOAWAY), when its name has moved on, and after a fault; those under way
 //! end on it. It is closed when nobody has used it for as long as an idle connection of HTTP/1.1 is kept.
 
@@ -15,6 +18,7 @@ use crate::endpoint::{Endpoint, Protocols, Server};
 use crate::lease::Lease;
 use crate::pool::{self, IDLE_TIMEOUT, IdHasher, Link};
 use crate::tls::Identity;
+use base_runtime::memory::{Booking, Kind};
 use base_runtime::time::Deadline;
 use base_telemetry::proxy::ServerRecorder;
 use base_tls::Transport;
@@ -53,6 +57,12 @@ const SETTINGS_WITHIN: Duration = Duration::from_millis(500);
 /// Bytes received of one connection before others have their turn.
 const TURN_BYTES: usize = 128 * 1024;
 
+/// Bytes sent before the watch on the backend's frames hears of them.
+const TOLD_LEAST: u64 = 64 * 1024;
+
+/// Changes smaller than this are not booked.
+const BOOKED_LEAST: usize = 16 * 1024;
+
 /// See the module doc.
 pub(crate) struct Session {
     /// `None` once no more requests are taken.
@@ -67,6 +77,10 @@ pub(crate) struct Session {
     since: Cell<Option<Instant>>,
     /// Of whoever waits for the first the backend says.
     heard: Cell<Option<Waker>>,
+    /// Bytes of answers that were taken, or given up.
+    taken: Cell<u64>,
+    /// Bytes of answers that have come and wait for their readers.
+    unread: Booking,
 }
 
 /// A place for one request on a shared connection.
@@ -92,6 +106,19 @@ impl Stream {
     /// What a request is sent with; `None` once no more are taken.
     pub(crate) fn requests(&self) -> Option<SendRequest> {
         self.session.requests.borrow().clone()
+    }
+
+    /// A request was sent.
+    pub(crate) fn asked(&self) {
+        if let Some(watch) = self.session.link.watch() {
+            watch.borrow_mut().asked();
+        }
+    }
+
+    /// So many bytes of an answer were taken, or are not wanted any more.
+    pub(crate) fn took(&self, bytes: usize) {
+        let session = &self.session;
+        session.taken.set(session.taken.get() + bytes as u64);
     }
 
     /// No further request goes out on this connection.
@@ -152,6 +179,28 @@ impl Session {
         self.streams.get() < open.current_max_send_streams().clamp(1, STREAMS_MOST)
     }
 
+    /// Keeps the books. True: the backend has sent too much of what leads nowhere.
+    fn look(&self, told: &mut u64) -> bool {
+        let Some(watch) = self.link.watch() else { return false };
+        let mut watch = watch.borrow_mut();
+        // What it may open its windows for.
+        let sent = self.link.bytes_out() - *told;
+        if sent >= TOLD_LEAST {
+            *told += sent;
+            watch.sent(sent);
+        }
+        let come = watch.data_bytes();
+        if self.streams.get() == 0 {
+            // Padding is taken by nobody.
+            self.taken.set(come);
+        }
+        let unread = come.saturating_sub(self.taken.get()) as usize;
+        if unread.abs_diff(self.unread.bytes()) >= BOOKED_LEAST || unread == 0 {
+            self.unread.set(unread);
+        }
+        watch.spent().is_some()
+    }
+
     /// Ready when something was received, or the connection has ended.
     fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.link.bytes_in() > 0 || self.requests.borrow().is_none() {
@@ -191,6 +240,8 @@ struct Group {
     http1: bool,
     /// It asked for that, so that nothing else is offered.
     http1_asked: bool,
+    /// When somebody connected last: what is known is kept for as long as an idle connection.
+    used: Option<Instant>,
 }
 
 thread_local! {
@@ -229,6 +280,7 @@ enum Turn {
 fn turn(server: &Server) -> Turn {
     GROUPS.with_borrow_mut(|groups| {
         let group = groups.entry(server.connections()).or_default();
+        group.used = Some(base_runtime::now());
         if group.http1 && server.protocols != Protocols::Http2 {
             return Turn::Alone(if group.http1_asked { Protocols::Http1 } else { server.protocols });
         }
@@ -297,7 +349,8 @@ pub(crate) fn sweep(now: Instant) {
                 }
                 !old
             });
-            !group.sessions.is_empty() || group.openings > 0
+            let recent = |at: Instant| now.saturating_duration_since(at) < IDLE_TIMEOUT;
+            !group.sessions.is_empty() || group.openings > 0 || group.used.is_some_and(recent)
         });
     });
 }
@@ -363,6 +416,8 @@ impl Maker {
             streams: Cell::new(0),
             since: Cell::new(None),
             heard: Cell::new(None),
+            taken: Cell::new(0),
+            unread: Booking::new(Kind::Bodies, 0),
         });
         GROUPS.with_borrow_mut(|groups| groups.entry(self.key).or_default().sessions.push(session.clone()));
         let stream = Stream::of(&session);
@@ -377,7 +432,7 @@ impl Maker {
 /// Keeps a connection going until it has ended.
 async fn drive(session: Rc<Session>, mut connection: Connection, counters: Arc<Counters>) {
     let mut pings = connection.ping_pong();
-    let (silence, mut heard, mut asked) = (Deadline::default(), None, false);
+    let (silence, mut heard, mut asked, mut told) = (Deadline::default(), None, false, 0);
     let ended = poll_fn(|cx| {
         loop {
             session.link.begin_turn(TURN_BYTES);
@@ -386,6 +441,11 @@ async fn drive(session: Rc<Session>, mut connection: Connection, counters: Arc<C
             }
             if session.link.bytes_in() > 0 {
                 session.tell_heard();
+            }
+            if session.look(&mut told) {
+                counters.faults.hit(base_runtime::worker_index());
+                session.link.transport().abort();
+                return Poll::Ready(Ok(()));
             }
             if let Some(pings) = &mut pings {
                 // Takes the answer in, so that another one can be asked for.

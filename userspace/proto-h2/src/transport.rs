@@ -51,6 +51,11 @@ impl Link {
         Link::make(transport, Some(RefCell::new(Watch::new(base_runtime::now()))))
     }
 
+    /// The same, for the side that asks.
+    pub fn asking(transport: Transport) -> Rc<Link> {
+        Link::make(transport, Some(RefCell::new(Watch::of_server(base_runtime::now()))))
+    }
+
     fn make(transport: Transport, watch: Option<RefCell<Watch>>) -> Rc<Link> {
         Rc::new(Link {
             transport,

@@ -99,6 +99,8 @@ pub struct Watch {
     of_head: bool,
     /// A header block has begun and not ended.
     in_block: bool,
+    /// What comes are answers.
+    answers: bool,
     requests: u64,
     data_bytes: u64,
 }
@@ -116,9 +118,22 @@ impl Watch {
             spent: None,
             of_head: false,
             in_block: false,
+            answers: false,
             requests: 0,
             data_bytes: 0,
         }
+    }
+
+    /// For the side that asks: a server sends no preface, and what requests earn is earned as they are sent, see [`Watch::asked`].
+    pub fn of_server(now: Instant) -> Watch {
+        Watch { preface: 0, answers: true, ..Watch::new(now) }
+    }
+
+    /// A request was sent to the server that is watched. It may refuse each.
+    pub fn asked(&mut self) {
+        self.requests += 1;
+        self.earn(|allowance| allowance.per_request);
+        self.earn_resets(1);
     }
 
     /// These bytes were received.
@@ -193,7 +208,9 @@ impl Watch {
                 (self.payload == 0 && flags & END_STREAM == 0).then_some(Cheap::EmptyData)
             }
             HEADERS => {
-                self.begin_request();
+                if !self.answers {
+                    self.begin_request();
+                }
                 None
             }
             PRIORITY | PRIORITY_UPDATE => Some(Cheap::Priority),
@@ -220,8 +237,12 @@ impl Watch {
         self.requests += 1;
         let resets = u32::from(self.requests.is_multiple_of(u64::from(REQUESTS_PER_RESET)));
         self.earn(|allowance| allowance.per_request);
-        self.left[Cheap::Reset as usize] =
-            (self.left[Cheap::Reset as usize] + resets).min(Cheap::Reset.allowance().most);
+        self.earn_resets(resets);
+    }
+
+    fn earn_resets(&mut self, resets: u32) {
+        let left = &mut self.left[Cheap::Reset as usize];
+        *left = (*left + resets).min(Cheap::Reset.allowance().most);
     }
 
     fn earn(&mut self, earned: impl Fn(&Allowance) -> u32) {
@@ -313,6 +334,19 @@ mod tests {
         let each = [frame(HEADERS, END_HEADERS, 10), frame(RST_STREAM, 0, 4)].concat();
         rapid.received(&each.repeat(400), now);
         assert_eq!(rapid.spent(), Some(Cheap::Reset));
+    }
+
+    #[test]
+    fn a_server_may_refuse_every_request_and_reset_nothing_else() {
+        let now = Instant::now();
+        let mut watch = Watch::of_server(now);
+        for _ in 0..10_000 {
+            watch.asked();
+            watch.received(&frame(RST_STREAM, 0, 4), now);
+        }
+        assert_eq!((watch.spent(), watch.requests()), (None, 10_000));
+        watch.received(&[frame(HEADERS, END_HEADERS, 9), frame(RST_STREAM, 0, 4)].concat().repeat(257), now);
+        assert_eq!((watch.spent(), watch.requests()), (Some(Cheap::Reset), 10_000));
     }
 
     #[test]

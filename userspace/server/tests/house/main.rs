@@ -15,6 +15,7 @@ mod differential;
 mod figures;
 mod halves;
 mod http2;
+mod http2_upstream;
 mod process;
 mod quick_start;
 mod restart;
