@@ -1,7 +1,7 @@
 //! The [`Catalog`] made of base-model: what remains for the server to bring is the list of filters.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
 use base_model::explain::Explained;
@@ -17,8 +17,8 @@ pub struct ModelCatalog {
     secrets: Secrets,
     descriptions: BTreeMap<String, String>,
     /// Outlines of the stored objects by name: a change costs the reading of what it holds, however many objects there are and
-    /// however large they are.
-    read: Mutex<HashMap<String, (Document, Arc<Outline>)>>,
+    /// however large they are. A document that was replaced is not kept for it.
+    read: Mutex<HashMap<String, (Weak<Value>, Arc<Outline>)>>,
     vips_max: usize,
 }
 
@@ -49,7 +49,7 @@ impl ModelCatalog {
             let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
             for (name, document) in stored.iter().filter(|(name, _)| !replaced.contains(name.as_str())) {
                 match read.get(name) {
-                    Some((known, outline)) if Arc::ptr_eq(known, document) => outlines.push(outline.clone()),
+                    Some((known, outline)) if known.as_ptr() == Arc::as_ptr(document) => outlines.push(outline.clone()),
                     _ => unread.push((name, document)),
                 }
             }
@@ -59,7 +59,7 @@ impl ModelCatalog {
             // What cannot be read is somebody else's problem: it is told when that document is checked.
             let Some(outline) = Outline::read(document).map(Arc::new) else { continue };
             outlines.push(outline.clone());
-            fresh.push((name.clone(), (document.clone(), outline)));
+            fresh.push((name.clone(), (Arc::downgrade(document), outline)));
         }
         if !fresh.is_empty() {
             let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -297,6 +297,16 @@ mod tests {
         }
         let again: BTreeMap<_, _> = fifty.iter().map(|(n, d)| (n.clone(), Document::new(Value::clone(d)))).collect();
         assert_eq!(counted(&a, &again), 20 * each, "nor the same text in other memory");
+    }
+
+    #[test]
+    fn a_document_that_was_replaced_is_not_kept() {
+        let catalog = ModelCatalog::new(Box::new(Counting(Arc::default())), Vec::new(), BTreeMap::new());
+        let there = stored(vec![json!({"name": "old", "kind": "HTTPServer", "port": 80})]);
+        let document = Arc::downgrade(&there["old"]);
+        assert_eq!(catalog.check(&[], &there).len(), 0);
+        drop(there);
+        assert!(document.upgrade().is_none());
     }
 
     #[test]

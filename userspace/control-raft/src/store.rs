@@ -651,8 +651,8 @@ const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
 /// Some entries and what the file needs to keep them.
 const ROOM_BYTES: usize = 64 << 10;
-/// The file is read once; pages it rewrites are few.
-const CACHE_BYTES: usize = 8 << 20;
+/// Entries are read once, at the start, and the snapshot seldom; pages that are rewritten are few.
+const CACHE_BYTES: usize = 1 << 20;
 /// Files below this size are left as they are: the log and the snapshots of a large configuration need that much.
 const COMPACT_BYTES: u64 = 64 << 20;
 /// Bounds the time one transaction keeps its first writer waiting.
