@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 use crate::catalog::{Catalog, Category, Checked, KindInfo};
 
+/// An outline, and the document it was read from.
+type Known = (Weak<Value>, Arc<Outline>);
+
 pub struct ModelCatalog {
     filters: Box<dyn FilterKinds + Send + Sync>,
     explained: Vec<Explained>,
@@ -18,7 +21,7 @@ pub struct ModelCatalog {
     descriptions: BTreeMap<String, String>,
     /// Outlines of the stored objects by name: a change costs the reading of what it holds, however many objects there are and
     /// however large they are. A document that was replaced is not kept for it.
-    read: Mutex<HashMap<String, (Weak<Value>, Arc<Outline>)>>,
+    read: Mutex<HashMap<String, Known>>,
     vips_max: usize,
 }
 
