@@ -45,6 +45,7 @@ fn shown(member: &Member, cluster: &str, metrics: &Metrics) -> Value {
         "lastHeartbeatTime": heard,
         "weir": {
             "id": member.id,
+            "instance": member.instance,
             "up": member.up,
             "edge": member.edge,
             "state": state,

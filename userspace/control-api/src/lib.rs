@@ -16,7 +16,7 @@ mod tickets;
 
 pub use publish::{
     Addresses, CustomChange, CustomKind, Delta, Document, Eligible, GENERATIONS_KEPT, Gap, Generation, Member,
-    MemberRole, Snapshot, Steering, Update,
+    MemberRole, Predecessor, Snapshot, Steering, Update,
 };
 pub use refusal::{Refusal, RefusalKind};
 pub use tickets::{TicketKey, TicketKeys};

@@ -33,6 +33,17 @@ pub struct Snapshot {
     pub custom_data: Arc<BTreeMap<String, Arc<BTreeMap<String, Document>>>>,
     /// Shown by no answer of the admin API.
     pub tickets: Arc<TicketKeys>,
+    /// Whose place this configuration has taken because an operator said so, the latest last. Edges that keep the last good state
+    /// of one of them, of this version or an earlier one, leave it for this.
+    pub succeeds: Arc<Vec<Predecessor>>,
+}
+
+/// A version of a cluster's configuration; of this one's or of one that is lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Predecessor {
+    pub cluster_id: String,
+    pub version: u64,
 }
 
 /// The step from one version to another. Deletions come first, then what was put.
@@ -58,6 +69,8 @@ pub struct Delta {
     pub cluster_name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tickets: Option<Arc<TicketKeys>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub succeeds: Option<Arc<Vec<Predecessor>>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,6 +99,9 @@ pub struct Member {
     /// Small number for tables and packets, from 1. It stays the member's for as long as the cluster knows its name.
     pub id: u16,
     pub name: String,
+    /// Drawn once and kept in the data directory: a second process of the same name is another instance.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub instance: String,
     pub role: MemberRole,
     /// Whether it carries traffic (not started with `--no-edge`, and not leaving).
     pub edge: bool,
@@ -206,6 +222,9 @@ impl Snapshot {
         }
         if let Some(tickets) = &delta.tickets {
             self.tickets = tickets.clone();
+        }
+        if let Some(succeeds) = &delta.succeeds {
+            self.succeeds = succeeds.clone();
         }
         self.cluster_id = delta.cluster_id.clone();
         self.version = delta.to;

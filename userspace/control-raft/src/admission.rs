@@ -70,8 +70,12 @@ pub async fn find_place(inner: Arc<Inner>, flag: StateFlag) {
 
 /// A running primary that the group forgot asks to be taken in again.
 pub async fn rejoin(inner: &Inner) {
-    tracing::warn!("the group does not count this member any more; asking to vote again");
-    ask(inner, AdmissionStep::Admit).await;
+    // Until then it stays quiet: its candidacies would cost the others their leader.
+    inner.set_gate(Gate::Appends);
+    if ask(inner, AdmissionStep::Admit).await {
+        inner.set_gate(Gate::Open);
+        tracing::info!("the group counts this member again");
+    }
 }
 
 async fn come_back(inner: &Inner) -> bool {
@@ -117,7 +121,8 @@ async fn found(inner: &Inner) -> bool {
 }
 
 async fn ask(inner: &Inner, step: AdmissionStep) -> bool {
-    let admission = Admission { name: inner.name().to_owned(), url: inner.peer_url.clone(), step };
+    let (name, instance) = (inner.name().to_owned(), inner.member().instance);
+    let admission = Admission { name, instance, url: inner.peer_url.clone(), step };
     let mut urls = inner.candidates();
     let mut asked = 0;
     while asked < urls.len() {
@@ -149,6 +154,9 @@ impl Inner {
     /// The leader's side; `None` elsewhere.
     pub async fn admit_here(&self, admission: Admission) -> Option<Result<(), Refusal>> {
         let raft = self.leading()?;
+        if let Some(taken) = self.name_taken(&admission.name, &admission.instance, None) {
+            return Some(Err(Refusal::conflict(taken)));
+        }
         let id = node_id(&admission.name);
         let peer = Peer { name: admission.name.clone(), url: admission.url };
         tracing::info!(member = admission.name, url = peer.url, step = %admission.step, "admission");

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::admission;
 use crate::config::{Config, StartError, StartErrorKind, StateFlag, check_scheme, host_port, same_place};
+use crate::instance;
 use crate::machine::Machine;
 use crate::network::Network;
 use crate::publish::{Follower, Publisher};
@@ -89,6 +90,10 @@ pub(crate) struct Inner {
     /// Where a secondary found the leader last.
     pub(crate) leader_hint: Mutex<Option<String>>,
     leaderless_since: Mutex<Option<Instant>>,
+    /// Tells this process from an earlier or another one of the same instance.
+    pub(crate) run: u64,
+    /// Why the others do not count this member, while that is so.
+    trouble: Mutex<Option<String>>,
     /// Why this member can take part no longer; it stays so.
     failure: watch::Sender<Option<String>>,
     leader_changes: AtomicU64,
@@ -145,6 +150,7 @@ impl Control {
             role: config.role,
             peer_url: if listeners.is_empty() { String::new() } else { peer_url.clone() },
             up: true,
+            instance: instance::of(&config.data_dir)?,
             ..config.member
         };
         let amnesic = voter.as_ref().is_some_and(|voter| voter.store.identity().amnesic);
@@ -168,6 +174,8 @@ impl Control {
             heard: Mutex::default(),
             leader_hint: Mutex::default(),
             leaderless_since: Mutex::new(Some(Instant::now())),
+            run: random(),
+            trouble: Mutex::default(),
             failure: watch::Sender::new(None),
             leader_changes: AtomicU64::new(0),
             proposals_failed: AtomicU64::new(0),
@@ -196,6 +204,11 @@ impl Control {
         let failed = failure.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
         // The sender lives as long as this handle does.
         failed.unwrap_or_default()
+    }
+
+    /// Why the others do not count this member although it runs: it was removed, or another has its name.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.inner.trouble).clone()
     }
 
     /// What [`Control::failed`] waits for, if it has come already.
@@ -248,7 +261,7 @@ impl Control {
         self.inner.reported.notify_one();
     }
 
-    /// Forgets a member: it votes no more, and its id is free again. One that runs comes back by itself.
+    /// Forgets a member: it votes no more, and its id is free again. One that runs says so and comes back by itself.
     pub async fn remove_member(&self, name: &str) -> Answer {
         let (inner, name) = (self.inner.clone(), name.to_owned());
         self.on_own_runtime(async move { inner.remove_member(&name).await }).await?
@@ -402,6 +415,18 @@ impl Inner {
 
     pub fn failure(&self) -> Option<String> {
         self.failure.borrow().clone()
+    }
+
+    /// Said once, in the log, and for as long as it is so to whoever asks.
+    pub fn trouble(&self, reason: Option<String>) {
+        let mut trouble = lock(&self.trouble);
+        match (&*trouble, &reason) {
+            (None, Some(reason)) => tracing::error!("{reason}"),
+            (Some(before), Some(reason)) if before != reason => tracing::error!("{reason}"),
+            (Some(_), None) => tracing::info!("the others count this member again"),
+            _ => {}
+        }
+        *trouble = reason;
     }
 
     fn fail(&self, reason: String) {
@@ -618,6 +643,10 @@ impl Inner {
             });
         }
         metrics
+    }
+
+    pub fn leaderless_for(&self) -> Duration {
+        lock(&self.leaderless_since).map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     fn note_leader(&self, known: bool) {

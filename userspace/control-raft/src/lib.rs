@@ -20,6 +20,7 @@ mod bounds;
 mod config;
 mod control;
 mod follow;
+mod instance;
 mod machine;
 mod network;
 mod peer;

@@ -30,7 +30,7 @@ use crate::control::{Gate, Inner};
 use crate::network::SnapshotHead;
 use crate::sound;
 use crate::types::{Packed, Types};
-use crate::wire::{Admission, CLUSTER_HEADER, ErrorBody, Heartbeat, LeaderHint, NOT_LEADER, Removal};
+use crate::wire::{Admission, CLUSTER_HEADER, ErrorBody, Heartbeat, LeaderHint, NAME_TAKEN, NOT_LEADER, Removal};
 
 pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
     Router::new()
@@ -168,7 +168,11 @@ async fn propose(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
 
 async fn heartbeat(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
     with(&body, async |heartbeat: Heartbeat| match inner.hear(heartbeat) {
-        Some(heard) => answer(&heard),
+        Some(Ok(heard)) => answer(&heard),
+        Some(Err(taken)) => {
+            let status = StatusCode::from_u16(NAME_TAKEN).expect("423 is a status");
+            refuse(status, taken)
+        }
         None => not_leader(&inner),
     })
     .await

@@ -55,8 +55,14 @@ impl Publisher {
     pub fn push(&self, state: State, delta: Arc<Delta>, bytes: usize) {
         let mut inner = self.lock();
         inner.state = Arc::new(state);
-        inner.deltas.push_back((delta, bytes));
-        inner.bytes += bytes;
+        if delta.to != delta.from + 1 {
+            // Versions were left out, and a place in the row is told by its version: readers get a snapshot.
+            inner.deltas.clear();
+            inner.bytes = 0;
+        } else {
+            inner.deltas.push_back((delta, bytes));
+            inner.bytes += bytes;
+        }
         while inner.deltas.len() > DELTAS_KEPT || inner.bytes > DELTA_BYTES_KEPT {
             let Some((_, bytes)) = inner.deltas.pop_front() else { break };
             inner.bytes -= bytes;

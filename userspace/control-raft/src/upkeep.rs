@@ -10,7 +10,7 @@ use control_state::{Action, TicketStep, ticket_step};
 use crate::admission;
 use crate::control::{Gate, Inner, lock, random};
 use crate::types::{Peer, Raft, node_id};
-use crate::wire::{Heartbeat, HeartbeatAnswer, WireError};
+use crate::wire::{Heartbeat, HeartbeatAnswer, NAME_TAKEN, WireError};
 
 /// What the leader heard of a member.
 pub(crate) struct Report {
@@ -19,6 +19,9 @@ pub(crate) struct Report {
     /// Absent for a member of the state that has not spoken to this leader.
     member: Option<Member>,
     leaving: bool,
+    /// The process that spoke last, and the one before it: one that comes back after it was followed by another has a twin.
+    run: u64,
+    run_before: Option<u64>,
 }
 
 /// Runs for as long as the member does.
@@ -46,11 +49,18 @@ pub async fn upkeep(inner: Arc<Inner>) {
             Ok(answer) => {
                 *lock(&inner.heard) = answer.heard;
                 let votes = inner.role() == MemberRole::Secondary || answer.voters.iter().any(|v| v == inner.name());
-                strays = if votes || inner.gate() != Gate::Open { 0 } else { strays + 1 };
-                // Purged while it was away, and back: a primary asks to vote again.
+                // One that is on its way in asks by itself.
+                let settled = inner.gate() == Gate::Open || strays > STRAYS;
+                if votes && strays > STRAYS {
+                    // Taken in again, perhaps by a call whose answer was lost.
+                    inner.set_gate(Gate::Open);
+                }
+                strays = if votes || !settled { 0 } else { strays + 1 };
                 if strays > STRAYS {
-                    strays = 0;
+                    inner.trouble(Some(REMOVED.to_owned()));
                     admission::rejoin(&inner).await;
+                } else {
+                    inner.trouble(None);
                 }
             }
             Err(error) => tracing::debug!(%error, "the leader did not hear this member"),
@@ -69,23 +79,60 @@ pub async fn say_goodbye(inner: &Inner) {
 }
 
 impl Inner {
-    /// The leader listens; `None` elsewhere.
-    pub fn hear(&self, heartbeat: Heartbeat) -> Option<HeartbeatAnswer> {
+    /// The leader listens, and says why not to one whose name another has; `None` elsewhere.
+    pub fn hear(&self, heartbeat: Heartbeat) -> Option<Result<HeartbeatAnswer, String>> {
         self.leading()?;
         let name = heartbeat.member.name.clone();
-        let news = self.note(heartbeat.member, heartbeat.leaving);
+        if let Some(taken) = self.name_taken(&name, &heartbeat.member.instance, Some(heartbeat.run)) {
+            return Some(Err(taken));
+        }
+        let news = self.note(heartbeat.member, heartbeat.run, heartbeat.leaving);
         let state = self.publisher().state();
         let news = news || state.view.members.get(&name).is_none_or(|known| !known.up);
         if news {
             self.reported.notify_one();
         }
-        Some(HeartbeatAnswer { heard: lock(&self.heard).clone(), voters: self.voters() })
+        Some(Ok(HeartbeatAnswer { heard: lock(&self.heard).clone(), voters: self.voters() }))
     }
 
-    fn note(&self, member: Member, leaving: bool) -> bool {
+    /// Why a process cannot go by this name, as the leader knows: another that does is alive. One that is silent, or has said
+    /// goodbye, leaves its name to whoever comes.
+    pub fn name_taken(&self, name: &str, instance: &str, run: Option<u64>) -> Option<String> {
+        let reports = lock(&self.reports);
+        let report = reports.get(name)?;
+        let state = self.publisher().state();
+        let holder = report.member.as_ref().or_else(|| state.view.members.get(name))?;
+        if holder.instance.is_empty() || report.leaving || report.heard.elapsed() > SILENCE {
+            return None;
+        }
+        let place = format!("admin API {}, peer URL {:?}", holder.api_addr, holder.peer_url);
+        if holder.instance != instance {
+            return Some(format!(
+                "another member named {name:?} runs ({place}): give this one a --name of its own; if the other is gone, its name is \
+                 free a second later"
+            ));
+        }
+        (run.is_some() && run == report.run_before).then(|| {
+            format!(
+                "another process runs as {name:?} with the identity of this one ({place}): its --data-dir is a copy; give this one a \
+                 --name of its own and an empty --data-dir"
+            )
+        })
+    }
+
+    fn note(&self, member: Member, run: u64, leaving: bool) -> bool {
         let mut reports = lock(&self.reports);
         let name = member.name.clone();
-        let report = Report { heard: Instant::now(), heard_at: SystemTime::now(), member: Some(member), leaving };
+        let run_before =
+            reports.get(&name).and_then(|before| if before.run == run { before.run_before } else { Some(before.run) });
+        let report = Report {
+            heard: Instant::now(),
+            heard_at: SystemTime::now(),
+            member: Some(member),
+            leaving,
+            run,
+            run_before,
+        };
         let before = reports.insert(name, report);
         before.is_none_or(|before| {
             let now = reports.get(&before.member.as_ref().map(|m| m.name.clone()).unwrap_or_default());
@@ -95,11 +142,12 @@ impl Inner {
 }
 
 async fn beat(inner: &Inner, leaving: bool) -> Result<HeartbeatAnswer, WireError> {
-    let heartbeat = Heartbeat { member: inner.member(), leaving };
+    let heartbeat = Heartbeat { member: inner.member(), run: inner.run, leaving };
     let mut last = WireError::NotLeader(None);
     let urls = match inner.leader_url() {
         Some(url) => vec![url],
-        None if inner.role() == MemberRole::Secondary => inner.candidates(),
+        // A primary that was removed hears of no leader any more.
+        None if inner.role() == MemberRole::Secondary || inner.leaderless_for() > LOST => inner.candidates(),
         None => return Err(last),
     };
     for url in urls {
@@ -109,14 +157,28 @@ async fn beat(inner: &Inner, leaving: bool) -> Result<HeartbeatAnswer, WireError
                 return Ok(answer);
             }
             Err(WireError::NotLeader(Some(leader))) if leader != url => {
-                if let Ok(answer) = inner.wire().post(&leader, "/raft/heartbeat", &heartbeat, BEAT_TIMEOUT).await {
-                    *lock(&inner.leader_hint) = Some(leader);
-                    return Ok(answer);
+                match inner.wire().post(&leader, "/raft/heartbeat", &heartbeat, BEAT_TIMEOUT).await {
+                    Ok(answer) => {
+                        *lock(&inner.leader_hint) = Some(leader);
+                        return Ok(answer);
+                    }
+                    Err(WireError::Refused { status: NAME_TAKEN, message }) => {
+                        inner.trouble(Some(message.clone()));
+                        return Err(WireError::Refused { status: NAME_TAKEN, message });
+                    }
+                    Err(error) => last = error,
                 }
             }
             Err(error) => {
-                if let WireError::Refused { status: 409, message } = &error {
-                    tracing::error!(url, message, "refused by a member of another cluster");
+                match &error {
+                    WireError::Refused { status: 409, message } => {
+                        tracing::error!(url, message, "refused by a member of another cluster");
+                    }
+                    WireError::Refused { status: NAME_TAKEN, message } => {
+                        inner.trouble(Some(message.clone()));
+                        return Err(error);
+                    }
+                    _ => {}
                 }
                 inner.forget_leader(&url);
                 last = error;
@@ -135,7 +197,8 @@ fn grant_grace(inner: &Inner) {
 
 async fn lead(inner: &Inner, raft: &Raft) {
     let leaving = inner.leaving.load(Ordering::Relaxed);
-    inner.note(inner.member(), leaving);
+    inner.note(inner.member(), inner.run, leaving);
+    inner.trouble(None);
     let state = inner.publisher().state();
     if state.view.cluster_id.is_empty() {
         let cluster_id = format!("{:016x}{:016x}", random(), random());
@@ -154,6 +217,8 @@ async fn lead(inner: &Inner, raft: &Raft) {
                 heard_at: UNIX_EPOCH,
                 member: None,
                 leaving: false,
+                run: 0,
+                run_before: None,
             });
         }
         reports.retain(|name, report| state.view.members.contains_key(name) || report.heard.elapsed() < SILENCE);
@@ -239,3 +304,8 @@ const BEAT: Duration = Duration::from_millis(200);
 const BEAT_TIMEOUT: Duration = Duration::from_millis(500);
 const LEAD: Duration = Duration::from_millis(100);
 const STRAYS: u32 = 5;
+/// An election is over within this.
+const LOST: Duration = Duration::from_millis(1500);
+/// What a member is told that runs and was removed.
+const REMOVED: &str = "the cluster has removed this member (weirctl member purge), and it runs: it asks to be taken in again and \
+                       serves what it was last told. To take it out for good, stop it first and remove it then";

@@ -35,6 +35,8 @@ pub enum WireError {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Heartbeat {
     pub member: Member,
+    /// Drawn when the process started: tells two that have the same data directory, of a copied machine say, from each other.
+    pub run: u64,
     /// The member is shutting down: no need to wait for its silence.
     pub leaving: bool,
 }
@@ -60,6 +62,8 @@ pub struct IdentityAnswer {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Admission {
     pub name: String,
+    /// Of the data directory, see [`Member::instance`].
+    pub instance: String,
     pub url: String,
     pub step: AdmissionStep,
 }
@@ -180,6 +184,8 @@ pub fn join(url: &str, path: &str) -> String {
 
 /// Carries the cluster's name, so that members of different clusters refuse each other.
 pub const CLUSTER_HEADER: &str = "x-weir-cluster";
+/// 423 Locked: another process has the name.
+pub const NAME_TAKEN: u16 = 423;
 /// 421 Misdirected Request.
 pub const NOT_LEADER: u16 = 421;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);

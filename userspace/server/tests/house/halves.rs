@@ -197,5 +197,59 @@ fn a_secondary_that_starts_first_takes_no_place_from_its_primary() {
     secondary.create(&mock("pl", "x"));
 }
 
+#[test]
+fn a_second_member_of_the_same_name_is_refused() {
+    let mut primary = Machine::new("p1").flags(["--no-edge"]);
+    primary.run();
+    let flags = ["--cluster-role", "secondary", "--primary-listen-peer-urls"];
+    let mut first = Machine::new("s1").flags(flags).flags([primary.peer_url()]);
+    first.run();
+    eventually("it is a member", || (primary.json("/status/members").as_array()?.len() == 2).then_some(()));
+    let mut second = Machine::new("s1").flags(flags).flags([primary.peer_url()]);
+    second.spawn();
+    unwell(&second, "give this one a --name of its own");
+    assert!(second.log().contains("another member named \"s1\" runs"), "{}", second.log());
+    let version = || primary.metric("weir_config_version").unwrap();
+    let before = version();
+    thread::sleep(Duration::from_millis(1500));
+    assert!(version() <= before + 1.0, "{} versions in 1.5 s", version() - before);
+    well(&first);
+    assert_eq!(second.log().matches("another member named").count(), 1, "it is said once:\n{}", second.log());
+
+    first.kill();
+    well(&second);
+    eventually("the name is its now", || {
+        let members = primary.json("/status/members");
+        let found = members.as_array()?.iter().find(|m| m["options"]["Name"] == "s1")?.clone();
+        (found["options"]["APIAddr"] == format!("127.0.0.1:{}", second.api)).then_some(())
+    });
+}
+
+#[test]
+fn a_member_that_runs_and_is_removed_comes_back() {
+    if !in_a_network("halves::a_member_that_runs_and_is_removed_comes_back") {
+        return;
+    }
+    let mut machines = three();
+    let leads = |m: &Machine| m.metric("weir_raft_is_leader") == Some(1.0);
+    let leader = eventually("there is a leader", || machines.iter().position(leads));
+    let (gone, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let name = machines[gone].name.clone();
+    let removed = machines[leader].api("DELETE", &format!("/status/members/{name}"), "");
+    assert_eq!(removed.status, 200, "{removed:?}");
+    eventually("it says what became of it", || machines[gone].log().contains("has removed this member").then_some(()));
+    eventually("it is back", || {
+        let members = machines[other].json("/status/members").as_array()?.len();
+        (members == 3 && machines[other].metric("weir_raft_voters")? == 3.0).then_some(())
+    });
+    well(&machines[gone]);
+    // It votes: with the third one gone, its voice makes the majority.
+    machines[other].kill();
+    eventually("changes are decided", || {
+        let answer = machines[gone].try_api("POST", "/apis/v2/objects", &mock("pl", "x")).ok()?;
+        (answer.status == 201 || answer.status == 409).then_some(())
+    });
+}
+
 /// Bytes of the largest file a process may write, with which its log still goes on and its state does not.
 const SMALL: u64 = 16 << 10;
