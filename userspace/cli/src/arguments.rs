@@ -144,6 +144,11 @@ pub enum Verb {
     /// Members of the cluster
     #[command(subcommand)]
     Member(MemberWhat),
+    /// What this machine's edge kept, when the cluster has lost its configuration
+    LastGood {
+        #[command(subcommand)]
+        what: Option<LastGoodWhat>,
+    },
     /// Older spelling of create, get, apply, delete
     #[command(subcommand, hide = true)]
     Object(ObjectWhat),
@@ -226,6 +231,22 @@ pub enum MemberWhat {
     #[command(alias = "delete")]
     Purge {
         name: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum LastGoodWhat {
+    /// Put what this machine's edge kept back into the cluster
+    Restore {
+        /// The version it keeps, as `weirctl last-good` shows it
+        #[arg(value_name = "VERSION")]
+        kept: u64,
+    },
+    /// Let what the cluster has take the place of what edges kept
+    Discard {
+        /// The version it keeps, as `weirctl last-good` shows it
+        #[arg(value_name = "VERSION")]
+        kept: u64,
     },
 }
 

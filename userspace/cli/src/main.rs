@@ -14,6 +14,7 @@ mod documents;
 mod edit;
 mod history;
 mod http_proxy;
+mod last_good;
 mod members;
 mod objects;
 mod output;

@@ -7,7 +7,7 @@ use crate::documents::{Mode, send, send_documents, word};
 use crate::output::{heads, print, structured, table};
 use crate::resource::Resource;
 use crate::server::{Server, segment};
-use crate::{catalog, check, config, custom, describe, edit, history, http_proxy, members, objects};
+use crate::{catalog, check, config, custom, describe, edit, history, http_proxy, last_good, members, objects};
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
     let format = arguments.output;
@@ -106,6 +106,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         }
         Verb::Member(MemberWhat::List) => members::get(&server, None, format).await,
         Verb::Member(MemberWhat::Purge { name }) => members::purge(&server, &[name]).await,
+        Verb::LastGood { what } => last_good::run(&server, what, format).await,
         Verb::Object(what) => object(&server, what, format).await,
         Verb::Profile { .. } => Err("profiling through the API is not built in; use perf on the machine".into()),
         Verb::Check { .. } | Verb::Explain { .. } | Verb::Config(_) | Verb::Completion { .. } => Ok(()),

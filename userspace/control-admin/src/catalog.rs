@@ -66,6 +66,16 @@ pub enum Category {
     Kernel,
 }
 
+/// What an edge serves.
+#[derive(Debug, Clone, Default)]
+pub struct LastGood {
+    pub cluster_id: String,
+    pub version: u64,
+    pub objects: Vec<Document>,
+    /// Why it serves this and not what the cluster offers, if so.
+    pub withheld: Option<String>,
+}
+
 /// What only this machine knows.
 pub trait Local: Send + Sync + 'static {
     /// Why this machine does not serve yet; answered as 503 on `/healthz`.
@@ -83,6 +93,11 @@ pub trait Local: Send + Sync + 'static {
 
     /// Status by object name, of one object or of all.
     fn object_status(&self, name: Option<&str>) -> BTreeMap<String, Value>;
+
+    /// What this machine's edge serves, and keeps on disk.
+    fn last_good(&self) -> Option<LastGood> {
+        None
+    }
 
     /// Prometheus text.
     fn metrics(&self) -> String;

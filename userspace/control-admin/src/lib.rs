@@ -15,6 +15,7 @@ mod catalog;
 mod checks;
 mod custom;
 mod history;
+mod last_good;
 mod listen;
 mod log_ring;
 mod login;
@@ -28,7 +29,7 @@ mod status;
 mod switch;
 
 pub use alone::router_alone;
-pub use catalog::{Catalog, Category, Checked, KindInfo, Local};
+pub use catalog::{Catalog, Category, Checked, KindInfo, LastGood, Local};
 pub use listen::{Admin, Door, bind};
 pub use log_ring::LogRing;
 pub use login::Logins;

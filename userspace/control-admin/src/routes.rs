@@ -11,7 +11,7 @@ use crate::alone::{about, healthz, metrics};
 use crate::body::{Error, Reply, finish};
 use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
-use crate::{custom, history, logs, members, metadata, objects, status};
+use crate::{custom, history, last_good, logs, members, metadata, objects, status};
 
 pub struct Api {
     pub control: Control,
@@ -57,6 +57,10 @@ fn entries() -> Vec<Entry> {
 
     add("cluster", "/status/members", &["GET"], get(members::list));
     add("cluster", "/status/members/{member}", &["DELETE"], delete(members::remove));
+
+    add("cluster", "/last-good", &["GET"], get(last_good::show));
+    add("cluster", "/last-good/restore", &["POST"], post(last_good::restore));
+    add("cluster", "/last-good/discard", &["POST"], post(last_good::discard));
 
     add("object", "/object-kinds", &["GET"], get(metadata::kinds));
     add("object", "/object-api-resources", &["GET"], get(metadata::api_resources));

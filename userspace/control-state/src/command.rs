@@ -73,6 +73,14 @@ pub enum Action {
         cluster_id: String,
         cluster_name: String,
     },
+    /// An operator says that this cluster's configuration takes the place of what edges kept: of `cluster_id` up to `version`.
+    /// `objects` are what one of them kept, as it was, owners and all; what the cluster has under the same name stays. The version
+    /// grows beyond `version`.
+    Succeed {
+        cluster_id: String,
+        version: u64,
+        objects: Vec<Entry>,
+    },
     /// A fresh session ticket key: the first one is used at once, later ones wait as the next. `at` in seconds since 1970.
     StageTicketKey {
         key: TicketKey,

@@ -29,6 +29,9 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
     if !Arc::ptr_eq(&old.tickets, &new.tickets) && old.tickets != new.tickets {
         delta.tickets = Some(new.tickets.clone());
     }
+    if !Arc::ptr_eq(&old.succeeds, &new.succeeds) && old.succeeds != new.succeeds {
+        delta.succeeds = Some(new.succeeds.clone());
+    }
     let nothing = delta.deletes.is_empty()
         && delta.puts.is_empty()
         && delta.members.is_none()
@@ -36,6 +39,7 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
         && delta.custom.is_empty()
         && delta.cluster_name.is_none()
         && delta.tickets.is_none()
+        && delta.succeeds.is_none()
         && old.cluster_id == new.cluster_id;
     (!nothing).then_some(delta)
 }

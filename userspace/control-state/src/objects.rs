@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base_model::beside::Claims;
-use control_api::{DOCUMENT_VERSION, Document, OWNER_LABEL, OWNER_USER, Refusal, Snapshot};
+use control_api::{DOCUMENT_VERSION, Document, OWNER_LABEL, OWNER_USER, Predecessor, Refusal, Snapshot};
 use serde_json::{Map, Value};
 
 use crate::command::{Entry, PutMode};
@@ -123,6 +123,31 @@ pub fn put(state: &mut State, mode: PutMode, entries: Vec<Entry>, now: &str) -> 
     }
     remove_generated(&mut state.view, &parents);
     check_claims(state, &claimed, several)?;
+    Ok(created)
+}
+
+/// What an edge kept comes back as it was, owners and all; what is here under the same name stays.
+pub fn succeed(state: &mut State, cluster_id: &str, version: u64, entries: Vec<Entry>) -> Result<Vec<String>, Refusal> {
+    let (mut created, mut claimed) = (Vec::new(), Vec::new());
+    for entry in entries {
+        let name = name_and_kind(&entry.document)?.0.to_owned();
+        if state.view.objects.contains_key(&name) {
+            continue;
+        }
+        Arc::make_mut(&mut state.view.objects).insert(name.clone(), entry.document);
+        if let Some(claim) = entry.claim {
+            Arc::make_mut(&mut state.claims).insert(name.clone(), claim);
+            claimed.push(name.clone());
+        }
+        created.push(name);
+    }
+    check_claims(state, &claimed, true)?;
+    let succeeds = Arc::make_mut(&mut state.view.succeeds);
+    succeeds.retain(|predecessor| predecessor.cluster_id != cluster_id);
+    succeeds.push(Predecessor { cluster_id: cluster_id.to_owned(), version });
+    if succeeds.len() > PREDECESSORS_KEPT {
+        succeeds.remove(0);
+    }
     Ok(created)
 }
 
@@ -275,3 +300,6 @@ fn unknown_object(name: &str) -> Refusal {
 
 /// What the cluster keeps beside what was written.
 const METADATA: [&str; 3] = ["version", "labels", "createdAt"];
+
+/// A cluster that is lost is spoken of soon after; an edge that was away for so many losses is set up anew.
+const PREDECESSORS_KEPT: usize = 16;

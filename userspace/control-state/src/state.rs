@@ -58,12 +58,14 @@ impl State {
         if let Some(answer) = self.answers.get(request) {
             return Applied { answer: answer.clone(), delta: None };
         }
+        // The version that what the command leads to is beyond.
+        let floor = if let Action::Succeed { version, .. } = &action { *version } else { 0 };
         let mut next = self.readable();
         let (answer, delta) = match change(&mut next, action, &now) {
             Ok(created) => {
                 steer(&self.view, &mut next.view);
                 let delta = between(&self.view, &next.view).map(|mut delta| {
-                    next.view.version = self.view.version + 1;
+                    next.view.version = self.view.version.max(floor) + 1;
                     delta.to = next.view.version;
                     next.view.note_changes(&delta);
                     next.note_gone(&delta);
@@ -142,6 +144,7 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
             }
             Ok(Vec::new())
         }
+        Action::Succeed { cluster_id, version, objects } => objects::succeed(next, &cluster_id, version, objects),
         Action::StageTicketKey { key, at } => {
             tickets::stage(view, &key, at);
             Ok(Vec::new())

@@ -5,6 +5,30 @@ use serde_json::{Value, json};
 use crate::*;
 
 #[test]
+fn what_an_edge_kept_comes_back_by_an_operators_word() {
+    let mut world = World::default();
+    world.put(PutMode::Create, json!({"name": "a", "kind": "Pipeline", "n": "new"})).unwrap();
+    let kept = |name: &str, owner: &str| {
+        let labels = json!({"easegress/owner": owner});
+        let document = json!({"name": name, "kind": "Pipeline", "n": "kept", "labels": labels});
+        Entry::new(control_api::Document::new(document), Vec::new())
+    };
+    let objects = vec![kept("a", "user-api"), kept("b", "user-api"), kept("b-0", "HTTPServer:b")];
+    let before = world.state.view.clone();
+    let succeed = |objects| Action::Succeed { cluster_id: "old".into(), version: 40, objects };
+    let applied = world.act(succeed(objects));
+    assert_eq!(applied.answer.unwrap().created, ["b", "b-0"], "even what users may not write");
+    let view = world.state.view.clone();
+    assert_eq!((view.version, view.objects["a"]["n"].as_str()), (41, Some("new")));
+    assert_eq!(view.succeeds.last().map(|p| (p.cluster_id.as_str(), p.version)), Some(("old", 40)));
+    let mut there = before;
+    there.advance(&applied.delta.unwrap()).unwrap();
+    assert_eq!(there, view);
+    world.act(succeed(Vec::new())).answer.unwrap();
+    assert_eq!(world.state.view.version, 41, "said again it changes nothing");
+}
+
+#[test]
 fn objects_follow_create_update_delete() {
     let mut world = World::default();
     let doc = json!({"name": "a", "kind": "Pipeline", "filters": []});

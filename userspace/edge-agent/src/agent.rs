@@ -2,7 +2,8 @@
 
 use crate::certificates::CertificateEnds;
 use crate::desired::{Desired, Ticket};
-use crate::last_good::{Keeper, LastGood};
+use crate::keeper::{Keeper, KeptState};
+use crate::last_good::LastGood;
 use crate::plan::{Change, plan};
 use crate::steer::Steer;
 use base_model::{FilterKinds, Object, Problem, Spec};
@@ -39,6 +40,7 @@ pub struct Agent {
     steer: Option<Steer>,
     last_good: Option<LastGood>,
     keeper: Option<Keeper>,
+    kept: KeptState,
     current: Desired,
     failures: Failures,
     certificates: CertificateEnds,
@@ -56,12 +58,14 @@ impl Agent {
         steer: Option<Steer>,
         last_good: Option<LastGood>,
     ) -> Agent {
+        let kept = KeptState::default();
         Agent {
             traffic,
             filters,
             steer,
-            keeper: last_good.clone().map(Keeper::start),
+            keeper: last_good.clone().map(|last_good| Keeper::start(last_good, &kept)),
             last_good,
+            kept,
             current: Desired::default(),
             failures: Failures::default(),
             certificates: CertificateEnds::default(),
@@ -86,9 +90,17 @@ impl Agent {
         self.failures.clone()
     }
 
+    /// How the copy on disk is.
+    pub fn kept(&self) -> KeptState {
+        self.kept.clone()
+    }
+
     /// Serves what was kept on disk. Says what that was.
     pub fn start_from_disk(&mut self) -> Option<Desired> {
         let kept = self.last_good.as_ref()?.load()?;
+        if let Some(keeper) = &self.keeper {
+            keeper.keep_whole(&kept);
+        }
         self.become_as(kept.clone());
         Some(kept)
     }
@@ -98,14 +110,13 @@ impl Agent {
         &self.current
     }
 
-    /// Makes the machine be as `desired` says, and keeps that on disk. What cannot be done is reported and leaves the rest as it
-    /// should be.
+    /// Makes the machine be as `desired` says. Before anybody is served by it, it is on disk, so that a machine that is killed and
+    /// has nothing but its disk never goes back. What cannot be done is reported and leaves the rest as it should be.
     pub fn apply(&mut self, desired: Desired) {
-        let known = (&self.current.cluster_id, self.current.version) == (&desired.cluster_id, desired.version);
-        self.become_as(desired);
-        if let Some(keeper) = self.keeper.as_ref().filter(|_| !known) {
-            keeper.keep(self.current.clone());
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| !self.current.is_at(&desired)) {
+            keeper.keep(&self.current, &desired);
         }
+        self.become_as(desired);
     }
 
     fn become_as(&mut self, desired: Desired) {

@@ -25,6 +25,8 @@ pub struct Desired {
     pub steering: Arc<BTreeMap<String, Arc<Steering>>>,
     /// Keys of TLS session tickets.
     pub tickets: Arc<Tickets>,
+    /// Clusters and versions whose place this configuration has taken, by an operator's word.
+    pub succeeds: Arc<Vec<(String, u64)>>,
 }
 
 impl Desired {
@@ -32,6 +34,9 @@ impl Desired {
     /// control half that has lost its data or is still catching up; or the state of a cluster that was founded anew under the
     /// same name and lacks objects that are served here. The first change to such a cluster would take the rest off the edges.
     pub fn outlives(&self, other: &Desired) -> Option<Withheld> {
+        if other.succeeds.iter().any(|(cluster, version)| *cluster == self.cluster_id && *version >= self.version) {
+            return None;
+        }
         if self.cluster_id == other.cluster_id {
             return (other.version < self.version)
                 .then_some(Withheld::Earlier { offered: other.version, served: self.version });
@@ -45,6 +50,13 @@ impl Desired {
             count: missing.len(),
             names: missing.into_iter().take(NAMED).cloned().collect(),
         })
+    }
+}
+
+impl Desired {
+    /// Whether both are the same version of the same cluster's configuration.
+    pub fn is_at(&self, other: &Desired) -> bool {
+        (&self.cluster_id, self.version) == (&other.cluster_id, other.version)
     }
 }
 
@@ -69,14 +81,16 @@ impl fmt::Display for Withheld {
             Withheld::Earlier { offered, served } => write!(
                 f,
                 "the cluster offers version {offered}, and this edge has served version {served} of it: the control half has lost \
-                 changes, or is catching up; version {served} is served until the cluster is as far"
+                 changes, or is catching up; version {served} is served until the cluster is as far, or until you say that what the \
+                 cluster has shall be served: weirctl last-good discard {served}"
             ),
             Withheld::Lacking { served, count, names } => {
                 let more = if *count > names.len() { ", …" } else { "" };
                 write!(
                     f,
                     "the cluster was founded anew and lacks {count} objects that this edge serves from version {served} of the old \
-                     one ({}{more}): they are served until the cluster has them; apply them again",
+                     one ({}{more}): they are served until the cluster has them. Put them back (weirctl last-good restore {served}), apply \
+                     them again, or say that they shall go (weirctl last-good discard {served})",
                     names.join(", ")
                 )
             }
@@ -160,6 +174,12 @@ mod tests {
             assert_eq!(told.is_some(), expected.is_some(), "{other:?}: {told:?}");
             assert!(told.is_none_or(|told| told.contains(expected.unwrap())), "{other:?}");
         }
+        let said = |version| Desired {
+            succeeds: Arc::new(vec![("zero".into(), 90), ("one".into(), version)]),
+            ..state("two", "shop", 1, &[])
+        };
+        assert_eq!(kept.outlives(&said(7)), None, "the operator spoke of this version");
+        assert!(kept.outlives(&said(6)).is_some(), "of an earlier one");
         assert_eq!(Desired::default().outlives(&state("two", "", 1, &[])), None, "nothing outlives nothing");
     }
 }

@@ -1,18 +1,24 @@
-//! The copy of the desired state on disk, from which a machine serves when there is no control plane.
+//! The copy of the desired state on disk, from which a machine serves when there is no control plane: a whole state, and the
+//! [steps](crate::step) that led on from there.
 
 use crate::desired::Desired;
+use crate::step::Step;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
-/// A file that is either the old state or the new one, never half of it.
+/// The whole state is either the old one or the new one, never half of it. Steps lie in journals with numbers; each step says
+/// where it begins, so that those of before the whole state do no harm.
 #[derive(Debug, Clone)]
 pub struct LastGood {
     path: PathBuf,
+}
+
+/// A journal that is written.
+#[derive(Debug)]
+pub struct Journal {
+    pub file: File,
 }
 
 impl LastGood {
@@ -22,8 +28,71 @@ impl LastGood {
         Ok(LastGood { path: directory.join("last-good.json") })
     }
 
-    /// What was kept. A file that cannot be read as such is put aside as `.damaged`, and there is nothing then.
+    /// What was kept last: the whole state, and what came after it. A damaged step, and those that build upon it, are left out.
     pub fn load(&self) -> Option<Desired> {
+        let whole = self.load_whole();
+        let (mut state, mut taken, mut lost) = (whole.clone().unwrap_or_default(), 0, 0);
+        for number in self.journals() {
+            let text = fs::read(self.journal_path(number)).unwrap_or_default();
+            for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                match Step::read(line) {
+                    Some(step) => taken += usize::from(step.advance(&mut state)),
+                    None => lost += 1,
+                }
+            }
+        }
+        if lost > 0 {
+            tracing::warn!(steps = lost, "changes to the last good state were written in part only, and are left out");
+        }
+        (whole.is_some() || taken > 0).then_some(state)
+    }
+
+    /// Numbers of the journals that are there, the oldest first.
+    pub fn journals(&self) -> Vec<u64> {
+        let Some(entries) = self.path.parent().and_then(|directory| fs::read_dir(directory).ok()) else {
+            return Vec::new();
+        };
+        let number = |name: &str| name.strip_prefix(JOURNAL)?.parse::<u64>().ok();
+        let mut numbers: Vec<u64> =
+            entries.flatten().filter_map(|e| number(&e.file_name().to_string_lossy())).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// A new journal, whose name is on the disk for good.
+    pub fn begin_journal(&self, number: u64) -> io::Result<Journal> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(self.journal_path(number))?;
+        self.sync_directory()?;
+        Ok(Journal { file })
+    }
+
+    /// Forgets the journals before this one; what they led to is in the whole state.
+    pub fn drop_journals_before(&self, number: u64) {
+        for old in self.journals().into_iter().filter(|old| *old < number) {
+            if let Err(error) = fs::remove_file(self.journal_path(old)) {
+                tracing::warn!(%error, journal = old, "an old journal of the last good state cannot be removed");
+            }
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn journal_path(&self, number: u64) -> PathBuf {
+        self.path.with_file_name(format!("{JOURNAL}{number}"))
+    }
+
+    /// Without this a name may still lead to the old file, or to none, after a power cut.
+    fn sync_directory(&self) -> io::Result<()> {
+        match self.path.parent() {
+            Some(directory) => File::open(directory)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    /// A file that cannot be read as such is put aside as `.damaged`, and there is nothing then.
+    fn load_whole(&self) -> Option<Desired> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -56,117 +125,18 @@ impl LastGood {
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&beside, &self.path)?;
-        // Without this the name may still lead to the old file after a power cut.
-        match self.path.parent() {
-            Some(directory) => File::open(directory)?.sync_all(),
-            None => Ok(()),
-        }
+        self.sync_directory()
     }
 }
 
-/// Writes the newest state on a thread of its own: a disk may take seconds, and a change must not wait for it.
-#[derive(Debug)]
-pub struct Keeper {
-    desk: Arc<Desk>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug, Default)]
-struct Desk {
-    state: Mutex<Waiting>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    newest: Option<Desired>,
-    closed: bool,
-}
-
-impl Keeper {
-    pub fn start(last_good: LastGood) -> Keeper {
-        let desk = Arc::new(Desk::default());
-        let ours = desk.clone();
-        let thread = thread::Builder::new().name("last-good".into()).spawn(move || ours.serve(&last_good));
-        let thread =
-            thread.inspect_err(|error| tracing::error!(%error, "the last good state is not kept on disk")).ok();
-        Keeper { desk, thread }
-    }
-
-    /// Soon on disk. Of several that wait only the newest is written.
-    pub fn keep(&self, desired: Desired) {
-        self.desk.lock().newest = Some(desired);
-        self.desk.changed.notify_one();
-    }
-}
-
-/// What waits is written before the end.
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        self.desk.lock().closed = true;
-        self.desk.changed.notify_one();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Desk {
-    fn serve(&self, last_good: &LastGood) {
-        let mut state = self.lock();
-        loop {
-            let Some(desired) = state.newest.take() else {
-                if state.closed {
-                    return;
-                }
-                state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner());
-                continue;
-            };
-            drop(state);
-            let done = last_good.store(&desired);
-            state = self.lock();
-            let pause = match done {
-                Ok(()) => SERIES,
-                Err(error) => {
-                    tracing::error!(path = %last_good.path.display(), %error, "cannot keep the last good state on disk");
-                    if state.closed {
-                        return;
-                    }
-                    state.newest.get_or_insert(desired);
-                    AGAIN
-                }
-            };
-            let open = |state: &mut Waiting| !state.closed;
-            state = self.changed.wait_timeout_while(state, pause, open).unwrap_or_else(|e| e.into_inner()).0;
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
-    }
-}
-
-/// Shortest time between two copies: a series of changes costs the disk a few, not one each.
-const SERIES: Duration = Duration::from_millis(100);
-
-/// Pause after a failure.
-const AGAIN: Duration = Duration::from_secs(2);
+/// What the names of journals begin with; a number follows.
+const JOURNAL: &str = "last-good.steps-";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn of_a_series_the_last_is_kept_before_the_end() {
-        let directory = tempfile::tempdir().unwrap();
-        let kept = LastGood::new(directory.path()).unwrap();
-        let keeper = Keeper::start(kept.clone());
-        for version in 1..=100 {
-            keeper.keep(Desired { version, ..Desired::default() });
-        }
-        drop(keeper);
-        assert_eq!(kept.load().map(|desired| desired.version), Some(100));
-    }
+    use serde_json::json;
+    use std::sync::Arc;
 
     #[test]
     fn keeps_and_survives_damage() {
@@ -184,5 +154,34 @@ mod tests {
         fs::write(directory.path().join("last-good.json"), "{\"version\": 7, \"obj").unwrap();
         assert_eq!(kept.load(), None);
         assert!(directory.path().join("last-good.json.damaged").exists());
+    }
+
+    #[test]
+    fn steps_lead_on_from_the_whole_state() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = LastGood::new(directory.path()).unwrap();
+        let state = |version: u64| Desired {
+            version,
+            objects: Arc::new([("o".to_owned(), Arc::new(json!({"v": version})))].into()),
+            ..Desired::default()
+        };
+        let lines = |versions: std::ops::Range<u64>| -> Vec<u8> {
+            versions.flat_map(|version| Step::between(&state(version), &state(version + 1)).line()).collect()
+        };
+        kept.store(&state(5)).unwrap();
+        kept.begin_journal(1).unwrap().file.write_all(&lines(3..7)).unwrap();
+        kept.begin_journal(2).unwrap().file.write_all(&lines(7..9)).unwrap();
+        assert_eq!(kept.journals(), [1, 2]);
+        assert_eq!(kept.load(), Some(state(9)), "older steps are passed over");
+
+        let last = lines(9..10);
+        let mut journal = kept.begin_journal(3).unwrap();
+        journal.file.write_all(&last[..last.len() / 2]).unwrap();
+        assert_eq!(kept.load(), Some(state(9)), "half a step is none");
+        journal.file.write_all(&lines(9..11)).unwrap();
+        assert_eq!(kept.load(), Some(state(11)), "what follows half a step is whole");
+
+        kept.drop_journals_before(3);
+        assert_eq!((kept.journals(), kept.load()), (vec![3], Some(state(5))));
     }
 }

@@ -192,6 +192,7 @@ fn desired(snapshot: &Snapshot) -> Desired {
         machines: Arc::new(machines.collect()),
         steering: Arc::new(steering.collect()),
         tickets: Arc::new(tickets),
+        succeeds: Arc::new(snapshot.succeeds.iter().map(|p| (p.cluster_id.clone(), p.version)).collect()),
     }
 }
 

@@ -6,6 +6,7 @@ use base_telemetry::Telemetry;
 use base_telemetry::families::{self, HalvesRow, MemoryRows, RaftRow, SteeredCounters, WorkerRow, XdpCounters};
 use base_telemetry::registry::Encoder;
 use edge_agent::CertificateEnds;
+use edge_agent::keeper::KeptState;
 use edge_agent::steer::SharedKernel;
 use edge_listeners::Traffic;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,6 +46,17 @@ pub fn control(health: Arc<Health>) -> impl Fn(&mut Encoder) + Send + Sync {
                 answers_forgotten_total: metrics.answers_forgotten,
             },
         );
+    }
+}
+
+/// Adds how the copy of the last good state on disk is.
+pub fn kept(state: KeptState) -> impl Fn(&mut Encoder) + Send + Sync {
+    move |encoder| {
+        let counts = state.counts();
+        let help = "Newest version of the configuration that this edge has on its disk for good.";
+        encoder.gauge("weir_edge_kept_version", help, &[], counts.version as f64);
+        let help = "Writes of the last good state to the disk that failed; they are tried again.";
+        encoder.counter("weir_edge_keep_failures_total", help, &[], counts.failures as f64);
     }
 }
 

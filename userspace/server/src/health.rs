@@ -91,7 +91,7 @@ impl Health {
             ControlState::Down(reason) => Err(down(reason)),
             ControlState::Up(control) => match control.failure() {
                 Some(reason) => Err(down(&reason)),
-                None => Ok(()),
+                None => control.trouble().map_or(Ok(()), Err),
             },
         }
     }
@@ -150,6 +150,12 @@ impl Health {
             None => {}
         }
         agent.withheld = reason;
+    }
+
+    /// What the edge serves, once it serves anything, and why it does not take what the cluster offers, if so.
+    pub fn served(&self) -> Option<(Desired, Option<String>)> {
+        let agent = lock(self.agent.as_ref()?);
+        agent.applied.then(|| (lock(&self.served).clone(), agent.withheld.clone()))
     }
 
     /// What is not well although requests may be sent here.

@@ -29,6 +29,16 @@ impl control_admin::Local for Local {
         self.health.remarks()
     }
 
+    fn last_good(&self) -> Option<control_admin::LastGood> {
+        let (served, withheld) = self.health.served()?;
+        Some(control_admin::LastGood {
+            cluster_id: served.cluster_id,
+            version: served.version,
+            objects: served.objects.values().cloned().collect(),
+            withheld,
+        })
+    }
+
     fn about(&self) -> String {
         let kernel = if edge_kernel::built_in() { "L4 built in" } else { "L4 not built in" };
         format!("weir {} ({kernel})\n", crate::version())

@@ -23,6 +23,7 @@ use edge_filters::kinds::{Shelf, explained};
 use edge_kernel::{Kernel, Mode, Sizes};
 use edge_listeners::Traffic;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
@@ -224,13 +225,20 @@ impl Edge {
         let agent = Agent::new(traffic.clone(), Box::new(Shelf), steer, Some(last_good))
             .install_tickets(Box::new(move |keys, current| tickets.install(keys, current)));
         registry.add(Box::new(figures::certificates(agent.certificates())));
+        registry.add(Box::new(figures::kept(agent.kept())));
         Ok(Edge { runtime, telemetry, traffic, agent, addresses })
     }
 
     /// Serves what was kept on disk at once, then what is published.
     fn serve(mut self, local: &Arc<Local>, stopped: mpsc::Receiver<()>) -> Serving {
         let _ = local.edge.set((self.traffic.clone(), self.agent.failures()));
-        let kept = self.agent.start_from_disk();
+        // A state that panics the agent is not served, and does not keep the process from starting.
+        let agent = &mut self.agent;
+        let started = catch_unwind(AssertUnwindSafe(|| agent.start_from_disk()));
+        let kept = started.unwrap_or_else(|_| {
+            tracing::error!("the last good state cannot be served: the agent panicked over it; starting without");
+            None
+        });
         if let Some(kept) = &kept {
             tracing::info!(version = kept.version, "serving the last good state from disk");
             local.health.agent_applied(kept);

@@ -69,6 +69,116 @@ fn the_raft_file_is_gone() {
 }
 
 #[test]
+fn what_was_kept_comes_back_when_the_operator_says_so() {
+    let (port, next) = (free_port(), free_port());
+    let mut machine = machine_with_a_server(port);
+    // Documents of users do not have this label: whoever sends it is refused.
+    machine.create(&format!(
+        "name: direct\nkind: HTTPServer\nport: {next}\nrules:\n- paths:\n  - pathPrefix: /\n    backendPool:\n      servers:\n      - url: http://127.0.0.1:{port}\n"
+    ));
+    assert!(answers(next, "/", 200).body.starts_with("kept"));
+    machine.kept("\"direct\"");
+    machine.kill();
+    fs::remove_file(machine.directory.join("data/raft.redb")).unwrap();
+    serves_soon(&mut machine, port);
+    let kept = eventually("it is told what is kept", || {
+        let answer = machine.try_api("GET", "/apis/v2/last-good", "").ok().filter(|a| a.status == 200)?;
+        let kept: serde_json::Value = serde_json::from_str(&answer.body).ok()?;
+        kept["withheld"].is_string().then_some(kept)
+    });
+    let version = kept["version"].as_u64().unwrap();
+    assert_eq!(kept["cluster"]["lacks"].as_array().map(Vec::len), Some(4), "{kept}");
+    machine.create(&mock("other", "x"));
+    let wrong = machine.api("POST", &format!("/last-good/restore?version={}", version - 1), "");
+    assert!(wrong.status == 400 && wrong.body.contains(&format!("keeps version {version}")), "{wrong:?}");
+    let done = machine.api("POST", &format!("/last-good/restore?version={version}"), "");
+    assert_eq!(done.status, 200, "{done:?}");
+    assert_eq!(machine.json("/objects").as_array().map(Vec::len), Some(5));
+    eventually("the edge takes it", || (machine.metric("weir_edge_withholds")? == 0.0).then_some(()));
+    assert!(machine.metric("weir_config_version").is_some_and(|now| now > version as f64));
+    machine.update("pl", &mock("pl", "anew"));
+    eventually("changes go live", || get(next, "/").is_ok_and(|a| a.body.starts_with("anew")).then_some(()));
+    assert_eq!(
+        machine.api("POST", &format!("/last-good/restore?version={version}"), "").status,
+        400,
+        "nothing is left"
+    );
+}
+
+#[test]
+fn an_older_state_of_the_cluster_waits_for_the_operators_word() {
+    let port = free_port();
+    let mut machine = machine_with_a_server(port);
+    machine.kill();
+    let backup = fs::read(machine.directory.join("data/raft.redb")).unwrap();
+    machine.run();
+    machine.create(&mock("extra", "x"));
+    machine.update("pl", &mock("pl", "newest"));
+    eventually("it is live", || get(port, "/").is_ok_and(|a| a.body.starts_with("newest")).then_some(()));
+    machine.kept("newest");
+    machine.kill();
+    fs::write(machine.directory.join("data/raft.redb"), backup).unwrap();
+    machine.run();
+    eventually("it is told", || (machine.metric("weir_edge_withholds")? == 1.0).then_some(()));
+    assert!(get(port, "/").unwrap().body.starts_with("newest"));
+    let version = machine.json("/last-good")["version"].as_u64().unwrap();
+    let done = machine.api("POST", &format!("/last-good/discard?version={version}"), "");
+    assert_eq!(done.status, 200, "{done:?}");
+    eventually("the backup is served", || get(port, "/").is_ok_and(|a| a.body.starts_with("kept")).then_some(()));
+    assert!(machine.metric("weir_config_version").is_some_and(|now| now > version as f64));
+}
+
+#[test]
+fn an_old_machine_gives_its_objects_to_no_new_cluster() {
+    let port = free_port();
+    let mut old = machine_with_a_server(port);
+    old.kill();
+    let mut primary = Machine::new("p1").flags(["--no-edge"]);
+    primary.run();
+    primary.create(&mock("pl", "of-the-new"));
+    let mut joins = old.flags(["--cluster-role", "secondary", "--primary-listen-peer-urls", &primary.peer_url()]);
+    joins.spawn();
+    eventually("it follows", || joins.log().contains("following").then_some(()));
+    eventually("it is told", || (joins.metric("weir_edge_withholds")? == 1.0).then_some(()));
+    assert!(get(port, "/").unwrap().body.starts_with("kept"), "what it served is served");
+    assert_eq!(primary.json("/objects").as_array().map(Vec::len), Some(1));
+    let version = joins.json("/last-good")["version"].as_u64().unwrap();
+    assert_eq!(joins.api("POST", &format!("/last-good/discard?version={version}"), "").status, 200);
+    eventually("it is one of them", || get(port, "/").is_err().then_some(()));
+    assert_eq!(primary.json("/objects").as_array().map(Vec::len), Some(1));
+}
+
+/// Killed in the moment a change is served, with nothing left but the edge's own copy.
+#[test]
+fn what_was_live_is_served_after_a_kill() {
+    let port = free_port();
+    let mut machine = machine_with_a_server(port);
+    let path = machine.directory.join("data/raft.redb");
+    let mut older = Vec::new();
+    for turn in 0..8 {
+        let text = format!("turn-{turn}-");
+        machine.update("pl", &mock("pl", &text));
+        let mut connection = crate::world::Connection::open(&format!("127.0.0.1:{port}")).unwrap();
+        let until = Instant::now() + crate::world::PATIENCE;
+        while !connection.request("GET", "/", &[], "").unwrap().body.starts_with(&text) {
+            assert!(Instant::now() < until, "{text} does not go live");
+        }
+        machine.kill();
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        machine.spawn();
+        let served = answers(port, "/", 200).body;
+        if !served.starts_with(&text) {
+            older.push(format!("{text} was live, and then {served}"));
+        }
+        machine.kill();
+        fs::write(&path, whole).unwrap();
+        machine.run();
+    }
+    assert!(older.is_empty(), "{older:?}");
+}
+
+#[test]
 fn the_raft_file_is_garbage() {
     let port = free_port();
     let mut machine = machine_with_a_server(port);

@@ -1,0 +1,33 @@
+//! What an edge kept when its cluster lost its configuration.
+
+use hyper::Method;
+
+use crate::arguments::{Format, LastGoodWhat};
+use crate::output::{print, structured};
+use crate::server::{Server, value};
+
+pub async fn run(server: &Server, what: Option<LastGoodWhat>, format: Format) -> Result<(), String> {
+    let (verb, kept) = match what {
+        None => {
+            structured(&server.get("/last-good").await?, format);
+            return Ok(());
+        }
+        Some(LastGoodWhat::Restore { kept }) => ("restore", kept),
+        Some(LastGoodWhat::Discard { kept }) => ("discard", kept),
+    };
+    let path = format!("/last-good/{verb}?version={kept}");
+    let answer = value(&server.send(Method::POST, &path, String::new()).await?)?;
+    if format != Format::Default {
+        structured(&answer, format);
+        return Ok(());
+    }
+    let created = answer["created"].as_array().map_or(0, Vec::len);
+    let now = answer["version"].as_u64().unwrap_or_default();
+    print(&match verb {
+        "restore" => format!(
+            "{created} objects of version {kept} are back; the cluster is at version {now}. Custom data was not kept: create it again"
+        ),
+        _ => format!("the cluster's configuration, now version {now}, takes the place of version {kept}"),
+    });
+    Ok(())
+}

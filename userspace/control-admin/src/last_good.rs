@@ -1,0 +1,87 @@
+//! What this machine's edge kept, and an operator's word on it. Nothing of that comes back, or goes, by itself.
+
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use control_api::Document;
+use control_state::{Action, Entry};
+use serde_json::{Value, json};
+
+use crate::body::{Answer, Error, Reply, text};
+use crate::catalog::LastGood;
+use crate::routes::Api;
+
+type Params = Query<Vec<(String, String)>>;
+
+/// `GET /last-good`: what this machine's edge serves, and whether the cluster has it.
+pub async fn show(State(api): State<Arc<Api>>) -> Answer {
+    let kept = kept(&api)?;
+    let view = api.control.state().view.clone();
+    let lacking: Vec<&str> = names(&kept).filter(|name| !view.objects.contains_key(*name)).collect();
+    Ok(Reply::body(json!({
+        "clusterId": kept.cluster_id,
+        "version": kept.version,
+        "objects": names(&kept).collect::<Vec<_>>(),
+        "cluster": {"id": view.cluster_id, "version": view.version, "lacks": lacking},
+        "withheld": kept.withheld,
+    }))
+    .version(view.version))
+}
+
+/// `POST /last-good/restore?version=N`: what was kept becomes part of the cluster's configuration again.
+pub async fn restore(State(api): State<Arc<Api>>, query: Params) -> Answer {
+    let kept = meant(&api, &query)?;
+    succeed(&api, kept.cluster_id, kept.version, kept.objects).await
+}
+
+/// `POST /last-good/discard?version=N`: what the cluster has takes its place.
+pub async fn discard(State(api): State<Arc<Api>>, query: Params) -> Answer {
+    let kept = meant(&api, &query)?;
+    succeed(&api, kept.cluster_id, kept.version, Vec::new()).await
+}
+
+async fn succeed(api: &Api, cluster_id: String, version: u64, objects: Vec<Document>) -> Answer {
+    let objects: Vec<Entry> = objects.into_iter().map(|document| Entry::new(document, Vec::new())).collect();
+    tracing::warn!(
+        cluster_id,
+        version,
+        objects = objects.len(),
+        "the cluster's configuration succeeds what edges kept"
+    );
+    let done = api.control.propose(Action::Succeed { cluster_id, version, objects }).await?;
+    Ok(Reply::body(json!({"version": done.version, "created": done.created})).version(done.version))
+}
+
+/// The state that the operator names by its version.
+fn meant(api: &Api, query: &Params) -> Result<LastGood, Error> {
+    let kept = kept(api)?;
+    let given = text(query, "version");
+    let Ok(version) = given.parse::<u64>() else {
+        return Err(Error::invalid(format!(
+            "version = {given:?}: which state is meant? this machine keeps version {}",
+            kept.version
+        )));
+    };
+    if version != kept.version {
+        return Err(Error::invalid(format!(
+            "version = {version}: this machine keeps version {}; look at it (weirctl last-good), or ask the machine that keeps {version}",
+            kept.version
+        )));
+    }
+    if kept.withheld.is_none() {
+        return Err(Error::invalid(format!(
+            "version = {version}: this machine serves what the cluster has, so there is nothing to bring back or to leave"
+        )));
+    }
+    Ok(kept)
+}
+
+fn kept(api: &Api) -> Result<LastGood, Error> {
+    api.local
+        .last_good()
+        .ok_or_else(|| Error::not_found("this machine has no edge that serves anything; ask one that has"))
+}
+
+fn names(kept: &LastGood) -> impl Iterator<Item = &str> {
+    kept.objects.iter().filter_map(|document| document.get("name").and_then(Value::as_str))
+}

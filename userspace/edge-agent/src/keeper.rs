@@ -1,0 +1,347 @@
+//! Keeps the copy on disk up to date: nothing goes live that is not written down, and no change waits for a disk that takes its time.
+//!
+//! Three threads share the work, so that none waits for another's disk. One appends steps to the journal, which a killed process
+//! does not lose; the agent waits for that, a bounded time. One flushes them to the disk a few milliseconds later, many at once.
+//! One writes whole states now and then, after which older journals can go.
+
+use crate::desired::Desired;
+use crate::last_good::{Journal, LastGood};
+use crate::step::Step;
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Longest time a change waits for its step to be appended.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// Steps of so long are flushed together: flushes are spared, and the log of the control half has the disk for itself meanwhile.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// Shortest time between two whole states, and how many times as long as the last one took.
+const SERIES: Duration = Duration::from_millis(100);
+const SERIES_TIMES: u32 = 10;
+
+/// Pause after a failure.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Steps that may wait for the disk; beyond them a whole state takes their place.
+const QUEUED_MAX: usize = 1024;
+
+/// How the copy is; shared with whoever reports metrics.
+#[derive(Debug, Clone, Default)]
+pub struct KeptState {
+    shared: Arc<Shared>,
+}
+
+/// Numbers for the metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KeptCounts {
+    /// Newest version that is on the disk for good.
+    pub version: u64,
+    /// Writes that failed.
+    pub failures: u64,
+}
+
+/// What a thread does until the keeper is closed.
+type Loop = fn(&Shared, &LastGood);
+
+#[derive(Debug)]
+pub struct Keeper {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    work: Mutex<Work>,
+    changed: Condvar,
+    journal: Mutex<Option<Journal>>,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    /// Lines to append, with the versions they lead to.
+    queue: VecDeque<(u64, Vec<u8>)>,
+    /// How many steps there were, and how many of them are appended, and flushed.
+    steps: u64,
+    appended: u64,
+    flushed: u64,
+    /// Version of the last step that was appended, and of what is on the disk for good.
+    version_appended: u64,
+    version: u64,
+    /// The state that the next whole copy is of.
+    newest: Option<Desired>,
+    /// The last append failed; changes do not wait for the next.
+    failing: bool,
+    failures: u64,
+    closed: bool,
+}
+
+impl Keeper {
+    pub fn start(last_good: LastGood, kept: &KeptState) -> Keeper {
+        let shared = kept.shared.clone();
+        let mut threads = Vec::new();
+        let works: [(&str, Loop); 3] =
+            [("steps", Shared::append), ("steps-flush", Shared::flush), ("last-good", Shared::copy)];
+        for (name, work) in works {
+            let (ours, last_good) = (shared.clone(), last_good.clone());
+            match thread::Builder::new().name(name.into()).spawn(move || work(&ours, &last_good)) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => tracing::error!(%error, "the last good state is not kept on disk"),
+            }
+        }
+        Keeper { shared, threads }
+    }
+
+    /// Call it before `to` goes live in the place of `from`. Returns when that is written down, or has taken too long.
+    pub fn keep(&self, from: &Desired, to: &Desired) {
+        let line = Step::between(from, to).line();
+        let mut work = self.shared.lock();
+        if work.queue.len() >= QUEUED_MAX {
+            // The whole state that follows holds what they lead to.
+            work.queue.clear();
+        }
+        work.queue.push_back((to.version, line));
+        work.steps += 1;
+        work.newest = Some(to.clone());
+        let step = work.steps;
+        self.shared.changed.notify_all();
+        let waits = |work: &mut Work| work.appended < step && !work.failing;
+        drop(self.shared.changed.wait_timeout_while(work, PATIENCE, waits));
+    }
+
+    /// Writes a whole state, so that the steps that led to it can go.
+    pub fn keep_whole(&self, desired: &Desired) {
+        self.shared.lock().newest = Some(desired.clone());
+        self.shared.changed.notify_all();
+    }
+}
+
+/// What waits is written before the end.
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl KeptState {
+    pub fn counts(&self) -> KeptCounts {
+        let work = self.shared.lock();
+        KeptCounts { version: work.version, failures: work.failures }
+    }
+}
+
+impl Shared {
+    fn append(&self, last_good: &LastGood) {
+        let mut work = self.lock();
+        loop {
+            if work.queue.is_empty() {
+                if work.closed {
+                    return;
+                }
+                work = self.wait(work);
+                continue;
+            }
+            let (count, version) = (work.steps, work.queue.back().map_or(0, |(version, _)| *version));
+            let lines: Vec<u8> = work.queue.drain(..).flat_map(|(_, line)| line).collect();
+            drop(work);
+            let done = self.append_lines(last_good, &lines);
+            work = self.lock();
+            match done {
+                Ok(()) => {
+                    work.failing = false;
+                    (work.appended, work.version_appended) = (count, version);
+                }
+                Err(error) => work = self.failed(work, last_good, &error),
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    fn append_lines(&self, last_good: &LastGood, lines: &[u8]) -> io::Result<()> {
+        let mut journal = self.journal();
+        if journal.is_none() {
+            let number = last_good.journals().last().map_or(1, |last| last + 1);
+            *journal = Some(last_good.begin_journal(number)?);
+        }
+        match &mut *journal {
+            Some(journal) => journal.file.write_all(lines),
+            None => Ok(()),
+        }
+    }
+
+    fn flush(&self, last_good: &LastGood) {
+        let mut work = self.lock();
+        loop {
+            if work.flushed == work.appended {
+                if work.closed && work.queue.is_empty() {
+                    return;
+                }
+                work = self.wait(work);
+                continue;
+            }
+            if !work.closed {
+                drop(work);
+                thread::sleep(GATHER);
+                work = self.lock();
+            }
+            let (count, version) = (work.appended, work.version_appended);
+            drop(work);
+            // A journal that was left for a new one was flushed then.
+            let file = self.journal().as_ref().map(|journal| journal.file.try_clone()).transpose();
+            let done = file.and_then(|file| file.map_or(Ok(()), |file| file.sync_data()));
+            work = self.lock();
+            work.flushed = count;
+            match done {
+                Ok(()) => work.version = work.version.max(version),
+                Err(error) => work = self.failed(work, last_good, &error),
+            }
+        }
+    }
+
+    fn copy(&self, last_good: &LastGood) {
+        let mut work = self.lock();
+        // The journal that steps go to since the last whole state, or since one was tried.
+        let mut begun = None;
+        loop {
+            if work.newest.is_none() {
+                if work.closed {
+                    return;
+                }
+                work = self.wait(work);
+                continue;
+            }
+            drop(work);
+            let began = Instant::now();
+            let done = match begun {
+                Some(number) => Ok(number),
+                None => self.turn_over(last_good).inspect(|number| begun = Some(*number)),
+            };
+            // Not before: it has to hold everything that went to the journals before this one.
+            let desired = self.lock().newest.clone().unwrap_or_default();
+            let done = done.and_then(|number| last_good.store(&desired).map(|()| number));
+            if let Ok(number) = done {
+                last_good.drop_journals_before(number);
+                begun = None;
+            }
+            work = self.lock();
+            let pause = match done {
+                Ok(_) => {
+                    if work.newest.as_ref().is_some_and(|newest| Desired::is_at(newest, &desired)) {
+                        work.newest = None;
+                    }
+                    work.version = work.version.max(desired.version);
+                    SERIES.max(began.elapsed() * SERIES_TIMES)
+                }
+                Err(error) => {
+                    work = self.failed(work, last_good, &error);
+                    if work.closed {
+                        return;
+                    }
+                    AGAIN
+                }
+            };
+            let open = |work: &mut Work| !work.closed;
+            work = self.changed.wait_timeout_while(work, pause, open).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Steps from here on go to a new journal.
+    fn turn_over(&self, last_good: &LastGood) -> io::Result<u64> {
+        let number = last_good.journals().last().map_or(1, |last| last + 1);
+        let next = last_good.begin_journal(number)?;
+        let left = self.journal().replace(next);
+        left.map_or(Ok(()), |left| left.file.sync_data())?;
+        Ok(number)
+    }
+
+    fn failed<'a>(
+        &'a self,
+        mut work: MutexGuard<'a, Work>,
+        last_good: &LastGood,
+        error: &io::Error,
+    ) -> MutexGuard<'a, Work> {
+        if !work.failing {
+            tracing::error!(path = %last_good.path().display(), %error, "cannot keep the last good state on disk; it is tried again");
+        }
+        work.failing = true;
+        work.failures += 1;
+        work
+    }
+
+    fn wait<'a>(&self, work: MutexGuard<'a, Work>) -> MutexGuard<'a, Work> {
+        self.changed.wait(work).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn journal(&self) -> MutexGuard<'_, Option<Journal>> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(version: u64) -> Desired {
+        Desired { version, ..Desired::default() }
+    }
+
+    #[test]
+    fn of_a_series_the_last_is_kept_before_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = LastGood::new(directory.path()).unwrap();
+        let keeper = Keeper::start(kept.clone(), &KeptState::default());
+        for version in 1..=100 {
+            keeper.keep(&state(version - 1), &state(version));
+        }
+        drop(keeper);
+        assert_eq!(kept.load().map(|desired| desired.version), Some(100));
+        assert!(kept.journals().len() <= 1, "{:?}", kept.journals());
+    }
+
+    /// A process that is killed loses nothing that `keep` has returned for: what another reads then is what it would find.
+    #[test]
+    fn what_goes_live_can_be_read_back_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = LastGood::new(directory.path()).unwrap();
+        let keeper = Keeper::start(kept.clone(), &KeptState::default());
+        let mut late = 0;
+        for version in 1..=200 {
+            keeper.keep(&state(version - 1), &state(version));
+            late += usize::from(kept.load().is_none_or(|desired| desired.version != version));
+        }
+        // A busy machine may not let the other thread run within the patience.
+        assert!(late <= 20, "{late} of 200 were not there");
+    }
+
+    #[test]
+    fn a_disk_that_fails_holds_no_change_up_and_is_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("edge");
+        let kept = LastGood::new(&place).unwrap();
+        std::fs::remove_dir(&place).unwrap();
+        let state_of = KeptState::default();
+        let keeper = Keeper::start(kept.clone(), &state_of);
+        for version in 1..=50 {
+            keeper.keep(&state(version - 1), &state(version));
+        }
+        assert!(state_of.counts().failures > 0);
+        std::fs::create_dir(&place).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while kept.load().is_none_or(|desired| desired.version != 50) {
+            assert!(Instant::now() < until, "not kept once the disk is back");
+            thread::sleep(Duration::from_millis(20));
+        }
+        drop(keeper);
+    }
+}

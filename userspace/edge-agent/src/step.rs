@@ -1,0 +1,133 @@
+//! The step from one desired state to the next, as it is appended to the copy on disk: small where the states are large.
+
+use crate::desired::{Desired, Machine, Steering, Tickets};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What is different, and between which versions.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Step {
+    /// Cluster and version that it begins at.
+    pub from: (String, u64),
+    /// Where it leads.
+    pub cluster_id: String,
+    pub cluster_name: String,
+    pub version: u64,
+    pub deletes: Vec<String>,
+    pub puts: BTreeMap<String, Arc<Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machines: Option<Arc<BTreeMap<String, Machine>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steering: Option<Arc<BTreeMap<String, Arc<Steering>>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tickets: Option<Arc<Tickets>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub succeeds: Option<Arc<Vec<(String, u64)>>>,
+}
+
+impl Step {
+    /// Unchanged documents are shared between the two, so this costs a walk over pointers.
+    pub fn between(from: &Desired, to: &Desired) -> Step {
+        let same = |name: &String, document: &Arc<Value>| {
+            from.objects.get(name).is_some_and(|before| Arc::ptr_eq(before, document) || before == document)
+        };
+        let put = |(name, document): (&String, &Arc<Value>)| {
+            (!same(name, document)).then(|| (name.clone(), document.clone()))
+        };
+        Step {
+            from: (from.cluster_id.clone(), from.version),
+            cluster_id: to.cluster_id.clone(),
+            cluster_name: to.cluster_name.clone(),
+            version: to.version,
+            deletes: from.objects.keys().filter(|name| !to.objects.contains_key(*name)).cloned().collect(),
+            puts: to.objects.iter().filter_map(put).collect(),
+            machines: (from.machines != to.machines).then(|| to.machines.clone()),
+            steering: (from.steering != to.steering).then(|| to.steering.clone()),
+            tickets: (from.tickets != to.tickets).then(|| to.tickets.clone()),
+            succeeds: (from.succeeds != to.succeeds).then(|| to.succeeds.clone()),
+        }
+    }
+
+    /// Takes `state` along, if that is where the step begins.
+    pub fn advance(self, state: &mut Desired) -> bool {
+        if (self.from.0.as_str(), self.from.1) != (state.cluster_id.as_str(), state.version) {
+            return false;
+        }
+        let objects = Arc::make_mut(&mut state.objects);
+        for name in &self.deletes {
+            objects.remove(name);
+        }
+        objects.extend(self.puts);
+        state.cluster_id = self.cluster_id;
+        state.cluster_name = self.cluster_name;
+        state.version = self.version;
+        if let Some(machines) = self.machines {
+            state.machines = machines;
+        }
+        if let Some(steering) = self.steering {
+            state.steering = steering;
+        }
+        if let Some(tickets) = self.tickets {
+            state.tickets = tickets;
+        }
+        if let Some(succeeds) = self.succeeds {
+            state.succeeds = succeeds;
+        }
+        true
+    }
+
+    /// One line of a journal: a sum over the text, so that half a line is known as such, and the text.
+    pub fn line(&self) -> Vec<u8> {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        // The line before may have been cut short.
+        format!("\n{:016x} {text}\n", sum(text.as_bytes())).into_bytes()
+    }
+
+    /// What a line holds; `None` when it is damaged.
+    pub fn read(line: &[u8]) -> Option<Step> {
+        let (told, text) = (line.get(..16)?, line.get(17..)?);
+        let told = u64::from_str_radix(std::str::from_utf8(told).ok()?, 16).ok()?;
+        (told == sum(text)).then(|| serde_json::from_slice(text).ok()).flatten()
+    }
+}
+
+/// FNV-1a: it finds torn writes, and nobody forges a file that only this user can write.
+fn sum(text: &[u8]) -> u64 {
+    text.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_step_leads_from_one_state_to_the_other_and_from_no_third() {
+        let state = |version: u64, objects: &[(&str, u64)]| Desired {
+            cluster_id: "c".into(),
+            version,
+            objects: Arc::new(
+                objects.iter().map(|(name, n)| ((*name).to_owned(), Arc::new(json!({"n": n})))).collect(),
+            ),
+            ..Desired::default()
+        };
+        let (one, two) = (state(1, &[("a", 1), ("b", 1), ("c", 1)]), state(2, &[("a", 1), ("b", 2), ("d", 1)]));
+        let step = Step::between(&one, &two);
+        assert_eq!((step.puts.len(), step.deletes.len()), (2, 1));
+        let line = step.line();
+        let line = line.trim_ascii();
+        let mut there = one.clone();
+        assert!(Step::read(line).unwrap().advance(&mut there));
+        assert_eq!(there, two);
+        assert!(!Step::read(line).unwrap().advance(&mut there), "it stands elsewhere");
+        for cut in [0, 10, 17, line.len() - 1] {
+            assert_eq!(Step::read(&line[..cut]), None);
+        }
+        let mut wrong = line.to_vec();
+        wrong[40] ^= 1;
+        assert_eq!(Step::read(&wrong), None);
+    }
+}
