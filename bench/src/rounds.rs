@@ -69,7 +69,12 @@ fn first_answers(cell: &Cell, gateway: &Gateway, upstream: SocketAddr) -> Result
             return Ok(());
         }
     }
-    Err(format!("{} answers no request: {outcome:?}; its files are in {}", gateway.name, gateway.folder.display()))
+    Err(format!(
+        "{} answers no request: {} errors; its files are in {}",
+        gateway.name,
+        outcome.errors,
+        gateway.folder.display()
+    ))
 }
 
 /// Measures until nobody else disturbs, a few times at most; the least disturbed one stays.

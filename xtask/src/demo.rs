@@ -543,7 +543,8 @@ impl Demo {
             let failures =
                 self.failures(Instant::now().checked_sub(Duration::from_secs(3)).unwrap_or_else(Instant::now));
             failures.into_iter().for_each(|failure| *seen.entry(failure.error).or_default() += 1);
-            format!("{error}; failures in the last 3 s: {seen:?}")
+            let seen: Vec<String> = seen.into_iter().map(|(error, count)| format!("{count} × {error}")).collect();
+            format!("{error}; failures in the last 3 s: {}", seen.join(", "))
         })
     }
 

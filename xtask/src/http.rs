@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use base_text::quoted;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -50,7 +51,8 @@ impl Connection {
             }
             self.more()?;
         };
-        let malformed = || io::Error::new(io::ErrorKind::InvalidData, format!("not an answer: {head:?}"));
+        let malformed =
+            || io::Error::new(io::ErrorKind::InvalidData, format!("not an answer: {head}", head = quoted(&head)));
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(malformed)?;
         let field = |wanted: &str| {
             let lines = head.lines().skip(1).filter_map(|line| line.split_once(':'));

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use base_text::quoted;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -148,7 +149,7 @@ pub fn at(path: &str, key: &str) -> String {
     match (path.is_empty(), plain) {
         (true, true) => key.to_owned(),
         (false, true) => format!("{path}.{key}"),
-        (_, false) => format!("{path}[{key:?}]"),
+        (_, false) => format!("{path}[{key}]", key = quoted(&key)),
     }
 }
 

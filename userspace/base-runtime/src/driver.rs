@@ -38,7 +38,7 @@ impl std::str::FromStr for IoMode {
             "auto" => Ok(IoMode::Auto),
             "uring" | "io_uring" => Ok(IoMode::Uring),
             "epoll" => Ok(IoMode::Epoll),
-            other => Err(format!("{other:?} is not an I/O driver; take auto, uring or epoll")),
+            other => Err(format!("{} is not an I/O driver; take auto, uring or epoll", base_text::quoted(other))),
         }
     }
 }

@@ -121,8 +121,9 @@ impl fmt::Display for StartError {
             StartError::Uring(reason) => f.write_str(reason),
             StartError::Cpu { cpu, allowed } => write!(
                 f,
-                "CPU {cpu} is not one of those this process was started with ({allowed:?}): name one of them, or start the \
-                 process with a wider affinity (taskset, cpuset)"
+                "CPU {cpu} is not one of those this process was started with ({allowed}): name one of them, or start the \
+                 process with a wider affinity (taskset, cpuset)",
+                allowed = base_text::ranges(allowed.iter().copied()),
             ),
             StartError::NoWorkers => f.write_str("no workers: give at least one CPU or leave the choice out"),
             StartError::Worker { index, what, source } => write!(f, "worker {index}: cannot {what}: {source}"),

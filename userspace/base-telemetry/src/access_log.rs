@@ -7,10 +7,8 @@
 pub mod tags;
 
 mod format;
-mod redact;
-mod text;
 mod writer;
 
+pub use base_text::time::{write_duration, write_ip, write_time};
 pub use format::{DEFAULT_FORMAT, Entry, Format, FormatError, Tags, write_line};
-pub use text::{write_duration, write_ip, write_time};
 pub use writer::{AccessLog, Destination, FILE_NAME, LogWriter};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base_runtime::net::{StreamState, TcpStream};
 use base_runtime::time::timeout;
+use base_text::quoted;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, UnbufferedClientConnection, WebPkiServerVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
@@ -116,7 +117,10 @@ impl ClientTls {
         protocols: Vec<Vec<u8>>,
     ) -> Result<Transport, HandshakeError> {
         let name = ServerName::try_from(server_name.to_owned()).map_err(|_| {
-            refused(&Error::General(format!("{server_name:?} is neither a DNS name nor an address without brackets")))
+            refused(&Error::General(format!(
+                "{server_name} is neither a DNS name nor an address without brackets",
+                server_name = quoted(&server_name)
+            )))
         })?;
         if stream.peek_state() == StreamState::Data {
             // It would otherwise be found in front of the first answer.

@@ -329,13 +329,48 @@ impl fmt::Debug for TlsStream {
     }
 }
 
+/// As RFC 8446 section 6 and the registry of alerts call it.
+fn alert_name(alert: u8) -> &'static str {
+    match alert {
+        0 => "close_notify",
+        10 => "unexpected_message",
+        20 => "bad_record_mac",
+        22 => "record_overflow",
+        40 => "handshake_failure",
+        42 => "bad_certificate",
+        43 => "unsupported_certificate",
+        44 => "certificate_revoked",
+        45 => "certificate_expired",
+        46 => "certificate_unknown",
+        47 => "illegal_parameter",
+        48 => "unknown_ca",
+        49 => "access_denied",
+        50 => "decode_error",
+        51 => "decrypt_error",
+        70 => "protocol_version",
+        71 => "insufficient_security",
+        80 => "internal_error",
+        86 => "inappropriate_fallback",
+        90 => "user_canceled",
+        109 => "missing_extension",
+        110 => "unsupported_extension",
+        112 => "unrecognized_name",
+        113 => "bad_certificate_status_response",
+        115 => "unknown_psk_identity",
+        116 => "certificate_required",
+        120 => "no_application_protocol",
+        _ => "unknown",
+    }
+}
+
 #[cold]
 fn error_of(end: End) -> io::Error {
     match end {
         End::Broken(Some(errno)) => io::Error::from_raw_os_error(errno),
         End::Alert(alert) => {
-            let name = rustls::AlertDescription::from(alert);
-            io::Error::new(io::ErrorKind::ConnectionAborted, format!("the peer ended the TLS connection: {name:?}"))
+            let name = alert_name(alert);
+            let text = format!("the peer ended the TLS connection with alert {alert} ({name})");
+            io::Error::new(io::ErrorKind::ConnectionAborted, text)
         }
         End::Fault(fault) => io::Error::new(io::ErrorKind::InvalidData, fault.text()),
         End::Truncated => io::Error::new(

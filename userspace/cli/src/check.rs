@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use base_model::{Beside, Object, Outline};
+use base_text::quoted;
 
 use crate::catalog;
 use crate::documents::{Found, read, word};
@@ -23,7 +24,11 @@ pub fn check(files: &[PathBuf], strict: bool) -> Result<(), String> {
             continue;
         }
         if let Some(other) = taken.get(name) {
-            problems.push(format!("{place}: name: {name:?} is taken by another document, in {}", other.file.display()));
+            problems.push(format!(
+                "{place}: name: {name} is taken by another document, in {}",
+                other.file.display(),
+                name = quoted(&name)
+            ));
         }
         match Object::admit(&document.value, catalog::filters(), SystemTime::now(), |_| None) {
             Ok(object) => {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use base_model::yaml;
+use base_text::quoted;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use control_api::tls::{ClientTrust, Identity, Pem};
 use serde_json::Value;
@@ -55,7 +56,8 @@ fn current() -> Result<Option<Context>, String> {
     if current.is_empty() {
         return Ok(None);
     }
-    let missing = |what: &str, name: &str| format!("{}: there is no {what} {name:?}", file.path.display());
+    let missing =
+        |what: &str, name: &str| format!("{}: there is no {what} {name}", file.path.display(), name = quoted(&name));
     let context = named(&file.value, "contexts", current).ok_or_else(|| missing("context", current))?;
     let cluster = word(&context["context"], "cluster");
     let user = word(&context["context"], "user");
@@ -129,8 +131,9 @@ pub fn run(what: &ConfigWhat, format: Format) -> Result<(), String> {
         ConfigWhat::UseContext { name } => {
             if named(&file.value, "contexts", name).is_none() {
                 return Err(format!(
-                    "{}: there is no context {name:?}; weirctl config get-contexts lists them",
-                    file.path.display()
+                    "{}: there is no context {name}; weirctl config get-contexts lists them",
+                    file.path.display(),
+                    name = quoted(&name)
                 ));
             }
             file.value["current-context"] = name.as_str().into();

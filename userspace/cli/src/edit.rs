@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use base_model::yaml;
+use base_text::quoted;
 use hyper::Method;
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ pub async fn edit(server: &Server, kind: &str, name: &str) -> Result<(), String>
     let path = format!("/objects/{}", segment(name));
     let (before, tag) = server.get_tagged(&path).await?;
     if word(&before, "kind") != kind {
-        return Err(format!("there is no {kind} named {name:?}"));
+        return Err(format!("there is no {kind} named {name}", name = quoted(&name)));
     }
     let file = write(kind, name, &before)?;
     let kept = |message: String| format!("{message}\nyour text is kept in {}", file.display());
@@ -24,10 +25,14 @@ pub async fn edit(server: &Server, kind: &str, name: &str) -> Result<(), String>
     let mut words = editor.split_whitespace();
     let program = words.next().unwrap_or("vi");
     let ended = Command::new(program).args(words).arg(&file).status();
-    let ended =
-        ended.map_err(|e| format!("editor {program:?} does not start: {e}; name another in $WEIRCTL_EDITOR"))?;
+    let ended = ended.map_err(|e| {
+        format!("editor {program} does not start: {e}; name another in $WEIRCTL_EDITOR", program = quoted(&program))
+    })?;
     if !ended.success() {
-        return Err(kept(format!("editor {program:?} ended with {ended}; nothing was changed")));
+        return Err(kept(format!(
+            "editor {program} ended with {ended}; nothing was changed",
+            program = quoted(&program)
+        )));
     }
     let text = std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
     let after = yaml::parse_document(&text).map_err(|e| kept(format!("{e}; nothing was changed")))?;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use base_text::quoted;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 
@@ -84,7 +85,8 @@ impl Rule {
     fn parse(text: &str) -> Result<Rule, String> {
         let wrong = |why: &str| {
             format!(
-                "--rule {text:?}: {why}; write HOST/PATH=ENDPOINT,ENDPOINT, e.g. example.com/api*=http://10.0.0.1:80"
+                "--rule {text}: {why}; write HOST/PATH=ENDPOINT,ENDPOINT, e.g. example.com/api*=http://10.0.0.1:80",
+                text = quoted(&text)
             )
         };
         let (place, endpoints) = text.split_once('=').ok_or_else(|| wrong("there is no ="))?;

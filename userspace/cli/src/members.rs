@@ -1,5 +1,6 @@
 use std::time::SystemTime;
 
+use base_text::quoted;
 use control_api::time;
 use hyper::Method;
 use serde_json::Value;
@@ -68,5 +69,5 @@ async fn find(server: &Server, name: Option<&str>) -> Result<Vec<Value>, String>
     let members: Vec<Value> = members.as_array().cloned().unwrap_or_default();
     let Some(name) = name else { return Ok(members) };
     let found: Vec<Value> = members.into_iter().filter(|member| member["options"]["Name"] == name).collect();
-    if found.is_empty() { Err(format!("there is no member named {name:?}")) } else { Ok(found) }
+    if found.is_empty() { Err(format!("there is no member named {name}", name = quoted(&name))) } else { Ok(found) }
 }

@@ -1,5 +1,6 @@
 use std::time::SystemTime;
 
+use base_text::quoted;
 use control_api::time;
 use hyper::Method;
 use serde_json::Value;
@@ -82,7 +83,9 @@ async fn find_at(
     });
     found.sort_by(|a, b| word(&a.1, "name").cmp(word(&b.1, "name")));
     match (kind, name) {
-        (Some(kind), Some(name)) if found.is_empty() => Err(format!("there is no {kind} named {name:?}")),
+        (Some(kind), Some(name)) if found.is_empty() => {
+            Err(format!("there is no {kind} named {name}", name = quoted(&name)))
+        }
         _ => Ok(found),
     }
 }
@@ -104,7 +107,7 @@ pub async fn delete(server: &Server, kind: &str, names: &[String], all: bool) ->
     }
     for name in names {
         if !known.contains(&name.as_str()) {
-            return Err(format!("delete {kind} {name} failed, there is no {kind} named {name:?}"));
+            return Err(format!("delete {kind} {name} failed, there is no {kind} named {}", quoted(&name)));
         }
     }
     for name in names {

@@ -1,4 +1,5 @@
 use base_model::kinds;
+use base_text::quoted;
 
 /// What a word on the command line speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,9 +22,8 @@ impl Resource {
         kinds::find(word).map(|kind| Resource::Object(kind.name)).ok_or_else(|| {
             let known: Vec<&str> = kinds::KINDS.iter().filter(|kind| kind.served).map(|kind| kind.name).collect();
             format!(
-                "{word:?} is no kind; there are {}, Member, CustomDataKind, CustomData and their aliases (weirctl api-resources)",
-                known.join(", ")
-            )
+                "{word} is no kind; there are {}, Member, CustomDataKind, CustomData and their aliases (weirctl api-resources)",
+                known.join(", "), word = quoted(&word))
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
+use base_text::quoted;
 use control_api::{CustomKind, Document};
 use control_state::{Action, CustomMode, PutMode};
 use serde_json::{Value, json};
@@ -55,7 +56,9 @@ pub async fn show(api: Shared, Path((kind, id)): Path<(String, String)>) -> Answ
         return Err(unknown_kind(&kind));
     }
     let item = state.view.custom_data.get(&kind).and_then(|items| items.get(&id));
-    let item = item.ok_or_else(|| Error::not_found(format!("custom data kind {kind:?} has no item {id:?}")))?;
+    let item = item.ok_or_else(|| {
+        Error::not_found(format!("custom data kind {kind} has no item {id}", kind = quoted(&kind), id = quoted(&id)))
+    })?;
     Ok(Reply::body(Value::clone(item)).version(state.view.version))
 }
 
@@ -141,7 +144,7 @@ async fn put_kind(api: &Api, mode: PutMode, body: &Text) -> Result<u64, Error> {
     };
     let kind = CustomKind { name: text("name")?, id_field: text("idField")?, json_schema };
     if let Some(why) = base_model::UrlName::why_not(&kind.name) {
-        return Err(Error::invalid(format!("name = {:?}: {why}", kind.name)));
+        return Err(Error::invalid(format!("name = {}: {why}", quoted(&kind.name))));
     }
     Ok(api.control.propose(Action::PutCustomKind { mode, kind }).await?.version)
 }
@@ -223,7 +226,7 @@ fn shown(view: &control_api::Snapshot, kind: &CustomKind) -> Value {
 }
 
 fn unknown_kind(name: &str) -> Error {
-    Error::not_found(format!("custom data kind {name:?} not found"))
+    Error::not_found(format!("custom data kind {name} not found", name = quoted(&name)))
 }
 
 const SCHEMA_URL: &str = "weir:///schema.json";

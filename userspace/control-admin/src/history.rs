@@ -1,5 +1,6 @@
 //! What the configuration was before, and the way back to it.
 
+use base_text::quoted;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -60,7 +61,8 @@ fn asked(query: &Params) -> Result<Option<u64>, Error> {
     }
     text.parse().map(Some).map_err(|_| {
         Error::invalid(format!(
-            "version = {text:?}: a number is wanted, as X-Config-Version and GET /apis/v2/history tell it"
+            "version = {text}: a number is wanted, as X-Config-Version and GET /apis/v2/history tell it",
+            text = quoted(&text)
         ))
     })
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use base_text::{duration, quoted};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
@@ -46,7 +47,12 @@ pub fn bind(api_addr: &str) -> Result<Vec<TcpListener>, String> {
         };
         let addresses: Vec<SocketAddr> = full
             .to_socket_addrs()
-            .map_err(|e| format!("--api-addr {text:?}: not an address ({e}); write HOST:PORT, e.g. localhost:2381"))?
+            .map_err(|e| {
+                format!(
+                    "--api-addr {text}: not an address ({e}); write HOST:PORT, e.g. localhost:2381",
+                    text = quoted(&text)
+                )
+            })?
             .collect();
         let mut bound = None;
         for mut address in addresses {
@@ -142,7 +148,9 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, tls: Option<T
             match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
                 Ok(Ok(stream)) => serve(stream, router).await,
                 Ok(Err(error)) => tracing::debug!(%error, "no TLS handshake on the admin API"),
-                Err(_) => tracing::debug!("the TLS handshake on the admin API took longer than {HANDSHAKE:?}"),
+                Err(_) => {
+                    tracing::debug!("the TLS handshake on the admin API took longer than {}", duration(HANDSHAKE))
+                }
             }
         });
     }

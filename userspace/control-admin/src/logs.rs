@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
+use base_text::quoted;
 use hyper::body::Frame;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
@@ -17,7 +18,9 @@ use crate::body::{Answer, Error, Reply, flag, text};
 pub async fn tail(State(Here(local)): State<Here>, query: Query<Vec<(String, String)>>) -> Result<Response, Error> {
     let count = match text(&query, "tail") {
         "" => TAIL,
-        number => number.parse().map_err(|_| Error::invalid(format!("tail = {number:?}: a number of lines")))?,
+        number => number
+            .parse()
+            .map_err(|_| Error::invalid(format!("tail = {number}: a number of lines", number = quoted(&number))))?,
     };
     // Subscribed first: a line in between comes twice rather than never.
     let more = if flag(&query, "follow") { local.follow_logs() } else { None };

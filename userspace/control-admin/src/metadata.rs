@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use base_text::quoted;
 use serde_json::{Value, json};
 
 use crate::body::{Answer, Error, Reply};
@@ -38,8 +39,9 @@ pub async fn skeleton(
 ) -> Result<Response, Error> {
     let known = api.catalog.kinds().into_iter().find(|known| known.kind.eq_ignore_ascii_case(&kind));
     let text = known.and_then(|known| api.catalog.skeleton(&known.kind));
-    let text = text
-        .ok_or_else(|| Error::not_found(format!("no kind {kind:?} to write; GET /apis/v2/object-kinds lists all")))?;
+    let text = text.ok_or_else(|| {
+        Error::not_found(format!("no kind {kind} to write; GET /apis/v2/object-kinds lists all", kind = quoted(&kind)))
+    })?;
     let named: Vec<String> = text
         .lines()
         .map(|line| if line.starts_with("name:") { format!("name: {name}") } else { line.to_owned() })
@@ -72,5 +74,9 @@ pub async fn filter_results(State(api): State<Arc<Api>>, Path(kind): Path<String
 }
 
 fn unknown_filter(api: &Api, kind: &str) -> Error {
-    Error::not_found(format!("no filter kind {kind:?}; there are {}", api.catalog.filter_kinds().join(", ")))
+    Error::not_found(format!(
+        "no filter kind {kind}; there are {}",
+        api.catalog.filter_kinds().join(", "),
+        kind = quoted(&kind)
+    ))
 }

@@ -7,6 +7,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use base_model::beside::routes_to;
 use base_model::secret::HIDDEN;
+use base_text::quoted;
 use control_api::{Document, OWNER_LABEL, RefusalKind, Snapshot};
 use control_state::{Action, Entry, PutMode, owner};
 use serde_json::{Value, json};
@@ -82,7 +83,8 @@ pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>, query: 
     if !text(&query, "version").is_empty() {
         let then = history::objects(&api, &query)?;
         let there = then.get(&name).filter(|_| in_default(text(&query, "namespace")));
-        let document = there.ok_or_else(|| Error::not_found(format!("object {name:?} was not there then")))?;
+        let document =
+            there.ok_or_else(|| Error::not_found(format!("object {name} was not there then", name = quoted(&name))))?;
         return Ok(Reply::body(api.catalog.shown(document)).version(state.view.version));
     }
     match state.view.object(&name) {
@@ -90,7 +92,7 @@ pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>, query: 
             let changed = state.view.changed.get(&name).copied().unwrap_or_default();
             Ok(Reply::body(api.catalog.shown(document)).version(state.view.version).changed(changed))
         }
-        _ => Err(Error::not_found(format!("object {name:?} not found"))),
+        _ => Err(Error::not_found(format!("object {name} not found", name = quoted(&name)))),
     }
 }
 
@@ -262,7 +264,12 @@ fn check_all(api: &Api, mut documents: Vec<Value>, mode: PutMode, strict: bool) 
         }
         let Some(name) = document.get("name").and_then(Value::as_str) else { continue };
         if !names.insert(name.to_owned()) {
-            problems.push(titled(n, document, several, &format!("name: {name:?} is in the body twice")));
+            problems.push(titled(
+                n,
+                document,
+                several,
+                &format!("name: {name} is in the body twice", name = quoted(&name)),
+            ));
         }
     }
     if !problems.is_empty() {
@@ -327,23 +334,31 @@ fn may_write(api: &Api, document: &Value, mode: PutMode) -> Result<(), (StatusCo
     let claimed = owner(document);
     if claimed != control_api::OWNER_USER {
         return invalid(format!(
-            "labels[{OWNER_LABEL}] = {claimed:?}: what users write belongs to \"user-api\"; leave the label out"
+            "labels[{OWNER_LABEL}] = {claimed}: what users write belongs to \"user-api\"; leave the label out",
+            claimed = quoted(&claimed)
         ));
     }
     let Some(name) = document.get("name").and_then(Value::as_str) else { return Ok(()) };
     let state = api.control.state();
     let Some(old) = state.view.object(name) else { return Ok(()) };
     if mode == PutMode::Create {
-        return Err((StatusCode::CONFLICT, format!("object {name:?} exists already; change it with PUT or apply")));
+        return Err((
+            StatusCode::CONFLICT,
+            format!("object {name} exists already; change it with PUT or apply", name = quoted(&name)),
+        ));
     }
     let holder = owner(old);
     if holder != control_api::OWNER_USER {
-        return invalid(format!("object {name:?} belongs to {holder}: it is generated and follows its owner"));
+        return invalid(format!(
+            "object {name} belongs to {holder}: it is generated and follows its owner",
+            name = quoted(&name)
+        ));
     }
     let was = old.get("kind").and_then(Value::as_str).unwrap_or_default();
     if !kind.is_empty() && !was.eq_ignore_ascii_case(kind) && kind != base_model::kinds::LEGACY_PIPELINE {
         return invalid(format!(
-            "object {name:?} is a {was} and cannot become a {kind}: delete it first, or take another name"
+            "object {name} is a {was} and cannot become a {kind}: delete it first, or take another name",
+            name = quoted(&name)
         ));
     }
     Ok(())

@@ -8,6 +8,7 @@ use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use base_text::quoted;
 use control_api::Member;
 use hyper::Method;
 use serde_json::{Map, Value, json};
@@ -30,7 +31,7 @@ pub async fn list(State(api): State<Arc<Api>>) -> Answer {
 
 pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Answer {
     if !api.control.state().view.objects.contains_key(&name) {
-        return Err(Error::not_found(format!("object {name:?} not found")));
+        return Err(Error::not_found(format!("object {name} not found", name = quoted(&name))));
     }
     let (statuses, warnings) = gather(&api, Some(&name)).await;
     Ok(Reply::body(statuses).warnings(warnings))
@@ -86,7 +87,7 @@ async fn gather(api: &Api, name: Option<&str>) -> (Map<String, Value>, Vec<Strin
 
 async fn ask(control: &control_raft::Control, member: &Member, path: &str) -> Result<BTreeMap<String, Value>, String> {
     let answer = control.call_member(member, Method::GET, path, "", PATIENCE).await.map_err(|e| e.message)?;
-    serde_json::from_slice(&answer.body).map_err(|e| format!("member {:?}: unreadable status: {e}", member.name))
+    serde_json::from_slice(&answer.body).map_err(|e| format!("member {}: unreadable status: {e}", quoted(&member.name)))
 }
 
 /// Percent-encodes what a query cannot hold.

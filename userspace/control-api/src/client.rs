@@ -77,7 +77,7 @@ impl Client {
         };
         match tokio::time::timeout(timeout, whole).await {
             Ok(answer) => answer,
-            Err(_) => Err(CallError::after(url, &format!("no answer within {timeout:?}"))),
+            Err(_) => Err(CallError::after(url, &format!("no answer within {}", base_text::duration(timeout)))),
         }
     }
 
@@ -91,7 +91,7 @@ impl Client {
     ) -> Result<hyper::Response<Incoming>, CallError> {
         match tokio::time::timeout(timeout, self.send(method, url, headers, Bytes::new())).await {
             Ok(answer) => answer,
-            Err(_) => Err(CallError::after(url, &format!("no answer within {timeout:?}"))),
+            Err(_) => Err(CallError::after(url, &format!("no answer within {}", base_text::duration(timeout)))),
         }
     }
 

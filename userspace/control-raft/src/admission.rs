@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base_text::quoted;
 use control_api::Refusal;
 use control_state::{Action, Answer, Done};
 use openraft::ChangeMembers;
@@ -211,7 +212,8 @@ impl Inner {
         let votes = self.voters().iter().any(|voter| voter == name);
         if name == self.name() && (known || votes) {
             return Some(Err(Refusal::invalid(format!(
-                "member {name:?} leads the cluster at the moment: stop it, wait for another leader, and remove it then"
+                "member {name} leads the cluster at the moment: stop it, wait for another leader, and remove it then",
+                name = quoted(&name)
             ))));
         }
         if votes {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base_text::quoted;
 use control_api::tls::{ClientTrust, Identity, Pem, TlsError, client_config, server_config};
 use control_api::{Member, MemberRole};
 use rustls::ServerConfig;
@@ -127,14 +128,14 @@ pub(crate) fn check_scheme(flag: &str, url: &str, tls: bool) -> Result<(), Start
         (false, true) => "the members of a cluster talk over https:// all of them, or none; write https://HOST:PORT",
         _ => return Ok(()),
     };
-    Err(StartError::new(StartErrorKind::Config, format!("{flag}: {url:?}: {why}")))
+    Err(StartError::new(StartErrorKind::Config, format!("{flag}: {url}: {why}", url = quoted(&url))))
 }
 
 /// `HOST:PORT` of a peer URL.
 pub(crate) fn host_port(flag: &str, url: &str) -> Result<(String, u16), StartError> {
     let wrong = |why: &str| {
         let advice = "write http://HOST:PORT or https://HOST:PORT";
-        StartError::new(StartErrorKind::Config, format!("{flag}: {url:?}: {why}; {advice}"))
+        StartError::new(StartErrorKind::Config, format!("{flag}: {url}: {why}; {advice}", url = quoted(&url)))
     };
     let uri: hyper::Uri = url.trim_end_matches('/').parse().map_err(|e| wrong(&format!("not a URL ({e})")))?;
     match uri.scheme_str() {

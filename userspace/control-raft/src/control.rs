@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use base_text::quoted;
 use bytes::Bytes;
 use control_api::client::Answer as HttpAnswer;
 use control_api::{Member, MemberRole, Refusal, RefusalKind};
@@ -277,7 +278,7 @@ impl Control {
         timeout: Duration,
     ) -> Result<HttpAnswer, Refusal> {
         if member.peer_url.is_empty() {
-            return Err(Refusal::unavailable(format!("member {:?} has no peer URL", member.name)));
+            return Err(Refusal::unavailable(format!("member {} has no peer URL", quoted(&member.name))));
         }
         let (inner, url) = (self.inner.clone(), crate::wire::join(&member.peer_url, path));
         let (name, body) = (member.name.clone(), body.into());
@@ -331,7 +332,7 @@ impl Control {
             }
         };
         if tokio::time::timeout(STOP, stopped).await.is_err() {
-            tracing::warn!("the member did not stop within {STOP:?}; its disk may be hanging");
+            tracing::warn!("the member did not stop within {}; its disk may be hanging", base_text::duration(STOP));
         }
         inner.publisher.close();
     }
@@ -500,9 +501,9 @@ impl Inner {
         let answer = match tokio::time::timeout(self.request_timeout, decided).await {
             Ok(answer) => answer,
             Err(_) => Err(Refusal::unavailable(format!(
-                "not decided within {:?} (--cluster-request-timeout): whether the change was made is not known; look, and \
+                "not decided within {} (--cluster-request-timeout): whether the change was made is not known; look, and \
                  try again",
-                self.request_timeout
+                base_text::duration(self.request_timeout)
             ))),
         };
         if matches!(&answer, Err(refusal) if refusal.kind == RefusalKind::Unavailable) {
@@ -870,9 +871,11 @@ async fn open(config: &Config, alone: bool) -> Result<Store, StartError> {
         Err(StartError::new(
             StartErrorKind::Identity,
             format!(
-                "{} belongs to {flag} {stored:?}, but {flag} {given:?} was given: repeat the old {flag}, or choose another \
+                "{} belongs to {flag} {stored}, but {flag} {given} was given: repeat the old {flag}, or choose another \
                  --data-dir",
-                config.data_dir.display()
+                config.data_dir.display(),
+                stored = quoted(&stored),
+                given = quoted(&given)
             ),
         ))
     };

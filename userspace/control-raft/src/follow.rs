@@ -56,7 +56,7 @@ async fn read(inner: &Inner, url: &str) -> Result<(), String> {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Err(error.to_string()),
             Ok(None) => return Ok(()),
-            Err(_) => return Err(format!("silent for {SILENCE:?}")),
+            Err(_) => return Err(format!("silent for {}", base_text::duration(SILENCE))),
         };
         let Ok(data) = frame.into_data() else { continue };
         // Only the new bytes can hold the end of a line: a snapshot of megabytes arrives in many frames.

@@ -12,6 +12,7 @@ use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use base_text::{duration, quoted};
 use control_api::Update;
 use control_state::State;
 use hyper::body::Frame;
@@ -73,7 +74,7 @@ pub async fn serve(listener: TcpListener, router: Router, tls: Option<Arc<Server
             match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
                 Ok(Ok(stream)) => converse(stream, router).await,
                 Ok(Err(error)) => tracing::warn!(%from, %error, "somebody is not let in as a member"),
-                Err(_) => tracing::warn!(%from, "a member's TLS handshake took longer than {HANDSHAKE:?}"),
+                Err(_) => tracing::warn!(%from, "a member's TLS handshake took longer than {}", duration(HANDSHAKE)),
             }
         });
     }
@@ -89,10 +90,11 @@ async fn same_cluster(Shared(inner): Shared<Arc<Inner>>, request: Request, next:
     match theirs {
         Some(theirs) if theirs != inner.cluster_name() => {
             let message = format!(
-                "this member ({}) belongs to cluster {:?}, the caller to {theirs:?}: give both the same --cluster-name, \
+                "this member ({}) belongs to cluster {}, the caller to {theirs}: give both the same --cluster-name, \
                  or correct the peer URLs",
                 inner.name(),
-                inner.cluster_name()
+                quoted(inner.cluster_name()),
+                theirs = quoted(&theirs)
             );
             refuse(StatusCode::CONFLICT, message)
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base_text::quoted;
 use control_api::{CustomKind, Document, Refusal, Snapshot};
 use serde_json::Value;
 
@@ -20,8 +21,8 @@ pub fn put_custom_kind(view: &mut Snapshot, mode: PutMode, kind: &CustomKind) ->
     match (old, mode) {
         (Some(_), PutMode::Create) => {
             return Err(Refusal::conflict(format!(
-                "custom data kind {:?} exists already; change it with PUT",
-                kind.name
+                "custom data kind {} exists already; change it with PUT",
+                quoted(&kind.name)
             )));
         }
         (None, PutMode::Update) => return Err(unknown_custom_kind(&kind.name)),
@@ -32,11 +33,11 @@ pub fn put_custom_kind(view: &mut Snapshot, mode: PutMode, kind: &CustomKind) ->
         && let Some(items) = view.custom_data.get(&kind.name)
     {
         return Err(Refusal::invalid(format!(
-            "idField = {:?}: {} items of {:?} are kept by their {:?}; delete them first",
-            kind.id_field,
+            "idField = {}: {} items of {} are kept by their {}; delete them first",
+            quoted(&kind.id_field),
             items.len(),
-            kind.name,
-            old.id_field
+            quoted(&kind.name),
+            quoted(&old.id_field)
         )));
     }
     let created = if old.is_none() { vec![kind.name.clone()] } else { Vec::new() };
@@ -55,12 +56,16 @@ pub fn put_custom_data(
     match mode {
         PutMode::Create if exists => {
             return Err(Refusal::conflict(format!(
-                "custom data kind {kind:?} has an item {id:?} already; change it with PUT"
+                "custom data kind {kind} has an item {id} already; change it with PUT",
+                kind = quoted(&kind),
+                id = quoted(&id)
             )));
         }
         PutMode::Update if !exists => {
             return Err(Refusal::not_found(format!(
-                "custom data kind {kind:?} has no item {id:?}; create it with POST"
+                "custom data kind {kind} has no item {id}; create it with POST",
+                kind = quoted(&kind),
+                id = quoted(&id)
             )));
         }
         _ => {}
@@ -120,5 +125,5 @@ fn custom_id(kind: &CustomKind, item: &Value) -> Result<String, Refusal> {
 }
 
 fn unknown_custom_kind(name: &str) -> Refusal {
-    Refusal::not_found(format!("custom data kind {name:?} not found"))
+    Refusal::not_found(format!("custom data kind {name} not found", name = quoted(&name)))
 }

@@ -1,5 +1,6 @@
 //! What objects were before the last changes: to look at, and to go back to.
 
+use base_text::quoted;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -184,7 +185,9 @@ pub(crate) fn roll_back(state: &mut State, version: u64) -> Result<Vec<String>, 
 
 fn read(name: &str, was: &Before) -> Result<Document, Refusal> {
     let document = serde_json::from_str(&was.document);
-    document.map(Document::new).map_err(|e| Refusal::invalid(format!("object {name:?} of then cannot be read: {e}")))
+    document
+        .map(Document::new)
+        .map_err(|e| Refusal::invalid(format!("object {name} of then cannot be read: {e}", name = quoted(&name))))
 }
 
 impl Step {

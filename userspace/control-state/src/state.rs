@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use base_model::Claim;
+use base_text::quoted;
 use control_api::{Delta, Member, Refusal, Snapshot, time};
 use serde::{Deserialize, Serialize};
 
@@ -131,7 +132,11 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
             custom::custom_kind(view, &kind)?;
             match custom::custom_items(view, &kind).remove(&id) {
                 Some(_) => Ok(custom::tidy_custom(view, &kind)),
-                None => Err(Refusal::not_found(format!("custom data kind {kind:?} has no item {id:?}"))),
+                None => Err(Refusal::not_found(format!(
+                    "custom data kind {kind} has no item {id}",
+                    kind = quoted(&kind),
+                    id = quoted(&id)
+                ))),
             }
         }
         Action::BatchCustomData { kind, mode, delete, put } => {
@@ -172,7 +177,7 @@ fn put_member(view: &mut Snapshot, report: &Member) -> Result<Vec<String>, Refus
 
 fn unknown_member(view: &Snapshot, name: &str) -> Refusal {
     let known: Vec<&str> = view.members.keys().map(String::as_str).collect();
-    Refusal::not_found(format!("member {name:?} not found; known members: {}", known.join(", ")))
+    Refusal::not_found(format!("member {name} not found; known members: {}", known.join(", "), name = quoted(&name)))
 }
 
 /// Writers that look before they write do so within minutes.

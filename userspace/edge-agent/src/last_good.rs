@@ -106,10 +106,11 @@ impl LastGood {
             Err(error) => {
                 let aside = self.path.with_extension("json.damaged");
                 let kept = fs::rename(&self.path, &aside);
-                tracing::error!(
-                    path = %self.path.display(), %error,
-                    "the last good state is damaged; put aside as {} ({kept:?}), starting without", aside.display()
-                );
+                let aside = match kept {
+                    Ok(()) => format!("put aside as {}", aside.display()),
+                    Err(error) => format!("and could not be put aside as {}: {error}", aside.display()),
+                };
+                tracing::error!(path = %self.path.display(), %error, "the last good state is damaged; {aside}; starting without");
                 None
             }
         }

@@ -292,7 +292,9 @@ impl Proxy {
                     pool.heard(choice, heard, &of_servers[index]);
                     let what = if connecting { "connection to" } else { "answer from" };
                     let server = &pool.balancer.servers()[index].url;
-                    exchange.tags.note(|| format!("{}: no {what} {server} in {most:?}", pool.name));
+                    exchange
+                        .tags
+                        .note(|| format!("{}: no {what} {server} in {}", pool.name, base_text::duration(most)));
                     return (refuse(exchange, 408, TIMEOUT), !connecting);
                 }
             },

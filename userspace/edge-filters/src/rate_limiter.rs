@@ -192,7 +192,7 @@ impl Filter for RateLimiter {
             }
             Permit::After(wait) => Step::wait(async move {
                 base_runtime::time::sleep(wait).await;
-                exchange.tags.note(|| format!("rateLimiter: waited {wait:?}"));
+                exchange.tags.note(|| format!("rateLimiter: waited {}", base_text::duration(wait)));
                 if exchange.client_gone { RATE_LIMITED } else { SUCCESS }
             }),
         }

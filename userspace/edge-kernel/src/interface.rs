@@ -6,6 +6,8 @@ use std::mem::zeroed;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use base_text::quoted;
+
 use crate::KernelError;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +24,8 @@ impl Interface {
             .filter(|n| !n.is_empty() && n.as_bytes().len() < libc::IFNAMSIZ)
             .ok_or_else(|| {
                 KernelError::Invalid(format!(
-                    "--interface {name:?}: not the name of an interface; a name has 1 to 15 characters, see `ip link`"
+                    "--interface {name}: not the name of an interface; a name has 1 to 15 characters, see `ip link`",
+                    name = quoted(&name)
                 ))
             })?;
         // SAFETY: a C string that lives through the call.

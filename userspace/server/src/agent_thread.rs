@@ -159,7 +159,7 @@ fn take(snapshot: &mut Snapshot, update: Update) -> bool {
             Ok(()) => true,
             Err(gap) => {
                 // The follower hands out gapless deltas; should one be missing all the same, the next snapshot mends it.
-                tracing::error!(?gap, "a change was missed");
+                tracing::error!(%gap, "a change was missed");
                 false
             }
         },

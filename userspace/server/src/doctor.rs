@@ -19,7 +19,7 @@ pub fn run() -> ExitCode {
         println!("{mark}  {what:<24} {text}");
     };
     let cpus = base_runtime::allowed_cpus();
-    line(true, true, "CPUs", &format!("workers may run on {cpus:?}"));
+    line(true, true, "CPUs", &format!("workers may run on {}", base_text::ranges(cpus)));
     match base_runtime::probe_uring() {
         Ok(()) => line(true, false, "io_uring", "workers use it"),
         Err(reason) => line(false, false, "io_uring", &format!("workers use epoll instead: {reason}")),

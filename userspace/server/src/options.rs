@@ -602,7 +602,8 @@ impl Reader<'_> {
         }
         let allowed = base_runtime::allowed_cpus();
         for cpu in cpus.iter().filter(|c| !allowed.contains(c)) {
-            self.wrong.push(format!("--cpus {cpu}: this process may not run there; allowed are {allowed:?}"));
+            let allowed = base_text::ranges(allowed.iter().copied());
+            self.wrong.push(format!("--cpus {cpu}: this process may not run there; allowed are {allowed}"));
         }
         Some(cpus)
     }

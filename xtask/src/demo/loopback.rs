@@ -57,7 +57,8 @@ pub fn run(folder: PathBuf, options: &Options) -> Result<String, String> {
     let ask = || open().and_then(|mut connection| connection.get("/demo?first"));
     while !ask().is_ok_and(|answer| answer.status == 200) {
         if started.elapsed() > Duration::from_secs(10) {
-            return Err(format!("10 s after the last apply http://{target}/ still does not answer 200: {:?}", ask()));
+            let last = ask().map_or_else(|error| error.to_string(), |answer| format!("it answers {}", answer.status));
+            return Err(format!("10 s after the last apply http://{target}/ still does not answer 200: {last}"));
         }
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -44,14 +44,13 @@ impl Known {
         self.words.extend(words(&source.code).map(str::to_owned));
         self.flags.extend(flags(&source.code));
         let mut kinds = |before: &str| {
-            let after = source.code.split(before).skip(1).filter_map(|rest| rest.split_once('"'));
-            self.kinds.extend(after.map(|(name, _)| name.to_owned()));
+            let after = source.code.split(before).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+            self.kinds.extend(after.filter_map(|rest| rest.split_once('"')).map(|(name, _)| name.to_owned()));
         };
         if path.ends_with("base-model/src/kinds.rs") {
-            kinds("kind(\"");
-            kinds("kind(\n        \"");
+            kinds("kind(");
         } else if path.contains("edge-filters/src/") {
-            kinds("kind: \"");
+            kinds("kind: ");
         } else if path.ends_with("base-model/src/resilience.rs") {
             let names = source.literals().map(|(_, text)| text).filter(|text| is_kind(text));
             self.kinds.extend(names.map(str::to_owned));
@@ -137,9 +136,9 @@ fn is_in_some_crate(folder: &Path, path: &str) -> bool {
 /// Flags that the code defines: clap's attributes and builders, and the daemon's table of options.
 fn flags(code: &str) -> BTreeSet<String> {
     let mut flags = BTreeSet::new();
-    for before in [".long(\"", "long = \"", "row(\"", "idle(\"", "row(\n        \""] {
-        let named = code.split(before).skip(1).filter_map(|rest| rest.split_once('"'));
-        flags.extend(named.map(|(name, _)| format!("--{name}")));
+    for before in [".long(", "long = ", "row(", "idle("] {
+        let named = code.split(before).skip(1).filter_map(|rest| text_of(code, rest.trim_start()));
+        flags.extend(named.map(|name| format!("--{name}")));
     }
     for (at, _) in code.match_indices("#[arg(") {
         let rest = &code[at..];
@@ -153,6 +152,15 @@ fn flags(code: &str) -> BTreeSet<String> {
         }
     }
     flags
+}
+
+/// The text that an argument is: in quotes, or by the name of a constant of the same file.
+fn text_of<'c>(code: &'c str, argument: &'c str) -> Option<&'c str> {
+    let text = match words(argument).next() {
+        Some(name) if argument.starts_with(name) => code.split_once(&format!("const {name}: &str = "))?.1,
+        _ => argument,
+    };
+    text.strip_prefix('"')?.split_once('"').map(|(text, _)| text)
 }
 
 /// Flags in what stands between backticks and in blocks of code.
@@ -227,7 +235,9 @@ mod tests {
     #[test]
     fn flags_are_those_of_clap_and_of_the_table() {
         let code = r#"
-            row("api-addr", Shape::Text, ""); Arg::new("x").long("config-file"); 
+            row("api-addr", Shape::Text, ""); row(
+                "cpus", Shape::Text); row(LISTEN, Shape::List); fn row(name: &str) {}
+            const LISTEN: &str = "listen"; Arg::new("x").long("config-file"); 
             #[arg(short, long = "file", value_name = "FILE")]
             pub file: Vec<PathBuf>,
             #[arg(long, global = true)]
@@ -239,7 +249,7 @@ mod tests {
         "#;
         let source = Source::new(PathBuf::from("a.rs"), code);
         let found: Vec<String> = flags(&source.code).into_iter().collect();
-        assert_eq!(found, ["--api-addr", "--config-file", "--file", "--force-tls"]);
+        assert_eq!(found, ["--api-addr", "--config-file", "--cpus", "--file", "--force-tls", "--listen"]);
     }
 
     /// Everything that is made up is told, whatever kind of thing it is, and what the code has is not.

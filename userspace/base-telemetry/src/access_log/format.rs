@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use super::redact;
-use super::text::{needs_escape, write_duration, write_foreign, write_ip, write_number, write_time};
+use base_text::escape::{needs_escape, write_foreign};
+use base_text::redact;
+use base_text::time::{write_duration, write_ip, write_number, write_time};
 
 /// The format of a server that names none.
 pub const DEFAULT_FORMAT: &str = "[{{Time}}] [{{RemoteAddr}} {{RealIP}} {{Method}} {{URI}} {{Proto}} {{StatusCode}}] \

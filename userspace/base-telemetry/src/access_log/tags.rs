@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::redact;
-use super::text::write_duration;
+use base_text::redact;
+use base_text::time::write_duration;
 
 /// What a pipeline did: `pipeline(name): adapt(1.2µs)->proxy(serverError,3ms) | note | note`. A step is a filter's name, its result
 /// (empty when it is the ordinary one) and its time.

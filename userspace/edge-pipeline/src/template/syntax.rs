@@ -3,6 +3,8 @@
 //! Variables become slots and functions become pointers here, so that what is misspelt is refused when the document is
 //! read and not when a request comes.
 
+use base_text::quoted;
+
 use super::ParseError;
 use super::functions::{self, Function};
 use std::collections::HashMap;
@@ -103,7 +105,7 @@ pub(super) fn parse(text: &str, left: &str, right: &str) -> Result<Tree, ParseEr
     }
     for (at, name) in &parser.called {
         if !parser.defined.contains_key(name) {
-            return Err(parser.error(*at, format!("template {name:?} is not defined")));
+            return Err(parser.error(*at, format!("template {name} is not defined", name = quoted(&name))));
         }
     }
     Ok(Tree { root, defined: parser.defined, slots: parser.slots })
@@ -308,7 +310,7 @@ impl Lexer<'_> {
                 let length = word_length(rest);
                 (Kind::Word(rest[..length].to_owned()), length)
             }
-            other => return Err(self.fail(format!("{other:?} means nothing here"))),
+            other => return Err(self.fail(format!("{} means nothing here", quoted(other.to_string())))),
         };
         self.at += length;
         Ok(kind)

@@ -3,6 +3,7 @@
 use super::*;
 use crate::template::time::Moment;
 use base_model::GoDuration;
+use base_text::quoted;
 
 pub(super) const TABLE: &[Function] = &[
     function("now", 0, 0, |_, _| Ok(Value::Time(Moment::now()))),
@@ -22,7 +23,9 @@ pub(super) const TABLE: &[Function] = &[
     function("mustToDate", 2, 2, |_, args| {
         let (layout, text) = (text_of(&args[0])?, text_of(&args[1])?);
         let moment = Moment::parse(&layout, &text);
-        moment.map(Value::Time).ok_or_else(|| format!("{text:?} does not read as {layout:?}"))
+        moment
+            .map(Value::Time)
+            .ok_or_else(|| format!("{text} does not read as {layout}", text = quoted(&text), layout = quoted(&layout)))
     }),
     function("unixEpoch", 1, 1, |work, args| work.text(moment_of(&args[0]).secs.to_string())),
     function("ago", 1, 1, |work, args| {
@@ -62,7 +65,7 @@ fn moment_of(value: &Value<'_>) -> Moment {
 
 fn modified<'x>(args: &[Value<'x>]) -> Answer<'x> {
     let text = text_of(&args[0])?;
-    let by: GoDuration = text.parse().map_err(|why| format!("{text:?}: {why}"))?;
+    let by: GoDuration = text.parse().map_err(|why| format!("{text}: {why}", text = quoted(&text)))?;
     Ok(Value::Time(moment_of(&args[1]).plus_nanos(by.nanos())))
 }
 

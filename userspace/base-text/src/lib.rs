@@ -1,0 +1,13 @@
+//! Text for people and for logs: what came from outside is quoted, escaped and freed of credentials here, and nowhere else.
+//!
+//! No dependencies, so that every crate can name things in its errors the same way.
+#![forbid(unsafe_code)]
+
+pub mod escape;
+pub mod ranges;
+pub mod redact;
+pub mod time;
+
+pub use escape::{all_quoted, escaped, quoted};
+pub use ranges::ranges;
+pub use time::duration;
