@@ -2,6 +2,8 @@
 
 use crate::clock;
 use base_telemetry::access_log::{Entry, Format, LogWriter, Tags, tags};
+use base_text::escape::write_foreign;
+use base_text::redact;
 use edge_pipeline::Exchange;
 use std::time::Instant;
 
@@ -17,8 +19,11 @@ pub fn write(
 ) {
     let space = exchange.default_space_ref();
     let request = &space.request;
+    let hide = !format.shows_credentials();
     let passed = |out: &mut Vec<u8>| {
-        let notes = exchange.tags.notes.iter().map(String::as_str);
+        let hidden = if hide { without_credentials(exchange) } else { Vec::new() };
+        let notes = if hide { &hidden } else { &exchange.tags.notes };
+        let notes = notes.iter().map(String::as_str);
         match exchange.tags.pipeline() {
             Some(pipeline) => {
                 let steps = exchange.tags.steps().iter().map(|(name, outcome, took)| (&**name, *outcome, *took));
@@ -27,7 +32,6 @@ pub fn write(
             None => notes.for_each(|note| tags::write_note(out, note)),
         }
     };
-    let hide = !format.shows_credentials();
     let headers = |headers: &proto_http::Headers, out: &mut Vec<u8>| {
         tags::write_headers(out, headers.iter().map(|(n, v, _)| (std::str::from_utf8(n).unwrap_or("?"), v)), hide);
     };
@@ -55,4 +59,18 @@ pub fn write(
             response_headers: Tags::Write(&response_headers),
         },
     );
+}
+
+/// The notes of an exchange as they may be logged: errors in them may quote what the client sent.
+fn without_credentials(exchange: &Exchange) -> Vec<String> {
+    if exchange.tags.notes.is_empty() {
+        return Vec::new();
+    }
+    let known = exchange.credentials();
+    let hidden = |note: &String| {
+        let mut out = Vec::with_capacity(note.len());
+        redact::write_text(note.as_bytes(), &known, write_foreign, &mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    };
+    exchange.tags.notes.iter().map(hidden).collect()
 }

@@ -4,6 +4,7 @@ use crate::body::{Body, BodyError};
 use crate::duplex::Duplex;
 use crate::filter::{Outcome, Touches};
 use crate::interim::Interim;
+use base_text::redact;
 use base_tls::Session;
 use proto_http::{Request, Response};
 use serde_json::Value;
@@ -375,6 +376,13 @@ impl Exchange {
             self.uri.push(b'?');
             self.uri.extend_from_slice(query.as_bytes());
         }
+    }
+
+    /// The credentials of the message, which are in no log.
+    pub fn credentials(&self) -> Vec<&[u8]> {
+        let fields = self.default.request.headers.iter().map(|(name, value, _)| (name, value));
+        let answered = self.default.response.iter().flat_map(|response| response.headers.iter());
+        redact::of_message(fields.chain(answered.map(|(name, value, _)| (name, value))), &self.uri)
     }
 
     /// Answers in the current namespace.

@@ -50,6 +50,8 @@ pub(super) struct Work {
     pub sayings: Sayings,
     /// The function that runs writes texts as tokens.
     pub hide_texts: bool,
+    /// What `log` wants written: the level and the text.
+    pub said: Option<(Arc<str>, Arc<str>)>,
 }
 
 impl Work {

@@ -6,6 +6,8 @@ use super::root::{Object, Parsed};
 use super::syntax::{Base, Command, Node, Operand, Pipe, Tree};
 use super::value::{Sink, Value, print};
 use crate::exchange::Exchange;
+use base_text::escape::write_foreign;
+use base_text::redact;
 
 /// What went wrong, and at which byte of the template.
 #[derive(Debug)]
@@ -38,6 +40,7 @@ pub(super) struct Machine<'t, 'x> {
     /// `set` has put something of a message into a map that may be the document's.
     mixed: bool,
     depth: usize,
+    exchange: &'x Exchange,
 }
 
 /// Runs a template against an exchange.
@@ -51,10 +54,29 @@ pub(super) fn run(tree: &Tree, exchange: &Exchange) -> Result<Rendered, Failure>
         slots: machine_slots(tree, &dot),
         mixed: false,
         depth: 0,
+        exchange,
     };
     machine.walk(&tree.root, &dot)?;
     Ok(Rendered { text: machine.out.into_text(), sayings: machine.work.sayings })
 }
+
+/// What a template logs, on one line and without the credentials of the message.
+fn log(exchange: &Exchange, level: &str, text: &str) {
+    let end = text.floor_char_boundary(LOGGED_BYTES_MAX);
+    let mut safe = Vec::new();
+    redact::write_text(&text.as_bytes()[..end], &exchange.credentials(), write_foreign, &mut safe);
+    let (safe, more) = (String::from_utf8_lossy(&safe), if end < text.len() { "…" } else { "" });
+    match level.to_ascii_lowercase().as_str() {
+        "debug" => tracing::debug!(target: "template", "{safe}{more}"),
+        "info" => tracing::info!(target: "template", "{safe}{more}"),
+        "warn" => tracing::warn!(target: "template", "{safe}{more}"),
+        "error" => tracing::error!(target: "template", "{safe}{more}"),
+        _ => {}
+    }
+}
+
+/// Longer texts are cut: the log keeps thousands of lines in memory.
+const LOGGED_BYTES_MAX: usize = 4096;
 
 fn machine_slots<'x>(tree: &Tree, dot: &Known<'x>) -> Vec<Known<'x>> {
     let mut slots = vec![Known::document(Value::Nil); tree.slots];
@@ -320,6 +342,9 @@ impl<'x> Machine<'_, 'x> {
         self.mixed |= function.name == "set" && origin != Origin::Document;
         self.work.hide_texts = origin == Origin::Tokens;
         let value = (function.call)(&mut self.work, &args).map_err(failed)?;
+        if let Some((level, text)) = self.work.said.take() {
+            log(self.exchange, &level, &text);
+        }
         Ok(Known { origin: provenance::resulting(origin, &value), value })
     }
 

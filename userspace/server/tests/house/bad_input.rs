@@ -1,6 +1,7 @@
 //! What is refused, and that the rest goes on.
 
-use crate::world::{Machine, answers, eventually, free_port, get, mock, server};
+use crate::world::{Connection, Machine, answers, eventually, free_port, get, mock, server};
+use serde_json::json;
 use std::net::TcpListener;
 
 #[test]
@@ -62,6 +63,34 @@ fn refused_documents_change_nothing() {
     assert_eq!(machine.api("GET", "/objects", "").body, before);
     assert_eq!(machine.metric("weir_config_version"), version);
     assert!(get(port, "/").unwrap().body.starts_with("steady"));
+}
+
+/// Whatever a client sends, the log of the process has a line for each event and none of its credentials.
+#[test]
+fn no_client_forges_a_line_of_the_log_or_finds_a_credential_in_it() {
+    let machine = Machine::start();
+    let port = free_port();
+    let template = r#"{{log "warn" (printf "said %s and %s and %s" (.req.Header.Get "Authorization") (.req.Header.Get "Cookie") (.req.URL.Query.Get "q"))}}statusCode: 204"#;
+    let filter = json!({"name": "log", "kind": "ResponseBuilder", "template": template});
+    machine.create(&json!({"name": "pl", "kind": "Pipeline", "filters": [filter]}).to_string());
+    machine.create(&server("hs", port, "pl"));
+    answers(port, "/", 204);
+    let mut connection = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
+    let fields = [("Authorization", "Basic ZmFuY3k6czNjcmV0"), ("Cookie", "sid=c00kie-value; lang=en")];
+    let path = "/?q=x%0A2026-01-01T00:00:00Z%20ERROR%20forged%1B%5B2J%20token=qu3ry-t0ken%20end";
+    assert_eq!(connection.request("GET", path, &fields, "").unwrap().status, 204);
+    let lines = eventually("it is logged", || {
+        let log = machine.log();
+        log.contains("forged").then(|| log.lines().map(str::to_owned).collect::<Vec<_>>())
+    });
+    let said: Vec<&String> = lines.iter().filter(|line| line.contains("forged")).collect();
+    assert_eq!(said.len(), 1, "{said:#?}");
+    assert!(said[0].contains("said *** and *** and x") && said[0].contains("token=*** end"), "{}", said[0]);
+    for secret in ["ZmFuY3k6czNjcmV0", "c00kie-value", "qu3ry-t0ken", "\u{1b}"] {
+        assert!(!lines.iter().any(|line| line.contains(secret)), "{secret:?} in {lines:#?}");
+    }
+    let shown = machine.api("GET", "/logs?tail=100", "").body;
+    assert!(shown.contains("forged") && !shown.contains("\u{1b}") && !shown.contains("c00kie-value"), "{shown}");
 }
 
 #[test]

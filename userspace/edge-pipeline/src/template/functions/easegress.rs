@@ -14,15 +14,8 @@ pub(super) const TABLE: &[Function] = &[
         0.0 => Err("divisor is zero".to_owned()),
         by => Ok(Value::Float(number(&args[0])? / by)),
     }),
-    function("log", 2, 2, |_, args| {
-        let message = text_of(&args[1])?;
-        match text_of(&args[0])?.to_ascii_lowercase().as_str() {
-            "debug" => tracing::debug!(target: "template", "{message}"),
-            "info" => tracing::info!(target: "template", "{message}"),
-            "warn" => tracing::warn!(target: "template", "{message}"),
-            "error" => tracing::error!(target: "template", "{message}"),
-            _ => {}
-        }
+    function("log", 2, 2, |work, args| {
+        work.said = Some((text_of(&args[0])?, text_of(&args[1])?));
         Ok(Value::text(""))
     }),
     function("mergeObject", 0, MANY, |work, args| {
@@ -64,8 +57,8 @@ pub(super) const TABLE: &[Function] = &[
     function("urlQueryEscape", 1, 1, |work, args| work.text(encoding::url_query(&text_of(&args[0])?))),
     function("urlQueryUnescape", 1, 1, |work, args| {
         let text = text_of(&args[0])?;
-        let plain =
-            encoding::from_url_query(&text).ok_or_else(|| format!("invalid URL escape in {:?}", truncated(&text)))?;
+        let plain = encoding::from_url_query(&text)
+            .ok_or_else(|| format!("invalid URL escape in {}", base_text::quoted(truncated(&text))))?;
         work.text(plain)
     }),
 ];
@@ -75,7 +68,9 @@ fn number(value: &Value<'_>) -> Result<f64, String> {
     match value {
         Value::Int(n) => Ok(*n as f64),
         Value::Float(n) => Ok(*n),
-        Value::Text(text) => text.parse().map_err(|_| format!("{:?} is not a number", truncated(text))),
+        Value::Text(text) => {
+            text.parse().map_err(|_| format!("{} is not a number", base_text::quoted(truncated(text))))
+        }
         other => Err(wants("a number", other)),
     }
 }
