@@ -409,6 +409,9 @@ impl HttpServerSpec {
         if self.tracing.is_some() {
             findings.warn(at(path, "tracing"), "has no effect: this version writes no spans yet");
         }
+        if !self.keep_alive && self.keep_alive_timeout != Self::default().keep_alive_timeout {
+            findings.warn(at(path, "keepAliveTimeout"), "has no effect without keepAlive: true");
+        }
         if self.cache_size > 0 {
             findings.warn(at(path, "cacheSize"), "has no effect: routes are found without a cache");
         }
@@ -502,6 +505,7 @@ impl PathSpec {
                 Problem::new(at(path, "rewriteTarget"), "nothing to rewrite").text(&self.rewrite_target).advice(advice),
             );
         }
+        self.warn_of_slashes(path, findings);
         check_methods(&self.methods, &at(path, "methods"), findings);
         for (i, _) in repeats(&self.methods) {
             let problem = Problem::new(nth(&at(path, "methods"), i), "given twice").text(&self.methods[i]);
@@ -519,7 +523,21 @@ impl PathSpec {
             (None, true) => findings.problem(
                 Problem::new(at(path, "backend"), "missing").advice("name a Pipeline, or list servers in backendPool"),
             ),
-            (Some(pool), true) => pool.validate(&at(path, "backendPool"), ServerScheme::Http, findings),
+            (Some(pool), true) => {
+                let place = at(path, "backendPool");
+                // The pipeline made of it has this pool and nothing else.
+                let alone = [
+                    ("filter", pool.filter.is_some()),
+                    ("retryPolicy", !pool.retry_policy.is_empty()),
+                    ("circuitBreakerPolicy", !pool.circuit_breaker_policy.is_empty()),
+                ];
+                for (field, _) in alone.iter().filter(|(_, given)| *given) {
+                    let problem =
+                        Problem::new(at(&place, field), "needs a Pipeline, with pools and resilience of its own");
+                    findings.problem(problem.advice("write one, and name it in backend"));
+                }
+                pool.validate(&place, ServerScheme::Http, findings);
+            }
             (Some(_), false) => findings.warn(at(path, "backendPool"), "has no effect beside backend"),
             (None, false) => {}
         }
@@ -528,6 +546,19 @@ impl PathSpec {
         for name in self.set_headers.keys().filter(|name| !crate::header_adapt::is_header_name(name)) {
             findings.problem(Problem::new(at(&at(path, "setHeaders"), name), "not a header name").text(name));
         }
+    }
+
+    /// A prefix and what takes its place either both end in a slash or neither does.
+    fn warn_of_slashes(&self, path: &str, findings: &mut Findings) {
+        let (prefix, target) = (self.path_prefix.as_str(), self.rewrite_target.as_str());
+        if prefix.is_empty() || target.is_empty() || prefix.ends_with('/') == target.ends_with('/') {
+            return;
+        }
+        let rest = if prefix.ends_with('/') { "a" } else { "/a" };
+        let text = format!(
+            "{prefix}{rest} becomes {target}{rest}: pathPrefix and rewriteTarget differ in their last /; end both with it, or neither"
+        );
+        findings.warn(at(path, "rewriteTarget"), text);
     }
 
     fn validate_radix(&self, path: &str, findings: &mut Findings) {

@@ -611,7 +611,9 @@ filters:
                 "filters[0].pools[0].servers[3].weight: missing: other servers of the pool have one; give every server a weight of 1 or more, or none of them",
                 "filters[0].pools[0].servers[4].url = \"ws://a:9\": the scheme ws does not fit here; accepted: http or https",
             ],
-            &[],
+            &[
+                "filters[0].pools[0].servers: weights have no effect: only loadBalance.policy weightedRandom looks at them",
+            ],
         );
         check(
             &proxy(

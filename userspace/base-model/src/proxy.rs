@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::SystemTime;
 
+use base_text::quoted;
 use base_tls::Certificate;
 use base_tls::certificate::{Part, read_authorities_undated, untimely_authorities};
 use schemars::JsonSchema;
@@ -640,6 +641,7 @@ impl ProxySpec {
                 let problem = Problem::new(at(&place, "memoryCache"), "answers of a mirror are dropped, not kept");
                 findings.problem(problem.advice("remove it"));
             }
+            mirror.warn_of_answers(&place, findings);
             mirror.validate(&place, ServerScheme::Http, findings);
         }
         let idle = [
@@ -661,6 +663,10 @@ impl ProxySpec {
         }
         if let Some(mtls) = &self.mtls {
             let place = at(path, "mtls");
+            let urls = self.pools.iter().chain(&self.mirror_pool).flat_map(|pool| &pool.servers);
+            if !urls.map(|server| server.url.as_str()).any(|url| url.starts_with("https:")) {
+                findings.warn(&place, "has no effect: no server is https://");
+            }
             if mtls.cert_base64.is_empty() != mtls.key_base64.is_empty() {
                 findings
                     .problem(Problem::new(place, "certBase64 and keyBase64 go together").advice("give both or none"));
@@ -707,7 +713,6 @@ impl MtlsSpec {
 
 impl PoolSpec {
     pub fn validate(&self, path: &str, scheme: ServerScheme, findings: &mut Findings) {
-        let sticky = self.load_balance.as_ref().is_some_and(|balance| balance.sticky_session.is_some());
         let idle = [
             (
                 "healthCheck",
@@ -721,16 +726,19 @@ impl PoolSpec {
                 !self.service_name.is_empty(),
                 "registries are not asked in this version; only the listed servers get requests",
             ),
-            (
-                "loadBalance.stickySession",
-                sticky,
-                "sessions do not stick in this version; the policy chooses for each request",
-            ),
         ];
         for (field, given, text) in idle {
             if given {
                 findings.warn(at(path, field), text);
             }
+        }
+        if !self.service_registry.is_empty() && self.service_name.is_empty() {
+            findings.warn(at(path, "serviceRegistry"), "has no effect without serviceName");
+        }
+        let policy = self.load_balance.as_ref().map_or("", |balance| balance.policy.as_str());
+        if policy != "weightedRandom" && self.servers.iter().any(|server| server.weight > 0) {
+            let text = "weights have no effect: only loadBalance.policy weightedRandom looks at them";
+            findings.warn(at(path, "servers"), text);
         }
         if self.servers.is_empty() && self.service_name.is_empty() {
             let problem = Problem::new(path, "no servers");
@@ -775,6 +783,25 @@ impl PoolSpec {
         }
     }
 
+    /// A mirror's answers are dropped, and so is whatever would be made of them.
+    fn warn_of_answers(&self, path: &str, findings: &mut Findings) {
+        let idle = [
+            ("setUpstreamHost", self.set_upstream_host, "a copy has the Host of its request"),
+            ("serverMaxBodySize", self.server_max_body_size != 0, "answers of a mirror are dropped"),
+            ("timeout", self.timeout.is_some(), "a copy has 30s"),
+            ("retryPolicy", !self.retry_policy.is_empty(), "copies are sent once"),
+            (
+                "circuitBreakerPolicy",
+                !self.circuit_breaker_policy.is_empty(),
+                "copies are sent whatever became of others",
+            ),
+            ("failureCodes", !self.failure_codes.is_empty(), "answers of a mirror are dropped"),
+        ];
+        for (field, _, why) in idle.iter().filter(|(_, given, _)| *given) {
+            findings.warn(at(path, field), format!("has no effect: {why}"));
+        }
+    }
+
     fn validate_servers(&self, path: &str, scheme: ServerScheme, findings: &mut Findings) {
         let weighted = self.servers.iter().filter(|server| server.weight > 0).count();
         let twins: HashMap<usize, usize> = repeats(self.servers.iter().map(|server| &server.url)).collect();
@@ -812,8 +839,42 @@ impl LoadBalanceSpec {
         if !policy.is_empty() && !LOAD_BALANCE_POLICIES.contains(&policy) {
             findings.warn(
                 at(path, "policy"),
-                format!("{policy:?} is unknown, roundRobin is used; known: {}", one_of(&LOAD_BALANCE_POLICIES)),
+                format!(
+                    "{policy} is unknown, roundRobin is used; known: {}",
+                    one_of(&LOAD_BALANCE_POLICIES),
+                    policy = quoted(&policy)
+                ),
             );
+        }
+        let idle = [
+            (
+                "policy",
+                policy == "forward",
+                "has no effect: servers are not named by requests in this version; they get them in turn",
+            ),
+            (
+                "forwardKey",
+                !self.forward_key.is_empty(),
+                "has no effect: servers are not named by requests in this version",
+            ),
+            (
+                "headerHashKey",
+                !self.header_hash_key.is_empty() && policy != "headerHash",
+                "has no effect: only policy headerHash looks at it",
+            ),
+            (
+                "stickySession",
+                self.sticky_session.is_some(),
+                "sessions do not stick in this version; the policy chooses for each request",
+            ),
+            (
+                "healthCheck",
+                self.health_check.is_some(),
+                "servers are not probed in this version; every listed server gets requests",
+            ),
+        ];
+        for (field, _, text) in idle.iter().filter(|(_, given, _)| *given) {
+            findings.warn(at(path, field), *text);
         }
         for (wanted, key, value) in
             [("headerHash", "headerHashKey", &self.header_hash_key), ("forward", "forwardKey", &self.forward_key)]
@@ -868,10 +929,25 @@ impl RequestMatcherSpec {
                 findings.problem(problem.accepted("general, ipHash, headerHash or random"));
             }
         }
+        let general = matches!(self.policy.as_str(), "" | "general");
+        let idle = [
+            ("headers", !general && !self.headers.is_empty(), "general"),
+            ("matchAllHeaders", !general && self.match_all_headers, "general"),
+            ("urls", !general && !self.urls.is_empty(), "general"),
+            ("permil", general && self.permil > 0, "ipHash, headerHash or random"),
+            ("headerHashKey", self.policy != "headerHash" && !self.header_hash_key.is_empty(), "headerHash"),
+        ];
+        for (field, _, policy) in idle.iter().filter(|(_, given, _)| *given) {
+            findings.warn(at(path, field), format!("has no effect: only policy {policy} looks at it"));
+        }
         for (name, matcher) in &self.headers {
             matcher.validate(&at(&at(path, "headers"), name), findings);
         }
         for (i, rule) in self.urls.iter().enumerate() {
+            if !rule.policy_ref.is_empty() {
+                let place = at(&nth(&at(path, "urls"), i), "policyRef");
+                findings.warn(place, "has no effect: only the urls of a RateLimiter have policies");
+            }
             rule.validate(&nth(&at(path, "urls"), i), findings);
         }
     }

@@ -309,6 +309,9 @@ impl VirtualIpSpec {
         for (i, _) in repeats(&self.protocols) {
             findings.problem(Problem::new(nth(&protocols, i), "given twice").advice("remove one"));
         }
+        if self.hash != HashMode::SourcePrefix && self.source_prefix_length != SourcePrefixLength::default() {
+            findings.warn(at(path, "sourcePrefixLength"), "has no effect: only hash sourcePrefix looks at it");
+        }
         self.validate_machines(&at(path, "machines"), findings);
     }
 

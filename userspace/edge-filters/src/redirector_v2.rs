@@ -86,6 +86,13 @@ impl Spec for RedirectorV2Spec {
                 PathChange::ReplaceFullPath => ("replaceFullPath", &change.replace_full_path),
                 PathChange::ReplacePrefixMatch => ("replacePrefixMatch", &change.replace_prefix_match),
             };
+            let other = match change.r#type {
+                PathChange::ReplaceFullPath => ("replacePrefixMatch", &change.replace_prefix_match),
+                PathChange::ReplacePrefixMatch => ("replaceFullPath", &change.replace_full_path),
+            };
+            if !other.1.is_empty() {
+                findings.warn(at(&at(path, "path"), other.0), "has no effect: type says that the other one is used");
+            }
             if !text.1.is_empty() && !text.1.starts_with('/') {
                 let problem = Problem::new(at(&at(path, "path"), text.0), "a path begins with /").text(text.1);
                 findings.problem(problem.advice(format!("write /{}", text.1)));
