@@ -6,7 +6,8 @@ use base_model::problem::at;
 use base_model::{Findings, Problem};
 use base_telemetry::limits::Limit;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{BodyError, BuildError, Exchange, Outcome, Parts, Template};
+use edge_pipeline::{BodyError, BuildError, Exchange, Filter, Outcome, Parts, SUCCESS, Step, Template, Touches};
+use std::marker::PhantomData;
 
 /// Building failed; the flow may jump on it.
 pub(crate) const BUILD_ERR: Outcome = "buildErr";
@@ -64,6 +65,72 @@ pub(crate) fn check_protocol(protocol: &str, path: &str, findings: &mut Findings
         let problem =
             Problem::new(at(path, "protocol"), "messages of this protocol cannot be built yet").text(protocol);
         findings.problem(problem.accepted("http"));
+    }
+}
+
+/// What a builder makes of a template's output or of a namespace's message.
+pub(crate) trait Makes: Send + Sync + 'static {
+    const KIND: &str;
+    /// What it touches when it copies from a namespace.
+    const COPIES: Touches;
+    /// What it touches when it builds, besides what the template looks into.
+    const BUILDS: Touches;
+
+    async fn copy(exchange: &mut Exchange, from: &str) -> Result<(), BuiltError>;
+
+    /// The bodies the template looks into are there.
+    fn build(template: &Template, exchange: &mut Exchange) -> Result<(), BuiltError>;
+}
+
+/// A filter that makes a message.
+pub(crate) struct Builder<M> {
+    source: Source,
+    refused: Refusals,
+    makes: PhantomData<M>,
+}
+
+impl<M: Makes> Builder<M> {
+    pub(crate) fn new(text: &TemplateText<'_>, namespace: &str, parts: &Parts<'_>) -> Result<Builder<M>, BuildError> {
+        Ok(Builder { source: text.source(namespace)?, refused: refusals(parts), makes: PhantomData })
+    }
+
+    async fn build_with_bodies(&self, exchange: &mut Exchange) -> Result<(), BuiltError> {
+        match &self.source {
+            Source::Namespace(name) => M::copy(exchange, name).await,
+            Source::Template(template) => {
+                collect(template, exchange).await?;
+                M::build(template, exchange)
+            }
+        }
+    }
+
+    fn tell(&self, exchange: &mut Exchange, built: Result<(), BuiltError>) -> Outcome {
+        match built {
+            Ok(()) => SUCCESS,
+            Err(error) => failed(exchange, M::KIND, &error, &self.refused),
+        }
+    }
+}
+
+impl<M: Makes> Filter for Builder<M> {
+    fn touches(&self) -> Touches {
+        match &self.source {
+            Source::Namespace(_) => M::COPIES,
+            Source::Template(template) => template.bodies().touches().and(M::BUILDS),
+        }
+    }
+
+    fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
+        match &self.source {
+            Source::Template(template) if !template.bodies().on_their_way(exchange) => {
+                let built = M::build(template, exchange);
+                Step::Done(self.tell(exchange, built))
+            }
+            _ => Step::wait(async move {
+                let built = self.build_with_bodies(exchange).await;
+                self.tell(exchange, built)
+            }),
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! Keys match without regard to case, numbers and booleans are taken where a text is wanted, and everything that ends
 //! on the wire is checked here.
 
+use base_text::quoted;
 use edge_pipeline::template::{Form, Piece, RenderError, Rendered};
 use edge_pipeline::{Exchange, Template};
 use proto_http::Headers;
@@ -280,13 +281,6 @@ fn has_dot_segments(url: &str) -> bool {
     path.split('/').skip(1).any(|segment| matches!(segment.split(';').next(), Some("." | "..")))
 }
 
-/// A text as messages show it: in quotes, cut, control characters escaped.
-pub(crate) fn quoted(text: &str) -> String {
-    let cut = text.char_indices().nth(SHOWN_CHARS).map_or(text, |(end, _)| &text[..end]);
-    let more = if cut.len() < text.len() { "…" } else { "" };
-    format!("{}{more}", Value::from(cut))
-}
-
 pub(crate) fn checked_name(name: &str) -> Result<&str, BuiltError> {
     let refused = || BuiltError::Refused(format!("{} is not a header name", quoted(name)));
     is_name(name.as_bytes()).then_some(name).ok_or_else(refused)
@@ -298,9 +292,6 @@ pub(crate) fn checked_value<'v>(name: &str, value: &'v str) -> Result<&'v str, B
     let refused = || BuiltError::Refused(format!("the value of {name} holds a control character"));
     is_value(value.as_bytes()).then_some(value).ok_or_else(refused)
 }
-
-/// Longest text shown in a message, in characters.
-const SHOWN_CHARS: usize = 60;
 
 /// Most bytes of text in what a DataBuilder keeps; as much as a template may give.
 const RESTORED_MAX: usize = 16 << 20;

@@ -29,7 +29,7 @@
 
 use crate::adapt::HeaderAdapt;
 use crate::builder::{self, BUILD_ERR, TemplateText};
-use crate::built::{self, Built, BuiltError, quoted};
+use crate::built::{self, Built, BuiltError};
 use crate::coding::{self, CodingError};
 use crate::gzip::GzipError;
 use crate::module_doc::module_doc;
@@ -37,6 +37,7 @@ use crate::spec::{self, Spec, unexpected};
 use base_model::problem::at;
 use base_model::{Findings, HeaderAdaptSpec, Problem, regexp};
 use base_telemetry::Limit;
+use base_text::quoted;
 use bytes::Bytes;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Template, Touches};
 use proto_http::path::PathError;

@@ -22,13 +22,14 @@
 //! Outcomes: `buildErr` (the template failed, says what cannot be sent, or there is nothing to copy). Fits HTTPServer.
 //! Costs a run of the template and the parsing of what it says.
 
-use crate::builder::{self, BUILD_ERR, Source, TemplateText};
-use crate::built::{self, Built, BuiltError, quoted};
+use crate::builder::{self, BUILD_ERR, Builder, Makes, TemplateText};
+use crate::built::{self, Built, BuiltError};
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::Findings;
+use base_text::quoted;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template, Touches};
+use edge_pipeline::{Body, Exchange, FilterKind, Template, Touches};
 use proto_http::{Headers, Known, Method, Path, Request};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -75,10 +76,10 @@ impl RequestBuilderSpec {
 }
 
 /// A ready RequestBuilder.
-pub struct RequestBuilder {
-    source: Source,
-    refused: builder::Refusals,
-}
+type RequestBuilder = Builder<Made>;
+
+/// What it makes.
+pub(crate) struct Made;
 
 pub const KIND: FilterKind = FilterKind {
     kind: "RequestBuilder",
@@ -86,70 +87,33 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("request_builder.rs"),
     schema: spec::schema::<RequestBuilderSpec>,
     check: spec::check::<RequestBuilderSpec>,
-    build: |fields, parts| spec::build(fields, |spec| RequestBuilder::new(spec, builder::refusals(parts))),
+    build: |fields, parts| {
+        spec::build(fields, |spec: RequestBuilderSpec| {
+            RequestBuilder::new(&spec.template_text(), &spec.source_namespace, parts)
+        })
+    },
 };
 
-impl RequestBuilder {
-    fn new(spec: RequestBuilderSpec, refused: builder::Refusals) -> Result<RequestBuilder, BuildError> {
-        Ok(RequestBuilder { source: spec.template_text().source(&spec.source_namespace)?, refused })
-    }
-}
+impl Makes for Made {
+    const KIND: &str = KIND.kind;
+    const COPIES: Touches = Touches::REQUEST_HEAD.and(Touches::REQUEST_BODY);
+    const BUILDS: Touches = Touches::REQUEST_BODY;
 
-impl Filter for RequestBuilder {
-    fn touches(&self) -> Touches {
-        match &self.source {
-            Source::Namespace(_) => Touches::REQUEST_HEAD.and(Touches::REQUEST_BODY),
-            Source::Template(template) => template.bodies().touches().and(Touches::REQUEST_BODY),
-        }
-    }
-
-    fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
-        match &self.source {
-            Source::Template(template) if !template.bodies().on_their_way(exchange) => {
-                let built = build(template, exchange);
-                Step::Done(self.tell(exchange, built))
-            }
-            _ => Step::wait(async move {
-                let built = self.build_with_bodies(exchange).await;
-                self.tell(exchange, built)
-            }),
-        }
-    }
-}
-
-impl RequestBuilder {
-    async fn build_with_bodies(&self, exchange: &mut Exchange) -> Result<(), BuiltError> {
-        match &self.source {
-            Source::Namespace(name) => copy(exchange, name).await,
-            Source::Template(template) => {
-                builder::collect(template, exchange).await?;
-                build(template, exchange)
-            }
-        }
+    async fn copy(exchange: &mut Exchange, from: &str) -> Result<(), BuiltError> {
+        let is_default = from == edge_pipeline::exchange::DEFAULT_NAMESPACE;
+        let source = exchange.named_mut(from).filter(|space| space.has_request || is_default);
+        let source = source.ok_or_else(|| format!("namespace {from} has no request"))?;
+        let body = source.request_body.collect(DEFAULT_BODY_LIMIT).await.map_err(BuiltError::Body)?.clone();
+        let request = source.request.clone();
+        put(exchange, request, Body::shared(body));
+        Ok(())
     }
 
-    fn tell(&self, exchange: &mut Exchange, built: Result<(), BuiltError>) -> Outcome {
-        match built {
-            Ok(()) => SUCCESS,
-            Err(error) => builder::failed(exchange, KIND.kind, &error, &self.refused),
-        }
+    fn build(template: &Template, exchange: &mut Exchange) -> Result<(), BuiltError> {
+        let (request, body) = of_built(&built::render(template, exchange)?)?;
+        put(exchange, request, body);
+        Ok(())
     }
-}
-
-async fn copy(exchange: &mut Exchange, from: &str) -> Result<(), BuiltError> {
-    let is_default = from == edge_pipeline::exchange::DEFAULT_NAMESPACE;
-    let source = exchange.named_mut(from).filter(|space| space.has_request || is_default);
-    let source = source.ok_or_else(|| format!("namespace {from} has no request"))?;
-    let body = source.request_body.collect(DEFAULT_BODY_LIMIT).await.map_err(BuiltError::Body)?.clone();
-    let request = source.request.clone();
-    put(exchange, request, Body::shared(body));
-    Ok(())
-}
-
-fn build(template: &Template, exchange: &mut Exchange) -> Result<(), BuiltError> {
-    let (request, body) = of_built(&built::render(template, exchange)?)?;
-    put(exchange, request, body);
-    Ok(())
 }
 
 fn put(exchange: &mut Exchange, request: Request, body: Body) {
@@ -271,6 +235,7 @@ fn parameter(name: &str) -> String {
 mod tests {
     use super::*;
     use crate::testing::*;
+    use edge_pipeline::SUCCESS;
 
     #[test]
     fn out_of_a_template() {

@@ -16,13 +16,13 @@
 //! Costs a run of the template and the parsing of what it says; bodies of other responses are collected only where the
 //! template names them.
 
-use crate::builder::{self, BUILD_ERR, Source, TemplateText};
+use crate::builder::{self, BUILD_ERR, Builder, Makes, TemplateText};
 use crate::built::{self, Built, BuiltError};
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::Findings;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Template, Touches};
+use edge_pipeline::{Body, Exchange, FilterKind, Template, Touches};
 use proto_http::{Known, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -69,10 +69,10 @@ impl ResponseBuilderSpec {
 }
 
 /// A ready ResponseBuilder.
-pub struct ResponseBuilder {
-    source: Source,
-    refused: builder::Refusals,
-}
+type ResponseBuilder = Builder<Made>;
+
+/// What it makes.
+pub(crate) struct Made;
 
 pub const KIND: FilterKind = FilterKind {
     kind: "ResponseBuilder",
@@ -80,69 +80,32 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("response_builder.rs"),
     schema: spec::schema::<ResponseBuilderSpec>,
     check: spec::check::<ResponseBuilderSpec>,
-    build: |fields, parts| spec::build(fields, |spec| ResponseBuilder::new(spec, builder::refusals(parts))),
+    build: |fields, parts| {
+        spec::build(fields, |spec: ResponseBuilderSpec| {
+            ResponseBuilder::new(&spec.template_text(), &spec.source_namespace, parts)
+        })
+    },
 };
 
-impl ResponseBuilder {
-    fn new(spec: ResponseBuilderSpec, refused: builder::Refusals) -> Result<ResponseBuilder, BuildError> {
-        Ok(ResponseBuilder { source: spec.template_text().source(&spec.source_namespace)?, refused })
-    }
-}
+impl Makes for Made {
+    const KIND: &str = KIND.kind;
+    const COPIES: Touches = Touches::RESPONSE;
+    const BUILDS: Touches = Touches::RESPONSE_BODY;
 
-impl Filter for ResponseBuilder {
-    fn touches(&self) -> Touches {
-        match &self.source {
-            Source::Namespace(_) => Touches::RESPONSE,
-            Source::Template(template) => template.bodies().touches().and(Touches::RESPONSE_BODY),
-        }
-    }
-
-    fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
-        match &self.source {
-            Source::Template(template) if !template.bodies().on_their_way(exchange) => {
-                let built = build(template, exchange);
-                Step::Done(self.tell(exchange, built))
-            }
-            _ => Step::wait(async move {
-                let built = self.build_with_bodies(exchange).await;
-                self.tell(exchange, built)
-            }),
-        }
-    }
-}
-
-impl ResponseBuilder {
-    async fn build_with_bodies(&self, exchange: &mut Exchange) -> Result<(), BuiltError> {
-        match &self.source {
-            Source::Namespace(name) => copy(exchange, name).await,
-            Source::Template(template) => {
-                builder::collect(template, exchange).await?;
-                build(template, exchange)
-            }
-        }
+    async fn copy(exchange: &mut Exchange, from: &str) -> Result<(), BuiltError> {
+        let nothing = || BuiltError::Text(format!("namespace {from} has no response"));
+        let source = exchange.named_mut(from).ok_or_else(nothing)?;
+        let response = source.response.clone().ok_or_else(nothing)?;
+        let body = source.response_body.collect(DEFAULT_BODY_LIMIT).await.map_err(BuiltError::Body)?.clone();
+        exchange.respond(response, Body::shared(body));
+        Ok(())
     }
 
-    fn tell(&self, exchange: &mut Exchange, built: Result<(), BuiltError>) -> Outcome {
-        match built {
-            Ok(()) => SUCCESS,
-            Err(error) => builder::failed(exchange, KIND.kind, &error, &self.refused),
-        }
+    fn build(template: &Template, exchange: &mut Exchange) -> Result<(), BuiltError> {
+        let (response, body) = of_built(&built::render(template, exchange)?)?;
+        exchange.respond(response, body);
+        Ok(())
     }
-}
-
-async fn copy(exchange: &mut Exchange, from: &str) -> Result<(), BuiltError> {
-    let nothing = || BuiltError::Text(format!("namespace {from} has no response"));
-    let source = exchange.named_mut(from).ok_or_else(nothing)?;
-    let response = source.response.clone().ok_or_else(nothing)?;
-    let body = source.response_body.collect(DEFAULT_BODY_LIMIT).await.map_err(BuiltError::Body)?.clone();
-    exchange.respond(response, Body::shared(body));
-    Ok(())
-}
-
-fn build(template: &Template, exchange: &mut Exchange) -> Result<(), BuiltError> {
-    let (response, body) = of_built(&built::render(template, exchange)?)?;
-    exchange.respond(response, body);
-    Ok(())
 }
 
 /// The response a template's output describes.
@@ -153,7 +116,7 @@ fn of_built(built: &Built) -> Result<(Response, Body), BuiltError> {
             let text = built.text_of(code, "statusCode")?;
             let code = text.trim().parse().ok().filter(|code| (200..=599).contains(code));
             code.ok_or_else(|| {
-                BuiltError::Refused(format!("statusCode {} is not 200 to 599", crate::built::quoted(&text)))
+                BuiltError::Refused(format!("statusCode {} is not 200 to 599", base_text::quoted(&text)))
             })?
         }
     };
@@ -171,6 +134,7 @@ fn of_built(built: &Built) -> Result<(Response, Body), BuiltError> {
 mod tests {
     use super::*;
     use crate::testing::*;
+    use edge_pipeline::SUCCESS;
 
     #[test]
     fn out_of_a_template() {
