@@ -102,6 +102,9 @@ pub trait Local: Send + Sync + 'static {
     /// Prometheus text.
     fn metrics(&self) -> String;
 
+    /// A request was refused because as many documents as may be are being checked: counted.
+    fn check_refused(&self) {}
+
     /// The last lines of the log, oldest first.
     fn logs(&self, tail: usize) -> Vec<Arc<str>>;
 

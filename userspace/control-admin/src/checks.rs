@@ -14,16 +14,18 @@ pub struct Checks {
     turns: Arc<Semaphore>,
     /// Running and waiting.
     all: Arc<AtomicUsize>,
+    /// Counts what is refused.
+    refused: Box<dyn Fn() + Send + Sync>,
 }
 
 /// Requests that run or wait at the same time; each holds its body, at most [`BODY_BYTES_MAX`](crate::BODY_BYTES_MAX) bytes.
-/// Beyond it a request is answered with 503.
+/// Beyond it a request is answered with 503, and counted as `document_checks`.
 const CHECKS_MAX: usize = 64;
 
 impl Checks {
-    /// `at_once`: how many may run at the same time, at least 1.
-    pub fn new(at_once: usize) -> Checks {
-        Checks { turns: Arc::new(Semaphore::new(at_once.max(1))), all: Arc::default() }
+    /// `at_once`: how many may run at the same time, at least 1. `refused` is called for each that may not even wait.
+    pub fn new(at_once: usize, refused: impl Fn() + Send + Sync + 'static) -> Checks {
+        Checks { turns: Arc::new(Semaphore::new(at_once.max(1))), all: Arc::default(), refused: Box::new(refused) }
     }
 
     /// Runs `work` when it is its turn. A caller that gives up before that leaves the queue; work that has begun keeps its place to
@@ -34,6 +36,7 @@ impl Checks {
     ) -> Result<T, Error> {
         let place = Place(self.all.clone());
         if place.0.fetch_add(1, Relaxed) >= CHECKS_MAX {
+            (self.refused)();
             let message = format!("{CHECKS_MAX} changes are being checked already; try again when they are done");
             return Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, message));
         }
@@ -73,7 +76,11 @@ mod tests {
     #[test]
     fn one_at_a_time_and_no_more_than_may_wait() {
         runtime().block_on(async {
-            let checks = Arc::new(Checks::new(1));
+            let counted = Arc::new(AtomicUsize::new(0));
+            let counter = counted.clone();
+            let checks = Arc::new(Checks::new(1, move || {
+                counter.fetch_add(1, Relaxed);
+            }));
             let (go, gate) = mpsc::channel::<()>();
             let gate = Arc::new(Mutex::new(gate));
             let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -95,6 +102,7 @@ mod tests {
             }
             let refused = checks.run(|| Ok(())).await.unwrap_err();
             assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(counted.load(Relaxed), 1);
             for _ in 0..CHECKS_MAX {
                 go.send(()).unwrap();
             }
@@ -107,7 +115,7 @@ mod tests {
     #[test]
     fn a_panic_is_an_answer_and_gives_the_place_back() {
         runtime().block_on(async {
-            let checks = Checks::new(1);
+            let checks = Checks::new(1, || {});
             for _ in 0..CHECKS_MAX + 1 {
                 let broken = checks.run::<()>(|| panic!("on purpose")).await.unwrap_err();
                 assert_eq!(broken.status, StatusCode::INTERNAL_SERVER_ERROR);

@@ -23,7 +23,9 @@ pub struct Api {
 /// The whole API as a service.
 pub fn router(control: Control, catalog: Arc<dyn Catalog>, local: Arc<dyn Local>) -> Router {
     // Half of the processors: the workers that carry traffic have the same ones.
-    let checks = Checks::new(std::thread::available_parallelism().map_or(1, |cpus| cpus.get() / 2));
+    let at_once = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() / 2);
+    let counting = local.clone();
+    let checks = Checks::new(at_once, move || counting.check_refused());
     let api = Arc::new(Api { control, catalog, local, checks });
     let mut v2 = Router::new().route("/", get(list_apis));
     for entry in entries() {

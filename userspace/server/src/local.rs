@@ -2,8 +2,8 @@
 
 use crate::health::Health;
 use crate::logs::Logs;
-use base_telemetry::Telemetry;
 use base_telemetry::registry::Names;
+use base_telemetry::{Limit, Telemetry};
 use edge_agent::agent::Failures;
 use edge_listeners::Traffic;
 use serde_json::Value;
@@ -18,6 +18,15 @@ pub struct Local {
     /// The edge half, once it runs; never in a process with `--no-edge`.
     pub edge: OnceLock<(Arc<Traffic>, Failures)>,
     pub health: Arc<Health>,
+    /// Changes refused because too many were being checked.
+    checks: Limit,
+}
+
+impl Local {
+    pub fn new(telemetry: Arc<Telemetry>, logs: Logs, health: Arc<Health>) -> Local {
+        let checks = telemetry.limits().register("document_checks");
+        Local { telemetry, logs, edge: OnceLock::new(), health, checks }
+    }
 }
 
 impl control_admin::Local for Local {
@@ -55,6 +64,10 @@ impl control_admin::Local for Local {
 
     fn metrics(&self) -> String {
         self.telemetry.render(Names::All)
+    }
+
+    fn check_refused(&self) {
+        self.checks.add(1);
     }
 
     fn logs(&self, tail: usize) -> Vec<Arc<str>> {

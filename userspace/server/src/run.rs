@@ -77,7 +77,7 @@ fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
         None => Telemetry::new(identity(options), 0),
     };
     let health = Arc::new(Health::new(options.edge));
-    let local = Arc::new(Local { telemetry: telemetry.clone(), logs, edge: OnceLock::new(), health: health.clone() });
+    let local = Arc::new(Local::new(telemetry.clone(), logs, health.clone()));
     telemetry.registry().add(Box::new(figures::control(health.clone())));
     let tokio = threads("control", CONTROL_THREADS)?;
     let api = threads("admin", ADMIN_THREADS)?;
@@ -283,7 +283,7 @@ impl Serving {
         }
         let left = self.traffic.connections();
         if left > 0 {
-            tracing::warn!(connections = left, "not drained in {DRAIN:?}; closing them");
+            tracing::warn!(connections = left, "not drained in {}; closing them", base_text::duration(DRAIN));
         }
     }
 
