@@ -11,7 +11,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{
     ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, WantsVerifier,
 };
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 /// PEM, and where it came from: a flag with its file, or a key of a file.
@@ -58,13 +58,14 @@ impl Pem {
         match read {
             Ok(certificates) if !certificates.is_empty() => Ok(certificates),
             Ok(_) => Err(self.wrong("holds no certificate; give PEM with BEGIN CERTIFICATE")),
-            Err(error) => Err(self.wrong(&format!("is not PEM ({error}); was it cut off?"))),
+            Err(error) => Err(self.wrong(&format!("is not PEM ({}); was it cut off?", told(&error)))),
         }
     }
 
     fn key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
         PrivateKeyDer::from_pem_slice(&self.text).map_err(|error| {
-            self.wrong(&format!("holds no private key ({error}); give PEM with BEGIN PRIVATE KEY, without a password"))
+            let why = told(&error);
+            self.wrong(&format!("holds no private key ({why}); give PEM with BEGIN PRIVATE KEY, without a password"))
         })
     }
 
@@ -78,6 +79,15 @@ impl Pem {
 
     fn wrong(&self, what: &str) -> TlsError {
         TlsError(format!("{}: {what}", self.from))
+    }
+}
+
+/// The library shows lines as lists of numbers.
+fn told(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a line with -----END is missing".to_owned(),
+        pem::Error::IllegalSectionStart { .. } => "a line with -----BEGIN is not as it should be".to_owned(),
+        other => other.to_string(),
     }
 }
 
@@ -109,6 +119,10 @@ impl Identity {
             rustls::Error::InconsistentKeys(_) => {
                 TlsError(format!("{pair}: the key is not the certificate's; give the key it was made with"))
             }
+            // X.509 v1 above all, which the library does not read.
+            rustls::Error::InvalidCertificate(_) => TlsError(format!(
+                "{pair}: the certificate cannot be read ({error}); give an X.509 v3 certificate as it was issued"
+            )),
             other => TlsError(format!("{pair}: {other}")),
         }
     }
@@ -261,6 +275,12 @@ mod tests {
             (good.key.clone(), good.key.clone(), "--key-file k: holds no certificate"),
             (good.chain.clone(), pem("--key-file k", ""), "--key-file k: holds no private key"),
             (good.chain.clone(), identity().key, "the key is not the certificate's"),
+            (pem("--cert-file c", "-----BEGIN CERTIFICATE-----\nAAAA\n"), good.key.clone(), "-----END is missing"),
+            (
+                pem("--cert-file c", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+                good.key.clone(),
+                "the certificate cannot be read",
+            ),
         ] {
             let told = server_config(&Identity { chain, key }, None).unwrap_err().to_string();
             assert!(told.contains(wanted), "{told}");
