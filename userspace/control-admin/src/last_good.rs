@@ -1,5 +1,6 @@
 //! What this machine's edge kept, and an operator's word on it. Nothing of that comes back, or goes, by itself.
 
+use base_text::quoted;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
@@ -58,8 +59,9 @@ fn meant(api: &Api, query: &Params) -> Result<LastGood, Error> {
     let given = text(query, "version");
     let Ok(version) = given.parse::<u64>() else {
         return Err(Error::invalid(format!(
-            "version = {given:?}: which state is meant? this machine keeps version {}",
-            kept.version
+            "version = {given}: which state is meant? this machine keeps version {}",
+            kept.version,
+            given = quoted(&given)
         )));
     };
     if version != kept.version {

@@ -1,5 +1,6 @@
 //! Who is up, and who votes: members report to the leader, the leader writes down what changed.
 
+use base_text::quoted;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -108,15 +109,15 @@ impl Inner {
         let place = format!("admin API {}, peer URL {:?}", holder.api_addr, holder.peer_url);
         if holder.instance != instance {
             return Some(format!(
-                "another member named {name:?} runs ({place}): give this one a --name of its own; if the other is gone, its name is \
-                 free a second later"
+                "another member named {name} runs ({place}): give this one a --name of its own; if the other is gone, its name is \
+                 free a second later",
+                name = quoted(&name)
             ));
         }
         (run.is_some() && run == report.run_before).then(|| {
             format!(
-                "another process runs as {name:?} with the identity of this one ({place}): its --data-dir is a copy; give this one a \
-                 --name of its own and an empty --data-dir"
-            )
+                "another process runs as {name} with the identity of this one ({place}): its --data-dir is a copy; give this one a \
+                 --name of its own and an empty --data-dir", name = quoted(&name))
         })
     }
 

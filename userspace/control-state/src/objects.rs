@@ -1,5 +1,6 @@
 //! The documents users write, and what is generated from them.
 
+use base_text::quoted;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -39,8 +40,9 @@ impl State {
         let again = "read it again, make the change again and send it with the ETag it has then";
         if since > self.view.version {
             return Err(Refusal::stale(format!(
-                "object {name:?}: version {since} is not there yet, the configuration is at {}; {again}",
-                self.view.version
+                "object {name}: version {since} is not there yet, the configuration is at {}; {again}",
+                self.view.version,
+                name = quoted(&name)
             )));
         }
         let gone = || {
@@ -52,14 +54,16 @@ impl State {
         if self.view.objects.contains_key(name) {
             match self.view.changed.get(name) {
                 Some(at) if *at > since => Err(Refusal::stale(format!(
-                    "object {name:?} was changed in version {at}, after version {since} that this change was made from; {again}"
+                    "object {name} was changed in version {at}, after version {since} that this change was made from; {again}",
+                    name = quoted(&name)
                 ))),
                 _ => Ok(()),
             }
         } else if let Some(at) = gone() {
             Err(Refusal::stale(format!(
-                "object {name:?} was deleted in version {at}, after version {since} that this change was made from; create \
-                 it anew without If-Match if it shall be there"
+                "object {name} was deleted in version {at}, after version {since} that this change was made from; create \
+                 it anew without If-Match if it shall be there",
+                name = quoted(&name)
             )))
         } else {
             Ok(())
@@ -78,14 +82,18 @@ pub fn put(state: &mut State, mode: PutMode, entries: Vec<Entry>, now: &str) -> 
         let claims = owner(&entry.document);
         if claims != OWNER_USER {
             return Err(Refusal::invalid(format!(
-                "{name}: labels[{OWNER_LABEL}] = {claims:?}: objects written by users belong to {OWNER_USER:?}; \
-                 leave the label out"
+                "{name}: labels[{OWNER_LABEL}] = {claims}: objects written by users belong to \"{OWNER_USER}\"; \
+                 leave the label out",
+                claims = quoted(&claims)
             )));
         }
         let old = view.objects.get(&name).cloned();
         match (&old, mode) {
             (Some(_), PutMode::Create) => {
-                return Err(Refusal::conflict(format!("object {name:?} exists already; change it with PUT or apply")));
+                return Err(Refusal::conflict(format!(
+                    "object {name} exists already; change it with PUT or apply",
+                    name = quoted(&name)
+                )));
             }
             (None, PutMode::Update) => {
                 state.seen(&name, entry.since)?;
@@ -98,7 +106,8 @@ pub fn put(state: &mut State, mode: PutMode, entries: Vec<Entry>, now: &str) -> 
                 }
                 if was != kind {
                     return Err(Refusal::invalid(format!(
-                        "object {name:?} is a {was} and cannot become a {kind}: delete it first, or take another name"
+                        "object {name} is a {was} and cannot become a {kind}: delete it first, or take another name",
+                        name = quoted(&name)
                     )));
                 }
             }
@@ -182,8 +191,10 @@ fn put_generated(
             && owner(old) != parent
         {
             return Err(Refusal::conflict(format!(
-                "{name}: an object {child:?} exists already, and this name is needed for what is generated from {name:?}; \
-                 delete or rename it"
+                "{name}: an object {} exists already, and this name is needed for what is generated from {}; \
+                 delete or rename it",
+                quoted(&child),
+                quoted(&name)
             )));
         }
         set(view, &child, old, document, parent, now);
@@ -290,12 +301,14 @@ fn name_and_kind(document: &Value) -> Result<(&str, &str), Refusal> {
 fn protected(name: &str, holder: &str) -> Refusal {
     let parent = holder.split_once(':').map_or(holder, |(_, name)| name);
     Refusal::invalid(format!(
-        "object {name:?} belongs to {holder}: it is generated and follows its owner; change or delete {parent:?} instead"
+        "object {name} belongs to {holder}: it is generated and follows its owner; change or delete {parent} instead",
+        name = quoted(&name),
+        parent = quoted(&parent)
     ))
 }
 
 fn unknown_object(name: &str) -> Refusal {
-    Refusal::not_found(format!("object {name:?} not found"))
+    Refusal::not_found(format!("object {name} not found", name = quoted(&name)))
 }
 
 /// What the cluster keeps beside what was written.
