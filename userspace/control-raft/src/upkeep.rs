@@ -106,7 +106,7 @@ impl Inner {
         if holder.instance.is_empty() || report.leaving || report.heard.elapsed() > SILENCE {
             return None;
         }
-        let place = format!("admin API {}, peer URL {:?}", holder.api_addr, holder.peer_url);
+        let place = format!("admin API {}, peer URL {}", holder.api_addr, quoted(&holder.peer_url));
         if holder.instance != instance {
             return Some(format!(
                 "another member named {name} runs ({place}): give this one a --name of its own; if the other is gone, its name is \
