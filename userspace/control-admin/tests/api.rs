@@ -346,18 +346,20 @@ fn status_comes_from_every_machine() {
 #[test]
 fn hundreds_of_objects_one_by_one() {
     let world = World::start();
+    // The shortest of a hundred is not one that other work on the machine held up.
     let a_hundred = |from: usize| {
-        let began = std::time::Instant::now();
-        for n in from..from + 100 {
+        let one = |n: usize| {
+            let began = std::time::Instant::now();
             let answer = world.json("POST", "/objects", pipeline(&format!("p{n}")));
             assert_eq!(answer.status, 201, "{}", answer.text);
-        }
-        began.elapsed()
+            began.elapsed()
+        };
+        (from..from + 100).map(one).min().expect("a hundred")
     };
     let (first, second, third) = (a_hundred(0), a_hundred(100), a_hundred(200));
     let one = std::time::Instant::now();
     assert_eq!(world.json("DELETE", "/objects/p7", Value::Null).status, 200);
-    eprintln!("a hundred objects in {first:?}, {second:?}, {third:?}, one more change in {:?}", one.elapsed());
+    eprintln!("the shortest of each hundred {first:?}, {second:?}, {third:?}, one more change in {:?}", one.elapsed());
     assert!(third < 5 * first, "each takes longer the more there are: {first:?}, {second:?}, {third:?}");
 }
 
