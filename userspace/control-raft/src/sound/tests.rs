@@ -56,9 +56,9 @@ proptest! {
         let mut store = open(directory.path());
         let shared = grown(&[], &common, 1);
         let mine = grown(&shared, &stale, 0);
-        // The leader of the newest term wrote at least the last entry.
-        let term = mine.last().unwrap().leader_id.term + 3;
         let mut theirs = grown(&shared, &newer, 0);
+        // The leader of the newest term wrote at least the last entry.
+        let term = mine.last().max(theirs.last()).unwrap().leader_id.term + 3;
         theirs.push(id(term, theirs.len() as u64));
         let committed = committed % shared.len();
         runtime.block_on(async {
