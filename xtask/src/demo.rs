@@ -11,8 +11,10 @@ mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -172,8 +174,12 @@ impl Demo {
         let peer = |edge: &crate::fleet::Machine| format!("http://{}:2380", edge.address);
         let cluster: Vec<String> =
             self.fleet.edges.iter().map(|edge| format!("{}={}", edge.name, peer(edge))).collect();
+        // The edges sign what they say to each other.
+        let secret = self.folder.join("cluster-secret");
+        self.secret(&secret).map_err(|error| format!("{}: {error}", secret.display()))?;
         for edge in &self.fleet.edges {
             let mut command = edge.command(weir);
+            command.arg("--cluster-secret-file").arg(&secret);
             command.args(["--name", &edge.name, "--cluster-name", &format!("demo-{}", self.fleet.id())]);
             command.args(["--initial-cluster", &cluster.join(","), "--api-addr", API]);
             command.args(["--listen-peer-urls", &peer(edge), "--initial-advertise-peer-urls", &peer(edge)]);
@@ -193,6 +199,20 @@ impl Demo {
         }
         starting.done(format!("all ready, edges {} with XDP on {INTERFACE}", self.edges.len()));
         Ok(())
+    }
+
+    /// Draws the cluster's secret into a file that only its owner reads.
+    fn secret(&self, path: &Path) -> io::Result<()> {
+        let mut drawn = [0; 32];
+        fs::File::open("/dev/urandom")?.read_exact(&mut drawn)?;
+        let text: String = drawn.iter().map(|byte| format!("{byte:02x}")).collect();
+        fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?
+            .write_all(text.as_bytes())
     }
 
     fn configure(&mut self) -> Result<(), String> {

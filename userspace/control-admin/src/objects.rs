@@ -258,6 +258,9 @@ fn check_all(api: &Api, mut documents: Vec<Value>, mode: PutMode, strict: bool) 
         for problem in api.catalog.restore_secrets(document, stored.map(|stored| stored.as_ref())) {
             problems.push(titled(n, document, several, &problem));
         }
+        if api.control.exposed() && api.catalog.shown(document) != *document {
+            problems.push(titled(n, document, several, EXPOSED));
+        }
         if let Err((what, problem)) = may_write(api, document, mode) {
             status = what;
             problems.push(titled(n, document, several, &problem));
@@ -390,4 +393,6 @@ const TURNS: u32 = 5;
 const LOGGED_MAX: usize = 16;
 const LISTED_MAX: usize = 100;
 
+const EXPOSED: &str = "it holds a private key, a password or the like, which this cluster's members would tell each other in plain \
+                       text (--insecure-peers): give every member --cluster-secret-file, or https:// peer URLs, and send it again";
 pub const DEFAULT_NAMESPACE: &str = "default";

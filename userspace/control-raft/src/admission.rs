@@ -8,7 +8,7 @@
 //! A member with an empty directory and `--state-flag new` cannot know by itself whether it is new. It asks the others; a
 //! majority (itself counted) has to answer before it does anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,9 +36,20 @@ pub async fn same_cluster(inner: &Inner) -> Result<(), StartError> {
 pub async fn find_place(inner: Arc<Inner>, flag: StateFlag) {
     let Some(voter) = inner.voter() else { return };
     let amnesic = voter.store.identity().amnesic;
+    let mut told = BTreeSet::new();
     for turn in 0u32.. {
-        let answers: Vec<IdentityAnswer> =
-            identities(&inner).await.into_iter().filter_map(|(_, answer)| answer.ok()).collect();
+        let mut answers = Vec::new();
+        for (_, answer) in identities(&inner).await {
+            match answer {
+                Ok(answer) => answers.push(answer),
+                // The same is not said again with every try.
+                Err(error) if error.is_a_fault_of_configuration() && !told.contains(&error.to_string()) => {
+                    tracing::error!(%error, "a member of --initial-cluster");
+                    told.insert(error.to_string());
+                }
+                Err(error) => tracing::debug!(%error, "a member of --initial-cluster"),
+            }
+        }
         let running: Vec<&IdentityAnswer> = answers.iter().filter(|answer| answer.initialised).collect();
         let known = running.iter().any(|answer| answer.members.iter().any(|name| name == inner.name()));
         let awaited = running.iter().any(|answer| answer.voters.iter().any(|name| name == inner.name()));

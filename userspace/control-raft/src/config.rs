@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,9 @@ use base_text::quoted;
 use control_api::tls::{ClientTrust, Identity, Pem, TlsError, client_config, server_config};
 use control_api::{Member, MemberRole};
 use rustls::ServerConfig;
+use serde_json::Value;
+
+use crate::secret::ClusterSecret;
 
 /// What a member is started with. The names are those of the flags.
 pub struct Config {
@@ -35,7 +38,17 @@ pub struct Config {
     pub peer_routes: axum::Router,
     /// Members show each other certificates. Needed as soon as a peer URL begins with `https://`.
     pub tls: Option<PeerTls>,
+    /// Members sign what they say to each other, and believe nothing that is not signed.
+    pub secret: Option<ClusterSecret>,
+    /// `http://` peers beyond this machine without a secret; with one, calls without a signature are answered too, while a cluster
+    /// gets its secret.
+    pub insecure_peers: bool,
+    /// What of an object is told to those who have not shown to be members (`insecure_peers`, beyond this machine). Default: all.
+    pub conceal: Option<Conceal>,
 }
+
+/// An object without its secrets.
+pub type Conceal = Arc<dyn Fn(&Value) -> Value + Send + Sync>;
 
 /// How members make sure of each other: each shows a certificate that the same authority has signed, whichever side it is on.
 #[derive(Debug, Clone)]
@@ -103,6 +116,9 @@ impl Config {
             member: Member { edge: true, ..Member::default() },
             peer_routes: axum::Router::new(),
             tls: None,
+            secret: None,
+            insecure_peers: false,
+            conceal: None,
         }
     }
 }
@@ -129,6 +145,36 @@ pub(crate) fn check_scheme(flag: &str, url: &str, tls: bool) -> Result<(), Start
         _ => return Ok(()),
     };
     Err(StartError::new(StartErrorKind::Config, format!("{flag}: {url}: {why}", url = quoted(&url))))
+}
+
+/// Refuses an `http://` URL of another machine, or to listen on: without a secret whoever reaches such a port could read private
+/// keys and change the configuration.
+pub fn check_plain(flag: &str, url: &str) -> Result<(), StartError> {
+    let (host, _) = host_port(flag, url)?;
+    if url.starts_with("https://") || is_loopback(&host) {
+        return Ok(());
+    }
+    Err(StartError::new(StartErrorKind::Config, format!("{flag} {url}: {PLAIN}")))
+}
+
+/// Why plain text stays on this machine, and what to do.
+pub(crate) const PLAIN: &str = "plain http between machines, where anybody could read private keys and change the configuration: give \
+                                every member the same --cluster-secret-file (openssl rand -hex 32), or https:// URLs and \
+                                --peer-cert-file; on a network that members alone reach, --insecure-peers";
+
+/// `localhost`, or an address of the loopback interface.
+pub(crate) fn is_here(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+/// As [`is_here`], or a name of nothing else, such as this machine's own in `/etc/hosts`.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    if is_here(host) || host.parse::<IpAddr>().is_ok() {
+        return is_here(host);
+    }
+    let Ok(addresses) = (host, 0).to_socket_addrs() else { return false };
+    let mut addresses = addresses.peekable();
+    addresses.peek().is_some() && addresses.all(|address| address.ip().is_loopback())
 }
 
 /// `HOST:PORT` of a peer URL.

@@ -21,11 +21,15 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::admission;
-use crate::config::{Config, StartError, StartErrorKind, StateFlag, check_scheme, host_port, same_place};
+use crate::config::{
+    Conceal, Config, PLAIN, StartError, StartErrorKind, StateFlag, check_plain, check_scheme, host_port, same_place,
+};
+use crate::guard::Guard;
 use crate::instance;
 use crate::machine::Machine;
 use crate::network::Network;
 use crate::publish::{Follower, Publisher};
+use crate::secret::ClusterSecret;
 use crate::store::{Identity, OpenError, Store};
 use crate::types::{Packed, Peer, Raft, node_id};
 use crate::upkeep::{self, Report};
@@ -67,6 +71,8 @@ pub struct Metrics {
     pub config_version: u64,
     /// When the leader last heard of each member.
     pub heard: BTreeMap<String, SystemTime>,
+    /// Calls on the peer URL that were not answered, by reason.
+    pub calls_refused: BTreeMap<&'static str, u64>,
 }
 
 pub(crate) struct Inner {
@@ -79,6 +85,10 @@ pub(crate) struct Inner {
     pub(crate) peer_url: String,
     publisher: Arc<Publisher>,
     wire: Wire,
+    pub(crate) guard: Guard,
+    /// Members talk in plain text beyond this machine without a secret: neither private keys nor ticket keys go over that.
+    pub(crate) exposed: bool,
+    pub(crate) conceal: Option<Conceal>,
     /// Absent in a secondary.
     voter: Option<Voter>,
     gate: AtomicU8,
@@ -134,12 +144,15 @@ impl Control {
             && config.state_flag == StateFlag::New
             && config.initial_cluster.keys().all(|name| *name == config.name);
         check(&config, alone)?;
-        let wire = Wire::new(&config.cluster_name, config.tls.as_ref())
-            .map_err(|e| StartError::new(StartErrorKind::Config, e.to_string()))?;
         let publisher = Publisher::new(State::default());
+        let wire = Wire::new(&config, publisher.clone())
+            .map_err(|e| StartError::new(StartErrorKind::Config, e.to_string()))?;
+        let guard = Guard::new(&config, &peer_url);
+        let exposed = exposed(&config, &listeners);
         let (voter, pristine) = match config.role {
             MemberRole::Primary => {
                 let store = open(&config, alone).await?;
+                wire.note_cluster_id(&store.identity().cluster_id);
                 let pristine = store.is_pristine();
                 let raft = raft(&config, &wire, &store, &publisher).await?;
                 (Some(Voter { raft, store }), pristine)
@@ -166,6 +179,9 @@ impl Control {
             peer_url,
             publisher,
             wire,
+            guard,
+            exposed,
+            conceal: config.conceal,
             voter,
             gate: AtomicU8::new(gate as u8),
             member: Mutex::new(member),
@@ -195,6 +211,9 @@ impl Control {
         }
         inner.spawn_lasting("the upkeep of the members", upkeep::upkeep(inner.clone()));
         inner.spawn("the bounds of the log", bounds::keep_short(inner.clone()));
+        if let Some(secret) = inner.guard.secret().cloned() {
+            inner.spawn_lasting("reading the cluster's secret", follow_secret(secret));
+        }
         Ok(control)
     }
 
@@ -256,6 +275,12 @@ impl Control {
         &self.inner.peer_url
     }
 
+    /// Members talk in plain text beyond this machine without a secret (`--insecure-peers`): what they are told is nobody's secret,
+    /// so private keys are not to be among it.
+    pub fn exposed(&self) -> bool {
+        self.inner.exposed
+    }
+
     /// Changes what this member says of itself, e.g. `edge: false` while it drains, or the address its API got.
     pub fn update_member(&self, change: impl FnOnce(&mut Member)) {
         change(&mut lock(&self.inner.member));
@@ -280,11 +305,10 @@ impl Control {
         if member.peer_url.is_empty() {
             return Err(Refusal::unavailable(format!("member {} has no peer URL", quoted(&member.name))));
         }
-        let (inner, url) = (self.inner.clone(), crate::wire::join(&member.peer_url, path));
+        let (inner, url, path) = (self.inner.clone(), member.peer_url.clone(), path.to_owned());
         let (name, body) = (member.name.clone(), body.into());
         let call = async move {
-            let headers = inner.wire.cluster_headers();
-            let answer = inner.wire.client.call(method, &url, &headers, body, timeout).await;
+            let answer = inner.wire.call(method, &url, &name, &path, body, timeout).await;
             answer.map_err(|error| Refusal::unavailable(format!("member {name}: {error}")))
         };
         self.on_own_runtime(call).await?
@@ -476,6 +500,14 @@ impl Inner {
         urls
     }
 
+    /// Hosts at which a member is known; empty for one that nobody knows yet.
+    pub fn hosts_of(&self, name: &str) -> Vec<String> {
+        let state = self.publisher.state();
+        let known = state.view.members.get(name).map(|member| member.peer_url.clone());
+        let urls = self.initial_cluster.get(name).cloned().into_iter().chain(known);
+        urls.filter_map(|url| host_port("", &url).ok()).map(|(host, _)| host).collect()
+    }
+
     pub fn identity(&self) -> IdentityAnswer {
         let voters = self.voters();
         IdentityAnswer {
@@ -618,6 +650,7 @@ impl Inner {
             leader_changes: self.leader_changes.load(Ordering::Relaxed),
             proposals_failed: self.proposals_failed.load(Ordering::Relaxed),
             answers_forgotten: self.publisher.state().answers_forgotten(),
+            calls_refused: self.guard.refused().collect(),
             ..Metrics::default()
         };
         if let Some(voter) = &self.voter {
@@ -702,6 +735,16 @@ async fn begin(inner: &Arc<Inner>, alone: bool, flag: StateFlag) -> Result<(), S
     Ok(())
 }
 
+/// `--insecure-peers`, where it makes a difference.
+fn exposed(config: &Config, listeners: &[TcpListener]) -> bool {
+    let out = |listener: &TcpListener| listener.local_addr().is_ok_and(|address| !address.ip().is_loopback());
+    let mut others = config.initial_cluster.values().chain(&config.primary_peer_urls);
+    config.insecure_peers
+        && config.secret.is_none()
+        && config.tls.is_none()
+        && (listeners.iter().any(out) || others.any(|url| check_plain("", url).is_err()))
+}
+
 fn check(config: &Config, alone: bool) -> Result<(), StartError> {
     let config_error = |message: String| Err(StartError::new(StartErrorKind::Config, message));
     let tls = config.tls.is_some();
@@ -709,10 +752,17 @@ fn check(config: &Config, alone: bool) -> Result<(), StartError> {
         host_port(&format!("--initial-cluster {name}"), url)?;
         check_scheme(&format!("--initial-cluster {name}"), url, tls)?;
     }
+    let guarded = config.secret.is_some() || config.insecure_peers;
+    for (name, url) in config.initial_cluster.iter().filter(|(name, _)| !guarded && **name != config.name) {
+        check_plain(&format!("--initial-cluster {name}"), url)?;
+    }
     for url in &config.primary_peer_urls {
         host_port("--primary-listen-peer-urls", url)?;
         if config.role == MemberRole::Secondary && config.initial_cluster.is_empty() {
             check_scheme("--primary-listen-peer-urls", url, tls)?;
+            if !guarded {
+                check_plain("--primary-listen-peer-urls", url)?;
+            }
         }
     }
     if config.role == MemberRole::Primary && !alone && !config.initial_cluster.contains_key(&config.name) {
@@ -748,6 +798,9 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, StartError> {
         for url in &config.listen_peer_urls {
             let (host, port) = host_port("--listen-peer-urls", url)?;
             check_scheme("--listen-peer-urls", url, config.tls.is_some())?;
+            if config.secret.is_none() && !config.insecure_peers {
+                check_plain("--listen-peer-urls", url)?;
+            }
             // On one host the default of a secondary is the primary's own place, whoever starts first.
             let others = config.initial_cluster.iter().filter(|(name, _)| **name != config.name).map(|(_, url)| url);
             let mut primaries = config.primary_peer_urls.iter().chain(others);
@@ -776,22 +829,36 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, StartError> {
     let adopt = |listener: std::io::Result<std::net::TcpListener>| {
         let listener = listener?;
         listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
+        TcpListener::from_std(listener)
+    };
+    let mut adopted = Vec::new();
+    for listener in listeners {
+        let listener: std::io::Result<TcpListener> = adopt(listener);
+        let listener = listener.map_err(|e| StartError::new(StartErrorKind::Listen, format!("peer listener: {e}")))?;
         if let Ok(address) = listener.local_addr()
             && !address.ip().is_loopback()
             && config.tls.is_none()
         {
-            tracing::warn!(%address, "members talk without encryption on this address; keep it inside a trusted network");
+            match (&config.secret, config.insecure_peers) {
+                (None, false) => {
+                    return Err(StartError::new(
+                        StartErrorKind::Config,
+                        format!("--listen-peer-urls: http://{address}: {PLAIN}"),
+                    ));
+                }
+                (Some(_), false) => {
+                    tracing::warn!(%address, "members sign what they say on this address and do not encrypt it; keep it inside a \
+                                              trusted network, or give them https:// URLs");
+                }
+                (_, true) => {
+                    tracing::warn!(%address, "--insecure-peers: whoever reaches this address can read and change everything; keep \
+                                              it inside a network that members alone reach");
+                }
+            }
         }
-        Ok(listener)
-    };
-    listeners
-        .into_iter()
-        .map(|listener| {
-            adopt(listener)
-                .map_err(|e: std::io::Error| StartError::new(StartErrorKind::Listen, format!("peer listener: {e}")))
-        })
-        .collect()
+        adopted.push(listener);
+    }
+    Ok(adopted)
 }
 
 fn bind(host: &str, port: u16) -> std::io::Result<std::net::TcpListener> {
@@ -828,8 +895,12 @@ fn advertised(config: &Config, listeners: &[TcpListener]) -> Result<String, Star
 
 /// Opens the store; with other members to copy from, a damaged file is set aside.
 async fn open(config: &Config, alone: bool) -> Result<Store, StartError> {
-    let mut identity =
-        Identity { name: config.name.clone(), cluster_name: config.cluster_name.clone(), amnesic: false };
+    let mut identity = Identity {
+        name: config.name.clone(),
+        cluster_name: config.cluster_name.clone(),
+        cluster_id: String::new(),
+        amnesic: false,
+    };
     let mut opened = Store::open(&config.data_dir, identity.clone());
     let patience = Instant::now() + LET_GO;
     while matches!(opened, Err(OpenError::Busy { .. })) && Instant::now() < patience {
@@ -933,6 +1004,27 @@ async fn caught_up(voter: &Voter) {
     }
 }
 
+/// Takes the file of the cluster's secret as it changes.
+async fn follow_secret(secret: ClusterSecret) {
+    let mut told = String::new();
+    loop {
+        tokio::time::sleep(SECRET_LOOKED_AT).await;
+        match secret.reload() {
+            Ok(true) => {
+                tracing::info!("the cluster's secret was read again");
+                told.clear();
+            }
+            Ok(false) => {}
+            // The same is not said again with every look.
+            Err(error) if error != told => {
+                tracing::error!(error, "the cluster's secret stays what it was");
+                told = error;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
 async fn watch_raft(inner: Arc<Inner>) {
     let Some(voter) = inner.voter() else { return };
     let mut metrics = voter.raft.metrics();
@@ -975,6 +1067,7 @@ pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
+const SECRET_LOOKED_AT: Duration = Duration::from_secs(1);
 const HEARTBEAT_MS: u64 = 80;
 /// A leader that a majority has not confirmed for so long sends nobody to itself.
 const QUORUM_SILENCE: Duration = Duration::from_millis(1000);

@@ -5,8 +5,9 @@
 //! changes ([`Control::propose`]), which they carry to whoever leads.
 //!
 //! Reading order: `control.rs` (life of a member), `upkeep.rs` (who is up, who votes), `admission.rs` (founding, joining,
-//! coming back without memory), `peer.rs` and `wire.rs` (what members say to each other), `sound.rs` (which of that may reach
-//! openraft), `publish.rs` (readers), `machine.rs` and `store.rs` (what openraft asks for), `bounds.rs` (how much of the log is kept).
+//! coming back without memory), `peer.rs` and `wire.rs` (what members say to each other), `guard.rs` (who is answered), `seal.rs`,
+//! `secret.rs` and `sessions.rs` (how calls are signed), `sound.rs` (which of them may reach openraft), `publish.rs` (readers),
+//! `machine.rs` and `store.rs` (what openraft asks for), `bounds.rs` (how much of the log is kept).
 //!
 //! What a crash can cost: nothing that was acknowledged, because an entry is synced on a majority before it is answered.
 //! A member that comes back without its file does not vote until the leader has forgotten it and copied everything to it
@@ -20,17 +21,22 @@ mod bounds;
 mod config;
 mod control;
 mod follow;
+mod guard;
 mod instance;
 mod machine;
 mod network;
 mod peer;
 mod publish;
+mod seal;
+mod secret;
+mod sessions;
 mod sound;
 mod store;
 mod types;
 mod upkeep;
 mod wire;
 
-pub use config::{Config, PeerTls, StartError, StartErrorKind, StateFlag};
+pub use config::{Conceal, Config, PeerTls, StartError, StartErrorKind, StateFlag, check_plain};
 pub use control::{Control, Metrics};
 pub use publish::{Follower, RecvError};
+pub use secret::ClusterSecret;

@@ -75,7 +75,7 @@ async fn call<R: DeserializeOwned>(
     body: &impl Serialize,
     ttl: Duration,
 ) -> Rpc<R> {
-    let answer: Result<R, RaftError<u64>> = wire.post(&peer.url, path, body, ttl).await.map_err(unreached)?;
+    let answer: Result<R, RaftError<u64>> = wire.post_to(peer, path, body, ttl).await.map_err(unreached)?;
     answer.map_err(|e| RPCError::RemoteError(RemoteError::new_with_node(target, peer.clone(), e)))
 }
 
@@ -130,6 +130,7 @@ impl RaftNetwork<Types> for Link {
         let sent = self.wire.exchange::<Result<SnapshotResponse<u64>, openraft::error::Fatal<u64>>>(
             hyper::Method::POST,
             &self.peer.url,
+            &self.peer.name,
             "/raft/snapshot",
             body.into(),
             SNAPSHOT_TIMEOUT,

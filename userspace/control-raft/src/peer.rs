@@ -7,17 +7,19 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Query, Request, State as Shared};
+use axum::extract::{DefaultBodyLimit, Extension, Query, State as Shared};
 use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use base_text::{duration, quoted};
-use control_api::Update;
+use base_text::duration;
+use control_api::{Delta, Document, Snapshot, Update};
 use control_state::State;
-use hyper::body::Frame;
-use hyper_util::rt::TokioIo;
+use hyper::body::{Frame, Incoming};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use rustls::ServerConfig;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -27,11 +29,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use crate::config::Conceal;
 use crate::control::{Gate, Inner};
+use crate::guard::{Caller, Endless, Origin, Signature, certifies, guard};
 use crate::network::SnapshotHead;
+use crate::seal::line_parts;
+use crate::secret::ClusterSecret;
 use crate::sound;
-use crate::types::{Packed, Types};
-use crate::wire::{Admission, CLUSTER_HEADER, ErrorBody, Heartbeat, LeaderHint, NAME_TAKEN, NOT_LEADER, Removal};
+use crate::types::{Packed, Types, Vote, node_id};
+use crate::wire::{Admission, ErrorBody, Heartbeat, LeaderHint, NAME_TAKEN, NOT_LEADER, Removal};
 
 pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
     Router::new()
@@ -47,7 +53,7 @@ pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
         .route("/watch", get(watch))
         .with_state(inner.clone())
         .merge(extra)
-        .layer(from_fn_with_state(inner, same_cluster))
+        .layer(from_fn_with_state(inner, guard))
         .layer(DefaultBodyLimit::disable())
 }
 
@@ -70,9 +76,14 @@ pub async fn serve(listener: TcpListener, router: Router, tls: Option<Arc<Server
         let _ = stream.set_nodelay(true);
         let (router, tls) = (router.clone(), tls.clone());
         connections.spawn(async move {
-            let Some(tls) = tls else { return converse(stream, router).await };
+            let mut origin = Origin { address: from.ip(), certificate: None };
+            let Some(tls) = tls else { return converse(stream, router, origin).await };
             match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-                Ok(Ok(stream)) => converse(stream, router).await,
+                Ok(Ok(stream)) => {
+                    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                    origin.certificate = shown.map(|certificate| Arc::new(certificate.clone().into_owned()));
+                    converse(stream, router, origin).await;
+                }
                 Ok(Err(error)) => tracing::warn!(%from, %error, "somebody is not let in as a member"),
                 Err(_) => tracing::warn!(%from, "a member's TLS handshake took longer than {}", duration(HANDSHAKE)),
             }
@@ -80,32 +91,23 @@ pub async fn serve(listener: TcpListener, router: Router, tls: Option<Arc<Server
     }
 }
 
-async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
-    let service = TowerToHyperService::new(router);
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, origin: Origin) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(origin.clone());
+        router.call(request)
+    });
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
-async fn same_cluster(Shared(inner): Shared<Arc<Inner>>, request: Request, next: Next) -> Response {
-    let theirs = request.headers().get(CLUSTER_HEADER).and_then(|name| name.to_str().ok());
-    match theirs {
-        Some(theirs) if theirs != inner.cluster_name() => {
-            let message = format!(
-                "this member ({}) belongs to cluster {}, the caller to {theirs}: give both the same --cluster-name, \
-                 or correct the peer URLs",
-                inner.name(),
-                quoted(inner.cluster_name()),
-                theirs = quoted(&theirs)
-            );
-            refuse(StatusCode::CONFLICT, message)
-        }
-        _ => next.run(request).await,
-    }
-}
-
-async fn append(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
+async fn append(Shared(inner): Shared<Arc<Inner>>, caller: Extension<Caller>, body: Bytes) -> Response {
     let Some(voter) = inner.voter_behind(Gate::Appends) else { return gate_closed() };
-    with(&body, async |request| {
-        let sound = sound::append(&voter.store.held(), &request);
+    with(&body, async |request: AppendEntriesRequest<Types>| {
+        let sound = own(&caller, &request.vote).and_then(|()| sound::append(&voter.store.held(), &request));
         match sound {
             Ok(()) => answer(&voter.raft.append_entries(request).await),
             Err(reason) => unsound(&inner, &reason),
@@ -114,23 +116,24 @@ async fn append(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
     .await
 }
 
-async fn vote(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
+async fn vote(Shared(inner): Shared<Arc<Inner>>, caller: Extension<Caller>, body: Bytes) -> Response {
     let Some(voter) = inner.voter_behind(Gate::Open) else { return gate_closed() };
-    with(&body, async |request| match sound::vote(&request) {
+    with(&body, async |request: VoteRequest<u64>| match own(&caller, &request.vote).and(sound::vote(&request)) {
         Ok(()) => answer(&voter.raft.vote(request).await),
         Err(reason) => unsound(&inner, &reason),
     })
     .await
 }
 
-async fn snapshot(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
+async fn snapshot(Shared(inner): Shared<Arc<Inner>>, caller: Extension<Caller>, body: Bytes) -> Response {
     let Some(voter) = inner.voter_behind(Gate::Appends) else { return gate_closed() };
     let Some(end) = body.iter().position(|byte| *byte == b'\n') else {
         return refuse(StatusCode::BAD_REQUEST, "a snapshot begins with a line of JSON".into());
     };
     with(&body.slice(..end), async |head: SnapshotHead| {
         let data = body.slice(end + 1..);
-        let mut sound = sound::snapshot(&voter.store.held(), &head.vote, &head.meta);
+        let mut sound =
+            own(&caller, &head.vote).and_then(|()| sound::snapshot(&voter.store.held(), &head.vote, &head.meta));
         if sound.is_ok() {
             sound = readable(&inner, data.clone()).await;
         }
@@ -142,6 +145,15 @@ async fn snapshot(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
         answer(&voter.raft.install_full_snapshot(head.vote, snapshot).await)
     })
     .await
+}
+
+/// A member of the group votes for itself, and leads by its own votes.
+fn own(caller: &Caller, vote: &Vote) -> Result<(), String> {
+    if vote.leader_id().node_id == node_id(&caller.0) {
+        Ok(())
+    } else {
+        Err(format!("its vote {vote} is not that of the caller, {}", caller.0))
+    }
 }
 
 /// Whether a snapshot is one of this cluster's states; megabytes of it are read beside the threads that answer.
@@ -168,24 +180,59 @@ async fn propose(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
     .await
 }
 
-async fn heartbeat(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
-    with(&body, async |heartbeat: Heartbeat| match inner.hear(heartbeat) {
-        Some(Ok(heard)) => answer(&heard),
-        Some(Err(taken)) => {
-            let status = StatusCode::from_u16(NAME_TAKEN).expect("423 is a status");
-            refuse(status, taken)
+async fn heartbeat(
+    Shared(inner): Shared<Arc<Inner>>,
+    Extension(caller): Extension<Caller>,
+    Extension(origin): Extension<Origin>,
+    body: Bytes,
+) -> Response {
+    with(&body, async |heartbeat: Heartbeat| {
+        let member = &heartbeat.member;
+        if let Err(refused) = speaks_for(&caller, &origin, &member.name, &member.peer_url) {
+            return refused;
         }
-        None => not_leader(&inner),
+        match inner.hear(heartbeat) {
+            Some(Ok(heard)) => answer(&heard),
+            Some(Err(taken)) => refuse(StatusCode::from_u16(NAME_TAKEN).expect("423 is a status"), taken),
+            None => not_leader(&inner),
+        }
     })
     .await
 }
 
-async fn admission(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
-    with(&body, async |admission: Admission| match inner.admit_here(admission).await {
-        Some(admitted) => answer(&admitted),
-        None => not_leader(&inner),
+async fn admission(
+    Shared(inner): Shared<Arc<Inner>>,
+    Extension(caller): Extension<Caller>,
+    Extension(origin): Extension<Origin>,
+    body: Bytes,
+) -> Response {
+    with(&body, async |admission: Admission| {
+        if let Err(refused) = speaks_for(&caller, &origin, &admission.name, &admission.url) {
+            return refused;
+        }
+        match inner.admit_here(admission).await {
+            Some(admitted) => answer(&admitted),
+            None => not_leader(&inner),
+        }
     })
     .await
+}
+
+/// A member speaks for itself, and registers a peer URL that its certificate, where it shows one, is for: by that it is known
+/// afterwards.
+fn speaks_for(caller: &Caller, origin: &Origin, name: &str, url: &str) -> Result<(), Response> {
+    if *caller.0 != *name {
+        let message = format!("member {:?} cannot speak for {name:?}", caller.0);
+        return Err(refuse(StatusCode::FORBIDDEN, message));
+    }
+    if !certifies(origin, name, url) {
+        let message = format!(
+            "the certificate of member {name:?} is neither for that name nor for the host of its peer URL {url:?}: give it one with \
+             DNS:{name} among its names (--peer-cert-file)"
+        );
+        return Err(refuse(StatusCode::FORBIDDEN, message));
+    }
+    Ok(())
 }
 
 async fn remove(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
@@ -216,27 +263,66 @@ struct WatchFrom {
 }
 
 /// One [`Update`] per line, without end; a ping when there is nothing else to say.
-async fn watch(Shared(inner): Shared<Arc<Inner>>, Query(query): Query<WatchFrom>) -> Response {
+async fn watch(
+    Shared(inner): Shared<Arc<Inner>>,
+    Query(query): Query<WatchFrom>,
+    Extension(origin): Extension<Origin>,
+    signature: Option<Extension<Signature>>,
+) -> Response {
+    let proven = signature.is_some() || origin.certificate.is_some() || origin.address.to_canonical().is_loopback();
     let at = (query.from > 0).then_some((query.cluster, query.from));
     let mut follower = inner.publisher().follow(at);
     let (lines, body) = mpsc::channel(16);
     let version = inner.publisher();
     tokio::spawn(async move {
-        loop {
+        for number in 0u64.. {
             let update = match tokio::time::timeout(PING, follower.next()).await {
                 Ok(Some(update)) => update,
                 Ok(None) => return,
                 Err(_) => Update::Ping(version.state().view.version),
             };
+            let update = if proven { update } else { concealed(update, inner.conceal.as_ref()) };
             let mut line =
                 serde_json::to_vec(&update).expect("our own types have text keys and no failing serializers");
             line.push(b'\n');
+            if let (Some(Extension(call)), Some(secret)) = (&signature, inner.guard.secret()) {
+                line = signed_line(secret, &call.0, number, &line);
+            }
             if lines.send(Bytes::from(line)).await.is_err() {
                 return;
             }
         }
     });
-    ([("content-type", "application/x-ndjson")], Body::new(Lines(body))).into_response()
+    let mut answer = ([("content-type", "application/x-ndjson")], Body::new(Lines(body))).into_response();
+    answer.extensions_mut().insert(Endless);
+    answer
+}
+
+/// Without ticket keys, and without the secrets of objects: whoever is told has not shown to be a member.
+fn concealed(update: Update, conceal: Option<&Conceal>) -> Update {
+    let hide =
+        |document: &Document| conceal.map_or_else(|| document.clone(), |conceal| Document::new(conceal(document)));
+    match update {
+        Update::Snapshot(snapshot) => {
+            let objects = snapshot.objects.iter().map(|(name, document)| (name.clone(), hide(document))).collect();
+            let shown = Snapshot { objects: Arc::new(objects), tickets: Arc::default(), ..Snapshot::clone(&snapshot) };
+            Update::Snapshot(Arc::new(shown))
+        }
+        Update::Delta(delta) => {
+            let puts = delta.puts.iter().map(hide).collect();
+            Update::Delta(Arc::new(Delta { puts, tickets: None, ..Delta::clone(&delta) }))
+        }
+        ping @ Update::Ping(_) => ping,
+    }
+}
+
+/// The line, which ends with a newline, behind its signature.
+fn signed_line(secret: &ClusterSecret, call: &str, number: u64, line: &[u8]) -> Vec<u8> {
+    let text = &line[..line.len() - 1];
+    let mut signed = secret.sign(&line_parts(call, &number.to_string(), text)).into_bytes();
+    signed.push(b' ');
+    signed.extend_from_slice(line);
+    signed
 }
 
 struct Lines(mpsc::Receiver<Bytes>);
@@ -283,11 +369,13 @@ fn gate_closed() -> Response {
     refuse(StatusCode::SERVICE_UNAVAILABLE, "this member is not part of the group yet".into())
 }
 
-fn refuse(status: StatusCode, message: String) -> Response {
+pub(crate) fn refuse(status: StatusCode, message: String) -> Response {
     let body = ErrorBody { code: status.as_u16(), message };
     (status, serde_json::to_string(&body).unwrap_or_default()).into_response()
 }
 
 const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(5);
+/// Longer than callers keep a connection they do not use.
+const HEAD: std::time::Duration = std::time::Duration::from_secs(60);
 /// A reader that hears nothing for a few of these looks for another member.
 pub const PING: std::time::Duration = std::time::Duration::from_millis(500);

@@ -26,6 +26,9 @@ use crate::types::{LogEntry, LogId, SnapshotMeta, StorageError, Types, Vote};
 pub struct Identity {
     pub name: String,
     pub cluster_name: String,
+    /// Empty until the cluster has one. Written down, so that the first calls after a start are told apart already.
+    #[serde(default)]
+    pub cluster_id: String,
     /// This member had data once and lost it. It must not vote before the others took it in again: it may have promised
     /// a vote, or acknowledged an entry, that it does not remember.
     pub amnesic: bool,

@@ -10,6 +10,7 @@ use control_state::{Action, TicketStep, ticket_step};
 
 use crate::admission;
 use crate::control::{Gate, Inner, lock, random};
+use crate::store::Identity;
 use crate::types::{Peer, Raft, node_id};
 use crate::wire::{Heartbeat, HeartbeatAnswer, NAME_TAKEN, WireError};
 
@@ -30,11 +31,13 @@ pub async fn upkeep(inner: Arc<Inner>) {
     let mut led_term = None;
     let mut last_turn = Instant::now();
     let mut strays = 0;
+    let mut told = String::new();
     loop {
         let wake = if inner.leading().is_some() { LEAD } else { BEAT };
         let _ = tokio::time::timeout(wake, inner.reported.notified()).await;
         let paused = last_turn.elapsed() > SILENCE / 2;
         last_turn = Instant::now();
+        keep_cluster_id(&inner).await;
         if let Some(raft) = inner.leading() {
             let term = raft.metrics().borrow().current_term;
             // Nobody is called silent by a leader that could not listen: a new one, or one that was itself held up.
@@ -64,8 +67,27 @@ pub async fn upkeep(inner: Arc<Inner>) {
                     inner.trouble(None);
                 }
             }
+            // The same is not said again with every beat.
+            Err(error) if error.is_a_fault_of_configuration() && error.to_string() != told => {
+                tracing::error!(%error, "the leader does not hear this member");
+                told = error.to_string();
+            }
             Err(error) => tracing::debug!(%error, "the leader did not hear this member"),
         }
+    }
+}
+
+/// Writes down which cluster this is, once it is known.
+async fn keep_cluster_id(inner: &Inner) {
+    let Some(voter) = inner.voter() else { return };
+    let id = inner.publisher().state().view.cluster_id.clone();
+    let identity = voter.store.identity();
+    if id.is_empty() || id == identity.cluster_id {
+        return;
+    }
+    inner.wire().note_cluster_id(&id);
+    if let Err(error) = voter.store.set_identity(Identity { cluster_id: id, ..identity }).await {
+        tracing::warn!(%error, "the cluster's id could not be written down");
     }
 }
 
@@ -171,15 +193,9 @@ async fn beat(inner: &Inner, leaving: bool) -> Result<HeartbeatAnswer, WireError
                 }
             }
             Err(error) => {
-                match &error {
-                    WireError::Refused { status: 409, message } => {
-                        tracing::error!(url, message, "refused by a member of another cluster");
-                    }
-                    WireError::Refused { status: NAME_TAKEN, message } => {
-                        inner.trouble(Some(message.clone()));
-                        return Err(error);
-                    }
-                    _ => {}
+                if let WireError::Refused { status: NAME_TAKEN, message } = &error {
+                    inner.trouble(Some(message.clone()));
+                    return Err(error);
                 }
                 inner.forget_leader(&url);
                 last = error;
@@ -262,6 +278,10 @@ async fn lead(inner: &Inner, raft: &Raft) {
 
 /// What is due of the session ticket keys.
 fn rotate_tickets(inner: &Inner) -> Option<Action> {
+    if inner.exposed {
+        // They would travel in the clear to whoever asks. Without them a TLS session goes on only at the machine it began at.
+        return None;
+    }
     let state = inner.publisher().state();
     let keys = &state.view.tickets;
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

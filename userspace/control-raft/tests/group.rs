@@ -255,7 +255,8 @@ fn over_https_members_know_each_other_by_their_certificates() {
 
     let runtime = Runtime::new().unwrap();
     let ask = |url: &str, client: Client| {
-        let call = client.call("GET".parse().unwrap(), url, &[], "", Duration::from_secs(5));
+        let headers = [("x-weir-cluster", "test"), ("x-weir-from", "n9")];
+        let call = client.call("GET".parse().unwrap(), url, &headers, "", Duration::from_secs(5));
         runtime.block_on(call).map(|answer| answer.status.as_u16())
     };
     let trusting = |identity| {
@@ -309,7 +310,8 @@ fn names_have_to_fit() {
     stranger.primary_peer_urls = vec![node.control.peer_url().to_owned()];
     stranger.initial_cluster.clear();
     let error = launch(stranger).err().expect("must refuse");
-    assert!(error.kind == StartErrorKind::Identity && error.message.contains("belongs to cluster \"test\""), "{error}");
+    assert!(error.kind == StartErrorKind::Identity && error.message.contains("--cluster-name"), "{error}");
+    assert!(!error.message.contains("test"), "a stranger is not told the cluster's name: {error}");
 
     let mut twice = world.config("n1");
     twice.listeners = vec![TcpListener::bind("127.0.0.1:0").unwrap()];
@@ -446,8 +448,13 @@ fn a_foreign_leader_cuts_nothing_that_is_decided() {
     for n in 0..10 {
         node.put(&format!("o{n}")).unwrap();
     }
-    let id = |term: u64, index: u64| json!({"leader_id": {"term": term, "node_id": 7}, "index": index});
-    let vote = |committed: bool| json!({"leader_id": {"term": 99, "node_id": 7}, "committed": committed});
+    // As members number themselves: FNV-1a of the name, one bit left away.
+    let number = b"n9"
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+        >> 1;
+    let id = |term: u64, index: u64| json!({"leader_id": {"term": term, "node_id": number}, "index": index});
+    let vote = |committed: bool| json!({"leader_id": {"term": 99, "node_id": number}, "committed": committed});
     let blank = |term: u64, index: u64| json!({"log_id": id(term, index), "payload": "Blank"});
     let shorter = json!({
         "vote": vote(true), "prev_log_id": null, "leader_commit": id(99, 2),
@@ -470,7 +477,8 @@ fn a_foreign_leader_cuts_nothing_that_is_decided() {
         ("/raft/append", silent.to_string()),
         ("/raft/snapshot", copied),
         ("/raft/vote", json!({"vote": vote(true), "last_log_id": id(99, 99)}).to_string()),
-        ("/raft/append", shorter.to_string().replace("99", "18446744073709551615")),
+        ("/raft/append", shorter.to_string().replace(":99,", ":18446744073709551615,")),
+        ("/raft/append", shorter.to_string().replace(&number.to_string(), "7")),
     ] {
         let answer = call(path, body);
         let message = String::from_utf8_lossy(&answer.body).into_owned();

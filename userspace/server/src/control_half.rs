@@ -5,7 +5,7 @@ use crate::local::Local;
 use crate::options::Options;
 use control_admin::{Catalog, Switch};
 use control_api::{Member, MemberRole};
-use control_raft::{Config, Control, Follower, StartError, StartErrorKind, StateFlag};
+use control_raft::{Conceal, Config, Control, Follower, StartError, StartErrorKind, StateFlag};
 use std::net::IpAddr;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -117,7 +117,16 @@ impl ControlHalf {
             member,
             peer_routes: control_admin::peer_routes(self.local.clone()),
             tls: options.peer_tls.clone(),
+            secret: options.cluster_secret.clone(),
+            insecure_peers: options.insecure_peers,
+            conceal: Some(self.concealed()),
         }
+    }
+
+    /// Objects without their secrets, as the admin API shows them.
+    fn concealed(&self) -> Conceal {
+        let catalog = self.catalog.clone();
+        Arc::new(move |document| catalog.shown(document))
     }
 }
 

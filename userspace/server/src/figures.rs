@@ -46,6 +46,12 @@ pub fn control(health: Arc<Health>) -> impl Fn(&mut Encoder) + Send + Sync {
                 answers_forgotten_total: metrics.answers_forgotten,
             },
         );
+        let help = "Calls on the peer URL that were not answered, by reason: browser (no member sends its headers), unauthenticated \
+                    (no signature or certificate, or a wrong one), stale (signed for another start of this member; signed anew), \
+                    replayed, cluster (another one), name (for or from another member).";
+        for (reason, count) in &metrics.calls_refused {
+            encoder.counter("weir_peer_calls_refused_total", help, &[("reason", reason)], *count as f64);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use base_model::GoDuration;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use control_admin::Logins;
 use control_api::tls::{Identity, Pem, TlsError, server_config};
-use control_raft::PeerTls;
+use control_raft::{ClusterSecret, PeerTls, check_plain};
 use rustls::ServerConfig;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,6 +76,18 @@ const OPTIONS: &[Row] = &[
     row("peer-cert-file", Shape::Text, "", "certificate chain shown to other members, for https:// peer URLs, PEM"),
     row("peer-key-file", Shape::Text, "", "private key of --peer-cert-file, PEM"),
     row("peer-trusted-ca-file", Shape::Text, "", "authorities that have signed the certificates of all members, PEM"),
+    row(
+        "cluster-secret-file",
+        Shape::Text,
+        "",
+        "file with the secret that members sign http:// calls with, the same on all; two lines while one replaces the other",
+    ),
+    row(
+        "insecure-peers",
+        Shape::Switch,
+        "",
+        "talk to other machines over http:// without a secret; for networks that members alone reach",
+    ),
     row("initial-cluster", Shape::Pairs, "", "the primaries, name=URL,...; empty: a cluster of this one"),
     row(
         PRIMARIES,
@@ -155,6 +167,9 @@ pub struct Options {
     pub logins: Option<Logins>,
     /// `--peer-…-file`.
     pub peer_tls: Option<PeerTls>,
+    /// `--cluster-secret-file`.
+    pub cluster_secret: Option<ClusterSecret>,
+    pub insecure_peers: bool,
     pub listen_peer_urls: Vec<String>,
     /// `--initial-advertise-peer-urls`; absent unless somebody gave it: the default speaks of the default port alone.
     pub advertise_peer_url: Option<String>,
@@ -473,6 +488,11 @@ impl Reader<'_> {
         let secondary = matches!(role.as_str(), "secondary" | "reader") || no_control;
         let initial_cluster = self.pairs("initial-cluster");
         let peers = self.peers(&name, secondary, &initial_cluster);
+        let cluster_secret = self.cluster_secret();
+        let insecure_peers = self.switch("insecure-peers");
+        if cluster_secret.is_none() && self.file("cluster-secret-file").is_none() && !insecure_peers {
+            self.plain_peers(&name, &peers, &initial_cluster);
+        }
         Some(Options {
             name,
             labels: self.pairs("labels"),
@@ -484,6 +504,8 @@ impl Reader<'_> {
             admin_tls,
             logins: None,
             peer_tls,
+            cluster_secret,
+            insecure_peers,
             listen_peer_urls: peers.listen,
             advertise_peer_url: peers.advertise,
             initial_cluster,
@@ -586,6 +608,26 @@ impl Reader<'_> {
         self.told(tls)
     }
 
+    fn cluster_secret(&mut self) -> Option<ClusterSecret> {
+        let read = ClusterSecret::read(&self.file("cluster-secret-file")?);
+        read.map_err(|error| self.wrong.push(error)).ok()
+    }
+
+    /// Peers that would be talked to in plain text beyond this machine.
+    fn plain_peers(&mut self, name: &str, peers: &Peers, initial_cluster: &BTreeMap<String, String>) {
+        let own = |url: &&String| initial_cluster.get(name) == Some(*url);
+        let listen = peers.listen.iter().filter(|url| !own(url)).map(|url| ("--listen-peer-urls".to_owned(), url));
+        let cluster = initial_cluster.iter().map(|(name, url)| (format!("--initial-cluster {name}"), url));
+        let primaries = peers.primaries.iter().map(|url| (format!("--{PRIMARIES}"), url));
+        for (flag, url) in listen.chain(cluster).chain(primaries).filter(|(_, url)| url.starts_with("http://")) {
+            if let Err(error) = check_plain(&flag, url) {
+                // One is enough: what is to be done is the same for all.
+                self.wrong.push(error.to_string());
+                return;
+            }
+        }
+    }
+
     /// `0,2-4` as a list.
     fn cpus(&mut self) -> Option<Vec<usize>> {
         let text = self.text("cpus");
@@ -648,7 +690,7 @@ mod tests {
     #[test]
     fn defaults_of_peer_urls_hold_where_nothing_better_is_known() {
         let peers = |arguments: &[&str]| {
-            let options = parse(arguments, &[]).unwrap();
+            let options = parse(&[arguments, &["--insecure-peers"]].concat(), &[]).unwrap();
             (options.listen_peer_urls.join(","), options.advertise_peer_url, options.primary_peer_urls.join(","))
         };
         let usual = "http://localhost:2380".to_owned();
@@ -709,6 +751,40 @@ mod tests {
         std::fs::write(&path, "basic-auth: {ann: 'se,cret=1'}\n").unwrap();
         let options = parse(&["-f", path.to_str().unwrap()], &[]).unwrap();
         assert!(options.logins.is_some() && !format!("{options:?}").contains("se,cret"));
+    }
+
+    #[test]
+    fn peers_elsewhere_need_a_secret_or_a_word_that_they_do_without() {
+        let directory = tempfile::tempdir().unwrap();
+        let secret = directory.path().join("secret");
+        std::fs::write(&secret, "sixteen bytes and more").unwrap();
+        let secret = secret.to_str().unwrap();
+        for (flags, named) in [
+            (&["--listen-peer-urls", "http://0.0.0.0:2380"][..], "--listen-peer-urls http://0.0.0.0:2380: plain http"),
+            (&["--listen-peer-urls", "http://[::]:2380"], "--listen-peer-urls http://[::]:2380: plain http"),
+            (
+                &["--initial-cluster", "eg-default-name=http://127.0.0.1:1,b=http://10.0.0.2:1"],
+                "--initial-cluster b http://10.0.0.2:1",
+            ),
+            (
+                &["--cluster-role", "secondary", "--primary-listen-peer-urls", "http://10.0.0.1:2380"],
+                "--primary-listen-peer-urls http://10.0.0.1:2380",
+            ),
+        ] {
+            let wrong = parse(flags, &[]).unwrap_err().to_string();
+            for part in [named, "--cluster-secret-file", "--insecure-peers", "--peer-cert-file"] {
+                assert!(wrong.contains(part), "{part} is not in {wrong}");
+            }
+            for more in [&["--insecure-peers"][..], &["--cluster-secret-file", secret]] {
+                parse(&[flags, more].concat(), &[]).unwrap();
+            }
+        }
+        for here in ["http://localhost:1", "http://127.0.0.9:1", "http://[::1]:1"] {
+            parse(&["--listen-peer-urls", here], &[]).unwrap();
+        }
+        std::fs::write(secret, "short").unwrap();
+        let wrong = parse(&["--cluster-secret-file", secret], &[]).unwrap_err().to_string();
+        assert!(wrong.contains("line 1 is 5 bytes long"), "{wrong}");
     }
 
     #[test]

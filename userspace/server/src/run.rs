@@ -15,7 +15,7 @@ use base_telemetry::access_log::{AccessLog, Destination};
 use base_telemetry::hub::Identity;
 use base_telemetry::{Telemetry, ewma};
 use control_admin::{Admin, Door, ModelCatalog, Switch};
-use control_raft::{Control, Follower};
+use control_raft::{ClusterSecret, Control, Follower};
 use edge_agent::Agent;
 use edge_agent::last_good::LastGood;
 use edge_agent::steer::Steer;
@@ -70,6 +70,9 @@ type Failed = (String, u8);
 fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
     for note in &options.notes {
         tracing::warn!("{note}");
+    }
+    if options.cluster_secret.as_ref().is_some_and(ClusterSecret::is_open_to_all) {
+        tracing::warn!("--cluster-secret-file can be read by every user of this machine: chmod 600 it");
     }
     let edge = if options.edge { Some(Edge::start(options)?) } else { None };
     let telemetry = match &edge {

@@ -223,7 +223,8 @@ fn id(term: u64, index: u64) -> LogId {
 }
 
 fn open(directory: &Path) -> Store {
-    let identity = Identity { name: "n1".into(), cluster_name: "test".into(), amnesic: false };
+    let identity =
+        Identity { name: "n1".into(), cluster_name: "test".into(), cluster_id: String::new(), amnesic: false };
     Store::open(directory, identity).unwrap()
 }
 

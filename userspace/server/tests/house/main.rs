@@ -12,6 +12,7 @@ mod bad_input;
 mod changes;
 mod cluster;
 mod differential;
+mod doors;
 mod figures;
 mod halves;
 mod http2;

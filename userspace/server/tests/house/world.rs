@@ -24,6 +24,8 @@ pub struct Machine {
     namespace: Option<String>,
     /// Of its peer URL.
     scheme: &'static str,
+    /// Nothing between members is signed.
+    insecure: bool,
     /// Most files it may have open; absent: what the test may.
     descriptors: Option<u32>,
     process: Option<Child>,
@@ -53,6 +55,7 @@ impl Machine {
             host: "127.0.0.1".to_owned(),
             namespace: None,
             scheme: "http",
+            insecure: false,
             descriptors: None,
             process: None,
         }
@@ -80,6 +83,12 @@ impl Machine {
     /// Other members reach it over TLS.
     pub fn over_https(mut self) -> Machine {
         self.scheme = "https";
+        self
+    }
+
+    /// Members believe each other whatever they say.
+    pub fn insecure(mut self) -> Machine {
+        self.insecure = true;
         self
     }
 
@@ -121,12 +130,26 @@ impl Machine {
             .args(["--api-addr", &format!("{}:{}", self.host, self.api)])
             .args(["--listen-peer-urls", &self.peer_url()])
             .args(["--disable-access", "--log-format", "text"])
+            .args(self.secret())
             .args(&self.flags)
             .current_dir(&self.directory)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
         self.process = Some(command.spawn().unwrap());
+    }
+
+    /// Between machines members sign what they say to each other in plain text.
+    fn secret(&self) -> Vec<String> {
+        if self.insecure {
+            return vec!["--insecure-peers".into()];
+        }
+        if self.namespace.is_none() || self.scheme != "http" {
+            return Vec::new();
+        }
+        let path = self.directory.join("secret");
+        fs::write(&path, "the secret of the machines of a test\n").unwrap();
+        vec!["--cluster-secret-file".into(), path.to_str().unwrap().into()]
     }
 
     pub fn pid(&self) -> u32 {

@@ -1,0 +1,101 @@
+//! The doors of a running daemon: what is open, to whom, and what is said when it is not.
+
+use crate::cluster::{ADDRESSES, in_a_network, three};
+use crate::world::{Connection, Machine, eventually, free_port, mock, weir};
+use serde_json::json;
+
+/// Stands for a private key.
+const MARK: &str = "LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0t";
+
+#[test]
+fn peers_beyond_this_machine_take_a_secret() {
+    for flags in [
+        &["--listen-peer-urls", "http://0.0.0.0:2380"][..],
+        &["--name", "n1", "--initial-cluster", "n1=http://127.0.0.1:2380,n2=http://192.0.2.1:2380"],
+        &["--cluster-role", "secondary", "--primary-listen-peer-urls", "http://192.0.2.1:2380"],
+    ] {
+        for verb in ["run", "check-config"] {
+            let (code, _, told) = weir(&[&[verb], flags].concat());
+            assert_eq!(code, 2, "{flags:?}: {told}");
+            for part in [flags[flags.len() - 2], "--cluster-secret-file", "--insecure-peers", "https://"] {
+                assert!(told.contains(part), "{part} is not in {told}");
+            }
+        }
+    }
+    let (code, _, told) = weir(&["--cluster-secret-file", "/nowhere/secret"]);
+    assert!(code == 2 && told.contains("--cluster-secret-file /nowhere/secret: No such file"), "{code}: {told}");
+}
+
+#[test]
+fn the_peer_port_of_one_machine_tells_strangers_nothing() {
+    let machine = Machine::start();
+    machine.create(&mock("pl", "hidden-text"));
+    let at = format!("127.0.0.1:{}", machine.peer);
+    let ask = |method: &str, path: &str, headers: &[(&str, &str)], body: &str| {
+        Connection::open(&at).unwrap().request(method, path, headers, body).unwrap()
+    };
+    let answer = ask("GET", "/watch", &[], "");
+    assert!((401..=403).contains(&answer.status) && !answer.body.contains("hidden-text"), "{answer:?}");
+    let delete = json!({"request": 1, "now": "2026-01-01T00:00:00Z", "action": "deleteAll"}).to_string();
+    let named =
+        [("x-weir-cluster", "eg-cluster-default-name"), ("x-weir-from", "x"), ("content-type", "application/json")];
+    let from_a_page = [named[0], named[1], named[2], ("origin", "http://evil.example")];
+    assert_eq!(ask("POST", "/raft/propose", &from_a_page, &delete).status, 403);
+    assert_eq!(machine.api("GET", "/objects/pl", "").status, 200, "it is still there");
+    assert!(machine.metric("weir_peer_calls_refused_total").is_some());
+}
+
+#[test]
+fn two_on_one_host_need_nothing_more() {
+    let mut primary = Machine::new("p1").flags(["--no-edge"]);
+    primary.run();
+    let mut secondary =
+        Machine::new("s1").flags(["--cluster-role", "secondary", "--primary-listen-peer-urls", &primary.peer_url()]);
+    secondary.run();
+    primary.create(&mock("pl", "x"));
+    eventually("it follows", || (secondary.api("GET", "/objects/pl", "").status == 200).then_some(()));
+}
+
+#[test]
+fn in_a_network_members_sign_and_strangers_get_nothing() {
+    if !in_a_network("doors::in_a_network_members_sign_and_strangers_get_nothing") {
+        return;
+    }
+    let machines = three();
+    let key = json!({
+        "name": "hs", "kind": "HTTPServer", "port": free_port(), "rules": [],
+    });
+    machines[0].create(&mock("pl", MARK));
+    machines[0].create(&key.to_string());
+    for at in ADDRESSES {
+        let peer = machines.iter().find(|machine| machine.host == at).map_or(0, |machine| machine.peer);
+        for headers in [&[][..], &[("x-weir-cluster", "eg-cluster-default-name"), ("x-weir-from", "m9")]] {
+            let answer =
+                Connection::open(&format!("{at}:{peer}")).unwrap().request("GET", "/watch", headers, "").unwrap();
+            assert!((401..=403).contains(&answer.status) && !answer.body.contains(MARK), "{answer:?}");
+        }
+    }
+    for machine in &machines {
+        eventually("all report, over signed calls", || {
+            let status = machine.json("/status/objects/pl");
+            ["m1", "m2", "m3"].iter().all(|m| status[format!("eg-traffic-default/pl/{m}")].is_object()).then_some(())
+        });
+    }
+}
+
+#[test]
+fn where_peers_are_insecure_private_keys_are_refused() {
+    if !in_a_network("doors::where_peers_are_insecure_private_keys_are_refused") {
+        return;
+    }
+    let mut machine = Machine::new("m1").at("n0", ADDRESSES[0]).insecure();
+    machine.run();
+    let certificates = rcgen::generate_simple_self_signed(vec!["shop.test".to_owned()]).unwrap();
+    let document = json!({
+        "name": "hs", "kind": "HTTPServer", "port": free_port(), "https": true, "rules": [],
+        "certs": {"shop": certificates.cert.pem()}, "keys": {"shop": certificates.signing_key.serialize_pem()},
+    });
+    let refused = machine.api("POST", "/objects", &document.to_string());
+    assert!(refused.status == 400 && refused.body.contains("--cluster-secret-file"), "{refused:?}");
+    machine.create(&mock("pl", "x"));
+}
