@@ -2,21 +2,23 @@
 
 use std::collections::HashMap;
 
-use abi::{Config, Machine, Slot, Switch, VipAddress, VipKey};
+use abi::{Machine, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
 use datapath::host::{HEADROOM, SliceFrame};
-use datapath::{Connection, Outcome, Tables, steer};
+use datapath::{Connection, Live, Outcome, Tables, steer};
 use edge_kernel::{Vip, gather};
 
 use crate::world;
 
 /// Tables as the kernel's maps hold them.
 pub struct Model {
-    config: Config,
+    switch: Switch,
+    settings: Settings,
+    senders: HashMap<SenderKey, u16>,
     vips: HashMap<VipKey, VipAddress>,
     slots: HashMap<u16, std::sync::Arc<[(u16, u16)]>>,
     machines: Vec<Machine>,
-    /// Connections this machine holds.
-    pub sockets: Vec<Connection>,
+    /// Connections this machine holds, and the states of their sockets.
+    pub sockets: Vec<(Connection, u32)>,
 }
 
 impl Model {
@@ -38,9 +40,16 @@ impl Model {
         }
         let services = gather(vips, |id| id).expect("the world is consistent");
         Model {
-            config: Config {
-                switch: Switch::new(1, 1),
+            switch: Switch::new(1, 1),
+            senders: machines
+                .iter()
+                .filter(|machine| !machine.own)
+                .map(|machine| (SenderKey { address: machine.address.into(), generation: 1 }, machine.index))
+                .collect(),
+            settings: Settings {
                 mtu: 1500,
+                cookie: world::COOKIE.to_be(),
+                cookies: [world::COOKIE_BEFORE.to_be(), world::COOKIE_NEXT.to_be()],
                 own_v4: world::address(world::OWN).into(),
                 own_v6: world::own_v6().into(),
                 vips: world::sizes().vips + 1,
@@ -75,8 +84,12 @@ impl Default for Model {
 }
 
 impl Tables for Model {
-    fn config(&self) -> Option<&Config> {
-        Some(&self.config)
+    fn live(&self) -> Option<Live<'_>> {
+        Some(Live { switch: self.switch, settings: &self.settings })
+    }
+
+    fn sender(&self, key: &SenderKey) -> u16 {
+        self.senders.get(key).copied().unwrap_or(0)
     }
 
     fn vip(&self, key: &VipKey) -> Option<&VipAddress> {
@@ -96,7 +109,7 @@ impl Tables for Model {
         number
     }
 
-    fn holds_socket(&self, connection: &Connection) -> bool {
-        self.sockets.contains(connection)
+    fn tcp_state(&self, connection: &Connection) -> u32 {
+        self.sockets.iter().find(|(held, _)| held == connection).map_or(0, |(_, state)| *state)
     }
 }

@@ -83,11 +83,16 @@ pub fn icmp(source: IpAddr, destination: IpAddr, kind: u8, code: u8, rest: [u8; 
     ip(source, destination, if source.is_ipv4() { 1 } else { 58 }, 0, &message)
 }
 
-/// The IP packet of a frame, in our tunnel.
+/// The IP packet of a frame, in our tunnel. `hops` is the whole byte.
 pub fn tunnel(source: IpAddr, destination: IpAddr, hops: u8, inner: &[u8]) -> Vec<u8> {
+    tunnel_with(source, destination, hops, crate::world::COOKIE, inner)
+}
+
+/// The same with another cookie.
+pub fn tunnel_with(source: IpAddr, destination: IpAddr, hops: u8, cookie: u32, inner: &[u8]) -> Vec<u8> {
     let protocol = if inner[12] == 0x08 { 4 } else { 41 };
     let header = [gue::VERSION_AND_LENGTH, protocol, 0, 1, hops, gue::MAGIC, 0, 9];
-    let payload = [&header[..], &inner[14..]].concat();
+    let payload = [&header[..], &cookie.to_be_bytes(), &inner[14..]].concat();
     udp(SocketAddr::new(source, 0xc001), SocketAddr::new(destination, gue::PORT), &payload)
 }
 
@@ -109,6 +114,8 @@ pub struct Tunnel {
     pub class: u8,
     pub source_port: u16,
     pub hops: u8,
+    /// What the sender holds: a number of [`gue::held`].
+    pub held: u8,
     /// The packet inside.
     pub inner: Vec<u8>,
 }
@@ -141,11 +148,12 @@ pub fn read_tunnel(frame: &[u8]) -> Tunnel {
     assert_eq!(u16::from_be_bytes([udp[4], udp[5]]) as usize, udp.len(), "UDP length");
     assert_eq!(&udp[6..8], [0, 0], "no UDP checksum");
     assert_eq!((udp[8], &udp[10..12], udp[13]), (gue::VERSION_AND_LENGTH, &[0u8, 1][..], gue::MAGIC));
-    let inner = udp[16..].to_vec();
+    assert_eq!(&udp[16..20], &crate::world::COOKIE.to_be_bytes(), "the cluster's cookie");
+    let inner = udp[20..].to_vec();
     assert_eq!(udp[9], if inner[0] >> 4 == 4 { 4 } else { 41 });
     let source_port = u16::from_be_bytes([udp[0], udp[1]]);
     assert!(source_port >= 0xc000);
-    Tunnel { source, destination, class, source_port, hops: udp[12], inner }
+    Tunnel { source, destination, class, source_port, hops: gue::hops(udp[12]), held: gue::held_of(udp[12]), inner }
 }
 
 /// A small generator, so that a seed is the whole story of a failure (splitmix64).

@@ -1,6 +1,7 @@
 //! The machines and virtual IPs that the fixtures and the comparison speak of.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use abi::limits::SLOTS;
@@ -132,6 +133,15 @@ pub fn uniform(current: u16, previous: u16) -> Arc<[(u16, u16)]> {
     vec![(current, previous); SLOTS as usize].into()
 }
 
+/// What the machines of the world know each other by, and what they knew before and will know.
+pub const COOKIE: u32 = 0x5eed_c0de;
+pub const COOKIE_BEFORE: u32 = 0x0bad_cafe;
+pub const COOKIE_NEXT: u32 = 0x1234_5678;
+
+pub fn set_cookies(kernel: &mut Kernel) {
+    kernel.set_cookies(NonZeroU32::new(COOKIE), [NonZeroU32::new(COOKIE_BEFORE), NonZeroU32::new(COOKIE_NEXT)]);
+}
+
 pub fn sizes() -> Sizes {
     Sizes { tables: 32, vips: 16, machines: 63 }
 }
@@ -144,6 +154,7 @@ pub fn kernel() -> Result<Kernel, KernelError> {
         sizes: sizes(),
         ..Options::default()
     })?;
+    set_cookies(&mut kernel);
     kernel.apply(&machines(), &vips())?;
     Ok(kernel)
 }

@@ -1,7 +1,8 @@
 //! Three edges behind a router: steering through tunnels, second chance for real connections, restarts that packets do not see.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use abi::Reason;
 use abi::limits::SLOTS;
 use edge_kernel::{Hash, Kernel, Machine, Options, Protocol, Sizes, Vip};
 use kernel_tests::namespace::Namespace;
-use kernel_tests::ready;
+use kernel_tests::{ready, world};
 
 const VIP_V4: &str = "198.51.100.1:80";
 const VIP_V6: &str = "[2001:db8:51::1]:80";
@@ -25,6 +26,8 @@ struct Edge {
     namespace: Namespace,
     kernel: Option<Kernel>,
     index: u16,
+    /// The socket it listens with.
+    listener: RawFd,
 }
 
 fn edge_v4(index: u16) -> IpAddr {
@@ -54,7 +57,7 @@ impl Fleet {
                 for gateway in routers {
                     namespace.ip(&["route", "add", "default", "via", &gateway.to_string()]);
                 }
-                let mut edge = Edge { namespace, kernel: None, index };
+                let mut edge = Edge { namespace, kernel: None, index, listener: -1 };
                 edge.load(pin, sizes());
                 edge.serve();
                 edge
@@ -122,19 +125,24 @@ impl Edge {
             slots: vec![(current, previous); SLOTS as usize].into(),
         };
         let kernel = self.kernel.as_mut().unwrap();
+        world::set_cookies(kernel);
         kernel.apply(&machines, &[vip]).unwrap_or_else(|e| panic!("{e}"));
         self.namespace.enter(|| kernel.set_local_addresses(&addresses).unwrap_or_else(|e| panic!("{e}")));
     }
 
-    /// Answers every line with the edge's index.
-    fn serve(&self) {
+    /// Answers every line with the edge's index, and closes at "bye".
+    fn serve(&mut self) {
         let index = self.index;
         let listener = self.namespace.enter(|| TcpListener::bind("[::]:80").unwrap());
+        self.listener = listener.as_raw_fd();
         std::thread::spawn(move || {
             while let Ok((mut stream, _)) = listener.accept() {
                 std::thread::spawn(move || {
                     let mut buffer = [0; 64];
-                    while let Ok(1..) = stream.read(&mut buffer) {
+                    while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                        if &buffer[..length] == b"bye" {
+                            return;
+                        }
                         let _ = stream.write_all(&[b'0' + index as u8]);
                     }
                 });
@@ -163,6 +171,7 @@ fn pin_dir(test: &str, index: u16) -> PathBuf {
 fn open(to: &str) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&to.parse().unwrap(), Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -406,4 +415,90 @@ fn steering_that_fails_keeps_the_routes_it_needs() {
     let kernel = edge.kernel.as_mut().unwrap();
     edge.namespace.enter(|| kernel.steer(&[own()], &[]).unwrap());
     assert_eq!(routes(&edge.namespace), "");
+}
+
+/// Connects from a port of the client's choice.
+fn open_from(port: u16, to: SocketAddrV4) -> std::io::Result<TcpStream> {
+    let address = |at: SocketAddrV4| {
+        // SAFETY: all zeros is a valid address.
+        let mut a: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+        a.sin_family = libc::AF_INET as u16;
+        a.sin_port = at.port().to_be();
+        a.sin_addr.s_addr = u32::from_ne_bytes(at.ip().octets());
+        a
+    };
+    let (from, to) = (address(SocketAddrV4::new([10, 0, 0, 2].into(), port)), address(to));
+    let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    // SAFETY: plain calls on a descriptor of our own; the addresses live through them.
+    unsafe {
+        let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        assert!(fd >= 0);
+        let stream = TcpStream::from_raw_fd(fd);
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.set_write_timeout(Some(Duration::from_secs(2)))?;
+        if libc::bind(fd, (&raw const from).cast(), length) < 0 || libc::connect(fd, (&raw const to).cast(), length) < 0
+        {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(stream)
+    }
+}
+
+#[test]
+fn a_closing_socket_does_not_capture_a_connection_begun_anew_elsewhere() {
+    if !ready("a_closing_socket_does_not_capture_a_connection_begun_anew_elsewhere") {
+        return;
+    }
+    let mut fleet = Fleet::new(2, None);
+    let to: SocketAddrV4 = VIP_V4.parse().unwrap();
+    for port in [41_000, 41_001] {
+        fleet.apply(1, 0, false);
+        let mut old = fleet.client.enter(|| open_from(port, to)).unwrap();
+        assert_eq!(exchange(&mut old, "who?").unwrap(), "1");
+        // The edge closes first, so it is the one that keeps the connection in TIME-WAIT.
+        old.write_all(b"bye").unwrap();
+        assert_eq!(old.read(&mut [0; 1]).unwrap(), 0);
+        drop(old);
+        // The slot moves, and the client uses its port again.
+        fleet.apply(2, 0, false);
+        let mut anew = fleet.client.enter(|| open_from(port, to)).unwrap();
+        assert_eq!(exchange(&mut anew, "who?").unwrap(), "2");
+        // The slot comes back to where the old connection is remembered.
+        fleet.apply(1, 2, false);
+        assert_eq!(exchange(&mut anew, "still?").unwrap_or_else(|e| e.to_string()), "2");
+    }
+    // What is in TIME-WAIT and nowhere else is answered by who remembers it: the closing was orderly on both edges.
+    assert!(fleet.packets(1, Reason::SecondChance) > 0);
+}
+
+/// Sends so many bytes and the end; what comes back until the other side's end.
+fn upload(stream: &mut TcpStream, bytes: usize) -> std::io::Result<String> {
+    stream.write_all(&vec![b'x'; bytes])?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn full_size_segments_arrive_from_clients_that_hear_no_icmp() {
+    if !ready("full_size_segments_arrive_from_clients_that_hear_no_icmp") {
+        return;
+    }
+    let mut fleet = Fleet::new(2, None);
+    // A locked MTU: the client takes nobody's word for a smaller one.
+    fleet.client.ip(&["route", "replace", "default", "via", "10.0.0.1", "mtu", "lock", "1500"]);
+    fleet.client.ip(&["-6", "route", "replace", "default", "via", "fd00::1", "mtu", "lock", "1500"]);
+    let owner = &mut fleet.edges[1];
+    owner.kernel.as_mut().unwrap().register_listener(80..=80, Protocol::Tcp, &[owner.listener]).unwrap();
+    for over_v6 in [false, true] {
+        fleet.apply(2, 0, over_v6);
+        for to in [VIP_V4, VIP_V6] {
+            let mut stream = fleet.open(to);
+            let answer = upload(&mut stream, 200_000).unwrap_or_else(|e| e.to_string());
+            assert!(answer.trim_matches('2').is_empty(), "{to}, tunnel over IPv6: {over_v6}: {answer}");
+        }
+    }
+    assert_eq!(fleet.packets(1, Reason::TooBigAnswered), 0);
+    assert!(fleet.packets(1, Reason::Forwarded) > 500);
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use abi::{Reason, Verdict};
+use abi::{Reason, Switch, Verdict, gue};
 use edge_kernel::{Hook, Kernel, sys};
 use kernel_tests::model::Model;
 use kernel_tests::packet::{self, ACK, FROM, SYN, TO};
@@ -215,6 +215,15 @@ fn tunnels_to_this_machine_are_taken_off() {
             both.tunnelled(&packet::tunnel(from, own, 1, &older), Reason::SecondChanceRelayed, OTHER, 2);
             // Two tunnels are enough, and a count nobody of us writes is too many.
             taken_off(&moved, 2, Reason::Decapsulated);
+            taken_off(&moved, 3, Reason::Decapsulated);
+            // Who sent it has looked and holds a closing socket, which is more than this machine does: back to it.
+            for held in [gue::held::TIME_WAIT, gue::held::CLOSING] {
+                let sent = packet::tunnel(from, own, gue::pack(1, held), &moved);
+                let sender = if from == world::address(OTHER) { OTHER } else { OVER_V6 };
+                let tunnel = both.tunnelled(&sent, Reason::SecondChanceRelayed, sender, abi::limits::HOPS_MAX);
+                assert_eq!((tunnel.held, tunnel.inner), (held, inner(&moved).to_vec()));
+                taken_off(&moved, gue::pack(3, held), Reason::Decapsulated);
+            }
             taken_off(&moved, 0, Reason::Decapsulated);
             taken_off(&moved, 255, Reason::Decapsulated);
         }
@@ -222,8 +231,8 @@ fn tunnels_to_this_machine_are_taken_off() {
 }
 
 #[test]
-fn foreign_tunnels_pass() {
-    if !ready("foreign_tunnels_pass") {
+fn what_is_no_tunnel_of_ours_is_dropped_on_its_port_only() {
+    if !ready("what_is_no_tunnel_of_ours_is_dropped_on_its_port_only") {
         return;
     }
     let both = Both::new();
@@ -235,14 +244,17 @@ fn foreign_tunnels_pass() {
     other_port[37] ^= 1;
     both.untouched(&other_port, Reason::NotVip);
     // Another version, control, other flags, no magic, another protocol inside.
-    for (at, value) in [(42, 0x41), (42, 0x21), (42, 0x00), (45, 0x00), (47, 0x00), (43, 6)] {
+    for (at, value) in [(42, 0x41), (42, 0x22), (42, 0x00), (42, 0x01), (45, 0x00), (47, 0x00), (43, 6)] {
         let mut foreign = packet::tunnel(from, own, 1, &syn);
         foreign[at] = value;
-        both.untouched(&foreign, Reason::ForeignGue);
+        both.dropped(&foreign, Reason::ForeignGue);
     }
     let mut fragment = packet::tunnel(from, own, 1, &syn);
     fragment[20] = 0x20;
-    both.untouched(&fragment, Reason::ForeignGue);
+    both.dropped(&fragment, Reason::ForeignGue);
+    // Of a later one nobody knows the ports.
+    fragment[21] = 1;
+    both.untouched(&fragment, Reason::NotVip);
 }
 
 #[test]
@@ -258,9 +270,9 @@ fn tunnels_with_anything_but_a_vip_inside_are_dropped() {
     }
     let whole = packet::tunnel(from, own, 1, &packet::tcp(client(true, 1), Fixture::Here.at(true, 80), SYN, 0));
     both.dropped(&whole[..14 + 20 + 8 + 4], Reason::GueTruncated);
-    both.dropped(&whole[..14 + 36 + 19], Reason::GueTruncated);
+    both.dropped(&whole[..14 + 40 + 19], Reason::GueTruncated);
     // The outer header whole, the inner one cut.
-    both.dropped(&whole[..14 + 36 + 20 + 8], Reason::Ipv4Truncated);
+    both.dropped(&whole[..14 + 40 + 20 + 8], Reason::Ipv4Truncated);
     // A tunnel inside a tunnel is not for a VIP.
     let twice = packet::tunnel(from, own, 1, &whole);
     both.dropped(&twice, Reason::GueInnerNotVip);
@@ -514,7 +526,7 @@ fn what_does_not_fit_the_tunnel_is_answered() {
     }
     let both = Both::new();
     for v4 in [true, false] {
-        for (fixture, machine, overhead) in [(Fixture::Elsewhere, OTHER, 36), (Fixture::ElsewhereV6, OVER_V6, 56)] {
+        for (fixture, machine, overhead) in [(Fixture::Elsewhere, OTHER, 40), (Fixture::ElsewhereV6, OVER_V6, 60)] {
             let headers = if v4 { 40 } else { 60 };
             let fits = 1500 - overhead;
             let frame = packet::tcp(client(v4, 1), fixture.at(v4, 80), ACK, fits - headers);
@@ -541,6 +553,10 @@ fn what_does_not_fit_the_tunnel_is_answered() {
         let big = packet::tcp(client(v4, 1), Fixture::Here.at(v4, 80), ACK, 1460);
         both.untouched(&big, Reason::Local);
     }
+    // A sender that lets routers take its packets apart is not told.
+    let mut whole = packet::tcp(client(true, 1), Fixture::Elsewhere.at(true, 80), ACK, 1460);
+    whole[20] &= !0x40;
+    both.dropped(&whole, Reason::TooBigDropped);
     // Nothing may be answered to a fragment.
     let mut fragment = packet::udp(client(true, 1), Fixture::Elsewhere.at(true, 80), &[0; 1464]);
     fragment[20] = 0x20;
@@ -618,5 +634,177 @@ fn what_counts_chooses_and_what_does_not_does_not() {
         let any: Vec<_> =
             (0..40).map(|n| owner(&packet::tcp(client(v4, 1), Fixture::AnyPort.at(v4, 7 + n), SYN, 0))).collect();
         assert_eq!(distinct(any).0, 4);
+    }
+}
+
+#[test]
+fn tunnels_of_strangers_are_dropped_before_they_are_looked_into() {
+    if !ready("tunnels_of_strangers_are_dropped_before_they_are_looked_into") {
+        return;
+    }
+    let both = Both::new();
+    for (known, stranger, own) in [
+        (world::address(OTHER), world::address(77), world::address(OWN)),
+        (world::address(OVER_V6), world::own_v6(), world::own_v6()),
+    ] {
+        for v4 in [true, false] {
+            let syn = packet::tcp(client(v4, 1), Fixture::Here.at(v4, 80), SYN, 0);
+            for cookie in [world::COOKIE, world::COOKIE_BEFORE, world::COOKIE_NEXT] {
+                let (reason, bytes) = both.run(&packet::tunnel_with(known, own, 1, cookie, &syn));
+                assert_eq!((reason, bytes), (Reason::Decapsulated, syn.clone()));
+            }
+            both.dropped(&packet::tunnel(stranger, own, 1, &syn), Reason::GueSenderUnknown);
+            for cookie in [0, 1, world::COOKIE.swap_bytes(), world::COOKIE ^ 1] {
+                both.dropped(&packet::tunnel_with(known, own, 1, cookie, &syn), Reason::GueCookieWrong);
+            }
+            // Whatever is inside, even nothing.
+            let empty = packet::tunnel(stranger, own, 1, &syn);
+            let outer = if known.is_ipv4() { 20 } else { 40 };
+            both.dropped(&packet::tunnel(stranger, own, 1, &syn[..14]), Reason::GueSenderUnknown);
+            both.dropped(&empty[..14 + outer + 20], Reason::GueSenderUnknown);
+        }
+    }
+}
+
+#[test]
+fn without_a_cookie_no_tunnel_is_taken() {
+    if !ready("without_a_cookie_no_tunnel_is_taken") {
+        return;
+    }
+    let mut kernel = world::kernel().expect("the world loads");
+    kernel.set_cookies(None, [None, None]);
+    kernel.apply(&world::machines(), &world::vips()).expect("applies");
+    let syn = packet::tcp(client(true, 1), Fixture::Here.at(true, 80), SYN, 0);
+    for cookie in [0, world::COOKIE] {
+        let frame = packet::tunnel_with(world::address(OTHER), world::address(OWN), 1, cookie, &syn);
+        assert_eq!(sys::test_run(kernel.program(Hook::XdpSteer), &frame, 1).expect("test run").verdict, 1);
+    }
+    assert_eq!(kernel.counters().packets(Reason::GueCookieWrong), 2);
+}
+
+/// The machine that the client spoke to before keeps a closing socket; the client has begun anew at the other one.
+#[test]
+fn a_closing_socket_does_not_keep_what_another_machine_holds() {
+    const TIME_WAIT: u32 = 6;
+    const FIN_WAIT_2: u32 = 5;
+    const ESTABLISHED: u32 = 1;
+    let run = |state: u32, frame: &[u8]| {
+        let (from, to) = (client(true, 1), Fixture::HereBefore.at(true, 80));
+        let mut model = Model::new();
+        let connection = datapath::Connection {
+            v4: true,
+            source: from.ip().into(),
+            destination: to.ip().into(),
+            source_port: from.port(),
+            destination_port: to.port(),
+        };
+        model.sockets.push((connection, state));
+        model.run(frame)
+    };
+    let ack = packet::tcp(client(true, 1), Fixture::HereBefore.at(true, 80), ACK, 0);
+    assert_eq!(run(ESTABLISHED, &ack).0.reason, Reason::Local);
+    for (state, held) in [(TIME_WAIT, gue::held::TIME_WAIT), (FIN_WAIT_2, gue::held::CLOSING)] {
+        let (outcome, bytes) = run(state, &ack);
+        assert_eq!(outcome.reason, Reason::SecondChance, "state {state}: the other is asked first");
+        assert_eq!(packet::read_tunnel(&bytes).held, held);
+        // The other one sent it: it did not look, it looked and has nothing, it has less, it has as much, it has more.
+        let sent = |looked: u8| {
+            run(state, &packet::tunnel(world::address(OTHER), world::address(OWN), gue::pack(1, looked), &ack)).0.reason
+        };
+        assert_eq!(sent(gue::held::UNASKED), Reason::SecondChanceRelayed);
+        assert_eq!(sent(gue::held::NOTHING), Reason::Decapsulated);
+        assert_eq!(sent(held), Reason::SecondChanceRelayed, "the current owner answers");
+        // Back from the other one, which holds nothing: this machine's stack answers.
+        let back = packet::tunnel(world::address(OTHER), world::address(OWN), gue::pack(3, held), &ack);
+        assert_eq!(run(state, &back).0.reason, Reason::Decapsulated);
+        // A new connection is nobody else's.
+        let syn = packet::tcp(client(true, 1), Fixture::HereBefore.at(true, 80), SYN, 0);
+        assert_eq!(run(state, &syn).0.reason, Reason::Local);
+    }
+}
+
+#[test]
+fn a_packet_sees_one_generation_while_the_switch_flips() {
+    if !ready("a_packet_sees_one_generation_while_the_switch_flips") {
+        return;
+    }
+    let pins = edge_kernel::Options::pin_dir_of(&format!("test-{}-flip", std::process::id()));
+    let options = edge_kernel::Options {
+        pin_dir: Some(pins.clone()),
+        own_addresses: vec![world::address(OWN), world::own_v6()],
+        sizes: world::sizes(),
+        ..edge_kernel::Options::default()
+    };
+    let mut kernel = Kernel::load(options).expect("loads");
+    world::set_cookies(&mut kernel);
+    // Two generations: the same machine at two addresses, told apart by the epoch in the tunnel too.
+    let mut at = Vec::new();
+    for address in ["203.0.113.2", "203.0.113.102"] {
+        let mut machines = world::machines();
+        machines.iter_mut().find(|m| m.index == OTHER).expect("there").address = address.parse().expect("an address");
+        let applied = kernel.apply(&machines, &world::vips()).expect("applies");
+        at.push((address.parse::<IpAddr>().expect("an address"), applied.epoch));
+    }
+    let frame = packet::tcp(client(true, 1), Fixture::Elsewhere.at(true, 80), ACK, 0);
+    let flips = Words::of(&find(&pins, "CONFIG"));
+    let words = at.iter().zip([1, 0]).map(|((_, epoch), generation)| Switch::new(generation, *epoch).0);
+    let words: Vec<u32> = words.collect();
+    let mut seen = [0u32; 2];
+    let stop = &std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for word in &words {
+                    flips.store(0, *word);
+                }
+            }
+        });
+        for _ in 0..100_000 {
+            let ran = sys::test_run(kernel.program(Hook::XdpSteer), &frame, 1).expect("test run");
+            let to = packet::read_tunnel(&ran.packet).destination;
+            let epoch = u16::from_be_bytes([ran.packet[48], ran.packet[49]]);
+            let which = at.iter().position(|(address, _)| *address == to).expect("one of the two");
+            if at[which].1 != epoch {
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                let _ = std::fs::remove_dir_all(&pins);
+                panic!("machine {to} of one generation with epoch {epoch} of the other");
+            }
+            seen[which] += 1;
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let _ = std::fs::remove_dir_all(&pins);
+    assert!(seen.iter().all(|n| *n > 1000), "both generations were live: {seen:?}");
+}
+
+/// The file of a pinned map below a directory.
+fn find(pins: &std::path::Path, name: &str) -> std::path::PathBuf {
+    let layouts = std::fs::read_dir(pins).expect("pins").map(|entry| entry.expect("an entry").path());
+    layouts.map(|layout| layout.join(name)).find(|map| map.exists()).expect("the map is pinned")
+}
+
+/// A pinned array in our memory, as the daemon has it.
+struct Words(*mut u32);
+
+// SAFETY: single words are stored, as atomics.
+unsafe impl Send for Words {}
+
+impl Words {
+    fn of(map: &std::path::Path) -> Words {
+        use std::os::fd::AsRawFd;
+        let map = sys::open_pinned(map).expect("the map is pinned");
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice, of one page, which every array has.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), 4096, access, libc::MAP_SHARED, map.as_raw_fd(), 0) };
+        assert_ne!(base, libc::MAP_FAILED);
+        Words(base.cast())
+    }
+
+    fn store(&self, at: usize, word: u32) {
+        assert!(at < 1024);
+        // SAFETY: inside the mapping, aligned; programs read it at the same time, so it is stored as an atomic.
+        unsafe {
+            std::sync::atomic::AtomicU32::from_ptr(self.0.add(at)).store(word, std::sync::atomic::Ordering::Release)
+        };
     }
 }

@@ -1,4 +1,4 @@
-//! What a machine is told once, and the one word that switches generations.
+//! What a machine is told, and the one word that switches generations.
 
 use crate::Address;
 
@@ -6,18 +6,46 @@ use crate::Address;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Config {
-    /// Read once per packet; everything found through it belongs to one generation.
+    /// Stored while programs run, so they never make a reference to it: read once per packet, and all that is found through it
+    /// belongs to one generation.
     pub switch: Switch,
+    pub reserved: u32,
+    /// By generation; userspace writes those of the generation that is not live.
+    pub settings: [Settings; 2],
+}
+
+/// What holds for every packet of a generation.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Settings {
     /// Largest IP packet the interfaces can send, in bytes.
     pub mtu: u32,
+    /// VIPs the counters have room for, per CPU. The same in both generations.
+    pub vips: u32,
+    /// Machines a generation of MACHINES has room for, index 0 included. The same in both generations.
+    pub machines: u32,
+    /// The cluster's cookie, which GUE of ours carries, as it lies on the wire; 0: none yet, and nobody takes it.
+    pub cookie: u32,
+    /// Others that are taken too: the one before and the one to come; 0: none.
+    pub cookies: [u32; 2],
     /// The address GUE over IPv4 is sent from and received at; unspecified: none.
     pub own_v4: Address,
     /// The same for IPv6.
     pub own_v6: Address,
-    /// VIPs the counters have room for, per CPU.
-    pub vips: u32,
-    /// Machines a generation of MACHINES has room for, index 0 included.
-    pub machines: u32,
+}
+
+impl Settings {
+    /// In the order they lie in memory, to be stored one by one.
+    pub fn words(&self) -> [u32; 14] {
+        let (a, b) = (&self.own_v4.0, &self.own_v6.0);
+        let [before, after] = self.cookies;
+        let first = [self.mtu, self.vips, self.machines, self.cookie, before, after];
+        let mut words = [0; 14];
+        words[..6].copy_from_slice(&first);
+        words[6..10].copy_from_slice(a);
+        words[10..].copy_from_slice(b);
+        words
+    }
 }
 
 /// Low bit: which generation is live. High half: the epoch, written into GUE headers for people who read captures.
@@ -43,4 +71,4 @@ impl Switch {
     }
 }
 
-const _: () = assert!(size_of::<Config>() == 48);
+const _: () = assert!(size_of::<Settings>() == 56 && size_of::<Config>() == 120);

@@ -1,23 +1,25 @@
-//! The tunnel header between machines: GUE version 0 (draft-ietf-intarea-gue) with four private bytes.
+//! The tunnel header between machines: GUE version 0 (draft-ietf-intarea-gue) with eight private bytes.
 //!
 //! ```text
 //!  0                   1                   2                   3
 //!  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
 //! +---+-+---------+---------------+-------------------------------+
-//! | 0 |0|  hlen 1 | proto 4 or 41 |          flags 0x0001         |
+//! | 0 |0|  hlen 2 | proto 4 or 41 |          flags 0x0001         |
 //! +---+-+---------+---------------+-------------------------------+
-//! |     hops      |  magic 0x57   |             epoch             |
+//! |0 0|hld|  hops |  magic 0x57   |             epoch             |
 //! +---------------+---------------+-------------------------------+
+//! |                        cluster cookie                         |
+//! +---------------------------------------------------------------+
 //! ```
 
 /// UDP destination port, the one Katran uses for GUE.
 pub const PORT: u16 = 6080;
 
 /// Bytes of the header, private bytes included.
-pub const LENGTH: usize = 8;
+pub const LENGTH: usize = 12;
 
-/// Version 0, data (not control), one word of optional fields.
-pub const VERSION_AND_LENGTH: u8 = 0x01;
+/// Version 0, data (not control), two words of optional fields.
+pub const VERSION_AND_LENGTH: u8 = 0x02;
 
 /// The P bit: private bytes follow.
 pub const FLAGS: u16 = 0x0001;
@@ -30,3 +32,35 @@ pub const OVERHEAD_V4: usize = 20 + 8 + LENGTH;
 
 /// The same over IPv6.
 pub const OVERHEAD_V6: usize = 40 + 8 + LENGTH;
+
+/// The byte with the count of tunnels, and what the machine that sent it on holds for the connection.
+#[inline(always)]
+pub const fn pack(hops: u8, held: u8) -> u8 {
+    hops & 0x0f | (held & 0x03) << 4
+}
+
+/// Tunnels the packet has been through, this one included.
+#[inline(always)]
+pub const fn hops(packed: u8) -> u8 {
+    packed & 0x0f
+}
+
+/// What the sender holds: one of the numbers in [`held`].
+#[inline(always)]
+pub const fn held_of(packed: u8) -> u8 {
+    packed >> 4 & 0x03
+}
+
+/// What a machine holds for a connection, the better claim the higher.
+pub mod held {
+    /// It did not look.
+    pub const UNASKED: u8 = 0;
+    /// No socket, or only a listening one.
+    pub const NOTHING: u8 = 1;
+    /// TIME-WAIT: both sides have closed.
+    pub const TIME_WAIT: u8 = 2;
+    /// A socket that this side has closed: the client may still send, or has begun anew elsewhere.
+    pub const CLOSING: u8 = 3;
+    /// A connection. Its packets stay, so this never travels.
+    pub const LIVE: u8 = 4;
+}

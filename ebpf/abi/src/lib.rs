@@ -22,10 +22,10 @@ pub mod slot;
 pub mod vip;
 
 pub use address::Address;
-pub use config::{Config, Switch};
+pub use config::{Config, Settings, Switch};
 pub use counter::Counter;
 pub use listener::{GroupKey, GroupValue, ListenerKey, ListenerRange, ListenerRanges};
-pub use machine::Machine;
+pub use machine::{Machine, SenderKey};
 pub use reason::{REASONS, Reason, Verdict};
 pub use slot::Slot;
 pub use vip::{Counts, HashMode, Service, VipAddress, VipKey};

@@ -1,7 +1,7 @@
 //! How much of everything there can be, who fills it, and why that many.
 
 /// Layout of every map and the meaning of every value in this crate. Pinned maps of another version are not re-used.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Slots of one Maglev table. Filled by the L4 plane. Prime, and the size the Maglev paper and Katran use: with 1,000
 /// machines the fullest one has 1.007 times its fair share, and a table is built in about 2 ms.
@@ -39,9 +39,13 @@ pub const SOCKETS_MAX: u32 = 16_384;
 /// CPUs that can be mapped to workers; the largest NR_CPUS a distribution builds its kernel with.
 pub const CPUS_MAX: u32 = 8_192;
 
-/// Tunnels one packet may pass. 1: from the machine that got it to the owner; 2: from there to the previous owner.
+/// Tunnels one packet may pass. 1: from the machine that got it to the owner; 2: from there to the previous owner; 3: back to the
+/// owner, who holds a closing socket where the previous one holds none.
 /// A machine that receives a packet with this many behind it keeps it, so no disagreement of tables can make a loop.
-pub const HOPS_MAX: u8 = 2;
+pub const HOPS_MAX: u8 = 3;
+
+/// Tunnels behind a packet with which nobody is asked any more, unless a machine before holds a closing socket.
+pub const HOPS_ASKED: u8 = 2;
 
 /// Extension headers of an IPv6 packet that are looked through. RFC 8200 section 4.1 recommends each at most once
 /// (destination options twice); more are dropped with a counter.

@@ -15,6 +15,16 @@ pub struct Machine {
     pub reserved: [u8; 6],
 }
 
+/// Key of the map SENDERS: an address that GUE of a machine of ours comes from. Its value is the machine's index. Both generations
+/// live in one map, as in VIPS.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SenderKey {
+    pub address: Address,
+    /// 0 or 1.
+    pub generation: u32,
+}
+
 impl Machine {
     /// There is such a machine. Without it the index means nobody.
     pub const PRESENT: u32 = 1;
@@ -32,4 +42,4 @@ impl Machine {
     }
 }
 
-const _: () = assert!(size_of::<Machine>() == 32);
+const _: () = assert!(size_of::<Machine>() == 32 && size_of::<SenderKey>() == 20);

@@ -59,8 +59,8 @@ reasons! {
     DecapsulatedOrphan = 9, "decapsulated_orphan", Pass;
     /// Came through a tunnel; no socket here, but another machine may hold it.
     SecondChanceRelayed = 10, "second_chance_relayed", Transmit;
-    /// On our GUE port, but not addressed to this machine or not in our format.
-    ForeignGue = 11, "foreign_gue", Pass;
+    /// To this machine's GUE port, but not in our format.
+    ForeignGue = 11, "foreign_gue", Drop;
     /// Echo request to a virtual IP.
     EchoAnswered = 12, "echo_answered", Transmit;
     /// ICMP error about a connection of another machine.
@@ -75,7 +75,7 @@ reasons! {
     FragmentLocal = 17, "fragment_local", Pass;
     /// Would not fit the interface once encapsulated: the sender was told the size that does.
     TooBigAnswered = 18, "too_big_answered", Transmit;
-    /// Would not fit, and is nothing one may answer: an ICMP error, or a fragment that is not the first.
+    /// Would not fit, and is nothing one may answer: an ICMP error, a fragment, or an IPv4 packet that may be fragmented.
     TooBigDropped = 19, "too_big_dropped", Drop;
     /// Shorter than its Ethernet header.
     EthernetTruncated = 20, "ethernet_truncated", Drop;
@@ -103,6 +103,10 @@ reasons! {
     GueInnerNotVip = 31, "gue_inner_not_vip", Drop;
     /// GUE to this machine that ends before its inner header.
     GueTruncated = 32, "gue_truncated", Drop;
+    /// GUE from an address that no machine of the cluster has.
+    GueSenderUnknown = 33, "gue_sender_unknown", Drop;
+    /// GUE from a machine's address without the cluster's cookie.
+    GueCookieWrong = 34, "gue_cookie_wrong", Drop;
 }
 
 const _: () = {

@@ -1,17 +1,19 @@
 //! The tunnel: wrap a packet for another machine, recognise and unwrap what another machine sent.
 
 use abi::gue::{FLAGS, LENGTH, MAGIC, OVERHEAD_V4, OVERHEAD_V6, PORT, VERSION_AND_LENGTH};
-use abi::{Config, Machine, Reason};
+use abi::{Machine, Reason, SenderKey, Settings};
 
 use crate::ethernet::{Ethernet, IPV4, IPV6, Send};
 use crate::ip::{HEADER_V4, HEADER_V6, Ip, UDP};
-use crate::{Frame, Window};
+use crate::{Frame, Live, Tables, Window};
 
 /// A tunnel header that was recognised.
 #[derive(Clone, Copy, Debug)]
 pub struct Tunnel {
-    /// Tunnels the packet has been through, this one included.
-    pub hops: u8,
+    /// Tunnels the packet has been through, and what its sender holds, as [`abi::gue::pack`] has them.
+    pub packed: u8,
+    /// The machine that sent it.
+    pub from: u16,
     /// Ethernet type of what it carries.
     pub inner: u16,
     /// Bytes between the Ethernet header and the inner packet.
@@ -27,23 +29,30 @@ pub struct Wrap {
     pub length: usize,
     /// Different for different connections; becomes the source port.
     pub entropy: u32,
-    pub hops: u8,
+    /// As [`abi::gue::pack`] has it.
+    pub packed: u8,
     pub epoch: u16,
 }
 
 /// Whether the packet is UDP to our own address, to our port: nothing else may be a tunnel.
 #[inline(always)]
-pub fn is_candidate(ip: &Ip, config: &Config) -> bool {
-    if ip.protocol != UDP {
+pub fn is_candidate(ip: &Ip, settings: &Settings) -> bool {
+    if ip.protocol != UDP || !ip.is_plain() || ip.is_later_fragment_v4() {
         return false;
     }
-    let own = if ip.v4 { &config.own_v4 } else { &config.own_v6 };
+    let own = if ip.v4 { &settings.own_v4 } else { &settings.own_v6 };
     ip.destination == *own && !own.is_unspecified()
 }
 
-/// Reads the headers behind the outer IP header. `Ok(None)`: UDP of somebody else.
+/// Reads the headers behind the outer IP header. `Ok(None)`: UDP of somebody else. Nothing of what is carried is looked at before it
+/// is known to come from a machine of the cluster: by the address, and by the cookie, which nobody outside can see.
 #[inline(always)]
-pub fn recognise(frame: &impl Frame, outer: &Ip) -> Result<Option<Tunnel>, Reason> {
+pub fn recognise(
+    frame: &impl Frame,
+    outer: &Ip,
+    live: &Live<'_>,
+    tables: &impl Tables,
+) -> Result<Option<Tunnel>, Reason> {
     let header = if outer.v4 { HEADER_V4 } else { HEADER_V6 };
     let Some(w) = frame.window::<UDP_HEADER>(outer.at + header) else { return Ok(None) };
     if w.u16(2) != PORT {
@@ -53,8 +62,7 @@ pub fn recognise(frame: &impl Frame, outer: &Ip) -> Result<Option<Tunnel>, Reaso
         return Err(Reason::GueTruncated);
     };
     let protocol = w.u8(9);
-    let ours = outer.is_plain()
-        && !outer.is_fragment_v4()
+    let ours = !outer.is_fragment_v4()
         && w.u8(8) == VERSION_AND_LENGTH
         && w.u16(10) == FLAGS
         && w.u8(13) == MAGIC
@@ -62,12 +70,24 @@ pub fn recognise(frame: &impl Frame, outer: &Ip) -> Result<Option<Tunnel>, Reaso
     if !ours {
         return Err(Reason::ForeignGue);
     }
+    let (packed, cookie) = (w.u8(12), w.u32_raw(16));
+    // Word by word: of IPv4 the verifier knows three of the four, and would go on with that knowledge to the end.
+    let address = abi::Address(outer.source.0.map(|word| tables.forget(word as usize) as u32));
+    let from = tables.sender(&SenderKey { address, generation: live.switch.generation() });
+    if from == 0 {
+        return Err(Reason::GueSenderUnknown);
+    }
+    let settings = live.settings;
+    let known = cookie == settings.cookie || cookie == settings.cookies[0] || cookie == settings.cookies[1];
+    if tables.forget((known && cookie != 0) as usize) == 0 {
+        return Err(Reason::GueCookieWrong);
+    }
     let length = header + UDP_HEADER + LENGTH;
     let (inner, least) = if protocol == PROTOCOL_IPV4 { (IPV4, HEADER_V4) } else { (IPV6, HEADER_V6) };
     if outer.at + length + least > frame.len() {
         return Err(Reason::GueTruncated);
     }
-    Ok(Some(Tunnel { hops: w.u8(12), inner, length }))
+    Ok(Some(Tunnel { packed, from, inner, length }))
 }
 
 /// Takes the tunnel off; the frame then looks as if it had come from the link.
@@ -84,9 +104,15 @@ pub fn overhead(to: &Machine) -> usize {
 
 /// Puts a tunnel to `to` around the packet and addresses the frame.
 #[inline(always)]
-pub fn wrap(frame: &mut impl Frame, link: &Ethernet, config: &Config, to: &Machine, wrap: &Wrap) -> Result<(), Reason> {
+pub fn wrap(
+    frame: &mut impl Frame,
+    link: &Ethernet,
+    settings: &Settings,
+    to: &Machine,
+    wrap: &Wrap,
+) -> Result<(), Reason> {
     let v4 = to.address.is_v4();
-    let own = if v4 { config.own_v4 } else { config.own_v6 };
+    let own = if v4 { settings.own_v4 } else { settings.own_v6 };
     if own.is_unspecified() {
         return Err(Reason::NoOwnAddress);
     }
@@ -111,7 +137,7 @@ pub fn wrap(frame: &mut impl Frame, link: &Ethernet, config: &Config, to: &Machi
         w.put_u16_raw(10, checksum_v4(wrap.class, length, UDP, own.v4_raw(), destination.v4_raw()));
         w.put_u32_raw(12, own.v4_raw());
         w.put_u32_raw(16, destination.v4_raw());
-        write_udp_gue(w, HEADER_V4, datagram, wrap);
+        write_udp_gue(w, HEADER_V4, datagram, settings.cookie, wrap);
     } else {
         if !frame.push_head(OVERHEAD_V6) || !link.write(frame, IPV6, send) {
             return Err(Reason::HeadroomMissing);
@@ -131,13 +157,13 @@ pub fn wrap(frame: &mut impl Frame, link: &Ethernet, config: &Config, to: &Machi
         w.put_u32_raw(28, d[1]);
         w.put_u32_raw(32, d[2]);
         w.put_u32_raw(36, d[3]);
-        write_udp_gue(w, HEADER_V6, datagram, wrap);
+        write_udp_gue(w, HEADER_V6, datagram, settings.cookie, wrap);
     }
     Ok(())
 }
 
 #[inline(always)]
-fn write_udp_gue(w: impl Window, at: usize, datagram: usize, wrap: &Wrap) {
+fn write_udp_gue(w: impl Window, at: usize, datagram: usize, cookie: u32, wrap: &Wrap) {
     // From the range that RFC 6335 sets aside for such uses.
     w.put_u16(at, 0xc000 | (wrap.entropy & 0x3fff) as u16);
     w.put_u16(at + 2, PORT);
@@ -147,9 +173,10 @@ fn write_udp_gue(w: impl Window, at: usize, datagram: usize, wrap: &Wrap) {
     w.put_u8(at + 8, VERSION_AND_LENGTH);
     w.put_u8(at + 9, if wrap.v4 { PROTOCOL_IPV4 } else { PROTOCOL_IPV6 });
     w.put_u16(at + 10, FLAGS);
-    w.put_u8(at + 12, wrap.hops);
+    w.put_u8(at + 12, wrap.packed);
     w.put_u8(at + 13, MAGIC);
     w.put_u16(at + 14, wrap.epoch);
+    w.put_u32_raw(at + 16, cookie);
 }
 
 /// Checksum of an IPv4 header without options as [`wrap`] and the ICMP answers write it, raw.

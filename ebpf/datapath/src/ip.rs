@@ -75,6 +75,12 @@ impl Ip {
         })
     }
 
+    /// Behind this, whether it may be taken apart no longer divides the roads.
+    #[inline(always)]
+    pub fn forget(&mut self, tables: &impl Tables) {
+        self.fragment = tables.forget(self.fragment as usize) as u16;
+    }
+
     /// No IPv4 options: the header has its shortest length.
     #[inline(always)]
     pub fn is_plain(&self) -> bool {
@@ -85,6 +91,18 @@ impl Ip {
     #[inline(always)]
     pub fn is_fragment_v4(&self) -> bool {
         self.fragment & 0x3fff != 0
+    }
+
+    /// Part of an IPv4 datagram, and not the first: what follows the header is no transport header.
+    #[inline(always)]
+    pub fn is_later_fragment_v4(&self) -> bool {
+        self.fragment & 0x1fff != 0
+    }
+
+    /// Whether routers must not take the packet apart: always so with IPv6 (RFC 8200 section 5), with IPv4 when it says so.
+    #[inline(always)]
+    pub fn is_whole(&self) -> bool {
+        !self.v4 || self.fragment & 0x4000 != 0
     }
 
     /// Checks the header against the frame and finds the transport header.

@@ -4,7 +4,7 @@
 //! Reading order: [`steer`] is the road of a packet; `frame` how bytes are reached; `tables` what is looked up; then
 //! `ethernet`, `ip`, `flow` (ports, connection, hash), `gue` (tunnel), `icmp` (echo, quotes, too-big); `host` for tests.
 //!
-//! `#[inline(always)]` throughout: a BPF program is one function, because pointers into the packet do not survive a call.
+//! `#[inline(always)]` throughout: pointers into the packet do not survive a call between BPF functions, so all of it becomes one.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -22,4 +22,4 @@ pub mod host;
 
 pub use frame::{Frame, Window};
 pub use steer::{Outcome, steer};
-pub use tables::{Connection, Tables};
+pub use tables::{Connection, Live, Tables};

@@ -1,14 +1,15 @@
 //! The road of a packet: unwrap it if another machine sent it, find the VIP, find the owner, keep it or send it on.
 
-use abi::limits::HOPS_MAX;
-use abi::{Config, Machine, Reason, Service, Slot, VipAddress, VipKey};
+use abi::gue::held;
+use abi::limits::{HOPS_ASKED, HOPS_MAX};
+use abi::{Machine, Reason, Service, Slot, VipAddress, VipKey};
 
 use crate::ethernet::{self, Ethernet};
 use crate::flow::Flow;
 use crate::gue::{self, Wrap};
 use crate::icmp::{self, Message};
 use crate::ip::{self, ICMP, ICMP_V6, Ip, TCP, Transport, UDP};
-use crate::{Frame, Tables, Window};
+use crate::{Frame, Live, Tables, Window, tables};
 
 /// Why the packet met its fate, and whose counters say so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,8 +25,7 @@ pub struct Outcome {
 /// `Decapsulated` and `DecapsulatedOrphan` its bytes are as they were, or nobody reads them again.
 #[inline(always)]
 pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
-    let Some(config) = tables.config() else { return nobody(Reason::NotVip) };
-    let generation = config.switch;
+    let Some(live) = tables.live() else { return nobody(Reason::NotVip) };
     let mut link = match Ethernet::parse(frame) {
         Ok(link) => link,
         Err(reason) => return nobody(reason),
@@ -36,17 +36,22 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
         Err(reason) => return nobody(reason),
     };
 
-    let mut hops = 0;
+    let (mut hops, mut looked, mut from) = (0, 0, 0);
     let mut packet = outer;
-    if gue::is_candidate(&outer, config) {
-        match gue::recognise(frame, &outer) {
+    if gue::is_candidate(&outer, live.settings) {
+        match gue::recognise(frame, &outer, &live, tables) {
             Ok(None) => {}
             Ok(Some(tunnel)) => {
                 if !gue::unwrap(frame, &link, &tunnel) {
                     return nobody(Reason::GueTruncated);
                 }
                 // A count that no machine of ours writes is one that must not be followed.
-                hops = if tunnel.hops == 0 { HOPS_MAX } else { tunnel.hops };
+                hops = match abi::gue::hops(tunnel.packed) {
+                    0 => HOPS_MAX,
+                    hops => hops,
+                };
+                looked = abi::gue::held_of(tunnel.packed);
+                from = tunnel.from;
                 let mut inner = link;
                 inner.kind = tunnel.inner;
                 packet = match parse_ip(frame, &inner) {
@@ -60,9 +65,12 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
 
     packet.v4 = tables.forget(packet.v4 as usize) != 0;
     packet.at = link.length;
+    packet.forget(tables);
     let hops = tables.forget(hops as usize) as u8;
+    let looked = tables.forget(looked as usize) as u8;
+    let from = tables.forget(from as usize) as u16;
 
-    let key = VipKey { address: packet.destination, generation: generation.generation() };
+    let key = VipKey { address: packet.destination, generation: live.switch.generation() };
     let Some(address) = tables.vip(&key) else {
         return nobody(if hops == 0 { Reason::NotVip } else { Reason::GueInnerNotVip });
     };
@@ -71,18 +79,22 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
         Err(reason) => return nobody(reason),
     };
 
-    let road = Road { tables, config, link: &link, packet: &packet, hops };
+    let road = Road { tables, live, link: &link, packet: &packet, hops, looked, from };
     road.travel(frame, address, &transport).unwrap_or_else(nobody)
 }
 
 /// What is settled about a packet once it is known to be for a VIP.
 struct Road<'a, T> {
     tables: &'a T,
-    config: &'a Config,
+    live: Live<'a>,
     link: &'a Ethernet,
     packet: &'a Ip,
     /// Tunnels behind it.
     hops: u8,
+    /// What the machine that sent it through the last of them holds: a number of [`held`].
+    looked: u8,
+    /// That machine.
+    from: u16,
 }
 
 /// What a packet is to its connection, and so what may be done with it. A number behind a name, so that it can be forgotten.
@@ -199,15 +211,29 @@ impl<T: Tables> Road<'_, T> {
         let mut owner = slot.current();
         let mut machine;
         let mut sent;
+        // What this machine holds, for who gets the packet next; and the tunnels that will be behind it then.
+        let mut held = held::UNASKED as usize;
+        let mut hops = self.hops + 1;
         if self.hops > 0 {
-            if !asks || self.hops >= HOPS_MAX || self.tables.holds_socket(&flow.connection()) {
+            if !asks || self.hops >= HOPS_MAX {
                 return counted(Reason::Decapsulated);
             }
-            // Usually this machine is the current owner and the previous one is asked. A machine whose table is older than
+            held = tables::held(self.tables.tcp_state(&flow.connection()));
+            if keeps(self.looked, held, self.hops) {
+                return counted(Reason::Decapsulated);
+            }
+            // A machine before holds a closing socket, and nobody has a better claim: back to it, its stack answers. All ones then;
+            // chosen by masks, because the verifier would follow each way to its end.
+            let back = 0u32.wrapping_sub(u32::from(self.looked) >> 1);
+            let choose = |then: u32, otherwise: u32| then & back | otherwise & !back;
+            held = choose(u32::from(self.looked), held as u32) as usize;
+            hops = choose(u32::from(HOPS_MAX), u32::from(hops)) as u8;
+            // Else, usually this machine is the current owner and the previous one is asked. A machine whose table is older than
             // the sender's finds the holder under the current owner.
+            owner = choose(u32::from(self.from), u32::from(owner)) as u16;
             machine = self.other(owner);
             if machine.is_none() {
-                owner = slot.previous();
+                owner = choose(0, u32::from(slot.previous())) as u16;
                 machine = self.other(owner);
             }
             if machine.is_none() {
@@ -231,12 +257,14 @@ impl<T: Tables> Road<'_, T> {
                 if !asks || previous == 0 || previous == owner {
                     return counted(local);
                 }
-                if self.tables.holds_socket(&flow.connection()) {
+                held = tables::held(self.tables.tcp_state(&flow.connection()));
+                if held == held::LIVE as usize {
                     return counted(local);
                 }
+                // A socket that is closing is no owner: the client may have begun anew at the machine before.
                 machine = self.other(previous);
                 if machine.is_none() {
-                    return counted(Reason::LocalOrphan);
+                    return counted(if held > held::NOTHING as usize { local } else { Reason::LocalOrphan });
                 }
                 owner = previous;
                 sent = Sent::SECOND_CHANCE;
@@ -244,9 +272,10 @@ impl<T: Tables> Road<'_, T> {
         }
         let Some(machine) = machine else { return counted(Reason::MachineUnknown) };
         sent = Sent(self.tables.forget(sent.0));
+        let packed = self.tables.forget(abi::gue::pack(hops, held as u8) as usize) as u8;
 
         let needed = self.packet.length + gue::overhead(machine);
-        if needed > self.config.mtu as usize {
+        if needed > self.live.settings.mtu as usize {
             return counted(match self.too_big(frame, machine, kind) {
                 Ok(()) => Reason::TooBigAnswered,
                 Err(reason) => reason,
@@ -257,10 +286,10 @@ impl<T: Tables> Road<'_, T> {
             class: self.packet.class,
             length: self.packet.length,
             entropy: flow.entropy(),
-            hops: self.hops + 1,
-            epoch: self.config.switch.epoch(),
+            packed,
+            epoch: self.live.switch.epoch(),
         };
-        if let Err(reason) = gue::wrap(frame, self.link, self.config, machine, &wrap) {
+        if let Err(reason) = gue::wrap(frame, self.link, self.live.settings, machine, &wrap) {
             return counted(reason);
         }
         let reason = match (sent, kind) {
@@ -276,10 +305,12 @@ impl<T: Tables> Road<'_, T> {
     #[inline(always)]
     fn too_big(&self, frame: &mut impl Frame, machine: &Machine, kind: Kind) -> Result<(), Reason> {
         let least = if self.packet.v4 { MTU_LEAST_V4 } else { MTU_LEAST_V6 };
-        let fits = (self.config.mtu as usize).saturating_sub(gue::overhead(machine));
+        let fits = (self.live.settings.mtu as usize).saturating_sub(gue::overhead(machine));
         // What came through a tunnel fitted one, so only a smaller link of ours can be in the way; the answer would go to
         // the machine before, not to the client.
-        if self.hops > 0 || fits < least || matches!(kind, Kind::FRAGMENT | Kind::ICMP_ERROR) {
+        // A sender that lets routers take its packets apart is not told: it would not listen (RFC 1191 section 3).
+        if self.hops > 0 || fits < least || !self.packet.is_whole() || matches!(kind, Kind::FRAGMENT | Kind::ICMP_ERROR)
+        {
             return Err(Reason::TooBigDropped);
         }
         icmp::answer_too_big(frame, self.link, self.packet, fits as u16)
@@ -287,11 +318,11 @@ impl<T: Tables> Road<'_, T> {
 
     #[inline(always)]
     fn machine(&self, index: u16) -> Option<&Machine> {
-        let machines = self.config.machines;
+        let machines = self.live.settings.machines;
         if index == 0 || index as u32 >= machines {
             return None;
         }
-        let at = self.config.switch.generation() * machines + index as u32;
+        let at = self.live.switch.generation() * machines + index as u32;
         self.tables.machine(at).filter(|machine| machine.is_present())
     }
 
@@ -316,6 +347,30 @@ fn parse_ip(frame: &impl Frame, link: &Ethernet) -> Result<Ip, Reason> {
         _ => Err(Reason::NotIp),
     }
 }
+
+/// Whether a packet that came through a tunnel stays, by what the machine before holds, what this one holds and how many tunnels are
+/// behind it. Looked up in a word, because the verifier would follow each comparison to its end.
+#[inline(always)]
+fn keeps(looked: u8, held: usize, hops: u8) -> bool {
+    let place = u32::from(looked & 3) | (held as u32 - 1) << 2 | u32::from(hops >> 1 & 1) << 4;
+    KEEPS >> place & 1 != 0
+}
+
+const KEEPS: u32 = {
+    let mut word = 0u32;
+    let mut place = 0;
+    while place < 32 {
+        let (looked, held, asked) = (place as u8 & 3, (place as u8 >> 2 & 3) + 1, place >> 4 != 0);
+        // A connection, a better claim than the machine before has, or nobody left to ask.
+        let better = looked != held::UNASKED && held > looked;
+        if held == held::LIVE || better || (asked && looked <= held::NOTHING) {
+            word |= 1 << place;
+        }
+        place += 1;
+    }
+    word
+};
+const _: () = assert!(HOPS_ASKED == 2 && HOPS_MAX == 3, "the second bit of the count tells them apart");
 
 #[inline(always)]
 fn nobody(reason: Reason) -> Outcome {

@@ -1,9 +1,10 @@
 //! What a packet's fate depends on besides its bytes.
 
-use abi::{Address, Config, Machine, Slot, VipAddress, VipKey};
+use abi::{Address, Machine, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
 
 pub trait Tables {
-    fn config(&self) -> Option<&Config>;
+    /// The generation that is live, and what holds for it. The word that says so may change at any time: ask once per packet.
+    fn live(&self) -> Option<Live<'_>>;
 
     fn vip(&self, key: &VipKey) -> Option<&VipAddress>;
 
@@ -13,12 +14,22 @@ pub trait Tables {
     /// Element of MACHINES, `index` counted over both generations.
     fn machine(&self, index: u32) -> Option<&Machine>;
 
+    /// The machine that sends GUE from the address; 0: none.
+    fn sender(&self, key: &SenderKey) -> u16;
+
     /// The same number. In BPF it comes back as one the verifier knows nothing about, so that roads which differ only in it
     /// are examined once, not each to its end.
     fn forget(&self, number: usize) -> usize;
 
-    /// Whether this machine holds a socket for the TCP connection; a listening socket does not count.
-    fn holds_socket(&self, connection: &Connection) -> bool;
+    /// State of this machine's socket for the TCP connection, as the kernel numbers them (`include/net/tcp_states.h`); 0: none.
+    fn tcp_state(&self, connection: &Connection) -> u32;
+}
+
+/// A generation, as one reading of the switch named it.
+#[derive(Clone, Copy, Debug)]
+pub struct Live<'t> {
+    pub switch: Switch,
+    pub settings: &'t Settings,
 }
 
 /// A TCP connection, named from the sender's side.
@@ -30,3 +41,35 @@ pub struct Connection {
     pub source_port: u16,
     pub destination_port: u16,
 }
+
+/// What a socket in this state is worth to its connection: a number of [`abi::gue::held`].
+#[inline(always)]
+pub fn held(state: u32) -> usize {
+    // A word looked into instead of a match: one road for the verifier.
+    ((HELD >> ((state & 0x0f) * 2)) & 0x03) as usize + abi::gue::held::NOTHING as usize
+}
+
+/// Two bits for each state, less one: LIVE where not said otherwise.
+const HELD: u64 = {
+    use abi::gue::held::{CLOSING, LIVE, NOTHING, TIME_WAIT};
+    const FIN_WAIT_1: u32 = 4;
+    const FIN_WAIT_2: u32 = 5;
+    const IN_TIME_WAIT: u32 = 6;
+    const CLOSE: u32 = 7;
+    const LAST_ACK: u32 = 9;
+    const LISTEN: u32 = 10;
+    const BOTH_CLOSING: u32 = 11;
+    let mut word = 0;
+    let mut state = 0;
+    while state < 16 {
+        let held = match state {
+            0 | LISTEN => NOTHING,
+            IN_TIME_WAIT => TIME_WAIT,
+            FIN_WAIT_1 | FIN_WAIT_2 | CLOSE | LAST_ACK | BOTH_CLOSING => CLOSING,
+            _ => LIVE,
+        };
+        word |= ((held - NOTHING) as u64) << (state * 2);
+        state += 1;
+    }
+    word
+};

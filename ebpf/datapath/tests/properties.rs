@@ -1,16 +1,24 @@
 //! What holds for every packet.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
-use abi::{Address, Config, Counts, HashMode, Machine, Reason, Service, Slot, Switch, Verdict, VipAddress, VipKey};
+use abi::{
+    Address, Counts, HashMode, Machine, Reason, SenderKey, Service, Settings, Slot, Switch, Verdict, VipAddress, VipKey,
+};
 use datapath::flow::Flow;
 use datapath::host::{HEADROOM, SliceFrame};
-use datapath::{Connection, Outcome, Tables, steer};
+use datapath::{Connection, Live, Outcome, Tables, steer};
 use proptest::prelude::*;
 
 /// One VIP of each family on every port; slots spread over this machine (1) and two others.
 struct World {
-    config: Config,
+    switch: Switch,
+    /// How often the generation was asked for.
+    asked: Cell<u32>,
+    settings: Settings,
+    /// State of this machine's socket for every connection.
+    state: u32,
     vips: HashMap<VipKey, VipAddress>,
     machines: Vec<Machine>,
     slot: Slot,
@@ -37,14 +45,10 @@ impl World {
         }
         let key = VipKey { address: core::net::Ipv4Addr::new(198, 51, 100, 1).into(), generation: 0 };
         World {
-            config: Config {
-                switch: Switch::new(0, 3),
-                mtu: 1500,
-                own_v4: own,
-                own_v6: Address::UNSPECIFIED,
-                vips: 2,
-                machines: 4,
-            },
+            switch: Switch::new(0, 3),
+            asked: Cell::new(0),
+            settings: Settings { mtu: 1500, own_v4: own, vips: 2, machines: 4, cookie: 0x5eed, ..Settings::default() },
+            state: 0,
             vips: HashMap::from([(key, value)]),
             machines,
             slot,
@@ -55,15 +59,22 @@ impl World {
         let mut buffer = vec![0xa5; HEADROOM + frame.len()];
         buffer[HEADROOM..].copy_from_slice(frame);
         let mut slice = SliceFrame::new(&mut buffer, frame.len());
+        let before = self.asked.get();
         let outcome = steer(&mut slice, self);
+        assert_eq!(self.asked.get(), before + 1, "a packet sees one generation: it is asked for once");
         let bytes = slice.bytes().collect();
         (outcome, bytes)
     }
 }
 
 impl Tables for World {
-    fn config(&self) -> Option<&Config> {
-        Some(&self.config)
+    fn live(&self) -> Option<Live<'_>> {
+        self.asked.set(self.asked.get() + 1);
+        Some(Live { switch: self.switch, settings: &self.settings })
+    }
+
+    fn sender(&self, key: &SenderKey) -> u16 {
+        self.machines.iter().position(|m| m.is_present() && m.address == key.address).unwrap_or(0) as u16
     }
 
     fn vip(&self, key: &VipKey) -> Option<&VipAddress> {
@@ -82,8 +93,8 @@ impl Tables for World {
         number
     }
 
-    fn holds_socket(&self, _: &Connection) -> bool {
-        false
+    fn tcp_state(&self, _: &Connection) -> u32 {
+        self.state
     }
 }
 
@@ -142,15 +153,21 @@ proptest! {
     }
 
     #[test]
-    fn no_packet_travels_through_more_than_two_tunnels(current in 1..4u16, previous in 1..4u16, tcp in any::<bool>()) {
+    fn no_packet_travels_through_more_than_three_tunnels(
+        current in 1..4u16,
+        previous in 1..4u16,
+        tcp in any::<bool>(),
+        states in prop::array::uniform4(0..13u32),
+    ) {
         // Every machine with the worst table for it: the other two, never itself.
         let mut bytes = frame(if tcp { 6 } else { 17 }, b"x");
         let mut at = 1u16;
-        for hop in 0..4 {
+        for hop in 0..5 {
             let mut world = World::new([203, 0, 113, at as u8], Slot::new(current, previous));
             if world.slot.current() == at || world.slot.previous() == at {
                 world.slot = Slot::new(at % 3 + 1, (at + 1) % 3 + 1);
             }
+            world.state = states[usize::from(at)];
             for (index, machine) in world.machines.iter_mut().enumerate().skip(1) {
                 machine.flags = Machine::PRESENT | if index == usize::from(at) { Machine::OWN } else { 0 };
             }
@@ -159,7 +176,7 @@ proptest! {
                 prop_assert_eq!(outcome.reason.verdict(), Verdict::Pass);
                 return Ok(());
             }
-            prop_assert!(hop < 2, "a third tunnel");
+            prop_assert!(hop < 3, "a fourth tunnel");
             bytes = out;
             at = outcome.machine;
         }

@@ -2,9 +2,10 @@
 //!
 //! | map | type | key → value | capacity | writer | readers | eviction |
 //! |---|---|---|---|---|---|---|
-//! | CONFIG | array, mapped | 0 → Config | 1 | userspace; `switch` last | all programs | none |
+//! | CONFIG | array, mapped | 0 → Config | 1 | userspace: settings that are not live, then `switch` | all programs | none |
 //! | VIPS | hash | VipKey → VipAddress | both generations' addresses | userspace, generation that is not live | xdp_steer, sk_lookup | userspace |
 //! | SLOTS | array, mapped | table × 32,769 + slot / 2 → two Slots | tables at load | userspace | xdp_steer | none |
+//! | SENDERS | hash | SenderKey → machine | both generations' machines | userspace, as VIPS | xdp_steer | userspace |
 //! | MACHINES | array, mapped | generation × machines + machine → Machine | 2 × machines at load | userspace, as VIPS | xdp_steer | none |
 //! | COUNTERS | array, mapped | (cpu × vips + vip) × 64 + reason → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | STEERED | array, mapped | (cpu × vips + vip) × machines + machine → Counter | at load | xdp_steer, own CPU's block | userspace | none |
@@ -19,8 +20,8 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, SockMap};
 
-use abi::limits::{ADDRESSES_MAX, CPUS_MAX, LISTENERS_MAX, SLOT_PAIRS, SOCKETS_MAX};
-use abi::{Config, Counter, GroupKey, GroupValue, ListenerKey, ListenerRanges, Machine, Slot, VipAddress, VipKey};
+use abi::limits::{ADDRESSES_MAX, CPUS_MAX, LISTENERS_MAX, MACHINES_MAX, SLOT_PAIRS, SOCKETS_MAX};
+use abi::{Config, Counter, GroupKey, GroupValue, ListenerKey, ListenerRanges, Machine, SenderKey, Slot, Switch, VipAddress, VipKey};
 
 /// Userspace maps the array into its memory: one store per slot instead of one system call.
 const MAPPED: u32 = 1 << 10;
@@ -34,6 +35,9 @@ pub static CONFIG: Array<Config> = Array::with_max_entries(1, MAPPED);
 
 #[map]
 pub static VIPS: HashMap<VipKey, VipAddress> = HashMap::with_max_entries(2 * ADDRESSES_MAX, AS_NEEDED);
+
+#[map]
+pub static SENDERS: HashMap<SenderKey, u32> = HashMap::with_max_entries(2 * MACHINES_MAX, AS_NEEDED);
 
 #[map]
 pub static SLOTS: Array<[Slot; 2]> = Array::with_max_entries(SLOT_PAIRS, MAPPED);
@@ -61,3 +65,12 @@ pub static GROUPS: HashMap<GroupKey, GroupValue> = HashMap::with_max_entries(LIS
 
 #[map]
 pub static WORKER_OF_CPU: Array<u64> = Array::with_max_entries(CPUS_MAX, MAPPED);
+
+/// The word that says which generation is live, and the element it lies in.
+#[inline(always)]
+pub fn switch() -> Option<(Switch, *const Config)> {
+    let config = CONFIG.get_ptr(0)?;
+    // SAFETY: an element of the map; userspace stores the word at any time, so it is loaded once, as a whole, and no reference to it
+    // is ever made.
+    Some((unsafe { (&raw const (*config).switch).read_volatile() }, config))
+}

@@ -14,7 +14,7 @@ use aya_ebpf::programs::SkLookupContext;
 
 use abi::{Address, ListenerKey, VipKey};
 
-use crate::maps::{CONFIG, LISTENER_RANGES, LISTENERS, SOCKETS, VIPS};
+use crate::maps::{LISTENER_RANGES, LISTENERS, SOCKETS, VIPS, switch};
 
 #[sk_lookup]
 pub fn pick_listener(context: SkLookupContext) -> u32 {
@@ -46,7 +46,7 @@ fn listener(context: &SkLookupContext) -> Option<u32> {
         };
         (v6 as u8, address, (*c).protocol as u8, (*c).local_port as u16)
     };
-    let generation = CONFIG.get(0)?.switch.generation();
+    let generation = switch()?.0.generation();
     // SAFETY: userspace writes only the generation that is not live.
     let vip = unsafe { VIPS.get(&VipKey { address, generation }) }?;
     let mut i = 0;

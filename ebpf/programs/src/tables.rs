@@ -1,5 +1,6 @@
 //! The maps as [`Tables`].
 
+use core::arch::asm;
 use core::mem::size_of;
 
 use aya_ebpf::bindings::{
@@ -7,10 +8,10 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp};
 
-use abi::{Config, Machine, Slot, VipAddress, VipKey};
-use datapath::{Connection, Tables};
+use abi::{Machine, SenderKey, Settings, Slot, VipAddress, VipKey};
+use datapath::{Connection, Live, Tables};
 
-use crate::maps::{CONFIG, MACHINES, SLOTS, VIPS};
+use crate::maps::{MACHINES, SENDERS, SLOTS, VIPS, switch};
 
 pub struct Maps {
     context: *mut xdp_md,
@@ -25,14 +26,27 @@ impl Maps {
 
 impl Tables for Maps {
     #[inline(always)]
-    fn config(&self) -> Option<&Config> {
-        CONFIG.get(0)
+    fn live(&self) -> Option<Live<'_>> {
+        let (switch, config) = switch()?;
+        // SAFETY: inside the element, whose two settings follow each other; userspace writes only those that are not live, so the
+        // value does not change while it is referred to.
+        let settings = unsafe {
+            let first = (&raw const (*config).settings).cast::<Settings>();
+            &*(select(first as usize, switch.0 as usize) as *const Settings)
+        };
+        Some(Live { switch, settings })
     }
 
     #[inline(always)]
     fn vip(&self, key: &VipKey) -> Option<&VipAddress> {
         // SAFETY: userspace writes only the generation that is not live, so the value does not change while it is read.
         unsafe { VIPS.get(key) }
+    }
+
+    #[inline(always)]
+    fn sender(&self, key: &SenderKey) -> u16 {
+        // SAFETY: as in `vip`.
+        unsafe { SENDERS.get(key) }.map_or(0, |index| *index as u16)
     }
 
     #[inline(always)]
@@ -58,7 +72,7 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn holds_socket(&self, connection: &Connection) -> bool {
+    fn tcp_state(&self, connection: &Connection) -> u32 {
         // SAFETY: the tuple is built whole before the helper reads it, with the length of its family; the socket that the helper
         // returns is read while it is held and then released.
         unsafe {
@@ -81,18 +95,38 @@ impl Tables for Maps {
             }
             let socket = bpf_skc_lookup_tcp(self.context.cast(), &mut tuple, length as u32, CURRENT_NETNS, 0);
             if socket.is_null() {
-                return false;
+                return 0;
             }
-            let listening = (*socket).state == TCP_LISTEN;
+            let state = (*socket).state;
             bpf_sk_release(socket.cast());
-            !listening
+            state
         }
     }
 }
 
 /// BPF_F_CURRENT_NETNS: the network namespace of the device.
 const CURRENT_NETNS: u64 = -1i64 as u64;
-const TCP_LISTEN: u32 = 10;
+
+/// The settings of the generation that the switch names, `first` being those of generation 0. Calculated where LLVM cannot see it: it
+/// would take two roads for one bit, and the verifier would follow both to their ends.
+#[inline(always)]
+fn select(first: usize, switch: usize) -> usize {
+    let mut settings = first;
+    // SAFETY: registers only.
+    unsafe {
+        asm!(
+            "{1} &= 1",
+            "{1} *= 56",
+            "{0} += {1}",
+            inout(reg) settings,
+            inout(reg) switch => _,
+            options(pure, nomem, nostack)
+        )
+    };
+    settings
+}
+
+const _: () = assert!(size_of::<Settings>() == 56);
 
 /// Always zero, which neither LLVM nor the verifier knows: it lies in a map that could be written.
 static mut ZERO: u32 = 0;

@@ -2,7 +2,7 @@
 //!
 //! - **Hook**: XDP
 //! - **Attaches to**: the interfaces given with `--interface`; driver mode, or generic mode with a warning
-//! - **Reads**: CONFIG, VIPS, SLOTS, MACHINES; the kernel's TCP sockets
+//! - **Reads**: CONFIG, VIPS, SLOTS, SENDERS, MACHINES; the kernel's TCP sockets
 //! - **Writes**: COUNTERS, STEERED; the packet
 //! - **Verdicts**: PASS, TX, DROP, by `abi::Reason::verdict`
 //! - **Kernel ≥** 5.15 (tried: 6.18)

@@ -42,7 +42,10 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
     let kind = |document: &Value| document.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
     let (mut filters, mut pipelines, mut servers) = (Vec::new(), Vec::new(), Vec::new());
     let (mut gone_servers, mut gone_rest) = (Vec::new(), Vec::new());
-    let mut kernel = from.machines != to.machines || from.steering != to.steering;
+    // The cookies of tunnels follow from the keys; keys are not taken away.
+    let mut kernel = from.machines != to.machines
+        || from.steering != to.steering
+        || (from.tickets != to.tickets && !to.tickets.keys.is_empty());
     for (name, document) in to.objects.iter() {
         let before = from.objects.get(name);
         if before.is_some_and(|b| Arc::ptr_eq(b, document) || b == document) {

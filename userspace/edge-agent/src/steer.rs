@@ -1,6 +1,7 @@
 //! The kernel's part of a plan: machines, virtual IPs, their slots, and the sockets that VIPs lead to.
 
-use crate::desired::{Desired, Machine, Steering};
+use crate::desired::{Desired, Machine, Steering, Ticket, Tickets};
+use aws_lc_rs::hmac;
 use base_model::{HashMode, PortsSpec, Protocol, Spec, VirtualIpSpec};
 use edge_kernel::{Kernel, ListenerId};
 use edge_l4::maglev::Candidate;
@@ -8,6 +9,7 @@ use edge_l4::steering::{self, Generation};
 use edge_listeners::Traffic;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -49,7 +51,36 @@ pub struct Steer {
 struct Wanted {
     machines: Vec<edge_kernel::Machine>,
     vips: Vec<edge_kernel::Vip>,
+    cookies: Cookies,
 }
+
+/// What tells tunnels of this cluster from anybody's. It follows from the keys of session tickets, which the cluster draws, hands out
+/// a minute before they are used, and replaces twice a day: one secret to share, from which what goes over the wire gives nothing back.
+#[derive(PartialEq, Eq, Clone, Copy, Debug, Default)]
+struct Cookies {
+    current: Option<NonZeroU32>,
+    /// The one before and the one to come.
+    others: [Option<NonZeroU32>; 2],
+}
+
+impl Cookies {
+    fn of(tickets: &Tickets) -> Cookies {
+        let cookie = |ticket: &Ticket| {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, &ticket.secret);
+            let tag = hmac::sign(&key, COOKIE_PURPOSE);
+            let word = tag.as_ref().first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
+            // Zero means none; one key in four billion shares its cookie with another.
+            NonZeroU32::new(word).or(NonZeroU32::new(1))
+        };
+        let others = || tickets.keys.iter().enumerate().filter(|(at, _)| *at != tickets.current).map(|(_, key)| key);
+        Cookies {
+            current: tickets.keys.get(tickets.current).and_then(cookie),
+            others: [others().next().and_then(cookie), others().nth(1).and_then(cookie)],
+        }
+    }
+}
+
+const COOKIE_PURPOSE: &[u8] = b"weir: cookie of tunnels between machines, 1";
 
 impl Steer {
     /// `detach`: the programs go when the process does.
@@ -106,6 +137,7 @@ impl Steer {
         let mut plane = lock(&self.plane);
         plane.vips = ids.iter().map(|(name, id)| (*id, name.clone())).collect();
         plane.machines = desired.machines.values().map(|m| (m.id, m.name.clone())).collect();
+        plane.kernel.set_cookies(wanted.cookies.current, wanted.cookies.others);
         let done = plane.kernel.steer(&wanted.machines, &wanted.vips);
         let mut failures = unreadable;
         match done {
@@ -153,9 +185,9 @@ impl Steer {
             self.known = desired.machines.clone();
             self.slots.clear();
         }
-        let room = |id: u16| lock(&self.plane).kernel.has_room_for_machine(id);
+        let room = lock(&self.plane).kernel.machines_max();
         let machines = desired.machines.values().filter_map(|machine| {
-            if !room(machine.id) {
+            if machine.id > room {
                 tracing::error!(
                     machine = machine.name,
                     number = machine.id,
@@ -197,12 +229,12 @@ impl Steer {
                 },
                 HashMode::DestinationPort => edge_kernel::Hash::DestinationPort,
             },
-            slots: slots_of(&mut self.slots, name, desired, &machines),
+            slots: slots_of(&mut self.slots, name, desired, &machines, room),
         });
         let mut vips: Vec<_> = vips.collect();
         vips.sort_by_key(|vip: &edge_kernel::Vip| vip.id);
         self.slots.retain(|name, _| specs.contains_key(name));
-        Some(Wanted { machines, vips })
+        Some(Wanted { machines, vips, cookies: Cookies::of(&desired.tickets) })
     }
 
     /// Sockets without an address of their own serve every VIP on their port.
@@ -281,13 +313,14 @@ impl base_model::FilterKinds for NoFilters {
 
 type Slots = Arc<[(u16, u16)]>;
 
-/// The slots of a virtual IP. A machine without an address (an edge without a kernel plane) takes no part, which all machines
-/// see alike; slots of those that this machine alone cannot send packets to belong to nobody.
+/// The slots of a virtual IP. A machine without an address (an edge without a kernel plane) or with a number above `room` takes no
+/// part, which all machines see alike; slots of those that this machine alone cannot send packets to belong to nobody.
 fn slots_of(
     known: &mut BTreeMap<String, (Arc<Steering>, Slots)>,
     name: &str,
     desired: &Desired,
     machines: &[edge_kernel::Machine],
+    room: u16,
 ) -> Slots {
     let followed = desired.steering.get(name).cloned().unwrap_or_default();
     let reachable = |id: u16| machines.iter().any(|m| m.index == id);
@@ -299,7 +332,7 @@ fn slots_of(
     let names: BTreeMap<u16, &str> = desired
         .machines
         .values()
-        .filter(|m| m.v4.is_some() || m.v6.is_some())
+        .filter(|m| (m.v4.is_some() || m.v6.is_some()) && m.id <= room)
         .map(|m| (m.id, m.name.as_str()))
         .collect();
     let generations: Vec<Generation<'_>> = followed
@@ -345,6 +378,10 @@ mod tests {
 
     /// Owners of the slots of a virtual IP over machines 1 to 3, with and without addresses.
     fn owners(addressed: [bool; 3], reachable: &[u16], alive: &[u16]) -> Vec<(u16, u16)> {
+        owners_within(255, addressed, reachable, alive)
+    }
+
+    fn owners_within(room: u16, addressed: [bool; 3], reachable: &[u16], alive: &[u16]) -> Vec<(u16, u16)> {
         let machines = (1..).zip(addressed).map(|(id, yes)| (format!("m{id}"), machine(id, yes))).collect();
         let steering =
             Steering { generations: vec![vec![(1, 1), (2, 1), (3, 1)], vec![(1, 1), (3, 1)]], alive: alive.to_vec() };
@@ -362,7 +399,22 @@ mod tests {
                 own: *id == 1,
             })
             .collect();
-        slots_of(&mut BTreeMap::new(), "v", &desired, &there).to_vec()
+        slots_of(&mut BTreeMap::new(), "v", &desired, &there, room).to_vec()
+    }
+
+    #[test]
+    fn machines_on_either_side_of_a_rotation_take_each_others_tunnels() {
+        let key = |n: u8| Ticket { name: [n; 16], secret: [n; 32] };
+        let at = |keys: &[u8], current| Cookies::of(&Tickets { keys: keys.iter().map(|n| key(*n)).collect(), current });
+        assert_eq!(at(&[], 0), Cookies::default(), "no key, no tunnel");
+        // Known, staged, promoted, staged again.
+        let steps = [at(&[1], 0), at(&[1, 2], 0), at(&[1, 2], 1), at(&[1, 2, 3], 1), at(&[2, 3], 1)];
+        let takes = |at: &Cookies, cookie| at.current == cookie || at.others.contains(&cookie);
+        for pair in steps[1..].windows(2) {
+            assert!(takes(&pair[0], pair[1].current) && takes(&pair[1], pair[0].current), "{pair:?}");
+        }
+        assert_ne!(steps[1].current, steps[2].current);
+        assert!(takes(&steps[4], steps[2].current) && !takes(&steps[4], steps[0].current), "an old one ends");
     }
 
     #[test]
@@ -372,6 +424,12 @@ mod tests {
         assert!(slots.iter().any(|(_, previous)| *previous == 2));
         let gone = owners([true; 3], &[1, 2, 3], &[1, 3]);
         assert!(gone.iter().all(|(_, previous)| *previous != 2));
+    }
+
+    #[test]
+    fn a_machine_there_is_no_room_for_gets_no_slots() {
+        let slots = owners_within(2, [true; 3], &[1, 2], &[1, 2, 3]);
+        assert!(slots.iter().all(|(current, _)| *current == 1), "nothing goes nowhere");
     }
 
     #[test]

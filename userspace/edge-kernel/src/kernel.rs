@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use abi::limits::{LAYOUT_VERSION, MACHINES_MAX, SLOT_PAIRS, TABLES_MAX, VIPS_MAX};
-use abi::{Address, Config, Counter, REASONS, Slot};
+use abi::{Address, Config, Counter, REASONS, Settings, Slot};
 use aya::EbpfLoader;
 use aya::programs::{SkLookup, SkReuseport, Xdp};
 
@@ -87,6 +87,9 @@ pub struct Kernel {
     pub(crate) steered: MappedArray<Counter>,
     pub(crate) worker_of_cpu: MappedArray<u64>,
     pub(crate) vips: OwnedFd,
+    pub(crate) senders: OwnedFd,
+    /// What the next generation is told.
+    pub(crate) settings: Settings,
     pub(crate) cpus: u32,
     pub(crate) sockets: Sockets,
     /// Tables that the live generation refers to.
@@ -162,7 +165,7 @@ impl Kernel {
         let (maps, programs) = load_object(object, &options.sizes, cpus, map_dir.as_deref())?;
 
         let mut kernel = Kernel::assemble(options, maps, programs, cpus, layout, warnings)?;
-        kernel.configure(&own, &interfaces);
+        kernel.configure(&own, &interfaces, inherited);
         if inherited {
             kernel.inherit()?;
         }
@@ -179,9 +182,9 @@ impl Kernel {
         &self.attachments
     }
 
-    /// Whether there is room for a machine of this index.
-    pub fn has_room_for_machine(&self, index: u16) -> bool {
-        (1..=self.options.sizes.machines).contains(&u32::from(index))
+    /// The largest index of a machine that there is room for.
+    pub fn machines_max(&self) -> u16 {
+        self.options.sizes.machines as u16
     }
 
     pub fn options(&self) -> &Options {
@@ -190,8 +193,7 @@ impl Kernel {
 
     /// The addresses this machine sends and receives GUE at.
     pub fn own_addresses(&self) -> Vec<IpAddr> {
-        let config = self.config.read(0);
-        [config.own_v4, config.own_v6].iter().filter(|a| !a.is_unspecified()).map(Address::ip).collect()
+        [self.settings.own_v4, self.settings.own_v6].iter().filter(|a| !a.is_unspecified()).map(Address::ip).collect()
     }
 
     /// A loaded program, for facts about it and test runs.
@@ -243,6 +245,8 @@ impl Kernel {
             steered: mapped("STEERED", take("STEERED")?)?,
             worker_of_cpu: mapped("WORKER_OF_CPU", take("WORKER_OF_CPU")?)?,
             vips: take("VIPS")?,
+            senders: take("SENDERS")?,
+            settings: Settings::default(),
             sockets: Sockets::open(take("LISTENERS")?, take("LISTENER_RANGES")?, take("SOCKETS")?, take("GROUPS")?)?,
             live_tables: BTreeSet::new(),
             switched_at: None,
@@ -257,20 +261,22 @@ impl Kernel {
         })
     }
 
-    /// Writes what does not change while the process runs. The switch stays as it is.
-    fn configure(&mut self, own: &[IpAddr], interfaces: &[Interface]) {
-        let old = self.config.read(0);
+    /// Settles what the generations to come are told. In new maps both generations are told so now; in inherited ones the live
+    /// generation keeps what it has until the first `apply` switches.
+    fn configure(&mut self, own: &[IpAddr], interfaces: &[Interface], inherited: bool) {
         let family = |v4: bool| own.iter().find(|a| a.is_ipv4() == v4).map_or(Address::UNSPECIFIED, |&a| a.into());
-        let config = Config {
-            switch: old.switch,
+        self.settings = Settings {
             mtu: interfaces.iter().map(|i| i.mtu).min().unwrap_or(1500).min(65_000),
-            own_v4: family(true),
-            own_v6: family(false),
             vips: self.options.sizes.vips + 1,
             machines: self.options.sizes.machines + 1,
+            own_v4: family(true),
+            own_v6: family(false),
+            ..Settings::default()
         };
-        if config != old {
-            self.config.write(0, config);
+        if !inherited {
+            for generation in 0..2 {
+                self.write_settings(generation);
+            }
         }
     }
 
@@ -619,6 +625,7 @@ const PIN_ROOT: &str = "/sys/fs/bpf/weir";
 const MAPS: &[&str] = &[
     "CONFIG",
     "VIPS",
+    "SENDERS",
     "SLOTS",
     "MACHINES",
     "COUNTERS",

@@ -1,5 +1,6 @@
 //! Routes that make the stack accept packets for virtual IPs: `local VIP dev lo`, so no address is assigned to any interface
-//! and none is announced by ARP or neighbour discovery.
+//! and none is announced. Asked by ARP the stack answers all the same, as for every local address, unless `arp_ignore` is 1 or more;
+//! asked by neighbour discovery it does not.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -5,6 +5,7 @@ use std::mem::{size_of, zeroed};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use abi::gue::{OVERHEAD_V4, OVERHEAD_V6};
 use abi::limits::{CPUS_MAX, LISTENER_RANGES_MAX, SOCKETS_MAX};
 use abi::{Address, GroupKey, GroupValue, ListenerKey, ListenerRange, ListenerRanges};
 
@@ -47,7 +48,22 @@ impl Kernel {
     ) -> Result<ListenerId, KernelError> {
         let program = self.program(Hook::SkReuseport).try_clone_to_owned();
         let program = program.map_err(|e| KernelError::system("cannot copy a descriptor", e))?;
-        self.sockets.register(ports, protocol, sockets, program.as_fd())
+        let id = self.sockets.register(ports, protocol, sockets, program.as_fd())?;
+        if protocol == Protocol::Tcp {
+            for &socket in sockets {
+                limit_segments(socket, self.segment_max(socket)?)
+                    .map_err(|e| KernelError::system("cannot limit the segments of a listener (TCP_MAXSEG)", e))?;
+            }
+        }
+        Ok(id)
+    }
+
+    /// Largest segment that still fits the interfaces once another machine has put a tunnel around it.
+    fn segment_max(&self, socket: RawFd) -> Result<u32, KernelError> {
+        let bound = Bound::of(socket).map_err(|e| KernelError::system("cannot ask where a socket is bound", e))?;
+        let ip = if bound.families().contains(&1) { 40 } else { 20 };
+        let tunnel = if self.settings.own_v6.is_unspecified() { OVERHEAD_V4 } else { OVERHEAD_V6 };
+        Ok(self.settings.mtu.saturating_sub(tunnel as u32 + ip + TCP_HEADER).max(SEGMENT_LEAST))
     }
 
     /// The VIPs' packets no longer find this listener; connections it has stay.
@@ -69,6 +85,27 @@ impl Kernel {
         Ok(())
     }
 }
+
+/// Has clients told, with the answer to their SYN, to send no larger segments: those that hear no ICMP would otherwise send packets
+/// for ever that do not fit a tunnel. Connections inherit it from the listener.
+fn limit_segments(socket: RawFd, bytes: u32) -> io::Result<()> {
+    let value = bytes as libc::c_int;
+    // SAFETY: the value lives through the call and has the length that is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket,
+            libc::IPPROTO_TCP,
+            libc::TCP_MAXSEG,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+const TCP_HEADER: u32 = 20;
+/// The least the kernel accepts is 88; no path is as narrow as to need less than RFC 9293's default.
+const SEGMENT_LEAST: u32 = 536;
 
 impl Sockets {
     pub(crate) fn open(

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use abi::limits::{SLOT_PAIRS, SLOTS};
-use abi::{Address, Slot, Switch, VipAddress, VipKey};
+use abi::{Address, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
 
 use crate::kernel::Kernel;
 use crate::routes::{add_local_addresses, keep_local_addresses};
@@ -135,13 +136,25 @@ impl Kernel {
             }
         }
         let standby = 1 - self.generation();
+        self.write_settings(standby);
         self.write_machines(standby, machines);
+        self.write_senders(standby, machines)?;
         self.write_vips(standby, &services)?;
 
         self.live_tables = tables.values().map(|placed| placed.table).collect();
         applied.epoch = self.switch_to(standby);
         self.complete_take_over()?;
         Ok((applied, addresses))
+    }
+
+    /// The secret that machines of the cluster know each other's tunnels by: `current` goes with what is sent, and the others are taken
+    /// too, the one before and the one to come. Holds from the next [`Kernel::apply`] on. Without one nothing is taken.
+    pub fn set_cookies(&mut self, current: Option<NonZeroU32>, others: [Option<NonZeroU32>; 2]) {
+        fn word(cookie: Option<NonZeroU32>) -> u32 {
+            cookie.map_or(0, |cookie| cookie.get().to_be())
+        }
+        self.settings.cookie = word(current);
+        self.settings.cookies = others.map(word);
     }
 
     /// Writes a table by its number, live or not: 65,537 stores, no system call. Packets may see some slots before others;
@@ -270,6 +283,33 @@ impl Kernel {
     fn table_words(&self, table: u16) -> &[std::sync::atomic::AtomicU32] {
         let first = table as usize * SLOT_PAIRS as usize * 2;
         &self.slots.words()[first..first + SLOTS as usize]
+    }
+
+    pub(crate) fn write_settings(&self, generation: u32) {
+        const FIRST: usize = std::mem::offset_of!(abi::Config, settings) / 4;
+        let words = self.settings.words();
+        let at = FIRST + generation as usize * (size_of::<Settings>() / 4);
+        for (to, word) in self.config.words()[at..].iter().zip(words) {
+            to.store(word, Ordering::Relaxed);
+        }
+    }
+
+    fn write_senders(&mut self, generation: u32, machines: &[Machine]) -> Result<(), KernelError> {
+        let failed = |e| KernelError::system("cannot write the machines that may send", e);
+        let senders: BTreeMap<[u32; 4], u32> = machines
+            .iter()
+            .filter(|machine| !machine.own)
+            .map(|machine| (Address::from(machine.address).0, machine.index.into()))
+            .collect();
+        let known: Vec<SenderKey> = sys::map_keys(self.senders.as_fd()).map_err(failed)?;
+        for key in known.iter().filter(|key| key.generation == generation && !senders.contains_key(&key.address.0)) {
+            sys::map_delete(self.senders.as_fd(), key).map_err(failed)?;
+        }
+        for (address, index) in senders {
+            let key = SenderKey { address: Address(address), generation };
+            sys::map_update(self.senders.as_fd(), &key, &index).map_err(failed)?;
+        }
+        Ok(())
     }
 
     fn write_machines(&mut self, generation: u32, machines: &[Machine]) {

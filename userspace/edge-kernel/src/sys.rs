@@ -29,6 +29,7 @@ macro_rules! plain {
 
 plain!(
     u32,
+    abi::SenderKey,
     u64,
     Address,
     Config,

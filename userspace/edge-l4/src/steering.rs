@@ -1,9 +1,9 @@
 //! For each slot the machine that owns it and the one that owned it before.
 //!
 //! A machine that gets a packet of a connection it does not know passes it on to the slot's previous owner. So a change of the
-//! table breaks no connection whose old owner still lives, however many machines drain at once.
+//! table breaks no connection whose old owner still lives and is the one the slot remembers.
 //!
-//! A slot remembers one machine only. Maglev moves a few slots (0.2 to 4 %) between machines that have nothing to do with a change;
+//! A slot remembers one machine only, so machines that drain one after the other lose connections in the slots that both had. Maglev moves a few slots (0.2 to 4 %) between machines that have nothing to do with a change;
 //! were such a move to overwrite the memory of a machine that drains, its connections would break because of somebody else. So a
 //! slot whose previous owner drains stays where it is for as long as its owner takes new flows; it follows the table
 //! once the drain is over.
