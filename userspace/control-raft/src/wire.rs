@@ -85,6 +85,8 @@ pub enum WireError {
 pub struct Heartbeat {
     pub member: Member,
     /// Drawn when the process started: tells two that have the same data directory, of a copied machine say, from each other.
+    /// Members of earlier versions say nothing, and are heard all the same.
+    #[serde(default)]
     pub run: u64,
     /// The member is shutting down: no need to wait for its silence.
     pub leaving: bool,
@@ -112,6 +114,7 @@ pub struct IdentityAnswer {
 pub struct Admission {
     pub name: String,
     /// Of the data directory, see [`Member::instance`].
+    #[serde(default)]
     pub instance: String,
     pub url: String,
     pub step: AdmissionStep,
