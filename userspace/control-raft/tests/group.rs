@@ -379,8 +379,8 @@ fn a_follower_far_behind_gets_a_snapshot() {
 #[test]
 fn the_log_is_bounded_by_its_bytes() {
     let mut world = World::new(&["n1", "n2", "n3"]);
-    let nodes = world.start_all();
-    nodes[0].put("a").unwrap();
+    let mut nodes = world.start_all();
+    nodes[0].puts("a");
     let text = "x".repeat(1 << 20);
     for n in 0..40 {
         let document = json!({"name": "large", "kind": "Pipeline", "text": text, "n": n});
@@ -392,7 +392,7 @@ fn the_log_is_bounded_by_its_bytes() {
     assert!(eventually(|| nodes.iter().all(bounded)), "{:?}", nodes[0].control.metrics());
     assert!(nodes.iter().all(|node| node.control.metrics().snapshot_index > 20));
     let name = nodes[2].name.clone();
-    nodes.into_iter().nth(2).unwrap().kill();
+    nodes.remove(2).kill();
     let back = world.restart(&name);
     assert!(eventually(|| back.control.state().view.object("large").is_some_and(|large| large["n"] == 39)));
 }
