@@ -24,6 +24,11 @@ pub trait ClientStream {
     /// The client offers to go on in another protocol.
     fn offers_upgrade(&self) -> bool;
 
+    /// The status that an answer with this one, which opens no tunnel, has to have for this client.
+    fn sayable(&self, status: u16) -> u16 {
+        status
+    }
+
     /// The request's body, which fails once it is longer than `limit`.
     fn take_body(&mut self, limit: Option<u64>) -> Body;
 

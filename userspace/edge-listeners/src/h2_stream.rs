@@ -195,6 +195,14 @@ impl<S: server::Stream> ClientStream for H2Stream<'_, S> {
         self.asked == Asked::WebSocket
     }
 
+    fn sayable(&self, status: u16) -> u16 {
+        match status {
+            // Any 2xx would tell the client that its tunnel is open (RFC 8441 section 5).
+            200..300 if self.asked == Asked::WebSocket => 502,
+            status => status,
+        }
+    }
+
     fn take_body(&mut self, limit: Option<u64>) -> Body {
         // What follows a CONNECT belongs to the tunnel.
         if matches!(self.asked, Asked::Connect | Asked::WebSocket) {
@@ -267,11 +275,6 @@ impl<S: server::Stream> ClientStream for H2Stream<'_, S> {
         let response = match head.response.status {
             101 if duplex => {
                 switched = opened(head.response);
-                &switched
-            }
-            // Any 2xx would tell the client that its tunnel is open (RFC 8441 section 5).
-            200..300 if self.asked == Asked::WebSocket => {
-                switched = Response { status: 502, ..head.response.clone() };
                 &switched
             }
             _ => head.response,

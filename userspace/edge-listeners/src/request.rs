@@ -263,6 +263,9 @@ async fn finish<S: ClientStream>(
         *response = Response::with_status(500);
         body = Body::Empty;
     }
+    if joined.is_none() {
+        response.status = stream.sayable(response.status);
+    }
     let follows = match response.status {
         _ if joined.is_some() => Follows::Duplex,
         204 | 304 => Follows::Nothing,

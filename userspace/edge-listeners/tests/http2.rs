@@ -261,6 +261,7 @@ fn a_websocket_is_joined(io: IoMode) {
         let (response, _sending) = requests.send_request(open("/plain"), false).unwrap();
         assert_eq!(response.await.unwrap().status(), 502);
     });
+    eventually("it is counted as what it was answered with", || house.count(502) == 1);
 }
 
 /// A client that opens no window holds up what is sent to it, and with it the backend, and nobody else.
