@@ -40,9 +40,16 @@ const STREAM_BYTES: usize = 2 * 1024;
 /// open. Beyond it further ones are refused.
 const UNNOTICED: u32 = 2;
 
+/// Bytes of the heads of a connection whose requests are under way, with [`FIELD_BYTES`] for each field. Beyond it further requests are
+/// refused: a head of 64 KiB that names fields of a table over and over is a few hundred bytes on the wire. Room for 128 of 16 KiB.
+const HEADS_MOST: usize = 2 * 1024 * 1024;
+
+/// What a field of a head holds beside its name and value, in bytes: places in two tables.
+const FIELD_BYTES: usize = 128;
+
 /// Names of the bounds of this file, of the watched frames and of the machine.
 pub fn bounds() -> impl Iterator<Item = &'static str> {
-    let own = ["h2_streams", "h2_length"];
+    let own = ["h2_streams", "h2_heads", "h2_length"];
     own.into_iter().chain(Cheap::ALL.map(Cheap::name)).chain(server::FAULTS)
 }
 
@@ -67,6 +74,8 @@ fn class(urgency: u8) -> usize {
 pub struct Streams {
     /// Requests whose work goes on.
     open: Cell<u32>,
+    /// Bytes of their heads.
+    heads: Cell<usize>,
     /// Bytes of bodies that were taken from the machine.
     taken: Cell<u64>,
     /// Bytes of answers that wait for windows or for their turn, of the urgent, the usual and the other requests.
@@ -103,9 +112,14 @@ impl Streams {
         self.waiting.iter().map(|count| count.get()).sum::<u64>() > STREAM_HIGH_WATER
     }
 
-    fn begin(self: &Rc<Self>) -> Place {
+    /// `None`: with a head of so many bytes the heads under way would be too much.
+    fn begin(self: &Rc<Self>, head: usize) -> Option<Place> {
+        if self.heads.get() + head > HEADS_MOST {
+            return None;
+        }
         self.open.set(self.open.get() + 1);
-        Place(self.clone())
+        self.heads.set(self.heads.get() + head);
+        Some(Place { streams: self.clone(), head: Booking::new(memory::Kind::Heads, head) })
     }
 
     fn add_tunnel(&self) -> Rc<Deadline> {
@@ -118,11 +132,23 @@ impl Streams {
 }
 
 /// A request among those of its connection, until it is dropped.
-struct Place(Rc<Streams>);
+struct Place {
+    streams: Rc<Streams>,
+    head: Booking,
+}
+
+impl Place {
+    /// Its head is not kept any more.
+    fn forget_head(&self) {
+        self.streams.heads.set(self.streams.heads.get() - self.head.bytes());
+        self.head.set(0);
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let streams = &self.0;
+        self.forget_head();
+        let streams = &self.streams;
         streams.open.set(streams.open.get() - 1);
         if streams.open.get() == 0
             && let Some(driver) = streams.driver.borrow_mut().take()
@@ -256,13 +282,17 @@ impl<E: Engine> Drive<E> {
             self.local.limit("h2_streams");
             return stream.reset(Reason::Refused);
         }
+        let (bytes, fields) = stream.head_size();
+        let Some(place) = self.streams.begin(bytes + fields * FIELD_BYTES) else {
+            self.local.limit("h2_heads");
+            return stream.reset(Reason::Refused);
+        };
         self.quiet = None;
         self.connection.enter(Phase::Streams);
         let encrypted = matches!(self.connection.stream, Transport::Tls(_));
         if !self.local.keeps_alive(encrypted) {
             self.go_away();
         }
-        let place = self.streams.begin();
         let (local, connection) = (self.local.clone(), self.connection.clone());
         base_runtime::spawn(attend(place, local, connection, stream)).detach();
     }
@@ -312,7 +342,10 @@ impl<E: Engine> Drive<E> {
 
     fn keep_books(&self) {
         let came = self.link.watch().map_or(0, |watch| watch.borrow().data_bytes());
-        let unread = came.saturating_sub(self.streams.taken.get()) as usize;
+        let taken = &self.streams.taken;
+        // Padding, bodies of requests that were refused, and what came after a body was given up are taken by nobody.
+        taken.set(if self.streams.open.get() == 0 { came } else { taken.get().min(came) });
+        let unread = (came - taken.get()) as usize;
         let streams = self.streams.open.get() as usize * STREAM_BYTES;
         self.booking.set(MACHINE_BYTES + streams + unread.min(self.unread_most));
     }
@@ -359,8 +392,10 @@ impl<E: Engine> Drive<E> {
             self.stall = (u64::MAX, now);
         }
         let mut ends = None;
-        // A head that does not come to its end stands in the way of everything behind it.
-        let coming = self.link.watch().and_then(|watch| {
+        // A head that does not come to its end stands in the way of everything behind it. Once the connection is to end nothing more is
+        // waited for: a time that has passed already would be due in every turn until the end could be written.
+        let ending = matches!(self.way, Way::Ending(_));
+        let coming = self.link.watch().filter(|_| !ending).and_then(|watch| {
             let watch = watch.borrow();
             watch.is_in_head().then(|| watch.requests())
         });
@@ -408,7 +443,7 @@ impl<E: Engine> Drive<E> {
 
 /// Serves one request.
 async fn attend<S: Stream>(place: Place, local: Rc<Local>, connection: Rc<Connection>, stream: S) {
-    let streams = &place.0;
+    let streams = &place.streams;
     let mut exchange = local.take_exchange();
     let mut stream = H2Stream::new(&local, &connection, streams, stream);
     request::admit(&local, &stream, &mut exchange);
@@ -439,6 +474,7 @@ async fn attend<S: Stream>(place: Place, local: Rc<Local>, connection: Rc<Connec
         None => request::serve(&local, &mut stream, &mut exchange).await,
     };
     local.give_back(exchange);
+    place.forget_head();
     match served {
         Served::Answered => stream.settle_body().await,
         Served::Joined(backend) => {

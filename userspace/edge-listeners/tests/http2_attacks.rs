@@ -21,6 +21,8 @@ on_both_drivers![
     lengths_that_do_not_match,
     windows_that_stay_closed,
     a_client_that_reads_nothing,
+    an_end_that_cannot_be_written,
+    heads_that_weigh_together,
     more_requests_than_allowed,
 ];
 
@@ -275,6 +277,72 @@ fn a_client_that_reads_nothing(io: IoMode) {
     eventually("nothing is kept", || {
         let stats = house.runtime.workers()[0].stats();
         stats.buffers_in_use - stats.buffers_ready < 8
+    });
+}
+
+/// A connection that is to end, and whose client reads nothing: it is waited for, and not asked for in every turn.
+fn an_end_that_cannot_be_written(io: IoMode) {
+    let backend = Backend::recording(|message| match message.target() {
+        "/large" => [&b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n"[..], &vec![7; 3_000_000]].concat(),
+        _ => OK.as_bytes().to_vec(),
+    });
+    let long = Duration::from_secs(30);
+    let timeouts = Timeouts { rate: 0, send: long, linger: long, ..short_timeouts() };
+    let house = House::with_timeouts(io, "h2c: true", &proxy_to(backend.port), timeouts);
+    let mut raw = Raw::with_settings(house.port, &[(4, 0x7fff_ffff)]);
+    raw.send(&frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0, 0]));
+    for n in 0..20u32 {
+        raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &get_block("/large")));
+    }
+    let stats = || house.runtime.workers()[0].stats();
+    let mut sent = 0;
+    eventually("nothing moves any more", || {
+        std::thread::sleep(Duration::from_millis(100));
+        let had = std::mem::replace(&mut sent, stats().bytes_out);
+        sent > 1_000_000 && sent == had
+    });
+    raw.send(&frame(HEADERS, 0, 101, &get_block("/")));
+    eventually("it is to end", || house.limit("head_timeout") == 1);
+    let had = stats().turns;
+    std::thread::sleep(Duration::from_millis(300));
+    let turns = stats().turns - had;
+    assert!(turns < 1_000, "{turns} turns");
+    assert_eq!(house.traffic.connections(), 1, "it waits for its end to be written");
+}
+
+/// An HPACK bomb of many requests, each with a head that is just allowed and a few bytes on the wire.
+fn heads_that_weigh_together(io: IoMode) {
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let backend = Backend::new(move |mut wire, _| {
+        while let Some(message) = wire.message() {
+            if message.target() == "/wait" {
+                let _ = released.lock().unwrap().recv();
+            }
+            wire.send(OK.as_bytes());
+        }
+    });
+    let house = house(io, &backend);
+    let mut raw = Raw::new(house.port);
+    let mut first = get_block("/wait");
+    first.extend([0x40, 3]);
+    first.extend(b"x-a");
+    first.extend([127, 128 + 73, 29]);
+    first.extend([b'x'; 3_912]);
+    raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &first));
+    let mut next = get_block("/wait");
+    next.extend([0x80 | 62; 15]);
+    for n in 1..100u32 {
+        raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &next));
+    }
+    // Each is 60 KiB with its overhead, and together they have room for 34. What was refused may be asked again.
+    eventually("those beyond are refused", || (60..70).contains(&house.limit("h2_heads")));
+    assert_eq!(raw.code(199), Some(7));
+    neighbour_is_served(&house);
+    drop(release);
+    eventually("the others are answered", || house.count(200) >= 30);
+    eventually("and there is room again", || {
+        raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 201, &next)) && raw.until(HEADERS).is_some()
     });
 }
 

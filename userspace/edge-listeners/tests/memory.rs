@@ -1,5 +1,7 @@
 //! When memory, or descriptors, run out. Both belong to the whole process, so these tests take turns.
 
+#[path = "support/h2.rs"]
+mod h2_client;
 mod support;
 
 use base_runtime::IoMode;
@@ -120,6 +122,62 @@ fn those_who_idle_longest_make_room() {
 fn looked_at(pipeline: &str) -> String {
     let looks = "{name: looks, kind: ResponseAdaptor, template: 'header: {set: {X-Length: \"{{len .resp.Body}}\"}}'}";
     format!("{}, {looks}]", &pipeline[..pipeline.len() - 1])
+}
+
+/// What nobody takes of an HTTP/2 connection is not in the books for as long as it lives: padding, and bodies of refused requests.
+#[test]
+fn what_nobody_takes_leaves_the_books() {
+    use h2_client::{Raw, block, frame};
+    on_both(|io| {
+        let house = House::new(io, "h2c: true", MOCK);
+        let mut raw = Raw::new(house.port);
+        let post = |more: &[(&str, &str)]| {
+            let head = [(":method", "POST"), (":scheme", "http"), (":authority", "a.test"), (":path", "/")];
+            block(&[&head[..], more].concat())
+        };
+        let other = || memory::snapshot().of(Kind::Other);
+        raw.send(&frame(1, 4, 1, &post(&[])));
+        raw.send(&frame(0, 1, 1, b"x"));
+        assert!(raw.until(1).is_some());
+        let mut idle = 0;
+        eventually("it is idle", || std::mem::replace(&mut idle, other()) == other() && idle > 0);
+        let mut padded = vec![255, b'x'];
+        padded.resize(257, 0);
+        for n in 1..100u32 {
+            raw.send(&frame(1, 4, 2 * n + 1, &post(&[])));
+            raw.send(&frame(0, 1 | 8, 2 * n + 1, &padded));
+            assert!(raw.until(1).is_some());
+        }
+        for n in 100..103u32 {
+            raw.send(&frame(1, 4, 2 * n + 1, &post(&[("expect", "a reply")])));
+            raw.send(&frame(0, 0, 2 * n + 1, &[7; 16_000]));
+            raw.send(&frame(0, 1, 2 * n + 1, &[7; 16_000]));
+            assert!(raw.until(1).is_some());
+        }
+        eventually("nothing more is booked than before", || other() <= idle);
+    });
+}
+
+/// The head of a request over HTTP/2 is booked until its exchange has ended, at what it stands for.
+#[test]
+fn heads_of_streams_are_in_the_books() {
+    use h2_client::{Raw, block, frame};
+    on_both(|io| {
+        let backend = Backend::new(|mut wire, _| {
+            wire.message();
+            wire.exactly(1);
+        });
+        let house = House::with_timeouts(io, "h2c: true", &proxy_to(backend.port), Timeouts::default());
+        let mut raw = Raw::new(house.port);
+        let long = "x".repeat(10_000);
+        let head = [(":method", "GET"), (":scheme", "http"), (":authority", "a.test"), (":path", "/"), ("x-a", &long)];
+        for n in 0..5u32 {
+            raw.send(&frame(1, 5, 2 * n + 1, &block(&head)));
+        }
+        eventually("the heads are booked", || (50_000..60_000).contains(&memory::snapshot().of(Kind::Heads)));
+        drop(raw);
+        eventually("and no longer", || memory::snapshot().of(Kind::Heads) == 0);
+    });
 }
 
 #[test]

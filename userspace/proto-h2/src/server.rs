@@ -34,6 +34,9 @@ pub trait Engine: 'static {
 pub trait Stream: 'static {
     type Body: Body;
 
+    /// Bytes of the head's names and values, and how many fields it has. What came as a number of a table counts as what it stands for.
+    fn head_size(&self) -> (usize, usize);
+
     /// Reads the head of the request by the rules of [`multiplexed`]. `into` is cleared and filled.
     fn read_head(&mut self, limits: &Limits, into: &mut Request) -> Result<MultiplexedHead, Fault>;
 
@@ -180,6 +183,15 @@ pub struct MachineStream {
 
 impl Stream for MachineStream {
     type Body = MachineBody;
+
+    fn head_size(&self) -> (usize, usize) {
+        let Some(request) = &self.request else { return (0, 0) };
+        let (uri, fields) = (request.uri(), request.headers());
+        let target = uri.path_and_query().map_or(0, |path| path.as_str().len());
+        let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+        let lines: usize = fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        (target + authority + lines, fields.len())
+    }
 
     fn read_head(&mut self, limits: &Limits, into: &mut Request) -> Result<MultiplexedHead, Fault> {
         let Some(request) = &self.request else { return Err(Fault::Truncated) };
