@@ -231,6 +231,12 @@ impl Control {
         lock(&self.inner.trouble).clone()
     }
 
+    /// Why this member may be behind: it has heard of no leader, or, where it does not vote, from no primary for longer than
+    /// `after`.
+    pub fn cut_off(&self, after: Duration) -> Option<String> {
+        self.inner.cut_off(after)
+    }
+
     /// What [`Control::failed`] waits for, if it has come already.
     pub fn failure(&self) -> Option<String> {
         self.inner.failure()
@@ -683,7 +689,33 @@ impl Inner {
         lock(&self.leaderless_since).map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    fn note_leader(&self, known: bool) {
+    /// Why this member may be behind, once it has heard of nobody who decides for longer than `after`.
+    fn cut_off(&self, after: Duration) -> Option<String> {
+        // One that leads, and that no majority confirms any more, still takes itself for the leader.
+        let led = self.voter.as_ref().map(|voter| voter.raft.metrics().borrow().clone());
+        let unconfirmed = led.filter(|raft| raft.state == ServerState::Leader && self.leading().is_none());
+        let unconfirmed = unconfirmed.and_then(|raft| raft.millis_since_quorum_ack).map(Duration::from_millis);
+        let silence = self.leaderless_for().max(unconfirmed.unwrap_or_default());
+        if silence <= after {
+            return None;
+        }
+        let seconds = silence.as_secs();
+        Some(if self.voter.is_some() {
+            format!(
+                "{}; it has been so for {seconds} s: no change is taken, and traffic is served as it was last configured",
+                self.no_leader("").message
+            )
+        } else {
+            let urls = self.candidates().join(", ");
+            format!(
+                "no primary has said anything for {seconds} s ({urls}): changes do not reach this member, and traffic is served as it \
+                 was last configured; see its log for why, and look at the primaries, --primary-listen-peer-urls and --cluster-name"
+            )
+        })
+    }
+
+    /// Whether the leader, or for one that does not vote a primary, is known; it is not known since the first time it was not.
+    pub(crate) fn note_leader(&self, known: bool) {
         let mut since = lock(&self.leaderless_since);
         *since = if known { None } else { since.or(Some(Instant::now())) };
     }

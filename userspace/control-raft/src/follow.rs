@@ -1,4 +1,5 @@
-//! How a member that does not vote learns of changes: it reads the watch stream of one that does.
+//! How a member that does not vote learns of changes: it reads the watch stream of one that does. Where the cluster was founded anew
+//! it goes along; whether its edge takes what that has is for the edge to say.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,9 @@ pub async fn follow(inner: Arc<Inner>) {
             continue;
         }
         let url = &candidates[turn % candidates.len()];
-        match read(&inner, url).await {
+        let done = read(&inner, url).await;
+        inner.note_leader(false);
+        match done {
             Ok(()) => tracing::info!(url, "the watch stream ended; looking for another member"),
             // The same is not said again with every try.
             Err(error) if error.is_a_fault_of_configuration() && error.to_string() != told => {
@@ -42,6 +45,7 @@ async fn read(inner: &Inner, url: &str) -> Result<(), WireError> {
     tracing::info!(url, version = view.version, "following");
     let broken = |reason: String| WireError::Call(CallError { url: url.to_owned(), reason, unsent: false });
     while let Some(line) = lines.next(SILENCE).await.map_err(broken)? {
+        inner.note_leader(true);
         let update = serde_json::from_slice(&line).map_err(|e| broken(format!("unreadable update: {e}")))?;
         advance(inner, update, line.len()).map_err(broken)?;
     }

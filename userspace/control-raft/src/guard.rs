@@ -274,7 +274,9 @@ fn belongs(inner: &Inner, origin: &Origin, headers: &HeaderMap, proven: bool) ->
     if !theirs.is_empty() && !ours.is_empty() && theirs != ours {
         return elsewhere(format!(
             "this member and the caller ({from}) belong to two clusters of one name, {cluster:?} (their ids are {ours} and \
-             {theirs}): correct the peer URLs; or, to make the caller a member of this cluster, start it with an empty --data-dir"
+             {theirs}): correct the peer URLs; or, to make the caller a member of this cluster, stop it, move raft.redb out of its \
+             --data-dir and start it (leave the folder edge, which holds what its edge serves; weirctl last-good says what the \
+             cluster lacks of it)"
         ));
     }
     if !to.is_empty() && to != inner.name() {

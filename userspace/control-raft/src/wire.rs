@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use control_api::Member;
 use control_api::client::{Answer, CallError, Client};
 use control_api::tls::TlsError;
+use control_api::{Member, MemberRole};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, StatusCode};
@@ -38,6 +38,9 @@ struct Inner {
     publisher: Arc<Publisher>,
     /// The cluster's id as it was written down, until the state says it.
     stored_id: Mutex<String>,
+    /// It votes in its cluster and in no other. One that does not vote goes with its primaries, also when they founded their
+    /// cluster anew: what it asks them, and what it reports, names no cluster by its id.
+    votes: bool,
     secret: Option<ClusterSecret>,
     insecure: bool,
     /// Members show each other certificates.
@@ -167,6 +170,7 @@ impl Wire {
             cluster_name: config.cluster_name.clone(),
             publisher,
             stored_id: Mutex::default(),
+            votes: config.role == MemberRole::Primary,
             secret: config.secret.clone(),
             insecure: config.insecure_peers,
             encrypted: config.tls.is_some(),
@@ -287,7 +291,8 @@ impl Wire {
     async fn sign(&self, method: &Method, url: &str, to: &str, path: &str, body: &[u8]) -> Result<Sent, WireError> {
         self.may_reach(url)?;
         let inner = &*self.inner;
-        let id = self.cluster_id();
+        let goes_along = !inner.votes && GO_ALONG.iter().any(|begin| path.starts_with(begin));
+        let id = if goes_along { String::new() } else { self.cluster_id() };
         let mut headers = vec![
             (CLUSTER, inner.cluster_name.clone()),
             (CLUSTER_ID, id.clone()),
@@ -502,5 +507,7 @@ pub fn join(url: &str, path: &str) -> String {
 pub const NAME_TAKEN: u16 = 423;
 /// 421 Misdirected Request.
 pub const NOT_LEADER: u16 = 421;
+/// Calls by which a member that does not vote finds out where its primaries are by now.
+const GO_ALONG: [&str; 2] = ["/watch", "/raft/heartbeat"];
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 const HELLO_TIMEOUT: Duration = Duration::from_millis(500);

@@ -239,6 +239,41 @@ fn secondaries_follow_forward_and_survive() {
     secondary.puts("e");
 }
 
+/// One that runs on while its primaries lose everything and found the cluster anew: it goes along, and its writes too.
+#[test]
+fn a_running_secondary_goes_along_when_the_cluster_is_founded_anew() {
+    let mut world = World::new(&["n1"]);
+    let primary = world.start("n1");
+    primary.puts("old");
+    let secondary = world.secondary("s1");
+    let followed = || secondary.control.state();
+    assert!(eventually(|| followed().view.objects.contains_key("old") && !followed().view.cluster_id.is_empty()));
+    let first = secondary.control.state().view.cluster_id.clone();
+    assert!(eventually(|| secondary.control.cut_off(Duration::ZERO).is_none()));
+    primary.kill();
+    assert!(eventually(|| secondary.control.cut_off(Duration::ZERO).is_some()), "it says that it hears from nobody");
+    let told = secondary.control.cut_off(Duration::ZERO).unwrap();
+    assert!(told.contains("no primary has said anything") && told.contains(&world.cluster["n1"]), "{told}");
+    assert_eq!(secondary.control.cut_off(Duration::from_secs(3600)), None);
+
+    world.harm("n1", Harm::Remove);
+    // In the moment of founding it has no id yet, and whoever calls is let in: nobody finds it until it has.
+    let mut elsewhere = world.config("n1");
+    elsewhere.listeners = vec![TcpListener::bind("127.0.0.1:0").unwrap()];
+    elsewhere.initial_cluster.clear();
+    let founded = launch(elsewhere).unwrap();
+    founded.puts("new");
+    assert!(eventually(|| !founded.control.state().view.cluster_id.is_empty()));
+    std::thread::sleep(Duration::from_secs(1));
+    founded.kill();
+    let primary = world.restart("n1");
+    assert!(eventually(|| secondary.control.state().view.objects.contains_key("new")), "it is shut out");
+    assert_ne!(secondary.control.state().view.cluster_id, first);
+    assert!(eventually(|| primary.control.state().view.members.get("s1").is_some_and(|member| member.up)));
+    assert!(eventually(|| secondary.control.cut_off(Duration::ZERO).is_none()));
+    secondary.puts("of-the-secondary");
+}
+
 #[test]
 fn over_https_members_know_each_other_by_their_certificates() {
     let (ours, others) = (Authority::new("ours"), Authority::new("others"));

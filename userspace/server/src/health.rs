@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// An agent that has not come round for so long hangs. The largest configurations take seconds.
 const STUCK: Duration = Duration::from_secs(60);
 
+/// A control half that has heard of nobody who decides for so long says so. Elections and restarts take a second or two.
+const UNHEARD: Duration = Duration::from_secs(10);
+
 /// Written by the halves, read by whoever asks.
 pub struct Health {
     draining: AtomicBool,
@@ -160,7 +163,9 @@ impl Health {
 
     /// What is not well although requests may be sent here.
     pub fn remarks(&self) -> Vec<String> {
-        self.agent.as_ref().and_then(|agent| lock(agent).withheld.clone()).into_iter().collect()
+        let withheld = self.agent.as_ref().and_then(|agent| lock(agent).withheld.clone());
+        let cut_off = self.control().and_then(|control| control.cut_off(UNHEARD));
+        withheld.into_iter().chain(cut_off).collect()
     }
 
     /// The agent came round, with nothing left undone.
