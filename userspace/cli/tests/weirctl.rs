@@ -179,6 +179,47 @@ fn history_diff_and_rollback() {
 }
 
 #[test]
+fn what_is_edited_is_seen_by_nobody_else_and_goes_away() {
+    let world = World::start();
+    world
+        .ctl(&["create", "-f", "-"], TWO)
+        .prints("create Pipeline pl successfully\ncreate HTTPServer hs successfully\n");
+    let directory = tempfile::tempdir().unwrap();
+    let drafts = directory.path().join("drafts");
+    std::fs::create_dir(&drafts).unwrap();
+    let edit = |script: &str| {
+        let editor = directory.path().join("editor");
+        // Editors leave copies beside the file.
+        let text = format!(
+            "stat -c %a \"$1\" \"$(dirname \"$1\")\" > {0}/seen; cp \"$1\" \"$1~\"; {script}",
+            directory.path().display()
+        );
+        std::fs::write(&editor, text).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.args(["--server", &world.address.to_string(), "edit", "pl", "pl"]).env("TMPDIR", &drafts);
+        let done = command.env("WEIRCTL_EDITOR", format!("sh {}", editor.display())).output().unwrap();
+        let seen = std::fs::read_to_string(directory.path().join("seen")).unwrap_or_default();
+        assert_eq!(seen, "600\n700\n", "{done:?}");
+        let left: Vec<_> = std::fs::read_dir(&drafts).unwrap().flatten().map(|entry| entry.path()).collect();
+        (done.status.success(), String::from_utf8_lossy(&done.stderr).into_owned(), left)
+    };
+    for (script, well) in [("true", true), ("echo '# a remark' >> \"$1\"", true), ("exit 3", false)] {
+        let (success, told, left) = edit(script);
+        assert!(success == well && left.is_empty(), "{script}: {told} {left:?}");
+    }
+    let (success, told, left) = edit("echo 'name: [' > \"$1\"");
+    assert!(!success && told.contains("your text is kept in") && left.len() == 1, "{told} {left:?}");
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(&left[0]).unwrap().permissions().mode() & 0o777, 0o700);
+    std::fs::remove_dir_all(&left[0]).unwrap();
+
+    let mut command = Command::new(PROGRAM);
+    command.args(["--server", &world.address.to_string(), "edit", "pl", "pl"]).env("TMPDIR", &drafts);
+    assert!(!command.env("WEIRCTL_EDITOR", "/nowhere/editor").output().unwrap().status.success());
+    assert_eq!(std::fs::read_dir(&drafts).unwrap().count(), 0, "an editor that does not start leaves nothing");
+}
+
+#[test]
 fn check_needs_no_cluster() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
@@ -233,7 +274,8 @@ fn over_tls_with_flags_and_with_contexts() {
     let other_ca = file("other.pem", &others.pem);
     let tls = server_config(&ours.signs("127.0.0.1"), Some(&ours.pem)).unwrap();
     let logins = Logins::new(&[("joe".to_owned(), "secret".to_owned())].into());
-    let world = World::behind(Door { tls: Some(tls), client_certificates: true, logins: None }, Client::default());
+    let world =
+        World::behind(Door { tls: Some(tls.into()), client_certificates: true, ..Door::default() }, Client::default());
     let run = |args: &[&str]| Ended::of(Command::new(PROGRAM).args(args).env("HOME", home.path()).output().unwrap());
 
     let (plain, url) = (world.address.to_string(), format!("https://{}", world.address));

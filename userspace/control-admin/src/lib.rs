@@ -23,6 +23,7 @@ mod logs;
 mod members;
 mod metadata;
 mod model;
+mod names;
 mod objects;
 mod routes;
 mod status;
@@ -30,7 +31,7 @@ mod switch;
 
 pub use alone::router_alone;
 pub use catalog::{Catalog, Category, Checked, KindInfo, LastGood, Local};
-pub use listen::{Admin, Door, bind};
+pub use listen::{Admin, Door, bind, check_open};
 pub use log_ring::LogRing;
 pub use login::Logins;
 pub use model::ModelCatalog;

@@ -6,14 +6,15 @@ use std::time::Duration;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use base_text::{duration, quoted};
+use control_api::tls::{ServerTls, Watch};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::login::{Logins, required};
+use crate::names::{Names, known};
 
 /// The listening half of the API. It closes when the last handle is dropped.
 #[derive(Clone)]
@@ -27,11 +28,46 @@ pub struct Admin {
 #[derive(Clone, Default)]
 pub struct Door {
     /// `--tls`.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<ServerTls>,
     /// `tls` asks for client certificates.
     pub client_certificates: bool,
     /// `basic-auth`.
     pub logins: Option<Logins>,
+    /// `--insecure-api`: other machines get in without a login.
+    pub insecure: bool,
+    /// Names it is reached by beside `localhost`, its addresses and this machine's own name.
+    pub names: Vec<String>,
+}
+
+impl Door {
+    /// It asks who comes in.
+    fn asks(&self) -> bool {
+        self.client_certificates || self.logins.is_some()
+    }
+}
+
+/// Refuses an address that other machines reach, where nobody would be asked who they are. `address` is as `--api-addr` has it.
+pub fn check_open(api_addr: &str, asks: bool, insecure: bool) -> Result<(), String> {
+    if asks || insecure {
+        return Ok(());
+    }
+    for text in api_addr.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+        // What is no address is told when it is to be listened on.
+        let mut addresses = full.to_socket_addrs().into_iter().flatten();
+        if addresses.any(|address| !address.ip().to_canonical().is_loopback()) {
+            return Err(open(text));
+        }
+    }
+    Ok(())
+}
+
+fn open(address: &str) -> String {
+    format!(
+        "--api-addr {address}: everybody who reaches this address could read and change the configuration: keep it on \
+         localhost:2381; or give --tls with --cert-file and --key-file, and --client-ca-file or basic-auth (a key of the \
+         --config-file) to say who gets in; on a network that operators alone reach, --insecure-api"
+    )
 }
 
 /// Listens on `--api-addr`: `HOST:PORT`, `:PORT` for every address, several with commas. A name is bound on all its
@@ -85,29 +121,36 @@ pub fn bind(api_addr: &str) -> Result<Vec<TcpListener>, String> {
 impl Admin {
     /// Serves until [`Admin::shutdown`]. Call inside a tokio runtime.
     pub fn serve(listeners: Vec<TcpListener>, router: Router, door: Door) -> io::Result<Admin> {
+        let asks = door.asks();
         let guarded = match &door.logins {
             Some(logins) => router.layer(from_fn_with_state(logins.clone(), required)),
-            None => router,
+            // Whoever has to show something is no page that was pointed here under another name.
+            None if asks || door.tls.is_some() => router,
+            None => router.layer(from_fn_with_state(Names::new(&door.names), known)),
         };
-        let asks = door.client_certificates || door.logins.is_some();
         let mut tasks = JoinSet::new();
         let mut addresses = Vec::new();
         for listener in listeners {
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let address = listener.local_addr()?;
-            let lacks = match (door.tls.is_some(), asks) {
-                _ if address.ip().is_loopback() => None,
-                (true, true) => None,
-                (true, false) => Some("login; give --client-ca-file or basic-auth"),
-                (false, true) => Some("encryption; give --tls"),
-                (false, false) => Some("encryption or login; keep it on localhost, or give --tls and --client-ca-file"),
-            };
-            if let Some(lacks) = lacks {
-                tracing::warn!(%address, "the admin API is open to other machines without {lacks}");
+            if !address.ip().to_canonical().is_loopback() {
+                match (door.tls.is_some(), asks) {
+                    _ if !asks && !door.insecure => return Err(io::Error::other(open(&address.to_string()))),
+                    (true, true) => {}
+                    (false, true) => {
+                        tracing::warn!(%address, "passwords for the admin API travel without encryption; give --tls")
+                    }
+                    (_, false) => {
+                        tracing::warn!(%address, "--insecure-api: the admin API is open to other machines without a login")
+                    }
+                }
             }
             addresses.push(address);
-            tasks.spawn(accept(listener, guarded.clone(), door.tls.clone().map(TlsAcceptor::from)));
+            tasks.spawn(accept(listener, guarded.clone(), door.tls.clone()));
+        }
+        if let Some(tls) = door.tls.clone() {
+            tasks.spawn(follow(tls));
         }
         Ok(Admin { addresses, encrypted: door.tls.is_some(), tasks: Arc::new(Mutex::new(tasks)) })
     }
@@ -127,7 +170,16 @@ impl Admin {
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, router: Router, tls: Option<TlsAcceptor>) {
+/// Takes the files of the certificate as they change.
+async fn follow(tls: ServerTls) {
+    let mut watch = Watch::new("--cert-file");
+    loop {
+        tokio::time::sleep(LOOKED_AT).await;
+        watch.look(&tls);
+    }
+}
+
+async fn accept(listener: tokio::net::TcpListener, router: Router, tls: Option<ServerTls>) {
     let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -142,7 +194,7 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, tls: Option<T
             Some(_) = connections.join_next() => continue,
         };
         let _ = stream.set_nodelay(true);
-        let (router, tls) = (router.clone(), tls.clone());
+        let (router, tls) = (router.clone(), tls.as_ref().map(|tls| TlsAcceptor::from(tls.config())));
         connections.spawn(async move {
             let Some(tls) = tls else { return serve(stream, router).await };
             match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
@@ -164,5 +216,6 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
         .await;
 }
 
+const LOOKED_AT: Duration = Duration::from_secs(1);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(30);

@@ -24,7 +24,7 @@ fn answers(world: &World, client: &Client, headers: &[(&str, &str)]) -> Result<u
 fn over_tls_the_server_is_verified() {
     let (ours, others) = (Authority::new("ours"), Authority::new("others"));
     let trusting = ClientTrust { authorities: Some(ours.pem.clone()), ..ClientTrust::default() };
-    let door = Door { tls: Some(server_config(&ours.signs("127.0.0.1"), None).unwrap()), ..Door::default() };
+    let door = Door { tls: Some(server_config(&ours.signs("127.0.0.1"), None).unwrap().into()), ..Door::default() };
     let world = World::behind(door, client(trusting.clone()));
     assert_eq!(world.get("/healthz").status, 200);
     assert!(world.admin.encrypted());
@@ -42,7 +42,8 @@ fn over_tls_the_server_is_verified() {
 fn a_certificate_for_another_name_is_not_believed() {
     let ours = Authority::new("ours");
     let trust = ClientTrust { authorities: Some(ours.pem.clone()), ..ClientTrust::default() };
-    let door = Door { tls: Some(server_config(&ours.signs("elsewhere.test"), None).unwrap()), ..Door::default() };
+    let door =
+        Door { tls: Some(server_config(&ours.signs("elsewhere.test"), None).unwrap().into()), ..Door::default() };
     let world = World::behind(door, client(trust.clone()));
     let told = answers(&world, &client(trust), &[]).unwrap_err();
     assert!(told.contains("not valid for name"), "{told}");
@@ -53,12 +54,61 @@ fn with_client_certificates_nobody_else_gets_in() {
     let (ours, others) = (Authority::new("ours"), Authority::new("others"));
     let trust = |identity| ClientTrust { authorities: Some(ours.pem.clone()), identity, ..ClientTrust::default() };
     let tls = server_config(&ours.signs("127.0.0.1"), Some(&ours.pem)).unwrap();
-    let door = Door { tls: Some(tls), client_certificates: true, ..Door::default() };
+    let door = Door { tls: Some(tls.into()), client_certificates: true, ..Door::default() };
     let world = World::behind(door, client(trust(Some(ours.signs("operator")))));
     assert_eq!(world.get("/healthz").status, 200);
     for (who, identity) in [("nobody", None), ("a stranger", Some(others.signs("operator")))] {
         assert!(answers(&world, &client(trust(identity)), &[]).is_err(), "{who} got in");
     }
+}
+
+#[test]
+fn a_page_that_pointed_its_name_here_gets_nothing() {
+    let world = World::start();
+    let open = Client::default();
+    for (method, path) in [
+        ("GET", "/apis/v2/objects"),
+        ("POST", "/apis/v2/objects"),
+        ("DELETE", "/apis/v2/objects?all=true"),
+        ("GET", "/metrics"),
+        ("GET", "/"),
+    ] {
+        let ask = |host: &str| {
+            // Its origin is the very name it calls by.
+            let origin = format!("http://{host}");
+            let headers = [("host", host), ("origin", origin.as_str())];
+            let url = format!("http://{}{path}", world.address);
+            let call = open.call(method.parse().unwrap(), &url, &headers, "name: a", Duration::from_secs(10));
+            let answer = world.wait(call).unwrap();
+            (answer.status.as_u16(), String::from_utf8_lossy(&answer.body).into_owned())
+        };
+        for host in ["evil.example", "evil.example:2381", "127.0.0.1.evil.example", "localhost.evil.example:2381"] {
+            let (status, told) = ask(host);
+            assert!(status == 403 && told.contains("--api-names"), "{method} {path} as {host}: {status} {told}");
+        }
+        for host in ["localhost:2381", "127.0.0.1", "[::1]:2381"] {
+            assert_ne!(ask(host).0, 403, "{method} {path} as {host}");
+        }
+    }
+    let named = World::behind(Door { names: vec!["edge-1.example".to_owned()], ..Door::default() }, Client::default());
+    assert_eq!(answers(&named, &open, &[("host", "edge-1.example:80")]), Ok(200));
+    assert_eq!(answers(&named, &open, &[("host", "edge-2.example:80")]), Ok(403));
+}
+
+#[test]
+fn without_a_login_it_is_not_opened_to_others() {
+    let world = World::start();
+    let serve = |door: Door| {
+        let listeners = control_admin::bind("0.0.0.0:0").unwrap();
+        world.wait(async { control_admin::Admin::serve(listeners, axum::Router::new(), door).map(drop) })
+    };
+    let told = serve(Door::default()).unwrap_err().to_string();
+    for part in ["--api-addr 0.0.0.0:", "--client-ca-file", "basic-auth", "--insecure-api"] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+    serve(Door { insecure: true, ..Door::default() }).unwrap();
+    let logins = Logins::new(&BTreeMap::from([("ann".to_owned(), "secret".to_owned())]));
+    serve(Door { logins: Some(logins), ..Door::default() }).unwrap();
 }
 
 #[test]

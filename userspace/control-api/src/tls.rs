@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -13,9 +14,10 @@ use rustls::{
 };
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// PEM, and where it came from: a flag with its file, or a key of a file.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Pem {
     /// As messages call it, such as `--cert-file /etc/weir/api.pem`.
     pub from: String,
@@ -23,7 +25,7 @@ pub struct Pem {
 }
 
 /// A certificate chain and its key.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     pub chain: Pem,
     pub key: Pem,
@@ -126,6 +128,161 @@ impl Identity {
             other => TlsError(format!("{pair}: {other}")),
         }
     }
+}
+
+/// Where an identity and authorities come from: flags and their files.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    pub chain: (String, PathBuf),
+    pub key: (String, PathBuf),
+    pub authorities: Option<(String, PathBuf)>,
+}
+
+impl TlsFiles {
+    pub fn read(&self) -> Result<(Identity, Option<Pem>), TlsError> {
+        let read = |(flag, path): &(String, PathBuf)| Pem::read(flag, path);
+        let identity = Identity { chain: read(&self.chain)?, key: read(&self.key)? };
+        Ok((identity, self.authorities.as_ref().map(read).transpose()?))
+    }
+}
+
+/// What a server shows and asks for, until its files say something else. Clones are handles of the same.
+#[derive(Clone)]
+pub struct ServerTls {
+    inner: Arc<RwLock<Shown>>,
+    files: Option<TlsFiles>,
+}
+
+struct Shown {
+    config: Arc<ServerConfig>,
+    /// Last moment of the certificate, if it can be told.
+    ends: Option<SystemTime>,
+    identity: Option<Identity>,
+    authorities: Option<Pem>,
+}
+
+impl ServerTls {
+    /// Taken from files, which are read again by [`reload`](ServerTls::reload).
+    pub fn of(files: TlsFiles) -> Result<ServerTls, TlsError> {
+        let (identity, authorities) = files.read()?;
+        let inner = Arc::new(RwLock::new(Shown::new(identity, authorities)?));
+        Ok(ServerTls { inner, files: Some(files) })
+    }
+
+    /// For new connections.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.shown().config.clone()
+    }
+
+    /// When the certificate ends.
+    pub fn ends(&self) -> Option<SystemTime> {
+        self.shown().ends
+    }
+
+    /// The pair and the authorities in force, where they came from files.
+    pub fn identity(&self) -> Option<(Identity, Option<Pem>)> {
+        let shown = self.shown();
+        Some((shown.identity.clone()?, shown.authorities.clone()))
+    }
+
+    /// Takes the files as they are now; true when they had changed. What cannot be used changes nothing: chain and key are seldom
+    /// replaced in the same moment.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let Some(files) = &self.files else { return Ok(false) };
+        let (identity, authorities) = files.read()?;
+        {
+            let shown = self.shown();
+            if shown.identity.as_ref() == Some(&identity) && shown.authorities == authorities {
+                return Ok(false);
+            }
+        }
+        let fresh = Shown::new(identity, authorities)?;
+        *self.inner.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(true)
+    }
+
+    fn shown(&self) -> RwLockReadGuard<'_, Shown> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shown {
+    fn new(identity: Identity, authorities: Option<Pem>) -> Result<Shown, TlsError> {
+        let config = server_config(&identity, authorities.as_ref())?;
+        let ends = identity.chain.certificates()?.first().and_then(|certificate| end_of(certificate));
+        Ok(Shown { config, ends, identity: Some(identity), authorities })
+    }
+}
+
+/// One that stays as it is.
+impl From<Arc<ServerConfig>> for ServerTls {
+    fn from(config: Arc<ServerConfig>) -> ServerTls {
+        let shown = Shown { config, ends: None, identity: None, authorities: None };
+        ServerTls { inner: Arc::new(RwLock::new(shown)), files: None }
+    }
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// Follows the files of one certificate, and says in the log what became of them.
+pub struct Watch {
+    /// The flag that names the certificate.
+    flag: &'static str,
+    told: String,
+    warned: Option<Instant>,
+}
+
+impl Watch {
+    pub fn new(flag: &'static str) -> Watch {
+        Watch { flag, told: String::new(), warned: None }
+    }
+
+    /// True when another certificate is in force now.
+    pub fn look(&mut self, tls: &ServerTls) -> bool {
+        let changed = match tls.reload() {
+            Ok(true) => {
+                tracing::info!(flag = self.flag, "the certificate was read again");
+                (self.told, self.warned) = (String::new(), None);
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                let error = error.to_string();
+                // The same is not said again with every look.
+                if error != self.told {
+                    tracing::error!(error, "the certificate stays what it was");
+                    self.told = error;
+                }
+                false
+            }
+        };
+        let left = tls.ends().map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
+        if left.is_some_and(|left| left < SOON) && self.warned.is_none_or(|last| last.elapsed() > DAY) {
+            self.warned = Some(Instant::now());
+            let days = left.unwrap_or_default().as_secs() / DAY.as_secs();
+            tracing::warn!(
+                flag = self.flag,
+                days,
+                "the certificate ends soon, or has ended; write a new one into its files"
+            );
+        }
+        changed
+    }
+}
+
+/// The log begins to speak of a certificate's end so long before it, once a day.
+const SOON: Duration = Duration::from_secs(7 * 86_400);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Last moment of a certificate.
+fn end_of(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    Some(UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 /// Serves HTTP/1.1 over TLS. With `client_authorities`, clients show a certificate that one of them has signed, or get nowhere.
@@ -264,6 +421,36 @@ mod tests {
             chain: pem("--cert-file c", &made.cert.pem()),
             key: pem("--key-file k", &made.signing_key.serialize_pem()),
         }
+    }
+
+    #[test]
+    fn files_are_taken_as_they_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let write = |identity: &Identity| {
+            std::fs::write(at("c.pem"), &identity.chain.text).unwrap();
+            std::fs::write(at("k.pem"), &identity.key.text).unwrap();
+        };
+        let (first, second) = (identity(), identity());
+        write(&first);
+        let files = TlsFiles {
+            chain: ("--cert-file".into(), at("c.pem")),
+            key: ("--key-file".into(), at("k.pem")),
+            authorities: None,
+        };
+        let tls = ServerTls::of(files).unwrap();
+        let before = tls.config();
+        assert!(tls.ends().is_some_and(|end| end > SystemTime::now()));
+        assert_eq!(tls.reload(), Ok(false));
+        std::fs::write(at("c.pem"), &second.chain.text).unwrap();
+        let told = tls.reload().unwrap_err().to_string();
+        assert!(told.contains("the key is not the certificate's"), "{told}");
+        assert!(Arc::ptr_eq(&before, &tls.config()), "half of a pair changes nothing");
+        std::fs::write(at("k.pem"), &second.key.text).unwrap();
+        assert_eq!(tls.reload(), Ok(true));
+        assert!(!Arc::ptr_eq(&before, &tls.config()));
+        std::fs::remove_file(at("k.pem")).unwrap();
+        assert!(tls.reload().unwrap_err().to_string().contains("--key-file"));
     }
 
     #[test]

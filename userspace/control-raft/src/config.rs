@@ -3,12 +3,11 @@ use std::fmt;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base_text::quoted;
-use control_api::tls::{ClientTrust, Identity, Pem, TlsError, client_config, server_config};
+use control_api::tls::{ClientTrust, Identity, Pem, ServerTls, TlsError, TlsFiles, client_config, server_config};
 use control_api::{Member, MemberRole};
-use rustls::ServerConfig;
 use serde_json::Value;
 
 use crate::secret::ClusterSecret;
@@ -53,17 +52,37 @@ pub type Conceal = Arc<dyn Fn(&Value) -> Value + Send + Sync>;
 /// How members make sure of each other: each shows a certificate that the same authority has signed, whichever side it is on.
 #[derive(Debug, Clone)]
 pub struct PeerTls {
-    pub(crate) server: Arc<ServerConfig>,
-    pub(crate) client: ClientTrust,
+    pub(crate) server: ServerTls,
+    fixed: Option<ClientTrust>,
 }
 
 impl PeerTls {
     /// `identity` is shown to those who connect and to those who are connected to.
     pub fn new(identity: Identity, authorities: Pem) -> Result<PeerTls, TlsError> {
-        let server = server_config(&identity, Some(&authorities))?;
+        let server = server_config(&identity, Some(&authorities))?.into();
         let client = ClientTrust { authorities: Some(authorities), identity: Some(identity), skip_verify: false };
         client_config(&client)?;
-        Ok(PeerTls { server, client })
+        Ok(PeerTls { server, fixed: Some(client) })
+    }
+
+    /// As [`new`](PeerTls::new), from files that are read again when they change.
+    pub fn of(files: TlsFiles) -> Result<PeerTls, TlsError> {
+        let tls = PeerTls { server: ServerTls::of(files)?, fixed: None };
+        client_config(&tls.client())?;
+        Ok(tls)
+    }
+
+    /// When the certificate that this member shows ends.
+    pub fn ends(&self) -> Option<SystemTime> {
+        self.server.ends()
+    }
+
+    pub(crate) fn client(&self) -> ClientTrust {
+        let in_force = || {
+            let (identity, authorities) = self.server.identity().unzip();
+            ClientTrust { authorities: authorities.flatten(), identity, skip_verify: false }
+        };
+        self.fixed.clone().unwrap_or_else(in_force)
     }
 }
 

@@ -22,7 +22,8 @@ use tokio::task::JoinSet;
 
 use crate::admission;
 use crate::config::{
-    Conceal, Config, PLAIN, StartError, StartErrorKind, StateFlag, check_plain, check_scheme, host_port, same_place,
+    Conceal, Config, PLAIN, PeerTls, StartError, StartErrorKind, StateFlag, check_plain, check_scheme, host_port,
+    same_place,
 };
 use crate::guard::Guard;
 use crate::instance;
@@ -211,6 +212,9 @@ impl Control {
         }
         inner.spawn_lasting("the upkeep of the members", upkeep::upkeep(inner.clone()));
         inner.spawn("the bounds of the log", bounds::keep_short(inner.clone()));
+        if let Some(tls) = config.tls {
+            inner.spawn_lasting("reading the member's certificate", follow_certificates(inner.clone(), tls));
+        }
         if let Some(secret) = inner.guard.secret().cloned() {
             inner.spawn_lasting("reading the cluster's secret", follow_secret(secret));
         }
@@ -1033,6 +1037,19 @@ async fn caught_up(voter: &Voter) {
     if let Some(committed) = voter.store.committed() {
         let _ =
             voter.raft.wait(Some(Duration::from_secs(5))).applied_index_at_least(Some(committed.index), "replay").await;
+    }
+}
+
+/// Takes the files of the member's certificate as they change.
+async fn follow_certificates(inner: Arc<Inner>, tls: PeerTls) {
+    let mut watch = control_api::tls::Watch::new("--peer-cert-file");
+    loop {
+        tokio::time::sleep(SECRET_LOOKED_AT).await;
+        if watch.look(&tls.server)
+            && let Err(error) = inner.wire().trust(&tls)
+        {
+            tracing::error!(%error, "other members are called with the certificate from before");
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base_text::duration;
+use control_api::tls::ServerTls;
 use control_api::{Delta, Document, Snapshot, Update};
 use control_state::State;
 use hyper::body::{Frame, Incoming};
@@ -20,7 +21,6 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
-use rustls::ServerConfig;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -58,8 +58,7 @@ pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
 }
 
 /// Serves until it is dropped, and then lets go of every connection at once.
-pub async fn serve(listener: TcpListener, router: Router, tls: Option<Arc<ServerConfig>>) {
-    let tls = tls.map(TlsAcceptor::from);
+pub async fn serve(listener: TcpListener, router: Router, tls: Option<ServerTls>) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, from) = tokio::select! {
@@ -74,7 +73,7 @@ pub async fn serve(listener: TcpListener, router: Router, tls: Option<Arc<Server
             Some(_) = connections.join_next() => continue,
         };
         let _ = stream.set_nodelay(true);
-        let (router, tls) = (router.clone(), tls.clone());
+        let (router, tls) = (router.clone(), tls.as_ref().map(|tls| TlsAcceptor::from(tls.config())));
         connections.spawn(async move {
             let mut origin = Origin { address: from.ip(), certificate: None };
             let Some(tls) = tls else { return converse(stream, router, origin).await };

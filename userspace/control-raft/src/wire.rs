@@ -1,7 +1,7 @@
 //! What members say to each other, and how it is sent.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use hyper::{HeaderMap, Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, host_port, is_here, is_loopback};
+use crate::config::{Config, PeerTls, host_port, is_here, is_loopback};
 use crate::control::lock;
 use crate::publish::Publisher;
 use crate::seal::{
@@ -28,11 +28,11 @@ use crate::types::Peer;
 /// Sends requests to other members; all clones share one pool of connections.
 #[derive(Clone)]
 pub struct Wire {
-    client: Client,
     inner: Arc<Inner>,
 }
 
 struct Inner {
+    client: RwLock<Client>,
     name: String,
     cluster_name: String,
     publisher: Arc<Publisher>,
@@ -159,13 +159,14 @@ pub struct ErrorBody {
 impl Wire {
     /// Without certificates members are reached in plain text alone, with them over TLS alone.
     pub fn new(config: &Config, publisher: Arc<Publisher>) -> Result<Self, TlsError> {
-        let client = match &config.tls {
-            Some(tls) => Client::trusting(CONNECT_TIMEOUT, &tls.client)?,
-            None => Client::new(CONNECT_TIMEOUT),
-        };
         let urls = config.initial_cluster.values().chain(&config.primary_peer_urls).chain(&config.advertise_peer_url);
         let hosts = urls.filter_map(|url| host_port("", url).ok()).map(|(host, _)| host);
+        let client = match &config.tls {
+            Some(tls) => Client::trusting(CONNECT_TIMEOUT, &tls.client())?,
+            None => Client::new(CONNECT_TIMEOUT),
+        };
         let inner = Inner {
+            client: RwLock::new(client),
             name: config.name.clone(),
             cluster_name: config.cluster_name.clone(),
             publisher,
@@ -177,7 +178,18 @@ impl Wire {
             local: hosts.filter(|host| is_loopback(host)).collect(),
             receivers: Receivers::new(),
         };
-        Ok(Wire { client, inner: Arc::new(inner) })
+        Ok(Wire { inner: Arc::new(inner) })
+    }
+
+    /// Shows and believes other certificates from now on; calls that are under way end as they began.
+    pub fn trust(&self, tls: &PeerTls) -> Result<(), TlsError> {
+        let client = Client::trusting(CONNECT_TIMEOUT, &tls.client())?;
+        *self.inner.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        Ok(())
+    }
+
+    fn client(&self) -> Client {
+        self.inner.client.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The cluster's id, as soon as this member knows it.
@@ -247,7 +259,7 @@ impl Wire {
         let call = async {
             for turn in 0.. {
                 let sent = self.sign(&method, url, to, path, &body).await?;
-                let answer = self.client.call(method.clone(), &whole, &sent.headers(), body.clone(), timeout).await;
+                let answer = self.client().call(method.clone(), &whole, &sent.headers(), body.clone(), timeout).await;
                 let answer = answer.map_err(WireError::Call)?;
                 if turn == 0 && self.stale(url, &sent, answer.status) {
                     continue;
@@ -268,7 +280,7 @@ impl Wire {
         for turn in 0.. {
             let sent = self.sign(&Method::GET, url, "", path, &none).await?;
             let answer =
-                self.client.open(Method::GET, &whole, &sent.headers(), timeout).await.map_err(WireError::Call)?;
+                self.client().open(Method::GET, &whole, &sent.headers(), timeout).await.map_err(WireError::Call)?;
             if turn == 0 && self.stale(url, &sent, answer.status()) {
                 continue;
             }
@@ -336,7 +348,7 @@ impl Wire {
         let nonce = drawn();
         let whole = join(url, HELLO);
         let headers = [(NONCE, nonce.as_str())];
-        let answer = self.client.call(Method::GET, &whole, &headers, Bytes::new(), HELLO_TIMEOUT).await;
+        let answer = self.client().call(Method::GET, &whole, &headers, Bytes::new(), HELLO_TIMEOUT).await;
         let answer = answer.map_err(|error| WireError::Call(CallError { unsent: true, ..error }))?;
         let hello = serde_json::from_slice::<Hello>(&answer.body).ok().filter(|_| answer.status == StatusCode::OK);
         let signature = answer.headers.get(SIGNATURE).map(|value| value.as_bytes()).unwrap_or_default();

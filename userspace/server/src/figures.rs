@@ -5,6 +5,8 @@ use base_runtime::{Worker, WorkerStats, memory};
 use base_telemetry::Telemetry;
 use base_telemetry::families::{self, HalvesRow, MemoryRows, RaftRow, SteeredCounters, WorkerRow, XdpCounters};
 use base_telemetry::registry::Encoder;
+use control_api::tls::ServerTls;
+use control_raft::PeerTls;
 use edge_agent::CertificateEnds;
 use edge_agent::keeper::KeptState;
 use edge_agent::steer::SharedKernel;
@@ -192,6 +194,21 @@ pub fn certificates(ends: CertificateEnds) -> impl Fn(&mut Encoder) + Send + Syn
             let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let labels = [("server", server.as_str()), ("name", name.as_str())];
             encoder.gauge("weir_tls_certificate_expiry_timestamp_seconds", help, &labels, seconds as f64);
+        }
+    }
+}
+
+/// Adds when the certificates end that this member shows on its own doors.
+pub fn own_certificates(admin: Option<ServerTls>, peers: Option<PeerTls>) -> impl Fn(&mut Encoder) + Send + Sync {
+    move |encoder| {
+        let ends =
+            [("admin", admin.as_ref().and_then(ServerTls::ends)), ("peers", peers.as_ref().and_then(PeerTls::ends))];
+        for (door, end) in ends {
+            let Some(end) = end else { continue };
+            let help = "Last moment of the certificate this member shows, in seconds since 1970, by door: admin (--cert-file) or peers \
+                        (--peer-cert-file).";
+            let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            encoder.gauge("weir_control_certificate_expiry_timestamp_seconds", help, &[("door", door)], seconds as f64);
         }
     }
 }

@@ -4,15 +4,13 @@
 
 use base_model::GoDuration;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use control_admin::Logins;
-use control_api::tls::{Identity, Pem, TlsError, server_config};
+use control_admin::{Logins, check_open};
+use control_api::tls::{Identity, ServerTls, TlsError, TlsFiles};
 use control_raft::{ClusterSecret, PeerTls, check_plain};
-use rustls::ServerConfig;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How an option is written.
@@ -52,6 +50,18 @@ const OPTIONS: &[Row] = &[
     row("cluster-role", Shape::Text, "primary", "primary (votes and serves) or secondary (follows and serves)"),
     row("cluster-request-timeout", Shape::Text, "10s", "longest time a change may take to be agreed on"),
     row("api-addr", Shape::Text, "localhost:2381", "address of the admin API"),
+    row(
+        "api-names",
+        Shape::List,
+        "",
+        "names the admin API is reached by, beside localhost, its addresses and this machine's",
+    ),
+    row(
+        "insecure-api",
+        Shape::Switch,
+        "",
+        "open the admin API to other machines without a login; for networks of operators",
+    ),
     row("tls", Shape::Switch, "", "serve the admin API over TLS; needs --cert-file and --key-file"),
     row("cert-file", Shape::Text, "", "certificate chain of the admin API, PEM"),
     row("key-file", Shape::Text, "", "private key of the admin API, PEM"),
@@ -160,9 +170,11 @@ pub struct Options {
     pub cluster_request_timeout: Duration,
     pub api_addr: String,
     /// `--tls` and what belongs to it.
-    pub admin_tls: Option<Arc<ServerConfig>>,
+    pub admin_tls: Option<ServerTls>,
     /// `--client-ca-file`.
     pub admin_client_certificates: bool,
+    pub insecure_api: bool,
+    pub api_names: Vec<String>,
     /// `basic-auth`.
     pub logins: Option<Logins>,
     /// `--peer-…-file`.
@@ -278,7 +290,15 @@ pub fn read(matches: &ArgMatches, environment: &dyn Fn(&str) -> Option<String>) 
     }
     let options = Reader { effective: &effective, said: &said, wrong: &mut wrong }.options(notes);
     match options {
-        Some(mut options) if wrong.is_empty() => {
+        Some(mut options) => {
+            // Only now it is known whether anybody may log in.
+            let asks = !users.is_empty() || options.admin_client_certificates;
+            if let Err(error) = check_open(&options.api_addr, asks, options.insecure_api) {
+                wrong.push(error);
+            }
+            if !wrong.is_empty() {
+                return Err(Wrong(wrong));
+            }
             options.logins = (!users.is_empty()).then(|| Logins::new(&users));
             options.effective = effective;
             Ok(options)
@@ -502,6 +522,8 @@ impl Reader<'_> {
             api_addr: self.text("api-addr"),
             admin_client_certificates: admin_tls.is_some() && self.file("client-ca-file").is_some(),
             admin_tls,
+            insecure_api: self.switch("insecure-api"),
+            api_names: self.list("api-names"),
             logins: None,
             peer_tls,
             cluster_secret,
@@ -554,22 +576,11 @@ impl Reader<'_> {
     }
 
     /// Files that are wrong are told like any other option.
-    fn identity(&mut self, chain: &str, key: &str) -> Option<Identity> {
-        let (chain_flag, key_flag) = (format!("--{chain}"), format!("--{key}"));
-        let read = Identity::read((&chain_flag, self.file(chain)), (&key_flag, self.file(key)));
-        self.told(read).flatten()
-    }
-
-    fn authorities(&mut self, name: &str) -> Option<Pem> {
-        let read = Pem::read(&format!("--{name}"), &self.file(name)?);
-        self.told(read)
-    }
-
     fn told<T>(&mut self, read: Result<T, TlsError>) -> Option<T> {
         read.map_err(|error| self.wrong.push(error.to_string())).ok()
     }
 
-    fn admin_tls(&mut self) -> Option<Arc<ServerConfig>> {
+    fn admin_tls(&mut self) -> Option<ServerTls> {
         if !self.switch("tls") {
             // Left out silently, this would open what somebody meant to protect.
             for name in ["cert-file", "key-file", "client-ca-file"] {
@@ -582,12 +593,20 @@ impl Reader<'_> {
         if self.file("cert-file").is_none() && self.file("key-file").is_none() {
             self.wrong.push("--tls: needs a certificate; give --cert-file and --key-file".into());
         }
-        let (identity, authorities) = (self.identity("cert-file", "key-file"), self.authorities("client-ca-file"));
-        if authorities.is_none() && self.file("client-ca-file").is_some() {
-            return None;
-        }
-        let config = server_config(&identity?, authorities.as_ref());
-        self.told(config)
+        let files = self.tls_files("cert-file", "key-file", "client-ca-file")?;
+        self.told(ServerTls::of(files))
+    }
+
+    /// The files of a pair, which go together, and of the authorities beside it.
+    fn tls_files(&mut self, chain: &str, key: &str, authorities: &str) -> Option<TlsFiles> {
+        let flag = |name: &str| format!("--{name}");
+        let read = Identity::read((&flag(chain), self.file(chain)), (&flag(key), self.file(key)));
+        self.told(read)??;
+        Some(TlsFiles {
+            chain: (flag(chain), self.file(chain)?),
+            key: (flag(key), self.file(key)?),
+            authorities: self.file(authorities).map(|path| (flag(authorities), path)),
+        })
     }
 
     fn peer_tls(&mut self) -> Option<PeerTls> {
@@ -602,10 +621,8 @@ impl Reader<'_> {
         if !missing.is_empty() {
             return None;
         }
-        let (identity, authorities) =
-            (self.identity("peer-cert-file", "peer-key-file"), self.authorities("peer-trusted-ca-file"));
-        let tls = PeerTls::new(identity?, authorities?);
-        self.told(tls)
+        let files = self.tls_files("peer-cert-file", "peer-key-file", "peer-trusted-ca-file")?;
+        self.told(PeerTls::of(files))
     }
 
     fn cluster_secret(&mut self) -> Option<ClusterSecret> {
@@ -741,6 +758,31 @@ mod tests {
         ] {
             let wrong = parse(flags, &[]).unwrap_err().to_string();
             assert!(wrong.contains(part), "{part} is not in {wrong}");
+        }
+    }
+
+    #[test]
+    fn an_api_without_a_login_stays_on_this_machine() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("weir.yaml");
+        std::fs::write(&path, "basic-auth: {ann: secret}\n").unwrap();
+        for address in [
+            "0.0.0.0:2381",
+            ":2381",
+            "[::]:2381",
+            "192.0.2.1:2381",
+            "localhost:2381,0.0.0.0:2382",
+            "[::ffff:192.0.2.1]:1",
+        ] {
+            let wrong = parse(&["--api-addr", address], &[]).unwrap_err().to_string();
+            for part in ["--api-addr", "--client-ca-file", "basic-auth", "--insecure-api", "localhost:2381"] {
+                assert!(wrong.contains(part), "{part} is not in {wrong}");
+            }
+            parse(&["--api-addr", address, "--insecure-api"], &[]).unwrap();
+            parse(&["--api-addr", address, "-f", path.to_str().unwrap()], &[]).unwrap();
+        }
+        for address in ["localhost:2381", "127.0.0.1:0", "[::1]:2381", "127.8.8.8:1", ""] {
+            parse(&["--api-addr", address], &[]).unwrap();
         }
     }
 

@@ -82,6 +82,8 @@ fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
     let health = Arc::new(Health::new(options.edge));
     let local = Arc::new(Local::new(telemetry.clone(), logs, health.clone()));
     telemetry.registry().add(Box::new(figures::control(health.clone())));
+    let shown = figures::own_certificates(options.admin_tls.clone(), options.peer_tls.clone());
+    telemetry.registry().add(Box::new(shown));
     let tokio = threads("control", CONTROL_THREADS)?;
     let api = threads("admin", ADMIN_THREADS)?;
     let signals = tokio.block_on(async { Signals::install() })?;
@@ -347,6 +349,8 @@ async fn open_admin(
             tls: options.admin_tls.clone(),
             client_certificates: options.admin_client_certificates,
             logins: options.logins.clone(),
+            insecure: options.insecure_api,
+            names: api_names(options),
         };
         let listeners = control_admin::bind(&options.api_addr)?;
         Admin::serve(listeners, switch.router(), door).map_err(|e| format!("--api-addr: {e}"))
@@ -373,6 +377,12 @@ async fn open_admin(
         Err(error) => return Err((error, 1)),
     }
     Ok(())
+}
+
+/// Names that somebody wrote down for the admin API.
+fn api_names(options: &Options) -> Vec<String> {
+    let hosts = options.api_addr.split(',').filter_map(|address| address.trim().rsplit_once(':'));
+    hosts.map(|(host, _)| host.to_owned()).chain(options.api_names.iter().cloned()).collect()
 }
 
 /// Tells the fleet that no new flows should come here, and waits until that is written down.

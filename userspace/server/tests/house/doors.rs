@@ -46,6 +46,30 @@ fn the_peer_port_of_one_machine_tells_strangers_nothing() {
 }
 
 #[test]
+fn the_admin_api_stays_here_unless_somebody_logs_in() {
+    for address in ["0.0.0.0:2381", ":2381", "[::]:2381", "localhost:2381,0.0.0.0:2382"] {
+        let (code, _, told) = weir(&["--api-addr", address]);
+        assert_eq!(code, 2, "{address}: {told}");
+        for part in ["--api-addr", "--client-ca-file", "basic-auth", "--insecure-api"] {
+            assert!(told.contains(part), "{part} is not in {told}");
+        }
+    }
+}
+
+#[test]
+fn a_name_pointed_at_the_machine_opens_no_door() {
+    let machine = Machine::start();
+    machine.create(&mock("pl", "hidden-text"));
+    for (port, path) in [(machine.api, "/apis/v2/objects"), (machine.api, "/metrics"), (machine.peer, "/watch")] {
+        let mut page = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
+        let named = [("x-weir-cluster", "eg-cluster-default-name"), ("x-weir-from", "x")];
+        // It calls by the name of a site.
+        let answer = page.request("GET", path, &named, "").unwrap();
+        assert!(answer.status == 403 && !answer.body.contains("hidden-text"), "{path}: {answer:?}");
+    }
+}
+
+#[test]
 fn two_on_one_host_need_nothing_more() {
     let mut primary = Machine::new("p1").flags(["--no-edge"]);
     primary.run();

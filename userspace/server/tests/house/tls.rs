@@ -163,6 +163,65 @@ fn the_admin_api_asks_for_certificates() {
 }
 
 #[test]
+fn certificates_of_the_doors_are_read_again() {
+    let authority = Authority::new("the test's authority");
+    let mut machine = Machine::new("m1").over_https();
+    let directory = machine.directory.clone();
+    let write = |name: &str, pem: &Pem| {
+        // As certbot and its like do it: another file takes the name.
+        let fresh = directory.join(format!("{name}.fresh"));
+        fs::write(&fresh, &pem.text).unwrap();
+        fs::rename(&fresh, directory.join(name)).unwrap();
+    };
+    let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+    write("ca.pem", &authority.pem);
+    for door in ["api", "peer"] {
+        let own = authority.signs("127.0.0.1");
+        write(&format!("{door}.pem"), &own.chain);
+        write(&format!("{door}.key"), &own.key);
+    }
+    machine = machine.flags([
+        "--tls".to_owned(),
+        format!("--cert-file={}", path("api.pem")),
+        format!("--key-file={}", path("api.key")),
+        format!("--peer-cert-file={}", path("peer.pem")),
+        format!("--peer-key-file={}", path("peer.key")),
+        format!("--peer-trusted-ca-file={}", path("ca.pem")),
+    ]);
+    machine.spawn();
+    let trust = |identity| ClientTrust { authorities: Some(authority.pem.clone()), identity, skip_verify: false };
+    let old = client(trust(Some(authority.signs("127.0.0.1"))));
+    let (api, peer) = (format!("127.0.0.1:{}", machine.api), format!("127.0.0.1:{}", machine.peer));
+    let ready = || get(&api, "127.0.0.1", "/apis/v2/healthz", &old).is_ok_and(|(_, answer)| answer.status == 200);
+    eventually("it is ready", || ready().then_some(()));
+    let metrics = get(&api, "127.0.0.1", "/metrics", &old).unwrap().1.body;
+    for door in ["admin", "peers"] {
+        let line = format!("weir_control_certificate_expiry_timestamp_seconds{{door=\"{door}\"");
+        assert!(metrics.lines().any(|l| l.starts_with(&line)), "{door}: {metrics}");
+    }
+    // The key comes after its certificate, and between them nothing is lost.
+    let new = Authority::new("another authority");
+    let own = new.signs("127.0.0.1");
+    write("api.pem", &own.chain);
+    eventually("it says what is wrong", || machine.log().contains("the key is not the certificate's").then_some(()));
+    assert!(ready(), "{}", machine.log());
+    write("api.key", &own.key);
+    let fresh = client(ClientTrust { authorities: Some(new.pem.clone()), ..ClientTrust::default() });
+    eventually("the admin API shows the new one", || get(&api, "127.0.0.1", "/apis/v2/healthz", &fresh).ok());
+    let own = new.signs("127.0.0.1");
+    write("ca.pem", &new.pem);
+    write("peer.pem", &own.chain);
+    write("peer.key", &own.key);
+    let member =
+        client(ClientTrust { authorities: Some(new.pem.clone()), identity: Some(new.signs("m1")), skip_verify: false });
+    // Without the cluster's name it is refused, over TLS that was agreed on.
+    let answered = || get(&peer, "127.0.0.1", "/raft/identity", &member).is_ok_and(|(_, answer)| answer.status == 403);
+    eventually("so does the peer port", || answered().then_some(()));
+    let former = get(&peer, "127.0.0.1", "/raft/identity", &client(trust(Some(authority.signs("m1")))));
+    assert!(former.is_err(), "who was signed by the old authority is a stranger now");
+}
+
+#[test]
 fn members_over_https() {
     if !in_a_network("tls::members_over_https") {
         return;

@@ -131,6 +131,7 @@ impl Machine {
             .args(["--listen-peer-urls", &self.peer_url()])
             .args(["--disable-access", "--log-format", "text"])
             .args(self.secret())
+            .args(self.namespace.iter().map(|_| "--insecure-api"))
             .args(&self.flags)
             .current_dir(&self.directory)
             .stdin(Stdio::null())
@@ -203,7 +204,7 @@ impl Machine {
     }
 
     pub fn try_api(&self, method: &str, path: &str, body: &str) -> io::Result<Answer> {
-        Connection::open(&format!("{}:{}", self.host, self.api))?.request(method, path, &[], body)
+        Connection::open(&format!("{}:{}", self.host, self.api))?.by_address().request(method, path, &[], body)
     }
 
     pub fn api(&self, method: &str, path: &str, body: &str) -> Answer {
@@ -290,6 +291,8 @@ impl Drop for Backend {
 pub struct Connection {
     stream: TcpStream,
     input: Vec<u8>,
+    /// Whom requests are for.
+    host: &'static str,
 }
 
 impl Connection {
@@ -297,12 +300,18 @@ impl Connection {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(Connection { stream, input: Vec::new() })
+        Ok(Connection { stream, input: Vec::new(), host: "house.test" })
     }
 
     /// Over what is open already.
     pub fn over(stream: TcpStream) -> Connection {
-        Connection { stream, input: Vec::new() }
+        Connection { stream, input: Vec::new(), host: "house.test" }
+    }
+
+    /// As people call the doors of a daemon: by no name of a site.
+    pub fn by_address(mut self) -> Connection {
+        self.host = "127.0.0.1";
+        self
     }
 
     pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> io::Result<Answer> {
@@ -311,7 +320,7 @@ impl Connection {
     }
 
     pub fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> io::Result<()> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: house.test\r\nContent-Length: {}\r\n", body.len());
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n", self.host, body.len());
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
