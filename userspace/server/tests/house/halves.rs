@@ -1,7 +1,7 @@
 //! The control half comes, goes and comes back; traffic does not notice.
 
 use crate::cluster::{ADDRESSES, in_a_network, three};
-use crate::world::{Machine, answers, eventually, free_port, get, mock, server};
+use crate::world::{Connection, Machine, answers, eventually, free_port, get, mock, server};
 use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
@@ -45,6 +45,12 @@ fn a_taken_peer_port_is_tried_again_while_traffic_goes_on() {
     eventually("it tries again", || (machine.metric("weir_control_start_failures_total")? >= 2.0).then_some(()));
     let refused = machine.api("POST", "/objects", &mock("no", "x"));
     assert!(refused.status == 503 && refused.body.contains("cannot listen"), "{refused:?}");
+    // It calls by the name of a site, which a page may have pointed here.
+    let page = |machine: &Machine| {
+        let mut page = Connection::open(&format!("127.0.0.1:{}", machine.api)).unwrap();
+        page.request("GET", "/metrics", &[], "").unwrap().status
+    };
+    assert_eq!(page(&machine), 403, "the door is the same without a control half");
     assert_eq!(machine.log().matches("cannot listen").count(), 1, "it is said once:\n{}", machine.log());
     assert!(machine.metric("weir_config_version").is_some_and(|version| version > 0.0), "what traffic is served by");
     machine.still_runs();
@@ -52,6 +58,7 @@ fn a_taken_peer_port_is_tried_again_while_traffic_goes_on() {
     drop(other);
     well(&machine);
     assert_eq!(machine.metric("weir_control_up"), Some(1.0));
+    assert_eq!(page(&machine), 403, "and with one that came later");
     machine.update("pl", &mock("pl", "anew"));
     eventually("the change is live", || get(port, "/").is_ok_and(|a| a.body.starts_with("anew")).then_some(()));
     eventually("ready is said", || machine.log().contains("ready, admin API on").then_some(()));
