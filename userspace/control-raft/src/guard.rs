@@ -15,6 +15,7 @@ use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use base_text::quoted;
 use rustls::client::verify_server_name;
 use rustls::server::ParsedCertificate;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -264,19 +265,22 @@ fn belongs(inner: &Inner, origin: &Origin, headers: &HeaderMap, proven: bool) ->
     let elsewhere = |message: String| Err(Refused { why: Why::Cluster, status: StatusCode::CONFLICT, message });
     if cluster != inner.cluster_name() {
         // Its own name a member tells only to who has shown to be one.
-        let ours = if proven { format!("cluster {:?}", inner.cluster_name()) } else { "another cluster".to_owned() };
+        let ours =
+            if proven { format!("cluster {}", quoted(inner.cluster_name())) } else { "another cluster".to_owned() };
         return elsewhere(format!(
-            "this member belongs to {ours}, the caller ({from}) to {cluster:?}: give both the same --cluster-name, or correct the \
-             peer URLs"
+            "this member belongs to {ours}, the caller ({from}) to {}: give both the same --cluster-name, or correct the \
+             peer URLs",
+            quoted(cluster)
         ));
     }
     let (theirs, ours) = (text(headers, CLUSTER_ID), inner.wire().cluster_id());
     if !theirs.is_empty() && !ours.is_empty() && theirs != ours {
         return elsewhere(format!(
-            "this member and the caller ({from}) belong to two clusters of one name, {cluster:?} (their ids are {ours} and \
+            "this member and the caller ({from}) belong to two clusters of one name, {} (their ids are {ours} and \
              {theirs}): correct the peer URLs; or, to make the caller a member of this cluster, stop it, move raft.redb out of its \
              --data-dir and start it (leave the folder edge, which holds what its edge serves; weirctl last-good says what the \
-             cluster lacks of it)"
+             cluster lacks of it)",
+            quoted(cluster)
         ));
     }
     if !to.is_empty() && to != inner.name() {
@@ -284,7 +288,8 @@ fn belongs(inner: &Inner, origin: &Origin, headers: &HeaderMap, proven: bool) ->
             why: Why::Name,
             status: StatusCode::CONFLICT,
             message: format!(
-                "the call is for member {to:?}, and this is another: correct the URLs in --initial-cluster"
+                "the call is for member {}, and this is another: correct the URLs in --initial-cluster",
+                quoted(to)
             ),
         });
     }
@@ -293,8 +298,9 @@ fn belongs(inner: &Inner, origin: &Origin, headers: &HeaderMap, proven: bool) ->
             why: Why::Name,
             status: StatusCode::FORBIDDEN,
             message: format!(
-                "the caller says it is member {from:?}, and its certificate is neither for that name nor for the host of that \
-                 member's peer URL: give it one with DNS:{from} among its names (--peer-cert-file)"
+                "the caller says it is member {}, and its certificate is neither for that name nor for the host of that \
+                 member's peer URL: give it one with DNS:{from} among its names (--peer-cert-file)",
+                quoted(from)
             ),
         }),
         _ => Ok(()),

@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use base_text::duration;
+use base_text::{duration, quoted};
 use control_api::tls::ServerTls;
 use control_api::{Delta, Document, Snapshot, Update};
 use control_state::State;
@@ -221,13 +221,15 @@ async fn admission(
 /// afterwards.
 fn speaks_for(caller: &Caller, origin: &Origin, name: &str, url: &str) -> Result<(), Response> {
     if *caller.0 != *name {
-        let message = format!("member {:?} cannot speak for {name:?}", caller.0);
+        let message = format!("member {} cannot speak for {}", quoted(&caller.0), quoted(name));
         return Err(refuse(StatusCode::FORBIDDEN, message));
     }
     if !certifies(origin, name, url) {
         let message = format!(
-            "the certificate of member {name:?} is neither for that name nor for the host of its peer URL {url:?}: give it one with \
-             DNS:{name} among its names (--peer-cert-file)"
+            "the certificate of member {} is neither for that name nor for the host of its peer URL {}: give it one with \
+             DNS:{name} among its names (--peer-cert-file)",
+            quoted(name),
+            quoted(url)
         );
         return Err(refuse(StatusCode::FORBIDDEN, message));
     }

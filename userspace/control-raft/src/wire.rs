@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use base_text::duration;
 use bytes::Bytes;
 use control_api::client::{Answer, CallError, Client};
 use control_api::tls::TlsError;
@@ -269,7 +270,7 @@ impl Wire {
             }
             unreachable!("the second turn returns")
         };
-        let late = || failed(&whole, false, format!("no answer within {timeout:?}"));
+        let late = || failed(&whole, false, format!("no answer within {}", duration(timeout)));
         tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(late()))
     }
 
@@ -439,7 +440,7 @@ impl Lines {
                 }
                 Ok(Some(Err(error))) => return Err(error.to_string()),
                 Ok(None) => return Ok(None),
-                Err(_) => return Err(format!("silent for {timeout:?}")),
+                Err(_) => return Err(format!("silent for {}", duration(timeout))),
             }
         }
     }
