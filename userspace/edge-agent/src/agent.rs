@@ -1,7 +1,7 @@
 //! Executes plans: pipelines and servers through [`Traffic`], tables through the kernel.
 
 use crate::certificates::CertificateEnds;
-use crate::desired::{Desired, Ticket};
+use crate::desired::{Desired, Fork, Ticket, Withheld};
 use crate::keeper::{Keeper, KeptState};
 use crate::last_good::LastGood;
 use crate::plan::{Change, plan};
@@ -42,6 +42,8 @@ pub struct Agent {
     keeper: Option<Keeper>,
     kept: KeptState,
     current: Desired,
+    /// What was kept when an earlier state was offered, until an operator has spoken.
+    fork: Option<Fork>,
     failures: Failures,
     certificates: CertificateEnds,
     tickets: Option<InstallTickets>,
@@ -64,6 +66,7 @@ impl Agent {
             filters,
             steer,
             keeper: last_good.clone().map(|last_good| Keeper::start(last_good, &kept)),
+            fork: last_good.as_ref().and_then(LastGood::load_fork),
             last_good,
             kept,
             current: Desired::default(),
@@ -110,6 +113,30 @@ impl Agent {
         &self.current
     }
 
+    /// Why this machine does not take `other`, if so.
+    pub fn outlives(&self, other: &Desired) -> Option<Withheld> {
+        self.current.outlives(other, self.fork.as_ref())
+    }
+
+    /// Whether it is known that the cluster has lost what is served here.
+    pub fn is_forked(&self) -> bool {
+        self.fork.as_ref() == Some(&Fork::of(&self.current))
+    }
+
+    /// The cluster has lost what is served here: that is not forgotten until [`apply`](Agent::apply) takes something else.
+    pub fn keep_fork(&mut self) {
+        if !self.is_forked() {
+            self.set_fork(Some(Fork::of(&self.current)));
+        }
+    }
+
+    fn set_fork(&mut self, fork: Option<Fork>) {
+        if let Some(Err(error)) = self.last_good.as_ref().map(|last_good| last_good.store_fork(fork.as_ref())) {
+            tracing::error!(%error, "that the cluster lost what is served here could not be written down; it is known until a restart");
+        }
+        self.fork = fork;
+    }
+
     /// Makes the machine be as `desired` says. Before anybody is served by it, it is on disk, so that a machine that is killed and
     /// has nothing but its disk never goes back. What cannot be done is reported and leaves the rest as it should be.
     pub fn apply(&mut self, desired: Desired) {
@@ -117,6 +144,9 @@ impl Agent {
             keeper.keep(&self.current, &desired);
         }
         self.become_as(desired);
+        if self.fork.is_some() {
+            self.set_fork(None);
+        }
     }
 
     fn become_as(&mut self, desired: Desired) {

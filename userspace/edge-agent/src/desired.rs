@@ -33,13 +33,23 @@ impl Desired {
     /// Why a machine that has this keeps it when it is offered `other`, if it does: an earlier state of the same cluster, from a
     /// control half that has lost its data or is still catching up; or the state of a cluster that was founded anew under the
     /// same name and lacks objects that are served here. The first change to such a cluster would take the rest off the edges.
-    pub fn outlives(&self, other: &Desired) -> Option<Withheld> {
+    ///
+    /// Versions are counters that unrelated things raise too, so they tell what is older and not what came of what: at the same
+    /// version the documents are compared. And once an earlier state has been kept off (`fork`), a version beyond this one proves
+    /// nothing either: until an operator has spoken only the same documents are taken, which is what a control half that catches
+    /// up comes by.
+    pub fn outlives(&self, other: &Desired, fork: Option<&Fork>) -> Option<Withheld> {
         if other.succeeds.iter().any(|(cluster, version)| *cluster == self.cluster_id && *version >= self.version) {
             return None;
         }
         if self.cluster_id == other.cluster_id {
-            return (other.version < self.version)
-                .then_some(Withheld::Earlier { offered: other.version, served: self.version });
+            let (offered, served) = (other.version, self.version);
+            if offered < served {
+                return Some(Withheld::Earlier { offered, served });
+            }
+            let doubtful = offered == served || fork.is_some_and(|fork| fork.is_at(self));
+            return (doubtful && !same_documents(&self.objects, &other.objects))
+                .then_some(Withheld::Forked { offered, served });
         }
         if self.cluster_name != other.cluster_name {
             return None;
@@ -60,10 +70,56 @@ impl Desired {
     }
 }
 
+/// A state that was kept when an earlier one of its cluster was offered. It is on the disk, so that a start forgets nothing of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Fork {
+    pub cluster_id: String,
+    /// The version that was kept.
+    pub version: u64,
+}
+
+impl Fork {
+    pub fn of(kept: &Desired) -> Fork {
+        Fork { cluster_id: kept.cluster_id.clone(), version: kept.version }
+    }
+
+    fn is_at(&self, kept: &Desired) -> bool {
+        (&self.cluster_id, self.version) == (&kept.cluster_id, kept.version)
+    }
+}
+
+type Documents = BTreeMap<String, Arc<Value>>;
+
+fn same_documents(one: &Documents, other: &Documents) -> bool {
+    one.len() == other.len()
+        && one.iter().all(|(name, document)| other.get(name).is_some_and(|same| same_value(document, same)))
+}
+
+/// Fractions that were written down and read again may differ in their last digit.
+fn same_value(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(a), Value::Number(b)) => {
+            let near = |a: f64, b: f64| (a - b).abs() <= a.abs().max(b.abs()) * 4.0 * f64::EPSILON;
+            a == b || (a.is_f64() && b.is_f64() && a.as_f64().zip(b.as_f64()).is_some_and(|(a, b)| near(a, b)))
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_value(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, value)| b.get(key).is_some_and(|same| same_value(value, same)))
+        }
+        _ => one == other,
+    }
+}
+
 /// Why a machine stays with what it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Withheld {
     Earlier {
+        offered: u64,
+        served: u64,
+    },
+    /// The cluster has come to this version another way.
+    Forked {
         offered: u64,
         served: u64,
     },
@@ -81,8 +137,16 @@ impl fmt::Display for Withheld {
             Withheld::Earlier { offered, served } => write!(
                 f,
                 "the cluster offers version {offered}, and this edge has served version {served} of it: the control half has lost \
-                 changes, or is catching up; version {served} is served until the cluster is as far, or until you say that what the \
-                 cluster has shall be served: weirctl last-good discard {served}"
+                 changes, or is catching up; version {served} is served until the cluster has caught up with it, or until you say what is \
+                 meant: put back what is served here (weirctl last-good restore {served}), or say that what the cluster has shall be \
+                 served (weirctl last-good discard {served})"
+            ),
+            Withheld::Forked { offered, served } => write!(
+                f,
+                "the cluster, now at version {offered}, has not come by version {served} that this edge serves: its control half lost \
+                 changes, and made others since; version {served} is served until you say what is meant: put back what is served \
+                 here (weirctl last-good restore {served}), or say that what the cluster has shall be served (weirctl last-good \
+                 discard {served})"
             ),
             Withheld::Lacking { served, count, names } => {
                 let more = if *count > names.len() { ", …" } else { "" };
@@ -161,6 +225,7 @@ mod tests {
         for (other, expected) in [
             (state("one", "shop", 6, &["a", "b"]), Some("version 6, and this edge has served version 7")),
             (state("one", "shop", 7, &["a", "b"]), None),
+            (state("one", "shop", 7, &["a"]), Some("now at version 7, has not come by version 7")),
             (state("one", "shop", 8, &[]), None),
             (
                 state("two", "shop", 1, &[]),
@@ -170,7 +235,7 @@ mod tests {
             (state("two", "shop", 2, &["a", "b", "c"]), None),
             (state("two", "other", 1, &[]), None),
         ] {
-            let told = kept.outlives(&other).map(|withheld| withheld.to_string());
+            let told = kept.outlives(&other, None).map(|withheld| withheld.to_string());
             assert_eq!(told.is_some(), expected.is_some(), "{other:?}: {told:?}");
             assert!(told.is_none_or(|told| told.contains(expected.unwrap())), "{other:?}");
         }
@@ -178,8 +243,29 @@ mod tests {
             succeeds: Arc::new(vec![("zero".into(), 90), ("one".into(), version)]),
             ..state("two", "shop", 1, &[])
         };
-        assert_eq!(kept.outlives(&said(7)), None, "the operator spoke of this version");
-        assert!(kept.outlives(&said(6)).is_some(), "of an earlier one");
-        assert_eq!(Desired::default().outlives(&state("two", "", 1, &[])), None, "nothing outlives nothing");
+        assert_eq!(kept.outlives(&said(7), Some(&Fork::of(&kept))), None, "the operator spoke of this version");
+        assert!(kept.outlives(&said(6), None).is_some(), "of an earlier one");
+        assert_eq!(Desired::default().outlives(&state("two", "", 1, &[]), None), None, "nothing outlives nothing");
+    }
+    #[test]
+    fn a_fork_ends_by_no_counter() {
+        let state = |version, n: &[f64]| Desired {
+            cluster_id: "one".into(),
+            version,
+            objects: Arc::new(n.iter().map(|n| (format!("o{n:.0}"), Arc::new(json!({"n": n})))).collect()),
+            ..Desired::default()
+        };
+        let kept = state(7, &[1.1, 2.2]);
+        let fork = Fork::of(&kept);
+        assert_eq!(kept.outlives(&state(9, &[1.1]), None), None, "normal following");
+        assert_eq!(kept.outlives(&state(8, &[]), None), None, "everything was deleted");
+        let forked = |offered| Some(Withheld::Forked { offered, served: 7 });
+        for offered in [7, 8, 700] {
+            assert_eq!(kept.outlives(&state(offered, &[1.1]), Some(&fork)), forked(offered));
+            assert_eq!(kept.outlives(&state(offered, &[1.1, 2.2]), Some(&fork)), None, "it has caught up");
+        }
+        assert_eq!(kept.outlives(&state(7, &[1.1 + f64::EPSILON, 2.2]), None), None, "the last digit of a fraction");
+        let older = Fork { version: 6, ..fork };
+        assert_eq!(kept.outlives(&state(8, &[]), Some(&older)), None, "it was about another state");
     }
 }

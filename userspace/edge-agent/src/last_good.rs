@@ -1,7 +1,7 @@
 //! The copy of the desired state on disk, from which a machine serves when there is no control plane: a whole state, and the
 //! [steps](crate::step) that led on from there.
 
-use crate::desired::Desired;
+use crate::desired::{Desired, Fork};
 use crate::step::Step;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -116,16 +116,43 @@ impl LastGood {
         }
     }
 
+    /// What was kept when an earlier state was offered, until an operator has spoken. A file that cannot be read counts for none.
+    pub fn load_fork(&self) -> Option<Fork> {
+        let text = fs::read(self.fork_path()).ok()?;
+        serde_json::from_slice(&text)
+            .inspect_err(|error| {
+                tracing::error!(path = %self.fork_path().display(), %error, "unreadable, and passed over");
+            })
+            .ok()
+    }
+
+    pub fn store_fork(&self, fork: Option<&Fork>) -> io::Result<()> {
+        match fork {
+            Some(fork) => self.replace(&self.fork_path(), &serde_json::to_vec(fork).map_err(io::Error::other)?),
+            None => match fs::remove_file(self.fork_path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => self.sync_directory(),
+            },
+        }
+    }
+
+    fn fork_path(&self) -> PathBuf {
+        self.path.with_file_name("fork.json")
+    }
+
     /// Replaces what is kept: written beside it, flushed to the disk, renamed over it.
     pub fn store(&self, desired: &Desired) -> io::Result<()> {
-        let text = serde_json::to_vec(desired).map_err(io::Error::other)?;
-        let beside = self.path.with_extension("json.new");
+        self.replace(&self.path, &serde_json::to_vec(desired).map_err(io::Error::other)?)
+    }
+
+    fn replace(&self, path: &Path, text: &[u8]) -> io::Result<()> {
+        let beside = path.with_extension("json.new");
         // It holds private keys: nobody but the daemon's user reads it.
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(&text)?;
+        file.write_all(text)?;
         file.sync_all()?;
-        fs::rename(&beside, &self.path)?;
+        fs::rename(&beside, path)?;
         self.sync_directory()
     }
 }

@@ -26,6 +26,10 @@ const AGAIN: Duration = Duration::from_secs(15);
 /// What is asked of the agent; a test has one that panics.
 pub trait Acts {
     fn current(&self) -> &Desired;
+    /// Why what is offered is not taken, if so.
+    fn outlives(&self, offered: &Desired) -> Option<Withheld>;
+    fn is_forked(&self) -> bool;
+    fn keep_fork(&mut self);
     fn apply(&mut self, desired: Desired);
     fn pause(&self) -> Duration;
     fn tick(&mut self);
@@ -34,6 +38,18 @@ pub trait Acts {
 impl Acts for Agent {
     fn current(&self) -> &Desired {
         Agent::current(self)
+    }
+
+    fn outlives(&self, offered: &Desired) -> Option<Withheld> {
+        Agent::outlives(self, offered)
+    }
+
+    fn is_forked(&self) -> bool {
+        Agent::is_forked(self)
+    }
+
+    fn keep_fork(&mut self) {
+        Agent::keep_fork(self);
     }
 
     fn apply(&mut self, desired: Desired) {
@@ -124,15 +140,18 @@ impl<U: Updates> Work<U> {
         }
         if self.news {
             let desired = desired(&self.snapshot);
-            let withheld = agent.current().outlives(&desired);
+            let withheld = agent.outlives(&desired);
             match &withheld {
                 None => {
                     agent.apply(desired);
                     health.agent_applied(agent.current());
                 }
                 // A control half that has just started is behind for a moment, and says more when it is not.
-                Some(Withheld::Earlier { .. }) if self.streaming_since.elapsed() < CATCH_UP => return,
-                Some(_) => {}
+                Some(Withheld::Earlier { .. }) if !agent.is_forked() && self.streaming_since.elapsed() < CATCH_UP => {
+                    return;
+                }
+                Some(Withheld::Earlier { .. } | Withheld::Forked { .. }) => agent.keep_fork(),
+                Some(Withheld::Lacking { .. }) => {}
             }
             self.news = false;
             health.agent_withholds(withheld.map(|withheld| withheld.to_string()));
@@ -246,6 +265,16 @@ mod tests {
         fn current(&self) -> &Desired {
             &self.current
         }
+
+        fn outlives(&self, offered: &Desired) -> Option<Withheld> {
+            self.current.outlives(offered, None)
+        }
+
+        fn is_forked(&self) -> bool {
+            false
+        }
+
+        fn keep_fork(&mut self) {}
 
         fn apply(&mut self, desired: Desired) {
             assert!(desired.version != self.panics_at, "version {} is too much", desired.version);

@@ -121,6 +121,18 @@ fn an_older_state_of_the_cluster_waits_for_the_operators_word() {
     machine.run();
     eventually("it is told", || (machine.metric("weir_edge_withholds")? == 1.0).then_some(()));
     assert!(get(port, "/").unwrap().body.starts_with("newest"));
+
+    // Writes and starts raise the version beyond the one that is served, and end nothing.
+    for turn in 0..4 {
+        machine.create(&mock(&format!("raised-{turn}"), "x"));
+    }
+    let wanted = machine.json("/last-good")["cluster"]["version"].as_u64().unwrap();
+    assert!(machine.metric("weir_config_version").is_some_and(|served| wanted as f64 > served));
+    assert!(get(port, "/").unwrap().body.starts_with("newest"));
+    machine.kill();
+    machine.run();
+    eventually("it is told again", || (machine.metric("weir_edge_withholds")? == 1.0).then_some(()));
+    assert!(get(port, "/").unwrap().body.starts_with("newest"), "a start ends it");
     let version = machine.json("/last-good")["version"].as_u64().unwrap();
     let done = machine.api("POST", &format!("/last-good/discard?version={version}"), "");
     assert_eq!(done.status, 200, "{done:?}");
