@@ -1,11 +1,14 @@
 //! A request body as it comes over a stream of HTTP/2.
 
+use crate::h1_stream::UNDERSCORES_DROPPED;
 use crate::h2_connection::Streams;
+use crate::http_server::Local;
 use crate::pace::Pace;
 use base_runtime::time::Deadline;
 use bytes::Bytes;
 use edge_pipeline::{BodyError, BodyStream, Piece, Sight};
 use proto_h2::server::{Body, BodyBroken, Stream};
+use proto_http::h1::Fault;
 use proto_http::{Headers, Response};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,6 +22,7 @@ pub struct Arrival<S: Stream> {
     stream: Rc<RefCell<S>>,
     /// Of its connection.
     streams: Rc<Streams>,
+    local: Rc<Local>,
     /// The client waits for 100 before it sends.
     expects_continue: bool,
     deadline: Deadline,
@@ -33,6 +37,9 @@ pub struct Arrival<S: Stream> {
     pub bytes: u64,
     ended: bool,
     failed: Option<BodyError>,
+    /// What its trailers broke.
+    fault: Option<Fault>,
+    trailers: Option<Headers>,
     /// Whoever waits for it to be read by somebody else.
     watcher: Option<Waker>,
 }
@@ -44,6 +51,8 @@ pub struct Terms {
     /// Bytes it may have; `None` = any number.
     pub limit: Option<u64>,
     pub pace: Pace,
+    /// Says what trailers may be.
+    pub local: Rc<Local>,
 }
 
 impl<S: Stream> Arrival<S> {
@@ -52,6 +61,7 @@ impl<S: Stream> Arrival<S> {
             body,
             stream: stream.clone(),
             streams: streams.clone(),
+            local: terms.local,
             expects_continue: terms.expects_continue,
             deadline: Deadline::default(),
             pace: terms.pace,
@@ -61,6 +71,8 @@ impl<S: Stream> Arrival<S> {
             bytes: 0,
             ended: false,
             failed: None,
+            fault: None,
+            trailers: None,
             watcher: None,
         }))
     }
@@ -83,6 +95,11 @@ impl<S: Stream> Arrival<S> {
     /// Why it could not be read to its end.
     pub fn failed(&self) -> Option<BodyError> {
         self.failed
+    }
+
+    /// What its trailers broke, when they did.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault
     }
 
     /// From now on it is to come at this pace.
@@ -131,7 +148,7 @@ impl<S: Stream> Arrival<S> {
             Poll::Ready(Ok(Some(bytes))) => {
                 let waited = self.waiting.take().map_or(Duration::ZERO, |since| {
                     self.deadline.clear();
-                    base_runtime::now().saturating_duration_since(since)
+                    base_runtime::now().saturating_duration_since(self.streams.could_send_since(since))
                 });
                 let length = bytes.len() as u64;
                 self.pace.add(length, waited);
@@ -146,6 +163,19 @@ impl<S: Stream> Arrival<S> {
                 Poll::Ready(Ok(Some(bytes)))
             }
             Poll::Ready(Ok(None)) => {
+                match self.body.trailers(&self.local.live().limits) {
+                    Ok(None) => {}
+                    Ok(Some((trailers, dropped))) => {
+                        if dropped > 0 {
+                            self.local.limit(UNDERSCORES_DROPPED);
+                        }
+                        self.trailers = Some(trailers);
+                    }
+                    Err(fault) => {
+                        self.fault = Some(fault);
+                        return self.fail(BodyError::Malformed { status: fault.status() });
+                    }
+                }
                 self.ended = true;
                 self.tell_watcher();
                 Poll::Ready(Ok(None))
@@ -157,10 +187,17 @@ impl<S: Stream> Arrival<S> {
                     self.waiting = Some(base_runtime::now());
                     self.deadline.set_after(self.pace.patience());
                 }
-                match self.deadline.poll_expired(cx) {
-                    Poll::Ready(()) => self.fail(BodyError::TimedOut),
-                    Poll::Pending => Poll::Pending,
+                while self.deadline.poll_expired(cx).is_ready() {
+                    let could = self.waiting.map(|since| (since, self.streams.could_send_since(since)));
+                    match could {
+                        Some((since, could)) if could > since => {
+                            self.waiting = Some(could);
+                            self.deadline.set(could + self.pace.patience());
+                        }
+                        _ => return self.fail(BodyError::TimedOut),
+                    }
                 }
+                Poll::Pending
             }
         }
     }
@@ -196,6 +233,6 @@ impl<S: Stream> BodyStream for RequestBody<S> {
     }
 
     fn trailers(&mut self) -> Option<Headers> {
-        self.0.borrow_mut().body.trailers()
+        self.0.borrow_mut().trailers.take()
     }
 }

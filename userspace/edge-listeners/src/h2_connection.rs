@@ -60,6 +60,12 @@ const STREAM_HIGH_WATER: u64 = 32 * 1024;
 /// of a client that reads slowly.
 const CONNECTION_HIGH_WATER: u64 = 256 * 1024;
 
+/// A connection's window follows what is unread in steps of this size, in bytes.
+const WINDOW_STEP: u32 = 64 * 1024;
+
+/// With fewer bytes left, a connection's window may be what keeps a client from sending: less than a frame, in bytes.
+const SHUT_BELOW: u32 = 16 * 1024;
+
 /// Urgencies are few: before 3, which is what most have, 3, and after it.
 fn class(urgency: u8) -> usize {
     match urgency {
@@ -80,6 +86,10 @@ pub struct Streams {
     taken: Cell<u64>,
     /// Bytes of answers that wait for windows or for their turn, of the urgent, the usual and the other requests.
     waiting: [Rc<Cell<u64>>; 3],
+    /// The window of the connection is used up.
+    shut: Cell<bool>,
+    /// When it was not any more, the last time.
+    opened: Cell<Option<Instant>>,
     driver: RefCell<Option<Waker>>,
     /// Of those that became tunnels.
     tunnels: RefCell<Vec<Weak<Deadline>>>,
@@ -89,6 +99,21 @@ impl Streams {
     /// Bytes of a body were read, or thrown away.
     pub fn took(&self, bytes: u64) {
         self.taken.set(self.taken.get() + bytes);
+    }
+
+    fn set_shut(&self, shut: bool) {
+        if self.shut.replace(shut) && !shut {
+            self.opened.set(Some(base_runtime::now()));
+        }
+    }
+
+    /// Since when the client could have sent what has been waited for since `since`: not while others had used up the window of the
+    /// connection.
+    pub fn could_send_since(&self, since: Instant) -> Instant {
+        match self.shut.get() {
+            true => base_runtime::now().max(since),
+            false => self.opened.get().map_or(since, |opened| opened.max(since)),
+        }
     }
 
     /// Where bytes that wait are counted for a request of this urgency (RFC 9218).
@@ -199,7 +224,8 @@ pub async fn serve(presence: Presence) {
                 local: local.clone(),
                 streams: Rc::default(),
                 streams_most,
-                unread_most: settings.connection_window as usize,
+                window: settings.connection_window,
+                windows: (settings.connection_window, settings.connection_window_most),
                 booking,
                 way: Way::Open,
                 head: None,
@@ -238,7 +264,9 @@ struct Drive<E: Engine> {
     local: Rc<Local>,
     streams: Rc<Streams>,
     streams_most: u32,
-    unread_most: usize,
+    /// Bytes of bodies that may have come and not be taken; at first, and at most.
+    window: u32,
+    windows: (u32, u32),
     booking: Booking,
     way: Way,
     /// The head that has begun to come, by its number, and since when.
@@ -340,14 +368,20 @@ impl<E: Engine> Drive<E> {
         }
     }
 
-    fn keep_books(&self) {
+    fn keep_books(&mut self) {
         let came = self.link.watch().map_or(0, |watch| watch.borrow().data_bytes());
         let taken = &self.streams.taken;
         // Padding, bodies of requests that were refused, and what came after a body was given up are taken by nobody.
         taken.set(if self.streams.open.get() == 0 { came } else { taken.get().min(came) });
-        let unread = (came - taken.get()) as usize;
+        let unread = (came - taken.get()).min(u64::from(self.windows.1)) as u32;
+        let window = window(self.windows, self.window, unread, memory::is_over());
+        if self.window != window {
+            self.window = window;
+            self.engine.set_window(window);
+        }
+        self.streams.set_shut(window.saturating_sub(unread) < SHUT_BELOW);
         let streams = self.streams.open.get() as usize * STREAM_BYTES;
-        self.booking.set(MACHINE_BYTES + streams + unread.min(self.unread_most));
+        self.booking.set(MACHINE_BYTES + streams + unread as usize);
     }
 
     /// What is due is done; the deadline is set for what is due next.
@@ -441,6 +475,13 @@ impl<E: Engine> Drive<E> {
     }
 }
 
+/// The window of a connection with `unread` bytes that nobody has taken yet: they leave the others as much as there was at first. When
+/// memory has run out it grows no more.
+fn window((least, most): (u32, u32), now: u32, unread: u32, no_memory: bool) -> u32 {
+    let wanted = least.saturating_add(unread - unread % WINDOW_STEP).min(most);
+    if no_memory { wanted.min(now) } else { wanted }
+}
+
 /// Serves one request.
 async fn attend<S: Stream>(place: Place, local: Rc<Local>, connection: Rc<Connection>, stream: S) {
     let streams = &place.streams;
@@ -491,6 +532,36 @@ async fn attend<S: Stream>(place: Place, local: Rc<Local>, connection: Rc<Connec
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lies_unread_leaves_others_a_window_while_there_is_memory() {
+        const KIB: u32 = 1024;
+        let sizes = (256 * KIB, 8192 * KIB);
+        for (now, unread, no_memory, expected) in [
+            (256, 0, false, 256),
+            (256, 63, false, 256),
+            (256, 200, false, 448),
+            (448, 448, false, 704),
+            (448, 448, true, 448),
+            (448, 0, true, 256),
+            (8192, 8192, false, 8192),
+        ] {
+            assert_eq!(window(sizes, now * KIB, unread * KIB, no_memory), expected * KIB, "{now} {unread}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_waited_for_while_the_window_is_shut() {
+        let (streams, since) = (Streams::default(), base_runtime::now());
+        assert_eq!(streams.could_send_since(since), since);
+        streams.set_shut(true);
+        assert!(streams.could_send_since(since) >= since);
+        streams.set_shut(false);
+        let opened = streams.opened.get().unwrap();
+        assert_eq!(streams.could_send_since(since), opened.max(since));
+        let later = opened + std::time::Duration::from_secs(1);
+        assert_eq!(streams.could_send_since(later), later);
+    }
 
     #[test]
     fn what_is_urgent_leaves_others_one_piece() {

@@ -215,6 +215,7 @@ impl<S: server::Stream> ClientStream for H2Stream<'_, S> {
             expects_continue: self.head.expect_continue,
             limit,
             pace: Pace::new(&timeouts, timeouts.body),
+            local: self.local.clone(),
         };
         let arrival = Arrival::new(body, &self.stream, self.streams, terms);
         self.arrival = Some(arrival.clone());
@@ -230,7 +231,7 @@ impl<S: server::Stream> ClientStream for H2Stream<'_, S> {
             BodyError::TimedOut => Some("body_timeout"),
             BodyError::Incomplete | BodyError::Refused { .. } => None,
             BodyError::NoMemory => Some("memory"),
-            BodyError::Malformed { .. } => Some("h2_length"),
+            BodyError::Malformed { .. } => Some(arrival.fault().map_or("h2_length", |fault| fault.name())),
         };
         Some(BodyFailure { error, limit })
     }

@@ -22,6 +22,8 @@ on_both_drivers![
     answers_without_a_body,
     interim_answers,
     a_websocket_is_joined,
+    uploads_nobody_reads_stop_no_other,
+    trailers_are_bounded_and_judged,
     an_answer_waits_for_its_client,
     a_cancelled_request_ends_at_the_backend,
     a_server_that_stops_says_so,
@@ -262,6 +264,71 @@ fn a_websocket_is_joined(io: IoMode) {
         assert_eq!(response.await.unwrap().status(), 502);
     });
     eventually("it is counted as what it was answered with", || house.count(502) == 1);
+}
+
+/// More of them than the connection's window has room for at first.
+fn uploads_nobody_reads_stop_no_other(io: IoMode) {
+    let backend = Backend::new(|mut wire, _| {
+        loop {
+            let Some(head) = wire.head() else { return };
+            if head.contains(" /stuck ") {
+                // Until the other end gives up.
+                while !wire.is_closed() {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                return;
+            }
+            wire.exactly(1_000_000);
+            wire.send(OK.as_bytes());
+        }
+    });
+    let house = house(io, &backend);
+    let post = |target: &str, length: usize| {
+        Request::post(format!("http://a.test{target}")).header("content-length", length).body(()).unwrap()
+    };
+    run(async {
+        let (requests, _driver) = connect(house.port).await;
+        let stuck = vec![7; 9_000_000];
+        for _ in 0..8 {
+            let (requests, request, body) = (requests.clone(), post("/stuck", stuck.len()), stuck.clone());
+            tokio::task::spawn_local(async move { drop(ask(&requests, request, &body).await) });
+        }
+        // Until what lies between here and the backend is full.
+        let (mut had, mut still) = (0, 0);
+        while still < 10 || had < 1_000_000 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let has = house.runtime.workers()[0].stats().bytes_in;
+            still = if has == had { still + 1 } else { 0 };
+            had = has;
+        }
+        assert!(had < 60_000_000, "they are stuck: {had}");
+        let answer = ask(&requests, post("/up", 1_000_000), &vec![7; 1_000_000]).await.unwrap();
+        assert_eq!(answer.status, 200);
+    });
+    assert_eq!(house.limit("body_timeout"), 0);
+}
+
+/// As those of chunked bodies over HTTP/1.
+fn trailers_are_bounded_and_judged(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let house = house(io, &backend);
+    run(async {
+        let (requests, _driver) = connect(house.port).await;
+        let trailers = |names: &[String]| {
+            let mut trailers = HeaderMap::new();
+            for name in names {
+                trailers.insert(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), "1".parse().unwrap());
+            }
+            Some(trailers)
+        };
+        let post = || Request::post("http://a.test/").body(()).unwrap();
+        let names = ["x-sum", "a_b", "x_forwarded_for"].map(str::to_owned);
+        assert_eq!(ask_with(&requests, post(), b"body", trailers(&names)).await.unwrap().status, 200);
+        let many: Vec<String> = (0..33).map(|n| format!("x-{n}")).collect();
+        assert_eq!(ask_with(&requests, post(), b"body", trailers(&many)).await.unwrap().status, 431);
+    });
+    assert_eq!(backend.seen()[0].trailers.to_lowercase(), "x-sum: 1\n");
+    assert_eq!((house.limit("underscores_dropped"), house.limit("too_many_trailers")), (1, 1));
 }
 
 /// A client that opens no window holds up what is sent to it, and with it the backend, and nobody else.

@@ -14,7 +14,7 @@ pub fn read(fields: &HeaderMap, into: &mut Headers) {
     }
 }
 
-/// The trailer fields of a message that was received, without those that may not come after a body.
+/// The trailer fields of an answer that was received, without those that may not come after a body.
 pub fn read_trailers(fields: &HeaderMap) -> Headers {
     let mut into = Headers::new();
     for (name, value) in fields.iter().filter(|(name, _)| !is_forbidden_in_trailers(name.as_str().as_bytes())) {

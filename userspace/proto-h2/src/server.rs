@@ -10,6 +10,7 @@ use crate::transport::{Io, Link};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
+use http::HeaderMap;
 use proto_http::h1::Fault;
 use proto_http::multiplexed::{self, MultiplexedHead, Pseudo};
 use proto_http::{Headers, Limits, Request, Response, Version};
@@ -26,6 +27,9 @@ pub trait Engine: 'static {
     /// No more requests are taken; those under way, and those their client sent before it could know, end first.
     fn go_away(&mut self);
 
+    /// So many bytes of all requests' bodies may have come and not be taken.
+    fn set_window(&mut self, bytes: u32);
+
     /// Ends it once what was said is sent.
     fn end(&mut self, why: Reason);
 }
@@ -38,6 +42,9 @@ pub trait Stream: 'static {
     fn head_size(&self) -> (usize, usize);
 
     /// Reads the head of the request by the rules of [`multiplexed`]. `into` is cleared and filled.
+    ///
+    /// One thing cannot be seen here: `#` and what follows it in `:path`, which HTTP/1 answers with 400. The crate cuts it off when it
+    /// reads the pseudo-field, so the request is for what stood before it, for us and for the backend alike.
     fn read_head(&mut self, limits: &Limits, into: &mut Request) -> Result<MultiplexedHead, Fault>;
 
     /// What comes after the head; `None` when nothing does, or it was taken.
@@ -65,8 +72,8 @@ pub trait Body: 'static {
     /// The next bytes; `None` after the last.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyBroken>>;
 
-    /// Trailer fields, once the end was seen.
-    fn trailers(&mut self) -> Option<Headers>;
+    /// Trailer fields that are kept, and how many were left out because of `_`, by the rules of [`multiplexed`]; once the end was seen.
+    fn trailers(&mut self, limits: &Limits) -> Result<Option<(Headers, u32)>, Fault>;
 
     /// Nothing more will come.
     fn is_complete(&self) -> bool;
@@ -167,6 +174,10 @@ impl Engine for Machine {
         self.0.graceful_shutdown();
     }
 
+    fn set_window(&mut self, bytes: u32) {
+        self.0.set_target_window_size(bytes);
+    }
+
     fn end(&mut self, why: Reason) {
         self.0.abrupt_shutdown(why.into());
     }
@@ -258,7 +269,7 @@ pub struct MachineBody {
     body: RecvStream,
     /// The last bytes were seen.
     ended: bool,
-    trailers: Option<Headers>,
+    trailers: Option<HeaderMap>,
 }
 
 impl Body for MachineBody {
@@ -272,8 +283,7 @@ impl Body for MachineBody {
                 }
                 Some(Err(error)) => return Poll::Ready(Err(broken(&error))),
                 None => {
-                    let trailers = ready!(self.body.poll_trailers(cx)).map_err(|error| broken(&error))?;
-                    self.trailers = trailers.map(|fields| fields::read_trailers(&fields));
+                    self.trailers = ready!(self.body.poll_trailers(cx)).map_err(|error| broken(&error))?;
                     self.ended = true;
                 }
             }
@@ -281,8 +291,10 @@ impl Body for MachineBody {
         Poll::Ready(Ok(None))
     }
 
-    fn trailers(&mut self) -> Option<Headers> {
-        self.trailers.take()
+    fn trailers(&mut self, limits: &Limits) -> Result<Option<(Headers, u32)>, Fault> {
+        let Some(trailers) = self.trailers.take() else { return Ok(None) };
+        let fields = trailers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+        multiplexed::read_trailers(fields, limits).map(Some)
     }
 
     fn is_complete(&self) -> bool {

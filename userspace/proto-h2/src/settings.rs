@@ -30,9 +30,11 @@ pub struct ServerSettings {
     pub streams_most: u32,
     /// Bytes of one request's body that may arrive before they are read. Default 64 KiB.
     pub stream_window: u32,
-    /// The same for all requests of a connection together. Default 256 KiB. Memory: this much per connection whose bodies nobody
-    /// reads.
+    /// The same for all requests of a connection together, beside what lies unread. Default 256 KiB.
     pub connection_window: u32,
+    /// The same with what lies unread, up to which the window grows while there is memory. Default 8 MiB, as much as 128 requests hold
+    /// whose bodies nobody reads: less would let them stop the others that share the connection. Memory: this much per connection.
+    pub connection_window_most: u32,
     /// Largest frame accepted, in bytes. Default 16 KiB, the least there is: a frame is in memory as a whole before it is looked at.
     pub frame_bytes: u32,
     /// Requests that may be reset by their client before they were looked at. Default 20. Beyond it the connection ends (Rapid Reset,
@@ -54,6 +56,7 @@ impl Default for ServerSettings {
             streams_most: 128,
             stream_window: 64 * 1024,
             connection_window: 256 * 1024,
+            connection_window_most: 8 * 1024 * 1024,
             frame_bytes: 16 * 1024,
             resets_unseen_most: 20,
             error_resets_most: 256,

@@ -73,7 +73,7 @@ pub use encode::{
 };
 pub use error::{BodyError, Fault, RequestError, ResponseError};
 pub use fields::{accepts_upgrade, is_forbidden_in_trailers, offers_upgrade};
-pub(crate) use fields::{is_lookalike, is_odd};
+pub(crate) use fields::{is_lookalike, is_odd, keeps_trailer};
 pub use request::{RequestHead, parse_request};
 pub use response::{Interim, ResponseHead, parse_response};
 

@@ -5,8 +5,8 @@
 
 use crate::authority::{self, is_authority};
 use crate::bytes::{self, trim};
-use crate::h1::{Fault, is_lookalike, is_odd};
-use crate::headers::{Known, is_name, is_value};
+use crate::h1::{Fault, is_lookalike, is_odd, keeps_trailer};
+use crate::headers::{Headers, Known, is_name, is_value};
 use crate::limits::{Limits, Underscores};
 use crate::message::{Method, Request, Version};
 
@@ -64,6 +64,37 @@ pub fn read_request<'a>(
         }
     }
     read.map(|()| head)
+}
+
+/// Reads the trailer fields of a request, by the rules and bounds that those of a chunked body have. Says also how many were left out
+/// because of `_` in their names, see [`Limits::underscores`].
+pub fn read_trailers<'a>(
+    fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    limits: &Limits,
+) -> Result<(Headers, u32), Fault> {
+    let (mut into, mut dropped) = (Headers::new(), 0);
+    let (mut count, mut bytes) = (0, 0);
+    for (name, value) in fields {
+        let value = trim(value);
+        count += 1;
+        if count > limits.trailers {
+            return Err(Fault::TooManyTrailers);
+        }
+        bytes += name.len() + value.len() + 4;
+        if bytes > limits.trailer_bytes {
+            return Err(Fault::TrailersTooLarge);
+        }
+        if !is_name(name) {
+            return Err(if name.is_empty() { Fault::NameEmpty } else { Fault::NameCharacter });
+        }
+        if !is_value(value) {
+            return Err(Fault::ValueCharacter);
+        }
+        if keeps_trailer(name, name.contains(&b'_'), limits.underscores, &mut dropped)? {
+            into.add(name, value);
+        }
+    }
+    Ok((into, dropped))
 }
 
 fn read_target(

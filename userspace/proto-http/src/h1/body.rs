@@ -8,11 +8,11 @@
 //!  └───────────────────────────────────────────────────────────────────────────┘
 //! ```
 
-use super::fields::{Line, Reading, is_forbidden_in_trailers, read_line};
+use super::fields::{Line, Reading, keeps_trailer, read_line};
 use super::{BodyError, Fault, Framing};
 use crate::bytes::hex;
 use crate::headers::Headers;
-use crate::limits::{Limits, Underscores};
+use crate::limits::Limits;
 use std::ops::Range;
 
 /// Takes the framing off a body. Keeps no body bytes: what it finds are windows of the input.
@@ -328,11 +328,8 @@ impl BodyDecoder {
                 }
                 let (name, value) = (&tail.line[name.0..name.1], &tail.line[value.0..value.1]);
                 self.mended += u32::from(mended);
-                match self.reading.underscores {
-                    _ if is_forbidden_in_trailers(name) => {}
-                    Underscores::Drop if underscore => self.dropped += 1,
-                    Underscores::Refuse if underscore => return Err(Fault::NameUnderscore),
-                    _ => tail.headers.add(name, value),
+                if keeps_trailer(name, underscore, self.reading.underscores, &mut self.dropped)? {
+                    tail.headers.add(name, value);
                 }
                 tail.line.clear();
             }

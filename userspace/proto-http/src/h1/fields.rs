@@ -454,6 +454,24 @@ pub fn is_forbidden_in_trailers(name: &[u8]) -> bool {
         || starts(b"access-control-")
 }
 
+/// Whether a trailer field of a request is kept, whatever version it came over. One with `_` in its name that is left out is counted.
+pub(crate) fn keeps_trailer(
+    name: &[u8],
+    underscore: bool,
+    rule: Underscores,
+    dropped: &mut u32,
+) -> Result<bool, Fault> {
+    match rule {
+        _ if is_forbidden_in_trailers(name) => Ok(false),
+        Underscores::Drop if underscore => {
+            *dropped += 1;
+            Ok(false)
+        }
+        Underscores::Refuse if underscore => Err(Fault::NameUnderscore),
+        _ => Ok(true),
+    }
+}
+
 /// Beside those the engine acts on.
 const FORBIDDEN_TRAILERS: &[&str] = &[
     "accept-ranges",

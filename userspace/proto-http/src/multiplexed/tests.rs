@@ -166,3 +166,37 @@ fn urgency_is_read() {
     }
     assert_eq!(get(&[]).unwrap().0.urgency, None);
 }
+
+#[test]
+fn trailers_are_judged_as_those_of_chunked_bodies() {
+    let judged = |fields: Lines<'_>, limits: &Limits| {
+        let lines = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let over = read_trailers(lines, limits).map(|(headers, dropped)| (headers.len(), dropped));
+        // The same fields after a chunked body.
+        let section: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let mut decoder = crate::h1::BodyDecoder::new(crate::h1::Framing::Chunked, limits);
+        let input = format!("0\r\n{section}\r\n");
+        let mut rest = input.as_bytes();
+        let chunked = loop {
+            match decoder.decode(rest) {
+                Err(error) => break Err(error.kind),
+                Ok(decoded) if decoded.done => {
+                    let kept = decoder.trailers().map_or(0, |headers| headers.len());
+                    break Ok((kept, decoder.dropped()));
+                }
+                Ok(decoded) => rest = &rest[decoded.consumed..],
+            }
+        };
+        assert_eq!(over, chunked, "{fields:?}");
+        over
+    };
+    let bounded = Limits { trailers: 3, trailer_bytes: 60, ..Limits::default() };
+    assert_eq!(judged(&[("x-sum", "7"), ("a_b", "1"), ("x_real_ip", "1"), ("host", "a")][..3], &bounded), Ok((1, 1)));
+    assert_eq!(judged(&[("content_length", "7"), ("authorization", "1")], &bounded), Ok((0, 0)));
+    assert_eq!(judged(&[("a", "1"), ("b", "1"), ("c", "1"), ("d", "1")], &bounded), Err(Fault::TooManyTrailers));
+    assert_eq!(judged(&[("a", &"x".repeat(58))], &bounded), Err(Fault::TrailersTooLarge));
+    let refuse = Limits { underscores: Underscores::Refuse, ..bounded.clone() };
+    assert_eq!(judged(&[("a_b", "1")], &refuse), Err(Fault::NameUnderscore));
+    let allow = Limits { underscores: Underscores::Allow, ..bounded };
+    assert_eq!(judged(&[("a_b", "1")], &allow), Ok((1, 0)));
+}
