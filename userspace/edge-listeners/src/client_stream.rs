@@ -71,6 +71,11 @@ pub trait ClientStream {
     /// Bytes the client is known to have taken so far.
     fn bytes_taken(&self) -> u64;
 
+    /// What the connection has sent in all, and whose turn it is; of no interest where it has one answer at a time.
+    fn turn(&self) -> Turn {
+        Turn::default()
+    }
+
     /// Ends the exchange before its end, so that the client sees it.
     fn reset(&mut self, why: Reset);
 }
@@ -95,6 +100,17 @@ pub enum Follows {
     Body,
     /// Bytes both ways: after 101, or after a CONNECT that was let through.
     Duplex,
+}
+
+/// How an answer shares its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Turn {
+    /// Bytes the client is known to have taken of all answers.
+    pub sent: u64,
+    /// Answers that share the connection.
+    pub answers: u64,
+    /// Bytes each of them sends at most before the others have their turn.
+    pub share: u64,
 }
 
 /// Why an exchange is broken off.

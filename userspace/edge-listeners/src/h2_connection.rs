@@ -54,7 +54,7 @@ pub fn bounds() -> impl Iterator<Item = &'static str> {
 }
 
 /// Bytes of one answer that may wait for windows, or for their turn.
-const STREAM_HIGH_WATER: u64 = 32 * 1024;
+pub const STREAM_HIGH_WATER: u64 = 32 * 1024;
 
 /// The same of all answers of a connection; beyond it each has one piece waiting at most. Memory: this, and a buffer for each stream
 /// of a client that reads slowly.
@@ -99,6 +99,11 @@ impl Streams {
     /// Bytes of a body were read, or thrown away.
     pub fn took(&self, bytes: u64) {
         self.taken.set(self.taken.get() + bytes);
+    }
+
+    /// Requests whose work goes on.
+    pub fn open(&self) -> u32 {
+        self.open.get()
     }
 
     fn set_shut(&self, shut: bool) {

@@ -4,12 +4,12 @@
 //! how far they got decides whether there is room for more, and whether the client is slow.
 
 use crate::Timeouts;
-use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset};
+use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset, Turn};
 use crate::clock;
 use crate::h1_connection::Connection;
 use crate::h1_stream::UNDERSCORES_DROPPED;
 use crate::h2_body::{Arrival, RequestBody, Terms};
-use crate::h2_connection::Streams;
+use crate::h2_connection::{STREAM_HIGH_WATER, Streams};
 use crate::http_server::Local;
 use crate::pace::Pace;
 use base_runtime::Buf;
@@ -361,6 +361,11 @@ impl<S: server::Stream> ClientStream for H2Stream<'_, S> {
 
     fn bytes_taken(&self) -> u64 {
         self.heads + self.progress.written()
+    }
+
+    fn turn(&self) -> Turn {
+        let sent = self.transport().bytes_sent();
+        Turn { sent, answers: u64::from(self.streams.open()), share: STREAM_HIGH_WATER }
     }
 
     fn reset(&mut self, why: Reset) {

@@ -1,6 +1,6 @@
 //! An answer on its way to the client: head and first piece together, the rest as it comes.
 
-use crate::client_stream::{AnswerHead, ClientStream, Follows};
+use crate::client_stream::{AnswerHead, ClientStream, Follows, Turn};
 use crate::pace::Pace;
 use base_runtime::time::Deadline;
 use edge_pipeline::{Body, Piece, Sight};
@@ -107,6 +107,7 @@ async fn in_time<S: ClientStream>(
     }
     let deadline = Deadline::new();
     let (mut had, mut since) = (stream.bytes_taken(), base_runtime::now());
+    let mut turns = Turns::new(stream.turn());
     loop {
         deadline.set_after(pace.patience());
         let ready = poll_fn(|cx| match poll(stream, cx) {
@@ -118,6 +119,7 @@ async fn in_time<S: ClientStream>(
         let (has, now) = (stream.bytes_taken(), base_runtime::now());
         let more = has.saturating_sub(had);
         let too_slow = pace.is_rate() || more > 0;
+        let more = turns.credit(more, stream.turn());
         pace.add(more, now.saturating_duration_since(since));
         match ready {
             Some(Ok(())) => return Sent::Whole,
@@ -127,5 +129,73 @@ async fn in_time<S: ClientStream>(
             }
             None => (had, since) = (has, now),
         }
+    }
+}
+
+/// What an answer that shares its connection is credited with: a client that takes others' bytes at the time is not slow. But where they
+/// move, and this one does not although its turn must have come, or hardly, its own window is what stays closed.
+struct Turns {
+    /// What the connection had sent when this answer last moved.
+    moved: u64,
+    /// The same at the last look.
+    seen: u64,
+}
+
+impl Turns {
+    fn new(turn: Turn) -> Turns {
+        Turns { moved: turn.sent, seen: turn.sent }
+    }
+
+    /// Bytes to credit it with when `own` of its own were taken since the last look.
+    fn credit(&mut self, own: u64, turn: Turn) -> u64 {
+        let all = turn.sent.saturating_sub(std::mem::replace(&mut self.seen, turn.sent));
+        let fair = if own > 0 {
+            self.moved = turn.sent;
+            own.saturating_mul(2 * turn.answers) >= all
+        } else {
+            turn.sent.saturating_sub(self.moved) <= turn.answers * turn.share
+        };
+        if fair { own.max(all) } else { own }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALONE: Turn = Turn { sent: 0, answers: 0, share: 0 };
+
+    fn after(sent: u64) -> Turn {
+        Turn { sent, answers: 100, share: 32 * 1024 }
+    }
+
+    #[test]
+    fn who_waits_for_a_turn_is_credited_with_what_the_connection_sends() {
+        let mut turns = Turns::new(after(0));
+        // A hundred answers in turn over a slow link: each moves a frame in every hundredth look.
+        let mut sent = 0;
+        for look in 1..1_000 {
+            sent += 16 * 1024;
+            let own = if look % 100 == 0 { 16 * 1024 } else { 0 };
+            assert_eq!(turns.credit(own, after(sent)), 16 * 1024, "{look}");
+        }
+    }
+
+    #[test]
+    fn who_does_not_move_in_a_whole_round_is_on_its_own() {
+        let mut turns = Turns::new(after(0));
+        assert!(turns.credit(0, after(3_000_000)) > 0);
+        assert_eq!(turns.credit(0, after(3_300_000)), 0);
+        assert_eq!(turns.credit(0, after(9_000_000)), 0);
+        // A byte now and then is no turn, either.
+        assert_eq!(turns.credit(1, after(12_000_000)), 1);
+    }
+
+    #[test]
+    fn where_nothing_moves_or_nobody_shares_nothing_is_credited() {
+        let mut turns = Turns::new(after(70));
+        assert_eq!(turns.credit(0, after(70)), 0);
+        let mut turns = Turns::new(ALONE);
+        assert_eq!((turns.credit(0, ALONE), turns.credit(5, ALONE)), (0, 5));
     }
 }
