@@ -21,11 +21,13 @@ pub async fn run(server: &Server, what: Option<LastGoodWhat>, format: Format) ->
         structured(&answer, format);
         return Ok(());
     }
-    let created = answer["created"].as_array().map_or(0, Vec::len);
+    let count = |what: &str| answer[what].as_array().map_or(0, Vec::len);
+    let (created, replaced, removed) = (count("created"), count("replaced"), count("removed"));
     let now = answer["version"].as_u64().unwrap_or_default();
     print(&match verb {
         "restore" => format!(
-            "{created} objects of version {kept} are back; the cluster is at version {now}. Custom data was not kept: create it again"
+            "{created} objects of version {kept} are back, {replaced} as they were in it, and {removed} that it did not have are gone; the \
+             cluster is at version {now}. Custom data was not kept: create it again"
         ),
         _ => format!("the cluster's configuration, now version {now}, takes the place of version {kept}"),
     });

@@ -4,8 +4,7 @@ use base_text::quoted;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
-use control_api::Document;
-use control_state::{Action, Entry};
+use control_state::{Action, Comeback, Entry};
 use serde_json::{Value, json};
 
 use crate::body::{Answer, Error, Reply, text};
@@ -18,12 +17,18 @@ type Params = Query<Vec<(String, String)>>;
 pub async fn show(State(api): State<Arc<Api>>) -> Answer {
     let kept = kept(&api)?;
     let view = api.control.state().view.clone();
-    let lacking: Vec<&str> = names(&kept).filter(|name| !view.objects.contains_key(*name)).collect();
+    let comeback = Comeback::of(&view, &kept.cluster_id, kept.version, kept.objects.iter());
     Ok(Reply::body(json!({
         "clusterId": kept.cluster_id,
         "version": kept.version,
         "objects": names(&kept).collect::<Vec<_>>(),
-        "cluster": {"id": view.cluster_id, "version": view.version, "lacks": lacking},
+        "cluster": {
+            "id": view.cluster_id,
+            "version": view.version,
+            "lacks": comeback.lacks,
+            "differs": comeback.differs,
+        },
+        "restore": {"replaces": comeback.replaces, "removes": comeback.removes},
         "withheld": kept.withheld,
     }))
     .version(view.version))
@@ -32,16 +37,27 @@ pub async fn show(State(api): State<Arc<Api>>) -> Answer {
 /// `POST /last-good/restore?version=N`: what was kept becomes part of the cluster's configuration again.
 pub async fn restore(State(api): State<Arc<Api>>, query: Params) -> Answer {
     let kept = meant(&api, &query)?;
-    succeed(&api, kept.cluster_id, kept.version, kept.objects).await
+    let state = api.control.state();
+    let comeback = Comeback::of(&state.view, &kept.cluster_id, kept.version, kept.objects.iter());
+    if comeback.changes_nothing() {
+        return Err(Error::invalid(format!(
+            "version = {version}: the cluster lacks nothing of it, so bringing it back would change nothing; let what the cluster has be \
+             served (weirctl last-good discard {version})",
+            version = kept.version
+        )));
+    }
+    let replaces = state.view.cluster_id == kept.cluster_id;
+    succeed(&api, kept, comeback, replaces).await
 }
 
 /// `POST /last-good/discard?version=N`: what the cluster has takes its place.
 pub async fn discard(State(api): State<Arc<Api>>, query: Params) -> Answer {
     let kept = meant(&api, &query)?;
-    succeed(&api, kept.cluster_id, kept.version, Vec::new()).await
+    succeed(&api, LastGood { objects: Vec::new(), ..kept }, Comeback::default(), false).await
 }
 
-async fn succeed(api: &Api, cluster_id: String, version: u64, objects: Vec<Document>) -> Answer {
+async fn succeed(api: &Api, kept: LastGood, comeback: Comeback, replaces: bool) -> Answer {
+    let LastGood { cluster_id, version, objects, .. } = kept;
     let objects: Vec<Entry> = objects.into_iter().map(|document| Entry::new(document, Vec::new())).collect();
     tracing::warn!(
         cluster_id,
@@ -49,8 +65,14 @@ async fn succeed(api: &Api, cluster_id: String, version: u64, objects: Vec<Docum
         objects = objects.len(),
         "the cluster's configuration succeeds what edges kept"
     );
-    let done = api.control.propose(Action::Succeed { cluster_id, version, objects }).await?;
-    Ok(Reply::body(json!({"version": done.version, "created": done.created})).version(done.version))
+    let done = api.control.propose(Action::Succeed { cluster_id, version, objects, replaces }).await?;
+    Ok(Reply::body(json!({
+        "version": done.version,
+        "created": done.created,
+        "replaced": comeback.replaces,
+        "removed": comeback.removes,
+    }))
+    .version(done.version))
 }
 
 /// The state that the operator names by its version.

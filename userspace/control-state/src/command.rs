@@ -80,6 +80,10 @@ pub enum Action {
         cluster_id: String,
         version: u64,
         objects: Vec<Entry>,
+        /// `objects` are all that was kept, by an edge of this very cluster: they take the place of what was changed last at
+        /// `version` or before, and what they lack of that goes.
+        #[serde(default)]
+        replaces: bool,
     },
     /// A fresh session ticket key: the first one is used at once, later ones wait as the next. `at` in seconds since 1970.
     StageTicketKey {

@@ -23,6 +23,6 @@ mod tickets;
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
 pub use diff::between;
 pub use history::{Change, How};
-pub use objects::owner;
+pub use objects::{Comeback, owner};
 pub use state::{Applied, State};
 pub use tickets::{TICKET_LEAD_S, TICKET_PERIOD_S, TicketStep, ticket_step};

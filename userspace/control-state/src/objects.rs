@@ -135,20 +135,87 @@ pub fn put(state: &mut State, mode: PutMode, entries: Vec<Entry>, now: &str) -> 
     Ok(created)
 }
 
-/// What an edge kept comes back as it was, owners and all; what is here under the same name stays.
-pub fn succeed(state: &mut State, cluster_id: &str, version: u64, entries: Vec<Entry>) -> Result<Vec<String>, Refusal> {
+/// What it means for this configuration that an edge's kept one comes back.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Comeback {
+    /// Names that it has and this one does not.
+    pub lacks: Vec<String>,
+    /// Names that both have, with other documents.
+    pub differs: Vec<String>,
+    /// Of those, the ones that are replaced: they were changed last when the kept one was.
+    pub replaces: Vec<String>,
+    /// What the kept one does not have any more.
+    pub removes: Vec<String>,
+}
+
+impl Comeback {
+    pub fn of<'a>(
+        view: &Snapshot,
+        cluster_id: &str,
+        version: u64,
+        kept: impl Iterator<Item = &'a Document>,
+    ) -> Comeback {
+        let mut told = Comeback::default();
+        let mut names = BTreeSet::new();
+        let older = |name: &str| {
+            view.cluster_id == cluster_id && view.changed.get(name).is_none_or(|changed| *changed <= version)
+        };
+        for document in kept {
+            let name = document.get("name").and_then(Value::as_str).unwrap_or_default();
+            names.insert(name);
+            match view.objects.get(name) {
+                None => told.lacks.push(name.to_owned()),
+                Some(here) if here != document => {
+                    told.differs.push(name.to_owned());
+                    told.replaces.extend(older(name).then(|| name.to_owned()));
+                }
+                Some(_) => {}
+            }
+        }
+        let gone = view.objects.keys().filter(|name| !names.contains(name.as_str()) && older(name));
+        told.removes.extend(gone.cloned());
+        told
+    }
+
+    pub fn changes_nothing(&self) -> bool {
+        self.lacks.is_empty() && self.replaces.is_empty() && self.removes.is_empty()
+    }
+}
+
+/// What an edge kept comes back as it was, owners and all. What is here under the same name stays, but for what is older than that
+/// where the edge `replaces` what its own cluster has lost.
+pub fn succeed(
+    state: &mut State,
+    cluster_id: &str,
+    version: u64,
+    entries: Vec<Entry>,
+    replaces: bool,
+) -> Result<Vec<String>, Refusal> {
     let (mut created, mut claimed) = (Vec::new(), Vec::new());
+    let mut replaced = BTreeSet::new();
+    if replaces {
+        let kept = entries.iter().map(|entry| &entry.document);
+        let comeback = Comeback::of(&state.view, cluster_id, version, kept);
+        for name in &comeback.removes {
+            Arc::make_mut(&mut state.view.objects).remove(name);
+            Arc::make_mut(&mut state.claims).remove(name);
+        }
+        replaced.extend(comeback.replaces);
+    }
     for entry in entries {
         let name = name_and_kind(&entry.document)?.0.to_owned();
-        if state.view.objects.contains_key(&name) {
+        if state.view.objects.contains_key(&name) && !replaced.contains(&name) {
             continue;
         }
+        Arc::make_mut(&mut state.claims).remove(&name);
         Arc::make_mut(&mut state.view.objects).insert(name.clone(), entry.document);
         if let Some(claim) = entry.claim {
             Arc::make_mut(&mut state.claims).insert(name.clone(), claim);
             claimed.push(name.clone());
         }
-        created.push(name);
+        if !replaced.contains(&name) {
+            created.push(name);
+        }
     }
     check_claims(state, &claimed, true)?;
     let succeeds = Arc::make_mut(&mut state.view.succeeds);

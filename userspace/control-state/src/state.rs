@@ -149,7 +149,9 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
             }
             Ok(Vec::new())
         }
-        Action::Succeed { cluster_id, version, objects } => objects::succeed(next, &cluster_id, version, objects),
+        Action::Succeed { cluster_id, version, objects, replaces } => {
+            objects::succeed(next, &cluster_id, version, objects, replaces)
+        }
         Action::StageTicketKey { key, at } => {
             tickets::stage(view, &key, at);
             Ok(Vec::new())

@@ -15,7 +15,7 @@ fn what_an_edge_kept_comes_back_by_an_operators_word() {
     };
     let objects = vec![kept("a", "user-api"), kept("b", "user-api"), kept("b-0", "HTTPServer:b")];
     let before = world.state.view.clone();
-    let succeed = |objects| Action::Succeed { cluster_id: "old".into(), version: 40, objects };
+    let succeed = |objects| Action::Succeed { cluster_id: "old".into(), version: 40, objects, replaces: false };
     let applied = world.act(succeed(objects));
     assert_eq!(applied.answer.unwrap().created, ["b", "b-0"], "even what users may not write");
     let view = world.state.view.clone();
@@ -26,6 +26,43 @@ fn what_an_edge_kept_comes_back_by_an_operators_word() {
     assert_eq!(there, view);
     world.act(succeed(Vec::new())).answer.unwrap();
     assert_eq!(world.state.view.version, 41, "said again it changes nothing");
+}
+
+/// A backup was put back, and an edge has kept what came after it.
+#[test]
+fn what_an_edge_of_the_same_cluster_kept_takes_the_place_of_what_is_older() {
+    let mut world = World::default();
+    world.act(Action::Found { cluster_id: "c".into(), cluster_name: "shop".into() }).answer.unwrap();
+    for name in ["changed", "deleted", "same"] {
+        world.put(PutMode::Create, json!({"name": name, "kind": "Pipeline", "n": "backup"})).unwrap();
+    }
+    let version = 40;
+    let document = |name: &str| {
+        let labels = json!({"easegress/owner": "user-api"});
+        control_api::Document::new(json!({"name": name, "kind": "Pipeline", "n": "kept", "labels": labels}))
+    };
+    let same = world.state.view.objects["same"].clone();
+    let kept = [document("changed"), document("added"), same];
+    let comeback = Comeback::of(&world.state.view, "c", version, kept.iter());
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        comeback,
+        Comeback {
+            lacks: names(&["added"]),
+            differs: names(&["changed"]),
+            replaces: names(&["changed"]),
+            removes: names(&["deleted"])
+        }
+    );
+    let other = Comeback::of(&world.state.view, "another", version, kept.iter());
+    assert!(other.replaces.is_empty() && other.removes.is_empty() && other.differs == ["changed"]);
+    let objects = kept.iter().map(|document| Entry::new(document.clone(), Vec::new())).collect();
+    let done = world.act(Action::Succeed { cluster_id: "c".into(), version, objects, replaces: true });
+    assert_eq!(done.answer.unwrap().created, ["added"]);
+    let view = &world.state.view;
+    assert_eq!(view.objects.keys().collect::<Vec<_>>(), ["added", "changed", "same"]);
+    assert_eq!((view.version, view.objects["changed"]["n"].as_str()), (41, Some("kept")));
+    assert!(Comeback::of(view, "c", version, kept.iter()).changes_nothing());
 }
 
 #[test]

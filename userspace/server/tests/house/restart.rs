@@ -140,6 +140,36 @@ fn an_older_state_of_the_cluster_waits_for_the_operators_word() {
     assert!(machine.metric("weir_config_version").is_some_and(|now| now > version as f64));
 }
 
+/// A backup put back, and what came after it brought back from the edge: changes, additions and deletions.
+#[test]
+fn what_came_after_a_backup_comes_back_when_the_operator_says_so() {
+    let port = free_port();
+    let mut machine = machine_with_a_server(port);
+    machine.create(&mock("goes", "x"));
+    machine.kill();
+    let backup = fs::read(machine.directory.join("data/raft.redb")).unwrap();
+    machine.run();
+    machine.create(&mock("extra", "x"));
+    assert_eq!(machine.api("DELETE", "/objects/goes", "").status, 200);
+    machine.update("pl", &mock("pl", "newest"));
+    eventually("it is live", || get(port, "/").is_ok_and(|a| a.body.starts_with("newest")).then_some(()));
+    machine.kept("newest");
+    machine.kill();
+    fs::write(machine.directory.join("data/raft.redb"), backup).unwrap();
+    machine.run();
+    eventually("it is told", || (machine.metric("weir_edge_withholds")? == 1.0).then_some(()));
+    let kept = machine.json("/last-good");
+    assert_eq!(kept["cluster"]["lacks"], serde_json::json!(["extra"]), "{kept}");
+    assert_eq!(kept["cluster"]["differs"], serde_json::json!(["pl"]), "{kept}");
+    assert_eq!(kept["restore"]["removes"], serde_json::json!(["goes"]), "{kept}");
+    let done = machine.api("POST", &format!("/last-good/restore?version={}", kept["version"]), "");
+    assert_eq!(done.status, 200, "{done:?}");
+    eventually("the edge takes it", || (machine.metric("weir_edge_withholds")? == 0.0).then_some(()));
+    assert!(get(port, "/").unwrap().body.starts_with("newest"), "what was changed is thrown away");
+    let objects = machine.json("/objects").to_string();
+    assert!(objects.contains("\"extra\"") && !objects.contains("\"goes\""), "{objects}");
+}
+
 #[test]
 fn an_old_machine_gives_its_objects_to_no_new_cluster() {
     let port = free_port();
