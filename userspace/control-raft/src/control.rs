@@ -625,9 +625,18 @@ impl Inner {
         }
     }
 
-    /// Decides the command here; `None` when this member does not lead.
+    /// Decides the command here; `None` when this member does not lead. The first command of a cluster gives it its id: others wait
+    /// for that, so that no version of the configuration is without one.
     pub async fn propose_here(&self, command: Packed) -> Option<Answer> {
         let raft = self.leading()?;
+        if self.publisher.state().view.cluster_id.is_empty() && !command.founds() {
+            self.reported.notify_one();
+            if tokio::time::timeout(PATIENCE, self.publisher.founded()).await.is_err() {
+                let message =
+                    "the cluster is being founded and takes no change before it has its id; try again in a moment";
+                return Some(Err(Refusal::unavailable(message)));
+            }
+        }
         let write = raft.client_write(command);
         let lost = async {
             while self.leading().is_some() {

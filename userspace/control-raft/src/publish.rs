@@ -96,6 +96,15 @@ impl Publisher {
         let _ = published.wait_for(|published| *published >= version).await;
     }
 
+    /// Waits until the cluster has its id.
+    pub async fn founded(&self) {
+        let mut published = self.version.subscribe();
+        while self.state().view.cluster_id.is_empty() {
+            // The sender lives as long as this publisher does.
+            let _ = published.changed().await;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,7 +167,8 @@ impl Follower {
 
     fn take(&mut self, inner: &Inner) -> Option<Update> {
         let view = &inner.state.view;
-        if view.version == 0 {
+        // What was written before the cluster had an id is nobody's yet: a reader could not tell it from another cluster's.
+        if view.version == 0 || view.cluster_id.is_empty() {
             return None;
         }
         if let Some((cluster, version)) = &self.at
@@ -198,7 +208,7 @@ const RECHECK: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
-    use control_state::{Command, PutMode};
+    use control_state::{Action, Command, PutMode};
     use serde_json::json;
 
     use super::*;
@@ -206,7 +216,7 @@ mod tests {
     #[test]
     fn a_reader_gets_deltas_while_they_last_and_a_snapshot_else() {
         let publisher = Publisher::new(State::default());
-        let mut state = State::default();
+        let mut state = State::of_view(Snapshot { cluster_id: "one".into(), ..Snapshot::default() });
         let mut put = |publisher: &Publisher, n: u64| {
             let document = json!({"name": "p", "kind": "Pipeline", "turn": n});
             let applied = state.apply(Command::put(n, "t", PutMode::Upsert, vec![document]));
@@ -218,11 +228,11 @@ mod tests {
             put(&publisher, n);
         }
         assert!(matches!(early.try_recv(), Some(Update::Snapshot(s)) if s.version == 3));
-        let mut resumed = publisher.follow(Some((String::new(), 1)));
+        let mut resumed = publisher.follow(Some(("one".into(), 1)));
         assert!(matches!(resumed.try_recv(), Some(Update::Delta(d)) if (d.from, d.to) == (1, 2)));
         assert!(matches!(resumed.try_recv(), Some(Update::Delta(d)) if (d.from, d.to) == (2, 3)));
         assert!(resumed.try_recv().is_none());
-        let mut ahead = publisher.follow(Some((String::new(), 9)));
+        let mut ahead = publisher.follow(Some(("one".into(), 9)));
         assert!(ahead.try_recv().is_none(), "a reader that knows more waits");
         let mut stranger = publisher.follow(Some(("other".into(), 2)));
         assert!(matches!(stranger.try_recv(), Some(Update::Snapshot(_))));
@@ -239,5 +249,21 @@ mod tests {
         assert_eq!(publisher.lock().deltas.len(), 10, "large ones are fewer");
         publisher.close();
         assert_eq!(resumed.recv_timeout(Duration::ZERO), Err(RecvError::Closed));
+    }
+    #[test]
+    fn what_has_no_cluster_yet_is_told_to_nobody() {
+        let publisher = Publisher::new(State::default());
+        let mut state = State::default();
+        let mut reader = publisher.follow(None);
+        let mut act = |command: Command| {
+            let delta = state.apply(command).delta.unwrap();
+            publisher.push(state.clone(), delta, 100);
+        };
+        act(Command::put(1, "t", PutMode::Create, vec![json!({"name": "p", "kind": "Pipeline"})]));
+        assert!(reader.try_recv().is_none());
+        let action = Action::Found { cluster_id: "one".into(), cluster_name: String::new() };
+        act(Command { request: 2, now: "t".into(), action });
+        let update = reader.try_recv();
+        assert!(matches!(&update, Some(Update::Snapshot(s)) if s.cluster_id == "one" && s.version == 2), "{update:?}");
     }
 }

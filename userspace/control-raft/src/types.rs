@@ -1,7 +1,7 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
-use control_state::{Answer, Command};
+use control_state::{Action, Answer, Command};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -36,6 +36,11 @@ impl Packed {
 
     pub fn open(&self) -> Result<Command, serde_json::Error> {
         serde_json::from_str(self.0.get())
+    }
+
+    /// Whether it gives the cluster its id. Reads all of it: to be asked only while there is no id.
+    pub fn founds(&self) -> bool {
+        matches!(self.open(), Ok(Command { action: Action::Found { .. }, .. }))
     }
 
     pub fn bytes(&self) -> usize {

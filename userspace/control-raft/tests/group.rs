@@ -46,6 +46,18 @@ fn a_member_alone_decides_at_once_and_remembers() {
 }
 
 #[test]
+fn the_first_change_waits_until_the_cluster_has_its_id() {
+    let world = World::new(&["n1"]);
+    let node = world.start("n1");
+    let mut agent = node.control.follow(None);
+    node.puts("early");
+    let state = node.control.state();
+    assert!(!state.view.cluster_id.is_empty() && state.view.changed["early"] > 1, "{:?}", state.view);
+    let first = agent.recv_timeout(SOON);
+    assert!(matches!(&first, Ok(Update::Snapshot(s)) if !s.cluster_id.is_empty()), "{first:?}");
+}
+
+#[test]
 fn nothing_acknowledged_is_lost_when_the_leader_and_a_member_die_under_writes() {
     let mut world = World::new(&["n1", "n2", "n3"]);
     let mut nodes = world.start_all();

@@ -32,7 +32,8 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
     if !Arc::ptr_eq(&old.succeeds, &new.succeeds) && old.succeeds != new.succeeds {
         delta.succeeds = Some(new.succeeds.clone());
     }
-    let nothing = delta.deletes.is_empty()
+    let nothing = old.cluster_id == new.cluster_id
+        && delta.deletes.is_empty()
         && delta.puts.is_empty()
         && delta.members.is_none()
         && delta.steering.is_empty()

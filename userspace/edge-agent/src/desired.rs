@@ -32,7 +32,8 @@ pub struct Desired {
 impl Desired {
     /// Why a machine that has this keeps it when it is offered `other`, if it does: an earlier state of the same cluster, from a
     /// control half that has lost its data or is still catching up; or the state of a cluster that was founded anew under the
-    /// same name and lacks objects that are served here. The first change to such a cluster would take the rest off the edges.
+    /// same name and lacks objects that are served here. The first change to such a cluster would take the rest off the edges. So
+    /// would the state of a cluster that has no id or no name yet: whose it is cannot be told.
     ///
     /// Versions are counters that unrelated things raise too, so they tell what is older and not what came of what: at the same
     /// version the documents are compared. And once an earlier state has been kept off (`fork`), a version beyond this one proves
@@ -41,6 +42,11 @@ impl Desired {
     pub fn outlives(&self, other: &Desired, fork: Option<&Fork>) -> Option<Withheld> {
         if other.succeeds.iter().any(|(cluster, version)| *cluster == self.cluster_id && *version >= self.version) {
             return None;
+        }
+        let nameless = other.cluster_name.is_empty() && !self.cluster_name.is_empty();
+        let unfounded = other.cluster_id.is_empty() || nameless;
+        if unfounded && (!self.cluster_id.is_empty() || !self.objects.is_empty()) {
+            return Some(Withheld::Unfounded { served: self.version });
         }
         if self.cluster_id == other.cluster_id {
             let (offered, served) = (other.version, self.version);
@@ -51,7 +57,8 @@ impl Desired {
             return (doubtful && !same_documents(&self.objects, &other.objects))
                 .then_some(Withheld::Forked { offered, served });
         }
-        if self.cluster_name != other.cluster_name {
+        // A state without a name was published before its cluster had one: that can be any cluster, this one as well.
+        if self.cluster_name != other.cluster_name && !self.cluster_name.is_empty() {
             return None;
         }
         let missing: Vec<&String> = self.objects.keys().filter(|name| !other.objects.contains_key(*name)).collect();
@@ -123,6 +130,10 @@ pub enum Withheld {
         offered: u64,
         served: u64,
     },
+    /// The cluster has no id or no name yet: it is being founded, and what is served here may be its own.
+    Unfounded {
+        served: u64,
+    },
     /// Objects that are served here and that the other cluster does not have: how many, and the names of the first.
     Lacking {
         served: u64,
@@ -147,6 +158,12 @@ impl fmt::Display for Withheld {
                  changes, and made others since; version {served} is served until you say what is meant: put back what is served \
                  here (weirctl last-good restore {served}), or say that what the cluster has shall be served (weirctl last-good \
                  discard {served})"
+            ),
+            Withheld::Unfounded { served } => write!(
+                f,
+                "the cluster has no id and name yet, so that it cannot be told whether version {served}, which this edge serves, is of \
+                 it: that is served until the cluster is founded, which takes a leader and a majority of its members; if there is \
+                 none, start the missing members"
             ),
             Withheld::Lacking { served, count, names } => {
                 let more = if *count > names.len() { ", …" } else { "" };
@@ -234,6 +251,9 @@ mod tests {
             (state("two", "shop", 9, &["b", "c"]), Some("lacks 1 objects")),
             (state("two", "shop", 2, &["a", "b", "c"]), None),
             (state("two", "other", 1, &[]), None),
+            (state("", "", 1, &[]), Some("no id and name yet")),
+            (state("", "shop", 9, &["a", "b", "c"]), Some("no id and name yet")),
+            (state("two", "", 9, &["a", "b", "c"]), Some("no id and name yet")),
         ] {
             let told = kept.outlives(&other, None).map(|withheld| withheld.to_string());
             assert_eq!(told.is_some(), expected.is_some(), "{other:?}: {told:?}");
@@ -246,6 +266,11 @@ mod tests {
         assert_eq!(kept.outlives(&said(7), Some(&Fork::of(&kept))), None, "the operator spoke of this version");
         assert!(kept.outlives(&said(6), None).is_some(), "of an earlier one");
         assert_eq!(Desired::default().outlives(&state("two", "", 1, &[]), None), None, "nothing outlives nothing");
+        assert_eq!(Desired::default().outlives(&state("two", "shop", 1, &[]), None), None);
+        let nameless = state("", "", 3, &["a"]);
+        assert!(nameless.outlives(&state("two", "shop", 9, &[]), None).is_some(), "it may be of the same cluster");
+        assert_eq!(nameless.outlives(&state("two", "shop", 9, &["a"]), None), None);
+        assert!(nameless.outlives(&state("", "", 4, &["a"]), None).is_some());
     }
     #[test]
     fn a_fork_ends_by_no_counter() {

@@ -151,7 +151,7 @@ impl<U: Updates> Work<U> {
                     return;
                 }
                 Some(Withheld::Earlier { .. } | Withheld::Forked { .. }) => agent.keep_fork(),
-                Some(Withheld::Lacking { .. }) => {}
+                Some(Withheld::Lacking { .. } | Withheld::Unfounded { .. }) => {}
             }
             self.news = false;
             health.agent_withholds(withheld.map(|withheld| withheld.to_string()));

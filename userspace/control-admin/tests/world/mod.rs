@@ -60,6 +60,10 @@ impl World {
             config.member.started_at = "2026-04-01T12:00:00Z".into();
             config.member.api_addr = "localhost:2381".into();
             let control = Control::start(config).await.unwrap();
+            // What the cluster writes down of itself is versions as well: the member comes last.
+            while control.state().view.members.is_empty() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
             let catalog = Arc::new(ModelCatalog::new(Box::new(Filters), Vec::new(), BTreeMap::new()));
             let switch = Switch::new(control_admin::router(control.clone(), catalog, local));
             let listeners = control_admin::bind("127.0.0.1:0").unwrap();

@@ -68,6 +68,28 @@ fn the_raft_file_is_gone() {
     machine.kept("\"hs2\"");
 }
 
+/// Those objects are written as soon as there is a leader: before anything else that the new cluster is told.
+#[test]
+fn the_first_write_after_the_raft_file_is_gone_takes_nothing_from_the_edge() {
+    let port = free_port();
+    let mut machine = machine_with_a_server(port);
+    let initial = machine.directory.join("initial.yaml");
+    fs::write(&initial, mock("early", "x")).unwrap();
+    machine = machine.flags(["--initial-object-config-files", initial.to_str().unwrap()]);
+    for _ in 0..2 {
+        machine.kill();
+        fs::remove_file(machine.directory.join("data/raft.redb")).unwrap();
+        serves_soon(&mut machine, port);
+        eventually("the early object is there", || {
+            let answer = machine.try_api("GET", "/apis/v2/objects/early", "").ok()?;
+            (answer.status == 200).then_some(())
+        });
+        eventually("the edge stays with what it has", || (machine.metric("weir_edge_withholds")? == 1.0).then_some(()));
+        assert!(get(port, "/").unwrap().body.starts_with("kept"));
+        machine.kept("\"hs\"");
+    }
+}
+
 #[test]
 fn what_was_kept_comes_back_when_the_operator_says_so() {
     let (port, next) = (free_port(), free_port());
