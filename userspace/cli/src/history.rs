@@ -55,7 +55,12 @@ pub async fn diff(server: &Server, from: u64, to: Option<u64>) -> Result<(), Str
 }
 
 pub async fn rollback(server: &Server, version: u64) -> Result<(), String> {
-    let done = server.send(Method::POST, &format!("/rollback?version={version}"), String::new()).await;
+    // What is changed by others from here on is not undone unseen.
+    let about = server.call(Method::GET, "/about", String::new()).await?;
+    let seen = about.headers.get(control_api::CONFIG_VERSION_HEADER).and_then(|seen| seen.to_str().ok());
+    let tag = seen.map(|seen| format!("\"{seen}\""));
+    let path = format!("/rollback?version={version}");
+    let done = server.send_if(Method::POST, &path, String::new(), tag.as_deref()).await;
     let done = done.map_err(|message| format!("rollback to version {version} failed, {message}"))?;
     let now = done.headers.get(control_api::CONFIG_VERSION_HEADER).and_then(|now| now.to_str().ok()).unwrap_or("?");
     print(&format!("rolled back to version {version}, as version {now}"));

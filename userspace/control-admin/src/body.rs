@@ -212,6 +212,29 @@ pub fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, Error> {
     })
 }
 
+/// The same where `*` asks for nothing.
+pub fn since(headers: &HeaderMap) -> Result<Option<u64>, Error> {
+    Ok(match if_match(headers)? {
+        Some(IfMatch::Since(version)) => Some(version),
+        Some(IfMatch::Any) | None => None,
+    })
+}
+
+/// Refuses a change that depends on a version where none is looked at, rather than make it whatever was changed meanwhile.
+pub async fn unconditional(request: Request, next: Next) -> Response {
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if changes && request.headers().contains_key(header::IF_MATCH) {
+        let message = format!(
+            "If-Match: {} {} does not look at versions, so that nothing was changed: send it without the header; it is accepted for \
+             /objects, /objects/NAME and /rollback",
+            request.method(),
+            request.uri().path()
+        );
+        return Error::invalid(message).into_response();
+    }
+    next.run(request).await
+}
+
 fn etag(version: u64) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{version}\"")).expect("digits and quotes may stand in a header")
 }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use control_api::{Document, MemberRole};
 use control_state::Action;
 use serde_json::{Value, json};
 
-use crate::body::{Answer, Error, Reply, text};
+use crate::body::{Answer, Error, Reply, since, text};
 use crate::routes::Api;
 
 type Params = Query<Vec<(String, String)>>;
@@ -32,12 +32,14 @@ pub async fn list(State(api): State<Arc<Api>>, query: Params) -> Answer {
     Ok(Reply::body(changes).version(state.view.version))
 }
 
-/// `POST /rollback?version=N`: every object becomes what it was then.
-pub async fn roll_back(State(api): State<Arc<Api>>, query: Params) -> Answer {
+/// `POST /rollback?version=N`: every object becomes what it was then. `If-Match` says up to which version the caller has seen the
+/// objects.
+pub async fn roll_back(State(api): State<Arc<Api>>, query: Params, headers: HeaderMap) -> Answer {
+    let since = since(&headers)?;
     let version = asked(&query)?.ok_or_else(|| {
         Error::invalid("version: which one to go back to? GET /apis/v2/history lists those that are remembered")
     })?;
-    let done = api.control.propose(Action::RollBack { version }).await?;
+    let done = api.control.propose(Action::RollBack { version, since }).await?;
     Ok(Reply::default().version(done.version))
 }
 

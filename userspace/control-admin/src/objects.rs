@@ -12,7 +12,7 @@ use control_api::{Document, OWNER_LABEL, RefusalKind, Snapshot};
 use control_state::{Action, Entry, PutMode, owner};
 use serde_json::{Value, json};
 
-use crate::body::{Answer, Error, IfMatch, Reply, Text, flag, if_match, text};
+use crate::body::{Answer, Error, IfMatch, Reply, Text, flag, if_match, since, text};
 use crate::catalog::{Category, Checked};
 use crate::history;
 use crate::routes::Api;
@@ -97,10 +97,7 @@ pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>, query: 
 }
 
 pub async fn delete(State(api): State<Arc<Api>>, Path(name): Path<String>, headers: HeaderMap) -> Answer {
-    let since = match if_match(&headers)? {
-        Some(IfMatch::Since(version)) => Some(version),
-        Some(IfMatch::Any) | None => None,
-    };
+    let since = since(&headers)?;
     if let Some(kind) = system_kind(&api, &name) {
         return Err(Error::invalid(format!("{kind} is part of the system and cannot be deleted")));
     }
@@ -132,11 +129,14 @@ fn missed(view: &Snapshot, name: &str) -> Vec<String> {
     }
 }
 
-pub async fn delete_all(State(api): State<Arc<Api>>, query: Params) -> Answer {
+/// `DELETE /objects?all=true`. `If-Match` says up to which version the caller has seen the objects.
+pub async fn delete_all(State(api): State<Arc<Api>>, query: Params, headers: HeaderMap) -> Answer {
+    let since = since(&headers)?;
     if !flag(&query, "all") {
         return Err(Error::invalid("deleting every object takes ?all=true; one is deleted with DELETE /objects/NAME"));
     }
-    let done = api.control.propose(Action::DeleteAll).await?;
+    let action = since.map_or(Action::DeleteAll, |since| Action::DeleteAllSeen { since });
+    let done = api.control.propose(action).await?;
     Ok(Reply::default().version(done.version))
 }
 
@@ -167,7 +167,8 @@ async fn put(api: &Arc<Api>, request: Request, mode: PutMode, strict: bool) -> R
             filled_in |= kept.is_some();
             entries.push(Entry { since, ..Entry::new(Document::new(one.document), generated) });
         }
-        if let Some(version) = unchanged(api, mode, &entries).await {
+        let (there, entries) = unchanged(api, mode, entries).await?;
+        if let Some(version) = there {
             return Ok(Put { version, ..put });
         }
         match api.control.propose(Action::Put { mode, entries }).await {
@@ -182,14 +183,33 @@ async fn put(api: &Arc<Api>, request: Request, mode: PutMode, strict: bool) -> R
     unreachable!("the last turn returns")
 }
 
-/// The version at which all of this is there already: nothing is written to the log then. This member may be behind, so it makes
-/// sure of what the others have decided.
-async fn unchanged(api: &Api, mode: PutMode, entries: &[Entry]) -> Option<u64> {
-    if mode == PutMode::Create || !api.control.state().holds(entries) || !api.control.catch_up().await {
-        return None;
+/// The version at which all of this is there already, and what came: nothing is written to the log then. This member may be behind,
+/// so it makes sure of what the others have decided. Comparing is done off the threads that answer.
+async fn unchanged(api: &Api, mode: PutMode, mut entries: Vec<Entry>) -> Result<(Option<u64>, Vec<Entry>), Error> {
+    if mode == PutMode::Create {
+        return Ok((None, entries));
     }
-    let state = api.control.state();
-    state.holds(entries).then_some(state.view.version)
+    let mut compared = None;
+    loop {
+        let state = api.control.state();
+        let version = state.view.version;
+        if compared == Some(version) {
+            return Ok((compared, entries));
+        }
+        let compare = move || {
+            let same = state.holds(&entries);
+            Ok((same, entries))
+        };
+        let (same, back) = api.checks.run(compare).await?;
+        entries = back;
+        if !same || compared.is_none() && !api.control.catch_up().await {
+            return Ok((None, entries));
+        }
+        if compared.is_some() {
+            return Ok((Some(version), entries));
+        }
+        compared = Some(version);
+    }
 }
 
 fn log_warnings(name: &str, warnings: &[String]) {

@@ -2,13 +2,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::StatusCode;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, delete, get, post, put};
 use control_raft::Control;
 use serde_json::json;
 
 use crate::alone::{about, healthz, metrics};
-use crate::body::{Error, Reply, finish};
+use crate::body::{Error, Reply, finish, unconditional};
 use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
 use crate::{custom, history, last_good, logs, members, metadata, objects, status};
@@ -29,7 +29,11 @@ pub fn router(control: Control, catalog: Arc<dyn Catalog>, local: Arc<dyn Local>
     let api = Arc::new(Api { control, catalog, local, checks });
     let mut v2 = Router::new().route("/", get(list_apis));
     for entry in entries() {
-        v2 = v2.route(entry.path, entry.handlers);
+        let handlers = match entry.path {
+            "/objects" | "/objects/{name}" | "/rollback" => entry.handlers,
+            _ => entry.handlers.route_layer(from_fn(unconditional)),
+        };
+        v2 = v2.route(entry.path, handlers);
     }
     let v2 = v2.route("/metrics", get(metrics));
     Router::new()

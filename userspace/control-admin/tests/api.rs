@@ -468,6 +468,46 @@ fn a_change_of_what_was_changed_meanwhile_is_refused() {
 }
 
 #[test]
+fn a_change_of_everything_looks_at_versions_and_where_none_are_looked_at_it_is_said() {
+    let world = World::start();
+    assert_eq!(world.json("POST", "/objects", pipeline("a")).status, 201);
+    let seen = world.get("/objects").etag.unwrap();
+    let version = seen.trim_matches('"').to_owned();
+    assert_eq!(world.json("POST", "/objects", pipeline("b")).status, 201);
+    let call = |method: &str, path: &str, tag: &str| world.call(method, path, &[("if-match", tag)], "");
+    let back = format!("/rollback?version={version}");
+    for (method, path) in [("POST", back.as_str()), ("DELETE", "/objects?all=true")] {
+        for tag in [seen.as_str(), "\"not-ours\""] {
+            let late = call(method, path, tag);
+            assert_eq!(late.status, 412, "{method} {path} {tag}: {}", late.text);
+        }
+    }
+    assert_eq!(world.get("/objects").json().as_array().map(Vec::len), Some(2));
+    let now = world.get("/objects").etag.unwrap();
+    assert_eq!(call("POST", &back, &now).status, 200);
+    assert_eq!(world.get("/objects").json().as_array().map(Vec::len), Some(1));
+    assert_eq!(call("DELETE", "/objects?all=true", &world.get("/objects").etag.unwrap()).status, 200);
+
+    assert_eq!(world.json("POST", "/customdatakinds", json!({"name": "k"})).status, 201);
+    assert_eq!(world.json("POST", "/customdata/k", json!({"name": "x", "n": 1})).status, 201);
+    let item = json!({"name": "x", "n": 2}).to_string();
+    for (method, path) in [
+        ("PUT", "/customdata/k"),
+        ("POST", "/customdata/k/items"),
+        ("DELETE", "/customdata/k/x"),
+        ("PUT", "/customdatakinds"),
+        ("DELETE", "/customdatakinds/k"),
+        ("DELETE", "/status/members/n9"),
+    ] {
+        let refused = world.call(method, path, &[("if-match", "\"1\"")], item.clone());
+        assert_eq!(refused.status, 400, "{method} {path}: {}", refused.text);
+        assert!(refused.text.contains("accepted for /objects"), "{}", refused.text);
+    }
+    assert_eq!(world.get("/customdata/k/x").json()["n"], 1);
+    assert_eq!(world.call("GET", "/customdata/k", &[("if-match", "\"1\"")], "").status, 200);
+}
+
+#[test]
 fn of_servers_for_one_port_that_come_together_one_stays() {
     let world = World::start();
     for turn in 0..8 {

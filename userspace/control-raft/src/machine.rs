@@ -39,8 +39,16 @@ impl Machine {
     }
 
     fn restore(&mut self, meta: &SnapshotMeta, data: &[u8]) -> Result<(), StorageError> {
-        let state =
-            serde_json::from_slice(data).map_err(|e| StorageIOError::read_snapshot(Some(meta.signature()), &e))?;
+        let state = serde_json::from_slice(data).map_err(|e| {
+            let unread = std::io::Error::other(format!(
+                "the snapshot of the configuration was written by another version of weir, and version {} cannot read it: {e}. Start \
+                 the version that wrote it, or move {} out of the data directory: this member is told everything by the others then; one \
+                 that is alone begins with nothing (weirctl last-good restore brings back what its edge serves)",
+                env!("CARGO_PKG_VERSION"),
+                crate::store::FILE,
+            ));
+            StorageIOError::read_snapshot(Some(meta.signature()), &unread)
+        })?;
         self.state = state;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();

@@ -646,7 +646,7 @@ impl std::fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-const FILE: &str = "raft.redb";
+pub(crate) const FILE: &str = "raft.redb";
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// No file descriptors left, on the machine and in the process (errno.h); the standard library has no names for them.

@@ -1,14 +1,17 @@
 //! What became of recent requests: one that arrives twice, because its first answer was lost with a leader, is carried out once.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::command::Answer;
 
 /// Bounded by time, by what the log says of it, and by bytes.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Stored", into = "Stored")]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(into = "Stored")]
 pub(crate) struct Answers {
     /// Oldest first: the request, and when it was answered.
     order: VecDeque<(u64, u64)>,
@@ -20,6 +23,8 @@ pub(crate) struct Answers {
     early: u64,
 }
 
+/// As it is in a snapshot. Versions that kept a bare list of requests and answers did not know when they had answered; theirs are
+/// let go ([`EitherForm`]): a request is repeated for seconds, and the member that reads such a snapshot was another program until now.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Stored {
@@ -64,6 +69,31 @@ impl Answers {
                 self.bytes -= size(&answer);
             }
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Answers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EitherForm)
+    }
+}
+
+struct EitherForm;
+
+impl<'de> Visitor<'de> for EitherForm {
+    type Value = Answers;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the answers to recent requests")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Answers, M::Error> {
+        Stored::deserialize(MapAccessDeserializer::new(map)).map(Answers::from)
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Answers, S::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Answers::default())
     }
 }
 

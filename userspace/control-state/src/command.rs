@@ -1,6 +1,8 @@
-use base_model::{Claim, Outline};
+use base_model::Claim;
 use control_api::{CustomKind, Document, Member, Refusal, TicketKey};
 use serde::{Deserialize, Serialize};
+
+use crate::state::claim_of;
 
 /// One entry of the replicated log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,9 +32,16 @@ pub enum Action {
     },
     /// Everything that users wrote, and what was generated from it.
     DeleteAll,
+    /// The same, by one who has seen the objects as they were at this version: refused when one was changed or deleted after it.
+    DeleteAllSeen {
+        since: u64,
+    },
     /// Every object becomes what it was at this version.
     RollBack {
         version: u64,
+        /// As in `DeleteAllSeen`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
     },
     /// A member reports what it is; it is up. `id` and `up` of the report are not looked at.
     PutMember {
@@ -143,7 +152,7 @@ pub struct Done {
 
 impl Entry {
     pub fn new(document: Document, generated: Vec<Document>) -> Self {
-        let claim = Outline::read(&document).and_then(|outline| outline.claim);
+        let claim = claim_of(&document);
         Entry { document, generated, claim, since: None }
     }
 }

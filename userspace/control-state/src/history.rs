@@ -9,7 +9,7 @@ use control_api::{Delta, Document, Refusal, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::state::State;
+use crate::state::{State, claim_of};
 
 /// The last changes of objects, oldest first. Bounded by number and by bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -168,7 +168,7 @@ pub(crate) fn roll_back(state: &mut State, version: u64) -> Result<Vec<String>, 
             continue;
         };
         let document = read(&name, &was)?;
-        if let Some(claim) = was.claim {
+        if let Some(claim) = was.claim.or_else(|| claim_of(&document)) {
             claims.insert(name.clone(), claim);
         }
         match objects.get(&name) {

@@ -1,7 +1,7 @@
 //! The documents users write, and what is generated from them.
 
 use base_text::quoted;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use base_model::beside::Claims;
@@ -9,16 +9,25 @@ use control_api::{DOCUMENT_VERSION, Document, OWNER_LABEL, OWNER_USER, Predecess
 use serde_json::{Map, Value};
 
 use crate::command::{Entry, PutMode};
-use crate::state::{GONE_KEPT, State};
+use crate::state::{GONE_KEPT, State, claim_of};
 
 /// Who an object belongs to.
 pub fn owner(document: &Value) -> &str {
+    #[cfg(test)]
+    OWNERS_READ.with(|read| read.set(read.get() + 1));
     document.get("labels").and_then(|labels| labels.get(OWNER_LABEL)).and_then(Value::as_str).unwrap_or(OWNER_USER)
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Looks at the owner of an object: what a walk over all objects costs.
+    pub(crate) static OWNERS_READ: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 impl State {
     /// Whether putting these would change nothing.
     pub fn holds(&self, entries: &[Entry]) -> bool {
+        let children = self.children();
         entries.iter().all(|entry| {
             let Ok((name, kind)) = name_and_kind(&entry.document) else { return false };
             let parent = format!("{kind}:{name}");
@@ -26,12 +35,41 @@ impl State {
                 let stored = document.get("name").and_then(Value::as_str).and_then(|name| self.view.object(name));
                 stored.is_some_and(|stored| owner(stored) == owned && is_same(document, stored))
             };
-            let children = || self.view.objects.values().filter(|document| owner(document) == parent).count();
             same(&entry.document, OWNER_USER)
                 && self.claims.get(name) == entry.claim.as_ref()
                 && entry.generated.iter().all(|document| same(document, &parent))
-                && children() == entry.generated.len()
+                && children.get(parent.as_str()).copied().unwrap_or_default() == entry.generated.len()
         })
+    }
+
+    /// How many objects were generated from each: one look at every object, however many are asked for.
+    fn children(&self) -> HashMap<&str, usize> {
+        let mut children = HashMap::new();
+        for owner in self.view.objects.values().map(|document| owner(document)).filter(|owner| *owner != OWNER_USER) {
+            *children.entry(owner).or_default() += 1;
+        }
+        children
+    }
+
+    /// Refuses a change of all objects by somebody who has seen the version `since` and none after it.
+    pub(crate) fn seen_all(&self, since: Option<u64>) -> Result<(), Refusal> {
+        let Some(since) = since else { return Ok(()) };
+        let again = "look at what is there now, and send the change again with the version that you saw";
+        if since > self.view.version {
+            return Err(Refusal::stale(format!(
+                "version {since} is not there yet, the configuration is at {}; {again}",
+                self.view.version
+            )));
+        }
+        let changed = self.view.changed.iter().map(|(name, at)| (*at, name, "changed"));
+        let gone = self.gone.back().map(|(at, name)| (*at, name, "deleted"));
+        match changed.chain(gone).max() {
+            Some((at, name, how)) if at > since => Err(Refusal::stale(format!(
+                "object {} was {how} in version {at}, after version {since} that this change was made from; {again}",
+                quoted(&name)
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a change of an object by somebody who has seen the version `since` and none after it.
@@ -114,13 +152,19 @@ pub fn put(state: &mut State, mode: PutMode, entries: Vec<Entry>, now: &str) -> 
             (None, _) => created.push(name.clone()),
         }
         state.seen(&name, entry.since)?;
-        if state.claims.get(&name) != entry.claim.as_ref() {
+        // Entries of an early version say nothing of it. Theirs were taken without a look at others, and are once more: a log is
+        // carried out as it was.
+        let said = entry.claim.is_some();
+        let claim = entry.claim.or_else(|| claim_of(&entry.document));
+        if state.claims.get(&name) != claim.as_ref() {
             let claims = Arc::make_mut(&mut state.claims);
-            match entry.claim {
+            match claim {
                 Some(claim) => drop(claims.insert(name.clone(), claim)),
                 None => drop(claims.remove(&name)),
             }
-            claimed.push(name.clone());
+            if said {
+                claimed.push(name.clone());
+            }
         }
         let replaced = old.is_some();
         set(&mut state.view, &name, old, entry.document, OWNER_USER, now);
@@ -307,6 +351,13 @@ pub fn delete(state: &mut State, names: &[String], since: Option<u64>) -> Result
         }
     }
     remove_generated(&mut state.view, &parents);
+    Ok(())
+}
+
+pub fn delete_all(state: &mut State, since: Option<u64>) -> Result<(), Refusal> {
+    state.seen_all(since)?;
+    Arc::make_mut(&mut state.view.objects).clear();
+    state.claims = Arc::default();
     Ok(())
 }
 

@@ -1,9 +1,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use base_model::Claim;
+use base_model::{Claim, Outline};
 use base_text::quoted;
-use control_api::{Delta, Member, Refusal, Snapshot, time};
+use control_api::{Delta, Document, Member, OWNER_USER, Refusal, Snapshot, time};
 use serde::{Deserialize, Serialize};
 
 use crate::answers::Answers;
@@ -15,7 +15,7 @@ use crate::{custom, objects, tickets};
 
 /// Everything a member knows of the cluster at one point of the log.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, from = "Stored")]
 pub struct State {
     /// What readers see.
     pub view: Snapshot,
@@ -25,6 +25,41 @@ pub struct State {
     pub(crate) gone: Arc<VecDeque<(u64, String)>>,
     pub(crate) history: Arc<History>,
     answers: Answers,
+}
+
+/// A [`State`] as it is read from a snapshot, of whichever version wrote that.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Stored {
+    view: Snapshot,
+    claims: Arc<BTreeMap<String, Claim>>,
+    gone: Arc<VecDeque<(u64, String)>>,
+    history: Arc<History>,
+    answers: Answers,
+}
+
+impl From<Stored> for State {
+    /// Claims are told by the objects where they were not written down: an early version knew none.
+    fn from(Stored { view, mut claims, gone, history, answers }: Stored) -> Self {
+        let silent = |(name, document): &(&String, &Document)| {
+            objects::owner(document) == OWNER_USER && !claims.contains_key(*name)
+        };
+        let told: Vec<(String, Claim)> = view
+            .objects
+            .iter()
+            .filter(silent)
+            .filter_map(|(name, document)| Some((name.clone(), claim_of(document)?)))
+            .collect();
+        if !told.is_empty() {
+            Arc::make_mut(&mut claims).extend(told);
+        }
+        State { view, claims, gone, history, answers }
+    }
+}
+
+/// Where the object is reached, as its document says.
+pub(crate) fn claim_of(document: &Document) -> Option<Claim> {
+    Outline::read(document).and_then(|outline| outline.claim)
 }
 
 /// What one command did.
@@ -102,12 +137,12 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
     match action {
         Action::Put { mode, entries } => objects::put(next, mode, entries, now),
         Action::Delete { names, since } => objects::delete(next, &names, since).map(|()| Vec::new()),
-        Action::DeleteAll => {
-            Arc::make_mut(&mut view.objects).clear();
-            next.claims = Arc::default();
-            Ok(Vec::new())
+        Action::DeleteAll => objects::delete_all(next, None).map(|()| Vec::new()),
+        Action::DeleteAllSeen { since } => objects::delete_all(next, Some(since)).map(|()| Vec::new()),
+        Action::RollBack { version, since } => {
+            next.seen_all(since)?;
+            history::roll_back(next, version)
         }
-        Action::RollBack { version } => history::roll_back(next, version),
         Action::PutMember { member } => put_member(view, &member),
         Action::RemoveMember { name } => match Arc::make_mut(&mut view.members).remove(&name) {
             Some(_) => Ok(Vec::new()),
