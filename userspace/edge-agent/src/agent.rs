@@ -101,10 +101,20 @@ impl Agent {
     /// Serves what was kept on disk. Says what that was.
     pub fn start_from_disk(&mut self) -> Option<Desired> {
         let kept = self.last_good.as_ref()?.load()?;
-        if let Some(keeper) = &self.keeper {
-            keeper.keep_whole(&kept);
-        }
+        self.start_from(kept)
+    }
+
+    /// As [`start_from_disk`](Agent::start_from_disk), when that panicked: serves the last state that is known to have gone live.
+    pub fn start_from_last_live(&mut self) -> Option<Desired> {
+        let kept = self.last_good.as_ref()?.load_whole()?;
+        self.start_from(kept)
+    }
+
+    fn start_from(&mut self, kept: Desired) -> Option<Desired> {
         self.become_as(kept.clone());
+        if let Some(keeper) = &self.keeper {
+            keeper.went_live(&kept);
+        }
         Some(kept)
     }
 
@@ -140,10 +150,14 @@ impl Agent {
     /// Makes the machine be as `desired` says. Before anybody is served by it, it is on disk, so that a machine that is killed and
     /// has nothing but its disk never goes back. What cannot be done is reported and leaves the rest as it should be.
     pub fn apply(&mut self, desired: Desired) {
-        if let Some(keeper) = self.keeper.as_ref().filter(|_| !self.current.is_at(&desired)) {
+        let news = !self.current.is_at(&desired);
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| news) {
             keeper.keep(&self.current, &desired);
         }
         self.become_as(desired);
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| news) {
+            keeper.went_live(&self.current);
+        }
         if self.fork.is_some() {
             self.set_fork(None);
         }

@@ -71,8 +71,10 @@ struct Work {
     /// Version of the last step that was appended, and of what is on the disk for good.
     version_appended: u64,
     version: u64,
-    /// The state that the next whole copy is of.
+    /// The state that the next whole copy is of: one that went live.
     newest: Option<Desired>,
+    /// What was written down last has not gone live. The journals stay until it has, and the whole state is the one before.
+    pending: bool,
     /// The last append failed; changes do not wait for the next.
     failing: bool,
     failures: u64,
@@ -105,16 +107,19 @@ impl Keeper {
         }
         work.queue.push_back((to.version, line));
         work.steps += 1;
-        work.newest = Some(to.clone());
+        work.pending = true;
         let step = work.steps;
         self.shared.changed.notify_all();
         let waits = |work: &mut Work| work.appended < step && !work.failing;
         drop(self.shared.changed.wait_timeout_while(work, PATIENCE, waits));
     }
 
-    /// Writes a whole state, so that the steps that led to it can go.
-    pub fn keep_whole(&self, desired: &Desired) {
-        self.shared.lock().newest = Some(desired.clone());
+    /// `desired` went live: a whole copy of it is written, so that the steps that led to it can go. What never did, because the agent
+    /// panicked over it say, never takes the place of the whole copy.
+    pub fn went_live(&self, desired: &Desired) {
+        let mut work = self.shared.lock();
+        (work.newest, work.pending) = (Some(desired.clone()), false);
+        drop(work);
         self.shared.changed.notify_all();
     }
 }
@@ -224,9 +229,14 @@ impl Shared {
                 None => self.turn_over(last_good).inspect(|number| begun = Some(*number)),
             };
             // Not before: it has to hold everything that went to the journals before this one.
-            let desired = self.lock().newest.clone().unwrap_or_default();
+            let (desired, pending) = {
+                let work = self.lock();
+                (work.newest.clone().unwrap_or_default(), work.pending)
+            };
             let done = done.and_then(|number| last_good.store(&desired).map(|()| number));
-            if let Ok(number) = done {
+            if let Ok(number) = done
+                && !pending
+            {
                 last_good.drop_journals_before(number);
                 begun = None;
             }
@@ -303,10 +313,31 @@ mod tests {
         let keeper = Keeper::start(kept.clone(), &KeptState::default());
         for version in 1..=100 {
             keeper.keep(&state(version - 1), &state(version));
+            keeper.went_live(&state(version));
         }
         drop(keeper);
         assert_eq!(kept.load().map(|desired| desired.version), Some(100));
         assert!(kept.journals().len() <= 1, "{:?}", kept.journals());
+    }
+
+    /// The whole state is one that went live, whatever was written down after it.
+    #[test]
+    fn what_did_not_go_live_takes_no_whole_states_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = LastGood::new(directory.path()).unwrap();
+        let keeper = Keeper::start(kept.clone(), &KeptState::default());
+        keeper.keep(&state(0), &state(1));
+        keeper.went_live(&state(1));
+        keeper.keep(&state(1), &state(2));
+        drop(keeper);
+        assert_eq!(kept.load().map(|desired| desired.version), Some(2), "what was about to go live is not lost");
+        assert_eq!(kept.load_whole().map(|desired| desired.version), Some(1));
+
+        // The next that does begins where that began, and is what a start finds, before the whole copy is of it too.
+        let number = kept.journals().last().unwrap() + 1;
+        let line = Step::between(&state(1), &state(3)).line();
+        kept.begin_journal(number).unwrap().file.write_all(&line).unwrap();
+        assert_eq!(kept.load().map(|desired| desired.version), Some(3));
     }
 
     /// A process that is killed loses nothing that `keep` has returned for: what another reads then is what it would find.
@@ -318,6 +349,7 @@ mod tests {
         let mut late = 0;
         for version in 1..=200 {
             keeper.keep(&state(version - 1), &state(version));
+            keeper.went_live(&state(version));
             late += usize::from(kept.load().is_none_or(|desired| desired.version != version));
         }
         // A busy machine may not let the other thread run within the patience.
@@ -334,6 +366,7 @@ mod tests {
         let keeper = Keeper::start(kept.clone(), &state_of);
         for version in 1..=50 {
             keeper.keep(&state(version - 1), &state(version));
+            keeper.went_live(&state(version));
         }
         assert!(state_of.counts().failures > 0);
         std::fs::create_dir(&place).unwrap();

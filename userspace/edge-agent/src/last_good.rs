@@ -32,11 +32,21 @@ impl LastGood {
     pub fn load(&self) -> Option<Desired> {
         let whole = self.load_whole();
         let (mut state, mut taken, mut lost) = (whole.clone().unwrap_or_default(), 0, 0);
+        let mut before = state.clone();
         for number in self.journals() {
             let text = fs::read(self.journal_path(number)).unwrap_or_default();
             for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                 match Step::read(line) {
-                    Some(step) => taken += usize::from(step.advance(&mut state)),
+                    Some(step) => {
+                        // Another step from there: the one that was taken did not go live.
+                        if !step.begins_at(&state) && step.begins_at(&before) {
+                            state = before.clone();
+                        }
+                        let stood = state.clone();
+                        if step.advance(&mut state) {
+                            (before, taken) = (stood, taken + 1);
+                        }
+                    }
                     None => lost += 1,
                 }
             }
@@ -91,8 +101,8 @@ impl LastGood {
         }
     }
 
-    /// A file that cannot be read as such is put aside as `.damaged`, and there is nothing then.
-    fn load_whole(&self) -> Option<Desired> {
+    /// The last state that is known to have gone live. A file that cannot be read as such is put aside as `.damaged`, and there is nothing then.
+    pub fn load_whole(&self) -> Option<Desired> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,

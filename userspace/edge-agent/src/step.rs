@@ -51,9 +51,13 @@ impl Step {
         }
     }
 
+    pub fn begins_at(&self, state: &Desired) -> bool {
+        (self.from.0.as_str(), self.from.1) == (state.cluster_id.as_str(), state.version)
+    }
+
     /// Takes `state` along, if that is where the step begins.
     pub fn advance(self, state: &mut Desired) -> bool {
-        if (self.from.0.as_str(), self.from.1) != (state.cluster_id.as_str(), state.version) {
+        if !self.begins_at(state) {
             return false;
         }
         let objects = Arc::make_mut(&mut state.objects);

@@ -241,8 +241,13 @@ impl Edge {
         let agent = &mut self.agent;
         let started = catch_unwind(AssertUnwindSafe(|| agent.start_from_disk()));
         let kept = started.unwrap_or_else(|_| {
-            tracing::error!("the last good state cannot be served: the agent panicked over it; starting without");
-            None
+            tracing::error!(
+                "what was kept last cannot be served: the agent panicked over it; starting with the last state that went live"
+            );
+            catch_unwind(AssertUnwindSafe(|| agent.start_from_last_live())).unwrap_or_else(|_| {
+                tracing::error!("nor can the last state that went live; starting without");
+                None
+            })
         });
         if let Some(kept) = &kept {
             tracing::info!(version = kept.version, "serving the last good state from disk");
