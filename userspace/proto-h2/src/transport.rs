@@ -36,7 +36,7 @@ pub struct Link {
     turn: Cell<usize>,
     bytes_in: Cell<u64>,
     bytes_out: Cell<u64>,
-    /// Sees what was received, where a client is watched.
+    /// Sees what is received and sent, where the other side is watched.
     watch: Option<RefCell<Watch>>,
 }
 
@@ -115,6 +115,9 @@ impl Link {
     }
 
     fn gather(&self, bytes: &[u8]) {
+        if let Some(watch) = &self.watch {
+            watch.borrow_mut().said(bytes);
+        }
         let mut gathered = self.gathered.borrow_mut();
         let mut rest = bytes;
         loop {
