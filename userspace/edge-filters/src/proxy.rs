@@ -553,6 +553,9 @@ impl Pool {
         if let Some(counted) = error.counted_as() {
             recorder.error(counted);
         }
+        if !error.is_news() {
+            return;
+        }
         match error {
             AttemptError::Connect(_) => self.heard(choice, Heard::Unreachable, recorder),
             AttemptError::Broken { .. } | AttemptError::Malformed(_) | AttemptError::Faulty(_) => {

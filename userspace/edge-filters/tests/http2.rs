@@ -544,6 +544,175 @@ fn what_a_goaway_leaves_out_goes_elsewhere() {
     }
 }
 
+/// The client's frames as they come, its preface left out: kind, flags, stream.
+struct Frames {
+    wire: Wire,
+    read: Vec<u8>,
+    at: usize,
+}
+
+impl Frames {
+    fn of(wire: Wire) -> Frames {
+        Frames { wire, read: Vec::new(), at: 24 }
+    }
+
+    /// `None` once the client has closed.
+    fn next(&mut self) -> Option<(u8, u8, u32)> {
+        let mut piece = [0; 4096];
+        loop {
+            if let Some(&[a, b, c, kind, flags, s, t, u, v]) = self.read.get(self.at..self.at + 9) {
+                let end = self.at + 9 + u32::from_be_bytes([0, a, b, c]) as usize;
+                if self.read.len() >= end {
+                    self.at = end;
+                    return Some((kind, flags, u32::from_be_bytes([s, t, u, v])));
+                }
+            }
+            match self.wire.stream.read(&mut piece) {
+                Ok(0) | Err(_) => return None,
+                Ok(n) => self.read.extend_from_slice(&piece[..n]),
+            }
+        }
+    }
+
+    /// The stream of the next request.
+    fn request(&mut self) -> Option<u32> {
+        loop {
+            let (kind, _, stream) = self.next()?;
+            if kind == HEADERS {
+                return Some(stream);
+            }
+        }
+    }
+
+    /// Answers whatever comes.
+    fn serve(&mut self) {
+        while let Some(stream) = self.request() {
+            self.wire.send(frame(HEADERS, 5, stream, &[STATUS_200]));
+        }
+    }
+}
+
+/// SETTINGS_MAX_CONCURRENT_STREAMS.
+fn takes(streams: u32) -> Vec<u8> {
+    frame(SETTINGS, 0, 0, &[&3u16.to_be_bytes()[..], &streams.to_be_bytes()].concat())
+}
+
+/// A backend may take no more requests on a connection that it leaves open: they go over another one, whether that is known when they
+/// are sent or comes to be known when they have been.
+#[test]
+fn a_connection_that_takes_no_more_is_left_alone() {
+    for known in [true, false] {
+        let (now, lowers) = mpsc::channel::<()>();
+        let (done, lowered) = mpsc::channel();
+        let signals = Mutex::new((lowers, done));
+        let backend = Backend::new(move |mut wire, nth| {
+            wire.send(takes(100));
+            let mut frames = Frames::of(wire);
+            if nth > 0 {
+                return frames.serve();
+            }
+            let Some(stream) = frames.request() else { return };
+            frames.wire.send(frame(HEADERS, 5, stream, &[STATUS_200]));
+            let signals = signals.lock().unwrap();
+            signals.0.recv().unwrap();
+            frames.wire.send(takes(0));
+            if known {
+                // The first settings were acknowledged before the request.
+                let mut acks = std::iter::from_fn(|| frames.next()).filter(|f| (f.0, f.1) == (SETTINGS, 1));
+                assert!(acks.next().is_some());
+            }
+            signals.1.send(()).unwrap();
+            while let Some((kind, ..)) = frames.next() {
+                assert!(kind != HEADERS, "a request that may not be");
+            }
+        });
+        let house = House::new(1, &h2c(backend.port));
+        assert_eq!(house.ask(get("/")).status, 200);
+        let lower = move || {
+            now.send(()).unwrap();
+            lowered.recv().unwrap();
+        };
+        let said = match known {
+            true => {
+                lower();
+                house.ask(post(b"once"))
+            }
+            false => house.ask_after(lower, post(b"once")),
+        };
+        assert_eq!(said.status, 200, "{known}: {}", said.notes);
+        assert_eq!(backend.connections.load(SeqCst), 2, "{known}");
+        assert_eq!(house.ask(get("/")).status, 200);
+        assert_eq!(backend.connections.load(SeqCst), 2, "{known}");
+    }
+}
+
+#[test]
+fn a_backend_that_takes_no_request_at_all_is_not_waited_for() {
+    let backend = Backend::new(|mut wire, _| {
+        wire.send(takes(0));
+        wire.drain();
+    });
+    let house = House::new(1, &h2c(backend.port).replace("pools: [{", "pools: [{connectTimeout: 300ms, "));
+    let asked: Vec<_> = (0..20).map(|_| house.begin(0, get("/"))).collect();
+    for said in asked {
+        let said = said.recv().unwrap();
+        assert_eq!((said.status, said.outcome), (503, "serverError"), "{}", said.notes);
+    }
+    assert!(backend.connections.load(SeqCst) <= 2, "they waited for the same one");
+    // One that takes them after a moment is waited for.
+    let backend = Backend::new(|mut wire, _| {
+        wire.send(takes(0));
+        std::thread::sleep(Duration::from_millis(200));
+        wire.send(takes(1));
+        Frames::of(wire).serve();
+    });
+    assert_eq!(House::new(1, &h2c(backend.port)).ask(post(b"x")).status, 200);
+    assert_eq!(backend.connections.load(SeqCst), 1);
+}
+
+/// A server that loses a connection with many requests has failed once, and not at all where we ended it.
+#[test]
+fn a_connection_is_lost_once() {
+    const TOGETHER: usize = 10;
+    let closing = |_: &mut Frames| {};
+    let flooding = |frames: &mut Frames| {
+        frames.wire.send(frame(6, 0, 0, &[0; 8]).repeat(1000));
+        frames.wire.drain();
+    };
+    let ends: [(&str, fn(&mut Frames), usize); 2] = [("closes", closing, 4), ("floods", flooding, 20)];
+    for (what, end, rounds) in ends {
+        let backend = Backend::new(move |mut wire, _| {
+            wire.send(takes(100));
+            let mut frames = Frames::of(wire);
+            for _ in 0..TOGETHER {
+                if frames.request().is_none() {
+                    return;
+                }
+            }
+            end(&mut frames);
+        });
+        let good = Http2::new(|_, respond, _| say(respond, 200, "good"));
+        let servers =
+            format!("[{{url: 'http://127.0.0.1:{}'}}, {{url: 'http://127.0.0.1:{}'}}]", backend.port, good.port);
+        let detection = "outlierDetection: {consecutiveErrors: 5}";
+        let house = House::new(1, &format!("pools: [{{http2: true, {detection}, servers: {servers}}}]"));
+        let ejections = || house.metric("weir_upstream_ejections_total", "");
+        let round = |ask: fn() -> Ask| {
+            let asked: Vec<_> = (0..TOGETHER * 2).map(|_| house.begin(0, ask())).collect();
+            asked.into_iter().filter(|said| said.recv().unwrap().status == 200).count()
+        };
+        for nth in 0..rounds {
+            assert_eq!(round(|| post(b"once")), TOGETHER, "{what}: the others are lost");
+            assert_eq!(ejections(), 0, "{what} {nth}");
+        }
+        assert_eq!(house.errors("closed") as usize, rounds * TOGETHER, "{what}: each is counted");
+        if what == "closes" {
+            round(|| post(b"once"));
+            assert_eq!(ejections(), 1, "five connections in a row");
+        }
+    }
+}
+
 mod negotiated {
     use super::*;
     use base_tls::{Certificate, ClientAuth, ServerSettings as TlsSettings, ServerTls, TicketKeys};

@@ -3,7 +3,9 @@
 use crate::connect::ConnectError;
 use crate::endpoint::Server;
 use crate::lease::{self, Exchanger};
+use crate::loss::Loss;
 use crate::pool;
+use crate::sessions::CONNECTIONS_MOST;
 use base_telemetry::Limit;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use edge_pipeline::{Body, BodyError, Duplex, Interim};
@@ -90,7 +92,12 @@ pub enum AttemptError {
     /// There is no connection: nothing was sent.
     Connect(ConnectError),
     /// The connection failed or ended.
-    Broken { error: io::Error, stage: Stage },
+    Broken {
+        error: io::Error,
+        stage: Stage,
+        /// Where others heard of it, too.
+        loss: Option<Loss>,
+    },
     /// What came is no answer as we accept it.
     Malformed(h1::ResponseError),
     /// What came over HTTP/2 breaks its rules, or a bound of ours.
@@ -121,17 +128,31 @@ impl AttemptError {
         )
     }
 
-    /// The failure as the figures tell it; what the client did wrong is not the server's.
+    /// Whether it tells something of the server that nobody has told so far. Whoever asks tells.
+    pub fn is_news(&self) -> bool {
+        match self {
+            AttemptError::Connect(error) => error.is_news(),
+            AttemptError::Broken { loss, .. } => loss.as_ref().is_none_or(Loss::is_news),
+            _ => true,
+        }
+    }
+
+    /// The failure as the figures tell it; what the client did wrong is not the server's, nor is a bound of ours.
     pub fn counted_as(&self) -> Option<UpstreamError> {
+        if let AttemptError::Connect(error) = self {
+            return match error.cause() {
+                ConnectError::Full => None,
+                ConnectError::Tls(_) => Some(UpstreamError::Tls),
+                ConnectError::Tcp(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    Some(UpstreamError::ConnectTimeout)
+                }
+                _ => Some(UpstreamError::Connect),
+            };
+        }
         Some(match self {
-            AttemptError::Connect(ConnectError::Tcp(error)) if error.kind() == io::ErrorKind::TimedOut => {
-                UpstreamError::ConnectTimeout
-            }
-            AttemptError::Connect(ConnectError::Tls(_)) => UpstreamError::Tls,
-            AttemptError::Connect(_) => UpstreamError::Connect,
             AttemptError::Broken { .. } => UpstreamError::Closed,
             AttemptError::Malformed(_) | AttemptError::Faulty(_) => UpstreamError::Protocol,
-            AttemptError::RequestBody(_) | AttemptError::Unsayable => return None,
+            AttemptError::RequestBody(_) | AttemptError::Unsayable | AttemptError::Connect(_) => return None,
         })
     }
 }
@@ -139,12 +160,17 @@ impl AttemptError {
 impl fmt::Display for AttemptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            AttemptError::Connect(ConnectError::Unresolved) => f.write_str("the server's name has no address"),
-            AttemptError::Connect(ConnectError::Tcp(error)) if error.kind() == io::ErrorKind::TimedOut => {
-                f.write_str("cannot connect in time")
-            }
-            AttemptError::Connect(ConnectError::Tcp(error)) => write!(f, "cannot connect: {error}"),
-            AttemptError::Connect(ConnectError::Tls(error)) => error.fmt(f),
+            AttemptError::Connect(error) => match error.cause() {
+                ConnectError::Unresolved => f.write_str("the server's name has no address"),
+                ConnectError::Tcp(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    f.write_str("cannot connect in time")
+                }
+                ConnectError::Tcp(error) => write!(f, "cannot connect: {error}"),
+                ConnectError::Tls(error) => error.fmt(f),
+                ConnectError::Full | ConnectError::Shared(..) => {
+                    write!(f, "this worker has {CONNECTIONS_MOST} connections to it, and each is full")
+                }
+            },
             AttemptError::Broken { error, .. } => write!(f, "connection broke: {error}"),
             AttemptError::Malformed(error) => write!(f, "malformed answer: {error}"),
             AttemptError::Faulty(error) => write!(f, "malformed answer: {error}"),

@@ -2,6 +2,7 @@
 
 use crate::Identity;
 use crate::endpoint::{Endpoint, Place, Protocols};
+use crate::loss::Loss;
 use base_runtime::net::TcpStream;
 use base_runtime::time::{Deadline, timeout};
 use base_tls::{HandshakeError, Transport};
@@ -29,9 +30,30 @@ pub enum ConnectError {
     /// The last of the addresses failed so, or time was up.
     Tcp(io::Error),
     Tls(HandshakeError),
+    /// This worker has as many connections to it as it may have, and each is full: a bound of ours.
+    Full,
+    /// A connect that others waited for, too: what it says of the server is said once.
+    Shared(Box<ConnectError>, Loss),
 }
 
 impl ConnectError {
+    /// What went wrong, whoever waited for it.
+    pub fn cause(&self) -> &ConnectError {
+        match self {
+            ConnectError::Shared(error, _) => error.cause(),
+            error => error,
+        }
+    }
+
+    /// Whether it tells something of the server that nobody has told so far.
+    pub fn is_news(&self) -> bool {
+        match self {
+            ConnectError::Full => false,
+            ConnectError::Shared(error, loss) => error.is_news() && loss.is_news(),
+            _ => true,
+        }
+    }
+
     /// The same once more, for another one who waited.
     pub(crate) fn again(&self) -> ConnectError {
         let again = |error: &io::Error| match error.raw_os_error() {
@@ -40,6 +62,8 @@ impl ConnectError {
         };
         match self {
             ConnectError::Unresolved => ConnectError::Unresolved,
+            ConnectError::Full => ConnectError::Full,
+            ConnectError::Shared(error, loss) => ConnectError::Shared(Box::new(error.again()), loss.clone()),
             ConnectError::Tcp(error) => ConnectError::Tcp(again(error)),
             ConnectError::Tls(error) => ConnectError::Tls(match error {
                 HandshakeError::Io(error) => HandshakeError::Io(again(error)),
@@ -52,8 +76,8 @@ impl ConnectError {
 
     /// Nobody said no: it took too long.
     pub fn is_time_out(&self) -> bool {
-        match self {
-            ConnectError::Unresolved => false,
+        match self.cause() {
+            ConnectError::Unresolved | ConnectError::Full | ConnectError::Shared(..) => false,
             ConnectError::Tcp(error) => error.kind() == io::ErrorKind::TimedOut,
             ConnectError::Tls(error) => matches!(error, HandshakeError::TimedOut),
         }

@@ -60,7 +60,7 @@ impl Attempt<'_> {
             let refused = matches!(stream.poll_send_ready(&mut nobody, usize::MAX), Poll::Ready(Err(_)));
             let refused = refused && stream.bytes_sent() == sent_before;
             let stage = if refused && is_kept { Stage::Untouched } else { Stage::Sent };
-            AttemptError::Broken { error, stage }
+            AttemptError::Broken { error, stage, loss: None }
         };
         let mut sending = self.begin_upload(stream, outgoing, framing).await?;
         let mut interim = h1::Interim::default();
@@ -71,7 +71,7 @@ impl Attempt<'_> {
         loop {
             let broken = |error| match answered {
                 false => unanswered(error),
-                true => AttemptError::Broken { error, stage: Stage::Answered },
+                true => AttemptError::Broken { error, stage: Stage::Answered, loss: None },
             };
             // The body goes out while the answer is waited for: a backend may answer before it has read everything.
             let received = poll_fn(|cx| {

@@ -6,6 +6,7 @@
 
 use crate::attempt::{Answer, Attempt, AttemptError, Counters, Stage};
 use crate::lease::Exchanger;
+use crate::loss::Loss;
 use crate::pool::IDLE_TIMEOUT;
 use crate::sessions::Stream;
 use base_runtime::Task;
@@ -33,6 +34,9 @@ const SEND_HIGH_WATER: u64 = 32 * 1024;
 /// `upstream_stalled`.
 const STALLED_MOST: Duration = IDLE_TIMEOUT;
 
+/// How long a stream waits for its turn to begin before it is asked whether the backend takes any at all.
+const OPENED_WITHIN: Duration = Duration::from_secs(1);
+
 impl Exchanger for Stream {
     async fn exchange(self, attempt: &Attempt<'_>, body: &mut Body, keep_body: bool) -> Result<Answer, AttemptError> {
         // A backend may say of any request that it has done nothing with it: what is in memory stays there until it answers.
@@ -57,6 +61,8 @@ impl Exchanger for Stream {
         };
         drop(requests);
         self.asked();
+        let number = response.stream_id().as_u32();
+        let unopened = Deadline::at(base_runtime::now() + OPENED_WITHIN);
         let lease = Rc::new(self);
         let mut upload = (!ends).then(|| Upload { body: outgoing, sending, progress: Rc::default() });
         let mut interim = Interim::default();
@@ -82,7 +88,21 @@ impl Exchanger for Stream {
                 (Poll::Ready(Ok(head)), _) => Poll::Ready(Ok(head)),
                 // The backend will wait for the rest for ever; what it has said already is the answer.
                 (_, Some(error)) => Poll::Ready(Err(AttemptError::RequestBody(error))),
-                (answer, None) => answer.map_err(|error| failed(error, is_kept, &lease, attempt.counters)),
+                (Poll::Pending, None) => {
+                    while unopened.poll_expired(cx).is_ready() {
+                        if lease.is_opened(number) {
+                            unopened.clear();
+                            break;
+                        }
+                        if lease.is_shut_out() {
+                            let error = io::Error::other("it takes no more requests on this connection");
+                            return Poll::Ready(Err(not_begun(error, is_kept)));
+                        }
+                        unopened.set_after(OPENED_WITHIN);
+                    }
+                    Poll::Pending
+                }
+                (Poll::Ready(Err(error)), None) => Poll::Ready(Err(failed(error, is_kept, &lease, attempt.counters))),
             }
         });
         let (head, incoming) = head.await?.into_parts();
@@ -181,12 +201,20 @@ fn within(headers: &Headers, limits: &Limits) -> Result<(), AttemptError> {
     if whole > limits.head_bytes { fault(Fault::HeadTooLarge) } else { Ok(()) }
 }
 
+/// Nothing of the request went out, and nothing is wrong with the server.
+fn not_begun(error: io::Error, is_kept: bool) -> AttemptError {
+    let stage = if is_kept { Stage::Untouched } else { Stage::Sent };
+    let loss = Loss::default();
+    loss.is_ours();
+    AttemptError::Broken { error, stage, loss: Some(loss) }
+}
+
 /// The request is where it was.
 fn unsent(outgoing: Body, is_kept: bool, body: &mut Body, error: io::Error) -> AttemptError {
     if !is_kept {
         *body = outgoing;
     }
-    AttemptError::Broken { error, stage: Stage::Untouched }
+    not_begun(error, true)
 }
 
 /// Why no answer came. What the backend says it has done nothing with may go elsewhere (RFC 9113 section 8.7): streams after the last
@@ -206,7 +234,15 @@ fn failed(error: h2::Error, is_kept: bool, lease: &Stream, counters: &Counters) 
         counters.refused.hit(base_runtime::worker_index());
     }
     let stage = if refused && is_kept { Stage::Untouched } else { Stage::Sent };
-    AttemptError::Broken { error: into_io(error), stage }
+    // A reset is of one stream, everything else of the connection; and one that ends in good order says nothing of its server.
+    let loss = (!error.is_reset()).then(|| lease.session.loss.clone());
+    if let Some(loss) = &loss
+        && error.is_remote()
+        && error.reason() == Some(h2::Reason::NO_ERROR)
+    {
+        loss.is_ours();
+    }
+    AttemptError::Broken { error: into_io(error), stage, loss }
 }
 
 fn into_io(error: h2::Error) -> io::Error {

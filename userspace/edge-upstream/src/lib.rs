@@ -15,6 +15,7 @@ mod h1_exchange;
 mod h2_exchange;
 pub mod health;
 pub mod lease;
+pub mod loss;
 pub mod matcher;
 pub mod names;
 pub mod outlier;
@@ -23,6 +24,7 @@ pub mod probe;
 pub mod random;
 pub mod retry;
 pub mod sessions;
+mod silence;
 pub mod tls;
 
 pub use attempt::{Answer, Attempt, AttemptError};

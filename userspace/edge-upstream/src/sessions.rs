@@ -7,7 +7,7 @@
 //! One that does not gets connections of HTTP/1.1, as many as there are requests.
 //!
 //! Frames that cost a backend nothing and lead nowhere (PING, SETTINGS, empty DATA and their kin) have allowances; one that has spent
-//! them loses its connection, counted as `upstream_h2_faults`.
+//! them gets no further requests over its connection, counted as `upstream_h2_faults`; those under way end on it, unless it goes on.
 //!
 //! A connection takes no more requests when its backend says so (GOAWAY), when its name has moved on, and after a fault; those under way
 //! end on it. It is closed when nobody has used it for as long as an idle connection of HTTP/1.1 is kept.
@@ -16,7 +16,9 @@ use crate::attempt::Counters;
 use crate::connect::{ConnectError, connect_to};
 use crate::endpoint::{Endpoint, Protocols, Server};
 use crate::lease::Lease;
+use crate::loss::Loss;
 use crate::pool::{self, IDLE_TIMEOUT, IdHasher, Link};
+use crate::silence::{Next, Silence};
 use crate::tls::Identity;
 use base_runtime::memory::{Booking, Kind};
 use base_runtime::time::Deadline;
@@ -32,7 +34,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 /// Requests under way over one connection, even if its backend would take more: they share its window and the fate of its segments.
@@ -45,12 +47,6 @@ pub const CONNECTIONS_MOST: usize = 256;
 /// Requests that wait for one connect. Further ones begin another: this many are sent before a backend has said how many it takes.
 const WAITING_MOST: usize = 100;
 
-/// A backend that has sent nothing for so long, with requests under way, is asked whether it is there (PING).
-const SILENT_MOST: Duration = Duration::from_secs(30);
-
-/// How long it has to say so. A connection that many wait for must not stay with a machine that is gone.
-const PONG_WITHIN: Duration = Duration::from_secs(10);
-
 /// How long a new connection waits for its backend to say how many requests it takes, which it does at once (RFC 9113 section 3.4).
 const SETTINGS_WITHIN: Duration = Duration::from_millis(500);
 
@@ -59,6 +55,9 @@ const TURN_BYTES: usize = 128 * 1024;
 
 /// Bytes sent before the watch on the backend's frames hears of them.
 const TOLD_LEAST: u64 = 64 * 1024;
+
+/// Frames beyond their allowances after which the requests under way do not end on their connection either.
+const EXCESS_MOST: u32 = 256;
 
 /// Changes smaller than this are not booked.
 const BOOKED_LEAST: usize = 16 * 1024;
@@ -79,6 +78,8 @@ pub(crate) struct Session {
     heard: Cell<Option<Waker>>,
     /// Bytes of answers that were taken, or given up.
     taken: Cell<u64>,
+    /// What its requests tell of its end.
+    pub(crate) loss: Loss,
     /// Bytes of answers that have come and wait for their readers.
     unread: Booking,
 }
@@ -113,6 +114,16 @@ impl Stream {
         if let Some(watch) = self.session.link.watch() {
             watch.borrow_mut().asked();
         }
+    }
+
+    /// Whether the head of this stream, or of a later one, has gone out.
+    pub(crate) fn is_opened(&self, number: u32) -> bool {
+        self.session.link.watch().is_none_or(|watch| watch.borrow().opened() >= number)
+    }
+
+    /// Whether the backend takes fewer requests at a time by now than there are.
+    pub(crate) fn is_shut_out(&self) -> bool {
+        self.session.takes() < self.session.streams.get()
     }
 
     /// So many bytes of an answer were taken, or are not wanted any more.
@@ -172,16 +183,19 @@ impl Session {
         self.streams.get() == 0 && !self.link.transport().socket().is_idle_by_now()
     }
 
-    /// One that takes none at the moment gets one all the same: it waits there as well as anywhere.
-    fn has_room(&self) -> bool {
+    /// Requests it takes at a time, as far as it has said so: none is a number, too.
+    fn takes(&self) -> usize {
         let requests = self.requests.borrow();
-        let Some(open) = &*requests else { return false };
-        self.streams.get() < open.current_max_send_streams().clamp(1, STREAMS_MOST)
+        requests.as_ref().map_or(0, |open| open.current_max_send_streams().min(STREAMS_MOST))
     }
 
-    /// Keeps the books. True: the backend has sent too much of what leads nowhere.
-    fn look(&self, told: &mut u64) -> bool {
-        let Some(watch) = self.link.watch() else { return false };
+    fn has_room(&self) -> bool {
+        self.streams.get() < self.takes()
+    }
+
+    /// Keeps the books. Says how many frames that lead nowhere came beyond what may.
+    fn look(&self, told: &mut u64) -> u32 {
+        let Some(watch) = self.link.watch() else { return 0 };
         let mut watch = watch.borrow_mut();
         // What it may open its windows for.
         let sent = self.link.bytes_out() - *told;
@@ -198,7 +212,7 @@ impl Session {
         if unread.abs_diff(self.unread.bytes()) >= BOOKED_LEAST || unread == 0 {
             self.unread.set(unread);
         }
-        watch.spent().is_some()
+        watch.excess()
     }
 
     /// Ready when something was received, or the connection has ended.
@@ -208,6 +222,20 @@ impl Session {
         }
         self.heard.set(Some(cx.waker().clone()));
         Poll::Pending
+    }
+
+    /// Ready when it takes requests, or has ended.
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // One that has said nothing takes what it must take at first.
+        if self.link.bytes_in() == 0 || self.takes() > 0 || self.requests.borrow().is_none() {
+            return Poll::Ready(());
+        }
+        self.heard.set(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+
+    fn wants(&self) -> u64 {
+        self.link.watch().map_or(0, |watch| watch.borrow().wants())
     }
 
     fn tell_heard(&self) {
@@ -312,8 +340,9 @@ pub(crate) async fn open(
         let outcome = match turn(server) {
             Turn::Wait(opening) => {
                 let left = end.saturating_duration_since(base_runtime::now());
-                let waited = base_runtime::time::timeout(left, Waiting::new(opening)).await;
-                waited.map_err(|_| ConnectError::Tcp(io::ErrorKind::TimedOut.into()))?
+                let loss = opening.loss.clone();
+                let late = || ConnectError::Shared(Box::new(ConnectError::Tcp(io::ErrorKind::TimedOut.into())), loss);
+                base_runtime::time::timeout(left, Waiting::new(opening)).await.map_err(|_| late())?
             }
             Turn::Begin(opening) => {
                 let maker = Maker::new(server, recorder, counters);
@@ -325,9 +354,7 @@ pub(crate) async fn open(
             }
             Turn::Refused => {
                 counters.connections.hit(base_runtime::worker_index());
-                return Err(ConnectError::Tcp(io::Error::other(format!(
-                    "this worker has {CONNECTIONS_MOST} connections to it, and each is full"
-                ))));
+                return Err(ConnectError::Full);
             }
         };
         match outcome {
@@ -384,6 +411,7 @@ impl Maker {
 
     async fn make(self, limit: Duration) -> Result<Lease, ConnectError> {
         let generation = self.endpoint.generation();
+        let end = base_runtime::now() + limit;
         let transport = connect_to(&self.endpoint, self.identity.as_deref(), self.protocols, limit).await?;
         let agreed = transport.session().map(|session| session.alpn.as_deref() == Some(b"h2"));
         let shared = agreed.unwrap_or(self.protocols == Protocols::Http2);
@@ -391,7 +419,7 @@ impl Maker {
             GROUPS.with_borrow_mut(|groups| groups.entry(self.key).or_default().http1 = !shared);
         }
         if shared {
-            return self.begin(transport, generation).await.map(Lease::Stream);
+            return self.begin(transport, generation, end).await.map(Lease::Stream);
         }
         Ok(Lease::Connection(Link::new(transport, self.key, generation, &self.recorder)))
     }
@@ -402,7 +430,7 @@ impl Maker {
         ending.opening.tell(made);
     }
 
-    async fn begin(self, transport: Transport, generation: u32) -> Result<Stream, ConnectError> {
+    async fn begin(self, transport: Transport, generation: u32, end: Instant) -> Result<Stream, ConnectError> {
         let settings = ClientSettings::default();
         let begun = client::begin(transport, &settings).await;
         let (requests, connection, link) = begun.map_err(|error| ConnectError::Tcp(io::Error::other(error)))?;
@@ -417,6 +445,7 @@ impl Maker {
             since: Cell::new(None),
             heard: Cell::new(None),
             taken: Cell::new(0),
+            loss: Loss::default(),
             unread: Booking::new(Kind::Bodies, 0),
         });
         GROUPS.with_borrow_mut(|groups| groups.entry(self.key).or_default().sessions.push(session.clone()));
@@ -425,6 +454,11 @@ impl Maker {
         pool::keep_sweeping();
         // One that says nothing takes as many as it must take at first.
         let _ = base_runtime::time::timeout(SETTINGS_WITHIN, poll_fn(|cx| session.poll_heard(cx))).await;
+        let left = end.saturating_duration_since(base_runtime::now());
+        if base_runtime::time::timeout(left, poll_fn(|cx| session.poll_room(cx))).await.is_err() {
+            session.close();
+            return Err(ConnectError::Tcp(io::ErrorKind::TimedOut.into()));
+        }
         Ok(stream)
     }
 }
@@ -432,7 +466,8 @@ impl Maker {
 /// Keeps a connection going until it has ended.
 async fn drive(session: Rc<Session>, mut connection: Connection, counters: Arc<Counters>) {
     let mut pings = connection.ping_pong();
-    let (silence, mut heard, mut asked, mut told) = (Deadline::default(), None, false, 0);
+    let (mut silence, due, mut armed) = (Silence::default(), Deadline::default(), None);
+    let (mut told, mut faulty) = (0, false);
     let ended = poll_fn(|cx| {
         loop {
             session.link.begin_turn(TURN_BYTES);
@@ -442,8 +477,15 @@ async fn drive(session: Rc<Session>, mut connection: Connection, counters: Arc<C
             if session.link.bytes_in() > 0 {
                 session.tell_heard();
             }
-            if session.look(&mut told) {
+            let excess = session.look(&mut told);
+            if excess > 0 && !std::mem::replace(&mut faulty, true) {
                 counters.faults.hit(base_runtime::worker_index());
+                session.close();
+                // The machine sends its GOAWAY when nothing is under way.
+                cx.waker().wake_by_ref();
+            }
+            if excess > EXCESS_MOST {
+                session.loss.is_ours();
                 session.link.transport().abort();
                 return Poll::Ready(Ok(()));
             }
@@ -451,28 +493,30 @@ async fn drive(session: Rc<Session>, mut connection: Connection, counters: Arc<C
                 // Takes the answer in, so that another one can be asked for.
                 let _ = pings.poll_pong(cx);
             }
-            if session.streams.get() == 0 {
-                silence.clear();
-                (heard, asked) = (None, false);
-                return Poll::Pending;
-            }
-            let bytes = session.link.bytes_in();
-            if heard.replace(bytes) != Some(bytes) {
-                asked = false;
-                silence.set_after(SILENT_MOST);
-            }
-            if silence.poll_expired(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if asked {
-                counters.silent.hit(base_runtime::worker_index());
-                session.link.transport().abort();
-                return Poll::Ready(Ok(()));
-            }
-            asked = true;
-            silence.set_after(PONG_WITHIN);
-            if let Some(pings) = &mut pings {
-                let _ = pings.send_ping(h2::Ping::opaque());
+            let waiting = session.streams.get() > 0;
+            match silence.look(session.link.bytes_in(), session.wants(), waiting, base_runtime::now()) {
+                Next::Nothing => {
+                    armed = None;
+                    due.clear();
+                    return Poll::Pending;
+                }
+                Next::Wait(at) => {
+                    if armed.replace(at) != Some(at) {
+                        due.set(at);
+                    }
+                    ready!(due.poll_expired(cx));
+                    armed = None;
+                }
+                Next::Ask => {
+                    if let Some(pings) = &mut pings {
+                        let _ = pings.send_ping(h2::Ping::opaque());
+                    }
+                }
+                Next::Gone => {
+                    counters.silent.hit(base_runtime::worker_index());
+                    session.link.transport().abort();
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
     })
@@ -505,6 +549,8 @@ struct Opening {
     outcome: RefCell<Option<Outcome>>,
     /// By their numbers.
     waiting: RefCell<Vec<Option<Waker>>>,
+    /// What they tell of it when it fails.
+    loss: Loss,
 }
 
 impl Opening {
@@ -563,7 +609,10 @@ impl Future for Waiting {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         match &mut *self.opening.outcome.borrow_mut() {
             Some(Outcome::Made(lease)) => Poll::Ready(Outcome::Made(lease.take())),
-            Some(Outcome::Failed(error)) => Poll::Ready(Outcome::Failed(error.again())),
+            Some(Outcome::Failed(error)) => {
+                let error = ConnectError::Shared(Box::new(error.again()), self.opening.loss.clone());
+                Poll::Ready(Outcome::Failed(error))
+            }
             None => {
                 if let Some(place) = self.opening.waiting.borrow_mut().get_mut(self.number) {
                     *place = Some(cx.waker().clone());

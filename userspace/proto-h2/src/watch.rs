@@ -115,6 +115,8 @@ pub struct Watch {
     excess: u32,
     /// The last stream that a head was sent on.
     opened: u32,
+    /// Frames sent that want something of the other side.
+    wants: u64,
     /// When time last counted.
     since: Instant,
     /// The first allowance that was spent.
@@ -139,6 +141,7 @@ impl Watch {
             for_data: [0; Cheap::ALL.len()],
             excess: 0,
             opened: 0,
+            wants: 0,
             since: now,
             spent: None,
             of_head: false,
@@ -178,6 +181,9 @@ impl Watch {
     /// These bytes are sent.
     pub fn said(&mut self, mut bytes: &[u8]) {
         while let Some(head) = self.going.next(&mut bytes) {
+            // Acknowledgements and PINGs are no reason to say anything of one's own.
+            let acknowledges = head.kind == SETTINGS && head.flags & ACK != 0;
+            self.wants += u64::from(head.kind != PING && !acknowledges);
             match head.kind {
                 DATA if head.length > 0 => {
                     for kind in [Cheap::Ping, Cheap::WindowUpdate] {
@@ -213,6 +219,11 @@ impl Watch {
     /// The last stream that we sent a head on; 0: none so far.
     pub fn opened(&self) -> u32 {
         self.opened
+    }
+
+    /// Frames that we sent, but for PINGs and acknowledgements.
+    pub fn wants(&self) -> u64 {
+        self.wants
     }
 
     /// A head has begun to come and is not whole.
@@ -523,7 +534,9 @@ mod tests {
         let mut head = frame(HEADERS, END_HEADERS, 20);
         head[8] = 9;
         head.chunks(4).for_each(|chunk| watch.said(chunk));
-        assert_eq!(watch.opened(), 9);
+        assert_eq!((watch.opened(), watch.wants()), (9, 3));
+        watch.said(&[frame(PING, 0, 8), frame(PING, ACK, 8), frame(SETTINGS, ACK, 0)].concat());
+        assert_eq!(watch.wants(), 3);
     }
 
     /// However often the connection is looked at, a second earns what it says.
