@@ -229,11 +229,13 @@ impl Machine {
         assert_eq!(answer.status, 200, "{answer:?}\n{document}");
     }
 
-    /// The value of a metric without labels, or of the first with them.
+    /// The value of a metric: of all its series together.
     pub fn metric(&self, name: &str) -> Option<f64> {
         let text = self.try_api("GET", "/metrics", "").ok()?.body;
-        let line = text.lines().find(|l| l.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])))?;
-        line.rsplit(' ').next()?.parse().ok()
+        let is_of_it = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+        let values: Vec<f64> =
+            text.lines().filter(is_of_it).filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+        (!values.is_empty()).then(|| values.iter().sum())
     }
 
     /// Waits until the copy on disk contains `text`.
