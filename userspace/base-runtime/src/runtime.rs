@@ -16,7 +16,7 @@ use crate::context::{self, Context};
 use crate::driver::{AnyDriver, Driver, IoKind, IoMode, Wait, probe_uring};
 use crate::executor::{Budget, Task, WokenTask};
 use crate::memory::{self, Ledger};
-use crate::net::socket::Key;
+use crate::net::socket::SlotKey;
 use crate::stats::{Counters, Longest, WorkerStats};
 
 /// How to start a [`Runtime`]. All defaults are in [`Config::default`].
@@ -620,7 +620,7 @@ fn wind_down(cx: &Context) {
 }
 
 /// Closes a socket that belongs to `shared`'s worker, from any thread.
-pub(crate) fn close_remotely(shared: &Shared, key: Key) {
+pub(crate) fn close_remotely(shared: &Shared, key: SlotKey) {
     shared.send_job(Box::new(move |cx| {
         if let Some(socket) = cx.sockets.find(key) {
             crate::net::socket::close(cx, &socket);

@@ -16,7 +16,7 @@ use base_runtime::channel::oneshot;
 use base_runtime::net::{ListenOptions, TcpListener};
 use base_runtime::{Buf, Config, IoMode, Runtime, spawn};
 use base_tls::connection::{Connection, Schedule};
-use base_tls::record::{Fault, Key, Suite, Version};
+use base_tls::record::{Fault, RecordKey, Suite, Version};
 use base_tls::{Certificate, ClientAuth, ServerSettings, ServerTls, TicketKeys};
 use rustls::client::{ClientConfig, ClientConnection, Resumption};
 use rustls::crypto::CryptoProvider;
@@ -38,11 +38,11 @@ fn main() {
 struct NoKeys;
 
 impl Schedule for NoKeys {
-    fn next_tx(&mut self) -> Result<Key, Fault> {
+    fn next_tx(&mut self) -> Result<RecordKey, Fault> {
         Err(Fault::Internal)
     }
 
-    fn next_rx(&mut self) -> Result<Key, Fault> {
+    fn next_rx(&mut self) -> Result<RecordKey, Fault> {
         Err(Fault::Internal)
     }
 
@@ -59,7 +59,7 @@ fn records(mode: &str, size: usize, count: usize) {
     let mode = mode.to_owned();
     // Buffers come from a worker's pool.
     on_worker(move || {
-        let key = || Key::from_parts(Version::Tls13, Suite::Aes128Gcm, &[7; 16], [9; 12], 0).expect("16 bytes");
+        let key = || RecordKey::from_parts(Version::Tls13, Suite::Aes128Gcm, &[7; 16], [9; 12], 0).expect("16 bytes");
         let end = || Connection::new(Version::Tls13, key(), key(), NoKeys, |_| {});
         let (mut from, mut to) = (end(), end());
         let piece = vec![42; size];

@@ -11,15 +11,15 @@ use std::collections::VecDeque;
 use base_runtime::Buf;
 
 use crate::record::{
-    ALERT, APPLICATION_DATA, CONTENT_MAX, Fault, HANDSHAKE, HEADER, Key, PAYLOAD_MAX, Version, record_length,
+    ALERT, APPLICATION_DATA, CONTENT_MAX, Fault, HANDSHAKE, HEADER, PAYLOAD_MAX, RecordKey, Version, record_length,
 };
 
 /// Where keys come from once the handshake is over, and where tickets go.
 pub trait Schedule {
     /// The next key for sending (TLS 1.3).
-    fn next_tx(&mut self) -> Result<Key, Fault>;
+    fn next_tx(&mut self) -> Result<RecordKey, Fault>;
     /// The next key for receiving (TLS 1.3).
-    fn next_rx(&mut self) -> Result<Key, Fault>;
+    fn next_rx(&mut self) -> Result<RecordKey, Fault>;
     /// Takes a NewSessionTicket's body; an error where the peer has none to give.
     fn take_ticket(&mut self, body: &[u8]) -> Result<(), Fault>;
     /// We are the client.
@@ -64,8 +64,8 @@ enum Partial {
 pub struct Connection<S> {
     version: Version,
     /// `None` once the sending direction is over.
-    tx: Option<Key>,
-    rx: Key,
+    tx: Option<RecordKey>,
+    rx: RecordKey,
     schedule: S,
     partial: Partial,
     /// The beginning of a handshake message that goes on in the next record.
@@ -85,8 +85,8 @@ pub struct Connection<S> {
 /// A connection without the worker's buffers, which is why it may go to another worker.
 pub struct Parked<S> {
     version: Version,
-    tx: Option<Key>,
-    rx: Key,
+    tx: Option<RecordKey>,
+    rx: RecordKey,
     schedule: S,
     /// The beginning of a record.
     partial: Vec<u8>,
@@ -154,7 +154,7 @@ impl<S: Schedule> Connection<S> {
         }
     }
 
-    pub fn new(version: Version, tx: Key, rx: Key, schedule: S, events: fn(Event)) -> Connection<S> {
+    pub fn new(version: Version, tx: RecordKey, rx: RecordKey, schedule: S, events: fn(Event)) -> Connection<S> {
         Connection {
             version,
             tx: Some(tx),

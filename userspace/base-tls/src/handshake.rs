@@ -16,7 +16,7 @@ use rustls::{CertificateError, CommonState, Error, ExtractedSecrets, HandshakeKi
 
 use crate::connection::{Connection, Schedule};
 use crate::gate;
-use crate::record::{Fault, Key, Version, record_length};
+use crate::record::{Fault, RecordKey, Version, record_length};
 use crate::stats::{self, Count};
 use crate::stream::{HandshakeError, Session};
 
@@ -33,22 +33,22 @@ pub(crate) enum Keys {
 }
 
 impl Schedule for Keys {
-    fn next_tx(&mut self) -> Result<Key, Fault> {
+    fn next_tx(&mut self) -> Result<RecordKey, Fault> {
         let next = match self {
             Keys::Server(keys) => keys.update_tx_secret(),
             Keys::Client(keys) => keys.update_tx_secret(),
         };
         let (sequence, secrets) = next.map_err(|_| Fault::Internal)?;
-        Key::new(Version::Tls13, sequence, &secrets)
+        RecordKey::new(Version::Tls13, sequence, &secrets)
     }
 
-    fn next_rx(&mut self) -> Result<Key, Fault> {
+    fn next_rx(&mut self) -> Result<RecordKey, Fault> {
         let next = match self {
             Keys::Server(keys) => keys.update_rx_secret(),
             Keys::Client(keys) => keys.update_rx_secret(),
         };
         let (sequence, secrets) = next.map_err(|_| Fault::Internal)?;
-        Key::new(Version::Tls13, sequence, &secrets)
+        RecordKey::new(Version::Tls13, sequence, &secrets)
     }
 
     fn take_ticket(&mut self, body: &[u8]) -> Result<(), Fault> {
@@ -284,8 +284,8 @@ fn establish<S: Side>(
     let (secrets, keys) = side.into_keys().map_err(|error| refused(&error))?;
     let is_client = keys.is_client();
     let internal = |fault: Fault| refused(&Error::General(fault.text().to_owned()));
-    let tx = Key::new(version, secrets.tx.0, &secrets.tx.1).map_err(internal)?;
-    let rx = Key::new(version, secrets.rx.0, &secrets.rx.1).map_err(internal)?;
+    let tx = RecordKey::new(version, secrets.tx.0, &secrets.tx.1).map_err(internal)?;
+    let rx = RecordKey::new(version, secrets.rx.0, &secrets.rx.1).map_err(internal)?;
     let mut connection = Connection::new(version, tx, rx, keys, stats::count_event);
     for piece in incoming.bytes[incoming.shown..].chunks(Buf::CAPACITY - Buf::HEADROOM) {
         connection.handle_received(Buf::copy_from(piece), &mut |buf| socket.send(buf));

@@ -113,7 +113,7 @@ enum Layout {
 }
 
 /// What protects the records of one direction, and how many it has protected.
-pub struct Key {
+pub struct RecordKey {
     aead: LessSafeKey,
     iv: [u8; 12],
     sequence: u64,
@@ -122,9 +122,9 @@ pub struct Key {
     layout: Layout,
 }
 
-impl Key {
+impl RecordKey {
     /// The key rustls agreed on; `sequence` is the number of the next record.
-    pub fn new(version: Version, sequence: u64, secrets: &ConnectionTrafficSecrets) -> Result<Key, Fault> {
+    pub fn new(version: Version, sequence: u64, secrets: &ConnectionTrafficSecrets) -> Result<RecordKey, Fault> {
         let (suite, key, iv) = match secrets {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Suite::Aes128Gcm, key, iv),
             ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Suite::Aes256Gcm, key, iv),
@@ -132,11 +132,17 @@ impl Key {
             _ => return Err(Fault::Internal),
         };
         let iv = iv.as_ref().try_into().map_err(|_| Fault::Internal)?;
-        Key::from_parts(version, suite, key.as_ref(), iv, sequence)
+        RecordKey::from_parts(version, suite, key.as_ref(), iv, sequence)
     }
 
     /// `key` has as many bytes as the suite wants, otherwise it is a fault of ours.
-    pub fn from_parts(version: Version, suite: Suite, key: &[u8], iv: [u8; 12], sequence: u64) -> Result<Key, Fault> {
+    pub fn from_parts(
+        version: Version,
+        suite: Suite,
+        key: &[u8],
+        iv: [u8; 12],
+        sequence: u64,
+    ) -> Result<RecordKey, Fault> {
         let (algorithm, limit) = match suite {
             Suite::Aes128Gcm => (&AES_128_GCM, AES_GCM_RECORDS),
             Suite::Aes256Gcm => (&AES_256_GCM, AES_GCM_RECORDS),
@@ -148,7 +154,7 @@ impl Key {
             (Version::Tls12, _) => Layout::Tls12Explicit,
         };
         let aead = LessSafeKey::new(UnboundKey::new(algorithm, key).map_err(|_| Fault::Internal)?);
-        Ok(Key { aead, iv, sequence, limit, layout })
+        Ok(RecordKey { aead, iv, sequence, limit, layout })
     }
 
     /// As if all records but `left` had been sealed already.
@@ -159,7 +165,7 @@ impl Key {
 
     /// Expects the record that `sender` seals next.
     #[cfg(test)]
-    pub fn skip_to(&mut self, sender: &Key) {
+    pub fn skip_to(&mut self, sender: &RecordKey) {
         self.sequence = sender.sequence;
     }
 
@@ -294,9 +300,9 @@ impl Key {
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for RecordKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key").field("sequence", &self.sequence).finish_non_exhaustive()
+        f.debug_struct("RecordKey").field("sequence", &self.sequence).finish_non_exhaustive()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use base_runtime::Buf;
 use base_tls::connection::{Connection, End, Schedule};
-use base_tls::record::{Fault, Key, Suite, Version};
+use base_tls::record::{Fault, RecordKey, Suite, Version};
 
 pub fn check(bytes: &[u8]) {
     let [choice, step, script @ ..] = bytes else { return };
@@ -42,8 +42,8 @@ fn run(version: Version, server: bool, wire: &[u8], step: usize) -> (Vec<u8>, En
     (data, connection.end())
 }
 
-fn key(version: Version) -> Key {
-    Key::from_parts(version, Suite::Aes128Gcm, &[7; 16], [9; 12], 0).expect("a key of the right length")
+fn key(version: Version) -> RecordKey {
+    RecordKey::from_parts(version, Suite::Aes128Gcm, &[7; 16], [9; 12], 0).expect("a key of the right length")
 }
 
 /// No key follows the first, and every ticket is welcome.
@@ -52,11 +52,11 @@ struct Refusing {
 }
 
 impl Schedule for Refusing {
-    fn next_tx(&mut self) -> Result<Key, Fault> {
+    fn next_tx(&mut self) -> Result<RecordKey, Fault> {
         Err(Fault::Internal)
     }
 
-    fn next_rx(&mut self) -> Result<Key, Fault> {
+    fn next_rx(&mut self) -> Result<RecordKey, Fault> {
         Err(Fault::Internal)
     }
 

@@ -17,7 +17,7 @@ use crate::Buf;
 use crate::context::Context;
 use crate::net::address::{Address, decode_address};
 use crate::net::listener::ACCEPTED_MAX;
-use crate::net::socket::{self, Connecting, End, Key, Life, Op, SendOp, Socket, Splicing};
+use crate::net::socket::{self, Connecting, End, Life, Op, SendOp, SlotKey, Socket, Splicing};
 use crate::net::udp::Endpoint;
 use crate::runtime::Shared;
 use datagrams::Datagrams;
@@ -385,8 +385,8 @@ impl Driver for Epoll {
                 continue;
             }
             if data & datagrams::TAG != 0 {
-                self.dispatch_datagrams(cx, Key::from_bits(data), events);
-            } else if let Some(socket) = cx.sockets.find(Key::from_bits(data)) {
+                self.dispatch_datagrams(cx, SlotKey::from_bits(data), events);
+            } else if let Some(socket) = cx.sockets.find(SlotKey::from_bits(data)) {
                 self.dispatch(cx, &socket, events);
             }
         }

@@ -31,7 +31,7 @@ use crate::Buf;
 use crate::context::Context;
 use crate::net::address::Address;
 use crate::net::listener::ACCEPTED_MAX;
-use crate::net::socket::{self, Connecting, End, Key, Life, Op, SendOp, Socket, Splicing};
+use crate::net::socket::{self, Connecting, End, Life, Op, SendOp, SlotKey, Socket, Splicing};
 use crate::net::udp::{self, Endpoint};
 use crate::runtime::{Config, Shared};
 use datagrams::Datagrams;
@@ -164,11 +164,11 @@ impl Uring {
             return;
         }
         if matches!(kind, DATAGRAM | DATAGRAM_ROOM) {
-            self.datagram_completed(cx, kind, Key::from_bits(data), result, flags);
+            self.datagram_completed(cx, kind, SlotKey::from_bits(data), result, flags);
             return;
         }
         // The slot is kept until its last operation ends, so what is not found cannot have a buffer either.
-        let Some(socket) = cx.sockets.find(Key::from_bits(data)) else { return };
+        let Some(socket) = cx.sockets.find(SlotKey::from_bits(data)) else { return };
         match kind {
             RECV => self.recv_completed(cx, &socket, result, flags),
             SEND => self.send_completed(cx, &socket, result),
@@ -765,12 +765,12 @@ fn advise(error: &io::Error, disabled: &str) -> String {
 }
 
 #[inline]
-fn user_data(kind: u8, key: Key) -> u64 {
+fn user_data(kind: u8, key: SlotKey) -> u64 {
     u64::from(kind) << KIND_SHIFT | key.bits()
 }
 
 /// The top byte of the user data says what completed, the rest is the socket's key.
-const KIND_SHIFT: u32 = Key::INDEX_BITS + Key::GENERATION_BITS;
+const KIND_SHIFT: u32 = SlotKey::INDEX_BITS + SlotKey::GENERATION_BITS;
 const IGNORED: u8 = 0;
 const RECV: u8 = 1;
 const SEND: u8 = 2;

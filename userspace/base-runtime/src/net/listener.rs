@@ -17,7 +17,7 @@ use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
 use super::address::{Address, socket_address};
-use super::socket::{self, End, Key, Listener, Op, Socket, error_of};
+use super::socket::{self, End, Listener, Op, SlotKey, Socket, error_of};
 use super::{TcpStream, check, new_socket, set_nonblocking, set_option};
 use crate::IoKind;
 use crate::context::{self, Context};
@@ -231,7 +231,7 @@ struct Acceptor {
 /// Where a listener became active. From then on the descriptor belongs to that worker's table.
 struct Home {
     worker: Arc<Shared>,
-    key: Key,
+    key: SlotKey,
 }
 
 impl Acceptor {

@@ -22,18 +22,18 @@ use crate::time::{Action, far_add};
 
 /// A slot of the table and which of its successive uses is meant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Key(u64);
+pub(crate) struct SlotKey(u64);
 
-impl Key {
+impl SlotKey {
     pub const INDEX_BITS: u32 = 32;
     pub const GENERATION_BITS: u32 = 24;
 
-    pub const fn new(index: u32, generation: u32) -> Key {
-        Key((index as u64) | ((generation as u64 & ((1 << Self::GENERATION_BITS) - 1)) << Self::INDEX_BITS))
+    pub const fn new(index: u32, generation: u32) -> SlotKey {
+        SlotKey((index as u64) | ((generation as u64 & ((1 << Self::GENERATION_BITS) - 1)) << Self::INDEX_BITS))
     }
 
-    pub const fn from_bits(bits: u64) -> Key {
-        Key(bits & ((1 << (Self::INDEX_BITS + Self::GENERATION_BITS)) - 1))
+    pub const fn from_bits(bits: u64) -> SlotKey {
+        SlotKey(bits & ((1 << (Self::INDEX_BITS + Self::GENERATION_BITS)) - 1))
     }
 
     /// The low 56 bits of a `u64`.
@@ -56,7 +56,7 @@ pub(crate) trait Entry {
     const KIND: Kind;
     const BYTES: usize;
 
-    fn key(&self) -> &Cell<Key>;
+    fn key(&self) -> &Cell<SlotKey>;
 }
 
 /// The sockets of a worker, of one sort.
@@ -79,28 +79,28 @@ impl<T: Entry> Sockets<T> {
         let mut table = self.table.borrow_mut();
         let index = table.free.pop().unwrap_or_else(|| table.slots.push((0, None)));
         let slot = &mut table.slots[index];
-        socket.key().set(Key::new(index, slot.0));
+        socket.key().set(SlotKey::new(index, slot.0));
         let socket = Rc::new(socket);
         slot.1 = Some(socket.clone());
         socket
     }
 
     #[inline]
-    pub fn find(&self, key: Key) -> Option<Rc<T>> {
+    pub fn find(&self, key: SlotKey) -> Option<Rc<T>> {
         match self.table.borrow().slots.get(key.index()) {
             Some((generation, socket)) if *generation == key.generation() => socket.clone(),
             _ => None,
         }
     }
 
-    pub fn remove(&self, key: Key, shared: &Shared) {
+    pub fn remove(&self, key: SlotKey, shared: &Shared) {
         let mut table = self.table.borrow_mut();
         let Some(slot) = table.slots.get_mut(key.index()).filter(|slot| slot.0 == key.generation()) else {
             return;
         };
         let removed = slot.1.take();
         if removed.is_some() {
-            slot.0 = Key::new(0, slot.0.wrapping_add(1)).generation();
+            slot.0 = SlotKey::new(0, slot.0.wrapping_add(1)).generation();
             table.free.push(key.index());
             shared.ledger.book(T::KIND, 0u64.wrapping_sub(T::BYTES as u64), shared);
         }
@@ -114,7 +114,7 @@ impl<T: Entry> Sockets<T> {
 }
 
 pub(crate) struct Socket {
-    pub key: Cell<Key>,
+    pub key: Cell<SlotKey>,
     /// -1 once closed, or on its way to be.
     pub fd: Cell<RawFd>,
     /// `TcpStream`s (or one `TcpListener`) that refer to it.
@@ -230,7 +230,7 @@ impl Entry for Socket {
     const KIND: Kind = Kind::Connections;
     const BYTES: usize = SOCKET_BYTES;
 
-    fn key(&self) -> &Cell<Key> {
+    fn key(&self) -> &Cell<SlotKey> {
         &self.key
     }
 }
@@ -238,7 +238,7 @@ impl Entry for Socket {
 impl Socket {
     pub fn new(fd: RawFd, listener: Option<Box<Listener>>) -> Socket {
         Socket {
-            key: Cell::new(Key::new(0, 0)),
+            key: Cell::new(SlotKey::new(0, 0)),
             fd: Cell::new(fd),
             handles: Cell::new(1),
             ops: Cell::new(0),
@@ -531,7 +531,7 @@ pub(crate) fn release(cx: &Context, socket: &Socket) -> RawFd {
     cx.driver.release(socket)
 }
 
-pub(crate) fn linger_expired(cx: &Context, key: Key) {
+pub(crate) fn linger_expired(cx: &Context, key: SlotKey) {
     if let Some(socket) = cx.sockets.find(key)
         && socket.life.get() == Life::Lingering
     {
@@ -691,8 +691,8 @@ mod tests {
 
     #[test]
     fn keys_keep_their_parts() {
-        let key = Key::new(u32::MAX - 1, (1 << Key::GENERATION_BITS) - 1);
-        assert_eq!((key.index(), key.generation()), (u32::MAX - 1, (1 << Key::GENERATION_BITS) - 1));
-        assert_eq!(Key::from_bits(key.bits() | 7 << 56), key);
+        let key = SlotKey::new(u32::MAX - 1, (1 << SlotKey::GENERATION_BITS) - 1);
+        assert_eq!((key.index(), key.generation()), (u32::MAX - 1, (1 << SlotKey::GENERATION_BITS) - 1));
+        assert_eq!(SlotKey::from_bits(key.bits() | 7 << 56), key);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::context::Context;
 use crate::executor::WakerCell;
-use crate::net::socket::Key;
+use crate::net::socket::SlotKey;
 use crate::runtime::Shared;
 use crate::table::Chunks;
 
@@ -20,7 +20,7 @@ pub(crate) enum Action {
     /// The task that polled it is woken.
     Wake,
     /// A connection that still had bytes to send at its end is closed.
-    Linger(Key),
+    Linger(SlotKey),
 }
 
 pub(crate) struct Timers {
@@ -182,7 +182,7 @@ impl Entry {
     fn fire(&self) -> Fired {
         if self.lingers {
             let (index, generation) = self.waiting.numbers();
-            (Action::Linger(Key::new(index, generation)), WakerCell::new())
+            (Action::Linger(SlotKey::new(index, generation)), WakerCell::new())
         } else {
             (Action::Wake, self.waiting.take())
         }
@@ -359,7 +359,7 @@ mod tests {
             .iter()
             .enumerate()
             .map(|(i, &deadline)| {
-                let key = wheel.create(Action::Linger(Key::new(i as u32, 0)));
+                let key = wheel.create(Action::Linger(SlotKey::new(i as u32, 0)));
                 wheel.set(key, deadline);
                 key
             })
@@ -455,7 +455,7 @@ mod tests {
         // What each timer is set to now; entries of the heap that say otherwise are outdated.
         let mut wanted = vec![NEVER; COUNT as usize];
         let mut heap = std::collections::BinaryHeap::new();
-        let keys: Vec<u32> = (0..COUNT).map(|i| wheel.create(Action::Linger(Key::new(i, 0)))).collect();
+        let keys: Vec<u32> = (0..COUNT).map(|i| wheel.create(Action::Linger(SlotKey::new(i, 0)))).collect();
         let (mut now, mut fired, mut alive) = (0u64, Vec::new(), keys.len());
         let mut removed = vec![false; COUNT as usize];
         let set =

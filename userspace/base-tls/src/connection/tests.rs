@@ -391,21 +391,21 @@ struct Mock {
 }
 
 impl Mock {
-    fn key(suite: (Version, Suite), direction: u8, generation: u8) -> Key {
+    fn key(suite: (Version, Suite), direction: u8, generation: u8) -> RecordKey {
         let length = if suite.1 == Suite::Aes128Gcm { 16 } else { 32 };
         let mut key = [direction; 32];
         key[0] = generation;
-        Key::from_parts(suite.0, suite.1, &key[..length], [direction; 12], 0).unwrap()
+        RecordKey::from_parts(suite.0, suite.1, &key[..length], [direction; 12], 0).unwrap()
     }
 }
 
 impl Schedule for Mock {
-    fn next_tx(&mut self) -> Result<Key, Fault> {
+    fn next_tx(&mut self) -> Result<RecordKey, Fault> {
         self.tx_made += 1;
         Ok(Mock::key(self.suite, self.tx, self.tx_made))
     }
 
-    fn next_rx(&mut self) -> Result<Key, Fault> {
+    fn next_rx(&mut self) -> Result<RecordKey, Fault> {
         self.rx_made += 1;
         Ok(Mock::key(self.suite, self.rx, self.rx_made))
     }

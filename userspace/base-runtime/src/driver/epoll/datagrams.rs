@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::{Epoll, last_errno};
 use crate::buffer::Block;
 use crate::context::Context;
-use crate::net::socket::{Key, Op};
+use crate::net::socket::{Op, SlotKey};
 use crate::net::udp::{self, CONTROL_AT, CONTROL_ROOM, Endpoint, NAME_AT, NAME_ROOM, PAYLOAD_AT};
 
 #[derive(Default)]
@@ -42,7 +42,7 @@ impl Epoll {
         unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_MOD, endpoint.fd.get(), &raw mut event) };
     }
 
-    pub(super) fn dispatch_datagrams(&self, cx: &Context, key: Key, events: u32) {
+    pub(super) fn dispatch_datagrams(&self, cx: &Context, key: SlotKey, events: u32) {
         let Some(endpoint) = cx.endpoints.find(key) else { return };
         if events & (libc::EPOLLIN | libc::EPOLLERR) as u32 != 0 {
             endpoint.rx_ready.set(true);

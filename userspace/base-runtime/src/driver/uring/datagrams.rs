@@ -12,7 +12,7 @@ use super::recv_ring::{RecvRing, RingBuffer};
 use super::{DATAGRAM, DATAGRAM_ROOM, Uring, user_data};
 use crate::buffer::Block;
 use crate::context::Context;
-use crate::net::socket::{Key, Op};
+use crate::net::socket::{Op, SlotKey};
 use crate::net::udp::{self, CONTROL_ROOM, Endpoint, NAME_ROOM};
 use crate::runtime::Config;
 
@@ -67,7 +67,7 @@ impl Uring {
         self.push(entry.user_data(user_data(DATAGRAM, endpoint.key.get())));
     }
 
-    pub(super) fn datagram_completed(&self, cx: &Context, kind: u8, key: Key, result: i32, flags: u32) {
+    pub(super) fn datagram_completed(&self, cx: &Context, kind: u8, key: SlotKey, result: i32, flags: u32) {
         // The slot is kept until its last operation ends, so what is not found cannot have a buffer either.
         let Some(endpoint) = cx.endpoints.find(key) else { return };
         let endpoint = &endpoint;

@@ -21,10 +21,10 @@ use crate::driver::Driver;
 use crate::executor::WakerCell;
 use crate::memory::{Booking, Kind};
 use crate::net::address::Address;
-use crate::net::socket::{Entry, Key, Op, close_fd};
+use crate::net::socket::{Entry, Op, SlotKey, close_fd};
 
 pub(crate) struct Endpoint {
-    pub key: Cell<Key>,
+    pub key: Cell<SlotKey>,
     /// -1 once closed, or on its way to be.
     pub fd: Cell<RawFd>,
     pub handles: Cell<u32>,
@@ -61,7 +61,7 @@ impl Entry for Endpoint {
     const KIND: Kind = Kind::Datagrams;
     const BYTES: usize = size_of::<Endpoint>() + 2 * size_of::<usize>() + size_of::<(u32, Option<Rc<Endpoint>>)>();
 
-    fn key(&self) -> &Cell<Key> {
+    fn key(&self) -> &Cell<SlotKey> {
         &self.key
     }
 }
@@ -222,7 +222,7 @@ impl Outgoing {
 impl Endpoint {
     pub fn new(fd: RawFd, v6: bool) -> Endpoint {
         Endpoint {
-            key: Cell::new(Key::new(0, 0)),
+            key: Cell::new(SlotKey::new(0, 0)),
             fd: Cell::new(fd),
             handles: Cell::new(1),
             ops: Cell::new(0),
