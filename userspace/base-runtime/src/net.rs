@@ -33,7 +33,7 @@ use crate::{Buf, IoKind};
 use address::{Address, socket_address};
 pub use listener::{ListenOptions, TcpListener, UnixListener};
 pub use park::Parked;
-use socket::{Connecting, End, Life, NO_MARK, Op, Socket, Splicing, error_of};
+use socket::{Connecting, Life, NO_MARK, Op, ReceiveEnd, Socket, Splicing, error_of};
 pub use splice::{Piece, Pipe};
 pub use spread::{Seat, Spread};
 pub use udp::{UdpOptions, UdpSocket};
@@ -160,7 +160,7 @@ impl TcpStream {
             && socket.ops.get() == 0
             && socket.rx_op.get() == Op::Idle
             && socket.rx.borrow().is_empty()
-            && socket.rx_end.get() == End::Open
+            && socket.rx_end.get() == ReceiveEnd::Open
             && socket.tx_bytes.get() == 0
             && socket.bytes_sent.get() == 0
             && !socket.shutdown_wanted.get();
@@ -205,9 +205,9 @@ impl TcpStream {
             }
         }
         match socket.rx_end.get() {
-            End::Eof => Poll::Ready(Ok(None)),
-            End::Error(errno) => Poll::Ready(Err(error_of(errno))),
-            End::Open => {
+            ReceiveEnd::Eof => Poll::Ready(Ok(None)),
+            ReceiveEnd::Error(errno) => Poll::Ready(Err(error_of(errno))),
+            ReceiveEnd::Open => {
                 self.await_receive(task);
                 Poll::Pending
             }
@@ -228,7 +228,7 @@ impl TcpStream {
             (buf, rx.len())
         };
         // Receiving paused because the queue was full goes on while one buffer is left to work on.
-        if left <= 1 && socket.rx_op.get() == Op::Idle && socket.rx_end.get() == End::Open {
+        if left <= 1 && socket.rx_op.get() == Op::Idle && socket.rx_end.get() == ReceiveEnd::Open {
             context::with(|cx| self.arm(cx));
         }
         Some(buf)
@@ -237,7 +237,7 @@ impl TcpStream {
     /// Ready when bytes, the peer's end or an error are queued; nothing is taken. This is how a client is watched while its
     /// request waits for a backend.
     pub fn poll_readable(&self, task: &mut TaskContext<'_>) -> Poll<()> {
-        if !self.socket.rx.borrow().is_empty() || self.socket.rx_end.get() != End::Open {
+        if !self.socket.rx.borrow().is_empty() || self.socket.rx_end.get() != ReceiveEnd::Open {
             return Poll::Ready(());
         }
         self.await_receive(task);
@@ -291,9 +291,9 @@ impl TcpStream {
             return StreamState::Data;
         }
         match self.socket.rx_end.get() {
-            End::Open => StreamState::Open,
-            End::Eof => StreamState::Eof,
-            End::Error(errno) => StreamState::Error(error_of(errno).kind()),
+            ReceiveEnd::Open => StreamState::Open,
+            ReceiveEnd::Eof => StreamState::Eof,
+            ReceiveEnd::Error(errno) => StreamState::Error(error_of(errno).kind()),
         }
     }
 
@@ -397,7 +397,7 @@ impl TcpStream {
         let mut asked = libc::pollfd { fd: self.socket.fd.get(), events: libc::POLLRDHUP, revents: 0 };
         // SAFETY: one entry that lives through the call, which does not wait. A negative descriptor is ignored.
         let told = unsafe { libc::poll(&raw mut asked, 1, 0) };
-        self.socket.rx_end.get() != End::Open || (told > 0 && asked.revents != 0)
+        self.socket.rx_end.get() != ReceiveEnd::Open || (told > 0 && asked.revents != 0)
     }
 
     /// Ends the sending direction once everything queued is sent; nothing can be queued after it.

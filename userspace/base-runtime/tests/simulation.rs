@@ -169,7 +169,7 @@ struct Plans {
 struct Plan {
     seed: u64,
     total: usize,
-    end: End,
+    end: PlanEnd,
     /// Microseconds of pause, now and then.
     slowness: u64,
     small_buffers: bool,
@@ -179,7 +179,7 @@ struct Plan {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum End {
+enum PlanEnd {
     HalfClose,
     Abort,
     Drop,
@@ -200,7 +200,11 @@ impl Plans {
             Plan {
                 seed: random.next(),
                 total,
-                end: if unclean { *random.pick(&[End::HalfClose, End::Abort, End::Drop]) } else { End::HalfClose },
+                end: if unclean {
+                    *random.pick(&[PlanEnd::HalfClose, PlanEnd::Abort, PlanEnd::Drop])
+                } else {
+                    PlanEnd::HalfClose
+                },
                 slowness: *random.pick(&[0, 0, 0, 300, 3000]),
                 small_buffers: random.below(3) == 0,
                 reads: if unclean && random.below(2) == 0 { random.below(50_000) as usize } else { usize::MAX },
@@ -216,7 +220,7 @@ impl Plans {
 
 impl Plan {
     fn is_clean(&self) -> bool {
-        self.end == End::HalfClose && self.reads == usize::MAX
+        self.end == PlanEnd::HalfClose && self.reads == usize::MAX
     }
 
     fn byte(&self, at: usize) -> u8 {
@@ -271,7 +275,7 @@ async fn run_end(stream: TcpStream, mine: Plan, theirs: Plan) -> bool {
         if received >= limit {
             break None;
         }
-        let next = if mine.end == End::Drop {
+        let next = if mine.end == PlanEnd::Drop {
             // It leaves when it has said its part, listening or not.
             match timeout(Duration::from_millis(2), stream.recv()).await {
                 Ok(next) => next,
@@ -329,12 +333,12 @@ async fn write(stream: &TcpStream, plan: &Plan) -> std::io::Result<()> {
         pause(&mut random, plan.slowness).await;
     }
     match plan.end {
-        End::HalfClose => {
+        PlanEnd::HalfClose => {
             stream.shutdown_write();
             stream.flush().await?;
         }
-        End::Abort => stream.abort(),
-        End::Drop => {}
+        PlanEnd::Abort => stream.abort(),
+        PlanEnd::Drop => {}
     }
     Ok(())
 }

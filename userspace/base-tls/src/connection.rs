@@ -37,7 +37,7 @@ pub enum Event {
 
 /// How the peer's direction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum PeerEnd {
     Open,
     /// The peer said `close_notify`.
     Closed,
@@ -71,7 +71,7 @@ pub struct Connection<S> {
     /// The beginning of a handshake message that goes on in the next record.
     message: Vec<u8>,
     data: VecDeque<Buf>,
-    end: End,
+    end: PeerEnd,
     /// Messages since the last one with data.
     idle_messages: u8,
     renegotiations: u8,
@@ -92,7 +92,7 @@ pub struct Parked<S> {
     partial: Vec<u8>,
     message: Vec<u8>,
     data: Vec<u8>,
-    end: End,
+    end: PeerEnd,
     idle_messages: u8,
     renegotiations: u8,
     answer_due: bool,
@@ -163,7 +163,7 @@ impl<S: Schedule> Connection<S> {
             partial: Partial::None,
             message: Vec::new(),
             data: VecDeque::new(),
-            end: End::Open,
+            end: PeerEnd::Open,
             idle_messages: 0,
             renegotiations: 0,
             answer_due: false,
@@ -172,7 +172,7 @@ impl<S: Schedule> Connection<S> {
         }
     }
 
-    pub fn end(&self) -> End {
+    pub fn end(&self) -> PeerEnd {
         self.end
     }
 
@@ -224,7 +224,7 @@ impl<S: Schedule> Connection<S> {
 
     /// Takes bytes of the peer.
     pub fn handle_received(&mut self, mut buf: Buf, transmit: &mut dyn FnMut(Buf)) {
-        if self.end != End::Open || buf.is_empty() {
+        if self.end != PeerEnd::Open || buf.is_empty() {
             return;
         }
         match std::mem::take(&mut self.partial) {
@@ -259,7 +259,7 @@ impl<S: Schedule> Connection<S> {
             return;
         }
         self.open(begun, transmit);
-        if self.end == End::Open && !buf.is_empty() {
+        if self.end == PeerEnd::Open && !buf.is_empty() {
             self.open(buf, transmit);
         }
     }
@@ -295,14 +295,14 @@ impl<S: Schedule> Connection<S> {
             if let Err(fault) = self.handle_control(content_type, &bytes[content], transmit) {
                 break Some(fault);
             }
-            if self.end != End::Open {
+            if self.end != PeerEnd::Open {
                 break None;
             }
         };
         if let Some(fault) = fault {
             self.fail(fault, transmit);
         }
-        if self.end == End::Open && at < buf.len() {
+        if self.end == PeerEnd::Open && at < buf.len() {
             let rest = &buf[at..];
             if rest.len() <= SMALL_MAX {
                 self.partial = Partial::Small(rest.to_vec());
@@ -353,9 +353,9 @@ impl<S: Schedule> Connection<S> {
             Version::Tls13 => description == USER_CANCELED,
         };
         if description == CLOSE_NOTIFY {
-            self.end = End::Closed;
+            self.end = PeerEnd::Closed;
         } else if !warning {
-            self.end = End::Alert(description);
+            self.end = PeerEnd::Alert(description);
             self.tx = None;
         }
         Ok(())
@@ -476,7 +476,7 @@ impl<S: Schedule> Connection<S> {
             Ok(()) => transmit(buf),
             Err(fault) => {
                 self.tx = None;
-                self.end = End::Fault(fault);
+                self.end = PeerEnd::Fault(fault);
             }
         }
     }
@@ -489,15 +489,15 @@ impl<S: Schedule> Connection<S> {
 
     /// TCP ended.
     pub fn handle_eof(&mut self) {
-        if self.end == End::Open {
-            self.end = End::Truncated;
+        if self.end == PeerEnd::Open {
+            self.end = PeerEnd::Truncated;
         }
     }
 
     /// The connection underneath broke.
     pub fn handle_broken(&mut self, errno: Option<i32>) {
-        if self.end == End::Open {
-            self.end = End::Broken(errno);
+        if self.end == PeerEnd::Open {
+            self.end = PeerEnd::Broken(errno);
         }
         self.tx = None;
     }
@@ -507,7 +507,7 @@ impl<S: Schedule> Connection<S> {
         self.transmit_record(ALERT, Buf::copy_from(&[FATAL, fault.alert()]), transmit);
         self.tx = None;
         self.partial = Partial::None;
-        self.end = End::Fault(fault);
+        self.end = PeerEnd::Fault(fault);
     }
 }
 

@@ -13,7 +13,7 @@ use base_runtime::net::park::{NotParked, Parked};
 use base_runtime::net::{StreamState, TcpStream};
 use rustls_pki_types::CertificateDer;
 
-use crate::connection::{self, Connection, End};
+use crate::connection::{self, Connection, PeerEnd};
 use crate::handshake::Keys;
 
 /// What was agreed in the handshake.
@@ -126,8 +126,8 @@ impl TlsStream {
                 return Poll::Ready(Ok(Some(buf)));
             }
             match connection.end() {
-                End::Open => {}
-                End::Closed => return Poll::Ready(Ok(None)),
+                PeerEnd::Open => {}
+                PeerEnd::Closed => return Poll::Ready(Ok(None)),
                 end => return Poll::Ready(Err(error_of(end))),
             }
             if self.0.poll_receive(&mut connection, task).is_pending() {
@@ -140,7 +140,7 @@ impl TlsStream {
     pub fn poll_readable(&self, task: &mut Context<'_>) -> Poll<()> {
         let mut connection = self.0.connection.borrow_mut();
         loop {
-            if connection.has_data() || connection.end() != End::Open {
+            if connection.has_data() || connection.end() != PeerEnd::Open {
                 return Poll::Ready(());
             }
             if self.0.poll_receive(&mut connection, task).is_pending() {
@@ -164,12 +164,12 @@ impl TlsStream {
             return StreamState::Data;
         }
         match connection.end() {
-            End::Open => match self.0.socket.peek_state() {
+            PeerEnd::Open => match self.0.socket.peek_state() {
                 StreamState::Eof => StreamState::Error(io::ErrorKind::UnexpectedEof),
                 // Bytes are left where data was found in others, which is `Data` above.
                 state => state,
             },
-            End::Closed => StreamState::Eof,
+            PeerEnd::Closed => StreamState::Eof,
             end => StreamState::Error(error_of(end).kind()),
         }
     }
@@ -285,7 +285,7 @@ impl Inner {
     /// Takes what is queued already, until there is data in it.
     fn take_queued(&self, connection: &mut Connection<Keys>) {
         while !connection.has_data()
-            && connection.end() == End::Open
+            && connection.end() == PeerEnd::Open
             && let Some(buf) = self.socket.try_recv()
         {
             connection.handle_received(buf, &mut |record| self.socket.send(record));
@@ -299,7 +299,7 @@ impl Inner {
         if self.socket.send_queue_len() == 0 {
             connection.answer_key_update(&mut |record| self.socket.send(record));
         }
-        if connection.end() != End::Open {
+        if connection.end() != PeerEnd::Open {
             self.end_sending(connection);
         }
     }
@@ -307,7 +307,7 @@ impl Inner {
     /// After a fault nothing follows the alert.
     #[cold]
     fn end_sending(&self, connection: &Connection<Keys>) {
-        if matches!(connection.end(), End::Fault(_) | End::Alert(_)) {
+        if matches!(connection.end(), PeerEnd::Fault(_) | PeerEnd::Alert(_)) {
             self.socket.shutdown_write();
         }
     }
@@ -364,20 +364,20 @@ fn alert_name(alert: u8) -> &'static str {
 }
 
 #[cold]
-fn error_of(end: End) -> io::Error {
+fn error_of(end: PeerEnd) -> io::Error {
     match end {
-        End::Broken(Some(errno)) => io::Error::from_raw_os_error(errno),
-        End::Alert(alert) => {
+        PeerEnd::Broken(Some(errno)) => io::Error::from_raw_os_error(errno),
+        PeerEnd::Alert(alert) => {
             let name = alert_name(alert);
             let text = format!("the peer ended the TLS connection with alert {alert} ({name})");
             io::Error::new(io::ErrorKind::ConnectionAborted, text)
         }
-        End::Fault(fault) => io::Error::new(io::ErrorKind::InvalidData, fault.text()),
-        End::Truncated => io::Error::new(
+        PeerEnd::Fault(fault) => io::Error::new(io::ErrorKind::InvalidData, fault.text()),
+        PeerEnd::Truncated => io::Error::new(
             io::ErrorKind::UnexpectedEof,
             "the connection ended without TLS close_notify: what was received may be cut off",
         ),
-        End::Open | End::Closed | End::Broken(None) => io::ErrorKind::BrokenPipe.into(),
+        PeerEnd::Open | PeerEnd::Closed | PeerEnd::Broken(None) => io::ErrorKind::BrokenPipe.into(),
     }
 }
 

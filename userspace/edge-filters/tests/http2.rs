@@ -674,13 +674,13 @@ fn a_backend_that_takes_no_request_at_all_is_not_waited_for() {
 #[test]
 fn a_connection_is_lost_once() {
     const TOGETHER: usize = 10;
-    type End = fn(&mut Frames);
+    type Finish = fn(&mut Frames);
     let closing = |_: &mut Frames| {};
     let flooding = |frames: &mut Frames| {
         frames.wire.send(frame(6, 0, 0, &[0; 8]).repeat(1000));
         frames.wire.drain();
     };
-    let ends: [(&str, End, usize); 2] = [("closes", closing, 4), ("floods", flooding, 20)];
+    let ends: [(&str, Finish, usize); 2] = [("closes", closing, 4), ("floods", flooding, 20)];
     for (what, end, rounds) in ends {
         let backend = Backend::new(move |mut wire, _| {
             wire.send(takes(100));

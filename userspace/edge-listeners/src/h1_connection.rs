@@ -237,7 +237,7 @@ async fn attend(presence: Presence, first: Buf) -> Option<Presence> {
         Then::Joined(backend) => {
             connection.enter(Phase::Tunnel);
             let join = Box::pin(tunnel::join(stream, &*backend, deadline, || local.tunnel_silence()));
-            if join.await == tunnel::End::Idle && !local.is_stopping() {
+            if join.await == tunnel::TunnelEnd::Idle && !local.is_stopping() {
                 local.limit("tunnel_idle");
             }
         }

@@ -527,7 +527,7 @@ async fn attend<S: Stream>(place: Place, local: Rc<Local>, connection: Rc<Connec
             let deadline = streams.add_tunnel();
             let client = stream.into_duplex();
             let join = Box::pin(tunnel::join(&client, &*backend, &deadline, || local.tunnel_silence()));
-            if join.await == tunnel::End::Idle && !local.is_stopping() {
+            if join.await == tunnel::TunnelEnd::Idle && !local.is_stopping() {
                 local.limit("tunnel_idle");
             }
         }

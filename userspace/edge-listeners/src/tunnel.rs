@@ -30,7 +30,7 @@ const TURN: u32 = 16;
 
 /// How a tunnel ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum TunnelEnd {
     /// Both directions were finished.
     Finished,
     /// One side failed or reset; the other got a reset, too.
@@ -41,33 +41,38 @@ pub enum End {
 
 /// Joins both sides to the end. `idle` is asked for the longest silence whenever something has passed or the silence is
 /// over, so that a server that stops can shorten it; `deadline` is set by it, and may be brought forward by others.
-pub async fn join(client: &dyn Duplex, backend: &dyn Duplex, deadline: &Deadline, idle: impl Fn() -> Duration) -> End {
+pub async fn join(
+    client: &dyn Duplex,
+    backend: &dyn Duplex,
+    deadline: &Deadline,
+    idle: impl Fn() -> Duration,
+) -> TunnelEnd {
     let passed = Cell::new(true);
     let way = |from, to| Way { from, to, passed: &passed, done: false, pipe: None, flow: Flow::default() };
     let mut ways = [way(client, backend), way(backend, client)];
     let end = poll_fn(|cx| {
         for way in &mut ways {
             if way.poll(cx).is_err() {
-                return Poll::Ready(End::Broken);
+                return Poll::Ready(TunnelEnd::Broken);
             }
         }
         if ways.iter().all(|w| w.done) {
-            return Poll::Ready(End::Finished);
+            return Poll::Ready(TunnelEnd::Finished);
         }
         if passed.take() {
             deadline.set_after(idle());
         }
-        deadline.poll_expired(cx).map(|()| End::Idle)
+        deadline.poll_expired(cx).map(|()| TunnelEnd::Idle)
     })
     .await;
     deadline.clear();
     match end {
-        End::Finished => {}
-        End::Broken => {
+        TunnelEnd::Finished => {}
+        TunnelEnd::Broken => {
             client.abort();
             backend.abort();
         }
-        End::Idle => {
+        TunnelEnd::Idle => {
             client.shutdown();
             backend.shutdown();
         }

@@ -2,7 +2,7 @@
 //! before the end, in one piece and cut as the first byte says alike, and keeps no more than one record and one message.
 
 use base_runtime::Buf;
-use base_tls::connection::{Connection, End, Schedule};
+use base_tls::connection::{Connection, PeerEnd, Schedule};
 use base_tls::record::{Fault, RecordKey, Suite, Version};
 
 pub fn check(bytes: &[u8]) {
@@ -29,7 +29,7 @@ pub fn check(bytes: &[u8]) {
     assert_eq!(whole, pieces);
 }
 
-fn run(version: Version, server: bool, wire: &[u8], step: usize) -> (Vec<u8>, End) {
+fn run(version: Version, server: bool, wire: &[u8], step: usize) -> (Vec<u8>, PeerEnd) {
     let mut connection = Connection::new(version, key(version), key(version), Refusing { client: !server }, |_| {});
     let mut data = Vec::new();
     for piece in wire.chunks(step.clamp(1, 16_384)) {

@@ -17,7 +17,7 @@ use crate::Buf;
 use crate::context::Context;
 use crate::net::address::{Address, decode_address};
 use crate::net::listener::ACCEPTED_MAX;
-use crate::net::socket::{self, Connecting, End, Life, Op, SendOp, SlotKey, Socket, Splicing};
+use crate::net::socket::{self, Connecting, Life, Op, ReceiveEnd, SendOp, SlotKey, Socket, Splicing};
 use crate::net::udp::Endpoint;
 use crate::runtime::Shared;
 use datagrams::Datagrams;
@@ -120,7 +120,7 @@ impl Epoll {
                 cx.shared.counters.recv_paused.add(1);
                 return;
             }
-            if socket.rx_end.get() != End::Open || socket.life.get() != Life::Open {
+            if socket.rx_end.get() != ReceiveEnd::Open || socket.life.get() != Life::Open {
                 socket.rx_op.set(Op::Idle);
                 return;
             }
@@ -144,7 +144,7 @@ impl Epoll {
             } else if n == 0 {
                 socket.rx_ready.set(false);
                 socket.rx_op.set(Op::Idle);
-                socket::receive_ended(cx, socket, End::Eof);
+                socket::receive_ended(cx, socket, ReceiveEnd::Eof);
                 return;
             } else {
                 match last_errno() {
@@ -156,7 +156,7 @@ impl Epoll {
                     errno => {
                         socket.rx_ready.set(false);
                         socket.rx_op.set(Op::Idle);
-                        socket::receive_ended(cx, socket, End::Error(errno));
+                        socket::receive_ended(cx, socket, ReceiveEnd::Error(errno));
                         return;
                     }
                 }

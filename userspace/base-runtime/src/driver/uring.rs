@@ -31,7 +31,7 @@ use crate::Buf;
 use crate::context::Context;
 use crate::net::address::Address;
 use crate::net::listener::ACCEPTED_MAX;
-use crate::net::socket::{self, Connecting, End, Life, Op, SendOp, SlotKey, Socket, Splicing};
+use crate::net::socket::{self, Connecting, Life, Op, ReceiveEnd, SendOp, SlotKey, Socket, Splicing};
 use crate::net::udp::{self, Endpoint};
 use crate::runtime::{Config, Shared};
 use datagrams::Datagrams;
@@ -207,7 +207,7 @@ impl Uring {
             }
         } else {
             match -result {
-                0 => socket::receive_ended(cx, socket, End::Eof),
+                0 => socket::receive_ended(cx, socket, ReceiveEnd::Eof),
                 libc::ENOBUFS => {
                     cx.shared.counters.enobufs.add(1);
                     if socket.life.get() == Life::Open && !more {
@@ -221,7 +221,7 @@ impl Uring {
                         self.arm_again(cx, socket);
                     }
                 }
-                errno => socket::receive_ended(cx, socket, End::Error(errno)),
+                errno => socket::receive_ended(cx, socket, ReceiveEnd::Error(errno)),
             }
         }
         if !more {
@@ -249,7 +249,8 @@ impl Uring {
     fn arm_again(&self, cx: &Context, socket: &Rc<Socket>) {
         if socket.splicing.get() == Splicing::From {
             socket::may_be_spliced(cx, socket);
-        } else if socket.life.get() == Life::Open && socket.handles.get() > 0 && socket.rx_end.get() == End::Open {
+        } else if socket.life.get() == Life::Open && socket.handles.get() > 0 && socket.rx_end.get() == ReceiveEnd::Open
+        {
             self.recv(cx, socket);
         }
     }

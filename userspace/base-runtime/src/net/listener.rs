@@ -17,7 +17,7 @@ use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
 use super::address::{Address, socket_address};
-use super::socket::{self, End, Listener, Op, SlotKey, Socket, error_of};
+use super::socket::{self, Listener, Op, ReceiveEnd, SlotKey, Socket, error_of};
 use super::{TcpStream, check, new_socket, set_nonblocking, set_option};
 use crate::IoKind;
 use crate::context::{self, Context};
@@ -252,7 +252,7 @@ impl Acceptor {
                 self.resume(cx, &socket, listener, task);
                 return Poll::Ready(Ok(next));
             }
-            if let End::Error(errno) = socket.rx_end.get() {
+            if let ReceiveEnd::Error(errno) = socket.rx_end.get() {
                 return Poll::Ready(Err(error_of(errno)));
             }
             socket.rx_waker.register(&cx.shared, task);

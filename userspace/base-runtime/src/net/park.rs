@@ -15,7 +15,7 @@ use super::{TcpStream, set_nonblocking};
 use crate::context::{self, Context};
 use crate::driver::Driver;
 use crate::memory::{Kind, SharedBooking};
-use crate::net::socket::{self, Connecting, End, Life, Queue};
+use crate::net::socket::{self, Connecting, Life, Queue, ReceiveEnd};
 use crate::runtime::Worker;
 use crate::{Buf, IoKind};
 
@@ -105,9 +105,9 @@ impl TcpStream {
         let parts = ParkedParts {
             received,
             receiving: match socket.rx_end.get() {
-                End::Open => Direction::Open,
-                End::Eof => Direction::Ended,
-                End::Error(errno) => Direction::Broken(errno),
+                ReceiveEnd::Open => Direction::Open,
+                ReceiveEnd::Eof => Direction::Ended,
+                ReceiveEnd::Error(errno) => Direction::Broken(errno),
             },
             unsent,
             sending: match socket.tx_error.get() {
@@ -172,9 +172,9 @@ impl Parked {
         let socket = &stream.socket;
         fill(&mut socket.rx.borrow_mut(), &received);
         socket.rx_end.set(match receiving {
-            Direction::Open => End::Open,
-            Direction::Ended => End::Eof,
-            Direction::Broken(errno) => End::Error(errno),
+            Direction::Open => ReceiveEnd::Open,
+            Direction::Ended => ReceiveEnd::Eof,
+            Direction::Broken(errno) => ReceiveEnd::Error(errno),
         });
         socket.bytes_sent.set(bytes_sent);
         if let Direction::Broken(errno) = sending {

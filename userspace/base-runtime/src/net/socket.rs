@@ -124,7 +124,7 @@ pub(crate) struct Socket {
     pub listener: Option<Box<Listener>>,
 
     pub rx: RefCell<Queue>,
-    pub rx_end: Cell<End>,
+    pub rx_end: Cell<ReceiveEnd>,
     pub rx_op: Cell<Op>,
     /// epoll: the kernel may have more to read.
     pub rx_ready: Cell<bool>,
@@ -166,7 +166,7 @@ pub(crate) struct Listener {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum End {
+pub(crate) enum ReceiveEnd {
     Open,
     Eof,
     Error(i32),
@@ -244,7 +244,7 @@ impl Socket {
             ops: Cell::new(0),
             listener,
             rx: RefCell::default(),
-            rx_end: Cell::new(End::Open),
+            rx_end: Cell::new(ReceiveEnd::Open),
             rx_op: Cell::new(Op::Idle),
             rx_ready: Cell::new(false),
             rx_bulk: Cell::new(false),
@@ -344,7 +344,7 @@ pub(crate) fn accept_failed(cx: &Context, socket: &Socket, errno: i32) -> bool {
         }
         listener.backoff.set_after(super::listener::ACCEPT_BACKOFF);
     } else if matches!(errno, libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP | libc::EFAULT) {
-        socket.rx_end.set(End::Error(errno));
+        socket.rx_end.set(ReceiveEnd::Error(errno));
     } else {
         // accept(2) passes on the network errors of the connection it was about to return.
         return true;
@@ -370,8 +370,8 @@ pub(crate) fn received(cx: &Context, socket: &Socket, buf: Buf) {
 }
 
 /// The receiving direction ended.
-pub(crate) fn receive_ended(cx: &Context, socket: &Socket, end: End) {
-    if socket.rx_end.get() == End::Open {
+pub(crate) fn receive_ended(cx: &Context, socket: &Socket, end: ReceiveEnd) {
+    if socket.rx_end.get() == ReceiveEnd::Open {
         socket.rx_end.set(end);
     }
     socket.rx_waker.wake(&cx.executor);
@@ -514,8 +514,8 @@ pub(crate) fn abort(cx: &Context, socket: &Rc<Socket>) {
     // Without it the close would be an orderly one; nothing else is lost if the kernel refuses.
     let _ = super::set_option(socket.fd.get(), libc::SOL_SOCKET, libc::SO_LINGER, linger);
     close(cx, socket);
-    if socket.rx_end.get() == End::Open {
-        socket.rx_end.set(End::Error(libc::ECONNABORTED));
+    if socket.rx_end.get() == ReceiveEnd::Open {
+        socket.rx_end.set(ReceiveEnd::Error(libc::ECONNABORTED));
     }
     if socket.tx_error.get() == 0 {
         socket.tx_error.set(libc::ECONNABORTED);

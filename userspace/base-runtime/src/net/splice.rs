@@ -25,7 +25,7 @@ use crate::context::{self, Context};
 use crate::driver::Driver;
 use crate::executor::poll_share;
 use crate::memory::{self, Booking, Kind};
-use crate::net::socket::{self, End, Life, Op, SendOp, Splicing, error_of};
+use crate::net::socket::{self, Life, Op, ReceiveEnd, SendOp, Splicing, error_of};
 
 /// What [`TcpStream::poll_recv_piece`] received.
 #[derive(Debug)]
@@ -195,7 +195,7 @@ impl TcpStream {
                     return Some(Poll::Ready(Ok(Some(Piece::Buf(buf)))));
                 }
             }
-            if socket.rx_end.get() != End::Open {
+            if socket.rx_end.get() != ReceiveEnd::Open {
                 return None;
             }
             if socket.rx_op.get() == Op::Starved {
@@ -210,7 +210,7 @@ impl TcpStream {
             let wanted = usize::try_from(most).unwrap_or(usize::MAX).min(pipe.ends().capacity);
             match splice(socket.fd.get(), pipe.ends().write.as_raw_fd(), wanted) {
                 Ok(0) => {
-                    socket::receive_ended(cx, socket, End::Eof);
+                    socket::receive_ended(cx, socket, ReceiveEnd::Eof);
                     None
                 }
                 Ok(n) => {
@@ -233,7 +233,7 @@ impl TcpStream {
                     None
                 }
                 Err(errno) => {
-                    socket::receive_ended(cx, socket, End::Error(errno));
+                    socket::receive_ended(cx, socket, ReceiveEnd::Error(errno));
                     None
                 }
             }
@@ -256,7 +256,7 @@ impl TcpStream {
             return true;
         }
         socket.splicing.set(Splicing::Ready);
-        if socket.life.get() != Life::Open || socket.rx_end.get() != End::Open {
+        if socket.life.get() != Life::Open || socket.rx_end.get() != ReceiveEnd::Open {
             return false;
         }
         let clean = socket.rx.borrow().is_empty() && nothing_waits(socket.fd.get());

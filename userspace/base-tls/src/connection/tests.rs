@@ -54,7 +54,7 @@ proptest! {
             }
         }
         prop_assert!(received == sent);
-        prop_assert_eq!(b.end(), End::Closed);
+        prop_assert_eq!(b.end(), PeerEnd::Closed);
         prop_assert!(b.kept() == 0 && !b.holds_buffer());
         prop_assert_eq!(a.said(), sent.len() as u64);
     }
@@ -92,7 +92,7 @@ proptest! {
         } else {
             prop_assert_eq!(&received[..], &sent[..before]);
             // A longer length may wait for bytes that never come.
-            prop_assert!(matches!(b.end(), End::Fault(_)) || b.kept() > 0 || b.holds_buffer());
+            prop_assert!(matches!(b.end(), PeerEnd::Fault(_)) || b.kept() > 0 || b.holds_buffer());
         }
     }
 
@@ -187,14 +187,14 @@ fn floods_without_data_are_cut_off_and_data_forgives() {
             for _ in 0..IDLE_MESSAGES_MAX {
                 give_record(&mut a, &mut b, APPLICATION_DATA, b"");
             }
-            assert_eq!(b.end(), End::Open, "round {round}");
+            assert_eq!(b.end(), PeerEnd::Open, "round {round}");
             give_record(&mut a, &mut b, APPLICATION_DATA, b"data");
         }
         let abuse = events(Event::Abuse);
         for _ in 0..=IDLE_MESSAGES_MAX {
             give_record(&mut a, &mut b, APPLICATION_DATA, b"");
         }
-        assert_eq!(b.end(), End::Fault(Fault::Flood));
+        assert_eq!(b.end(), PeerEnd::Fault(Fault::Flood));
         assert_eq!(events(Event::Abuse), abuse + 1);
     }
 }
@@ -224,7 +224,7 @@ fn key_updates_are_answered_once_and_bounded() {
     for _ in 0..=IDLE_MESSAGES_MAX {
         request(&mut a, &mut b);
     }
-    assert_eq!(b.end(), End::Fault(Fault::Flood));
+    assert_eq!(b.end(), PeerEnd::Fault(Fault::Flood));
 }
 
 #[test]
@@ -247,13 +247,13 @@ fn a_key_that_has_done_its_share_is_replaced_or_the_connection_ends() {
         }
         match suite.0 {
             Version::Tls13 => {
-                assert_eq!((received, b.end()), (16, End::Open));
+                assert_eq!((received, b.end()), (16, PeerEnd::Open));
                 assert_eq!(a.schedule.tx_made, 1);
             }
             Version::Tls12 => {
                 assert_eq!(received, 8);
-                assert_eq!(a.end(), End::Fault(Fault::KeyExhausted));
-                assert_eq!(b.end(), End::Alert(Fault::KeyExhausted.alert()));
+                assert_eq!(a.end(), PeerEnd::Fault(Fault::KeyExhausted));
+                assert_eq!(b.end(), PeerEnd::Alert(Fault::KeyExhausted.alert()));
             }
         }
     }
@@ -285,10 +285,10 @@ fn what_has_no_place_is_refused_with_the_right_alert() {
         for record in sealed(&mut a, content_type, content) {
             b.handle_received(record, &mut |buf| alerts.push(buf));
         }
-        assert_eq!(b.end(), End::Fault(fault), "{content_type} {content:?}");
+        assert_eq!(b.end(), PeerEnd::Fault(fault), "{content_type} {content:?}");
         assert!(b.is_send_closed());
         give(&mut a, alerts.pop().expect("an alert"));
-        assert_eq!(a.end(), End::Alert(fault.alert()));
+        assert_eq!(a.end(), PeerEnd::Alert(fault.alert()));
     }
 }
 
@@ -297,16 +297,16 @@ fn records_and_their_content_have_a_largest_size() {
     for suite in ALL {
         let (_, mut b) = pair(suite);
         b.handle_received(Buf::copy_from(&[23, 3, 3, 0x41, 0x01]), &mut |_| {});
-        assert_eq!(b.end(), End::Fault(Fault::RecordOverflow), "a header is enough");
+        assert_eq!(b.end(), PeerEnd::Fault(Fault::RecordOverflow), "a header is enough");
         let (mut a, mut b) = pair(suite);
         let records = sealed(&mut a, APPLICATION_DATA, &pattern(0, CONTENT_MAX + 1));
         records.into_iter().for_each(|record| give(&mut b, record));
-        assert_eq!(b.end(), End::Fault(Fault::RecordOverflow));
+        assert_eq!(b.end(), PeerEnd::Fault(Fault::RecordOverflow));
     }
     // Padding fills a record without content; one that is nothing else has no type.
     let (mut a, mut b) = pair(ALL[0]);
     sealed(&mut a, 0, &[0; 100]).into_iter().for_each(|record| give(&mut b, record));
-    assert_eq!(b.end(), End::Fault(Fault::UnexpectedMessage));
+    assert_eq!(b.end(), PeerEnd::Fault(Fault::UnexpectedMessage));
 }
 
 #[test]
@@ -319,14 +319,14 @@ fn renegotiation_is_refused_once_and_then_ends_the_connection() {
         for record in sealed(&mut a, HANDSHAKE, &message) {
             b.handle_received(record, &mut |buf| answers.push(buf));
         }
-        assert_eq!(b.end(), End::Open);
+        assert_eq!(b.end(), PeerEnd::Open);
         // A warning only: the peer goes on.
         give(&mut a, answers.pop().expect("an alert"));
-        assert_eq!(a.end(), End::Open);
+        assert_eq!(a.end(), PeerEnd::Open);
         give_record(&mut a, &mut b, APPLICATION_DATA, b"never mind");
         assert!(b.poll_data().is_some());
         give_record(&mut a, &mut b, HANDSHAKE, &message);
-        assert_eq!(b.end(), End::Fault(Fault::Renegotiation));
+        assert_eq!(b.end(), PeerEnd::Fault(Fault::Renegotiation));
     }
 }
 
@@ -339,11 +339,11 @@ fn tickets_in_pieces_reach_the_client() {
     give_record(&mut a, &mut b, HANDSHAKE, &ticket[3..7]);
     give_record(&mut a, &mut b, HANDSHAKE, &[&ticket[7..], &ticket].concat());
     assert_eq!(b.schedule.tickets, 2);
-    assert_eq!((b.end(), b.has_data(), b.kept()), (End::Open, false, 0));
+    assert_eq!((b.end(), b.has_data(), b.kept()), (PeerEnd::Open, false, 0));
     // Data between the pieces of a message is out of place.
     give_record(&mut a, &mut b, HANDSHAKE, &ticket[..3]);
     give_record(&mut a, &mut b, APPLICATION_DATA, b"data");
-    assert_eq!(b.end(), End::Fault(Fault::UnexpectedMessage));
+    assert_eq!(b.end(), PeerEnd::Fault(Fault::UnexpectedMessage));
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn ends_are_told_apart() {
         a.close(&mut |buf| wire.extend_from_slice(&buf));
         b.handle_received(Buf::copy_from(&wire), &mut |_| {});
         b.handle_eof();
-        assert_eq!((b.poll_data().as_deref(), b.end()), (Some(&b"all"[..]), End::Closed));
+        assert_eq!((b.poll_data().as_deref(), b.end()), (Some(&b"all"[..]), PeerEnd::Closed));
         // The other direction stays open.
         give_record(&mut b, &mut a, APPLICATION_DATA, b"late answer");
         assert!(a.poll_data().is_some());
@@ -362,10 +362,10 @@ fn ends_are_told_apart() {
 
         let (_, mut b) = pair(suite);
         b.handle_eof();
-        assert_eq!(b.end(), End::Truncated);
+        assert_eq!(b.end(), PeerEnd::Truncated);
         let (mut a, mut b) = pair(suite);
         give_record(&mut a, &mut b, ALERT, &[FATAL, 42]);
-        assert_eq!(b.end(), End::Alert(42));
+        assert_eq!(b.end(), PeerEnd::Alert(42));
         b.send(Buf::copy_from(b"x"), &mut |_| panic!("sent after an alert"));
     }
 }

@@ -150,7 +150,7 @@ fn both_sides_of_a_connect_are_joined_without_a_socket() {
         let task = base_runtime::spawn(async move {
             let deadline = Deadline::new();
             let end = tunnel::join(&client, &*joined, &deadline, || Duration::from_secs(600)).await;
-            assert_eq!(end, tunnel::End::Finished);
+            assert_eq!(end, tunnel::TunnelEnd::Finished);
         });
         turns().await;
         assert_eq!((&backend.0.borrow().answer[..], &stream.0.borrow().answer[..]), (&b"up"[..], &b"down"[..]));

@@ -12,7 +12,7 @@ mod requests;
 mod responses;
 
 use backend::CUT;
-use client::{End, Outcome};
+use client::{ExchangeEnd, Outcome};
 use gateways::{Gateway, Lane};
 use reader::{From, Reading, Request, Response};
 use requests::Case;
@@ -37,7 +37,7 @@ fn requests_have_one_reading_behind_us() {
     });
     // A machine that is busy makes an answer look like waiting: where that would tell gateways apart, with more patience.
     let differ = |number: &usize| {
-        let waited = outcomes.iter().any(|of_one| of_one[*number].end == End::Waited);
+        let waited = outcomes.iter().any(|of_one| of_one[*number].end == ExchangeEnd::Waited);
         waited && outcomes.iter().any(|of_one| of_one[*number].is_accepted())
     };
     let again: Vec<usize> = (0..cases.len()).filter(differ).collect();
@@ -113,7 +113,7 @@ fn judge(case: &Case, outcome: &Outcome) -> Result<(), String> {
     if let Some(why) = &outcome.probe_failed {
         return Err(format!("an ordinary request afterwards is not served: {why}"));
     }
-    if outcome.end == End::Hung {
+    if outcome.end == ExchangeEnd::Hung {
         return Err("neither an answer nor an end".to_owned());
     }
     if let Some(why) = outcome.malformed {
@@ -133,7 +133,8 @@ fn judge(case: &Case, outcome: &Outcome) -> Result<(), String> {
     }
     // Each request has one answer, in order: nothing is a request behind us that was none in front.
     let (answered, asked) = (outcome.numbers(), outcome.requests().map(|seen| seen.number).collect::<Vec<_>>());
-    let left_early = outcome.end == End::Waited && asked.len() == answered.len() + 1 && asked.starts_with(&answered);
+    let left_early =
+        outcome.end == ExchangeEnd::Waited && asked.len() == answered.len() + 1 && asked.starts_with(&answered);
     if answered != asked && !left_early {
         return Err(format!("requests {asked:?} reached the backend, answers {answered:?} the client"));
     }

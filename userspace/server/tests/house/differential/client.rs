@@ -14,7 +14,7 @@ pub struct Outcome {
     pub answers: Vec<Response>,
     /// What came is no answer as everybody reads it.
     pub malformed: Option<&'static str>,
-    pub end: End,
+    pub end: ExchangeEnd,
     /// What the backend has seen of it.
     pub seen: Vec<Seen>,
     /// Why an ordinary request afterwards was not served.
@@ -22,7 +22,7 @@ pub struct Outcome {
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum End {
+pub enum ExchangeEnd {
     /// The gateway closed.
     #[default]
     Closed,
@@ -77,7 +77,7 @@ pub fn exchange(lane: &Lane, bytes: &[u8], method: &str, patience: Duration) -> 
                 method = "GET";
                 if probed && number(&answer).is_some_and(|n| lane_saw_probe(lane, n)) {
                     probe = number(&answer);
-                    break End::WentOn;
+                    break ExchangeEnd::WentOn;
                 }
                 let last =
                     reader::field(&answer.fields, "connection").is_some_and(|v| v.eq_ignore_ascii_case(b"close"));
@@ -92,14 +92,14 @@ pub fn exchange(lane: &Lane, bytes: &[u8], method: &str, patience: Duration) -> 
             }
             Reading::Bad(why) => {
                 outcome.malformed = Some(why);
-                break End::Closed;
+                break ExchangeEnd::Closed;
             }
-            Reading::Partial if wire.ended => break if closing { End::Waited } else { End::Closed },
+            Reading::Partial if wire.ended => break if closing { ExchangeEnd::Waited } else { ExchangeEnd::Closed },
             Reading::Partial => {}
         }
         if !wire.receive(until) {
             if closing {
-                break End::Hung;
+                break ExchangeEnd::Hung;
             }
             wire.close_own_side();
             closing = true;
