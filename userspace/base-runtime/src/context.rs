@@ -14,7 +14,7 @@ use crate::net::listener::spare_descriptor;
 use crate::net::socket::{Socket, Sockets};
 use crate::net::splice::Pipes;
 use crate::net::udp::Endpoint;
-use crate::runtime::{Config, Limits, Shared};
+use crate::runtime::{Config, Shared, WorkerBounds};
 use crate::time::Timers;
 
 pub(crate) struct Context {
@@ -31,7 +31,7 @@ pub(crate) struct Context {
     pub pool: Pool<Streams>,
     pub datagram_pool: Pool<Datagrams>,
     pub pipes: Pipes,
-    pub limits: Limits,
+    pub bounds: WorkerBounds,
     /// Given up for a moment when descriptors are short.
     pub spare: RefCell<Option<OwnedFd>>,
     pub now: Cell<Instant>,
@@ -60,7 +60,7 @@ impl Context {
                 config.datagram_buffers_kept,
             ),
             pipes: Pipes::default(),
-            limits: Limits {
+            bounds: WorkerBounds {
                 recv_queue_max: config.recv_queue_max.max(1),
                 datagram_queue_max: config.datagram_queue_max.max(1),
                 datagram_bytes_max: config.datagram_bytes_max,

@@ -413,7 +413,7 @@ const TRIM_EVERY: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Bounds the parts of a worker consult.
-pub(crate) struct Limits {
+pub(crate) struct WorkerBounds {
     pub recv_queue_max: usize,
     pub datagram_queue_max: usize,
     pub datagram_bytes_max: usize,

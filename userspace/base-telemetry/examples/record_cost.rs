@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use base_telemetry::access_log::{AccessLog, Destination, Entry, FILE_NAME, Format, Tags, tags, write_line};
 use base_telemetry::proxy::{Exchange, PoolNames};
 use base_telemetry::server::Sample;
-use base_telemetry::{Identity, Limits, Names, Telemetry};
+use base_telemetry::{Identity, LimitHits, Names, Telemetry};
 
 const CALLS: u64 = 1_000_000;
 
@@ -68,7 +68,7 @@ fn main() -> std::io::Result<()> {
     // /dev/null, so that the figure is of the way there and not of how fast this disk is.
     let directory = tempfile::tempdir()?;
     std::os::unix::fs::symlink("/dev/null", directory.path().join(FILE_NAME))?;
-    let limits = Limits::new(1);
+    let limits = LimitHits::new(1);
     let access_log = AccessLog::start(Destination::Directory(directory.path().to_owned()), 1, &limits)?;
     let mut writer = access_log.writer(0);
     measure("log line, handed over", |i| {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crate::families;
-use crate::limits::Limits;
+use crate::limits::LimitHits;
 use crate::locked;
 use crate::proxy::{self, PoolNames, PoolStats};
 use crate::registry::{Encoder, Names, Registry};
@@ -29,7 +29,7 @@ pub struct Identity {
 pub struct Telemetry {
     identity: Identity,
     workers: usize,
-    limits: Limits,
+    limits: LimitHits,
     registry: Registry,
     servers: Mutex<BTreeMap<String, Arc<ServerStats>>>,
     pools: Mutex<BTreeMap<String, Arc<PoolStats>>>,
@@ -40,7 +40,7 @@ impl Telemetry {
         Arc::new(Self {
             identity,
             workers,
-            limits: Limits::new(workers),
+            limits: LimitHits::new(workers),
             registry: Registry::default(),
             servers: Mutex::default(),
             pools: Mutex::default(),
@@ -57,7 +57,7 @@ impl Telemetry {
     }
 
     /// Counters of reached bounds; register yours when you are built.
-    pub fn limits(&self) -> &Limits {
+    pub fn limits(&self) -> &LimitHits {
         &self.limits
     }
 

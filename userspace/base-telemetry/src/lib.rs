@@ -31,7 +31,7 @@ pub mod registry;
 pub mod access_log;
 
 pub use hub::{Identity, Telemetry};
-pub use limits::{Limit, Limits};
+pub use limits::{Limit, LimitHits};
 pub use registry::{Encoder, Names, Registry};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -14,7 +14,7 @@ const NAMES_MAX: usize = 128;
 
 /// The table. Cloning shares it.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct LimitHits {
     table: Arc<Table>,
 }
 
@@ -33,7 +33,7 @@ pub struct Limit {
     index: usize,
 }
 
-impl Limits {
+impl LimitHits {
     pub fn new(workers: usize) -> Self {
         let rows = (0..=workers).map(|_| array::from_fn(|_| AtomicU64::new(0))).collect();
         Self { table: Arc::new(Table { names: Mutex::new(vec!["other"]), registrations: AtomicU64::new(0), rows }) }
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn hits_add_up_over_workers_and_other_threads() {
-        let limits = Limits::new(2);
+        let limits = LimitHits::new(2);
         let limit = limits.register("head_bytes");
         limit.hit(0);
         limits.limit_hit(1, &limits.register("head_bytes"));
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn names_beyond_the_table_count_as_other() {
-        let limits = Limits::new(1);
+        let limits = LimitHits::new(1);
         for index in 0..NAMES_MAX + 10 {
             limits.register(format!("limit_{index}").leak()).hit(0);
         }

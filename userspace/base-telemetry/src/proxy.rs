@@ -14,7 +14,7 @@ use crate::block::Block;
 use crate::ewma::TICK;
 use crate::histogram::bump;
 use crate::hub::Identity;
-use crate::limits::{Limit, Limits};
+use crate::limits::{Limit, LimitHits};
 use crate::locked;
 use crate::registry::{Encoder, Names, SECONDS_BOUNDS};
 use crate::server::{Observed, ObservedRead, SIZE_BOUNDS, code_text, quantiles_of, size_bounds};
@@ -145,10 +145,10 @@ struct ServerShard {
 impl PoolStats {
     /// Statistics that report reached bounds nowhere; [`crate::Telemetry::pool`] makes ones that do.
     pub fn new(names: PoolNames, workers: usize) -> Arc<Self> {
-        Self::with_limits(names, workers, &Limits::new(workers))
+        Self::with_limits(names, workers, &LimitHits::new(workers))
     }
 
-    pub fn with_limits(names: PoolNames, workers: usize, limits: &Limits) -> Arc<Self> {
+    pub fn with_limits(names: PoolNames, workers: usize, limits: &LimitHits) -> Arc<Self> {
         Arc::new(Self {
             names: Mutex::new(names),
             workers: (0..workers.max(1)).map(|_| PoolWorker::default()).collect(),

@@ -13,7 +13,7 @@ use crate::block::Block;
 use crate::ewma::TICK;
 use crate::histogram::{COARSE, Counts, SharedHistogram, bump};
 use crate::hub::Identity;
-use crate::limits::{Limit, Limits};
+use crate::limits::{Limit, LimitHits};
 use crate::locked;
 use crate::registry::{Encoder, Names, SECONDS_BOUNDS};
 use crate::shard::{STATUS_OTHER, Shard, Tally, is_error, nanos};
@@ -137,10 +137,10 @@ struct Backends {
 impl ServerStats {
     /// Statistics that report reached bounds nowhere; [`crate::Telemetry::server`] makes ones that do.
     pub fn new(name: &str, workers: usize) -> Arc<Self> {
-        Self::with_limits(name, workers, &Limits::new(workers))
+        Self::with_limits(name, workers, &LimitHits::new(workers))
     }
 
-    pub fn with_limits(name: &str, workers: usize, limits: &Limits) -> Arc<Self> {
+    pub fn with_limits(name: &str, workers: usize, limits: &LimitHits) -> Arc<Self> {
         Arc::new(Self {
             name: name.to_owned(),
             workers: (0..workers.max(1)).map(|_| Worker::default()).collect(),
@@ -678,7 +678,7 @@ mod tests {
     #[test]
     fn nothing_is_lost_while_rounds_close() {
         const REQUESTS: u64 = 20_000;
-        let limits = Limits::new(1);
+        let limits = LimitHits::new(1);
         let stats = ServerStats::with_limits("shop", 1, &limits);
         let start = Instant::now();
         std::thread::scope(|scope| {
@@ -700,7 +700,7 @@ mod tests {
 
     #[test]
     fn endless_backends_end_up_in_other() {
-        let limits = Limits::new(1);
+        let limits = LimitHits::new(1);
         let stats = ServerStats::with_limits("shop", 1, &limits);
         let mut recorder = stats.recorder(0);
         for i in 0..BACKENDS_MAX + 5 {

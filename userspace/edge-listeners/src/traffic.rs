@@ -8,7 +8,7 @@ use base_model::{GlobalFilterSpec, HttpServerSpec, PipelineSpec, Problem};
 use base_runtime::Worker;
 use base_telemetry::Telemetry;
 use base_telemetry::access_log::AccessLog;
-use base_telemetry::limits::{Limit, Limits};
+use base_telemetry::limits::{Limit, LimitHits};
 use base_telemetry::server::ServerStats;
 use base_tls::TicketKeys;
 use edge_pipeline::{Around, FilterKind, Pipeline};
@@ -137,7 +137,7 @@ const BOUNDS: [&str; 24] = [
 ];
 
 /// Registers what clients can reach before any of them comes: a flood of refusals queues behind no lock.
-fn bounds(limits: &Limits) -> Box<[(&'static str, Limit)]> {
+fn bounds(limits: &LimitHits) -> Box<[(&'static str, Limit)]> {
     let mut names: Vec<&'static str> = Fault::ALL.iter().map(|fault| fault.name()).chain(BOUNDS).collect();
     names.extend(h2_connection::bounds());
     names.sort_unstable();

@@ -65,7 +65,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub fn new(limits: &base_telemetry::Limits) -> Arc<Counters> {
+    pub fn new(limits: &base_telemetry::LimitHits) -> Arc<Counters> {
         Arc::new(Counters {
             mended: limits.register("mended"),
             connections: limits.register("upstream_connections"),

@@ -233,7 +233,7 @@ mod tests {
             .enumerate()
             .map(|(i, w)| Arc::new(Server::new(&format!("http://10.0.0.{i}"), *w, false, None).unwrap()))
             .collect();
-        let crowded = base_telemetry::Limits::new(1).register("upstream_probes");
+        let crowded = base_telemetry::LimitHits::new(1).register("upstream_probes");
         Balancer::new(servers, Policy::parse(policy, "X-U", weights.len(), 1), None, crowded)
     }
 

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::health::Heard;
     use base_runtime::{Config, IoMode, Runtime};
-    use base_telemetry::Limits;
+    use base_telemetry::LimitHits;
     use std::time::Instant;
 
     /// However many servers are out, the process connects to a bounded number of them at a time; the others have their turn later.
@@ -132,7 +132,7 @@ mod tests {
         let health = server.health.clone();
         assert!(health.put_out(Heard::Unreachable, Duration::from_secs(10), Instant::now()));
         let rooms: Vec<Room> = (0..MOST).map(|_| Room::take().expect("nobody else probes here")).collect();
-        let limit = Limits::new(1).register("upstream_probes");
+        let limit = LimitHits::new(1).register("upstream_probes");
         let config = Config { io: IoMode::Epoll, workers: Some(1), name: "probes".to_owned(), ..Config::default() };
         let runtime = Runtime::start(config).expect("epoll works everywhere");
         let (probed, crowded) = (server.clone(), limit.clone());

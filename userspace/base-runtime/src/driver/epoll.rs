@@ -115,7 +115,7 @@ impl Epoll {
             return;
         }
         for _ in 0..READS_PER_TURN {
-            if socket.rx.borrow().len() >= cx.limits.recv_queue_max {
+            if socket.rx.borrow().len() >= cx.bounds.recv_queue_max {
                 socket.rx_op.set(Op::Idle);
                 cx.shared.counters.recv_paused.add(1);
                 return;

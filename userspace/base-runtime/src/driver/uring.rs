@@ -197,7 +197,7 @@ impl Uring {
                 buf.set_received(result as usize);
                 socket::received(cx, socket, buf);
             }
-            let full = socket.rx.borrow().len() >= cx.limits.recv_queue_max;
+            let full = socket.rx.borrow().len() >= cx.bounds.recv_queue_max;
             if more && full && socket.rx_op.get() == Op::Armed {
                 cx.shared.counters.recv_paused.add(1);
                 socket.rx_bulk.set(true);

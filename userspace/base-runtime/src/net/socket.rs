@@ -463,13 +463,13 @@ pub(crate) fn abandoned(cx: &Context, socket: &Rc<Socket>) {
         return;
     }
     drop(socket.rx.take());
-    if socket.tx_bytes.get() == 0 || socket.tx_error.get() != 0 || cx.stopping.get() || cx.limits.linger.is_zero() {
+    if socket.tx_bytes.get() == 0 || socket.tx_error.get() != 0 || cx.stopping.get() || cx.bounds.linger.is_zero() {
         close(cx, socket);
         return;
     }
     let was_parking = socket.life.replace(Life::Lingering) == Life::Parking;
     let timer = cx.timers.create(Action::Linger(socket.key.get()));
-    cx.timers.set(timer, far_add(cx.now.get(), cx.limits.linger));
+    cx.timers.set(timer, far_add(cx.now.get(), cx.bounds.linger));
     socket.linger_timer.set(timer);
     cx.driver.stop_recv(cx, socket);
     cx.driver.expect_report(socket);

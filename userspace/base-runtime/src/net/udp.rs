@@ -153,7 +153,7 @@ impl UdpSocket {
     pub fn from_std(socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
         let v6 = socket.local_addr().is_ok_and(|address| address.is_ipv6());
         context::with(|cx| {
-            if cx.limits.datagram_bytes_max < JOINED_BYTES_MAX {
+            if cx.bounds.datagram_bytes_max < JOINED_BYTES_MAX {
                 // What the kernel joins would be cut, and most of it lost.
                 let _ = set_option(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, 0);
             }

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use super::format::{Entry, Format, write_line};
-use crate::limits::{Limit, Limits};
+use crate::limits::{Limit, LimitHits};
 use crate::locked;
 
 /// The file in the log directory.
@@ -62,7 +62,7 @@ struct Queue {
 
 impl AccessLog {
     /// Opens the destination and starts the thread.
-    pub fn start(destination: Destination, workers: usize, limits: &Limits) -> io::Result<Self> {
+    pub fn start(destination: Destination, workers: usize, limits: &LimitHits) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             workers: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
             reopen: AtomicBool::new(false),
@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn lines_arrive_in_order_and_completely() {
         let directory = tempfile::tempdir().unwrap();
-        let limits = Limits::new(2);
+        let limits = LimitHits::new(2);
         let log = AccessLog::start(Destination::Directory(directory.path().to_owned()), 2, &limits).unwrap();
         thread::scope(|scope| {
             for worker in 0..2 {
@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn an_idle_worker_s_line_is_written_soon() {
         let directory = tempfile::tempdir().unwrap();
-        let log = AccessLog::start(Destination::Directory(directory.path().to_owned()), 1, &Limits::new(1)).unwrap();
+        let log = AccessLog::start(Destination::Directory(directory.path().to_owned()), 1, &LimitHits::new(1)).unwrap();
         let path = directory.path().join(FILE_NAME);
         let mut writer = log.writer(7);
         writer.with(|out| out.extend_from_slice(b"one\n"));
@@ -367,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_stuck_disk_drops_lines_and_counts_them() {
-        let limits = Limits::new(1);
+        let limits = LimitHits::new(1);
         let shared = Arc::new(Shared {
             workers: Box::new([Mutex::default()]),
             reopen: AtomicBool::new(false),
@@ -396,7 +396,7 @@ mod tests {
         let mut sink = Sink { destination: destination.clone(), file: Some(full), failed: None, complained: None };
         assert!(!sink.write(b"x\n"));
         assert!(!sink.write(b"y\n"), "given up until the next attempt");
-        let error = AccessLog::start(destination, 1, &Limits::new(1)).unwrap_err();
+        let error = AccessLog::start(destination, 1, &LimitHits::new(1)).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/filter_http_access.log"), "{error}");
     }
 

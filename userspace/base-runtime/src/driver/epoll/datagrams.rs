@@ -66,7 +66,7 @@ impl Epoll {
             cx.shared.counters.recv_paused.add(1);
             return;
         }
-        let wanted = BATCH.min(cx.limits.datagram_queue_max - endpoint.rx.borrow().len());
+        let wanted = BATCH.min(cx.bounds.datagram_queue_max - endpoint.rx.borrow().len());
         let mut blocks: [Option<Block>; BATCH] = [const { None }; BATCH];
         let mut count = 0;
         while count < wanted {

@@ -254,7 +254,7 @@ impl Endpoint {
 
     /// Receiving may go on: there is room, and no error waits to be taken.
     pub fn may_receive(&self, cx: &Context) -> bool {
-        self.is_open() && self.rx_error.get() == 0 && self.rx.borrow().len() < cx.limits.datagram_queue_max
+        self.is_open() && self.rx_error.get() == 0 && self.rx.borrow().len() < cx.bounds.datagram_queue_max
     }
 
     /// The next datagram that is queued. Receiving that paused goes on when half the queue is free, so that it does not stop and start
@@ -269,7 +269,7 @@ impl Endpoint {
             (received, rx.len())
         };
         self.book_lists();
-        if left <= cx.limits.datagram_queue_max / 2 {
+        if left <= cx.bounds.datagram_queue_max / 2 {
             self.receive(cx);
         }
         Some(received)
