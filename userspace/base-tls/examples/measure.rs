@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use base_runtime::channel::oneshot;
 use base_runtime::net::{ListenOptions, TcpListener};
 use base_runtime::{Buf, Config, IoMode, Runtime, spawn};
-use base_tls::connection::{Connection, Schedule};
+use base_tls::connection::{Schedule, TlsConnection};
 use base_tls::record::{Fault, RecordKey, Suite, Version};
 use base_tls::{Certificate, ClientAuth, ServerSettings, ServerTls, TicketKeys};
 use rustls::client::{ClientConfig, ClientConnection, Resumption};
@@ -60,7 +60,7 @@ fn records(mode: &str, size: usize, count: usize) {
     // Buffers come from a worker's pool.
     on_worker(move || {
         let key = || RecordKey::from_parts(Version::Tls13, Suite::Aes128Gcm, &[7; 16], [9; 12], 0).expect("16 bytes");
-        let end = || Connection::new(Version::Tls13, key(), key(), NoKeys, |_| {});
+        let end = || TlsConnection::new(Version::Tls13, key(), key(), NoKeys, |_| {});
         let (mut from, mut to) = (end(), end());
         let piece = vec![42; size];
         let mut received = 0;

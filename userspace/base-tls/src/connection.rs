@@ -1,7 +1,7 @@
 //! The machine of an established connection: received bytes in, data out; data in, records out. No sockets, no clock.
 //!
-//! `handle_received` takes what came from the peer and [`Connection::poll_data`] gives the data in it; `send` and `close` give
-//! records to `transmit`. [`Connection::end`] says how the peer's direction ended.
+//! `handle_received` takes what came from the peer and [`TlsConnection::poll_data`] gives the data in it; `send` and `close` give
+//! records to `transmit`. [`TlsConnection::end`] says how the peer's direction ended.
 //!
 //! Received records are decrypted where they lie; the data of all whole records in a buffer is moved together, so that one buffer
 //! with one window is handed on. What is left of a record is kept until the rest is there.
@@ -61,7 +61,7 @@ enum Partial {
     Large(Buf),
 }
 
-pub struct Connection<S> {
+pub struct TlsConnection<S> {
     version: Version,
     /// `None` once the sending direction is over.
     tx: Option<RecordKey>,
@@ -107,7 +107,7 @@ impl<S> Parked<S> {
     }
 }
 
-impl<S: Schedule> Connection<S> {
+impl<S: Schedule> TlsConnection<S> {
     /// Takes it out of the worker's buffers.
     pub fn park(self) -> Parked<S> {
         Parked {
@@ -132,8 +132,8 @@ impl<S: Schedule> Connection<S> {
     }
 
     /// Goes on with it, in the buffers of this worker.
-    pub fn unpark(parked: Parked<S>) -> Connection<S> {
-        Connection {
+    pub fn unpark(parked: Parked<S>) -> TlsConnection<S> {
+        TlsConnection {
             version: parked.version,
             tx: parked.tx,
             rx: parked.rx,
@@ -154,8 +154,8 @@ impl<S: Schedule> Connection<S> {
         }
     }
 
-    pub fn new(version: Version, tx: RecordKey, rx: RecordKey, schedule: S, events: fn(Event)) -> Connection<S> {
-        Connection {
+    pub fn new(version: Version, tx: RecordKey, rx: RecordKey, schedule: S, events: fn(Event)) -> TlsConnection<S> {
+        TlsConnection {
             version,
             tx: Some(tx),
             rx,

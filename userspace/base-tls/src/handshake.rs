@@ -1,7 +1,7 @@
 //! Driving rustls through a handshake, then taking the keys over.
 //!
 //! rustls is shown one record at a time, so that nothing behind the handshake's last record is decrypted by it: what follows belongs
-//! to the [`Connection`].
+//! to the [`TlsConnection`].
 
 use std::io;
 
@@ -14,7 +14,7 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{CertificateError, CommonState, Error, ExtractedSecrets, HandshakeKind, ProtocolVersion};
 
-use crate::connection::{Connection, Schedule};
+use crate::connection::{Schedule, TlsConnection};
 use crate::gate;
 use crate::record::{Fault, RecordKey, Version, record_length};
 use crate::stats::{self, Count};
@@ -185,7 +185,7 @@ pub(crate) async fn shake<S: Side>(
     socket: &TcpStream,
     mut incoming: Incoming,
     server_name: Option<&str>,
-) -> Result<(Connection<Keys>, Session), HandshakeError> {
+) -> Result<(TlsConnection<Keys>, Session), HandshakeError> {
     let mut out = Buf::alloc();
     loop {
         let UnbufferedStatus { discard, state } = side.advance(&mut incoming.bytes[..incoming.shown]);
@@ -267,7 +267,7 @@ fn establish<S: Side>(
     incoming: Incoming,
     socket: &TcpStream,
     server_name: Option<&str>,
-) -> Result<(Connection<Keys>, Session), HandshakeError> {
+) -> Result<(TlsConnection<Keys>, Session), HandshakeError> {
     let common = side.common();
     let (version, version_name) = match common.protocol_version() {
         Some(ProtocolVersion::TLSv1_3) => (Version::Tls13, "TLSv1.3"),
@@ -286,7 +286,7 @@ fn establish<S: Side>(
     let internal = |fault: Fault| refused(&Error::General(fault.text().to_owned()));
     let tx = RecordKey::new(version, secrets.tx.0, &secrets.tx.1).map_err(internal)?;
     let rx = RecordKey::new(version, secrets.rx.0, &secrets.rx.1).map_err(internal)?;
-    let mut connection = Connection::new(version, tx, rx, keys, stats::count_event);
+    let mut connection = TlsConnection::new(version, tx, rx, keys, stats::count_event);
     for piece in incoming.bytes[incoming.shown..].chunks(Buf::CAPACITY - Buf::HEADROOM) {
         connection.handle_received(Buf::copy_from(piece), &mut |buf| socket.send(buf));
     }

@@ -13,7 +13,7 @@ use base_runtime::net::park::{NotParked, Parked};
 use base_runtime::net::{StreamState, TcpStream};
 use rustls_pki_types::CertificateDer;
 
-use crate::connection::{self, Connection, PeerEnd};
+use crate::connection::{self, PeerEnd, TlsConnection};
 use crate::handshake::Keys;
 
 /// What was agreed in the handshake.
@@ -79,7 +79,7 @@ pub struct TlsStream(Rc<Inner>);
 struct Inner {
     socket: TcpStream,
     session: Rc<Session>,
-    connection: RefCell<Connection<Keys>>,
+    connection: RefCell<TlsConnection<Keys>>,
     /// What the connection holds besides buffers.
     booking: Booking,
     /// The part of it that stays the same.
@@ -87,7 +87,7 @@ struct Inner {
 }
 
 impl TlsStream {
-    pub(crate) fn new(socket: TcpStream, connection: Connection<Keys>, session: Session) -> TlsStream {
+    pub(crate) fn new(socket: TcpStream, connection: TlsConnection<Keys>, session: Session) -> TlsStream {
         // The peer's certificates are kept twice: rustls has them too.
         let certificates: usize = session.peer_certificates.iter().map(|certificate| 2 * certificate.len()).sum();
         let fixed = IDLE_BYTES + certificates;
@@ -255,7 +255,7 @@ impl ParkedTls {
         let ParkedTls { socket, session, connection, fixed, booking } = self;
         drop(booking);
         let socket = socket.unpark()?;
-        let connection = Connection::unpark(connection);
+        let connection = TlsConnection::unpark(connection);
         let booking = Booking::new(Kind::Tls, fixed + connection.kept());
         let (session, connection) = (Rc::new(session), RefCell::new(connection));
         Ok(TlsStream(Rc::new(Inner { socket, session, connection, booking, fixed })))
@@ -271,7 +271,7 @@ impl fmt::Debug for ParkedTls {
 impl Inner {
     /// Ready when bytes, the end or an error came in and were taken.
     #[inline]
-    fn poll_receive(&self, connection: &mut Connection<Keys>, task: &mut Context<'_>) -> Poll<()> {
+    fn poll_receive(&self, connection: &mut TlsConnection<Keys>, task: &mut Context<'_>) -> Poll<()> {
         match self.socket.poll_recv(task) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(Some(buf))) => connection.handle_received(buf, &mut |record| self.socket.send(record)),
@@ -283,7 +283,7 @@ impl Inner {
     }
 
     /// Takes what is queued already, until there is data in it.
-    fn take_queued(&self, connection: &mut Connection<Keys>) {
+    fn take_queued(&self, connection: &mut TlsConnection<Keys>) {
         while !connection.has_data()
             && connection.end() == PeerEnd::Open
             && let Some(buf) = self.socket.try_recv()
@@ -294,7 +294,7 @@ impl Inner {
     }
 
     #[inline]
-    fn after_receive(&self, connection: &mut Connection<Keys>) {
+    fn after_receive(&self, connection: &mut TlsConnection<Keys>) {
         self.booking.set(self.fixed + connection.kept());
         if self.socket.send_queue_len() == 0 {
             connection.answer_key_update(&mut |record| self.socket.send(record));
@@ -306,7 +306,7 @@ impl Inner {
 
     /// After a fault nothing follows the alert.
     #[cold]
-    fn end_sending(&self, connection: &Connection<Keys>) {
+    fn end_sending(&self, connection: &TlsConnection<Keys>) {
         if matches!(connection.end(), PeerEnd::Fault(_) | PeerEnd::Alert(_)) {
             self.socket.shutdown_write();
         }

@@ -129,7 +129,7 @@ impl Attempt<'_> {
             let keep = (head.keep_alive && unsent.is_none()).then_some(self.max_idle);
             let upload = sending.map(|upload| upload.beside_the_answer(stream));
             let accepted = (200..300).contains(&response.status);
-            let connection = Connection { link, keep, upload, accepted, cut: unsent.is_some() };
+            let connection = BusyConnection { link, keep, upload, accepted, cut: unsent.is_some() };
             let body = match head.framing {
                 Framing::Empty | Framing::Length(0) => {
                     connection.release(buffer.is_empty());
@@ -377,7 +377,7 @@ impl Drop for Uploading {
 }
 
 /// A connection that is busy with an answer. Dropped before the end, it is closed.
-struct Connection {
+struct BusyConnection {
     link: Box<Link>,
     /// `Some(most idle)` when it may serve again.
     keep: Option<usize>,
@@ -389,7 +389,7 @@ struct Connection {
     cut: bool,
 }
 
-impl Connection {
+impl BusyConnection {
     /// The answer is complete. A backend that sent more than it (not `clean`), or has not had the whole request, is not
     /// used again.
     fn release(self, clean: bool) {
@@ -411,7 +411,7 @@ impl Connection {
 
 /// An answer's body as it arrives.
 struct Download {
-    connection: Option<Connection>,
+    connection: Option<BusyConnection>,
     decoder: BodyDecoder,
     /// Counts a body in which blanks were left out; only chunks have any.
     mended: Option<Limit>,

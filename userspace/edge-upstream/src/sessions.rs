@@ -24,7 +24,7 @@ use base_runtime::memory::{Booking, Kind};
 use base_runtime::time::Deadline;
 use base_telemetry::proxy::ServerRecorder;
 use base_tls::Transport;
-use proto_h2::client::{self, Connection, SendRequest};
+use proto_h2::client::{self, H2Connection, SendRequest};
 use proto_h2::{ClientSettings, h2};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -464,7 +464,7 @@ impl Maker {
 }
 
 /// Keeps a connection going until it has ended.
-async fn drive(session: Rc<Session>, mut connection: Connection, counters: Arc<Counters>) {
+async fn drive(session: Rc<Session>, mut connection: H2Connection, counters: Arc<Counters>) {
     let mut pings = connection.ping_pong();
     let (mut silence, due, mut armed) = (Silence::default(), Deadline::default(), None);
     let (mut told, mut faulty) = (0, false);

@@ -2,7 +2,7 @@
 //! before the end, in one piece and cut as the first byte says alike, and keeps no more than one record and one message.
 
 use base_runtime::Buf;
-use base_tls::connection::{Connection, PeerEnd, Schedule};
+use base_tls::connection::{PeerEnd, Schedule, TlsConnection};
 use base_tls::record::{Fault, RecordKey, Suite, Version};
 
 pub fn check(bytes: &[u8]) {
@@ -30,7 +30,7 @@ pub fn check(bytes: &[u8]) {
 }
 
 fn run(version: Version, server: bool, wire: &[u8], step: usize) -> (Vec<u8>, PeerEnd) {
-    let mut connection = Connection::new(version, key(version), key(version), Refusing { client: !server }, |_| {});
+    let mut connection = TlsConnection::new(version, key(version), key(version), Refusing { client: !server }, |_| {});
     let mut data = Vec::new();
     for piece in wire.chunks(step.clamp(1, 16_384)) {
         connection.handle_received(Buf::copy_from(piece), &mut drop);

@@ -202,7 +202,7 @@ fn floods_without_data_are_cut_off_and_data_forgives() {
 #[test]
 fn key_updates_are_answered_once_and_bounded() {
     let (mut a, mut b) = pair(ALL[0]);
-    let request = |a: &mut Connection<Mock>, b: &mut Connection<Mock>| {
+    let request = |a: &mut TlsConnection<Mock>, b: &mut TlsConnection<Mock>| {
         give_record(a, b, HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 1]);
         a.tx = Some(a.schedule.next_tx().unwrap());
     };
@@ -371,10 +371,10 @@ fn ends_are_told_apart() {
 }
 
 /// Two ends of one connection.
-fn pair(suite: (Version, Suite)) -> (Connection<Mock>, Connection<Mock>) {
+fn pair(suite: (Version, Suite)) -> (TlsConnection<Mock>, TlsConnection<Mock>) {
     let end = |tx: u8, rx: u8| {
         let schedule = Mock { suite, tx, rx, tx_made: 0, rx_made: 0, tickets: 0, client: false };
-        Connection::new(suite.0, Mock::key(suite, tx, 0), Mock::key(suite, rx, 0), schedule, count_event)
+        TlsConnection::new(suite.0, Mock::key(suite, tx, 0), Mock::key(suite, rx, 0), schedule, count_event)
     };
     (end(b'a', b'b'), end(b'b', b'a'))
 }
@@ -436,24 +436,24 @@ fn events(event: Event) -> usize {
 }
 
 /// What `a` puts on the wire for `data`.
-fn said(a: &mut Connection<Mock>, data: &[u8]) -> Vec<u8> {
+fn said(a: &mut TlsConnection<Mock>, data: &[u8]) -> Vec<u8> {
     let mut wire = Vec::new();
     a.send(Buf::copy_from(data), &mut |buf| wire.extend_from_slice(&buf));
     wire
 }
 
 /// One record of any content.
-fn sealed(a: &mut Connection<Mock>, content_type: u8, content: &[u8]) -> Vec<Buf> {
+fn sealed(a: &mut TlsConnection<Mock>, content_type: u8, content: &[u8]) -> Vec<Buf> {
     let mut records = Vec::new();
     a.transmit_record(content_type, Buf::copy_from(content), &mut |buf| records.push(buf));
     records
 }
 
-fn give(b: &mut Connection<Mock>, record: Buf) {
+fn give(b: &mut TlsConnection<Mock>, record: Buf) {
     b.handle_received(record, &mut |_| {});
 }
 
-fn give_record(a: &mut Connection<Mock>, b: &mut Connection<Mock>, content_type: u8, content: &[u8]) {
+fn give_record(a: &mut TlsConnection<Mock>, b: &mut TlsConnection<Mock>, content_type: u8, content: &[u8]) {
     sealed(a, content_type, content).into_iter().for_each(|record| give(b, record));
 }
 

@@ -36,10 +36,10 @@ pub enum Outcome {
 pub struct Client<'a> {
     target: &'a Target,
     random: Random,
-    connection: Option<Connection>,
+    connection: Option<KeptConnection>,
 }
 
-struct Connection {
+struct KeptConnection {
     stream: Stream,
     input: Vec<u8>,
     /// Requests it served, and the last of them.
@@ -156,7 +156,7 @@ impl<'a> Client<'a> {
         outcomes
     }
 
-    fn connect(&mut self) -> io::Result<Connection> {
+    fn connect(&mut self) -> io::Result<KeptConnection> {
         let tls = self.target.tls.as_ref().filter(|_| self.random.once_in(3));
         let stream = TcpStream::connect(("127.0.0.1", tls.map_or(self.target.port, |t| t.0)))?;
         stream.set_nodelay(true)?;
@@ -170,7 +170,7 @@ impl<'a> Client<'a> {
                 Stream::Tls(Box::new(rustls::StreamOwned::new(session, stream)))
             }
         };
-        Ok(Connection { stream, input: Vec::new(), served: 0, last: "none".to_owned() })
+        Ok(KeptConnection { stream, input: Vec::new(), served: 0, last: "none".to_owned() })
     }
 
     fn invent(&mut self, pipelined: bool) -> Ask {
@@ -264,7 +264,7 @@ impl<'a> Client<'a> {
 }
 
 /// Sends or reads a part and leaves, in one of the ways clients do.
-fn hang_up(mut connection: Connection, ask: &Ask, random: &mut Random) -> Outcome {
+fn hang_up(mut connection: KeptConnection, ask: &Ask, random: &mut Random) -> Outcome {
     let mut whole = ask.head();
     whole.extend(ask.framed_body());
     let part = 1 + random.below(whole.len() as u64) as usize;
@@ -284,7 +284,7 @@ fn hang_up(mut connection: Connection, ask: &Ask, random: &mut Random) -> Outcom
     Outcome::HungUp
 }
 
-impl Connection {
+impl KeptConnection {
     /// Sends all; an answer that came instead of a 100 is given back.
     fn send(&mut self, asks: &[Ask], random: &mut Random) -> io::Result<Option<Answer>> {
         if let [ask] = asks {
