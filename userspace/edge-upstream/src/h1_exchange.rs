@@ -63,7 +63,7 @@ impl Attempt<'_> {
             AttemptError::Broken { error, stage, loss: None }
         };
         let mut sending = self.begin_upload(stream, outgoing, framing).await?;
-        let mut interim = h1::Interim::default();
+        let mut interim = h1::InterimCount::default();
         let mut response = fresh_response();
         let mut partial: Vec<u8> = Vec::new();
         let mut answered = false;
@@ -156,7 +156,7 @@ impl Attempt<'_> {
     fn parse(
         &self,
         bytes: &[u8],
-        interim: &mut h1::Interim,
+        interim: &mut h1::InterimCount,
         response: &mut Response,
     ) -> Result<(usize, Option<ResponseHead>), AttemptError> {
         let mut read = 0;

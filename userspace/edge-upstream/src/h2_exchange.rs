@@ -16,7 +16,7 @@ use bytes::Bytes;
 use edge_pipeline::{Body, BodyError, BodyStream, Piece, Sight};
 use proto_h2::fields::{self, RequestOptions};
 use proto_h2::{Data, Progress, h2};
-use proto_http::h1::{Fault, Interim};
+use proto_http::h1::{Fault, InterimCount};
 use proto_http::{Headers, Limits, Method, Version};
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -65,7 +65,7 @@ impl Exchanger for Stream {
         let unopened = Deadline::at(base_runtime::now() + OPENED_WITHIN);
         let lease = Rc::new(self);
         let mut upload = (!ends).then(|| Upload { body: outgoing, sending, progress: Rc::default() });
-        let mut interim = Interim::default();
+        let mut interim = InterimCount::default();
         let mut cut = None;
         let head = poll_fn(|cx| {
             // The body goes out while the answer is waited for: a backend may answer before it has read everything.
@@ -139,7 +139,7 @@ impl Exchanger for Stream {
 
 impl Attempt<'_> {
     /// An interim answer goes its way.
-    fn hand_on(&self, head: &http::Response<()>, interim: &mut Interim) -> Result<(), AttemptError> {
+    fn hand_on(&self, head: &http::Response<()>, interim: &mut InterimCount) -> Result<(), AttemptError> {
         if head.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             return Err(AttemptError::Malformed(Fault::SwitchUnasked.into()));
         }

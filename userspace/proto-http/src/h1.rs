@@ -75,7 +75,7 @@ pub use error::{BodyError, Fault, RequestError, ResponseError};
 pub use fields::{accepts_upgrade, is_forbidden_in_trailers, offers_upgrade};
 pub(crate) use fields::{is_lookalike, is_odd, keeps_trailer};
 pub use request::{RequestHead, parse_request};
-pub use response::{Interim, ResponseHead, parse_response};
+pub use response::{InterimCount, ResponseHead, parse_response};
 
 use crate::message::Version;
 

@@ -67,7 +67,7 @@ fn response_turning_points() {
     assert!(head.switching);
     accepted("HTTP/1.1 403 Forbidden\r\nContent-Length: 1\r\n\r\n", Method::Connect, Framing::Length(1), true);
 
-    let mut interim = Interim::default();
+    let mut interim = InterimCount::default();
     for _ in 0..8 {
         interim.count(&limits()).unwrap();
     }

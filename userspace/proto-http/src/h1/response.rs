@@ -57,11 +57,11 @@ pub fn parse_response(
 
 /// Counts the interim answers to one request.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Interim {
+pub struct InterimCount {
     seen: usize,
 }
 
-impl Interim {
+impl InterimCount {
     /// Takes note of one more; an error beyond [`Limits::interim_responses`].
     pub fn count(&mut self, limits: &Limits) -> Result<(), ResponseError> {
         self.seen += 1;
