@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use base_telemetry::access_log::{AccessLog, Destination, Entry, FILE_NAME, Format, Tags, tags, write_line};
-use base_telemetry::proxy::{Exchange, PoolNames};
+use base_telemetry::proxy::{AnsweredRequest, PoolNames};
 use base_telemetry::server::Sample;
 use base_telemetry::{Identity, LimitHits, Names, Telemetry};
 
@@ -54,7 +54,12 @@ fn main() -> std::io::Result<()> {
     let pool = telemetry.pool(PoolNames { pool: "pool".into(), ..PoolNames::default() });
     let upstream = pool.recorder(0).server("http://127.0.0.1:9095");
     measure("upstream record", |i| {
-        upstream.record(&Exchange { status: 200, duration: duration(i), request_bytes: 200, response_bytes: 1200 });
+        upstream.record(&AnsweredRequest {
+            status: 200,
+            duration: duration(i),
+            request_bytes: 200,
+            response_bytes: 1200,
+        });
     });
 
     let format = Format::default();

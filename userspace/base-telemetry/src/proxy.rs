@@ -38,7 +38,7 @@ pub struct PoolNames {
 
 /// One answered request to a backend.
 #[derive(Clone, Copy, Debug)]
-pub struct Exchange {
+pub struct AnsweredRequest {
     pub status: u16,
     /// From the choice of the server to the last byte of its response.
     pub duration: Duration,
@@ -305,14 +305,14 @@ pub struct ServerRecorder {
 }
 
 impl ServerRecorder {
-    pub fn record(&self, exchange: &Exchange) {
+    pub fn record(&self, answered: &AnsweredRequest) {
         self.with(|shard| {
-            let Exchange { status, duration, request_bytes, response_bytes } = *exchange;
+            let AnsweredRequest { status, duration, request_bytes, response_bytes } = *answered;
             shard.exchanges.record(status, duration, request_bytes, response_bytes);
         });
         if let Some(worker) = self.pool.workers.get(self.worker) {
-            worker.request_body.record(exchange.request_bytes, &SIZE_BOUNDS);
-            worker.response_body.record(exchange.response_bytes, &SIZE_BOUNDS);
+            worker.request_body.record(answered.request_bytes, &SIZE_BOUNDS);
+            worker.response_body.record(answered.response_bytes, &SIZE_BOUNDS);
         }
     }
 
@@ -626,8 +626,8 @@ mod tests {
         }
     }
 
-    fn exchange(status: u16) -> Exchange {
-        Exchange { status, duration: Duration::from_millis(3), request_bytes: 10, response_bytes: 1000 }
+    fn exchange(status: u16) -> AnsweredRequest {
+        AnsweredRequest { status, duration: Duration::from_millis(3), request_bytes: 10, response_bytes: 1000 }
     }
 
     fn text(pools: &[Arc<PoolStats>]) -> String {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use base_telemetry::families::{self, RaftRow, SteeredCounters, WorkerRow, XdpCounters};
 use base_telemetry::histogram::Histogram;
-use base_telemetry::proxy::{Exchange, PoolNames, UpstreamError};
+use base_telemetry::proxy::{AnsweredRequest, PoolNames, UpstreamError};
 use base_telemetry::registry::SECONDS_BOUNDS;
 use base_telemetry::server::{Sample, State};
 use base_telemetry::{Identity, Names, Telemetry};
@@ -202,7 +202,7 @@ fn busy_machine() -> Arc<Telemetry> {
         for server in ["http://10.0.0.1:80", "http://[2001:db8::1]:80"] {
             let server = recorder.server(server);
             server.connection_created();
-            server.record(&Exchange {
+            server.record(&AnsweredRequest {
                 status: 200,
                 duration: Duration::from_millis(4),
                 request_bytes: 300,

@@ -304,7 +304,7 @@ impl Proxy {
             Ok(answer) => {
                 let (status, choice) = (answer.response.status, stand.choice.get());
                 let recorder = &of_servers[choice.index];
-                recorder.record(&stats::Exchange {
+                recorder.record(&stats::AnsweredRequest {
                     status,
                     duration: base_runtime::now().saturating_duration_since(began),
                     request_bytes: sent,
@@ -688,7 +688,7 @@ impl Mirror {
             };
             match base_runtime::time::timeout(MIRROR_TIMEOUT, whole).await {
                 Ok(Ok(status)) => {
-                    recorder.record(&stats::Exchange {
+                    recorder.record(&stats::AnsweredRequest {
                         status,
                         duration: base_runtime::now().saturating_duration_since(began),
                         request_bytes: 0,
