@@ -34,7 +34,7 @@ use address::{Address, socket_address};
 pub use listener::{ListenOptions, TcpListener, UnixListener};
 pub use park::Parked;
 use socket::{Connecting, Life, NO_MARK, Op, ReceiveEnd, Socket, Splicing, error_of};
-pub use splice::{Piece, Pipe};
+pub use splice::{Pipe, ReceivedPiece};
 pub use spread::{Seat, Spread};
 pub use udp::{UdpOptions, UdpSocket};
 

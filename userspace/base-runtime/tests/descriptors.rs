@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use base_runtime::net::{Piece, TcpStream};
+use base_runtime::net::{ReceivedPiece, TcpStream};
 use base_runtime::time::sleep;
 use base_runtime::{Buf, IoMode, spawn};
 use support::*;
@@ -125,8 +125,8 @@ fn without_descriptors_for_pipes_bytes_come_in_buffers(io: IoMode) {
             let mut left = 1 << 20;
             while left > 0 {
                 match source.recv_piece(left).await.expect("well").expect("not the end") {
-                    Piece::Pipe(_) => panic!("there was no descriptor for it"),
-                    Piece::Buf(buf) => {
+                    ReceivedPiece::Pipe(_) => panic!("there was no descriptor for it"),
+                    ReceivedPiece::Buf(buf) => {
                         left -= buf.len() as u64;
                         target.send(buf);
                     }
@@ -158,11 +158,11 @@ fn pipes_nobody_needs_are_closed(io: IoMode) {
             let mut left = 1 << 20;
             while left > 0 {
                 match source.recv_piece(left).await.expect("well").expect("not the end") {
-                    Piece::Pipe(pipe) => {
+                    ReceivedPiece::Pipe(pipe) => {
                         left -= pipe.len() as u64;
                         target.send_pipe(pipe).await.expect("sends");
                     }
-                    Piece::Buf(buf) => {
+                    ReceivedPiece::Buf(buf) => {
                         left -= buf.len() as u64;
                         target.send(buf);
                     }

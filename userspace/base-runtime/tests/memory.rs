@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use base_runtime::memory::{self, Booking, Kind, WorkerMemory};
 use base_runtime::net::udp::Transmit;
-use base_runtime::net::{Piece, UdpOptions, UdpSocket};
+use base_runtime::net::{ReceivedPiece, UdpOptions, UdpSocket};
 use base_runtime::time::sleep;
 use base_runtime::{Buf, Config, IoMode, Runtime, spawn, yield_now};
 use support::*;
@@ -173,7 +173,7 @@ fn bytes_in_pipes_are_booked(io: IoMode) {
         far.send(Buf::copy_from(&[7; 20_000]));
         far.flush().await.expect("sent");
         let piece = source.recv_piece(1 << 20).await.expect("well").expect("not the end");
-        let Piece::Pipe(pipe) = piece else { panic!("nothing had been received before: {piece:?}") };
+        let ReceivedPiece::Pipe(pipe) = piece else { panic!("nothing had been received before: {piece:?}") };
         assert_eq!((pipe.len(), mine().of(Kind::Bodies) - before), (20_000, 20_000));
         target.send_pipe(pipe).await.expect("sent");
         assert_eq!(mine().of(Kind::Bodies), before);
@@ -183,7 +183,7 @@ fn bytes_in_pipes_are_booked(io: IoMode) {
         settle().await;
         assert!(memory::is_over());
         far.send(Buf::copy_from(b"more"));
-        assert!(matches!(source.recv_piece(1 << 20).await, Ok(Some(Piece::Buf(buf))) if &buf[..] == b"more"));
+        assert!(matches!(source.recv_piece(1 << 20).await, Ok(Some(ReceivedPiece::Buf(buf))) if &buf[..] == b"more"));
     });
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use base_runtime::net::{Piece, TcpStream, UnixListener};
+use base_runtime::net::{ReceivedPiece, TcpStream, UnixListener};
 use base_runtime::time::{sleep, timeout};
 use base_runtime::{Buf, IoMode, Worker, spawn};
 use support::*;
@@ -369,8 +369,8 @@ fn pipes_have_a_bound(io: IoMode) {
             // The first may come in a buffer.
             far.flush().await.expect("sent");
             match source.recv_piece(1 << 20).await.expect("well").expect("not the end") {
-                Piece::Pipe(pipe) => held.push((pipe, source, far)),
-                Piece::Buf(buf) => {
+                ReceivedPiece::Pipe(pipe) => held.push((pipe, source, far)),
+                ReceivedPiece::Buf(buf) => {
                     assert!(buf[..] == pattern(20_000)[..buf.len()]);
                     break;
                 }
@@ -381,7 +381,7 @@ fn pipes_have_a_bound(io: IoMode) {
         held.clear();
         let (far, source) = pair().await;
         far.send(Buf::copy_from(b"pipes are back"));
-        assert!(matches!(source.recv_piece(1 << 20).await, Ok(Some(Piece::Pipe(pipe))) if pipe.len() == 14));
+        assert!(matches!(source.recv_piece(1 << 20).await, Ok(Some(ReceivedPiece::Pipe(pipe))) if pipe.len() == 14));
         all_but(&worker, 2).await;
     });
     end(runtime);
@@ -391,13 +391,13 @@ fn pipes_have_a_bound(io: IoMode) {
 async fn relay_one(from: &TcpStream, to: &TcpStream, most: u64) -> std::io::Result<Option<u64>> {
     match from.recv_piece(most).await? {
         None => Ok(None),
-        Some(Piece::Pipe(pipe)) => {
+        Some(ReceivedPiece::Pipe(pipe)) => {
             let n = pipe.len() as u64;
             assert!(n > 0 && n <= most);
             to.send_pipe(pipe).await?;
             Ok(Some(n))
         }
-        Some(Piece::Buf(buf)) => {
+        Some(ReceivedPiece::Buf(buf)) => {
             let n = buf.len() as u64;
             to.send(buf);
             to.send_ready(64 * 1024).await?;

@@ -9,7 +9,7 @@
 //! on the wire is checked here.
 
 use base_text::quoted;
-use edge_pipeline::template::{Form, Piece, RenderError, Rendered};
+use edge_pipeline::template::{Form, MarkedPiece, RenderError, Rendered};
 use edge_pipeline::{Exchange, Template};
 use proto_http::Headers;
 use proto_http::headers::{is_name, is_value};
@@ -149,8 +149,8 @@ impl Built {
                 .pieces(text)
                 .iter()
                 .map(|piece| match piece {
-                    Piece::Document(text) => Cow::Borrowed(*text),
-                    Piece::Message(text, _) => Cow::Owned(escape(text)),
+                    MarkedPiece::Document(text) => Cow::Borrowed(*text),
+                    MarkedPiece::Message(text, _) => Cow::Owned(escape(text)),
                 })
                 .collect()),
             Some(other) => Ok(self.text_of(other, key)?.into_owned()),
@@ -172,17 +172,17 @@ impl Built {
     pub fn url(&self, key: &str) -> Result<Option<String>, BuiltError> {
         let Some(Value::String(text)) = self.value(key) else { return Ok(self.text(key)?.map(Cow::into_owned)) };
         let pieces = self.rendered.pieces(text.trim());
-        if let [Piece::Message(text, Form::Text | Form::Target)] = pieces.as_slice() {
+        if let [MarkedPiece::Message(text, Form::Text | Form::Target)] = pieces.as_slice() {
             return Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty()));
         }
         let mut url = String::new();
         for piece in &pieces {
             match piece {
-                Piece::Document(text) => url.push_str(text),
-                Piece::Message(text, form) => push_into_url(&mut url, text, *form)?,
+                MarkedPiece::Document(text) => url.push_str(text),
+                MarkedPiece::Message(text, form) => push_into_url(&mut url, text, *form)?,
             }
         }
-        let climbs = pieces.iter().any(|piece| matches!(piece, Piece::Message(..))) && has_dot_segments(&url);
+        let climbs = pieces.iter().any(|piece| matches!(piece, MarkedPiece::Message(..))) && has_dot_segments(&url);
         if climbs {
             return Err(BuiltError::Refused(format!(
                 "a message put a segment of dots into the path of {}",

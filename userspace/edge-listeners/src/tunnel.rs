@@ -4,7 +4,7 @@
 //! not read; what passes inside the kernel waits there, [`SPLICED_MOST`] at a time. A side that has finished sending is passed on as such, and the other direction goes on. The end of the second
 //! direction, an error on either side, or a long silence of both ends the tunnel.
 
-use base_runtime::net::{Piece, Pipe};
+use base_runtime::net::{Pipe, ReceivedPiece};
 use base_runtime::time::Deadline;
 use edge_pipeline::Duplex;
 use std::cell::Cell;
@@ -112,11 +112,11 @@ impl Way<'_> {
             let piece = piece?;
             self.passed.set(true);
             match piece {
-                Some(Piece::Buf(bytes)) => {
+                Some(ReceivedPiece::Buf(bytes)) => {
                     self.judge(bytes.len() as u64);
                     self.to.send(bytes);
                 }
-                Some(Piece::Pipe(pipe)) => {
+                Some(ReceivedPiece::Pipe(pipe)) => {
                     self.judge(pipe.len() as u64);
                     self.pipe = Some(pipe);
                 }
@@ -131,10 +131,10 @@ impl Way<'_> {
         Ok(())
     }
 
-    fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Piece>>> {
+    fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<ReceivedPiece>>> {
         match self.from.plain() {
             Some(from) if self.flow.spliced => from.poll_recv_piece(SPLICED_MOST, cx),
-            _ => self.from.poll_recv(cx).map_ok(|bytes| bytes.map(Piece::Buf)),
+            _ => self.from.poll_recv(cx).map_ok(|bytes| bytes.map(ReceivedPiece::Buf)),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::body::{Body, BodyError};
 use crate::exchange::{DEFAULT_BODY_LIMIT, Exchange, Space};
 use crate::filter::Touches;
 use base_model::Problem;
-pub use provenance::{Form, Piece, Rendered};
+pub use provenance::{Form, MarkedPiece, Rendered};
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use proto_http::h1::{self, BodyDecoder};
 
 /// Takes the framing off a received buffer: the body's bytes move together at its front, so that a chunked body costs
 /// one pass and no buffers of its own. Gives back the bytes after the body's end, if there are any.
-pub fn unframe(decoder: &mut BodyDecoder, buffer: &mut Buf) -> Result<Option<Buf>, h1::BodyError> {
+pub fn unframe(decoder: &mut BodyDecoder, buffer: &mut Buf) -> Result<Option<Buf>, h1::FramingError> {
     let (mut read, mut written) = (0, 0);
     while read < buffer.len() {
         let decoded = decoder.decode(&buffer[read..])?;

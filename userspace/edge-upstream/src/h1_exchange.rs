@@ -457,8 +457,8 @@ impl BodyStream for Download {
                         return Poll::Ready(Err(BodyError::Incomplete));
                     }
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(Some(net::Piece::Buf(buffer)))) => buffer,
-                    Poll::Ready(Ok(Some(net::Piece::Pipe(pipe)))) => {
+                    Poll::Ready(Ok(Some(net::ReceivedPiece::Buf(buffer)))) => buffer,
+                    Poll::Ready(Ok(Some(net::ReceivedPiece::Pipe(pipe)))) => {
                         self.decoder.pass(pipe.len() as u64);
                         if self.decoder.is_done()
                             && let Some(connection) = self.connection.take()
@@ -510,7 +510,7 @@ fn poll_stream(
     sight: Sight,
     splicing: &mut bool,
     cx: &mut Context<'_>,
-) -> Poll<io::Result<Option<net::Piece>>> {
+) -> Poll<io::Result<Option<net::ReceivedPiece>>> {
     if sight == Sight::Unseen
         && let (Transport::Plain(stream), Some(left)) = (stream, decoder.remaining())
         && (*splicing || left >= SPLICED_LEAST)
@@ -518,5 +518,5 @@ fn poll_stream(
         *splicing = true;
         return stream.poll_recv_piece(left, cx);
     }
-    stream.poll_recv(cx).map_ok(|buffer| buffer.map(net::Piece::Buf))
+    stream.poll_recv(cx).map_ok(|buffer| buffer.map(net::ReceivedPiece::Buf))
 }

@@ -1,7 +1,7 @@
 //! Chunks in one piece and cut as the first byte says give the same body, end and verdict; what is read from a client is read from a
 //! backend, too.
 
-use proto_http::h1::{BodyDecoder, BodyError, Framing};
+use proto_http::h1::{BodyDecoder, Framing, FramingError};
 use proto_http::{Limits, Underscores};
 
 pub fn check(bytes: &[u8]) {
@@ -30,7 +30,7 @@ struct Run {
     body: Vec<u8>,
     end: usize,
     done: bool,
-    error: Option<BodyError>,
+    error: Option<FramingError>,
 }
 
 fn run(input: &[u8], step: usize, mut decoder: BodyDecoder) -> Run {

@@ -71,7 +71,7 @@ pub use encode::{
     CHUNK_END, ChunkPrefix, LAST_CHUNK, RequestOptions, ResponseOptions, chunk_prefix, write_continue,
     write_request_head, write_response_head, write_trailers,
 };
-pub use error::{BodyError, Fault, RequestError, ResponseError};
+pub use error::{Fault, FramingError, RequestError, ResponseError};
 pub use fields::{accepts_upgrade, is_forbidden_in_trailers, offers_upgrade};
 pub(crate) use fields::{is_lookalike, is_odd, keeps_trailer};
 pub use request::{RequestHead, parse_request};

@@ -29,7 +29,7 @@ use crate::net::socket::{self, Life, Op, ReceiveEnd, SendOp, Splicing, error_of}
 
 /// What [`TcpStream::poll_recv_piece`] received.
 #[derive(Debug)]
-pub enum Piece {
+pub enum ReceivedPiece {
     Buf(Buf),
     /// Never empty.
     Pipe(Pipe),
@@ -176,7 +176,7 @@ impl TcpStream {
     /// As [`TcpStream::poll_recv`], but as far as that is possible the bytes stay in the kernel, and at most `most` of them are taken
     /// (what was received into a buffer already may be more). [`TcpStream::poll_send_pipe`] sends them on. Who has had enough says
     /// so with [`TcpStream::end_splice`].
-    pub fn poll_recv_piece(&self, most: u64, task: &mut TaskContext<'_>) -> Poll<io::Result<Option<Piece>>> {
+    pub fn poll_recv_piece(&self, most: u64, task: &mut TaskContext<'_>) -> Poll<io::Result<Option<ReceivedPiece>>> {
         let socket = &self.socket;
         let spliced = context::with(|cx| {
             if most == 0 || socket.splicing.get() == Splicing::Refused || !socket.is_open() || !cx.pipes.may_have(cx) {
@@ -192,7 +192,7 @@ impl TcpStream {
                     return Some(Poll::Pending);
                 }
                 if let Some(buf) = self.try_recv() {
-                    return Some(Poll::Ready(Ok(Some(Piece::Buf(buf)))));
+                    return Some(Poll::Ready(Ok(Some(ReceivedPiece::Buf(buf)))));
                 }
             }
             if socket.rx_end.get() != ReceiveEnd::Open {
@@ -219,7 +219,7 @@ impl TcpStream {
                     if (n as u64) < most {
                         cx.driver.await_bytes(cx, socket);
                     }
-                    Some(Poll::Ready(Ok(Some(Piece::Pipe(pipe)))))
+                    Some(Poll::Ready(Ok(Some(ReceivedPiece::Pipe(pipe)))))
                 }
                 Err(libc::EAGAIN) => {
                     socket.rx_ready.set(false);
@@ -240,11 +240,11 @@ impl TcpStream {
         });
         match spliced {
             Some(polled) => polled,
-            None => self.poll_recv(task).map_ok(|buf| buf.map(Piece::Buf)),
+            None => self.poll_recv(task).map_ok(|buf| buf.map(ReceivedPiece::Buf)),
         }
     }
 
-    pub async fn recv_piece(&self, most: u64) -> io::Result<Option<Piece>> {
+    pub async fn recv_piece(&self, most: u64) -> io::Result<Option<ReceivedPiece>> {
         std::future::poll_fn(|task| self.poll_recv_piece(most, task)).await
     }
 

@@ -133,9 +133,9 @@ impl Sayings {
         self.first(text).filter(|(_, length)| *length == text.len()).map(|(saying, _)| saying)
     }
 
-    fn pieces<'t>(&'t self, text: &'t str) -> Vec<Piece<'t>> {
+    fn pieces<'t>(&'t self, text: &'t str) -> Vec<MarkedPiece<'t>> {
         if let Some(saying) = self.only(text) {
-            return vec![Piece::Message(Cow::Borrowed(&saying.text), saying.form)];
+            return vec![MarkedPiece::Message(Cow::Borrowed(&saying.text), saying.form)];
         }
         let mut pieces = Vec::new();
         let (mut rest, mut from) = (text, 0);
@@ -146,14 +146,14 @@ impl Sayings {
                 continue;
             };
             if at > 0 {
-                pieces.push(Piece::Document(&rest[..at]));
+                pieces.push(MarkedPiece::Document(&rest[..at]));
             }
             let place = text.len() - rest.len() + at;
-            pieces.push(Piece::Message(saying.inside(&text[..place]), saying.form));
+            pieces.push(MarkedPiece::Message(saying.inside(&text[..place]), saying.form));
             (rest, from) = (&rest[at + length..], 0);
         }
         if !rest.is_empty() {
-            pieces.push(Piece::Document(rest));
+            pieces.push(MarkedPiece::Document(rest));
         }
         pieces
     }
@@ -168,9 +168,9 @@ impl Sayings {
 
     /// A text with tokens, for quotes to be put around it: what is behind them will stand between those.
     fn quotable(&mut self, text: &str) -> String {
-        let said = |piece: &Piece<'_>| match piece {
-            Piece::Document(text) => (Arc::from(*text), None),
-            Piece::Message(text, form) => (Arc::from(&**text), Some(*form)),
+        let said = |piece: &MarkedPiece<'_>| match piece {
+            MarkedPiece::Document(text) => (Arc::from(*text), None),
+            MarkedPiece::Message(text, form) => (Arc::from(&**text), Some(*form)),
         };
         let pieces: Vec<(Arc<str>, Option<Form>)> = self.pieces(text).iter().map(said).collect();
         let mut out = String::new();
@@ -187,7 +187,7 @@ impl Sayings {
         if !text.contains(OPEN) {
             return Cow::Borrowed(text);
         }
-        Cow::Owned(self.pieces(text).iter().map(Piece::text).collect())
+        Cow::Owned(self.pieces(text).iter().map(MarkedPiece::text).collect())
     }
 
     /// Puts tokens in place of all texts of a JSON tree, names too.
@@ -247,16 +247,16 @@ fn in_quotes(text: &str) -> bool {
 
 /// A part of a text, and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece<'t> {
+pub enum MarkedPiece<'t> {
     Document(&'t str),
     Message(Cow<'t, str>, Form),
 }
 
-impl Piece<'_> {
+impl MarkedPiece<'_> {
     pub fn text(&self) -> &str {
         match self {
-            Piece::Document(text) => text,
-            Piece::Message(text, _) => text,
+            MarkedPiece::Document(text) => text,
+            MarkedPiece::Message(text, _) => text,
         }
     }
 }
@@ -280,13 +280,13 @@ impl Rendered {
     }
 
     /// A text out of the parsed output, taken apart.
-    pub fn pieces<'t>(&'t self, text: &'t str) -> Vec<Piece<'t>> {
+    pub fn pieces<'t>(&'t self, text: &'t str) -> Vec<MarkedPiece<'t>> {
         self.sayings.pieces(text)
     }
 
     /// Whether a text out of the parsed output holds text of a message.
     pub fn holds_message(&self, text: &str) -> bool {
-        self.pieces(text).iter().any(|piece| matches!(piece, Piece::Message(..)))
+        self.pieces(text).iter().any(|piece| matches!(piece, MarkedPiece::Message(..)))
     }
 
     /// The text, when the whole output is one text of a message.
@@ -296,9 +296,9 @@ impl Rendered {
 
     /// A message about the output, for people: an ellipsis for every token.
     pub fn shown(&self, message: &str) -> String {
-        let piece = |piece: &Piece<'_>| match piece {
-            Piece::Document(text) => (*text).to_owned(),
-            Piece::Message(..) => "…".to_owned(),
+        let piece = |piece: &MarkedPiece<'_>| match piece {
+            MarkedPiece::Document(text) => (*text).to_owned(),
+            MarkedPiece::Message(..) => "…".to_owned(),
         };
         self.pieces(message).iter().map(piece).collect()
     }

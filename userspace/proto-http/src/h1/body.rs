@@ -9,7 +9,7 @@
 //! ```
 
 use super::fields::{Line, Reading, keeps_trailer, read_line};
-use super::{BodyError, Fault, Framing};
+use super::{Fault, Framing, FramingError};
 use crate::bytes::hex;
 use crate::headers::Headers;
 use crate::limits::Limits;
@@ -113,7 +113,7 @@ impl BodyDecoder {
     /// Call again with what was not consumed until it is empty or the body is done; incomplete framing is
     /// remembered, so nothing has to be given twice. An error is final. A body with a length, or until close, costs the
     /// same however long it is.
-    pub fn decode(&mut self, input: &[u8]) -> Result<Decoded, BodyError> {
+    pub fn decode(&mut self, input: &[u8]) -> Result<Decoded, FramingError> {
         match self.state {
             State::Length => {
                 let len = input.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
@@ -143,7 +143,7 @@ impl BodyDecoder {
     }
 
     /// The sender closed. Sound only for a body that lasts until then, or that is done.
-    pub fn finish_at_eof(&mut self) -> Result<(), BodyError> {
+    pub fn finish_at_eof(&mut self) -> Result<(), FramingError> {
         match self.state {
             State::Done | State::UntilClose => {
                 self.state = State::Done;

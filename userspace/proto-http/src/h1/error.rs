@@ -145,25 +145,25 @@ impl std::error::Error for ResponseError {}
 
 /// A body that breaks off or is badly framed. The sender is to blame and its connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BodyError {
+pub struct FramingError {
     /// What a client is answered with while that is still possible; for a backend's body it is 502.
     pub status: u16,
     pub kind: Fault,
 }
 
-impl From<Fault> for BodyError {
-    fn from(kind: Fault) -> BodyError {
-        BodyError { status: kind.status(), kind }
+impl From<Fault> for FramingError {
+    fn from(kind: Fault) -> FramingError {
+        FramingError { status: kind.status(), kind }
     }
 }
 
-impl fmt::Display for BodyError {
+impl fmt::Display for FramingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "body refused ({}): {}", self.kind.name(), self.kind)
     }
 }
 
-impl std::error::Error for BodyError {}
+impl std::error::Error for FramingError {}
 
 #[cfg(test)]
 mod tests {
