@@ -17,7 +17,7 @@ use base_runtime::net::{ListenOptions, TcpListener};
 use base_runtime::{Buf, Config, IoMode, Runtime, spawn};
 use base_tls::connection::{Schedule, TlsConnection};
 use base_tls::record::{Fault, RecordKey, Suite, Version};
-use base_tls::{Certificate, ClientAuth, ServerSettings, ServerTls, TicketKeys};
+use base_tls::{Certificate, ClientAuth, ServerTls, ServerTlsSettings, TicketKeys};
 use rustls::client::{ClientConfig, ClientConnection, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
@@ -86,7 +86,8 @@ fn handshakes(kind: &str, count: usize) {
     let chain = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
     let chain = chain.self_signed(&key).expect("signs").pem();
     let certificate = Certificate::read(&chain, &key.serialize_pem(), SystemTime::now()).expect("good");
-    let settings = ServerSettings { certificates: vec![certificate], client_auth: ClientAuth::None, alpn: Vec::new() };
+    let settings =
+        ServerTlsSettings { certificates: vec![certificate], client_auth: ClientAuth::None, alpn: Vec::new() };
     let server = ServerTls::new(settings, TicketKeys::generate()).expect("good");
     let runtime = runtime();
     let (sender, receiver) = oneshot();

@@ -25,7 +25,7 @@ use crate::transport::Transport;
 
 /// How servers are trusted, and what we show them.
 #[derive(Debug, Clone, Default)]
-pub struct ClientSettings {
+pub struct ClientTlsSettings {
     /// Authorities to trust; `None`: those of the system.
     pub roots: Option<Vec<CertificateDer<'static>>>,
     /// Take any certificate. Default false.
@@ -42,7 +42,7 @@ pub struct ClientSettings {
 pub struct ClientTls(Arc<ClientConfig>);
 
 impl ClientTls {
-    pub fn new(settings: ClientSettings) -> Result<ClientTls, CertificateError> {
+    pub fn new(settings: ClientTlsSettings) -> Result<ClientTls, CertificateError> {
         let verifier: Arc<dyn ServerCertVerifier> = if settings.insecure_skip_verify {
             Arc::new(AnyCertificate)
         } else {

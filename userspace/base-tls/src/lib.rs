@@ -23,9 +23,9 @@ pub mod tickets;
 pub mod transport;
 
 pub use certificate::{Certificate, CertificateError};
-pub use client::{ClientSettings, ClientTls};
+pub use client::{ClientTls, ClientTlsSettings};
 pub use gate::set_handshakes_waiting_max;
-pub use server::{ClientAuth, ServerSettings, ServerTls};
+pub use server::{ClientAuth, ServerTls, ServerTlsSettings};
 pub use stream::{HandshakeError, ParkedTls, Session, TlsStream};
 pub use tickets::{TicketKey, TicketKeys};
 pub use transport::{ParkedTransport, Transport};

@@ -37,7 +37,7 @@ pub enum ClientAuth {
 
 /// What a TLS listener is made of.
 #[derive(Debug, Clone)]
-pub struct ServerSettings {
+pub struct ServerTlsSettings {
     /// The client's server name selects, exact names before wildcards; the first one serves clients that name nothing known.
     pub certificates: Vec<Certificate>,
     pub client_auth: ClientAuth,
@@ -69,7 +69,7 @@ const TICKETS: usize = 1;
 
 impl ServerTls {
     /// `tickets` are the process's session ticket keys.
-    pub fn new(settings: ServerSettings, tickets: TicketKeys) -> Result<ServerTls, CertificateError> {
+    pub fn new(settings: ServerTlsSettings, tickets: TicketKeys) -> Result<ServerTls, CertificateError> {
         if settings.certificates.is_empty() {
             return Err(CertificateError::new(
                 Part::Chain,

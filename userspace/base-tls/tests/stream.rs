@@ -15,7 +15,7 @@ use base_runtime::time::{sleep, timeout};
 use base_runtime::{Buf, IoMode, spawn, yield_now};
 use base_tls::stats::{Count, total};
 use base_tls::{
-    ClientAuth, ClientSettings, ClientTls, HandshakeError, ServerSettings, ServerTls, TicketKeys, Transport,
+    ClientAuth, ClientTls, ClientTlsSettings, HandshakeError, ServerTls, ServerTlsSettings, TicketKeys, Transport,
 };
 use support::*;
 
@@ -210,7 +210,8 @@ fn tickets_are_bound_to_certificate_and_policy(io: IoMode) {
         let keys = TicketKeys::generate();
         let make = |certificate: usize, client_auth: ClientAuth| {
             let certificates = vec![certificates[certificate].clone()];
-            ServerTls::new(ServerSettings { certificates, client_auth, alpn: Vec::new() }, keys.clone()).expect("good")
+            ServerTls::new(ServerTlsSettings { certificates, client_auth, alpn: Vec::new() }, keys.clone())
+                .expect("good")
         };
         let roots = vec![authority.der.clone()];
         let servers = [
@@ -242,7 +243,7 @@ fn installed_keys_serve_all_handles(io: IoMode) {
         let (here, there) = (TicketKeys::generate(), TicketKeys::generate());
         let make = |keys: &TicketKeys| {
             let certificates = vec![certificate.clone()];
-            let settings = ServerSettings { certificates, client_auth: ClientAuth::None, alpn: Vec::new() };
+            let settings = ServerTlsSettings { certificates, client_auth: ClientAuth::None, alpn: Vec::new() };
             ServerTls::new(settings, keys.clone()).expect("good")
         };
         let (server_here, server_there) = (make(&here), make(&there));
@@ -270,7 +271,8 @@ fn certificates_by_name(io: IoMode) {
         let certificates: Vec<_> = signed.iter().map(|names| authority.sign(names).read()).collect();
         let prints: Vec<_> = certificates.iter().map(|certificate| certificate.fingerprint()).collect();
         let server = server(certificates);
-        let anyone = ClientTls::new(ClientSettings { insecure_skip_verify: true, ..Default::default() }).expect("good");
+        let anyone =
+            ClientTls::new(ClientTlsSettings { insecure_skip_verify: true, ..Default::default() }).expect("good");
         for (name, expected) in [
             ("default.test", 0),
             ("shop.test", 1),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use edge_pipeline::BodyError;
 use proto_h2::h2::server::SendResponse;
 use proto_h2::h2::{Reason, RecvStream};
-use proto_h2::{Data, Link, Progress, ServerSettings};
+use proto_h2::{Data, H2Link, Progress, ServerSettings};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io::Read;
@@ -56,7 +56,7 @@ impl Http2 {
             while let Ok((stream, _)) = listener.accept().await {
                 let (nth, settings, answer) = (count.fetch_add(1, SeqCst), settings.clone(), answer.clone());
                 base_runtime::spawn(async move {
-                    let link = Link::new(stream.into());
+                    let link = H2Link::new(stream.into());
                     let Ok(mut connection) = settings.builder().handshake::<_, Data>(link.io()).await else { return };
                     let mut seen = 0;
                     while let Some(Ok((request, respond))) = connection.accept().await {
@@ -716,7 +716,7 @@ fn a_connection_is_lost_once() {
 
 mod negotiated {
     use super::*;
-    use base_tls::{Certificate, ClientAuth, ServerSettings as TlsSettings, ServerTls, TicketKeys};
+    use base_tls::{Certificate, ClientAuth, ServerTls, ServerTlsSettings, TicketKeys};
     use std::time::SystemTime;
 
     /// A backend with TLS that agrees to these protocols, and answers with the one it speaks.
@@ -725,7 +725,7 @@ mod negotiated {
         let certificate =
             Certificate::read(&key.cert.pem(), &key.signing_key.serialize_pem(), SystemTime::now()).unwrap();
         let alpn = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let settings = TlsSettings { certificates: vec![certificate], client_auth: ClientAuth::None, alpn };
+        let settings = ServerTlsSettings { certificates: vec![certificate], client_auth: ClientAuth::None, alpn };
         let tls = ServerTls::new(settings, TicketKeys::generate()).unwrap();
         let config = Config { io: IoMode::Auto, workers: Some(1), name: "backend".to_owned(), ..Config::default() };
         let runtime = Runtime::start(config).expect("a driver works here");
@@ -741,7 +741,7 @@ mod negotiated {
                 base_runtime::spawn(async move {
                     let Ok(stream) = tls.accept(stream, Duration::from_secs(10)).await else { return };
                     if stream.session().and_then(|s| s.alpn.as_deref()) == Some(b"h2") {
-                        let link = Link::new(stream);
+                        let link = H2Link::new(stream);
                         let builder = ServerSettings::default().builder();
                         let Ok(mut connection) = builder.handshake::<_, Data>(link.io()).await else { return };
                         while let Some(Ok((request, respond))) = connection.accept().await {

@@ -14,7 +14,7 @@ use base_runtime::time::Deadline;
 use base_tls::Transport;
 use proto_h2::server::{self, Ended, Engine, Reason, Stream};
 use proto_h2::watch::{Cheap, PREFACE};
-use proto_h2::{Link, ServerSettings};
+use proto_h2::{H2Link, ServerSettings};
 use proto_http::Response;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -203,7 +203,7 @@ pub fn is_preface(first: &[u8]) -> bool {
 pub async fn serve(presence: Presence) {
     let connection = presence.connection().clone();
     let local = connection.local().clone();
-    let link = Link::watched(connection.stream.clone());
+    let link = H2Link::watched(connection.stream.clone());
     let settings = ServerSettings::within(&local.live().limits);
     let booking = Booking::new(memory::Kind::Other, MACHINE_BYTES);
     connection.deadline.set_after(local.timeouts().head);
@@ -264,7 +264,7 @@ enum Way {
 /// A connection, its machine and its times.
 struct Drive<E: Engine> {
     engine: E,
-    link: Rc<Link>,
+    link: Rc<H2Link>,
     connection: Rc<Connection>,
     local: Rc<Local>,
     streams: Rc<Streams>,

@@ -1,7 +1,7 @@
 //! TLS in front of a server: what its document says of certificates, ready to accept connections.
 
 use base_model::HttpServerSpec;
-use base_tls::{ClientAuth, ServerSettings, ServerTls, TicketKeys};
+use base_tls::{ClientAuth, ServerTls, ServerTlsSettings, TicketKeys};
 
 /// Protocols offered, the first that a client knows, too, is spoken.
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
@@ -38,7 +38,7 @@ impl Tls {
         let certificates = spec.certificates().map_err(|problem| problem.to_string())?;
         let authorities = spec.client_authorities().map_err(|problem| problem.to_string())?;
         let asks_clients = authorities.is_some();
-        let settings = ServerSettings {
+        let settings = ServerTlsSettings {
             certificates: certificates.into_iter().map(|named| named.certificate).collect(),
             client_auth: authorities.map_or(ClientAuth::None, ClientAuth::Required),
             alpn: if spec.http2 { ALPN } else { ALPN_HTTP1 }.iter().map(|protocol| protocol.to_vec()).collect(),

@@ -66,7 +66,7 @@ const BOOKED_LEAST: usize = 16 * 1024;
 pub(crate) struct Session {
     /// `None` once no more requests are taken.
     requests: RefCell<Option<SendRequest>>,
-    link: Rc<proto_h2::Link>,
+    link: Rc<proto_h2::H2Link>,
     recorder: ServerRecorder,
     key: u64,
     /// That of the endpoint's addresses when its own was last known to be one of them.

@@ -2,7 +2,7 @@
 
 use base_model::MtlsSpec;
 use base_tls::certificate::read_authorities_undated;
-use base_tls::{Certificate, CertificateError, ClientSettings, ClientTls};
+use base_tls::{Certificate, CertificateError, ClientTls, ClientTlsSettings};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -37,9 +37,9 @@ impl Identity {
 }
 
 /// Reads what the document says. Dates were checked when it came in: what was accepted once is used until somebody replaces it.
-fn settings(spec: &MtlsSpec) -> Result<ClientSettings, CertificateError> {
+fn settings(spec: &MtlsSpec) -> Result<ClientTlsSettings, CertificateError> {
     let given = !spec.cert_base64.is_empty() || !spec.key_base64.is_empty();
-    Ok(ClientSettings {
+    Ok(ClientTlsSettings {
         roots: match spec.root_cert_base64.as_str() {
             "" => None,
             text => Some(read_authorities_undated(text)?),

@@ -2,7 +2,7 @@
 
 use crate::data::Data;
 use crate::settings::ClientSettings;
-use crate::transport::{Io, Link};
+use crate::transport::{H2Link, Io};
 use base_tls::Transport;
 use std::rc::Rc;
 
@@ -17,8 +17,8 @@ pub type H2Connection = h2::client::Connection<Io, Data>;
 pub async fn begin(
     transport: Transport,
     settings: &ClientSettings,
-) -> Result<(SendRequest, H2Connection, Rc<Link>), h2::Error> {
-    let link = Link::asking(transport);
+) -> Result<(SendRequest, H2Connection, Rc<H2Link>), h2::Error> {
+    let link = H2Link::asking(transport);
     let (requests, connection) = settings.builder().handshake(link.io()).await?;
     Ok((requests, connection, link))
 }

@@ -19,4 +19,4 @@ pub mod watch;
 pub use data::{Data, Progress};
 pub use h2;
 pub use settings::{ClientSettings, ServerSettings};
-pub use transport::{Io, Link};
+pub use transport::{H2Link, Io};

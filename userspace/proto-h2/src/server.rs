@@ -6,7 +6,7 @@
 use crate::data::Data;
 use crate::fields::{self, ResponseOptions};
 use crate::settings::ServerSettings;
-use crate::transport::{Io, Link};
+use crate::transport::{H2Link, Io};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
@@ -151,7 +151,7 @@ pub enum BodyBroken {
 }
 
 /// Begins HTTP/2 on a connection whose client means to speak it: our settings are queued, its preface is awaited.
-pub async fn accept(link: &Rc<Link>, settings: &ServerSettings) -> Result<Machine, Ended> {
+pub async fn accept(link: &Rc<H2Link>, settings: &ServerSettings) -> Result<Machine, Ended> {
     let connection = settings.builder().handshake(link.io()).await.map_err(|error| Ended::from(&error))?;
     Ok(Machine(connection))
 }

@@ -22,11 +22,11 @@ const SEND_HIGH_WATER: usize = 128 * 1024;
 
 /// The crate's end of a connection. See the module doc.
 #[derive(Debug)]
-pub struct Io(Rc<Link>);
+pub struct Io(Rc<H2Link>);
 
 /// The driver's end of the same connection.
 #[derive(Debug)]
-pub struct Link {
+pub struct H2Link {
     transport: Transport,
     /// What was received and not yet taken.
     received: RefCell<Option<Buf>>,
@@ -40,24 +40,24 @@ pub struct Link {
     watch: Option<RefCell<Watch>>,
 }
 
-impl Link {
+impl H2Link {
     /// A connection on which nothing of HTTP/2 was said yet.
-    pub fn new(transport: Transport) -> Rc<Link> {
-        Link::make(transport, None)
+    pub fn new(transport: Transport) -> Rc<H2Link> {
+        H2Link::make(transport, None)
     }
 
     /// The same, and frames of the other side are watched.
-    pub fn watched(transport: Transport) -> Rc<Link> {
-        Link::make(transport, Some(RefCell::new(Watch::new(base_runtime::now()))))
+    pub fn watched(transport: Transport) -> Rc<H2Link> {
+        H2Link::make(transport, Some(RefCell::new(Watch::new(base_runtime::now()))))
     }
 
     /// The same, for the side that asks.
-    pub fn asking(transport: Transport) -> Rc<Link> {
-        Link::make(transport, Some(RefCell::new(Watch::of_server(base_runtime::now()))))
+    pub fn asking(transport: Transport) -> Rc<H2Link> {
+        H2Link::make(transport, Some(RefCell::new(Watch::of_server(base_runtime::now()))))
     }
 
-    fn make(transport: Transport, watch: Option<RefCell<Watch>>) -> Rc<Link> {
-        Rc::new(Link {
+    fn make(transport: Transport, watch: Option<RefCell<Watch>>) -> Rc<H2Link> {
+        Rc::new(H2Link {
             transport,
             received: RefCell::new(None),
             gathered: RefCell::new(None),

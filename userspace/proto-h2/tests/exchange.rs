@@ -3,7 +3,7 @@
 use base_runtime::net::{ListenOptions, TcpListener, TcpStream};
 use base_runtime::{Buf, Config, IoMode, Runtime, channel::oneshot};
 use bytes::Bytes;
-use proto_h2::{ClientSettings, Data, Link, Progress, ServerSettings, client};
+use proto_h2::{ClientSettings, Data, H2Link, Progress, ServerSettings, client};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -38,7 +38,7 @@ async fn pair() -> (TcpStream, TcpStream) {
 
 /// Answers every request with what it was sent, trailers included.
 async fn echo(stream: TcpStream) {
-    let link = Link::new(stream.into());
+    let link = H2Link::new(stream.into());
     let mut connection = ServerSettings::default().builder().handshake::<_, Data>(link.io()).await.unwrap();
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         base_runtime::spawn(async move {

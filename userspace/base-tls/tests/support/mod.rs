@@ -7,7 +7,9 @@ mod worker;
 use std::time::{Duration, SystemTime};
 
 use base_runtime::Buf;
-use base_tls::{Certificate, ClientAuth, ClientSettings, ClientTls, ServerSettings, ServerTls, TicketKeys, Transport};
+use base_tls::{
+    Certificate, ClientAuth, ClientTls, ClientTlsSettings, ServerTls, ServerTlsSettings, TicketKeys, Transport,
+};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256,
     SignatureAlgorithm,
@@ -119,7 +121,8 @@ pub fn server(certificates: Vec<Certificate>) -> ServerTls {
 
 pub fn server_with(certificates: Vec<Certificate>, client_auth: ClientAuth, alpn: &[&str]) -> ServerTls {
     let alpn = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    ServerTls::new(ServerSettings { certificates, client_auth, alpn }, TicketKeys::generate()).expect("good settings")
+    ServerTls::new(ServerTlsSettings { certificates, client_auth, alpn }, TicketKeys::generate())
+        .expect("good settings")
 }
 
 pub fn client(authority: &Authority) -> ClientTls {
@@ -129,5 +132,5 @@ pub fn client(authority: &Authority) -> ClientTls {
 pub fn client_with(authority: &Authority, certificate: Option<Certificate>, alpn: &[&str]) -> ClientTls {
     let alpn = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     let roots = Some(vec![authority.der.clone()]);
-    ClientTls::new(ClientSettings { roots, certificate, alpn, ..Default::default() }).expect("good settings")
+    ClientTls::new(ClientTlsSettings { roots, certificate, alpn, ..Default::default() }).expect("good settings")
 }
