@@ -1,23 +1,22 @@
 //! One exchange over HTTP/1.1: how its body is framed and its answer written, and what may come after it.
 
-use crate::Timeouts;
 use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset};
 use crate::clock;
+use crate::h1_body::H1Body;
 use crate::h1_connection::{Connection, DRAIN_BYTES, PROMISED_DRAIN_BYTES};
 use crate::http_server::Local;
 use crate::pace::Pace;
-use crate::request_body::{Arrival, RequestBody};
+use crate::request_body::{Arrival, RequestBody, Rest, Settled, Terms};
 use base_runtime::Buf;
 use base_runtime::net::{Pipe, StreamState};
 use base_runtime::time::Deadline;
 use base_tls::{Session, Transport};
 use edge_pipeline::wire::{send_bytes, send_head, send_last_chunk, send_piece};
-use edge_pipeline::{Body, BodyError, Piece};
+use edge_pipeline::{Body, Piece};
 use proto_http::date::ImfDate;
 use proto_http::h1::{self, BodyDecoder, Framing, RequestHead, ResponseOptions};
 use proto_http::{Headers, Known, Method, Request, Response, Version};
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -56,7 +55,7 @@ pub struct H1Stream<'a> {
     method: Asked,
     version: Version,
     /// The body, when it was not all there with its head.
-    arrival: Option<Rc<RefCell<Arrival>>>,
+    arrival: Option<Rc<RefCell<Arrival<H1Body>>>>,
     /// Bytes of the body, when it was.
     body_bytes: u64,
     answer: Framing,
@@ -123,38 +122,25 @@ impl<'a> H1Stream<'a> {
         if self.next != Next::Again {
             return self.next;
         }
-        if is_read(&arrival) {
-            let timeouts = self.local.timeouts();
-            arrival.borrow_mut().set_pace(Pace::new(&timeouts, timeouts.body));
-            if !left_in_time(&arrival, 2 * timeouts.body).await {
+        let rest = Rest { bytes: PROMISED_DRAIN_BYTES, within: None };
+        let settled = Arrival::settle(&arrival, &self.local.timeouts(), rest).await;
+        match settled {
+            Settled::Complete => Next::Again,
+            Settled::Failed => Next::Linger,
+            Settled::Stalled => {
                 self.local.limit("upload_stalled");
                 self.transport().abort();
-                return Next::Close;
+                Next::Close
             }
-        }
-        if arrival.borrow().is_complete() {
-            return Next::Again;
-        }
-        if arrival.borrow().failed().is_some() {
-            return Next::Linger;
-        }
-        self.drain(&arrival).await
-    }
-
-    /// Reads what is left of a body nobody wanted, up to a bound.
-    async fn drain(&self, arrival: &Rc<RefCell<Arrival>>) -> Next {
-        let timeouts = self.local.timeouts();
-        arrival.borrow_mut().discard(Pace::new(&timeouts, timeouts.body));
-        let most = arrival.borrow().bytes + PROMISED_DRAIN_BYTES;
-        loop {
-            match poll_fn(|cx| arrival.borrow_mut().poll_data(cx)).await {
-                Ok(Some(_)) if arrival.borrow().bytes <= most => {}
-                Ok(Some(_)) => {
-                    self.local.limit("drain_bytes");
-                    return Next::Linger;
+            Settled::TooMuch => {
+                self.local.limit("drain_bytes");
+                Next::Linger
+            }
+            Settled::Broken => {
+                if let Some(limit) = arrival.borrow().failure().and_then(|failure| failure.limit) {
+                    self.local.limit(limit);
                 }
-                Ok(None) => return Next::Again,
-                Err(_) => return Next::Close,
+                Next::Close
             }
         }
     }
@@ -182,23 +168,11 @@ impl<'a> H1Stream<'a> {
     fn decide(&mut self, status: u16) {
         let Some(head) = &self.head else { return };
         let drainable = self.arrival.as_ref().is_none_or(|arrival| {
-            let read = is_read(arrival);
-            let mut arrival = arrival.borrow_mut();
-            if arrival.dropped() > 0 {
-                self.local.limit(UNDERSCORES_DROPPED);
-            }
-            if read {
-                // Both directions run: none of them has to say something all the time, as in a tunnel.
-                let timeouts = self.local.timeouts();
-                let silence = Timeouts { rate: 0, ..timeouts };
-                arrival.set_pace(Pace::new(&silence, timeouts.tunnel.max(timeouts.body)));
-            }
-            // Who still waits for 100 is not known to send the body at all.
-            let unsent = arrival.awaits_continue();
-            arrival.answer_begins();
+            let read = Arrival::answer_begins(arrival, &self.local.timeouts());
+            let arrival = arrival.borrow();
             // A backend that has accepted the body reads it to its end; one that refuses it need not.
             let accepted = read && (200..300).contains(&status);
-            arrival.is_complete() || (!unsent && (accepted || is_short(&arrival)))
+            arrival.is_complete() || (!arrival.is_unsent() && (accepted || is_short(&arrival)))
         });
         // What follows a CONNECT belongs to the tunnel, and when there is none it is no request (RFC 9110 section 9.3.6).
         let connect = self.method == Asked::Connect;
@@ -289,33 +263,29 @@ impl ClientStream for H1Stream<'_> {
         let decoder = BodyDecoder::new(head.framing, &self.local.live().limits);
         let pending = (!rest.is_empty()).then_some(rest);
         let timeouts = self.local.timeouts();
-        let pace = Pace::new(&timeouts, timeouts.body);
-        let arrival = Arrival::new(self.transport().clone(), decoder, pending, head.expect_continue, limit, pace);
+        let terms = Terms {
+            // Who has begun to send does not wait.
+            expects_continue: head.expect_continue && pending.is_none(),
+            limit,
+            pace: Pace::new(&timeouts, timeouts.body),
+        };
+        let source = H1Body::new(self.transport().clone(), decoder, pending, self.local.clone());
+        let arrival = Arrival::new(source, terms);
         self.arrival = Some(arrival.clone());
         Body::Stream(Box::new(RequestBody(arrival)))
     }
 
     fn body_failure(&self) -> Option<BodyFailure> {
-        let arrival = self.arrival.as_ref()?.borrow();
-        let error = arrival.failed()?;
-        let limit = match error {
-            BodyError::TooLarge => Some("request_body_bytes"),
-            BodyError::TimedOut if arrival.is_too_slow() => Some("body_rate"),
-            BodyError::TimedOut => Some("body_timeout"),
-            BodyError::Incomplete | BodyError::Refused { .. } => None,
-            BodyError::NoMemory => Some("memory"),
-            BodyError::Malformed { .. } => arrival.fault().map(|fault| fault.name()),
-        };
-        Some(BodyFailure { error, limit })
+        self.arrival.as_ref()?.borrow().failure()
     }
 
     fn request_bytes(&self) -> u64 {
-        let body = self.arrival.as_ref().map_or(self.body_bytes, |arrival| arrival.borrow().bytes);
+        let body = self.arrival.as_ref().map_or(self.body_bytes, |arrival| arrival.borrow().bytes());
         self.head.as_ref().map_or(0, |head| head.consumed as u64) + body
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.arrival.as_ref().is_some_and(is_read) {
+        if self.arrival.as_ref().is_some_and(Arrival::is_read) {
             return self.poll_hung_up(cx);
         }
         // Where the next request is waiting already, there is nothing more to see until this one is answered.
@@ -403,35 +373,9 @@ impl ClientStream for H1Stream<'_> {
     }
 }
 
-/// Somebody reads this body, and has not come to its end.
-fn is_read(arrival: &Rc<RefCell<Arrival>>) -> bool {
-    Rc::strong_count(arrival) > 1 && !arrival.borrow().is_complete()
-}
-
-/// Waits until nobody reads this body any more. False when for this long nothing of it was read: a backend that has answered takes
-/// nothing, and nobody would hear that the client has left. A client that sends nothing fails the body before that.
-async fn left_in_time(arrival: &Rc<RefCell<Arrival>>, silence: Duration) -> bool {
-    let deadline = Deadline::new();
-    let mut had = arrival.borrow().bytes;
-    loop {
-        deadline.set_after(silence);
-        let left = poll_fn(|cx| match Arrival::poll_left(arrival, cx) {
-            Poll::Ready(()) => Poll::Ready(true),
-            Poll::Pending => deadline.poll_expired(cx).map(|()| false),
-        });
-        if left.await {
-            return true;
-        }
-        let has = arrival.borrow().bytes;
-        if std::mem::replace(&mut had, has) == has {
-            return false;
-        }
-    }
-}
-
 /// So little is left of it that reading it costs less than another connection.
-fn is_short(arrival: &Arrival) -> bool {
-    arrival.failed().is_none() && arrival.remaining().is_some_and(|left| left <= DRAIN_BYTES)
+fn is_short(arrival: &Arrival<H1Body>) -> bool {
+    arrival.failure().is_none() && arrival.remaining().is_some_and(|left| left <= DRAIN_BYTES)
 }
 
 /// The peer has gone: nothing it sent is left to read and nothing will come.

@@ -3,21 +3,20 @@
 //! Pieces of the answer are handed to the machine as they come, a bounded number of bytes ahead of what windows have let through;
 //! how far they got decides whether there is room for more, and whether the client is slow.
 
-use crate::Timeouts;
 use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset, Turn};
 use crate::clock;
-use crate::h1_connection::Connection;
+use crate::h1_connection::{Connection, DRAIN_BYTES};
 use crate::h1_stream::UNDERSCORES_DROPPED;
-use crate::h2_body::{Arrival, RequestBody, Terms};
+use crate::h2_body::StreamBody;
 use crate::h2_connection::{STREAM_HIGH_WATER, Streams};
 use crate::http_server::Local;
 use crate::pace::Pace;
+use crate::request_body::{Arrival, RequestBody, Rest, Settled, Terms};
 use base_runtime::Buf;
 use base_runtime::net::Pipe;
-use base_runtime::time::Deadline;
 use base_tls::{Session, Transport};
 use edge_pipeline::body::booked;
-use edge_pipeline::{Body, BodyError, Duplex, Piece};
+use edge_pipeline::{Body, Duplex, Piece};
 use proto_h2::fields::ResponseOptions;
 use proto_h2::server::{self, Body as _, Reason};
 use proto_h2::{Data, Progress};
@@ -27,12 +26,10 @@ use proto_http::multiplexed::MultiplexedHead;
 use proto_http::{Headers, Known, Method, Request, Response};
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 /// A piece of this size, in bytes, is copied rather than kept in a buffer of its own while others wait before it.
 const SMALL: usize = 4 * 1024;
@@ -48,7 +45,7 @@ pub struct H2Stream<'a, S: server::Stream> {
     stream: Rc<RefCell<S>>,
     head: MultiplexedHead,
     asked: Asked,
-    arrival: Option<Rc<RefCell<Arrival<S>>>>,
+    arrival: Option<Rc<RefCell<Arrival<StreamBody<S>>>>>,
     progress: Rc<Progress>,
     /// Bytes of the heads sent.
     heads: u64,
@@ -116,17 +113,25 @@ impl<'a, S: server::Stream> H2Stream<'a, S> {
         Ok(())
     }
 
-    /// Sees the request's body to its end after the answer's, where a backend still reads it.
+    /// Sees the request's body to its end after the answer's: a backend may read on, and of what nobody wanted a little is read, too,
+    /// so that a client that has nearly sent it all ends well, and one whose body is not what it announced is told so (RFC 9113
+    /// section 8.1.1). Whoever has more to send is told to stop when the stream is dropped (section 8.1).
     pub async fn settle_body(&mut self) {
         let Some(arrival) = self.arrival.take() else { return };
-        if Rc::strong_count(&arrival) == 1 {
-            return;
-        }
         let timeouts = self.local.timeouts();
-        arrival.borrow_mut().set_pace(Pace::new(&timeouts, timeouts.body));
-        if !left_in_time(&arrival, 2 * timeouts.body).await {
-            self.local.limit("upload_stalled");
-            self.stream.borrow_mut().reset(Reason::Cancel);
+        let rest = Rest { bytes: DRAIN_BYTES, within: Some(timeouts.linger) };
+        let settled = Arrival::settle(&arrival, &timeouts, rest).await;
+        match settled {
+            Settled::Stalled => {
+                self.local.limit("upload_stalled");
+                self.stream.borrow_mut().reset(Reason::Cancel);
+            }
+            Settled::Broken => {
+                if let Some(limit) = arrival.borrow().failure().and_then(|failure| failure.limit) {
+                    self.local.limit(limit);
+                }
+            }
+            Settled::Complete | Settled::Failed | Settled::TooMuch => {}
         }
     }
 
@@ -210,34 +215,20 @@ impl<S: server::Stream> ClientStream for H2Stream<'_, S> {
         }
         let Some(body) = self.stream.borrow_mut().take_body() else { return Body::Empty };
         let timeouts = self.local.timeouts();
-        let terms = Terms {
-            length: self.head.length,
-            expects_continue: self.head.expect_continue,
-            limit,
-            pace: Pace::new(&timeouts, timeouts.body),
-            local: self.local.clone(),
-        };
-        let arrival = Arrival::new(body, &self.stream, self.streams, terms);
+        let terms =
+            Terms { expects_continue: self.head.expect_continue, limit, pace: Pace::new(&timeouts, timeouts.body) };
+        let (stream, streams, local) = (self.stream.clone(), self.streams.clone(), self.local.clone());
+        let arrival = Arrival::new(StreamBody::new(body, self.head.length, stream, streams, local), terms);
         self.arrival = Some(arrival.clone());
         Body::Stream(Box::new(RequestBody(arrival)))
     }
 
     fn body_failure(&self) -> Option<BodyFailure> {
-        let arrival = self.arrival.as_ref()?.borrow();
-        let error = arrival.failed()?;
-        let limit = match error {
-            BodyError::TooLarge => Some("request_body_bytes"),
-            BodyError::TimedOut if arrival.is_too_slow() => Some("body_rate"),
-            BodyError::TimedOut => Some("body_timeout"),
-            BodyError::Incomplete | BodyError::Refused { .. } => None,
-            BodyError::NoMemory => Some("memory"),
-            BodyError::Malformed { .. } => Some(arrival.fault().map_or("h2_length", |fault| fault.name())),
-        };
-        Some(BodyFailure { error, limit })
+        self.arrival.as_ref()?.borrow().failure()
     }
 
     fn request_bytes(&self) -> u64 {
-        self.head.bytes + self.arrival.as_ref().map_or(0, |arrival| arrival.borrow().bytes)
+        self.head.bytes + self.arrival.as_ref().map_or(0, |arrival| arrival.borrow().bytes())
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -262,14 +253,8 @@ impl<S: server::Stream> ClientStream for H2Stream<'_, S> {
     }
 
     fn send_head(&mut self, head: &AnswerHead<'_>, first: Option<Piece>) {
-        if let Some(arrival) = &self.arrival
-            && Rc::strong_count(arrival) > 1
-            && !arrival.borrow().is_complete()
-        {
-            // Both directions run: none of them has to say something all the time, as in a tunnel.
-            let timeouts = self.local.timeouts();
-            let silence = Timeouts { rate: 0, ..timeouts };
-            arrival.borrow_mut().set_pace(Pace::new(&silence, timeouts.tunnel.max(timeouts.body)));
+        if let Some(arrival) = &self.arrival {
+            Arrival::answer_begins(arrival, &self.local.timeouts());
         }
         let duplex = head.follows == Follows::Duplex;
         let switched;
@@ -475,24 +460,4 @@ fn with_date<T>(use_it: impl FnOnce(&str) -> T) -> T {
         static DATE: RefCell<ImfDate> = RefCell::new(ImfDate::new(0));
     }
     DATE.with_borrow_mut(|date| use_it(date.refresh(clock::seconds())))
-}
-
-/// Waits until nobody reads this body any more. False when for this long nothing of it was read.
-async fn left_in_time<S: server::Stream>(arrival: &Rc<RefCell<Arrival<S>>>, silence: Duration) -> bool {
-    let deadline = Deadline::new();
-    let mut had = arrival.borrow().bytes;
-    loop {
-        deadline.set_after(silence);
-        let left = poll_fn(|cx| match Arrival::poll_left(arrival, cx) {
-            Poll::Ready(()) => Poll::Ready(true),
-            Poll::Pending => deadline.poll_expired(cx).map(|()| false),
-        });
-        if left.await {
-            return true;
-        }
-        let has = arrival.borrow().bytes;
-        if std::mem::replace(&mut had, has) == has {
-            return false;
-        }
-    }
 }

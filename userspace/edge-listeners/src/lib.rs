@@ -1,10 +1,11 @@
 //! Listeners: they take connections, drive the protocol, and hand each request to the pipeline its route names.
 //!
-//! Reading order: [`traffic`] (which servers and pipelines there are), [`accept`] (what all listeners have in common), [`http_server`] (one HTTPServer: its sockets on
-//! every worker), [`tls`], [`h1_connection`] (one HTTP/1 client connection), [`client_stream`] (the client's side of one exchange,
-//! whatever protocol carries it), [`h1_stream`], [`request_body`], [`h2_connection`] (one HTTP/2 client connection), [`h2_stream`],
-//! [`h2_body`], [`request`] (route, pipeline, answer, record), [`response`],
-//! [`tunnel`], [`router`], [`radix`], [`forwarded`], [`variables`], [`timeouts`], [`pace`], `clock`.
+//! Reading order: [`traffic`] (which servers and pipelines there are), [`accept`] (what all listeners have in common),
+//! [`http_server`] (one HTTPServer: its sockets on every worker), [`tls`], [`h1_connection`] (one HTTP/1 client connection),
+//! [`client_stream`] (the client's side of one exchange, whatever protocol carries it), [`request_body`] (what comes from the client,
+//! likewise), [`h1_stream`], [`h1_body`], [`h2_connection`] (one HTTP/2 client connection), [`h2_stream`], [`h2_body`], [`request`]
+//! (route, pipeline, answer, record), [`response`], [`tunnel`], [`router`], [`radix`], [`forwarded`], [`variables`], [`timeouts`],
+//! [`pace`], `clock`.
 #![forbid(unsafe_code)]
 
 pub mod accept;
@@ -12,6 +13,7 @@ pub mod access;
 pub mod client_stream;
 mod clock;
 pub mod forwarded;
+pub mod h1_body;
 pub mod h1_connection;
 pub mod h1_stream;
 pub mod h2_body;

@@ -8,7 +8,7 @@ mod h2_client;
 use base_runtime::IoMode;
 use bytes::Bytes;
 use edge_listeners::Timeouts;
-use h2_client::{ask, ask_with, connect, get, run};
+use h2_client::{Raw, ask, ask_with, block, connect, frame, get, run};
 use http::{HeaderMap, Request};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -23,6 +23,7 @@ on_both_drivers![
     interim_answers,
     a_websocket_is_joined,
     uploads_nobody_reads_stop_no_other,
+    a_rest_that_nobody_wants_is_read_as_far_as_that_is_worth_it,
     trailers_are_bounded_and_judged,
     an_answer_waits_for_its_client,
     a_cancelled_request_ends_at_the_backend,
@@ -309,6 +310,56 @@ fn uploads_nobody_reads_stop_no_other(io: IoMode) {
 }
 
 /// As those of chunked bodies over HTTP/1.
+/// The whole answer is there before anything of the body is sent.
+fn a_rest_that_nobody_wants_is_read_as_far_as_that_is_worth_it(io: IoMode) {
+    const ENDS: u8 = 1;
+    let answers = "filters: [{name: m, kind: Mock, rules: [{code: 200, body: done}]}]";
+    let house = House::with_timeouts(io, "h2c: true", answers, short_timeouts());
+    let post = |announced: &[(&str, &str)]| {
+        let fields = [(":method", "POST"), (":scheme", "http"), (":authority", "a.test"), (":path", "/")];
+        frame(1, 4, 1, &block(&[&fields[..], announced].concat()))
+    };
+    let answered = |announced: &[(&str, &str)]| {
+        let mut raw = Raw::new(house.port);
+        raw.send(&post(announced));
+        while raw.frame().is_some_and(|frame| frame.stream != 1 || frame.flags & ENDS == 0) {}
+        raw
+    };
+    let length = |length: &'static str| [("content-length", length)];
+    // What is not as announced is an error, also behind the answer (RFC 9113 section 8.1.1).
+    for (announced, sent, flags) in [("1", "test", 0), ("1", "test", ENDS), ("5", "test", ENDS), ("3", "", ENDS)] {
+        let mut raw = answered(&length(announced));
+        raw.send(&frame(0, flags, 1, sent.as_bytes()));
+        assert_eq!(raw.code(1), Some(1), "{announced}: {sent}");
+    }
+    eventually("each is counted", || house.limit("h2_length") == 4);
+    // What is ends the stream well: nothing is said of it before the next thing that is.
+    for announced in [&length("4")[..], &[]] {
+        let mut raw = answered(announced);
+        raw.send(&[frame(0, ENDS, 1, b"test"), frame(6, 0, 0, b"whatever")].concat());
+        while let frame = raw.frame().unwrap()
+            && frame.kind != 6
+        {
+            assert_ne!(frame.kind, 3, "{announced:?}");
+        }
+    }
+    // Who has more to send than is worth it is told to stop (section 8.1), and so is who sends nothing, or may not mean to.
+    assert_eq!(answered(&length("1000000")).code(1), Some(0));
+    assert_eq!(answered(&[("content-length", "4"), ("expect", "100-continue")]).code(1), Some(0));
+    assert_eq!(answered(&[]).code(1), Some(0));
+    let mut raw = answered(&[]);
+    // Five frames find room in the window; when it is opened again they were read, and the next one is too much.
+    for _ in 0..5 {
+        raw.send(&frame(0, 0, 1, &[0; 13_000]));
+    }
+    while let frame = raw.frame().unwrap()
+        && (frame.kind, frame.stream) != (8, 1)
+    {}
+    raw.send(&frame(0, 0, 1, &[0; 13_000]));
+    assert_eq!(raw.code(1), Some(0));
+    eventually("each is answered", || house.count(200) == 10);
+}
+
 fn trailers_are_bounded_and_judged(io: IoMode) {
     let backend = Backend::answering(OK);
     let house = house(io, &backend);
