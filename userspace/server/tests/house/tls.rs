@@ -270,9 +270,16 @@ fn members_over_https() {
 /// Creates a pipeline and an HTTPServer with this chain and key; says the port.
 /// Serves a page over TLS; the port.
 pub fn serve(machine: &Machine, pair: &(String, String)) -> u16 {
-    let port = free_port();
     machine.create(&mock("pl", "shop"));
-    machine.create(&document(port, pair).to_string());
+    serve_with(machine, pair, "pl")
+}
+
+/// The same, with a pipeline that is there.
+pub fn serve_with(machine: &Machine, pair: &(String, String), pipeline: &str) -> u16 {
+    let port = free_port();
+    let mut document = document(port, pair);
+    document["rules"][0]["paths"][0]["backend"] = pipeline.into();
+    machine.create(&document.to_string());
     port
 }
 
