@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 
 use crate::decode::same_name;
 use crate::http_server::HttpServerSpec;
-use crate::object::{Object, Spec};
+use crate::kinds;
+use crate::object::{Listening, Object, Spec};
 use crate::problem::{Findings, Problem, nth};
 use crate::room::Room;
 use crate::virtual_ip::{PortRange, PortsSpec, Protocol, VIRTUAL_IPS, VirtualIpSpec};
@@ -57,25 +58,32 @@ pub struct Beside<'o> {
 /// Who is where.
 #[derive(Default)]
 pub struct Claims<'o> {
-    listeners: HashMap<u16, Vec<(&'o str, &'o Claim)>>,
+    listeners: HashMap<u16, Vec<Holder<'o>>>,
     vips: HashMap<IpAddr, Vec<(&'o str, &'o Claim)>>,
+}
+
+/// A listener that is somewhere.
+#[derive(Clone, Copy)]
+struct Holder<'o> {
+    name: &'o str,
+    kind: &'o str,
+    claim: &'o Claim,
 }
 
 impl Claim {
     fn of(spec: &Spec) -> Option<Claim> {
         match spec {
-            Spec::HttpServer(server) => Some(Claim::of_listener(server.port, &server.address)),
             Spec::VirtualIp(vip) => Some(Claim::of_vip(vip)),
-            Spec::Pipeline(_) | Spec::GlobalFilter(_) => None,
+            spec => spec.listening().map(Claim::of_listener),
         }
     }
 
-    fn of_listener(port: u16, address: &str) -> Claim {
+    fn of_listener(at: Listening<'_>) -> Claim {
         Claim {
             door: Door::Listener,
-            addresses: address.parse().into_iter().collect(),
-            protocols: vec![Protocol::Tcp],
-            ports: vec![PortRange::one(port)],
+            addresses: at.address.parse().into_iter().collect(),
+            protocols: at.protocols,
+            ports: vec![PortRange::one(at.port)],
         }
     }
 
@@ -116,10 +124,14 @@ impl Outline {
         let text = |name: &str| Some(field(fields, name)?.as_str()?.to_owned());
         let (name, kind) = (text("name")?, text("kind")?);
         let claim = match kind.as_str() {
-            "HTTPServer" => {
+            listener if kinds::listens(listener) => {
                 let port = field(fields, "port").and_then(|port| port.as_u64().or(port.as_f64().map(|p| p as u64)))?;
                 let port = u16::try_from(port).ok().filter(|port| *port > 0)?;
-                Some(Claim::of_listener(port, &text("address").unwrap_or_default()))
+                let is_on = |name| field(fields, name).and_then(Value::as_bool).unwrap_or_default();
+                let sockets = kinds::named(listener)?.sockets.iter().filter(|socket| socket.when.is_none_or(is_on));
+                let protocols = sockets.map(|socket| socket.protocol).collect();
+                let address = text("address").unwrap_or_default();
+                Some(Claim::of_listener(Listening { address: &address, port, protocols }))
             }
             "VirtualIP" => Some(Claim::of_vip(&crate::decode::<VirtualIpSpec>(document, "").ok()?.value)),
             _ => None,
@@ -128,10 +140,12 @@ impl Outline {
     }
 }
 
-/// How many routes of a stored HTTPServer lead to the pipeline.
+/// How many routes of a stored server lead to the pipeline.
 pub fn routes_to(document: &Value, pipeline: &str) -> usize {
     let rules = document.as_object().and_then(|fields| field(fields, "rules")?.as_array());
-    let paths = rules.into_iter().flatten().filter_map(|rule| field(rule.as_object()?, "paths")?.as_array()).flatten();
+    // Of a GRPCServer they are called methods.
+    let lists = |rule| ["paths", "methods"].into_iter().filter_map(move |list| field(rule, list)?.as_array());
+    let paths = rules.into_iter().flatten().filter_map(Value::as_object).flat_map(lists).flatten();
     let backends = paths.filter_map(|path| field(path.as_object()?, "backend")?.as_str());
     backends.filter(|backend| *backend == pipeline).count()
 }
@@ -142,13 +156,14 @@ fn field<'v>(fields: &'v Map<String, Value>, name: &str) -> Option<&'v Value> {
 }
 
 impl<'o> Claims<'o> {
-    pub fn new(claims: impl IntoIterator<Item = (&'o str, &'o Claim)>) -> Claims<'o> {
+    /// Names, kinds and claims of objects.
+    pub fn new(claims: impl IntoIterator<Item = (&'o str, &'o str, &'o Claim)>) -> Claims<'o> {
         let mut all = Claims::default();
-        for (name, claim) in claims {
+        for (name, kind, claim) in claims {
             match claim.door {
                 Door::Listener => {
                     for port in claim.ports.iter().flat_map(|range| range.low..=range.high) {
-                        all.listeners.entry(port).or_default().push((name, claim));
+                        all.listeners.entry(port).or_default().push(Holder { name, kind, claim });
                     }
                 }
                 Door::VirtualIp => {
@@ -172,9 +187,13 @@ impl<'o> Claims<'o> {
     fn check_listener(&self, name: &str, claim: &Claim) -> Vec<Problem> {
         let mut problems = Vec::new();
         for port in claim.ports.iter().flat_map(|range| range.low..=range.high) {
-            for (other, theirs) in self.listeners.get(&port).into_iter().flatten().filter(|(other, _)| *other != name) {
-                if same_place(&claim.addresses, &theirs.addresses) {
-                    let problem = Problem::new("port", format!("taken by HTTPServer {other}")).value(&port.into());
+            for other in self.listeners.get(&port).into_iter().flatten().filter(|other| other.name != name) {
+                // A port of TCP and one of UDP have nothing but their number in common.
+                let Some((_, protocol)) = claim.shared_port(other.claim) else { continue };
+                if same_place(&claim.addresses, &other.claim.addresses) {
+                    let lead = if protocol == Protocol::Udp { "taken for UDP by" } else { "taken by" };
+                    let message = format!("{lead} {} {}", other.kind, other.name);
+                    let problem = Problem::new("port", message).value(&port.into());
                     problems.push(problem.advice("choose another port, or delete that server first"));
                 }
             }
@@ -208,7 +227,7 @@ impl<'o> Beside<'o> {
         let (mut pipelines, mut global_filters) = (HashSet::new(), HashSet::new());
         for outline in outlines {
             let name = outline.name.as_str();
-            claims.extend(outline.claim.as_ref().map(|claim| (name, claim)));
+            claims.extend(outline.claim.as_ref().map(|claim| (name, outline.kind.as_str(), claim)));
             room.take(outline);
             match outline.kind.as_str() {
                 "Pipeline" => drop(pipelines.insert(name)),
@@ -270,6 +289,7 @@ mod tests {
     use crate::pipeline::tests::Kinds;
     use crate::problem::render;
     use crate::yaml::parse_document;
+    use serde_json::json;
 
     fn read(yaml: &str) -> Object {
         Object::read(&parse_document(yaml).unwrap(), &Kinds).unwrap_or_else(|problems| panic!("{}", render(&problems)))
@@ -308,6 +328,22 @@ mod tests {
         }
         check(&["name: t\nkind: HTTPServer\nport: 81", &ours("")], "", &[]);
         check(&["name: s\nkind: HTTPServer\nport: 80", &ours("")], "", &[]);
+    }
+
+    #[test]
+    fn ports_of_other_protocols_are_other_ports() {
+        let read = |document: serde_json::Value| Outline::read(&document).unwrap();
+        let server = |name: &str, more: bool| json!({"name": name, "kind": "HTTPServer", "port": 443, "HTTP3": more});
+        let (plain, both) = (read(server("plain", false)), read(server("both", true)));
+        let protocols = |outline: &Outline| outline.claim.clone().unwrap().protocols;
+        assert_eq!((protocols(&plain), protocols(&both)), (vec![Protocol::Tcp], vec![Protocol::Tcp, Protocol::Udp]));
+        let claim = |protocols: &[Protocol]| Claim { protocols: protocols.to_vec(), ..both.claim.clone().unwrap() };
+        let told = |there: &Claim, new: &Claim| render(&Claims::new([("t", "MQTTProxy", there)]).check("s", new));
+        let (tcp, udp) = (claim(&[Protocol::Tcp]), claim(&[Protocol::Udp]));
+        assert_eq!((told(&tcp, &udp), told(&udp, &tcp)), (String::new(), String::new()));
+        let rest = "choose another port, or delete that server first";
+        assert_eq!(told(&tcp, &claim(&protocols(&both))), format!("port = 443: taken by MQTTProxy t; {rest}"));
+        assert_eq!(told(&udp, &claim(&protocols(&both))), format!("port = 443: taken for UDP by MQTTProxy t; {rest}"));
     }
 
     #[test]

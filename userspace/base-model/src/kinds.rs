@@ -1,6 +1,7 @@
 //! The kinds of objects: names, aliases, categories.
 
 use crate::problem::{Problem, nearest, one_of};
+use crate::virtual_ip::Protocol;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Category {
@@ -39,16 +40,31 @@ pub struct Kind {
     pub singleton: bool,
     /// Whether this version runs it; the others are known by name only and refused with that reason.
     pub served: bool,
+    /// The sockets it opens at its `address` and `port`. Everything that is done to listeners alone, whatever they speak, goes by this.
+    pub sockets: &'static [SocketKind],
 }
+
+/// A socket that a kind of listener opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketKind {
+    pub protocol: Protocol,
+    /// Only where this field of the document is `true`; `None`: always.
+    pub when: Option<&'static str>,
+}
+
+const TCP: SocketKind = SocketKind { protocol: Protocol::Tcp, when: None };
+const UDP_OF_HTTP3: SocketKind = SocketKind { protocol: Protocol::Udp, when: Some("http3") };
 
 /// Every kind documents may name, in the order `api-resources` lists them.
 pub const KINDS: &[Kind] = &[
-    kind("HTTPServer", Category::TrafficGate, &["httpserver", "httpservers", "hs"]).serve(),
+    kind("HTTPServer", Category::TrafficGate, &["httpserver", "httpservers", "hs"])
+        .listen(&[TCP, UDP_OF_HTTP3])
+        .serve(),
     kind("Pipeline", Category::Pipeline, &["pipeline", "pipelines", "pl"]).serve(),
     kind("VirtualIP", Category::Kernel, &["virtualip", "virtualips", "vip", "vips"]).serve(),
     kind("GlobalFilter", Category::Business, &["globalfilter", "globalfilters"]).serve(),
-    kind("GRPCServer", Category::TrafficGate, &["grpcserver", "grpcservers", "grpc"]),
-    kind("MQTTProxy", Category::TrafficGate, &["mqttproxy", "mqttproxies", "mqtt", "mp"]),
+    kind("GRPCServer", Category::TrafficGate, &["grpcserver", "grpcservers", "grpc"]).listen(&[TCP]),
+    kind("MQTTProxy", Category::TrafficGate, &["mqttproxy", "mqttproxies", "mqtt", "mp"]).listen(&[TCP]),
     kind("EaseMonitorMetrics", Category::Business, &["easemonitormetrics", "emm"]),
     kind("FaaSController", Category::Business, &["faascontroller", "faascontrollers"]),
     kind("IngressController", Category::Business, &["ingresscontroller", "ingresscontrollers", "ingress"]),
@@ -81,6 +97,11 @@ pub const LEGACY_PIPELINE: &str = "HTTPPipeline";
 /// By exact name, as documents write it.
 pub fn named(name: &str) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.name == name)
+}
+
+/// Whether documents of this kind are listeners.
+pub fn listens(name: &str) -> bool {
+    named(name).is_some_and(|kind| !kind.sockets.is_empty())
 }
 
 /// By name or alias without regard to case, as people type it.
@@ -127,12 +148,16 @@ fn served_names() -> String {
 }
 
 const fn kind(name: &'static str, category: Category, aliases: &'static [&'static str]) -> Kind {
-    Kind { name, category, aliases, singleton: false, served: false }
+    Kind { name, category, aliases, singleton: false, served: false, sockets: &[] }
 }
 
 impl Kind {
     const fn serve(mut self) -> Self {
         self.served = true;
+        self
+    }
+    const fn listen(mut self, sockets: &'static [SocketKind]) -> Self {
+        self.sockets = sockets;
         self
     }
     const fn single(mut self) -> Self {
@@ -159,6 +184,13 @@ mod tests {
         assert_eq!(find("hs").map(|kind| kind.name), Some("HTTPServer"));
         assert_eq!(find("Pipelines").map(|kind| kind.name), Some("Pipeline"));
         assert_eq!(find("nothing"), None);
+    }
+
+    #[test]
+    fn gates_listen_and_nothing_else_does() {
+        for kind in KINDS {
+            assert_eq!(kind.category == Category::TrafficGate, listens(kind.name), "{}", kind.name);
+        }
     }
 
     #[test]

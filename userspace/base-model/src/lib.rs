@@ -53,7 +53,7 @@ pub use http_server::{
     UnderscoresInHeaders,
 };
 pub use ip_filter::{Cidr, IpFilter, IpFilterSpec};
-pub use object::{Object, Spec};
+pub use object::{Listening, Object, Spec};
 pub use pipeline::{END, FilterKinds, FilterSpec, FlowNodeSpec, NamedSpec, PipelineSpec};
 pub use problem::{Findings, Problem, Warning};
 pub use proxy::{

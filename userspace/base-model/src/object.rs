@@ -8,12 +8,21 @@ use crate::dates::Dates;
 use crate::decode::decode;
 use crate::document::Document;
 use crate::global_filter::GlobalFilterSpec;
-use crate::http_server::HttpServerSpec;
+use crate::http_server::{HttpServerSpec, NamedCertificate};
 use crate::kinds;
 use crate::pipeline::{FilterKinds, PipelineSpec};
 use crate::problem::{Findings, Problem, Warning};
 use crate::v1::translate_v1;
-use crate::virtual_ip::VirtualIpSpec;
+use crate::virtual_ip::{Protocol, VirtualIpSpec};
+
+/// Where a listener listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listening<'s> {
+    /// Empty: every address.
+    pub address: &'s str,
+    pub port: u16,
+    pub protocols: Vec<Protocol>,
+}
 
 /// A document that passed every check that can be made without looking at others.
 #[derive(Debug, Clone)]
@@ -96,6 +105,36 @@ impl Object {
 }
 
 impl Spec {
+    /// The kind of its document.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::HttpServer(_) => "HTTPServer",
+            Self::Pipeline(_) => "Pipeline",
+            Self::VirtualIp(_) => "VirtualIP",
+            Self::GlobalFilter(_) => "GlobalFilter",
+        }
+    }
+
+    /// The certificates it is served with.
+    pub fn certificates(&self) -> Vec<NamedCertificate> {
+        match self {
+            Self::HttpServer(server) if server.https => server.certificates().unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Where it listens, if it does.
+    pub fn listening(&self) -> Option<Listening<'_>> {
+        let at = |address, port, protocols: &[Protocol]| Listening { address, port, protocols: protocols.to_vec() };
+        match self {
+            Self::HttpServer(server) => {
+                let protocols = if server.http3 { &[Protocol::Tcp, Protocol::Udp][..] } else { &[Protocol::Tcp] };
+                Some(at(&server.address, server.port, protocols))
+            }
+            Self::Pipeline(_) | Self::VirtualIp(_) | Self::GlobalFilter(_) => None,
+        }
+    }
+
     /// Decodes and checks the spec of a document of a served kind; `None` together with problems.
     pub fn read(document: &Document, filters: &dyn FilterKinds, findings: &mut Findings) -> Option<Self> {
         match document.kind.as_str() {

@@ -109,21 +109,25 @@ pub async fn delete(State(api): State<Arc<Api>>, Path(name): Path<String>, heade
 /// Who still names an object that is deleted.
 fn missed(view: &Snapshot, name: &str) -> Vec<String> {
     let Some(object) = view.object(name) else { return Vec::new() };
-    let servers = view.objects.iter().filter(|(_, document)| document["kind"] == "HTTPServer");
+    let kind = |document: &Value| document["kind"].as_str().unwrap_or_default().to_owned();
+    let servers = view.objects.iter().filter(|(_, document)| base_model::kinds::listens(&kind(document)));
     match object["kind"].as_str() {
         Some("Pipeline") => servers
-            .map(|(server, document)| (server, routes_to(document, name)))
-            .filter(|(_, routes)| *routes > 0)
-            .map(|(server, routes)| {
+            .map(|(server, document)| (server, document, routes_to(document, name)))
+            .filter(|(_, _, routes)| *routes > 0)
+            .map(|(server, document, routes)| {
                 let lead = if routes == 1 { "a route leads".to_owned() } else { format!("{routes} routes lead") };
                 format!(
-                    "HTTPServer {server}: {lead} to Pipeline {name}; their requests get 503 until there is one again"
+                    "{} {server}: {lead} to Pipeline {name}; their requests get 503 until there is one again",
+                    kind(document)
                 )
             })
             .collect(),
         Some("GlobalFilter") => servers
             .filter(|(_, document)| document["globalFilter"] == name)
-            .map(|(server, _)| format!("HTTPServer {server} names GlobalFilter {name}; its requests go without it now"))
+            .map(|(server, document)| {
+                format!("{} {server} names GlobalFilter {name}; its requests go without it now", kind(document))
+            })
             .collect(),
         _ => Vec::new(),
     }

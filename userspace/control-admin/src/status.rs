@@ -8,6 +8,7 @@ use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use base_model::kinds::Category;
 use base_text::quoted;
 use control_api::Member;
 use hyper::Method;
@@ -74,8 +75,8 @@ async fn gather(api: &Api, name: Option<&str>) -> (Map<String, Value>, Vec<Strin
     for (member, statuses) in by_member {
         for (object, status) in statuses {
             let Some(document) = state.view.object(&object) else { continue };
-            let traffic =
-                matches!(document["kind"].as_str(), Some("HTTPServer" | "GRPCServer" | "MQTTProxy" | "Pipeline"));
+            let kind = document["kind"].as_str().and_then(base_model::kinds::named);
+            let traffic = kind.is_some_and(|kind| matches!(kind.category, Category::TrafficGate | Category::Pipeline));
             let namespace = if traffic { TRAFFIC_NAMESPACE } else { DEFAULT_NAMESPACE };
             let shown = json!({"spec": api.catalog.shown(document), "status": status});
             all.insert(format!("{namespace}/{object}/{member}"), shown);

@@ -276,7 +276,9 @@ fn check_claims(state: &State, claimed: &[String], several: bool) -> Result<(), 
     if claimed.is_empty() {
         return Ok(());
     }
-    let all = Claims::new(state.claims.iter().map(|(name, claim)| (name.as_str(), claim)));
+    let kind = |name: &str| state.view.objects.get(name).and_then(|document| document["kind"].as_str());
+    let claims = state.claims.iter();
+    let all = Claims::new(claims.map(|(name, claim)| (name.as_str(), kind(name).unwrap_or("object"), claim)));
     let mut problems = Vec::new();
     for name in claimed {
         let Some(claim) = state.claims.get(name) else { continue };

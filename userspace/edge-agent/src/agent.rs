@@ -249,13 +249,13 @@ impl Agent {
         let texts = |problems: Vec<Problem>| base_model::problem::render(&problems);
         match Object::read(document, &*self.filters).map_err(texts)?.spec {
             Spec::Pipeline(spec) => self.traffic.apply_pipeline(name, &spec).map_err(texts),
-            Spec::HttpServer(spec) => {
-                self.traffic.apply_server(name, &spec)?;
-                self.certificates.set(name, &spec);
-                Ok(())
-            }
             Spec::GlobalFilter(spec) => self.traffic.apply_global_filter(name, &spec).map_err(texts),
             Spec::VirtualIp(_) => Ok(()),
+            listener => {
+                self.traffic.apply_listener(name, &listener)?;
+                self.certificates.set(name, &listener);
+                Ok(())
+            }
         }
     }
 

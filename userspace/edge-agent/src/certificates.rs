@@ -1,6 +1,6 @@
 //! When the certificates that are served end: for the metrics, and for the log before it is too late.
 
-use base_model::HttpServerSpec;
+use base_model::Spec;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -24,8 +24,8 @@ impl CertificateEnds {
     }
 
     /// What a server serves from now on.
-    pub(crate) fn set(&self, server: &str, spec: &HttpServerSpec) {
-        let served = if spec.https { spec.certificates().unwrap_or_default() } else { Vec::new() };
+    pub(crate) fn set(&self, server: &str, spec: &Spec) {
+        let served = spec.certificates();
         let ends: BTreeMap<String, SystemTime> =
             served.into_iter().map(|served| (served.name, served.certificate.not_after())).collect();
         for (name, end) in &ends {

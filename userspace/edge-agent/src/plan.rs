@@ -1,6 +1,7 @@
 //! What has to change to get from one state to another: pure, so that it can be tested without a machine.
 
 use crate::desired::Desired;
+use base_model::kinds::listens;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -54,7 +55,7 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
         let (name, document) = (name.clone(), document.clone());
         match kind(&document).as_str() {
             "Pipeline" => pipelines.push(Change::ApplyPipeline { name, document }),
-            "HTTPServer" => servers.push(Change::ApplyServer { name, document }),
+            server if listens(server) => servers.push(Change::ApplyServer { name, document }),
             "GlobalFilter" => filters.push(Change::ApplyGlobalFilter { name, document }),
             "VirtualIP" => kernel = true,
             _ => {}
@@ -68,7 +69,7 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
         let name = name.clone();
         match kind(document).as_str() {
             "Pipeline" => gone_rest.push(Change::RemovePipeline { name }),
-            "HTTPServer" => gone_servers.push(Change::RemoveServer { name }),
+            server if listens(server) => gone_servers.push(Change::RemoveServer { name }),
             "GlobalFilter" => gone_rest.push(Change::RemoveGlobalFilter { name }),
             "VirtualIP" => kernel = true,
             _ => {}

@@ -7,10 +7,10 @@ use edge_kernel::{Kernel, ListenerId};
 use edge_l4::maglev::Candidate;
 use edge_l4::steering::{self, Generation};
 use edge_listeners::Traffic;
+use edge_listeners::server::Sockets;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The loaded kernel plane, shared with whoever reads its counters.
@@ -41,7 +41,8 @@ pub struct Steer {
     slots: BTreeMap<String, (Arc<Steering>, Slots)>,
     /// The machines `slots` were built for.
     known: Arc<BTreeMap<String, Machine>>,
-    listeners: BTreeMap<String, (SocketAddr, Vec<RawFd>, ListenerId)>,
+    /// By server and protocol.
+    listeners: BTreeMap<(String, Protocol), (Sockets, ListenerId)>,
     failures: BTreeMap<String, String>,
     detach: bool,
 }
@@ -241,34 +242,33 @@ impl Steer {
     fn register(&mut self, traffic: &Traffic) {
         let mut open = BTreeMap::new();
         for (name, server) in traffic.servers() {
-            if let Some((at, sockets)) = server.sockets()
-                && at.ip().is_unspecified()
-            {
-                open.insert(name, (at, sockets));
+            for sockets in server.sockets().into_iter().filter(|sockets| sockets.at.ip().is_unspecified()) {
+                open.insert((name.clone(), sockets.protocol), sockets);
             }
         }
         let mut plane = lock(&self.plane);
-        let gone: Vec<String> = self
+        let gone: Vec<(String, Protocol)> = self
             .listeners
             .iter()
-            .filter(|(name, (at, sockets, _))| open.get(*name).is_none_or(|(a, s)| a != at || s != sockets))
-            .map(|(name, _)| name.clone())
+            .filter(|(key, (sockets, _))| open.get(*key) != Some(sockets))
+            .map(|(key, _)| key.clone())
             .collect();
-        for name in gone {
-            if let Some((at, _, id)) = self.listeners.remove(&name)
+        for key in gone {
+            if let Some((Sockets { at, protocol, .. }, id)) = self.listeners.remove(&key)
                 && let Err(error) = plane.kernel.unregister_listener(id)
             {
-                tracing::error!(server = name, %at, %error, "its sockets could not be taken from the virtual IPs");
+                tracing::error!(server = key.0, %at, %protocol, %error, "its sockets could not be taken from the virtual IPs");
             }
         }
-        for (name, (at, sockets)) in open {
-            if self.listeners.contains_key(&name) {
+        for (key, sockets) in open {
+            if self.listeners.contains_key(&key) {
                 continue;
             }
-            match plane.kernel.register_listener(at.port()..=at.port(), edge_kernel::Protocol::Tcp, &sockets) {
-                Ok(id) => drop(self.listeners.insert(name, (at, sockets, id))),
+            let (at, of) = (sockets.at, sockets.protocol);
+            match plane.kernel.register_listener(at.port()..=at.port(), protocol(of), &sockets.descriptors) {
+                Ok(id) => drop(self.listeners.insert(key, (sockets, id))),
                 Err(error) => {
-                    tracing::error!(server = name, %at, %error, "virtual IPs do not reach it; trying again");
+                    tracing::error!(server = key.0, %at, protocol = %of, %error, "virtual IPs do not reach it; trying again");
                 }
             }
         }

@@ -3,6 +3,8 @@
 //!
 //! A listener is a [`Listener`]; each worker has its [`Share`] of it. What a connection is for, its share alone knows.
 
+use crate::server::Sockets;
+use base_model::Protocol;
 use base_runtime::Worker;
 use base_runtime::net::{ListenOptions, Seat, Spread, TcpListener, TcpStream};
 use std::cell::{Cell, RefCell};
@@ -150,9 +152,10 @@ impl Front {
         }
     }
 
-    /// The port and its listening sockets in the order of the workers, when it listens.
-    pub fn sockets(&self) -> Option<(SocketAddr, Vec<RawFd>)> {
-        self.lock().listening.as_ref().map(|l| (l.at, l.sockets.clone()))
+    /// The port and its listening sockets, when it listens.
+    pub fn sockets(&self) -> Option<Sockets> {
+        let sockets = |l: &Listening| Sockets { at: l.at, protocol: Protocol::Tcp, descriptors: l.sockets.clone() };
+        self.lock().listening.as_ref().map(sockets)
     }
 
     /// Open connections.

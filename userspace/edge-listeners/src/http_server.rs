@@ -9,11 +9,12 @@ use crate::access;
 use crate::h1_connection::{Connection, Phase, Presence, Visit};
 use crate::h2_connection;
 use crate::router::{Route, Router};
+use crate::server::{Server, Sockets, not_of};
 use crate::tls::{self, Tls};
 use crate::traffic::{AroundSlot, Generation, PipelineView, Shared};
 use arc_swap::ArcSwap;
 use base_model::ip_filter::CidrSet;
-use base_model::{GoDuration, HttpServerSpec, UnderscoresInHeaders};
+use base_model::{GoDuration, HttpServerSpec, Spec, UnderscoresInHeaders};
 use base_runtime::memory::{Booking, Kind};
 use base_runtime::net::{Seat, StreamState, TcpStream};
 use base_runtime::table::Table;
@@ -145,7 +146,7 @@ fn label_figures(stats: &ServerStats, server: &str, spec: &HttpServerSpec) {
 
 impl HttpServer {
     /// Makes the server and tries to listen. That the port is taken is a state, not an error: see
-    /// [`retry`](HttpServer::retry).
+    /// [`Server::retry`].
     pub fn start(name: &str, spec: &HttpServerSpec, shared: Arc<Shared>) -> Result<Arc<HttpServer>, String> {
         let live = Live::new(name, spec, &shared, None)?;
         let stats = shared.server_stats(name);
@@ -158,12 +159,12 @@ impl HttpServer {
             spec: Mutex::new(remembered(spec)),
             shared,
         });
-        server.retry();
+        server.retry_as_written();
         Ok(server)
     }
 
     /// Takes another document: rules at once, sockets only when the address or port is another.
-    pub fn update(self: &Arc<Self>, spec: &HttpServerSpec) -> Result<(), String> {
+    pub fn change(self: &Arc<Self>, spec: &HttpServerSpec) -> Result<(), String> {
         let mut before = self.spec.lock().unwrap_or_else(|e| e.into_inner());
         let live = Live::new(&self.name, spec, &self.shared, Some((&before, &self.live.load())))?;
         self.live.store(Arc::new(live));
@@ -176,39 +177,52 @@ impl HttpServer {
         Ok(())
     }
 
-    /// Listens if it does not yet. Call it now and then: a port in use may become free.
-    pub fn retry(self: &Arc<Self>) {
+    fn retry_as_written(self: &Arc<Self>) {
         // Held, so that nobody listens where the document says no longer.
         let spec = self.spec.lock().unwrap_or_else(|e| e.into_inner());
         self.front.retry(self, &spec.address, spec.port);
     }
 
-    /// Stops taking connections. Requests under way end; idle connections are closed.
-    pub fn stop(&self) {
-        self.front.stop::<HttpServer>();
-    }
-
-    /// The port and its listening sockets in the order of the workers, when it listens.
-    pub fn sockets(&self) -> Option<(SocketAddr, Vec<std::os::fd::RawFd>)> {
-        self.front.sockets()
-    }
-
-    /// Open connections.
-    pub fn connections(&self) -> usize {
-        self.front.connections()
-    }
-
     pub fn stats(&self) -> &Arc<ServerStats> {
         &self.stats
     }
+}
 
-    /// `running` or `failed`, with the reason.
-    pub fn state(&self) -> (&'static str, Option<String>) {
+impl Server for HttpServer {
+    fn kind(&self) -> &'static str {
+        "HTTPServer"
+    }
+
+    fn update(self: Arc<Self>, spec: &Spec) -> Result<(), String> {
+        match spec {
+            Spec::HttpServer(spec) => self.change(spec),
+            other => Err(not_of(other)),
+        }
+    }
+
+    fn retry(self: Arc<Self>) {
+        self.retry_as_written();
+    }
+
+    /// Requests under way end; idle connections are closed.
+    fn stop(&self) {
+        self.front.stop::<HttpServer>();
+    }
+
+    fn sockets(&self) -> Vec<Sockets> {
+        self.front.sockets().into_iter().collect()
+    }
+
+    fn connections(&self) -> usize {
+        self.front.connections()
+    }
+
+    fn state(&self) -> (&'static str, Option<String>) {
         self.front.state()
     }
 
     /// Easegress's status block of this member.
-    pub fn status(&self) -> Value {
+    fn status(&self) -> Value {
         let mut status = self.stats.status_json();
         if let Value::Object(fields) = &mut status {
             fields.insert("connections".into(), json!(self.connections()));

@@ -1,6 +1,7 @@
 //! Listeners: they take connections, drive the protocol, and hand each request to the pipeline its route names.
 //!
-//! Reading order: [`traffic`] (which servers and pipelines there are), [`accept`] (what all listeners have in common),
+//! Reading order: [`traffic`] (which servers and pipelines there are), [`server`] (what they are to the rest of the
+//! machine), [`accept`] (what all listeners have in common),
 //! [`http_server`] (one HTTPServer: its sockets on every worker), [`tls`], [`h1_connection`] (one HTTP/1 client connection),
 //! [`client_stream`] (the client's side of one exchange, whatever protocol carries it), [`request_body`] (what comes from the client,
 //! likewise), [`h1_stream`], [`h1_body`], [`h2_connection`] (one HTTP/2 client connection), [`h2_stream`], [`h2_body`], [`request`]
@@ -26,6 +27,7 @@ pub mod request;
 pub mod request_body;
 pub mod response;
 pub mod router;
+pub mod server;
 pub mod timeouts;
 pub mod tls;
 pub mod traffic;

@@ -2,9 +2,10 @@
 
 use crate::Timeouts;
 use crate::h2_connection;
-use crate::http_server::{self, HttpServer};
+use crate::http_server;
+use crate::server::{self, Server};
 use arc_swap::{ArcSwapOption, Cache};
-use base_model::{GlobalFilterSpec, HttpServerSpec, PipelineSpec, Problem};
+use base_model::{GlobalFilterSpec, HttpServerSpec, PipelineSpec, Problem, Spec};
 use base_runtime::Worker;
 use base_telemetry::Telemetry;
 use base_telemetry::access_log::AccessLog;
@@ -228,7 +229,7 @@ impl Shared {
 /// See the module doc. Called from a control thread, never from a worker.
 pub struct Traffic {
     shared: Arc<Shared>,
-    servers: Mutex<BTreeMap<String, Arc<HttpServer>>>,
+    servers: Mutex<BTreeMap<String, Arc<dyn Server>>>,
 }
 
 impl Traffic {
@@ -345,21 +346,26 @@ impl Traffic {
         }
     }
 
-    /// Starts the server, or changes it.
+    /// As [`apply_listener`](Traffic::apply_listener), for an HTTPServer.
     pub fn apply_server(&self, name: &str, spec: &HttpServerSpec) -> Result<(), String> {
+        self.apply_listener(name, &Spec::HttpServer(Box::new(spec.clone())))
+    }
+
+    /// Starts the server of a document, of whatever kind, or changes it.
+    pub fn apply_listener(&self, name: &str, spec: &Spec) -> Result<(), String> {
         let existing = lock(&self.servers).get(name).cloned();
-        match existing {
+        match existing.filter(|server| server.kind() == spec.kind()) {
             Some(server) => {
                 server.update(spec)?;
                 self.shared.refresh();
-                Ok(())
             }
             None => {
-                let server = HttpServer::start(name, spec, self.shared.clone())?;
+                self.remove_server(name);
+                let server = server::start(name, spec, self.shared.clone())?;
                 lock(&self.servers).insert(name.to_owned(), server);
-                Ok(())
             }
         }
+        Ok(())
     }
 
     pub fn remove_server(&self, name: &str) {
@@ -389,7 +395,7 @@ impl Traffic {
         self.servers().iter().map(|(_, s)| s.connections()).sum()
     }
 
-    pub fn servers(&self) -> Vec<(String, Arc<HttpServer>)> {
+    pub fn servers(&self) -> Vec<(String, Arc<dyn Server>)> {
         lock(&self.servers).iter().map(|(n, s)| (n.clone(), s.clone())).collect()
     }
 
