@@ -182,6 +182,9 @@ pub struct RaftRow {
     pub leader_changes_total: u64,
     pub proposals_failed_total: u64,
     pub answers_forgotten_total: u64,
+    pub feature_level: u64,
+    /// Members whose state differs from the leader's.
+    pub diverged: u64,
 }
 
 /// `weir_raft_*`, and `etcd_server_has_leader` because dashboards made for Easegress ask for it.
@@ -197,6 +200,12 @@ pub fn raft(encoder: &mut Encoder, row: &RaftRow) {
         ("weir_raft_voters", "Members that vote.", row.voters),
         ("weir_raft_learners", "Members that follow without a vote.", row.learners),
         ("weir_raft_log_bytes", "Text of the entries in the log, in bytes; memory and disk hold it.", row.log_bytes),
+        ("weir_raft_feature_level", "Feature level of the cluster: what all members understand.", row.feature_level),
+        (
+            "weir_raft_state_divergence_members",
+            "Members whose state differs from the leader's at the same place of the log: on the leader all of them, elsewhere this one.",
+            row.diverged,
+        ),
         ("etcd_server_has_leader", "Whether a leader is known (1) or not (0).", u64::from(row.has_leader)),
     ];
     for (name, help, value) in gauges {

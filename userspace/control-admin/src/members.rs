@@ -51,6 +51,7 @@ fn shown(member: &Member, cluster: &str, metrics: &Metrics) -> Value {
             "state": state,
             "addresses": member.addresses,
             "version": member.version,
+            "level": member.level,
             "startedAt": member.started_at,
         },
     });

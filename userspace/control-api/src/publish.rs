@@ -36,6 +36,8 @@ pub struct Snapshot {
     /// Whose place this configuration has taken because an operator said so, the latest last. Edges that keep the last good state
     /// of one of them, of this version or an earlier one, leave it for this.
     pub succeeds: Arc<Vec<Predecessor>>,
+    /// Feature level of the cluster: what every member understands. 0 in a cluster that has not said so yet, which is the first.
+    pub level: u32,
 }
 
 /// A version of a cluster's configuration; of this one's or of one that is lost.
@@ -71,6 +73,8 @@ pub struct Delta {
     pub tickets: Option<Arc<TicketKeys>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub succeeds: Option<Arc<Vec<Predecessor>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -112,6 +116,9 @@ pub struct Member {
     pub addresses: Addresses,
     /// Version of its program.
     pub version: String,
+    /// Highest feature level that its program understands. 0: it did not say, as those of the first level do.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub level: u32,
     /// RFC 3339.
     pub started_at: String,
     /// Heard of within about the last second.
@@ -226,6 +233,9 @@ impl Snapshot {
         if let Some(succeeds) = &delta.succeeds {
             self.succeeds = succeeds.clone();
         }
+        if let Some(level) = delta.level {
+            self.level = level;
+        }
         self.cluster_id = delta.cluster_id.clone();
         self.version = delta.to;
         Ok(())
@@ -319,6 +329,10 @@ impl fmt::Display for Gap {
 }
 
 impl std::error::Error for Gap {}
+
+fn is_zero(level: &u32) -> bool {
+    *level == 0
+}
 
 fn document_name(document: &Value) -> &str {
     document.get("name").and_then(Value::as_str).unwrap_or_default()

@@ -25,6 +25,19 @@ use crate::wire::{Admission, AdmissionStep, IdentityAnswer, Removal, WireError};
 /// Asks whoever answers quickly whether this is the right cluster at all.
 pub async fn same_cluster(inner: &Inner) -> Result<(), StartError> {
     for (url, answer) in identities(inner).await {
+        if let Ok(IdentityAnswer { level, .. }) = &answer
+            && *level > inner.level
+        {
+            return Err(StartError::new(
+                StartErrorKind::Identity,
+                format!(
+                    "the cluster at {url} has feature level {level}, and this weir, version {}, knows {}: it would not understand what is \
+                     decided; install the version that the other members run",
+                    env!("CARGO_PKG_VERSION"),
+                    inner.level
+                ),
+            ));
+        }
         if let Err(WireError::Refused { status: 409, message }) = answer {
             return Err(StartError::new(StartErrorKind::Identity, format!("{url} refuses this member: {message}")));
         }
@@ -134,7 +147,7 @@ async fn found(inner: &Inner) -> bool {
 
 async fn ask(inner: &Inner, step: AdmissionStep) -> bool {
     let (name, instance) = (inner.name().to_owned(), inner.member().instance);
-    let admission = Admission { name, instance, url: inner.peer_url.clone(), step };
+    let admission = Admission { name, instance, url: inner.peer_url.clone(), step, level: inner.level };
     let mut urls = inner.candidates();
     let mut asked = 0;
     while asked < urls.len() {
@@ -168,6 +181,9 @@ impl Inner {
         let raft = self.leading()?;
         if let Some(taken) = self.name_taken(&admission.name, &admission.instance, None) {
             return Some(Err(Refusal::conflict(taken)));
+        }
+        if let Some(old) = self.too_old(&admission.name, admission.level) {
+            return Some(Err(Refusal::conflict(old)));
         }
         let id = node_id(&admission.name);
         let peer = Peer { name: admission.name.clone(), url: admission.url };

@@ -44,6 +44,9 @@ pub struct Config {
     pub insecure_peers: bool,
     /// What of an object is told to those who have not shown to be members (`insecure_peers`, beyond this machine). Default: all.
     pub conceal: Option<Conceal>,
+    /// Feature level that this member takes part at: that of this program, [`control_state::LEVEL`]. A test stands in for an earlier
+    /// program with a lower one.
+    pub level: u32,
 }
 
 /// An object without its secrets.
@@ -138,6 +141,7 @@ impl Config {
             secret: None,
             insecure_peers: false,
             conceal: None,
+            level: control_state::LEVEL,
         }
     }
 }

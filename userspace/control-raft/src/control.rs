@@ -11,7 +11,7 @@ use base_text::quoted;
 use bytes::Bytes;
 use control_api::client::Answer as HttpAnswer;
 use control_api::{Member, MemberRole, Refusal, RefusalKind};
-use control_state::{Action, Answer, Command, State};
+use control_state::{Action, Answer, Command, FIRST_LEVEL, State};
 use hyper::Method;
 use openraft::ServerState;
 use openraft::error::{ClientWriteError, RaftError};
@@ -28,6 +28,7 @@ use crate::config::{
 use crate::guard::Guard;
 use crate::instance;
 use crate::machine::Machine;
+use crate::marks::Marks;
 use crate::network::Network;
 use crate::publish::{Follower, Publisher};
 use crate::secret::ClusterSecret;
@@ -69,6 +70,10 @@ pub struct Metrics {
     pub log_bytes: u64,
     /// Answers let go although their requests might be repeated.
     pub answers_forgotten: u64,
+    /// The cluster's feature level: what all members understand.
+    pub feature_level: u64,
+    /// Members whose state differs from the leader's: on the leader all of them, elsewhere this one.
+    pub diverged: u64,
     pub config_version: u64,
     /// When the leader last heard of each member.
     pub heard: BTreeMap<String, SystemTime>,
@@ -110,6 +115,11 @@ pub(crate) struct Inner {
     failure: watch::Sender<Option<String>>,
     leader_changes: AtomicU64,
     proposals_failed: AtomicU64,
+    /// What this member understands, see `levels.rs`.
+    pub(crate) level: u32,
+    /// A change has waited for the feature level to rise, in vain; the next does not wait.
+    pub(crate) level_awaited: AtomicBool,
+    pub(crate) marks: Arc<Marks>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -149,13 +159,14 @@ impl Control {
         let wire = Wire::new(&config, publisher.clone())
             .map_err(|e| StartError::new(StartErrorKind::Config, e.to_string()))?;
         let guard = Guard::new(&config, &peer_url);
+        let marks = Arc::<Marks>::default();
         let exposed = exposed(&config, &listeners);
         let (voter, pristine) = match config.role {
             MemberRole::Primary => {
                 let store = open(&config, alone).await?;
                 wire.note_cluster_id(&store.identity().cluster_id);
                 let pristine = store.is_pristine();
-                let raft = raft(&config, &wire, &store, &publisher).await?;
+                let raft = raft(&config, &wire, &store, &publisher, &marks).await?;
                 (Some(Voter { raft, store }), pristine)
             }
             MemberRole::Secondary => (None, false),
@@ -166,6 +177,7 @@ impl Control {
             peer_url: if listeners.is_empty() { String::new() } else { peer_url.clone() },
             up: true,
             instance: instance::of(&config.data_dir)?,
+            level: if config.level > FIRST_LEVEL { config.level } else { 0 },
             ..config.member
         };
         let amnesic = voter.as_ref().is_some_and(|voter| voter.store.identity().amnesic);
@@ -197,6 +209,9 @@ impl Control {
             failure: watch::Sender::new(None),
             leader_changes: AtomicU64::new(0),
             proposals_failed: AtomicU64::new(0),
+            level: config.level,
+            level_awaited: AtomicBool::new(false),
+            marks,
             tasks: Mutex::new(JoinSet::new()),
         });
         let control = Control { inner: inner.clone(), runtime: Handle::current() };
@@ -233,6 +248,11 @@ impl Control {
     /// Why the others do not count this member although it runs: it was removed, or another has its name.
     pub fn trouble(&self) -> Option<String> {
         lock(&self.inner.trouble).clone()
+    }
+
+    /// Whose state differs from the leader's, in words: on the leader of all members, elsewhere of this one.
+    pub fn diverged(&self) -> Vec<String> {
+        self.inner.marks.diverged()
     }
 
     /// Why this member may be behind: it has heard of no leader, or, where it does not vote, from no primary for longer than
@@ -525,10 +545,17 @@ impl Inner {
             initialised: self.gate() == Gate::Open && !voters.is_empty(),
             voters,
             members: self.publisher.state().view.members.keys().cloned().collect(),
+            level: self.publisher.state().level(),
         }
     }
 
     pub async fn propose(&self, action: Action) -> Answer {
+        let action = self.fitted(action).await?;
+        self.propose_raw(action).await
+    }
+
+    /// As it is, whatever the cluster's feature level.
+    pub async fn propose_raw(&self, action: Action) -> Answer {
         if let Some(reason) = self.failure() {
             return Err(Refusal::unavailable(format!("this member has failed and starts again: {reason}")));
         }
@@ -670,6 +697,8 @@ impl Inner {
             proposals_failed: self.proposals_failed.load(Ordering::Relaxed),
             answers_forgotten: self.publisher.state().answers_forgotten(),
             calls_refused: self.guard.refused().collect(),
+            feature_level: self.publisher.state().level().into(),
+            diverged: self.marks.diverged().len() as u64,
             ..Metrics::default()
         };
         if let Some(voter) = &self.voter {
@@ -1004,7 +1033,13 @@ async fn open(config: &Config, alone: bool) -> Result<Store, StartError> {
     Ok(store)
 }
 
-async fn raft(config: &Config, wire: &Wire, store: &Store, publisher: &Arc<Publisher>) -> Result<Raft, StartError> {
+async fn raft(
+    config: &Config,
+    wire: &Wire,
+    store: &Store,
+    publisher: &Arc<Publisher>,
+    marks: &Arc<Marks>,
+) -> Result<Raft, StartError> {
     let settings = openraft::Config {
         cluster_name: config.cluster_name.clone(),
         heartbeat_interval: HEARTBEAT_MS,
@@ -1018,9 +1053,14 @@ async fn raft(config: &Config, wire: &Wire, store: &Store, publisher: &Arc<Publi
         replication_lag_threshold: 3000,
         ..openraft::Config::default()
     };
-    let raft_error = |e: String| StartError::new(StartErrorKind::Raft, format!("Raft does not start: {e}"));
+    // What was found in the file is nearer to the cause than what became of it.
+    let raft_error = |e: String| {
+        let reason = store.failure().unwrap_or_else(|| format!("Raft does not start: {e}"));
+        StartError::new(StartErrorKind::Raft, reason)
+    };
     let settings = settings.validate().map_err(|e| raft_error(e.to_string()))?;
-    let machine = Machine::load(store.clone(), publisher.clone()).map_err(|e| raft_error(e.to_string()))?;
+    let machine = Machine::load(store.clone(), publisher.clone(), marks.clone(), config.level);
+    let machine = machine.map_err(|e| raft_error(e.to_string()))?;
     let network = Network { wire: wire.clone() };
     Raft::new(node_id(&config.name), Arc::new(settings), network, store.clone(), machine)
         .await

@@ -59,9 +59,8 @@ fn advance(inner: &Inner, update: Update, bytes: usize) -> Result<(), String> {
             inner.publisher().reset(State::of_view(view));
         }
         Update::Delta(delta) => {
-            let mut view = inner.publisher().state().view.clone();
-            view.advance(&delta).map_err(|gap| gap.to_string())?;
-            inner.publisher().push(State::of_view(view), delta, bytes);
+            let state = inner.publisher().state().advanced(&delta).map_err(|gap| gap.to_string())?;
+            inner.publisher().push(state, delta, bytes);
         }
         Update::Ping(_) => {}
     }

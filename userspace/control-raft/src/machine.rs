@@ -3,11 +3,11 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
-use control_api::Refusal;
-use control_state::{Command, State};
+use control_state::{Action, Command, State, Unread};
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
 
+use crate::marks::Marks;
 use crate::publish::Publisher;
 use crate::store::Store;
 use crate::types::{LogEntry, LogId, Membership, Packed, Peer, SnapshotMeta, StorageError, Types};
@@ -18,6 +18,9 @@ pub struct Machine {
     membership: Membership,
     store: Store,
     publisher: Arc<Publisher>,
+    marks: Arc<Marks>,
+    /// What this member understands.
+    level: u32,
 }
 
 /// The state at the moment it was asked for: a handful of reference counts.
@@ -29,9 +32,9 @@ pub struct Builder {
 
 impl Machine {
     /// Starts from the last snapshot on disk; openraft replays the log from there.
-    pub fn load(store: Store, publisher: Arc<Publisher>) -> Result<Self, StorageError> {
-        let mut machine =
-            Machine { state: State::default(), applied: None, membership: Membership::default(), store, publisher };
+    pub fn load(store: Store, publisher: Arc<Publisher>, marks: Arc<Marks>, level: u32) -> Result<Self, StorageError> {
+        let (state, membership) = (State::default(), Membership::default());
+        let mut machine = Machine { state, applied: None, membership, store, publisher, marks, level };
         if let Some((meta, data)) = machine.store.load_snapshot()? {
             machine.restore(&meta, &data)?;
         }
@@ -39,22 +42,43 @@ impl Machine {
     }
 
     fn restore(&mut self, meta: &SnapshotMeta, data: &[u8]) -> Result<(), StorageError> {
-        let state = serde_json::from_slice(data).map_err(|e| {
-            let unread = std::io::Error::other(format!(
-                "the snapshot of the configuration was written by another version of weir, and version {} cannot read it: {e}. Start \
-                 the version that wrote it, or move {} out of the data directory: this member is told everything by the others then; one \
-                 that is alone begins with nothing (weirctl last-good restore brings back what its edge serves)",
-                env!("CARGO_PKG_VERSION"),
-                crate::store::FILE,
-            ));
-            StorageIOError::read_snapshot(Some(meta.signature()), &unread)
+        let state = State::read(data, self.level).map_err(|unread| {
+            let reason = unread_snapshot(&unread);
+            self.store.fail(reason.clone());
+            StorageIOError::read_snapshot(Some(meta.signature()), &std::io::Error::other(reason))
         })?;
         self.state = state;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.publisher.reset(self.state.readable());
+        self.marks.restart(self.state.mark(self.applied.map_or(0, |id| id.index)));
         Ok(())
     }
+
+    /// Nothing from this entry on is applied here: what is passed over, or carried out in part, would make this state another than the
+    /// others'.
+    fn stop_at(&self, id: LogId, reason: &str) -> StorageError {
+        let told = format!(
+            "entry {} of the log was written by a newer weir than this one (version {}, feature level {}): {reason}. Nothing after it is \
+             applied here; install the version that the other members run, and start this member again",
+            id.index,
+            env!("CARGO_PKG_VERSION"),
+            self.level
+        );
+        self.store.fail(told.clone());
+        StorageIOError::apply(id, &std::io::Error::other(told)).into()
+    }
+}
+
+/// Why a snapshot is not taken, and what to do.
+pub fn unread_snapshot(unread: &Unread) -> String {
+    format!(
+        "the snapshot of the configuration was written by another version of weir, and version {} cannot read it: {unread}. Install the \
+         version that wrote it, or move {} out of the data directory: this member is told everything by the others then; one that is alone \
+         begins with nothing (weirctl last-good restore brings back what its edge serves)",
+        env!("CARGO_PKG_VERSION"),
+        crate::store::FILE,
+    )
 }
 
 impl RaftStateMachine<Types> for Machine {
@@ -71,22 +95,19 @@ impl RaftStateMachine<Types> for Machine {
     {
         let mut answers = Vec::new();
         for entry in entries {
-            self.applied = Some(entry.log_id);
+            let id = entry.log_id;
             answers.push(match entry.payload {
                 EntryPayload::Blank => None,
                 EntryPayload::Membership(membership) => {
-                    self.membership = Membership::new(Some(entry.log_id), membership);
+                    self.membership = Membership::new(Some(id), membership);
                     None
                 }
                 EntryPayload::Normal(packed) => {
                     let bytes = packed.bytes();
-                    let command = match read(packed).await {
-                        Ok(command) => command,
-                        Err(refusal) => {
-                            answers.push(Some(Err(refusal)));
-                            continue;
-                        }
-                    };
+                    let command = read(packed).await.map_err(|error| self.stop_at(id, &error.to_string()))?;
+                    if let Some(level) = newer(&command.action, self.level) {
+                        return Err(self.stop_at(id, &format!("it is of feature level {level}")));
+                    }
                     let applied = self.state.apply(command);
                     if let Some(delta) = applied.delta {
                         self.publisher.push(self.state.readable(), delta, bytes);
@@ -94,6 +115,8 @@ impl RaftStateMachine<Types> for Machine {
                     Some(applied.answer)
                 }
             });
+            self.applied = Some(id);
+            self.marks.push(self.state.mark(id.index));
         }
         Ok(answers)
     }
@@ -125,18 +148,20 @@ impl RaftStateMachine<Types> for Machine {
     }
 }
 
-/// Every member reads the same text and comes to the same refusal.
-async fn read(packed: Packed) -> Result<Command, Refusal> {
-    let command = if packed.is_large() {
+/// The level of a change that this member does not understand.
+fn newer(action: &Action, level: u32) -> Option<u32> {
+    let of = if let Action::RaiseLevel { level } = action { *level } else { action.level() };
+    (of > level).then_some(of)
+}
+
+async fn read(packed: Packed) -> Result<Command, serde_json::Error> {
+    if packed.is_large() {
         tokio::task::spawn_blocking(move || packed.open())
             .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     } else {
         packed.open()
-    };
-    command.map_err(|e| {
-        Refusal::invalid(format!("a command of another version of weir: {e}; bring all members to one version"))
-    })
+    }
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {

@@ -15,7 +15,7 @@ use axum::routing::{get, post};
 use base_text::{duration, quoted};
 use control_api::tls::ServerTls;
 use control_api::{Delta, Document, Snapshot, Update};
-use control_state::State;
+use control_state::{State, Unread};
 use hyper::body::{Frame, Incoming};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -32,12 +32,13 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::Conceal;
 use crate::control::{Gate, Inner};
 use crate::guard::{Caller, Endless, Origin, Signature, certifies, guard};
+use crate::machine::unread_snapshot;
 use crate::network::SnapshotHead;
 use crate::seal::line_parts;
 use crate::secret::ClusterSecret;
 use crate::sound;
 use crate::types::{Packed, Types, Vote, node_id};
-use crate::wire::{Admission, ErrorBody, Heartbeat, LeaderHint, NAME_TAKEN, NOT_LEADER, Removal};
+use crate::wire::{Admission, ErrorBody, Heartbeat, LeaderHint, NOT_LEADER, Removal, UNWELCOME};
 
 pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
     Router::new()
@@ -157,10 +158,16 @@ fn own(caller: &Caller, vote: &Vote) -> Result<(), String> {
 
 /// Whether a snapshot is one of this cluster's states; megabytes of it are read beside the threads that answer.
 async fn readable(inner: &Arc<Inner>, data: Bytes) -> Result<(), String> {
-    let read = tokio::task::spawn_blocking(move || serde_json::from_slice::<State>(&data));
+    let level = inner.level;
+    let read = tokio::task::spawn_blocking(move || State::read(&data, level));
     let theirs = match read.await {
         Ok(Ok(state)) => state.view.cluster_id,
-        Ok(Err(error)) => return Err(format!("its snapshot is unreadable: {error}")),
+        Ok(Err(unread)) => {
+            if matches!(unread, Unread::Newer(_)) {
+                inner.trouble(Some(unread_snapshot(&unread)));
+            }
+            return Err(format!("its snapshot is unreadable: {unread}"));
+        }
         Err(_) => return Err("its snapshot could not be read".into()),
     };
     let ours = inner.publisher().state().view.cluster_id.clone();
@@ -192,7 +199,7 @@ async fn heartbeat(
         }
         match inner.hear(heartbeat) {
             Some(Ok(heard)) => answer(&heard),
-            Some(Err(taken)) => refuse(StatusCode::from_u16(NAME_TAKEN).expect("423 is a status"), taken),
+            Some(Err(taken)) => refuse(StatusCode::from_u16(UNWELCOME).expect("423 is a status"), taken),
             None => not_leader(&inner),
         }
     })

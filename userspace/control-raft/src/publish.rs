@@ -105,6 +105,14 @@ impl Publisher {
         }
     }
 
+    /// Waits until the cluster has this feature level.
+    pub async fn reached_level(&self, level: u32) {
+        let mut published = self.version.subscribe();
+        while self.state().level() < level {
+            let _ = published.changed().await;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -43,6 +43,8 @@ pub enum OpenError {
     Busy { path: PathBuf },
     /// Permissions, a full disk and the like.
     Io { path: PathBuf, reason: String },
+    /// A newer program wrote it.
+    Newer { path: PathBuf, format: u32 },
 }
 
 #[derive(Clone)]
@@ -160,6 +162,11 @@ impl Store {
         let failed = failure.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
         // The sender lives as long as this handle does.
         failed.unwrap_or_default()
+    }
+
+    /// Nothing is written any more: this member cannot go on for `reason`.
+    pub fn fail(&self, reason: String) {
+        self.shared.failure.send_if_modified(|failure| failure.is_none() && failure.replace(reason).is_none());
     }
 
     /// Nothing was ever promised from here: no vote, no entry.
@@ -419,7 +426,11 @@ fn found(directory: &Path, path: &Path, identity: &Identity) -> Result<(), OpenE
         let database = Database::create(&draft)?;
         let transaction = database.begin_write()?;
         transaction.open_table(LOG)?;
-        transaction.open_table(META)?.insert("identity", encode(identity).as_slice())?;
+        {
+            let mut meta = transaction.open_table(META)?;
+            meta.insert("identity", encode(identity).as_slice())?;
+            meta.insert("format", encode(&FORMAT).as_slice())?;
+        }
         transaction.commit()?;
         Ok(())
     };
@@ -444,6 +455,11 @@ fn read(path: &Path) -> Result<(Database, Memory), OpenError> {
         }
         other => damaged(other.to_string()),
     })?;
+    // What a newer program wrote is whole, and nothing of it is touched.
+    let format = format(&database).map_err(damaged)?;
+    if format > FORMAT {
+        return Err(OpenError::Newer { path: path.to_owned(), format });
+    }
     let memory = load(&database).map_err(damaged)?;
     // A member that could not write its first entry would end at once, and start, and end.
     prove_room(&database).map_err(|e| OpenError::Io { path: path.to_owned(), reason: e.to_string() })?;
@@ -491,6 +507,18 @@ fn prove_room(database: &Database) -> Result<(), redb::Error> {
     transaction.open_table(META)?.insert("room", [0; ROOM_BYTES].as_slice())?;
     transaction.commit()?;
     Ok(())
+}
+
+/// What the file is written like. Those that do not say so are of the first format.
+fn format(database: &Database) -> Result<u32, String> {
+    let read = || -> Result<Option<Vec<u8>>, redb::Error> {
+        let meta = database.begin_read()?.open_table(META)?;
+        Ok(meta.get("format")?.map(|value| value.value().to_vec()))
+    };
+    match read().map_err(|e| e.to_string())? {
+        Some(value) => serde_json::from_slice(&value).map_err(|e| format!("format: {e}")),
+        None => Ok(1),
+    }
 }
 
 /// Everything but the snapshot, with the checks that a checksum cannot make.
@@ -633,6 +661,14 @@ impl std::fmt::Display for OpenError {
             OpenError::Busy { path } => {
                 write!(f, "{} is in use by another process: two members cannot share --data-dir", path.display())
             }
+            OpenError::Newer { path, format } => write!(
+                f,
+                "{} was written by a newer weir, in format {format}, and this one, version {}, reads up to format {FORMAT}; it is left as it is: \
+                 install the version that wrote it, or choose another --data-dir (where there are other members, this one is told everything \
+                 by them)",
+                path.display(),
+                env!("CARGO_PKG_VERSION")
+            ),
             OpenError::Io { path, reason } => {
                 write!(
                     f,
@@ -647,6 +683,8 @@ impl std::fmt::Display for OpenError {
 impl std::error::Error for OpenError {}
 
 pub(crate) const FILE: &str = "raft.redb";
+/// Of the file: its tables, keys and how their values are written. It grows when an earlier program would misread what is written now.
+const FORMAT: u32 = 1;
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// No file descriptors left, on the machine and in the process (errno.h); the standard library has no names for them.

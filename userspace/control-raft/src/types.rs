@@ -34,6 +34,7 @@ impl Packed {
         Packed(raw.expect("our own types have text keys and no failing serializers").into())
     }
 
+    /// What this program does not know of it is an error.
     pub fn open(&self) -> Result<Command, serde_json::Error> {
         serde_json::from_str(self.0.get())
     }

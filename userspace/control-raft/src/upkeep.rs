@@ -6,20 +6,20 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use control_api::{Member, MemberRole, TicketKey};
-use control_state::{Action, TicketStep, ticket_step};
+use control_state::{Action, FIRST_LEVEL, TicketStep, ticket_step};
 
 use crate::admission;
 use crate::control::{Gate, Inner, lock, random};
 use crate::store::Identity;
 use crate::types::{Peer, Raft, node_id};
-use crate::wire::{Heartbeat, HeartbeatAnswer, NAME_TAKEN, WireError};
+use crate::wire::{Heartbeat, HeartbeatAnswer, UNWELCOME, WireError};
 
 /// What the leader heard of a member.
 pub(crate) struct Report {
     heard: Instant,
     heard_at: SystemTime,
     /// Absent for a member of the state that has not spoken to this leader.
-    member: Option<Member>,
+    pub member: Option<Member>,
     leaving: bool,
     /// The process that spoke last, and the one before it: one that comes back after it was followed by another has a twin.
     run: u64,
@@ -29,6 +29,7 @@ pub(crate) struct Report {
 /// Runs for as long as the member does.
 pub async fn upkeep(inner: Arc<Inner>) {
     let mut led_term = None;
+    let mut led_since = Instant::now();
     let mut last_turn = Instant::now();
     let mut strays = 0;
     let mut told = String::new();
@@ -41,17 +42,22 @@ pub async fn upkeep(inner: Arc<Inner>) {
         if let Some(raft) = inner.leading() {
             let term = raft.metrics().borrow().current_term;
             // Nobody is called silent by a leader that could not listen: a new one, or one that was itself held up.
+            if led_term != Some(term) {
+                led_since = Instant::now();
+                inner.marks.retain(|_| false);
+            }
             if led_term != Some(term) || paused {
                 led_term = Some(term);
                 grant_grace(&inner);
             }
-            lead(&inner, raft).await;
+            lead(&inner, raft, led_since.elapsed()).await;
             continue;
         }
         led_term = None;
         match beat(&inner, false).await {
             Ok(answer) => {
                 *lock(&inner.heard) = answer.heard;
+                inner.marks.told(inner.name(), answer.diverged);
                 let votes = inner.role() == MemberRole::Secondary || answer.voters.iter().any(|v| v == inner.name());
                 // One that is on its way in asks by itself.
                 let settled = inner.gate() == Gate::Open || strays > STRAYS;
@@ -109,13 +115,19 @@ impl Inner {
         if let Some(taken) = self.name_taken(&name, &heartbeat.member.instance, Some(heartbeat.run)) {
             return Some(Err(taken));
         }
+        // One that does not vote carries nothing out: it is told what came of it, and passes over what it does not know.
+        let primary = heartbeat.member.role == MemberRole::Primary;
+        if let Some(old) = self.too_old(&name, heartbeat.member.level).filter(|_| primary) {
+            return Some(Err(old));
+        }
+        let diverged = heartbeat.mark.and_then(|mark| self.marks.compare(self.name(), &name, &mark));
         let news = self.note(heartbeat.member, heartbeat.run, heartbeat.leaving);
         let state = self.publisher().state();
         let news = news || state.view.members.get(&name).is_none_or(|known| !known.up);
         if news {
             self.reported.notify_one();
         }
-        Some(Ok(HeartbeatAnswer { heard: lock(&self.heard).clone(), voters: self.voters() }))
+        Some(Ok(HeartbeatAnswer { heard: lock(&self.heard).clone(), voters: self.voters(), diverged }))
     }
 
     /// Why a process cannot go by this name, as the leader knows: another that does is alive. One that is silent, or has said
@@ -165,7 +177,12 @@ impl Inner {
 }
 
 async fn beat(inner: &Inner, leaving: bool) -> Result<HeartbeatAnswer, WireError> {
-    let heartbeat = Heartbeat { member: inner.member(), run: inner.run, leaving };
+    let mark = match inner.voter() {
+        Some(_) => inner.marks.latest(),
+        None => Some(inner.publisher().state().mark(0)),
+    };
+    let mark = mark.filter(|_| inner.level > FIRST_LEVEL);
+    let heartbeat = Heartbeat { member: inner.member(), run: inner.run, leaving, mark };
     let mut last = WireError::NotLeader(None);
     let urls = match inner.leader_url() {
         Some(url) => vec![url],
@@ -185,15 +202,15 @@ async fn beat(inner: &Inner, leaving: bool) -> Result<HeartbeatAnswer, WireError
                         *lock(&inner.leader_hint) = Some(leader);
                         return Ok(answer);
                     }
-                    Err(WireError::Refused { status: NAME_TAKEN, message }) => {
+                    Err(WireError::Refused { status: UNWELCOME, message }) => {
                         inner.trouble(Some(message.clone()));
-                        return Err(WireError::Refused { status: NAME_TAKEN, message });
+                        return Err(WireError::Refused { status: UNWELCOME, message });
                     }
                     Err(error) => last = error,
                 }
             }
             Err(error) => {
-                if let WireError::Refused { status: NAME_TAKEN, message } = &error {
+                if let WireError::Refused { status: UNWELCOME, message } = &error {
                     inner.trouble(Some(message.clone()));
                     return Err(error);
                 }
@@ -212,7 +229,7 @@ fn grant_grace(inner: &Inner) {
     }
 }
 
-async fn lead(inner: &Inner, raft: &Raft) {
+async fn lead(inner: &Inner, raft: &Raft, led: Duration) {
     let leaving = inner.leaving.load(Ordering::Relaxed);
     inner.note(inner.member(), inner.run, leaving);
     inner.trouble(None);
@@ -224,6 +241,13 @@ async fn lead(inner: &Inner, raft: &Raft) {
             return;
         }
     }
+    if let Some(level) = inner.level_due(raft, led) {
+        tracing::info!(level, "all members understand more: the cluster's feature level rises");
+        if inner.propose_raw(Action::RaiseLevel { level }).await.is_err() {
+            return;
+        }
+    }
+    let state = inner.publisher().state();
     let mut changes = Vec::new();
     changes.extend(rotate_tickets(inner));
     {
@@ -250,7 +274,9 @@ async fn lead(inner: &Inner, raft: &Raft) {
                 }
                 (Some(said), known) if !silent => {
                     let id = known.map_or(0, |known| known.id);
-                    let said = Member { id, up: true, ..said.clone() };
+                    // A cluster of the first level does not know levels.
+                    let level = if state.level() > FIRST_LEVEL { said.level } else { 0 };
+                    let said = Member { id, up: true, level, ..said.clone() };
                     if known != Some(&said) {
                         changes.push(Action::PutMember { member: said });
                     }
@@ -258,6 +284,7 @@ async fn lead(inner: &Inner, raft: &Raft) {
                 _ => {}
             }
         }
+        inner.marks.retain(|name| reports.contains_key(name));
         *lock(&inner.heard) = reports
             .iter()
             .filter(|(_, report)| report.heard_at > UNIX_EPOCH)

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use control_api::client::{Answer, CallError, Client};
 use control_api::tls::TlsError;
 use control_api::{Member, MemberRole};
+use control_state::Mark;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, StatusCode};
@@ -94,6 +95,9 @@ pub struct Heartbeat {
     pub run: u64,
     /// The member is shutting down: no need to wait for its silence.
     pub leaving: bool,
+    /// What it holds, for the leader to compare.
+    #[serde(default)]
+    pub mark: Option<Mark>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -101,6 +105,9 @@ pub struct HeartbeatAnswer {
     /// When the leader heard of each member, in milliseconds since 1970.
     pub heard: BTreeMap<String, u64>,
     pub voters: Vec<String>,
+    /// How what the member holds differs from what the leader holds at the same place, if so.
+    #[serde(default)]
+    pub diverged: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -111,6 +118,9 @@ pub struct IdentityAnswer {
     pub voters: Vec<String>,
     /// Everybody who ever registered.
     pub members: Vec<String>,
+    /// The cluster's feature level.
+    #[serde(default)]
+    pub level: u32,
 }
 
 /// A member that lost its data, or a new one, asks the leader to be taken in.
@@ -122,6 +132,9 @@ pub struct Admission {
     pub instance: String,
     pub url: String,
     pub step: AdmissionStep,
+    /// As in [`Member::level`].
+    #[serde(default)]
+    pub level: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -517,7 +530,7 @@ pub fn join(url: &str, path: &str) -> String {
 }
 
 /// 423 Locked: another process has the name.
-pub const NAME_TAKEN: u16 = 423;
+pub const UNWELCOME: u16 = 423;
 /// 421 Misdirected Request.
 pub const NOT_LEADER: u16 = 421;
 /// Calls by which a member that does not vote finds out where its primaries are by now.

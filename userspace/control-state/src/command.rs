@@ -2,11 +2,12 @@ use base_model::Claim;
 use control_api::{CustomKind, Document, Member, Refusal, TicketKey};
 use serde::{Deserialize, Serialize};
 
+use crate::level::{FIRST_LEVEL, strict, strict_option};
 use crate::state::claim_of;
 
-/// One entry of the replicated log.
+/// One entry of the replicated log. What a reader does not know of it is an error, and not passed over: `level.rs` says why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Command {
     /// Drawn by the proposer. A command that arrives twice, because the first answer was lost with a leader, is carried out
     /// once and answered twice.
@@ -16,9 +17,9 @@ pub struct Command {
     pub action: Action,
 }
 
-/// Each is carried out whole or not at all.
+/// Each is carried out whole or not at all. A new one, or a new field, is of a new level: see [`Action::level`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Action {
     Put {
         mode: PutMode,
@@ -45,6 +46,7 @@ pub enum Action {
     },
     /// A member reports what it is; it is up. `id` and `up` of the report are not looked at.
     PutMember {
+        #[serde(deserialize_with = "strict")]
         member: Member,
     },
     RemoveMember {
@@ -56,6 +58,7 @@ pub enum Action {
     },
     PutCustomKind {
         mode: PutMode,
+        #[serde(deserialize_with = "strict")]
         kind: CustomKind,
     },
     DeleteCustomKind {
@@ -96,6 +99,7 @@ pub enum Action {
     },
     /// A fresh session ticket key: the first one is used at once, later ones wait as the next. `at` in seconds since 1970.
     StageTicketKey {
+        #[serde(deserialize_with = "strict")]
         key: TicketKey,
         at: u64,
     },
@@ -103,6 +107,10 @@ pub enum Action {
     PromoteTicketKey {
         name: [u8; 16],
         at: u64,
+    },
+    /// Every member understands this level: what is new in it may be proposed from here on.
+    RaiseLevel {
+        level: u32,
     },
 }
 
@@ -125,13 +133,13 @@ pub enum CustomMode {
 
 /// A user's document and what was generated from it, which lives and dies with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Entry {
     pub document: Document,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub generated: Vec<Document>,
     /// Where it is reached, and nobody else may be.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict_option")]
     pub claim: Option<Claim>,
     /// Refused when the object was changed, or deleted, after this version: its writer has not seen that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -160,6 +168,41 @@ impl Entry {
 impl Action {
     pub fn delete(name: impl Into<String>) -> Self {
         Action::Delete { names: vec![name.into()], since: None }
+    }
+
+    /// The lowest feature level of a cluster in which this may be proposed: a member of a lower one does not know what it says.
+    pub fn level(&self) -> u32 {
+        let new = match self {
+            Action::Put { entries, .. } => entries.iter().any(|entry| entry.claim.is_some() || entry.since.is_some()),
+            Action::Delete { since, .. } => since.is_some(),
+            Action::PutMember { member } => member.level > 0,
+            Action::DeleteAllSeen { .. }
+            | Action::RollBack { .. }
+            | Action::Succeed { .. }
+            | Action::RaiseLevel { .. } => true,
+            Action::DeleteAll
+            | Action::RemoveMember { .. }
+            | Action::SetMemberUp { .. }
+            | Action::PutCustomKind { .. }
+            | Action::DeleteCustomKind { .. }
+            | Action::PutCustomData { .. }
+            | Action::DeleteCustomData { .. }
+            | Action::BatchCustomData { .. }
+            | Action::Found { .. }
+            | Action::StageTicketKey { .. }
+            | Action::PromoteTicketKey { .. } => false,
+        };
+        if new { 2 } else { FIRST_LEVEL }
+    }
+
+    /// The same for a cluster of this level, as far as that can be: without what the members can tell by themselves.
+    pub fn for_level(mut self, level: u32) -> Action {
+        if level < 2
+            && let Action::Put { entries, .. } = &mut self
+        {
+            entries.iter_mut().for_each(|entry| entry.claim = None);
+        }
+        self
     }
 }
 

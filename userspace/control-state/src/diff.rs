@@ -32,6 +32,9 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
     if !Arc::ptr_eq(&old.succeeds, &new.succeeds) && old.succeeds != new.succeeds {
         delta.succeeds = Some(new.succeeds.clone());
     }
+    if old.level != new.level {
+        delta.level = Some(new.level);
+    }
     let nothing = old.cluster_id == new.cluster_id
         && delta.deletes.is_empty()
         && delta.puts.is_empty()
@@ -41,7 +44,7 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
         && delta.cluster_name.is_none()
         && delta.tickets.is_none()
         && delta.succeeds.is_none()
-        && old.cluster_id == new.cluster_id;
+        && delta.level.is_none();
     (!nothing).then_some(delta)
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::state::{State, claim_of};
+use crate::sums::pair;
 
 /// The last changes of objects, oldest first. Bounded by number and by bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -66,6 +67,14 @@ impl How {
             How::Changed => "changed",
             How::Deleted => "deleted",
         }
+    }
+}
+
+impl History {
+    /// Of its ends: what lies between came to be as they did.
+    pub fn sum(&self) -> u64 {
+        let versions = [&self.steps.front(), &self.steps.back()].map(|step| step.map_or(0, |step| step.version));
+        [self.first, self.steps.len() as u64, self.bytes as u64, versions[0], versions[1]].into_iter().fold(0, pair)
     }
 }
 

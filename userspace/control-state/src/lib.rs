@@ -5,7 +5,8 @@
 //!
 //! Reading order: `command.rs` (what can be asked), `state.rs` (the rules), `objects.rs` and `custom.rs` (those of documents),
 //! `steering.rs` (who serves a VirtualIP), `tickets.rs` (keys of TLS sessions), `answers.rs` (requests that come twice), `history.rs`
-//! (what was before), `diff.rs` (from two versions to a delta).
+//! (what was before), `diff.rs` (from two versions to a delta), `level.rs` (members of different versions), `sums.rs` (whether two members
+//! hold the same).
 #![forbid(unsafe_code)]
 
 mod answers;
@@ -13,9 +14,11 @@ mod command;
 mod custom;
 mod diff;
 mod history;
+mod level;
 mod objects;
 mod state;
 mod steering;
+mod sums;
 #[cfg(test)]
 mod tests;
 mod tickets;
@@ -23,6 +26,8 @@ mod tickets;
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
 pub use diff::between;
 pub use history::{Change, How};
+pub use level::{FIRST_LEVEL, LEVEL, Unread};
 pub use objects::{Comeback, owner};
 pub use state::{Applied, State};
+pub use sums::Mark;
 pub use tickets::{TICKET_LEAD_S, TICKET_PERIOD_S, TicketStep, ticket_step};

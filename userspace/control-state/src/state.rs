@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use base_model::{Claim, Outline};
 use base_text::quoted;
-use control_api::{Delta, Document, Member, OWNER_USER, Refusal, Snapshot, time};
+use control_api::{Delta, Document, Gap, Member, OWNER_USER, Refusal, Snapshot, time};
 use serde::{Deserialize, Serialize};
 
 use crate::answers::Answers;
@@ -11,6 +11,7 @@ use crate::command::{Action, Answer, Command, Done};
 use crate::diff::between;
 use crate::history::{self, History};
 use crate::steering::{member_id_free, steer};
+use crate::sums::Sums;
 use crate::{custom, objects, tickets};
 
 /// Everything a member knows of the cluster at one point of the log.
@@ -25,6 +26,9 @@ pub struct State {
     pub(crate) gone: Arc<VecDeque<(u64, String)>>,
     pub(crate) history: Arc<History>,
     answers: Answers,
+    /// Of what stands above, kept up to date with every change.
+    #[serde(skip)]
+    pub(crate) sums: Sums,
 }
 
 /// A [`State`] as it is read from a snapshot, of whichever version wrote that.
@@ -53,7 +57,9 @@ impl From<Stored> for State {
         if !told.is_empty() {
             Arc::make_mut(&mut claims).extend(told);
         }
-        State { view, claims, gone, history, answers }
+        let mut state = State { view, claims, gone, history, answers, sums: Sums::default() };
+        state.sums = Sums::of(&state);
+        state
     }
 }
 
@@ -73,14 +79,30 @@ pub struct Applied {
 impl State {
     /// A state that only reads: what a member that does not vote knows of the cluster.
     pub fn of_view(view: Snapshot) -> Self {
-        State { view, ..State::default() }
+        let mut state = State { view, ..State::default() };
+        state.sums = Sums::of(&state);
+        state
+    }
+
+    /// The same, one delta further.
+    pub fn advanced(&self, delta: &Delta) -> Result<Self, Gap> {
+        let mut next = self.clone();
+        next.view.advance(delta)?;
+        next.sums = self.sums.after(self, &next, Some(delta));
+        Ok(next)
     }
 
     /// A copy for readers, which costs a few reference counts: without the answers, which no reader asks for.
     pub fn readable(&self) -> Self {
-        let State { view, claims, gone, history, answers } = self;
-        let history = history.clone();
-        State { view: view.clone(), claims: claims.clone(), gone: gone.clone(), history, answers: answers.emptied() }
+        let State { view, claims, gone, history, answers, sums } = self;
+        State {
+            view: view.clone(),
+            claims: claims.clone(),
+            gone: gone.clone(),
+            history: history.clone(),
+            answers: answers.emptied(),
+            sums: *sums,
+        }
     }
 
     /// How many answers were let go although their requests might be repeated: see `answers.rs`.
@@ -108,6 +130,7 @@ impl State {
                     next.note_history(self, &delta, &now);
                     Arc::new(delta)
                 });
+                self.sums = self.sums.after(self, &next, delta.as_deref());
                 if delta.is_some() {
                     (self.view, self.gone, self.history) = (next.view, next.gone, next.history);
                 }
@@ -193,6 +216,10 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
         }
         Action::PromoteTicketKey { name, at } => {
             tickets::promote(view, &name, at);
+            Ok(Vec::new())
+        }
+        Action::RaiseLevel { level } => {
+            view.level = view.level.max(level);
             Ok(Vec::new())
         }
     }

@@ -1,5 +1,6 @@
 //! What the control plane published, in this plane's words.
 
+use crate::format::Format;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -11,6 +12,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Desired {
+    /// Of the file that this is kept in.
+    pub format: Format,
     /// Which cluster published it; versions of two clusters cannot be compared.
     pub cluster_id: String,
     /// `--cluster-name` of that cluster.
@@ -81,6 +84,7 @@ impl Desired {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Fork {
+    pub format: Format,
     pub cluster_id: String,
     /// The version that was kept.
     pub version: u64,
@@ -88,7 +92,7 @@ pub struct Fork {
 
 impl Fork {
     pub fn of(kept: &Desired) -> Fork {
-        Fork { cluster_id: kept.cluster_id.clone(), version: kept.version }
+        Fork { format: Format, cluster_id: kept.cluster_id.clone(), version: kept.version }
     }
 
     fn is_at(&self, kept: &Desired) -> bool {

@@ -2,6 +2,7 @@
 //! [steps](crate::step) that led on from there.
 
 use crate::desired::{Desired, Fork};
+use crate::format::{self, FORMAT, Unread};
 use crate::step::Step;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -34,10 +35,11 @@ impl LastGood {
         let (mut state, mut taken, mut lost) = (whole.clone().unwrap_or_default(), 0, 0);
         let mut before = state.clone();
         for number in self.journals() {
-            let text = fs::read(self.journal_path(number)).unwrap_or_default();
+            let path = self.journal_path(number);
+            let text = fs::read(&path).unwrap_or_default();
             for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                 match Step::read(line) {
-                    Some(step) => {
+                    Ok(step) => {
                         // Another step from there: the one that was taken did not go live.
                         if !step.begins_at(&state) && step.begins_at(&before) {
                             state = before.clone();
@@ -47,7 +49,11 @@ impl LastGood {
                             (before, taken) = (stood, taken + 1);
                         }
                     }
-                    None => lost += 1,
+                    Err(Unread::Damaged(_)) => lost += 1,
+                    Err(Unread::Newer(format)) => {
+                        put_aside_newer(&path, format);
+                        break;
+                    }
                 }
             }
         }
@@ -111,9 +117,13 @@ impl LastGood {
                 return None;
             }
         };
-        match serde_json::from_slice(&text) {
+        match format::read(&text) {
             Ok(desired) => Some(desired),
-            Err(error) => {
+            Err(Unread::Newer(format)) => {
+                put_aside_newer(&self.path, format);
+                None
+            }
+            Err(Unread::Damaged(error)) => {
                 let aside = self.path.with_extension("json.damaged");
                 let kept = fs::rename(&self.path, &aside);
                 let aside = match kept {
@@ -167,6 +177,22 @@ impl LastGood {
     }
 }
 
+/// What a newer program kept is not read, and not written over either: it may be needed when that program is back.
+fn put_aside_newer(path: &Path, format: u32) {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".newer");
+    let aside = PathBuf::from(name);
+    let kept = match fs::rename(path, &aside) {
+        Ok(()) => format!("put aside as {}", aside.display()),
+        Err(error) => format!("and could not be put aside as {}: {error}", aside.display()),
+    };
+    tracing::error!(
+        path = %path.display(),
+        "the last good state was written by a newer weir, in format {format}, and this one reads up to format {FORMAT}; {kept}. This edge \
+         serves what its cluster tells it: start the version that wrote it to serve that, or remove the file"
+    );
+}
+
 /// What the names of journals begin with; a number follows.
 const JOURNAL: &str = "last-good.steps-";
 
@@ -192,6 +218,24 @@ mod tests {
         fs::write(directory.path().join("last-good.json"), "{\"version\": 7, \"obj").unwrap();
         assert_eq!(kept.load(), None);
         assert!(directory.path().join("last-good.json.damaged").exists());
+    }
+
+    #[test]
+    fn what_a_newer_program_kept_is_put_aside_and_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = LastGood::new(directory.path()).unwrap();
+        kept.store(&Desired { version: 7, ..Desired::default() }).unwrap();
+        let path = directory.path().join("last-good.json");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("\"format\":1"), "it says what it is: {text}");
+        let newer = text.replace("\"format\":1", "\"format\":2,\"sections\":{}");
+        fs::write(&path, &newer).unwrap();
+        assert_eq!(kept.load(), None);
+        assert_eq!(fs::read_to_string(directory.path().join("last-good.json.newer")).unwrap(), newer);
+        kept.store(&Desired { version: 3, ..Desired::default() }).unwrap();
+        assert_eq!(kept.load().map(|desired| desired.version), Some(3));
+        fs::write(&path, text.replace("\"format\":1,", "")).unwrap();
+        assert_eq!(kept.load().map(|desired| desired.version), Some(7), "those of before say nothing");
     }
 
     #[test]

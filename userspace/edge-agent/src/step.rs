@@ -1,6 +1,7 @@
 //! The step from one desired state to the next, as it is appended to the copy on disk: small where the states are large.
 
 use crate::desired::{Desired, Machine, Steering, Tickets};
+use crate::format::{self, Format, Unread};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Step {
+    pub format: Format,
     /// Cluster and version that it begins at.
     pub from: (String, u64),
     /// Where it leads.
@@ -38,6 +40,7 @@ impl Step {
             (!same(name, document)).then(|| (name.clone(), document.clone()))
         };
         Step {
+            format: Format,
             from: (from.cluster_id.clone(), from.version),
             cluster_id: to.cluster_id.clone(),
             cluster_name: to.cluster_name.clone(),
@@ -90,11 +93,14 @@ impl Step {
         format!("\n{:016x} {text}\n", sum(text.as_bytes())).into_bytes()
     }
 
-    /// What a line holds; `None` when it is damaged.
-    pub fn read(line: &[u8]) -> Option<Step> {
-        let (told, text) = (line.get(..16)?, line.get(17..)?);
-        let told = u64::from_str_radix(std::str::from_utf8(told).ok()?, 16).ok()?;
-        (told == sum(text)).then(|| serde_json::from_slice(text).ok()).flatten()
+    /// What a line holds.
+    pub fn read(line: &[u8]) -> Result<Step, Unread> {
+        let whole = || {
+            let (told, text) = (line.get(..16)?, line.get(17..)?);
+            let told = u64::from_str_radix(std::str::from_utf8(told).ok()?, 16).ok()?;
+            (told == sum(text)).then_some(text)
+        };
+        format::read(whole().ok_or_else(|| Unread::Damaged("it was written in part".into()))?)
     }
 }
 
@@ -128,10 +134,13 @@ mod tests {
         assert_eq!(there, two);
         assert!(!Step::read(line).unwrap().advance(&mut there), "it stands elsewhere");
         for cut in [0, 10, 17, line.len() - 1] {
-            assert_eq!(Step::read(&line[..cut]), None);
+            assert!(Step::read(&line[..cut]).is_err());
         }
         let mut wrong = line.to_vec();
         wrong[40] ^= 1;
-        assert_eq!(Step::read(&wrong), None);
+        assert!(matches!(Step::read(&wrong), Err(Unread::Damaged(_))));
+        let newer = r#"{"format":7,"from":{}}"#;
+        let newer = format!("{:016x} {newer}", sum(newer.as_bytes()));
+        assert_eq!(Step::read(newer.as_bytes()), Err(Unread::Newer(7)));
     }
 }

@@ -212,6 +212,7 @@ fn desired(snapshot: &Snapshot) -> Desired {
         steering: Arc::new(steering.collect()),
         tickets: Arc::new(tickets),
         succeeds: Arc::new(snapshot.succeeds.iter().map(|p| (p.cluster_id.clone(), p.version)).collect()),
+        ..Desired::default()
     }
 }
 

@@ -120,6 +120,7 @@ impl ControlHalf {
             secret: options.cluster_secret.clone(),
             insecure_peers: options.insecure_peers,
             conceal: Some(self.concealed()),
+            level: control_raft::LEVEL,
         }
     }
 

@@ -46,6 +46,8 @@ pub fn control(health: Arc<Health>) -> impl Fn(&mut Encoder) + Send + Sync {
                 leader_changes_total: metrics.leader_changes,
                 proposals_failed_total: metrics.proposals_failed,
                 answers_forgotten_total: metrics.answers_forgotten,
+                feature_level: metrics.feature_level,
+                diverged: metrics.diverged,
             },
         );
         let help = "Calls on the peer URL that were not answered, by reason: browser (no member sends its headers), unauthenticated \

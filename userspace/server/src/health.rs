@@ -164,8 +164,10 @@ impl Health {
     /// What is not well although requests may be sent here.
     pub fn remarks(&self) -> Vec<String> {
         let withheld = self.agent.as_ref().and_then(|agent| lock(agent).withheld.clone());
-        let cut_off = self.control().and_then(|control| control.cut_off(UNHEARD));
-        withheld.into_iter().chain(cut_off).collect()
+        let control = self.control();
+        let cut_off = control.as_ref().and_then(|control| control.cut_off(UNHEARD));
+        let diverged = control.map(|control| control.diverged()).unwrap_or_default();
+        withheld.into_iter().chain(cut_off).chain(diverged).collect()
     }
 
     /// The agent came round, with nothing left undone.

@@ -1,0 +1,82 @@
+//! Members of different versions: what may be proposed, who may join, and when the cluster's feature level rises.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use base_text::quoted;
+use control_api::Refusal;
+use control_state::{Action, FIRST_LEVEL};
+
+use crate::control::{Inner, lock};
+use crate::types::Raft;
+
+impl Inner {
+    /// Why a member of `level` cannot take part, if so.
+    pub fn too_old(&self, name: &str, level: u32) -> Option<String> {
+        let cluster = self.publisher().state().level();
+        (level.max(FIRST_LEVEL) < cluster).then(|| {
+            format!(
+                "the cluster has feature level {cluster}, and the weir of member {name} knows {known}: it would not understand what is \
+                 decided; install the version that the other members run, and start it again",
+                name = quoted(name),
+                known = level.max(FIRST_LEVEL)
+            )
+        })
+    }
+
+    /// The level that the cluster can rise to, if it can. Of a voter that has never said anything it is not known: it is waited for.
+    pub fn level_due(&self, raft: &Raft, led: Duration) -> Option<u32> {
+        let state = self.publisher().state();
+        let membership = raft.metrics().borrow().membership_config.clone();
+        let nodes = membership.membership().nodes().map(|(_, peer)| peer.name.clone());
+        let names: BTreeSet<String> = nodes.chain(state.view.members.keys().cloned()).collect();
+        let reports = lock(&self.reports);
+        let mut lowest = self.level;
+        for name in names.iter().filter(|name| *name != self.name()) {
+            let said = reports.get(name).and_then(|report| report.member.as_ref()).map(|member| member.level);
+            let known = said.or_else(|| state.view.members.get(name).map(|member| member.level));
+            match known {
+                Some(level) => lowest = lowest.min(level.max(FIRST_LEVEL)),
+                None if led < UNHEARD => return None,
+                None => {}
+            }
+        }
+        (lowest > state.level()).then_some(lowest)
+    }
+
+    /// The change in a form that every member understands.
+    pub async fn fitted(&self, action: Action) -> Result<Action, Refusal> {
+        let wanted = action.level();
+        let level = || self.publisher().state().level();
+        // A cluster that is just being founded, or was just upgraded, rises in a moment.
+        if wanted > level() && !self.level_awaited.load(Ordering::Relaxed) {
+            let risen = tokio::time::timeout(RISES, self.publisher().reached_level(wanted)).await;
+            self.level_awaited.store(risen.is_err(), Ordering::Relaxed);
+        }
+        let level = level();
+        if wanted <= level {
+            self.level_awaited.store(false, Ordering::Relaxed);
+            return Ok(action);
+        }
+        let action = action.for_level(level);
+        if action.level() <= level {
+            return Ok(action);
+        }
+        let state = self.publisher().state();
+        let older = state.view.members.values().filter(|member| member.level.max(FIRST_LEVEL) < wanted);
+        let older: Vec<String> = older.map(|member| format!("{} ({})", quoted(&member.name), member.version)).collect();
+        let who =
+            if older.is_empty() { "not every member has said that it understands it".into() } else { older.join(", ") };
+        Err(Refusal::unavailable(format!(
+            "this change needs feature level {wanted}, and the cluster has level {level} until all its members run a version of weir that \
+             knows more: {who}; upgrade those, or remove the ones that are gone (weirctl member purge). Traffic is served meanwhile"
+        )))
+    }
+}
+
+/// How long a leader waits for a founding voter that it has not heard of before it counts without it.
+const UNHEARD: Duration = Duration::from_secs(3);
+
+/// How long a change waits for a level that may just be rising: once, until it has.
+const RISES: Duration = Duration::from_millis(1500);

@@ -1,0 +1,182 @@
+//! Feature levels: what the members of a cluster, which may run different versions of weir for a while, all understand.
+//!
+//! Each release that adds a command, a field of one, or a section of the state has a level of its own. The leader commits the lowest
+//! level of all members ([`Action::RaiseLevel`](crate::Action::RaiseLevel)); nothing newer than that is proposed, so that an upgrade
+//! goes machine by machine. It only rises. A member that meets something it does not know all the same stops there: if it passed it
+//! over, its state would be another than the others'.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{DeserializeOwned, Error, IgnoredAny};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::state::State;
+
+/// Of this program. 2 brought `since` and `claim`, `Succeed`, `RollBack` and `DeleteAllSeen`, and the levels themselves.
+pub const LEVEL: u32 = 2;
+
+/// Of programs and clusters that say nothing.
+pub const FIRST_LEVEL: u32 = 1;
+
+/// Why a state cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unread {
+    /// A newer program wrote it; in words, what in it is new.
+    Newer(String),
+    Damaged(String),
+}
+
+impl State {
+    /// The cluster's feature level.
+    pub fn level(&self) -> u32 {
+        self.view.level.max(FIRST_LEVEL)
+    }
+
+    /// Reads a snapshot for a program of `level`. Refuses one that holds what such a program does not know, rather than drop it.
+    pub fn read(text: &[u8], level: u32) -> Result<State, Unread> {
+        let damaged = |error: serde_json::Error| Unread::Damaged(error.to_string());
+        let shape: Shape = serde_json::from_slice(text).map_err(damaged)?;
+        if let Some(of) = shape.level.filter(|of| *of > level) {
+            return Err(Unread::Newer(format!("it is of feature level {of}")));
+        }
+        let known = Shape::of(&State::default());
+        if let Some(section) = shape.sections.into_iter().find(|section| !known.sections.contains(section)) {
+            return Err(Unread::Newer(format!("it has a section {section}")));
+        }
+        serde_json::from_slice(text).map_err(damaged)
+    }
+}
+
+/// What a state consists of.
+struct Shape {
+    level: Option<u32>,
+    sections: Vec<String>,
+}
+
+impl Shape {
+    fn of(state: &State) -> Shape {
+        let text = serde_json::to_vec(state).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or(Shape { level: None, sections: Vec::new() })
+    }
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct View {
+            level: Option<u32>,
+            #[serde(flatten)]
+            rest: BTreeMap<String, IgnoredAny>,
+        }
+        #[derive(Deserialize)]
+        struct Whole {
+            #[serde(default)]
+            view: View,
+            #[serde(flatten)]
+            rest: BTreeMap<String, IgnoredAny>,
+        }
+        let whole = Whole::deserialize(deserializer)?;
+        let published = whole.view.rest.into_keys().map(|section| format!("view.{section}"));
+        Ok(Shape { level: whole.view.level, sections: whole.rest.into_keys().chain(published).collect() })
+    }
+}
+
+/// Reads a part of a command that is read elsewhere too, where what is new may be passed over.
+pub(crate) fn strict<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    let mut unknown = Vec::new();
+    let read = serde_ignored::deserialize(value, |field| unknown.push(field.to_string())).map_err(D::Error::custom)?;
+    match unknown.first() {
+        Some(field) => Err(D::Error::custom(format!("unknown field `{field}`"))),
+        None => Ok(read),
+    }
+}
+
+pub(crate) fn strict_option<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    strict(deserializer)
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unread::Newer(what) => write!(f, "a newer weir wrote it: {what}"),
+            Unread::Damaged(reason) => f.write_str(reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Action, Command, Entry, PutMode};
+    use serde_json::json;
+
+    #[test]
+    fn what_is_not_known_of_a_command_is_an_error_wherever_it_stands() {
+        let member = json!({"name": "n1", "later": 1});
+        for (what, action) in [
+            ("action", json!({"later": {}})),
+            ("a field", json!({"delete": {"names": ["a"], "later": true}})),
+            ("a field of an entry", json!({"put": {"mode": "create", "entries": [{"document": {}, "later": 1}]}})),
+            (
+                "a field of a claim",
+                json!({"put": {"mode": "create", "entries": [{"document": {}, "claim": {"later": 1}}]}}),
+            ),
+            ("a mode", json!({"put": {"mode": "later", "entries": []}})),
+            ("a field of a member", json!({"putMember": {"member": member}})),
+            ("a field of a kind", json!({"putCustomKind": {"mode": "create", "kind": {"name": "k", "later": 1}}})),
+        ] {
+            let command = json!({"request": 1, "now": "t", "action": action});
+            assert!(serde_json::from_value::<Command>(command).is_err(), "{what}");
+        }
+        let known = json!({"request": 1, "now": "t", "action": {"putMember": {"member": {"name": "n1"}}}});
+        assert!(serde_json::from_value::<Command>(known.clone()).is_ok());
+        let mut later = known;
+        later["later"] = json!(1);
+        assert!(serde_json::from_value::<Command>(later).is_err(), "beside the action");
+        // A document is its writer's own.
+        let entries = json!([{"document": {"name": "a", "kind": "K", "later": {"later": 1}}}]);
+        let put = json!({"request": 1, "now": "t", "action": {"put": {"mode": "create", "entries": entries}}});
+        assert!(serde_json::from_value::<Command>(put).is_ok());
+    }
+
+    #[test]
+    fn a_state_of_a_newer_program_is_refused_and_not_cut_down() {
+        let mut state = State::default();
+        state.apply(Command { request: 1, now: "t".into(), action: Action::RaiseLevel { level: 2 } }).answer.unwrap();
+        let text = serde_json::to_vec(&state).unwrap();
+        assert_eq!(State::read(&text, 2), Ok(state.clone()));
+        assert_eq!(State::read(&text, 1), Err(Unread::Newer("it is of feature level 2".into())));
+        let mut value = serde_json::to_value(&state).unwrap();
+        value["view"]["meshes"] = json!({});
+        let read = |value: &Value| State::read(value.to_string().as_bytes(), LEVEL).unwrap_err().to_string();
+        assert!(read(&value).contains("section view.meshes"), "{}", read(&value));
+        let mut value = serde_json::to_value(&state).unwrap();
+        value["leases"] = json!([]);
+        assert!(read(&value).contains("section leases"));
+        assert!(matches!(State::read(b"{\"view\": ", LEVEL), Err(Unread::Damaged(_))));
+    }
+
+    #[test]
+    fn a_level_rises_and_says_what_may_be_proposed() {
+        let mut state = State::default();
+        assert_eq!(state.level(), FIRST_LEVEL);
+        for (turn, level) in [(1, 2), (2, 1)] {
+            let done = state.apply(Command { request: turn, now: "t".into(), action: Action::RaiseLevel { level } });
+            assert!(done.answer.is_ok());
+            assert_eq!(state.level(), 2, "it does not sink");
+        }
+        let server = json!({"name": "s", "kind": "HTTPServer", "port": 80});
+        let put = Action::Put { mode: PutMode::Create, entries: vec![Entry::new(server.into(), Vec::new())] };
+        assert_eq!(put.level(), 2, "it says what it claims");
+        assert_eq!(put.for_level(1).level(), 1);
+        let seen = Action::Delete { names: vec!["s".into()], since: Some(1) };
+        assert_eq!(seen.for_level(1).level(), 2, "what was seen is not left out");
+        assert_eq!(Action::delete("s").level(), 1);
+    }
+}
