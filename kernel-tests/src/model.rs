@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use abi::{Machine, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
+use datapath::flow::Flow;
 use datapath::host::{HEADROOM, SliceFrame};
-use datapath::{Connection, Live, Outcome, Tables, steer};
+use datapath::{Answer, Connection, Live, Outcome, Tables, steer};
 use edge_kernel::{Vip, gather};
 
 use crate::world;
@@ -15,7 +16,7 @@ pub struct Model {
     settings: Settings,
     senders: HashMap<SenderKey, u16>,
     vips: HashMap<VipKey, VipAddress>,
-    slots: HashMap<u16, std::sync::Arc<[(u16, u16)]>>,
+    slots: HashMap<u16, std::sync::Arc<[Slot]>>,
     machines: Vec<Machine>,
     /// Connections this machine holds, and the states of their sockets.
     pub sockets: Vec<(Connection, u32)>,
@@ -54,6 +55,8 @@ impl Model {
                 own_v6: world::own_v6().into(),
                 vips: world::sizes().vips + 1,
                 machines: room,
+                own: world::OWN.into(),
+                seed: 0,
             },
             vips: services
                 .into_iter()
@@ -97,8 +100,7 @@ impl Tables for Model {
     }
 
     fn slot(&self, table: u16, number: u32) -> Slot {
-        let (current, previous) = self.slots.get(&table).map_or((0, 0), |slots| slots[number as usize]);
-        Slot::new(current, previous)
+        self.slots.get(&table).map_or(Slot::default(), |slots| slots[number as usize])
     }
 
     fn machine(&self, index: u32) -> Option<&Machine> {
@@ -109,7 +111,8 @@ impl Tables for Model {
         number
     }
 
-    fn tcp_state(&self, connection: &Connection) -> u32 {
+    fn tcp_state(&self, flow: &Flow, _: Answer) -> u32 {
+        let connection = &flow.connection();
         self.sockets.iter().find(|(held, _)| held == connection).map_or(0, |(_, state)| *state)
     }
 }

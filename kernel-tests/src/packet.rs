@@ -92,8 +92,18 @@ pub fn tunnel(source: IpAddr, destination: IpAddr, hops: u8, inner: &[u8]) -> Ve
 pub fn tunnel_with(source: IpAddr, destination: IpAddr, hops: u8, cookie: u32, inner: &[u8]) -> Vec<u8> {
     let protocol = if inner[12] == 0x08 { 4 } else { 41 };
     let header = [gue::VERSION_AND_LENGTH, protocol, 0, 1, hops, gue::MAGIC, 0, 9];
-    let payload = [&header[..], &cookie.to_be_bytes(), &inner[14..]].concat();
+    let payload = [&header[..], &cookie.to_be_bytes(), &[0; 8], &inner[14..]].concat();
     udp(SocketAddr::new(source, 0xc001), SocketAddr::new(destination, gue::PORT), &payload)
+}
+
+/// A tunnel whose packet these machines were asked for, the last one first. Its checksums are not made right: there is none.
+pub fn asked(tunnel: &[u8], machines: &[u16]) -> Vec<u8> {
+    let mut tunnel = tunnel.to_vec();
+    let at = if tunnel[12] == 0x08 { 14 + 20 } else { 14 + 40 } + 8 + 12;
+    for (machine, bytes) in machines.iter().zip(tunnel[at..at + 8].chunks_exact_mut(2)) {
+        bytes.copy_from_slice(&machine.to_le_bytes());
+    }
+    tunnel
 }
 
 /// Ones' complement checksum of RFC 1071.
@@ -114,8 +124,12 @@ pub struct Tunnel {
     pub class: u8,
     pub source_port: u16,
     pub hops: u8,
-    /// What the sender holds: a number of [`gue::held`].
+    /// The best claim so far: a number of [`gue::held`].
     pub held: u8,
+    /// Whose it is, among those asked.
+    pub at: u8,
+    /// Machines that were asked, the last one first.
+    pub asked: [u16; 4],
     /// The packet inside.
     pub inner: Vec<u8>,
 }
@@ -149,11 +163,14 @@ pub fn read_tunnel(frame: &[u8]) -> Tunnel {
     assert_eq!(&udp[6..8], [0, 0], "no UDP checksum");
     assert_eq!((udp[8], &udp[10..12], udp[13]), (gue::VERSION_AND_LENGTH, &[0u8, 1][..], gue::MAGIC));
     assert_eq!(&udp[16..20], &crate::world::COOKIE.to_be_bytes(), "the cluster's cookie");
-    let inner = udp[20..].to_vec();
+    let asked = [20, 22, 24, 26].map(|at| u16::from_le_bytes([udp[at], udp[at + 1]]));
+    let inner = udp[28..].to_vec();
     assert_eq!(udp[9], if inner[0] >> 4 == 4 { 4 } else { 41 });
     let source_port = u16::from_be_bytes([udp[0], udp[1]]);
     assert!(source_port >= 0xc000);
-    Tunnel { source, destination, class, source_port, hops: gue::hops(udp[12]), held: gue::held_of(udp[12]), inner }
+    let packed = udp[12];
+    let (hops, held, at) = (gue::hops(packed), gue::held_of(packed), gue::at(packed));
+    Tunnel { source, destination, class, source_port, hops, held, at, asked, inner }
 }
 
 /// A small generator, so that a seed is the whole story of a failure (splitmix64).

@@ -66,7 +66,7 @@ fn measure(rounds: u32, object: &[u8], pins: &Path) -> Result<Vec<Row>, String> 
     let mut vips = world::vips();
     let forwarded = vips.iter_mut().find(|v| v.id == Fixture::SpreadFiveTuple as u16).expect("a fixture");
     forwarded.slots =
-        (0..abi::limits::SLOTS).map(|slot| ([world::OTHER, world::THIRD][slot as usize % 2], 0)).collect();
+        (0..abi::limits::SLOTS).map(|slot| abi::Slot::of([world::OTHER, world::THIRD][slot as usize % 2])).collect();
     world::set_cookies(&mut kernel);
     kernel.apply(&world::machines(), &vips).map_err(|e| e.to_string())?;
 

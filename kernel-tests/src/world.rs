@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use abi::Slot;
 use abi::limits::SLOTS;
 use edge_kernel::{Hash, Kernel, KernelError, Machine, Options, Protocol, Sizes, Vip};
 
@@ -28,7 +29,8 @@ pub enum Fixture {
     Empty,
     Unknown,
     ElsewhereV6,
-    HereOrphan,
+    /// Three owners before this machine.
+    HereLong,
     ElsewhereNear,
     SpreadFiveTuple,
     SpreadSource,
@@ -36,23 +38,26 @@ pub enum Fixture {
     SpreadPort,
     /// All ports.
     AnyPort,
+    /// No new flows; this machine had it before.
+    NobodyNow,
 }
 
 impl Fixture {
-    pub const ALL: [Fixture; 13] = [
+    pub const ALL: [Fixture; 14] = [
         Fixture::Elsewhere,
         Fixture::Here,
         Fixture::HereBefore,
         Fixture::Empty,
         Fixture::Unknown,
         Fixture::ElsewhereV6,
-        Fixture::HereOrphan,
+        Fixture::HereLong,
         Fixture::ElsewhereNear,
         Fixture::SpreadFiveTuple,
         Fixture::SpreadSource,
         Fixture::SpreadPrefix,
         Fixture::SpreadPort,
         Fixture::AnyPort,
+        Fixture::NobodyNow,
     ];
 
     pub fn v4(self) -> IpAddr {
@@ -99,8 +104,11 @@ pub fn machines() -> Vec<Machine> {
 }
 
 pub fn vips() -> Vec<Vip> {
-    let spread: Arc<[(u16, u16)]> = (0..SLOTS)
-        .map(|slot| [(OWN, OTHER), (OTHER, OWN), (THIRD, OVER_V6), (OVER_V6, 0)][slot as usize % 4])
+    let spread: Arc<[Slot]> = (0..SLOTS)
+        .map(|slot| {
+            let owners = [[OWN, OTHER, THIRD, 0], [OTHER, OWN, 0, 0], [THIRD, OVER_V6, OWN, OTHER], [OVER_V6, 0, 0, 0]];
+            Slot::new(owners[slot as usize % 4])
+        })
         .collect();
     Fixture::ALL
         .map(|fixture| Vip {
@@ -115,22 +123,24 @@ pub fn vips() -> Vec<Vip> {
                 _ => Hash::FiveTuple,
             },
             slots: match fixture {
-                Fixture::Elsewhere => uniform(OTHER, 0),
-                Fixture::Here => uniform(OWN, 0),
-                Fixture::HereBefore => uniform(OWN, OTHER),
-                Fixture::Empty => uniform(0, 0),
-                Fixture::Unknown => uniform(GONE, 0),
-                Fixture::ElsewhereV6 => uniform(OVER_V6, 0),
-                Fixture::HereOrphan => uniform(OWN, GONE),
-                Fixture::ElsewhereNear => uniform(NEAR, 0),
+                Fixture::Elsewhere => uniform([OTHER, 0, 0, 0]),
+                Fixture::Here => uniform([OWN, 0, 0, 0]),
+                Fixture::HereBefore => uniform([OWN, OTHER, 0, 0]),
+                Fixture::Empty => uniform([0, 0, 0, 0]),
+                Fixture::Unknown => uniform([GONE, 0, 0, 0]),
+                Fixture::ElsewhereV6 => uniform([OVER_V6, 0, 0, 0]),
+                Fixture::HereLong => uniform([OWN, OTHER, OVER_V6, THIRD]),
+                Fixture::NobodyNow => uniform([0, OWN, 0, 0]),
+                Fixture::ElsewhereNear => uniform([NEAR, 0, 0, 0]),
                 _ => spread.clone(),
             },
         })
         .to_vec()
 }
 
-pub fn uniform(current: u16, previous: u16) -> Arc<[(u16, u16)]> {
-    vec![(current, previous); SLOTS as usize].into()
+/// Every slot with these owners.
+pub fn uniform(owners: [u16; 4]) -> Arc<[Slot]> {
+    vec![Slot::new(owners); SLOTS as usize].into()
 }
 
 /// What the machines of the world know each other by, and what they knew before and will know.

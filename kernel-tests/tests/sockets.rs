@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use abi::Slot;
 use abi::limits::SLOTS;
 use edge_kernel::{Hash, Kernel, KernelError, Machine, Options, Protocol, Sizes, Vip};
 use kernel_tests::namespace::Namespace;
@@ -47,7 +48,7 @@ fn vips() -> [IpAddr; 2] {
 /// VIP 1 on 80 and 8000-8099, VIP 2 on any port; all of it ours.
 fn load() -> Result<Kernel, KernelError> {
     let mut kernel = Kernel::load(options())?;
-    let slots: Arc<[(u16, u16)]> = vec![(1, 0); SLOTS as usize].into();
+    let slots: Arc<[Slot]> = vec![Slot::of(1); SLOTS as usize].into();
     let vip = |id: u16, addresses: &[IpAddr], ports: &[std::ops::RangeInclusive<u16>]| Vip {
         id,
         addresses: addresses.to_vec(),

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use abi::Reason;
-use abi::limits::SLOTS;
 use edge_kernel::{Hash, Kernel, Machine, Options, Protocol, Sizes, Vip};
 use kernel_tests::namespace::Namespace;
 use kernel_tests::{ready, world};
@@ -74,10 +73,10 @@ impl Fleet {
     }
 
     /// All slots of all edges.
-    fn apply(&mut self, current: u16, previous: u16, over_v6: bool) {
+    fn apply(&mut self, owners: [u16; 4], over_v6: bool) {
         let indices: Vec<u16> = self.edges.iter().map(|e| e.index).collect();
         for edge in &mut self.edges {
-            edge.apply(&indices, current, previous, over_v6);
+            edge.apply(&indices, owners, over_v6);
         }
     }
 
@@ -105,7 +104,7 @@ impl Edge {
         self.kernel = Some(self.namespace.enter(|| Kernel::load(options).unwrap_or_else(|e| panic!("{e}"))));
     }
 
-    fn apply(&mut self, indices: &[u16], current: u16, previous: u16, over_v6: bool) {
+    fn apply(&mut self, indices: &[u16], owners: [u16; 4], over_v6: bool) {
         let machines: Vec<Machine> = indices
             .iter()
             .map(|&index| Machine {
@@ -122,7 +121,7 @@ impl Edge {
             ports: vec![80..=80],
             protocols: vec![Protocol::Tcp],
             hash: Hash::FiveTuple,
-            slots: vec![(current, previous); SLOTS as usize].into(),
+            slots: world::uniform(owners),
         };
         let kernel = self.kernel.as_mut().unwrap();
         world::set_cookies(kernel);
@@ -191,7 +190,7 @@ fn connections_go_to_the_owner_whichever_edge_the_router_chose() {
     let mut fleet = Fleet::new(3, None);
     for over_v6 in [false, true] {
         for owner in 1..=3 {
-            fleet.apply(owner, 0, over_v6);
+            fleet.apply([owner, 0, 0, 0], over_v6);
             for chosen in 1..=3 {
                 fleet.route_to(chosen);
                 for to in [VIP_V4, VIP_V6] {
@@ -215,11 +214,11 @@ fn connections_survive_that_their_slot_moves() {
     for over_v6 in [false, true] {
         for to in [VIP_V4, VIP_V6] {
             fleet.route_to(1);
-            fleet.apply(1, 0, over_v6);
+            fleet.apply([1, 0, 0, 0], over_v6);
             let mut old = fleet.open(to);
             assert_eq!(exchange(&mut old, "who?").unwrap(), "1");
             // Draining: the slot now is edge 2's, edge 1 keeps what it holds.
-            fleet.apply(2, 1, over_v6);
+            fleet.apply([2, 1, 0, 0], over_v6);
             for chosen in [1, 2, 3] {
                 fleet.route_to(chosen);
                 let before = fleet.packets(2, Reason::SecondChance) + fleet.packets(2, Reason::SecondChanceRelayed);
@@ -233,16 +232,97 @@ fn connections_survive_that_their_slot_moves() {
 }
 
 #[test]
+fn machines_that_drain_one_after_the_other_keep_their_connections() {
+    if !ready("machines_that_drain_one_after_the_other_keep_their_connections") {
+        return;
+    }
+    let mut fleet = Fleet::new(5, None);
+    let mut open = Vec::new();
+    for over_v6 in [false, true] {
+        // Every edge in turn takes the flows of the slot; the last one stays, the three before it drain.
+        for owners in [[1, 0, 0, 0], [2, 1, 0, 0], [3, 2, 1, 0], [4, 3, 2, 1]] {
+            fleet.apply(owners, over_v6);
+            // Edge 5 is no owner.
+            for chosen in [5, owners[0], owners[1].max(1)] {
+                fleet.route_to(chosen);
+                for to in [VIP_V4, VIP_V6] {
+                    let mut stream = fleet.open(to);
+                    assert_eq!(exchange(&mut stream, "who?").unwrap(), owners[0].to_string());
+                    open.push((owners[0].to_string(), stream));
+                }
+            }
+            for chosen in 1..=5 {
+                fleet.route_to(chosen);
+                for (owner, stream) in &mut open {
+                    let answer = exchange(stream, "still?").unwrap_or_else(|e| e.to_string());
+                    assert_eq!(&answer, owner, "over {chosen}, {owners:?}");
+                }
+            }
+        }
+        // One comes back.
+        fleet.apply([2, 4, 3, 1], over_v6);
+        for (owner, stream) in &mut open {
+            assert_eq!(&exchange(stream, "still?").unwrap_or_else(|e| e.to_string()), owner);
+        }
+        open.clear();
+    }
+    assert!(fleet.packets(2, Reason::SecondChanceRelayed) > 0);
+}
+
+#[test]
+fn the_answer_to_a_syn_cookie_is_looked_at_by_who_gave_it() {
+    if !ready("the_answer_to_a_syn_cookie_is_looked_at_by_who_gave_it") {
+        return;
+    }
+    let mut fleet = Fleet::new(2, None);
+    // A cookie for everybody, as under a flood: of a connection that is not there yet nothing is kept.
+    fleet.edges[1].namespace.sysctl("net/ipv4/tcp_syncookies", "2");
+    fleet.apply([2, 1, 0, 0], false);
+    for chosen in [1, 2] {
+        fleet.route_to(chosen);
+        for to in [VIP_V4, VIP_V6] {
+            assert_eq!(fleet.ask(to).unwrap_or_else(|e| e.to_string()), "2", "{to} over {chosen}");
+        }
+    }
+}
+
+#[test]
+fn a_machine_knows_the_slots_of_what_it_holds() {
+    if !ready("a_machine_knows_the_slots_of_what_it_holds") {
+        return;
+    }
+    let mut fleet = Fleet::new(2, None);
+    fleet.apply([2, 0, 0, 0], false);
+    let held = |fleet: &Fleet, index: usize| {
+        let edge = &fleet.edges[index - 1];
+        edge.namespace.enter(|| edge.kernel.as_ref().unwrap().held().unwrap_or_else(|e| panic!("{e}")))
+    };
+    assert!(held(&fleet, 2).is_empty(), "a listener is no connection");
+    let open: Vec<TcpStream> = [VIP_V4, VIP_V6, VIP_V4].map(|to| fleet.open(to)).into();
+    assert_eq!((held(&fleet, 1).len(), held(&fleet, 2).len()), (0, 3));
+    for stream in open {
+        let before = held(&fleet, 2);
+        assert!(before.iter().all(|held| held.vip == 1 && held.slot < abi::limits::SLOTS), "{before:?}");
+        drop(stream);
+        let until = std::time::Instant::now() + Duration::from_secs(5);
+        while held(&fleet, 2).len() >= before.len() && std::time::Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    assert!(held(&fleet, 2).is_empty(), "one in TIME-WAIT is held no more");
+}
+
+#[test]
 fn one_edge_knows_the_change_before_the_other() {
     if !ready("one_edge_knows_the_change_before_the_other") {
         return;
     }
     let mut fleet = Fleet::new(3, None);
-    fleet.apply(1, 0, false);
+    fleet.apply([1, 0, 0, 0], false);
     let mut old = fleet.open(VIP_V4);
     assert_eq!(exchange(&mut old, "who?").unwrap(), "1");
     // Edge 3 has heard that 2 owns the slots, 2 and 1 have not.
-    fleet.edges[2].apply(&[1, 2, 3], 2, 1, false);
+    fleet.edges[2].apply(&[1, 2, 3], [2, 1, 0, 0], false);
     fleet.route_to(3);
     assert_eq!(exchange(&mut old, "still?").unwrap(), "1");
     assert_eq!(fleet.ask(VIP_V4).unwrap(), "2", "2 takes what it is sent");
@@ -254,7 +334,7 @@ fn packets_too_big_for_the_tunnel_make_the_client_send_smaller_ones() {
         return;
     }
     let mut fleet = Fleet::new(2, None);
-    fleet.apply(2, 0, false);
+    fleet.apply([2, 0, 0, 0], false);
     for to in [VIP_V4, VIP_V6] {
         let mut stream = fleet.open(to);
         assert_eq!(exchange(&mut stream, &"x".repeat(20_000)).unwrap_or_else(|e| e.to_string()), "2");
@@ -269,7 +349,7 @@ fn a_restart_does_not_stop_steering() {
     }
     const PIN: &str = "restart";
     let mut fleet = Fleet::new(2, Some(PIN));
-    fleet.apply(2, 0, false);
+    fleet.apply([2, 0, 0, 0], false);
     let mut open = fleet.open(VIP_V4);
     assert_eq!(exchange(&mut open, "who?").unwrap(), "2");
 
@@ -284,7 +364,7 @@ fn a_restart_does_not_stop_steering() {
     assert!(kernel.attachments()[0].taken_over);
     assert!(kernel.counters().packets(Reason::Forwarded) > 0, "the counters go on");
     assert_eq!(fleet.ask(VIP_V4).unwrap(), "2");
-    fleet.apply(1, 2, false);
+    fleet.apply([1, 2, 0, 0], false);
     assert_eq!(fleet.ask(VIP_V4).unwrap(), "1");
     assert_eq!(exchange(&mut open, "still?").unwrap(), "2");
 
@@ -294,7 +374,7 @@ fn a_restart_does_not_stop_steering() {
     assert_eq!(fleet.edges[0].kernel.as_ref().unwrap().counters().packets(Reason::Local), 0);
     assert_eq!(fleet.ask(VIP_V4).unwrap(), "1");
     assert_eq!(exchange(&mut open, "still?").unwrap(), "2");
-    fleet.apply(2, 1, false);
+    fleet.apply([2, 1, 0, 0], false);
     assert_eq!(fleet.ask(VIP_V4).unwrap(), "2");
     assert!(fleet.packets(1, Reason::Forwarded) > 0, "the new maps count");
     let layouts = std::fs::read_dir(pin_dir(PIN, 1)).unwrap().filter(|e| e.as_ref().unwrap().path().is_dir()).count();
@@ -369,7 +449,7 @@ fn a_virtual_ip_without_room_is_left_out_and_the_rest_follows() {
         ports: (0..ports).map(|n| first + 2 * n..=first + 2 * n).collect(),
         protocols: vec![Protocol::Tcp],
         hash: Hash::FiveTuple,
-        slots: vec![(1, 0); SLOTS as usize].into(),
+        slots: world::uniform([1, 0, 0, 0]),
     };
     let own = Machine { index: 1, address: edge_v4(1), next_hop: None, own: true };
     let kernel = edge.kernel.as_mut().unwrap();
@@ -402,7 +482,7 @@ fn steering_that_fails_keeps_the_routes_it_needs() {
         return;
     }
     let mut fleet = Fleet::new(1, None);
-    fleet.apply(1, 0, false);
+    fleet.apply([1, 0, 0, 0], false);
     assert_eq!(fleet.ask(VIP_V4).unwrap(), "1");
     let edge = &mut fleet.edges[0];
     let kernel = edge.kernel.as_mut().unwrap();
@@ -452,7 +532,7 @@ fn a_closing_socket_does_not_capture_a_connection_begun_anew_elsewhere() {
     let mut fleet = Fleet::new(2, None);
     let to: SocketAddrV4 = VIP_V4.parse().unwrap();
     for port in [41_000, 41_001] {
-        fleet.apply(1, 0, false);
+        fleet.apply([1, 0, 0, 0], false);
         let mut old = fleet.client.enter(|| open_from(port, to)).unwrap();
         assert_eq!(exchange(&mut old, "who?").unwrap(), "1");
         // The edge closes first, so it is the one that keeps the connection in TIME-WAIT.
@@ -460,11 +540,11 @@ fn a_closing_socket_does_not_capture_a_connection_begun_anew_elsewhere() {
         assert_eq!(old.read(&mut [0; 1]).unwrap(), 0);
         drop(old);
         // The slot moves, and the client uses its port again.
-        fleet.apply(2, 0, false);
+        fleet.apply([2, 0, 0, 0], false);
         let mut anew = fleet.client.enter(|| open_from(port, to)).unwrap();
         assert_eq!(exchange(&mut anew, "who?").unwrap(), "2");
         // The slot comes back to where the old connection is remembered.
-        fleet.apply(1, 2, false);
+        fleet.apply([1, 2, 0, 0], false);
         assert_eq!(exchange(&mut anew, "still?").unwrap_or_else(|e| e.to_string()), "2");
     }
     // What is in TIME-WAIT and nowhere else is answered by who remembers it: the closing was orderly on both edges.
@@ -492,7 +572,7 @@ fn full_size_segments_arrive_from_clients_that_hear_no_icmp() {
     let owner = &mut fleet.edges[1];
     owner.kernel.as_mut().unwrap().register_listener(80..=80, Protocol::Tcp, &[owner.listener]).unwrap();
     for over_v6 in [false, true] {
-        fleet.apply(2, 0, over_v6);
+        fleet.apply([2, 0, 0, 0], over_v6);
         for to in [VIP_V4, VIP_V6] {
             let mut stream = fleet.open(to);
             let answer = upload(&mut stream, 200_000).unwrap_or_else(|e| e.to_string());

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use abi::limits::HOPS_MAX;
 use abi::{Reason, Switch, Verdict, gue};
 use edge_kernel::{Hook, Kernel, sys};
 use kernel_tests::model::Model;
@@ -165,7 +166,8 @@ fn this_machine_keeps_its_own() {
         // New connections stay, whoever was the owner before.
         both.untouched(&packet::tcp(client(v4, 1), Fixture::HereBefore.at(v4, 80), SYN, 0), Reason::Local);
         both.untouched(&packet::udp(client(v4, 1), Fixture::HereBefore.at(v4, 80), b"x"), Reason::Local);
-        both.untouched(&packet::tcp(client(v4, 1), Fixture::HereOrphan.at(v4, 80), ACK, 0), Reason::LocalOrphan);
+        both.untouched(&packet::tcp(client(v4, 1), Fixture::NobodyNow.at(v4, 80), ACK, 0), Reason::LocalOrphan);
+        both.dropped(&packet::tcp(client(v4, 1), Fixture::NobodyNow.at(v4, 80), SYN, 0), Reason::SlotEmpty);
     }
 }
 
@@ -209,20 +211,35 @@ fn tunnels_to_this_machine_are_taken_off() {
 
             let moved = packet::tcp(client(v4, 1), Fixture::HereBefore.at(v4, 80), ACK, 0);
             let tunnel = both.tunnelled(&packet::tunnel(from, own, 1, &moved), Reason::SecondChanceRelayed, OTHER, 2);
-            assert_eq!(tunnel.inner, inner(&moved));
+            assert_eq!((&tunnel.inner[..], tunnel.asked), (inner(&moved), [OWN, 0, 0, 0]));
             // With this machine's table older than the sender's, the holder is the current owner.
             let older = packet::tcp(client(v4, 1), Fixture::Elsewhere.at(v4, 80), ACK, 0);
             both.tunnelled(&packet::tunnel(from, own, 1, &older), Reason::SecondChanceRelayed, OTHER, 2);
-            // Two tunnels are enough, and a count nobody of us writes is too many.
-            taken_off(&moved, 2, Reason::Decapsulated);
-            taken_off(&moved, 3, Reason::Decapsulated);
-            // Who sent it has looked and holds a closing socket, which is more than this machine does: back to it.
+            // Everybody was asked: it stays. As it does after too many tunnels, and with a count nobody of us writes.
+            let all = packet::asked(&packet::tunnel(from, own, 2, &moved), &[OTHER]);
+            assert_eq!(both.run(&all), (Reason::DecapsulatedOrphan, moved.clone()));
+            taken_off(&moved, HOPS_MAX, Reason::Decapsulated);
+            // One after the other, the newest first, each once.
+            let long = packet::tcp(client(v4, 1), Fixture::HereLong.at(v4, 80), ACK, 0);
+            for (asked, to) in
+                [(&[][..], OTHER), (&[OTHER], OVER_V6), (&[OTHER, OVER_V6], THIRD), (&[THIRD, NEAR], OTHER)]
+            {
+                let sent = packet::asked(&packet::tunnel(from, own, 2, &long), asked);
+                let tunnel = both.tunnelled(&sent, Reason::SecondChanceRelayed, to, 3);
+                assert_eq!((tunnel.asked[0], &tunnel.asked[1..=asked.len()]), (OWN, asked));
+            }
+            // Who was asked before holds a closing socket, which is more than this machine does: back to it when all were asked.
             for held in [gue::held::TIME_WAIT, gue::held::CLOSING] {
-                let sent = packet::tunnel(from, own, gue::pack(1, held), &moved);
-                let sender = if from == world::address(OTHER) { OTHER } else { OVER_V6 };
-                let tunnel = both.tunnelled(&sent, Reason::SecondChanceRelayed, sender, abi::limits::HOPS_MAX);
-                assert_eq!((tunnel.held, tunnel.inner), (held, inner(&moved).to_vec()));
-                taken_off(&moved, gue::pack(3, held), Reason::Decapsulated);
+                for (at, to) in [(0, OVER_V6), (1, THIRD), (2, OTHER)] {
+                    let sent = packet::tunnel(from, own, gue::pack(3, held, at), &long);
+                    let sent = packet::asked(&sent, &[OVER_V6, THIRD, OTHER]);
+                    let tunnel = both.tunnelled(&sent, Reason::SecondChanceRelayed, to, HOPS_MAX);
+                    assert_eq!((tunnel.held, &tunnel.inner[..]), (held, inner(&long)));
+                }
+                let sent = packet::asked(&packet::tunnel(from, own, gue::pack(2, held, 0), &long), &[THIRD]);
+                let tunnel = both.tunnelled(&sent, Reason::SecondChanceRelayed, OTHER, 3);
+                assert_eq!((tunnel.held, tunnel.at), (held, 1), "the claim goes along");
+                taken_off(&moved, gue::pack(HOPS_MAX, held, 0), Reason::Decapsulated);
             }
             taken_off(&moved, 0, Reason::Decapsulated);
             taken_off(&moved, 255, Reason::Decapsulated);
@@ -270,9 +287,9 @@ fn tunnels_with_anything_but_a_vip_inside_are_dropped() {
     }
     let whole = packet::tunnel(from, own, 1, &packet::tcp(client(true, 1), Fixture::Here.at(true, 80), SYN, 0));
     both.dropped(&whole[..14 + 20 + 8 + 4], Reason::GueTruncated);
-    both.dropped(&whole[..14 + 40 + 19], Reason::GueTruncated);
+    both.dropped(&whole[..14 + 48 + 19], Reason::GueTruncated);
     // The outer header whole, the inner one cut.
-    both.dropped(&whole[..14 + 40 + 20 + 8], Reason::Ipv4Truncated);
+    both.dropped(&whole[..14 + 48 + 20 + 8], Reason::Ipv4Truncated);
     // A tunnel inside a tunnel is not for a VIP.
     let twice = packet::tunnel(from, own, 1, &whole);
     both.dropped(&twice, Reason::GueInnerNotVip);
@@ -526,7 +543,7 @@ fn what_does_not_fit_the_tunnel_is_answered() {
     }
     let both = Both::new();
     for v4 in [true, false] {
-        for (fixture, machine, overhead) in [(Fixture::Elsewhere, OTHER, 40), (Fixture::ElsewhereV6, OVER_V6, 60)] {
+        for (fixture, machine, overhead) in [(Fixture::Elsewhere, OTHER, 48), (Fixture::ElsewhereV6, OVER_V6, 68)] {
             let headers = if v4 { 40 } else { 60 };
             let fits = 1500 - overhead;
             let frame = packet::tcp(client(v4, 1), fixture.at(v4, 80), ACK, fits - headers);
@@ -661,7 +678,7 @@ fn tunnels_of_strangers_are_dropped_before_they_are_looked_into() {
             let empty = packet::tunnel(stranger, own, 1, &syn);
             let outer = if known.is_ipv4() { 20 } else { 40 };
             both.dropped(&packet::tunnel(stranger, own, 1, &syn[..14]), Reason::GueSenderUnknown);
-            both.dropped(&empty[..14 + outer + 20], Reason::GueSenderUnknown);
+            both.dropped(&empty[..14 + outer + 28], Reason::GueSenderUnknown);
         }
     }
 }
@@ -707,16 +724,17 @@ fn a_closing_socket_does_not_keep_what_another_machine_holds() {
         let (outcome, bytes) = run(state, &ack);
         assert_eq!(outcome.reason, Reason::SecondChance, "state {state}: the other is asked first");
         assert_eq!(packet::read_tunnel(&bytes).held, held);
-        // The other one sent it: it did not look, it looked and has nothing, it has less, it has as much, it has more.
-        let sent = |looked: u8| {
-            run(state, &packet::tunnel(world::address(OTHER), world::address(OWN), gue::pack(1, looked), &ack)).0.reason
+        // The other one sent it: it did not look, it looked and has nothing, it has less, it has as much.
+        let sent = |looked: u8, asked: &[u16]| {
+            let sent = packet::tunnel(world::address(OTHER), world::address(OWN), gue::pack(1, looked, 0), &ack);
+            run(state, &packet::asked(&sent, asked)).0.reason
         };
-        assert_eq!(sent(gue::held::UNASKED), Reason::SecondChanceRelayed);
-        assert_eq!(sent(gue::held::NOTHING), Reason::Decapsulated);
-        assert_eq!(sent(held), Reason::SecondChanceRelayed, "the current owner answers");
+        assert_eq!(sent(gue::held::UNASKED, &[]), Reason::SecondChanceRelayed);
+        assert_eq!(sent(gue::held::NOTHING, &[OTHER]), Reason::Decapsulated);
+        assert_eq!(sent(held, &[OTHER]), Reason::SecondChanceRelayed, "the one asked first answers");
         // Back from the other one, which holds nothing: this machine's stack answers.
-        let back = packet::tunnel(world::address(OTHER), world::address(OWN), gue::pack(3, held), &ack);
-        assert_eq!(run(state, &back).0.reason, Reason::Decapsulated);
+        let back = packet::tunnel(world::address(OTHER), world::address(OWN), gue::pack(HOPS_MAX, held, 0), &ack);
+        assert_eq!(run(state, &packet::asked(&back, &[OTHER, OWN])).0.reason, Reason::Decapsulated);
         // A new connection is nobody else's.
         let syn = packet::tcp(client(true, 1), Fixture::HereBefore.at(true, 80), SYN, 0);
         assert_eq!(run(state, &syn).0.reason, Reason::Local);

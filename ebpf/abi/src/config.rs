@@ -28,6 +28,10 @@ pub struct Settings {
     pub cookie: u32,
     /// Others that are taken too: the one before and the one to come; 0: none.
     pub cookies: [u32; 2],
+    /// Index of this machine; 0: it is none of the machines.
+    pub own: u32,
+    /// Goes into the hash that chooses slots, the same on all machines of a cluster: who does not know it cannot aim at one machine.
+    pub seed: u32,
     /// The address GUE over IPv4 is sent from and received at; unspecified: none.
     pub own_v4: Address,
     /// The same for IPv6.
@@ -36,14 +40,14 @@ pub struct Settings {
 
 impl Settings {
     /// In the order they lie in memory, to be stored one by one.
-    pub fn words(&self) -> [u32; 14] {
+    pub fn words(&self) -> [u32; 16] {
         let (a, b) = (&self.own_v4.0, &self.own_v6.0);
         let [before, after] = self.cookies;
-        let first = [self.mtu, self.vips, self.machines, self.cookie, before, after];
-        let mut words = [0; 14];
-        words[..6].copy_from_slice(&first);
-        words[6..10].copy_from_slice(a);
-        words[10..].copy_from_slice(b);
+        let first = [self.mtu, self.vips, self.machines, self.cookie, before, after, self.own, self.seed];
+        let mut words = [0; 16];
+        words[..8].copy_from_slice(&first);
+        words[8..12].copy_from_slice(a);
+        words[12..].copy_from_slice(b);
         words
     }
 }
@@ -71,4 +75,4 @@ impl Switch {
     }
 }
 
-const _: () = assert!(size_of::<Settings>() == 56 && size_of::<Config>() == 120);
+const _: () = assert!(size_of::<Settings>() == 64 && size_of::<Config>() == 136);

@@ -1,25 +1,29 @@
-//! The tunnel header between machines: GUE version 0 (draft-ietf-intarea-gue) with eight private bytes.
+//! The tunnel header between machines: GUE version 0 (draft-ietf-intarea-gue) with sixteen private bytes.
 //!
 //! ```text
 //!  0                   1                   2                   3
 //!  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
 //! +---+-+---------+---------------+-------------------------------+
-//! | 0 |0|  hlen 2 | proto 4 or 41 |          flags 0x0001         |
+//! | 0 |0|  hlen 4 | proto 4 or 41 |          flags 0x0001         |
 //! +---+-+---------+---------------+-------------------------------+
-//! |0 0|hld|  hops |  magic 0x57   |             epoch             |
+//! |at |hld|  hops |  magic 0x57   |             epoch             |
 //! +---------------+---------------+-------------------------------+
 //! |                        cluster cookie                         |
 //! +---------------------------------------------------------------+
+//! |    machines that were asked, the last one first,              |
+//! |                       16 bits each, little-endian             |
+//! +---------------------------------------------------------------+
 //! ```
+//! `at` says which of the machines asked holds what `hld` says, counted from the last one.
 
 /// UDP destination port, the one Katran uses for GUE.
 pub const PORT: u16 = 6080;
 
 /// Bytes of the header, private bytes included.
-pub const LENGTH: usize = 12;
+pub const LENGTH: usize = 20;
 
-/// Version 0, data (not control), two words of optional fields.
-pub const VERSION_AND_LENGTH: u8 = 0x02;
+/// Version 0, data (not control), four words of optional fields.
+pub const VERSION_AND_LENGTH: u8 = 0x04;
 
 /// The P bit: private bytes follow.
 pub const FLAGS: u16 = 0x0001;
@@ -33,10 +37,10 @@ pub const OVERHEAD_V4: usize = 20 + 8 + LENGTH;
 /// The same over IPv6.
 pub const OVERHEAD_V6: usize = 40 + 8 + LENGTH;
 
-/// The byte with the count of tunnels, and what the machine that sent it on holds for the connection.
+/// The byte with the count of tunnels, the best claim of all machines that were asked, and whose it is: see [`Asked::at`].
 #[inline(always)]
-pub const fn pack(hops: u8, held: u8) -> u8 {
-    hops & 0x0f | (held & 0x03) << 4
+pub const fn pack(hops: u8, held: u8, at: u8) -> u8 {
+    hops & 0x0f | (held & 0x03) << 4 | at << 6
 }
 
 /// Tunnels the packet has been through, this one included.
@@ -45,10 +49,37 @@ pub const fn hops(packed: u8) -> u8 {
     packed & 0x0f
 }
 
-/// What the sender holds: one of the numbers in [`held`].
+/// The best claim of those that were asked: one of the numbers in [`held`].
 #[inline(always)]
 pub const fn held_of(packed: u8) -> u8 {
     packed >> 4 & 0x03
+}
+
+/// Which of those that were asked has it.
+#[inline(always)]
+pub const fn at(packed: u8) -> u8 {
+    packed >> 6
+}
+
+/// Machines that were asked whether they hold a connection, the last one in the lowest 16 bits; 0 is nobody. Whatever the tables of
+/// the machines say, none is asked twice.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Asked(pub u64);
+
+impl Asked {
+    pub const NOBODY: Asked = Asked(0);
+
+    #[inline(always)]
+    pub const fn and(self, machine: u16) -> Asked {
+        Asked(self.0 << 16 | machine as u64)
+    }
+
+    /// Counted from the last one, 0 to 3.
+    #[inline(always)]
+    pub const fn at(self, place: u8) -> u16 {
+        (self.0 >> (place as u32 * 16)) as u16
+    }
 }
 
 /// What a machine holds for a connection, the better claim the higher.
@@ -61,6 +92,6 @@ pub mod held {
     pub const TIME_WAIT: u8 = 2;
     /// A socket that this side has closed: the client may still send, or has begun anew elsewhere.
     pub const CLOSING: u8 = 3;
-    /// A connection. Its packets stay, so this never travels.
+    /// A connection, or the answer to a SYN cookie of this machine. Its packets stay, so this never travels.
     pub const LIVE: u8 = 4;
 }

@@ -1,20 +1,22 @@
 //! How much of everything there can be, who fills it, and why that many.
 
 /// Layout of every map and the meaning of every value in this crate. Pinned maps of another version are not re-used.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Slots of one Maglev table. Filled by the L4 plane. Prime, and the size the Maglev paper and Katran use: with 1,000
 /// machines the fullest one has 1.007 times its fair share, and a table is built in about 2 ms.
 pub const SLOTS: u32 = 65_537;
 
-/// Array elements of 8 bytes that hold one table: an array map rounds its elements up to 8 bytes, so two slots share one.
-pub const SLOT_PAIRS: u32 = SLOTS.div_ceil(2);
+/// Machines that one slot remembers: who takes its new flows, and three before that, so that three machines may drain one after
+/// the other. Two proved too few; four fit the word that can be stored at once.
+pub const OWNERS: usize = 4;
 
-/// Most Maglev tables a machine can be loaded with. 512 tables are 134 MB, the room Katran gives its rings with one
-/// owner per slot. How many are really there is chosen at load.
-pub const TABLES_MAX: u32 = 512;
+/// Most Maglev tables a machine can be loaded with. 256 tables are 134 MB, the room Katran gives its rings with one owner per slot
+/// and a table for each of 512 virtual IPs; here virtual IPs with the same owners share one. How many are really there is chosen
+/// at load.
+pub const TABLES_MAX: u32 = 256;
 
-/// Most virtual IPs (documents, not addresses). One table each, so as many as there are tables.
+/// Most virtual IPs (documents, not addresses).
 pub const VIPS_MAX: u32 = 512;
 
 /// Addresses of all virtual IPs together, in one generation.
@@ -39,13 +41,10 @@ pub const SOCKETS_MAX: u32 = 16_384;
 /// CPUs that can be mapped to workers; the largest NR_CPUS a distribution builds its kernel with.
 pub const CPUS_MAX: u32 = 8_192;
 
-/// Tunnels one packet may pass. 1: from the machine that got it to the owner; 2: from there to the previous owner; 3: back to the
-/// owner, who holds a closing socket where the previous one holds none.
+/// Tunnels one packet may pass: from the machine that got it to each of four owners, to one more while tables differ for the moment
+/// that a change takes, and back to who holds a closing socket when nobody holds more.
 /// A machine that receives a packet with this many behind it keeps it, so no disagreement of tables can make a loop.
-pub const HOPS_MAX: u8 = 3;
-
-/// Tunnels behind a packet with which nobody is asked any more, unless a machine before holds a closing socket.
-pub const HOPS_ASKED: u8 = 2;
+pub const HOPS_MAX: u8 = 6;
 
 /// Extension headers of an IPv6 packet that are looked through. RFC 8200 section 4.1 recommends each at most once
 /// (destination options twice); more are dropped with a counter.

@@ -1,6 +1,7 @@
 //! A flow: who talks to which port of a VIP, and the hash that chooses its slot.
 //!
-//! The hash is the same on every machine: no seed, no difference between little-endian hosts (Weir runs on no others).
+//! The hash is the same on every machine of a cluster: it begins with the cluster's seed, and there is no difference between
+//! little-endian hosts (Weir runs on no others).
 //! It folds 64-bit words into a state, `h = (h ^ word) * K; h ^= h >> 32`, and ends with one more round of the same kind
 //! (the finaliser of splitmix64). The upper half chooses the slot.
 //!
@@ -14,23 +15,25 @@ use abi::{Address, Counts};
 
 use crate::Connection;
 
+/// Laid out as said here, because a function that the verifier examines by itself is handed one.
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
-    pub v4: bool,
-    pub protocol: u8,
     pub source: Address,
     pub destination: Address,
     pub source_port: u16,
     pub destination_port: u16,
+    pub v4: bool,
+    pub protocol: u8,
 }
 
 impl Flow {
     /// Chooses the slot.
     #[inline(always)]
-    pub fn hash(&self, counts: &Counts) -> u32 {
+    pub fn hash(&self, counts: &Counts, seed: u32) -> u32 {
         let (s, d) = (&self.source.0, &self.destination.0);
         let (m, n) = (&counts.source, counts.destination);
-        let mut h = START;
+        let mut h = START ^ seed as u64;
         if self.v4 {
             h = fold(h, word(s[3] & m[3], d[3] & n));
         } else {

@@ -1,6 +1,6 @@
 //! The tunnel: wrap a packet for another machine, recognise and unwrap what another machine sent.
 
-use abi::gue::{FLAGS, LENGTH, MAGIC, OVERHEAD_V4, OVERHEAD_V6, PORT, VERSION_AND_LENGTH};
+use abi::gue::{Asked, FLAGS, LENGTH, MAGIC, OVERHEAD_V4, OVERHEAD_V6, PORT, VERSION_AND_LENGTH};
 use abi::{Machine, Reason, SenderKey, Settings};
 
 use crate::ethernet::{Ethernet, IPV4, IPV6, Send};
@@ -10,10 +10,10 @@ use crate::{Frame, Live, Tables, Window};
 /// A tunnel header that was recognised.
 #[derive(Clone, Copy, Debug)]
 pub struct Tunnel {
-    /// Tunnels the packet has been through, and what its sender holds, as [`abi::gue::pack`] has them.
+    /// Tunnels the packet has been through, and the best claim so far, as [`abi::gue::pack`] has them.
     pub packed: u8,
-    /// The machine that sent it.
-    pub from: u16,
+    /// Machines that were asked.
+    pub asked: Asked,
     /// Ethernet type of what it carries.
     pub inner: u16,
     /// Bytes between the Ethernet header and the inner packet.
@@ -31,6 +31,7 @@ pub struct Wrap {
     pub entropy: u32,
     /// As [`abi::gue::pack`] has it.
     pub packed: u8,
+    pub asked: Asked,
     pub epoch: u16,
 }
 
@@ -71,10 +72,10 @@ pub fn recognise(
         return Err(Reason::ForeignGue);
     }
     let (packed, cookie) = (w.u8(12), w.u32_raw(16));
+    let asked = Asked(w.u32_raw(20) as u64 | (w.u32_raw(24) as u64) << 32);
     // Word by word: of IPv4 the verifier knows three of the four, and would go on with that knowledge to the end.
     let address = abi::Address(outer.source.0.map(|word| tables.forget(word as usize) as u32));
-    let from = tables.sender(&SenderKey { address, generation: live.switch.generation() });
-    if from == 0 {
+    if tables.sender(&SenderKey { address, generation: live.switch.generation() }) == 0 {
         return Err(Reason::GueSenderUnknown);
     }
     let settings = live.settings;
@@ -87,7 +88,7 @@ pub fn recognise(
     if outer.at + length + least > frame.len() {
         return Err(Reason::GueTruncated);
     }
-    Ok(Some(Tunnel { packed, from, inner, length }))
+    Ok(Some(Tunnel { packed, asked, inner, length }))
 }
 
 /// Takes the tunnel off; the frame then looks as if it had come from the link.
@@ -177,6 +178,8 @@ fn write_udp_gue(w: impl Window, at: usize, datagram: usize, cookie: u32, wrap: 
     w.put_u8(at + 13, MAGIC);
     w.put_u16(at + 14, wrap.epoch);
     w.put_u32_raw(at + 16, cookie);
+    w.put_u32_raw(at + 20, wrap.asked.0 as u32);
+    w.put_u32_raw(at + 24, (wrap.asked.0 >> 32) as u32);
 }
 
 /// Checksum of an IPv4 header without options as [`wrap`] and the ICMP answers write it, raw.

@@ -2,13 +2,14 @@
 //! into the tests on the host. No allocation, no loop without a bound, no length believed before it is checked.
 //!
 //! Reading order: [`steer`] is the road of a packet; `frame` how bytes are reached; `tables` what is looked up; then
-//! `ethernet`, `ip`, `flow` (ports, connection, hash), `gue` (tunnel), `icmp` (echo, quotes, too-big); `host` for tests.
+//! `owners` (who is asked next), `ethernet`, `ip`, `flow` (ports, connection, hash), `gue` (tunnel), `icmp` (echo, quotes, too-big); `host` for tests.
 //!
 //! `#[inline(always)]` throughout: pointers into the packet do not survive a call between BPF functions, so all of it becomes one.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod frame;
+pub mod owners;
 pub mod steer;
 pub mod tables;
 
@@ -22,4 +23,4 @@ pub mod host;
 
 pub use frame::{Frame, Window};
 pub use steer::{Outcome, steer};
-pub use tables::{Connection, Live, Tables};
+pub use tables::{Answer, Connection, Live, Tables};

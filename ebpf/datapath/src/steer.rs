@@ -1,7 +1,7 @@
 //! The road of a packet: unwrap it if another machine sent it, find the VIP, find the owner, keep it or send it on.
 
-use abi::gue::held;
-use abi::limits::{HOPS_ASKED, HOPS_MAX};
+use abi::gue::{Asked, held};
+use abi::limits::HOPS_MAX;
 use abi::{Machine, Reason, Service, Slot, VipAddress, VipKey};
 
 use crate::ethernet::{self, Ethernet};
@@ -9,7 +9,7 @@ use crate::flow::Flow;
 use crate::gue::{self, Wrap};
 use crate::icmp::{self, Message};
 use crate::ip::{self, ICMP, ICMP_V6, Ip, TCP, Transport, UDP};
-use crate::{Frame, Live, Tables, Window, tables};
+use crate::{Answer, Frame, Live, Tables, Window, owners, tables};
 
 /// Why the packet met its fate, and whose counters say so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,7 +36,7 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
         Err(reason) => return nobody(reason),
     };
 
-    let (mut hops, mut looked, mut from) = (0, 0, 0);
+    let (mut packed, mut asked) = (0, Asked::NOBODY);
     let mut packet = outer;
     if gue::is_candidate(&outer, live.settings) {
         match gue::recognise(frame, &outer, &live, tables) {
@@ -45,13 +45,11 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
                 if !gue::unwrap(frame, &link, &tunnel) {
                     return nobody(Reason::GueTruncated);
                 }
-                // A count that no machine of ours writes is one that must not be followed.
-                hops = match abi::gue::hops(tunnel.packed) {
-                    0 => HOPS_MAX,
-                    hops => hops,
-                };
-                looked = abi::gue::held_of(tunnel.packed);
-                from = tunnel.from;
+                (packed, asked) = (tunnel.packed, tunnel.asked);
+                if abi::gue::hops(packed) == 0 {
+                    // A count that no machine of ours writes is one that must not be followed.
+                    packed |= HOPS_MAX;
+                }
                 let mut inner = link;
                 inner.kind = tunnel.inner;
                 packet = match parse_ip(frame, &inner) {
@@ -66,9 +64,11 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
     packet.v4 = tables.forget(packet.v4 as usize) != 0;
     packet.at = link.length;
     packet.forget(tables);
-    let hops = tables.forget(hops as usize) as u8;
-    let looked = tables.forget(looked as usize) as u8;
-    let from = tables.forget(from as usize) as u16;
+    let packed = tables.forget(packed as usize) as u8;
+    let asked = [asked.0 as u32, (asked.0 >> 32) as u32].map(|half| tables.forget(half as usize) as u64);
+    let hops = abi::gue::hops(packed);
+    let said =
+        Heard { asked: Asked(asked[0] | asked[1] << 32), held: abi::gue::held_of(packed), at: abi::gue::at(packed) };
 
     let key = VipKey { address: packet.destination, generation: live.switch.generation() };
     let Some(address) = tables.vip(&key) else {
@@ -79,7 +79,7 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
         Err(reason) => return nobody(reason),
     };
 
-    let road = Road { tables, live, link: &link, packet: &packet, hops, looked, from };
+    let road = Road { tables, live, link: &link, packet: &packet, hops, said };
     road.travel(frame, address, &transport).unwrap_or_else(nobody)
 }
 
@@ -91,10 +91,25 @@ struct Road<'a, T> {
     packet: &'a Ip,
     /// Tunnels behind it.
     hops: u8,
-    /// What the machine that sent it through the last of them holds: a number of [`held`].
-    looked: u8,
-    /// That machine.
-    from: u16,
+    /// What the last of them brought along.
+    said: Heard,
+}
+
+/// What is known from the machines that were asked before.
+struct Heard {
+    asked: Asked,
+    /// The best claim of theirs: a number of [`held`].
+    held: u8,
+    /// Whose that is, among those asked.
+    at: u8,
+}
+
+/// What the next machine is told besides.
+struct Said {
+    sent: Sent,
+    hops: u8,
+    held: u8,
+    at: u8,
 }
 
 /// What a packet is to its connection, and so what may be done with it. A number behind a name, so that it can be forgotten.
@@ -145,7 +160,7 @@ impl<T: Tables> Road<'_, T> {
         flow.protocol = self.tables.forget(flow.protocol as usize) as u8;
         let kind = Kind(self.tables.forget(kind.0));
         match self.find_service(address, &flow, kind) {
-            Some(service) => self.send(frame, &flow, service, kind),
+            Some(service) => self.send(frame, &flow, service, kind, transport.at),
             None if kind == Kind::ICMP_ERROR => Ok(self.stay(Reason::IcmpPassed)),
             None => Ok(self.stay(Reason::PortNotServed)),
         }
@@ -201,81 +216,80 @@ impl<T: Tables> Road<'_, T> {
 
     /// To the owner of the flow, or to who may have been.
     #[inline(always)]
-    fn send(&self, frame: &mut impl Frame, flow: &Flow, service: &Service, kind: Kind) -> Result<Outcome, Reason> {
-        let slot = self.tables.slot(service.table, Slot::number(flow.hash(&service.counts)));
+    fn send(
+        &self,
+        frame: &mut impl Frame,
+        flow: &Flow,
+        service: &Service,
+        kind: Kind,
+        tcp: usize,
+    ) -> Result<Outcome, Reason> {
+        let settings = self.live.settings;
+        let slot = self.tables.slot(service.table, Slot::number(flow.hash(&service.counts, settings.seed)));
         let vip = service.vip;
         let counted = |reason| Ok(Outcome { reason, vip, machine: 0 });
+        let own = settings.own as u16;
+        let arrived = self.hops > 0;
         // Only who has a socket for a connection can be told from who has not.
         let asks = flow.protocol == TCP && (kind == Kind::ESTABLISHED || kind == Kind::ICMP_ERROR);
 
-        let mut owner = slot.current();
-        let mut machine;
-        let mut sent;
-        // What this machine holds, for who gets the packet next; and the tunnels that will be behind it then.
-        let mut held = held::UNASKED as usize;
-        let mut hops = self.hops + 1;
-        if self.hops > 0 {
-            if !asks || self.hops >= HOPS_MAX {
-                return counted(Reason::Decapsulated);
-            }
-            held = tables::held(self.tables.tcp_state(&flow.connection()));
-            if keeps(self.looked, held, self.hops) {
-                return counted(Reason::Decapsulated);
-            }
-            // A machine before holds a closing socket, and nobody has a better claim: back to it, its stack answers. All ones then;
-            // chosen by masks, because the verifier would follow each way to its end.
-            let back = 0u32.wrapping_sub(u32::from(self.looked) >> 1);
-            let choose = |then: u32, otherwise: u32| then & back | otherwise & !back;
-            held = choose(u32::from(self.looked), held as u32) as usize;
-            hops = choose(u32::from(HOPS_MAX), u32::from(hops)) as u8;
-            // Else, usually this machine is the current owner and the previous one is asked. A machine whose table is older than
-            // the sender's finds the holder under the current owner.
-            owner = choose(u32::from(self.from), u32::from(owner)) as u16;
-            machine = self.other(owner);
-            if machine.is_none() {
-                owner = choose(0, u32::from(slot.previous())) as u16;
-                machine = self.other(owner);
-            }
-            if machine.is_none() {
-                return counted(Reason::DecapsulatedOrphan);
-            }
-            sent = Sent::RELAYED;
-        } else {
-            if owner == 0 {
-                return counted(Reason::SlotEmpty);
-            }
-            machine = self.machine(owner);
-            let Some(current) = machine else { return counted(Reason::MachineUnknown) };
-            sent = Sent::FORWARDED;
-            if current.is_own() {
-                let local = match kind {
-                    Kind::FRAGMENT => Reason::FragmentLocal,
-                    Kind::ICMP_ERROR => Reason::IcmpErrorLocal,
-                    _ => Reason::Local,
-                };
-                let previous = slot.previous();
-                if !asks || previous == 0 || previous == owner {
-                    return counted(local);
-                }
-                held = tables::held(self.tables.tcp_state(&flow.connection()));
-                if held == held::LIVE as usize {
-                    return counted(local);
-                }
-                // A socket that is closing is no owner: the client may have begun anew at the machine before.
-                machine = self.other(previous);
-                if machine.is_none() {
-                    return counted(if held > held::NOTHING as usize { local } else { Reason::LocalOrphan });
-                }
-                owner = previous;
-                sent = Sent::SECOND_CHANCE;
-            }
+        let mut to = slot.current();
+        if to == 0 && asks {
+            // Nobody takes new flows; the others still have theirs.
+            to = slot.previous();
         }
-        let Some(machine) = machine else { return counted(Reason::MachineUnknown) };
-        sent = Sent(self.tables.forget(sent.0));
-        let packed = self.tables.forget(abi::gue::pack(hops, held as u8) as usize) as u8;
+        // What this packet says to who gets it next.
+        let mut next = Said { sent: Sent::FORWARDED, hops: self.hops + 1, held: held::UNASKED, at: 0 };
+        let mut asked = Asked::NOBODY;
+        if arrived || to == own {
+            let local = match kind {
+                _ if arrived => Reason::Decapsulated,
+                Kind::FRAGMENT => Reason::FragmentLocal,
+                Kind::ICMP_ERROR => Reason::IcmpErrorLocal,
+                _ if to == 0 => Reason::SlotEmpty,
+                _ => Reason::Local,
+            };
+            if !asks || self.hops >= HOPS_MAX || !(arrived || slot.has_past()) {
+                return counted(local);
+            }
+            let tcp = if kind == Kind::ESTABLISHED { tcp } else { 0 };
+            let answer = Answer { ip: self.packet.at, tcp };
+            let mine = tables::held(self.tables.tcp_state(flow, answer));
+            if mine == held::LIVE {
+                return counted(local);
+            }
+            // A socket that is closing is no owner: the client may have begun anew at a machine before.
+            asked = self.said.asked.and(own);
+            to = owners::next(slot, asked);
+            let best = self.said.held;
+            if to != 0 {
+                let better = mine > best;
+                next.held = if better { mine } else { best };
+                next.at = if better { 0 } else { self.said.at + 1 };
+            } else if best > held::NOTHING && best >= mine {
+                // Nobody has a better claim than a machine before: back to it, its stack answers.
+                to = self.said.asked.at(self.said.at);
+                next.hops = HOPS_MAX;
+                next.held = best;
+            } else if mine > held::NOTHING {
+                return counted(local);
+            } else {
+                return counted(if arrived { Reason::DecapsulatedOrphan } else { Reason::LocalOrphan });
+            }
+            next.sent = if arrived { Sent::RELAYED } else { Sent::SECOND_CHANCE };
+        } else if to == 0 {
+            return counted(Reason::SlotEmpty);
+        }
+        // Whatever the way here was.
+        let forget = |number: usize| self.tables.forget(number);
+        let to = forget(to as usize) as u16;
+        let asked = Asked(forget(asked.0 as u32 as usize) as u64 | (forget((asked.0 >> 32) as usize) as u64) << 32);
+        let sent = Sent(forget(next.sent.0));
+        let packed = forget(abi::gue::pack(next.hops, next.held, next.at) as usize) as u8;
+        let Some(machine) = self.machine(to) else { return counted(Reason::MachineUnknown) };
 
         let needed = self.packet.length + gue::overhead(machine);
-        if needed > self.live.settings.mtu as usize {
+        if needed > settings.mtu as usize {
             return counted(match self.too_big(frame, machine, kind) {
                 Ok(()) => Reason::TooBigAnswered,
                 Err(reason) => reason,
@@ -287,9 +301,10 @@ impl<T: Tables> Road<'_, T> {
             length: self.packet.length,
             entropy: flow.entropy(),
             packed,
+            asked,
             epoch: self.live.switch.epoch(),
         };
-        if let Err(reason) = gue::wrap(frame, self.link, self.live.settings, machine, &wrap) {
+        if let Err(reason) = gue::wrap(frame, self.link, settings, machine, &wrap) {
             return counted(reason);
         }
         let reason = match (sent, kind) {
@@ -299,7 +314,7 @@ impl<T: Tables> Road<'_, T> {
             (_, Kind::ICMP_ERROR) => Reason::IcmpErrorForwarded,
             _ => Reason::Forwarded,
         };
-        Ok(Outcome { reason, vip, machine: owner })
+        Ok(Outcome { reason, vip, machine: to })
     }
 
     #[inline(always)]
@@ -326,12 +341,6 @@ impl<T: Tables> Road<'_, T> {
         self.tables.machine(at).filter(|machine| machine.is_present())
     }
 
-    /// The machine, if it is there and not this one.
-    #[inline(always)]
-    fn other(&self, index: u16) -> Option<&Machine> {
-        self.machine(index).filter(|machine| !machine.is_own())
-    }
-
     /// Up the stack; a packet that came through a tunnel was already counted by who sent it.
     #[inline(always)]
     fn stay(&self, reason: Reason) -> Outcome {
@@ -347,30 +356,6 @@ fn parse_ip(frame: &impl Frame, link: &Ethernet) -> Result<Ip, Reason> {
         _ => Err(Reason::NotIp),
     }
 }
-
-/// Whether a packet that came through a tunnel stays, by what the machine before holds, what this one holds and how many tunnels are
-/// behind it. Looked up in a word, because the verifier would follow each comparison to its end.
-#[inline(always)]
-fn keeps(looked: u8, held: usize, hops: u8) -> bool {
-    let place = u32::from(looked & 3) | (held as u32 - 1) << 2 | u32::from(hops >> 1 & 1) << 4;
-    KEEPS >> place & 1 != 0
-}
-
-const KEEPS: u32 = {
-    let mut word = 0u32;
-    let mut place = 0;
-    while place < 32 {
-        let (looked, held, asked) = (place as u8 & 3, (place as u8 >> 2 & 3) + 1, place >> 4 != 0);
-        // A connection, a better claim than the machine before has, or nobody left to ask.
-        let better = looked != held::UNASKED && held > looked;
-        if held == held::LIVE || better || (asked && looked <= held::NOTHING) {
-            word |= 1 << place;
-        }
-        place += 1;
-    }
-    word
-};
-const _: () = assert!(HOPS_ASKED == 2 && HOPS_MAX == 3, "the second bit of the count tells them apart");
 
 #[inline(always)]
 fn nobody(reason: Reason) -> Outcome {

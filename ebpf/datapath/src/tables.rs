@@ -1,5 +1,6 @@
 //! What a packet's fate depends on besides its bytes.
 
+use crate::flow::Flow;
 use abi::{Address, Machine, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
 
 pub trait Tables {
@@ -21,8 +22,9 @@ pub trait Tables {
     /// are examined once, not each to its end.
     fn forget(&self, number: usize) -> usize;
 
-    /// State of this machine's socket for the TCP connection, as the kernel numbers them (`include/net/tcp_states.h`); 0: none.
-    fn tcp_state(&self, connection: &Connection) -> u32;
+    /// State of this machine's socket for the TCP connection of the flow, as the kernel numbers them (`include/net/tcp_states.h`); 0: none. Where
+    /// only a listener is found and the packet answers a SYN cookie of this machine, that is a connection: [`NEW_SYN_RECV`].
+    fn tcp_state(&self, flow: &Flow, answer: Answer) -> u32;
 }
 
 /// A generation, as one reading of the switch named it.
@@ -42,11 +44,21 @@ pub struct Connection {
     pub destination_port: u16,
 }
 
+/// Where in the frame the headers of a packet lie that may answer a SYN cookie; both 0 when it is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Answer {
+    pub ip: usize,
+    pub tcp: usize,
+}
+
+/// A handshake that is nearly done.
+pub const NEW_SYN_RECV: u32 = 12;
+
 /// What a socket in this state is worth to its connection: a number of [`abi::gue::held`].
 #[inline(always)]
-pub fn held(state: u32) -> usize {
+pub fn held(state: u32) -> u8 {
     // A word looked into instead of a match: one road for the verifier.
-    ((HELD >> ((state & 0x0f) * 2)) & 0x03) as usize + abi::gue::held::NOTHING as usize
+    ((HELD >> ((state & 0x0f) * 2)) & 0x03) as u8 + abi::gue::held::NOTHING
 }
 
 /// Two bits for each state, less one: LIVE where not said otherwise.

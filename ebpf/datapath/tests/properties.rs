@@ -3,13 +3,17 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
+use abi::limits::HOPS_MAX;
 use abi::{
     Address, Counts, HashMode, Machine, Reason, SenderKey, Service, Settings, Slot, Switch, Verdict, VipAddress, VipKey,
 };
 use datapath::flow::Flow;
 use datapath::host::{HEADROOM, SliceFrame};
-use datapath::{Connection, Live, Outcome, Tables, steer};
+use datapath::{Answer, Live, Outcome, Tables, steer};
 use proptest::prelude::*;
+
+/// Machines there are, from 1.
+const MACHINES: u16 = 8;
 
 /// One VIP of each family on every port; slots spread over this machine (1) and two others.
 struct World {
@@ -26,13 +30,14 @@ struct World {
 
 impl World {
     fn new(own: [u8; 4], slot: Slot) -> World {
-        let own = Address::from(core::net::Ipv4Addr::from(own));
         let machine = |last: u8, flags| Machine {
             address: core::net::Ipv4Addr::new(203, 0, 113, last).into(),
             flags: flags | Machine::PRESENT,
             ..Machine::default()
         };
-        let machines = vec![Machine::default(), machine(1, Machine::OWN), machine(2, 0), machine(3, 0)];
+        let one = |n: u8| machine(n, if n == own[3] { Machine::OWN } else { 0 });
+        let machines = std::iter::once(Machine::default()).chain((1..=MACHINES as u8).map(one)).collect();
+        let own = core::net::Ipv4Addr::from(own);
         let mut value = VipAddress { count: 2, ..VipAddress::EMPTY };
         for (service, protocol) in value.services.iter_mut().zip([6, 17]) {
             *service = Service {
@@ -47,7 +52,15 @@ impl World {
         World {
             switch: Switch::new(0, 3),
             asked: Cell::new(0),
-            settings: Settings { mtu: 1500, own_v4: own, vips: 2, machines: 4, cookie: 0x5eed, ..Settings::default() },
+            settings: Settings {
+                mtu: 1500,
+                own_v4: own.into(),
+                own: own.octets()[3].into(),
+                vips: 2,
+                machines: MACHINES as u32 + 1,
+                cookie: 0x5eed,
+                ..Settings::default()
+            },
             state: 0,
             vips: HashMap::from([(key, value)]),
             machines,
@@ -93,7 +106,7 @@ impl Tables for World {
         number
     }
 
-    fn tcp_state(&self, _: &Connection) -> u32 {
+    fn tcp_state(&self, _: &Flow, _: Answer) -> u32 {
         self.state
     }
 }
@@ -130,7 +143,7 @@ proptest! {
                 }
             }
         }
-        let world = World::new([203, 0, 113, 1], Slot::new(2, 1));
+        let world = World::new([203, 0, 113, 1], Slot::new([2, 1, 3, 4]));
         let (outcome, out) = world.run(&bytes);
         if outcome.reason.verdict() == Verdict::Pass && outcome.reason != Reason::Decapsulated {
             prop_assert_eq!(out, bytes);
@@ -140,12 +153,10 @@ proptest! {
     #[test]
     fn taking_off_undoes_putting_around(payload in prop::collection::vec(any::<u8>(), 0..1300), tcp in any::<bool>()) {
         let sent = frame(if tcp { 6 } else { 17 }, &payload);
-        let (first, tunnelled) = World::new([203, 0, 113, 1], Slot::new(2, 0)).run(&sent);
+        let (first, tunnelled) = World::new([203, 0, 113, 1], Slot::of(2)).run(&sent);
         prop_assert_eq!(first.reason, Reason::Forwarded);
         // On machine 2, which the slot names; there the frame has come with link addresses swapped.
-        let mut receiver = World::new([203, 0, 113, 2], Slot::new(2, 0));
-        receiver.machines[1].flags = Machine::PRESENT;
-        receiver.machines[2].flags = Machine::PRESENT | Machine::OWN;
+        let receiver = World::new([203, 0, 113, 2], Slot::of(2));
         let (second, received) = receiver.run(&tunnelled);
         prop_assert!(matches!(second.reason, Reason::Decapsulated | Reason::DecapsulatedOrphan));
         prop_assert_eq!(&received[12..], &sent[12..]);
@@ -153,33 +164,89 @@ proptest! {
     }
 
     #[test]
-    fn no_packet_travels_through_more_than_three_tunnels(
-        current in 1..4u16,
-        previous in 1..4u16,
+    fn no_packet_travels_through_more_tunnels_than_it_may(
+        slots in prop::collection::vec(prop::array::uniform4(0..=MACHINES), usize::from(MACHINES) + 1),
         tcp in any::<bool>(),
-        states in prop::array::uniform4(0..13u32),
+        states in prop::collection::vec(0..13u32, usize::from(MACHINES) + 1),
+        entry in 1..=MACHINES,
     ) {
-        // Every machine with the worst table for it: the other two, never itself.
-        let mut bytes = frame(if tcp { 6 } else { 17 }, b"x");
-        let mut at = 1u16;
-        for hop in 0..5 {
-            let mut world = World::new([203, 0, 113, at as u8], Slot::new(current, previous));
-            if world.slot.current() == at || world.slot.previous() == at {
-                world.slot = Slot::new(at % 3 + 1, (at + 1) % 3 + 1);
-            }
-            world.state = states[usize::from(at)];
-            for (index, machine) in world.machines.iter_mut().enumerate().skip(1) {
-                machine.flags = Machine::PRESENT | if index == usize::from(at) { Machine::OWN } else { 0 };
-            }
-            let (outcome, out) = world.run(&bytes);
-            if outcome.machine == 0 {
-                prop_assert_eq!(outcome.reason.verdict(), Verdict::Pass);
-                return Ok(());
-            }
-            prop_assert!(hop < 3, "a fourth tunnel");
-            bytes = out;
-            at = outcome.machine;
+        // Every machine has a table of its own, whatever is in it.
+        let journey = journey(tcp, entry, |m| Slot::new(slots[usize::from(m)]), |m| states[usize::from(m)]);
+        prop_assert!(journey.len() <= usize::from(HOPS_MAX) + 1, "{journey:?}");
+    }
+
+    /// While a change is on its way some machines have the slot as it was and some as it will be: a connection is found all the same,
+    /// by whichever machine its packets come in.
+    #[test]
+    fn a_connection_is_found_before_while_and_after_its_slot_changes(
+        owners in Just((1..=MACHINES).collect::<Vec<u16>>()).prop_shuffle(),
+        count in 1..=4usize,
+        change in 0..4u8,
+        place in 0..4usize,
+        newer in prop::collection::vec(any::<bool>(), usize::from(MACHINES) + 1),
+        closing in prop::collection::vec(prop::sample::select(vec![0, 10, 6, 5]), usize::from(MACHINES) + 1),
+        entry in 1..=MACHINES,
+    ) {
+        let before = owners[..count].to_vec();
+        let mut after = before.clone();
+        match change {
+            // Another takes over; one comes back; one is done; all but the one are.
+            0 => after.insert(0, owners[count]),
+            1 => after.rotate_right(place % count),
+            2 if count > 1 => drop(after.remove(place % count)),
+            _ => after.truncate(1),
         }
+        after.truncate(4);
+        let holders: Vec<u16> = before.iter().copied().filter(|m| after.contains(m)).collect();
+        let slot = |list: &[u16]| {
+            let mut owners = [0; 4];
+            owners[..list.len()].copy_from_slice(list);
+            Slot::new(owners)
+        };
+        for holder in holders {
+            let table = |m: u16| if newer[usize::from(m)] { slot(&after) } else { slot(&before) };
+            let state = |m: u16| if m == holder { 1 } else { closing[usize::from(m)] };
+            let journey = journey(true, entry, table, state);
+            prop_assert_eq!(journey.last(), Some(&(holder, true)), "{:?} -> {:?}: {:?}", before, after, journey);
+        }
+    }
+
+    /// When nobody holds the connection, who holds the most of it answers.
+    #[test]
+    fn the_best_claim_answers(
+        owners in Just((1..=MACHINES).collect::<Vec<u16>>()).prop_shuffle(),
+        count in 1..=4usize,
+        states in prop::collection::vec(prop::sample::select(vec![0, 10, 6, 5]), usize::from(MACHINES) + 1),
+        entry in 1..=MACHINES,
+    ) {
+        let mut slot = [0; 4];
+        slot[..count].copy_from_slice(&owners[..count]);
+        let worth = |m: u16| datapath::tables::held(states[usize::from(m)]);
+        let journey = journey(true, entry, |_| Slot::new(slot), |m| states[usize::from(m)]);
+        let (last, _) = *journey.last().unwrap();
+        let best = owners[..count].iter().map(|m| worth(*m)).max().unwrap();
+        // With one owner nobody else is asked, and it answers.
+        prop_assert!(count == 1 || worth(last) == best, "{slot:?} {states:?}: {journey:?}");
+        prop_assert!(owners[..count].contains(&last));
+    }
+}
+
+/// The machines a client's packet gets to, and whether it stayed there.
+fn journey(tcp: bool, entry: u16, table: impl Fn(u16) -> Slot, state: impl Fn(u16) -> u32) -> Vec<(u16, bool)> {
+    let mut bytes = frame(if tcp { 6 } else { 17 }, b"x");
+    let (mut at, mut seen) = (entry, Vec::new());
+    loop {
+        let mut world = World::new([203, 0, 113, at as u8], table(at));
+        world.state = state(at);
+        let (outcome, out) = world.run(&bytes);
+        if outcome.machine == 0 {
+            seen.push((at, outcome.reason.verdict() == Verdict::Pass));
+            return seen;
+        }
+        seen.push((at, false));
+        assert!(seen.len() < 20, "for ever: {seen:?}");
+        bytes = out;
+        at = outcome.machine;
     }
 }
 
@@ -201,7 +268,7 @@ fn slots_are_chosen_evenly() {
         let counts = Counts::new(HashMode::FiveTuple, v4);
         let mut buckets = [0f64; 64];
         for n in 0..256_000 {
-            let slot = Slot::number(Flow { v4, ..flow(n) }.hash(&counts));
+            let slot = Slot::number(Flow { v4, ..flow(n) }.hash(&counts, 0));
             buckets[(slot as usize * 64) / abi::limits::SLOTS as usize] += 1.0;
         }
         let expected = 4_000.0;
@@ -223,7 +290,7 @@ fn tunnel_ports_are_spread_evenly() {
 /// Machines of different releases must agree, so these numbers may only change together with the layout version.
 #[test]
 fn the_hash_is_what_it_was() {
-    let hash = |mode, v4| Flow { v4, ..flow(12_345) }.hash(&Counts::new(mode, v4));
+    let hash = |mode, v4| Flow { v4, ..flow(12_345) }.hash(&Counts::new(mode, v4), 0);
     let all = [
         hash(HashMode::FiveTuple, true),
         hash(HashMode::FiveTuple, false),

@@ -87,6 +87,14 @@ impl Frame for XdpFrame {
 #[derive(Clone, Copy)]
 pub struct XdpWindow(usize);
 
+impl XdpWindow {
+    /// Where it starts, for helpers of the kernel that read headers themselves.
+    #[inline(always)]
+    pub fn address(self) -> usize {
+        self.0
+    }
+}
+
 impl Window for XdpWindow {
     #[inline(always)]
     fn u8(self, at: usize) -> u8 {

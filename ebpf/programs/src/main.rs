@@ -8,6 +8,7 @@ mod maps;
 mod sk_lookup;
 mod sk_reuseport;
 mod tables;
+mod tcp_state;
 mod verdict;
 mod xdp_steer;
 

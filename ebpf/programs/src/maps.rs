@@ -4,7 +4,7 @@
 //! |---|---|---|---|---|---|---|
 //! | CONFIG | array, mapped | 0 → Config | 1 | userspace: settings that are not live, then `switch` | all programs | none |
 //! | VIPS | hash | VipKey → VipAddress | both generations' addresses | userspace, generation that is not live | xdp_steer, sk_lookup | userspace |
-//! | SLOTS | array, mapped | table × 32,769 + slot / 2 → two Slots | tables at load | userspace | xdp_steer | none |
+//! | SLOTS | array, mapped | table × 65,537 + slot → Slot | tables at load | userspace | xdp_steer | none |
 //! | SENDERS | hash | SenderKey → machine | both generations' machines | userspace, as VIPS | xdp_steer | userspace |
 //! | MACHINES | array, mapped | generation × machines + machine → Machine | 2 × machines at load | userspace, as VIPS | xdp_steer | none |
 //! | COUNTERS | array, mapped | (cpu × vips + vip) × 64 + reason → Counter | at load | xdp_steer, own CPU's block | userspace | none |
@@ -20,7 +20,7 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, SockMap};
 
-use abi::limits::{ADDRESSES_MAX, CPUS_MAX, LISTENERS_MAX, MACHINES_MAX, SLOT_PAIRS, SOCKETS_MAX};
+use abi::limits::{ADDRESSES_MAX, CPUS_MAX, LISTENERS_MAX, MACHINES_MAX, SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX};
 use abi::{Config, Counter, GroupKey, GroupValue, ListenerKey, ListenerRanges, Machine, SenderKey, Slot, Switch, VipAddress, VipKey};
 
 /// Userspace maps the array into its memory: one store per slot instead of one system call.
@@ -40,7 +40,7 @@ pub static VIPS: HashMap<VipKey, VipAddress> = HashMap::with_max_entries(2 * ADD
 pub static SENDERS: HashMap<SenderKey, u32> = HashMap::with_max_entries(2 * MACHINES_MAX, AS_NEEDED);
 
 #[map]
-pub static SLOTS: Array<[Slot; 2]> = Array::with_max_entries(SLOT_PAIRS, MAPPED);
+pub static SLOTS: Array<Slot> = Array::with_max_entries(SLOTS_OF_TABLE, MAPPED);
 
 #[map]
 pub static MACHINES: Array<Machine> = Array::with_max_entries(AT_LOAD, MAPPED);

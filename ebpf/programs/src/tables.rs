@@ -1,17 +1,15 @@
 //! The maps as [`Tables`].
 
 use core::arch::asm;
-use core::mem::size_of;
 
-use aya_ebpf::bindings::{
-    bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2, xdp_md,
-};
-use aya_ebpf::helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp};
+use aya_ebpf::bindings::xdp_md;
 
 use abi::{Machine, SenderKey, Settings, Slot, VipAddress, VipKey};
-use datapath::{Connection, Live, Tables};
+use datapath::flow::Flow;
+use datapath::{Answer, Live, Tables};
 
 use crate::maps::{MACHINES, SENDERS, SLOTS, VIPS, switch};
+use crate::tcp_state::{Tuple, tcp_state};
 
 pub struct Maps {
     context: *mut xdp_md,
@@ -51,10 +49,9 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn slot(&self, table: u16, number: u32) -> Slot {
-        let (element, half) = Slot::position(table, number);
-        match SLOTS.get_ptr(element) {
-            // SAFETY: `half` is 0 or 1; a slot is one aligned word, which userspace stores at once.
-            Some(pair) => unsafe { (pair as *const Slot).add(half).read_volatile() },
+        match SLOTS.get_ptr(Slot::element(table, number)) {
+            // SAFETY: a slot is one aligned word, which userspace stores at once.
+            Some(slot) => unsafe { slot.read_volatile() },
             None => Slot::default(),
         }
     }
@@ -72,40 +69,16 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn tcp_state(&self, connection: &Connection) -> u32 {
-        // SAFETY: the tuple is built whole before the helper reads it, with the length of its family; the socket that the helper
-        // returns is read while it is held and then released.
-        unsafe {
-            let mut tuple: bpf_sock_tuple = core::mem::zeroed();
-            let length;
-            if connection.v4 {
-                length = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>();
-                let t = &mut tuple.__bindgen_anon_1.ipv4;
-                t.saddr = connection.source.v4_raw();
-                t.daddr = connection.destination.v4_raw();
-                t.sport = connection.source_port.to_be();
-                t.dport = connection.destination_port.to_be();
-            } else {
-                length = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>();
-                let t = &mut tuple.__bindgen_anon_1.ipv6;
-                t.saddr = connection.source.0;
-                t.daddr = connection.destination.0;
-                t.sport = connection.source_port.to_be();
-                t.dport = connection.destination_port.to_be();
-            }
-            let socket = bpf_skc_lookup_tcp(self.context.cast(), &mut tuple, length as u32, CURRENT_NETNS, 0);
-            if socket.is_null() {
-                return 0;
-            }
-            let state = (*socket).state;
-            bpf_sk_release(socket.cast());
-            state
+    fn tcp_state(&self, flow: &Flow, answer: Answer) -> u32 {
+        let (s, d) = (&flow.source.0, &flow.destination.0);
+        let ports = flow.source_port.to_be() as u32 | (flow.destination_port.to_be() as u32) << 16;
+        let mut words = [s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], ports];
+        if flow.v4 {
+            (words[0], words[1], words[2]) = (s[3], d[3], ports);
         }
+        tcp_state(self.context, &mut Tuple { words }, flow.v4 as u32, answer.ip as u32, answer.tcp as u32)
     }
 }
-
-/// BPF_F_CURRENT_NETNS: the network namespace of the device.
-const CURRENT_NETNS: u64 = -1i64 as u64;
 
 /// The settings of the generation that the switch names, `first` being those of generation 0. Calculated where LLVM cannot see it: it
 /// would take two roads for one bit, and the verifier would follow both to their ends.
@@ -116,7 +89,7 @@ fn select(first: usize, switch: usize) -> usize {
     unsafe {
         asm!(
             "{1} &= 1",
-            "{1} *= 56",
+            "{1} <<= 6",
             "{0} += {1}",
             inout(reg) settings,
             inout(reg) switch => _,
@@ -126,7 +99,7 @@ fn select(first: usize, switch: usize) -> usize {
     settings
 }
 
-const _: () = assert!(size_of::<Settings>() == 56);
+const _: () = assert!(core::mem::size_of::<Settings>() == 64);
 
 /// Always zero, which neither LLVM nor the verifier knows: it lies in a map that could be written.
 static mut ZERO: u32 = 0;

@@ -146,7 +146,8 @@ pub enum MachineState {
     /// Takes new flows.
     #[default]
     Active,
-    /// Takes no new flows, keeps its own.
+    /// Takes no new flows, keeps its own for as long as it holds connections; so does one that is left out of `machines`. Of those that
+    /// had the same flows before, three are remembered: with a fourth that drains at the same time the longest gone is forgotten.
     Draining,
     /// Gets nothing.
     Down,

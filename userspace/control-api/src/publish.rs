@@ -123,6 +123,10 @@ pub struct Member {
     pub started_at: String,
     /// Heard of within about the last second.
     pub up: bool,
+    /// By VirtualIP, the number of the generation in whose slots it holds everything that it holds: it has no connections left that
+    /// began when its slots were others.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub released: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,7 +153,8 @@ pub struct Addresses {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Steering {
-    /// Oldest first, at most [`GENERATIONS_KEPT`]; the last one is in force.
+    /// Oldest first; the last one is in force. Those before it are kept for as long as a machine may hold connections that began
+    /// under them, but at most [`GENERATIONS_KEPT`] in all.
     pub generations: Vec<Generation>,
     /// Ids of members that still hold connections of this VirtualIP: up, and not `down` in its document. Draining ones
     /// are here and in no new generation.
@@ -158,11 +163,17 @@ pub struct Steering {
 
 /// The machines that take new flows, from the moment `number` was published.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Generation {
     /// From 1, without gaps, for as long as the VirtualIP exists.
     pub number: u64,
     /// By id.
     pub machines: Vec<Eligible>,
+    /// Ids of members that held connections then.
+    pub alive: Vec<u16>,
+    /// Ids of those that have said, of this generation, that they hold nothing in slots that are not theirs by it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub released: Vec<u16>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,9 +200,9 @@ pub struct Gap {
     pub from: u64,
 }
 
-/// Long enough for connections of a drained machine to find their owner again; short enough for a message of one VIP to
-/// stay below a page with 16 machines.
-pub const GENERATIONS_KEPT: usize = 16;
+/// Far more changes than happen while connections from before them go on: beyond it, connections that began before the oldest are no
+/// longer found where a machine has lost their slot. A message of one VIP then has about 12 kB with 16 machines.
+pub const GENERATIONS_KEPT: usize = 64;
 
 impl Snapshot {
     /// Moves this snapshot on by one delta.

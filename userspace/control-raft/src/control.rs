@@ -313,8 +313,15 @@ impl Control {
 
     /// Changes what this member says of itself, e.g. `edge: false` while it drains, or the address its API got.
     pub fn update_member(&self, change: impl FnOnce(&mut Member)) {
-        change(&mut lock(&self.inner.member));
-        self.inner.reported.notify_one();
+        let changed = {
+            let mut member = lock(&self.inner.member);
+            let before = member.clone();
+            change(&mut member);
+            *member != before
+        };
+        if changed {
+            self.inner.reported.notify_one();
+        }
     }
 
     /// Forgets a member: it votes no more, and its id is free again. One that runs says so and comes back by itself.

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use control_api::{Eligible, GENERATIONS_KEPT, Generation, Member, Snapshot, Steering};
+use control_api::{Addresses, Eligible, GENERATIONS_KEPT, Generation, Member, Snapshot, Steering};
 use serde_json::Value;
 
 /// Brings the steering of every VirtualIP up to date with the objects and members of `next`.
@@ -15,7 +15,7 @@ pub(crate) fn steer(previous: &Snapshot, next: &mut Snapshot) {
             continue;
         }
         let before = next.steering.get(name);
-        let after = steer_vip(before.map(Arc::as_ref), document, &next.members);
+        let after = steer_vip(name, before.map(Arc::as_ref), document, &next.members);
         steering.insert(
             name.clone(),
             match before {
@@ -34,16 +34,20 @@ pub(crate) fn member_id_free(view: &Snapshot) -> Option<u16> {
     let mut taken: Vec<u16> = view.members.values().map(|member| member.id).collect();
     for steering in view.steering.values() {
         taken.extend(steering.generations.iter().flat_map(|g| &g.machines).map(|machine| machine.member));
+        taken.extend(steering.generations.iter().flat_map(|g| &g.alive));
     }
     taken.sort_unstable();
     taken.dedup();
     (1..=u16::MAX).find(|id| taken.binary_search(id).is_err())
 }
 
-fn steer_vip(before: Option<&Steering>, document: &Value, members: &BTreeMap<String, Member>) -> Steering {
+fn steer_vip(vip: &str, before: Option<&Steering>, document: &Value, members: &BTreeMap<String, Member>) -> Steering {
+    let mut generations = before.map(|before| before.generations.clone()).unwrap_or_default();
     let mut machines = Vec::new();
     let mut alive = Vec::new();
+    let mut spoken_of = Vec::new();
     for part in parts(document, members) {
+        spoken_of.push(part.member.id);
         if !part.member.up || part.state == PartState::Down {
             continue;
         }
@@ -52,18 +56,32 @@ fn steer_vip(before: Option<&Steering>, document: &Value, members: &BTreeMap<Str
             machines.push(Eligible { member: part.member.id, weight: part.weight });
         }
     }
+    // One that the document no longer speaks of keeps what it has until that has ended.
+    let held = |id: u16| generations.iter().any(|generation| generation.alive.contains(&id));
+    alive.extend(members.values().filter(|m| m.up && !spoken_of.contains(&m.id) && held(m.id)).map(|m| m.id));
     machines.sort_unstable_by_key(|machine| machine.member);
     machines.dedup_by_key(|machine| machine.member);
     alive.sort_unstable();
     alive.dedup();
 
-    let mut generations = before.map(|before| before.generations.clone()).unwrap_or_default();
-    let last = generations.last();
-    if last.is_none_or(|last| last.machines != machines) {
-        let number = last.map_or(1, |last| last.number + 1);
-        generations.push(Generation { number, machines });
+    if generations.last().is_none_or(|last| last.machines != machines || last.alive != alive) {
+        let number = generations.last().map_or(1, |last| last.number + 1);
+        generations.push(Generation { number, machines, alive: alive.clone(), released: Vec::new() });
         let surplus = generations.len().saturating_sub(GENERATIONS_KEPT);
         generations.drain(..surplus);
+    }
+    if let Some(last) = generations.last_mut() {
+        // One without an address has no kernel plane, and no slots.
+        let done = |m: &&Member| m.released.get(vip) == Some(&last.number) || m.addresses == Addresses::default();
+        let mut released: Vec<u16> = members.values().filter(done).map(|m| m.id).collect();
+        released.retain(|id| last.alive.contains(id));
+        released.sort_unstable();
+        last.released = released;
+        if last.released == last.alive {
+            // Whatever is held is where the last table has it.
+            let before = generations.len() - 1;
+            generations.drain(..before);
+        }
     }
     Steering { generations, alive }
 }

@@ -420,14 +420,73 @@ fn steering_follows_members_and_documents() {
     let number = steering(&world).generations.last().unwrap().number;
     world.act(Action::SetMemberUp { name: "n2".into(), up: false }).answer.unwrap();
     assert_eq!(steering(&world).alive, [1]);
-    assert_eq!(steering(&world).generations.last().unwrap().number, number, "a drained machine was in no table");
-    for _ in 0..20 {
+    assert_eq!(
+        steering(&world).generations.last().unwrap().number,
+        number + 1,
+        "who drains is remembered as long as it lives"
+    );
+    world.join("n2");
+    for _ in 0..50 {
         world.act(Action::SetMemberUp { name: "n1".into(), up: false }).answer.unwrap();
         world.act(Action::SetMemberUp { name: "n1".into(), up: true }).answer.unwrap();
     }
     assert_eq!(steering(&world).generations.len(), control_api::GENERATIONS_KEPT);
     world.act(Action::delete("v")).answer.unwrap();
     assert!(world.state.view.steering.is_empty());
+}
+
+#[test]
+fn generations_are_kept_until_every_machine_is_done_with_them() {
+    let mut world = World::default();
+    let steering = |world: &World| -> Steering { (*world.state.view.steering["v"]).clone() };
+    let says = |world: &mut World, name: &str, number: u64| {
+        let member = Member { released: [("v".to_owned(), number)].into(), ..member(name) };
+        world.act(Action::PutMember { member }).answer.unwrap();
+    };
+    let vip = |state: &str| {
+        json!({"name": "v", "kind": "VirtualIP", "addresses": ["10.0.0.1"], "machines": [
+            {"name": "n1"}, {"name": "n2", "state": state}]})
+    };
+    for name in ["n1", "n2", "n3"] {
+        world.join(name);
+    }
+    world.put(PutMode::Create, vip("active")).unwrap();
+    for _ in 0..10 {
+        world.put(PutMode::Update, vip("draining")).unwrap();
+        world.put(PutMode::Update, vip("active")).unwrap();
+    }
+    world.put(PutMode::Update, vip("draining")).unwrap();
+    assert_eq!(steering(&world).generations.len(), 22, "by need, not by number");
+    let last = steering(&world).generations.last().unwrap().number;
+    says(&mut world, "n1", last - 1);
+    assert!(steering(&world).generations.last().unwrap().released.is_empty(), "of a generation that has passed");
+    says(&mut world, "n1", last);
+    assert_eq!(
+        (steering(&world).generations.len(), &steering(&world).generations.last().unwrap().released[..]),
+        (22, &[1][..])
+    );
+    says(&mut world, "n2", last);
+    assert_eq!(steering(&world).generations.len(), 1, "all are done with what was before");
+    assert_eq!(steering(&world).generations[0].number, last);
+
+    // One that the document no longer speaks of keeps what it holds until that has ended; one that is gone holds nothing.
+    world
+        .put(
+            PutMode::Update,
+            json!({"name": "v", "kind": "VirtualIP", "addresses": ["10.0.0.1"], "machines": [{"name": "n1"}]}),
+        )
+        .unwrap();
+    assert_eq!(steering(&world).alive, [1, 2], "n2 drains, n3 never had any");
+    world.act(Action::SetMemberUp { name: "n2".into(), up: false }).answer.unwrap();
+    assert_eq!(steering(&world).alive, [1]);
+    // A member without an address has no kernel plane and is not waited for.
+    world.act(Action::PutMember { member: Member { addresses: Default::default(), ..member("n4") } }).answer.unwrap();
+    world.put(PutMode::Update, json!({"name": "v", "kind": "VirtualIP", "addresses": ["10.0.0.1"]})).unwrap();
+    let last = steering(&world).generations.last().unwrap().number;
+    for name in ["n1", "n3"] {
+        says(&mut world, name, last);
+    }
+    assert_eq!((steering(&world).generations.len(), steering(&world).alive), (1, vec![1, 3, 4]));
 }
 
 #[test]
@@ -545,7 +604,9 @@ fn entry(document: Value) -> Entry {
 }
 
 fn member(name: &str) -> Member {
-    Member { name: name.into(), role: MemberRole::Primary, edge: true, ..Member::default() }
+    let number = name.bytes().last().unwrap_or(0);
+    let addresses = control_api::Addresses { v4: Some([10, 0, 0, number].into()), v6: None };
+    Member { name: name.into(), role: MemberRole::Primary, edge: true, addresses, ..Member::default() }
 }
 
 fn action() -> impl Strategy<Value = Action> {

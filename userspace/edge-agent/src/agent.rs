@@ -195,6 +195,12 @@ impl Agent {
         }
     }
 
+    /// By VirtualIP the number of the generation of its steering before which this machine holds nothing any more. Meant to be called
+    /// with every turn.
+    pub fn released(&mut self) -> BTreeMap<String, u64> {
+        self.steer.as_mut().map(|steer| steer.look(&self.current)).unwrap_or_default()
+    }
+
     /// Takes the kernel's programs down, when there are any and that was asked for.
     pub fn detach(self) {
         if let Some(steer) = self.steer {

@@ -206,6 +206,32 @@ pub struct Steering {
     pub generations: Vec<Vec<(u16, u32)>>,
     /// Machines that hold connections of it.
     pub alive: Vec<u16>,
+    /// What else is to be known of each generation. Missing in what a release kept on disk that knew nothing of it: see
+    /// [`Steering::history`].
+    pub steps: Vec<Step>,
+}
+
+/// Of a generation of a VirtualIP's steering.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Step {
+    /// Grows with every change.
+    pub number: u64,
+    /// Machines that held connections then.
+    pub alive: Vec<u16>,
+    /// Machines that hold nothing in slots that are not theirs by this generation.
+    pub released: Vec<u16>,
+}
+
+impl Steering {
+    /// The generations with what is to be known of each, oldest first.
+    pub fn history(&self) -> Vec<(&[(u16, u32)], Step)> {
+        let step = |at: usize| match self.steps.get(at) {
+            Some(step) if self.steps.len() == self.generations.len() => step.clone(),
+            _ => Step { number: 0, alive: self.alive.clone(), released: Vec::new() },
+        };
+        self.generations.iter().enumerate().map(|(at, machines)| (machines.as_slice(), step(at))).collect()
+    }
 }
 
 /// Session ticket keys all machines share, the oldest first. Empty: each machine has its own.

@@ -1,17 +1,18 @@
 //! The kernel's part of a plan: machines, virtual IPs, their slots, and the sockets that VIPs lead to.
 
-use crate::desired::{Desired, Machine, Steering, Ticket, Tickets};
+use crate::desired::{Desired, Machine, Steering, Step, Ticket, Tickets};
 use aws_lc_rs::hmac;
 use base_model::{HashMode, PortsSpec, Protocol, Spec, VirtualIpSpec};
-use edge_kernel::{Kernel, ListenerId};
+use edge_kernel::{Kernel, ListenerId, Slot};
 use edge_l4::maglev::Candidate;
-use edge_l4::steering::{self, Generation};
+use edge_l4::steering;
 use edge_listeners::Traffic;
 use edge_listeners::server::Sockets;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 /// The loaded kernel plane, shared with whoever reads its counters.
 pub type SharedKernel = Arc<Mutex<Plane>>;
@@ -39,6 +40,9 @@ pub struct Steer {
     applied: Option<Wanted>,
     /// Slots by what they follow from; building a table takes a millisecond.
     slots: BTreeMap<String, (Arc<Steering>, Slots)>,
+    /// Since when the generation in force is, and whether this machine is done with those before it, by VirtualIP.
+    looks: BTreeMap<String, Look>,
+    looked: Instant,
     /// The machines `slots` were built for.
     known: Arc<BTreeMap<String, Machine>>,
     /// By server and protocol.
@@ -99,6 +103,8 @@ impl Steer {
             own: own.to_owned(),
             applied: None,
             slots: BTreeMap::new(),
+            looks: BTreeMap::new(),
+            looked: Instant::now(),
             known: Arc::default(),
             listeners: BTreeMap::new(),
             failures: BTreeMap::new(),
@@ -177,6 +183,47 @@ impl Steer {
     /// What could not be done, by VirtualIP.
     pub fn failures(&self) -> &BTreeMap<String, String> {
         &self.failures
+    }
+
+    /// Looks whether this machine still holds connections in slots that are others' by now, where that matters to anybody. What it is
+    /// done with: by VirtualIP the number of the generation. Meant to be called often.
+    pub fn look(&mut self, desired: &Desired) -> BTreeMap<String, u64> {
+        let Some(own) = desired.machines.get(&self.own).map(|machine| machine.id) else { return BTreeMap::new() };
+        self.looks.retain(|vip, _| desired.steering.contains_key(vip));
+        for (vip, steering) in desired.steering.iter() {
+            let Some((_, step)) = steering.history().pop() else { continue };
+            let fresh = Look { number: step.number, since: Instant::now(), done: false, settled: false };
+            let look = self.looks.entry(vip.clone()).or_insert_with(|| fresh.clone());
+            if look.number != step.number {
+                *look = fresh;
+            }
+            look.settled = steering.generations.len() == 1;
+        }
+        let due = |look: &Look| (!look.settled || !look.done) && look.since.elapsed() >= SETTLED;
+        if self.looked.elapsed() >= LOOK && self.applied.is_some() && self.looks.values().any(due) {
+            self.looked = Instant::now();
+            let (mut plane, slots) = (lock(&self.plane), &self.slots);
+            match plane.kernel.held() {
+                Ok(held) => {
+                    let names = std::mem::take(&mut plane.vips);
+                    let mut holds: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+                    for held in held {
+                        if let Some(name) = names.get(&held.vip) {
+                            holds.entry(name).or_default().push(held.slot);
+                        }
+                    }
+                    for (vip, look) in self.looks.iter_mut().filter(|(_, look)| due(look)) {
+                        let Some((_, slots)) = slots.get(vip) else { continue };
+                        look.done = slots.is_done(own, holds.get(vip.as_str()).map_or(&[], Vec::as_slice));
+                    }
+                    plane.vips = names;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "machines that had connections' slots before are remembered for longer")
+                }
+            }
+        }
+        self.looks.iter().filter(|(_, look)| look.done).map(|(vip, look)| (vip.clone(), look.number)).collect()
     }
 
     /// `None` while the cluster does not know this machine.
@@ -311,23 +358,51 @@ impl base_model::FilterKinds for NoFilters {
     }
 }
 
-type Slots = Arc<[(u16, u16)]>;
+/// How this machine stands to the generation in force of a VirtualIP.
+#[derive(Clone)]
+struct Look {
+    number: u64,
+    since: Instant,
+    done: bool,
+    /// Nothing before it is remembered.
+    settled: bool,
+}
+
+/// For so long after a change other machines may still send new flows by the table before it.
+const SETTLED: Duration = Duration::from_secs(3);
+
+/// Between two looks. One costs about a microsecond for every connection of the machine.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The slots of a virtual IP, and the table in force that they follow but for those that are held back.
+#[derive(Clone)]
+struct Slots {
+    slots: Arc<[Slot]>,
+    table: Arc<[u16]>,
+}
+
+impl Slots {
+    /// Whether all that the machine holds, in these slots, is where it belongs by the table in force alone.
+    fn is_done(&self, own: u16, held: &[u32]) -> bool {
+        held.iter().all(|slot| self.table.get(*slot as usize) == Some(&own))
+            && self.slots.iter().zip(&*self.table).all(|(slot, owner)| slot.current() != own || *owner == own)
+    }
+}
 
 /// The slots of a virtual IP. A machine without an address (an edge without a kernel plane) or with a number above `room` takes no
-/// part, which all machines see alike; slots of those that this machine alone cannot send packets to belong to nobody.
+/// part, which all machines see alike; this machine alone leaves out those that it cannot send packets to. VIPs that are spread alike
+/// share their slots.
 fn slots_of(
     known: &mut BTreeMap<String, (Arc<Steering>, Slots)>,
     name: &str,
     desired: &Desired,
     machines: &[edge_kernel::Machine],
     room: u16,
-) -> Slots {
+) -> Arc<[Slot]> {
     let followed = desired.steering.get(name).cloned().unwrap_or_default();
     let reachable = |id: u16| machines.iter().any(|m| m.index == id);
-    if let Some((from, slots)) = known.get(name)
-        && *from == followed
-    {
-        return slots.clone();
+    if let Some((_, slots)) = known.get(name).filter(|(from, _)| *from == followed) {
+        return slots.slots.clone();
     }
     let names: BTreeMap<u16, &str> = desired
         .machines
@@ -335,25 +410,58 @@ fn slots_of(
         .filter(|m| (m.v4.is_some() || m.v6.is_some()) && m.id <= room)
         .map(|m| (m.id, m.name.as_str()))
         .collect();
-    let generations: Vec<Generation<'_>> = followed
-        .generations
+    let candidates = |machines: &[(u16, u32)]| -> Vec<Candidate<'_>> {
+        let candidate = |(id, weight): &(u16, u32)| Some(Candidate { id: *id, weight: *weight, name: names.get(id)? });
+        machines.iter().filter_map(candidate).collect()
+    };
+    let history = followed.history();
+    let steps: Vec<steering::Step<'_>> = history
         .iter()
-        .map(|machines| Generation {
-            machines: machines
-                .iter()
-                .filter_map(|(id, weight)| Some(Candidate { id: *id, weight: *weight, name: names.get(id)? }))
-                .collect(),
+        .map(|(machines, step)| steering::Step {
+            machines: candidates(machines),
+            alive: step.alive.clone(),
+            released: step.released.clone(),
         })
         .collect();
-    let pick = |id: u16| if reachable(id) { id } else { 0 };
-    let built = steering::slots(&generations, &|id| followed.alive.contains(&id));
-    let slots: Slots = if built.is_empty() {
-        vec![(0, 0); edge_kernel::abi::limits::SLOTS as usize].into()
-    } else {
-        built.iter().map(|slot| (pick(slot.current()), pick(slot.previous()))).collect()
+    let alike =
+        known.values().find(|(from, _)| from.history().iter().map(Spread::of).eq(history.iter().map(Spread::of)));
+    let slots = match alike {
+        Some((_, slots)) => slots.clone(),
+        None => {
+            let built = steering::slots(&steps);
+            let table = steps.last().map(|step| edge_l4::maglev::full_table(&step.machines)).unwrap_or_default();
+            let all = edge_kernel::abi::limits::SLOTS as usize;
+            let slots = if built.is_empty() {
+                vec![Slot::default(); all].into()
+            } else {
+                built.iter().map(|slot| within(*slot, &reachable)).collect()
+            };
+            Slots { slots, table: table.into() }
+        }
     };
-    known.insert(name.to_owned(), (followed, slots.clone()));
-    slots
+    let built = slots.slots.clone();
+    known.insert(name.to_owned(), (followed, slots));
+    built
+}
+
+/// What of a generation the slots follow from: not its number.
+#[derive(PartialEq)]
+struct Spread(Vec<(u16, u32)>, Vec<u16>, Vec<u16>);
+
+impl Spread {
+    fn of((machines, step): &(&[(u16, u32)], Step)) -> Spread {
+        Spread(machines.to_vec(), step.alive.clone(), step.released.clone())
+    }
+}
+
+/// The slot without machines that packets cannot be sent to.
+fn within(slot: Slot, reachable: &impl Fn(u16) -> bool) -> Slot {
+    let [current, rest @ ..] = slot.owners();
+    let mut owners = [if reachable(current) { current } else { steering::NOBODY }, 0, 0, 0];
+    for (place, id) in owners[1..].iter_mut().zip(rest.into_iter().filter(|id| reachable(*id))) {
+        *place = id;
+    }
+    Slot::new(owners)
 }
 
 fn protocol(protocol: Protocol) -> edge_kernel::Protocol {
@@ -377,14 +485,17 @@ mod tests {
     }
 
     /// Owners of the slots of a virtual IP over machines 1 to 3, with and without addresses.
-    fn owners(addressed: [bool; 3], reachable: &[u16], alive: &[u16]) -> Vec<(u16, u16)> {
+    fn owners(addressed: [bool; 3], reachable: &[u16], alive: &[u16]) -> Vec<Slot> {
         owners_within(255, addressed, reachable, alive)
     }
 
-    fn owners_within(room: u16, addressed: [bool; 3], reachable: &[u16], alive: &[u16]) -> Vec<(u16, u16)> {
+    fn owners_within(room: u16, addressed: [bool; 3], reachable: &[u16], alive: &[u16]) -> Vec<Slot> {
         let machines = (1..).zip(addressed).map(|(id, yes)| (format!("m{id}"), machine(id, yes))).collect();
-        let steering =
-            Steering { generations: vec![vec![(1, 1), (2, 1), (3, 1)], vec![(1, 1), (3, 1)]], alive: alive.to_vec() };
+        let steering = Steering {
+            generations: vec![vec![(1, 1), (2, 1), (3, 1)], vec![(1, 1), (3, 1)]],
+            alive: alive.to_vec(),
+            steps: Vec::new(),
+        };
         let desired = Desired {
             machines: Arc::new(machines),
             steering: Arc::new([("v".to_owned(), Arc::new(steering))].into()),
@@ -420,28 +531,68 @@ mod tests {
     #[test]
     fn a_machine_that_drains_is_the_previous_owner() {
         let slots = owners([true; 3], &[1, 2, 3], &[1, 2, 3]);
-        assert!(slots.iter().all(|(current, _)| [1, 3].contains(current)));
-        assert!(slots.iter().any(|(_, previous)| *previous == 2));
+        assert!(slots.iter().all(|slot| [1, 3].contains(&slot.current())));
+        assert!(slots.iter().any(|slot| slot.previous() == 2));
         let gone = owners([true; 3], &[1, 2, 3], &[1, 3]);
-        assert!(gone.iter().all(|(_, previous)| *previous != 2));
+        assert!(gone.iter().all(|slot| !slot.owners().contains(&2)));
     }
 
     #[test]
     fn a_machine_there_is_no_room_for_gets_no_slots() {
         let slots = owners_within(2, [true; 3], &[1, 2], &[1, 2, 3]);
-        assert!(slots.iter().all(|(current, _)| *current == 1), "nothing goes nowhere");
+        assert!(slots.iter().all(|slot| slot.current() == 1), "nothing goes nowhere");
     }
 
     #[test]
     fn a_machine_without_an_address_gets_no_slots() {
         let slots = owners([true, true, false], &[1, 2], &[1, 2, 3]);
-        assert!(slots.iter().all(|(current, _)| *current == 1), "nothing goes nowhere");
+        assert!(slots.iter().all(|slot| slot.current() == 1), "nothing goes nowhere");
     }
 
     #[test]
     fn slots_of_a_machine_out_of_reach_belong_to_nobody() {
         let slots = owners([true; 3], &[1, 2], &[1, 2, 3]);
-        assert!(slots.iter().all(|(current, _)| [0, 1].contains(current)));
-        assert!(slots.iter().any(|(current, _)| *current == 0));
+        assert!(slots.iter().all(|slot| [0, 1].contains(&slot.current())));
+        assert!(slots.iter().any(|slot| slot.current() == 0));
+        assert_eq!(within(Slot::new([3, 4, 2, 1]), &|id| id < 3), Slot::new([0, 2, 1, 0]), "no gap");
+    }
+
+    #[test]
+    fn virtual_ips_that_are_spread_alike_share_their_slots() {
+        let spread = |number| Steering {
+            generations: vec![vec![(1, 1), (2, 1)]],
+            alive: vec![1, 2],
+            steps: vec![Step { number, alive: vec![1, 2], released: vec![] }],
+        };
+        let named = |name: &str, number| (name.to_owned(), Arc::new(spread(number)));
+        let desired = Desired {
+            machines: Arc::new((1..3).map(|id| (format!("m{id}"), machine(id, true))).collect()),
+            steering: Arc::new([named("v", 1), named("w", 9)].into()),
+            ..Desired::default()
+        };
+        let there = |index| edge_kernel::Machine {
+            index,
+            address: IpAddr::from([10, 0, 0, index as u8]),
+            next_hop: None,
+            own: index == 1,
+        };
+        let mut known = BTreeMap::new();
+        let [v, w] = ["v", "w"].map(|name| slots_of(&mut known, name, &desired, &[there(1), there(2)], 9));
+        assert!(Arc::ptr_eq(&v, &w));
+    }
+
+    #[test]
+    fn a_machine_is_done_when_all_it_holds_is_where_it_belongs() {
+        // The third slot is held back: this machine, 1, takes its flows although it is 2's by the table.
+        let table: Arc<[u16]> = vec![1, 2, 2, 2].into();
+        let slots: Arc<[Slot]> =
+            [[1, 2, 0, 0], [2, 1, 0, 0], [2, 1, 0, 0], [2, 0, 0, 0]].map(Slot::new).to_vec().into();
+        let now = Slots { slots: slots.clone(), table: table.clone() };
+        assert!(now.is_done(1, &[]) && now.is_done(1, &[0, 0]) && now.is_done(2, &[1, 2, 3]));
+        assert!(!now.is_done(1, &[0, 1]), "a connection from before");
+        assert!(!now.is_done(3, &[0]), "one that drains is done when it holds nothing");
+        let mut held_back = slots.to_vec();
+        held_back[2] = Slot::new([1, 2, 3, 4]);
+        assert!(!Slots { slots: held_back.into(), table }.is_done(1, &[]));
     }
 }

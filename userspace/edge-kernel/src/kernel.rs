@@ -9,7 +9,7 @@
 //! packets. One that finds another layout makes new maps and leaves the old programs steering until its first
 //! [`Kernel::apply`], so the new programs never run with empty maps.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::CString;
 use std::fs;
 use std::io;
@@ -19,8 +19,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use abi::limits::{LAYOUT_VERSION, MACHINES_MAX, SLOT_PAIRS, TABLES_MAX, VIPS_MAX};
-use abi::{Address, Config, Counter, REASONS, Settings, Slot};
+use abi::limits::{LAYOUT_VERSION, MACHINES_MAX, SLOTS, TABLES_MAX, VIPS_MAX};
+use abi::{Address, Config, Counter, REASONS, Settings, Slot, VipAddress};
 use aya::EbpfLoader;
 use aya::programs::{SkLookup, SkReuseport, Xdp};
 
@@ -60,7 +60,7 @@ pub struct Options {
 /// How much the maps have room for. More costs memory, see each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
-    /// Maglev tables, 2 to 512. 262 kB each. One per VIP, and at least one more to build a new version in.
+    /// Maglev tables, 2 to 256. 524 kB each. One for all VIPs with the same owners, and at least one more to build a new version in.
     pub tables: u32,
     /// Virtual IPs with counters, 1 to 512: 1 kB each, and 16 bytes per machine, on every CPU.
     pub vips: u32,
@@ -81,13 +81,15 @@ pub struct Attachment {
 pub struct Kernel {
     pub(crate) options: Options,
     pub(crate) config: MappedArray<Config>,
-    pub(crate) slots: MappedArray<[Slot; 2]>,
+    pub(crate) slots: MappedArray<Slot>,
     pub(crate) machines: MappedArray<abi::Machine>,
     pub(crate) counters: MappedArray<Counter>,
     pub(crate) steered: MappedArray<Counter>,
     pub(crate) worker_of_cpu: MappedArray<u64>,
     pub(crate) vips: OwnedFd,
     pub(crate) senders: OwnedFd,
+    /// What the live generation has in `vips`, by address.
+    pub(crate) services: BTreeMap<[u32; 4], VipAddress>,
     /// What the next generation is told.
     pub(crate) settings: Settings,
     pub(crate) cpus: u32,
@@ -126,7 +128,7 @@ impl Default for Options {
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { tables: 64, vips: 64, machines: 255 }
+        Sizes { tables: 32, vips: 64, machines: 255 }
     }
 }
 
@@ -246,6 +248,7 @@ impl Kernel {
             worker_of_cpu: mapped("WORKER_OF_CPU", take("WORKER_OF_CPU")?)?,
             vips: take("VIPS")?,
             senders: take("SENDERS")?,
+            services: BTreeMap::new(),
             settings: Settings::default(),
             sockets: Sockets::open(take("LISTENERS")?, take("LISTENER_RANGES")?, take("SOCKETS")?, take("GROUPS")?)?,
             live_tables: BTreeSet::new(),
@@ -384,10 +387,11 @@ impl Kernel {
 }
 
 impl Sizes {
-    /// Room for so many virtual IPs, and for the tables they need.
+    /// Room for so many virtual IPs, and for the tables they need: one for every two, as those that are spread over the same machines
+    /// share one. Memory for 512 of them: 134 MB.
     pub fn for_vips(vips: u32) -> Sizes {
         let usual = Sizes::default();
-        Sizes { vips, tables: usual.tables.max(vips), ..usual }
+        Sizes { vips, tables: (vips / 2).clamp(usual.tables, TABLES_MAX), ..usual }
     }
 
     fn check(&self) -> Result<(), KernelError> {
@@ -415,7 +419,7 @@ fn load_object(object: &[u8], sizes: &Sizes, cpus: u32, map_dir: Option<&Path>) 
     let machines = sizes.machines + 1;
     let mut loader = EbpfLoader::new();
     loader
-        .map_max_entries("SLOTS", sizes.tables * SLOT_PAIRS)
+        .map_max_entries("SLOTS", sizes.tables * SLOTS)
         .map_max_entries("MACHINES", 2 * machines)
         .map_max_entries("COUNTERS", cpus * vips * REASONS as u32)
         .map_max_entries("STEERED", cpus * vips * machines);

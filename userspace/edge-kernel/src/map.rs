@@ -6,7 +6,7 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::sys::{self, Plain};
 
@@ -73,6 +73,12 @@ impl<T: Plain> MappedArray<T> {
     pub(crate) fn words(&self) -> &[AtomicU32] {
         // SAFETY: inside the mapping and aligned; atomics may be shared with the programs.
         unsafe { slice::from_raw_parts(self.base.as_ptr().cast::<AtomicU32>(), self.len * size_of::<T>() / 4) }
+    }
+
+    /// The same as double words.
+    pub(crate) fn double_words(&self) -> &[AtomicU64] {
+        // SAFETY: as in `words`; elements are aligned to 8 bytes and a multiple of that long.
+        unsafe { slice::from_raw_parts(self.base.as_ptr().cast::<AtomicU64>(), self.len * size_of::<T>() / 8) }
     }
 
     /// Stores one word so that everything written before is seen by who reads the word.

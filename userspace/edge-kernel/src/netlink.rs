@@ -1,4 +1,4 @@
-//! rtnetlink: messages to the kernel's network configuration and back.
+//! netlink(7): messages to the kernel's network configuration and back.
 
 use std::io;
 use std::mem::zeroed;
@@ -11,9 +11,14 @@ pub(crate) struct Netlink {
 
 impl Netlink {
     pub(crate) fn open() -> io::Result<Netlink> {
+        Netlink::open_for(libc::NETLINK_ROUTE)
+    }
+
+    /// For another part of the kernel than its routes and links.
+    pub(crate) fn open_for(family: libc::c_int) -> io::Result<Netlink> {
         // SAFETY: no pointers; the descriptor is ours.
         let socket = unsafe {
-            let fd = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE);
+            let fd = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, family);
             if fd < 0 {
                 return Err(io::Error::last_os_error());
             }

@@ -119,7 +119,7 @@ mod tests {
             ports: ports.to_vec(),
             protocols: vec![Protocol::Tcp, Protocol::Udp],
             hash: Hash::SourcePrefix { v4: 24, v6: 56 },
-            slots: vec![(1, 0); SLOTS as usize].into(),
+            slots: vec![abi::Slot::of(1); SLOTS as usize].into(),
         }
     }
 

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use abi::limits::{SLOT_PAIRS, SLOTS};
+use abi::limits::SLOTS;
 use abi::{Address, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
 
 use crate::kernel::Kernel;
@@ -39,8 +40,9 @@ pub struct Vip {
     pub ports: Vec<RangeInclusive<u16>>,
     pub protocols: Vec<Protocol>,
     pub hash: Hash,
-    /// Current and previous owner of each of the 65,537 slots, as indices of machines; 0 is nobody.
-    pub slots: std::sync::Arc<[(u16, u16)]>,
+    /// The owners of each of the 65,537 slots. Virtual IPs with equal ones share a table of the kernel; give them the same `Arc` and
+    /// nothing is compared.
+    pub slots: Arc<[Slot]>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -127,15 +129,17 @@ impl Kernel {
 
         self.wait_for_standby()?;
         let mut applied = Applied { addresses: services.len(), left_out, ..Applied::default() };
+        let mut written = BTreeSet::new();
         for vip in &vips {
             let placed = tables[&vip.id];
-            if placed.write {
+            if placed.write && written.insert(placed.table) {
                 self.write_table(placed.table, &vip.slots);
                 applied.tables_written += 1;
                 applied.tables_in_place += usize::from(placed.live);
             }
         }
         let standby = 1 - self.generation();
+        self.settings.own = machines.iter().find(|machine| machine.own).map_or(0, |machine| machine.index.into());
         self.write_settings(standby);
         self.write_machines(standby, machines);
         self.write_senders(standby, machines)?;
@@ -143,6 +147,7 @@ impl Kernel {
 
         self.live_tables = tables.values().map(|placed| placed.table).collect();
         applied.epoch = self.switch_to(standby);
+        self.services = services;
         self.complete_take_over()?;
         Ok((applied, addresses))
     }
@@ -157,9 +162,15 @@ impl Kernel {
         self.settings.cookies = others.map(word);
     }
 
+    /// What the hash of flows begins with, the same on all machines of a cluster. Holds from the next [`Kernel::apply`] on; another seed
+    /// puts every connection into another slot.
+    pub fn set_seed(&mut self, seed: u32) {
+        self.settings.seed = seed;
+    }
+
     /// Writes a table by its number, live or not: 65,537 stores, no system call. Packets may see some slots before others;
     /// [`Kernel::apply`] avoids that by choosing a table nobody looks at.
-    pub fn install_table(&mut self, table: u16, slots: &[(u16, u16)]) -> Result<(), KernelError> {
+    pub fn install_table(&mut self, table: u16, slots: &[Slot]) -> Result<(), KernelError> {
         if u32::from(table) >= self.options.sizes.tables {
             return Err(KernelError::Invalid(format!(
                 "table {table}: the maps were loaded for {} tables, 0 to {}",
@@ -217,14 +228,26 @@ impl Kernel {
         let sizes = &self.options.sizes;
         let mut services = Services::default();
         let mut seen = BTreeSet::new();
+        let mut distinct: Vec<&Arc<[Slot]>> = Vec::new();
+        let mut fits = |slots: &'v Arc<[Slot]>| {
+            let known = distinct.iter().any(|other| same(other, slots));
+            if !known && distinct.len() < sizes.tables as usize {
+                distinct.push(slots);
+                return true;
+            }
+            known
+        };
         let (mut chosen, mut left_out) = (Vec::new(), BTreeMap::new());
         for &vip in vips {
             let checked = if vip.id == 0 || u32::from(vip.id) > sizes.vips {
                 Err(format!("the maps were loaded for virtual IPs 1 to {}, and this is number {}", sizes.vips, vip.id))
             } else if !seen.insert(vip.id) {
                 Err("the id is given twice; every virtual IP needs its own".to_owned())
-            } else if chosen.len() >= sizes.tables as usize {
-                Err(format!("all {} tables are taken; load with more", sizes.tables))
+            } else if !fits(&vip.slots) {
+                Err(format!(
+                    "all {} tables are taken by virtual IPs with other owners or weights; give it those of another, or load with more",
+                    sizes.tables
+                ))
             } else {
                 check_vip(vip).and_then(|()| services.add(vip, 0))
             };
@@ -236,53 +259,55 @@ impl Kernel {
         (chosen, left_out)
     }
 
-    /// Chooses a table for every VIP: one that already holds its slots, else a free one, else one that is live.
+    /// Chooses a table for every VIP: the one of another with the same owners, one that already holds them, else a free one, else one
+    /// that is live.
     fn place_tables(&self, vips: &[&Vip]) -> Result<HashMap<u16, Placed>, KernelError> {
-        let mut placed: HashMap<u16, Placed> = HashMap::new();
-        let mut taken: BTreeSet<u16> = BTreeSet::new();
+        let mut contents: Vec<(&Arc<[Slot]>, Option<Placed>)> = Vec::new();
+        let mut content_of: HashMap<u16, usize> = HashMap::new();
         for vip in vips {
-            if let Some(&table) =
-                self.live_tables.iter().find(|&&t| !taken.contains(&t) && self.table_holds(t, &vip.slots))
-            {
+            let at = contents.iter().position(|(slots, _)| same(slots, &vip.slots)).unwrap_or_else(|| {
+                contents.push((&vip.slots, None));
+                contents.len() - 1
+            });
+            content_of.insert(vip.id, at);
+        }
+        let mut taken: BTreeSet<u16> = BTreeSet::new();
+        for (slots, placed) in &mut contents {
+            let mut live = self.live_tables.iter().filter(|t| !taken.contains(t));
+            if let Some(&table) = live.find(|&&t| self.table_holds(t, slots)) {
                 taken.insert(table);
-                placed.insert(vip.id, Placed { table, write: false, live: true });
+                *placed = Some(Placed { table, write: false, live: true });
             }
         }
-        for vip in vips {
-            if placed.contains_key(&vip.id) {
-                continue;
-            }
+        for (_, placed) in contents.iter_mut().filter(|(_, placed)| placed.is_none()) {
             let all = || (0..self.options.sizes.tables as u16).filter(|t| !taken.contains(t));
             let free = all().find(|t| !self.live_tables.contains(t));
             let Some(table) = free.or_else(|| all().next()) else {
                 return Err(KernelError::Invalid(format!(
-                    "virtual IP {}: all {} tables are taken; load with more",
-                    vip.id, self.options.sizes.tables
+                    "all {} tables are taken; load with more",
+                    self.options.sizes.tables
                 )));
             };
             taken.insert(table);
-            placed.insert(vip.id, Placed { table, write: true, live: free.is_none() });
+            *placed = Some(Placed { table, write: true, live: free.is_none() });
         }
-        Ok(placed)
+        Ok(content_of.into_iter().filter_map(|(vip, at)| Some((vip, contents[at].1?))).collect())
     }
 
-    fn table_holds(&self, table: u16, slots: &[(u16, u16)]) -> bool {
+    fn table_holds(&self, table: u16, slots: &[Slot]) -> bool {
         let words = self.table_words(table);
-        slots
-            .iter()
-            .zip(words)
-            .all(|(&(current, previous), word)| word.load(Ordering::Relaxed) == Slot::new(current, previous).0)
+        slots.iter().zip(words).all(|(slot, word)| word.load(Ordering::Relaxed) == slot.0)
     }
 
-    fn write_table(&self, table: u16, slots: &[(u16, u16)]) {
-        for (&(current, previous), word) in slots.iter().zip(self.table_words(table)) {
-            word.store(Slot::new(current, previous).0, Ordering::Relaxed);
+    fn write_table(&self, table: u16, slots: &[Slot]) {
+        for (slot, word) in slots.iter().zip(self.table_words(table)) {
+            word.store(slot.0, Ordering::Relaxed);
         }
     }
 
-    fn table_words(&self, table: u16) -> &[std::sync::atomic::AtomicU32] {
-        let first = table as usize * SLOT_PAIRS as usize * 2;
-        &self.slots.words()[first..first + SLOTS as usize]
+    fn table_words(&self, table: u16) -> &[AtomicU64] {
+        let first = Slot::element(table, 0) as usize;
+        &self.slots.double_words()[first..first + SLOTS as usize]
     }
 
     pub(crate) fn write_settings(&self, generation: u32) {
@@ -400,7 +425,11 @@ fn check_vip(vip: &Vip) -> Result<(), String> {
     check_slots(&vip.slots)
 }
 
-fn check_slots(slots: &[(u16, u16)]) -> Result<(), String> {
+fn same(one: &Arc<[Slot]>, other: &Arc<[Slot]>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
+}
+
+fn check_slots(slots: &[Slot]) -> Result<(), String> {
     if slots.len() == SLOTS as usize {
         return Ok(());
     }

@@ -40,7 +40,6 @@ plain!(
     ListenerRanges,
     Machine,
     Slot,
-    [Slot; 2],
     VipAddress,
     VipKey
 );

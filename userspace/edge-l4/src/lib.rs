@@ -10,4 +10,4 @@ pub mod maglev;
 pub mod steering;
 
 pub use maglev::Candidate;
-pub use steering::{Generation, NOBODY};
+pub use steering::{NOBODY, Step};

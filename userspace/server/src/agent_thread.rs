@@ -7,7 +7,8 @@ use crate::health::Health;
 use control_api::{Addresses, Generation, Member, Snapshot, Update};
 use control_raft::{Follower, RecvError};
 use edge_agent::Agent;
-use edge_agent::desired::{Desired, Machine, Steering, Ticket, Tickets, Withheld};
+use edge_agent::desired::{Desired, Machine, Steering, Step, Ticket, Tickets, Withheld};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -33,6 +34,8 @@ pub trait Acts {
     fn apply(&mut self, desired: Desired);
     fn pause(&self) -> Duration;
     fn tick(&mut self);
+    /// By VirtualIP the generation of its steering before which this machine holds nothing any more.
+    fn released(&mut self) -> BTreeMap<String, u64>;
 }
 
 impl Acts for Agent {
@@ -62,6 +65,10 @@ impl Acts for Agent {
 
     fn tick(&mut self) {
         Agent::tick(self);
+    }
+
+    fn released(&mut self) -> BTreeMap<String, u64> {
+        Agent::released(self)
     }
 }
 
@@ -93,6 +100,7 @@ pub fn run<U: Updates>(agent: &mut impl Acts, inbox: &Inbox<U>, health: &Health,
             work.turn(agent, &inbox.follow, health);
             tick();
             agent.tick();
+            health.agent_released(agent.released());
         }));
         let pause = match turned {
             Ok(()) => {
@@ -195,7 +203,12 @@ fn desired(snapshot: &Snapshot) -> Desired {
     });
     let steering = snapshot.steering.iter().map(|(vip, s)| {
         let machines = |g: &Generation| g.machines.iter().map(|e| (e.member, e.weight)).collect();
-        let steering = Steering { generations: s.generations.iter().map(machines).collect(), alive: s.alive.clone() };
+        let step = |g: &Generation| Step { number: g.number, alive: g.alive.clone(), released: g.released.clone() };
+        let steering = Steering {
+            generations: s.generations.iter().map(machines).collect(),
+            alive: s.alive.clone(),
+            steps: s.generations.iter().map(step).collect(),
+        };
         (vip.clone(), Arc::new(steering))
     });
     let keys = &snapshot.tickets;
@@ -287,6 +300,10 @@ mod tests {
         }
 
         fn tick(&mut self) {}
+
+        fn released(&mut self) -> BTreeMap<String, u64> {
+            BTreeMap::new()
+        }
     }
 
     fn eventually(mut so: impl FnMut() -> bool) {

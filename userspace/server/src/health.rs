@@ -2,6 +2,7 @@
 
 use control_raft::Control;
 use edge_agent::Desired;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -178,6 +179,13 @@ impl Health {
             if agent.failure.take().is_some() {
                 tracing::info!("the agent works again");
             }
+        }
+    }
+
+    /// What this machine is done with, by VirtualIP: the others hear of it.
+    pub fn agent_released(&self, released: BTreeMap<String, u64>) {
+        if let Some(control) = self.control() {
+            control.update_member(|member| member.released = released);
         }
     }
 

@@ -1,0 +1,74 @@
+//! Whether this machine holds a TCP connection. A function by itself, which the verifier examines once, and not on every road that
+//! leads here.
+
+use aya_ebpf::bindings::{bpf_sock, xdp_md};
+use aya_ebpf::helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie};
+
+use datapath::Frame;
+use datapath::ip::{HEADER_V4, HEADER_V6};
+use datapath::tables::NEW_SYN_RECV;
+
+use crate::frame::XdpFrame;
+
+/// `bpf_sock_tuple` in words: both addresses, then both ports, one after the other; behind those of IPv4 lies anything.
+#[repr(C)]
+pub struct Tuple {
+    pub words: [u32; 9],
+}
+
+/// State of the socket for the connection, as the kernel numbers them; 0: none. `ip` and `tcp` say where the headers of the packet
+/// lie; with `tcp` 0 it answers no SYN cookie.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn tcp_state(context: *mut xdp_md, tuple: *mut Tuple, v4: u32, ip: u32, tcp: u32) -> u32 {
+    if tuple.is_null() {
+        return 0;
+    }
+    let length = if v4 != 0 { 12 } else { 36 };
+    // SAFETY: the kernel checks at every call that a whole tuple lies there, of which the helper reads as much as the length of its
+    // family says; the socket that it returns is read while it is held and then released.
+    unsafe {
+        let socket = bpf_skc_lookup_tcp(context.cast(), tuple.cast(), length, CURRENT_NETNS, 0);
+        if socket.is_null() {
+            return 0;
+        }
+        let mut state = (*socket).state;
+        if state == LISTEN && tcp != 0 && answers_cookie(context, socket, v4 != 0, ip as usize, tcp as usize) {
+            state = NEW_SYN_RECV;
+        }
+        bpf_sk_release(socket.cast());
+        state
+    }
+}
+
+/// Whether the packet answers a SYN cookie that this machine's listener gave. The kernel looks only while the listener has been
+/// overrun within the last minutes, and says no otherwise.
+#[inline(always)]
+fn answers_cookie(context: *mut xdp_md, listener: *mut bpf_sock, v4: bool, ip: usize, tcp: usize) -> bool {
+    const TCP_HEADER: usize = 20;
+    let frame = XdpFrame::new(context);
+    let Some(tcp) = frame.window::<TCP_HEADER>(tcp) else { return false };
+    let check = |ip: usize, length: usize| {
+        // SAFETY: both headers lie inside the frame, as their windows say and the verifier proves; the caller holds the socket.
+        unsafe {
+            bpf_tcp_check_syncookie(
+                listener.cast(),
+                ip as *mut _,
+                length as u32,
+                tcp.address() as *mut _,
+                TCP_HEADER as u32,
+            ) == 0
+        }
+    };
+    if v4 {
+        frame.window::<HEADER_V4>(ip).is_some_and(|ip| check(ip.address(), HEADER_V4))
+    } else {
+        frame.window::<HEADER_V6>(ip).is_some_and(|ip| check(ip.address(), HEADER_V6))
+    }
+}
+
+/// TCP_LISTEN.
+const LISTEN: u32 = 10;
+
+/// BPF_F_CURRENT_NETNS: the network namespace of the device.
+const CURRENT_NETNS: u64 = -1i64 as u64;
