@@ -4,6 +4,9 @@
 //! targets and in fields that hold URLs, the values of the usual parameters and what stands before the `@` of an authority. In other texts ([`write_text`]) whatever looks like one of these is hidden, and what is known to be one.
 
 use crate::escape::write_foreign;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use std::borrow::Cow;
 
 /// What stands in place of a value.
 const HIDDEN: &[u8] = b"***";
@@ -115,7 +118,7 @@ pub fn write_url(mut url: &[u8], out: &mut Vec<u8>) {
 /// Appends a text that people wrote and messages had a part in, such as a note or an error, as it may be logged: what looks like a
 /// credential is hidden wherever it stands. `known` are credentials that are hidden however they look, see [`of_message`]. `escape`
 /// writes what is left, see [`write_foreign`].
-pub fn write_text(mut text: &[u8], known: &[&[u8]], escape: fn(&[u8], &mut Vec<u8>), out: &mut Vec<u8>) {
+pub fn write_text(mut text: &[u8], known: &[Cow<'_, [u8]>], escape: fn(&[u8], &mut Vec<u8>), out: &mut Vec<u8>) {
     let mut from = 0;
     while from < text.len() {
         let Some(hidden) = known_at(&text[from..], known).or_else(|| credential_at(text, from)) else {
@@ -129,40 +132,108 @@ pub fn write_text(mut text: &[u8], known: &[&[u8]], escape: fn(&[u8], &mut Vec<u
     escape(text, out);
 }
 
-/// The credentials in the fields and the target of a message, to be hidden where they stand by themselves. Short ones are left out:
-/// they would be found in words that have nothing to do with them.
-pub fn of_message<'m>(fields: impl IntoIterator<Item = (&'m [u8], &'m [u8])>, target: &'m [u8]) -> Vec<&'m [u8]> {
+/// The credentials in the fields and the target of a message, to be hidden where they stand by themselves, as they were sent and as
+/// whoever decodes them sees them. Short ones are left out: they would be found in words that have nothing to do with them.
+pub fn of_message<'m>(fields: impl IntoIterator<Item = (&'m [u8], &'m [u8])>, target: &'m [u8]) -> Vec<Cow<'m, [u8]>> {
     let mut found = Vec::new();
     for (name, value) in fields {
-        if !FIELDS.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name)) {
+        let is = |known: &&str| known.as_bytes().eq_ignore_ascii_case(name);
+        if URL_FIELDS.iter().any(is) {
+            add_of_url(value, &mut found);
+        }
+        if !FIELDS.iter().any(is) {
             continue;
         }
-        found.push(value);
+        add(value, &mut found);
         // `Bearer x` and `a=x; b=y` are shown in parts.
-        found.extend(value.split(|b| matches!(b, b' ' | b';' | b',')).filter(|part| !part.is_empty()));
-        let pairs = value
-            .split(|b| *b == b';')
-            .filter_map(|pair| pair.iter().position(|b| *b == b'=').map(|at| &pair[at + 1..]));
-        found.extend(pairs);
+        for part in value.split(|b| matches!(b, b' ' | b';' | b',')) {
+            add(part, &mut found);
+        }
+        for pair in value.split(|b| *b == b';') {
+            if let Some(equals) = pair.iter().position(|b| *b == b'=') {
+                add(&pair[equals + 1..], &mut found);
+            }
+        }
+        if let Some((scheme, user)) = value.split_at_checked(6)
+            && scheme.eq_ignore_ascii_case(b"basic ")
+            && let user = user.trim_ascii()
+            && let Ok(user) =
+                STANDARD_NO_PAD.decode(&user[..user.len() - user.iter().rev().take_while(|b| **b == b'=').count()])
+        {
+            add_user(Cow::Owned(user), &mut found);
+        }
     }
-    for pair in target.split(|b| matches!(b, b'?' | b'&' | b';' | b'#')) {
+    add_of_url(target, &mut found);
+    found.retain(|value| value.len() >= KNOWN_BYTES_MIN);
+    found.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+    found.dedup();
+    found
+}
+
+fn add_of_url<'m>(url: &'m [u8], found: &mut Vec<Cow<'m, [u8]>>) {
+    if let Some(at) = userinfo(url) {
+        add_user(Cow::Borrowed(&url[at]), found);
+    }
+    for pair in url.split(|b| matches!(b, b'?' | b'&' | b';' | b'#')) {
         if let Some(equals) = pair.iter().position(|b| *b == b'=')
             && is_secret(&pair[..equals])
         {
-            found.push(&pair[equals + 1..]);
+            add(&pair[equals + 1..], found);
         }
     }
-    found.retain(|value| value.len() >= KNOWN_BYTES_MIN);
-    found.sort_by_key(|value| std::cmp::Reverse(value.len()));
-    found.dedup();
-    found
+}
+
+/// A user's name with the password, and the password alone.
+fn add_user<'m>(user: Cow<'m, [u8]>, found: &mut Vec<Cow<'m, [u8]>>) {
+    if let Some(colon) = user.iter().position(|b| *b == b':') {
+        let password = user[colon + 1..].to_vec();
+        found.extend(decoded(&password).map(Cow::Owned));
+        found.push(Cow::Owned(password));
+    }
+    found.extend(decoded(&user).map(Cow::Owned));
+    found.push(user);
+}
+
+fn add<'m>(value: &'m [u8], found: &mut Vec<Cow<'m, [u8]>>) {
+    found.push(Cow::Borrowed(value));
+    found.extend(decoded(value).map(Cow::Owned));
+}
+
+/// What is read out of an escaped value: with `+` as it stands, and as the blank it is in forms.
+fn decoded(value: &[u8]) -> impl Iterator<Item = Vec<u8>> + use<> {
+    let escaped = value.contains(&b'%');
+    let plain = escaped.then(|| unescape(value));
+    let form = value.contains(&b'+').then(|| {
+        let blanks: Vec<u8> = value.iter().map(|b| if *b == b'+' { b' ' } else { *b }).collect();
+        unescape(&blanks)
+    });
+    plain.into_iter().chain(form)
+}
+
+fn unescape(value: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::with_capacity(value.len()), value);
+    while let Some((byte, after)) = unescaped(rest) {
+        out.push(byte);
+        rest = after;
+    }
+    out
+}
+
+/// The first byte of an escaped text, and what follows it.
+fn unescaped(text: &[u8]) -> Option<(u8, &[u8])> {
+    let (&first, after) = text.split_first()?;
+    let digit = |at: usize| after.get(at).and_then(|b| (*b as char).to_digit(16));
+    Some(match (first, digit(0), digit(1)) {
+        (b'%', Some(high), Some(low)) => ((high << 4 | low) as u8, &after[2..]),
+        _ => (first, after),
+    })
 }
 
 /// Values shorter than this occur in ordinary words.
 const KNOWN_BYTES_MIN: usize = 6;
 
-fn known_at(text: &[u8], known: &[&[u8]]) -> Option<std::ops::Range<usize>> {
-    known.iter().find(|value| text.starts_with(value)).map(|value| 0..value.len())
+fn known_at(text: &[u8], known: &[Cow<'_, [u8]>]) -> Option<std::ops::Range<usize>> {
+    known.iter().find(|value| text.starts_with(value.as_ref())).map(|value| 0..value.len())
 }
 
 /// The credential that something beginning at `at` announces: where it stands, counted from `at`.
@@ -279,12 +350,7 @@ fn userinfo(url: &[u8]) -> Option<std::ops::Range<usize>> {
 fn is_secret(name: &[u8]) -> bool {
     let mut plain = [0; 32];
     let (mut length, mut rest) = (0, name);
-    while let Some((&first, after)) = rest.split_first() {
-        let digit = |at: usize| after.get(at).and_then(|b| (*b as char).to_digit(16));
-        let (byte, next) = match (first, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => ((high << 4 | low) as u8, &after[2..]),
-            _ => (first, after),
-        };
+    while let Some((byte, next)) = unescaped(rest) {
         let Some(place) = plain.get_mut(length) else { return false };
         (*place, rest) = (byte, next);
         length += 1;
@@ -335,7 +401,7 @@ mod tests {
         }
     }
 
-    fn shown(text: &str, known: &[&[u8]]) -> String {
+    fn shown(text: &str, known: &[Cow<'_, [u8]>]) -> String {
         let mut out = Vec::new();
         write_text(text.as_bytes(), known, write_foreign, &mut out);
         String::from_utf8(out).unwrap()
@@ -381,6 +447,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn credentials_of_the_message_are_hidden_decoded_too() {
+        let fields = [
+            ("authorization", "Basic dXNlcjpwYXNzd29yZA=="),
+            ("Cookie", "sid=ab%2Fcdef"),
+            ("Referer", "https://who:s%40cret1@h.test/?code=one%20time"),
+        ];
+        let fields = fields.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let known = of_message(fields, b"/a?%74oken=t%2Dken+5%26x&b=vis%69ble2");
+        for text in [
+            "user:password",
+            "password",
+            "dXNlcjpwYXNzd29yZA==",
+            "ab/cdef",
+            "ab%2Fcdef",
+            "who:s@cret1",
+            "s@cret1",
+            "s%40cret1",
+            "one time",
+            "t%2Dken+5%26x",
+            "t-ken+5&x",
+            "t-ken 5&x",
+        ] {
+            assert_eq!(shown(&format!("a {text} b"), &known), "a *** b", "{text}");
+        }
+        assert_eq!(shown("visible2", &known), "visible2");
+    }
+
     proptest::proptest! {
         /// Whatever surrounds a credential, its own letters are not shown.
         #[test]
@@ -396,7 +490,7 @@ mod tests {
             };
             proptest::prop_assert!(!shown(&text, &[]).contains(secret), "{}", shown(&text, &[]));
             let anywhere = format!("{before}{secret}{after}");
-            proptest::prop_assert!(!shown(&anywhere, &[secret.as_bytes()]).contains(secret));
+            proptest::prop_assert!(!shown(&anywhere, &[secret.as_bytes().into()]).contains(secret));
         }
     }
 }

@@ -8,6 +8,7 @@ use base_text::redact;
 use base_tls::Session;
 use proto_http::{Request, Response};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -379,7 +380,7 @@ impl Exchange {
     }
 
     /// The credentials of the message, which are in no log.
-    pub fn credentials(&self) -> Vec<&[u8]> {
+    pub fn credentials(&self) -> Vec<Cow<'_, [u8]>> {
         let fields = self.default.request.headers.iter().map(|(name, value, _)| (name, value));
         let answered = self.default.response.iter().flat_map(|response| response.headers.iter());
         redact::of_message(fields.chain(answered.map(|(name, value, _)| (name, value))), &self.uri)

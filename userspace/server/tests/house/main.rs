@@ -7,6 +7,7 @@
 mod authority;
 mod world;
 
+mod access_log;
 mod attacks;
 mod bad_input;
 mod changes;
