@@ -1,6 +1,9 @@
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValue, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Arg, Args, Command, CommandFactory, Parser, Subcommand, ValueEnum};
 
 #[derive(Parser)]
 #[command(name = "weirctl", version, about = "Controls a Weir cluster through its admin API", propagate_version = true)]
@@ -10,9 +13,9 @@ pub struct Arguments {
     pub server: Option<String>,
     #[command(flatten)]
     pub tls: Tls,
-    /// How to print
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Default)]
-    pub output: Format,
+    /// How to print; for backup: the file
+    #[arg(short, long, global = true, value_parser = Outputs, default_value = "default")]
+    pub output: Output,
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -42,6 +45,60 @@ pub enum Format {
     Default,
     Json,
     Yaml,
+}
+
+/// What `-o` says.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Output {
+    Format(Format),
+    /// Only a backup goes into a file.
+    File(PathBuf),
+}
+
+/// Reads it; offers the formats.
+#[derive(Clone)]
+struct Outputs;
+
+impl TypedValueParser for Outputs {
+    type Value = Output;
+
+    fn parse_ref(&self, command: &Command, _: Option<&Arg>, value: &OsStr) -> Result<Output, clap::Error> {
+        if value.is_empty() {
+            return Err(command
+                .clone()
+                .error(ErrorKind::InvalidValue, "--output: empty; accepted are default, json, yaml"));
+        }
+        let format = value.to_str().and_then(|text| Format::from_str(text, false).ok());
+        Ok(format.map_or_else(|| Output::File(value.into()), Output::Format))
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Format::value_variants().iter().filter_map(ValueEnum::to_possible_value)))
+    }
+}
+
+impl Arguments {
+    /// How to print; a file is none, where one is not written.
+    pub fn format(&self) -> Result<Format, clap::Error> {
+        match (&self.output, &self.verb) {
+            (Output::Format(format), _) => Ok(*format),
+            (Output::File(_), Verb::Backup(_)) => Ok(Format::Default),
+            (Output::File(file), _) => {
+                let message = format!("--output {}: not a format; accepted are default, json, yaml", file.display());
+                Err(Arguments::command().error(ErrorKind::InvalidValue, message))
+            }
+        }
+    }
+}
+
+impl Format {
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Default => "default",
+            Format::Json => "json",
+            Format::Yaml => "yaml",
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -84,6 +141,10 @@ pub enum Verb {
         #[arg(id = "to", value_name = "VERSION")]
         version: u64,
     },
+    /// Write the whole cluster (objects, custom data, virtual IPs, versions) into one file: backup -o FILE
+    Backup(Backup),
+    /// Bring the whole cluster back to what a backup holds, in one change
+    Restore(Restore),
     /// Show a resource and its status on every machine
     Describe {
         kind: String,
@@ -161,6 +222,40 @@ pub enum Verb {
         #[arg(trailing_var_arg = true)]
         rest: Vec<String>,
     },
+}
+
+#[derive(Args)]
+pub struct Backup {
+    /// Lock it with a passphrase: the first line of this file; - for stdin
+    #[arg(long, value_name = "FILE", conflicts_with = "recipient")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Lock it for the holder of a key: what --generate-key printed
+    #[arg(long, value_name = "KEY")]
+    pub recipient: Option<String>,
+    /// Make such a key: the private half into this file, the other one is printed
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["recipient", "passphrase_file"])]
+    pub generate_key: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Restore {
+    /// The backup; - for stdin
+    pub file: PathBuf,
+    /// The passphrase it was locked with: the first line of this file; - for stdin
+    #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
+    pub passphrase_file: Option<PathBuf>,
+    /// The key it was locked for
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// Show what would become of every object, change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Refuse if any object was changed after this version of the configuration
+    #[arg(long, value_name = "VERSION")]
+    pub if_version: Option<u64>,
+    /// The backup of another cluster is meant, or what is here may be replaced by one of its earlier life
+    #[arg(long)]
+    pub another_cluster: bool,
 }
 
 #[derive(Args)]

@@ -75,7 +75,7 @@ async fn at(server: &Server, version: Option<u64>) -> Result<BTreeMap<String, Va
 }
 
 /// `-` what was, `+` what is, each change with a few lines around it.
-fn changed_lines(old: &str, new: &str) -> Vec<String> {
+pub fn changed_lines(old: &str, new: &str) -> Vec<String> {
     let (old, new): (Vec<&str>, Vec<&str>) = (old.lines().collect(), new.lines().collect());
     let head = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
     let tail = old[head..].iter().rev().zip(new[head..].iter().rev()).take_while(|(a, b)| a == b).count();

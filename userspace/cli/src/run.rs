@@ -7,10 +7,10 @@ use crate::documents::{Mode, send, send_documents, word};
 use crate::output::{heads, print, structured, table};
 use crate::resource::Resource;
 use crate::server::{Server, segment};
-use crate::{catalog, check, config, custom, describe, edit, history, http_proxy, last_good, members, objects};
+use crate::{backup, catalog, check, config, custom, describe, edit, history, http_proxy, last_good, members, objects};
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
-    let format = arguments.output;
+    let format = arguments.format().map_err(|wrong| wrong.to_string())?;
     match &arguments.verb {
         Verb::Check { files, strict } => return check::check(files, *strict),
         Verb::Explain { query } => {
@@ -19,6 +19,9 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
             return Ok(());
         }
         Verb::Config(what) => return config::run(what, format),
+        Verb::Backup(what) if what.generate_key.is_some() => {
+            return what.generate_key.as_deref().map_or(Ok(()), backup::generate_key);
+        }
         Verb::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "weirctl", &mut script);
@@ -41,6 +44,8 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         Verb::Apply { files, if_version } => send(&server, &files, Mode::Apply, if_version).await,
         Verb::History { name } => history::history(&server, name.as_deref(), format).await,
         Verb::Diff { from, to } => history::diff(&server, from, to).await,
+        Verb::Backup(what) => backup::backup(&server, &what, &arguments.output).await,
+        Verb::Restore(what) => backup::restore(&server, &what, format).await,
         Verb::Rollback { version } => history::rollback(&server, version).await,
         Verb::Get { kind, names, version, namespace } => {
             if kind.eq_ignore_ascii_case("all") {

@@ -179,6 +179,123 @@ fn history_diff_and_rollback() {
 }
 
 #[test]
+fn a_cluster_goes_into_a_file_and_comes_back_elsewhere() {
+    let world = World::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (file, words, wrong) = (path("shop.weir"), path("passphrase"), path("wrong"));
+    std::fs::write(&words, "correct horse battery\n").unwrap();
+    std::fs::write(&wrong, "another passphrase\n").unwrap();
+    world.ctl(&["create", "-f", "-"], TWO).shows("create Pipeline pl");
+    world.ctl(&["create", "-f", "-"], VIP).shows("create VirtualIP v");
+    world.ctl(&["create", "-f", "-"], DATA).shows("create CustomData k");
+    world.ctl(&["create", "-f", "-"], SECRET).shows("create Pipeline guarded");
+    world.ctl(&["backup"], "").fails("give -o FILE");
+    world.ctl(&["backup", "-o", "yaml"], "").fails("write ./yaml");
+    world.ctl(&["get", "all", "-o", &file], "").ends(2);
+    world.ctl(&["backup", "-o", &file], "").fails("hold secrets (\"guarded\")").fails("--passphrase-file");
+    assert!(!std::path::Path::new(&file).exists());
+    let done = world.ctl(&["backup", "-o", &file, "--passphrase-file", &words], "");
+    done.shows("4 objects and 1 items of custom data").shows("(locked)");
+    let text = std::fs::read(&file).unwrap();
+    assert!(!String::from_utf8_lossy(&text).contains(MARK), "nobody reads it without the passphrase");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+
+    // What is there now is told beside what the backup has, and changes in one step.
+    let restore = |world: &World, more: &[&str]| {
+        world.ctl(&[&["restore", &file, "--passphrase-file", &words], more].concat(), "")
+    };
+    restore(&world, &["--dry-run"]).shows("no difference in the objects");
+    world.ctl(&["delete", "hs", "hs"], "").shows("successfully");
+    world.ctl(&["delete", "cdk", "k"], "").shows("successfully");
+    world.ctl(&["apply", "-f", "-"], &SECRET.replace(MARK, "another")).shows("update");
+    world.ctl(&["create", "-f", "-"], &OTHER.replace("other", "later")).shows("create");
+    let before = world.control.state().view.version;
+    let told = restore(&world, &["--dry-run"]);
+    for part in ["HTTPServer hs\n+ ", "Pipeline later\n- ", "a secret in it differs", "0 items now, 1 in the backup"] {
+        told.shows(part);
+    }
+    assert!(!told.out.contains(MARK) && !told.out.contains("another"), "{}", told.out);
+    assert_eq!(world.control.state().view.version, before, "and nothing was changed");
+    restore(&world, &["--if-version", &(before - 1).to_string()]).fails("after version").fails("nothing was changed");
+    let done = restore(&world, &["--if-version", &before.to_string()]);
+    done.shows(&format!("restored as version {}: 1 objects created, 1 changed, 1 deleted", before + 1));
+    done.shows(&format!("weirctl rollback {before}"));
+    world.ctl(&["get", "cd", "k"], "").prints("ID\na\n");
+    let guarded = &world.control.state().view.objects["guarded"];
+    assert!(guarded.to_string().contains(MARK), "with its secret");
+    world.ctl(&["rollback", &before.to_string()], "").shows("rolled back");
+    world.ctl(&["get", "all"], "").shows("later");
+
+    // Another cluster that was founded anew.
+    let fresh = World::start();
+    world.ctl(&["restore", &file], "").fails("is locked").fails("--passphrase-file");
+    fresh.ctl(&["restore", &file, "--passphrase-file", &wrong], "").fails("does not open");
+    assert!(fresh.control.state().view.objects.is_empty());
+    restore(&fresh, &[]).shows("4 objects created");
+    let (old, new) = (world.control.state().view.clone(), fresh.control.state().view.clone());
+    assert_eq!(new.objects["guarded"], guarded.clone());
+    assert_eq!((new.custom_data["k"].len(), new.members["n1"].id), (1, old.members["n1"].id));
+    assert!(new.version > before - 4, "versions go on");
+    assert_eq!(new.succeeds.last().unwrap().cluster_id, old.cluster_id, "edges of the old one follow");
+    let number = |view: &control_api::Snapshot| view.steering["v"].generations.last().unwrap().number;
+    assert!(number(&new) >= number(&old), "so do the tables of its virtual IP");
+    // Not empty any more, and not the one that the backup is of.
+    let twin = World::start();
+    twin.ctl(&["create", "-f", "-"], &OTHER.replace("other", "mine")).shows("create");
+    restore(&twin, &[]).fails("is not empty").fails("--another-cluster");
+    twin.ctl(&["get", "all"], "").shows("mine");
+    restore(&twin, &["--another-cluster"]).shows("4 objects created, 0 changed, 1 deleted");
+}
+
+#[test]
+fn what_is_no_good_backup_restores_nothing() {
+    let world = World::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (file, key, bad) = (path("b"), path("key"), path("bad"));
+    world.ctl(&["create", "-f", "-"], SECRET).shows("create");
+    let public = world.ctl(&["backup", "--generate-key", &key], "").out.trim().to_owned();
+    assert!(public.starts_with("weir-backup-"), "{public}");
+    world.ctl(&["backup", "--generate-key", &key], "").fails("cannot be created");
+    world.ctl(&["backup", "-o", &file, "--recipient", "nobody"], "").fails("begins with weir-backup-");
+    world.ctl(&["backup", "-o", &file, "--recipient", &public], "").shows("(locked)");
+    let good = std::fs::read(&file).unwrap();
+    let version = world.control.state().view.version;
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 1;
+    let newer = String::from_utf8_lossy(&good).replacen("weir-backup 1", "weir-backup 9", 1).into_bytes();
+    for (bytes, told) in [
+        (&good[..good.len() - 100], "is damaged"),
+        (&flipped, "is damaged: its checksum"),
+        (&newer, "has format 9"),
+        (b"name: pl\nkind: Pipeline\n".as_slice(), "not a backup of weir"),
+        (b"".as_slice(), "not a backup of weir"),
+    ] {
+        std::fs::write(&bad, bytes).unwrap();
+        world.ctl(&["restore", &bad, "--key-file", &key], "").fails(told);
+    }
+    // What this version would not take is not half taken.
+    for (documents, told) in [
+        (r#"{"x": {"name": "x", "kind": "Nope"}}"#, "Nope"),
+        (r#"{"x": {"name": "y", "kind": "Pipeline", "filters": [{"name": "m", "kind": "Mock"}]}}"#, "has no name"),
+        (
+            r#"{"a": {"name": "a", "kind": "HTTPServer", "port": 80}, "b": {"name": "b", "kind": "HTTPServer", "port": 80}}"#,
+            "80",
+        ),
+    ] {
+        let cluster_id = &world.control.state().view.cluster_id;
+        let body = format!(r#"{{"clusterId": "{cluster_id}", "objects": {documents}}}"#);
+        let answer = world.call("POST", "/restore", &[], body);
+        assert!(answer.status == 400 && answer.text.contains(told), "{}: {}", answer.status, answer.text);
+    }
+    assert_eq!(world.control.state().view.version, version, "nothing was changed");
+    world.ctl(&["delete", "pipeline", "guarded"], "").shows("successfully");
+    world.ctl(&["restore", &file, "--key-file", &key], "").shows("1 objects created");
+}
+
+#[test]
 fn what_is_edited_is_seen_by_nobody_else_and_goes_away() {
     let world = World::start();
     world
@@ -397,6 +514,25 @@ impl Ctl for World {
 }
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_weirctl");
+
+const MARK: &str = "a-marked-secret";
+
+const SECRET: &str = "\
+name: guarded
+kind: Pipeline
+filters:
+- name: proxy
+  kind: Proxy
+  pools:
+  - servers: [{url: 'http://127.0.0.1:1'}]
+    healthCheck: {interval: 1h, username: u, password: a-marked-secret}
+";
+
+const OTHER: &str = "name: other\nkind: Pipeline\nfilters: [{name: m, kind: Mock}]\n";
+
+const VIP: &str = "name: v\nkind: VirtualIP\naddresses: [192.0.2.1]\n";
+
+const DATA: &str = "kind: CustomDataKind\nname: k\nidField: id\n---\nkind: CustomData\nname: k\nlist: [{id: a}]\n";
 
 const TWO: &str = "\
 name: pl

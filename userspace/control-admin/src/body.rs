@@ -226,7 +226,7 @@ pub async fn unconditional(request: Request, next: Next) -> Response {
     if changes && request.headers().contains_key(header::IF_MATCH) {
         let message = format!(
             "If-Match: {} {} does not look at versions, so that nothing was changed: send it without the header; it is accepted for \
-             /objects, /objects/NAME and /rollback",
+             /objects, /objects/NAME, /rollback and /restore",
             request.method(),
             request.uri().path()
         );
@@ -281,6 +281,16 @@ pub fn text<'q>(query: &'q Query<Vec<(String, String)>>, key: &str) -> &'q str {
     query.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.trim())
 }
 
+/// Problems, one to a line; nobody reads a hundred thousand.
+pub fn listed(mut problems: Vec<String>) -> String {
+    let more = problems.len().saturating_sub(LISTED_MAX);
+    if more > 0 {
+        problems.truncate(LISTED_MAX);
+        problems.push(format!("and {more} more like these"));
+    }
+    problems.join("\n")
+}
+
 /// `299` is "miscellaneous, keep showing it" (RFC 7234 §5.5); the text is quoted.
 fn warning_value(text: &str) -> HeaderValue {
     let quoted: String = text
@@ -296,6 +306,8 @@ fn warning_value(text: &str) -> HeaderValue {
         .unwrap_or_else(|_| HeaderValue::from_static("299 weir \"a warning that does not fit a header\""))
 }
 
+/// Problems that go into an answer.
+const LISTED_MAX: usize = 100;
 /// Clients bound the size of a head; what does not fit is logged.
 const WARNINGS_MAX: usize = 16;
 const WARNING_CHARS_MAX: usize = 300;

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod alone;
+mod backup;
 mod body;
 mod catalog;
 mod checks;

@@ -12,7 +12,7 @@ use control_api::{Document, OWNER_LABEL, RefusalKind, Snapshot};
 use control_state::{Action, Entry, PutMode, owner};
 use serde_json::{Value, json};
 
-use crate::body::{Answer, Error, IfMatch, Reply, Text, flag, if_match, since, text};
+use crate::body::{Answer, Error, IfMatch, Reply, Text, flag, if_match, listed, since, text};
 use crate::catalog::{Category, Checked};
 use crate::history;
 use crate::routes::Api;
@@ -335,16 +335,6 @@ fn is_partly_hidden(value: &Value) -> bool {
     }
 }
 
-/// One to a line; nobody reads a hundred thousand.
-fn listed(mut problems: Vec<String>) -> String {
-    let more = problems.len().saturating_sub(LISTED_MAX);
-    if more > 0 {
-        problems.truncate(LISTED_MAX);
-        problems.push(format!("and {more} more like these"));
-    }
-    problems.join("\n")
-}
-
 /// What can be said before looking into the document. The state decides again when the command is applied.
 fn may_write(api: &Api, document: &Value, mode: PutMode) -> Result<(), (StatusCode, String)> {
     let invalid = |message: String| Err((StatusCode::BAD_REQUEST, message));
@@ -413,10 +403,9 @@ fn in_default(namespace: &str) -> bool {
 
 /// How often a change is made again when this member turns out to have been behind.
 const TURNS: u32 = 5;
-/// Warnings of one document that go to the log, and problems that go into an answer.
+/// Warnings of one document that go to the log.
 const LOGGED_MAX: usize = 16;
-const LISTED_MAX: usize = 100;
 
-const EXPOSED: &str = "it holds a private key, a password or the like, which this cluster's members would tell each other in plain \
+pub const EXPOSED: &str = "it holds a private key, a password or the like, which this cluster's members would tell each other in plain \
                        text (--insecure-peers): give every member --cluster-secret-file, or https:// peer URLs, and send it again";
 pub const DEFAULT_NAMESPACE: &str = "default";

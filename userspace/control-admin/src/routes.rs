@@ -11,7 +11,7 @@ use crate::alone::{about, healthz, metrics};
 use crate::body::{Error, Reply, finish, unconditional};
 use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
-use crate::{custom, history, last_good, logs, members, metadata, objects, status};
+use crate::{backup, custom, history, last_good, logs, members, metadata, objects, status};
 
 pub struct Api {
     pub control: Control,
@@ -30,7 +30,7 @@ pub fn router(control: Control, catalog: Arc<dyn Catalog>, local: Arc<dyn Local>
     let mut v2 = Router::new().route("/", get(list_apis));
     for entry in entries() {
         let handlers = match entry.path {
-            "/objects" | "/objects/{name}" | "/rollback" => entry.handlers,
+            "/objects" | "/objects/{name}" | "/rollback" | "/restore" => entry.handlers,
             _ => entry.handlers.route_layer(from_fn(unconditional)),
         };
         v2 = v2.route(entry.path, handlers);
@@ -63,6 +63,9 @@ fn entries() -> Vec<Entry> {
 
     add("cluster", "/status/members", &["GET"], get(members::list));
     add("cluster", "/status/members/{member}", &["DELETE"], delete(members::remove));
+
+    add("cluster", "/backup", &["POST"], post(backup::write));
+    add("cluster", "/restore", &["POST"], post(backup::restore));
 
     add("cluster", "/last-good", &["GET"], get(last_good::show));
     add("cluster", "/last-good/restore", &["POST"], post(last_good::restore));

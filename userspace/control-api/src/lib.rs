@@ -6,6 +6,7 @@
 //! a snapshot again. All collections are ordered and shared, so cloning a snapshot costs a few reference counts.
 #![forbid(unsafe_code)]
 
+pub mod backup;
 pub mod client;
 pub mod time;
 pub mod tls;

@@ -1,5 +1,5 @@
 use base_model::Claim;
-use control_api::{CustomKind, Document, Member, Refusal, TicketKey};
+use control_api::{CustomKind, Document, Member, Refusal, Snapshot, TicketKey};
 use serde::{Deserialize, Serialize};
 
 use crate::level::{FIRST_LEVEL, strict, strict_option};
@@ -96,6 +96,14 @@ pub enum Action {
         /// `version` or before, and what they lack of that goes.
         #[serde(default)]
         replaces: bool,
+    },
+    /// What a backup holds takes the place of what is there: objects and custom data, nothing of both is left in between. A cluster
+    /// that has none yet also takes the ids of the members and the state of the virtual IPs. The version grows beyond the backup's.
+    Restore {
+        backup: Box<Snapshot>,
+        /// As in `DeleteAllSeen`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
     },
     /// A fresh session ticket key: the first one is used at once, later ones wait as the next. `at` in seconds since 1970.
     StageTicketKey {

@@ -5,8 +5,8 @@
 //!
 //! Reading order: `command.rs` (what can be asked), `state.rs` (the rules), `objects.rs` and `custom.rs` (those of documents),
 //! `steering.rs` (who serves a VirtualIP), `tickets.rs` (keys of TLS sessions), `answers.rs` (requests that come twice), `history.rs`
-//! (what was before), `diff.rs` (from two versions to a delta), `level.rs` (members of different versions), `sums.rs` (whether two members
-//! hold the same).
+//! (what was before), `restore.rs` (backups), `diff.rs` (from two versions to a delta), `level.rs` (members of different versions),
+//! `sums.rs` (whether two members hold the same).
 #![forbid(unsafe_code)]
 
 mod answers;
@@ -16,6 +16,7 @@ mod diff;
 mod history;
 mod level;
 mod objects;
+mod restore;
 mod state;
 mod steering;
 mod sums;

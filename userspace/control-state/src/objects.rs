@@ -262,17 +262,22 @@ pub fn succeed(
         }
     }
     check_claims(state, &claimed, true)?;
-    let succeeds = Arc::make_mut(&mut state.view.succeeds);
+    take_place_of(&mut state.view, cluster_id, version);
+    Ok(created)
+}
+
+/// Writes down whose place this configuration has taken, up to which version.
+pub(crate) fn take_place_of(view: &mut Snapshot, cluster_id: &str, version: u64) {
+    let succeeds = Arc::make_mut(&mut view.succeeds);
     succeeds.retain(|predecessor| predecessor.cluster_id != cluster_id);
     succeeds.push(Predecessor { cluster_id: cluster_id.to_owned(), version });
     if succeeds.len() > PREDECESSORS_KEPT {
         succeeds.remove(0);
     }
-    Ok(created)
 }
 
 /// The writer's member has looked at it already, beside what it knew. What was decided since is known here alone.
-fn check_claims(state: &State, claimed: &[String], several: bool) -> Result<(), Refusal> {
+pub(crate) fn check_claims(state: &State, claimed: &[String], several: bool) -> Result<(), Refusal> {
     if claimed.is_empty() {
         return Ok(());
     }

@@ -12,7 +12,7 @@ use crate::diff::between;
 use crate::history::{self, History};
 use crate::steering::{member_id_free, steer};
 use crate::sums::Sums;
-use crate::{custom, objects, tickets};
+use crate::{custom, objects, restore, tickets};
 
 /// Everything a member knows of the cluster at one point of the log.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -117,7 +117,11 @@ impl State {
             return Applied { answer: answer.clone(), delta: None };
         }
         // The version that what the command leads to is beyond.
-        let floor = if let Action::Succeed { version, .. } = &action { *version } else { 0 };
+        let floor = match &action {
+            Action::Succeed { version, .. } => *version,
+            Action::Restore { backup, .. } => backup.version,
+            _ => 0,
+        };
         let mut next = self.readable();
         let (answer, delta) = match change(&mut next, action, &now) {
             Ok(created) => {
@@ -142,6 +146,20 @@ impl State {
         let at = time::parse(&now).and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
         self.answers.push(request, at.map_or(0, |at| at.as_secs()), answer.clone());
         Applied { answer, delta }
+    }
+
+    /// Makes this the first state of another cluster, which takes the place of the one it was of: what is left to a member whose group
+    /// is lost. Of the others, each is up again when it says so.
+    pub fn found_anew(&mut self, cluster_id: String, survivor: &str) {
+        let mut next = self.view.clone();
+        objects::take_place_of(&mut next, &self.view.cluster_id, self.view.version);
+        next.cluster_id = cluster_id;
+        for (name, member) in Arc::make_mut(&mut next.members).iter_mut() {
+            member.up = name == survivor;
+        }
+        steer(&self.view, &mut next);
+        next.version += 1;
+        self.view = next;
     }
 
     fn note_gone(&mut self, delta: &Delta) {
@@ -209,6 +227,10 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
         }
         Action::Succeed { cluster_id, version, objects, replaces } => {
             objects::succeed(next, &cluster_id, version, objects, replaces)
+        }
+        Action::Restore { backup, since } => {
+            next.seen_all(since)?;
+            restore::restore(next, *backup)
         }
         Action::StageTicketKey { key, at } => {
             tickets::stage(view, &key, at);

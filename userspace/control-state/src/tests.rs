@@ -28,6 +28,68 @@ fn what_an_edge_kept_comes_back_by_an_operators_word() {
     assert_eq!(world.state.view.version, 41, "said again it changes nothing");
 }
 
+#[test]
+fn a_backup_is_all_there_is_or_nothing_of_it() {
+    let mut old = World::default();
+    old.act(Action::Found { cluster_id: "old".into(), cluster_name: "shop".into() }).answer.unwrap();
+    for name in ["n1", "n2", "n3"] {
+        old.join(name);
+    }
+    old.put(PutMode::Create, json!({"name": "v", "kind": "VirtualIP", "addresses": ["192.0.2.1"]})).unwrap();
+    old.act(Action::SetMemberUp { name: "n2".into(), up: false }).answer.unwrap();
+    old.put(PutMode::Create, json!({"name": "hs", "kind": "HTTPServer", "port": 80})).unwrap();
+    let kind = CustomKind { name: "k".into(), id_field: "name".into(), json_schema: None };
+    old.act(Action::PutCustomKind { mode: PutMode::Create, kind }).answer.unwrap();
+    let backup = old.state.view.clone();
+    let restore = |backup: &Snapshot, since| Action::Restore { backup: Box::new(backup.clone()), since };
+
+    // Founded anew by the third machine, whose id is another now.
+    let mut new = World::default();
+    new.act(Action::Found { cluster_id: "new".into(), cluster_name: "shop".into() }).answer.unwrap();
+    new.join("n3");
+    let mut reader = new.state.view.clone();
+    let applied = new.act(restore(&backup, None));
+    assert_eq!(applied.answer.unwrap().created, ["hs", "v"]);
+    reader.advance(&applied.delta.unwrap()).unwrap();
+    let view = new.state.view.clone();
+    assert_eq!(reader, view);
+    assert_eq!((&view.objects, &view.custom_kinds), (&backup.objects, &backup.custom_kinds));
+    assert!(view.version > backup.version && view.cluster_id == "new");
+    let ids: Vec<(&str, u16, bool)> = view.members.values().map(|m| (m.name.as_str(), m.id, m.up)).collect();
+    assert_eq!(ids, [("n1", 3, false), ("n2", 2, false), ("n3", 1, true)], "n1's own is taken");
+    let machines = |view: &Snapshot, back: usize| -> Vec<String> {
+        let generations = &view.steering["v"].generations;
+        let generation = &generations[generations.len() - back];
+        generation.machines.iter().map(|m| view.member_by_id(m.member).unwrap().name.clone()).collect()
+    };
+    assert_eq!(machines(&backup, 1), ["n1", "n3"]);
+    assert_eq!(
+        (machines(&view, 1), machines(&view, 2)),
+        (vec!["n3".to_owned()], vec!["n3".to_owned(), "n1".to_owned()])
+    );
+    assert!(
+        new.refused(PutMode::Create, json!({"name": "x", "kind": "HTTPServer", "port": 80})) == RefusalKind::Invalid
+    );
+    assert!(new.act(restore(&backup, None)).delta.is_none(), "once more changes nothing");
+
+    // A running cluster keeps its own members, and refuses what does not fit together.
+    old.act(Action::RemoveMember { name: "n1".into() }).answer.unwrap();
+    old.put(PutMode::Create, json!({"name": "later", "kind": "Pipeline"})).unwrap();
+    let before = old.state.view.clone();
+    let stale = old.act(restore(&backup, Some(before.version - 1))).answer.unwrap_err();
+    assert_eq!(stale.kind, RefusalKind::Stale);
+    let mut clashing = backup.clone();
+    let twin = json!({"name": "twin", "kind": "HTTPServer", "port": 80}).into();
+    std::sync::Arc::make_mut(&mut clashing.objects).insert("twin".into(), twin);
+    assert_eq!(old.act(restore(&clashing, None)).answer.unwrap_err().kind, RefusalKind::Invalid);
+    assert_eq!(old.state.view, before, "nothing was changed");
+    old.act(restore(&backup, Some(before.version))).answer.unwrap();
+    assert_eq!(old.names(), ["hs", "v"]);
+    assert!(!old.state.view.members.contains_key("n1"));
+    old.act(Action::RollBack { version: before.version, since: None }).answer.unwrap();
+    assert_eq!(old.names(), ["hs", "later", "v"]);
+}
+
 /// A backup was put back, and an edge has kept what came after it.
 #[test]
 fn what_an_edge_of_the_same_cluster_kept_takes_the_place_of_what_is_older() {
