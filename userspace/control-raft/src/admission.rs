@@ -18,12 +18,15 @@ use control_state::{Action, Answer, Done};
 use openraft::ChangeMembers;
 
 use crate::config::{StartError, StartErrorKind, StateFlag};
-use crate::control::{Gate, Inner};
+use crate::control::{Gate, Inner, Voter};
+use crate::store::Identity;
 use crate::types::{Peer, Raft, node_id};
-use crate::wire::{Admission, AdmissionStep, IdentityAnswer, Removal, WireError};
+use crate::wire::{Admission, AdmissionStep, IdentityAnswer, OVER, Removal, WireError};
 
 /// Asks whoever answers quickly whether this is the right cluster at all.
 pub async fn same_cluster(inner: &Inner) -> Result<(), StartError> {
+    // What is left of a cluster that this one was recovered from does not keep it from starting.
+    let survives = inner.voter().is_some_and(|voter| !voter.store.identity().recovered_from.is_empty());
     for (url, answer) in identities(inner).await {
         if let Ok(IdentityAnswer { level, .. }) = &answer
             && *level > inner.level
@@ -38,11 +41,38 @@ pub async fn same_cluster(inner: &Inner) -> Result<(), StartError> {
                 ),
             ));
         }
+        if let Err(WireError::Refused { status: OVER, message }) = &answer
+            && let Some(voter) = inner.voter()
+        {
+            write_down(voter, message).await;
+            return Err(StartError::new(StartErrorKind::Identity, message.clone()));
+        }
         if let Err(WireError::Refused { status: 409, message }) = answer {
+            if survives {
+                tracing::warn!(url, message, "a member of another cluster is among the peer URLs");
+                continue;
+            }
             return Err(StartError::new(StartErrorKind::Identity, format!("{url} refuses this member: {message}")));
         }
     }
     Ok(())
+}
+
+/// Ends this member's part when the survivor of a lost cluster says that it was this one.
+pub async fn end_with_cluster(inner: Arc<Inner>) {
+    let Some(voter) = inner.voter() else { return };
+    let message = inner.wire().over().await;
+    inner.set_gate(Gate::Closed);
+    write_down(voter, &message).await;
+    inner.fail(message);
+}
+
+/// So that no later start takes part again while the survivor happens to be away.
+async fn write_down(voter: &Voter, message: &str) {
+    let identity = Identity { superseded: Some(message.to_owned()), ..voter.store.identity() };
+    if let Err(error) = voter.store.set_identity(identity).await {
+        tracing::warn!(%error, "that this member's cluster is over could not be written down");
+    }
 }
 
 /// Finds this member's place among the others; returns when it takes part.

@@ -491,7 +491,7 @@ impl Inner {
         *trouble = reason;
     }
 
-    fn fail(&self, reason: String) {
+    pub fn fail(&self, reason: String) {
         self.failure.send_if_modified(|failure| failure.is_none() && failure.replace(reason).is_none());
     }
 
@@ -535,6 +535,12 @@ impl Inner {
         let mut seen = std::collections::BTreeSet::new();
         urls.retain(|url| !url.is_empty() && !same_place(url, &self.peer_url) && seen.insert(url.clone()));
         urls
+    }
+
+    /// Whether this member is what is left of that cluster.
+    pub fn survives(&self, cluster_id: &str) -> bool {
+        let Some(voter) = &self.voter else { return false };
+        voter.store.identity().recovered_from.iter().any(|lost| lost == cluster_id)
     }
 
     /// Hosts at which a member is known; empty for one that nobody knows yet.
@@ -807,6 +813,7 @@ async fn begin(inner: &Arc<Inner>, alone: bool, flag: StateFlag) -> Result<(), S
         return Ok(());
     };
     inner.spawn("watching Raft", watch_raft(inner.clone()));
+    inner.spawn("hearing that the cluster is over", admission::end_with_cluster(inner.clone()));
     if alone {
         found_alone(inner, voter).await?;
     } else if inner.gate() == Gate::Closed {
@@ -976,12 +983,8 @@ fn advertised(config: &Config, listeners: &[TcpListener]) -> Result<String, Star
 
 /// Opens the store; with other members to copy from, a damaged file is set aside.
 async fn open(config: &Config, alone: bool) -> Result<Store, StartError> {
-    let mut identity = Identity {
-        name: config.name.clone(),
-        cluster_name: config.cluster_name.clone(),
-        cluster_id: String::new(),
-        amnesic: false,
-    };
+    let mut identity =
+        Identity { name: config.name.clone(), cluster_name: config.cluster_name.clone(), ..Identity::default() };
     let mut opened = Store::open(&config.data_dir, identity.clone());
     let patience = Instant::now() + LET_GO;
     while matches!(opened, Err(OpenError::Busy { .. })) && Instant::now() < patience {
@@ -1018,6 +1021,15 @@ async fn open(config: &Config, alone: bool) -> Result<Store, StartError> {
         }
         Err(error) => return Err(StartError::new(StartErrorKind::Data, error.to_string())),
     };
+    of_this_member(config, &store)?;
+    if let Some(told) = store.identity().superseded {
+        return Err(StartError::new(StartErrorKind::Identity, told));
+    }
+    Ok(store)
+}
+
+/// Refuses the state of another member, or of another cluster.
+pub(crate) fn of_this_member(config: &Config, store: &Store) -> Result<(), StartError> {
     let stored = store.identity();
     let differs = |flag: &str, stored: &str, given: &str| {
         Err(StartError::new(
@@ -1037,7 +1049,7 @@ async fn open(config: &Config, alone: bool) -> Result<Store, StartError> {
     if stored.name != config.name {
         return differs("--name", &stored.name, &config.name);
     }
-    Ok(store)
+    Ok(())
 }
 
 async fn raft(

@@ -274,6 +274,16 @@ fn belongs(inner: &Inner, origin: &Origin, headers: &HeaderMap, proven: bool) ->
         ));
     }
     let (theirs, ours) = (text(headers, CLUSTER_ID), inner.wire().cluster_id());
+    if !theirs.is_empty() && inner.survives(theirs) {
+        return Err(Refused {
+            why: Why::Cluster,
+            status: StatusCode::GONE,
+            message: format!(
+                "the cluster with the id {theirs} was lost, and its member {} goes on as a cluster with the id {ours}: the caller ({from})                  belongs to the lost one and takes part in nothing any more. To make it a member of this cluster, stop it, move raft.redb out                  of its --data-dir and start it (leave the folder edge, which holds what its edge serves; weirctl last-good says what the                  cluster lacks of it)",
+                quoted(inner.name())
+            ),
+        });
+    }
     if !theirs.is_empty() && !ours.is_empty() && theirs != ours {
         return elsewhere(format!(
             "this member and the caller ({from}) belong to two clusters of one name, {} (their ids are {ours} and \

@@ -5,7 +5,7 @@
 //! changes ([`Control::propose`]), which they carry to whoever leads.
 //!
 //! Reading order: `control.rs` (life of a member), `upkeep.rs` (who is up, who votes), `admission.rs` (founding, joining,
-//! coming back without memory), `levels.rs` (members of different versions), `marks.rs` (whether they hold the same), `peer.rs` and `wire.rs` (what members say to each other), `guard.rs` (who is answered), `seal.rs`,
+//! coming back without memory), `recover.rs` (a lost majority), `levels.rs` (members of different versions), `marks.rs` (whether they hold the same), `peer.rs` and `wire.rs` (what members say to each other), `guard.rs` (who is answered), `seal.rs`,
 //! `secret.rs` and `sessions.rs` (how calls are signed), `sound.rs` (which of them may reach openraft), `publish.rs` (readers),
 //! `machine.rs` and `store.rs` (what openraft asks for), `bounds.rs` (how much of the log is kept).
 //!
@@ -29,6 +29,7 @@ mod marks;
 mod network;
 mod peer;
 mod publish;
+mod recover;
 mod seal;
 mod secret;
 mod sessions;
@@ -42,4 +43,5 @@ pub use config::{Conceal, Config, PeerTls, StartError, StartErrorKind, StateFlag
 pub use control::{Control, Metrics};
 pub use control_state::LEVEL;
 pub use publish::{Follower, RecvError};
+pub use recover::{Recovered, recover};
 pub use secret::ClusterSecret;

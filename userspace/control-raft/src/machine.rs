@@ -41,6 +41,10 @@ impl Machine {
         Ok(machine)
     }
 
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
     fn restore(&mut self, meta: &SnapshotMeta, data: &[u8]) -> Result<(), StorageError> {
         let state = State::read(data, self.level).map_err(|unread| {
             let reason = unread_snapshot(&unread);

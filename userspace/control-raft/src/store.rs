@@ -22,7 +22,7 @@ use tokio::sync::{oneshot, watch};
 use crate::types::{LogEntry, LogId, SnapshotMeta, StorageError, Types, Vote};
 
 /// What the file says about whose it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub name: String,
     pub cluster_name: String,
@@ -32,6 +32,12 @@ pub struct Identity {
     /// This member had data once and lost it. It must not vote before the others took it in again: it may have promised
     /// a vote, or acknowledged an entry, that it does not remember.
     pub amnesic: bool,
+    /// Ids of the lost clusters that this member is the survivor of: whoever still belongs to one of them is told that it is over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recovered_from: Vec<String>,
+    /// This member was told so, in these words, and takes part in nothing any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded: Option<String>,
 }
 
 /// Why the store cannot be used.
@@ -173,6 +179,37 @@ impl Store {
     pub fn is_pristine(&self) -> bool {
         let memory = self.memory();
         memory.vote.is_none() && memory.log.is_empty() && memory.purged.is_none()
+    }
+
+    pub fn is_there(directory: &Path) -> bool {
+        directory.join(FILE).exists()
+    }
+
+    /// Puts a file with this snapshot and an empty log in the place of what is there, in one step, and says where that is kept.
+    pub fn replace(
+        directory: &Path,
+        identity: &Identity,
+        vote: &Vote,
+        meta: &SnapshotMeta,
+        data: &[u8],
+    ) -> Result<PathBuf, OpenError> {
+        let path = directory.join(FILE);
+        let io = |e: &dyn std::fmt::Display| OpenError::Io { path: path.clone(), reason: e.to_string() };
+        let draft = drafted(directory, |fields| {
+            fields.insert("identity", encode(identity).as_slice())?;
+            fields.insert("vote", encode(vote).as_slice())?;
+            fields.insert("purged", encode(&meta.last_log_id).as_slice())?;
+            fields.insert("committed", encode(&meta.last_log_id).as_slice())?;
+            fields.insert("snapshot_meta", encode(meta).as_slice())?;
+            fields.insert("snapshot", data)?;
+            Ok(())
+        })?;
+        let free = (1..).map(|n| directory.join(format!("{FILE}.before-recovery-{n}"))).find(|aside| !aside.exists());
+        let aside = free.ok_or_else(|| io(&"no name is free for the file from before"))?;
+        fs::hard_link(&path, &aside).map_err(|e| io(&e))?;
+        fs::rename(&draft, &path).map_err(|e| io(&e))?;
+        fs::File::open(directory).and_then(|d| d.sync_all()).map_err(|e| io(&e))?;
+        Ok(aside)
     }
 
     /// Moves a damaged file out of the way and says where it went.
@@ -419,6 +456,17 @@ fn indexes(range: &impl RangeBounds<u64>) -> Option<RangeInclusive<u64>> {
 
 /// Creates the file under another name first: a file called `raft.redb` was whole once, so an empty one is damage.
 fn found(directory: &Path, path: &Path, identity: &Identity) -> Result<(), OpenError> {
+    let draft = drafted(directory, |fields| fields.insert("identity", encode(identity).as_slice()).map(drop))?;
+    let io = |e: &dyn std::fmt::Display| OpenError::Io { path: draft.clone(), reason: e.to_string() };
+    fs::rename(&draft, path).map_err(|e| io(&e))?;
+    fs::File::open(directory).and_then(|d| d.sync_all()).map_err(|e| io(&e))
+}
+
+/// A file with an empty log and what `fill` puts into it, under the name of one that is not finished.
+fn drafted(
+    directory: &Path,
+    fill: impl FnOnce(&mut redb::Table<'_, &'static str, &'static [u8]>) -> Result<(), redb::StorageError>,
+) -> Result<PathBuf, OpenError> {
     let draft = directory.join(format!("{FILE}.new"));
     let io = |e: &dyn std::fmt::Display| OpenError::Io { path: draft.clone(), reason: e.to_string() };
     let _ = fs::remove_file(&draft);
@@ -428,18 +476,16 @@ fn found(directory: &Path, path: &Path, identity: &Identity) -> Result<(), OpenE
         transaction.open_table(LOG)?;
         {
             let mut meta = transaction.open_table(META)?;
-            meta.insert("identity", encode(identity).as_slice())?;
             meta.insert("format", encode(&FORMAT).as_slice())?;
+            fill(&mut meta)?;
         }
         transaction.commit()?;
         Ok(())
     };
-    // Documents hold private keys.
-    let private = || fs::set_permissions(&draft, fs::Permissions::from_mode(0o600));
     create().map_err(|e| io(&e))?;
-    private().map_err(|e| io(&e))?;
-    fs::rename(&draft, path).map_err(|e| io(&e))?;
-    fs::File::open(directory).and_then(|d| d.sync_all()).map_err(|e| io(&e))
+    // Documents hold private keys.
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o600)).map_err(|e| io(&e))?;
+    Ok(draft)
 }
 
 fn read(path: &Path) -> Result<(Database, Memory), OpenError> {

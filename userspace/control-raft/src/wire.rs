@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::config::{Config, PeerTls, host_port, is_here, is_loopback};
 use crate::control::lock;
@@ -50,6 +51,8 @@ struct Inner {
     /// Hosts of plain URLs that were found to be on this machine when it started.
     local: BTreeSet<String>,
     receivers: Receivers,
+    /// That this member's cluster is over, in the words of its survivor.
+    over: watch::Sender<Option<String>>,
 }
 
 /// A call on its way: what its answer has to be signed with.
@@ -191,6 +194,7 @@ impl Wire {
             encrypted: config.tls.is_some(),
             local: hosts.filter(|host| is_loopback(host)).collect(),
             receivers: Receivers::new(),
+            over: watch::Sender::new(None),
         };
         Ok(Wire { inner: Arc::new(inner) })
     }
@@ -214,6 +218,13 @@ impl Wire {
         } else {
             state.view.cluster_id.clone()
         }
+    }
+
+    /// Ends when the survivor of a lost cluster says that it was this member's.
+    pub async fn over(&self) -> String {
+        let mut over = self.inner.over.subscribe();
+        // The sender lives as long as this handle does.
+        over.wait_for(Option::is_some).await.ok().and_then(|over| over.clone()).unwrap_or_default()
     }
 
     pub fn note_cluster_id(&self, id: &str) {
@@ -279,7 +290,11 @@ impl Wire {
                     continue;
                 }
                 self.believe(&whole, &sent, answer.status, &answer.headers, Some(&answer.body))?;
-                return read(answer);
+                let read = read(answer);
+                if let Err(WireError::Refused { status: OVER, message }) = &read {
+                    self.inner.over.send_replace(Some(message.clone()));
+                }
+                return read;
             }
             unreachable!("the second turn returns")
         };
@@ -529,6 +544,8 @@ pub fn join(url: &str, path: &str) -> String {
     format!("{}{path}", url.trim_end_matches('/'))
 }
 
+/// 410 Gone: the caller's cluster is lost, and this is what became of it.
+pub const OVER: u16 = 410;
 /// 423 Locked: another process has the name.
 pub const UNWELCOME: u16 = 423;
 /// 421 Misdirected Request.

@@ -40,7 +40,7 @@ fn an_older_member_holds_what_is_new_back_until_it_is_upgraded() {
     let [one, two, old] = <[Node; 3]>::try_from(nodes).ok().unwrap();
     old.kill();
     let nodes = [one, two, world.restart("n3", LEVEL)];
-    assert!(eventually(|| nodes.iter().all(|node| node.control.state().level() == 2)), "it rises by itself");
+    assert!(eventually(|| nodes.iter().all(|node| node.control.state().level() == LEVEL)), "it rises by itself");
     nodes[0].decides(Action::RollBack { version: before, since: None });
     assert!(eventually(|| nodes.iter().all(|node| node.control.state().view.objects.is_empty())));
     assert!(eventually(|| nodes[1].control.state().view.members.values().all(|member| member.level == LEVEL)));
@@ -67,7 +67,10 @@ fn a_member_that_is_too_old_is_told_so_and_never_goes_its_own_way() {
     empty.data_dir = world.data("n3-empty");
     let error = launch(empty).err().expect("must refuse");
     assert_eq!(error.kind, StartErrorKind::Identity, "{error}");
-    assert!(error.message.contains("feature level 2") && error.message.contains("install the version"), "{error}");
+    assert!(
+        error.message.contains(&format!("feature level {LEVEL}")) && error.message.contains("install the version"),
+        "{error}"
+    );
 
     // The same program finds its place again, and nothing was lost.
     let three = world.restart("n3", LEVEL);

@@ -100,6 +100,7 @@ pub enum Action {
     /// What a backup holds takes the place of what is there: objects and custom data, nothing of both is left in between. A cluster
     /// that has none yet also takes the ids of the members and the state of the virtual IPs. The version grows beyond the backup's.
     Restore {
+        #[serde(deserialize_with = "strict")]
         backup: Box<Snapshot>,
         /// As in `DeleteAllSeen`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -181,6 +182,7 @@ impl Action {
     /// The lowest feature level of a cluster in which this may be proposed: a member of a lower one does not know what it says.
     pub fn level(&self) -> u32 {
         let new = match self {
+            Action::Restore { .. } => return 3,
             Action::Put { entries, .. } => entries.iter().any(|entry| entry.claim.is_some() || entry.since.is_some()),
             Action::Delete { since, .. } => since.is_some(),
             Action::PutMember { member } => member.level > 0,

@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use crate::state::State;
 
-/// Of this program. 2 brought `since` and `claim`, `Succeed`, `RollBack` and `DeleteAllSeen`, and the levels themselves.
-pub const LEVEL: u32 = 2;
+/// Of this program. 2 brought `since` and `claim`, `Succeed`, `RollBack` and `DeleteAllSeen`, and the levels themselves; 3 `Restore`.
+pub const LEVEL: u32 = 3;
 
 /// Of programs and clusters that say nothing.
 pub const FIRST_LEVEL: u32 = 1;

@@ -160,6 +160,7 @@ impl State {
         steer(&self.view, &mut next);
         next.version += 1;
         self.view = next;
+        self.sums = Sums::of(self);
     }
 
     fn note_gone(&mut self, delta: &Delta) {

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`options`] (how it is started), [`capacity`] (how much of the machine it may use), [`run`] (which parts there
 //! are and how they meet), [`control_half`] and [`agent_thread`] (what keeps each half going), [`health`] (how they are), [`logs`],
-//! [`local`] (what the admin API asks about this machine), [`figures`] (metrics), [`doctor`], [`demo_backend`].
+//! [`local`] (what the admin API asks about this machine), [`figures`] (metrics), [`doctor`], [`recover`], [`demo_backend`].
 #![forbid(unsafe_code)]
 
 mod agent_thread;
@@ -15,6 +15,7 @@ mod health;
 mod local;
 mod logs;
 mod options;
+mod recover;
 mod run;
 
 use clap::{Arg, ArgAction, Command};
@@ -37,6 +38,16 @@ fn main() -> ExitCode {
         Command::new("check-config")
             .about("Check the options, and the documents of --initial-object-config-files, without running"),
     );
+    let recover = options::arguments(
+        Command::new("recover")
+            .about("Go on as a cluster of this machine after the majority of its cluster was lost for good"),
+    )
+    .arg(
+        Arg::new("although-others-run")
+            .long("although-others-run")
+            .action(ArgAction::SetTrue)
+            .help("Even if other members of the cluster answer: they are told that it is over"),
+    );
     let demo = Command::new("demo-backend")
         .about("Answer every request with what was received")
         .arg(Arg::new("listen").long("listen").required(true).action(ArgAction::Append).value_name("ADDR"))
@@ -49,6 +60,7 @@ fn main() -> ExitCode {
         .args_conflicts_with_subcommands(true)
         .subcommand(run)
         .subcommand(check)
+        .subcommand(recover)
         .subcommand(Command::new("doctor").about("Say what this machine can do and what to change where it cannot"))
         .subcommand(demo);
     let matches = command.get_matches();
@@ -70,6 +82,10 @@ fn main() -> ExitCode {
         }
         Some(("check-config", arguments)) => match read(arguments) {
             Ok(options) => doctor::check_config(&options),
+            Err(code) => code,
+        },
+        Some(("recover", arguments)) => match read(arguments) {
+            Ok(options) => recover::run(&options, arguments.get_flag("although-others-run")),
             Err(code) => code,
         },
         other => {

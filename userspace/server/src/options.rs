@@ -144,7 +144,7 @@ const OPTIONS: &[Row] = &[
     idle("advertise-client-urls", Shape::List, "there is no etcd; clients use --api-addr"),
     idle("wal-dir", Shape::Text, "the log is kept in --data-dir"),
     idle("use-standalone-etcd", Shape::Switch, "there is no etcd; the cluster keeps its own state"),
-    idle("force-new-cluster", Shape::Switch, "remove dead members with `weirctl member purge` instead"),
+    idle("force-new-cluster", Shape::Switch, "after a lost majority run `weir recover` once, with the same options"),
     idle("max-call-send-msg-size", Shape::Text, "there is no etcd client"),
     idle("objects-dump-interval", Shape::Text, "the last good state is kept on disk at every change"),
     idle("status-update-max-batch-size", Shape::Text, "status is never written to the cluster's state"),

@@ -223,8 +223,7 @@ fn id(term: u64, index: u64) -> LogId {
 }
 
 fn open(directory: &Path) -> Store {
-    let identity =
-        Identity { name: "n1".into(), cluster_name: "test".into(), cluster_id: String::new(), amnesic: false };
+    let identity = Identity { name: "n1".into(), cluster_name: "test".into(), ..Identity::default() };
     Store::open(directory, identity).unwrap()
 }
 

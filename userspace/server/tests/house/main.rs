@@ -20,6 +20,7 @@ mod http2;
 mod http2_upstream;
 mod process;
 mod quick_start;
+mod recovery;
 mod restart;
 mod soak;
 mod tls;

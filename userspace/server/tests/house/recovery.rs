@@ -1,0 +1,165 @@
+//! A cluster whose majority is gone for good.
+
+use crate::world::{Machine, answers, eventually, free_port, get, mock, server, weir};
+use std::fs;
+
+/// Three primaries on this host that know each other.
+fn group(cluster: &str) -> Vec<Machine> {
+    let machines: Vec<Machine> = (1..=3).map(|n| Machine::new(&format!("n{n}"))).collect();
+    let urls: Vec<String> = machines.iter().map(|m| format!("{}={}", m.name, m.peer_url())).collect();
+    let flags = ["--cluster-name".to_owned(), cluster.into(), "--initial-cluster".into(), urls.join(",")];
+    let mut machines: Vec<Machine> = machines.into_iter().map(|machine| machine.flags(&flags)).collect();
+    // They share this host's ports: one of them carries traffic.
+    machines = machines.into_iter().map(|m| if m.name == "n1" { m } else { m.flags(["--no-edge"]) }).collect();
+    machines.iter_mut().for_each(Machine::spawn);
+    machines.iter().for_each(well);
+    machines
+}
+
+fn well(machine: &Machine) {
+    eventually(&format!("{} is well", machine.name), || {
+        machine.try_api("GET", "/apis/v2/healthz", "").is_ok_and(|a| a.status == 200).then_some(())
+    });
+}
+
+/// `weir recover` with the options that the machine runs with.
+fn recover(machine: &Machine, cluster: &str, more: &[&str]) -> (i32, String, String) {
+    let home = machine.directory.to_str().unwrap();
+    weir(&[&["recover", "--name", &machine.name, "--cluster-name", cluster, "--home-dir", home], more].concat())
+}
+
+fn names(machine: &Machine) -> Vec<String> {
+    let objects = machine.json("/objects");
+    objects.as_array().unwrap().iter().map(|o| o["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn one_member_is_left_of_three() {
+    let mut machines = group("r1");
+    let port = free_port();
+    let mut follower = Machine::new("s1").flags([
+        "--cluster-name",
+        "r1",
+        "--cluster-role",
+        "secondary",
+        "--primary-listen-peer-urls",
+        &machines[0].peer_url(),
+        "--no-edge",
+    ]);
+    follower.run();
+    machines[0].create(&mock("pl", "kept"));
+    machines[1].create(&server("hs", port, "pl"));
+    let data = "name: k\nidField: id\n";
+    assert_eq!(machines[2].api("POST", "/customdatakinds", data).status, 201);
+    // While they run, and while some of the others do, there is nothing to recover.
+    let (code, _, told) = recover(&machines[0], "r1", &[]);
+    assert!(code == 1 && told.contains("stop weir on this machine first"), "{code}: {told}");
+    machines[0].signal("KILL");
+    machines[0].ended();
+    let (code, _, told) = recover(&machines[0], "r1", &[]);
+    assert!(code == 1 && told.contains("other members of this cluster run"), "{code}: {told}");
+    assert!(
+        told.contains("\"n2\" at") && told.contains("\"n3\" at") && told.contains("--although-others-run"),
+        "{told}"
+    );
+    let (code, _, told) = recover(&machines[0], "other", &[]);
+    assert!(code == 1 && told.contains("belongs to --cluster-name"), "{code}: {told}");
+
+    // n2 and n3 are destroyed; what they had is put aside, to come back later.
+    let mut gone = machines.split_off(1);
+    for machine in &mut gone {
+        machine.kill();
+        fs::rename(machine.directory.join("data"), machine.directory.join("old")).unwrap();
+    }
+    let mut survivor = machines.remove(0);
+    let (code, told, wrong) = recover(&survivor, "r1", &[]);
+    assert_eq!(code, 0, "{wrong}");
+    for part in ["n1 is a cluster of one now", "2 objects", "n2, n3", "raft.redb.before-recovery-1"] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+    assert!(survivor.directory.join("data/raft.redb.before-recovery-1").exists());
+    // The same command line as before.
+    survivor.run();
+    assert_eq!(names(&survivor), ["hs", "pl"]);
+    assert_eq!(survivor.api("GET", "/customdatakinds/k", "").status, 200);
+    assert!(answers(port, "/", 200).body.starts_with("kept"));
+    survivor.update("pl", &mock("pl", "recovered"));
+    eventually("its edge serves the change", || {
+        get(port, "/").is_ok_and(|a| a.body.starts_with("recovered")).then_some(())
+    });
+    eventually("the secondary follows", || {
+        follower.json("/objects/pl").to_string().contains("recovered").then_some(())
+    });
+    let (code, _, told) = recover(&survivor, "r1", &[]);
+    assert_eq!(code, 1, "{told}");
+
+    // One of the lost comes back with what it had, and so does the other: a majority of the old group.
+    for machine in &mut gone {
+        fs::rename(machine.directory.join("old"), machine.directory.join("data")).unwrap();
+        machine.spawn();
+    }
+    for machine in &mut gone {
+        eventually(&format!("{} is told", machine.name), || {
+            machine.log().contains("its member \"n1\" goes on as a cluster").then_some(())
+        });
+    }
+    // Also without the survivor there, and together, they decide nothing.
+    survivor.kill();
+    for machine in &mut gone {
+        machine.spawn();
+    }
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    for machine in &mut gone {
+        let answer = machine.try_api("POST", "/apis/v2/objects", &mock("split", "x"));
+        assert!(!answer.as_ref().is_ok_and(|a| a.status < 300), "{answer:?}");
+    }
+    // With nothing of the old they are members again.
+    survivor.run();
+    for machine in &mut gone {
+        machine.kill();
+        fs::remove_file(machine.directory.join("data/raft.redb")).unwrap();
+        machine.spawn();
+        eventually("it has everything", || {
+            let list = machine.try_api("GET", "/apis/v2/objects/pl", "").ok()?.body;
+            list.contains("recovered").then_some(())
+        });
+    }
+    eventually("all three vote", || (survivor.metric("weir_raft_voters")? == 3.0).then_some(()));
+    gone[0].kill();
+    survivor.update("pl", &mock("pl", "again"));
+}
+
+/// The others were only out of reach: they end when they hear of it.
+#[test]
+fn a_group_that_was_alive_ends_when_it_hears_that_it_is_over() {
+    let mut machines = group("r2");
+    machines[0].create(&mock("pl", "x"));
+    machines[0].kill();
+    let (code, _, told) = recover(&machines[0], "r2", &["--although-others-run"]);
+    assert_eq!(code, 0, "{told}");
+    machines[1].create(&mock("late", "x"));
+    machines[0].spawn();
+    for machine in &machines[1..] {
+        eventually(&format!("{} stands down", machine.name), || {
+            let answer = machine.try_api("GET", "/apis/v2/healthz", "").ok()?;
+            (answer.status == 503 && answer.body.contains("goes on as a cluster")).then_some(())
+        });
+    }
+    well(&machines[0]);
+    assert_eq!(names(&machines[0]), ["pl"]);
+    machines[0].create(&mock("mine", "x"));
+}
+
+#[test]
+fn there_has_to_be_something_to_recover() {
+    let mut lone = Machine::start();
+    lone.create(&mock("pl", "x"));
+    lone.kill();
+    let (code, _, told) = recover(&lone, "eg-cluster-default-name", &[]);
+    assert!(code == 1 && told.contains("a cluster of one already"), "{code}: {told}");
+    lone.run();
+    assert_eq!(names(&lone), ["pl"]);
+    let empty = Machine::new("m1");
+    let (code, _, told) = recover(&empty, "eg-cluster-default-name", &[]);
+    assert!(code == 1 && told.contains("no state of a member"), "{code}: {told}");
+}
