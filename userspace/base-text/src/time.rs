@@ -1,5 +1,6 @@
-//! Times, durations, addresses and numbers as Go prints them, straight into a buffer.
+//! Times, durations and addresses as Go prints them, straight into a buffer.
 
+use crate::digits::{OCTETS, THREE, push_block, write_fraction, write_number};
 use std::cell::Cell;
 use std::fmt;
 use std::net::IpAddr;
@@ -24,8 +25,8 @@ pub fn write_time(time: SystemTime, out: &mut Vec<u8>) {
         text
     };
     out.extend_from_slice(&text);
-    let ms = since.subsec_millis();
-    out.extend_from_slice(&[b'.', digit(ms / 100), digit(ms / 10), digit(ms), b'Z']);
+    let [a, b, c, _] = THREE[since.subsec_millis() as usize];
+    out.extend_from_slice(&[b'.', a, b, c, b'Z']);
 }
 
 fn digit(n: u32) -> u8 {
@@ -69,23 +70,23 @@ pub fn duration(duration: Duration) -> impl fmt::Display {
 
 /// As Go's `Duration` prints itself: `0s`, `850ns`, `1.5µs`, `1.234567ms`, `2.5s`, `1m3s`, `1h0m0.5s`.
 pub fn write_duration(duration: Duration, out: &mut Vec<u8>) {
-    let nanos = duration.as_nanos();
-    match nanos {
-        0 => out.extend_from_slice(b"0s"),
-        1..1_000 => {
-            write_number(nanos as u64, out);
+    let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
+    match (seconds, nanos) {
+        (0, 0) => out.extend_from_slice(b"0s"),
+        (0, 1..1_000) => {
+            write_number(nanos.into(), out);
             out.extend_from_slice(b"ns");
         }
-        1_000..1_000_000 => {
-            write_fraction(nanos as u64, 3, out);
+        (0, 1_000..1_000_000) => {
+            write_fraction::<1>((nanos / 1_000).into(), nanos % 1_000, out);
             out.extend_from_slice("µs".as_bytes());
         }
-        1_000_000..1_000_000_000 => {
-            write_fraction(nanos as u64, 6, out);
+        (0, 1_000_000..) => {
+            write_fraction::<2>((nanos / 1_000_000).into(), nanos % 1_000_000, out);
             out.extend_from_slice(b"ms");
         }
         _ => {
-            let (hours, minutes) = (duration.as_secs() / 3600, duration.as_secs() / 60 % 60);
+            let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
             if hours > 0 {
                 write_number(hours, out);
                 out.push(b'h');
@@ -94,7 +95,7 @@ pub fn write_duration(duration: Duration, out: &mut Vec<u8>) {
                 write_number(minutes, out);
                 out.push(b'm');
             }
-            write_fraction(duration.as_secs() % 60 * 1_000_000_000 + u64::from(duration.subsec_nanos()), 9, out);
+            write_fraction::<3>(seconds % 60, nanos, out);
             out.push(b's');
         }
     }
@@ -104,18 +105,13 @@ pub fn write_duration(duration: Duration, out: &mut Vec<u8>) {
 pub fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
     match ip {
         IpAddr::V4(ip) => {
-            let mut text = [b'.'; 15];
+            let mut text = [0; 16];
             let mut at = 0;
-            for (index, octet) in ip.octets().into_iter().enumerate() {
-                at += usize::from(index > 0);
-                for (from, digit) in [(100, octet / 100), (10, octet / 10 % 10), (0, octet % 10)] {
-                    if octet >= from {
-                        text[at] = b'0' + digit;
-                        at += 1;
-                    }
-                }
+            for octet in ip.octets() {
+                text[at..at + 4].copy_from_slice(&OCTETS[usize::from(octet)]);
+                at += 2 + usize::from(octet >= 10) + usize::from(octet >= 100);
             }
-            out.extend_from_slice(&text[..at]);
+            push_block(text, at - 1, out);
         }
         IpAddr::V6(ip) => {
             use std::io::Write as _;
@@ -125,44 +121,21 @@ pub fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
     }
 }
 
-/// A number. Allocates nothing.
-pub fn write_number(n: u64, out: &mut Vec<u8>) {
-    // Ports, statuses, octets and most sizes: one reservation, no division by a variable.
-    if n < 10 {
-        out.push(b'0' + n as u8);
-        return;
-    }
-    let mut digits = [b'0'; 20];
-    let mut at = digits.len();
-    let mut rest = n;
-    while rest > 0 {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-    out.extend_from_slice(&digits[at..]);
-}
-
-/// `n / 10^places` without trailing zeros; `places` is at most 9.
-fn write_fraction(n: u64, places: usize, out: &mut Vec<u8>) {
-    let unit = 10u64.pow(places as u32);
-    write_number(n / unit, out);
-    let mut rest = n % unit;
-    if rest == 0 {
-        return;
-    }
-    let mut digits = [b'.'; 10];
-    for digit in digits[1..=places].iter_mut().rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-    let end = digits[..=places].iter().rposition(|&digit| digit != b'0').unwrap_or(0);
-    out.extend_from_slice(&digits[..=end]);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn addresses_are_what_the_standard_library_writes(v4 in any::<[u8; 4]>(), v6 in any::<[u8; 16]>()) {
+            for ip in [IpAddr::from(v4), IpAddr::from(v6)] {
+                let mut out = Vec::new();
+                write_ip(ip, &mut out);
+                prop_assert_eq!(String::from_utf8(out).unwrap(), ip.to_string());
+            }
+        }
+    }
 
     #[test]
     fn durations() {

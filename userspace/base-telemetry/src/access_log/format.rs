@@ -4,9 +4,10 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
+use base_text::digits::{push_block, write_number};
 use base_text::escape::{needs_escape, write_foreign};
 use base_text::redact;
-use base_text::time::{write_duration, write_ip, write_number, write_time};
+use base_text::time::{write_duration, write_ip, write_time};
 
 /// The format of a server that names none.
 pub const DEFAULT_FORMAT: &str = "[{{Time}}] [{{RemoteAddr}} {{RealIP}} {{Method}} {{URI}} {{Proto}} {{StatusCode}}] \
@@ -26,7 +27,25 @@ pub struct Format {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Text(Box<str>),
+    /// The first bytes of a block: nearly all texts between variables are that short.
+    Short([u8; SHORT], usize),
     Variable(Variable),
+}
+
+/// Bytes of a text that is copied as a block, see [`push_block`].
+const SHORT: usize = 16;
+
+impl Part {
+    fn text(text: &str) -> Part {
+        let mut block = [b' '; SHORT];
+        match block.get_mut(..text.len()) {
+            Some(start) => {
+                start.copy_from_slice(text.as_bytes());
+                Part::Short(block, text.len())
+            }
+            None => Part::Text(text.into()),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,13 +131,13 @@ impl Format {
             let variable = VARIABLES.iter().find(|(known, _)| *known == name).map(|&(_, variable)| variable);
             let variable = variable.ok_or_else(|| FormatError::Unknown { name: name.chars().take(40).collect() })?;
             if !literal.is_empty() {
-                parts.push(Part::Text(literal.into()));
+                parts.push(Part::text(literal));
             }
             parts.push(Part::Variable(variable));
             rest = behind;
         }
         if !rest.is_empty() {
-            parts.push(Part::Text(rest.into()));
+            parts.push(Part::text(rest));
         }
         let wants_tags = parts.contains(&Part::Variable(Variable::Tags));
         Ok(Self { parts, shows_credentials: false, wants_tags })
@@ -199,6 +218,7 @@ pub struct Entry<'a> {
 pub fn write_line(format: &Format, entry: &Entry<'_>, out: &mut Vec<u8>) {
     for part in &format.parts {
         match part {
+            Part::Short(block, used) => push_block(*block, *used, out),
             Part::Text(text) => out.extend_from_slice(text.as_bytes()),
             Part::Variable(Variable::Uri) if !format.shows_credentials => write_uri(entry.uri, redact::write_url, out),
             Part::Variable(variable) => write_variable(*variable, entry, out),

@@ -1,0 +1,149 @@
+//! Decimal digits, three at a time, straight into a buffer.
+//!
+//! An access log writes some thirty digits a request. Blocks of a fixed size are copied with one or two instructions where a copy of as
+//! many bytes as there are is a call; so a block goes in whole, and what it has too much is taken off the end again.
+
+/// Appends the first `used` bytes of `block`.
+#[inline]
+pub fn push_block<const N: usize>(block: [u8; N], used: usize, out: &mut Vec<u8>) {
+    debug_assert!(used <= N, "{used} bytes of a block of {N}");
+    let end = out.len() + used;
+    out.extend_from_slice(&block);
+    out.truncate(end);
+}
+
+/// Appends a number. Allocates nothing.
+pub fn write_number(n: u64, out: &mut Vec<u8>) {
+    match n {
+        0..1_000 => {
+            let [a, b, c, _] = THREE[n as usize];
+            let skipped = usize::from(n < 100) + usize::from(n < 10);
+            let text = u32::from_le_bytes([a, b, c, 0]) >> (8 * skipped);
+            push_block(text.to_le_bytes(), 3 - skipped, out);
+        }
+        1_000..1_000_000 => {
+            write_number(n / 1_000, out);
+            push_block(THREE[(n % 1_000) as usize], 3, out);
+        }
+        _ => {
+            write_number(n / 1_000_000, out);
+            let rest = n % 1_000_000;
+            push_block(THREE[(rest / 1_000) as usize], 3, out);
+            push_block(THREE[(rest % 1_000) as usize], 3, out);
+        }
+    }
+}
+
+/// Appends `whole`, a point, and `part` in `GROUPS` groups of three digits without the zeros at its end; nothing behind `whole` when
+/// that leaves none.
+#[inline]
+pub(crate) fn write_fraction<const GROUPS: usize>(whole: u64, mut part: u32, out: &mut Vec<u8>) {
+    write_number(whole, out);
+    if part == 0 {
+        return;
+    }
+    const { assert!(GROUPS <= 3, "nine digits find room in the block") };
+    let mut block = [b'.'; 12];
+    let mut used = 0;
+    for group in (0..GROUPS).rev() {
+        let digits = THREE[(part % 1_000) as usize];
+        part /= 1_000;
+        // From the last group on, so that the first that is not all zeros says where the digits end.
+        let at = 1 + 3 * group;
+        block[at..at + 3].copy_from_slice(&digits[..3]);
+        if used == 0 {
+            used = match digits[3] {
+                3 => 0,
+                zeros => at + 3 - usize::from(zeros),
+            };
+        }
+    }
+    push_block(block, used, out);
+}
+
+/// Three digits of each number below a thousand, and how many zeros stand at their end.
+pub(crate) static THREE: [[u8; 4]; 1_000] = {
+    let mut table = [[0; 4]; 1_000];
+    let mut n = 0;
+    while n < 1_000 {
+        let zeros = (n % 10 == 0) as u8 + (n % 100 == 0) as u8 + (n == 0) as u8;
+        table[n] = [b'0' + (n / 100) as u8, b'0' + (n / 10 % 10) as u8, b'0' + (n % 10) as u8, zeros];
+        n += 1;
+    }
+    table
+};
+
+/// Each byte as a number with a point behind it, and what is left of four bytes.
+pub(crate) static OCTETS: [[u8; 4]; 256] = {
+    let mut table = [[b'.'; 4]; 256];
+    let mut n = 0;
+    while n < 256 {
+        let digits = [b'0' + (n / 100) as u8, b'0' + (n / 10 % 10) as u8, b'0' + (n % 10) as u8];
+        let mut from = if n < 10 { 2 } else { (n < 100) as usize };
+        let mut at = 0;
+        while from < 3 {
+            table[n][at] = digits[from];
+            from += 1;
+            at += 1;
+        }
+        n += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn number(n: u64) -> String {
+        let mut out = b"before ".to_vec();
+        write_number(n, &mut out);
+        String::from_utf8(out.split_off("before ".len())).unwrap()
+    }
+
+    #[test]
+    fn every_length_of_number() {
+        for power in 0..20 {
+            let n = 10u64.pow(power);
+            for n in [n - 1, n, n + 1, n.saturating_mul(9)] {
+                assert_eq!(number(n), n.to_string());
+            }
+        }
+        assert_eq!(number(u64::MAX), u64::MAX.to_string());
+        (0..=1_001).for_each(|n| assert_eq!(number(n), n.to_string()));
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_are_what_the_standard_library_writes(n in any::<u64>(), shift in 0u32..64) {
+            let n = n >> shift;
+            prop_assert_eq!(number(n), n.to_string());
+        }
+
+        #[test]
+        fn fractions_are_numbers_without_their_trailing_zeros(whole in any::<u32>(), part in 0u32..1_000_000_000, cut in 0u32..10) {
+            let part = part / 10u32.pow(cut) * 10u32.pow(cut);
+            let check = |groups: usize, part: u32, write: fn(u64, u32, &mut Vec<u8>)| -> Result<(), TestCaseError> {
+                let mut out = Vec::new();
+                write(whole.into(), part, &mut out);
+                let width = 3 * groups;
+                let long = format!("{whole}.{part:0width$}");
+                prop_assert_eq!(String::from_utf8(out).unwrap(), long.trim_end_matches('0').trim_end_matches('.'));
+                Ok(())
+            };
+            if part % 1_000 > 0 {
+                check(1, part % 1_000, write_fraction::<1>)?;
+            }
+            if part % 1_000_000 > 0 {
+                check(2, part % 1_000_000, write_fraction::<2>)?;
+            }
+            if part > 0 {
+                check(3, part, write_fraction::<3>)?;
+            }
+            let mut out = Vec::new();
+            write_fraction::<3>(whole.into(), 0, &mut out);
+            prop_assert_eq!(String::from_utf8(out).unwrap(), whole.to_string());
+        }
+    }
+}
