@@ -27,8 +27,9 @@ pub(crate) fn bump(counter: &AtomicU64, by: u64) {
 }
 
 /// The slot a value falls into.
-pub(crate) fn slot<const HALF: usize>(value: u64) -> usize {
-    let value = value.min(VALUE_MAX);
+#[inline]
+pub(crate) const fn slot<const HALF: usize>(value: u64) -> usize {
+    let value = if value < VALUE_MAX { value } else { VALUE_MAX };
     let sub_bits = (2 * HALF).trailing_zeros();
     let bucket = (u64::BITS - (value | (2 * HALF as u64 - 1)).leading_zeros()) - sub_bits;
     bucket as usize * HALF + (value >> bucket) as usize
@@ -42,6 +43,50 @@ pub(crate) fn slot_value<const HALF: usize>(slot: usize) -> u64 {
     let bucket = slot / HALF - 1;
     let low = ((slot % HALF + HALF) as u64) << bucket;
     low + (1u64 << bucket) / 2
+}
+
+/// Rising bounds of a histogram's buckets, looked up by the coarse slot of a value: comparing it with each of them took longer than
+/// all else that is counted of it.
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    /// A last one that nothing exceeds stands behind them.
+    bounds: [u64; 11],
+    /// Of each slot, how many bounds all of its values exceed. A slot is so narrow that one bound more lies in it at most.
+    exceeded: [u8; CHUNKS * COARSE],
+}
+
+impl Bounds {
+    pub(crate) const fn new(bounds: &[u64; 10]) -> Bounds {
+        let mut table = Bounds { bounds: [u64::MAX; 11], exceeded: [0; CHUNKS * COARSE] };
+        let mut index = 0;
+        while index < bounds.len() {
+            table.bounds[index] = bounds[index];
+            assert!(bounds[index] < VALUE_MAX && (index == 0 || bounds[index - 1] < bounds[index]), "the bounds rise");
+            assert!(
+                index == 0 || slot::<COARSE>(bounds[index - 1]) < slot::<COARSE>(bounds[index]),
+                "two bounds share a slot"
+            );
+            let mut beyond = slot::<COARSE>(bounds[index]) + 1;
+            while beyond < table.exceeded.len() {
+                table.exceeded[beyond] += 1;
+                beyond += 1;
+            }
+            index += 1;
+        }
+        table
+    }
+
+    #[cfg(test)]
+    pub(crate) fn bounds(&self) -> &[u64] {
+        &self.bounds[..10]
+    }
+
+    /// How many of the bounds a value exceeds; `slot` is its coarse one.
+    #[inline]
+    pub(crate) fn exceeded(&self, value: u64, slot: usize) -> usize {
+        let surely = usize::from(self.exceeded[slot]);
+        surely + usize::from(value > self.bounds[surely])
+    }
 }
 
 /// A histogram with one writer.
@@ -58,8 +103,13 @@ impl<const HALF: usize> Default for SharedHistogram<HALF> {
 
 impl<const HALF: usize> SharedHistogram<HALF> {
     /// Counts one value. Only the owning worker calls this.
+    #[inline]
     pub fn record(&self, value: u64) {
-        let slot = slot::<HALF>(value);
+        self.record_slot(slot::<HALF>(value));
+    }
+
+    #[inline]
+    pub(crate) fn record_slot(&self, slot: usize) {
         if let Some(chunk) = self.chunks.get(slot / HALF) {
             let chunk = chunk.get_or_init(|| Box::new([const { AtomicU64::new(0) }; HALF]));
             bump(&chunk[slot % HALF], 1);
@@ -155,6 +205,16 @@ mod tests {
             prop_assert!(fine.abs_diff(value) * FINE as u64 <= value.max(1), "{value} became {fine}");
             let coarse = slot_value::<COARSE>(slot::<COARSE>(value));
             prop_assert!(coarse.abs_diff(value) * COARSE as u64 <= value.max(1), "{value} became {coarse}");
+        }
+
+        #[test]
+        fn bounds_are_found_by_slot(value in 0..=u64::MAX, shift in 0..64, near in -2i64..=2) {
+            const BOUNDS: [u64; 10] = [0, 10, 31, 40, 63, 200, 465, 100_000, 1_000_000, 4_000_000_000];
+            static TABLE: Bounds = Bounds::new(&BOUNDS);
+            for value in BOUNDS.map(|bound| bound.saturating_add_signed(near)).into_iter().chain([value >> shift]) {
+                let wanted = BOUNDS.iter().filter(|bound| value > **bound).count();
+                prop_assert_eq!(TABLE.exceeded(value, slot::<COARSE>(value)), wanted, "{}", value);
+            }
         }
 
         #[test]

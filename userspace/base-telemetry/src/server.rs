@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::block::Block;
 use crate::ewma::TICK;
-use crate::histogram::{COARSE, Counts, SharedHistogram, bump};
+use crate::histogram::{Bounds, COARSE, Counts, SharedHistogram, bump, slot};
 use crate::hub::Identity;
 use crate::limits::{Limit, LimitHits};
 use crate::locked;
@@ -482,10 +482,12 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
-    pub(crate) fn record(&self, value: u64, bounds: &[u64; 10]) {
+    #[inline]
+    pub(crate) fn record(&self, value: u64, bounds: &Bounds) {
+        let slot = slot::<COARSE>(value);
         bump(&self.sum, value);
-        bump(&self.buckets[bounds.iter().map(|&bound| usize::from(value > bound)).sum::<usize>()], 1);
-        self.values.record(value);
+        bump(&self.buckets[bounds.exceeded(value, slot)], 1);
+        self.values.record_slot(slot);
     }
 
     pub(crate) fn merge_into(&self, read: &mut ObservedRead) {
@@ -520,10 +522,10 @@ struct BackendRead {
 }
 
 /// The millisecond bounds in µs.
-const DURATION_BOUNDS_US: [u64; 10] =
-    [10_000, 50_000, 100_000, 200_000, 400_000, 800_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000];
+static DURATION_BOUNDS_US: Bounds =
+    Bounds::new(&[10_000, 50_000, 100_000, 200_000, 400_000, 800_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000]);
 /// The size bounds rounded down: a whole number exceeds the bound exactly when it exceeds this.
-pub(crate) const SIZE_BOUNDS: [u64; 10] = [200, 465, 1082, 2519, 5863, 13643, 31748, 73875, 171901, 400000];
+pub(crate) static SIZE_BOUNDS: Bounds = Bounds::new(&[200, 465, 1082, 2519, 5863, 13643, 31748, 73875, 171901, 400000]);
 
 impl Backend {
     fn new(name: &Arc<str>, workers: usize) -> Arc<Self> {
@@ -606,10 +608,10 @@ mod tests {
 
     #[test]
     fn whole_bounds_are_the_fractional_ones_rounded_down() {
-        for (whole, exact) in SIZE_BOUNDS.iter().zip(size_bounds()) {
+        for (whole, exact) in SIZE_BOUNDS.bounds().iter().zip(size_bounds()) {
             assert_eq!(*whole as f64, exact.floor());
         }
-        for (us, ms) in DURATION_BOUNDS_US.iter().zip(DURATION_BOUNDS_MS) {
+        for (us, ms) in DURATION_BOUNDS_US.bounds().iter().zip(DURATION_BOUNDS_MS) {
             assert_eq!(*us as f64, ms * 1000.0);
         }
     }
