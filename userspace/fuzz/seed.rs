@@ -7,7 +7,7 @@ use std::{fs, io};
 
 fn main() -> io::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for target in ["http1_request", "http1_response", "http1_chunks", "http_path", "tls_records"] {
+    for target in ["http1_request", "http1_response", "http1_chunks", "http_path", "tls_records", "websocket_frames"] {
         fs::create_dir_all(root.join(target))?;
     }
     for (number, case) in torture::cases().iter().enumerate().filter(|(_, case)| case.bytes.len() <= 4096) {
@@ -38,5 +38,10 @@ fn main() -> io::Result<()> {
             fs::write(root.join("tls_records").join(format!("{number}{choice}")), script)?;
         }
     }
+    // How it is cut and who sends; then a text in two pieces with a ping between them, and a Close.
+    let frames: [&[u8]; 4] = [b"\x01\x03hel", b"\x89\x01p", b"\x80\x02lo", b"\x88\x02\x03\xe8"];
+    fs::write(root.join("websocket_frames").join("server"), [&[0x15], &frames.concat()[..]].concat())?;
+    let masked: [&[u8]; 3] = [b"\x01\x83\0\0\0\0hel", b"\x80\x82\0\0\0\0lo", b"\x88\x80\0\0\0\0"];
+    fs::write(root.join("websocket_frames").join("client"), [&[0x14], &masked.concat()[..]].concat())?;
     Ok(())
 }
