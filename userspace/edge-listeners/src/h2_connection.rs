@@ -399,7 +399,7 @@ impl<E: Engine> Drive<E> {
         if self.local.is_stopping() && self.way == Way::Open {
             self.go_away();
             for tunnel in self.streams.tunnels.borrow().iter().filter_map(Weak::upgrade) {
-                tunnel.set_after(self.local.tunnel_silence());
+                tunnel.set(now);
             }
             cx.waker().wake_by_ref();
         }

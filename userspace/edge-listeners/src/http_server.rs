@@ -12,6 +12,7 @@ use crate::router::{Route, Router};
 use crate::server::{Server, Sockets, not_of};
 use crate::tls::{self, Tls};
 use crate::traffic::{AroundSlot, Generation, PipelineView, Shared};
+use crate::tunnel::Patience;
 use arc_swap::ArcSwap;
 use base_model::ip_filter::CidrSet;
 use base_model::{GoDuration, HttpServerSpec, Spec, UnderscoresInHeaders};
@@ -428,10 +429,11 @@ impl Local {
         self.door.is_closed()
     }
 
-    /// The longest silence of a tunnel.
-    pub fn tunnel_silence(&self) -> Duration {
-        let timeouts = self.timeouts();
-        if self.is_stopping() { timeouts.tunnel_drain.min(timeouts.tunnel) } else { timeouts.tunnel }
+    /// How long a tunnel may be silent.
+    pub fn tunnel_silence(&self) -> Patience {
+        let (timeouts, stopping) = (self.timeouts(), self.is_stopping());
+        let silence = if stopping { timeouts.tunnel_drain.min(timeouts.tunnel) } else { timeouts.tunnel };
+        Patience { silence, stopping }
     }
 
     /// Counts a bound that was reached.
@@ -560,8 +562,8 @@ impl Share for Local {
                 }
                 // It is told to send no more.
                 Phase::Streams => connection.deadline.set(base_runtime::now()),
-                // Nobody asks a tunnel to end, so it gets as long as it is not silent.
-                Phase::Tunnel => connection.deadline.set_after(self.tunnel_silence()),
+                // It finds out, and goes on as long as it is not silent.
+                Phase::Tunnel => connection.deadline.set(base_runtime::now()),
                 _ => {}
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! Memory: what one side has not taken is bounded by [`HIGH_WATER`] and one receive queue per direction; beyond it the other side is
 //! not read; what passes inside the kernel waits there, [`SPLICED_MOST`] at a time. A side that has finished sending is passed on as such, and the other direction goes on. The end of the second
-//! direction, an error on either side, or a long silence of both ends the tunnel.
+//! direction, an error on either side, or a long silence of both ends the tunnel. Where the protocol that passes is known, peers are told
+//! when it is to end: at once when the server stops, and before a silence ends it.
 
 use base_runtime::net::{Pipe, ReceivedPiece};
 use base_runtime::time::Deadline;
@@ -25,6 +26,9 @@ const JUDGED: u32 = 16;
 /// Pieces of this size, in bytes, are worth the two system calls that each costs there; smaller ones are gathered cheaper.
 const SPLICED_PIECE: u64 = 8 * 1024;
 
+/// How long peers have to end what they were told is over.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// Pieces that pass in one direction before others have their turn.
 const TURN: u32 = 16;
 
@@ -39,17 +43,26 @@ pub enum TunnelEnd {
     Idle,
 }
 
-/// Joins both sides to the end. `idle` is asked for the longest silence whenever something has passed or the silence is
-/// over, so that a server that stops can shorten it; `deadline` is set by it, and may be brought forward by others.
+/// How long a tunnel may be silent, as its server sees it now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    pub silence: Duration,
+    /// The server stops: who knows how to say so says it.
+    pub stopping: bool,
+}
+
+/// Joins both sides to the end. `patience` is asked for whenever something has passed or the silence is over, so that a server that
+/// stops can shorten it; `deadline` is set by it, and may be brought forward by others.
 pub async fn join(
     client: &dyn Duplex,
     backend: &dyn Duplex,
     deadline: &Deadline,
-    idle: impl Fn() -> Duration,
+    patience: impl Fn() -> Patience,
 ) -> TunnelEnd {
     let passed = Cell::new(true);
     let way = |from, to| Way { from, to, passed: &passed, done: false, pipe: None, flow: Flow::default() };
     let mut ways = [way(client, backend), way(backend, client)];
+    let mut parting = Parting::default();
     let end = poll_fn(|cx| {
         for way in &mut ways {
             if way.poll(cx).is_err() {
@@ -59,10 +72,16 @@ pub async fn join(
         if ways.iter().all(|w| w.done) {
             return Poll::Ready(TunnelEnd::Finished);
         }
-        if passed.take() {
-            deadline.set_after(idle());
+        if passed.take() && !parting.told {
+            deadline.set_after(parting.silence(backend, patience()));
         }
-        deadline.poll_expired(cx).map(|()| TunnelEnd::Idle)
+        while deadline.poll_expired(cx).is_ready() {
+            let Some(left) = parting.expired(backend, patience()) else { return Poll::Ready(TunnelEnd::Idle) };
+            deadline.set_after(left);
+            // What is to be said is said by whoever is asked for it.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     })
     .await;
     deadline.clear();
@@ -78,6 +97,39 @@ pub async fn join(
         }
     }
     end
+}
+
+/// How far the end of a tunnel has come that nobody but its server wants.
+#[derive(Default)]
+struct Parting {
+    /// The server stops, and that was taken note of.
+    stopping: bool,
+    /// Peers were told: what they still say gains no time.
+    told: bool,
+}
+
+impl Parting {
+    /// The longest silence from now on.
+    fn silence(&self, backend: &dyn Duplex, patience: Patience) -> Duration {
+        match backend.silence_most() {
+            Some(own) if patience.stopping => own.min(patience.silence),
+            Some(own) => own,
+            None => patience.silence,
+        }
+    }
+
+    /// The deadline has passed: how long the tunnel still has, or nothing.
+    fn expired(&mut self, backend: &dyn Duplex, patience: Patience) -> Option<Duration> {
+        let stops = patience.stopping && !std::mem::replace(&mut self.stopping, patience.stopping);
+        let tells = !self.told && backend.take_leave();
+        self.told |= tells;
+        match (stops, tells) {
+            // The deadline was brought forward for this: it says nothing of how long the tunnel was silent.
+            (true, _) => Some(self.silence(backend, patience)),
+            (false, true) => Some(FAREWELL),
+            (false, false) => None,
+        }
+    }
 }
 
 /// One direction.

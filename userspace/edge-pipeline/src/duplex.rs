@@ -6,6 +6,7 @@ use base_tls::Transport;
 use std::fmt;
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// One side of a tunnel: a connection, or a stream of a connection that carries many. A tunnel joins two of them.
 ///
@@ -25,6 +26,17 @@ pub trait Duplex: fmt::Debug {
 
     /// Ends both directions at once, so that the peer sees that something is missing.
     fn abort(&self);
+
+    /// Tells both sides of the tunnel that it is to end soon, in the protocol that passes; false where that is not known. Who was told
+    /// has a moment to answer, or to finish.
+    fn take_leave(&self) -> bool {
+        false
+    }
+
+    /// The longest silence of the tunnel that this side stands; `None` leaves it to the server.
+    fn silence_most(&self) -> Option<Duration> {
+        None
+    }
 
     /// The socket, where nothing lies between it and the bytes: two such are joined inside the kernel.
     fn plain(&self) -> Option<&TcpStream> {

@@ -149,7 +149,8 @@ fn both_sides_of_a_connect_are_joined_without_a_socket() {
         let client = stream.clone();
         let task = base_runtime::spawn(async move {
             let deadline = Deadline::new();
-            let end = tunnel::join(&client, &*joined, &deadline, || Duration::from_secs(600)).await;
+            let patience = tunnel::Patience { silence: Duration::from_secs(600), stopping: false };
+            let end = tunnel::join(&client, &*joined, &deadline, || patience).await;
             assert_eq!(end, tunnel::TunnelEnd::Finished);
         });
         turns().await;
