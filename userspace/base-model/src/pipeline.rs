@@ -408,7 +408,7 @@ fn validate_policy(policy: &NamedSpec, path: &str, findings: &mut Findings) {
 }
 
 /// Kinds of Easegress's filters that are known by name only.
-pub const UNSERVED_FILTERS: [&str; 17] = [
+pub const UNSERVED_FILTERS: [&str; 16] = [
     "AIGatewayProxy",
     "ConnectControl",
     "FileServer",
@@ -425,7 +425,6 @@ pub const UNSERVED_FILTERS: [&str; 17] = [
     "TopicMapper",
     "WAF",
     "WasmHost",
-    "WebSocketProxy",
 ];
 
 /// The step every flow may jump to and no filter may be called.

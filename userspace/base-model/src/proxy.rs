@@ -608,29 +608,7 @@ impl ProxySpec {
     }
 
     pub fn validate(&self, path: &str, findings: &mut Findings) {
-        let pools = at(path, "pools");
-        let mains: Vec<usize> =
-            self.pools.iter().enumerate().filter(|(_, pool)| pool.filter.is_none()).map(|(i, _)| i).collect();
-        match mains.as_slice() {
-            [_] => {}
-            [] if self.pools.is_empty() => {
-                findings.problem(Problem::new(&pools, "is empty").advice("list one pool with servers"));
-            }
-            [] => findings.problem(
-                Problem::new(&pools, "every pool has a filter")
-                    .advice("leave it out of one, which takes what the others do not"),
-            ),
-            [first, rest @ ..] => {
-                for i in rest {
-                    let problem =
-                        Problem::new(nth(&pools, *i), format!("a second pool without filter, after pools[{first}]"));
-                    findings.problem(problem.advice("give it a filter, or join the two"));
-                }
-            }
-        }
-        for (i, pool) in self.pools.iter().enumerate() {
-            pool.validate(&nth(&pools, i), ServerScheme::Http, findings);
-        }
+        PoolSpec::validate_all(&self.pools, &at(path, "pools"), ServerScheme::Http, findings);
         if let Some(mirror) = &self.mirror_pool {
             let place = at(path, "mirrorPool");
             if mirror.filter.is_none() {
@@ -712,6 +690,32 @@ impl MtlsSpec {
 }
 
 impl PoolSpec {
+    /// The pools of a filter: each, and that one of them takes what the others do not.
+    pub fn validate_all(pools: &[PoolSpec], path: &str, scheme: ServerScheme, findings: &mut Findings) {
+        let mains: Vec<usize> =
+            pools.iter().enumerate().filter(|(_, pool)| pool.filter.is_none()).map(|(i, _)| i).collect();
+        match mains.as_slice() {
+            [_] => {}
+            [] if pools.is_empty() => {
+                findings.problem(Problem::new(path, "is empty").advice("list one pool with servers"));
+            }
+            [] => findings.problem(
+                Problem::new(path, "every pool has a filter")
+                    .advice("leave it out of one, which takes what the others do not"),
+            ),
+            [first, rest @ ..] => {
+                for i in rest {
+                    let problem =
+                        Problem::new(nth(path, *i), format!("a second pool without filter, after pools[{first}]"));
+                    findings.problem(problem.advice("give it a filter, or join the two"));
+                }
+            }
+        }
+        for (i, pool) in pools.iter().enumerate() {
+            pool.validate(&nth(path, i), scheme, findings);
+        }
+    }
+
     pub fn validate(&self, path: &str, scheme: ServerScheme, findings: &mut Findings) {
         let idle = [
             (

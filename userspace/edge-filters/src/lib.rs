@@ -23,6 +23,7 @@ pub mod response_adaptor;
 pub mod response_builder;
 pub mod result_builder;
 pub mod validator;
+pub mod websocket_proxy;
 
 mod adapt;
 mod builder;
@@ -32,6 +33,7 @@ mod built;
 mod coding;
 mod gzip;
 mod module_doc;
+mod quiet;
 mod redirect;
 mod spec;
 #[cfg(test)]

@@ -93,7 +93,7 @@ fn check(fields: &Value, path: &str) -> Result<Vec<Warning>, BuildError> {
 
 fn build(fields: &Value, parts: &Parts<'_>) -> Result<Arc<dyn Filter>, BuildError> {
     let spec = decode::<ProxySpec>(fields, "")?.value;
-    Ok(Arc::new(Proxy::new(&spec, parts)?))
+    Ok(Arc::new(Proxy::new(KIND.kind, &spec, parts)?))
 }
 
 /// A ready Proxy.
@@ -170,7 +170,8 @@ struct Pool {
 }
 
 impl Proxy {
-    fn new(spec: &ProxySpec, parts: &Parts<'_>) -> Result<Proxy, BuildError> {
+    /// `kind` is the filter's as figures name it.
+    pub(crate) fn new(kind: &str, spec: &ProxySpec, parts: &Parts<'_>) -> Result<Proxy, BuildError> {
         let identity = identity_of(spec)?;
         let mut problems = Vec::new();
         let mut candidates = Vec::new();
@@ -180,7 +181,7 @@ impl Proxy {
                 None => format!("proxy#{}#main", parts.name),
                 Some(_) => format!("proxy#{}#candidate#{}", parts.name, candidates.len()),
             };
-            match Pool::new(name, pool, spec, identity.as_ref(), parts) {
+            match Pool::new(kind, name, pool, spec, identity.as_ref(), parts) {
                 Ok(ready) if ready.filter.is_some() => candidates.push(ready),
                 Ok(ready) => main.push(ready),
                 Err(message) => problems.push(Problem::new(format!("pools[{index}]"), message)),
@@ -212,13 +213,23 @@ impl Proxy {
         if let Some(mirror) = &self.mirror {
             mirror.copy(exchange);
         }
-        let chosen = self.pools.iter().find(|p| match &p.filter {
+        match self.choose(exchange) {
+            Some(chosen) => self.relay_to(chosen, exchange).await,
+            None => refuse(exchange, 503, INTERNAL_ERROR),
+        }
+    }
+
+    /// The pool that takes the request, counting candidates as they are written and the main one after them.
+    pub(crate) fn choose(&self, exchange: &Exchange) -> Option<usize> {
+        self.pools.iter().position(|p| match &p.filter {
             None => true,
             Some(matcher) => matcher.matches(exchange.request(), &exchange.client),
-        });
-        let Some(pool) = chosen else {
-            return refuse(exchange, 503, INTERNAL_ERROR);
-        };
+        })
+    }
+
+    /// Sends it to a server of the pool that was chosen.
+    pub(crate) async fn relay_to(&self, chosen: usize, exchange: &mut Exchange) -> Outcome {
+        let pool = &self.pools[chosen];
         let Some(breaker) = &pool.breaker else { return self.try_all(pool, exchange).await };
         let Some(call) = Call::begin(breaker) else {
             exchange.tags.note(|| format!("{}: short circuited", pool.name));
@@ -454,6 +465,7 @@ impl Proxy {
 
 impl Pool {
     fn new(
+        kind: &str,
         name: String,
         spec: &PoolSpec,
         proxy: &ProxySpec,
@@ -480,7 +492,7 @@ impl Pool {
         let stats = parts.telemetry.pool(PoolNames {
             pool: format!("{}/{name}", parts.pipeline),
             proxy: parts.name.to_owned(),
-            kind: KIND.kind.to_owned(),
+            kind: kind.to_owned(),
             load_balance_policy: balance.policy.clone(),
             filter_policy: spec.filter.as_ref().map(|f| f.policy.clone()).unwrap_or_default(),
         });
@@ -635,7 +647,7 @@ impl Mirror {
         identity: Option<&Arc<Identity>>,
         parts: &Parts<'_>,
     ) -> Result<Mirror, String> {
-        let mut pool = Pool::new(format!("proxy#{}#mirror", parts.name), spec, proxy, identity, parts)?;
+        let mut pool = Pool::new(KIND.kind, format!("proxy#{}#mirror", parts.name), spec, proxy, identity, parts)?;
         Ok(Mirror {
             filter: pool.filter.take().ok_or("a mirror pool needs a filter")?,
             pool,

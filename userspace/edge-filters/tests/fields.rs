@@ -60,6 +60,8 @@ const READERS: &[(&str, &str)] = &[
     ("StringMatcher", "base-model/src/string_matcher.rs"),
     ("UrlRule", "edge-filters/src/rate_limiter.rs base-model/src/string_matcher.rs"),
     ("ValidatorSpec", "edge-filters/src/validator.rs"),
+    ("WebSocketPoolSpec", "edge-filters/src/websocket_proxy.rs"),
+    ("WebSocketProxySpec", "edge-filters/src/websocket_proxy.rs"),
     ("VirtualIpSpec", "edge-agent/src/steer.rs control-state/src/steering.rs"),
 ];
 
@@ -120,6 +122,11 @@ const SAID: &[(&str, &str, &str)] = &[
         "warning: filters[0].pools[0].loadBalance.forwardKey: has no effect",
     ),
     (
+        "WebSocketPoolSpec.healthCheck",
+        "{kind: Pipeline, filters: [{name: f, kind: WebSocketProxy, pools: [{servers: [{url: 'ws://a:1'}], healthCheck: {ws: {}}}]}]}",
+        "warning: filters[0].pools[0].healthCheck: servers are not probed",
+    ),
+    (
         "RequestAdaptorSpec.sign",
         "{kind: Pipeline, filters: [{name: f, kind: RequestAdaptor, sign: {}}]}",
         "problem: filters[0].sign: signing of requests is not available",
@@ -160,6 +167,11 @@ const SAID_HERE: &[(&str, &str)] = &[
     ("pool: {loadBalance: {headerHashKey: X}}", "loadBalance.headerHashKey: has no effect: only policy headerHash"),
     ("pool: {servers: [{url: 'http://a:1', weight: 2}]}", "servers: weights have no effect"),
     ("mtls: {insecureSkipVerify: true}", "mtls: has no effect: no server is https://"),
+    (
+        "{kind: Pipeline, filters: [{name: f, kind: WebSocketProxy, mtls: {insecureSkipVerify: true}, pools: [{servers: [{url: \
+         'ws://a:1'}], insecureSkipVerify: true, originPatterns: [a]}]}]}",
+        "pools[0].originPatterns: has no effect: insecureSkipVerify",
+    ),
     (MIRROR, "mirrorPool.timeout: has no effect"),
     (MIRROR, "mirrorPool.setUpstreamHost: has no effect"),
     (MIRROR, "mirrorPool.serverMaxBodySize: has no effect"),

@@ -24,3 +24,4 @@ mod recovery;
 mod restart;
 mod soak;
 mod tls;
+mod websocket;
