@@ -70,11 +70,17 @@ fn take_places(view: &mut Snapshot, backup: &Snapshot) {
             ids.insert(then.id, id);
         }
     }
+    let renamed = |list: &[u16]| {
+        let mut list: Vec<u16> = list.iter().filter_map(|id| ids.get(id).copied()).collect();
+        list.sort_unstable();
+        list
+    };
     let moved = |generation: &Generation| {
         let mut machines = generation.machines.clone();
         machines.retain_mut(|machine| ids.get(&machine.member).map(|id| machine.member = *id).is_some());
         machines.sort_unstable_by_key(|machine| machine.member);
-        Generation { number: generation.number, machines }
+        let (alive, released) = (renamed(&generation.alive), renamed(&generation.released));
+        Generation { number: generation.number, machines, alive, released }
     };
     let steering = backup.steering.iter().map(|(vip, then)| {
         let generations = then.generations.iter().map(moved).collect();
