@@ -106,7 +106,7 @@ impl Agent {
 
     /// As [`start_from_disk`](Agent::start_from_disk), when that panicked: serves the last state that is known to have gone live.
     pub fn start_from_last_live(&mut self) -> Option<Desired> {
-        let kept = self.last_good.as_ref()?.load_whole()?;
+        let kept = self.last_good.as_ref()?.load_last_live()?;
         self.start_from(kept)
     }
 

@@ -2,11 +2,12 @@
 //!
 //! Three threads share the work, so that none waits for another's disk. One appends steps to the journal, which a killed process
 //! does not lose; the agent waits for that, a bounded time. One flushes them to the disk a few milliseconds later, many at once.
-//! One writes whole states now and then, after which older journals can go.
+//! One writes a whole state when the journal has become as long as one, after which older journals can go. So a change costs one flush:
+//! the log of the control half is on the same disk, and each flush of ours holds its next one up.
 
 use crate::desired::Desired;
-use crate::last_good::{Journal, LastGood};
-use crate::step::Step;
+use crate::last_good::{Journal, LastGood, Syncs};
+use crate::step::{Live, Step};
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,9 @@ const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Steps of so long are flushed together: flushes are spared, and the log of the control half has the disk for itself meanwhile.
 const GATHER: Duration = Duration::from_millis(5);
+
+/// A journal gets as long as the whole state, in bytes, and at least this long, before a whole state takes its place: a start reads both.
+const JOURNAL_BYTES: u64 = 256 << 10;
 
 /// Shortest time between two whole states, and how many times as long as the last one took.
 const SERIES: Duration = Duration::from_millis(100);
@@ -42,6 +46,8 @@ pub struct KeptCounts {
     pub version: u64,
     /// Writes that failed.
     pub failures: u64,
+    /// Times the disk was asked to have something for good.
+    pub syncs: u64,
 }
 
 /// What a thread does until the keeper is closed.
@@ -58,12 +64,19 @@ struct Shared {
     work: Mutex<Work>,
     changed: Condvar,
     journal: Mutex<Option<Journal>>,
+    /// Absent before a keeper is started.
+    syncs: Mutex<Option<Syncs>>,
 }
 
 #[derive(Debug, Default)]
 struct Work {
-    /// Lines to append, with the versions they lead to.
-    queue: VecDeque<(u64, Vec<u8>)>,
+    /// Lines to append, with the versions they lead to. Those without say what went live: nobody waits for them.
+    queue: VecDeque<(Option<u64>, Vec<u8>)>,
+    /// What was appended since the last whole state, in bytes, and how long that is.
+    journal_bytes: u64,
+    whole_bytes: u64,
+    /// A whole state is due whatever the journal's length: there is none of this process yet, or the journal lacks a step.
+    due: bool,
     /// How many steps there were, and how many of them are appended, and flushed.
     steps: u64,
     appended: u64,
@@ -84,6 +97,8 @@ struct Work {
 impl Keeper {
     pub fn start(last_good: LastGood, kept: &KeptState) -> Keeper {
         let shared = kept.shared.clone();
+        shared.lock().due = true;
+        *shared.syncs.lock().unwrap_or_else(PoisonError::into_inner) = Some(last_good.syncs());
         let mut threads = Vec::new();
         let works: [(&str, Loop); 3] =
             [("steps", Shared::append), ("steps-flush", Shared::flush), ("last-good", Shared::copy)];
@@ -104,8 +119,9 @@ impl Keeper {
         if work.queue.len() >= QUEUED_MAX {
             // The whole state that follows holds what they lead to.
             work.queue.clear();
+            work.due = true;
         }
-        work.queue.push_back((to.version, line));
+        work.queue.push_back((Some(to.version), line));
         work.steps += 1;
         work.pending = true;
         let step = work.steps;
@@ -114,11 +130,13 @@ impl Keeper {
         drop(self.shared.changed.wait_timeout_while(work, PATIENCE, waits));
     }
 
-    /// `desired` went live: a whole copy of it is written, so that the steps that led to it can go. What never did, because the agent
-    /// panicked over it say, never takes the place of the whole copy.
+    /// `desired` went live: the journal says so, and when it is long a whole copy is written, so that the steps that led to it can go.
+    /// What never did, because the agent panicked over it say, never takes the place of the whole copy.
     pub fn went_live(&self, desired: &Desired) {
+        let line = Live::at(desired).line();
         let mut work = self.shared.lock();
         (work.newest, work.pending) = (Some(desired.clone()), false);
+        work.queue.push_back((None, line));
         drop(work);
         self.shared.changed.notify_all();
     }
@@ -138,7 +156,8 @@ impl Drop for Keeper {
 impl KeptState {
     pub fn counts(&self) -> KeptCounts {
         let work = self.shared.lock();
-        KeptCounts { version: work.version, failures: work.failures }
+        let syncs = self.shared.syncs.lock().unwrap_or_else(PoisonError::into_inner);
+        KeptCounts { version: work.version, failures: work.failures, syncs: syncs.as_ref().map_or(0, Syncs::count) }
     }
 }
 
@@ -153,7 +172,8 @@ impl Shared {
                 work = self.wait(work);
                 continue;
             }
-            let (count, version) = (work.steps, work.queue.back().map_or(0, |(version, _)| *version));
+            let version = work.queue.iter().rev().find_map(|(version, _)| *version).unwrap_or(work.version_appended);
+            let count = work.steps;
             let lines: Vec<u8> = work.queue.drain(..).flat_map(|(_, line)| line).collect();
             drop(work);
             let done = self.append_lines(last_good, &lines);
@@ -161,9 +181,13 @@ impl Shared {
             match done {
                 Ok(()) => {
                     work.failing = false;
+                    work.journal_bytes += lines.len() as u64;
                     (work.appended, work.version_appended) = (count, version);
                 }
-                Err(error) => work = self.failed(work, last_good, &error),
+                Err(error) => {
+                    work = self.failed(work, last_good, &error);
+                    work.due = true;
+                }
             }
             self.changed.notify_all();
         }
@@ -200,7 +224,7 @@ impl Shared {
             drop(work);
             // A journal that was left for a new one was flushed then.
             let file = self.journal().as_ref().map(|journal| journal.file.try_clone()).transpose();
-            let done = file.and_then(|file| file.map_or(Ok(()), |file| file.sync_data()));
+            let done = file.and_then(|file| file.map_or(Ok(()), |file| last_good.sync(&file)));
             work = self.lock();
             work.flushed = count;
             match done {
@@ -212,29 +236,34 @@ impl Shared {
 
     fn copy(&self, last_good: &LastGood) {
         let mut work = self.lock();
-        // The journal that steps go to since the last whole state, or since one was tried.
+        // The journal that steps go to since the last whole state, or since one was tried, and what those before it held.
         let mut begun = None;
         loop {
-            if work.newest.is_none() {
+            let long = work.journal_bytes > work.whole_bytes.max(JOURNAL_BYTES);
+            if work.newest.is_none() || !(work.due || long || work.closed) {
                 if work.closed {
                     return;
                 }
                 work = self.wait(work);
                 continue;
             }
+            work.due = false;
             drop(work);
             let began = Instant::now();
             let done = match begun {
-                Some(number) => Ok(number),
-                None => self.turn_over(last_good).inspect(|number| begun = Some(*number)),
+                Some(begun) => Ok(begun),
+                None => {
+                    let length = self.lock().journal_bytes;
+                    self.turn_over(last_good).map(|number| *begun.insert((number, length)))
+                }
             };
             // Not before: it has to hold everything that went to the journals before this one.
             let (desired, pending) = {
                 let work = self.lock();
                 (work.newest.clone().unwrap_or_default(), work.pending)
             };
-            let done = done.and_then(|number| last_good.store(&desired).map(|()| number));
-            if let Ok(number) = done
+            let done = done.and_then(|begun| last_good.store(&desired).map(|bytes| (begun, bytes)));
+            if let Ok(((number, _), _)) = done
                 && !pending
             {
                 last_good.drop_journals_before(number);
@@ -242,7 +271,12 @@ impl Shared {
             }
             work = self.lock();
             let pause = match done {
-                Ok(_) => {
+                Ok(((_, length), bytes)) => {
+                    work.whole_bytes = bytes;
+                    if !pending {
+                        // What is appended meanwhile counts for the next one.
+                        work.journal_bytes = work.journal_bytes.saturating_sub(length);
+                    }
                     if work.newest.as_ref().is_some_and(|newest| Desired::is_at(newest, &desired)) {
                         work.newest = None;
                     }
@@ -251,6 +285,7 @@ impl Shared {
                 }
                 Err(error) => {
                     work = self.failed(work, last_good, &error);
+                    work.due = true;
                     if work.closed {
                         return;
                     }
@@ -267,7 +302,7 @@ impl Shared {
         let number = last_good.journals().last().map_or(1, |last| last + 1);
         let next = last_good.begin_journal(number)?;
         let left = self.journal().replace(next);
-        left.map_or(Ok(()), |left| left.file.sync_data())?;
+        left.map_or(Ok(()), |left| last_good.sync(&left.file))?;
         Ok(number)
     }
 
@@ -354,6 +389,73 @@ mod tests {
         }
         // A busy machine may not let the other thread run within the patience.
         assert!(late <= 20, "{late} of 200 were not there");
+    }
+
+    /// The disk is asked once for a change, whatever the time between them, and a long journal gives way to a whole state.
+    #[test]
+    fn a_change_costs_one_flush() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = LastGood::new(directory.path()).unwrap();
+        let counted = KeptState::default();
+        let keeper = Keeper::start(kept.clone(), &counted);
+        let change = |state: &dyn Fn(u64) -> Desired, version: u64| {
+            keeper.keep(&state(version - 1), &state(version));
+            keeper.went_live(&state(version));
+            let until = Instant::now() + Duration::from_secs(20);
+            while counted.counts().version < version && Instant::now() < until {
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        change(&state, 1);
+        // The first whole state of a process, and what it leaves behind.
+        while !directory.path().join("last-good.json").exists() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(SERIES);
+        let before = counted.counts().syncs;
+        for version in 2..=31 {
+            change(&state, version);
+            thread::sleep(SERIES / 4);
+        }
+        let syncs = counted.counts().syncs - before;
+        assert!((1..=32).contains(&syncs), "{syncs} for 30 changes");
+        assert_eq!(kept.load().map(|desired| desired.version), Some(31));
+        assert_eq!(kept.load_last_live().map(|desired| desired.version), Some(31));
+
+        let text = "x".repeat(64 << 10);
+        let large = |version| Desired {
+            objects: Arc::new([("o".to_owned(), Arc::new(serde_json::json!({"text": text, "v": version})))].into()),
+            ..state(version)
+        };
+        (32..=50).for_each(|version| change(&large, version));
+        let files = || std::fs::read_dir(directory.path()).unwrap().flatten();
+        let long = || files().filter_map(|file| Some(file.metadata().ok()?.len())).sum::<u64>();
+        let until = Instant::now() + Duration::from_secs(20);
+        while long() > 3 * JOURNAL_BYTES {
+            assert!(Instant::now() < until, "{} bytes are kept", long());
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(keeper);
+        assert_eq!(kept.load().map(|desired| desired.version), Some(50));
+    }
+
+    /// What was written down and did not go live is not what a start falls back to, however long ago the last whole state was.
+    #[test]
+    fn what_went_live_last_is_told_by_the_journal() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = LastGood::new(directory.path()).unwrap();
+        kept.store(&state(1)).unwrap();
+        let mut journal = kept.begin_journal(1).unwrap();
+        for version in 2..=5 {
+            journal.file.write_all(&Step::between(&state(version - 1), &state(version)).line()).unwrap();
+            journal.file.write_all(&Live::at(&state(version)).line()).unwrap();
+        }
+        journal.file.write_all(&Step::between(&state(5), &state(6)).line()).unwrap();
+        assert_eq!(kept.load().map(|desired| desired.version), Some(6));
+        assert_eq!(kept.load_last_live().map(|desired| desired.version), Some(5));
+        journal.file.write_all(&Step::between(&state(5), &state(7)).line()).unwrap();
+        journal.file.write_all(&Live::at(&state(7)).line()).unwrap();
+        assert_eq!(kept.load_last_live().map(|desired| desired.version), Some(7));
     }
 
     #[test]

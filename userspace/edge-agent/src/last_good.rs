@@ -3,17 +3,30 @@
 
 use crate::desired::{Desired, Fork};
 use crate::format::{self, FORMAT, Unread};
-use crate::step::Step;
+use crate::step::Line;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The whole state is either the old one or the new one, never half of it. Steps lie in journals with numbers; each step says
 /// where it begins, so that those of before the whole state do no harm.
 #[derive(Debug, Clone)]
 pub struct LastGood {
     path: PathBuf,
+    syncs: Syncs,
+}
+
+/// How often the disk was asked to keep something for good.
+#[derive(Debug, Clone, Default)]
+pub struct Syncs(Arc<AtomicU64>);
+
+impl Syncs {
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// A journal that is written.
@@ -26,20 +39,31 @@ impl LastGood {
     /// `directory` is made when it does not exist.
     pub fn new(directory: &Path) -> io::Result<LastGood> {
         fs::create_dir_all(directory)?;
-        Ok(LastGood { path: directory.join("last-good.json") })
+        Ok(LastGood { path: directory.join("last-good.json"), syncs: Syncs::default() })
     }
 
     /// What was kept last: the whole state, and what came after it. A damaged step, and those that build upon it, are left out.
     pub fn load(&self) -> Option<Desired> {
-        let whole = self.load_whole();
-        let (mut state, mut taken, mut lost) = (whole.clone().unwrap_or_default(), 0, 0);
+        self.replay().map(|(last, _)| last)
+    }
+
+    /// The last state that is known to have gone live.
+    pub fn load_last_live(&self) -> Option<Desired> {
+        self.replay().and_then(|(_, live)| live)
+    }
+
+    /// The last state, and the last of them that went live.
+    fn replay(&self) -> Option<(Desired, Option<Desired>)> {
+        let mut live = self.load_whole();
+        let known = live.is_some();
+        let (mut state, mut taken, mut lost) = (live.clone().unwrap_or_default(), 0, 0);
         let mut before = state.clone();
         for number in self.journals() {
             let path = self.journal_path(number);
             let text = fs::read(&path).unwrap_or_default();
             for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                match Step::read(line) {
-                    Ok(step) => {
+                match Line::read(line) {
+                    Ok(Line::Step(step)) => {
                         // Another step from there: the one that was taken did not go live.
                         if !step.begins_at(&state) && step.begins_at(&before) {
                             state = before.clone();
@@ -47,6 +71,11 @@ impl LastGood {
                         let stood = state.clone();
                         if step.advance(&mut state) {
                             (before, taken) = (stood, taken + 1);
+                        }
+                    }
+                    Ok(Line::Live(said)) => {
+                        if said.is_at(&state) {
+                            live = Some(state.clone());
                         }
                     }
                     Err(Unread::Damaged(_)) => lost += 1,
@@ -60,7 +89,7 @@ impl LastGood {
         if lost > 0 {
             tracing::warn!(steps = lost, "changes to the last good state were written in part only, and are left out");
         }
-        (whole.is_some() || taken > 0).then_some(state)
+        (known || taken > 0).then_some((state, live))
     }
 
     /// Numbers of the journals that are there, the oldest first.
@@ -102,12 +131,16 @@ impl LastGood {
     /// Without this a name may still lead to the old file, or to none, after a power cut.
     fn sync_directory(&self) -> io::Result<()> {
         match self.path.parent() {
-            Some(directory) => File::open(directory)?.sync_all(),
+            // All of it: a new name is no data of the directory's to some file systems.
+            Some(directory) => {
+                self.syncs.0.fetch_add(1, Ordering::Relaxed);
+                File::open(directory)?.sync_all()
+            }
             None => Ok(()),
         }
     }
 
-    /// The last state that is known to have gone live. A file that cannot be read as such is put aside as `.damaged`, and there is nothing then.
+    /// The whole state, which went live. A file that cannot be read as such is put aside as `.damaged`, and there is nothing then.
     pub fn load_whole(&self) -> Option<Desired> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
@@ -161,8 +194,20 @@ impl LastGood {
     }
 
     /// Replaces what is kept: written beside it, flushed to the disk, renamed over it.
-    pub fn store(&self, desired: &Desired) -> io::Result<()> {
-        self.replace(&self.path, &serde_json::to_vec(desired).map_err(io::Error::other)?)
+    /// Says how long it is, in bytes.
+    pub fn store(&self, desired: &Desired) -> io::Result<u64> {
+        let text = serde_json::to_vec(desired).map_err(io::Error::other)?;
+        self.replace(&self.path, &text).map(|()| text.len() as u64)
+    }
+
+    /// Has the disk keep for good what was written to `file`.
+    pub fn sync(&self, file: &File) -> io::Result<()> {
+        self.syncs.0.fetch_add(1, Ordering::Relaxed);
+        file.sync_data()
+    }
+
+    pub fn syncs(&self) -> Syncs {
+        self.syncs.clone()
     }
 
     fn replace(&self, path: &Path, text: &[u8]) -> io::Result<()> {
@@ -171,7 +216,7 @@ impl LastGood {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(text)?;
-        file.sync_all()?;
+        self.sync(&file)?;
         fs::rename(&beside, path)?;
         self.sync_directory()
     }
@@ -199,8 +244,8 @@ const JOURNAL: &str = "last-good.steps-";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::step::Step;
     use serde_json::json;
-    use std::sync::Arc;
 
     #[test]
     fn keeps_and_survives_damage() {

@@ -30,6 +30,51 @@ pub struct Step {
     pub succeeds: Option<Arc<Vec<(String, u64)>>>,
 }
 
+/// Says that a version went live: what a journal tells of it is more than a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Live {
+    /// Cluster and version.
+    live: (String, u64),
+}
+
+/// What a line of a journal holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Line {
+    Step(Box<Step>),
+    Live(Live),
+}
+
+impl Live {
+    pub fn at(state: &Desired) -> Live {
+        Live { live: (state.cluster_id.clone(), state.version) }
+    }
+
+    /// Whether it is `state` that went live.
+    pub fn is_at(&self, state: &Desired) -> bool {
+        (self.live.0.as_str(), self.live.1) == (state.cluster_id.as_str(), state.version)
+    }
+
+    pub fn line(&self) -> Vec<u8> {
+        summed(&serde_json::to_string(self).unwrap_or_default())
+    }
+}
+
+impl Line {
+    pub fn read(line: &[u8]) -> Result<Line, Unread> {
+        let whole = || {
+            let (told, text) = (line.get(..16)?, line.get(17..)?);
+            let told = u64::from_str_radix(std::str::from_utf8(told).ok()?, 16).ok()?;
+            (told == sum(text)).then_some(text)
+        };
+        let text = whole().ok_or_else(|| Unread::Damaged("it was written in part".into()))?;
+        match serde_json::from_slice(text) {
+            Ok(live) => Ok(Line::Live(live)),
+            Err(_) => format::read(text).map(|step| Line::Step(Box::new(step))),
+        }
+    }
+}
+
 impl Step {
     /// Unchanged documents are shared between the two, so this costs a walk over pointers.
     pub fn between(from: &Desired, to: &Desired) -> Step {
@@ -86,22 +131,24 @@ impl Step {
         true
     }
 
-    /// One line of a journal: a sum over the text, so that half a line is known as such, and the text.
     pub fn line(&self) -> Vec<u8> {
-        let text = serde_json::to_string(self).unwrap_or_default();
-        // The line before may have been cut short.
-        format!("\n{:016x} {text}\n", sum(text.as_bytes())).into_bytes()
+        summed(&serde_json::to_string(self).unwrap_or_default())
     }
 
-    /// What a line holds.
-    pub fn read(line: &[u8]) -> Result<Step, Unread> {
-        let whole = || {
-            let (told, text) = (line.get(..16)?, line.get(17..)?);
-            let told = u64::from_str_radix(std::str::from_utf8(told).ok()?, 16).ok()?;
-            (told == sum(text)).then_some(text)
-        };
-        format::read(whole().ok_or_else(|| Unread::Damaged("it was written in part".into()))?)
+    /// What a line holds, if that is a step.
+    #[cfg(test)]
+    fn read(line: &[u8]) -> Result<Step, Unread> {
+        match Line::read(line)? {
+            Line::Step(step) => Ok(*step),
+            Line::Live(_) => Err(Unread::Damaged("it is no step".into())),
+        }
     }
+}
+
+/// One line of a journal: a sum over the text, so that half a line is known as such, and the text.
+fn summed(text: &str) -> Vec<u8> {
+    // The line before may have been cut short.
+    format!("\n{:016x} {text}\n", sum(text.as_bytes())).into_bytes()
 }
 
 /// FNV-1a: it finds torn writes, and nobody forges a file that only this user can write.

@@ -67,6 +67,8 @@ pub fn kept(state: KeptState) -> impl Fn(&mut Encoder) + Send + Sync {
         encoder.gauge("weir_edge_kept_version", help, &[], counts.version as f64);
         let help = "Writes of the last good state to the disk that failed; they are tried again.";
         encoder.counter("weir_edge_keep_failures_total", help, &[], counts.failures as f64);
+        let help = "Times the disk was asked to have the last good state, or a change of it, for good.";
+        encoder.counter("weir_edge_keep_syncs_total", help, &[], counts.syncs as f64);
     }
 }
 
