@@ -115,7 +115,7 @@ pub enum Verb {
     Apply {
         #[command(flatten)]
         files: Files,
-        /// Refuse if any of the objects was changed after this version of the configuration
+        /// Refuse if any of the objects, kinds or data was changed after this version of the configuration
         #[arg(long, value_name = "VERSION")]
         if_version: Option<u64>,
     },

@@ -71,7 +71,7 @@ pub async fn send_documents(
     });
     for document in &others {
         if word(document, "kind").eq_ignore_ascii_case("CustomDataKind") {
-            send_kind(server, document, mode).await?;
+            send_kind(server, document, mode, seen).await?;
         }
     }
     if !objects.is_empty() {
@@ -85,8 +85,7 @@ pub async fn send_documents(
         }
         let path = format!("/objects?{}", query.join("&"));
         let several = objects.len() > 1;
-        let tag = seen.map(|version| format!("\"{version}\""));
-        let answer = server.send_if(Method::POST, &path, body, tag.as_deref()).await.map_err(|message| {
+        let answer = server.send_if(Method::POST, &path, body, tag(seen).as_deref()).await.map_err(|message| {
             let subject = match objects.first() {
                 Some(one) if !several => format!("{} {}", word(one, "kind"), word(one, "name")),
                 _ => format!("{} objects", objects.len()),
@@ -104,7 +103,7 @@ pub async fn send_documents(
         if word(document, "kind").eq_ignore_ascii_case("CustomData") {
             let name = word(document, "name");
             let path = format!("/customdata/{}/items", segment(name));
-            let sent = server.send(Method::POST, &path, document.to_string()).await;
+            let sent = server.send_if(Method::POST, &path, document.to_string(), tag(seen).as_deref()).await;
             sent.map_err(|message| format!("{verb} CustomData {name} failed, {message}"))?;
             succeeded(verb, "CustomData", name);
         }
@@ -112,15 +111,21 @@ pub async fn send_documents(
     Ok(())
 }
 
-async fn send_kind(server: &Server, document: &Value, mode: Mode) -> Result<(), String> {
+async fn send_kind(server: &Server, document: &Value, mode: Mode, seen: Option<u64>) -> Result<(), String> {
     let name = word(document, "name");
     let exists = mode == Mode::Apply
         && server.call(Method::GET, &format!("/customdatakinds/{}", segment(name)), String::new()).await.is_ok();
     let (verb, method) = if exists { ("update", Method::PUT) } else { ("create", Method::POST) };
-    let sent = server.send(method, "/customdatakinds", document.to_string()).await;
+    let tag = tag(seen).filter(|_| exists);
+    let sent = server.send_if(method, "/customdatakinds", document.to_string(), tag.as_deref()).await;
     sent.map_err(|message| format!("{verb} CustomDataKind {name} failed, {message}"))?;
     succeeded(verb, "CustomDataKind", name);
     Ok(())
+}
+
+/// What a server calls a version.
+fn tag(seen: Option<u64>) -> Option<String> {
+    seen.map(|version| format!("\"{version}\""))
 }
 
 pub fn word<'v>(document: &'v Value, key: &str) -> &'v str {

@@ -226,11 +226,11 @@ pub async fn unconditional(request: Request, next: Next) -> Response {
     if changes && request.headers().contains_key(header::IF_MATCH) {
         let message = format!(
             "If-Match: {} {} does not look at versions, so that nothing was changed: send it without the header; it is accepted for \
-             /objects, /objects/NAME, /rollback and /restore",
+             /objects, /objects/NAME, /rollback, /restore, and below /customdatakinds and /customdata",
             request.method(),
             request.uri().path()
         );
-        return Error::invalid(message).into_response();
+        return Error::new(StatusCode::PRECONDITION_FAILED, message).into_response();
     }
     next.run(request).await
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use base_text::quoted;
-use control_api::{CustomKind, Document};
+use control_api::{CustomKind, CustomPlace, Document};
 use control_state::{Action, CustomMode, PutMode};
 use serde_json::{Value, json};
 
-use crate::body::{Answer, Error, Reply, Text};
+use crate::body::{Answer, Error, Reply, Text, since};
 use crate::routes::Api;
 
 type Shared = State<Arc<Api>>;
@@ -22,21 +23,25 @@ pub async fn list_kinds(api: Shared) -> Answer {
 pub async fn show_kind(api: Shared, Path(name): Path<String>) -> Answer {
     let state = api.control.state();
     let kind = state.view.custom_kinds.get(&name).ok_or_else(|| unknown_kind(&name))?;
-    Ok(Reply::body(shown(&state.view, kind)).version(state.view.version))
+    // How many items there are is shown with it.
+    let places = [CustomPlace::Kind(&name), CustomPlace::Data(&name)];
+    let changed = places.map(|place| state.view.custom_changed(place)).into_iter().max().unwrap_or_default();
+    Ok(Reply::body(shown(&state.view, kind)).version(state.view.version).changed(changed))
 }
 
-pub async fn create_kind(api: Shared, body: Text) -> Answer {
-    let done = put_kind(&api, PutMode::Create, &body).await?;
-    Ok(Reply::created().version(done))
+pub async fn create_kind(api: Shared, headers: HeaderMap, body: Text) -> Answer {
+    let done = put_kind(&api, PutMode::Create, &body, since(&headers)?).await?;
+    Ok(Reply::created().version(done).changed(done))
 }
 
-pub async fn update_kind(api: Shared, body: Text) -> Answer {
-    let done = put_kind(&api, PutMode::Update, &body).await?;
-    Ok(Reply::default().version(done))
+pub async fn update_kind(api: Shared, headers: HeaderMap, body: Text) -> Answer {
+    let done = put_kind(&api, PutMode::Update, &body, since(&headers)?).await?;
+    Ok(Reply::default().version(done).changed(done))
 }
 
-pub async fn delete_kind(api: Shared, Path(name): Path<String>) -> Answer {
-    let done = api.control.propose(Action::DeleteCustomKind { name }).await?;
+/// With `If-Match`, neither the kind nor any of its items may have changed: they go with it.
+pub async fn delete_kind(api: Shared, headers: HeaderMap, Path(name): Path<String>) -> Answer {
+    let done = api.control.propose(Action::DeleteCustomKind { name, since: since(&headers)? }).await?;
     Ok(Reply::default().version(done.version))
 }
 
@@ -47,7 +52,8 @@ pub async fn list(api: Shared, Path(kind): Path<String>) -> Answer {
     }
     let items = state.view.custom_data.get(&kind);
     let items: Vec<Value> = items.iter().flat_map(|items| items.values()).map(|item| Value::clone(item)).collect();
-    Ok(Reply::body(items).version(state.view.version))
+    let changed = state.view.custom_changed(CustomPlace::Data(&kind));
+    Ok(Reply::body(items).version(state.view.version).changed(changed))
 }
 
 pub async fn show(api: Shared, Path((kind, id)): Path<(String, String)>) -> Answer {
@@ -59,39 +65,42 @@ pub async fn show(api: Shared, Path((kind, id)): Path<(String, String)>) -> Answ
     let item = item.ok_or_else(|| {
         Error::not_found(format!("custom data kind {kind} has no item {id}", kind = quoted(&kind), id = quoted(&id)))
     })?;
-    Ok(Reply::body(Value::clone(item)).version(state.view.version))
+    let changed = state.view.custom_changed(CustomPlace::Item(&kind, &id));
+    Ok(Reply::body(Value::clone(item)).version(state.view.version).changed(changed))
 }
 
-pub async fn create(api: Shared, Path(kind): Path<String>, body: Text) -> Answer {
-    let version = put(&api, PutMode::Create, kind, body).await?;
-    Ok(Reply::created().version(version))
+pub async fn create(api: Shared, headers: HeaderMap, Path(kind): Path<String>, body: Text) -> Answer {
+    let version = put(&api, PutMode::Create, kind, body, since(&headers)?).await?;
+    Ok(Reply::created().version(version).changed(version))
 }
 
-pub async fn update(api: Shared, Path(kind): Path<String>, body: Text) -> Answer {
-    let version = put(&api, PutMode::Update, kind, body).await?;
-    Ok(Reply::default().version(version))
+pub async fn update(api: Shared, headers: HeaderMap, Path(kind): Path<String>, body: Text) -> Answer {
+    let version = put(&api, PutMode::Update, kind, body, since(&headers)?).await?;
+    Ok(Reply::default().version(version).changed(version))
 }
 
-pub async fn delete(api: Shared, Path((kind, id)): Path<(String, String)>) -> Answer {
-    let done = api.control.propose(Action::DeleteCustomData { kind, id }).await?;
+pub async fn delete(api: Shared, headers: HeaderMap, Path((kind, id)): Path<(String, String)>) -> Answer {
+    let done = api.control.propose(Action::DeleteCustomData { kind, id, since: since(&headers)? }).await?;
     Ok(Reply::default().version(done.version))
 }
 
-pub async fn delete_all(api: Shared, Path(kind): Path<String>) -> Answer {
-    let action = Action::BatchCustomData { kind, mode: CustomMode::Rebuild, delete: Vec::new(), put: Vec::new() };
+/// With `If-Match`, no item of the kind may have changed; so with [`batch`].
+pub async fn delete_all(api: Shared, headers: HeaderMap, Path(kind): Path<String>) -> Answer {
+    let (mode, since) = (CustomMode::Rebuild, since(&headers)?);
+    let action = Action::BatchCustomData { kind, mode, delete: Vec::new(), put: Vec::new(), since };
     let done = api.control.propose(action).await?;
     Ok(Reply::default().version(done.version))
 }
 
 /// `{rebuild, delete: [ids], list: [items]}`: all of it or nothing.
-pub async fn batch(api: Shared, Path(kind): Path<String>, body: Text) -> Answer {
-    let checking = api.0.clone();
-    let action = api.checks.run(move || batch_of(&checking, kind, &body)).await?;
+pub async fn batch(api: Shared, headers: HeaderMap, Path(kind): Path<String>, body: Text) -> Answer {
+    let (checking, since) = (api.0.clone(), since(&headers)?);
+    let action = api.checks.run(move || batch_of(&checking, kind, &body, since)).await?;
     let done = api.control.propose(action).await?;
     Ok(Reply::default().version(done.version))
 }
 
-fn batch_of(api: &Api, kind: String, body: &Text) -> Result<Action, Error> {
+fn batch_of(api: &Api, kind: String, body: &Text, since: Option<u64>) -> Result<Action, Error> {
     let document = body.document()?;
     let wrong = |key: &str, wanted: &str| Error::invalid(format!("{key} = {}: {wanted}", document[key]));
     let mode = match document.get("rebuild") {
@@ -124,10 +133,10 @@ fn batch_of(api: &Api, kind: String, body: &Text) -> Result<Action, Error> {
         return Err(Error::invalid(problems.join("\n")));
     }
     let put = items.into_iter().map(Document::new).collect();
-    Ok(Action::BatchCustomData { kind, mode, delete, put })
+    Ok(Action::BatchCustomData { kind, mode, delete, put, since })
 }
 
-async fn put_kind(api: &Api, mode: PutMode, body: &Text) -> Result<u64, Error> {
+async fn put_kind(api: &Api, mode: PutMode, body: &Text, since: Option<u64>) -> Result<u64, Error> {
     let document = body.document()?;
     let text = |key: &str| match document.get(key) {
         None | Some(Value::Null) => Ok(String::new()),
@@ -146,17 +155,17 @@ async fn put_kind(api: &Api, mode: PutMode, body: &Text) -> Result<u64, Error> {
     if let Some(why) = base_model::UrlName::why_not(&kind.name) {
         return Err(Error::invalid(format!("name = {}: {why}", quoted(&kind.name))));
     }
-    Ok(api.control.propose(Action::PutCustomKind { mode, kind }).await?.version)
+    Ok(api.control.propose(Action::PutCustomKind { mode, kind, since }).await?.version)
 }
 
-async fn put(api: &Arc<Api>, mode: PutMode, kind: String, body: Text) -> Result<u64, Error> {
+async fn put(api: &Arc<Api>, mode: PutMode, kind: String, body: Text, since: Option<u64>) -> Result<u64, Error> {
     let checking = api.clone();
     let read = move || {
         let item = body.document()?;
         let state = checking.control.state();
         let rules = state.view.custom_kinds.get(&kind).ok_or_else(|| unknown_kind(&kind))?;
         Rules::of(rules).and_then(|rules| rules.check(&item)).map_err(Error::invalid)?;
-        Ok(Action::PutCustomData { mode, kind, item: Document::new(item) })
+        Ok(Action::PutCustomData { mode, kind, item: Document::new(item), since })
     };
     let action = api.checks.run(read).await?;
     Ok(api.control.propose(action).await?.version)

@@ -29,8 +29,9 @@ pub fn router(control: Control, catalog: Arc<dyn Catalog>, local: Arc<dyn Local>
     let api = Arc::new(Api { control, catalog, local, checks });
     let mut v2 = Router::new().route("/", get(list_apis));
     for entry in entries() {
-        let handlers = match entry.path {
-            "/objects" | "/objects/{name}" | "/rollback" | "/restore" => entry.handlers,
+        let handlers = match entry.group {
+            "customdata" => entry.handlers,
+            _ if ["/objects", "/objects/{name}", "/rollback", "/restore"].contains(&entry.path) => entry.handlers,
             _ => entry.handlers.route_layer(from_fn(unconditional)),
         };
         v2 = v2.route(entry.path, handlers);

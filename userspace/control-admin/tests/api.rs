@@ -488,23 +488,66 @@ fn a_change_of_everything_looks_at_versions_and_where_none_are_looked_at_it_is_s
     assert_eq!(world.get("/objects").json().as_array().map(Vec::len), Some(1));
     assert_eq!(call("DELETE", "/objects?all=true", &world.get("/objects").etag.unwrap()).status, 200);
 
+    let refused = world.call("DELETE", "/status/members/n9", &[("if-match", "\"1\"")], "");
+    assert_eq!(refused.status, 412, "{}", refused.text);
+    assert!(refused.text.contains("accepted for /objects"), "{}", refused.text);
+}
+
+#[test]
+fn custom_data_that_was_changed_meanwhile_is_not_written_over() {
+    let world = World::start();
+    let item = |n: u64| json!({"name": "x", "n": n}).to_string();
     assert_eq!(world.json("POST", "/customdatakinds", json!({"name": "k"})).status, 201);
+    assert_eq!(world.json("POST", "/customdatakinds", json!({"name": "kk"})).status, 201);
     assert_eq!(world.json("POST", "/customdata/k", json!({"name": "x", "n": 1})).status, 201);
-    let item = json!({"name": "x", "n": 2}).to_string();
-    for (method, path) in [
-        ("PUT", "/customdata/k"),
-        ("POST", "/customdata/k/items"),
-        ("DELETE", "/customdata/k/x"),
-        ("PUT", "/customdatakinds"),
-        ("DELETE", "/customdatakinds/k"),
-        ("DELETE", "/status/members/n9"),
+    assert_eq!(world.json("POST", "/customdata/k", json!({"name": "y/z", "n": 1})).status, 201);
+    let call = |method: &str, path: &str, tag: &str, body: &str| {
+        world.call(method, path, &[("if-match", tag)], body.to_owned())
+    };
+    let tag = |path: &str| world.get(path).etag.unwrap_or_else(|| panic!("{path} has no ETag"));
+    let seen = ["/customdatakinds/k", "/customdata/k", "/customdata/k/x"].map(tag);
+    assert_eq!(world.json("PUT", "/customdata/kk", json!({"name": "x"})).status, 404);
+    assert_eq!(
+        world.json("POST", "/customdata/kk", json!({"name": "x"})).status,
+        201,
+        "another kind's data is another's"
+    );
+    let known = world.call("GET", "/customdata/k/x", &[("if-none-match", seen[2].as_str())], "");
+    assert_eq!(known.status, 304);
+
+    let done = call("PUT", "/customdata/k", &seen[2], &item(2));
+    assert_eq!((done.status, done.etag), (200, Some(tag("/customdata/k/x"))));
+    let renamed = json!({"name": "k", "jsonSchema": {"type": "object"}}).to_string();
+    for (method, path, tag, body) in [
+        ("PUT", "/customdata/k", &seen[2], item(3)),
+        ("DELETE", "/customdata/k/x", &seen[2], String::new()),
+        ("POST", "/customdata/k/items", &seen[1], json!({"rebuild": true, "list": []}).to_string()),
+        ("DELETE", "/customdata/k", &seen[1], String::new()),
+        ("DELETE", "/customdatakinds/k", &seen[0], String::new()),
+        ("PUT", "/customdata/k", &"\"999\"".to_owned(), item(3)),
+        ("PUT", "/customdata/k", &"\"not-ours\"".to_owned(), item(3)),
+        ("POST", "/customdata/k", &seen[2], json!({"name": "never"}).to_string()),
+        ("DELETE", "/customdata/k/never", &seen[2], String::new()),
+        ("PUT", "/customdatakinds", &seen[2], json!({"name": "never"}).to_string()),
     ] {
-        let refused = world.call(method, path, &[("if-match", "\"1\"")], item.clone());
-        assert_eq!(refused.status, 400, "{method} {path}: {}", refused.text);
-        assert!(refused.text.contains("accepted for /objects"), "{}", refused.text);
+        let late = call(method, path, tag, &body);
+        assert_eq!(late.status, 412, "{method} {path} {tag}: {}", late.text);
+        let advice = ["read it again", "without If-Match", "leave the header out"];
+        assert!(advice.iter().any(|advice| late.text.contains(advice)), "{}", late.text);
     }
-    assert_eq!(world.get("/customdata/k/x").json()["n"], 1);
-    assert_eq!(world.call("GET", "/customdata/k", &[("if-match", "\"1\"")], "").status, 200);
+    assert_eq!(world.get("/customdata/k/x").json()["n"], 2);
+    assert_eq!(world.get("/customdata/k").json().as_array().map(Vec::len), Some(2));
+
+    // The kind itself is as it was seen, and what is seen now may be changed.
+    assert_eq!(call("PUT", "/customdatakinds", &seen[0], &renamed).status, 200);
+    assert_eq!(call("PUT", "/customdatakinds", &seen[0], &renamed).status, 412);
+    assert_eq!(call("DELETE", "/customdata/k/x", &tag("/customdata/k/x"), "").status, 200);
+    assert_eq!(call("DELETE", "/customdata/k", &seen[1], "").status, 412, "one is gone");
+    assert_eq!(call("POST", "/customdata/k/items", &tag("/customdata/k"), r#"{"list": [{"name": "w"}]}"#).status, 200);
+    assert_eq!(call("DELETE", "/customdatakinds/k", &tag("/customdatakinds/k"), "").status, 200);
+    assert_eq!(world.json("POST", "/customdatakinds", json!({"name": "k"})).status, 201);
+    assert_eq!(world.get("/customdata/k").json(), json!([]));
+    assert_eq!(world.get("/customdata/kk/x").status, 200);
 }
 
 #[test]

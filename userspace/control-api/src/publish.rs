@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub custom_kinds: Arc<BTreeMap<String, CustomKind>>,
     /// Kind, then id. A kind without data has no entry.
     pub custom_data: Arc<BTreeMap<String, Arc<BTreeMap<String, Document>>>>,
+    /// The version that each kind, its data as a whole (deletions count) and each item was last changed in: see [`CustomPlace`].
+    pub custom_changed: Arc<BTreeMap<String, u64>>,
     /// Shown by no answer of the admin API.
     pub tickets: Arc<TicketKeys>,
     /// Whose place this configuration has taken because an operator said so, the latest last. Edges that keep the last good state
@@ -84,6 +86,15 @@ pub enum CustomChange {
     DeleteKind(String),
     PutData { kind: String, id: String, data: Document },
     DeleteData { kind: String, id: String },
+}
+
+/// What a version is kept of in the users' own data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CustomPlace<'n> {
+    Kind(&'n str),
+    /// All items of a kind.
+    Data(&'n str),
+    Item(&'n str, &'n str),
 }
 
 /// What a reader of the configuration is handed.
@@ -235,6 +246,7 @@ impl Snapshot {
         for change in &delta.custom {
             self.advance_custom(change);
         }
+        self.note_custom_changes(delta);
         if let Some(name) = &delta.cluster_name {
             self.cluster_name = name.clone();
         }
@@ -264,6 +276,43 @@ impl Snapshot {
         for document in &delta.puts {
             changed.insert(document_name(document).to_owned(), delta.to);
         }
+    }
+
+    /// The same for the users' own data.
+    pub fn note_custom_changes(&mut self, delta: &Delta) {
+        if delta.custom.is_empty() {
+            return;
+        }
+        let changed = Arc::make_mut(&mut self.custom_changed);
+        for change in &delta.custom {
+            match change {
+                CustomChange::PutKind(kind) => {
+                    changed.insert(CustomPlace::Kind(&kind.name).key(), delta.to);
+                }
+                CustomChange::DeleteKind(name) => {
+                    let (kind, items) = (CustomPlace::Kind(name).key(), CustomPlace::Data(name).key());
+                    changed.remove(&kind);
+                    let gone = changed.range(items.clone()..).take_while(|(key, _)| key.starts_with(&items));
+                    let gone: Vec<String> = gone.map(|(key, _)| key.clone()).collect();
+                    for key in &gone {
+                        changed.remove(key);
+                    }
+                }
+                CustomChange::PutData { kind, id, .. } => {
+                    changed.insert(CustomPlace::Item(kind, id).key(), delta.to);
+                    changed.insert(CustomPlace::Data(kind).key(), delta.to);
+                }
+                CustomChange::DeleteData { kind, id } => {
+                    changed.remove(&CustomPlace::Item(kind, id).key());
+                    changed.insert(CustomPlace::Data(kind).key(), delta.to);
+                }
+            }
+        }
+    }
+
+    /// The version that it was last changed in; 0 where that was never written down.
+    pub fn custom_changed(&self, place: CustomPlace<'_>) -> u64 {
+        self.custom_changed.get(&place.key()).copied().unwrap_or(0)
     }
 
     pub fn object(&self, name: &str) -> Option<&Document> {
@@ -296,6 +345,17 @@ impl Snapshot {
                     }
                 }
             }
+        }
+    }
+}
+
+impl CustomPlace<'_> {
+    /// Names of kinds have no slash in them.
+    fn key(self) -> String {
+        match self {
+            CustomPlace::Kind(kind) => kind.to_owned(),
+            CustomPlace::Data(kind) => format!("{kind}/"),
+            CustomPlace::Item(kind, id) => format!("{kind}/{id}"),
         }
     }
 }

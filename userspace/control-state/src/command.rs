@@ -60,25 +60,40 @@ pub enum Action {
         mode: PutMode,
         #[serde(deserialize_with = "strict")]
         kind: CustomKind,
+        /// See [`Entry::since`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
     },
     DeleteCustomKind {
         name: String,
+        /// See [`Entry::since`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
     },
     PutCustomData {
         mode: PutMode,
         kind: String,
         item: Document,
+        /// See [`Entry::since`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
     },
     DeleteCustomData {
         kind: String,
         id: String,
+        /// See [`Entry::since`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
     },
-    /// Remove everything (`rebuild`), then `delete`, then `put`.
+    /// Remove everything (`rebuild`), then `delete`, then `put`. `since` is about all items of the kind.
     BatchCustomData {
         kind: String,
         mode: CustomMode,
         delete: Vec<String>,
         put: Vec<Document>,
+        /// See [`Entry::since`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
     },
     /// The first command of a cluster's life; without effect later.
     Found {
@@ -184,6 +199,11 @@ impl Action {
         let new = match self {
             Action::Restore { .. } => return 3,
             Action::Put { entries, .. } => entries.iter().any(|entry| entry.claim.is_some() || entry.since.is_some()),
+            Action::PutCustomKind { since, .. }
+            | Action::DeleteCustomKind { since, .. }
+            | Action::PutCustomData { since, .. }
+            | Action::DeleteCustomData { since, .. }
+            | Action::BatchCustomData { since, .. } => return if since.is_some() { 3 } else { FIRST_LEVEL },
             Action::Delete { since, .. } => since.is_some(),
             Action::PutMember { member } => member.level > 0,
             Action::DeleteAllSeen { .. }
@@ -193,11 +213,6 @@ impl Action {
             Action::DeleteAll
             | Action::RemoveMember { .. }
             | Action::SetMemberUp { .. }
-            | Action::PutCustomKind { .. }
-            | Action::DeleteCustomKind { .. }
-            | Action::PutCustomData { .. }
-            | Action::DeleteCustomData { .. }
-            | Action::BatchCustomData { .. }
             | Action::Found { .. }
             | Action::StageTicketKey { .. }
             | Action::PromoteTicketKey { .. } => false,

@@ -4,12 +4,56 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base_text::quoted;
-use control_api::{CustomKind, Document, Refusal, Snapshot};
+use control_api::{CustomKind, CustomPlace, Document, Refusal, Snapshot};
 use serde_json::Value;
 
 use crate::command::{CustomMode, PutMode};
 
-pub fn put_custom_kind(view: &mut Snapshot, mode: PutMode, kind: &CustomKind) -> Result<Vec<String>, Refusal> {
+/// Refuses a change of a kind by somebody who has seen the version `since` of it and none after it.
+pub fn seen_kind(view: &Snapshot, name: &str, since: Option<u64>) -> Result<(), Refusal> {
+    let there = view.custom_kinds.contains_key(name);
+    let what = format!("custom data kind {}", quoted(&name));
+    seen(view, &what, there.then(|| view.custom_changed(CustomPlace::Kind(name))), since)
+}
+
+/// Of all items of a kind together.
+pub fn seen_data(view: &Snapshot, kind: &str, since: Option<u64>) -> Result<(), Refusal> {
+    let what = format!("the data of custom data kind {}", quoted(&kind));
+    seen(view, &what, Some(view.custom_changed(CustomPlace::Data(kind))), since)
+}
+
+pub fn seen_item(view: &Snapshot, kind: &str, id: &str, since: Option<u64>) -> Result<(), Refusal> {
+    let there = view.custom_data.get(kind).is_some_and(|items| items.contains_key(id));
+    let what = format!("item {} of custom data kind {}", quoted(&id), quoted(&kind));
+    seen(view, &what, there.then(|| view.custom_changed(CustomPlace::Item(kind, id))), since)
+}
+
+/// `changed`: when, if it is there.
+fn seen(view: &Snapshot, what: &str, changed: Option<u64>, since: Option<u64>) -> Result<(), Refusal> {
+    let Some(since) = since else { return Ok(()) };
+    let again = "read it again, make the change again and send it with the ETag it has then";
+    match changed {
+        _ if since > view.version => Err(Refusal::stale(format!(
+            "{what}: version {since} is not there yet, the configuration is at {}; {again}",
+            view.version
+        ))),
+        Some(at) if at > since => Err(Refusal::stale(format!(
+            "{what} was changed in version {at}, after version {since} that this change was made from; {again}"
+        ))),
+        Some(_) => Ok(()),
+        None => Err(Refusal::stale(format!(
+            "{what} is not there, and this change was made from its version {since}: it was deleted, or never was; create it without If-Match \
+             if it shall be there"
+        ))),
+    }
+}
+
+pub fn put_custom_kind(
+    view: &mut Snapshot,
+    mode: PutMode,
+    kind: &CustomKind,
+    since: Option<u64>,
+) -> Result<Vec<String>, Refusal> {
     let mut kind = kind.clone();
     if kind.id_field.is_empty() {
         kind.id_field = "name".into();
@@ -17,6 +61,7 @@ pub fn put_custom_kind(view: &mut Snapshot, mode: PutMode, kind: &CustomKind) ->
     if kind.name.is_empty() {
         return Err(Refusal::invalid("name: required: the name of the custom data kind"));
     }
+    seen_kind(view, &kind.name, since)?;
     let old = view.custom_kinds.get(&kind.name);
     match (old, mode) {
         (Some(_), PutMode::Create) => {
@@ -50,8 +95,10 @@ pub fn put_custom_data(
     mode: PutMode,
     kind: &str,
     item: &Document,
+    since: Option<u64>,
 ) -> Result<Vec<String>, Refusal> {
     let id = custom_id(custom_kind(view, kind)?, item)?;
+    seen_item(view, kind, &id, since)?;
     let exists = view.custom_data.get(kind).is_some_and(|items| items.contains_key(&id));
     match mode {
         PutMode::Create if exists => {

@@ -130,6 +130,7 @@ impl State {
                     next.view.version = self.view.version.max(floor) + 1;
                     delta.to = next.view.version;
                     next.view.note_changes(&delta);
+                    next.view.note_custom_changes(&delta);
                     next.note_gone(&delta);
                     next.note_history(self, &delta, &now);
                     Arc::new(delta)
@@ -197,16 +198,19 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
             }
             None => Err(unknown_member(view, &name)),
         },
-        Action::PutCustomKind { mode, kind } => custom::put_custom_kind(view, mode, &kind),
-        Action::DeleteCustomKind { name } => {
+        Action::PutCustomKind { mode, kind, since } => custom::put_custom_kind(view, mode, &kind, since),
+        Action::DeleteCustomKind { name, since } => {
+            custom::seen_kind(view, &name, since)?;
+            custom::seen_data(view, &name, since)?;
             custom::custom_kind(view, &name)?;
             Arc::make_mut(&mut view.custom_kinds).remove(&name);
             Arc::make_mut(&mut view.custom_data).remove(&name);
             Ok(Vec::new())
         }
-        Action::PutCustomData { mode, kind, item } => custom::put_custom_data(view, mode, &kind, &item),
-        Action::DeleteCustomData { kind, id } => {
+        Action::PutCustomData { mode, kind, item, since } => custom::put_custom_data(view, mode, &kind, &item, since),
+        Action::DeleteCustomData { kind, id, since } => {
             custom::custom_kind(view, &kind)?;
+            custom::seen_item(view, &kind, &id, since)?;
             match custom::custom_items(view, &kind).remove(&id) {
                 Some(_) => Ok(custom::tidy_custom(view, &kind)),
                 None => Err(Refusal::not_found(format!(
@@ -216,7 +220,8 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
                 ))),
             }
         }
-        Action::BatchCustomData { kind, mode, delete, put } => {
+        Action::BatchCustomData { kind, mode, delete, put, since } => {
+            custom::seen_data(view, &kind, since)?;
             custom::batch_custom_data(view, &kind, mode, &delete, &put)
         }
         Action::Found { cluster_id, cluster_name } => {

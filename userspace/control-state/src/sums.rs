@@ -84,6 +84,7 @@ impl Sums {
             difference(&old.steering, &new.steering, |vip, steering| entry(STEERING, vip, plain(steering))),
             difference(&old.custom_kinds, &new.custom_kinds, |name, kind| entry(KIND, name, plain(kind))),
             custom(old, new),
+            difference(&old.custom_changed, &new.custom_changed, |place, at| entry(CUSTOM_CHANGED, place, *at)),
         ];
         let view = differences.into_iter().fold(view, u64::wrapping_add);
         let claimed = difference(&before.claims, &next.claims, |name, claim| entry(CLAIM, name, plain(claim)));
@@ -182,6 +183,7 @@ const STEERING: u8 = 19;
 const KIND: u8 = 20;
 const DATA: u8 = 21;
 const CLAIM: u8 = 22;
+const CUSTOM_CHANGED: u8 = 23;
 
 #[cfg(test)]
 mod tests {
@@ -225,18 +227,25 @@ mod tests {
             Action::PutCustomKind {
                 mode: PutMode::Create,
                 kind: CustomKind { name: "k".into(), ..CustomKind::default() },
+                since: None,
             },
             true,
         );
         let item = |n: u64| json!({"name": "i", "n": n}).into();
-        act(Action::PutCustomData { mode: PutMode::Upsert, kind: "k".into(), item: item(1) }, true);
-        act(Action::PutCustomData { mode: PutMode::Upsert, kind: "k".into(), item: item(2) }, true);
+        act(Action::PutCustomData { mode: PutMode::Upsert, kind: "k".into(), item: item(1), since: None }, true);
+        act(Action::PutCustomData { mode: PutMode::Upsert, kind: "k".into(), item: item(2), since: None }, true);
         let rebuilt = vec![json!({"name": "j"}).into()];
         act(
-            Action::BatchCustomData { kind: "k".into(), mode: CustomMode::Rebuild, delete: vec![], put: rebuilt },
+            Action::BatchCustomData {
+                kind: "k".into(),
+                mode: CustomMode::Rebuild,
+                delete: vec![],
+                put: rebuilt,
+                since: None,
+            },
             true,
         );
-        act(Action::DeleteCustomKind { name: "k".into() }, true);
+        act(Action::DeleteCustomKind { name: "k".into(), since: None }, true);
         act(Action::RaiseLevel { level: 2 }, true);
         act(Action::RollBack { version: 2, since: None }, true);
         act(Action::delete("s"), true);

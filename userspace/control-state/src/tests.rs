@@ -39,7 +39,7 @@ fn a_backup_is_all_there_is_or_nothing_of_it() {
     old.act(Action::SetMemberUp { name: "n2".into(), up: false }).answer.unwrap();
     old.put(PutMode::Create, json!({"name": "hs", "kind": "HTTPServer", "port": 80})).unwrap();
     let kind = CustomKind { name: "k".into(), id_field: "name".into(), json_schema: None };
-    old.act(Action::PutCustomKind { mode: PutMode::Create, kind }).answer.unwrap();
+    old.act(Action::PutCustomKind { mode: PutMode::Create, kind, since: None }).answer.unwrap();
     let backup = old.state.view.clone();
     let restore = |backup: &Snapshot, since| Action::Restore { backup: Box::new(backup.clone()), since };
 
@@ -572,21 +572,21 @@ fn custom_data_refusals_change_nothing() {
     let kind = CustomKind { name: "k".into(), id_field: "id".into(), json_schema: None };
     let item = |id: &str| -> control_api::Document { json!({"id": id}).into() };
     let put = |world: &mut World, mode, id: &str| {
-        world.act(Action::PutCustomData { mode, kind: "k".into(), item: item(id) }).answer
+        world.act(Action::PutCustomData { mode, kind: "k".into(), item: item(id), since: None }).answer
     };
     assert_eq!(put(&mut world, PutMode::Create, "a").unwrap_err().kind, RefusalKind::NotFound);
-    world.act(Action::PutCustomKind { mode: PutMode::Create, kind: kind.clone() }).answer.unwrap();
+    world.act(Action::PutCustomKind { mode: PutMode::Create, kind: kind.clone(), since: None }).answer.unwrap();
     put(&mut world, PutMode::Create, "a").unwrap();
     assert_eq!(put(&mut world, PutMode::Create, "a").unwrap_err().kind, RefusalKind::Conflict);
     assert_eq!(put(&mut world, PutMode::Update, "b").unwrap_err().kind, RefusalKind::NotFound);
     let moved = CustomKind { id_field: "other".into(), ..kind };
-    let moved = world.act(Action::PutCustomKind { mode: PutMode::Update, kind: moved });
+    let moved = world.act(Action::PutCustomKind { mode: PutMode::Update, kind: moved, since: None });
     assert_eq!(moved.answer.unwrap_err().kind, RefusalKind::Invalid);
 
     let batch = |world: &mut World, mode, delete: &[&str], put: Vec<Value>| {
         let delete = delete.iter().map(|id| id.to_string()).collect();
         let put = put.into_iter().map(Into::into).collect();
-        world.act(Action::BatchCustomData { kind: "k".into(), mode, delete, put }).answer
+        world.act(Action::BatchCustomData { kind: "k".into(), mode, delete, put, since: None }).answer
     };
     let bad = batch(&mut world, CustomMode::Rebuild, &[], vec![json!({"id": "c"}), json!({"nope": 1})]);
     assert_eq!(bad.unwrap_err().kind, RefusalKind::Invalid);
@@ -687,11 +687,17 @@ fn action() -> impl Strategy<Value = Action> {
     let custom = (0u8..5, mode, prop::sample::select(vec!["x", "y"])).prop_map(|(which, mode, id)| {
         let (kind, item): (String, control_api::Document) = ("k".into(), json!({"name": id, "n": which}).into());
         match which {
-            0 => Action::PutCustomKind { mode, kind: CustomKind { name: kind, ..CustomKind::default() } },
-            1 => Action::PutCustomData { mode, kind, item },
-            2 => Action::DeleteCustomData { kind, id: id.into() },
-            3 => Action::BatchCustomData { kind, mode: CustomMode::Rebuild, delete: vec![], put: vec![item] },
-            _ => Action::DeleteCustomKind { name: kind },
+            0 => Action::PutCustomKind { mode, kind: CustomKind { name: kind, ..CustomKind::default() }, since: None },
+            1 => Action::PutCustomData { mode, kind, item, since: None },
+            2 => Action::DeleteCustomData { kind, id: id.into(), since: None },
+            3 => Action::BatchCustomData {
+                kind,
+                mode: CustomMode::Rebuild,
+                delete: vec![],
+                put: vec![item],
+                since: None,
+            },
+            _ => Action::DeleteCustomKind { name: kind, since: None },
         }
     });
     prop_oneof![
