@@ -260,24 +260,9 @@ impl Steer {
         });
         let machines: Vec<_> = machines.collect();
         let ids = ids(specs);
-        let vips = specs.iter().map(|(name, spec)| edge_kernel::Vip {
-            id: ids[name],
-            addresses: spec.parsed_addresses().collect(),
-            ports: match &spec.ports {
-                PortsSpec::Any => vec![0..=u16::MAX],
-                PortsSpec::List(ranges) => ranges.iter().map(|r| r.low..=r.high).collect(),
-            },
-            protocols: spec.protocols.iter().map(|p| protocol(*p)).collect(),
-            hash: match spec.hash {
-                HashMode::FiveTuple => edge_kernel::Hash::FiveTuple,
-                HashMode::SourceIp => edge_kernel::Hash::SourceIp,
-                HashMode::SourcePrefix => edge_kernel::Hash::SourcePrefix {
-                    v4: spec.source_prefix_length.ipv4,
-                    v6: spec.source_prefix_length.ipv6,
-                },
-                HashMode::DestinationPort => edge_kernel::Hash::DestinationPort,
-            },
-            slots: slots_of(&mut self.slots, name, desired, &machines, room),
+        let vips = specs.iter().map(|(name, spec)| {
+            let slots = slots_of(&mut self.slots, name, desired, &machines, room);
+            vip(ids[name], spec, slots)
         });
         let mut vips: Vec<_> = vips.collect();
         vips.sort_by_key(|vip: &edge_kernel::Vip| vip.id);
@@ -475,6 +460,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
+/// A virtual IP as the kernel has it.
+fn vip(id: u16, spec: &VirtualIpSpec, slots: Arc<[Slot]>) -> edge_kernel::Vip {
+    edge_kernel::Vip {
+        id,
+        addresses: spec.parsed_addresses().collect(),
+        ports: match &spec.ports {
+            PortsSpec::Any => vec![0..=u16::MAX],
+            PortsSpec::List(ranges) => ranges.iter().map(|r| r.low..=r.high).collect(),
+        },
+        protocols: spec.protocols.iter().map(|p| protocol(*p)).collect(),
+        hash: match spec.hash {
+            HashMode::FiveTuple => edge_kernel::Hash::FiveTuple,
+            HashMode::SourceIp => edge_kernel::Hash::SourceIp,
+            HashMode::SourcePrefix => edge_kernel::Hash::SourcePrefix {
+                v4: spec.source_prefix_length.ipv4,
+                v6: spec.source_prefix_length.ipv6,
+            },
+            HashMode::DestinationPort => edge_kernel::Hash::DestinationPort,
+        },
+        slots,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -594,5 +602,26 @@ mod tests {
         let mut held_back = slots.to_vec();
         held_back[2] = Slot::new([1, 2, 3, 4]);
         assert!(!Slots { slots: held_back.into(), table }.is_done(1, &[]));
+    }
+    /// Names and weights of machines are in its slots.
+    #[test]
+    fn every_field_of_a_virtual_ip_reaches_the_kernel() {
+        let written = "{addresses: [192.0.2.1], ports: [80], protocols: [TCP], hash: sourcePrefix, sourcePrefixLength: {ipv4: 24, \
+                       ipv6: 56}}";
+        let installed = |text: &str| {
+            let spec = base_model::yaml::parse_document(text).expect("good YAML");
+            vip(1, &base_model::decode(&spec, "").expect("a good document").value, Arc::from([]))
+        };
+        for (field, other) in [
+            ("addresses: [192.0.2.1]", "addresses: [192.0.2.2]"),
+            ("ports: [80]", "ports: any"),
+            ("protocols: [TCP]", "protocols: [UDP]"),
+            ("hash: sourcePrefix", "hash: destinationPort"),
+            ("hash: sourcePrefix", "hash: sourceIP"),
+            ("ipv4: 24", "ipv4: 16"),
+            ("ipv6: 56", "ipv6: 48"),
+        ] {
+            assert_ne!(installed(&written.replace(field, other)), installed(written), "{other}");
+        }
     }
 }

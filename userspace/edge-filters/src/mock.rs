@@ -219,6 +219,15 @@ rules:
     }
 
     #[test]
+    fn a_delay_is_waited_for() {
+        for (rule, waits) in [("{code: 200}", false), ("{code: 200, delay: 1ms}", true)] {
+            let mut exchange = request("GET", "/", &[]);
+            let mock = filter(&KIND, &format!("rules: [{rule}]"));
+            assert_eq!(matches!(mock.handle(&mut exchange), Step::Wait(_)), waits, "{rule}");
+        }
+    }
+
+    #[test]
     fn refused() {
         refuses(&KIND, "rules: [{code: 99}]", &["rules[0].code"]);
         refuses(&KIND, "rules: [{code: 101}]", &["rules[0].code"]);

@@ -507,11 +507,13 @@ fn each_worker_keeps_its_own_connections() {
     assert_eq!((backend.connections(), house.connections_made()), (2, 2));
     assert_eq!(house.metric("weir_upstream_connections_reused_total", ""), 198);
     assert_eq!(house.metric("weir_upstream_idle_connections", ""), 2);
-    let few = House::new(1, &format!("maxIdleConnsPerHost: 1\n{}", to(backend.port)));
-    let many: Vec<_> = (0..4).map(|_| few.begin(0, get("/"))).collect();
-    many.into_iter().for_each(|r| assert_eq!(r.recv().unwrap().status, 200));
-    assert_eq!(few.metric("weir_upstream_idle_connections", ""), 1);
-    assert_eq!(few.metric("weir_upstream_connections{", ""), 1);
+    for most in ["maxIdleConnsPerHost", "maxIdleConns"] {
+        let few = House::new(1, &format!("{most}: 1\n{}", to(backend.port)));
+        let many: Vec<_> = (0..4).map(|_| few.begin(0, get("/"))).collect();
+        many.into_iter().for_each(|r| assert_eq!(r.recv().unwrap().status, 200));
+        assert_eq!(few.metric("weir_upstream_idle_connections", ""), 1);
+        assert_eq!(few.metric("weir_upstream_connections{", ""), 1);
+    }
 }
 
 mod tls {

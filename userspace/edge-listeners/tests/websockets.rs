@@ -182,15 +182,17 @@ fn a_message_that_is_too_long_ends_both_sides(io: IoMode) {
 }
 
 fn a_message_of_the_server_has_its_own_bound(io: IoMode) {
-    let mut pair = plain(io, "clientMaxMsgSize: -1, serverMaxMsgSize: 10");
-    let long = frame(true, Opcode::Binary, Some(MASK), &[1; 100_000]);
-    pair.client.send(&long);
-    assert!(pair.server.exactly(long.len()).unwrap() == long);
-    let fits = frame(true, Opcode::Text, None, b"0123456789");
-    pair.server.send(&fits);
-    assert_eq!(pair.client.exactly(fits.len()).unwrap(), fits);
-    pair.server.send(&frame(true, Opcode::Text, None, b"0123456789+"));
-    ends_with(&mut pair, 1009, "websocket_message_bytes");
+    for bound in ["serverMaxMsgSize", "svrMaxMsgSize"] {
+        let mut pair = plain(io, &format!("clientMaxMsgSize: -1, {bound}: 10"));
+        let long = frame(true, Opcode::Binary, Some(MASK), &[1; 100_000]);
+        pair.client.send(&long);
+        assert!(pair.server.exactly(long.len()).unwrap() == long);
+        let fits = frame(true, Opcode::Text, None, b"0123456789");
+        pair.server.send(&fits);
+        assert_eq!(pair.client.exactly(fits.len()).unwrap(), fits);
+        pair.server.send(&frame(true, Opcode::Text, None, b"0123456789+"));
+        ends_with(&mut pair, 1009, "websocket_message_bytes");
+    }
 }
 
 fn what_breaks_the_rules_ends_both_sides(io: IoMode) {

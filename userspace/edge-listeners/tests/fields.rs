@@ -1,0 +1,708 @@
+//! No field of any document does nothing without a word. The fields come from the schemas, so that a new one is asked for here as soon
+//! as somebody adds it. Each is one of three:
+//!
+//! - A house is built of a document that has it, and once more without it or with another value: what is asked of both has to be
+//!   answered differently, or to arrive differently at the backends ([`documents`]).
+//! - What takes time, certificates or other machines to show is shown by a test of its own ([`ELSEWHERE`]).
+//! - What does nothing says so when it is set ([`SAID`]).
+
+#[macro_use]
+mod support;
+#[path = "fields/documents.rs"]
+mod documents;
+
+use base_model::yaml::parse_document;
+use base_model::{Object, Problem, Spec, explain};
+use base_runtime::IoMode;
+use documents::{DOCUMENTS, Document};
+use edge_filters::kinds::{Shelf, explained};
+use serde_json::Value;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use support::{Backend, House, Message};
+
+/// Structs, or single fields, and the tests that fail when they do nothing: file below userspace, and name.
+const ELSEWHERE: &[(&str, &str, &str)] = &[
+    ("CertExtractorSpec", "edge-filters/src/cert_extractor.rs", "fields_of_both_names"),
+    (
+        "CircuitBreakerSpec.failureRateThreshold",
+        "edge-upstream/src/circuit.rs",
+        "opens_at_the_threshold_and_closes_when_calls_go_well",
+    ),
+    (
+        "CircuitBreakerSpec.maxWaitDurationInHalfOpenState",
+        "edge-upstream/src/circuit.rs",
+        "half_open_for_too_long_opens",
+    ),
+    (
+        "CircuitBreakerSpec.minimumNumberOfCalls",
+        "edge-upstream/src/circuit.rs",
+        "opens_at_the_threshold_and_closes_when_calls_go_well",
+    ),
+    (
+        "CircuitBreakerSpec.permittedNumberOfCallsInHalfOpenState",
+        "edge-upstream/src/circuit.rs",
+        "half_open_lets_a_few_through_and_opens_again",
+    ),
+    (
+        "CircuitBreakerSpec.slidingWindowSize",
+        "edge-upstream/src/circuit.rs",
+        "opens_at_the_threshold_and_closes_when_calls_go_well",
+    ),
+    ("CircuitBreakerSpec.slidingWindowType", "edge-upstream/src/circuit.rs", "seconds_beyond_the_window_are_forgotten"),
+    ("CircuitBreakerSpec.slowCallDurationThreshold", "edge-upstream/src/circuit.rs", "slow_calls_open_it_too"),
+    ("CircuitBreakerSpec.slowCallRateThreshold", "edge-upstream/src/circuit.rs", "slow_calls_open_it_too"),
+    (
+        "CircuitBreakerSpec.waitDurationInOpenState",
+        "edge-upstream/src/circuit.rs",
+        "half_open_lets_a_few_through_and_opens_again",
+    ),
+    ("HttpServerSpec.accessLogCredentials", "server/tests/house/access_log.rs", "a_server_may_show_credentials"),
+    (
+        "HttpServerSpec.accessLogFormat",
+        "server/tests/house/access_log.rs",
+        "nothing_in_it_is_forged_and_no_credential_is_in_it",
+    ),
+    ("HttpServerSpec.address", "edge-listeners/tests/http.rs", "another_port"),
+    ("HttpServerSpec.bodyTimeout", "edge-listeners/tests/http.rs", "time_outs_of_the_document"),
+    ("HttpServerSpec.caCertBase64", "edge-listeners/tests/tls.rs", "clients_show_certificates"),
+    ("HttpServerSpec.certBase64", "server/tests/house/attacks/tls.rs", "renegotiation"),
+    ("HttpServerSpec.certs", "edge-listeners/tests/tls.rs", "the_server_name_selects_the_certificate"),
+    ("HttpServerSpec.headTimeout", "edge-listeners/tests/http.rs", "time_outs_of_the_document"),
+    ("HttpServerSpec.http2", "edge-listeners/tests/tls.rs", "http2_is_agreed_on"),
+    ("HttpServerSpec.https", "edge-listeners/tests/tls.rs", "tls_is_turned_on_and_off"),
+    ("HttpServerSpec.keepAliveTimeout", "edge-listeners/tests/http.rs", "time_outs_of_the_document"),
+    ("HttpServerSpec.keyBase64", "server/tests/house/attacks/tls.rs", "renegotiation"),
+    ("HttpServerSpec.keys", "edge-listeners/tests/tls.rs", "the_server_name_selects_the_certificate"),
+    ("HttpServerSpec.maxConnections", "edge-listeners/tests/http.rs", "no_more_connections_than_allowed"),
+    ("HttpServerSpec.port", "edge-listeners/tests/http.rs", "another_port"),
+    ("HttpServerSpec.sendTimeout", "server/tests/house/attacks/slow.rs", "slow_readers"),
+    ("JwtSpec.publicKey", "edge-filters/src/validator/jwt.rs", "public_keys"),
+    ("MachineSpec", "control-state/src/tests.rs", "steering_follows_members_and_documents"),
+    ("Mock/RuleSpec.delay", "edge-filters/src/mock.rs", "a_delay_is_waited_for"),
+    (
+        "MtlsSpec",
+        "edge-filters/tests/proxy.rs",
+        "our_certificate_is_shown_and_no_identity_uses_the_connections_of_another",
+    ),
+    (
+        "OutlierDetectionSpec.baseEjectionTime",
+        "edge-upstream/src/outlier.rs",
+        "what_answers_with_errors_rests_longer_each_time_and_one_request_tries_it",
+    ),
+    (
+        "OutlierDetectionSpec.consecutiveErrors",
+        "edge-filters/tests/proxy.rs",
+        "servers_that_answer_with_errors_are_left_out_where_asked_for",
+    ),
+    (
+        "OutlierDetectionSpec.maxEjectionPercent",
+        "edge-upstream/src/outlier.rs",
+        "never_more_than_the_share_and_never_all",
+    ),
+    (
+        "OutlierDetectionSpec.panicThreshold",
+        "edge-upstream/src/outlier.rs",
+        "nobody_is_left_out_where_too_few_are_left",
+    ),
+    ("PathSpec.backendPool", "server/tests/house/quick_start.rs", "pool_written_into_the_server"),
+    ("PolicySpec.limitRefreshPeriod", "edge-filters/src/rate_limiter.rs", "a_waiting_request_holds_no_thread"),
+    ("PolicySpec.name", "edge-filters/src/rate_limiter.rs", "state_survives_where_rule_and_policy_do"),
+    ("PolicySpec.timeoutDuration", "edge-filters/src/rate_limiter.rs", "a_waiting_request_holds_no_thread"),
+    ("PoolSpec.connectTimeout", "edge-filters/tests/proxy.rs", "connecting_has_a_deadline_of_its_own"),
+    (
+        "PoolSpec.outlierDetection",
+        "edge-filters/tests/proxy.rs",
+        "servers_that_answer_with_errors_are_left_out_where_asked_for",
+    ),
+    ("PoolSpec.timeout", "edge-filters/tests/proxy.rs", "a_time_out_covers_the_body"),
+    ("ProxySpec.maxIdleConns", "edge-filters/tests/proxy.rs", "each_worker_keeps_its_own_connections"),
+    ("ProxySpec.maxIdleConnsPerHost", "edge-filters/tests/proxy.rs", "each_worker_keeps_its_own_connections"),
+    ("ProxySpec.mirrorPool", "edge-filters/tests/proxy.rs", "copies_on_their_way_hold_a_bounded_number_of_bytes"),
+    ("ProxySpec.mtls", "edge-filters/tests/proxy.rs", "servers_are_believed_only_with_a_certificate_for_their_name"),
+    ("RetrySpec.backOffPolicy", "edge-upstream/src/retry.rs", "pauses_grow_and_vary_as_written"),
+    ("RetrySpec.randomizationFactor", "edge-upstream/src/retry.rs", "pauses_grow_and_vary_as_written"),
+    ("RetrySpec.waitDuration", "edge-upstream/src/retry.rs", "pauses_grow_and_vary_as_written"),
+    ("ServerSpec.weight", "edge-upstream/src/balance.rs", "weights_are_honoured"),
+    ("SourcePrefixLength", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
+    ("StringMatcher.empty", "base-model/src/string_matcher.rs", "forms_are_alternatives"),
+    ("VirtualIpSpec", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
+    (
+        "WebSocketPoolSpec.clientMaxMsgSize",
+        "edge-listeners/tests/websockets.rs",
+        "a_message_that_is_too_long_ends_both_sides",
+    ),
+    (
+        "WebSocketPoolSpec.clntMaxMsgSize",
+        "edge-listeners/tests/websockets.rs",
+        "a_message_that_is_too_long_ends_both_sides",
+    ),
+    ("WebSocketPoolSpec.connectTimeout", "edge-filters/src/websocket_proxy.rs", "its_pools_are_those_of_a_proxy"),
+    ("WebSocketPoolSpec.outlierDetection", "edge-filters/src/websocket_proxy.rs", "its_pools_are_those_of_a_proxy"),
+    (
+        "WebSocketPoolSpec.serverMaxMsgSize",
+        "edge-listeners/tests/websockets.rs",
+        "a_message_of_the_server_has_its_own_bound",
+    ),
+    (
+        "WebSocketPoolSpec.svrMaxMsgSize",
+        "edge-listeners/tests/websockets.rs",
+        "a_message_of_the_server_has_its_own_bound",
+    ),
+    (
+        "WebSocketProxySpec.idleTimeout",
+        "edge-listeners/tests/websockets.rs",
+        "a_silent_websocket_is_told_before_it_ends",
+    ),
+    ("WebSocketProxySpec.mtls", "edge-filters/src/websocket_proxy.rs", "its_pools_are_those_of_a_proxy"),
+];
+
+/// Fields that do nothing, and all that is inside them: a document that sets each, and what is said about it.
+const SAID: &[(&str, &str, &str)] = &[
+    (
+        "HttpServerSpec.tracing",
+        "{kind: HTTPServer, port: 1, tracing: {serviceName: s}}",
+        "warning: tracing: has no effect",
+    ),
+    ("HttpServerSpec.cacheSize", "{kind: HTTPServer, port: 1, cacheSize: 9}", "warning: cacheSize: has no effect"),
+    ("HttpServerSpec.http3", "{kind: HTTPServer, port: 1, http3: true}", "problem: http3 = true: not served"),
+    ("HttpServerSpec.autoCert", "{kind: HTTPServer, port: 1, autoCert: true}", "problem: autoCert = true: not served"),
+    (
+        "ProxySpec.compression",
+        "compression: {minLength: 1}",
+        "warning: filters[0].compression: responses are not compressed",
+    ),
+    (
+        "ProxySpec.maxRedirection",
+        "maxRedirection: 2",
+        "warning: filters[0].maxRedirection: redirects of backends are not followed",
+    ),
+    ("PoolSpec.spanName", "pool: {spanName: s}", "warning: filters[0].pools[0].spanName: has no effect"),
+    (
+        "PoolSpec.healthCheck",
+        "pool: {healthCheck: {}}",
+        "warning: filters[0].pools[0].healthCheck: servers are not probed",
+    ),
+    (
+        "PoolSpec.memoryCache",
+        "pool: {memoryCache: {expiration: 1s, maxEntryBytes: 1, codes: [200], methods: [GET]}}",
+        "warning: filters[0].pools[0].memoryCache: nothing is cached",
+    ),
+    (
+        "PoolSpec.serviceName",
+        "pool: {serviceName: s, serviceRegistry: r}",
+        "warning: filters[0].pools[0].serviceName: registries are not asked",
+    ),
+    (
+        "PoolSpec.serviceRegistry",
+        "pool: {serviceRegistry: r}",
+        "warning: filters[0].pools[0].serviceRegistry: has no effect without serviceName",
+    ),
+    (
+        "LoadBalanceSpec.stickySession",
+        "pool: {loadBalance: {stickySession: {mode: DurationBased}}}",
+        "warning: filters[0].pools[0].loadBalance.stickySession: sessions do not stick",
+    ),
+    (
+        "LoadBalanceSpec.healthCheck",
+        "pool: {loadBalance: {healthCheck: {}}}",
+        "warning: filters[0].pools[0].loadBalance.healthCheck: servers are not probed",
+    ),
+    (
+        "LoadBalanceSpec.forwardKey",
+        "pool: {loadBalance: {forwardKey: X}}",
+        "warning: filters[0].pools[0].loadBalance.forwardKey: has no effect",
+    ),
+    (
+        "WebSocketPoolSpec.healthCheck",
+        "{kind: Pipeline, filters: [{name: f, kind: WebSocketProxy, pools: [{servers: [{url: 'ws://a:1'}], healthCheck: {ws: {}}}]}]}",
+        "warning: filters[0].pools[0].healthCheck: servers are not probed",
+    ),
+    (
+        "WebSocketPoolSpec.spanName",
+        "{kind: Pipeline, filters: [{name: f, kind: WebSocketProxy, pools: [{servers: [{url: 'ws://a:1'}], spanName: s}]}]}",
+        "warning: filters[0].pools[0].spanName: has no effect",
+    ),
+    (
+        "WebSocketPoolSpec.serviceName",
+        "{kind: Pipeline, filters: [{name: f, kind: WebSocketProxy, pools: [{servers: [{url: 'ws://a:1'}], serviceName: s, serviceRegistry: r}]}]}",
+        "warning: filters[0].pools[0].serviceName: registries are not asked",
+    ),
+    (
+        "WebSocketPoolSpec.serviceRegistry",
+        "{kind: Pipeline, filters: [{name: f, kind: WebSocketProxy, pools: [{servers: [{url: 'ws://a:1'}], serviceRegistry: r}]}]}",
+        "warning: filters[0].pools[0].serviceRegistry: has no effect without serviceName",
+    ),
+    (
+        "RequestAdaptorSpec.sign",
+        "{kind: Pipeline, filters: [{name: f, kind: RequestAdaptor, sign: {}}]}",
+        "problem: filters[0].sign: signing of requests is not available",
+    ),
+    (
+        "ValidatorSpec.signature",
+        "{kind: Pipeline, filters: [{name: f, kind: Validator, signature: {}}]}",
+        "problem: filters[0].signature: not available yet",
+    ),
+    (
+        "ValidatorSpec.basicAuth",
+        "{kind: Pipeline, filters: [{name: f, kind: Validator, basicAuth: {}}]}",
+        "problem: filters[0].basicAuth: not available yet",
+    ),
+    (
+        "Oauth2Spec.tokenIntrospect",
+        "{kind: Pipeline, filters: [{name: f, kind: Validator, oauth2: {tokenIntrospect: {}}}]}",
+        "problem: filters[0].oauth2.tokenIntrospect: not available yet",
+    ),
+    (
+        "RequestBuilderSpec.protocol",
+        "{kind: Pipeline, filters: [{name: f, kind: RequestBuilder, template: x, protocol: mqtt}]}",
+        "problem: filters[0].protocol = \"mqtt\": messages of this protocol cannot be built yet",
+    ),
+    (
+        "ResponseBuilderSpec.protocol",
+        "{kind: Pipeline, filters: [{name: f, kind: ResponseBuilder, template: x, protocol: mqtt}]}",
+        "problem: filters[0].protocol = \"mqtt\": messages of this protocol cannot be built yet",
+    ),
+];
+
+/// Fields that do something in some documents: one where they do not, and what is said about it.
+const SAID_HERE: &[(&str, &str)] = &[
+    (
+        "pool: {loadBalance: {policy: forward, forwardKey: X}}",
+        "loadBalance.policy: has no effect: servers are not named by requests",
+    ),
+    ("pool: {loadBalance: {headerHashKey: X}}", "loadBalance.headerHashKey: has no effect: only policy headerHash"),
+    ("pool: {servers: [{url: 'http://a:1', weight: 2}]}", "servers: weights have no effect"),
+    ("mtls: {insecureSkipVerify: true}", "mtls: has no effect: no server is https://"),
+    (
+        "{kind: Pipeline, filters: [{name: f, kind: WebSocketProxy, mtls: {insecureSkipVerify: true}, pools: [{servers: [{url: \
+         'ws://a:1'}], insecureSkipVerify: true, originPatterns: [a]}]}]}",
+        "pools[0].originPatterns: has no effect: insecureSkipVerify",
+    ),
+    (MIRROR, "mirrorPool.timeout: has no effect"),
+    (MIRROR, "mirrorPool.setUpstreamHost: has no effect"),
+    (MIRROR, "mirrorPool.serverMaxBodySize: has no effect"),
+    (MIRROR, "mirrorPool.failureCodes: has no effect"),
+    (MIRROR, "mirrorPool.filter.headers: has no effect: only policy general"),
+    (MIRROR, "mirrorPool.filter.matchAllHeaders: has no effect"),
+    (MIRROR, "mirrorPool.filter.urls: has no effect"),
+    (MIRROR, "mirrorPool.filter.headerHashKey: has no effect"),
+    (MIRROR, "mirrorPool.filter.urls[0].policyRef: has no effect"),
+    (
+        "mirrorPool: {servers: [{url: 'http://b:1'}], filter: {headers: {A: {exact: b}}, permil: 3}}",
+        "filter.permil: has no effect",
+    ),
+    ("{kind: HTTPServer, port: 1, keepAlive: false, keepAliveTimeout: 3s}", "keepAliveTimeout: has no effect"),
+    ("{kind: VirtualIP, addresses: [192.0.2.1], sourcePrefixLength: {ipv4: 16}}", "sourcePrefixLength: has no effect"),
+    (
+        "{kind: HTTPServer, port: 1, rules: [{paths: [{pathPrefix: /a, rewriteTarget: /b/, backend: p}]}]}",
+        "rules[0].paths[0].rewriteTarget: /a/a becomes /b//a: pathPrefix and rewriteTarget differ in their last /",
+    ),
+    (
+        "{kind: HTTPServer, port: 1, rules: [{paths: [{pathPrefix: /a/, rewriteTarget: /b, backend: p}]}]}",
+        "rules[0].paths[0].rewriteTarget: /a/a becomes /ba: ",
+    ),
+    (
+        "{kind: Pipeline, filters: [{name: f, kind: RedirectorV2, path: {type: ReplaceFullPath, replaceFullPath: /a, \
+         replacePrefixMatch: /b}}]}",
+        "filters[0].path.replacePrefixMatch: has no effect",
+    ),
+];
+
+const MIRROR: &str = "mirrorPool: {servers: [{url: 'http://b:1'}], timeout: 1s, setUpstreamHost: true, serverMaxBodySize: 1, \
+                      failureCodes: [500], filter: {policy: random, permil: 3, headers: {A: {exact: b}}, matchAllHeaders: true, \
+                      headerHashKey: X, urls: [{methods: [GET], url: {exact: /}, policyRef: p}]}}";
+
+/// A token signed with `key`.
+const TOKEN: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhIn0.1YNMaPyC6Rq9KClxRJou-zDNgzLHDpyCYZfpxQLRpsc";
+
+/// Opens a WebSocket.
+const OPEN: &str = "Connection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\nSec-WebSocket-Key: \
+                    dGhlIHNhbXBsZSBub25jZQ==";
+
+#[test]
+fn every_field_makes_a_difference_or_is_spoken_of() {
+    let backends = [backend("one"), backend("two")];
+    let mut shown = BTreeSet::new();
+    let (mut idle, mut broken) = (Vec::new(), Vec::new());
+    for document in DOCUMENTS {
+        let parts = parts(document, &backends);
+        let as_written = match observe(&parts, document.asks, &backends) {
+            Ok(as_written) => as_written,
+            Err(why) => {
+                broken.push(format!("{} {} {}: {why}", parts[0], parts[1], parts[2]));
+                continue;
+            }
+        };
+        // What is answered otherwise each time would make a difference of everything.
+        assert_eq!(observe(&parts, document.asks, &backends).as_ref(), Ok(&as_written));
+        for (kind, place) in KINDS.iter().zip(0..) {
+            let mut here = places(kind, &parts[place]);
+            here.sort_by_key(|place| Reverse(place.at.len()));
+            let mut effective: Vec<String> = Vec::new();
+            for Place { name, at } in here {
+                let inside = format!("{at}/");
+                let differs = || {
+                    variants(&parts[place], &at).into_iter().any(|variant| {
+                        let mut parts = parts.clone();
+                        parts[place] = variant;
+                        match observe(&parts, document.asks, &backends) {
+                            Ok(seen) => seen != as_written,
+                            // The template reads otherwise with other delimiters, here not at all; a jump does not find its aim.
+                            Err(why) => {
+                                at.ends_with("Delim") && why.contains("template")
+                                    || at.ends_with("/alias") && why.contains("jumpIf")
+                            }
+                        }
+                    })
+                };
+                // Another value inside it is another value of it.
+                if effective.iter().any(|at| at.starts_with(&inside)) || (!shown.contains(&name) && differs()) {
+                    shown.insert(name);
+                    effective.push(at);
+                } else {
+                    idle.push((name, format!("{at} of {}", parts[place])));
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    let all = fields();
+    let mut missing = Vec::new();
+    idle.retain(|(name, _)| !shown.contains(name));
+    let idle: Vec<String> = idle.into_iter().map(|(name, place)| format!("{name} at {place}")).collect();
+    for (kind, owner, field) in &all {
+        let said = SAID.iter().any(|(said, _, _)| *said == format!("{owner}.{field}"));
+        // The same struct of another kind will do.
+        let twins = all.iter().filter(|(_, of, _)| of == owner).map(|(kind, _, _)| kind).collect::<BTreeSet<_>>();
+        let same = twins.into_iter().filter(|twin| fields_of(&all, twin, owner) == fields_of(&all, kind, owner));
+        let elsewhere = |kind: &str| {
+            ELSEWHERE.iter().any(|(name, _, _)| names(kind, owner, field).iter().any(|known| known == name))
+        };
+        let is_shown =
+            same.into_iter().any(|kind| shown.contains(&format!("{kind}/{owner}.{field}")) || elsewhere(kind));
+        if !said && !is_shown {
+            missing.push(format!("{kind}/{owner}.{field}"));
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "nothing shows what these do:\n{}\nput each into a document of fields/documents.rs in which it makes a difference, name the \
+         test that shows it in ELSEWHERE, or warn when it is set and add it to SAID.\nIn these documents a change made none:\n{}",
+        missing.join("\n"),
+        idle.join("\n")
+    );
+    assert!(all.len() > 250 && shown.len() > 120, "{} {}", all.len(), shown.len());
+}
+
+/// The tests that are named elsewhere are there, and their files set the fields.
+#[test]
+fn what_is_shown_elsewhere_is_shown_there() {
+    let all = fields();
+    let mut silent = Vec::new();
+    for (name, file, test) in ELSEWHERE {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
+        let code = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(code.contains(&format!("fn {test}(")), "{name}: there is no {test} in {file}");
+        let mut covered =
+            all.iter().filter(|(kind, owner, field)| names(kind, owner, field).iter().any(|n| n == name)).peekable();
+        assert!(covered.peek().is_some(), "{name} is in no document");
+        for (_, owner, field) in covered {
+            let snake: String = field.chars().fold(String::new(), |mut snake, c| {
+                if c.is_ascii_uppercase() && snake.ends_with(|before: char| before.is_ascii_lowercase()) {
+                    snake.push('_');
+                }
+                snake.push(c.to_ascii_lowercase());
+                snake
+            });
+            if !code.contains(field.as_str()) && !code.contains(&snake) {
+                silent.push(format!("{file} does not speak of {owner}.{field}"));
+            }
+        }
+    }
+    assert!(silent.is_empty(), "{}", silent.join("\n"));
+}
+
+#[test]
+fn what_does_nothing_says_so() {
+    for (field, document, expected) in SAID {
+        let said = said(document);
+        assert!(said.iter().any(|line| line.starts_with(expected)), "{field}: {document}\n{said:#?}");
+    }
+    for (document, expected) in SAID_HERE {
+        let said = said(document);
+        assert!(
+            said.iter().any(|line| line.starts_with("warning: ") && line.contains(expected)),
+            "{document}\n{said:#?}"
+        );
+    }
+}
+
+/// Problems and warnings of a document, or of a Proxy with these fields, or with these fields in its pool.
+fn said(document: &str) -> Vec<String> {
+    let document = match (document.strip_prefix("pool: {"), document.starts_with('{')) {
+        (_, true) => document.replacen('{', "{name: x, ", 1),
+        (Some(pool), _) if pool.contains("servers:") => proxy(&format!("pools: [{{{pool}]")),
+        (Some(pool), _) => proxy(&format!("pools: [{{servers: [{{url: 'http://a:1'}}], {pool}]")),
+        (None, _) => proxy(&format!("pools: [{{servers: [{{url: 'http://a:1'}}]}}], {document}")),
+    };
+    match Object::read(&parse_document(&document).unwrap(), &Shelf) {
+        Ok(object) => object.warnings.iter().map(|warning| format!("warning: {warning}")).collect(),
+        Err(problems) => problems.iter().map(|problem| format!("problem: {problem}")).collect(),
+    }
+}
+
+fn proxy(fields: &str) -> String {
+    format!("{{name: x, kind: Pipeline, filters: [{{name: f, kind: Proxy, {fields}}}]}}")
+}
+
+/// What a [`Document`] is made of, in the order of its parts.
+const KINDS: [&str; 3] = ["HTTPServer", "Pipeline", "GlobalFilter"];
+
+/// The parts of a document, `null` where there is none.
+fn parts(document: &Document, backends: &[Backend; 2]) -> [Value; 3] {
+    let rules =
+        if document.server.contains("rules:") { "" } else { "rules: [{paths: [{pathPrefix: /, backend: app}]}]" };
+    let server = format!("{}\n{rules}", document.server);
+    [&server, document.pipeline, document.around].map(|text| {
+        let text = text.replace("ONE", &backends[0].port.to_string()).replace("TWO", &backends[1].port.to_string());
+        if text.is_empty() {
+            Value::Null
+        } else {
+            parse_document(&text).unwrap_or_else(|error| panic!("{text}: {error}"))
+        }
+    })
+}
+
+/// What comes of each request: its answer, and what reached the backends.
+fn observe(parts: &[Value; 3], asks: &[&str], backends: &[Backend; 2]) -> Result<Vec<String>, String> {
+    let house = House::new(IoMode::Epoll, "", "filters: [{name: m, kind: Mock, rules: [{code: 200}]}]");
+    let told = |problems: Vec<Problem>| problems[0].to_string();
+    // Routes find pipelines that are there.
+    for (kind, part) in KINDS.iter().zip(parts).rev().filter(|(_, part)| !part.is_null()) {
+        let mut object = part.clone();
+        object["name"] = "x".into();
+        object["kind"] = (*kind).into();
+        if *kind == "HTTPServer" {
+            object["port"] = house.port.into();
+        }
+        match Object::read(&object, &Shelf).map_err(told)?.spec {
+            Spec::Pipeline(spec) => house.traffic.apply_pipeline("app", &spec).map_err(told)?,
+            Spec::GlobalFilter(spec) => house.traffic.apply_global_filter("around", &spec).map_err(told)?,
+            Spec::HttpServer(spec) => house.traffic.apply_server("web", &spec)?,
+            _ => unreachable!("there are three kinds"),
+        }
+    }
+    let seen = || backends.iter().map(|backend| std::mem::take(&mut *backend.seen.lock().unwrap()));
+    let _ = seen().count();
+    let mut observed = Vec::new();
+    for ask in asks {
+        let mut told = answer(&house, ask);
+        for (messages, name) in seen().zip(["one", "two"]) {
+            for Message { head, body, trailers } in messages {
+                told.push_str(&format!("{name} saw {head} {body:?} {trailers}\n"));
+            }
+        }
+        observed.push(told.replace(&house.port.to_string(), "PORT"));
+    }
+    Ok(observed)
+}
+
+/// The answer to a request of a [`Document`].
+fn answer(house: &House, ask: &str) -> String {
+    let (head, body) = ask.split_once("\n\n").unwrap_or((ask, ""));
+    let head = head.replace("TOKEN", TOKEN).replace("OPEN", OPEN);
+    let mut lines: Vec<String> = head.lines().map(str::to_owned).collect();
+    let mut client = house.connect();
+    if lines[0] == "PRI *" {
+        client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+        let first = client.exactly(4);
+        return format!("{first:?}");
+    }
+    if !lines[0].contains(" HTTP/") {
+        lines[0].push_str(" HTTP/1.1");
+    }
+    if !lines.iter().any(|line| line.starts_with("Host:")) {
+        lines.push("Host: a.test".to_owned());
+    }
+    if !body.is_empty() {
+        lines.push(format!("Content-Length: {}", body.len()));
+    }
+    client.send(format!("{}\r\n\r\n{body}", lines.join("\r\n")).as_bytes());
+    let Some(Message { head, body, trailers }) = client.message() else { return "none".to_owned() };
+    let head: Vec<&str> = head.lines().filter(|line| !line.starts_with("Date:")).collect();
+    format!("{} {body:?} {trailers}\n", head.join("\n"))
+}
+
+/// Answers with its name and what the request asks for.
+fn backend(name: &'static str) -> Backend {
+    Backend::recording(move |message| {
+        let mut body = format!("{name} got {} bytes", message.body.len()).into_bytes();
+        let mut fields = format!("X-From: {name}\r\nX-Gone: yes\r\n");
+        if message.field("x-pack").is_some() {
+            let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            packed.write_all(&body).unwrap();
+            body = packed.finish().unwrap();
+            fields.push_str("Content-Encoding: gzip\r\n");
+        }
+        let status = message.field("x-play").unwrap_or("200");
+        let mut answer = format!("HTTP/1.1 {status} x\r\n{fields}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
+        answer.extend(body);
+        answer
+    })
+}
+
+/// A field that a document has, and where.
+struct Place {
+    /// `Kind/Struct.field`.
+    name: String,
+    at: String,
+}
+
+/// The fields of a part of a document, filters and policies by their kinds.
+fn places(kind: &str, part: &Value) -> Vec<Place> {
+    let kinds: BTreeMap<String, Arc<Value>> =
+        explain::kinds().into_iter().chain(explained()).map(|one| (one.kind, one.schema)).collect();
+    let mut found = Vec::new();
+    find_places(&kinds, kind, part, "", &mut found);
+    found
+}
+
+fn find_places(kinds: &BTreeMap<String, Arc<Value>>, kind: &str, value: &Value, at: &str, found: &mut Vec<Place>) {
+    let Some(root) = kinds.get(kind) else { return };
+    let owner = root["title"].as_str().unwrap_or(kind);
+    let mut todo = vec![(value, root.as_ref(), owner.to_owned(), at.to_owned())];
+    while let Some((value, schema, owner, at)) = todo.pop() {
+        if let Some(name) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
+            todo.push((value, &root["$defs"][name], name.to_owned(), at.clone()));
+        }
+        for key in ["anyOf", "oneOf", "allOf"] {
+            for inner in schema[key].as_array().into_iter().flatten() {
+                todo.push((value, inner, owner.clone(), at.clone()));
+            }
+        }
+        for (item, place) in value.as_array().into_iter().flatten().zip(0..) {
+            let at = format!("{at}/{place}");
+            match item["kind"].as_str() {
+                Some(kind) if kinds.contains_key(kind) => find_places(kinds, kind, item, &at, found),
+                _ => todo.push((item, &schema["items"], owner.clone(), at)),
+            }
+        }
+        for (key, inner) in value.as_object().into_iter().flatten() {
+            let at = format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"));
+            if let Some(property) = schema["properties"].get(key) {
+                found.push(Place { name: format!("{kind}/{owner}.{key}"), at: at.clone() });
+                todo.push((inner, property, owner.clone(), at));
+            } else if schema["additionalProperties"].is_object() {
+                todo.push((inner, &schema["additionalProperties"], owner.clone(), at));
+            }
+        }
+    }
+}
+
+/// The same without what is at `at`, and with another value there.
+fn variants(part: &Value, at: &str) -> Vec<Value> {
+    let (above, key) = at.rsplit_once('/').expect("a field is in something");
+    let key = key.replace("~1", "/").replace("~0", "~");
+    let with = |value: Option<Value>| {
+        let mut part = part.clone();
+        let fields = part.pointer_mut(above).and_then(Value::as_object_mut).expect("it has fields");
+        match value {
+            Some(value) => fields.insert(key.clone(), value),
+            None => fields.remove(&key),
+        };
+        part
+    };
+    let there = part.pointer(at).expect("it is there");
+    let mut others = vec![other(there)];
+    // What stands in the same field elsewhere is good for something.
+    values_of(part, &key, &mut others);
+    let others = others.into_iter().filter(|other| other != there).map(Some);
+    std::iter::once(None).chain(others).map(with).collect()
+}
+
+/// Another value of the same type.
+fn other(value: &Value) -> Value {
+    match value {
+        Value::Null => Value::Null,
+        Value::Bool(value) => (!value).into(),
+        Value::Number(number) => (number.as_i64().unwrap_or_default() + 1).into(),
+        Value::String(text) => format!("{text}x").into(),
+        Value::Array(items) => items.iter().map(other).collect(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), other(value))).collect(),
+    }
+}
+
+fn values_of(part: &Value, key: &str, found: &mut Vec<Value>) {
+    for (name, inner) in part.as_object().into_iter().flatten() {
+        if name == key {
+            found.push(inner.clone());
+        }
+        values_of(inner, key, found);
+    }
+    for inner in part.as_array().into_iter().flatten() {
+        values_of(inner, key, found);
+    }
+}
+
+/// What a field goes by in [`ELSEWHERE`], and the struct it is in.
+fn names(kind: &str, owner: &str, field: &str) -> [String; 3] {
+    [format!("{owner}.{field}"), owner.to_owned(), format!("{kind}/{owner}.{field}")]
+}
+
+fn fields_of(all: &BTreeSet<(String, String, String)>, kind: &str, owner: &str) -> Vec<String> {
+    all.iter().filter(|(of, in_, _)| of == kind && in_ == owner).map(|(_, _, field)| field.clone()).collect()
+}
+
+/// Kind, struct and field of everything that documents may hold, but for what is inside a field of [`SAID`].
+fn fields() -> BTreeSet<(String, String, String)> {
+    let mut found = BTreeSet::new();
+    for kind in explain::kinds().into_iter().chain(explained()) {
+        let root = kind.schema.as_ref();
+        let owner = root["title"].as_str().unwrap_or(&kind.kind).to_owned();
+        let mut walk = Walk { kind: &kind.kind, root, found: &mut found, been: BTreeSet::new() };
+        walk.walk(root, &owner);
+    }
+    found
+}
+
+struct Walk<'w> {
+    kind: &'w str,
+    root: &'w Value,
+    found: &'w mut BTreeSet<(String, String, String)>,
+    been: BTreeSet<String>,
+}
+
+impl Walk<'_> {
+    fn walk(&mut self, schema: &Value, owner: &str) {
+        if let Some(name) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next())
+            && self.been.insert(name.to_owned())
+        {
+            let root = self.root;
+            self.walk(&root["$defs"][name], name);
+        }
+        for (field, inner) in schema["properties"].as_object().into_iter().flatten() {
+            self.found.insert((self.kind.to_owned(), owner.to_owned(), field.clone()));
+            if !SAID.iter().any(|(said, _, _)| *said == format!("{owner}.{field}")) {
+                self.walk(inner, owner);
+            }
+        }
+        for key in ["items", "additionalProperties"] {
+            self.walk_if_object(&schema[key], owner);
+        }
+        for key in ["anyOf", "oneOf", "allOf"] {
+            for inner in schema[key].as_array().into_iter().flatten() {
+                self.walk_if_object(inner, owner);
+            }
+        }
+    }
+
+    fn walk_if_object(&mut self, schema: &Value, owner: &str) {
+        if schema.is_object() {
+            self.walk(schema, owner);
+        }
+    }
+}
