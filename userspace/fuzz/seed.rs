@@ -7,7 +7,9 @@ use std::{fs, io};
 
 fn main() -> io::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for target in ["http1_request", "http1_response", "http1_chunks", "http_path", "tls_records", "websocket_frames"] {
+    let targets =
+        ["http1_request", "http1_response", "http1_chunks", "http_path", "tls_records", "tls_hello", "proxy_header"];
+    for target in targets.into_iter().chain(["websocket_frames"]) {
         fs::create_dir_all(root.join(target))?;
     }
     for (number, case) in torture::cases().iter().enumerate().filter(|(_, case)| case.bytes.len() <= 4096) {
@@ -43,5 +45,13 @@ fn main() -> io::Result<()> {
     fs::write(root.join("websocket_frames").join("server"), [&[0x15], &frames.concat()[..]].concat())?;
     let masked: [&[u8]; 3] = [b"\x01\x83\0\0\0\0hel", b"\x80\x82\0\0\0\0lo", b"\x88\x80\0\0\0\0"];
     fs::write(root.join("websocket_frames").join("client"), [&[0x14], &masked.concat()[..]].concat())?;
-    Ok(())
+    // A hello without extensions, in two records, and one header of each version.
+    let hello = [&b"\x16\x03\x01\0\x04\x01\0\0\x2b\x16\x03\x01\0\x2b\x03\x03"[..], &[7; 32], b"\0\0\x02\x13\x01\x01\0\0\0"].concat();
+    fs::write(root.join("tls_hello").join("0"), hello)?;
+    let mut line = Vec::new();
+    let (from, to) = (([192, 0, 2, 1], 1).into(), ([192, 0, 2, 2], 2).into());
+    proto_proxy::v1::write(Some((from, to)), &mut line);
+    fs::write(root.join("proxy_header").join("1"), line)?;
+    let block = proto_proxy::v2::Writer::proxy(proto_proxy::Transport::Stream, from, to);
+    fs::write(root.join("proxy_header").join("2"), block.with(proto_proxy::tlv::ALPN, b"h2").finish_checked())
 }

@@ -5,7 +5,8 @@
 //! encrypted, with one set of methods.
 //!
 //! Reading order: [`transport`], `stream` (the shell of an established connection), [`connection`] (its machine), [`record`] (one
-//! record), `handshake` (rustls driven, keys taken over), `gate` (handshakes take turns), [`server`], [`client`], [`certificate`],
+//! record), `handshake` (rustls driven, keys taken over), `gate` (handshakes take turns),
+//! [`hello`] (the beginning of a connection looked at from outside), [`server`], [`client`], [`certificate`],
 //! [`tickets`], [`stats`].
 #![forbid(unsafe_code)]
 
@@ -14,6 +15,7 @@ pub mod client;
 pub mod connection;
 mod gate;
 mod handshake;
+pub mod hello;
 mod provider;
 pub mod record;
 pub mod server;
