@@ -28,6 +28,8 @@ pub fn kinds() -> Vec<Explained> {
         Explained::of::<crate::PipelineSpec>("Pipeline"),
         Explained::of::<crate::VirtualIpSpec>("VirtualIP"),
         Explained::of::<crate::GlobalFilterSpec>("GlobalFilter"),
+        Explained::of::<crate::TcpProxySpec>("TCPProxy"),
+        Explained::of::<crate::UdpProxySpec>("UDPProxy"),
         Explained::of::<crate::ProxySpec>("Proxy"),
         Explained::of::<crate::RetrySpec>("Retry"),
         Explained::of::<crate::CircuitBreakerSpec>("CircuitBreaker"),

@@ -16,12 +16,14 @@ use std::hash::Hash;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use certificates::{CertificateText, NamedCertificate};
+pub use certificates::{CertificateText, NamedCertificate, TlsTexts};
 
 use crate::duration::GoDuration;
 use crate::ip_filter::{Cidr, IpFilterSpec};
+use crate::listener;
 use crate::problem::{Findings, Problem, at, nth};
 use crate::proxy::{PoolSpec, ServerScheme};
+use crate::proxy_protocol::ProxyProtocol;
 use crate::repeats::repeats;
 use crate::string_matcher::check_regexp;
 use crate::words::check_methods;
@@ -116,6 +118,11 @@ pub struct HttpServerSpec {
     /// Default: nobody, so the client's address is the one the connection came from.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trusted_proxies: Vec<Cidr>,
+    /// `accept`: connections of `trustedProxies` must begin with a PROXY header (version 1 or 2), before TLS, and are from whom it says,
+    /// for filters, logs, hashes and X-Forwarded-For; one without is closed (counted as `proxy_missing`), and so is one of anybody else
+    /// that begins with a header (`proxy_untrusted`). Clients that send none are served as who they are. Default off.
+    #[serde(skip_serializing_if = "ProxyProtocol::is_off")]
+    pub proxy_protocol: ProxyProtocol,
 }
 
 impl Default for HttpServerSpec {
@@ -151,6 +158,7 @@ impl Default for HttpServerSpec {
             access_log_format: DEFAULT_ACCESS_LOG_FORMAT.to_owned(),
             access_log_credentials: false,
             trusted_proxies: Vec::new(),
+            proxy_protocol: ProxyProtocol::Off,
         }
     }
 }
@@ -364,16 +372,7 @@ impl RuleSpec {
 
 impl HttpServerSpec {
     pub fn validate(&self, path: &str, findings: &mut Findings) {
-        if self.port == 0 {
-            findings.problem(Problem::new(at(path, "port"), "out of range").value(&0.into()).accepted("1 to 65535"));
-        }
-        if !self.address.is_empty() && self.address.parse::<std::net::IpAddr>().is_err() {
-            let advice = match self.address.as_str() {
-                "localhost" => "write 127.0.0.1 or ::1",
-                _ => "leave it out to listen on every address",
-            };
-            findings.problem(Problem::new(at(path, "address"), "not an IP address").text(&self.address).advice(advice));
-        }
+        listener::check_place(&self.address, self.port, path, findings);
         self.validate_tls(path, findings);
         if self.h2c && self.https {
             findings.warn(at(path, "h2c"), "has no effect with https: HTTP/2 is agreed on in the handshake there");
@@ -390,15 +389,15 @@ impl HttpServerSpec {
         for (name, timeout) in
             [("headTimeout", self.head_timeout), ("bodyTimeout", self.body_timeout), ("sendTimeout", self.send_timeout)]
         {
-            if let Some(timeout) = timeout.filter(|t| t.duration().is_zero()) {
-                let problem = Problem::new(at(path, name), "would cut every client off").text(&timeout.to_string());
-                findings.problem(problem.accepted("more than 0s").advice("leave it out for the default"));
+            if let Some(timeout) = timeout {
+                listener::check_timeout(name, timeout, path, findings);
             }
         }
-        if self.max_connections == 0 {
-            findings.problem(
-                Problem::new(at(path, "maxConnections"), "out of range").value(&0.into()).accepted("1 or more"),
-            );
+        listener::check_connections(self.max_connections, path, findings);
+        self.proxy_protocol.check_listener(&self.trusted_proxies, path, findings);
+        if matches!(self.proxy_protocol, ProxyProtocol::V1 | ProxyProtocol::V2) {
+            let problem = Problem::new(at(path, "proxyProtocol"), "an HTTPServer sends no PROXY headers");
+            findings.problem(problem.accepted("off or accept").advice("say v1 or v2 of a Proxy's pool"));
         }
         if let Some(tracing) = &self.tracing
             && !["", "trace-context", "b3"].contains(&tracing.header_format.as_str())
@@ -426,32 +425,16 @@ impl HttpServerSpec {
             let advice = "set https: true and give certificates; QUIC has no plain form";
             findings.problem(Problem::new(at(path, "http3"), "needs https").advice(advice));
         }
-        let (pair, named) = (!self.cert_base64.is_empty() && !self.key_base64.is_empty(), !self.certs.is_empty());
-        if self.cert_base64.is_empty() != self.key_base64.is_empty() {
-            let (there, lacks) =
-                if self.cert_base64.is_empty() { ("keyBase64", "certBase64") } else { ("certBase64", "keyBase64") };
-            findings.problem(Problem::new(at(path, lacks), format!("missing beside {there}")).advice("give both"));
-        }
-        for name in self.certs.keys().filter(|name| !self.keys.contains_key(*name)) {
-            let place = at(&at(path, "keys"), name);
-            findings.problem(Problem::new(place, format!("missing: certs has {name}")).advice("give its private key"));
-        }
-        for name in self.keys.keys().filter(|name| !self.certs.contains_key(*name)) {
-            findings.warn(at(&at(path, "keys"), name), "no certificate of that name in certs, never used");
-        }
-        if self.https && !self.auto_cert && !pair && !named {
+        let texts = self.tls_texts();
+        texts.validate(path, findings);
+        if self.https && !self.auto_cert && texts.is_empty() {
             let advice = "give certBase64 and keyBase64, or certs and keys";
             findings.problem(Problem::new(at(path, "https"), "no certificate").advice(advice));
         }
         if !self.https {
-            let given = [
-                (pair, "certBase64"),
-                (named, "certs"),
-                (self.auto_cert, "autoCert"),
-                (!self.ca_cert_base64.is_empty(), "caCertBase64"),
-            ];
-            for (_, field) in given.iter().filter(|(given, _)| *given) {
-                findings.warn(at(path, field), "has no effect without https: true");
+            texts.warn_unused(path, "https: true", findings);
+            if self.auto_cert {
+                findings.warn(at(path, "autoCert"), "has no effect without https: true");
             }
         }
     }

@@ -53,6 +53,7 @@ pub struct SocketKind {
 }
 
 const TCP: SocketKind = SocketKind { protocol: Protocol::Tcp, when: None };
+const UDP: SocketKind = SocketKind { protocol: Protocol::Udp, when: None };
 const UDP_OF_HTTP3: SocketKind = SocketKind { protocol: Protocol::Udp, when: Some("http3") };
 
 /// Every kind documents may name, in the order `api-resources` lists them.
@@ -63,6 +64,8 @@ pub const KINDS: &[Kind] = &[
     kind("Pipeline", Category::Pipeline, &["pipeline", "pipelines", "pl"]).serve(),
     kind("VirtualIP", Category::Kernel, &["virtualip", "virtualips", "vip", "vips"]).serve(),
     kind("GlobalFilter", Category::Business, &["globalfilter", "globalfilters"]).serve(),
+    kind("TCPProxy", Category::TrafficGate, &["tcpproxy", "tcpproxies", "tcp"]).listen(&[TCP]).serve(),
+    kind("UDPProxy", Category::TrafficGate, &["udpproxy", "udpproxies", "udp"]).listen(&[UDP]).serve(),
     kind("GRPCServer", Category::TrafficGate, &["grpcserver", "grpcservers", "grpc"]).listen(&[TCP]),
     kind("MQTTProxy", Category::TrafficGate, &["mqttproxy", "mqttproxies", "mqtt", "mp"]).listen(&[TCP]),
     kind("EaseMonitorMetrics", Category::Business, &["easemonitormetrics", "emm"]),
@@ -197,7 +200,7 @@ mod tests {
     fn refusals_say_what_is_there() {
         assert_eq!(
             why_refused("Pipelin").unwrap().to_string(),
-            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP or GlobalFilter; did you mean Pipeline?"#
+            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, TCPProxy or UDPProxy; did you mean Pipeline?"#
         );
         assert!(why_refused("TrafficController").unwrap().to_string().contains("kind of the system"));
         assert!(why_refused("MQTTProxy").unwrap().to_string().contains("not served by this version"));

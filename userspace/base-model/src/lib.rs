@@ -27,10 +27,15 @@ pub mod secret;
 
 pub mod global_filter;
 pub mod http_server;
+pub mod l4_pool;
+mod listener;
 pub mod pipeline;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod resilience;
 mod room;
+pub mod tcp_proxy;
+pub mod udp_proxy;
 pub mod virtual_ip;
 
 pub mod duration;
@@ -53,6 +58,7 @@ pub use http_server::{
     UnderscoresInHeaders,
 };
 pub use ip_filter::{Cidr, IpFilter, IpFilterSpec};
+pub use l4_pool::{L4PoolSpec, L4ServerSpec};
 pub use object::{Listening, Object, Spec};
 pub use pipeline::{END, FilterKinds, FilterSpec, FlowNodeSpec, NamedSpec, PipelineSpec};
 pub use problem::{Findings, Problem, Warning};
@@ -61,10 +67,13 @@ pub use proxy::{
     MemoryCacheSpec, MtlsSpec, OutlierDetectionSpec, PoolSpec, ProxySpec, RequestMatcherSpec, ServerSpec, ServerUrl,
     StickySessionSpec,
 };
+pub use proxy_protocol::ProxyProtocol;
 pub use repeats::repeats;
 pub use resilience::{BackOffPolicy, CircuitBreakerSpec, RetrySpec, SlidingWindowType};
 pub use secret::Secrets;
 pub use string_matcher::{Matcher, StringMatcher, UrlMatcher, UrlRule};
+pub use tcp_proxy::{TcpProxySpec, TcpRuleSpec, TcpTls};
+pub use udp_proxy::UdpProxySpec;
 pub use v1::{Translation, translate_v1};
 pub use virtual_ip::{HashMode, MachineSpec, MachineState, PortRange, PortsSpec, Protocol, VIRTUAL_IPS, VirtualIpSpec};
 pub use words::{HttpCode, UrlName};

@@ -12,6 +12,8 @@ use crate::http_server::{HttpServerSpec, NamedCertificate};
 use crate::kinds;
 use crate::pipeline::{FilterKinds, PipelineSpec};
 use crate::problem::{Findings, Problem, Warning};
+use crate::tcp_proxy::{TcpProxySpec, TcpTls};
+use crate::udp_proxy::UdpProxySpec;
 use crate::v1::translate_v1;
 use crate::virtual_ip::{Protocol, VirtualIpSpec};
 
@@ -40,6 +42,8 @@ pub enum Spec {
     Pipeline(Box<PipelineSpec>),
     VirtualIp(Box<VirtualIpSpec>),
     GlobalFilter(Box<GlobalFilterSpec>),
+    TcpProxy(Box<TcpProxySpec>),
+    UdpProxy(Box<UdpProxySpec>),
 }
 
 impl Object {
@@ -112,6 +116,8 @@ impl Spec {
             Self::Pipeline(_) => "Pipeline",
             Self::VirtualIp(_) => "VirtualIP",
             Self::GlobalFilter(_) => "GlobalFilter",
+            Self::TcpProxy(_) => "TCPProxy",
+            Self::UdpProxy(_) => "UDPProxy",
         }
     }
 
@@ -119,6 +125,9 @@ impl Spec {
     pub fn certificates(&self) -> Vec<NamedCertificate> {
         match self {
             Self::HttpServer(server) if server.https => server.certificates().unwrap_or_default(),
+            Self::TcpProxy(proxy) if proxy.tls == TcpTls::Terminate => {
+                proxy.tls_texts().certificates().unwrap_or_default()
+            }
             _ => Vec::new(),
         }
     }
@@ -131,6 +140,8 @@ impl Spec {
                 let protocols = if server.http3 { &[Protocol::Tcp, Protocol::Udp][..] } else { &[Protocol::Tcp] };
                 Some(at(&server.address, server.port, protocols))
             }
+            Self::TcpProxy(proxy) => Some(at(&proxy.address, proxy.port, &[Protocol::Tcp])),
+            Self::UdpProxy(proxy) => Some(at(&proxy.address, proxy.port, &[Protocol::Udp])),
             Self::Pipeline(_) | Self::VirtualIp(_) | Self::GlobalFilter(_) => None,
         }
     }
@@ -158,6 +169,16 @@ impl Spec {
                 spec.validate("", filters, findings);
                 Some(Self::GlobalFilter(Box::new(spec)))
             }
+            "TCPProxy" => {
+                let spec: TcpProxySpec = findings.take(decode(&document.spec, ""))?;
+                spec.validate("", findings);
+                Some(Self::TcpProxy(Box::new(spec)))
+            }
+            "UDPProxy" => {
+                let spec: UdpProxySpec = findings.take(decode(&document.spec, ""))?;
+                spec.validate("", findings);
+                Some(Self::UdpProxy(Box::new(spec)))
+            }
             other => {
                 findings.problems.extend(kinds::why_refused(other));
                 None
@@ -171,7 +192,8 @@ impl Spec {
             Self::HttpServer(server) => server.check_certificates("", now, dates, findings),
             Self::Pipeline(pipeline) => pipeline.check_certificates("", now, dates, findings),
             Self::GlobalFilter(filter) => filter.check_certificates("", now, dates, findings),
-            Self::VirtualIp(_) => {}
+            Self::TcpProxy(proxy) => proxy.check_certificates("", now, dates, findings),
+            Self::VirtualIp(_) | Self::UdpProxy(_) => {}
         }
     }
 }

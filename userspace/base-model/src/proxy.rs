@@ -161,7 +161,7 @@ impl Default for OutlierDetectionSpec {
 }
 
 impl OutlierDetectionSpec {
-    fn validate(&self, path: &str, findings: &mut Findings) {
+    pub(crate) fn validate(&self, path: &str, findings: &mut Findings) {
         if self.consecutive_errors == 0 {
             let problem = Problem::new(at(path, "consecutiveErrors"), "every server would always be left out");
             findings.problem(problem.value(&0.into()).accepted("1 or more"));
@@ -645,10 +645,7 @@ impl ProxySpec {
             if !urls.map(|server| server.url.as_str()).any(|url| url.starts_with("https:")) {
                 findings.warn(&place, "has no effect: no server is https://");
             }
-            if mtls.cert_base64.is_empty() != mtls.key_base64.is_empty() {
-                findings
-                    .problem(Problem::new(place, "certBase64 and keyBase64 go together").advice("give both or none"));
-            }
+            mtls.validate(&place, findings);
         }
     }
 }
@@ -657,18 +654,30 @@ impl ProxySpec {
     /// Refuses certificates of `mtls` that cannot be used, each under the name of its field, and notes in `dates` what is not valid at
     /// `now`. For documents that come in; what is stored already is used whatever the date.
     pub fn check_certificates(&self, path: &str, now: SystemTime, dates: &mut Dates, findings: &mut Findings) {
-        let Some(mtls) = &self.mtls else { return };
-        let place = at(path, "mtls");
+        if let Some(mtls) = &self.mtls {
+            mtls.check_certificates(&at(path, "mtls"), now, dates, findings);
+        }
+    }
+}
+
+impl MtlsSpec {
+    pub(crate) fn validate(&self, path: &str, findings: &mut Findings) {
+        if self.cert_base64.is_empty() != self.key_base64.is_empty() {
+            findings.problem(Problem::new(path, "certBase64 and keyBase64 go together").advice("give both or none"));
+        }
+    }
+
+    pub(crate) fn check_certificates(&self, path: &str, now: SystemTime, dates: &mut Dates, findings: &mut Findings) {
         // One without the other is refused already.
-        let field = |part| at(&place, MtlsSpec::field_of(part));
-        if !mtls.cert_base64.is_empty() && !mtls.key_base64.is_empty() {
-            match Certificate::read_undated(&mtls.cert_base64, &mtls.key_base64) {
+        let field = |part| at(path, MtlsSpec::field_of(part));
+        if !self.cert_base64.is_empty() && !self.key_base64.is_empty() {
+            match Certificate::read_undated(&self.cert_base64, &self.key_base64) {
                 Ok(certificate) => dates.note_all(&field(Part::Chain), certificate.untimely(now)),
                 Err(error) => findings.problem(Problem::new(field(error.part), error.text)),
             }
         }
-        if !mtls.root_cert_base64.is_empty() {
-            match read_authorities_undated(&mtls.root_cert_base64) {
+        if !self.root_cert_base64.is_empty() {
+            match read_authorities_undated(&self.root_cert_base64) {
                 Ok(authorities) => {
                     dates.note_all(&field(Part::Authorities), untimely_authorities(&authorities, now));
                 }
@@ -676,9 +685,7 @@ impl ProxySpec {
             }
         }
     }
-}
 
-impl MtlsSpec {
     /// The field that an error about a part of it is reported under.
     pub fn field_of(part: Part) -> &'static str {
         match part {

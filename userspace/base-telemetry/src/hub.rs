@@ -10,6 +10,7 @@ use crate::limits::LimitHits;
 use crate::locked;
 use crate::proxy::{self, PoolNames, PoolStats};
 use crate::registry::{Encoder, Names, Registry};
+use crate::relay::{RelayKind, RelayStats};
 use crate::server::ServerStats;
 
 /// Servers, and pools, that are shown; what further ones record is lost, and counted as `metric_objects`.
@@ -33,6 +34,7 @@ pub struct Telemetry {
     registry: Registry,
     servers: Mutex<BTreeMap<String, Arc<ServerStats>>>,
     pools: Mutex<BTreeMap<String, Arc<PoolStats>>>,
+    relays: Mutex<BTreeMap<String, Arc<RelayStats>>>,
 }
 
 impl Telemetry {
@@ -44,6 +46,7 @@ impl Telemetry {
             registry: Registry::default(),
             servers: Mutex::default(),
             pools: Mutex::default(),
+            relays: Mutex::default(),
         })
     }
 
@@ -83,6 +86,22 @@ impl Telemetry {
 
     pub fn remove_server(&self, name: &str) {
         locked(&self.servers).remove(name);
+        locked(&self.relays).remove(name);
+    }
+
+    /// The statistics of a TCPProxy or UDPProxy, made at first sight and kept until [`Self::remove_server`].
+    pub fn relay(&self, name: &str, kind: RelayKind) -> Arc<RelayStats> {
+        let mut relays = locked(&self.relays);
+        if let Some(known) = relays.get(name).filter(|known| known.kind() == kind) {
+            return Arc::clone(known);
+        }
+        let made = RelayStats::new(name, kind, self.workers);
+        if relays.len() < OBJECTS_MAX {
+            relays.insert(name.to_owned(), Arc::clone(&made));
+        } else {
+            self.limits.register("metric_objects").add(1);
+        }
+        made
     }
 
     /// The statistics of a pool, found by `names.pool`; other labels are taken over.
@@ -116,6 +135,8 @@ impl Telemetry {
     pub fn render(&self, names: Names) -> String {
         let mut encoder = Encoder::new(names);
         self.servers().iter().for_each(|server| server.encode(&mut encoder, names, &self.identity));
+        let relays: Vec<Arc<RelayStats>> = locked(&self.relays).values().cloned().collect();
+        relays.iter().for_each(|relay| relay.encode(&mut encoder));
         proxy::encode(&self.pools(), &mut encoder, names, &self.identity);
         self.limits.encode(&mut encoder);
         families::process(&mut encoder);

@@ -15,6 +15,7 @@
 pub mod hub;
 
 pub mod proxy;
+pub mod relay;
 pub mod server;
 
 mod block;

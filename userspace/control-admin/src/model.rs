@@ -242,6 +242,33 @@ hash: fiveTuple
 "#,
     ),
     (
+        "TCPProxy",
+        r#"
+name: NAME
+kind: TCPProxy
+port: 5432
+idleTimeout: 10m
+pools:
+- servers:
+  - url: tcp://127.0.0.1:15432
+  loadBalance:
+    policy: roundRobin
+"#,
+    ),
+    (
+        "UDPProxy",
+        r#"
+name: NAME
+kind: UDPProxy
+port: 53
+idleTimeout: 60s
+responses: 1
+pools:
+- servers:
+  - url: udp://127.0.0.1:10053
+"#,
+    ),
+    (
         "GlobalFilter",
         r#"
 name: NAME

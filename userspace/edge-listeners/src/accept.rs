@@ -326,6 +326,18 @@ async fn find_room<L: Listener>(listener: &L, share: &L::Share) -> Option<Place>
 /// One socket per worker on the same port, so that the kernel (or our own program) spreads connections over them.
 fn bind_all(address: &str, port: u16, count: usize) -> io::Result<Vec<TcpListener>> {
     let options = || ListenOptions { backlog: BACKLOG, reuse_port: true, ..ListenOptions::default() };
+    bind_each(address, port, count, probe, |at| TcpListener::bind(at, options())).map(|(_, sockets)| sockets)
+}
+
+/// As many sockets as there are workers, of whatever kind `bind` makes, and where they are. `probe` finds out whether nobody else is
+/// there, without sharing the port.
+pub(crate) fn bind_each<S>(
+    address: &str,
+    port: u16,
+    count: usize,
+    probe: impl Fn(SocketAddr) -> io::Result<()>,
+    bind: impl Fn(SocketAddr) -> io::Result<S>,
+) -> io::Result<(SocketAddr, Vec<S>)> {
     let mut candidates = Vec::new();
     match address {
         // Both families through one socket where there is IPv6.
@@ -348,8 +360,8 @@ fn bind_all(address: &str, port: u16, count: usize) -> io::Result<Vec<TcpListene
             }
             continue;
         }
-        match (0..count).map(|_| TcpListener::bind(candidate, options())).collect::<io::Result<Vec<_>>>() {
-            Ok(sockets) => return Ok(sockets),
+        match (0..count).map(|_| bind(candidate)).collect::<io::Result<Vec<_>>>() {
+            Ok(sockets) => return Ok((candidate, sockets)),
             Err(error) => last = error,
         }
     }

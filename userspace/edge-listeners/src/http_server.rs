@@ -8,6 +8,7 @@ use crate::accept::{Door, Front, Listener, Place, Share, Shares};
 use crate::access;
 use crate::h1_connection::{Connection, Phase, Presence, Visit};
 use crate::h2_connection;
+use crate::proxied;
 use crate::router::{Route, Router};
 use crate::server::{Server, Sockets, not_of};
 use crate::tls::{self, Tls};
@@ -15,7 +16,7 @@ use crate::traffic::{AroundSlot, Generation, PipelineView, Shared};
 use crate::tunnel::Patience;
 use arc_swap::ArcSwap;
 use base_model::ip_filter::CidrSet;
-use base_model::{GoDuration, HttpServerSpec, Spec, UnderscoresInHeaders};
+use base_model::{GoDuration, HttpServerSpec, ProxyProtocol, Spec, UnderscoresInHeaders};
 use base_runtime::memory::{Booking, Kind};
 use base_runtime::net::{Seat, StreamState, TcpStream};
 use base_runtime::table::Table;
@@ -48,6 +49,8 @@ pub struct Live {
     pub max_body: i64,
     pub x_forwarded_for: bool,
     pub trusted_proxies: CidrSet,
+    /// Connections of `trusted_proxies` begin with a PROXY header, and no others do.
+    introduced: bool,
     /// What new connections are encrypted with; `None`: they are not.
     pub tls: Option<Tls>,
     /// The GlobalFilter around every pipeline, when the document names one.
@@ -75,6 +78,7 @@ impl Live {
             max_body: spec.client_max_body_size,
             x_forwarded_for: spec.x_forwarded_for,
             trusted_proxies: CidrSet::new(&spec.trusted_proxies),
+            introduced: spec.proxy_protocol == ProxyProtocol::Accept,
             around: (!spec.global_filter.is_empty()).then(|| shared.around(&spec.global_filter)),
             access_log: access_log::Format::parse(&spec.access_log_format)
                 .map_err(|e| e.to_string())?
@@ -332,6 +336,31 @@ pub fn refresh() {
     locals.iter().for_each(|local| local.refresh());
 }
 
+/// Finds out who the client is before anything else is said.
+async fn introduce(
+    place: Place,
+    local: Rc<Local>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    seat: Seat,
+) -> Option<Presence> {
+    let (live, patience) = (local.live(), local.timeouts().handshake);
+    let said = if proxied::must_introduce(peer, &live.trusted_proxies) {
+        proxied::introduced(&stream, peer, patience).await.map(|introduction| introduction.client)
+    } else {
+        proxied::not_introduced(&stream, local.timeouts().head).await.map(|()| peer)
+    };
+    match (said, &live.tls) {
+        _ if local.is_stopping() => None,
+        (Err(bound), _) => {
+            local.limit(bound);
+            None
+        }
+        (Ok(client), None) => Some(place.pass_to(Connection::book(local.clone(), stream.into(), client, seat))),
+        (Ok(client), Some(tls)) => handshake(place, local.clone(), tls.clone(), stream, client, seat).await,
+    }
+}
+
 /// `None` when there is no connection to serve.
 async fn handshake(
     place: Place,
@@ -542,6 +571,9 @@ impl Share for Local {
     }
 
     fn take_in(self: &Rc<Self>, place: Place, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Visit {
+        if self.live.borrow_mut().load().introduced {
+            return Visit::Busy(Box::pin(introduce(place, self.clone(), stream, peer, seat)));
+        }
         let (local, tls) = (self.clone(), self.live.borrow_mut().load().tls.clone());
         match tls {
             None => Visit::Waiting(Some(place.pass_to(Connection::book(local, stream.into(), peer, seat)))),

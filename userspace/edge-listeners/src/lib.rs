@@ -5,7 +5,7 @@
 //! [`http_server`] (one HTTPServer: its sockets on every worker), [`tls`], [`h1_connection`] (one HTTP/1 client connection),
 //! [`client_stream`] (the client's side of one exchange, whatever protocol carries it), [`request_body`] (what comes from the client,
 //! likewise), [`h1_stream`], [`h1_body`], [`h2_connection`] (one HTTP/2 client connection), [`h2_stream`], [`h2_body`], [`request`]
-//! (route, pipeline, answer, record), [`response`], [`tunnel`], [`router`], [`radix`], [`forwarded`], [`variables`], [`timeouts`],
+//! (route, pipeline, answer, record), [`response`], [`tunnel`], [`tcp_proxy`] (one TCPProxy), [`udp_proxy`] (one UDPProxy), [`proxied`] (PROXY headers), [`per_ip`], [`router`], [`radix`], [`forwarded`], [`variables`], [`timeouts`],
 //! [`pace`], `clock`.
 #![forbid(unsafe_code)]
 
@@ -22,16 +22,20 @@ pub mod h2_connection;
 pub mod h2_stream;
 pub mod http_server;
 pub mod pace;
+pub mod per_ip;
+pub mod proxied;
 pub mod radix;
 pub mod request;
 pub mod request_body;
 pub mod response;
 pub mod router;
 pub mod server;
+pub mod tcp_proxy;
 pub mod timeouts;
 pub mod tls;
 pub mod traffic;
 pub mod tunnel;
+pub mod udp_proxy;
 pub mod variables;
 
 pub use timeouts::Timeouts;

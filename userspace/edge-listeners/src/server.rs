@@ -4,7 +4,9 @@
 //! line in [`KINDS`].
 
 use crate::http_server::HttpServer;
+use crate::tcp_proxy::TcpProxy;
 use crate::traffic::Shared;
+use crate::udp_proxy::UdpProxy;
 use base_model::{Protocol, Spec};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -15,10 +17,20 @@ use std::sync::Arc;
 pub type Start = fn(&str, &Spec, Arc<Shared>) -> Result<Arc<dyn Server>, String>;
 
 /// The kinds of servers this machine runs, by the names of their documents.
-pub const KINDS: &[(&str, Start)] = &[("HTTPServer", |name, spec, shared| match spec {
-    Spec::HttpServer(spec) => Ok(HttpServer::start(name, spec, shared)?),
-    other => Err(not_of(other)),
-})];
+pub const KINDS: &[(&str, Start)] = &[
+    ("HTTPServer", |name, spec, shared| match spec {
+        Spec::HttpServer(spec) => Ok(HttpServer::start(name, spec, shared)?),
+        other => Err(not_of(other)),
+    }),
+    ("TCPProxy", |name, spec, shared| match spec {
+        Spec::TcpProxy(spec) => Ok(TcpProxy::start(name, spec, shared)?),
+        other => Err(not_of(other)),
+    }),
+    ("UDPProxy", |name, spec, shared| match spec {
+        Spec::UdpProxy(spec) => Ok(UdpProxy::start(name, spec, shared)?),
+        other => Err(not_of(other)),
+    }),
+];
 
 /// A listener of a document, whatever it speaks. Called from control threads.
 pub trait Server: Send + Sync {

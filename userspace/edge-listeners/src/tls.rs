@@ -1,6 +1,7 @@
 //! TLS in front of a server: what its document says of certificates, ready to accept connections.
 
 use base_model::HttpServerSpec;
+use base_model::http_server::TlsTexts;
 use base_tls::{ClientAuth, ServerTls, ServerTlsSettings, TicketKeys};
 
 /// Protocols offered, the first that a client knows, too, is spoken.
@@ -35,16 +36,22 @@ impl Tls {
         {
             return Ok(Some(tls.clone()));
         }
-        let certificates = spec.certificates().map_err(|problem| problem.to_string())?;
-        let authorities = spec.client_authorities().map_err(|problem| problem.to_string())?;
+        let alpn = if spec.http2 { ALPN } else { ALPN_HTTP1 }.iter().map(|protocol| protocol.to_vec()).collect();
+        Tls::of(&spec.tls_texts(), alpn, tickets).map(Some).map_err(|error| format!("https: {error}"))
+    }
+
+    /// Of certificates and authorities as they are written, and the protocols to offer.
+    pub fn of(texts: &TlsTexts<'_>, alpn: Vec<Vec<u8>>, tickets: &TicketKeys) -> Result<Tls, String> {
+        let certificates = texts.certificates().map_err(|problem| problem.to_string())?;
+        let authorities = texts.client_authorities().map_err(|problem| problem.to_string())?;
         let asks_clients = authorities.is_some();
         let settings = ServerTlsSettings {
             certificates: certificates.into_iter().map(|named| named.certificate).collect(),
             client_auth: authorities.map_or(ClientAuth::None, ClientAuth::Required),
-            alpn: if spec.http2 { ALPN } else { ALPN_HTTP1 }.iter().map(|protocol| protocol.to_vec()).collect(),
+            alpn,
         };
-        let server = ServerTls::new(settings, tickets.clone()).map_err(|error| format!("https: {error}"))?;
-        Ok(Some(Tls { server, asks_clients }))
+        let server = ServerTls::new(settings, tickets.clone()).map_err(|error| error.to_string())?;
+        Ok(Tls { server, asks_clients })
     }
 
     /// Whether a request for `host` has come over a connection that was made for somebody else: its server name led to another

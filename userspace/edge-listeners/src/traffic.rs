@@ -3,7 +3,10 @@
 use crate::Timeouts;
 use crate::h2_connection;
 use crate::http_server;
+use crate::proxied;
 use crate::server::{self, Server};
+use crate::tcp_proxy;
+use crate::udp_proxy;
 use arc_swap::{ArcSwapOption, Cache};
 use base_model::{GlobalFilterSpec, HttpServerSpec, PipelineSpec, Problem, Spec};
 use base_runtime::Worker;
@@ -141,6 +144,7 @@ const BOUNDS: [&str; 24] = [
 fn bounds(limits: &LimitHits) -> Box<[(&'static str, Limit)]> {
     let mut names: Vec<&'static str> = Fault::ALL.iter().map(|fault| fault.name()).chain(BOUNDS).collect();
     names.extend(h2_connection::bounds());
+    names.extend(proxied::BOUNDS.into_iter().chain(tcp_proxy::BOUNDS).chain(udp_proxy::BOUNDS));
     names.sort_unstable();
     names.dedup();
     names.into_iter().map(|name| (name, limits.register(name))).collect()
@@ -178,6 +182,10 @@ impl Shared {
 
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
+    }
+
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     pub fn tickets(&self) -> &TicketKeys {

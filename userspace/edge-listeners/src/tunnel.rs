@@ -59,13 +59,48 @@ pub async fn join(
     deadline: &Deadline,
     patience: impl Fn() -> Patience,
 ) -> TunnelEnd {
-    let passed = Cell::new(true);
-    let way = |from, to| Way { from, to, passed: &passed, done: false, pipe: None, flow: Flow::default() };
-    let mut ways = [way(client, backend), way(backend, client)];
+    join_counting(client, backend, deadline, patience, |_, _| ()).await.end
+}
+
+/// One of the two that are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Backend,
+}
+
+/// How it ended, and of what broke, which side did and why.
+#[derive(Debug)]
+pub struct Ended {
+    pub end: TunnelEnd,
+    pub broken: Option<(Side, io::Error)>,
+}
+
+/// As [`join`]; `count` is told of the bytes of each piece, and who sent it.
+pub async fn join_counting(
+    client: &dyn Duplex,
+    backend: &dyn Duplex,
+    deadline: &Deadline,
+    patience: impl Fn() -> Patience,
+    count: impl Fn(Side, u64),
+) -> Ended {
+    let (passed, mut broken) = (Cell::new(true), None);
+    let way = |sender, from, to| Way {
+        sender,
+        from,
+        to,
+        passed: &passed,
+        count: &count,
+        done: false,
+        pipe: None,
+        flow: Flow::default(),
+    };
+    let mut ways = [way(Side::Client, client, backend), way(Side::Backend, backend, client)];
     let mut parting = Parting::default();
     let end = poll_fn(|cx| {
         for way in &mut ways {
-            if way.poll(cx).is_err() {
+            if let Err(of) = way.poll(cx) {
+                broken = Some(of);
                 return Poll::Ready(TunnelEnd::Broken);
             }
         }
@@ -96,7 +131,7 @@ pub async fn join(
             backend.shutdown();
         }
     }
-    end
+    Ended { end, broken }
 }
 
 /// How far the end of a tunnel has come that nobody but its server wants.
@@ -134,9 +169,11 @@ impl Parting {
 
 /// One direction.
 struct Way<'a> {
+    sender: Side,
     from: &'a dyn Duplex,
     to: &'a dyn Duplex,
     passed: &'a Cell<bool>,
+    count: &'a dyn Fn(Side, u64),
     done: bool,
     /// Bytes in the kernel that `to` has not taken.
     pipe: Option<Pipe>,
@@ -144,24 +181,27 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    /// An error is of the side that failed.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), (Side, io::Error)> {
+        let sender = self.sender;
+        let taker = if sender == Side::Client { Side::Backend } else { Side::Client };
         for _ in 0..TURN {
             if self.done {
                 return Ok(());
             }
             if let (Some(pipe), Some(to)) = (&mut self.pipe, self.to.plain()) {
                 match to.poll_send_pipe(pipe, cx) {
-                    Poll::Ready(result) => result?,
+                    Poll::Ready(result) => result.map_err(|error| (taker, error))?,
                     Poll::Pending => return Ok(()),
                 }
                 self.pipe = None;
             }
             match self.to.poll_send_ready(cx, HIGH_WATER) {
-                Poll::Ready(result) => result?,
+                Poll::Ready(result) => result.map_err(|error| (taker, error))?,
                 Poll::Pending => return Ok(()),
             }
             let Poll::Ready(piece) = self.poll_piece(cx) else { return Ok(()) };
-            let piece = piece?;
+            let piece = piece.map_err(|error| (sender, error))?;
             self.passed.set(true);
             match piece {
                 Some(ReceivedPiece::Buf(bytes)) => {
@@ -193,6 +233,7 @@ impl Way<'_> {
     /// A piece of this many bytes has passed: large ones stay in the kernel from now on where both sides are plain.
     fn judge(&mut self, bytes: u64) {
         let was = self.flow.spliced;
+        (self.count)(self.sender, bytes);
         self.flow.add(bytes);
         if let (Some(from), Some(_)) = (self.from.plain(), self.to.plain()) {
             if was && !self.flow.spliced {

@@ -3,6 +3,7 @@
 use crate::Identity;
 use crate::endpoint::{Endpoint, Place, Protocols};
 use crate::loss::Loss;
+use base_runtime::Buf;
 use base_runtime::net::TcpStream;
 use base_runtime::time::{Deadline, timeout};
 use base_tls::{HandshakeError, Transport};
@@ -91,16 +92,29 @@ pub async fn connect_to(
     protocols: Protocols,
     limit: Duration,
 ) -> Result<Transport, ConnectError> {
+    connect_saying(endpoint, identity, protocols.offered(), &[], limit).await
+}
+
+/// As [`connect_to`]; `preamble` goes before everything else, TLS included.
+pub async fn connect_saying(
+    endpoint: &Endpoint,
+    identity: Option<&Identity>,
+    offered: &[&[u8]],
+    preamble: &[u8],
+    limit: Duration,
+) -> Result<Transport, ConnectError> {
     let end = base_runtime::now() + limit;
     let stream = match timeout(limit, open(endpoint)).await {
         Ok(opened) => opened?,
         Err(_) => return Err(ConnectError::Tcp(io::ErrorKind::TimedOut.into())),
     };
+    if !preamble.is_empty() {
+        stream.send(Buf::copy_from(preamble));
+    }
     match identity {
         None => Ok(stream.into()),
         Some(identity) => {
             let left = end.saturating_duration_since(base_runtime::now());
-            let offered = protocols.offered();
             identity.tls.connect_offering(stream, endpoint.name(), offered, left).await.map_err(ConnectError::Tls)
         }
     }

@@ -3,7 +3,7 @@
 use crate::health::Health;
 use crate::names;
 use crate::tls::Identity;
-use base_model::ServerUrl;
+use base_model::{ProxyProtocol, ServerUrl};
 use proto_http::Path;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -246,6 +246,10 @@ pub struct Server {
     /// TLS is spoken, as whom and to whom.
     pub identity: Option<Arc<Identity>>,
     pub protocols: Protocols,
+    /// It takes datagrams, and nothing is connected.
+    pub datagrams: bool,
+    /// What it is told of clients before anything else.
+    pub told: ProxyProtocol,
     /// Host and port as they go into a Host field.
     pub authority: String,
     /// Path inside the URL as it goes on the wire, a prefix of every request's path; without its last slash, so that "/" is empty.
@@ -260,7 +264,17 @@ pub struct Server {
 impl Server {
     /// Takes a server URL apart. `identity` is for `https://`, and left aside without it. The error says what is wrong with the URL.
     pub fn new(url: &str, weight: u32, keep_host: bool, identity: Option<&Arc<Identity>>) -> Result<Server, String> {
-        let at: ServerUrl = url.parse()?;
+        Server::at(url.parse()?, url, weight, keep_host, identity)
+    }
+
+    /// As [`new`](Server::new), of a URL taken apart already; `url` is what is shown.
+    pub fn at(
+        at: ServerUrl,
+        url: &str,
+        weight: u32,
+        keep_host: bool,
+        identity: Option<&Arc<Identity>>,
+    ) -> Result<Server, String> {
         let identity = match at.is_tls() {
             true => Some(identity.ok_or("TLS is not set up for this server")?.clone()),
             false => None,
@@ -276,6 +290,8 @@ impl Server {
         let protocols = if identity.is_some() { Protocols::Negotiated } else { Protocols::Http1 };
         Ok(Server {
             protocols,
+            datagrams: false,
+            told: ProxyProtocol::Off,
             url: url.to_owned(),
             health: endpoint.health(identity.as_ref().map_or(0, |i| i.id)),
             endpoint,
@@ -286,6 +302,34 @@ impl Server {
             keep_host,
             is_address,
         })
+    }
+
+    /// One that takes datagrams. What is known of who listens for connections there says nothing of it.
+    #[must_use]
+    pub fn over_datagrams(mut self) -> Server {
+        self.datagrams = true;
+        self.health = self.endpoint.health(u32::MAX);
+        self
+    }
+
+    /// One that is told of clients.
+    #[must_use]
+    pub fn told(mut self, told: ProxyProtocol) -> Server {
+        self.told = told;
+        self
+    }
+
+    /// What goes before everything else on a connection of our own, such as a probe.
+    pub(crate) fn own_introduction(&self) -> Vec<u8> {
+        match self.told {
+            ProxyProtocol::Off | ProxyProtocol::Accept => Vec::new(),
+            ProxyProtocol::V1 => {
+                let mut line = Vec::new();
+                proto_proxy::v1::write(None, &mut line);
+                line
+            }
+            ProxyProtocol::V2 => proto_proxy::v2::Writer::local().finish_checked(),
+        }
     }
 
     /// With HTTP/2 or without it, as the document says; where it says nothing, servers with TLS are asked.

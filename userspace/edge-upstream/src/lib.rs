@@ -3,7 +3,7 @@
 //! connection ([`lease`], [`pool`], [`sessions`], [`connect`], [`tls`]), and what it answered ([`attempt`]).
 //!
 //! Reading order: [`endpoint`], [`names`], [`balance`], [`health`], [`probe`], [`outlier`], [`matcher`], [`attempt`], [`lease`], [`pool`],
-//! [`sessions`], [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, [`circuit`], [`retry`].
+//! [`sessions`], [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, [`circuit`], [`retry`], [`l4_pool`].
 #![forbid(unsafe_code)]
 
 pub mod attempt;
@@ -14,6 +14,7 @@ pub mod endpoint;
 mod h1_exchange;
 mod h2_exchange;
 pub mod health;
+pub mod l4_pool;
 pub mod lease;
 pub mod loss;
 pub mod matcher;

@@ -1,13 +1,16 @@
 //! Servers that are left out are connected to in the background until they answer.
 //!
 //! One worker probes a server at a time, with pauses that grow and vary, for as long as anybody names the server. A probe is what a
-//! request would need: a TCP connect and, where TLS is spoken, a handshake. The process has [`MOST`] of them under way at most, however
+//! request would need: a TCP connect and, where TLS is spoken, a handshake; where
+//! datagrams are, an empty one, which its machine does not refuse. The process has [`MOST`] of them under way at most, however
 //! many servers are out: one that finds no room is counted as `upstream_probes` and waits for its next turn.
 
-use crate::connect::connect_to;
+use crate::connect::connect_saying;
 use crate::endpoint::{Endpoint, Protocols, Server};
 use crate::health::{Era, Health};
 use crate::random;
+use base_runtime::net::udp::{Transmit, UdpOptions, UdpSocket};
+use base_runtime::time::timeout;
 use base_telemetry::Limit;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -22,6 +25,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long a probe may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a machine may take to say that nobody takes a datagram.
+const DATAGRAM_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Probes under way at a time, of all workers. Each holds a descriptor, of a dead network for the whole [`TIMEOUT`].
 pub const MOST: usize = 256;
@@ -77,7 +83,7 @@ pub fn begin(server: &Server, crowded: &Limit) {
     }
     let mut place = Place { health: server.health.clone(), held: true };
     let (endpoint, identity, url) = (Arc::downgrade(&server.endpoint), server.identity.clone(), server.url.clone());
-    let protocols = server.protocols;
+    let (protocols, datagrams, introduction) = (server.protocols, server.datagrams, server.own_introduction());
     let crowded = crowded.clone();
     base_runtime::spawn(async move {
         let mut pause = FIRST_PAUSE;
@@ -95,9 +101,11 @@ pub fn begin(server: &Server, crowded: &Limit) {
                 continue;
             };
             place.health.vitals().probes.fetch_add(1, Relaxed);
-            if connects(&endpoint, identity.as_deref(), protocols).await
-                && place.health.connected(era, base_runtime::now())
-            {
+            let answers = match datagrams {
+                true => takes_datagrams(&endpoint).await,
+                false => connects(&endpoint, identity.as_deref(), protocols, &introduction).await,
+            };
+            if answers && place.health.connected(era, base_runtime::now()) {
                 tracing::info!(server = url, "the server can be connected to again and is back");
             }
         }
@@ -105,8 +113,21 @@ pub fn begin(server: &Server, crowded: &Limit) {
     .detach();
 }
 
-async fn connects(endpoint: &Endpoint, identity: Option<&crate::Identity>, protocols: Protocols) -> bool {
-    connect_to(endpoint, identity, protocols, TIMEOUT).await.is_ok()
+async fn connects(
+    endpoint: &Endpoint,
+    identity: Option<&crate::Identity>,
+    protocols: Protocols,
+    introduction: &[u8],
+) -> bool {
+    connect_saying(endpoint, identity, protocols.offered(), introduction, TIMEOUT).await.is_ok()
+}
+
+/// Sends a datagram of no bytes: where nobody takes it, the machine says so, within the time of a way there and back.
+async fn takes_datagrams(endpoint: &Endpoint) -> bool {
+    let Some(address) = endpoint.addresses().first().copied() else { return false };
+    let Ok(socket) = UdpSocket::connect(address, &UdpOptions::default()) else { return false };
+    socket.send(&Transmit::connected(&[])).is_ok()
+        && !matches!(timeout(DATAGRAM_PATIENCE, socket.recv()).await, Ok(Err(_)))
 }
 
 /// Three to five quarters of a pause, so that servers that went together are not asked together.

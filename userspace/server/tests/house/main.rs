@@ -21,6 +21,7 @@ mod http2_upstream;
 mod process;
 mod quick_start;
 mod recovery;
+mod relays;
 mod restart;
 mod soak;
 mod tls;
