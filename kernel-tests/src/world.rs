@@ -96,6 +96,7 @@ pub fn machines() -> Vec<Machine> {
     [OWN, OTHER, THIRD, OVER_V6, NEAR]
         .map(|index| Machine {
             index,
+            name: format!("m{index}"),
             address: address(index),
             next_hop: (index == NEAR).then_some(NEAR_MAC),
             own: index == OWN,
@@ -113,6 +114,7 @@ pub fn vips() -> Vec<Vip> {
     Fixture::ALL
         .map(|fixture| Vip {
             id: fixture as u16,
+            name: format!("v{}", fixture as u16),
             addresses: vec![fixture.v4(), fixture.v6()],
             ports: if fixture == Fixture::AnyPort { vec![0..=65535] } else { vec![80..=80, 8000..=8099] },
             protocols: vec![Protocol::Tcp, Protocol::Udp],

@@ -51,13 +51,14 @@ fn load() -> Result<Kernel, KernelError> {
     let slots: Arc<[Slot]> = vec![Slot::of(1); SLOTS as usize].into();
     let vip = |id: u16, addresses: &[IpAddr], ports: &[std::ops::RangeInclusive<u16>]| Vip {
         id,
+        name: format!("v{id}"),
         addresses: addresses.to_vec(),
         ports: ports.to_vec(),
         protocols: vec![Protocol::Tcp, Protocol::Udp],
         hash: Hash::FiveTuple,
         slots: slots.clone(),
     };
-    let own = Machine { index: 1, address: ip("10.0.0.2"), next_hop: None, own: true };
+    let own = Machine { index: 1, name: "m1".into(), address: ip("10.0.0.2"), next_hop: None, own: true };
     let any = [ip("198.51.100.2"), ip("2001:db8:51::2")];
     kernel.apply(&[own], &[vip(1, &vips(), &[80..=80, 8000..=8099]), vip(2, &any, &[0..=65535])])?;
     kernel.set_local_addresses(&[&vips()[..], &any].concat())?;

@@ -109,6 +109,7 @@ impl Edge {
             .iter()
             .map(|&index| Machine {
                 index,
+                name: format!("e{index}"),
                 address: if over_v6 { edge_v6(index) } else { edge_v4(index) },
                 next_hop: None,
                 own: index == self.index,
@@ -117,6 +118,7 @@ impl Edge {
         let addresses: Vec<IpAddr> = [VIP_V4, VIP_V6].iter().map(|a| a.parse::<SocketAddr>().unwrap().ip()).collect();
         let vip = Vip {
             id: 1,
+            name: "v".into(),
             addresses: addresses.clone(),
             ports: vec![80..=80],
             protocols: vec![Protocol::Tcp],
@@ -445,13 +447,14 @@ fn a_virtual_ip_without_room_is_left_out_and_the_rest_follows() {
     let edge = &mut fleet.edges[0];
     let vip = |id: u16, address: &str, first: u16, ports: u16| Vip {
         id,
+        name: format!("v{id}"),
         addresses: vec![address.parse().unwrap()],
         ports: (0..ports).map(|n| first + 2 * n..=first + 2 * n).collect(),
         protocols: vec![Protocol::Tcp],
         hash: Hash::FiveTuple,
         slots: world::uniform([1, 0, 0, 0]),
     };
-    let own = Machine { index: 1, address: edge_v4(1), next_hop: None, own: true };
+    let own = Machine { index: 1, name: "e1".into(), address: edge_v4(1), next_hop: None, own: true };
     let kernel = edge.kernel.as_mut().unwrap();
     let mut steer = |vips: &[Vip]| edge.namespace.enter(|| kernel.steer(std::slice::from_ref(&own), vips).unwrap());
     // Two of them share an address and have 40 ports together; the id of the last is beyond the room.
@@ -486,7 +489,7 @@ fn steering_that_fails_keeps_the_routes_it_needs() {
     assert_eq!(fleet.ask(VIP_V4).unwrap(), "1");
     let edge = &mut fleet.edges[0];
     let kernel = edge.kernel.as_mut().unwrap();
-    let own = || Machine { index: 1, address: edge_v4(1), next_hop: None, own: true };
+    let own = || Machine { index: 1, name: "e1".into(), address: edge_v4(1), next_hop: None, own: true };
     // The deletion of the virtual IP together with machines that cannot be.
     let failed = edge.namespace.enter(|| kernel.steer(&[own(), own()], &[]).is_err());
     assert!(failed);

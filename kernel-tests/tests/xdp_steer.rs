@@ -699,6 +699,33 @@ fn without_a_cookie_no_tunnel_is_taken() {
     assert_eq!(kernel.counters().packets(Reason::GueCookieWrong), 2);
 }
 
+#[test]
+fn counters_stay_with_their_virtual_ip_and_machine_and_go_to_no_other() {
+    if !ready("counters_stay_with_their_virtual_ip_and_machine_and_go_to_no_other") {
+        return;
+    }
+    let mut kernel = world::kernel().expect("the world loads");
+    let frame = packet::tcp(client(true, 1), Fixture::Elsewhere.at(true, 80), SYN, 0);
+    let syn = packet::tcp(client(true, 1), Fixture::Here.at(true, 80), SYN, 0);
+    for frame in [&frame, &frame, &syn] {
+        sys::test_run(kernel.program(Hook::XdpSteer), frame, 1).expect("test run");
+    }
+    let seen = |kernel: &Kernel| {
+        let counters = kernel.counters();
+        (counters.packets(Reason::Forwarded), counters.packets(Reason::Local), counters.steered.len())
+    };
+    kernel.apply(&world::machines(), &world::vips()).expect("applies");
+    assert_eq!(seen(&kernel), (2, 1, 1), "the same again");
+    let mut machines = world::machines();
+    machines.iter_mut().find(|m| m.index == OTHER).expect("there").name = "another".into();
+    kernel.apply(&machines, &world::vips()).expect("applies");
+    assert_eq!(seen(&kernel), (2, 1, 0), "another machine has had no packets");
+    let mut vips = world::vips();
+    vips.iter_mut().find(|v| v.id == Fixture::Elsewhere as u16).expect("there").name = "another".into();
+    kernel.apply(&machines, &vips).expect("applies");
+    assert_eq!(seen(&kernel), (0, 1, 0), "nor has another virtual IP");
+}
+
 /// The machine that the client spoke to before keeps a closing socket; the client has begun anew at the other one.
 #[test]
 fn a_closing_socket_does_not_keep_what_another_machine_holds() {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  client ── router ──┬── edge-1 ┐
-//!  192.0.2.10         ├── edge-2 ├─ the virtual IP 203.0.113.10 (2001:db8:f::10) is on the loopback of every edge
+//!  192.0.2.10         ├── edge-2 ├─ the virtual IP 203.0.113.10 (2001:db8:f::10), which weir adds where it is told to
 //!                     ├── edge-3 ┘
 //!                     ├── backend-1
 //!                     └── backend-2
@@ -10,9 +10,10 @@
 //!
 //! The router spreads connections over the edges by the hash of their addresses and ports, as a data centre's routers do
 //! (equal-cost multipath); it knows nothing of connections. Edges answer the client directly. Every link is a veth pair.
-//! Three settings make native XDP behave on veth as on a NIC: the far end has GRO on, because only then does it take the
+//! Every link is 1,500 bytes wide, as most are: a full frame does not fit with the header of a tunnel.
+//! Two settings make native XDP behave on veth as on a NIC: the far end has GRO on, because only then does it take the
 //! frames that XDP sends back (`XDP_TX`); checksums are computed by the sender, because XDP sees frames before anyone
-//! would fill them in; the links of the edges are 1,600 bytes wide, so that a full frame fits with its GUE header.
+//! would fill them in.
 
 use std::fs;
 use std::io::Write;
@@ -83,11 +84,9 @@ impl Fleet {
         for namespace in self.namespaces() {
             namespace.create()?;
         }
-        let link =
-            |namespace: &Namespace, far: &str, mtu: u32, address: IpAddr| self.link(namespace, far, mtu, address);
-        link(&self.client, "client", 1500, CLIENT.into())?;
+        self.link(&self.client, "client", CLIENT.into())?;
         for machine in self.edges.iter().chain(&self.backends) {
-            link(&machine.namespace, &machine.name, EDGE_MTU, machine.address.into())?;
+            self.link(&machine.namespace, &machine.name, machine.address.into())?;
             machine.namespace.ip(&[format!("addr add {}/64 dev {INTERFACE} nodad", machine.address6)])?;
             let router = first(machine.address6);
             self.router.ip(&[format!("addr add {router}/64 dev {} nodad", machine.name)])?;
@@ -99,13 +98,12 @@ impl Fleet {
         ])?;
         self.router.ip(&[format!("addr add {}/64 dev client nodad", first(CLIENT6))])?;
 
-        // The virtual IP: an address of every edge, so that its kernel takes what XDP passes up; ECMP on the router.
+        // The virtual IP: ECMP on the router.
         let mut hops = String::new();
         let mut hops6 = String::new();
         for edge in &self.edges {
             fs::create_dir_all(&edge.bpf).map_err(|error| format!("{}: {error}", edge.bpf.display()))?;
             tools::run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&edge.bpf))?;
-            edge.namespace.ip(&[format!("addr add {VIP}/32 dev lo"), format!("addr add {VIP6}/128 dev lo nodad")])?;
             hops.push_str(&format!(" nexthop via {} dev {}", edge.address, edge.name));
             hops6.push_str(&format!(" nexthop via {} dev {}", edge.address6, edge.name));
         }
@@ -123,12 +121,12 @@ impl Fleet {
     }
 
     /// One veth pair between a namespace and the router, with addresses and a default route for the namespace.
-    fn link(&self, namespace: &Namespace, far: &str, mtu: u32, address: IpAddr) -> Result<(), String> {
+    fn link(&self, namespace: &Namespace, far: &str, address: IpAddr) -> Result<(), String> {
         let IpAddr::V4(address) = address else { return Err("links get their IPv4 address first".into()) };
         let [a, b, c, _] = address.octets();
         let router = Ipv4Addr::new(a, b, c, 1);
         self.router.ip(&[
-            format!("link add {far} mtu {mtu} type veth peer name {INTERFACE} mtu {mtu} netns {}", namespace.name),
+            format!("link add {far} mtu {MTU} type veth peer name {INTERFACE} mtu {MTU} netns {}", namespace.name),
             format!("addr add {router}/24 dev {far}"),
             format!("link set {far} up"),
         ])?;
@@ -298,8 +296,7 @@ fn first(address: Ipv6Addr) -> Ipv6Addr {
 const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0x10);
 /// Source and destination address, protocol, source and destination port: bits 0, 1, 2, 4, 5.
 const HASH_FIELDS: &str = "55";
-/// A full Ethernet payload of 1,500 bytes plus IPv6, UDP and GUE headers, rounded up.
-const EDGE_MTU: u32 = 1600;
+const MTU: u32 = 1500;
 
 #[cfg(test)]
 mod tests {
@@ -324,6 +321,11 @@ mod tests {
         let connect = |address: &str| format!("timeout 2 bash -c 'echo > /dev/tcp/{address}/9' 2>&1 | grep -q refused");
         sh(&fleet.edges[0].namespace, &connect(&backend.address.to_string())).expect("edge to backend");
         sh(&fleet.edges[0].namespace, &connect(&fleet.edges[1].address6.to_string())).expect("edge to edge over IPv6");
+        for edge in &fleet.edges {
+            // As weir would.
+            let routes = [format!("route add local {VIP} dev lo"), format!("route add local {VIP6} dev lo")];
+            edge.namespace.ip(&routes).expect("local routes");
+        }
         sh(&fleet.client, &connect(&VIP.to_string())).expect("client to the virtual IP");
         sh(&fleet.client, &connect(&VIP6.to_string())).expect("client to the virtual IP over IPv6");
 

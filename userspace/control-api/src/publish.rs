@@ -164,6 +164,10 @@ pub struct Addresses {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Steering {
+    /// Small number for counters, from 1: the VirtualIP's for as long as there is one of its name. 0 in a cluster of the first feature
+    /// level.
+    #[serde(skip_serializing_if = "is_none")]
+    pub id: u16,
     /// Oldest first; the last one is in force. Those before it are kept for as long as a machine may hold connections that began
     /// under them, but at most [`GENERATIONS_KEPT`] in all.
     pub generations: Vec<Generation>,
@@ -180,7 +184,8 @@ pub struct Generation {
     pub number: u64,
     /// By id.
     pub machines: Vec<Eligible>,
-    /// Ids of members that held connections then.
+    /// Ids of members that held connections then; empty in a cluster of the first feature level.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alive: Vec<u16>,
     /// Ids of those that have said, of this generation, that they hold nothing in slots that are not theirs by it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -400,6 +405,10 @@ impl fmt::Display for Gap {
 }
 
 impl std::error::Error for Gap {}
+
+fn is_none(id: &u16) -> bool {
+    *id == 0
+}
 
 fn is_zero(level: &u32) -> bool {
     *level == 0

@@ -274,9 +274,11 @@ async fn lead(inner: &Inner, raft: &Raft, led: Duration) {
                 }
                 (Some(said), known) if !silent => {
                     let id = known.map_or(0, |known| known.id);
-                    // A cluster of the first level does not know levels.
-                    let level = if state.level() > FIRST_LEVEL { said.level } else { 0 };
-                    let said = Member { id, up: true, level, ..said.clone() };
+                    let mut said = Member { id, up: true, ..said.clone() };
+                    if state.level() <= FIRST_LEVEL {
+                        // A cluster of the first level does not know levels, nor keeps generations by need.
+                        (said.level, said.released) = (0, Default::default());
+                    }
                     if known != Some(&said) {
                         changes.push(Action::PutMember { member: said });
                     }

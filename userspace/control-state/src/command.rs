@@ -205,7 +205,7 @@ impl Action {
             | Action::DeleteCustomData { since, .. }
             | Action::BatchCustomData { since, .. } => return if since.is_some() { 3 } else { FIRST_LEVEL },
             Action::Delete { since, .. } => since.is_some(),
-            Action::PutMember { member } => member.level > 0,
+            Action::PutMember { member } => member.level > 0 || !member.released.is_empty(),
             Action::DeleteAllSeen { .. }
             | Action::RollBack { .. }
             | Action::Succeed { .. }

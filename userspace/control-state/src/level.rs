@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use crate::state::State;
 
-/// Of this program. 2 brought `since` and `claim`, `Succeed`, `RollBack` and `DeleteAllSeen`, and the levels themselves; 3 `Restore`, and
-/// `since` for custom data.
+/// Of this program. 2 brought `since` and `claim`, `Succeed`, `RollBack` and `DeleteAllSeen`, generations of steering that are kept by
+/// need and numbers of virtual IPs, and the levels themselves; 3 `Restore`, and `since` for custom data.
 pub const LEVEL: u32 = 3;
 
 /// Of programs and clusters that say nothing.

@@ -84,7 +84,7 @@ fn take_places(view: &mut Snapshot, backup: &Snapshot) {
     };
     let steering = backup.steering.iter().map(|(vip, then)| {
         let generations = then.generations.iter().map(moved).collect();
-        (vip.clone(), Arc::new(Steering { generations, alive: Vec::new() }))
+        (vip.clone(), Arc::new(Steering { id: then.id, generations, alive: Vec::new() }))
     });
     view.steering = Arc::new(steering.collect());
 }

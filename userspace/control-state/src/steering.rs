@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use control_api::{Addresses, Eligible, GENERATIONS_KEPT, Generation, Member, Snapshot, Steering};
@@ -10,12 +10,24 @@ pub(crate) fn steer(previous: &Snapshot, next: &mut Snapshot) {
         return;
     }
     let mut steering = BTreeMap::new();
+    let is_there = |name: &String| next.objects.get(name).is_some_and(is_virtual_ip);
+    let mut ids: BTreeSet<u16> = next.steering.iter().filter(|(name, _)| is_there(name)).map(|(_, s)| s.id).collect();
     for (name, document) in next.objects.iter() {
-        if document.get("kind").and_then(Value::as_str) != Some("VirtualIP") {
+        if !is_virtual_ip(document) {
             continue;
         }
         let before = next.steering.get(name);
-        let after = steer_vip(name, before.map(Arc::as_ref), document, &next.members);
+        let before_it = before.map(Arc::as_ref);
+        let after = if next.level < BY_NEED {
+            steer_by_number(before_it, document, &next.members)
+        } else {
+            let mut after = steer_vip(name, before_it, document, &next.members);
+            if after.id == 0 {
+                after.id = (1..=u16::MAX).find(|id| !ids.contains(id)).unwrap_or(0);
+                ids.insert(after.id);
+            }
+            after
+        };
         steering.insert(
             name.clone(),
             match before {
@@ -27,6 +39,10 @@ pub(crate) fn steer(previous: &Snapshot, next: &mut Snapshot) {
     if steering != *next.steering {
         next.steering = Arc::new(steering);
     }
+}
+
+fn is_virtual_ip(document: &Arc<Value>) -> bool {
+    document.get("kind").and_then(Value::as_str) == Some("VirtualIP")
 }
 
 /// The smallest id that neither a member has nor a generation still speaks of.
@@ -41,11 +57,26 @@ pub(crate) fn member_id_free(view: &Snapshot) -> Option<u16> {
     (1..=u16::MAX).find(|id| taken.binary_search(id).is_err())
 }
 
-fn steer_vip(vip: &str, before: Option<&Steering>, document: &Value, members: &BTreeMap<String, Member>) -> Steering {
+/// The level from which members keep generations for as long as they are needed.
+const BY_NEED: u32 = 2;
+
+/// What all members did before [`BY_NEED`]: the last generations, needed or not.
+fn steer_by_number(before: Option<&Steering>, document: &Value, members: &BTreeMap<String, Member>) -> Steering {
+    const KEPT: usize = 16;
     let mut generations = before.map(|before| before.generations.clone()).unwrap_or_default();
-    let mut machines = Vec::new();
-    let mut alive = Vec::new();
-    let mut spoken_of = Vec::new();
+    let (machines, alive, _) = now(document, members);
+    if generations.last().is_none_or(|last| last.machines != machines) {
+        let number = generations.last().map_or(1, |last| last.number + 1);
+        generations.push(Generation { number, machines, ..Generation::default() });
+        let surplus = generations.len().saturating_sub(KEPT);
+        generations.drain(..surplus);
+    }
+    Steering { id: 0, generations, alive }
+}
+
+/// Who takes new flows and who holds connections as the document and the members are, and of which members the document speaks.
+fn now(document: &Value, members: &BTreeMap<String, Member>) -> (Vec<Eligible>, Vec<u16>, Vec<u16>) {
+    let (mut machines, mut alive, mut spoken_of) = (Vec::new(), Vec::new(), Vec::new());
     for part in parts(document, members) {
         spoken_of.push(part.member.id);
         if !part.member.up || part.state == PartState::Down {
@@ -56,13 +87,20 @@ fn steer_vip(vip: &str, before: Option<&Steering>, document: &Value, members: &B
             machines.push(Eligible { member: part.member.id, weight: part.weight });
         }
     }
-    // One that the document no longer speaks of keeps what it has until that has ended.
-    let held = |id: u16| generations.iter().any(|generation| generation.alive.contains(&id));
-    alive.extend(members.values().filter(|m| m.up && !spoken_of.contains(&m.id) && held(m.id)).map(|m| m.id));
     machines.sort_unstable_by_key(|machine| machine.member);
     machines.dedup_by_key(|machine| machine.member);
     alive.sort_unstable();
     alive.dedup();
+    (machines, alive, spoken_of)
+}
+
+fn steer_vip(vip: &str, before: Option<&Steering>, document: &Value, members: &BTreeMap<String, Member>) -> Steering {
+    let mut generations = before.map(|before| before.generations.clone()).unwrap_or_default();
+    let (machines, mut alive, spoken_of) = now(document, members);
+    // One that the document no longer speaks of keeps what it has until that has ended.
+    let held = |id: u16| generations.iter().any(|generation| generation.alive.contains(&id));
+    alive.extend(members.values().filter(|m| m.up && !spoken_of.contains(&m.id) && held(m.id)).map(|m| m.id));
+    alive.sort_unstable();
 
     if generations.last().is_none_or(|last| last.machines != machines || last.alive != alive) {
         let number = generations.last().map_or(1, |last| last.number + 1);
@@ -83,7 +121,7 @@ fn steer_vip(vip: &str, before: Option<&Steering>, document: &Value, members: &B
             generations.drain(..before);
         }
     }
-    Steering { generations, alive }
+    Steering { id: before.map_or(0, |before| before.id), generations, alive }
 }
 
 struct Part<'a> {

@@ -482,17 +482,16 @@ fn steering_follows_members_and_documents() {
     let number = steering(&world).generations.last().unwrap().number;
     world.act(Action::SetMemberUp { name: "n2".into(), up: false }).answer.unwrap();
     assert_eq!(steering(&world).alive, [1]);
-    assert_eq!(
-        steering(&world).generations.last().unwrap().number,
-        number + 1,
-        "who drains is remembered as long as it lives"
-    );
+    assert_eq!(steering(&world).generations.last().unwrap().number, number, "a drained machine was in no table");
     world.join("n2");
-    for _ in 0..50 {
-        world.act(Action::SetMemberUp { name: "n1".into(), up: false }).answer.unwrap();
-        world.act(Action::SetMemberUp { name: "n1".into(), up: true }).answer.unwrap();
+    for (kept, level) in [(16, 0), (control_api::GENERATIONS_KEPT, 2)] {
+        world.act(Action::RaiseLevel { level }).answer.unwrap();
+        for _ in 0..50 {
+            world.act(Action::SetMemberUp { name: "n1".into(), up: false }).answer.unwrap();
+            world.act(Action::SetMemberUp { name: "n1".into(), up: true }).answer.unwrap();
+        }
+        assert_eq!(steering(&world).generations.len(), kept);
     }
-    assert_eq!(steering(&world).generations.len(), control_api::GENERATIONS_KEPT);
     world.act(Action::delete("v")).answer.unwrap();
     assert!(world.state.view.steering.is_empty());
 }
@@ -509,6 +508,7 @@ fn generations_are_kept_until_every_machine_is_done_with_them() {
         json!({"name": "v", "kind": "VirtualIP", "addresses": ["10.0.0.1"], "machines": [
             {"name": "n1"}, {"name": "n2", "state": state}]})
     };
+    world.act(Action::RaiseLevel { level: 2 }).answer.unwrap();
     for name in ["n1", "n2", "n3"] {
         world.join(name);
     }
@@ -549,6 +549,26 @@ fn generations_are_kept_until_every_machine_is_done_with_them() {
         says(&mut world, name, last);
     }
     assert_eq!((steering(&world).generations.len(), steering(&world).alive), (1, vec![1, 3, 4]));
+}
+
+#[test]
+fn virtual_ips_keep_their_numbers_whatever_comes_and_goes() {
+    let mut world = World::default();
+    let id = |world: &World, name: &str| world.state.view.steering[name].id;
+    let put = |world: &mut World, name: &str| {
+        let address = format!("10.0.0.{}", name.as_bytes()[0]);
+        world.put(PutMode::Create, json!({"name": name, "kind": "VirtualIP", "addresses": [address]})).unwrap();
+    };
+    put(&mut world, "m");
+    assert_eq!(id(&world, "m"), 0, "members of the first level give none");
+    world.act(Action::RaiseLevel { level: 2 }).answer.unwrap();
+    for name in ["z", "a"] {
+        put(&mut world, name);
+    }
+    assert_eq!(["m", "z", "a"].map(|name| id(&world, name)), [1, 2, 3]);
+    world.act(Action::delete("z")).answer.unwrap();
+    put(&mut world, "b");
+    assert_eq!(["m", "b", "a"].map(|name| id(&world, name)), [1, 2, 3], "small, so that there is room");
 }
 
 #[test]

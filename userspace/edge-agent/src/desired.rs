@@ -202,6 +202,8 @@ pub struct Machine {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Steering {
+    /// What counters are kept under, the same on all machines; 0: the cluster gives none yet.
+    pub id: u16,
     /// Oldest first; each is a list of (machine, weight) that takes new flows.
     pub generations: Vec<Vec<(u16, u32)>>,
     /// Machines that hold connections of it.

@@ -8,7 +8,7 @@ use edge_l4::maglev::Candidate;
 use edge_l4::steering;
 use edge_listeners::Traffic;
 use edge_listeners::server::Sockets;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -140,7 +140,7 @@ impl Steer {
         if self.applied.as_ref() == Some(&wanted) {
             return;
         }
-        let ids = ids(&specs);
+        let ids = ids(&specs, desired);
         let mut plane = lock(&self.plane);
         plane.vips = ids.iter().map(|(name, id)| (*id, name.clone())).collect();
         plane.machines = desired.machines.values().map(|m| (m.id, m.name.clone())).collect();
@@ -253,16 +253,17 @@ impl Steer {
             }
             Some(edge_kernel::Machine {
                 index: machine.id,
+                name: machine.name.clone(),
                 address: address?,
                 next_hop: None,
                 own: machine.name == self.own,
             })
         });
         let machines: Vec<_> = machines.collect();
-        let ids = ids(specs);
+        let ids = ids(specs, desired);
         let vips = specs.iter().map(|(name, spec)| {
             let slots = slots_of(&mut self.slots, name, desired, &machines, room);
-            vip(ids[name], spec, slots)
+            vip(name, ids.get(name).copied().unwrap_or_default(), spec, slots)
         });
         let mut vips: Vec<_> = vips.collect();
         vips.sort_by_key(|vip: &edge_kernel::Vip| vip.id);
@@ -325,9 +326,13 @@ fn virtual_ips(desired: &Desired) -> (BTreeMap<String, VirtualIpSpec>, BTreeMap<
     (specs, unreadable)
 }
 
-/// The number of each VirtualIP.
-fn ids(specs: &BTreeMap<String, VirtualIpSpec>) -> BTreeMap<String, u16> {
-    specs.keys().cloned().zip(1..).collect()
+/// The number of each VirtualIP: what the cluster gave it, so that counters stay with it whatever else comes and goes; in a cluster
+/// that gives none the lowest that is free.
+fn ids(specs: &BTreeMap<String, VirtualIpSpec>, desired: &Desired) -> BTreeMap<String, u16> {
+    let given = |name: &String| desired.steering.get(name).map(|steering| steering.id).filter(|id| *id != 0);
+    let taken: BTreeSet<u16> = specs.keys().filter_map(given).collect();
+    let mut free = (1..).filter(|id| !taken.contains(id));
+    specs.keys().filter_map(|name| Some((name.clone(), given(name).or_else(|| free.next())?))).collect()
 }
 
 /// A VirtualIP has no filters.
@@ -461,9 +466,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A virtual IP as the kernel has it.
-fn vip(id: u16, spec: &VirtualIpSpec, slots: Arc<[Slot]>) -> edge_kernel::Vip {
+fn vip(name: &str, id: u16, spec: &VirtualIpSpec, slots: Arc<[Slot]>) -> edge_kernel::Vip {
     edge_kernel::Vip {
         id,
+        name: name.to_owned(),
         addresses: spec.parsed_addresses().collect(),
         ports: match &spec.ports {
             PortsSpec::Any => vec![0..=u16::MAX],
@@ -500,6 +506,7 @@ mod tests {
     fn owners_within(room: u16, addressed: [bool; 3], reachable: &[u16], alive: &[u16]) -> Vec<Slot> {
         let machines = (1..).zip(addressed).map(|(id, yes)| (format!("m{id}"), machine(id, yes))).collect();
         let steering = Steering {
+            id: 1,
             generations: vec![vec![(1, 1), (2, 1), (3, 1)], vec![(1, 1), (3, 1)]],
             alive: alive.to_vec(),
             steps: Vec::new(),
@@ -513,6 +520,7 @@ mod tests {
             .iter()
             .map(|id| edge_kernel::Machine {
                 index: *id,
+                name: format!("m{id}"),
                 address: IpAddr::from([10, 0, 0, *id as u8]),
                 next_hop: None,
                 own: *id == 1,
@@ -568,6 +576,7 @@ mod tests {
     #[test]
     fn virtual_ips_that_are_spread_alike_share_their_slots() {
         let spread = |number| Steering {
+            id: number as u16,
             generations: vec![vec![(1, 1), (2, 1)]],
             alive: vec![1, 2],
             steps: vec![Step { number, alive: vec![1, 2], released: vec![] }],
@@ -580,6 +589,7 @@ mod tests {
         };
         let there = |index| edge_kernel::Machine {
             index,
+            name: format!("m{index}"),
             address: IpAddr::from([10, 0, 0, index as u8]),
             next_hop: None,
             own: index == 1,
@@ -587,6 +597,21 @@ mod tests {
         let mut known = BTreeMap::new();
         let [v, w] = ["v", "w"].map(|name| slots_of(&mut known, name, &desired, &[there(1), there(2)], 9));
         assert!(Arc::ptr_eq(&v, &w));
+    }
+
+    #[test]
+    fn a_virtual_ip_keeps_its_number_when_others_come() {
+        let numbers = |of: &[(&str, u16)]| {
+            let steering =
+                |(name, id): &(&str, u16)| ((*name).to_owned(), Arc::new(Steering { id: *id, ..Steering::default() }));
+            let steering = Arc::new(of.iter().map(steering).collect());
+            let specs = of.iter().map(|(name, _)| ((*name).to_owned(), VirtualIpSpec::default())).collect();
+            let ids = ids(&specs, &Desired { steering, ..Desired::default() });
+            of.iter().map(|(name, _)| ids[*name]).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers(&[("m", 1), ("z", 2)]), [1, 2]);
+        assert_eq!(numbers(&[("m", 1), ("z", 2), ("a", 3)]), [1, 2, 3]);
+        assert_eq!(numbers(&[("z", 2), ("a", 0), ("b", 0)]), [2, 1, 3], "none was given yet");
     }
 
     #[test]
@@ -610,7 +635,7 @@ mod tests {
                        ipv6: 56}}";
         let installed = |text: &str| {
             let spec = base_model::yaml::parse_document(text).expect("good YAML");
-            vip(1, &base_model::decode(&spec, "").expect("a good document").value, Arc::from([]))
+            vip("v", 1, &base_model::decode(&spec, "").expect("a good document").value, Arc::from([]))
         };
         for (field, other) in [
             ("addresses: [192.0.2.1]", "addresses: [192.0.2.2]"),

@@ -115,6 +115,7 @@ mod tests {
     fn vip(id: u16, ports: &[RangeInclusive<u16>]) -> Vip {
         Vip {
             id,
+            name: format!("v{id}"),
             addresses: vec!["198.51.100.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             ports: ports.to_vec(),
             protocols: vec![Protocol::Tcp, Protocol::Udp],

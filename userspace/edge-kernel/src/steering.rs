@@ -22,6 +22,8 @@ use crate::{KernelError, sys};
 pub struct Machine {
     /// What slots call it, from 1 to the number of machines loaded for. Keep it for as long as any table names it.
     pub index: u16,
+    /// Whose counters those of the index are: they begin anew when it becomes another's.
+    pub name: String,
     /// Where GUE for it is sent.
     pub address: IpAddr,
     /// Its MAC, when it is to be reached on the link without the router that brought the packet.
@@ -35,6 +37,8 @@ pub struct Machine {
 pub struct Vip {
     /// What counters are kept under, from 1 to the number of VIPs loaded for.
     pub id: u16,
+    /// As with machines.
+    pub name: String,
     pub addresses: Vec<IpAddr>,
     /// Ports served; a port is a range of one, any port is 0 to 65535.
     pub ports: Vec<RangeInclusive<u16>>,
@@ -142,6 +146,7 @@ impl Kernel {
         self.settings.own = machines.iter().find(|machine| machine.own).map_or(0, |machine| machine.index.into());
         self.write_settings(standby);
         self.write_machines(standby, machines);
+        self.hand_over_counters(machines, &vips);
         self.write_senders(standby, machines)?;
         self.write_vips(standby, &services)?;
 

@@ -203,8 +203,14 @@ fn desired(snapshot: &Snapshot) -> Desired {
     });
     let steering = snapshot.steering.iter().map(|(vip, s)| {
         let machines = |g: &Generation| g.machines.iter().map(|e| (e.member, e.weight)).collect();
-        let step = |g: &Generation| Step { number: g.number, alive: g.alive.clone(), released: g.released.clone() };
+        let step = |g: &Generation| {
+            // Who was alive is not said of generations from before the cluster's second feature level.
+            let unsaid = g.alive.is_empty() && !g.machines.is_empty();
+            let alive = if unsaid { s.alive.clone() } else { g.alive.clone() };
+            Step { number: g.number, alive, released: g.released.clone() }
+        };
         let steering = Steering {
+            id: s.id,
             generations: s.generations.iter().map(machines).collect(),
             alive: s.alive.clone(),
             steps: s.generations.iter().map(step).collect(),
