@@ -5,11 +5,22 @@ use proto_http::{Limits, Request, torture};
 use std::path::Path;
 use std::{fs, io};
 
+const TARGETS: [&str; 10] = [
+    "http1_request",
+    "http1_response",
+    "http1_chunks",
+    "http_path",
+    "http3_sections",
+    "http3_streams",
+    "tls_records",
+    "tls_hello",
+    "proxy_header",
+    "websocket_frames",
+];
+
 fn main() -> io::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let targets =
-        ["http1_request", "http1_response", "http1_chunks", "http_path", "tls_records", "tls_hello", "proxy_header"];
-    for target in targets.into_iter().chain(["websocket_frames"]) {
+    for target in TARGETS {
         fs::create_dir_all(root.join(target))?;
     }
     for (number, case) in torture::cases().iter().enumerate().filter(|(_, case)| case.bytes.len() <= 4096) {
@@ -26,6 +37,13 @@ fn main() -> io::Result<()> {
             fs::write(root.join("http_path").join(&name), target)?;
         }
     }
+    // A section with a static field, a literal with a static name, and one with its own; and with it a request and a control stream.
+    let section = b"\0\0\xd1\x51\x02/x\x25x-one\x011";
+    fs::write(root.join("http3_sections").join("all"), section)?;
+    let request = [b"\x05\x01\x0f", &section[..], b"\0\x04body\x21\x01x\x01\x02\0\0"].concat();
+    fs::write(root.join("http3_streams").join("request"), request)?;
+    fs::write(root.join("http3_streams").join("control"), b"\x05\0\x04\x04\x06\x40\x64\x08\x01\x07\x01\x04\x0d\x01\x01")?;
+    fs::write(root.join("http3_streams").join("decoder"), b"\x05\x03\x44\x7f\x80\x01")?;
     // Data, an alert, a key update, a ticket, a client's hello, each sealed (types count from 20).
     let records: [&[u8]; 5] = [
         b"\x03\x05hello",

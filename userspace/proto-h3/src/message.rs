@@ -1,0 +1,150 @@
+//! Heads and trailers translated between field sections and our messages.
+//!
+//! What HTTP/3's own framing settles is settled here (RFC 9114 section 4.2 and 4.3: pseudo-fields first, each once, none unknown, names
+//! in lower case); what decides routing and forwarding is decided by [`proto_http::multiplexed`], as for HTTP/2.
+
+use crate::frame;
+use crate::qpack::{self, Section};
+use proto_http::h1::is_forbidden_in_trailers;
+use proto_http::multiplexed::{self, MultiplexedHead, Pseudo};
+use proto_http::{Headers, Known, Limits, Request, Response, Version};
+
+/// The message breaks the form that every message has: its stream is reset with `H3_MESSAGE_ERROR`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
+/// The pseudo-fields of a request, and how many of its fields they are.
+pub fn pseudo(section: &Section) -> Result<(Pseudo<'_>, usize), Malformed> {
+    let mut method = None;
+    let mut pseudo = Pseudo::default();
+    let mut count = 0;
+    for (at, (name, value)) in section.iter().enumerate() {
+        if !name.starts_with(b":") {
+            is_lower(name)?;
+            continue;
+        }
+        // One behind another field.
+        if at != count {
+            return Err(Malformed);
+        }
+        count += 1;
+        let place = match name {
+            b":method" => &mut method,
+            b":scheme" => &mut pseudo.scheme,
+            b":authority" => &mut pseudo.authority,
+            b":path" => &mut pseudo.path,
+            b":protocol" => &mut pseudo.protocol,
+            _ => return Err(Malformed),
+        };
+        if place.replace(value).is_some() {
+            return Err(Malformed);
+        }
+    }
+    pseudo.method = method.ok_or(Malformed)?;
+    let is_plain_connect = pseudo.method == b"CONNECT" && pseudo.protocol.is_none();
+    let has_target = pseudo.scheme.is_some() && pseudo.path.is_some_and(|path| !path.is_empty());
+    if is_plain_connect { Ok((pseudo, count)) } else { has_target.then_some((pseudo, count)).ok_or(Malformed) }
+}
+
+/// Reads the head of a request of which [`pseudo`] said how it begins. `into` is cleared and filled.
+pub fn read_request(section: &Section, limits: &Limits, into: &mut Request) -> Result<MultiplexedHead, Unread> {
+    let (pseudo, count) = pseudo(section).map_err(|Malformed| Unread::Malformed)?;
+    multiplexed::read_request(Version::Http3, &pseudo, section.iter().skip(count), limits, into).map_err(Unread::Fault)
+}
+
+/// Reads the trailers of a request; says also how many were left out because of `_` in their names.
+pub fn read_trailers(section: &Section, limits: &Limits) -> Result<(Headers, u32), Unread> {
+    for (name, _) in section.iter() {
+        if name.starts_with(b":") {
+            return Err(Unread::Malformed);
+        }
+        is_lower(name).map_err(|Malformed| Unread::Malformed)?;
+    }
+    multiplexed::read_trailers(section.iter(), limits).map_err(Unread::Fault)
+}
+
+/// Why a message cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    Malformed,
+    /// It is to be answered by what HTTP/1 answers.
+    Fault(proto_http::h1::Fault),
+}
+
+fn is_lower(name: &[u8]) -> Result<(), Malformed> {
+    if name.iter().any(u8::is_ascii_uppercase) { Err(Malformed) } else { Ok(()) }
+}
+
+/// How an answer goes out.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseOptions<'a> {
+    /// Bytes of the body, or of the one that the answer would have had to another method; `None` when only its end will tell.
+    pub length: Option<u64>,
+    /// The time as [`proto_http::ImfDate`] writes it, sent when the message has none.
+    pub date: &'a str,
+}
+
+/// Appends the HEADERS frame of an answer, interim ones (1xx) included. Nothing and false for a status that HTTP/3 cannot say (101).
+pub fn write_response(response: &Response, options: &ResponseOptions<'_>, into: &mut Vec<u8>) -> bool {
+    let status = response.status;
+    if status == 101 || !(100..1000).contains(&status) {
+        return false;
+    }
+    write_section(into, |into| {
+        let mut digits = [b'0'; 3];
+        let mut rest = status;
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        qpack::field(b":status", &digits, into);
+        let mut dated = status < 200;
+        for (name, value, known) in response.headers.iter() {
+            dated |= known == Known::Date;
+            if !known.is_hop_by_hop() && known != Known::ContentLength {
+                qpack::field(name, value, into);
+            }
+        }
+        if !dated && !options.date.is_empty() {
+            qpack::field(b"date", options.date.as_bytes(), into);
+        }
+        if status >= 200
+            && status != 204
+            && let Some(length) = options.length
+        {
+            qpack::field(b"content-length", length.to_string().as_bytes(), into);
+        }
+    });
+    true
+}
+
+/// Appends the HEADERS frame of trailers, without those that may not come after a body; nothing and false when none may be sent.
+pub fn write_trailers(trailers: &Headers, into: &mut Vec<u8>) -> bool {
+    let sendable = |name: &[u8], known: Known| !known.is_hop_by_hop() && !is_forbidden_in_trailers(name);
+    if !trailers.iter().any(|(name, _, known)| sendable(name, known)) {
+        return false;
+    }
+    write_section(into, |into| {
+        for (name, value, known) in trailers.iter() {
+            if sendable(name, known) {
+                qpack::field(name, value, into);
+            }
+        }
+    });
+    true
+}
+
+/// Appends a HEADERS frame with what `fields` appends.
+pub fn write_section(into: &mut Vec<u8>, fields: impl FnOnce(&mut Vec<u8>)) {
+    // A length of four bytes says every section there is; it is written when that is known.
+    into.push(frame::HEADERS as u8);
+    let at = into.len();
+    into.extend_from_slice(&[0; 4]);
+    qpack::begin(into);
+    fields(into);
+    let length = (into.len() - at - 4) as u32 | 0x8000_0000;
+    into[at..at + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests;
