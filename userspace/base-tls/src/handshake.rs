@@ -269,18 +269,11 @@ fn establish<S: Side>(
     server_name: Option<&str>,
 ) -> Result<(TlsConnection<Keys>, Session), HandshakeError> {
     let common = side.common();
-    let (version, version_name) = match common.protocol_version() {
-        Some(ProtocolVersion::TLSv1_3) => (Version::Tls13, "TLSv1.3"),
-        _ => (Version::Tls12, "TLSv1.2"),
+    let version = match common.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => Version::Tls13,
+        _ => Version::Tls12,
     };
-    let session = Session {
-        version: version_name,
-        cipher: common.negotiated_cipher_suite().map_or("", |suite| suite_name(suite.suite())),
-        alpn: common.alpn_protocol().map(Into::into),
-        server_name: server_name.map(|name| name.to_ascii_lowercase().into()),
-        peer_certificates: common.peer_certificates().map(<[_]>::to_vec).unwrap_or_default(),
-        resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
-    };
+    let session = session_of(common, server_name);
     let (secrets, keys) = side.into_keys().map_err(|error| refused(&error))?;
     let is_client = keys.is_client();
     let internal = |fault: Fault| refused(&Error::General(fault.text().to_owned()));
@@ -297,6 +290,18 @@ fn establish<S: Side>(
         (true, true) => Count::ConnectedResumed,
     });
     Ok((connection, session))
+}
+
+/// What was agreed.
+pub(crate) fn session_of(common: &CommonState, server_name: Option<&str>) -> Session {
+    Session {
+        version: if common.protocol_version() == Some(ProtocolVersion::TLSv1_3) { "TLSv1.3" } else { "TLSv1.2" },
+        cipher: common.negotiated_cipher_suite().map_or("", |suite| suite_name(suite.suite())),
+        alpn: common.alpn_protocol().map(Into::into),
+        server_name: server_name.map(|name| name.to_ascii_lowercase().into()),
+        peer_certificates: common.peer_certificates().map(<[_]>::to_vec).unwrap_or_default(),
+        resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
+    }
 }
 
 /// IANA's names.

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`transport`], `stream` (the shell of an established connection), [`connection`] (its machine), [`record`] (one
 //! record), `handshake` (rustls driven, keys taken over), `gate` (handshakes take turns),
-//! [`hello`] (the beginning of a connection looked at from outside), [`server`], [`client`], [`certificate`],
+//! [`hello`] (the beginning of a connection looked at from outside), [`server`], [`client`], [`certificate`], [`quic`],
 //! [`tickets`], [`stats`].
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ mod gate;
 mod handshake;
 pub mod hello;
 mod provider;
+pub mod quic;
 pub mod record;
 pub mod server;
 pub mod stats;

@@ -9,9 +9,10 @@ use aws_lc_rs::digest;
 use base_runtime::net::TcpStream;
 use base_runtime::time::timeout;
 use rustls::server::{
-    Acceptor, NoServerSessionStorage, ServerConfig, UnbufferedServerConnection, WebPkiClientVerifier,
+    Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig, UnbufferedServerConnection,
+    WebPkiClientVerifier,
 };
-use rustls::sign::SingleCertAndKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{Error, RootCertStore};
 use rustls_pki_types::CertificateDer;
 
@@ -54,12 +55,42 @@ pub struct ServerTls(Arc<Inner>);
 struct Inner {
     /// In the order of the settings; one at least.
     configs: Vec<Arc<ServerConfig>>,
+    /// For QUIC, where the certificate is chosen within the handshake.
+    quic: Arc<ServerConfig>,
+    names: Arc<Names>,
+}
+
+/// Which certificate is for which name.
+#[derive(Debug, Default)]
+struct Names {
     /// Names in lower case.
     exact: HashMap<String, usize>,
     /// What follows the first dot of a wildcard, in lower case.
     wildcards: HashMap<String, usize>,
     /// What each certificate is for.
-    names: Vec<Vec<String>>,
+    lists: Vec<Vec<String>>,
+}
+
+impl Names {
+    fn index_for(&self, name: &str) -> Option<usize> {
+        let wildcard = || name.split_once('.').and_then(|(_, suffix)| self.wildcards.get(suffix));
+        self.exact.get(name).or_else(wildcard).copied()
+    }
+}
+
+/// The certificates behind their names.
+#[derive(Debug)]
+struct ByName {
+    names: Arc<Names>,
+    certificates: Vec<Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        let index = name.and_then(|name| self.names.index_for(&name)).unwrap_or(0);
+        self.certificates.get(index).cloned()
+    }
 }
 
 /// Tickets per TLS 1.3 handshake. A client uses each once and gets the next with the connection it used it for, so one per
@@ -92,14 +123,16 @@ impl ServerTls {
                 })?
             }
         };
-        let names = settings.certificates.iter().map(|certificate| certificate.names().to_vec()).collect();
-        let (mut exact, mut wildcards) = (HashMap::new(), HashMap::new());
+        let mut names = Names::default();
         let mut configs = Vec::new();
+        let mut all = digest::Context::new(&digest::SHA256);
         for (index, certificate) in settings.certificates.iter().enumerate() {
+            names.lists.push(certificate.names().to_vec());
+            all.update(&policy(certificate, &settings.client_auth));
             for name in certificate.names() {
                 match name.strip_prefix("*.") {
-                    Some(suffix) => wildcards.entry(suffix.to_owned()).or_insert(index),
-                    None => exact.entry(name.clone()).or_insert(index),
+                    Some(suffix) => names.wildcards.entry(suffix.to_owned()).or_insert(index),
+                    None => names.exact.entry(name.clone()).or_insert(index),
                 };
             }
             let mut config = ServerConfig::builder_with_provider(provider())
@@ -114,7 +147,23 @@ impl ServerTls {
             config.ticketer = Arc::new(Ticketer::new(tickets.clone(), policy(certificate, &settings.client_auth)));
             configs.push(Arc::new(config));
         }
-        Ok(ServerTls(Arc::new(Inner { configs, exact, wildcards, names })))
+        let names = Arc::new(names);
+        let certificates = settings.certificates.iter().map(|certificate| certificate.certified()).collect();
+        let mut quic = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| CertificateError::new(Part::Chain, error.to_string()))?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::new(ByName { names: names.clone(), certificates }));
+        quic.alpn_protocols = vec![b"h3".to_vec()];
+        quic.send_tls13_tickets = TICKETS;
+        quic.session_storage = Arc::new(NoServerSessionStorage {});
+        // rustls takes no ticket that was made for another name, so one policy serves all certificates. It is not that of TCP: a
+        // session begun there has no transport parameters.
+        all.update(b"quic");
+        let mut of_all = [0; 32];
+        of_all.copy_from_slice(all.finish().as_ref());
+        quic.ticketer = Arc::new(Ticketer::new(tickets, of_all));
+        Ok(ServerTls(Arc::new(Inner { configs, quic: Arc::new(quic), names })))
     }
 
     /// Shakes hands within `limit`. How many handshakes a worker works on between two looks at its established connections is
@@ -173,14 +222,19 @@ impl ServerTls {
             }
         };
         let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
-        let index = name.as_deref().and_then(|name| self.index_for(name)).unwrap_or(0);
+        let index = name.as_deref().and_then(|name| self.0.names.index_for(name)).unwrap_or(0);
         Ok((self.0.configs[index].clone(), name))
     }
 
     /// Which of the certificates, in the order of the settings, a client is shown that asks for `name`, in lower case; `None` when
     /// none is for that name, and the first is shown.
     pub fn certificate_for(&self, name: &str) -> Option<usize> {
-        self.index_for(name)
+        self.0.names.index_for(name)
+    }
+
+    /// What QUIC's handshakes are made with: the same certificates by the same names, the same clients.
+    pub fn quic(&self) -> &Arc<ServerConfig> {
+        &self.0.quic
     }
 
     /// Whether a certificate is for `name`, in lower case.
@@ -189,12 +243,7 @@ impl ServerTls {
             Some(suffix) => name.split_once('.').is_some_and(|(_, rest)| rest == suffix),
             None => pattern == name,
         };
-        self.0.names.get(certificate).is_some_and(|names| names.iter().any(is_for))
-    }
-
-    fn index_for(&self, name: &str) -> Option<usize> {
-        let wildcard = || name.split_once('.').and_then(|(_, suffix)| self.0.wildcards.get(suffix));
-        self.0.exact.get(name).or_else(wildcard).copied()
+        self.0.names.lists.get(certificate).is_some_and(|names| names.iter().any(is_for))
     }
 }
 

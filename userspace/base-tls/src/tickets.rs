@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use aws_lc_rs::rand;
+use aws_lc_rs::{hmac, rand};
 use rustls::server::ProducesTickets;
 
 /// One key.
@@ -71,6 +71,16 @@ impl TicketKeys {
     pub fn install(&self, keys: Vec<TicketKey>, current: usize) {
         let _replacing = self.0.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.ring.store(Arc::new(Ring::new(keys, current, None)));
+    }
+
+    /// A secret for something else that all who have these keys agree on, as long as the current one stays; `None` without keys.
+    pub fn derive(&self, purpose: &[u8]) -> Option<[u8; 32]> {
+        let ring = self.0.ring.load();
+        let (key, _) = ring.keys.get(ring.current)?;
+        let signing = hmac::Key::new(hmac::HMAC_SHA256, &key.secret);
+        let mut derived = [0; 32];
+        derived.copy_from_slice(hmac::sign(&signing, purpose).as_ref());
+        Some(derived)
     }
 
     /// Replaces a key of our own that has served its time.

@@ -1,0 +1,159 @@
+//! rustls within QUIC. As quinn-proto's own, but what was agreed is told as [`Session`], cipher and resumption with it, and counted with
+//! the handshakes of TCP.
+
+use aws_lc_rs::aead;
+use base_tls::{Session, quic};
+use quinn_proto::crypto::{self, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, UnsupportedVersion};
+use quinn_proto::transport_parameters::TransportParameters;
+use quinn_proto::{ConnectionId, Side, TransportError, TransportErrorCode};
+use rustls::quic::{KeyChange, Secrets, ServerConnection, Suite, Version};
+use std::any::Any;
+use std::io;
+use std::sync::Arc;
+
+/// Makes the handshakes of a server.
+pub struct ServerCrypto {
+    config: Arc<rustls::ServerConfig>,
+    /// Protects the first packets, whatever is agreed later.
+    initial: Suite,
+}
+
+impl ServerCrypto {
+    /// `None` when the configuration does not have the cipher suite that QUIC begins with.
+    pub fn new(config: Arc<rustls::ServerConfig>) -> Option<Arc<ServerCrypto>> {
+        let suites = &config.crypto_provider().cipher_suites;
+        let initial = suites.iter().find(|suite| suite.suite() == rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let initial = initial?.tls13()?.quic_suite()?;
+        Some(Arc::new(ServerCrypto { config, initial }))
+    }
+}
+
+impl crypto::ServerConfig for ServerCrypto {
+    fn initial_keys(&self, version: u32, id: &ConnectionId) -> Result<Keys, UnsupportedVersion> {
+        if version != VERSION_1 {
+            return Err(UnsupportedVersion);
+        }
+        Ok(initial_keys(&self.initial, id, rustls::Side::Server))
+    }
+
+    fn retry_tag(&self, _: u32, id: &ConnectionId, packet: &[u8]) -> [u8; 16] {
+        let pseudo = [&[id.len() as u8][..], id, packet].concat();
+        let key = aead::LessSafeKey::new(
+            aead::UnboundKey::new(&aead::AES_128_GCM, &RETRY_KEY).expect("a key of this algorithm has 16 bytes"),
+        );
+        let nonce = aead::Nonce::assume_unique_for_key(RETRY_NONCE);
+        let tag = key.seal_in_place_separate_tag(nonce, aead::Aad::from(pseudo), &mut []);
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(tag.expect("nothing is sealed, so nothing is too long").as_ref());
+        bytes
+    }
+
+    fn start_session(self: Arc<Self>, _: u32, params: &TransportParameters) -> Box<dyn crypto::Session> {
+        let mut bytes = Vec::new();
+        params.write(&mut bytes);
+        let connection = ServerConnection::new(self.config.clone(), Version::V1, bytes)
+            .expect("the configuration has TLS 1.3 and no early data but all of it");
+        Box::new(ServerSession { connection, initial: self.initial, told: None, next: None })
+    }
+}
+
+struct ServerSession {
+    connection: ServerConnection,
+    initial: Suite,
+    /// Once the handshake is over.
+    told: Option<Session>,
+    next: Option<Secrets>,
+}
+
+impl crypto::Session for ServerSession {
+    fn initial_keys(&self, id: &ConnectionId, _: Side) -> Keys {
+        initial_keys(&self.initial, id, rustls::Side::Server)
+    }
+
+    /// A [`Session`].
+    fn handshake_data(&self) -> Option<Box<dyn Any>> {
+        self.told.clone().map(|session| Box::new(session) as Box<dyn Any>)
+    }
+
+    fn peer_identity(&self) -> Option<Box<dyn Any>> {
+        None
+    }
+
+    fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
+        let keys = self.connection.zero_rtt_keys()?;
+        Some((Box::new(keys.header), Box::new(keys.packet)))
+    }
+
+    fn early_data_accepted(&self) -> Option<bool> {
+        None
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
+    }
+
+    fn read_handshake(&mut self, bytes: &[u8]) -> Result<bool, TransportError> {
+        if let Err(error) = self.connection.read_hs(bytes) {
+            let reason = quic::failed(&error).to_string();
+            let code = match self.connection.alert() {
+                Some(alert) => TransportErrorCode::crypto(alert.into()),
+                None => TransportErrorCode::PROTOCOL_VIOLATION,
+            };
+            return Err(TransportError { code, frame: None, reason });
+        }
+        if self.told.is_some() || self.connection.is_handshaking() {
+            return Ok(false);
+        }
+        self.told = Some(quic::accepted(&self.connection));
+        Ok(true)
+    }
+
+    fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
+        let Some(bytes) = self.connection.quic_transport_parameters() else { return Ok(None) };
+        Ok(Some(TransportParameters::read(Side::Server, &mut io::Cursor::new(bytes))?))
+    }
+
+    fn write_handshake(&mut self, into: &mut Vec<u8>) -> Option<Keys> {
+        Some(match self.connection.write_hs(into)? {
+            KeyChange::Handshake { keys } => translated(keys),
+            KeyChange::OneRtt { keys, next } => {
+                self.next = Some(next);
+                translated(keys)
+            }
+        })
+    }
+
+    fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
+        let keys = self.next.as_mut()?.next_packet_keys();
+        Some(KeyPair { local: Box::new(keys.local), remote: Box::new(keys.remote) })
+    }
+
+    fn is_valid_retry(&self, _: &ConnectionId, _: &[u8], _: &[u8]) -> bool {
+        // Nobody asks a server to try again.
+        false
+    }
+
+    fn export_keying_material(&self, _: &mut [u8], _: &[u8], _: &[u8]) -> Result<(), ExportKeyingMaterialError> {
+        // Nobody here asks for any.
+        Err(ExportKeyingMaterialError)
+    }
+}
+
+fn initial_keys(suite: &Suite, id: &ConnectionId, side: rustls::Side) -> Keys {
+    translated(suite.keys(id, side, Version::V1))
+}
+
+fn translated(keys: rustls::quic::Keys) -> Keys {
+    Keys {
+        header: KeyPair { local: Box::new(keys.local.header), remote: Box::new(keys.remote.header) },
+        packet: KeyPair { local: Box::new(keys.local.packet), remote: Box::new(keys.remote.packet) },
+    }
+}
+
+/// The one version spoken (RFC 9000 section 15).
+pub const VERSION_1: u32 = 1;
+
+/// RFC 9001 section 5.8.
+const RETRY_KEY: [u8; 16] =
+    [0xbe, 0x0c, 0x69, 0x0b, 0x9f, 0x66, 0x57, 0x5a, 0x1d, 0x76, 0x6b, 0x54, 0xe3, 0x68, 0xc8, 0x4e];
+const RETRY_NONCE: [u8; 12] = [0x46, 0x15, 0x99, 0xd3, 0x5d, 0x63, 0x2b, 0xf2, 0x23, 0x98, 0x25, 0xbb];

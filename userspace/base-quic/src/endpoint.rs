@@ -1,0 +1,366 @@
+//! The shell of one worker's socket: datagrams to the connections they are for, new connections in turn.
+
+use crate::connection::{Connection, Driver, translated};
+use crate::connection_id::{self, Place};
+use crate::keys::QuicKeys;
+use crate::settings;
+use crate::stats::{self, Count};
+use base_runtime::channel::{Receiver, Sender, mailbox};
+use base_runtime::memory;
+use base_runtime::net::udp::{Ecn, Received, UdpSocket};
+use bytes::BytesMut;
+use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, ServerConfig};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+/// What new connections are for.
+pub trait Accepts: 'static {
+    /// A place among the connections there may be.
+    type Seat: 'static;
+
+    /// What new connections are made with now; `None`: none are made.
+    fn config(&self) -> Option<Arc<ServerConfig>>;
+
+    /// A place for one more; `None`: there is none, and the client is told so.
+    fn admit(&self) -> Option<Self::Seat>;
+
+    /// A connection that has begun. Somebody is to drive it.
+    fn take_in(&self, driver: Driver, seat: Self::Seat);
+
+    /// Counts a bound that was reached.
+    fn limit(&self, name: &'static str);
+
+    /// Ready once no more connections are taken.
+    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// Names of the bounds of this file.
+pub const BOUNDS: [&str; 2] = ["quic_handshakes", "quic_memory"];
+
+/// A datagram on its way to the worker whose connection it is for.
+struct Passed {
+    remote: SocketAddr,
+    local: Option<IpAddr>,
+    ecn: Option<EcnCodepoint>,
+    contents: BytesMut,
+}
+
+/// The endpoints of all workers on one port, which pass each other what came to the wrong one.
+#[derive(Clone)]
+pub struct Group {
+    inboxes: Arc<[Sender<Passed>]>,
+    keys: QuicKeys,
+    machine: u16,
+}
+
+/// One worker's part of a [`Group`].
+pub struct Endpoint {
+    group: Group,
+    worker: u8,
+    inbox: Receiver<Passed>,
+}
+
+impl Group {
+    /// One endpoint for each of so many workers, 256 at most.
+    pub fn endpoints(workers: usize, keys: &QuicKeys, machine: &str) -> Vec<Endpoint> {
+        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mailbox(PASSED_MOST)).unzip();
+        let group =
+            Group { inboxes: inboxes.into(), keys: keys.clone(), machine: connection_id::machine_number(machine) };
+        let endpoint = |(worker, inbox)| Endpoint { group: group.clone(), worker: worker as u8, inbox };
+        receivers.into_iter().enumerate().map(endpoint).collect()
+    }
+}
+
+impl Endpoint {
+    /// Serves a socket of this worker until no more connections are taken and the last has ended.
+    pub async fn serve<A: Accepts>(self, socket: UdpSocket, accepts: Rc<A>) {
+        let place = Place { machine: self.group.machine, worker: self.worker };
+        let config = settings::endpoint(&self.group.keys, place);
+        let machine = quinn_proto::Endpoint::new(config, accepts.config(), true, None);
+        let socket = Rc::new(Socket {
+            socket,
+            machine: RefCell::new(machine),
+            connections: RefCell::default(),
+            shaking: Cell::new(0),
+            scratch: RefCell::new(Vec::new()),
+            blocked: RefCell::default(),
+            waker: RefCell::default(),
+        });
+        let config = accepts.config();
+        let mut serving = Serving { endpoint: self, socket, accepts, config, waiting: VecDeque::new() };
+        poll_fn(|cx| serving.poll(cx)).await;
+    }
+}
+
+/// What a worker's connections share.
+pub(crate) struct Socket {
+    socket: UdpSocket,
+    pub machine: RefCell<quinn_proto::Endpoint>,
+    /// By their handles.
+    connections: RefCell<Vec<Option<Connection>>>,
+    /// Handshakes under way.
+    pub shaking: Cell<u32>,
+    /// What is being sent.
+    pub scratch: RefCell<Vec<u8>>,
+    /// Those that wait until the kernel has room.
+    blocked: RefCell<Vec<Connection>>,
+    /// Of the task that serves the socket.
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Socket {
+    /// `WouldBlock`: nothing of it was sent.
+    pub fn send(&self, transmit: &quinn_proto::Transmit, contents: &[u8]) -> io::Result<()> {
+        self.socket.send(&translated(transmit, contents))
+    }
+
+    pub fn wait_for_room(&self, connection: &Connection) {
+        self.blocked.borrow_mut().push(connection.clone());
+        self.wake();
+    }
+
+    pub fn forget(&self, handle: ConnectionHandle) {
+        let mut connections = self.connections.borrow_mut();
+        if let Some(place) = connections.get_mut(handle.0) {
+            *place = None;
+        }
+        while connections.last().is_some_and(Option::is_none) {
+            connections.pop();
+        }
+        drop(connections);
+        // The last one lets a closed endpoint end.
+        self.wake();
+    }
+
+    fn add(&self, connection: &Connection) {
+        let (mut connections, at) = (self.connections.borrow_mut(), connection.handle().0);
+        if connections.len() <= at {
+            connections.resize_with(at + 1, || None);
+        }
+        connections[at] = Some(connection.clone());
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+struct Serving<A: Accepts> {
+    endpoint: Endpoint,
+    socket: Rc<Socket>,
+    accepts: Rc<A>,
+    /// What the machine knows of the configuration.
+    config: Option<Arc<ServerConfig>>,
+    /// First packets whose turn has not come.
+    waiting: VecDeque<Incoming>,
+}
+
+impl<A: Accepts> Serving<A> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        *self.socket.waker.borrow_mut() = Some(cx.waker().clone());
+        let closed = self.accepts.poll_closed(cx).is_ready();
+        if closed {
+            self.waiting.drain(..).for_each(|incoming| self.socket.machine.borrow_mut().ignore(incoming));
+            if self.socket.connections.borrow().is_empty() {
+                return Poll::Ready(());
+            }
+        }
+        self.refresh(closed);
+        let now = base_runtime::now();
+        for left in (0..RECEIVED).rev() {
+            match self.socket.socket.poll_recv(cx) {
+                Poll::Ready(Ok(received)) => self.handle_received(&received, now),
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::NotConnected => return Poll::Ready(()),
+                // What became of something that was sent: the machine notices for itself.
+                Poll::Ready(Err(_)) => {}
+                Poll::Pending => break,
+            }
+            if left == 0 {
+                cx.waker().wake_by_ref();
+            }
+        }
+        for left in (0..RECEIVED).rev() {
+            match self.endpoint.inbox.poll_recv(cx) {
+                Poll::Ready(Some(passed)) => {
+                    self.handle_datagram(passed.remote, passed.local, passed.ecn, passed.contents, now)
+                }
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+            if left == 0 {
+                cx.waker().wake_by_ref();
+            }
+        }
+        for _ in 0..BEGUN {
+            match self.waiting.pop_front() {
+                Some(incoming) => self.begin(incoming, now),
+                None => break,
+            }
+        }
+        if !self.waiting.is_empty() {
+            cx.waker().wake_by_ref();
+        }
+        if !self.socket.blocked.borrow().is_empty() && self.socket.socket.poll_send_ready(cx).is_ready() {
+            let blocked = self.socket.blocked.take();
+            blocked.iter().for_each(Connection::wake);
+        }
+        Poll::Pending
+    }
+
+    /// Takes another configuration.
+    fn refresh(&mut self, closed: bool) {
+        let config = if closed { None } else { self.accepts.config() };
+        let same = match (&config, &self.config) {
+            (Some(config), Some(known)) => Arc::ptr_eq(config, known),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            self.socket.machine.borrow_mut().set_server_config(config.clone());
+            self.config = config;
+        }
+    }
+
+    fn handle_received(&mut self, received: &Received, now: Instant) {
+        let meta = received.meta();
+        if meta.truncated {
+            return;
+        }
+        let ecn = (meta.ecn != Ecn::NotCapable).then(|| EcnCodepoint::from_bits(meta.ecn.bits())).flatten();
+        for segment in received.segments() {
+            match self.other_worker(segment) {
+                None => self.handle_datagram(meta.source, meta.destination, ecn, BytesMut::from(segment), now),
+                Some(worker) => {
+                    let contents = BytesMut::from(segment);
+                    let passed = Passed { remote: meta.source, local: meta.destination, ecn, contents };
+                    let sent = self.endpoint.group.inboxes[worker].try_send(passed);
+                    stats::count(if sent.is_ok() { Count::Passed } else { Count::PassedLost });
+                }
+            }
+        }
+    }
+
+    /// The worker whose connection a datagram is for, when it is another.
+    fn other_worker(&self, datagram: &[u8]) -> Option<usize> {
+        let id = connection_id::addressed(datagram)?;
+        // A look at one byte settles nearly all; whether it is an id at all is looked at where it would matter.
+        if id.get(3) == Some(&self.endpoint.worker) {
+            return None;
+        }
+        let group = &self.endpoint.group;
+        let place = connection_id::decode(id, &group.keys)?;
+        let worker = usize::from(place.worker);
+        (place.machine == group.machine && place.worker != self.endpoint.worker && worker < group.inboxes.len())
+            .then_some(worker)
+    }
+
+    fn handle_datagram(
+        &mut self,
+        remote: SocketAddr,
+        local: Option<IpAddr>,
+        ecn: Option<EcnCodepoint>,
+        contents: BytesMut,
+        now: Instant,
+    ) {
+        let (bytes, mut answer) = (contents.len(), Vec::new());
+        let event = self.socket.machine.borrow_mut().handle(now, remote, local, ecn, contents, &mut answer);
+        match event {
+            None => {}
+            Some(DatagramEvent::Response(transmit)) => {
+                let _ = self.socket.send(&transmit, &answer[..transmit.size]);
+            }
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                let connection = self.socket.connections.borrow().get(handle.0).cloned().flatten();
+                if let Some(connection) = connection {
+                    connection.handle_event(event, bytes);
+                }
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => self.handle_incoming(incoming, answer),
+        }
+    }
+
+    fn handle_incoming(&mut self, incoming: Incoming, mut answer: Vec<u8>) {
+        let mut machine = self.socket.machine.borrow_mut();
+        let under_way = self.socket.shaking.get() as usize + self.waiting.len();
+        let dropped = if memory::is_over() {
+            Some("quic_memory")
+        } else if under_way >= HANDSHAKES_MOST || self.waiting.len() >= WAITING_MOST {
+            Some("quic_handshakes")
+        } else {
+            None
+        };
+        if let Some(limit) = dropped {
+            machine.ignore(incoming);
+            stats::count(Count::Dropped);
+            return self.accepts.limit(limit);
+        }
+        if under_way < RETRY_FROM || incoming.remote_address_validated() {
+            return self.waiting.push_back(incoming);
+        }
+        // Costs nothing to remember: the client proves with its next packet that it is where it says.
+        match machine.retry(incoming, &mut answer) {
+            Ok(transmit) => {
+                stats::count(Count::Retries);
+                let _ = self.socket.send(&transmit, &answer[..transmit.size]);
+            }
+            Err(error) => machine.ignore(error.into_incoming()),
+        }
+    }
+
+    fn begin(&mut self, incoming: Incoming, now: Instant) {
+        let mut answer = Vec::new();
+        let Some(seat) = self.accepts.admit() else {
+            let transmit = self.socket.machine.borrow_mut().refuse(incoming, &mut answer);
+            stats::count(Count::Dropped);
+            let _ = self.socket.send(&transmit, &answer[..transmit.size]);
+            return;
+        };
+        let accepted = self.socket.machine.borrow_mut().accept(incoming, now, &mut answer, None);
+        match accepted {
+            Ok((handle, machine)) => {
+                let connection = Connection::new(machine, handle, &self.socket);
+                self.socket.add(&connection);
+                self.accepts.take_in(Driver::new(connection), seat);
+            }
+            Err(error) => {
+                tracing::debug!(error = %error.cause, "QUIC: a connection did not begin");
+                if let Some(transmit) = error.response {
+                    let _ = self.socket.send(&transmit, &answer[..transmit.size]);
+                }
+            }
+        }
+    }
+}
+
+impl<A: Accepts> Drop for Serving<A> {
+    fn drop(&mut self) {
+        let mut machine = self.socket.machine.borrow_mut();
+        self.waiting.drain(..).for_each(|incoming| machine.ignore(incoming));
+    }
+}
+
+/// Handshakes a worker has under way, at most. Each holds rustls's machine, some 30 KiB.
+const HANDSHAKES_MOST: usize = 512;
+
+/// First packets that wait for their turn, at most.
+const WAITING_MOST: usize = 128;
+
+/// With so many handshakes under way, clients have to show their address first.
+const RETRY_FROM: usize = 64;
+
+/// Handshakes begun in a turn: a flood of them leaves the established connections every other part of the turn.
+const BEGUN: usize = 2;
+
+/// Receives in a turn.
+const RECEIVED: usize = 32;
+
+/// Datagrams that may wait for a worker that another has received.
+const PASSED_MOST: usize = 256;

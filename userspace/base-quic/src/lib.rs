@@ -1,0 +1,24 @@
+//! QUIC on a worker: quinn-proto's machine driven by the worker's own socket, wheel and turn.
+//!
+//! One endpoint per worker, all on one port. A connection lives on the worker its first datagram came to: its connection ids say
+//! which, and whichever worker the kernel gives a later datagram to passes it on. quinn-proto keeps the transport; everything it
+//! leaves open is bounded here: how many handshakes are under way and from when on a client must show its address (Retry), how many
+//! are worked on in a turn, what waits between workers.
+//!
+//! Reading order: [`connection_id`], [`keys`], [`crypto`] (rustls within QUIC), [`settings`] (every bound of a connection),
+//! [`endpoint`] (the shell of a worker's socket), [`connection`] (one connection, driven), [`stats`].
+#![forbid(unsafe_code)]
+
+pub mod connection;
+pub mod connection_id;
+pub mod crypto;
+pub mod endpoint;
+pub mod keys;
+pub mod settings;
+pub mod stats;
+
+pub use connection::{Connection, Driver};
+pub use endpoint::{Accepts, Endpoint, Group};
+pub use keys::QuicKeys;
+pub use quinn_proto as proto;
+pub use settings::QuicSettings;

@@ -1,0 +1,61 @@
+//! What happens on QUIC's sockets, counted for the process. All of it is rare beside the datagrams themselves.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Count {
+    /// Connections whose handshake began.
+    Begun,
+    /// Connections whose handshake was completed.
+    Established,
+    /// Clients that were asked to show their address first.
+    Retries,
+    /// First packets that were dropped, because there are too many handshakes, connections, or too little memory.
+    Dropped,
+    /// Datagrams passed to the worker whose connection they are for.
+    Passed,
+    /// The same, dropped because too many waited there.
+    PassedLost,
+    /// Connections that went on from another address.
+    Migrated,
+}
+
+impl Count {
+    pub const ALL: [Count; 7] = [
+        Count::Begun,
+        Count::Established,
+        Count::Retries,
+        Count::Dropped,
+        Count::Passed,
+        Count::PassedLost,
+        Count::Migrated,
+    ];
+}
+
+static COUNTS: [AtomicU64; Count::ALL.len()] = [const { AtomicU64::new(0) }; Count::ALL.len()];
+static OPEN: AtomicU64 = AtomicU64::new(0);
+
+/// Counts one more.
+pub fn count(count: Count) {
+    COUNTS[count as usize].fetch_add(1, Relaxed);
+}
+
+/// How often it happened.
+pub fn total(count: Count) -> u64 {
+    COUNTS[count as usize].load(Relaxed)
+}
+
+/// Connections there are.
+pub fn open() -> u64 {
+    OPEN.load(Relaxed)
+}
+
+pub(crate) fn opened() {
+    OPEN.fetch_add(1, Relaxed);
+}
+
+pub(crate) fn closed() {
+    OPEN.fetch_sub(1, Relaxed);
+}
