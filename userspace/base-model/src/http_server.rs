@@ -39,8 +39,12 @@ pub struct HttpServerSpec {
     pub address: String,
     /// Port to listen on, 1 to 65535. A change re-listens; connections of the old port drain.
     pub port: u16,
-    /// Serve HTTP/3 over QUIC on the same port number. Needs `https`. Default false.
+    /// Serve HTTP/3 over QUIC as well, on UDP with the same port number; answers over TCP say so (`Alt-Svc`). Needs `https`. Default
+    /// false. A UDP port that cannot be opened makes the server `failed` with the reason, while TCP serves, and is tried again.
     pub http3: bool,
+    /// With `http3`: serve HTTP/3 alone, without TCP, as Easegress does. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub http3_only: bool,
     /// Offer HTTP/2 to clients that come with TLS (ALPN `h2` before `http/1.1`). Default true; a change is for new connections.
     #[serde(skip_serializing_if = "is_on")]
     pub http2: bool,
@@ -131,6 +135,7 @@ impl Default for HttpServerSpec {
             address: String::new(),
             port: 0,
             http3: false,
+            http3_only: false,
             http2: true,
             h2c: false,
             https: false,
@@ -377,11 +382,11 @@ impl HttpServerSpec {
         if self.h2c && self.https {
             findings.warn(at(path, "h2c"), "has no effect with https: HTTP/2 is agreed on in the handshake there");
         }
+        if self.http3_only && !self.http3 {
+            findings.warn(at(path, "http3Only"), "has no effect without http3: true");
+        }
         // Better refused than left out: people would wait for what never comes.
-        let absent = [
-            (self.http3, "http3", "leave it out: HTTP/2 and HTTP/1.1 are served over TLS"),
-            (self.auto_cert, "autoCert", "give certificates yourself, with certs and keys"),
-        ];
+        let absent = [(self.auto_cert, "autoCert", "give certificates yourself, with certs and keys")];
         for (_, name, advice) in absent.into_iter().filter(|(on, _, _)| *on) {
             let problem = Problem::new(at(path, name), "not served by this version yet").value(&true.into());
             findings.problem(problem.accepted("false").advice(advice));
@@ -790,13 +795,13 @@ mod tests {
 
     #[test]
     fn tls() {
-        let http3 = "http3 = true: not served by this version yet; accepted: false; leave it out: HTTP/2 and HTTP/1.1 are served over TLS";
         let auto_cert = "autoCert = true: not served by this version yet; accepted: false; give certificates yourself, with certs and keys";
         check(
             "{port: 1, http3: true}",
-            &["http3: needs https; set https: true and give certificates; QUIC has no plain form", http3],
+            &["http3: needs https; set https: true and give certificates; QUIC has no plain form"],
             &[],
         );
+        check("{port: 1, http3Only: true}", &[], &["http3Only: has no effect without http3: true"]);
         check(
             "{port: 1, https: true}",
             &["https: no certificate; give certBase64 and keyBase64, or certs and keys"],
@@ -815,7 +820,7 @@ mod tests {
             &["keys.b: missing: certs has b; give its private key"],
             &["keys.c: no certificate of that name in certs, never used"],
         );
-        check("{port: 1, https: true, autoCert: true, http3: true}", &[http3, auto_cert], &[]);
+        check("{port: 1, https: true, autoCert: true, http3: true}", &[auto_cert], &[]);
         check("{port: 1, certs: {a: x}, keys: {a: x}}", &[], &["certs: has no effect without https: true"]);
     }
 

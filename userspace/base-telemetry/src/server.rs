@@ -110,6 +110,8 @@ struct Worker {
     shard: Shard,
     /// Requests that came over HTTP/2.
     http2: AtomicU64,
+    /// Over HTTP/3.
+    http3: AtomicU64,
     paths: Mutex<PathTable>,
 }
 
@@ -255,9 +257,11 @@ impl ServerStats {
                 n as f64,
             );
         }
-        let http2: u64 = self.workers.iter().map(|worker| worker.http2.load(Relaxed)).sum();
-        let all = tally.totals.count;
-        for (protocol, n) in [("HTTP/1", all.saturating_sub(http2)), ("HTTP/2", http2)] {
+        let sum =
+            |of: fn(&Worker) -> &AtomicU64| self.workers.iter().map(|worker| of(worker).load(Relaxed)).sum::<u64>();
+        let (http2, http3) = (sum(|worker| &worker.http2), sum(|worker| &worker.http3));
+        let http1 = tally.totals.count.saturating_sub(http2 + http3);
+        for (protocol, n) in [("HTTP/1", http1), ("HTTP/2", http2), ("HTTP/3", http3)] {
             encoder.counter(
                 "weir_requests_by_protocol_total",
                 "Requests answered, by server and protocol of the client.",
@@ -403,6 +407,13 @@ impl Recorder {
         if let Some(worker) = self.stats.workers.get(self.worker) {
             // It alone counts here.
             worker.http2.store(worker.http2.load(Relaxed) + 1, Relaxed);
+        }
+    }
+
+    /// The same for HTTP/3.
+    pub fn over_http3(&self) {
+        if let Some(worker) = self.stats.workers.get(self.worker) {
+            worker.http3.store(worker.http3.load(Relaxed) + 1, Relaxed);
         }
     }
 
@@ -654,6 +665,7 @@ mod tests {
         }
         recorder.record(&Sample { route_found: false, ..sample(404, 1, "/", Some(&names[0])) });
         (0..2).for_each(|_| recorder.over_http2());
+        (0..3).for_each(|_| recorder.over_http3());
         let renamed: Arc<str> = Arc::from("p0");
         recorder.record(&sample(502, 9, "/", Some(&renamed)));
         let text = text_of(&stats);
@@ -666,8 +678,9 @@ mod tests {
             format!("httpserver_requests_duration_bucket{{{labels},le=\"50\"}} 6"),
             "weir_requests_total{server=\"shop\",code=\"200\"} 30".to_owned(),
             "weir_requests_total{server=\"shop\",code=\"404\"} 1".to_owned(),
-            "weir_requests_by_protocol_total{server=\"shop\",protocol=\"HTTP/1\"} 30".to_owned(),
+            "weir_requests_by_protocol_total{server=\"shop\",protocol=\"HTTP/1\"} 27".to_owned(),
             "weir_requests_by_protocol_total{server=\"shop\",protocol=\"HTTP/2\"} 2".to_owned(),
+            "weir_requests_by_protocol_total{server=\"shop\",protocol=\"HTTP/3\"} 3".to_owned(),
         ] {
             assert!(text.contains(&format!("{line}\n")), "{line} missing in\n{text}");
         }

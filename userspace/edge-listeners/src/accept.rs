@@ -169,6 +169,11 @@ impl Front {
         if state.listening.is_some() { ("running", None) } else { ("failed", state.error.clone()) }
     }
 
+    /// A place among the connections where there are fewer than `most`.
+    pub fn place(self: &Arc<Self>, most: usize) -> Option<Place> {
+        self.take(most).then(|| Place(Some(self.clone())))
+    }
+
     /// Counts one more where there are fewer than `most`.
     fn take(&self, most: usize) -> bool {
         let more = |n: usize| (n < most).then_some(n + 1);
@@ -181,10 +186,9 @@ impl Front {
     }
 
     fn listen<L: Listener>(&self, listener: &Arc<L>, address: &str, port: u16) -> io::Result<Listening> {
-        static KEYS: AtomicU64 = AtomicU64::new(1);
         let mut sockets = bind_all(address, port, self.workers.len())?;
         let at = sockets[0].local_addr();
-        let key = KEYS.fetch_add(1, Ordering::Relaxed);
+        let key = next_key();
         let spread = Spread::new(&self.workers);
         let fds = sockets.iter().map(AsRawFd::as_raw_fd).collect();
         // Each worker knows of the listener before the first of them accepts: it may be given what another has accepted.
@@ -204,22 +208,33 @@ impl Front {
     }
 
     fn close<L: Listener>(&self, key: u64) {
-        for worker in &self.workers {
-            worker.spawn(move || async move {
-                let share = L::Share::shares().with_borrow_mut(|shares| {
-                    let at = shares.iter().position(|(k, _)| *k == key)?;
-                    Some(shares.swap_remove(at).1)
-                });
-                if let Some(share) = share {
-                    share.door().close();
-                    share.stop();
-                }
-            });
-        }
+        close::<L>(&self.workers, key);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// A key that no other sockets have.
+pub(crate) fn next_key() -> u64 {
+    static KEYS: AtomicU64 = AtomicU64::new(1);
+    KEYS.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Closes the doors of the shares with this key.
+pub(crate) fn close<L: Listener>(workers: &[Worker], key: u64) {
+    for worker in workers {
+        worker.spawn(move || async move {
+            let share = L::Share::shares().with_borrow_mut(|shares| {
+                let at = shares.iter().position(|(k, _)| *k == key)?;
+                Some(shares.swap_remove(at).1)
+            });
+            if let Some(share) = share {
+                share.door().close();
+                share.stop();
+            }
+        });
     }
 }
 
@@ -234,6 +249,15 @@ impl Door {
     /// No more are taken in.
     pub fn is_closed(&self) -> bool {
         self.closed.get()
+    }
+
+    /// Ready once no more are taken in. One task asks.
+    pub fn poll_closed(&self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        if self.is_closed() {
+            return Poll::Ready(());
+        }
+        *self.accepting.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     fn close(&self) {

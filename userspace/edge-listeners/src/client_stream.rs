@@ -80,6 +80,17 @@ pub trait ClientStream {
     fn reset(&mut self, why: Reset);
 }
 
+/// A connection that carries many streams, whatever protocol it speaks.
+pub trait Carrier {
+    fn peer(&self) -> SocketAddr;
+
+    /// What was agreed with the client; `None` where nothing is encrypted.
+    fn session(&self) -> Option<Rc<Session>>;
+
+    /// Bytes the client is known to have taken, or the network on its behalf, of all streams.
+    fn bytes_sent(&self) -> u64;
+}
+
 /// The head of an answer, and what comes behind it.
 #[derive(Debug, Clone, Copy)]
 pub struct AnswerHead<'a> {

@@ -4,6 +4,7 @@
 //! duration.
 
 use crate::accept::Share;
+use crate::client_stream::Carrier;
 use crate::h1_stream::{H1Stream, Next, UNDERSCORES_DROPPED, is_closed};
 use crate::h2_connection;
 use crate::http_server::Local;
@@ -13,7 +14,7 @@ use base_runtime::Buf;
 use base_runtime::memory::{self, Booking};
 use base_runtime::net::Seat;
 use base_runtime::time::{self, Deadline};
-use base_tls::Transport;
+use base_tls::{Session, Transport};
 use edge_pipeline::{Duplex, Exchange};
 use proto_h2::watch::PREFACE;
 use proto_http::h1::{self, RequestHead};
@@ -120,6 +121,23 @@ impl Connection {
     pub fn leave(&self) {
         self.phase.set(Phase::Leaving);
         self.deadline.set(base_runtime::now());
+    }
+}
+
+impl Carrier for Connection {
+    fn peer(&self) -> SocketAddr {
+        self.peer.address()
+    }
+
+    fn session(&self) -> Option<Rc<Session>> {
+        match &self.stream {
+            Transport::Plain(_) => None,
+            Transport::Tls(stream) => Some(stream.shared_session()),
+        }
+    }
+
+    fn bytes_sent(&self) -> u64 {
+        self.stream.bytes_sent()
     }
 }
 

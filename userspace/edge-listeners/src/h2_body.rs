@@ -57,7 +57,7 @@ impl<S: Stream> BodySource for StreamBody<S> {
                 }
                 Ok(None)
             }
-            Err(server::BodyBroken::Length) => Err(BodyBroken::Malformed { status: 400, limit: "h2_length" }),
+            Err(server::BodyBroken::Length) => Err(BodyBroken::Malformed { status: 400, limit: S::Body::LENGTH }),
             Err(server::BodyBroken::Gone) => Err(BodyBroken::Gone),
         })
     }

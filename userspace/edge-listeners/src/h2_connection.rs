@@ -4,6 +4,7 @@
 //! all of them have said in a turn leaves in one go. Turns are bounded in bytes and in requests, so that a neighbour has its own.
 
 use crate::accept::Share;
+use crate::client_stream::Carrier;
 use crate::h1_connection::{Connection, Phase, Presence, linger};
 use crate::h2_stream::H2Stream;
 use crate::http_server::Local;
@@ -34,18 +35,18 @@ const TURN_REQUESTS: usize = 32;
 const MACHINE_BYTES: usize = 48 * 1024;
 
 /// What a stream holds beside its exchange and what waits of its body and its answer, in bytes.
-const STREAM_BYTES: usize = 2 * 1024;
+pub(crate) const STREAM_BYTES: usize = 2 * 1024;
 
 /// Requests of a connection whose work goes on, with those that were reset and have not noticed: so many times what a client may have
 /// open. Beyond it further ones are refused.
-const UNNOTICED: u32 = 2;
+pub(crate) const UNNOTICED: u32 = 2;
 
 /// Bytes of the heads of a connection whose requests are under way, with [`FIELD_BYTES`] for each field. Beyond it further requests are
 /// refused: a head of 64 KiB that names fields of a table over and over is a few hundred bytes on the wire. Room for 128 of 16 KiB.
 const HEADS_MOST: usize = 2 * 1024 * 1024;
 
 /// What a field of a head holds beside its name and value, in bytes: places in two tables.
-const FIELD_BYTES: usize = 128;
+pub(crate) const FIELD_BYTES: usize = 128;
 
 /// Names of the bounds of this file, of the watched frames and of the machine.
 pub fn bounds() -> impl Iterator<Item = &'static str> {
@@ -143,13 +144,25 @@ impl Streams {
     }
 
     /// `None`: with a head of so many bytes the heads under way would be too much.
-    fn begin(self: &Rc<Self>, head: usize) -> Option<Place> {
+    pub(crate) fn begin(self: &Rc<Self>, head: usize) -> Option<Place> {
         if self.heads.get() + head > HEADS_MOST {
             return None;
         }
         self.open.set(self.open.get() + 1);
         self.heads.set(self.heads.get() + head);
         Some(Place { streams: self.clone(), head: Booking::new(memory::Kind::Heads, head) })
+    }
+
+    /// Wakes whoever drives the connection once the last request has ended.
+    pub(crate) fn set_driver(&self, waker: &Waker) {
+        *self.driver.borrow_mut() = Some(waker.clone());
+    }
+
+    /// Those that became tunnels look after themselves at this time.
+    pub(crate) fn set_tunnels(&self, at: Instant) {
+        for tunnel in self.tunnels.borrow().iter().filter_map(Weak::upgrade) {
+            tunnel.set(at);
+        }
     }
 
     fn add_tunnel(&self) -> Rc<Deadline> {
@@ -162,7 +175,7 @@ impl Streams {
 }
 
 /// A request among those of its connection, until it is dropped.
-struct Place {
+pub(crate) struct Place {
     streams: Rc<Streams>,
     head: Booking,
 }
@@ -288,7 +301,7 @@ struct Drive<E: Engine> {
 
 impl<E: Engine> Drive<E> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
-        *self.streams.driver.borrow_mut() = Some(cx.waker().clone());
+        self.streams.set_driver(cx.waker());
         self.link.begin_turn(TURN_BYTES);
         let mut begun = 0;
         loop {
@@ -398,9 +411,7 @@ impl<E: Engine> Drive<E> {
         }
         if self.local.is_stopping() && self.way == Way::Open {
             self.go_away();
-            for tunnel in self.streams.tunnels.borrow().iter().filter_map(Weak::upgrade) {
-                tunnel.set(now);
-            }
+            self.streams.set_tunnels(now);
             cx.waker().wake_by_ref();
         }
         if self.connection.phase.get() == Phase::Leaving && self.quiet.is_some() {
@@ -488,10 +499,10 @@ fn window((least, most): (u32, u32), now: u32, unread: u32, no_memory: bool) -> 
 }
 
 /// Serves one request.
-async fn attend<S: Stream>(place: Place, local: Rc<Local>, connection: Rc<Connection>, stream: S) {
+pub(crate) async fn attend<S: Stream>(place: Place, local: Rc<Local>, connection: Rc<dyn Carrier>, stream: S) {
     let streams = &place.streams;
     let mut exchange = local.take_exchange();
-    let mut stream = H2Stream::new(&local, &connection, streams, stream);
+    let mut stream = H2Stream::new(&local, &*connection, streams, stream);
     request::admit(&local, &stream, &mut exchange);
     let refusal = if memory::is_over() {
         // As on HTTP/1: says so before any more of it is read, and makes room.

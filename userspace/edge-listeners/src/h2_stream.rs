@@ -1,11 +1,11 @@
-//! One exchange over a stream of HTTP/2.
+//! One exchange over a stream, of HTTP/2 or of whatever machine has the same seam.
 //!
 //! Pieces of the answer are handed to the machine as they come, a bounded number of bytes ahead of what windows have let through;
 //! how far they got decides whether there is room for more, and whether the client is slow.
 
-use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset, Turn};
+use crate::client_stream::{AnswerHead, BodyFailure, Carrier, ClientStream, Follows, Reset, Turn};
 use crate::clock;
-use crate::h1_connection::{Connection, DRAIN_BYTES};
+use crate::h1_connection::DRAIN_BYTES;
 use crate::h1_stream::UNDERSCORES_DROPPED;
 use crate::h2_body::StreamBody;
 use crate::h2_connection::{STREAM_HIGH_WATER, Streams};
@@ -14,7 +14,7 @@ use crate::pace::Pace;
 use crate::request_body::{Arrival, RequestBody, Rest, Settled, Terms};
 use base_runtime::Buf;
 use base_runtime::net::Pipe;
-use base_tls::{Session, Transport};
+use base_tls::Session;
 use edge_pipeline::body::booked;
 use edge_pipeline::{Body, Duplex, Piece};
 use proto_h2::fields::ResponseOptions;
@@ -40,7 +40,7 @@ const TUNNEL_URGENCY: u8 = 3;
 /// See the module doc.
 pub struct H2Stream<'a, S: server::Stream> {
     local: &'a Rc<Local>,
-    connection: &'a Connection,
+    connection: &'a dyn Carrier,
     streams: &'a Rc<Streams>,
     stream: Rc<RefCell<S>>,
     head: MultiplexedHead,
@@ -72,7 +72,7 @@ impl<'a, S: server::Stream> H2Stream<'a, S> {
     /// An exchange whose request has not been looked at, and may never be.
     pub fn new(
         local: &'a Rc<Local>,
-        connection: &'a Connection,
+        connection: &'a dyn Carrier,
         streams: &'a Rc<Streams>,
         stream: S,
     ) -> H2Stream<'a, S> {
@@ -148,10 +148,6 @@ impl<'a, S: server::Stream> H2Stream<'a, S> {
         }
     }
 
-    fn transport(&self) -> &'a Transport {
-        &self.connection.stream
-    }
-
     fn urgency(&self) -> u8 {
         self.head.urgency.unwrap_or(3)
     }
@@ -190,10 +186,7 @@ impl<S: server::Stream> ClientStream for H2Stream<'_, S> {
     }
 
     fn session(&self) -> Option<Rc<Session>> {
-        match self.transport() {
-            Transport::Plain(_) => None,
-            Transport::Tls(stream) => Some(stream.shared_session()),
-        }
+        self.connection.session()
     }
 
     fn offers_upgrade(&self) -> bool {
@@ -349,7 +342,7 @@ impl<S: server::Stream> ClientStream for H2Stream<'_, S> {
     }
 
     fn turn(&self) -> Turn {
-        let sent = self.transport().bytes_sent();
+        let sent = self.connection.bytes_sent();
         Turn { sent, answers: u64::from(self.streams.open()), share: STREAM_HIGH_WATER }
     }
 

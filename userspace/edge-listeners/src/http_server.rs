@@ -8,6 +8,8 @@ use crate::accept::{Door, Front, Listener, Place, Share, Shares};
 use crate::access;
 use crate::h1_connection::{Connection, Phase, Presence, Visit};
 use crate::h2_connection;
+use crate::h3_connection::H3Connection;
+use crate::h3_front::H3Front;
 use crate::proxied;
 use crate::router::{Route, Router};
 use crate::server::{Server, Sockets, not_of};
@@ -22,6 +24,7 @@ use base_runtime::net::{Seat, StreamState, TcpStream};
 use base_runtime::table::Table;
 use base_telemetry::access_log::{self, LogWriter};
 use base_telemetry::server::{self, Recorder, Sample, ServerStats};
+use base_tls::TicketKeys;
 use edge_pipeline::Exchange;
 use proto_http::{Limits, Underscores, Version};
 use serde_json::{Value, json};
@@ -41,6 +44,9 @@ pub struct Live {
     pub idle_timeout: Option<Duration>,
     pub timeouts: Timeouts,
     pub max_connections: usize,
+    /// HTTP/3 is spoken, too, or alone.
+    pub http3: bool,
+    pub http3_only: bool,
     /// HTTP/2 in the clear is taken from clients that begin with it.
     pub h2c: bool,
     /// Bounds of what clients send, and which of their fields are taken.
@@ -53,6 +59,8 @@ pub struct Live {
     introduced: bool,
     /// What new connections are encrypted with; `None`: they are not.
     pub tls: Option<Tls>,
+    /// What those of HTTP/3 are made with; `None`: there are none.
+    pub quic: Option<Arc<base_quic::proto::ServerConfig>>,
     /// The GlobalFilter around every pipeline, when the document names one.
     pub around: Option<Arc<AroundSlot>>,
     access_log: access_log::Format,
@@ -66,13 +74,17 @@ impl Live {
         shared: &Shared,
         previous: Option<(&HttpServerSpec, &Live)>,
     ) -> Result<Live, String> {
+        let tls = Tls::new(spec, shared.tickets(), previous.map(|(spec, live)| (spec, live.tls.as_ref())))?;
         Ok(Live {
-            tls: Tls::new(spec, shared.tickets(), previous.map(|(spec, live)| (spec, live.tls.as_ref())))?,
+            quic: tls.as_ref().filter(|_| spec.http3).map(|tls| tls.quic(spec, shared.tickets())).transpose()?,
+            tls,
             router: Router::new(name, spec, &|pipeline| shared.slot(pipeline))?,
             keep_alive: spec.keep_alive,
             idle_timeout: Some(spec.keep_alive_timeout.duration()).filter(|t| !t.is_zero()),
             timeouts: timeouts(spec, shared.timeouts()),
             max_connections: spec.max_connections as usize,
+            http3: spec.http3,
+            http3_only: spec.http3_only,
             h2c: spec.h2c && !spec.https,
             limits: Limits { underscores: underscores(spec.underscores_in_headers), ..Limits::default() },
             max_body: spec.client_max_body_size,
@@ -94,6 +106,8 @@ fn remembered(spec: &HttpServerSpec) -> HttpServerSpec {
         port: spec.port,
         https: spec.https,
         http2: spec.http2,
+        http3: spec.http3,
+        http3_only: spec.http3_only,
         cert_base64: spec.cert_base64.clone(),
         key_base64: spec.key_base64.clone(),
         certs: spec.certs.clone(),
@@ -129,6 +143,9 @@ pub struct HttpServer {
     live: ArcSwap<Live>,
     stats: Arc<ServerStats>,
     front: Arc<Front>,
+    h3: H3Front,
+    /// What answers over TCP say of HTTP/3, while that can be had.
+    alt_svc: arc_swap::ArcSwapOption<String>,
     /// What the next document is compared with, see [`remembered`].
     spec: Mutex<HttpServerSpec>,
 }
@@ -161,6 +178,8 @@ impl HttpServer {
             live: ArcSwap::from_pointee(live),
             stats,
             front: Front::new(shared.workers()),
+            h3: H3Front::default(),
+            alt_svc: arc_swap::ArcSwapOption::empty(),
             spec: Mutex::new(remembered(spec)),
             shared,
         });
@@ -176,16 +195,50 @@ impl HttpServer {
         label_figures(&self.stats, &self.name, spec);
         let moved = (&before.address, before.port) != (&spec.address, spec.port);
         *before = remembered(spec);
-        if moved {
-            self.front.move_to(self, &spec.address, spec.port);
+        if moved || !spec.http3 {
+            self.h3.stop(self.shared.workers());
         }
+        match spec.http3_only {
+            true => self.front.stop::<HttpServer>(),
+            false if moved => self.front.move_to(self, &spec.address, spec.port),
+            false => {}
+        }
+        self.listen(spec);
         Ok(())
     }
 
     fn retry_as_written(self: &Arc<Self>) {
         // Held, so that nobody listens where the document says no longer.
         let spec = self.spec.lock().unwrap_or_else(|e| e.into_inner());
-        self.front.retry(self, &spec.address, spec.port);
+        self.listen(&spec);
+    }
+
+    fn listen(self: &Arc<Self>, spec: &HttpServerSpec) {
+        if !spec.http3_only {
+            self.front.retry(self, &spec.address, spec.port);
+        }
+        let port = match self.front.sockets() {
+            Some(sockets) => Some(sockets.at.port()),
+            None => spec.http3_only.then_some(spec.port),
+        };
+        // Without TCP, which is what clients begin with, nobody would know of the other.
+        if let Some(port) = port.filter(|_| spec.http3) {
+            self.h3.retry(self, self.shared.workers(), &spec.address, port);
+        }
+        let offered = self.h3.address().map(|at| format!("h3=\":{}\"; ma=86400", at.port()));
+        self.alt_svc.store(offered.map(Arc::new));
+        let failure = self.state().1;
+        self.listens(failure.as_deref());
+    }
+
+    /// The keys of tickets, which those of QUIC are made of.
+    pub fn tickets(&self) -> &TicketKeys {
+        self.shared.tickets()
+    }
+
+    /// This member's name.
+    pub fn machine(&self) -> &str {
+        self.shared.machine()
     }
 
     pub fn stats(&self) -> &Arc<ServerStats> {
@@ -212,10 +265,11 @@ impl Server for HttpServer {
     /// Requests under way end; idle connections are closed.
     fn stop(&self) {
         self.front.stop::<HttpServer>();
+        self.h3.stop(self.shared.workers());
     }
 
     fn sockets(&self) -> Vec<Sockets> {
-        self.front.sockets().into_iter().collect()
+        self.front.sockets().into_iter().chain(self.h3.sockets()).collect()
     }
 
     fn connections(&self) -> usize {
@@ -223,7 +277,14 @@ impl Server for HttpServer {
     }
 
     fn state(&self) -> (&'static str, Option<String>) {
-        self.front.state()
+        if let Some(error) = self.h3.error() {
+            return ("failed", Some(error));
+        }
+        match self.h3.address() {
+            // It has no other when it is to have none.
+            Some(_) if self.live.load().http3_only => ("running", None),
+            _ => self.front.state(),
+        }
     }
 
     /// Easegress's status block of this member.
@@ -285,6 +346,7 @@ pub struct Local {
     recorder: RefCell<Recorder>,
     log: RefCell<Option<LogWriter>>,
     connections: RefCell<Table<Rc<Connection>>>,
+    quic: RefCell<Table<Rc<H3Connection>>>,
     door: Door,
     made_room: Cell<Instant>,
 }
@@ -402,6 +464,7 @@ impl Local {
             recorder: RefCell::new(server.stats.recorder(base_runtime::worker_index())),
             log: RefCell::new(server.shared.access_log().map(|log| log.writer(base_runtime::worker_index()))),
             connections: RefCell::default(),
+            quic: RefCell::default(),
             door: Door::default(),
             made_room: Cell::new(base_runtime::now()),
             server,
@@ -486,6 +549,29 @@ impl Local {
         drop(left);
     }
 
+    /// A place for a connection of HTTP/3 among those there may be.
+    pub fn seat(&self) -> Option<Place> {
+        self.server.front.place(self.connections_most())
+    }
+
+    /// Books one, until it [leaves](Local::leave_quic).
+    pub fn book_quic(&self, make: impl FnOnce(u32) -> Rc<H3Connection>) -> Rc<H3Connection> {
+        self.quic.borrow_mut().insert_with(make).clone()
+    }
+
+    pub fn leave_quic(&self, key: u32) {
+        let left = self.quic.borrow_mut().remove(key);
+        drop(left);
+    }
+
+    /// What an answer over TCP says of HTTP/3.
+    pub fn alt_svc(&self) -> Option<Arc<String>> {
+        if !self.live.borrow_mut().load().http3 {
+            return None;
+        }
+        self.server.alt_svc.load_full()
+    }
+
     pub fn take_exchange(&self) -> Box<Exchange> {
         EXCHANGES.with_borrow_mut(Vec::pop).unwrap_or_default()
     }
@@ -500,6 +586,22 @@ impl Local {
         });
     }
 
+    /// As [`make_room`](Share::make_room), of connections of HTTP/3.
+    fn make_room_quic(&self) {
+        let connections = self.quic.borrow();
+        let mut idle: Vec<&Rc<H3Connection>> =
+            connections.iter().filter(|connection| connection.phase.get() == Phase::Idle).collect();
+        let some = (idle.len() / 16).max(ROOM_LEAST).min(idle.len());
+        if some == 0 {
+            return;
+        }
+        idle.select_nth_unstable_by_key(some - 1, |connection| connection.since_ms.get());
+        for connection in &idle[..some] {
+            self.limit("memory_idle");
+            connection.leave();
+        }
+    }
+
     /// Counts a request that was answered and writes its line in the access log.
     pub fn record(&self, exchange: &Exchange, routed: Option<&Arc<str>>, request_bytes: u64, response_bytes: u64) {
         let ended = Instant::now();
@@ -508,8 +610,10 @@ impl Local {
         let path = exchange.uri.split(|b| *b == b'?').next().and_then(|p| std::str::from_utf8(p).ok());
         self.server.shared.count_request(base_runtime::worker_index());
         let mut recorder = self.recorder.borrow_mut();
-        if exchange.default_space_ref().request.version == Version::Http2 {
-            recorder.over_http2();
+        match exchange.default_space_ref().request.version {
+            Version::Http2 => recorder.over_http2(),
+            Version::Http3 => recorder.over_http3(),
+            Version::Http10 | Version::Http11 => {}
         }
         recorder.record(&Sample {
             status,
@@ -561,13 +665,16 @@ impl Share for Local {
             .collect();
         let some = (idle.len() / 16).max(ROOM_LEAST).min(idle.len());
         if some == 0 {
-            return;
+            drop(connections);
+            return self.make_room_quic();
         }
         idle.select_nth_unstable_by_key(some - 1, |c| c.since_ms.get());
         for connection in &idle[..some] {
             self.limit("memory_idle");
             connection.leave();
         }
+        drop(connections);
+        self.make_room_quic();
     }
 
     fn take_in(self: &Rc<Self>, place: Place, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Visit {
@@ -586,6 +693,7 @@ impl Share for Local {
     }
 
     fn stop(&self) {
+        self.quic.borrow().iter().for_each(|connection| connection.wake());
         for connection in self.connections.borrow().iter() {
             match connection.phase.get() {
                 // What has arrived already is a request, and so is what is on its way: both are answered.

@@ -4,7 +4,8 @@
 //! machine), [`accept`] (what all listeners have in common),
 //! [`http_server`] (one HTTPServer: its sockets on every worker), [`tls`], [`h1_connection`] (one HTTP/1 client connection),
 //! [`client_stream`] (the client's side of one exchange, whatever protocol carries it), [`request_body`] (what comes from the client,
-//! likewise), [`h1_stream`], [`h1_body`], [`h2_connection`] (one HTTP/2 client connection), [`h2_stream`], [`h2_body`], [`request`]
+//! likewise), [`h1_stream`], [`h1_body`], [`h2_connection`] (one HTTP/2 client connection), [`h2_stream`], [`h2_body`],
+//! [`h3_front`] (UDP sockets), [`h3_connection`] (one HTTP/3 client connection), [`h3_stream`], [`request`]
 //! (route, pipeline, answer, record), [`response`], [`tunnel`], [`tcp_proxy`] (one TCPProxy), [`udp_proxy`] (one UDPProxy), [`proxied`] (PROXY headers), [`per_ip`], [`router`], [`radix`], [`forwarded`], [`variables`], [`timeouts`],
 //! [`pace`], `clock`.
 #![forbid(unsafe_code)]
@@ -20,6 +21,9 @@ pub mod h1_stream;
 pub mod h2_body;
 pub mod h2_connection;
 pub mod h2_stream;
+pub mod h3_connection;
+pub mod h3_front;
+pub mod h3_stream;
 pub mod http_server;
 pub mod pace;
 pub mod per_ip;

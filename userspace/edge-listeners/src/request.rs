@@ -13,7 +13,7 @@ use base_model::ip_filter::CidrSet;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Pipeline};
 use proto_http::path::PathError;
-use proto_http::{Method, Response};
+use proto_http::{Method, Response, Version};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -253,6 +253,7 @@ async fn finish<S: ClientStream>(
 ) -> Served {
     let backend = exchange.upgraded.take();
     // As the client asked it: filters may have changed the method since.
+    let (encrypted, version) = (exchange.client.tls.is_some(), exchange.default_space_ref().request.version);
     let (head_request, connect) = (exchange.method == "HEAD", exchange.method == "CONNECT");
     let space = exchange.default_space();
     let mut body = std::mem::take(&mut space.response_body);
@@ -265,6 +266,13 @@ async fn finish<S: ClientStream>(
     }
     if joined.is_none() {
         response.status = stream.sayable(response.status);
+    }
+    if encrypted
+        && version != Version::Http3
+        && let Some(offered) = local.alt_svc()
+        && !response.headers.contains("Alt-Svc")
+    {
+        response.headers.add("Alt-Svc", offered.as_bytes());
     }
     let follows = match response.status {
         _ if joined.is_some() => Follows::Duplex,

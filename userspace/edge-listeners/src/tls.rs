@@ -2,7 +2,11 @@
 
 use base_model::HttpServerSpec;
 use base_model::http_server::TlsTexts;
+use base_quic::crypto::ServerCrypto;
+use base_quic::{QuicKeys, QuicSettings};
 use base_tls::{ClientAuth, ServerTls, ServerTlsSettings, TicketKeys};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Protocols offered, the first that a client knows, too, is spoken.
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
@@ -54,6 +58,20 @@ impl Tls {
         Ok(Tls { server, asks_clients })
     }
 
+    /// What connections of HTTP/3 are made with.
+    pub fn quic(
+        &self,
+        spec: &HttpServerSpec,
+        tickets: &TicketKeys,
+    ) -> Result<Arc<base_quic::proto::ServerConfig>, String> {
+        let crypto = ServerCrypto::new(self.server.quic().clone())
+            .ok_or("http3: the cipher suite that QUIC begins with is not among those that are built in")?;
+        // Silence is HTTP's to judge, which says so; QUIC's own time-out is for clients that are gone, and says nothing.
+        let idle = spec.keep_alive_timeout.duration().max(QuicSettings::default().idle) + IDLE_GRACE;
+        let settings = QuicSettings { idle: idle.min(IDLE_MOST), ..QuicSettings::default() };
+        Ok(settings.server(crypto, &QuicKeys::of(tickets)))
+    }
+
     /// Whether a request for `host` has come over a connection that was made for somebody else: its server name led to another
     /// certificate, which is not for `host`. Answering it would let a client reach, under one name, what is served under another
     /// (RFC 9110 section 15.5.20). A client that asked for no name claimed none: it was shown the first certificate, and a new
@@ -74,6 +92,10 @@ impl Tls {
         }
     }
 }
+
+/// What QUIC waits longer than HTTP, and at most.
+const IDLE_GRACE: Duration = Duration::from_secs(5);
+const IDLE_MOST: Duration = Duration::from_secs(600);
 
 /// Everything TLS is made of.
 fn texts(spec: &HttpServerSpec) -> impl PartialEq + '_ {

@@ -2,6 +2,7 @@
 
 use crate::Timeouts;
 use crate::h2_connection;
+use crate::h3_connection;
 use crate::http_server;
 use crate::proxied;
 use crate::server::{self, Server};
@@ -144,6 +145,7 @@ const BOUNDS: [&str; 24] = [
 fn bounds(limits: &LimitHits) -> Box<[(&'static str, Limit)]> {
     let mut names: Vec<&'static str> = Fault::ALL.iter().map(|fault| fault.name()).chain(BOUNDS).collect();
     names.extend(h2_connection::bounds());
+    names.extend(h3_connection::bounds());
     names.extend(proxied::BOUNDS.into_iter().chain(tcp_proxy::BOUNDS).chain(udp_proxy::BOUNDS));
     names.sort_unstable();
     names.dedup();

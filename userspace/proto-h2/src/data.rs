@@ -21,6 +21,14 @@ enum Kept {
 }
 
 impl Data {
+    /// The bytes themselves where they can be had without a copy. They count as written once the data is advanced over them.
+    pub fn shared(&self) -> Option<Bytes> {
+        match &self.bytes {
+            Kept::Buf(_) => None,
+            Kept::Bytes(bytes) => Some(bytes.clone()),
+        }
+    }
+
     /// Tells `progress` of each byte that is written.
     pub fn counted(mut self, progress: &Rc<Progress>) -> Data {
         progress.takes(bytes::Buf::remaining(&self) as u64);

@@ -69,6 +69,9 @@ pub trait Stream: 'static {
 
 /// The bytes of a request after its head. The client may send more of them as they are taken.
 pub trait Body: 'static {
+    /// The name to count bodies by that are not as long as was announced.
+    const LENGTH: &'static str;
+
     /// The next bytes; `None` after the last.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyBroken>>;
 
@@ -273,6 +276,8 @@ pub struct MachineBody {
 }
 
 impl Body for MachineBody {
+    const LENGTH: &'static str = "h2_length";
+
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyBroken>> {
         while !self.ended {
             match ready!(self.body.poll_data(cx)) {

@@ -247,6 +247,52 @@ pub fn tls(encoder: &mut Encoder) {
     }
 }
 
+/// Adds what happens on QUIC's sockets.
+pub fn quic(encoder: &mut Encoder) {
+    use base_quic::stats::{Count, open, total};
+    encoder.gauge(
+        "weir_quic_connections",
+        "QUIC connections there are, handshakes under way among them.",
+        &[],
+        open() as f64,
+    );
+    for (count, name, help) in [
+        (Count::Begun, "weir_quic_connections_begun_total", "QUIC connections whose handshake has begun."),
+        (
+            Count::Established,
+            "weir_quic_connections_established_total",
+            "QUIC connections whose handshake was completed.",
+        ),
+        (
+            Count::Migrated,
+            "weir_quic_migrations_total",
+            "QUIC connections that went on from another address of their client.",
+        ),
+        (
+            Count::Retries,
+            "weir_quic_retries_total",
+            "Clients that had to show their address first (Retry), because many handshakes were under way.",
+        ),
+        (
+            Count::Dropped,
+            "weir_quic_refused_total",
+            "QUIC connections not begun: too many handshakes or connections, or too little memory.",
+        ),
+        (
+            Count::Passed,
+            "weir_quic_datagrams_passed_total",
+            "Datagrams passed on to the worker whose connection they were for.",
+        ),
+        (
+            Count::PassedLost,
+            "weir_quic_datagrams_passed_lost_total",
+            "Datagrams for another worker that were dropped, because too many waited there.",
+        ),
+    ] {
+        encoder.counter(name, help, &[], total(count) as f64);
+    }
+}
+
 /// Adds the memory ledger.
 pub fn memory(telemetry: &Arc<Telemetry>) -> impl Fn(&mut Encoder) + Send + Sync + 'static {
     let shed = telemetry.limits().register("memory");

@@ -212,6 +212,7 @@ impl Edge {
         registry.add(Box::new(figures::workers(runtime.workers().to_vec(), traffic.clone())));
         registry.add(Box::new(figures::memory(&telemetry)));
         registry.add(Box::new(figures::tls));
+        registry.add(Box::new(figures::quic));
         let mut addresses = options.advertise_addresses.clone();
         let steer = if options.interfaces.is_empty() {
             tracing::info!("no --interface: the kernel plane is off, the L7 part runs alone");

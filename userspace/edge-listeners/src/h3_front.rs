@@ -1,0 +1,109 @@
+//! The UDP sockets of a server that speaks HTTP/3: one for each worker, on the number of its TCP port.
+
+use crate::accept::{self, Listener, Share};
+use crate::h3_connection::Door;
+use crate::http_server::HttpServer;
+use crate::server::Sockets;
+use base_model::Protocol;
+use base_quic::{Group, QuicKeys};
+use base_runtime::Worker;
+use base_runtime::net::udp::{UdpOptions, UdpSocket};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Bytes the kernel is asked to hold for a socket: a burst of a hundred connections, beyond the usual 208 KiB.
+const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
+
+/// See the module doc.
+#[derive(Default)]
+pub struct H3Front {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The key of the shares, and the sockets in the order of the workers; `None` while there are none.
+    listening: Option<(u64, Sockets)>,
+    /// Why there are none.
+    error: Option<String>,
+}
+
+impl H3Front {
+    /// Listens if it does not yet. Call it now and then: a port in use may become free.
+    pub fn retry(&self, server: &Arc<HttpServer>, workers: &[Worker], address: &str, port: u16) {
+        let mut state = self.lock();
+        if state.listening.is_some() {
+            return;
+        }
+        let options = UdpOptions { dont_fragment: true, receive_buffer: Some(RECEIVE_BUFFER), ..UdpOptions::default() };
+        let shared = UdpOptions { reuse_port: true, ..options.clone() };
+        let bound =
+            accept::bind_each(address, port, workers.len(), |at| options.bind(at).map(drop), |at| shared.bind(at));
+        match bound {
+            Ok((at, sockets)) => {
+                let at = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(at);
+                let key = accept::next_key();
+                let descriptors = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+                let listening = Sockets { at, protocol: Protocol::Udp, descriptors };
+                let keys = QuicKeys::of(server.tickets());
+                let endpoints = Group::endpoints(workers.len(), &keys, server.machine());
+                for ((worker, socket), endpoint) in workers.iter().zip(sockets).zip(endpoints) {
+                    let server = server.clone();
+                    worker.spawn(move || async move {
+                        let share = server.share();
+                        <HttpServer as Listener>::Share::shares()
+                            .with_borrow_mut(|shares| shares.push((key, share.clone())));
+                        match UdpSocket::from_std(socket) {
+                            Ok(socket) => endpoint.serve(socket, Rc::new(Door { local: share })).await,
+                            Err(error) => {
+                                tracing::error!(server = %server.name(), "HTTP/3: a worker cannot take its socket: {error}");
+                            }
+                        }
+                    });
+                }
+                tracing::info!(server = %server.name(), address = %at, "listening for HTTP/3");
+                *state = State { listening: Some((key, listening)), error: None };
+            }
+            Err(error) => {
+                let shown = if address.is_empty() { "*" } else { address };
+                let text = format!(
+                    "http3: cannot open UDP port {shown}:{port}: {error}; free the port or set http3: false, it is tried again \
+                     every 10 s"
+                );
+                if state.error.as_ref() != Some(&text) {
+                    tracing::error!(server = %server.name(), "{text}");
+                }
+                state.error = Some(text);
+            }
+        }
+    }
+
+    /// Takes no more connections; those that are there come to their end.
+    pub fn stop(&self, workers: &[Worker]) {
+        let state = std::mem::take(&mut *self.lock());
+        if let Some((key, _)) = state.listening {
+            accept::close::<HttpServer>(workers, key);
+        }
+    }
+
+    /// The address, when it listens.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.lock().listening.as_ref().map(|(_, sockets)| sockets.at)
+    }
+
+    /// Its sockets, when it listens.
+    pub fn sockets(&self) -> Option<Sockets> {
+        self.lock().listening.as_ref().map(|(_, sockets)| sockets.clone())
+    }
+
+    /// Why it does not listen, when it was asked to.
+    pub fn error(&self) -> Option<String> {
+        self.lock().error.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}

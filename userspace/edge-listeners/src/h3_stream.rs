@@ -1,0 +1,604 @@
+//! The machine of one request stream of HTTP/3: what comes out of QUIC is read by [`proto_h3`], what is said goes into it.
+//!
+//! It stands behind the same seam as HTTP/2's ([`server::Stream`]), so the exchange over it is
+//! [`H2Stream`](crate::h2_stream::H2Stream). A body is left in QUIC until somebody reads it: what is unread there is credit its client
+//! does not get.
+
+use base_quic::Connection;
+use base_quic::proto::{ReadError, ReadableError, StreamId, VarInt, WriteError};
+use bytes::{Buf as _, Bytes};
+use proto_h2::Data;
+use proto_h2::fields::ResponseOptions;
+use proto_h2::server::{self, BodyBroken, Gone, Reason};
+use proto_h3::message::{self, Unread};
+use proto_h3::qpack::{self, Bounds, Section};
+use proto_h3::request::{Event, Receiving};
+use proto_h3::{Code, frame};
+use proto_http::h1::Fault;
+use proto_http::multiplexed::MultiplexedHead;
+use proto_http::{Headers, Limits, Request, Response};
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// Bytes taken out of QUIC at a time.
+const CHUNK: usize = 16 * 1024;
+
+/// Bytes of pseudo-fields' names and values, beside the path, which have no place in the head of HTTP/1.
+const PSEUDO_BYTES: usize = 1024;
+
+/// Pseudo-fields there are.
+const PSEUDO_FIELDS: usize = 5;
+
+/// Bounds of the field section of a head that `limits` allow, so that one beyond them is judged by the rules HTTP/1 has.
+pub fn head_bounds(limits: &Limits) -> Bounds {
+    Bounds { bytes: limits.head_bytes + PSEUDO_BYTES, fields: limits.fields + PSEUDO_FIELDS }
+}
+
+fn trailer_bounds(limits: &Limits) -> Bounds {
+    Bounds { bytes: limits.trailer_bytes, fields: limits.trailers }
+}
+
+/// What the streams of a connection share.
+pub struct Wire {
+    pub quic: Connection,
+    /// Largest field section that is read, in bytes.
+    pub section_most: usize,
+    /// What the client got wrong, or does too much of: the connection is to end.
+    pub fault: Cell<Option<Code>>,
+    /// Frames that led nowhere.
+    pub idle: Cell<u32>,
+    /// Bytes of bodies that came.
+    pub body_bytes: Cell<u64>,
+    /// Requests given up by the client before they were answered.
+    pub given_up: Cell<u32>,
+    /// Answers that were sent to their end.
+    pub answered: Cell<u32>,
+    /// Bytes written that the client is not known to have, by stream.
+    outstanding: RefCell<HashMap<StreamId, u64>>,
+    outstanding_bytes: Cell<u64>,
+}
+
+impl Wire {
+    pub fn new(quic: Connection, section_most: usize) -> Rc<Wire> {
+        Rc::new(Wire {
+            quic,
+            section_most,
+            fault: Cell::new(None),
+            idle: Cell::new(0),
+            body_bytes: Cell::new(0),
+            given_up: Cell::new(0),
+            answered: Cell::new(0),
+            outstanding: RefCell::default(),
+            outstanding_bytes: Cell::new(0),
+        })
+    }
+
+    /// Bytes written that the client is not known to have.
+    pub fn outstanding(&self) -> u64 {
+        self.outstanding_bytes.get()
+    }
+
+    /// The client has everything of a stream, or wants no more of it.
+    pub fn settled(&self, id: StreamId) {
+        let bytes = self.outstanding.borrow_mut().remove(&id).unwrap_or(0);
+        self.outstanding_bytes.set(self.outstanding_bytes.get() - bytes);
+    }
+
+    fn wrote(&self, id: StreamId, bytes: usize) {
+        *self.outstanding.borrow_mut().entry(id).or_default() += bytes as u64;
+        self.outstanding_bytes.set(self.outstanding_bytes.get() + bytes as u64);
+    }
+
+    fn fail(&self, code: Code) {
+        if self.fault.get().is_none() {
+            self.fault.set(Some(code));
+        }
+        self.quic.wake();
+    }
+}
+
+/// How far the client's side of a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coming {
+    Open,
+    /// To its end.
+    Ended,
+    /// The client gave it up, or we do not want it.
+    Broken,
+}
+
+/// What waits to be written.
+enum Out {
+    Bytes(Bytes),
+    Data(Data),
+    End,
+}
+
+/// Both directions of a request stream.
+pub struct RequestStream {
+    id: StreamId,
+    wire: Rc<Wire>,
+    receiving: RefCell<Receiving>,
+    /// Taken out of QUIC and not read.
+    input: RefCell<Bytes>,
+    /// Read ahead.
+    peeked: RefCell<Option<Event>>,
+    coming: Cell<Coming>,
+    out: RefCell<VecDeque<Out>>,
+    /// Nothing more can be written: the client wants no more, or we have reset it.
+    is_shut: Cell<bool>,
+    /// Everything was handed over, to the end.
+    is_said: Cell<bool>,
+    /// Nobody serves it any more.
+    is_left: Cell<bool>,
+    reader: RefCell<Option<Waker>>,
+    writer: RefCell<Option<Waker>>,
+}
+
+/// What comes next of a stream.
+pub enum Next {
+    Event(Event),
+    /// Nothing at the moment.
+    Blocked,
+    End,
+    Broken,
+}
+
+impl RequestStream {
+    pub fn new(id: StreamId, wire: &Rc<Wire>) -> Rc<RequestStream> {
+        Rc::new(RequestStream {
+            id,
+            wire: wire.clone(),
+            receiving: RefCell::new(Receiving::new(wire.section_most)),
+            input: RefCell::default(),
+            peeked: RefCell::default(),
+            coming: Cell::new(Coming::Open),
+            out: RefCell::default(),
+            is_shut: Cell::new(false),
+            is_said: Cell::new(false),
+            is_left: Cell::new(false),
+            reader: RefCell::default(),
+            writer: RefCell::default(),
+        })
+    }
+
+    pub fn id(&self) -> StreamId {
+        self.id
+    }
+
+    /// Bytes kept of a field section that is coming.
+    pub fn held(&self) -> usize {
+        self.receiving.borrow().held()
+    }
+
+    /// It can be forgotten: nobody serves it, and all was written that will be.
+    pub fn is_over(&self) -> bool {
+        self.is_left.get() && (self.is_shut.get() || self.out.borrow().is_empty())
+    }
+
+    /// More of it may have come, or its client has given it up.
+    pub fn wake_reader(&self) {
+        for waker in [&self.reader, &self.writer] {
+            if let Some(waker) = waker.borrow_mut().take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// What has come.
+    pub fn next(&self) -> Next {
+        if let Some(event) = self.peeked.borrow_mut().take() {
+            return Next::Event(event);
+        }
+        loop {
+            match self.coming.get() {
+                Coming::Open => {}
+                Coming::Ended => return Next::End,
+                Coming::Broken => return Next::Broken,
+            }
+            let mut receiving = self.receiving.borrow_mut();
+            let handled = receiving.handle(&mut self.input.borrow_mut());
+            self.wire.idle.set(self.wire.idle.get() + receiving.take_idle());
+            match handled {
+                Ok(Some(event)) => return Next::Event(event),
+                Ok(None) => {}
+                Err(fault) => return self.blame(fault),
+            }
+            match self.read() {
+                Read::Some(bytes) => *self.input.borrow_mut() = bytes,
+                Read::Blocked => return Next::Blocked,
+                Read::End => match receiving.handle_end() {
+                    Ok(()) => self.coming.set(Coming::Ended),
+                    Err(fault) => return self.blame(fault),
+                },
+                Read::Broken => self.coming.set(Coming::Broken),
+            }
+        }
+    }
+
+    /// Reads ahead, so that a request without a body is known as one.
+    pub fn peek(&self) {
+        if let Next::Event(event) = self.next() {
+            *self.peeked.borrow_mut() = Some(event);
+        }
+    }
+
+    fn blame(&self, fault: proto_h3::Fault) -> Next {
+        self.coming.set(Coming::Broken);
+        match fault {
+            proto_h3::Fault::Connection(code) => self.wire.fail(code),
+            proto_h3::Fault::Stream(code) => self.abort(code),
+        }
+        Next::Broken
+    }
+
+    fn read(&self) -> Read {
+        let (read, told) = self.wire.quic.with(|machine| {
+            let mut stream = machine.recv_stream(self.id);
+            let mut chunks = match stream.read(true) {
+                Ok(chunks) => chunks,
+                Err(ReadableError::ClosedStream | ReadableError::IllegalOrderedRead) => return (Read::Broken, false),
+            };
+            let read = match chunks.next(CHUNK) {
+                Ok(Some(chunk)) => Read::Some(chunk.bytes),
+                Ok(None) => Read::End,
+                Err(ReadError::Blocked) => Read::Blocked,
+                Err(ReadError::Reset(_)) => Read::Broken,
+            };
+            (read, chunks.finalize().should_transmit())
+        });
+        if told {
+            self.wire.quic.wake();
+        }
+        read
+    }
+
+    /// The client wants no more of the answer.
+    pub fn handle_stopped(&self) {
+        self.shut(Code::RequestCancelled);
+        self.wake_reader();
+    }
+
+    /// Ends both directions.
+    pub fn abort(&self, code: Code) {
+        self.shut(code);
+        self.stop(code);
+    }
+
+    /// No more of the request is wanted.
+    fn stop(&self, code: Code) {
+        if self.coming.get() == Coming::Open {
+            self.coming.set(Coming::Broken);
+            let _ = self.wire.quic.with(|machine| machine.recv_stream(self.id).stop(VarInt::from_u32(code.value())));
+            self.wire.quic.wake();
+        }
+    }
+
+    /// No more of the answer is sent.
+    fn shut(&self, code: Code) {
+        if !self.is_shut.replace(true) {
+            self.out.borrow_mut().clear();
+            let _ = self.wire.quic.with(|machine| machine.send_stream(self.id).reset(VarInt::from_u32(code.value())));
+            self.wire.settled(self.id);
+            self.wire.quic.wake();
+        }
+    }
+
+    fn push(&self, out: Out) -> Result<(), Gone> {
+        if self.is_shut.get() {
+            return Err(Gone);
+        }
+        self.out.borrow_mut().push_back(out);
+        self.pump();
+        Ok(())
+    }
+
+    /// Hands QUIC what it has room for.
+    pub fn pump(&self) {
+        let mut stopped = false;
+        let mut out = self.out.borrow_mut();
+        while let Some(first) = out.front_mut() {
+            let written = self.wire.quic.with(|machine| {
+                let mut stream = machine.send_stream(self.id);
+                match first {
+                    Out::Bytes(bytes) => stream.write_chunks(std::slice::from_mut(bytes)).map(|written| written.bytes),
+                    Out::Data(data) => {
+                        let written = match data.shared() {
+                            Some(bytes) => stream.write_chunks(&mut [bytes]).map(|written| written.bytes),
+                            None => stream.write(data.chunk()),
+                        };
+                        written.inspect(|written| data.advance(*written))
+                    }
+                    Out::End => match stream.finish() {
+                        Ok(()) => Ok(0),
+                        Err(_) => Err(WriteError::ClosedStream),
+                    },
+                }
+            });
+            match written {
+                Ok(bytes) => {
+                    self.wire.quic.wake();
+                    self.wire.wrote(self.id, bytes);
+                    let done = match first {
+                        Out::Bytes(bytes) => bytes.is_empty(),
+                        Out::Data(data) => !data.has_remaining(),
+                        Out::End => true,
+                    };
+                    if done {
+                        out.pop_front();
+                    }
+                }
+                Err(WriteError::Blocked) => break,
+                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
+                    stopped = true;
+                    break;
+                }
+            }
+        }
+        drop(out);
+        if stopped {
+            self.shut(Code::RequestCancelled);
+        }
+    }
+}
+
+enum Read {
+    Some(Bytes),
+    Blocked,
+    End,
+    Broken,
+}
+
+/// What a request's head was found to be before anybody looked at what it says.
+pub enum Head {
+    Read(Section),
+    /// It is longer than is read.
+    Fault(Fault),
+}
+
+/// A request stream as it is served.
+pub struct H3Machine {
+    stream: Rc<RequestStream>,
+    head: Head,
+    /// Bytes of the body that were announced.
+    length: Option<u64>,
+    body_taken: bool,
+}
+
+impl H3Machine {
+    pub fn new(stream: Rc<RequestStream>, head: Head) -> H3Machine {
+        H3Machine { stream, head, length: None, body_taken: false }
+    }
+
+    fn send_fields(&mut self, write: impl FnOnce(&mut Vec<u8>) -> bool, ends: bool) -> Result<(), Gone> {
+        let mut bytes = Vec::with_capacity(256);
+        if !write(&mut bytes) {
+            return Err(Gone);
+        }
+        self.stream.push(Out::Bytes(bytes.into()))?;
+        if ends { self.say_end() } else { Ok(()) }
+    }
+
+    fn say_end(&mut self) -> Result<(), Gone> {
+        self.stream.is_said.set(true);
+        let wire = &self.stream.wire;
+        wire.answered.set(wire.answered.get() + 1);
+        self.stream.push(Out::End)
+    }
+}
+
+impl server::Stream for H3Machine {
+    type Body = H3Body;
+
+    fn head_size(&self) -> (usize, usize) {
+        match &self.head {
+            Head::Read(section) => (section.bytes(), section.len()),
+            Head::Fault(_) => (0, 0),
+        }
+    }
+
+    fn read_head(&mut self, limits: &Limits, into: &mut Request) -> Result<MultiplexedHead, Fault> {
+        match &self.head {
+            Head::Read(section) => {
+                let head = message::read_request(section, limits, into).map_err(|unread| match unread {
+                    Unread::Fault(fault) => fault,
+                    // Those were reset before they came here.
+                    Unread::Malformed => Fault::PseudoField,
+                })?;
+                self.length = head.length;
+                Ok(head)
+            }
+            Head::Fault(fault) => {
+                into.clear();
+                into.version = proto_http::Version::Http3;
+                Err(*fault)
+            }
+        }
+    }
+
+    fn take_body(&mut self) -> Option<H3Body> {
+        if std::mem::replace(&mut self.body_taken, true) {
+            return None;
+        }
+        let is_empty = self.stream.coming.get() == Coming::Ended && self.stream.peeked.borrow().is_none();
+        if is_empty && self.length.unwrap_or(0) == 0 {
+            return None;
+        }
+        Some(H3Body { stream: self.stream.clone(), length: self.length, came: 0, ended: false, trailers: None })
+    }
+
+    fn send_interim(&mut self, response: &Response) {
+        let options = message::ResponseOptions { length: None, date: "" };
+        let _ = self.send_fields(|into| message::write_response(response, &options, into), false);
+    }
+
+    fn send_head(&mut self, response: &Response, options: &ResponseOptions<'_>, ends: bool) -> Result<(), Gone> {
+        let options = message::ResponseOptions { length: options.length, date: options.date };
+        self.send_fields(|into| message::write_response(response, &options, into), ends)
+    }
+
+    fn send_data(&mut self, data: Data, ends: bool) -> Result<(), Gone> {
+        let length = data.remaining();
+        if length > 0 {
+            let mut header = Vec::with_capacity(5);
+            frame::begin(frame::DATA, length as u64, &mut header);
+            self.stream.push(Out::Bytes(header.into()))?;
+            self.stream.push(Out::Data(data))?;
+        }
+        if ends { self.say_end() } else { Ok(()) }
+    }
+
+    fn send_end(&mut self, trailers: Option<&Headers>) -> Result<(), Gone> {
+        if let Some(trailers) = trailers {
+            // None of them may be one that can be sent.
+            match self.send_fields(|into| message::write_trailers(trailers, into), true) {
+                Err(Gone) if !self.stream.is_shut.get() => {}
+                sent => return sent,
+            }
+        }
+        self.say_end()
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.stream.is_shut.get() || self.stream.wire.fault.get().is_some() {
+            return Poll::Ready(());
+        }
+        // Given up by its client in the middle of the request.
+        if self.stream.coming.get() == Coming::Open && !self.body_taken {
+            self.stream.peek();
+        }
+        if self.stream.coming.get() == Coming::Broken && !self.stream.is_said.get() {
+            return Poll::Ready(());
+        }
+        *self.stream.writer.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn reset(&mut self, why: Reason) {
+        self.stream.abort(match why {
+            Reason::NoError => Code::NoError,
+            Reason::Internal => Code::Internal,
+            Reason::Cancel => Code::RequestCancelled,
+            Reason::Refused => Code::RequestRejected,
+            Reason::Calm => Code::ExcessiveLoad,
+        });
+    }
+}
+
+impl Drop for H3Machine {
+    fn drop(&mut self) {
+        if !self.stream.is_said.get() {
+            self.stream.shut(Code::Internal);
+        }
+        if !self.body_taken {
+            // What is left of the request changes nothing any more (RFC 9114 section 4.1).
+            self.stream.stop(Code::NoError);
+        }
+        self.stream.is_left.set(true);
+        self.stream.wire.quic.wake();
+    }
+}
+
+/// The body of a request.
+pub struct H3Body {
+    stream: Rc<RequestStream>,
+    length: Option<u64>,
+    came: u64,
+    ended: bool,
+    trailers: Option<Result<Section, Fault>>,
+}
+
+impl H3Body {
+    /// It breaks what was announced, or the form of every message.
+    fn broken(&mut self) -> Poll<Result<Option<Bytes>, BodyBroken>> {
+        self.stream.stop(Code::Message);
+        Poll::Ready(Err(BodyBroken::Length))
+    }
+
+    fn end(&mut self) -> Poll<Result<Option<Bytes>, BodyBroken>> {
+        // Whatever ended it: an end alone, trailers, an empty frame before either.
+        if self.length.is_some_and(|length| length != self.came) {
+            return self.broken();
+        }
+        self.ended = true;
+        Poll::Ready(Ok(None))
+    }
+}
+
+impl server::Body for H3Body {
+    const LENGTH: &'static str = "h3_message";
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyBroken>> {
+        if self.ended {
+            return Poll::Ready(Ok(None));
+        }
+        loop {
+            return match self.stream.next() {
+                Next::Event(Event::Data(bytes)) => {
+                    let wire = &self.stream.wire;
+                    wire.body_bytes.set(wire.body_bytes.get() + bytes.len() as u64);
+                    self.came += bytes.len() as u64;
+                    if self.length.is_some_and(|length| self.came > length) {
+                        return self.broken();
+                    }
+                    Poll::Ready(Ok(Some(bytes)))
+                }
+                Next::Event(Event::Trailers(block)) => {
+                    let mut section = Section::default();
+                    let bounds = trailer_bounds(&Limits::default());
+                    self.trailers = Some(match qpack::decode(&block, &bounds, &mut section) {
+                        Ok(()) => Ok(section),
+                        Err(qpack::Unread::TooLarge) => Err(Fault::TrailersTooLarge),
+                        Err(qpack::Unread::TooMany) => Err(Fault::TooManyTrailers),
+                        Err(qpack::Unread::Broken) => {
+                            self.stream.wire.fail(Code::QpackDecompression);
+                            return Poll::Ready(Err(BodyBroken::Gone));
+                        }
+                    });
+                    continue;
+                }
+                Next::Event(Event::TrailersTooLarge) => {
+                    self.trailers = Some(Err(Fault::TrailersTooLarge));
+                    continue;
+                }
+                // There is one head, which was read.
+                Next::Event(Event::Head(_) | Event::HeadTooLarge) => continue,
+                Next::End => self.end(),
+                Next::Broken => Poll::Ready(Err(BodyBroken::Gone)),
+                Next::Blocked => {
+                    *self.stream.reader.borrow_mut() = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            };
+        }
+    }
+
+    fn trailers(&mut self, limits: &Limits) -> Result<Option<(Headers, u32)>, Fault> {
+        let Some(section) = self.trailers.take() else { return Ok(None) };
+        match message::read_trailers(&section?, limits) {
+            Ok(read) => Ok(Some(read)),
+            Err(Unread::Fault(fault)) => Err(fault),
+            Err(Unread::Malformed) => {
+                self.stream.stop(Code::Message);
+                Err(Fault::PseudoField)
+            }
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.ended || self.stream.coming.get() == Coming::Ended
+    }
+
+    fn unread(&mut self) -> usize {
+        // It stays in QUIC, which throws it away.
+        0
+    }
+}
+
+impl Drop for H3Body {
+    fn drop(&mut self) {
+        self.stream.stop(Code::NoError);
+    }
+}
