@@ -103,6 +103,8 @@ pub(crate) struct Executor {
     yielded: RefCell<VecDeque<TaskId>>,
     running: Cell<TaskId>,
     abort_running: Cell<bool>,
+    /// When the poll that is under way began, or the last one if none is.
+    poll_began: Cell<Instant>,
 }
 
 #[derive(Default)]
@@ -126,7 +128,14 @@ impl Executor {
             yielded: RefCell::default(),
             running: Cell::new(TaskId::NONE),
             abort_running: Cell::new(false),
+            poll_began: Cell::new(Instant::now()),
         }
+    }
+
+    /// When the poll that is under way began; `None` while no task runs.
+    #[inline]
+    pub fn poll_began(&self) -> Option<Instant> {
+        (self.running.get() != TaskId::NONE).then(|| self.poll_began.get())
     }
 
     pub fn spawn<F: Future<Output = ()> + 'static>(&self, shared: &Arc<Shared>, future: F) -> Task {
@@ -189,14 +198,13 @@ impl Executor {
     }
 
     /// Polls what is ready now, within the bounds of a turn; what becomes ready meanwhile waits until the driver had its turn. Tasks
-    /// that yielded come last, and one of them in any case. The longest poll comes back.
-    pub fn run(&self, shared: &Shared, budget: Budget) -> Duration {
+    /// that yielded come last, and one of them in any case. The longest poll comes back. `began` is the time.
+    pub fn run(&self, shared: &Shared, budget: Budget, began: Instant) -> Duration {
         let (ready, yielded) = (self.ready.borrow().len(), self.yielded.borrow().len());
         if ready + yielded == 0 {
             return Duration::ZERO;
         }
-        let began = Instant::now();
-        let mut run = Run { polled: 0, began, now: began, longest: Duration::ZERO, budget };
+        let mut run = Run { polled: 0, now: began, spent: Duration::ZERO, longest: Duration::ZERO, budget };
         for _ in 0..ready {
             if run.is_over() {
                 break;
@@ -216,11 +224,14 @@ impl Executor {
     fn poll_next(&self, queue: &RefCell<VecDeque<TaskId>>, shared: &Shared, run: &mut Run) {
         let Some(id) = queue.borrow_mut().pop_front() else { return };
         let Some(task) = self.find(id) else { return };
+        self.poll_began.set(run.now);
         self.poll(shared, id, task);
         run.polled += 1;
         let now = Instant::now();
-        run.longest = run.longest.max(now.saturating_duration_since(run.now));
+        let took = now.saturating_duration_since(run.now);
         run.now = now;
+        run.spent += took;
+        run.longest = run.longest.max(took);
     }
 
     fn poll(&self, shared: &Shared, id: TaskId, task: NonNull<Header>) {
@@ -310,16 +321,16 @@ pub(crate) struct Budget {
 /// One turn's polls so far.
 struct Run {
     polled: usize,
-    began: Instant,
     /// After the last of them.
     now: Instant,
+    spent: Duration,
     longest: Duration,
     budget: Budget,
 }
 
 impl Run {
     fn is_over(&self) -> bool {
-        self.polled >= self.budget.polls || self.now.saturating_duration_since(self.began) >= self.budget.time
+        self.polled >= self.budget.polls || self.spent >= self.budget.time
     }
 }
 
@@ -551,7 +562,7 @@ mod tests {
     /// What wakes from elsewhere have left is taken in, and ready tasks are polled.
     fn turn(cx: &Context) {
         take_inbox(cx, &mut Inbox::default());
-        cx.executor.run(&cx.shared, Budget { polls: 100, time: Duration::from_secs(3600) });
+        cx.executor.run(&cx.shared, Budget { polls: 100, time: Duration::from_secs(3600) }, Instant::now());
     }
 
     struct CountDrop(Rc<Cell<u32>>);

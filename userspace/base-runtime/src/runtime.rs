@@ -291,6 +291,13 @@ pub fn now() -> Instant {
     context::try_with(|cx| cx.now.get()).unwrap_or_else(Instant::now)
 }
 
+/// When the poll began in which the caller runs, which is known without asking the clock: a worker reads it between any two polls.
+/// Where no task is polled the clock is read.
+#[inline]
+pub fn poll_began() -> Instant {
+    context::try_with(|cx| cx.executor.poll_began()).flatten().unwrap_or_else(Instant::now)
+}
+
 /// The index of the worker the caller runs on. Panics elsewhere.
 pub fn worker_index() -> usize {
     context::with(|cx| cx.shared.index)
@@ -500,7 +507,7 @@ fn drive(cx: &Context, budget: Budget, mut coalescing: Coalescing) {
     let mut woke = cx.now.get();
     while !cx.shared.stopping.load(Ordering::Relaxed) {
         let began = cx.now.get();
-        longest_poll.saw(cx.executor.run(&cx.shared, budget), &counters.longest_poll_ns);
+        longest_poll.saw(cx.executor.run(&cx.shared, budget, began), &counters.longest_poll_ns);
         start_sends(cx);
 
         // Sleep only when nothing is left to do and nobody has called meanwhile.
@@ -552,6 +559,8 @@ fn drive(cx: &Context, budget: Budget, mut coalescing: Coalescing) {
 
 /// Lets events gather for a moment where that is due; false when it is not.
 fn pause(cx: &Context, coalescing: &mut Coalescing, woke: Instant, now: Instant) -> bool {
+            // What was run for others is no part of the first poll.
+            cx.now.set(Instant::now());
     let counters = &cx.shared.counters;
     let busy = || thread_cpu_time(cx.shared.thread_id.load(Ordering::Relaxed)).unwrap_or_default();
     let Some(pause) = coalescing.pause(now, woke, counters.polls.value(), busy) else { return false };

@@ -24,7 +24,25 @@ pub fn time_of_day(instant: Instant) -> SystemTime {
 
 /// Seconds since 1970 as of this turn of the worker.
 pub fn seconds() -> u64 {
-    time_of_day(base_runtime::now()).duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    seconds_at(base_runtime::now())
+}
+
+/// Of all answers of a second the first one looks for its number.
+fn seconds_at(now: Instant) -> u64 {
+    thread_local! {
+        /// A second, from when to when it is taken for granted.
+        static SECOND: Cell<Option<(u64, Instant, Instant)>> = const { Cell::new(None) };
+    }
+    if let Some((second, from, until)) = SECOND.get()
+        && from <= now
+        && now < until
+    {
+        return second;
+    }
+    let since = time_of_day(now).duration_since(UNIX_EPOCH).unwrap_or_default();
+    let left = Duration::from_secs(1).saturating_sub(Duration::from_nanos(since.subsec_nanos().into()));
+    SECOND.set(Some((since.as_secs(), now, now + left)));
+    since.as_secs()
 }
 
 #[cfg(test)]
@@ -39,6 +57,18 @@ mod tests {
             let apart = told.duration_since(time).unwrap_or_else(|e| e.duration());
             assert!(apart < Duration::from_millis(50), "{apart:?}");
             std::thread::sleep(Duration::from_millis(20));
+        }
+        // Seconds follow, forth and back.
+        let now = Instant::now();
+        for ms in [60_000, 1_700, 1_000, 999, 400, 5, 0, 300, 900, 0] {
+            let at = now - Duration::from_millis(ms);
+            let told = time_of_day(at).duration_since(UNIX_EPOCH).unwrap();
+            let nearly = told.subsec_millis() < 60 || told.subsec_millis() > 940;
+            let second = seconds_at(at);
+            assert!(
+                second == told.as_secs() || nearly && second.abs_diff(told.as_secs()) <= 1,
+                "{ms}: {second}, {told:?}"
+            );
         }
         // One that lies before the first reading.
         let early = Instant::now() - Duration::from_secs(5);

@@ -604,7 +604,7 @@ impl Local {
 
     /// Counts a request that was answered and writes its line in the access log.
     pub fn record(&self, exchange: &Exchange, routed: Option<&Arc<str>>, request_bytes: u64, response_bytes: u64) {
-        let ended = Instant::now();
+        let ended = exchange.ended();
         let duration = ended.saturating_duration_since(exchange.started);
         let status = exchange.default_space_ref().response.as_ref().map_or(503, |r| r.status);
         let path = exchange.uri.split(|b| *b == b'?').next().and_then(|p| std::str::from_utf8(p).ok());

@@ -30,7 +30,7 @@ pub enum Served {
 
 /// Says in the exchange who asks. Comes before everything else, so that a request that cannot be read has an author in the log.
 pub fn admit<S: ClientStream>(local: &Local, stream: &S, exchange: &mut Exchange) {
-    exchange.started = base_runtime::now();
+    exchange.start(base_runtime::now());
     exchange.tags.enabled = local.wants_tags();
     let client = &mut exchange.client;
     client.peer = stream.peer();

@@ -244,6 +244,8 @@ pub struct Exchange {
     current: usize,
     /// When the request head was complete.
     pub started: Instant,
+    /// What the clock said when it was read last for this exchange, see [`Exchange::ended`].
+    pub clock: Instant,
     pub tags: Tags,
     /// Method and target as the client sent them, whatever filters made of the request.
     pub method: String,
@@ -268,12 +270,14 @@ pub struct Exchange {
 
 impl Default for Exchange {
     fn default() -> Exchange {
+        let now = Instant::now();
         Exchange {
             client: Client::default(),
             default: Space::default(),
             others: Vec::new(),
             current: 0,
-            started: Instant::now(),
+            started: now,
+            clock: now,
             tags: Tags::default(),
             method: String::new(),
             uri: Vec::new(),
@@ -337,6 +341,16 @@ impl Exchange {
         self.later = Touches::NOTHING;
         self.after = Touches::NOTHING;
         self.client_gone = false;
+    }
+
+    /// The request begins.
+    pub fn start(&mut self, now: Instant) {
+        (self.started, self.clock) = (now, now);
+    }
+
+    /// The time at its end: a reading of this very poll will do, since what is sent leaves the machine after it anyway.
+    pub fn ended(&self) -> Instant {
+        if self.clock > base_runtime::poll_began() { self.clock } else { Instant::now() }
     }
 
     /// The namespace the running filter works in.

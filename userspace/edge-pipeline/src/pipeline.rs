@@ -167,8 +167,9 @@ impl Pipeline {
         exchange.tags.enter(&self.name);
         let mut at = 0;
         let mut ended = false;
-        // The end of one station is the beginning of the next: what is between them costs less than asking the clock again.
-        let mut began = exchange.tags.enabled.then(Instant::now);
+        // The end of one station is the beginning of the next, and the first begins with the poll: what is between them costs less
+        // than asking the clock again.
+        let mut began = exchange.tags.enabled.then(|| exchange.clock.max(base_runtime::poll_began()));
         while let Some(node) = self.nodes.get(at) {
             let Some(filter) = &node.filter else {
                 ended = true;
@@ -182,6 +183,7 @@ impl Pipeline {
             };
             if let Some(began) = &mut began {
                 let now = Instant::now();
+                exchange.clock = now;
                 let took = now.saturating_duration_since(std::mem::replace(began, now));
                 exchange.tags.pass(&node.label, outcome, took);
             }
