@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::boxed::Places;
 use crate::buffer::{Datagrams, Pool, Streams};
 use crate::driver::AnyDriver;
 use crate::executor::Executor;
@@ -31,6 +32,8 @@ pub(crate) struct Context {
     pub pool: Pool<Streams>,
     pub datagram_pool: Pool<Datagrams>,
     pub pipes: Pipes,
+    /// For futures in boxes.
+    pub places: Places,
     pub bounds: WorkerBounds,
     /// Given up for a moment when descriptors are short.
     pub spare: RefCell<Option<OwnedFd>>,
@@ -60,6 +63,7 @@ impl Context {
                 config.datagram_buffers_kept,
             ),
             pipes: Pipes::default(),
+            places: Places::new(),
             bounds: WorkerBounds {
                 recv_queue_max: config.recv_queue_max.max(1),
                 datagram_queue_max: config.datagram_queue_max.max(1),

@@ -13,6 +13,7 @@
 //! promise), [`memory`] (who holds how much), [`channel`].
 
 pub mod affinity;
+mod boxed;
 pub mod buffer;
 pub mod channel;
 mod coalescing;
@@ -27,6 +28,7 @@ pub mod table;
 pub mod time;
 
 pub use affinity::allowed_cpus;
+pub use boxed::Boxed;
 pub use buffer::Buf;
 pub use driver::{IoKind, IoMode, probe_uring};
 pub use executor::{SHARE, Task, poll_share, yield_now};

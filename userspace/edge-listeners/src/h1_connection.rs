@@ -13,6 +13,7 @@ use crate::tunnel;
 use base_runtime::Buf;
 use base_runtime::memory::{self, Booking};
 use base_runtime::net::Seat;
+use base_runtime::{Boxed, Buf};
 use base_runtime::time::{self, Deadline};
 use base_tls::{Session, Transport};
 use edge_pipeline::{Duplex, Exchange};
@@ -186,7 +187,7 @@ pub enum Visit {
     /// Nothing is alive but the connection. `None`: it is over, or never began.
     Waiting(Option<Presence>),
     /// A handshake, or a request, that ends with a connection that waits, or with none.
-    Busy(Pin<Box<dyn Future<Output = Option<Presence>>>>),
+    Busy(Boxed<'static, Option<Presence>>),
 }
 
 impl Future for Visit {
@@ -201,13 +202,13 @@ impl Future for Visit {
                     let Visit::Waiting(presence) = &mut *self else { continue };
                     match (presence.take(), first) {
                         (Some(presence), Some((first, true))) if h2_connection::is_preface(&first) => {
-                            Visit::Busy(Box::pin(attend_either(presence, first)))
+                            Visit::Busy(Boxed::new(attend_either(presence, first)))
                         }
-                        (Some(presence), Some((first, _))) => Visit::Busy(Box::pin(attend(presence, first))),
+                        (Some(presence), Some((first, _))) => Visit::Busy(Boxed::new(attend(presence, first))),
                         _ => Visit::Waiting(None),
                     }
                 }
-                Visit::Busy(future) => Visit::Waiting(ready!(future.as_mut().poll(cx))),
+                Visit::Busy(future) => Visit::Waiting(ready!(Pin::new(future).poll(cx))),
             };
             *self = next;
         }

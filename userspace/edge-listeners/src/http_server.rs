@@ -19,6 +19,7 @@ use crate::tunnel::Patience;
 use arc_swap::ArcSwap;
 use base_model::ip_filter::CidrSet;
 use base_model::{GoDuration, HttpServerSpec, ProxyProtocol, Spec, UnderscoresInHeaders};
+use base_runtime::Boxed;
 use base_runtime::memory::{Booking, Kind};
 use base_runtime::net::{Seat, StreamState, TcpStream};
 use base_runtime::table::Table;
@@ -679,12 +680,12 @@ impl Share for Local {
 
     fn take_in(self: &Rc<Self>, place: Place, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Visit {
         if self.live.borrow_mut().load().introduced {
-            return Visit::Busy(Box::pin(introduce(place, self.clone(), stream, peer, seat)));
+            return Visit::Busy(Boxed::new(introduce(place, self.clone(), stream, peer, seat)));
         }
         let (local, tls) = (self.clone(), self.live.borrow_mut().load().tls.clone());
         match tls {
             None => Visit::Waiting(Some(place.pass_to(Connection::book(local, stream.into(), peer, seat)))),
-            Some(tls) => Visit::Busy(Box::pin(handshake(place, local, tls, stream, peer, seat))),
+            Some(tls) => Visit::Busy(Boxed::new(handshake(place, local, tls, stream, peer, seat))),
         }
     }
 

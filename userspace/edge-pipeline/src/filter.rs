@@ -2,11 +2,11 @@
 
 use crate::exchange::Exchange;
 use base_model::Problem;
+use base_runtime::Boxed;
 use base_telemetry::Telemetry;
 use serde_json::Value;
 use std::any::Any;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 /// A result name: [`SUCCESS`] or one of the kind's declared results.
@@ -20,12 +20,12 @@ pub enum Step<'a> {
     /// Finished at once: no allocation, no wait.
     Done(Outcome),
     /// Needs to wait for something; runs on the worker that called.
-    Wait(Pin<Box<dyn Future<Output = Outcome> + 'a>>),
+    Wait(Boxed<'a, Outcome>),
 }
 
 impl<'a> Step<'a> {
     pub fn wait(future: impl Future<Output = Outcome> + 'a) -> Step<'a> {
-        Step::Wait(Box::pin(future))
+        Step::Wait(Boxed::new(future))
     }
 }
 
