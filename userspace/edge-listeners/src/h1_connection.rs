@@ -10,16 +10,15 @@ use crate::h2_connection;
 use crate::http_server::Local;
 use crate::request::{self, Served};
 use crate::tunnel;
-use base_runtime::Buf;
 use base_runtime::memory::{self, Booking};
 use base_runtime::net::Seat;
-use base_runtime::{Boxed, Buf};
 use base_runtime::time::{self, Deadline};
+use base_runtime::{Boxed, Buf};
 use base_tls::{Session, Transport};
 use edge_pipeline::{Duplex, Exchange};
 use proto_h2::watch::PREFACE;
 use proto_http::h1::{self, RequestHead};
-use proto_http::{Request, Response};
+use proto_http::{Limits, Request, Response};
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -324,27 +323,28 @@ async fn read_head(
     mut buffer: Buf,
     request: &mut Request,
 ) -> Result<(RequestHead, Buf), Option<u16>> {
+    match local.with_live(|live| parse_head(local, &live.limits, &buffer, request))? {
+        Some(head) => {
+            buffer.advance(head.consumed);
+            Ok((head, buffer))
+        }
+        // Rare enough for a box of its own: the future of every request would have the room for it.
+        None => Boxed::new(read_head_in_pieces(local, connection, buffer, request)).await,
+    }
+}
+
+/// Goes on where `buffer` holds the beginning of a head.
+async fn read_head_in_pieces(
+    local: &Local,
+    connection: &Connection,
+    buffer: Buf,
+    request: &mut Request,
+) -> Result<(RequestHead, Buf), Option<u16>> {
     let (stream, deadline) = (&connection.stream, &connection.deadline);
     let live = local.live();
     let limits = &live.limits;
-    let mut parse = |bytes: &[u8]| match h1::parse_request(bytes, limits, request) {
-        Ok(head) => {
-            if head.is_some_and(|head| head.dropped > 0) {
-                local.limit(UNDERSCORES_DROPPED);
-            }
-            Ok(head)
-        }
-        Err(error) => {
-            local.limit(error.kind.name());
-            Err(Some(error.status))
-        }
-    };
-    if let Some(head) = parse(&buffer)? {
-        buffer.advance(head.consumed);
-        return Ok((head, buffer));
-    }
     // A head in pieces waits in memory of its own size, not in a receive buffer.
-    deadline.set_after(local.timeouts().head);
+    deadline.set_after(live.timeouts.head);
     let mut partial = buffer.to_vec();
     let booking = Booking::new(memory::Kind::Heads, partial.capacity());
     drop(buffer);
@@ -364,10 +364,31 @@ async fn read_head(
         if !more.contains(&b'\n') && partial.len() < limits.head_bytes {
             continue;
         }
-        if let Some(head) = parse(&partial)? {
+        if let Some(head) = parse_head(local, limits, &partial, request)? {
             deadline.clear();
             more.advance(head.consumed.saturating_sub(had));
             return Ok((head, more));
+        }
+    }
+}
+
+/// Reads a head when all of it is there, and counts what is wrong with it.
+fn parse_head(
+    local: &Local,
+    limits: &Limits,
+    bytes: &[u8],
+    request: &mut Request,
+) -> Result<Option<RequestHead>, Option<u16>> {
+    match h1::parse_request(bytes, limits, request) {
+        Ok(head) => {
+            if head.is_some_and(|head| head.dropped > 0) {
+                local.limit(UNDERSCORES_DROPPED);
+            }
+            Ok(head)
+        }
+        Err(error) => {
+            local.limit(error.kind.name());
+            Err(Some(error.status))
         }
     }
 }

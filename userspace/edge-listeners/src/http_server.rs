@@ -489,21 +489,25 @@ impl Local {
         held.clone()
     }
 
+    /// As [`live`](Local::live) for a moment, without taking hold of it.
+    #[inline]
+    pub fn with_live<R>(&self, use_it: impl FnOnce(&Live) -> R) -> R {
+        use_it(self.live.borrow_mut().load())
+    }
+
     /// Lets go of what was replaced.
     fn refresh(&self) {
         self.live().pipelines.borrow_mut().iter_mut().flatten().for_each(|view| drop(view.current()));
     }
 
     pub fn idle_timeout(&self) -> Option<Duration> {
-        self.live.borrow_mut().load().idle_timeout
+        self.with_live(|live| live.idle_timeout)
     }
 
     /// Connections of this kind may have another request.
     pub fn keeps_alive(&self, encrypted: bool) -> bool {
-        let mut live = self.live.borrow_mut();
-        let live = live.load();
         // One that was made before TLS was turned on or off ends with what it has begun.
-        live.keep_alive && encrypted == live.tls.is_some()
+        self.with_live(|live| live.keep_alive && encrypted == live.tls.is_some())
     }
 
     pub fn server_name(&self) -> &Arc<str> {
@@ -515,7 +519,7 @@ impl Local {
     }
 
     pub fn timeouts(&self) -> Timeouts {
-        self.live.borrow_mut().load().timeouts
+        self.with_live(|live| live.timeouts)
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -536,7 +540,7 @@ impl Local {
 
     /// Somebody reads what stations a request passed, and how long each took.
     pub fn wants_tags(&self) -> bool {
-        self.log.borrow().is_some() && self.live().access_log.wants_tags()
+        self.log.borrow().is_some() && self.with_live(|live| live.access_log.wants_tags())
     }
 
     /// Books a connection that was counted, until it [leaves](Local::leave).
@@ -627,8 +631,9 @@ impl Local {
         });
         drop(recorder);
         if let Some(log) = &mut *self.log.borrow_mut() {
-            let live = self.live();
-            access::write(log, &live.access_log, exchange, status, ended, request_bytes, response_bytes);
+            self.with_live(|live| {
+                access::write(log, &live.access_log, exchange, status, ended, request_bytes, response_bytes);
+            });
         }
     }
 }

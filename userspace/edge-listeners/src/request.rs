@@ -282,8 +282,7 @@ async fn finish<S: ClientStream>(
     };
     let (length, trailers) = (body.length(), body.has_trailers());
     let real_time = length.is_none() && body.is_stream() && follows == Follows::Body;
-    let timeouts = local.timeouts();
-    let mut pace = Pace::new(&timeouts, timeouts.send);
+    let mut pace = local.with_live(|live| Pace::new(&live.timeouts, live.timeouts.send));
     let (before, failed_before) = (stream.bytes_said(), stream.body_failure().is_some());
     let (head, mut dropped) = (AnswerHead { response, length, trailers, follows }, 0);
     let mut sent = response::send(stream, &head, body, &mut pace, &mut dropped).await;
