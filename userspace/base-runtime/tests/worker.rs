@@ -34,6 +34,7 @@ on_both_drivers!(
     a_task_that_wakes_itself_is_polled_once_a_turn,
     tasks_that_wake_each_other_let_io_go_first,
     tasks_woken_by_io_go_before_those_that_yielded,
+    a_byte_does_not_wait_for_all_that_others_send,
     a_poll_takes_no_more_than_its_share_of_what_is_ready,
     a_panic_outside_tasks_ends_the_process,
     waker_outlives_task_and_runtime,
@@ -391,6 +392,47 @@ fn tasks_woken_by_io_go_before_those_that_yielded(io: IoMode) {
         }
         let most = polls_during_an_echo(polls).await;
         assert!(most <= 2 * ECHO_TURNS, "64 tasks of 2 ms were polled {most} times during an echo");
+    });
+}
+
+/// Whoever sends and receives without end takes so much of a turn; who has a byte to say waits for a few turns of them and not for each
+/// of the others. What passes is counted, since time also passes where a worker waits for its CPU.
+fn a_byte_does_not_wait_for_all_that_others_send(io: IoMode) {
+    const OTHERS: usize = 200;
+    run(io, || async {
+        let worker = base_runtime::current_worker().expect("this is one");
+        let passed = || {
+            let stats = worker.stats();
+            stats.bytes_in + stats.bytes_out
+        };
+        let (client, server) = pair().await;
+        spawn(async move {
+            while let Ok(Some(bytes)) = server.recv().await {
+                server.send(bytes);
+            }
+        });
+        for _ in 0..OTHERS {
+            let (from, to) = pair().await;
+            spawn(async move {
+                let piece = [b'x'; Buf::CAPACITY - Buf::HEADROOM];
+                while from.send_ready(128 << 10).await.is_ok() {
+                    from.send(Buf::copy_from(&piece));
+                }
+            });
+            spawn(async move { while let Ok(Some(_)) = to.recv().await {} });
+        }
+        while passed() < 256 << 20 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let mut most = 0;
+        for i in 0..50u8 {
+            let before = passed();
+            client.send(Buf::copy_from(&[i]));
+            assert_eq!(recv_exactly(&client, 1).await.expect("receives"), [i]);
+            most = most.max(passed() - before);
+        }
+        let allowed = ECHO_TURNS * (4 << 20);
+        assert!(most <= allowed, "{} KiB passed during an echo, {} KiB may", most >> 10, allowed >> 10);
     });
 }
 

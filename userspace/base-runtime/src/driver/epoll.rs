@@ -2,10 +2,15 @@
 //!
 //! Reading stops at the receive queue's bound and goes on, from the `unfinished` list, when the queue is drained. A read that does
 //! not fill its buffer has emptied the socket, so the next edge is waited for without a read that fails.
+//!
+//! A socket that has more than is read at a time goes to the end of that list and is read from in its turn, whatever edges come
+//! meanwhile; a turn takes so many reads from the list. So what comes from whoever sends little is read at once, however many there are
+//! that send without end.
 
 mod datagrams;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -27,7 +32,9 @@ pub(crate) struct Epoll {
     wakeup: RawFd,
     events: RefCell<Vec<libc::epoll_event>>,
     /// Sockets to read (or accept) from although no edge will tell.
-    unfinished: RefCell<Vec<Rc<Socket>>>,
+    unfinished: RefCell<VecDeque<Rc<Socket>>>,
+    /// Of [`READS_MOST`].
+    reads_left: Cell<usize>,
     /// Sockets to read from once the pool has buffers again.
     starved: RefCell<Vec<Rc<Socket>>>,
     datagrams: Datagrams,
@@ -47,6 +54,7 @@ impl Epoll {
             wakeup: shared.wakeup.as_raw_fd(),
             events: RefCell::new(vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS]),
             unfinished: RefCell::default(),
+            reads_left: Cell::new(0),
             starved: RefCell::default(),
             datagrams: Datagrams::default(),
             stopped: Cell::new(false),
@@ -68,7 +76,14 @@ impl Epoll {
     }
 
     fn continue_later(&self, socket: &Rc<Socket>) {
-        self.unfinished.borrow_mut().push(socket.clone());
+        self.unfinished.borrow_mut().push_back(socket.clone());
+    }
+
+    /// What had found no buffer goes on, as soon as there are any.
+    fn feed_starved(&self, cx: &Context) {
+        if !self.starved.borrow().is_empty() && cx.pool.has_room() {
+            self.unfinished.borrow_mut().extend(self.starved.borrow_mut().drain(..));
+        }
     }
 
     fn dispatch(&self, cx: &Context, socket: &Rc<Socket>, events: u32) {
@@ -81,8 +96,8 @@ impl Epoll {
             }
         }
         if events & (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32 != 0 {
-            socket.rx_ready.set(true);
-            if socket.rx_op.get() == Op::Armed {
+            // One that was ready before waits for its turn in a list.
+            if !socket.rx_ready.replace(true) && socket.rx_op.get() == Op::Armed {
                 let ends = events & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32 != 0;
                 self.take_in(cx, socket, ends);
             }
@@ -94,8 +109,9 @@ impl Epoll {
             if socket.tx_bytes.get() == 0 {
                 // What waits for room is in a pipe.
                 socket.tx_waker.wake(&cx.executor);
+            } else if !socket.dirty.replace(true) {
+                cx.dirty.borrow_mut().push(socket.clone());
             }
-            self.send(cx, socket);
         }
     }
 
@@ -114,7 +130,10 @@ impl Epoll {
             self.accept_some(cx, socket);
             return;
         }
-        for _ in 0..READS_PER_TURN {
+        for n in 0..READS_PER_TURN {
+            if n > 0 && self.reads_left.get() == 0 {
+                break;
+            }
             if socket.rx.borrow().len() >= cx.bounds.recv_queue_max {
                 socket.rx_op.set(Op::Idle);
                 cx.shared.counters.recv_paused.add(1);
@@ -130,6 +149,7 @@ impl Epoll {
                 self.starved.borrow_mut().push(socket.clone());
                 return;
             };
+            self.reads_left.set(self.reads_left.get().saturating_sub(1));
             let room = buf.spare_mut();
             let room_len = room.len();
             // SAFETY: the kernel writes at most `room_len` bytes into memory this buffer owns, during the call only.
@@ -359,9 +379,7 @@ impl Driver for Epoll {
     }
 
     fn may_sleep(&self, cx: &Context) -> bool {
-        if !self.starved.borrow().is_empty() && cx.pool.has_room() {
-            self.unfinished.borrow_mut().append(&mut self.starved.borrow_mut());
-        }
+        self.feed_starved(cx);
         let datagrams_may = self.datagrams_may_sleep(cx);
         datagrams_may && self.unfinished.borrow().is_empty()
     }
@@ -373,7 +391,9 @@ impl Driver for Epoll {
             // Rounded up, or the last millisecond would be spent spinning.
             Wait::Upto(Some(duration)) => duration.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32,
         };
-        let unfinished = self.unfinished.take();
+        self.feed_starved(cx);
+        self.reads_left.set(READS_MOST);
+        let waiting = self.unfinished.borrow().len();
         let unfinished_datagrams = self.datagrams.unfinished.take();
         let mut events = self.events.borrow_mut();
         cx.shared.counters.enters.add(1);
@@ -391,7 +411,11 @@ impl Driver for Epoll {
             }
         }
         drop(events);
-        for socket in unfinished {
+        for _ in 0..waiting {
+            if self.reads_left.get() == 0 {
+                break;
+            }
+            let Some(socket) = self.unfinished.borrow_mut().pop_front() else { break };
             if socket.rx_op.get() == Op::Armed && socket.rx_ready.get() {
                 self.take_in(cx, &socket, true);
             }
@@ -465,4 +489,7 @@ const EVENTS: usize = 256;
 const IOVECS: usize = 16;
 /// What one socket may take of a turn before the others have theirs.
 const READS_PER_TURN: usize = 4;
+/// Reads of a turn, a megabyte if they are full, after which sockets that have something new are read from once, and those that have more
+/// than that wait for the next turn.
+const READS_MOST: usize = 32;
 const ACCEPTS_PER_TURN: usize = 32;

@@ -50,6 +50,10 @@ pub(crate) struct Uring {
     report_expected: Cell<bool>,
     /// Sockets whose receive found no buffer.
     starved: RefCell<Vec<Rc<Socket>>>,
+    /// Sockets that have received since others found no buffer, and want more: those others go first.
+    fed: RefCell<Vec<Rc<Socket>>>,
+    /// Some receive of this turn or the last found no buffer.
+    short: Cell<bool>,
     /// What submissions point to until the kernel has read it.
     scratch: Scratch,
     stopped: Cell<bool>,
@@ -68,6 +72,8 @@ impl Uring {
             silent: RefCell::default(),
             report_expected: Cell::new(false),
             starved: RefCell::default(),
+            fed: RefCell::default(),
+            short: Cell::new(false),
             scratch: Scratch::default(),
             stopped: Cell::new(false),
         })
@@ -203,13 +209,19 @@ impl Uring {
                 socket.rx_bulk.set(true);
                 self.cancel_recv(cx, socket);
             } else if !more && !full {
-                self.arm_again(cx, socket);
+                if self.short.get() && socket.life.get() == Life::Open {
+                    socket.rx_op.set(Op::Starved);
+                    self.fed.borrow_mut().push(socket.clone());
+                } else {
+                    self.arm_again(cx, socket);
+                }
             }
         } else {
             match -result {
                 0 => socket::receive_ended(cx, socket, ReceiveEnd::Eof),
                 libc::ENOBUFS => {
                     cx.shared.counters.enobufs.add(1);
+                    self.short.set(true);
                     if socket.life.get() == Life::Open && !more {
                         socket.rx_op.set(Op::Starved);
                         self.starved.borrow_mut().push(socket.clone());
@@ -385,10 +397,13 @@ impl Uring {
     /// Fills the receive ring up and arms again what had found it empty.
     fn feed_starved(&self, cx: &Context) {
         self.buffers.refill(cx);
-        if self.starved.borrow().is_empty() || self.buffers.available() == 0 {
+        if self.buffers.available() == 0 {
             return;
         }
-        for socket in self.starved.take() {
+        let starved = self.starved.take();
+        // As long as some are, the others line up behind them.
+        self.short.set(!starved.is_empty());
+        for socket in starved.into_iter().chain(self.fed.take()) {
             if socket.rx_op.get() == Op::Starved {
                 socket.rx_op.set(Op::Idle);
                 self.arm_again(cx, &socket);
@@ -583,6 +598,7 @@ impl Driver for Uring {
             return;
         }
         self.starved.borrow_mut().clear();
+        self.fed.borrow_mut().clear();
         for socket in cx.sockets.all() {
             socket::close(cx, &socket);
         }
