@@ -266,6 +266,8 @@ pub fn snapshot() -> Snapshot {
 pub(crate) struct Ledger {
     /// Bytes by kind; those of buffers are derived from the pools' counters.
     kinds: [Counter; KINDS],
+    /// The sum of those, so that a turn that changed nothing adds nothing up.
+    sum: Counter,
     /// What a buffer for datagrams takes.
     pub datagram_block: Counter,
     /// What the process knows of.
@@ -277,7 +279,9 @@ impl Ledger {
     /// Adds `change`, which may be a negative number in two's complement.
     #[inline]
     pub fn book(&self, kind: Kind, change: u64, shared: &Shared) {
+        debug_assert!(kind != Kind::Buffers, "buffers are counted by their pool");
         self.kinds[kind as usize].add(change);
+        self.sum.add(change);
         if (change as i64).unsigned_abs() >= LAG_MAX {
             self.tell(shared);
         }
@@ -295,10 +299,18 @@ impl Ledger {
         }
     }
 
+    /// All kinds together.
+    #[inline]
+    fn booked(&self, shared: &Shared) -> u64 {
+        let buffers = buffers_used(shared).wrapping_mul(Buf::CAPACITY as u64);
+        let datagrams = datagram_buffers_used(shared).wrapping_mul(self.datagram_block.value());
+        self.sum.value().wrapping_add(buffers).wrapping_add(datagrams)
+    }
+
     /// Lets the process know what changed; called once per turn and when much changed within one.
     #[inline]
     pub fn tell(&self, shared: &Shared) {
-        let booked = Kind::ALL.iter().map(|&kind| self.of(kind, shared)).fold(0, u64::wrapping_add);
+        let booked = self.booked(shared);
         let change = booked.wrapping_sub(self.told.value());
         if change == 0 {
             return;
@@ -316,7 +328,7 @@ impl Ledger {
     /// As `tell`, to the byte: before the worker sleeps, which may be for long.
     pub fn tell_exactly(&self, shared: &Shared) {
         self.tell(shared);
-        let booked = Kind::ALL.iter().map(|&kind| self.of(kind, shared)).fold(0, u64::wrapping_add);
+        let booked = self.booked(shared);
         let change = booked.wrapping_sub(self.told.value());
         if change != 0 {
             self.told.set(booked);

@@ -183,7 +183,7 @@ fn prepare(
             }
         }
     }
-    exchange.matched_prefix = route.prefix().cloned();
+    exchange.match_prefix(route.prefix());
     route.rewrite(exchange.request_mut(), matched)?;
     // Who writes the whole list into the field has the peer in it already.
     let is_list =

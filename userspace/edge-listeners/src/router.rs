@@ -115,7 +115,7 @@ impl Router {
         let (mut denied, mut mismatch, mut method) = (false, false, false);
         let path = request.path.as_str();
         for rule in &self.rules {
-            if !rule.matches_host(request.host()) {
+            if !rule.matches_host(request) {
                 continue;
             }
             if !allowed(&rule.ip_filter) {
@@ -209,8 +209,12 @@ impl Rule {
         })
     }
 
-    fn matches_host(&self, host: &str) -> bool {
-        self.hosts.is_empty() || self.hosts.iter().any(|h| h.matches(host))
+    fn matches_host(&self, request: &Request) -> bool {
+        if self.hosts.is_empty() {
+            return true;
+        }
+        let host = request.host();
+        self.hosts.iter().any(|h| h.matches(host))
     }
 }
 

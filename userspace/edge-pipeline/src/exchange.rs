@@ -250,7 +250,8 @@ pub struct Exchange {
     /// Method and target as the client sent them, whatever filters made of the request.
     pub method: String,
     pub uri: Vec<u8>,
-    /// The `pathPrefix` of the route that matched, for prefix replacement.
+    /// The `pathPrefix` of the route that matched, for prefix replacement. That of the last request until another route matches: none
+    /// but the stations behind a route ask for it.
     pub matched_prefix: Option<Arc<str>>,
     /// `data` of templates: `PIPELINE` and what DataBuilders made.
     pub data: BTreeMap<String, Value>,
@@ -333,8 +334,9 @@ impl Exchange {
         self.tags.clear();
         self.method.clear();
         self.uri.clear();
-        self.matched_prefix = None;
-        self.data.clear();
+        if !self.data.is_empty() {
+            self.data.clear();
+        }
         self.upgrade_offered = false;
         self.upgraded = None;
         self.interim.clear();
@@ -351,6 +353,18 @@ impl Exchange {
     /// The time at its end: a reading of this very poll will do, since what is sent leaves the machine after it anyway.
     pub fn ended(&self) -> Instant {
         if self.clock > base_runtime::poll_began() { self.clock } else { Instant::now() }
+    }
+
+    /// A route has matched. Most requests match the one that the last did, and a count that all workers share is let be.
+    pub fn match_prefix(&mut self, prefix: Option<&Arc<str>>) {
+        let known = match (&self.matched_prefix, prefix) {
+            (Some(known), Some(prefix)) => Arc::ptr_eq(known, prefix),
+            (None, None) => true,
+            _ => false,
+        };
+        if !known {
+            self.matched_prefix = prefix.cloned();
+        }
     }
 
     /// The namespace the running filter works in.

@@ -6,6 +6,7 @@ use crate::lease::{self, Exchanger};
 use crate::loss::Loss;
 use crate::pool;
 use crate::sessions::CONNECTIONS_MOST;
+use base_runtime::Boxed;
 use base_telemetry::Limit;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use edge_pipeline::{Body, BodyError, Duplex, Interim};
@@ -204,7 +205,9 @@ impl Attempt<'_> {
         let mut left = UNTOUCHED_MOST;
         loop {
             self.connecting.set(true);
-            let opened = lease::open(self.server, http1, self.connect_timeout, self.recorder, self.counters).await;
+            // Connecting is rare and takes room, which the future of every request would have.
+            let opening = lease::open(self.server, http1, self.connect_timeout, self.recorder, self.counters);
+            let opened = Boxed::new(opening).await;
             self.connecting.set(false);
             left -= 1;
             match opened.map_err(AttemptError::Connect)?.exchange(self, body, self.keep_body).await {
