@@ -30,6 +30,8 @@ struct Inner {
     /// Datagrams the kernel had no room for.
     unsent: RefCell<Option<Unsent>>,
     is_shaking: Cell<bool>,
+    /// In the socket's list of those that wait until the kernel has room.
+    is_blocked: Cell<bool>,
     /// Bytes of datagrams that carried more than what acknowledges.
     received: Cell<u64>,
     sent: Cell<u64>,
@@ -53,6 +55,7 @@ impl Connection {
             deadline: Deadline::new(),
             unsent: RefCell::default(),
             is_shaking: Cell::new(true),
+            is_blocked: Cell::new(false),
             received: Cell::new(0),
             sent: Cell::new(0),
         }))
@@ -104,6 +107,12 @@ impl Connection {
             self.0.received.set(self.0.received.get() + bytes as u64);
         }
         self.0.machine.borrow_mut().handle_event(event);
+        self.wake();
+    }
+
+    /// The kernel has room again.
+    pub(crate) fn unblock(&self) {
+        self.0.is_blocked.set(false);
         self.wake();
     }
 
@@ -217,7 +226,9 @@ impl Driver {
         let inner = &self.connection.0;
         match inner.socket.send(transmit, contents) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                inner.socket.wait_for_room(&self.connection);
+                if !inner.is_blocked.replace(true) {
+                    inner.socket.wait_for_room(&self.connection);
+                }
                 return Err(());
             }
             // What the network refuses is lost as if it were lost on the way.

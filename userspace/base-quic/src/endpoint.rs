@@ -210,7 +210,7 @@ impl<A: Accepts> Serving<A> {
         }
         if !self.socket.blocked.borrow().is_empty() && self.socket.socket.poll_send_ready(cx).is_ready() {
             let blocked = self.socket.blocked.take();
-            blocked.iter().for_each(Connection::wake);
+            blocked.iter().for_each(Connection::unblock);
         }
         Poll::Pending
     }

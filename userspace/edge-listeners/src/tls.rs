@@ -67,8 +67,11 @@ impl Tls {
         let crypto = ServerCrypto::new(self.server.quic().clone())
             .ok_or("http3: the cipher suite that QUIC begins with is not among those that are built in")?;
         // Silence is HTTP's to judge, which says so; QUIC's own time-out is for clients that are gone, and says nothing.
-        let idle = spec.keep_alive_timeout.duration().max(QuicSettings::default().idle) + IDLE_GRACE;
-        let settings = QuicSettings { idle: idle.min(IDLE_MOST), ..QuicSettings::default() };
+        let idle = match spec.keep_alive_timeout.duration() {
+            Duration::ZERO => IDLE_MOST,
+            idle => (idle.max(QuicSettings::default().idle) + IDLE_GRACE).min(IDLE_MOST),
+        };
+        let settings = QuicSettings { idle, ..QuicSettings::default() };
         Ok(settings.server(crypto, &QuicKeys::of(tickets)))
     }
 

@@ -65,6 +65,8 @@ pub struct Client {
     pub stopped: HashMap<StreamId, u64>,
     /// Streams of which nothing is read.
     pub unread: HashSet<StreamId>,
+    /// Goes without a word.
+    pub silent: bool,
     queue: HashMap<StreamId, (VecDeque<u8>, bool)>,
 }
 
@@ -118,6 +120,7 @@ impl Client {
             ended: HashMap::new(),
             stopped: HashMap::new(),
             unread: HashSet::new(),
+            silent: false,
             queue: HashMap::new(),
         }
     }
@@ -340,6 +343,15 @@ impl Client {
             if let Some(DatagramEvent::ConnectionEvent(_, event)) = event {
                 self.connection.handle_event(event);
             }
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if !self.silent {
+            self.connection.close(Instant::now(), VarInt::from_u32(0x100), Default::default());
+            self.transmit();
         }
     }
 }

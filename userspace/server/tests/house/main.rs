@@ -18,6 +18,7 @@ mod figures;
 mod halves;
 mod http2;
 mod http2_upstream;
+mod http3;
 mod process;
 mod quick_start;
 mod recovery;

@@ -276,9 +276,15 @@ pub fn serve(machine: &Machine, pair: &(String, String)) -> u16 {
 
 /// The same, with a pipeline that is there.
 pub fn serve_with(machine: &Machine, pair: &(String, String), pipeline: &str) -> u16 {
+    serve_as(machine, pair, pipeline, &[])
+}
+
+/// The same, with further fields of the document.
+pub fn serve_as(machine: &Machine, pair: &(String, String), pipeline: &str, fields: &[(&str, Value)]) -> u16 {
     let port = free_port();
     let mut document = document(port, pair);
     document["rules"][0]["paths"][0]["backend"] = pipeline.into();
+    fields.iter().for_each(|(name, value)| document[*name] = value.clone());
     machine.create(&document.to_string());
     port
 }

@@ -1,0 +1,196 @@
+//! HTTP/3 as its usual clients speak it. Those that are not installed are named and left out.
+
+use crate::tls::{serve_as, shop};
+use crate::world::{Backend, Machine, eventually, program, proxy};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A machine that serves HTTP/3, and its port.
+fn machine() -> (Machine, Backend, u16) {
+    let (machine, backend) = (Machine::start(), Backend::start("one"));
+    machine.create(&proxy("to-one", &[backend.url()]));
+    let fields = [("http3", true.into()), ("clientMaxBodySize", (-1).into())];
+    let port = serve_as(&machine, &shop(), "to-one", &fields);
+    eventually("it listens", || machine.log().contains("listening for HTTP/3 server=hs").then_some(()));
+    (machine, backend, port)
+}
+
+/// A python that has this module, of those there are.
+fn python_with(module: &str, advice: &str) -> Option<PathBuf> {
+    let candidates = [program("python3")?, PathBuf::from("/usr/bin/python3")];
+    let has = |python: &PathBuf| {
+        let mut command = Command::new(python);
+        let check = format!("import {module}");
+        command.args(["-c", &check]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    let found = candidates.into_iter().find(has);
+    if found.is_none() {
+        println!("skipped: python3 has no module {module} ({advice})");
+    }
+    found
+}
+
+/// What a program says; it must end well.
+fn said(program: &Path, arguments: &[&str]) -> String {
+    let done = Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&done.stderr));
+    text
+}
+
+fn counted(machine: &Machine, protocol: &str, requests: u64) {
+    let line = format!("weir_requests_by_protocol_total{{server=\"hs\",protocol=\"{protocol}\"}} {requests}");
+    eventually(&line, || machine.api("GET", "/metrics", "").body.contains(&line).then_some(()));
+}
+
+#[test]
+fn curl_speaks_it() {
+    let Some(curl) = program("curl") else { return };
+    if !said(&curl, &["--version"]).contains("HTTP3") {
+        return println!("skipped: this curl has no HTTP/3");
+    }
+    let (machine, _backend, port) = machine();
+    let url = format!("https://localhost:{port}/a?b=c");
+    assert!(said(&curl, &["-skw", "%{http_version}", "--http3-only", &url]).ends_with('3'));
+    counted(&machine, "HTTP/3", 1);
+}
+
+#[test]
+fn libcurl_speaks_it() {
+    let Some(python) = python_with("pycurl", "pip install pycurl") else { return };
+    let (machine, _backend, port) = machine();
+    let text = said(&python, &["-c", PYCURL, &port.to_string()]);
+    if text.contains("no HTTP/3") {
+        return println!("skipped: the libcurl of pycurl has no HTTP/3 (pip install pycurl)");
+    }
+    assert_eq!(text.trim(), "200 30 200 30 500000 200 30 0 alt-svc", "{text}");
+    counted(&machine, "HTTP/3", 3);
+}
+
+/// A request, one with a long body, one without an answer's body; what TCP says of HTTP/3.
+const PYCURL: &str = r#"
+import io, pycurl, sys
+if "HTTP3" not in pycurl.version and not (pycurl.version_info()[4] & (1 << 25)):
+    print("no HTTP/3")
+    sys.exit()
+def ask(version, body=None, head=False):
+    curl, out, lines = pycurl.Curl(), io.BytesIO(), []
+    curl.setopt(pycurl.URL, "https://localhost:%s/a" % sys.argv[1])
+    curl.setopt(pycurl.HTTP_VERSION, version)
+    curl.setopt(pycurl.SSL_VERIFYPEER, 0)
+    curl.setopt(pycurl.SSL_VERIFYHOST, 0)
+    curl.setopt(pycurl.TIMEOUT, 60)
+    curl.setopt(pycurl.WRITEDATA, out)
+    curl.setopt(pycurl.HEADERFUNCTION, lines.append)
+    curl.setopt(pycurl.NOBODY, head)
+    if body is not None:
+        curl.setopt(pycurl.POST, 1)
+        curl.setopt(pycurl.POSTFIELDS, body)
+    curl.perform()
+    return curl.getinfo(pycurl.RESPONSE_CODE), curl.getinfo(pycurl.INFO_HTTP_VERSION), out.getvalue(), b"".join(lines)
+status, version, _, _ = ask(31)
+said = [status, version]
+status, version, body, _ = ask(31, "~" * 500000)
+said += [status, version, body.count(b"~")]
+status, version, body, _ = ask(31, head=True)
+said += [status, version, len(body)]
+_, _, _, head = ask(pycurl.CURL_HTTP_VERSION_1_1)
+said += ["alt-svc" if b'alt-svc: h3=":%s"' % sys.argv[1].encode() in head.lower() else head]
+print(*said)
+"#;
+
+#[test]
+fn aioquic_speaks_it() {
+    let Some(python) = python_with("aioquic", "pip install aioquic") else { return };
+    let (machine, _backend, port) = machine();
+    let text = said(&python, &["-c", AIOQUIC, &port.to_string()]);
+    assert_eq!(text.trim(), "200 200 200 200 200 100000 200 200", "{text}");
+    counted(&machine, "HTTP/3", 7);
+}
+
+/// Requests at once, one with a long body and trailers, new keys meanwhile, another connection id and another address after that.
+const AIOQUIC: &str = r#"
+import asyncio, ssl, sys
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.h3.connection import H3Connection
+from aioquic.h3.events import DataReceived, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+
+class Client(QuicConnectionProtocol):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.http = H3Connection(self._quic)
+        self.status, self.bodies, self.waiting = {}, {}, {}
+
+    def quic_event_received(self, event):
+        for event in self.http.handle_event(event):
+            id = event.stream_id
+            if isinstance(event, HeadersReceived):
+                self.status.setdefault(id, dict(event.headers).get(b":status", b"").decode())
+            elif isinstance(event, DataReceived):
+                self.bodies[id] = self.bodies.get(id, b"") + event.data
+            if event.stream_ended:
+                self.waiting[id].set_result(None)
+
+    def ask(self, method="GET", body=b"", trailers=[]):
+        id = self._quic.get_next_available_stream_id()
+        self.waiting[id] = asyncio.get_event_loop().create_future()
+        head = [(":method", method), (":scheme", "https"), (":authority", "shop.test"), (":path", "/")]
+        head = [(name.encode(), value.encode()) for name, value in head]
+        self.http.send_headers(id, head, end_stream=not body)
+        if body:
+            self.http.send_data(id, body, end_stream=not trailers)
+        if trailers:
+            self.http.send_headers(id, trailers, end_stream=True)
+        self.transmit()
+        return id
+
+async def main():
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=["h3"], verify_mode=ssl.CERT_NONE)
+    configuration.server_name = "shop.test"
+    async with connect("127.0.0.1", int(sys.argv[1]), configuration=configuration, create_protocol=Client) as client:
+        said, ids = [], [client.ask() for _ in range(4)]
+        for id in ids:
+            await asyncio.wait_for(client.waiting[id], 60)
+            said.append(client.status[id])
+        client.request_key_update()
+        id = client.ask("POST", b"~" * 100000, [(b"x-sum", b"1")])
+        await asyncio.wait_for(client.waiting[id], 60)
+        said += [client.status[id], client.bodies[id].count(b"~")]
+        client.change_connection_id()
+        id = client.ask()
+        await asyncio.wait_for(client.waiting[id], 60)
+        said.append(client.status[id])
+        loop = asyncio.get_event_loop()
+        transport, _ = await loop.create_datagram_endpoint(lambda: Relay(client), local_addr=("::", 0))
+        client._transport = transport
+        id = client.ask()
+        await asyncio.wait_for(client.waiting[id], 60)
+        said.append(client.status[id])
+        print(*said)
+
+class Relay(asyncio.DatagramProtocol):
+    def __init__(self, client):
+        self.client = client
+    def datagram_received(self, data, address):
+        self.client.datagram_received(data, address)
+
+asyncio.run(main())
+"#;
+
+#[test]
+fn ngtcp2_speaks_it() {
+    let Some(client) = program("gtlsclient") else { return };
+    let (machine, _backend, port) = machine();
+    let url = format!("https://localhost:{port}/a");
+    said(&client, &["-q", "--exit-on-all-streams-close", "-n", "20", "127.0.0.1", &port.to_string(), &url]);
+    counted(&machine, "HTTP/3", 20);
+    // From another address in the middle of it, with new keys.
+    let how = ["--change-local-addr=200ms", "--key-update=100ms", "--delay-stream=300ms"];
+    said(
+        &client,
+        &[&["-q", "--exit-on-all-streams-close"], &how[..], &["127.0.0.1", &port.to_string(), &url]].concat(),
+    );
+    counted(&machine, "HTTP/3", 21);
+}
