@@ -74,7 +74,8 @@ fn main() -> std::io::Result<()> {
     let directory = tempfile::tempdir()?;
     std::os::unix::fs::symlink("/dev/null", directory.path().join(FILE_NAME))?;
     let limits = LimitHits::new(1);
-    let access_log = AccessLog::start(Destination::Directory(directory.path().to_owned()), 1, &limits)?;
+    let access_log =
+        AccessLog::start(Destination::Directory(directory.path().to_owned(), Default::default()), 1, &limits)?;
     let mut writer = access_log.writer(0);
     measure("log line, handed over", |i| {
         // A worker waits for its clients now and then; without any pause this would measure how cheaply lines are dropped.

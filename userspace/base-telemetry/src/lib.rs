@@ -9,7 +9,8 @@
 //! - **Nothing panics.** A wrong worker index, status or label loses precision, never the process.
 //!
 //! Reading order: [`hub`] shows how the parts hang together, [`server`] and [`proxy`] are written by the workers,
-//! [`registry`] and [`families`] turn numbers into Prometheus text, [`access_log`] writes lines.
+//! [`registry`] and [`families`] turn numbers into Prometheus text, [`access_log`] writes lines, [`log_file`] keeps
+//! the file they are in small.
 #![forbid(unsafe_code)]
 
 pub mod hub;
@@ -30,6 +31,7 @@ pub mod families;
 pub mod registry;
 
 pub mod access_log;
+pub mod log_file;
 
 pub use hub::{Identity, Telemetry};
 pub use limits::{Limit, LimitHits};

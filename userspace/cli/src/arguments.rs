@@ -1,6 +1,8 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use base_model::GoDuration;
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, Args, Command, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -322,11 +324,42 @@ pub enum ConfigWhat {
 #[derive(Subcommand)]
 pub enum MemberWhat {
     List,
-    /// Forget a member that is gone
+    /// Take another machine in that votes: checks, says how to start it, and waits until it does
+    Add {
+        name: String,
+        /// Where the others will reach it: http://HOST:PORT or https://HOST:PORT
+        #[arg(long, alias = "peer-urls", value_name = "URL")]
+        peer_url: String,
+        /// How long to wait until it has everything and votes, such as 5m
+        #[arg(long, default_value = "0s", value_parser = duration)]
+        wait: Duration,
+    },
+    /// Put another machine, of another name or the same, in the place of one that is gone
+    Replace {
+        /// The one that is gone
+        old: String,
+        /// Its successor
+        new: String,
+        /// Where the others will reach it
+        #[arg(long, alias = "peer-urls", value_name = "URL")]
+        peer_url: String,
+        /// How long to wait until the new one votes, before the old one is removed
+        #[arg(long, default_value = "5m", value_parser = duration)]
+        wait: Duration,
+    },
+    /// Take a member out that is stopped
+    Remove {
+        name: String,
+    },
+    /// Forget a member, running or not
     #[command(alias = "delete")]
     Purge {
         name: String,
     },
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<GoDuration>().map(Duration::from).map_err(|_| "write 30s or 5m".to_owned())
 }
 
 #[derive(Subcommand)]

@@ -1,4 +1,4 @@
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use base_text::quoted;
 use control_api::time;
@@ -63,6 +63,141 @@ pub async fn purge(server: &Server, names: &[String]) -> Result<(), String> {
     }
     Ok(())
 }
+
+/// Removes a member that is gone for good.
+pub async fn remove(server: &Server, name: &str) -> Result<(), String> {
+    let member = find(server, Some(name)).await?.remove(0);
+    if member["weir"]["up"] == true {
+        return Err(format!(
+            "member {name} runs and would come back by itself: stop weir there first, and say it again",
+            name = quoted(&name)
+        ));
+    }
+    purge(server, &[name.to_owned()]).await
+}
+
+/// Checks that a member can be added, says how to start it, and waits until it votes.
+pub async fn add(server: &Server, name: &str, url: &str, wait: Duration) -> Result<(), String> {
+    let members = find(server, None).await?;
+    if members.iter().any(|member| named(member) == name) {
+        return Err(format!(
+            "there is a member named {name} already; give the new one another name, or replace it: weirctl member replace {name} {name}",
+            name = quoted(&name)
+        ));
+    }
+    fits(&members, url, None)?;
+    print(&started_with(&members, name, url, None));
+    joined(server, name, "", wait).await
+}
+
+/// Checks that a member that is gone can be replaced, says how to start the other one, waits until that votes, and removes the one
+/// that is gone.
+pub async fn replace(server: &Server, old: &str, new: &str, url: &str, wait: Duration) -> Result<(), String> {
+    let members = find(server, None).await?;
+    let Some(gone) = members.iter().find(|member| named(member) == old) else {
+        let known: Vec<&str> = members.iter().map(named).collect();
+        return Err(format!("there is no member named {}; known members: {}", quoted(old), known.join(", ")));
+    };
+    let there = members.iter().find(|member| named(member) == new && new != old);
+    if gone["weir"]["up"] == true {
+        return Err(format!(
+            "member {} is up: to move it, set its machine to draining in the VirtualIPs, stop weir there, and say it again",
+            quoted(old)
+        ));
+    }
+    if there.is_none() {
+        fits(&members, url, Some(old))?;
+        print(&started_with(&members, new, url, Some(old)));
+    }
+    let before = if old == new { gone["weir"]["instance"].as_str().unwrap_or_default() } else { "" };
+    joined(server, new, before, wait).await?;
+    if old != new && !wait.is_zero() {
+        purge(server, &[old.to_owned()]).await?;
+    }
+    Ok(())
+}
+
+fn named(member: &Value) -> &str {
+    member["options"]["Name"].as_str().unwrap_or_default()
+}
+
+fn peer_url(member: &Value) -> &str {
+    member["options"]["Cluster"]["InitialAdvertisePeerURLs"][0].as_str().unwrap_or_default()
+}
+
+fn votes(member: &Value) -> bool {
+    member["options"]["ClusterRole"] == "primary"
+}
+
+/// Whether a new member may have this peer URL, and the cluster can take one in: a majority has to agree, and one more has to be up
+/// for it from then on.
+fn fits(members: &[Value], url: &str, instead_of: Option<&str>) -> Result<(), String> {
+    let parsed: hyper::Uri = url.parse().map_err(|e| format!("--peer-url {}: not a URL ({e})", quoted(url)))?;
+    if !matches!(parsed.scheme_str(), Some("http" | "https")) || parsed.host().is_none() || parsed.port().is_none() {
+        return Err(format!("--peer-url {}: write http://HOST:PORT or https://HOST:PORT", quoted(url)));
+    }
+    let taken = members.iter().filter(|member| Some(named(member)) != instead_of);
+    if let Some(other) =
+        taken.into_iter().find(|member| peer_url(member).trim_end_matches('/') == url.trim_end_matches('/'))
+    {
+        return Err(format!("--peer-url {}: member {} is reached there", quoted(url), quoted(named(other))));
+    }
+    let voters: Vec<&Value> = members.iter().filter(|member| votes(member)).collect();
+    let up = voters.iter().filter(|member| member["weir"]["up"] == true).count();
+    if up <= voters.len() / 2 {
+        return Err(format!(
+            "{up} of {} members that vote are up, and a majority has to agree: start the others, or, where they are gone for good, weir \
+             recover",
+            voters.len()
+        ));
+    }
+    Ok(())
+}
+
+/// What a new member's configuration file needs beside what the others have in common.
+fn started_with(members: &[Value], name: &str, url: &str, instead_of: Option<&str>) -> String {
+    let mut text = format!(
+        "# start weir on the new machine with the options of the others, and:\nname: {name}\nstate-flag: existing\n"
+    );
+    text.push_str(&format!(
+        "listen-peer-urls: [{url}]\ninitial-advertise-peer-urls: [{url}]\ninitial-cluster:\n  {name}: {url}\n"
+    ));
+    let others =
+        members.iter().filter(|member| votes(member) && named(member) != name && Some(named(member)) != instead_of);
+    for member in others {
+        text.push_str(&format!("  {}: {}\n", named(member), peer_url(member)));
+    }
+    text
+}
+
+/// Waits until the member has a copy of everything and votes. `before` is the instance that it takes the place of.
+async fn joined(server: &Server, name: &str, before: &str, wait: Duration) -> Result<(), String> {
+    if wait.is_zero() {
+        return Ok(());
+    }
+    let until = Instant::now() + wait;
+    loop {
+        // The member that is asked may be electing a leader just now.
+        let members = find(server, None).await.unwrap_or_default();
+        let there = members.iter().find(|member| named(member) == name);
+        let state = there.map(|member| &member["weir"]);
+        if state.is_some_and(|weir| weir["up"] == true && weir["votes"] == true && weir["instance"] != before) {
+            succeeded("add", "Member", name);
+            return Ok(());
+        }
+        if Instant::now() > until {
+            let what = if state.is_none() { "has not been heard of" } else { "does not vote yet" };
+            return Err(format!(
+                "member {} {what} after {}: see its log, and say it again; nothing was removed",
+                quoted(name),
+                base_text::duration(wait)
+            ));
+        }
+        tokio::time::sleep(LOOKED_AT).await;
+    }
+}
+
+const LOOKED_AT: Duration = Duration::from_millis(200);
 
 async fn find(server: &Server, name: Option<&str>) -> Result<Vec<Value>, String> {
     let members = server.get("/status/members").await?;

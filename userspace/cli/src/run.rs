@@ -110,6 +110,11 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
             server.stream(&path, print_raw).await
         }
         Verb::Member(MemberWhat::List) => members::get(&server, None, format).await,
+        Verb::Member(MemberWhat::Add { name, peer_url, wait }) => members::add(&server, &name, &peer_url, wait).await,
+        Verb::Member(MemberWhat::Replace { old, new, peer_url, wait }) => {
+            members::replace(&server, &old, &new, &peer_url, wait).await
+        }
+        Verb::Member(MemberWhat::Remove { name }) => members::remove(&server, &name).await,
         Verb::Member(MemberWhat::Purge { name }) => members::purge(&server, &[name]).await,
         Verb::LastGood { what } => last_good::run(&server, what, format).await,
         Verb::Object(what) => object(&server, what, format).await,

@@ -48,6 +48,7 @@ fn shown(member: &Member, cluster: &str, metrics: &Metrics) -> Value {
             "instance": member.instance,
             "up": member.up,
             "edge": member.edge,
+            "votes": metrics.voters.contains(&member.name),
             "state": state,
             "addresses": member.addresses,
             "version": member.version,

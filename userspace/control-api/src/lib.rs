@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backup;
+pub mod certificates;
 pub mod client;
 pub mod time;
 pub mod tls;

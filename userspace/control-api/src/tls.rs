@@ -55,7 +55,7 @@ impl Pem {
         }
     }
 
-    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    pub(crate) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.text).collect();
         match read {
             Ok(certificates) if !certificates.is_empty() => Ok(certificates),
@@ -71,7 +71,7 @@ impl Pem {
         })
     }
 
-    fn roots(&self) -> Result<Arc<RootCertStore>, TlsError> {
+    pub(crate) fn roots(&self) -> Result<Arc<RootCertStore>, TlsError> {
         let mut roots = RootCertStore::empty();
         for certificate in self.certificates()? {
             roots.add(certificate).map_err(|error| self.wrong(&format!("holds no usable authority: {error}")))?;
@@ -347,7 +347,7 @@ fn system_roots() -> Arc<RootCertStore> {
 }
 
 /// The one the workers use.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 

@@ -267,6 +267,9 @@ impl Inner {
         let raft = self.leading()?;
         let known = self.publisher().state().view.members.contains_key(name);
         let votes = self.voters().iter().any(|voter| voter == name);
+        if votes && let Err(refusal) = self.decides_without(name) {
+            return Some(Err(refusal));
+        }
         if name == self.name() && (known || votes) {
             return Some(Err(Refusal::invalid(format!(
                 "member {name} leads the cluster at the moment: stop it, wait for another leader, and remove it then",
@@ -286,6 +289,33 @@ impl Inner {
             return Some(Ok(Done { version, created: Vec::new() }));
         }
         Some(self.propose(Action::RemoveMember { name: name.to_owned() }).await)
+    }
+}
+
+impl Inner {
+    /// Refuses to take a voter out of a group that could decide nothing without it.
+    fn decides_without(&self, name: &str) -> Result<(), Refusal> {
+        let rest: Vec<String> = self.voters().into_iter().filter(|voter| voter != name).collect();
+        if rest.is_empty() {
+            return Err(Refusal::invalid(format!(
+                "member {} is the only one that votes: without it there is no cluster. Take another one in first (weirctl member add)",
+                quoted(&name)
+            )));
+        }
+        let (up, down): (Vec<&String>, Vec<&String>) = rest.iter().partition(|voter| self.is_heard(voter));
+        if up.len() > rest.len() / 2 {
+            return Ok(());
+        }
+        let names = |list: &[&String]| list.iter().map(|name| quoted(name).to_string()).collect::<Vec<_>>().join(", ");
+        Err(Refusal::invalid(format!(
+            "without member {} nothing could be decided any more: of the {} that would vote, {} {} not up. Start {}, or remove what is gone \
+             for good first",
+            quoted(&name),
+            rest.len(),
+            names(&down),
+            if down.len() == 1 { "is" } else { "are" },
+            if down.len() == 1 { "it" } else { "them" },
+        )))
     }
 }
 

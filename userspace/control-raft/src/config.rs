@@ -80,6 +80,11 @@ impl PeerTls {
         self.server.ends()
     }
 
+    /// What this member shows, and whom it believes, where that came from files.
+    pub fn identity(&self) -> Option<(Identity, Option<Pem>)> {
+        self.server.identity()
+    }
+
     pub(crate) fn client(&self) -> ClientTrust {
         let in_force = || {
             let (identity, authorities) = self.server.identity().unzip();

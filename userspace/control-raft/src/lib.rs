@@ -5,7 +5,7 @@
 //! changes ([`Control::propose`]), which they carry to whoever leads.
 //!
 //! Reading order: `control.rs` (life of a member), `upkeep.rs` (who is up, who votes), `admission.rs` (founding, joining,
-//! coming back without memory), `recover.rs` (a lost majority), `levels.rs` (members of different versions), `marks.rs` (whether they hold the same), `peer.rs` and `wire.rs` (what members say to each other), `guard.rs` (who is answered), `seal.rs`,
+//! coming back without memory), `recover.rs` (a lost majority), `look.rs` (what can be said before the start), `levels.rs` (members of different versions), `marks.rs` (whether they hold the same), `peer.rs` and `wire.rs` (what members say to each other), `guard.rs` (who is answered), `seal.rs`,
 //! `secret.rs` and `sessions.rs` (how calls are signed), `sound.rs` (which of them may reach openraft), `publish.rs` (readers),
 //! `machine.rs` and `store.rs` (what openraft asks for), `bounds.rs` (how much of the log is kept).
 //!
@@ -24,6 +24,7 @@ mod follow;
 mod guard;
 mod instance;
 mod levels;
+mod look;
 mod machine;
 mod marks;
 mod network;
@@ -42,6 +43,7 @@ mod wire;
 pub use config::{Conceal, Config, PeerTls, StartError, StartErrorKind, StateFlag, check_plain};
 pub use control::{Control, Metrics};
 pub use control_state::LEVEL;
+pub use look::{Found, Held, look_at, look_for_peers};
 pub use publish::{Follower, RecvError};
 pub use recover::{Recovered, recover};
 pub use secret::ClusterSecret;

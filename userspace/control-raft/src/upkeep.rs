@@ -155,6 +155,15 @@ impl Inner {
         })
     }
 
+    /// Whether the leader hears of a member: itself it does.
+    pub fn is_heard(&self, name: &str) -> bool {
+        let reports = lock(&self.reports);
+        name == self.name()
+            || reports
+                .get(name)
+                .is_some_and(|report| report.member.is_some() && !report.leaving && report.heard.elapsed() <= SILENCE)
+    }
+
     fn note(&self, member: Member, run: u64, leaving: bool) -> bool {
         let mut reports = lock(&self.reports);
         let name = member.name.clone();

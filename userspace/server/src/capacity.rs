@@ -26,21 +26,8 @@ impl MemoryLimit {
             "off" => return Some(MemoryLimit::Off),
             _ => {}
         }
-        let text = text.trim();
-        let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-        let (number, unit) = text.split_at(split);
-        let unit = unit.trim().to_ascii_lowercase();
-        let shift = match unit.trim_end_matches('b').trim_end_matches('i') {
-            "" => 0,
-            "k" => 10,
-            "m" => 20,
-            "g" => 30,
-            "t" => 40,
-            _ => return None,
-        };
-        let bytes = number.parse::<f64>().ok()? * (1u64 << shift) as f64;
         // Below this, traffic would be refused before it begins.
-        (bytes >= LEAST as f64 && bytes < (1u64 << 60) as f64).then_some(MemoryLimit::Bytes(bytes as u64))
+        bytes(text).filter(|bytes| *bytes >= LEAST).map(MemoryLimit::Bytes)
     }
 
     /// The ceiling in bytes; `None` without one.
@@ -54,6 +41,24 @@ impl MemoryLimit {
             }
         }
     }
+}
+
+/// A number of bytes with or without a unit.
+pub fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit = unit.trim().to_ascii_lowercase();
+    let shift = match unit.trim_end_matches('b').trim_end_matches('i') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return None,
+    };
+    let bytes = number.parse::<f64>().ok()? * (1u64 << shift) as f64;
+    (bytes < (1u64 << 60) as f64).then_some(bytes as u64)
 }
 
 /// Smallest ceiling accepted, in bytes.

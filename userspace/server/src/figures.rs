@@ -1,8 +1,10 @@
 //! Metrics of the parts that only the whole process sees: workers, the kernel plane, the Raft group.
 
 use crate::health::Health;
+use crate::log_thread::LogThread;
 use base_runtime::{Worker, WorkerStats, memory};
 use base_telemetry::Telemetry;
+use base_telemetry::access_log::AccessLog;
 use base_telemetry::families::{self, HalvesRow, MemoryRows, RaftRow, SteeredCounters, WorkerRow, XdpCounters};
 use base_telemetry::registry::Encoder;
 use control_api::tls::ServerTls;
@@ -11,6 +13,7 @@ use edge_agent::CertificateEnds;
 use edge_agent::keeper::KeptState;
 use edge_agent::steer::SharedKernel;
 use edge_listeners::Traffic;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
@@ -56,6 +59,29 @@ pub fn control(health: Arc<Health>) -> impl Fn(&mut Encoder) + Send + Sync {
         for (reason, count) in &metrics.calls_refused {
             encoder.counter("weir_peer_calls_refused_total", help, &[("reason", reason)], *count as f64);
         }
+    }
+}
+
+/// Adds what became of lines of the logs that go into files.
+pub fn logs(
+    file: Option<&LogThread>,
+    access: Option<&Arc<AccessLog>>,
+) -> impl Fn(&mut Encoder) + Send + Sync + 'static {
+    let counts = file.map(LogThread::counts);
+    // The log ends with the workers, whoever still counts.
+    let access = access.map(Arc::downgrade);
+    move |encoder| {
+        let help = "Times the file of a log was moved aside because it had reached --log-max-size.";
+        if let Some(access) = access.as_ref().and_then(std::sync::Weak::upgrade) {
+            encoder.counter("weir_log_rotations_total", help, &[("log", "access")], access.rotations() as f64);
+        }
+        let Some(counts) = &counts else { return };
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64;
+        encoder.counter("weir_log_rotations_total", help, &[("log", "event")], count(&counts.rotations));
+        let help =
+            "Lines of the log that were given up, by reason: queue (the disk was too slow), write (it took none).";
+        encoder.counter("weir_log_lines_lost_total", help, &[("reason", "queue")], count(&counts.not_queued));
+        encoder.counter("weir_log_lines_lost_total", help, &[("reason", "write")], count(&counts.not_written));
     }
 }
 

@@ -189,6 +189,11 @@ impl Health {
         }
     }
 
+    /// It has not come round for far too long.
+    pub fn agent_stuck(&self) -> bool {
+        self.agent.as_ref().is_some_and(|agent| lock(agent).turned.elapsed() > STUCK)
+    }
+
     pub fn agent_failed(&self, reason: &str) {
         self.agent_restarts.fetch_add(1, Ordering::Relaxed);
         if let Some(agent) = &self.agent {

@@ -3,13 +3,13 @@
 //! What clients, backends and documents say gets into many messages and fields. So that none of it begins a line of its own, commands
 //! the terminal or gives a credential away, every line is escaped and redacted here, as a whole, whoever wrote it.
 
+use crate::log_thread::LogThread;
 use crate::options::Options;
+use base_telemetry::log_file::LogFile;
 use base_text::escape::{write_foreign, write_foreign_json};
 use base_text::redact;
 use control_admin::LogRing;
-use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, Mutex};
 use tracing::Subscriber;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
@@ -29,6 +29,8 @@ const FILE_NAME: &str = "stdout.log";
 pub struct Logs {
     pub ring: LogRing,
     level: reload::Handle<Targets, Registry>,
+    /// Absent where the log goes to standard error.
+    pub file: Option<LogThread>,
 }
 
 /// Starts logging for the process.
@@ -39,8 +41,9 @@ pub fn start(options: &Options) -> Result<Logs, String> {
         Some(directory) => {
             let path = directory.join(FILE_NAME);
             std::fs::create_dir_all(directory)
-                .and_then(|()| OpenOptions::new().create(true).append(true).open(&path))
-                .map(|file| Sink::File(Arc::new(Mutex::new(file))))
+                .and_then(|()| LogFile::open(path, options.log_bounds))
+                .and_then(LogThread::start)
+                .map(Sink::File)
                 .map_err(|e| {
                     format!(
                         "--log-dir {}: cannot write {FILE_NAME}: {e}; give a writable directory",
@@ -49,13 +52,14 @@ pub fn start(options: &Options) -> Result<Logs, String> {
                 })?
         }
     };
+    let file = if let Sink::File(file) = &sink { Some(file.clone()) } else { None };
     let terminal = options.log_dir.is_none() && io::stderr().is_terminal();
     let json = options.json_log.unwrap_or(!terminal);
     let writer = Tee { sink, ring: ring.clone(), json, colours: terminal && !json };
     let (filter, level) = reload::Layer::new(targets(options.debug));
     Registry::default().with(filter).with(lines(writer)).init();
     std::panic::set_hook(Box::new(tell_panic));
-    Ok(Logs { ring, level })
+    Ok(Logs { ring, level, file })
 }
 
 /// Writes each event as a line.
@@ -86,6 +90,20 @@ impl Logs {
             .unwrap_or_default()
     }
 
+    /// Opens the file anew, where there is one.
+    pub fn reopen(&self) {
+        if let Some(file) = &self.file {
+            file.reopen();
+        }
+    }
+
+    /// Waits until what was said is written.
+    pub fn flush(&self) {
+        if let Some(file) = &self.file {
+            file.flush();
+        }
+    }
+
     /// `info` or `debug`.
     pub fn set_level(&self, level: &str) -> Result<(), String> {
         let level = match level {
@@ -107,7 +125,7 @@ fn targets(debug: bool) -> Targets {
 #[derive(Clone)]
 enum Sink {
     Stderr,
-    File(Arc<Mutex<File>>),
+    File(LogThread),
 }
 
 /// Makes each line safe, and writes it to the sink and into the ring.
@@ -139,7 +157,7 @@ impl Write for Tee {
         let shown = if self.colours { painted(&line) } else { line };
         match &self.sink {
             Sink::Stderr => io::stderr().write_all(shown.as_bytes())?,
-            Sink::File(file) => file.lock().unwrap_or_else(|e| e.into_inner()).write_all(shown.as_bytes())?,
+            Sink::File(file) => file.line(shown),
         }
         Ok(bytes.len())
     }
@@ -177,18 +195,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::Value;
+    use std::sync::Arc;
 
     /// What a file and the ring have after one event with a text wherever a text can be.
     fn logged(text: &str, json: bool) -> (String, Vec<Arc<str>>) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        let sink = Sink::File(Arc::new(Mutex::new(File::create(&path).unwrap())));
+        let file = LogThread::start(LogFile::open(path.clone(), Default::default()).unwrap()).unwrap();
+        let sink = Sink::File(file.clone());
         let ring = LogRing::new(10);
         let tee = Tee { sink, ring: ring.clone(), json, colours: false };
         tracing::subscriber::with_default(Registry::default().with(lines(tee)), || {
             let error = io::Error::other(text.to_owned());
             tracing::error!(shown = %text, debug = ?text, plain = text, %error, "message {text}");
         });
+        file.flush();
         (std::fs::read_to_string(path).unwrap(), ring.tail(10))
     }
 

@@ -1,7 +1,7 @@
 //! `weir`: the machine's daemon. This crate puts the parts together and holds no logic of its own.
 //!
 //! Reading order: [`options`] (how it is started), [`capacity`] (how much of the machine it may use), [`run`] (which parts there
-//! are and how they meet), [`control_half`] and [`agent_thread`] (what keeps each half going), [`health`] (how they are), [`logs`],
+//! are and how they meet), [`control_half`] and [`agent_thread`] (what keeps each half going), [`health`] (how they are), [`watchdog`] (what systemd is told of it), [`logs`] and [`log_thread`],
 //! [`local`] (what the admin API asks about this machine), [`figures`] (metrics), [`doctor`], [`recover`], [`demo_backend`].
 #![forbid(unsafe_code)]
 
@@ -13,10 +13,12 @@ mod doctor;
 mod figures;
 mod health;
 mod local;
+mod log_thread;
 mod logs;
 mod options;
 mod recover;
 mod run;
+mod watchdog;
 
 use clap::{Arg, ArgAction, Command};
 use std::process::ExitCode;
@@ -37,6 +39,10 @@ fn main() -> ExitCode {
     let check = options::arguments(
         Command::new("check-config")
             .about("Check the options, and the documents of --initial-object-config-files, without running"),
+    );
+    let doctor = options::arguments(
+        Command::new("doctor")
+            .about("Look for what is wrong with this machine and the options given, and say what to change"),
     );
     let recover = options::arguments(
         Command::new("recover")
@@ -61,7 +67,7 @@ fn main() -> ExitCode {
         .subcommand(run)
         .subcommand(check)
         .subcommand(recover)
-        .subcommand(Command::new("doctor").about("Say what this machine can do and what to change where it cannot"))
+        .subcommand(doctor)
         .subcommand(demo);
     let matches = command.get_matches();
     if matches.get_flag("version") {
@@ -69,7 +75,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match matches.subcommand() {
-        Some(("doctor", _)) => doctor::run(),
+        Some(("doctor", arguments)) => doctor::run(options::read(arguments, &|name| std::env::var(name).ok())),
         Some(("demo-backend", arguments)) => {
             let options = demo_backend::Options {
                 listen: arguments.get_many::<String>("listen").unwrap_or_default().cloned().collect(),

@@ -3,6 +3,7 @@
 //! Every option is one row of [`OPTIONS`]; names, meanings and defaults are Easegress's where it has them.
 
 use base_model::GoDuration;
+use base_telemetry::log_file::LogBounds;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use control_admin::{Logins, check_open};
 use control_api::tls::{Identity, ServerTls, TlsError, TlsFiles};
@@ -109,6 +110,13 @@ const OPTIONS: &[Row] = &[
     row("home-dir", Shape::Text, "./", "directory the others are relative to"),
     row("data-dir", Shape::Text, "data", "where state is kept"),
     row("log-dir", Shape::Text, "", "where log files go; empty: standard output and error"),
+    row(
+        "log-max-size",
+        Shape::Text,
+        "100MiB",
+        "size at which a file in --log-dir is moved aside, such as 64MiB; 0: never",
+    ),
+    row("log-max-files", Shape::Text, "10", "files moved aside that are kept of each log, 0 to 1000"),
     row("initial-object-config-files", Shape::List, "", "documents created at the start unless they exist"),
     row("disable-access", Shape::Switch, "", "write no access log"),
     row("debug", Shape::Switch, "", "log more"),
@@ -153,6 +161,9 @@ const OPTIONS: &[Row] = &[
     idle("signal-upgrade", Shape::Switch, "a running process is not upgraded in place by this version"),
 ];
 
+/// Smaller ones would be moved aside all the time.
+const LOG_BYTES_MIN: u64 = 16 << 10;
+
 const LISTEN: &str = "listen-peer-urls";
 const ADVERTISE: &str = "initial-advertise-peer-urls";
 const PRIMARIES: &str = "primary-listen-peer-urls";
@@ -191,6 +202,8 @@ pub struct Options {
     pub join: bool,
     pub data_dir: PathBuf,
     pub log_dir: Option<PathBuf>,
+    /// `--log-max-size` and `--log-max-files`.
+    pub log_bounds: LogBounds,
     pub initial_object_files: Vec<PathBuf>,
     pub access_log: bool,
     pub debug: bool,
@@ -534,6 +547,7 @@ impl Reader<'_> {
             primary_peer_urls: peers.primaries,
             join: state == "existing",
             data_dir: home.join(self.text("data-dir")),
+            log_bounds: self.log_bounds(),
             log_dir: (!log_dir.is_empty()).then(|| home.join(log_dir)),
             initial_object_files: self.list("initial-object-config-files").into_iter().map(PathBuf::from).collect(),
             access_log: !self.switch("disable-access"),
@@ -553,6 +567,19 @@ impl Reader<'_> {
             notes,
             effective: BTreeMap::new(),
         })
+    }
+
+    fn log_bounds(&mut self) -> LogBounds {
+        let (size, files) = (self.text("log-max-size"), self.text("log-max-files"));
+        let bytes = crate::capacity::bytes(&size).filter(|bytes| *bytes == 0 || *bytes >= LOG_BYTES_MIN);
+        let files_kept = files.parse().ok().filter(|files| *files <= 1000);
+        if bytes.is_none() {
+            self.refuse("log-max-size", &size, "16KiB or more, with B, KiB, MiB, GiB or TiB, or 0 for any size");
+        }
+        if files_kept.is_none() {
+            self.refuse("log-max-files", &files, "a number from 0 to 1000");
+        }
+        LogBounds { bytes: bytes.unwrap_or_default(), files: files_kept.unwrap_or_default() }
     }
 
     /// Whom this member talks to: nobody it was not told of. The defaults stand for the usual port of this host, where quite

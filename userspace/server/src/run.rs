@@ -10,6 +10,7 @@ use crate::health::Health;
 use crate::local::Local;
 use crate::logs::{self, Logs};
 use crate::options::Options;
+use crate::watchdog;
 use base_runtime::Runtime;
 use base_telemetry::access_log::{AccessLog, Destination};
 use base_telemetry::hub::Identity;
@@ -53,7 +54,7 @@ pub fn run(options: Options) -> ExitCode {
         Ok(logs) => logs,
         Err(error) => return crate::fail(&error, crate::WRONG),
     };
-    match daemon(&options, logs) {
+    let code = match daemon(&options, logs.clone()) {
         Ok(()) => ExitCode::SUCCESS,
         Err((error, code)) => {
             // What kept the control half from starting is in the log already.
@@ -62,7 +63,9 @@ pub fn run(options: Options) -> ExitCode {
             }
             ExitCode::from(code)
         }
-    }
+    };
+    logs.flush();
+    code
 }
 
 type Failed = (String, u8);
@@ -80,6 +83,10 @@ fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
         None => Telemetry::new(identity(options), 0),
     };
     let health = Arc::new(Health::new(options.edge));
+    let access_log = edge.as_ref().and_then(|edge| edge.access_log.clone());
+    telemetry.registry().add(Box::new(figures::logs(logs.file.as_ref(), access_log.as_ref())));
+    let workers = edge.as_ref().map(|edge| edge.runtime.workers().to_vec()).unwrap_or_default();
+    let reopened = (logs.clone(), access_log);
     let local = Arc::new(Local::new(telemetry.clone(), logs, health.clone()));
     telemetry.registry().add(Box::new(figures::control(health.clone())));
     let shown = figures::own_certificates(options.admin_tls.clone(), options.peer_tls.clone());
@@ -87,6 +94,8 @@ fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
     let tokio = threads("control", CONTROL_THREADS)?;
     let api = threads("admin", ADMIN_THREADS)?;
     let signals = tokio.block_on(async { Signals::install() })?;
+    tokio.spawn(watchdog::feed(workers, health.clone()));
+    tokio.spawn(reopen_logs(tokio.block_on(async { hangups() })?, reopened));
 
     let (stop, stopped) = mpsc::channel();
     let serving = edge.map(|edge| edge.serve(&local, stopped));
@@ -157,6 +166,7 @@ struct Edge {
     runtime: Runtime,
     telemetry: Arc<Telemetry>,
     traffic: Arc<Traffic>,
+    access_log: Option<Arc<AccessLog>>,
     agent: Agent,
     /// Addresses other machines send packets to.
     addresses: Vec<IpAddr>,
@@ -197,7 +207,7 @@ impl Edge {
         tracing::info!(workers = cpus.len(), cpus = pinned, io = %runtime.io(), "workers started");
         let telemetry = Telemetry::new(identity(options), cpus.len());
         let destination = match &options.log_dir {
-            Some(directory) => Destination::Directory(directory.clone()),
+            Some(directory) => Destination::Directory(directory.clone(), options.log_bounds),
             None => Destination::Stdout,
         };
         let access_log = if options.access_log {
@@ -207,7 +217,8 @@ impl Edge {
         } else {
             None
         };
-        let traffic = Arc::new(Traffic::new(runtime.workers().to_vec(), &options.name, telemetry.clone(), access_log));
+        let traffic = Traffic::new(runtime.workers().to_vec(), &options.name, telemetry.clone(), access_log.clone());
+        let traffic = Arc::new(traffic);
         let registry = telemetry.registry();
         registry.add(Box::new(figures::workers(runtime.workers().to_vec(), traffic.clone())));
         registry.add(Box::new(figures::memory(&telemetry)));
@@ -232,7 +243,7 @@ impl Edge {
             .install_tickets(Box::new(move |keys, current| tickets.install(keys, current)));
         registry.add(Box::new(figures::certificates(agent.certificates())));
         registry.add(Box::new(figures::kept(agent.kept())));
-        Ok(Edge { runtime, telemetry, traffic, agent, addresses })
+        Ok(Edge { runtime, telemetry, traffic, access_log, agent, addresses })
     }
 
     /// Serves what was kept on disk at once, then what is published.
@@ -407,6 +418,23 @@ async fn announce_drain(control: &Control, steered: bool) {
         Ok(()) if steered => tokio::time::sleep(SETTLE).await,
         Ok(()) => {}
         Err(_) => tracing::warn!("nobody heard that this machine drains; the others find out when it is gone"),
+    }
+}
+
+/// SIGHUP, which ends a process that does not catch it.
+fn hangups() -> Result<tokio::signal::unix::Signal, Failed> {
+    use tokio::signal::unix::{SignalKind, signal};
+    signal(SignalKind::hangup()).map_err(|e| (format!("signals cannot be caught: {e}"), 1))
+}
+
+/// Opens the files of the logs anew whenever somebody says that they were moved away.
+async fn reopen_logs(mut hangups: tokio::signal::unix::Signal, (log, access): (Logs, Option<Arc<AccessLog>>)) {
+    while hangups.recv().await.is_some() {
+        log.reopen();
+        if let Some(access) = &access {
+            access.reopen();
+        }
+        tracing::info!("SIGHUP: the files of the logs were opened anew");
     }
 }
 

@@ -1,9 +1,8 @@
 //! From the workers' buffers to the file or the terminal.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::format::{Entry, Format, write_line};
 use crate::limits::{Limit, LimitHits};
 use crate::locked;
+use crate::log_file::{LogBounds, LogFile};
 
 /// The file in the log directory.
 pub const FILE_NAME: &str = "filter_http_access.log";
@@ -31,8 +31,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     Stdout,
-    /// [`FILE_NAME`] in this directory.
-    Directory(PathBuf),
+    /// [`FILE_NAME`] in this directory, and those that were moved aside.
+    Directory(PathBuf, LogBounds),
 }
 
 /// The access log of a machine. Dropping it writes what is waiting and ends the thread.
@@ -49,6 +49,7 @@ struct Shared {
     stop: AtomicBool,
     queue_limit: Limit,
     write_limit: Limit,
+    rotations: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +70,7 @@ impl AccessLog {
             stop: AtomicBool::new(false),
             queue_limit: limits.register("access_log_queue"),
             write_limit: limits.register("access_log_write"),
+            rotations: AtomicU64::new(0),
         });
         let sink = Sink::open(destination)?;
         let thread = thread::Builder::new().name("access-log".to_owned()).spawn({
@@ -92,6 +94,11 @@ impl AccessLog {
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
         self.wake();
+    }
+
+    /// How often its file was moved aside for its size.
+    pub fn rotations(&self) -> u64 {
+        self.shared.rotations.load(Ordering::Relaxed)
     }
 
     /// Writes all lines handed over so far, and ends the thread.
@@ -198,8 +205,8 @@ fn drive(shared: &Shared, mut sink: Sink) {
             }
             give_back(worker, &mut taken);
         }
+        shared.rotations.store(sink.file.as_ref().map_or(0, LogFile::rotations), Ordering::Relaxed);
         if stop {
-            sink.flush();
             return;
         }
         thread::park_timeout(SWEEP.saturating_sub(swept.elapsed()).max(Duration::from_millis(1)));
@@ -236,7 +243,7 @@ fn give_back(worker: &Mutex<Queue>, taken: &mut Vec<Vec<u8>>) {
 /// The open destination.
 struct Sink {
     destination: Destination,
-    file: Option<File>,
+    file: Option<LogFile>,
     failed: Option<Instant>,
     complained: Option<Instant>,
 }
@@ -245,18 +252,16 @@ impl Sink {
     fn open(destination: Destination) -> io::Result<Self> {
         let file = match &destination {
             Destination::Stdout => None,
-            Destination::Directory(directory) => Some(open_file(directory)?),
+            Destination::Directory(directory, bounds) => Some(open_file(directory, *bounds)?),
         };
         Ok(Self { destination, file, failed: None, complained: None })
     }
 
     fn reopen(&mut self) {
-        if let Destination::Directory(directory) = &self.destination {
-            match open_file(directory) {
-                Ok(file) => self.file = Some(file),
-                // The old file stays in use: lines in a moved file are better than none.
-                Err(error) => self.complain(&error),
-            }
+        if let Some(file) = &mut self.file
+            && let Err(error) = file.reopen()
+        {
+            self.complain(&error);
         }
     }
 
@@ -268,17 +273,13 @@ impl Sink {
                 return false;
             }
             self.failed = None;
-            if self.file.is_none() {
-                self.reopen();
-            }
         }
-        let written = match (&mut self.file, &self.destination) {
-            (Some(file), _) => file.write_all(bytes),
-            (None, Destination::Stdout) => {
+        let written = match &mut self.file {
+            Some(file) => file.write(bytes),
+            None => {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(bytes).and_then(|()| stdout.flush())
             }
-            (None, Destination::Directory(_)) => Err(io::Error::other("the file is not open")),
         };
         if let Err(error) = &written {
             self.failed = Some(Instant::now());
@@ -287,18 +288,12 @@ impl Sink {
         written.is_ok()
     }
 
-    fn flush(&mut self) {
-        if let Some(file) = &mut self.file {
-            let _ = file.flush();
-        }
-    }
-
     fn complain(&mut self, error: &io::Error) {
         if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
             self.complained = Some(Instant::now());
             let place = match &self.destination {
                 Destination::Stdout => "standard output".to_owned(),
-                Destination::Directory(directory) => directory.join(FILE_NAME).display().to_string(),
+                Destination::Directory(directory, _) => directory.join(FILE_NAME).display().to_string(),
             };
             tracing::warn!(
                 "cannot write the access log to {place}: {error}; lines are dropped, the next attempt is in a second"
@@ -307,9 +302,9 @@ impl Sink {
     }
 }
 
-fn open_file(directory: &Path) -> io::Result<File> {
+fn open_file(directory: &std::path::Path, bounds: LogBounds) -> io::Result<LogFile> {
     let path = directory.join(FILE_NAME);
-    OpenOptions::new().append(true).create(true).open(&path).map_err(|error| {
+    LogFile::open(path.clone(), bounds).map_err(|error| {
         io::Error::new(error.kind(), format!("cannot open the access log {}: {error}", path.display()))
     })
 }
@@ -318,12 +313,15 @@ fn open_file(directory: &Path) -> io::Result<File> {
 mod tests {
     use super::*;
     use std::fs;
+    use std::path::Path;
 
     #[test]
     fn lines_arrive_in_order_and_completely() {
         let directory = tempfile::tempdir().unwrap();
         let limits = LimitHits::new(2);
-        let log = AccessLog::start(Destination::Directory(directory.path().to_owned()), 2, &limits).unwrap();
+        let log =
+            AccessLog::start(Destination::Directory(directory.path().to_owned(), LogBounds::default()), 2, &limits)
+                .unwrap();
         thread::scope(|scope| {
             for worker in 0..2 {
                 let mut writer = log.writer(worker);
@@ -351,7 +349,12 @@ mod tests {
     #[test]
     fn an_idle_worker_s_line_is_written_soon() {
         let directory = tempfile::tempdir().unwrap();
-        let log = AccessLog::start(Destination::Directory(directory.path().to_owned()), 1, &LimitHits::new(1)).unwrap();
+        let log = AccessLog::start(
+            Destination::Directory(directory.path().to_owned(), LogBounds::default()),
+            1,
+            &LimitHits::new(1),
+        )
+        .unwrap();
         let path = directory.path().join(FILE_NAME);
         let mut writer = log.writer(7);
         writer.with(|out| out.extend_from_slice(b"one\n"));
@@ -374,6 +377,7 @@ mod tests {
             stop: AtomicBool::new(false),
             queue_limit: limits.register("access_log_queue"),
             write_limit: limits.register("access_log_write"),
+            rotations: AtomicU64::new(0),
         });
         let mut writer = LogWriter { shared: Arc::clone(&shared), thread: None, worker: 0, kept: Vec::new() };
         for _ in 0..100 {
@@ -390,14 +394,30 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_counted() {
-        let Ok(full) = OpenOptions::new().write(true).open("/dev/full") else { return };
-        let destination = Destination::Directory(PathBuf::from("/nonexistent"));
-        let mut sink = Sink { destination: destination.clone(), file: Some(full), failed: None, complained: None };
+    fn a_full_disk_is_counted_and_large_files_are_moved_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        // Whatever is written there, the disk is full.
+        std::os::unix::fs::symlink("/dev/full", directory.path().join(FILE_NAME)).unwrap();
+        let full = Destination::Directory(directory.path().to_owned(), LogBounds::default());
+        let mut sink = Sink::open(full).unwrap();
         assert!(!sink.write(b"x\n"));
         assert!(!sink.write(b"y\n"), "given up until the next attempt");
-        let error = AccessLog::start(destination, 1, &LimitHits::new(1)).unwrap_err();
+        let nowhere = Destination::Directory(PathBuf::from("/nonexistent"), LogBounds::default());
+        let error = AccessLog::start(nowhere, 1, &LimitHits::new(1)).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/filter_http_access.log"), "{error}");
+
+        fs::remove_file(directory.path().join(FILE_NAME)).unwrap();
+        let small = Destination::Directory(directory.path().to_owned(), LogBounds { bytes: 1000, files: 1 });
+        let log = AccessLog::start(small, 1, &LimitHits::new(1)).unwrap();
+        let mut writer = log.writer(0);
+        let path = directory.path().join(FILE_NAME);
+        // What comes after a full file begins another.
+        writer.with(|out| out.extend_from_slice(&[[b'x'; 1499].as_slice(), b"\n"].concat()));
+        wait_until(|| fs::metadata(&path).is_ok_and(|file| file.len() == 1500));
+        writer.with(|out| out.extend_from_slice(b"next\n"));
+        wait_until(|| log.rotations() == 1);
+        log.shutdown();
+        assert!(directory.path().join(format!("{FILE_NAME}.1")).exists());
     }
 
     fn wait_for(path: &Path, expected: &str) {

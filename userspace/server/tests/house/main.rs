@@ -13,6 +13,7 @@ mod bad_input;
 mod changes;
 mod cluster;
 mod differential;
+mod doctor;
 mod doors;
 mod figures;
 mod halves;

@@ -130,6 +130,116 @@ fn log_files() {
 }
 
 #[test]
+fn log_files_stay_small_and_are_opened_anew() {
+    let flags = ["--log-dir", "log", "--disable-access=false", "--log-max-size", "16KiB", "--log-max-files", "2"];
+    let mut machine = Machine::new("m1").flags(flags);
+    machine.run();
+    let port = free_port();
+    machine.create(&mock("pl", "x"));
+    machine.create(&server("hs", port, "pl"));
+    answers(port, "/", 200);
+    let directory = machine.directory.join("log");
+    let path = |name: &str| directory.join(name);
+    let access = "filter_http_access.log";
+    let mut connection = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
+    let mut ask = |path: &str| assert_eq!(connection.request("GET", path, &[], "").unwrap().status, 200);
+    eventually("the access log was moved aside twice", || {
+        (0..100).for_each(|_| ask("/many"));
+        path(&format!("{access}.2")).exists().then_some(())
+    });
+    eventually("no more are kept than that", || {
+        (0..100).for_each(|_| ask("/many"));
+        (machine.metric("weir_log_rotations_total")? > 4.0).then_some(())
+    });
+    let names: Vec<String> =
+        fs::read_dir(&directory).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    assert_eq!(names.iter().filter(|name| name.starts_with(access)).count(), 3, "{names:?}");
+    for name in &names {
+        assert!(
+            fs::metadata(path(name)).unwrap().len() <= (16 << 10) + (64 << 10),
+            "{name}: one write beyond it at most"
+        );
+    }
+
+    // logrotate's two ways: moved away and told, or copied and truncated.
+    for name in [access, "stdout.log"] {
+        fs::rename(path(name), path(&format!("{name}.moved"))).unwrap();
+    }
+    machine.signal("HUP");
+    eventually("both are there again", || (path(access).exists() && path("stdout.log").exists()).then_some(()));
+    ask("/after-hup");
+    let read = |name: &str| fs::read_to_string(path(name)).unwrap_or_default();
+    eventually("lines go to the new ones", || {
+        (read(access).contains("/after-hup") && read("stdout.log").contains("SIGHUP")).then_some(())
+    });
+    fs::OpenOptions::new().write(true).open(path(access)).unwrap().set_len(0).unwrap();
+    ask("/after-truncate");
+    eventually("it begins at its beginning", || read(access).contains("/after-truncate").then_some(()));
+    assert!(!read(access).starts_with('\0'));
+    machine.still_runs();
+}
+
+#[test]
+fn a_disk_that_takes_no_log_costs_lines_alone() {
+    let machine = Machine::new("m1");
+    let log = machine.directory.join("log");
+    fs::create_dir(&log).unwrap();
+    for name in ["stdout.log", "filter_http_access.log"] {
+        std::os::unix::fs::symlink("/dev/full", log.join(name)).unwrap();
+    }
+    let mut machine = machine.flags(["--log-dir", "log", "--disable-access=false"]);
+    machine.run();
+    let port = free_port();
+    machine.create(&mock("pl", "x"));
+    machine.create(&server("hs", port, "pl"));
+    for _ in 0..50 {
+        answers(port, "/", 200);
+    }
+    eventually("lines are counted", || (machine.metric("weir_log_lines_lost_total")? > 0.0).then_some(()));
+    assert!(machine.log().contains("cannot write the log to"), "standard error says why: {}", machine.log());
+    machine.signal("TERM");
+    assert_eq!(machine.ended().code(), Some(0));
+}
+
+#[test]
+fn systemd_hears_that_all_of_it_turns() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(crate::world::PATIENCE)).unwrap();
+    let mut machine =
+        Machine::new("m1").environment("NOTIFY_SOCKET", path.to_str().unwrap()).environment("WATCHDOG_USEC", "400000");
+    machine.run();
+    let (mut said, mut buffer) = (Vec::new(), [0; 256]);
+    while said.iter().filter(|text| *text == "WATCHDOG=1").count() < 3 || !said.contains(&"READY=1".to_owned()) {
+        let count = socket.recv(&mut buffer).expect("it goes on");
+        said.extend(String::from_utf8_lossy(&buffer[..count]).lines().map(str::to_owned));
+    }
+    // A process that stands still says nothing.
+    machine.signal("STOP");
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    while socket.recv(&mut buffer).is_ok() {}
+    thread::sleep(Duration::from_millis(400));
+    assert!(socket.recv(&mut buffer).is_err());
+    machine.signal("CONT");
+    socket.set_read_timeout(Some(crate::world::PATIENCE)).unwrap();
+    socket.recv(&mut buffer).expect("and goes on");
+}
+
+#[test]
+fn the_unit_is_one_that_systemd_takes() {
+    let Some(analyze) = crate::world::program("systemd-analyze") else { return };
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/systemd/weir.service");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("weir.service");
+    fs::write(&path, fs::read_to_string(unit).unwrap().replace("/usr/local/bin/weir", "/bin/true")).unwrap();
+    let done = Command::new(analyze).args(["verify", path.to_str().unwrap()]).output().unwrap();
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    let ours: Vec<&str> = told.lines().filter(|line| line.contains("weir.service")).collect();
+    assert!(ours.is_empty(), "{told}");
+}
+
+#[test]
 fn initial_objects_are_created_once() {
     let mut machine = Machine::new("m1");
     let path = machine.directory.join("pl.yaml");

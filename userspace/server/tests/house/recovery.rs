@@ -1,7 +1,11 @@
 //! A cluster whose majority is gone for good.
 
-use crate::world::{Machine, answers, eventually, free_port, get, mock, server, weir};
+use crate::world::{Connection, Machine, answers, eventually, free_port, get, mock, server, weir, weirctl};
 use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 /// Three primaries on this host that know each other.
 fn group(cluster: &str) -> Vec<Machine> {
@@ -127,6 +131,88 @@ fn one_member_is_left_of_three() {
     eventually("all three vote", || (survivor.metric("weir_raft_voters")? == 3.0).then_some(()));
     gone[0].kill();
     survivor.update("pl", &mock("pl", "again"));
+}
+
+/// A dead member is replaced by another machine while changes go on.
+#[test]
+fn a_dead_member_is_replaced_under_load() {
+    let Some(weirctl) = weirctl() else { return };
+    let mut machines = group("r3");
+    let api = format!("127.0.0.1:{}", machines[0].api);
+    let ctl = |arguments: &[&str]| {
+        let done = Command::new(&weirctl).args(["--server", &api]).args(arguments).output().unwrap();
+        let text = [&done.stdout[..], &done.stderr[..]].concat();
+        (done.status.code(), String::from_utf8_lossy(&text).into_owned())
+    };
+    let fresh = Machine::new("n4");
+    let url = fresh.peer_url();
+    let (code, told) = ctl(&["member", "replace", "n3", "n4", "--peer-url", &url]);
+    assert!(code == Some(1) && told.contains("\"n3\" is up"), "{told}");
+    let (code, told) = ctl(&["member", "remove", "n2"]);
+    assert!(code == Some(1) && told.contains("stop weir there first"), "{told}");
+    machines[2].kill();
+    eventually("it is missed", || machines[0].json("/status/members")[2]["weir"]["up"].eq(&false).then_some(()));
+    // Two of three are left: neither can be spared.
+    let removed = machines[0].api("DELETE", "/status/members/n2", "");
+    assert!(removed.status == 400 && removed.body.contains("nothing could be decided"), "{removed:?}");
+    let (code, told) = ctl(&["member", "replace", "ghost", "n4", "--peer-url", &url]);
+    assert!(code == Some(1) && told.contains("known members: n1, n2, n3"), "{told}");
+    let (code, told) = ctl(&["member", "add", "n4", "--peer-url", &machines[1].peer_url()]);
+    assert!(code == Some(1) && told.contains("member \"n2\" is reached there"), "{told}");
+    let (code, told) = ctl(&["member", "add", "n2", "--peer-url", &url]);
+    assert!(code == Some(1) && told.contains("already"), "{told}");
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let (address, stopped) = (api.clone(), stop.clone());
+    let writer = thread::spawn(move || {
+        let (mut acknowledged, mut n) = (Vec::new(), 0);
+        while !stopped.load(Ordering::Relaxed) {
+            n += 1;
+            let mut connection = Connection::open(&address).unwrap().by_address();
+            let name = format!("w-{n}");
+            let answer = connection.request("POST", "/apis/v2/objects", &[], &mock(&name, "x")).unwrap();
+            if answer.status == 201 {
+                acknowledged.push(name);
+            }
+        }
+        acknowledged
+    });
+    let replacing = {
+        let (weirctl, api, url) = (weirctl.clone(), api.clone(), url.clone());
+        thread::spawn(move || {
+            let arguments = ["--server", &api, "member", "replace", "n3", "n4", "--peer-url", &url, "--wait", "60s"];
+            Command::new(weirctl).args(arguments).output().unwrap()
+        })
+    };
+    let cluster = format!("n4={url},n1={},n2={}", machines[0].peer_url(), machines[1].peer_url());
+    let flags = ["--cluster-name", "r3", "--state-flag", "existing", "--initial-cluster", &cluster, "--no-edge"];
+    let mut fresh = fresh.flags(flags);
+    fresh.run();
+    let done = replacing.join().unwrap();
+    let told = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{told}{}", String::from_utf8_lossy(&done.stderr));
+    for part in
+        ["state-flag: existing", &format!("n4: {url}"), "add Member n4 successfully", "delete Member n3 successfully"]
+    {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    let acknowledged = writer.join().unwrap();
+    assert!(acknowledged.len() > 5, "writes went on: {}", acknowledged.len());
+    eventually("it has all that was acknowledged", || {
+        let list = fresh.try_api("GET", "/apis/v2/objects", "").ok()?.body;
+        acknowledged.iter().all(|name| list.contains(&format!("\"{name}\""))).then_some(())
+    });
+    assert_eq!(fresh.metric("weir_raft_voters"), Some(3.0));
+    // Its vote counts.
+    machines[1].kill();
+    eventually("changes are decided", || {
+        (fresh.try_api("POST", "/apis/v2/objects", &mock("late", "x")).ok()?.status < 410).then_some(())
+    });
+    // The last one cannot be taken out.
+    let lone = Machine::start();
+    let refused = lone.api("DELETE", "/status/members/m1", "");
+    assert!(refused.status == 400 && refused.body.contains("the only one that votes"), "{refused:?}");
 }
 
 /// The others were only out of reach: they end when they hear of it.

@@ -28,6 +28,7 @@ pub struct Machine {
     insecure: bool,
     /// Most files it may have open; absent: what the test may.
     descriptors: Option<u32>,
+    environment: Vec<(String, String)>,
     process: Option<Child>,
 }
 
@@ -57,6 +58,7 @@ impl Machine {
             scheme: "http",
             insecure: false,
             descriptors: None,
+            environment: Vec::new(),
             process: None,
         }
     }
@@ -98,6 +100,11 @@ impl Machine {
         self
     }
 
+    pub fn environment(mut self, name: &str, value: &str) -> Machine {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Starts it and waits until it says that it is well.
     pub fn run(&mut self) {
         self.spawn();
@@ -133,6 +140,7 @@ impl Machine {
             .args(self.secret())
             .args(self.namespace.iter().map(|_| "--insecure-api"))
             .args(&self.flags)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(&self.directory)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -467,6 +475,15 @@ pub fn weir(arguments: &[&str]) -> (i32, String, String) {
 }
 
 /// A program on the PATH, or a remark that it is not there and what brings it.
+/// `weirctl` beside the daemon, where it was built.
+pub fn weirctl() -> Option<PathBuf> {
+    let path = Path::new(WEIR).with_file_name("weirctl");
+    if !path.is_file() {
+        println!("skipped: there is no weirctl beside {WEIR} (cargo build -p cli)");
+    }
+    path.is_file().then_some(path)
+}
+
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|d| d.join(name)).find(|p| Path::new(p).is_file());
@@ -502,7 +519,7 @@ pub fn proxy(name: &str, urls: &[String]) -> String {
     format!("kind: Pipeline\nname: {name}\nfilters:\n- kind: Proxy\n  name: proxy\n  pools:\n  - servers:\n{servers}")
 }
 
-const WEIR: &str = env!("CARGO_BIN_EXE_weir");
+pub const WEIR: &str = env!("CARGO_BIN_EXE_weir");
 
 /// Far longer than anything should take, because the machine may be busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(60);
