@@ -252,6 +252,12 @@ impl PipelineSpec {
             return;
         }
         kinds.check(filter, path, findings);
+        if filter.kind == "SimpleHTTPProxy"
+            && let Some(name) = filter.raw.get("retryPolicy").and_then(Value::as_str)
+        {
+            let pool = PoolSpec { retry_policy: name.to_owned(), ..PoolSpec::default() };
+            self.check_policies(&pool, path, findings);
+        }
     }
 
     /// Policies a pool names must be in `resilience`, and of the right kind.
@@ -408,7 +414,7 @@ fn validate_policy(policy: &NamedSpec, path: &str, findings: &mut Findings) {
 }
 
 /// Kinds of Easegress's filters that are known by name only.
-pub const UNSERVED_FILTERS: [&str; 16] = [
+pub const UNSERVED_FILTERS: [&str; 15] = [
     "AIGatewayProxy",
     "ConnectControl",
     "FileServer",
@@ -421,7 +427,6 @@ pub const UNSERVED_FILTERS: [&str; 16] = [
     "OIDCAdaptor",
     "OPAFilter",
     "RemoteFilter",
-    "SimpleHTTPProxy",
     "TopicMapper",
     "WAF",
     "WasmHost",

@@ -9,6 +9,7 @@
 
 pub(crate) mod address;
 pub(crate) mod listener;
+mod own;
 pub mod park;
 pub(crate) mod socket;
 pub(crate) mod splice;
@@ -32,6 +33,7 @@ use crate::runtime::Worker;
 use crate::{Buf, IoKind};
 use address::{Address, socket_address};
 pub use listener::{ListenOptions, TcpListener, UnixListener};
+pub use own::OwnPort;
 pub use park::Parked;
 use socket::{Connecting, Life, NO_MARK, Op, ReceiveEnd, Socket, Splicing, error_of};
 pub use splice::{Pipe, ReceivedPiece};

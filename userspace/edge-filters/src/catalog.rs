@@ -2,8 +2,8 @@
 
 use crate::{
     cert_extractor, cors_adaptor, data_builder, fallback, header_to_json, mock, proxy, rate_limiter, redirector,
-    redirector_v2, request_adaptor, request_builder, response_adaptor, response_builder, result_builder, validator,
-    websocket_proxy,
+    redirector_v2, request_adaptor, request_builder, response_adaptor, response_builder, result_builder,
+    simple_http_proxy, validator, websocket_proxy,
 };
 use edge_pipeline::FilterKind;
 
@@ -23,6 +23,7 @@ static KINDS: &[FilterKind] = &[
     response_adaptor::KIND,
     response_builder::KIND,
     result_builder::KIND,
+    simple_http_proxy::KIND,
     validator::KIND,
     websocket_proxy::KIND,
 ];

@@ -22,6 +22,7 @@ pub mod request_builder;
 pub mod response_adaptor;
 pub mod response_builder;
 pub mod result_builder;
+pub mod simple_http_proxy;
 pub mod validator;
 pub mod websocket_proxy;
 

@@ -64,8 +64,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use timed::Timed;
 
-mod bounded;
-mod timed;
+pub(crate) mod bounded;
+pub(crate) mod timed;
 
 pub const INTERNAL_ERROR: Outcome = "internalError";
 pub const CLIENT_ERROR: Outcome = "clientError";
@@ -813,12 +813,12 @@ fn refuse(exchange: &mut Exchange, status: u16, outcome: Outcome) -> Outcome {
     outcome
 }
 
-fn is_event_stream(content_type: &[u8]) -> bool {
+pub(crate) fn is_event_stream(content_type: &[u8]) -> bool {
     content_type.get(..17).is_some_and(|t| t.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
 /// Fields that earlier filters put on the response come after the backend's; `Access-Control-*` replace them.
-fn merge(response: &mut Response, earlier: &Response) {
+pub(crate) fn merge(response: &mut Response, earlier: &Response) {
     for (name, value, _) in earlier.headers.iter() {
         if name.get(..15).is_some_and(|n| n.eq_ignore_ascii_case(b"access-control-")) {
             response.headers.set(name, value);

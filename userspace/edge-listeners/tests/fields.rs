@@ -60,6 +60,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "edge-upstream/src/circuit.rs",
         "half_open_lets_a_few_through_and_opens_again",
     ),
+    ("DestinationSpec", "edge-listeners/tests/forward.rs", "destinations_are_refused_unless_listed"),
     ("HttpServerSpec.accessLogCredentials", "server/tests/house/access_log.rs", "a_server_may_show_credentials"),
     (
         "HttpServerSpec.accessLogFormat",
@@ -127,6 +128,26 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("RetrySpec.randomizationFactor", "edge-upstream/src/retry.rs", "pauses_grow_and_vary_as_written"),
     ("RetrySpec.waitDuration", "edge-upstream/src/retry.rs", "pauses_grow_and_vary_as_written"),
     ("ServerSpec.weight", "edge-upstream/src/balance.rs", "weights_are_honoured"),
+    (
+        "SimpleHttpProxySpec.allowedDestinations",
+        "edge-listeners/tests/forward.rs",
+        "destinations_are_refused_unless_listed",
+    ),
+    ("SimpleHttpProxySpec.connectTimeout", "edge-listeners/tests/forward.rs", "connecting_has_a_deadline_of_its_own"),
+    ("SimpleHttpProxySpec.idleTimeout", "edge-listeners/tests/forward.rs", "a_silent_tunnel_ends_when_its_filter_says"),
+    ("SimpleHttpProxySpec.maxIdleConns", "edge-listeners/tests/forward.rs", "connections_to_destinations_are_kept"),
+    (
+        "SimpleHttpProxySpec.maxIdleConnsPerHost",
+        "edge-listeners/tests/forward.rs",
+        "connections_to_destinations_are_kept",
+    ),
+    (
+        "SimpleHttpProxySpec.retryPolicy",
+        "edge-listeners/tests/forward.rs",
+        "what_failed_is_tried_again_where_asked_for",
+    ),
+    ("SimpleHttpProxySpec.serverMaxBodySize", "edge-listeners/tests/forward.rs", "answers_have_their_bounds"),
+    ("SimpleHttpProxySpec.timeout", "edge-listeners/tests/forward.rs", "what_cannot_be_reached_is_503"),
     ("SourcePrefixLength", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
     ("StringMatcher.empty", "base-model/src/string_matcher.rs", "forms_are_alternatives"),
     ("VirtualIpSpec", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
@@ -235,6 +256,11 @@ const SAID: &[(&str, &str, &str)] = &[
         "WebSocketPoolSpec.serviceRegistry",
         "{kind: Pipeline, filters: [{name: f, kind: WebSocketProxy, pools: [{servers: [{url: 'ws://a:1'}], serviceRegistry: r}]}]}",
         "warning: filters[0].pools[0].serviceRegistry: has no effect without serviceName",
+    ),
+    (
+        "SimpleHttpProxySpec.compression",
+        "{kind: Pipeline, filters: [{name: f, kind: SimpleHTTPProxy, compression: {minLength: 1}}]}",
+        "warning: filters[0].compression: responses are not compressed",
     ),
     (
         "RequestAdaptorSpec.sign",

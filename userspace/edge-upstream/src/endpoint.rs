@@ -80,6 +80,18 @@ impl Endpoint {
         })
     }
 
+    /// One whose addresses somebody else looks up and [changes](Endpoint::set_addresses); nobody shares it.
+    pub fn found(host: &str, port: u16, addresses: Vec<IpAddr>) -> Arc<Endpoint> {
+        let made = Endpoint::new(Place::Host(host.to_owned(), port));
+        made.set_addresses(addresses);
+        made
+    }
+
+    /// Of one that was [found](Endpoint::found).
+    pub fn set_addresses(&self, addresses: Vec<IpAddr>) {
+        self.looked_up(Ok(addresses));
+    }
+
     /// One that nobody looks up.
     #[cfg(test)]
     pub(crate) fn unwatched(host: &str, port: u16) -> Arc<Endpoint> {
@@ -329,6 +341,24 @@ impl Server {
                 line
             }
             ProxyProtocol::V2 => proto_proxy::v2::Writer::local().finish_checked(),
+        }
+    }
+
+    /// One that a request names: `authority` as it names it, at a place that was [found](Endpoint::found). TLS is spoken under an identity.
+    pub fn named(authority: &str, endpoint: Arc<Endpoint>, identity: Option<Arc<Identity>>) -> Server {
+        Server {
+            url: authority.to_owned(),
+            health: endpoint.health(identity.as_ref().map_or(0, |i| i.id)),
+            protocols: if identity.is_some() { Protocols::Negotiated } else { Protocols::Http1 },
+            authority: authority.to_owned(),
+            prefix: String::new(),
+            weight: 0,
+            keep_host: true,
+            is_address: false,
+            datagrams: false,
+            told: ProxyProtocol::Off,
+            endpoint,
+            identity,
         }
     }
 

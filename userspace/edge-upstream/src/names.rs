@@ -12,9 +12,10 @@ use hickory_resolver::{Hosts, TokioResolver};
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use std::net::{IpAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 /// A name is not asked for more often than this, whatever its time to live.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -29,28 +30,80 @@ const WITHOUT_TTL: Duration = Duration::from_secs(30);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(60);
 
-/// Names asked for at the same time.
+/// Names of backends asked for at the same time, and names that requests brought.
 const QUERIES: usize = 32;
+
+/// Names that requests wait for at most; beyond it none is looked up.
+const WAITING_MOST: usize = 1024;
 
 /// How often `/etc/hosts` and `/etc/resolv.conf` are looked at.
 const FILES_LOOK: Duration = Duration::from_secs(5);
 
 /// Keeps the endpoint's addresses fresh as long as anybody holds it.
 pub(crate) fn watch(endpoint: &Arc<Endpoint>) {
-    static THREAD: OnceLock<mpsc::UnboundedSender<Weak<Endpoint>>> = OnceLock::new();
-    let sender = THREAD.get_or_init(|| {
+    // Nobody listens only when there is no thread, which was said.
+    let _ = thread().send(Wish::Watch(Arc::downgrade(endpoint)));
+}
+
+/// Why a name that a request brought has no addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookUpError {
+    /// So many are being looked up already.
+    Busy,
+    Failed(String),
+}
+
+/// Looks a name up once: its addresses, and how long they hold.
+pub async fn look_up(host: &str) -> Result<(Vec<IpAddr>, Duration), LookUpError> {
+    let place = Waiting::take().ok_or(LookUpError::Busy)?;
+    let (sender, found) = oneshot::channel();
+    let gone = || LookUpError::Failed("names cannot be looked up".to_owned());
+    thread().send(Wish::Once(host.to_owned(), sender, place)).map_err(|_| gone())?;
+    found.await.map_err(|_| gone())?.map_err(LookUpError::Failed)
+}
+
+/// A place among the look-ups that requests wait for.
+struct Waiting;
+
+/// What the thread is asked for.
+enum Wish {
+    Watch(Weak<Endpoint>),
+    Once(String, oneshot::Sender<Found>, Waiting),
+}
+
+/// Addresses and how long they hold.
+type Found = Result<(Vec<IpAddr>, Duration), String>;
+
+impl Waiting {
+    fn take() -> Option<Waiting> {
+        // From here on dropping it gives the place back.
+        let before = WAITING.fetch_add(1, Ordering::Relaxed);
+        let waiting = Waiting;
+        (before < WAITING_MOST).then_some(waiting)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+fn thread() -> &'static mpsc::UnboundedSender<Wish> {
+    static THREAD: OnceLock<mpsc::UnboundedSender<Wish>> = OnceLock::new();
+    THREAD.get_or_init(|| {
         let (sender, receiver) = mpsc::unbounded_channel();
         let started = std::thread::Builder::new().name("weir-names".to_owned()).spawn(move || run(receiver));
         if let Err(error) = started {
             tracing::error!(%error, "no thread to look names up with; backends with names get no address");
         }
         sender
-    });
-    // Nobody listens only when there is no thread, which was said above.
-    let _ = sender.send(Arc::downgrade(endpoint));
+    })
 }
 
-fn run(mut endpoints: mpsc::UnboundedReceiver<Weak<Endpoint>>) {
+fn run(mut wishes: mpsc::UnboundedReceiver<Wish>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "names of backends cannot be looked up"),
@@ -58,14 +111,28 @@ fn run(mut endpoints: mpsc::UnboundedReceiver<Weak<Endpoint>>) {
     runtime.block_on(async {
         let mut read = Files::stamp();
         let (sources, current) = watch::channel(Arc::new(Sources::of_system()));
-        let permits = Arc::new(Semaphore::new(QUERIES));
+        // What a client asks for must not keep the names of backends waiting.
+        let (permits, once) = (Arc::new(Semaphore::new(QUERIES)), Arc::new(Semaphore::new(QUERIES)));
         let mut look = tokio::time::interval(FILES_LOOK);
         loop {
             tokio::select! {
-                endpoint = endpoints.recv() => {
-                    let Some(endpoint) = endpoint else { return };
-                    tokio::spawn(keep_fresh(endpoint, current.clone(), permits.clone()));
-                }
+                wish = wishes.recv() => match wish {
+                    None => return,
+                    Some(Wish::Watch(endpoint)) => {
+                        tokio::spawn(keep_fresh(endpoint, current.clone(), permits.clone()));
+                    }
+                    Some(Wish::Once(host, sender, waiting)) => {
+                        let (sources, permits) = (current.borrow().clone(), once.clone());
+                        tokio::spawn(async move {
+                            let _permit = permits.acquire().await;
+                            // Whoever asked may have gone meanwhile.
+                            if !sender.is_closed() {
+                                let _ = sender.send(sources.look_up(&host).await);
+                            }
+                            drop(waiting);
+                        });
+                    }
+                },
                 _ = look.tick() => {
                     let now = Files::stamp();
                     if now != read {

@@ -20,5 +20,5 @@ pub mod torture;
 pub use date::ImfDate;
 pub use headers::{Headers, Known};
 pub use limits::{Limits, Underscores};
-pub use message::{Method, Request, Response, Version};
+pub use message::{Method, Request, Response, Scheme, Version};
 pub use path::{Path, PathError};

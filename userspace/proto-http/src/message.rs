@@ -87,6 +87,13 @@ impl fmt::Display for Method {
     }
 }
 
+/// What a target says of how its origin is to be spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
 /// The head of a request. The body travels beside it.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
@@ -96,6 +103,8 @@ pub struct Request {
     pub path: Path,
     /// Text after `?`, undecoded; `None` when there was no `?`.
     pub query: Option<String>,
+    /// The scheme that its target named: a whole URL over HTTP/1, as a proxy is asked, or the `:scheme` of later versions.
+    pub scheme: Option<Scheme>,
     /// Authority from `Host` (or an absolute target): host with its port, as written. Empty when HTTP/1.0 sent none.
     pub authority: String,
     pub headers: Headers,
@@ -168,6 +177,7 @@ impl Request {
         self.version = Version::Http11;
         self.path.clear();
         self.query = None;
+        self.scheme = None;
         self.authority.clear();
         self.headers.clear();
     }

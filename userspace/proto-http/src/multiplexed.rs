@@ -8,7 +8,7 @@ use crate::bytes::{self, trim};
 use crate::h1::{Fault, is_lookalike, is_odd, keeps_trailer};
 use crate::headers::{Headers, Known, is_name, is_value};
 use crate::limits::{Limits, Underscores};
-use crate::message::{Method, Request, Version};
+use crate::message::{Method, Request, Scheme, Version};
 
 /// The pseudo-fields of a request (RFC 9113 section 8.3.1, RFC 8441 section 4).
 #[derive(Clone, Copy, Debug, Default)]
@@ -121,6 +121,10 @@ fn read_target(
     {
         return Err(Fault::PseudoField);
     }
+    into.scheme = match pseudo.scheme {
+        Some(scheme) if scheme.len() == b"https".len() => Some(Scheme::Https),
+        scheme => scheme.map(|_| Scheme::Http),
+    };
     if let Some(authority) = pseudo.authority {
         if !is_authority(authority) {
             return Err(Fault::TargetAuthority);

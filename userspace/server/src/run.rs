@@ -12,6 +12,7 @@ use crate::logs::{self, Logs};
 use crate::options::Options;
 use crate::watchdog;
 use base_runtime::Runtime;
+use base_runtime::net::OwnPort;
 use base_telemetry::access_log::{AccessLog, Destination};
 use base_telemetry::hub::Identity;
 use base_telemetry::{Telemetry, ewma};
@@ -479,6 +480,10 @@ impl Signals {
             };
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             let addresses: Vec<String> = admin.addresses().iter().map(|a| a.to_string()).collect();
+            // For as long as the process lives: no forward proxy of its leads there.
+            let peers = options.listen_peer_urls.iter().filter_map(|url| url.rsplit(':').next()?.parse().ok());
+            let own = admin.addresses().iter().map(|address| address.port()).chain(peers);
+            own.for_each(|port: u16| std::mem::forget(OwnPort::note(port)));
             let tls = if admin.encrypted() { " (TLS)" } else { "" };
             tracing::info!("ready, admin API on {}{tls}", addresses.join(", "));
             create_initial(options, switch).await;

@@ -17,6 +17,7 @@ use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
 use super::address::{Address, socket_address};
+use super::own::OwnPort;
 use super::socket::{self, Listener, Op, ReceiveEnd, SlotKey, Socket, error_of};
 use super::{TcpStream, check, new_socket, set_nonblocking, set_option};
 use crate::IoKind;
@@ -60,6 +61,7 @@ impl Default for ListenOptions {
 pub struct TcpListener {
     acceptor: Acceptor,
     local_addr: SocketAddr,
+    _own: OwnPort,
 }
 
 impl TcpListener {
@@ -83,7 +85,7 @@ impl TcpListener {
         }
         listen(raw, &Address::from(&address), options.backlog)?;
         let local_addr = socket_address(raw, libc::getsockname)?;
-        Ok(TcpListener { acceptor: Acceptor::new(fd), local_addr })
+        Ok(TcpListener { acceptor: Acceptor::new(fd), local_addr, _own: OwnPort::note(local_addr.port()) })
     }
 
     /// Takes over a listener made elsewhere, for example one inherited from the process before. Sets TCP_NODELAY on it.
@@ -93,7 +95,7 @@ impl TcpListener {
         let _ = set_option(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
         let unspecified = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let local_addr = socket_address(fd.as_raw_fd(), libc::getsockname).unwrap_or(unspecified);
-        TcpListener { acceptor: Acceptor::new(fd), local_addr }
+        TcpListener { acceptor: Acceptor::new(fd), local_addr, _own: OwnPort::note(local_addr.port()) }
     }
 
     /// The address bound, with the port the kernel chose if 0 was asked for.

@@ -6,7 +6,7 @@ use crate::authority::{self, is_authority};
 use crate::bytes::{find_control_or_space, is_token_byte, skip_plain, skip_query};
 use crate::headers::Known;
 use crate::limits::Limits;
-use crate::message::{Method, Request, Version};
+use crate::message::{Method, Request, Scheme, Version};
 use crate::path::PathError;
 
 /// What the head of a request says to this hop.
@@ -61,6 +61,7 @@ pub fn parse_request(buf: &[u8], limits: &Limits, into: &mut Request) -> Result<
 #[inline(always)]
 fn parse(buf: &[u8], limits: &Limits, into: &mut Request, absolute: &mut bool) -> Result<Option<RequestHead>, Fault> {
     into.version = Version::Http11;
+    into.scheme = None;
     into.path.clear();
     into.headers.clear();
     // The memory of query and authority, and mostly the authority's text, serve the next request as well.
@@ -286,13 +287,14 @@ fn read_target(target: &[u8], into: &mut Request) -> Result<bool, Fault> {
         into.path.set_asterisk();
         return Ok(false);
     }
-    let rest = strip_scheme(target).ok_or(Fault::Target)?;
+    let (scheme, rest) = strip_scheme(target).ok_or(Fault::Target)?;
     let end = rest.iter().position(|b| b"/?#".contains(b)).unwrap_or(rest.len());
     let (authority, target) = rest.split_at(end);
     if !is_authority(authority) {
         return Err(Fault::TargetAuthority);
     }
     set_authority(authority, into);
+    into.scheme = Some(scheme);
     match target.first() {
         Some(b'/') => into.set_target(target)?,
         // RFC 9112 section 3.2.4: this is how a client of a proxy writes `OPTIONS *`.
@@ -307,9 +309,10 @@ fn set_authority(authority: &[u8], into: &mut Request) {
     into.authority.push_str(std::str::from_utf8(authority).unwrap_or_default());
 }
 
-fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
-    [&b"http://"[..], b"https://"].into_iter().find_map(|scheme| {
-        target.get(..scheme.len()).is_some_and(|t| t.eq_ignore_ascii_case(scheme)).then(|| &target[scheme.len()..])
+fn strip_scheme(target: &[u8]) -> Option<(Scheme, &[u8])> {
+    [(Scheme::Http, &b"http://"[..]), (Scheme::Https, b"https://")].into_iter().find_map(|(scheme, text)| {
+        let has = target.get(..text.len()).is_some_and(|t| t.eq_ignore_ascii_case(text));
+        has.then(|| (scheme, &target[text.len()..]))
     })
 }
 

@@ -16,6 +16,7 @@ mod differential;
 mod doctor;
 mod doors;
 mod figures;
+mod forward_proxy;
 mod halves;
 mod http2;
 mod http2_upstream;

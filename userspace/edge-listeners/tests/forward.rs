@@ -1,0 +1,275 @@
+//! A forward proxy: whole URLs and tunnels, to where its document lets clients go.
+
+#[macro_use]
+mod support;
+#[path = "support/h2.rs"]
+mod h2_client;
+
+use base_runtime::IoMode;
+use bytes::Bytes;
+use edge_listeners::Timeouts;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+use support::{Backend, House, Wire, eventually, free_port};
+
+on_both_drivers![
+    whole_urls_are_asked_of_their_hosts,
+    connections_to_destinations_are_kept,
+    a_tunnel_passes_each_direction_to_its_end,
+    a_silent_tunnel_ends_when_its_filter_says,
+    what_cannot_be_reached_is_503,
+    connecting_has_a_deadline_of_its_own,
+    destinations_are_refused_unless_listed,
+    what_the_name_leads_to_is_judged,
+    a_client_from_elsewhere_does_not_reach_this_machine,
+    nobody_is_led_back_to_the_proxy,
+    answers_have_their_bounds,
+    what_failed_is_tried_again_where_asked_for,
+    http2_asks_for_the_same,
+];
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const ANY: &str = "rules: [{paths: [{backend: app}]}]";
+
+fn house(io: IoMode, fields: &str) -> House {
+    House::with_timeouts(io, ANY, &pipeline(fields), Timeouts::default())
+}
+
+fn pipeline(fields: &str) -> String {
+    format!("filters: [{{name: out, kind: SimpleHTTPProxy, {fields}}}]")
+}
+
+fn get(url: &str, fields: &str) -> String {
+    format!("GET {url} HTTP/1.1\r\nHost: other.test\r\n{fields}\r\n")
+}
+
+fn connect(authority: &str, fields: &str) -> String {
+    format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{fields}\r\n")
+}
+
+fn whole_urls_are_asked_of_their_hosts(io: IoMode) {
+    let backend = Backend::recording(|_| OK.as_bytes().to_vec());
+    let house = house(io, "");
+    let url = format!("http://127.0.0.1:{}/a%20b?q=1", backend.port);
+    let fields = "Proxy-Authorization: Basic eDp5\r\nProxy-Connection: keep-alive\r\nX-Own: 1\r\n";
+    let answer = house.ask(&get(&url, fields));
+    assert_eq!((answer.status(), answer.text().as_str()), (200, "ok"));
+    let seen = backend.seen().pop().unwrap();
+    assert_eq!(seen.target(), "/a%20b?q=1");
+    assert_eq!(seen.field("host"), Some(format!("127.0.0.1:{}", backend.port).as_str()), "the URL's, not the field's");
+    assert_eq!((seen.field("x-own"), seen.field("via")), (Some("1"), Some("1.1 weir")));
+    assert_eq!((seen.field("proxy-authorization"), seen.field("proxy-connection")), (None, None));
+    let body = format!("POST {url} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+    assert_eq!(house.ask(&body).status(), 200);
+    assert_eq!(backend.seen().pop().unwrap().text(), "abc");
+    // By name, too.
+    let url = format!("http://LOCALHOST.:{}/n", backend.port);
+    assert_eq!(house.ask(&get(&url, "")).status(), 200);
+    assert_eq!(backend.seen().pop().unwrap().target(), "/n");
+    // What has no scheme and host is none of a proxy's.
+    assert_eq!(house.ask(&get("/a", "")).status(), 400);
+    assert_eq!(house.ask("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").status(), 400);
+}
+
+fn connections_to_destinations_are_kept(io: IoMode) {
+    // Three requests at a time, twice: what was not kept is made again.
+    for (fields, made) in [
+        ("", 4),
+        ("maxIdleConnsPerHost: 3", 3),
+        ("maxIdleConnsPerHost: 3, maxIdleConns: 1", 5),
+        ("maxIdleConnsPerHost: 1", 5),
+    ] {
+        let together = std::sync::Arc::new(std::sync::Barrier::new(3));
+        let backend = Backend::recording(move |_| {
+            together.wait();
+            OK.as_bytes().to_vec()
+        });
+        let house = house(io, fields);
+        let url = format!("http://127.0.0.1:{}/", backend.port);
+        for _ in 0..2 {
+            let mut clients = [house.connect(), house.connect(), house.connect()];
+            clients.iter_mut().for_each(|client| assert!(client.send(get(&url, "").as_bytes())));
+            clients.iter_mut().for_each(|client| assert_eq!(client.answer().status(), 200));
+        }
+        assert_eq!(backend.connections(), made, "{fields}");
+    }
+}
+
+/// What a tunnel carries when it is open.
+fn tunnel(house: &House, authority: &str) -> Wire {
+    let mut client = house.connect();
+    client.send(connect(authority, "").as_bytes());
+    let head = client.head().unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 ") && !head.to_lowercase().contains("\r\ncontent-length"), "{head}");
+    client
+}
+
+fn a_tunnel_passes_each_direction_to_its_end(io: IoMode) {
+    let backend = Backend::new(|mut wire, _| {
+        let asked = wire.rest();
+        wire.send(&asked.iter().rev().copied().collect::<Vec<_>>());
+    });
+    let house = house(io, "");
+    let mut client = tunnel(&house, &format!("127.0.0.1:{}", backend.port));
+    client.send(b"not HTTP \x00\xff");
+    client.finish_sending();
+    assert_eq!(client.rest(), b"\xff\x00 PTTH ton");
+    eventually("the tunnel is gone", || house.traffic.connections() == 0);
+    assert_eq!(house.count(200), 1);
+}
+
+fn a_silent_tunnel_ends_when_its_filter_says(io: IoMode) {
+    let backend = Backend::new(|mut wire, _| drop(wire.rest()));
+    let house = house(io, "idleTimeout: 300ms");
+    let mut client = tunnel(&house, &format!("127.0.0.1:{}", backend.port));
+    assert!(client.ends());
+    eventually("it is counted", || house.limit("tunnel_idle") == 1);
+}
+
+fn what_cannot_be_reached_is_503(io: IoMode) {
+    let house = house(io, "");
+    let at = format!("127.0.0.1:{}", free_port());
+    assert_eq!(house.ask(&get(&format!("http://{at}/"), "")).status(), 503);
+    let mut client = house.connect();
+    client.send(connect(&at, "").as_bytes());
+    assert_eq!(client.answer().status(), 503);
+    assert!(client.ends(), "what would follow is meant for the tunnel");
+    assert_eq!(house.ask(&get("http://no-such-name.invalid/", "")).status(), 503);
+    // One that says nothing, within the whole time.
+    let silent = Backend::new(|mut wire, _| drop(wire.rest()));
+    house.pipeline("app", &pipeline("timeout: 300ms"));
+    assert_eq!(house.ask(&get(&format!("http://127.0.0.1:{}/", silent.port), "")).status(), 503);
+}
+
+fn connecting_has_a_deadline_of_its_own(io: IoMode) {
+    // A listener whose queue is full: further connects are not answered.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let most = Duration::from_millis(100);
+    let full: Vec<_> = std::iter::from_fn(|| TcpStream::connect_timeout(&address, most).ok()).collect();
+    let house = house(io, "connectTimeout: 150ms");
+    assert_eq!(house.ask(&connect(&address.to_string(), "")).status(), 503, "after {} connections", full.len());
+    assert_eq!(house.ask(&get(&format!("http://{address}/"), "")).status(), 503);
+}
+
+fn destinations_are_refused_unless_listed(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let house = house(io, "");
+    let mut refused = 0;
+    for authority in
+        ["10.1.2.3:80", "169.254.169.254:80", "0.0.0.0:80", "[::]:80", "[fe80::1]:80", "[::ffff:10.0.0.1]:80"]
+    {
+        assert_eq!(house.ask(&connect(authority, "")).status(), 403, "{authority}");
+        assert_eq!(house.ask(&get(&format!("http://{authority}/latest/meta-data"), "")).status(), 403, "{authority}");
+        refused += 2;
+        assert_eq!(house.limit("forward_refused"), refused, "{authority}");
+    }
+    let at = format!("127.0.0.1:{}", backend.port);
+    for (list, status) in [
+        (format!("{{addresses: [127.0.0.0/8], ports: [{}]}}", backend.port), 200),
+        ("{addresses: ['::ffff:127.0.0.1']}".to_owned(), 200),
+        ("{addresses: [127.0.0.2]}".to_owned(), 403),
+        ("{addresses: [127.0.0.0/8], ports: [1]}".to_owned(), 403),
+        ("{hosts: ['*.test'], addresses: [127.0.0.0/8]}".to_owned(), 403),
+        ("{ports: ['1-65535']}".to_owned(), 403),
+    ] {
+        house.pipeline("app", &pipeline(&format!("allowedDestinations: [{list}]")));
+        assert_eq!(house.ask(&get(&format!("http://{at}/"), "")).status(), status, "{list}");
+        let mut client = house.connect();
+        client.send(connect(&at, "").as_bytes());
+        assert!(client.head().unwrap().starts_with(&format!("HTTP/1.1 {status} ")), "{list}");
+    }
+}
+
+/// A name is listed; its address is not.
+fn what_the_name_leads_to_is_judged(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let house = house(io, "allowedDestinations: [{hosts: [localhost]}]");
+    let at = format!("localhost:{}", backend.port);
+    assert_eq!(house.ask(&get(&format!("http://{at}/"), "")).status(), 403);
+    assert_eq!(house.ask(&connect(&at, "")).status(), 403);
+    assert_eq!((backend.connections(), house.limit("forward_refused")), (0, 2));
+    house.pipeline("app", &pipeline("allowedDestinations: [{hosts: [localhost], addresses: [127.0.0.1, '::1']}]"));
+    assert_eq!(house.ask(&get(&format!("http://{at}/"), "")).status(), 200);
+}
+
+fn a_client_from_elsewhere_does_not_reach_this_machine(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let house = house(io, "");
+    let url = format!("http://127.0.0.1:{}/", backend.port);
+    for passed_on in ["X-Forwarded-For: 1.1.1.1", "Forwarded: for=1.1.1.1", "Via: 1.1 other"] {
+        assert_eq!(house.ask(&get(&url, &format!("{passed_on}\r\n"))).status(), 403, "{passed_on}");
+    }
+    house.server(&format!("{ANY}\ntrustedProxies: [127.0.0.1]"));
+    assert_eq!(house.ask(&get(&url, "X-Forwarded-For: 1.1.1.1\r\n")).status(), 403);
+    assert_eq!(backend.connections(), 0);
+}
+
+fn nobody_is_led_back_to_the_proxy(io: IoMode) {
+    let house = house(io, "allowedDestinations: [{addresses: [0.0.0.0/0, '::/0']}]");
+    for host in ["127.0.0.1", "localhost", "127.0.0.7", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"] {
+        let at = format!("{host}:{}", house.port);
+        assert_eq!(house.ask(&get(&format!("http://{at}/"), "")).status(), 403, "{at}");
+        assert_eq!(house.ask(&connect(&at, "")).status(), 403, "{at}");
+    }
+    assert_eq!(house.limit("forward_refused"), 12);
+}
+
+fn answers_have_their_bounds(io: IoMode) {
+    let backend = Backend::answering("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nnine here");
+    let url = format!("http://127.0.0.1:{}/", backend.port);
+    for (fields, status) in [("", 200), ("serverMaxBodySize: 9", 200), ("serverMaxBodySize: 8", 500)] {
+        let house = house(io, fields);
+        assert_eq!(house.ask(&get(&url, "")).status(), status, "{fields}");
+        assert_eq!(house.limit("response_body_bytes"), u64::from(status == 500));
+    }
+}
+
+fn what_failed_is_tried_again_where_asked_for(io: IoMode) {
+    let backend = Backend::new(|mut wire, nth| {
+        wire.head();
+        if nth >= 2 {
+            wire.send(OK.as_bytes());
+        }
+    });
+    let url = format!("http://127.0.0.1:{}/", backend.port);
+    let policy = "resilience: [{name: again, kind: Retry, maxAttempts: 5, waitDuration: 1ms}]";
+    let house = house(io, "");
+    assert_eq!(house.ask(&get(&url, "")).status(), 503);
+    house.pipeline("app", &format!("{}\n{policy}", pipeline("retryPolicy: again")));
+    assert_eq!(house.ask(&get(&url, "")).status(), 200);
+    // What is not idempotent is not repeated.
+    let backend = Backend::new(|mut wire, _| drop(wire.head()));
+    let post = format!("POST http://127.0.0.1:{}/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx", backend.port);
+    assert_eq!(house.ask(&post).status(), 503);
+    assert_eq!(backend.connections(), 1);
+}
+
+fn http2_asks_for_the_same(io: IoMode) {
+    let backend = Backend::recording(|_| OK.as_bytes().to_vec());
+    let echo = Backend::new(|mut wire, _| {
+        let asked = wire.rest();
+        wire.send(&asked);
+    });
+    let house = House::new(io, &format!("h2c: true\n{ANY}"), &pipeline(""));
+    h2_client::run(async {
+        let (requests, _driver) = h2_client::connect(house.port).await;
+        let request = http::Request::get(format!("http://127.0.0.1:{}/a?b", backend.port)).body(()).unwrap();
+        assert_eq!(h2_client::ask(&requests, request, b"").await.unwrap().text(), "ok");
+        let connect = |port: u16| http::Request::connect(format!("127.0.0.1:{port}")).body(()).unwrap();
+        assert_eq!(h2_client::ask(&requests, connect(house.port), b"").await.unwrap().status, 403);
+        assert_eq!(h2_client::ask(&requests, connect(free_port()), b"").await.unwrap().status, 503);
+        let mut requests = requests.ready().await.unwrap();
+        let (response, mut sending) = requests.send_request(connect(echo.port), false).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        sending.send_data(Bytes::from_static(b"through a stream"), true).unwrap();
+        let (mut body, mut came) = (response.into_body(), Vec::new());
+        while let Some(data) = body.data().await {
+            came.extend_from_slice(&data.unwrap());
+        }
+        assert_eq!(came, b"through a stream");
+    });
+    let seen = backend.seen().pop().unwrap();
+    assert_eq!((seen.target(), seen.field("via")), ("/a?b", Some("2 weir")));
+}
