@@ -324,6 +324,12 @@ pub enum ConfigWhat {
 #[derive(Subcommand)]
 pub enum MemberWhat {
     List,
+    /// Print a token with which one new member may come: weir run --join TOKEN
+    Token {
+        /// How long it is good
+        #[arg(long, value_name = "DURATION", default_value = "1h")]
+        ttl: String,
+    },
     /// Take another machine in that votes: checks, says how to start it, and waits until it does
     Add {
         name: String,

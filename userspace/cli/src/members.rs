@@ -9,7 +9,7 @@ use crate::arguments::Format;
 use crate::describe::fields;
 use crate::objects::age;
 use crate::output::{heads, print, structured, succeeded, table};
-use crate::server::{Server, segment};
+use crate::server::{Server, segment, value};
 
 pub async fn get(server: &Server, name: Option<&str>, format: Format) -> Result<(), String> {
     let members = find(server, name).await?;
@@ -49,6 +49,20 @@ pub async fn describe(server: &Server, name: Option<&str>, format: Format) -> Re
         })
         .collect();
     print(&texts.join("\n---\n\n"));
+    Ok(())
+}
+
+/// The token alone, so that it can be handed on by a script; when it expires goes to stderr.
+pub async fn token(server: &Server, ttl: &str, format: Format) -> Result<(), String> {
+    let asked = serde_json::json!({"ttl": ttl}).to_string();
+    let made = server.send(Method::POST, "/member-tokens", asked).await;
+    let made = value(&made.map_err(|message| format!("member token failed, {message}"))?)?;
+    if format != Format::Default {
+        structured(&made, format);
+        return Ok(());
+    }
+    print(made["token"].as_str().unwrap_or_default());
+    eprintln!("good for one member, until {}", made["expires"].as_str().unwrap_or_default());
     Ok(())
 }
 

@@ -115,6 +115,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
             members::replace(&server, &old, &new, &peer_url, wait).await
         }
         Verb::Member(MemberWhat::Remove { name }) => members::remove(&server, &name).await,
+        Verb::Member(MemberWhat::Token { ttl }) => members::token(&server, &ttl, format).await,
         Verb::Member(MemberWhat::Purge { name }) => members::purge(&server, &[name]).await,
         Verb::LastGood { what } => last_good::run(&server, what, format).await,
         Verb::Object(what) => object(&server, what, format).await,

@@ -1,12 +1,13 @@
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::extract::{Path, State};
+use base_model::GoDuration;
 use control_api::{Member, MemberRole, time};
 use control_raft::Metrics;
 use serde_json::{Value, json};
 
-use crate::body::{Answer, Reply};
+use crate::body::{Answer, Error, Reply, Text};
 use crate::routes::Api;
 
 /// `GET /status/members`, in the shape of Easegress with ours beside it.
@@ -21,6 +22,22 @@ pub async fn list(State(api): State<Arc<Api>>) -> Answer {
 pub async fn remove(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Answer {
     let done = api.control.remove_member(&name).await?;
     Ok(Reply::default().version(done.version))
+}
+
+/// `POST /member-tokens` with `{ttl: 1h}`: lets one new member in.
+pub async fn token(State(api): State<Arc<Api>>, body: Text) -> Answer {
+    let asked = if body.0.trim().is_empty() { Value::Null } else { body.document()? };
+    let lasts = match asked.get("ttl") {
+        None | Some(Value::Null) => TOKEN_LASTS,
+        Some(text) => {
+            let parsed = text.as_str().and_then(|text| text.parse::<GoDuration>().ok()).map(Duration::from);
+            parsed.filter(|ttl| (TOKEN_LASTS_MIN..=TOKEN_LASTS_MAX).contains(ttl)).ok_or_else(|| {
+                Error::invalid(format!("ttl = {text}: a duration from 1s to 168h, such as 30m, is wanted"))
+            })?
+        }
+    };
+    let invitation = api.control.invite(lasts).await?;
+    Ok(Reply::body(json!({"token": invitation.token, "expires": time::rfc3339(invitation.expires)})))
 }
 
 fn shown(member: &Member, cluster: &str, metrics: &Metrics) -> Value {
@@ -62,3 +79,8 @@ fn shown(member: &Member, cluster: &str, metrics: &Metrics) -> Value {
     }
     shown
 }
+
+/// How long a token is good unless somebody says otherwise, and within which bounds.
+const TOKEN_LASTS: Duration = Duration::from_secs(3600);
+const TOKEN_LASTS_MIN: Duration = Duration::from_secs(1);
+const TOKEN_LASTS_MAX: Duration = Duration::from_secs(7 * 86_400);

@@ -63,6 +63,7 @@ fn entries() -> Vec<Entry> {
     add("admin", "/about", &["GET"], get(about));
 
     add("cluster", "/status/members", &["GET"], get(members::list));
+    add("cluster", "/member-tokens", &["POST"], post(members::token));
     add("cluster", "/status/members/{member}", &["DELETE"], delete(members::remove));
 
     add("cluster", "/backup", &["POST"], post(backup::write));

@@ -136,6 +136,8 @@ pub struct TlsFiles {
     pub chain: (String, PathBuf),
     pub key: (String, PathBuf),
     pub authorities: Option<(String, PathBuf)>,
+    /// Of a server: who connects may show no certificate, and whoever answers looks at that. Default: with authorities they must.
+    pub strangers: bool,
 }
 
 impl TlsFiles {
@@ -165,7 +167,7 @@ impl ServerTls {
     /// Taken from files, which are read again by [`reload`](ServerTls::reload).
     pub fn of(files: TlsFiles) -> Result<ServerTls, TlsError> {
         let (identity, authorities) = files.read()?;
-        let inner = Arc::new(RwLock::new(Shown::new(identity, authorities)?));
+        let inner = Arc::new(RwLock::new(Shown::new(identity, authorities, files.strangers)?));
         Ok(ServerTls { inner, files: Some(files) })
     }
 
@@ -196,7 +198,7 @@ impl ServerTls {
                 return Ok(false);
             }
         }
-        let fresh = Shown::new(identity, authorities)?;
+        let fresh = Shown::new(identity, authorities, files.strangers)?;
         *self.inner.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(true)
     }
@@ -207,8 +209,8 @@ impl ServerTls {
 }
 
 impl Shown {
-    fn new(identity: Identity, authorities: Option<Pem>) -> Result<Shown, TlsError> {
-        let config = server_config(&identity, authorities.as_ref())?;
+    fn new(identity: Identity, authorities: Option<Pem>, strangers: bool) -> Result<Shown, TlsError> {
+        let config = server_config_of(&identity, authorities.as_ref(), strangers)?;
         let ends = identity.chain.certificates()?.first().and_then(|certificate| end_of(certificate));
         Ok(Shown { config, ends, identity: Some(identity), authorities })
     }
@@ -287,6 +289,14 @@ fn end_of(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
 
 /// Serves HTTP/1.1 over TLS. With `client_authorities`, clients show a certificate that one of them has signed, or get nowhere.
 pub fn server_config(identity: &Identity, client_authorities: Option<&Pem>) -> Result<Arc<ServerConfig>, TlsError> {
+    server_config_of(identity, client_authorities, false)
+}
+
+fn server_config_of(
+    identity: &Identity,
+    client_authorities: Option<&Pem>,
+    strangers: bool,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let (chain, key) = identity.parts()?;
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -294,7 +304,8 @@ pub fn server_config(identity: &Identity, client_authorities: Option<&Pem>) -> R
     let builder = match client_authorities {
         None => builder.with_no_client_auth(),
         Some(pem) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(pem.roots()?, provider()).build();
+            let verifier = WebPkiClientVerifier::builder_with_provider(pem.roots()?, provider());
+            let verifier = if strangers { verifier.allow_unauthenticated() } else { verifier }.build();
             builder.with_client_cert_verifier(verifier.map_err(|error| pem.wrong(&error.to_string()))?)
         }
     };
@@ -437,6 +448,7 @@ mod tests {
             chain: ("--cert-file".into(), at("c.pem")),
             key: ("--key-file".into(), at("k.pem")),
             authorities: None,
+            strangers: false,
         };
         let tls = ServerTls::of(files).unwrap();
         let before = tls.config();

@@ -10,6 +10,7 @@ use control_api::tls::{ClientTrust, Identity, Pem, ServerTls, TlsError, TlsFiles
 use control_api::{Member, MemberRole};
 use serde_json::Value;
 
+use crate::join::Issued;
 use crate::secret::ClusterSecret;
 
 /// What a member is started with. The names are those of the flags.
@@ -37,6 +38,8 @@ pub struct Config {
     pub peer_routes: axum::Router,
     /// Members show each other certificates. Needed as soon as a peer URL begins with `https://`.
     pub tls: Option<PeerTls>,
+    /// The cluster issues members' certificates itself: takes the place of `tls`.
+    pub issued: Option<Issued>,
     /// Members sign what they say to each other, and believe nothing that is not signed.
     pub secret: Option<ClusterSecret>,
     /// `http://` peers beyond this machine without a secret; with one, calls without a signature are answered too, while a cluster
@@ -47,6 +50,9 @@ pub struct Config {
     /// Feature level that this member takes part at: that of this program, [`control_state::LEVEL`]. A test stands in for an earlier
     /// program with a lower one.
     pub level: u32,
+    /// Connections on the peer URLs that may be open at the same time. Default 32,768: each member holds a few to each other, a
+    /// secondary two. Beyond it a connection is closed unheard, and counted as `crowded`.
+    pub peer_connections_max: usize,
 }
 
 /// An object without its secrets.
@@ -143,10 +149,12 @@ impl Config {
             member: Member { edge: true, ..Member::default() },
             peer_routes: axum::Router::new(),
             tls: None,
+            issued: None,
             secret: None,
             insecure_peers: false,
             conceal: None,
             level: control_state::LEVEL,
+            peer_connections_max: PEER_CONNECTIONS_MAX,
         }
     }
 }
@@ -184,6 +192,9 @@ pub fn check_plain(flag: &str, url: &str) -> Result<(), StartError> {
     }
     Err(StartError::new(StartErrorKind::Config, format!("{flag} {url}: {PLAIN}")))
 }
+
+/// See [`Config::peer_connections_max`].
+pub const PEER_CONNECTIONS_MAX: usize = 32_768;
 
 /// Why plain text stays on this machine, and what to do.
 pub(crate) const PLAIN: &str = "plain http between machines, where anybody could read private keys and change the configuration: give \

@@ -27,6 +27,7 @@ use crate::config::{
 };
 use crate::guard::Guard;
 use crate::instance;
+use crate::join::{self, Invitation, Issuing};
 use crate::machine::Machine;
 use crate::marks::Marks;
 use crate::network::Network;
@@ -72,6 +73,8 @@ pub struct Metrics {
     pub answers_forgotten: u64,
     /// The cluster's feature level: what all members understand.
     pub feature_level: u64,
+    /// When the certificate ends that the cluster issued to this member.
+    pub certificate_ends: Option<SystemTime>,
     /// Members whose state differs from the leader's: on the leader all of them, elsewhere this one.
     pub diverged: u64,
     pub config_version: u64,
@@ -120,6 +123,10 @@ pub(crate) struct Inner {
     /// A change has waited for the feature level to rise, in vain; the next does not wait.
     pub(crate) level_awaited: AtomicBool,
     pub(crate) marks: Arc<Marks>,
+    /// The cluster issues its members' certificates itself.
+    pub(crate) issuing: Option<Issuing>,
+    /// Connections on the peer URLs that may be open at the same time.
+    pub(crate) peer_connections_max: usize,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -149,6 +156,7 @@ impl Control {
     /// Starts the member and returns when it can answer questions. Founding or joining a cluster with others goes on in
     /// the background; a cluster of one is ready for changes at once.
     pub async fn start(config: Config) -> Result<Control, StartError> {
+        let (config, issuing) = join::settle(config).await?;
         let listeners = listen(&config)?;
         let peer_url = advertised(&config, &listeners)?;
         let alone = config.role == MemberRole::Primary
@@ -212,6 +220,8 @@ impl Control {
             level: config.level,
             level_awaited: AtomicBool::new(false),
             marks,
+            issuing,
+            peer_connections_max: config.peer_connections_max,
             tasks: Mutex::new(JoinSet::new()),
         });
         let control = Control { inner: inner.clone(), runtime: Handle::current() };
@@ -219,7 +229,8 @@ impl Control {
         let router = peer::router(inner.clone(), config.peer_routes);
         for listener in listeners {
             let tls = config.tls.as_ref().map(|tls| tls.server.clone());
-            inner.spawn_lasting("the peer listener", peer::serve(listener, router.clone(), tls));
+            let serving = peer::serve(inner.clone(), listener, router.clone(), tls);
+            inner.spawn_lasting("the peer listener", serving);
         }
         if let Err(error) = begin(&inner, alone, config.state_flag).await {
             control.stop().await;
@@ -228,6 +239,9 @@ impl Control {
         inner.spawn_lasting("the upkeep of the members", upkeep::upkeep(inner.clone()));
         inner.spawn("the bounds of the log", bounds::keep_short(inner.clone()));
         if let Some(tls) = config.tls {
+            if inner.issuing.is_some() {
+                inner.spawn_lasting("renewing the member's certificate", join::keep_certified(inner.clone()));
+            }
             inner.spawn_lasting("reading the member's certificate", follow_certificates(inner.clone(), tls));
         }
         if let Some(secret) = inner.guard.secret().cloned() {
@@ -328,6 +342,12 @@ impl Control {
     pub async fn remove_member(&self, name: &str) -> Answer {
         let (inner, name) = (self.inner.clone(), name.to_owned());
         self.on_own_runtime(async move { inner.remove_member(&name).await }).await?
+    }
+
+    /// A token with which one new member may come to a cluster that issues certificates itself, for as long as it `lasts`.
+    pub async fn invite(&self, lasts: Duration) -> Result<Invitation, Refusal> {
+        let inner = self.inner.clone();
+        self.on_own_runtime(async move { inner.invite(lasts).await }).await?
     }
 
     /// Asks another member over its peer URL.
@@ -712,6 +732,7 @@ impl Inner {
             calls_refused: self.guard.refused().collect(),
             feature_level: self.publisher.state().level().into(),
             diverged: self.marks.diverged().len() as u64,
+            certificate_ends: self.issuing.as_ref().and_then(|issuing| issuing.tls.ends()),
             ..Metrics::default()
         };
         if let Some(voter) = &self.voter {

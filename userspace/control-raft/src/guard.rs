@@ -22,6 +22,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 
 use crate::config::{Config, host_port};
 use crate::control::{Inner, lock};
+use crate::join::{AUTHORITY_PATH, JOIN_PATH};
 use crate::peer::refuse;
 use crate::seal::{
     CLUSTER, CLUSTER_ID, Call, DIGEST, ENDLESS, EPOCH, FROM, HELLO, Hello, INSTANCE, NONCE, NUMBER, SIGNATURE, TO,
@@ -52,6 +53,8 @@ pub struct Endless;
 pub struct Guard {
     secret: Option<ClusterSecret>,
     insecure: bool,
+    /// Members' certificates are the cluster's own, each for one name; strangers show none.
+    issued: bool,
     callers: Callers,
     /// Names that this member is reached by. A page whose name was pointed at this machine calls it by another.
     names: BTreeSet<String>,
@@ -69,6 +72,8 @@ pub enum Why {
     Replayed,
     Cluster,
     Name,
+    /// As many connections as may be are open: this one is closed unheard.
+    Crowded,
 }
 
 struct Refused {
@@ -90,6 +95,7 @@ impl Guard {
         Guard {
             secret: config.secret.clone(),
             insecure: config.insecure_peers,
+            issued: config.issued.is_some(),
             callers: Callers::new(),
             names,
             refused: Default::default(),
@@ -99,6 +105,16 @@ impl Guard {
 
     pub fn secret(&self) -> Option<&ClusterSecret> {
         self.secret.as_ref()
+    }
+
+    /// A stranger whose token is none.
+    pub fn count_stranger(&self) {
+        self.refused[Why::Unauthenticated as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection beyond those that may be open.
+    pub fn count_crowded(&self) {
+        self.refused[Why::Crowded as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Calls that were refused, by reason.
@@ -219,6 +235,14 @@ async fn look(inner: &Inner, origin: &Origin, request: Request) -> Result<Let, (
         None => None,
     };
     let proven = signature.is_some() || origin.certificate.is_some();
+    if guard.issued && origin.certificate.is_none() {
+        if ![AUTHORITY_PATH, JOIN_PATH].contains(&request.uri().path()) {
+            let message =
+                "members of this cluster show a certificate that it issued: start the caller with --join TOKEN";
+            return Err((Refused::unauthenticated(message), None));
+        }
+        return Ok(Let::In(request));
+    }
     if !proven && !guard.insecure && !origin.address.to_canonical().is_loopback() {
         return Err((
             Refused::unauthenticated(
@@ -304,7 +328,7 @@ fn belongs(inner: &Inner, origin: &Origin, headers: &HeaderMap, proven: bool) ->
         });
     }
     match &origin.certificate {
-        Some(certificate) if !is_of(certificate, from, &inner.hosts_of(from)) => Err(Refused {
+        Some(certificate) if !is_member(inner, certificate, from) => Err(Refused {
             why: Why::Name,
             status: StatusCode::FORBIDDEN,
             message: format!(
@@ -315,6 +339,15 @@ fn belongs(inner: &Inner, origin: &Origin, headers: &HeaderMap, proven: bool) ->
         }),
         _ => Ok(()),
     }
+}
+
+/// One that the cluster issued is for one member, known or not.
+fn is_member(inner: &Inner, certificate: &CertificateDer<'_>, name: &str) -> bool {
+    if !inner.guard.issued {
+        return is_of(certificate, name, &inner.hosts_of(name));
+    }
+    let Ok(parsed) = ParsedCertificate::try_from(certificate) else { return false };
+    ServerName::try_from(name).is_ok_and(|name| verify_server_name(&parsed, &name).is_ok())
 }
 
 /// The certificate is for the member's name, or for a host that the cluster knows it at. A member that nobody knows yet may have
@@ -369,7 +402,8 @@ fn is_browser(method: &Method, headers: &HeaderMap) -> bool {
 }
 
 impl Why {
-    const ALL: [Why; 6] = [Why::Browser, Why::Unauthenticated, Why::Stale, Why::Replayed, Why::Cluster, Why::Name];
+    const ALL: [Why; 7] =
+        [Why::Browser, Why::Unauthenticated, Why::Stale, Why::Replayed, Why::Cluster, Why::Name, Why::Crowded];
 
     fn name(self) -> &'static str {
         match self {
@@ -379,6 +413,7 @@ impl Why {
             Why::Replayed => "replayed",
             Why::Cluster => "cluster",
             Why::Name => "name",
+            Why::Crowded => "crowded",
         }
     }
 }

@@ -5,8 +5,10 @@
 //! changes ([`Control::propose`]), which they carry to whoever leads.
 //!
 //! Reading order: `control.rs` (life of a member), `upkeep.rs` (who is up, who votes), `admission.rs` (founding, joining,
-//! coming back without memory), `recover.rs` (a lost majority), `look.rs` (what can be said before the start), `levels.rs` (members of different versions), `marks.rs` (whether they hold the same), `peer.rs` and `wire.rs` (what members say to each other), `guard.rs` (who is answered), `seal.rs`,
-//! `secret.rs` and `sessions.rs` (how calls are signed), `sound.rs` (which of them may reach openraft), `publish.rs` (readers),
+//! coming back without memory), `recover.rs` (a lost majority), `look.rs` (what can be said before the start), `levels.rs` (members of
+//! different versions), `marks.rs` (whether they hold the same), `peer.rs` and `wire.rs` (what members say to each other), `guard.rs` (who is
+//! answered), `seal.rs`, `secret.rs` and `sessions.rs` (how calls are signed), `join.rs` and `issue.rs` (a cluster that issues its members'
+//! certificates itself), `sound.rs` (which of them may reach openraft), `publish.rs` (readers),
 //! `machine.rs` and `store.rs` (what openraft asks for), `bounds.rs` (how much of the log is kept).
 //!
 //! What a crash can cost: nothing that was acknowledged, because an entry is synced on a majority before it is answered.
@@ -23,6 +25,8 @@ mod control;
 mod follow;
 mod guard;
 mod instance;
+mod issue;
+mod join;
 mod levels;
 mod look;
 mod machine;
@@ -40,9 +44,10 @@ mod types;
 mod upkeep;
 mod wire;
 
-pub use config::{Conceal, Config, PeerTls, StartError, StartErrorKind, StateFlag, check_plain};
+pub use config::{Conceal, Config, PEER_CONNECTIONS_MAX, PeerTls, StartError, StartErrorKind, StateFlag, check_plain};
 pub use control::{Control, Metrics};
 pub use control_state::LEVEL;
+pub use join::{Invitation, Issued};
 pub use look::{Found, Held, look_at, look_for_peers};
 pub use publish::{Follower, RecvError};
 pub use recover::{Recovered, recover};

@@ -32,6 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::Conceal;
 use crate::control::{Gate, Inner};
 use crate::guard::{Caller, Endless, Origin, Signature, certifies, guard};
+use crate::join::{AUTHORITY_PATH, JOIN_PATH, JoinCall, RENEW_PATH, RenewCall};
 use crate::machine::unread_snapshot;
 use crate::network::SnapshotHead;
 use crate::seal::line_parts;
@@ -51,6 +52,9 @@ pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
         .route("/raft/remove", post(remove))
         .route("/raft/identity", get(identity))
         .route("/raft/version", post(version))
+        .route(RENEW_PATH, post(renew))
+        .route(AUTHORITY_PATH, get(authority))
+        .route(JOIN_PATH, post(join).layer(DefaultBodyLimit::max(JOIN_BYTES_MAX)))
         .route("/watch", get(watch))
         .with_state(inner.clone())
         .merge(extra)
@@ -59,7 +63,7 @@ pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
 }
 
 /// Serves until it is dropped, and then lets go of every connection at once.
-pub async fn serve(listener: TcpListener, router: Router, tls: Option<ServerTls>) {
+pub async fn serve(inner: Arc<Inner>, listener: TcpListener, router: Router, tls: Option<ServerTls>) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, from) = tokio::select! {
@@ -73,6 +77,11 @@ pub async fn serve(listener: TcpListener, router: Router, tls: Option<ServerTls>
             },
             Some(_) = connections.join_next() => continue,
         };
+        if connections.len() >= inner.peer_connections_max {
+            // Closed unheard: members try again, and whoever holds the others open is to be found by the count.
+            inner.guard.count_crowded();
+            continue;
+        }
         let _ = stream.set_nodelay(true);
         let (router, tls) = (router.clone(), tls.as_ref().map(|tls| TlsAcceptor::from(tls.config())));
         connections.spawn(async move {
@@ -255,6 +264,32 @@ async fn identity(Shared(inner): Shared<Arc<Inner>>) -> Response {
     answer(&inner.identity())
 }
 
+async fn authority(Shared(inner): Shared<Arc<Inner>>) -> Response {
+    match inner.authority_pem() {
+        Some(pem) => ([("content-type", "application/x-pem-file")], pem).into_response(),
+        None => {
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "the cluster has no authority yet; ask again in a moment".into())
+        }
+    }
+}
+
+/// Somebody new, who has shown nothing yet.
+async fn join(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
+    with(&body, async |call: JoinCall| match inner.admit_stranger(call).await {
+        Ok(admitted) => answer(&admitted),
+        Err(refusal) => {
+            inner.guard.count_stranger();
+            let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::FORBIDDEN);
+            refuse(status, refusal.message)
+        }
+    })
+    .await
+}
+
+async fn renew(Shared(inner): Shared<Arc<Inner>>, Extension(caller): Extension<Caller>, body: Bytes) -> Response {
+    with(&body, async |call: RenewCall| answer(&inner.renew_for(&caller.0, &call))).await
+}
+
 async fn version(Shared(inner): Shared<Arc<Inner>>) -> Response {
     match inner.confirmed_version().await {
         Some(version) => answer(&version),
@@ -382,6 +417,8 @@ pub(crate) fn refuse(status: StatusCode, message: String) -> Response {
     (status, serde_json::to_string(&body).unwrap_or_default()).into_response()
 }
 
+/// A request for a certificate takes a kilobyte.
+const JOIN_BYTES_MAX: usize = 64 << 10;
 const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Longer than callers keep a connection they do not use.
 const HEAD: std::time::Duration = std::time::Duration::from_secs(60);

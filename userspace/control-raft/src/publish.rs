@@ -70,6 +70,11 @@ impl Publisher {
         self.wake(inner);
     }
 
+    /// The same version, with other things that no reader is told of.
+    pub fn renew(&self, state: State) {
+        self.lock().state = Arc::new(state);
+    }
+
     /// A new state from elsewhere: readers get a snapshot.
     pub fn reset(&self, state: State) {
         let mut inner = self.lock();

@@ -77,6 +77,15 @@ fn tag(key: &Key, parts: &[&[u8]]) -> aws_lc_rs::hmac::Tag {
     context.sign()
 }
 
+/// The same with a key of one's own.
+pub(crate) fn sign_with(secret: &[u8], parts: &[&[u8]]) -> Digits {
+    hex(tag(&Key::new(HMAC_SHA256, secret), parts).as_ref())
+}
+
+pub(crate) fn signed_with(secret: &[u8], parts: &[&[u8]], signature: &[u8]) -> bool {
+    verify_slices_are_equal(sign_with(secret, parts).as_bytes(), signature).is_ok()
+}
+
 pub(crate) fn fingerprint(body: &[u8]) -> Digits {
     hex(digest(&SHA256, body).as_ref())
 }

@@ -256,6 +256,7 @@ async fn lead(inner: &Inner, raft: &Raft, led: Duration) {
             return;
         }
     }
+    inner.found_authority().await;
     let state = inner.publisher().state();
     let mut changes = Vec::new();
     changes.extend(rotate_tickets(inner));

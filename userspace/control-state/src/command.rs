@@ -2,6 +2,7 @@ use base_model::Claim;
 use control_api::{CustomKind, Document, Member, Refusal, Snapshot, TicketKey};
 use serde::{Deserialize, Serialize};
 
+use crate::authority::JoinToken;
 use crate::level::{FIRST_LEVEL, strict, strict_option};
 use crate::state::claim_of;
 
@@ -132,6 +133,23 @@ pub enum Action {
         name: [u8; 16],
         at: u64,
     },
+    /// The authority that issues members' certificates; without effect when there is one.
+    FoundAuthority {
+        certificate: String,
+        sealed_key: String,
+    },
+    /// A new member may come with this. `at` in seconds since 1970.
+    AddToken {
+        id: String,
+        #[serde(deserialize_with = "strict")]
+        token: JoinToken,
+        at: u64,
+    },
+    /// A new member has come with this one; nobody else may.
+    SpendToken {
+        id: String,
+        at: u64,
+    },
     /// Every member understands this level: what is new in it may be proposed from here on.
     RaiseLevel {
         level: u32,
@@ -197,7 +215,10 @@ impl Action {
     /// The lowest feature level of a cluster in which this may be proposed: a member of a lower one does not know what it says.
     pub fn level(&self) -> u32 {
         let new = match self {
-            Action::Restore { .. } => return 3,
+            Action::Restore { .. }
+            | Action::FoundAuthority { .. }
+            | Action::AddToken { .. }
+            | Action::SpendToken { .. } => return 3,
             Action::Put { entries, .. } => entries.iter().any(|entry| entry.claim.is_some() || entry.since.is_some()),
             Action::PutCustomKind { since, .. }
             | Action::DeleteCustomKind { since, .. }

@@ -15,7 +15,8 @@ use serde_json::Value;
 use crate::state::State;
 
 /// Of this program. 2 brought `since` and `claim`, `Succeed`, `RollBack` and `DeleteAllSeen`, generations of steering that are kept by
-/// need and numbers of virtual IPs, and the levels themselves; 3 `Restore`, and `since` for custom data.
+/// need and numbers of virtual IPs, and the levels themselves; 3 `Restore`, `since` for custom data, and an authority of
+/// the cluster's own.
 pub const LEVEL: u32 = 3;
 
 /// Of programs and clusters that say nothing.

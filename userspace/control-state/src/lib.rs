@@ -4,12 +4,13 @@
 //! the same commands in the same order and holds the same bytes; [`Applied::delta`] is what its readers get to see.
 //!
 //! Reading order: `command.rs` (what can be asked), `state.rs` (the rules), `objects.rs` and `custom.rs` (those of documents),
-//! `steering.rs` (who serves a VirtualIP), `tickets.rs` (keys of TLS sessions), `answers.rs` (requests that come twice), `history.rs`
-//! (what was before), `restore.rs` (backups), `diff.rs` (from two versions to a delta), `level.rs` (members of different versions),
+//! `steering.rs` (who serves a VirtualIP), `tickets.rs` (keys of TLS sessions), `authority.rs` (whose certificates members show),
+//! `answers.rs` (requests that come twice), `history.rs` (what was before), `restore.rs` (backups), `diff.rs` (from two versions to a delta), `level.rs` (members of different versions),
 //! `sums.rs` (whether two members hold the same).
 #![forbid(unsafe_code)]
 
 mod answers;
+mod authority;
 mod command;
 mod custom;
 mod diff;
@@ -24,6 +25,7 @@ mod sums;
 mod tests;
 mod tickets;
 
+pub use authority::{Authority, JoinToken};
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
 pub use diff::between;
 pub use history::{Change, How};

@@ -7,6 +7,7 @@ use control_api::{Delta, Document, Gap, Member, OWNER_USER, Refusal, Snapshot, t
 use serde::{Deserialize, Serialize};
 
 use crate::answers::Answers;
+use crate::authority::{self, Authority};
 use crate::command::{Action, Answer, Command, Done};
 use crate::diff::between;
 use crate::history::{self, History};
@@ -25,6 +26,8 @@ pub struct State {
     /// The last [`GONE_KEPT`] objects that were deleted and the versions in which, oldest first.
     pub(crate) gone: Arc<VecDeque<(u64, String)>>,
     pub(crate) history: Arc<History>,
+    /// Shown to nobody.
+    pub(crate) authority: Arc<Authority>,
     answers: Answers,
     /// Of what stands above, kept up to date with every change.
     #[serde(skip)]
@@ -39,12 +42,13 @@ struct Stored {
     claims: Arc<BTreeMap<String, Claim>>,
     gone: Arc<VecDeque<(u64, String)>>,
     history: Arc<History>,
+    authority: Arc<Authority>,
     answers: Answers,
 }
 
 impl From<Stored> for State {
     /// Claims are told by the objects where they were not written down: an early version knew none.
-    fn from(Stored { view, mut claims, gone, history, answers }: Stored) -> Self {
+    fn from(Stored { view, mut claims, gone, history, authority, answers }: Stored) -> Self {
         let silent = |(name, document): &(&String, &Document)| {
             objects::owner(document) == OWNER_USER && !claims.contains_key(*name)
         };
@@ -57,7 +61,7 @@ impl From<Stored> for State {
         if !told.is_empty() {
             Arc::make_mut(&mut claims).extend(told);
         }
-        let mut state = State { view, claims, gone, history, answers, sums: Sums::default() };
+        let mut state = State { view, claims, gone, history, authority, answers, sums: Sums::default() };
         state.sums = Sums::of(&state);
         state
     }
@@ -94,12 +98,13 @@ impl State {
 
     /// A copy for readers, which costs a few reference counts: without the answers, which no reader asks for.
     pub fn readable(&self) -> Self {
-        let State { view, claims, gone, history, answers, sums } = self;
+        let State { view, claims, gone, history, authority, answers, sums } = self;
         State {
             view: view.clone(),
             claims: claims.clone(),
             gone: gone.clone(),
             history: history.clone(),
+            authority: authority.clone(),
             answers: answers.emptied(),
             sums: *sums,
         }
@@ -139,7 +144,7 @@ impl State {
                 if delta.is_some() {
                     (self.view, self.gone, self.history) = (next.view, next.gone, next.history);
                 }
-                self.claims = next.claims;
+                (self.claims, self.authority) = (next.claims, next.authority);
                 (Ok(Done { version: self.view.version, created }), delta)
             }
             Err(refusal) => (Err(refusal), None),
@@ -246,6 +251,12 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
             tickets::promote(view, &name, at);
             Ok(Vec::new())
         }
+        Action::FoundAuthority { certificate, sealed_key } => {
+            authority::found(next, &certificate, &sealed_key);
+            Ok(Vec::new())
+        }
+        Action::AddToken { id, token, at } => authority::add_token(next, &id, &token, at).map(|()| Vec::new()),
+        Action::SpendToken { id, at } => authority::spend_token(next, &id, at).map(|()| Vec::new()),
         Action::RaiseLevel { level } => {
             view.level = view.level.max(level);
             Ok(Vec::new())

@@ -47,7 +47,8 @@ impl State {
         ];
         let gone = |end: Option<&(u64, String)>| end.map_or(0, |(at, name)| pair(*at, text(3, name)));
         let (ends, all) = ((self.gone.front(), self.gone.back()), self.gone.len() as u64);
-        let rest = [self.sums.claims, gone(ends.0), gone(ends.1), all, self.history.sum()];
+        let authority = if self.authority.certificate.is_empty() { 0 } else { plain(&self.authority) };
+        let rest = [self.sums.claims, gone(ends.0), gone(ends.1), all, self.history.sum(), authority];
         let together = |parts: &[u64]| parts.iter().fold(0, |sum, part| pair(sum, *part));
         Mark { index, version: view.version, view: together(&view_sum), rest: together(&rest) }
     }

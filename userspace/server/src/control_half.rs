@@ -121,6 +121,8 @@ impl ControlHalf {
             insecure_peers: options.insecure_peers,
             conceal: Some(self.concealed()),
             level: control_raft::LEVEL,
+            issued: options.issued.clone(),
+            peer_connections_max: control_raft::PEER_CONNECTIONS_MAX,
         }
     }
 

@@ -15,7 +15,7 @@ use edge_agent::steer::SharedKernel;
 use edge_listeners::Traffic;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Adds the build, how the two halves are, and the state of the Raft group as this member sees it.
 pub fn control(health: Arc<Health>) -> impl Fn(&mut Encoder) + Send + Sync {
@@ -55,7 +55,11 @@ pub fn control(health: Arc<Health>) -> impl Fn(&mut Encoder) + Send + Sync {
         );
         let help = "Calls on the peer URL that were not answered, by reason: browser (no member sends its headers), unauthenticated \
                     (no signature or certificate, or a wrong one), stale (signed for another start of this member; signed anew), \
-                    replayed, cluster (another one), name (for or from another member).";
+                    replayed, cluster (another one), name (for or from another member), crowded (a connection beyond those that may be \
+                    open).";
+        if let Some(end) = metrics.certificate_ends {
+            certificate_end(encoder, "peers", end);
+        }
         for (reason, count) in &metrics.calls_refused {
             encoder.counter("weir_peer_calls_refused_total", help, &[("reason", reason)], *count as f64);
         }
@@ -83,6 +87,14 @@ pub fn logs(
         encoder.counter("weir_log_lines_lost_total", help, &[("reason", "queue")], count(&counts.not_queued));
         encoder.counter("weir_log_lines_lost_total", help, &[("reason", "write")], count(&counts.not_written));
     }
+}
+
+/// What [`own_certificates`] tells of one door.
+fn certificate_end(encoder: &mut Encoder, door: &str, end: SystemTime) {
+    let help = "Last moment of the certificate this member shows, in seconds since 1970, by door: admin (--cert-file) or peers \
+                (--peer-cert-file, or issued by the cluster).";
+    let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    encoder.gauge("weir_control_certificate_expiry_timestamp_seconds", help, &[("door", door)], seconds as f64);
 }
 
 /// Adds how the copy of the last good state on disk is.
@@ -235,10 +247,7 @@ pub fn own_certificates(admin: Option<ServerTls>, peers: Option<PeerTls>) -> imp
             [("admin", admin.as_ref().and_then(ServerTls::ends)), ("peers", peers.as_ref().and_then(PeerTls::ends))];
         for (door, end) in ends {
             let Some(end) = end else { continue };
-            let help = "Last moment of the certificate this member shows, in seconds since 1970, by door: admin (--cert-file) or peers \
-                        (--peer-cert-file).";
-            let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            encoder.gauge("weir_control_certificate_expiry_timestamp_seconds", help, &[("door", door)], seconds as f64);
+            certificate_end(encoder, door, end);
         }
     }
 }

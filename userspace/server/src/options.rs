@@ -7,7 +7,7 @@ use base_telemetry::log_file::LogBounds;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use control_admin::{Logins, check_open};
 use control_api::tls::{Identity, ServerTls, TlsError, TlsFiles};
-use control_raft::{ClusterSecret, PeerTls, check_plain};
+use control_raft::{ClusterSecret, Issued, PeerTls, check_plain};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -106,6 +106,12 @@ const OPTIONS: &[Row] = &[
         "http://localhost:2380",
         "primaries a secondary follows, beside those of --initial-cluster; primaries do not read it",
     ),
+    row(
+        "join",
+        Shape::Text,
+        "",
+        "token (weirctl member token) to come to a cluster with that issues its members' certificates itself; read the first time only",
+    ),
     row("state-flag", Shape::Text, "new", "new: found the cluster; existing: join it"),
     row("home-dir", Shape::Text, "./", "directory the others are relative to"),
     row("data-dir", Shape::Text, "data", "where state is kept"),
@@ -190,6 +196,8 @@ pub struct Options {
     pub logins: Option<Logins>,
     /// `--peer-…-file`.
     pub peer_tls: Option<PeerTls>,
+    /// `https://` peer URLs without `--peer-…-file`, and `--join`: the cluster issues its members' certificates itself.
+    pub issued: Option<Issued>,
     /// `--cluster-secret-file`.
     pub cluster_secret: Option<ClusterSecret>,
     pub insecure_peers: bool,
@@ -313,6 +321,10 @@ pub fn read(matches: &ArgMatches, environment: &dyn Fn(&str) -> Option<String>) 
                 return Err(Wrong(wrong));
             }
             options.logins = (!users.is_empty()).then(|| Logins::new(&users));
+            // It is as good as a password until it is used.
+            effective
+                .entry("join".into())
+                .and_modify(|token| *token = if token.is_empty() { String::new() } else { "(given)".into() });
             options.effective = effective;
             Ok(options)
         }
@@ -521,6 +533,7 @@ impl Reader<'_> {
         let secondary = matches!(role.as_str(), "secondary" | "reader") || no_control;
         let initial_cluster = self.pairs("initial-cluster");
         let peers = self.peers(&name, secondary, &initial_cluster);
+        let issued = self.issued(&peers, peer_tls.is_some());
         let cluster_secret = self.cluster_secret();
         let insecure_peers = self.switch("insecure-peers");
         if cluster_secret.is_none() && self.file("cluster-secret-file").is_none() && !insecure_peers {
@@ -539,6 +552,7 @@ impl Reader<'_> {
             api_names: self.list("api-names"),
             logins: None,
             peer_tls,
+            issued,
             cluster_secret,
             insecure_peers,
             listen_peer_urls: peers.listen,
@@ -587,6 +601,10 @@ impl Reader<'_> {
     fn peers(&mut self, name: &str, secondary: bool, initial_cluster: &BTreeMap<String, String>) -> Peers {
         let listen = match initial_cluster.get(name) {
             Some(own) if !self.said.contains(LISTEN) => vec![own.clone()],
+            // The default is of members without certificates.
+            _ if !self.said.contains(LISTEN) && !self.text("join").is_empty() => {
+                vec!["https://localhost:2380".to_owned()]
+            }
             _ => self.list(LISTEN),
         };
         let advertise = self.list(ADVERTISE).into_iter().next().filter(|_| self.said.contains(ADVERTISE));
@@ -633,6 +651,7 @@ impl Reader<'_> {
             chain: (flag(chain), self.file(chain)?),
             key: (flag(key), self.file(key)?),
             authorities: self.file(authorities).map(|path| (flag(authorities), path)),
+            strangers: false,
         })
     }
 
@@ -650,6 +669,30 @@ impl Reader<'_> {
         }
         let files = self.tls_files("peer-cert-file", "peer-key-file", "peer-trusted-ca-file")?;
         self.told(PeerTls::of(files))
+    }
+
+    fn issued(&mut self, peers: &Peers, certified: bool) -> Option<Issued> {
+        let token = Some(self.text("join")).filter(|token| !token.is_empty());
+        let mut own = peers.listen.iter().chain(&peers.advertise);
+        let files =
+            ["peer-cert-file", "peer-key-file", "peer-trusted-ca-file"].iter().any(|name| self.file(name).is_some());
+        if certified || files {
+            if token.is_some() {
+                self.wrong.push(
+                    "--join: the cluster issues this member's certificate; drop --peer-cert-file and what goes with it"
+                        .into(),
+                );
+            }
+            return None;
+        }
+        if token.is_some() && own.clone().any(|url| url.starts_with("http://")) {
+            self.wrong.push(
+                "--join: members with certificates talk over https://; give --listen-peer-urls https://HOST:PORT"
+                    .into(),
+            );
+            return None;
+        }
+        (token.is_some() || own.any(|url| url.starts_with("https://"))).then(|| Issued::new(token))
     }
 
     fn cluster_secret(&mut self) -> Option<ClusterSecret> {

@@ -2,7 +2,7 @@
 
 use crate::options::Options;
 use control_api::MemberRole;
-use control_raft::Config;
+use control_raft::{Config, Issued};
 use std::process::ExitCode;
 
 /// Says what came of it, and what to do next; 1 when it is refused.
@@ -12,7 +12,7 @@ pub fn run(options: &Options, although_others_run: bool) -> ExitCode {
         role: if options.secondary { MemberRole::Secondary } else { MemberRole::Primary },
         initial_cluster: options.initial_cluster.clone(),
         primary_peer_urls: options.primary_peer_urls.clone(),
-        tls: options.peer_tls.clone(),
+        tls: options.peer_tls.clone().or_else(|| Issued::tls_in(&options.data_dir)),
         secret: options.cluster_secret.clone(),
         insecure_peers: options.insecure_peers,
         ..Config::single(&options.name, &options.data_dir)

@@ -35,6 +35,48 @@ fn an_object_created_on_one_is_served_by_all() {
     }
 }
 
+/// Three processes with `https://` peer URLs and no certificate given: the first founds, the others come by token.
+#[test]
+fn members_come_by_token_and_get_their_certificates_from_the_cluster() {
+    let mut machines = ["m1", "m2", "m3"].map(|name| Machine::new(name).over_https());
+    machines[0].run();
+    let token = |at: &Machine| {
+        let made = eventually("a token", || {
+            let answer = at.api("POST", "/member-tokens", "ttl: 10m");
+            (answer.status == 200).then(|| serde_json::from_str::<serde_json::Value>(&answer.body).unwrap())
+        });
+        made["token"].as_str().unwrap().to_owned()
+    };
+    let first = token(&machines[0]);
+    machines[1] = Machine::new("m2").over_https().flags(["--join", &first]);
+    machines[1].run();
+    machines[2] = Machine::new("m3").over_https().flags(["--join", &token(&machines[1])]);
+    machines[2].run();
+    machines[2].create(&mock("pl", "all"));
+    for machine in &machines {
+        eventually("the change is everywhere", || {
+            (machine.try_api("GET", "/apis/v2/objects/pl", "").ok()?.status == 200).then_some(())
+        });
+        assert!(machine.metric("weir_control_certificate_expiry_timestamp_seconds").is_some_and(|end| end > 1e9));
+        assert!(!machine.log().contains(&first), "a token is in no log");
+    }
+    eventually("all vote", || (machines[0].metric("weir_raft_voters") == Some(3.0)).then_some(()));
+    // One is gone, and two decide; it comes back by the same command line.
+    machines[0].kill();
+    eventually("the others go on", || {
+        (machines[1].try_api("POST", "/apis/v2/objects", &mock("later", "x")).ok()?.status == 201).then_some(())
+    });
+    machines[0].run();
+    eventually("it catches up", || {
+        (machines[0].try_api("GET", "/apis/v2/objects/later", "").ok()?.status == 200).then_some(())
+    });
+    // The token was good once.
+    let mut stranger = Machine::new("m4").over_https().flags(["--join", &first]);
+    stranger.spawn();
+    assert_eq!(stranger.ended().code(), Some(2), "{}", stranger.log());
+    assert!(stranger.log().contains("weirctl member token"), "{}", stranger.log());
+}
+
 #[test]
 fn killing_the_leader_loses_nothing() {
     if !in_a_network("cluster::killing_the_leader_loses_nothing") {

@@ -1,0 +1,463 @@
+//! How a member comes to a cluster that issues certificates itself: it shows a token once, and a certificate from then on.
+//!
+//! The token names the cluster, where its primaries are, the fingerprint of its authority, and a secret. The new member asks one of them
+//! for the authority and believes it by its fingerprint; then, over a connection that the authority vouches for, it proves the
+//! secret without saying it and gets a certificate that is bound to its name. Long before that ends it asks for the next one.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base_text::{duration, quoted};
+use control_api::client::Client;
+use control_api::tls::{ClientTrust, Pem};
+use control_api::{MemberRole, Refusal};
+use control_state::{Action, JoinToken};
+use hyper::Method;
+use rcgen::KeyPair;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, PeerTls, StartError, StartErrorKind, StateFlag, host_port};
+use crate::control::Inner;
+use crate::issue::{self, Joined, Place, unhex};
+use crate::seal::{CLUSTER, FROM};
+use crate::secret::{hex, sign_with, signed_with};
+
+/// How the certificates of this member come to be.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// `--join`: what the member comes with the first time. Without it, it founds the cluster.
+    pub token: Option<String>,
+    /// How long a certificate is good; it is renewed when a third of that is left.
+    pub lifetime: Duration,
+}
+
+/// What this member issues with, and to itself.
+pub(crate) struct Issuing {
+    place: Place,
+    /// What this member shows.
+    pub tls: PeerTls,
+    lifetime: Duration,
+}
+
+/// What a token says, behind [`PREFIX`] as JSON in hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Token {
+    /// The cluster's name.
+    c: String,
+    /// Peer URLs of its primaries.
+    u: Vec<String>,
+    /// Fingerprint of its authority.
+    a: String,
+    /// The token's id.
+    i: String,
+    /// Its secret.
+    s: String,
+}
+
+/// A token for people to hand on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invitation {
+    pub token: String,
+    pub expires: SystemTime,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct JoinCall {
+    id: String,
+    name: String,
+    role: MemberRole,
+    url: String,
+    /// A certificate signing request, PEM.
+    request: String,
+    /// The rest, signed with the token's secret.
+    proof: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct JoinAnswer {
+    certificate: String,
+    joined: Joined,
+    /// For a primary.
+    seal: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RenewCall {
+    request: String,
+}
+
+impl Issued {
+    pub fn new(token: Option<String>) -> Issued {
+        Issued { token, lifetime: LIFETIME }
+    }
+
+    /// The certificate that a member with this data directory was issued, if it was.
+    pub fn tls_in(data_dir: &Path) -> Option<PeerTls> {
+        let place = Place::new(data_dir);
+        place.is_settled().then(|| PeerTls::of(place.files()).ok()).flatten()
+    }
+}
+
+/// Sees to it that the member has a certificate and knows its cluster.
+pub(crate) async fn settle(mut config: Config) -> Result<(Config, Option<Issuing>), StartError> {
+    let Some(issued) = config.issued.clone() else { return Ok((config, None)) };
+    let wrong = |message: String| StartError::new(StartErrorKind::Config, message);
+    if let Some(why) = issue::unfit(&config.name) {
+        return Err(wrong(format!("--name {}: {why}", quoted(&config.name))));
+    }
+    let place = Place::new(&config.data_dir);
+    if !place.is_settled() {
+        match &issued.token {
+            Some(token) => join(&config, &place, token).await?,
+            None if config.role == MemberRole::Primary
+                && config.state_flag == StateFlag::New
+                && config.initial_cluster.keys().all(|name| *name == config.name) =>
+            {
+                let hosts = hosts(&config);
+                place
+                    .found(&config.name, &hosts, issued.lifetime)
+                    .map_err(|e| StartError::new(StartErrorKind::Data, e))?;
+                tracing::info!(
+                    "this member founds a cluster that issues its members' certificates (weirctl member token)"
+                );
+            }
+            None => {
+                return Err(wrong(
+                    "https:// between members without --peer-cert-file, --peer-key-file and --peer-trusted-ca-file: the cluster issues their certificates itself. Start one member \
+                     alone, without --initial-cluster, and every other with --join TOKEN (weirctl member token on the first)"
+                        .into(),
+                ));
+            }
+        }
+    }
+    if let Some(joined) = place.joined() {
+        config.cluster_name = joined.cluster_name;
+        if config.role == MemberRole::Primary {
+            config.initial_cluster = joined.primaries;
+            config.state_flag = StateFlag::Existing;
+        } else {
+            config.initial_cluster.clear();
+            config.primary_peer_urls = joined.primaries.into_values().collect();
+        }
+    }
+    let tls = PeerTls::of(place.files()).map_err(|e| StartError::new(StartErrorKind::Data, e.to_string()))?;
+    config.tls = Some(tls.clone());
+    Ok((config, Some(Issuing { place, tls, lifetime: issued.lifetime })))
+}
+
+/// Hosts at which this member is reached, as far as its options say.
+fn hosts(config: &Config) -> Vec<String> {
+    let urls = config
+        .advertise_peer_url
+        .iter()
+        .chain(&config.listen_peer_urls)
+        .chain(config.initial_cluster.get(&config.name));
+    let named = urls.filter_map(|url| host_port("", url).ok()).map(|(host, _)| host);
+    let bound = config.listeners.iter().filter_map(|listener| Some(listener.local_addr().ok()?.ip().to_string()));
+    let own = config.member.addresses;
+    let own = own.v4.map(IpAddr::V4).into_iter().chain(own.v6.map(IpAddr::V6)).map(|ip| ip.to_string());
+    let mut hosts: Vec<String> = named.chain(bound).chain(own).collect();
+    hosts.retain(|host| host.parse::<IpAddr>().map_or(!host.is_empty(), |ip| !ip.is_unspecified()));
+    hosts.sort_unstable();
+    hosts.dedup();
+    hosts
+}
+
+async fn join(config: &Config, place: &Place, token: &str) -> Result<(), StartError> {
+    let token = Token::read(token).map_err(|why| StartError::new(StartErrorKind::Config, format!("--join: {why}")))?;
+    let failed = |e: &dyn std::fmt::Display| StartError::new(StartErrorKind::Data, e.to_string());
+    let key = KeyPair::generate().map_err(|e| failed(&e))?;
+    let url = own_url(config).ok_or_else(|| {
+        let advice =
+            "--join: the others have to reach this member: give --initial-advertise-peer-urls https://HOST:PORT";
+        StartError::new(StartErrorKind::Config, advice)
+    })?;
+    let request = issue::request(&key).map_err(|e| failed(&e))?;
+    let parts = proof_parts(&token.i, &config.name, config.role, &url, &request);
+    let proof = sign_with(token.s.as_bytes(), &parts.each_ref().map(|part| part.as_bytes()));
+    let (id, name, role) = (token.i.clone(), config.name.clone(), config.role);
+    let call = JoinCall { id, name, role, url: url.clone(), request, proof };
+    let mut last = "it names nobody".to_owned();
+    for at in &token.u {
+        match ask(at, &token, &config.name, &call).await {
+            Ok((authority, answer)) => {
+                let mut joined = answer.joined;
+                if config.role == MemberRole::Primary {
+                    joined.primaries.insert(config.name.clone(), url);
+                }
+                let seal = answer.seal.map_or(Ok(()), |seal| place.keep_seal(&seal));
+                let kept = seal
+                    .and_then(|()| place.keep_joined(&joined))
+                    .and_then(|()| place.settle(&key.serialize_pem(), &authority, &answer.certificate));
+                kept.map_err(|e| failed(&e))?;
+                tracing::info!(at, "the cluster has issued a certificate to this member");
+                return Ok(());
+            }
+            Err(Unjoined::Refused(message)) => {
+                return Err(StartError::new(StartErrorKind::Identity, format!("--join: {at}: {message}")));
+            }
+            Err(Unjoined::Unreached(reason)) => last = format!("{at}: {reason}"),
+        }
+    }
+    let message = format!("--join: nobody of cluster {} can be asked: {last}", quoted(&token.c));
+    Err(StartError::new(StartErrorKind::Raft, message))
+}
+
+enum Unjoined {
+    Refused(String),
+    Unreached(String),
+}
+
+async fn ask(at: &str, token: &Token, name: &str, call: &JoinCall) -> Result<(String, JoinAnswer), Unjoined> {
+    let unreached = |e: &dyn std::fmt::Display| Unjoined::Unreached(e.to_string());
+    let headers = [(CLUSTER, token.c.as_str()), (FROM, name), ("content-type", "application/json")];
+    // Whoever answers is believed by the fingerprint of what it answers, and by nothing else.
+    let anybody = ClientTrust { authorities: None, identity: None, skip_verify: true };
+    let anybody = Client::trusting(CONNECT, &anybody).map_err(|e| unreached(&e))?;
+    let told = anybody.call(Method::GET, &format!("{at}{AUTHORITY_PATH}"), &headers, "", ASKED).await;
+    let told = told.map_err(|e| unreached(&e))?;
+    if !told.status.is_success() {
+        return Err(Unjoined::Unreached(message_of(&told.body)));
+    }
+    let authority = String::from_utf8_lossy(&told.body).into_owned();
+    if fingerprint_of(&authority).as_deref() != Some(&token.a) {
+        return Err(Unjoined::Refused(
+            "the token is of another authority than the cluster there has; make another there".into(),
+        ));
+    }
+    let pem = Pem { from: "the cluster's authority".into(), text: authority.clone().into_bytes() };
+    let trust = ClientTrust { authorities: Some(pem), identity: None, skip_verify: false };
+    let client = Client::trusting(CONNECT, &trust).map_err(|e| unreached(&e))?;
+    let body = serde_json::to_vec(call).map_err(|e| unreached(&e))?;
+    let answer = client.call(Method::POST, &format!("{at}{JOIN_PATH}"), &headers, body, ASKED).await;
+    let answer = answer.map_err(|e| unreached(&e))?;
+    match answer.status.as_u16() {
+        200 => serde_json::from_slice(&answer.body).map(|answer| (authority, answer)).map_err(|e| unreached(&e)),
+        503 => Err(Unjoined::Unreached(message_of(&answer.body))),
+        _ => Err(Unjoined::Refused(message_of(&answer.body))),
+    }
+}
+
+fn message_of(body: &[u8]) -> String {
+    let told = serde_json::from_slice::<crate::wire::ErrorBody>(body).map(|error| error.message);
+    told.unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned())
+}
+
+/// Where others reach this member.
+fn own_url(config: &Config) -> Option<String> {
+    let bound = || {
+        let address = config.listeners.first()?.local_addr().ok()?;
+        Some(format!("https://{address}"))
+    };
+    let listed = config.listen_peer_urls.iter().find(|url| {
+        host_port("", url).is_ok_and(|(host, _)| host.parse::<IpAddr>().map_or(true, |ip| !ip.is_unspecified()))
+    });
+    let url = config.advertise_peer_url.clone().or_else(bound).or_else(|| listed.cloned());
+    url.filter(|url| url.starts_with("https://")).map(|url| url.trim_end_matches('/').to_owned())
+}
+
+fn proof_parts(id: &str, name: &str, role: MemberRole, url: &str, request: &str) -> [String; 6] {
+    ["weir join 1".into(), id.into(), name.into(), role.to_string(), url.into(), request.into()]
+}
+
+fn fingerprint_of(pem: &str) -> Option<String> {
+    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    Some(hex(digest(&SHA256, &certificate).as_ref()))
+}
+
+impl Token {
+    fn text(&self) -> String {
+        format!("{PREFIX}{}", hex(serde_json::to_string(self).unwrap_or_default().as_bytes()))
+    }
+
+    fn read(text: &str) -> Result<Token, String> {
+        let advice = "give the line that weirctl member token printed, whole";
+        let digits = text.trim().strip_prefix(PREFIX).ok_or_else(|| format!("not a token; {advice}"))?;
+        let json = unhex(digits).ok_or_else(|| format!("the token is not whole; {advice}"))?;
+        serde_json::from_slice(&json).map_err(|_| format!("the token is not whole; {advice}"))
+    }
+}
+
+impl Inner {
+    /// A token with which one new member may come.
+    pub(crate) async fn invite(&self, lasts: Duration) -> Result<Invitation, Refusal> {
+        let state = self.publisher().state();
+        let authority = state.authority().clone();
+        let seal = self.issuing.as_ref().and_then(|issuing| issuing.place.seal());
+        let (Some(seal), Some(fingerprint)) = (seal, fingerprint_of(&authority.certificate)) else {
+            return Err(Refusal::conflict(
+                "this cluster does not issue certificates, or this member is a secondary: members come by token where the first primary was \
+                 started with https:// peer URLs and without --peer-cert-file; ask a primary",
+            ));
+        };
+        let mut drawn = [[0; 16]; 2];
+        let filled = drawn.iter_mut().try_for_each(|bytes| aws_lc_rs::rand::fill(bytes));
+        filled.map_err(|_| Refusal::unavailable("the machine has no random numbers"))?;
+        let [id, secret] = drawn.map(|bytes| hex(&bytes));
+        let sealed_secret =
+            seal.close(secret.as_bytes()).ok_or_else(|| Refusal::unavailable("the token cannot be sealed"))?;
+        let now = SystemTime::now();
+        let expires = now + lasts;
+        let token = JoinToken { sealed_secret, expires: seconds(expires) };
+        self.propose(Action::AddToken { id: id.clone(), token, at: seconds(now) }).await?;
+        let members = state.view.members.values();
+        let primaries = members.filter(|member| member.role == MemberRole::Primary && !member.peer_url.is_empty());
+        let mut urls: Vec<String> = primaries.map(|member| member.peer_url.clone()).collect();
+        if !urls.contains(&self.peer_url) {
+            urls.insert(0, self.peer_url.clone());
+        }
+        let token = Token { c: self.cluster_name().to_owned(), u: urls, a: fingerprint, i: id, s: secret };
+        Ok(Invitation { token: token.text(), expires })
+    }
+
+    /// The authority's certificate, which is no secret.
+    pub(crate) fn authority_pem(&self) -> Option<String> {
+        let state = self.publisher().state();
+        Some(state.authority().certificate.clone()).filter(|pem| !pem.is_empty())
+    }
+
+    pub(crate) async fn admit_stranger(&self, call: JoinCall) -> Result<JoinAnswer, Refusal> {
+        let unknown = "the token is not known here: it was used, has expired, or is of another cluster; make another (weirctl member token)";
+        let state = self.publisher().state();
+        let authority = state.authority().clone();
+        let issuing = self.issuing.as_ref();
+        let (Some(issuing), Some(seal)) = (issuing, issuing.and_then(|issuing| issuing.place.seal())) else {
+            return Err(Refusal::unavailable("this member issues no certificates"));
+        };
+        let at = seconds(SystemTime::now());
+        let token = authority.tokens.get(&call.id).filter(|token| token.expires > at);
+        let secret =
+            token.and_then(|token| seal.open(&token.sealed_secret)).ok_or_else(|| Refusal::invalid(unknown))?;
+        let parts = proof_parts(&call.id, &call.name, call.role, &call.url, &call.request);
+        if !signed_with(&secret, &parts.each_ref().map(|part| part.as_bytes()), call.proof.as_bytes()) {
+            return Err(Refusal::invalid(unknown));
+        }
+        if let Some(why) = issue::unfit(&call.name) {
+            return Err(Refusal::invalid(format!("--name {}: {why}", quoted(&call.name))));
+        }
+        if state.view.members.contains_key(&call.name) || self.voters().contains(&call.name) {
+            return Err(Refusal::conflict(format!(
+                "the cluster has a member {name} already: give this one a --name of its own, or, if that one is gone for good, remove it first \
+                 (weirctl member purge {plain}); the token stays good",
+                name = quoted(&call.name),
+                plain = call.name
+            )));
+        }
+        let (host, _) =
+            host_port("--initial-advertise-peer-urls", &call.url).map_err(|e| Refusal::invalid(e.message))?;
+        let certificate = issue::issue(&authority, &seal, &call.request, &call.name, &[host], issuing.lifetime);
+        let certificate = certificate.map_err(Refusal::invalid)?;
+        // The certificate is handed out only when nobody else can have come with the token.
+        self.propose(Action::SpendToken { id: call.id, at }).await?;
+        let primary =
+            |name: &String| state.view.members.get(name).map(|member| (name.clone(), member.peer_url.clone()));
+        let mut primaries: BTreeMap<String, String> = self.voters().iter().filter_map(primary).collect();
+        primaries.insert(self.name().to_owned(), self.peer_url.clone());
+        primaries.retain(|_, url| !url.is_empty());
+        tracing::info!(member = call.name, url = call.url, "a new member has come by token");
+        Ok(JoinAnswer {
+            certificate,
+            joined: Joined { cluster_name: self.cluster_name().to_owned(), primaries },
+            seal: (call.role == MemberRole::Primary).then(|| seal.text().to_owned()),
+        })
+    }
+
+    /// The next certificate of a member that has shown the one before.
+    pub(crate) fn renew_for(&self, name: &str, call: &RenewCall) -> Result<String, Refusal> {
+        let hosts = self.hosts_of(name);
+        self.issue_for(name, &hosts, &call.request)
+    }
+
+    fn issue_for(&self, name: &str, hosts: &[String], request: &str) -> Result<String, Refusal> {
+        let state = self.publisher().state();
+        let issuing = self.issuing.as_ref();
+        let (Some(issuing), Some(seal)) = (issuing, issuing.and_then(|issuing| issuing.place.seal())) else {
+            return Err(Refusal::unavailable("this member issues no certificates; ask a primary"));
+        };
+        if state.authority().certificate.is_empty() {
+            return Err(Refusal::unavailable("the cluster's authority is not known here yet; ask again in a moment"));
+        }
+        issue::issue(state.authority(), &seal, request, name, hosts, issuing.lifetime).map_err(Refusal::invalid)
+    }
+
+    /// The founder hands its authority to the group.
+    pub(crate) async fn found_authority(&self) {
+        let Some(issuing) = &self.issuing else { return };
+        let Some((certificate, sealed_key)) = issuing.place.founding() else { return };
+        if self.publisher().state().authority().certificate.is_empty()
+            && self.propose(Action::FoundAuthority { certificate, sealed_key }).await.is_err()
+        {
+            return;
+        }
+        issuing.place.founded();
+    }
+}
+
+/// Asks for the next certificate in time, for as long as the member runs.
+pub(crate) async fn keep_certified(inner: Arc<Inner>) {
+    let Some(issuing) = &inner.issuing else { return };
+    let tls = &issuing.tls;
+    let look = (issuing.lifetime / 50).clamp(LOOK_MIN, LOOK_MAX);
+    let mut told = String::new();
+    loop {
+        tokio::time::sleep(look).await;
+        let left = tls.ends().map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
+        if left.is_none_or(|left| left > issuing.lifetime / 3) {
+            continue;
+        }
+        match renew(&inner, issuing).await {
+            Ok(()) => {
+                told.clear();
+                tracing::info!("this member has its next certificate");
+            }
+            Err(error) if error != told => {
+                let left = duration(Duration::from_secs(left.unwrap_or_default().as_secs()));
+                tracing::error!(
+                    error,
+                    "this member's certificate ends in {left} and could not be renewed; it is tried again"
+                );
+                told = error;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+async fn renew(inner: &Inner, issuing: &Issuing) -> Result<(), String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let key = KeyPair::from_pem(&issuing.place.key().map_err(|e| text(&e))?).map_err(|e| text(&e))?;
+    let request = issue::request(&key).map_err(|e| text(&e))?;
+    let call = RenewCall { request };
+    let mut certificate = inner.renew_for(inner.name(), &call).map_err(|refusal| refusal.message);
+    for url in inner.leader_url().into_iter().chain(inner.candidates()) {
+        if certificate.is_ok() {
+            break;
+        }
+        let answer = inner.wire().post::<Result<String, Refusal>>(&url, RENEW_PATH, &call, ASKED).await;
+        certificate = answer.map_err(|e| text(&e)).and_then(|answer| answer.map_err(|refusal| refusal.message));
+    }
+    issuing.place.renew(&certificate?).map_err(|e| text(&e))
+}
+
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// What a stranger may ask for: where the authority's certificate is, and where one comes with a token.
+pub const AUTHORITY_PATH: &str = "/raft/authority";
+pub const JOIN_PATH: &str = "/raft/join";
+pub const RENEW_PATH: &str = "/raft/renew";
+const PREFIX: &str = "weir-join-1-";
+/// A month: a member that is away for a week finds its certificate good.
+const LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+const LOOK_MIN: Duration = Duration::from_millis(200);
+const LOOK_MAX: Duration = Duration::from_secs(3600);
+const CONNECT: Duration = Duration::from_secs(3);
+/// An election may be going on.
+const ASKED: Duration = Duration::from_secs(10);

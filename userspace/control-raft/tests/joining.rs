@@ -1,0 +1,232 @@
+//! A cluster that issues its members' certificates itself: how one is founded, who comes in, and who does not.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
+
+use control_api::client::Client;
+use control_api::tls::ClientTrust;
+use control_api::{MemberRole, RefusalKind};
+use control_raft::{Config, Control, Issued, StartError, StartErrorKind};
+use control_state::{Action, Entry, PutMode};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+#[test]
+fn members_come_with_a_token_once_and_show_certificates_from_then_on() {
+    let world = World::new();
+    let one = world.start("n1", None);
+    one.puts("a");
+    let token = one.token(Duration::from_secs(600));
+    let two = world.start("n2", Some(token.clone()));
+    assert!(eventually(|| two.control.state().view.objects.contains_key("a")));
+    assert!(eventually(|| one.control.metrics().voters.len() == 2), "it votes");
+    // Who comes second with it is told what to do, and so is whoever makes one up.
+    for refused in [token.clone(), format!("{}{}", &token[..token.len() - 4], "3435")] {
+        let error = world.try_start("n3", Some(refused), |_| {}).err().expect("must refuse");
+        let told = &error.message;
+        assert!(matches!(error.kind, StartErrorKind::Identity | StartErrorKind::Config), "{told}");
+        assert!(told.contains("--join") && told.contains("weirctl member token"), "{told}");
+    }
+    let late = one.token(Duration::from_secs(1));
+    std::thread::sleep(Duration::from_millis(1100));
+    let error = world.try_start("n3", Some(late), |_| {}).err().expect("must refuse");
+    assert!(error.message.contains("expired"), "{error}");
+    // A name that is taken costs no token.
+    let kept = two.token(Duration::from_secs(600));
+    let error = world.try_start_at("n1-again", "n1", Some(kept.clone()), |_| {}).err().expect("must refuse");
+    assert!(error.message.contains("a member \"n1\" already"), "{error}");
+    let three = world.try_start("n3", Some(kept), |config| config.role = MemberRole::Secondary).unwrap();
+    assert!(eventually(|| three.control.state().view.objects.contains_key("a")));
+    three.puts("b");
+    assert!(eventually(|| one.control.state().view.members.len() == 3));
+    assert!(one.control.state().view.members.values().all(|member| member.peer_url.starts_with("https://")));
+    // The same command line, token and all.
+    two.kill();
+    let two = world.start("n2", Some(token));
+    two.puts("c");
+    assert!(eventually(|| three.control.state().view.objects.contains_key("c")));
+    // What others could read tells no key.
+    let state = serde_json::to_string(&*one.control.state()).unwrap();
+    assert!(state.contains("sealedKey") && !state.contains("PRIVATE KEY"));
+    assert!(!serde_json::to_string(&one.control.state().view).unwrap().contains("sealedKey"), "readers see none of it");
+    assert!(!world.directory.path().join("n3/peer/seal").exists(), "one that does not vote signs nothing");
+}
+
+#[test]
+fn strangers_get_nowhere_and_a_certificate_is_for_one_name() {
+    let world = World::new();
+    let one = world.start("n1", None);
+    let two = world.start("n2", Some(one.token(Duration::from_secs(600))));
+    assert!(eventually(|| one.control.metrics().voters.len() == 2));
+    let shown = |name: &str| {
+        let file = |file: &str| control_api::tls::Pem {
+            from: file.to_owned(),
+            text: std::fs::read(world.directory.path().join(name).join("peer").join(file)).unwrap(),
+        };
+        control_api::tls::Identity { chain: file("cert.pem"), key: file("key.pem") }
+    };
+    let ask = |identity, from: &str, path: &str| {
+        let trust = ClientTrust { authorities: None, identity, skip_verify: true };
+        let client = Client::trusting(Duration::from_secs(3), &trust).unwrap();
+        let headers = [("x-weir-cluster", "test"), ("x-weir-from", from)];
+        let url = format!("{}{path}", one.control.peer_url());
+        let call = client.call("GET".parse().unwrap(), &url, &headers, "", Duration::from_secs(5));
+        Runtime::new().unwrap().block_on(call).unwrap().status.as_u16()
+    };
+    for path in ["/raft/identity", "/watch", "/raft/version", "/raft/renew"] {
+        assert_eq!(ask(None, "n2", path), 401, "{path}");
+    }
+    assert_eq!(ask(None, "n2", "/raft/authority"), 200, "the authority itself is no secret");
+    assert_eq!(ask(Some(shown("n2")), "n2", "/raft/identity"), 200);
+    assert_eq!(ask(Some(shown("n2")), "n1", "/raft/identity"), 403, "in another's name");
+    assert_eq!(ask(Some(shown("n2")), "n9", "/raft/identity"), 403, "nor in that of one who is not there yet");
+    assert!(one.control.metrics().calls_refused["unauthenticated"] >= 4);
+    two.puts("a");
+}
+
+#[test]
+fn certificates_are_renewed_before_they_end() {
+    let world = World::new();
+    let brief = |config: &mut Config| {
+        config.issued.as_mut().unwrap().lifetime = Duration::from_secs(6);
+    };
+    let one = world.try_start("n1", None, brief).unwrap();
+    let token = one.token(Duration::from_secs(600));
+    let two = world
+        .try_start("s2", Some(token), |config| {
+            brief(config);
+            config.role = MemberRole::Secondary;
+        })
+        .unwrap();
+    let ends = |node: &Node| node.control.metrics().certificate_ends.unwrap();
+    let first = [ends(&one), ends(&two)];
+    assert!(eventually(|| ends(&one) > first[0] && ends(&two) > first[1]), "each has its next");
+    assert!(eventually(|| SystemTime::now() > first[0].max(first[1]) + Duration::from_secs(1)), "the first have ended");
+    two.puts("later");
+    assert!(eventually(|| one.control.state().view.members.get("s2").is_some_and(|member| member.up)));
+}
+
+#[test]
+fn connections_are_bounded_and_counted() {
+    let world = World::new();
+    let one = world.try_start("n1", None, |config| config.peer_connections_max = 8).unwrap();
+    let address = one.control.peer_url().trim_start_matches("https://").to_owned();
+    let held: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    assert!(eventually(|| one.control.metrics().calls_refused["crowded"] >= 12));
+    one.puts("a");
+    drop(held);
+    let token = one.token(Duration::from_secs(600));
+    let mut two = None;
+    assert!(eventually(|| {
+        two = world.try_start("n2", Some(token.clone()), |_| {}).ok();
+        two.is_some()
+    }));
+    assert!(eventually(|| two.as_ref().unwrap().control.state().view.objects.contains_key("a")));
+}
+
+struct World {
+    directory: TempDir,
+    /// A port stays a member's while that is down, as an address stays a machine's.
+    listeners: Mutex<BTreeMap<String, TcpListener>>,
+}
+
+struct Node {
+    control: Control,
+    runtime: Option<Runtime>,
+}
+
+impl World {
+    fn new() -> World {
+        World { directory: tempfile::tempdir().unwrap(), listeners: Mutex::default() }
+    }
+
+    fn start(&self, name: &str, token: Option<String>) -> Node {
+        let mut node = None;
+        // One that was killed lets go of its file a moment later.
+        eventually(|| {
+            node = self.try_start(name, token.clone(), |_| {}).ok();
+            node.is_some()
+        });
+        node.unwrap()
+    }
+
+    fn try_start(
+        &self,
+        name: &str,
+        token: Option<String>,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Node, StartError> {
+        self.try_start_at(name, name, token, change)
+    }
+
+    fn try_start_at(
+        &self,
+        place: &str,
+        name: &str,
+        token: Option<String>,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Node, StartError> {
+        let directory: PathBuf = self.directory.path().join(place);
+        let mut config = Config::single(name, directory);
+        config.cluster_name = "test".into();
+        config.request_timeout = Duration::from_secs(5);
+        let mut listeners = self.listeners.lock().unwrap();
+        let listener = listeners.entry(place.into()).or_insert_with(|| TcpListener::bind("127.0.0.1:0").unwrap());
+        config.listeners = vec![listener.try_clone().unwrap()];
+        drop(listeners);
+        config.listen_peer_urls = Vec::new();
+        config.issued = Some(Issued::new(token));
+        change(&mut config);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        match runtime.block_on(Control::start(config)) {
+            Ok(control) => Ok(Node { control, runtime: Some(runtime) }),
+            Err(error) => {
+                runtime.shutdown_timeout(Duration::from_millis(500));
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Node {
+    fn token(&self, lasts: Duration) -> String {
+        let mut token = None;
+        assert!(eventually(|| {
+            token = self.runtime.as_ref().unwrap().block_on(self.control.invite(lasts)).ok();
+            token.is_some()
+        }));
+        token.unwrap().token
+    }
+
+    fn puts(&self, name: &str) {
+        let document = json!({"name": name, "kind": "Pipeline"});
+        let entry = Entry::new(document.into(), Vec::new());
+        assert!(eventually(|| {
+            let put = Action::Put { mode: PutMode::Upsert, entries: vec![entry.clone()] };
+            match self.runtime.as_ref().unwrap().block_on(self.control.propose(put)) {
+                Ok(_) => true,
+                Err(refusal) => refusal.kind != RefusalKind::Unavailable && panic!("{refusal}"),
+            }
+        }));
+    }
+
+    fn kill(mut self) {
+        self.runtime.take().unwrap().shutdown_timeout(Duration::from_millis(500));
+    }
+}
+
+/// What is sure to come does, however busy the machine is.
+fn eventually(mut check: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < deadline {
+        if check() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
+}
