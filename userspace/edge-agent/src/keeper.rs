@@ -2,8 +2,8 @@
 //!
 //! Three threads share the work, so that none waits for another's disk. One appends steps to the journal, which a killed process
 //! does not lose; the agent waits for that, a bounded time. One flushes them to the disk a few milliseconds later, many at once.
-//! One writes a whole state when the journal has become as long as one, after which older journals can go. So a change costs one flush:
-//! the log of the control half is on the same disk, and each flush of ours holds its next one up.
+//! One writes a whole state when the journal has become as long as one, or nothing changes any more, after which older journals can
+//! go. So a change costs one flush: the log of the control half is on the same disk, and each flush of ours holds its next one up.
 
 use crate::desired::Desired;
 use crate::last_good::{Journal, LastGood, Syncs};
@@ -22,6 +22,9 @@ const GATHER: Duration = Duration::from_millis(5);
 
 /// A journal gets as long as the whole state, in bytes, and at least this long, before a whole state takes its place: a start reads both.
 const JOURNAL_BYTES: u64 = 256 << 10;
+
+/// When nothing has changed for so long, a whole state costs nobody anything: the next start reads no journal.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Shortest time between two whole states, and how many times as long as the last one took.
 const SERIES: Duration = Duration::from_millis(100);
@@ -86,6 +89,8 @@ struct Work {
     version: u64,
     /// The state that the next whole copy is of: one that went live.
     newest: Option<Desired>,
+    /// When that was.
+    went_live: Option<Instant>,
     /// What was written down last has not gone live. The journals stay until it has, and the whole state is the one before.
     pending: bool,
     /// The last append failed; changes do not wait for the next.
@@ -135,7 +140,7 @@ impl Keeper {
     pub fn went_live(&self, desired: &Desired) {
         let line = Live::at(desired).line();
         let mut work = self.shared.lock();
-        (work.newest, work.pending) = (Some(desired.clone()), false);
+        (work.newest, work.went_live, work.pending) = (Some(desired.clone()), Some(Instant::now()), false);
         work.queue.push_back((None, line));
         drop(work);
         self.shared.changed.notify_all();
@@ -240,11 +245,16 @@ impl Shared {
         let mut begun = None;
         loop {
             let long = work.journal_bytes > work.whole_bytes.max(JOURNAL_BYTES);
-            if work.newest.is_none() || !(work.due || long || work.closed) {
+            if work.newest.is_none() {
                 if work.closed {
                     return;
                 }
                 work = self.wait(work);
+                continue;
+            }
+            let quiet = work.went_live.map_or(QUIET, |at| at.elapsed());
+            if !(work.due || long || work.closed) && quiet < QUIET {
+                work = self.changed.wait_timeout(work, QUIET - quiet).unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
             work.due = false;
