@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use abi::{Machine, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
-use datapath::flow::Flow;
 use datapath::host::{HEADROOM, SliceFrame};
-use datapath::{Answer, Connection, Live, Outcome, Tables, steer};
+use datapath::owners::Question;
+use datapath::{Connection, Live, Outcome, Tables, steer};
 use edge_kernel::{Vip, gather};
 
 use crate::world;
@@ -20,6 +20,8 @@ pub struct Model {
     machines: Vec<Machine>,
     /// Connections this machine holds, and the states of their sockets.
     pub sockets: Vec<(Connection, u32)>,
+    /// Whether the daemon lives: a number of `abi::config::lease`.
+    pub lease: u8,
 }
 
 impl Model {
@@ -65,6 +67,7 @@ impl Model {
             slots: vips.iter().map(|vip| (vip.id, vip.slots.clone())).collect(),
             machines: array,
             sockets: Vec::new(),
+            lease: abi::config::lease::OFF,
         }
     }
 
@@ -107,12 +110,16 @@ impl Tables for Model {
         self.machines.get(index as usize)
     }
 
+    fn lease(&self) -> u8 {
+        self.lease
+    }
+
     fn forget(&self, number: usize) -> usize {
         number
     }
 
-    fn tcp_state(&self, flow: &Flow, _: Answer) -> u32 {
-        let connection = &flow.connection();
+    fn tcp_state(&self, question: &Question) -> u32 {
+        let connection = &Connection::of(question);
         self.sockets.iter().find(|(held, _)| held == connection).map_or(0, |(_, state)| *state)
     }
 }

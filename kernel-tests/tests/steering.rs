@@ -80,6 +80,15 @@ impl Fleet {
         }
     }
 
+    /// The owners of the slots of all edges.
+    fn spread(&mut self, owners: &[u16]) {
+        let slots: std::sync::Arc<[abi::Slot]> = owners.iter().map(|owner| abi::Slot::of(*owner)).collect();
+        let indices: Vec<u16> = self.edges.iter().map(|e| e.index).collect();
+        for edge in &mut self.edges {
+            edge.apply_slots(&indices, slots.clone(), false);
+        }
+    }
+
     fn ask(&self, to: &str) -> std::io::Result<String> {
         self.client.enter(|| open(to).and_then(|mut stream| exchange(&mut stream, "who?")))
     }
@@ -105,6 +114,10 @@ impl Edge {
     }
 
     fn apply(&mut self, indices: &[u16], owners: [u16; 4], over_v6: bool) {
+        self.apply_slots(indices, world::uniform(owners), over_v6);
+    }
+
+    fn apply_slots(&mut self, indices: &[u16], slots: std::sync::Arc<[abi::Slot]>, over_v6: bool) {
         let machines: Vec<Machine> = indices
             .iter()
             .map(|&index| Machine {
@@ -123,7 +136,7 @@ impl Edge {
             ports: vec![80..=80],
             protocols: vec![Protocol::Tcp],
             hash: Hash::FiveTuple,
-            slots: world::uniform(owners),
+            slots,
         };
         let kernel = self.kernel.as_mut().unwrap();
         world::set_cookies(kernel);
@@ -286,6 +299,77 @@ fn the_answer_to_a_syn_cookie_is_looked_at_by_who_gave_it() {
             assert_eq!(fleet.ask(to).unwrap_or_else(|e| e.to_string()), "2", "{to} over {chosen}");
         }
     }
+}
+
+#[test]
+fn others_take_the_new_flows_of_a_machine_that_does_not_serve() {
+    if !ready("others_take_the_new_flows_of_a_machine_that_does_not_serve") {
+        return;
+    }
+    let mut fleet = Fleet::new(3, None);
+    let table: Vec<u16> = (0..abi::limits::SLOTS).map(|slot| (slot % 3 + 1) as u16).collect();
+    fleet.spread(&table);
+    let leases: Vec<edge_kernel::Lease> = fleet.edges.iter().map(|e| e.kernel.as_ref().unwrap().lease()).collect();
+    let renew = || leases.iter().for_each(|lease| lease.renew(Duration::from_secs(60)));
+    renew();
+    let everybody = |fleet: &Fleet| {
+        let mut open = Vec::new();
+        for chosen in 1..=3 {
+            fleet.route_to(chosen);
+            for n in 0..12 {
+                let to = [VIP_V4, VIP_V6][n % 2];
+                let mut stream = fleet.open(to);
+                let owner = exchange(&mut stream, "who?").unwrap_or_else(|e| format!("{to} over {chosen}: {e}"));
+                open.push((owner, stream));
+            }
+        }
+        open
+    };
+    let owners = |open: &[(String, TcpStream)]| -> std::collections::BTreeSet<String> {
+        open.iter().map(|(owner, _)| owner.clone()).collect()
+    };
+    let still = |fleet: &Fleet, open: &mut [(String, TcpStream)]| {
+        for chosen in 1..=3 {
+            fleet.route_to(chosen);
+            for (owner, stream) in open.iter_mut() {
+                assert_eq!(&exchange(stream, "still?").unwrap_or_else(|e| e.to_string()), owner, "over {chosen}");
+            }
+        }
+    };
+    let mut open = everybody(&fleet);
+    assert_eq!(owners(&open), ["1", "2", "3"].map(String::from).into());
+
+    // Edge 2's listener is gone, at once.
+    // SAFETY: a descriptor of the edge; its thread ends with it.
+    unsafe { libc::shutdown(fleet.edges[1].listener, libc::SHUT_RDWR) };
+    let mut without = everybody(&fleet);
+    assert_eq!(owners(&without), ["1", "3"].map(String::from).into(), "nobody is refused, both stand in");
+    open.append(&mut without);
+    still(&fleet, &mut open);
+    assert!(fleet.packets(2, Reason::StoodIn) > 0);
+
+    // Edge 3's daemon hangs: its sockets are there, and nobody hears of it.
+    leases[2].end();
+    let mut hung = everybody(&fleet);
+    assert_eq!(owners(&hung), ["1"].map(String::from).into());
+    open.append(&mut hung);
+    still(&fleet, &mut open);
+
+    // Both are back, before the others knew.
+    fleet.edges[1].serve();
+    renew();
+    let mut back = everybody(&fleet);
+    assert_eq!(owners(&back), ["1", "2", "3"].map(String::from).into());
+    open.append(&mut back);
+    still(&fleet, &mut open);
+
+    // Without a lease nothing of this happens: what nobody listens to is refused.
+    let mut fleet = Fleet::new(2, None);
+    fleet.spread(&table.iter().map(|owner| owner % 2 + 1).collect::<Vec<_>>());
+    // SAFETY: as above.
+    unsafe { libc::shutdown(fleet.edges[0].listener, libc::SHUT_RDWR) };
+    let refused = (0..20).filter(|_| fleet.ask(VIP_V4).is_err()).count();
+    assert!(refused > 0, "half of them");
 }
 
 #[test]

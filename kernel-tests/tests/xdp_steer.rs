@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use abi::config::lease;
 use abi::limits::HOPS_MAX;
 use abi::{Reason, Switch, Verdict, gue};
 use edge_kernel::{Hook, Kernel, sys};
@@ -697,6 +698,47 @@ fn without_a_cookie_no_tunnel_is_taken() {
         assert_eq!(sys::test_run(kernel.program(Hook::XdpSteer), &frame, 1).expect("test run").verdict, 1);
     }
     assert_eq!(kernel.counters().packets(Reason::GueCookieWrong), 2);
+}
+
+#[test]
+fn new_flows_of_a_machine_that_does_not_serve_go_to_one_that_stands_in() {
+    if !ready("new_flows_of_a_machine_that_does_not_serve_go_to_one_that_stands_in") {
+        return;
+    }
+    let mut both = Both::new();
+    let lease = both.kernel.lease();
+    // Nobody listens here, so that it makes no difference to what opens a connection whether the daemon lives.
+    for (state, datagrams) in [(lease::YOUNG, false), (lease::LAPSED, true)] {
+        if state == lease::YOUNG {
+            lease.renew(std::time::Duration::from_secs(600))
+        } else {
+            lease.end()
+        }
+        both.model.lease = state;
+        let mut stood_in = [0; 2];
+        for n in 0..60 {
+            let v4 = n % 2 == 0;
+            let (from, to) = (client(v4, n), Fixture::SpreadFiveTuple.at(v4, 80));
+            for (kind, frame) in [packet::tcp(from, to, SYN, 0), packet::udp(from, to, b"x")].iter().enumerate() {
+                let (reason, bytes) = both.run(frame);
+                if reason == Reason::StoodIn {
+                    let tunnel = packet::read_tunnel(&bytes);
+                    assert_eq!((tunnel.hops, tunnel.asked), (1, [OWN, 0, 0, 0]));
+                    stood_in[kind] += 1;
+                } else {
+                    let local = kind == 1 && reason == Reason::Local;
+                    assert!(reason == Reason::Forwarded || local && !datagrams, "{reason:?}");
+                }
+            }
+            // Its later packets.
+            let (reason, _) = both.run(&packet::tcp(from, to, ACK, 0));
+            assert!([Reason::Forwarded, Reason::SecondChance].contains(&reason), "{reason:?}");
+        }
+        assert!(stood_in[0] > 5 && (stood_in[1] > 5) == datagrams, "{stood_in:?}");
+        // With nobody else there the stack answers.
+        both.untouched(&packet::tcp(client(true, 1), Fixture::Here.at(true, 80), SYN, 0), Reason::Local);
+        both.untouched(&packet::tcp(client(true, 1), Fixture::Here.at(true, 80), ACK, 0), Reason::LocalOrphan);
+    }
 }
 
 #[test]

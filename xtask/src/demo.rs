@@ -404,8 +404,9 @@ impl Demo {
                 through.len()
             ),
         );
-        // New connections whose slots were its own fail until the others take these over; those that come in through it
-        // fail for longer, because nobody gives its kernel program a new table any more.
+        // New connections whose slots were its own are taken by others that stand in for it: its kernel program sends them on, and
+        // goes on doing so for those that come in through it, because nobody gives it a new table any more. What the process had taken
+        // in when it died ends with it.
         let (mut inside, mut elsewhere) = (Vec::new(), Vec::new());
         for failure in self.failures(started).into_iter().filter(|failure| failure.id >= NEW) {
             let through = self.fleet.chosen_by_router(failure.port, PORT)? == name;
@@ -420,6 +421,23 @@ impl Demo {
             errors(&elsewhere)
         ));
         note(format!("  {} that came in through it{}", inside.len(), errors(&inside)));
+        let mut refused: Vec<Duration> = inside
+            .iter()
+            .chain(&elsewhere)
+            .filter(|failure| failure.error.contains("refused"))
+            .map(|failure| failure.began.saturating_duration_since(started))
+            .collect();
+        refused.sort_unstable();
+        let later = refused.iter().filter(|after| **after > DYING).count();
+        let moments: Vec<String> = refused.iter().map(|after| seconds(*after)).collect();
+        verdict.claim(
+            later == 0 && refused.len() <= 1,
+            format!(
+                "{} new connections were refused{}: others stand in at once",
+                refused.len(),
+                if moments.is_empty() { String::new() } else { format!(" ({} after the kill)", moments.join(", ")) }
+            ),
+        );
         let withdrawn = Instant::now();
         self.fleet.withdraw(name)?;
         note(format!(
@@ -706,6 +724,8 @@ const LONG: u32 = 90;
 const FRESH: u32 = 80;
 /// How long everything must be well to be called steady.
 const STEADY: Duration = Duration::from_millis(700);
+/// The kernel closes the sockets of a process that was killed one after the other.
+const DYING: Duration = Duration::from_millis(500);
 /// A second of silence until a member counts as dead, up to another for a new leader, and the tables on their way.
 const TAKEOVER_LIMIT: Duration = Duration::from_secs(3);
 const READY_LIMIT: Duration = Duration::from_secs(20);

@@ -46,6 +46,10 @@ pub const CPUS_MAX: u32 = 8_192;
 /// A machine that receives a packet with this many behind it keeps it, so no disagreement of tables can make a loop.
 pub const HOPS_MAX: u8 = 6;
 
+/// Slots looked into for one whose owner stands in for a machine that does not serve. With two machines one flow in 65,000 finds all of
+/// them to be its own, and is refused.
+pub const STAND_INS_MAX: usize = 16;
+
 /// Extension headers of an IPv6 packet that are looked through. RFC 8200 section 4.1 recommends each at most once
 /// (destination options twice); more are dropped with a counter.
 pub const IPV6_EXTENSIONS_MAX: usize = 6;

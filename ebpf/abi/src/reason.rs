@@ -107,6 +107,9 @@ reasons! {
     GueSenderUnknown = 33, "gue_sender_unknown", Drop;
     /// GUE from a machine's address without the cluster's cookie.
     GueCookieWrong = 34, "gue_cookie_wrong", Drop;
+    /// A new flow of a slot that this machine owns, but nobody listens here, or the daemon has not said for a while that it lives: another
+    /// machine takes it.
+    StoodIn = 35, "stood_in", Transmit;
 }
 
 const _: () = {

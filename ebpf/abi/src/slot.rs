@@ -49,12 +49,23 @@ impl Slot {
         ((hash as u64 * SLOTS as u64) >> 32) as u32
     }
 
+    /// The slot after `number` whose owner stands in where this one's does not serve. Far apart, so that the flows of one machine that
+    /// is down are spread over the others.
+    #[inline(always)]
+    pub const fn stand_in(number: u32) -> u32 {
+        // A division here is rare, and one road for the verifier.
+        (number + STRIDE) % SLOTS
+    }
+
     /// The element of the map SLOTS that holds slot `number` of `table`.
     #[inline(always)]
     pub const fn element(table: u16, number: u32) -> u32 {
         table as u32 * SLOTS + number
     }
 }
+
+/// About SLOTS divided by the golden ratio: steps that meet no slot twice and land far from each other.
+const STRIDE: u32 = 40_503;
 
 const _: () = assert!(size_of::<Slot>() == 8 && OWNERS == 4);
 

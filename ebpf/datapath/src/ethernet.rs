@@ -16,8 +16,8 @@ const TAG: usize = 4;
 /// The link header of a frame, taken out so that the frame's head may move.
 #[derive(Clone, Copy, Debug)]
 pub struct Ethernet {
-    /// The two addresses as they lie on the wire: destination, then source.
-    addresses: [u16; 6],
+    /// The two addresses as they lie on the wire: destination, then source, in three words (machines are little-endian).
+    addresses: [u32; 3],
     /// Tag protocol and tag, raw; zero: untagged.
     tag: [u16; 2],
     /// What is carried, behind the tag.
@@ -41,7 +41,7 @@ impl Ethernet {
     #[inline(always)]
     pub fn parse(frame: &impl Frame) -> Result<Ethernet, Reason> {
         let Some(w) = frame.window::<HEADER>(0) else { return Err(Reason::EthernetTruncated) };
-        let addresses = [w.u16_raw(0), w.u16_raw(2), w.u16_raw(4), w.u16_raw(6), w.u16_raw(8), w.u16_raw(10)];
+        let addresses = [w.u32_raw(0), w.u32_raw(4), w.u32_raw(8)];
         let kind = w.u16(12);
         if kind != VLAN && kind != VLAN_SERVICE {
             return Ok(Ethernet { addresses, tag: [0; 2], kind, length: HEADER });
@@ -63,20 +63,18 @@ impl Ethernet {
     pub fn write(&self, frame: &impl Frame, kind: u16, send: Send) -> bool {
         let Some(w) = frame.window::<HEADER>(0) else { return false };
         let a = &self.addresses;
-        let (to, from) = match send {
-            Send::Keep => ([a[0], a[1], a[2]], [a[3], a[4], a[5]]),
-            Send::Back => ([a[3], a[4], a[5]], [a[0], a[1], a[2]]),
-            Send::To(m) => {
-                let raw = |i: usize| u16::from_ne_bytes([m[i], m[i + 1]]);
-                ([raw(0), raw(2), raw(4)], [a[0], a[1], a[2]])
-            }
+        let words = match send {
+            Send::Keep => *a,
+            Send::Back => [a[1] >> 16 | a[2] << 16, a[2] >> 16 | a[0] << 16, a[0] >> 16 | a[1] << 16],
+            Send::To(m) => [
+                u32::from_le_bytes([m[0], m[1], m[2], m[3]]),
+                u16::from_le_bytes([m[4], m[5]]) as u32 | a[0] << 16,
+                a[0] >> 16 | a[1] << 16,
+            ],
         };
-        w.put_u16_raw(0, to[0]);
-        w.put_u16_raw(2, to[1]);
-        w.put_u16_raw(4, to[2]);
-        w.put_u16_raw(6, from[0]);
-        w.put_u16_raw(8, from[1]);
-        w.put_u16_raw(10, from[2]);
+        w.put_u32_raw(0, words[0]);
+        w.put_u32_raw(4, words[1]);
+        w.put_u32_raw(8, words[2]);
         if self.tag[0] == 0 {
             w.put_u16(12, kind);
             return true;

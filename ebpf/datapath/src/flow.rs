@@ -13,10 +13,6 @@
 
 use abi::{Address, Counts};
 
-use crate::Connection;
-
-/// Laid out as said here, because a function that the verifier examines by itself is handed one.
-#[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
     pub source: Address,
@@ -57,15 +53,16 @@ impl Flow {
         ((word(s[1] ^ s[3], ports).wrapping_mul(MULTIPLIER)) >> 32) as u32
     }
 
+    /// `bpf_sock_tuple` of the connection.
     #[inline(always)]
-    pub fn connection(&self) -> Connection {
-        Connection {
-            v4: self.v4,
-            source: self.source,
-            destination: self.destination,
-            source_port: self.source_port,
-            destination_port: self.destination_port,
+    pub fn tuple(&self) -> [u32; 9] {
+        let (s, d) = (&self.source.0, &self.destination.0);
+        let ports = self.source_port.to_be() as u32 | (self.destination_port.to_be() as u32) << 16;
+        let mut words = [s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], ports];
+        if self.v4 {
+            (words[0], words[1], words[2]) = (s[3], d[3], ports);
         }
+        words
     }
 }
 

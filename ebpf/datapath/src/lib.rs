@@ -23,4 +23,4 @@ pub mod host;
 
 pub use frame::{Frame, Window};
 pub use steer::{Outcome, steer};
-pub use tables::{Answer, Connection, Live, Tables};
+pub use tables::{Connection, Live, Tables};

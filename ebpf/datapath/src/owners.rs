@@ -2,7 +2,118 @@
 //! road for the verifier.
 
 use abi::Slot;
-use abi::gue::Asked;
+use abi::config::lease;
+use abi::gue::{self, Asked, held};
+use abi::limits::{HOPS_MAX, STAND_INS_MAX};
+
+use crate::Tables;
+use crate::tables::{CLOSE, held};
+
+/// What is to be known of a packet whose slot this machine owns, or that another one sent. In words, because it is handed to a function
+/// that the verifier examines by itself.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// `bpf_sock_tuple` of the connection: both addresses, then both ports; behind those of IPv4 lies anything.
+    pub tuple: [u32; 9],
+    pub number: u32,
+    pub slot: u64,
+    /// [`Asked`], without this machine.
+    pub asked: u64,
+    pub table: u32,
+    /// What the tunnels behind it say, as [`abi::gue::pack`] has it.
+    pub packed: u32,
+    /// Bits of [`Question::ASKS`] and the others.
+    pub flags: u32,
+    /// This machine.
+    pub own: u32,
+    /// Where the headers of a packet lie that may answer a SYN cookie; both 0 when it is none.
+    pub ip: u32,
+    pub tcp: u32,
+}
+
+impl Question {
+    /// It belongs to a TCP connection that somebody holds.
+    pub const ASKS: u32 = 1;
+    /// It opens one.
+    pub const OPENS: u32 = 2;
+    pub const V4: u32 = 4;
+    /// From this bit on, whether the daemon lives: a number of [`lease`].
+    pub const LEASE: u32 = 8;
+
+    #[inline(always)]
+    pub const fn v4(&self) -> bool {
+        self.flags & Question::V4 != 0
+    }
+}
+
+/// The machine that gets the packet, and what it is told; or what becomes of it here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decision(pub u64);
+
+impl Decision {
+    pub const STAYS: Decision = Decision(0);
+    /// It stays, and nobody holds anything of it.
+    pub const ORPHAN: Decision = Decision(1 << 32);
+
+    #[inline(always)]
+    const fn to(machine: u16, packed: u8) -> Decision {
+        Decision(machine as u64 | (packed as u64) << 16)
+    }
+
+    /// 0: nobody, it stays.
+    #[inline(always)]
+    pub const fn machine(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// As [`abi::gue::pack`] has it.
+    #[inline(always)]
+    pub const fn packed(self) -> u8 {
+        (self.0 >> 16) as u8
+    }
+}
+
+#[inline(always)]
+pub fn decide(tables: &impl Tables, q: &Question) -> Decision {
+    let asks = q.flags & Question::ASKS != 0;
+    let lease = (q.flags / Question::LEASE) as u8;
+    let state = if asks || q.flags & Question::OPENS != 0 { tables.tcp_state(q) } else { 0 };
+    let mine = held(state);
+    // A listener that is being closed is none any more.
+    let listens = state != 0 && state != CLOSE;
+    if if asks { mine == held::LIVE } else { listens && lease != lease::LAPSED } {
+        return Decision::STAYS;
+    }
+    let (packed, before) = (q.packed as u8, Asked(q.asked));
+    let hops = gue::hops(packed) + 1;
+    let asked = before.and(q.own as u16);
+    if asks {
+        // A socket that is closing is no owner: the client may have begun anew at a machine before.
+        let best = gue::held_of(packed);
+        let owner = next(Slot(q.slot), asked);
+        if owner != 0 {
+            let better = mine > best;
+            let (held, at) = if better { (mine, 0) } else { (best, gue::at(packed) + 1) };
+            return Decision::to(owner, gue::pack(hops, held, at));
+        }
+        if best > held::NOTHING && best >= mine {
+            // Nobody has a better claim than a machine before: back to it, its stack answers.
+            return Decision::to(before.at(gue::at(packed)), gue::pack(HOPS_MAX, best, 0));
+        }
+        if mine > held::NOTHING {
+            return Decision::STAYS;
+        }
+    }
+    // Where the daemon does not live, or did not a while ago, others took the slot's new flows. Two are tried.
+    if before.at(1) == 0 && !(asks && lease < lease::YOUNG) {
+        let other = stand_in(tables, q.table as u16, q.number, asked);
+        if other != 0 {
+            return Decision::to(other, gue::pack(hops, held::NOTHING, 0));
+        }
+    }
+    if asks { Decision::ORPHAN } else { Decision::STAYS }
+}
 
 /// The newest owner that was not asked yet; 0: nobody is left.
 #[inline(always)]
@@ -17,6 +128,23 @@ pub fn next(slot: Slot, asked: Asked) -> u16 {
     let owner = slot.0 & (lowest >> 15).wrapping_mul(0xffff);
     let owner = owner | owner >> 32;
     (owner | owner >> 16) as u16
+}
+
+/// Who takes a flow of slot `number` in place of its owners, none of whom serves it: the owner of another slot, the same on every
+/// machine. 0: nobody. Only the last two that were asked are left out: more are not tried.
+#[inline(always)]
+pub fn stand_in(tables: &impl Tables, table: u16, number: u32, asked: Asked) -> u16 {
+    let mut number = number;
+    let mut turn = 0;
+    while turn < STAND_INS_MAX {
+        number = Slot::stand_in(number);
+        let owner = tables.slot(table, number).current();
+        if owner != 0 && owner != asked.at(0) && owner != asked.at(1) {
+            return owner;
+        }
+        turn += 1;
+    }
+    0
 }
 
 /// The top bit of every part of the word that is zero.

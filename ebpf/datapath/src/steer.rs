@@ -1,5 +1,6 @@
 //! The road of a packet: unwrap it if another machine sent it, find the VIP, find the owner, keep it or send it on.
 
+use abi::config::lease;
 use abi::gue::{Asked, held};
 use abi::limits::HOPS_MAX;
 use abi::{Machine, Reason, Service, Slot, VipAddress, VipKey};
@@ -9,7 +10,8 @@ use crate::flow::Flow;
 use crate::gue::{self, Wrap};
 use crate::icmp::{self, Message};
 use crate::ip::{self, ICMP, ICMP_V6, Ip, TCP, Transport, UDP};
-use crate::{Answer, Frame, Live, Tables, Window, owners, tables};
+use crate::owners::{Decision, Question};
+use crate::{Frame, Live, Tables, Window};
 
 /// Why the packet met its fate, and whose counters say so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,8 +69,7 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
     let packed = tables.forget(packed as usize) as u8;
     let asked = [asked.0 as u32, (asked.0 >> 32) as u32].map(|half| tables.forget(half as usize) as u64);
     let hops = abi::gue::hops(packed);
-    let said =
-        Heard { asked: Asked(asked[0] | asked[1] << 32), held: abi::gue::held_of(packed), at: abi::gue::at(packed) };
+    let asked = Asked(asked[0] | asked[1] << 32);
 
     let key = VipKey { address: packet.destination, generation: live.switch.generation() };
     let Some(address) = tables.vip(&key) else {
@@ -79,7 +80,7 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
         Err(reason) => return nobody(reason),
     };
 
-    let road = Road { tables, live, link: &link, packet: &packet, hops, said };
+    let road = Road { tables, live, link: &link, packet: &packet, hops, packed, asked };
     road.travel(frame, address, &transport).unwrap_or_else(nobody)
 }
 
@@ -91,25 +92,10 @@ struct Road<'a, T> {
     packet: &'a Ip,
     /// Tunnels behind it.
     hops: u8,
-    /// What the last of them brought along.
-    said: Heard,
-}
-
-/// What is known from the machines that were asked before.
-struct Heard {
+    /// What the last of them said, as [`abi::gue::pack`] has it.
+    packed: u8,
+    /// Machines that were asked.
     asked: Asked,
-    /// The best claim of theirs: a number of [`held`].
-    held: u8,
-    /// Whose that is, among those asked.
-    at: u8,
-}
-
-/// What the next machine is told besides.
-struct Said {
-    sent: Sent,
-    hops: u8,
-    held: u8,
-    at: u8,
 }
 
 /// What a packet is to its connection, and so what may be done with it. A number behind a name, so that it can be forgotten.
@@ -133,6 +119,7 @@ impl Sent {
     const FORWARDED: Sent = Sent(0);
     const SECOND_CHANCE: Sent = Sent(1);
     const RELAYED: Sent = Sent(2);
+    const STOOD_IN: Sent = Sent(3);
 }
 
 impl<T: Tables> Road<'_, T> {
@@ -225,7 +212,8 @@ impl<T: Tables> Road<'_, T> {
         tcp: usize,
     ) -> Result<Outcome, Reason> {
         let settings = self.live.settings;
-        let slot = self.tables.slot(service.table, Slot::number(flow.hash(&service.counts, settings.seed)));
+        let number = Slot::number(flow.hash(&service.counts, settings.seed));
+        let slot = self.tables.slot(service.table, number);
         let vip = service.vip;
         let counted = |reason| Ok(Outcome { reason, vip, machine: 0 });
         let own = settings.own as u16;
@@ -238,9 +226,9 @@ impl<T: Tables> Road<'_, T> {
             // Nobody takes new flows; the others still have theirs.
             to = slot.previous();
         }
-        // What this packet says to who gets it next.
-        let mut next = Said { sent: Sent::FORWARDED, hops: self.hops + 1, held: held::UNASKED, at: 0 };
+        let mut packed = abi::gue::pack(1, held::UNASKED, 0);
         let mut asked = Asked::NOBODY;
+        let mut sent = Sent::FORWARDED;
         if arrived || to == own {
             let local = match kind {
                 _ if arrived => Reason::Decapsulated,
@@ -249,34 +237,46 @@ impl<T: Tables> Road<'_, T> {
                 _ if to == 0 => Reason::SlotEmpty,
                 _ => Reason::Local,
             };
-            if !asks || self.hops >= HOPS_MAX || !(arrived || slot.has_past()) {
+            if kind == Kind::FRAGMENT || self.hops >= HOPS_MAX {
                 return counted(local);
             }
-            let tcp = if kind == Kind::ESTABLISHED { tcp } else { 0 };
-            let answer = Answer { ip: self.packet.at, tcp };
-            let mine = tables::held(self.tables.tcp_state(flow, answer));
-            if mine == held::LIVE {
+            let lease = self.tables.lease();
+            let opens = !asks && flow.protocol == TCP;
+            let concerns = match (asks, opens) {
+                (true, _) => arrived || slot.has_past() || lease >= lease::YOUNG,
+                (_, true) => lease != lease::OFF,
+                _ => lease == lease::LAPSED,
+            };
+            if !concerns {
                 return counted(local);
             }
-            // A socket that is closing is no owner: the client may have begun anew at a machine before.
-            asked = self.said.asked.and(own);
-            to = owners::next(slot, asked);
-            let best = self.said.held;
-            if to != 0 {
-                let better = mine > best;
-                next.held = if better { mine } else { best };
-                next.at = if better { 0 } else { self.said.at + 1 };
-            } else if best > held::NOTHING && best >= mine {
-                // Nobody has a better claim than a machine before: back to it, its stack answers.
-                to = self.said.asked.at(self.said.at);
-                next.hops = HOPS_MAX;
-                next.held = best;
-            } else if mine > held::NOTHING {
-                return counted(local);
-            } else {
-                return counted(if arrived { Reason::DecapsulatedOrphan } else { Reason::LocalOrphan });
+            let answers = kind == Kind::ESTABLISHED;
+            let question = Question {
+                tuple: flow.tuple(),
+                number,
+                slot: slot.0,
+                asked: self.asked.0,
+                table: service.table.into(),
+                packed: self.packed.into(),
+                flags: asks as u32 * Question::ASKS
+                    | opens as u32 * Question::OPENS
+                    | flow.v4 as u32 * Question::V4
+                    | lease as u32 * Question::LEASE,
+                own: own.into(),
+                ip: if answers { self.packet.at as u32 } else { 0 },
+                tcp: if answers { tcp as u32 } else { 0 },
+            };
+            let decision = self.tables.decide(&question);
+            if decision.machine() == 0 {
+                let orphan = if arrived { Reason::DecapsulatedOrphan } else { Reason::LocalOrphan };
+                return counted(if decision == Decision::ORPHAN { orphan } else { local });
             }
-            next.sent = if arrived { Sent::RELAYED } else { Sent::SECOND_CHANCE };
+            (to, packed, asked) = (decision.machine(), decision.packed(), self.asked.and(own));
+            sent = match (asks, arrived) {
+                (false, _) => Sent::STOOD_IN,
+                (true, true) => Sent::RELAYED,
+                (true, false) => Sent::SECOND_CHANCE,
+            };
         } else if to == 0 {
             return counted(Reason::SlotEmpty);
         }
@@ -284,8 +284,8 @@ impl<T: Tables> Road<'_, T> {
         let forget = |number: usize| self.tables.forget(number);
         let to = forget(to as usize) as u16;
         let asked = Asked(forget(asked.0 as u32 as usize) as u64 | (forget((asked.0 >> 32) as usize) as u64) << 32);
-        let sent = Sent(forget(next.sent.0));
-        let packed = forget(abi::gue::pack(next.hops, next.held, next.at) as usize) as u8;
+        let sent = Sent(forget(sent.0));
+        let packed = forget(packed as usize) as u8;
         let Some(machine) = self.machine(to) else { return counted(Reason::MachineUnknown) };
 
         let needed = self.packet.length + gue::overhead(machine);
@@ -310,6 +310,7 @@ impl<T: Tables> Road<'_, T> {
         let reason = match (sent, kind) {
             (Sent::SECOND_CHANCE, _) => Reason::SecondChance,
             (Sent::RELAYED, _) => Reason::SecondChanceRelayed,
+            (Sent::STOOD_IN, _) => Reason::StoodIn,
             (_, Kind::FRAGMENT) => Reason::FragmentForwarded,
             (_, Kind::ICMP_ERROR) => Reason::IcmpErrorForwarded,
             _ => Reason::Forwarded,

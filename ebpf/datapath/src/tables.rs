@@ -1,7 +1,8 @@
 //! What a packet's fate depends on besides its bytes.
 
-use crate::flow::Flow;
 use abi::{Address, Machine, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
+
+use crate::owners::{self, Decision, Question};
 
 pub trait Tables {
     /// The generation that is live, and what holds for it. The word that says so may change at any time: ask once per packet.
@@ -18,13 +19,25 @@ pub trait Tables {
     /// The machine that sends GUE from the address; 0: none.
     fn sender(&self, key: &SenderKey) -> u16;
 
+    /// Whether this machine's daemon lives: a number of [`abi::config::lease`].
+    fn lease(&self) -> u8;
+
+    /// [`owners::decide`]; in BPF a function that the verifier examines once.
+    #[inline(always)]
+    fn decide(&self, question: &Question) -> Decision
+    where
+        Self: Sized,
+    {
+        owners::decide(self, question)
+    }
+
     /// The same number. In BPF it comes back as one the verifier knows nothing about, so that roads which differ only in it
     /// are examined once, not each to its end.
     fn forget(&self, number: usize) -> usize;
 
-    /// State of this machine's socket for the TCP connection of the flow, as the kernel numbers them (`include/net/tcp_states.h`); 0: none. Where
+    /// State of this machine's socket for the TCP connection, as the kernel numbers them (`include/net/tcp_states.h`); 0: none. Where
     /// only a listener is found and the packet answers a SYN cookie of this machine, that is a connection: [`NEW_SYN_RECV`].
-    fn tcp_state(&self, flow: &Flow, answer: Answer) -> u32;
+    fn tcp_state(&self, question: &Question) -> u32;
 }
 
 /// A generation, as one reading of the switch named it.
@@ -44,12 +57,21 @@ pub struct Connection {
     pub destination_port: u16,
 }
 
-/// Where in the frame the headers of a packet lie that may answer a SYN cookie; both 0 when it is none.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Answer {
-    pub ip: usize,
-    pub tcp: usize,
+impl Connection {
+    pub fn of(question: &Question) -> Connection {
+        let t = &question.tuple;
+        let ports = |word: u32| [u16::from_be(word as u16), u16::from_be((word >> 16) as u16)];
+        let (source, destination, [source_port, destination_port]) = if question.v4() {
+            (Address::from_v4_raw(t[0]), Address::from_v4_raw(t[1]), ports(t[2]))
+        } else {
+            (Address([t[0], t[1], t[2], t[3]]), Address([t[4], t[5], t[6], t[7]]), ports(t[8]))
+        };
+        Connection { v4: question.v4(), source, destination, source_port, destination_port }
+    }
 }
+
+/// A socket that is being taken apart.
+pub const CLOSE: u32 = 7;
 
 /// A handshake that is nearly done.
 pub const NEW_SYN_RECV: u32 = 12;
@@ -67,7 +89,6 @@ const HELD: u64 = {
     const FIN_WAIT_1: u32 = 4;
     const FIN_WAIT_2: u32 = 5;
     const IN_TIME_WAIT: u32 = 6;
-    const CLOSE: u32 = 7;
     const LAST_ACK: u32 = 9;
     const LISTEN: u32 = 10;
     const BOTH_CLOSING: u32 = 11;

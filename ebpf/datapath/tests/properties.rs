@@ -9,7 +9,8 @@ use abi::{
 };
 use datapath::flow::Flow;
 use datapath::host::{HEADROOM, SliceFrame};
-use datapath::{Answer, Live, Outcome, Tables, steer};
+use datapath::owners::Question;
+use datapath::{Live, Outcome, Tables, steer};
 use proptest::prelude::*;
 
 /// Machines there are, from 1.
@@ -23,6 +24,7 @@ struct World {
     settings: Settings,
     /// State of this machine's socket for every connection.
     state: u32,
+    lease: u8,
     vips: HashMap<VipKey, VipAddress>,
     machines: Vec<Machine>,
     slot: Slot,
@@ -62,6 +64,7 @@ impl World {
                 ..Settings::default()
             },
             state: 0,
+            lease: 0,
             vips: HashMap::from([(key, value)]),
             machines,
             slot,
@@ -102,11 +105,15 @@ impl Tables for World {
         self.machines.get(index as usize)
     }
 
+    fn lease(&self) -> u8 {
+        self.lease
+    }
+
     fn forget(&self, number: usize) -> usize {
         number
     }
 
-    fn tcp_state(&self, _: &Flow, _: Answer) -> u32 {
+    fn tcp_state(&self, _: &Question) -> u32 {
         self.state
     }
 }

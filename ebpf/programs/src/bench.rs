@@ -5,12 +5,13 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod decide;
 mod frame;
 mod maps;
+mod sender;
 mod sk_lookup;
 mod sk_reuseport;
 mod tables;
-mod tcp_state;
 mod verdict;
 mod xdp_steer;
 

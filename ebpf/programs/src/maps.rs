@@ -2,13 +2,14 @@
 //!
 //! | map | type | key → value | capacity | writer | readers | eviction |
 //! |---|---|---|---|---|---|---|
-//! | CONFIG | array, mapped | 0 → Config | 1 | userspace: settings that are not live, then `switch` | all programs | none |
+//! | CONFIG | array, mapped | 0 → Config | 1 | userspace: settings that are not live, then `switch`; `lease` | all programs | none |
 //! | VIPS | hash | VipKey → VipAddress | both generations' addresses | userspace, generation that is not live | xdp_steer, sk_lookup | userspace |
 //! | SLOTS | array, mapped | table × 65,537 + slot → Slot | tables at load | userspace | xdp_steer | none |
 //! | SENDERS | hash | SenderKey → machine | both generations' machines | userspace, as VIPS | xdp_steer | userspace |
 //! | MACHINES | array, mapped | generation × machines + machine → Machine | 2 × machines at load | userspace, as VIPS | xdp_steer | none |
 //! | COUNTERS | array, mapped | (cpu × vips + vip) × 64 + reason → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | STEERED | array, mapped | (cpu × vips + vip) × machines + machine → Counter | at load | xdp_steer, own CPU's block | userspace | none |
+//! | QUESTION | array per CPU | 0 → Question | 1 | xdp_steer, which has no room for it on its stack | xdp_steer | none |
 //! | LISTENERS | hash | ListenerKey → index of SOCKETS | 4,096 | userspace | sk_lookup | userspace |
 //! | LISTENER_RANGES | array | 0 → ListenerRanges | 1 | userspace | sk_lookup | none |
 //! | SOCKETS | sockmap | GroupValue.first + worker → socket of a listener | 16,384 | userspace | sk_lookup, sk_reuseport | closing the socket |
@@ -18,10 +19,11 @@
 //! SOCKETS serves both socket programs because a socket can be in a sockmap or in a reuseport array, not in both.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, SockMap};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, SockMap};
 
 use abi::limits::{ADDRESSES_MAX, CPUS_MAX, LISTENERS_MAX, MACHINES_MAX, SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX};
 use abi::{Config, Counter, GroupKey, GroupValue, ListenerKey, ListenerRanges, Machine, SenderKey, Slot, Switch, VipAddress, VipKey};
+use datapath::owners::Question;
 
 /// Userspace maps the array into its memory: one store per slot instead of one system call.
 const MAPPED: u32 = 1 << 10;
@@ -50,6 +52,9 @@ pub static COUNTERS: Array<Counter> = Array::with_max_entries(AT_LOAD, MAPPED);
 
 #[map]
 pub static STEERED: Array<Counter> = Array::with_max_entries(AT_LOAD, MAPPED);
+
+#[map]
+pub static QUESTION: PerCpuArray<Question> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub static LISTENERS: HashMap<ListenerKey, u32> = HashMap::with_max_entries(LISTENERS_MAX, AS_NEEDED);

@@ -3,13 +3,16 @@
 use core::arch::asm;
 
 use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 
+use abi::config::lease;
 use abi::{Machine, SenderKey, Settings, Slot, VipAddress, VipKey};
-use datapath::flow::Flow;
-use datapath::{Answer, Live, Tables};
+use datapath::owners::{Decision, Question};
+use datapath::{Live, Tables};
 
-use crate::maps::{MACHINES, SENDERS, SLOTS, VIPS, switch};
-use crate::tcp_state::{Tuple, tcp_state};
+use crate::maps::{CONFIG, MACHINES, QUESTION, SLOTS, VIPS, switch};
+use crate::decide::{decide, tcp_state};
+use crate::sender::sender;
 
 pub struct Maps {
     context: *mut xdp_md,
@@ -43,8 +46,8 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn sender(&self, key: &SenderKey) -> u16 {
-        // SAFETY: as in `vip`.
-        unsafe { SENDERS.get(key) }.map_or(0, |index| *index as u16)
+        let a = &key.address.0;
+        sender(a[0], a[1], a[2], a[3], key.generation) as u16
     }
 
     #[inline(always)]
@@ -62,6 +65,16 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn lease(&self) -> u8 {
+        let Some(config) = CONFIG.get_ptr(0) else { return lease::OFF };
+        // SAFETY: an element of the map; userspace stores the word at any time, so it is loaded once, as a whole.
+        let word = unsafe { (&raw const (*config).lease).read_volatile() };
+        // SAFETY: the helper has no arguments.
+        let now = unsafe { bpf_ktime_get_coarse_ns() };
+        lease::state(word, now >> lease::TICK_BITS)
+    }
+
+    #[inline(always)]
     fn forget(&self, number: usize) -> usize {
         // Exclusive or, because a sum with something unknown still has a known least value. Numbers here have 32 bits.
         // SAFETY: a word that nobody ever writes; read as volatile, so that LLVM does not know its value either.
@@ -69,14 +82,16 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn tcp_state(&self, flow: &Flow, answer: Answer) -> u32 {
-        let (s, d) = (&flow.source.0, &flow.destination.0);
-        let ports = flow.source_port.to_be() as u32 | (flow.destination_port.to_be() as u32) << 16;
-        let mut words = [s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], ports];
-        if flow.v4 {
-            (words[0], words[1], words[2]) = (s[3], d[3], ports);
-        }
-        tcp_state(self.context, &mut Tuple { words }, flow.v4 as u32, answer.ip as u32, answer.tcp as u32)
+    fn tcp_state(&self, question: &Question) -> u32 {
+        tcp_state(self.context, question)
+    }
+
+    #[inline(always)]
+    fn decide(&self, question: &Question) -> Decision {
+        let Some(place) = QUESTION.get_ptr_mut(0) else { return Decision::STAYS };
+        // SAFETY: an element of a map of this CPU, on which no other XDP program runs meanwhile.
+        unsafe { place.write(*question) };
+        Decision(decide(self.context, place))
     }
 }
 

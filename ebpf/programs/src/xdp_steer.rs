@@ -2,11 +2,11 @@
 //!
 //! - **Hook**: XDP
 //! - **Attaches to**: the interfaces given with `--interface`; driver mode, or generic mode with a warning
-//! - **Reads**: CONFIG, VIPS, SLOTS, SENDERS, MACHINES; the kernel's TCP sockets
-//! - **Writes**: COUNTERS, STEERED; the packet
+//! - **Reads**: CONFIG, VIPS, SLOTS, SENDERS, MACHINES, QUESTION; the kernel's TCP sockets
+//! - **Writes**: COUNTERS, STEERED, QUESTION; the packet
 //! - **Verdicts**: PASS, TX, DROP, by `abi::Reason::verdict`
 //! - **Kernel ≥** 5.15 (tried: 6.18)
-//! - **Stack/insn budget**: 512 bytes; 107,000 instructions examined (`cargo xtask build-ebpf` prints them)
+//! - **Stack/insn budget**: 512 bytes; 92,000 instructions examined (`cargo xtask build-ebpf` prints them)
 //! - **Test**: kernel-tests/tests/xdp_steer.rs, xdp_steer_model.rs, steering.rs
 
 use aya_ebpf::macros::xdp;

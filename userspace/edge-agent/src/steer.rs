@@ -112,6 +112,18 @@ impl Steer {
         }
     }
 
+    /// Says in the kernel that this process lives, for as long as it does: see [`edge_kernel::Lease`].
+    pub fn hold_lease(&self) -> std::io::Result<()> {
+        let lease = lock(&self.plane).kernel.lease();
+        std::thread::Builder::new().name("lease".into()).spawn(move || {
+            loop {
+                lease.renew(LEASE);
+                std::thread::sleep(LEASE / 4);
+            }
+        })?;
+        Ok(())
+    }
+
     pub fn plane(&self) -> SharedKernel {
         self.plane.clone()
     }
@@ -357,6 +369,9 @@ struct Look {
     /// Nothing before it is remembered.
     settled: bool,
 }
+
+/// After so long without a word from this process others take its new flows. Three renewals may be late.
+const LEASE: Duration = Duration::from_millis(400);
 
 /// For so long after a change other machines may still send new flows by the table before it.
 const SETTLED: Duration = Duration::from_secs(3);

@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use abi::limits::{LAYOUT_VERSION, MACHINES_MAX, SLOTS, TABLES_MAX, VIPS_MAX};
@@ -80,7 +81,7 @@ pub struct Attachment {
 /// Loaded programs and their maps.
 pub struct Kernel {
     pub(crate) options: Options,
-    pub(crate) config: MappedArray<Config>,
+    pub(crate) config: Arc<MappedArray<Config>>,
     pub(crate) slots: MappedArray<Slot>,
     pub(crate) machines: MappedArray<abi::Machine>,
     pub(crate) counters: MappedArray<Counter>,
@@ -240,7 +241,7 @@ impl Kernel {
             MappedArray::open(fd).map_err(|e| KernelError::system(format!("cannot map {name} into memory"), e))
         }
         Ok(Kernel {
-            config: mapped("CONFIG", take("CONFIG")?)?,
+            config: Arc::new(mapped("CONFIG", take("CONFIG")?)?),
             slots: mapped("SLOTS", take("SLOTS")?)?,
             machines: mapped("MACHINES", take("MACHINES")?)?,
             counters: mapped("COUNTERS", take("COUNTERS")?)?,

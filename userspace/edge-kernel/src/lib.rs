@@ -11,7 +11,7 @@
 //! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
 //! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
 //!
-//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `sockets`, `connections`, `routes`, `counters`, `probe`, `interface`,
+//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `sockets`, `connections`, `lease`, `routes`, `counters`, `probe`, `interface`,
 //! `error`; `map` and `sys` are the raw calls below.
 
 mod connections;
@@ -19,6 +19,7 @@ mod counters;
 mod error;
 mod interface;
 mod kernel;
+mod lease;
 mod map;
 mod netlink;
 mod probe;
@@ -35,6 +36,7 @@ pub use connections::Held;
 pub use counters::{Counters, ReasonCount, SteeredCount};
 pub use error::{KernelError, Warning};
 pub use kernel::{Attachment, Hook, Kernel, Mode, Options, Sizes};
+pub use lease::Lease;
 pub use probe::{Finding, Probe, probe};
 pub use services::gather;
 pub use sockets::ListenerId;

@@ -9,7 +9,7 @@
 //! with a fourth drain before the first is done, the longest gone makes room.
 
 use abi::Slot;
-use abi::limits::OWNERS;
+use abi::limits::{OWNERS, STAND_INS_MAX};
 
 use crate::maglev::{self, Candidate};
 
@@ -49,11 +49,19 @@ pub fn fold(slots: &mut Vec<Slot>, table: &[u16], alive: &[u16], released: &[u16
     let mut living = Ids::NONE;
     alive.iter().for_each(|id| living.set(*id));
     slots.resize(table.len(), Slot::default());
-    for (slot, owner) in slots.iter_mut().zip(table) {
+    // While its daemon was dead and this was not known yet, others took the flows of a machine: see `datapath::owners::stand_in`.
+    let dead = |slot: &Slot| slot.current() != NOBODY && !living.has(slot.current());
+    let before = slots.iter().any(dead).then(|| slots.clone());
+    for (number, (slot, owner)) in slots.iter_mut().zip(table).enumerate() {
         if slot.0 == u64::from(*owner) && (*owner == NOBODY || living.has(*owner)) {
             continue;
         }
+        let stood_in =
+            before.as_ref().filter(|_| dead(slot)).map_or(NOBODY, |before| stand_in(before, number, slot.current()));
         *slot = next(*slot, *owner, &eligible, |id| living.has(id));
+        if stood_in != NOBODY && living.has(stood_in) {
+            *slot = behind(*slot, stood_in);
+        }
     }
     let mut kept = living;
     released.iter().for_each(|id| kept.clear(*id));
@@ -65,6 +73,34 @@ pub fn fold(slots: &mut Vec<Slot>, table: &[u16], alive: &[u16], released: &[u16
         let current = slot.current();
         *slot = next(*slot, *owner, &eligible, |id| id == current || kept.has(id));
     }
+}
+
+/// Who took the slot's flows while its owner did not serve. As the kernel's programs choose it; small tables are those of tests.
+fn stand_in(slots: &[Slot], number: usize, owner: u16) -> u16 {
+    let step = |number: usize| match u32::try_from(number) {
+        Ok(number) if slots.len() == abi::limits::SLOTS as usize => Slot::stand_in(number) as usize,
+        _ => (number + 1) % slots.len(),
+    };
+    let mut number = number;
+    for _ in 0..STAND_INS_MAX {
+        number = step(number);
+        let other = slots[number].current();
+        if other != NOBODY && other != owner {
+            return other;
+        }
+    }
+    NOBODY
+}
+
+/// The slot with one more owner behind the first, if there is room and it is not among them.
+fn behind(slot: Slot, id: u16) -> Slot {
+    let mut owners = slot.owners();
+    if owners.contains(&id) || owners[OWNERS - 1] != NOBODY {
+        return slot;
+    }
+    owners[1..].rotate_right(1);
+    owners[1] = id;
+    Slot::new(owners)
 }
 
 /// The slot with the owners of it that are needed, and its flows with `owner` if there is room for it.
@@ -186,6 +222,23 @@ mod tests {
         let back = slots(&[step(&[1, 2], &[]), step(&[2], &[]), step(&[1, 2], &[])]);
         assert!(back.iter().zip(owners(&[1, 2])).all(|(slot, owner)| slot.current() == owner));
         assert!(back.iter().all(|slot| slot.owners()[1..].iter().all(|id| [0, 2].contains(id))));
+    }
+
+    #[test]
+    fn who_stood_in_for_a_dead_daemon_keeps_what_it_took() {
+        let before = owners(&[1, 2, 3]);
+        let after = slots(&[step(&[1, 2, 3], &[]), step(&[2, 3], &[])]);
+        for (number, slot) in after.iter().enumerate().filter(|(number, _)| before[*number] == 1) {
+            let mut other = number as u32;
+            let stood_in = (0..STAND_INS_MAX).find_map(|_| {
+                other = Slot::stand_in(other);
+                (before[other as usize] != 1).then_some(before[other as usize])
+            });
+            let stood_in = stood_in.expect("somebody stands in for every slot");
+            assert!(slot.owners().contains(&stood_in), "slot {number}: {slot:?}, not {stood_in}");
+        }
+        let spread: BTreeSet<u16> = after.iter().map(|slot| slot.previous()).collect();
+        assert_eq!(spread, [0, 2, 3].into(), "both stand in");
     }
 
     #[test]

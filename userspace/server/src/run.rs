@@ -233,6 +233,9 @@ impl Edge {
             let kernel = load_kernel(options, &cpus)?;
             addresses = kernel.own_addresses();
             let steer = Steer::new(kernel, &options.name, options.detach);
+            steer
+                .hold_lease()
+                .map_err(|e| (format!("cannot start the thread that tells the kernel we live: {e}"), 1))?;
             registry.add(Box::new(figures::kernel(&steer.plane())));
             Some(steer)
         };

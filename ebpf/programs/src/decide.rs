@@ -1,39 +1,43 @@
-//! Whether this machine holds a TCP connection. A function by itself, which the verifier examines once, and not on every road that
-//! leads here.
+//! What becomes of a packet whose slot this machine owns, or that another one sent. A function by itself, which the verifier examines
+//! once, and not on every road that leads here.
 
 use aya_ebpf::bindings::{bpf_sock, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie};
 
 use datapath::Frame;
 use datapath::ip::{HEADER_V4, HEADER_V6};
+use datapath::owners::{self, Decision, Question};
 use datapath::tables::NEW_SYN_RECV;
 
 use crate::frame::XdpFrame;
+use crate::tables::Maps;
 
-/// `bpf_sock_tuple` in words: both addresses, then both ports, one after the other; behind those of IPv4 lies anything.
-#[repr(C)]
-pub struct Tuple {
-    pub words: [u32; 9],
-}
-
-/// State of the socket for the connection, as the kernel numbers them; 0: none. `ip` and `tcp` say where the headers of the packet
-/// lie; with `tcp` 0 it answers no SYN cookie.
+/// [`owners::decide`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn tcp_state(context: *mut xdp_md, tuple: *mut Tuple, v4: u32, ip: u32, tcp: u32) -> u32 {
-    if tuple.is_null() {
-        return 0;
+pub extern "C" fn decide(context: *mut xdp_md, question: *const Question) -> u64 {
+    if question.is_null() {
+        return Decision::STAYS.0;
     }
-    let length = if v4 != 0 { 12 } else { 36 };
-    // SAFETY: the kernel checks at every call that a whole tuple lies there, of which the helper reads as much as the length of its
-    // family says; the socket that it returns is read while it is held and then released.
+    // SAFETY: the kernel checks at every call that a whole one lies there.
+    owners::decide(&Maps::new(context), unsafe { &*question }).0
+}
+
+/// State of the socket for the connection, as the kernel numbers them; 0: none.
+#[inline(always)]
+pub fn tcp_state(context: *mut xdp_md, question: &Question) -> u32 {
+    let (v4, tcp) = (question.v4(), question.tcp);
+    let length = if v4 { 12 } else { 36 };
+    // SAFETY: a whole tuple lies there, of which the helper reads as much as the length of its family says; the socket that it
+    // returns is read while it is held and then released.
     unsafe {
+        let tuple = (&raw const question.tuple).cast_mut();
         let socket = bpf_skc_lookup_tcp(context.cast(), tuple.cast(), length, CURRENT_NETNS, 0);
         if socket.is_null() {
             return 0;
         }
         let mut state = (*socket).state;
-        if state == LISTEN && tcp != 0 && answers_cookie(context, socket, v4 != 0, ip as usize, tcp as usize) {
+        if state == LISTEN && tcp != 0 && answers_cookie(context, socket, v4, question.ip as usize, tcp as usize) {
             state = NEW_SYN_RECV;
         }
         bpf_sk_release(socket.cast());
