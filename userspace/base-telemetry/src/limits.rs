@@ -10,7 +10,7 @@ use crate::locked;
 use crate::registry::Encoder;
 
 /// Different limits that can be told apart; a registration beyond them is counted under `other`.
-const NAMES_MAX: usize = 128;
+const NAMES_MAX: usize = 512;
 
 /// The table. Cloning shares it.
 #[derive(Clone, Debug)]
