@@ -400,6 +400,10 @@ impl HttpServerSpec {
         }
         listener::check_connections(self.max_connections, path, findings);
         self.proxy_protocol.check_listener(&self.trusted_proxies, path, findings);
+        if self.http3 && self.proxy_protocol == ProxyProtocol::Accept {
+            let text = "is for TCP alone: clients of HTTP/3 are who their packets come from";
+            findings.warn(at(path, "proxyProtocol"), text);
+        }
         if matches!(self.proxy_protocol, ProxyProtocol::V1 | ProxyProtocol::V2) {
             let problem = Problem::new(at(path, "proxyProtocol"), "an HTTPServer sends no PROXY headers");
             findings.problem(problem.accepted("off or accept").advice("say v1 or v2 of a Proxy's pool"));

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::dates::Dates;
 use crate::duration::GoDuration;
 use crate::problem::{Findings, Problem, at, nth, one_of};
+use crate::proxy_protocol::ProxyProtocol;
 use crate::repeats::repeats;
 use crate::string_matcher::{StringMatcher, UrlRule, check_regexp};
 use crate::words::{HttpCode, METHODS, check_methods};
@@ -105,6 +106,11 @@ pub struct PoolSpec {
     /// others must speak it (h2c). `false`: HTTP/1.1. A server's own `http2` goes before. Default: `https://` servers may choose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http2: Option<bool>,
+    /// Begin every connection with a PROXY header, before TLS, that says who the client is: `v1` or `v2`. A connection then serves
+    /// requests of the client connection it was made for alone, so that each of those has connections of its own to the servers; and
+    /// HTTP/1.1 is spoken, since HTTP/2 would carry requests of many. Default off.
+    #[serde(skip_serializing_if = "ProxyProtocol::is_off")]
+    pub proxy_protocol: ProxyProtocol,
     /// Leave out for a while servers that fail. Default: those that cannot be connected to, as written there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetectionSpec>,
@@ -768,6 +774,19 @@ impl PoolSpec {
         if self.connect_timeout.is_some_and(|t| t.is_zero()) {
             let problem = Problem::new(at(path, "connectTimeout"), "no connection could be made");
             findings.problem(problem.value(&"0s".into()).accepted("longer than 0s"));
+        }
+        self.proxy_protocol.check_pool(path, findings);
+        if !self.proxy_protocol.is_off() {
+            let server = self.servers.iter().position(|server| server.http2 == Some(true));
+            let places = [
+                (self.http2 == Some(true)).then(|| at(path, "http2")),
+                server.map(|i| at(&nth(&at(path, "servers"), i), "http2")),
+            ];
+            for place in places.into_iter().flatten() {
+                let problem = Problem::new(place, "not together with proxyProtocol").value(&true.into());
+                findings
+                    .problem(problem.advice("a connection of HTTP/2 carries requests of many clients, and names one"));
+            }
         }
         if let Some(outliers) = &self.outlier_detection {
             outliers.validate(&at(path, "outlierDetection"), findings);

@@ -42,3 +42,43 @@ impl ProxyProtocol {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::problem::render;
+
+    #[test]
+    fn each_side_has_its_words() {
+        let problems = |text: &str, validate: fn(&serde_json::Value, &mut Findings)| {
+            let mut findings = Findings::default();
+            validate(&crate::yaml::parse_document(text).unwrap(), &mut findings);
+            render(&findings.problems)
+        };
+        let pool = |text: &str| {
+            problems(text, |value, findings| {
+                if let Some(spec) = findings.take(crate::decode::<crate::ProxySpec>(value, "")) {
+                    spec.validate("", findings);
+                }
+            })
+        };
+        let server = |text: &str| {
+            problems(text, |value, findings| {
+                if let Some(spec) = findings.take(crate::decode::<crate::HttpServerSpec>(value, "")) {
+                    spec.validate("", findings);
+                }
+            })
+        };
+        let servers = "servers: [{url: 'http://a:1'}]";
+        assert_eq!(pool(&format!("pools: [{{proxyProtocol: v1, {servers}}}]")), "");
+        assert!(pool(&format!("pools: [{{proxyProtocol: accept, {servers}}}]")).contains("off, v1 or v2"));
+        let both = pool(&format!("pools: [{{proxyProtocol: v2, http2: true, {servers}}}]"));
+        assert!(both.starts_with("pools[0].http2 = true: not together with proxyProtocol"), "{both}");
+        let both = pool("pools: [{proxyProtocol: v2, servers: [{url: 'http://a:1', http2: true}]}]");
+        assert!(both.starts_with("pools[0].servers[0].http2 = true: not together with"), "{both}");
+        assert_eq!(server("port: 1\nproxyProtocol: accept\ntrustedProxies: [10.0.0.0/8]"), "");
+        assert_eq!(server("port: 1\nproxyProtocol: off"), "");
+        assert!(server("port: 1\nproxyProtocol: accept").contains("list the proxies in front in trustedProxies"));
+        assert!(server("port: 1\nproxyProtocol: v1").contains("off or accept"));
+    }
+}

@@ -28,6 +28,10 @@
 //! `timeout`; so does an idempotent one, once, whose connection broke before anything of an answer came. A server that cannot be
 //! connected to five times in a row is left out until it can; see `outlierDetection`.
 //!
+//! With `proxyProtocol` of a pool each connection begins with a PROXY header that names the client. It serves that client's connection
+//! alone: what is idle is taken up again only for the same client address and port, so that backends see as many connections as there
+//! are clients, and `maxIdleConnsPerHost` keeps the latest.
+//!
 //! A `retryPolicy` repeats what failed: idempotent methods always, others only when nothing was sent, and never a body that
 //! streams. Policies are those of the pipeline's `resilience`.
 //!
@@ -400,6 +404,7 @@ impl Proxy {
         let (server, recorder) = (&servers[index], &pool.recorders[base_runtime::worker_index()].1[index]);
         let upgrade = exchange.upgrade_offered;
         let interim = exchange.interim.clone();
+        let introduction = server.introduction(&exchange.client);
         let wanted_later = exchange.later.contains(Touches::REQUEST_BODY);
         let space = exchange.space();
         let tries = pool.retry.as_ref().map_or(1, |r| r.max_attempts);
@@ -410,6 +415,7 @@ impl Proxy {
             server,
             request: &space.request,
             host: if host.is_empty() { &server.authority } else { host },
+            introduction: &introduction,
             upgrade,
             max_idle: self.max_idle,
             connect_timeout: pool.connect_timeout,
@@ -478,10 +484,13 @@ impl Pool {
             .iter()
             .filter(|s| tagged(&s.tags))
             .map(|s| {
-                let server = Server::new(&s.url, s.weight, s.keep_host, identity)?;
-                Ok::<_, String>(Arc::new(server.with_http2(s.http2.or(spec.http2))))
+                let server = Server::new(&s.url, s.weight, s.keep_host, identity)?.with_http2(s.http2.or(spec.http2));
+                Ok::<_, String>(Arc::new(server.told(spec.proxy_protocol)))
             })
             .collect::<Result<Vec<_>, _>>()?;
+        if !spec.proxy_protocol.is_off() {
+            edge_pipeline::exchange::want_local_addresses();
+        }
         let end = Instant::now() + FIRST_LOOK_UP;
         for server in &servers {
             if let Err(error) = server.endpoint.await_address(end) {
@@ -670,6 +679,7 @@ impl Mirror {
         let Some(choice) = self.pool.balancer.choose(&space.request, &exchange.client, worker) else { return };
         let index = choice.index;
         let Some(copied) = Copied::of(self, &space.request, &body) else { return };
+        let introduction = self.pool.balancer.servers()[index].introduction(&exchange.client);
         let request = space.request.clone();
         base_runtime::spawn(async move {
             let mirror = &copied.mirror;
@@ -681,6 +691,7 @@ impl Mirror {
                 server,
                 request: &request,
                 host: if request.authority.is_empty() { &server.authority } else { &request.authority },
+                introduction: &introduction,
                 upgrade: false,
                 max_idle: mirror.max_idle,
                 connect_timeout: pool.connect_timeout,

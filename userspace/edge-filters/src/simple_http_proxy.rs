@@ -432,6 +432,7 @@ impl SimpleHttpProxy {
             server,
             request: &space.request,
             host: &space.request.authority,
+            introduction: &[],
             upgrade,
             max_idle: self.max_idle,
             connect_timeout: self.connect_timeout,

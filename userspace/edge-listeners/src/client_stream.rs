@@ -18,6 +18,11 @@ use std::task::{Context, Poll};
 pub trait ClientStream {
     fn peer(&self) -> SocketAddr;
 
+    /// The address of ours that the client has come to, where that is known.
+    fn local(&self) -> Option<SocketAddr> {
+        None
+    }
+
     /// What was agreed with the client; `None` where nothing is encrypted.
     fn session(&self) -> Option<Rc<Session>>;
 
@@ -83,6 +88,11 @@ pub trait ClientStream {
 /// A connection that carries many streams, whatever protocol it speaks.
 pub trait Carrier {
     fn peer(&self) -> SocketAddr;
+
+    /// As [`ClientStream::local`].
+    fn local_addr(&self) -> Option<SocketAddr> {
+        None
+    }
 
     /// What was agreed with the client; `None` where nothing is encrypted.
     fn session(&self) -> Option<Rc<Session>>;

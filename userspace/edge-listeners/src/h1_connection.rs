@@ -129,6 +129,10 @@ impl Carrier for Connection {
         self.peer.address()
     }
 
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.stream.local_addr().ok()
+    }
+
     fn session(&self) -> Option<Rc<Session>> {
         match &self.stream {
             Transport::Plain(_) => None,

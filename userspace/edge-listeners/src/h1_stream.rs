@@ -233,6 +233,10 @@ impl ClientStream for H1Stream<'_> {
         self.connection.peer()
     }
 
+    fn local(&self) -> Option<SocketAddr> {
+        self.transport().local_addr().ok()
+    }
+
     fn session(&self) -> Option<Rc<Session>> {
         match self.transport() {
             Transport::Plain(_) => None,

@@ -185,6 +185,10 @@ impl<S: server::Stream> ClientStream for H2Stream<'_, S> {
         self.connection.peer()
     }
 
+    fn local(&self) -> Option<SocketAddr> {
+        self.connection.local_addr()
+    }
+
     fn session(&self) -> Option<Rc<Session>> {
         self.connection.session()
     }

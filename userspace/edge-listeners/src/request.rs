@@ -10,7 +10,7 @@ use crate::router::{Matched, Route};
 use crate::tls::Tls;
 use crate::variables::{Context as VariableContext, VariableText};
 use base_model::ip_filter::CidrSet;
-use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
+use edge_pipeline::exchange::{DEFAULT_BODY_LIMIT, local_addresses_wanted};
 use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Pipeline};
 use proto_http::path::PathError;
 use proto_http::{Method, Response, Version};
@@ -34,6 +34,7 @@ pub fn admit<S: ClientStream>(local: &Local, stream: &S, exchange: &mut Exchange
     exchange.tags.enabled = local.wants_tags();
     let client = &mut exchange.client;
     client.peer = stream.peer();
+    client.local = if local_addresses_wanted() { stream.local() } else { None };
     client.real_ip = Some(client.peer.ip().to_canonical());
     if !Arc::ptr_eq(&client.server, local.server_name()) {
         client.server = local.server_name().clone();

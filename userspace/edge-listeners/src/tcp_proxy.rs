@@ -26,8 +26,9 @@ use base_text::escape::write_foreign;
 use base_tls::hello::{DECODE_ERROR, Hello, NoHello, UNRECOGNIZED_NAME, alert};
 use base_tls::{HandshakeError, Session, Transport};
 use edge_pipeline::{Client, Duplex};
+use edge_upstream::endpoint::ssl_of;
 use edge_upstream::l4_pool::{Connected, L4Pool, NoServer};
-use proto_proxy::tlv::{self, Ssl};
+use proto_proxy::tlv;
 use proto_proxy::{v1, v2};
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
@@ -514,23 +515,12 @@ fn preamble(told: ProxyProtocol, of: &Told, session: Option<&Session>, here: Opt
         (ProxyProtocol::V2, None) => header = v2::Writer::unknown().finish_checked(),
         (ProxyProtocol::V2, Some(to)) => {
             let mut writer = v2::Writer::proxy(proto_proxy::Transport::Stream, of.client, to);
-            if let Some(name) = &of.asked.server_name {
-                writer = writer.with(tlv::AUTHORITY, name.as_bytes());
-            }
-            if let Some(session) = session {
-                if let Some(alpn) = &session.alpn {
-                    writer = writer.with(tlv::ALPN, alpn);
-                }
-                let shown = !session.peer_certificates.is_empty();
-                writer = writer.with_ssl(&Ssl {
-                    client: tlv::CLIENT_SSL | if shown { tlv::CLIENT_CERT_CONN | tlv::CLIENT_CERT_SESS } else { 0 },
-                    // Who shows one that cannot be verified is not connected.
-                    verified: true,
-                    version: Some(session.version.as_bytes()),
-                    common_name: None,
-                    cipher: Some(session.cipher.as_bytes()),
-                });
-            }
+            let name = of.asked.server_name.as_deref();
+            writer = match (session, name) {
+                (Some(session), name) => writer.with_session(session.alpn.as_deref(), name, &ssl_of(session)),
+                (None, Some(name)) => writer.with(tlv::AUTHORITY, name.as_bytes()),
+                (None, None) => writer,
+            };
             header = writer.finish_checked();
         }
     }

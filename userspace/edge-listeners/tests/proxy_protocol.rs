@@ -12,6 +12,7 @@ on_both_drivers![
     the_client_is_whom_the_header_names,
     trusted_proxies_must_say_and_nobody_else_may,
     what_follows_a_header_is_read_as_ever,
+    servers_are_told_and_connections_are_of_one_client,
 ];
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -109,4 +110,72 @@ fn what_follows_a_header_is_read_as_ever(io: IoMode) {
     client.send(&header);
     assert!(client.head().is_none_or(|head| head.starts_with("HTTP/1.1 400")));
     assert_eq!(backend.seen().len(), 3);
+}
+
+/// Servers that say of each connection how it began, and of each request on it which one it was.
+fn introduced_server() -> Backend {
+    Backend::new(|mut wire, _| {
+        while wire.read.len() < 16 {
+            if !wire.more() {
+                return;
+            }
+        }
+        let (header, length) = loop {
+            match proto_proxy::read(&wire.read) {
+                Ok(Some((header, length))) => break (header.addresses, length),
+                Ok(None) => assert!(wire.more()),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        wire.read.drain(..length);
+        let client = header.client().map_or_else(|| "nobody".to_owned(), |client| client.to_string());
+        let to = match header {
+            proto_proxy::Addresses::Inet { destination, .. } => destination.to_string(),
+            _ => String::new(),
+        };
+        for nth in 1.. {
+            if wire.message().is_none() {
+                return;
+            }
+            let body = format!("{client} {to} {nth}");
+            wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
+        }
+    })
+}
+
+fn servers_are_told_and_connections_are_of_one_client(io: IoMode) {
+    let backend = introduced_server();
+    for version in ["v1", "v2"] {
+        let pool = format!("{{proxyProtocol: {version}, servers: [{{url: 'http://127.0.0.1:{}'}}]}}", backend.port);
+        let pipeline = format!("filters: [{{name: p, kind: Proxy, pools: [{pool}]}}]");
+        let house = House::new(io, "", &pipeline);
+        let before = backend.connections();
+        let (mut one, mut two) = (house.connect(), house.connect());
+        for nth in 1..=3 {
+            for client in [&mut one, &mut two] {
+                client.send(GET.as_bytes());
+                let (from, to) = (client.stream.local_addr().unwrap(), client.peer());
+                assert_eq!(client.answer().text(), format!("{from} {to} {nth}"), "{version}");
+            }
+        }
+        assert_eq!(backend.connections() - before, 2, "one of each");
+        // A new client never finds what another one has left.
+        drop((one, two));
+        let mut three = house.connect();
+        three.send(GET.as_bytes());
+        assert!(three.answer().text().ends_with(" 1"));
+    }
+    // Whom a trusted proxy names, however it says so.
+    let pool = format!("{{proxyProtocol: v2, servers: [{{url: 'http://127.0.0.1:{}'}}]}}", backend.port);
+    let pipeline = format!("filters: [{{name: p, kind: Proxy, pools: [{pool}]}}]");
+    let house = House::new(io, &format!("trustedProxies: [127.0.0.1]\n{RULES}"), &pipeline);
+    let named = house.ask("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n").text();
+    assert!(named.starts_with("192.0.2.7:0 127.0.0.1:"), "{named}");
+    let nobody = house.ask("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: unknown\r\n\r\n").text();
+    assert!(nobody.starts_with("nobody "), "{nobody}");
+    house.server(&format!("proxyProtocol: accept\ntrustedProxies: [127.0.0.1]\n{RULES}"));
+    let mut client = house.connect();
+    client.send(&[&line("192.0.2.1:5000")[..], GET.as_bytes()].concat());
+    let text = client.answer().text();
+    assert!(text.starts_with("192.0.2.1:5000 127.0.0.1:"), "{text}");
 }

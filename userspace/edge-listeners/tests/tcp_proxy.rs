@@ -29,6 +29,7 @@ on_both_drivers![
     what_is_no_tls_gets_an_alert,
     tls_ends_here_and_the_rules_go_by_what_was_agreed,
     a_change_is_for_new_connections,
+    headers_go_before_tls_in_and_out,
 ];
 
 const MOCK: &str = "filters: [{name: m, kind: Mock, rules: [{code: 200, body: mocked}]}]";
@@ -496,4 +497,55 @@ fn a_change_is_for_new_connections(io: IoMode) {
     let server: base_model::HttpServerSpec = spec!(&text);
     relay.house.traffic.apply_listener("db", &Spec::HttpServer(Box::new(server))).unwrap();
     assert_eq!(relay.house.traffic.servers().iter().filter(|(_, server)| server.kind() == "TCPProxy").count(), 0);
+}
+
+/// In the clear to one proxy, inside TLS from it to another, which ends that and says on what it was told.
+fn headers_go_before_tls_in_and_out(io: IoMode) {
+    let heard: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+    let hear = heard.clone();
+    let backend = Backend::new(move |mut wire, _| hear.lock().unwrap().push(wire.rest()));
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let inner = Relay::new(
+        io,
+        &format!(
+            "{TRUSTING}\ntls: terminate\ncertBase64: {}\nkeyBase64: {}\n{}",
+            quoted(&certificate.pem()),
+            quoted(&key.serialize_pem()),
+            pool(&[backend.port]).replace("servers", "proxyProtocol: v2, servers")
+        ),
+    );
+    let outer = |lines: &str| {
+        let text = format!(
+            "address: 127.0.0.1\nport: {}\nproxyProtocol: v1\npools: [{{mtls: {{rootCertBase64: {}}}, {lines}}}]",
+            free_port(),
+            quoted(&certificate.pem())
+        );
+        let spec: base_model::TcpProxySpec = spec!(&text);
+        let port = spec.port;
+        inner.house.traffic.apply_listener("outer", &Spec::TcpProxy(Box::new(spec))).unwrap();
+        port
+    };
+    for lines in [
+        format!("servers: [{{url: 'tls://localhost:{}'}}]", inner.port),
+        format!("tls: true, servers: [{{url: 'localhost:{}'}}]", inner.port),
+    ] {
+        let mut client = Wire::new(TcpStream::connect(("127.0.0.1", outer(&lines))).unwrap());
+        let own = client.stream.local_addr().unwrap();
+        client.send(b"hello");
+        client.finish_sending();
+        eventually("the server has heard", || !heard.lock().unwrap().is_empty());
+        let bytes = heard.lock().unwrap().remove(0);
+        let (header, length) = read(&bytes).unwrap().unwrap();
+        assert_eq!(&bytes[length..], b"hello");
+        assert_eq!(header.addresses.client(), Some(own), "{lines}");
+        assert_eq!(header.tlvs.find(tlv::AUTHORITY), Some(&b"localhost"[..]));
+        let ssl = header.tlvs.ssl().expect("TLS was spoken");
+        assert_eq!((ssl.client, ssl.verified, ssl.version), (tlv::CLIENT_SSL, true, Some(&b"TLSv1.3"[..])));
+    }
+    // Whom nobody trusts with this name is not connected to.
+    let port = outer(&format!("servers: [{{url: 'tls://127.0.0.1:{}'}}]", inner.port));
+    assert!(Wire::new(TcpStream::connect(("127.0.0.1", port)).unwrap()).ends());
+    assert!(heard.lock().unwrap().is_empty());
 }

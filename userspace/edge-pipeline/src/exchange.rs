@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Largest body collected in memory where the document sets no limit, in bytes (Easegress's `clientMaxBodySize` and
@@ -28,6 +29,8 @@ pub const DEFAULT_NAMESPACE: &str = "DEFAULT";
 pub struct Client {
     /// The socket's peer.
     pub peer: SocketAddr,
+    /// The address of ours that its connection has come to, where anybody [wants](want_local_addresses) to know.
+    pub local: Option<SocketAddr>,
     /// The client's own address: the peer's, or the one a trusted proxy names in X-Forwarded-For. `None`: that proxy names one
     /// that cannot be read, and nobody knows.
     pub real_ip: Option<IpAddr>,
@@ -39,10 +42,30 @@ pub struct Client {
     pub tls: Option<Rc<Session>>,
 }
 
+/// Somebody tells backends which of our addresses clients have come to: from now on that is asked of the kernel with each request.
+pub fn want_local_addresses() {
+    LOCAL_ADDRESSES_WANTED.store(true, Ordering::Relaxed);
+}
+
+/// Whether [`Client::local`] is to be found out.
+#[inline]
+pub fn local_addresses_wanted() -> bool {
+    LOCAL_ADDRESSES_WANTED.load(Ordering::Relaxed)
+}
+
+static LOCAL_ADDRESSES_WANTED: AtomicBool = AtomicBool::new(false);
+
 impl Default for Client {
     fn default() -> Client {
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        Client { peer: SocketAddr::new(nobody, 0), real_ip: None, scheme: "http", server: Arc::from(""), tls: None }
+        Client {
+            peer: SocketAddr::new(nobody, 0),
+            local: None,
+            real_ip: None,
+            scheme: "http",
+            server: Arc::from(""),
+            tls: None,
+        }
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Attempt<'a> {
     pub request: &'a Request,
     /// Authority for the Host field.
     pub host: &'a str,
+    /// What the server is told of the client at the beginning of a connection, see [`Server::introduction`].
+    pub introduction: &'a [u8],
     /// Relay an offer of the client to go on in another protocol, as far as the request still makes one.
     pub upgrade: bool,
     /// Idle connections kept per worker and server.
@@ -194,7 +196,7 @@ impl Attempt<'_> {
         let http1 =
             self.request.method == Method::Connect || (self.upgrade && h1::offers_upgrade(&self.request.headers));
         if !self.repeated.get()
-            && let Some(lease) = pool::take(self.server, http1, !repeatable)
+            && let Some(lease) = pool::take(self.server, http1, !repeatable, self.introduction)
         {
             match lease.exchange(self, body, self.keep_body || repeatable).await {
                 Err(AttemptError::Broken { stage: Stage::Untouched, .. }) => {}
@@ -206,7 +208,8 @@ impl Attempt<'_> {
         loop {
             self.connecting.set(true);
             // Connecting is rare and takes room, which the future of every request would have.
-            let opening = lease::open(self.server, http1, self.connect_timeout, self.recorder, self.counters);
+            let opening =
+                lease::open(self.server, http1, self.connect_timeout, self.recorder, self.counters, self.introduction);
             let opened = Boxed::new(opening).await;
             self.connecting.set(false);
             left -= 1;

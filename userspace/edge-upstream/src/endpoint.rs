@@ -4,7 +4,11 @@ use crate::health::Health;
 use crate::names;
 use crate::tls::Identity;
 use base_model::{ProxyProtocol, ServerUrl};
+use base_tls::Session;
+use edge_pipeline::Client;
 use proto_http::Path;
+use proto_proxy::tlv::{self, Ssl};
+use proto_proxy::{Transport, v1, v2};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -200,6 +204,25 @@ impl Endpoint {
     }
 }
 
+fn introduce_nobody() -> Vec<u8> {
+    let mut line = Vec::new();
+    v1::write(None, &mut line);
+    line
+}
+
+/// What servers are told of a client's TLS.
+pub fn ssl_of(session: &Session) -> Ssl<'_> {
+    let shown = !session.peer_certificates.is_empty();
+    Ssl {
+        client: tlv::CLIENT_SSL | if shown { tlv::CLIENT_CERT_CONN | tlv::CLIENT_CERT_SESS } else { 0 },
+        // Who shows one that cannot be verified is not connected.
+        verified: true,
+        version: Some(session.version.as_bytes()),
+        common_name: None,
+        cipher: Some(session.cipher.as_bytes()),
+    }
+}
+
 /// See [`Endpoint::addresses`].
 fn interleave(known: &[SocketAddr], turn: usize, v4_first: bool) -> Arc<[SocketAddr]> {
     let rotated = |v4: bool| {
@@ -324,10 +347,13 @@ impl Server {
         self
     }
 
-    /// One that is told of clients.
+    /// One that is told of clients. Its connections are those of one client each, and are never shared by many.
     #[must_use]
     pub fn told(mut self, told: ProxyProtocol) -> Server {
         self.told = told;
+        if !told.is_off() {
+            self.protocols = Protocols::Http1;
+        }
         self
     }
 
@@ -335,12 +361,8 @@ impl Server {
     pub(crate) fn own_introduction(&self) -> Vec<u8> {
         match self.told {
             ProxyProtocol::Off | ProxyProtocol::Accept => Vec::new(),
-            ProxyProtocol::V1 => {
-                let mut line = Vec::new();
-                proto_proxy::v1::write(None, &mut line);
-                line
-            }
-            ProxyProtocol::V2 => proto_proxy::v2::Writer::local().finish_checked(),
+            ProxyProtocol::V1 => introduce_nobody(),
+            ProxyProtocol::V2 => v2::Writer::local().finish_checked(),
         }
     }
 
@@ -360,6 +382,33 @@ impl Server {
             endpoint,
             identity,
         }
+    }
+
+    /// What goes before everything else on a connection for this client; empty where nothing is to be said. The port of a client that a
+    /// trusted proxy has named is not known, and said as 0.
+    pub fn introduction(&self, client: &Client) -> Vec<u8> {
+        if matches!(self.told, ProxyProtocol::Off | ProxyProtocol::Accept) {
+            return Vec::new();
+        }
+        let Some(ip) = client.real_ip else {
+            return match self.told {
+                ProxyProtocol::V1 => introduce_nobody(),
+                _ => v2::Writer::unknown().finish_checked(),
+            };
+        };
+        let port = if ip.to_canonical() == client.peer.ip().to_canonical() { client.peer.port() } else { 0 };
+        let (source, unspecified) = (SocketAddr::new(ip, port), SocketAddr::from(([0, 0, 0, 0], 0)));
+        let destination = client.local.unwrap_or(unspecified);
+        if self.told == ProxyProtocol::V1 {
+            let mut line = Vec::new();
+            v1::write(Some((source, destination)), &mut line);
+            return line;
+        }
+        let mut writer = v2::Writer::proxy(Transport::Stream, source, destination);
+        if let Some(session) = client.tls.as_deref() {
+            writer = writer.with_session(session.alpn.as_deref(), session.server_name.as_deref(), &ssl_of(session));
+        }
+        writer.finish_checked()
     }
 
     /// With HTTP/2 or without it, as the document says; where it says nothing, servers with TLS are asked.

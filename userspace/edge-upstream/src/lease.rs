@@ -1,7 +1,7 @@
 //! What a request goes out on: a connection of HTTP/1.1 that it has for itself, or a stream of one that carries many.
 
 use crate::attempt::{Answer, Attempt, AttemptError, Counters};
-use crate::connect::{ConnectError, connect_to};
+use crate::connect::{ConnectError, connect_saying};
 use crate::endpoint::{Protocols, Server};
 use crate::pool::Link;
 use crate::sessions::{self, Stream};
@@ -35,18 +35,21 @@ impl Exchanger for Lease {
     }
 }
 
-/// A new lease, within `limit`. `recorder` counts what is made for it. `http1`: the request can be made over HTTP/1.1 alone.
+/// A new lease, within `limit`. `introduction` goes before everything else. `recorder` counts what is made for it. `http1`: the request can be made over HTTP/1.1 alone.
 pub(crate) async fn open(
     server: &Server,
     http1: bool,
     limit: Duration,
     recorder: &ServerRecorder,
     counters: &Arc<Counters>,
+    introduction: &[u8],
 ) -> Result<Lease, ConnectError> {
     if !server.shares(http1) {
         let generation = server.endpoint.generation();
-        let stream = connect_to(&server.endpoint, server.identity.as_deref(), Protocols::Http1, limit).await?;
-        return Ok(Lease::Connection(Link::new(stream, server.connections(), generation, recorder)));
+        let (identity, offered) = (server.identity.as_deref(), Protocols::Http1.offered());
+        let stream = connect_saying(&server.endpoint, identity, offered, introduction, limit).await?;
+        let link = Link::new(stream, server.connections(), generation, recorder);
+        return Ok(Lease::Connection(link.introduced(introduction)));
     }
     sessions::open(server, limit, recorder, counters).await
 }

@@ -33,6 +33,8 @@ pub struct Link {
     /// That of the pool it was made for, which may not be the one it serves now.
     pub recorder: ServerRecorder,
     connections: u64,
+    /// What was said of a client before everything else: it serves that client's connection alone. Empty: it serves anybody.
+    introduction: Box<[u8]>,
     /// That of the endpoint's addresses when its own was last known to be one of them.
     generation: u32,
     since: Option<Instant>,
@@ -42,8 +44,15 @@ impl Link {
     /// A fresh connection to the server of these connections (see [`Server::connections`]), which had its addresses in `generation`.
     pub fn new(stream: Transport, connections: u64, generation: u32, recorder: &ServerRecorder) -> Box<Link> {
         recorder.connection_created();
-        let recorder = recorder.clone();
-        Box::new(Link { stream, recorder, connections, generation, since: None })
+        let (recorder, introduction) = (recorder.clone(), Box::default());
+        Box::new(Link { stream, recorder, connections, introduction, generation, since: None })
+    }
+
+    /// It began with this.
+    #[must_use]
+    pub fn introduced(mut self: Box<Self>, introduction: &[u8]) -> Box<Link> {
+        self.introduction = introduction.into();
+        self
     }
 
     /// Whether the server still lives where this connection leads.
@@ -88,8 +97,8 @@ thread_local! {
 }
 
 /// A lease of what this worker keeps for `server`, if it has any. `http1`: one of HTTP/1.1. `once`: for what must not be sent twice; the
-/// kernel is asked whether the backend has closed it just now.
-pub fn take(server: &Server, http1: bool, once: bool) -> Option<Lease> {
+/// kernel is asked whether the backend has closed it just now. `introduction`: one that began with this and nothing else.
+pub fn take(server: &Server, http1: bool, once: bool, introduction: &[u8]) -> Option<Lease> {
     if server.shares(http1) {
         if let Some(stream) = sessions::take(server, once) {
             return Some(Lease::Stream(stream));
@@ -100,7 +109,8 @@ pub fn take(server: &Server, http1: bool, once: bool) -> Option<Lease> {
     }
     POOLS.with_borrow_mut(|pools| {
         let idle = pools.get_mut(&server.connections())?;
-        while let Some(mut candidate) = idle.pop() {
+        while let Some(at) = idle.iter().rposition(|link| *link.introduction == *introduction) {
+            let mut candidate = idle.remove(at);
             let stream = &candidate.stream;
             let usable = if once { stream.socket().is_idle_by_now() } else { true } && !stream.is_closed_or_dirty();
             if usable && candidate.leads_to(server) {
@@ -120,6 +130,10 @@ pub fn put(mut link: Box<Link>, most: usize) {
     }
     POOLS.with_borrow_mut(|pools| {
         let idle = pools.entry(link.connections).or_default();
+        // Those of clients that have gone wait for nobody: the oldest makes room.
+        if !link.introduction.is_empty() && idle.len() >= most && !idle.is_empty() {
+            idle.remove(0);
+        }
         if idle.len() < most {
             link.since = Some(base_runtime::now());
             link.recorder.connection_parked();

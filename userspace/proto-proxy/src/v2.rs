@@ -155,6 +155,18 @@ impl Writer {
         self.with(tlv::SSL, &value)
     }
 
+    /// Adds what was agreed with the client in TLS.
+    #[must_use]
+    pub fn with_session(mut self, alpn: Option<&[u8]>, server_name: Option<&str>, ssl: &Ssl<'_>) -> Writer {
+        if let Some(alpn) = alpn {
+            self = self.with(tlv::ALPN, alpn);
+        }
+        if let Some(name) = server_name {
+            self = self.with(tlv::AUTHORITY, name.as_bytes());
+        }
+        self.with_ssl(ssl)
+    }
+
     /// The header.
     pub fn finish(mut self) -> Vec<u8> {
         let length = (self.bytes.len() - HEAD_BYTES) as u16;
