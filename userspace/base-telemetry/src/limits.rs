@@ -53,6 +53,11 @@ impl LimitHits {
         Limit { table: Arc::clone(&self.table), index }
     }
 
+    /// Whether as many names again as there are would find a place: parts that are built later have names of their own.
+    pub fn has_room(&self) -> bool {
+        locked(&self.table.names).len() <= NAMES_MAX / 2
+    }
+
     /// How often anybody registered a limit, which takes a lock of the whole process: it stands still while requests are served.
     pub fn registrations(&self) -> u64 {
         self.table.registrations.load(Relaxed)

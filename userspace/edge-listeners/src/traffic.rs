@@ -274,12 +274,14 @@ impl Traffic {
         kinds: Kinds,
     ) -> Traffic {
         let requests = workers.iter().map(|_| AtomicU64::new(0)).collect();
+        let bounds = bounds(telemetry.limits());
+        debug_assert!(telemetry.limits().has_room(), "the table of limits is nearly full: hits would be nobody's");
         let shared = Shared {
             workers,
             machine: machine.into(),
             slots: Mutex::default(),
             arounds: Mutex::default(),
-            bounds: bounds(telemetry.limits()),
+            bounds,
             telemetry,
             access_log,
             timeouts,
