@@ -33,12 +33,45 @@ pub struct Setup {
     pub logs: bool,
     /// TLS with this certificate; none: plain.
     pub certificate: Option<Certificate>,
-    /// What ours is given to serve.
-    pub objects: &'static str,
+    /// What they are to do.
+    pub role: Role,
 }
 
-/// What ours serves when it is measured: the route that the peers have.
-pub const OBJECTS: &str = include_str!("../peers/weir.yaml");
+/// What gateways are to do, in the words of each.
+#[derive(Debug, Clone, Copy)]
+pub struct Role {
+    pub ours: &'static str,
+    pub nginx: &'static str,
+    pub haproxy: &'static str,
+    /// What is relayed are datagrams: nobody can connect to see whether it listens.
+    pub datagrams: bool,
+    /// Pingora, which is a program of ours, can do this, too.
+    pub pingora: bool,
+}
+
+/// A route of HTTP/1.1.
+pub const HTTP: Role = Role {
+    ours: include_str!("../peers/weir.yaml"),
+    nginx: include_str!("../peers/nginx.conf"),
+    haproxy: include_str!("../peers/haproxy.cfg"),
+    datagrams: false,
+    pingora: true,
+};
+
+/// Bytes relayed as they come.
+pub const TCP: Role = Role {
+    ours: include_str!("../peers/weir-tcp.yaml"),
+    nginx: include_str!("../peers/nginx-relay.conf"),
+    haproxy: include_str!("../peers/haproxy-tcp.cfg"),
+    datagrams: false,
+    pingora: false,
+};
+
+/// Datagrams relayed by sessions.
+pub const UDP: Role = Role { ours: include_str!("../peers/weir-udp.yaml"), haproxy: "", datagrams: true, ..TCP };
+
+/// Debian's nginx has what relays bytes in a file of its own.
+pub const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// Somebody to measure, and the program that it is.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,6 +128,9 @@ impl Gateway {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let address = free_address()?;
+        if name == "pingora" && !setup.role.pingora {
+            return Err("pingora is set up for HTTP alone; leave it out here".into());
+        }
         let program = |known: PathBuf| contender.program.clone().unwrap_or(known);
         let command = match name {
             "nginx" => nginx(program(system("nginx")), address, setup, &folder)?,
@@ -123,7 +159,9 @@ impl Gateway {
             gateway.wait(&log, limit, |text| text.lines().any(|line| line.contains("ready")))?;
             gateway.configure(&admin, setup, &folder)?;
         }
-        gateway.wait(&output, limit, |_| TcpStream::connect(address).is_ok())?;
+        if !setup.role.datagrams {
+            gateway.wait(&output, limit, |_| TcpStream::connect(address).is_ok())?;
+        }
         Ok(gateway)
     }
 
@@ -187,7 +225,8 @@ impl Gateway {
             format!("https: true\ncertBase64: {}\nkeyBase64: {}", base64(&pair.certificate), base64(&pair.key))
         });
         let document = setup
-            .objects
+            .role
+            .ours
             .replace("{upstream}", &setup.upstream.to_string())
             .replace("{https}", &https)
             .replace("{address}", &self.address.ip().to_string())
@@ -215,8 +254,11 @@ impl Drop for Gateway {
 }
 
 fn nginx(program: PathBuf, address: SocketAddr, setup: &Setup, folder: &Path) -> Result<Command, String> {
+    let format = if setup.role.nginx.contains("log_format relayed") { "relayed" } else { "combined" };
     let log =
-        if setup.logs { format!("{}/access.log combined buffer=64k flush=1s", folder.display()) } else { "off".into() };
+        if setup.logs { format!("{}/access.log {format} buffer=64k flush=1s", folder.display()) } else { "off".into() };
+    let module = Path::new(NGINX_STREAM);
+    let module = if module.exists() { format!("load_module {};", module.display()) } else { String::new() };
     let (ssl, certificate) = match &setup.certificate {
         Some(pair) => {
             let (certificate, key) = (pair.certificate_file.display(), pair.key_file.display());
@@ -224,7 +266,8 @@ fn nginx(program: PathBuf, address: SocketAddr, setup: &Setup, folder: &Path) ->
         }
         None => ("", String::new()),
     };
-    let text = include_str!("../peers/nginx.conf").replace("{nginx_log}", &log).replace("{ssl}", ssl);
+    let text = setup.role.nginx.replace("{nginx_log}", &log).replace("{ssl}", ssl).replace("{nginx_module}", &module);
+    let text = text.replace("{datagrams}", if setup.role.datagrams { "udp" } else { "" });
     let text = text.replace("{ssl_certificate}", &certificate);
     let file = write(folder, "nginx.conf", &fill(&text, address, setup, folder))?;
     let mut command = Command::new(program);
@@ -234,14 +277,15 @@ fn nginx(program: PathBuf, address: SocketAddr, setup: &Setup, folder: &Path) ->
 
 fn haproxy(program: PathBuf, address: SocketAddr, setup: &Setup, folder: &Path) -> Result<Command, String> {
     let (target, log) = if setup.logs {
-        (include_str!("../peers/haproxy-log.cfg"), "log global\n    option httplog")
+        let option = if setup.role.haproxy.contains("mode tcp") { "tcplog" } else { "httplog" };
+        (include_str!("../peers/haproxy-log.cfg"), format!("log global\n    option {option}"))
     } else {
-        ("", "no log")
+        ("", "no log".to_owned())
     };
     let ssl = setup.certificate.as_ref().map_or(String::new(), |pair| {
         format!("ssl crt {} ssl-min-ver TLSv1.3 alpn http/1.1", pair.both_file.display())
     });
-    let text = include_str!("../peers/haproxy.cfg").replace("{haproxy_ring}", target).replace("{haproxy_log}", log);
+    let text = setup.role.haproxy.replace("{haproxy_ring}", target).replace("{haproxy_log}", &log);
     let file = write(folder, "haproxy.cfg", &fill(&text.replace("{ssl}", &ssl), address, setup, folder))?;
     let mut command = Command::new(program);
     command.arg("-db").arg("-f").arg(file);

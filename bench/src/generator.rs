@@ -8,6 +8,7 @@
 pub mod wire;
 
 mod client;
+mod datagrams;
 mod pattern;
 mod upstream;
 
@@ -76,6 +77,32 @@ pub struct Options {
     /// The certificate that the gateway has to show; any will do when there is none
     #[arg(skip)]
     pub certificate: Option<rustls::pki_types::CertificateDer<'static>>,
+    /// Datagrams that come back as they were, each client a session; `--size` bytes each
+    #[arg(long)]
+    pub datagrams: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            target: None,
+            upstream: None,
+            connections: 64,
+            size: 1024,
+            body: 0,
+            rate: None,
+            close: false,
+            tls: None,
+            requests: None,
+            warm_up: 0.8,
+            seconds: 3.0,
+            pid: None,
+            gateway_cpu: 0,
+            load_cpu: 1,
+            certificate: None,
+            datagrams: false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -115,6 +142,9 @@ pub struct Outcome {
 
 /// Loads the gateway for as long as the options say.
 pub fn run(options: &Options) -> Result<Outcome, String> {
+    if options.datagrams {
+        return datagrams::run(options);
+    }
     Generator::new(options)?.run().map_err(|error| format!("load generator: {error}"))
 }
 
@@ -210,22 +240,7 @@ impl<'a> Generator<'a> {
         self.latency.reset();
         let (started, before) = (Instant::now(), Books::read(self.options));
         self.drive(&mut events, started, started + Duration::from_secs_f64(self.options.seconds))?;
-        let (seconds, after) = (started.elapsed().as_secs_f64(), Books::read(self.options));
-        let us = |of: fn(&Books) -> Duration| of(&after).saturating_sub(of(&before)).as_secs_f64() * 1e6;
-        let (gateway_cpu_us, own_cpu_us) = (us(|books| books.gateway), us(|books| books.own));
-        Ok(Outcome {
-            seconds,
-            gateway_cpu_us,
-            own_cpu_us,
-            foreign_gateway_us: (us(|books| books.gateway_busy) - gateway_cpu_us).max(0.0),
-            foreign_load_us: (us(|books| books.load_busy) - own_cpu_us).max(0.0),
-            p50_us: self.latency.value_at_quantile(0.5),
-            p90_us: self.latency.value_at_quantile(0.9),
-            p99_us: self.latency.value_at_quantile(0.99),
-            p999_us: self.latency.value_at_quantile(0.999),
-            max_us: self.latency.max(),
-            ..self.counts
-        })
+        Ok(before.outcome(self.options, started, &self.latency, self.counts))
     }
 
     fn idle(&mut self, settle: Duration, hold: impl FnOnce()) -> io::Result<()> {
@@ -484,6 +499,26 @@ struct Books {
 }
 
 impl Books {
+    /// What has been found since these were read, which was when it `started`.
+    fn outcome(&self, options: &Options, started: Instant, latency: &Histogram<u64>, counts: Outcome) -> Outcome {
+        let (seconds, after) = (started.elapsed().as_secs_f64(), Books::read(options));
+        let us = |of: fn(&Books) -> Duration| of(&after).saturating_sub(of(self)).as_secs_f64() * 1e6;
+        let (gateway_cpu_us, own_cpu_us) = (us(|books| books.gateway), us(|books| books.own));
+        Outcome {
+            seconds,
+            gateway_cpu_us,
+            own_cpu_us,
+            foreign_gateway_us: (us(|books| books.gateway_busy) - gateway_cpu_us).max(0.0),
+            foreign_load_us: (us(|books| books.load_busy) - own_cpu_us).max(0.0),
+            p50_us: latency.value_at_quantile(0.5),
+            p90_us: latency.value_at_quantile(0.9),
+            p99_us: latency.value_at_quantile(0.99),
+            p999_us: latency.value_at_quantile(0.999),
+            max_us: latency.max(),
+            ..counts
+        }
+    }
+
     fn read(options: &Options) -> Self {
         Self {
             gateway: options.pid.map_or(Duration::ZERO, cpu::spent),
@@ -528,6 +563,7 @@ mod tests {
             gateway_cpu: 0,
             load_cpu: 1,
             certificate: None,
+            datagrams: false,
         }
     }
 

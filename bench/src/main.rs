@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use bench::scenarios::{Options, connections, http1, idle, micro, tls1};
+use bench::scenarios::{Options, connections, http1, idle, micro, tcp, tls1, udp};
 use bench::training;
 use clap::{Parser, Subcommand};
 
@@ -19,6 +19,10 @@ enum Scenario {
     Http1(Options),
     /// Requests and handshakes over TLS 1.3
     Tls1(Options),
+    /// Bytes relayed as they come
+    Tcp(Options),
+    /// Datagrams relayed by sessions
+    Udp(Options),
     /// Memory of connections that do nothing
     Idle(Options),
     /// Latency where most connections do nothing
@@ -33,6 +37,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().scenario {
         Scenario::Http1(options) => http1::run(&options),
         Scenario::Tls1(options) => tls1::run(&options),
+        Scenario::Tcp(options) => tcp::run(&options),
+        Scenario::Udp(options) => udp::run(&options),
         Scenario::Idle(options) => idle::run(&options),
         Scenario::Connections(options) => connections::run(&options),
         Scenario::Micro(options) => micro::run(&options),

@@ -4,7 +4,9 @@ pub mod connections;
 pub mod http1;
 pub mod idle;
 pub mod micro;
+pub mod tcp;
 pub mod tls1;
+pub mod udp;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimi
 
 use crate::certificate::Certificate;
 use crate::cpu;
-use crate::gateways::{Contender, Gateway, OBJECTS, Setup, free_address};
+use crate::gateways::{Contender, Gateway, HTTP, Role, Setup, free_address};
 use crate::generator;
 use crate::report::{Goal, Report, Row};
 use crate::rounds::{self, Cell};
@@ -105,8 +107,14 @@ impl Stage {
         cpu::pin(LOAD_CPU)?;
         let precedence = Precedence::take();
         let (upstream, cpu) = (free_address()?, Some(GATEWAY_CPU));
-        let setup = Setup { upstream, cpu, folder, logs, certificate, objects: OBJECTS };
+        let setup = Setup { upstream, cpu, folder, logs, certificate, role: HTTP };
         Ok(Self { setup, machine, _precedence: precedence })
+    }
+
+    /// The gateways are to do something else.
+    fn with_role(mut self, role: Role) -> Self {
+        self.setup.role = role;
+        self
     }
 
     fn start(&self, contenders: &[Contender]) -> Result<Vec<Gateway>, String> {
@@ -131,6 +139,7 @@ impl Stage {
             gateway_cpu: GATEWAY_CPU,
             load_cpu: LOAD_CPU,
             certificate: self.setup.certificate.as_ref().map(|pair| pair.der.clone()),
+            datagrams: false,
         }
     }
 
@@ -151,8 +160,24 @@ fn run_cells(
     cells: Vec<Cell>,
     goals: Vec<Goal>,
 ) -> Result<(), String> {
+    run_cells_as(scenario, options, stage, cells, goals, |_| true)
+}
+
+/// The same, without those that cannot do what is asked.
+fn run_cells_as(
+    scenario: &str,
+    options: &Options,
+    stage: Stage,
+    cells: Vec<Cell>,
+    goals: Vec<Goal>,
+    can: impl Fn(&str) -> bool,
+) -> Result<(), String> {
     let cells = options.chosen(cells)?;
-    let gateways = stage.start(&options.contenders()?)?;
+    let (contenders, others): (Vec<_>, Vec<_>) = options.contenders()?.into_iter().partition(|one| can(&one.name));
+    for other in others {
+        println!("left out: {} cannot do this", other.name);
+    }
+    let gateways = stage.start(&contenders)?;
     println!("{scenario}: gateways on CPU {GATEWAY_CPU}, load on CPU {LOAD_CPU}");
     let mut rows = Vec::new();
     for cell in &cells {

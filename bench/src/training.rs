@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::certificate::Certificate;
-use crate::gateways::{Contender, Gateway, Setup, free_address};
+use crate::gateways::{Contender, Gateway, HTTP, Role, Setup, free_address};
 use crate::generator::{self, Tls};
 use crate::rounds;
 
@@ -58,7 +58,7 @@ fn train(io: &str, options: &Options, folder: &Path) -> Result<(), Failed> {
             folder: folder.into(),
             logs: true,
             certificate,
-            objects: include_str!("training/weir.yaml"),
+            role: Role { ours: include_str!("training/weir.yaml"), ..HTTP },
         };
         let contender = Contender { program: options.weir.clone(), ..Contender::ours(io) };
         let gateway = Gateway::start(&contender, &setup).map_err(Failed::Start)?;
@@ -93,6 +93,7 @@ fn loads(setup: &Setup) -> Vec<(&'static str, generator::Options)> {
         gateway_cpu: 0,
         load_cpu: 1,
         certificate: certificate.clone(),
+        datagrams: false,
     };
     let kept = [
         ("small", base(20_000)),
@@ -121,7 +122,7 @@ mod tests {
 
     fn setup(certificate: Option<Certificate>) -> Setup {
         let upstream = free_address().expect("a port");
-        Setup { upstream, cpu: None, folder: PathBuf::new(), logs: true, certificate, objects: "" }
+        Setup { upstream, cpu: None, folder: PathBuf::new(), logs: true, certificate, role: Role { ours: "", ..HTTP } }
     }
 
     #[test]

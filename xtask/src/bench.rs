@@ -9,9 +9,9 @@ use crate::{pgo, progress};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// http1, tls1: CPU time per request beside the peers. idle: memory per connection. connections: latency of 10,000. micro:
+    /// http1, tls1, tcp: CPU time per request beside the peers, udp: per datagram. idle: memory per connection. connections: latency of 10,000. micro:
     /// instructions per operation against bench/micro.json. steer: packets through xdp_steer
-    #[arg(value_parser = ["http1", "tls1", "idle", "connections", "micro", "steer"])]
+    #[arg(value_parser = ["http1", "tls1", "tcp", "udp", "idle", "connections", "micro", "steer"])]
     scenario: String,
     /// Interleaved rounds that nobody disturbed; of idle: fresh starts
     #[arg(long)]
@@ -129,6 +129,9 @@ fn peers(options: &Options) -> Result<Vec<String>, String> {
         }
     } else {
         tools::require(&[NGINX, HAPROXY].into_iter().filter(|tool| wanted(tool.program)).collect::<Vec<_>>())?;
+        if wanted("nginx") && matches!(options.scenario.as_str(), "tcp" | "udp") {
+            tools::require(&[tools::NGINX_STREAM])?;
+        }
     }
     if wanted("pingora") {
         let program = pingora()?;

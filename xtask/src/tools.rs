@@ -15,6 +15,9 @@ pub const IP: Tool = Tool { program: "ip", package: "iproute2" };
 pub const ETHTOOL: Tool = Tool { program: "ethtool", package: "ethtool" };
 pub const NSENTER: Tool = Tool { program: "nsenter", package: "util-linux" };
 pub const NGINX: Tool = Tool { program: "nginx", package: "nginx" };
+/// What relays bytes and datagrams, a file of its own.
+pub const NGINX_STREAM: Tool =
+    Tool { program: "/usr/lib/nginx/modules/ngx_stream_module.so", package: "libnginx-mod-stream" };
 pub const HAPROXY: Tool = Tool { program: "haproxy", package: "haproxy" };
 pub const CURL: Tool = Tool { program: "curl", package: "curl" };
 pub const WRK: Tool = Tool { program: "wrk", package: "wrk" };

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use crate::cpu;
-use crate::gateways::{Contender, Gateway, OBJECTS, Setup, beside, free_address};
+use crate::gateways::{Contender, Gateway, HTTP, Setup, beside, free_address};
 use crate::generator;
 use crate::report::{Report, Row};
 use crate::rounds::checked;
@@ -123,8 +123,7 @@ fn of_requests(folder: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<BTreeMap<
     let out = folder.join("weir.callgrind");
     let mut wrapper = callgrind(&out);
     wrapper.arg("--separate-threads=yes");
-    let setup =
-        Setup { upstream, cpu: Some(0), folder: folder.into(), logs: true, certificate: None, objects: OBJECTS };
+    let setup = Setup { upstream, cpu: Some(0), folder: folder.into(), logs: true, certificate: None, role: HTTP };
     let gateway = Gateway::start_under(wrapper, &Contender::ours("epoll"), &setup)?;
     let mut counted = BTreeMap::new();
     for (name, connections, size) in REQUESTS.into_iter().filter(|(name, ..)| wanted(name)) {
@@ -146,6 +145,7 @@ fn of_requests(folder: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<BTreeMap<
                 gateway_cpu: 0,
                 load_cpu: 1,
                 certificate: None,
+                datagrams: false,
             };
             checked(name, generator::run(&load)?, connections)
         };
