@@ -258,10 +258,10 @@ impl<T: Tables> Road<'_, T> {
                 asked: self.asked.0,
                 table: service.table.into(),
                 packed: self.packed.into(),
-                flags: asks as u32 * Question::ASKS
-                    | opens as u32 * Question::OPENS
-                    | flow.v4 as u32 * Question::V4
-                    | lease as u32 * Question::LEASE,
+                flags: (asks as u32 * Question::ASKS)
+                    | (opens as u32 * Question::OPENS)
+                    | (flow.v4 as u32 * Question::V4)
+                    | (lease as u32 * Question::LEASE),
                 own: own.into(),
                 ip: if answers { self.packet.at as u32 } else { 0 },
                 tcp: if answers { tcp as u32 } else { 0 },
