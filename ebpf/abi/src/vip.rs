@@ -36,6 +36,7 @@ pub struct Service {
     pub vip: u16,
     /// The Maglev table that holds its owners.
     pub table: u16,
+    pub reserved_too: u16,
     pub counts: Counts,
 }
 
@@ -46,6 +47,7 @@ pub struct Counts {
     pub source_port: u16,
     pub destination_port: u16,
     pub protocol: u16,
+    pub reserved: u16,
     /// As the address lies in memory; for IPv4 the last word.
     pub source: [u32; 4],
     /// All words of the destination, or none.
@@ -68,7 +70,7 @@ pub enum HashMode {
 
 impl Counts {
     pub const NONE: Counts =
-        Counts { source_port: 0, destination_port: 0, protocol: 0, source: [0; 4], destination: 0 };
+        Counts { source_port: 0, destination_port: 0, protocol: 0, reserved: 0, source: [0; 4], destination: 0 };
 
     /// For packets to an address of the family.
     pub fn new(mode: HashMode, v4: bool) -> Counts {
@@ -77,6 +79,7 @@ impl Counts {
                 source_port: u16::MAX,
                 destination_port: u16::MAX,
                 protocol: u16::MAX,
+                reserved: 0,
                 source: [u32::MAX; 4],
                 destination: u32::MAX,
             },
@@ -96,8 +99,16 @@ impl VipAddress {
 }
 
 impl Service {
-    pub const NONE: Service =
-        Service { port_first: 0, port_last: 0, protocol: 0, reserved: 0, vip: 0, table: 0, counts: Counts::NONE };
+    pub const NONE: Service = Service {
+        port_first: 0,
+        port_last: 0,
+        protocol: 0,
+        reserved: 0,
+        vip: 0,
+        table: 0,
+        reserved_too: 0,
+        counts: Counts::NONE,
+    };
 
     #[inline(always)]
     pub const fn serves(&self, protocol: u8, port: u16) -> bool {
@@ -118,6 +129,9 @@ impl Service {
     }
 }
 
+// As long as its fields together: none of its bytes is the compiler's.
+const _: () = assert!(size_of::<Counts>() == 4 * size_of::<u16>() + 5 * size_of::<u32>());
+const _: () = assert!(size_of::<Service>() == 5 * size_of::<u16>() + 2 * size_of::<u8>() + size_of::<Counts>());
 const _: () = assert!(size_of::<VipKey>() == 20);
 const _: () = assert!(size_of::<Service>() == 40 && align_of::<Service>() == 4);
 const _: () = assert!(size_of::<VipAddress>() == SERVICES_MAX * 40 + 4);

@@ -80,6 +80,7 @@ fn add_services(services: &mut Vec<Service>, vip: &Vip, table: u16, ip: IpAddr) 
                 reserved: 0,
                 vip: vip.id,
                 table,
+                reserved_too: 0,
                 counts: Counts::new(mode, ip.is_ipv4()),
             };
             let same = |s: &&Service| {

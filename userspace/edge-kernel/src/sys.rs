@@ -21,7 +21,7 @@ pub unsafe trait Plain: Copy + 'static {}
 macro_rules! plain {
     ($($t:ty),*) => {
         $(
-            // SAFETY: integers and arrays of integers without padding, as `abi` asserts by their sizes.
+            // SAFETY: integers and arrays of integers, as long together as the whole: `abi` asserts it and has names for what is left.
             unsafe impl Plain for $t {}
         )*
     };
