@@ -476,6 +476,42 @@ fn a_restart_does_not_stop_steering() {
 }
 
 #[test]
+fn programs_that_are_no_longer_asked_for_are_taken_down() {
+    if !ready("programs_that_are_no_longer_asked_for_are_taken_down") {
+        return;
+    }
+    let (a, b) = (Namespace::new("a"), Namespace::new("b"));
+    a.join("a0", &[], &b, "b0", &[]);
+    a.join("a1", &[], &b, "b1", &[]);
+    let pins = pin_dir("gone", 1);
+    let load = |interfaces: &[&str], mode| {
+        let interfaces = interfaces.iter().map(|name| (*name).to_owned()).collect();
+        let pin_dir = Some(pins.clone());
+        let options = Options { interfaces, mode, pin_dir, sizes: sizes(), ..Options::default() };
+        a.enter(|| Kernel::load(options)).unwrap_or_else(|e| panic!("{e}"))
+    };
+    let attached = |device: &str| {
+        let output = std::process::Command::new("ip").args(["-n", &a.name, "link", "show", device]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().contains("xdp")
+    };
+    drop(load(&["a0", "a1"], edge_kernel::Mode::Generic));
+    assert!(attached("a0") && attached("a1"));
+    let kernel = load(&["a1"], edge_kernel::Mode::Generic);
+    assert!(!attached("a0") && attached("a1"), "an interface that is no longer named");
+    let found = &kernel.attachments()[0];
+    assert!(found.taken_over && found.generic, "{found:?}");
+    let lease = kernel.lease();
+    lease.renew(Duration::from_secs(60));
+    assert!(a.enter(|| Kernel::take_down(&pins)).is_err(), "a process lives that uses them");
+    assert!(attached("a1"));
+    lease.renew(Duration::from_millis(200));
+    drop(kernel);
+    assert!(a.enter(|| Kernel::take_down(&pins)).unwrap());
+    assert!(!attached("a1") && !pins.exists(), "no interface at all");
+    assert!(!a.enter(|| Kernel::take_down(&pins)).unwrap(), "nothing is left");
+}
+
+#[test]
 fn what_cannot_be_attached_is_said() {
     if !ready("what_cannot_be_attached_is_said") {
         return;

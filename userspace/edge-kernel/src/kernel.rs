@@ -1,7 +1,8 @@
 //! Load, attach, pin; take over what is pinned.
 //!
 //! ```text
-//! <pin_dir>/link-xdp-<interface>      the XDP link of an interface
+//! <pin_dir>/link-xdp-<interface>      the XDP link of an interface, in driver mode
+//! <pin_dir>/generic-xdp-<interface>   the same in generic mode
 //! <pin_dir>/link-sk-lookup            the sk_lookup link of the network namespace
 //! <pin_dir>/<layout>/<MAP>            the maps; <layout> names the layout version and the sizes, e.g. v1-t64-i64-m256-c8
 //! ```
@@ -204,6 +205,26 @@ impl Kernel {
         self.programs[&hook].as_fd()
     }
 
+    /// Takes down what an earlier process left in `pin_dir`, for one that is to run without a kernel plane: programs off, pins and routes
+    /// away. False when there was nothing. Refused while a process lives that uses them. Meant for the calling thread's network
+    /// namespace.
+    pub fn take_down(pin_dir: &Path) -> Result<bool, KernelError> {
+        if !pin_dir.is_dir() {
+            return Ok(false);
+        }
+        if crate::lease::is_held(pin_dir) {
+            return Err(KernelError::Invalid(format!(
+                "{}: another process of this name lives and steers; give this one a --name of its own",
+                pin_dir.display()
+            )));
+        }
+        detach_pinned(pin_dir, &|_| false)?;
+        crate::routes::keep_local_addresses(&[])?;
+        fs::remove_dir_all(pin_dir)
+            .map_err(|e| KernelError::system(format!("cannot remove the pins in {}", pin_dir.display()), e))?;
+        Ok(true)
+    }
+
     /// Takes everything down: programs off the interfaces, pins and routes away. Packets go on without Weir.
     pub fn detach(mut self) -> Result<(), KernelError> {
         let _ = self.set_local_addresses(&[]);
@@ -285,22 +306,36 @@ impl Kernel {
     }
 
     fn attach(&mut self, interfaces: &[Interface], inherited: bool) -> Result<(), KernelError> {
+        if let Some(dir) = &self.options.pin_dir {
+            // What was attached where it is no longer to be would steer on by tables that nobody keeps.
+            let names: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
+            detach_pinned(dir, &|pin| {
+                pin == SK_LOOKUP_PIN && !names.is_empty()
+                    || names.iter().any(|name| pin.strip_suffix(name).is_some_and(|mode| XDP_PINS.contains(&mode)))
+            })?;
+        }
         for interface in interfaces {
-            let pin = self.options.pin_dir.as_ref().map(|dir| dir.join(format!("link-xdp-{}", interface.name)));
-            if let Some(link) = pin.as_deref().and_then(|pin| existing_link(pin, Some(interface.index))) {
+            let pins = self
+                .options
+                .pin_dir
+                .as_ref()
+                .map(|dir| XDP_PINS.map(|mode| dir.join(format!("{mode}{}", interface.name))));
+            let found = pins.iter().flatten().enumerate();
+            let mut found = found.filter_map(|(mode, pin)| Some((mode, existing_link(pin, Some(interface.index))?)));
+            if let Some((mode, link)) = found.next() {
                 self.take_over(link, Hook::XdpSteer, inherited).map_err(|e| {
                     KernelError::system(format!("cannot take over the XDP program of {}", interface.name), e)
                 })?;
                 self.attachments.push(Attachment {
                     interface: interface.name.clone(),
-                    generic: false,
+                    generic: mode == GENERIC,
                     taken_over: true,
                 });
                 continue;
             }
             let (link, generic) = self.attach_xdp(interface)?;
             self.attachments.push(Attachment { interface: interface.name.clone(), generic, taken_over: false });
-            self.keep(link, pin.as_deref())?;
+            self.keep(link, pins.as_ref().map(|pins| pins[usize::from(generic)].as_path()))?;
         }
         if interfaces.is_empty() {
             return Ok(());
@@ -311,7 +346,7 @@ impl Kernel {
     /// Attaches sk_lookup to the calling thread's network namespace. [`Kernel::load`] does so when it attaches XDP anywhere.
     fn attach_sk_lookup(&mut self, inherited: bool) -> Result<(), KernelError> {
         let failed = |e| KernelError::system("cannot attach sk_lookup to the network namespace", e);
-        let pin = self.options.pin_dir.as_ref().map(|dir| dir.join("link-sk-lookup"));
+        let pin = self.options.pin_dir.as_ref().map(|dir| dir.join(SK_LOOKUP_PIN));
         if let Some(link) = pin.as_deref().and_then(|pin| existing_link(pin, None)) {
             return self.take_over(link, Hook::SkLookup, inherited).map_err(failed);
         }
@@ -576,6 +611,29 @@ fn existing_link(pin: &Path, interface: Option<u32>) -> Option<OwnedFd> {
     }
 }
 
+/// Detaches the links pinned in the directory, but for those of these names.
+fn detach_pinned(dir: &Path, stays: &dyn Fn(&str) -> bool) -> Result<(), KernelError> {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_link = name == SK_LOOKUP_PIN || XDP_PINS.iter().any(|mode| name.starts_with(mode));
+        if !is_link || stays(&name) {
+            continue;
+        }
+        let failed = |e| KernelError::system(format!("cannot take down {}", entry.path().display()), e);
+        if let Ok(link) = sys::open_pinned(&entry.path()) {
+            match sys::link_detach(link.as_fd()) {
+                Ok(()) => {}
+                // The interface or namespace is gone, and the link with it.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOLINK | libc::EINVAL | libc::ENOENT)) => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        fs::remove_file(entry.path()).map_err(failed)?;
+    }
+    Ok(())
+}
+
 fn prepare_pin_dir(dir: &Path) -> Result<(), KernelError> {
     let failed = |e| {
         KernelError::system(
@@ -625,6 +683,10 @@ fn possible_cpus() -> u32 {
         .map_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32), |last| last + 1)
 }
 
+/// By mode: driver, generic. Behind it stands the interface's name.
+const XDP_PINS: [&str; 2] = ["link-xdp-", "generic-xdp-"];
+const GENERIC: usize = 1;
+const SK_LOOKUP_PIN: &str = "link-sk-lookup";
 const BPFFS: &str = "/sys/fs/bpf";
 const PIN_ROOT: &str = "/sys/fs/bpf/weir";
 const MAPS: &[&str] = &[

@@ -1,5 +1,7 @@
 //! The daemon's word that it lives. When it is not renewed in time, the programs send new flows of this machine's slots to others.
 
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use abi::config::lease;
 
 use crate::kernel::Kernel;
 use crate::map::MappedArray;
+use crate::sys;
 
 /// See [`Kernel::lease`]. To be renewed from a thread that does little else.
 pub struct Lease {
@@ -42,6 +45,28 @@ impl Lease {
         const AT: usize = std::mem::offset_of!(Config, lease) / 4;
         self.config.words()[AT].store(word, Ordering::Relaxed);
     }
+}
+
+/// Whether a process keeps the lease of maps pinned below the directory. Waits for one to lapse whose process has ended just now.
+pub(crate) fn is_held(pin_dir: &Path) -> bool {
+    const LONGEST: Duration = Duration::from_secs(1);
+    const LOOK: Duration = Duration::from_millis(50);
+    let lives = || {
+        let layouts = std::fs::read_dir(pin_dir).into_iter().flatten().flatten();
+        layouts.filter_map(|layout| sys::open_pinned(&layout.path().join("CONFIG")).ok()).any(|map| {
+            let config: Option<Config> = sys::map_lookup(map.as_fd(), &0u32).unwrap_or_default();
+            let state = config.map_or(lease::OFF, |c| lease::state(c.lease, monotonic() >> lease::TICK_BITS));
+            matches!(state, lease::AWAKE | lease::YOUNG)
+        })
+    };
+    let began = Instant::now();
+    while lives() {
+        if began.elapsed() > LONGEST {
+            return true;
+        }
+        std::thread::sleep(LOOK);
+    }
+    false
 }
 
 /// What the programs' clock says, in nanoseconds.

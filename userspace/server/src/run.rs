@@ -228,6 +228,13 @@ impl Edge {
         let mut addresses = options.advertise_addresses.clone();
         let steer = if options.interfaces.is_empty() {
             tracing::info!("no --interface: the kernel plane is off, the L7 part runs alone");
+            match Kernel::take_down(&edge_kernel::Options::pin_dir_of(&options.name)) {
+                Ok(true) => tracing::warn!("an earlier process left its programs in the kernel; they were taken down"),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(%error, "an earlier process left programs in the kernel, and they steer on")
+                }
+            }
             None
         } else {
             let kernel = load_kernel(options, &cpus)?;
