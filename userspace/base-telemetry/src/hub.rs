@@ -121,6 +121,12 @@ impl Telemetry {
         made
     }
 
+    /// Forgets the pools of a document, which are called `DOCUMENT/…`.
+    pub fn remove_pools_of(&self, document: &str) {
+        let is_of_it = |pool: &str| pool.strip_prefix(document).is_some_and(|rest| rest.starts_with('/'));
+        locked(&self.pools).retain(|pool, _| !is_of_it(pool));
+    }
+
     pub fn remove_pool(&self, pool: &str) {
         locked(&self.pools).remove(pool);
     }

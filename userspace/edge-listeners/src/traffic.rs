@@ -385,6 +385,7 @@ impl Traffic {
         if let Some(server) = removed {
             server.stop();
             self.shared.telemetry.remove_server(name);
+            self.shared.telemetry.remove_pools_of(name);
         }
     }
 

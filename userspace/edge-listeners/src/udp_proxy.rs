@@ -41,6 +41,10 @@ use std::time::{Duration, Instant};
 /// The bounds of this file, by the names they are counted under.
 pub const BOUNDS: [&str; 3] = ["ip_filter", "udp_sessions", "udp_sessions_per_ip"];
 
+/// What the kernel may hold for a worker that is busy, in bytes; it keeps to net.core.rmem_max. The system's default holds a few hundred
+/// datagrams, and a busy turn of a worker takes longer than those take to come.
+const RECEIVE_BYTES: usize = 4 << 20;
+
 /// What a session holds beside its socket, for the memory ledger, in bytes.
 const SESSION_BYTES: usize = size_of::<Session>() + size_of::<(Key, Rc<Session>)>() + 256;
 
@@ -155,7 +159,8 @@ impl UdpProxy {
         static KEYS: AtomicU64 = AtomicU64::new(1);
         let workers = self.shared.workers();
         let alone = UdpOptions::default();
-        let shared = UdpOptions { reuse_port: true, ..UdpOptions::default() };
+        let receive_buffer = Some(RECEIVE_BYTES);
+        let shared = UdpOptions { reuse_port: true, receive_buffer, ..UdpOptions::default() };
         let (at, sockets) =
             bind_each(address, port, workers.len(), |at| alone.bind(at).map(drop), |at| shared.bind(at))?;
         let key = KEYS.fetch_add(1, Ordering::Relaxed);

@@ -130,10 +130,14 @@ fn a_relay_is_created_changed_and_removed() {
     assert_eq!(shown["spec"]["kind"], "TCPProxy");
     let metrics = machine.api("GET", "/metrics", "").body;
     assert!(metrics.contains("weir_tcp_connections_total{server=\"relay\"}"), "{metrics}");
+    assert!(metrics.contains("pool=\"relay/0\""), "{metrics}");
     assert_eq!(machine.api("DELETE", "/objects/relay", "").status, 200);
     eventually("nobody listens", || TcpStream::connect(("127.0.0.1", port)).is_err().then_some(()));
-    let metrics = machine.api("GET", "/metrics", "").body;
-    assert!(!metrics.contains("server=\"relay\"") && metrics.contains("weir_udp_sessions{server=\"names\"}"));
+    eventually("its figures are gone, and its pools'", || {
+        let metrics = machine.api("GET", "/metrics", "").body;
+        let gone = !metrics.contains("pool=\"relay/") && !metrics.contains("server=\"relay\"");
+        (gone && metrics.contains("weir_udp_sessions{server=\"names\"}")).then_some(())
+    });
 }
 
 /// What `openssl s_client` is shown goes by the name and the protocol it asks for; nothing on the way has a key.
