@@ -137,7 +137,11 @@ impl Spec {
         let at = |address, port, protocols: &[Protocol]| Listening { address, port, protocols: protocols.to_vec() };
         match self {
             Self::HttpServer(server) => {
-                let protocols = if server.http3 { &[Protocol::Tcp, Protocol::Udp][..] } else { &[Protocol::Tcp] };
+                let protocols = match (server.http3, server.http3_only) {
+                    (false, _) => &[Protocol::Tcp][..],
+                    (true, false) => &[Protocol::Tcp, Protocol::Udp],
+                    (true, true) => &[Protocol::Udp],
+                };
                 Some(at(&server.address, server.port, protocols))
             }
             Self::TcpProxy(proxy) => Some(at(&proxy.address, proxy.port, &[Protocol::Tcp])),

@@ -53,12 +53,14 @@ impl crypto::ServerConfig for ServerCrypto {
         params.write(&mut bytes);
         let connection = ServerConnection::new(self.config.clone(), Version::V1, bytes)
             .expect("the configuration has TLS 1.3 and no early data but all of it");
+        let connection = Some(Box::new(connection));
         Box::new(ServerSession { connection, initial: self.initial, told: None, next: None })
     }
 }
 
 struct ServerSession {
-    connection: ServerConnection,
+    /// Until the last word of the handshake was said: what it holds is of no use to an established connection.
+    connection: Option<Box<ServerConnection>>,
     initial: Suite,
     /// Once the handshake is over.
     told: Option<Session>,
@@ -80,7 +82,7 @@ impl crypto::Session for ServerSession {
     }
 
     fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
-        let keys = self.connection.zero_rtt_keys()?;
+        let keys = self.connection.as_ref()?.zero_rtt_keys()?;
         Some((Box::new(keys.header), Box::new(keys.packet)))
     }
 
@@ -89,38 +91,52 @@ impl crypto::Session for ServerSession {
     }
 
     fn is_handshaking(&self) -> bool {
-        self.connection.is_handshaking()
+        self.connection.as_ref().is_some_and(|connection| connection.is_handshaking())
     }
 
     fn read_handshake(&mut self, bytes: &[u8]) -> Result<bool, TransportError> {
-        if let Err(error) = self.connection.read_hs(bytes) {
+        let Some(connection) = &mut self.connection else {
+            // Clients have nothing to say after their handshake (RFC 9001 section 6).
+            let reason = "a TLS message after the handshake".to_owned();
+            return Err(TransportError { code: TransportErrorCode::crypto(UNEXPECTED_MESSAGE), frame: None, reason });
+        };
+        if let Err(error) = connection.read_hs(bytes) {
             let reason = quic::failed(&error).to_string();
-            let code = match self.connection.alert() {
+            let code = match connection.alert() {
                 Some(alert) => TransportErrorCode::crypto(alert.into()),
                 None => TransportErrorCode::PROTOCOL_VIOLATION,
             };
             return Err(TransportError { code, frame: None, reason });
         }
-        if self.told.is_some() || self.connection.is_handshaking() {
+        if self.told.is_some() || connection.is_handshaking() {
             return Ok(false);
         }
-        self.told = Some(quic::accepted(&self.connection));
+        self.told = Some(quic::accepted(connection));
         Ok(true)
     }
 
     fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
-        let Some(bytes) = self.connection.quic_transport_parameters() else { return Ok(None) };
+        let connection = self.connection.as_ref();
+        let Some(bytes) = connection.and_then(|connection| connection.quic_transport_parameters()) else {
+            return Ok(None);
+        };
         Ok(Some(TransportParameters::read(Side::Server, &mut io::Cursor::new(bytes))?))
     }
 
     fn write_handshake(&mut self, into: &mut Vec<u8>) -> Option<Keys> {
-        Some(match self.connection.write_hs(into)? {
-            KeyChange::Handshake { keys } => translated(keys),
-            KeyChange::OneRtt { keys, next } => {
+        match self.connection.as_mut()?.write_hs(into) {
+            Some(KeyChange::Handshake { keys }) => Some(translated(keys)),
+            Some(KeyChange::OneRtt { keys, next }) => {
                 self.next = Some(next);
-                translated(keys)
+                Some(translated(keys))
             }
-        })
+            None => {
+                if into.is_empty() && self.told.is_some() && self.next.is_some() {
+                    self.connection = None;
+                }
+                None
+            }
+        }
     }
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
@@ -149,6 +165,9 @@ fn translated(keys: rustls::quic::Keys) -> Keys {
         packet: KeyPair { local: Box::new(keys.local.packet), remote: Box::new(keys.remote.packet) },
     }
 }
+
+/// The alert (RFC 8446 section 6.2).
+const UNEXPECTED_MESSAGE: u8 = 10;
 
 /// The one version spoken (RFC 9000 section 15).
 pub const VERSION_1: u32 = 1;

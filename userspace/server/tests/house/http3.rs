@@ -194,3 +194,35 @@ fn ngtcp2_speaks_it() {
     );
     counted(&machine, "HTTP/3", 21);
 }
+
+#[test]
+fn chromium_speaks_it() {
+    let (Some(chromium), Some(_)) = (program("chromium"), program("openssl")) else { return };
+    let (machine, backend, pair, folder) =
+        (Machine::start(), Backend::start("one"), shop(), tempfile::tempdir().unwrap());
+    machine.create(&proxy("to-one", &[backend.url()]));
+    let port = serve_as(&machine, &pair, "to-one", &[("http3", true.into())]);
+    eventually("it listens", || machine.log().contains("listening for HTTP/3 server=hs").then_some(()));
+    // It trusts a certificate that signs itself by the digest of its key alone.
+    let key = folder.path().join("key.pem");
+    std::fs::write(&key, &pair.1).unwrap();
+    let digest = "openssl pkey -in \"$0\" -pubout -outform der | openssl dgst -sha256 -binary | openssl base64";
+    let digest = said(Path::new("/bin/sh"), &["-c", digest, &key.display().to_string()]);
+    let arguments = [
+        "--headless".to_owned(),
+        "--no-sandbox".to_owned(),
+        "--disable-gpu".to_owned(),
+        "--enable-quic".to_owned(),
+        "--host-resolver-rules=MAP shop.test 127.0.0.1".to_owned(),
+        format!("--origin-to-force-quic-on=shop.test:{port}"),
+        format!("--ignore-certificate-errors-spki-list={}", digest.trim()),
+        format!("--user-data-dir={}", folder.path().join("profile").display()),
+        "--dump-dom".to_owned(),
+        format!("https://shop.test:{port}/a-page"),
+    ];
+    let text = said(&chromium, &arguments.each_ref().map(String::as_str));
+    assert!(text.contains("/a-page"), "{text}");
+    let log = machine.api("GET", "/metrics", "").body;
+    let line = log.lines().find(|l| l.contains("by_protocol_total{server=\"hs\",protocol=\"HTTP/3\"}")).unwrap_or("");
+    assert!(line.rsplit(' ').next().is_some_and(|n| n.parse::<f64>().is_ok_and(|n| n >= 1.0)), "{line}");
+}

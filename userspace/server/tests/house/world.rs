@@ -491,6 +491,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
         let from = match name {
             "promtool" | "prometheus" => "Debian: apt install prometheus",
             "nghttp" | "h2load" => "Debian: apt install nghttp2-client",
+            "gtlsclient" => "Debian: apt install ngtcp2-client",
             "h2spec" => "Go: go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible",
             _ => "Debian: apt install it",
         };
