@@ -32,7 +32,42 @@ pub async fn get(server: &Server, name: Option<&str>, format: Format) -> Result<
         ]);
     }
     print(&table(&rows));
+    if name.is_none() {
+        print(&served(&members));
+    }
     Ok(())
+}
+
+/// Whether every edge serves what the cluster has, and which does not, and why.
+fn served(members: &[Value]) -> String {
+    let edges: Vec<&Value> = members.iter().filter(|member| member["weir"]["edge"] == true).collect();
+    let version = edges.iter().filter_map(|edge| edge["weir"]["configVersion"].as_u64()).max().unwrap_or_default();
+    let mut lines = Vec::new();
+    let mut current = 0;
+    for edge in &edges {
+        let name = edge["options"]["Name"].as_str().unwrap_or_default();
+        let serves = &edge["weir"]["serves"];
+        let why = serves["withheld"].as_str();
+        match serves["version"].as_u64() {
+            None if edge["weir"]["up"] == false => lines.push(format!("{name} is down")),
+            None => lines.push(format!("{name} has not said what it serves; is there a leader?")),
+            Some(at) if at >= version && why.is_none() => current += 1,
+            Some(at) => lines.push(format!(
+                "{name} serves version {at}: {}",
+                why.unwrap_or("it is behind; ask again in a moment, and look at its log if that stays so")
+            )),
+        }
+        for (object, reason) in serves["failures"].as_object().into_iter().flatten() {
+            lines.push(format!("{name}: {object}: {}", reason.as_str().unwrap_or_default()));
+        }
+        let told = serves["failures"].as_object().map_or(0, |failures| failures.len());
+        if let Some(more) = serves["failed"].as_u64().map(|failed| failed as usize).filter(|failed| *failed > told) {
+            lines.push(format!("{name}: {} more objects are not served as they should be", more - told));
+        }
+    }
+    let head = if current == edges.len() { format!("all {current}") } else { format!("{current} of {}", edges.len()) };
+    lines.insert(0, format!("\n{head} edges serve version {version}"));
+    lines.join("\n")
 }
 
 pub async fn describe(server: &Server, name: Option<&str>, format: Format) -> Result<(), String> {
@@ -219,4 +254,36 @@ async fn find(server: &Server, name: Option<&str>) -> Result<Vec<Value>, String>
     let Some(name) = name else { return Ok(members) };
     let found: Vec<Value> = members.into_iter().filter(|member| member["options"]["Name"] == name).collect();
     if found.is_empty() { Err(format!("there is no member named {name}", name = quoted(&name))) } else { Ok(found) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn whoever_is_behind_is_named_with_the_reason() {
+        let edge = |name: &str, up: bool, serves: Value| {
+            let weir = json!({"edge": true, "up": up, "configVersion": 42, "serves": serves});
+            json!({"options": {"Name": name}, "weir": weir})
+        };
+        let good = edge("a", true, json!({"version": 42, "failed": 0}));
+        let control = json!({"options": {"Name": "c"}, "weir": {"edge": false, "up": true}});
+        assert_eq!(served(&[good.clone(), control]), "\nall 1 edges serve version 42");
+        let told = served(&[
+            good,
+            edge("b", true, json!({"version": 41, "withheld": "the cluster lacks 2 objects", "failed": 0})),
+            edge("d", false, Value::Null),
+            edge("e", true, json!({"version": 42, "failures": {"hs": "port 80 is in use"}, "failed": 3})),
+        ]);
+        let lines = [
+            "",
+            "2 of 4 edges serve version 42",
+            "b serves version 41: the cluster lacks 2 objects",
+            "d is down",
+            "e: hs: port 80 is in use",
+            "e: 2 more objects are not served as they should be",
+        ];
+        assert_eq!(told, lines.join("\n"));
+    }
 }

@@ -14,8 +14,18 @@ use crate::routes::Api;
 pub async fn list(State(api): State<Arc<Api>>) -> Answer {
     let state = api.control.state();
     let metrics = api.control.metrics();
-    let members: Vec<Value> =
-        state.view.members.values().map(|member| shown(member, &state.view.cluster_name, &metrics)).collect();
+    let edges = api.control.edges().await;
+    let with_edge = |member: &Member| {
+        let mut shown = shown(member, &state.view.cluster_name, &metrics);
+        // Of an edge that does not answer nothing is known, whatever it said before.
+        let report = edges.as_ref().and_then(|edges| edges.get(&member.name)).filter(|_| member.up);
+        if member.edge {
+            shown["weir"]["configVersion"] = state.view.version.into();
+            shown["weir"]["serves"] = json!(report);
+        }
+        shown
+    };
+    let members: Vec<Value> = state.view.members.values().map(with_edge).collect();
     Ok(Reply::body(members).version(state.view.version))
 }
 

@@ -17,8 +17,8 @@ mod refusal;
 mod tickets;
 
 pub use publish::{
-    Addresses, CustomChange, CustomKind, CustomPlace, Delta, Document, Eligible, GENERATIONS_KEPT, Gap, Generation,
-    Member, MemberRole, Predecessor, Snapshot, Steering, Update,
+    Addresses, CustomChange, CustomKind, CustomPlace, Delta, Document, EdgeReport, Eligible, FAILURES_TOLD,
+    GENERATIONS_KEPT, Gap, Generation, Member, MemberRole, Predecessor, Snapshot, Steering, Update,
 };
 pub use refusal::{Refusal, RefusalKind};
 pub use tickets::{TicketKey, TicketKeys};

@@ -140,6 +140,25 @@ pub struct Member {
     pub released: BTreeMap<String, u64>,
 }
 
+/// What an edge says of itself; it is never written to the cluster's state.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EdgeReport {
+    /// Version of the configuration that it serves; 0 before it serves any.
+    pub version: u64,
+    /// Why it stays with that although the cluster offers another, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<String>,
+    /// Why an object is not served as it should be, by name: the first [`FAILURES_TOLD`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub failures: BTreeMap<String, String>,
+    /// How many such objects there are.
+    pub failed: usize,
+}
+
+/// A report goes to the leader several times a second.
+pub const FAILURES_TOLD: usize = 16;
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MemberRole {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use base_text::quoted;
 use control_api::tls::{ClientTrust, Identity, Pem, ServerTls, TlsError, TlsFiles, client_config, server_config};
-use control_api::{Member, MemberRole};
+use control_api::{EdgeReport, Member, MemberRole};
 use serde_json::Value;
 
 use crate::join::Issued;
@@ -47,6 +47,8 @@ pub struct Config {
     pub insecure_peers: bool,
     /// What of an object is told to those who have not shown to be members (`insecure_peers`, beyond this machine). Default: all.
     pub conceal: Option<Conceal>,
+    /// What this machine's edge says of itself; asked with every heartbeat. Default: there is no edge.
+    pub edge_report: Option<AskEdge>,
     /// Feature level that this member takes part at: that of this program, [`control_state::LEVEL`]. A test stands in for an earlier
     /// program with a lower one.
     pub level: u32,
@@ -54,6 +56,9 @@ pub struct Config {
     /// secondary two. Beyond it a connection is closed unheard, and counted as `crowded`.
     pub peer_connections_max: usize,
 }
+
+/// Asks this machine's edge how it is.
+pub type AskEdge = Arc<dyn Fn() -> Option<EdgeReport> + Send + Sync>;
 
 /// An object without its secrets.
 pub type Conceal = Arc<dyn Fn(&Value) -> Value + Send + Sync>;
@@ -153,6 +158,7 @@ impl Config {
             secret: None,
             insecure_peers: false,
             conceal: None,
+            edge_report: None,
             level: control_state::LEVEL,
             peer_connections_max: PEER_CONNECTIONS_MAX,
         }

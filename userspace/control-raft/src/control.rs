@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use base_text::quoted;
 use bytes::Bytes;
 use control_api::client::Answer as HttpAnswer;
-use control_api::{Member, MemberRole, Refusal, RefusalKind};
+use control_api::{EdgeReport, Member, MemberRole, Refusal, RefusalKind};
 use control_state::{Action, Answer, Command, FIRST_LEVEL, State};
 use hyper::Method;
 use openraft::ServerState;
@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 
 use crate::admission;
 use crate::config::{
-    Conceal, Config, PLAIN, PeerTls, StartError, StartErrorKind, StateFlag, check_plain, check_scheme, host_port,
-    same_place,
+    AskEdge, Conceal, Config, PLAIN, PeerTls, StartError, StartErrorKind, StateFlag, check_plain, check_scheme,
+    host_port, same_place,
 };
 use crate::guard::Guard;
 use crate::instance;
@@ -78,6 +78,8 @@ pub struct Metrics {
     /// Members whose state differs from the leader's: on the leader all of them, elsewhere this one.
     pub diverged: u64,
     pub config_version: u64,
+    /// What each edge serves, on the leader.
+    pub edge_versions: BTreeMap<String, u64>,
     /// When the leader last heard of each member.
     pub heard: BTreeMap<String, SystemTime>,
     /// Calls on the peer URL that were not answered, by reason.
@@ -98,6 +100,7 @@ pub(crate) struct Inner {
     /// Members talk in plain text beyond this machine without a secret: neither private keys nor ticket keys go over that.
     pub(crate) exposed: bool,
     pub(crate) conceal: Option<Conceal>,
+    pub(crate) ask_edge: Option<AskEdge>,
     /// Absent in a secondary.
     voter: Option<Voter>,
     gate: AtomicU8,
@@ -203,6 +206,7 @@ impl Control {
             guard,
             exposed,
             conceal: config.conceal,
+            ask_edge: config.edge_report,
             voter,
             gate: AtomicU8::new(gate as u8),
             member: Mutex::new(member),
@@ -348,6 +352,12 @@ impl Control {
     pub async fn invite(&self, lasts: Duration) -> Result<Invitation, Refusal> {
         let inner = self.inner.clone();
         self.on_own_runtime(async move { inner.invite(lasts).await }).await?
+    }
+
+    /// What the edges say of themselves, by member; `None` where the leader cannot be asked.
+    pub async fn edges(&self) -> Option<BTreeMap<String, EdgeReport>> {
+        let inner = self.inner.clone();
+        self.on_own_runtime(async move { inner.edges().await }).await.ok()?
     }
 
     /// Asks another member over its peer URL.
@@ -730,6 +740,7 @@ impl Inner {
             proposals_failed: self.proposals_failed.load(Ordering::Relaxed),
             answers_forgotten: self.publisher.state().answers_forgotten(),
             calls_refused: self.guard.refused().collect(),
+            edge_versions: self.edges_here().into_iter().map(|(name, edge)| (name, edge.version)).collect(),
             feature_level: self.publisher.state().level().into(),
             diverged: self.marks.diverged().len() as u64,
             certificate_ends: self.issuing.as_ref().and_then(|issuing| issuing.tls.ends()),

@@ -44,7 +44,9 @@ mod types;
 mod upkeep;
 mod wire;
 
-pub use config::{Conceal, Config, PEER_CONNECTIONS_MAX, PeerTls, StartError, StartErrorKind, StateFlag, check_plain};
+pub use config::{
+    AskEdge, Conceal, Config, PEER_CONNECTIONS_MAX, PeerTls, StartError, StartErrorKind, StateFlag, check_plain,
+};
 pub use control::{Control, Metrics};
 pub use control_state::LEVEL;
 pub use join::{Invitation, Issued};

@@ -39,6 +39,7 @@ use crate::seal::line_parts;
 use crate::secret::ClusterSecret;
 use crate::sound;
 use crate::types::{Packed, Types, Vote, node_id};
+use crate::upkeep::EDGES_PATH;
 use crate::wire::{Admission, ErrorBody, Heartbeat, LeaderHint, NOT_LEADER, Removal, UNWELCOME};
 
 pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
@@ -52,6 +53,7 @@ pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
         .route("/raft/remove", post(remove))
         .route("/raft/identity", get(identity))
         .route("/raft/version", post(version))
+        .route(EDGES_PATH, get(edges))
         .route(RENEW_PATH, post(renew))
         .route(AUTHORITY_PATH, get(authority))
         .route(JOIN_PATH, post(join).layer(DefaultBodyLimit::max(JOIN_BYTES_MAX)))
@@ -262,6 +264,10 @@ async fn remove(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
 
 async fn identity(Shared(inner): Shared<Arc<Inner>>) -> Response {
     answer(&inner.identity())
+}
+
+async fn edges(Shared(inner): Shared<Arc<Inner>>) -> Response {
+    if inner.leading().is_some() { answer(&inner.edges_here()) } else { not_leader(&inner) }
 }
 
 async fn authority(Shared(inner): Shared<Arc<Inner>>) -> Response {

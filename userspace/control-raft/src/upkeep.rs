@@ -1,11 +1,12 @@
 //! Who is up, and who votes: members report to the leader, the leader writes down what changed.
 
 use base_text::quoted;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use control_api::{Member, MemberRole, TicketKey};
+use control_api::{EdgeReport, Member, MemberRole, TicketKey};
 use control_state::{Action, FIRST_LEVEL, TicketStep, ticket_step};
 
 use crate::admission;
@@ -21,6 +22,8 @@ pub(crate) struct Report {
     /// Absent for a member of the state that has not spoken to this leader.
     pub member: Option<Member>,
     leaving: bool,
+    /// What its edge said.
+    pub edge: Option<EdgeReport>,
     /// The process that spoke last, and the one before it: one that comes back after it was followed by another has a twin.
     run: u64,
     run_before: Option<u64>,
@@ -121,7 +124,7 @@ impl Inner {
             return Some(Err(old));
         }
         let diverged = heartbeat.mark.and_then(|mark| self.marks.compare(self.name(), &name, &mark));
-        let news = self.note(heartbeat.member, heartbeat.run, heartbeat.leaving);
+        let news = self.note(heartbeat.member, heartbeat.run, heartbeat.leaving, heartbeat.edge);
         let state = self.publisher().state();
         let news = news || state.view.members.get(&name).is_none_or(|known| !known.up);
         if news {
@@ -164,7 +167,29 @@ impl Inner {
                 .is_some_and(|report| report.member.is_some() && !report.leaving && report.heard.elapsed() <= SILENCE)
     }
 
-    fn note(&self, member: Member, run: u64, leaving: bool) -> bool {
+    /// What the leader's members say of their edges; empty elsewhere.
+    pub fn edges_here(&self) -> BTreeMap<String, EdgeReport> {
+        if self.leading().is_none() {
+            return BTreeMap::new();
+        }
+        let reports = lock(&self.reports);
+        reports.iter().filter_map(|(name, report)| Some((name.clone(), report.edge.clone()?))).collect()
+    }
+
+    /// The same on every member that reaches the leader.
+    pub async fn edges(&self) -> Option<BTreeMap<String, EdgeReport>> {
+        if self.leading().is_some() {
+            return Some(self.edges_here());
+        }
+        let url = self.leader_url().or_else(|| self.candidates().first().cloned())?;
+        self.wire().get(&url, EDGES_PATH, BEAT_TIMEOUT).await.ok()
+    }
+
+    fn edge_report(&self) -> Option<EdgeReport> {
+        self.ask_edge.as_ref().and_then(|ask| ask())
+    }
+
+    fn note(&self, member: Member, run: u64, leaving: bool, edge: Option<EdgeReport>) -> bool {
         let mut reports = lock(&self.reports);
         let name = member.name.clone();
         let run_before =
@@ -174,6 +199,7 @@ impl Inner {
             heard_at: SystemTime::now(),
             member: Some(member),
             leaving,
+            edge,
             run,
             run_before,
         };
@@ -191,7 +217,7 @@ async fn beat(inner: &Inner, leaving: bool) -> Result<HeartbeatAnswer, WireError
         None => Some(inner.publisher().state().mark(0)),
     };
     let mark = mark.filter(|_| inner.level > FIRST_LEVEL);
-    let heartbeat = Heartbeat { member: inner.member(), run: inner.run, leaving, mark };
+    let heartbeat = Heartbeat { member: inner.member(), run: inner.run, leaving, mark, edge: inner.edge_report() };
     let mut last = WireError::NotLeader(None);
     let urls = match inner.leader_url() {
         Some(url) => vec![url],
@@ -240,7 +266,7 @@ fn grant_grace(inner: &Inner) {
 
 async fn lead(inner: &Inner, raft: &Raft, led: Duration) {
     let leaving = inner.leaving.load(Ordering::Relaxed);
-    inner.note(inner.member(), inner.run, leaving);
+    inner.note(inner.member(), inner.run, leaving, inner.edge_report());
     inner.trouble(None);
     let state = inner.publisher().state();
     if state.view.cluster_id.is_empty() {
@@ -268,6 +294,7 @@ async fn lead(inner: &Inner, raft: &Raft, led: Duration) {
                 heard_at: UNIX_EPOCH,
                 member: None,
                 leaving: false,
+                edge: None,
                 run: 0,
                 run_before: None,
             });
@@ -363,6 +390,8 @@ const SILENCE: Duration = Duration::from_millis(1000);
 const BEAT: Duration = Duration::from_millis(200);
 const BEAT_TIMEOUT: Duration = Duration::from_millis(500);
 const LEAD: Duration = Duration::from_millis(100);
+/// Where the leader tells what edges say of themselves.
+pub const EDGES_PATH: &str = "/raft/edges";
 const STRAYS: u32 = 5;
 /// An election is over within this.
 const LOST: Duration = Duration::from_millis(1500);

@@ -8,7 +8,7 @@ use base_text::duration;
 use bytes::Bytes;
 use control_api::client::{Answer, CallError, Client};
 use control_api::tls::TlsError;
-use control_api::{Member, MemberRole};
+use control_api::{EdgeReport, Member, MemberRole};
 use control_state::Mark;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -101,6 +101,9 @@ pub struct Heartbeat {
     /// What it holds, for the leader to compare.
     #[serde(default)]
     pub mark: Option<Mark>,
+    /// Of the machine's edge, where it has one.
+    #[serde(default)]
+    pub edge: Option<EdgeReport>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use authority::Authority;
 use control_api::client::Client;
 use control_api::tls::ClientTrust;
-use control_api::{MemberRole, RefusalKind, Update};
+use control_api::{EdgeReport, MemberRole, RefusalKind, Update};
 use control_raft::{Config, Control, PeerTls, StartErrorKind, StateFlag};
 use control_state::{Action, Answer, Entry, PutMode};
 use serde_json::json;
@@ -442,6 +442,33 @@ fn the_log_is_bounded_by_its_bytes() {
     nodes.remove(2).kill();
     let back = world.restart(&name);
     assert!(eventually(|| back.control.state().view.object("large").is_some_and(|large| large["n"] == 39)));
+}
+
+#[test]
+fn what_edges_say_of_themselves_is_known_everywhere() {
+    let world = World::new(&["n1", "n2", "n3"]);
+    let says = |name: &str| {
+        let version = if name == "n2" { 41 } else { 42 };
+        let withheld = (name == "n2").then(|| "it lacks objects".to_owned());
+        EdgeReport { version, withheld, ..EdgeReport::default() }
+    };
+    let start = |name: &'static str| {
+        let mut config = world.config(name);
+        config.edge_report = Some(Arc::new(move || Some(says(name))));
+        launch(config).unwrap()
+    };
+    let nodes = [start("n1"), start("n2"), start("n3")];
+    let known = |node: &Node| {
+        let edges = node.runtime.as_ref().unwrap().block_on(node.control.edges()).unwrap_or_default();
+        edges.len() == 3 && ["n1", "n2", "n3"].iter().all(|name| edges[*name] == says(name))
+    };
+    assert!(eventually(|| nodes.iter().all(known)));
+    let leader = |node: &&Node| node.control.metrics().is_leader;
+    assert!(eventually(|| nodes
+        .iter()
+        .find(leader)
+        .is_some_and(|node| node.control.metrics().edge_versions["n2"] == 41)));
+    assert!(nodes.iter().filter(|node| !leader(node)).all(|node| node.control.metrics().edge_versions.is_empty()));
 }
 
 #[test]

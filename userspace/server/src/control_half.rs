@@ -5,7 +5,7 @@ use crate::local::Local;
 use crate::options::Options;
 use control_admin::{Catalog, Switch};
 use control_api::{Member, MemberRole};
-use control_raft::{Conceal, Config, Control, Follower, StartError, StartErrorKind, StateFlag};
+use control_raft::{AskEdge, Conceal, Config, Control, Follower, StartError, StartErrorKind, StateFlag};
 use std::net::IpAddr;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -121,9 +121,16 @@ impl ControlHalf {
             insecure_peers: options.insecure_peers,
             conceal: Some(self.concealed()),
             level: control_raft::LEVEL,
+            edge_report: Some(self.edge_report()),
             issued: options.issued.clone(),
             peer_connections_max: control_raft::PEER_CONNECTIONS_MAX,
         }
+    }
+
+    /// What the edge serves, and what of it is not as it should be.
+    fn edge_report(&self) -> AskEdge {
+        let local = self.local.clone();
+        Arc::new(move || local.edge_report())
     }
 
     /// Objects without their secrets, as the admin API shows them.

@@ -57,6 +57,10 @@ pub fn control(health: Arc<Health>) -> impl Fn(&mut Encoder) + Send + Sync {
                     (no signature or certificate, or a wrong one), stale (signed for another start of this member; signed anew), \
                     replayed, cluster (another one), name (for or from another member), crowded (a connection beyond those that may be \
                     open).";
+        for (machine, version) in &metrics.edge_versions {
+            let help = "Version of the configuration that each edge serves, as it told the leader, which alone has this figure.";
+            encoder.gauge("weir_edge_version", help, &[("machine", machine)], *version as f64);
+        }
         if let Some(end) = metrics.certificate_ends {
             certificate_end(encoder, "peers", end);
         }

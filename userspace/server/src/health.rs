@@ -162,6 +162,12 @@ impl Health {
         agent.applied.then(|| (lock(&self.served).clone(), agent.withheld.clone()))
     }
 
+    /// The version that the edge serves, 0 before it serves any, and why it does not take what the cluster offers, if so.
+    pub fn serves(&self) -> (u64, Option<String>) {
+        let withheld = self.agent.as_ref().and_then(|agent| lock(agent).withheld.clone());
+        (lock(&self.served).version, withheld)
+    }
+
     /// What is not well although requests may be sent here.
     pub fn remarks(&self) -> Vec<String> {
         let withheld = self.agent.as_ref().and_then(|agent| lock(agent).withheld.clone());

@@ -4,11 +4,12 @@ use crate::health::Health;
 use crate::logs::Logs;
 use base_telemetry::registry::Names;
 use base_telemetry::{Limit, Telemetry};
+use control_api::{EdgeReport, FAILURES_TOLD};
 use edge_agent::agent::Failures;
 use edge_listeners::Traffic;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use tokio::sync::broadcast;
 
 /// This machine's half of the admin API.
@@ -26,6 +27,22 @@ impl Local {
     pub fn new(telemetry: Arc<Telemetry>, logs: Logs, health: Arc<Health>) -> Local {
         let checks = telemetry.limits().register("document_checks");
         Local { telemetry, logs, edge: OnceLock::new(), health, checks }
+    }
+
+    /// What this machine's edge says of itself to the leader.
+    pub fn edge_report(&self) -> Option<EdgeReport> {
+        let (traffic, failures) = self.edge.get()?;
+        let (version, withheld) = self.health.serves();
+        let mut all = failures.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (name, server) in traffic.servers() {
+            // A port that another program has, above all.
+            if let ("failed", Some(reason)) = server.state() {
+                all.entry(name).or_insert(reason);
+            }
+        }
+        let failed = all.len();
+        let failures = all.into_iter().take(FAILURES_TOLD).collect();
+        Some(EdgeReport { version, withheld, failures, failed })
     }
 }
 

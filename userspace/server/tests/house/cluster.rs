@@ -173,6 +173,47 @@ fn a_secondary_follows_and_serves() {
 }
 
 #[test]
+fn what_every_edge_serves_is_told_by_any_machine() {
+    let mut primary = Machine::new("p1");
+    primary.run();
+    let mut secondary =
+        Machine::new("s1").flags(["--cluster-role", "secondary", "--primary-listen-peer-urls", &primary.peer_url()]);
+    secondary.run();
+    // A port that another program has on one machine alone.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    primary.create(&mock("pl", "x"));
+    primary.create(&server("hs", port, "pl"));
+    for machine in [&primary, &secondary] {
+        eventually("both say what they serve", || {
+            let members = machine.json("/status/members");
+            let said = |name: &str| {
+                let member = members.as_array()?.iter().find(|member| member["options"]["Name"] == name)?.clone();
+                let (served, cluster) =
+                    (member["weir"]["serves"]["version"].as_u64()?, member["weir"]["configVersion"].as_u64()?);
+                let failed = member["weir"]["serves"]["failures"]["hs"].as_str()?.contains("in use");
+                (served == cluster && failed).then_some(())
+            };
+            said("p1").and(said("s1"))
+        });
+    }
+    let served = || {
+        let text = primary.api("GET", "/metrics", "").body;
+        ["p1", "s1"]
+            .iter()
+            .all(|name| text.contains(&format!("weir_edge_version{{machine=\"{name}\"}} ")))
+            .then_some(())
+    };
+    eventually("the leader has it as figures", served);
+    secondary.kill();
+    eventually("of one that is gone nothing is known", || {
+        let members = primary.json("/status/members");
+        let gone = members.as_array()?.iter().find(|member| member["options"]["Name"] == "s1")?.clone();
+        (gone["weir"]["up"] == false && gone["weir"]["serves"].is_null()).then_some(())
+    });
+}
+
+#[test]
 fn a_machine_that_leaves_says_so_first() {
     let mut primary = Machine::new("p1").flags(["--no-edge"]);
     primary.run();
