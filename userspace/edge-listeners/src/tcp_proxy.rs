@@ -389,49 +389,59 @@ impl Drop for Counted<'_> {
     }
 }
 
+/// What is left of a connection's beginning once bytes can pass.
+struct Begun {
+    client: Transport,
+    /// The client must not send a header, and has not been looked at.
+    unintroduced: bool,
+    pool: Arc<L4Pool>,
+    connected: Connected,
+    idle: Duration,
+    _ip_seat: Option<IpSeat>,
+}
+
 async fn serve(local: &Local, stream: TcpStream, told: &mut Told) -> TcpEnd {
+    // Boxed: what a beginning needs is given back when it is over, and most of a connection's life is its relay.
+    let begun = match Box::pin(begin(local, stream, told)).await {
+        Ok(begun) => begun,
+        Err(end) => return end,
+    };
+    let Begun { client, unintroduced, pool, connected, idle, _ip_seat } = begun;
+    let client: &dyn Duplex = if unintroduced { &Unintroduced::new(client) } else { &client };
+    relay(local, idle, &pool, client, connected, told).await
+}
+
+/// From the first byte to a server.
+async fn begin(local: &Local, stream: TcpStream, told: &mut Told) -> Result<Begun, TcpEnd> {
     let live = local.proxy.live.load_full();
     if memory::is_over() {
         local.limit("memory");
-        return TcpEnd::Refused;
+        return Err(TcpEnd::Refused);
     }
-    let unintroduced = match introduce(&live, &stream, told).await {
-        Ok(unintroduced) => unintroduced,
-        Err(bound) => {
+    let refused = |end: TcpEnd| {
+        move |bound: &'static str| {
             local.limit(bound);
-            return TcpEnd::ProxyHeader;
+            end
         }
     };
-    let _seat = match let_in(local, &live, told) {
-        Ok(seat) => seat,
-        Err(bound) => {
-            local.limit(bound);
-            return TcpEnd::Refused;
-        }
-    };
-    let stream = match understand(local, &live, stream, told).await {
-        Ok(stream) => stream,
-        Err(end) => return end,
-    };
+    let unintroduced = introduce(&live, &stream, told).await.map_err(refused(TcpEnd::ProxyHeader))?;
+    let ip_seat = let_in(local, &live, told).map_err(refused(TcpEnd::Refused))?;
+    let client = understand(local, &live, stream, told).await?;
     let Some(pool) = live.pool_for(&told.asked) else {
         local.limit("no_route");
         if live.tls == TcpTls::Passthrough {
-            refuse(&stream, UNRECOGNIZED_NAME);
+            refuse(&client, UNRECOGNIZED_NAME);
         }
-        return TcpEnd::NoRoute;
+        return Err(TcpEnd::NoRoute);
     };
-    let client = Client { peer: told.client, real_ip: Some(told.client.ip()), ..Client::default() };
-    let preamble = preamble(pool.told(), told, stream.session(), stream.local_addr().ok());
-    let connected = match pool.connect(&client, &preamble).await {
+    let asks = Client { peer: told.client, real_ip: Some(told.client.ip()), ..Client::default() };
+    let preamble = preamble(pool.told(), told, client.session(), client.local_addr().ok());
+    let connected = match pool.connect(&asks, &preamble).await {
         Ok(connected) => connected,
-        Err(NoServer::Full | NoServer::Unreachable) => return TcpEnd::NoServer,
+        Err(NoServer::Full | NoServer::Unreachable) => return Err(TcpEnd::NoServer),
     };
     told.server = Some(pool.server(connected.choice).url.clone());
-    if unintroduced {
-        relay(local, &live, pool, &Unintroduced::new(stream), connected, told).await
-    } else {
-        relay(local, &live, pool, &stream, connected, told).await
-    }
+    Ok(Begun { client, unintroduced, pool: pool.clone(), connected, idle: live.idle, _ip_seat: ip_seat })
 }
 
 /// Finds out who the client is. True: it is one that must not send a header, and has not been looked at.
@@ -530,7 +540,7 @@ fn preamble(told: ProxyProtocol, of: &Told, session: Option<&Session>, here: Opt
 /// Passes bytes both ways to the end.
 async fn relay(
     local: &Local,
-    live: &Live,
+    idle: Duration,
     pool: &L4Pool,
     client: &dyn Duplex,
     connected: Connected,
@@ -551,7 +561,7 @@ async fn relay(
             pool.served(choice);
         }
     };
-    let joined = tunnel::join_counting(client, &stream, &relayed.deadline, || local.patience(live.idle), count);
+    let joined = tunnel::join_counting(client, &stream, &relayed.deadline, || local.patience(idle), count);
     let ended = joined.await;
     let end = match (ended.end, ended.broken) {
         (TunnelEnd::Finished, _) => TcpEnd::Finished,
