@@ -143,6 +143,24 @@ mod tests {
     }
 
     #[test]
+    fn whatever_listens_is_a_server() {
+        let empty = desired(&[]);
+        for kind in base_model::kinds::KINDS.iter().filter(|kind| listens(kind.name)) {
+            let full = desired(&[("a", json!({"kind": kind.name, "port": 1}))]);
+            let (made, gone) = (plan(&empty, &full), plan(&full, &empty));
+            assert!(matches!(made[..], [Change::ApplyServer { .. }, Change::Kernel]), "{}: {made:?}", kind.name);
+            assert!(matches!(gone[..], [Change::RemoveServer { .. }, Change::Kernel]), "{}: {gone:?}", kind.name);
+        }
+        // One that takes the place of another listens only when that is gone.
+        let (tcp, udp) = (json!({"kind": "TCPProxy", "port": 1}), json!({"kind": "UDPProxy", "port": 1}));
+        let changes = plan(&desired(&[("a", tcp)]), &desired(&[("a", udp)]));
+        assert!(
+            matches!(changes[..], [Change::RemoveServer { .. }, Change::ApplyServer { .. }, Change::Kernel]),
+            "{changes:?}"
+        );
+    }
+
+    #[test]
     fn virtual_ips_reach_the_kernel_only() {
         let from = desired(&[]);
         let to = desired(&[("v", json!({"kind": "VirtualIP"}))]);
