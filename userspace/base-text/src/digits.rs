@@ -12,6 +12,27 @@ pub fn push_block<const N: usize>(block: [u8; N], used: usize, out: &mut Vec<u8>
     out.truncate(end);
 }
 
+/// Appends a text that is mostly short, such as a name: up to sixteen bytes go in as the two halves of a block, which may lie over each
+/// other.
+#[inline]
+pub fn push_short(text: &[u8], out: &mut Vec<u8>) {
+    let mut block = [0; 16];
+    if let (Some(first), Some(last)) = (text.first_chunk::<8>(), text.last_chunk::<8>())
+        && text.len() <= 16
+    {
+        block[..8].copy_from_slice(first);
+        block[text.len() - 8..text.len()].copy_from_slice(last);
+    } else if let (Some(first), Some(last)) = (text.first_chunk::<4>(), text.last_chunk::<4>())
+        && text.len() < 8
+    {
+        block[..4].copy_from_slice(first);
+        block[text.len() - 4..text.len()].copy_from_slice(last);
+    } else {
+        return out.extend_from_slice(text);
+    }
+    push_block(block, text.len(), out);
+}
+
 /// Appends a number. Allocates nothing.
 pub fn write_number(n: u64, out: &mut Vec<u8>) {
     match n {
@@ -112,6 +133,16 @@ mod tests {
         }
         assert_eq!(number(u64::MAX), u64::MAX.to_string());
         (0..=1_001).for_each(|n| assert_eq!(number(n), n.to_string()));
+    }
+
+    #[test]
+    fn short_texts_go_in_whole() {
+        for length in 0..40 {
+            let text: Vec<u8> = (0..length).map(|n| b'a' + n % 26).collect();
+            let mut out = b"before ".to_vec();
+            push_short(&text, &mut out);
+            assert_eq!(&out["before ".len()..], text);
+        }
     }
 
     proptest! {

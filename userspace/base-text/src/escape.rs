@@ -1,5 +1,6 @@
 //! Text from outside made safe: for a line of a log, for a line of JSON, and between quotes in a message.
 
+use crate::digits::push_short;
 use std::fmt;
 
 /// A name or another text inside a message: in quotes, with quotes, backslashes and everything that could leave the line or command the
@@ -70,8 +71,7 @@ fn is_dangerous(c: char) -> bool {
 /// line of its own.
 pub fn write_foreign(bytes: &[u8], out: &mut Vec<u8>) {
     if !needs_escape(bytes) {
-        out.extend_from_slice(bytes);
-        return;
+        return push_short(bytes, out);
     }
     let escape = |bytes: &[u8], out: &mut Vec<u8>| {
         for b in bytes {

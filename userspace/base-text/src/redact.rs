@@ -3,6 +3,7 @@
 //! Of messages themselves are hidden the values of the fields that carry credentials (RFC 9110 section 11, cookies, the usual API keys and tokens), and, in
 //! targets and in fields that hold URLs, the values of the usual parameters and what stands before the `@` of an authority. In other texts ([`write_text`]) whatever looks like one of these is hidden, and what is known to be one.
 
+use crate::digits::push_short;
 use crate::escape::{all_are, write_foreign};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -93,7 +94,7 @@ pub fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
 pub fn write_url(mut url: &[u8], out: &mut Vec<u8>) {
     // Most targets are a path in bytes that stay as they are: nothing in them can begin userinfo, a query or a fragment.
     if all_are(url, |b| (b' '..=b'~').contains(&b) & (b != b':') & (b != b'?') & (b != b'#')) {
-        return out.extend_from_slice(url);
+        return push_short(url, out);
     }
     if let Some(at) = userinfo(url) {
         write_foreign(&url[..at.start], out);

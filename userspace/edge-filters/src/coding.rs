@@ -12,7 +12,7 @@ use proto_http::{Headers, Known, Method, Response};
 
 /// Whether this is the answer to a HEAD, of the client or made by a filter.
 pub(crate) fn answers_head(exchange: &Exchange) -> bool {
-    exchange.request().method == Method::Head || exchange.method == Method::Head.as_str()
+    exchange.request().method == Method::Head || exchange.method == Method::Head
 }
 
 /// Whether the answer has a whole body, or would have one were the request not HEAD.

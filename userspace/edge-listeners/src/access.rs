@@ -5,7 +5,7 @@ use base_telemetry::access_log::{Entry, Format, LogWriter, Tags, tags};
 use base_text::escape::write_foreign;
 use base_text::redact;
 use edge_pipeline::Exchange;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Writes the line of an exchange.
 pub fn write(
@@ -13,7 +13,7 @@ pub fn write(
     format: &Format,
     exchange: &Exchange,
     status: u16,
-    ended: Instant,
+    (ended, duration): (Instant, Duration),
     request_bytes: u64,
     response_bytes: u64,
 ) {
@@ -47,11 +47,11 @@ pub fn write(
             time: clock::time_of_day(ended),
             remote_addr: Some(exchange.client.peer),
             real_ip: exchange.client.real_ip,
-            method: exchange.method.as_bytes(),
+            method: exchange.method.as_str().as_bytes(),
             uri: &exchange.uri,
             proto: request.version.as_str(),
             status,
-            duration: ended.saturating_duration_since(exchange.started),
+            duration,
             request_bytes,
             response_bytes,
             tags: Tags::Write(&passed),

@@ -632,7 +632,15 @@ impl Local {
         drop(recorder);
         if let Some(log) = &mut *self.log.borrow_mut() {
             self.with_live(|live| {
-                access::write(log, &live.access_log, exchange, status, ended, request_bytes, response_bytes);
+                access::write(
+                    log,
+                    &live.access_log,
+                    exchange,
+                    status,
+                    (ended, duration),
+                    request_bytes,
+                    response_bytes,
+                );
             });
         }
     }

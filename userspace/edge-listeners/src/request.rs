@@ -255,7 +255,7 @@ async fn finish<S: ClientStream>(
     let backend = exchange.upgraded.take();
     // As the client asked it: filters may have changed the method since.
     let (encrypted, version) = (exchange.client.tls.is_some(), exchange.default_space_ref().request.version);
-    let (head_request, connect) = (exchange.method == "HEAD", exchange.method == "CONNECT");
+    let (head_request, connect) = (exchange.method == Method::Head, exchange.method == Method::Connect);
     let space = exchange.default_space();
     let mut body = std::mem::take(&mut space.response_body);
     let response = space.response.get_or_insert_with(|| Response::with_status(503));

@@ -6,7 +6,7 @@ use crate::filter::{Outcome, Touches};
 use crate::interim::Interim;
 use base_text::redact;
 use base_tls::Session;
-use proto_http::{Request, Response};
+use proto_http::{Method, Request, Response};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -271,7 +271,7 @@ pub struct Exchange {
     pub clock: Instant,
     pub tags: Tags,
     /// Method and target as the client sent them, whatever filters made of the request.
-    pub method: String,
+    pub method: Method,
     pub uri: Vec<u8>,
     /// The `pathPrefix` of the route that matched, for prefix replacement. That of the last request until another route matches: none
     /// but the stations behind a route ask for it.
@@ -303,7 +303,7 @@ impl Default for Exchange {
             started: now,
             clock: now,
             tags: Tags::default(),
-            method: String::new(),
+            method: Method::Get,
             uri: Vec::new(),
             matched_prefix: None,
             data: BTreeMap::new(),
@@ -355,7 +355,7 @@ impl Exchange {
         self.current = 0;
         self.client.tls = None;
         self.tags.clear();
-        self.method.clear();
+        self.method = Method::Get;
         self.uri.clear();
         if !self.data.is_empty() {
             self.data.clear();
@@ -422,7 +422,7 @@ impl Exchange {
     /// Takes note of what the client asked for, before anything changes it.
     pub fn remember_target(&mut self) {
         let request = &self.default.request;
-        self.method.push_str(request.method.as_str());
+        self.method = request.method.clone();
         request.path.encode(&mut self.uri);
         if let Some(query) = &request.query {
             self.uri.push(b'?');

@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use base_text::digits::{push_block, write_number};
-use base_text::escape::{needs_escape, write_foreign};
+use base_text::digits::{push_block, push_short, write_number};
+use base_text::escape::write_foreign;
 use base_text::redact;
 use base_text::time::{write_duration, write_ip, write_time};
 
@@ -168,24 +168,19 @@ impl Format {
 pub enum Tags<'a> {
     #[default]
     None,
+    /// Escaped when it is written.
     Text(&'a [u8]),
+    /// Writes what can neither leave the line nor command a terminal, as [`super::tags`] does: to look through all of it once more, the
+    /// `µ` of its times included, cost as much as the rest of a line.
     Write(&'a dyn Fn(&mut Vec<u8>)),
 }
 
 impl Tags<'_> {
-    /// Control bytes are escaped here as everywhere: notes and headers carry text from outside.
     fn write(&self, out: &mut Vec<u8>) {
         match self {
             Self::None => {}
             Self::Text(text) => write_foreign(text, out),
-            Self::Write(write) => {
-                let start = out.len();
-                write(out);
-                if out.get(start..).is_some_and(needs_escape) {
-                    let text = out.split_off(start);
-                    write_foreign(&text, out);
-                }
-            }
+            Self::Write(write) => write(out),
         }
     }
 }
@@ -248,7 +243,7 @@ fn write_variable(variable: Variable, entry: &Entry<'_>, out: &mut Vec<u8>) {
         },
         Variable::Method => write_foreign(entry.method, out),
         Variable::Uri => write_uri(entry.uri, write_foreign, out),
-        Variable::Proto => out.extend_from_slice(entry.proto.as_bytes()),
+        Variable::Proto => push_short(entry.proto.as_bytes(), out),
         Variable::StatusCode => write_number(u64::from(entry.status), out),
         Variable::Duration => write_duration(entry.duration, out),
         Variable::ReqSize => write_number(entry.request_bytes, out),
@@ -310,10 +305,23 @@ mod tests {
             write_line(&format, &Entry { uri: uri.as_bytes(), ..entry() }, &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), expected);
         }
-        let mut out = Vec::new();
-        let write = |out: &mut Vec<u8>| out.extend_from_slice(b"a\nb");
-        write_line(&Format::parse("{{Tags}}").unwrap(), &Entry { tags: Tags::Write(&write), ..entry() }, &mut out);
-        assert_eq!(out, b"a\\x0ab\n");
+        // Whatever a document or a message has a say in, in each kind of text.
+        let bad = "a\nb\u{9b}\u{202e}";
+        let escaped = "a\\x0ab\\xc2\\x9b\\xe2\\x80\\xae";
+        let tags = |out: &mut Vec<u8>| tags::write(out, bad, [(bad, bad, Duration::from_nanos(1500))], [bad]);
+        let headers = |hide| move |out: &mut Vec<u8>| tags::write_headers(out, [(bad, bad.as_bytes())], hide);
+        let (shown, hidden) = (headers(false), headers(true));
+        let written = [
+            (Tags::Text(bad.as_bytes()), format!("{escaped}\n")),
+            (Tags::Write(&tags), format!("pipeline({escaped}): {escaped}({escaped},1.5µs) | {escaped}\n")),
+            (Tags::Write(&shown), format!("{escaped}: [{escaped}]\n")),
+            (Tags::Write(&hidden), format!("{escaped}: [{escaped}]\n")),
+        ];
+        for (tags, expected) in written {
+            let mut out = Vec::new();
+            write_line(&Format::parse("{{Tags}}").unwrap(), &Entry { tags, ..entry() }, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
     }
 
     fn check(format: &str, expected: Result<&str, &str>) {

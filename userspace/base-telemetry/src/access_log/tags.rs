@@ -1,7 +1,9 @@
-//! The texts behind `{{Tags}}`, `{{ReqHeaders}}` and `{{RespHeaders}}`.
+//! The texts behind `{{Tags}}`, `{{ReqHeaders}}` and `{{RespHeaders}}`. What others have a say in, names, notes and values, is escaped
+//! as it is written; what stands between is ours.
 
 use std::time::Duration;
 
+use base_text::escape::write_foreign;
 use base_text::redact;
 use base_text::time::write_duration;
 
@@ -14,16 +16,16 @@ pub fn write<'a>(
     notes: impl IntoIterator<Item = &'a str>,
 ) {
     out.extend_from_slice(b"pipeline(");
-    out.extend_from_slice(pipeline.as_bytes());
+    write_foreign(pipeline.as_bytes(), out);
     out.extend_from_slice(b"): ");
     for (index, (name, result, duration)) in steps.into_iter().enumerate() {
         if index > 0 {
             out.extend_from_slice(b"->");
         }
-        out.extend_from_slice(name.as_bytes());
+        write_foreign(name.as_bytes(), out);
         out.push(b'(');
         if !result.is_empty() {
-            out.extend_from_slice(result.as_bytes());
+            write_foreign(result.as_bytes(), out);
             out.push(b',');
         }
         write_duration(duration, out);
@@ -37,7 +39,7 @@ pub fn write<'a>(
 /// Adds a note to tags written before.
 pub fn write_note(out: &mut Vec<u8>, note: &str) {
     out.extend_from_slice(b" | ");
-    out.extend_from_slice(note.as_bytes());
+    write_foreign(note.as_bytes(), out);
 }
 
 /// Headers as Easegress prints them: `Host: [a], X-A: [1 2]`. Values of a name are joined when they follow each other. `hide`:
@@ -51,14 +53,14 @@ pub fn write_headers<'a>(out: &mut Vec<u8>, headers: impl IntoIterator<Item = (&
             if previous.is_some() {
                 out.extend_from_slice(b"], ");
             }
-            out.extend_from_slice(name.as_bytes());
+            write_foreign(name.as_bytes(), out);
             out.extend_from_slice(b": [");
             previous = Some(name);
         }
         if hide {
             redact::write_field(name, value, out);
         } else {
-            out.extend_from_slice(value);
+            write_foreign(value, out);
         }
     }
     if previous.is_some() {
