@@ -207,6 +207,9 @@ pub enum Verb {
     /// Members of the cluster
     #[command(subcommand)]
     Member(MemberWhat),
+    /// Tokens of the admin API: who may do what
+    #[command(subcommand)]
+    Token(TokenWhat),
     /// What this machine's edge kept, when the cluster has lost its configuration
     LastGood {
         #[command(subcommand)]
@@ -366,6 +369,48 @@ pub enum MemberWhat {
 
 fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<GoDuration>().map(Duration::from).map_err(|_| "write 30s or 5m".to_owned())
+}
+
+#[derive(Subcommand)]
+pub enum TokenWhat {
+    /// What each token may, and since when
+    List,
+    /// Make a token; it is printed once
+    Create {
+        name: String,
+        /// What its holder may do; each role includes the ones before it
+        #[arg(long, value_enum, default_value_t = TokenRole::Read)]
+        role: TokenRole,
+        /// Only with objects of these kinds [default: all]
+        #[arg(long = "kind", value_name = "KIND", value_delimiter = ',')]
+        kinds: Vec<String>,
+    },
+    /// Replace a token by a new one, which is printed
+    Rotate {
+        name: String,
+        /// The one from before stays good for so long, such as 1h
+        #[arg(long, value_name = "DURATION")]
+        keep_old: Option<String>,
+    },
+    /// Let a token be good for nothing any more
+    Revoke { name: String },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TokenRole {
+    Read,
+    Write,
+    Admin,
+}
+
+impl TokenRole {
+    pub fn name(self) -> &'static str {
+        match self {
+            TokenRole::Read => "read",
+            TokenRole::Write => "write",
+            TokenRole::Admin => "admin",
+        }
+    }
 }
 
 #[derive(Subcommand)]

@@ -31,6 +31,12 @@ pub fn context(flag: Option<&str>, tls: &Tls) -> Result<Context, String> {
         Some(server) => Context { server: server.to_owned(), ..Context::local() },
         None => current()?.unwrap_or_else(Context::local),
     };
+    // Of scripts and pipelines, which have no file of their own.
+    if let Ok(token) = std::env::var("WEIRCTL_TOKEN")
+        && !token.is_empty()
+    {
+        context.authorization = Some(format!("Bearer {token}"));
+    }
     let trust = &mut context.trust;
     if let Some(path) = &tls.certificate_authority {
         trust.authorities = Some(Pem::read("--certificate-authority", path).map_err(|e| e.to_string())?);
@@ -67,6 +73,8 @@ fn current() -> Result<Option<Context>, String> {
         let pair = format!("{}:{}", word(user, "username"), word(user, "password"));
         format!("Basic {}", BASE64_STANDARD.encode(pair))
     });
+    let token = word(user, "token");
+    let authorization = if token.is_empty() { authorization } else { Some(format!("Bearer {token}")) };
     let cluster = &cluster["cluster"];
     let chain = file.pem(user, "client-certificate")?;
     let key = file.pem(user, "client-key")?;
@@ -164,7 +172,7 @@ fn named<'v>(value: &'v Value, list: &str, name: &str) -> Option<&'v Value> {
 
 fn hide_secrets(value: &mut Value) {
     for user in value.get_mut("users").and_then(Value::as_array_mut).into_iter().flatten() {
-        for key in ["password", "client-key-data"] {
+        for key in ["password", "token", "client-key-data"] {
             if let Some(secret) = user.get_mut("user").and_then(|user| user.get_mut(key)) {
                 *secret = "DATA+OMITTED".into();
             }

@@ -19,7 +19,7 @@ pub async fn history(server: &Server, name: Option<&str>, format: Format) -> Res
         structured(&changes, format);
         return Ok(());
     }
-    let mut rows = vec![heads(&["VERSION", "AGE", "CHANGE"])];
+    let mut rows = vec![heads(&["VERSION", "AGE", "BY", "CHANGE"])];
     for change in changes.as_array().into_iter().flatten() {
         let objects: Vec<&Value> = change["objects"].as_array().into_iter().flatten().collect();
         let one =
@@ -28,7 +28,12 @@ pub async fn history(server: &Server, name: Option<&str>, format: Format) -> Res
         if objects.len() > TOLD_MAX {
             told.push(format!("and {} more", objects.len() - TOLD_MAX));
         }
-        rows.push(vec![change["version"].to_string(), age(word(change, "time")), told.join(", ")]);
+        rows.push(vec![
+            change["version"].to_string(),
+            age(word(change, "time")),
+            word(change, "by").into(),
+            told.join(", "),
+        ]);
     }
     print(&table(&rows));
     Ok(())

@@ -22,6 +22,7 @@ mod output;
 mod resource;
 mod run;
 mod server;
+mod tokens;
 
 use std::process::ExitCode;
 

@@ -7,7 +7,9 @@ use crate::documents::{Mode, send, send_documents, word};
 use crate::output::{heads, print, structured, table};
 use crate::resource::Resource;
 use crate::server::{Server, segment};
-use crate::{backup, catalog, check, config, custom, describe, edit, history, http_proxy, last_good, members, objects};
+use crate::{
+    backup, catalog, check, config, custom, describe, edit, history, http_proxy, last_good, members, objects, tokens,
+};
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
     let format = arguments.format().map_err(|wrong| wrong.to_string())?;
@@ -117,6 +119,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         Verb::Member(MemberWhat::Remove { name }) => members::remove(&server, &name).await,
         Verb::Member(MemberWhat::Token { ttl }) => members::token(&server, &ttl, format).await,
         Verb::Member(MemberWhat::Purge { name }) => members::purge(&server, &[name]).await,
+        Verb::Token(what) => tokens::run(&server, what, format).await,
         Verb::LastGood { what } => last_good::run(&server, what, format).await,
         Verb::Object(what) => object(&server, what, format).await,
         Verb::Profile { .. } => Err("profiling through the API is not built in; use perf on the machine".into()),

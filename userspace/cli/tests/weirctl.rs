@@ -296,6 +296,81 @@ fn what_is_no_good_backup_restores_nothing() {
 }
 
 #[test]
+fn a_token_does_what_it_is_for_and_nothing_else() {
+    let world = World::start();
+    world.ctl(&["create", "-f", "-"], TWO).shows("create Pipeline pl");
+    let make = |arguments: &[&str]| {
+        let made = world.ctl(&[&["token"], arguments].concat(), "").out.trim().to_owned();
+        assert!(made.starts_with("weir_") && made.len() > 40, "{made}");
+        made
+    };
+    let (deploy, look) =
+        (make(&["create", "deploy", "--role", "write", "--kind", "pipeline"]), make(&["create", "look"]));
+    world.ctl(&["token", "create", "deploy"], "").fails("there is a token \"deploy\" already");
+    world.ctl(&["token", "create", "x", "--kind", "Nope"], "").fails("kind \"Nope\" is not known; accepted are");
+    let listed = world.ctl(&["token", "list"], "");
+    listed.shows("deploy   write:Pipeline").shows("look     read");
+    let whole = serde_json::to_string(&*world.control.state()).unwrap();
+    assert!(!listed.out.contains(&deploy) && !whole.contains(&deploy), "nobody else has it");
+
+    let ask = |token: &str, method: &str, path: &str, body: &str| {
+        let authorization = format!("Bearer {token}");
+        let headers = [("authorization", authorization.as_str()), ("content-type", world::YAML)];
+        world.call(method, path, &headers, body)
+    };
+    let (pipeline, server) = TWO.split_once("---\n").unwrap();
+    let changed = pipeline.replace("hello", "changed");
+    let listed = ask(&deploy, "GET", "/objects", "").json();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["name"]), (1, &"pl".into()), "of its kind alone");
+    let version = world.control.state().view.version;
+    for (method, path, body) in [
+        ("GET", "/objects/hs", ""),
+        ("PUT", "/objects/hs", server),
+        ("DELETE", "/objects/hs", ""),
+        ("POST", "/objects?apply=true", TWO),
+        ("DELETE", "/objects?all=true", ""),
+        ("POST", "/rollback?version=1", ""),
+        ("POST", "/customdatakinds", "name: k\n"),
+        ("GET", "/customdatakinds", ""),
+        ("GET", "/history", ""),
+        ("GET", "/logs", ""),
+        ("PUT", "/logs/level/debug", ""),
+        ("GET", "/tokens", ""),
+        ("POST", "/tokens", "name: more\ngrants: [{role: admin}]\n"),
+        ("POST", "/tokens/deploy/rotate", ""),
+        ("DELETE", "/tokens/look", ""),
+        ("POST", "/backup", ""),
+        ("POST", "/restore", "{}"),
+        ("DELETE", "/status/members/n1", ""),
+    ] {
+        let answer = ask(&deploy, method, path, body);
+        assert_eq!(answer.status, 403, "{method} {path}: {}", answer.text);
+    }
+    assert_eq!(world.control.state().view.version, version, "nothing was changed");
+    assert_eq!(ask(&deploy, "PUT", "/objects/pl", &changed).status, 200);
+    assert_eq!(ask(&look, "GET", "/objects", "").json().as_array().unwrap().len(), 2);
+    assert_eq!(ask(&look, "POST", "/objects-check", &changed).status, 200);
+    let refused = ask(&look, "PUT", "/objects/pl", &changed);
+    assert!(refused.status == 403 && refused.text.contains("it takes the role write"), "{}", refused.text);
+    assert_eq!(ask("weir_guess", "GET", "/objects", "").status, 401);
+    world.ctl(&["history", "pl"], "").shows("token \"deploy\"").shows("anonymous");
+
+    let rotated = make(&["rotate", "deploy", "--keep-old", "1h"]);
+    assert_eq!((ask(&rotated, "GET", "/objects", "").status, ask(&deploy, "GET", "/objects", "").status), (200, 200));
+    let last = make(&["rotate", "deploy"]);
+    assert_eq!((ask(&last, "GET", "/objects", "").status, ask(&rotated, "GET", "/objects", "").status), (200, 401));
+    world.ctl(&["token", "revoke", "deploy"], "").prints("revoke Token deploy successfully\n");
+    assert_eq!(ask(&last, "GET", "/objects", "").status, 401);
+    world.ctl(&["token", "revoke", "deploy"], "").fails("token \"deploy\" not found; there are \"look\"");
+    let done = Command::new(PROGRAM)
+        .args(["--server", &world.address.to_string(), "delete", "pipeline", "pl"])
+        .env("WEIRCTL_TOKEN", &look)
+        .output()
+        .unwrap();
+    Ended::of(done).fails("token \"look\" may not do");
+}
+
+#[test]
 fn what_is_edited_is_seen_by_nobody_else_and_goes_away() {
     let world = World::start();
     world

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{FromRef, Request, State};
 use axum::http::StatusCode;
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 
+use crate::access::bearer;
 use crate::body::{Error, Reply, finish_alone};
 use crate::catalog::Local;
 use crate::logs;
@@ -37,8 +39,19 @@ pub fn router_alone(local: Arc<dyn Local>) -> Router {
         .nest("/apis/v1", v2)
         .route("/metrics", get(metrics))
         .fallback(absent)
+        .layer(axum::middleware::from_fn(without_tokens))
         .layer(axum::middleware::from_fn(finish_alone))
         .with_state(Here(local))
+}
+
+/// Nobody here knows whether a token is good.
+async fn without_tokens(request: Request, next: Next) -> Response {
+    if bearer(&request).is_none() {
+        return next.run(request).await;
+    }
+    let message = "tokens are the cluster's, and the control half of this machine is down: log in with a user of basic-auth or a \
+                   certificate, or ask another machine";
+    Error::new(StatusCode::SERVICE_UNAVAILABLE, message).into_response()
 }
 
 pub async fn healthz(State(Here(local)): State<Here>) -> Result<Reply, Error> {

@@ -11,10 +11,11 @@ use axum::response::{IntoResponse, Response};
 use base_model::yaml;
 use base_text::quoted;
 use control_api::backup::{self, Recipient};
-use control_api::{Document, OWNER_USER, Snapshot, time};
+use control_api::{Document, OWNER_USER, Role, Snapshot, time};
 use control_state::{Action, owner};
 use serde_json::{Value, json};
 
+use crate::access::caller;
 use crate::body::{Answer, Error, Reply, Text, flag, listed, since};
 use crate::objects::EXPOSED;
 use crate::routes::Api;
@@ -23,6 +24,8 @@ type Params = Query<Vec<(String, String)>>;
 
 /// `POST /backup`: the file, locked for the [`Recipient`] in the body. Without one it is given where there is nothing to hide.
 pub async fn write(State(api): State<Arc<Api>>, body: Text) -> Result<Response, Error> {
+    let caller = caller();
+    caller.needs(Role::Admin, None)?;
     let recipient = match body.0.trim() {
         "" => None,
         text => {
@@ -60,7 +63,7 @@ pub async fn write(State(api): State<Arc<Api>>, body: Text) -> Result<Response, 
             Ok((file.map_err(|e| Error::invalid(e.to_string()))?, state.view.version))
         })
         .await?;
-    tracing::info!(version, bytes = file.len(), "a backup was given out");
+    api.write_down(&caller, "backup", &[], Ok(version));
     let mut answer = Reply::default().version(version);
     if !latest {
         answer = answer.warnings(vec![
@@ -77,6 +80,7 @@ pub async fn write(State(api): State<Arc<Api>>, body: Text) -> Result<Response, 
 /// would become of it and changes nothing; `?anotherCluster=true` takes the backup of another one. `If-Match` says up to which version
 /// the caller has seen the objects.
 pub async fn restore(State(api): State<Arc<Api>>, query: Params, headers: HeaderMap, request: Request) -> Answer {
+    caller().needs(Role::Admin, None)?;
     let since = since(&headers)?;
     let body = to_bytes(request.into_body(), RESTORE_BYTES_MAX).await.map_err(|_| {
         let message = format!("the backup is larger than {RESTORE_BYTES_MAX} bytes when it is open, or ended early");
@@ -102,7 +106,7 @@ pub async fn restore(State(api): State<Arc<Api>>, query: Params, headers: Header
         return Ok(Reply::body(told).version(before));
     }
     let (version, cluster_id) = (snapshot.version, snapshot.cluster_id.clone());
-    let done = api.control.propose(Action::Restore { backup: Box::new(snapshot), since }).await?;
+    let done = api.change(Action::Restore { backup: Box::new(snapshot), since }).await?;
     tracing::warn!(backup = version, cluster_id, version = done.version, "a backup was restored");
     let mut told = told;
     told["before"] = before.into();

@@ -105,6 +105,11 @@ pub trait Local: Send + Sync + 'static {
     /// A request was refused because as many documents as may be are being checked: counted.
     fn check_refused(&self) {}
 
+    /// A line of the audit log.
+    fn audit(&self, line: &Value) {
+        tracing::info!(target: "audit", "{line}");
+    }
+
     /// The last lines of the log, oldest first.
     fn logs(&self, tail: usize) -> Vec<Arc<str>>;
 

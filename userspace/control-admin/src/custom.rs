@@ -5,22 +5,25 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use base_text::quoted;
-use control_api::{CustomKind, CustomPlace, Document};
+use control_api::{CustomKind, CustomPlace, Document, Role};
 use control_state::{Action, CustomMode, PutMode};
 use serde_json::{Value, json};
 
+use crate::access::{CUSTOM, caller};
 use crate::body::{Answer, Error, Reply, Text, since};
 use crate::routes::Api;
 
 type Shared = State<Arc<Api>>;
 
 pub async fn list_kinds(api: Shared) -> Answer {
+    caller().needs(Role::Read, Some(CUSTOM))?;
     let state = api.control.state();
     let kinds: Vec<Value> = state.view.custom_kinds.values().map(|kind| shown(&state.view, kind)).collect();
     Ok(Reply::body(kinds).version(state.view.version))
 }
 
 pub async fn show_kind(api: Shared, Path(name): Path<String>) -> Answer {
+    caller().needs(Role::Read, Some(CUSTOM))?;
     let state = api.control.state();
     let kind = state.view.custom_kinds.get(&name).ok_or_else(|| unknown_kind(&name))?;
     // How many items there are is shown with it.
@@ -41,11 +44,12 @@ pub async fn update_kind(api: Shared, headers: HeaderMap, body: Text) -> Answer 
 
 /// With `If-Match`, neither the kind nor any of its items may have changed: they go with it.
 pub async fn delete_kind(api: Shared, headers: HeaderMap, Path(name): Path<String>) -> Answer {
-    let done = api.control.propose(Action::DeleteCustomKind { name, since: since(&headers)? }).await?;
+    let done = api.change(Action::DeleteCustomKind { name, since: since(&headers)? }).await?;
     Ok(Reply::default().version(done.version))
 }
 
 pub async fn list(api: Shared, Path(kind): Path<String>) -> Answer {
+    caller().needs(Role::Read, Some(CUSTOM))?;
     let state = api.control.state();
     if !state.view.custom_kinds.contains_key(&kind) {
         return Err(unknown_kind(&kind));
@@ -57,6 +61,7 @@ pub async fn list(api: Shared, Path(kind): Path<String>) -> Answer {
 }
 
 pub async fn show(api: Shared, Path((kind, id)): Path<(String, String)>) -> Answer {
+    caller().needs(Role::Read, Some(CUSTOM))?;
     let state = api.control.state();
     if !state.view.custom_kinds.contains_key(&kind) {
         return Err(unknown_kind(&kind));
@@ -80,7 +85,7 @@ pub async fn update(api: Shared, headers: HeaderMap, Path(kind): Path<String>, b
 }
 
 pub async fn delete(api: Shared, headers: HeaderMap, Path((kind, id)): Path<(String, String)>) -> Answer {
-    let done = api.control.propose(Action::DeleteCustomData { kind, id, since: since(&headers)? }).await?;
+    let done = api.change(Action::DeleteCustomData { kind, id, since: since(&headers)? }).await?;
     Ok(Reply::default().version(done.version))
 }
 
@@ -88,7 +93,7 @@ pub async fn delete(api: Shared, headers: HeaderMap, Path((kind, id)): Path<(Str
 pub async fn delete_all(api: Shared, headers: HeaderMap, Path(kind): Path<String>) -> Answer {
     let (mode, since) = (CustomMode::Rebuild, since(&headers)?);
     let action = Action::BatchCustomData { kind, mode, delete: Vec::new(), put: Vec::new(), since };
-    let done = api.control.propose(action).await?;
+    let done = api.change(action).await?;
     Ok(Reply::default().version(done.version))
 }
 
@@ -96,7 +101,7 @@ pub async fn delete_all(api: Shared, headers: HeaderMap, Path(kind): Path<String
 pub async fn batch(api: Shared, headers: HeaderMap, Path(kind): Path<String>, body: Text) -> Answer {
     let (checking, since) = (api.0.clone(), since(&headers)?);
     let action = api.checks.run(move || batch_of(&checking, kind, &body, since)).await?;
-    let done = api.control.propose(action).await?;
+    let done = api.change(action).await?;
     Ok(Reply::default().version(done.version))
 }
 
@@ -155,7 +160,7 @@ async fn put_kind(api: &Api, mode: PutMode, body: &Text, since: Option<u64>) -> 
     if let Some(why) = base_model::UrlName::why_not(&kind.name) {
         return Err(Error::invalid(format!("name = {}: {why}", quoted(&kind.name))));
     }
-    Ok(api.control.propose(Action::PutCustomKind { mode, kind, since }).await?.version)
+    Ok(api.change(Action::PutCustomKind { mode, kind, since }).await?.version)
 }
 
 async fn put(api: &Arc<Api>, mode: PutMode, kind: String, body: Text, since: Option<u64>) -> Result<u64, Error> {
@@ -168,7 +173,7 @@ async fn put(api: &Arc<Api>, mode: PutMode, kind: String, body: Text, since: Opt
         Ok(Action::PutCustomData { mode, kind, item: Document::new(item), since })
     };
     let action = api.checks.run(read).await?;
-    Ok(api.control.propose(action).await?.version)
+    Ok(api.change(action).await?.version)
 }
 
 /// A kind's schema, compiled once for all items of a request.

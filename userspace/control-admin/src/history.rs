@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
-use control_api::{Document, MemberRole};
+use control_api::{Document, MemberRole, Role};
 use control_state::Action;
 use serde_json::{Value, json};
 
+use crate::access::caller;
 use crate::body::{Answer, Error, Reply, since, text};
 use crate::routes::Api;
 
@@ -17,6 +18,7 @@ type Params = Query<Vec<(String, String)>>;
 
 /// `GET /history`: the changes that are remembered, newest first. With `?name=` those of one object.
 pub async fn list(State(api): State<Arc<Api>>, query: Params) -> Answer {
+    caller().needs(Role::Read, None)?;
     remembers(&api)?;
     let state = api.control.state();
     let only = text(&query, "name");
@@ -26,7 +28,7 @@ pub async fn list(State(api): State<Arc<Api>>, query: Params) -> Answer {
         let objects: Vec<Value> =
             objects.map(|(name, (kind, how))| json!({"name": name, "kind": kind, "change": how.word()})).collect();
         if !objects.is_empty() {
-            changes.push(json!({"version": change.version, "time": change.at, "objects": objects}));
+            changes.push(json!({"version": change.version, "time": change.at, "by": change.by, "objects": objects}));
         }
     }
     Ok(Reply::body(changes).version(state.view.version))
@@ -39,7 +41,7 @@ pub async fn roll_back(State(api): State<Arc<Api>>, query: Params, headers: Head
     let version = asked(&query)?.ok_or_else(|| {
         Error::invalid("version: which one to go back to? GET /apis/v2/history lists those that are remembered")
     })?;
-    let done = api.control.propose(Action::RollBack { version, since }).await?;
+    let done = api.change(Action::RollBack { version, since }).await?;
     Ok(Reply::default().version(done.version))
 }
 

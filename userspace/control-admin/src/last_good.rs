@@ -4,9 +4,11 @@ use base_text::quoted;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
+use control_api::Role;
 use control_state::{Action, Comeback, Entry};
 use serde_json::{Value, json};
 
+use crate::access::caller;
 use crate::body::{Answer, Error, Reply, text};
 use crate::catalog::LastGood;
 use crate::routes::Api;
@@ -15,6 +17,7 @@ type Params = Query<Vec<(String, String)>>;
 
 /// `GET /last-good`: what this machine's edge serves, and whether the cluster has it.
 pub async fn show(State(api): State<Arc<Api>>) -> Answer {
+    caller().needs(Role::Read, None)?;
     let kept = kept(&api)?;
     let view = api.control.state().view.clone();
     let comeback = Comeback::of(&view, &kept.cluster_id, kept.version, kept.objects.iter());
@@ -65,7 +68,7 @@ async fn succeed(api: &Api, kept: LastGood, comeback: Comeback, replaces: bool) 
         objects = objects.len(),
         "the cluster's configuration succeeds what edges kept"
     );
-    let done = api.control.propose(Action::Succeed { cluster_id, version, objects, replaces }).await?;
+    let done = api.change(Action::Succeed { cluster_id, version, objects, replaces }).await?;
     Ok(Reply::body(json!({
         "version": done.version,
         "created": done.created,

@@ -9,6 +9,7 @@
 //! cluster), `switch.rs` (from one to the other), then one file per subject.
 #![forbid(unsafe_code)]
 
+mod access;
 mod alone;
 mod backup;
 mod body;
@@ -29,6 +30,7 @@ mod objects;
 mod routes;
 mod status;
 mod switch;
+mod tokens;
 
 pub use alone::router_alone;
 pub use catalog::{Catalog, Category, Checked, KindInfo, LastGood, Local};

@@ -6,13 +6,17 @@ use std::time::Duration;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use base_text::{duration, quoted};
+use control_api::certificates;
 use control_api::tls::{ServerTls, Watch};
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use crate::access::Origin;
 use crate::login::{Logins, required};
 use crate::names::{Names, known};
 
@@ -182,9 +186,9 @@ async fn follow(tls: ServerTls) {
 async fn accept(listener: tokio::net::TcpListener, router: Router, tls: Option<ServerTls>) {
     let mut connections = JoinSet::new();
     loop {
-        let stream = tokio::select! {
+        let (stream, from) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "an admin connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -196,9 +200,14 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, tls: Option<S
         let _ = stream.set_nodelay(true);
         let (router, tls) = (router.clone(), tls.as_ref().map(|tls| TlsAcceptor::from(tls.config())));
         connections.spawn(async move {
-            let Some(tls) = tls else { return serve(stream, router).await };
+            let mut origin = Origin { address: from.ip(), subject: None };
+            let Some(tls) = tls else { return serve(stream, router, origin).await };
             match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-                Ok(Ok(stream)) => serve(stream, router).await,
+                Ok(Ok(stream)) => {
+                    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                    origin.subject = shown.and_then(|shown| certificates::subject(shown)).map(Arc::from);
+                    serve(stream, router, origin).await;
+                }
                 Ok(Err(error)) => tracing::debug!(%error, "no TLS handshake on the admin API"),
                 Err(_) => {
                     tracing::debug!("the TLS handshake on the admin API took longer than {}", duration(HANDSHAKE))
@@ -208,11 +217,16 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, tls: Option<S
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, origin: Origin) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(origin.clone());
+        router.call(request)
+    });
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(hyper_util::rt::TokioTimer::new())
         .header_read_timeout(HEAD)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .await;
 }
 

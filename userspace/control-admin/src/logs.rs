@@ -6,16 +6,19 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use base_text::quoted;
+use control_api::Role;
 use hyper::body::Frame;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
+use crate::access::caller;
 use crate::alone::Here;
 use crate::body::{Answer, Error, Reply, flag, text};
 
 /// `GET /logs?tail=500&follow=true`.
 pub async fn tail(State(Here(local)): State<Here>, query: Query<Vec<(String, String)>>) -> Result<Response, Error> {
+    caller().needs(Role::Read, None)?;
     let count = match text(&query, "tail") {
         "" => TAIL,
         number => number
@@ -56,6 +59,7 @@ pub async fn level(State(Here(local)): State<Here>) -> Reply {
 }
 
 pub async fn set_level(State(Here(local)): State<Here>, Path(level): Path<String>) -> Answer {
+    caller().needs(Role::Admin, None)?;
     local.set_log_level(&level).map_err(Error::invalid)?;
     Ok(Reply::default())
 }

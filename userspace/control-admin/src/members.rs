@@ -3,10 +3,11 @@ use std::time::{Duration, SystemTime};
 
 use axum::extract::{Path, State};
 use base_model::GoDuration;
-use control_api::{Member, MemberRole, time};
+use control_api::{Member, MemberRole, Role, time};
 use control_raft::Metrics;
 use serde_json::{Value, json};
 
+use crate::access::caller;
 use crate::body::{Answer, Error, Reply, Text};
 use crate::routes::Api;
 
@@ -30,8 +31,12 @@ pub async fn list(State(api): State<Arc<Api>>) -> Answer {
 }
 
 pub async fn remove(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Answer {
-    let done = api.control.remove_member(&name).await?;
-    Ok(Reply::default().version(done.version))
+    let (caller, subjects) = (caller(), [format!("Member/{name}")]);
+    caller.needs(Role::Admin, None)?;
+    let answer = api.control.remove_member(&name).await;
+    let came = answer.as_ref().map(|done| done.version).map_err(|refusal| refusal.message.as_str());
+    api.write_down(&caller, "removeMember", &subjects, came);
+    Ok(Reply::default().version(answer?.version))
 }
 
 /// `POST /member-tokens` with `{ttl: 1h}`: lets one new member in.
@@ -46,7 +51,13 @@ pub async fn token(State(api): State<Arc<Api>>, body: Text) -> Answer {
             })?
         }
     };
-    let invitation = api.control.invite(lasts).await?;
+    let caller = caller();
+    caller.needs(Role::Admin, None)?;
+    let invitation = api.control.invite(lasts).await;
+    let version = api.control.state().view.version;
+    let came = invitation.as_ref().map(|_| version).map_err(|refusal| refusal.message.as_str());
+    api.write_down(&caller, "inviteMember", &[], came);
+    let invitation = invitation?;
     Ok(Reply::body(json!({"token": invitation.token, "expires": time::rfc3339(invitation.expires)})))
 }
 

@@ -8,10 +8,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use base_model::beside::routes_to;
 use base_model::secret::HIDDEN;
 use base_text::quoted;
-use control_api::{Document, OWNER_LABEL, RefusalKind, Snapshot};
+use control_api::{Document, OWNER_LABEL, Role, Snapshot};
 use control_state::{Action, Entry, PutMode, owner};
 use serde_json::{Value, json};
 
+use crate::access::caller;
 use crate::body::{Answer, Error, IfMatch, Reply, Text, flag, if_match, listed, since, text};
 use crate::catalog::{Category, Checked};
 use crate::history;
@@ -64,7 +65,9 @@ pub async fn check(State(api): State<Arc<Api>>, query: Params, body: Text) -> An
 pub async fn list(State(api): State<Arc<Api>>, query: Params) -> Answer {
     let state = api.control.state();
     let then = history::objects(&api, &query)?;
-    let documents: Vec<Value> = then.values().map(|document| api.catalog.shown(document)).collect();
+    let caller = caller();
+    let readable = |document: &&Document| caller.may(Role::Read, document["kind"].as_str());
+    let documents: Vec<Value> = then.values().filter(readable).map(|document| api.catalog.shown(document)).collect();
     let namespace = text(&query, "namespace");
     if flag(&query, "all-namespaces") {
         if !namespace.is_empty() {
@@ -85,8 +88,10 @@ pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>, query: 
         let there = then.get(&name).filter(|_| in_default(text(&query, "namespace")));
         let document =
             there.ok_or_else(|| Error::not_found(format!("object {name} was not there then", name = quoted(&name))))?;
+        caller().needs(Role::Read, document["kind"].as_str())?;
         return Ok(Reply::body(api.catalog.shown(document)).version(state.view.version));
     }
+    may_read(&api, &name)?;
     match state.view.object(&name) {
         Some(document) if in_default(text(&query, "namespace")) => {
             let changed = state.view.changed.get(&name).copied().unwrap_or_default();
@@ -96,13 +101,19 @@ pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>, query: 
     }
 }
 
+/// Refuses a caller whose token is not for the kind of this object.
+pub fn may_read(api: &Api, name: &str) -> Result<(), Error> {
+    let state = api.control.state();
+    state.view.object(name).map_or(Ok(()), |document| caller().needs(Role::Read, document["kind"].as_str()))
+}
+
 pub async fn delete(State(api): State<Arc<Api>>, Path(name): Path<String>, headers: HeaderMap) -> Answer {
     let since = since(&headers)?;
     if let Some(kind) = system_kind(&api, &name) {
         return Err(Error::invalid(format!("{kind} is part of the system and cannot be deleted")));
     }
     let warnings = missed(&api.control.state().view, &name);
-    let done = api.control.propose(Action::Delete { names: vec![name], since }).await?;
+    let done = api.change(Action::Delete { names: vec![name], since }).await?;
     Ok(Reply::default().version(done.version).warnings(warnings))
 }
 
@@ -140,7 +151,7 @@ pub async fn delete_all(State(api): State<Arc<Api>>, query: Params, headers: Hea
         return Err(Error::invalid("deleting every object takes ?all=true; one is deleted with DELETE /objects/NAME"));
     }
     let action = since.map_or(Action::DeleteAll, |since| Action::DeleteAllSeen { since });
-    let done = api.control.propose(action).await?;
+    let done = api.change(action).await?;
     Ok(Reply::default().version(done.version))
 }
 
@@ -171,17 +182,21 @@ async fn put(api: &Arc<Api>, request: Request, mode: PutMode, strict: bool) -> R
             filled_in |= kept.is_some();
             entries.push(Entry { since, ..Entry::new(Document::new(one.document), generated) });
         }
-        let (there, entries) = unchanged(api, mode, entries).await?;
+        // Nobody learns from an answer what is in objects that are not theirs to write.
+        let caller = caller();
+        let may = |entry: &Entry| caller.may(Role::Write, entry.document["kind"].as_str());
+        let (there, entries) =
+            if entries.iter().all(may) { unchanged(api, mode, entries).await? } else { (None, entries) };
         if let Some(version) = there {
             return Ok(Put { version, ..put });
         }
-        match api.control.propose(Action::Put { mode, entries }).await {
+        match api.change(Action::Put { mode, entries }).await {
             Ok(done) => return Ok(Put { version: done.version, created: done.created, ..put }),
             // The secrets that were filled in here are older than those of the cluster: once more, with those.
-            Err(refusal) if refusal.kind == RefusalKind::Stale && filled_in && turn < TURNS => {
+            Err(error) if error.status == StatusCode::PRECONDITION_FAILED && filled_in && turn < TURNS => {
                 api.control.catch_up().await;
             }
-            Err(refusal) => return Err(refusal.into()),
+            Err(error) => return Err(error),
         }
     }
     unreachable!("the last turn returns")

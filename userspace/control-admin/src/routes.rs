@@ -7,11 +7,12 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use control_raft::Control;
 use serde_json::json;
 
+use crate::access::known;
 use crate::alone::{about, healthz, metrics};
 use crate::body::{Error, Reply, finish, unconditional};
 use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
-use crate::{backup, custom, history, last_good, logs, members, metadata, objects, status};
+use crate::{backup, custom, history, last_good, logs, members, metadata, objects, status, tokens};
 
 pub struct Api {
     pub control: Control,
@@ -44,6 +45,7 @@ pub fn router(control: Control, catalog: Arc<dyn Catalog>, local: Arc<dyn Local>
         .route("/", get(list_apis))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
+        .layer(from_fn_with_state(api.clone(), known))
         .layer(from_fn_with_state(api.clone(), finish))
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(api)
@@ -65,6 +67,10 @@ fn entries() -> Vec<Entry> {
     add("cluster", "/status/members", &["GET"], get(members::list));
     add("cluster", "/member-tokens", &["POST"], post(members::token));
     add("cluster", "/status/members/{member}", &["DELETE"], delete(members::remove));
+
+    add("cluster", "/tokens", &["GET", "POST"], get(tokens::list).post(tokens::create));
+    add("cluster", "/tokens/{name}", &["DELETE"], delete(tokens::revoke));
+    add("cluster", "/tokens/{name}/rotate", &["POST"], post(tokens::rotate));
 
     add("cluster", "/backup", &["POST"], post(backup::write));
     add("cluster", "/restore", &["POST"], post(backup::restore));

@@ -10,13 +10,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use base_model::kinds::Category;
 use base_text::quoted;
-use control_api::Member;
+use control_api::{Member, Role};
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
+use crate::access::caller;
 use crate::body::{Answer, Error, Reply, text};
 use crate::catalog::Local;
-use crate::objects::DEFAULT_NAMESPACE;
+use crate::objects::{DEFAULT_NAMESPACE, may_read};
 use crate::routes::Api;
 
 /// The part of the peer listener that answers other members' questions about this machine.
@@ -26,6 +27,7 @@ pub fn peer_routes(local: Arc<dyn Local>) -> Router {
 
 /// `{"eg-traffic-default/NAME/MEMBER": {spec, status}}`, as Easegress has it.
 pub async fn list(State(api): State<Arc<Api>>) -> Answer {
+    caller().needs(Role::Read, None)?;
     let (statuses, warnings) = gather(&api, None).await;
     Ok(Reply::body(statuses).warnings(warnings))
 }
@@ -34,6 +36,7 @@ pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Answ
     if !api.control.state().view.objects.contains_key(&name) {
         return Err(Error::not_found(format!("object {name} not found", name = quoted(&name))));
     }
+    may_read(&api, &name)?;
     let (statuses, warnings) = gather(&api, Some(&name)).await;
     Ok(Reply::body(statuses).warnings(warnings))
 }

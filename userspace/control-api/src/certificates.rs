@@ -103,6 +103,13 @@ pub fn faults(
     Ok(faults)
 }
 
+/// Whom a certificate is of: its common name, or all of its subject.
+pub fn subject(certificate: &[u8]) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok().map(str::to_owned));
+    name.or_else(|| Some(parsed.subject().to_string()))
+}
+
 /// Long enough to have a new one signed.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
 

@@ -12,10 +12,12 @@ pub mod client;
 pub mod time;
 pub mod tls;
 
+mod principal;
 mod publish;
 mod refusal;
 mod tickets;
 
+pub use principal::{Grant, Principal, PrincipalKind, Role, Token, allow};
 pub use publish::{
     Addresses, CustomChange, CustomKind, CustomPlace, Delta, Document, EdgeReport, Eligible, FAILURES_TOLD,
     GENERATIONS_KEPT, Gap, Generation, Member, MemberRole, Predecessor, Snapshot, Steering, Update,

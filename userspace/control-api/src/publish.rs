@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::principal::Token;
 use crate::tickets::TicketKeys;
 
 /// One object or data item, shared by every version of the configuration that contains it unchanged.
@@ -40,6 +41,9 @@ pub struct Snapshot {
     pub succeeds: Arc<Vec<Predecessor>>,
     /// Feature level of the cluster: what every member understands. 0 in a cluster that has not said so yet, which is the first.
     pub level: u32,
+    /// Tokens of the admin API, by name. Left out where there are none, so that programs that know none read it.
+    #[serde(skip_serializing_if = "no_tokens")]
+    pub tokens: Arc<BTreeMap<String, Token>>,
 }
 
 /// A version of a cluster's configuration; of this one's or of one that is lost.
@@ -75,6 +79,9 @@ pub struct Delta {
     pub tickets: Option<Arc<TicketKeys>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub succeeds: Option<Arc<Vec<Predecessor>>>,
+    /// All tokens, when any of them changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Arc<BTreeMap<String, Token>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<u32>,
 }
@@ -283,6 +290,9 @@ impl Snapshot {
         if let Some(level) = delta.level {
             self.level = level;
         }
+        if let Some(tokens) = &delta.tokens {
+            self.tokens = tokens.clone();
+        }
         self.cluster_id = delta.cluster_id.clone();
         self.version = delta.to;
         Ok(())
@@ -427,6 +437,10 @@ impl std::error::Error for Gap {}
 
 fn is_none(id: &u16) -> bool {
     *id == 0
+}
+
+fn no_tokens(tokens: &BTreeMap<String, Token>) -> bool {
+    tokens.is_empty()
 }
 
 fn is_zero(level: &u32) -> bool {

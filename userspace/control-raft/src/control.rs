@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use base_text::quoted;
 use bytes::Bytes;
 use control_api::client::Answer as HttpAnswer;
-use control_api::{EdgeReport, Member, MemberRole, Refusal, RefusalKind};
+use control_api::{EdgeReport, Member, MemberRole, Principal, Refusal, RefusalKind};
 use control_state::{Action, Answer, Command, FIRST_LEVEL, State};
 use hyper::Method;
 use openraft::ServerState;
@@ -289,6 +289,12 @@ impl Control {
     pub async fn propose(&self, action: Action) -> Answer {
         let inner = self.inner.clone();
         self.on_own_runtime(async move { inner.propose(action).await }).await?
+    }
+
+    /// The same on somebody's behalf.
+    pub async fn propose_for(&self, action: Action, by: Principal) -> Answer {
+        let inner = self.inner.clone();
+        self.on_own_runtime(async move { inner.propose_for(action, Some(by)).await }).await?
     }
 
     /// Waits until this member knows everything that was decided before the call; false when nobody can tell.
@@ -593,17 +599,28 @@ impl Inner {
     }
 
     pub async fn propose(&self, action: Action) -> Answer {
+        self.propose_for(action, None).await
+    }
+
+    /// On this member's own behalf where nobody is named.
+    async fn propose_for(&self, action: Action, by: Option<Principal>) -> Answer {
         let action = self.fitted(action).await?;
-        self.propose_raw(action).await
+        let known = self.publisher.state().level() >= NAMES_PRINCIPALS;
+        let by = by.unwrap_or_else(|| Principal::member(&self.name));
+        self.decide(action, known.then_some(by)).await
     }
 
     /// As it is, whatever the cluster's feature level.
     pub async fn propose_raw(&self, action: Action) -> Answer {
+        self.decide(action, None).await
+    }
+
+    async fn decide(&self, action: Action, by: Option<Principal>) -> Answer {
         if let Some(reason) = self.failure() {
             return Err(Refusal::unavailable(format!("this member has failed and starts again: {reason}")));
         }
         let now = control_api::time::rfc3339(SystemTime::now());
-        let command = Command { request: random(), now, action };
+        let command = Command { request: random(), now, action, by };
         let decided = async {
             let done = self.carry(Packed::new(&command)).await?;
             // The answer may come from another member: what it speaks of shall be visible here as well.
@@ -1216,6 +1233,8 @@ pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
+/// The feature level from which commands say on whose behalf they are.
+const NAMES_PRINCIPALS: u32 = 4;
 const SECRET_LOOKED_AT: Duration = Duration::from_secs(1);
 const HEARTBEAT_MS: u64 = 80;
 /// A leader that a majority has not confirmed for so long sends nobody to itself.

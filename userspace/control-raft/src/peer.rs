@@ -354,12 +354,17 @@ fn concealed(update: Update, conceal: Option<&Conceal>) -> Update {
     match update {
         Update::Snapshot(snapshot) => {
             let objects = snapshot.objects.iter().map(|(name, document)| (name.clone(), hide(document))).collect();
-            let shown = Snapshot { objects: Arc::new(objects), tickets: Arc::default(), ..Snapshot::clone(&snapshot) };
+            let shown = Snapshot {
+                objects: Arc::new(objects),
+                tickets: Arc::default(),
+                tokens: Arc::default(),
+                ..Snapshot::clone(&snapshot)
+            };
             Update::Snapshot(Arc::new(shown))
         }
         Update::Delta(delta) => {
             let puts = delta.puts.iter().map(hide).collect();
-            Update::Delta(Arc::new(Delta { puts, tickets: None, ..Delta::clone(&delta) }))
+            Update::Delta(Arc::new(Delta { puts, tickets: None, tokens: None, ..Delta::clone(&delta) }))
         }
         ping @ Update::Ping(_) => ping,
     }

@@ -275,7 +275,7 @@ mod tests {
         act(Command::put(1, "t", PutMode::Create, vec![json!({"name": "p", "kind": "Pipeline"})]));
         assert!(reader.try_recv().is_none());
         let action = Action::Found { cluster_id: "one".into(), cluster_name: String::new() };
-        act(Command { request: 2, now: "t".into(), action });
+        act(Command { request: 2, now: "t".into(), action, by: None });
         let update = reader.try_recv();
         assert!(matches!(&update, Some(Update::Snapshot(s)) if s.cluster_id == "one" && s.version == 2), "{update:?}");
     }

@@ -82,7 +82,7 @@ mod tests {
         let mut turn = 0;
         let mut act = |state: &mut State, action: Action| {
             turn += 1;
-            state.apply(Command { request: turn, now: "t".into(), action }).answer
+            state.apply(Command { request: turn, now: "t".into(), action, by: None }).answer
         };
         let add = |id: &str, expires: u64, at: u64| Action::AddToken {
             id: id.into(),

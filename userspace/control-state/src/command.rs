@@ -1,5 +1,5 @@
 use base_model::Claim;
-use control_api::{CustomKind, Document, Member, Refusal, Snapshot, TicketKey};
+use control_api::{CustomKind, Document, Member, Principal, Refusal, Snapshot, TicketKey, Token};
 use serde::{Deserialize, Serialize};
 
 use crate::authority::JoinToken;
@@ -16,6 +16,9 @@ pub struct Command {
     /// RFC 3339, by the proposer's clock: becomes `createdAt`.
     pub now: String,
     pub action: Action,
+    /// On whose behalf; absent below feature level 4.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "strict_option")]
+    pub by: Option<Principal>,
 }
 
 /// Each is carried out whole or not at all. A new one, or a new field, is of a new level: see [`Action::level`].
@@ -150,6 +153,16 @@ pub enum Action {
         id: String,
         at: u64,
     },
+    /// A token is made, or changed.
+    PutToken {
+        mode: PutMode,
+        #[serde(deserialize_with = "strict")]
+        token: Token,
+    },
+    /// A token is good for nothing any more.
+    DeleteToken {
+        name: String,
+    },
     /// Every member understands this level: what is new in it may be proposed from here on.
     RaiseLevel {
         level: u32,
@@ -215,6 +228,7 @@ impl Action {
     /// The lowest feature level of a cluster in which this may be proposed: a member of a lower one does not know what it says.
     pub fn level(&self) -> u32 {
         let new = match self {
+            Action::PutToken { .. } | Action::DeleteToken { .. } => return 4,
             Action::Restore { .. }
             | Action::FoundAuthority { .. }
             | Action::AddToken { .. }
@@ -261,6 +275,6 @@ impl From<&Command> for Command {
 impl Command {
     pub fn put(request: u64, now: impl Into<String>, mode: PutMode, documents: Vec<serde_json::Value>) -> Self {
         let entries = documents.into_iter().map(|document| Entry::new(Document::new(document), Vec::new())).collect();
-        Command { request, now: now.into(), action: Action::Put { mode, entries } }
+        Command { request, now: now.into(), action: Action::Put { mode, entries }, by: None }
     }
 }

@@ -35,6 +35,9 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
     if old.level != new.level {
         delta.level = Some(new.level);
     }
+    if !Arc::ptr_eq(&old.tokens, &new.tokens) && old.tokens != new.tokens {
+        delta.tokens = Some(new.tokens.clone());
+    }
     let nothing = old.cluster_id == new.cluster_id
         && delta.deletes.is_empty()
         && delta.puts.is_empty()
@@ -44,7 +47,8 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
         && delta.cluster_name.is_none()
         && delta.tickets.is_none()
         && delta.succeeds.is_none()
-        && delta.level.is_none();
+        && delta.level.is_none()
+        && delta.tokens.is_none();
     (!nothing).then_some(delta)
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use base_model::Claim;
-use control_api::{Delta, Document, Refusal, Snapshot};
+use control_api::{Delta, Document, Principal, Refusal, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -29,6 +29,9 @@ struct Step {
     version: u64,
     /// RFC 3339, by the clock of whoever proposed it.
     at: String,
+    /// On whose behalf, for people to read.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    by: String,
     /// `None`: the change created it.
     before: BTreeMap<String, Option<Before>>,
 }
@@ -48,6 +51,8 @@ pub struct Change {
     /// The version it made.
     pub version: u64,
     pub at: String,
+    /// On whose behalf; empty where that is not known.
+    pub by: String,
     /// By name.
     pub objects: BTreeMap<String, (String, How)>,
 }
@@ -80,7 +85,7 @@ impl History {
 
 impl State {
     /// Writes down what the delta replaces; `before` is the state that it changes.
-    pub(crate) fn note_history(&mut self, before: &State, delta: &Delta, now: &str) {
+    pub(crate) fn note_history(&mut self, before: &State, delta: &Delta, now: &str, by: Option<&Principal>) {
         let name = |document: &Document| document.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         let names = delta.deletes.iter().cloned().chain(delta.puts.iter().map(name));
         let text = |name: String| {
@@ -90,7 +95,8 @@ impl State {
                 .map(|document| Before { document: document.to_string(), claim: before.claims.get(&name).cloned() });
             (name, was)
         };
-        let step = Step { version: delta.to, at: now.to_owned(), before: names.map(text).collect() };
+        let by = by.map(ToString::to_string).unwrap_or_default();
+        let step = Step { version: delta.to, at: now.to_owned(), by, before: names.map(text).collect() };
         if step.before.is_empty() {
             return;
         }
@@ -125,7 +131,7 @@ impl State {
                 objects.insert(name.clone(), (was.clone().or(is).unwrap_or_default(), how));
                 after.insert(name.clone(), was);
             }
-            Change { version: step.version, at: step.at.clone(), objects }
+            Change { version: step.version, at: step.at.clone(), by: step.by.clone(), objects }
         };
         self.history.steps.iter().rev().map(told).collect()
     }

@@ -17,7 +17,8 @@ use crate::state::State;
 /// Of this program. 2 brought `since` and `claim`, `Succeed`, `RollBack` and `DeleteAllSeen`, generations of steering that are kept by
 /// need and numbers of virtual IPs, and the levels themselves; 3 `Restore`, `since` for custom data, and an authority of
 /// the cluster's own.
-pub const LEVEL: u32 = 3;
+/// 4 brought tokens of the admin API, and on whose behalf a command is.
+pub const LEVEL: u32 = 4;
 
 /// Of programs and clusters that say nothing.
 pub const FIRST_LEVEL: u32 = 1;
@@ -43,7 +44,8 @@ impl State {
         if let Some(of) = shape.level.filter(|of| *of > level) {
             return Err(Unread::Newer(format!("it is of feature level {of}")));
         }
-        let known = Shape::of(&State::default());
+        let mut known = Shape::of(&State::default());
+        known.sections.push("view.tokens".into());
         if let Some(section) = shape.sections.into_iter().find(|section| !known.sections.contains(section)) {
             return Err(Unread::Newer(format!("it has a section {section}")));
         }
@@ -150,7 +152,10 @@ mod tests {
     #[test]
     fn a_state_of_a_newer_program_is_refused_and_not_cut_down() {
         let mut state = State::default();
-        state.apply(Command { request: 1, now: "t".into(), action: Action::RaiseLevel { level: 2 } }).answer.unwrap();
+        state
+            .apply(Command { request: 1, now: "t".into(), action: Action::RaiseLevel { level: 2 }, by: None })
+            .answer
+            .unwrap();
         let text = serde_json::to_vec(&state).unwrap();
         assert_eq!(State::read(&text, 2), Ok(state.clone()));
         assert_eq!(State::read(&text, 1), Err(Unread::Newer("it is of feature level 2".into())));
@@ -169,7 +174,8 @@ mod tests {
         let mut state = State::default();
         assert_eq!(state.level(), FIRST_LEVEL);
         for (turn, level) in [(1, 2), (2, 1)] {
-            let done = state.apply(Command { request: turn, now: "t".into(), action: Action::RaiseLevel { level } });
+            let done =
+                state.apply(Command { request: turn, now: "t".into(), action: Action::RaiseLevel { level }, by: None });
             assert!(done.answer.is_ok());
             assert_eq!(state.level(), 2, "it does not sink");
         }

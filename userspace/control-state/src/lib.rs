@@ -5,7 +5,7 @@
 //!
 //! Reading order: `command.rs` (what can be asked), `state.rs` (the rules), `objects.rs` and `custom.rs` (those of documents),
 //! `steering.rs` (who serves a VirtualIP), `tickets.rs` (keys of TLS sessions), `authority.rs` (whose certificates members show),
-//! `answers.rs` (requests that come twice), `history.rs` (what was before), `restore.rs` (backups), `diff.rs` (from two versions to a delta), `level.rs` (members of different versions),
+//! `tokens.rs` (of the admin API), `answers.rs` (requests that come twice), `history.rs` (what was before), `restore.rs` (backups), `diff.rs` (from two versions to a delta), `level.rs` (members of different versions),
 //! `sums.rs` (whether two members hold the same).
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ mod sums;
 #[cfg(test)]
 mod tests;
 mod tickets;
+mod tokens;
 
 pub use authority::{Authority, JoinToken};
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};

@@ -87,4 +87,7 @@ fn take_places(view: &mut Snapshot, backup: &Snapshot) {
         (vip.clone(), Arc::new(Steering { id: then.id, generations, alive: Vec::new() }))
     });
     view.steering = Arc::new(steering.collect());
+    if view.tokens.is_empty() {
+        view.tokens = backup.tokens.clone();
+    }
 }

@@ -13,7 +13,7 @@ use crate::diff::between;
 use crate::history::{self, History};
 use crate::steering::{member_id_free, steer};
 use crate::sums::Sums;
-use crate::{custom, objects, restore, tickets};
+use crate::{custom, objects, restore, tickets, tokens};
 
 /// Everything a member knows of the cluster at one point of the log.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -117,7 +117,7 @@ impl State {
 
     /// Carries out one command.
     pub fn apply(&mut self, command: impl Into<Command>) -> Applied {
-        let Command { request, now, action } = command.into();
+        let Command { request, now, action, by } = command.into();
         if let Some(answer) = self.answers.get(request) {
             return Applied { answer: answer.clone(), delta: None };
         }
@@ -137,7 +137,7 @@ impl State {
                     next.view.note_changes(&delta);
                     next.view.note_custom_changes(&delta);
                     next.note_gone(&delta);
-                    next.note_history(self, &delta, &now);
+                    next.note_history(self, &delta, &now, by.as_ref());
                     Arc::new(delta)
                 });
                 self.sums = self.sums.after(self, &next, delta.as_deref());
@@ -257,6 +257,8 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
         }
         Action::AddToken { id, token, at } => authority::add_token(next, &id, &token, at).map(|()| Vec::new()),
         Action::SpendToken { id, at } => authority::spend_token(next, &id, at).map(|()| Vec::new()),
+        Action::PutToken { mode, token } => tokens::put(view, mode, token, now),
+        Action::DeleteToken { name } => tokens::delete(view, &name),
         Action::RaiseLevel { level } => {
             view.level = view.level.max(level);
             Ok(Vec::new())

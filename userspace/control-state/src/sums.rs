@@ -49,6 +49,11 @@ impl State {
         let (ends, all) = ((self.gone.front(), self.gone.back()), self.gone.len() as u64);
         let authority = if self.authority.certificate.is_empty() { 0 } else { plain(&self.authority) };
         let rest = [self.sums.claims, gone(ends.0), gone(ends.1), all, self.history.sum(), authority];
+        let view_sum = match view.tokens.is_empty() {
+            // As those sum it up that know no tokens.
+            true => view_sum.to_vec(),
+            false => [&view_sum[..], &[plain(&view.tokens)]].concat(),
+        };
         let together = |parts: &[u64]| parts.iter().fold(0, |sum, part| pair(sum, *part));
         Mark { index, version: view.version, view: together(&view_sum), rest: together(&rest) }
     }
@@ -202,7 +207,7 @@ mod tests {
         let mut followed = State::default();
         let mut act = |action: Action, changes: bool| {
             turn += 1;
-            let applied = state.apply(Command { request: turn, now: "t".into(), action: action.clone() });
+            let applied = state.apply(Command { request: turn, now: "t".into(), action: action.clone(), by: None });
             assert!(applied.answer.is_ok(), "{action:?}: {:?}", applied.answer);
             assert_eq!(state.sums, Sums::of(&state), "{action:?}");
             let text = serde_json::to_vec(&state).unwrap();

@@ -628,7 +628,7 @@ proptest! {
         let (mut one, mut two) = (State::default(), State::default());
         let mut reader = Snapshot::default();
         for (n, action) in actions.into_iter().enumerate() {
-            let command = Command { request: n as u64, now: format!("t{n}"), action };
+            let command = Command { request: n as u64, now: format!("t{n}"), action, by: None };
             if n == cut {
                 two = serde_json::from_slice(&serde_json::to_vec(&two).unwrap()).unwrap();
             }
@@ -654,7 +654,7 @@ struct World {
 impl World {
     fn act(&mut self, action: Action) -> Applied {
         self.requests += 1;
-        self.state.apply(&Command { request: self.requests, now: format!("t{}", self.requests), action })
+        self.state.apply(&Command { request: self.requests, now: format!("t{}", self.requests), action, by: None })
     }
 
     fn put(&mut self, mode: PutMode, document: Value) -> Answer {

@@ -89,7 +89,7 @@ mod tests {
         fn apply(&mut self, action: Action) -> bool {
             self.turn += 1;
             let before = self.state.view.clone();
-            let applied = self.state.apply(&Command { request: self.turn, now: "t".into(), action });
+            let applied = self.state.apply(&Command { request: self.turn, now: "t".into(), action, by: None });
             assert!(applied.answer.is_ok());
             if let Some(delta) = &applied.delta {
                 let mut moved = before;

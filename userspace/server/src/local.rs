@@ -87,6 +87,13 @@ impl control_admin::Local for Local {
         self.checks.add(1);
     }
 
+    fn audit(&self, line: &Value) {
+        match &self.logs.audit {
+            Some(file) => file.line(format!("{line}\n")),
+            None => tracing::info!(target: "audit", "{line}"),
+        }
+    }
+
     fn logs(&self, tail: usize) -> Vec<Arc<str>> {
         self.logs.ring.tail(tail)
     }

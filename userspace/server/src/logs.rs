@@ -24,6 +24,9 @@ const LINES_KEPT: usize = 10_000;
 /// File of the log inside `--log-dir`, as Easegress calls it.
 const FILE_NAME: &str = "stdout.log";
 
+/// Who changed what: a line of JSON for every write.
+const AUDIT_NAME: &str = "audit.log";
+
 /// The log as it runs.
 #[derive(Clone)]
 pub struct Logs {
@@ -31,6 +34,8 @@ pub struct Logs {
     level: reload::Handle<Targets, Registry>,
     /// Absent where the log goes to standard error.
     pub file: Option<LogThread>,
+    /// The file of the audit log, beside it.
+    pub audit: Option<LogThread>,
 }
 
 /// Starts logging for the process.
@@ -59,7 +64,15 @@ pub fn start(options: &Options) -> Result<Logs, String> {
     let (filter, level) = reload::Layer::new(targets(options.debug));
     Registry::default().with(filter).with(lines(writer)).init();
     std::panic::set_hook(Box::new(tell_panic));
-    Ok(Logs { ring, level, file })
+    let audit = match &options.log_dir {
+        None => None,
+        Some(directory) => Some(
+            LogFile::open(directory.join(AUDIT_NAME), options.log_bounds)
+                .and_then(LogThread::start)
+                .map_err(|e| format!("--log-dir {}: cannot write {AUDIT_NAME}: {e}", directory.display()))?,
+        ),
+    };
+    Ok(Logs { ring, level, file, audit })
 }
 
 /// Writes each event as a line.
@@ -92,14 +105,14 @@ impl Logs {
 
     /// Opens the file anew, where there is one.
     pub fn reopen(&self) {
-        if let Some(file) = &self.file {
+        for file in self.file.iter().chain(&self.audit) {
             file.reopen();
         }
     }
 
     /// Waits until what was said is written.
     pub fn flush(&self) {
-        if let Some(file) = &self.file {
+        for file in self.file.iter().chain(&self.audit) {
             file.flush();
         }
     }

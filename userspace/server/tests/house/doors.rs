@@ -1,8 +1,9 @@
 //! The doors of a running daemon: what is open, to whom, and what is said when it is not.
 
 use crate::cluster::{ADDRESSES, in_a_network, three};
-use crate::world::{Connection, Machine, eventually, free_port, mock, weir};
+use crate::world::{Connection, Machine, eventually, free_port, mock, server, weir};
 use serde_json::json;
+use std::fs;
 
 /// Stands for a private key.
 const MARK: &str = "LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0t";
@@ -53,6 +54,55 @@ fn the_admin_api_stays_here_unless_somebody_logs_in() {
         for part in ["--api-addr", "--client-ca-file", "basic-auth", "--insecure-api"] {
             assert!(told.contains(part), "{part} is not in {told}");
         }
+    }
+}
+
+#[test]
+fn who_changed_what_is_written_down() {
+    let machine = Machine::new("m1");
+    let config = machine.directory.join("weir.yaml");
+    fs::write(&config, "basic-auth: {ann: a-marked-password}\n").unwrap();
+    let mut machine = machine.flags(["-f", config.to_str().unwrap(), "--log-dir", "log"]);
+    machine.spawn();
+    let ask = |authorization: &str, method: &str, path: &str, body: &str| {
+        let mut connection = Connection::open(&format!("127.0.0.1:{}", machine.api)).ok()?.by_address();
+        connection.request(method, &format!("/apis/v2{path}"), &[("authorization", authorization)], body).ok()
+    };
+    let ann = "Basic YW5uOmEtbWFya2VkLXBhc3N3b3Jk";
+    eventually("it is ready", || (ask(ann, "GET", "/healthz", "")?.status == 200).then_some(()));
+    assert_eq!(ask("", "GET", "/healthz", "").unwrap().status, 401);
+    let made = ask(ann, "POST", "/tokens", "name: ci\ngrants: [{role: write, kinds: [Pipeline]}]\n").unwrap();
+    assert_eq!(made.status, 201, "{made:?}");
+    let made: serde_json::Value = serde_json::from_str(&made.body).unwrap();
+    let token = made["token"].as_str().unwrap().to_owned();
+    let bearer = format!("Bearer {token}");
+    assert_eq!(ask(&bearer, "POST", "/objects", &mock("pl", "a-marked-body")).unwrap().status, 201);
+    assert_eq!(ask(&bearer, "DELETE", "/objects?all=true", "").unwrap().status, 403);
+    assert_eq!(ask(ann, "POST", "/objects", &server("hs", 0, "pl")).unwrap().status, 400, "nothing was proposed");
+    assert_eq!(ask(ann, "DELETE", "/objects/pl", "").unwrap().status, 200);
+    let read = || fs::read_to_string(machine.directory.join("log/audit.log")).unwrap_or_default();
+    let lines = eventually("a line for each write", || {
+        let lines: Vec<serde_json::Value> = read().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        (lines.len() == 4).then_some(lines)
+    });
+    for (line, (kind, who, action, object)) in lines.iter().zip([
+        ("user", "ann", "createToken", "Token/ci"),
+        ("token", "ci", "put", "Pipeline/pl"),
+        ("token", "ci", "deleteAll", ""),
+        ("user", "ann", "delete", "Pipeline/pl"),
+    ]) {
+        assert_eq!(
+            (line["kind"].as_str(), line["who"].as_str(), line["action"].as_str()),
+            (Some(kind), Some(who), Some(action))
+        );
+        assert_eq!((line["from"].as_str(), line["member"].as_str()), (Some("127.0.0.1"), Some("m1")));
+        assert_eq!(line["objects"][0].as_str().unwrap_or_default(), object);
+        assert!(line["version"].is_u64() != line["refused"].is_string(), "{line}");
+    }
+    // The secrets are in no log.
+    let all = [read(), machine.log(), fs::read_to_string(machine.directory.join("log/stdout.log")).unwrap()].concat();
+    for secret in ["a-marked", &token, "YW5uOm"] {
+        assert!(!all.contains(secret), "{secret} is in {all}");
     }
 }
 

@@ -1,0 +1,247 @@
+//! Who asks, what they may, and what is written down of it.
+//!
+//! The door finds out who asks ([`Caller`]): by a token, by a login, by a certificate, or nobody in particular where none of that is
+//! asked for. A token is looked up in the cluster's state and brings its grants; everybody else who gets in may do everything. What a
+//! request takes is looked at where it is known: the method here, kinds where documents have been read, and every change in
+//! [`Api::change`], which also writes the line of the audit log.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base_text::quoted;
+use control_api::{Grant, Principal, PrincipalKind, Role, allow, time};
+use control_state::{Action, Answer};
+use serde_json::{Value, json};
+
+use crate::body::Error;
+use crate::routes::Api;
+
+/// What the connection says of its other end.
+#[derive(Clone)]
+pub struct Origin {
+    pub address: IpAddr,
+    /// Subject of the certificate that was shown.
+    pub subject: Option<Arc<str>>,
+}
+
+/// The user that a login was for.
+#[derive(Clone)]
+pub struct User(pub Arc<str>);
+
+#[derive(Clone)]
+pub struct Caller {
+    pub principal: Principal,
+    /// `None`: everything.
+    grants: Option<Arc<Vec<Grant>>>,
+}
+
+tokio::task_local! {
+    static CALLER: Caller;
+}
+
+/// Whoever carries the request out is known to be.
+pub fn caller() -> Caller {
+    let nobody = || Caller { principal: Principal::default(), grants: None };
+    CALLER.try_with(Clone::clone).unwrap_or_else(|_| nobody())
+}
+
+impl Caller {
+    pub fn may(&self, role: Role, kind: Option<&str>) -> bool {
+        self.grants.as_ref().is_none_or(|grants| allow(grants, role, kind))
+    }
+
+    /// Refuses what the caller may not do.
+    pub fn needs(&self, role: Role, kind: Option<&str>) -> Result<(), Error> {
+        if self.may(role, kind) {
+            return Ok(());
+        }
+        let what = kind.map_or_else(|| "this".to_owned(), |kind| format!("objects of kind {}", quoted(kind)));
+        let who = &self.principal;
+        Err(Error::new(
+            StatusCode::FORBIDDEN,
+            format!("{who} may not do {what}: it takes the role {role}; weirctl token list shows what each token may"),
+        ))
+    }
+
+    /// Whether any of the caller's grants has this role, for whatever kinds.
+    fn may_at_all(&self, role: Role) -> bool {
+        self.grants.as_ref().is_none_or(|grants| grants.iter().any(|grant| grant.role >= role))
+    }
+}
+
+/// Finds out who asks, and lets nobody pass whose token is not known.
+pub async fn known(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let caller = match of(&api, &request) {
+        Ok(caller) => caller,
+        Err(error) => return error.into_response(),
+    };
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let role = if reads { Role::Read } else { Role::Write };
+    // Asking what would become of a document changes nothing.
+    let role = if request.uri().path().ends_with("/objects-check") { Role::Read } else { role };
+    if !caller.may_at_all(role) {
+        let refused = caller.needs(role, None).err();
+        return refused.map_or_else(|| StatusCode::FORBIDDEN.into_response(), IntoResponse::into_response);
+    }
+    CALLER.scope(caller, next.run(request)).await
+}
+
+fn of(api: &Api, request: &Request) -> Result<Caller, Error> {
+    let origin = request.extensions().get::<Origin>();
+    let from = origin.map(|origin| origin.address.to_canonical().to_string()).unwrap_or_default();
+    let principal = |kind: PrincipalKind, name: &str| {
+        let at = api.control.name().to_owned();
+        Principal { kind, name: name.to_owned(), from: from.clone(), at }
+    };
+    if let Some(token) = bearer(request) {
+        let hash = hashed(token);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let state = api.control.state();
+        let Some(found) = state.view.tokens.values().find(|known| known.is(&hash, now)) else {
+            return Err(unknown_token());
+        };
+        let principal = principal(PrincipalKind::Token, &found.name);
+        return Ok(Caller { principal, grants: Some(Arc::new(found.grants.clone())) });
+    }
+    let user = request.extensions().get::<User>();
+    let subject = origin.and_then(|origin| origin.subject.as_ref());
+    let principal = match (user, subject) {
+        (Some(User(name)), _) => principal(PrincipalKind::User, name),
+        (None, Some(subject)) => principal(PrincipalKind::Certificate, subject),
+        (None, None) => principal(PrincipalKind::Anonymous, ""),
+    };
+    Ok(Caller { principal, grants: None })
+}
+
+/// The token of `Authorization: Bearer …`.
+pub fn bearer(request: &Request) -> Option<&[u8]> {
+    let value = request.headers().get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked(BEARER.len())?;
+    scheme.eq_ignore_ascii_case(BEARER).then(|| token.trim_ascii())
+}
+
+pub fn hashed(token: &[u8]) -> String {
+    digest(&SHA256, token).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unknown_token() -> Error {
+    Error::new(
+        StatusCode::UNAUTHORIZED,
+        "this token is not known: it was rotated or revoked, or is another cluster's; ask for a new one",
+    )
+}
+
+impl Api {
+    /// Proposes a change for whoever asks for it, if they may, and writes a line about it.
+    pub async fn change(&self, action: Action) -> Result<control_state::Done, Error> {
+        let caller = caller();
+        let told = Told::of(self, &action);
+        for (role, kind) in &told.takes {
+            if let Err(error) = caller.needs(*role, kind.as_deref()) {
+                self.write_down(&caller, &told.what, &told.subjects, Err(&error.message));
+                return Err(error);
+            }
+        }
+        let answer: Answer = self.control.propose_for(action, caller.principal.clone()).await;
+        match &answer {
+            Ok(done) => self.write_down(&caller, &told.what, &told.subjects, Ok(done.version)),
+            Err(refusal) => self.write_down(&caller, &told.what, &told.subjects, Err(&refusal.message)),
+        }
+        answer.map_err(Error::from)
+    }
+
+    /// A line of the audit log: who did what, from where, and what came of it. Names and kinds, and nothing of what is in documents.
+    pub fn write_down(&self, caller: &Caller, what: &str, subjects: &[String], came: Result<u64, &str>) {
+        let Principal { kind, name, from, at } = &caller.principal;
+        let mut line = json!({
+            "time": time::rfc3339(SystemTime::now()),
+            "kind": kind,
+            "who": name,
+            "from": from,
+            "member": at,
+            "action": what,
+            "objects": subjects.iter().take(SUBJECTS_MAX).collect::<Vec<_>>(),
+        });
+        if subjects.len() > SUBJECTS_MAX {
+            line["more"] = (subjects.len() - SUBJECTS_MAX).into();
+        }
+        match came {
+            Ok(version) => line["version"] = version.into(),
+            // What a refusal says of a document quotes it: the first line is enough to know why, and holds no document.
+            Err(reason) => line["refused"] = first_words(reason).into(),
+        }
+        self.local.audit(&line);
+    }
+}
+
+fn first_words(reason: &str) -> Value {
+    reason.lines().next().unwrap_or_default().chars().take(REASON_CHARS_MAX).collect::<String>().into()
+}
+
+/// What an action is about, and what it takes.
+struct Told {
+    what: String,
+    subjects: Vec<String>,
+    takes: Vec<(Role, Option<String>)>,
+}
+
+impl Told {
+    fn of(api: &Api, action: &Action) -> Told {
+        let named = |document: &Value| {
+            let word = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            (word("kind"), word("name"))
+        };
+        let write = |objects: Vec<(String, String)>| {
+            let mut kinds: Vec<String> = objects.iter().map(|(kind, _)| kind.clone()).collect();
+            kinds.sort_unstable();
+            kinds.dedup();
+            let subjects = objects.iter().map(|(kind, name)| format!("{kind}/{name}")).collect();
+            (subjects, kinds.into_iter().map(|kind| (Role::Write, Some(kind))).collect::<Vec<_>>())
+        };
+        let custom = || vec![(Role::Write, Some(CUSTOM.to_owned()))];
+        let all = vec![(Role::Write, None)];
+        let admin = vec![(Role::Admin, None)];
+        let (what, subjects, takes) = match action {
+            Action::Put { entries, .. } => {
+                let (subjects, takes) = write(entries.iter().map(|entry| named(&entry.document)).collect());
+                ("put", subjects, takes)
+            }
+            Action::Delete { names, .. } => {
+                let state = api.control.state();
+                let kind =
+                    |name: &String| state.view.object(name).map(|document| named(document).0).unwrap_or_default();
+                let (subjects, takes) = write(names.iter().map(|name| (kind(name), name.clone())).collect());
+                ("delete", subjects, takes)
+            }
+            Action::DeleteAll | Action::DeleteAllSeen { .. } => ("deleteAll", Vec::new(), all),
+            Action::RollBack { version, .. } => ("rollback", vec![format!("version/{version}")], all),
+            Action::PutCustomKind { kind, .. } => ("put", vec![format!("CustomDataKind/{}", kind.name)], custom()),
+            Action::DeleteCustomKind { name, .. } => ("delete", vec![format!("CustomDataKind/{name}")], custom()),
+            Action::PutCustomData { kind, .. } => ("put", vec![format!("CustomData/{kind}")], custom()),
+            Action::DeleteCustomData { kind, id, .. } => ("delete", vec![format!("CustomData/{kind}/{id}")], custom()),
+            Action::BatchCustomData { kind, .. } => ("batch", vec![format!("CustomData/{kind}")], custom()),
+            Action::Succeed { version, .. } => ("lastGood", vec![format!("version/{version}")], admin),
+            Action::Restore { backup, .. } => ("restore", vec![format!("version/{}", backup.version)], admin),
+            Action::PutToken { token, mode } => {
+                let what = if *mode == control_state::PutMode::Create { "createToken" } else { "rotateToken" };
+                (what, vec![format!("Token/{}", token.name)], admin)
+            }
+            Action::DeleteToken { name } => ("revokeToken", vec![format!("Token/{name}")], admin),
+            _ => ("change", Vec::new(), admin),
+        };
+        Told { what: what.to_owned(), subjects, takes }
+    }
+}
+
+/// What grants call custom data and their kinds.
+pub const CUSTOM: &str = "CustomData";
+const BEARER: &[u8] = b"Bearer ";
+/// One line stays one that people can read.
+const SUBJECTS_MAX: usize = 100;
+const REASON_CHARS_MAX: usize = 300;
