@@ -219,9 +219,8 @@ mod tests {
             let list = vec![format!("*a{}", i - 1); 10].join(", ");
             laughs.push_str(&format!("a{i}: &a{i} [{list}]\n"));
         }
-        let started = std::time::Instant::now();
+        // Without the bound it would come to no end in anybody's time and memory.
         assert!(parse_document(&laughs).is_err());
-        assert!(started.elapsed().as_secs() < 20);
         assert!(parse_document(&"[".repeat(100_000)).is_err());
         assert!(parse_document(&format!("{}1{}", "{a: ".repeat(70), "}".repeat(70))).is_err());
     }

@@ -43,7 +43,7 @@ fn stats() -> base_runtime::WorkerStats {
 }
 
 async fn park(stream: TcpStream) -> Parked {
-    timeout(Duration::from_secs(20), stream.park()).await.expect("in time").expect("nothing is against it")
+    timeout(Duration::from_secs(60), stream.park()).await.expect("in time").expect("nothing is against it")
 }
 
 /// Waits until so many bytes are queued to be read.
@@ -177,7 +177,7 @@ fn a_reset_comes_along_or_is_met_again(io: IoMode) {
                 assert_eq!(parked.parts().receiving, Direction::Broken(libc::ECONNRESET));
             }
             let server = parked.unpark().expect("joins");
-            let error = timeout(Duration::from_secs(20), server.recv()).await.expect("in time").expect_err("a reset");
+            let error = timeout(Duration::from_secs(60), server.recv()).await.expect("in time").expect_err("a reset");
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         }
     });
@@ -250,7 +250,7 @@ fn a_stopped_worker_closes_what_it_is_given(io: IoMode) {
         client.send(Buf::copy_from(b"hello"));
         until_received(&server, 5).await;
         park(server).await.hand_over(&stopped, |_| async { panic!("nobody is there to serve") });
-        let end = timeout(Duration::from_secs(20), client.recv()).await.expect("in time");
+        let end = timeout(Duration::from_secs(60), client.recv()).await.expect("in time");
         assert!(matches!(end, Ok(None) | Err(_)), "closed");
     });
 }

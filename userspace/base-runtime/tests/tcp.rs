@@ -111,7 +111,7 @@ fn reset_is_an_error_not_an_end(io: IoMode) {
         let error = client.recv().await.expect_err("a reset is an error");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         client.send(Buf::copy_from(b"into the void"));
-        let error = timeout(Duration::from_secs(5), client.flush()).await.expect("not stuck").expect_err("broken");
+        let error = timeout(Duration::from_secs(60), client.flush()).await.expect("not stuck").expect_err("broken");
         assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
     });
 }
@@ -246,7 +246,7 @@ fn unawaited_sends_go_out_while_the_worker_sleeps(io: IoMode) {
         let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connects");
         small_buffers(&stream);
         let (mut peer, _) = listener.accept().expect("accepts");
-        peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a limit");
+        peer.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
         let (expect, expected) = std::sync::mpsc::channel::<usize>();
         let reader = std::thread::spawn(move || {
             for size in expected {
@@ -397,7 +397,7 @@ fn connect_refused_and_cancelled(io: IoMode) {
         let started = Instant::now();
         let hung = TcpStream::connect_within(full.local_addr(), Duration::from_millis(30)).await;
         assert_eq!(hung.expect_err("unanswered").kind(), ErrorKind::TimedOut);
-        assert!(started.elapsed() < Duration::from_secs(20), "the kernel's own patience is minutes");
+        assert!(started.elapsed() < Duration::from_secs(60), "the kernel's own patience is minutes");
         sleep(Duration::from_millis(5)).await;
     });
     assert_eq!(runtime.workers()[0].stats().connections_open, 0);
@@ -610,7 +610,7 @@ fn listener_dropped_elsewhere_stops_listening(io: IoMode) {
         assert!(timeout(Duration::from_millis(10), on_worker.accept()).await.is_err());
     });
     drop(listener);
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while std::net::TcpStream::connect(address).is_ok() {
         assert!(Instant::now() < deadline, "still listening");
         std::thread::sleep(Duration::from_millis(5));

@@ -25,7 +25,7 @@ const _: fn() = || {
 };
 
 async fn park(stream: Transport) -> ParkedTransport {
-    timeout(Duration::from_secs(20), stream.park()).await.expect("in time").expect("nothing is against it")
+    timeout(Duration::from_secs(60), stream.park()).await.expect("in time").expect("nothing is against it")
 }
 
 fn an_echo_walks_over_the_workers(io: IoMode) {

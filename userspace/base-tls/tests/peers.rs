@@ -295,7 +295,7 @@ fn openssl_servers(io: IoMode) {
             }
             let _ = ended.send(());
         });
-        let wait = Duration::from_secs(20);
+        let wait = Duration::from_secs(60);
         assert_eq!(hears.recv_timeout(wait).expect(arguments), version);
         server.hear("hello from the client");
         let talk = |server: &mut Talk, text: &str| {
@@ -407,7 +407,7 @@ async fn echo(stream: &Transport, n: usize) {
 
 fn std_connect(address: SocketAddr) -> StdStream {
     let stream = StdStream::connect(address).expect("connects");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream
 }
 
@@ -575,7 +575,7 @@ impl Talk {
     fn hear(&mut self, text: &str) -> String {
         let mut heard = String::new();
         loop {
-            match self.lines.recv_timeout(Duration::from_secs(20)) {
+            match self.lines.recv_timeout(Duration::from_secs(60)) {
                 Ok(line) if line.contains(text) => return line,
                 Ok(line) => heard += &line,
                 Err(error) => panic!("no {text:?} ({error}) in: {heard}"),

@@ -11,12 +11,12 @@ use control_api::tls::{ClientTrust, server_config};
 use world::{Authority, World};
 
 fn client(trust: ClientTrust) -> Client {
-    Client::trusting(Duration::from_secs(3), &trust).unwrap()
+    Client::trusting(Duration::from_secs(60), &trust).unwrap()
 }
 
 fn answers(world: &World, client: &Client, headers: &[(&str, &str)]) -> Result<u16, String> {
     let url = format!("{}://{}/apis/v2/healthz", world.scheme, world.address);
-    let call = client.call("GET".parse().unwrap(), &url, headers, "", Duration::from_secs(10));
+    let call = client.call("GET".parse().unwrap(), &url, headers, "", Duration::from_secs(60));
     world.wait(call).map(|answer| answer.status.as_u16()).map_err(|error| error.reason)
 }
 
@@ -34,7 +34,7 @@ fn over_tls_the_server_is_verified() {
     let blind = client(ClientTrust { skip_verify: true, ..ClientTrust::default() });
     assert_eq!(answers(&world, &blind, &[]), Ok(200));
     let plain = format!("http://{}/apis/v2/healthz", world.address);
-    let call = blind.call("GET".parse().unwrap(), &plain, &[], "", Duration::from_secs(10));
+    let call = blind.call("GET".parse().unwrap(), &plain, &[], "", Duration::from_secs(60));
     assert!(world.wait(call).is_err(), "it does not speak without TLS");
 }
 
@@ -78,7 +78,7 @@ fn a_page_that_pointed_its_name_here_gets_nothing() {
             let origin = format!("http://{host}");
             let headers = [("host", host), ("origin", origin.as_str())];
             let url = format!("http://{}{path}", world.address);
-            let call = open.call(method.parse().unwrap(), &url, &headers, "name: a", Duration::from_secs(10));
+            let call = open.call(method.parse().unwrap(), &url, &headers, "name: a", Duration::from_secs(60));
             let answer = world.wait(call).unwrap();
             (answer.status.as_u16(), String::from_utf8_lossy(&answer.body).into_owned())
         };

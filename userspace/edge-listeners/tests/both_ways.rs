@@ -246,7 +246,7 @@ fn a_client_that_leaves_between_both_directions_ends_them(io: IoMode) {
     assert!(client.head().is_some());
     assert_eq!(client.exactly(6).as_deref(), Some(&b"1\r\na\r\n"[..]));
     drop(client);
-    ended.recv_timeout(std::time::Duration::from_secs(10)).expect("the backend is told");
+    ended.recv_timeout(std::time::Duration::from_secs(60)).expect("the backend is told");
     eventually("nothing stays behind", || house.traffic.connections() == 0);
 }
 
@@ -274,7 +274,7 @@ fn a_client_that_leaves_while_its_upload_waits_is_noticed(io: IoMode) {
             wire.head();
             wire.send(b"HTTP/1.1 103 Early Hints\r\n\r\n");
             wire.send(early);
-            let _ = wait.lock().unwrap().recv_timeout(std::time::Duration::from_secs(30));
+            let _ = wait.lock().unwrap().recv_timeout(std::time::Duration::from_secs(60));
         });
         let house = house(io, &backend);
         let mut client = house.connect();
@@ -371,7 +371,7 @@ fn a_backend_that_reads_no_more_after_its_answer_does_not_hold_the_client(io: Io
     let backend = Backend::new(move |mut wire, _| {
         wire.head();
         wire.send(OK);
-        let _ = wait.lock().unwrap().recv_timeout(std::time::Duration::from_secs(10));
+        let _ = wait.lock().unwrap().recv_timeout(std::time::Duration::from_secs(60));
     });
     let house = House::with_timeouts(io, "clientMaxBodySize: -1", &proxy_to(backend.port), support::short_timeouts());
     let mut client = house.connect();

@@ -166,9 +166,11 @@ fn a_slow_reader_slows_the_backend_down(io: IoMode) {
         assert!(left == 0 || client.more(), "{left} bytes are missing");
     }
     // The other way: a backend that reads nothing slows the client down.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
     let backend = Backend::new(move |mut wire, _| {
         wire.head();
-        std::thread::sleep(Duration::from_secs(2));
+        let _ = held.lock().unwrap().recv();
         let mut left = SIZE;
         while left > 0 {
             left -= wire.read.len().min(left);
@@ -183,16 +185,19 @@ fn a_slow_reader_slows_the_backend_down(io: IoMode) {
     house.server("clientMaxBodySize: -1");
     let mut client = house.connect();
     client.send(format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes());
-    let began = Instant::now();
-    let piece = vec![b'x'; 64 << 10];
+    let body = vec![b'x'; SIZE];
     let mut early = 0;
-    for _ in 0..SIZE / piece.len() {
-        assert!(client.send(&piece));
-        if began.elapsed() < Duration::from_secs(1) {
-            early += piece.len();
-        }
+    // Until there has been no room for a while.
+    client.stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    while let Some(rest @ [_, ..]) = body.get(early..)
+        && let Ok(taken) = client.stream.write(&rest[..rest.len().min(64 << 10)])
+    {
+        early += taken;
     }
     assert!(early < SIZE / 2, "{early} bytes were taken for a backend that reads nothing");
+    release.send(()).unwrap();
+    client.stream.set_write_timeout(Some(support::PATIENCE)).unwrap();
+    assert!(client.send(&body[early..]));
     assert_eq!(client.answer().status(), 200);
 }
 

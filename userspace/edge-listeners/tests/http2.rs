@@ -434,7 +434,7 @@ fn a_cancelled_request_ends_at_the_backend(io: IoMode) {
         tokio::time::sleep(Duration::from_millis(50)).await;
         sending.send_reset(h2::Reason::CANCEL);
         assert!(response.await.is_err());
-        let ended = tokio::task::spawn_blocking(move || seen.recv_timeout(Duration::from_secs(10))).await.unwrap();
+        let ended = tokio::task::spawn_blocking(move || seen.recv_timeout(Duration::from_secs(60))).await.unwrap();
         assert_eq!(ended, Ok(true));
     });
     eventually("it is recorded", || house.count(499) == 1);
@@ -566,7 +566,7 @@ fn both_versions_share_a_port(io: IoMode) {
         std::io::Write::write_all(&mut slow, &[*byte]).unwrap();
     }
     std::io::Write::write_all(&mut slow, &h2_client::frame(4, 0, 0, &[])).unwrap();
-    slow.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    slow.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut raw = h2_client::Raw { stream: slow };
     assert_eq!(raw.frame().map(|frame| frame.kind), Some(4));
     house.server("h2c: false");

@@ -466,7 +466,7 @@ fn tls_ends_here_and_the_rules_go_by_what_was_agreed(io: IoMode) {
         let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
         let connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
         let stream = TcpStream::connect(("127.0.0.1", relay.port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut stream = rustls::StreamOwned::new(connection, stream);
         let mut name = [0; 4];
         std::io::Read::read_exact(&mut stream, &mut name)?;

@@ -111,7 +111,7 @@ struct Caller {
 impl Caller {
     fn new(house: &House, config: &Arc<ClientConfig>, name: &str) -> Caller {
         let socket = TcpStream::connect(("127.0.0.1", house.port)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
         Caller { stream: StreamOwned::new(ClientConnection::new(config.clone(), name).unwrap(), socket) }
     }

@@ -427,7 +427,7 @@ mod tests {
     fn wait_until(done: impl Fn() -> bool) {
         let start = Instant::now();
         while !done() {
-            assert!(start.elapsed() < Duration::from_secs(10), "not within 10 s");
+            assert!(start.elapsed() < Duration::from_secs(60), "not within a minute");
             thread::sleep(Duration::from_millis(10));
         }
     }

@@ -91,7 +91,7 @@ impl World {
 
     pub fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) -> Answer {
         let url = format!("{}://{}{path}", self.scheme, self.address);
-        let call = self.client.call(method.parse().unwrap(), &url, headers, body.into(), Duration::from_secs(20));
+        let call = self.client.call(method.parse().unwrap(), &url, headers, body.into(), Duration::from_secs(60));
         let answer = self.runtime.block_on(call).unwrap();
         let header = |name: &str| answer.headers.get(name).and_then(|v| v.to_str().ok());
         Answer {
@@ -122,7 +122,7 @@ impl World {
     }
 
     pub fn eventually(&self, path: &str, check: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let value = self.get(path).json();
             if check(&value) {

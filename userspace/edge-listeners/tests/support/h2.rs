@@ -10,12 +10,12 @@ use std::net::TcpStream;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Runs it to its end, for at most half a minute: that is for what hangs.
+/// Runs it to its end, for at most two minutes: that is for what hangs.
 pub fn run<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let local = tokio::task::LocalSet::new();
     runtime
-        .block_on(local.run_until(async { tokio::time::timeout(Duration::from_secs(30), future).await }))
+        .block_on(local.run_until(async { tokio::time::timeout(Duration::from_secs(120), future).await }))
         .expect("it ends")
 }
 
@@ -160,8 +160,8 @@ impl Raw {
 
     pub fn with_settings(port: u16, settings: &[(u16, u32)]) -> Raw {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out can be set");
-        stream.set_write_timeout(Some(Duration::from_secs(10))).expect("a time-out can be set");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time-out can be set");
+        stream.set_write_timeout(Some(Duration::from_secs(60))).expect("a time-out can be set");
         stream.set_nodelay(true).expect("it can be set");
         let mut raw = Raw { stream };
         let payload: Vec<u8> =

@@ -146,10 +146,12 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map(|a| a.port()).expect("a port is free")
 }
 
-/// Waits until it holds, for at most five seconds.
-/// Waits for what is sure to come, however busy the machine is.
+/// For what is sure to come, however busy the machine is; only what hangs takes so long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until it holds.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < end, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(5));
@@ -249,8 +251,8 @@ pub struct Wire {
 
 impl Wire {
     pub fn new(stream: TcpStream) -> Wire {
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out can be set");
-        stream.set_write_timeout(Some(Duration::from_secs(10))).expect("a time-out can be set");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a time-out can be set");
         stream.set_nodelay(true).expect("no delay can be set");
         Wire { stream, read: Vec::new() }
     }

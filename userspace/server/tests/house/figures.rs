@@ -1,9 +1,10 @@
 //! Metrics and status.
 
+use crate::leash::Leashed;
 use crate::world::{Backend, Connection, Machine, answers, eventually, free_port, get, program, proxy, server};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 #[test]
 fn every_promised_name_is_there_and_every_line_is_sound() {
@@ -146,15 +147,14 @@ fn prometheus_scrapes() {
         machine.api
     );
     std::fs::write(&config, text).unwrap();
-    let child = Command::new(prometheus)
+    let mut command = Command::new(prometheus);
+    command
         .arg(format!("--config.file={}", config.display()))
         .arg(format!("--storage.tsdb.path={}", machine.directory.join("tsdb").display()))
         .arg(format!("--web.listen-address=127.0.0.1:{port}"))
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let _ended = Ended(child);
+        .stderr(Stdio::null());
+    let _ends = Leashed::start(&mut command).unwrap();
     let mut last = String::new();
     eventually("the target is up", || {
         last = get(port, "/api/v1/targets").ok()?.body;
@@ -164,15 +164,6 @@ fn prometheus_scrapes() {
         let answer = get(port, "/api/v1/query?query=weir_raft_is_leader").ok()?.body;
         answer.contains(",\"1\"]").then_some(())
     });
-}
-
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// A machine that has served twenty requests and refused one.

@@ -1,11 +1,12 @@
 //! Many clients of HTTP/1.1 in front of a backend that speaks HTTP/2: nginx, and ours.
 
+use crate::leash::Leashed;
 use crate::world::{Answer, Connection, Machine, PATIENCE, answers, eventually, free_port, get, mock, server, within};
 use std::fmt::Write as _;
 use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 /// Clients at a time, and what each asks: enough for nginx to end each connection to it more than once (`keepalive_requests`).
 const CLIENTS: usize = 48;
@@ -81,7 +82,7 @@ fn few(machine: &Machine, each: u64) {
 
 struct Nginx {
     port: u16,
-    process: Child,
+    _process: Leashed,
     _folder: tempfile::TempDir,
 }
 
@@ -103,7 +104,8 @@ impl Nginx {
         }
         let _ = writeln!(config, "server {{ listen 127.0.0.1:{port} http2; location / {{ return 200 nginx; }} }}\n}}");
         fs::write(folder.path().join("nginx.conf"), config).unwrap();
-        let process = Command::new(nginx)
+        let mut command = Command::new(nginx);
+        command
             .arg("-e")
             .arg("/dev/null")
             .arg("-p")
@@ -112,19 +114,10 @@ impl Nginx {
             .arg(folder.path().join("nginx.conf"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let nginx = Nginx { port, process, _folder: folder };
+            .stderr(Stdio::null());
+        let nginx = Nginx { port, _process: Leashed::start(&mut command).unwrap(), _folder: folder };
         eventually("nginx listens", || TcpStream::connect(("127.0.0.1", port)).ok());
         Some(nginx)
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

@@ -1,10 +1,11 @@
 //! The whole house: the daemon as users start it, spoken to over HTTP.
 //!
-//! Reading order: [`world`] (starting, asking, waiting), then one file per user story.
+//! Reading order: [`leash`] (ending what was started), [`world`] (starting, asking, waiting), then one file per user story.
 #![forbid(unsafe_code)]
 
 #[path = "../../../control-raft/tests/support/authority.rs"]
 mod authority;
+mod leash;
 mod world;
 
 mod access_log;

@@ -1,27 +1,18 @@
 //! TCPProxy, UDPProxy and the PROXY protocol beside the programs people have: haproxy sends and takes headers, openssl asks for names.
 
+use crate::leash::Leashed;
 use crate::tls::shop;
 use crate::world::{Backend, Machine, answers, eventually, free_port, program, proxy, server};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-/// A program that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn run(command: &mut Command) -> Running {
-    Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+fn run(command: &mut Command) -> Leashed {
+    Leashed::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())).unwrap()
 }
 
 /// A machine on this driver.
@@ -32,7 +23,7 @@ fn machine(io: &str) -> Machine {
 }
 
 /// haproxy with these lines after the usual ones.
-fn haproxy(program: &Path, folder: &Path, lines: &str, ports: &[u16]) -> Running {
+fn haproxy(program: &Path, folder: &Path, lines: &str, ports: &[u16]) -> Leashed {
     let config =
         format!("defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n{lines}");
     let file = folder.join(format!("haproxy-{}.cfg", ports[0]));
@@ -48,7 +39,7 @@ fn haproxy(program: &Path, folder: &Path, lines: &str, ports: &[u16]) -> Running
 fn ask_from(source: &str, port: u16) -> String {
     let socket = socket_from(source, port);
     let Some(mut socket) = socket else { return String::new() };
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let _ = socket.write_all(b"GET /who HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n");
     let mut text = String::new();
     let _ = socket.read_to_string(&mut text);

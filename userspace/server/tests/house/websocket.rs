@@ -1,5 +1,6 @@
 //! WebSockets as their usual clients and servers speak them. Those that are not installed are named and left out.
 
+use crate::leash::Leashed;
 use crate::world::{Machine, answers, eventually, free_port, mock, program};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -76,7 +77,7 @@ fn python_speaks_them() {
         // One that is open when its machine is to stop is told so.
         let mut waits = Command::new(&python);
         waits.args(["-c", &[SERVE, PYTHON_WAITS].concat(), &backend.to_string(), &ports[0].to_string()]);
-        let mut waits = waits.stdout(Stdio::piped()).spawn().unwrap();
+        let mut waits = Leashed::start(waits.stdout(Stdio::piped())).unwrap();
         let mut lines = BufReader::new(waits.stdout.take().unwrap()).lines().map(Result::unwrap);
         assert_eq!(lines.next().as_deref(), Some("open"));
         machine.signal("TERM");
@@ -107,11 +108,9 @@ fn node_speaks_them() {
         return;
     }
     let (_machine, backend, ports) = machine("auto");
-    let mut served = Command::new(python).args(["-c", SERVE, &backend.to_string()]).spawn().unwrap();
+    let _served = Leashed::start(Command::new(python).args(["-c", SERVE, &backend.to_string()])).unwrap();
     eventually("the backend listens", || std::net::TcpStream::connect(("127.0.0.1", backend)).ok());
     let text = said(&node, NODE, backend, ports);
-    served.kill().unwrap();
-    served.wait().unwrap();
     assert_eq!(text, "hello 100000 4001 bye\n".repeat(2) + "hello 1009\n");
 }
 

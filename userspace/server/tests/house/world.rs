@@ -1,11 +1,12 @@
 //! Daemons and backends in directories of their own on free ports; they end with the test.
 
+use crate::leash::Leashed;
 use serde_json::Value;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ pub struct Machine {
     /// Most files it may have open; absent: what the test may.
     descriptors: Option<u32>,
     environment: Vec<(String, String)>,
-    process: Option<Child>,
+    process: Option<Leashed>,
 }
 
 /// An answer read to its end.
@@ -145,7 +146,7 @@ impl Machine {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        self.process = Some(command.spawn().unwrap());
+        self.process = Some(Leashed::start(&mut command).unwrap());
     }
 
     /// Between machines members sign what they say to each other in plain text.
@@ -167,10 +168,7 @@ impl Machine {
 
     /// `kill -9`.
     pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
+        self.process = None;
     }
 
     pub fn signal(&self, name: &str) {
@@ -269,31 +267,21 @@ impl Drop for Machine {
 /// `weir demo-backend`.
 pub struct Backend {
     pub port: u16,
-    process: Child,
+    _process: Leashed,
 }
 
 impl Backend {
     pub fn start(name: &str) -> Backend {
         let port = free_port();
-        let process = Command::new(WEIR)
-            .args(["demo-backend", "--listen", &format!("127.0.0.1:{port}"), "--name", name])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let backend = Backend { port, process };
+        let mut command = Command::new(WEIR);
+        command.args(["demo-backend", "--listen", &format!("127.0.0.1:{port}"), "--name", name]).stderr(Stdio::null());
+        let backend = Backend { port, _process: Leashed::start(&mut command).unwrap() };
         eventually("the backend listens", || TcpStream::connect(("127.0.0.1", port)).ok());
         backend
     }
 
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
-    }
-}
-
-impl Drop for Backend {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

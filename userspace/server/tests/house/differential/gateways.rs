@@ -3,12 +3,13 @@
 
 use super::backend::Backend;
 use super::responses::Answer;
+use crate::leash::Leashed;
 use crate::world::{Machine, answers, eventually, free_port, proxy, server};
 use std::fmt::Write;
 use std::fs;
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 /// Cases that run through one gateway at the same time.
@@ -27,7 +28,7 @@ pub struct Lane {
 
 enum Process {
     Ours(Machine),
-    Peer(Child, #[allow(dead_code)] tempfile::TempDir),
+    Peer(Leashed, #[allow(dead_code)] tempfile::TempDir),
 }
 
 /// Ours first, then the peers that are installed.
@@ -52,15 +53,6 @@ impl Gateway {
         match &self.process {
             Process::Ours(machine) => machine.metric(name),
             Process::Peer(..) => None,
-        }
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        if let Process::Peer(child, _) = &mut self.process {
-            let _ = child.kill();
-            let _ = child.wait();
         }
     }
 }
@@ -137,7 +129,7 @@ fn installed(name: &str) -> Option<PathBuf> {
 }
 
 fn peer(name: &'static str, mut command: Command, folder: tempfile::TempDir, lanes: Vec<Lane>) -> Gateway {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let child = Leashed::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())).unwrap();
     let mut gateway = Gateway { name, lanes, process: Process::Peer(child, folder) };
     eventually(&format!("{name} listens"), || {
         assert!(gateway.is_alive(), "{name} does not start");
