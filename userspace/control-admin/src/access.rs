@@ -174,7 +174,7 @@ impl Api {
         match came {
             Ok(version) => line["version"] = version.into(),
             // What a refusal says of a document quotes it: the first line is enough to know why, and holds no document.
-            Err(reason) => line["refused"] = first_words(reason).into(),
+            Err(reason) => line["refused"] = first_words(reason),
         }
         self.local.audit(&line);
     }
