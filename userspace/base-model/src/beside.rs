@@ -262,18 +262,23 @@ impl<'o> Beside<'o> {
             findings.problems = self.claims.check(&changed.document.name, &claim);
             self.room.check(&changed.document.name, &claim, &mut findings);
         }
-        if let Spec::HttpServer(server) = &changed.spec {
-            self.check_names(server, &mut findings);
+        match &changed.spec {
+            Spec::HttpServer(server) => self.check_names(server, ("paths", "its requests get 503"), &mut findings),
+            Spec::GrpcServer(server) => {
+                self.check_names(&server.http(), ("methods", "its calls get NOT_FOUND"), &mut findings);
+            }
+            _ => {}
         }
         findings
     }
 
-    fn check_names(&self, server: &HttpServerSpec, findings: &mut Findings) {
+    /// `lists` is what a rule calls its routes, and what becomes of those that lead nowhere.
+    fn check_names(&self, server: &HttpServerSpec, (lists, fate): (&str, &str), findings: &mut Findings) {
         for (r, rule) in server.rules.iter().enumerate() {
             for (p, path) in rule.paths.iter().enumerate() {
                 if !path.backend.is_empty() && !self.pipelines.contains(path.backend.as_str()) {
-                    let place = format!("rules[{r}].paths[{p}].backend");
-                    findings.warn(place, format!("there is no Pipeline {} yet; its requests get 503", path.backend));
+                    let place = format!("rules[{r}].{lists}[{p}].backend");
+                    findings.warn(place, format!("there is no Pipeline {} yet; {fate}", path.backend));
                 }
             }
         }

@@ -30,6 +30,7 @@ pub fn kinds() -> Vec<Explained> {
         Explained::of::<crate::GlobalFilterSpec>("GlobalFilter"),
         Explained::of::<crate::TcpProxySpec>("TCPProxy"),
         Explained::of::<crate::UdpProxySpec>("UDPProxy"),
+        Explained::of::<crate::GrpcServerSpec>("GRPCServer"),
         Explained::of::<crate::ProxySpec>("Proxy"),
         Explained::of::<crate::RetrySpec>("Retry"),
         Explained::of::<crate::CircuitBreakerSpec>("CircuitBreaker"),

@@ -613,7 +613,7 @@ fn radix_parameters(path: &str) -> Result<Vec<&str>, String> {
     Ok(names)
 }
 
-fn check_host(host: &HostSpec, path: &str, may_be_absent: bool, findings: &mut Findings) {
+pub(crate) fn check_host(host: &HostSpec, path: &str, may_be_absent: bool, findings: &mut Findings) {
     if host.value.is_empty() {
         if !may_be_absent {
             findings.problem(Problem::new(path, "is empty").advice("leave hosts out to match every host"));
@@ -643,7 +643,7 @@ fn has_port(host: &str) -> bool {
     after_bracket.matches(':').count() == 1
 }
 
-fn check_condition(key: &str, values: &[String], regexp: &str, path: &str, findings: &mut Findings) {
+pub(crate) fn check_condition(key: &str, values: &[String], regexp: &str, path: &str, findings: &mut Findings) {
     if key.is_empty() {
         findings.problem(Problem::new(at(path, "key"), "is empty").advice("name what is looked at"));
     }

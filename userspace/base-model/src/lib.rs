@@ -39,6 +39,7 @@ pub mod udp_proxy;
 pub mod virtual_ip;
 
 pub mod duration;
+pub mod grpc_server;
 pub mod header_adapt;
 pub mod ip_filter;
 pub mod regexp;
@@ -52,6 +53,7 @@ pub use document::Document;
 pub use duration::GoDuration;
 pub use explain::explain;
 pub use global_filter::{FallthroughSpec, GlobalFilterSpec};
+pub use grpc_server::{GrpcMethodSpec, GrpcRuleSpec, GrpcServerSpec};
 pub use header_adapt::HeaderAdaptSpec;
 pub use http_server::{
     HeaderMatchSpec, HostSpec, HttpServerSpec, PathSpec, QueryMatchSpec, RouterKind, RuleSpec, TracingSpec,

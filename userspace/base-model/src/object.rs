@@ -8,6 +8,7 @@ use crate::dates::Dates;
 use crate::decode::decode;
 use crate::document::Document;
 use crate::global_filter::GlobalFilterSpec;
+use crate::grpc_server::GrpcServerSpec;
 use crate::http_server::{HttpServerSpec, NamedCertificate};
 use crate::kinds;
 use crate::pipeline::{FilterKinds, PipelineSpec};
@@ -44,6 +45,7 @@ pub enum Spec {
     GlobalFilter(Box<GlobalFilterSpec>),
     TcpProxy(Box<TcpProxySpec>),
     UdpProxy(Box<UdpProxySpec>),
+    GrpcServer(Box<GrpcServerSpec>),
 }
 
 impl Object {
@@ -118,6 +120,7 @@ impl Spec {
             Self::GlobalFilter(_) => "GlobalFilter",
             Self::TcpProxy(_) => "TCPProxy",
             Self::UdpProxy(_) => "UDPProxy",
+            Self::GrpcServer(_) => "GRPCServer",
         }
     }
 
@@ -125,6 +128,7 @@ impl Spec {
     pub fn certificates(&self) -> Vec<NamedCertificate> {
         match self {
             Self::HttpServer(server) if server.https => server.certificates().unwrap_or_default(),
+            Self::GrpcServer(server) if server.https => server.http().certificates().unwrap_or_default(),
             Self::TcpProxy(proxy) if proxy.tls == TcpTls::Terminate => {
                 proxy.tls_texts().certificates().unwrap_or_default()
             }
@@ -146,6 +150,7 @@ impl Spec {
             }
             Self::TcpProxy(proxy) => Some(at(&proxy.address, proxy.port, &[Protocol::Tcp])),
             Self::UdpProxy(proxy) => Some(at(&proxy.address, proxy.port, &[Protocol::Udp])),
+            Self::GrpcServer(server) => Some(at(&server.address, server.port, &[Protocol::Tcp])),
             Self::Pipeline(_) | Self::VirtualIp(_) | Self::GlobalFilter(_) => None,
         }
     }
@@ -183,6 +188,11 @@ impl Spec {
                 spec.validate("", findings);
                 Some(Self::UdpProxy(Box::new(spec)))
             }
+            "GRPCServer" => {
+                let spec: GrpcServerSpec = findings.take(decode(&document.spec, ""))?;
+                spec.validate("", findings);
+                Some(Self::GrpcServer(Box::new(spec)))
+            }
             other => {
                 findings.problems.extend(kinds::why_refused(other));
                 None
@@ -194,6 +204,7 @@ impl Spec {
     fn check_certificates(&self, now: SystemTime, dates: &mut Dates, findings: &mut Findings) {
         match self {
             Self::HttpServer(server) => server.check_certificates("", now, dates, findings),
+            Self::GrpcServer(server) => server.http().check_certificates("", now, dates, findings),
             Self::Pipeline(pipeline) => pipeline.check_certificates("", now, dates, findings),
             Self::GlobalFilter(filter) => filter.check_certificates("", now, dates, findings),
             Self::TcpProxy(proxy) => proxy.check_certificates("", now, dates, findings),

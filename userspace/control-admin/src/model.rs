@@ -256,6 +256,18 @@ pools:
 "#,
     ),
     (
+        "GRPCServer",
+        r#"
+name: NAME
+kind: GRPCServer
+port: 8850
+rules:
+- methods:
+  - methodPrefix: /package.Service/
+    backend: grpc-pipeline-demo
+"#,
+    ),
+    (
         "UDPProxy",
         r#"
 name: NAME

@@ -1,8 +1,8 @@
 //! Every kind of filter there is.
 
 use crate::{
-    cert_extractor, cors_adaptor, data_builder, fallback, header_to_json, mock, proxy, rate_limiter, redirector,
-    redirector_v2, request_adaptor, request_builder, response_adaptor, response_builder, result_builder,
+    cert_extractor, cors_adaptor, data_builder, fallback, grpc_proxy, header_to_json, mock, proxy, rate_limiter,
+    redirector, redirector_v2, request_adaptor, request_builder, response_adaptor, response_builder, result_builder,
     simple_http_proxy, validator, websocket_proxy,
 };
 use edge_pipeline::FilterKind;
@@ -12,6 +12,7 @@ static KINDS: &[FilterKind] = &[
     cert_extractor::KIND,
     data_builder::KIND,
     fallback::KIND,
+    grpc_proxy::KIND,
     header_to_json::KIND,
     mock::KIND,
     proxy::KIND,

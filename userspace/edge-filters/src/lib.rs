@@ -11,6 +11,7 @@ pub mod cert_extractor;
 pub mod cors_adaptor;
 pub mod data_builder;
 pub mod fallback;
+pub mod grpc_proxy;
 pub mod header_to_json;
 pub mod mock;
 pub mod proxy;

@@ -50,7 +50,7 @@ use bounded::Bounded;
 use edge_pipeline::body::SPARED_MOST;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{
-    Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches, trailers,
+    Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches, grpc, trailers,
 };
 use edge_upstream::attempt::{Counters, Stage};
 use edge_upstream::balance::{Choice, Policy};
@@ -110,6 +110,8 @@ pub struct Proxy {
     limits: Limits,
     /// Requests whose trailers said what only their heads may.
     trailers_dropped: Limit,
+    /// Answers are of gRPC, whose status is in one of their fields.
+    grpc: bool,
 }
 
 /// The pool that gets copies of requests; what it answers is dropped.
@@ -204,7 +206,26 @@ impl Proxy {
         };
         let trailers_dropped = parts.telemetry.limits().register("trailers_dropped");
         let (max_idle, limits) = (max_idle(spec, parts), Limits::default());
-        Ok(Proxy { pools: candidates, mirror, max_idle, limits, trailers_dropped })
+        Ok(Proxy { pools: candidates, mirror, max_idle, limits, trailers_dropped, grpc: false })
+    }
+
+    /// The same for servers of gRPC, whose failures are told by `grpc-status`.
+    pub(crate) fn of_grpc(self) -> Proxy {
+        Proxy { grpc: true, ..self }
+    }
+
+    /// Holds the trailers of the request to its head.
+    pub(crate) fn guard(&self, exchange: &mut Exchange) {
+        let space = exchange.space();
+        trailers::guard(&mut space.request_body, &space.request.headers, &self.trailers_dropped);
+    }
+
+    /// The status that says whether a server has failed.
+    fn verdict(&self, response: &Response) -> u16 {
+        match grpc::status_of(&response.headers).filter(|_| self.grpc && response.status == 200) {
+            Some(code) => code.as_http(),
+            None => response.status,
+        }
     }
 
     fn pool(&self, name: &str) -> Option<&Pool> {
@@ -212,8 +233,7 @@ impl Proxy {
     }
 
     async fn relay(&self, exchange: &mut Exchange) -> Outcome {
-        let space = exchange.space();
-        trailers::guard(&mut space.request_body, &space.request.headers, &self.trailers_dropped);
+        self.guard(exchange);
         if let Some(mirror) = &self.mirror {
             mirror.copy(exchange);
         }
@@ -289,8 +309,11 @@ impl Proxy {
         let sent = exchange.request_body_length().unwrap_or_default();
         let stand = Stand { choice: Cell::new(first), connecting: Cell::new(false), repeated: Cell::new(false) };
         let unfinished = Unfinished { recorders: of_servers, stand: &stand, ended: false };
+        let left = exchange.deadline.map(|until| until.saturating_duration_since(began));
+        // When it is the client that would wait no longer, nothing is known of the server.
+        let is_clients = left.is_some_and(|left| pool.timeout.is_none_or(|most| left < most));
         let reached = self.reach(pool, first, &stand, exchange);
-        let result = match pool.timeout {
+        let result = match left.into_iter().chain(pool.timeout).min() {
             None => reached.await,
             Some(most) => match base_runtime::time::timeout(most, reached).await {
                 Ok(result) => result,
@@ -304,7 +327,9 @@ impl Proxy {
                         (UpstreamError::Timeout, Heard::NoAnswer)
                     };
                     of_servers[index].error(counted);
-                    pool.heard(choice, heard, &of_servers[index]);
+                    if !is_clients {
+                        pool.heard(choice, heard, &of_servers[index]);
+                    }
                     let what = if connecting { "connection to" } else { "answer from" };
                     let server = &pool.balancer.servers()[index].url;
                     exchange
@@ -317,7 +342,7 @@ impl Proxy {
         unfinished.ended();
         match result {
             Ok(answer) => {
-                let (status, choice) = (answer.response.status, stand.choice.get());
+                let (status, choice) = (self.verdict(&answer.response), stand.choice.get());
                 let recorder = &of_servers[choice.index];
                 recorder.record(&stats::AnsweredRequest {
                     status,
@@ -439,7 +464,7 @@ impl Proxy {
         exchange: &mut Exchange,
     ) -> Outcome {
         let Answer { mut response, mut body, upgraded } = answer;
-        let status = response.status;
+        let status = self.verdict(&response);
         if upgraded.is_none() {
             response.remove_hop_by_hop();
         }
@@ -505,7 +530,10 @@ impl Pool {
             load_balance_policy: balance.policy.clone(),
             filter_policy: spec.filter.as_ref().map(|f| f.policy.clone()).unwrap_or_default(),
         });
-        stats.retain_servers(|url| servers.iter().any(|s| s.url == url));
+        // Those that calls name are figures of one pool, though each is alone in its own.
+        if balance.policy != "forward" {
+            stats.retain_servers(|url| servers.iter().any(|s| s.url == url));
+        }
         let recorders = (0..parts.telemetry.workers())
             .map(|worker| {
                 let of_pool = stats.recorder(worker);

@@ -6,6 +6,7 @@
 use crate::Timeouts;
 use crate::accept::{Door, Front, Listener, Place, Share, Shares};
 use crate::access;
+use crate::grpc;
 use crate::h1_connection::{Connection, Phase, Presence, Visit};
 use crate::h2_connection;
 use crate::h3_connection::H3Connection;
@@ -50,6 +51,8 @@ pub struct Live {
     pub http3_only: bool,
     /// HTTP/2 in the clear is taken from clients that begin with it.
     pub h2c: bool,
+    /// Clients speak gRPC, and are answered in it.
+    pub grpc: bool,
     /// Bounds of what clients send, and which of their fields are taken.
     pub limits: Limits,
     /// `clientMaxBodySize` as written.
@@ -72,6 +75,7 @@ impl Live {
     fn new(
         name: &str,
         spec: &HttpServerSpec,
+        grpc: bool,
         shared: &Shared,
         previous: Option<(&HttpServerSpec, &Live)>,
     ) -> Result<Live, String> {
@@ -82,7 +86,12 @@ impl Live {
             router: Router::new(name, spec, &|pipeline| shared.slot(pipeline))?,
             keep_alive: spec.keep_alive,
             idle_timeout: Some(spec.keep_alive_timeout.duration()).filter(|t| !t.is_zero()),
-            timeouts: timeouts(spec, shared.timeouts()),
+            timeouts: match timeouts(spec, shared.timeouts()) {
+                // Streams rest between messages.
+                usual if grpc => Timeouts { body: grpc::QUIET_MOST, rate: 0, ..usual },
+                usual => usual,
+            },
+            grpc,
             max_connections: spec.max_connections as usize,
             http3: spec.http3,
             http3_only: spec.http3_only,
@@ -140,6 +149,8 @@ fn timeouts(spec: &HttpServerSpec, usual: &Timeouts) -> Timeouts {
 /// See the module doc.
 pub struct HttpServer {
     name: Arc<str>,
+    /// It is a GRPCServer.
+    grpc: bool,
     shared: Arc<Shared>,
     live: ArcSwap<Live>,
     stats: Arc<ServerStats>,
@@ -171,11 +182,21 @@ impl HttpServer {
     /// Makes the server and tries to listen. That the port is taken is a state, not an error: see
     /// [`Server::retry`].
     pub fn start(name: &str, spec: &HttpServerSpec, shared: Arc<Shared>) -> Result<Arc<HttpServer>, String> {
-        let live = Live::new(name, spec, &shared, None)?;
+        Self::start_as(name, spec, false, shared)
+    }
+
+    /// As [`start`](HttpServer::start), of a GRPCServer, which is a server of HTTP/2 that answers in the words of gRPC.
+    pub fn start_grpc(name: &str, spec: &HttpServerSpec, shared: Arc<Shared>) -> Result<Arc<HttpServer>, String> {
+        Self::start_as(name, spec, true, shared)
+    }
+
+    fn start_as(name: &str, spec: &HttpServerSpec, grpc: bool, shared: Arc<Shared>) -> Result<Arc<HttpServer>, String> {
+        let live = Live::new(name, spec, grpc, &shared, None)?;
         let stats = shared.server_stats(name);
         label_figures(&stats, name, spec);
         let server = Arc::new(HttpServer {
             name: name.into(),
+            grpc,
             live: ArcSwap::from_pointee(live),
             stats,
             front: Front::new(shared.workers()),
@@ -191,7 +212,7 @@ impl HttpServer {
     /// Takes another document: rules at once, sockets only when the address or port is another.
     pub fn change(self: &Arc<Self>, spec: &HttpServerSpec) -> Result<(), String> {
         let mut before = self.spec.lock().unwrap_or_else(|e| e.into_inner());
-        let live = Live::new(&self.name, spec, &self.shared, Some((&before, &self.live.load())))?;
+        let live = Live::new(&self.name, spec, self.grpc, &self.shared, Some((&before, &self.live.load())))?;
         self.live.store(Arc::new(live));
         label_figures(&self.stats, &self.name, spec);
         let moved = (&before.address, before.port) != (&spec.address, spec.port);
@@ -249,12 +270,13 @@ impl HttpServer {
 
 impl Server for HttpServer {
     fn kind(&self) -> &'static str {
-        "HTTPServer"
+        if self.grpc { "GRPCServer" } else { "HTTPServer" }
     }
 
     fn update(self: Arc<Self>, spec: &Spec) -> Result<(), String> {
         match spec {
-            Spec::HttpServer(spec) => self.change(spec),
+            Spec::HttpServer(spec) if !self.grpc => self.change(spec),
+            Spec::GrpcServer(spec) if self.grpc => self.change(&spec.http()),
             other => Err(not_of(other)),
         }
     }

@@ -3,6 +3,7 @@
 
 use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset};
 use crate::forwarded;
+use crate::grpc;
 use crate::http_server::Local;
 use crate::pace::Pace;
 use crate::response::{self, Sent};
@@ -65,6 +66,8 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
             local.limit("misdirected");
             Err(421)
         }
+        // gRPC has no form in HTTP/1.
+        _ if live.grpc && matches!(exchange.request().version, Version::Http10 | Version::Http11) => Err(505),
         _ => live.router.route(exchange.request(), exchange.client.real_ip),
     };
     let found = if exchange.request().method == Method::Connect { may_connect(found) } else { found };
@@ -72,24 +75,24 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
     exchange.default_space().request_body = stream.take_body(limit);
     let routed = match &found {
         Err(status) => {
-            exchange.respond(Response::with_status(*status), Body::Empty);
+            deny(live.grpc, exchange, *status);
             None
         }
         Ok((route, matched)) => {
             let prepared = prepare(local, exchange, route, matched, live.x_forwarded_for);
             if prepared.is_err() {
                 local.limit("rewritten_path");
-                exchange.respond(Response::with_status(400), Body::Empty);
+                deny(live.grpc, exchange, 400);
             } else if limit.is_some_and(|most| exchange.request_body_length().is_some_and(|length| length > most)) {
                 local.limit("request_body_bytes");
-                exchange.respond(Response::with_status(413), Body::Empty);
+                deny(live.grpc, exchange, 413);
             } else if let Some(pipeline) = live.pipeline(route) {
                 let around = live.around.as_ref().and_then(|slot| slot.current());
                 if !run(&pipeline, around.as_deref(), exchange, stream).await {
                     exchange.client_gone = true;
                 }
             } else {
-                exchange.respond(Response::with_status(503), Body::Empty);
+                deny(live.grpc, exchange, 503);
             }
             Some(route.pipeline.name())
         }
@@ -107,6 +110,14 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
     // The pipeline is done with the request: what it left unread is dropped here.
     exchange.default_space().request_body = Body::Empty;
     finish(local, stream, exchange, routed).await
+}
+
+/// Answers what no pipeline does.
+fn deny(grpc: bool, exchange: &mut Exchange, status: u16) {
+    if grpc && grpc::asks(exchange) {
+        return grpc::refuse(exchange, status);
+    }
+    exchange.respond(Response::with_status(status), Body::Empty);
 }
 
 /// The client's body could not be read to its end: counts why, and sees that the answer says it. A client that left in the
@@ -256,6 +267,7 @@ async fn finish<S: ClientStream>(
     // As the client asked it: filters may have changed the method since.
     let (encrypted, version) = (exchange.client.tls.is_some(), exchange.default_space_ref().request.version);
     let (head_request, connect) = (exchange.method == Method::Head, exchange.method == Method::Connect);
+    let told = if local.with_live(|live| live.grpc) { grpc::settle(exchange) } else { None };
     let space = exchange.default_space();
     let mut body = std::mem::take(&mut space.response_body);
     let response = space.response.get_or_insert_with(|| Response::with_status(503));
@@ -308,6 +320,9 @@ async fn finish<S: ClientStream>(
     }
     if broke_off && !stopped {
         exchange.tags.note(|| "backend broke off the body".to_owned());
+    }
+    if let Some(code) = told.and_then(|told| told.get()) {
+        exchange.tags.note(|| format!("grpc-status: {}", code.0));
     }
     let reset = match sent {
         // It may only have finished sending, and be reading what there was of its answer.

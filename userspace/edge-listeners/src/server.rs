@@ -22,6 +22,10 @@ pub const KINDS: &[(&str, Start)] = &[
         Spec::HttpServer(spec) => Ok(HttpServer::start(name, spec, shared)?),
         other => Err(not_of(other)),
     }),
+    ("GRPCServer", |name, spec, shared| match spec {
+        Spec::GrpcServer(spec) => Ok(HttpServer::start_grpc(name, &spec.http(), shared)?),
+        other => Err(not_of(other)),
+    }),
     ("TCPProxy", |name, spec, shared| match spec {
         Spec::TcpProxy(spec) => Ok(TcpProxy::start(name, spec, shared)?),
         other => Err(not_of(other)),

@@ -288,6 +288,8 @@ pub struct Exchange {
     pub later: Touches,
     /// What comes after the running pipeline may touch.
     pub after: Touches,
+    /// No answer is waited for any longer than this. Its end says nothing of the server: it was the client that would wait no longer.
+    pub deadline: Option<Instant>,
     /// The client has gone; the response, if any, reaches nobody.
     pub client_gone: bool,
 }
@@ -312,6 +314,7 @@ impl Default for Exchange {
             interim: Interim::default(),
             later: Touches::NOTHING,
             after: Touches::NOTHING,
+            deadline: None,
             client_gone: false,
         }
     }
@@ -365,6 +368,7 @@ impl Exchange {
         self.interim.clear();
         self.later = Touches::NOTHING;
         self.after = Touches::NOTHING;
+        self.deadline = None;
         self.client_gone = false;
     }
 

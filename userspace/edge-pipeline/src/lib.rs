@@ -2,13 +2,14 @@
 //!
 //! Reading order: [`body`] (bytes on their way), [`exchange`] (one request and what became of it), [`interim`] (what
 //! precedes an answer), [`duplex`] (what follows HTTP), [`filter`] (what a station is and how it is built), [`pipeline`] (the flow
-//! with its jumps), [`trailers`] (what may come after a body), [`template`] (Go's templates, for the filters that build messages), [`wire`] (messages of HTTP/1.1 in buffers).
+//! with its jumps), [`trailers`] (what may come after a body), [`grpc`] (what gRPC says in heads and trailers), [`template`] (Go's templates, for the filters that build messages), [`wire`] (messages of HTTP/1.1 in buffers).
 #![forbid(unsafe_code)]
 
 pub mod body;
 pub mod duplex;
 pub mod exchange;
 pub mod filter;
+pub mod grpc;
 pub mod interim;
 pub mod pipeline;
 pub mod template;

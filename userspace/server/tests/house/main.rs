@@ -18,6 +18,7 @@ mod doctor;
 mod doors;
 mod figures;
 mod forward_proxy;
+mod grpc;
 mod halves;
 mod http2;
 mod http2_upstream;

@@ -1,0 +1,337 @@
+//! `kind: GRPCServer`: a listener for gRPC, and the pipelines its methods go to.
+//!
+//! ```yaml
+//! name: grpc-server-demo
+//! kind: GRPCServer
+//! port: 8850
+//! rules:
+//! - methods:
+//!   - methodPrefix: /shop.Orders/
+//!     backend: grpc-pipeline-demo
+//! ```
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::duration::GoDuration;
+use crate::http_server::HostSpec;
+use crate::http_server::{
+    DEFAULT_ACCESS_LOG_FORMAT, HeaderMatchSpec, HttpServerSpec, PathSpec, RuleSpec, Secret, UnderscoresInHeaders,
+    check_condition, check_host,
+};
+use crate::ip_filter::{Cidr, IpFilterSpec};
+use crate::problem::{Findings, Problem, at, nth};
+use crate::proxy_protocol::ProxyProtocol;
+use crate::string_matcher::check_regexp;
+
+/// A listener for gRPC: HTTP/2 alone, in the clear unless `https`, and the routes of its calls to pipelines.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["port"]))]
+pub struct GrpcServerSpec {
+    /// Address to listen on, IPv4 or IPv6. Default: every address, and every VirtualIP that has the port.
+    pub address: String,
+    /// Port to listen on, 1 to 65535. A change re-listens; connections of the old port drain.
+    pub port: u16,
+    /// Serve TLS. Needs `certBase64` with `keyBase64`, or `certs` with `keys`. Default false: HTTP/2 by prior knowledge.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub https: bool,
+    /// One certificate chain: base64 of PEM, or PEM. Goes with `keyBase64`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cert_base64: String,
+    /// The private key of `certBase64`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(extend("x-secret" = true))]
+    pub key_base64: String,
+    /// Certificate chains by name, base64 or PEM; the client's server name selects. Each needs a key of the same name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub certs: BTreeMap<String, String>,
+    /// Private keys by the names in `certs`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("x-secret" = true))]
+    pub keys: BTreeMap<String, Secret>,
+    /// Authorities, base64 or PEM, one of which must have signed the certificate a client then has to present. Default: none asked for.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ca_cert_base64: String,
+    /// Connections at a time, 1 or more. Further ones wait in the accept queue, none is refused. Default 10240; changes live.
+    #[schemars(range(min = 1))]
+    pub max_connections: u32,
+    /// Shortest pause between two pings of a client. Has no effect in this version, which bounds pings without being told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_time_client_send_ping: Option<GoDuration>,
+    /// Let clients ping without a call under way. Has no effect in this version, which lets them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub permit_clint_send_ping_without_stream: bool,
+    /// How long a connection may be without a call. Then it is told to go away and closed. Default: for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connection_idle: Option<GoDuration>,
+    /// How old a connection may become. Has no effect in this version: connections get as old as they like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connection_age: Option<GoDuration>,
+    /// How long calls may go on after `maxConnectionAge`. Has no effect in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connection_age_grace: Option<GoDuration>,
+    /// Silence after which a client is pinged. Has no effect in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keepalive_time: Option<GoDuration>,
+    /// How long a ping may go unanswered. Has no effect in this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keepalive_timeout: Option<GoDuration>,
+    /// Clients whose calls are taken; others get PERMISSION_DENIED. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip_filter: Option<IpFilterSpec>,
+    /// Routes remembered, in entries. Has no effect: routes are found without a cache.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cache_size: u32,
+    /// Name of a GlobalFilter to run around every pipeline. Default: none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub global_filter: String,
+    /// Add the address the connection came from to the end of X-Forwarded-For, whatever the list holds. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub x_forwarded_for: bool,
+    /// Routes, tried in order; the first full match wins. A call no route matches gets NOT_FOUND, or PERMISSION_DENIED where an
+    /// `ipFilter` alone was against it.
+    pub rules: Vec<GrpcRuleSpec>,
+    /// Template of the access log's lines, as an HTTPServer's; the tags tell `grpc-status`.
+    pub access_log_format: String,
+    /// Peers whose X-Forwarded-For is believed, as of an HTTPServer. Default: nobody.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<Cidr>,
+    /// `accept`: connections of `trustedProxies` must begin with a PROXY header, as of an HTTPServer. Default off.
+    #[serde(skip_serializing_if = "ProxyProtocol::is_off")]
+    pub proxy_protocol: ProxyProtocol,
+}
+
+/// Calls of some hosts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GrpcRuleSpec {
+    /// Clients this rule is for; others get PERMISSION_DENIED unless a later rule takes them. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip_filter: Option<IpFilterSpec>,
+    /// One host, of `:authority` without its port and in any case. Default: any.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    /// One host as RE2 expression. Default: any.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(extend("format" = "regexp"))]
+    pub host_regexp: String,
+    /// Methods, tried in order.
+    pub methods: Vec<GrpcMethodSpec>,
+}
+
+/// Calls of some methods, and where they go.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["backend"]))]
+pub struct GrpcMethodSpec {
+    /// Clients this method is for; others get PERMISSION_DENIED unless a later one takes them. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip_filter: Option<IpFilterSpec>,
+    /// The whole method: `/package.Service/Method`. `method`, `methodPrefix` and `methodRegexp` are alternatives; none of them: any.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub method: String,
+    /// How the method begins; begins with `/`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub method_prefix: String,
+    /// RE2 expression found anywhere in the method.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(extend("format" = "regexp"))]
+    pub method_regexp: String,
+    /// Name of the Pipeline that handles the call; while there is none the client gets NOT_FOUND.
+    pub backend: String,
+    /// Conditions on metadata; a call that fits but for them gets NOT_FOUND.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<HeaderMatchSpec>,
+    /// Whether all of `headers` must hold, instead of any one. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub match_all_header: bool,
+}
+
+impl Default for GrpcServerSpec {
+    fn default() -> Self {
+        Self {
+            address: String::new(),
+            port: 0,
+            https: false,
+            cert_base64: String::new(),
+            key_base64: String::new(),
+            certs: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            ca_cert_base64: String::new(),
+            max_connections: 10_240,
+            min_time_client_send_ping: None,
+            permit_clint_send_ping_without_stream: false,
+            max_connection_idle: None,
+            max_connection_age: None,
+            max_connection_age_grace: None,
+            keepalive_time: None,
+            keepalive_timeout: None,
+            ip_filter: None,
+            cache_size: 0,
+            global_filter: String::new(),
+            x_forwarded_for: false,
+            rules: Vec::new(),
+            access_log_format: DEFAULT_ACCESS_LOG_FORMAT.to_owned(),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: ProxyProtocol::Off,
+        }
+    }
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl GrpcServerSpec {
+    pub fn validate(&self, path: &str, findings: &mut Findings) {
+        // What listeners have in common; rules are told in their own words below.
+        let listener = HttpServerSpec { rules: Vec::new(), ..self.http() };
+        listener.validate(path, findings);
+        for (name, given) in [
+            ("minTimeClientSendPing", self.min_time_client_send_ping.is_some()),
+            ("maxConnectionAge", self.max_connection_age.is_some()),
+            ("maxConnectionAgeGrace", self.max_connection_age_grace.is_some()),
+            ("keepaliveTime", self.keepalive_time.is_some()),
+            ("keepaliveTimeout", self.keepalive_timeout.is_some()),
+        ] {
+            if given {
+                findings.warn(at(path, name), "has no effect in this version");
+            }
+        }
+        for (i, rule) in self.rules.iter().enumerate() {
+            rule.validate(&nth(&at(path, "rules"), i), findings);
+        }
+    }
+
+    /// The server of HTTP/2 that it is: methods are paths there.
+    pub fn http(&self) -> HttpServerSpec {
+        HttpServerSpec {
+            address: self.address.clone(),
+            port: self.port,
+            h2c: !self.https,
+            https: self.https,
+            cert_base64: self.cert_base64.clone(),
+            key_base64: self.key_base64.clone(),
+            certs: self.certs.clone(),
+            keys: self.keys.clone(),
+            ca_cert_base64: self.ca_cert_base64.clone(),
+            keep_alive_timeout: self.max_connection_idle.unwrap_or(GoDuration::from_secs(0)),
+            max_connections: self.max_connections,
+            cache_size: self.cache_size,
+            // Messages go on as they come, however many and large they are.
+            client_max_body_size: -1,
+            underscores_in_headers: UnderscoresInHeaders::Allow,
+            x_forwarded_for: self.x_forwarded_for,
+            ip_filter: self.ip_filter.clone(),
+            rules: self.rules.iter().map(GrpcRuleSpec::http).collect(),
+            global_filter: self.global_filter.clone(),
+            access_log_format: self.access_log_format.clone(),
+            trusted_proxies: self.trusted_proxies.clone(),
+            proxy_protocol: self.proxy_protocol,
+            ..HttpServerSpec::default()
+        }
+    }
+}
+
+impl GrpcRuleSpec {
+    fn validate(&self, path: &str, findings: &mut Findings) {
+        check_host(&HostSpec { is_regexp: false, value: self.host.clone() }, &at(path, "host"), true, findings);
+        check_regexp(&self.host_regexp, &at(path, "hostRegexp"), findings);
+        for (i, method) in self.methods.iter().enumerate() {
+            method.validate(&nth(&at(path, "methods"), i), findings);
+        }
+    }
+
+    fn http(&self) -> RuleSpec {
+        RuleSpec {
+            ip_filter: self.ip_filter.clone(),
+            host: self.host.clone(),
+            host_regexp: self.host_regexp.clone(),
+            hosts: Vec::new(),
+            paths: self.methods.iter().map(GrpcMethodSpec::http).collect(),
+        }
+    }
+}
+
+impl GrpcMethodSpec {
+    fn validate(&self, path: &str, findings: &mut Findings) {
+        for (name, text) in [("method", &self.method), ("methodPrefix", &self.method_prefix)] {
+            if !text.is_empty() && !text.starts_with('/') {
+                let problem = Problem::new(at(path, name), "does not begin with /").text(text);
+                findings.problem(problem.advice(format!("write /{text}, as in /package.Service/Method")));
+            }
+        }
+        check_regexp(&self.method_regexp, &at(path, "methodRegexp"), findings);
+        for (i, header) in self.headers.iter().enumerate() {
+            let place = nth(&at(path, "headers"), i);
+            check_condition(&header.key, &header.values, &header.regexp, &place, findings);
+        }
+        if self.backend.is_empty() {
+            findings.problem(Problem::new(at(path, "backend"), "missing").advice("name a Pipeline"));
+        }
+    }
+
+    fn http(&self) -> PathSpec {
+        PathSpec {
+            ip_filter: self.ip_filter.clone(),
+            path: self.method.clone(),
+            path_prefix: self.method_prefix.clone(),
+            path_regexp: self.method_regexp.clone(),
+            headers: self.headers.clone(),
+            match_all_header: self.match_all_header,
+            backend: self.backend.clone(),
+            ..PathSpec::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::problem::render;
+
+    fn read(text: &str) -> (GrpcServerSpec, Findings) {
+        let value = crate::yaml::parse_document(text).unwrap();
+        let mut findings = Findings::default();
+        let spec = findings.take(crate::decode::<GrpcServerSpec>(&value, ""));
+        if let Some(spec) = &spec {
+            spec.validate("", &mut findings);
+        }
+        (spec.unwrap_or_default(), findings)
+    }
+
+    #[test]
+    fn it_is_a_server_of_http2_in_the_clear_whose_methods_are_paths() {
+        let (spec, findings) = read(
+            "{port: 8850, maxConnectionIdle: 5s, rules: [{host: a.test, methods: [{method: /s.S/M, backend: p}, \
+             {methodPrefix: /t.T, backend: q, headers: [{key: k, values: [v]}]}]}]}",
+        );
+        assert_eq!(findings, Findings::default());
+        let http = spec.http();
+        assert!(http.h2c && !http.https && http.client_max_body_size < 0);
+        assert_eq!(http.keep_alive_timeout, GoDuration::from_secs(5));
+        let paths = &http.rules[0].paths;
+        assert_eq!((paths[0].path.as_str(), paths[0].backend.as_str()), ("/s.S/M", "p"));
+        assert_eq!((paths[1].path_prefix.as_str(), paths[1].headers.len()), ("/t.T", 1));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_in_its_own_words() {
+        for (text, wanted) in [
+            ("{port: 1, rules: [{methods: [{method: s.S/M, backend: p}]}]}", "rules[0].methods[0].method = \"s.S/M\""),
+            ("{port: 1, rules: [{methods: [{methodRegexp: '(', backend: p}]}]}", "rules[0].methods[0].methodRegexp"),
+            ("{port: 1, rules: [{methods: [{method: /a, backend: ''}]}]}", "rules[0].methods[0].backend"),
+            ("{port: 1, rules: [{host: 'a/b', methods: []}]}", "rules[0].host"),
+            ("{port: 1, https: true}", "https: no certificate"),
+            ("{port: 0}", "port = 0"),
+        ] {
+            let problems = render(&read(text).1.problems);
+            assert!(problems.contains(wanted), "{text}: {problems}");
+        }
+        let warned = read("{port: 1, keepaliveTime: 1h}").1.warnings;
+        assert_eq!(warned.first().map(|warning| warning.path.as_str()), Some("keepaliveTime"));
+    }
+}

@@ -1,0 +1,75 @@
+//! Answers of a GRPCServer: whatever a pipeline says, a client of gRPC is told a status of gRPC.
+
+use edge_pipeline::grpc::{self, Code};
+use edge_pipeline::{Body, BodyError, BodyStream, Exchange, Piece, Sight};
+use proto_http::Headers;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// How long a client may send nothing of a call whose messages it has not ended: streams rest for as long as they like. A year.
+pub const QUIET_MOST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Whether it is a call of gRPC: others are answered in HTTP.
+pub fn asks(exchange: &Exchange) -> bool {
+    grpc::is_grpc(&exchange.default_space_ref().request.headers)
+}
+
+/// Answers a call that no pipeline takes, by the status a router or a bound gives it.
+pub fn refuse(exchange: &mut Exchange, status: u16) {
+    let (code, message) = match status {
+        403 => (Code::PERMISSION_DENIED, "the client's address is not let in"),
+        400 | 404 | 405 => (Code::NOT_FOUND, "no rule takes this method"),
+        503 => (Code::NOT_FOUND, "the method's pipeline does not exist"),
+        413 => (Code::RESOURCE_EXHAUSTED, "the request is too large"),
+        other => (Code::of_refusal(other), ""),
+    };
+    grpc::refuse(exchange.space(), code, message);
+}
+
+/// Makes an answer of gRPC of what a pipeline has left, where a call of gRPC was asked. Gives where the status will be when all is sent.
+pub fn settle(exchange: &mut Exchange) -> Option<Rc<Cell<Option<Code>>>> {
+    if !asks(exchange) {
+        return None;
+    }
+    let space = exchange.default_space();
+    match &space.response {
+        None => grpc::refuse(space, Code::INTERNAL, "the pipeline gave no answer"),
+        Some(response) if response.status != 200 || !grpc::is_grpc(&response.headers) => {
+            let status = response.status;
+            grpc::refuse(space, Code::of_refusal(status), &format!("the pipeline answered HTTP status {status}"));
+        }
+        Some(_) => {}
+    }
+    let told = Rc::new(Cell::new(space.response.as_ref().and_then(|response| grpc::status_of(&response.headers))));
+    space.response_body = match std::mem::take(&mut space.response_body) {
+        Body::Stream(body) => Body::Stream(Box::new(Told { body, told: told.clone() })),
+        there => there,
+    };
+    Some(told)
+}
+
+/// A body whose trailers tell how the call went.
+struct Told {
+    body: Box<dyn BodyStream>,
+    told: Rc<Cell<Option<Code>>>,
+}
+
+impl BodyStream for Told {
+    fn poll_piece(&mut self, cx: &mut Context<'_>, sight: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
+        self.body.poll_piece(cx, sight)
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        self.body.remaining()
+    }
+
+    fn trailers(&mut self) -> Option<Headers> {
+        let trailers = self.body.trailers();
+        if let Some(code) = trailers.as_ref().and_then(grpc::status_of) {
+            self.told.set(Some(code));
+        }
+        trailers
+    }
+}
