@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// An honest request that takes longer was starved, unless the whole machine was: see [`Control`].
 const STARVED: Duration = Duration::from_secs(2);
 
+/// An echo on an idle machine takes less than a turn of a worker that has much to do, and an honest request some of those.
+const SOME_TURNS: Duration = Duration::from_millis(2);
+
 /// Connections of a crowd.
 pub fn crowd() -> usize {
     static RAISED: std::sync::Once = std::sync::Once::new();
@@ -201,9 +204,52 @@ impl Eye {
 pub struct Honest {
     stop: Arc<AtomicBool>,
     control: Control,
-    /// The daemon, and how long its workers had waited for a CPU when this began.
-    daemon: Option<(u32, Duration)>,
-    thread: JoinHandle<Result<Vec<Duration>, String>>,
+    thread: JoinHandle<Result<Vec<Wait>, String>>,
+}
+
+/// For an answer.
+struct Wait {
+    took: Duration,
+    /// What the daemon's workers, all of them together, had of their CPUs meanwhile.
+    workers: Share,
+    /// And the client's own thread.
+    own: Share,
+    /// It came from a worker itself: no backend, whose thread may wait for a CPU too, was asked.
+    by_worker: bool,
+}
+
+impl Wait {
+    /// How long workers at most worked for others first. What any thread on the way was ready without a CPU is not it, and neither is
+    /// time in which no worker worked.
+    fn for_work(&self) -> Duration {
+        self.took.saturating_sub(self.workers.waited + self.own.waited).min(self.workers.ran)
+    }
+}
+
+/// What threads had of the CPUs, in the time the kernel has them down for.
+#[derive(Clone, Copy, Default)]
+struct Share {
+    ran: Duration,
+    /// Ready to run, while others had the CPU. An echo does not show that: whoever works little is let in at once, and whoever has
+    /// worked waits for its turn among all others.
+    waited: Duration,
+}
+
+impl Share {
+    fn of(schedstat: &std::path::Path) -> Share {
+        let text = std::fs::read_to_string(schedstat).unwrap_or_default();
+        let mut figures = text.split_whitespace().map(|figure| Duration::from_nanos(figure.parse().unwrap_or(0)));
+        let mut next = || figures.next().unwrap_or_default();
+        Share { ran: next(), waited: next() }
+    }
+
+    fn of_this_thread() -> Share {
+        Share::of(std::path::Path::new("/proc/thread-self/schedstat"))
+    }
+
+    fn since(self, before: Share) -> Share {
+        Share { ran: self.ran.saturating_sub(before.ran), waited: self.waited.saturating_sub(before.waited) }
+    }
 }
 
 impl Honest {
@@ -220,9 +266,7 @@ impl Honest {
     fn start(site: &Site, requests_per_connection: usize) -> Honest {
         let address = format!("127.0.0.1:{}", site.port);
         let mut connection = Connection::open(&address).unwrap();
-        let pid = site.machine.pid();
-        let daemon = Some((pid, waited(pid)));
-        let honest = Honest::asking(move |served| {
+        Honest::asking_of(Workers::of(site.machine.pid()), move |served| {
             if served % requests_per_connection == requests_per_connection - 1 {
                 connection = Connection::open(&address)?;
             }
@@ -231,43 +275,73 @@ impl Honest {
                 _ => connection.request("POST", &format!("/steady/length/1000/{served:x}"), &[], "hello"),
             }?;
             if answer.status == 200 { Ok(()) } else { Err(io::Error::other(format!("{answer:?}"))) }
-        });
-        Honest { daemon, ..honest }
+        })
     }
 
     /// Makes the request that has this number, again and again.
-    pub fn asking(mut ask: impl FnMut(usize) -> io::Result<()> + Send + 'static) -> Honest {
+    pub fn asking(ask: impl FnMut(usize) -> io::Result<()> + Send + 'static) -> Honest {
+        Honest::asking_of(Workers(Vec::new()), ask)
+    }
+
+    fn asking_of(workers: Workers, mut ask: impl FnMut(usize) -> io::Result<()> + Send + 'static) -> Honest {
         let stop = Arc::new(AtomicBool::new(false));
         let ended = stop.clone();
         ask(0).unwrap();
         let thread = thread::spawn(move || {
             let mut waits = Vec::new();
             while !ended.load(Ordering::Relaxed) {
-                let (began, served) = (Instant::now(), waits.len());
+                let (before, own, served) = (workers.share(), Share::of_this_thread(), waits.len());
+                let began = Instant::now();
                 if let Err(error) = ask(served) {
                     return Err(format!("the honest client's request {served}: {error}"));
                 }
-                waits.push(began.elapsed());
+                let took = began.elapsed();
+                let (workers, own) = (workers.share().since(before), Share::of_this_thread().since(own));
+                waits.push(Wait { took, workers, own, by_worker: served % 2 == 0 });
                 thread::sleep(Duration::from_millis(2));
             }
             Ok(waits)
         });
-        Honest { stop, control: Control::start(), daemon: None, thread }
+        Honest { stop, control: Control::start(), thread }
     }
 
     /// Ends it, and sees that it was served well.
     pub fn was_served(self) {
+        self.ended();
+    }
+
+    /// As [`was_served`](Honest::was_served), and that workers turned to it soon: between its request and their answer they worked for
+    /// others no longer than five echoes of two threads in the same moments.
+    pub fn was_served_like_an_echo(self) {
+        let (for_work, echoes) = self.ended();
+        let (worst, alone) = (for_work.percentile(999), echoes.percentile(999).max(SOME_TURNS));
+        assert!(worst <= 5 * alone, "the workers worked for others first: {for_work}; an echo took {echoes}");
+    }
+
+    /// How long workers worked for others before what they answer themselves, and how long an echo took.
+    fn ended(self) -> (Waits, Waits) {
         self.stop.store(true, Ordering::Relaxed);
-        let waits = Waits::of(self.thread.join().unwrap().unwrap_or_else(|error| panic!("{error}")));
+        let waits = self.thread.join().unwrap().unwrap_or_else(|error| panic!("{error}"));
+        let crowded_out: Duration = waits.iter().map(|wait| wait.workers.waited).sum();
+        let for_work = Waits::of(waits.iter().filter(|wait| wait.by_worker).map(Wait::for_work).collect());
+        if let Some((served, Wait { took, workers, own, .. })) =
+            waits.iter().enumerate().max_by_key(|(_, wait)| wait.took)
+        {
+            println!(
+                "request {served} took longest, {took:?}: workers ran for {:?} and waited for CPUs {:?}, its client {:?}",
+                workers.ran, workers.waited, own.waited
+            );
+        }
+        let waits = Waits::of(waits.into_iter().map(|wait| wait.took).collect());
         let echoes = Waits::of(self.control.end());
-        let crowded_out = self.daemon.map_or(Duration::ZERO, |(pid, before)| waited(pid).saturating_sub(before));
-        println!("the honest client waited {waits}; an echo {echoes}; the workers {crowded_out:?} for a CPU");
+        println!("the honest client waited {waits}, for the work of workers {for_work}; an echo took {echoes}");
         let (served, worst, alone) = (waits.0.len(), waits.worst(), echoes.worst());
         assert!(served >= 10, "the honest client got {served} answers only");
         assert!(
             worst < STARVED + 6 * alone + crowded_out,
             "the honest client waited {worst:?} for an answer, an echo took {alone:?}, the workers were ready without a CPU for {crowded_out:?}"
         );
+        (for_work, echoes)
     }
 }
 
@@ -278,18 +352,22 @@ struct Control {
     thread: JoinHandle<Vec<Duration>>,
 }
 
-/// How long the workers of a daemon have been ready to run while other threads had their CPUs. An echo does not show that: whoever
-/// works little is let in at once, and whoever has worked waits for its turn among all others.
-fn waited(pid: u32) -> Duration {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let of_worker = tasks
-        .map(|task| task.path())
-        .filter(|path| std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("worker-")));
-    let waited = of_worker.filter_map(|path| {
-        let text = std::fs::read_to_string(path.join("schedstat")).ok()?;
-        text.split(' ').nth(1)?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(waited.sum())
+/// What the kernel tells of a daemon's workers.
+struct Workers(Vec<std::path::PathBuf>);
+
+impl Workers {
+    fn of(pid: u32) -> Workers {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let of_worker = tasks
+            .map(|task| task.path())
+            .filter(|path| std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("worker-")));
+        Workers(of_worker.map(|path| path.join("schedstat")).collect())
+    }
+
+    fn share(&self) -> Share {
+        let shares = self.0.iter().map(|path| Share::of(path));
+        shares.fold(Share::default(), |all, one| Share { ran: all.ran + one.ran, waited: all.waited + one.waited })
+    }
 }
 
 /// How long each of many waits was, the shortest first.

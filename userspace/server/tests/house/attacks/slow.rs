@@ -79,7 +79,7 @@ fn slow_readers() {
             let (got, orderly) = all(stream);
             assert!(got > 1000 && got < GENEROUS && !orderly, "{got} bytes came");
         }
-        honest.was_served();
+        honest.was_served_like_an_echo();
         // A bound of what waits for each, not its whole answer of a GiB: 300 KiB, and on the ring what comes in before a receive that
         // is to stop has stopped, which may be a megabyte where a worker has to wait for its CPU.
         site.grew_at_most(16 * 1024 + 1500 * crowd.len() as u64);
