@@ -32,7 +32,7 @@ pub struct ProxySpec {
     /// Servers that get a copy of the requests its `filter` accepts; their answers are dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirror_pool: Option<PoolSpec>,
-    /// Compress responses. Default: they pass as they are.
+    /// Pack answers with gzip on their way to clients that take it; `{}` does for all lengths. Default: they pass as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionSpec>,
     /// TLS towards `https://` servers: a certificate of ours, and whom to trust. Default: no certificate, the system's authorities.
@@ -430,11 +430,13 @@ pub struct BodyMatchSpec {
     pub type_: String,
 }
 
-/// Compresses responses with gzip.
+/// Packs answers with gzip as they pass, for clients whose Accept-Encoding takes it (RFC 9110 section 12.5.3; one that sends none gets
+/// them plain). Left alone is what has a coding already, says `no-transform`, is no whole body (204, 206, 304), or is of a type that
+/// gains nothing: pictures, sound, films, archives, web fonts, gRPC. The answer to HEAD then announces no length.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CompressionSpec {
-    /// Smallest body that is compressed, in bytes; bodies of unknown length always are. Default 0.
+    /// Smallest body that is packed, in bytes before packing; one of unknown length counts as long enough. Default 0.
     pub min_length: u32,
 }
 
@@ -628,22 +630,9 @@ impl ProxySpec {
             mirror.warn_of_answers(&place, findings);
             mirror.validate(&place, ServerScheme::Http, findings);
         }
-        let idle = [
-            (
-                "compression",
-                self.compression.is_some(),
-                "responses are not compressed by the Proxy in this version; add a ResponseAdaptor with compress: gzip",
-            ),
-            (
-                "maxRedirection",
-                self.max_redirection > 0,
-                "redirects of backends are not followed in this version; they go to the client",
-            ),
-        ];
-        for (field, given, text) in idle {
-            if given {
-                findings.warn(at(path, field), text);
-            }
+        if self.max_redirection > 0 {
+            let text = "redirects of backends are not followed in this version; they go to the client";
+            findings.warn(at(path, "maxRedirection"), text);
         }
         if let Some(mtls) = &self.mtls {
             let place = at(path, "mtls");

@@ -47,28 +47,76 @@ fn bytes_changed(headers: &mut Headers) {
 
 /// Packs the answer where the client takes it.
 pub(crate) fn pack_response(exchange: &mut Exchange) {
+    pack_response_if(exchange, |_, _| true);
+}
+
+/// As [`pack_response`], but nothing that is known to be shorter than `least` bytes, and nothing of a type that gains nothing. Says
+/// whether the body is packed now.
+pub(crate) fn pack_response_of(least: u64, exchange: &mut Exchange) -> bool {
+    pack_response_if(exchange, |headers, length| {
+        length.is_none_or(|length| length >= least) && !headers.known(Known::ContentType).is_some_and(gains_nothing)
+    })
+}
+
+fn pack_response_if(exchange: &mut Exchange, is_worth_it: impl FnOnce(&Headers, Option<u64>) -> bool) -> bool {
     let head = answers_head(exchange);
     let accepted = accepts_gzip(&exchange.default_space_ref().request.headers);
     let space = exchange.space();
-    let Some(response) = &mut space.response else { return };
+    let Some(response) = &mut space.response else { return false };
     let headers = &mut response.headers;
     let untouched = headers.known(Known::ContentEncoding).is_some_and(|v| !v.is_empty()) || says_no_transform(headers);
-    let empty = space.response_body.length() == Some(0) && !head;
-    if untouched || empty || !has_whole_body(response) {
-        return;
+    let length = if head { announced(headers) } else { space.response_body.length() };
+    if untouched || length == Some(0) || !is_worth_it(headers, length) || !has_whole_body(response) {
+        return false;
     }
     let headers = &mut response.headers;
     // Also where this client gets it as it is: another would not (RFC 9110 section 12.5.5).
     vary_by_encoding(headers);
     if !accepted {
-        return;
+        return false;
     }
     recoded(headers);
     if !head {
         headers.set("Content-Encoding", "gzip");
         space.response_body = gzip::pack(std::mem::take(&mut space.response_body));
     }
+    !head
 }
+
+/// The length of a body that does not come.
+fn announced(headers: &Headers) -> Option<u64> {
+    std::str::from_utf8(headers.known(Known::ContentLength)?).ok()?.parse().ok()
+}
+
+/// Whether what is of this type is packed in itself, or has a coding of its own for each message.
+fn gains_nothing(content_type: &[u8]) -> bool {
+    let essence = content_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+    let starts =
+        |with: &&str| essence.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()));
+    let is_one = |one: &&str| essence.eq_ignore_ascii_case(one.as_bytes());
+    PACKED_FAMILIES.iter().any(starts) && !PLAIN_IMAGES.iter().any(is_one) || PACKED_TYPES.iter().any(is_one)
+}
+
+/// Families of media types, by how they begin, that are packed in themselves.
+const PACKED_FAMILIES: [&str; 5] = ["image/", "video/", "audio/", "application/grpc", "font/woff"];
+/// Images that are not.
+const PLAIN_IMAGES: [&str; 4] = ["image/svg+xml", "image/bmp", "image/x-icon", "image/vnd.microsoft.icon"];
+const PACKED_TYPES: [&str; 14] = [
+    "application/zip",
+    "application/epub+zip",
+    "application/gzip",
+    "application/x-gzip",
+    "application/x-bzip2",
+    "application/x-xz",
+    "application/zstd",
+    "application/x-7z-compressed",
+    "application/vnd.rar",
+    "application/x-rar-compressed",
+    "application/java-archive",
+    "application/vnd.android.package-archive",
+    "application/font-woff",
+    "application/font-woff2",
+];
 
 /// Unpacks an answer that is packed with gzip and nothing else.
 pub(crate) async fn unpack_response(exchange: &mut Exchange) -> Result<(), CodingError> {

@@ -87,6 +87,7 @@ pub(crate) fn pack(body: Body) -> Body {
             body,
             encoder: Some(GzEncoder::new(Vec::new(), Compression::new(LEVEL))),
             unsaid: false,
+            failed: None,
             turn: 0,
             _booking: Booking::new(Kind::Bodies, ENCODER_BYTES),
         })),
@@ -99,12 +100,23 @@ struct Packing {
     encoder: Option<GzEncoder<Vec<u8>>>,
     /// Bytes went in that have not come out: they are brought out when the source pauses.
     unsaid: bool,
+    /// How the source broke off, said after what came before it.
+    failed: Option<BodyError>,
     /// Bytes that went in since others had a turn.
     turn: usize,
     _booking: Booking,
 }
 
 impl Packing {
+    /// What went in and has not come out.
+    fn flushed(&mut self) -> Option<Piece> {
+        if !std::mem::take(&mut self.unsaid) {
+            return None;
+        }
+        self.encoder.as_mut()?.flush().ok()?;
+        self.made(1)
+    }
+
     /// What the encoder has made so far, unless that is less than `least` bytes.
     fn made(&mut self, least: usize) -> Option<Piece> {
         let made = self.encoder.as_mut()?.get_mut();
@@ -115,6 +127,9 @@ impl Packing {
 impl BodyStream for Packing {
     fn poll_piece(&mut self, cx: &mut Context<'_>, _: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
         loop {
+            if let Some(error) = self.failed {
+                return Poll::Ready(Err(error));
+            }
             let Some(encoder) = &mut self.encoder else { return Poll::Ready(Ok(None)) };
             if self.turn >= YIELD_AFTER_PACKING {
                 self.turn = 0;
@@ -122,7 +137,10 @@ impl BodyStream for Packing {
                 return Poll::Pending;
             }
             match self.body.poll_piece(cx, Sight::Seen) {
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Err(error)) => {
+                    self.failed = Some(error);
+                    return Poll::Ready(self.flushed().map_or(Err(error), |piece| Ok(Some(piece))));
+                }
                 Poll::Ready(Ok(Some(piece))) => {
                     let _ = encoder.write_all(piece.seen());
                     self.turn += piece.len();
@@ -135,15 +153,8 @@ impl BodyStream for Packing {
                     let rest = self.encoder.take().and_then(|encoder| encoder.finish().ok()).unwrap_or_default();
                     return Poll::Ready(Ok((!rest.is_empty()).then(|| Piece::Bytes(rest.into()))));
                 }
-                Poll::Pending => {
-                    if std::mem::take(&mut self.unsaid)
-                        && encoder.flush().is_ok()
-                        && let Some(made) = self.made(1)
-                    {
-                        return Poll::Ready(Ok(Some(made)));
-                    }
-                    return Poll::Pending;
-                }
+                // An event must not wait for the next one.
+                Poll::Pending => return self.flushed().map_or(Poll::Pending, |piece| Poll::Ready(Ok(Some(piece)))),
             }
         }
     }
@@ -276,6 +287,34 @@ mod tests {
                 0 => return Ok(plain),
                 _ => plain.extend_from_slice(&buffer),
             }
+        }
+    }
+
+    /// Bytes and, without a pause, an end that is none.
+    struct Breaks(Option<&'static [u8]>);
+
+    impl BodyStream for Breaks {
+        fn poll_piece(&mut self, _: &mut Context<'_>, _: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
+            let bytes = self.0.take().ok_or(BodyError::Incomplete);
+            Poll::Ready(bytes.map(|bytes| Some(Piece::Bytes(Bytes::from_static(bytes)))))
+        }
+
+        fn remaining(&self) -> Option<u64> {
+            None
+        }
+    }
+
+    #[test]
+    fn what_came_before_a_break_goes_out_before_it() {
+        let mut body = pack(Body::Stream(Box::new(Breaks(Some(b"all there is")))));
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let Poll::Ready(Ok(Some(piece))) = body.poll_piece(&mut context, Sight::Seen) else { panic!("nothing came") };
+        let mut plain = Vec::new();
+        let cut = GzDecoder::new(piece.seen()).read_to_end(&mut plain);
+        assert!(cut.is_err() && plain == b"all there is");
+        for _ in 0..2 {
+            let polled = body.poll_piece(&mut context, Sight::Seen).map(|piece| piece.map(|_| ()));
+            assert_eq!(polled, Poll::Ready(Err(BodyError::Incomplete)), "and it does not end well");
         }
     }
 

@@ -40,7 +40,11 @@
 //! or a filter has taken it out (counted as `trailers_dropped`). An answer of unknown length is sent as it comes and counted: beyond
 //! `serverMaxBodySize` (4 MiB when not set; event streams have no limit) it breaks off, so that the client sees it, counted as
 //! `response_body_bytes`.
+//!
+//! With `compression` answers of a server are packed with gzip as they pass, in the memory of one window each, where the client takes
+//! it and it gains something; `serverMaxBodySize` counts what the server sent. Filters behind it see the packed body.
 
+use crate::coding;
 use base_model::{CircuitBreakerSpec, MtlsSpec, PoolSpec, Problem, ProxySpec, RetrySpec, ServerUrl, Warning, decode};
 use base_runtime::Buf;
 use base_runtime::memory::{self, Booking};
@@ -108,6 +112,8 @@ pub struct Proxy {
     /// Idle connections each worker keeps per server.
     max_idle: usize,
     limits: Limits,
+    /// Shortest answer that is packed, in bytes; `None` packs none.
+    pack_least: Option<u64>,
     /// Requests whose trailers said what only their heads may.
     trailers_dropped: Limit,
     /// Answers are of gRPC, whose status is in one of their fields.
@@ -206,7 +212,8 @@ impl Proxy {
         };
         let trailers_dropped = parts.telemetry.limits().register("trailers_dropped");
         let (max_idle, limits) = (max_idle(spec, parts), Limits::default());
-        Ok(Proxy { pools: candidates, mirror, max_idle, limits, trailers_dropped, grpc: false })
+        let pack_least = spec.compression.map(|compression| compression.min_length.into());
+        Ok(Proxy { pools: candidates, mirror, max_idle, limits, pack_least, trailers_dropped, grpc: false })
     }
 
     /// The same for servers of gRPC, whose failures are told by `grpc-status`.
@@ -237,10 +244,18 @@ impl Proxy {
         if let Some(mirror) = &self.mirror {
             mirror.copy(exchange);
         }
-        match self.choose(exchange) {
+        let outcome = match self.choose(exchange) {
             Some(chosen) => self.relay_to(chosen, exchange).await,
             None => refuse(exchange, 503, INTERNAL_ERROR),
+        };
+        if let Some(least) = self.pack_least
+            && matches!(outcome, SUCCESS | FAILURE_CODE)
+            && exchange.upgraded.is_none()
+            && coding::pack_response_of(least, exchange)
+        {
+            exchange.tags.note(|| "gzip".to_owned());
         }
+        outcome
     }
 
     /// The pool that takes the request, counting candidates as they are written and the main one after them.

@@ -192,11 +192,6 @@ const SAID: &[(&str, &str, &str)] = &[
     ("HttpServerSpec.http3", "{kind: HTTPServer, port: 1, http3: true}", "problem: http3 = true: not served"),
     ("HttpServerSpec.autoCert", "{kind: HTTPServer, port: 1, autoCert: true}", "problem: autoCert = true: not served"),
     (
-        "ProxySpec.compression",
-        "compression: {minLength: 1}",
-        "warning: filters[0].compression: responses are not compressed",
-    ),
-    (
         "ProxySpec.maxRedirection",
         "maxRedirection: 2",
         "warning: filters[0].maxRedirection: redirects of backends are not followed",

@@ -359,6 +359,14 @@ filters:
         "filters:
 - name: p
   kind: Proxy
+  compression: {minLength: 15}
+  pools: [{servers: [{url: 'http://127.0.0.1:ONE'}]}]",
+        &["GET /one\nAccept-Encoding: gzip"],
+    ),
+    pipeline(
+        "filters:
+- name: p
+  kind: Proxy
   serverMaxBodySize: 10
   pools: [{servers: [{url: 'http://127.0.0.1:ONE'}]}]",
         &["GET /one"],
