@@ -55,6 +55,10 @@ pub struct GrpcServerSpec {
     /// Authorities, base64 or PEM, one of which must have signed the certificate a client then has to present. Default: none asked for.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub ca_cert_base64: String,
+    /// Serve gRPC-Web as well (`application/grpc-web` and `application/grpc-web-text`), over HTTP/1.1, too, and whatever else comes over it:
+    /// pages of other sites need a CORSAdaptor in their pipeline. Default false: what is no HTTP/2 gets 505.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub grpc_web: bool,
     /// Connections at a time, 1 or more. Further ones wait in the accept queue, none is refused. Default 10240; changes live.
     #[schemars(range(min = 1))]
     pub max_connections: u32,
@@ -161,6 +165,7 @@ impl Default for GrpcServerSpec {
             certs: BTreeMap::new(),
             keys: BTreeMap::new(),
             ca_cert_base64: String::new(),
+            grpc_web: false,
             max_connections: 10_240,
             min_time_client_send_ping: None,
             permit_clint_send_ping_without_stream: false,

@@ -1,5 +1,6 @@
 //! Answers of a GRPCServer: whatever a pipeline says, a client of gRPC is told a status of gRPC.
 
+use base_model::GrpcServerSpec;
 use edge_pipeline::grpc::{self, Code};
 use edge_pipeline::{Body, BodyError, BodyStream, Exchange, Piece, Sight};
 use proto_http::Headers;
@@ -7,6 +8,26 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+
+/// What the clients of a server speak over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// Nothing but that.
+    Http,
+    Grpc,
+    /// gRPC and, over any version of HTTP, gRPC-Web.
+    GrpcAndWeb,
+}
+
+impl Dialect {
+    pub fn of(spec: &GrpcServerSpec) -> Dialect {
+        if spec.grpc_web { Dialect::GrpcAndWeb } else { Dialect::Grpc }
+    }
+
+    pub fn is_grpc(self) -> bool {
+        self != Dialect::Http
+    }
+}
 
 /// How long a client may send nothing of a call whose messages it has not ended: streams rest for as long as they like. A year.
 pub const QUIET_MOST: Duration = Duration::from_secs(365 * 24 * 3600);

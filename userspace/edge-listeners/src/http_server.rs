@@ -6,7 +6,7 @@
 use crate::Timeouts;
 use crate::accept::{Door, Front, Listener, Place, Share, Shares};
 use crate::access;
-use crate::grpc;
+use crate::grpc::{self, Dialect};
 use crate::h1_connection::{Connection, Phase, Presence, Visit};
 use crate::h2_connection;
 use crate::h3_connection::H3Connection;
@@ -19,7 +19,7 @@ use crate::traffic::{AroundSlot, Generation, PipelineView, Shared};
 use crate::tunnel::Patience;
 use arc_swap::ArcSwap;
 use base_model::ip_filter::CidrSet;
-use base_model::{GoDuration, HttpServerSpec, ProxyProtocol, Spec, UnderscoresInHeaders};
+use base_model::{GoDuration, GrpcServerSpec, HttpServerSpec, ProxyProtocol, Spec, UnderscoresInHeaders};
 use base_runtime::Boxed;
 use base_runtime::memory::{Booking, Kind};
 use base_runtime::net::{Seat, StreamState, TcpStream};
@@ -51,8 +51,8 @@ pub struct Live {
     pub http3_only: bool,
     /// HTTP/2 in the clear is taken from clients that begin with it.
     pub h2c: bool,
-    /// Clients speak gRPC, and are answered in it.
-    pub grpc: bool,
+    /// What clients speak, and are answered in.
+    pub dialect: Dialect,
     /// Bounds of what clients send, and which of their fields are taken.
     pub limits: Limits,
     /// `clientMaxBodySize` as written.
@@ -75,7 +75,7 @@ impl Live {
     fn new(
         name: &str,
         spec: &HttpServerSpec,
-        grpc: bool,
+        dialect: Dialect,
         shared: &Shared,
         previous: Option<(&HttpServerSpec, &Live)>,
     ) -> Result<Live, String> {
@@ -88,10 +88,10 @@ impl Live {
             idle_timeout: Some(spec.keep_alive_timeout.duration()).filter(|t| !t.is_zero()),
             timeouts: match timeouts(spec, shared.timeouts()) {
                 // Streams rest between messages.
-                usual if grpc => Timeouts { body: grpc::QUIET_MOST, rate: 0, ..usual },
+                usual if dialect.is_grpc() => Timeouts { body: grpc::QUIET_MOST, rate: 0, ..usual },
                 usual => usual,
             },
-            grpc,
+            dialect,
             max_connections: spec.max_connections as usize,
             http3: spec.http3,
             http3_only: spec.http3_only,
@@ -182,21 +182,26 @@ impl HttpServer {
     /// Makes the server and tries to listen. That the port is taken is a state, not an error: see
     /// [`Server::retry`].
     pub fn start(name: &str, spec: &HttpServerSpec, shared: Arc<Shared>) -> Result<Arc<HttpServer>, String> {
-        Self::start_as(name, spec, false, shared)
+        Self::start_as(name, spec, Dialect::Http, shared)
     }
 
     /// As [`start`](HttpServer::start), of a GRPCServer, which is a server of HTTP/2 that answers in the words of gRPC.
-    pub fn start_grpc(name: &str, spec: &HttpServerSpec, shared: Arc<Shared>) -> Result<Arc<HttpServer>, String> {
-        Self::start_as(name, spec, true, shared)
+    pub fn start_grpc(name: &str, spec: &GrpcServerSpec, shared: Arc<Shared>) -> Result<Arc<HttpServer>, String> {
+        Self::start_as(name, &spec.http(), Dialect::of(spec), shared)
     }
 
-    fn start_as(name: &str, spec: &HttpServerSpec, grpc: bool, shared: Arc<Shared>) -> Result<Arc<HttpServer>, String> {
-        let live = Live::new(name, spec, grpc, &shared, None)?;
+    fn start_as(
+        name: &str,
+        spec: &HttpServerSpec,
+        dialect: Dialect,
+        shared: Arc<Shared>,
+    ) -> Result<Arc<HttpServer>, String> {
+        let live = Live::new(name, spec, dialect, &shared, None)?;
         let stats = shared.server_stats(name);
         label_figures(&stats, name, spec);
         let server = Arc::new(HttpServer {
             name: name.into(),
-            grpc,
+            grpc: dialect.is_grpc(),
             live: ArcSwap::from_pointee(live),
             stats,
             front: Front::new(shared.workers()),
@@ -210,9 +215,9 @@ impl HttpServer {
     }
 
     /// Takes another document: rules at once, sockets only when the address or port is another.
-    pub fn change(self: &Arc<Self>, spec: &HttpServerSpec) -> Result<(), String> {
+    fn change(self: &Arc<Self>, spec: &HttpServerSpec, dialect: Dialect) -> Result<(), String> {
         let mut before = self.spec.lock().unwrap_or_else(|e| e.into_inner());
-        let live = Live::new(&self.name, spec, self.grpc, &self.shared, Some((&before, &self.live.load())))?;
+        let live = Live::new(&self.name, spec, dialect, &self.shared, Some((&before, &self.live.load())))?;
         self.live.store(Arc::new(live));
         label_figures(&self.stats, &self.name, spec);
         let moved = (&before.address, before.port) != (&spec.address, spec.port);
@@ -275,8 +280,8 @@ impl Server for HttpServer {
 
     fn update(self: Arc<Self>, spec: &Spec) -> Result<(), String> {
         match spec {
-            Spec::HttpServer(spec) if !self.grpc => self.change(spec),
-            Spec::GrpcServer(spec) if self.grpc => self.change(&spec.http()),
+            Spec::HttpServer(spec) if !self.grpc => self.change(spec, Dialect::Http),
+            Spec::GrpcServer(spec) if self.grpc => self.change(&spec.http(), Dialect::of(spec)),
             other => Err(not_of(other)),
         }
     }

@@ -6,7 +6,7 @@
 //! [`client_stream`] (the client's side of one exchange, whatever protocol carries it), [`request_body`] (what comes from the client,
 //! likewise), [`h1_stream`], [`h1_body`], [`h2_connection`] (one HTTP/2 client connection), [`h2_stream`], [`h2_body`],
 //! [`h3_front`] (UDP sockets), [`h3_connection`] (one HTTP/3 client connection), [`h3_stream`], [`request`]
-//! (route, pipeline, answer, record), [`response`], [`tunnel`], [`tcp_proxy`] (one TCPProxy), [`udp_proxy`] (one UDPProxy), [`proxied`] (PROXY headers), [`per_ip`], [`router`], [`radix`], [`forwarded`], [`grpc`] (answers of a GRPCServer), [`variables`], [`timeouts`],
+//! (route, pipeline, answer, record), [`response`], [`tunnel`], [`tcp_proxy`] (one TCPProxy), [`udp_proxy`] (one UDPProxy), [`proxied`] (PROXY headers), [`per_ip`], [`router`], [`radix`], [`forwarded`], [`grpc`] (answers of a GRPCServer), [`grpc_web`], [`variables`], [`timeouts`],
 //! [`pace`], `clock`.
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ pub mod client_stream;
 mod clock;
 pub mod forwarded;
 pub mod grpc;
+pub mod grpc_web;
 pub mod h1_body;
 pub mod h1_connection;
 pub mod h1_stream;

@@ -3,7 +3,8 @@
 
 use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset};
 use crate::forwarded;
-use crate::grpc;
+use crate::grpc::{self, Dialect};
+use crate::grpc_web::{self, Web};
 use crate::http_server::Local;
 use crate::pace::Pace;
 use crate::response::{self, Sent};
@@ -53,7 +54,7 @@ pub fn remember(exchange: &mut Exchange) {
 /// Answers a request that no route is asked about.
 pub async fn refuse<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mut Exchange, response: Response) {
     exchange.default_space().respond(response, Body::Empty);
-    finish(local, stream, exchange, None).await;
+    finish(local, stream, exchange, None, None).await;
 }
 
 /// Serves the request in the exchange, of which [`remember`] took note.
@@ -67,32 +68,38 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
             Err(421)
         }
         // gRPC has no form in HTTP/1.
-        _ if live.grpc && matches!(exchange.request().version, Version::Http10 | Version::Http11) => Err(505),
+        _ if live.dialect == Dialect::Grpc
+            && matches!(exchange.request().version, Version::Http10 | Version::Http11) =>
+        {
+            Err(505)
+        }
         _ => live.router.route(exchange.request(), exchange.client.real_ip),
     };
     let found = if exchange.request().method == Method::Connect { may_connect(found) } else { found };
     let limit = body_limit(found.as_ref().ok().map(|f| f.0), live.max_body);
     exchange.default_space().request_body = stream.take_body(limit);
+    let is_grpc = live.dialect.is_grpc();
+    let web = if live.dialect == Dialect::GrpcAndWeb { grpc_web::receive(exchange) } else { None };
     let routed = match &found {
         Err(status) => {
-            deny(live.grpc, exchange, *status);
+            deny(is_grpc, exchange, *status);
             None
         }
         Ok((route, matched)) => {
             let prepared = prepare(local, exchange, route, matched, live.x_forwarded_for);
             if prepared.is_err() {
                 local.limit("rewritten_path");
-                deny(live.grpc, exchange, 400);
+                deny(is_grpc, exchange, 400);
             } else if limit.is_some_and(|most| exchange.request_body_length().is_some_and(|length| length > most)) {
                 local.limit("request_body_bytes");
-                deny(live.grpc, exchange, 413);
+                deny(is_grpc, exchange, 413);
             } else if let Some(pipeline) = live.pipeline(route) {
                 let around = live.around.as_ref().and_then(|slot| slot.current());
                 if !run(&pipeline, around.as_deref(), exchange, stream).await {
                     exchange.client_gone = true;
                 }
             } else {
-                deny(live.grpc, exchange, 503);
+                deny(is_grpc, exchange, 503);
             }
             Some(route.pipeline.name())
         }
@@ -109,7 +116,7 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
     }
     // The pipeline is done with the request: what it left unread is dropped here.
     exchange.default_space().request_body = Body::Empty;
-    finish(local, stream, exchange, routed).await
+    finish(local, stream, exchange, routed, web).await
 }
 
 /// Answers what no pipeline does.
@@ -262,12 +269,16 @@ async fn finish<S: ClientStream>(
     stream: &mut S,
     exchange: &mut Exchange,
     routed: Option<&Arc<str>>,
+    web: Option<Web>,
 ) -> Served {
     let backend = exchange.upgraded.take();
     // As the client asked it: filters may have changed the method since.
     let (encrypted, version) = (exchange.client.tls.is_some(), exchange.default_space_ref().request.version);
     let (head_request, connect) = (exchange.method == Method::Head, exchange.method == Method::Connect);
-    let told = if local.with_live(|live| live.grpc) { grpc::settle(exchange) } else { None };
+    let told = if local.with_live(|live| live.dialect.is_grpc()) { grpc::settle(exchange) } else { None };
+    if let Some(web) = web {
+        grpc_web::answer(web, exchange);
+    }
     let space = exchange.default_space();
     let mut body = std::mem::take(&mut space.response_body);
     let response = space.response.get_or_insert_with(|| Response::with_status(503));

@@ -23,7 +23,7 @@ pub const KINDS: &[(&str, Start)] = &[
         other => Err(not_of(other)),
     }),
     ("GRPCServer", |name, spec, shared| match spec {
-        Spec::GrpcServer(spec) => Ok(HttpServer::start_grpc(name, &spec.http(), shared)?),
+        Spec::GrpcServer(spec) => Ok(HttpServer::start_grpc(name, spec, shared)?),
         other => Err(not_of(other)),
     }),
     ("TCPProxy", |name, spec, shared| match spec {

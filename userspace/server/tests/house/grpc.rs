@@ -67,7 +67,7 @@ fn speaks(io: &str) {
         "kind: Pipeline\nname: limited\nfilters:\n- kind: Mock\n  name: m\n  rules:\n  - match: {pathPrefix: /}\n    code: 429\n",
     );
     machine.create(&format!(
-        "kind: GRPCServer\nname: front\nport: {front}\nrules:\n- methods:\n  - {{methodPrefix: /dead., backend: dead}}\n  \
+        "kind: GRPCServer\nname: front\nport: {front}\ngrpcWeb: true\nrules:\n- methods:\n  - {{methodPrefix: /dead., backend: dead}}\n  \
          - {{methodPrefix: /short., backend: short}}\n  - {{methodPrefix: /limited., backend: limited}}\n  \
          - {{methodPrefix: /absent., backend: nobody}}\n  \
          - {{methodPrefix: /blocked., backend: both, ipFilter: {{blockIPs: [127.0.0.1]}}}}\n  \
@@ -214,5 +214,31 @@ try:
     raise SystemExit("an end without a failure")
 except grpc.RpcError as error:
     assert error.code().value[0] == 4 and got >= 1, (error, got)
+# What pages in browsers speak, over HTTP/1.1.
+import base64, http.client, struct
+def web(path, kind, body):
+    connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
+    connection.request("POST", path, body, {"Content-Type": kind})
+    answer = connection.getresponse()
+    return answer, answer.read()
+def frames(body):
+    found = []
+    while body:
+        flag, length = struct.unpack(">BI", body[:5])
+        found.append((flag, body[5:5 + length]))
+        body = body[5 + length:]
+    return found
+message = b"\x00\x00\x00\x9c\x40" + b"w" * 40000
+for kind in ("application/grpc-web+proto", "application/grpc-web-text"):
+    text = "text" in kind
+    answer, body = web("/echo.S/Unary", kind, base64.b64encode(message) if text else message)
+    if text:
+        # Each piece is padded by itself.
+        body = b"".join(base64.b64decode(body[n:n + 4]) for n in range(0, len(body), 4))
+    assert answer.status == 200 and answer.headers["content-type"].startswith(kind.split("+")[0]), answer.headers
+    (flag, said), (last, trailers) = frames(body)
+    assert (flag, said, last) == (0, b"w" * 40000, 0x80) and b"grpc-status: 0\r\n" in trailers, (flag, last, trailers)
+    answer, body = web("/none.S/Unary", kind, b"")
+    assert answer.status == 200 and answer.headers["grpc-status"] == "5" and body == b"", (answer.headers, body)
 print("well")
 "#;
