@@ -5,8 +5,10 @@
 //! request takes is looked at where it is known: the method here, kinds where documents have been read, and every change in
 //! [`Api::change`], which also writes the line of the audit log.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -15,7 +17,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base_text::quoted;
-use control_api::{Grant, Principal, PrincipalKind, Role, allow, time};
+use control_api::{Grant, Principal, PrincipalKind, Role, Token, allow, time};
 use control_state::{Action, Answer};
 use serde_json::{Value, json};
 
@@ -39,15 +41,19 @@ pub struct Caller {
     pub principal: Principal,
     /// `None`: everything.
     grants: Option<Arc<Vec<Grant>>>,
+    /// Nobody in particular, from another machine.
+    pub stranger: bool,
 }
 
 tokio::task_local! {
     static CALLER: Caller;
+    /// The audit log has a line about this request.
+    static TOLD: Arc<AtomicBool>;
 }
 
 /// Whoever carries the request out is known to be.
 pub fn caller() -> Caller {
-    let nobody = || Caller { principal: Principal::default(), grants: None };
+    let nobody = || Caller { principal: Principal::default(), grants: None, stranger: false };
     CALLER.try_with(Clone::clone).unwrap_or_else(|_| nobody())
 }
 
@@ -69,6 +75,15 @@ impl Caller {
         ))
     }
 
+    pub fn is_anonymous(&self) -> bool {
+        self.principal.kind == PrincipalKind::Anonymous
+    }
+
+    /// What the caller may do is written down somewhere.
+    pub fn is_bound(&self) -> bool {
+        self.grants.is_some()
+    }
+
     /// Whether any of the caller's grants has this role, for whatever kinds.
     fn may_at_all(&self, role: Role) -> bool {
         self.grants.as_ref().is_none_or(|grants| grants.iter().any(|grant| grant.role >= role))
@@ -85,11 +100,53 @@ pub async fn known(State(api): State<Arc<Api>>, request: Request, next: Next) ->
     let role = if reads { Role::Read } else { Role::Write };
     // Asking what would become of a document changes nothing.
     let role = if request.uri().path().ends_with("/objects-check") { Role::Read } else { role };
-    if !caller.may_at_all(role) {
-        let refused = caller.needs(role, None).err();
-        return refused.map_or_else(|| StatusCode::FORBIDDEN.into_response(), IntoResponse::into_response);
+    let (what, place) = (request.method().to_string(), [request.uri().path().to_owned()]);
+    if !caller.may_at_all(role)
+        && let Err(refused) = caller.needs(role, None)
+    {
+        if role > Role::Read {
+            api.write_down(&caller, &what, &place, Err(&refused.message));
+        }
+        return refused.into_response();
     }
-    CALLER.scope(caller, next.run(request)).await
+    let told = Arc::new(AtomicBool::new(false));
+    let answered = TOLD.scope(told.clone(), CALLER.scope(caller.clone(), next.run(request))).await;
+    let refused = answered.status().is_client_error() || answered.status().is_server_error();
+    if role > Role::Read && refused && !told.load(Ordering::Relaxed) {
+        api.write_down(&caller, &what, &place, Err(&before_it_was_proposed(answered.status())));
+    }
+    answered
+}
+
+/// What the audit log says of a refusal whose words quote what came.
+fn before_it_was_proposed(status: StatusCode) -> String {
+    format!("{}, before anything was proposed; the caller was told why", status.as_u16())
+}
+
+/// Whether somebody who shows nothing gets in. As soon as there are tokens, other machines need one; on this machine it goes on without,
+/// for who makes and revokes them, until there is a token that may do everything.
+fn without_login(from: IpAddr, cluster_known: bool, tokens: &BTreeMap<String, Token>) -> Result<(), Error> {
+    let here = from.to_canonical().is_loopback();
+    if !here && !cluster_known {
+        let message = "this member does not know yet whether its cluster has tokens, and asks other machines for one until it does; ask \
+                       again in a moment";
+        return Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, message));
+    }
+    let message = if here && tokens.values().any(may_all) {
+        "the cluster has tokens with the role admin, so this API asks for a login on its own machine too: give a token (WEIRCTL_TOKEN, or \
+         ~/.weirctlrc). If they are all lost, start weir with basic-auth in its --config-file, log in, and rotate one"
+    } else if !here && !tokens.is_empty() {
+        "the cluster has tokens, so this API asks other machines for a login: give a token (WEIRCTL_TOKEN, or ~/.weirctlrc); one is made \
+         with weirctl token create, on a member's own machine if there is none with the role admin"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(StatusCode::UNAUTHORIZED, message))
+}
+
+/// Who holds it may do everything.
+pub fn may_all(token: &Token) -> bool {
+    allow(&token.grants, Role::Admin, None)
 }
 
 fn of(api: &Api, request: &Request) -> Result<Caller, Error> {
@@ -103,11 +160,15 @@ fn of(api: &Api, request: &Request) -> Result<Caller, Error> {
         let hash = hashed(token);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let state = api.control.state();
-        let Some(found) = state.view.tokens.values().find(|known| known.is(&hash, now)) else {
-            return Err(unknown_token());
-        };
+        // All are compared, each in the same time wherever it differs.
+        let found = state
+            .view
+            .tokens
+            .values()
+            .fold(None, |found, known| if known.is(&hash, now) { Some(known) } else { found });
+        let Some(found) = found else { return Err(unknown_token()) };
         let principal = principal(PrincipalKind::Token, &found.name);
-        return Ok(Caller { principal, grants: Some(Arc::new(found.grants.clone())) });
+        return Ok(Caller { principal, grants: Some(Arc::new(found.grants.clone())), stranger: false });
     }
     let user = request.extensions().get::<User>();
     let subject = origin.and_then(|origin| origin.subject.as_ref());
@@ -116,7 +177,14 @@ fn of(api: &Api, request: &Request) -> Result<Caller, Error> {
         (None, Some(subject)) => principal(PrincipalKind::Certificate, subject),
         (None, None) => principal(PrincipalKind::Anonymous, ""),
     };
-    Ok(Caller { principal, grants: None })
+    // From inside the process there is no origin.
+    let nobody = origin.filter(|_| principal.kind == PrincipalKind::Anonymous);
+    if let Some(origin) = nobody {
+        let view = &api.control.state().view;
+        without_login(origin.address, !view.cluster_id.is_empty(), &view.tokens)?;
+    }
+    let stranger = nobody.is_some_and(|origin| !origin.address.to_canonical().is_loopback());
+    Ok(Caller { principal, grants: None, stranger })
 }
 
 /// The token of `Authorization: Bearer …`.
@@ -156,9 +224,21 @@ impl Api {
         answer.map_err(Error::from)
     }
 
+    /// The line of what was refused before anything was proposed.
+    pub fn refused_before(&self, what: &str, subjects: &[String], error: &Error) {
+        let told = match error.status {
+            // These words are about the caller.
+            StatusCode::FORBIDDEN => error.message.clone(),
+            status => before_it_was_proposed(status),
+        };
+        self.write_down(&caller(), what, subjects, Err(&told));
+    }
+
     /// A line of the audit log: who did what, from where, and what came of it. Names and kinds, and nothing of what is in documents.
     pub fn write_down(&self, caller: &Caller, what: &str, subjects: &[String], came: Result<u64, &str>) {
+        let _ = TOLD.try_with(|told| told.store(true, Ordering::Relaxed));
         let Principal { kind, name, from, at } = &caller.principal;
+        let subject = |subject: &String| subject.chars().take(SUBJECT_CHARS_MAX).collect::<String>();
         let mut line = json!({
             "time": time::rfc3339(SystemTime::now()),
             "kind": kind,
@@ -166,7 +246,7 @@ impl Api {
             "from": from,
             "member": at,
             "action": what,
-            "objects": subjects.iter().take(SUBJECTS_MAX).collect::<Vec<_>>(),
+            "objects": subjects.iter().take(SUBJECTS_MAX).map(subject).collect::<Vec<_>>(),
         });
         if subjects.len() > SUBJECTS_MAX {
             line["more"] = (subjects.len() - SUBJECTS_MAX).into();
@@ -244,4 +324,45 @@ pub const CUSTOM: &str = "CustomData";
 const BEARER: &[u8] = b"Bearer ";
 /// One line stays one that people can read.
 const SUBJECTS_MAX: usize = 100;
+const SUBJECT_CHARS_MAX: usize = 300;
 const REASON_CHARS_MAX: usize = 300;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_ask_for_a_login_elsewhere_at_once_and_here_when_one_may_do_everything() {
+        let token = |role, kinds: &[&str]| {
+            let kinds = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+            Token { grants: vec![Grant { role, kinds }], ..Token::default() }
+        };
+        let none = BTreeMap::new();
+        let some = BTreeMap::from([
+            ("ci".to_owned(), token(Role::Write, &[])),
+            ("half".to_owned(), token(Role::Admin, &["Pipeline"])),
+        ]);
+        let mut admin = some.clone();
+        admin.insert("ann".to_owned(), token(Role::Admin, &[]));
+        for (from, tokens, gets_in) in [
+            ("127.0.0.1", &none, true),
+            ("::1", &some, true),
+            ("::ffff:127.0.0.1", &some, true),
+            ("127.0.0.1", &admin, false),
+            ("::ffff:127.0.0.1", &admin, false),
+            ("10.0.0.1", &none, true),
+            ("10.0.0.1", &some, false),
+            ("::ffff:10.0.0.1", &some, false),
+            ("2001:db8::1", &admin, false),
+        ] {
+            let came = without_login(from.parse().unwrap(), true, tokens);
+            assert_eq!(
+                came.map_err(|error| error.status),
+                if gets_in { Ok(()) } else { Err(StatusCode::UNAUTHORIZED) },
+                "{from}"
+            );
+        }
+        let early = |from: &str| without_login(from.parse().unwrap(), false, &none).map_err(|error| error.status);
+        assert_eq!((early("10.0.0.1"), early("127.0.0.1")), (Err(StatusCode::SERVICE_UNAVAILABLE), Ok(())));
+    }
+}

@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 
-use crate::access::bearer;
+use crate::access::{Origin, User, bearer};
 use crate::body::{Error, Reply, finish_alone};
 use crate::catalog::Local;
 use crate::logs;
@@ -44,9 +44,15 @@ pub fn router_alone(local: Arc<dyn Local>) -> Router {
         .with_state(Here(local))
 }
 
-/// Nobody here knows whether a token is good.
+/// Nobody here knows whether a token is good, or whether one is needed: health and metrics are for everybody whom the door lets in, logs
+/// for those who are known, or on this machine.
 async fn without_tokens(request: Request, next: Next) -> Response {
-    if bearer(&request).is_none() {
+    let extensions = request.extensions();
+    let stranger = extensions.get::<User>().is_none()
+        && extensions
+            .get::<Origin>()
+            .is_some_and(|origin| origin.subject.is_none() && !origin.address.to_canonical().is_loopback());
+    if bearer(&request).is_none() && !(stranger && request.uri().path().contains("/logs")) {
         return next.run(request).await;
     }
     let message = "tokens are the cluster's, and the control half of this machine is down: log in with a user of basic-auth or a \

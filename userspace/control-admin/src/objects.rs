@@ -6,13 +6,14 @@ use std::sync::Arc;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use base_model::beside::routes_to;
+use base_model::kinds::LEGACY_PIPELINE;
 use base_model::secret::HIDDEN;
 use base_text::quoted;
 use control_api::{Document, OWNER_LABEL, Role, Snapshot};
 use control_state::{Action, Entry, PutMode, owner};
 use serde_json::{Value, json};
 
-use crate::access::caller;
+use crate::access::{Caller, caller};
 use crate::body::{Answer, Error, IfMatch, Reply, Text, flag, if_match, listed, since, text};
 use crate::catalog::{Category, Checked};
 use crate::history;
@@ -57,7 +58,7 @@ pub async fn update(
 /// `POST /objects-check`: everything `POST /objects?apply=true` would say, without the change.
 pub async fn check(State(api): State<Arc<Api>>, query: Params, body: Text) -> Answer {
     let request = Arc::new(Request::of_all(body, None));
-    let checked = checked(&api, request, PutMode::Upsert, flag(&query, "strict")).await?;
+    let checked = checked(&api, request, PutMode::Upsert, flag(&query, "strict"), Role::Read).await?;
     let warnings = checked.iter().flat_map(|(checked, _)| checked.warnings.iter().cloned()).collect();
     Ok(Reply::default().warnings(warnings))
 }
@@ -165,7 +166,13 @@ struct Put {
 async fn put(api: &Arc<Api>, request: Request, mode: PutMode, strict: bool) -> Result<Put, Error> {
     let request = Arc::new(request);
     for turn in 1.. {
-        let checked = checked(api, request.clone(), mode, strict).await?;
+        let checked = match checked(api, request.clone(), mode, strict, Role::Write).await {
+            Ok(checked) => checked,
+            Err(error) => {
+                api.refused_before("put", &request.subjects(), &error);
+                return Err(error);
+            }
+        };
         let mut put = Put { version: 0, names: Vec::new(), created: Vec::new(), warnings: Vec::new() };
         let mut entries = Vec::new();
         let mut filled_in = false;
@@ -254,6 +261,17 @@ impl Request {
         Request { body, only: None, seen }
     }
 
+    /// Names and kinds of what came, as far as they can be read.
+    fn subjects(&self) -> Vec<String> {
+        let documents = self.body.documents().unwrap_or_default();
+        let word = |document: &Value, key: &str| document.get(key).and_then(Value::as_str).unwrap_or("?").to_owned();
+        let named = |document: &Value| {
+            let name = self.only.clone().unwrap_or_else(|| word(document, "name"));
+            format!("{}/{name}", word(document, "kind"))
+        };
+        documents.iter().map(named).collect()
+    }
+
     fn documents(&self, api: &Api) -> Result<Vec<Value>, Error> {
         let Some(name) = &self.only else { return self.body.documents() };
         let document = self.body.document()?;
@@ -275,10 +293,39 @@ impl Request {
 /// Documents that are good, each with the version whose secrets were filled in, if any were.
 type Good = Vec<(Checked, Option<u64>)>;
 
-/// Reads and checks what came, off the threads that answer.
-async fn checked(api: &Arc<Api>, request: Arc<Request>, mode: PutMode, strict: bool) -> Result<Good, Error> {
-    let checking = api.clone();
-    api.checks.run(move || check_all(&checking, request.documents(&checking)?, mode, strict)).await
+/// Reads and checks what came, off the threads that answer. The caller learns nothing of kinds for which it has not this role.
+async fn checked(
+    api: &Arc<Api>,
+    request: Arc<Request>,
+    mode: PutMode,
+    strict: bool,
+    role: Role,
+) -> Result<Good, Error> {
+    let (checking, caller) = (api.clone(), caller());
+    let check = move || {
+        let documents = request.documents(&checking)?;
+        if caller.is_bound() {
+            is_for(&checking, &caller, role, &documents)?;
+        }
+        check_all(&checking, documents, mode, strict)
+    };
+    api.checks.run(check).await
+}
+
+/// Refuses documents of kinds, or of names whose objects are of kinds, that are not the caller's.
+fn is_for(api: &Api, caller: &Caller, role: Role, documents: &[Value]) -> Result<(), Error> {
+    let (kinds, state) = (api.catalog.kinds(), api.control.state());
+    for document in documents {
+        let word = |key: &str| document.get(key).and_then(Value::as_str);
+        if let Some(stored) = word("name").and_then(|name| state.view.object(name)) {
+            caller.needs(role, stored["kind"].as_str())?;
+        }
+        let Some(kind) = word("kind") else { continue };
+        let written = if kind.eq_ignore_ascii_case(LEGACY_PIPELINE) { PIPELINE } else { kind };
+        let known = kinds.iter().find(|known| known.kind.eq_ignore_ascii_case(written));
+        caller.needs(role, Some(known.map_or(written, |known| &known.kind)))?;
+    }
+    Ok(())
 }
 
 /// Checks documents as they will stand beside each other and beside what is there; collects every problem first.
@@ -416,6 +463,8 @@ fn in_default(namespace: &str) -> bool {
     namespace.is_empty() || namespace == DEFAULT_NAMESPACE
 }
 
+/// What a [`LEGACY_PIPELINE`] becomes.
+const PIPELINE: &str = "Pipeline";
 /// How often a change is made again when this member turns out to have been behind.
 const TURNS: u32 = 5;
 /// Warnings of one document that go to the log.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use base_model::GoDuration;
 use base_text::quoted;
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
@@ -11,7 +12,7 @@ use control_api::{Grant, Role, Token};
 use control_state::{Action, PutMode};
 use serde_json::{Value, json};
 
-use crate::access::{CUSTOM, caller, hashed};
+use crate::access::{CUSTOM, caller, hashed, may_all};
 use crate::body::{Answer, Error, Reply, Text};
 use crate::routes::Api;
 
@@ -31,10 +32,21 @@ pub async fn create(State(api): State<Arc<Api>>, body: Text) -> Answer {
         return Err(Error::invalid(problem.to_string()));
     }
     let grants = grants(&api, document.get("grants").unwrap_or(&Value::Null))?;
+    let state = api.control.state();
+    if caller().stranger && !grants.iter().any(|grant| grant.role == Role::Admin && grant.kinds.is_empty()) {
+        return Err(Error::new(
+            StatusCode::CONFLICT,
+            "as soon as there is a token, this API asks other machines for one, you among them: make one first that may do everything (weirctl \
+             token create NAME --role admin), and this one with it; or ask from the member's own machine",
+        ));
+    }
+    let admins = state.view.tokens.values().any(may_all);
     let drawn = drawn()?;
     let token = Token { name: name.to_owned(), hash: hashed(drawn.as_bytes()), grants, ..Token::default() };
+    let first = !admins && may_all(&token);
     let done = api.change(Action::PutToken { mode: PutMode::Create, token }).await?;
-    Ok(Reply { body: Some(json!({"name": name, "token": drawn})), ..Reply::created() }.version(done.version))
+    let warnings = if first && caller().is_anonymous() { vec![FROM_NOW_ON.to_owned()] } else { Vec::new() };
+    Ok(Reply { warnings, body: Some(json!({"name": name, "token": drawn})), ..Reply::created() }.version(done.version))
 }
 
 /// `POST /tokens/{name}/rotate`: `{keepOld: 1h}` lets the one from before be good for so long.
@@ -61,6 +73,23 @@ pub async fn rotate(State(api): State<Arc<Api>>, Path(name): Path<String>, body:
 }
 
 pub async fn revoke(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Answer {
+    let state = api.control.state();
+    let tokens = &state.view.tokens;
+    let others = tokens.values().filter(|token| token.name != name);
+    if caller().is_bound()
+        && tokens.get(&name).is_some_and(may_all)
+        && !others.clone().any(may_all)
+        && others.count() > 0
+    {
+        return Err(Error::new(
+            StatusCode::CONFLICT,
+            format!(
+                "token {} is the last that may do everything: without it nobody with a token could make or revoke one, and whoever is on a \
+                 member's machine could do everything. Make another with --role admin, or revoke the others first",
+                quoted(&name)
+            ),
+        ));
+    }
     let done = api.change(Action::DeleteToken { name }).await?;
     Ok(Reply::default().version(done.version))
 }
@@ -90,9 +119,12 @@ fn grants(api: &Api, list: &Value) -> Result<Vec<Grant>, Error> {
     Ok(grants)
 }
 
+/// To whom makes the first token that may do everything, without a login.
+const FROM_NOW_ON: &str = "from now on this API asks for a login on the members' own machines too: keep this token";
+
 fn drawn() -> Result<String, Error> {
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes)
-        .map_err(|_| Error::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "the machine has no random numbers"))?;
+        .map_err(|_| Error::new(StatusCode::INTERNAL_SERVER_ERROR, "the machine has no random numbers"))?;
     Ok(format!("weir_{}", BASE64_URL_SAFE_NO_PAD.encode(bytes)))
 }

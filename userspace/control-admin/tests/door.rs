@@ -127,3 +127,76 @@ fn logins_are_asked_for_from_outside_alone() {
     let (status, _) = world.wait(world.switch.ask("GET".parse().unwrap(), "/apis/v2/healthz", String::new()));
     assert_eq!(status, 200, "the daemon creates its initial objects without a login");
 }
+
+#[test]
+fn on_its_own_machine_nobody_logs_in_until_a_token_may_do_everything() {
+    let world = World::start();
+    let yaml = ("content-type", world::YAML);
+    let make = |headers: &[(&str, &str)], name: &str, role: &str| {
+        let made = world.call("POST", "/tokens", headers, format!("name: {name}\ngrants: [{{role: {role}}}]\n"));
+        assert_eq!(made.status, 201, "{}", made.text);
+        (format!("Bearer {}", made.json()["token"].as_str().unwrap()), made.warnings)
+    };
+    let (look, warnings) = make(&[yaml], "look", "read");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(world.get("/tokens").status, 200, "nobody else could make tokens");
+    let (admin, warnings) = make(&[yaml], "ann", "admin");
+    assert!(warnings[0].contains("from now on"), "{warnings:?}");
+    for (method, path) in [("GET", "/tokens"), ("GET", "/objects"), ("POST", "/objects"), ("GET", "/healthz")] {
+        let refused = world.call(method, path, &[yaml], "name: a\nkind: Pipeline\n");
+        assert!(refused.status == 401 && refused.text.contains("basic-auth"), "{method} {path}: {}", refused.text);
+    }
+    assert_eq!(world.call("GET", "/healthz", &[("authorization", &look)], "").status, 200);
+    let (status, _) = world.wait(world.switch.ask("GET".parse().unwrap(), "/apis/v2/objects", String::new()));
+    assert_eq!(status, 200, "the daemon itself needs none");
+    let revoke = |token: &str, name: &str| {
+        world.call("DELETE", &format!("/tokens/{name}"), &[("authorization", token)], "").status
+    };
+    assert_eq!(revoke(&admin, "ann"), 409, "then whoever is here could do everything again");
+    assert_eq!((revoke(&admin, "look"), revoke(&admin, "ann")), (200, 200));
+    assert_eq!(world.get("/tokens").json(), serde_json::json!([]));
+}
+
+#[test]
+fn who_may_only_read_reads_no_secret() {
+    let world = World::start();
+    let yaml = ("content-type", world::YAML);
+    let made = world.call("POST", "/tokens", &[yaml], "name: look\ngrants: [{role: read}]\n").json();
+    let look = format!("Bearer {}", made["token"].as_str().unwrap());
+    let certificate = rcgen::generate_simple_self_signed(vec!["shop.test".to_owned()]).unwrap();
+    let (chain, secret) = (certificate.cert.pem(), certificate.signing_key.serialize_pem());
+    let marked = secret.lines().nth(1).unwrap();
+    for name in ["hs", "other"] {
+        let server = serde_json::json!({
+            "name": name, "kind": "HTTPServer", "port": 10080 + name.len(), "https": true, "rules": [],
+            "certs": {"shop": chain}, "keys": {"shop": secret},
+        });
+        let made = world.json("POST", "/objects", server);
+        assert_eq!(made.status, 201, "{}", made.text);
+    }
+    assert_eq!(world.call("DELETE", "/objects/other", &[], "").status, 200);
+    let version = world.control.state().view.version - 1;
+    let listed = world.raw("GET", "/apis/v2", &[], "").json();
+    let places = listed.as_array().unwrap().iter().flat_map(|group| group["entries"].as_array().unwrap());
+    let mut walked = 0;
+    for place in places.filter(|place| place["method"] == "GET") {
+        let path = place["path"].as_str().unwrap().trim_start_matches("/apis/v2").replace("{name}", "hs");
+        for path in [path.clone(), format!("{path}?version={version}")] {
+            let answer = world.call("GET", &path, &[("authorization", &look)], "");
+            assert!(!answer.text.contains(marked), "{path}: {}", answer.text);
+            assert!(!answer.text.contains(&look[7..]), "{path}");
+            walked += 1;
+        }
+    }
+    assert!(walked > 40, "{walked}");
+    for (path, body) in [
+        ("/backup", ""),
+        ("/backup", "passphrase: mine\n"),
+        ("/restore?dryRun=true", "{}"),
+        ("/member-tokens", ""),
+        ("/rollback?version=1", ""),
+    ] {
+        let answer = world.call("POST", path, &[yaml, ("authorization", &look)], body);
+        assert_eq!(answer.status, 403, "{path}: {}", answer.text);
+    }
+}

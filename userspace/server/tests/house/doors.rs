@@ -79,16 +79,23 @@ fn who_changed_what_is_written_down() {
     assert_eq!(ask(&bearer, "POST", "/objects", &mock("pl", "a-marked-body")).unwrap().status, 201);
     assert_eq!(ask(&bearer, "DELETE", "/objects?all=true", "").unwrap().status, 403);
     assert_eq!(ask(ann, "POST", "/objects", &server("hs", 0, "pl")).unwrap().status, 400, "nothing was proposed");
+    let another = ask(&bearer, "POST", "/objects", &server("hs", 0, "pl")).unwrap();
+    assert!(another.status == 403 && another.body.contains("HTTPServer"), "{another:?}");
+    assert_eq!(ask(&bearer, "POST", "/objects-check", &server("hs", 0, "pl")).unwrap().status, 403);
+    assert_eq!(ask(ann, "POST", "/customdata/none", "{a-marked: field}").unwrap().status, 404);
     assert_eq!(ask(ann, "DELETE", "/objects/pl", "").unwrap().status, 200);
     let read = || fs::read_to_string(machine.directory.join("log/audit.log")).unwrap_or_default();
     let lines = eventually("a line for each write", || {
         let lines: Vec<serde_json::Value> = read().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        (lines.len() == 4).then_some(lines)
+        (lines.len() == 7).then_some(lines)
     });
     for (line, (kind, who, action, object)) in lines.iter().zip([
         ("user", "ann", "createToken", "Token/ci"),
         ("token", "ci", "put", "Pipeline/pl"),
         ("token", "ci", "deleteAll", ""),
+        ("user", "ann", "put", "HTTPServer/hs"),
+        ("token", "ci", "put", "HTTPServer/hs"),
+        ("user", "ann", "POST", "/apis/v2/customdata/none"),
         ("user", "ann", "delete", "Pipeline/pl"),
     ]) {
         assert_eq!(
@@ -104,6 +111,50 @@ fn who_changed_what_is_written_down() {
     for secret in ["a-marked", &token, "YW5uOm"] {
         assert!(!all.contains(secret), "{secret} is in {all}");
     }
+}
+
+#[test]
+fn as_soon_as_there_is_a_token_other_machines_need_one() {
+    if !in_a_network("doors::as_soon_as_there_is_a_token_other_machines_need_one") {
+        return;
+    }
+    let mut machine = Machine::new("m1").at("n0", ADDRESSES[0]);
+    machine.run();
+    let ask = |authorization: &str, method: &str, path: &str, body: &str| {
+        let mut connection = Connection::open(&format!("{}:{}", ADDRESSES[0], machine.api)).unwrap().by_address();
+        connection.request(method, path, &[("authorization", authorization)], body).unwrap()
+    };
+    machine.create(&mock("pl", "x"));
+    // Whoever asks would lock itself out.
+    let refused = ask("", "POST", "/apis/v2/tokens", "name: ci\ngrants: [{role: write}]\n");
+    assert!(refused.status == 409 && refused.body.contains("--role admin"), "{refused:?}");
+    let token = |authorization: &str, body: &str| {
+        let made = ask(authorization, "POST", "/apis/v2/tokens", body);
+        assert_eq!(made.status, 201, "{made:?}");
+        let made: serde_json::Value = serde_json::from_str(&made.body).unwrap();
+        format!("Bearer {}", made["token"].as_str().unwrap())
+    };
+    let admin = token("", "name: ann\ngrants: [{role: admin}]\n");
+    let look = token(&admin, "name: look\ngrants: [{role: read}]\n");
+    for (method, path) in [
+        ("GET", "/apis/v2/objects"),
+        ("GET", "/apis/v1/objects/pl"),
+        ("GET", "/apis/v2/healthz"),
+        ("GET", "/apis/v2/tokens"),
+        ("GET", "/metrics"),
+        ("GET", "/"),
+        ("POST", "/apis/v2/objects"),
+        ("DELETE", "/apis/v2/objects?all=true"),
+        ("POST", "/apis/v2/tokens"),
+        ("GET", "/apis/v2/nowhere"),
+    ] {
+        let answer = ask("", method, path, &mock("other", "x"));
+        assert!(answer.status == 401 && answer.body.contains("tokens"), "{method} {path}: {answer:?}");
+    }
+    assert_eq!(ask(&look, "GET", "/apis/v2/objects/pl", "").status, 200);
+    assert_eq!(ask(&admin, "DELETE", "/apis/v2/objects/pl", "").status, 200);
+    let refused = ask(&admin, "DELETE", "/apis/v2/tokens/ann", "");
+    assert!(refused.status == 409 && refused.body.contains("the last"), "the last that may do everything: {refused:?}");
 }
 
 #[test]

@@ -17,6 +17,10 @@ fn group(cluster: &str) -> Vec<Machine> {
     machines = machines.into_iter().map(|m| if m.name == "n1" { m } else { m.flags(["--no-edge"]) }).collect();
     machines.iter_mut().for_each(Machine::spawn);
     machines.iter().for_each(well);
+    // Who is well takes part; that it is a member is written down a moment later.
+    eventually("all three are members", || {
+        machines.iter().all(|m| m.json("/status/members").as_array().is_some_and(|all| all.len() == 3)).then_some(())
+    });
     machines
 }
 
