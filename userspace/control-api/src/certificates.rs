@@ -110,6 +110,12 @@ pub fn subject(certificate: &[u8]) -> Option<String> {
     name.or_else(|| Some(parsed.subject().to_string()))
 }
 
+/// The serial number of a certificate, as its bytes.
+pub fn serial(certificate: &[u8]) -> Option<Vec<u8>> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(parsed.raw_serial().to_vec())
+}
+
 /// Long enough to have a new one signed.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use base_text::quoted;
 use control_api::Refusal;
-use control_state::{Action, Answer, Done};
+use control_state::{Answer, Done};
 use openraft::ChangeMembers;
 
 use crate::config::{StartError, StartErrorKind, StateFlag};
@@ -288,7 +288,7 @@ impl Inner {
             let version = self.publisher().state().view.version;
             return Some(Ok(Done { version, created: Vec::new() }));
         }
-        Some(self.propose(Action::RemoveMember { name: name.to_owned() }).await)
+        Some(self.propose(self.expulsion(name)).await)
     }
 }
 

@@ -30,6 +30,7 @@ use crate::seal::{
 };
 use crate::secret::{ClusterSecret, fingerprint};
 use crate::sessions::{Callers, Stale};
+use crate::wire::UNWELCOME;
 
 /// Where a call comes from, as the connection says.
 #[derive(Clone)]
@@ -72,6 +73,8 @@ pub enum Why {
     Replayed,
     Cluster,
     Name,
+    /// Its certificate went with a member that was removed.
+    Revoked,
     /// As many connections as may be are open: this one is closed unheard.
     Crowded,
 }
@@ -327,6 +330,12 @@ fn belongs(inner: &Inner, origin: &Origin, headers: &HeaderMap, proven: bool) ->
             ),
         });
     }
+    if let Some(certificate) = &origin.certificate
+        && let Some(message) = inner.revoked(from, certificate)
+    {
+        let status = StatusCode::from_u16(UNWELCOME).expect("423 is a status");
+        return Err(Refused { why: Why::Revoked, status, message });
+    }
     match &origin.certificate {
         Some(certificate) if !is_member(inner, certificate, from) => Err(Refused {
             why: Why::Name,
@@ -402,8 +411,16 @@ fn is_browser(method: &Method, headers: &HeaderMap) -> bool {
 }
 
 impl Why {
-    const ALL: [Why; 7] =
-        [Why::Browser, Why::Unauthenticated, Why::Stale, Why::Replayed, Why::Cluster, Why::Name, Why::Crowded];
+    const ALL: [Why; 8] = [
+        Why::Browser,
+        Why::Unauthenticated,
+        Why::Stale,
+        Why::Replayed,
+        Why::Cluster,
+        Why::Name,
+        Why::Revoked,
+        Why::Crowded,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -413,6 +430,7 @@ impl Why {
             Why::Replayed => "replayed",
             Why::Cluster => "cluster",
             Why::Name => "name",
+            Why::Revoked => "revoked",
             Why::Crowded => "crowded",
         }
     }

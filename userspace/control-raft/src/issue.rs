@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use control_api::certificates;
 use control_api::tls::TlsFiles;
 use control_state::Authority;
 use rcgen::{
@@ -117,7 +118,7 @@ impl Place {
         let authority =
             Authority { certificate: certificate.clone(), sealed_key: sealed.clone(), ..Authority::default() };
         let request = request(&own).map_err(|e| failed(&e))?;
-        let issued = issue(&authority, &seal, &request, name, hosts, lifetime).map_err(|e| failed(&e))?;
+        let issued = issue(&authority, &seal, &request, name, hosts, (lifetime, 0)).map_err(|e| failed(&e))?;
         let written = self
             .write(SEAL, &seal.text)
             .and_then(|()| self.write(SEALED, &sealed))
@@ -184,14 +185,15 @@ pub fn request(key: &KeyPair) -> Result<String, rcgen::Error> {
     CertificateParams::new(Vec::new())?.serialize_request(key)?.pem()
 }
 
-/// A certificate for a member: its name, and the hosts of its peer URLs.
+/// A certificate for a member: its name, and the hosts of its peer URLs. Its serial number says at which version of the configuration it
+/// was issued.
 pub fn issue(
     authority: &Authority,
     seal: &Seal,
     request: &str,
     name: &str,
     hosts: &[String],
-    lifetime: Duration,
+    (lifetime, version): (Duration, u64),
 ) -> Result<String, String> {
     let key = seal.open(&authority.sealed_key).and_then(|key| String::from_utf8(key).ok());
     let key = key.ok_or("the authority's key is sealed with another key than this member has")?;
@@ -203,11 +205,25 @@ pub fn issue(
     names.extend(hosts.iter().filter(|host| *host != name).cloned());
     let mut params = CertificateParams::new(names).map_err(text)?;
     params.distinguished_name.push(DnType::CommonName, name);
+    let mut drawn = [0; 8];
+    aws_lc_rs::rand::fill(&mut drawn).map_err(|_| "the machine has no random numbers")?;
+    params.serial_number = Some([&[SERIAL][..], &version.to_be_bytes(), &drawn].concat().into());
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let now = OffsetDateTime::now_utc();
     (params.not_before, params.not_after) = (now - SKEW, now + lifetime);
     Ok(params.signed_by(&request.public_key, &issuer).map_err(text)?.pem())
+}
+
+/// At which version a certificate was issued; 0 where it does not say.
+pub fn version_of(certificate: &[u8]) -> u64 {
+    let serial = certificates::serial(certificate).unwrap_or_default();
+    match serial.split_first() {
+        Some((&SERIAL, rest)) if rest.len() == 16 => {
+            rest.first_chunk().map_or(0, |version| u64::from_be_bytes(*version))
+        }
+        _ => 0,
+    }
 }
 
 /// Why a certificate cannot be issued for this name, if so.
@@ -234,6 +250,8 @@ const SEAL: &str = "seal";
 /// The authority's key, until the group has it.
 const SEALED: &str = "authority.sealed";
 const JOINED: &str = "cluster.json";
+/// The first byte of the serial numbers that say a version: positive, as they have to be.
+const SERIAL: u8 = 0x57;
 const SEAL_BYTES: usize = 32;
 /// Clocks of members differ.
 const SKEW: Duration = Duration::from_secs(3600);
@@ -242,6 +260,9 @@ const AUTHORITY_LASTS: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 #[cfg(test)]
 mod tests {
+    use rustls_pki_types::CertificateDer;
+    use rustls_pki_types::pem::PemObject;
+
     use super::*;
 
     #[test]
@@ -271,10 +292,12 @@ mod tests {
         let authority = Authority { certificate: authority, sealed_key, ..Authority::default() };
         let request = request(&KeyPair::generate().unwrap()).unwrap();
         let hosts = ["10.0.0.2".to_owned()];
-        let issued = issue(&authority, &place.seal().unwrap(), &request, "n2", &hosts, Duration::from_secs(60));
-        assert!(issued.unwrap().contains("BEGIN CERTIFICATE"));
+        let issued = issue(&authority, &place.seal().unwrap(), &request, "n2", &hosts, (Duration::from_secs(60), 7));
+        let issued = issued.unwrap();
+        let read = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        assert_eq!((version_of(&read(&issued)), version_of(&read(&authority.certificate))), (7, 0));
         let other = Seal::draw().unwrap();
-        assert!(issue(&authority, &other, &request, "n2", &[], Duration::from_secs(60)).is_err());
+        assert!(issue(&authority, &other, &request, "n2", &[], (Duration::from_secs(60), 7)).is_err());
         for (name, fits) in
             [("n2", true), ("edge-1.shop", true), ("a_b", false), ("", false), ("10.0.0.1", false), ("-a", false)]
         {

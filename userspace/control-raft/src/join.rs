@@ -351,7 +351,9 @@ impl Inner {
         }
         let (host, _) =
             host_port("--initial-advertise-peer-urls", &call.url).map_err(|e| Refusal::invalid(e.message))?;
-        let certificate = issue::issue(&authority, &seal, &call.request, &call.name, &[host], issuing.lifetime);
+        let version = self.publisher().state().view.version;
+        let certificate =
+            issue::issue(&authority, &seal, &call.request, &call.name, &[host], (issuing.lifetime, version));
         let certificate = certificate.map_err(Refusal::invalid)?;
         // The certificate is handed out only when nobody else can have come with the token.
         self.propose(Action::SpendToken { id: call.id, at }).await?;
@@ -383,7 +385,35 @@ impl Inner {
         if state.authority().certificate.is_empty() {
             return Err(Refusal::unavailable("the cluster's authority is not known here yet; ask again in a moment"));
         }
-        issue::issue(state.authority(), &seal, request, name, hosts, issuing.lifetime).map_err(Refusal::invalid)
+        issue::issue(state.authority(), &seal, request, name, hosts, (issuing.lifetime, state.view.version))
+            .map_err(Refusal::invalid)
+    }
+
+    /// What takes a member out: with its certificate, if that is the cluster's.
+    pub(crate) fn expulsion(&self, name: &str) -> Action {
+        let name = name.to_owned();
+        let state = self.publisher().state();
+        if self.issuing.is_none() || state.level() < EXPEL_LEVEL {
+            return Action::RemoveMember { name };
+        }
+        let now = SystemTime::now();
+        // Clocks of members differ, and one that has not heard of it may issue another yet: that is of a version from before, too.
+        Action::Expel { name, at: seconds(now), until: seconds(now + 2 * LIFETIME) }
+    }
+
+    /// Why a certificate that the cluster issued is not good any more, if so.
+    pub(crate) fn revoked(&self, name: &str, certificate: &CertificateDer<'_>) -> Option<String> {
+        let state = self.publisher().state();
+        if self.issuing.is_none() || !state.authority().revoked.contains_key(name) {
+            return None;
+        }
+        state.authority().has_revoked(name, issue::version_of(certificate)).then(|| {
+            format!(
+                "member {} was removed, and its certificate with it: to make this machine a member again, stop weir, move its --data-dir away \
+                 (the folder edge in it holds what its edge serves) and start it with --join and a new token (weirctl member token)",
+                quoted(name)
+            )
+        })
     }
 
     /// The founder hands its authority to the group.
@@ -453,6 +483,8 @@ fn seconds(at: SystemTime) -> u64 {
 pub const AUTHORITY_PATH: &str = "/raft/authority";
 pub const JOIN_PATH: &str = "/raft/join";
 pub const RENEW_PATH: &str = "/raft/renew";
+/// The feature level that has [`Action::Expel`].
+const EXPEL_LEVEL: u32 = 5;
 const PREFIX: &str = "weir-join-1-";
 /// A month: a member that is away for a week finds its certificate good.
 const LIFETIME: Duration = Duration::from_secs(30 * 86_400);

@@ -315,6 +315,7 @@ struct WatchFrom {
 async fn watch(
     Shared(inner): Shared<Arc<Inner>>,
     Query(query): Query<WatchFrom>,
+    Extension(caller): Extension<Caller>,
     Extension(origin): Extension<Origin>,
     signature: Option<Extension<Signature>>,
 ) -> Response {
@@ -330,6 +331,10 @@ async fn watch(
                 Ok(None) => return,
                 Err(_) => Update::Ping(version.state().view.version),
             };
+            // Whoever was removed meanwhile is told nothing more.
+            if origin.certificate.as_ref().is_some_and(|shown| inner.revoked(&caller.0, shown).is_some()) {
+                return;
+            }
             let update = if proven { update } else { concealed(update, inner.conceal.as_ref()) };
             let mut line =
                 serde_json::to_vec(&update).expect("our own types have text keys and no failing serializers");

@@ -89,6 +89,43 @@ fn strangers_get_nowhere_and_a_certificate_is_for_one_name() {
 }
 
 #[test]
+fn the_certificate_of_a_removed_member_is_good_for_nothing() {
+    let world = World::new();
+    let one = world.start("n1", None);
+    let secondary = |config: &mut Config| config.role = MemberRole::Secondary;
+    let two = world.try_start("s2", Some(one.token(Duration::from_secs(600))), secondary).unwrap();
+    one.puts("a");
+    assert!(eventually(|| two.control.state().view.objects.contains_key("a")));
+    assert!(eventually(|| one.control.state().level() == control_raft::LEVEL));
+    assert!(eventually(|| one.control.state().view.members.contains_key("s2")));
+    let remove = || one.runtime.as_ref().unwrap().block_on(one.control.remove_member("s2"));
+    assert!(eventually(|| remove().is_ok()));
+    let removed = one.control.state().view.version;
+    // It runs on, and hears nothing of what comes later.
+    assert!(eventually(|| one.control.metrics().calls_refused["revoked"] > 0));
+    one.puts("secret");
+    let seen = one.control.metrics().calls_refused["revoked"];
+    assert!(eventually(|| one.control.metrics().calls_refused["revoked"] > seen + 3), "it goes on asking");
+    assert!(!two.control.state().view.objects.contains_key("secret"));
+    assert!(!one.control.state().view.members.contains_key("s2"), "and does not come back by itself");
+    two.kill();
+    // With what it has it does not start again; another machine may have the name.
+    let again = world.try_start("s2", None, secondary);
+    assert!(again.is_ok_and(|again| {
+        let seen = one.control.metrics().calls_refused["revoked"];
+        let refused = eventually(|| one.control.metrics().calls_refused["revoked"] > seen);
+        let knows = again.control.state().view.objects.contains_key("secret");
+        again.kill();
+        refused && !knows
+    }));
+    let token = one.token(Duration::from_secs(600));
+    let next = world.try_start_at("s2-next", "s2", Some(token), secondary).unwrap();
+    assert!(eventually(|| next.control.state().view.objects.contains_key("secret")));
+    assert!(eventually(|| one.control.state().view.members.contains_key("s2")));
+    assert!(one.control.state().view.version > removed);
+}
+
+#[test]
 fn certificates_are_renewed_before_they_end() {
     let world = World::new();
     let brief = |config: &mut Config| {

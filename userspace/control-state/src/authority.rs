@@ -19,6 +19,19 @@ pub struct Authority {
     pub sealed_key: String,
     /// By id.
     pub tokens: BTreeMap<String, JoinToken>,
+    /// By name of the member that was removed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub revoked: BTreeMap<String, Revoked>,
+}
+
+/// Certificates for a name that were issued before somebody was removed who had it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Revoked {
+    /// Of the configuration; a certificate says at which it was issued.
+    pub version: u64,
+    /// The last of them has ended by then, in seconds since 1970.
+    pub until: u64,
 }
 
 /// Lets one member in, once.
@@ -34,6 +47,24 @@ impl State {
     pub fn authority(&self) -> &Arc<Authority> {
         &self.authority
     }
+}
+
+impl Authority {
+    /// Whether a certificate for this name that was issued at `version` is good for nothing any more.
+    pub fn has_revoked(&self, name: &str, version: u64) -> bool {
+        self.revoked.get(name).is_some_and(|revoked| version < revoked.version)
+    }
+}
+
+pub(crate) fn revoke(state: &mut State, name: String, revoked: Revoked, at: u64) {
+    let all = &mut Arc::make_mut(&mut state.authority).revoked;
+    all.retain(|_, revoked| revoked.until > at);
+    if all.len() >= REVOKED_MAX {
+        // Whose certificates end first.
+        let first = all.iter().min_by_key(|(_, revoked)| revoked.until).map(|(name, _)| name.clone());
+        first.map(|first| all.remove(&first));
+    }
+    all.insert(name, revoked);
 }
 
 /// The first one stays.
@@ -70,11 +101,38 @@ pub(crate) fn spend_token(state: &mut State, id: &str, at: u64) -> Result<(), Re
 
 /// Tokens that wait for their members.
 const TOKENS_MAX: usize = 64;
+/// Members that were removed within the life of a certificate: more than a large cluster has in a month.
+const REVOKED_MAX: usize = 20_000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{Action, Command};
+
+    #[test]
+    fn what_was_issued_before_a_member_was_removed_is_revoked_until_it_has_ended() {
+        let mut state = State::default();
+        let mut turn = 0;
+        let mut act = |state: &mut State, action: Action| {
+            turn += 1;
+            state.apply(Command { request: turn, now: "t".into(), action, by: None }).answer
+        };
+        let member =
+            |name: &str| Action::PutMember { member: control_api::Member { name: name.into(), ..Default::default() } };
+        act(&mut state, member("n2")).unwrap();
+        let before = state.view.version;
+        let expel = |name: &str, at: u64| Action::Expel { name: name.into(), at, until: at + 100 };
+        let done = act(&mut state, expel("n2", 10)).unwrap();
+        assert!(!state.view.members.contains_key("n2") && done.version == before + 1);
+        assert!(state.authority().has_revoked("n2", before) && !state.authority().has_revoked("n2", done.version));
+        assert!(!state.authority().has_revoked("n1", 0));
+        assert!(act(&mut state, expel("n2", 11)).unwrap_err().message.contains("n2"), "it is not a member");
+        act(&mut state, member("n3")).unwrap();
+        act(&mut state, expel("n3", 200)).unwrap();
+        assert_eq!(state.authority().revoked.keys().collect::<Vec<_>>(), ["n3"], "what has ended makes room");
+        let read: State = serde_json::from_slice(&serde_json::to_vec(&state).unwrap()).unwrap();
+        assert_eq!(read.authority().revoked, state.authority().revoked);
+    }
 
     #[test]
     fn a_token_is_good_once_and_until_it_expires() {

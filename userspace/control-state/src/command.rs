@@ -153,6 +153,13 @@ pub enum Action {
         id: String,
         at: u64,
     },
+    /// Forgets a member whose certificate the cluster issued: that one, and every one from before for its name, is good for nothing any
+    /// more. `at` and `until` in seconds since 1970: when, and when the last of them has ended.
+    Expel {
+        name: String,
+        at: u64,
+        until: u64,
+    },
     /// A token is made, or changed.
     PutToken {
         mode: PutMode,
@@ -228,6 +235,7 @@ impl Action {
     /// The lowest feature level of a cluster in which this may be proposed: a member of a lower one does not know what it says.
     pub fn level(&self) -> u32 {
         let new = match self {
+            Action::Expel { .. } => return 5,
             Action::PutToken { .. } | Action::DeleteToken { .. } => return 4,
             Action::Restore { .. }
             | Action::FoundAuthority { .. }

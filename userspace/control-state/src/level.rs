@@ -17,8 +17,9 @@ use crate::state::State;
 /// Of this program. 2 brought `since` and `claim`, `Succeed`, `RollBack` and `DeleteAllSeen`, generations of steering that are kept by
 /// need and numbers of virtual IPs, and the levels themselves; 3 `Restore`, `since` for custom data, and an authority of
 /// the cluster's own.
-/// 4 brought tokens of the admin API, and on whose behalf a command is.
-pub const LEVEL: u32 = 4;
+/// 4 brought tokens of the admin API, and on whose behalf a command is; 5
+/// that members' certificates are revoked.
+pub const LEVEL: u32 = 5;
 
 /// Of programs and clusters that say nothing.
 pub const FIRST_LEVEL: u32 = 1;

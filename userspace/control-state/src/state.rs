@@ -7,7 +7,7 @@ use control_api::{Delta, Document, Gap, Member, OWNER_USER, Refusal, Snapshot, t
 use serde::{Deserialize, Serialize};
 
 use crate::answers::Answers;
-use crate::authority::{self, Authority};
+use crate::authority::{self, Authority, Revoked};
 use crate::command::{Action, Answer, Command, Done};
 use crate::diff::between;
 use crate::history::{self, History};
@@ -196,6 +196,15 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
             Some(_) => Ok(Vec::new()),
             None => Err(unknown_member(view, &name)),
         },
+        Action::Expel { name, at, until } => {
+            if Arc::make_mut(&mut next.view.members).remove(&name).is_none() {
+                return Err(unknown_member(&next.view, &name));
+            }
+            // The version that this makes: those issued from then on are good.
+            let version = next.view.version + 1;
+            authority::revoke(next, name, Revoked { version, until }, at);
+            Ok(Vec::new())
+        }
         Action::SetMemberUp { name, up } => match Arc::make_mut(&mut view.members).get_mut(&name) {
             Some(member) => {
                 member.up = up;
