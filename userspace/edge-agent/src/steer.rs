@@ -38,6 +38,8 @@ pub struct Steer {
     /// This machine's name.
     own: String,
     applied: Option<Wanted>,
+    /// The kernel steers by what was wanted last.
+    in_force: bool,
     /// Slots by what they follow from; building a table takes a millisecond.
     slots: BTreeMap<String, (Arc<Steering>, Slots)>,
     /// Since when the generation in force is, and whether this machine is done with those before it, by VirtualIP.
@@ -102,6 +104,7 @@ impl Steer {
             plane: Arc::new(Mutex::new(plane)),
             own: own.to_owned(),
             applied: None,
+            in_force: false,
             slots: BTreeMap::new(),
             looks: BTreeMap::new(),
             looked: Instant::now(),
@@ -148,8 +151,10 @@ impl Steer {
     pub fn apply(&mut self, desired: &Desired, traffic: &Traffic) {
         self.register(traffic);
         let (specs, unreadable) = virtual_ips(desired);
-        let Some(wanted) = self.wanted(desired, &specs) else { return };
-        if self.applied.as_ref() == Some(&wanted) {
+        let wanted = self.wanted(desired, &specs);
+        self.in_force = wanted.is_some() && self.applied == wanted;
+        let Some(wanted) = wanted else { return };
+        if self.in_force {
             return;
         }
         let ids = ids(&specs, desired);
@@ -174,8 +179,15 @@ impl Steer {
                         failures.insert(name.clone(), format!("left out of steering: {why}"));
                     }
                 }
+                for (id, why) in &applied.kept {
+                    if let Some(name) = plane.vips.get(id) {
+                        failures.insert(name.clone(), format!("steered as it was: {why}"));
+                    }
+                }
                 plane.installed = (wanted.vips.len() - applied.left_out.len()) as u64;
-                self.applied = Some(wanted);
+                // Those that kept what they had are tried again: tables may be free by then.
+                self.applied = applied.kept.is_empty().then_some(wanted);
+                self.in_force = true;
             }
             Err(error) => {
                 plane.failed_total += 1;
@@ -212,7 +224,8 @@ impl Steer {
             look.settled = steering.generations.len() == 1;
         }
         let due = |look: &Look| (!look.settled || !look.done) && look.since.elapsed() >= SETTLED;
-        if self.looked.elapsed() >= LOOK && self.applied.is_some() && self.looks.values().any(due) {
+        // By a table that is not in force nothing is judged, be it of one virtual IP or of all.
+        if self.looked.elapsed() >= LOOK && self.in_force && self.looks.values().any(due) {
             self.looked = Instant::now();
             let (mut plane, slots) = (lock(&self.plane), &self.slots);
             match plane.kernel.held() {
@@ -224,7 +237,9 @@ impl Steer {
                             holds.entry(name).or_default().push(held.slot);
                         }
                     }
-                    for (vip, look) in self.looks.iter_mut().filter(|(_, look)| due(look)) {
+                    for (vip, look) in
+                        self.looks.iter_mut().filter(|(vip, look)| due(look) && !self.failures.contains_key(*vip))
+                    {
                         let Some((_, slots)) = slots.get(vip) else { continue };
                         look.done = slots.is_done(own, holds.get(vip.as_str()).map_or(&[], Vec::as_slice));
                     }

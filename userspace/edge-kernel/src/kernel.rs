@@ -63,6 +63,7 @@ pub struct Options {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
     /// Maglev tables, 2 to 256. 524 kB each. One for all VIPs with the same owners, and at least one more to build a new version in.
+    /// What VIPs had before differs with time, so it takes one for each, and one, to be sure of room.
     pub tables: u32,
     /// Virtual IPs with counters, 1 to 512: 1 kB each, and 16 bytes per machine, on every CPU.
     pub vips: u32,
@@ -96,8 +97,8 @@ pub struct Kernel {
     pub(crate) settings: Settings,
     pub(crate) cpus: u32,
     pub(crate) sockets: Sockets,
-    /// Tables that the live generation refers to.
-    pub(crate) live_tables: BTreeSet<u16>,
+    /// Tables that the live generation refers to, and the virtual IPs that do.
+    pub(crate) live_tables: BTreeMap<u16, BTreeSet<u16>>,
     pub(crate) switched_at: Option<Instant>,
     pub(crate) attachments: Vec<Attachment>,
     /// Links whose program still is an earlier process's, with other maps: ours goes in with the first `apply`.
@@ -130,7 +131,7 @@ impl Default for Options {
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { tables: 32, vips: 64, machines: 255 }
+        Sizes { tables: 65, vips: 64, machines: 255 }
     }
 }
 
@@ -273,7 +274,7 @@ impl Kernel {
             services: BTreeMap::new(),
             settings: Settings::default(),
             sockets: Sockets::open(take("LISTENERS")?, take("LISTENER_RANGES")?, take("SOCKETS")?, take("GROUPS")?)?,
-            live_tables: BTreeSet::new(),
+            live_tables: BTreeMap::new(),
             switched_at: None,
             attachments: Vec::new(),
             pending: Vec::new(),
@@ -423,11 +424,11 @@ impl Kernel {
 }
 
 impl Sizes {
-    /// Room for so many virtual IPs, and for the tables they need: one for every two, as those that are spread over the same machines
-    /// share one. Memory for 512 of them: 134 MB.
+    /// Room for so many virtual IPs, and for the tables they need: one for each, and one to build a new version in. Those that are
+    /// spread over the same machines share one for as long as they have the same machines behind them, which nobody can count on; above
+    /// 255 of them it has to do. Memory for 64 of them: 34 MB, and for 255 and more 134 MB.
     pub fn for_vips(vips: u32) -> Sizes {
-        let usual = Sizes::default();
-        Sizes { vips, tables: (vips / 2).clamp(usual.tables, TABLES_MAX), ..usual }
+        Sizes { vips, tables: (vips + 1).clamp(2, TABLES_MAX), ..Sizes::default() }
     }
 
     fn check(&self) -> Result<(), KernelError> {

@@ -54,6 +54,10 @@ pub(crate) fn is_held(pin_dir: &Path) -> bool {
     let lives = || {
         let layouts = std::fs::read_dir(pin_dir).into_iter().flatten().flatten();
         layouts.filter_map(|layout| sys::open_pinned(&layout.path().join("CONFIG")).ok()).any(|map| {
+            // That of another layout has another size, and is no map to read this word from.
+            if !sys::map_sizes(map.as_fd()).is_ok_and(|(_, value, _)| value as usize == size_of::<Config>()) {
+                return false;
+            }
             let config: Option<Config> = sys::map_lookup(map.as_fd(), &0u32).unwrap_or_default();
             let state = config.map_or(lease::OFF, |c| lease::state(c.lease, monotonic() >> lease::TICK_BITS));
             matches!(state, lease::AWAKE | lease::YOUNG)

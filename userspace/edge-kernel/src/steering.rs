@@ -76,12 +76,15 @@ pub struct Applied {
     pub epoch: u16,
     /// Tables that were written; the others had not changed.
     pub tables_written: usize,
-    /// Of those, tables that were written over while live, because none was free: packets then saw some slots before others.
+    /// Of those, tables that were written over while live, because none was free: packets then saw some slots before others. Only what
+    /// virtual IPs with these same owners used.
     pub tables_in_place: usize,
     /// Addresses served.
     pub addresses: usize,
     /// Virtual IPs that could not be installed, by id, and why. Packets for them are treated as packets for no virtual IP.
     pub left_out: BTreeMap<u16, String>,
+    /// Virtual IPs that stay with the owners they had, by id, and why.
+    pub kept: BTreeMap<u16, String>,
 }
 
 impl Protocol {
@@ -122,8 +125,16 @@ impl Kernel {
     /// Also says which addresses are served.
     fn apply_each(&mut self, machines: &[Machine], vips: &[&Vip]) -> Result<(Applied, Vec<IpAddr>), KernelError> {
         self.check_machines(machines)?;
-        let (vips, left_out) = self.installable(vips);
-        let tables = self.place_tables(&vips)?;
+        let (mut vips, mut left_out) = self.installable(vips);
+        let (tables, kept) = self.place_tables(&vips);
+        vips.retain(|vip| {
+            let placed = tables.contains_key(&vip.id);
+            if !placed {
+                left_out
+                    .insert(vip.id, format!("{}; give it those of another, or load with more", self.tables_taken()));
+            }
+            placed
+        });
         let mut services = Services::default();
         for vip in &vips {
             services.add(vip, tables[&vip.id].table).map_err(KernelError::Invalid)?;
@@ -132,7 +143,7 @@ impl Kernel {
         let services = services.finish();
 
         self.wait_for_standby()?;
-        let mut applied = Applied { addresses: services.len(), left_out, ..Applied::default() };
+        let mut applied = Applied { addresses: services.len(), left_out, kept, ..Applied::default() };
         let mut written = BTreeSet::new();
         for vip in &vips {
             let placed = tables[&vip.id];
@@ -150,7 +161,10 @@ impl Kernel {
         self.write_senders(standby, machines)?;
         self.write_vips(standby, &services)?;
 
-        self.live_tables = tables.values().map(|placed| placed.table).collect();
+        self.live_tables = BTreeMap::new();
+        for (vip, placed) in &tables {
+            self.live_tables.entry(placed.table).or_default().insert(*vip);
+        }
         applied.epoch = self.switch_to(standby);
         self.services = services;
         self.complete_take_over()?;
@@ -203,7 +217,7 @@ impl Kernel {
             let value: Option<VipAddress> = sys::map_lookup(self.vips.as_fd(), &key)
                 .map_err(|e| KernelError::system("cannot read the virtual IPs of the earlier process", e))?;
             for service in value.iter().flat_map(|v| v.services.iter().take(v.count as usize)) {
-                self.live_tables.insert(service.table);
+                self.live_tables.entry(service.table).or_default().insert(service.vip);
             }
         }
         Ok(())
@@ -233,26 +247,12 @@ impl Kernel {
         let sizes = &self.options.sizes;
         let mut services = Services::default();
         let mut seen = BTreeSet::new();
-        let mut distinct: Vec<&Arc<[Slot]>> = Vec::new();
-        let mut fits = |slots: &'v Arc<[Slot]>| {
-            let known = distinct.iter().any(|other| same(other, slots));
-            if !known && distinct.len() < sizes.tables as usize {
-                distinct.push(slots);
-                return true;
-            }
-            known
-        };
         let (mut chosen, mut left_out) = (Vec::new(), BTreeMap::new());
         for &vip in vips {
             let checked = if vip.id == 0 || u32::from(vip.id) > sizes.vips {
                 Err(format!("the maps were loaded for virtual IPs 1 to {}, and this is number {}", sizes.vips, vip.id))
             } else if !seen.insert(vip.id) {
                 Err("the id is given twice; every virtual IP needs its own".to_owned())
-            } else if !fits(&vip.slots) {
-                Err(format!(
-                    "all {} tables are taken by virtual IPs with other owners or weights; give it those of another, or load with more",
-                    sizes.tables
-                ))
             } else {
                 check_vip(vip).and_then(|()| services.add(vip, 0))
             };
@@ -264,39 +264,56 @@ impl Kernel {
         (chosen, left_out)
     }
 
-    /// Chooses a table for every VIP: the one of another with the same owners, one that already holds them, else a free one, else one
-    /// that is live.
-    fn place_tables(&self, vips: &[&Vip]) -> Result<HashMap<u16, Placed>, KernelError> {
-        let mut contents: Vec<(&Arc<[Slot]>, Option<Placed>)> = Vec::new();
-        let mut content_of: HashMap<u16, usize> = HashMap::new();
+    /// Chooses a table for every VIP: the one of another with the same owners, one that already holds them, else a free one, else the
+    /// live one that nobody but VIPs with these owners uses. Where there is none, a VIP keeps the table it has, and the second answer says
+    /// so; a new one is not placed.
+    fn place_tables(&self, vips: &[&Vip]) -> (HashMap<u16, Placed>, BTreeMap<u16, String>) {
+        let mut contents: Vec<Content<'_>> = Vec::new();
         for vip in vips {
-            let at = contents.iter().position(|(slots, _)| same(slots, &vip.slots)).unwrap_or_else(|| {
-                contents.push((&vip.slots, None));
-                contents.len() - 1
-            });
-            content_of.insert(vip.id, at);
+            match contents.iter_mut().find(|(slots, ..)| same(slots, &vip.slots)) {
+                Some((_, users, _)) => users.push(vip.id),
+                None => contents.push((&vip.slots, vec![vip.id], None)),
+            }
         }
         let mut taken: BTreeSet<u16> = BTreeSet::new();
-        for (slots, placed) in &mut contents {
-            let mut live = self.live_tables.iter().filter(|t| !taken.contains(t));
+        for (slots, _, placed) in &mut contents {
+            let mut live = self.live_tables.keys().filter(|t| !taken.contains(t));
             if let Some(&table) = live.find(|&&t| self.table_holds(t, slots)) {
                 taken.insert(table);
                 *placed = Some(Placed { table, write: false, live: true });
             }
         }
-        for (_, placed) in contents.iter_mut().filter(|(_, placed)| placed.is_none()) {
-            let all = || (0..self.options.sizes.tables as u16).filter(|t| !taken.contains(t));
-            let free = all().find(|t| !self.live_tables.contains(t));
-            let Some(table) = free.or_else(|| all().next()) else {
-                return Err(KernelError::Invalid(format!(
-                    "all {} tables are taken; load with more",
-                    self.options.sizes.tables
-                )));
-            };
-            taken.insert(table);
-            *placed = Some(Placed { table, write: true, live: free.is_none() });
+        let (mut placed_at, mut kept) = (HashMap::new(), BTreeMap::new());
+        for (_, users, placed) in contents {
+            let placed = placed.or_else(|| {
+                let free = || {
+                    (0..self.options.sizes.tables as u16)
+                        .find(|t| !self.live_tables.contains_key(t) && !taken.contains(t))
+                };
+                let alone = |of: &BTreeSet<u16>| of.iter().all(|vip| users.contains(vip));
+                let own = || self.live_tables.iter().find(|(t, of)| !taken.contains(t) && alone(of)).map(|(t, _)| *t);
+                let (table, live) = free().map(|t| (t, false)).or_else(|| own().map(|t| (t, true)))?;
+                taken.insert(table);
+                Some(Placed { table, write: true, live })
+            });
+            for vip in users {
+                let now = || self.live_tables.iter().find(|(_, of)| of.contains(&vip)).map(|(table, _)| *table);
+                if let Some(placed) = placed {
+                    placed_at.insert(vip, placed);
+                } else if let Some(table) = now() {
+                    placed_at.insert(vip, Placed { table, write: false, live: true });
+                    kept.insert(
+                        vip,
+                        format!("{}; until one is free it stays with the owners it had", self.tables_taken()),
+                    );
+                }
+            }
         }
-        Ok(content_of.into_iter().filter_map(|(vip, at)| Some((vip, contents[at].1?))).collect())
+        (placed_at, kept)
+    }
+
+    fn tables_taken(&self) -> String {
+        format!("all {} tables are taken by virtual IPs with other owners or weights", self.options.sizes.tables)
     }
 
     fn table_holds(&self, table: u16, slots: &[Slot]) -> bool {
@@ -409,6 +426,9 @@ impl Kernel {
         epoch
     }
 }
+
+/// Slots, the VIPs that have them, and where they go.
+type Content<'v> = (&'v Arc<[Slot]>, Vec<u16>, Option<Placed>);
 
 /// Where the slots of a VIP go.
 #[derive(Clone, Copy)]

@@ -225,7 +225,8 @@ impl Edge {
         registry.add(Box::new(figures::memory(&telemetry)));
         registry.add(Box::new(figures::tls));
         registry.add(Box::new(figures::quic));
-        let mut addresses = options.advertise_addresses.clone();
+        // What has no kernel plane takes no packets of virtual IPs, so it names no address to send them to.
+        let mut addresses = Vec::new();
         let steer = if options.interfaces.is_empty() {
             tracing::info!("no --interface: the kernel plane is off, the L7 part runs alone");
             match Kernel::take_down(&edge_kernel::Options::pin_dir_of(&options.name)) {
