@@ -237,10 +237,8 @@ impl Action {
         let new = match self {
             Action::Expel { .. } => return 5,
             Action::PutToken { .. } | Action::DeleteToken { .. } => return 4,
-            Action::Restore { .. }
-            | Action::FoundAuthority { .. }
-            | Action::AddToken { .. }
-            | Action::SpendToken { .. } => return 3,
+            Action::Restore { backup, .. } => return restore_level(backup),
+            Action::FoundAuthority { .. } | Action::AddToken { .. } | Action::SpendToken { .. } => return 3,
             Action::Put { entries, .. } => entries.iter().any(|entry| entry.claim.is_some() || entry.since.is_some()),
             Action::PutCustomKind { since, .. }
             | Action::DeleteCustomKind { since, .. }
@@ -272,6 +270,28 @@ impl Action {
         }
         self
     }
+}
+
+/// Of what a backup holds; a new field of it says here from which level on members read it.
+fn restore_level(backup: &Snapshot) -> u32 {
+    let Snapshot {
+        cluster_id: _,
+        cluster_name: _,
+        version: _,
+        objects: _,
+        changed: _,
+        members: _,
+        steering: _,
+        custom_kinds: _,
+        custom_data: _,
+        custom_changed: _,
+        tickets: _,
+        succeeds: _,
+        level: _,
+        tokens,
+    } = backup;
+    // Left out where there are none.
+    if tokens.is_empty() { 3 } else { 4 }
 }
 
 impl From<&Command> for Command {

@@ -119,6 +119,7 @@ impl fmt::Display for Unread {
 mod tests {
     use super::*;
     use crate::{Action, Command, Entry, PutMode};
+    use control_api::{Snapshot, Token};
     use serde_json::json;
 
     #[test]
@@ -168,6 +169,41 @@ mod tests {
         value["leases"] = json!([]);
         assert!(read(&value).contains("section leases"));
         assert!(matches!(State::read(b"{\"view\": ", LEVEL), Err(Unread::Damaged(_))));
+    }
+
+    #[test]
+    fn a_backup_is_of_the_level_of_the_newest_that_it_holds() {
+        // What a reader of level 3 knows of a snapshot. A section beside these is of a later level, and left out where it is empty.
+        let third = [
+            "clusterId",
+            "clusterName",
+            "version",
+            "objects",
+            "changed",
+            "members",
+            "steering",
+            "customKinds",
+            "customData",
+            "customChanged",
+            "tickets",
+            "succeeds",
+            "level",
+        ];
+        let level = |backup: &Snapshot| Action::Restore { backup: Box::new(backup.clone()), since: None }.level();
+        let sections = |backup: &Snapshot| -> Vec<String> {
+            serde_json::to_value(backup).unwrap().as_object().unwrap().keys().cloned().collect()
+        };
+        let plain = Snapshot::default();
+        assert_eq!(level(&plain), 3);
+        assert!(sections(&plain).iter().all(|section| third.contains(&section.as_str())), "{:?}", sections(&plain));
+        let with = |section: &str, value: Value| -> Snapshot {
+            let mut backup = serde_json::to_value(&plain).unwrap();
+            backup[section] = value;
+            serde_json::from_value(backup).unwrap()
+        };
+        let tokens = with("tokens", json!({"ci": Token::default()}));
+        assert!(sections(&tokens).contains(&"tokens".to_owned()));
+        assert_eq!(level(&tokens), 4, "members of level 3 would stop at it");
     }
 
     #[test]
