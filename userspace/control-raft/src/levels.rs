@@ -25,8 +25,9 @@ impl Inner {
         })
     }
 
-    /// The level that the cluster can rise to, if it can. Of a voter that has never said anything it is not known: it is waited for.
-    pub fn level_due(&self, raft: &Raft, led: Duration) -> Option<u32> {
+    /// The level that the cluster can rise to, if it can. Of a member that has never said anything it is not known: it is waited for,
+    /// however long it takes or until it is purged, since a cluster that has risen past it does not let it in any more.
+    pub fn level_due(&self, raft: &Raft) -> Option<u32> {
         let state = self.publisher().state();
         let membership = raft.metrics().borrow().membership_config.clone();
         let nodes = membership.membership().nodes().map(|(_, peer)| peer.name.clone());
@@ -36,11 +37,7 @@ impl Inner {
         for name in names.iter().filter(|name| *name != self.name()) {
             let said = reports.get(name).and_then(|report| report.member.as_ref()).map(|member| member.level);
             let known = said.or_else(|| state.view.members.get(name).map(|member| member.level));
-            match known {
-                Some(level) => lowest = lowest.min(level.max(FIRST_LEVEL)),
-                None if led < UNHEARD => return None,
-                None => {}
-            }
+            lowest = lowest.min(known?.max(FIRST_LEVEL));
         }
         (lowest > state.level()).then_some(lowest)
     }
@@ -65,7 +62,11 @@ impl Inner {
         }
         let state = self.publisher().state();
         let older = state.view.members.values().filter(|member| member.level.max(FIRST_LEVEL) < wanted);
-        let older: Vec<String> = older.map(|member| format!("{} ({})", quoted(&member.name), member.version)).collect();
+        let unheard = self.voters().into_iter().filter(|name| !state.view.members.contains_key(name));
+        let older: Vec<String> = older
+            .map(|member| format!("{} ({})", quoted(&member.name), member.version))
+            .chain(unheard.map(|name| format!("{} (not heard of yet)", quoted(&name))))
+            .collect();
         let who =
             if older.is_empty() { "not every member has said that it understands it".into() } else { older.join(", ") };
         Err(Refusal::unavailable(format!(
@@ -74,9 +75,6 @@ impl Inner {
         )))
     }
 }
-
-/// How long a leader waits for a founding voter that it has not heard of before it counts without it.
-const UNHEARD: Duration = Duration::from_secs(3);
 
 /// How long a change waits for a level that may just be rising: once, until it has.
 const RISES: Duration = Duration::from_millis(1500);

@@ -32,7 +32,6 @@ pub(crate) struct Report {
 /// Runs for as long as the member does.
 pub async fn upkeep(inner: Arc<Inner>) {
     let mut led_term = None;
-    let mut led_since = Instant::now();
     let mut last_turn = Instant::now();
     let mut strays = 0;
     let mut told = String::new();
@@ -46,14 +45,13 @@ pub async fn upkeep(inner: Arc<Inner>) {
             let term = raft.metrics().borrow().current_term;
             // Nobody is called silent by a leader that could not listen: a new one, or one that was itself held up.
             if led_term != Some(term) {
-                led_since = Instant::now();
                 inner.marks.retain(|_| false);
             }
             if led_term != Some(term) || paused {
                 led_term = Some(term);
                 grant_grace(&inner);
             }
-            lead(&inner, raft, led_since.elapsed()).await;
+            lead(&inner, raft).await;
             continue;
         }
         led_term = None;
@@ -264,7 +262,7 @@ fn grant_grace(inner: &Inner) {
     }
 }
 
-async fn lead(inner: &Inner, raft: &Raft, led: Duration) {
+async fn lead(inner: &Inner, raft: &Raft) {
     let leaving = inner.leaving.load(Ordering::Relaxed);
     inner.note(inner.member(), inner.run, leaving, inner.edge_report());
     inner.trouble(None);
@@ -276,7 +274,7 @@ async fn lead(inner: &Inner, raft: &Raft, led: Duration) {
             return;
         }
     }
-    if let Some(level) = inner.level_due(raft, led) {
+    if let Some(level) = inner.level_due(raft) {
         tracing::info!(level, "all members understand more: the cluster's feature level rises");
         if inner.propose_raw(Action::RaiseLevel { level }).await.is_err() {
             return;

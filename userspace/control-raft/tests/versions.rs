@@ -49,6 +49,23 @@ fn an_older_member_holds_what_is_new_back_until_it_is_upgraded() {
 }
 
 #[test]
+fn a_voter_that_has_not_spoken_yet_is_waited_for() {
+    let world = World::new(&["n1", "n2", "n3"]);
+    let [one, two] = ["n1", "n2"].map(|name| world.start(name, LEVEL));
+    one.decides(put(json!({"name": "p", "kind": "Pipeline"}), None));
+    // Longer than any cluster ever waited.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(one.control.state().level(), 1);
+    let refusal = one.propose(Action::DeleteAllSeen { since: 1 }).unwrap_err();
+    assert!(refusal.message.contains("\"n3\" (not heard of yet)"), "{refusal}");
+    let three = world.start("n3", 1);
+    assert!(eventually(|| three.control.state().view.objects.contains_key("p")), "it starts, as old as it is");
+    three.kill();
+    let three = world.restart("n3", LEVEL);
+    assert!(eventually(|| [&one, &two, &three].iter().all(|node| node.control.state().level() == LEVEL)));
+}
+
+#[test]
 fn a_member_that_is_too_old_is_told_so_and_never_goes_its_own_way() {
     let world = World::new(&["n1", "n2", "n3"]);
     let [one, two, three] = ["n1", "n2", "n3"].map(|name| world.start(name, LEVEL));
