@@ -261,6 +261,9 @@ pub struct Restore {
     /// The backup of another cluster is meant, or what is here may be replaced by one of its earlier life
     #[arg(long)]
     pub another_cluster: bool,
+    /// Bring the backup's API tokens back too, into a cluster founded anew: also those that were revoked or rotated since
+    #[arg(long)]
+    pub with_tokens: bool,
 }
 
 #[derive(Args)]
@@ -332,6 +335,12 @@ pub enum MemberWhat {
         /// How long it is good
         #[arg(long, value_name = "DURATION", default_value = "1h")]
         ttl: String,
+        /// Let in only a primary, or only a secondary, which is not told what the cluster signs certificates with
+        #[arg(long, value_parser = ["primary", "secondary"])]
+        role: Option<String>,
+        /// Let in only a member of this name
+        #[arg(long)]
+        name: Option<String>,
     },
     /// Take another machine in that votes: checks, says how to start it, and waits until it does
     Add {

@@ -88,8 +88,14 @@ pub async fn describe(server: &Server, name: Option<&str>, format: Format) -> Re
 }
 
 /// The token alone, so that it can be handed on by a script; when it expires goes to stderr.
-pub async fn token(server: &Server, ttl: &str, format: Format) -> Result<(), String> {
-    let asked = serde_json::json!({"ttl": ttl}).to_string();
+pub async fn token(
+    server: &Server,
+    ttl: &str,
+    role: Option<&str>,
+    name: Option<&str>,
+    format: Format,
+) -> Result<(), String> {
+    let asked = serde_json::json!({"ttl": ttl, "role": role, "name": name}).to_string();
     let made = server.send(Method::POST, "/member-tokens", asked).await;
     let made = value(&made.map_err(|message| format!("member token failed, {message}"))?)?;
     if format != Format::Default {

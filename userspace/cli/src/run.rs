@@ -89,7 +89,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         Verb::Apis | Verb::Api(ApiWhat::List) => apis(&server, format).await,
         Verb::ApiResources => api_resources(&server, format).await,
         Verb::Health => {
-            server.text("/healthz").await?;
+            server.health().await?;
             print("OK");
             Ok(())
         }
@@ -117,7 +117,9 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
             members::replace(&server, &old, &new, &peer_url, wait).await
         }
         Verb::Member(MemberWhat::Remove { name }) => members::remove(&server, &name).await,
-        Verb::Member(MemberWhat::Token { ttl }) => members::token(&server, &ttl, format).await,
+        Verb::Member(MemberWhat::Token { ttl, role, name }) => {
+            members::token(&server, &ttl, role.as_deref(), name.as_deref(), format).await
+        }
         Verb::Member(MemberWhat::Purge { name }) => members::purge(&server, &[name]).await,
         Verb::Token(what) => tokens::run(&server, what, format).await,
         Verb::LastGood { what } => last_good::run(&server, what, format).await,

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 use axum::extract::{Path, State};
 use base_model::GoDuration;
 use control_api::{Member, MemberRole, Role, time};
-use control_raft::Metrics;
+use control_raft::{Bound, Metrics};
 use serde_json::{Value, json};
 
 use crate::access::caller;
@@ -39,7 +39,8 @@ pub async fn remove(State(api): State<Arc<Api>>, Path(name): Path<String>) -> An
     Ok(Reply::default().version(answer?.version))
 }
 
-/// `POST /member-tokens` with `{ttl: 1h}`: lets one new member in.
+/// `POST /member-tokens` with `{ttl: 1h, role: secondary, name: n4}`, each of which may be left out: lets one new member in, of that role
+/// and that name alone.
 pub async fn token(State(api): State<Arc<Api>>, body: Text) -> Answer {
     let asked = if body.0.trim().is_empty() { Value::Null } else { body.document()? };
     let lasts = match asked.get("ttl") {
@@ -51,9 +52,21 @@ pub async fn token(State(api): State<Arc<Api>>, body: Text) -> Answer {
             })?
         }
     };
+    let word = |field: &str| asked.get(field).filter(|value| !value.is_null());
+    let role = match word("role") {
+        None => None,
+        Some(role) if *role == MemberRole::Primary.to_string() => Some(MemberRole::Primary),
+        Some(role) if *role == MemberRole::Secondary.to_string() => Some(MemberRole::Secondary),
+        Some(role) => return Err(Error::invalid(format!("role = {role}: primary or secondary is wanted"))),
+    };
+    let name = match word("name") {
+        None => None,
+        Some(Value::String(name)) if !name.is_empty() => Some(name.clone()),
+        Some(name) => return Err(Error::invalid(format!("name = {name}: the name of a member is wanted"))),
+    };
     let caller = caller();
     caller.needs(Role::Admin, None)?;
-    let invitation = api.control.invite(lasts).await;
+    let invitation = api.control.invite(lasts, Bound { role, name }).await;
     let version = api.control.state().view.version;
     let came = invitation.as_ref().map(|_| version).map_err(|refusal| refusal.message.as_str());
     api.write_down(&caller, "inviteMember", &[], came);

@@ -27,7 +27,7 @@ use crate::config::{
 };
 use crate::guard::Guard;
 use crate::instance;
-use crate::join::{self, Invitation, Issuing};
+use crate::join::{self, Bound, Invitation, Issuing};
 use crate::machine::Machine;
 use crate::marks::Marks;
 use crate::network::Network;
@@ -355,9 +355,9 @@ impl Control {
     }
 
     /// A token with which one new member may come to a cluster that issues certificates itself, for as long as it `lasts`.
-    pub async fn invite(&self, lasts: Duration) -> Result<Invitation, Refusal> {
+    pub async fn invite(&self, lasts: Duration, bound: Bound) -> Result<Invitation, Refusal> {
         let inner = self.inner.clone();
-        self.on_own_runtime(async move { inner.invite(lasts).await }).await?
+        self.on_own_runtime(async move { inner.invite(lasts, bound).await }).await?
     }
 
     /// What the edges say of themselves, by member; `None` where the leader cannot be asked.

@@ -67,6 +67,45 @@ pub struct Invitation {
     pub expires: SystemTime,
 }
 
+/// Whom a token lets in: anybody, as far as it does not say. It stands in the secret itself, which the cluster keeps sealed, so that
+/// whoever holds the token changes nothing of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bound {
+    /// A token for a secondary never tells the key that the authority is sealed with.
+    pub role: Option<MemberRole>,
+    pub name: Option<String>,
+}
+
+impl Bound {
+    fn secret(&self, drawn: &str) -> String {
+        if *self == Bound::default() {
+            return drawn.to_owned();
+        }
+        let role = self.role.map(|role| role.to_string()).unwrap_or_default();
+        format!("{drawn}/{role}/{}", self.name.as_deref().unwrap_or_default())
+    }
+
+    /// Why a member may not come with this secret, if so.
+    fn refuses(secret: &[u8], name: &str, role: MemberRole) -> Option<String> {
+        let text = String::from_utf8_lossy(secret);
+        let mut parts = text.splitn(3, '/').skip(1);
+        let (for_role, for_name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        if !for_role.is_empty() && for_role != role.to_string() {
+            return Some(format!(
+                "the token is for a {for_role}, and this member is a {role}: give it that --cluster-role, or make another token (weirctl member \
+                 token --role {role})"
+            ));
+        }
+        (!for_name.is_empty() && for_name != name).then(|| {
+            format!(
+                "the token is for a member {}, and this one is {}: give it that --name, or make another token (weirctl member token)",
+                quoted(for_name),
+                quoted(name)
+            )
+        })
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct JoinCall {
     id: String,
@@ -286,7 +325,7 @@ impl Token {
 
 impl Inner {
     /// A token with which one new member may come.
-    pub(crate) async fn invite(&self, lasts: Duration) -> Result<Invitation, Refusal> {
+    pub(crate) async fn invite(&self, lasts: Duration, bound: Bound) -> Result<Invitation, Refusal> {
         let state = self.publisher().state();
         let authority = state.authority().clone();
         let seal = self.issuing.as_ref().and_then(|issuing| issuing.place.seal());
@@ -299,7 +338,11 @@ impl Inner {
         let mut drawn = [[0; 16]; 2];
         let filled = drawn.iter_mut().try_for_each(|bytes| aws_lc_rs::rand::fill(bytes));
         filled.map_err(|_| Refusal::unavailable("the machine has no random numbers"))?;
+        if let Some((name, why)) = bound.name.as_deref().and_then(|name| Some((name, issue::unfit(name)?))) {
+            return Err(Refusal::invalid(format!("name {}: {why}", quoted(name))));
+        }
         let [id, secret] = drawn.map(|bytes| hex(&bytes));
+        let secret = bound.secret(&secret);
         let sealed_secret =
             seal.close(secret.as_bytes()).ok_or_else(|| Refusal::unavailable("the token cannot be sealed"))?;
         let now = SystemTime::now();
@@ -338,6 +381,9 @@ impl Inner {
         if !signed_with(&secret, &parts.each_ref().map(|part| part.as_bytes()), call.proof.as_bytes()) {
             return Err(Refusal::invalid(unknown));
         }
+        if let Some(why) = Bound::refuses(&secret, &call.name, call.role) {
+            return Err(Refusal::conflict(format!("{why}; the token stays good")));
+        }
         if let Some(why) = issue::unfit(&call.name) {
             return Err(Refusal::invalid(format!("--name {}: {why}", quoted(&call.name))));
         }
@@ -349,8 +395,14 @@ impl Inner {
                 plain = call.name
             )));
         }
+        if let Some(why) = self.unfit_newcomer(&call.name) {
+            return Err(Refusal::conflict(format!("--name {}: {why}; the token stays good", quoted(&call.name))));
+        }
         let (host, _) =
             host_port("--initial-advertise-peer-urls", &call.url).map_err(|e| Refusal::invalid(e.message))?;
+        if let Some(why) = self.unfit_host(&call.name, &host) {
+            return Err(Refusal::conflict(format!("--initial-advertise-peer-urls: {why}; the token stays good")));
+        }
         let version = self.publisher().state().view.version;
         let certificate =
             issue::issue(&authority, &seal, &call.request, &call.name, &[host], (issuing.lifetime, version));
@@ -372,7 +424,7 @@ impl Inner {
 
     /// The next certificate of a member that has shown the one before.
     pub(crate) fn renew_for(&self, name: &str, call: &RenewCall) -> Result<String, Refusal> {
-        let hosts = self.hosts_of(name);
+        let hosts = self.fit_hosts(name, self.hosts_of(name));
         self.issue_for(name, &hosts, &call.request)
     }
 

@@ -31,6 +31,7 @@ mod levels;
 mod look;
 mod machine;
 mod marks;
+mod naming;
 mod network;
 mod peer;
 mod publish;
@@ -49,7 +50,7 @@ pub use config::{
 };
 pub use control::{Control, Metrics};
 pub use control_state::LEVEL;
-pub use join::{Invitation, Issued};
+pub use join::{Bound, Invitation, Issued};
 pub use look::{Found, Held, look_at, look_for_peers};
 pub use publish::{Follower, RecvError};
 pub use recover::{Recovered, recover};

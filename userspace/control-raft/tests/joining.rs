@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use control_api::client::Client;
 use control_api::tls::ClientTrust;
 use control_api::{MemberRole, RefusalKind};
-use control_raft::{Config, Control, Issued, StartError, StartErrorKind};
+use control_raft::{Bound, Config, Control, Issued, StartError, StartErrorKind};
 use control_state::{Action, Entry, PutMode};
 use serde_json::json;
 use tempfile::TempDir;
@@ -126,6 +126,56 @@ fn the_certificate_of_a_removed_member_is_good_for_nothing() {
 }
 
 #[test]
+fn a_certificate_is_never_for_the_name_of_another_member() {
+    let world = World::new();
+    let one = world.start("n1", None);
+    let token = one.token(Duration::from_secs(600));
+    let comes = |name: &str, host: &str| {
+        let url = format!("https://{host}:2380");
+        let change = |config: &mut Config| {
+            config.role = MemberRole::Secondary;
+            config.advertise_peer_url = Some(url);
+        };
+        world.try_start_at(&format!("{name}-{}", host.len()), name, Some(token.clone()), change)
+    };
+    for (name, host) in [("n2", "n1"), ("n2", "N1"), ("n2", "*.n1"), ("n2", "*")] {
+        let error = comes(name, host).err().expect("must refuse");
+        assert!(error.message.contains("host"), "{name} at {host}: {error}");
+    }
+    let error = comes("N1", "127.0.0.1").err().expect("must refuse");
+    assert!(error.message.contains("do not differ by case"), "{error}");
+    // One that is reached at its own name, and nobody who comes later has that name or that host.
+    let two = world
+        .try_start("n2", Some(token.clone()), |config| {
+            config.role = MemberRole::Secondary;
+            config.advertise_peer_url = Some("https://localhost:2380".into());
+        })
+        .unwrap();
+    assert!(eventually(|| one.control.state().view.members.contains_key("n2")), "no refusal has cost the token");
+    let token = one.token(Duration::from_secs(600));
+    let error = world.try_start("localhost", Some(token), |_| {}).err().expect("must refuse");
+    assert!(error.message.contains("is reached at a host of that name"), "{error}");
+    drop(two);
+}
+
+#[test]
+fn a_token_for_a_secondary_makes_no_primary() {
+    let world = World::new();
+    let one = world.start("n1", None);
+    let bound = Bound { role: Some(MemberRole::Secondary), name: Some("s2".into()) };
+    let token = one.token_for(Duration::from_secs(600), bound);
+    let error = world.try_start("s2", Some(token.clone()), |_| {}).err().expect("must refuse");
+    assert!(error.message.contains("the token is for a secondary"), "{error}");
+    assert!(!world.directory.path().join("s2/peer/seal").exists(), "nor is it told what signs");
+    let secondary = |config: &mut Config| config.role = MemberRole::Secondary;
+    let error = world.try_start("s3", Some(token.clone()), secondary).err().expect("must refuse");
+    assert!(error.message.contains("for a member \"s2\""), "{error}");
+    let two = world.try_start("s2", Some(token), secondary).unwrap();
+    assert!(eventually(|| one.control.state().view.members.contains_key("s2")));
+    drop(two);
+}
+
+#[test]
 fn certificates_are_renewed_before_they_end() {
     let world = World::new();
     let brief = |config: &mut Config| {
@@ -231,9 +281,13 @@ impl World {
 
 impl Node {
     fn token(&self, lasts: Duration) -> String {
+        self.token_for(lasts, Bound::default())
+    }
+
+    fn token_for(&self, lasts: Duration, bound: Bound) -> String {
         let mut token = None;
         assert!(eventually(|| {
-            token = self.runtime.as_ref().unwrap().block_on(self.control.invite(lasts)).ok();
+            token = self.runtime.as_ref().unwrap().block_on(self.control.invite(lasts, bound.clone())).ok();
             token.is_some()
         }));
         token.unwrap().token
