@@ -87,7 +87,10 @@ pub async fn restore(server: &Server, what: &Restore, format: Format) -> Result<
     };
     let snapshot = backup.open(key.as_ref()).map_err(|e| format!("{place}: {e}"))?;
     let body = serde_json::to_string(&snapshot).map_err(|e| format!("{place}: {e}"))?;
-    let path = format!("/restore?dryRun={}&anotherCluster={}", what.dry_run, what.another_cluster);
+    let path = format!(
+        "/restore?dryRun={}&anotherCluster={}&withTokens={}",
+        what.dry_run, what.another_cluster, what.with_tokens
+    );
     let tag = what.if_version.map(|version| format!("\"{version}\""));
     let answer = server.send_if(Method::POST, &path, body, tag.as_deref()).await;
     let answer = answer.map_err(|message| format!("restore failed, {message}\nnothing was changed"))?;
@@ -105,6 +108,7 @@ pub async fn restore(server: &Server, what: &Restore, format: Format) -> Result<
         if data["changes"] == true {
             print(&format!("custom data: {} items now, {} in the backup", data["itemsBefore"], data["itemsAfter"]));
         }
+        tell_tokens(&told["tokens"]);
         let head = &backup.head;
         print(&format!(
             "nothing was changed; the cluster is at version {now}, the backup is of version {} ({}). Restore it with --if-version {now}",
@@ -121,7 +125,26 @@ pub async fn restore(server: &Server, what: &Restore, format: Format) -> Result<
         count(objects, "deleted"),
         data["itemsAfter"],
     ));
+    tell_tokens(&told["tokens"]);
     Ok(())
+}
+
+/// Whom the backup lets in, and whom it would let in.
+fn tell_tokens(tokens: &Value) {
+    let names = |list: &str| -> Option<String> {
+        let names = tokens[list].as_array().filter(|names| !names.is_empty())?;
+        Some(names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "))
+    };
+    if let Some(names) = names("restored") {
+        print(&format!(
+            "API tokens of the backup, good as they were then: {names}; revoke what is not wanted (weirctl token revoke)"
+        ));
+    }
+    if let Some(names) = names("leftOut") {
+        print(&format!(
+            "API tokens in the backup that are left out: {names} (--with-tokens brings them into a cluster founded anew)"
+        ));
+    }
 }
 
 fn count(objects: &[Value], change: &str) -> usize {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use base_model::yaml;
+use control_api::LEADERLESS_HEADER;
 use control_api::client::{Answer, CallError, Client};
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -14,6 +15,14 @@ pub struct Server {
     client: Client,
     base: String,
     authorization: Option<String>,
+}
+
+fn tell_warnings(answer: &Answer) {
+    for warning in answer.headers.get_all("warning") {
+        let text = String::from_utf8_lossy(warning.as_bytes()).into_owned();
+        let text = text.strip_prefix("299 weir \"").and_then(|text| text.strip_suffix('"')).unwrap_or(&text);
+        eprintln!("warning: {}", text.replace("\\\"", "\"").replace("\\\\", "\\"));
+    }
 }
 
 impl Server {
@@ -56,12 +65,21 @@ impl Server {
     /// Sends a change of what was there when it had this tag.
     pub async fn send_if(&self, method: Method, path: &str, body: String, tag: Option<&str>) -> Result<Answer, String> {
         let answer = self.call_if(method, path, body, tag).await?;
-        for warning in answer.headers.get_all("warning") {
-            let text = String::from_utf8_lossy(warning.as_bytes()).into_owned();
-            let text = text.strip_prefix("299 weir \"").and_then(|text| text.strip_suffix('"')).unwrap_or(&text);
-            eprintln!("warning: {}", text.replace("\\\"", "\"").replace("\\\\", "\\"));
-        }
+        tell_warnings(&answer);
         Ok(answer)
+    }
+
+    /// Whether the machine serves, and whether anybody leads its cluster; warnings go to stderr.
+    pub async fn health(&self) -> Result<(), String> {
+        let answer = self.call(Method::GET, "/healthz", String::new()).await?;
+        tell_warnings(&answer);
+        match answer.headers.contains_key(LEADERLESS_HEADER) {
+            true => {
+                Err("nobody leads the cluster as far as this machine knows: it serves traffic, and no change is taken"
+                    .into())
+            }
+            false => Ok(()),
+        }
     }
 
     pub async fn call(&self, method: Method, path: &str, body: String) -> Result<Answer, String> {

@@ -241,12 +241,50 @@ fn a_cluster_goes_into_a_file_and_comes_back_elsewhere() {
     assert_eq!(new.succeeds.last().unwrap().cluster_id, old.cluster_id, "edges of the old one follow");
     let number = |view: &control_api::Snapshot| view.steering["v"].generations.last().unwrap().number;
     assert!(number(&new) >= number(&old), "so do the tables of its virtual IP");
+    // Tokens come back only when somebody asks for them, and are told either way.
+    world.ctl(&["token", "create", "ci", "--role", "write"], "").shows("weir_");
+    let with = path("with-tokens");
+    world.ctl(&["backup", "-o", &with, "--passphrase-file", &words], "").shows("backup of cluster");
+    let again = |world: &World, more: &[&str]| {
+        world.ctl(&[&["restore", &with, "--passphrase-file", &words], more].concat(), "")
+    };
+    again(&world, &["--with-tokens"]).fails("founded anew").fails("nothing was changed");
+    let (left, taken) = (World::start(), World::start());
+    again(&left, &["--dry-run"]).shows("API tokens in the backup that are left out: ci (--with-tokens");
+    again(&left, &[]).shows("left out: ci");
+    assert!(left.control.state().view.tokens.is_empty(), "it may have been revoked since");
+    again(&taken, &["--with-tokens", "--dry-run"]).shows("good as they were then: ci");
+    again(&taken, &["--with-tokens"]).shows("good as they were then: ci");
+    assert!(taken.control.state().view.tokens.contains_key("ci"));
     // Not empty any more, and not the one that the backup is of.
     let twin = World::start();
     twin.ctl(&["create", "-f", "-"], &OTHER.replace("other", "mine")).shows("create");
     restore(&twin, &[]).fails("is not empty").fails("--another-cluster");
     twin.ctl(&["get", "all"], "").shows("mine");
     restore(&twin, &["--another-cluster"]).shows("4 objects created, 0 changed, 1 deleted");
+}
+
+#[test]
+fn health_tells_what_is_not_well_and_ends_with_1_where_nobody_leads() {
+    let answers = |more: &'static str| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = std::io::Read::read(&mut stream, &mut [0; 4096]);
+            let head = "HTTP/1.1 200 OK\r\nwarning: 299 weir \"a \\\"part\\\" is held back\"\r\ncontent-length: 0\r\n";
+            stream.write_all(format!("{head}{more}\r\n").as_bytes()).unwrap();
+        });
+        let home = tempfile::tempdir().unwrap();
+        let asked = Command::new(PROGRAM).args(["health", "--server", &url]).env("HOME", home.path()).output();
+        Ended::of(asked.unwrap())
+    };
+    let done = answers("");
+    done.prints("OK\n");
+    done.warns("a \"part\" is held back");
+    let done = answers("x-weir-leaderless: true\r\n");
+    assert_eq!((done.code, done.out.as_str()), (1, ""), "{}", done.err);
+    assert!(done.err.contains("nobody leads the cluster") && done.err.contains("is held back"), "{}", done.err);
 }
 
 #[test]

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{FromRef, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
+use control_api::LEADERLESS_HEADER;
 
 use crate::access::{Origin, User, bearer};
 use crate::body::{Error, Reply, finish_alone};
@@ -60,9 +61,15 @@ async fn without_tokens(request: Request, next: Next) -> Response {
     Error::new(StatusCode::SERVICE_UNAVAILABLE, message).into_response()
 }
 
-pub async fn healthz(State(Here(local)): State<Here>) -> Result<Reply, Error> {
+pub async fn healthz(State(Here(local)): State<Here>) -> Result<Response, Error> {
     match local.ready() {
-        Ok(()) => Ok(Reply::default().warnings(local.remarks())),
+        Ok(()) => {
+            let mut answer = Reply::default().warnings(local.remarks()).into_response();
+            if local.leaderless() {
+                answer.headers_mut().insert(LEADERLESS_HEADER, HeaderValue::from_static("true"));
+            }
+            Ok(answer)
+        }
         Err(reason) => Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, reason)),
     }
 }

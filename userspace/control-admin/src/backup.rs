@@ -12,7 +12,7 @@ use base_model::yaml;
 use base_text::quoted;
 use control_api::backup::{self, Recipient};
 use control_api::{Document, OWNER_USER, Role, Snapshot, time};
-use control_state::{Action, owner};
+use control_state::{Action, brings_tokens, owner};
 use serde_json::{Value, json};
 
 use crate::access::caller;
@@ -77,8 +77,8 @@ pub async fn write(State(api): State<Arc<Api>>, body: Text) -> Result<Response, 
 }
 
 /// `POST /restore`: what the body, an opened backup, holds takes the place of what is there, in one change. `?dryRun=true` says what
-/// would become of it and changes nothing; `?anotherCluster=true` takes the backup of another one. `If-Match` says up to which version
-/// the caller has seen the objects.
+/// would become of it and changes nothing; `?anotherCluster=true` takes the backup of another one; `?withTokens=true` brings its tokens of
+/// the API back too, which may have been revoked or rotated since. `If-Match` says up to which version the caller has seen the objects.
 pub async fn restore(State(api): State<Arc<Api>>, query: Params, headers: HeaderMap, request: Request) -> Answer {
     caller().needs(Role::Admin, None)?;
     let since = since(&headers)?;
@@ -88,17 +88,29 @@ pub async fn restore(State(api): State<Arc<Api>>, query: Params, headers: Header
     })?;
     api.control.catch_up().await;
     let (dry_run, another) = (flag(&query, "dryRun"), flag(&query, "anotherCluster"));
+    let with_tokens = flag(&query, "withTokens");
     let work = api.clone();
     let (snapshot, told, before) = api
         .checks
         .run(move || {
-            let snapshot: Snapshot = serde_json::from_slice(&body).map_err(|e| {
+            let mut snapshot: Snapshot = serde_json::from_slice(&body).map_err(|e| {
                 Error::invalid(format!("the body is no opened backup: {e}; weirctl restore FILE sends one"))
             })?;
             let view = work.control.state().view.clone();
             is_ours(&snapshot, &view, another)?;
             check(&work, &snapshot)?;
-            let told = changes(&work, &view, &snapshot);
+            let mut told = changes(&work, &view, &snapshot);
+            let held: Vec<&String> = snapshot.tokens.keys().collect();
+            if with_tokens && !held.is_empty() && !brings_tokens(&view, &snapshot) {
+                let what = "the backup's tokens are restored only into a cluster of its name that was founded anew, is empty and has no tokens: \
+                            restore it without them (leave --with-tokens out) and make new ones (weirctl token create)";
+                return Err(Error::new(StatusCode::CONFLICT, what));
+            }
+            let (brought, left) = if with_tokens { (held, Vec::new()) } else { (Vec::new(), held) };
+            told["tokens"] = json!({"restored": brought, "leftOut": left});
+            if !with_tokens {
+                snapshot.tokens = Arc::default();
+            }
             Ok((snapshot, told, view.version))
         })
         .await?;

@@ -88,6 +88,12 @@ pub trait Local: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Nobody leads, as far as this machine knows, and has not for so long that it is a fault: no change is taken here. Goes with the
+    /// answer of `/healthz` as [`LEADERLESS_HEADER`](control_api::LEADERLESS_HEADER).
+    fn leaderless(&self) -> bool {
+        false
+    }
+
     /// Program and version, for people.
     fn about(&self) -> String;
 

@@ -27,6 +27,8 @@ pub use tickets::{TicketKey, TicketKeys};
 
 /// Header of every admin answer: the version of the configuration the answer was made from.
 pub const CONFIG_VERSION_HEADER: &str = "x-config-version";
+/// Header of `/healthz` where nobody leads the cluster, as far as the machine knows, and has not for a while.
+pub const LEADERLESS_HEADER: &str = "x-weir-leaderless";
 /// Label that says who owns an object; `user-api` for what people write.
 pub const OWNER_LABEL: &str = "easegress/owner";
 /// Owner of objects that came through the admin API.

@@ -32,6 +32,7 @@ pub use diff::between;
 pub use history::{Change, How};
 pub use level::{FIRST_LEVEL, LEVEL, Unread};
 pub use objects::{Comeback, owner};
+pub use restore::brings_tokens;
 pub use state::{Applied, State};
 pub use sums::Mark;
 pub use tickets::{TICKET_LEAD_S, TICKET_PERIOD_S, TicketStep, ticket_step};

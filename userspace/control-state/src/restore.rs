@@ -21,12 +21,7 @@ pub(crate) fn restore(state: &mut State, backup: Snapshot) -> Result<Vec<String>
         return Err(Refusal::invalid(format!("the backup has custom data of a kind {} that it lacks", quoted(kind))));
     }
     let view = &mut state.view;
-    // The cluster was founded anew, and is to be what was lost.
-    let rebuilt = backup.cluster_id != view.cluster_id
-        && backup.cluster_name == view.cluster_name
-        && view.objects.is_empty()
-        && view.custom_kinds.is_empty();
-    if rebuilt {
+    if is_rebuilt(view, &backup) {
         take_places(view, &backup);
     }
     // Edges of a cluster of another name have nothing to do here.
@@ -46,6 +41,21 @@ pub(crate) fn restore(state: &mut State, backup: Snapshot) -> Result<Vec<String>
     let claimed: Vec<String> = state.claims.keys().cloned().collect();
     check_claims(state, &claimed, true)?;
     Ok(created)
+}
+
+/// The cluster was founded anew, and is to be what was lost.
+fn is_rebuilt(view: &Snapshot, backup: &Snapshot) -> bool {
+    backup.cluster_id != view.cluster_id
+        && backup.cluster_name == view.cluster_name
+        && view.objects.is_empty()
+        && view.custom_kinds.is_empty()
+}
+
+/// Whether a restored backup's tokens become the cluster's: they do where the cluster was founded anew and has none. Whoever proposes
+/// [`Action::Restore`](crate::Action::Restore) leaves them out unless somebody asked for them, since what was revoked meanwhile is good
+/// again.
+pub fn brings_tokens(view: &Snapshot, backup: &Snapshot) -> bool {
+    is_rebuilt(view, backup) && view.tokens.is_empty()
 }
 
 /// Members get the ids they had, as far as these are free, and virtual IPs go on from the tables they had: packets of connections that
