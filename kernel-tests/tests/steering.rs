@@ -373,6 +373,48 @@ fn others_take_the_new_flows_of_a_machine_that_does_not_serve() {
 }
 
 #[test]
+fn a_virtual_ip_without_a_free_table_keeps_its_owners() {
+    if !ready("a_virtual_ip_without_a_free_table_keeps_its_owners") {
+        return;
+    }
+    let options = Options { pin_dir: None, sizes: Sizes { tables: 2, ..sizes() }, ..Options::default() };
+    let namespace = Namespace::new("a");
+    let mut kernel = namespace.enter(|| Kernel::load(options)).unwrap_or_else(|e| panic!("{e}"));
+    let machines: Vec<Machine> = (1..=3)
+        .map(|index| Machine {
+            index,
+            name: format!("m{index}"),
+            address: [192, 0, 2, index as u8].into(),
+            next_hop: None,
+            own: index == 1,
+        })
+        .collect();
+    let mut owned_by = |owners: &[u16]| {
+        let vips: Vec<Vip> = (1..)
+            .zip(owners)
+            .map(|(id, owner)| Vip {
+                id,
+                name: format!("v{id}"),
+                addresses: vec![[198, 51, 100, id as u8].into()],
+                ports: vec![80..=80],
+                protocols: vec![Protocol::Tcp],
+                hash: Hash::FiveTuple,
+                slots: vec![abi::Slot::of(*owner); abi::limits::SLOTS as usize].into(),
+            })
+            .collect();
+        let applied = kernel.apply(&machines, &vips).unwrap_or_else(|e| panic!("{e}"));
+        let ids = |of: &std::collections::BTreeMap<u16, String>| of.keys().copied().collect::<Vec<_>>();
+        (ids(&applied.kept), ids(&applied.left_out), applied.tables_written)
+    };
+    assert_eq!(owned_by(&[1, 1, 2]), (vec![], vec![], 2));
+    assert_eq!(owned_by(&[3, 1, 2]), (vec![1], vec![], 0), "its table is another's too");
+    assert_eq!(owned_by(&[3, 1, 1]), (vec![1], vec![], 0), "until now the other was taken");
+    assert_eq!(owned_by(&[3, 1, 1]), (vec![], vec![], 1));
+    assert_eq!(owned_by(&[3, 1, 1, 2]), (vec![], vec![4], 0), "a new one finds none");
+    assert_eq!(owned_by(&[2, 1, 1]), (vec![], vec![], 1), "a table of its own is written over");
+}
+
+#[test]
 fn a_machine_knows_the_slots_of_what_it_holds() {
     if !ready("a_machine_knows_the_slots_of_what_it_holds") {
         return;

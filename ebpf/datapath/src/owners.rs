@@ -87,11 +87,19 @@ pub fn decide(tables: &impl Tables, q: &Question) -> Decision {
     }
     let (packed, before) = (q.packed as u8, Asked(q.asked));
     let hops = gue::hops(packed) + 1;
-    let asked = before.and(q.own as u16);
+    // Where the daemon does not live, or did not a while ago, others took the slot's new flows. Two are tried, and before the owners that
+    // the slot had in the past: a SYN goes the same way, and the further one gets from here, the less is known of this machine.
+    let mut owner = 0;
+    if before.at(1) == 0 && !(asks && lease < lease::YOUNG) {
+        owner = stand_in(tables, q.table as u16, q.number, before.and(q.own as u16));
+        owner = tables.forget(owner as usize) as u16;
+    }
     if asks {
         // A socket that is closing is no owner: the client may have begun anew at a machine before.
         let best = gue::held_of(packed);
-        let owner = next(Slot(q.slot), asked);
+        if owner == 0 {
+            owner = next(Slot(q.slot), before, q.own as u16);
+        }
         if owner != 0 {
             let better = mine > best;
             let (held, at) = if better { (mine, 0) } else { (best, gue::at(packed) + 1) };
@@ -101,28 +109,22 @@ pub fn decide(tables: &impl Tables, q: &Question) -> Decision {
             // Nobody has a better claim than a machine before: back to it, its stack answers.
             return Decision::to(before.at(gue::at(packed)), gue::pack(HOPS_MAX, best, 0));
         }
-        if mine > held::NOTHING {
-            return Decision::STAYS;
-        }
+        return if mine > held::NOTHING { Decision::STAYS } else { Decision::ORPHAN };
     }
-    // Where the daemon does not live, or did not a while ago, others took the slot's new flows. Two are tried.
-    if before.at(1) == 0 && !(asks && lease < lease::YOUNG) {
-        let other = stand_in(tables, q.table as u16, q.number, asked);
-        if other != 0 {
-            return Decision::to(other, gue::pack(hops, held::NOTHING, 0));
-        }
-    }
-    if asks { Decision::ORPHAN } else { Decision::STAYS }
+    if owner == 0 { Decision::STAYS } else { Decision::to(owner, gue::pack(hops, held::NOTHING, 0)) }
 }
 
-/// The newest owner that was not asked yet; 0: nobody is left.
+/// The newest owner that is not this machine and was not asked yet; 0: nobody is left. When four were asked the owner of new flows was
+/// among those before them: every search begins with it.
 #[inline(always)]
-pub fn next(slot: Slot, asked: Asked) -> u16 {
+pub fn next(slot: Slot, asked: Asked, own: u16) -> u16 {
     let mut out = zeros(slot.0);
     out |= zeros(slot.0 ^ spread(asked.at(0)));
     out |= zeros(slot.0 ^ spread(asked.at(1)));
     out |= zeros(slot.0 ^ spread(asked.at(2)));
     out |= zeros(slot.0 ^ spread(asked.at(3)));
+    out |= zeros(slot.0 ^ spread(own));
+    out |= (zeros(asked.0 >> 48) >> 15 & 1 ^ 1) << 15;
     let left = !out & TOPS;
     let lowest = left & left.wrapping_neg();
     let owner = slot.0 & (lowest >> 15).wrapping_mul(0xffff);
@@ -170,14 +172,14 @@ mod tests {
         let slot = Slot::new([7, 65_535, 32_768, 1]);
         let mut asked = Asked::NOBODY;
         for owner in [7, 65_535, 32_768, 1, 0] {
-            assert_eq!(next(slot, asked), owner);
+            assert_eq!(next(slot, asked, 9), owner);
             asked = asked.and(owner);
         }
         // A machine that is no owner was asked too; an entry of the newest place names nobody.
-        assert_eq!(next(slot, Asked::NOBODY.and(9).and(7)), 65_535);
-        assert_eq!(next(Slot::new([0, 5, 0, 0]), Asked::NOBODY), 5);
-        assert_eq!(next(Slot::new([0, 5, 0, 0]), Asked::NOBODY.and(5)), 0);
-        assert_eq!(next(Slot::default(), Asked::NOBODY), 0);
+        assert_eq!(next(slot, Asked::NOBODY.and(9), 7), 65_535);
+        assert_eq!(next(Slot::new([0, 5, 0, 0]), Asked::NOBODY, 9), 5);
+        assert_eq!(next(Slot::new([0, 5, 0, 0]), Asked::NOBODY, 5), 0);
+        assert_eq!(next(Slot::default(), Asked::NOBODY, 9), 0);
     }
 
     #[test]
@@ -189,8 +191,11 @@ mod tests {
             x ^= x << 17;
             let slot = Slot(x & 0x0003_0003_0003_0003 | (x >> 60) << 15);
             let asked = Asked(x.rotate_left(21) & 0x0003_0003_0003_0003);
-            let naive = slot.owners().into_iter().find(|o| *o != 0 && (0..4).all(|place| asked.at(place) != *o));
-            assert_eq!(next(slot, asked), naive.unwrap_or(0), "{slot:?} {asked:?}");
+            let own = (x >> 33) as u16 & 3;
+            let first = usize::from(asked.at(3) != 0);
+            let fresh = |o: &u16| *o != 0 && *o != own && (0..4).all(|place| asked.at(place) != *o);
+            let naive = slot.owners().into_iter().skip(first).find(fresh);
+            assert_eq!(next(slot, asked, own), naive.unwrap_or(0), "{slot:?} {asked:?} {own}");
         }
     }
 }

@@ -244,7 +244,9 @@ impl<T: Tables> Road<'_, T> {
             let opens = !asks && flow.protocol == TCP;
             let concerns = match (asks, opens) {
                 (true, _) => arrived || slot.has_past() || lease >= lease::YOUNG,
-                (_, true) => lease != lease::OFF,
+                // Where the daemon has lived for long and nobody listens, that is an answer of its own: what another took would
+                // not be looked for there.
+                (_, true) => lease >= lease::YOUNG,
                 _ => lease == lease::LAPSED,
             };
             if !concerns {

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
+use abi::config::lease;
 use abi::limits::HOPS_MAX;
 use abi::{
     Address, Counts, HashMode, Machine, Reason, SenderKey, Service, Settings, Slot, Switch, Verdict, VipAddress, VipKey,
@@ -28,6 +29,8 @@ struct World {
     vips: HashMap<VipKey, VipAddress>,
     machines: Vec<Machine>,
     slot: Slot,
+    /// The number of the flow's slot; the others belong to one machine each.
+    number: Cell<Option<u32>>,
 }
 
 impl World {
@@ -68,6 +71,7 @@ impl World {
             vips: HashMap::from([(key, value)]),
             machines,
             slot,
+            number: Cell::new(None),
         }
     }
 
@@ -97,8 +101,10 @@ impl Tables for World {
         self.vips.get(key)
     }
 
-    fn slot(&self, _: u16, _: u32) -> Slot {
-        self.slot
+    fn slot(&self, _: u16, number: u32) -> Slot {
+        let flow = self.number.get().unwrap_or(number);
+        self.number.set(Some(flow));
+        if number == flow { self.slot } else { Slot::of((number % u32::from(MACHINES)) as u16 + 1) }
     }
 
     fn machine(&self, index: u32) -> Option<&Machine> {
@@ -218,6 +224,65 @@ proptest! {
         }
     }
 
+    /// Whatever has become of the daemons since, and whoever had the slot in the past: a flow stays with the machine that took it.
+    #[test]
+    fn a_flow_is_found_where_it_was_taken(
+        owners in Just((1..=MACHINES).collect::<Vec<u16>>()).prop_shuffle(),
+        count in 1..=4usize,
+        leases in prop::collection::vec((lease::AWAKE..=lease::LAPSED, any::<bool>()), usize::from(MACHINES) + 1),
+        listens in prop::collection::vec(prop::sample::select(vec![0, 10, 10]), usize::from(MACHINES) + 1),
+        others in prop::collection::vec(prop::sample::select(vec![0, 10, 6, 5]), usize::from(MACHINES) + 1),
+        entries in (1..=MACHINES, 1..=MACHINES),
+    ) {
+        let mut slot = [0; 4];
+        slot[..count].copy_from_slice(&owners[..count]);
+        let slot = Slot::new(slot);
+        let then = |m: u16| leases[usize::from(m)].0;
+        // One that is awake may lapse; one that has lapsed or was young is young or has lapsed.
+        let now = |m: u16| match leases[usize::from(m)] {
+            (lease::AWAKE, false) => lease::AWAKE,
+            (_, true) => lease::LAPSED,
+            _ => lease::YOUNG,
+        };
+        let mut syn = frame(6, b"");
+        syn[14 + 20 + 13] = 0x02;
+        let taken = journey_of(syn, entries.0, |_| slot, |m| listens[usize::from(m)], then);
+        let (taker, _) = *taken.last().unwrap();
+        // Where nobody listens it was refused.
+        prop_assume!(listens[usize::from(taker)] != 0);
+        let state = |m: u16| if m == taker { 1 } else { others[usize::from(m)] };
+        let found = journey_of(frame(6, b"x"), entries.1, |_| slot, state, now);
+        prop_assert_eq!(found.last(), Some(&(taker, true)), "{:?} {:?}: {:?}", slot, taken, found);
+    }
+
+    /// That others may stand in keeps nobody from finding what an owner of the past has.
+    #[test]
+    fn a_connection_is_found_whoever_lives(
+        owners in Just((1..=MACHINES).collect::<Vec<u16>>()).prop_shuffle(),
+        count in 1..=4usize,
+        place in 0..4usize,
+        leases in prop::collection::vec(lease::OFF..=lease::LAPSED, usize::from(MACHINES) + 1),
+        closing in prop::collection::vec(prop::sample::select(vec![0, 10, 6, 5]), usize::from(MACHINES) + 1),
+        entry in 1..=MACHINES,
+    ) {
+        let mut slot = [0; 4];
+        slot[..count].copy_from_slice(&owners[..count]);
+        let holder = slot[place % count];
+        let state = |m: u16| if m == holder { 1 } else { closing[usize::from(m)] };
+        let lease = |m: u16| leases[usize::from(m)];
+        let journey = journey_of(frame(6, b"x"), entry, |_| Slot::new(slot), state, lease);
+        prop_assert_eq!(journey.last(), Some(&(holder, true)), "{:?}: {:?}", slot, journey);
+    }
+
+    /// Where the daemon lives and has for long, nothing is sent to others because nobody listens.
+    #[test]
+    fn what_nobody_listens_to_is_refused_where_the_daemon_lives(entry in 1..=MACHINES, owner in 1..=MACHINES) {
+        let mut syn = frame(6, b"");
+        syn[14 + 20 + 13] = 0x02;
+        let journey = journey_of(syn, entry, |_| Slot::of(owner), |_| 0, |_| lease::AWAKE);
+        prop_assert_eq!(journey.last(), Some(&(owner, true)));
+    }
+
     /// When nobody holds the connection, who holds the most of it answers.
     #[test]
     fn the_best_claim_answers(
@@ -240,11 +305,22 @@ proptest! {
 
 /// The machines a client's packet gets to, and whether it stayed there.
 fn journey(tcp: bool, entry: u16, table: impl Fn(u16) -> Slot, state: impl Fn(u16) -> u32) -> Vec<(u16, bool)> {
-    let mut bytes = frame(if tcp { 6 } else { 17 }, b"x");
+    let bytes = frame(if tcp { 6 } else { 17 }, b"x");
+    journey_of(bytes, entry, table, state, |_| lease::OFF)
+}
+
+fn journey_of(
+    mut bytes: Vec<u8>,
+    entry: u16,
+    table: impl Fn(u16) -> Slot,
+    state: impl Fn(u16) -> u32,
+    lease: impl Fn(u16) -> u8,
+) -> Vec<(u16, bool)> {
     let (mut at, mut seen) = (entry, Vec::new());
     loop {
         let mut world = World::new([203, 0, 113, at as u8], table(at));
         world.state = state(at);
+        world.lease = lease(at);
         let (outcome, out) = world.run(&bytes);
         if outcome.machine == 0 {
             seen.push((at, outcome.reason.verdict() == Verdict::Pass));

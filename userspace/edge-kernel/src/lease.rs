@@ -1,9 +1,10 @@
 //! The daemon's word that it lives. When it is not renewed in time, the programs send new flows of this machine's slots to others.
 
+use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use abi::Config;
@@ -16,24 +17,30 @@ use crate::sys;
 /// See [`Kernel::lease`]. To be renewed from a thread that does little else.
 pub struct Lease {
     config: Arc<MappedArray<Config>>,
-    began: Instant,
+    began: Cell<Instant>,
 }
 
 impl Kernel {
     /// Until it is renewed for the first time, the word of the process before stands, or nobody's.
     pub fn lease(&self) -> Lease {
-        Lease { config: self.config.clone(), began: Instant::now() }
+        Lease { config: self.config.clone(), began: Cell::new(Instant::now()) }
     }
 }
 
 impl Lease {
-    /// Until when connections that began elsewhere while there was no daemon are looked for there.
+    /// For so long after there was no daemon, or no word of it, connections that began elsewhere meanwhile are looked for there.
     pub const YOUNG: Duration = Duration::from_secs(600);
 
     /// The daemon lives, and will have said so again within `time`.
     pub fn renew(&self, time: Duration) {
-        let until = monotonic() + time.as_nanos() as u64;
-        self.store(lease::word(until >> lease::TICK_BITS, self.began.elapsed() < Self::YOUNG));
+        let now = monotonic();
+        // One that lapses while it is being read counts as lapsed.
+        let soon = (now >> lease::TICK_BITS) + CLOSE_CALL;
+        if lease::state(self.word().load(Ordering::Relaxed), soon) == lease::LAPSED {
+            self.began.set(Instant::now());
+        }
+        let until = now + time.as_nanos() as u64;
+        self.store(lease::word(until >> lease::TICK_BITS, self.began.get().elapsed() < Self::YOUNG));
     }
 
     /// From now on others take what is new.
@@ -42,10 +49,17 @@ impl Lease {
     }
 
     fn store(&self, word: u32) {
+        self.word().store(word, Ordering::Relaxed);
+    }
+
+    fn word(&self) -> &AtomicU32 {
         const AT: usize = std::mem::offset_of!(Config, lease) / 4;
-        self.config.words()[AT].store(word, Ordering::Relaxed);
+        &self.config.words()[AT]
     }
 }
+
+/// In ticks.
+const CLOSE_CALL: u64 = 32;
 
 /// Whether a process keeps the lease of maps pinned below the directory. Waits for one to lapse whose process has ended just now.
 pub(crate) fn is_held(pin_dir: &Path) -> bool {
@@ -55,7 +69,7 @@ pub(crate) fn is_held(pin_dir: &Path) -> bool {
         let layouts = std::fs::read_dir(pin_dir).into_iter().flatten().flatten();
         layouts.filter_map(|layout| sys::open_pinned(&layout.path().join("CONFIG")).ok()).any(|map| {
             // That of another layout has another size, and is no map to read this word from.
-            if !sys::map_sizes(map.as_fd()).is_ok_and(|(_, value, _)| value as usize == size_of::<Config>()) {
+            if !sys::map_sizes(map.as_fd()).is_ok_and(|(.., value)| value as usize == size_of::<Config>()) {
                 return false;
             }
             let config: Option<Config> = sys::map_lookup(map.as_fd(), &0u32).unwrap_or_default();
