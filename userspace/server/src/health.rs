@@ -168,6 +168,11 @@ impl Health {
         (lock(&self.served).version, withheld)
     }
 
+    /// Nobody leads, or nobody that leads has said anything, and that not only for a moment.
+    pub fn leaderless(&self) -> bool {
+        self.control().is_some_and(|control| control.cut_off(UNHEARD).is_some())
+    }
+
     /// What is not well although requests may be sent here.
     pub fn remarks(&self) -> Vec<String> {
         let withheld = self.agent.as_ref().and_then(|agent| lock(agent).withheld.clone());

@@ -51,6 +51,10 @@ impl control_admin::Local for Local {
         self.health.ready()
     }
 
+    fn leaderless(&self) -> bool {
+        self.health.leaderless()
+    }
+
     fn remarks(&self) -> Vec<String> {
         self.health.remarks()
     }

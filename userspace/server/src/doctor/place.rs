@@ -116,7 +116,7 @@ fn owned(directory: &Path, found: &mut Findings) {
     let files = files_below(directory);
     for (path, file) in &files {
         // Documents hold private keys.
-        if file.mode() & 0o044 != 0 && holds_secrets(path) {
+        if file.is_file() && file.mode() & 0o044 != 0 && holds_secrets(directory, path) {
             well = false;
             found.fault(
                 "data directory",
@@ -141,8 +141,16 @@ fn owned(directory: &Path, found: &mut Findings) {
     }
 }
 
-fn holds_secrets(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("raft.redb"))
+/// The log and what is set aside of it; what the edge keeps, which is the objects; and of what the member shows the others all but
+/// its certificates and where they are.
+fn holds_secrets(directory: &Path, path: &Path) -> bool {
+    let inside = path.strip_prefix(directory).unwrap_or(path);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match inside.parent().and_then(Path::to_str) {
+        Some("edge") => true,
+        Some("peer") => !PUBLIC.contains(&&*name),
+        _ => name.starts_with("raft.redb") || name.ends_with("key.pem") || name.ends_with(".key"),
+    }
 }
 
 /// Files of the directory and of the folders in it.
@@ -231,6 +239,8 @@ fn tried<T>(there: &Path, with: impl FnOnce(&mut fs::File) -> io::Result<T>) -> 
     done
 }
 
+/// In the folder peer.
+const PUBLIC: [&str; 3] = ["cert.pem", "authority.pem", "cluster.json"];
 const DESCRIPTORS_MIN: u64 = 4096;
 const DESCRIPTORS: u64 = 65_536;
 /// Some snapshots of a small configuration.
