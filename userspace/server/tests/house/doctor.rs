@@ -54,6 +54,33 @@ fn faults_of_the_place() {
     set(0o644);
     finds(&machine, &[], &["can be read by others, and holds private keys: chmod 600"]);
     set(0o600);
+    // What the edge keeps has the same keys in it, and whoever has the seal signs for every member.
+    for (name, told) in [
+        ("edge/last-good.json", true),
+        ("edge/last-good.json.damaged", true),
+        ("peer/seal", true),
+        ("peer/key.pem", true),
+        ("peer/authority.sealed", true),
+        ("peer/cert.pem", false),
+        ("peer/authority.pem", false),
+    ] {
+        let file = machine.directory.join("data").join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let made = !file.exists();
+        if made {
+            fs::write(&file, "{}").unwrap();
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        if told {
+            finds(&machine, &[], &[&format!("{name} can be read by others, and holds private keys: chmod 600")]);
+        } else {
+            assert!(!self::told(&machine, &[]).1.contains(name), "{name} is no secret");
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        if made {
+            fs::remove_file(&file).unwrap();
+        }
+    }
     let data = machine.directory.join("data");
     fs::set_permissions(&data, fs::Permissions::from_mode(0o777)).unwrap();
     finds(&machine, &[], &["can be written by every user of this machine: chmod o-w"]);
