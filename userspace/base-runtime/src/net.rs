@@ -9,6 +9,7 @@
 
 pub(crate) mod address;
 pub(crate) mod listener;
+mod machine;
 mod own;
 pub mod park;
 pub(crate) mod socket;
@@ -33,6 +34,7 @@ use crate::runtime::Worker;
 use crate::{Buf, IoKind};
 use address::{Address, socket_address};
 pub use listener::{ListenOptions, TcpListener, UnixListener};
+pub use machine::MachineAddresses;
 pub use own::OwnPort;
 pub use park::Parked;
 use socket::{Connecting, Life, NO_MARK, Op, ReceiveEnd, Socket, Splicing, error_of};

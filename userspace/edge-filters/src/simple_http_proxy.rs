@@ -36,6 +36,7 @@ use crate::spec::{self, Spec, unexpected};
 use base_model::problem::{at, nth};
 use base_model::proxy::CompressionSpec;
 use base_model::{Findings, GoDuration, Problem, RetrySpec, decode};
+use base_runtime::net::MachineAddresses;
 use base_telemetry::Limit;
 use base_telemetry::proxy::{self as stats, PoolNames, PoolRecorder, PoolStats, ServerRecorder, UpstreamError};
 use destination::{DestinationSpec, Destinations, Refusal};
@@ -54,7 +55,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -164,6 +165,7 @@ type Key = (bool, String, u16, bool);
 /// A destination whose addresses were looked up and judged.
 struct KnownServer {
     server: Arc<Server>,
+    addresses: Vec<IpAddr>,
     until: Instant,
 }
 
@@ -220,7 +222,7 @@ impl SimpleHttpProxy {
         };
         let max_idle = per_host.min(spec.max_idle_conns) as usize;
         Ok(SimpleHttpProxy {
-            destinations: Destinations::new(&spec.allowed_destinations),
+            destinations: Destinations::new(&spec.allowed_destinations, MachineAddresses::shared()),
             known: Mutex::default(),
             identity: Identity::shared(None).ok(),
             retry,
@@ -297,6 +299,7 @@ impl SimpleHttpProxy {
         let now = base_runtime::now();
         if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key)
             && known.until > now
+            && !known.addresses.iter().any(|ip| self.destinations.is_own(*ip, key.2))
         {
             return Ok(known.server.clone());
         }
@@ -309,15 +312,10 @@ impl SimpleHttpProxy {
                 (addresses, holds.clamp(HOLDS.0, HOLDS.1))
             }
         };
-        let judge = |ip: &IpAddr| self.destinations.judge(host, SocketAddr::new(*ip, *port), *local);
-        let refusal = addresses.iter().find_map(|ip| judge(ip).err());
-        let addresses: Vec<IpAddr> = addresses.into_iter().filter(|ip| judge(ip).is_ok()).collect();
-        if addresses.is_empty() {
-            return Err(match refusal {
-                Some(why) => Failure::Refused(why),
-                None => Failure::NotFound(format!("{host} has no address")),
-            });
-        }
+        let addresses = self.destinations.choose(host, *port, addresses, *local).map_err(|refusal| match refusal {
+            Some(why) => Failure::Refused(why),
+            None => Failure::NotFound(format!("{host} has no address")),
+        })?;
         let identity = match (tls, &self.identity) {
             (false, _) => None,
             (true, Some(identity)) => Some(identity.clone()),
@@ -327,6 +325,7 @@ impl SimpleHttpProxy {
         let until = now + holds;
         if let Some(entry) = known.get_mut(&key) {
             entry.until = until;
+            entry.addresses.clone_from(&addresses);
             entry.server.endpoint.set_addresses(addresses);
             return Ok(entry.server.clone());
         }
@@ -337,8 +336,8 @@ impl SimpleHttpProxy {
             true => format!("[{host}]:{port}"),
             false => format!("{host}:{port}"),
         };
-        let server = Arc::new(Server::named(&authority, Endpoint::found(host, *port, addresses), identity));
-        known.insert(key, KnownServer { server: server.clone(), until });
+        let server = Arc::new(Server::named(&authority, Endpoint::found(host, *port, addresses.clone()), identity));
+        known.insert(key, KnownServer { server: server.clone(), addresses, until });
         Ok(server)
     }
 
@@ -528,4 +527,32 @@ fn is_local(exchange: &Exchange) -> bool {
 fn refuse(exchange: &mut Exchange, status: u16, outcome: Outcome) -> Outcome {
     exchange.refuse(status);
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base_runtime::net::OwnPort;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    #[test]
+    fn a_port_that_this_process_opens_later_is_its_own_at_once() {
+        let telemetry = crate::testing::telemetry();
+        let parts = Parts { name: "f", pipeline: "p", previous: None, resilience: &[], telemetry: &telemetry };
+        let spec = serde_json::json!({"allowedDestinations": [{"addresses": ["127.0.0.0/8"]}]});
+        let proxy = SimpleHttpProxy::new(&serde_json::from_value(spec).unwrap(), &parts).unwrap();
+        let find = || {
+            let mut finding = pin!(proxy.find((false, "127.0.0.1".to_owned(), 11, false)));
+            match finding.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(found) => found,
+                Poll::Pending => panic!("an address is not looked up"),
+            }
+        };
+        assert!(find().is_ok());
+        let own = OwnPort::note(11);
+        assert!(matches!(find(), Err(Failure::Refused(Refusal::Own))));
+        drop(own);
+        assert!(find().is_ok());
+    }
 }

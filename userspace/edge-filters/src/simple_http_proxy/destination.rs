@@ -5,11 +5,15 @@
 
 use base_model::ip_filter::CidrSet;
 use base_model::{Cidr, PortsSpec};
-use base_runtime::net::OwnPort;
+use base_runtime::net::{MachineAddresses, OwnPort};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+/// Addresses of a name that are looked at: as many as an endpoint keeps.
+const ADDRESSES_MAX: usize = 64;
 
 /// Places clients may be led to; every part that is given must hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -55,7 +59,10 @@ impl fmt::Display for Refusal {
 
 /// What a document lists, ready to be asked.
 #[derive(Debug)]
-pub struct Destinations(Vec<Destination>);
+pub struct Destinations {
+    listed: Vec<Destination>,
+    machine: Arc<MachineAddresses>,
+}
 
 #[derive(Debug)]
 struct Destination {
@@ -106,30 +113,56 @@ pub fn check_host(text: &str) -> Result<(), &'static str> {
 
 impl Destinations {
     /// Of entries that were checked.
-    pub fn new(specs: &[DestinationSpec]) -> Destinations {
+    pub fn new(specs: &[DestinationSpec], machine: Arc<MachineAddresses>) -> Destinations {
         let ready = |spec: &DestinationSpec| Destination {
             hosts: spec.hosts.iter().filter_map(|text| host(text).ok()).collect(),
             addresses: (!spec.addresses.is_empty()).then(|| CidrSet::new(&spec.addresses)),
             ports: spec.ports.clone(),
         };
-        Destinations(specs.iter().map(ready).collect())
+        Destinations { listed: specs.iter().map(ready).collect(), machine }
     }
 
     /// Whether some address of this host, which is in lower case, may be led to: nothing else is worth a look-up.
     pub fn may_be_asked(&self, host: &str, port: u16) -> Result<(), Refusal> {
         let listed = |place: &Destination| place.takes(host, port);
-        if self.0.is_empty() || self.0.iter().any(listed) { Ok(()) } else { Err(Refusal::NotListed) }
+        if self.listed.is_empty() || self.listed.iter().any(listed) { Ok(()) } else { Err(Refusal::NotListed) }
+    }
+
+    /// Those of a host's addresses that a client is led to, of the first [`ADDRESSES_MAX`], each judged once; or why it is led to none,
+    /// where there are any.
+    pub fn choose(
+        &self,
+        host: &str,
+        port: u16,
+        mut addresses: Vec<IpAddr>,
+        local: bool,
+    ) -> Result<Vec<IpAddr>, Option<Refusal>> {
+        let mut refusal = None;
+        addresses.truncate(ADDRESSES_MAX);
+        addresses.retain(|ip| match self.judge(host, SocketAddr::new(*ip, port), local) {
+            Ok(()) => true,
+            Err(why) => {
+                refusal.get_or_insert(why);
+                false
+            }
+        });
+        if addresses.is_empty() { Err(refusal) } else { Ok(addresses) }
+    }
+
+    /// Whether this process listens there, as of now: it may have begun to since the address was judged.
+    pub fn is_own(&self, ip: IpAddr, port: u16) -> bool {
+        OwnPort::is_one(port) && self.machine.has(ip)
     }
 
     /// Whether a client is led to `address`, to which `host` has led. `local`: the client is on this machine itself, and may go where it
     /// could without us unless the document says where all may go.
-    pub fn judge(&self, host: &str, address: SocketAddr, local: bool) -> Result<(), Refusal> {
+    fn judge(&self, host: &str, address: SocketAddr, local: bool) -> Result<(), Refusal> {
         let ip = address.ip().to_canonical();
-        let not_public = not_public(ip).or_else(|| is_here(ip).then_some("an address of this machine"));
-        if not_public.is_some() && OwnPort::is_one(address.port()) && (is_here(ip) || ip.is_unspecified()) {
+        if self.is_own(ip, address.port()) {
             return Err(Refusal::Own);
         }
-        if self.0.is_empty() {
+        let not_public = not_public(ip).or_else(|| self.machine.has(ip).then_some("an address of this machine"));
+        if self.listed.is_empty() {
             return match not_public {
                 Some(_) if local && ip.is_loopback() => Ok(()),
                 Some(what) => Err(Refusal::NotPublic(what)),
@@ -137,7 +170,7 @@ impl Destinations {
             };
         }
         let mut refusal = Refusal::NotListed;
-        for place in self.0.iter().filter(|place| place.takes(host, address.port())) {
+        for place in self.listed.iter().filter(|place| place.takes(host, address.port())) {
             match (&place.addresses, not_public) {
                 (Some(listed), _) if listed.contains(ip) => return Ok(()),
                 (None, None) => return Ok(()),
@@ -153,18 +186,6 @@ impl Destination {
     fn takes(&self, host: &str, port: u16) -> bool {
         (self.hosts.is_empty() || self.hosts.iter().any(|known| known.matches(host))) && self.ports.contains(port)
     }
-}
-
-/// Whether the address is one of this machine's: what it connects to there comes from there. Nothing is sent.
-fn is_here(ip: IpAddr) -> bool {
-    let from = if ip.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    let source = || {
-        let socket = UdpSocket::bind((from, 0))?;
-        // Any port but 0.
-        socket.connect((ip, 9))?;
-        socket.local_addr()
-    };
-    ip.is_loopback() || source().is_ok_and(|source| source.ip() == ip)
 }
 
 /// What kind of address it is where it is none of the public internet's (the registries of IANA for special purposes).
@@ -214,11 +235,19 @@ fn not_public_v6(ip: Ipv6Addr) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
+
+    /// One that has 198.41.0.4.
+    fn machine() -> Arc<MachineAddresses> {
+        let machine = MachineAddresses::default();
+        machine.refresh(Ok(HashSet::from([IpAddr::from([198, 41, 0, 4])])));
+        Arc::new(machine)
+    }
 
     fn judge(list: &str, host: &str, address: &str, local: bool) -> Result<(), Refusal> {
         let list: Vec<DestinationSpec> =
             serde_json::from_value(base_model::yaml::parse_document(list).unwrap()).unwrap();
-        Destinations::new(&list).judge(host, address.parse().unwrap(), local)
+        Destinations::new(&list, machine()).judge(host, address.parse().unwrap(), local)
     }
 
     #[test]
@@ -335,5 +364,31 @@ mod tests {
         }
         assert_eq!(judge("[]", "a", "1.1.1.1:7", true), Ok(()), "another machine may listen on it");
         drop(own);
+    }
+
+    #[test]
+    fn addresses_of_this_machine_are_not_public_and_those_of_nobody_knows_are_none() {
+        assert_eq!(judge("[]", "a", "198.41.0.4:1", true), Err(Refusal::NotPublic("an address of this machine")),);
+        let unknown = Destinations::new(&[], Arc::default());
+        let judged = unknown.judge("a", "1.1.1.1:1".parse().unwrap(), true);
+        assert_eq!(judged, Err(Refusal::NotPublic("an address of this machine")));
+        let own = OwnPort::note(9);
+        let all: DestinationSpec = serde_json::from_value(serde_json::json!({"addresses": ["0.0.0.0/0"]})).unwrap();
+        let judged = Destinations::new(std::slice::from_ref(&all), Arc::default());
+        assert_eq!(judged.judge("a", "1.1.1.1:9".parse().unwrap(), true), Err(Refusal::Own));
+        drop(own);
+    }
+
+    #[test]
+    fn of_many_addresses_only_so_many_are_looked_at() {
+        let places = Destinations::new(&[], machine());
+        let (private, public) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([1, 1, 1, 1]));
+        let answer = |first: usize| [vec![private; first], vec![public; 3900]].concat();
+        assert_eq!(places.choose("a", 1, answer(ADDRESSES_MAX - 1), false), Ok(vec![public]));
+        assert_eq!(
+            places.choose("a", 1, answer(ADDRESSES_MAX), false),
+            Err(Some(Refusal::NotPublic("a private address"))),
+        );
+        assert_eq!(places.choose("a", 1, Vec::new(), false), Err(None));
     }
 }
