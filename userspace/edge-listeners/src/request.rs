@@ -281,7 +281,7 @@ async fn finish<S: ClientStream>(
     }
     let space = exchange.default_space();
     let mut body = std::mem::take(&mut space.response_body);
-    let response = space.response.get_or_insert_with(|| Response::with_status(503));
+    let mut response = space.response.get_or_insert_with(|| Response::with_status(503));
     let joined = backend.filter(|_| response.status == 101 || (connect && (200..300).contains(&response.status)));
     if response.status < 200 && joined.is_none() {
         // An interim answer that nothing follows would leave the client waiting.
@@ -289,6 +289,12 @@ async fn finish<S: ClientStream>(
         body = Body::Empty;
     }
     if joined.is_none() {
+        // Any 2xx would tell a client who asks for a tunnel that it is open (RFC 9110 section 9.3.6): it would take what follows for its
+        // peer's.
+        if connect && (200..300).contains(&response.status) {
+            response = space.refuse(502);
+            body = Body::Empty;
+        }
         response.status = stream.sayable(response.status);
     }
     if encrypted

@@ -162,6 +162,17 @@ fn both_sides_of_a_connect_are_joined_without_a_socket() {
     });
 }
 
+#[test]
+fn a_connect_without_a_tunnel_is_not_told_that_it_has_one() {
+    on_a_worker(|local| async move {
+        let stream = Memory::default();
+        let served = stream.serve(&local, "dial", "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n").await;
+        assert!(matches!(served, Served::Answered), "{served:?}");
+        let state = stream.0.borrow();
+        assert_eq!((state.status, &state.answer[..], state.length), (502, &b""[..], Some(0)));
+    });
+}
+
 /// One stream, from both of its ends; a handle.
 #[derive(Clone, Default)]
 struct Memory(Rc<RefCell<State>>);
@@ -465,13 +476,14 @@ impl Filter for Wait {
     }
 }
 
-/// Makes a tunnel to the stream that the test has put there.
+/// Makes a tunnel to the stream that the test has put there, and an answer without one when there is none.
 struct Dial;
 
 impl Filter for Dial {
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         exchange.upgraded = BACKEND.with_borrow_mut(Option::take).map(|backend| Box::new(backend) as Box<dyn Duplex>);
-        exchange.respond(Response::with_status(200), Body::Empty);
+        let body = if exchange.upgraded.is_some() { Body::Empty } else { Body::full("no tunnel") };
+        exchange.respond(Response::with_status(200), body);
         Step::Done(SUCCESS)
     }
 
