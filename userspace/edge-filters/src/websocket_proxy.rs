@@ -20,7 +20,9 @@
 //! Messages have bounds of 32 KiB either way unless a pool says otherwise. Where there is one, frames are looked at as they pass,
 //! unchanged and at once; nothing is collected. A frame that breaks RFC 6455 or a bound ends the WebSocket with a Close to both sides:
 //! 1002, 1007 for text that is not UTF-8, 1009 for a message that is too long. No extension is agreed on then: compressed messages
-//! could not be bounded without being inflated. When the server stops, and before a silence of `idleTimeout` ends it, both get 1001.
+//! could not be bounded without being inflated. A frame of text
+//! whose beginning has passed already leaves no place for a Close to its reader, who is cut off; its sender gets 1007. From the first Close
+//! on, whoever says it, there are 5 s for what is left. When the server stops, and before a silence of `idleTimeout` ends it, both get 1001.
 //! With both bounds -1 bytes pass unseen, extensions (`permessage-deflate`) and all, and the end is that of the connection.
 //!
 //! Outcomes: `clientError` (no opening of a WebSocket, or by another site's page: 400; another version than 13: 426), `serverError` (no

@@ -202,7 +202,9 @@ impl Way<'_> {
             }
             let Poll::Ready(piece) = self.poll_piece(cx) else { return Ok(()) };
             let piece = piece.map_err(|error| (sender, error))?;
-            self.passed.set(true);
+            if piece.is_none() || self.to.is_heard() {
+                self.passed.set(true);
+            }
             match piece {
                 Some(ReceivedPiece::Buf(bytes)) => {
                     self.judge(bytes.len() as u64);

@@ -19,6 +19,7 @@ on_both_drivers![
     text_is_checked_while_it_passes,
     a_close_waits_for_the_frame_under_way,
     a_close_passes_and_nothing_after_it,
+    a_close_that_is_not_answered_is_the_end_all_the_same,
     a_stopped_server_says_so,
     a_silent_websocket_is_told_before_it_ends,
     without_bounds_bytes_pass_unseen,
@@ -275,6 +276,20 @@ fn a_close_passes_and_nothing_after_it(io: IoMode) {
     for limit in ["websocket_frames", "websocket_text", "websocket_message_bytes"] {
         assert_eq!(pair.house.limit(limit), 0, "{limit}");
     }
+}
+
+fn a_close_that_is_not_answered_is_the_end_all_the_same(io: IoMode) {
+    // The silence of either would be long: ten minutes.
+    let mut pair = plain(io, "");
+    pair.server.send(&frame(true, Opcode::Close, None, &1000u16.to_be_bytes()));
+    assert_eq!(close_of(&mut pair.client, Sender::Server), Some(1000));
+    eventually("a silent client is left", || pair.house.traffic.connections() == 0);
+    // What is thrown away behind a Close keeps nothing open.
+    let mut pair = plain(io, "");
+    pair.client.send(&frame(true, Opcode::Close, Some(MASK), &1000u16.to_be_bytes()));
+    assert_eq!(next(&mut pair.server, Sender::Client).map(|(opcode, _)| opcode), Some(Opcode::Close));
+    pair.client.send(&frame(true, Opcode::Text, Some(MASK), b"one more thing"));
+    eventually("a silent server is left", || pair.house.traffic.connections() == 0);
 }
 
 fn a_stopped_server_says_so(io: IoMode) {

@@ -27,6 +27,11 @@ pub trait Duplex: fmt::Debug {
     /// Ends both directions at once, so that the peer sees that something is missing.
     fn abort(&self);
 
+    /// False once whatever is sent is thrown away: it is no sign of life of the tunnel then.
+    fn is_heard(&self) -> bool {
+        true
+    }
+
     /// Tells both sides of the tunnel that it is to end soon, in the protocol that passes; false where that is not known. Who was told
     /// has a moment to answer, or to finish.
     fn take_leave(&self) -> bool {

@@ -2,7 +2,9 @@
 //!
 //! Whoever drives it hands over everything that has not passed yet, [`Watch::handle`] says how much of it may: all but the head of a
 //! frame, or a control frame, that is not whole. So what is held back is at most [`HELD_MOST`] bytes, a Close of ours can stand
-//! wherever bytes have stopped [between frames](Watch::is_between_frames), and a peer never gets half of what is refused.
+//! wherever bytes have stopped [between frames](Watch::is_between_frames), and a peer gets no byte of a frame whose head is refused.
+//! Text that turns out to be none in the middle of a frame is another matter: its reader has the part that was sound, no Close can
+//! stand there, and its direction is to be cut off. Only the side that sent it can be told why.
 
 use crate::close::may_be_said;
 use crate::fault::Fault;

@@ -1,8 +1,8 @@
 //! A WebSocket whose frames are looked at: the backend's side of its tunnel, which passes what is sound and says a Close to both sides
 //! when one of them, or time, ends it.
 //!
-//! What passes is what came, in the buffers it came in; at most the head of a frame, or a control frame, waits for its rest. After a Close
-//! of ours the other side has [`FAREWELL`] to finish the frame it is in the middle of and to answer.
+//! What passes is what came, in the buffers it came in; at most the head of a frame, or a control frame, waits for its rest. From the
+//! first Close on, whoever says it, both sides have [`FAREWELL`] to finish the frame they are in the middle of and to answer.
 
 use base_runtime::Buf;
 use base_runtime::time::Deadline;
@@ -65,8 +65,9 @@ pub struct Watched {
     receiver: Cell<Option<Waker>>,
     /// Of what it has said, what has not been looked at.
     rest: Cell<Option<Buf>>,
-    /// Set once the end has begun.
+    /// Set once the end has begun, with the first Close.
     farewell: Deadline,
+    leaving: Cell<bool>,
 }
 
 /// One direction.
@@ -151,6 +152,7 @@ impl Watched {
             receiver: Cell::default(),
             rest: Cell::default(),
             farewell: Deadline::new(),
+            leaving: Cell::new(false),
         }
     }
 
@@ -170,11 +172,8 @@ impl Watched {
     /// Tells each side that was not told so far; false when there was none.
     fn leave(&self, code: CloseCode) -> bool {
         let (up, down) = (self.up.borrow_mut().leave(code), self.down.borrow_mut().leave(code));
-        self.farewell.set_after(FAREWELL);
+        self.begin_farewell();
         self.say_goodbye();
-        if let Some(receiver) = self.receiver.take() {
-            receiver.wake();
-        }
         up || down
     }
 
@@ -190,10 +189,14 @@ impl Watched {
         way.borrow().end
     }
 
-    /// A Close has gone by. Once both have, there is nothing more to say, and the backend closes its connection.
-    fn closed(&self) {
-        if Self::end(&self.up).is_some() && Self::end(&self.down).is_some() {
+    /// A Close goes by, or is to be said: from the first one on there is [`FAREWELL`] for all that is left. A side that does not answer
+    /// gets no more.
+    fn begin_farewell(&self) {
+        if !self.leaving.replace(true) {
             self.farewell.set_after(FAREWELL);
+        }
+        if let Some(receiver) = self.receiver.take() {
+            receiver.wake();
         }
     }
 }
@@ -238,7 +241,7 @@ impl Duplex for Watched {
                 Then::More | Then::Left => {}
                 Then::Closed => {
                     self.down.borrow_mut().end = Some(End::Closed);
-                    self.closed();
+                    self.begin_farewell();
                 }
                 Then::Failed(fault) => self.fail(fault, Sender::Server),
             }
@@ -273,7 +276,7 @@ impl Duplex for Watched {
                 Then::More | Then::Left => self.say_goodbye(),
                 Then::Closed => {
                     self.up.borrow_mut().end = Some(End::Closed);
-                    self.closed();
+                    self.begin_farewell();
                 }
                 Then::Failed(fault) => self.fail(fault, Sender::Client),
             }
@@ -286,6 +289,10 @@ impl Duplex for Watched {
 
     fn abort(&self) {
         self.backend.abort();
+    }
+
+    fn is_heard(&self) -> bool {
+        Self::end(&self.up).is_none()
     }
 
     fn take_leave(&self) -> bool {
