@@ -247,6 +247,7 @@ impl SimpleHttpProxy {
     }
 
     async fn forward(&self, exchange: &mut Exchange) -> Outcome {
+        exchange.remember_whole_target();
         let connect = exchange.request().method == Method::Connect;
         let (tls, usual_port) = match exchange.request().scheme {
             _ if connect => (false, None),

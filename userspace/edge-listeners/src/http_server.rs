@@ -639,7 +639,7 @@ impl Local {
         let ended = exchange.ended();
         let duration = ended.saturating_duration_since(exchange.started);
         let status = exchange.default_space_ref().response.as_ref().map_or(503, |r| r.status);
-        let path = exchange.uri.split(|b| *b == b'?').next().and_then(|p| std::str::from_utf8(p).ok());
+        let path = std::str::from_utf8(exchange.asked_path()).ok();
         self.server.shared.count_request(base_runtime::worker_index());
         let mut recorder = self.recorder.borrow_mut();
         match exchange.default_space_ref().request.version {

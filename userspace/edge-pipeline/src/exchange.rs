@@ -6,7 +6,7 @@ use crate::filter::{Outcome, Touches};
 use crate::interim::Interim;
 use base_text::redact;
 use base_tls::Session;
-use proto_http::{Method, Request, Response};
+use proto_http::{Method, Request, Response, Scheme, Version};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -270,9 +270,12 @@ pub struct Exchange {
     /// What the clock said when it was read last for this exchange, see [`Exchange::ended`].
     pub clock: Instant,
     pub tags: Tags,
-    /// Method and target as the client sent them, whatever filters made of the request.
+    /// Method and target as the client sent them, whatever filters made of the request: scheme and authority are part of it where they
+    /// were over HTTP/1, in a CONNECT, and where the client [is led](Exchange::remember_whole_target) to what it names.
     pub method: Method,
     pub uri: Vec<u8>,
+    /// Where the path begins in it.
+    path_at: usize,
     /// The `pathPrefix` of the route that matched, for prefix replacement. That of the last request until another route matches: none
     /// but the stations behind a route ask for it.
     pub matched_prefix: Option<Arc<str>>,
@@ -307,6 +310,7 @@ impl Default for Exchange {
             tags: Tags::default(),
             method: Method::Get,
             uri: Vec::new(),
+            path_at: 0,
             matched_prefix: None,
             data: BTreeMap::new(),
             upgrade_offered: false,
@@ -360,6 +364,7 @@ impl Exchange {
         self.tags.clear();
         self.method = Method::Get;
         self.uri.clear();
+        self.path_at = 0;
         if !self.data.is_empty() {
             self.data.clear();
         }
@@ -427,11 +432,37 @@ impl Exchange {
     pub fn remember_target(&mut self) {
         let request = &self.default.request;
         self.method = request.method.clone();
+        let whole = matches!(request.version, Version::Http10 | Version::Http11) && request.scheme.is_some();
+        if whole {
+            self.uri.extend_from_slice(before_authority(request));
+        }
+        // The target of a CONNECT is an authority, and nothing else, in every version (RFC 9110 section 7.1).
+        if whole || self.method == Method::Connect && request.path.is_empty() {
+            self.uri.extend_from_slice(request.authority.as_bytes());
+        }
+        self.path_at = self.uri.len();
         request.path.encode(&mut self.uri);
         if let Some(query) = &request.query {
             self.uri.push(b'?');
             self.uri.extend_from_slice(query.as_bytes());
         }
+    }
+
+    /// The client is led where it asks to go. Later versions of HTTP name scheme and authority with every request, so that only now it
+    /// is clear that the target is more than a path.
+    pub fn remember_whole_target(&mut self) {
+        let request = &self.default.request;
+        if request.scheme.is_none() || self.path_at > 0 {
+            return;
+        }
+        let before = [before_authority(request), request.authority.as_bytes()].concat();
+        self.path_at = before.len();
+        self.uri.splice(0..0, before);
+    }
+
+    /// The path that the client asked for, without what stood before it or its query.
+    pub fn asked_path(&self) -> &[u8] {
+        self.uri[self.path_at..].split(|b| *b == b'?').next().unwrap_or_default()
     }
 
     /// The credentials of the message, which are in no log.
@@ -502,9 +533,51 @@ impl Exchange {
     }
 }
 
+/// How a whole URL begins.
+fn before_authority(request: &Request) -> &'static [u8] {
+    match request.scheme {
+        Some(Scheme::Http) => b"http://",
+        Some(Scheme::Https) => b"https://",
+        None => b"",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto_http::{Limits, h1};
+
+    #[test]
+    fn the_target_is_remembered_as_it_was_asked_for() {
+        for (line, target, path) in [
+            ("GET /a?b=/c", "/a?b=/c", "/a"),
+            ("GET http://out.test:8080/a?b=c", "http://out.test:8080/a?b=c", "/a"),
+            ("GET https://out.test", "https://out.test/", "/"),
+            ("CONNECT db.test:5432", "db.test:5432", ""),
+        ] {
+            let mut exchange = Exchange::default();
+            let host = line.split("//").nth(1).map_or("db.test:5432", |rest| rest.split('/').next().unwrap());
+            let text = format!("{line} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            let read = h1::parse_request(text.as_bytes(), &Limits::default(), &mut exchange.default_space().request);
+            assert!(read.is_ok_and(|head| head.is_some()), "{line}");
+            exchange.remember_target();
+            exchange.remember_whole_target();
+            let told = (String::from_utf8_lossy(&exchange.uri), String::from_utf8_lossy(exchange.asked_path()));
+            assert_eq!((&*told.0, &*told.1), (target, path), "{line}");
+        }
+        // Every request of later versions names both: what it asks of a server is a path.
+        let mut exchange = Exchange::default();
+        let request = &mut exchange.default_space().request;
+        (request.version, request.scheme) = (Version::Http2, Some(Scheme::Https));
+        request.authority.push_str("out.test");
+        request.set_target(b"/a?b").unwrap();
+        exchange.remember_target();
+        assert_eq!(exchange.uri, b"/a?b");
+        exchange.remember_whole_target();
+        assert_eq!((&exchange.uri[..], exchange.asked_path()), (&b"https://out.test/a?b"[..], &b"/a"[..]));
+        exchange.reset();
+        assert!(exchange.asked_path().is_empty());
+    }
 
     #[test]
     fn the_memory_of_a_response_serves_the_next() {
