@@ -45,6 +45,10 @@ impl Duplex for Quiet {
         self.side.abort();
     }
 
+    fn is_heard(&self) -> bool {
+        self.side.is_heard()
+    }
+
     fn take_leave(&self) -> bool {
         self.side.take_leave()
     }
