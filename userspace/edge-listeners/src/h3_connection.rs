@@ -44,6 +44,9 @@ const PING_AFTER: Duration = Duration::from_secs(15);
 /// Most a connection's window grows to with the requests that share it: as much as all of them hold whose bodies nobody reads.
 const WINDOW_MOST: u32 = 8 * 1024 * 1024;
 
+/// Bytes a second at which a client takes the rest of its answers at least; a slower one does not get the end of them.
+const SLOWEST: u64 = 4096;
+
 /// The largest number of a stream that a client could open: no request has been refused yet.
 const NO_STREAM: u64 = (1 << 62) - 4;
 
@@ -90,6 +93,9 @@ const RESETS: u32 = 200;
 pub struct H3Connection {
     quic: base_quic::Connection,
     local: Rc<Local>,
+    /// Where it began. A datagram from elsewhere moves the connection before anybody has shown to be there (RFC 9000 section 9.3), so
+    /// who the client is stays what its handshake has shown.
+    peer: SocketAddr,
     session: RefCell<Option<Rc<Session>>>,
     pub phase: Cell<Phase>,
     /// Since when it is in this phase, in milliseconds of its worker.
@@ -116,7 +122,7 @@ impl H3Connection {
 
 impl Carrier for H3Connection {
     fn peer(&self) -> SocketAddr {
-        self.quic.peer()
+        self.peer
     }
 
     fn session(&self) -> Option<Rc<Session>> {
@@ -150,6 +156,7 @@ pub async fn serve(driver: Driver, local: Rc<Local>, seat: Seat) {
         Rc::new(H3Connection {
             quic: quic.clone(),
             local: local.clone(),
+            peer: quic.peer(),
             session: RefCell::default(),
             phase: Cell::new(Phase::Idle),
             since_ms: Cell::new(time::elapsed_ms()),
@@ -174,6 +181,7 @@ pub async fn serve(driver: Driver, local: Rc<Local>, seat: Seat) {
         deadline: Deadline::new(),
         stage: Stage::Shaking(now),
         quiet: Some(now),
+        emptied: None,
         fresh: true,
         pinged: now,
         idle_frames: Budget::new(IDLE_FRAMES),
@@ -216,8 +224,10 @@ struct Drive {
     /// Of what is waited for here; the machine has its own.
     deadline: Deadline,
     stage: Stage,
-    /// Since when there is no request.
+    /// Since when there is no request, and the client has all answers.
     quiet: Option<Instant>,
+    /// Since when there is no request.
+    emptied: Option<Instant>,
     /// No request has come yet.
     fresh: bool,
     /// When the client was last asked whether it is there.
@@ -285,7 +295,6 @@ impl Drive {
                 if Some(id) == self.control {
                     self.end_for(Code::ClosedCriticalStream);
                 } else if let Some(request) = self.requests.get(&id) {
-                    self.wire.given_up.set(self.wire.given_up.get() + 1);
                     request.handle_stopped();
                 }
             }
@@ -336,7 +345,7 @@ impl Drive {
             // Nothing else comes before a head.
             Next::Event(_) | Next::End => None,
             Next::Broken => {
-                self.wire.given_up.set(self.wire.given_up.get() + 1);
+                request.count_given_up();
                 None
             }
         };
@@ -376,8 +385,8 @@ impl Drive {
             && message::pseudo(section).is_err()
         {
             self.local.limit(Code::Message.name());
+            request.count_given_up();
             request.abort(Code::Message);
-            self.wire.given_up.set(self.wire.given_up.get() + 1);
             self.requests.remove(&request.id());
             return;
         }
@@ -394,6 +403,7 @@ impl Drive {
             return machine.reset(Reason::Refused);
         };
         self.quiet = None;
+        self.emptied = None;
         self.connection.enter(Phase::Streams);
         if !self.local.keeps_alive(true) {
             self.go_away();
@@ -566,8 +576,13 @@ impl Drive {
             return self.arm(next, cx);
         }
         if self.streams.open() == 0 && self.quiet.is_none() {
-            self.quiet = Some(now);
-            self.connection.enter(Phase::Idle);
+            // What was handed over is not yet what the client has.
+            let outstanding = self.wire.outstanding();
+            let since = *self.emptied.get_or_insert(now);
+            if outstanding == 0 || is_due(since + timeouts.send + Duration::from_secs(outstanding / SLOWEST)) {
+                self.quiet = Some(now);
+                self.connection.enter(Phase::Idle);
+            }
         }
         if self.local.is_stopping() && self.stage == Stage::Open {
             self.go_away();

@@ -131,6 +131,8 @@ pub struct RequestStream {
     is_shut: Cell<bool>,
     /// Everything was handed over, to the end.
     is_said: Cell<bool>,
+    /// Counted among those its client gave up.
+    is_given_up: Cell<bool>,
     /// Nobody serves it any more.
     is_left: Cell<bool>,
     reader: RefCell<Option<Waker>>,
@@ -158,6 +160,7 @@ impl RequestStream {
             out: RefCell::default(),
             is_shut: Cell::new(false),
             is_said: Cell::new(false),
+            is_given_up: Cell::new(false),
             is_left: Cell::new(false),
             reader: RefCell::default(),
             writer: RefCell::default(),
@@ -213,7 +216,12 @@ impl RequestStream {
                     Ok(()) => self.coming.set(Coming::Ended),
                     Err(fault) => return self.blame(fault),
                 },
-                Read::Broken => self.coming.set(Coming::Broken),
+                Read::Broken => {
+                    self.coming.set(Coming::Broken);
+                    if !self.is_said.get() {
+                        self.count_given_up();
+                    }
+                }
             }
         }
     }
@@ -255,8 +263,16 @@ impl RequestStream {
         read
     }
 
+    /// Its client gave it up, or got it wrong, before it was answered: counted once, whatever says so.
+    pub fn count_given_up(&self) {
+        if !self.is_given_up.replace(true) {
+            self.wire.given_up.set(self.wire.given_up.get() + 1);
+        }
+    }
+
     /// The client wants no more of the answer.
     pub fn handle_stopped(&self) {
+        self.count_given_up();
         self.shut(Code::RequestCancelled);
         self.wake_reader();
     }

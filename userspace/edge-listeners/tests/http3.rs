@@ -21,6 +21,8 @@ on_both_drivers![
     tcp_tells_of_it,
     connections_survive_other_certificates,
     a_client_whose_address_changes_keeps_its_connection,
+    who_a_client_is_its_handshake_has_shown,
+    an_answer_on_its_way_is_not_cut_by_a_stop,
     every_worker_finds_its_connections,
     a_server_that_stops_says_so_and_ends_what_has_begun,
     requests_for_somebody_else_are_misdirected,
@@ -211,6 +213,44 @@ fn a_client_whose_address_changes_keeps_its_connection(io: IoMode) {
     assert_eq!(client.get("/").status(), 200);
     assert!(base_quic::stats::total(base_quic::stats::Count::Migrated) > before);
     assert_eq!(house.traffic.connections(), 1);
+}
+
+/// A datagram's source can be forged; one that comes from an address that is let in makes nobody else of its sender.
+fn who_a_client_is_its_handshake_has_shown(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let certificate = certificate(&["a.test"]);
+    let filter = "ipFilter: {blockByDefault: true, allowIPs: [127.0.0.9]}";
+    let house = House::new(io, &format!("http3: true\n{filter}\n{}", certificate.lines), &proxy_to(backend.port));
+    let mut client = Client::connect(house.port, &certificate);
+    assert_eq!(client.get("/").status(), 403);
+    let elsewhere = UdpSocket::bind("127.0.0.9:0").unwrap();
+    elsewhere.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+    client.socket = elsewhere;
+    assert_eq!((client.get("/").status(), backend.connections()), (403, 0), "{:?}", client.lost);
+}
+
+/// What QUIC holds until the client has room for it is sent, whatever the server does meanwhile.
+fn an_answer_on_its_way_is_not_cut_by_a_stop(io: IoMode) {
+    let body = "x".repeat(400_000);
+    let backend = Backend::answering(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).leak());
+    let certificate = certificate(&["a.test"]);
+    let lines = format!("http3: true\n{}", certificate.lines);
+    let timeouts = Timeouts { linger: Duration::from_millis(200), ..Timeouts::default() };
+    let house = House::with_timeouts(io, &lines, &proxy_to(backend.port), timeouts);
+    let mut client = Client::connect(house.port, &certificate);
+    let id = client.request(&get("/"), b"");
+    // Nothing is acknowledged: most of it waits in QUIC.
+    client.silent = true;
+    eventually("it is handed over", || {
+        client.drive_for(Duration::from_millis(5), |_| false);
+        house.count(200) == 1
+    });
+    house.traffic.remove_server("web");
+    client.drive_for(Duration::from_secs(1), |client| client.lost.is_some());
+    client.silent = false;
+    let answer = client.answer(id);
+    assert_eq!((answer.ended, answer.body.len()), (true, body.len()), "{:?}", client.lost);
+    assert_eq!(client.closed(), Some(0x100), "{:?}", client.lost);
 }
 
 /// Sockets of several addresses reach several workers; whichever a datagram comes to, it gets to its connection.
@@ -409,7 +449,10 @@ fn answers_that_are_given_up(io: IoMode) {
     house.pipeline("app", &proxy_to(small.port));
     assert_eq!(client.get("/").status(), 200);
     // The backend breaks off: the stream says so.
-    let broken = Backend::answering("HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\nok");
+    let broken = Backend::new(|mut wire, _| {
+        wire.message();
+        wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok");
+    });
     house.pipeline("app", &proxy_to(broken.port));
     let answer = client.get("/");
     assert_eq!(answer.reset, Some(0x102), "{answer:?}");

@@ -16,6 +16,7 @@ use support::{Backend, House, eventually, proxy_to, short_timeouts};
 on_both_drivers![
     requests_given_up_at_once,
     requests_reset_before_their_heads,
+    bodies_reset_behind_their_heads,
     floods_of_frames_that_lead_nowhere,
     floods_of_streams_nobody_knows,
     heads_that_unfold,
@@ -83,6 +84,27 @@ fn requests_reset_before_their_heads(io: IoMode) {
     assert_eq!(client.closed(), Some(EXCESSIVE_LOAD), "{:?} after {sent}", client.lost);
     assert_eq!((house.limit("h3_resets"), backend.connections()), (1, 0));
     neighbour_is_served(&house, &certificate);
+}
+
+/// Nothing is declined: the request alone is reset, once its head has set the backend to work.
+fn bodies_reset_behind_their_heads(io: IoMode) {
+    let backend = Backend::new(|mut wire, _| while wire.more() {});
+    let (house, certificate) = house(io, &backend, Timeouts::default());
+    let mut client = Client::connect(house.port, &certificate);
+    let mut sent = 0;
+    while sent < 5_000 && client.lost.is_none() {
+        let Some(id) = client.connection.streams().open(Dir::Bi) else {
+            client.drive_for(Duration::from_millis(5), |client| client.lost.is_some());
+            continue;
+        };
+        client.send(id, &[head(&post("/")), data(b"x")].concat(), false);
+        client.drive_for(Duration::from_millis(1), |client| client.lost.is_some());
+        client.reset(id, 0x10c);
+        client.transmit();
+        sent += 1;
+    }
+    assert_eq!(client.closed(), Some(EXCESSIVE_LOAD), "{:?} after {sent}", client.lost);
+    assert_eq!(house.limit("h3_resets"), 1);
 }
 
 fn floods_of_frames_that_lead_nowhere(io: IoMode) {
