@@ -37,6 +37,7 @@ pub use listener::{ListenOptions, TcpListener, UnixListener};
 pub use machine::MachineAddresses;
 pub use own::OwnPort;
 pub use park::Parked;
+pub use socket::is_own_shortage;
 use socket::{Connecting, Life, NO_MARK, Op, ReceiveEnd, Socket, Splicing, error_of};
 pub use splice::{Pipe, ReceivedPiece};
 pub use spread::{Seat, Spread};

@@ -424,8 +424,11 @@ async fn begin(local: &Local, stream: TcpStream, told: &mut Told) -> Result<Begu
             end
         }
     };
+    // Whoever is itself the client is let in, or not, before anything is waited for.
+    let trusted = live.introducers.as_ref().is_some_and(|trusted| proxied::must_introduce(told.client, trusted));
+    let early = if trusted { None } else { let_in(local, &live, told).map_err(refused(TcpEnd::Refused))? };
     let unintroduced = introduce(&live, &stream, told).await.map_err(refused(TcpEnd::ProxyHeader))?;
-    let ip_seat = let_in(local, &live, told).map_err(refused(TcpEnd::Refused))?;
+    let ip_seat = if trusted { let_in(local, &live, told).map_err(refused(TcpEnd::Refused))? } else { early };
     let client = understand(local, &live, stream, told).await?;
     let Some(pool) = live.pool_for(&told.asked) else {
         local.limit("no_route");

@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use base_model::ip_filter::{CidrSet, IpFilter};
 use base_model::{Protocol, ProxyProtocol, Spec, UdpProxySpec};
 use base_runtime::memory::{self, Booking, Kind};
+use base_runtime::net::is_own_shortage;
 use base_runtime::net::udp::{Received, Transmit, UdpOptions, UdpSocket};
 use base_runtime::time::Deadline;
 use base_telemetry::access_log::{LogWriter, write_duration, write_time};
@@ -39,7 +40,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// The bounds of this file, by the names they are counted under.
-pub const BOUNDS: [&str; 3] = ["ip_filter", "udp_sessions", "udp_sessions_per_ip"];
+pub const BOUNDS: [&str; 4] = ["ip_filter", "udp_sessions", "udp_sessions_per_ip", "udp_sockets"];
 
 /// What the kernel may hold for a worker that is busy, in bytes; it keeps to net.core.rmem_max. The system's default holds a few hundred
 /// datagrams, and a busy turn of a worker takes longer than those take to come.
@@ -454,6 +455,10 @@ impl Local {
             let options = UdpOptions { packet_info: false, ..UdpOptions::default() };
             match address.map(|at| UdpSocket::connect(at, &options)) {
                 Some(Ok(server)) => break (choice, seat, server),
+                // Connecting says nothing to the server: that no port is free (EAGAIN) is this machine's own matter, too.
+                Some(Err(error)) if is_own_shortage(&error) || error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err((UdpDrop::Unsent, Some("udp_sockets")));
+                }
                 failed => {
                     if let Some(Err(error)) = failed {
                         tracing::debug!(server = pool.server(choice).url, %error, "no socket to it");

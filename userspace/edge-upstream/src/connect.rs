@@ -50,6 +50,7 @@ impl ConnectError {
     pub fn is_news(&self) -> bool {
         match self {
             ConnectError::Full => false,
+            ConnectError::Tcp(error) if base_runtime::net::is_own_shortage(error) => false,
             ConnectError::Shared(error, loss) => error.is_news() && loss.is_news(),
             _ => true,
         }

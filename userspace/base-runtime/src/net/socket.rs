@@ -547,6 +547,12 @@ pub(crate) fn close_fd(fd: RawFd) {
     }
 }
 
+/// Whether a connection could not be had because this machine is short of something: descriptors, memory or ports of its own. It tells
+/// nothing of the other side.
+pub fn is_own_shortage(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|errno| is_exhaustion(errno) || errno == libc::EADDRNOTAVAIL)
+}
+
 pub(crate) fn is_exhaustion(errno: i32) -> bool {
     matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
 }
