@@ -197,6 +197,7 @@ impl GrpcServerSpec {
         listener.validate(path, findings);
         for (name, given) in [
             ("minTimeClientSendPing", self.min_time_client_send_ping.is_some()),
+            ("permitClintSendPingWithoutStream", self.permit_clint_send_ping_without_stream),
             ("maxConnectionAge", self.max_connection_age.is_some()),
             ("maxConnectionAgeGrace", self.max_connection_age_grace.is_some()),
             ("keepaliveTime", self.keepalive_time.is_some()),
@@ -321,6 +322,25 @@ mod tests {
         let paths = &http.rules[0].paths;
         assert_eq!((paths[0].path.as_str(), paths[0].backend.as_str()), ("/s.S/M", "p"));
         assert_eq!((paths[1].path_prefix.as_str(), paths[1].headers.len()), ("/t.T", 1));
+    }
+
+    #[test]
+    fn every_field_reaches_the_server_of_http2() {
+        let alike = "address: 127.0.0.1, port: 8850, https: true, certBase64: c, keyBase64: k, certs: {a: b}, keys: {a: d}, \
+                     caCertBase64: e, maxConnections: 7, cacheSize: 8, xForwardedFor: true, ipFilter: {blockIPs: [192.0.2.1]}, \
+                     globalFilter: g, accessLogFormat: f, trustedProxies: [192.0.2.2], proxyProtocol: accept";
+        let metadata = "headers: [{key: k, values: [v]}], matchAllHeader: true, ipFilter: {blockIPs: [192.0.2.4]}";
+        let rule = "host: a.test, hostRegexp: ^b, ipFilter: {blockIPs: [192.0.2.3]}";
+        let (spec, _) = read(&format!(
+            "{{{alike}, maxConnectionIdle: 5s, rules: [{{{rule}, methods: [{{method: /s.S/M, backend: p, {metadata}}}, \
+             {{methodPrefix: /t, backend: q}}, {{methodRegexp: u$, backend: r}}]}}]}}"
+        ));
+        let text = format!(
+            "{{{alike}, keepAliveTimeout: 5s, clientMaxBodySize: -1, underscoresInHeaders: allow, rules: [{{{rule}, paths: [{{path: \
+             /s.S/M, backend: p, {metadata}}}, {{pathPrefix: /t, backend: q}}, {{pathRegexp: u$, backend: r}}]}}]}}"
+        );
+        let wanted = crate::decode::<HttpServerSpec>(&crate::yaml::parse_document(&text).unwrap(), "").unwrap().value;
+        assert_eq!(spec.http(), wanted);
     }
 
     #[test]

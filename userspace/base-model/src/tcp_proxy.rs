@@ -239,6 +239,7 @@ impl TcpRuleSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http_server::HttpServerSpec;
     use crate::l4_pool::L4ServerSpec;
     use crate::problem::render;
 
@@ -278,6 +279,16 @@ mod tests {
             let found = problems(&text);
             assert!(found.contains(told), "{text}: {found}");
         }
+    }
+
+    #[test]
+    fn certificates_are_those_of_an_http_server() {
+        let texts = "port: 1, certBase64: c, keyBase64: k, certs: {a: b}, keys: {a: d}, caCertBase64: e";
+        let proxy = read(&format!("{{{texts}, pools: [{{servers: [{{url: 'a:1'}}]}}]}}")).0;
+        let server = crate::yaml::parse_document(&format!("{{{texts}}}")).unwrap();
+        let server = crate::decode::<HttpServerSpec>(&server, "").unwrap().value;
+        assert!(!server.tls_texts().is_empty());
+        assert!(proxy.tls_texts() == server.tls_texts(), "a chain, a key or an authority is lost");
     }
 
     #[test]

@@ -489,3 +489,29 @@ impl Filter for GrpcProxy {
         self.proxy.status()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<T: serde::de::DeserializeOwned + Serialize + JsonSchema>(text: &str) -> T {
+        let document = base_model::yaml::parse_document(text).expect("good YAML");
+        base_model::decode(&document, "").expect("a good document").value
+    }
+
+    #[test]
+    fn its_pools_are_those_of_a_proxy() {
+        let pool = "servers: [{url: 'http://a:1', tags: [blue], weight: 3}], serverTags: [blue], setUpstreamHost: true, loadBalance: \
+                    {policy: ipHash}, outlierDetection: {consecutiveErrors: 2}, circuitBreakerPolicy: c";
+        let filter = "policy: general, headers: {k: {exact: v}}, matchAllHeaders: true, permil: 4, headerHashKey: h";
+        let proxy = "maxIdleConnsPerHost: 5, mtls: {insecureSkipVerify: true}";
+        let spec: GrpcProxySpec = read(&format!(
+            "{{{proxy}, connectTimeout: 3s, pools: [{{{pool}, filter: {{{filter}, methods: [{{prefix: /s.S/}}]}}}}, {{{pool}}}]}}"
+        ));
+        let pool = format!("{pool}, connectTimeout: 3s, serverMaxBodySize: -1, http2: true");
+        let wanted: ProxySpec = read(&format!(
+            "{{{proxy}, serverMaxBodySize: -1, pools: [{{{pool}, filter: {{{filter}, urls: [{{url: {{prefix: /s.S/}}}}]}}}}, {{{pool}}}]}}"
+        ));
+        assert_eq!(spec.proxy(), wanted);
+    }
+}

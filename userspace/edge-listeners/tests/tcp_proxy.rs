@@ -29,6 +29,8 @@ on_both_drivers![
     what_is_no_tls_gets_an_alert,
     tls_ends_here_and_the_rules_go_by_what_was_agreed,
     a_change_is_for_new_connections,
+    it_listens_where_the_document_says,
+    further_connections_wait,
     headers_go_before_tls_in_and_out,
 ];
 
@@ -497,6 +499,39 @@ fn a_change_is_for_new_connections(io: IoMode) {
     let server: base_model::HttpServerSpec = spec!(&text);
     relay.house.traffic.apply_listener("db", &Spec::HttpServer(Box::new(server))).unwrap();
     assert_eq!(relay.house.traffic.servers().iter().filter(|(_, server)| server.kind() == "TCPProxy").count(), 0);
+}
+
+fn it_listens_where_the_document_says(io: IoMode) {
+    let backend = echo("one");
+    let mut relay = Relay::new(io, &pool(&[backend.port]));
+    let answers = |at: (&str, u16)| {
+        let Ok(stream) = TcpStream::connect(at) else { return false };
+        Wire::new(stream).exactly(3).is_some_and(|name| name == b"one")
+    };
+    let before = relay.port;
+    assert!(answers(("127.0.0.1", before)) && !answers(("127.0.0.2", before)));
+    relay.port = free_port();
+    relay.apply(&pool(&[backend.port]));
+    assert!(answers(("127.0.0.1", relay.port)));
+    eventually("nobody listens there", || TcpStream::connect(("127.0.0.1", before)).is_err());
+    let everywhere: base_model::TcpProxySpec = spec!(&format!("port: {before}\n{}", pool(&[backend.port])));
+    relay.house.traffic.apply_listener("db", &Spec::TcpProxy(Box::new(everywhere))).unwrap();
+    assert!(answers(("127.0.0.1", before)) && answers(("127.0.0.2", before)));
+}
+
+fn further_connections_wait(io: IoMode) {
+    let backend = echo("one");
+    let relay = Relay::new(io, &format!("maxConnections: 1\n{}", pool(&[backend.port])));
+    let mut first = relay.connect();
+    assert_eq!(first.exactly(3).unwrap(), b"one");
+    let mut second = relay.connect();
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(backend.connections(), 1);
+    first.send(b"still served");
+    assert_eq!(first.exactly(12).unwrap(), b"still served");
+    assert_eq!(relay.metric("weir_tcp_connections", ""), 1);
+    drop(first);
+    assert_eq!(second.exactly(3).unwrap(), b"one");
 }
 
 /// In the clear to one proxy, inside TLS from it to another, which ends that and says on what it was told.

@@ -325,3 +325,47 @@ impl Search<'_> {
         if self.full == self.tried.len() && self.full > 0 { NoServer::Full } else { NoServer::Unreachable }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(text: &str) -> L4Pool {
+        let document = base_model::yaml::parse_document(text).unwrap();
+        let spec: L4PoolSpec = base_model::decode(&document, "").unwrap().value;
+        let telemetry = Telemetry::new(base_telemetry::Identity::default(), 1);
+        L4Pool::new("db/0", "TCPProxy", &spec, Protocol::Tcp, ProxyProtocol::Off, &telemetry, None).unwrap()
+    }
+
+    /// Connections that each server is given out of 60 of one client.
+    fn given(pool: &L4Pool) -> Vec<usize> {
+        let client = Client { real_ip: Some([192, 0, 2, 1].into()), ..Client::default() };
+        let mut given = vec![0; pool.balancer.servers().len()];
+        for _ in 0..60 {
+            let choice = pool.balancer.choose(&Request::default(), &client, 0).unwrap();
+            given[choice.index] += 1;
+        }
+        given
+    }
+
+    #[test]
+    fn servers_are_chosen_as_the_document_says() {
+        let both =
+            "servers: [{url: '127.0.0.1:1', tags: [green], weight: 0}, {url: '127.0.0.1:2', tags: [blue], weight: 9}]";
+        assert_eq!(given(&pool(&format!("{{{both}}}"))), [30, 30]);
+        assert_eq!(given(&pool(&format!("{{loadBalance: {{policy: weightedRandom}}, {both}}}"))), [0, 60]);
+        assert!(given(&pool(&format!("{{loadBalance: {{policy: ipHash}}, {both}}}"))).contains(&60));
+        let blue = pool(&format!("{{serverTags: [blue], {both}}}"));
+        assert_eq!(
+            blue.balancer.servers().iter().map(|server| server.url.as_str()).collect::<Vec<_>>(),
+            ["127.0.0.1:2"]
+        );
+    }
+
+    #[test]
+    fn connecting_takes_as_long_as_the_document_says() {
+        let one = "servers: [{url: '127.0.0.1:1'}]";
+        assert_eq!(pool(&format!("{{{one}}}")).connect_timeout, CONNECT_TIMEOUT);
+        assert_eq!(pool(&format!("{{connectTimeout: 3s, {one}}}")).connect_timeout, Duration::from_secs(3));
+    }
+}
