@@ -28,6 +28,7 @@ use crate::config::{
 use crate::guard::Guard;
 use crate::instance;
 use crate::join::{self, Bound, Invitation, Issuing};
+use crate::leaders::Told;
 use crate::machine::Machine;
 use crate::marks::Marks;
 use crate::network::Network;
@@ -130,6 +131,8 @@ pub(crate) struct Inner {
     pub(crate) issuing: Option<Issuing>,
     /// Connections on the peer URLs that may be open at the same time.
     pub(crate) peer_connections_max: usize,
+    /// See `leaders.rs`.
+    pub(crate) told_voters: Mutex<Told>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -226,6 +229,7 @@ impl Control {
             marks,
             issuing,
             peer_connections_max: config.peer_connections_max,
+            told_voters: Mutex::default(),
             tasks: Mutex::new(JoinSet::new()),
         });
         let control = Control { inner: inner.clone(), runtime: Handle::current() };
@@ -568,6 +572,19 @@ impl Inner {
         let state = self.publisher.state();
         let primaries = state.view.members.values().filter(|m| m.role == MemberRole::Primary && m.name != self.name);
         urls.extend(primaries.map(|member| member.peer_url.clone()));
+        let mut seen = std::collections::BTreeSet::new();
+        urls.retain(|url| !url.is_empty() && !same_place(url, &self.peer_url) && seen.insert(url.clone()));
+        urls
+    }
+
+    /// Peer URLs that the configuration and the log name, and no report of a member.
+    pub fn places_of_voters(&self, voters: &[String]) -> Vec<String> {
+        let mut urls: Vec<String> = self.initial_cluster.values().chain(&self.primary_peer_urls).cloned().collect();
+        if let Some(voter) = &self.voter {
+            let metrics = voter.raft.metrics().borrow().clone();
+            let nodes = metrics.membership_config.membership().nodes();
+            urls.extend(nodes.filter(|(_, peer)| voters.contains(&peer.name)).map(|(_, peer)| peer.url.clone()));
+        }
         let mut seen = std::collections::BTreeSet::new();
         urls.retain(|url| !url.is_empty() && !same_place(url, &self.peer_url) && seen.insert(url.clone()));
         urls

@@ -27,6 +27,7 @@ mod guard;
 mod instance;
 mod issue;
 mod join;
+mod leaders;
 mod levels;
 mod look;
 mod machine;

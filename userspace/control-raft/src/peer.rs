@@ -14,8 +14,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base_text::{duration, quoted};
 use control_api::tls::ServerTls;
-use control_api::{Delta, Document, Snapshot, Update};
-use control_state::{State, Unread};
+use control_api::{Delta, Document, Refusal, Snapshot, Update};
+use control_state::{Answer, State, Unread};
 use hyper::body::{Frame, Incoming};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -118,6 +118,9 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, o
 async fn append(Shared(inner): Shared<Arc<Inner>>, caller: Extension<Caller>, body: Bytes) -> Response {
     let Some(voter) = inner.voter_behind(Gate::Appends) else { return gate_closed() };
     with(&body, async |request: AppendEntriesRequest<Types>| {
+        if let Err(reason) = inner.may_lead(&caller.0.0).await {
+            return unsound(&inner, &reason);
+        }
         let sound = own(&caller, &request.vote).and_then(|()| sound::append(&voter.store.held(), &request));
         match sound {
             Ok(()) => answer(&voter.raft.append_entries(request).await),
@@ -129,9 +132,15 @@ async fn append(Shared(inner): Shared<Arc<Inner>>, caller: Extension<Caller>, bo
 
 async fn vote(Shared(inner): Shared<Arc<Inner>>, caller: Extension<Caller>, body: Bytes) -> Response {
     let Some(voter) = inner.voter_behind(Gate::Open) else { return gate_closed() };
-    with(&body, async |request: VoteRequest<u64>| match own(&caller, &request.vote).and(sound::vote(&request)) {
-        Ok(()) => answer(&voter.raft.vote(request).await),
-        Err(reason) => unsound(&inner, &reason),
+    with(&body, async |request: VoteRequest<u64>| {
+        if let Err(reason) = inner.may_lead(&caller.0.0).await {
+            return unsound(&inner, &reason);
+        }
+        let sound = own(&caller, &request.vote).and_then(|()| sound::vote(&voter.store.held(), &request));
+        match sound {
+            Ok(()) => answer(&voter.raft.vote(request).await),
+            Err(reason) => unsound(&inner, &reason),
+        }
     })
     .await
 }
@@ -142,6 +151,9 @@ async fn snapshot(Shared(inner): Shared<Arc<Inner>>, caller: Extension<Caller>, 
         return refuse(StatusCode::BAD_REQUEST, "a snapshot begins with a line of JSON".into());
     };
     with(&body.slice(..end), async |head: SnapshotHead| {
+        if let Err(reason) = inner.may_lead(&caller.0.0).await {
+            return unsound(&inner, &reason);
+        }
         let data = body.slice(end + 1..);
         let mut sound =
             own(&caller, &head.vote).and_then(|()| sound::snapshot(&voter.store.held(), &head.vote, &head.meta));
@@ -189,12 +201,38 @@ async fn readable(inner: &Arc<Inner>, data: Bytes) -> Result<(), String> {
     }
 }
 
-async fn propose(Shared(inner): Shared<Arc<Inner>>, body: Bytes) -> Response {
-    with(&body, async |command: Packed| match inner.propose_here(command).await {
-        Some(decided) => answer(&decided),
-        None => not_leader(&inner),
+async fn propose(
+    Shared(inner): Shared<Arc<Inner>>,
+    Extension(origin): Extension<Origin>,
+    signature: Option<Extension<Signature>>,
+    body: Bytes,
+) -> Response {
+    let proven = signature.is_some() || origin.certificate.is_some();
+    with(&body, async |command: Packed| {
+        if !proven && inner.leading().is_some() && rights_in(&command).await {
+            let refused: Answer = Err(Refusal::conflict(format!(
+                "member {} leads, and takes changes of who may do what from members that prove to be some: what runs on its machine \
+                 could be anybody. Ask the admin API of {} itself, or give all members one --cluster-secret-file",
+                quoted(inner.name()),
+                quoted(inner.name())
+            )));
+            return answer(&refused);
+        }
+        match inner.propose_here(command).await {
+            Some(decided) => answer(&decided),
+            None => not_leader(&inner),
+        }
     })
     .await
+}
+
+/// Whether the command gives rights; megabytes of it are read beside the threads that answer. One that is unreadable gives none.
+async fn rights_in(command: &Packed) -> bool {
+    if !command.is_large() {
+        return command.gives_rights();
+    }
+    let command = command.clone();
+    tokio::task::spawn_blocking(move || command.gives_rights()).await.unwrap_or(true)
 }
 
 async fn heartbeat(

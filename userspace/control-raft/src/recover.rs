@@ -13,15 +13,16 @@ use aws_lc_rs::rand;
 use base_text::quoted;
 use control_api::MemberRole;
 use control_state::State;
-use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
+use openraft::{CommittedLeaderId, RaftLogReader};
 
 use crate::config::{Config, StartError, StartErrorKind};
 use crate::control::of_this_member;
 use crate::machine::Machine;
 use crate::publish::Publisher;
+use crate::sound::TERMS_AHEAD_MOST;
 use crate::store::{Identity, OpenError, Store};
-use crate::types::{Membership, Peer, SnapshotMeta, Vote, node_id};
+use crate::types::{LogId, Membership, Peer, SnapshotMeta, Vote, node_id};
 use crate::wire::{IdentityAnswer, Wire, WireError};
 
 /// What a recovery led to.
@@ -141,13 +142,14 @@ async fn recover_from(config: &Config, although_alive: bool, store: &mut Store) 
         vec![BTreeSet::from([node_id(&config.name)])],
         BTreeMap::from([(node_id(&config.name), me)]),
     );
+    let voted = store.read_vote().await.map_err(|e| raft_error(&e))?.map_or(0, |vote| vote.leader_id().term);
+    let (last, term) = restart(last, voted, node_id(&config.name));
     let meta = SnapshotMeta {
         last_log_id: Some(last),
         last_membership: Membership::new(Some(last), alone),
         snapshot_id: format!("recovered-{}", last.index),
     };
-    let voted = store.read_vote().await.map_err(|e| raft_error(&e))?.map_or(0, |vote| vote.leader_id().term);
-    let vote = Vote::new(voted.max(last.leader_id.term) + 1, node_id(&config.name));
+    let vote = Vote::new(term, node_id(&config.name));
     let data = serde_json::to_vec(&state).map_err(|e| raft_error(&e))?;
     let mut recovered_from = identity.recovered_from.clone();
     recovered_from.push(before.clone());
@@ -157,6 +159,16 @@ async fn recover_from(config: &Config, although_alive: bool, store: &mut Store) 
     let lost = others.into_keys().collect();
     let recovered = Recovered { cluster_id, before, version, objects, lost, kept: PathBuf::new() };
     Ok((identity, vote, meta, data, recovered))
+}
+
+/// Where the log of the new cluster begins, and its first term. Terms that no election led to begin anew: no new member would take
+/// them, and the group of them is gone.
+fn restart(last: LogId, voted: u64, id: u64) -> (LogId, u64) {
+    let known = voted.max(last.leader_id.term);
+    if known < TERMS_AHEAD_MOST / 2 {
+        return (last, known + 1);
+    }
+    (LogId::new(CommittedLeaderId::new(1, id), last.index), 2)
 }
 
 /// Where the group reaches this member.
@@ -188,3 +200,19 @@ async fn alive(
 
 /// Longer than a busy machine needs to answer.
 const PROBE: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_goes_on_at_a_term_that_new_members_take() {
+        let at = |term| LogId::new(CommittedLeaderId::new(term, 7), 12);
+        assert_eq!(restart(at(3), 5, 9), (at(3), 6), "as it was");
+        for (written, voted) in [(3, 1 << 62), (1 << 62, 1 << 62), (u64::MAX, u64::MAX)] {
+            let (last, term) = restart(at(written), voted, 9);
+            assert!(last.leader_id.term < term && term < TERMS_AHEAD_MOST, "{written} {voted}: {last} {term}");
+            assert_eq!(last.index, 12, "what is decided stays where it is");
+        }
+    }
+}

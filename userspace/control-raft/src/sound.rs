@@ -11,17 +11,19 @@ use crate::store::Held;
 use crate::types::{LogEntry, LogId, Membership, SnapshotMeta, Types, Vote};
 
 /// A vote, an append or a snapshot.
-pub fn vote(request: &VoteRequest<u64>) -> Result<(), String> {
+pub fn vote(held: &Held, request: &VoteRequest<u64>) -> Result<(), String> {
     if request.vote.is_committed() {
         return Err("it asks for a vote that it says it has".into());
     }
-    sane_vote(&request.vote)?;
-    request.last_log_id.iter().try_for_each(sane)
+    sane_vote(held, &request.vote)?;
+    let Some(last) = &request.last_log_id else { return Ok(()) };
+    sane(last)?;
+    no_younger(last, &request.vote)
 }
 
 /// `held` is what this member holds.
 pub fn append(held: &Held, request: &AppendEntriesRequest<Types>) -> Result<(), String> {
-    leads(&request.vote)?;
+    leads(held, &request.vote)?;
     let ids = || request.prev_log_id.iter().chain(request.entries.iter().map(|entry| &entry.log_id));
     ids().chain(&request.leader_commit).try_for_each(sane)?;
     request.entries.iter().try_for_each(membership)?;
@@ -34,13 +36,12 @@ pub fn append(held: &Held, request: &AppendEntriesRequest<Types>) -> Result<(), 
         if !follows {
             return Err(format!("entry {id} does not follow the one before it"));
         }
-        if id.leader_id.term > request.vote.leader_id().term {
-            return Err(format!("entry {id} is younger than its leader ({})", request.vote));
-        }
+        no_younger(id, &request.vote)?;
         agrees(held, id)?;
         before = Some(id);
     }
     let Some(commit) = &request.leader_commit else { return Ok(()) };
+    no_younger(commit, &request.vote)?;
     agrees(held, commit)?;
     // Order goes by leader first: with both, an index that nobody has could be held for decided.
     let last = held.last().max(before.copied());
@@ -53,7 +54,7 @@ pub fn append(held: &Held, request: &AppendEntriesRequest<Types>) -> Result<(), 
 }
 
 pub fn snapshot(held: &Held, vote: &Vote, meta: &SnapshotMeta) -> Result<(), String> {
-    leads(vote)?;
+    leads(held, vote)?;
     let Some(last) = &meta.last_log_id else { return Ok(()) };
     sane(last)?;
     if last.leader_id.term > vote.leader_id().term {
@@ -72,15 +73,27 @@ pub fn snapshot(held: &Held, vote: &Vote, meta: &SnapshotMeta) -> Result<(), Str
     }
 }
 
-fn leads(vote: &Vote) -> Result<(), String> {
+fn no_younger(id: &LogId, vote: &Vote) -> Result<(), String> {
+    let younger = id.leader_id.term > vote.leader_id().term;
+    if younger { Err(format!("entry {id} is younger than its leader ({vote})")) } else { Ok(()) }
+}
+
+fn leads(held: &Held, vote: &Vote) -> Result<(), String> {
     if !vote.is_committed() {
         return Err(format!("its vote {vote} does not make it a leader"));
     }
-    sane_vote(vote)
+    sane_vote(held, vote)
 }
 
-fn sane_vote(vote: &Vote) -> Result<(), String> {
-    if vote.leader_id().term > MOST { Err(format!("its vote {vote} is of no term")) } else { Ok(()) }
+/// A term that elections can have led to since this member heard of one.
+fn sane_vote(held: &Held, vote: &Vote) -> Result<(), String> {
+    let known = held.term();
+    if vote.leader_id().term > known.saturating_add(TERMS_AHEAD_MOST) {
+        return Err(format!(
+            "its vote {vote} is more than {TERMS_AHEAD_MOST} terms beyond {known}, the last one that is known here"
+        ));
+    }
+    Ok(())
 }
 
 /// Numbers that can be counted on from.
@@ -119,6 +132,9 @@ fn agrees(held: &Held, id: &LogId) -> Result<(), String> {
     if fits { Ok(()) } else { Err(format!("it speaks of {id}, and here {shown} is decided")) }
 }
 
+/// A term lasts as long as an election, a second or so: this many take a century. A member that was told more could count no further
+/// soon, and neither could the group that it votes in.
+pub const TERMS_AHEAD_MOST: u64 = 1 << 32;
 /// Terms and indexes beyond it come from no log.
 const MOST: u64 = 1 << 62;
 

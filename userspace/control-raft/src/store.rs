@@ -432,6 +432,12 @@ impl Held<'_> {
         self.0.last()
     }
 
+    /// The last term that this member knows of.
+    pub fn term(&self) -> u64 {
+        let voted = self.0.vote.map_or(0, |vote| vote.leader_id().term);
+        voted.max(self.0.last().map_or(0, |last| last.leader_id.term))
+    }
+
     /// The entry at an index, if it is known.
     pub fn at(&self, index: u64) -> Option<LogId> {
         let purged = self.0.purged.filter(|purged| purged.index == index);

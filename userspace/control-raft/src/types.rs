@@ -44,6 +44,23 @@ impl Packed {
         matches!(self.open(), Ok(Command { action: Action::Found { .. }, .. }))
     }
 
+    /// Whether it says who may do what: tokens of the admin API, those that let members in, and a backup that holds some. Reads all
+    /// of it.
+    pub fn gives_rights(&self) -> bool {
+        match self.open().map(|command| command.action) {
+            Ok(Action::Restore { backup, .. }) => !backup.tokens.is_empty(),
+            Ok(action) => matches!(
+                action,
+                Action::PutToken { .. }
+                    | Action::DeleteToken { .. }
+                    | Action::AddToken { .. }
+                    | Action::SpendToken { .. }
+                    | Action::FoundAuthority { .. }
+            ),
+            Err(_) => false,
+        }
+    }
+
     pub fn bytes(&self) -> usize {
         self.0.get().len()
     }

@@ -351,6 +351,71 @@ fn plain_text_leaves_the_machine_only_when_somebody_said_how() {
     assert!(open.control.state().view.tickets.current.is_none(), "ticket keys are for members alone");
 }
 
+#[test]
+fn one_who_has_no_vote_leads_nobody() {
+    let place = Place::new();
+    let node = place.primary("n1", |_| {});
+    let follower = place.secondary("s1", &node.url(), |_| {});
+    assert!(eventually(|| node.control.state().view.members.contains_key("s1")), "it is a member");
+    let changes = node.control.metrics().leader_changes;
+    for caller in ["s1", "gone"] {
+        // As members number themselves: FNV-1a of the name, one bit left away.
+        let number = caller
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+            >> 1;
+        for term in [99, 1_u64 << 62] {
+            let leader = json!({"term": term, "node_id": number});
+            let vote = |committed: bool| json!({"leader_id": leader, "committed": committed});
+            let asks = json!({"vote": vote(false), "last_log_id": {"leader_id": leader, "index": 1000}});
+            let leads = json!({"vote": vote(true), "prev_log_id": null, "entries": [], "leader_commit": null});
+            let members = json!({"log_id": null, "membership": {"configs": [[number]], "nodes": {number.to_string(): {"name": caller, "url": "http://x:1"}}}});
+            let meta = json!({"last_log_id": {"leader_id": leader, "index": 1000}, "last_membership": members, "snapshot_id": "s"});
+            let copies = format!("{}\n{{}}", json!({"vote": vote(true), "meta": meta}));
+            let headers = [NAMED[0], ("x-weir-from", caller), ("content-type", "application/json")];
+            for (path, body) in
+                [("/raft/vote", asks.to_string()), ("/raft/append", leads.to_string()), ("/raft/snapshot", copies)]
+            {
+                let (status, told) = node.ask("POST", path, &headers, &body);
+                assert!(status == 409 && told.contains("not among those that vote"), "{path} {term}: {status} {told}");
+            }
+        }
+    }
+    follower.put("after").unwrap();
+    let now = node.control.metrics();
+    assert!(now.is_leader && now.leader_changes == changes, "nothing came of it");
+}
+
+#[test]
+fn who_is_only_on_the_same_machine_gives_no_rights() {
+    let place = Place::new();
+    let node = place.primary("n1", |_| {});
+    let follower = place.secondary("s1", &node.url(), |_| {});
+    follower.put("objects-still-go").unwrap();
+    let now = "2026-01-01T00:00:00Z";
+    let token = json!({"name": "mine", "hash": "0".repeat(64), "createdAt": now, "grants": [{"role": "admin"}]});
+    let join = json!({"sealedSecret": "s", "expires": 1});
+    let padding = " ".repeat(1 << 20);
+    for action in [
+        json!({"putToken": {"mode": "create", "token": token}}),
+        json!({"deleteToken": {"name": "mine"}}),
+        json!({"addToken": {"id": "i", "token": join, "at": 1}}),
+        json!({"spendToken": {"id": "i", "at": 1}}),
+    ] {
+        let call = json!({"request": 7, "now": now, "action": action}).to_string();
+        for call in [call.clone(), call.replacen('{', &format!("{{{padding}"), 1)] {
+            let headers = [NAMED[0], NAMED[1], ("content-type", "application/json")];
+            let (status, told) = node.ask("POST", "/raft/propose", &headers, &call);
+            assert!(told.contains("--cluster-secret-file") && !told.contains("version"), "{action}: {status} {told}");
+        }
+    }
+    assert!(node.control.state().view.tokens.is_empty());
+    let delete = || Action::DeleteToken { name: "none".into() };
+    let at = |node: &Node| node.runtime.as_ref().unwrap().block_on(node.control.propose(delete())).unwrap_err().message;
+    assert!(at(&follower).contains("Ask the admin API of n1") || at(&follower).contains("n1"), "{}", at(&follower));
+    assert!(!at(&node).contains("--cluster-secret-file"), "the leader itself decides: {}", at(&node));
+}
+
 /// Directories and secrets of one test.
 struct Place {
     directory: TempDir,

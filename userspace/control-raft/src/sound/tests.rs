@@ -114,6 +114,8 @@ fn calls_that_no_leader_makes() {
         (call(3, Some(log[4]), &[id(9, 5)], None), "an entry younger than its leader"),
         (call(9, Some(id(9, u64::MAX)), &[], None), "no place in a log"),
         (call(u64::MAX, Some(log[5]), &[], None), "no term"),
+        (call(1 << 62, Some(log[5]), &[], None), "a term that no election led to"),
+        (call(9, Some(log[4]), &[], Some(id(10, 40))), "decided by one who leads later"),
     ] {
         assert!(refused.is_err(), "{why}");
     }
@@ -128,9 +130,15 @@ fn calls_that_no_leader_makes() {
     assert!(snapshot(&store.held(), &leader, &nobody).is_err(), "members without voters");
     assert!(snapshot(&store.held(), &Vote::new(9, 7), &meta(id(9, 8))).is_err(), "not a leader");
     let asks = |vote| VoteRequest { vote, last_log_id: Some(log[5]) };
-    assert_eq!(vote(&asks(Vote::new(9, 7))), Ok(()));
-    assert!(vote(&asks(Vote::new_committed(9, 7))).is_err());
-    assert!(vote(&asks(Vote::new(u64::MAX, 7))).is_err());
+    assert_eq!(vote(&store.held(), &asks(Vote::new(9, 7))), Ok(()));
+    assert!(vote(&store.held(), &asks(Vote::new_committed(9, 7))).is_err());
+    for term in [u64::MAX, 1 << 62, TERMS_AHEAD_MOST * 2] {
+        assert!(vote(&store.held(), &asks(Vote::new(term, 7))).is_err(), "{term}");
+        assert!(snapshot(&store.held(), &Vote::new_committed(term, 7), &meta(id(9, 8))).is_err(), "{term}");
+    }
+    assert_eq!(vote(&store.held(), &asks(Vote::new(TERMS_AHEAD_MOST, 7))), Ok(()), "long alone");
+    let younger = VoteRequest { vote: Vote::new(9, 7), last_log_id: Some(id(10, 9)) };
+    assert!(vote(&store.held(), &younger).is_err(), "a log from after the vote");
 }
 
 fn step() -> impl Strategy<Value = Step> {
