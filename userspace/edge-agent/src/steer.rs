@@ -11,7 +11,8 @@ use edge_listeners::server::Sockets;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// The loaded kernel plane, shared with whoever reads its counters.
@@ -51,6 +52,21 @@ pub struct Steer {
     listeners: BTreeMap<(String, Protocol), (Sockets, ListenerId)>,
     failures: BTreeMap<String, String>,
     detach: bool,
+}
+
+/// While it is there the kernel hears that this process lives. Dropped, others take what is new at once.
+pub struct HeldLease {
+    hold: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for HeldLease {
+    fn drop(&mut self) {
+        drop(self.hold.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Everything the kernel is told about steering.
@@ -115,16 +131,19 @@ impl Steer {
         }
     }
 
-    /// Says in the kernel that this process lives, for as long as it does: see [`edge_kernel::Lease`].
-    pub fn hold_lease(&self) -> std::io::Result<()> {
+    /// Says in the kernel that this process lives, for as long as what is returned does: see [`edge_kernel::Lease`].
+    pub fn hold_lease(&self) -> std::io::Result<HeldLease> {
         let lease = lock(&self.plane).kernel.lease();
-        std::thread::Builder::new().name("lease".into()).spawn(move || {
+        let (hold, held) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("lease".into()).spawn(move || {
             loop {
                 lease.renew(LEASE);
-                std::thread::sleep(LEASE / 4);
+                if held.recv_timeout(LEASE / 4) != Err(mpsc::RecvTimeoutError::Timeout) {
+                    return lease.end();
+                }
             }
         })?;
-        Ok(())
+        Ok(HeldLease { hold: Some(hold), thread: Some(thread) })
     }
 
     pub fn plane(&self) -> SharedKernel {

@@ -20,7 +20,7 @@ use control_admin::{Admin, Door, ModelCatalog, Switch};
 use control_raft::{ClusterSecret, Control, Follower};
 use edge_agent::Agent;
 use edge_agent::last_good::LastGood;
-use edge_agent::steer::Steer;
+use edge_agent::steer::{HeldLease, Steer};
 use edge_filters::kinds::{Shelf, explained};
 use edge_kernel::{Kernel, Mode, Sizes};
 use edge_listeners::Traffic;
@@ -99,7 +99,7 @@ fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
     tokio.spawn(reopen_logs(tokio.block_on(async { hangups() })?, reopened));
 
     let (stop, stopped) = mpsc::channel();
-    let serving = edge.map(|edge| edge.serve(&local, stopped));
+    let mut serving = edge.map(|edge| edge.serve(&local, stopped));
     let serves = serving.as_ref().is_some_and(|serving| serving.kept);
     let switch = Switch::new(control_admin::router_alone(local.clone()));
     let admin = Arc::new(OnceLock::new());
@@ -126,7 +126,7 @@ fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
         kept.abort();
         health.drain();
         let control = health.control();
-        if let Some(serving) = &serving {
+        if let Some(serving) = &mut serving {
             if let Some(control) = &control {
                 tokio.block_on(announce_drain(control, !options.interfaces.is_empty()));
             }
@@ -171,12 +171,14 @@ struct Edge {
     agent: Agent,
     /// Addresses other machines send packets to.
     addresses: Vec<IpAddr>,
+    lease: Option<HeldLease>,
 }
 
 /// The edge half as it serves.
 struct Serving {
     traffic: Arc<Traffic>,
     addresses: Vec<IpAddr>,
+    lease: Option<HeldLease>,
     /// Hands the agent what the control half publishes.
     follow: mpsc::Sender<Follower>,
     agent: JoinHandle<()>,
@@ -227,6 +229,7 @@ impl Edge {
         registry.add(Box::new(figures::quic));
         // What has no kernel plane takes no packets of virtual IPs, so it names no address to send them to.
         let mut addresses = Vec::new();
+        let mut lease = None;
         let steer = if options.interfaces.is_empty() {
             tracing::info!("no --interface: the kernel plane is off, the L7 part runs alone");
             match Kernel::take_down(&edge_kernel::Options::pin_dir_of(&options.name)) {
@@ -241,9 +244,8 @@ impl Edge {
             let kernel = load_kernel(options, &cpus)?;
             addresses = kernel.own_addresses();
             let steer = Steer::new(kernel, &options.name, options.detach);
-            steer
-                .hold_lease()
-                .map_err(|e| (format!("cannot start the thread that tells the kernel we live: {e}"), 1))?;
+            let held = steer.hold_lease();
+            lease = Some(held.map_err(|e| (format!("cannot start the thread that tells the kernel we live: {e}"), 1))?);
             registry.add(Box::new(figures::kernel(&steer.plane())));
             Some(steer)
         };
@@ -255,7 +257,7 @@ impl Edge {
             .install_tickets(Box::new(move |keys, current| tickets.install(keys, current)));
         registry.add(Box::new(figures::certificates(agent.certificates())));
         registry.add(Box::new(figures::kept(agent.kept())));
-        Ok(Edge { runtime, telemetry, traffic, access_log, agent, addresses })
+        Ok(Edge { runtime, telemetry, traffic, access_log, agent, addresses, lease })
     }
 
     /// Serves what was kept on disk at once, then what is published.
@@ -299,6 +301,7 @@ impl Edge {
         Serving {
             traffic: self.traffic,
             addresses: self.addresses,
+            lease: self.lease,
             follow,
             agent,
             runtime: self.runtime,
@@ -309,7 +312,9 @@ impl Edge {
 
 impl Serving {
     /// Takes no new connections and waits for requests under way.
-    fn drain(&self) {
+    fn drain(&mut self) {
+        // Before the listeners close, so that nobody new is refused.
+        self.lease = None;
         self.traffic.stop();
         let until = Instant::now() + DRAIN;
         while self.traffic.connections() > 0 && Instant::now() < until {
