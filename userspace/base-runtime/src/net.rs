@@ -35,7 +35,7 @@ use crate::{Buf, IoKind};
 use address::{Address, socket_address};
 pub use listener::{ListenOptions, TcpListener, UnixListener};
 pub use machine::MachineAddresses;
-pub use own::OwnPort;
+pub use own::{OwnPort, is_kept_from_traffic, keep_traffic_from};
 pub use park::Parked;
 pub use socket::is_own_shortage;
 use socket::{Connecting, Life, NO_MARK, Op, ReceiveEnd, Socket, Splicing, error_of};

@@ -4,7 +4,7 @@ use crate::Identity;
 use crate::endpoint::{Endpoint, Place, Protocols};
 use crate::loss::Loss;
 use base_runtime::Buf;
-use base_runtime::net::TcpStream;
+use base_runtime::net::{TcpStream, is_kept_from_traffic};
 use base_runtime::time::{Deadline, timeout};
 use base_tls::{HandshakeError, Transport};
 use std::future::{Future, poll_fn};
@@ -126,15 +126,24 @@ async fn open(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
         return TcpStream::connect_unix(path).await.map_err(ConnectError::Tcp);
     }
     if let Some(only) = endpoint.address() {
-        return TcpStream::connect(only).await.map_err(ConnectError::Tcp);
+        return reach(only).await.map_err(ConnectError::Tcp);
     }
     let addresses = endpoint.addresses();
     if addresses.is_empty() {
         return Err(ConnectError::Unresolved);
     }
-    let (stream, address) = race(&addresses, TcpStream::connect).await.map_err(ConnectError::Tcp)?;
+    let (stream, address) = race(&addresses, reach).await.map_err(ConnectError::Tcp)?;
     endpoint.connected(address);
     Ok(stream)
+}
+
+/// Connects, but not to where this process believes whoever is on its machine.
+async fn reach(address: SocketAddr) -> io::Result<TcpStream> {
+    if is_kept_from_traffic(address) {
+        let reason = "it is the peer port of this very machine, which no traffic is led to";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
+    }
+    TcpStream::connect(address).await
 }
 
 /// Tries the addresses in their order, the next one when one has failed or has said nothing for a while; the first connection

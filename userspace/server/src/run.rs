@@ -12,7 +12,7 @@ use crate::logs::{self, Logs};
 use crate::options::Options;
 use crate::watchdog;
 use base_runtime::Runtime;
-use base_runtime::net::OwnPort;
+use base_runtime::net::{OwnPort, keep_traffic_from};
 use base_telemetry::access_log::{AccessLog, Destination};
 use base_telemetry::hub::Identity;
 use base_telemetry::{Telemetry, ewma};
@@ -78,6 +78,8 @@ fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
     if options.cluster_secret.as_ref().is_some_and(ClusterSecret::is_open_to_all) {
         tracing::warn!("--cluster-secret-file can be read by every user of this machine: chmod 600 it");
     }
+    let peers = options.listen_peer_urls.iter();
+    keep_traffic_from(peers.filter_map(|url| url.trim_end_matches('/').rsplit(':').next()?.parse().ok()));
     let edge = if options.edge { Some(Edge::start(options)?) } else { None };
     let telemetry = match &edge {
         Some(edge) => edge.telemetry.clone(),

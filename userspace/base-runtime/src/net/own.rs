@@ -1,7 +1,27 @@
 //! The ports this process listens on, so that nothing of it connects to itself unawares.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// Ports that trust whoever runs on this machine, said once at start.
+static TRUSTING: OnceLock<Box<[u16]>> = OnceLock::new();
+
+/// Says on which ports of this process whoever comes from this machine is believed: traffic, which carries out what strangers ask for,
+/// is not led there. To be called once, before there is traffic; later calls change nothing.
+pub fn keep_traffic_from(ports: impl IntoIterator<Item = u16>) {
+    let _ = TRUSTING.set(ports.into_iter().collect());
+}
+
+/// Whether traffic is kept from there: such a port, at an address by which this machine speaks to itself as itself.
+pub fn is_kept_from_traffic(address: SocketAddr) -> bool {
+    is_within(address, TRUSTING.get().map_or(&[], |ports| ports))
+}
+
+fn is_within(address: SocketAddr, trusting: &[u16]) -> bool {
+    let ip = address.ip().to_canonical();
+    (ip.is_loopback() || ip.is_unspecified()) && trusting.contains(&address.port())
+}
 
 static PORTS: Mutex<BTreeMap<u16, usize>> = Mutex::new(BTreeMap::new());
 
@@ -37,6 +57,20 @@ impl Drop for OwnPort {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn traffic_is_kept_from_ports_that_trust_this_machine() {
+        let kept = |text: &str| is_within(text.parse().unwrap(), &[2380]);
+        for itself in
+            ["127.0.0.1:2380", "127.9.9.9:2380", "0.0.0.0:2380", "[::1]:2380", "[::]:2380", "[::ffff:127.0.0.1]:2380"]
+        {
+            assert!(kept(itself), "{itself}");
+        }
+        // From elsewhere nobody is believed for where he is.
+        for other in ["127.0.0.1:2381", "192.0.2.1:2380", "[2001:db8::1]:2380"] {
+            assert!(!kept(other), "{other}");
+        }
+    }
 
     #[test]
     fn a_port_is_ours_until_its_last_listener_is_gone() {

@@ -46,6 +46,30 @@ fn the_peer_port_of_one_machine_tells_strangers_nothing() {
     assert!(machine.metric("weir_peer_calls_refused_total").is_some());
 }
 
+/// Whoever may write a Proxy does not speak as this machine by it.
+#[test]
+fn no_traffic_is_led_to_the_peer_port() {
+    let machine = Machine::start();
+    let port = free_port();
+    for (n, host) in ["127.0.0.1", "127.0.0.2", "localhost", "'[::ffff:127.0.0.1]'"].into_iter().enumerate() {
+        let url = format!("http://{}:{}", host.trim_matches('\''), machine.peer);
+        let named = "header: {set: {x-weir-cluster: eg-cluster-default-name, x-weir-from: x}}";
+        machine.create(&format!(
+            "kind: Pipeline\nname: p{n}\nfilters:\n- {{name: a, kind: RequestAdaptor, {named}}}\n\
+             - {{name: proxy, kind: Proxy, pools: [{{servers: [{{url: '{url}'}}]}}]}}\n"
+        ));
+    }
+    let paths: Vec<String> =
+        (0..4).map(|n| format!("{{pathPrefix: /{n}/, rewriteTarget: /, backend: p{n}}}")).collect();
+    machine.create(&format!("kind: HTTPServer\nname: s\nport: {port}\nrules: [{{paths: [{}]}}]\n", paths.join(", ")));
+    for n in 0..4 {
+        let answer = eventually("it listens", || {
+            Connection::open(&format!("127.0.0.1:{port}")).ok()?.request("GET", &format!("/{n}/watch"), &[], "").ok()
+        });
+        assert_eq!(answer.status, 503, "{n}: {answer:?}");
+    }
+}
+
 #[test]
 fn the_admin_api_stays_here_unless_somebody_logs_in() {
     for address in ["0.0.0.0:2381", ":2381", "[::]:2381", "localhost:2381,0.0.0.0:2382"] {
