@@ -45,7 +45,8 @@ impl Lease {
 
     /// From now on others take what is new.
     pub fn end(&self) {
-        self.store(lease::word((monotonic() >> lease::TICK_BITS).saturating_sub(2), false));
+        // The programs look at a coarse clock, which is up to a jiffy late (10 ms at 100 Hz).
+        self.store(lease::word((monotonic() >> lease::TICK_BITS).saturating_sub(CLOSE_CALL), false));
     }
 
     fn store(&self, word: u32) {
