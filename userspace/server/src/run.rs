@@ -71,6 +71,11 @@ pub fn run(options: Options) -> ExitCode {
 
 type Failed = (String, u8);
 
+/// Where this member listens for others.
+fn peer_ports(options: &Options) -> impl Iterator<Item = u16> {
+    options.listen_peer_urls.iter().filter_map(|url| url.trim_end_matches('/').rsplit(':').next()?.parse().ok())
+}
+
 fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
     for note in &options.notes {
         tracing::warn!("{note}");
@@ -78,8 +83,7 @@ fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
     if options.cluster_secret.as_ref().is_some_and(ClusterSecret::is_open_to_all) {
         tracing::warn!("--cluster-secret-file can be read by every user of this machine: chmod 600 it");
     }
-    let peers = options.listen_peer_urls.iter();
-    keep_traffic_from(peers.filter_map(|url| url.trim_end_matches('/').rsplit(':').next()?.parse().ok()));
+    keep_traffic_from(peer_ports(options));
     let edge = if options.edge { Some(Edge::start(options)?) } else { None };
     let telemetry = match &edge {
         Some(edge) => edge.telemetry.clone(),
@@ -499,9 +503,8 @@ impl Signals {
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             let addresses: Vec<String> = admin.addresses().iter().map(|a| a.to_string()).collect();
             // For as long as the process lives: no forward proxy of its leads there.
-            let peers = options.listen_peer_urls.iter().filter_map(|url| url.rsplit(':').next()?.parse().ok());
-            let own = admin.addresses().iter().map(|address| address.port()).chain(peers);
-            own.for_each(|port: u16| std::mem::forget(OwnPort::note(port)));
+            let own = admin.addresses().iter().map(|address| address.port()).chain(peer_ports(options));
+            own.for_each(|port| std::mem::forget(OwnPort::note(port)));
             let tls = if admin.encrypted() { " (TLS)" } else { "" };
             tracing::info!("ready, admin API on {}{tls}", addresses.join(", "));
             create_initial(options, switch).await;
