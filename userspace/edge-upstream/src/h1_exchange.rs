@@ -3,8 +3,8 @@
 use crate::attempt::{Answer, Attempt, AttemptError, Stage};
 use crate::lease::Exchanger;
 use crate::pool::{self, Link};
-use base_runtime::time::Deadline;
-use base_runtime::{Buf, Task, net};
+use crate::upload::{Beside, Upload, WaitsFor};
+use base_runtime::{Buf, net};
 use base_telemetry::Limit;
 use base_telemetry::proxy::UpstreamError;
 use base_tls::Transport;
@@ -13,12 +13,10 @@ use edge_pipeline::wire::{send_head, send_last_chunk, send_piece, unframe};
 use edge_pipeline::{Body, BodyError, BodyStream, Piece, Sight};
 use proto_http::h1::{self, BodyDecoder, Fault, Framing, RequestOptions, ResponseHead};
 use proto_http::{Headers, Method, Response, Version};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 /// Request body bytes that may wait for a backend that reads slowly.
 const SEND_HIGH_WATER: usize = 64 * 1024;
@@ -27,9 +25,6 @@ const SEND_HIGH_WATER: usize = 64 * 1024;
 /// buffers and left in the kernel: bodies of 256 KiB 320–430 and 250–275, of 128 KiB (with half of this) 760 and 720. Below that
 /// ending one kind of receiving and beginning it again costs what the copies did.
 const SPLICED_LEAST: u64 = 128 * 1024;
-
-/// How long a backend that has answered may take nothing of a body before it does not get the rest: as long as a connection may idle.
-const STALLED_MOST: Duration = pool::IDLE_TIMEOUT;
 
 impl Exchanger for Box<Link> {
     async fn exchange(self, attempt: &Attempt<'_>, body: &mut Body, keep_body: bool) -> Result<Answer, AttemptError> {
@@ -76,7 +71,7 @@ impl Attempt<'_> {
             // The body goes out while the answer is waited for: a backend may answer before it has read everything.
             let received = poll_fn(|cx| {
                 if let Some(upload) = &mut sending {
-                    match upload.poll(stream, cx) {
+                    match upload.poll(cx) {
                         Poll::Ready(Ok(())) => sending = None,
                         Poll::Ready(Err(error)) => {
                             (sending, unsent) = (None, Some(error));
@@ -126,10 +121,9 @@ impl Attempt<'_> {
                 }
                 return Ok(Answer { response, body: Body::Empty, upgraded: Some(Box::new(stream.clone())) });
             }
-            let keep = (head.keep_alive && unsent.is_none()).then_some(self.max_idle);
-            let upload = sending.map(|upload| upload.beside_the_answer(stream));
-            let accepted = (200..300).contains(&response.status);
-            let connection = BusyConnection { link, keep, upload, accepted, cut: unsent.is_some() };
+            let keep = head.keep_alive.then_some(self.max_idle);
+            let beside = Beside::begin(sending, unsent.is_some(), response.status, self.counters);
+            let connection = BusyConnection { link, keep, beside };
             let body = match head.framing {
                 Framing::Empty | Framing::Length(0) => {
                     connection.release(buffer.is_empty());
@@ -187,7 +181,7 @@ impl Attempt<'_> {
         stream: &Transport,
         mut body: Body,
         framing: Framing,
-    ) -> Result<Option<Upload>, AttemptError> {
+    ) -> Result<Option<H1Upload>, AttemptError> {
         let chunked = framing == Framing::Chunked;
         let first = poll_fn(|cx| Poll::Ready(body.poll_piece(cx, Sight::Seen))).await;
         let (piece, more) = match first {
@@ -200,7 +194,7 @@ impl Attempt<'_> {
         if !more && chunked {
             send_last_chunk(stream, body.trailers().as_ref());
         }
-        Ok(more.then_some(Upload { body, chunked }))
+        Ok(more.then(|| H1Upload { stream: stream.clone(), body, chunked }))
     }
 
     fn with_head(&self, framing: Framing, use_it: impl FnOnce(&[u8])) {
@@ -222,32 +216,15 @@ impl Attempt<'_> {
 }
 
 /// A request body on its way to the backend.
-struct Upload {
+struct H1Upload {
+    stream: Transport,
     body: Body,
     chunked: bool,
 }
 
-impl Upload {
-    /// Goes on as a task of its own while the answer is on its way: neither waits for the other, whichever of the two peers reads
-    /// slowly or not at all.
-    fn beside_the_answer(mut self, stream: &Transport) -> Uploading {
-        let (stream, ending) = (stream.clone(), Rc::new(Ending::default()));
-        let told = ending.clone();
-        let task = base_runtime::spawn(async move {
-            let mut stall = Stall::default();
-            let ended = poll_fn(|cx| match self.poll(&stream, cx) {
-                Poll::Pending if told.runs_on(cx) => stall.poll(&stream, cx),
-                polled => polled,
-            });
-            let ended = ended.await;
-            drop(self);
-            told.tell(ended);
-        });
-        Uploading { task, ending }
-    }
-
-    /// Ready when the body is sent to its end.
-    fn poll(&mut self, stream: &Transport, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+impl Upload for H1Upload {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        let stream = &self.stream;
         loop {
             // A backend that closed its reading side may still answer; what it has to say comes from the read.
             match stream.poll_send_ready(cx, SEND_HIGH_WATER) {
@@ -267,112 +244,13 @@ impl Upload {
             }
         }
     }
-}
 
-/// Watches an upload whose answer is complete. Nobody else would hear that the backend has gone, or reads no more.
-#[derive(Default)]
-struct Stall {
-    deadline: Deadline,
-    /// Bytes the backend's connection had sent when the deadline was set.
-    sent: Option<u64>,
-}
-
-impl Stall {
-    /// Of an upload that is pending: ready when it cannot go on, or has not for [`STALLED_MOST`].
-    fn poll(&mut self, stream: &Transport, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        match stream.poll_send_ready(cx, SEND_HIGH_WATER) {
-            Poll::Ready(Err(_)) => return Poll::Ready(Err(BodyError::Incomplete)),
-            // It waits for the client, whose time is measured by whoever reads from it.
-            Poll::Ready(Ok(())) => {
-                self.sent = None;
-                self.deadline.clear();
-            }
-            Poll::Pending => {
-                let sent = stream.bytes_sent();
-                if self.sent.replace(sent) != Some(sent) {
-                    self.deadline.set_after(STALLED_MOST);
-                }
-            }
+    fn waits_for(&mut self, cx: &mut Context<'_>) -> WaitsFor {
+        match self.stream.poll_send_ready(cx, SEND_HIGH_WATER) {
+            Poll::Ready(Ok(())) => WaitsFor::Client,
+            Poll::Ready(Err(_)) => WaitsFor::Nobody,
+            Poll::Pending => WaitsFor::Backend { taken: self.stream.bytes_sent() },
         }
-        self.deadline.poll_expired(cx).map(|()| Err(BodyError::TimedOut))
-    }
-}
-
-/// An upload that runs beside its answer. Dropped, it is given up.
-struct Uploading {
-    task: Task,
-    ending: Rc<Ending>,
-}
-
-/// How an upload ended, between its task and whoever reads the answer.
-#[derive(Default)]
-struct Ending {
-    ended: Cell<Option<Result<(), BodyError>>>,
-    waker: Cell<Option<Waker>>,
-    /// Of the upload's task.
-    uploader: Cell<Option<Waker>>,
-    /// The connection, once only the upload is left of the exchange, and how many idle ones are kept.
-    link: Cell<Option<(Box<Link>, usize)>>,
-}
-
-impl Ending {
-    /// Whether only the upload is left. Its task is woken when that comes to be.
-    fn runs_on(&self, cx: &mut Context<'_>) -> bool {
-        let link = self.link.take();
-        let runs_on = link.is_some();
-        self.link.set(link);
-        if !runs_on {
-            self.uploader.set(Some(cx.waker().clone()));
-        }
-        runs_on
-    }
-
-    fn tell(&self, ended: Result<(), BodyError>) {
-        self.ended.set(Some(ended));
-        if let Some((link, most)) = self.link.take()
-            && ended.is_ok()
-        {
-            pool::put(link, most);
-        }
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
-impl Uploading {
-    fn is_done(&self) -> bool {
-        self.ending.ended.get() == Some(Ok(()))
-    }
-
-    fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        match self.ending.ended.get() {
-            Some(ended) => Poll::Ready(ended),
-            None => {
-                self.ending.waker.set(Some(cx.waker().clone()));
-                Poll::Pending
-            }
-        }
-    }
-
-    /// The answer is complete and the body is not: it goes on to its end, and then the connection may serve again.
-    fn run_on(self, link: Box<Link>, most: usize) {
-        if self.ending.ended.get().is_none() {
-            self.ending.link.set(Some((link, most)));
-            if let Some(uploader) = self.ending.uploader.take() {
-                uploader.wake();
-            }
-        }
-    }
-}
-
-impl Drop for Uploading {
-    fn drop(&mut self) {
-        let link = self.ending.link.take();
-        if link.is_none() {
-            self.task.abort();
-        }
-        self.ending.link.set(link);
     }
 }
 
@@ -382,11 +260,7 @@ struct BusyConnection {
     /// `Some(most idle)` when it may serve again.
     keep: Option<usize>,
     /// The rest of the request's body: a backend may answer before it has read everything, and read on.
-    upload: Option<Uploading>,
-    /// The answer is a 2xx: the backend wants the rest of the body, also when its answer is complete before.
-    accepted: bool,
-    /// The client did not send its body to the end. What the backend has said without it passes, and nothing more is waited for.
-    cut: bool,
+    beside: Beside,
 }
 
 impl BusyConnection {
@@ -396,16 +270,11 @@ impl BusyConnection {
         // A connection in the pool receives, so that it is seen to end.
         let clean = clean && self.link.stream.socket().end_splice();
         let Some(most) = self.keep.filter(|_| clean) else { return };
-        match self.upload {
-            Some(upload) if !upload.is_done() => {
-                if self.accepted {
-                    upload.run_on(self.link, most);
-                }
-            }
-            // A body in memory may still be on its way, to a backend that answered without reading it.
-            _ if self.link.stream.send_queue_len() > SEND_HIGH_WATER => {}
-            _ => pool::put(self.link, most),
+        // A body in memory may still be on its way, to a backend that answered without reading it.
+        if self.beside.is_done() && self.link.stream.send_queue_len() > SEND_HIGH_WATER {
+            return;
         }
+        self.beside.end(move || pool::put(self.link, most));
     }
 }
 
@@ -434,25 +303,14 @@ impl BodyStream for Download {
     fn poll_piece(&mut self, cx: &mut Context<'_>, sight: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
         loop {
             let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(None)) };
-            if let Some(upload) = &connection.upload {
-                match upload.poll_ended(cx) {
-                    Poll::Ready(Ok(())) => connection.upload = None,
-                    Poll::Ready(Err(error)) if error.spares_the_answer() => {
-                        (connection.upload, connection.keep, connection.cut) = (None, None, true);
-                    }
-                    // What forbids the request forbids its answer; else the backend simply did not get all of it.
-                    Poll::Ready(Err(error)) => {
-                        self.connection = None;
-                        let refused = matches!(error, BodyError::Refused { .. });
-                        return Poll::Ready(Err(if refused { error } else { BodyError::Incomplete }));
-                    }
-                    Poll::Pending => {}
-                }
+            if let Err(error) = connection.beside.poll(cx) {
+                self.connection = None;
+                return Poll::Ready(Err(error));
             }
             let mut buffer = match self.pending.take() {
                 Some(buffer) => buffer,
                 None => match poll_stream(&connection.link.stream, &self.decoder, sight, &mut self.splicing, cx) {
-                    Poll::Pending if connection.cut => {
+                    Poll::Pending if connection.beside.is_cut() => {
                         self.connection = None;
                         return Poll::Ready(Err(BodyError::Incomplete));
                     }

@@ -7,9 +7,8 @@
 use crate::attempt::{Answer, Attempt, AttemptError, Counters, Stage};
 use crate::lease::Exchanger;
 use crate::loss::Loss;
-use crate::pool::IDLE_TIMEOUT;
 use crate::sessions::Stream;
-use base_runtime::Task;
+use crate::upload::{Beside, Upload, WaitsFor};
 use base_runtime::time::Deadline;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use bytes::Bytes;
@@ -18,21 +17,15 @@ use proto_h2::fields::{self, RequestOptions};
 use proto_h2::{Data, Progress, h2};
 use proto_http::h1::{Fault, InterimCount};
 use proto_http::{Headers, Limits, Method, Version};
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// Request body bytes of one stream that may wait for windows, or for their turn on the connection.
 const SEND_HIGH_WATER: u64 = 32 * 1024;
-
-/// How long a backend that has answered may take nothing of a body before it does not get the rest, as over HTTP/1.1. Counted as
-/// `upstream_stalled`.
-const STALLED_MOST: Duration = IDLE_TIMEOUT;
 
 /// How long a stream waits for its turn to begin before it is asked whether the backend takes any at all.
 const OPENED_WITHIN: Duration = Duration::from_secs(1);
@@ -64,7 +57,8 @@ impl Exchanger for Stream {
         let number = response.stream_id().as_u32();
         let unopened = Deadline::at(base_runtime::now() + OPENED_WITHIN);
         let lease = Rc::new(self);
-        let mut upload = (!ends).then(|| Upload { body: outgoing, sending, progress: Rc::default() });
+        let mut upload =
+            (!ends).then(|| H2Upload { body: outgoing, sending, progress: Rc::default(), _lease: lease.clone() });
         let mut interim = InterimCount::default();
         let mut cut = None;
         let head = poll_fn(|cx| {
@@ -111,12 +105,9 @@ impl Exchanger for Stream {
         }
         let response = fields::read_response(&http::Response::from_parts(head, ()));
         within(&response.headers, attempt.limits)?;
-        let accepted = (200..300).contains(&response.status);
-        let upload = upload.map(|upload| upload.beside_the_answer(lease.clone(), attempt.counters.clone()));
+        let beside = Beside::begin(upload, cut.is_some(), response.status, attempt.counters);
         if incoming.is_end_stream() {
-            if let Some(upload) = upload.filter(|_| accepted) {
-                upload.run_on();
-            }
+            beside.end(|| ());
             return Ok(Answer { response, body: Body::Empty, upgraded: None });
         }
         let announced = response.headers.known(proto_http::Known::ContentLength);
@@ -124,9 +115,7 @@ impl Exchanger for Stream {
         let download = Download {
             incoming: Some(incoming),
             lease,
-            upload,
-            accepted,
-            cut: cut.is_some(),
+            beside: Some(beside),
             left: if attempt.request.method == Method::Head { Some(0) } else { left },
             pending: Bytes::new(),
             trailers: None,
@@ -250,14 +239,16 @@ fn into_io(error: h2::Error) -> io::Error {
 }
 
 /// A request body on its way to the backend.
-struct Upload {
+struct H2Upload {
     body: Body,
     sending: h2::SendStream<Data>,
     progress: Rc<Progress>,
+    /// The place on the connection, until nothing is left of the exchange.
+    _lease: Rc<Stream>,
 }
 
-impl Upload {
-    /// Ready when the body is sent to its end, or the backend wants no more of it: what it has to say to that comes from the answer.
+impl Upload for H2Upload {
+    /// What the backend has to say to a body of which it wants no more comes from the answer.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         loop {
             if self.sending.poll_reset(cx).is_ready() {
@@ -290,93 +281,9 @@ impl Upload {
         }
     }
 
-    /// Goes on as a task of its own while the answer is on its way: neither waits for the other.
-    fn beside_the_answer(mut self, lease: Rc<Stream>, counters: Arc<Counters>) -> Uploading {
-        let ending = Rc::new(Ending::default());
-        let told = ending.clone();
-        let task = base_runtime::spawn(async move {
-            let (stalled, mut written) = (Deadline::default(), None);
-            let ended = poll_fn(|cx| {
-                let polled = self.poll(cx);
-                if polled.is_ready() || !told.runs_on(cx) {
-                    return polled;
-                }
-                // Nobody else would notice that the backend reads no more.
-                if self.progress.handed() == self.progress.written() {
-                    written = None;
-                    stalled.clear();
-                } else if written.replace(self.progress.written()) != Some(self.progress.written()) {
-                    stalled.set_after(STALLED_MOST);
-                }
-                stalled.poll_expired(cx).map(|()| {
-                    counters.stalled.hit(base_runtime::worker_index());
-                    Err(BodyError::TimedOut)
-                })
-            });
-            let ended = ended.await;
-            drop(self);
-            drop(lease);
-            told.ended.set(Some(ended));
-            if let Some(waker) = told.waker.take() {
-                waker.wake();
-            }
-        });
-        Uploading { task, ending }
-    }
-}
-
-/// An upload that runs beside its answer. Dropped, it is given up.
-struct Uploading {
-    task: Task,
-    ending: Rc<Ending>,
-}
-
-/// How an upload ended, between its task and whoever reads the answer.
-#[derive(Default)]
-struct Ending {
-    ended: Cell<Option<Result<(), BodyError>>>,
-    waker: Cell<Option<Waker>>,
-    /// Only the upload is left of the exchange.
-    alone: Cell<bool>,
-    /// Of the upload's task.
-    uploader: Cell<Option<Waker>>,
-}
-
-impl Ending {
-    /// Whether only the upload is left. Its task is woken when that comes to be.
-    fn runs_on(&self, cx: &mut Context<'_>) -> bool {
-        if !self.alone.get() {
-            self.uploader.set(Some(cx.waker().clone()));
-        }
-        self.alone.get()
-    }
-}
-
-impl Uploading {
-    fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        match self.ending.ended.get() {
-            Some(ended) => Poll::Ready(ended),
-            None => {
-                self.ending.waker.set(Some(cx.waker().clone()));
-                Poll::Pending
-            }
-        }
-    }
-
-    /// The answer is complete and the body is not: it goes on to its end.
-    fn run_on(self) {
-        self.ending.alone.set(true);
-        if let Some(uploader) = self.ending.uploader.take() {
-            uploader.wake();
-        }
-    }
-}
-
-impl Drop for Uploading {
-    fn drop(&mut self) {
-        if !self.ending.alone.get() {
-            self.task.abort();
-        }
+    fn waits_for(&mut self, _: &mut Context<'_>) -> WaitsFor {
+        let taken = self.progress.written();
+        if self.progress.handed() == taken { WaitsFor::Client } else { WaitsFor::Backend { taken } }
     }
 }
 
@@ -386,12 +293,8 @@ struct Download {
     incoming: Option<h2::RecvStream>,
     /// The place on the connection, until nothing is left of the exchange.
     lease: Rc<Stream>,
-    /// The rest of the request's body.
-    upload: Option<Uploading>,
-    /// The answer is a 2xx: the backend wants the rest of the request, also when its answer is complete before.
-    accepted: bool,
-    /// The client did not send its body to the end. What the backend has said without it passes, and nothing more is waited for.
-    cut: bool,
+    /// The rest of the request's body, until the answer has ended.
+    beside: Option<Beside>,
     /// Bytes to come, when the backend said how many.
     left: Option<u64>,
     /// Received, and longer than a piece may be.
@@ -405,15 +308,15 @@ struct Download {
 impl Download {
     fn fail(&mut self, error: BodyError, counted_as: UpstreamError) -> Poll<Result<Option<Piece>, BodyError>> {
         self.incoming = None;
-        self.upload = None;
+        self.beside = None;
         self.recorder.error(counted_as);
         Poll::Ready(Err(error))
     }
 
     fn end(&mut self) {
         self.incoming = None;
-        if let Some(upload) = self.upload.take().filter(|_| self.accepted) {
-            upload.run_on();
+        if let Some(beside) = self.beside.take() {
+            beside.end(|| ());
         }
     }
 
@@ -433,18 +336,9 @@ impl Download {
 
 impl BodyStream for Download {
     fn poll_piece(&mut self, cx: &mut Context<'_>, _: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
-        if let Some(upload) = &self.upload {
-            match upload.poll_ended(cx) {
-                Poll::Ready(Ok(())) => self.upload = None,
-                Poll::Ready(Err(error)) if error.spares_the_answer() => (self.upload, self.cut) = (None, true),
-                // What forbids the request forbids its answer; else the backend simply did not get all of it.
-                Poll::Ready(Err(error)) => {
-                    (self.incoming, self.upload) = (None, None);
-                    let refused = matches!(error, BodyError::Refused { .. });
-                    return Poll::Ready(Err(if refused { error } else { BodyError::Incomplete }));
-                }
-                Poll::Pending => {}
-            }
+        if let Some(Err(error)) = self.beside.as_mut().map(|beside| beside.poll(cx)) {
+            (self.incoming, self.beside) = (None, None);
+            return Poll::Ready(Err(error));
         }
         loop {
             if let Some(piece) = self.hand_out() {
@@ -452,7 +346,7 @@ impl BodyStream for Download {
             }
             let Some(incoming) = &mut self.incoming else { return Poll::Ready(Ok(None)) };
             let received = match incoming.poll_data(cx) {
-                Poll::Pending if self.cut => {
+                Poll::Pending if self.beside.as_ref().is_some_and(Beside::is_cut) => {
                     self.incoming = None;
                     return Poll::Ready(Err(BodyError::Incomplete));
                 }

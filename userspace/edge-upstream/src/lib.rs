@@ -27,6 +27,7 @@ pub mod retry;
 pub mod sessions;
 mod silence;
 pub mod tls;
+mod upload;
 
 pub use attempt::{Answer, Attempt, AttemptError};
 pub use balance::Balancer;
