@@ -9,18 +9,17 @@ pub struct Config {
     /// Stored while programs run, so they never make a reference to it: read once per packet, and all that is found through it
     /// belongs to one generation.
     pub switch: Switch,
-    /// Until when the daemon is taken to live, as [`lease`] has it; renewed while programs run, as `switch` is stored.
-    pub lease: u32,
+    pub reserved: u32,
+    /// Until when the daemon is taken to live, as [`lease`] has it; renewed while programs run, stored at once as `switch` is.
+    pub lease: u64,
     /// By generation; userspace writes those of the generation that is not live.
     pub settings: [Settings; 2],
 }
 
-/// The word that says whether the daemon lives: ticks of CLOCK_MONOTONIC, without the lowest bit, which is set while the daemon
-/// is young: then connections that began elsewhere while there was none are still looked for. 0: nobody says, and nothing follows.
+/// The word that says until when the daemon lives: nanoseconds of CLOCK_MONOTONIC, without the lowest bit, which is set while the
+/// daemon is young: then connections that began elsewhere while there was none are still looked for. 0: nobody says, and nothing
+/// follows. All 64 bits, so that no time comes at which a daemon that is long dead seems to live.
 pub mod lease {
-    /// A tick is so many bits of nanoseconds: about a millisecond, and no division.
-    pub const TICK_BITS: u32 = 20;
-
     /// Nobody says.
     pub const OFF: u8 = 0;
     /// It lives.
@@ -31,19 +30,19 @@ pub mod lease {
     pub const LAPSED: u8 = 3;
 
     #[inline(always)]
-    pub const fn word(until: u64, young: bool) -> u32 {
-        match (until as u32 & !1) | young as u32 {
-            // One in two billion.
+    pub const fn word(until: u64, young: bool) -> u64 {
+        match (until & !1) | young as u64 {
+            // The first moment of a machine.
             0 => 2,
             word => word,
         }
     }
 
     #[inline(always)]
-    pub const fn state(word: u32, now: u64) -> u8 {
+    pub const fn state(word: u64, now: u64) -> u8 {
         if word == 0 {
             OFF
-        } else if (now as u32).wrapping_sub(word & !1) as i32 > 0 {
+        } else if now > word & !1 {
             LAPSED
         } else if word & 1 != 0 {
             YOUNG
@@ -114,22 +113,27 @@ impl Switch {
     }
 }
 
-const _: () = assert!(size_of::<Settings>() == 64 && size_of::<Config>() == 136);
+const _: () = assert!(size_of::<Settings>() == 64 && size_of::<Config>() == 144);
 
 #[cfg(test)]
 mod tests {
     use super::lease::*;
 
     #[test]
-    fn a_lease_lapses_whenever_it_was_given() {
-        for now in [2u64, 1_000_000, (1 << 31) - 100, (1 << 32) - 100, 1 << 33] {
+    fn a_lease_lapses_whenever_it_was_given_and_for_good() {
+        const DAY: u64 = 24 * 3600 * 1_000_000_000;
+        for now in [2u64, 1_000_000, (1 << 31) - 100, (1 << 52) - 100, 30 * DAY, 10_000 * DAY] {
             for young in [false, true] {
                 let word = word(now + 400, young);
                 let lives = if young { YOUNG } else { AWAKE };
                 assert_eq!([0, 200, 398].map(|later| state(word, now + later)), [lives; 3]);
-                assert_eq!([402, 10_000, 1_000_000].map(|later| state(word, now + later)), [LAPSED; 3]);
+                assert_eq!(
+                    [402, 1_000_000, DAY, 27 * DAY, 60 * DAY].map(|later| state(word, now + later)),
+                    [LAPSED; 5]
+                );
             }
         }
         assert_eq!(state(0, 5), OFF);
+        assert_eq!(state(word(0, false), 5), LAPSED);
     }
 }

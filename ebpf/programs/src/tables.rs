@@ -67,11 +67,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn lease(&self) -> u8 {
         let Some(config) = CONFIG.get_ptr(0) else { return lease::OFF };
-        // SAFETY: an element of the map; userspace stores the word at any time, so it is loaded once, as a whole.
+        // SAFETY: an element of the map; userspace stores the double word at any time, so it is loaded once, as a whole.
         let word = unsafe { (&raw const (*config).lease).read_volatile() };
         // SAFETY: the helper has no arguments.
         let now = unsafe { bpf_ktime_get_coarse_ns() };
-        lease::state(word, now >> lease::TICK_BITS)
+        lease::state(word, now)
     }
 
     #[inline(always)]

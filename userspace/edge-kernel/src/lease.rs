@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use abi::Config;
@@ -35,32 +35,32 @@ impl Lease {
     pub fn renew(&self, time: Duration) {
         let now = monotonic();
         // One that lapses while it is being read counts as lapsed.
-        let soon = (now >> lease::TICK_BITS) + CLOSE_CALL;
+        let soon = now + CLOSE_CALL;
         if lease::state(self.word().load(Ordering::Relaxed), soon) == lease::LAPSED {
             self.began.set(Instant::now());
         }
         let until = now + time.as_nanos() as u64;
-        self.store(lease::word(until >> lease::TICK_BITS, self.began.get().elapsed() < Self::YOUNG));
+        self.store(lease::word(until, self.began.get().elapsed() < Self::YOUNG));
     }
 
     /// From now on others take what is new.
     pub fn end(&self) {
         // The programs look at a coarse clock, which is up to a jiffy late (10 ms at 100 Hz).
-        self.store(lease::word((monotonic() >> lease::TICK_BITS).saturating_sub(CLOSE_CALL), false));
+        self.store(lease::word(monotonic().saturating_sub(CLOSE_CALL), false));
     }
 
-    fn store(&self, word: u32) {
+    fn store(&self, word: u64) {
         self.word().store(word, Ordering::Relaxed);
     }
 
-    fn word(&self) -> &AtomicU32 {
-        const AT: usize = std::mem::offset_of!(Config, lease) / 4;
-        &self.config.words()[AT]
+    fn word(&self) -> &AtomicU64 {
+        const AT: usize = std::mem::offset_of!(Config, lease) / 8;
+        &self.config.double_words()[AT]
     }
 }
 
-/// In ticks.
-const CLOSE_CALL: u64 = 32;
+/// In nanoseconds.
+const CLOSE_CALL: u64 = 32_000_000;
 
 /// Whether a process keeps the lease of maps pinned below the directory. Waits for one to lapse whose process has ended just now.
 pub(crate) fn is_held(pin_dir: &Path) -> bool {
@@ -74,7 +74,7 @@ pub(crate) fn is_held(pin_dir: &Path) -> bool {
                 return false;
             }
             let config: Option<Config> = sys::map_lookup(map.as_fd(), &0u32).unwrap_or_default();
-            let state = config.map_or(lease::OFF, |c| lease::state(c.lease, monotonic() >> lease::TICK_BITS));
+            let state = config.map_or(lease::OFF, |c| lease::state(c.lease, monotonic()));
             matches!(state, lease::AWAKE | lease::YOUNG)
         })
     };
