@@ -37,6 +37,11 @@ pub trait Accepts: 'static {
     /// Counts a bound that was reached.
     fn limit(&self, name: &'static str);
 
+    /// What comes from now on is for another process: it is not received here any more.
+    fn has_let_go(&self) -> bool {
+        false
+    }
+
     /// Ready once no more connections are taken.
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
@@ -168,6 +173,9 @@ impl<A: Accepts> Serving<A> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         *self.socket.waker.borrow_mut() = Some(cx.waker().clone());
         let closed = self.accepts.poll_closed(cx).is_ready();
+        if self.accepts.has_let_go() {
+            self.socket.socket.stop_receiving();
+        }
         if closed {
             self.waiting.drain(..).for_each(|incoming| self.socket.machine.borrow_mut().ignore(incoming));
             if self.socket.connections.borrow().is_empty() {

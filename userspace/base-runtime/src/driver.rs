@@ -110,6 +110,8 @@ pub(crate) trait Driver {
     fn adopt_datagrams(&self, cx: &Context, endpoint: &Rc<Endpoint>) -> io::Result<()>;
     /// Starts (or goes on) receiving datagrams; `rx_op` says whether it is under way.
     fn recv_datagrams(&self, cx: &Context, endpoint: &Rc<Endpoint>);
+    /// Ends receiving, where it is under way.
+    fn still_datagrams(&self, cx: &Context, endpoint: &Rc<Endpoint>);
     /// Tells (`net::udp::room`) when a UDP socket the kernel had no room for may send again.
     fn await_datagram_room(&self, cx: &Context, endpoint: &Rc<Endpoint>);
     /// Cancels what is under way on a UDP socket and closes the descriptor.
@@ -168,6 +170,7 @@ delegate! {
     close(cx: &Context, socket: &Rc<Socket>);
     adopt_datagrams(cx: &Context, endpoint: &Rc<Endpoint>) -> io::Result<()>;
     recv_datagrams(cx: &Context, endpoint: &Rc<Endpoint>);
+    still_datagrams(cx: &Context, endpoint: &Rc<Endpoint>);
     await_datagram_room(cx: &Context, endpoint: &Rc<Endpoint>);
     close_datagrams(cx: &Context, endpoint: &Rc<Endpoint>);
     may_sleep(cx: &Context) -> bool;

@@ -8,6 +8,7 @@
 //! ends with `shutdown_write` and receives to the end, or for a bounded time.
 
 pub(crate) mod address;
+pub mod inherited;
 pub(crate) mod listener;
 mod machine;
 mod own;

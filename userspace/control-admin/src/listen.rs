@@ -1,5 +1,6 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -26,6 +28,8 @@ pub struct Admin {
     addresses: Vec<SocketAddr>,
     encrypted: bool,
     tasks: Arc<Mutex<JoinSet<()>>>,
+    /// Sent to when connections are to come to their end.
+    ending: Arc<watch::Sender<bool>>,
 }
 
 /// Who gets in, and how. By default everybody who reaches it, without encryption.
@@ -132,6 +136,7 @@ impl Admin {
             None if asks || door.tls.is_some() => router,
             None => router.layer(from_fn_with_state(Names::new(&door.names), known)),
         };
+        let (ending, ended) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let mut addresses = Vec::new();
         for listener in listeners {
@@ -151,12 +156,13 @@ impl Admin {
                 }
             }
             addresses.push(address);
-            tasks.spawn(accept(listener, guarded.clone(), door.tls.clone()));
+            tasks.spawn(accept(listener, guarded.clone(), door.tls.clone(), ended.clone()));
         }
         if let Some(tls) = door.tls.clone() {
             tasks.spawn(follow(tls));
         }
-        Ok(Admin { addresses, encrypted: door.tls.is_some(), tasks: Arc::new(Mutex::new(tasks)) })
+        let tasks = Arc::new(Mutex::new(tasks));
+        Ok(Admin { addresses, encrypted: door.tls.is_some(), tasks, ending: Arc::new(ending) })
     }
 
     pub fn addresses(&self) -> &[SocketAddr] {
@@ -166,6 +172,15 @@ impl Admin {
     /// Whether it is spoken to over TLS.
     pub fn encrypted(&self) -> bool {
         self.encrypted
+    }
+
+    /// Accepts nothing more and answers what has been asked, within `patience`; then it is as after [`shutdown`](Admin::shutdown).
+    pub async fn finish(&self, patience: Duration) {
+        let _ = self.ending.send(true);
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        // The tasks that follow files never end by themselves.
+        let _ = tokio::time::timeout(patience, self.ending.closed()).await;
+        tasks.shutdown().await;
     }
 
     /// Closes listeners and connections at once.
@@ -183,7 +198,12 @@ async fn follow(tls: ServerTls) {
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, router: Router, tls: Option<ServerTls>) {
+async fn accept(
+    listener: tokio::net::TcpListener,
+    router: Router,
+    tls: Option<ServerTls>,
+    mut ending: watch::Receiver<bool>,
+) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, from) = tokio::select! {
@@ -196,17 +216,19 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, tls: Option<S
                 }
             },
             Some(_) = connections.join_next() => continue,
+            _ = ending.changed() => break,
         };
         let _ = stream.set_nodelay(true);
         let (router, tls) = (router.clone(), tls.as_ref().map(|tls| TlsAcceptor::from(tls.config())));
+        let ending = ending.clone();
         connections.spawn(async move {
             let mut origin = Origin { address: from.ip(), subject: None };
-            let Some(tls) = tls else { return serve(stream, router, origin).await };
+            let Some(tls) = tls else { return serve(stream, router, origin, ending).await };
             match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
                 Ok(Ok(stream)) => {
                     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
                     origin.subject = shown.and_then(|shown| certificates::subject(shown)).map(Arc::from);
-                    serve(stream, router, origin).await;
+                    serve(stream, router, origin, ending).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "no TLS handshake on the admin API"),
                 Err(_) => {
@@ -215,19 +237,36 @@ async fn accept(listener: tokio::net::TcpListener, router: Router, tls: Option<S
             }
         });
     }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, origin: Origin) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    router: Router,
+    origin: Origin,
+    mut ending: watch::Receiver<bool>,
+) {
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(origin.clone());
         router.call(request)
     });
-    let _ = hyper::server::conn::http1::Builder::new()
-        .timer(hyper_util::rt::TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let mut serving = pin!(
+        hyper::server::conn::http1::Builder::new()
+            .timer(hyper_util::rt::TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let ends = async {
+        let _ = ending.wait_for(|ends| *ends).await;
+    };
+    tokio::select! {
+        _ = serving.as_mut() => return,
+        () = ends => {}
+    }
+    serving.as_mut().graceful_shutdown();
+    let _ = serving.await;
 }
 
 const LOOKED_AT: Duration = Duration::from_secs(1);

@@ -201,6 +201,25 @@ impl Agent {
         self.steer.as_mut().map(|steer| steer.look(&self.current)).unwrap_or_default()
     }
 
+    /// Changes nothing more, and writes what is to be kept on the disk: another process is about to read it. Sockets of listeners stay as
+    /// they are until [`resume`](Agent::resume).
+    pub fn hold(&mut self) {
+        self.keeper = None;
+    }
+
+    /// The other process has ended, and this one goes on.
+    pub fn resume(&mut self) {
+        if let Some(last_good) = self.last_good.clone() {
+            let keeper = Keeper::start(last_good, &self.kept);
+            keeper.went_live(&self.current);
+            self.keeper = Some(keeper);
+        }
+        if let Some(steer) = &mut self.steer {
+            steer.reclaim();
+        }
+        self.steer(&self.current.clone());
+    }
+
     /// Takes the kernel's programs down, when there are any and that was asked for.
     pub fn detach(self) {
         if let Some(steer) = self.steer {

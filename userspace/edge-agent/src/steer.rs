@@ -60,6 +60,15 @@ pub struct HeldLease {
     thread: Option<JoinHandle<()>>,
 }
 
+impl HeldLease {
+    /// Leaves it to another process of this machine, which renews it already.
+    pub fn pass_on(self) {
+        if let Some(hold) = &self.hold {
+            let _ = hold.send(());
+        }
+    }
+}
+
 impl Drop for HeldLease {
     fn drop(&mut self) {
         drop(self.hold.take());
@@ -138,8 +147,11 @@ impl Steer {
         let thread = std::thread::Builder::new().name("lease".into()).spawn(move || {
             loop {
                 lease.renew(LEASE);
-                if held.recv_timeout(LEASE / 4) != Err(mpsc::RecvTimeoutError::Timeout) {
-                    return lease.end();
+                match held.recv_timeout(LEASE / 4) {
+                    Err(mpsc::RecvTimeoutError::Timeout) => {}
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return lease.end(),
+                    // The next process renews it.
+                    Ok(()) => return,
                 }
             }
         })?;
@@ -148,6 +160,22 @@ impl Steer {
 
     pub fn plane(&self) -> SharedKernel {
         self.plane.clone()
+    }
+
+    /// After another process has steered for a while: everything is told to the kernel again with the next [`Steer::apply`].
+    pub fn reclaim(&mut self) {
+        let mut plane = lock(&self.plane);
+        if let Err(error) = plane.kernel.reclaim() {
+            plane.failed_total += 1;
+            tracing::error!(%error, "steering is as the other process left it");
+        }
+        for (_, (_, id)) in std::mem::take(&mut self.listeners) {
+            if let Err(error) = plane.kernel.unregister_listener(id) {
+                tracing::error!(%error, "the sockets of a listener could not be taken from the virtual IPs");
+            }
+        }
+        drop(plane);
+        self.applied = None;
     }
 
     pub fn detach(self) {

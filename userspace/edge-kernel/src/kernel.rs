@@ -103,7 +103,7 @@ pub struct Kernel {
     pub(crate) attachments: Vec<Attachment>,
     /// Links whose program still is an earlier process's, with other maps: ours goes in with the first `apply`.
     pub(crate) pending: Vec<(OwnedFd, Hook)>,
-    links: Vec<OwnedFd>,
+    links: Vec<(OwnedFd, Hook)>,
     programs: HashMap<Hook, OwnedFd>,
     layout: String,
     warnings: Vec<Warning>,
@@ -226,10 +226,22 @@ impl Kernel {
         Ok(true)
     }
 
+    /// Takes up again what a process that was to succeed this one has held meanwhile: our programs into the links, and what the maps say
+    /// is in force. To be followed by [`Kernel::steer`], which writes everything anew.
+    pub fn reclaim(&mut self) -> Result<(), KernelError> {
+        for (link, hook) in &self.links {
+            sys::link_update(link.as_fd(), self.programs[hook].as_fd())
+                .map_err(|e| KernelError::system("cannot put this process's programs back", e))?;
+        }
+        self.services.clear();
+        self.live_tables.clear();
+        self.inherit()
+    }
+
     /// Takes everything down: programs off the interfaces, pins and routes away. Packets go on without Weir.
     pub fn detach(mut self) -> Result<(), KernelError> {
         let _ = self.set_local_addresses(&[]);
-        for link in self.links.drain(..).chain(self.pending.drain(..).map(|(link, _)| link)) {
+        for (link, _) in self.links.drain(..).chain(self.pending.drain(..)) {
             match sys::link_detach(link.as_fd()) {
                 Ok(()) => {}
                 // The interface or namespace is gone, and the link with it.
@@ -336,7 +348,7 @@ impl Kernel {
             }
             let (link, generic) = self.attach_xdp(interface)?;
             self.attachments.push(Attachment { interface: interface.name.clone(), generic, taken_over: false });
-            self.keep(link, pins.as_ref().map(|pins| pins[usize::from(generic)].as_path()))?;
+            self.keep(link, Hook::XdpSteer, pins.as_ref().map(|pins| pins[usize::from(generic)].as_path()))?;
         }
         if interfaces.is_empty() {
             return Ok(());
@@ -354,14 +366,14 @@ impl Kernel {
         let namespace = fs::File::open("/proc/thread-self/ns/net").map_err(failed)?;
         let program = self.programs[&Hook::SkLookup].as_fd();
         let link = sys::link_create(program, namespace.as_raw_fd() as u32, sys::ATTACH_SK_LOOKUP, 0).map_err(failed)?;
-        self.keep(link, pin.as_deref())
+        self.keep(link, Hook::SkLookup, pin.as_deref())
     }
 
     /// Our program into a link that an earlier process left: now if it works on the same maps, else with the first `apply`.
     fn take_over(&mut self, link: OwnedFd, hook: Hook, inherited: bool) -> io::Result<()> {
         if inherited {
             sys::link_update(link.as_fd(), self.programs[&hook].as_fd())?;
-            self.links.push(link);
+            self.links.push((link, hook));
         } else {
             self.pending.push((link, hook));
         }
@@ -376,7 +388,7 @@ impl Kernel {
         for (link, hook) in self.pending.drain(..) {
             sys::link_update(link.as_fd(), self.programs[&hook].as_fd())
                 .map_err(|e| KernelError::system("cannot replace the programs of the earlier process", e))?;
-            self.links.push(link);
+            self.links.push((link, hook));
         }
         if let Some(dir) = &self.options.pin_dir {
             for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -412,13 +424,13 @@ impl Kernel {
         }
     }
 
-    fn keep(&mut self, link: OwnedFd, pin: Option<&Path>) -> Result<(), KernelError> {
+    fn keep(&mut self, link: OwnedFd, hook: Hook, pin: Option<&Path>) -> Result<(), KernelError> {
         if let Some(pin) = pin {
             // Something else, or a link whose interface is gone.
             let _ = fs::remove_file(pin);
             sys::pin(link.as_fd(), pin).map_err(|e| KernelError::system(format!("cannot pin {}", pin.display()), e))?;
         }
-        self.links.push(link);
+        self.links.push((link, hook));
         Ok(())
     }
 }

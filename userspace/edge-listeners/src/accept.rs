@@ -6,12 +6,13 @@
 use crate::server::Sockets;
 use base_model::Protocol;
 use base_runtime::Worker;
+use base_runtime::net::inherited::{self, SocketKind};
 use base_runtime::net::{ListenOptions, Seat, Spread, TcpListener, TcpStream};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -77,6 +78,8 @@ pub type Shares<S> = RefCell<Vec<(u64, Rc<S>)>>;
 pub struct Front {
     workers: Vec<Worker>,
     connections: AtomicUsize,
+    /// Tasks that accept.
+    accepting: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -98,7 +101,12 @@ struct Listening {
 impl Front {
     /// One that does not listen yet.
     pub fn new(workers: &[Worker]) -> Arc<Front> {
-        Arc::new(Front { workers: workers.to_vec(), connections: AtomicUsize::new(0), state: Mutex::default() })
+        Arc::new(Front {
+            workers: workers.to_vec(),
+            connections: AtomicUsize::new(0),
+            accepting: AtomicUsize::new(0),
+            state: Mutex::default(),
+        })
     }
 
     /// Listens if it does not yet. Call it now and then: a port in use may become free.
@@ -152,6 +160,24 @@ impl Front {
         }
     }
 
+    /// Accepts no more, for another process has the sockets, too, and takes whoever comes. Connections go on as they are.
+    pub fn release<L: Listener>(&self) {
+        let key = self.lock().listening.as_ref().map(|listening| listening.key);
+        let Some(key) = key else { return };
+        for worker in &self.workers {
+            worker.spawn(move || async move {
+                if let Some(share) = by_key::<L::Share>(key) {
+                    share.door().release();
+                }
+            });
+        }
+    }
+
+    /// Whether anything is accepted still.
+    pub fn accepts(&self) -> bool {
+        self.accepting.load(Ordering::Acquire) > 0
+    }
+
     /// The port and its listening sockets, when it listens.
     pub fn sockets(&self) -> Option<Sockets> {
         let sockets = |l: &Listening| Sockets { at: l.at, protocol: Protocol::Tcp, descriptors: l.sockets.clone() };
@@ -200,9 +226,11 @@ impl Front {
                 std::future::ready(())
             });
         }
-        for (worker, socket) in self.workers.iter().zip(sockets.drain(..)) {
+        // Of a process with more workers there are more sockets: in the queue of each somebody may wait.
+        for (worker, socket) in self.workers.iter().cycle().zip(sockets.drain(..)) {
             let (listener, spread) = (listener.clone(), spread.clone());
-            worker.spawn(move || accept(listener, key, socket, spread));
+            let accepting = Accepting::begin(listener.front());
+            worker.spawn(move || accept(listener, key, socket, spread, accepting));
         }
         Ok(Listening { key, at, sockets: fds })
     }
@@ -242,7 +270,12 @@ pub(crate) fn close<L: Listener>(workers: &[Worker], key: u64) {
 #[derive(Default)]
 pub struct Door {
     closed: Cell<bool>,
-    accepting: RefCell<Option<Waker>>,
+    /// Another process accepts.
+    released: Cell<bool>,
+    /// Another process receives the datagrams.
+    let_go: Cell<bool>,
+    /// Of the tasks that accept.
+    accepting: RefCell<Vec<Waker>>,
 }
 
 impl Door {
@@ -253,18 +286,44 @@ impl Door {
 
     /// Ready once no more are taken in. One task asks.
     pub fn poll_closed(&self, cx: &mut std::task::Context<'_>) -> Poll<()> {
-        if self.is_closed() {
-            return Poll::Ready(());
-        }
-        *self.accepting.borrow_mut() = Some(cx.waker().clone());
-        Poll::Pending
+        self.wakes(cx);
+        if self.is_closed() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    fn close(&self) {
-        self.closed.set(true);
-        if let Some(waker) = self.accepting.borrow_mut().take() {
-            waker.wake();
+    fn wakes(&self, cx: &std::task::Context<'_>) {
+        let mut accepting = self.accepting.borrow_mut();
+        if !accepting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            accepting.push(cx.waker().clone());
         }
+    }
+
+    /// What comes over UDP is for another process.
+    pub fn has_let_go(&self) -> bool {
+        self.let_go.get()
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        self.wake();
+    }
+
+    pub(crate) fn let_go(&self) {
+        self.let_go.set(true);
+        self.wake();
+    }
+
+    fn release(&self) {
+        self.released.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.accepting.borrow_mut().drain(..).for_each(Waker::wake);
+    }
+
+    /// Nothing more is accepted here.
+    fn accepts(&self) -> bool {
+        !self.closed.get() && !self.released.get()
     }
 }
 
@@ -288,27 +347,39 @@ impl Drop for Place {
     }
 }
 
-async fn accept<L: Listener>(listener: Arc<L>, key: u64, socket: TcpListener, spread: Arc<Spread>) {
+/// A task that accepts, counted until it is dropped.
+struct Accepting(Arc<Front>);
+
+impl Accepting {
+    fn begin(front: &Arc<Front>) -> Accepting {
+        front.accepting.fetch_add(1, Ordering::AcqRel);
+        Accepting(front.clone())
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.0.accepting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+async fn accept<L: Listener>(listener: Arc<L>, key: u64, socket: TcpListener, spread: Arc<Spread>, _: Accepting) {
     let Some(share) = by_key::<L::Share>(key) else { return };
     let door = share.door();
-    while !door.is_closed() {
+    while door.accepts() {
         let mut accepted = pin!(socket.accept());
         let next = poll_fn(|cx| {
-            if door.is_closed() {
+            if !door.accepts() {
                 return Poll::Ready(None);
             }
-            *door.accepting.borrow_mut() = Some(cx.waker().clone());
+            door.wakes(cx);
             accepted.as_mut().poll(cx).map(Some)
         });
         match next.await {
             None => break,
             Some(Ok((stream, peer))) => {
                 let Some(place) = find_room(&*listener, &*share).await else { break };
-                if base_runtime::memory::is_over() {
-                    // It is let in to be told so, in the place of one that has nothing to say.
-                    share.make_room();
-                }
-                spread.serve(stream, move |stream, seat| take_in::<L::Share>(place, key, stream, peer, seat));
+                serve_one(&*share, place, key, stream, peer, &spread);
             }
             Some(Err(error)) => {
                 tracing::warn!(server = %listener.name(), %error, "accept failed");
@@ -316,9 +387,25 @@ async fn accept<L: Listener>(listener: Arc<L>, key: u64, socket: TcpListener, sp
             }
         }
     }
+    // What the kernel has handed over already is nobody else's.
+    while !door.is_closed()
+        && let Some((stream, peer)) = poll_fn(|cx| socket.poll_rest(cx)).await
+    {
+        let Some(place) = find_room(&*listener, &*share).await else { break };
+        serve_one(&*share, place, key, stream, peer, &spread);
+    }
 }
 
-fn by_key<S: Share>(key: u64) -> Option<Rc<S>> {
+/// Lets a connection in, on this worker or another.
+fn serve_one<S: Share>(share: &S, place: Place, key: u64, stream: TcpStream, peer: SocketAddr, spread: &Arc<Spread>) {
+    if base_runtime::memory::is_over() {
+        // It is let in to be told so, in the place of one that has nothing to say.
+        share.make_room();
+    }
+    spread.serve(stream, move |stream, seat| take_in::<S>(place, key, stream, peer, seat));
+}
+
+pub(crate) fn by_key<S: Share>(key: u64) -> Option<Rc<S>> {
     S::shares().with_borrow(|shares| shares.iter().find(|(k, _)| *k == key).map(|(_, share)| share.clone()))
 }
 
@@ -347,18 +434,32 @@ async fn find_room<L: Listener>(listener: &L, share: &L::Share) -> Option<Place>
     Some(Place(Some(front.clone())))
 }
 
+/// Until this process may read what comes to sockets of UDP: at once, unless the process before it has not left yet.
+pub(crate) async fn wait_for_datagrams() {
+    while !inherited::datagrams_are_ours() {
+        base_runtime::time::sleep(TURN).await;
+    }
+}
+
+/// Between two looks whether the process before has left the datagrams to this one.
+const TURN: Duration = Duration::from_millis(5);
+
 /// One socket per worker on the same port, so that the kernel (or our own program) spreads connections over them.
 fn bind_all(address: &str, port: u16, count: usize) -> io::Result<Vec<TcpListener>> {
     let options = || ListenOptions { backlog: BACKLOG, reuse_port: true, ..ListenOptions::default() };
-    bind_each(address, port, count, probe, |at| TcpListener::bind(at, options())).map(|(_, sockets)| sockets)
+    let adopt = |socket: OwnedFd| Ok(TcpListener::from_std(socket.into()));
+    let bind = |at| TcpListener::bind(at, options());
+    bind_each(address, port, count, SocketKind::Stream, adopt, probe, bind).map(|(_, sockets)| sockets)
 }
 
-/// As many sockets as there are workers, of whatever kind `bind` makes, and where they are. `probe` finds out whether nobody else is
-/// there, without sharing the port.
+/// As many sockets as there are workers, of whatever kind `bind` makes, and where they are. Those that the process before this one
+/// hands over are adopted, be they more. `probe` finds out whether nobody else is there, without sharing the port.
 pub(crate) fn bind_each<S>(
     address: &str,
     port: u16,
     count: usize,
+    kind: SocketKind,
+    adopt: impl Fn(OwnedFd) -> io::Result<S>,
     probe: impl Fn(SocketAddr) -> io::Result<()>,
     bind: impl Fn(SocketAddr) -> io::Result<S>,
 ) -> io::Result<(SocketAddr, Vec<S>)> {
@@ -375,6 +476,16 @@ pub(crate) fn bind_each<S>(
         }
     }
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for candidate in &candidates {
+        let inherited = inherited::take(kind, *candidate);
+        if !inherited.is_empty() {
+            let mut sockets = inherited.into_iter().map(&adopt).collect::<io::Result<Vec<_>>>()?;
+            while sockets.len() < count {
+                sockets.push(bind(*candidate)?);
+            }
+            return Ok((*candidate, sockets));
+        }
+    }
     for candidate in candidates {
         // A port that another process shares with us through SO_REUSEPORT would split its connections: refuse it.
         if let Err(error) = probe(candidate) {

@@ -673,6 +673,10 @@ impl base_quic::Accepts for Door {
         self.local.limit(name);
     }
 
+    fn has_let_go(&self) -> bool {
+        self.local.door().has_let_go()
+    }
+
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.local.door().poll_closed(cx)
     }

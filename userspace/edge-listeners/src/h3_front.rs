@@ -1,16 +1,18 @@
 //! The UDP sockets of a server that speaks HTTP/3: one for each worker, on the number of its TCP port.
 
-use crate::accept::{self, Listener, Share};
+use crate::accept::{self, Listener, Share, wait_for_datagrams};
 use crate::h3_connection::Door;
 use crate::http_server::HttpServer;
 use crate::server::Sockets;
 use base_model::Protocol;
 use base_quic::{Group, QuicKeys};
 use base_runtime::Worker;
+use base_runtime::net::inherited::SocketKind;
 use base_runtime::net::udp::{UdpOptions, UdpSocket};
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Bytes the kernel is asked to hold for a socket: a burst of a hundred connections, beyond the usual 208 KiB.
@@ -20,6 +22,8 @@ const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
 #[derive(Default)]
 pub struct H3Front {
     state: Mutex<State>,
+    /// Workers that serve a socket still.
+    serving: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
@@ -39,10 +43,20 @@ impl H3Front {
         }
         let options = UdpOptions { dont_fragment: true, receive_buffer: Some(RECEIVE_BUFFER), ..UdpOptions::default() };
         let shared = UdpOptions { reuse_port: true, ..options.clone() };
-        let bound =
-            accept::bind_each(address, port, workers.len(), |at| options.bind(at).map(drop), |at| shared.bind(at));
+        let adopt = |socket: OwnedFd| Ok(socket.into());
+        let bound = accept::bind_each(
+            address,
+            port,
+            workers.len(),
+            SocketKind::Datagram,
+            adopt,
+            |at| options.bind(at).map(drop),
+            |at| shared.bind(at),
+        );
         match bound {
-            Ok((at, sockets)) => {
+            Ok((at, mut sockets)) => {
+                // Each worker's part of the group has one; the kernel shares out among those that are left.
+                sockets.truncate(workers.len());
                 let at = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(at);
                 let key = accept::next_key();
                 let descriptors = sockets.iter().map(AsRawFd::as_raw_fd).collect();
@@ -50,11 +64,13 @@ impl H3Front {
                 let keys = QuicKeys::of(server.tickets());
                 let endpoints = Group::endpoints(workers.len(), &keys, server.machine());
                 for ((worker, socket), endpoint) in workers.iter().zip(sockets).zip(endpoints) {
-                    let server = server.clone();
+                    let (server, serving) = (server.clone(), Serving::begin(&self.serving));
                     worker.spawn(move || async move {
+                        let _serving = serving;
                         let share = server.share();
                         <HttpServer as Listener>::Share::shares()
                             .with_borrow_mut(|shares| shares.push((key, share.clone())));
+                        wait_for_datagrams().await;
                         match UdpSocket::from_std(socket) {
                             Ok(socket) => endpoint.serve(socket, Rc::new(Door { local: share })).await,
                             Err(error) => {
@@ -88,6 +104,36 @@ impl H3Front {
         }
     }
 
+    /// Takes no more connections, for another process is to have the sockets. Those that are there are told to come to their end.
+    pub fn release(&self, workers: &[Worker]) {
+        self.tell(workers, |share| {
+            share.door().close();
+            share.stop();
+        });
+    }
+
+    /// Receives nothing more, whatever connections are there.
+    pub fn let_go(&self, workers: &[Worker]) {
+        self.tell(workers, |share| share.door().let_go());
+    }
+
+    /// Whether any worker serves still.
+    pub fn serves(&self) -> bool {
+        self.serving.load(Ordering::Acquire) > 0
+    }
+
+    fn tell(&self, workers: &[Worker], what: fn(&<HttpServer as Listener>::Share)) {
+        let key = self.lock().listening.as_ref().map(|(key, _)| *key);
+        let Some(key) = key else { return };
+        for worker in workers {
+            worker.spawn(move || async move {
+                if let Some(share) = accept::by_key::<<HttpServer as Listener>::Share>(key) {
+                    what(&share);
+                }
+            });
+        }
+    }
+
     /// The address, when it listens.
     pub fn address(&self) -> Option<SocketAddr> {
         self.lock().listening.as_ref().map(|(_, sockets)| sockets.at)
@@ -105,5 +151,21 @@ impl H3Front {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// A worker that serves, counted until it is dropped.
+struct Serving(Arc<AtomicUsize>);
+
+impl Serving {
+    fn begin(count: &Arc<AtomicUsize>) -> Serving {
+        count.fetch_add(1, Ordering::AcqRel);
+        Serving(count.clone())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -296,6 +296,23 @@ impl Server for HttpServer {
         self.h3.stop(self.shared.workers());
     }
 
+    fn release(&self) {
+        self.front.release::<HttpServer>();
+        self.h3.release(self.shared.workers());
+    }
+
+    fn accepts(&self) -> bool {
+        self.front.accepts()
+    }
+
+    fn receives(&self) -> bool {
+        self.h3.serves()
+    }
+
+    fn let_go(&self) {
+        self.h3.let_go(self.shared.workers());
+    }
+
     fn sockets(&self) -> Vec<Sockets> {
         self.front.sockets().into_iter().chain(self.h3.sockets()).collect()
     }
@@ -359,9 +376,6 @@ const ROOM_LEAST: usize = 16;
 
 /// Pause between two times of that.
 const ROOM_PAUSE: Duration = Duration::from_millis(10);
-
-/// When a server stops, idle connections stay for this long: a request that set out before its client could know arrives within it.
-const IDLE_GRACE: Duration = Duration::from_millis(100);
 
 /// Exchanges kept for reuse per worker; one is alive per request under way.
 const SPARE_EXCHANGES: usize = 256;
@@ -739,7 +753,7 @@ impl Share for Local {
             match connection.phase.get() {
                 // What has arrived already is a request, and so is what is on its way: both are answered.
                 Phase::Idle if connection.stream.peek_state() != StreamState::Data => {
-                    connection.deadline.set_after(IDLE_GRACE)
+                    connection.deadline.set_after(self.server.shared.idle_grace())
                 }
                 // It is told to send no more.
                 Phase::Streams => connection.deadline.set(base_runtime::now()),

@@ -50,6 +50,23 @@ pub trait Server: Send + Sync {
     /// Takes nothing new in. What is under way ends.
     fn stop(&self);
 
+    /// Another process has its sockets, too, and takes whoever comes from now on: nothing more is accepted. What is there goes on until
+    /// [`stop`](Server::stop).
+    fn release(&self);
+
+    /// Whether it accepts connections still, some time after it was to release its sockets.
+    fn accepts(&self) -> bool {
+        false
+    }
+
+    /// Whether it has connections over sockets that receive for those alone; see [`let_go`](Server::let_go).
+    fn receives(&self) -> bool {
+        false
+    }
+
+    /// Leaves what such sockets receive to another process, whatever that does to the connections.
+    fn let_go(&self) {}
+
     /// Where it listens now.
     fn sockets(&self) -> Vec<Sockets>;
 

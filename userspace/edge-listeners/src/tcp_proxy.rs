@@ -186,6 +186,14 @@ impl Server for TcpProxy {
         self.front.stop::<TcpProxy>();
     }
 
+    fn release(&self) {
+        self.front.release::<TcpProxy>();
+    }
+
+    fn accepts(&self) -> bool {
+        self.front.accepts()
+    }
+
     fn sockets(&self) -> Vec<Sockets> {
         self.front.sockets().into_iter().collect()
     }

@@ -22,8 +22,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// The place of a pipeline: routes hold it whether the pipeline exists or not.
 pub struct PipelineSlot {
@@ -167,7 +168,12 @@ pub struct Shared {
     tickets: TicketKeys,
     /// Requests answered, by worker.
     requests: Box<[AtomicU64]>,
+    /// See [`Shared::idle_grace`], in milliseconds.
+    idle_grace_ms: AtomicU32,
 }
+
+/// When a server stops, idle connections stay for this long: a request that set out before its client could know arrives within it.
+const IDLE_GRACE_MS: u32 = 100;
 
 impl Shared {
     pub fn workers(&self) -> &[Worker] {
@@ -192,6 +198,11 @@ impl Shared {
 
     pub fn tickets(&self) -> &TicketKeys {
         &self.tickets
+    }
+
+    /// How long idle connections stay when their server stops.
+    pub fn idle_grace(&self) -> Duration {
+        Duration::from_millis(self.idle_grace_ms.load(Ordering::Relaxed).into())
     }
 
     /// Counts a request answered by a worker; called by that worker alone.
@@ -288,6 +299,7 @@ impl Traffic {
             kinds,
             tickets: TicketKeys::generate(),
             requests,
+            idle_grace_ms: AtomicU32::new(IDLE_GRACE_MS),
         };
         Traffic { shared: Arc::new(shared), servers: Mutex::default() }
     }
@@ -403,6 +415,26 @@ impl Traffic {
         }
     }
 
+    /// Leaves those that come to another process, which has the sockets, too. Waits until this one accepts nothing more, within
+    /// `patience`. Idle connections will stay for `idle` when the servers stop: nobody waits for this process to be gone.
+    pub fn release(&self, patience: Duration, idle: Duration) {
+        let idle_ms = u32::try_from(idle.as_millis()).unwrap_or(u32::MAX);
+        self.shared.idle_grace_ms.store(idle_ms, Ordering::Relaxed);
+        let servers = self.servers();
+        servers.iter().for_each(|(_, server)| server.release());
+        wait(patience, || servers.iter().any(|(_, server)| server.accepts()));
+    }
+
+    /// Leaves what sockets of UDP receive to another process: once the connections over them have ended, and after `patience` in any
+    /// case.
+    pub fn let_go(&self, patience: Duration) {
+        let servers = self.servers();
+        let receive = || servers.iter().any(|(_, server)| server.receives());
+        if wait(patience, receive) {
+            servers.iter().for_each(|(_, server)| server.let_go());
+        }
+    }
+
     /// Connections still open.
     pub fn connections(&self) -> usize {
         self.servers().iter().map(|(_, s)| s.connections()).sum()
@@ -429,6 +461,18 @@ impl Traffic {
         }
         status
     }
+}
+
+/// Waits until it is no longer so; whether it still is.
+fn wait(patience: Duration, so: impl Fn() -> bool) -> bool {
+    let until = std::time::Instant::now() + patience;
+    while so() {
+        if std::time::Instant::now() >= until {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    false
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

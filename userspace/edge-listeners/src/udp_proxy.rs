@@ -7,7 +7,7 @@
 //!
 //! A listener that stops takes no new sessions; those it has go on for as long as they are not silent.
 
-use crate::accept::bind_each;
+use crate::accept::{bind_each, wait_for_datagrams};
 use crate::clock;
 use crate::per_ip::{IpSeat, PerIp};
 use crate::server::{Server, Sockets, not_of};
@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use base_model::ip_filter::{CidrSet, IpFilter};
 use base_model::{Protocol, ProxyProtocol, Spec, UdpProxySpec};
 use base_runtime::memory::{self, Booking, Kind};
+use base_runtime::net::inherited::SocketKind;
 use base_runtime::net::is_own_shortage;
 use base_runtime::net::udp::{Received, Transmit, UdpOptions, UdpSocket};
 use base_runtime::time::Deadline;
@@ -32,7 +33,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -162,8 +163,17 @@ impl UdpProxy {
         let alone = UdpOptions::default();
         let receive_buffer = Some(RECEIVE_BYTES);
         let shared = UdpOptions { reuse_port: true, receive_buffer, ..UdpOptions::default() };
-        let (at, sockets) =
-            bind_each(address, port, workers.len(), |at| alone.bind(at).map(drop), |at| shared.bind(at))?;
+        let adopt = |socket: OwnedFd| Ok(std::net::UdpSocket::from(socket));
+        let (at, mut sockets) = bind_each(
+            address,
+            port,
+            workers.len(),
+            SocketKind::Datagram,
+            adopt,
+            |at| alone.bind(at).map(drop),
+            |at| shared.bind(at),
+        )?;
+        sockets.truncate(workers.len());
         let key = KEYS.fetch_add(1, Ordering::Relaxed);
         let descriptors = sockets.iter().map(AsRawFd::as_raw_fd).collect();
         let at = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(at);
@@ -175,11 +185,15 @@ impl UdpProxy {
     }
 
     fn close(&self, key: u64) {
+        self.tell(key, Local::stop);
+    }
+
+    fn tell(&self, key: u64, what: fn(&Local)) {
         for worker in self.shared.workers() {
             worker.spawn(move || async move {
                 let local = LOCALS.with_borrow(|locals| locals.iter().find(|(k, _)| *k == key).map(|(_, l)| l.clone()));
                 if let Some(local) = local {
-                    local.stop();
+                    what(&local);
                 }
             });
         }
@@ -216,6 +230,13 @@ impl Server for UdpProxy {
         let listening = lock(&self.state).listening.take();
         if let Some(listening) = listening {
             self.close(listening.key);
+        }
+    }
+
+    fn release(&self) {
+        let key = lock(&self.state).listening.as_ref().map(|listening| listening.key);
+        if let Some(key) = key {
+            self.tell(key, Local::release);
         }
     }
 
@@ -269,6 +290,8 @@ struct Local {
     port: u16,
     sessions: RefCell<HashMap<Key, Rc<Session>>>,
     closing: Cell<bool>,
+    /// Another process receives what clients send.
+    released: Cell<bool>,
     /// Of the task that receives, for when there is nothing more to wait for.
     receiving: RefCell<Option<Waker>>,
     log: RefCell<Option<LogWriter>>,
@@ -300,6 +323,11 @@ struct Session {
 
 /// Receives from clients until the listener has stopped and no session is left.
 async fn serve(proxy: Arc<UdpProxy>, key: u64, socket: std::net::UdpSocket) {
+    wait_for_datagrams().await;
+    if lock(&proxy.state).listening.as_ref().is_none_or(|listening| listening.key != key) {
+        // It was taken away meanwhile.
+        return;
+    }
     let worker = base_runtime::worker_index();
     let port = socket.local_addr().map_or(0, |at| at.port());
     let socket = match UdpSocket::from_std(socket) {
@@ -313,6 +341,7 @@ async fn serve(proxy: Arc<UdpProxy>, key: u64, socket: std::net::UdpSocket) {
         port,
         sessions: RefCell::default(),
         closing: Cell::new(false),
+        released: Cell::new(false),
         receiving: RefCell::default(),
         log: RefCell::new(log),
         worker,
@@ -324,6 +353,9 @@ async fn serve(proxy: Arc<UdpProxy>, key: u64, socket: std::net::UdpSocket) {
                 return Poll::Ready(None);
             }
             *local.receiving.borrow_mut() = Some(cx.waker().clone());
+            if local.released.get() {
+                local.socket.stop_receiving();
+            }
             local.socket.poll_recv(cx).map(Some)
         });
         match next.await {
@@ -344,6 +376,11 @@ impl Local {
         for session in self.sessions.borrow().values() {
             session.deadline.set_after(drain.min(session.idle));
         }
+        self.wake();
+    }
+
+    fn release(&self) {
+        self.released.set(true);
         self.wake();
     }
 

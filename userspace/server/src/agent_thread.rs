@@ -36,6 +36,10 @@ pub trait Acts {
     fn tick(&mut self);
     /// By VirtualIP the generation of its steering before which this machine holds nothing any more.
     fn released(&mut self) -> BTreeMap<String, u64>;
+    /// Another process is about to take over; see [`Rest`].
+    fn hold(&mut self) {}
+    /// It did not.
+    fn resume(&mut self) {}
 }
 
 impl Acts for Agent {
@@ -70,6 +74,14 @@ impl Acts for Agent {
     fn released(&mut self) -> BTreeMap<String, u64> {
         Agent::released(self)
     }
+
+    fn hold(&mut self) {
+        Agent::hold(self);
+    }
+
+    fn resume(&mut self) {
+        Agent::resume(self);
+    }
 }
 
 /// Where updates come from.
@@ -89,13 +101,36 @@ pub struct Inbox<U> {
     pub follow: mpsc::Receiver<U>,
     /// Nothing is ever sent: the thread ends when the other side is gone.
     pub stopped: mpsc::Receiver<()>,
+    pub rests: mpsc::Receiver<Rest>,
 }
+
+/// Asks the agent to change nothing for a while.
+pub struct Rest {
+    /// Told when it is at rest.
+    pub begun: mpsc::Sender<()>,
+    /// It goes on when the other side is gone.
+    pub ended: mpsc::Receiver<()>,
+}
+
+/// How soon an agent at rest notices that the process ends.
+const REST_LOOK: Duration = Duration::from_millis(20);
 
 /// Runs until it is stopped. `tick` is called once in every turn.
 pub fn run<U: Updates>(agent: &mut impl Acts, inbox: &Inbox<U>, health: &Health, mut tick: impl FnMut()) {
     let mut work = Work { stream: None, snapshot: Snapshot::default(), news: false, streaming_since: Instant::now() };
     let mut again = AGAIN_FIRST;
     loop {
+        if let Ok(rest) = inbox.rests.try_recv() {
+            agent.hold();
+            let _ = rest.begun.send(());
+            while rest.ended.recv_timeout(REST_LOOK) == Err(mpsc::RecvTimeoutError::Timeout) {
+                health.agent_turned();
+                if inbox.stopped.try_recv() == Err(mpsc::TryRecvError::Disconnected) {
+                    return;
+                }
+            }
+            agent.resume();
+        }
         let turned = catch_unwind(AssertUnwindSafe(|| {
             work.turn(agent, &inbox.follow, health);
             tick();
@@ -249,7 +284,8 @@ mod tests {
         let seen = health.clone();
         let thread = thread::spawn(move || {
             let mut agent = Fragile { current: Desired::default(), panics_at: 2 };
-            run(&mut agent, &Inbox { follow: followed, stopped }, &seen, || {});
+            let rests = mpsc::channel().1;
+            run(&mut agent, &Inbox { follow: followed, stopped, rests }, &seen, || {});
         });
         let publish = |version| {
             let snapshot = Snapshot { cluster_id: "c".into(), version, ..Snapshot::default() };

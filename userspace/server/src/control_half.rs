@@ -52,7 +52,7 @@ impl ControlHalf {
     }
 
     /// Sees to it that there is one, for as long as the process runs.
-    pub async fn keep(self) {
+    pub async fn keep(self: Arc<Self>) {
         let mut again = AGAIN_FIRST;
         loop {
             if let Some(control) = self.health().control_started() {

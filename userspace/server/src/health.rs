@@ -120,6 +120,11 @@ impl Health {
         *lock(&self.control) = ControlState::Up(control);
     }
 
+    /// It was stopped, and another process has its place for now.
+    pub fn control_rests(&self) {
+        *lock(&self.control) = ControlState::Starting;
+    }
+
     /// It ran and can no longer.
     pub fn control_failed(&self, reason: &str) {
         self.control_restarts.fetch_add(1, Ordering::Relaxed);

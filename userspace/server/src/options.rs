@@ -164,7 +164,7 @@ const OPTIONS: &[Row] = &[
     idle("status-update-max-batch-size", Shape::Text, "status is never written to the cluster's state"),
     idle("cpu-profile-file", Shape::Text, "use `perf record -p PID`"),
     idle("memory-profile-file", Shape::Text, "use `perf record -p PID`"),
-    idle("signal-upgrade", Shape::Switch, "a running process is not upgraded in place by this version"),
+    idle("signal-upgrade", Shape::Switch, "send SIGUSR2 to the running process instead: kill -USR2 PID"),
 ];
 
 /// Smaller ones would be moved aside all the time.

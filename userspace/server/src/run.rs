@@ -3,20 +3,23 @@
 //! The edge half starts first and serves what it kept on disk, so that it needs nobody. Then the control half joins its
 //! cluster; what that publishes reaches the edge's agent through one thread.
 
-use crate::agent_thread::{self, Inbox};
+use crate::admin_door::AdminDoor;
+use crate::agent_thread::{self, Inbox, Rest};
 use crate::control_half::{self, ControlHalf};
 use crate::figures;
 use crate::health::Health;
 use crate::local::Local;
 use crate::logs::{self, Logs};
 use crate::options::Options;
+use crate::upgrade::{self, Predecessor, Successor};
 use crate::watchdog;
+use base_model::Protocol;
 use base_runtime::Runtime;
-use base_runtime::net::{OwnPort, keep_traffic_from};
+use base_runtime::net::{OwnPort, inherited, keep_traffic_from};
 use base_telemetry::access_log::{AccessLog, Destination};
 use base_telemetry::hub::Identity;
 use base_telemetry::{Telemetry, ewma};
-use control_admin::{Admin, Door, ModelCatalog, Switch};
+use control_admin::{ModelCatalog, Switch};
 use control_raft::{ClusterSecret, Control, Follower};
 use edge_agent::Agent;
 use edge_agent::last_good::LastGood;
@@ -27,7 +30,8 @@ use edge_listeners::Traffic;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -40,8 +44,18 @@ const ANNOUNCE: Duration = Duration::from_secs(1);
 /// From the moment that is written down until the kernels of the others steer by it.
 const SETTLE: Duration = Duration::from_millis(250);
 
-/// Between two tries to open the admin API.
-const ADMIN_AGAIN: Duration = Duration::from_millis(500);
+/// What was asked of the admin API before another process takes its place is answered within this.
+const ADMIN_ANSWERS: Duration = Duration::from_secs(2);
+
+/// How long idle connections stay when another process takes the place of this one: most send a request within it, and are told with
+/// the answer that it is the last.
+const IDLE_STAYS: Duration = Duration::from_secs(10);
+
+/// What was accepted when another process takes over has been given to its worker within this.
+const RELEASE: Duration = Duration::from_secs(1);
+
+/// Connections of HTTP/3, which no other process can go on with, are given so long to end what is under way.
+const DATAGRAMS_STAY: Duration = Duration::from_secs(2);
 
 /// Threads of the runtime that Raft runs on, and of the one that answers the admin API: whatever is asked of the API, members hear
 /// of each other in time.
@@ -77,6 +91,18 @@ fn peer_ports(options: &Options) -> impl Iterator<Item = u16> {
 }
 
 fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
+    upgrade::remember_program();
+    let before = Predecessor::meet();
+    let before =
+        before.map_err(|e| (format!("the process before this one hands over no sockets: {e}"), 1))?.map(Arc::new);
+    let done = live(options, logs, before.as_ref());
+    if let (Some(before), Err((error, _))) = (&before, &done) {
+        before.say_failed(if error.is_empty() { "its control half does not start" } else { error });
+    }
+    done
+}
+
+fn live(options: &Arc<Options>, logs: Logs, before: Option<&Arc<Predecessor>>) -> Result<(), Failed> {
     for note in &options.notes {
         tracing::warn!("{note}");
     }
@@ -108,29 +134,37 @@ fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
     let mut serving = edge.map(|edge| edge.serve(&local, stopped));
     let serves = serving.as_ref().is_some_and(|serving| serving.kept);
     let switch = Switch::new(control_admin::router_alone(local.clone()));
-    let admin = Arc::new(OnceLock::new());
-    let half = ControlHalf {
+    let taken = before.map(|before| before.admin_listeners(&options.api_addr)).unwrap_or_default();
+    let admin = AdminDoor::new(options.clone(), switch.clone(), api.handle().clone(), taken);
+    if let Some(before) = before {
+        before.wait_until_released();
+    }
+    let half = Arc::new(ControlHalf {
         options: options.clone(),
         catalog: catalog(options.virtual_ips),
         local,
         switch: switch.clone(),
         follow: serving.as_ref().map(|serving| serving.follow.clone()),
         addresses: serving.as_ref().map(|serving| serving.addresses.clone()).unwrap_or_default(),
-    };
+    });
     let started = tokio.block_on(async {
         if let Err(error) = half.start().await
             && let Some(code) = control_half::fatal(&error, serves)
         {
             return Err((String::new(), code));
         }
-        let _on = api.enter();
-        open_admin(options, &switch, serves, &admin).await
+        admin.open(serves).map_err(|error| (error, 1))
     });
     let ended = started.map(|()| {
-        let kept = tokio.spawn(half.keep());
-        tokio.block_on(signals.wait(options, &health, &switch, &admin, serves));
-        kept.abort();
+        let kept = tokio.spawn(half.clone().keep());
+        let mut living = Living { options, health: &health, switch: &switch, admin: &admin, half: &half, kept };
+        let successor = tokio.block_on(signals.wait(&mut living, serving.as_mut(), before, serves));
+        living.kept.abort();
         health.drain();
+        if let (Some(successor), Some(serving)) = (&successor, &mut serving) {
+            serving.hand_over(|| tokio.block_on(successor.leave_datagrams()));
+        }
+        // Another process may have the control half by now.
         let control = health.control();
         if let Some(serving) = &mut serving {
             if let Some(control) = &control {
@@ -138,9 +172,7 @@ fn daemon(options: &Arc<Options>, logs: Logs) -> Result<(), Failed> {
             }
             serving.drain();
         }
-        if let Some(admin) = admin.get() {
-            admin.shutdown();
-        }
+        admin.close();
         if let Some(control) = control {
             tokio.block_on(control.shutdown());
         }
@@ -191,6 +223,12 @@ struct Serving {
     runtime: Runtime,
     /// It had kept a state on disk, so that it serves without a control half.
     kept: bool,
+    /// Asks the agent to rest.
+    rests: mpsc::Sender<Rest>,
+    /// It rests for as long as this is there.
+    at_rest: Option<mpsc::Sender<()>>,
+    /// The kernel's programs are another process's by now.
+    handed_over: Arc<AtomicBool>,
 }
 
 impl Edge {
@@ -286,18 +324,23 @@ impl Edge {
             local.health.agent_applied(kept);
         }
         let (follow, followed) = mpsc::channel();
+        let (rests, asked) = mpsc::channel();
+        let handed_over = Arc::new(AtomicBool::new(false));
+        let kernel_is_anothers = handed_over.clone();
         let (health, telemetry) = (local.health.clone(), self.telemetry);
         let mut agent = self.agent;
         let thread = thread::Builder::new().name("agent".into()).spawn(move || {
             let mut ticked = Instant::now();
-            let inbox = Inbox { follow: followed, stopped };
+            let inbox = Inbox { follow: followed, stopped, rests: asked };
             agent_thread::run(&mut agent, &inbox, &health, || {
                 if ticked.elapsed() >= ewma::TICK {
                     ticked = Instant::now();
                     telemetry.tick(ticked);
                 }
             });
-            agent.detach();
+            if !kernel_is_anothers.load(Ordering::Acquire) {
+                agent.detach();
+            }
         });
         let agent = thread.unwrap_or_else(|error| {
             // Without threads there is no daemon; the process ends and says why.
@@ -312,11 +355,52 @@ impl Edge {
             agent,
             runtime: self.runtime,
             kept: kept.is_some(),
+            rests,
+            at_rest: None,
+            handed_over,
         }
     }
 }
 
 impl Serving {
+    /// Keeps the configuration, and with it the sockets, as they are; for as long as `at_rest` is there.
+    fn rest(&mut self) -> Result<(), String> {
+        let (begun, begins) = mpsc::channel();
+        let (at_rest, ended) = mpsc::channel();
+        let _ = self.rests.send(Rest { begun, ended });
+        begins.recv_timeout(AGENT_RESTS).map_err(|_| "the agent is busy with a change; try again later".to_owned())?;
+        self.at_rest = Some(at_rest);
+        Ok(())
+    }
+
+    /// Further descriptors of all sockets that listen.
+    fn sockets(&self) -> std::io::Result<upgrade::Sockets> {
+        let mut sockets = upgrade::Sockets::default();
+        for (_, server) in self.traffic.servers() {
+            for some in server.sockets() {
+                let kind = match some.protocol {
+                    Protocol::Tcp => &mut sockets.streams,
+                    Protocol::Udp => &mut sockets.datagrams,
+                };
+                for descriptor in &some.descriptors {
+                    kind.push(inherited::duplicate(*descriptor)?);
+                }
+            }
+        }
+        Ok(sockets)
+    }
+
+    /// Leaves all that comes from now on to another process. `leave_datagrams` tells it that nothing here reads them any more.
+    fn hand_over(&mut self, leave_datagrams: impl FnOnce()) {
+        self.handed_over.store(true, Ordering::Release);
+        if let Some(lease) = self.lease.take() {
+            lease.pass_on();
+        }
+        self.traffic.release(RELEASE, IDLE_STAYS);
+        self.traffic.let_go(DATAGRAMS_STAY);
+        leave_datagrams();
+    }
+
     /// Takes no new connections and waits for requests under way.
     fn drain(&mut self) {
         // Before the listeners close, so that nobody new is refused.
@@ -377,54 +461,6 @@ fn identity(options: &Options) -> Identity {
     }
 }
 
-/// Opens the admin API. While its port is taken a machine that serves from disk goes on doing so, and tries again.
-async fn open_admin(
-    options: &Arc<Options>,
-    switch: &Switch,
-    serves: bool,
-    slot: &Arc<OnceLock<Admin>>,
-) -> Result<(), Failed> {
-    let open = |options: &Options, switch: &Switch| {
-        let door = Door {
-            tls: options.admin_tls.clone(),
-            client_certificates: options.admin_client_certificates,
-            logins: options.logins.clone(),
-            insecure: options.insecure_api,
-            names: api_names(options),
-        };
-        let listeners = control_admin::bind(&options.api_addr)?;
-        Admin::serve(listeners, switch.router(), door).map_err(|e| format!("--api-addr: {e}"))
-    };
-    match open(options, switch) {
-        Ok(admin) => {
-            let _ = slot.set(admin);
-        }
-        Err(error) if serves => {
-            tracing::error!(
-                "{error}; traffic is served from the last good state, and the admin API follows when it can"
-            );
-            let (options, switch, slot) = (options.clone(), switch.clone(), slot.clone());
-            tokio::spawn(async move {
-                loop {
-                    tokio::time::sleep(ADMIN_AGAIN).await;
-                    if let Ok(admin) = open(&options, &switch) {
-                        let _ = slot.set(admin);
-                        return;
-                    }
-                }
-            });
-        }
-        Err(error) => return Err((error, 1)),
-    }
-    Ok(())
-}
-
-/// Names that somebody wrote down for the admin API.
-fn api_names(options: &Options) -> Vec<String> {
-    let hosts = options.api_addr.split(',').filter_map(|address| address.trim().rsplit_once(':'));
-    hosts.map(|(host, _)| host.to_owned()).chain(options.api_names.iter().cloned()).collect()
-}
-
 /// Tells the fleet that no new flows should come here, and waits until that is written down.
 async fn announce_drain(control: &Control, steered: bool) {
     let others = || control.state().view.members.values().any(|m| m.up && m.name != control.name());
@@ -461,10 +497,71 @@ async fn reopen_logs(mut hangups: tokio::signal::unix::Signal, (log, access): (L
     }
 }
 
+/// What an upgrade reaches beside the edge half.
+struct Living<'a> {
+    options: &'a Arc<Options>,
+    health: &'a Arc<Health>,
+    switch: &'a Switch,
+    admin: &'a Arc<AdminDoor>,
+    half: &'a Arc<ControlHalf>,
+    /// The task that keeps the control half going.
+    kept: tokio::task::JoinHandle<()>,
+}
+
+impl Living<'_> {
+    /// Starts the program anew and brings it to where it is ready. If it does not come up all is as before.
+    async fn upgrade(&mut self, serving: &mut Option<&mut Serving>) -> Result<Successor, String> {
+        let mut sockets = match serving {
+            Some(serving) => {
+                serving.rest()?;
+                serving.sockets().map_err(|e| format!("its sockets cannot be copied: {e}"))?
+            }
+            None => upgrade::Sockets::default(),
+        };
+        sockets.admin = self.admin.descriptors().map_err(|e| format!("its sockets cannot be copied: {e}"))?;
+        let mut successor = Successor::start(&sockets, &self.options.api_addr).await?;
+        drop(sockets);
+        tracing::info!(
+            pid = successor.pid(),
+            "SIGUSR2: started the program again, which is to take the place of this one"
+        );
+        successor.serves().await?;
+        self.admin.rest(ADMIN_ANSWERS).await;
+        self.kept.abort();
+        if let Some(control) = self.health.control_started() {
+            // The group hears of a restart, not of a member that leaves.
+            control.abandon().await;
+        }
+        self.health.control_rests();
+        successor.release().await;
+        successor.is_ready().await?;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::MainPid(successor.pid())]);
+        successor.succeeds();
+        Ok(successor)
+    }
+
+    /// After an upgrade that failed: what was given up is taken up again.
+    async fn go_on(&mut self, serving: &mut Option<&mut Serving>) {
+        if self.health.control_started().is_none() {
+            let _ = self.half.start().await;
+            self.kept = tokio::spawn(self.half.clone().keep());
+        }
+        // Its port is ours all along.
+        let _ = self.admin.open(true);
+        if let Some(serving) = serving {
+            serving.at_rest = None;
+        }
+    }
+}
+
+/// A change takes the agent so long at most, but for the very largest.
+const AGENT_RESTS: Duration = Duration::from_secs(20);
+
 /// The process's signals, caught before anything can send one.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    upgrade: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -477,25 +574,29 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate()).map_err(failed)?,
             interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+            upgrade: signal(SignalKind::user_defined2()).map_err(failed)?,
         })
     }
 
-    /// Says `ready` when it is so, then waits for the first signal. A second one ends the process at once.
+    /// Says `ready` when it is so, then waits for the signal that ends the process. A second one ends it at once. There is a successor
+    /// where it was told to make place for one.
     async fn wait(
         mut self,
-        options: &Options,
-        health: &Health,
-        switch: &Switch,
-        admin: &OnceLock<Admin>,
+        living: &mut Living<'_>,
+        mut serving: Option<&mut Serving>,
+        before: Option<&Arc<Predecessor>>,
         serves: bool,
-    ) {
-        let ready = async {
+    ) -> Option<Successor> {
+        let (options, health, switch, admin) =
+            (living.options.clone(), living.health.clone(), living.switch.clone(), living.admin.clone());
+        let before = before.cloned();
+        let ready = async move {
             if serves {
                 // It does what a machine is for; the log says what is missing.
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             }
             let admin = loop {
-                match admin.get() {
+                match admin.admin() {
                     Some(admin) if health.ready().is_ok() => break admin,
                     _ => tokio::time::sleep(Duration::from_millis(10)).await,
                 }
@@ -503,24 +604,46 @@ impl Signals {
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             let addresses: Vec<String> = admin.addresses().iter().map(|a| a.to_string()).collect();
             // For as long as the process lives: no forward proxy of its leads there.
-            let own = admin.addresses().iter().map(|address| address.port()).chain(peer_ports(options));
+            let own = admin.addresses().iter().map(|address| address.port()).chain(peer_ports(&options));
             own.for_each(|port| std::mem::forget(OwnPort::note(port)));
             let tls = if admin.encrypted() { " (TLS)" } else { "" };
             tracing::info!("ready, admin API on {}{tls}", addresses.join(", "));
-            create_initial(options, switch).await;
-            std::future::pending::<()>().await
+            if let Some(before) = before {
+                std::thread::spawn(move || before.succeed());
+            }
+            create_initial(&options, &switch).await;
         };
-        let signal = async {
-            tokio::select! {
+        // It goes on while an upgrade is tried.
+        let ready = tokio::spawn(ready);
+        let successor = loop {
+            let name = tokio::select! {
                 _ = self.terminate.recv() => "SIGTERM",
                 _ = self.interrupt.recv() => "SIGINT",
-            }
+                _ = self.upgrade.recv() => {
+                    let upgraded = tokio::select! {
+                        upgraded = living.upgrade(&mut serving) => upgraded,
+                        _ = self.terminate.recv() => Err("SIGTERM came before it was ready".to_owned()),
+                        _ = self.interrupt.recv() => Err("SIGINT came before it was ready".to_owned()),
+                    };
+                    match upgraded {
+                        Ok(successor) => {
+                            let pid = successor.pid();
+                            tracing::info!(pid, "another process has the place of this one, which ends what it has");
+                            break Some(successor);
+                        }
+                        Err(reason) => {
+                            tracing::error!(reason, "the upgrade failed; this process goes on as before");
+                            living.go_on(&mut serving).await;
+                            if reason.starts_with("SIG") { "a signal" } else { continue }
+                        }
+                    }
+                }
+            };
+            tracing::info!("{name}: draining; once more to leave at once");
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            break None;
         };
-        tokio::select! {
-            () = ready => {}
-            name = signal => tracing::info!("{name}: draining; once more to leave at once"),
-        }
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        ready.abort();
         tokio::spawn(async move {
             tokio::select! {
                 _ = self.terminate.recv() => {}
@@ -528,6 +651,7 @@ impl Signals {
             }
             std::process::exit(255);
         });
+        successor
     }
 }
 

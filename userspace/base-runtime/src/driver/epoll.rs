@@ -362,6 +362,10 @@ impl Driver for Epoll {
         self.register_datagrams(endpoint)
     }
 
+    fn still_datagrams(&self, _: &Context, endpoint: &Rc<Endpoint>) {
+        endpoint.rx_op.set(Op::Idle);
+    }
+
     fn recv_datagrams(&self, _: &Context, endpoint: &Rc<Endpoint>) {
         self.receive_datagrams(endpoint);
     }

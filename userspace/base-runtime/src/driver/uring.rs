@@ -286,7 +286,11 @@ impl Uring {
                 self.cancel_recv(cx, socket);
             }
         } else if !more && go_on && socket.is_open() {
-            self.accept(cx, socket);
+            if socket.listener.as_ref().is_some_and(|listener| listener.ended.get()) {
+                socket.rx_waker.wake(&cx.executor);
+            } else {
+                self.accept(cx, socket);
+            }
         }
         if !more {
             socket::end_op(cx, socket);
@@ -529,6 +533,13 @@ impl Driver for Uring {
 
     fn adopt_datagrams(&self, cx: &Context, _: &Rc<Endpoint>) -> io::Result<()> {
         self.open_datagrams(cx)
+    }
+
+    fn still_datagrams(&self, cx: &Context, endpoint: &Rc<Endpoint>) {
+        if endpoint.rx_op.get() == Op::Armed {
+            endpoint.rx_op.set(Op::Cancelling);
+            self.cancel(cx, user_data(DATAGRAM, endpoint.key.get()));
+        }
     }
 
     fn recv_datagrams(&self, _: &Context, endpoint: &Rc<Endpoint>) {

@@ -111,15 +111,26 @@ impl TcpListener {
     pub fn poll_accept(&self, task: &mut TaskContext<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
         context::with(|cx| {
             loop {
-                let (fd, peer) = ready!(self.acceptor.poll_accept(cx, task))?;
-                // A peer that reset the connection before it was accepted has no address any more.
-                match peer.map_or_else(|| socket_address(fd, libc::getpeername), Ok) {
-                    Ok(peer) => {
-                        if let Some(stream) = join(cx, fd) {
-                            return Poll::Ready(Ok((stream, peer)));
+                let next = ready!(self.acceptor.poll_accept(cx, task))?;
+                if let Some(connection) = connection(cx, next) {
+                    return Poll::Ready(Ok(connection));
+                }
+            }
+        })
+    }
+
+    /// Accepts nothing more, and gives out what the kernel has handed over already; `None` when that was all. Whoever still waits there
+    /// is left to another process that listens on this socket.
+    pub fn poll_rest(&self, task: &mut TaskContext<'_>) -> Poll<Option<(TcpStream, SocketAddr)>> {
+        context::with(|cx| {
+            loop {
+                match ready!(self.acceptor.poll_rest(cx, task)) {
+                    None => return Poll::Ready(None),
+                    Some(next) => {
+                        if let Some(connection) = connection(cx, next) {
+                            return Poll::Ready(Some(connection));
                         }
                     }
-                    Err(_) => socket::close_fd(fd),
                 }
             }
         })
@@ -212,6 +223,18 @@ fn listen(fd: RawFd, address: &Address, backlog: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// What was accepted, as a connection of this worker.
+fn connection(cx: &Context, (fd, peer): (RawFd, Option<SocketAddr>)) -> Option<(TcpStream, SocketAddr)> {
+    // A peer that reset the connection before it was accepted has no address any more.
+    match peer.map_or_else(|| socket_address(fd, libc::getpeername), Ok) {
+        Ok(peer) => join(cx, fd).map(|stream| (stream, peer)),
+        Err(_) => {
+            socket::close_fd(fd);
+            None
+        }
+    }
+}
+
 /// Makes an accepted descriptor a connection of this worker.
 fn join(cx: &Context, fd: RawFd) -> Option<TcpStream> {
     cx.shared.counters.accepted.add(1);
@@ -265,6 +288,22 @@ impl Acceptor {
         }
     }
 
+    fn poll_rest(&self, cx: &Context, task: &mut TaskContext<'_>) -> Poll<Option<(RawFd, Option<SocketAddr>)>> {
+        let Ok(socket) = self.activate(cx) else { return Poll::Ready(None) };
+        let Some(listener) = &socket.listener else { return Poll::Ready(None) };
+        if !listener.ended.replace(true) {
+            cx.driver.stop_recv(cx, &socket);
+        }
+        if let Some(next) = listener.accepted.borrow_mut().pop_front() {
+            return Poll::Ready(Some(next));
+        }
+        if socket.rx_op.get() == Op::Idle {
+            return Poll::Ready(None);
+        }
+        socket.rx_waker.register(&cx.shared, task);
+        Poll::Pending
+    }
+
     /// Goes on accepting unless a pause is due.
     fn resume(&self, cx: &Context, socket: &Rc<Socket>, listener: &Listener, task: &mut TaskContext<'_>) {
         if listener.exhausted.get() {
@@ -277,7 +316,8 @@ impl Acceptor {
                 shed(cx, self.fd);
             }
         }
-        if socket.rx_op.get() == Op::Idle && listener.accepted.borrow().len() < ACCEPTED_MAX {
+        let ended = listener.ended.get();
+        if !ended && socket.rx_op.get() == Op::Idle && listener.accepted.borrow().len() < ACCEPTED_MAX {
             cx.driver.accept(cx, socket);
         }
     }

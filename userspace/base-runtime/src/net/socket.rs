@@ -158,6 +158,8 @@ pub(crate) struct Socket {
 #[derive(Default)]
 pub(crate) struct Listener {
     pub accepted: RefCell<VecDeque<(RawFd, Option<SocketAddr>)>>,
+    /// Nothing more is accepted.
+    pub ended: Cell<bool>,
     /// The last accept failed for want of descriptors or memory: pause before the next.
     pub exhausted: Cell<bool>,
     pub backoff: crate::time::Deadline,

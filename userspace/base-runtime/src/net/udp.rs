@@ -214,6 +214,15 @@ impl UdpSocket {
         context::with(|cx| self.endpoint.take(cx))
     }
 
+    /// Receives nothing more but what is queued already: the rest is for another process that has this socket. Sending goes on.
+    pub fn stop_receiving(&self) {
+        context::with(|cx| {
+            if !self.endpoint.deaf.replace(true) {
+                cx.driver.still_datagrams(cx, &self.endpoint);
+            }
+        });
+    }
+
     /// Queues it for the end of this turn of the worker. Where neither the queue nor the kernel has room it is dropped, counted
     /// (`datagrams_unsent`) and refused as `WouldBlock`; [`io::ErrorKind::InvalidInput`] says that no kernel would take it. What the
     /// kernel refuses later is counted too, and told by `poll_send_ready`.

@@ -30,4 +30,5 @@ mod relays;
 mod restart;
 mod soak;
 mod tls;
+mod upgrade;
 mod websocket;

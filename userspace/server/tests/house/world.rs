@@ -30,6 +30,8 @@ pub struct Machine {
     /// Most files it may have open; absent: what the test may.
     descriptors: Option<u32>,
     environment: Vec<(String, String)>,
+    /// What is started.
+    program: PathBuf,
     process: Option<Leashed>,
 }
 
@@ -60,6 +62,7 @@ impl Machine {
             insecure: false,
             descriptors: None,
             environment: Vec::new(),
+            program: WEIR.into(),
             process: None,
         }
     }
@@ -101,6 +104,12 @@ impl Machine {
         self
     }
 
+    /// Starts another file than the daemon that was built.
+    pub fn program(mut self, path: &Path) -> Machine {
+        self.program = path.to_owned();
+        self
+    }
+
     pub fn environment(mut self, name: &str, value: &str) -> Machine {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
@@ -119,7 +128,7 @@ impl Machine {
         self.kill();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = match (&self.namespace, self.descriptors) {
-            (None, None) => Command::new(WEIR),
+            (None, None) => Command::new(&self.program),
             (None, Some(most)) => {
                 let mut command = Command::new("sh");
                 command.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), WEIR]);

@@ -40,6 +40,8 @@ pub(crate) struct Endpoint {
     pub rx_ready: Cell<bool>,
     /// An errno of the network's that nobody has taken yet, or 0.
     pub rx_error: Cell<i32>,
+    /// Nothing more is received.
+    pub deaf: Cell<bool>,
     pub rx_waker: WakerCell,
     /// What the kernel has counted as dropped so far.
     overflows: Cell<u32>,
@@ -232,6 +234,7 @@ impl Endpoint {
             rx_op: Cell::new(Op::Idle),
             rx_ready: Cell::new(false),
             rx_error: Cell::new(0),
+            deaf: Cell::new(false),
             rx_waker: WakerCell::new(),
             overflows: Cell::new(0),
             tx: RefCell::default(),
@@ -254,7 +257,10 @@ impl Endpoint {
 
     /// Receiving may go on: there is room, and no error waits to be taken.
     pub fn may_receive(&self, cx: &Context) -> bool {
-        self.is_open() && self.rx_error.get() == 0 && self.rx.borrow().len() < cx.bounds.datagram_queue_max
+        self.is_open()
+            && !self.deaf.get()
+            && self.rx_error.get() == 0
+            && self.rx.borrow().len() < cx.bounds.datagram_queue_max
     }
 
     /// The next datagram that is queued. Receiving that paused goes on when half the queue is free, so that it does not stop and start

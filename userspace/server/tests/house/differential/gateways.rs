@@ -27,7 +27,7 @@ pub struct Lane {
 }
 
 enum Process {
-    Ours(Machine),
+    Ours(Box<Machine>),
     Peer(Leashed, #[allow(dead_code)] tempfile::TempDir),
 }
 
@@ -72,7 +72,7 @@ fn ours(scripted: &Arc<Vec<Answer>>) -> Gateway {
     for lane in &lanes {
         answers(lane.port, "/", 200);
     }
-    Gateway { name: "ours", lanes, process: Process::Ours(machine) }
+    Gateway { name: "ours", lanes, process: Process::Ours(Box::new(machine)) }
 }
 
 fn nginx(answers: &Arc<Vec<Answer>>) -> Option<Gateway> {
