@@ -5,7 +5,7 @@ use proto_http::{Limits, Request, torture};
 use std::path::Path;
 use std::{fs, io};
 
-const TARGETS: [&str; 10] = [
+const TARGETS: [&str; 11] = [
     "http1_request",
     "http1_response",
     "http1_chunks",
@@ -16,6 +16,7 @@ const TARGETS: [&str; 10] = [
     "tls_hello",
     "proxy_header",
     "websocket_frames",
+    "cache_fields",
 ];
 
 fn main() -> io::Result<()> {
@@ -63,6 +64,11 @@ fn main() -> io::Result<()> {
     fs::write(root.join("websocket_frames").join("server"), [&[0x15], &frames.concat()[..]].concat())?;
     let masked: [&[u8]; 3] = [b"\x01\x83\0\0\0\0hel", b"\x80\x82\0\0\0\0lo", b"\x88\x80\0\0\0\0"];
     fs::write(root.join("websocket_frames").join("client"), [&[0x14], &masked.concat()[..]].concat())?;
+    // Fields of a request, an empty line, fields of its answer.
+    let fields = "Cache-Control: max-age=5, max-stale\nRange: bytes=0-1\nIf-None-Match: \"a\", W/\"b\"\nAccept-Language: de, en;q=0.5\n\n\
+                  Cache-Control: s-maxage=60, private=\"X\", stale-while-revalidate=5\nVary: Accept-Language\nETag: \"a\"\nAge: 1\n\
+                  Expires: Sun, 06 Nov 1994 08:49:37 GMT\nCache-Tag: a, b\nLocation: //h.test/a";
+    fs::write(root.join("cache_fields").join("all"), fields)?;
     // A hello without extensions, in two records, and one header of each version.
     let hello = [&b"\x16\x03\x01\0\x04\x01\0\0\x2b\x16\x03\x01\0\x2b\x03\x03"[..], &[7; 32], b"\0\0\x02\x13\x01\x01\0\0\0"].concat();
     fs::write(root.join("tls_hello").join("0"), hello)?;

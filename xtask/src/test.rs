@@ -33,7 +33,7 @@ const CASES: &[&str] = &[
     "BA-01", "BA-03", "BA-05", "BA-07", "BA-09", // adaptors, builders, templates
     "SE-01", "SE-03", "SE-07", "SE-11", // Validator: headers, jwt; client certificates
     "RS-01", "RS-03", "RS-05", "RS-07", "RS-09", // RateLimiter, time-outs, circuit breaker, failure codes
-    "PX-01", "PX-03", "PX-05", "PX-07", "PX-13", "PX-15", // Proxy: balancing, candidates, mirror, errors, streams
+    "PX-01", "PX-03", "PX-05", "PX-07", "PX-09", "PX-13", "PX-15", // Proxy: balancing, candidates, mirror, cache, errors, streams
     "MF-01", "MF-03", "MF-05", // Mock, RedirectorV2, HeaderToJSON
     "PR-01", // TLS with HTTP/2
     "AD-01", "AD-03", "AD-05", "AD-07", "AD-09", // admin API, weirctl, custom data, access log

@@ -306,17 +306,24 @@ pub struct RequestMatcherSpec {
     pub header_hash_key: String,
 }
 
-/// Remembers responses.
+/// Remembers responses: what was asked for with the same method and URL, query included, and with the same fields that the response's
+/// `Vary` names, is answered from memory.
+///
+/// A request with a body, with `Range`, or with `Cache-Control: no-cache` or `no-store` goes to a server. A response is not kept that
+/// says `no-store`, `no-cache`, `must-revalidate` or `private`, sets a cookie, answers an `Authorization` without saying that it is for
+/// others as well (`public`, `s-maxage`), or has an `Access-Control-Allow-Origin` other than `*`; nor a stream, of events or of a pool
+/// whose `serverMaxBodySize` is negative. All that a pool keeps takes 64 MiB at most, what is asked for least makes room. The filter
+/// `Cache` obeys what responses say of their freshness (RFC 9111).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("required" = ["expiration", "maxEntryBytes", "codes", "methods"]))]
 pub struct MemoryCacheSpec {
-    /// How long a response is used.
+    /// How long a response is used, whatever it says of its freshness; longer than 0s.
     pub expiration: GoDuration,
     /// Largest response that is kept, in bytes of its body; 1 or more.
     #[schemars(range(min = 1))]
     pub max_entry_bytes: u32,
-    /// Status codes that are kept.
+    /// Status codes that are kept. Never 206 and 304, which are answers to one client.
     pub codes: Vec<HttpCode>,
     /// Methods whose responses are kept.
     pub methods: Vec<String>,
@@ -725,7 +732,6 @@ impl PoolSpec {
                 self.health_check.is_some(),
                 "servers are not probed in this version; every listed server gets requests",
             ),
-            ("memoryCache", self.memory_cache.is_some(), "nothing is cached in this version"),
             ("spanName", !self.span_name.is_empty(), "has no effect: this version writes no spans yet"),
             (
                 "serviceName",
@@ -789,6 +795,13 @@ impl PoolSpec {
         if let Some(cache) = &self.memory_cache {
             let place = at(path, "memoryCache");
             check_methods(&cache.methods, &at(&place, "methods"), findings);
+            if cache.expiration.nanos() <= 0 {
+                let problem = Problem::new(at(&place, "expiration"), "nothing would be kept");
+                findings.problem(problem.accepted("longer than 0s"));
+            }
+            if self.server_max_body_size < 0 {
+                findings.warn(&place, "has no effect: with a negative serverMaxBodySize responses are streams");
+            }
             for (name, empty) in [("codes", cache.codes.is_empty()), ("methods", cache.methods.is_empty())] {
                 if empty {
                     findings.problem(

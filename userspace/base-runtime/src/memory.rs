@@ -37,6 +37,8 @@ pub enum Kind {
     Tls,
     /// UDP sockets, and their buffers in use at full size. Booked by the runtime.
     Datagrams,
+    /// Answers that caches keep.
+    Caches,
     Other,
 }
 
@@ -49,6 +51,7 @@ impl Kind {
         Kind::Bodies,
         Kind::Tls,
         Kind::Datagrams,
+        Kind::Caches,
         Kind::Other,
     ];
 
@@ -62,6 +65,7 @@ impl Kind {
             Kind::Bodies => "bodies",
             Kind::Tls => "tls",
             Kind::Datagrams => "datagrams",
+            Kind::Caches => "caches",
             Kind::Other => "other",
         }
     }
@@ -73,7 +77,7 @@ impl fmt::Display for Kind {
     }
 }
 
-const KINDS: usize = 8;
+const KINDS: usize = 9;
 
 /// Bytes entered in the ledger of the worker it was made on, until it is dropped there. Elsewhere they are entered for the process.
 pub struct Booking {

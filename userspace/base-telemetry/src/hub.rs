@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use crate::cache::CacheStats;
 use crate::families;
 use crate::limits::LimitHits;
 use crate::locked;
@@ -35,6 +36,7 @@ pub struct Telemetry {
     servers: Mutex<BTreeMap<String, Arc<ServerStats>>>,
     pools: Mutex<BTreeMap<String, Arc<PoolStats>>>,
     relays: Mutex<BTreeMap<String, Arc<RelayStats>>>,
+    caches: Mutex<BTreeMap<String, Arc<CacheStats>>>,
 }
 
 impl Telemetry {
@@ -47,6 +49,7 @@ impl Telemetry {
             servers: Mutex::default(),
             pools: Mutex::default(),
             relays: Mutex::default(),
+            caches: Mutex::default(),
         })
     }
 
@@ -121,10 +124,27 @@ impl Telemetry {
         made
     }
 
-    /// Forgets the pools of a document, which are called `DOCUMENT/…`.
+    /// Forgets the pools and caches of a document, which are called `DOCUMENT/…`.
     pub fn remove_pools_of(&self, document: &str) {
         let is_of_it = |pool: &str| pool.strip_prefix(document).is_some_and(|rest| rest.starts_with('/'));
         locked(&self.pools).retain(|pool, _| !is_of_it(pool));
+        locked(&self.caches).retain(|cache, _| !is_of_it(cache));
+    }
+
+    /// The statistics of a cache, made at first sight and kept until [`Self::remove_pools_of`] its document. `reasons` are those for
+    /// which it does not keep an answer.
+    pub fn cache(&self, name: &str, reasons: &'static [&'static str]) -> Arc<CacheStats> {
+        let mut caches = locked(&self.caches);
+        if let Some(known) = caches.get(name) {
+            return Arc::clone(known);
+        }
+        let made = CacheStats::new(name, reasons, self.workers);
+        if caches.len() < OBJECTS_MAX {
+            caches.insert(name.to_owned(), Arc::clone(&made));
+        } else {
+            self.limits.register("metric_objects").add(1);
+        }
+        made
     }
 
     pub fn remove_pool(&self, pool: &str) {
@@ -144,6 +164,8 @@ impl Telemetry {
         let relays: Vec<Arc<RelayStats>> = locked(&self.relays).values().cloned().collect();
         relays.iter().for_each(|relay| relay.encode(&mut encoder));
         proxy::encode(&self.pools(), &mut encoder, names, &self.identity);
+        let caches: Vec<Arc<CacheStats>> = locked(&self.caches).values().cloned().collect();
+        caches.iter().for_each(|cache| cache.encode(&mut encoder));
         self.limits.encode(&mut encoder);
         families::process(&mut encoder);
         self.registry.collect(&mut encoder);

@@ -8,13 +8,14 @@
 //! - **Everything is bounded**, and reaching a bound is counted in `weir_limit_hits_total{limit}` (see [`limits`]).
 //! - **Nothing panics.** A wrong worker index, status or label loses precision, never the process.
 //!
-//! Reading order: [`hub`] shows how the parts hang together, [`server`] and [`proxy`] are written by the workers,
+//! Reading order: [`hub`] shows how the parts hang together, [`server`], [`proxy`] and [`cache`] are written by the workers,
 //! [`registry`] and [`families`] turn numbers into Prometheus text, [`access_log`] writes lines, [`log_file`] keeps
 //! the file they are in small.
 #![forbid(unsafe_code)]
 
 pub mod hub;
 
+pub mod cache;
 pub mod proxy;
 pub mod relay;
 pub mod server;

@@ -41,6 +41,9 @@
 //! `serverMaxBodySize` (4 MiB when not set; event streams have no limit) it breaks off, so that the client sees it, counted as
 //! `response_body_bytes`.
 //!
+//! With `memoryCache` of a pool answers are given again from memory for a fixed time (Easegress's cache, its faults mended); the filter
+//! Cache does what RFC 9111 says. Metrics: `weir_cache_requests_total` and its kin, by `PIPELINE/POOL`.
+//!
 //! With `compression` answers of a server are packed with gzip as they pass, in the memory of one window each, where the client takes
 //! it and it gains something; `serverMaxBodySize` counts what the server sent. Filters behind it see the packed body.
 
@@ -64,6 +67,7 @@ use edge_upstream::health::Heard;
 use edge_upstream::outlier::Change;
 use edge_upstream::retry;
 use edge_upstream::{Answer, Attempt, AttemptError, Balancer, Identity, RequestMatcher, Server};
+use memory_cache::MemoryCache;
 use proto_http::{Known, Limits, Request, Response};
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -73,6 +77,7 @@ use std::time::{Duration, Instant};
 use timed::Timed;
 
 pub(crate) mod bounded;
+mod memory_cache;
 pub(crate) mod timed;
 
 pub const INTERNAL_ERROR: Outcome = "internalError";
@@ -171,6 +176,8 @@ struct Pool {
     retry: Option<RetrySpec>,
     /// Outside of retries: all tries of a request are one call.
     breaker: Option<Arc<CircuitBreaker>>,
+    /// Answers that are given again.
+    memory: Option<Arc<MemoryCache>>,
     /// Answers beyond `max_body`.
     too_large: Limit,
     counters: Arc<Counters>,
@@ -269,6 +276,24 @@ impl Proxy {
     /// Sends it to a server of the pool that was chosen.
     pub(crate) async fn relay_to(&self, chosen: usize, exchange: &mut Exchange) -> Outcome {
         let pool = &self.pools[chosen];
+        let Some(memory) = &pool.memory else { return self.call(pool, exchange).await };
+        let earlier = exchange.space().response.take();
+        let asked = memory.answer(exchange);
+        let outcome = match &asked {
+            Ok(()) => self.outcome_of(pool, exchange),
+            Err(_) => self.call(pool, exchange).await,
+        };
+        if let Err(Some(asked)) = asked
+            && matches!(outcome, SUCCESS | FAILURE_CODE)
+        {
+            memory.keep(asked, exchange);
+        }
+        self.join_earlier(earlier, outcome, exchange);
+        outcome
+    }
+
+    /// Calls a server, where the pool's circuit breaker lets it.
+    async fn call(&self, pool: &Pool, exchange: &mut Exchange) -> Outcome {
         let Some(breaker) = &pool.breaker else { return self.try_all(pool, exchange).await };
         let Some(call) = Call::begin(breaker) else {
             exchange.tags.note(|| format!("{}: short circuited", pool.name));
@@ -299,6 +324,12 @@ impl Proxy {
             pool.recorders[base_runtime::worker_index()].0.retried();
             base_runtime::time::sleep(retry::pause(retry, tries)).await;
         };
+        self.join_earlier(earlier, outcome, exchange);
+        outcome
+    }
+
+    /// What filters before this one have set for the client is part of the answer, too.
+    fn join_earlier(&self, earlier: Option<Response>, outcome: Outcome, exchange: &mut Exchange) {
         if let (Some(earlier), Some(response)) = (earlier, exchange.response_mut()) {
             if matches!(outcome, SUCCESS | FAILURE_CODE) {
                 merge(response, &earlier);
@@ -308,7 +339,16 @@ impl Proxy {
                 refusal.headers.iter().for_each(|(name, value, _)| response.headers.set(name, value));
             }
         }
-        outcome
+    }
+
+    /// What the answer under way means to the flow.
+    fn outcome_of(&self, pool: &Pool, exchange: &Exchange) -> Outcome {
+        let status = exchange.space_ref().response.as_ref().map_or(500, |response| self.verdict(response));
+        let failed = match pool.failure_codes.as_slice() {
+            [] => (500..600).contains(&status),
+            codes => codes.contains(&status),
+        };
+        if failed { FAILURE_CODE } else { SUCCESS }
     }
 
     /// One try. Says also whether anything of the request may have reached a server.
@@ -479,7 +519,6 @@ impl Proxy {
         exchange: &mut Exchange,
     ) -> Outcome {
         let Answer { mut response, mut body, upgraded } = answer;
-        let status = self.verdict(&response);
         if upgraded.is_none() {
             response.remove_hop_by_hop();
         }
@@ -501,11 +540,7 @@ impl Proxy {
         }
         exchange.upgraded = upgraded;
         exchange.respond(response, body);
-        let failed = match pool.failure_codes.as_slice() {
-            [] => (500..600).contains(&status),
-            codes => codes.contains(&status),
-        };
-        if failed { FAILURE_CODE } else { SUCCESS }
+        self.outcome_of(pool, exchange)
     }
 }
 
@@ -584,8 +619,13 @@ impl Pool {
             negative if negative < 0 => None,
             bytes => Some(bytes as u64),
         };
+        let memory = spec.memory_cache.as_ref().filter(|_| max_body.is_some()).map(|cache| {
+            let previous = parts.previous.and_then(|p| p.downcast::<Proxy>()).and_then(|p| p.pool(&name));
+            MemoryCache::new(cache, &name, parts, previous.and_then(|pool| pool.memory.as_ref()))
+        });
         Ok(Pool {
             name,
+            memory,
             filter: spec.filter.as_ref().map(RequestMatcher::new).transpose()?,
             balancer,
             set_upstream_host: spec.set_upstream_host,

@@ -74,6 +74,98 @@ fn a_prefix_goes_before_the_path() {
     assert!(backend.seen()[0].0.starts_with("GET /%E4%B8%AD/a%20b HTTP/1.1\r\n"), "{:?}", backend.seen());
 }
 
+/// Answers with the number of the request it is; its path says with which status, fields and length.
+fn counting_backend() -> (Backend, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = count.clone();
+    let backend = Backend::new(move |mut wire, _| {
+        while let Some((head, _)) = wire.request() {
+            let nth = counter.fetch_add(1, Ordering::SeqCst) + 1;
+            let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+            let (status, fields, body) = match path.trim_start_matches('/').split('.').next().unwrap_or_default() {
+                "no-store" => ("200 OK", "Cache-Control: no-store\r\n", nth.to_string()),
+                "cookie" => ("200 OK", "Set-Cookie: a=b\r\n", nth.to_string()),
+                "vary" => ("200 OK", "Vary: X-Kind\r\n", nth.to_string()),
+                "large" => ("200 OK", "", "x".repeat(200)),
+                "gone" => ("410 Gone", "", nth.to_string()),
+                "failed" => ("500 Failed", "", nth.to_string()),
+                _ => ("200 OK", "X-Kept: 1\r\n", nth.to_string()),
+            };
+            let length = body.len();
+            if path.ends_with(".chunked") {
+                wire.send(format!("HTTP/1.1 {status}\r\n{fields}Transfer-Encoding: chunked\r\n\r\n"));
+                wire.send(format!("{length:x}\r\n{body}\r\n0\r\n\r\n"));
+            } else if path.ends_with(".cut") {
+                wire.send(format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n{body}", length + 1));
+                return;
+            } else {
+                let body = if head.starts_with("HEAD ") { "" } else { &body };
+                wire.send(format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\n\r\n{body}"));
+            }
+        }
+    });
+    (backend, count)
+}
+
+#[test]
+fn answers_are_given_again_from_memory() {
+    let (backend, count) = counting_backend();
+    let spec = |cache: &str| {
+        format!("pools: [{{servers: [{{url: 'http://127.0.0.1:{}'}}], memoryCache: {{{cache}}}}}]", backend.port)
+    };
+    let house = House::new(2, &spec("expiration: 1h, maxEntryBytes: 100, codes: [200, 500], methods: [GET, HEAD]"));
+    // How many of two requests have come to the backend; the second on another worker.
+    let reach = |first: Ask, second: Ask| {
+        let before = count.load(Ordering::SeqCst);
+        let one = house.ask(first);
+        let two = house.begin(1, second).recv().expect("the request ends");
+        let reached = count.load(Ordering::SeqCst) - before;
+        let hits = [&one, &two].iter().filter(|said| said.notes.contains("memory cache")).count();
+        assert_eq!(reached + hits, 2, "{one:?} {two:?}");
+        if (reached, hits) == (1, 1) && one.body == two.body {
+            assert_eq!((one.status, one.outcome), (two.status, two.outcome));
+        }
+        reached
+    };
+    let with = |target, field| Ask { headers: vec![field], ..get(target) };
+    assert_eq!(reach(get("/a"), get("/a")), 1);
+    assert_eq!(reach(get("/a"), get("/b")), 1, "/a is there, /b is another");
+    assert_eq!(reach(get("/c.chunked"), get("/c.chunked")), 1);
+    assert_eq!(reach(get("/failed"), get("/failed")), 1, "a status that is listed, and the same outcome");
+    assert_eq!(reach(Ask { method: "HEAD", ..get("/a") }, Ask { method: "HEAD", ..get("/a") }), 1);
+    for never in ["/no-store", "/cookie", "/large", "/large.chunked", "/gone"] {
+        assert_eq!(reach(get(never), get(never)), 2, "{never}");
+    }
+    assert_eq!(reach(post(b"x"), post(b"x")), 2);
+    assert_eq!(
+        reach(with("/a", ("Cache-Control", "no-cache")), get("/a")),
+        1,
+        "it passes by, and leaves what there is"
+    );
+    assert_eq!(reach(with("/d", ("Cache-Control", "no-store")), get("/d")), 2);
+    assert_eq!(reach(with("/e", ("Authorization", "x")), with("/e", ("Authorization", "y"))), 2);
+    assert_eq!(reach(with("/f", ("X-Forwarded-Host", "evil.test")), get("/f")), 2);
+    assert_eq!(reach(with("/g", ("X-HTTP-Method-Override", "PUT")), get("/g")), 2);
+    assert_eq!(reach(with("/vary", ("X-Kind", "1")), with("/vary", ("X-Kind", "2"))), 2);
+    assert_eq!(reach(with("/vary", ("X-Kind", "1")), with("/vary", ("X-Kind", "2"))), 0);
+    let said = house.ask(get("/h.cut"));
+    assert_eq!(said.body, Err(BodyError::Incomplete), "what broke off is not kept");
+    assert_eq!(reach(get("/h.cut"), get("/h.cut")), 2);
+    let said = house.ask(get("/a"));
+    assert!(said.headers.contains("X-Kept") && said.headers.contains("\"Age\": \"0\""), "{}", said.headers);
+    assert!(house.metric("weir_cache_requests_total", "result=\"hit\"") > 8);
+    assert_eq!(house.metric("weir_cache_not_stored_total", "reason=\"set_cookie\""), 2);
+    assert!(base_runtime::memory::snapshot().of(base_runtime::memory::Kind::Caches) > 0, "entries are booked");
+
+    let house = House::new(1, &spec("expiration: 1ms, maxEntryBytes: 100, codes: [200], methods: [GET]"));
+    let before = count.load(Ordering::SeqCst);
+    for _ in 0..2 {
+        assert_eq!(house.ask(get("/a")).status, 200);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(count.load(Ordering::SeqCst) - before, 2, "its time is over");
+}
+
 #[test]
 fn connecting_has_a_deadline_of_its_own() {
     // A listener whose queue is full: further connects are not answered.

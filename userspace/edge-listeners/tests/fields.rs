@@ -113,6 +113,8 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("PolicySpec.limitRefreshPeriod", "edge-filters/src/rate_limiter.rs", "a_waiting_request_holds_no_thread"),
     ("PolicySpec.name", "edge-filters/src/rate_limiter.rs", "state_survives_where_rule_and_policy_do"),
     ("PolicySpec.timeoutDuration", "edge-filters/src/rate_limiter.rs", "a_waiting_request_holds_no_thread"),
+    ("MemoryCacheSpec", "edge-filters/tests/proxy.rs", "answers_are_given_again_from_memory"),
+    ("PoolSpec.memoryCache", "edge-filters/tests/proxy.rs", "answers_are_given_again_from_memory"),
     ("PoolSpec.connectTimeout", "edge-filters/tests/proxy.rs", "connecting_has_a_deadline_of_its_own"),
     (
         "PoolSpec.outlierDetection",
@@ -319,11 +321,6 @@ const SAID: &[(&str, &str, &str)] = &[
         "PoolSpec.healthCheck",
         "pool: {healthCheck: {}}",
         "warning: filters[0].pools[0].healthCheck: servers are not probed",
-    ),
-    (
-        "PoolSpec.memoryCache",
-        "pool: {memoryCache: {expiration: 1s, maxEntryBytes: 1, codes: [200], methods: [GET]}}",
-        "warning: filters[0].pools[0].memoryCache: nothing is cached",
     ),
     (
         "PoolSpec.serviceName",

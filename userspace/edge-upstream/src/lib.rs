@@ -3,11 +3,12 @@
 //! connection ([`lease`], [`pool`], [`sessions`], [`connect`], [`tls`]), and what it answered ([`attempt`]).
 //!
 //! Reading order: [`endpoint`], [`names`], [`balance`], [`health`], [`probe`], [`outlier`], [`matcher`], [`attempt`], [`lease`], [`pool`],
-//! [`sessions`], [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, [`circuit`], [`retry`], [`l4_pool`].
+//! [`sessions`], [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, [`circuit`], [`retry`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
 #![forbid(unsafe_code)]
 
 pub mod attempt;
 pub mod balance;
+pub mod cache;
 pub mod circuit;
 pub mod connect;
 pub mod endpoint;

@@ -198,6 +198,14 @@ impl Headers {
         self.arena.capacity() + self.fields.capacity() * size_of::<Field>() + spans
     }
 
+    /// Takes over all fields of `other`, into the memory there is.
+    pub fn copy_from(&mut self, other: &Headers) {
+        self.clear();
+        self.arena.extend_from_slice(&other.arena);
+        self.fields.extend_from_slice(&other.fields);
+        self.ruled.extend_from_slice(&other.ruled);
+    }
+
     /// Forgets all fields and keeps the memory.
     pub fn clear(&mut self) {
         self.arena.clear();
