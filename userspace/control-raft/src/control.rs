@@ -35,7 +35,7 @@ use crate::network::Network;
 use crate::publish::{Follower, Publisher};
 use crate::secret::ClusterSecret;
 use crate::store::{Identity, OpenError, Store};
-use crate::types::{Packed, Peer, Raft, node_id};
+use crate::types::{NAMES_PRINCIPALS, Packed, Peer, Raft, node_id};
 use crate::upkeep::{self, Report};
 use crate::wire::{IdentityAnswer, Wire, WireError};
 use crate::{bounds, follow, peer};
@@ -1250,8 +1250,6 @@ pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// The feature level from which commands say on whose behalf they are.
-const NAMES_PRINCIPALS: u32 = 4;
 const SECRET_LOOKED_AT: Duration = Duration::from_secs(1);
 const HEARTBEAT_MS: u64 = 80;
 /// A leader that a majority has not confirmed for so long sends nobody to itself.

@@ -60,7 +60,19 @@ impl Inner {
         if action.level() <= level {
             return Ok(action);
         }
+        Err(self.beyond(wanted))
+    }
+
+    /// Whether a change that needs the level `wanted` may go into the log: a member that does not understand it would stop at it.
+    pub async fn admits(&self, wanted: u32) -> Result<(), Refusal> {
+        // Who proposes it may have heard of a new level a moment before.
+        let publisher = self.publisher();
+        tokio::time::timeout(RISES, publisher.reached_level(wanted)).await.map_err(|_| self.beyond(wanted))
+    }
+
+    fn beyond(&self, wanted: u32) -> Refusal {
         let state = self.publisher().state();
+        let level = state.level();
         let older = state.view.members.values().filter(|member| member.level.max(FIRST_LEVEL) < wanted);
         let unheard = self.voters().into_iter().filter(|name| !state.view.members.contains_key(name));
         let older: Vec<String> = older
@@ -69,10 +81,10 @@ impl Inner {
             .collect();
         let who =
             if older.is_empty() { "not every member has said that it understands it".into() } else { older.join(", ") };
-        Err(Refusal::unavailable(format!(
+        Refusal::unavailable(format!(
             "this change needs feature level {wanted}, and the cluster has level {level} until all its members run a version of weir that \
              knows more: {who}; upgrade those, or remove the ones that are gone (weirctl member purge). Traffic is served meanwhile"
-        )))
+        ))
     }
 }
 

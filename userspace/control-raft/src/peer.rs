@@ -38,7 +38,7 @@ use crate::network::SnapshotHead;
 use crate::seal::line_parts;
 use crate::secret::ClusterSecret;
 use crate::sound;
-use crate::types::{Packed, Types, Vote, node_id};
+use crate::types::{Demands, Packed, Types, Vote, node_id};
 use crate::upkeep::EDGES_PATH;
 use crate::wire::{Admission, ErrorBody, Heartbeat, LeaderHint, NOT_LEADER, Removal, UNWELCOME};
 
@@ -209,14 +209,10 @@ async fn propose(
 ) -> Response {
     let proven = signature.is_some() || origin.certificate.is_some();
     with(&body, async |command: Packed| {
-        if !proven && inner.leading().is_some() && rights_in(&command).await {
-            let refused: Answer = Err(Refusal::conflict(format!(
-                "member {} leads, and takes changes of who may do what from members that prove to be some: what runs on its machine \
-                 could be anybody. Ask the admin API of {} itself, or give all members one --cluster-secret-file",
-                quoted(inner.name()),
-                quoted(inner.name())
-            )));
-            return answer(&refused);
+        if inner.leading().is_some()
+            && let Err(refusal) = may_be_decided(&inner, proven, &command).await
+        {
+            return answer(&Answer::Err(refusal));
         }
         match inner.propose_here(command).await {
             Some(decided) => answer(&decided),
@@ -226,13 +222,41 @@ async fn propose(
     .await
 }
 
-/// Whether the command gives rights; megabytes of it are read beside the threads that answer. One that is unreadable gives none.
-async fn rights_in(command: &Packed) -> bool {
+/// Whether the leader takes a change that another member passes on: what a member cannot read, it stops at when it applies the log, so
+/// that only goes into it which this member and the cluster's level know.
+async fn may_be_decided(inner: &Inner, proven: bool, command: &Packed) -> Result<(), Refusal> {
+    let demands = match demands(command).await {
+        Ok(demands) => demands,
+        Err(reason) => {
+            return Err(Refusal::unavailable(format!(
+                "member {name} leads and does not know what is to be changed ({reason}): the member that was asked runs another version \
+                 of weir than {name}; install the newer one on all members and try again",
+                name = quoted(inner.name())
+            )));
+        }
+    };
+    if !proven && demands.gives_rights {
+        return Err(Refusal::conflict(format!(
+            "member {} leads, and takes changes of who may do what from members that prove to be some: what runs on its machine \
+             could be anybody. Ask the admin API of {} itself, or give all members one --cluster-secret-file",
+            quoted(inner.name()),
+            quoted(inner.name())
+        )));
+    }
+    inner.admits(demands.level).await
+}
+
+/// Megabytes are read beside the threads that answer.
+async fn demands(command: &Packed) -> Result<Demands, String> {
     if !command.is_large() {
-        return command.gives_rights();
+        return command.demands().map_err(|error| error.to_string());
     }
     let command = command.clone();
-    tokio::task::spawn_blocking(move || command.gives_rights()).await.unwrap_or(true)
+    let read = tokio::task::spawn_blocking(move || command.demands());
+    match read.await {
+        Ok(read) => read.map_err(|error| error.to_string()),
+        Err(_) => Err("it could not be read".into()),
+    }
 }
 
 async fn heartbeat(

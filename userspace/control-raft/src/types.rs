@@ -1,7 +1,7 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
-use control_state::{Action, Answer, Command};
+use control_state::{Action, Answer, Command, FIRST_LEVEL};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -44,12 +44,13 @@ impl Packed {
         matches!(self.open(), Ok(Command { action: Action::Found { .. }, .. }))
     }
 
-    /// Whether it says who may do what: tokens of the admin API, those that let members in, and a backup that holds some. Reads all
-    /// of it.
-    pub fn gives_rights(&self) -> bool {
-        match self.open().map(|command| command.action) {
-            Ok(Action::Restore { backup, .. }) => !backup.tokens.is_empty(),
-            Ok(action) => matches!(
+    /// What a leader asks of a change before it takes it from another member. Reads all of it.
+    pub fn demands(&self) -> Result<Demands, serde_json::Error> {
+        let Command { action, by, .. } = self.open()?;
+        let level = action.level().max(if by.is_some() { NAMES_PRINCIPALS } else { FIRST_LEVEL });
+        let gives_rights = match action {
+            Action::Restore { backup, .. } => !backup.tokens.is_empty(),
+            action => matches!(
                 action,
                 Action::PutToken { .. }
                     | Action::DeleteToken { .. }
@@ -57,8 +58,8 @@ impl Packed {
                     | Action::SpendToken { .. }
                     | Action::FoundAuthority { .. }
             ),
-            Err(_) => false,
-        }
+        };
+        Ok(Demands { level, gives_rights })
     }
 
     pub fn bytes(&self) -> usize {
@@ -69,6 +70,18 @@ impl Packed {
         self.bytes() > LARGE_BYTES
     }
 }
+
+/// See [`Packed::demands`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demands {
+    /// The feature level from which on members understand it.
+    pub level: u32,
+    /// It says who may do what: tokens of the admin API, those that let members in, and a backup that holds some.
+    pub gives_rights: bool,
+}
+
+/// From this feature level on a command says who asked for it.
+pub const NAMES_PRINCIPALS: u32 = 4;
 
 /// How the group knows a voter or learner.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -102,22 +102,58 @@ fn what_a_running_member_does_not_know_ends_its_part_and_not_the_others() {
     assert!(eventually(|| nodes.iter().all(|node| node.control.state().view.members.len() == 3)));
     nodes[0].decides(put(json!({"name": "p", "kind": "Pipeline"}), None));
     assert!(eventually(|| nodes.iter().all(|node| node.control.state().view.objects.len() == 1)));
-    // From a program that does not look at levels.
-    let since = nodes[0].control.state().view.version;
-    world.sends(&nodes, json!({"deleteAllSeen": {"since": since + 1}}), &|| nodes[2].control.failure().is_some());
+    let [one, two, old] = <[Node; 3]>::try_from(nodes).ok().unwrap();
+    old.kill();
+    // Into the log comes, without n3, what no leader of these versions takes.
+    one.decides(put(json!({"name": "old", "kind": "Pipeline", "turn": 1}), None));
+    assert!(eventually(|| two.control.state().view.objects.contains_key("old")));
+    let since = one.control.state().view.version;
+    one.kill();
+    two.kill();
+    for name in ["n1", "n2"] {
+        world.edit_entry(name, r#""turn":1"#, |entry| {
+            replace_action(entry, json!({"deleteAllSeen": {"since": since + 1}}))
+        });
+    }
+    let (one, two) = (world.restart("n1", LEVEL), world.restart("n2", LEVEL));
+    world.forget_calls("n3");
+    let nodes = [one, two, world.restart("n3", 1)];
+    assert!(eventually(|| nodes[2].control.failure().is_some()));
     let reason = nodes[2].control.failure().unwrap();
     assert!(reason.contains("newer weir") && reason.contains("install the version"), "{reason}");
-    assert!(nodes[..2].iter().all(|node| node.control.failure().is_none()));
     nodes[0].decides(put(json!({"name": "q", "kind": "Pipeline"}), None));
+    assert!(nodes[..2].iter().all(|node| node.control.failure().is_none()));
     assert!(!nodes[2].control.state().view.objects.contains_key("q"), "it applies nothing more");
-    // Here nobody knows it.
-    let later = json!({"delete": {"names": ["p"], "later": true}});
-    world.sends(&nodes, later, &|| nodes.iter().all(|node| node.control.failure().is_some()));
-    for node in &nodes {
-        assert!(node.control.state().view.objects.contains_key("p"), "nothing of it was carried out");
+}
+
+#[test]
+fn a_leader_takes_no_change_from_another_member_that_some_member_does_not_know() {
+    let world = World::new(&["n1", "n2", "n3"]);
+    let nodes: Vec<Node> = [("n1", LEVEL), ("n2", LEVEL), ("n3", 1)].map(|(n, level)| world.start(n, level)).into();
+    assert!(eventually(|| nodes.iter().all(|node| node.control.state().view.members.len() == 3)));
+    nodes[0].decides(put(json!({"name": "p", "kind": "Pipeline"}), None));
+    let since = nodes[0].control.state().view.version;
+    let action = |action: Value| json!({"request": 77, "now": "2026-01-01T00:00:00Z", "action": action});
+    let mut by_somebody = action(json!({"delete": {"names": ["p"]}}));
+    by_somebody["by"] = serde_json::to_value(control_api::Principal::member("n9")).unwrap();
+    for (command, told) in [
+        (action(json!({"deleteAllSeen": {"since": since + 1}})), "feature level 2"),
+        // Of a version that is still to come.
+        (action(json!({"delete": {"names": ["p"], "later": true}})), "unknown field `later`"),
+        (action(json!({"conquer": {}})), "unknown variant `conquer`"),
+        (by_somebody, "feature level 4"),
+    ] {
+        let answer = world.asks_the_leader(&nodes, &command);
+        assert!(
+            answer.contains(told) && answer.contains("install") | answer.contains("upgrade"),
+            "{command}: {answer}"
+        );
     }
-    let told = nodes[0].control.failure().unwrap();
-    assert!(told.contains("later"), "{told}");
+    nodes[1].decides(put(json!({"name": "q", "kind": "Pipeline"}), None));
+    assert!(eventually(|| nodes.iter().all(|node| node.control.state().view.objects.contains_key("q"))));
+    for node in &nodes {
+        assert!(node.control.failure().is_none() && node.control.state().view.objects.contains_key("p"));
+    }
 }
 
 #[test]
@@ -232,24 +268,38 @@ impl World {
         node.unwrap_or_else(|| self.start(name, level))
     }
 
-    /// Puts an action into the log by the peer port, until that has shown.
-    fn sends(&self, nodes: &[Node], action: Value, shown: &dyn Fn() -> bool) {
-        let body = json!({"request": 77, "now": "2026-01-01T00:00:00Z", "action": action}).to_string();
+    /// Nobody answers what others have said to the port of a member that is down, and that the kernel keeps for it.
+    fn forget_calls(&self, name: &str) {
+        let listener = &self.listeners[name];
+        listener.set_nonblocking(true).unwrap();
+        while listener.accept().is_ok() {}
+    }
+
+    /// What the leader answers to a change that a member passes on.
+    fn asks_the_leader(&self, nodes: &[Node], command: &Value) -> String {
         let headers = [("x-weir-cluster", "test"), ("x-weir-from", "n9"), ("content-type", "application/json")];
         let client = Client::default();
-        let shown = eventually(|| {
-            for (url, node) in self.cluster.values().zip(nodes) {
-                let url = format!("{url}/raft/propose");
-                let call = client.call("POST".parse().unwrap(), &url, &headers, body.clone(), Duration::from_secs(1));
-                let _ = node.runtime().block_on(call);
-            }
-            shown()
+        let mut said = None;
+        let answered = eventually(|| {
+            let leader = nodes.iter().find(|node| node.control.metrics().is_leader);
+            let Some(leader) = leader else { return false };
+            let url = format!("{}/raft/propose", self.cluster[&leader.name]);
+            let body = command.to_string();
+            let call = client.call("POST".parse().unwrap(), &url, &headers, body, Duration::from_secs(10));
+            said = leader.runtime().block_on(call).ok().filter(|answer| answer.status == 200);
+            said.is_some()
         });
-        assert!(shown, "{body}");
+        assert!(answered, "{command}");
+        String::from_utf8_lossy(&said.unwrap().body).into_owned()
     }
 
     /// Exchanges words in the entries of a log, as no disk would: checksums and lengths are right.
     fn edit_entries(&self, name: &str, from: &str, to: &str) {
+        self.edit_entry(name, from, |entry| entry.replace(from, to));
+    }
+
+    /// Edits the one entry of a log that contains the text.
+    fn edit_entry(&self, name: &str, containing: &str, edit: impl Fn(&str) -> String) {
         let database = opened(&self.file(name));
         let transaction = database.begin_write().unwrap();
         let mut edited = 0;
@@ -260,8 +310,8 @@ impl World {
                 .unwrap()
                 .map(|row| row.map(|(n, text)| (n.value(), String::from_utf8(text.value().to_vec()).unwrap())).unwrap())
                 .collect();
-            for (n, text) in entries.into_iter().filter(|(_, text)| text.contains(from)) {
-                log.insert(n, text.replace(from, to).as_bytes()).unwrap();
+            for (n, text) in entries.into_iter().filter(|(_, text)| text.contains(containing)) {
+                log.insert(n, edit(&text).as_bytes()).unwrap();
                 edited += 1;
             }
         }
@@ -335,6 +385,20 @@ fn launch(config: Config) -> Result<Node, StartError> {
 fn put(document: Value, since: Option<u64>) -> Action {
     let entry = Entry { since, ..Entry::new(document.into(), Vec::new()) };
     Action::Put { mode: PutMode::Upsert, entries: vec![entry] }
+}
+
+/// An entry of a log with another action in its command.
+fn replace_action(entry: &str, action: Value) -> String {
+    let mut entry: Value = serde_json::from_str(entry).unwrap();
+    fn command(value: &mut Value) -> Option<&mut Value> {
+        match value {
+            Value::Object(fields) if fields.contains_key("action") => Some(value),
+            Value::Object(fields) => fields.values_mut().find_map(command),
+            _ => None,
+        }
+    }
+    command(&mut entry).expect("a command")["action"] = action;
+    entry.to_string()
 }
 
 /// What is sure to come does, however busy the machine is.
