@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dates::Dates;
 use crate::duration::GoDuration;
+use crate::health_check::{HealthCheckSpec, ProbeType};
 use crate::problem::{Findings, Problem, at, nth, one_of};
 use crate::proxy::{LOAD_BALANCE_POLICIES, LoadBalanceSpec, MtlsSpec, OutlierDetectionSpec, ServerUrl};
 use crate::proxy_protocol::ProxyProtocol;
@@ -39,6 +40,10 @@ pub struct L4PoolSpec {
     /// that servers break before a byte came from them count as well; with UDP, servers that refuse datagrams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetectionSpec>,
+    /// Probe the servers and leave out those that fail: with TCP by connecting, with UDP by a datagram, unless its `type` says otherwise.
+    /// Default: none are probed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheckSpec>,
     /// Speak TLS to all servers. Default false: to those whose URL is `tls://`. Not with UDP.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub tls: bool,
@@ -109,6 +114,14 @@ impl L4PoolSpec {
         }
     }
 
+    /// What servers are probed with where `healthCheck` does not say.
+    pub fn probe(protocol: Protocol) -> ProbeType {
+        match protocol {
+            Protocol::Tcp => ProbeType::Tcp,
+            Protocol::Udp => ProbeType::Udp,
+        }
+    }
+
     pub(crate) fn validate(&self, protocol: Protocol, path: &str, findings: &mut Findings) {
         if self.servers.is_empty() {
             findings.problem(Problem::new(at(path, "servers"), "no servers").advice("list one at least"));
@@ -128,6 +141,9 @@ impl L4PoolSpec {
         }
         if let Some(outliers) = &self.outlier_detection {
             outliers.validate(&at(path, "outlierDetection"), findings);
+        }
+        if let Some(check) = &self.health_check {
+            check.validate(L4PoolSpec::probe(protocol), &at(path, "healthCheck"), findings);
         }
         let own = self.proxy_protocol.unwrap_or_default();
         own.check_pool(path, findings);
@@ -214,7 +230,8 @@ fn validate_balance(balance: &LoadBalanceSpec, path: &str, findings: &mut Findin
         ("healthCheck", balance.health_check.is_some()),
     ];
     for (field, _) in given.iter().filter(|(_, given)| *given) {
-        findings.problem(Problem::new(at(path, field), "is for requests, and there are none").advice("remove it"));
+        let advice = if *field == "healthCheck" { "move it to the pool" } else { "remove it" };
+        findings.problem(Problem::new(at(path, field), "is for requests, and there are none").advice(advice));
     }
 }
 

@@ -41,6 +41,7 @@ pub mod virtual_ip;
 pub mod duration;
 pub mod grpc_server;
 pub mod header_adapt;
+pub mod health_check;
 pub mod ip_filter;
 pub mod regexp;
 pub mod repeats;
@@ -55,6 +56,7 @@ pub use explain::explain;
 pub use global_filter::{FallthroughSpec, GlobalFilterSpec};
 pub use grpc_server::{GrpcMethodSpec, GrpcRuleSpec, GrpcServerSpec};
 pub use header_adapt::HeaderAdaptSpec;
+pub use health_check::{BodyMatchSpec, HeaderCheckSpec, HealthCheckSpec, HealthMatchSpec, ProbeType};
 pub use http_server::{
     HeaderMatchSpec, HostSpec, HttpServerSpec, PathSpec, QueryMatchSpec, RouterKind, RuleSpec, TracingSpec,
     UnderscoresInHeaders,
@@ -65,9 +67,8 @@ pub use object::{Listening, Object, Spec};
 pub use pipeline::{END, FilterKinds, FilterSpec, FlowNodeSpec, NamedSpec, PipelineSpec};
 pub use problem::{Findings, Problem, Warning};
 pub use proxy::{
-    BodyMatchSpec, CompressionSpec, HeaderCheckSpec, HealthCheckSpec, HealthMatchSpec, LoadBalanceSpec,
-    MemoryCacheSpec, MtlsSpec, OutlierDetectionSpec, PoolSpec, ProxySpec, RequestMatcherSpec, ServerSpec, ServerUrl,
-    StickySessionSpec,
+    CompressionSpec, LoadBalanceSpec, MemoryCacheSpec, MtlsSpec, OutlierDetectionSpec, PoolSpec, ProxySpec,
+    RequestMatcherSpec, ServerSpec, ServerUrl, StickySessionSpec,
 };
 pub use proxy_protocol::ProxyProtocol;
 pub use repeats::repeats;

@@ -15,11 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::dates::Dates;
 use crate::duration::GoDuration;
+use crate::health_check::{HealthCheckSpec, ProbeType};
 use crate::problem::{Findings, Problem, at, nth, one_of};
 use crate::proxy_protocol::ProxyProtocol;
 use crate::repeats::repeats;
-use crate::string_matcher::{StringMatcher, UrlRule, check_regexp};
-use crate::words::{HttpCode, METHODS, check_methods};
+use crate::string_matcher::{StringMatcher, UrlRule};
+use crate::words::{HttpCode, check_methods};
 
 /// `kind: Proxy`: sends the request to a server of a pool and hands back its response.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -126,6 +127,9 @@ pub struct PoolSpec {
     /// Probe the servers. Not with `serviceName`. Default: none are probed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheckSpec>,
+    /// A second check beside `healthCheck`, which pools of a WebSocketProxy may have. No document of a Proxy has it.
+    #[serde(skip)]
+    pub opening_check: Option<HealthCheckSpec>,
     /// Status codes that count as failure. Empty, the default: 500 to 599.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failure_codes: Vec<HttpCode>,
@@ -329,114 +333,6 @@ pub struct MemoryCacheSpec {
     pub methods: Vec<String>,
 }
 
-/// Probes servers and leaves out those that fail.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct HealthCheckSpec {
-    /// Time between probes. Default 60s.
-    pub interval: GoDuration,
-    /// How long a probe may take. Default 3s.
-    pub timeout: GoDuration,
-    /// Failures in a row after which a server is left out; 1 or more. Default 1.
-    #[schemars(range(min = 1))]
-    pub fails: u32,
-    /// Successes in a row after which it is used again; 1 or more. Default 1.
-    #[schemars(range(min = 1))]
-    pub passes: u32,
-    /// Port that is probed. 0, the default: the server's own.
-    pub port: u16,
-    /// Path and query that are asked for. Default: the server's path, or `/`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub uri: String,
-    /// Old name of `uri`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub path: String,
-    /// Method of the probe. Default GET.
-    pub method: String,
-    /// Headers of the probe.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, String>,
-    /// Body of the probe.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub body: String,
-    /// User of basic authentication.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub username: String,
-    /// Password of basic authentication.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    #[schemars(extend("x-secret" = true))]
-    pub password: String,
-    /// What a healthy answer looks like. Default: a status from 200 to 399.
-    #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
-    pub match_: Option<HealthMatchSpec>,
-}
-
-impl Default for HealthCheckSpec {
-    fn default() -> Self {
-        Self {
-            interval: GoDuration::from_secs(60),
-            timeout: GoDuration::from_secs(3),
-            fails: 1,
-            passes: 1,
-            port: 0,
-            uri: String::new(),
-            path: String::new(),
-            method: "GET".to_owned(),
-            headers: BTreeMap::new(),
-            body: String::new(),
-            username: String::new(),
-            password: String::new(),
-            match_: None,
-        }
-    }
-}
-
-/// What a healthy answer looks like; every part that is given must hold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct HealthMatchSpec {
-    /// Ranges of status codes, both ends included. Default [[200, 399]].
-    pub status_codes: Vec<[u16; 2]>,
-    /// Headers that must be there.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub headers: Vec<HeaderCheckSpec>,
-    /// What the body must hold.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub body: Option<BodyMatchSpec>,
-}
-
-impl Default for HealthMatchSpec {
-    fn default() -> Self {
-        Self { status_codes: vec![[200, 399]], headers: Vec::new(), body: None }
-    }
-}
-
-/// A header a healthy answer must have.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(extend("required" = ["name", "value"]))]
-pub struct HeaderCheckSpec {
-    /// Name of the header.
-    pub name: String,
-    /// Its value, or an RE2 expression.
-    pub value: String,
-    /// `exact` (default) or `regexp`.
-    #[serde(rename = "type")]
-    pub type_: String,
-}
-
-/// What the body of a healthy answer must hold.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(extend("required" = ["value"]))]
-pub struct BodyMatchSpec {
-    /// A text, or an RE2 expression.
-    pub value: String,
-    /// `contains` (default) or `regexp`.
-    #[serde(rename = "type")]
-    pub type_: String,
-}
-
 /// Packs answers with gzip as they pass, for clients whose Accept-Encoding takes it (RFC 9110 section 12.5.3; one that sends none gets
 /// them plain). Left alone is what has a coding already, says `no-transform`, is no whole body (204, 206, 304), or is of a type that
 /// gains nothing: pictures, sound, films, archives, web fonts, gRPC. The answer to HEAD then announces no length.
@@ -471,8 +367,20 @@ pub const LOAD_BALANCE_POLICIES: [&str; 7] =
 pub enum ServerScheme {
     /// `http://` and `https://`.
     Http,
+    /// The same, and gRPC is spoken.
+    Grpc,
     /// `ws://` and `wss://`.
     WebSocket,
+}
+
+impl ServerScheme {
+    /// What such servers are probed with where the document does not say.
+    pub fn probe(self) -> ProbeType {
+        match self {
+            ServerScheme::Http | ServerScheme::WebSocket => ProbeType::Http,
+            ServerScheme::Grpc => ProbeType::Grpc,
+        }
+    }
 }
 
 /// Where a server is: the parsed form of [`ServerSpec::url`].
@@ -727,11 +635,6 @@ impl PoolSpec {
 
     pub fn validate(&self, path: &str, scheme: ServerScheme, findings: &mut Findings) {
         let idle = [
-            (
-                "healthCheck",
-                self.health_check.is_some(),
-                "servers are not probed in this version; every listed server gets requests",
-            ),
             ("spanName", !self.span_name.is_empty(), "has no effect: this version writes no spans yet"),
             (
                 "serviceName",
@@ -761,9 +664,15 @@ impl PoolSpec {
                 Problem::new(at(path, "serviceRegistry"), "missing beside serviceName").advice("name the registry"),
             );
         }
-        if !self.service_name.is_empty() && self.health_check.is_some() {
-            let problem = Problem::new(at(path, "healthCheck"), "not together with serviceName");
+        let old = at(&at(path, "loadBalance"), "healthCheck");
+        let is_old = self.load_balance.as_ref().is_some_and(|balance| balance.health_check.is_some());
+        let places = [(self.health_check.is_some(), at(path, "healthCheck")), (is_old, old.clone())];
+        for (_, place) in places.into_iter().filter(|(given, _)| *given && !self.service_name.is_empty()) {
+            let problem = Problem::new(place, "not together with serviceName");
             findings.problem(problem.advice("remove it: the registry says who is well"));
+        }
+        if is_old && self.health_check.is_some() {
+            findings.warn(old, "has no effect beside the pool's own healthCheck, whose old place it is");
         }
         self.validate_servers(&at(path, "servers"), scheme, findings);
         if self.connect_timeout.is_some_and(|t| t.is_zero()) {
@@ -788,6 +697,9 @@ impl PoolSpec {
         }
         if let Some(balance) = &self.load_balance {
             balance.validate(&at(path, "loadBalance"), findings);
+            if let Some(check) = &balance.health_check {
+                check.validate(scheme.probe(), &at(&at(path, "loadBalance"), "healthCheck"), findings);
+            }
         }
         if let Some(filter) = &self.filter {
             filter.validate(&at(path, "filter"), findings);
@@ -811,8 +723,13 @@ impl PoolSpec {
             }
         }
         if let Some(check) = &self.health_check {
-            check.validate(&at(path, "healthCheck"), findings);
+            check.validate(scheme.probe(), &at(path, "healthCheck"), findings);
         }
+    }
+
+    /// What its servers are probed with: the pool's own word before that of the old place.
+    pub fn health_check(&self) -> Option<&HealthCheckSpec> {
+        self.health_check.as_ref().or_else(|| self.load_balance.as_ref()?.health_check.as_ref())
     }
 
     /// A mirror's answers are dropped, and so is whatever would be made of them.
@@ -843,7 +760,7 @@ impl PoolSpec {
                 Err(why) => findings.problem(Problem::new(at(&place, "url"), why).text(&server.url)),
                 Ok(url) => {
                     let accepted: &[&str] = match scheme {
-                        ServerScheme::Http => &["http", "https"],
+                        ServerScheme::Http | ServerScheme::Grpc => &["http", "https"],
                         ServerScheme::WebSocket => &["ws", "wss"],
                     };
                     if !accepted.contains(&url.scheme.as_str()) {
@@ -899,11 +816,6 @@ impl LoadBalanceSpec {
                 self.sticky_session.is_some(),
                 "sessions do not stick in this version; the policy chooses for each request",
             ),
-            (
-                "healthCheck",
-                self.health_check.is_some(),
-                "servers are not probed in this version; every listed server gets requests",
-            ),
         ];
         for (field, _, text) in idle.iter().filter(|(_, given, _)| *given) {
             findings.warn(at(path, field), *text);
@@ -926,9 +838,6 @@ impl LoadBalanceSpec {
                 Problem::new(place, format!("missing: mode is {}", sticky.mode))
                     .advice("name the application's cookie"),
             );
-        }
-        if let Some(check) = &self.health_check {
-            check.validate(&at(path, "healthCheck"), findings);
         }
     }
 }
@@ -981,57 +890,6 @@ impl RequestMatcherSpec {
                 findings.warn(place, "has no effect: only the urls of a RateLimiter have policies");
             }
             rule.validate(&nth(&at(path, "urls"), i), findings);
-        }
-    }
-}
-
-impl HealthCheckSpec {
-    pub fn validate(&self, path: &str, findings: &mut Findings) {
-        if self.interval.is_zero() {
-            findings.problem(
-                Problem::new(at(path, "interval"), "probes without a pause")
-                    .value(&"0s".into())
-                    .accepted("longer than 0s"),
-            );
-        }
-        if self.timeout.is_zero() {
-            findings.problem(
-                Problem::new(at(path, "timeout"), "no probe can succeed")
-                    .value(&"0s".into())
-                    .accepted("longer than 0s"),
-            );
-        }
-        if !METHODS.contains(&self.method.as_str()) {
-            check_methods(std::slice::from_ref(&self.method), &at(path, "method"), findings);
-        }
-        let Some(expected) = &self.match_ else { return };
-        let place = at(path, "match");
-        for (i, [low, high]) in expected.status_codes.iter().enumerate() {
-            if HttpCode::new(*low).is_none() || HttpCode::new(*high).is_none() || low > high {
-                let problem = Problem::new(nth(&at(&place, "statusCodes"), i), "not a range of status codes");
-                findings.problem(problem.text(&format!("{low}-{high}")).accepted("[low, high] from 100 to 599"));
-            }
-        }
-        let word = |place: String, word: &str, accepted: [&str; 2], findings: &mut Findings| {
-            if !word.is_empty() && !accepted.contains(&word) {
-                findings.problem(
-                    Problem::new(place, "not one of the accepted words").text(word).accepted(one_of(&accepted)),
-                );
-            }
-        };
-        for (i, header) in expected.headers.iter().enumerate() {
-            let place = nth(&at(&place, "headers"), i);
-            word(at(&place, "type"), &header.type_, ["exact", "regexp"], findings);
-            if header.type_ == "regexp" {
-                check_regexp(&header.value, &at(&place, "value"), findings);
-            }
-        }
-        if let Some(body) = &expected.body {
-            let place = at(&place, "body");
-            word(at(&place, "type"), &body.type_, ["contains", "regexp"], findings);
-            if body.type_ == "regexp" {
-                check_regexp(&body.value, &at(&place, "value"), findings);
-            }
         }
     }
 }

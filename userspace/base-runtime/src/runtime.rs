@@ -6,7 +6,7 @@ use std::future::Future;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -202,6 +202,7 @@ impl Runtime {
         for outcome in outcomes {
             outcome?;
         }
+        running().extend(runtime.workers.iter().cloned());
         Ok(runtime)
     }
 
@@ -222,6 +223,7 @@ impl Runtime {
     pub fn shutdown(self) {}
 
     fn stop(&mut self) {
+        running().retain(|worker| !self.workers.iter().any(|own| Arc::ptr_eq(&own.shared, &worker.shared)));
         for worker in &self.workers {
             worker.shared.stop();
         }
@@ -273,6 +275,19 @@ impl Worker {
         self.shared.read_clocks();
         self.shared.counters.snapshot()
     }
+}
+
+/// Workers of all runtimes of this process.
+static LIVING: Mutex<Vec<Worker>> = Mutex::new(Vec::new());
+
+fn running() -> MutexGuard<'static, Vec<Worker>> {
+    LIVING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A running worker of this process, by turns: for work that no connection has brought to one, such as probes. `None` while none runs.
+pub fn some_worker(turn: usize) -> Option<Worker> {
+    let running = running();
+    running.get(turn.checked_rem(running.len())?).cloned()
 }
 
 /// The worker the caller runs on.

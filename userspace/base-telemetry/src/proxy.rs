@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -93,6 +93,60 @@ pub struct Vitals {
     pub readmissions: AtomicU64,
 }
 
+/// What is known of a backend by asking it, by all pools that ask the same.
+#[derive(Debug)]
+pub struct Checkup {
+    /// What the probe speaks, `http` for instance.
+    pub kind: &'static str,
+    /// It takes requests, as far as this shows.
+    pub healthy: AtomicBool,
+    /// Probes that went well, and those that did not.
+    pub passed: AtomicU64,
+    pub failed: AtomicU64,
+    /// Times it was found unwell, having been well.
+    pub falls: AtomicU64,
+    /// How the last probe went.
+    last: Mutex<Option<Probed>>,
+}
+
+#[derive(Debug, Clone)]
+struct Probed {
+    took: Duration,
+    at: SystemTime,
+    /// Why it did not go well.
+    error: Option<String>,
+}
+
+impl Checkup {
+    pub fn new(kind: &'static str, healthy: bool) -> Checkup {
+        let (passed, failed, falls) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Checkup { kind, healthy: AtomicBool::new(healthy), passed, failed, falls, last: Mutex::default() }
+    }
+
+    /// Counts a probe that has ended now.
+    pub fn probed(&self, error: Option<String>, took: Duration) {
+        if error.is_none() { &self.passed } else { &self.failed }.fetch_add(1, Relaxed);
+        *locked(&self.last) = Some(Probed { took, at: SystemTime::now(), error });
+    }
+
+    /// As status shows it.
+    pub fn json(&self) -> Value {
+        let mut shown = json!({
+            "type": self.kind,
+            "healthy": self.healthy.load(Relaxed),
+            "passed": self.passed.load(Relaxed),
+            "failed": self.failed.load(Relaxed),
+        });
+        if let Some(last) = &*locked(&self.last) {
+            let since = last.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            shown["lastProbe"] = json!(since.as_secs());
+            shown["lastMillis"] = json!(last.took.as_secs_f64() * 1e3);
+            shown["lastError"] = json!(last.error.as_deref().unwrap_or(""));
+        }
+        shown
+    }
+}
+
 /// Statistics of one pool.
 #[derive(Debug)]
 pub struct PoolStats {
@@ -125,8 +179,8 @@ struct Rounds {
 #[derive(Debug)]
 struct Server {
     workers: Box<[OnceLock<Box<ServerShard>>]>,
-    healthy: AtomicBool,
     vitals: Mutex<Arc<Vitals>>,
+    checkups: Mutex<Vec<Arc<Checkup>>>,
 }
 
 #[derive(Debug, Default)]
@@ -172,9 +226,9 @@ impl PoolStats {
         PoolRecorder { worker: worker.min(self.workers.len() - 1), pool: Arc::clone(self) }
     }
 
-    /// What the health checks say; servers count as healthy until then.
-    pub fn set_healthy(&self, server: &str, healthy: bool) {
-        self.server(server, usize::MAX).healthy.store(healthy, Relaxed);
+    /// Shows what health checks find of a server; without any it counts as healthy.
+    pub fn watch_checks(&self, server: &str, checkups: Vec<Arc<Checkup>>) {
+        *locked(&self.server(server, usize::MAX).checkups) = checkups;
     }
 
     /// Shows what is known of a server, whoever learns it.
@@ -208,10 +262,28 @@ impl PoolStats {
         *before = tally;
     }
 
-    /// Easegress's `{stat}` of a pool.
+    /// Easegress's `{stat}` of a pool; and its servers, where they are probed.
     pub fn status_json(&self) -> Value {
         let rounds = locked(&self.rounds);
-        json!({ "stat": rounds.block.json(&self.tally(&rounds).totals) })
+        let mut shown = json!({ "stat": rounds.block.json(&self.tally(&rounds).totals) });
+        drop(rounds);
+        let servers = self.servers_json();
+        if !servers.is_empty() {
+            shown["servers"] = Value::Array(servers);
+        }
+        shown
+    }
+
+    /// What probes say of the servers that are probed.
+    pub fn servers_json(&self) -> Vec<Value> {
+        let servers: Vec<_> = locked(&self.servers).iter().map(|(k, v)| (Arc::clone(k), Arc::clone(v))).collect();
+        let checked = servers.into_iter().filter(|(_, server)| !locked(&server.checkups).is_empty());
+        let shown = checked.map(|(name, server)| {
+            let checks: Vec<Value> = locked(&server.checkups).iter().map(|checkup| checkup.json()).collect();
+            let ejected = locked(&server.vitals).ejected.load(Relaxed);
+            json!({ "url": *name, "healthy": server.is_healthy(), "ejected": ejected, "checks": checks })
+        });
+        shown.collect()
     }
 
     fn tally(&self, rounds: &Rounds) -> Tally {
@@ -233,7 +305,7 @@ impl PoolStats {
         };
         let made = servers.entry(Arc::from(name)).or_insert_with(|| {
             let workers = self.workers.iter().map(|_| OnceLock::new()).collect();
-            Arc::new(Server { workers, healthy: AtomicBool::new(true), vitals: Mutex::default() })
+            Arc::new(Server { workers, vitals: Mutex::default(), checkups: Mutex::default() })
         });
         Arc::clone(made)
     }
@@ -246,6 +318,10 @@ impl PoolStats {
 impl Server {
     fn shards(&self) -> impl Iterator<Item = &ServerShard> {
         self.workers.iter().filter_map(|worker| worker.get().map(|shard| &**shard))
+    }
+
+    fn is_healthy(&self) -> bool {
+        locked(&self.checkups).iter().all(|checkup| checkup.healthy.load(Relaxed))
     }
 
     fn merge_into(&self, tally: &mut Tally) {
@@ -472,6 +548,7 @@ fn encode_ours(pool: &PoolStats, encoder: &mut Encoder) {
         for (name, help, n) in counters {
             encoder.counter(name, help, &labels, n as f64);
         }
+        encode_checks(&locked(&server.checkups), &labels, encoder);
         let gauges = [
             (
                 "weir_upstream_connections",
@@ -482,7 +559,7 @@ fn encode_ours(pool: &PoolStats, encoder: &mut Encoder) {
             (
                 "weir_upstream_healthy",
                 "Whether the health checks take the server for healthy (1) or not (0), by pool and server.",
-                u64::from(server.healthy.load(Relaxed)),
+                u64::from(server.is_healthy()),
             ),
             (
                 "weir_upstream_ejected",
@@ -494,6 +571,30 @@ fn encode_ours(pool: &PoolStats, encoder: &mut Encoder) {
             encoder.gauge(name, help, &labels, n as f64);
         }
     }
+}
+
+/// What probes found of a server that is probed.
+fn encode_checks(checkups: &[Arc<Checkup>], labels: &[(&str, &str); 2], encoder: &mut Encoder) {
+    if checkups.is_empty() {
+        return;
+    }
+    let sum = |counter: fn(&Checkup) -> &AtomicU64| -> u64 {
+        checkups.iter().map(|checkup| counter(checkup).load(Relaxed)).sum()
+    };
+    for (result, n) in [("passed", sum(|c| &c.passed)), ("failed", sum(|c| &c.failed))] {
+        encoder.counter(
+            "weir_upstream_health_checks_total",
+            "Probes of a server's health, for all pools that ask it the same, by pool, server and result.",
+            &[labels[0], labels[1], ("result", result)],
+            n as f64,
+        );
+    }
+    encoder.counter(
+        "weir_upstream_health_falls_total",
+        "Times probes found a server unwell that had been well, for all pools that ask it the same, by pool and server.",
+        labels,
+        sum(|c| &c.falls) as f64,
+    );
 }
 
 fn encode_easegress(pools: &[Arc<PoolStats>], encoder: &mut Encoder, identity: &Identity) {
@@ -575,7 +676,9 @@ mod tests {
         pool.watch("http://10.0.0.1:80", &vitals);
         vitals.ejected.store(true, Relaxed);
         vitals.probes.store(3, Relaxed);
-        pool.set_healthy("http://10.0.0.1:80", false);
+        let checkup = Arc::new(Checkup::new("http", false));
+        pool.watch_checks("http://10.0.0.1:80", vec![Arc::new(Checkup::new("tcp", true)), Arc::clone(&checkup)]);
+        checkup.probed(Some("status 503".to_owned()), Duration::from_millis(2));
         pool.tick(Instant::now());
         let text = text(&[Arc::clone(&pool)]);
         let labels = "pool=\"main\",server=\"http://10.0.0.1:80\"";
@@ -588,6 +691,8 @@ mod tests {
             format!("weir_upstream_connections_reused_total{{{labels}}} 2"),
             format!("weir_upstream_healthy{{{labels}}} 0"),
             format!("weir_upstream_ejected{{{labels}}} 1"),
+            format!("weir_upstream_health_checks_total{{{labels},result=\"failed\"}} 1"),
+            format!("weir_upstream_health_falls_total{{{labels}}} 0"),
             format!("weir_upstream_ejections_total{{{labels}}} 2"),
             format!("weir_upstream_failovers_total{{{labels}}} 2"),
             format!("weir_upstream_probes_total{{{labels}}} 3"),
@@ -598,7 +703,12 @@ mod tests {
         ] {
             assert!(text.contains(&format!("{line}\n")), "{line} missing in\n{text}");
         }
-        assert_eq!(pool.status_json()["stat"]["codes"], json!({"200": 4, "502": 2}));
+        let status = pool.status_json();
+        assert_eq!(status["stat"]["codes"], json!({"200": 4, "502": 2}));
+        let server = &status["servers"][0];
+        assert_eq!((&server["url"], &server["healthy"]), (&json!("http://10.0.0.1:80"), &json!(false)));
+        let checks = (&server["checks"][1]["type"], &server["checks"][1]["lastError"]);
+        assert_eq!(checks, (&json!("http"), &json!("status 503")));
     }
 
     #[test]

@@ -38,8 +38,8 @@ use crate::spec::{self, Spec};
 use base_model::problem::{at, nth};
 use base_model::proxy::ServerScheme;
 use base_model::{
-    Findings, GoDuration, LoadBalanceSpec, MtlsSpec, NamedSpec, OutlierDetectionSpec, PoolSpec, Problem, ProxySpec,
-    RequestMatcherSpec, ServerSpec, StringMatcher, UrlRule,
+    Findings, GoDuration, HealthCheckSpec, LoadBalanceSpec, MtlsSpec, NamedSpec, OutlierDetectionSpec, PoolSpec,
+    Problem, ProxySpec, RequestMatcherSpec, ServerSpec, StringMatcher, UrlRule,
 };
 use base_runtime::time::Deadline;
 use base_telemetry::{Limit, Telemetry};
@@ -122,6 +122,9 @@ pub struct GrpcPoolSpec {
     /// Leave out for a while servers that fail. Default: those that cannot be connected to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetectionSpec>,
+    /// Probe the servers, with grpc.health.v1 unless its `type` says otherwise. Not with `serviceName`. Default: none are probed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheckSpec>,
     /// Name of a CircuitBreaker in the pipeline's `resilience`. Default: none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub circuit_breaker_policy: String,
@@ -194,6 +197,7 @@ impl GrpcProxySpec {
             connect_timeout: self.connect_timeout,
             http2: Some(true),
             outlier_detection: pool.outlier_detection.clone(),
+            health_check: pool.health_check.clone(),
             circuit_breaker_policy: pool.circuit_breaker_policy.clone(),
             ..PoolSpec::default()
         }
@@ -220,7 +224,7 @@ impl Spec for GrpcProxySpec {
     fn validate(&self, path: &str, findings: &mut Findings) {
         let pools = at(path, "pools");
         let mut told = Findings::default();
-        PoolSpec::validate_all(&self.proxy().pools, &pools, ServerScheme::Http, &mut told);
+        PoolSpec::validate_all(&self.proxy().pools, &pools, ServerScheme::Grpc, &mut told);
         // Said of filters that do not know this policy.
         for (i, _) in self.pools.iter().enumerate().filter(|(_, pool)| pool.forward_key().is_some()) {
             let balance = at(&nth(&pools, i), "loadBalance");
@@ -502,7 +506,7 @@ mod tests {
     #[test]
     fn its_pools_are_those_of_a_proxy() {
         let pool = "servers: [{url: 'http://a:1', tags: [blue], weight: 3}], serverTags: [blue], setUpstreamHost: true, loadBalance: \
-                    {policy: ipHash}, outlierDetection: {consecutiveErrors: 2}, circuitBreakerPolicy: c";
+                    {policy: ipHash}, outlierDetection: {consecutiveErrors: 2}, circuitBreakerPolicy: c, healthCheck: {interval: 1s}";
         let filter = "policy: general, headers: {k: {exact: v}}, matchAllHeaders: true, permil: 4, headerHashKey: h";
         let proxy = "maxIdleConnsPerHost: 5, mtls: {insecureSkipVerify: true}";
         let spec: GrpcProxySpec = read(&format!(

@@ -28,6 +28,9 @@
 //! `timeout`; so does an idempotent one, once, whose connection broke before anything of an answer came. A server that cannot be
 //! connected to five times in a row is left out until it can; see `outlierDetection`.
 //!
+//! With `healthCheck` of a pool each of its servers is asked in the background, and gets no requests while it does not answer as it
+//! should; when none does, requests get 503 (`internalError`).
+//!
 //! With `proxyProtocol` of a pool each connection begins with a PROXY header that names the client. It serves that client's connection
 //! alone: what is idle is taken up again only for the same client address and port, so that backends see as many connections as there
 //! are clients, and `maxIdleConnsPerHost` keeps the latest.
@@ -48,7 +51,9 @@
 //! it and it gains something; `serverMaxBodySize` counts what the server sent. Filters behind it see the packed body.
 
 use crate::coding;
-use base_model::{CircuitBreakerSpec, MtlsSpec, PoolSpec, Problem, ProxySpec, RetrySpec, ServerUrl, Warning, decode};
+use base_model::{
+    CircuitBreakerSpec, MtlsSpec, PoolSpec, ProbeType, Problem, ProxySpec, RetrySpec, ServerUrl, Warning, decode,
+};
 use base_runtime::Buf;
 use base_runtime::memory::{self, Booking};
 use base_telemetry::Limit;
@@ -66,7 +71,7 @@ use edge_upstream::connect::CONNECT_TIMEOUT;
 use edge_upstream::health::Heard;
 use edge_upstream::outlier::Change;
 use edge_upstream::retry;
-use edge_upstream::{Answer, Attempt, AttemptError, Balancer, Identity, RequestMatcher, Server};
+use edge_upstream::{Answer, Attempt, AttemptError, Balancer, Check, Identity, RequestMatcher, Server};
 use memory_cache::MemoryCache;
 use proto_http::{Known, Limits, Request, Response};
 use serde_json::{Value, json};
@@ -592,6 +597,10 @@ impl Pool {
             })
             .collect::<Vec<(PoolRecorder, Vec<ServerRecorder>)>>();
         servers.iter().for_each(|server| stats.watch(&server.url, server.health.vitals()));
+        let checks = checks_of(kind, &servers, spec, parts)?;
+        for (server, checks) in servers.iter().zip(&checks) {
+            stats.watch_checks(&server.url, checks.iter().map(|check| check.checkup().clone()).collect());
+        }
         let workers = parts.telemetry.workers();
         let policy_of_balance = Policy::parse(&balance.policy, &balance.header_hash_key, servers.len(), workers);
         let balancer = Balancer::new(
@@ -599,7 +608,8 @@ impl Pool {
             policy_of_balance,
             spec.outlier_detection.as_ref(),
             parts.telemetry.limits().register("upstream_probes"),
-        );
+        )
+        .checked(checks);
         let policy = |kind: &str, name: &str| {
             let found = parts.resilience.iter().find(|p| !name.is_empty() && p.name == name && p.kind == kind);
             found.map(|p| p.raw.clone())
@@ -680,6 +690,21 @@ fn changed(pool: &str, server: &str, change: Change, recorder: &ServerRecorder) 
         Change::Prolonged => tracing::info!(pool, server, "the server was tried and failed again; it stays out"),
         Change::Readmitted => tracing::info!(pool, server, "the server was tried and is back"),
     }
+}
+
+/// What each server is asked about its health.
+fn checks_of(
+    kind: &str,
+    servers: &[Arc<Server>],
+    spec: &PoolSpec,
+    parts: &Parts<'_>,
+) -> Result<Vec<Vec<Arc<Check>>>, String> {
+    let usual = if kind == "GRPCProxy" { ProbeType::Grpc } else { ProbeType::Http };
+    let specs: Vec<_> = spec.health_check().into_iter().chain(&spec.opening_check).collect();
+    let of_server = |server: &Arc<Server>| {
+        specs.iter().map(|spec| Check::shared(server, spec, usual, parts.telemetry)).collect::<Result<Vec<_>, _>>()
+    };
+    servers.iter().map(of_server).collect()
 }
 
 /// TLS towards servers, when any of them speaks it.

@@ -37,9 +37,10 @@ use crate::proxy::{self, CLIENT_ERROR, INTERNAL_ERROR, Proxy, SERVER_ERROR};
 use crate::quiet::Quiet;
 use crate::spec::{self, Spec, unexpected};
 use base_model::problem::{at, nth};
-use base_model::proxy::{HealthCheckSpec, HealthMatchSpec, OutlierDetectionSpec, ServerScheme};
+use base_model::proxy::{OutlierDetectionSpec, ServerScheme};
 use base_model::{
-    Findings, GoDuration, LoadBalanceSpec, MtlsSpec, PoolSpec, Problem, ProxySpec, RequestMatcherSpec, ServerSpec,
+    Findings, GoDuration, HealthCheckSpec, HealthMatchSpec, LoadBalanceSpec, MtlsSpec, PoolSpec, ProbeType, Problem,
+    ProxySpec, RequestMatcherSpec, ServerSpec,
 };
 use base_telemetry::Limit;
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
@@ -138,7 +139,8 @@ pub struct WebSocketPoolSpec {
     pub health_check: Option<WebSocketHealthCheckSpec>,
 }
 
-/// Probes servers and leaves out those that fail, by requests or by opening a WebSocket.
+/// Probes servers and leaves out those that fail, by requests or by opening a WebSocket, as a Proxy's `healthCheck` does. With both a server
+/// must pass both, with neither it must be connected to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WebSocketHealthCheckSpec {
@@ -152,7 +154,7 @@ pub struct WebSocketHealthCheckSpec {
     /// Successes in a row after which it is used again; 1 or more. Default 1.
     #[schemars(range(min = 1))]
     pub passes: u32,
-    /// A request as a Proxy's `healthCheck` makes it.
+    /// A request as a Proxy's `healthCheck` makes it; how often, and how many times, is said here and not there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<HealthCheckSpec>,
     /// The opening of a WebSocket.
@@ -174,7 +176,7 @@ impl Default for WebSocketHealthCheckSpec {
 }
 
 /// The opening of a WebSocket as a probe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WebSocketProbeSpec {
     /// Port that is probed. 0, the default: the server's own.
@@ -190,10 +192,52 @@ pub struct WebSocketProbeSpec {
     pub match_: HealthMatchSpec,
 }
 
-impl Default for WebSocketProbeSpec {
-    fn default() -> Self {
-        let match_ = HealthMatchSpec { status_codes: vec![[101, 101]], ..HealthMatchSpec::default() };
-        Self { port: 0, uri: String::new(), headers: BTreeMap::new(), match_ }
+impl WebSocketHealthCheckSpec {
+    fn validate(&self, path: &str, findings: &mut Findings) {
+        let paced = WebSocketHealthCheckSpec { http: None, ws: None, ..self.clone() };
+        if let Some(connect) = paced.checks().0 {
+            connect.validate(ProbeType::Http, path, findings);
+        }
+        if let Some(http) = &self.http {
+            let place = at(path, "http");
+            http.validate(ProbeType::Http, &place, findings);
+            let usual = HealthCheckSpec::default();
+            for (field, given) in [
+                ("interval", http.interval != usual.interval),
+                ("timeout", http.timeout != usual.timeout),
+                ("fails", http.fails != usual.fails),
+                ("passes", http.passes != usual.passes),
+            ] {
+                if given {
+                    findings.warn(at(&place, field), format!("has no effect: {field} of healthCheck itself counts"));
+                }
+            }
+        }
+        if let (_, Some(opening)) = self.checks() {
+            opening.validate(ProbeType::Http, &at(path, "ws"), findings);
+        }
+    }
+
+    /// As checks of a pool of a Proxy: a request, or a connect where nothing is asked for, and the opening of a WebSocket.
+    fn checks(&self) -> (Option<HealthCheckSpec>, Option<HealthCheckSpec>) {
+        let paced = |spec: HealthCheckSpec| HealthCheckSpec {
+            interval: self.interval,
+            timeout: self.timeout,
+            fails: self.fails,
+            passes: self.passes,
+            ..spec
+        };
+        let opening = self.ws.as_ref().map(|ws| HealthCheckSpec {
+            type_: Some(ProbeType::WebSocket),
+            port: ws.port,
+            uri: ws.uri.clone(),
+            headers: ws.headers.clone(),
+            match_: Some(ws.match_.clone()),
+            ..HealthCheckSpec::default()
+        });
+        let connect = || HealthCheckSpec { type_: Some(ProbeType::Tcp), ..HealthCheckSpec::default() };
+        let first = self.http.clone().or_else(|| opening.is_none().then(connect));
+        (first.map(paced), opening.map(paced))
     }
 }
 
@@ -207,7 +251,10 @@ const MESSAGE_MOST: u64 = 32 * 1024;
 impl WebSocketPoolSpec {
     /// As a pool of a Proxy.
     fn pool(&self) -> PoolSpec {
+        let (health_check, opening_check) = self.health_check.as_ref().map(|spec| spec.checks()).unwrap_or_default();
         PoolSpec {
+            health_check,
+            opening_check,
             span_name: self.span_name.clone(),
             servers: self.servers.clone(),
             server_tags: self.server_tags.clone(),
@@ -245,7 +292,11 @@ impl WebSocketProxySpec {
 
 impl Spec for WebSocketProxySpec {
     fn validate(&self, path: &str, findings: &mut Findings) {
-        let (proxy, pools) = (self.proxy(), at(path, "pools"));
+        let (mut proxy, pools) = (self.proxy(), at(path, "pools"));
+        // What they say is looked at below, where it is written.
+        for pool in &mut proxy.pools {
+            pool.health_check = (pool.health_check.is_some() || pool.opening_check.is_some()).then(Default::default);
+        }
         PoolSpec::validate_all(&proxy.pools, &pools, ServerScheme::WebSocket, findings);
         for (i, pool) in self.pools.iter().enumerate() {
             let place = nth(&pools, i);
@@ -267,11 +318,8 @@ impl Spec for WebSocketProxySpec {
                     findings.warn(at(&place, old), format!("has no effect beside {new}, whose old name it is"));
                 }
             }
-            if pool.health_check.is_some() {
-                findings.warn(
-                    at(&place, "healthCheck"),
-                    "servers are not probed in this version; every listed server gets requests",
-                );
+            if let Some(check) = &pool.health_check {
+                check.validate(&at(&place, "healthCheck"), findings);
             }
         }
         if self.idle_timeout.is_some_and(|most| most.is_zero()) {
@@ -464,5 +512,36 @@ mod tests {
         assert_eq!(pool.connect_timeout, Some(GoDuration::from_secs(3)));
         assert_eq!(pool.outlier_detection.as_ref().map(|detection| detection.consecutive_errors), Some(2));
         assert!(proxy.mtls.is_some_and(|mtls| mtls.insecure_skip_verify));
+    }
+
+    #[test]
+    fn what_its_servers_are_asked() {
+        let read = |text: &str| -> WebSocketHealthCheckSpec {
+            let document = base_model::yaml::parse_document(text).expect("good YAML");
+            base_model::decode(&document, "").expect("a good document").value
+        };
+        let pace = "interval: 1s, timeout: 2s, fails: 3, passes: 4";
+        let ws = "ws: {port: 7, uri: /w, headers: {A: b}, match: {headers: [{name: C, value: d}]}}";
+        let plain = |text: &str| -> HealthCheckSpec {
+            let document = base_model::yaml::parse_document(text).expect("good YAML");
+            base_model::decode(&document, "").expect("a good document").value
+        };
+        let opening = plain(&format!("{{type: websocket, {pace}, {}", ws.trim_start_matches("ws: {")));
+        for (text, wanted) in [
+            (format!("{{{pace}}}"), (Some(plain(&format!("{{type: tcp, {pace}}}"))), None)),
+            (format!("{{{pace}, http: {{uri: /h}}}}"), (Some(plain(&format!("{{uri: /h, {pace}}}"))), None)),
+            (format!("{{{pace}, {ws}}}"), (None, Some(opening.clone()))),
+            (
+                format!("{{{pace}, http: {{uri: /h}}, {ws}}}"),
+                (Some(plain(&format!("{{uri: /h, {pace}}}"))), Some(opening)),
+            ),
+        ] {
+            assert_eq!(read(&text).checks(), wanted, "{text}");
+        }
+        let mut findings = Findings::default();
+        read("{interval: 0s, http: {interval: 1s, uri: 'a b'}, ws: {uri: '/#'}}").validate("c", &mut findings);
+        let places: Vec<&str> = findings.problems.iter().map(|p| p.path.as_str()).collect();
+        assert_eq!(places, ["c.interval", "c.http.uri", "c.interval", "c.ws.uri"]);
+        assert_eq!(findings.warnings[0].path, "c.http.interval");
     }
 }

@@ -213,6 +213,10 @@ impl Server for TcpProxy {
         status.insert("state".into(), json!(state));
         status.insert("health".into(), json!(error.as_deref().unwrap_or("")));
         status.insert("connections".into(), json!(self.connections()));
+        let servers: Vec<Value> = self.live.load().pools.iter().flat_map(|pool| pool.servers_json()).collect();
+        if !servers.is_empty() {
+            status.insert("servers".into(), Value::Array(servers));
+        }
         Value::Object(status)
     }
 }

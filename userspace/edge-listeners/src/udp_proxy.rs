@@ -261,6 +261,10 @@ impl Server for UdpProxy {
         status.insert("state".into(), json!(state));
         status.insert("health".into(), json!(error.as_deref().unwrap_or("")));
         status.insert("sessions".into(), json!(self.connections()));
+        let servers = self.live.load().pool.servers_json();
+        if !servers.is_empty() {
+            status.insert("servers".into(), Value::Array(servers));
+        }
         Value::Object(status)
     }
 }

@@ -61,6 +61,11 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "half_open_lets_a_few_through_and_opens_again",
     ),
     ("DestinationSpec", "edge-listeners/tests/forward.rs", "destinations_are_refused_unless_listed"),
+    ("BodyMatchSpec", "edge-upstream/src/check/tests.rs", "what_is_asked_and_what_counts_as_well"),
+    ("GrpcPoolSpec.healthCheck", "server/tests/house/health_checks.rs", "servers_of_all_kinds_are_asked"),
+    ("HeaderCheckSpec", "edge-upstream/src/check/tests.rs", "what_is_asked_and_what_counts_as_well"),
+    ("HealthCheckSpec", "edge-upstream/src/check/tests.rs", "what_is_asked_and_what_counts_as_well"),
+    ("HealthMatchSpec", "edge-upstream/src/check/tests.rs", "what_is_asked_and_what_counts_as_well"),
     ("HttpServerSpec.accessLogCredentials", "server/tests/house/access_log.rs", "a_server_may_show_credentials"),
     (
         "HttpServerSpec.accessLogFormat",
@@ -82,6 +87,12 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("HttpServerSpec.port", "edge-listeners/tests/http.rs", "another_port"),
     ("HttpServerSpec.sendTimeout", "server/tests/house/attacks/slow.rs", "slow_readers"),
     ("JwtSpec.publicKey", "edge-filters/src/validator/jwt.rs", "public_keys"),
+    ("L4PoolSpec.healthCheck", "server/tests/house/health_checks.rs", "servers_of_all_kinds_are_asked"),
+    (
+        "LoadBalanceSpec.healthCheck",
+        "edge-filters/tests/health_checks.rs",
+        "an_unwell_server_gets_nothing_until_it_passes_again",
+    ),
     ("MachineSpec", "control-state/src/tests.rs", "steering_follows_members_and_documents"),
     ("Mock/RuleSpec.delay", "edge-filters/src/mock.rs", "a_delay_is_waited_for"),
     (
@@ -116,6 +127,11 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("MemoryCacheSpec", "edge-filters/tests/proxy.rs", "answers_are_given_again_from_memory"),
     ("PoolSpec.memoryCache", "edge-filters/tests/proxy.rs", "answers_are_given_again_from_memory"),
     ("PoolSpec.connectTimeout", "edge-filters/tests/proxy.rs", "connecting_has_a_deadline_of_its_own"),
+    (
+        "PoolSpec.healthCheck",
+        "edge-filters/tests/health_checks.rs",
+        "an_unwell_server_gets_nothing_until_it_passes_again",
+    ),
     (
         "PoolSpec.outlierDetection",
         "edge-filters/tests/proxy.rs",
@@ -300,6 +316,9 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("UdpProxySpec.responses", "edge-listeners/tests/udp_proxy.rs", "a_session_ends_with_its_last_answer"),
     ("UdpProxySpec.proxyProtocol", "edge-listeners/tests/udp_proxy.rs", "datagrams_say_whom_they_are_from"),
     ("UdpProxySpec.trustedProxies", "edge-listeners/tests/udp_proxy.rs", "datagrams_say_whom_they_are_from"),
+    ("WebSocketPoolSpec.healthCheck", "server/tests/house/health_checks.rs", "servers_of_all_kinds_are_asked"),
+    ("WebSocketHealthCheckSpec", "edge-filters/src/websocket_proxy.rs", "what_its_servers_are_asked"),
+    ("WebSocketProbeSpec", "edge-filters/src/websocket_proxy.rs", "what_its_servers_are_asked"),
 ];
 
 /// Fields that do nothing, and all that is inside them: a document that sets each, and what is said about it.
@@ -318,11 +337,6 @@ const SAID: &[(&str, &str, &str)] = &[
     ),
     ("PoolSpec.spanName", "pool: {spanName: s}", "warning: filters[0].pools[0].spanName: has no effect"),
     (
-        "PoolSpec.healthCheck",
-        "pool: {healthCheck: {}}",
-        "warning: filters[0].pools[0].healthCheck: servers are not probed",
-    ),
-    (
         "PoolSpec.serviceName",
         "pool: {serviceName: s, serviceRegistry: r}",
         "warning: filters[0].pools[0].serviceName: registries are not asked",
@@ -338,19 +352,9 @@ const SAID: &[(&str, &str, &str)] = &[
         "warning: filters[0].pools[0].loadBalance.stickySession: sessions do not stick",
     ),
     (
-        "LoadBalanceSpec.healthCheck",
-        "pool: {loadBalance: {healthCheck: {}}}",
-        "warning: filters[0].pools[0].loadBalance.healthCheck: servers are not probed",
-    ),
-    (
         "LoadBalanceSpec.forwardKey",
         "pool: {loadBalance: {forwardKey: X}}",
         "warning: filters[0].pools[0].loadBalance.forwardKey: has no effect",
-    ),
-    (
-        "WebSocketPoolSpec.healthCheck",
-        "{kind: Pipeline, filters: [{name: f, kind: WebSocketProxy, pools: [{servers: [{url: 'ws://a:1'}], healthCheck: {ws: {}}}]}]}",
-        "warning: filters[0].pools[0].healthCheck: servers are not probed",
     ),
     (
         "WebSocketPoolSpec.spanName",

@@ -1,8 +1,9 @@
 //! Which server of a pool gets a request.
 
+use crate::check::Check;
 use crate::endpoint::Server;
-use crate::health::{Era, Heard};
-use crate::outlier::{Change, Outliers};
+use crate::health::{self, Era, Heard};
+use crate::outlier::{Change, Outliers, Reach};
 use crate::probe;
 use crate::random;
 use base_model::OutlierDetectionSpec;
@@ -10,7 +11,7 @@ use base_telemetry::Limit;
 use edge_pipeline::Client;
 use proto_http::Request;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// How a pool chooses (`loadBalance.policy`).
 #[derive(Debug)]
@@ -70,7 +71,7 @@ impl Turns {
 pub struct Choice {
     /// Place of the server in [`Balancer::servers`].
     pub index: usize,
-    /// It is out, and used because too few are in.
+    /// It is left out or found unwell, and used because too few others are fit.
     pub panicked: bool,
     /// What its report is told by.
     pub era: Era,
@@ -84,6 +85,10 @@ pub struct Balancer {
     policy: Policy,
     weight_sum: u64,
     outliers: Outliers,
+    /// What is asked of each server; empty where nothing is asked of any.
+    checks: Vec<Vec<Arc<Check>>>,
+    /// The [`changes`](health::changes) that were seen last, doubled, and one more where a server got no requests then.
+    thinned: AtomicU64,
     /// Counts probes of its servers that found no room.
     crowded: Limit,
 }
@@ -98,20 +103,29 @@ impl Balancer {
     ) -> Balancer {
         let weight_sum = servers.iter().map(|s| u64::from(s.weight)).sum();
         let outliers = Outliers::new(outliers, servers.iter().map(|s| s.health.clone()).collect());
-        Balancer { servers, policy, weight_sum, outliers, crowded }
+        let (checks, thinned) = (Vec::new(), AtomicU64::new(u64::MAX));
+        Balancer { servers, policy, weight_sum, outliers, checks, thinned, crowded }
+    }
+
+    /// Servers get requests only while these find them well: for each server its checks.
+    #[must_use]
+    pub fn checked(mut self, checks: Vec<Vec<Arc<Check>>>) -> Balancer {
+        self.checks = if checks.iter().all(Vec::is_empty) { Vec::new() } else { checks };
+        self
     }
 
     pub fn servers(&self) -> &[Arc<Server>] {
         &self.servers
     }
 
-    /// A server for a request on this worker; `None` when the pool is empty. One that is left out gets nothing but a try now and then, unless too few are left.
+    /// A server for a request on this worker; `None` when there is none. One that is left out gets nothing but a try now and then, unless
+    /// too few are left; one that its health checks find unwell gets nothing at all.
     #[inline]
     pub fn choose(&self, request: &Request, client: &Client, worker: usize) -> Option<Choice> {
-        let (index, hash) = self.pick(request, client, worker)?;
-        if self.outliers.is_out(index) {
-            return Some(self.instead_of(index, hash));
+        if self.is_thinned() {
+            return self.choose_of_some(request, client, worker);
         }
+        let (index, hash) = self.pick(request, client, worker)?;
         Some(self.chosen(index, hash))
     }
 
@@ -120,19 +134,51 @@ impl Balancer {
         Choice { index, panicked: false, era: self.outliers.era(index), hash }
     }
 
+    /// Whether some server is out or unwell.
+    #[inline]
+    fn is_thinned(&self) -> bool {
+        let (seen, now) = (self.thinned.load(Ordering::Relaxed), health::changes());
+        if seen >> 1 == now { seen & 1 == 1 } else { self.look(now) }
+    }
+
+    #[cold]
+    fn look(&self, now: u64) -> bool {
+        // What changes meanwhile counts anew, so that it is seen next time.
+        let thinned = (0..self.servers.len()).any(|i| !self.is_in(i));
+        self.thinned.store(now << 1 | u64::from(thinned), Ordering::Relaxed);
+        thinned
+    }
+
+    /// Neither left out nor unwell.
+    fn is_in(&self, index: usize) -> bool {
+        !self.outliers.is_out(index) && self.is_well(index)
+    }
+
+    /// As far as its health checks show.
+    fn is_well(&self, index: usize) -> bool {
+        self.checks.get(index).is_none_or(|checks| checks.iter().all(|check| check.is_well()))
+    }
+
+    fn reach(&self) -> Reach {
+        self.outliers.reach(|i| self.is_well(i))
+    }
+
     /// The server to go on with when those of `tried` could not be reached: one that is well rather than one that failed somebody
     /// last, and one that is out when no other is left.
     #[cold]
     pub fn another(&self, first: Choice, tried: &[usize]) -> Option<Choice> {
         let rank = |i: usize| match self.outliers.is_out(i) {
+            _ if !self.is_well(i) => 3,
             false if self.outliers.is_well(i) => 0,
             false => 1,
             true => 2,
         };
-        let within: Vec<usize> = (0..self.servers.len()).filter(|i| !tried.contains(i) && self.takes(*i)).collect();
+        let worst = if self.reach() == Reach::All { 3 } else { 2 };
+        let is_free = |i: &usize| !tried.contains(i) && self.takes(*i) && rank(*i) <= worst;
+        let within: Vec<usize> = (0..self.servers.len()).filter(is_free).collect();
         let best = within.iter().map(|i| rank(*i)).min()?;
         let index = self.spread(within.into_iter().filter(|i| rank(*i) == best).collect(), first.hash)?;
-        Some(Choice { panicked: best == 2, ..self.chosen(index, first.hash) })
+        Some(Choice { panicked: best >= 2, ..self.chosen(index, first.hash) })
     }
 
     /// Takes note of what became of a request to the server with this index that was chosen in this era. One that is put out is probed
@@ -167,20 +213,45 @@ impl Balancer {
         Some((index, None))
     }
 
-    /// What one that is out would have got is spread over all that are in, by the same hash to the same one.
+    /// The choice where some server is out or unwell. What such a one would have got is spread over all others; by the same hash to the
+    /// same one, and where they take turns, they take turns without it.
     #[cold]
-    fn instead_of(&self, index: usize, hash: Option<u32>) -> Choice {
-        // Its worker may have ended.
-        probe::begin(&self.servers[index], &self.crowded);
-        if let Some(era) = self.outliers.admits_trial(index, base_runtime::now()) {
-            return Choice { index, panicked: false, era, hash };
+    fn choose_of_some(&self, request: &Request, client: &Client, worker: usize) -> Option<Choice> {
+        let turn = match &self.policy {
+            Policy::RoundRobin(turns) => Some(turns.next(worker)),
+            _ => None,
+        };
+        let (index, hash) = match turn {
+            Some(turn) => (turn % self.servers.len(), None),
+            None => self.pick(request, client, worker)?,
+        };
+        if self.outliers.is_out(index) {
+            // Its worker may have ended.
+            probe::begin(&self.servers[index], &self.crowded);
+            if self.is_well(index)
+                && let Some(era) = self.outliers.admits_trial(index, base_runtime::now())
+            {
+                return Some(Choice { index, panicked: false, era, hash });
+            }
         }
-        if self.outliers.panics() {
-            return Choice { panicked: true, ..self.chosen(index, hash) };
+        let reach = self.reach();
+        let is_there = |i: usize| match reach {
+            Reach::All => true,
+            Reach::Well => self.is_well(i),
+            Reach::In => self.is_in(i),
+        };
+        let panicked = |i: usize| !self.is_in(i);
+        if turn.is_none() && is_there(index) {
+            return Some(Choice { panicked: panicked(index), ..self.chosen(index, hash) });
         }
-        let within = (0..self.servers.len()).filter(|i| !self.outliers.is_out(*i) && self.takes(*i)).collect();
-        let instead = self.spread(within, hash);
-        Choice { panicked: instead.is_none(), ..self.chosen(instead.unwrap_or(index), hash) }
+        let within: Vec<usize> = (0..self.servers.len()).filter(|i| is_there(*i) && self.takes(*i)).collect();
+        let instead = match turn {
+            Some(turn) => within.get(turn.checked_rem(within.len())?).copied(),
+            None => self.spread(within, hash),
+        };
+        // Those that are left may have no weight.
+        let instead = instead.or_else(|| (0..self.servers.len()).find(|i| self.is_well(*i) && self.takes(*i)))?;
+        Some(Choice { panicked: panicked(instead), ..self.chosen(instead, hash) })
     }
 
     /// One of these, in proportion to their weights where the policy goes by them, by the hash where it goes by one.

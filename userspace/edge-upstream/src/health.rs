@@ -15,7 +15,8 @@
 //! many is for each pool to say (see [`Outliers`](crate::outlier::Outliers)). Pure but for [`probe`](crate::probe), which connects.
 
 use base_telemetry::proxy::Vitals;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,20 @@ const LONGEST: Duration = Duration::from_secs(300);
 
 /// How long a request that tries a server has, before another one does.
 const TRIAL: Duration = Duration::from_secs(10);
+
+/// Changes of who is left out, of all servers: whoever has looked at his need not look again while it stands.
+static CHANGES: AtomicU64 = AtomicU64::new(0);
+
+/// See [`changed`].
+#[inline]
+pub fn changes() -> u64 {
+    CHANGES.load(Acquire)
+}
+
+/// Some server is left out from now on, or no longer: those who choose look again.
+pub fn changed() {
+    CHANGES.fetch_add(1, Release);
+}
 
 /// What became of a request, as far as it tells of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,6 +220,7 @@ impl Health {
         absence.base = base;
         absence.leave(heard, now);
         self.vitals.ejected.store(true, Relaxed);
+        changed();
         true
     }
 
@@ -267,6 +283,7 @@ impl Health {
         self.unreached.store(0, Relaxed);
         self.vitals.readmissions.fetch_add(1, Relaxed);
         self.vitals.ejected.store(false, Relaxed);
+        changed();
     }
 
     /// With `absence` held.

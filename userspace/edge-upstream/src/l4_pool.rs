@@ -4,6 +4,7 @@
 //! connection is tried on one server after the other until one takes it, and what becomes of it is heard at its end.
 
 use crate::balance::{Balancer, Choice, Policy};
+use crate::check::Check;
 use crate::connect::{ConnectError, connect_saying};
 use crate::endpoint::Server;
 use crate::health::Heard;
@@ -15,6 +16,7 @@ use base_telemetry::{Limit, Telemetry};
 use base_tls::Transport;
 use edge_pipeline::Client;
 use proto_http::Request;
+use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -45,7 +47,7 @@ pub struct L4Pool {
     tried_limit: Limit,
     /// By worker, then by server.
     recorders: Vec<(PoolRecorder, Vec<ServerRecorder>)>,
-    _stats: Arc<PoolStats>,
+    stats: Arc<PoolStats>,
 }
 
 /// Connections that a server has from this pool, and may have.
@@ -143,11 +145,19 @@ impl L4Pool {
         });
         let recorders = recorders.collect();
         servers.iter().for_each(|server| stats.watch(&server.url, server.health.vitals()));
+        let check = |server: &Arc<Server>| {
+            let spec = spec.health_check.iter();
+            spec.map(|spec| Check::shared(server, spec, L4PoolSpec::probe(protocol), telemetry)).collect()
+        };
+        let checks = servers.iter().map(check).collect::<Result<Vec<Vec<Arc<Check>>>, String>>()?;
+        for (server, checks) in servers.iter().zip(&checks) {
+            stats.watch_checks(&server.url, checks.iter().map(|check| check.checkup().clone()).collect());
+        }
         let policy = Policy::parse(&balance.policy, "", servers.len(), workers);
         let crowded = telemetry.limits().register("upstream_probes");
         Ok(L4Pool {
             name: name.to_owned(),
-            balancer: Balancer::new(servers, policy, spec.outlier_detection.as_ref(), crowded),
+            balancer: Balancer::new(servers, policy, spec.outlier_detection.as_ref(), crowded).checked(checks),
             seats,
             connect_timeout: spec.connect_timeout.map_or(CONNECT_TIMEOUT, Duration::from),
             told: spec.speaks(listener),
@@ -155,12 +165,17 @@ impl L4Pool {
             full: telemetry.limits().register("server_connections"),
             tried_limit: telemetry.limits().register("servers_tried"),
             recorders,
-            _stats: stats,
+            stats,
         })
     }
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What health checks find of its servers; empty where they are not probed.
+    pub fn servers_json(&self) -> Vec<Value> {
+        self.stats.servers_json()
     }
 
     /// What its servers are told of clients.

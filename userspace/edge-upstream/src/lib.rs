@@ -1,14 +1,15 @@
-//! The way to backends: where they are ([`endpoint`], [`names`]), which one ([`balance`], [`health`], [`probe`],
+//! The way to backends: where they are ([`endpoint`], [`names`]), which one ([`balance`], [`health`], [`probe`], [`check`],
 //! [`outlier`], [`matcher`]), over which
 //! connection ([`lease`], [`pool`], [`sessions`], [`connect`], [`tls`]), and what it answered ([`attempt`]).
 //!
-//! Reading order: [`endpoint`], [`names`], [`balance`], [`health`], [`probe`], [`outlier`], [`matcher`], [`attempt`], [`lease`], [`pool`],
+//! Reading order: [`endpoint`], [`names`], [`balance`], [`health`], [`probe`], [`check`], [`outlier`], [`matcher`], [`attempt`], [`lease`], [`pool`],
 //! [`sessions`], [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, [`circuit`], [`retry`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
 #![forbid(unsafe_code)]
 
 pub mod attempt;
 pub mod balance;
 pub mod cache;
+pub mod check;
 pub mod circuit;
 pub mod connect;
 pub mod endpoint;
@@ -32,6 +33,7 @@ mod upload;
 
 pub use attempt::{Answer, Attempt, AttemptError};
 pub use balance::Balancer;
+pub use check::Check;
 pub use endpoint::{Endpoint, Server};
 pub use matcher::RequestMatcher;
 pub use tls::Identity;

@@ -15,6 +15,17 @@ pub enum Change {
     Readmitted,
 }
 
+/// Servers that requests go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Those that are neither left out nor found unwell.
+    In,
+    /// Those that are left out as well, but none that health checks find unwell.
+    Well,
+    /// All.
+    All,
+}
+
 /// The judge of one pool's servers.
 #[derive(Debug)]
 pub struct Outliers {
@@ -54,14 +65,18 @@ impl Outliers {
         self.servers[server].admits_trial(now)
     }
 
-    /// Whether requests go to all servers, those that are out too: more are out than this pool leaves out (another pool that names
-    /// them may have more patience or less), or too few of them are fit.
-    pub fn panics(&self) -> bool {
+    /// Which servers requests go to, as far as there are some: more may be out than this pool leaves out (another pool that names them
+    /// may have more patience or less), or too few of them are fit. `is_well` says what health checks find of a server.
+    pub fn reach(&self, is_well: impl Fn(usize) -> bool) -> Reach {
         let count = self.servers.len();
         let out = self.out();
         let fails = |s: &Health| s.failures(self.answers_count) >= self.spec.consecutive_errors;
-        let fit = self.servers.iter().filter(|s| !s.is_out() && !fails(s)).count();
-        out > self.most() || fit == 0 || fit * 100 < count * self.spec.panic_threshold as usize
+        let fit = |(i, s): &(usize, &Arc<Health>)| !s.is_out() && !fails(s) && is_well(*i);
+        let fit = self.servers.iter().enumerate().filter(fit).count();
+        if fit * 100 < count * self.spec.panic_threshold as usize {
+            return Reach::All;
+        }
+        if out > self.most() || fit == 0 { Reach::Well } else { Reach::In }
     }
 
     /// Takes note of what became of a request that began in this era.
@@ -117,6 +132,11 @@ mod tests {
         o.report(server, heard, o.era(server), now)
     }
 
+    /// Nobody is left out.
+    fn is_panicked(o: &Outliers) -> bool {
+        o.reach(|_| true) != Reach::In
+    }
+
     fn fail(o: &Outliers, server: usize, times: usize, now: Instant) -> Option<Change> {
         (0..times).map(|_| report(o, server, Heard::Unreachable, now)).last().flatten()
     }
@@ -137,7 +157,7 @@ mod tests {
         assert_eq!(fail(&o, 0, 4, start), None, "an answer of any kind begins the count anew");
         assert_eq!(report(&o, 0, Heard::NoAnswer, start), None);
         assert_eq!(fail(&o, 0, 1, start), Some(Change::Ejected));
-        assert!(o.is_out(0) && !o.is_out(1) && !o.panics());
+        assert!(o.is_out(0) && !o.is_out(1) && !is_panicked(&o));
         let hours = start + Duration::from_secs(36_000);
         assert_eq!(o.admits_trial(0, hours), None, "no clock brings it back");
         assert_eq!(
@@ -237,7 +257,7 @@ mod tests {
                 fail(&o, server, 9, now);
             }
             assert_eq!(o.out(), most, "{count} servers, {percent} %");
-            assert!(o.panics(), "those that are in fail as well");
+            assert!(is_panicked(&o), "those that are in fail as well");
         }
     }
 
@@ -261,7 +281,32 @@ mod tests {
             for server in 0..failing {
                 fail(&o, server, 1, now);
             }
-            assert_eq!(o.panics(), panics, "{failing} of {count} fail, threshold {threshold} %");
+            assert_eq!(is_panicked(&o), panics, "{failing} of {count} fail, threshold {threshold} %");
+        }
+    }
+
+    #[test]
+    fn who_is_found_unwell_gets_nothing_unless_too_few_are_fit() {
+        let now = Instant::now();
+        // Unwell of four, those that fail besides, the threshold.
+        for (unwell, failing, threshold, reach) in [
+            (0, 0, 0, Reach::In),
+            (1, 0, 0, Reach::In),
+            (4, 0, 0, Reach::Well),
+            (2, 2, 0, Reach::Well),
+            (2, 0, 50, Reach::In),
+            (3, 0, 50, Reach::All),
+            (1, 2, 50, Reach::All),
+            (4, 0, 1, Reach::All),
+        ] {
+            let spec =
+                OutlierDetectionSpec { max_ejection_percent: 100, panic_threshold: threshold, ..counting(1, 10) };
+            let o = outliers(4, Some(&spec));
+            for server in 0..failing {
+                fail(&o, server, 1, now);
+            }
+            let found = o.reach(|server| server < 4 - unwell);
+            assert_eq!(found, reach, "{unwell} unwell, {failing} fail, threshold {threshold} %");
         }
     }
 
@@ -278,10 +323,10 @@ mod tests {
             Some(Change::Ejected),
             "two in a row, whoever heard them"
         );
-        assert!(patient.is_out(0) && !patient.panics());
-        assert!(lone.panics(), "its only server");
+        assert!(patient.is_out(0) && !is_panicked(&patient));
+        assert!(is_panicked(&lone), "its only server");
         let never = OutlierDetectionSpec { max_ejection_percent: 0, ..OutlierDetectionSpec::default() };
-        assert!(Outliers::new(Some(&never), servers).panics(), "this one leaves nobody out");
+        assert!(is_panicked(&Outliers::new(Some(&never), servers)), "this one leaves nobody out");
     }
 
     const LONGEST: Duration = Duration::from_secs(300);

@@ -35,10 +35,10 @@ pub const MOST: usize = 256;
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
 /// Room for one probe.
-struct Room;
+pub(crate) struct Room;
 
 impl Room {
-    fn take() -> Option<Room> {
+    pub(crate) fn take() -> Option<Room> {
         // Counted first, so that no two find the last one.
         let room = Room;
         (UNDER_WAY.fetch_add(1, Relaxed) < MOST).then_some(room)
@@ -123,7 +123,7 @@ async fn connects(
 }
 
 /// Sends a datagram of no bytes: where nobody takes it, the machine says so, within the time of a way there and back.
-async fn takes_datagrams(endpoint: &Endpoint) -> bool {
+pub(crate) async fn takes_datagrams(endpoint: &Endpoint) -> bool {
     let Some(address) = endpoint.addresses().first().copied() else { return false };
     let Ok(socket) = UdpSocket::connect(address, &UdpOptions::default()) else { return false };
     socket.send(&Transmit::connected(&[])).is_ok()

@@ -119,6 +119,11 @@ impl House {
         receiver.recv().expect("the request ends")
     }
 
+    /// As `GET /status/objects` shows it.
+    pub fn status(&self) -> serde_json::Value {
+        self.proxy.status().expect("a Proxy has one")
+    }
+
     /// Sum of the series of a metric whose labels contain the text.
     pub fn metric(&self, name: &str, labels: &str) -> u64 {
         let text = self.telemetry.render(Names::default());

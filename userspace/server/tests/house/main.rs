@@ -20,6 +20,7 @@ mod figures;
 mod forward_proxy;
 mod grpc;
 mod halves;
+mod health_checks;
 mod http2;
 mod http2_upstream;
 mod http3;

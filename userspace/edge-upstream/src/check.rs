@@ -1,0 +1,222 @@
+//! Active health checks: servers are asked again and again whether they are well, whatever requests they get.
+//!
+//! A [`Check`] is one question to one server. It is shared by everybody who asks the same, whatever pool, filter, generation or worker, and
+//! lives as long as anybody holds it, so that what is known survives changes of documents. When it is due a probe runs on one of the
+//! workers; what is due when is kept for all of them in one queue by one thread ([`schedule`]), so that a thousand servers cost a thousand
+//! entries and nothing else between their probes. Pure parts: [`standing`] (what outcomes make of a server) and the queue itself.
+//!
+//! The process has a bounded number of probes under way (see [`probe::MOST`](crate::probe::MOST)); one that finds no room is counted as
+//! `upstream_probes` and has its turn a little later, which says nothing of its server.
+
+mod question;
+mod schedule;
+mod standing;
+
+use crate::attempt::Counters;
+use crate::endpoint::{Protocols, Server};
+use crate::health::{self, Health};
+use crate::probe::Room;
+use crate::random;
+use base_model::{HealthCheckSpec, ProbeType, ProxyProtocol};
+use base_runtime::time::timeout;
+use base_telemetry::proxy::{Checkup, PoolNames, PoolStats, ServerRecorder};
+use base_telemetry::{Limit, Telemetry};
+use question::Question;
+use standing::Standing;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// The first probes of servers that are named together are spread over this time.
+const FIRST_WITHIN: Duration = Duration::from_millis(20);
+
+/// Pause before a probe that found no room, or no worker, has its next turn.
+const CROWDED_PAUSE: Duration = Duration::from_millis(100);
+
+/// See the module doc.
+#[derive(Debug)]
+pub struct Check {
+    number: u64,
+    content: Content,
+    question: Question,
+    interval: Duration,
+    timeout: Duration,
+    standing: Mutex<Standing>,
+    checkup: Arc<Checkup>,
+    /// What requests say of the server: a probe that passes has connected, unless it goes to another port.
+    health: Option<Arc<Health>>,
+    /// The server as documents write it.
+    url: String,
+    crowded: Limit,
+    counters: Arc<Counters>,
+    /// By worker; figures that nobody sees, since probes are no requests.
+    recorders: Vec<ServerRecorder>,
+}
+
+/// What makes two checks the same.
+#[derive(Debug, PartialEq, Eq)]
+struct Content {
+    /// Place and identity, see [`Server::connections`].
+    connections: u64,
+    protocols: Protocols,
+    told: ProxyProtocol,
+    authority: String,
+    prefix: String,
+    probe: ProbeType,
+    spec: HealthCheckSpec,
+}
+
+impl Check {
+    /// The check of this server; one object as long as anybody holds it. `usual` is what is spoken where the document does not say.
+    pub fn shared(
+        server: &Server,
+        spec: &HealthCheckSpec,
+        usual: ProbeType,
+        telemetry: &Telemetry,
+    ) -> Result<Arc<Check>, String> {
+        let probe = spec.speaks(usual);
+        let content = Content {
+            connections: server.connections(),
+            protocols: server.protocols,
+            told: server.told,
+            authority: server.authority.clone(),
+            prefix: server.prefix.clone(),
+            probe,
+            spec: spec.clone(),
+        };
+        let mut known = registry().lock().unwrap_or_else(PoisonError::into_inner);
+        let place = known.entry(content.connections).or_default();
+        place.retain(|check| check.strong_count() > 0);
+        let there: Vec<Arc<Check>> = place.iter().filter_map(Weak::upgrade).collect();
+        if let Some(found) = there.iter().find(|check| check.content == content) {
+            return Ok(found.clone());
+        }
+        // Somebody who asks otherwise from now on does not forget what the last answers were.
+        let healthy = there.iter().all(|check| check.is_well() || check.content.probe != probe);
+        let made = Arc::new(Check {
+            number: NUMBER.fetch_add(1, Relaxed),
+            question: Question::new(server, spec, probe)?,
+            content,
+            interval: spec.interval.into(),
+            timeout: spec.timeout.into(),
+            standing: Mutex::new(Standing::new(healthy, spec.fails, spec.passes)),
+            checkup: Arc::new(Checkup::new(probe.text(), healthy)),
+            health: (spec.port == 0).then(|| server.health.clone()),
+            url: server.url.clone(),
+            crowded: telemetry.limits().register("upstream_probes"),
+            counters: Counters::new(telemetry.limits()),
+            recorders: unseen_recorders(telemetry.workers()),
+        });
+        place.push(Arc::downgrade(&made));
+        if known.len() > REGISTRY_SWEPT_BEYOND {
+            known.retain(|_, checks| checks.iter().any(|check| check.strong_count() > 0));
+        }
+        drop(known);
+        let first = random::below(FIRST_WITHIN.min(made.interval).as_nanos().max(1) as u64);
+        schedule::add(Arc::downgrade(&made), Instant::now() + Duration::from_nanos(first), made.number);
+        Ok(made)
+    }
+
+    /// Whether its server is to get requests.
+    #[inline]
+    pub fn is_well(&self) -> bool {
+        self.checkup.healthy.load(Relaxed)
+    }
+
+    /// What status and metrics show.
+    pub fn checkup(&self) -> &Arc<Checkup> {
+        &self.checkup
+    }
+
+    /// Asks once, on a worker.
+    async fn run(&self) {
+        let (era, began) = (self.health.as_ref().map(|health| (health, health.era())), base_runtime::now());
+        let recorder = &self.recorders[base_runtime::worker_index() % self.recorders.len()];
+        let asked = timeout(self.timeout, self.question.ask(self.timeout, recorder, &self.counters)).await;
+        let outcome = match asked {
+            Ok(outcome) => outcome,
+            Err(_) => Err(format!("no answer in {}", base_text::duration(self.timeout))),
+        };
+        let took = base_runtime::now().saturating_duration_since(began);
+        let connected = outcome.is_ok();
+        self.conclude(outcome, took);
+        if connected && era.is_some_and(|(health, era)| health.connected(era, base_runtime::now())) {
+            tracing::info!(server = self.url, "the server can be connected to again and is back");
+        }
+    }
+
+    fn conclude(&self, outcome: Result<(), String>, took: Duration) {
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = standing.note(outcome.is_ok());
+        if let Some(healthy) = changed {
+            self.checkup.healthy.store(healthy, Relaxed);
+            health::changed();
+            let (server, probe) = (self.url.as_str(), self.content.probe.text());
+            match &outcome {
+                Ok(()) => tracing::info!(server, probe, "the server passes its health check again and gets requests"),
+                Err(error) => {
+                    self.checkup.falls.fetch_add(1, Relaxed);
+                    tracing::warn!(server, probe, error, "the server fails its health check and gets no requests");
+                }
+            }
+        }
+        drop(standing);
+        self.checkup.probed(outcome.err(), took);
+    }
+}
+
+/// Runs the probe that is due on one of the workers, and sees that there is a next one.
+fn launch(check: Arc<Check>) {
+    let turn = Turn { check: Arc::downgrade(&check), number: check.number, next: Instant::now() + CROWDED_PAUSE };
+    let Some(worker) = base_runtime::some_worker(check.number as usize) else { return };
+    worker.spawn(move || async move {
+        let mut turn = turn;
+        let Some(_room) = Room::take() else { return check.crowded.hit(base_runtime::worker_index()) };
+        turn.next = base_runtime::now() + varied(check.interval);
+        check.run().await;
+    });
+}
+
+/// Whoever has it asks; dropped, for whatever reason, the check is due again.
+struct Turn {
+    check: Weak<Check>,
+    number: u64,
+    next: Instant,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        schedule::add(std::mem::take(&mut self.check), self.next, self.number);
+    }
+}
+
+/// Nine to eleven tenths of an interval, so that servers that were named together are not asked together for ever.
+fn varied(interval: Duration) -> Duration {
+    let tenth = interval / 10;
+    interval - tenth
+        + Duration::from_nanos(random::below(tenth.as_nanos().min(u128::from(u64::MAX / 2)) as u64 * 2 + 1))
+}
+
+fn unseen_recorders(workers: usize) -> Vec<ServerRecorder> {
+    static UNSEEN: OnceLock<Mutex<HashMap<usize, Arc<PoolStats>>>> = OnceLock::new();
+    let workers = workers.max(1);
+    let mut made = UNSEEN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let stats = made.entry(workers).or_insert_with(|| PoolStats::new(PoolNames::default(), workers));
+    (0..workers).map(|worker| stats.recorder(worker).server("probed")).collect()
+}
+
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
+/// Places beyond which those are looked for that nobody asks any more.
+const REGISTRY_SWEPT_BEYOND: usize = 1024;
+
+type Registry = Mutex<HashMap<u64, Vec<Weak<Check>>>>;
+
+fn registry() -> &'static Registry {
+    static REGISTRY: OnceLock<Registry> = OnceLock::new();
+    REGISTRY.get_or_init(Registry::default)
+}
+
+#[cfg(test)]
+mod tests;
