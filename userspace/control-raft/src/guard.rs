@@ -350,13 +350,12 @@ fn belongs(inner: &Inner, origin: &Origin, headers: &HeaderMap, proven: bool) ->
     }
 }
 
-/// One that the cluster issued is for one member, known or not.
+/// One that the cluster issued is for the member it is made out to, known or not: its other names are hosts that member is reached at.
 fn is_member(inner: &Inner, certificate: &CertificateDer<'_>, name: &str) -> bool {
-    if !inner.guard.issued {
-        return is_of(certificate, name, &inner.hosts_of(name));
+    if inner.guard.issued {
+        return control_api::certificates::subject(certificate).as_deref() == Some(name);
     }
-    let Ok(parsed) = ParsedCertificate::try_from(certificate) else { return false };
-    ServerName::try_from(name).is_ok_and(|name| verify_server_name(&parsed, &name).is_ok())
+    is_of(certificate, name, &inner.hosts_of(name))
 }
 
 /// The certificate is for the member's name, or for a host that the cluster knows it at. A member that nobody knows yet may have

@@ -84,6 +84,11 @@ fn strangers_get_nowhere_and_a_certificate_is_for_one_name() {
     assert_eq!(ask(Some(shown("n2")), "n2", "/raft/identity"), 200);
     assert_eq!(ask(Some(shown("n2")), "n1", "/raft/identity"), 403, "in another's name");
     assert_eq!(ask(Some(shown("n2")), "n9", "/raft/identity"), 403, "nor in that of one who is not there yet");
+    assert_eq!(
+        ask(Some(shown("n2")), "127.0.0.1", "/raft/identity"),
+        403,
+        "nor in that of a member named as its host is"
+    );
     assert!(one.control.metrics().calls_refused["unauthenticated"] >= 4);
     two.puts("a");
 }
