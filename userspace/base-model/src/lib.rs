@@ -43,6 +43,7 @@ pub mod grpc_server;
 pub mod header_adapt;
 pub mod health_check;
 pub mod ip_filter;
+pub mod moment;
 pub mod regexp;
 pub mod repeats;
 pub mod string_matcher;
@@ -63,6 +64,7 @@ pub use http_server::{
 };
 pub use ip_filter::{Cidr, IpFilter, IpFilterSpec};
 pub use l4_pool::{L4PoolSpec, L4ServerSpec};
+pub use moment::Moment;
 pub use object::{Listening, Object, Spec};
 pub use pipeline::{END, FilterKinds, FilterSpec, FlowNodeSpec, NamedSpec, PipelineSpec};
 pub use problem::{Findings, Problem, Warning};

@@ -286,7 +286,7 @@ impl Inner {
         crate::control::lock(&self.reports).remove(name);
         if votes && !known {
             let version = self.publisher().state().view.version;
-            return Some(Ok(Done { version, created: Vec::new() }));
+            return Some(Ok(Done { version, ..Done::default() }));
         }
         Some(self.propose(self.expulsion(name)).await)
     }

@@ -122,7 +122,11 @@ impl From<Answers> for Stored {
 /// About what it holds of memory, in bytes.
 fn size(answer: &Answer) -> usize {
     let text = match answer {
-        Ok(done) => done.created.iter().map(|name| name.len() + 24).sum(),
+        Ok(done) => {
+            let created: usize = done.created.iter().map(|name| name.len() + 24).sum();
+            let room = |room: &proto_admission::Answer| 256 + 16 * (room.admitted.len() + room.points.len());
+            created + done.rooms.iter().map(room).sum::<usize>()
+        }
         Err(refusal) => refusal.message.len(),
     };
     128 + text
@@ -146,7 +150,7 @@ mod tests {
     use crate::command::Done;
 
     fn done(created: usize) -> Answer {
-        Ok(Done { version: 1, created: vec!["n".repeat(100); created] })
+        Ok(Done { version: 1, created: vec!["n".repeat(100); created], ..Done::default() })
     }
 
     #[test]

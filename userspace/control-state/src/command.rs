@@ -1,5 +1,6 @@
 use base_model::Claim;
 use control_api::{CustomKind, Document, Member, Principal, Refusal, Snapshot, TicketKey, Token};
+use proto_admission::Call;
 use serde::{Deserialize, Serialize};
 
 use crate::authority::JoinToken;
@@ -170,6 +171,14 @@ pub enum Action {
     DeleteToken {
         name: String,
     },
+    /// What an edge says of its waiting rooms and lotteries, and asks for. `at_ms` by its clock, since 1970; `seed` is drawn for rooms
+    /// that are new.
+    Admit {
+        caller: String,
+        at_ms: u64,
+        seed: u64,
+        calls: Vec<Call>,
+    },
     /// Every member understands this level: what is new in it may be proposed from here on.
     RaiseLevel {
         level: u32,
@@ -218,6 +227,9 @@ pub struct Done {
     /// Names that did not exist before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub created: Vec<String>,
+    /// How the rooms are that were spoken of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rooms: Vec<proto_admission::Answer>,
 }
 
 impl Entry {
@@ -235,6 +247,7 @@ impl Action {
     /// The lowest feature level of a cluster in which this may be proposed: a member of a lower one does not know what it says.
     pub fn level(&self) -> u32 {
         let new = match self {
+            Action::Admit { .. } => return 6,
             Action::Expel { .. } => return 5,
             Action::PutToken { .. } | Action::DeleteToken { .. } => return 4,
             Action::Restore { backup, .. } => return restore_level(backup),

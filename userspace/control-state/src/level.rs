@@ -18,8 +18,8 @@ use crate::state::State;
 /// need and numbers of virtual IPs, and the levels themselves; 3 `Restore`, `since` for custom data, and an authority of
 /// the cluster's own.
 /// 4 brought tokens of the admin API, and on whose behalf a command is; 5
-/// that members' certificates are revoked.
-pub const LEVEL: u32 = 5;
+/// that members' certificates are revoked; 6 waiting rooms and lotteries.
+pub const LEVEL: u32 = 6;
 
 /// Of programs and clusters that say nothing.
 pub const FIRST_LEVEL: u32 = 1;
@@ -46,7 +46,7 @@ impl State {
             return Err(Unread::Newer(format!("it is of feature level {of}")));
         }
         let mut known = Shape::of(&State::default());
-        known.sections.push("view.tokens".into());
+        known.sections.extend(["view.tokens", "rooms"].map(str::to_owned));
         if let Some(section) = shape.sections.into_iter().find(|section| !known.sections.contains(section)) {
             return Err(Unread::Newer(format!("it has a section {section}")));
         }

@@ -5,7 +5,7 @@
 //!
 //! Reading order: `command.rs` (what can be asked), `state.rs` (the rules), `objects.rs` and `custom.rs` (those of documents),
 //! `steering.rs` (who serves a VirtualIP), `tickets.rs` (keys of TLS sessions), `authority.rs` (whose certificates members show),
-//! `tokens.rs` (of the admin API), `answers.rs` (requests that come twice), `history.rs` (what was before), `restore.rs` (backups), `diff.rs` (from two versions to a delta), `level.rs` (members of different versions),
+//! `tokens.rs` (of the admin API), `answers.rs` (requests that come twice), `history.rs` (what was before), `restore.rs` (backups), `rooms.rs` (who was let in where more wanted to), `diff.rs` (from two versions to a delta), `level.rs` (members of different versions),
 //! `sums.rs` (whether two members hold the same).
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ mod history;
 mod level;
 mod objects;
 mod restore;
+mod rooms;
 mod state;
 mod steering;
 mod sums;

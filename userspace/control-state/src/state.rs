@@ -11,6 +11,7 @@ use crate::authority::{self, Authority, Revoked};
 use crate::command::{Action, Answer, Command, Done};
 use crate::diff::between;
 use crate::history::{self, History};
+use crate::rooms::Rooms;
 use crate::steering::{member_id_free, steer};
 use crate::sums::Sums;
 use crate::{custom, objects, restore, tickets, tokens};
@@ -28,6 +29,9 @@ pub struct State {
     pub(crate) history: Arc<History>,
     /// Shown to nobody.
     pub(crate) authority: Arc<Authority>,
+    /// Shown to nobody. Left out where there are none, so that programs that know none read it.
+    #[serde(skip_serializing_if = "Rooms::is_empty")]
+    pub(crate) rooms: Arc<Rooms>,
     answers: Answers,
     /// Of what stands above, kept up to date with every change.
     #[serde(skip)]
@@ -43,12 +47,13 @@ struct Stored {
     gone: Arc<VecDeque<(u64, String)>>,
     history: Arc<History>,
     authority: Arc<Authority>,
+    rooms: Arc<Rooms>,
     answers: Answers,
 }
 
 impl From<Stored> for State {
     /// Claims are told by the objects where they were not written down: an early version knew none.
-    fn from(Stored { view, mut claims, gone, history, authority, answers }: Stored) -> Self {
+    fn from(Stored { view, mut claims, gone, history, authority, rooms, answers }: Stored) -> Self {
         let silent = |(name, document): &(&String, &Document)| {
             objects::owner(document) == OWNER_USER && !claims.contains_key(*name)
         };
@@ -61,7 +66,7 @@ impl From<Stored> for State {
         if !told.is_empty() {
             Arc::make_mut(&mut claims).extend(told);
         }
-        let mut state = State { view, claims, gone, history, authority, answers, sums: Sums::default() };
+        let mut state = State { view, claims, gone, history, authority, rooms, answers, sums: Sums::default() };
         state.sums = Sums::of(&state);
         state
     }
@@ -96,15 +101,17 @@ impl State {
         Ok(next)
     }
 
-    /// A copy for readers, which costs a few reference counts: without the answers, which no reader asks for.
+    /// A copy for readers, which costs a few reference counts: without the answers and the rooms, which no reader asks for and which
+    /// a change need not copy as long as nobody else holds them.
     pub fn readable(&self) -> Self {
-        let State { view, claims, gone, history, authority, answers, sums } = self;
+        let State { view, claims, gone, history, authority, rooms: _, answers, sums } = self;
         State {
             view: view.clone(),
             claims: claims.clone(),
             gone: gone.clone(),
             history: history.clone(),
             authority: authority.clone(),
+            rooms: Arc::default(),
             answers: answers.emptied(),
             sums: *sums,
         }
@@ -120,6 +127,14 @@ impl State {
         let Command { request, now, action, by } = command.into();
         if let Some(answer) = self.answers.get(request) {
             return Applied { answer: answer.clone(), delta: None };
+        }
+        let at = time::parse(&now).and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        let at = at.map_or(0, |at| at.as_secs());
+        if let Action::Admit { caller, at_ms, seed, calls } = &action {
+            let admitted = Arc::make_mut(&mut self.rooms).admit(calls, caller, *at_ms, *seed);
+            let answer = admitted.map(|rooms| Done { version: self.view.version, rooms, ..Done::default() });
+            self.answers.push(request, at, answer.clone());
+            return Applied { answer, delta: None };
         }
         // The version that what the command leads to is beyond.
         let floor = match &action {
@@ -145,12 +160,11 @@ impl State {
                     (self.view, self.gone, self.history) = (next.view, next.gone, next.history);
                 }
                 (self.claims, self.authority) = (next.claims, next.authority);
-                (Ok(Done { version: self.view.version, created }), delta)
+                (Ok(Done { version: self.view.version, created, ..Done::default() }), delta)
             }
             Err(refusal) => (Err(refusal), None),
         };
-        let at = time::parse(&now).and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-        self.answers.push(request, at.map_or(0, |at| at.as_secs()), answer.clone());
+        self.answers.push(request, at, answer.clone());
         Applied { answer, delta }
     }
 
@@ -268,6 +282,8 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
         Action::SpendToken { id, at } => authority::spend_token(next, &id, at).map(|()| Vec::new()),
         Action::PutToken { mode, token } => tokens::put(view, mode, token, now),
         Action::DeleteToken { name } => tokens::delete(view, &name),
+        // Not of what is published: see `apply`.
+        Action::Admit { .. } => Ok(Vec::new()),
         Action::RaiseLevel { level } => {
             view.level = view.level.max(level);
             Ok(Vec::new())

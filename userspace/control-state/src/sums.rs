@@ -11,6 +11,7 @@ use control_api::{Delta, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::rooms::Rooms;
 use crate::state::State;
 
 /// What a member holds at one place of the log, for others to compare.
@@ -49,13 +50,20 @@ impl State {
         let (ends, all) = ((self.gone.front(), self.gone.back()), self.gone.len() as u64);
         let authority = if self.authority.certificate.is_empty() { 0 } else { plain(&self.authority) };
         let rest = [self.sums.claims, gone(ends.0), gone(ends.1), all, self.history.sum(), authority];
+        // Those that know no rooms have none.
+        let rooms = (!Rooms::is_empty(&self.rooms)).then(|| self.rooms.sum());
         let view_sum = match view.tokens.is_empty() {
             // As those sum it up that know no tokens.
             true => view_sum.to_vec(),
             false => [&view_sum[..], &[plain(&view.tokens)]].concat(),
         };
         let together = |parts: &[u64]| parts.iter().fold(0, |sum, part| pair(sum, *part));
-        Mark { index, version: view.version, view: together(&view_sum), rest: together(&rest) }
+        Mark {
+            index,
+            version: view.version,
+            view: together(&view_sum),
+            rest: rooms.into_iter().fold(together(&rest), pair),
+        }
     }
 }
 

@@ -1,0 +1,443 @@
+//! An edge's side of a room: what a client with a ticket is told, and what the edge has to say to the [`Ledger`](crate::Ledger).
+//!
+//! All workers share one desk. It is asked [`Desk::turn`] for each poll; whoever carries messages takes a [`Desk::call`] now and
+//! then and brings the [`Answer`] back with [`Desk::take`]. It keeps what is on its way, what the last answer said, and for a while
+//! the numbers that were given here; each of these has a bound, and what is beyond it is counted and told to come again.
+
+use crate::ledger::{Answer, CALL_MAX, Call, Candidate, Over, Rules};
+use crate::seen::Seen;
+use crate::ticket::Ticket;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+/// What becomes of somebody who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Let in, with this number.
+    In(u64),
+    /// It is its turn; the number is being asked for. Look again in a moment.
+    Asked,
+    /// So many are before it; about so many seconds, where that is known.
+    Wait { ahead: u64, seconds: Option<u64> },
+    /// Nobody else is let in.
+    Over(Over),
+}
+
+/// Counts of one desk; each only grows.
+#[derive(Debug, Default)]
+pub struct Figures {
+    /// Let in here.
+    pub admitted: AtomicU64,
+    /// Places that were counted.
+    pub counted: AtomicU64,
+    /// Places that were not counted because they had been before.
+    pub repeats: AtomicU64,
+    /// Told to come again because [`CALL_MAX`] were being asked for already.
+    pub crowded: AtomicU64,
+    /// Calls that were not answered.
+    pub failed: AtomicU64,
+    /// Milliseconds since 1970 at which the last answer was here.
+    pub heard_ms: AtomicU64,
+}
+
+pub struct Desk {
+    room: String,
+    sale: String,
+    /// And until when it has not begun, in milliseconds since 1970.
+    rules: Mutex<(Rules, u64)>,
+    view: RwLock<Arc<Answer>>,
+    work: Mutex<Work>,
+    pub figures: Figures,
+}
+
+struct Work {
+    counted: BTreeMap<u32, u32>,
+    wanting: HashMap<u64, u32>,
+    left: Vec<u64>,
+    over: Option<bool>,
+    /// Numbers that were given here, for those who come back with their tickets.
+    numbers: HashMap<u64, u64>,
+    order: VecDeque<u64>,
+    /// Ids that have no number although all are given: they never will. Cleared when there are more, and when it is full.
+    refused: HashMap<u64, ()>,
+    seen: Seen,
+    asked_ms: u64,
+    called_ms: u64,
+}
+
+impl Desk {
+    /// It begins at `starts_ms`, since 1970.
+    pub fn new(room: &str, sale: &str, rules: Rules, starts_ms: u64) -> Desk {
+        let work = Work {
+            counted: BTreeMap::new(),
+            wanting: HashMap::new(),
+            left: Vec::new(),
+            over: None,
+            numbers: HashMap::new(),
+            order: VecDeque::new(),
+            refused: HashMap::new(),
+            seen: Seen::new(SEEN_MS),
+            asked_ms: 0,
+            called_ms: 0,
+        };
+        Desk {
+            room: room.to_owned(),
+            sale: sale.to_owned(),
+            rules: Mutex::new((rules, starts_ms)),
+            view: RwLock::default(),
+            work: Mutex::new(work),
+            figures: Figures::default(),
+        }
+    }
+
+    pub fn room(&self) -> &str {
+        &self.room
+    }
+
+    pub fn sale(&self) -> &str {
+        &self.sale
+    }
+
+    /// The document has changed.
+    pub fn set_rules(&self, rules: Rules, starts_ms: u64) {
+        *lock(&self.rules) = (rules, starts_ms);
+    }
+
+    /// What the ledger said last.
+    pub fn view(&self) -> Arc<Answer> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Somebody is there, so that the ledger is to be asked how things are.
+    pub fn visit(&self, now_ms: u64) {
+        let mut work = lock(&self.work);
+        work.asked_ms = work.asked_ms.max(now_ms);
+    }
+
+    /// The place of this ticket counts from now on; false when it did before.
+    pub fn count(&self, ticket: &Ticket, now_ms: u64) -> bool {
+        let mut work = lock(&self.work);
+        work.asked_ms = work.asked_ms.max(now_ms);
+        if work.seen.note(ticket.id, now_ms) {
+            self.figures.repeats.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        if work.counted.len() < CALL_MAX || work.counted.contains_key(&ticket.bucket) {
+            *work.counted.entry(ticket.bucket).or_default() += 1;
+        }
+        self.figures.counted.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    /// Whether somebody who has just come may be asked for at once: there is room, and nobody waits for it.
+    pub fn is_open(&self) -> bool {
+        let view = self.view();
+        view.open && view.over.is_none()
+    }
+
+    /// The number that an id has been given here.
+    pub fn number(&self, id: u64) -> Option<u64> {
+        lock(&self.work).numbers.get(&id).copied()
+    }
+
+    /// Where somebody with this ticket stands. `now_ms` since 1970.
+    pub fn turn(&self, ticket: &Ticket, now_ms: u64) -> Turn {
+        let view = self.view();
+        let called = view.line.has_passed(ticket.bucket, ticket.id) || view.open;
+        let mut work = lock(&self.work);
+        work.asked_ms = work.asked_ms.max(now_ms);
+        if let Some(number) = work.numbers.get(&ticket.id) {
+            return Turn::In(*number);
+        }
+        if !called {
+            drop(work);
+            return match view.over {
+                Some(over) => Turn::Over(over),
+                None => wait(&view, ticket),
+            };
+        }
+        // Also when it is over, once: the number may have been given over another edge.
+        if let Some(over) = view.over
+            && work.refused.contains_key(&ticket.id)
+        {
+            return Turn::Over(over);
+        }
+        if view.over.is_none() && !work.refused.is_empty() {
+            work.refused.clear();
+        }
+        if work.wanting.len() < CALL_MAX || work.wanting.contains_key(&ticket.id) {
+            work.wanting.insert(ticket.id, ticket.bucket);
+            return Turn::Asked;
+        }
+        drop(work);
+        self.figures.crowded.fetch_add(1, Ordering::Relaxed);
+        Turn::Wait { ahead: 0, seconds: Some(1) }
+    }
+
+    /// Where somebody with this ticket stands, without asking for its number.
+    pub fn stands(&self, ticket: &Ticket) -> Turn {
+        let view = self.view();
+        match (self.number(ticket.id), view.over) {
+            (Some(number), _) => Turn::In(number),
+            (None, Some(over)) => Turn::Over(over),
+            (None, None) => wait(&view, ticket),
+        }
+    }
+
+    /// Asks for the number of an id that needs no turn.
+    pub fn ask(&self, id: u64, now_ms: u64) -> Turn {
+        let over = self.view().over;
+        let mut work = lock(&self.work);
+        work.asked_ms = work.asked_ms.max(now_ms);
+        if let Some(number) = work.numbers.get(&id) {
+            return Turn::In(*number);
+        }
+        match over {
+            Some(over) if over == Over::Signal || work.refused.contains_key(&id) => return Turn::Over(over),
+            Some(_) => {}
+            None => work.refused.clear(),
+        }
+        if work.wanting.len() < CALL_MAX || work.wanting.contains_key(&id) {
+            work.wanting.insert(id, 0);
+            return Turn::Asked;
+        }
+        drop(work);
+        self.figures.crowded.fetch_add(1, Ordering::Relaxed);
+        Turn::Wait { ahead: 0, seconds: Some(1) }
+    }
+
+    /// The same for one who was asked for and is looked after again: nothing is asked for anew.
+    pub fn answered(&self, id: u64) -> Option<Turn> {
+        let view = self.view();
+        let work = lock(&self.work);
+        if let Some(number) = work.numbers.get(&id) {
+            return Some(Turn::In(*number));
+        }
+        if work.wanting.contains_key(&id) {
+            return None;
+        }
+        Some(match view.over {
+            Some(over) => Turn::Over(over),
+            None => Turn::Wait { ahead: 0, seconds: None },
+        })
+    }
+
+    /// A user has left.
+    pub fn leave(&self, id: u64) {
+        let mut work = lock(&self.work);
+        work.numbers.remove(&id);
+        if work.left.len() < CALL_MAX {
+            work.left.push(id);
+        }
+    }
+
+    /// There is nothing left (`true`), or there is again. Says whether that is news.
+    pub fn signal(&self, over: bool, now_ms: u64) -> bool {
+        let known = self.view().over == Some(Over::Signal);
+        let mut work = lock(&self.work);
+        work.asked_ms = work.asked_ms.max(now_ms);
+        if known == over && work.over.is_none_or(|said| said == over) || work.over == Some(over) {
+            return false;
+        }
+        work.over = Some(over);
+        drop(work);
+        if over {
+            // Here at once; elsewhere as soon as the ledger has it.
+            let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+            let mut told = Answer::clone(&view);
+            told.over = told.over.or(Some(Over::Signal));
+            told.open = false;
+            *view = Arc::new(told);
+        }
+        true
+    }
+
+    /// What is to be said; `None` when there is nothing, and nobody has asked for a while.
+    pub fn call(&self, now_ms: u64) -> Option<Call> {
+        let mut work = lock(&self.work);
+        let urgent = !work.wanting.is_empty() || !work.left.is_empty() || work.over.is_some();
+        let asked = work.asked_ms > 0 && now_ms.saturating_sub(work.asked_ms) < ASKED_MS;
+        let due = now_ms.saturating_sub(work.called_ms) >= QUIET_MS;
+        if !urgent && !(due && (asked || !work.counted.is_empty())) {
+            return None;
+        }
+        work.called_ms = now_ms;
+        let (rules, starts_ms) = *lock(&self.rules);
+        let rules = Rules { closed: now_ms < starts_ms, ..rules };
+        let wanting = work.wanting.iter().map(|(id, bucket)| Candidate { bucket: *bucket, id: *id }).collect();
+        Some(Call {
+            room: self.room.clone(),
+            sale: self.sale.clone(),
+            rules,
+            counted: std::mem::take(&mut work.counted).into_iter().collect(),
+            wanting,
+            left: std::mem::take(&mut work.left),
+            over: work.over,
+        })
+    }
+
+    /// The answer to a call.
+    pub fn take(&self, call: &Call, answer: Answer, now_ms: u64) {
+        let mut work = lock(&self.work);
+        for candidate in &call.wanting {
+            work.wanting.remove(&candidate.id);
+        }
+        for (id, number) in &answer.admitted {
+            if work.numbers.insert(*id, *number).is_none() {
+                work.order.push_back(*id);
+                self.figures.admitted.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        if answer.over.is_some() {
+            for candidate in &call.wanting {
+                if work.refused.len() >= NUMBERS_MAX {
+                    work.refused.clear();
+                }
+                if !work.numbers.contains_key(&candidate.id) {
+                    work.refused.insert(candidate.id, ());
+                }
+            }
+        }
+        while work.order.len() > NUMBERS_MAX {
+            if let Some(id) = work.order.pop_front() {
+                work.numbers.remove(&id);
+            }
+        }
+        let mut answer = answer;
+        if work.over == call.over {
+            work.over = None;
+        } else if work.over == Some(true) {
+            answer.over = answer.over.or(Some(Over::Signal));
+        }
+        answer.admitted.clear();
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(answer);
+        self.figures.heard_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// The call was not answered: it may have been carried out or not. What it said is said again, which changes nothing but that
+    /// some places may count twice and the queue look longer.
+    pub fn take_back(&self, call: Call) {
+        let mut work = lock(&self.work);
+        for (bucket, places) in call.counted {
+            *work.counted.entry(bucket).or_default() += places;
+        }
+        work.left.extend(call.left);
+        work.left.truncate(CALL_MAX);
+        // Whoever still waits asks again; those who have gone would stay otherwise.
+        for candidate in &call.wanting {
+            work.wanting.remove(&candidate.id);
+        }
+        self.figures.failed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How many wait before a ticket: between two points of the queue places are taken to be spread evenly.
+fn wait(view: &Answer, ticket: &Ticket) -> Turn {
+    let within = (ticket.id >> 32) as f64 / 2f64.powi(32);
+    let at = view.points.partition_point(|(bucket, _)| *bucket <= ticket.bucket);
+    let ahead = match (at.checked_sub(1).map(|at| view.points[at]), view.points.get(at)) {
+        (None, _) => 0,
+        (Some((_, all)), None) => all,
+        (Some((from, before)), Some((to, after))) => {
+            let mut share = (f64::from(ticket.bucket - from) + within) / f64::from(to - from);
+            if from == view.line.bucket && to - from == 1 {
+                let passed = f64::from(view.line.share) / 2f64.powi(32);
+                share = ((within - passed) / (1.0 - passed).max(f64::EPSILON)).clamp(0.0, 1.0);
+            }
+            before + ((after - before) as f64 * share) as u64
+        }
+    };
+    let seconds = (ahead + 1).saturating_mul(1000).checked_div(view.pace_milli);
+    Turn::Wait { ahead, seconds }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For so long a place that was counted is not counted again: longer than a ticket whose place does not count may be used.
+const SEEN_MS: u64 = 60_000;
+/// Somebody asked within so many milliseconds: the ledger is asked how things are.
+const ASKED_MS: u64 = 10_000;
+/// Least time between two calls with nothing that somebody waits for.
+const QUIET_MS: u64 = 200;
+/// Numbers that are kept for those who come back over this edge.
+const NUMBERS_MAX: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Ledger, Line};
+
+    const RULES: Rules =
+        Rules { stock: 2, interval_us: 0, burst: 1, active: 0, session_s: 60, keep_s: 0, grace_s: 10, closed: false };
+
+    fn ticket(bucket: u32, id: u64) -> Ticket {
+        Ticket { id, bucket, counted: true, issued_ms: 0, told_s: 0 }
+    }
+
+    fn exchange(desk: &Desk, ledger: &mut Ledger, now: u64) {
+        let call = desk.call(now).expect("somebody has asked");
+        let answer = ledger.apply(&call, "edge", now);
+        desk.take(&call, answer, now);
+    }
+
+    #[test]
+    fn from_a_ticket_to_a_number() {
+        let (desk, mut ledger) = (Desk::new("r", "", RULES, 0), Ledger::new(1));
+        assert!(desk.call(1_000).is_none(), "nobody is there");
+        assert!(desk.count(&ticket(0, 1 << 40), 1_000));
+        assert!(!desk.count(&ticket(0, 1 << 40), 1_001), "its place counts once");
+        assert!(matches!(desk.turn(&ticket(0, 1 << 40), 1_001), Turn::Wait { ahead: 0, .. }));
+        exchange(&desk, &mut ledger, 1_010);
+        assert_eq!(desk.turn(&ticket(0, 1 << 40), 1_020), Turn::Asked);
+        assert_eq!(desk.answered(1 << 40), None);
+        exchange(&desk, &mut ledger, 1_030);
+        assert_eq!(desk.turn(&ticket(0, 1 << 40), 1_040), Turn::In(1));
+        // There is room and nobody waits: whoever comes is asked for at once, until it is over.
+        assert!(desk.is_open());
+        assert_eq!(desk.turn(&ticket(5, 9), 1_050), Turn::Asked);
+        assert_eq!(desk.turn(&ticket(5, 10), 1_050), Turn::Asked);
+        exchange(&desk, &mut ledger, 1_060);
+        let turns = [desk.answered(9), desk.answered(10)];
+        assert!(turns.contains(&Some(Turn::In(2))) && turns.contains(&Some(Turn::Over(Over::Stock))), "{turns:?}");
+    }
+
+    #[test]
+    fn a_signal_is_heard_here_at_once_and_said_until_it_is_answered() {
+        let (desk, mut ledger) = (Desk::new("r", "", RULES, 0), Ledger::new(1));
+        assert!(desk.signal(true, 1_000));
+        assert!(!desk.signal(true, 1_000), "it is known");
+        assert_eq!(desk.turn(&ticket(3, 1), 1_000), Turn::Over(Over::Signal));
+        let lost = desk.call(1_001).unwrap();
+        assert_eq!(lost.over, Some(true));
+        desk.take_back(lost);
+        exchange(&desk, &mut ledger, 1_500);
+        assert_eq!(desk.view().over, Some(Over::Signal));
+        assert!(desk.signal(false, 1_600));
+        exchange(&desk, &mut ledger, 1_700);
+        assert_eq!(desk.view().over, None);
+    }
+
+    #[test]
+    fn positions_are_between_those_before_and_those_behind() {
+        let desk = Desk::new("r", "", RULES, 0);
+        let answer = Answer {
+            line: Line { bucket: 2, share: 1 << 31 },
+            points: vec![(2, 0), (3, 10), (9, 70)],
+            pace_milli: 2_000,
+            ..Answer::default()
+        };
+        desk.take(&Call::default(), answer, 1);
+        let ahead = |bucket, id| match desk.turn(&ticket(bucket, id), 1) {
+            Turn::Wait { ahead, seconds } => (ahead, seconds),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(ahead(2, 0xC000_0000_0000_0000), (5, Some(3)));
+        assert_eq!(ahead(3, 0), (10, Some(5)));
+        assert_eq!(ahead(6, 0).0, 40);
+        assert_eq!(ahead(100, 0).0, 70);
+        assert_eq!(desk.turn(&ticket(2, 1), 1), Turn::Asked, "its turn has come");
+    }
+}

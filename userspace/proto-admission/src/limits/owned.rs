@@ -1,0 +1,103 @@
+//! The buckets of the keys that this edge owns.
+
+use super::{Grant, Rate, Report};
+use std::collections::HashMap;
+
+/// By limit and key.
+#[derive(Default)]
+pub struct Owned {
+    keys: HashMap<(u64, u64), Bucket>,
+    /// Buckets that were forgotten although they were not full.
+    pub evicted: u64,
+}
+
+struct Bucket {
+    /// In millionths of a token.
+    level: i64,
+    at_ms: u64,
+    /// By edge: what it wanted, and when it said so.
+    wants: [(u64, u32, u64); EDGES],
+}
+
+impl Owned {
+    /// Answers what `edge` (a number that tells edges apart) says of keys of the limit `of`.
+    pub fn answer(&mut self, of: u64, rate: Rate, edge: u64, reports: &[Report], now_ms: u64) -> Vec<Grant> {
+        let rate = held(rate);
+        reports.iter().map(|report| self.grant(of, rate, edge, report, now_ms)).collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    fn grant(&mut self, of: u64, rate: Rate, edge: u64, report: &Report, now_ms: u64) -> Grant {
+        let full = i64::from(rate.burst) * ONE;
+        if !self.keys.contains_key(&(of, report.key)) && self.keys.len() >= OWNED_MAX {
+            self.make_room(now_ms);
+        }
+        let fresh = || Bucket { level: full, at_ms: now_ms, wants: [(0, 0, 0); EDGES] };
+        let bucket = self.keys.entry((of, report.key)).or_insert_with(fresh);
+        let passed_us = now_ms.saturating_sub(bucket.at_ms) as i64 * 1000;
+        bucket.at_ms = bucket.at_ms.max(now_ms);
+        let refilled =
+            (i128::from(passed_us) * i128::from(ONE) / i128::from(rate.interval_us.max(1))).min(i128::from(full) * 4);
+        bucket.level += refilled as i64 + i64::from(report.returned) * ONE;
+        bucket.level = bucket.level.min(full) - i64::from(report.advanced) * ONE;
+        // What was advanced is paid back within a time that somebody would wait for.
+        bucket.level = bucket.level.max(-full - MINUTE_US * ONE / rate.interval_us.max(1) as i64);
+        let share = bucket.share(edge, report.wanted, now_ms);
+        let there = (bucket.level.max(0) / ONE) as u64;
+        let part = (there * u64::from(share)).div_ceil(1000);
+        let tokens = u32::try_from(part.min(u64::from(report.wanted))).unwrap_or(u32::MAX);
+        bucket.level -= i64::from(tokens) * ONE;
+        let left = bucket.level.div_euclid(ONE).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
+        Grant { key: report.key, tokens, left, share }
+    }
+
+    /// Buckets that nobody has asked about for a minute say nothing that a new one does not; where there are none such, half of all go.
+    fn make_room(&mut self, now_ms: u64) {
+        self.keys.retain(|_, bucket| now_ms.saturating_sub(bucket.at_ms) < IDLE_MS);
+        if self.keys.len() >= OWNED_MAX {
+            let before = self.keys.len();
+            let mut turn = 0_u32;
+            self.keys.retain(|_, _| {
+                turn += 1;
+                turn.is_multiple_of(2)
+            });
+            self.evicted += (before - self.keys.len()) as u64;
+        }
+    }
+}
+
+impl Bucket {
+    /// The part, in thousandths, of `edge` of what all have wanted lately.
+    fn share(&mut self, edge: u64, wanted: u32, now_ms: u64) -> u16 {
+        let known = self.wants.iter().position(|(of, ..)| *of == edge);
+        let oldest = || (0..EDGES).min_by_key(|at| self.wants[*at].2).unwrap_or(0);
+        let at = known.unwrap_or_else(oldest);
+        self.wants[at] = (edge, wanted.max(1), now_ms);
+        let lately = self.wants.iter().filter(|(.., at_ms)| *at_ms > 0 && now_ms.saturating_sub(*at_ms) < LATELY_MS);
+        let all: u64 = lately.map(|(_, wanted, _)| u64::from(*wanted)).sum();
+        (u64::from(wanted.max(1)) * 1000 / all.max(1)).clamp(1, 1000) as u16
+    }
+}
+
+/// Tokens that come between two reports have to fit into the bucket, or they would be lost.
+pub(super) fn held(rate: Rate) -> Rate {
+    let between = BETWEEN_US / rate.interval_us.max(1);
+    Rate { burst: rate.burst.max(u32::try_from(between).unwrap_or(u32::MAX / 2)).max(1), ..rate }
+}
+
+const ONE: i64 = 1_000_000;
+/// Edges whose wants are known of one key; with more, those that asked longest ago are forgotten.
+const EDGES: usize = 8;
+const LATELY_MS: u64 = 350;
+const IDLE_MS: u64 = 60_000;
+const MINUTE_US: i64 = 60_000_000;
+const BETWEEN_US: u64 = 200_000;
+/// Buckets in memory at a time: about 250 MB if all are there.
+const OWNED_MAX: usize = 1 << 20;

@@ -1,0 +1,286 @@
+//! The keys an edge has met, and its leases of tokens.
+
+use super::owned::held;
+use super::{Gcra, Grant, Rate, Report};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What an edge does about a key whose owner it hears nothing from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WhenAlone {
+    /// Goes on with its last share of the rate.
+    #[default]
+    Share,
+    /// Lets everything through.
+    Open,
+    /// Lets nothing through.
+    Closed,
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decided {
+    pub passes: bool,
+    /// Tokens left, as far as is known here.
+    pub left: u32,
+    /// Milliseconds until there is one again.
+    pub again_ms: u64,
+}
+
+/// Counts; each only grows.
+#[derive(Debug, Default)]
+pub struct LeaseFigures {
+    pub passed: AtomicU64,
+    pub refused: AtomicU64,
+    /// Passed or refused by the last share, because nothing was heard from the owner.
+    pub alone: AtomicU64,
+    /// Tokens used before they were leased.
+    pub advanced: AtomicU64,
+    /// Keys that were forgotten for others although they were in use.
+    pub evicted: AtomicU64,
+}
+
+/// The leases of one limit; all workers share them.
+pub struct Leases {
+    shards: Vec<Mutex<Shard>>,
+    keys_max: usize,
+    pub figures: LeaseFigures,
+}
+
+#[derive(Default)]
+struct Shard {
+    places: HashMap<u64, u32>,
+    keys: Vec<Key>,
+    /// Where the next one to be forgotten is looked for.
+    hand: usize,
+    /// Places of keys there is something to say of.
+    news: Vec<u32>,
+}
+
+#[derive(Default)]
+struct Key {
+    key: u64,
+    used_ms: u64,
+    /// Its own, when nobody else is to be asked; also the first tokens of a key.
+    own: Gcra,
+    leased: u32,
+    leased_until_ms: u64,
+    /// May be used without a lease until the next grant.
+    spare: u32,
+    advanced: u32,
+    asked: u32,
+    heard_ms: u64,
+    /// In thousandths; 0 before anything was heard.
+    share: u16,
+    left: i32,
+    has_news: bool,
+}
+
+impl Leases {
+    pub fn new(keys_max: usize) -> Leases {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Leases { shards, keys_max: keys_max.max(SHARDS), figures: LeaseFigures::default() }
+    }
+
+    /// Keys that are known.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).keys.len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Decides here alone.
+    pub fn take_local(&self, key: u64, rate: Rate, now_ms: u64) -> Decided {
+        let mut shard = self.shard(key);
+        let known = shard.known(key, now_ms, self.keys_max / SHARDS, &self.figures);
+        let taken = known.own.take(rate, now_ms * 1000);
+        let left = known.own.left(rate, now_ms * 1000);
+        drop(shard);
+        self.decided(taken.is_ok(), left, taken.err().unwrap_or(0))
+    }
+
+    /// Decides by a lease of the cluster's tokens. `edges` are those that share the limit.
+    pub fn take(&self, key: u64, rate: Rate, edges: usize, alone: WhenAlone, now_ms: u64) -> Decided {
+        let mut guard = self.shard(key);
+        let shard = &mut *guard;
+        let known = shard.known(key, now_ms, self.keys_max / SHARDS, &self.figures);
+        known.asked = known.asked.saturating_add(1);
+        let news = !std::mem::replace(&mut known.has_news, true);
+        let mut again_us = rate.interval_us;
+        let passes = if known.leased > 0 && now_ms < known.leased_until_ms {
+            known.leased -= 1;
+            true
+        } else if known.heard_ms > 0 && now_ms.saturating_sub(known.heard_ms) < ALONE_MS {
+            let spare = known.spare > 0;
+            if spare {
+                known.spare -= 1;
+                known.advanced += 1;
+                self.figures.advanced.fetch_add(1, Ordering::Relaxed);
+            }
+            spare
+        } else {
+            let met = known.heard_ms > 0;
+            if met {
+                self.figures.alone.fetch_add(1, Ordering::Relaxed);
+            }
+            let share = match known.share {
+                0 => 1000 / edges.clamp(1, 1000) as u64,
+                share => u64::from(share),
+            };
+            match alone {
+                WhenAlone::Open if met => true,
+                WhenAlone::Closed if met => false,
+                _ => {
+                    let burst = (u64::from(rate.burst) * share / 1000).max(1);
+                    let own = Rate { interval_us: rate.interval_us * 1000 / share.max(1), burst: burst as u32 };
+                    let taken = known.own.take(own, now_ms * 1000);
+                    again_us = taken.err().unwrap_or(0);
+                    known.advanced += u32::from(taken.is_ok());
+                    taken.is_ok()
+                }
+            }
+        };
+        let left = known.leased.saturating_add(known.left.max(0) as u32).min(held(rate).burst);
+        if news {
+            let place = shard.places[&key];
+            shard.news.push(place);
+        }
+        drop(guard);
+        self.decided(passes, left, again_us)
+    }
+
+    /// What there is to say, at most `most` of it; the rest comes next time.
+    pub fn reports(&self, most: usize, now_ms: u64) -> Vec<Report> {
+        let mut reports = Vec::new();
+        for shard in &self.shards {
+            let mut guard = lock(shard);
+            let shard = &mut *guard;
+            let some = shard.news.len().min(most - reports.len());
+            let rest = shard.news.split_off(some);
+            let places = std::mem::replace(&mut shard.news, rest);
+            for place in places {
+                let Some(known) = shard.keys.get_mut(place as usize) else { continue };
+                let expired = now_ms >= known.leased_until_ms;
+                let returned = if expired { std::mem::take(&mut known.leased) } else { 0 };
+                // A little more than was asked for last time, so that growing demand finds tokens.
+                let like =
+                    if known.asked == 0 { 0 } else { known.asked.saturating_add(known.asked / 4).saturating_add(1) };
+                let wanted = like.saturating_sub(known.leased);
+                let advanced = std::mem::take(&mut known.advanced);
+                known.asked = 0;
+                // What is leased has to be given back, if nobody uses it.
+                known.has_news = known.leased > 0;
+                if known.has_news {
+                    shard.news.push(place);
+                }
+                if advanced + returned + wanted > 0 {
+                    reports.push(Report { key: known.key, advanced, returned, wanted });
+                }
+            }
+            if reports.len() >= most {
+                break;
+            }
+        }
+        reports
+    }
+
+    /// The owner's answers.
+    pub fn granted(&self, grants: &[Grant], edges: usize, now_ms: u64) {
+        for grant in grants {
+            let mut guard = self.shard(grant.key);
+            let shard = &mut *guard;
+            let Some(place) = shard.places.get(&grant.key).copied() else { continue };
+            let known = &mut shard.keys[place as usize];
+            known.leased = known.leased.saturating_add(grant.tokens);
+            known.leased_until_ms = now_ms + LEASE_MS;
+            known.heard_ms = now_ms.max(1);
+            known.share = grant.share.max(1);
+            known.left = grant.left;
+            let part = u64::from(grant.left.max(0) as u32) * u64::from(grant.share) / 1000;
+            known.spare = u32::try_from(if edges <= 1 { part } else { part / 2 }).unwrap_or(u32::MAX);
+            if known.leased > 0 && !std::mem::replace(&mut known.has_news, true) {
+                shard.news.push(place);
+            }
+        }
+    }
+
+    /// The owner was not reached: what was used before it was leased is said again. Tokens that were given back are lost.
+    pub fn not_told(&self, reports: &[Report]) {
+        for report in reports.iter().filter(|report| report.advanced > 0) {
+            let mut guard = self.shard(report.key);
+            let shard = &mut *guard;
+            let Some(place) = shard.places.get(&report.key).copied() else { continue };
+            let known = &mut shard.keys[place as usize];
+            known.advanced = known.advanced.saturating_add(report.advanced);
+            if !std::mem::replace(&mut known.has_news, true) {
+                shard.news.push(place);
+            }
+        }
+    }
+
+    fn decided(&self, passes: bool, left: u32, again_us: u64) -> Decided {
+        let count = if passes { &self.figures.passed } else { &self.figures.refused };
+        count.fetch_add(1, Ordering::Relaxed);
+        Decided { passes, left, again_ms: if passes { 0 } else { again_us.div_ceil(1000).max(1) } }
+    }
+
+    fn shard(&self, key: u64) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[(super::mixed(key) >> 58) as usize % SHARDS])
+    }
+}
+
+impl Shard {
+    fn known(&mut self, key: u64, now_ms: u64, most: usize, figures: &LeaseFigures) -> &mut Key {
+        let place = match self.places.get(&key) {
+            Some(place) => *place as usize,
+            None => {
+                let fresh = Key { key, ..Key::default() };
+                let place = if self.keys.len() < most.max(1) {
+                    self.keys.push(fresh);
+                    self.keys.len() - 1
+                } else {
+                    let place = self.least_used();
+                    let old = &self.keys[place];
+                    if now_ms.saturating_sub(old.used_ms) < IDLE_MS {
+                        figures.evicted.fetch_add(1, Ordering::Relaxed);
+                    }
+                    self.places.remove(&old.key);
+                    // What is still to be said is said of its place: by the one that takes it.
+                    let has_news = old.has_news;
+                    self.keys[place] = Key { has_news, ..fresh };
+                    place
+                };
+                self.places.insert(key, place as u32);
+                place
+            }
+        };
+        let known = &mut self.keys[place];
+        known.used_ms = now_ms;
+        known
+    }
+
+    /// Of the next few, the one that was used longest ago.
+    fn least_used(&mut self) -> usize {
+        let all = self.keys.len();
+        let some = (0..LOOKED_AT.min(all)).map(|step| (self.hand + step) % all);
+        let place = some.min_by_key(|place| self.keys[*place].used_ms).unwrap_or(0);
+        self.hand = (self.hand + LOOKED_AT) % all.max(1);
+        place
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const SHARDS: usize = 16;
+/// Tokens that are not used within this are given back.
+const LEASE_MS: u64 = 250;
+/// Without a word from the owner for so long, an edge is alone.
+const ALONE_MS: u64 = 600;
+/// A key that was not used for so long is not missed.
+const IDLE_MS: u64 = 10_000;
+const LOOKED_AT: usize = 8;

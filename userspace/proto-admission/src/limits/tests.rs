@@ -1,0 +1,164 @@
+use super::*;
+use crate::limits::table::Leases;
+use proptest::prelude::*;
+
+/// 100 a second, 20 at once.
+const RATE: Rate = Rate { interval_us: 10_000, burst: 20 };
+
+/// Edges and the owner of their keys, with a report every 100 ms.
+struct Fleet {
+    edges: Vec<Leases>,
+    owned: Owned,
+    cut_off: Vec<bool>,
+    now: u64,
+}
+
+impl Fleet {
+    fn new(edges: usize) -> Fleet {
+        let leases = (0..edges).map(|_| Leases::new(1000)).collect();
+        Fleet { edges: leases, owned: Owned::default(), cut_off: vec![false; edges], now: 1_000_000 }
+    }
+
+    /// Requests per second of each edge for one key; how many passed in all.
+    fn run(&mut self, demand: &[u64], for_ms: u64) -> u64 {
+        let mut passed = 0;
+        let mut owed = vec![0; demand.len()];
+        for _ in 0..for_ms {
+            self.now += 1;
+            for (at, per_second) in demand.iter().enumerate() {
+                owed[at] += per_second;
+                while owed[at] >= 1000 {
+                    owed[at] -= 1000;
+                    let decided = self.edges[at].take(7, RATE, demand.len(), WhenAlone::Share, self.now);
+                    passed += u64::from(decided.passes);
+                }
+                // Edges speak at different times.
+                if (self.now + at as u64 * 37).is_multiple_of(100) {
+                    self.speak(at);
+                }
+            }
+        }
+        passed
+    }
+
+    fn speak(&mut self, at: usize) {
+        let reports = self.edges[at].reports(4096, self.now);
+        if self.cut_off[at] {
+            return self.edges[at].not_told(&reports);
+        }
+        let grants = self.owned.answer(1, RATE, at as u64 + 1, &reports, self.now);
+        let edges = self.edges.len();
+        self.edges[at].granted(&grants, edges, self.now);
+    }
+}
+
+#[test]
+fn the_rate_is_kept_by_all_together_and_used() {
+    for demand in [&[1000, 1000, 1000][..], &[1000, 0, 0], &[60, 60, 60], &[500, 5, 5], &[200]] {
+        let mut fleet = Fleet::new(demand.len());
+        fleet.run(demand, 2_000);
+        let passed = fleet.run(demand, 20_000);
+        let all: u64 = demand.iter().sum();
+        let most = 2_000 * 105 / 100;
+        let least = 2_000.min(all * 20) * 90 / 100;
+        assert!((least..=most).contains(&passed), "{demand:?}: {passed} of 2000");
+    }
+}
+
+#[test]
+fn the_first_seconds_pass_no_more_than_the_burst_beyond_the_rate() {
+    let mut fleet = Fleet::new(4);
+    let passed = fleet.run(&[2000; 4], 3_000);
+    assert!(passed <= (300 + 20) * 105 / 100, "{passed}");
+}
+
+#[test]
+fn what_is_less_than_the_rate_passes() {
+    let mut fleet = Fleet::new(3);
+    fleet.run(&[20, 20, 20], 1_000);
+    let passed = fleet.run(&[20, 20, 20], 10_000);
+    assert!(passed >= 590, "{passed} of 600");
+}
+
+#[test]
+fn an_edge_that_is_cut_off_goes_on_with_its_share() {
+    let mut fleet = Fleet::new(2);
+    fleet.run(&[400, 400], 3_000);
+    fleet.cut_off[1] = true;
+    fleet.run(&[0, 400], 1_000);
+    let passed = fleet.run(&[0, 400], 10_000);
+    assert!((450..=550).contains(&passed), "{passed} of half of a thousand");
+    // Both together exceed the rate by no more than that share, and pay for it when they meet again.
+    let both = fleet.run(&[400, 400], 10_000);
+    assert!(both <= 1_650, "{both}");
+    fleet.cut_off[1] = false;
+    let after = fleet.run(&[400, 400], 10_000);
+    assert!(after < 700, "{after}: what was too much is remembered");
+    let leases = Leases::new(100);
+    leases.take(7, RATE, 2, WhenAlone::Closed, 1);
+    leases.granted(&[Grant { key: 7, tokens: 0, left: 0, share: 500 }], 2, 1);
+    assert!(!leases.take(7, RATE, 2, WhenAlone::Closed, 2_000).passes);
+    leases.take(8, RATE, 2, WhenAlone::Open, 2_000);
+    leases.granted(&[Grant { key: 8, tokens: 0, left: 0, share: 500 }], 2, 2_001);
+    assert!((0..1000).all(|_| leases.take(8, RATE, 2, WhenAlone::Open, 4_000).passes));
+}
+
+#[test]
+fn keys_by_the_million_take_no_more_memory_than_they_may() {
+    let leases = Leases::new(10_000);
+    for key in 0..1_000_000_u64 {
+        leases.take_local(mixed(key), RATE, 1_000_000 + key / 1000);
+    }
+    assert!(leases.len() <= 10_000);
+    let evicted = leases.figures.evicted.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(evicted > 900_000, "{evicted}");
+    // One that is asked for all the time stays.
+    let hot = mixed(3);
+    let mut passed = 0;
+    for key in 0..100_000_u64 {
+        leases.take_local(mixed(key + 2_000_000), RATE, 2_000_000 + key / 1000);
+        passed += u32::from(leases.take_local(hot, RATE, 2_000_000 + key / 1000).passes);
+    }
+    assert!(passed < 60, "{passed} in a tenth of a second");
+}
+
+#[test]
+fn keys_are_spread_and_stay_with_their_owners() {
+    let edges = ["e1", "e2", "e3", "e4"];
+    let mut counts = [0; 4];
+    for key in 0..4_000 {
+        let owner = owner_of(key, edges).unwrap();
+        let at = edges.iter().position(|edge| *edge == owner).unwrap();
+        counts[at] += 1;
+        let fewer = owner_of(key, edges.into_iter().filter(|edge| *edge != "e2")).unwrap();
+        assert!(owner == "e2" || fewer == owner, "only those of the one that went move");
+    }
+    assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
+    assert_eq!(owner_of(1, []), None);
+}
+
+proptest! {
+    #[test]
+    fn gcra_never_passes_more_than_rate_and_burst(
+        interval_us in 1_u64..100_000,
+        burst in 1_u32..50,
+        steps in proptest::collection::vec(0_u64..50_000, 1..300),
+    ) {
+        let rate = Rate { interval_us, burst };
+        let mut gcra = Gcra::default();
+        let (start, mut now, mut passed) = (1_000_000, 1_000_000, 0);
+        for step in steps {
+            now += step;
+            let left = gcra.left(rate, now);
+            let taken = gcra.take(rate, now);
+            prop_assert_eq!(left > 0, taken.is_ok());
+            passed += u64::from(taken.is_ok());
+            if let Err(again_us) = taken {
+                prop_assert!(gcra.take(rate, now + again_us).is_ok(), "it says when");
+                passed += 1;
+                now += again_us;
+            }
+            prop_assert!(passed <= u64::from(burst) + (now - start) / interval_us);
+        }
+    }
+}
