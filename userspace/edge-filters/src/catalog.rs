@@ -1,9 +1,9 @@
 //! Every kind of filter there is.
 
 use crate::{
-    cert_extractor, cors_adaptor, data_builder, fallback, grpc_proxy, header_to_json, mock, proxy, rate_limiter,
-    redirector, redirector_v2, request_adaptor, request_builder, response_adaptor, response_builder, result_builder,
-    simple_http_proxy, validator, websocket_proxy,
+    cert_extractor, cors_adaptor, data_builder, fallback, grpc_proxy, header_to_json, lottery, mock, proxy,
+    rate_limiter, redirector, redirector_v2, request_adaptor, request_builder, response_adaptor, response_builder,
+    result_builder, simple_http_proxy, validator, waiting_room, websocket_proxy,
 };
 use edge_pipeline::FilterKind;
 
@@ -14,6 +14,7 @@ static KINDS: &[FilterKind] = &[
     fallback::KIND,
     grpc_proxy::KIND,
     header_to_json::KIND,
+    lottery::KIND,
     mock::KIND,
     proxy::KIND,
     rate_limiter::KIND,
@@ -26,6 +27,7 @@ static KINDS: &[FilterKind] = &[
     result_builder::KIND,
     simple_http_proxy::KIND,
     validator::KIND,
+    waiting_room::KIND,
     websocket_proxy::KIND,
 ];
 

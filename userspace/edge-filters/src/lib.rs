@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 pub mod catalog;
+pub mod hall;
 pub mod kinds;
+pub mod limits;
 
 pub mod cert_extractor;
 pub mod cors_adaptor;
@@ -13,6 +15,7 @@ pub mod data_builder;
 pub mod fallback;
 pub mod grpc_proxy;
 pub mod header_to_json;
+pub mod lottery;
 pub mod mock;
 pub mod proxy;
 pub mod rate_limiter;
@@ -25,6 +28,7 @@ pub mod response_builder;
 pub mod result_builder;
 pub mod simple_http_proxy;
 pub mod validator;
+pub mod waiting_room;
 pub mod websocket_proxy;
 
 mod adapt;
@@ -33,6 +37,7 @@ mod builder;
 mod builder_attacks;
 mod built;
 mod coding;
+mod door;
 mod gzip;
 mod module_doc;
 mod quiet;

@@ -19,18 +19,37 @@
 //! The first of `urls` that matches decides; each has a limiter of its own, shared by all workers of this machine.
 //! Requests without a match pass. A limiter keeps its state when the document changes but not its rule and policy.
 //!
+//! A policy with a `key` counts each client, header value or claim by itself, and one with `scope: cluster` counts over all
+//! machines: `limitForPeriod` requests in each `limitRefreshPeriod`, evenly, and `burst` at once; nobody waits. In the cluster each
+//! key has an owner among the machines, of which the others lease tokens ten times a second. Together they pass what the
+//! policy says and hardly more (5 % in steady state); while a machine hears nothing from the owner it goes on with its last share.
+//! Clients are told by `RateLimit-*` fields and `Retry-After` how they stand.
+//!
+//! ```yaml
+//! - name: per-user
+//!   scope: cluster
+//!   key: {from: header, name: Authorization}
+//!   limitForPeriod: 100
+//!   limitRefreshPeriod: 1s
+//! ```
+//!
 //! Outcomes: `rateLimited`, with status 429 and `X-EG-Rate-Limiter: too-many-requests`. Fits HTTPServer. Costs a
-//! comparison per rule and one exchange of a number that workers share; waiting requests hold no thread.
+//! comparison per rule and one exchange of a number that workers share; by key, a hash and a look into a table under one of
+//! sixteen locks; waiting requests hold no thread.
 
+mod by_key;
 pub mod cycle;
 
+use crate::limits::{self, Limit};
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec, unexpected};
 use base_model::problem::{at, nth, one_of};
 use base_model::string_matcher::UrlMatcher;
 use base_model::{Findings, GoDuration, Problem, UrlRule, repeats};
+use by_key::{Alone, KeySource, KeySpec, Scope, Told};
 use cycle::{Cycles, Permit, Policy};
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
+use proto_admission::limits::{Leases, Rate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -65,6 +84,23 @@ pub struct PolicySpec {
     /// Requests that pass per period, 1 or more. Default 50.
     #[schemars(range(min = 1))]
     pub limit_for_period: u32,
+    /// Who counts together: `machine` (default), each machine by itself, or `cluster`, all of them.
+    pub scope: Scope,
+    /// Whose requests are counted together. Default: those of all clients. With it nobody waits: `timeoutDuration` does nothing.
+    pub key: KeySpec,
+    /// Requests that may come at once after a pause, with `key` or `scope: cluster`. Default 0: `limitForPeriod`. In the cluster, what
+    /// comes in 200ms fits in any case.
+    pub burst: u32,
+    /// What a machine does with `scope: cluster` while it hears nothing from the owner of a key: `share` (default) goes on with its last
+    /// share, `open` lets everything through, `closed` nothing.
+    pub when_alone: Alone,
+    /// Keys that a machine keeps for each rule, 16 to 10,000,000; about 150 bytes each. Beyond it, those used longest ago are forgotten,
+    /// and counted. Default 100000.
+    #[schemars(range(min = 16, max = 10_000_000))]
+    pub keys_max: u32,
+    /// Whether answers have the fields RateLimit-Policy, RateLimit, RateLimit-Limit, RateLimit-Remaining and RateLimit-Reset, with `key`
+    /// or `scope: cluster`. Default true.
+    pub fields: bool,
 }
 
 impl Default for PolicySpec {
@@ -74,6 +110,12 @@ impl Default for PolicySpec {
             timeout_duration: GoDuration::from_millis(100),
             limit_refresh_period: GoDuration::from_millis(10),
             limit_for_period: 50,
+            scope: Scope::Machine,
+            key: KeySpec::default(),
+            burst: 0,
+            when_alone: Alone::Share,
+            keys_max: 100_000,
+            fields: true,
         }
     }
 }
@@ -91,6 +133,12 @@ impl Spec for RateLimiterSpec {
             if policy.limit_refresh_period.nanos() <= 0 {
                 let problem = Problem::new(at(&place, "limitRefreshPeriod"), "a period must have a length");
                 findings.problem(problem.advice("write 10ms or longer"));
+            }
+            policy.key.validate(&at(&place, "key"), findings);
+            if policy.is_by_key() && policy.limit_refresh_period > GoDuration::from_secs(86_400) {
+                let problem =
+                    Problem::new(at(&place, "limitRefreshPeriod"), "longer than a day").advice("write 24h or less");
+                findings.problem(problem);
             }
             if policy.timeout_duration.is_negative() {
                 findings.problem(Problem::new(at(&place, "timeoutDuration"), "a time-out cannot be negative"));
@@ -117,9 +165,29 @@ impl Spec for RateLimiterSpec {
     }
 }
 
+impl PolicySpec {
+    fn is_by_key(&self) -> bool {
+        self.scope == Scope::Cluster || self.key.from != KeySource::None
+    }
+}
+
 /// A ready RateLimiter.
 pub struct RateLimiter {
-    urls: Vec<(UrlMatcher, Arc<Limiter>)>,
+    urls: Vec<(UrlMatcher, Counted)>,
+}
+
+/// How a URL rule counts.
+enum Counted {
+    Together(Arc<Limiter>),
+    ByKey(Box<ByKey>),
+}
+
+struct ByKey {
+    limit: Arc<Limit>,
+    /// To find it again in the next generation.
+    rule: UrlRule,
+    policy: PolicySpec,
+    told: Told,
 }
 
 /// The state of one URL rule; survives from one generation to the next.
@@ -141,12 +209,11 @@ pub const KIND: FilterKind = FilterKind {
 
 impl RateLimiter {
     fn new(spec: RateLimiterSpec, parts: &Parts<'_>) -> Result<RateLimiter, BuildError> {
-        let mut inherited: Vec<Arc<Limiter>> = match parts.previous.and_then(|p| p.downcast::<RateLimiter>()) {
-            Some(previous) => previous.urls.iter().map(|(_, limiter)| limiter.clone()).collect(),
-            None => Vec::new(),
-        };
+        let previous = parts.previous.and_then(|p| p.downcast::<RateLimiter>());
+        let before = || previous.iter().flat_map(|previous| previous.urls.iter().map(|(_, counted)| counted));
+        let mut inherited: Vec<Arc<Limiter>> = before().filter_map(Counted::together).cloned().collect();
         let mut urls = Vec::new();
-        for mut rule in spec.urls {
+        for (index, mut rule) in spec.urls.into_iter().enumerate() {
             let matcher = rule.compile().map_err(|why| unexpected("urls", why))?;
             let name = match rule.policy_ref.as_str() {
                 "" => &spec.default_policy_ref,
@@ -154,6 +221,13 @@ impl RateLimiter {
             };
             let policy =
                 spec.policies.iter().find(|p| p.name == *name).ok_or_else(|| unexpected("urls", "no policy"))?;
+            if policy.is_by_key() {
+                let known =
+                    before().filter_map(Counted::by_key).find(|known| known.rule == rule && known.policy == *policy);
+                let by_key = ByKey::new(index, rule, policy, known, parts);
+                urls.push((matcher, Counted::ByKey(Box::new(by_key))));
+                continue;
+            }
             let policy = Policy {
                 refresh: policy.limit_refresh_period.duration(),
                 limit: u64::from(policy.limit_for_period),
@@ -166,7 +240,7 @@ impl RateLimiter {
                 Some(index) => inherited.swap_remove(index),
                 None => Arc::new(Limiter { rule, policy, began: Instant::now(), cycles: Cycles::default() }),
             };
-            urls.push((matcher, limiter));
+            urls.push((matcher, Counted::Together(limiter)));
         }
         Ok(RateLimiter { urls })
     }
@@ -180,8 +254,12 @@ impl Filter for RateLimiter {
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let request = exchange.request();
         let (method, path) = (request.method.as_str(), request.path.as_str());
-        let Some((_, limiter)) = self.urls.iter().find(|(matcher, _)| matcher.matches(method, path)) else {
+        let Some((_, counted)) = self.urls.iter().find(|(matcher, _)| matcher.matches(method, path)) else {
             return Step::Done(SUCCESS);
+        };
+        let limiter = match counted {
+            Counted::Together(limiter) => limiter,
+            Counted::ByKey(by_key) => return Step::Done(by_key.handle(exchange)),
         };
         match limiter.acquire(base_runtime::now()) {
             Permit::Now => Step::Done(SUCCESS),
@@ -196,6 +274,77 @@ impl Filter for RateLimiter {
                 if exchange.client_gone { RATE_LIMITED } else { SUCCESS }
             }),
         }
+    }
+}
+
+impl Counted {
+    fn together(&self) -> Option<&Arc<Limiter>> {
+        match self {
+            Counted::Together(limiter) => Some(limiter),
+            Counted::ByKey(_) => None,
+        }
+    }
+
+    fn by_key(&self) -> Option<&ByKey> {
+        match self {
+            Counted::Together(_) => None,
+            Counted::ByKey(by_key) => Some(by_key),
+        }
+    }
+}
+
+impl ByKey {
+    fn new(index: usize, rule: UrlRule, policy: &PolicySpec, known: Option<&ByKey>, parts: &Parts<'_>) -> ByKey {
+        let period_us = policy.limit_refresh_period.duration().as_micros() as u64;
+        let interval_us = (period_us / u64::from(policy.limit_for_period.max(1))).max(1);
+        let burst = if policy.burst == 0 { policy.limit_for_period } else { policy.burst };
+        let told = Told {
+            name: policy.name.clone(),
+            limit: u64::from(policy.limit_for_period),
+            window_s: period_us.div_ceil(1_000_000).max(1),
+        };
+        let limit = match known {
+            Some(known) => known.limit.clone(),
+            None => {
+                let text = serde_json::to_string(&(&rule, policy)).unwrap_or_default();
+                let limit = Arc::new(Limit {
+                    pipeline: parts.pipeline.to_owned(),
+                    filter: parts.name.to_owned(),
+                    rule: index,
+                    of: by_key::limit_of(parts.pipeline, parts.name, &text),
+                    rate: Rate { interval_us, burst: burst.max(1) },
+                    shared: policy.scope == Scope::Cluster,
+                    alone: policy.when_alone.ready(),
+                    leases: Leases::new(policy.keys_max as usize),
+                });
+                limits::add(&limit);
+                limit
+            }
+        };
+        ByKey { limit, rule, policy: policy.clone(), told }
+    }
+
+    fn handle(&self, exchange: &mut Exchange) -> Outcome {
+        let decided = by_key::take(&self.limit, &self.policy.key, exchange);
+        let fields = self.policy.fields.then(|| self.told.fields(decided));
+        if decided.passes {
+            if let Some(fields) = fields {
+                exchange.at_end(move |exchange| {
+                    let Some(response) = exchange.default_space().response.as_mut() else { return };
+                    fields.iter().for_each(|(name, value)| response.headers.set(name, value));
+                });
+            }
+            return SUCCESS;
+        }
+        let name = &self.told.name;
+        exchange.tags.note(|| format!("rateLimiter: too many requests for {name}"));
+        let response = exchange.refuse(429);
+        response.headers.set("X-EG-Rate-Limiter", "too-many-requests");
+        response.headers.set("Retry-After", decided.again_ms.div_ceil(1000).max(1).to_string());
+        for (name, value) in fields.iter().flatten() {
+            response.headers.set(name, value);
+        }
+        RATE_LIMITED
     }
 }
 
@@ -235,6 +384,53 @@ urls:
             ("GET", "/two/x", RATE_LIMITED),
         ] {
             check(&*limiter, method, path, outcome);
+        }
+    }
+
+    #[test]
+    fn each_key_is_counted_by_itself() {
+        let policy = |key: &str| {
+            format!(
+                "{{policies: [{{name: p, key: {key}, limitForPeriod: 2, limitRefreshPeriod: 60s}}], defaultPolicyRef: p, \
+                 urls: [{{url: {{prefix: /}}}}]}}"
+            )
+        };
+        let token = |claims: &str| {
+            use base64::Engine;
+            let part = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
+            format!("Bearer {}.{}.x", part("{}"), part(claims))
+        };
+        let (ann, ben) = (token(r#"{"sub":"ann"}"#), token(r#"{"sub":"ben"}"#));
+        for (key, one, other) in [
+            ("{from: header, name: X-User}", ("X-User", "ann"), ("X-User", "ben")),
+            ("{from: claim, name: sub}", ("Authorization", ann.as_str()), ("Authorization", ben.as_str())),
+        ] {
+            let limiter = filter(&KIND, &policy(key));
+            let ask = |headers: &[(&str, &str)]| {
+                let mut exchange = request("GET", "/", headers);
+                let outcome = run(&*limiter, &mut exchange);
+                if outcome == SUCCESS {
+                    answer(&mut exchange, 200, &[], b"");
+                }
+                exchange.end();
+                (outcome, exchange)
+            };
+            let (outcome, exchange) = ask(&[one]);
+            assert_eq!(outcome, SUCCESS, "{key}");
+            assert_eq!(response_header(&exchange, "RateLimit-Policy"), Some("\"p\";q=2;w=60"));
+            assert_eq!(response_header(&exchange, "RateLimit-Remaining"), Some("1"));
+            assert_eq!(ask(&[one]).0, SUCCESS);
+            let (outcome, exchange) = ask(&[one]);
+            assert_eq!((outcome, status_of(&exchange)), (RATE_LIMITED, 429));
+            let retry: u64 = response_header(&exchange, "Retry-After").unwrap().parse().unwrap();
+            assert!((1..=30).contains(&retry), "{retry}");
+            assert_eq!(response_header(&exchange, "RateLimit").map(|value| &value[..8]), Some("\"p\";r=0;"));
+            assert_eq!(ask(&[other]).0, SUCCESS, "somebody else");
+            // All without a key are one.
+            assert_eq!([ask(&[]).0, ask(&[]).0, ask(&[]).0], [SUCCESS, SUCCESS, RATE_LIMITED]);
+            // The table survives a change of other things.
+            let next = filter_after(&KIND, &policy(key), Some(&*limiter));
+            assert_eq!(run(&*next, &mut request("GET", "/", &[one])), RATE_LIMITED);
         }
     }
 
@@ -303,6 +499,17 @@ urls:
             &["policies[0].limitRefreshPeriod", "policies[1].name"],
         );
         refuses(&KIND, "{policies: [{name: p}], defaultPolicyRef: p, urls: [{url: {}}]}", &["urls[0].url"]);
+        for (policy, place) in [
+            ("key: {from: header}", "policies[0].key.name"),
+            ("key: {from: claim}", "policies[0].key.name"),
+            ("key: {from: nowhere}", "policies[0].key.from"),
+            ("scope: world", "policies[0].scope"),
+            ("keysMax: 1", "policies[0].keysMax"),
+            ("scope: cluster, limitRefreshPeriod: 48h", "policies[0].limitRefreshPeriod"),
+        ] {
+            let document = format!("{{policies: [{{name: p, {policy}}}], defaultPolicyRef: p, {url}}}");
+            refuses(&KIND, &document, &[place]);
+        }
     }
 
     fn check(limiter: &dyn Filter, method: &str, path: &str, outcome: Outcome) {

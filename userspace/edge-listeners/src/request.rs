@@ -249,6 +249,7 @@ async fn run<S: ClientStream>(
             None => drop(pipeline.run(exchange).await),
             Some(around) => pipeline.run_within(around, exchange).await,
         }
+        exchange.end();
     });
     poll_fn(|cx| {
         let walked = walk.as_mut().poll(cx).is_ready();

@@ -295,6 +295,19 @@ pub struct Exchange {
     pub deadline: Option<Instant>,
     /// The client has gone; the response, if any, reaches nobody.
     pub client_gone: bool,
+    ends: Ends,
+}
+
+/// What filters do when the flow is over, see [`Exchange::at_end`].
+#[derive(Default)]
+struct Ends(Vec<End>);
+
+type End = Box<dyn FnOnce(&mut Exchange)>;
+
+impl std::fmt::Debug for Ends {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} to be done", self.0.len())
+    }
 }
 
 impl Default for Exchange {
@@ -320,6 +333,7 @@ impl Default for Exchange {
             after: Touches::NOTHING,
             deadline: None,
             client_gone: false,
+            ends: Ends::default(),
         }
     }
 }
@@ -375,6 +389,25 @@ impl Exchange {
         self.after = Touches::NOTHING;
         self.deadline = None;
         self.client_gone = false;
+        self.ends.0.clear();
+    }
+
+    /// Does this when all flows of the request are over, whichever way they end, with the answer that goes to the client: the filter
+    /// that came last is first. Nothing is done when the client goes away before.
+    pub fn at_end(&mut self, end: impl FnOnce(&mut Exchange) + 'static) {
+        self.ends.0.push(Box::new(end));
+    }
+
+    /// The flows are over.
+    pub fn end(&mut self) {
+        while let Some(end) = self.ends.0.pop() {
+            end(self);
+        }
+    }
+
+    /// Somebody looks at the head of the answer at the end.
+    pub fn has_ends(&self) -> bool {
+        !self.ends.0.is_empty()
     }
 
     /// The request begins.

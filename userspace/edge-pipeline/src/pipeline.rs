@@ -176,7 +176,7 @@ impl Pipeline {
                 break;
             };
             exchange.enter(node.namespace.as_ref());
-            exchange.later = node.later.and(exchange.after);
+            exchange.later = node.later.and(exchange.after).and_if(exchange.has_ends(), Touches::RESPONSE_HEAD);
             let outcome = match filter.handle(exchange) {
                 Step::Done(outcome) => outcome,
                 Step::Wait(future) => future.await,

@@ -1,6 +1,7 @@
 //! The control half: started, watched, and started again when it failed and what stopped it may have passed.
 
 use crate::health::Health;
+use crate::limits::{self, Shares};
 use crate::local::Local;
 use crate::options::Options;
 use control_admin::{Catalog, Switch};
@@ -9,6 +10,7 @@ use control_raft::{AskEdge, Conceal, Config, Control, Follower, StartError, Star
 use std::net::IpAddr;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 
 /// Pauses between two starts: the first, twice as long each time, and the longest.
 const AGAIN_FIRST: Duration = Duration::from_millis(250);
@@ -28,6 +30,9 @@ pub struct ControlHalf {
     pub follow: Option<mpsc::Sender<Follower>>,
     /// Where other machines send this one packets.
     pub addresses: Vec<IpAddr>,
+    /// The limits that hold in the whole cluster, and the threads their messages are answered on.
+    pub shares: Arc<Shares>,
+    pub beside: Handle,
 }
 
 impl ControlHalf {
@@ -115,7 +120,8 @@ impl ControlHalf {
             data_dir: options.data_dir.clone(),
             request_timeout: options.cluster_request_timeout,
             member,
-            peer_routes: control_admin::peer_routes(self.local.clone()),
+            peer_routes: control_admin::peer_routes(self.local.clone())
+                .merge(limits::peer_routes(self.shares.clone(), self.beside.clone())),
             tls: options.peer_tls.clone(),
             secret: options.cluster_secret.clone(),
             insecure_peers: options.insecure_peers,

@@ -1,6 +1,7 @@
 //! Metrics of the parts that only the whole process sees: workers, the kernel plane, the Raft group.
 
 use crate::health::Health;
+use crate::limits::Shares;
 use crate::log_thread::LogThread;
 use base_runtime::{Worker, WorkerStats, memory};
 use base_telemetry::Telemetry;
@@ -111,6 +112,18 @@ pub fn kept(state: KeptState) -> impl Fn(&mut Encoder) + Send + Sync {
         encoder.counter("weir_edge_keep_failures_total", help, &[], counts.failures as f64);
         let help = "Times the disk was asked to have the last good state, or a change of it, for good.";
         encoder.counter("weir_edge_keep_syncs_total", help, &[], counts.syncs as f64);
+    }
+}
+
+/// Adds the buckets of limits whose keys this machine owns.
+pub fn shares(shares: Arc<Shares>) -> impl Fn(&mut Encoder) + Send + Sync {
+    move |encoder| {
+        let (buckets, evicted) = shares.counts();
+        let help = "Keys of limits of the cluster whose buckets are on this machine.";
+        encoder.gauge("weir_rate_limit_owned_keys", help, &[], buckets as f64);
+        let help =
+            "Buckets of such keys that were forgotten within a minute of their last use, because there were too many.";
+        encoder.counter("weir_rate_limit_owned_keys_evicted_total", help, &[], evicted as f64);
     }
 }
 

@@ -8,9 +8,11 @@ use crate::agent_thread::{self, Inbox, Rest};
 use crate::control_half::{self, ControlHalf};
 use crate::figures;
 use crate::health::Health;
+use crate::limits::{self, Shares};
 use crate::local::Local;
 use crate::logs::{self, Logs};
 use crate::options::Options;
+use crate::rooms;
 use crate::upgrade::{self, Predecessor, Successor};
 use crate::watchdog;
 use base_model::Protocol;
@@ -24,9 +26,11 @@ use control_raft::{ClusterSecret, Control, Follower};
 use edge_agent::Agent;
 use edge_agent::last_good::LastGood;
 use edge_agent::steer::{HeldLease, Steer};
+use edge_filters::hall::hall;
 use edge_filters::kinds::{Shelf, explained};
 use edge_kernel::{Kernel, Mode, Sizes};
 use edge_listeners::Traffic;
+use proto_admission::Keys;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -139,6 +143,8 @@ fn live(options: &Arc<Options>, logs: Logs, before: Option<&Arc<Predecessor>>) -
     if let Some(before) = before {
         before.wait_until_released();
     }
+    let shares = Shares::new();
+    telemetry.registry().add(Box::new(figures::shares(shares.clone())));
     let half = Arc::new(ControlHalf {
         options: options.clone(),
         catalog: catalog(options.virtual_ips),
@@ -146,6 +152,8 @@ fn live(options: &Arc<Options>, logs: Logs, before: Option<&Arc<Predecessor>>) -
         switch: switch.clone(),
         follow: serving.as_ref().map(|serving| serving.follow.clone()),
         addresses: serving.as_ref().map(|serving| serving.addresses.clone()).unwrap_or_default(),
+        shares: shares.clone(),
+        beside: api.handle().clone(),
     });
     let started = tokio.block_on(async {
         if let Err(error) = half.start().await
@@ -157,6 +165,10 @@ fn live(options: &Arc<Options>, logs: Logs, before: Option<&Arc<Predecessor>>) -
     });
     let ended = started.map(|()| {
         let kept = tokio.spawn(half.clone().keep());
+        if options.edge {
+            tokio.spawn(rooms::carry(options.name.clone(), health.clone()));
+            api.spawn(limits::speak(options.name.clone(), shares.clone(), health.clone()));
+        }
         let mut living = Living { options, health: &health, switch: &switch, admin: &admin, half: &half, kept };
         let successor = tokio.block_on(signals.wait(&mut living, serving.as_mut(), before, serves));
         living.kept.abort();
@@ -296,9 +308,16 @@ impl Edge {
         let last_good = LastGood::new(&options.data_dir.join("edge")).map_err(|e| {
             (format!("--data-dir {}: {e}; give a directory this user can write to", options.data_dir.display()), 1)
         })?;
+        registry.add(Box::new(|encoder| hall().encode(encoder)));
+        registry.add(Box::new(edge_filters::limits::encode));
         let tickets = traffic.tickets().clone();
-        let agent = Agent::new(traffic.clone(), Box::new(Shelf), steer, Some(last_good))
-            .install_tickets(Box::new(move |keys, current| tickets.install(keys, current)));
+        let agent = Agent::new(traffic.clone(), Box::new(Shelf), steer, Some(last_good)).install_tickets(Box::new(
+            move |keys, current| {
+                // Cookies of waiting rooms are signed with keys that follow from those of sessions: both are the cluster's, and change.
+                hall().set_keys(Keys::of(keys.iter().map(|key| (&key.name, &key.secret)), current));
+                tickets.install(keys, current);
+            },
+        ));
         registry.add(Box::new(figures::certificates(agent.certificates())));
         registry.add(Box::new(figures::kept(agent.kept())));
         Ok(Edge { runtime, telemetry, traffic, access_log, agent, addresses, lease })

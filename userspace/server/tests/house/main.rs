@@ -29,6 +29,7 @@ mod quick_start;
 mod recovery;
 mod relays;
 mod restart;
+mod sale;
 mod soak;
 mod tls;
 mod upgrade;

@@ -1,0 +1,174 @@
+//! The rooms of this process, waiting rooms and lotteries, and the keys their cookies are signed with.
+//!
+//! Filters find their desk here, whichever generation they are of; whoever carries messages to the cluster finds all desks. A desk
+//! lives as long as a filter has it.
+
+use base_telemetry::registry::Encoder;
+use proto_admission::{Desk, Keys, Rules};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+
+/// See the module doc.
+#[derive(Default)]
+pub struct Hall {
+    rooms: Mutex<Vec<Weak<Room>>>,
+    keys: RwLock<Arc<Keys>>,
+}
+
+/// A desk and what became of requests at it.
+pub struct Room {
+    pub pipeline: String,
+    pub filter: String,
+    pub kind: &'static str,
+    pub desk: Desk,
+    counts: [AtomicU64; Came::ALL.len()],
+}
+
+/// What became of a request; of those with a bad cookie, why that was bad as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Came {
+    LetIn,
+    KnownPass,
+    Waiting,
+    NotStarted,
+    Over,
+    Unlucky,
+    Unavailable,
+    Early,
+    BadShape,
+    UnknownKey,
+    Forged,
+    Expired,
+    Future,
+}
+
+impl Came {
+    const ALL: [(Came, &'static str, &'static str); 13] = [
+        (Came::LetIn, REQUESTS, "admitted"),
+        (Came::KnownPass, REQUESTS, "pass"),
+        (Came::Waiting, REQUESTS, "waiting"),
+        (Came::NotStarted, REQUESTS, "not_started"),
+        (Came::Over, REQUESTS, "sold_out"),
+        (Came::Unlucky, REQUESTS, "unlucky"),
+        (Came::Unavailable, REQUESTS, "unavailable"),
+        (Came::Early, EARLY, ""),
+        (Came::BadShape, COOKIES, "shape"),
+        (Came::UnknownKey, COOKIES, "unknown_key"),
+        (Came::Forged, COOKIES, "forged"),
+        (Came::Expired, COOKIES, "expired"),
+        (Came::Future, COOKIES, "future"),
+    ];
+}
+
+const REQUESTS: &str = "weir_room_requests_total";
+const EARLY: &str = "weir_room_early_polls_total";
+const COOKIES: &str = "weir_room_cookies_rejected_total";
+
+/// The rooms of this process.
+pub fn hall() -> &'static Hall {
+    static HALL: OnceLock<Hall> = OnceLock::new();
+    HALL.get_or_init(Hall::default)
+}
+
+impl Hall {
+    /// The room of a filter, as it was in the generation before if it is still there.
+    /// Before `starts_ms`, since 1970, nobody is let in.
+    pub fn room(
+        &self,
+        kind: &'static str,
+        (pipeline, filter): (&str, &str),
+        sale: &str,
+        (rules, starts_ms): (Rules, u64),
+    ) -> Arc<Room> {
+        let mut rooms = lock(&self.rooms);
+        rooms.retain(|room| room.strong_count() > 0);
+        let name = format!("{pipeline}/{filter}");
+        let mut known = rooms.iter().filter_map(Weak::upgrade);
+        if let Some(room) = known.find(|room| room.desk.room() == name && room.desk.sale() == sale) {
+            room.desk.set_rules(rules, starts_ms);
+            return room;
+        }
+        let room = Arc::new(Room {
+            pipeline: pipeline.to_owned(),
+            filter: filter.to_owned(),
+            kind,
+            desk: Desk::new(&name, sale, rules, starts_ms),
+            counts: std::array::from_fn(|_| AtomicU64::new(0)),
+        });
+        rooms.push(Arc::downgrade(&room));
+        room
+    }
+
+    pub fn rooms(&self) -> Vec<Arc<Room>> {
+        lock(&self.rooms).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Cookies are signed with these from now on.
+    pub fn set_keys(&self, keys: Keys) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    pub fn keys(&self) -> Arc<Keys> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds the figures of all rooms.
+    pub fn encode(&self, encoder: &mut Encoder) {
+        for room in self.rooms() {
+            room.encode(encoder);
+        }
+    }
+}
+
+impl Room {
+    pub fn count(&self, came: Came) {
+        if let Some(count) = Came::ALL.iter().position(|(known, ..)| *known == came) {
+            self.counts[count].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Requests that it became so of.
+    pub fn counted(&self, came: Came) -> u64 {
+        let count = Came::ALL.iter().position(|(known, ..)| *known == came);
+        count.map_or(0, |count| self.counts[count].load(Ordering::Relaxed))
+    }
+
+    fn encode(&self, encoder: &mut Encoder) {
+        let own = [("pipeline", self.pipeline.as_str()), ("filter", self.filter.as_str()), ("sale", self.desk.sale())];
+        for ((_, name, label), count) in Came::ALL.iter().zip(&self.counts) {
+            let count = count.load(Ordering::Relaxed) as f64;
+            let (help, key) = match *name {
+                REQUESTS => ("Requests at a waiting room or lottery, by what became of them.", "outcome"),
+                COOKIES => ("Cookies of a waiting room or lottery that counted for nothing, by reason.", "reason"),
+                _ => ("Polls that came sooner than they were told to, which cost nothing and change nothing.", ""),
+            };
+            let mut labels = own.to_vec();
+            labels.extend((!key.is_empty()).then_some((key, *label)));
+            encoder.counter(name, help, &labels, count);
+        }
+        let figures = &self.desk.figures;
+        for (name, help, count) in [
+            ("weir_room_admissions_total", "Numbers that users were given over this edge.", &figures.admitted),
+            ("weir_room_places_total", "Places in the queue that were counted by this edge.", &figures.counted),
+            ("weir_room_repeats_total", "Places that were not counted because they had been before.", &figures.repeats),
+            ("weir_room_crowded_total", "Users told to come again: too many numbers were asked for.", &figures.crowded),
+            ("weir_room_calls_failed_total", "Calls to the cluster's ledger that were not answered.", &figures.failed),
+        ] {
+            encoder.counter(name, help, &own, count.load(Ordering::Relaxed) as f64);
+        }
+        let view = self.desk.view();
+        let over = u64::from(view.over.is_some());
+        for (name, help, value) in [
+            ("weir_room_given", "Numbers the whole cluster has given, as this edge heard last.", view.given),
+            ("weir_room_waiting", "Users of the whole cluster who wait, as this edge heard last.", view.waiting),
+            ("weir_room_active", "Users of the whole cluster who are inside, as this edge heard last.", view.active),
+            ("weir_room_over", "Whether nobody else is let in: 0 or 1.", over),
+        ] {
+            encoder.gauge(name, help, &own, value as f64);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,79 @@
+//! The limits of this process that count by key, on this machine or in the whole cluster.
+//!
+//! Filters find theirs here, whichever generation they are of; whoever carries messages to the owners of keys finds all of them.
+
+use base_telemetry::registry::Encoder;
+use proto_admission::limits::{Leases, Rate, WhenAlone};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+/// One limit.
+pub struct Limit {
+    pub pipeline: String,
+    pub filter: String,
+    /// Of the URL rule, in the order of the document.
+    pub rule: usize,
+    /// The same on all machines.
+    pub of: u64,
+    pub rate: Rate,
+    /// The cluster's; else this machine's own.
+    pub shared: bool,
+    pub alone: WhenAlone,
+    pub leases: Leases,
+}
+
+static EDGES: AtomicUsize = AtomicUsize::new(1);
+
+/// How many edges the cluster has, as far as is known here; 1 or more.
+pub fn edges() -> usize {
+    EDGES.load(Ordering::Relaxed)
+}
+
+/// The cluster has so many.
+pub fn set_edges(edges: usize) {
+    EDGES.store(edges.max(1), Ordering::Relaxed);
+}
+
+/// The limits that some filter has.
+pub fn limits() -> Vec<Arc<Limit>> {
+    lock().iter().filter_map(Weak::upgrade).collect()
+}
+
+/// A filter has it from now on.
+pub(crate) fn add(limit: &Arc<Limit>) {
+    let mut limits = lock();
+    limits.retain(|limit| limit.strong_count() > 0);
+    limits.push(Arc::downgrade(limit));
+}
+
+/// Adds the figures of all limits.
+pub fn encode(encoder: &mut Encoder) {
+    for limit in limits() {
+        let rule = limit.rule.to_string();
+        let own = [("pipeline", limit.pipeline.as_str()), ("filter", limit.filter.as_str()), ("rule", &*rule)];
+        let figures = &limit.leases.figures;
+        for (name, help, count) in [
+            ("weir_rate_limit_passed_total", "Requests that a limit by key let pass.", &figures.passed),
+            ("weir_rate_limit_refused_total", "Requests that a limit by key refused.", &figures.refused),
+            (
+                "weir_rate_limit_alone_total",
+                "Requests that were decided by the last share, because the owner of their key was not heard.",
+                &figures.alone,
+            ),
+            ("weir_rate_limit_advanced_total", "Requests that passed before there was a lease.", &figures.advanced),
+            (
+                "weir_rate_limit_keys_evicted_total",
+                "Keys that were forgotten within 10 s of their last request because of keysMax.",
+                &figures.evicted,
+            ),
+        ] {
+            encoder.counter(name, help, &own, count.load(Ordering::Relaxed) as f64);
+        }
+        encoder.gauge("weir_rate_limit_keys", "Keys a limit knows on this machine.", &own, limit.leases.len() as f64);
+    }
+}
+
+fn lock() -> MutexGuard<'static, Vec<Weak<Limit>>> {
+    static LIMITS: OnceLock<Mutex<Vec<Weak<Limit>>>> = OnceLock::new();
+    LIMITS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+}

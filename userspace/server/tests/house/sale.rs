@@ -1,0 +1,165 @@
+//! A sale on three machines: who is let in, whatever is lost meanwhile.
+
+use crate::cluster::{ADDRESSES, in_a_network, three};
+use crate::world::{Answer, Connection, Machine, PATIENCE, answers, eventually, free_port, server};
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Somebody who wants something.
+#[derive(Default)]
+struct User {
+    cookie: String,
+    number: Option<u64>,
+    /// What it was told last.
+    state: String,
+}
+
+impl User {
+    /// One request; `None` where the machine is not there.
+    fn ask(&mut self, address: &str) -> Option<Answer> {
+        let mut connection = Connection::open(address).ok()?;
+        let answer =
+            connection.request("GET", "/", &[("Cookie", &self.cookie), ("Accept", "application/json")], "").ok()?;
+        let cookie = answer
+            .head
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .find(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
+        if let Some((_, cookie)) = cookie {
+            self.cookie = cookie.split(';').next().unwrap_or_default().to_owned();
+        }
+        match answer.status {
+            200 => {
+                let number: u64 = answer.body.trim().parse().unwrap_or_else(|_| panic!("no number: {answer:?}"));
+                assert!(self.number.is_none_or(|known| known == number), "a user has one number");
+                self.number = Some(number);
+                self.state = "in".into();
+            }
+            _ => {
+                assert!(self.number.is_none(), "whoever was let in is not sent away later: {answer:?}");
+                let told: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+                self.state = told["state"].as_str().unwrap().to_owned();
+            }
+        }
+        Some(answer)
+    }
+}
+
+fn shop(room: &str) -> String {
+    format!(
+        "kind: Pipeline\nname: shop\nfilters:\n{room}\n- name: number\n  kind: ResponseBuilder\n  template: |\n    \
+         statusCode: 200\n    body: \"{{{{.req.Header.Get \"X-Waiting-Room-Number\"}}}}\"\n"
+    )
+}
+
+#[test]
+fn a_stock_is_sold_once_though_leader_and_edge_are_killed() {
+    if !in_a_network("sale::a_stock_is_sold_once_though_leader_and_edge_are_killed") {
+        return;
+    }
+    const STOCK: usize = 60;
+    const USERS: usize = 150;
+    let mut machines = three();
+    let port = free_port();
+    let room = format!(
+        "- name: room\n  kind: WaitingRoom\n  capacity: {{stock: {STOCK}, newUsers: 20}}\n  pollInterval: 100ms\n  abandonAfter: \
+         1m\n  passWhenIdle: false"
+    );
+    machines[0].create(&shop(&room));
+    machines[0].create(&server("hs", port, "shop"));
+    for at in ADDRESSES {
+        answers(format!("{at}:{port}").as_str(), "/", 503);
+    }
+    let mut users: Vec<User> = (0..USERS).map(|_| User::default()).collect();
+    let mut gone: Vec<usize> = Vec::new();
+    let until = Instant::now() + PATIENCE;
+    let mut turn = 0;
+    let inside = |users: &[User]| users.iter().filter(|user| user.number.is_some()).count();
+    while users.iter().any(|user| user.number.is_none() && user.state != "soldOut") {
+        assert!(Instant::now() < until, "{} inside, {} of them", inside(&users), users.len());
+        for user in &mut users {
+            turn += 7;
+            let at = (0..3).map(|step| (turn + step) % 3).find(|at| !gone.contains(at)).unwrap();
+            user.ask(&format!("{}:{port}", ADDRESSES[at]));
+        }
+        // In the middle of the sale the leader is killed.
+        if gone.is_empty() && inside(&users) > STOCK / 4 {
+            let leader = leader(&machines);
+            machines[leader].kill();
+            gone.push(leader);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    let numbers: BTreeSet<u64> = users.iter().filter_map(|user| user.number).collect();
+    assert_eq!((inside(&users), numbers.len()), (STOCK, STOCK), "all of the stock, and no number twice");
+    assert_eq!(numbers.last(), Some(&(STOCK as u64)));
+    assert_eq!(gone.len(), 1, "it was while the leader was killed");
+    // Who was let in is so on every machine, the one that comes back among them.
+    machines[gone[0]].run();
+    answers(format!("{}:{port}", ADDRESSES[gone[0]]).as_str(), "/", 410);
+    for user in users.iter_mut().filter(|user| user.number.is_some()) {
+        for at in ADDRESSES {
+            assert_eq!(user.ask(&format!("{at}:{port}")).map(|answer| answer.status), Some(200));
+        }
+    }
+    let other = (gone[0] + 1) % 3;
+    let name = |metric: &str| format!("{metric}{{");
+    let text = machines[other].try_api("GET", "/metrics", "").unwrap().body;
+    for metric in ["weir_room_requests_total", "weir_room_given", "weir_room_admissions_total"] {
+        assert!(text.contains(&name(metric)), "{metric}");
+    }
+    assert_eq!(machines[other].metric("weir_room_given"), Some(STOCK as f64));
+    assert_eq!(machines[other].json("/status/members").as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn a_sale_begins_by_the_clock_and_ends_everywhere_when_the_shop_says_so() {
+    if !in_a_network("sale::a_sale_begins_by_the_clock_and_ends_everywhere_when_the_shop_says_so") {
+        return;
+    }
+    let machines = three();
+    let port = free_port();
+    let start = std::time::SystemTime::now() + Duration::from_secs(4);
+    let start = control_api::time::rfc3339(start);
+    let room = format!(
+        "- name: room\n  kind: WaitingRoom\n  startTime: \"{start}\"\n  capacity: {{activeUsers: 2}}\n  pollInterval: 100ms\n  \
+         abandonAfter: 1m"
+    );
+    let says = "- name: says\n  kind: ResponseAdaptor\n  header:\n    set: {X-Waiting-Room: sold-out}";
+    let pipeline = shop(&room);
+    machines[0].create(&pipeline);
+    machines[0].create(&server("hs", port, "shop"));
+    let mut users: Vec<User> = (0..6).map(|_| User::default()).collect();
+    for at in ADDRESSES {
+        eventually("it has not started", || {
+            let answer = crate::world::get(format!("{at}:{port}").as_str(), "/").ok()?;
+            (answer.status == 503 && answer.body.contains("notStarted")).then_some(())
+        });
+    }
+    eventually("two are inside, on whichever machine", || {
+        for (n, user) in users.iter_mut().enumerate() {
+            user.ask(&format!("{}:{port}", ADDRESSES[n % 3]));
+        }
+        (users.iter().filter(|user| user.number.is_some()).count() == 2).then_some(())
+    });
+    // The shop says that it is over, on one machine; all say so to those who wait, and none to those inside.
+    machines[0].update("shop", &format!("{pipeline}{says}\n"));
+    let inside = users.iter().position(|user| user.number.is_some()).unwrap();
+    eventually("it is over everywhere", || {
+        users[inside].ask(&format!("{}:{port}", ADDRESSES[0]));
+        let mut told = Vec::new();
+        for (n, user) in users.iter_mut().enumerate().filter(|(_, user)| user.number.is_none()) {
+            user.ask(&format!("{}:{port}", ADDRESSES[n % 3]));
+            told.push(user.state.clone());
+        }
+        (told.iter().all(|state| state == "soldOut") && told.len() == 4).then_some(())
+    });
+    for user in users.iter_mut().filter(|user| user.number.is_some()) {
+        assert_eq!(user.ask(&format!("{}:{port}", ADDRESSES[1])).map(|answer| answer.status), Some(200));
+    }
+}
+
+fn leader(machines: &[Machine]) -> usize {
+    eventually("there is a leader", || machines.iter().position(|m| m.metric("weir_raft_is_leader") == Some(1.0)))
+}
