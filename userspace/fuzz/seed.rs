@@ -5,7 +5,8 @@ use proto_http::{Limits, Request, torture};
 use std::path::Path;
 use std::{fs, io};
 
-const TARGETS: [&str; 11] = [
+const TARGETS: [&str; 12] = [
+    "configuration",
     "http1_request",
     "http1_response",
     "http1_chunks",
@@ -37,6 +38,16 @@ fn main() -> io::Result<()> {
         if let Some(target) = case.bytes.split(|&b| b == b' ').nth(1) {
             fs::write(root.join("http_path").join(&name), target)?;
         }
+    }
+    let goldens = [
+        ("nginx", "nginx/shop/nginx.conf"),
+        ("streams", "nginx/streams/nginx.conf"),
+        ("haproxy", "haproxy/web/haproxy.cfg"),
+        ("relay", "haproxy/relay/haproxy.cfg"),
+    ];
+    for (name, golden) in goldens {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../control-convert/tests/golden").join(golden);
+        fs::copy(golden, root.join("configuration").join(name))?;
     }
     // A section with a static field, a literal with a static name, and one with its own; and with it a request and a control stream.
     let section = b"\0\0\xd1\x51\x02/x\x25x-one\x011";

@@ -84,7 +84,7 @@ impl Arguments {
     pub fn format(&self) -> Result<Format, clap::Error> {
         match (&self.output, &self.verb) {
             (Output::Format(format), _) => Ok(*format),
-            (Output::File(_), Verb::Backup(_)) => Ok(Format::Default),
+            (Output::File(_), Verb::Backup(_) | Verb::Convert { .. }) => Ok(Format::Default),
             (Output::File(file), _) => {
                 let message = format!("--output {}: not a format; accepted are default, json, yaml", file.display());
                 Err(Arguments::command().error(ErrorKind::InvalidValue, message))
@@ -176,6 +176,11 @@ pub enum Verb {
         /// Refuse unknown keys
         #[arg(long)]
         strict: bool,
+    },
+    /// Make documents of another program's configuration, and tell what could not be translated
+    Convert {
+        #[command(subcommand)]
+        from: ConvertFrom,
     },
     /// Explain a kind or a field: KIND[.field]
     Explain { query: String },
@@ -469,4 +474,25 @@ pub enum StatusWhat {
 #[derive(Subcommand)]
 pub enum ApiWhat {
     List,
+}
+
+#[derive(Subcommand)]
+pub enum ConvertFrom {
+    /// Of nginx: servers, locations, upstreams, streams and included files
+    Nginx(Convert),
+    /// Of HAProxy: frontends, backends and what chooses among them
+    Haproxy(Convert),
+}
+
+#[derive(Args)]
+pub struct Convert {
+    /// The configuration; files it names are looked for beside it
+    #[arg(short, long, value_name = "CONF")]
+    pub file: PathBuf,
+    /// What the names of objects begin with [default: nginx or haproxy]
+    #[arg(long, value_name = "PREFIX")]
+    pub resource_prefix: Option<String>,
+    /// Where to write what could not be translated [default: stderr]
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
 }

@@ -9,6 +9,7 @@ mod backup;
 mod catalog;
 mod check;
 mod config;
+mod convert;
 mod custom;
 mod describe;
 mod documents;

@@ -8,13 +8,15 @@ use crate::output::{heads, print, structured, table};
 use crate::resource::Resource;
 use crate::server::{Server, segment};
 use crate::{
-    backup, catalog, check, config, custom, describe, edit, history, http_proxy, last_good, members, objects, tokens,
+    backup, catalog, check, config, convert, custom, describe, edit, history, http_proxy, last_good, members, objects,
+    tokens,
 };
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
     let format = arguments.format().map_err(|wrong| wrong.to_string())?;
     match &arguments.verb {
         Verb::Check { files, strict } => return check::check(files, *strict),
+        Verb::Convert { from } => return convert::convert(from, &arguments.output),
         Verb::Explain { query } => {
             let text = base_model::explain(query, &catalog::explained()).map_err(|problem| problem.to_string())?;
             print(&text);
@@ -125,7 +127,11 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         Verb::LastGood { what } => last_good::run(&server, what, format).await,
         Verb::Object(what) => object(&server, what, format).await,
         Verb::Profile { .. } => Err("profiling through the API is not built in; use perf on the machine".into()),
-        Verb::Check { .. } | Verb::Explain { .. } | Verb::Config(_) | Verb::Completion { .. } => Ok(()),
+        Verb::Check { .. }
+        | Verb::Convert { .. }
+        | Verb::Explain { .. }
+        | Verb::Config(_)
+        | Verb::Completion { .. } => Ok(()),
     }
 }
 

@@ -469,6 +469,31 @@ fn check_needs_no_cluster() {
 }
 
 #[test]
+fn configurations_of_others_become_documents_and_a_report() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let run =
+        |args: &[&str]| Ended::of(Command::new(PROGRAM).args(args).env("HOME", directory.path()).output().unwrap());
+    let (conf, out, report) = (path("nginx.conf"), path("out.yaml"), path("report.txt"));
+    let text =
+        "http { server { listen 8080; location / { proxy_pass http://127.0.0.1:1; } location /x { root /srv; } } }";
+    std::fs::write(&conf, text).unwrap();
+    run(&["convert", "nginx", "-f", &conf, "-o", &out, "--resource-prefix", "old", "--report", &report]).ends(0);
+    let documents = base_model::yaml::parse_documents(&std::fs::read_to_string(&out).unwrap()).unwrap();
+    let names: Vec<&str> = documents.iter().filter_map(|document| document["name"].as_str()).collect();
+    assert_eq!(names, ["old-default-root", "old-8080"]);
+    let told = std::fs::read_to_string(&report).unwrap();
+    assert!(told.contains(":1: \"root /srv\": not translated") && told.ends_with("not needed\n"), "{told}");
+    run(&["check", &out]).prints("2 documents are fine\n");
+    std::fs::write(&conf, "http {").unwrap();
+    run(&["convert", "nginx", "-f", &conf]).fails("nginx.conf:1: a { that nothing closes");
+    let cfg = path("haproxy.cfg");
+    std::fs::write(&cfg, "listen l\n bind :8081\n mode http\n server s 127.0.0.1:1\n").unwrap();
+    run(&["convert", "haproxy", "-f", &cfg, "-o", "json"]).ends(0);
+    run(&["convert", "apache", "-f", &cfg]).ends(2);
+}
+
+#[test]
 fn contexts_choose_the_server() {
     let world = World::start();
     let home = tempfile::tempdir().unwrap();
