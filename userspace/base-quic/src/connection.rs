@@ -4,6 +4,7 @@
 //! those who read and write streams meanwhile and wake that task.
 
 use crate::endpoint::Socket;
+use crate::handshakes::Handshake;
 use crate::stats::{self, Count};
 use base_runtime::net::udp::Transmit;
 use base_runtime::time::Deadline;
@@ -29,7 +30,8 @@ struct Inner {
     deadline: Deadline,
     /// Datagrams the kernel had no room for.
     unsent: RefCell<Option<Unsent>>,
-    is_shaking: Cell<bool>,
+    /// Until it is over.
+    handshake: Cell<Option<Handshake>>,
     /// In the socket's list of those that wait until the kernel has room.
     is_blocked: Cell<bool>,
     /// Bytes of datagrams that carried more than what acknowledges.
@@ -43,10 +45,14 @@ struct Unsent {
 }
 
 impl Connection {
-    pub(crate) fn new(machine: quinn_proto::Connection, handle: ConnectionHandle, socket: &Rc<Socket>) -> Connection {
+    pub(crate) fn new(
+        machine: quinn_proto::Connection,
+        handle: ConnectionHandle,
+        socket: &Rc<Socket>,
+        handshake: Handshake,
+    ) -> Connection {
         stats::opened();
         stats::count(Count::Begun);
-        socket.shaking.set(socket.shaking.get() + 1);
         Connection(Rc::new(Inner {
             machine: RefCell::new(machine),
             handle,
@@ -54,7 +60,7 @@ impl Connection {
             waker: RefCell::default(),
             deadline: Deadline::new(),
             unsent: RefCell::default(),
-            is_shaking: Cell::new(true),
+            handshake: Cell::new(Some(handshake)),
             is_blocked: Cell::new(false),
             received: Cell::new(0),
             sent: Cell::new(0),
@@ -121,9 +127,7 @@ impl Connection {
     }
 
     fn is_shaken(&self) {
-        if self.0.is_shaking.replace(false) {
-            self.0.socket.shaking.set(self.0.socket.shaking.get() - 1);
-        }
+        self.0.handshake.take();
     }
 }
 

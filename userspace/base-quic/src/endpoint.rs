@@ -2,6 +2,7 @@
 
 use crate::connection::{Connection, Driver, translated};
 use crate::connection_id::{self, Place};
+use crate::handshakes::{Handshake, Handshakes};
 use crate::keys::QuicKeys;
 use crate::settings;
 use crate::stats::{self, Count};
@@ -10,7 +11,7 @@ use base_runtime::memory;
 use base_runtime::net::udp::{Ecn, Received, UdpSocket};
 use bytes::BytesMut;
 use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, ServerConfig};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -93,13 +94,13 @@ impl Endpoint {
             socket,
             machine: RefCell::new(machine),
             connections: RefCell::default(),
-            shaking: Cell::new(0),
             scratch: RefCell::new(Vec::new()),
             blocked: RefCell::default(),
             waker: RefCell::default(),
         });
         let config = accepts.config();
-        let mut serving = Serving { endpoint: self, socket, accepts, config, waiting: VecDeque::new() };
+        let mut serving =
+            Serving { endpoint: self, socket, accepts, config, handshakes: Rc::default(), waiting: VecDeque::new() };
         poll_fn(|cx| serving.poll(cx)).await;
     }
 }
@@ -110,8 +111,6 @@ pub(crate) struct Socket {
     pub machine: RefCell<quinn_proto::Endpoint>,
     /// By their handles.
     connections: RefCell<Vec<Option<Connection>>>,
-    /// Handshakes under way.
-    pub shaking: Cell<u32>,
     /// What is being sent.
     pub scratch: RefCell<Vec<u8>>,
     /// Those that wait until the kernel has room.
@@ -165,8 +164,10 @@ struct Serving<A: Accepts> {
     accepts: Rc<A>,
     /// What the machine knows of the configuration.
     config: Option<Arc<ServerConfig>>,
+    /// Under way, those that wait included.
+    handshakes: Rc<Handshakes>,
     /// First packets whose turn has not come.
-    waiting: VecDeque<Incoming>,
+    waiting: VecDeque<(Incoming, Handshake)>,
 }
 
 impl<A: Accepts> Serving<A> {
@@ -177,7 +178,7 @@ impl<A: Accepts> Serving<A> {
             self.socket.socket.stop_receiving();
         }
         if closed {
-            self.waiting.drain(..).for_each(|incoming| self.socket.machine.borrow_mut().ignore(incoming));
+            self.waiting.drain(..).for_each(|(incoming, _)| self.socket.machine.borrow_mut().ignore(incoming));
             if self.socket.connections.borrow().is_empty() {
                 return Poll::Ready(());
             }
@@ -209,7 +210,7 @@ impl<A: Accepts> Serving<A> {
         }
         for _ in 0..BEGUN {
             match self.waiting.pop_front() {
-                Some(incoming) => self.begin(incoming, now),
+                Some((incoming, handshake)) => self.begin(incoming, handshake, now),
                 None => break,
             }
         }
@@ -297,21 +298,23 @@ impl<A: Accepts> Serving<A> {
 
     fn handle_incoming(&mut self, incoming: Incoming, mut answer: Vec<u8>) {
         let mut machine = self.socket.machine.borrow_mut();
-        let under_way = self.socket.shaking.get() as usize + self.waiting.len();
-        let dropped = if memory::is_over() {
-            Some("quic_memory")
-        } else if under_way >= HANDSHAKES_MOST || self.waiting.len() >= WAITING_MOST {
-            Some("quic_handshakes")
+        let place = if memory::is_over() {
+            Err("quic_memory")
+        } else if self.handshakes.len() >= RETRY_FROM && !incoming.remote_address_validated() {
+            Ok(None)
+        } else if self.waiting.len() >= WAITING_MOST {
+            Err("quic_handshakes")
         } else {
-            None
+            self.handshakes.begin(incoming.remote_address().ip()).map(Some).ok_or("quic_handshakes")
         };
-        if let Some(limit) = dropped {
-            machine.ignore(incoming);
-            stats::count(Count::Dropped);
-            return self.accepts.limit(limit);
-        }
-        if under_way < RETRY_FROM || incoming.remote_address_validated() {
-            return self.waiting.push_back(incoming);
+        match place {
+            Ok(Some(handshake)) => return self.waiting.push_back((incoming, handshake)),
+            Ok(None) => {}
+            Err(limit) => {
+                machine.ignore(incoming);
+                stats::count(Count::Dropped);
+                return self.accepts.limit(limit);
+            }
         }
         // Costs nothing to remember: the client proves with its next packet that it is where it says.
         match machine.retry(incoming, &mut answer) {
@@ -323,7 +326,7 @@ impl<A: Accepts> Serving<A> {
         }
     }
 
-    fn begin(&mut self, incoming: Incoming, now: Instant) {
+    fn begin(&mut self, incoming: Incoming, handshake: Handshake, now: Instant) {
         let mut answer = Vec::new();
         let Some(seat) = self.accepts.admit() else {
             let transmit = self.socket.machine.borrow_mut().refuse(incoming, &mut answer);
@@ -334,7 +337,7 @@ impl<A: Accepts> Serving<A> {
         let accepted = self.socket.machine.borrow_mut().accept(incoming, now, &mut answer, None);
         match accepted {
             Ok((handle, machine)) => {
-                let connection = Connection::new(machine, handle, &self.socket);
+                let connection = Connection::new(machine, handle, &self.socket, handshake);
                 self.socket.add(&connection);
                 self.accepts.take_in(Driver::new(connection), seat);
             }
@@ -351,12 +354,9 @@ impl<A: Accepts> Serving<A> {
 impl<A: Accepts> Drop for Serving<A> {
     fn drop(&mut self) {
         let mut machine = self.socket.machine.borrow_mut();
-        self.waiting.drain(..).for_each(|incoming| machine.ignore(incoming));
+        self.waiting.drain(..).for_each(|(incoming, _)| machine.ignore(incoming));
     }
 }
-
-/// Handshakes a worker has under way, at most. Each holds rustls's machine, some 30 KiB.
-const HANDSHAKES_MOST: usize = 512;
 
 /// First packets that wait for their turn, at most.
 const WAITING_MOST: usize = 128;

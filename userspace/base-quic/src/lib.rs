@@ -2,7 +2,7 @@
 //!
 //! One endpoint per worker, all on one port. A connection lives on the worker its first datagram came to: its connection ids say
 //! which, and whichever worker the kernel gives a later datagram to passes it on. quinn-proto keeps the transport; everything it
-//! leaves open is bounded here: how many handshakes are under way and from when on a client must show its address (Retry), how many
+//! leaves open is bounded here: how many handshakes are under way, also of one address, and from when on a client must show its own (Retry), how many
 //! are worked on in a turn, what waits between workers.
 //!
 //! Reading order: [`connection_id`], [`keys`], [`crypto`] (rustls within QUIC), [`settings`] (every bound of a connection),
@@ -13,6 +13,7 @@ pub mod connection;
 pub mod connection_id;
 pub mod crypto;
 pub mod endpoint;
+mod handshakes;
 pub mod keys;
 pub mod settings;
 pub mod stats;

@@ -1,9 +1,10 @@
 //! How many connections or sessions each client address has, over all workers.
 
 use base_runtime::memory::{Booking, Kind};
+use base_runtime::net::site_of;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Locks that addresses are spread over, so that workers seldom meet.
@@ -34,7 +35,7 @@ impl PerIp {
 
     /// One more of this address, where it has fewer than `most`.
     pub fn take(self: &Arc<Self>, ip: IpAddr, most: u32) -> Option<IpSeat> {
-        let ip = counted_as(ip);
+        let ip = site_of(ip);
         let mut shard = self.shard(ip);
         let count = shard.entry(ip).or_default();
         if *count >= most {
@@ -63,17 +64,6 @@ impl Drop for IpSeat {
                 shard.remove(&self.ip);
             }
         }
-    }
-}
-
-/// A client of IPv6 has a /64 to choose its addresses from.
-fn counted_as(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => {
-            let [a, b, c, d, ..] = ip.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 => v4,
     }
 }
 

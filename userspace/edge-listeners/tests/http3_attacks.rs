@@ -25,6 +25,7 @@ on_both_drivers![
     a_client_that_reads_nothing,
     bodies_that_nobody_reads,
     handshakes_that_are_not_finished,
+    handshakes_of_one_address_that_are_not_finished,
     datagrams_that_are_no_quic,
 ];
 
@@ -292,6 +293,29 @@ fn handshakes_that_are_not_finished(io: IoMode) {
     neighbour_is_served(&house, &certificate);
     eventually("they are over in time", || house.limit("handshake_timeout") >= 60);
     eventually("none is left", || house.traffic.connections() == 0);
+}
+
+/// They show their address, all the same one, and leave it at that: other addresses find room.
+fn handshakes_of_one_address_that_are_not_finished(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let timeouts = Timeouts { handshake: Duration::from_secs(600), ..Timeouts::default() };
+    let (house, certificate) = house(io, &backend, timeouts);
+    for _ in 0..4_000 {
+        Client::begin_and_leave(house.port, &certificate);
+        if house.limit("quic_handshakes") >= 50 {
+            break;
+        }
+    }
+    assert!(house.limit("quic_handshakes") >= 50);
+    // Of several, one comes to each worker.
+    for _ in 0..6 {
+        let mut client = Client::begin(house.port, "a.test", config(&certificate.der, b"h3"));
+        client.socket = std::net::UdpSocket::bind("127.0.0.2:0").unwrap();
+        client.socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+        assert!(client.drive(|client| client.connected), "{:?}", client.lost);
+        client.settle_in();
+        assert_eq!(client.get("/").text(), "ok", "{:?}", client.lost);
+    }
 }
 
 fn datagrams_that_are_no_quic(io: IoMode) {

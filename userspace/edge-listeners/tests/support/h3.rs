@@ -125,6 +125,21 @@ impl Client {
         }
     }
 
+    /// Begins a handshake, shows its address where it has to, and says nothing more.
+    pub fn begin_and_leave(port: u16, certificate: &Certificate) {
+        let mut client = Client::begin(port, "a.test", config(&certificate.der, b"h3"));
+        client.silent = true;
+        client.transmit();
+        let mut bytes = [0; 2048];
+        client.socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let Ok((n, from)) = client.socket.recv_from(&mut bytes) else { return };
+        // A Retry (RFC 9000 section 17.2.5).
+        if bytes[0] & 0xf0 == 0xf0 {
+            client.hear(from, &bytes[..n]);
+            client.transmit();
+        }
+    }
+
     /// A connection that has shaken hands and said its settings.
     pub fn connect(port: u16, certificate: &Certificate) -> Client {
         let mut client = Client::begin(port, "a.test", config(&certificate.der, b"h3"));
@@ -337,12 +352,15 @@ impl Client {
             self.socket.set_nonblocking(!waits).unwrap();
             let Ok((n, from)) = self.socket.recv_from(&mut bytes) else { return };
             waits = false;
-            let mut answer = Vec::new();
-            let event =
-                self.endpoint.handle(Instant::now(), from, None, None, BytesMut::from(&bytes[..n]), &mut answer);
-            if let Some(DatagramEvent::ConnectionEvent(_, event)) = event {
-                self.connection.handle_event(event);
-            }
+            self.hear(from, &bytes[..n]);
+        }
+    }
+
+    fn hear(&mut self, from: SocketAddr, datagram: &[u8]) {
+        let mut answer = Vec::new();
+        let event = self.endpoint.handle(Instant::now(), from, None, None, BytesMut::from(datagram), &mut answer);
+        if let Some(DatagramEvent::ConnectionEvent(_, event)) = event {
+            self.connection.handle_event(event);
         }
     }
 }
