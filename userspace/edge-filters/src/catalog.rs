@@ -1,7 +1,7 @@
 //! Every kind of filter there is.
 
 use crate::{
-    cert_extractor, cors_adaptor, data_builder, fallback, grpc_proxy, header_to_json, lottery, mock, proxy,
+    cache, cert_extractor, cors_adaptor, data_builder, fallback, grpc_proxy, header_to_json, lottery, mock, proxy,
     rate_limiter, redirector, redirector_v2, request_adaptor, request_builder, response_adaptor, response_builder,
     result_builder, simple_http_proxy, validator, waiting_room, websocket_proxy,
 };
@@ -9,6 +9,7 @@ use edge_pipeline::FilterKind;
 
 static KINDS: &[FilterKind] = &[
     cors_adaptor::KIND,
+    cache::KIND,
     cert_extractor::KIND,
     data_builder::KIND,
     fallback::KIND,

@@ -9,6 +9,7 @@ pub mod hall;
 pub mod kinds;
 pub mod limits;
 
+pub mod cache;
 pub mod cert_extractor;
 pub mod cors_adaptor;
 pub mod data_builder;

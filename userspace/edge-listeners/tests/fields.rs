@@ -26,6 +26,7 @@ use support::{Backend, House, Message};
 
 /// Structs, or single fields, and the tests that fail when they do nothing: file below userspace, and name.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
+    ("CacheSpec", "edge-listeners/tests/cache.rs", "each_field_of_the_document_counts"),
     ("CertExtractorSpec", "edge-filters/src/cert_extractor.rs", "fields_of_both_names"),
     (
         "CircuitBreakerSpec.failureRateThreshold",
@@ -124,6 +125,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("PolicySpec.limitRefreshPeriod", "edge-filters/src/rate_limiter.rs", "a_waiting_request_holds_no_thread"),
     ("PolicySpec.name", "edge-filters/src/rate_limiter.rs", "state_survives_where_rule_and_policy_do"),
     ("PolicySpec.timeoutDuration", "edge-filters/src/rate_limiter.rs", "a_waiting_request_holds_no_thread"),
+    ("LifetimeSpec", "edge-listeners/tests/cache.rs", "each_field_of_the_document_counts"),
     ("MemoryCacheSpec", "edge-filters/tests/proxy.rs", "answers_are_given_again_from_memory"),
     ("PoolSpec.memoryCache", "edge-filters/tests/proxy.rs", "answers_are_given_again_from_memory"),
     ("PoolSpec.connectTimeout", "edge-filters/tests/proxy.rs", "connecting_has_a_deadline_of_its_own"),

@@ -1,6 +1,7 @@
 //! A station of a pipeline, and how one is made from a document.
 
 use crate::exchange::Exchange;
+use crate::pipeline::Rest;
 use base_model::Problem;
 use base_runtime::Boxed;
 use base_telemetry::Telemetry;
@@ -27,6 +28,15 @@ impl<'a> Step<'a> {
     pub fn wait(future: impl Future<Output = Outcome> + 'a) -> Step<'a> {
         Step::Wait(Boxed::new(future))
     }
+}
+
+/// What a filter says that [encloses](Filter::encloses) others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enclosed {
+    /// It has not walked the stations after it; the flow goes on by this outcome.
+    Alone(Outcome),
+    /// It has, and they ended so, see [`Rest::run`].
+    Walked { ended: bool },
 }
 
 /// Parts of an exchange.
@@ -64,6 +74,23 @@ impl Touches {
 /// A ready filter. Shared by all workers; whatever changes inside is atomic, locked, or kept per worker.
 pub trait Filter: Any + Send + Sync {
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a>;
+
+    /// Whether it has a say in what becomes of a request after the stations behind it, too: it is asked by
+    /// [`enclose`](Filter::enclose) then, and not by [`handle`](Filter::handle). Asked once, when its pipeline is built.
+    fn encloses(&self) -> bool {
+        false
+    }
+
+    /// Handles a request, and walks the stations after this one when it needs them.
+    fn enclose<'a>(&'a self, exchange: &'a mut Exchange, rest: Rest) -> Boxed<'a, Enclosed> {
+        let _ = rest;
+        Boxed::new(async move {
+            Enclosed::Alone(match self.handle(exchange) {
+                Step::Done(outcome) => outcome,
+                Step::Wait(future) => future.await,
+            })
+        })
+    }
 
     /// What it may read or change. Asked once, when its pipeline is built; everything, where a filter does not say.
     fn touches(&self) -> Touches {

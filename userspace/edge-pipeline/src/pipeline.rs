@@ -1,12 +1,12 @@
 //! The flow: nodes in order, jumps forward on results, `END`.
 
 use crate::exchange::{DEFAULT_NAMESPACE, Exchange};
-use crate::filter::{BuildError, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
+use crate::filter::{BuildError, Enclosed, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
 use base_model::PipelineSpec;
 use base_telemetry::Telemetry;
 use serde_json::Value;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Reserved node name that stops the flow.
 pub const END: &str = "END";
@@ -15,8 +15,59 @@ pub const END: &str = "END";
 pub struct Pipeline {
     name: Arc<str>,
     filters: Vec<(Arc<str>, &'static str, Arc<dyn Filter>)>,
-    nodes: Vec<Node>,
+    nodes: Arc<[Node]>,
     data: Option<Value>,
+}
+
+/// The stations after one that encloses them. It may be kept, and walked again with another exchange.
+#[derive(Clone)]
+pub struct Rest {
+    nodes: Arc<[Node]>,
+    /// The next station.
+    at: usize,
+    /// When the enclosing station began.
+    began: Option<Instant>,
+}
+
+impl Rest {
+    /// Walks them; says whether the flow was ended by `END` or by a result nobody jumps on. The exchange is in the namespace of the
+    /// enclosing station again after it.
+    pub async fn run(&self, exchange: &mut Exchange) -> bool {
+        let around = &self.nodes[self.at - 1];
+        let mut began = None;
+        if exchange.tags.enabled {
+            let now = Instant::now();
+            exchange.clock = now;
+            let took = self.began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
+            exchange.tags.pass(&around.label, SUCCESS, took);
+            began = Some(now);
+        }
+        let after = exchange.after;
+        exchange.after = after.and(around.touches());
+        let ended = walk(&self.nodes, self.at, began, exchange).await;
+        exchange.after = after;
+        exchange.enter(around.namespace.as_ref());
+        ended
+    }
+
+    /// An exchange of its own with the request of this one as it stands, for the stations to be walked beside it. `None` when the
+    /// request has a body that can be read only once.
+    pub fn beside(&self, exchange: &Exchange) -> Option<Exchange> {
+        let space = exchange.space_ref();
+        let mut beside = Exchange::default();
+        beside.client = exchange.client.clone();
+        beside.data = exchange.data.clone();
+        beside.method = exchange.method.clone();
+        beside.uri = exchange.uri.clone();
+        beside.matched_prefix = exchange.matched_prefix.clone();
+        beside.after = exchange.after;
+        beside.enter(self.nodes[self.at - 1].namespace.as_ref());
+        let into = beside.space();
+        into.request = space.request.clone();
+        into.has_request = space.has_request;
+        into.request_body = space.request_body.again()?;
+        Some(beside)
+    }
 }
 
 /// What runs around the pipelines of a server: a ready GlobalFilter.
@@ -36,6 +87,8 @@ struct Node {
     /// Alias, or the filter's name.
     label: Arc<str>,
     namespace: Option<Arc<str>>,
+    /// See [`Filter::encloses`].
+    encloses: bool,
     /// What the nodes after it may touch; a jump leads forward only.
     later: Touches,
     /// Result → index of the node to go on with; the number of nodes means the end.
@@ -94,7 +147,7 @@ impl Pipeline {
             later = later.and(node.touches());
         }
         let data = (!spec.data.is_empty()).then(|| Value::Object(spec.data.clone()));
-        Ok(Pipeline { name: name.into(), filters, nodes, data })
+        Ok(Pipeline { name: name.into(), filters, nodes: nodes.into(), data })
     }
 
     fn resolve(
@@ -110,6 +163,7 @@ impl Pipeline {
                     filter: Some(filter.clone()),
                     label: name.clone(),
                     namespace: None,
+                    encloses: filter.encloses(),
                     later: Touches::NOTHING,
                     jumps: Vec::new(),
                 })
@@ -132,6 +186,7 @@ impl Pipeline {
                     namespace: Some(node.namespace.as_str())
                         .filter(|n| !n.is_empty() && *n != DEFAULT_NAMESPACE)
                         .map(Arc::from),
+                    encloses: found.is_some_and(|(_, _, filter)| filter.encloses()),
                     later: Touches::NOTHING,
                     jumps: jumps.collect(),
                 }
@@ -165,39 +220,9 @@ impl Pipeline {
             exchange.data.insert("PIPELINE".to_owned(), data.clone());
         }
         exchange.tags.enter(&self.name);
-        let mut at = 0;
-        let mut ended = false;
-        // The end of one station is the beginning of the next, and the first begins with the poll: what is between them costs less
-        // than asking the clock again.
-        let mut began = exchange.tags.enabled.then(|| exchange.clock.max(base_runtime::poll_began()));
-        while let Some(node) = self.nodes.get(at) {
-            let Some(filter) = &node.filter else {
-                ended = true;
-                break;
-            };
-            exchange.enter(node.namespace.as_ref());
-            exchange.later = node.later.and(exchange.after).and_if(exchange.has_ends(), Touches::RESPONSE_HEAD);
-            let outcome = match filter.handle(exchange) {
-                Step::Done(outcome) => outcome,
-                Step::Wait(future) => future.await,
-            };
-            if let Some(began) = &mut began {
-                let now = Instant::now();
-                exchange.clock = now;
-                let took = now.saturating_duration_since(std::mem::replace(began, now));
-                exchange.tags.pass(&node.label, outcome, took);
-            }
-            at = match node.jumps.iter().find(|(result, _)| *result == outcome) {
-                Some((_, target)) => *target,
-                None if outcome == SUCCESS => at + 1,
-                None => {
-                    ended = true;
-                    break;
-                }
-            };
-        }
-        exchange.enter(None);
-        ended
+        // The first station begins with the poll: what is between them costs less than asking the clock again.
+        let began = exchange.tags.enabled.then(|| exchange.clock.max(base_runtime::poll_began()));
+        walk(&self.nodes, 0, began, exchange).await
     }
 
     /// Walks a flow before this one and a flow after it, as a GlobalFilter says.
@@ -228,9 +253,54 @@ impl Pipeline {
     }
 }
 
+/// Walks the nodes from one on; says whether the walk was ended before the last of them. The end of one station is the beginning of the
+/// next.
+async fn walk(nodes: &Arc<[Node]>, mut at: usize, mut began: Option<Instant>, exchange: &mut Exchange) -> bool {
+    let mut ended = false;
+    while let Some(node) = nodes.get(at) {
+        let Some(filter) = &node.filter else {
+            ended = true;
+            break;
+        };
+        exchange.enter(node.namespace.as_ref());
+        exchange.later = node.later.and(exchange.after).and_if(exchange.has_ends(), Touches::RESPONSE_HEAD);
+        let outcome = if node.encloses {
+            match filter.enclose(exchange, Rest { nodes: nodes.clone(), at: at + 1, began }).await {
+                Enclosed::Alone(outcome) => outcome,
+                Enclosed::Walked { ended: by } => {
+                    ended = by;
+                    break;
+                }
+            }
+        } else {
+            match filter.handle(exchange) {
+                Step::Done(outcome) => outcome,
+                Step::Wait(future) => future.await,
+            }
+        };
+        if let Some(began) = &mut began {
+            let now = Instant::now();
+            exchange.clock = now;
+            let took = now.saturating_duration_since(std::mem::replace(began, now));
+            exchange.tags.pass(&node.label, outcome, took);
+        }
+        at = match node.jumps.iter().find(|(result, _)| *result == outcome) {
+            Some((_, target)) => *target,
+            None if outcome == SUCCESS => at + 1,
+            None => {
+                ended = true;
+                break;
+            }
+        };
+    }
+    exchange.enter(None);
+    ended
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base_runtime::Boxed;
     use base_telemetry::Identity;
     use std::sync::Mutex;
     use std::task::{Context, Poll, Waker};
@@ -251,6 +321,32 @@ mod tests {
         }
     }
 
+    /// Walks what is after it twice, the second time beside.
+    struct Twice;
+
+    impl Filter for Twice {
+        fn handle<'a>(&'a self, _: &'a mut Exchange) -> Step<'a> {
+            unreachable!("it encloses")
+        }
+
+        fn encloses(&self) -> bool {
+            true
+        }
+
+        fn enclose<'a>(&'a self, exchange: &'a mut Exchange, rest: Rest) -> Boxed<'a, Enclosed> {
+            Boxed::new(async move {
+                let mut beside = rest.beside(exchange).unwrap();
+                let ended = rest.run(exchange).await;
+                assert_eq!(rest.run(&mut beside).await, ended);
+                Enclosed::Walked { ended }
+            })
+        }
+
+        fn touches(&self) -> Touches {
+            Touches::RESPONSE
+        }
+    }
+
     fn kind(name: &str) -> Option<&'static FilterKind> {
         const fn made_by(kind: &'static str, build: crate::filter::Build) -> FilterKind {
             FilterKind { kind, results: &[], doc: "", schema: || Value::Null, check: |_, _| Ok(Vec::new()), build }
@@ -258,7 +354,8 @@ mod tests {
         static HEADS: FilterKind = made_by("Heads", |_, _| Ok(Arc::new(Station(Touches::HEADS))));
         static BODY: FilterKind = made_by("Body", |_, _| Ok(Arc::new(Station(Touches::REQUEST_BODY))));
         static NONE: FilterKind = made_by("None", |_, _| Ok(Arc::new(Station(Touches::NOTHING))));
-        [&HEADS, &BODY, &NONE].into_iter().find(|kind| kind.kind == name)
+        static TWICE: FilterKind = made_by("Twice", |_, _| Ok(Arc::new(Twice)));
+        [&HEADS, &BODY, &NONE, &TWICE].into_iter().find(|kind| kind.kind == name)
     }
 
     fn pipeline(text: &str) -> Pipeline {
@@ -272,6 +369,28 @@ mod tests {
         let walked = std::pin::pin!(walk).poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(walked, Poll::Ready(_)), "no station waits");
         std::mem::take(&mut SEEN.lock().unwrap())
+    }
+
+    #[test]
+    fn a_station_may_enclose_those_after_it() {
+        let (heads, body, response) = (Touches::HEADS, Touches::REQUEST_BODY, Touches::RESPONSE);
+        let mut exchange = Exchange::default();
+        exchange.tags.enabled = true;
+        let all = pipeline(
+            "filters: [{name: n, kind: None}, {name: t, kind: Twice}, {name: h, kind: Heads}, {name: b, kind: Body}]",
+        );
+        let (before, within) = (heads.and(body).and(response), body.and(response));
+        let walked = [before, within, response, within, response];
+        assert_eq!(seen(all.run(&mut exchange)), walked);
+        let steps: Vec<&str> = exchange.tags.steps().iter().map(|(name, _, _)| &**name).collect();
+        assert_eq!(steps, ["n", "t", "h", "b"]);
+        // What ends the walk within it ends the flow.
+        let ends = pipeline(
+            "flow: [{filter: t}, {filter: END}, {filter: b}]\nfilters: [{name: t, kind: Twice}, {name: b, kind: Body}]",
+        );
+        let mut ended = false;
+        seen(async { ended = ends.run(&mut exchange).await });
+        assert!(ended);
     }
 
     #[test]
