@@ -255,7 +255,8 @@ impl Backup<'_> {
 
 /// Whether a part of a snapshot is one of those that this version has.
 fn known(part: &str) -> bool {
-    part == "tokens" || serde_json::to_value(Snapshot::default()).is_ok_and(|snapshot| snapshot.get(part).is_some())
+    matches!(part, "tokens" | "sections")
+        || serde_json::to_value(Snapshot::default()).is_ok_and(|snapshot| snapshot.get(part).is_some())
 }
 
 /// Draws a key for one file; what it has in common with the recipient's locks the contents.

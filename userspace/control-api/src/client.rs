@@ -89,7 +89,19 @@ impl Client {
         headers: &[(&str, &str)],
         timeout: Duration,
     ) -> Result<hyper::Response<Incoming>, CallError> {
-        match tokio::time::timeout(timeout, self.send(method, url, headers, Bytes::new())).await {
+        self.open_with(method, url, headers, Bytes::new(), timeout).await
+    }
+
+    /// As [`open`](Client::open), of a request that has a body.
+    pub async fn open_with(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+        timeout: Duration,
+    ) -> Result<hyper::Response<Incoming>, CallError> {
+        match tokio::time::timeout(timeout, self.send(method, url, headers, body.into())).await {
             Ok(answer) => answer,
             Err(_) => Err(CallError::after(url, &format!("no answer within {}", base_text::duration(timeout)))),
         }

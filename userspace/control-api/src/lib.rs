@@ -15,6 +15,7 @@ pub mod tls;
 mod principal;
 mod publish;
 mod refusal;
+mod sections;
 mod tickets;
 
 pub use principal::{Grant, Principal, PrincipalKind, Role, Token, allow};
@@ -23,6 +24,7 @@ pub use publish::{
     GENERATIONS_KEPT, Gap, Generation, Member, MemberRole, Predecessor, Snapshot, Steering, Update,
 };
 pub use refusal::{Refusal, RefusalKind};
+pub use sections::{ENDPOINTS, Keyed, Section, SectionChanges, Sections};
 pub use tickets::{TicketKey, TicketKeys};
 
 /// Header of every admin answer: the version of the configuration the answer was made from.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::principal::Token;
+use crate::sections::{self, SectionChanges, Sections};
 use crate::tickets::TicketKeys;
 
 /// One object or data item, shared by every version of the configuration that contains it unchanged.
@@ -44,6 +45,9 @@ pub struct Snapshot {
     /// Tokens of the admin API, by name. Left out where there are none, so that programs that know none read it.
     #[serde(skip_serializing_if = "no_tokens")]
     pub tokens: Arc<BTreeMap<String, Token>>,
+    /// What controllers have learned. Left out where there is nothing, as tokens are.
+    #[serde(skip_serializing_if = "no_sections")]
+    pub sections: Arc<Sections>,
 }
 
 /// A version of a cluster's configuration; of this one's or of one that is lost.
@@ -84,6 +88,8 @@ pub struct Delta {
     pub tokens: Option<Arc<BTreeMap<String, Token>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<u32>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sections: SectionChanges,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -293,6 +299,9 @@ impl Snapshot {
         if let Some(tokens) = &delta.tokens {
             self.tokens = tokens.clone();
         }
+        if !delta.sections.is_empty() {
+            sections::advance(&mut self.sections, &delta.sections);
+        }
         self.cluster_id = delta.cluster_id.clone();
         self.version = delta.to;
         Ok(())
@@ -441,6 +450,10 @@ fn is_none(id: &u16) -> bool {
 
 fn no_tokens(tokens: &BTreeMap<String, Token>) -> bool {
     tokens.is_empty()
+}
+
+fn no_sections(sections: &Sections) -> bool {
+    sections.is_empty()
 }
 
 fn is_zero(level: &u32) -> bool {

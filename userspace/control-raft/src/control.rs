@@ -317,6 +317,11 @@ impl Control {
         self.inner.publisher.follow(at)
     }
 
+    /// The term in which this member leads, while a majority confirms it.
+    pub fn leads(&self) -> Option<u64> {
+        self.inner.leading().map(|raft| raft.metrics().borrow().current_term)
+    }
+
     pub fn name(&self) -> &str {
         &self.inner.name
     }

@@ -112,11 +112,11 @@ impl RaftStateMachine<Types> for Machine {
                     if let Some(level) = newer(&command.action, self.level) {
                         return Err(self.stop_at(id, &format!("it is of feature level {level}")));
                     }
-                    let authority = self.state.authority().clone();
+                    let before = self.state.readable();
                     let applied = self.state.apply(command);
                     if let Some(delta) = applied.delta {
                         self.publisher.push(self.state.readable(), delta, bytes);
-                    } else if !Arc::ptr_eq(&authority, self.state.authority()) {
+                    } else if !before.same_beside_view(&self.state) {
                         self.publisher.renew(self.state.readable());
                     }
                     Some(applied.answer)

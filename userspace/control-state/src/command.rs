@@ -4,6 +4,8 @@ use proto_admission::Call;
 use serde::{Deserialize, Serialize};
 
 use crate::authority::JoinToken;
+use crate::keys::KeyPut;
+use crate::leases::Fence;
 use crate::level::{FIRST_LEVEL, strict, strict_option};
 use crate::state::claim_of;
 
@@ -183,6 +185,39 @@ pub enum Action {
     RaiseLevel {
         level: u32,
     },
+    /// A member does something for the whole cluster from now on: see `leases.rs`. `until` and `at` in milliseconds since 1970; the
+    /// answer tells its epoch.
+    TakeLease {
+        name: String,
+        holder: String,
+        until: u64,
+        at: u64,
+        /// It leads in this term, and takes it from whoever has it unless that is a leader of a later one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        term: Option<u64>,
+    },
+    /// Its holder goes on.
+    RenewLease {
+        fence: Fence,
+        until: u64,
+    },
+    /// Its holder does so no more.
+    EndLease {
+        fence: Fence,
+    },
+    /// What the controller of the object `owner` has learned. Refused when the lease it was begun under has another holder by now.
+    PutKeys {
+        section: String,
+        owner: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fence: Option<Fence>,
+        puts: Vec<KeyPut>,
+        deletes: Vec<String>,
+    },
+    /// Keys whose time is over go. `at` in milliseconds since 1970.
+    EndKeys {
+        at: u64,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -230,6 +265,13 @@ pub struct Done {
     /// How the rooms are that were spoken of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rooms: Vec<proto_admission::Answer>,
+    /// Of a lease that was taken; 0 for everything else.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u64,
+}
+
+fn is_zero(epoch: &u64) -> bool {
+    *epoch == 0
 }
 
 impl Entry {
@@ -248,6 +290,11 @@ impl Action {
     pub fn level(&self) -> u32 {
         let new = match self {
             Action::Admit { .. } => return 6,
+            Action::TakeLease { .. }
+            | Action::RenewLease { .. }
+            | Action::EndLease { .. }
+            | Action::PutKeys { .. }
+            | Action::EndKeys { .. } => return KEYS_LEVEL,
             Action::Expel { .. } => return 5,
             Action::PutToken { .. } | Action::DeleteToken { .. } => return 4,
             Action::Restore { backup, .. } => return restore_level(backup),
@@ -302,10 +349,18 @@ fn restore_level(backup: &Snapshot) -> u32 {
         succeeds: _,
         level: _,
         tokens,
+        sections,
     } = backup;
     // Left out where there are none.
-    if tokens.is_empty() { 3 } else { 4 }
+    match (tokens.is_empty(), sections.is_empty()) {
+        (_, false) => KEYS_LEVEL,
+        (false, true) => 4,
+        (true, true) => 3,
+    }
 }
+
+/// The feature level that has leases and keys of sections.
+const KEYS_LEVEL: u32 = 7;
 
 impl From<&Command> for Command {
     fn from(command: &Command) -> Self {

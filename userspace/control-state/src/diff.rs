@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use control_api::{CustomChange, Delta, Snapshot};
+use control_api::{CustomChange, Delta, SectionChanges, Snapshot};
 
 /// The delta that turns `old` into `new`, or nothing when readers would see no difference. `to` is one past `from`.
 ///
@@ -38,6 +38,7 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
     if !Arc::ptr_eq(&old.tokens, &new.tokens) && old.tokens != new.tokens {
         delta.tokens = Some(new.tokens.clone());
     }
+    sections(old, new, &mut delta.sections);
     let nothing = old.cluster_id == new.cluster_id
         && delta.deletes.is_empty()
         && delta.puts.is_empty()
@@ -48,8 +49,30 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
         && delta.tickets.is_none()
         && delta.succeeds.is_none()
         && delta.level.is_none()
-        && delta.tokens.is_none();
+        && delta.tokens.is_none()
+        && delta.sections.is_empty();
     (!nothing).then_some(delta)
+}
+
+fn sections(old: &Snapshot, new: &Snapshot, changes: &mut SectionChanges) {
+    if Arc::ptr_eq(&old.sections, &new.sections) {
+        return;
+    }
+    let empty = Arc::new(BTreeMap::new());
+    let names = old.sections.keys().chain(new.sections.keys().filter(|name| !old.sections.contains_key(*name)));
+    for name in names {
+        let (before, after) = (old.sections.get(name).unwrap_or(&empty), new.sections.get(name).unwrap_or(&empty));
+        if Arc::ptr_eq(before, after) {
+            continue;
+        }
+        let (gone, put) = maps(before, after, |a, b| Arc::ptr_eq(a, b) || a == b);
+        let gone = gone.into_iter().map(|key| (key.clone(), None));
+        let keys: BTreeMap<_, _> =
+            gone.chain(put.into_iter().map(|(key, value)| (key.clone(), Some(value.clone())))).collect();
+        if !keys.is_empty() {
+            changes.insert(name.clone(), keys);
+        }
+    }
 }
 
 fn custom(old: &Snapshot, new: &Snapshot, changes: &mut Vec<CustomChange>) {

@@ -18,8 +18,8 @@ use crate::state::State;
 /// need and numbers of virtual IPs, and the levels themselves; 3 `Restore`, `since` for custom data, and an authority of
 /// the cluster's own.
 /// 4 brought tokens of the admin API, and on whose behalf a command is; 5
-/// that members' certificates are revoked; 6 waiting rooms and lotteries.
-pub const LEVEL: u32 = 6;
+/// that members' certificates are revoked; 6 waiting rooms and lotteries; 7 leases, and keys of sections that controllers write.
+pub const LEVEL: u32 = 7;
 
 /// Of programs and clusters that say nothing.
 pub const FIRST_LEVEL: u32 = 1;
@@ -46,7 +46,7 @@ impl State {
             return Err(Unread::Newer(format!("it is of feature level {of}")));
         }
         let mut known = Shape::of(&State::default());
-        known.sections.extend(["view.tokens", "rooms"].map(str::to_owned));
+        known.sections.extend(["view.tokens", "view.sections", "rooms", "leases"].map(str::to_owned));
         if let Some(section) = shape.sections.into_iter().find(|section| !known.sections.contains(section)) {
             return Err(Unread::Newer(format!("it has a section {section}")));
         }
@@ -166,8 +166,8 @@ mod tests {
         let read = |value: &Value| State::read(value.to_string().as_bytes(), LEVEL).unwrap_err().to_string();
         assert!(read(&value).contains("section view.meshes"), "{}", read(&value));
         let mut value = serde_json::to_value(&state).unwrap();
-        value["leases"] = json!([]);
-        assert!(read(&value).contains("section leases"));
+        value["meshes"] = json!([]);
+        assert!(read(&value).contains("section meshes"));
         assert!(matches!(State::read(b"{\"view\": ", LEVEL), Err(Unread::Damaged(_))));
     }
 
@@ -204,6 +204,10 @@ mod tests {
         let tokens = with("tokens", json!({"ci": Token::default()}));
         assert!(sections(&tokens).contains(&"tokens".to_owned()));
         assert_eq!(level(&tokens), 4, "members of level 3 would stop at it");
+        let keyed = json!({"owner": "r", "generation": 1, "value": {}});
+        let learned = with("sections", json!({"endpoints": {"r/s": keyed}}));
+        assert!(sections(&learned).contains(&"sections".to_owned()));
+        assert_eq!(level(&learned), 7, "members of level 6 would stop at it");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!
 //! Reading order: `command.rs` (what can be asked), `state.rs` (the rules), `objects.rs` and `custom.rs` (those of documents),
 //! `steering.rs` (who serves a VirtualIP), `tickets.rs` (keys of TLS sessions), `authority.rs` (whose certificates members show),
-//! `tokens.rs` (of the admin API), `answers.rs` (requests that come twice), `history.rs` (what was before), `restore.rs` (backups), `rooms.rs` (who was let in where more wanted to), `diff.rs` (from two versions to a delta), `level.rs` (members of different versions),
+//! `tokens.rs` (of the admin API), `leases.rs` (who alone does something) and `keys.rs` (what controllers have learned), `answers.rs` (requests that come twice), `history.rs` (what was before), `restore.rs` (backups), `rooms.rs` (who was let in where more wanted to), `diff.rs` (from two versions to a delta), `level.rs` (members of different versions),
 //! `sums.rs` (whether two members hold the same).
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,8 @@ mod command;
 mod custom;
 mod diff;
 mod history;
+mod keys;
+mod leases;
 mod level;
 mod objects;
 mod restore;
@@ -31,6 +33,8 @@ pub use authority::{Authority, JoinToken};
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
 pub use diff::between;
 pub use history::{Change, How};
+pub use keys::KeyPut;
+pub use leases::{Fence, Lease};
 pub use level::{FIRST_LEVEL, LEVEL, Unread};
 pub use objects::{Comeback, owner};
 pub use restore::brings_tokens;

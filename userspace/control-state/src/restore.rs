@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base_text::quoted;
 use control_api::{Document, Generation, Member, OWNER_USER, Refusal, Snapshot, Steering};
 
+use crate::keys;
 use crate::objects::{check_claims, owner, take_place_of};
 use crate::state::{State, claim_of};
 use crate::steering::member_id_free;
@@ -34,6 +35,7 @@ pub(crate) fn restore(state: &mut State, backup: Snapshot) -> Result<Vec<String>
         (name.clone(), here.unwrap_or(document).clone())
     };
     view.objects = Arc::new(backup.objects.iter().map(kept).collect());
+    keys::restore(view, &backup);
     view.custom_kinds = backup.custom_kinds;
     view.custom_data = backup.custom_data;
     let claims = view.objects.iter().filter(|(_, document)| owner(document) == OWNER_USER);

@@ -11,10 +11,11 @@ use crate::authority::{self, Authority, Revoked};
 use crate::command::{Action, Answer, Command, Done};
 use crate::diff::between;
 use crate::history::{self, History};
+use crate::leases::{self, Leases};
 use crate::rooms::Rooms;
 use crate::steering::{member_id_free, steer};
 use crate::sums::Sums;
-use crate::{custom, objects, restore, tickets, tokens};
+use crate::{custom, keys, objects, restore, tickets, tokens};
 
 /// Everything a member knows of the cluster at one point of the log.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +33,9 @@ pub struct State {
     /// Shown to nobody. Left out where there are none, so that programs that know none read it.
     #[serde(skip_serializing_if = "Rooms::is_empty")]
     pub(crate) rooms: Arc<Rooms>,
+    /// Left out where there are none, so that programs that know none read the rest.
+    #[serde(skip_serializing_if = "no_leases")]
+    pub(crate) leases: Arc<Leases>,
     answers: Answers,
     /// Of what stands above, kept up to date with every change.
     #[serde(skip)]
@@ -48,12 +52,13 @@ struct Stored {
     history: Arc<History>,
     authority: Arc<Authority>,
     rooms: Arc<Rooms>,
+    leases: Arc<Leases>,
     answers: Answers,
 }
 
 impl From<Stored> for State {
     /// Claims are told by the objects where they were not written down: an early version knew none.
-    fn from(Stored { view, mut claims, gone, history, authority, rooms, answers }: Stored) -> Self {
+    fn from(Stored { view, mut claims, gone, history, authority, rooms, leases, answers }: Stored) -> Self {
         let silent = |(name, document): &(&String, &Document)| {
             objects::owner(document) == OWNER_USER && !claims.contains_key(*name)
         };
@@ -66,7 +71,7 @@ impl From<Stored> for State {
         if !told.is_empty() {
             Arc::make_mut(&mut claims).extend(told);
         }
-        let mut state = State { view, claims, gone, history, authority, rooms, answers, sums: Sums::default() };
+        let mut state = State { view, claims, gone, history, authority, rooms, leases, answers, sums: Sums::default() };
         state.sums = Sums::of(&state);
         state
     }
@@ -104,7 +109,7 @@ impl State {
     /// A copy for readers, which costs a few reference counts: without the answers and the rooms, which no reader asks for and which
     /// a change need not copy as long as nobody else holds them.
     pub fn readable(&self) -> Self {
-        let State { view, claims, gone, history, authority, rooms: _, answers, sums } = self;
+        let State { view, claims, gone, history, authority, rooms: _, leases, answers, sums } = self;
         State {
             view: view.clone(),
             claims: claims.clone(),
@@ -112,6 +117,7 @@ impl State {
             history: history.clone(),
             authority: authority.clone(),
             rooms: Arc::default(),
+            leases: leases.clone(),
             answers: answers.emptied(),
             sums: *sums,
         }
@@ -142,9 +148,21 @@ impl State {
             Action::Restore { backup, .. } => backup.version,
             _ => 0,
         };
+        let taken = if let Action::TakeLease { name, .. } = &action { Some(name.clone()) } else { None };
+        let removes = matches!(
+            action,
+            Action::Delete { .. }
+                | Action::DeleteAll
+                | Action::DeleteAllSeen { .. }
+                | Action::RollBack { .. }
+                | Action::Succeed { .. }
+        );
         let mut next = self.readable();
         let (answer, delta) = match change(&mut next, action, &now) {
             Ok(created) => {
+                if removes && !Arc::ptr_eq(&self.view.objects, &next.view.objects) {
+                    keys::tidy(&mut next.view);
+                }
                 steer(&self.view, &mut next.view);
                 let delta = between(&self.view, &next.view).map(|mut delta| {
                     next.view.version = self.view.version.max(floor) + 1;
@@ -159,8 +177,9 @@ impl State {
                 if delta.is_some() {
                     (self.view, self.gone, self.history) = (next.view, next.gone, next.history);
                 }
-                (self.claims, self.authority) = (next.claims, next.authority);
-                (Ok(Done { version: self.view.version, created, ..Done::default() }), delta)
+                (self.claims, self.authority, self.leases) = (next.claims, next.authority, next.leases);
+                let epoch = taken.and_then(|name| self.leases.get(&name)).map_or(0, |lease| lease.epoch);
+                (Ok(Done { version: self.view.version, created, epoch, ..Done::default() }), delta)
             }
             Err(refusal) => (Err(refusal), None),
         };
@@ -288,7 +307,26 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
             view.level = view.level.max(level);
             Ok(Vec::new())
         }
+        Action::TakeLease { name, holder, until, at, term } => {
+            leases::take(next, &name, &holder, until, at, term).map(|()| Vec::new())
+        }
+        Action::RenewLease { fence, until } => leases::renew(next, &fence, until).map(|()| Vec::new()),
+        Action::EndLease { fence } => leases::end(next, &fence).map(|()| Vec::new()),
+        Action::PutKeys { section, owner, fence, puts, deletes } => {
+            if let Some(fence) = &fence {
+                leases::check(next, fence)?;
+            }
+            keys::write(&mut next.view, &section, &owner, puts, &deletes).map(|()| Vec::new())
+        }
+        Action::EndKeys { at } => {
+            keys::end_due(view, at);
+            Ok(Vec::new())
+        }
     }
+}
+
+fn no_leases(leases: &Leases) -> bool {
+    leases.is_empty()
 }
 
 fn put_member(view: &mut Snapshot, report: &Member) -> Result<Vec<String>, Refusal> {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use control_api::{Delta, Snapshot};
+use control_api::{Delta, Keyed, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -50,6 +50,11 @@ impl State {
         let (ends, all) = ((self.gone.front(), self.gone.back()), self.gone.len() as u64);
         let authority = if self.authority.certificate.is_empty() { 0 } else { plain(&self.authority) };
         let rest = [self.sums.claims, gone(ends.0), gone(ends.1), all, self.history.sum(), authority];
+        let rest = match self.leases().is_empty() {
+            // As those sum it up that know no leases.
+            true => rest.to_vec(),
+            false => [&rest[..], &[plain(self.leases())]].concat(),
+        };
         // Those that know no rooms have none.
         let rooms = (!Rooms::is_empty(&self.rooms)).then(|| self.rooms.sum());
         let view_sum = match view.tokens.is_empty() {
@@ -98,6 +103,7 @@ impl Sums {
             difference(&old.steering, &new.steering, |vip, steering| entry(STEERING, vip, plain(steering))),
             difference(&old.custom_kinds, &new.custom_kinds, |name, kind| entry(KIND, name, plain(kind))),
             custom(old, new),
+            sections(old, new),
             difference(&old.custom_changed, &new.custom_changed, |place, at| entry(CUSTOM_CHANGED, place, *at)),
         ];
         let view = differences.into_iter().fold(view, u64::wrapping_add);
@@ -121,6 +127,22 @@ fn custom(old: &Snapshot, new: &Snapshot) -> u64 {
         let items = |view: &Snapshot| view.custom_data.get(kind).unwrap_or(&none).clone();
         let weigh = |id: &str, item: &Arc<Value>| pair(text(DATA, kind), entry(DATA, id, value(item)));
         sum.wrapping_add(difference(&items(old), &items(new), weigh))
+    })
+}
+
+fn sections(old: &Snapshot, new: &Snapshot) -> u64 {
+    if Arc::ptr_eq(&old.sections, &new.sections) {
+        return 0;
+    }
+    let none = Arc::new(BTreeMap::new());
+    let names = old.sections.keys().chain(new.sections.keys().filter(|name| !old.sections.contains_key(*name)));
+    names.fold(0, |sum: u64, name| {
+        let keys = |view: &Snapshot| view.sections.get(name).unwrap_or(&none).clone();
+        let weigh = |key: &str, keyed: &Arc<Keyed>| {
+            let rest = pair(text(KEYED, &keyed.owner), pair(keyed.generation, keyed.until.unwrap_or_default()));
+            pair(text(KEYED, name), entry(KEYED, key, pair(rest, value(&keyed.value))))
+        };
+        sum.wrapping_add(difference(&keys(old), &keys(new), weigh))
     })
 }
 
@@ -198,6 +220,7 @@ const KIND: u8 = 20;
 const DATA: u8 = 21;
 const CLAIM: u8 = 22;
 const CUSTOM_CHANGED: u8 = 23;
+const KEYED: u8 = 24;
 
 #[cfg(test)]
 mod tests {
@@ -264,6 +287,16 @@ mod tests {
         act(Action::RollBack { version: 2, since: None }, true);
         act(Action::delete("s"), true);
         act(Action::RemoveMember { name: "n1".into() }, true);
+        let keys = |n: u64| Action::PutKeys {
+            section: "endpoints".into(),
+            owner: "p".into(),
+            fence: None,
+            puts: vec![crate::KeyPut::new("p/s", json!({"n": n}))],
+            deletes: Vec::new(),
+        };
+        act(keys(1), true);
+        act(keys(1), false);
+        act(keys(2), true);
         act(Action::DeleteAll, true);
         act(Action::DeleteAll, false);
     }
