@@ -5,6 +5,7 @@ use crate::desired::{Desired, Fork, Ticket, Withheld};
 use crate::keeper::{Keeper, KeptState};
 use crate::last_good::LastGood;
 use crate::plan::{Change, plan};
+use crate::sections;
 use crate::steer::Steer;
 use base_model::{FilterKinds, Object, Problem, Spec};
 use base_tls::TicketKey;
@@ -235,6 +236,15 @@ impl Agent {
                 let done = self.apply_object(name, document);
                 self.report(name, done);
             }
+            Change::Key(change) => {
+                self.report(&change.place(), sections::apply(change));
+            }
+            Change::Unknown { name, kind } => {
+                let reason =
+                    format!("this version of weir does not know kind {kind}; install the one the other members run");
+                self.report(name, Err(reason));
+            }
+            Change::Forget { name } => drop(lock(&self.failures).remove(name)),
             Change::RemoveServer { name } => {
                 self.traffic.remove_server(name);
                 self.certificates.remove(name);

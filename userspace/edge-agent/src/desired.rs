@@ -1,6 +1,7 @@
 //! What the control plane published, in this plane's words.
 
 use crate::format::Format;
+use crate::sections::Sections;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -30,6 +31,13 @@ pub struct Desired {
     pub tickets: Arc<Tickets>,
     /// Clusters and versions whose place this configuration has taken, by an operator's word.
     pub succeeds: Arc<Vec<(String, u64)>>,
+    /// What controllers have learned, such as the servers of services. A program of before passes it over.
+    #[serde(skip_serializing_if = "no_sections")]
+    pub sections: Arc<Sections>,
+}
+
+fn no_sections(sections: &Sections) -> bool {
+    sections.is_empty()
 }
 
 impl Desired {

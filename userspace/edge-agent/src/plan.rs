@@ -1,7 +1,8 @@
 //! What has to change to get from one state to another: pure, so that it can be tested without a machine.
 
 use crate::desired::Desired;
-use base_model::kinds::listens;
+use crate::sections::{self, KeyChange};
+use base_model::kinds::{listens, named};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -32,6 +33,17 @@ pub enum Change {
     RemoveGlobalFilter {
         name: String,
     },
+    /// A key of a section of what controllers have learned.
+    Key(KeyChange),
+    /// An object of a kind that this version does not know.
+    Unknown {
+        name: String,
+        kind: String,
+    },
+    /// One that is gone.
+    Forget {
+        name: String,
+    },
     /// Other session ticket keys.
     Tickets,
     /// Machines, VirtualIPs or their steering changed: the kernel's tables follow.
@@ -43,6 +55,8 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
     let kind = |document: &Value| document.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
     let (mut filters, mut pipelines, mut servers) = (Vec::new(), Vec::new(), Vec::new());
     let (mut gone_servers, mut gone_rest) = (Vec::new(), Vec::new());
+    // Before the pools that follow them: those begin with all their servers.
+    let keys = sections::between(&from.sections, &to.sections).into_iter().map(Change::Key);
     // The cookies of tunnels follow from the keys; keys are not taken away.
     let mut kernel = from.machines != to.machines
         || from.steering != to.steering
@@ -58,7 +72,8 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
             server if listens(server) => servers.push(Change::ApplyServer { name, document }),
             "GlobalFilter" => filters.push(Change::ApplyGlobalFilter { name, document }),
             "VirtualIP" => kernel = true,
-            _ => {}
+            kind if named(kind).is_some_and(|kind| kind.served) => {}
+            kind => pipelines.push(Change::Unknown { name, kind: kind.to_owned() }),
         }
     }
     for (name, document) in from.objects.iter() {
@@ -72,7 +87,8 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
             server if listens(server) => gone_servers.push(Change::RemoveServer { name }),
             "GlobalFilter" => gone_rest.push(Change::RemoveGlobalFilter { name }),
             "VirtualIP" => kernel = true,
-            _ => {}
+            kind if named(kind).is_some_and(|kind| kind.served) => {}
+            _ => gone_rest.push(Change::Forget { name }),
         }
     }
     // A port that one server gives up and another takes must be free first.
@@ -82,6 +98,7 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
     if from.tickets != to.tickets && !to.tickets.keys.is_empty() {
         changes.push(Change::Tickets);
     }
+    changes.extend(keys);
     changes.append(&mut filters);
     changes.append(&mut pipelines);
     changes.append(&mut servers);
@@ -97,6 +114,7 @@ mod tests {
     use super::*;
     use crate::desired::{Ticket, Tickets};
     use serde_json::json;
+    use std::collections::BTreeMap;
 
     fn desired(objects: &[(&str, Value)]) -> Desired {
         let objects = objects.iter().map(|(n, v)| ((*n).to_owned(), Arc::new(v.clone()))).collect();
@@ -158,6 +176,28 @@ mod tests {
             matches!(changes[..], [Change::RemoveServer { .. }, Change::ApplyServer { .. }, Change::Kernel]),
             "{changes:?}"
         );
+    }
+
+    #[test]
+    fn what_was_learned_goes_before_the_pipelines_that_use_it() {
+        let keys = BTreeMap::from([("r/s".to_owned(), Arc::new(json!({"instances": []})))]);
+        let with = Desired {
+            sections: Arc::new([("endpoints".to_owned(), Arc::new(keys))].into()),
+            ..desired(&[("p", json!({"kind": "Pipeline"}))])
+        };
+        let changes = plan(&desired(&[]), &with);
+        assert!(matches!(&changes[..], [Change::Key(_), Change::ApplyPipeline { .. }]), "{changes:?}");
+        let none = Desired { sections: Arc::default(), ..with.clone() };
+        let changes = plan(&with, &none);
+        assert!(matches!(&changes[..], [Change::Key(KeyChange { value: None, .. })]), "{changes:?}");
+    }
+
+    #[test]
+    fn a_kind_that_is_not_known_is_told_and_one_of_the_control_plane_is_not_the_edges() {
+        let (empty, full) = (desired(&[]), desired(&[("a", json!({"kind": "Later"}))]));
+        assert_eq!(plan(&empty, &full), [Change::Unknown { name: "a".into(), kind: "Later".into() }]);
+        assert_eq!(plan(&full, &empty), [Change::Forget { name: "a".into() }]);
+        assert_eq!(plan(&empty, &desired(&[("e", json!({"kind": "EtcdServiceRegistry"}))])), []);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::desired::{Desired, Machine, Steering, Tickets};
 use crate::format::{self, Format, Unread};
+use crate::sections::{self, KeyChange};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -28,6 +29,9 @@ pub struct Step {
     pub tickets: Option<Arc<Tickets>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub succeeds: Option<Arc<Vec<(String, u64)>>>,
+    /// Keys of sections; `None` where one is gone.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sections: BTreeMap<String, BTreeMap<String, Option<Arc<Value>>>>,
 }
 
 /// Says that a version went live: what a journal tells of it is more than a plan.
@@ -84,6 +88,10 @@ impl Step {
         let put = |(name, document): (&String, &Arc<Value>)| {
             (!same(name, document)).then(|| (name.clone(), document.clone()))
         };
+        let mut sections: BTreeMap<String, BTreeMap<_, _>> = BTreeMap::new();
+        for KeyChange { section, key, value } in sections::between(&from.sections, &to.sections) {
+            sections.entry(section).or_default().insert(key, value);
+        }
         Step {
             format: Format,
             from: (from.cluster_id.clone(), from.version),
@@ -96,6 +104,7 @@ impl Step {
             steering: (from.steering != to.steering).then(|| to.steering.clone()),
             tickets: (from.tickets != to.tickets).then(|| to.tickets.clone()),
             succeeds: (from.succeeds != to.succeeds).then(|| to.succeeds.clone()),
+            sections,
         }
     }
 
@@ -128,6 +137,10 @@ impl Step {
         if let Some(succeeds) = self.succeeds {
             state.succeeds = succeeds;
         }
+        let keys = self.sections.into_iter().flat_map(|(section, keys)| {
+            keys.into_iter().map(move |(key, value)| KeyChange { section: section.clone(), key, value })
+        });
+        sections::advance(&mut state.sections, keys);
         true
     }
 
@@ -171,9 +184,14 @@ mod tests {
             ),
             ..Desired::default()
         };
-        let (one, two) = (state(1, &[("a", 1), ("b", 1), ("c", 1)]), state(2, &[("a", 1), ("b", 2), ("d", 1)]));
+        let learned = |state: Desired, keys: &[(&str, u64)]| {
+            let keys = keys.iter().map(|(key, n)| ((*key).to_owned(), Arc::new(json!({"n": n})))).collect();
+            Desired { sections: Arc::new([("endpoints".to_owned(), Arc::new(keys))].into()), ..state }
+        };
+        let one = learned(state(1, &[("a", 1), ("b", 1), ("c", 1)]), &[("r/s", 1), ("r/t", 1), ("r/u", 1)]);
+        let two = learned(state(2, &[("a", 1), ("b", 2), ("d", 1)]), &[("r/s", 1), ("r/t", 2), ("r/v", 1)]);
         let step = Step::between(&one, &two);
-        assert_eq!((step.puts.len(), step.deletes.len()), (2, 1));
+        assert_eq!((step.puts.len(), step.deletes.len(), step.sections["endpoints"].len()), (2, 1, 3));
         let line = step.line();
         let line = line.trim_ascii();
         let mut there = one.clone();

@@ -506,7 +506,7 @@ mod tests {
     #[test]
     fn its_pools_are_those_of_a_proxy() {
         let pool = "servers: [{url: 'http://a:1', tags: [blue], weight: 3}], serverTags: [blue], setUpstreamHost: true, loadBalance: \
-                    {policy: ipHash}, outlierDetection: {consecutiveErrors: 2}, circuitBreakerPolicy: c, healthCheck: {interval: 1s}";
+                    {policy: ipHash}, outlierDetection: {consecutiveErrors: 2}, circuitBreakerPolicy: c, healthCheck: {interval: 1s}, serviceRegistry: etcd, serviceName: s";
         let filter = "policy: general, headers: {k: {exact: v}}, matchAllHeaders: true, permil: 4, headerHashKey: h";
         let proxy = "maxIdleConnsPerHost: 5, mtls: {insecureSkipVerify: true}";
         let spec: GrpcProxySpec = read(&format!(

@@ -51,13 +51,11 @@
 //! it and it gains something; `serverMaxBodySize` counts what the server sent. Filters behind it see the packed body.
 
 use crate::coding;
-use base_model::{
-    CircuitBreakerSpec, MtlsSpec, PoolSpec, ProbeType, Problem, ProxySpec, RetrySpec, ServerUrl, Warning, decode,
-};
+use base_model::{CircuitBreakerSpec, MtlsSpec, PoolSpec, Problem, ProxySpec, RetrySpec, ServerUrl, Warning, decode};
 use base_runtime::Buf;
 use base_runtime::memory::{self, Booking};
 use base_telemetry::Limit;
-use base_telemetry::proxy::{self as stats, PoolNames, PoolRecorder, PoolStats, ServerRecorder, UpstreamError};
+use base_telemetry::proxy::{self as stats, PoolNames, PoolStats, ServerRecorder, UpstreamError};
 use bounded::Bounded;
 use edge_pipeline::body::SPARED_MOST;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
@@ -65,13 +63,14 @@ use edge_pipeline::{
     Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches, grpc, trailers,
 };
 use edge_upstream::attempt::{Counters, Stage};
-use edge_upstream::balance::{Choice, Policy};
+use edge_upstream::balance::Choice;
 use edge_upstream::circuit::{CircuitBreaker, Permit};
 use edge_upstream::connect::CONNECT_TIMEOUT;
 use edge_upstream::health::Heard;
 use edge_upstream::outlier::Change;
 use edge_upstream::retry;
-use edge_upstream::{Answer, Attempt, AttemptError, Balancer, Check, Identity, RequestMatcher, Server};
+use edge_upstream::{Answer, Attempt, AttemptError, Identity, RequestMatcher, Server};
+use members::{Members, Recipe, Set, is_tagged};
 use memory_cache::MemoryCache;
 use proto_http::{Known, Limits, Request, Response};
 use serde_json::{Value, json};
@@ -82,6 +81,7 @@ use std::time::{Duration, Instant};
 use timed::Timed;
 
 pub(crate) mod bounded;
+mod members;
 mod memory_cache;
 pub(crate) mod timed;
 
@@ -170,7 +170,7 @@ struct Pool {
     name: String,
     /// `None` for the main pool.
     filter: Option<RequestMatcher>,
-    balancer: Balancer,
+    members: Arc<Members>,
     set_upstream_host: bool,
     timeout: Option<Duration>,
     connect_timeout: Duration,
@@ -189,8 +189,6 @@ struct Pool {
     /// Tries that found [`TRIED_MAX`] servers unreachable.
     tried_limit: Limit,
     stats: Arc<PoolStats>,
-    /// By worker, then by server in the order of the balancer.
-    recorders: Vec<(PoolRecorder, Vec<ServerRecorder>)>,
 }
 
 impl Proxy {
@@ -326,7 +324,7 @@ impl Proxy {
             let space = exchange.space();
             space.response = None;
             space.response_body = Body::Empty;
-            pool.recorders[base_runtime::worker_index()].0.retried();
+            pool.members.of(base_runtime::worker_index()).of_pool.retried();
             base_runtime::time::sleep(retry::pause(retry, tries)).await;
         };
         self.join_earlier(earlier, outcome, exchange);
@@ -359,8 +357,9 @@ impl Proxy {
     /// One try. Says also whether anything of the request may have reached a server.
     async fn try_once(&self, pool: &Pool, exchange: &mut Exchange) -> (Outcome, bool) {
         let worker = base_runtime::worker_index();
-        let (of_pool, of_servers) = &pool.recorders[worker];
-        let Some(first) = pool.balancer.choose(exchange.request(), &exchange.client, worker) else {
+        let set = pool.members.of(worker);
+        let Set { balancer, of_pool, of_servers } = &*set;
+        let Some(first) = balancer.choose(exchange.request(), &exchange.client, worker) else {
             of_pool.no_server();
             exchange.tags.note(|| format!("{}: no server", pool.name));
             return (refuse(exchange, 503, INTERNAL_ERROR), false);
@@ -372,7 +371,7 @@ impl Proxy {
         let left = exchange.deadline.map(|until| until.saturating_duration_since(began));
         // When it is the client that would wait no longer, nothing is known of the server.
         let is_clients = left.is_some_and(|left| pool.timeout.is_none_or(|most| left < most));
-        let reached = self.reach(pool, first, &stand, exchange);
+        let reached = self.reach(pool, &set, first, &stand, exchange);
         let result = match left.into_iter().chain(pool.timeout).min() {
             None => reached.await,
             Some(most) => match base_runtime::time::timeout(most, reached).await {
@@ -388,10 +387,10 @@ impl Proxy {
                     };
                     of_servers[index].error(counted);
                     if !is_clients {
-                        pool.heard(choice, heard, &of_servers[index]);
+                        pool.heard(&set, choice, heard);
                     }
                     let what = if connecting { "connection to" } else { "answer from" };
-                    let server = &pool.balancer.servers()[index].url;
+                    let server = &balancer.servers()[index].url;
                     exchange
                         .tags
                         .note(|| format!("{}: no {what} {server} in {}", pool.name, base_text::duration(most)));
@@ -410,7 +409,7 @@ impl Proxy {
                     request_bytes: sent,
                     response_bytes: answer.body.length().unwrap_or_default(),
                 });
-                pool.heard(choice, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer }, recorder);
+                pool.heard(&set, choice, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer });
                 (self.take(pool, recorder, began, answer, exchange).await, true)
             }
             Err(error) => {
@@ -431,11 +430,12 @@ impl Proxy {
     async fn reach(
         &self,
         pool: &Pool,
+        set: &Set,
         first: Choice,
         stand: &Stand,
         exchange: &mut Exchange,
     ) -> Result<Answer, AttemptError> {
-        let (of_pool, of_servers) = &pool.recorders[base_runtime::worker_index()];
+        let Set { balancer, of_pool, of_servers } = set;
         let may_repeat = exchange.request().method.is_idempotent() && !exchange.space_ref().request_body.is_stream();
         let (mut choice, mut tried, mut silent, mut untouched) = (first, Vec::new(), 0, 0);
         loop {
@@ -443,12 +443,12 @@ impl Proxy {
                 of_pool.panicked();
             }
             stand.choice.set(choice);
-            let error = match self.attempt(pool, choice.index, stand, exchange).await {
+            let error = match self.attempt(pool, set, choice.index, stand, exchange).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let (server, recorder) = (&pool.balancer.servers()[choice.index], &of_servers[choice.index]);
-            pool.failed(choice, &error, recorder);
+            let (server, recorder) = (&balancer.servers()[choice.index], &of_servers[choice.index]);
+            pool.failed(set, choice, &error);
             exchange.tags.note(|| format!("{}: {}: {error}", pool.name, server.url));
             let goes_on = match &error {
                 AttemptError::Connect(why) if why.is_time_out() => {
@@ -472,7 +472,7 @@ impl Proxy {
                 pool.tried_limit.hit(base_runtime::worker_index());
                 return Err(error);
             }
-            let Some(next) = pool.balancer.another(first, &tried) else { return Err(error) };
+            let Some(next) = balancer.another(first, &tried) else { return Err(error) };
             recorder.failed_over();
             choice = next;
         }
@@ -481,12 +481,13 @@ impl Proxy {
     async fn attempt(
         &self,
         pool: &Pool,
+        set: &Set,
         index: usize,
         stand: &Stand,
         exchange: &mut Exchange,
     ) -> Result<Answer, AttemptError> {
-        let servers = pool.balancer.servers();
-        let (server, recorder) = (&servers[index], &pool.recorders[base_runtime::worker_index()].1[index]);
+        let servers = set.balancer.servers();
+        let (server, recorder) = (&servers[index], &set.of_servers[index]);
         let upgrade = exchange.upgrade_offered;
         let interim = exchange.interim.clone();
         let introduction = server.introduction(&exchange.client);
@@ -558,11 +559,10 @@ impl Pool {
         identity: Option<&Arc<Identity>>,
         parts: &Parts<'_>,
     ) -> Result<Pool, String> {
-        let tagged = |tags: &[String]| spec.server_tags.is_empty() || tags.iter().any(|t| spec.server_tags.contains(t));
         let servers = spec
             .servers
             .iter()
-            .filter(|s| tagged(&s.tags))
+            .filter(|s| is_tagged(spec, &s.tags))
             .map(|s| {
                 let server = Server::new(&s.url, s.weight, s.keep_host, identity)?.with_http2(s.http2.or(spec.http2));
                 Ok::<_, String>(Arc::new(server.told(spec.proxy_protocol)))
@@ -585,31 +585,15 @@ impl Pool {
             load_balance_policy: balance.policy.clone(),
             filter_policy: spec.filter.as_ref().map(|f| f.policy.clone()).unwrap_or_default(),
         });
-        // Those that calls name are figures of one pool, though each is alone in its own.
-        if balance.policy != "forward" {
-            stats.retain_servers(|url| servers.iter().any(|s| s.url == url));
-        }
-        let recorders = (0..parts.telemetry.workers())
-            .map(|worker| {
-                let of_pool = stats.recorder(worker);
-                let of_servers = servers.iter().map(|s| of_pool.server(&s.url)).collect();
-                (of_pool, of_servers)
-            })
-            .collect::<Vec<(PoolRecorder, Vec<ServerRecorder>)>>();
-        servers.iter().for_each(|server| stats.watch(&server.url, server.health.vitals()));
-        let checks = checks_of(kind, &servers, spec, parts)?;
-        for (server, checks) in servers.iter().zip(&checks) {
-            stats.watch_checks(&server.url, checks.iter().map(|check| check.checkup().clone()).collect());
-        }
-        let workers = parts.telemetry.workers();
-        let policy_of_balance = Policy::parse(&balance.policy, &balance.header_hash_key, servers.len(), workers);
-        let balancer = Balancer::new(
-            servers,
-            policy_of_balance,
-            spec.outlier_detection.as_ref(),
-            parts.telemetry.limits().register("upstream_probes"),
-        )
-        .checked(checks);
+        let members = Members::new(Recipe {
+            name: name.clone(),
+            kind: kind.to_owned(),
+            spec: spec.clone(),
+            identity: identity.cloned(),
+            listed: servers,
+            stats: stats.clone(),
+            telemetry: parts.telemetry.clone(),
+        })?;
         let policy = |kind: &str, name: &str| {
             let found = parts.resilience.iter().find(|p| !name.is_empty() && p.name == name && p.kind == kind);
             found.map(|p| p.raw.clone())
@@ -637,7 +621,7 @@ impl Pool {
             name,
             memory,
             filter: spec.filter.as_ref().map(RequestMatcher::new).transpose()?,
-            balancer,
+            members,
             set_upstream_host: spec.set_upstream_host,
             timeout: spec.timeout.map(Duration::from).filter(|t| !t.is_zero()),
             connect_timeout: spec.connect_timeout.map_or(CONNECT_TIMEOUT, Duration::from),
@@ -649,31 +633,30 @@ impl Pool {
             counters: Counters::new(parts.telemetry.limits()),
             tried_limit: parts.telemetry.limits().register("servers_tried"),
             stats,
-            recorders,
         })
     }
 
     /// Takes note of what became of a request.
     #[inline]
-    fn heard(&self, choice: Choice, heard: Heard, recorder: &ServerRecorder) {
-        if let Some(change) = self.balancer.report(choice.index, heard, choice.era) {
-            changed(&self.name, &self.balancer.servers()[choice.index].url, change, recorder);
+    fn heard(&self, set: &Set, choice: Choice, heard: Heard) {
+        if let Some(change) = set.balancer.report(choice.index, heard, choice.era) {
+            changed(&self.name, &set.balancer.servers()[choice.index].url, change, &set.of_servers[choice.index]);
         }
     }
 
     /// Counts and takes note of a request that had no answer.
     #[cold]
-    fn failed(&self, choice: Choice, error: &AttemptError, recorder: &ServerRecorder) {
+    fn failed(&self, set: &Set, choice: Choice, error: &AttemptError) {
         if let Some(counted) = error.counted_as() {
-            recorder.error(counted);
+            set.of_servers[choice.index].error(counted);
         }
         if !error.is_news() {
             return;
         }
         match error {
-            AttemptError::Connect(_) => self.heard(choice, Heard::Unreachable, recorder),
+            AttemptError::Connect(_) => self.heard(set, choice, Heard::Unreachable),
             AttemptError::Broken { .. } | AttemptError::Malformed(_) | AttemptError::Faulty(_) => {
-                self.heard(choice, Heard::NoAnswer, recorder)
+                self.heard(set, choice, Heard::NoAnswer)
             }
             AttemptError::RequestBody(_) | AttemptError::Unsayable => {}
         }
@@ -692,25 +675,12 @@ fn changed(pool: &str, server: &str, change: Change, recorder: &ServerRecorder) 
     }
 }
 
-/// What each server is asked about its health.
-fn checks_of(
-    kind: &str,
-    servers: &[Arc<Server>],
-    spec: &PoolSpec,
-    parts: &Parts<'_>,
-) -> Result<Vec<Vec<Arc<Check>>>, String> {
-    let usual = if kind == "GRPCProxy" { ProbeType::Grpc } else { ProbeType::Http };
-    let specs: Vec<_> = spec.health_check().into_iter().chain(&spec.opening_check).collect();
-    let of_server = |server: &Arc<Server>| {
-        specs.iter().map(|spec| Check::shared(server, spec, usual, parts.telemetry)).collect::<Result<Vec<_>, _>>()
-    };
-    servers.iter().map(of_server).collect()
-}
-
 /// TLS towards servers, when any of them speaks it.
 fn identity_of(spec: &ProxySpec) -> Result<Option<Arc<Identity>>, BuildError> {
-    let servers = spec.pools.iter().chain(&spec.mirror_pool).flat_map(|p| &p.servers);
-    if !servers.filter_map(|s| s.url.parse::<ServerUrl>().ok()).any(|url| url.is_tls()) {
+    let pools = || spec.pools.iter().chain(&spec.mirror_pool);
+    let mut servers = pools().flat_map(|p| &p.servers).filter_map(|s| s.url.parse::<ServerUrl>().ok());
+    // What a service will have is not known.
+    if !servers.any(|url| url.is_tls()) && pools().all(|p| p.service_name.is_empty()) {
         return Ok(None);
     }
     let problem = |error: base_tls::CertificateError| {
@@ -784,16 +754,16 @@ impl Mirror {
         }
         let Some(mut body) = space.request_body.again() else { return };
         let worker = base_runtime::worker_index();
-        let Some(choice) = self.pool.balancer.choose(&space.request, &exchange.client, worker) else { return };
+        let set = self.pool.members.of(worker);
+        let Some(choice) = set.balancer.choose(&space.request, &exchange.client, worker) else { return };
         let index = choice.index;
         let Some(copied) = Copied::of(self, &space.request, &body) else { return };
-        let introduction = self.pool.balancer.servers()[index].introduction(&exchange.client);
+        let introduction = set.balancer.servers()[index].introduction(&exchange.client);
         let request = space.request.clone();
         base_runtime::spawn(async move {
             let mirror = &copied.mirror;
             let pool = &mirror.pool;
-            let (server, recorder) =
-                (&pool.balancer.servers()[index], &pool.recorders[base_runtime::worker_index()].1[index]);
+            let (server, recorder) = (&set.balancer.servers()[index], &set.of_servers[index]);
             let began = base_runtime::now();
             let attempt = Attempt {
                 server,
@@ -825,12 +795,12 @@ impl Mirror {
                         request_bytes: 0,
                         response_bytes: 0,
                     });
-                    pool.heard(choice, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer }, recorder);
+                    pool.heard(&set, choice, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer });
                 }
-                Ok(Err(error)) => pool.failed(choice, &error, recorder),
+                Ok(Err(error)) => pool.failed(&set, choice, &error),
                 Err(_) => {
                     recorder.error(UpstreamError::Timeout);
-                    pool.heard(choice, Heard::NoAnswer, recorder);
+                    pool.heard(&set, choice, Heard::NoAnswer);
                 }
             }
         })

@@ -504,12 +504,13 @@ mod tests {
     #[test]
     fn its_pools_are_those_of_a_proxy() {
         let text = "{mtls: {insecureSkipVerify: true}, pools: [{servers: [{url: 'ws://a:1'}], connectTimeout: 3s, \
-                    outlierDetection: {consecutiveErrors: 2}}]}";
+                    outlierDetection: {consecutiveErrors: 2}, serviceRegistry: etcd, serviceName: chat}]}";
         let document = base_model::yaml::parse_document(text).expect("good YAML");
         let spec: WebSocketProxySpec = base_model::decode(&document, "").expect("a good document").value;
         let proxy = spec.proxy();
         let pool = &proxy.pools[0];
         assert_eq!(pool.connect_timeout, Some(GoDuration::from_secs(3)));
+        assert_eq!((pool.service_registry.as_str(), pool.service_name.as_str()), ("etcd", "chat"));
         assert_eq!(pool.outlier_detection.as_ref().map(|detection| detection.consecutive_errors), Some(2));
         assert!(proxy.mtls.is_some_and(|mtls| mtls.insecure_skip_verify));
     }

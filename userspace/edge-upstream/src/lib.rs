@@ -1,8 +1,8 @@
-//! The way to backends: where they are ([`endpoint`], [`names`]), which one ([`balance`], [`health`], [`probe`], [`check`],
+//! The way to backends: where they are ([`endpoint`], [`names`], [`discovery`]), which one ([`balance`], [`health`], [`probe`], [`check`],
 //! [`outlier`], [`matcher`]), over which
 //! connection ([`lease`], [`pool`], [`sessions`], [`connect`], [`tls`]), and what it answered ([`attempt`]).
 //!
-//! Reading order: [`endpoint`], [`names`], [`balance`], [`health`], [`probe`], [`check`], [`outlier`], [`matcher`], [`attempt`], [`lease`], [`pool`],
+//! Reading order: [`endpoint`], [`names`], [`discovery`], [`balance`], [`health`], [`probe`], [`check`], [`outlier`], [`matcher`], [`attempt`], [`lease`], [`pool`],
 //! [`sessions`], [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, [`circuit`], [`retry`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ pub mod cache;
 pub mod check;
 pub mod circuit;
 pub mod connect;
+pub mod discovery;
 pub mod endpoint;
 mod h1_exchange;
 mod h2_exchange;

@@ -4,10 +4,11 @@
 //! again, at once when another version is published.
 
 use crate::health::Health;
-use control_api::{Addresses, Generation, Member, Snapshot, Update};
+use control_api::{Addresses, Generation, Member, Sections, Snapshot, Update};
 use control_raft::{Follower, RecvError};
 use edge_agent::Agent;
 use edge_agent::desired::{Desired, Machine, Steering, Step, Ticket, Tickets, Withheld};
+use edge_agent::sections;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
@@ -117,7 +118,13 @@ const REST_LOOK: Duration = Duration::from_millis(20);
 
 /// Runs until it is stopped. `tick` is called once in every turn.
 pub fn run<U: Updates>(agent: &mut impl Acts, inbox: &Inbox<U>, health: &Health, mut tick: impl FnMut()) {
-    let mut work = Work { stream: None, snapshot: Snapshot::default(), news: false, streaming_since: Instant::now() };
+    let mut work = Work {
+        stream: None,
+        snapshot: Snapshot::default(),
+        news: false,
+        streaming_since: Instant::now(),
+        learned: Default::default(),
+    };
     let mut again = AGAIN_FIRST;
     loop {
         if let Ok(rest) = inbox.rests.try_recv() {
@@ -165,6 +172,8 @@ struct Work<U> {
     news: bool,
     /// The control half that is followed is there since then.
     streaming_since: Instant,
+    /// The sections of the snapshot that was looked at last, and what they are here.
+    learned: (Arc<Sections>, Arc<sections::Sections>),
 }
 
 impl<U: Updates> Work<U> {
@@ -182,7 +191,7 @@ impl<U: Updates> Work<U> {
             },
         }
         if self.news {
-            let desired = desired(&self.snapshot);
+            let desired = Desired { sections: self.learned(), ..desired(&self.snapshot) };
             let withheld = agent.outlives(&desired);
             match &withheld {
                 None => {
@@ -199,6 +208,25 @@ impl<U: Updates> Work<U> {
             self.news = false;
             health.agent_withholds(withheld.map(|withheld| withheld.to_string()));
         }
+    }
+}
+
+impl<U> Work<U> {
+    /// What controllers have learned, in the edge plane's words: of a section that is as it was, what it was then.
+    fn learned(&mut self) -> Arc<sections::Sections> {
+        let (before, now) = (&self.learned.0, &self.snapshot.sections);
+        if Arc::ptr_eq(before, now) {
+            return self.learned.1.clone();
+        }
+        let section = |(name, keys): (&String, &control_api::Section)| {
+            let known = before.get(name).filter(|before| Arc::ptr_eq(before, keys));
+            let known = known.and_then(|_| self.learned.1.get(name)).cloned();
+            let values = || keys.iter().map(|(key, keyed)| (key.clone(), keyed.value.clone())).collect();
+            (name.clone(), known.unwrap_or_else(|| Arc::new(values())))
+        };
+        let learned = Arc::new(now.iter().map(section).collect());
+        self.learned = (now.clone(), learned);
+        self.learned.1.clone()
     }
 }
 
