@@ -15,6 +15,7 @@ use crate::kinds;
 use crate::object::{Listening, Object, Spec};
 use crate::problem::{Findings, Problem, nth};
 use crate::room::Room;
+use crate::service_registry::{ServiceRegistrySpec, services_of};
 use crate::virtual_ip::{PortRange, PortsSpec, Protocol, VIRTUAL_IPS, VirtualIpSpec};
 
 /// Where connections or packets reach an object: nobody else may be there.
@@ -52,6 +53,7 @@ pub struct Beside<'o> {
     claims: Claims<'o>,
     pipelines: HashSet<&'o str>,
     global_filters: HashSet<&'o str>,
+    registries: HashSet<&'o str>,
     room: Room<'o>,
 }
 
@@ -224,7 +226,7 @@ fn same_place(a: &[IpAddr], b: &[IpAddr]) -> bool {
 impl<'o> Beside<'o> {
     pub fn new(outlines: impl IntoIterator<Item = &'o Outline>) -> Beside<'o> {
         let (mut claims, mut room) = (Vec::new(), Room::new(VIRTUAL_IPS));
-        let (mut pipelines, mut global_filters) = (HashSet::new(), HashSet::new());
+        let (mut pipelines, mut global_filters, mut registries) = (HashSet::new(), HashSet::new(), HashSet::new());
         for outline in outlines {
             let name = outline.name.as_str();
             claims.extend(outline.claim.as_ref().map(|claim| (name, outline.kind.as_str(), claim)));
@@ -232,10 +234,11 @@ impl<'o> Beside<'o> {
             match outline.kind.as_str() {
                 "Pipeline" => drop(pipelines.insert(name)),
                 "GlobalFilter" => drop(global_filters.insert(name)),
+                kind if ServiceRegistrySpec::KINDS.contains(&kind) => drop(registries.insert(name)),
                 _ => {}
             }
         }
-        Beside { claims: Claims::new(claims), pipelines, global_filters, room }
+        Beside { claims: Claims::new(claims), pipelines, global_filters, registries, room }
     }
 
     /// VirtualIPs there is room for on the edges. Default [`VIRTUAL_IPS`].
@@ -268,6 +271,13 @@ impl<'o> Beside<'o> {
                 self.check_names(&server.http(), ("methods", "its calls get NOT_FOUND"), &mut findings);
             }
             _ => {}
+        }
+        let asked: std::collections::BTreeSet<String> =
+            services_of(&changed.document.spec).into_iter().map(|(registry, _)| registry).collect();
+        for registry in asked.iter().filter(|registry| !self.registries.contains(registry.as_str())) {
+            let text =
+                format!("there is no service registry {registry} yet; pools that ask it use the servers they list");
+            findings.warn("serviceRegistry", text);
         }
         findings
     }
@@ -390,6 +400,11 @@ mod tests {
                 "globalFilter: there is no GlobalFilter g yet",
             ],
         );
+        let asks =
+            "name: p\nkind: Pipeline\nfilters: [{name: m, kind: Mock, pools: [{serviceRegistry: r, serviceName: s}]}]";
+        let none = "serviceRegistry: there is no service registry r yet; pools that ask it use the servers they list";
+        check(&[pipeline, asks], "", &[none]);
+        check(&["name: r\nkind: DNSServiceRegistry", asks], "", &[]);
         let written =
             parse_document("kind: HTTPServer\nRules: [{Paths: [{Backend: p}, {backend: q}, {backend: p}]}, {}]");
         assert_eq!(["p", "q", "r"].map(|name| routes_to(written.as_ref().unwrap(), name)), [2, 1, 0]);

@@ -78,15 +78,20 @@ pub const KINDS: &[Kind] = &[
     kind("AIGatewayController", Category::Business, &["aigatewaycontroller", "aigatewaycontrollers", "aigateway"])
         .single(),
     kind("WAFController", Category::Business, &["wafcontroller", "wafcontrollers", "waf"]).single(),
-    kind("ConsulServiceRegistry", Category::Business, &["consulserviceregistry", "consulserviceregistries", "consul"]),
-    kind("EtcdServiceRegistry", Category::Business, &["etcdserviceregistry", "etcdserviceregistries", "etcd"]),
-    kind("EurekaServiceRegistry", Category::Business, &["eurekaserviceregistry", "eurekaserviceregistries", "eureka"]),
-    kind("NacosServiceRegistry", Category::Business, &["nacosserviceregistry", "nacosserviceregistries", "nacos"]),
+    kind("ConsulServiceRegistry", Category::Business, &["consulserviceregistry", "consulserviceregistries", "consul"])
+        .serve(),
+    kind("EtcdServiceRegistry", Category::Business, &["etcdserviceregistry", "etcdserviceregistries", "etcd"]).serve(),
+    kind("EurekaServiceRegistry", Category::Business, &["eurekaserviceregistry", "eurekaserviceregistries", "eureka"])
+        .serve(),
+    kind("NacosServiceRegistry", Category::Business, &["nacosserviceregistry", "nacosserviceregistries", "nacos"])
+        .serve(),
     kind(
         "ZookeeperServiceRegistry",
         Category::Business,
         &["zookeeperserviceregistry", "zookeeperserviceregistries", "zookeeper", "zk"],
-    ),
+    )
+    .serve(),
+    kind("DNSServiceRegistry", Category::Business, &["dnsserviceregistry", "dnsserviceregistries", "dns"]).serve(),
     kind("MockNamespacer", Category::Business, &["mocknamespacer"]),
     kind("ServiceRegistry", Category::System, &["serviceregistry", "sr"]).single(),
     kind("TrafficController", Category::System, &["trafficcontroller", "tc"]).single(),
@@ -200,7 +205,7 @@ mod tests {
     fn refusals_say_what_is_there() {
         assert_eq!(
             why_refused("Pipelin").unwrap().to_string(),
-            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, TCPProxy, UDPProxy or GRPCServer; did you mean Pipeline?"#
+            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, TCPProxy, UDPProxy, GRPCServer, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry or DNSServiceRegistry; did you mean Pipeline?"#
         );
         assert!(why_refused("TrafficController").unwrap().to_string().contains("kind of the system"));
         assert!(why_refused("MQTTProxy").unwrap().to_string().contains("not served by this version"));

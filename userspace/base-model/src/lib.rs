@@ -34,6 +34,7 @@ pub mod proxy;
 pub mod proxy_protocol;
 pub mod resilience;
 mod room;
+pub mod service_registry;
 pub mod tcp_proxy;
 pub mod udp_proxy;
 pub mod virtual_ip;
@@ -76,6 +77,10 @@ pub use proxy_protocol::ProxyProtocol;
 pub use repeats::repeats;
 pub use resilience::{BackOffPolicy, CircuitBreakerSpec, RetrySpec, SlidingWindowType};
 pub use secret::Secrets;
+pub use service_registry::{
+    ConsulServiceRegistrySpec, DnsServiceRegistrySpec, EtcdServiceRegistrySpec, EurekaServiceRegistrySpec,
+    NacosServerSpec, NacosServiceRegistrySpec, ServiceRegistrySpec, ZookeeperServiceRegistrySpec,
+};
 pub use string_matcher::{Matcher, StringMatcher, UrlMatcher, UrlRule};
 pub use tcp_proxy::{TcpProxySpec, TcpRuleSpec, TcpTls};
 pub use udp_proxy::UdpProxySpec;

@@ -13,6 +13,7 @@ use crate::http_server::{HttpServerSpec, NamedCertificate};
 use crate::kinds;
 use crate::pipeline::{FilterKinds, PipelineSpec};
 use crate::problem::{Findings, Problem, Warning};
+use crate::service_registry::ServiceRegistrySpec;
 use crate::tcp_proxy::{TcpProxySpec, TcpTls};
 use crate::udp_proxy::UdpProxySpec;
 use crate::v1::translate_v1;
@@ -46,6 +47,7 @@ pub enum Spec {
     TcpProxy(Box<TcpProxySpec>),
     UdpProxy(Box<UdpProxySpec>),
     GrpcServer(Box<GrpcServerSpec>),
+    ServiceRegistry(Box<ServiceRegistrySpec>),
 }
 
 impl Object {
@@ -121,6 +123,7 @@ impl Spec {
             Self::TcpProxy(_) => "TCPProxy",
             Self::UdpProxy(_) => "UDPProxy",
             Self::GrpcServer(_) => "GRPCServer",
+            Self::ServiceRegistry(registry) => registry.kind(),
         }
     }
 
@@ -151,7 +154,7 @@ impl Spec {
             Self::TcpProxy(proxy) => Some(at(&proxy.address, proxy.port, &[Protocol::Tcp])),
             Self::UdpProxy(proxy) => Some(at(&proxy.address, proxy.port, &[Protocol::Udp])),
             Self::GrpcServer(server) => Some(at(&server.address, server.port, &[Protocol::Tcp])),
-            Self::Pipeline(_) | Self::VirtualIp(_) | Self::GlobalFilter(_) => None,
+            Self::Pipeline(_) | Self::VirtualIp(_) | Self::GlobalFilter(_) | Self::ServiceRegistry(_) => None,
         }
     }
 
@@ -193,6 +196,9 @@ impl Spec {
                 spec.validate("", findings);
                 Some(Self::GrpcServer(Box::new(spec)))
             }
+            registry if ServiceRegistrySpec::KINDS.contains(&registry) => {
+                ServiceRegistrySpec::read(document, findings).map(|spec| Self::ServiceRegistry(Box::new(spec)))
+            }
             other => {
                 findings.problems.extend(kinds::why_refused(other));
                 None
@@ -208,7 +214,7 @@ impl Spec {
             Self::Pipeline(pipeline) => pipeline.check_certificates("", now, dates, findings),
             Self::GlobalFilter(filter) => filter.check_certificates("", now, dates, findings),
             Self::TcpProxy(proxy) => proxy.check_certificates("", now, dates, findings),
-            Self::VirtualIp(_) | Self::UdpProxy(_) => {}
+            Self::VirtualIp(_) | Self::UdpProxy(_) | Self::ServiceRegistry(_) => {}
         }
     }
 }

@@ -648,7 +648,6 @@ filters:
             ],
             &[
                 "filters[0].pools[3].healthCheck.pass: unknown field, ignored; did you mean passes?",
-                "filters[0].pools[3].serviceName: registries are not asked in this version; only the listed servers get requests",
                 "filters[0].pools[3].loadBalance.policy: \"leastConn\" is unknown, roundRobin is used; known: roundRobin, random, weightedRandom, ipHash, headerHash, cookieHash or forward",
             ],
         );

@@ -81,10 +81,11 @@ pub struct PoolSpec {
     /// Send the server's own name as Host. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub set_upstream_host: bool,
-    /// Name of the registry that is asked for servers.
+    /// Name of the registry object, such as an EtcdServiceRegistry, that is asked for servers.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub service_registry: String,
-    /// Name of the service in the registry. When it has no usable server, `servers` are used.
+    /// Name of the service in the registry. Its servers come and go without a change of this document. When it has none that can be
+    /// used, or `serverTags` takes none of them, `servers` are used.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub service_name: String,
     /// How a server is chosen. Default: in turn.
@@ -634,14 +635,7 @@ impl PoolSpec {
     }
 
     pub fn validate(&self, path: &str, scheme: ServerScheme, findings: &mut Findings) {
-        let idle = [
-            ("spanName", !self.span_name.is_empty(), "has no effect: this version writes no spans yet"),
-            (
-                "serviceName",
-                !self.service_name.is_empty(),
-                "registries are not asked in this version; only the listed servers get requests",
-            ),
-        ];
+        let idle = [("spanName", !self.span_name.is_empty(), "has no effect: this version writes no spans yet")];
         for (field, given, text) in idle {
             if given {
                 findings.warn(at(path, field), text);

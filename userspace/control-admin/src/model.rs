@@ -281,6 +281,59 @@ pools:
 "#,
     ),
     (
+        "EtcdServiceRegistry",
+        r#"
+name: NAME
+kind: EtcdServiceRegistry
+endpoints: [http://127.0.0.1:2379]
+prefix: /services/
+"#,
+    ),
+    (
+        "ConsulServiceRegistry",
+        r#"
+name: NAME
+kind: ConsulServiceRegistry
+address: 127.0.0.1:8500
+scheme: http
+"#,
+    ),
+    (
+        "EurekaServiceRegistry",
+        r#"
+name: NAME
+kind: EurekaServiceRegistry
+endpoints: [http://127.0.0.1:8761/eureka]
+"#,
+    ),
+    (
+        "NacosServiceRegistry",
+        r#"
+name: NAME
+kind: NacosServiceRegistry
+servers:
+- ipAddr: 127.0.0.1
+  port: 8848
+"#,
+    ),
+    (
+        "ZookeeperServiceRegistry",
+        r#"
+name: NAME
+kind: ZookeeperServiceRegistry
+zkservices: ["127.0.0.1:2181"]
+prefix: /services
+"#,
+    ),
+    (
+        "DNSServiceRegistry",
+        r#"
+name: NAME
+kind: DNSServiceRegistry
+port: 8080
+"#,
+    ),
+    (
         "GlobalFilter",
         r#"
 name: NAME

@@ -67,6 +67,20 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("HeaderCheckSpec", "edge-upstream/src/check/tests.rs", "what_is_asked_and_what_counts_as_well"),
     ("HealthCheckSpec", "edge-upstream/src/check/tests.rs", "what_is_asked_and_what_counts_as_well"),
     ("HealthMatchSpec", "edge-upstream/src/check/tests.rs", "what_is_asked_and_what_counts_as_well"),
+    ("EtcdServiceRegistrySpec", "server/tests/house/registries.rs", "servers_come_from_etcd_and_stay_while_it_is_gone"),
+    ("ConsulServiceRegistrySpec", "control-registries/src/consul.rs", "consul_is_asked_as_the_document_says"),
+    ("EurekaServiceRegistrySpec", "server/tests/house/registries.rs", "servers_come_from_eureka_as_recorded"),
+    ("NacosServiceRegistrySpec", "control-registries/src/nacos.rs", "nacos_is_asked_as_the_document_says"),
+    ("NacosServerSpec", "control-registries/src/nacos.rs", "nacos_is_asked_as_the_document_says"),
+    ("ZookeeperServiceRegistrySpec", "server/tests/house/registries.rs", "servers_come_from_zookeeper"),
+    (
+        "DnsServiceRegistrySpec",
+        "control-registries/src/dns.rs",
+        "addresses_have_the_port_of_the_document_or_of_the_name",
+    ),
+    ("PoolSpec.serviceName", "server/tests/house/registries.rs", "servers_come_from_etcd_and_stay_while_it_is_gone"),
+    ("WebSocketPoolSpec.serviceName", "edge-filters/src/websocket_proxy.rs", "its_pools_are_those_of_a_proxy"),
+    ("GrpcPoolSpec.serviceName", "edge-filters/src/grpc_proxy.rs", "its_pools_are_those_of_a_proxy"),
     ("HttpServerSpec.accessLogCredentials", "server/tests/house/access_log.rs", "a_server_may_show_credentials"),
     (
         "HttpServerSpec.accessLogFormat",
@@ -339,11 +353,6 @@ const SAID: &[(&str, &str, &str)] = &[
     ),
     ("PoolSpec.spanName", "pool: {spanName: s}", "warning: filters[0].pools[0].spanName: has no effect"),
     (
-        "PoolSpec.serviceName",
-        "pool: {serviceName: s, serviceRegistry: r}",
-        "warning: filters[0].pools[0].serviceName: registries are not asked",
-    ),
-    (
         "PoolSpec.serviceRegistry",
         "pool: {serviceRegistry: r}",
         "warning: filters[0].pools[0].serviceRegistry: has no effect without serviceName",
@@ -362,11 +371,6 @@ const SAID: &[(&str, &str, &str)] = &[
         "WebSocketPoolSpec.spanName",
         "{kind: Pipeline, filters: [{name: f, kind: WebSocketProxy, pools: [{servers: [{url: 'ws://a:1'}], spanName: s}]}]}",
         "warning: filters[0].pools[0].spanName: has no effect",
-    ),
-    (
-        "WebSocketPoolSpec.serviceName",
-        "{kind: Pipeline, filters: [{name: f, kind: WebSocketProxy, pools: [{servers: [{url: 'ws://a:1'}], serviceName: s, serviceRegistry: r}]}]}",
-        "warning: filters[0].pools[0].serviceName: registries are not asked",
     ),
     (
         "WebSocketPoolSpec.serviceRegistry",
@@ -448,11 +452,6 @@ const SAID: &[(&str, &str, &str)] = &[
         "GrpcPoolSpec.spanName",
         "{kind: Pipeline, filters: [{name: f, kind: GRPCProxy, pools: [{servers: [{url: 'http://a:1'}], spanName: s}]}]}",
         "warning: filters[0].pools[0].spanName: has no effect",
-    ),
-    (
-        "GrpcPoolSpec.serviceName",
-        "{kind: Pipeline, filters: [{name: f, kind: GRPCProxy, pools: [{servers: [{url: 'http://a:1'}], serviceName: s, serviceRegistry: r}]}]}",
-        "warning: filters[0].pools[0].serviceName: registries are not asked",
     ),
     (
         "GrpcPoolSpec.serviceRegistry",

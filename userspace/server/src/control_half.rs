@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
 /// Pauses between two starts: the first, twice as long each time, and the longest.
 const AGAIN_FIRST: Duration = Duration::from_millis(250);
@@ -33,6 +34,17 @@ pub struct ControlHalf {
     /// The limits that hold in the whole cluster, and the threads their messages are answered on.
     pub shares: Arc<Shares>,
     pub beside: Handle,
+    /// The runtime that controllers run on: none of them delays Raft.
+    pub controllers: Handle,
+}
+
+/// Ends what runs on the other runtime when it is dropped.
+struct Ended(AbortHandle);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl ControlHalf {
@@ -77,7 +89,11 @@ impl ControlHalf {
 
     /// Returns when it has failed and everything it held is free again.
     async fn watch(&self, control: &Control) {
+        let host = control_controllers::run(control.clone(), self.local.board.clone());
+        let host = Ended(self.controllers.spawn(host).abort_handle());
         let reason = control.failed().await;
+        drop(host);
+        self.local.board.clear();
         self.health().control_failed(&reason);
         self.switch.lead_to(control_admin::router_alone(self.local.clone()));
         tracing::error!(

@@ -9,6 +9,7 @@ use base_telemetry::access_log::AccessLog;
 use base_telemetry::families::{self, HalvesRow, MemoryRows, RaftRow, SteeredCounters, WorkerRow, XdpCounters};
 use base_telemetry::registry::Encoder;
 use control_api::tls::ServerTls;
+use control_controllers::Board;
 use control_raft::PeerTls;
 use edge_agent::CertificateEnds;
 use edge_agent::keeper::KeptState;
@@ -70,6 +71,41 @@ pub fn control(health: Arc<Health>) -> impl Fn(&mut Encoder) + Send + Sync {
         }
     }
 }
+
+/// Adds the controllers that run on this member, which are those of the cluster while it leads.
+pub fn controllers(board: Arc<Board>) -> impl Fn(&mut Encoder) + Send + Sync {
+    move |encoder| {
+        let help = "Controllers that panicked on this member, and started again.";
+        encoder.counter("weir_controller_restarts_total", help, &[], board.restarts.load(Ordering::Relaxed) as f64);
+        let help = "Writes of controllers on this member that were refused, because another leads by now.";
+        encoder.counter("weir_controller_fenced_total", help, &[], board.fenced.load(Ordering::Relaxed) as f64);
+        let now = SystemTime::now();
+        for (registry, entry) in board.entries() {
+            let labels = [("registry", registry.as_str()), ("kind", entry.kind.as_str())];
+            let help = "Whether the service registry is well (1) or not (0), on the member that leads.";
+            encoder.gauge("weir_registry_up", help, &labels, f64::from(u8::from(entry.fault.is_none())));
+            if let Some(age) = entry.age_s(now) {
+                let help =
+                    "Seconds since the service registry was last known to be well; its servers are as old at most.";
+                encoder.gauge("weir_registry_last_good_age_seconds", help, &labels, age);
+            }
+            let help = "Times that the service registry could not be asked, or said what cannot be read.";
+            encoder.counter("weir_registry_faults_total", help, &labels, entry.faults_total as f64);
+            let help = "Changes of services that were written to the cluster.";
+            encoder.counter("weir_registry_changes_total", help, &labels, entry.changes_total as f64);
+            let help = "Services that keep servers the registry does not have, because that is not believed yet.";
+            encoder.gauge("weir_registry_held_services", help, &labels, entry.held.len() as f64);
+            for (service, count) in entry.instances.iter().take(SERVICES_SHOWN) {
+                let labels = [labels[0], labels[1], ("service", service.as_str())];
+                let help = "Instances of a service that can be used, as the registry said last.";
+                encoder.gauge("weir_registry_instances", help, &labels, *count as f64);
+            }
+        }
+    }
+}
+
+/// Services of one registry that have a series of their own.
+const SERVICES_SHOWN: usize = 1024;
 
 /// Adds what became of lines of the logs that go into files.
 pub fn logs(

@@ -5,6 +5,7 @@ use crate::logs::Logs;
 use base_telemetry::registry::Names;
 use base_telemetry::{Limit, Telemetry};
 use control_api::{EdgeReport, FAILURES_TOLD};
+use control_controllers::Board;
 use edge_agent::agent::Failures;
 use edge_listeners::Traffic;
 use serde_json::Value;
@@ -19,6 +20,8 @@ pub struct Local {
     /// The edge half, once it runs; never in a process with `--no-edge`.
     pub edge: OnceLock<(Arc<Traffic>, Failures)>,
     pub health: Arc<Health>,
+    /// The controllers that run here.
+    pub board: Arc<Board>,
     /// Changes refused because too many were being checked.
     checks: Limit,
 }
@@ -26,7 +29,7 @@ pub struct Local {
 impl Local {
     pub fn new(telemetry: Arc<Telemetry>, logs: Logs, health: Arc<Health>) -> Local {
         let checks = telemetry.limits().register("document_checks");
-        Local { telemetry, logs, edge: OnceLock::new(), health, checks }
+        Local { telemetry, logs, edge: OnceLock::new(), health, board: Arc::default(), checks }
     }
 
     /// What this machine's edge says of itself to the leader.
@@ -75,11 +78,12 @@ impl control_admin::Local for Local {
     }
 
     fn object_status(&self, name: Option<&str>) -> BTreeMap<String, Value> {
-        let Some((traffic, failures)) = self.edge.get() else { return BTreeMap::new() };
-        let mut status = edge_agent::agent::status(traffic, failures);
+        let of_edge = self.edge.get().map(|(traffic, failures)| edge_agent::agent::status(traffic, failures));
+        let mut status = of_edge.unwrap_or_default();
         if let Some(name) = name {
             status.retain(|n, _| n == name);
         }
+        status.extend(self.board.statuses(name));
         status
     }
 

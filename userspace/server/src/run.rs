@@ -65,6 +65,8 @@ const DATAGRAMS_STAY: Duration = Duration::from_secs(2);
 /// of each other in time.
 const CONTROL_THREADS: usize = 2;
 const ADMIN_THREADS: usize = 2;
+/// Of the runtime that controllers run on: they wait, nearly always.
+const CONTROLLER_THREADS: usize = 1;
 
 /// Runs until it is told to stop.
 pub fn run(options: Options) -> ExitCode {
@@ -126,10 +128,12 @@ fn live(options: &Arc<Options>, logs: Logs, before: Option<&Arc<Predecessor>>) -
     let reopened = (logs.clone(), access_log);
     let local = Arc::new(Local::new(telemetry.clone(), logs, health.clone()));
     telemetry.registry().add(Box::new(figures::control(health.clone())));
+    telemetry.registry().add(Box::new(figures::controllers(local.board.clone())));
     let shown = figures::own_certificates(options.admin_tls.clone(), options.peer_tls.clone());
     telemetry.registry().add(Box::new(shown));
     let tokio = threads("control", CONTROL_THREADS)?;
     let api = threads("admin", ADMIN_THREADS)?;
+    let controllers = threads("controllers", CONTROLLER_THREADS)?;
     let signals = tokio.block_on(async { Signals::install() })?;
     tokio.spawn(watchdog::feed(workers, health.clone()));
     tokio.spawn(reopen_logs(tokio.block_on(async { hangups() })?, reopened));
@@ -154,6 +158,7 @@ fn live(options: &Arc<Options>, logs: Logs, before: Option<&Arc<Predecessor>>) -
         addresses: serving.as_ref().map(|serving| serving.addresses.clone()).unwrap_or_default(),
         shares: shares.clone(),
         beside: api.handle().clone(),
+        controllers: controllers.handle().clone(),
     });
     let started = tokio.block_on(async {
         if let Err(error) = half.start().await

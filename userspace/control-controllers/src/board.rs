@@ -1,0 +1,120 @@
+//! What is told of the controllers that run here: by object, for `/status/objects` and the metrics.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use control_api::time::rfc3339;
+use serde_json::{Value, json};
+
+/// Written by controllers, read by whoever asks. It outlives the member's control half.
+#[derive(Debug, Default)]
+pub struct Board {
+    entries: Mutex<BTreeMap<String, Entry>>,
+    /// Writes that were refused because another member leads by now.
+    pub fenced: AtomicU64,
+    /// Controllers that panicked, and started again.
+    pub restarts: AtomicU64,
+}
+
+/// How one controller is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Entry {
+    pub kind: String,
+    /// What is wrong: with what it observes, or with itself.
+    pub fault: Option<String>,
+    /// Instances by service, as they were said last.
+    pub instances: BTreeMap<String, usize>,
+    /// When what it observes was last known to be well.
+    pub last_good: Option<SystemTime>,
+    /// What cannot be used, by service, in words.
+    pub refused: BTreeMap<String, Vec<String>>,
+    /// Why a service keeps servers that the registry does not have any more.
+    pub held: BTreeMap<String, String>,
+    pub faults_total: u64,
+    pub changes_total: u64,
+}
+
+impl Board {
+    pub fn update(&self, object: &str, change: impl FnOnce(&mut Entry)) {
+        change(self.lock().entry(object.to_owned()).or_default());
+    }
+
+    /// Nothing runs for this object any more.
+    pub fn remove(&self, object: &str) {
+        self.lock().remove(object);
+    }
+
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
+    pub fn entries(&self) -> BTreeMap<String, Entry> {
+        self.lock().clone()
+    }
+
+    /// Statuses by object, of one or of all, as Easegress's registries have them and with what is ours.
+    pub fn statuses(&self, name: Option<&str>) -> BTreeMap<String, Value> {
+        let now = SystemTime::now();
+        let entries = self.lock();
+        let chosen = entries.iter().filter(|(object, _)| name.is_none_or(|name| name == *object));
+        chosen.map(|(object, entry)| (object.clone(), entry.json(now))).collect()
+    }
+
+    pub fn fenced_out(&self) {
+        self.fenced.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// Seconds since what it observes was known to be well.
+    pub fn age_s(&self, now: SystemTime) -> Option<f64> {
+        let age = now.duration_since(self.last_good?).unwrap_or_default();
+        Some(age.as_secs_f64())
+    }
+
+    fn json(&self, now: SystemTime) -> Value {
+        let mut status = json!({
+            "health": self.fault.as_deref().unwrap_or("ready"),
+            "instancesNum": self.instances,
+        });
+        if self.kind == "ZookeeperServiceRegistry" {
+            status["serviceInstancesNum"] = json!(self.instances);
+        }
+        if let Some(good) = self.last_good {
+            status["lastGood"] = json!(rfc3339(good));
+            status["lastGoodAgeSeconds"] = json!(self.age_s(now).unwrap_or_default().round());
+        }
+        if !self.refused.is_empty() {
+            status["refused"] = json!(self.refused);
+        }
+        if !self.held.is_empty() {
+            status["held"] = json!(self.held);
+        }
+        status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_status_is_easegresss_with_the_age_of_the_last_good_answer() {
+        let good = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        let mut entry = Entry { last_good: Some(good), ..Entry::default() };
+        entry.instances.insert("orders".into(), 2);
+        let status = entry.json(good + Duration::from_secs(7));
+        assert_eq!(status["health"], "ready");
+        assert_eq!((&status["instancesNum"]["orders"], &status["lastGoodAgeSeconds"]), (&json!(2), &json!(7.0)));
+        assert!(status.get("refused").is_none() && status.get("held").is_none());
+        entry.fault = Some("etcd at http://a: refused".into());
+        assert_eq!(entry.json(good)["health"], "etcd at http://a: refused");
+    }
+}

@@ -1,0 +1,355 @@
+//! Who runs controllers, and when: the member that leads, one for each object that asks for it, under one lease.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use base_model::{Document as Parsed, Findings, ServiceRegistrySpec, problem, service_registry};
+use base_text::quoted;
+use control_api::{Document, Principal, PrincipalKind};
+use control_raft::Control;
+use control_state::{Action, Answer, Fence, State};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::board::Board;
+use crate::pause::Pause;
+use crate::service_registry::Controller;
+
+/// The cluster as controllers see it.
+pub trait Cluster: Clone + Send + Sync + 'static {
+    /// Of this member.
+    fn name(&self) -> String;
+    /// The term in which this member leads, if it does.
+    fn leads(&self) -> Option<u64>;
+    fn state(&self) -> Arc<State>;
+    /// Returns when the state has another version than this.
+    fn changed(&self, version: u64) -> impl Future<Output = ()> + Send;
+    /// On behalf of the controller of an object.
+    fn propose(&self, action: Action, object: &str) -> impl Future<Output = Answer> + Send;
+}
+
+/// Another member leads by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deposed;
+
+impl Cluster for Control {
+    fn name(&self) -> String {
+        Control::name(self).to_owned()
+    }
+
+    fn leads(&self) -> Option<u64> {
+        Control::leads(self)
+    }
+
+    fn state(&self) -> Arc<State> {
+        Control::state(self)
+    }
+
+    async fn changed(&self, version: u64) {
+        let cluster = Control::state(self).view.cluster_id.clone();
+        if self.follow(Some((cluster, version))).next().await.is_none() {
+            // It has shut down; whoever asks finds that it does not lead.
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn propose(&self, action: Action, object: &str) -> Answer {
+        let by = Principal {
+            kind: PrincipalKind::Controller,
+            name: object.to_owned(),
+            at: Control::name(self).to_owned(),
+            ..Principal::default()
+        };
+        self.propose_for(action, by).await
+    }
+}
+
+/// Runs controllers whenever this member leads, for as long as it is not dropped.
+pub async fn run<C: Cluster>(cluster: C, board: Arc<Board>) {
+    // Ends what was begun when this is dropped.
+    let mut turn = JoinSet::new();
+    let mut pause = Pause::new(LOOK, PAUSE);
+    loop {
+        let Some(term) = cluster.leads() else {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        };
+        let leader = Leader::new(cluster.clone(), board.clone(), term);
+        turn.spawn(leader.lead());
+        if let Some(Err(error)) = turn.join_next().await {
+            board.restarts.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(%error, "the host of controllers has failed and starts again");
+        } else {
+            pause.reset();
+        }
+        board.clear();
+        tokio::time::sleep(pause.take()).await;
+    }
+}
+
+/// One time of leading.
+struct Leader<C> {
+    cluster: C,
+    board: Arc<Board>,
+    term: u64,
+    /// Once an object asked for it.
+    fence: Option<Fence>,
+    objects: Objects,
+    running: BTreeMap<String, Running>,
+    /// Those that are to be started again, and when at the earliest.
+    later: BTreeMap<String, (Instant, Pause)>,
+    tasks: JoinSet<Deposed>,
+}
+
+struct Running {
+    document: Document,
+    task: AbortHandle,
+    wanted: watch::Sender<BTreeSet<String>>,
+}
+
+/// What documents ask of controllers: of one that is as it was, as it was read.
+#[derive(Default)]
+struct Objects {
+    seen: Arc<BTreeMap<String, Document>>,
+    /// Services that pools of a document ask for, by its name.
+    asks: HashMap<String, (Document, BTreeSet<(String, String)>)>,
+    registries: BTreeMap<String, Document>,
+}
+
+impl<C: Cluster> Leader<C> {
+    fn new(cluster: C, board: Arc<Board>, term: u64) -> Self {
+        Leader {
+            cluster,
+            board,
+            term,
+            fence: None,
+            objects: Objects::default(),
+            running: BTreeMap::new(),
+            later: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Returns when this member leads no more.
+    async fn lead(mut self) {
+        let mut keys_looked_at = Instant::now();
+        while self.cluster.leads() == Some(self.term) {
+            let state = self.cluster.state();
+            let changed = self.objects.look(&state.view.objects);
+            let due = self.later.values().any(|(at, _)| *at <= Instant::now());
+            if (changed || due) && self.reconcile().await.is_err() {
+                return;
+            }
+            if keys_looked_at.elapsed() > KEYS_LOOKED_AT {
+                keys_looked_at = Instant::now();
+                self.end_keys(&state).await;
+            }
+            tokio::select! {
+                () = self.cluster.changed(state.view.version) => {}
+                () = tokio::time::sleep(LOOK) => {}
+                Some(ended) = self.tasks.join_next_with_id() => match ended {
+                    Ok((_, Deposed)) => return,
+                    Err(error) if error.is_cancelled() => {}
+                    Err(error) => self.failed(error.id(), &error.to_string()),
+                },
+            }
+        }
+    }
+
+    /// Starts and stops controllers, and tells them what is asked of them.
+    async fn reconcile(&mut self) -> Result<(), Deposed> {
+        let registries = &self.objects.registries;
+        let is_over = |name: &String, running: &Running| {
+            registries.get(name).is_none_or(|document| !Arc::ptr_eq(document, &running.document))
+        };
+        let over: Vec<String> = self
+            .running
+            .iter()
+            .filter(|(name, running)| is_over(name, running))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in over {
+            if let Some(running) = self.running.remove(&name) {
+                running.task.abort();
+            }
+            self.board.remove(&name);
+        }
+        let gone = |name: &String| !registries.contains_key(name);
+        for name in self.later.keys().filter(|name| gone(name)) {
+            self.board.remove(name);
+        }
+        self.later.retain(|name, _| !gone(name));
+        let missing: Vec<(String, Document)> = registries
+            .iter()
+            .filter(|(name, _)| !self.running.contains_key(*name))
+            .filter(|(name, _)| self.later.get(*name).is_none_or(|(at, _)| *at <= Instant::now()))
+            .map(|(name, document)| (name.clone(), document.clone()))
+            .collect();
+        for (name, document) in missing {
+            self.start(name, document).await?;
+        }
+        for (name, running) in &self.running {
+            let wanted = self.objects.services_of(name);
+            running.wanted.send_if_modified(|known| {
+                let differs = *known != wanted;
+                if differs {
+                    *known = wanted;
+                }
+                differs
+            });
+        }
+        Ok(())
+    }
+
+    async fn start(&mut self, name: String, document: Document) -> Result<(), Deposed> {
+        let fence = match self.fence().await {
+            Ok(fence) => fence,
+            Err(why) => {
+                self.put_off(&name, why);
+                return Ok(());
+            }
+        };
+        let spec = match spec_of(&document) {
+            Ok(spec) => spec,
+            Err(why) => {
+                self.put_off(&name, format!("its document cannot be read by this version of weir: {why}"));
+                return Ok(());
+            }
+        };
+        let (wanted, asked) = watch::channel(self.objects.services_of(&name));
+        let controller = Controller {
+            cluster: self.cluster.clone(),
+            name: name.clone(),
+            spec,
+            fence,
+            board: self.board.clone(),
+            wanted: asked,
+        };
+        tracing::info!(object = name, "its controller runs on this member");
+        let task = self.tasks.spawn(controller.run());
+        self.running.insert(name, Running { document, task, wanted });
+        Ok(())
+    }
+
+    /// The lease that this member leads under; taken when it is needed first.
+    async fn fence(&mut self) -> Result<Fence, String> {
+        if let Some(fence) = &self.fence {
+            return Ok(fence.clone());
+        }
+        let holder = self.cluster.name();
+        let (name, term) = (LEASE.to_owned(), Some(self.term));
+        let action = Action::TakeLease { name, holder, until: 0, at: now_ms(), term };
+        let taken = self.cluster.propose(action, LEASE).await.map_err(|refusal| refusal.to_string())?;
+        let fence = Fence { lease: LEASE.to_owned(), epoch: taken.epoch };
+        self.fence = Some(fence.clone());
+        Ok(fence)
+    }
+
+    fn put_off(&mut self, name: &str, why: String) {
+        let (at, pause) =
+            self.later.entry(name.to_owned()).or_insert_with(|| (Instant::now(), Pause::new(PAUSE_FIRST, PAUSE)));
+        *at = Instant::now() + pause.take();
+        tracing::warn!(object = name, "its controller does not run: {why}");
+        self.board.update(name, |entry| entry.fault = Some(why));
+    }
+
+    /// A controller has panicked: its object says so, and it starts again.
+    fn failed(&mut self, task: tokio::task::Id, why: &str) {
+        let Some(name) = self.running.iter().find(|(_, r)| r.task.id() == task).map(|(name, _)| name.clone()) else {
+            return;
+        };
+        self.running.remove(&name);
+        self.board.restarts.fetch_add(1, Ordering::Relaxed);
+        self.put_off(&name, format!("its controller has failed and starts again: {why}"));
+    }
+
+    /// Has keys go whose time is over.
+    async fn end_keys(&self, state: &State) {
+        let at = now_ms();
+        let due = state
+            .view
+            .sections
+            .values()
+            .any(|keys| keys.values().any(|keyed| keyed.until.is_some_and(|until| until <= at)));
+        if due && let Err(refusal) = self.cluster.propose(Action::EndKeys { at }, LEASE).await {
+            tracing::warn!(%refusal, "keys whose time is over could not be taken out");
+        }
+    }
+}
+
+impl Objects {
+    /// Takes note of the objects that are there. Says whether anything is different for controllers.
+    fn look(&mut self, objects: &Arc<BTreeMap<String, Document>>) -> bool {
+        if Arc::ptr_eq(&self.seen, objects) {
+            return false;
+        }
+        let mut changed = false;
+        for (name, document) in objects.iter() {
+            if self.seen.get(name).is_some_and(|seen| Arc::ptr_eq(seen, document)) {
+                continue;
+            }
+            if is_registry(document) {
+                self.registries.insert(name.clone(), document.clone());
+                changed = true;
+                continue;
+            }
+            let asks = service_registry::services_of(document);
+            let before = self.asks.remove(name).map(|(_, asks)| asks).unwrap_or_default();
+            changed |= before != asks;
+            if !asks.is_empty() {
+                self.asks.insert(name.clone(), (document.clone(), asks));
+            }
+        }
+        for name in self.seen.keys().filter(|name| !objects.contains_key(*name)) {
+            changed |= self.registries.remove(name).is_some();
+            changed |= self.asks.remove(name).is_some();
+        }
+        self.seen = objects.clone();
+        changed
+    }
+
+    /// The services that pools ask this registry for.
+    fn services_of(&self, registry: &str) -> BTreeSet<String> {
+        let all = self.asks.values().flat_map(|(_, asks)| asks);
+        all.filter(|(of, _)| of == registry).map(|(_, service)| service.clone()).take(SERVICES_MAX).collect()
+    }
+}
+
+fn is_registry(document: &Value) -> bool {
+    let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default();
+    ServiceRegistrySpec::KINDS.contains(&kind)
+}
+
+fn spec_of(document: &Value) -> Result<ServiceRegistrySpec, String> {
+    let parsed = Parsed::parse(document).map_err(|problems| problem::render(&problems))?;
+    let mut findings = Findings::default();
+    let spec = ServiceRegistrySpec::read(&parsed, &mut findings);
+    match spec {
+        Some(spec) if findings.problems.is_empty() => Ok(spec),
+        _ if findings.problems.is_empty() => Err(format!("kind {}", quoted(&parsed.kind))),
+        _ => Err(problem::render(&findings.problems)),
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whoever runs controllers has this.
+const LEASE: &str = "controllers";
+/// Between two looks at who leads.
+const LOOK: Duration = Duration::from_millis(200);
+/// Between two looks for keys whose time is over.
+const KEYS_LOOKED_AT: Duration = Duration::from_secs(1);
+/// Pauses before a controller is started again: the first, twice as long each time, and the longest.
+const PAUSE_FIRST: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_secs(15);
+/// Services of one registry that are asked for; those beyond it, by name, are not.
+const SERVICES_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests;

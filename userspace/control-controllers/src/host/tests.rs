@@ -1,0 +1,214 @@
+use std::sync::Mutex;
+
+use control_api::{ENDPOINTS, Refusal};
+use control_state::{Command, PutMode};
+use serde_json::json;
+
+use super::*;
+
+/// A cluster of one in memory, whose leader can be another.
+#[derive(Clone)]
+struct World(Arc<Mutex<Inside>>, watch::Sender<u64>);
+
+struct Inside {
+    state: State,
+    requests: u64,
+    leads: Option<u64>,
+}
+
+impl World {
+    fn new() -> World {
+        let inside = Inside { state: State::default(), requests: 0, leads: Some(1) };
+        let world = World(Arc::new(Mutex::new(inside)), watch::Sender::new(0));
+        world.act(Action::RaiseLevel { level: control_state::LEVEL }).unwrap();
+        world
+    }
+
+    fn act(&self, action: Action) -> Answer {
+        let mut inside = self.0.lock().unwrap();
+        inside.requests += 1;
+        let request = inside.requests;
+        let answer = inside.state.apply(Command { request, now: "t".into(), action, by: None }).answer;
+        self.1.send_replace(inside.state.view.version);
+        answer
+    }
+
+    fn put(&self, document: Value) {
+        self.act(Command::put(0, "t", PutMode::Upsert, vec![document]).action).unwrap();
+    }
+
+    fn lead(&self, term: Option<u64>) {
+        self.0.lock().unwrap().leads = term;
+    }
+
+    fn services(&self) -> BTreeMap<String, Value> {
+        let state = self.state();
+        let keys = state.view.sections.get(ENDPOINTS).cloned().unwrap_or_default();
+        keys.iter().map(|(key, keyed)| (key.clone(), Value::clone(&keyed.value))).collect()
+    }
+}
+
+impl Cluster for World {
+    fn name(&self) -> String {
+        "n1".to_owned()
+    }
+
+    fn leads(&self) -> Option<u64> {
+        self.0.lock().unwrap().leads
+    }
+
+    fn state(&self) -> Arc<State> {
+        Arc::new(self.0.lock().unwrap().state.readable())
+    }
+
+    async fn changed(&self, version: u64) {
+        let mut versions = self.1.subscribe();
+        let _ = versions.wait_for(|now| *now != version).await;
+    }
+
+    async fn propose(&self, action: Action, _: &str) -> Answer {
+        self.act(action)
+    }
+}
+
+/// Answers one request after the other with what is in `says`.
+async fn consul(says: Arc<Mutex<(u16, String, u64)>>) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let says = says.clone();
+            tokio::spawn(async move {
+                let mut read = [0; 4096];
+                while let Ok(1..) = stream.read(&mut read).await {
+                    let (status, body, index) = says.lock().unwrap().clone();
+                    let head = format!(
+                        "HTTP/1.1 {status} x\r\nX-Consul-Index: {index}\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    );
+                    if stream.write_all((head + &body).as_bytes()).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+        }
+    });
+    address
+}
+
+fn instances(addresses: &[&str]) -> String {
+    let entry = |address: &&str| json!({"Node": {"Node": "n"}, "Service": {"ID": address, "Service": "orders", "Address": address, "Port": 80}});
+    Value::Array(addresses.iter().map(entry).collect()).to_string()
+}
+
+fn addresses(world: &World) -> Vec<String> {
+    let services = world.services();
+    let list = services.get("consul/orders").and_then(|value| value["instances"].as_array()).cloned();
+    list.unwrap_or_default().iter().map(|i| i["address"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+async fn eventually(what: &str, mut so: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !so() {
+        assert!(Instant::now() < until, "not in 20 s: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn registry(address: &str) -> Value {
+    json!({"name": "consul", "kind": "ConsulServiceRegistry", "address": address, "syncInterval": "100ms"})
+}
+
+fn pipeline() -> Value {
+    json!({"name": "p", "kind": "Pipeline", "filters": [{"kind": "Proxy", "pools": [
+        {"serviceRegistry": "consul", "serviceName": "orders"}]}]})
+}
+
+#[tokio::test]
+async fn a_registry_is_watched_as_long_as_its_document_is_there_and_this_member_leads() {
+    let says = Arc::new(Mutex::new((200, instances(&["10.0.0.1"]), 7)));
+    let (world, board) = (World::new(), Arc::new(Board::default()));
+    let host = tokio::spawn(run(world.clone(), board.clone()));
+    tokio::time::sleep(LOOK * 2).await;
+    assert_eq!(world.state().lease(LEASE), None, "nobody asks for it");
+    world.put(registry(&consul(says.clone()).await));
+    eventually("it is well", || board.entries().get("consul").is_some_and(|entry| entry.last_good.is_some())).await;
+    assert_eq!(addresses(&world), Vec::<String>::new(), "no pool asks for anything");
+    world.put(pipeline());
+    eventually("its servers are known", || addresses(&world) == ["10.0.0.1"]).await;
+    *says.lock().unwrap() = (200, instances(&["10.0.0.1", "10.0.0.2"]), 8);
+    eventually("and those that come", || addresses(&world) == ["10.0.0.1", "10.0.0.2"]).await;
+    let before = world.state().view.changed.clone();
+
+    // Whatever a registry says that is not well, the last known servers stay.
+    for (n, (status, body, told)) in [
+        (500, "rpc error".to_owned(), "500"),
+        (200, "<html><body>login</body></html>".to_owned(), "a page"),
+        (200, r#"[{"Node": {"Node": "n"}, "Serv"#.to_owned(), "ends in the middle"),
+        (200, instances(&[]), ""),
+        (200, instances(&["0.0.0.0"]), ""),
+        (403, "ACL not found".to_owned(), "service:read"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        *says.lock().unwrap() = (status, body.clone(), 9 + n as u64);
+        eventually(&format!("{status} {body} is told"), || {
+            let entry = board.entries()["consul"].clone();
+            let said = entry.fault.is_some_and(|fault| !told.is_empty() && fault.contains(told));
+            said || told.is_empty() && entry.held.contains_key("orders")
+        })
+        .await;
+        assert_eq!(addresses(&world).len(), 2, "{body}");
+    }
+    *says.lock().unwrap() = (200, instances(&["10.0.0.3"]), 30);
+    eventually("it is well again", || addresses(&world) == ["10.0.0.3"]).await;
+    assert_eq!(world.state().view.changed, before, "no document has changed");
+    eventually("all is well", || board.statuses(None)["consul"]["health"] == "ready").await;
+
+    world.lead(None);
+    eventually("it stops", || board.entries().is_empty()).await;
+    *says.lock().unwrap() = (200, instances(&["10.0.0.4"]), 31);
+    tokio::time::sleep(LOOK * 2).await;
+    assert_eq!(addresses(&world), ["10.0.0.3"], "another member does this now");
+    world.lead(Some(3));
+    eventually("it goes on", || addresses(&world) == ["10.0.0.4"]).await;
+    assert_eq!(world.state().lease(LEASE).map(|lease| lease.epoch), Some(2));
+
+    world.act(Action::delete("consul")).unwrap();
+    eventually("what it learned goes with it", || world.services().is_empty() && board.entries().is_empty()).await;
+    host.abort();
+}
+
+#[tokio::test]
+async fn one_that_was_deposed_without_hearing_of_it_writes_nothing() {
+    let says = Arc::new(Mutex::new((200, instances(&["10.0.0.1"]), 7)));
+    let (world, board) = (World::new(), Arc::new(Board::default()));
+    world.put(registry(&consul(says.clone()).await));
+    world.put(pipeline());
+    let host = tokio::spawn(run(world.clone(), board.clone()));
+    eventually("it works", || addresses(&world) == ["10.0.0.1"]).await;
+    // Another leader, of which this member has not heard.
+    let take =
+        |holder: &str| Action::TakeLease { name: LEASE.into(), holder: holder.into(), until: 0, at: 0, term: Some(2) };
+    world.act(take("n2")).unwrap();
+    *says.lock().unwrap() = (200, instances(&["10.6.6.6"]), 8);
+    eventually("it is refused", || board.fenced.load(Ordering::Relaxed) > 0).await;
+    eventually("and gets no lease", || {
+        board.entries().get("consul").and_then(|entry| entry.fault.clone()).is_some_and(|why| why.contains("of term 2"))
+    })
+    .await;
+    assert_eq!(addresses(&world), ["10.0.0.1"]);
+    host.abort();
+    let late = Action::PutKeys {
+        section: ENDPOINTS.into(),
+        owner: "consul".into(),
+        fence: Some(Fence { lease: LEASE.into(), epoch: 1 }),
+        puts: vec![control_state::KeyPut::new("consul/orders", json!({"instances": []}))],
+        deletes: Vec::new(),
+    };
+    let refused: Refusal = world.act(late).unwrap_err();
+    assert!(refused.message.contains("is held by member"), "{refused}");
+}

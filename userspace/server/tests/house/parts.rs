@@ -1,0 +1,101 @@
+//! Real servers that tests speak with: from the PATH, or taken once from Debian's archive into `target/tools`.
+
+use crate::world::{WEIR, program};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// etcd of Debian 12.
+pub fn etcd() -> Option<PathBuf> {
+    part("etcd", &["etcd-server"], None, "usr/bin/etcd").or_else(|| program("etcd"))
+}
+
+/// Consul of Debian 11, which was the last to have it.
+pub fn consul() -> Option<PathBuf> {
+    part("consul", &["consul"], Some("bullseye"), "usr/bin/consul").or_else(|| program("consul"))
+}
+
+/// Java, and the class path of ZooKeeper of Debian 12.
+pub fn zookeeper() -> Option<(PathBuf, String)> {
+    let java = program("java")?;
+    let packages = [
+        "libzookeeper-java",
+        "libslf4j-java",
+        "libnetty-java",
+        "libsnappy-java",
+        "liblog4j1.2-java",
+        "libdropwizard-metrics-java",
+        "libcommons-cli-java",
+        "libcommons-io-java",
+        "libjackson2-annotations-java",
+        "libjackson2-core-java",
+        "libjackson2-databind-java",
+        "libjetty9-java",
+    ];
+    let jar = part("zookeeper", &packages, None, "usr/share/java/zookeeper.jar")?;
+    Some((java, jar.with_file_name("*").display().to_string()))
+}
+
+/// What packages bring. Without an archive there is nothing, and a line says so.
+fn part(name: &str, packages: &[&str], suite: Option<&str>, path: &str) -> Option<PathBuf> {
+    let tools = Path::new(WEIR).ancestors().nth(2)?.join("tools");
+    let found = tools.join(name).join(path);
+    if !found.is_file() {
+        fs::create_dir_all(&tools).ok()?;
+        // Other tests may want it too.
+        let lock = File::create(tools.join(format!("{name}.lock"))).ok()?;
+        lock.lock().ok()?;
+        if !found.is_file()
+            && let Err(why) = fetch(&tools, name, packages, suite)
+        {
+            println!("skipped: {} cannot be taken from Debian's archive: {why}", packages.join(", "));
+        }
+    }
+    found.is_file().then_some(found)
+}
+
+fn fetch(tools: &Path, name: &str, packages: &[&str], suite: Option<&str>) -> Result<(), String> {
+    let place = tools.join(format!("{name}.new"));
+    let _ = fs::remove_dir_all(&place);
+    let apt = place.join("apt");
+    for folder in ["lists/partial", "cache/archives/partial", "unpacked"] {
+        fs::create_dir_all(apt.join(folder)).map_err(|e| e.to_string())?;
+    }
+    let mut options = Vec::new();
+    if let Some(suite) = suite {
+        let sources = apt.join("sources.list");
+        fs::write(&sources, format!("deb http://deb.debian.org/debian {suite} main\n")).map_err(|e| e.to_string())?;
+        let at = |what: &str, path: &Path| format!("{what}={}", path.display());
+        options = vec![
+            at("Dir::Etc::sourcelist", &sources),
+            at("Dir::Etc::sourceparts", Path::new("/dev/null")),
+            at("Dir::State::lists", &apt.join("lists")),
+            at("Dir::Cache", &apt.join("cache")),
+        ];
+    }
+    let run = |command: &mut Command| {
+        let done = command.current_dir(&place).stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
+        let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+        if done.status.success() { Ok(()) } else { Err(said) }
+    };
+    let apt_get = |words: &[&str]| {
+        let mut command = Command::new("apt-get");
+        for option in &options {
+            command.args(["-o", option]);
+        }
+        command.args(words);
+        command
+    };
+    if suite.is_some() {
+        run(&mut apt_get(&["update", "-q"]))?;
+    }
+    run(apt_get(&["download", "-q"]).args(packages))?;
+    let unpacked = place.join("apt/unpacked");
+    for entry in fs::read_dir(&place).map_err(|e| e.to_string())?.flatten() {
+        if entry.path().extension().is_some_and(|kind| kind == "deb") {
+            run(Command::new("dpkg").arg("-x").arg(entry.path()).arg(&unpacked))?;
+        }
+    }
+    fs::rename(&unpacked, tools.join(name)).map_err(|e| e.to_string())?;
+    fs::remove_dir_all(&place).map_err(|e| e.to_string())
+}

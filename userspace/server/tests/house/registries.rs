@@ -1,0 +1,416 @@
+//! Pools have their servers from service registries, real ones, and keep them whatever becomes of those.
+
+use crate::leash::Leashed;
+use crate::parts;
+use crate::world::{Answer, Backend, Connection, Machine, answers, eventually, free_port, get, server};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// A pipeline whose pool follows a service, with a server of its own to fall back to.
+fn following(registry: &str, service: &str, fallback: &Backend) -> String {
+    format!(
+        "kind: Pipeline\nname: pl\nfilters:\n- kind: Proxy\n  name: proxy\n  pools:\n  - serviceRegistry: {registry}\n    \
+         serviceName: {service}\n    servers:\n    - url: {}\n",
+        fallback.url()
+    )
+}
+
+/// Names of the backends that answer within some requests.
+fn who(port: u16) -> BTreeSet<String> {
+    (0..8)
+        .filter_map(|_| get(port, "/").ok())
+        .filter(|answer| answer.status == 200)
+        .map(|answer| name_of(&answer))
+        .collect()
+}
+
+/// The demo backend's name is in its first line.
+fn name_of(answer: &Answer) -> String {
+    let names = ["first", "second", "third", "fallback"];
+    let known = names.iter().find(|name| answer.body.contains(**name));
+    (*known.unwrap_or_else(|| panic!("whose answer is this? {}", answer.body))).to_owned()
+}
+
+fn served_by(port: u16, names: &[&str]) {
+    let wanted: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut last = BTreeSet::new();
+    eventually(&format!("{names:?} serve"), || {
+        last = who(port);
+        (last == wanted).then_some(())
+    });
+}
+
+fn status(machine: &Machine, registry: &str) -> Value {
+    let all = machine.json(&format!("/status/objects/{registry}"));
+    all[format!("default/{registry}/{}", machine.name)]["status"].clone()
+}
+
+fn status_says(machine: &Machine, registry: &str, what: &str) {
+    let mut last = Value::Null;
+    eventually(&format!("{registry} says {what}"), || {
+        last = status(machine, registry);
+        last["health"].as_str().is_some_and(|health| health.contains(what)).then_some(())
+    });
+}
+
+/// A server of somebody else's, in a directory that outlives it.
+struct Part {
+    port: u16,
+    process: Option<Leashed>,
+    command: Box<dyn Fn(&Path) -> Command>,
+    directory: tempfile::TempDir,
+}
+
+impl Part {
+    fn start(port: u16, command: impl Fn(&Path) -> Command + 'static) -> Part {
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let mut part = Part { port, process: None, command: Box::new(command), directory };
+        part.run();
+        part
+    }
+
+    fn run(&mut self) {
+        let mut command = (self.command)(self.directory.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.process = Some(Leashed::start(&mut command).unwrap());
+        eventually("the registry listens", || TcpStream::connect(("127.0.0.1", self.port)).ok());
+    }
+
+    fn kill(&mut self) {
+        self.process = None;
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.process.as_ref().expect("it runs").id();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap().success());
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> Option<Answer> {
+        let mut connection = Connection::open(&format!("127.0.0.1:{}", self.port)).ok()?;
+        connection.request(method, path, &[("Content-Type", "application/json")], body).ok()
+    }
+
+    /// Asks until it is well enough to do so.
+    fn does(&self, method: &str, path: &str, body: &str) {
+        eventually(&format!("{method} {path}"), || {
+            self.ask(method, path, body).is_some_and(|answer| answer.status == 200).then_some(())
+        });
+    }
+
+    fn forgets_everything(&self) {
+        for entry in fs::read_dir(self.directory.path()).unwrap().flatten() {
+            fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+}
+
+fn etcd_at(program: PathBuf) -> Part {
+    let (port, peers) = (free_port(), free_port());
+    Part::start(port, move |directory| {
+        let (clients, peers) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peers}"));
+        let mut command = Command::new(&program);
+        command.args(["--data-dir", directory.join("data").to_str().unwrap(), "--unsafe-no-fsync"]);
+        command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
+        command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
+        command.args(["--initial-cluster", &format!("default={peers}")]);
+        command
+    })
+}
+
+impl Part {
+    fn etcd_put(&self, key: &str, value: &Value) {
+        let body = json!({"key": base64(key), "value": base64(&value.to_string())});
+        self.does("POST", "/v3/kv/put", &body.to_string());
+    }
+
+    fn etcd_delete(&self, key: &str) {
+        self.does("POST", "/v3/kv/deleterange", &json!({"key": base64(key)}).to_string());
+    }
+}
+
+/// RFC 4648 section 4.
+fn base64(text: &str) -> String {
+    const SIGNS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for piece in text.as_bytes().chunks(3) {
+        let bits = piece.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - piece.len()));
+        for place in 0..4 {
+            let sign = SIGNS[(bits >> (18 - 6 * place)) as usize & 63];
+            out.push(if place > piece.len() { '=' } else { char::from(sign) });
+        }
+    }
+    out
+}
+
+fn instance(id: &str, backend: &Backend) -> Value {
+    json!({"serviceName": "orders", "instanceID": id, "address": "127.0.0.1", "port": backend.port})
+}
+
+#[test]
+fn servers_come_from_etcd_and_stay_while_it_is_gone() {
+    let Some(program) = parts::etcd() else { return };
+    let (first, second, fallback) = (Backend::start("first"), Backend::start("second"), Backend::start("fallback"));
+    let mut etcd = etcd_at(program);
+    let mut machine = Machine::start();
+    let port = free_port();
+    machine.create(&format!(
+        "kind: EtcdServiceRegistry\nname: etcd\nendpoints: ['127.0.0.1:{}']\nprefix: /shop/\ncacheTimeout: 300ms\n",
+        etcd.port
+    ));
+    machine.create(&following("etcd", "orders", &fallback));
+    machine.create(&server("hs", port, "pl"));
+    answers(port, "/", 200);
+    served_by(port, &["fallback"]);
+
+    etcd.etcd_put("/shop/orders/1", &instance("1", &first));
+    served_by(port, &["first"]);
+    let changed = machine.api("GET", "/objects/pl", "").head;
+    let etag = |head: &str| head.lines().find(|line| line.to_lowercase().starts_with("etag")).map(str::to_owned);
+    etcd.etcd_put("/shop/orders/2", &instance("2", &second));
+    served_by(port, &["first", "second"]);
+    assert_eq!(etag(&machine.api("GET", "/objects/pl", "").head), etag(&changed), "no document has changed");
+    assert_eq!(status(&machine, "etcd")["instancesNum"]["orders"], 2);
+    etcd.etcd_put("/shop/orders/3", &json!({"address": "127.0.0.1", "port": 0}));
+    eventually("what cannot be used is told", || {
+        status(&machine, "etcd")["refused"]["orders"][0]
+            .as_str()
+            .is_some_and(|why| why.contains("port 0"))
+            .then_some(())
+    });
+    etcd.etcd_delete("/shop/orders/1");
+    served_by(port, &["second"]);
+
+    // It hangs: traffic goes on, and the status says so.
+    etcd.signal("STOP");
+    status_says(&machine, "etcd", "no answer within");
+    assert_eq!(who(port), BTreeSet::from(["second".to_owned()]));
+    etcd.signal("CONT");
+    status_says(&machine, "etcd", "ready");
+    etcd.etcd_put("/shop/orders/1", &instance("1", &first));
+    served_by(port, &["first", "second"]);
+    assert!(machine.metric("weir_registry_faults_total").is_some_and(|faults| faults >= 1.0));
+
+    // It is gone, and so is the machine for a moment: what is on the disk serves.
+    machine.kept("endpoints");
+    etcd.kill();
+    status_says(&machine, "etcd", "etcd at");
+    machine.kill();
+    machine.run();
+    served_by(port, &["first", "second"]);
+    status_says(&machine, "etcd", "refused");
+
+    // It comes back without what it knew: that is not believed at once.
+    etcd.forgets_everything();
+    etcd.run();
+    eventually("its emptiness is held off", || {
+        let held = status(&machine, "etcd")["held"]["orders"].as_str()?.to_owned();
+        held.contains("emptyAfter").then_some(())
+    });
+    assert_eq!(who(port), BTreeSet::from(["first".to_owned(), "second".to_owned()]));
+    etcd.etcd_put("/shop/orders/2", &instance("2", &second));
+    served_by(port, &["second"]);
+
+    assert_eq!(machine.api("DELETE", "/objects/etcd", "").status, 200);
+    served_by(port, &["fallback"]);
+}
+
+#[test]
+fn servers_come_from_consul_as_far_as_their_checks_pass() {
+    let Some(program) = parts::consul() else { return };
+    let (first, second, fallback) = (Backend::start("first"), Backend::start("second"), Backend::start("fallback"));
+    let port = free_port();
+    let mut consul = Part::start(port, move |directory| {
+        let mut command = Command::new(&program);
+        let (port, serf, rpc) = (port.to_string(), free_port().to_string(), free_port().to_string());
+        command.args([
+            "agent",
+            "-dev",
+            "-bind",
+            "127.0.0.1",
+            "-http-port",
+            &port,
+            "-dns-port",
+            "-1",
+            "-grpc-port",
+            "-1",
+        ]);
+        command.args(["-serf-lan-port", &serf, "-serf-wan-port", "-1", "-server-port", &rpc]).current_dir(directory);
+        command
+    });
+    let register = |consul: &Part, id: &str, backend: &Backend, tags: &[&str]| {
+        let body = json!({"ID": id, "Name": "orders", "Address": "127.0.0.1", "Port": backend.port, "Tags": tags,
+                          "Check": {"CheckID": id, "TTL": "10m", "Status": "passing"}});
+        consul.does("PUT", "/v1/agent/service/register", &body.to_string());
+    };
+    let machine = Machine::start();
+    let entry = free_port();
+    machine.create(&format!(
+        "kind: ConsulServiceRegistry\nname: consul\naddress: 127.0.0.1:{}\nserviceTags: [v1]\nsyncInterval: 2s\n",
+        consul.port
+    ));
+    machine.create(&following("consul", "orders", &fallback));
+    machine.create(&server("hs", entry, "pl"));
+    answers(entry, "/", 200);
+    served_by(entry, &["fallback"]);
+    register(&consul, "1", &first, &["v1", "a"]);
+    served_by(entry, &["first"]);
+    register(&consul, "2", &second, &["v1"]);
+    served_by(entry, &["first", "second"]);
+    register(&consul, "3", &fallback, &["v2"]);
+    consul.does("PUT", "/v1/agent/check/fail/1", "");
+    served_by(entry, &["second"]);
+    consul.does("PUT", "/v1/agent/check/pass/1", "");
+    served_by(entry, &["first", "second"]);
+    assert_eq!(status(&machine, "consul")["instancesNum"]["orders"], 2);
+
+    consul.signal("STOP");
+    status_says(&machine, "consul", "no answer within");
+    assert_eq!(who(entry).len(), 2);
+    consul.signal("CONT");
+    status_says(&machine, "consul", "ready");
+    consul.kill();
+    status_says(&machine, "consul", "Consul at");
+    assert_eq!(who(entry).len(), 2);
+    // One of `-dev` remembers nothing.
+    consul.run();
+    eventually("its emptiness is held off", || {
+        status(&machine, "consul")["held"]["orders"].as_str().map(str::to_owned)
+    });
+    assert_eq!(who(entry).len(), 2);
+    register(&consul, "1", &first, &["v1"]);
+    served_by(entry, &["first"]);
+}
+
+#[test]
+fn servers_come_from_zookeeper() {
+    let Some((java, classes)) = parts::zookeeper() else { return };
+    let (first, second, fallback) = (Backend::start("first"), Backend::start("second"), Backend::start("fallback"));
+    let port = free_port();
+    let (program, path) = (java.clone(), classes.clone());
+    let mut zookeeper = Part::start(port, move |directory| {
+        let mut command = Command::new(&program);
+        command.args(["-Xmx128m", "-Dzookeeper.admin.enableServer=false", "-cp", &path]);
+        command
+            .arg("org.apache.zookeeper.server.ZooKeeperServerMain")
+            .arg(port.to_string())
+            .arg(directory.join("data"));
+        command
+    });
+    let write = |words: &[&str]| {
+        let mut command = Command::new(&java);
+        command.args(["-cp", &classes, "org.apache.zookeeper.ZooKeeperMain", "-server", &format!("127.0.0.1:{port}")]);
+        let done = command.args(words).output().unwrap();
+        assert!(done.status.success(), "{words:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    let value = |backend: &Backend| json!({"address": "127.0.0.1", "port": backend.port}).to_string();
+    let machine = Machine::start();
+    let entry = free_port();
+    machine.create(&format!(
+        "kind: ZookeeperServiceRegistry\nname: zk\nzkservices: ['127.0.0.1:{port}']\nprefix: /shop\nconntimeout: 1s\n\
+         syncInterval: 300ms\nemptyAfter: 1s\n"
+    ));
+    machine.create(&following("zk", "orders", &fallback));
+    machine.create(&server("hs", entry, "pl"));
+    answers(entry, "/", 200);
+    status_says(&machine, "zk", "there is no node \"/shop\"");
+    served_by(entry, &["fallback"]);
+    write(&["create", "/shop", ""]);
+    status_says(&machine, "zk", "ready");
+    write(&["create", "/shop/orders", ""]);
+    write(&["create", "/shop/orders/1", &value(&first)]);
+    served_by(entry, &["first"]);
+    write(&["create", "/shop/orders/2", &value(&second)]);
+    served_by(entry, &["first", "second"]);
+    assert_eq!(status(&machine, "zk")["serviceInstancesNum"]["orders"], 2);
+    write(&["set", "/shop/orders/1", &value(&second)]);
+    served_by(entry, &["second"]);
+
+    zookeeper.signal("STOP");
+    status_says(&machine, "zk", "no answer within");
+    assert_eq!(who(entry), BTreeSet::from(["second".to_owned()]));
+    zookeeper.signal("CONT");
+    status_says(&machine, "zk", "ready");
+    zookeeper.kill();
+    status_says(&machine, "zk", "ZooKeeper at");
+    zookeeper.run();
+    status_says(&machine, "zk", "ready");
+    write(&["deleteall", "/shop/orders"]);
+    // Not before `emptyAfter`.
+    served_by(entry, &["fallback"]);
+}
+
+/// What a server of Eureka 1.10 says: everything, and what has changed.
+#[test]
+fn servers_come_from_eureka_as_recorded() {
+    let (first, second, fallback) = (Backend::start("first"), Backend::start("second"), Backend::start("fallback"));
+    let instance = |backend: &Backend, status: &str, action: &str| {
+        json!({"instanceId": format!("host:orders:{}", backend.port), "hostName": "127.0.0.1", "app": "ORDERS", "ipAddr": "127.0.0.1",
+               "status": status, "overriddenStatus": "UNKNOWN", "port": {"$": backend.port, "@enabled": "true"},
+               "securePort": {"$": 443, "@enabled": "false"}, "actionType": action})
+    };
+    let answer = |instances: Vec<Value>, hash: &str| {
+        json!({"applications": {"versions__delta": "1", "apps__hashcode": hash,
+                                "application": [{"name": "ORDERS", "instance": instances}]}})
+        .to_string()
+    };
+    let says: Arc<Mutex<[String; 2]>> = Arc::default();
+    let say = |whole: String, delta: String| *says.lock().unwrap() = [whole, delta];
+    say(answer(vec![instance(&first, "UP", "ADDED")], "UP_1_"), answer(vec![], "UP_1_"));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = listener.local_addr().unwrap();
+    let (told, asked) = (says.clone(), Arc::<Mutex<Vec<String>>>::default());
+    let seen = asked.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (told, seen) = (told.clone(), seen.clone());
+            thread::spawn(move || {
+                let mut stream = stream;
+                let mut read = [0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut read) {
+                    let head = String::from_utf8_lossy(&read[..count]).into_owned();
+                    let line = head.lines().next().unwrap_or_default().to_owned();
+                    let body = told.lock().unwrap()[usize::from(line.contains("/delta"))].clone();
+                    seen.lock().unwrap().push(line);
+                    let head = format!(
+                        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    );
+                    if stream.write_all((head + &body).as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let machine = Machine::start();
+    let port = free_port();
+    machine.create(&format!(
+        "kind: EurekaServiceRegistry\nname: eureka\nendpoints: ['http://{place}/eureka']\nsyncInterval: 200ms\nemptyAfter: 1h\n"
+    ));
+    machine.create(&following("eureka", "orders", &fallback));
+    machine.create(&server("hs", port, "pl"));
+    answers(port, "/", 200);
+    served_by(port, &["first"]);
+    // Two servers by a delta, whose hash code is right.
+    say(String::new(), answer(vec![instance(&second, "UP", "ADDED")], "UP_2_"));
+    served_by(port, &["first", "second"]);
+    // A delta that something is missing of: everything is asked for anew.
+    let whole = answer(vec![instance(&first, "DOWN", "MODIFIED"), instance(&second, "UP", "ADDED")], "DOWN_1_UP_1_");
+    say(whole, answer(vec![instance(&second, "UP", "ADDED")], "DOWN_1_UP_1_"));
+    served_by(port, &["second"]);
+    say("<html>login</html>".into(), "<html>login</html>".into());
+    status_says(&machine, "eureka", "a page");
+    assert_eq!(who(port), BTreeSet::from(["second".to_owned()]));
+    let asked = asked.lock().unwrap().clone();
+    assert!(
+        asked[0].starts_with("GET /eureka/apps HTTP") && asked[1].starts_with("GET /eureka/apps/delta"),
+        "{asked:?}"
+    );
+}
