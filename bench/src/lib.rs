@@ -9,6 +9,7 @@ pub mod generator;
 pub mod memory;
 pub mod report;
 pub mod rounds;
+pub mod sale;
 pub mod scenarios;
 pub mod statistics;
 pub mod training;

@@ -10,6 +10,7 @@ mod client;
 mod compiler;
 mod demo;
 mod dist;
+mod flash_sale;
 mod fleet;
 mod fuzz;
 mod http;
@@ -38,6 +39,8 @@ struct Arguments {
 enum Task {
     /// Show a fleet of three edges at work: steering, a drain, a crash. Without root: one machine on loopback
     Demo(demo::Options),
+    /// Sell out a shop at ten times its capacity, with protection and without, and write a report with plots
+    FlashSale(flash_sale::Options),
     /// Build and run every test there is; the last line counts them
     Test(test::Options),
     /// Build the BPF programs that weir embeds, and show what the verifier says about them
@@ -65,6 +68,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Demo(options) => demo::run(&options),
+        Task::FlashSale(options) => flash_sale::run(&options),
         Task::Test(options) => test::run(&options),
         Task::BuildEbpf => cargo::kernel_programs(),
         Task::Check => check::check(),

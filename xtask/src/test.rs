@@ -75,10 +75,12 @@ pub fn run(options: &Options) -> Result<(), String> {
         part("crates", crates());
         part("kernel tests", kernel_tests());
     }
-    match cargo::build(&["server", "cli"], Profile::Debug) {
+    let packages: &[&str] = if options.conformance { &["server", "cli"] } else { &["server", "cli", "bench"] };
+    match cargo::build(packages, Profile::Debug) {
         Ok(binaries) => {
             if !options.conformance {
                 part("examples", examples(&binaries));
+                part("flash sale", crate::flash_sale::quick(&binaries).map(|()| PASSED));
             }
             part("conformance", conformance(&binaries, &options.group));
         }

@@ -106,7 +106,7 @@ pub struct CapacitySpec {
     /// Users in all, for the whole sale: exactly so many, never more. Default 0: no bound. At most 1,000,000.
     #[schemars(range(max = 1_000_000))]
     pub stock: u64,
-    /// New users in each `newUsersPer`. Default 0: no bound.
+    /// New users in each `newUsersPer`, evenly: no more at once than come in 200ms. Default 0: no bound.
     pub new_users: u32,
     /// Default 1s.
     pub new_users_per: GoDuration,
@@ -261,8 +261,7 @@ impl WaitingRoom {
         let rules = Rules {
             stock: capacity.stock,
             interval_us,
-            // What comes in a second may come at once: leaders change, and messages wait.
-            burst: 1_000_000_u64.checked_div(interval_us).unwrap_or(1).max(1),
+            burst: BURST_US.checked_div(interval_us).unwrap_or(1).max(1),
             active: capacity.active_users,
             session_s: seconds(spec.session_time),
             keep_s: seconds(spec.abandon_after) + KEEP_BEYOND_S,
@@ -480,7 +479,8 @@ impl WaitingRoom {
         let refresh = shown.map_or(self.poll_ms, |shown| (shown * 1000 / 4).clamp(self.poll_ms, self.poll_ms * FAR));
         let refresh = if ticket.counted { refresh } else { self.poll_ms };
         let cookie = self.renewed(exchange, ticket, early, now);
-        let told = Told::Waiting { ahead: ticket.counted.then_some(ahead), seconds: shown, later };
+        let told =
+            Told::Waiting { ahead: ticket.counted.then_some(ahead), seconds: shown.filter(|_| ticket.counted), later };
         self.door.turn_away(exchange, told, self.spec.waiting_status, jittered(refresh), cookie);
         Step::Done(WAITING)
     }
@@ -495,6 +495,8 @@ impl WaitingRoom {
     }
 }
 
+/// What comes in so much time may come at once, in microseconds: messages wait for each other, and the shop is not to notice.
+const BURST_US: u64 = 200_000;
 /// A place that does not count yet is lost after so long: less than repeats of it are known for.
 const UNCOUNTED_MS: u64 = 55_000;
 /// Those far behind look so many times less often.

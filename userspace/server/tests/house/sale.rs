@@ -163,3 +163,63 @@ fn a_sale_begins_by_the_clock_and_ends_everywhere_when_the_shop_says_so() {
 fn leader(machines: &[Machine]) -> usize {
     eventually("there is a leader", || machines.iter().position(|m| m.metric("weir_raft_is_leader") == Some(1.0)))
 }
+
+#[test]
+fn three_machines_keep_one_limit_and_go_on_when_two_are_gone() {
+    if !in_a_network("sale::three_machines_keep_one_limit_and_go_on_when_two_are_gone") {
+        return;
+    }
+    let mut machines = three();
+    let port = free_port();
+    let limit = "- name: limit\n  kind: RateLimiter\n  policies:\n  - {name: all, scope: cluster, key: {from: header, name: X-User}, \
+                 limitForPeriod: 100, limitRefreshPeriod: 1s}\n  defaultPolicyRef: all\n  urls:\n  - url: {prefix: /}\n- name: mock\n  \
+                 kind: Mock\n  rules:\n  - {code: 200, body: here}";
+    machines[0].create(&format!("kind: Pipeline\nname: limited\nfilters:\n{limit}\n"));
+    machines[0].create(&server("hs", port, "limited"));
+    for at in ADDRESSES {
+        let told = answers(format!("{at}:{port}").as_str(), "/", 200).head.to_ascii_lowercase();
+        assert!(told.contains("ratelimit-policy: \"all\";q=100;w=1"), "{told}");
+    }
+    // As fast as each machine answers, by one user; how many pass, and in what time.
+    let load = |at: &[usize], user: &str, seconds: u64| -> (u64, f64) {
+        let began = Instant::now();
+        let clients: Vec<_> = at
+            .iter()
+            .map(|at| {
+                let (address, user) = (format!("{}:{port}", ADDRESSES[*at]), user.to_owned());
+                thread::spawn(move || {
+                    let mut connection = Connection::open(&address).unwrap();
+                    let mut passed = 0;
+                    while began.elapsed() < Duration::from_secs(seconds) {
+                        let answer = connection.request("GET", "/", &[("X-User", &user)], "").unwrap();
+                        if answer.status == 429 {
+                            assert!(answer.head.to_ascii_lowercase().contains("retry-after: 1"), "{answer:?}");
+                            thread::sleep(Duration::from_millis(1));
+                        } else {
+                            assert_eq!(answer.status, 200);
+                            passed += 1;
+                        }
+                    }
+                    passed
+                })
+            })
+            .collect();
+        let passed = clients.into_iter().map(|client| client.join().unwrap()).sum();
+        (passed, began.elapsed().as_secs_f64())
+    };
+    let (passed, took) = load(&[0, 1, 2], "ann", 4);
+    let most = (100.0 * took + 100.0) * 1.05 + 10.0;
+    println!("three machines: {passed} passed in {took:.1} s, {most:.0} may");
+    assert!(passed as f64 <= most, "{passed} in {took} s");
+    assert!(passed >= 150, "{passed}: what may pass does");
+    assert!(machines.iter().filter_map(|machine| machine.metric("weir_rate_limit_owned_keys")).sum::<f64>() >= 1.0);
+    // Two of three are gone, the leader among them: the last one keeps a limit all the same.
+    machines[0].kill();
+    machines[1].kill();
+    let (passed, took) = load(&[2], "ann", 3);
+    println!("one machine alone: {passed} passed in {took:.1} s");
+    assert!(passed as f64 <= (100.0 * took + 100.0) * 1.05 + 10.0, "{passed} in {took} s");
+    let (other, _) = load(&[2], "ben", 2);
+    assert!(other >= 10, "{other}: somebody new is let in, too");
+    assert!(machines[2].metric("weir_rate_limit_refused_total").is_some_and(|refused| refused > 0.0));
+}
