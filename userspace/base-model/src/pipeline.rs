@@ -414,13 +414,12 @@ fn validate_policy(policy: &NamedSpec, path: &str, findings: &mut Findings) {
 }
 
 /// Kinds of Easegress's filters that are known by name only.
-pub const UNSERVED_FILTERS: [&str; 15] = [
+pub const UNSERVED_FILTERS: [&str; 14] = [
     "AIGatewayProxy",
     "ConnectControl",
     "FileServer",
     "GRPCProxy",
     "HeaderLookup",
-    "Kafka",
     "KafkaMQTT",
     "MQTTClientAuth",
     "MeshAdaptor",

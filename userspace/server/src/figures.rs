@@ -335,6 +335,30 @@ pub fn tls(encoder: &mut Encoder) {
     }
 }
 
+/// Records for Kafka, of all filters together.
+pub fn kafka(encoder: &mut Encoder) {
+    let counts = edge_kafka::counts();
+    for (name, help, value) in [
+        ("weir_kafka_delivered_total", "Records that brokers have said they have.", counts.delivered),
+        (
+            "weir_kafka_failed_total",
+            "Records that brokers refused, or that could not be handed over while a client waited.",
+            counts.failed,
+        ),
+        (
+            "weir_kafka_spooled_total",
+            "Records that went to the disk, because no broker could be reached.",
+            counts.spooled,
+        ),
+        ("weir_kafka_replayed_total", "Records that went from the disk to brokers.", counts.replayed),
+        ("weir_kafka_refused_total", "Records there was no room for, in memory or on the disk.", counts.refused),
+        ("weir_kafka_damaged_total", "Stretches of records on the disk that could not be read.", counts.damaged),
+    ] {
+        encoder.counter(name, help, &[], value as f64);
+    }
+    encoder.gauge("weir_kafka_spool_bytes", "Bytes of records on the disk.", &[], counts.spool_bytes as f64);
+}
+
 /// Adds what happens on QUIC's sockets.
 pub fn quic(encoder: &mut Encoder) {
     use base_quic::stats::{Count, open, total};

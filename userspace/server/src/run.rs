@@ -288,6 +288,7 @@ impl Edge {
         registry.add(Box::new(figures::memory(&telemetry)));
         registry.add(Box::new(figures::tls));
         registry.add(Box::new(figures::quic));
+        registry.add(Box::new(figures::kafka));
         // What has no kernel plane takes no packets of virtual IPs, so it names no address to send them to.
         let mut addresses = Vec::new();
         let mut lease = None;
@@ -310,6 +311,7 @@ impl Edge {
             registry.add(Box::new(figures::kernel(&steer.plane())));
             Some(steer)
         };
+        edge_kafka::set_directory(&options.data_dir.join("kafka"));
         let last_good = LastGood::new(&options.data_dir.join("edge")).map_err(|e| {
             (format!("--data-dir {}: {e}; give a directory this user can write to", options.data_dir.display()), 1)
         })?;
@@ -442,6 +444,8 @@ impl Serving {
 
     fn join(self) {
         let _ = self.agent.join();
+        // What is still to go to Kafka goes, or is kept on disk.
+        edge_kafka::shutdown();
         drop(self.traffic);
         self.runtime.shutdown();
     }

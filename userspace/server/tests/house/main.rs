@@ -24,6 +24,7 @@ mod health_checks;
 mod http2;
 mod http2_upstream;
 mod http3;
+mod kafka;
 mod parts;
 mod process;
 mod quick_start;

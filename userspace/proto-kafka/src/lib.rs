@@ -1,0 +1,48 @@
+//! As much of Kafka's protocol as a producer speaks: which versions there are, who leads which partition, and records handed over.
+//!
+//! No sockets and no clock: requests are written into bytes, answers are read from them. Versions are those that brokers from 0.11 to
+//! 4 all have ([`Api`]). Reading order: [`requests`], [`batch`] (records as brokers keep them), [`wire`].
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod crc32c;
+pub mod requests;
+pub mod wire;
+
+pub use batch::{Record, encode as encode_batch};
+pub use requests::{
+    Api, Broker, Metadata, Partition, Produced, Topic, Versions, metadata_request, produce_request, read_metadata,
+    read_produced, read_versions, versions_request,
+};
+pub use wire::Malformed;
+
+/// An error code of a broker's in words.
+pub fn describe(code: i16) -> &'static str {
+    match code {
+        0 => "no error",
+        1 => "the offset is out of range",
+        2 => "the message is corrupt",
+        3 => "there is no such topic or partition",
+        5 => "the partition has no leader",
+        6 => "the broker does not lead the partition",
+        7 => "the request timed out on the broker",
+        9 => "a replica is not available",
+        10 => "the message is larger than the broker takes",
+        17 => "not the name of a topic",
+        18 => "the batch is larger than the broker takes",
+        19 => "too few replicas are in sync",
+        20 => "too few replicas are in sync after it was written",
+        29 => "not allowed to write to the topic",
+        31 => "not allowed in the cluster",
+        35 => "the version of the request is not known",
+        44 => "the policy of the cluster forbids it",
+        56 => "the broker's disk has failed",
+        87 => "the record is invalid",
+        _ => "an error that this producer does not know",
+    }
+}
+
+/// Whether the same request may do better later, or with another broker.
+pub fn is_passing(code: i16) -> bool {
+    matches!(code, 3 | 5 | 6 | 7 | 8 | 9 | 13 | 14 | 15 | 16 | 19 | 20 | 56 | 72 | 75 | 78)
+}
