@@ -414,3 +414,45 @@ fn servers_come_from_eureka_as_recorded() {
         "{asked:?}"
     );
 }
+
+#[test]
+fn another_leader_watches_on_where_one_hangs() {
+    let Some(program) = parts::etcd() else { return };
+    let (first, second) = (Backend::start("first"), Backend::start("second"));
+    let etcd = etcd_at(program);
+    let machines = ["m1", "m2", "m3"].map(Machine::new);
+    let members: Vec<String> = machines.iter().map(|m| format!("{}={}", m.name, m.peer_url())).collect();
+    let mut machines = machines.map(|machine| machine.flags(["--initial-cluster", &members.join(",")]));
+    machines.iter_mut().for_each(Machine::spawn);
+    for machine in &machines {
+        eventually(&format!("{} is ready", machine.name), || {
+            machine.try_api("GET", "/apis/v2/healthz", "").is_ok_and(|answer| answer.status == 200).then_some(())
+        });
+    }
+    machines[0].create(&format!(
+        "kind: EtcdServiceRegistry\nname: etcd\nendpoints: ['127.0.0.1:{}']\nprefix: /shop/\ncacheTimeout: 300ms\n",
+        etcd.port
+    ));
+    machines[0].create(&following("etcd", "orders", &first));
+    etcd.etcd_put("/shop/orders/1", &instance("1", &first));
+    // The one whose controller knows so many instances, and nobody else knows any.
+    let watcher = |asked: &Machine, instances: u64| {
+        let all = asked.json("/status/objects/etcd");
+        let all = all.as_object()?;
+        let [(place, shown)] = all.iter().collect::<Vec<_>>()[..] else { return None };
+        (shown["status"]["instancesNum"]["orders"] == instances)
+            .then(|| place.trim_start_matches("default/etcd/").to_owned())
+    };
+    let leader = eventually("one member watches", || watcher(&machines[0], 1));
+    let hung = machines.iter().position(|machine| machine.name == leader).unwrap();
+    let other = &machines[(hung + 1) % 3];
+    machines[hung].signal("STOP");
+    let next = eventually("another goes on", || watcher(other, 1).filter(|name| *name != leader));
+    etcd.etcd_put("/shop/orders/2", &instance("2", &second));
+    eventually("with what is new", || watcher(other, 2));
+    machines[hung].signal("CONT");
+    eventually("the one before hears of it and keeps out", || {
+        let answer = machines[hung].try_api("GET", "/apis/v2/healthz", "").ok()?;
+        (answer.status == 200 && watcher(&machines[hung], 2)? == next).then_some(())
+    });
+}
