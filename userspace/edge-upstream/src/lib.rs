@@ -3,12 +3,13 @@
 //! connection ([`lease`], [`pool`], [`sessions`], [`connect`], [`tls`]), and what it answered ([`attempt`]).
 //!
 //! Reading order: [`endpoint`], [`names`], [`discovery`], [`balance`], [`health`], [`probe`], [`check`], [`outlier`], [`matcher`], [`attempt`], [`lease`], [`pool`],
-//! [`sessions`], [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, [`circuit`], [`retry`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
+//! [`sessions`], [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, [`circuit`], [`retry`], [`call`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
 #![forbid(unsafe_code)]
 
 pub mod attempt;
 pub mod balance;
 pub mod cache;
+pub mod call;
 pub mod check;
 pub mod circuit;
 pub mod connect;
@@ -34,6 +35,7 @@ mod upload;
 
 pub use attempt::{Answer, Attempt, AttemptError};
 pub use balance::Balancer;
+pub use call::{CallError, CallSettings, Caller, Reply};
 pub use check::Check;
 pub use endpoint::{Endpoint, Server};
 pub use matcher::RequestMatcher;
