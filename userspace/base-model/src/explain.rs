@@ -31,6 +31,7 @@ pub fn kinds() -> Vec<Explained> {
         Explained::of::<crate::TcpProxySpec>("TCPProxy"),
         Explained::of::<crate::UdpProxySpec>("UDPProxy"),
         Explained::of::<crate::GrpcServerSpec>("GRPCServer"),
+        Explained::of::<crate::ConsumerSpec>("Consumer"),
         Explained::of::<crate::EtcdServiceRegistrySpec>("EtcdServiceRegistry"),
         Explained::of::<crate::ConsulServiceRegistrySpec>("ConsulServiceRegistry"),
         Explained::of::<crate::EurekaServiceRegistrySpec>("EurekaServiceRegistry"),

@@ -67,6 +67,7 @@ pub const KINDS: &[Kind] = &[
     kind("TCPProxy", Category::TrafficGate, &["tcpproxy", "tcpproxies", "tcp"]).listen(&[TCP]).serve(),
     kind("UDPProxy", Category::TrafficGate, &["udpproxy", "udpproxies", "udp"]).listen(&[UDP]).serve(),
     kind("GRPCServer", Category::TrafficGate, &["grpcserver", "grpcservers", "grpc"]).listen(&[TCP]).serve(),
+    kind("Consumer", Category::Business, &["consumer", "consumers"]).serve(),
     kind("MQTTProxy", Category::TrafficGate, &["mqttproxy", "mqttproxies", "mqtt", "mp"]).listen(&[TCP]),
     kind("EaseMonitorMetrics", Category::Business, &["easemonitormetrics", "emm"]),
     kind("FaaSController", Category::Business, &["faascontroller", "faascontrollers"]),
@@ -205,7 +206,7 @@ mod tests {
     fn refusals_say_what_is_there() {
         assert_eq!(
             why_refused("Pipelin").unwrap().to_string(),
-            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, TCPProxy, UDPProxy, GRPCServer, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry or DNSServiceRegistry; did you mean Pipeline?"#
+            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, TCPProxy, UDPProxy, GRPCServer, Consumer, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry or DNSServiceRegistry; did you mean Pipeline?"#
         );
         assert!(why_refused("TrafficController").unwrap().to_string().contains("kind of the system"));
         assert!(why_refused("MQTTProxy").unwrap().to_string().contains("not served by this version"));

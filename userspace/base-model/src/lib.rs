@@ -25,6 +25,7 @@ pub mod explain;
 pub mod problem;
 pub mod secret;
 
+pub mod consumer;
 pub mod global_filter;
 pub mod http_server;
 pub mod l4_pool;
@@ -51,6 +52,7 @@ pub mod string_matcher;
 pub mod words;
 
 pub use beside::{Beside, Claim, Outline};
+pub use consumer::{ConsumerKeySpec, ConsumerSpec, QuotaSpec};
 pub use decode::{Decoded, decode, schema_of};
 pub use document::Document;
 pub use duration::GoDuration;

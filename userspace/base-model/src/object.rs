@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
+use crate::consumer::{self, ConsumerSpec};
 use crate::dates::Dates;
 use crate::decode::decode;
 use crate::document::Document;
@@ -48,6 +49,7 @@ pub enum Spec {
     UdpProxy(Box<UdpProxySpec>),
     GrpcServer(Box<GrpcServerSpec>),
     ServiceRegistry(Box<ServiceRegistrySpec>),
+    Consumer(Box<ConsumerSpec>),
 }
 
 impl Object {
@@ -105,6 +107,10 @@ impl Object {
             // The control plane reads these documents by name, without the decoder.
             document.spec = canonical_vip(&document.spec, vip);
         }
+        if let Some(Spec::Consumer(_)) = &spec {
+            // Nobody keeps the keys themselves.
+            document.spec = consumer::canonical(&document.spec);
+        }
         match (spec, findings.problems.is_empty()) {
             (Some(spec), true) => Ok(Self { document, spec, warnings: findings.warnings }),
             _ => Err(findings.problems),
@@ -124,6 +130,7 @@ impl Spec {
             Self::UdpProxy(_) => "UDPProxy",
             Self::GrpcServer(_) => "GRPCServer",
             Self::ServiceRegistry(registry) => registry.kind(),
+            Self::Consumer(_) => "Consumer",
         }
     }
 
@@ -154,7 +161,7 @@ impl Spec {
             Self::TcpProxy(proxy) => Some(at(&proxy.address, proxy.port, &[Protocol::Tcp])),
             Self::UdpProxy(proxy) => Some(at(&proxy.address, proxy.port, &[Protocol::Udp])),
             Self::GrpcServer(server) => Some(at(&server.address, server.port, &[Protocol::Tcp])),
-            Self::Pipeline(_) | Self::VirtualIp(_) | Self::GlobalFilter(_) | Self::ServiceRegistry(_) => None,
+            Self::Pipeline(_) | Self::VirtualIp(_) | Self::GlobalFilter(_) | Self::ServiceRegistry(_) | Self::Consumer(_) => None,
         }
     }
 
@@ -175,6 +182,11 @@ impl Spec {
                 let spec: VirtualIpSpec = findings.take(decode(&document.spec, ""))?;
                 spec.validate("", findings);
                 Some(Self::VirtualIp(Box::new(spec)))
+            }
+            "Consumer" => {
+                let spec: ConsumerSpec = findings.take(decode(&document.spec, ""))?;
+                spec.validate("", findings);
+                Some(Self::Consumer(Box::new(spec)))
             }
             "GlobalFilter" => {
                 let spec: GlobalFilterSpec = findings.take(decode(&document.spec, ""))?;
@@ -214,7 +226,7 @@ impl Spec {
             Self::Pipeline(pipeline) => pipeline.check_certificates("", now, dates, findings),
             Self::GlobalFilter(filter) => filter.check_certificates("", now, dates, findings),
             Self::TcpProxy(proxy) => proxy.check_certificates("", now, dates, findings),
-            Self::VirtualIp(_) | Self::UdpProxy(_) | Self::ServiceRegistry(_) => {}
+            Self::VirtualIp(_) | Self::UdpProxy(_) | Self::ServiceRegistry(_) | Self::Consumer(_) => {}
         }
     }
 }

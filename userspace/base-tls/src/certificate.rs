@@ -288,8 +288,13 @@ fn address(octets: &[u8]) -> Option<String> {
 }
 
 fn fingerprint_of(der: &CertificateDer<'_>) -> [u8; 32] {
+    sha256(der)
+}
+
+/// The digest that documents know certificates and keys by.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut fingerprint = [0; 32];
-    fingerprint.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
+    fingerprint.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
     fingerprint
 }
 

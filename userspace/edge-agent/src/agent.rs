@@ -10,6 +10,7 @@ use crate::steer::Steer;
 use base_model::{FilterKinds, Object, Problem, Spec};
 use base_tls::TicketKey;
 use edge_listeners::Traffic;
+use edge_pipeline::consumers::Consumers;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -232,7 +233,8 @@ impl Agent {
         match change {
             Change::ApplyPipeline { name, document }
             | Change::ApplyServer { name, document }
-            | Change::ApplyGlobalFilter { name, document } => {
+            | Change::ApplyGlobalFilter { name, document }
+            | Change::ApplyConsumer { name, document } => {
                 let done = self.apply_object(name, document);
                 self.report(name, done);
             }
@@ -252,6 +254,10 @@ impl Agent {
             }
             Change::RemovePipeline { name } => {
                 self.traffic.remove_pipeline(name);
+                lock(&self.failures).remove(name);
+            }
+            Change::RemoveConsumer { name } => {
+                Consumers::shared().remove(name);
                 lock(&self.failures).remove(name);
             }
             Change::RemoveGlobalFilter { name } => {
@@ -285,6 +291,7 @@ impl Agent {
         match Object::read(document, &*self.filters).map_err(texts)?.spec {
             Spec::Pipeline(spec) => self.traffic.apply_pipeline(name, &spec).map_err(texts),
             Spec::GlobalFilter(spec) => self.traffic.apply_global_filter(name, &spec).map_err(texts),
+            Spec::Consumer(spec) => Consumers::shared().apply(name, &spec).map_err(texts),
             Spec::VirtualIp(_) => Ok(()),
             listener => {
                 self.traffic.apply_listener(name, &listener)?;
@@ -309,6 +316,7 @@ impl Agent {
 /// Status of every object of this member: the objects' own, and the reasons of those that failed.
 pub fn status(traffic: &Traffic, failures: &Failures) -> BTreeMap<String, Value> {
     let mut status = traffic.status();
+    status.extend(Consumers::shared().status());
     for (name, reason) in lock(failures).iter() {
         let entry = status.entry(name.clone()).or_insert_with(|| json!({}));
         if let Value::Object(fields) = entry {

@@ -33,6 +33,13 @@ pub enum Change {
     RemoveGlobalFilter {
         name: String,
     },
+    ApplyConsumer {
+        name: String,
+        document: Arc<Value>,
+    },
+    RemoveConsumer {
+        name: String,
+    },
     /// A key of a section of what controllers have learned.
     Key(KeyChange),
     /// An object of a kind that this version does not know.
@@ -71,6 +78,8 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
             "Pipeline" => pipelines.push(Change::ApplyPipeline { name, document }),
             server if listens(server) => servers.push(Change::ApplyServer { name, document }),
             "GlobalFilter" => filters.push(Change::ApplyGlobalFilter { name, document }),
+            // Before whatever asks who they are.
+            "Consumer" => filters.insert(0, Change::ApplyConsumer { name, document }),
             "VirtualIP" => kernel = true,
             kind if named(kind).is_some_and(|kind| kind.served) => {}
             kind => pipelines.push(Change::Unknown { name, kind: kind.to_owned() }),
@@ -86,6 +95,8 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
             "Pipeline" => gone_rest.push(Change::RemovePipeline { name }),
             server if listens(server) => gone_servers.push(Change::RemoveServer { name }),
             "GlobalFilter" => gone_rest.push(Change::RemoveGlobalFilter { name }),
+            // First: a key may go from one to another in one change.
+            "Consumer" => filters.insert(0, Change::RemoveConsumer { name }),
             "VirtualIP" => kernel = true,
             kind if named(kind).is_some_and(|kind| kind.served) => {}
             _ => gone_rest.push(Change::Forget { name }),

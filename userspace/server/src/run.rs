@@ -30,6 +30,7 @@ use edge_filters::hall::hall;
 use edge_filters::kinds::{Shelf, explained};
 use edge_kernel::{Kernel, Mode, Sizes};
 use edge_listeners::Traffic;
+use edge_pipeline::consumers::Consumers;
 use proto_admission::Keys;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -270,6 +271,7 @@ impl Edge {
         let pinned = cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
         tracing::info!(workers = cpus.len(), cpus = pinned, io = %runtime.io(), "workers started");
         let telemetry = Telemetry::new(identity(options), cpus.len());
+        Consumers::shared().tell(&telemetry);
         let destination = match &options.log_dir {
             Some(directory) => Destination::Directory(directory.clone(), options.log_bounds),
             None => Destination::Stdout,
