@@ -35,16 +35,20 @@ pub mod waiting_room;
 pub mod websocket_proxy;
 
 mod adapt;
+mod answers;
 mod builder;
 #[cfg(test)]
 mod builder_attacks;
 mod built;
 mod coding;
 mod door;
+mod form;
 mod gzip;
+mod heavy;
 mod module_doc;
 mod quiet;
 mod redirect;
+mod remote;
 mod spec;
 #[cfg(test)]
 mod testing;

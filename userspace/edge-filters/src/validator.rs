@@ -1,4 +1,4 @@
-//! Refuses requests that lack the right header fields or a valid token.
+//! Refuses requests that lack the right header fields, a valid token, a signature or a password.
 //!
 //! Use it first in a flow, so that nothing after it sees such a request.
 //!
@@ -10,35 +10,72 @@
 //!   X-Version: {regexp: ^v[0-9]+$}
 //! jwt:
 //!   algorithm: HS256
-//!   secret: 6d79736563726574          # hex; publicKey (hex of a PEM text) for RS, ES and EdDSA
+//!   secret: 6d79736563726574          # hex; publicKey (hex of a PEM text) for RS, PS, ES and EdDSA; or jwksUrl
 //!   cookieName: auth                  # looked into first, then Authorization: Bearer
+//! signature:
+//!   accessKeys: {ann: her-secret}
+//!   ttl: 5m
+//! keyAuth: {headers: [X-Api-Key], groups: [gold]}
 //! oauth2:
-//!   jwt: {algorithm: HS256, secret: 6d79736563726574}
+//!   tokenIntrospect: {endPoint: "https://idp.example/introspect", clientId: edge, clientSecret: s3cret}
+//! basicAuth:
+//!   mode: FILE
+//!   userFile: /etc/weir/users
 //! ```
 //!
-//! Sections are checked in this order and the first that fails answers: `headers` 400, `jwt` 401, `oauth2` 401. Every
-//! header must be there, with at least one value that is listed or matches the expression. `oauth2` tells the backend
-//! who it is in `X-Authenticated-Userid` and `X-Authenticated-Scope`; what a client writes there is removed.
-//! `signature`, `basicAuth` and `oauth2.tokenIntrospect` are not available yet and are refused.
+//! Sections are checked in this order and the first that fails answers: `headers` 400, `jwt`, `signature`, `keyAuth`, `oauth2` and `basicAuth` 401.
+//! Every header must be there, with at least one value that is listed or matches the expression. `oauth2` tells the backend who it is in
+//! `X-Authenticated-Userid` and `X-Authenticated-Scope`, `basicAuth` in `X-Auth-User`, `keyAuth` (keys of `Consumer` objects) in
+//! `X-Consumer-Name` and `X-Consumer-Groups`; what a client writes there is removed. A Consumer of none of the `groups` gets 403, one whose
+//! quota is used up 429.
 //!
-//! Outcomes: `invalid`. Fits HTTPServer. Headers cost a comparison each; a token costs the check of its signature
-//! (about 1 µs for HS, 30 µs for RS256).
+//! What cannot be found out lets nobody pass. An introspection endpoint that is down or does not answer in time (`introspections_failed`)
+//! is a 401; so are keys that cannot be fetched (`jwks_failed`). As many passwords as can be checked are being checked (`password_checks`):
+//! 503. A body that was to be signed and is too large is a 413.
+//!
+//! Outcomes: `invalid`. Fits HTTPServer. Headers cost a comparison each; a token costs the check of its signature (about 1 µs for HS,
+//! 30 µs for RS256); introspection a call per token and `cacheTtl`; a password its hash on a thread beside the workers, every 5 minutes.
 
-mod jwt;
+mod basic_auth;
+mod htpasswd;
+mod introspection;
+pub(crate) mod jwks;
+pub(crate) mod jwt;
+pub(crate) mod key_auth;
+mod signature;
+pub(crate) mod token;
+mod user_file;
 
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
-use base_model::problem::{at, one_of};
+use base_model::problem::at;
 use base_model::regexp::Pattern;
 use base_model::{Findings, Problem};
-use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Touches};
-use jwt::{ALGORITHMS, TokenError, TokenKey};
-use proto_http::{Headers, Known};
+use base_telemetry::Limit;
+use basic_auth::{BasicAuth, BasicAuthSpec, BasicError};
+use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
+use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
+use introspection::{Introspection, TokenIntrospectSpec};
+use jwt::TokenError;
+use key_auth::{KeyAuth, KeyAuthSpec, KeyError};
+use proto_http::Headers;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use signature::{SignatureSpec, Signatures};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{SystemTime, UNIX_EPOCH};
+use token::{JwtSpec, Token, bearer};
+
+// What reads bytes from outside, for those who try it on any.
+pub use basic_auth::read_credentials;
+pub use htpasswd::Hash;
+pub use jwt::Parsed;
+pub use signature::read_authorization;
 
 const INVALID: Outcome = "invalid";
 
@@ -50,12 +87,14 @@ pub struct ValidatorSpec {
     pub headers: Option<BTreeMap<String, HeaderRuleSpec>>,
     /// A JSON Web Token the request must carry.
     pub jwt: Option<JwtSpec>,
+    /// A signature the request must carry.
+    pub signature: Option<SignatureSpec>,
+    /// A key of a Consumer the request must carry.
+    pub key_auth: Option<KeyAuthSpec>,
     /// An OAuth2 access token the request must carry.
     pub oauth2: Option<Oauth2Spec>,
-    /// A signature the request must carry. Not available yet.
-    pub signature: Option<Map<String, Value>>,
-    /// A user name and password the request must carry. Not available yet.
-    pub basic_auth: Option<Map<String, Value>>,
+    /// A user name and password the request must carry.
+    pub basic_auth: Option<BasicAuthSpec>,
 }
 
 /// What one header field must say: one of its values is listed, or matches.
@@ -69,39 +108,22 @@ pub struct HeaderRuleSpec {
     pub regexp: String,
 }
 
-/// How tokens are signed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(extend("required" = ["algorithm"]))]
-pub struct JwtSpec {
-    /// HS256, HS384, HS512, RS256, RS384, RS512, ES256, ES384 or EdDSA.
-    pub algorithm: String,
-    /// Key of the HS algorithms, in hexadecimal digits.
-    #[schemars(extend("x-secret" = true, "writeOnly" = true))]
-    pub secret: String,
-    /// Key of the others: a PEM text (`BEGIN PUBLIC KEY`), in hexadecimal digits.
-    pub public_key: String,
-    /// Cookie that may hold the token. Default: only `Authorization: Bearer` does.
-    pub cookie_name: String,
-}
-
 /// How access tokens are checked.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Oauth2Spec {
-    /// The token is a JSON Web Token of an HS algorithm.
+    /// The token is a JSON Web Token.
     pub jwt: Option<JwtSpec>,
-    /// The token is shown to an introspection endpoint. Not available yet.
-    pub token_introspect: Option<Map<String, Value>>,
+    /// The token is shown to an introspection endpoint (RFC 7662). Where both are given, `jwt` is not looked at.
+    pub token_introspect: Option<TokenIntrospectSpec>,
 }
 
 impl Spec for ValidatorSpec {
     fn validate(&self, path: &str, findings: &mut Findings) {
-        let sections = [self.headers.is_some(), self.jwt.is_some(), self.oauth2.is_some()];
-        let later = [self.signature.is_some(), self.basic_auth.is_some()];
-        if !sections.iter().chain(&later).any(|given| *given) {
+        if *self == ValidatorSpec::default() {
             let problem = Problem::new(path, "checks nothing");
-            findings.problem(problem.advice("give at least one of headers, jwt and oauth2"));
+            findings
+                .problem(problem.advice("give at least one of headers, jwt, signature, keyAuth, oauth2 and basicAuth"));
         }
         for (name, rule) in self.headers.iter().flatten() {
             let place = at(&at(path, "headers"), name);
@@ -113,45 +135,31 @@ impl Spec for ValidatorSpec {
         if let Some(jwt) = &self.jwt {
             jwt.validate(&at(path, "jwt"), findings);
         }
+        if let Some(signature) = &self.signature {
+            signature.validate(&at(path, "signature"), findings);
+        }
+        if let Some(keys) = &self.key_auth {
+            keys.validate(&at(path, "keyAuth"), findings);
+        }
         if let Some(oauth2) = &self.oauth2 {
             let place = at(path, "oauth2");
             match (&oauth2.jwt, &oauth2.token_introspect) {
-                (_, Some(_)) => unavailable(at(&place, "tokenIntrospect"), findings),
+                (jwt, Some(endpoint)) => {
+                    endpoint.validate(&at(&place, "tokenIntrospect"), findings);
+                    if jwt.is_some() {
+                        findings.warn(at(&place, "jwt"), "is not looked at: tokenIntrospect is");
+                    }
+                }
                 (Some(jwt), None) => jwt.validate(&at(&place, "jwt"), findings),
-                (None, None) => findings.problem(Problem::new(place, "checks nothing").advice("give jwt")),
+                (None, None) => {
+                    let problem = Problem::new(place, "checks nothing");
+                    findings.problem(problem.advice("give tokenIntrospect or jwt"));
+                }
             }
         }
-        for (key, given) in [("signature", later[0]), ("basicAuth", later[1])] {
-            if given {
-                unavailable(at(path, key), findings);
-            }
+        if let Some(basic) = &self.basic_auth {
+            basic.validate(&at(path, "basicAuth"), findings);
         }
-    }
-}
-
-fn unavailable(place: String, findings: &mut Findings) {
-    let problem = Problem::new(place, "not available yet");
-    findings.problem(problem.advice("remove it; headers, jwt and oauth2.jwt are what can be checked"));
-}
-
-impl JwtSpec {
-    fn validate(&self, path: &str, findings: &mut Findings) {
-        if !ALGORITHMS.contains(&self.algorithm.as_str()) {
-            let problem = Problem::new(at(path, "algorithm"), "not an algorithm that can be checked");
-            findings.problem(problem.text(&self.algorithm).accepted(one_of(&ALGORITHMS)));
-            return;
-        }
-        let field = if self.algorithm.starts_with("HS") { "secret" } else { "publicKey" };
-        // The value stays out of the message: it may be a secret.
-        if let Err(why) = self.key() {
-            findings.problem(Problem::new(at(path, field), why));
-        }
-    }
-
-    fn key(&self) -> Result<TokenKey, String> {
-        let bytes =
-            |text: &str| from_hex(text).ok_or("not hexadecimal digits; write the key's bytes with two digits each");
-        TokenKey::new(&self.algorithm, &bytes(&self.secret)?, &bytes(&self.public_key)?)
     }
 }
 
@@ -159,7 +167,11 @@ impl JwtSpec {
 pub struct Validator {
     headers: Vec<HeaderRule>,
     jwt: Option<Token>,
-    oauth2: Option<Token>,
+    signature: Option<Signatures>,
+    keys: Option<KeyAuth>,
+    oauth2: Option<Oauth2>,
+    basic: Option<BasicAuth>,
+    over_quota: Limit,
 }
 
 struct HeaderRule {
@@ -168,10 +180,9 @@ struct HeaderRule {
     regexp: Option<Pattern>,
 }
 
-/// Where a token stands, and the key it must be signed with.
-struct Token {
-    key: TokenKey,
-    cookie: Box<str>,
+enum Oauth2 {
+    Jwt(Box<Token>),
+    Introspection(Arc<Introspection>),
 }
 
 pub const KIND: FilterKind = FilterKind {
@@ -180,11 +191,23 @@ pub const KIND: FilterKind = FilterKind {
     doc: module_doc!("validator.rs"),
     schema: spec::schema::<ValidatorSpec>,
     check: spec::check::<ValidatorSpec>,
-    build: |fields, _| spec::build(fields, Validator::new),
+    build: |fields, parts| spec::build(fields, |spec| Validator::new(spec, parts)),
 };
 
+/// Why a request does not pass.
+struct Refusal {
+    status: u16,
+    /// How to do better; empty where nothing is to be said.
+    challenge: &'static str,
+    note: String,
+    /// After how many seconds it is worth another try.
+    retry_after: Option<u64>,
+}
+
+const BEARER: &str = "Bearer";
+
 impl Validator {
-    fn new(spec: ValidatorSpec) -> Result<Validator, BuildError> {
+    fn new(spec: ValidatorSpec, parts: &Parts<'_>) -> Result<Validator, BuildError> {
         let mut headers = Vec::new();
         for (name, rule) in spec.headers.into_iter().flatten() {
             let regexp = if rule.regexp.is_empty() { None } else { Some(Pattern::new(&rule.regexp)) };
@@ -194,46 +217,174 @@ impl Validator {
                 regexp: regexp.transpose().map_err(|why| spec::unexpected("headers", why))?,
             });
         }
-        let token = |spec: Option<JwtSpec>, path: &str| -> Result<Option<Token>, BuildError> {
-            let Some(spec) = spec else { return Ok(None) };
-            let key = spec.key().map_err(|why| spec::unexpected(path, why))?;
-            Ok(Some(Token { key, cookie: spec.cookie_name.into() }))
+        let previous = parts.previous.and_then(|filter| filter.downcast::<Validator>());
+        let token = |spec: Option<JwtSpec>, previous: Option<&Token>, path: &str| {
+            let made = spec.map(|spec| Token::new(spec, previous, parts)).transpose();
+            made.map_err(|why| spec::unexpected(path, why))
         };
+        let oauth2_before = previous.and_then(|filter| filter.oauth2.as_ref());
+        let oauth2 = match spec.oauth2 {
+            Some(Oauth2Spec { token_introspect: Some(endpoint), .. }) => {
+                // What was said of tokens holds beyond a change of other things.
+                let same = match oauth2_before {
+                    Some(Oauth2::Introspection(known)) if known.is_of(&endpoint) => Some(known.clone()),
+                    _ => None,
+                };
+                let made = same.map_or_else(|| Introspection::new(endpoint, parts), Ok);
+                let place = "oauth2.tokenIntrospect.endPoint";
+                Some(Oauth2::Introspection(made.map_err(|why| spec::unexpected(place, why))?))
+            }
+            Some(Oauth2Spec { jwt, .. }) => {
+                let before = match oauth2_before {
+                    Some(Oauth2::Jwt(token)) => Some(&**token),
+                    _ => None,
+                };
+                token(jwt, before, "oauth2.jwt")?.map(Box::new).map(Oauth2::Jwt)
+            }
+            None => None,
+        };
+        let basic_before = previous.and_then(|filter| filter.basic.as_ref());
+        let basic = spec.basic_auth.map(|spec| BasicAuth::new(spec, basic_before, parts)).transpose();
         Ok(Validator {
             headers,
-            jwt: token(spec.jwt, "jwt")?,
-            oauth2: token(spec.oauth2.and_then(|o| o.jwt), "oauth2.jwt")?,
+            jwt: token(spec.jwt, previous.and_then(|filter| filter.jwt.as_ref()), "jwt")?,
+            signature: spec.signature.map(Signatures::new),
+            keys: spec.key_auth.map(KeyAuth::new),
+            over_quota: parts.telemetry.limits().register("consumer_quota"),
+            oauth2,
+            basic: basic.map_err(|why| spec::unexpected("basicAuth", why))?,
         })
+    }
+
+    /// Its sections, one after the other.
+    async fn check(&self, exchange: &mut Exchange) -> Result<(), Refusal> {
+        let headers = &exchange.request().headers;
+        if let Some(rule) = self.headers.iter().find(|rule| !rule.holds(headers)) {
+            return Err(Refusal::new(400, "", format!("header {} is missing or not accepted", rule.name)));
+        }
+        if let Some(token) = &self.jwt {
+            token.claims(headers).await.map_err(|error| Refusal::new(401, BEARER, format!("jwt: {error}")))?;
+        }
+        if let Some(signatures) = &self.signature {
+            check_signature(signatures, exchange).await?;
+        }
+        if let Some(keys) = &self.keys {
+            keys.check(exchange).map_err(|error| self.refuse_key(error))?;
+        }
+        let headers = &exchange.request().headers;
+        match &self.oauth2 {
+            None => {}
+            Some(Oauth2::Jwt(token)) => {
+                let refused = |error: TokenError| Refusal::new(401, BEARER, format!("oauth2: {error}"));
+                let claims = token.claims(headers).await.map_err(refused)?;
+                identify(&mut exchange.request_mut().headers, text_of(&claims, "sub"), text_of(&claims, "scope"));
+            }
+            Some(Oauth2::Introspection(endpoint)) => {
+                let refused = |why: &dyn fmt::Display| Refusal::new(401, BEARER, format!("oauth2: {why}"));
+                let token = bearer(headers).ok_or_else(|| refused(&TokenError::Missing))?;
+                let told = endpoint.ask(token).await.map_err(|why| refused(&why))?;
+                identify(&mut exchange.request_mut().headers, &told.user, &told.scope);
+            }
+        }
+        if let Some(basic) = &self.basic {
+            let user = basic.check(&exchange.request().headers).await.map_err(|error| {
+                let status = if error == BasicError::Busy { 503 } else { 401 };
+                let challenge = if status == 401 { basic_auth::CHALLENGE } else { "" };
+                Refusal::new(status, challenge, format!("basicAuth: {error}"))
+            })?;
+            exchange.request_mut().headers.set("X-Auth-User", user);
+        }
+        Ok(())
+    }
+
+    fn refuse_key(&self, error: KeyError) -> Refusal {
+        let note = format!("keyAuth: {error}");
+        match error {
+            KeyError::Forbidden => Refusal::new(403, "", note),
+            KeyError::Quota(left) => {
+                self.over_quota.add(1);
+                Refusal { retry_after: Some(left.as_secs().max(1)), ..Refusal::new(429, "", note) }
+            }
+            _ => Refusal::new(401, "ApiKey", note),
+        }
+    }
+
+    /// Whether a request may have to wait.
+    fn waits(&self) -> bool {
+        let oauth2 = match &self.oauth2 {
+            None => false,
+            Some(Oauth2::Jwt(token)) => token.waits(),
+            Some(Oauth2::Introspection(_)) => true,
+        };
+        oauth2 || self.signature.is_some() || self.basic.is_some() || self.jwt.as_ref().is_some_and(Token::waits)
+    }
+}
+
+async fn check_signature(signatures: &Signatures, exchange: &mut Exchange) -> Result<(), Refusal> {
+    let refused = |error| Refusal::new(401, "", format!("signature: {error}"));
+    let signed = signatures.begin(exchange.request(), now() as i64).map_err(refused)?;
+    if signatures.exclude_body {
+        return signed.verify(None).map_err(refused);
+    }
+    let body = exchange.space().request_body.collect(DEFAULT_BODY_LIMIT).await;
+    let body = body.map_err(|error| Refusal::new(error.request_status(), "", format!("signature: {error}")))?;
+    signed.verify(Some(body)).map_err(refused)
+}
+
+fn answer(checked: Result<(), Refusal>, exchange: &mut Exchange) -> Outcome {
+    let Err(refusal) = checked else { return SUCCESS };
+    exchange.tags.note(|| format!("validator: {}", refusal.note));
+    let response = exchange.refuse(refusal.status);
+    if !refusal.challenge.is_empty() {
+        // RFC 9110 section 15.5.2: a 401 says how to do better.
+        response.headers.set("WWW-Authenticate", refusal.challenge);
+    }
+    if let Some(seconds) = refusal.retry_after {
+        response.headers.set("Retry-After", seconds.to_string());
+    }
+    INVALID
+}
+
+impl Refusal {
+    fn new(status: u16, challenge: &'static str, note: String) -> Refusal {
+        Refusal { status, challenge, note, retry_after: (status == 503).then_some(1) }
     }
 }
 
 impl Filter for Validator {
     fn touches(&self) -> Touches {
-        Touches::REQUEST_HEAD.and(Touches::RESPONSE)
+        let body = self.signature.as_ref().is_some_and(|signatures| !signatures.exclude_body);
+        Touches::REQUEST_HEAD.and(Touches::RESPONSE).and_if(body, Touches::REQUEST_BODY)
     }
 
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
-        let headers = &exchange.request().headers;
-        if let Some(rule) = self.headers.iter().find(|rule| !rule.holds(headers)) {
-            exchange.tags.note(|| format!("validator: header {} is missing or not accepted", rule.name));
-            return Step::Done(refuse(exchange, 400));
+        if self.waits() {
+            return Step::wait(async {
+                let checked = self.check(exchange).await;
+                answer(checked, exchange)
+            });
         }
-        if let Some(token) = &self.jwt
-            && let Err(error) = token.claims(headers)
-        {
-            exchange.tags.note(|| format!("validator: jwt: {error}"));
-            return Step::Done(refuse(exchange, 401));
+        let checked = match pin!(self.check(exchange)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(checked) => checked,
+            // No section that is there waits for anything.
+            Poll::Pending => Err(Refusal::new(401, "", "a check waits where none may".to_owned())),
+        };
+        Step::Done(answer(checked, exchange))
+    }
+
+    fn status(&self) -> Option<Value> {
+        let mut status = Map::new();
+        let mut tell = |name: &str, told: Option<Value>| {
+            told.into_iter().for_each(|told| drop(status.insert(name.to_owned(), told)))
+        };
+        tell("jwks", self.jwt.as_ref().and_then(Token::status));
+        match &self.oauth2 {
+            Some(Oauth2::Introspection(endpoint)) => tell("introspection", Some(endpoint.status())),
+            Some(Oauth2::Jwt(token)) => tell("oauth2Jwks", token.status()),
+            None => {}
         }
-        if let Some(token) = &self.oauth2 {
-            match token.claims(headers) {
-                Ok(claims) => identify(&mut exchange.request_mut().headers, &claims),
-                Err(error) => {
-                    exchange.tags.note(|| format!("validator: oauth2: {error}"));
-                    return Step::Done(refuse(exchange, 401));
-                }
-            }
-        }
-        Step::Done(SUCCESS)
+        tell("basicAuth", self.basic.as_ref().map(BasicAuth::status));
+        (!status.is_empty()).then_some(Value::Object(status))
     }
 }
 
@@ -249,52 +400,23 @@ impl HeaderRule {
     }
 }
 
-impl Token {
-    fn claims(&self, headers: &Headers) -> Result<Map<String, Value>, TokenError> {
-        let token = self.cookie(headers).or_else(|| bearer(headers)).ok_or(TokenError::Missing)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        self.key.verify(token, now)
-    }
-
-    fn cookie<'h>(&self, headers: &'h Headers) -> Option<&'h str> {
-        if self.cookie.is_empty() {
-            return None;
-        }
-        headers
-            .known_all(Known::Cookie)
-            .filter_map(|line| std::str::from_utf8(line).ok())
-            .flat_map(|line| line.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='))
-            .find(|(name, value)| **name == *self.cookie && !value.is_empty())
-            .map(|(_, value)| value.trim_matches('"'))
-    }
-}
-
-fn bearer(headers: &Headers) -> Option<&str> {
-    let (scheme, token) = headers.text("Authorization")?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())
-}
-
 /// Tells the backend who it is. Only what a valid token says may stand there.
-fn identify(headers: &mut Headers, claims: &Map<String, Value>) {
-    for (name, claim) in [("X-Authenticated-Userid", "sub"), ("X-Authenticated-Scope", "scope")] {
+fn identify(headers: &mut Headers, user: &str, scope: &str) {
+    for (name, text) in [("X-Authenticated-Userid", user), ("X-Authenticated-Scope", scope)] {
         headers.remove(name);
-        if let Some(text) = claims.get(claim).and_then(Value::as_str)
-            && !text.is_empty()
-            && proto_http::headers::is_value(text.as_bytes())
-        {
+        if !text.is_empty() && proto_http::headers::is_value(text.as_bytes()) {
             headers.add(name, text);
         }
     }
 }
 
-fn refuse(exchange: &mut Exchange, status: u16) -> Outcome {
-    let response = exchange.refuse(status);
-    if status == 401 {
-        // RFC 9110 section 15.5.2: a 401 says how to do better.
-        response.headers.set("WWW-Authenticate", "Bearer");
-    }
-    INVALID
+fn text_of<'c>(claims: &'c Map<String, Value>, name: &str) -> &'c str {
+    claims.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
@@ -365,9 +487,26 @@ mod tests {
         refuses(&KIND, "jwt: {algorithm: none, secret: '00'}", &["jwt.algorithm"]);
         refuses(&KIND, "jwt: {algorithm: HS256, secret: xyz}", &["jwt.secret"]);
         refuses(&KIND, "jwt: {algorithm: RS256, publicKey: '00'}", &["jwt.publicKey"]);
-        refuses(&KIND, "basicAuth: {mode: FILE}", &["basicAuth"]);
-        refuses(&KIND, "signature: {}", &["signature"]);
-        refuses(&KIND, "oauth2: {tokenIntrospect: {endPoint: 'http://a'}}", &["oauth2.tokenIntrospect"]);
+        refuses(&KIND, "jwt: {algorithm: HS256, jwksUrl: 'http://a/'}", &["jwt.algorithm"]);
+        refuses(&KIND, "jwt: {jwksUrl: 'ftp://a/'}", &["jwt.jwksUrl"]);
+        refuses(
+            &KIND,
+            "jwt: {jwksUrl: 'http://a/', secret: '00', jwksRefresh: 1s}",
+            &["jwt.jwksRefresh", "jwt.secret"],
+        );
+        refuses(&KIND, "jwt: {algorithm: HS256, secret: '00', leeway: 1h}", &["jwt.leeway"]);
+        refuses(&KIND, "basicAuth: {mode: LDAP, ldap: {host: h}}", &["basicAuth.mode"]);
+        refuses(&KIND, "basicAuth: {mode: ETCD}", &["basicAuth.mode"]);
+        refuses(&KIND, "basicAuth: {mode: file}", &["basicAuth.mode"]);
+        refuses(&KIND, "signature: {}", &["signature.accessKeys"]);
+        refuses(
+            &KIND,
+            "signature: {accessKeys: {a/b: s, c: ''}}",
+            &["signature.accessKeys.a/b", "signature.accessKeys.c"],
+        );
+        refuses(&KIND, "oauth2: {tokenIntrospect: {endPoint: 'a'}}", &["oauth2.tokenIntrospect.endPoint"]);
+        let wrong = "oauth2: {tokenIntrospect: {endPoint: 'http://a', maxInFlight: 0, timeout: 0s}}";
+        refuses(&KIND, wrong, &["oauth2.tokenIntrospect.maxInFlight", "oauth2.tokenIntrospect.timeout"]);
         refuses(&KIND, "oauth2: {}", &["oauth2"]);
     }
 

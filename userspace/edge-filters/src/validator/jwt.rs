@@ -1,4 +1,4 @@
-//! JSON Web Tokens in compact form (RFC 7515, 7519), checked against one key and one algorithm.
+//! JSON Web Tokens in compact form (RFC 7515, 7519), checked against one key, or against the keys of an issuer ([`super::jwks`]).
 //!
 //! The algorithm is the document's, never the token's: a token that names another one is refused, so a public key can
 //! not be mistaken for an HMAC secret. Time is an argument.
@@ -18,6 +18,8 @@ pub struct TokenKey {
 enum KeyKind {
     Secret(hmac::Key),
     Public(signature::UnparsedPublicKey<Vec<u8>>),
+    /// Modulus and exponent, as sets of keys carry them.
+    Rsa(&'static signature::RsaParameters, signature::RsaPublicKeyComponents<Vec<u8>>),
 }
 
 /// Why a token does not count.
@@ -29,6 +31,12 @@ pub enum TokenError {
     Signature,
     Expired,
     NotYetValid,
+    UnknownKey,
+    Issuer,
+    Audience,
+    Nonce,
+    /// The keys of the issuer cannot be had.
+    NoKeys,
 }
 
 impl fmt::Display for TokenError {
@@ -40,69 +48,203 @@ impl fmt::Display for TokenError {
             TokenError::Signature => "wrong signature",
             TokenError::Expired => "the token has expired",
             TokenError::NotYetValid => "the token is not valid yet",
+            TokenError::UnknownKey => "the issuer has no such key",
+            TokenError::Issuer => "the token is of another issuer",
+            TokenError::Audience => "the token is for somebody else",
+            TokenError::Nonce => "the token is of another login",
+            TokenError::NoKeys => "the keys of the issuer cannot be had",
         })
     }
 }
 
-/// Algorithms that can be checked.
-pub const ALGORITHMS: [&str; 9] = ["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "EdDSA"];
+/// Algorithms that can be checked. `ES512` and `ES256K` are not among them.
+pub const ALGORITHMS: [&str; 12] =
+    ["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+
+/// What a token must say, beside being signed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// `iss`; empty: any.
+    pub issuer: String,
+    /// One of which `aud` must name; empty: any, or none.
+    pub audiences: Vec<String>,
+    /// How far clocks may be apart, in seconds.
+    pub leeway: u64,
+}
+
+/// A token taken apart, not yet believed.
+pub struct Parsed<'t> {
+    pub head: Map<String, Value>,
+    signed: &'t str,
+    claims: &'t str,
+    mark: Vec<u8>,
+}
+
+/// Longest token looked at, in bytes.
+const TOKEN_MAX: usize = 32 * 1024;
+
+impl<'t> Parsed<'t> {
+    pub fn read(token: &'t str) -> Result<Parsed<'t>, TokenError> {
+        if token.len() > TOKEN_MAX {
+            return Err(TokenError::Malformed);
+        }
+        let (signed, mark) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
+        let (head, claims) = signed.split_once('.').ok_or(TokenError::Malformed)?;
+        let head = decode_object(head)?;
+        // Extensions that must be understood are not (RFC 7515 section 4.1.11).
+        if head.contains_key("crit") {
+            return Err(TokenError::Malformed);
+        }
+        let mark = URL_SAFE_NO_PAD.decode(mark).map_err(|_| TokenError::Malformed)?;
+        Ok(Parsed { head, signed, claims, mark })
+    }
+
+    pub fn algorithm(&self) -> Result<&'static str, TokenError> {
+        let named = self.head.get("alg").and_then(Value::as_str);
+        ALGORITHMS.iter().find(|known| named == Some(**known)).copied().ok_or(TokenError::Algorithm)
+    }
+
+    /// The key that the token names.
+    pub fn key_id(&self) -> Option<&str> {
+        self.head.get("kid").and_then(Value::as_str)
+    }
+
+    /// The claims, when the key has signed them and they are as expected; `now` in seconds since 1970.
+    pub fn verify(&self, key: &TokenKey, expected: &Expected, now: f64) -> Result<Map<String, Value>, TokenError> {
+        self.is_signed(key)?;
+        let claims = self.unverified_claims()?;
+        expected.check(&claims, now)?;
+        Ok(claims)
+    }
+
+    /// What the token says, whoever wrote it.
+    pub fn unverified_claims(&self) -> Result<Map<String, Value>, TokenError> {
+        decode_object(self.claims)
+    }
+
+    pub fn mark(&self) -> &[u8] {
+        &self.mark
+    }
+
+    /// Whether the key has signed it, by the key's algorithm.
+    pub fn is_signed(&self, key: &TokenKey) -> Result<(), TokenError> {
+        if self.algorithm()? != key.name {
+            return Err(TokenError::Algorithm);
+        }
+        let signed = self.signed.as_bytes();
+        let verified = match &key.kind {
+            KeyKind::Secret(key) => hmac::verify(key, signed, &self.mark).is_ok(),
+            KeyKind::Public(key) => key.verify(signed, &self.mark).is_ok(),
+            KeyKind::Rsa(parameters, key) => key.verify(parameters, signed, &self.mark).is_ok(),
+        };
+        if verified { Ok(()) } else { Err(TokenError::Signature) }
+    }
+}
+
+impl Expected {
+    /// Whether claims are as expected; `now` in seconds since 1970.
+    pub fn check(&self, claims: &Map<String, Value>, now: f64) -> Result<(), TokenError> {
+        let leeway = self.leeway as f64;
+        if time(claims, "exp")?.is_some_and(|at| now >= at + leeway) {
+            return Err(TokenError::Expired);
+        }
+        for name in ["nbf", "iat"] {
+            if time(claims, name)?.is_some_and(|at| now + leeway < at) {
+                return Err(TokenError::NotYetValid);
+            }
+        }
+        if !self.issuer.is_empty() && claims.get("iss").and_then(Value::as_str) != Some(&self.issuer) {
+            return Err(TokenError::Issuer);
+        }
+        let named = |audience: &Value| audience.as_str().is_some_and(|named| self.audiences.iter().any(|a| a == named));
+        let meant = match claims.get("aud") {
+            Some(Value::Array(all)) => all.iter().any(named),
+            Some(one) => named(one),
+            None => false,
+        };
+        if self.audiences.is_empty() || meant { Ok(()) } else { Err(TokenError::Audience) }
+    }
+}
 
 impl TokenKey {
     /// `secret` for the HS family, a PEM text for the others.
     pub fn new(algorithm: &str, secret: &[u8], public: &[u8]) -> Result<TokenKey, String> {
         let name = *ALGORITHMS.iter().find(|a| **a == algorithm).ok_or("not an algorithm")?;
         if name.starts_with("HS") {
-            let digest = match name {
-                "HS256" => hmac::HMAC_SHA256,
-                "HS384" => hmac::HMAC_SHA384,
-                _ => hmac::HMAC_SHA512,
-            };
-            if secret.is_empty() {
-                return Err("a secret is wanted".to_owned());
-            }
-            return Ok(TokenKey { name, kind: KeyKind::Secret(hmac::Key::new(digest, secret)) });
+            return TokenKey::secret(name, secret);
         }
-        let verification: &'static dyn signature::VerificationAlgorithm = match name {
-            "RS256" => &signature::RSA_PKCS1_2048_8192_SHA256,
-            "RS384" => &signature::RSA_PKCS1_2048_8192_SHA384,
-            "RS512" => &signature::RSA_PKCS1_2048_8192_SHA512,
-            "ES256" => &signature::ECDSA_P256_SHA256_FIXED,
-            "ES384" => &signature::ECDSA_P384_SHA384_FIXED,
-            _ => &signature::ED25519,
+        TokenKey::public(name, public_key(public, name)?)
+    }
+
+    /// The key of a certificate in PEM. Its dates and who issued it are not looked at.
+    pub fn of_certificate(name: &'static str, pem: &str) -> Result<TokenKey, String> {
+        let certificate = base_tls::certificate::read_authorities_undated(pem).map_err(|error| error.text)?;
+        let der = certificate.first().ok_or("no certificate")?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(der.as_ref()).map_err(|_| "not a certificate")?;
+        let spki = subject_public_key(parsed.tbs_certificate.subject_pki.raw);
+        let (identifier, key) = spki.ok_or("the certificate has no key we read")?;
+        fits(identifier, name)?;
+        TokenKey::public(name, key.to_vec())
+    }
+
+    fn public(name: &'static str, bytes: Vec<u8>) -> Result<TokenKey, String> {
+        let verification: &'static dyn signature::VerificationAlgorithm = match rsa(name) {
+            Some(parameters) => parameters,
+            None => curve(name).ok_or("not an algorithm")?,
         };
-        let bytes = public_key(public, name)?;
         Ok(TokenKey { name, kind: KeyKind::Public(signature::UnparsedPublicKey::new(verification, bytes)) })
     }
 
-    /// The claims of a valid token; `now` in seconds since 1970.
-    pub fn verify(&self, token: &str, now: f64) -> Result<Map<String, Value>, TokenError> {
-        let (signed, mark) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
-        let (head, claims) = signed.split_once('.').ok_or(TokenError::Malformed)?;
-        let head = decode_object(head)?;
-        if head.get("alg").and_then(Value::as_str) != Some(self.name) {
-            return Err(TokenError::Algorithm);
-        }
-        // Extensions that must be understood are not (RFC 7515 section 4.1.11).
-        if head.contains_key("crit") {
-            return Err(TokenError::Malformed);
-        }
-        let mark = URL_SAFE_NO_PAD.decode(mark).map_err(|_| TokenError::Malformed)?;
-        let verified = match &self.kind {
-            KeyKind::Secret(key) => hmac::verify(key, signed.as_bytes(), &mark).is_ok(),
-            KeyKind::Public(key) => key.verify(signed.as_bytes(), &mark).is_ok(),
+    /// A key of the HS family.
+    pub fn secret(name: &'static str, secret: &[u8]) -> Result<TokenKey, String> {
+        let digest = match name {
+            "HS256" => hmac::HMAC_SHA256,
+            "HS384" => hmac::HMAC_SHA384,
+            _ => hmac::HMAC_SHA512,
         };
-        if !verified {
-            return Err(TokenError::Signature);
+        if secret.is_empty() {
+            return Err("a secret is wanted".to_owned());
         }
-        let claims = decode_object(claims)?;
-        if time(&claims, "exp")?.is_some_and(|at| now >= at) {
-            return Err(TokenError::Expired);
-        }
-        if time(&claims, "nbf")?.is_some_and(|at| now < at) || time(&claims, "iat")?.is_some_and(|at| now < at) {
-            return Err(TokenError::NotYetValid);
-        }
-        Ok(claims)
+        Ok(TokenKey { name, kind: KeyKind::Secret(hmac::Key::new(digest, secret)) })
     }
+
+    /// A public key of RSA, by modulus and exponent.
+    pub fn rsa(name: &'static str, n: Vec<u8>, e: Vec<u8>) -> Option<TokenKey> {
+        let key = signature::RsaPublicKeyComponents { n, e };
+        Some(TokenKey { name, kind: KeyKind::Rsa(rsa(name)?, key) })
+    }
+
+    /// A point of the curve that the algorithm is for.
+    pub fn point(name: &'static str, bytes: Vec<u8>) -> Option<TokenKey> {
+        let key = signature::UnparsedPublicKey::new(curve(name)?, bytes);
+        Some(TokenKey { name, kind: KeyKind::Public(key) })
+    }
+
+    /// The claims of a valid token; `now` in seconds since 1970.
+    pub fn verify(&self, token: &str, expected: &Expected, now: f64) -> Result<Map<String, Value>, TokenError> {
+        Parsed::read(token)?.verify(self, expected, now)
+    }
+}
+
+fn rsa(name: &str) -> Option<&'static signature::RsaParameters> {
+    Some(match name {
+        "RS256" => &signature::RSA_PKCS1_2048_8192_SHA256,
+        "RS384" => &signature::RSA_PKCS1_2048_8192_SHA384,
+        "RS512" => &signature::RSA_PKCS1_2048_8192_SHA512,
+        "PS256" => &signature::RSA_PSS_2048_8192_SHA256,
+        "PS384" => &signature::RSA_PSS_2048_8192_SHA384,
+        "PS512" => &signature::RSA_PSS_2048_8192_SHA512,
+        _ => return None,
+    })
+}
+
+fn curve(name: &str) -> Option<&'static dyn signature::VerificationAlgorithm> {
+    Some(match name {
+        "ES256" => &signature::ECDSA_P256_SHA256_FIXED,
+        "ES384" => &signature::ECDSA_P384_SHA384_FIXED,
+        "EdDSA" => &signature::ED25519,
+        _ => return None,
+    })
 }
 
 fn decode_object(part: &str) -> Result<Map<String, Value>, TokenError> {
@@ -126,22 +268,26 @@ fn public_key(pem: &[u8], algorithm: &str) -> Result<Vec<u8>, String> {
     let (body, _) = rest.split_once("-----END ").ok_or("the PEM text has no end")?;
     let body: String = body.split_ascii_whitespace().collect();
     let der = base64::engine::general_purpose::STANDARD.decode(body).map_err(|_| "the PEM text is not base64")?;
-    let rsa = algorithm.starts_with("RS");
+    let rsa = rsa(algorithm).is_some();
     let (identifier, key) = match label {
         "RSA PUBLIC KEY" if rsa => return Ok(der),
         "PUBLIC KEY" => subject_public_key(&der).ok_or("the key is not a SubjectPublicKeyInfo")?,
         other => return Err(format!("a PEM text of {other}; a PUBLIC KEY is wanted")),
     };
+    fits(identifier, algorithm)?;
+    Ok(key.to_vec())
+}
+
+/// Whether a key of this kind is one for the algorithm.
+fn fits(identifier: &[u8], algorithm: &str) -> Result<(), String> {
     let wanted: &[&[u8]] = match algorithm {
         "ES256" => &[OID_EC, OID_P256],
         "ES384" => &[OID_EC, OID_P384],
         "EdDSA" => &[OID_ED25519],
         _ => &[OID_RSA],
     };
-    if !wanted.iter().all(|oid| identifier.windows(oid.len()).any(|w| w == *oid)) {
-        return Err(format!("the key is not one for {algorithm}"));
-    }
-    Ok(key.to_vec())
+    let all = wanted.iter().all(|oid| identifier.windows(oid.len()).any(|w| w == *oid));
+    if all { Ok(()) } else { Err(format!("the key is not one for {algorithm}")) }
 }
 
 /// `SEQUENCE { SEQUENCE algorithm, BIT STRING key }` (RFC 5280 section 4.1): the algorithm's bytes and the key's.
@@ -194,8 +340,8 @@ mod tests {
                      eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.\
                      dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
         let key = TokenKey::new("HS256", &secret, b"").unwrap();
-        assert_eq!(key.verify(token, 1_300_819_379.0).unwrap()["iss"], "joe");
-        assert_eq!(key.verify(token, 1_300_819_380.0), Err(TokenError::Expired));
+        assert_eq!(key.verify(token, &Expected::default(), 1_300_819_379.0).unwrap()["iss"], "joe");
+        assert_eq!(key.verify(token, &Expected::default(), 1_300_819_380.0), Err(TokenError::Expired));
     }
 
     #[test]
@@ -216,10 +362,10 @@ mod tests {
         ] {
             let mac = hmac::Key::new(hmac::HMAC_SHA384, secret.as_bytes());
             let token = sign(head, claims, |signed| hmac::sign(&mac, signed).as_ref().to_vec());
-            assert_eq!(key.verify(&token, NOW).map(drop), want, "{head} {claims} {secret}");
+            assert_eq!(key.verify(&token, &Expected::default(), NOW).map(drop), want, "{head} {claims} {secret}");
         }
         for token in ["", "a", "a.b", "a.b.c", "..", "e30.e30.", "e30.e30.=="] {
-            assert!(key.verify(token, NOW).is_err(), "{token}");
+            assert!(key.verify(token, &Expected::default(), NOW).is_err(), "{token}");
         }
     }
 
@@ -231,11 +377,11 @@ mod tests {
         let pem = pem(&[0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70], pair.public_key().as_ref());
         let key = TokenKey::new("EdDSA", b"", pem.as_bytes()).unwrap();
         let token = sign(r#"{"alg":"EdDSA"}"#, r#"{"sub":"u"}"#, |signed| pair.sign(signed).as_ref().to_vec());
-        assert_eq!(key.verify(&token, NOW).unwrap()["sub"], "u");
+        assert_eq!(key.verify(&token, &Expected::default(), NOW).unwrap()["sub"], "u");
         // The public key used as an HMAC secret: the classic confusion.
         let mac = hmac::Key::new(hmac::HMAC_SHA256, pem.as_bytes());
         let forged = sign(r#"{"alg":"HS256"}"#, "{}", |signed| hmac::sign(&mac, signed).as_ref().to_vec());
-        assert_eq!(key.verify(&forged, NOW), Err(TokenError::Algorithm));
+        assert_eq!(key.verify(&forged, &Expected::default(), NOW), Err(TokenError::Algorithm));
         assert!(TokenKey::new("RS256", b"", pem.as_bytes()).is_err_and(|why| why.contains("not one for RS256")));
 
         let kind = &signature::ECDSA_P256_SHA256_FIXED_SIGNING;
@@ -245,7 +391,7 @@ mod tests {
         let pem = self::pem(&identifier, pair.public_key().as_ref());
         let key = TokenKey::new("ES256", b"", pem.as_bytes()).unwrap();
         let token = sign(r#"{"alg":"ES256"}"#, "{}", |signed| pair.sign(&random, signed).unwrap().as_ref().to_vec());
-        assert!(key.verify(&token, NOW).is_ok());
+        assert!(key.verify(&token, &Expected::default(), NOW).is_ok());
         assert!(TokenKey::new("ES384", b"", pem.as_bytes()).is_err());
     }
 

@@ -1,0 +1,202 @@
+//! User names and passwords (RFC 7617), checked against hashes.
+
+use super::htpasswd::{PASSWORD_MAX, Users};
+use super::token::authorization;
+use super::user_file::UserFile;
+use crate::answers::{Answers, Stand};
+use crate::heavy;
+use base_model::problem::{at, one_of};
+use base_model::{Findings, Problem};
+use base_telemetry::Limit;
+use base64::Engine as _;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use edge_pipeline::Parts;
+use proto_http::Headers;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where users and the hashes of their passwords are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BasicAuthSpec {
+    /// FILE: a file on every machine. ETCD (users in custom data) and LDAP are not available yet.
+    pub mode: String,
+    /// The file, as `htpasswd` writes it: bcrypt, argon2, SHA-crypt, apr1, SHA-1. It is looked at every second; while it is not there
+    /// nobody gets in. Default `/etc/apache2/.htpasswd`.
+    pub user_file: String,
+    /// Beginning of the keys in custom data, for mode ETCD.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub etcd_prefix: String,
+    /// For mode LDAP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ldap: Option<Value>,
+}
+
+impl Default for BasicAuthSpec {
+    fn default() -> Self {
+        let (mode, user_file) = ("FILE".to_owned(), "/etc/apache2/.htpasswd".to_owned());
+        Self { mode, user_file, etcd_prefix: String::new(), ldap: None }
+    }
+}
+
+/// How long a password that was right is not checked again, and one that was wrong.
+const RIGHT_HOLDS: Duration = Duration::from_secs(300);
+const WRONG_HOLDS: Duration = Duration::from_secs(5);
+
+/// Checks that are remembered.
+const REMEMBERED: usize = 10_000;
+
+/// Checks on their way at the same time.
+const CHECKS_MAX: usize = 256;
+
+/// What is asked for where nothing, or nothing right, was sent.
+pub(super) const CHALLENGE: &str = "Basic realm=\"restricted\", charset=\"UTF-8\"";
+
+impl BasicAuthSpec {
+    pub(super) fn validate(&self, path: &str, findings: &mut Findings) {
+        match self.mode.as_str() {
+            "FILE" => {
+                if self.user_file.is_empty() {
+                    findings.problem(Problem::new(at(path, "userFile"), "no file").accepted("a path on every machine"));
+                }
+            }
+            "ETCD" => {
+                let problem = Problem::new(at(path, "mode"), "users in custom data are not available yet");
+                findings.problem(problem.text("ETCD").advice("write them to a file and use FILE"));
+            }
+            "LDAP" => {
+                let problem = Problem::new(at(path, "mode"), "LDAP is not spoken");
+                findings
+                    .problem(problem.text("LDAP").advice("let an OpenID provider ask the directory; see OIDCAdaptor"));
+            }
+            _ => {
+                let problem = Problem::new(at(path, "mode"), "not a mode").text(&self.mode);
+                findings.problem(problem.accepted(one_of(&["FILE"])));
+            }
+        }
+    }
+}
+
+/// Why nobody is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BasicError {
+    Missing,
+    Malformed,
+    Wrong,
+    /// As many passwords are being checked as may be.
+    Busy,
+}
+
+impl fmt::Display for BasicError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BasicError::Missing => "no user",
+            BasicError::Malformed => "malformed credentials",
+            BasicError::Wrong => "wrong user or password",
+            BasicError::Busy => "too many passwords are being checked",
+        })
+    }
+}
+
+/// Ready to check.
+pub(super) struct BasicAuth {
+    spec: BasicAuthSpec,
+    file: Arc<UserFile>,
+    checks: Arc<Answers<bool>>,
+    busy: Limit,
+}
+
+impl BasicAuth {
+    pub(super) fn new(
+        spec: BasicAuthSpec,
+        previous: Option<&BasicAuth>,
+        parts: &Parts<'_>,
+    ) -> Result<BasicAuth, String> {
+        let file = UserFile::shared(&spec.user_file);
+        let checks = match previous.filter(|known| known.spec == spec) {
+            Some(known) => known.checks.clone(),
+            None => Answers::new(REMEMBERED, CHECKS_MAX)?,
+        };
+        Ok(BasicAuth { spec, file, checks, busy: parts.telemetry.limits().register("password_checks") })
+    }
+
+    /// Whose credentials these are.
+    pub(super) async fn check(&self, headers: &Headers) -> Result<String, BasicError> {
+        let text = authorization(headers, "Basic").ok_or(BasicError::Missing)?;
+        let (user, password) = read_credentials(text).ok_or(BasicError::Malformed)?;
+        match self.is_right(&self.file.users(), &user, password).await {
+            Some(true) => Ok(user),
+            Some(false) => Err(BasicError::Wrong),
+            None => {
+                self.busy.hit(base_runtime::worker_index());
+                Err(BasicError::Busy)
+            }
+        }
+    }
+
+    /// `None` when that cannot be found out now.
+    async fn is_right(&self, users: &Users, user: &str, password: Vec<u8>) -> Option<bool> {
+        let Some((hash, real)) = users.find(user) else { return Some(false) };
+        // The hash is part of the question: with another password another question is asked.
+        let question = self.checks.question(&[user.as_bytes(), &password, hash.text().as_bytes(), &[u8::from(real)]]);
+        match self.checks.look(question, base_runtime::now()) {
+            Stand::Known(right) => Some(right),
+            Stand::Asked(answer) => answer.await.ok(),
+            Stand::Open(asking, answer) => {
+                let hash = hash.clone();
+                let job = move || {
+                    let right = hash.is_of(&password) && real;
+                    asking.answer(right, if right { RIGHT_HOLDS } else { WRONG_HOLDS });
+                };
+                heavy::run(job).ok()?;
+                answer.await.ok()
+            }
+            Stand::Full => None,
+        }
+    }
+
+    pub(super) fn status(&self) -> Value {
+        let users = self.file.users();
+        json!({"users": users.len(), "unread": users.unread, "error": self.file.error()})
+    }
+}
+
+/// User and password out of base64. A password may hold colons, a user may not (RFC 7617 section 2).
+pub fn read_credentials(text: &str) -> Option<(String, Vec<u8>)> {
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &base64::alphabet::STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+    let bytes = LENIENT.decode(text).ok()?;
+    let colon = bytes.iter().position(|b| *b == b':')?;
+    let user = std::str::from_utf8(&bytes[..colon]).ok()?;
+    let password = &bytes[colon + 1..];
+    let fits = !user.is_empty() && proto_http::headers::is_value(user.as_bytes()) && password.len() <= PASSWORD_MAX;
+    fits.then(|| (user.to_owned(), password.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::engine::general_purpose::STANDARD;
+
+    #[test]
+    fn credentials() {
+        let read = |text: &str| read_credentials(&STANDARD.encode(text));
+        assert_eq!(read("ann:pass"), Some(("ann".to_owned(), b"pass".to_vec())));
+        assert_eq!(read("ann:a:b:c"), Some(("ann".to_owned(), b"a:b:c".to_vec())), "colons are the password's");
+        assert_eq!(read("ann:"), Some(("ann".to_owned(), Vec::new())));
+        for text in ["ann", ":pass", "", "a\r\nX: y:pass", &format!("ann:{}", "x".repeat(PASSWORD_MAX + 1))] {
+            assert_eq!(read(text), None, "{text}");
+        }
+        assert_eq!(read_credentials("YW5uOnBhc3M"), Some(("ann".to_owned(), b"pass".to_vec())), "without padding");
+        for text in ["!", "YW5u OnBhc3M=", "=="] {
+            assert_eq!(read_credentials(text), None, "{text}");
+        }
+    }
+}
