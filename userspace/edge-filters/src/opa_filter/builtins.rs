@@ -1,0 +1,83 @@
+//! Functions of OPA that the engine lacks, and those of its own that need a bound.
+//!
+//! As in OPA a function that cannot do what it is asked leaves its expression undefined; none of them fails a decision.
+
+use super::{civil, crypto, glob, networks, tokens};
+use regorus::{Engine, Value};
+
+/// A function: its arguments in, a value or nothing out.
+type Function = fn(&[Value]) -> Option<Value>;
+
+/// Everything that is added, by name and number of arguments.
+const FUNCTIONS: &[(&str, u8, Function)] = &[
+    ("io.jwt.decode", 1, tokens::decode),
+    ("io.jwt.decode_verify", 2, tokens::decode_verify),
+    ("io.jwt.verify_hs256", 2, |args| tokens::verify("HS256", args)),
+    ("io.jwt.verify_hs384", 2, |args| tokens::verify("HS384", args)),
+    ("io.jwt.verify_hs512", 2, |args| tokens::verify("HS512", args)),
+    ("io.jwt.verify_rs256", 2, |args| tokens::verify("RS256", args)),
+    ("io.jwt.verify_rs384", 2, |args| tokens::verify("RS384", args)),
+    ("io.jwt.verify_rs512", 2, |args| tokens::verify("RS512", args)),
+    ("io.jwt.verify_ps256", 2, |args| tokens::verify("PS256", args)),
+    ("io.jwt.verify_ps384", 2, |args| tokens::verify("PS384", args)),
+    ("io.jwt.verify_ps512", 2, |args| tokens::verify("PS512", args)),
+    ("io.jwt.verify_es256", 2, |args| tokens::verify("ES256", args)),
+    ("io.jwt.verify_es384", 2, |args| tokens::verify("ES384", args)),
+    ("io.jwt.verify_eddsa", 2, |args| tokens::verify("EdDSA", args)),
+    ("crypto.md5", 1, crypto::md5),
+    ("crypto.sha1", 1, crypto::sha1),
+    ("crypto.sha256", 1, crypto::sha256),
+    ("crypto.hmac.sha1", 2, crypto::hmac_sha1),
+    ("crypto.hmac.sha256", 2, crypto::hmac_sha256),
+    ("crypto.hmac.sha512", 2, crypto::hmac_sha512),
+    ("crypto.hmac.equal", 2, crypto::equal),
+    ("net.cidr_is_valid", 1, networks::is_valid),
+    ("net.cidr_contains", 2, networks::contains),
+    ("net.cidr_overlap", 2, networks::contains),
+    ("net.cidr_intersects", 2, networks::intersects),
+    ("net.cidr_contains_matches", 2, networks::contains_matches),
+    ("net.cidr_merge", 1, networks::merge),
+    ("net.cidr_expand", 1, networks::expand),
+    ("glob.match", 3, glob::matches),
+    ("glob.quote_meta", 1, glob::quote_meta),
+    ("time.now_ns", 0, civil::now_ns),
+    ("time.parse_rfc3339_ns", 1, civil::parse_rfc3339_ns),
+    ("time.parse_duration_ns", 1, civil::parse_duration_ns),
+    ("time.date", 1, civil::date),
+    ("time.clock", 1, civil::clock),
+    ("time.weekday", 1, civil::weekday),
+    ("numbers.range", 2, range),
+    ("numbers.range_step", 3, range_step),
+];
+
+/// Longest list a function makes of a few numbers.
+pub(super) const LIST_MAX: u64 = 65_536;
+
+pub(super) fn add(engine: &mut Engine) -> Result<(), impl ToString + use<>> {
+    FUNCTIONS.iter().try_for_each(|&(name, arguments, function)| {
+        let call = move |arguments: Vec<Value>| Ok(function(&arguments).unwrap_or(Value::Undefined));
+        engine.add_extension(name.to_owned(), arguments, Box::new(call))
+    })
+}
+
+pub(super) fn text(value: &Value) -> Option<&str> {
+    value.as_string().ok().map(|text| &**text)
+}
+
+/// The engine's own makes room for as many numbers as it is asked for.
+fn range(args: &[Value]) -> Option<Value> {
+    list(args[0].as_i64().ok()?, args[1].as_i64().ok()?, 1)
+}
+
+fn range_step(args: &[Value]) -> Option<Value> {
+    list(args[0].as_i64().ok()?, args[1].as_i64().ok()?, args[2].as_i64().ok().filter(|step| *step > 0)?)
+}
+
+fn list(from: i64, to: i64, step: i64) -> Option<Value> {
+    let numbers = from.abs_diff(to) / step.unsigned_abs() + 1;
+    if numbers > LIST_MAX {
+        return None;
+    }
+    let sign = if to >= from { step } else { -step };
+    Some(Value::from((0..numbers as i64).map(|n| Value::from(from + n * sign)).collect::<Vec<_>>()))
+}

@@ -1,0 +1,94 @@
+//! `io.jwt.*`: JSON Web Tokens, read and checked.
+
+use super::builtins::text;
+use crate::validator::jwks::KeySet;
+use crate::validator::jwt::{ALGORITHMS, Expected, Parsed, TokenError, TokenKey};
+use crate::validator::now;
+use regorus::Value;
+use serde_json::json;
+
+/// Head, claims and signature (in hexadecimal digits) of a token, believed or not.
+pub(super) fn decode(args: &[Value]) -> Option<Value> {
+    let token = text(&args[0])?;
+    let parsed = Parsed::read(token).ok()?;
+    let claims = parsed.unverified_claims().ok()?;
+    Some(Value::from(json!([parsed.head, claims, crate::form::hex(parsed.mark())])))
+}
+
+/// Whether a token is signed with a secret, or with a key given as PEM (a public key or a certificate) or as a set of keys.
+pub(super) fn verify(algorithm: &'static str, args: &[Value]) -> Option<Value> {
+    let (token, key) = (text(&args[0])?, text(&args[1])?);
+    let parsed = Parsed::read(token).ok()?;
+    let signed = match check(&parsed, token, algorithm, key) {
+        Ok(()) => true,
+        // A key that is none leaves it open whether it signed.
+        Err(TokenError::NoKeys) => return None,
+        Err(_) => false,
+    };
+    Some(Value::from(signed))
+}
+
+fn check(parsed: &Parsed<'_>, token: &str, algorithm: &'static str, key: &str) -> Result<(), TokenError> {
+    if parsed.algorithm()? != algorithm {
+        return Err(TokenError::Algorithm);
+    }
+    let made = match algorithm {
+        _ if algorithm.starts_with("HS") => TokenKey::secret(algorithm, key.as_bytes()),
+        _ if key.trim_start().starts_with('{') => {
+            let keys = KeySet::read(key.as_bytes()).map_err(|_| TokenError::NoKeys)?;
+            return keys.verify_signature(token, &[algorithm]);
+        }
+        _ if key.contains("BEGIN CERTIFICATE") => TokenKey::of_certificate(algorithm, key),
+        _ => TokenKey::new(algorithm, b"", key.as_bytes()),
+    };
+    parsed.is_signed(&made.map_err(|_| TokenError::NoKeys)?)
+}
+
+/// `[valid, head, claims]` of a token that keeps all constraints: `cert` or `secret`, `alg`, `iss`, `aud`, `time` (in nanoseconds).
+pub(super) fn decode_verify(args: &[Value]) -> Option<Value> {
+    let token = text(&args[0])?;
+    let refused = || Some(Value::from(json!([false, {}, {}])));
+    let constraints = args[1].as_object().ok()?;
+    let known = ["cert", "secret", "alg", "iss", "aud", "time"];
+    // A constraint that is not understood is not kept.
+    if constraints.iter().any(|(name, _)| !text(name).is_some_and(|name| known.contains(&name))) {
+        return None;
+    }
+    let given = |name: &str| constraints.get(&Value::from(name));
+    let (cert, secret) = (given("cert").and_then(text), given("secret").and_then(text));
+    let key = match (cert, secret) {
+        (Some(key), None) | (None, Some(key)) => key,
+        _ => return None,
+    };
+    let Ok(parsed) = Parsed::read(token) else { return refused() };
+    let Ok(algorithm) = parsed.algorithm() else { return refused() };
+    let wanted = match given("alg") {
+        Some(wanted) => text(wanted) == Some(algorithm),
+        None => true,
+    };
+    // A public key is never taken for a secret, nor the other way.
+    let fits = algorithm.starts_with("HS") == secret.is_some();
+    debug_assert!(ALGORITHMS.contains(&algorithm));
+    if !wanted || !fits || check(&parsed, token, algorithm, key).is_err() {
+        return refused();
+    }
+    let Ok(claims) = parsed.unverified_claims() else { return refused() };
+    let audience = given("aud").and_then(text);
+    // A token for somebody is for nobody who does not say who he is.
+    if claims.contains_key("aud") && audience.is_none() {
+        return refused();
+    }
+    let expected = Expected {
+        issuer: given("iss").and_then(text).unwrap_or_default().to_owned(),
+        audiences: audience.map(str::to_owned).into_iter().collect(),
+        leeway: 0,
+    };
+    let at = match given("time") {
+        Some(time) => time.as_f64().ok()? / 1e9,
+        None => now(),
+    };
+    match expected.check(&claims, at) {
+        Ok(()) => Some(Value::from(json!([true, parsed.head, claims]))),
+        Err(_) => refused(),
+    }
+}
