@@ -20,6 +20,7 @@ pub mod header_to_json;
 pub mod kafka;
 pub mod lottery;
 pub mod mock;
+pub mod oidc_adaptor;
 pub mod opa_filter;
 pub mod proxy;
 pub mod rate_limiter;

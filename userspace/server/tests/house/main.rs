@@ -10,6 +10,7 @@ mod world;
 
 mod access_log;
 mod attacks;
+mod authentication;
 mod bad_input;
 mod changes;
 mod cluster;
