@@ -5,7 +5,7 @@ use proto_http::{Limits, Request, torture};
 use std::path::Path;
 use std::{fs, io};
 
-const TARGETS: [&str; 12] = [
+const TARGETS: [&str; 13] = [
     "configuration",
     "http1_request",
     "http1_response",
@@ -18,6 +18,7 @@ const TARGETS: [&str; 12] = [
     "proxy_header",
     "websocket_frames",
     "cache_fields",
+    "credentials",
 ];
 
 fn main() -> io::Result<()> {
@@ -48,6 +49,15 @@ fn main() -> io::Result<()> {
     for (name, golden) in goldens {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../control-convert/tests/golden").join(golden);
         fs::copy(golden, root.join("configuration").join(name))?;
+    }
+    let credentials = [
+        "YW5uOm15UGFzc3dvcmQ=",
+        "HMAC-SHA256 Credential=ann/20150830/eu/request, SignedHeaders=host, Signature=5fa00fa31553b73e",
+        "eyJhbGciOiJIUzI1NiIsImtpZCI6IjEifQ.eyJzdWIiOiJ1In0.c2lnbmF0dXJl",
+        "$2y$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
+    ];
+    for (number, text) in credentials.iter().enumerate() {
+        fs::write(root.join("credentials").join(number.to_string()), text)?;
     }
     // A section with a static field, a literal with a static name, and one with its own; and with it a request and a control stream.
     let section = b"\0\0\xd1\x51\x02/x\x25x-one\x011";

@@ -161,7 +161,11 @@ impl Spec {
             Self::TcpProxy(proxy) => Some(at(&proxy.address, proxy.port, &[Protocol::Tcp])),
             Self::UdpProxy(proxy) => Some(at(&proxy.address, proxy.port, &[Protocol::Udp])),
             Self::GrpcServer(server) => Some(at(&server.address, server.port, &[Protocol::Tcp])),
-            Self::Pipeline(_) | Self::VirtualIp(_) | Self::GlobalFilter(_) | Self::ServiceRegistry(_) | Self::Consumer(_) => None,
+            Self::Pipeline(_)
+            | Self::VirtualIp(_)
+            | Self::GlobalFilter(_)
+            | Self::ServiceRegistry(_)
+            | Self::Consumer(_) => None,
         }
     }
 

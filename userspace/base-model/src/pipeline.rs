@@ -414,7 +414,7 @@ fn validate_policy(policy: &NamedSpec, path: &str, findings: &mut Findings) {
 }
 
 /// Kinds of Easegress's filters that are known by name only.
-pub const UNSERVED_FILTERS: [&str; 14] = [
+pub const UNSERVED_FILTERS: [&str; 12] = [
     "AIGatewayProxy",
     "ConnectControl",
     "FileServer",
@@ -423,8 +423,6 @@ pub const UNSERVED_FILTERS: [&str; 14] = [
     "KafkaMQTT",
     "MQTTClientAuth",
     "MeshAdaptor",
-    "OIDCAdaptor",
-    "OPAFilter",
     "RemoteFilter",
     "TopicMapper",
     "WAF",

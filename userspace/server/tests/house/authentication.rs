@@ -84,19 +84,19 @@ fn serve(stream: TcpStream, answer: &dyn Fn(&Asked) -> Told, counted: &AtomicUsi
     }
 }
 
-fn json(body: impl Into<String>) -> Told {
+pub fn json(body: impl Into<String>) -> Told {
     Some((200, "Content-Type: application/json\r\n".to_owned(), body.into()))
 }
 
 /// A machine with one worker, whose door leads through a filter to a backend.
-struct House {
-    machine: Machine,
+pub struct House {
+    pub machine: Machine,
     _backend: Backend,
     door: u16,
 }
 
 impl House {
-    fn with(filter: &str) -> House {
+    pub fn with(filter: &str) -> House {
         let mut machine = Machine::new("m1").flags(["--workers", "1"]);
         machine.run();
         let (backend, door) = (Backend::start("one"), free_port());
@@ -116,21 +116,21 @@ impl House {
         )
     }
 
-    fn ask(&self, headers: &[(&str, &str)]) -> Answer {
+    pub fn ask(&self, headers: &[(&str, &str)]) -> Answer {
         self.request("GET", "/a?b=c", headers, "")
     }
 
-    fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let mut connection = Connection::open(&format!("127.0.0.1:{}", self.door)).unwrap();
         connection.request(method, path, headers, body).unwrap()
     }
 
-    fn limit(&self, name: &str) -> f64 {
+    pub fn limit(&self, name: &str) -> f64 {
         self.machine.metric(&format!("weir_limit_hits_total{{limit=\"{name}\"}}")).unwrap_or_default()
     }
 }
 
-fn bearer(token: &str) -> String {
+pub fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
@@ -222,23 +222,23 @@ fn an_introspection_server_that_hangs_lets_nobody_pass_and_holds_nobody_up() {
     drop(idp);
 }
 
-struct Issuer {
+pub struct Issuer {
     pair: Ed25519KeyPair,
     id: &'static str,
 }
 
 impl Issuer {
-    fn new(id: &'static str) -> Issuer {
+    pub fn new(id: &'static str) -> Issuer {
         let document = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
         Issuer { pair: Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap(), id }
     }
 
-    fn keys(&self) -> String {
+    pub fn keys(&self) -> String {
         let x = base64url(self.pair.public_key().as_ref());
         format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"{}","x":"{x}"}}]}}"#, self.id)
     }
 
-    fn token(&self, claims: &str) -> String {
+    pub fn token(&self, claims: &str) -> String {
         let head = format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, self.id);
         let signed = format!("{}.{}", base64url(head.as_bytes()), base64url(claims.as_bytes()));
         let mark = base64url(self.pair.sign(signed.as_bytes()).as_ref());

@@ -26,6 +26,7 @@ mod http2;
 mod http2_upstream;
 mod http3;
 mod kafka;
+mod openid;
 mod parts;
 mod process;
 mod quick_start;
