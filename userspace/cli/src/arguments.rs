@@ -184,6 +184,8 @@ pub enum Verb {
     },
     /// Explain a kind or a field: KIND[.field]
     Explain { query: String },
+    /// Print the JSON Schema of a kind, for editors
+    Schema { kind: String },
     /// List the paths of the admin API
     Apis,
     /// List the kinds and their aliases

@@ -14,6 +14,7 @@ mod custom;
 mod describe;
 mod documents;
 mod edit;
+mod explain;
 mod history;
 mod http_proxy;
 mod last_good;

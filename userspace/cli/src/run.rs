@@ -8,7 +8,7 @@ use crate::output::{heads, print, structured, table};
 use crate::resource::Resource;
 use crate::server::{Server, segment};
 use crate::{
-    backup, catalog, check, config, convert, custom, describe, edit, history, http_proxy, last_good, members, objects,
+    backup, check, config, convert, custom, describe, edit, explain, history, http_proxy, last_good, members, objects,
     tokens,
 };
 
@@ -18,8 +18,11 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         Verb::Check { files, strict } => return check::check(files, *strict),
         Verb::Convert { from } => return convert::convert(from, &arguments.output),
         Verb::Explain { query } => {
-            let text = base_model::explain(query, &catalog::explained()).map_err(|problem| problem.to_string())?;
-            print(&text);
+            print(&explain::explain(query)?);
+            return Ok(());
+        }
+        Verb::Schema { kind } => {
+            print(&explain::schema(kind)?);
             return Ok(());
         }
         Verb::Config(what) => return config::run(what, format),
@@ -130,6 +133,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         Verb::Check { .. }
         | Verb::Convert { .. }
         | Verb::Explain { .. }
+        | Verb::Schema { .. }
         | Verb::Config(_)
         | Verb::Completion { .. } => Ok(()),
     }
