@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::dates::Dates;
 use crate::duration::GoDuration;
 use crate::health_check::{HealthCheckSpec, ProbeType};
+use crate::load_balance::{LOAD_BALANCE_POLICIES, LoadBalanceSpec, WEIGHTED_POLICIES};
 use crate::problem::{Findings, Problem, at, nth, one_of};
-use crate::proxy::{LOAD_BALANCE_POLICIES, LoadBalanceSpec, MtlsSpec, OutlierDetectionSpec, ServerUrl};
+use crate::proxy::{MtlsSpec, OutlierDetectionSpec, ServerUrl};
 use crate::proxy_protocol::ProxyProtocol;
 use crate::repeats::repeats;
 use crate::virtual_ip::Protocol;
@@ -28,7 +29,7 @@ pub struct L4PoolSpec {
     /// Keep only servers that have one of these tags. Default: all are kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub server_tags: Vec<String>,
-    /// How a server is chosen: `policy` roundRobin (default), random, weightedRandom or ipHash. What goes by headers or cookies is
+    /// How a server is chosen: `policy` roundRobin (default), random, weightedRandom, leastRequest, ipHash or maglev. What goes by headers or cookies is
     /// refused: there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_balance: Option<LoadBalanceSpec>,
@@ -67,7 +68,7 @@ pub struct L4ServerSpec {
     /// Words `serverTags` selects by.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Its share with weightedRandom, 0 to 100. Weights are given to all servers of a pool or to none. Default 0, all alike.
+    /// Its share with weightedRandom, leastRequest and maglev, 0 to 100. Weights are given to all servers of a pool or to none. Default 0, all alike.
     #[schemars(range(min = 0, max = 100))]
     pub weight: u32,
     /// Connections it has at a time from this pool, over all workers of a machine; with UDP, sessions. Beyond it another server is
@@ -131,8 +132,9 @@ impl L4PoolSpec {
             validate_balance(balance, &at(path, "loadBalance"), findings);
         }
         let policy = self.load_balance.as_ref().map_or("", |balance| balance.policy.as_str());
-        if policy != "weightedRandom" && self.servers.iter().any(|server| server.weight > 0) {
-            let text = "weights have no effect: only loadBalance.policy weightedRandom looks at them";
+        if !WEIGHTED_POLICIES.contains(&policy) && self.servers.iter().any(|server| server.weight > 0) {
+            let text =
+                "weights have no effect: only loadBalance.policy weightedRandom, leastRequest and maglev look at them";
             findings.warn(at(path, "servers"), text);
         }
         if self.connect_timeout.is_some_and(|t| t.is_zero()) {
@@ -211,7 +213,7 @@ impl L4PoolSpec {
 }
 
 /// Policies that need no request to go by.
-const POLICIES: [&str; 4] = ["roundRobin", "random", "weightedRandom", "ipHash"];
+const POLICIES: [&str; 6] = ["roundRobin", "random", "weightedRandom", "leastRequest", "ipHash", "maglev"];
 
 fn validate_balance(balance: &LoadBalanceSpec, path: &str, findings: &mut Findings) {
     let policy = balance.policy.as_str();
@@ -225,6 +227,7 @@ fn validate_balance(balance: &LoadBalanceSpec, path: &str, findings: &mut Findin
     }
     let given = [
         ("headerHashKey", !balance.header_hash_key.is_empty()),
+        ("cookieHashKey", !balance.cookie_hash_key.is_empty()),
         ("forwardKey", !balance.forward_key.is_empty()),
         ("stickySession", balance.sticky_session.is_some()),
         ("healthCheck", balance.health_check.is_some()),

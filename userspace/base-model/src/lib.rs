@@ -30,6 +30,7 @@ pub mod global_filter;
 pub mod http_server;
 pub mod l4_pool;
 mod listener;
+mod load_balance;
 pub mod pipeline;
 pub mod proxy;
 pub mod proxy_protocol;
@@ -67,13 +68,14 @@ pub use http_server::{
 };
 pub use ip_filter::{Cidr, IpFilter, IpFilterSpec};
 pub use l4_pool::{L4PoolSpec, L4ServerSpec};
+pub use load_balance::{LOAD_BALANCE_POLICIES, LoadBalanceSpec, StickySessionSpec};
 pub use moment::Moment;
 pub use object::{Listening, Object, Spec};
 pub use pipeline::{END, FilterKinds, FilterSpec, FlowNodeSpec, NamedSpec, PipelineSpec};
 pub use problem::{Findings, Problem, Warning};
 pub use proxy::{
-    CompressionSpec, LoadBalanceSpec, MemoryCacheSpec, MtlsSpec, OutlierDetectionSpec, PoolSpec, ProxySpec,
-    RequestMatcherSpec, ServerSpec, ServerUrl, StickySessionSpec,
+    CompressionSpec, HedgingSpec, MemoryCacheSpec, MtlsSpec, OutlierDetectionSpec, PoolSpec, ProxySpec, QueueSpec,
+    RequestMatcherSpec, RetryBudgetSpec, ServerSpec, ServerUrl, SplitSpec,
 };
 pub use proxy_protocol::ProxyProtocol;
 pub use repeats::repeats;

@@ -613,7 +613,7 @@ filters:
                 "filters[0].pools[0].servers[4].url = \"ws://a:9\": the scheme ws does not fit here; accepted: http or https",
             ],
             &[
-                "filters[0].pools[0].servers: weights have no effect: only loadBalance.policy weightedRandom looks at them",
+                "filters[0].pools[0].servers: weights have no effect: only loadBalance.policy weightedRandom, leastRequest, peakEWMA and maglev look at them",
             ],
         );
         check(
@@ -634,7 +634,7 @@ filters:
                 "resilience:\n- {name: again, kind: Retry}",
             ),
             &[
-                "filters[0].pools[1]: a second pool without filter, after pools[0]; give it a filter, or join the two",
+                "filters[0].pools[1]: a second pool without filter, after pools[0]; give it a filter, give each a weight, or join the two",
                 "filters[0].pools[2]: no servers; list servers, or give serviceRegistry and serviceName",
                 "filters[0].pools[2].filter.headers: missing; name a header to match, or choose policy ipHash, headerHash or random",
                 "filters[0].pools[3].serviceRegistry: missing beside serviceName; name the registry",
@@ -645,7 +645,7 @@ filters:
             ],
             &[
                 "filters[0].pools[3].healthCheck.pass: unknown field, ignored; did you mean passes?",
-                "filters[0].pools[3].loadBalance.policy: \"leastConn\" is unknown, roundRobin is used; known: roundRobin, random, weightedRandom, ipHash, headerHash, cookieHash or forward",
+                "filters[0].pools[3].loadBalance.policy: \"leastConn\" is unknown, roundRobin is used; known: roundRobin, random, weightedRandom, leastRequest, peakEWMA, ipHash, headerHash, cookieHash, maglev or forward",
             ],
         );
     }

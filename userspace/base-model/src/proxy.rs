@@ -7,7 +7,6 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::SystemTime;
 
-use base_text::quoted;
 use base_tls::Certificate;
 use base_tls::certificate::{Part, read_authorities_undated, untimely_authorities};
 use schemars::JsonSchema;
@@ -16,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::dates::Dates;
 use crate::duration::GoDuration;
 use crate::health_check::{HealthCheckSpec, ProbeType};
+use crate::load_balance::{LoadBalanceSpec, WEIGHTED_POLICIES};
 use crate::problem::{Findings, Problem, at, nth, one_of};
 use crate::proxy_protocol::ProxyProtocol;
 use crate::repeats::repeats;
@@ -28,8 +28,12 @@ use crate::words::{HttpCode, check_methods};
 #[schemars(extend("required" = ["pools"]))]
 pub struct ProxySpec {
     /// Pools of servers. Exactly one has no `filter` and is the main one; the others are asked in order and the first whose
-    /// filter accepts the request takes it.
+    /// filter accepts the request takes it. Several may have no filter where each has a `weight`: they divide among themselves what no
+    /// other took.
     pub pools: Vec<PoolSpec>,
+    /// How pools with a `weight` divide requests. Default: at random.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split: Option<SplitSpec>,
     /// Servers that get a copy of the requests its `filter` accepts; their answers are dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirror_pool: Option<PoolSpec>,
@@ -43,7 +47,10 @@ pub struct ProxySpec {
     pub max_idle_conns: u32,
     /// Idle connections kept per server, over all workers, each of which keeps an equal share, but one at least. Default 1024.
     pub max_idle_conns_per_host: u32,
-    /// Redirects of a server that are followed. 0, the default, hands them to the client.
+    /// Redirects of a server that are followed for one request, 20 at most: 301, 302 and 303 with GET, 307 and 308 with method and body,
+    /// where that can be sent again. Hosts that no pool lists are looked up; credentials (Authorization, Cookie) go to no other origin, nor
+    /// from https to http. The one after the last, and one that leads to link-local addresses or to this machine's own listeners, goes
+    /// to the client (counted as `redirects`). 0, the default, hands all of them to the client.
     pub max_redirection: u32,
     /// Largest response body, in bytes. One announced longer is answered with 500; one of unknown length breaks off where it gets
     /// longer, unless it is an event stream. Counted as `response_body_bytes`. 0, the default: 4 MiB; negative: relayed at any size.
@@ -54,6 +61,7 @@ impl Default for ProxySpec {
     fn default() -> Self {
         Self {
             pools: Vec::new(),
+            split: None,
             mirror_pool: None,
             compression: None,
             mtls: None,
@@ -94,6 +102,10 @@ pub struct PoolSpec {
     /// Requests this pool is for. Default: all that no pool with a filter took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<RequestMatcherSpec>,
+    /// Its part of the requests that no pool with a filter took, beside those of the other pools without filter: blue 90, green 10. 0 gets
+    /// none. Default: it is the only one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
     /// Largest response body, in bytes. 0, the default: as the filter says; negative: relayed at any size.
     pub server_max_body_size: i64,
     /// How long one try may take as a whole, connecting and a body of known or bounded length included; then the client gets 408,
@@ -113,6 +125,26 @@ pub struct PoolSpec {
     /// HTTP/1.1 is spoken, since HTTP/2 would carry requests of many. Default off.
     #[serde(skip_serializing_if = "ProxyProtocol::is_off")]
     pub proxy_protocol: ProxyProtocol,
+    /// Requests that each server has at a time from this pool, over all workers of a machine; a server's own `maxConcurrency` goes before.
+    /// A request lasts until its answer has come to its end. Beyond it another server is taken; where each has as many, requests wait in
+    /// the `queue` or get 503 (counted as `server_requests`). 0, the default: any number.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub max_concurrency: u32,
+    /// Where requests wait while each server has as many as `maxConcurrency` says, first come, first served. Default: nobody waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueSpec>,
+    /// Time over which a server that comes, or comes back, gets its share by and by, from a tenth of it on. Not with policies that go by
+    /// hashes. Default: it gets all of it at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<GoDuration>,
+    /// Bounds what the pool sends more than once: tries of `retryPolicy` beyond the first, and requests of `hedging`. Default: each
+    /// request has the tries its policy gives it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudgetSpec>,
+    /// Ask another server as well where the first takes long, and take the answer that comes first. For idempotent requests whose body
+    /// can be sent twice alone. Default: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedging: Option<HedgingSpec>,
     /// Leave out for a while servers that fail. Default: those that cannot be connected to, as written there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetectionSpec>,
@@ -134,6 +166,65 @@ pub struct PoolSpec {
     /// Status codes that count as failure. Empty, the default: 500 to 599.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failure_codes: Vec<HttpCode>,
+}
+
+/// How many requests may be sent more than once, of those of the last seconds on a machine. Beyond it the first failure is the answer,
+/// counted as `retry_budget`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RetryBudgetSpec {
+    /// Share of all requests, in per cent. Default 20.
+    #[schemars(range(max = 1000))]
+    pub percent: u32,
+    /// So many per second may be sent again whatever their share. Default 10.
+    pub min_per_second: u32,
+    /// How far is looked back, 1s to 60s. Default 10s.
+    pub window: GoDuration,
+}
+
+impl Default for RetryBudgetSpec {
+    fn default() -> Self {
+        Self { percent: 20, min_per_second: 10, window: GoDuration::from_secs(10) }
+    }
+}
+
+/// Asks a second server where the first takes long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HedgingSpec {
+    /// How long the first server has alone. Choose what few answers take longer than, such as the 95th percentile. Default 100ms.
+    pub delay: GoDuration,
+    /// Most requests that are sent twice, in per cent of all; the pool's `retryBudget` counts besides. Beyond it the first server is waited
+    /// for, counted as `hedges`. Default 10.
+    #[schemars(range(min = 1, max = 100))]
+    pub percent: u32,
+}
+
+impl Default for HedgingSpec {
+    fn default() -> Self {
+        Self { delay: GoDuration::from_millis(100), percent: 10 }
+    }
+}
+
+/// Where requests wait for a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct QueueSpec {
+    /// Requests that wait at a time, over all workers of a machine; further ones get 503, counted as `server_queue`. Default 100.
+    #[schemars(range(min = 1))]
+    pub size: u32,
+    /// How long one waits; then it gets 503, counted as `server_queue_time`. The pool's `timeout` begins when it has a server. Default 1s.
+    pub timeout: GoDuration,
+}
+
+impl Default for QueueSpec {
+    fn default() -> Self {
+        Self { size: 100, timeout: GoDuration::from_secs(1) }
+    }
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Leaves out servers by what becomes of the requests they get (passive ejection).
@@ -217,98 +308,64 @@ pub struct ServerSpec {
     /// Words `serverTags` selects by.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Its share with weightedRandom, 0 to 100. Weights are given to all servers of a pool or to none. Default 0, all alike.
+    /// Its share with weightedRandom, leastRequest, peakEWMA and maglev, 0 to 100. Weights are given to all servers of a pool or to none. Default 0, all alike.
     #[schemars(range(min = 0, max = 100))]
     pub weight: u32,
     /// Send the client's Host even if the server has a name. Default false: a server with a name gets its own, one with an
     /// address gets the client's.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub keep_host: bool,
+    /// Requests it has at a time, as the pool's `maxConcurrency` says. 0, the default: as the pool.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub max_concurrency: u32,
     /// Speak HTTP/2 to it, as the pool's `http2` says. Default: as the pool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http2: Option<bool>,
-}
-
-/// How a server is chosen.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct LoadBalanceSpec {
-    /// `roundRobin` (default), `random`, `weightedRandom`, `ipHash`, `headerHash`, `cookieHash` or, for gRPC, `forward`.
-    /// Another word means roundRobin.
-    pub policy: String,
-    /// Header that is hashed, with `headerHash`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub header_hash_key: String,
-    /// Header that holds the server, with `forward`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub forward_key: String,
-    /// Keep a client on its server. Default: no.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sticky_session: Option<StickySessionSpec>,
-    /// Old place of the pool's `healthCheck`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub health_check: Option<HealthCheckSpec>,
-}
-
-/// Keeps a client on its server by a cookie.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(extend("required" = ["mode"]))]
-pub struct StickySessionSpec {
-    /// `CookieConsistentHash`: by a hash of the application's cookie; `DurationBased`: by a cookie of ours;
-    /// `ApplicationBased`: by a cookie of ours, set when the application sets its own.
-    #[schemars(with = "StickyModeWords")]
-    pub mode: String,
-    /// The application's cookie, for the first and the last mode.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub app_cookie_name: String,
-    /// Our cookie. Default EG_SESSION.
-    pub lb_cookie_name: String,
-    /// How long our cookie lives. Default 2h.
-    pub lb_cookie_expire: GoDuration,
-}
-
-impl Default for StickySessionSpec {
-    fn default() -> Self {
-        Self {
-            mode: String::new(),
-            app_cookie_name: String::new(),
-            lb_cookie_name: "EG_SESSION".to_owned(),
-            lb_cookie_expire: GoDuration::from_secs(2 * 3600),
-        }
-    }
-}
-
-/// The words of `stickySession.mode`.
-#[derive(JsonSchema)]
-#[allow(dead_code, reason = "only its schema is used")]
-enum StickyModeWords {
-    CookieConsistentHash,
-    DurationBased,
-    ApplicationBased,
 }
 
 /// Selects the requests a pool is for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RequestMatcherSpec {
-    /// `general` (default): by headers and URLs; `ipHash`, `headerHash`, `random`: a share of all requests, see `permil`.
+    /// `general` (default): by headers, cookies and URLs; `ipHash`, `headerHash`, `cookieHash`, `random`: a share of all requests, see
+    /// `permil`.
     pub policy: String,
-    /// Headers that must match, with `general`. Needed there.
+    /// Headers that must match, with `general`. They or `cookies` are needed there.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, StringMatcher>,
-    /// Whether all of `headers` must match, instead of any one. Default false.
+    /// Cookies that must match, with `general`, as headers must; one that is absent counts as empty.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub cookies: BTreeMap<String, StringMatcher>,
+    /// Whether all of `headers` and `cookies` must match, instead of any one. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub match_all_headers: bool,
     /// Methods and paths of which one must match as well, with `general`. Default: any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<UrlRule>,
-    /// The share in thousandths, 1 to 1000, with the other policies.
+    /// The share in thousandths, 1 to 1000, with the other policies. Who is in a share is in every larger one.
     #[schemars(range(max = 1000))]
     pub permil: u32,
     /// Header that is hashed, with `headerHash`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub header_hash_key: String,
+    /// Cookie that is hashed, with `cookieHash`; of who has none the address is.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cookie_hash_key: String,
+}
+
+/// How the pools without filter that have a `weight` divide requests among themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SplitSpec {
+    /// `random` (default): each request anew; `ipHash`, `headerHash`, `cookieHash`: by the client's address, a header or a cookie, so that
+    /// a user stays in a pool and few change theirs when weights do.
+    pub policy: String,
+    /// Header that is hashed, with `headerHash`; of who has none the address is.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub header_hash_key: String,
+    /// Cookie that is hashed, with `cookieHash`; of who has none the address is.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cookie_hash_key: String,
 }
 
 /// Remembers responses: what was asked for with the same method and URL, query included, and with the same fields that the response's
@@ -358,10 +415,6 @@ pub struct MtlsSpec {
     /// Accept any server certificate. Default false.
     pub insecure_skip_verify: bool,
 }
-
-/// Policies a pool can choose its servers by.
-pub const LOAD_BALANCE_POLICIES: [&str; 7] =
-    ["roundRobin", "random", "weightedRandom", "ipHash", "headerHash", "cookieHash", "forward"];
 
 /// Which servers a pool may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -533,6 +586,12 @@ impl ProxySpec {
 
     pub fn validate(&self, path: &str, findings: &mut Findings) {
         PoolSpec::validate_all(&self.pools, &at(path, "pools"), ServerScheme::Http, findings);
+        if let Some(split) = &self.split {
+            split.validate(&at(path, "split"), findings);
+            if self.pools.iter().filter(|pool| pool.filter.is_none()).count() < 2 {
+                findings.warn(at(path, "split"), "has no effect: there are no two pools without filter");
+            }
+        }
         if let Some(mirror) = &self.mirror_pool {
             let place = at(path, "mirrorPool");
             if mirror.filter.is_none() {
@@ -546,9 +605,8 @@ impl ProxySpec {
             mirror.warn_of_answers(&place, findings);
             mirror.validate(&place, ServerScheme::Http, findings);
         }
-        if self.max_redirection > 0 {
-            let text = "redirects of backends are not followed in this version; they go to the client";
-            findings.warn(at(path, "maxRedirection"), text);
+        if self.max_redirection > 20 {
+            findings.warn(at(path, "maxRedirection"), "20 are followed at most");
         }
         if let Some(mtls) = &self.mtls {
             let place = at(path, "mtls");
@@ -621,16 +679,30 @@ impl PoolSpec {
                 Problem::new(path, "every pool has a filter")
                     .advice("leave it out of one, which takes what the others do not"),
             ),
+            [first, ..] if mains.iter().all(|i| pools[*i].weight.is_some()) => {
+                if mains.iter().all(|i| pools[*i].weight == Some(0)) {
+                    let problem = Problem::new(at(&nth(path, *first), "weight"), "no pool without filter has a weight");
+                    findings.problem(problem.value(&0.into()).advice("give one of them 1 or more"));
+                }
+            }
             [first, rest @ ..] => {
                 for i in rest {
                     let problem =
                         Problem::new(nth(path, *i), format!("a second pool without filter, after pools[{first}]"));
-                    findings.problem(problem.advice("give it a filter, or join the two"));
+                    findings.problem(problem.advice("give it a filter, give each a weight, or join the two"));
                 }
             }
         }
         for (i, pool) in pools.iter().enumerate() {
             pool.validate(&nth(path, i), scheme, findings);
+            if pool.weight.is_some() && (pool.filter.is_some() || mains.len() == 1) {
+                let why = if pool.filter.is_some() {
+                    "its filter says what it gets"
+                } else {
+                    "it is the only pool without filter"
+                };
+                findings.warn(at(&nth(path, i), "weight"), format!("has no effect: {why}"));
+            }
         }
     }
 
@@ -645,8 +717,10 @@ impl PoolSpec {
             findings.warn(at(path, "serviceRegistry"), "has no effect without serviceName");
         }
         let policy = self.load_balance.as_ref().map_or("", |balance| balance.policy.as_str());
-        if policy != "weightedRandom" && self.servers.iter().any(|server| server.weight > 0) {
-            let text = "weights have no effect: only loadBalance.policy weightedRandom looks at them";
+        let ring = self.load_balance.as_ref().and_then(|balance| balance.sticky_session.as_ref());
+        let weighs = WEIGHTED_POLICIES.contains(&policy) || ring.is_some_and(|s| s.mode == "CookieConsistentHash");
+        if !weighs && self.servers.iter().any(|server| server.weight > 0) {
+            let text = "weights have no effect: only loadBalance.policy weightedRandom, leastRequest, peakEWMA and maglev look at them";
             findings.warn(at(path, "servers"), text);
         }
         if self.servers.is_empty() && self.service_name.is_empty() {
@@ -689,6 +763,7 @@ impl PoolSpec {
         if let Some(outliers) = &self.outlier_detection {
             outliers.validate(&at(path, "outlierDetection"), findings);
         }
+        self.validate_room(policy, path, findings);
         if let Some(balance) = &self.load_balance {
             balance.validate(&at(path, "loadBalance"), findings);
             if let Some(check) = &balance.health_check {
@@ -721,6 +796,51 @@ impl PoolSpec {
         }
     }
 
+    fn validate_room(&self, policy: &str, path: &str, findings: &mut Findings) {
+        if let Some(queue) = &self.queue {
+            let place = at(path, "queue");
+            if queue.size == 0 {
+                let problem = Problem::new(at(&place, "size"), "nobody could wait").value(&0.into());
+                findings.problem(problem.accepted("1 or more").advice("remove queue to refuse at once"));
+            }
+            if queue.timeout.is_zero() {
+                let problem = Problem::new(at(&place, "timeout"), "nobody could wait").value(&"0s".into());
+                findings.problem(problem.accepted("longer than 0s").advice("remove queue to refuse at once"));
+            }
+            if self.max_concurrency == 0 && self.servers.iter().all(|server| server.max_concurrency == 0) {
+                findings.warn(place, "has no effect: no server has a maxConcurrency");
+            }
+        }
+        if let Some(budget) = &self.retry_budget {
+            let seconds = std::time::Duration::from(budget.window);
+            if !(1..=60).contains(&seconds.as_secs()) {
+                let problem = Problem::new(at(&at(path, "retryBudget"), "window"), "out of range");
+                findings.problem(problem.text(&budget.window.to_string()).accepted("1s to 60s"));
+            }
+            if self.retry_policy.is_empty() && self.hedging.is_none() {
+                findings.warn(at(path, "retryBudget"), "has no effect: the pool has neither retryPolicy nor hedging");
+            }
+        }
+        if let Some(hedging) = &self.hedging {
+            let place = at(path, "hedging");
+            if hedging.delay.is_zero() {
+                let problem =
+                    Problem::new(at(&place, "delay"), "every request would be sent twice").value(&"0s".into());
+                findings.problem(problem.accepted("longer than 0s"));
+            }
+            if self.servers.len() == 1 && self.service_name.is_empty() {
+                findings.warn(place, "has no effect: there is no second server");
+            }
+        }
+        if self.slow_start.is_some_and(|window| window.is_zero()) {
+            findings.warn(at(path, "slowStart"), "has no effect: 0s is at once");
+        }
+        if self.slow_start.is_some() && matches!(policy, "ipHash" | "headerHash" | "cookieHash" | "maglev") {
+            let text = format!("has no effect: {policy} leads clients to their servers, new ones or not");
+            findings.warn(at(path, "slowStart"), text);
+        }
+    }
+
     /// What its servers are probed with: the pool's own word before that of the old place.
     pub fn health_check(&self) -> Option<&HealthCheckSpec> {
         self.health_check.as_ref().or_else(|| self.load_balance.as_ref()?.health_check.as_ref())
@@ -729,10 +849,12 @@ impl PoolSpec {
     /// A mirror's answers are dropped, and so is whatever would be made of them.
     fn warn_of_answers(&self, path: &str, findings: &mut Findings) {
         let idle = [
+            ("weight", self.weight.is_some(), "its filter says what is copied"),
             ("setUpstreamHost", self.set_upstream_host, "a copy has the Host of its request"),
             ("serverMaxBodySize", self.server_max_body_size != 0, "answers of a mirror are dropped"),
             ("timeout", self.timeout.is_some(), "a copy has 30s"),
             ("retryPolicy", !self.retry_policy.is_empty(), "copies are sent once"),
+            ("hedging", self.hedging.is_some(), "copies are sent once"),
             (
                 "circuitBreakerPolicy",
                 !self.circuit_breaker_policy.is_empty(),
@@ -776,62 +898,22 @@ impl PoolSpec {
     }
 }
 
-impl LoadBalanceSpec {
+impl SplitSpec {
     fn validate(&self, path: &str, findings: &mut Findings) {
-        let policy = self.policy.as_str();
-        if !policy.is_empty() && !LOAD_BALANCE_POLICIES.contains(&policy) {
-            findings.warn(
-                at(path, "policy"),
-                format!(
-                    "{policy} is unknown, roundRobin is used; known: {}",
-                    one_of(&LOAD_BALANCE_POLICIES),
-                    policy = quoted(&policy)
-                ),
-            );
-        }
-        let idle = [
-            (
-                "policy",
-                policy == "forward",
-                "has no effect: servers are not named by requests in this version; they get them in turn",
-            ),
-            (
-                "forwardKey",
-                !self.forward_key.is_empty(),
-                "has no effect: servers are not named by requests in this version",
-            ),
-            (
-                "headerHashKey",
-                !self.header_hash_key.is_empty() && policy != "headerHash",
-                "has no effect: only policy headerHash looks at it",
-            ),
-            (
-                "stickySession",
-                self.sticky_session.is_some(),
-                "sessions do not stick in this version; the policy chooses for each request",
-            ),
+        let keys = [
+            ("headerHash", "headerHashKey", &self.header_hash_key),
+            ("cookieHash", "cookieHashKey", &self.cookie_hash_key),
         ];
-        for (field, _, text) in idle.iter().filter(|(_, given, _)| *given) {
-            findings.warn(at(path, field), *text);
+        if !matches!(self.policy.as_str(), "" | "random" | "ipHash" | "headerHash" | "cookieHash") {
+            let problem = Problem::new(at(path, "policy"), "not one of the accepted words").text(&self.policy);
+            findings.problem(problem.accepted("random, ipHash, headerHash or cookieHash"));
         }
-        for (wanted, key, value) in
-            [("headerHash", "headerHashKey", &self.header_hash_key), ("forward", "forwardKey", &self.forward_key)]
-        {
-            if policy == wanted && value.is_empty() {
-                findings.problem(
-                    Problem::new(at(path, key), format!("missing: policy is {wanted}")).advice("name the header"),
-                );
+        for (policy, field, key) in keys {
+            if self.policy == policy && key.is_empty() {
+                findings.problem(Problem::new(at(path, field), format!("missing: policy is {policy}")));
+            } else if self.policy != policy && !key.is_empty() {
+                findings.warn(at(path, field), format!("has no effect: only policy {policy} looks at it"));
             }
-        }
-        if let Some(sticky) = &self.sticky_session
-            && matches!(sticky.mode.as_str(), "CookieConsistentHash" | "ApplicationBased")
-            && sticky.app_cookie_name.is_empty()
-        {
-            let place = at(&at(path, "stickySession"), "appCookieName");
-            findings.problem(
-                Problem::new(place, format!("missing: mode is {}", sticky.mode))
-                    .advice("name the application's cookie"),
-            );
         }
     }
 }
@@ -840,14 +922,14 @@ impl RequestMatcherSpec {
     pub fn validate(&self, path: &str, findings: &mut Findings) {
         match self.policy.as_str() {
             "" | "general" => {
-                if self.headers.is_empty() {
+                if self.headers.is_empty() && self.cookies.is_empty() {
                     let problem = Problem::new(at(path, "headers"), "missing");
                     findings.problem(
                         problem.advice("name a header to match, or choose policy ipHash, headerHash or random"),
                     );
                 }
             }
-            policy @ ("ipHash" | "headerHash" | "random") => {
+            policy @ ("ipHash" | "headerHash" | "cookieHash" | "random") => {
                 if !(1..=1000).contains(&self.permil) {
                     let problem = Problem::new(at(path, "permil"), format!("out of range for policy {policy}"));
                     findings.problem(problem.value(&self.permil.into()).accepted("1 to 1000"));
@@ -858,18 +940,24 @@ impl RequestMatcherSpec {
                             .advice("name the header"),
                     );
                 }
+                if policy == "cookieHash" && self.cookie_hash_key.is_empty() {
+                    let problem = Problem::new(at(path, "cookieHashKey"), "missing: policy is cookieHash");
+                    findings.problem(problem.advice("name the cookie"));
+                }
             }
             other => {
                 let problem = Problem::new(at(path, "policy"), "not one of the accepted words").text(other);
-                findings.problem(problem.accepted("general, ipHash, headerHash or random"));
+                findings.problem(problem.accepted("general, ipHash, headerHash, cookieHash or random"));
             }
         }
         let general = matches!(self.policy.as_str(), "" | "general");
         let idle = [
             ("headers", !general && !self.headers.is_empty(), "general"),
+            ("cookies", !general && !self.cookies.is_empty(), "general"),
+            ("cookieHashKey", self.policy != "cookieHash" && !self.cookie_hash_key.is_empty(), "cookieHash"),
             ("matchAllHeaders", !general && self.match_all_headers, "general"),
             ("urls", !general && !self.urls.is_empty(), "general"),
-            ("permil", general && self.permil > 0, "ipHash, headerHash or random"),
+            ("permil", general && self.permil > 0, "ipHash, headerHash, cookieHash or random"),
             ("headerHashKey", self.policy != "headerHash" && !self.header_hash_key.is_empty(), "headerHash"),
         ];
         for (field, _, policy) in idle.iter().filter(|(_, given, _)| *given) {
@@ -877,6 +965,9 @@ impl RequestMatcherSpec {
         }
         for (name, matcher) in &self.headers {
             matcher.validate(&at(&at(path, "headers"), name), findings);
+        }
+        for (name, matcher) in &self.cookies {
+            matcher.validate(&at(&at(path, "cookies"), name), findings);
         }
         for (i, rule) in self.urls.iter().enumerate() {
             if !rule.policy_ref.is_empty() {

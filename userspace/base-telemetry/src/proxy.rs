@@ -162,6 +162,8 @@ pub struct PoolStats {
 struct PoolWorker {
     no_server: AtomicU64,
     retries: AtomicU64,
+    hedges: AtomicU64,
+    hedges_won: AtomicU64,
     panics: AtomicU64,
     request_body: Observed,
     response_body: Observed,
@@ -364,6 +366,20 @@ impl PoolRecorder {
         }
     }
 
+    /// A second server is asked because the first takes long.
+    pub fn hedged(&self) {
+        if let Some(worker) = self.pool.workers.get(self.worker) {
+            bump(&worker.hedges, 1);
+        }
+    }
+
+    /// The second one's answer is the client's.
+    pub fn hedge_won(&self) {
+        if let Some(worker) = self.pool.workers.get(self.worker) {
+            bump(&worker.hedges_won, 1);
+        }
+    }
+
     /// A server that is left out was used, because too few others are fit.
     pub fn panicked(&self) {
         if let Some(worker) = self.pool.workers.get(self.worker) {
@@ -463,6 +479,18 @@ fn encode_ours(pool: &PoolStats, encoder: &mut Encoder) {
         "Requests tried again, by pool.",
         &of_pool,
         pool.sum(|worker| &worker.retries),
+    );
+    encoder.counter(
+        "weir_upstream_hedges_total",
+        "Requests for which a second server was asked because the first took long, by pool.",
+        &of_pool,
+        pool.sum(|worker| &worker.hedges),
+    );
+    encoder.counter(
+        "weir_upstream_hedges_won_total",
+        "Requests that the second server answered first, by pool.",
+        &of_pool,
+        pool.sum(|worker| &worker.hedges_won),
     );
     encoder.counter(
         "weir_upstream_panics_total",

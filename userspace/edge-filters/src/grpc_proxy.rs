@@ -39,7 +39,7 @@ use base_model::problem::{at, nth};
 use base_model::proxy::ServerScheme;
 use base_model::{
     Findings, GoDuration, HealthCheckSpec, LoadBalanceSpec, MtlsSpec, NamedSpec, OutlierDetectionSpec, PoolSpec,
-    Problem, ProxySpec, RequestMatcherSpec, ServerSpec, StringMatcher, UrlRule,
+    Problem, ProxySpec, QueueSpec, RequestMatcherSpec, ServerSpec, StringMatcher, UrlRule,
 };
 use base_runtime::time::Deadline;
 use base_telemetry::{Limit, Telemetry};
@@ -125,6 +125,14 @@ pub struct GrpcPoolSpec {
     /// Probe the servers, with grpc.health.v1 unless its `type` says otherwise. Not with `serviceName`. Default: none are probed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheckSpec>,
+    /// Calls that each server has at a time from this pool, as a Proxy's `maxConcurrency` says. 0, the default: any number.
+    pub max_concurrency: u32,
+    /// Where calls wait while each server has as many as that. Default: nobody waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueSpec>,
+    /// Time over which a server that comes, or comes back, gets its share by and by. Default: it gets all of it at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<GoDuration>,
     /// Name of a CircuitBreaker in the pipeline's `resilience`. Default: none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub circuit_breaker_policy: String,
@@ -170,6 +178,7 @@ impl GrpcMatcherSpec {
             urls: self.methods.iter().map(url).collect(),
             permil: self.permil,
             header_hash_key: self.header_hash_key.clone(),
+            ..RequestMatcherSpec::default()
         }
     }
 }
@@ -199,6 +208,9 @@ impl GrpcProxySpec {
             outlier_detection: pool.outlier_detection.clone(),
             health_check: pool.health_check.clone(),
             circuit_breaker_policy: pool.circuit_breaker_policy.clone(),
+            max_concurrency: pool.max_concurrency,
+            queue: pool.queue.clone(),
+            slow_start: pool.slow_start,
             ..PoolSpec::default()
         }
     }
@@ -271,6 +283,11 @@ impl GrpcProxy {
             timeout: spec.timeout.map(Duration::from),
             deadlines: parts.telemetry.limits().register("grpc_deadline"),
         })
+    }
+
+    /// What it relays by.
+    pub(crate) fn proxy(&self) -> &Proxy {
+        &self.proxy
     }
 
     async fn relay(&self, exchange: &mut Exchange) -> Outcome {
@@ -506,7 +523,7 @@ mod tests {
     #[test]
     fn its_pools_are_those_of_a_proxy() {
         let pool = "servers: [{url: 'http://a:1', tags: [blue], weight: 3}], serverTags: [blue], setUpstreamHost: true, loadBalance: \
-                    {policy: ipHash}, outlierDetection: {consecutiveErrors: 2}, circuitBreakerPolicy: c, healthCheck: {interval: 1s}, serviceRegistry: etcd, serviceName: s";
+                    {policy: ipHash}, outlierDetection: {consecutiveErrors: 2}, circuitBreakerPolicy: c, healthCheck: {interval: 1s}, maxConcurrency: 7, queue: {size: 3}, slowStart: 5s, serviceRegistry: etcd, serviceName: s";
         let filter = "policy: general, headers: {k: {exact: v}}, matchAllHeaders: true, permil: 4, headerHashKey: h";
         let proxy = "maxIdleConnsPerHost: 5, mtls: {insecureSkipVerify: true}";
         let spec: GrpcProxySpec = read(&format!(

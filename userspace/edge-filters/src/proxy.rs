@@ -31,6 +31,15 @@
 //! With `healthCheck` of a pool each of its servers is asked in the background, and gets no requests while it does not answer as it
 //! should; when none does, requests get 503 (`internalError`).
 //!
+//! With `maxConcurrency` each server has so many requests at a time; further ones wait in the pool's `queue` or get 503
+//! (`internalError`), counted as `server_requests`, `server_queue` and `server_queue_time`. With `stickySession` of `loadBalance` a client
+//! stays with its server while that takes requests. With `hedging` a second server is asked where the first takes long, and with
+//! `retryBudget` no more is sent again than a share of all requests.
+//!
+//! Several pools without `filter` divide requests by their `weight`, at random or by user (`split`); those with one take the requests, or the
+//! share of users, that it names. Each pool has figures of its own, by which a canary is judged: `proxy#NAME#main`, `#main#1` and so
+//! on, `#candidate#0` and so on, `#mirror`.
+//!
 //! With `proxyProtocol` of a pool each connection begins with a PROXY header that names the client. It serves that client's connection
 //! alone: what is idle is taken up again only for the same client address and port, so that backends see as many connections as there
 //! are clients, and `maxIdleConnsPerHost` keeps the latest.
@@ -51,6 +60,8 @@
 //! it and it gains something; `serverMaxBodySize` counts what the server sent. Filters behind it see the packed body.
 
 use crate::coding;
+use crate::grpc_proxy::GrpcProxy;
+use crate::websocket_proxy::WebSocketProxy;
 use base_model::{CircuitBreakerSpec, MtlsSpec, PoolSpec, Problem, ProxySpec, RetrySpec, ServerUrl, Warning, decode};
 use base_runtime::Buf;
 use base_runtime::memory::{self, Booking};
@@ -63,26 +74,37 @@ use edge_pipeline::{
     Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches, grpc, trailers,
 };
 use edge_upstream::attempt::{Counters, Stage};
-use edge_upstream::balance::Choice;
+use edge_upstream::balance::load::Place;
+use edge_upstream::balance::{Admission, Choice, Full};
+use edge_upstream::budget::RetryBudget;
 use edge_upstream::circuit::{CircuitBreaker, Permit};
 use edge_upstream::connect::CONNECT_TIMEOUT;
 use edge_upstream::health::Heard;
+use edge_upstream::matcher::Split;
 use edge_upstream::outlier::Change;
 use edge_upstream::retry;
 use edge_upstream::{Answer, Attempt, AttemptError, Identity, RequestMatcher, Server};
+use following::Following;
+use hedged::Hedging;
+use held::{HeldBody, HeldDuplex};
 use members::{Members, Recipe, Set, is_tagged};
 use memory_cache::MemoryCache;
 use proto_http::{Known, Limits, Request, Response};
 use serde_json::{Value, json};
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use timed::Timed;
 
 pub(crate) mod bounded;
+mod following;
+mod hedged;
+mod held;
 mod members;
 mod memory_cache;
+mod redirects;
 pub(crate) mod timed;
 
 pub const INTERNAL_ERROR: Outcome = "internalError";
@@ -116,12 +138,18 @@ fn build(fields: &Value, parts: &Parts<'_>) -> Result<Arc<dyn Filter>, BuildErro
 
 /// A ready Proxy.
 pub struct Proxy {
-    /// Candidates in the order written, then the main pool.
+    /// Candidates in the order written, then the main pool, or the pools that divide its part.
     pools: Vec<Pool>,
+    /// Where the candidates end.
+    first_main: usize,
+    /// How several pools without filter divide requests.
+    split: Option<Split>,
     mirror: Option<Arc<Mirror>>,
     /// Idle connections each worker keeps per server.
     max_idle: usize,
     limits: Limits,
+    /// Redirects of servers are followed.
+    following: Option<Following>,
     /// Shortest answer that is packed, in bytes; `None` packs none.
     pack_least: Option<u64>,
     /// Requests whose trailers said what only their heads may.
@@ -179,12 +207,22 @@ struct Pool {
     /// Statuses that count as failure; empty = all of 500–599.
     failure_codes: Vec<u16>,
     retry: Option<RetrySpec>,
+    budget: Option<RetryBudget>,
+    hedging: Option<Hedging>,
+    /// Requests that were not sent again because too many had been.
+    budget_spent: Limit,
     /// Outside of retries: all tries of a request are one call.
     breaker: Option<Arc<CircuitBreaker>>,
     /// Answers that are given again.
     memory: Option<Arc<MemoryCache>>,
     /// Answers beyond `max_body`.
     too_large: Limit,
+    /// How long requests wait for a server to have room.
+    queue_time: Duration,
+    /// Requests that found no server with room, that found the queue full, and that waited in vain.
+    full: Limit,
+    queue_full: Limit,
+    queue_late: Limit,
     counters: Arc<Counters>,
     /// Tries that found [`TRIED_MAX`] servers unreachable.
     tried_limit: Limit,
@@ -200,7 +238,8 @@ impl Proxy {
         let mut main = Vec::new();
         for (index, pool) in spec.pools.iter().enumerate() {
             let name = match pool.filter {
-                None => format!("proxy#{}#main", parts.name),
+                None if main.is_empty() => format!("proxy#{}#main", parts.name),
+                None => format!("proxy#{}#main#{}", parts.name, main.len()),
                 Some(_) => format!("proxy#{}#candidate#{}", parts.name, candidates.len()),
             };
             match Pool::new(kind, name, pool, spec, identity.as_ref(), parts) {
@@ -212,7 +251,11 @@ impl Proxy {
         if !problems.is_empty() {
             return Err(problems);
         }
+        let (first_main, split) = (candidates.len(), main.len() > 1);
         candidates.append(&mut main);
+        let weights =
+            spec.pools.iter().filter(|pool| pool.filter.is_none()).map(|pool| pool.weight.unwrap_or_default());
+        let split = split.then(|| Split::new(spec.split.as_ref(), &weights.collect::<Vec<u32>>()));
         let mirror = match &spec.mirror_pool {
             None => None,
             Some(mirror) => {
@@ -222,8 +265,20 @@ impl Proxy {
         };
         let trailers_dropped = parts.telemetry.limits().register("trailers_dropped");
         let (max_idle, limits) = (max_idle(spec, parts), Limits::default());
+        let following = Following::new(spec.max_redirection, parts.telemetry.limits().register("redirects"));
         let pack_least = spec.compression.map(|compression| compression.min_length.into());
-        Ok(Proxy { pools: candidates, mirror, max_idle, limits, pack_least, trailers_dropped, grpc: false })
+        Ok(Proxy {
+            pools: candidates,
+            first_main,
+            split,
+            mirror,
+            max_idle,
+            limits,
+            following,
+            pack_least,
+            trailers_dropped,
+            grpc: false,
+        })
     }
 
     /// The same for servers of gRPC, whose failures are told by `grpc-status`.
@@ -270,9 +325,12 @@ impl Proxy {
 
     /// The pool that takes the request, counting candidates as they are written and the main one after them.
     pub(crate) fn choose(&self, exchange: &Exchange) -> Option<usize> {
-        self.pools.iter().position(|p| match &p.filter {
-            None => true,
-            Some(matcher) => matcher.matches(exchange.request(), &exchange.client),
+        let (request, client) = (exchange.request(), &exchange.client);
+        let takes = |p: &Pool| p.filter.as_ref().is_some_and(|matcher| matcher.matches(request, client));
+        let candidate = self.pools[..self.first_main].iter().position(takes);
+        candidate.or_else(|| {
+            let of_split = self.split.as_ref().map_or(0, |split| split.choose(request, client));
+            Some(self.first_main + of_split).filter(|place| *place < self.pools.len())
         })
     }
 
@@ -313,12 +371,17 @@ impl Proxy {
         // A body that streams is gone after the first try.
         let once = exchange.space_ref().request_body.is_stream();
         let idempotent = exchange.request().method.is_idempotent();
+        pool.counted();
         let mut tries = 0;
         let outcome = loop {
             tries += 1;
             let (outcome, sent) = self.try_once(pool, exchange).await;
             let Some(retry) = pool.retry.as_ref().filter(|r| tries < r.max_attempts && !once) else { break outcome };
             if matches!(outcome, SUCCESS | CLIENT_ERROR) || (sent && !idempotent) {
+                break outcome;
+            }
+            if !pool.may_send_again() {
+                exchange.tags.note(|| format!("{}: not tried again: the retry budget is spent", pool.name));
                 break outcome;
             }
             let space = exchange.space();
@@ -347,11 +410,56 @@ impl Proxy {
     /// What the answer under way means to the flow.
     fn outcome_of(&self, pool: &Pool, exchange: &Exchange) -> Outcome {
         let status = exchange.space_ref().response.as_ref().map_or(500, |response| self.verdict(response));
-        let failed = match pool.failure_codes.as_slice() {
-            [] => (500..600).contains(&status),
-            codes => codes.contains(&status),
+        if pool.is_failure(status) { FAILURE_CODE } else { SUCCESS }
+    }
+
+    /// A server that has room, now or after a while in the queue; or why there is none.
+    async fn admit(
+        &self,
+        pool: &Pool,
+        set: &Set,
+        exchange: &Exchange,
+    ) -> Result<(Choice, Option<Place>), &'static str> {
+        let worker = base_runtime::worker_index();
+        let admit = |waited| set.balancer.admit(exchange.request(), &exchange.client, worker, waited);
+        match admit(false) {
+            Admission::To(choice, place) => return Ok((choice, place)),
+            Admission::Nobody => return Err("no server"),
+            Admission::Full => pool.full.hit(worker),
+        }
+        let Some(waiting) = set.balancer.waiting() else {
+            return Err("each server has as many requests as it may have");
         };
-        if failed { FAILURE_CODE } else { SUCCESS }
+        let Some(turn) = waiting.join() else {
+            pool.queue_full.hit(worker);
+            return Err("each server is busy and the queue is full");
+        };
+        if set.balancer.has_room() {
+            // Somebody left between the look and the queue.
+            waiting.tell();
+        }
+        let waited = async {
+            loop {
+                poll_fn(|cx| turn.poll_told(cx)).await;
+                match admit(true) {
+                    Admission::To(choice, place) => return Ok((choice, place)),
+                    Admission::Nobody => return Err("no server"),
+                    Admission::Full => turn.again(),
+                }
+            }
+        };
+        let left = exchange.deadline.map(|until| until.saturating_duration_since(base_runtime::now()));
+        let most = left.map_or(pool.queue_time, |left| left.min(pool.queue_time));
+        match base_runtime::time::timeout(most, waited).await {
+            Ok(found) => {
+                turn.served();
+                found
+            }
+            Err(_) => {
+                pool.queue_late.hit(worker);
+                Err("each server was busy for as long as requests may wait")
+            }
+        }
     }
 
     /// One try. Says also whether anything of the request may have reached a server.
@@ -359,19 +467,38 @@ impl Proxy {
         let worker = base_runtime::worker_index();
         let set = pool.members.of(worker);
         let Set { balancer, of_pool, of_servers } = &*set;
-        let Some(first) = balancer.choose(exchange.request(), &exchange.client, worker) else {
-            of_pool.no_server();
-            exchange.tags.note(|| format!("{}: no server", pool.name));
-            return (refuse(exchange, 503, INTERNAL_ERROR), false);
+        let (first, place) = match self.admit(pool, &set, exchange).await {
+            Ok(admitted) => admitted,
+            Err(why) => {
+                of_pool.no_server();
+                exchange.tags.note(|| format!("{}: {why}", pool.name));
+                return (refuse(exchange, 503, INTERNAL_ERROR), false);
+            }
         };
         let began = base_runtime::now();
         let sent = exchange.request_body_length().unwrap_or_default();
-        let stand = Stand { choice: Cell::new(first), connecting: Cell::new(false), repeated: Cell::new(false) };
+        let stand = Stand {
+            choice: Cell::new(first),
+            place: Cell::new(place),
+            connecting: Cell::new(false),
+            repeated: Cell::new(false),
+        };
         let unfinished = Unfinished { recorders: of_servers, stand: &stand, ended: false };
         let left = exchange.deadline.map(|until| until.saturating_duration_since(began));
         // When it is the client that would wait no longer, nothing is known of the server.
         let is_clients = left.is_some_and(|left| pool.timeout.is_none_or(|most| left < most));
-        let reached = self.reach(pool, &set, first, &stand, exchange);
+        // What streams is gone once it was sent.
+        let once = exchange.space_ref().request_body.is_stream();
+        let reached = async {
+            let answer = match &pool.hedging {
+                Some(hedging) => self.reach_hedged(pool, &set, hedging, first, &stand, exchange).await?,
+                None => self.reach(pool, &set, first, &stand, exchange).await?,
+            };
+            match &self.following {
+                None => Ok(answer),
+                Some(following) => self.follow(following, pool, &set, answer, &stand, once, exchange).await,
+            }
+        };
         let result = match left.into_iter().chain(pool.timeout).min() {
             None => reached.await,
             Some(most) => match base_runtime::time::timeout(most, reached).await {
@@ -386,6 +513,7 @@ impl Proxy {
                         (UpstreamError::Timeout, Heard::NoAnswer)
                     };
                     of_servers[index].error(counted);
+                    balancer.took(index, base_runtime::now().saturating_duration_since(began), true);
                     if !is_clients {
                         pool.heard(&set, choice, heard);
                     }
@@ -403,16 +531,22 @@ impl Proxy {
             Ok(answer) => {
                 let (status, choice) = (self.verdict(&answer.response), stand.choice.get());
                 let recorder = &of_servers[choice.index];
+                let took = base_runtime::now().saturating_duration_since(began);
+                balancer.took(choice.index, took, status >= 500);
                 recorder.record(&stats::AnsweredRequest {
                     status,
-                    duration: base_runtime::now().saturating_duration_since(began),
+                    duration: took,
                     request_bytes: sent,
                     response_bytes: answer.body.length().unwrap_or_default(),
                 });
                 pool.heard(&set, choice, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer });
-                (self.take(pool, recorder, began, answer, exchange).await, true)
+                (self.take(pool, &set, &stand, began, answer, exchange), true)
             }
             Err(error) => {
+                if error.counted_as().is_some() {
+                    let took = base_runtime::now().saturating_duration_since(began);
+                    balancer.took(stand.choice.get().index, took, true);
+                }
                 let sent = error.may_be_done();
                 let outcome = match error {
                     AttemptError::RequestBody(error) => refuse(exchange, error.request_status(), CLIENT_ERROR),
@@ -472,7 +606,8 @@ impl Proxy {
                 pool.tried_limit.hit(base_runtime::worker_index());
                 return Err(error);
             }
-            let Some(next) = balancer.another(first, &tried) else { return Err(error) };
+            stand.place.set(None);
+            let Some(next) = another(set, first, &mut tried, stand) else { return Err(error) };
             recorder.failed_over();
             choice = next;
         }
@@ -495,12 +630,12 @@ impl Proxy {
         let space = exchange.space();
         let tries = pool.retry.as_ref().map_or(1, |r| r.max_attempts);
         let again = (tries > 1 || servers.len() > 1) && space.request.method.is_idempotent();
-        let backend_host = pool.set_upstream_host || !server.is_address;
-        let host = if backend_host && !server.keep_host { &server.authority } else { &space.request.authority };
+        let again = again || self.following.is_some();
+        let host = pool.host_for(server, &space.request);
         let attempt = Attempt {
             server,
             request: &space.request,
-            host: if host.is_empty() { &server.authority } else { host },
+            host,
             introduction: &introduction,
             upgrade,
             max_idle: self.max_idle,
@@ -516,10 +651,11 @@ impl Proxy {
         attempt.run(&mut space.request_body).await
     }
 
-    async fn take(
+    fn take(
         &self,
         pool: &Pool,
-        recorder: &ServerRecorder,
+        set: &Set,
+        stand: &Stand,
         began: Instant,
         answer: Answer,
         exchange: &mut Exchange,
@@ -531,7 +667,7 @@ impl Proxy {
         if let Some(limit) = pool.max_body {
             let events = response.headers.known(Known::ContentType).is_some_and(is_event_stream);
             if let Some(most) = pool.timeout.filter(|_| !events) {
-                body = Timed::limit(body, began + most, recorder);
+                body = Timed::limit(body, began + most, &set.of_servers[stand.choice.get().index]);
             }
             match body.length() {
                 Some(length) if length > limit => {
@@ -544,7 +680,17 @@ impl Proxy {
                 _ => {}
             }
         }
-        exchange.upgraded = upgraded;
+        // What is to be kept for others names the server of one client only where that client does not know it yet.
+        let known = pool.memory.is_some().then(|| exchange.request());
+        set.balancer.mark(stand.choice.get().index, known, &mut response);
+        let place = stand.place.take();
+        match upgraded {
+            Some(upgraded) => exchange.upgraded = Some(HeldDuplex::hold(upgraded, place)),
+            None => {
+                exchange.upgraded = None;
+                body = HeldBody::hold(body, place);
+            }
+        }
         exchange.respond(response, body);
         self.outcome_of(pool, exchange)
     }
@@ -585,7 +731,8 @@ impl Pool {
             load_balance_policy: balance.policy.clone(),
             filter_policy: spec.filter.as_ref().map(|f| f.policy.clone()).unwrap_or_default(),
         });
-        let members = Members::new(Recipe {
+        let before = parts.previous.and_then(|p| previous_pool(p, &name)).map(|pool| pool.members.of(0));
+        let recipe = Recipe {
             name: name.clone(),
             kind: kind.to_owned(),
             spec: spec.clone(),
@@ -593,7 +740,9 @@ impl Pool {
             listed: servers,
             stats: stats.clone(),
             telemetry: parts.telemetry.clone(),
-        })?;
+        };
+        let members = Members::after(recipe, before.as_ref().map(|set| &*set.balancer))?;
+        let workers = parts.telemetry.workers();
         let policy = |kind: &str, name: &str| {
             let found = parts.resilience.iter().find(|p| !name.is_empty() && p.name == name && p.kind == kind);
             found.map(|p| p.raw.clone())
@@ -628,12 +777,52 @@ impl Pool {
             max_body,
             failure_codes: spec.failure_codes.iter().map(|c| c.code()).collect(),
             retry,
+            budget: spec.retry_budget.as_ref().map(|spec| RetryBudget::new(spec, workers, Instant::now())),
+            hedging: spec.hedging.as_ref().map(|spec| Hedging::new(spec, workers, parts.telemetry.limits())),
+            budget_spent: parts.telemetry.limits().register("retry_budget"),
             breaker,
             too_large: parts.telemetry.limits().register("response_body_bytes"),
+            queue_time: spec.queue.clone().unwrap_or_default().timeout.into(),
+            full: parts.telemetry.limits().register("server_requests"),
+            queue_full: parts.telemetry.limits().register("server_queue"),
+            queue_late: parts.telemetry.limits().register("server_queue_time"),
             counters: Counters::new(parts.telemetry.limits()),
             tried_limit: parts.telemetry.limits().register("servers_tried"),
             stats,
         })
+    }
+
+    /// A request has begun.
+    fn counted(&self) {
+        if self.budget.is_none() && self.hedging.is_none() {
+            return;
+        }
+        let (worker, now) = (base_runtime::worker_index(), base_runtime::now());
+        self.budget.iter().for_each(|budget| budget.began(worker, now));
+        self.hedging.iter().for_each(|hedging| hedging.budget.began(worker, now));
+    }
+
+    /// Whether a request may be sent once more; whoever asks sends it.
+    fn may_send_again(&self) -> bool {
+        let free = self.budget.as_ref().is_none_or(|budget| budget.take(base_runtime::now()));
+        if !free {
+            self.budget_spent.hit(base_runtime::worker_index());
+        }
+        free
+    }
+
+    /// Whether an answer with this status is a failure.
+    fn is_failure(&self, status: u16) -> bool {
+        match self.failure_codes.as_slice() {
+            [] => (500..600).contains(&status),
+            codes => codes.contains(&status),
+        }
+    }
+
+    /// What a server is called in a request for it.
+    fn host_for<'h>(&self, server: &'h Server, request: &'h Request) -> &'h str {
+        let own = (self.set_upstream_host || !server.is_address) && !server.keep_host;
+        if own || request.authority.is_empty() { &server.authority } else { &request.authority }
     }
 
     /// Takes note of what became of a request.
@@ -659,6 +848,20 @@ impl Pool {
                 self.heard(set, choice, Heard::NoAnswer)
             }
             AttemptError::RequestBody(_) | AttemptError::Unsayable => {}
+        }
+    }
+}
+
+/// A server to go on with that has room, and which takes its place there.
+fn another(set: &Set, first: Choice, tried: &mut Vec<usize>, stand: &Stand) -> Option<Choice> {
+    loop {
+        let next = set.balancer.another(first, tried)?;
+        match set.balancer.enter(next.index) {
+            Ok(place) => {
+                stand.place.set(place);
+                return Some(next);
+            }
+            Err(Full) => tried.push(next.index),
         }
     }
 }
@@ -700,6 +903,8 @@ fn max_idle(spec: &ProxySpec, parts: &Parts<'_>) -> usize {
 struct Stand {
     /// The server that is asked.
     choice: Cell<Choice>,
+    /// The place among its requests, where those are counted.
+    place: Cell<Option<Place>>,
     /// There is no connection to it yet.
     connecting: Cell<bool>,
     /// The request was sent a second time, see [`Attempt::repeated`].
@@ -755,12 +960,14 @@ impl Mirror {
         let Some(mut body) = space.request_body.again() else { return };
         let worker = base_runtime::worker_index();
         let set = self.pool.members.of(worker);
-        let Some(choice) = set.balancer.choose(&space.request, &exchange.client, worker) else { return };
+        let admission = set.balancer.admit(&space.request, &exchange.client, worker, false);
+        let Admission::To(choice, place) = admission else { return };
         let index = choice.index;
         let Some(copied) = Copied::of(self, &space.request, &body) else { return };
         let introduction = set.balancer.servers()[index].introduction(&exchange.client);
         let request = space.request.clone();
         base_runtime::spawn(async move {
+            let _place = place;
             let mirror = &copied.mirror;
             let pool = &mirror.pool;
             let (server, recorder) = (&set.balancer.servers()[index], &set.of_servers[index]);
@@ -855,16 +1062,33 @@ impl Filter for Proxy {
     }
 
     fn status(&self) -> Option<Value> {
-        let (main, candidates): (Vec<_>, Vec<_>) = self.pools.iter().partition(|p| p.filter.is_none());
-        let candidates: Vec<Value> = candidates.iter().map(|p| p.stats.status_json()).collect();
-        Some(json!({ "mainPool": main.first().map(|p| p.stats.status_json()), "candidatePools": candidates }))
+        let (candidates, main) = self.pools.split_at(self.first_main);
+        let of_all = |pools: &[Pool]| -> Vec<Value> { pools.iter().map(|p| p.stats.status_json()).collect() };
+        let mut shown =
+            json!({ "mainPool": main.first().map(|p| p.stats.status_json()), "candidatePools": of_all(candidates) });
+        if main.len() > 1 {
+            shown["splitPools"] = json!(of_all(&main[1..]));
+        }
+        if let Some(mirror) = &self.mirror {
+            shown["mirrorPool"] = mirror.pool.stats.status_json();
+        }
+        Some(shown)
     }
+}
+
+/// The pool of this name in the generation before.
+fn previous_pool<'a>(previous: &'a dyn Filter, name: &str) -> Option<&'a Pool> {
+    let proxy = previous
+        .downcast::<Proxy>()
+        .or_else(|| previous.downcast::<GrpcProxy>().map(GrpcProxy::proxy))
+        .or_else(|| previous.downcast::<WebSocketProxy>().map(WebSocketProxy::proxy))?;
+    let mirror = proxy.mirror.as_ref().map(|mirror| &mirror.pool).filter(|pool| pool.name == name);
+    proxy.pool(name).or(mirror)
 }
 
 /// The breaker of the generation before, when its policy is still the same, so that a change opens no circuit and closes none.
 fn inherited_breaker(parts: &Parts<'_>, pool: &str, spec: CircuitBreakerSpec) -> Arc<CircuitBreaker> {
-    let previous = parts.previous.and_then(|p| p.downcast::<Proxy>());
-    let breaker = previous.and_then(|p| p.pool(pool)).and_then(|p| p.breaker.clone());
+    let breaker = parts.previous.and_then(|p| previous_pool(p, pool)).and_then(|p| p.breaker.clone());
     match breaker.filter(|b| *b.spec() == spec) {
         Some(breaker) => breaker,
         None => Arc::new(CircuitBreaker::new(spec, Instant::now())),

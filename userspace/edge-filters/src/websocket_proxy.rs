@@ -40,7 +40,7 @@ use base_model::problem::{at, nth};
 use base_model::proxy::{OutlierDetectionSpec, ServerScheme};
 use base_model::{
     Findings, GoDuration, HealthCheckSpec, HealthMatchSpec, LoadBalanceSpec, MtlsSpec, PoolSpec, ProbeType, Problem,
-    ProxySpec, RequestMatcherSpec, ServerSpec,
+    ProxySpec, QueueSpec, RequestMatcherSpec, ServerSpec,
 };
 use base_telemetry::Limit;
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
@@ -109,6 +109,14 @@ pub struct WebSocketPoolSpec {
     /// Requests this pool is for. Default: all that no pool with a filter took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<RequestMatcherSpec>,
+    /// WebSockets that each server has at a time from this pool, as a Proxy's `maxConcurrency` says. 0, the default: any number.
+    pub max_concurrency: u32,
+    /// Where openings wait while each server has as many as that. Default: nobody waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueSpec>,
+    /// Time over which a server that comes, or comes back, gets its share by and by. Default: it gets all of it at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<GoDuration>,
     /// How long connecting to a server may take, over all its addresses and with the TLS handshake. Default 30s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<GoDuration>,
@@ -213,7 +221,9 @@ impl WebSocketHealthCheckSpec {
                 }
             }
         }
-        if let (_, Some(opening)) = self.checks() {
+        // How often is said once, above.
+        let unpaced = WebSocketHealthCheckSpec { ws: self.ws.clone(), ..WebSocketHealthCheckSpec::default() };
+        if let (_, Some(opening)) = unpaced.checks() {
             opening.validate(ProbeType::Http, &at(path, "ws"), findings);
         }
     }
@@ -263,6 +273,9 @@ impl WebSocketPoolSpec {
             service_name: self.service_name.clone(),
             load_balance: self.load_balance.clone(),
             filter: self.filter.clone(),
+            max_concurrency: self.max_concurrency,
+            queue: self.queue.clone(),
+            slow_start: self.slow_start,
             connect_timeout: self.connect_timeout,
             outlier_detection: self.outlier_detection.clone(),
             ..PoolSpec::default()
@@ -398,6 +411,11 @@ impl WebSocketProxy {
         })
     }
 
+    /// What it relays by.
+    pub(crate) fn proxy(&self) -> &Proxy {
+        &self.proxy
+    }
+
     async fn relay(&self, exchange: &mut Exchange) -> Outcome {
         let worker = base_runtime::worker_index();
         let offer = match Offer::read(exchange.request(), exchange.upgrade_offered) {
@@ -504,13 +522,15 @@ mod tests {
     #[test]
     fn its_pools_are_those_of_a_proxy() {
         let text = "{mtls: {insecureSkipVerify: true}, pools: [{servers: [{url: 'ws://a:1'}], connectTimeout: 3s, \
-                    outlierDetection: {consecutiveErrors: 2}, serviceRegistry: etcd, serviceName: chat}]}";
+                    maxConcurrency: 7, queue: {size: 3}, slowStart: 5s, outlierDetection: {consecutiveErrors: 2}, serviceRegistry: etcd, serviceName: chat}]}";
         let document = base_model::yaml::parse_document(text).expect("good YAML");
         let spec: WebSocketProxySpec = base_model::decode(&document, "").expect("a good document").value;
         let proxy = spec.proxy();
         let pool = &proxy.pools[0];
         assert_eq!(pool.connect_timeout, Some(GoDuration::from_secs(3)));
         assert_eq!((pool.service_registry.as_str(), pool.service_name.as_str()), ("etcd", "chat"));
+        assert_eq!((pool.max_concurrency, pool.slow_start), (7, Some(GoDuration::from_secs(5))));
+        assert_eq!(pool.queue.as_ref().map(|queue| queue.size), Some(3));
         assert_eq!(pool.outlier_detection.as_ref().map(|detection| detection.consecutive_errors), Some(2));
         assert!(proxy.mtls.is_some_and(|mtls| mtls.insecure_skip_verify));
     }
@@ -542,7 +562,7 @@ mod tests {
         let mut findings = Findings::default();
         read("{interval: 0s, http: {interval: 1s, uri: 'a b'}, ws: {uri: '/#'}}").validate("c", &mut findings);
         let places: Vec<&str> = findings.problems.iter().map(|p| p.path.as_str()).collect();
-        assert_eq!(places, ["c.interval", "c.http.uri", "c.interval", "c.ws.uri"]);
+        assert_eq!(places, ["c.interval", "c.http.uri", "c.ws.uri"]);
         assert_eq!(findings.warnings[0].path, "c.http.interval");
     }
 }

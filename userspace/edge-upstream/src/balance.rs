@@ -1,4 +1,13 @@
 //! Which server of a pool gets a request.
+//!
+//! Where all servers are fit and none is full, a choice costs what its policy costs and a look at two words that change when a server goes
+//! out or comes back. Otherwise those are looked for that can take the request.
+
+pub mod hash;
+pub mod load;
+pub mod policy;
+pub mod slow_start;
+pub mod table;
 
 use crate::check::Check;
 use crate::endpoint::Server;
@@ -6,65 +15,19 @@ use crate::health::{self, Era, Heard};
 use crate::outlier::{Change, Outliers, Reach};
 use crate::probe;
 use crate::random;
+use crate::sticky::{Sticky, Wish};
 use base_model::OutlierDetectionSpec;
 use base_telemetry::Limit;
 use edge_pipeline::Client;
-use proto_http::Request;
+use hash::fnv1_32;
+use load::{Load, Place, Waiting};
+use proto_http::{Request, Response};
+use slow_start::SlowStart;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
-/// How a pool chooses (`loadBalance.policy`).
-#[derive(Debug)]
-pub enum Policy {
-    /// Each in turn, whatever its weight.
-    RoundRobin(Turns),
-    Random,
-    /// Random in proportion to the weights.
-    WeightedRandom,
-    /// By the client's own address; clients of whom nobody knows it share one server.
-    IpHash,
-    /// By the first value of a request header; requests without it share one server.
-    HeaderHash(String),
-}
-
-impl Policy {
-    /// Unknown names mean round robin, as in Easegress. `servers` and `workers` say how many there are.
-    pub fn parse(name: &str, header_hash_key: &str, servers: usize, workers: usize) -> Policy {
-        match name {
-            "random" => Policy::Random,
-            "weightedRandom" => Policy::WeightedRandom,
-            "ipHash" => Policy::IpHash,
-            "headerHash" => Policy::HeaderHash(header_hash_key.to_owned()),
-            "cookieHash" => Policy::HeaderHash("Cookie".to_owned()),
-            _ => Policy::RoundRobin(Turns::new(servers, workers)),
-        }
-    }
-}
-
-/// Whose turn it is, for each worker: a counter of all workers would be fought for with every request. The turn of a worker is exact;
-/// they begin spread over the servers, so that few requests on many workers are spread as well.
-#[derive(Debug)]
-pub struct Turns(Box<[Turn]>);
-
-/// A cache line of its own; written by one worker alone.
-#[derive(Debug)]
-#[repr(align(128))]
-struct Turn(AtomicUsize);
-
-impl Turns {
-    fn new(servers: usize, workers: usize) -> Turns {
-        let workers = workers.max(1);
-        Turns((0..workers).map(|worker| Turn(AtomicUsize::new(worker * servers.max(workers) / workers))).collect())
-    }
-
-    #[inline]
-    fn next(&self, worker: usize) -> usize {
-        let turn = &self.0[worker % self.0.len()].0;
-        let now = turn.load(Ordering::Relaxed);
-        turn.store(now.wrapping_add(1), Ordering::Relaxed);
-        now
-    }
-}
+pub use policy::Policy;
 
 /// What a request is sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +38,18 @@ pub struct Choice {
     pub panicked: bool,
     /// What its report is told by.
     pub era: Era,
-    hash: Option<u32>,
+    hash: Option<u64>,
+}
+
+/// What became of looking for a server.
+#[derive(Debug)]
+pub enum Admission {
+    /// This one; with the place among its requests, where those are counted.
+    To(Choice, Option<Place>),
+    /// Each that could take it has as many requests as it may have, or others wait already.
+    Full,
+    /// There is none that takes requests.
+    Nobody,
 }
 
 /// The servers of a pool and the way to choose among them.
@@ -89,6 +63,13 @@ pub struct Balancer {
     checks: Vec<Vec<Arc<Check>>>,
     /// The [`changes`](health::changes) that were seen last, doubled, and one more where a server got no requests then.
     thinned: AtomicU64,
+    sticky: Option<Sticky>,
+    /// By server; empty where nobody needs to know.
+    loads: Vec<Arc<Load>>,
+    /// Some server has a bound on its requests.
+    limited: bool,
+    waiting: Option<Arc<Waiting>>,
+    slow: Option<SlowStart>,
     /// Counts probes of its servers that found no room.
     crowded: Limit,
 }
@@ -103,8 +84,21 @@ impl Balancer {
     ) -> Balancer {
         let weight_sum = servers.iter().map(|s| u64::from(s.weight)).sum();
         let outliers = Outliers::new(outliers, servers.iter().map(|s| s.health.clone()).collect());
-        let (checks, thinned) = (Vec::new(), AtomicU64::new(u64::MAX));
-        Balancer { servers, policy, weight_sum, outliers, checks, thinned, crowded }
+        let loads = if policy.counts() { servers.iter().map(|_| Arc::default()).collect() } else { Vec::new() };
+        Balancer {
+            servers,
+            policy,
+            weight_sum,
+            outliers,
+            checks: Vec::new(),
+            thinned: AtomicU64::new(u64::MAX),
+            sticky: None,
+            loads,
+            limited: false,
+            waiting: None,
+            slow: None,
+            crowded,
+        }
     }
 
     /// Servers get requests only while these find them well: for each server its checks.
@@ -114,23 +108,133 @@ impl Balancer {
         self
     }
 
+    /// Clients stay with their servers.
+    #[must_use]
+    pub fn sticking(mut self, sticky: Option<Sticky>) -> Balancer {
+        self.sticky = sticky;
+        self
+    }
+
+    /// Each server has so many requests at a time, 0 any number; beyond it they wait where there is a queue. What the balancer before has
+    /// under way is counted on.
+    #[must_use]
+    pub fn limited(mut self, most: &[u32], waiting: Option<Arc<Waiting>>, previous: Option<&Balancer>) -> Balancer {
+        self.limited = most.iter().any(|most| *most > 0);
+        if !self.limited && !self.policy.counts() {
+            return self;
+        }
+        let known = |server: &Arc<Server>| previous.and_then(|before| before.load_of(&server.url));
+        self.loads = self.servers.iter().map(|server| known(server).unwrap_or_default()).collect();
+        self.loads.iter().zip(most).for_each(|(load, most)| load.set_most(*most));
+        self.waiting = waiting.filter(|_| self.limited);
+        self
+    }
+
+    /// A server that comes, or comes back, gets its share by and by, over this time. One that the balancer before had is no newcomer.
+    #[must_use]
+    pub fn starting_slowly(mut self, window: Duration, previous: Option<&Balancer>, now: Instant) -> Balancer {
+        let since = |server: &Arc<Server>| match previous {
+            None => None,
+            Some(before) => match before.servers.iter().position(|known| known.url == server.url) {
+                Some(at) => before.slow.as_ref().and_then(|slow| slow.since(at)),
+                None => Some(now),
+            },
+        };
+        self.slow = Some(SlowStart::new(window, self.servers.iter().map(since).collect()));
+        self
+    }
+
     pub fn servers(&self) -> &[Arc<Server>] {
         &self.servers
+    }
+
+    /// Where requests wait for a server to have room.
+    pub fn waiting(&self) -> Option<&Arc<Waiting>> {
+        self.waiting.as_ref()
+    }
+
+    fn load_of(&self, url: &str) -> Option<Arc<Load>> {
+        let at = self.servers.iter().position(|server| server.url == url)?;
+        self.loads.get(at).cloned()
+    }
+
+    /// A server for a request on this worker, and a place among its requests. `waited`: it comes from the queue, and before those who wait.
+    pub fn admit(&self, request: &Request, client: &Client, worker: usize, waited: bool) -> Admission {
+        if !waited && self.waiting.as_ref().is_some_and(|waiting| waiting.is_any()) {
+            return Admission::Full;
+        }
+        for _ in 0..ADMISSIONS_MOST {
+            let Some(choice) = self.choose(request, client, worker) else { break };
+            // Somebody else may have been faster.
+            if let Ok(place) = self.enter(choice.index) {
+                return Admission::To(choice, place);
+            }
+        }
+        let reach = self.reach();
+        let anybody = self.limited && (0..self.servers.len()).any(|i| self.is_reached(i, reach) && self.takes(i));
+        if anybody { Admission::Full } else { Admission::Nobody }
+    }
+
+    /// Whether some server takes requests and is not full.
+    pub fn has_room(&self) -> bool {
+        let reach = self.reach();
+        (0..self.servers.len()).any(|i| self.is_reached(i, reach) && self.takes(i) && !self.is_full(i))
+    }
+
+    /// A place among the requests of this server, where those are counted.
+    #[inline]
+    pub fn enter(&self, index: usize) -> Result<Option<Place>, Full> {
+        match self.loads.get(index) {
+            None => Ok(None),
+            Some(load) => load.enter(self.waiting.as_ref()).map(Some).ok_or(Full),
+        }
     }
 
     /// A server for a request on this worker; `None` when there is none. One that is left out gets nothing but a try now and then, unless
     /// too few are left; one that its health checks find unwell gets nothing at all.
     #[inline]
     pub fn choose(&self, request: &Request, client: &Client, worker: usize) -> Option<Choice> {
-        if self.is_thinned() {
+        if let Some(sticky) = &self.sticky
+            && let Some(stuck) = self.stuck(sticky, request)
+        {
+            return Some(stuck);
+        }
+        if self.is_thinned() || self.is_any_full() {
             return self.choose_of_some(request, client, worker);
         }
-        let (index, hash) = self.pick(request, client, worker)?;
+        let (index, hash) = self.pick(request, client, worker, None)?;
         Some(self.chosen(index, hash))
     }
 
+    /// Where the request's session is.
+    fn stuck(&self, sticky: &Sticky, request: &Request) -> Option<Choice> {
+        let is_there = |i: usize| self.is_in(i) && !self.is_full(i);
+        match sticky.wish(request)? {
+            Wish::Server(index) => is_there(index).then(|| self.chosen(index, None)),
+            Wish::Hash(hash) => sticky.find(hash, is_there).map(|index| self.chosen(index, Some(hash))),
+        }
+    }
+
+    /// Has the answer of this server say that its client belongs there, where sessions stick; not where its request has said so already, if
+    /// that is given.
+    pub fn mark(&self, index: usize, unless: Option<&Request>, response: &mut Response) {
+        if let Some(sticky) = &self.sticky
+            && unless.is_none_or(|request| sticky.wish(request) != Some(Wish::Server(index)))
+        {
+            sticky.mark(index, response, SystemTime::now());
+        }
+    }
+
+    /// A request was answered, or failed, after this time.
     #[inline]
-    fn chosen(&self, index: usize, hash: Option<u32>) -> Choice {
+    pub fn took(&self, index: usize, took: Duration, failed: bool) {
+        if let (Policy::PeakEwma, Some(load)) = (&self.policy, self.loads.get(index)) {
+            load.took(took, failed, base_runtime::now());
+        }
+    }
+
+    #[inline]
+    fn chosen(&self, index: usize, hash: Option<u64>) -> Choice {
         Choice { index, panicked: false, era: self.outliers.era(index), hash }
     }
 
@@ -144,7 +248,10 @@ impl Balancer {
     #[cold]
     fn look(&self, now: u64) -> bool {
         // What changes meanwhile counts anew, so that it is seen next time.
-        let thinned = (0..self.servers.len()).any(|i| !self.is_in(i));
+        let thinned = (0..self.servers.len()).filter(|i| !self.is_in(*i)).count() > 0;
+        if let Some(slow) = &self.slow {
+            (0..self.servers.len()).for_each(|i| slow.saw(i, self.is_in(i), base_runtime::now()));
+        }
         self.thinned.store(now << 1 | u64::from(thinned), Ordering::Relaxed);
         thinned
     }
@@ -159,8 +266,26 @@ impl Balancer {
         self.checks.get(index).is_none_or(|checks| checks.iter().all(|check| check.is_well()))
     }
 
+    #[inline]
+    fn is_full(&self, index: usize) -> bool {
+        self.limited && self.loads[index].is_full()
+    }
+
+    #[inline]
+    fn is_any_full(&self) -> bool {
+        self.limited && self.loads.iter().any(|load| load.is_full())
+    }
+
     fn reach(&self) -> Reach {
         self.outliers.reach(|i| self.is_well(i))
+    }
+
+    fn is_reached(&self, index: usize, reach: Reach) -> bool {
+        match reach {
+            Reach::All => true,
+            Reach::Well => self.is_well(index),
+            Reach::In => self.is_in(index),
+        }
     }
 
     /// The server to go on with when those of `tried` could not be reached: one that is well rather than one that failed somebody
@@ -174,7 +299,7 @@ impl Balancer {
             true => 2,
         };
         let worst = if self.reach() == Reach::All { 3 } else { 2 };
-        let is_free = |i: &usize| !tried.contains(i) && self.takes(*i) && rank(*i) <= worst;
+        let is_free = |i: &usize| !tried.contains(i) && self.takes(*i) && rank(*i) <= worst && !self.is_full(*i);
         let within: Vec<usize> = (0..self.servers.len()).filter(is_free).collect();
         let best = within.iter().map(|i| rank(*i)).min()?;
         let index = self.spread(within.into_iter().filter(|i| rank(*i) == best).collect(), first.hash)?;
@@ -192,76 +317,181 @@ impl Balancer {
         Some(change)
     }
 
-    /// The policy's choice, and the hash it was made by, if it was.
+    /// The policy's choice, and the hash it was made by, if it was. `within`: of these alone; else of all.
     #[inline]
-    fn pick(&self, request: &Request, client: &Client, worker: usize) -> Option<(usize, Option<u32>)> {
+    fn pick(
+        &self,
+        request: &Request,
+        client: &Client,
+        worker: usize,
+        within: Option<&[usize]>,
+    ) -> Option<(usize, Option<u64>)> {
         let count = self.servers.len();
-        let hashed = |bytes: &[u8]| {
-            let hash = fnv1_32(bytes);
-            Some((hash as usize % count, Some(hash)))
-        };
         if count == 0 {
             return None;
         }
+        let hashed = |bytes: &[u8]| {
+            let hash = fnv1_32(bytes);
+            let index = hash as usize % count;
+            match within.filter(|within| !within.contains(&index)) {
+                None => Some((index, Some(u64::from(hash)))),
+                Some(within) => Some((self.spread(within.to_vec(), Some(hash.into()))?, Some(hash.into()))),
+            }
+        };
         let index = match &self.policy {
-            Policy::RoundRobin(turns) => turns.next(worker) % count,
-            Policy::WeightedRandom if self.weight_sum > 0 => self.by_weight(random::below(self.weight_sum))?,
-            Policy::Random | Policy::WeightedRandom => random::below(count as u64) as usize,
+            Policy::RoundRobin(turns) => self.slowed(|| turns.next(worker), within),
+            Policy::Random => self.slowed(|| random::next() as usize >> 1, within),
+            Policy::WeightedRandom => self.sample(within)?,
+            Policy::LeastRequest => self.lighter(within, |i| self.under_way_by_weight(i))?,
+            Policy::PeakEwma => {
+                let now = base_runtime::now();
+                self.lighter(within, |i| self.loads[i].cost(self.weight(i), now))?
+            }
             Policy::IpHash => return hashed(client.real_ip_text().as_bytes()),
             Policy::HeaderHash(name) => return hashed(request.headers.value(name).unwrap_or_default()),
+            Policy::Table(by) => {
+                let hash = by.hash(request, client);
+                let most = by.most_each(&self.loads);
+                let is_there = |i: usize| {
+                    within.is_none_or(|within| within.contains(&i))
+                        && most.is_none_or(|most| self.loads[i].under_way() < most)
+                };
+                let found = by
+                    .table
+                    .find(hash, is_there)
+                    .or_else(|| by.table.find(hash, |i| within.is_none_or(|w| w.contains(&i))));
+                return Some((found?, Some(hash)));
+            }
         };
         Some((index, None))
     }
 
-    /// The choice where some server is out or unwell. What such a one would have got is spread over all others; by the same hash to the
-    /// same one, and where they take turns, they take turns without it.
+    /// Whose turn it is, of these or of all. A server that starts slowly lets some of its turns pass.
+    #[inline]
+    fn slowed(&self, mut turn: impl FnMut() -> usize, within: Option<&[usize]>) -> usize {
+        let mut next = || match within {
+            None => turn() % self.servers.len(),
+            Some(within) => within[turn() % within.len()],
+        };
+        let mut index = next();
+        if let Some(slow) = self.slow.as_ref().filter(|slow| slow.is_any(base_runtime::now())) {
+            let now = base_runtime::now();
+            for _ in 0..SLOW_TURNS {
+                if random::unit() < slow.share(index, now) {
+                    break;
+                }
+                index = next();
+            }
+        }
+        index
+    }
+
+    /// The lighter of two that are chosen in proportion to their weights: nearly as good as the lightest of all, and workers that choose at
+    /// the same time do not all choose the same (Mitzenmacher, "The power of two choices in randomized load balancing").
+    fn lighter(&self, within: Option<&[usize]>, load: impl Fn(usize) -> f64) -> Option<usize> {
+        let first = self.sample(within)?;
+        let mut second = self.sample(within)?;
+        // Of few servers the same one comes up often.
+        for _ in 0..SAMPLES_MORE {
+            if second != first {
+                break;
+            }
+            second = self.sample(within)?;
+        }
+        Some(if load(second) < load(first) { second } else { first })
+    }
+
+    fn under_way_by_weight(&self, index: usize) -> f64 {
+        f64::from(self.loads[index].under_way()) / self.weight(index)
+    }
+
+    /// 1 where weights say nothing.
+    fn weight(&self, index: usize) -> f64 {
+        if self.is_weighted() { f64::from(self.servers[index].weight.max(1)) } else { 1.0 }
+    }
+
+    /// One of these, or of all, in proportion to their weights.
+    #[inline]
+    fn sample(&self, within: Option<&[usize]>) -> Option<usize> {
+        let now = self.slow.as_ref().map(|_| base_runtime::now());
+        let slow = self.slow.as_ref().filter(|slow| now.is_some_and(|now| slow.is_any(now)));
+        if slow.is_none() && !self.is_weighted() {
+            return match within {
+                None => Some(random::below(self.servers.len() as u64) as usize),
+                Some([]) => None,
+                Some(within) => Some(within[random::below(within.len() as u64) as usize]),
+            };
+        }
+        // In thousandths, so that a server that starts slowly has part of its weight.
+        let share = |i: usize| {
+            let weight = if self.is_weighted() { u64::from(self.servers[i].weight) } else { 1 };
+            match (slow, now) {
+                (Some(slow), Some(now)) => ((weight * 1000) as f64 * slow.share(i, now)) as u64,
+                _ => weight * 1000,
+            }
+        };
+        let at = |place: usize| within.map_or(place, |within| within[place]);
+        let count = within.map_or(self.servers.len(), <[usize]>::len);
+        let whole: u64 = (0..count).map(|place| share(at(place))).sum();
+        if whole == 0 {
+            return None;
+        }
+        let mut point = random::below(whole);
+        (0..count).map(at).find(|i| {
+            let hit = point < share(*i);
+            point = point.saturating_sub(share(*i));
+            hit
+        })
+    }
+
+    /// The choice where some server is out, unwell or full. What such a one would have got is spread over all others; by the same hash to
+    /// the same one, and where they take turns, they take turns without it.
     #[cold]
     fn choose_of_some(&self, request: &Request, client: &Client, worker: usize) -> Option<Choice> {
-        let turn = match &self.policy {
-            Policy::RoundRobin(turns) => Some(turns.next(worker)),
-            _ => None,
+        let now = base_runtime::now();
+        let reach = self.reach();
+        let is_there = |i: &usize| self.is_reached(*i, reach) && self.takes(*i) && !self.is_full(*i);
+        let within: Vec<usize> = (0..self.servers.len()).filter(is_there).collect();
+        if let Some(trial) = self.trial(request, client, now) {
+            return Some(trial);
+        }
+        let (index, hash) = match within.is_empty() {
+            false => self.pick(request, client, worker, Some(&within))?,
+            // Those that are left have no weight, or are out.
+            true => {
+                let is_left = |i: &usize| self.is_well(*i) && self.takes(*i) && !self.is_full(*i);
+                (self.spread((0..self.servers.len()).filter(is_left).collect(), None)?, None)
+            }
         };
-        let (index, hash) = match turn {
-            Some(turn) => (turn % self.servers.len(), None),
-            None => self.pick(request, client, worker)?,
-        };
-        if self.outliers.is_out(index) {
+        Some(Choice { panicked: !self.is_in(index), ..self.chosen(index, hash) })
+    }
+
+    /// A server that is out and that this request tries.
+    fn trial(&self, request: &Request, client: &Client, now: Instant) -> Option<Choice> {
+        for index in (0..self.servers.len()).filter(|i| self.outliers.is_out(*i)) {
             // Its worker may have ended.
             probe::begin(&self.servers[index], &self.crowded);
-            if self.is_well(index)
-                && let Some(era) = self.outliers.admits_trial(index, base_runtime::now())
+            if self.outliers.awaits_trial(index)
+                && self.is_well(index)
+                && !self.is_full(index)
+                && self.takes(index)
+                && let Some(era) = self.outliers.admits_trial(index, now)
             {
+                let hash = self.policy.hash(request, client);
                 return Some(Choice { index, panicked: false, era, hash });
             }
         }
-        let reach = self.reach();
-        let is_there = |i: usize| match reach {
-            Reach::All => true,
-            Reach::Well => self.is_well(i),
-            Reach::In => self.is_in(i),
-        };
-        let panicked = |i: usize| !self.is_in(i);
-        if turn.is_none() && is_there(index) {
-            return Some(Choice { panicked: panicked(index), ..self.chosen(index, hash) });
-        }
-        let within: Vec<usize> = (0..self.servers.len()).filter(|i| is_there(*i) && self.takes(*i)).collect();
-        let instead = match turn {
-            Some(turn) => within.get(turn.checked_rem(within.len())?).copied(),
-            None => self.spread(within, hash),
-        };
-        // Those that are left may have no weight.
-        let instead = instead.or_else(|| (0..self.servers.len()).find(|i| self.is_well(*i) && self.takes(*i)))?;
-        Some(Choice { panicked: panicked(instead), ..self.chosen(instead, hash) })
+        None
     }
 
     /// One of these, in proportion to their weights where the policy goes by them, by the hash where it goes by one.
-    fn spread(&self, within: Vec<usize>, hash: Option<u32>) -> Option<usize> {
+    fn spread(&self, within: Vec<usize>, hash: Option<u64>) -> Option<usize> {
         let share = |i: usize| if self.is_weighted() { u64::from(self.servers[i].weight) } else { 1 };
         let total: u64 = within.iter().map(|i| share(*i)).sum();
         let mut point = match hash {
             _ if total == 0 => return None,
             // Other bits than those that chose the first one.
-            Some(hash) => u64::from(hash.wrapping_mul(0x9E37_79B1) >> 8) % total,
+            Some(hash) => hash::stirred(hash) % total,
             None => random::below(total),
         };
         within.into_iter().find(|i| {
@@ -272,93 +502,27 @@ impl Balancer {
     }
 
     fn is_weighted(&self) -> bool {
-        matches!(self.policy, Policy::WeightedRandom) && self.weight_sum > 0
+        self.weight_sum > 0 && self.policy.goes_by_weights()
     }
 
     /// Whether the policy gives this server anything at all.
     fn takes(&self, index: usize) -> bool {
         !self.is_weighted() || self.servers[index].weight > 0
     }
-
-    fn by_weight(&self, mut point: u64) -> Option<usize> {
-        self.servers.iter().position(|s| {
-            let hit = point < u64::from(s.weight);
-            point = point.wrapping_sub(u64::from(s.weight));
-            hit
-        })
-    }
 }
 
-/// FNV-1 with 32 bits, the hash of Easegress's `ipHash` and `headerHash`.
-pub fn fnv1_32(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash: u32, byte| hash.wrapping_mul(0x0100_0193) ^ u32::from(*byte))
-}
+/// It has as many requests as it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+/// Times a server is chosen whose last place somebody else takes first.
+const ADMISSIONS_MOST: usize = 3;
+
+/// Turns that servers which start slowly may let pass, one after the other.
+const SLOW_TURNS: usize = 16;
+
+/// Times the same server may come up a second time when two are compared.
+const SAMPLES_MORE: usize = 3;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn balancer(policy: &str, weights: &[u32]) -> Balancer {
-        let servers = weights
-            .iter()
-            .enumerate()
-            .map(|(i, w)| Arc::new(Server::new(&format!("http://10.0.0.{i}"), *w, false, None).unwrap()))
-            .collect();
-        let crowded = base_telemetry::LimitHits::new(1).register("upstream_probes");
-        Balancer::new(servers, Policy::parse(policy, "X-U", weights.len(), 1), None, crowded)
-    }
-
-    fn tally(b: &Balancer, n: usize) -> Vec<usize> {
-        let mut counts = vec![0; b.servers().len()];
-        for i in 0..n {
-            let mut request = Request::default();
-            request.headers.add("X-U", format!("user-{i}"));
-            let client =
-                Client { real_ip: Some([10, 1, (i / 250) as u8, (i % 250) as u8].into()), ..Client::default() };
-            counts[b.choose(&request, &client, 0).unwrap().index] += 1;
-        }
-        counts
-    }
-
-    #[test]
-    fn round_robin_is_exact_and_hashes_spread() {
-        assert_eq!(tally(&balancer("roundRobin", &[0, 0, 0]), 30), [10, 10, 10]);
-        assert_eq!(tally(&balancer("nonsense", &[0, 0]), 10), [5, 5]);
-        for policy in ["random", "ipHash", "headerHash"] {
-            let counts = tally(&balancer(policy, &[0, 0, 0]), 3000);
-            assert!(counts.iter().all(|&c| c > 600), "{policy}: {counts:?}");
-        }
-    }
-
-    #[test]
-    fn workers_take_turns_of_their_own_and_begin_at_different_servers() {
-        for (servers, workers, wanted) in
-            [(3, 2, vec![0, 1]), (8, 4, vec![0, 2, 4, 6]), (2, 4, vec![0, 1, 0, 1]), (1, 1, vec![0])]
-        {
-            let turns = Turns::new(servers, workers);
-            let first: Vec<usize> = (0..workers).map(|worker| turns.next(worker) % servers).collect();
-            assert_eq!(first, wanted, "{servers} servers, {workers} workers");
-        }
-        let turns = Turns::new(3, 2);
-        let of_both: Vec<usize> = [0, 1, 0, 0, 1].iter().map(|worker| turns.next(*worker) % 3).collect();
-        assert_eq!(of_both, [0, 1, 1, 2, 2], "nobody disturbs another's turn");
-    }
-
-    #[test]
-    fn weights_are_honoured() {
-        let counts = tally(&balancer("weightedRandom", &[1, 3, 0]), 8000);
-        assert!((1700..2300).contains(&counts[0]) && counts[2] == 0, "{counts:?}");
-    }
-
-    #[test]
-    fn an_empty_pool_has_nobody() {
-        assert!(balancer("random", &[]).choose(&Request::default(), &Client::default(), 0).is_none());
-    }
-
-    #[test]
-    fn fnv1_vectors() {
-        assert_eq!(fnv1_32(b""), 0x811c_9dc5);
-        assert_eq!(fnv1_32(b"a"), 0x050c_5d7e);
-        assert_eq!(fnv1_32(b"foobar"), 0x31f0_b262);
-    }
-}
+mod tests;

@@ -357,6 +357,25 @@ impl Server {
         self
     }
 
+    /// The same without the path that goes before those of requests.
+    #[must_use]
+    pub fn bare(&self) -> Server {
+        Server {
+            url: self.url.clone(),
+            endpoint: self.endpoint.clone(),
+            health: self.health.clone(),
+            identity: self.identity.clone(),
+            protocols: self.protocols,
+            datagrams: self.datagrams,
+            told: self.told,
+            authority: self.authority.clone(),
+            prefix: String::new(),
+            weight: self.weight,
+            keep_host: self.keep_host,
+            is_address: self.is_address,
+        }
+    }
+
     /// What goes before everything else on a connection of our own, such as a probe.
     pub(crate) fn own_introduction(&self) -> Vec<u8> {
         match self.told {

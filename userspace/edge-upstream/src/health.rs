@@ -72,6 +72,8 @@ pub struct Health {
     unreached: AtomicU32,
     /// Requests that failed in any way, in a row.
     failures: AtomicU32,
+    /// A request is to try it. Written with `absence` held.
+    awaits_trial: AtomicBool,
     /// Somebody probes it. Written with `absence` held, so that nobody gives up what has just become necessary.
     probed: AtomicBool,
     absence: Mutex<Absence>,
@@ -179,6 +181,11 @@ impl Health {
         tried
     }
 
+    /// Whether it is worth while to ask whether a request may try it.
+    pub fn awaits_trial(&self) -> bool {
+        self.awaits_trial.load(Relaxed)
+    }
+
     /// Whether a request may try it; of several that ask one is told so, and in which era it does.
     #[cold]
     pub fn admits_trial(&self, now: Instant) -> Option<Era> {
@@ -200,6 +207,7 @@ impl Health {
             return false;
         }
         absence.leave(heard, now);
+        self.awaits_trial.store(false, Relaxed);
         self.begin_era();
         true
     }
@@ -253,6 +261,7 @@ impl Health {
             }
             State::Resting { until } if now >= until => {
                 absence.state = State::OnTrial { claimed: None };
+                self.awaits_trial.store(true, Relaxed);
                 false
             }
             _ => false,
@@ -278,6 +287,7 @@ impl Health {
     fn readmit(&self, absence: &mut Absence, now: Instant) {
         self.begin_era();
         absence.state = State::In;
+        self.awaits_trial.store(false, Relaxed);
         absence.readmitted = Some(now);
         self.failures.store(0, Relaxed);
         self.unreached.store(0, Relaxed);

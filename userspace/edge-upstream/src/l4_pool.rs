@@ -3,6 +3,7 @@
 //! The servers, their balancing, health and ejection are those of a Proxy's pools; what differs is that there are no requests: a
 //! connection is tried on one server after the other until one takes it, and what becomes of it is heard at its end.
 
+use crate::balance::load::Place;
 use crate::balance::{Balancer, Choice, Policy};
 use crate::check::Check;
 use crate::connect::{ConnectError, connect_saying};
@@ -61,6 +62,7 @@ struct Seats {
 pub struct Seat {
     seats: Arc<Seats>,
     recorder: ServerRecorder,
+    _place: Option<Place>,
 }
 
 impl Drop for Seat {
@@ -153,11 +155,16 @@ impl L4Pool {
         for (server, checks) in servers.iter().zip(&checks) {
             stats.watch_checks(&server.url, checks.iter().map(|check| check.checkup().clone()).collect());
         }
-        let policy = Policy::parse(&balance.policy, "", servers.len(), workers);
+        let policy = Policy::new(&balance, &servers, workers);
+        let unlimited = vec![0; servers.len()];
         let crowded = telemetry.limits().register("upstream_probes");
         Ok(L4Pool {
             name: name.to_owned(),
-            balancer: Balancer::new(servers, policy, spec.outlier_detection.as_ref(), crowded).checked(checks),
+            balancer: Balancer::new(servers, policy, spec.outlier_detection.as_ref(), crowded).checked(checks).limited(
+                &unlimited,
+                None,
+                previous.map(|pool| &pool.balancer),
+            ),
             seats,
             connect_timeout: spec.connect_timeout.map_or(CONNECT_TIMEOUT, Duration::from),
             told: spec.speaks(listener),
@@ -223,7 +230,8 @@ impl L4Pool {
         seats.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         let recorder = self.recorders()[choice.index].clone();
         recorder.connection_created();
-        Some(Seat { seats: seats.clone(), recorder })
+        let place = self.balancer.enter(choice.index).ok().flatten();
+        Some(Seat { seats: seats.clone(), recorder, _place: place })
     }
 
     fn seats_of(&self, url: &str) -> Option<Arc<Seats>> {

@@ -1,13 +1,14 @@
 //! The way to backends: where they are ([`endpoint`], [`names`], [`discovery`]), which one ([`balance`], [`health`], [`probe`], [`check`],
-//! [`outlier`], [`matcher`]), over which
+//! [`outlier`], [`sticky`], [`matcher`]), over which
 //! connection ([`lease`], [`pool`], [`sessions`], [`connect`], [`tls`]), and what it answered ([`attempt`]).
 //!
-//! Reading order: [`endpoint`], [`names`], [`discovery`], [`balance`], [`health`], [`probe`], [`check`], [`outlier`], [`matcher`], [`attempt`], [`lease`], [`pool`],
-//! [`sessions`], [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, [`circuit`], [`retry`], [`call`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
+//! Reading order: [`endpoint`], [`names`], [`discovery`], [`balance`], [`health`], [`probe`], [`check`], [`outlier`], [`sticky`], [`matcher`], [`attempt`], [`lease`], [`pool`],
+//! [`sessions`], [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, [`circuit`], [`retry`], [`budget`], [`call`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
 #![forbid(unsafe_code)]
 
 pub mod attempt;
 pub mod balance;
+pub mod budget;
 pub mod cache;
 pub mod call;
 pub mod check;
@@ -30,6 +31,7 @@ pub mod random;
 pub mod retry;
 pub mod sessions;
 mod silence;
+pub mod sticky;
 pub mod tls;
 mod upload;
 

@@ -60,6 +60,11 @@ impl Outliers {
         self.servers[server].era()
     }
 
+    /// Whether a server is out and some request is to try it.
+    pub fn awaits_trial(&self, server: usize) -> bool {
+        self.servers[server].awaits_trial()
+    }
+
     /// Whether this request is to try a server that is out, and in which era.
     pub fn admits_trial(&self, server: usize, now: Instant) -> Option<Era> {
         self.servers[server].admits_trial(now)

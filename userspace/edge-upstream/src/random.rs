@@ -20,6 +20,11 @@ pub fn next() -> u64 {
     })
 }
 
+/// A number from 0 on, less than 1.
+pub fn unit() -> f64 {
+    (next() >> 11) as f64 / (1u64 << 53) as f64
+}
+
 /// A number from 0 to `bound` - 1. `bound` must not be 0.
 pub fn below(bound: u64) -> u64 {
     ((u128::from(next()) * u128::from(bound)) >> 64) as u64

@@ -8,9 +8,12 @@ use base_model::{PoolSpec, ProbeType};
 use base_telemetry::Telemetry;
 use base_telemetry::proxy::{PoolRecorder, PoolStats, ServerRecorder};
 use edge_upstream::balance::Policy;
+use edge_upstream::balance::load::Waiting;
 use edge_upstream::discovery::{Directory, Follows, Instance};
+use edge_upstream::sticky::Sticky;
 use edge_upstream::{Balancer, Check, Identity, Server};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// See the module doc.
 pub(crate) struct Members {
@@ -44,11 +47,12 @@ pub(crate) struct Recipe {
 }
 
 impl Members {
-    /// Follows the service of the pool, if it has one.
-    pub fn new(recipe: Recipe) -> Result<Arc<Members>, String> {
+    /// Follows the service of the pool, if it has one. `before` is the balancer of the generation before: what servers have under way is
+    /// counted on, and who was there is no newcomer.
+    pub fn after(recipe: Recipe, before: Option<&Balancer>) -> Result<Arc<Members>, String> {
         let service = recipe.spec.service_name.as_str();
         let key = (!service.is_empty()).then(|| Directory::key(&recipe.spec.service_registry, service));
-        let sets = recipe.sets(&[])?;
+        let sets = recipe.sets(&[], before)?;
         let workers = sets.into_iter().map(ArcSwap::from).collect();
         let members = Arc::new(Members { workers, recipe, making: Mutex::default() });
         if let Some(key) = key {
@@ -68,7 +72,8 @@ impl Members {
 impl Follows for Members {
     fn changed(&self, instances: &[Instance]) {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.recipe.sets(instances) {
+        let before = self.of(0);
+        match self.recipe.sets(instances, Some(&before.balancer)) {
             Ok(sets) => self.workers.iter().zip(sets).for_each(|(worker, set)| worker.store(set)),
             Err(error) => {
                 tracing::error!(pool = self.recipe.name, error, "a change of the service is not taken");
@@ -79,7 +84,7 @@ impl Follows for Members {
 
 impl Recipe {
     /// A set for each worker.
-    fn sets(&self, instances: &[Instance]) -> Result<Vec<Arc<Set>>, String> {
+    fn sets(&self, instances: &[Instance], before: Option<&Balancer>) -> Result<Vec<Arc<Set>>, String> {
         let servers = self.servers(instances);
         let (stats, balance) = (&self.stats, self.spec.load_balance.clone().unwrap_or_default());
         // Those that calls name are figures of one pool, though each is alone in its own.
@@ -99,12 +104,31 @@ impl Recipe {
                 (of_pool, of_servers)
             })
             .collect();
-        let policy = Policy::parse(&balance.policy, &balance.header_hash_key, servers.len(), workers);
+        let policy = Policy::new(&balance, &servers, workers);
+        let sticky = balance.sticky_session.as_ref().and_then(|spec| Sticky::new(spec, &servers));
+        let most: Vec<u32> = servers.iter().map(|server| self.most_of(server)).collect();
+        let waiting = waiting_of(&self.spec, before);
         let crowded = self.telemetry.limits().register("upstream_probes");
-        let balancer = Balancer::new(servers, policy, self.spec.outlier_detection.as_ref(), crowded).checked(checks);
+        let balancer = Balancer::new(servers, policy, self.spec.outlier_detection.as_ref(), crowded)
+            .checked(checks)
+            .sticking(sticky)
+            .limited(&most, waiting, before);
+        let balancer = match self.spec.slow_start.map(Duration::from).filter(|window| !window.is_zero()) {
+            Some(window) => balancer.starting_slowly(window, before, Instant::now()),
+            None => balancer,
+        };
         let balancer = Arc::new(balancer);
         let set = |(of_pool, of_servers)| Arc::new(Set { balancer: balancer.clone(), of_pool, of_servers });
         Ok(recorders.into_iter().map(set).collect())
+    }
+
+    /// Requests that a server has at a time.
+    fn most_of(&self, server: &Server) -> u32 {
+        let listed = self.spec.servers.iter().find(|listed| listed.url == server.url);
+        match listed.map_or(0, |listed| listed.max_concurrency) {
+            0 => self.spec.max_concurrency,
+            own => own,
+        }
     }
 
     /// What each server is asked about its health.
@@ -139,6 +163,18 @@ impl Recipe {
     }
 }
 
+/// The queue of the generation before, where there was one: who waits there is in front.
+fn waiting_of(spec: &PoolSpec, before: Option<&Balancer>) -> Option<Arc<Waiting>> {
+    let size = spec.queue.as_ref()?.size as usize;
+    match before.and_then(|before| before.waiting()) {
+        Some(waiting) => {
+            waiting.set_most(size);
+            Some(waiting.clone())
+        }
+        None => Some(Waiting::new(size)),
+    }
+}
+
 /// Whether `serverTags` of the pool take a server with these tags.
 pub(crate) fn is_tagged(spec: &PoolSpec, tags: &[String]) -> bool {
     spec.server_tags.is_empty() || tags.iter().any(|tag| spec.server_tags.contains(tag))
@@ -157,15 +193,18 @@ mod tests {
         let spec: PoolSpec = base_model::decode(&document, "").unwrap().value;
         let listed = spec.servers.iter().filter(|server| is_tagged(&spec, &server.tags));
         let listed = listed.map(|s| Arc::new(Server::new(&s.url, s.weight, false, None).unwrap())).collect();
-        Members::new(Recipe {
-            name: "proxy#p#main".to_owned(),
-            kind: "Proxy".to_owned(),
-            spec,
-            identity: None,
-            listed,
-            stats: PoolStats::new(PoolNames::default(), 2),
-            telemetry: Telemetry::new(base_telemetry::Identity::default(), 2),
-        })
+        Members::after(
+            Recipe {
+                name: "proxy#p#main".to_owned(),
+                kind: "Proxy".to_owned(),
+                spec,
+                identity: None,
+                listed,
+                stats: PoolStats::new(PoolNames::default(), 2),
+                telemetry: Telemetry::new(base_telemetry::Identity::default(), 2),
+            },
+            None,
+        )
         .unwrap()
     }
 

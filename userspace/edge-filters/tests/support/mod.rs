@@ -73,8 +73,17 @@ impl House {
     }
 
     pub fn made(workers: usize, spec: &str, last: bool) -> House {
+        House::with(workers, spec, last, &[])
+    }
+
+    /// With these policies in the pipeline's `resilience`.
+    pub fn with_policies(workers: usize, spec: &str, policies: &[&str]) -> House {
+        House::with(workers, spec, true, policies)
+    }
+
+    fn with(workers: usize, spec: &str, last: bool, policies: &[&str]) -> House {
         let telemetry = Telemetry::new(Identity::default(), workers);
-        let proxy = build(spec, &telemetry).unwrap_or_else(|problems| panic!("{spec}: {problems}"));
+        let proxy = build_with(spec, &telemetry, policies).unwrap_or_else(|problems| panic!("{spec}: {problems}"));
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let mut cpus = base_runtime::allowed_cpus();
         let turn = STARTED.fetch_add(1, Ordering::Relaxed) % cpus.len();
@@ -151,10 +160,20 @@ impl House {
 
 /// A Proxy of this document, or what is wrong with it.
 pub fn build(spec: &str, telemetry: &Arc<Telemetry>) -> Result<Arc<dyn Filter>, String> {
+    build_with(spec, telemetry, &[])
+}
+
+fn build_with(spec: &str, telemetry: &Arc<Telemetry>, policies: &[&str]) -> Result<Arc<dyn Filter>, String> {
+    let policies = policies.iter().map(|text| {
+        let raw = base_model::yaml::parse_document(text).expect("good YAML");
+        let said = |key: &str| raw[key].as_str().unwrap_or_default().to_owned();
+        base_model::NamedSpec { name: said("name"), kind: said("kind"), raw: raw.clone() }
+    });
+    let policies: Vec<_> = policies.collect();
     let fields = base_model::yaml::parse_document(spec).expect("good YAML");
     let text = |problems: Vec<base_model::Problem>| base_model::problem::render(&problems);
     (proxy::KIND.check)(&fields, "").map_err(text)?;
-    let parts = Parts { name: "f", pipeline: "p", previous: None, resilience: &[], telemetry };
+    let parts = Parts { name: "f", pipeline: "p", previous: None, resilience: &policies, telemetry };
     (proxy::KIND.build)(&fields, &parts).map_err(text)
 }
 

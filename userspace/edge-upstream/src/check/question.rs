@@ -239,20 +239,7 @@ fn server_at(server: &Server, port: u16, protocols: Protocols) -> Server {
         Place::Host(host, own) if port != 0 && port != *own => Endpoint::shared(Place::Host(host.clone(), port)),
         _ => server.endpoint.clone(),
     };
-    Server {
-        url: server.url.clone(),
-        health: server.health.clone(),
-        identity: server.identity.clone(),
-        authority: server.authority.clone(),
-        prefix: String::new(),
-        weight: 0,
-        keep_host: false,
-        is_address: server.is_address,
-        datagrams: server.datagrams,
-        told: server.told,
-        endpoint,
-        protocols,
-    }
+    Server { endpoint, protocols, ..server.bare() }
 }
 
 fn request_of(server: &Server, spec: &HealthCheckSpec, method: Method, target: &str) -> Result<Request, String> {

@@ -1,0 +1,241 @@
+//! A Proxy that chooses among its servers as the document says: sessions that stick, servers that are busy, pools that divide requests.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+use support::*;
+
+/// A backend that says who it is, and holds answers to `/slow` until it is let go.
+struct Named {
+    backend: Backend,
+    gate: Arc<(Mutex<bool>, Condvar)>,
+}
+
+fn named(name: &'static str) -> Named {
+    let gate: Arc<(Mutex<bool>, Condvar)> = Arc::default();
+    let inside = gate.clone();
+    let seen: Seen = Arc::default();
+    let record = seen.clone();
+    let mut backend = Backend::new(move |mut wire, _| {
+        while let Some(request) = wire.request() {
+            let (slow, login) = (request.0.contains(" /slow"), request.0.contains(" /login"));
+            record.lock().unwrap().push(request);
+            if slow {
+                let open = inside.0.lock().unwrap();
+                drop(inside.1.wait_while(open, |open| !*open).unwrap());
+            }
+            let set = if login { "Set-Cookie: SID=abc\r\n" } else { "" };
+            wire.send(format!("HTTP/1.1 200 OK\r\n{set}Content-Length: {}\r\n\r\n{name}", name.len()));
+        }
+    });
+    backend.seen = seen;
+    Named { backend, gate }
+}
+
+impl Named {
+    fn let_go(&self) {
+        *self.gate.0.lock().unwrap() = true;
+        self.gate.1.notify_all();
+    }
+
+    fn url(&self) -> String {
+        format!("{{url: 'http://127.0.0.1:{}'}}", self.backend.port)
+    }
+
+    /// Waits until so many requests have come.
+    fn has_got(&self, count: usize) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.backend.seen().len() < count {
+            assert!(Instant::now() < end, "{} of {count}", self.backend.seen().len());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn pool(servers: &[&Named], more: &str) -> String {
+    let urls: Vec<String> = servers.iter().map(|server| server.url()).collect();
+    format!("pools: [{{servers: [{}], {more}}}]", urls.join(", "))
+}
+
+fn body(said: Said) -> String {
+    String::from_utf8(said.body.expect("a body")).expect("text")
+}
+
+#[test]
+fn a_cookie_of_ours_leads_back() {
+    let (a, b, c) = (named("a"), named("b"), named("c"));
+    for (mode, first) in [("DurationBased", "/"), ("ApplicationBased", "/login")] {
+        let sticky = format!(
+            "loadBalance: {{stickySession: {{mode: {mode}, appCookieName: SID, lbCookieName: LB, lbCookieExpire: 1m}}}}"
+        );
+        let sticky = if mode == "DurationBased" { sticky.replace("appCookieName: SID, ", "") } else { sticky };
+        let house = House::new(1, &pool(&[&a, &b, &c], &sticky));
+        if mode == "ApplicationBased" {
+            assert!(!house.ask(get("/")).headers.contains("LB="), "the application has set nothing yet");
+        }
+        let said = house.ask(get(first));
+        let set = said.headers.split("LB=").nth(1).expect("a cookie of ours").to_owned();
+        assert!(set.contains("Max-Age=60; HttpOnly"), "{set}");
+        let pair: &'static str = format!("x=y; LB={}", &set[..80]).leak();
+        let home = body(said);
+        let back = |house: &House| body(house.ask(Ask { headers: vec![("Cookie", pair)], ..get("/") }));
+        for _ in 0..9 {
+            assert_eq!(back(&house), home, "{mode}");
+        }
+        // After a change of the document, in another order and with others.
+        let others = House::new(1, &pool(&[&c, &b, &a], &sticky));
+        assert!((0..9).all(|_| back(&others) == home), "{mode}");
+        // The server is gone from the document.
+        let left: Vec<&Named> =
+            [(&a, "a"), (&b, "b"), (&c, "c")].into_iter().filter(|(_, n)| *n != home).map(|(s, _)| s).collect();
+        let without = House::new(1, &pool(&left, &sticky));
+        let said = without.ask(Ask { headers: vec![("Cookie", pair)], ..get("/login") });
+        assert!(said.headers.contains("LB=") && body(said) != home, "another one, and a cookie for it");
+    }
+}
+
+#[test]
+fn the_applications_cookie_is_hashed_and_leads_past_who_is_unwell() {
+    let servers = [named("a"), named("b"), named("c"), named("d")];
+    let all: Vec<&Named> = servers.iter().collect();
+    let sticky = "loadBalance: {stickySession: {mode: CookieConsistentHash, appCookieName: SID}}";
+    let house = House::new(1, &pool(&all, sticky));
+    let of_user = |house: &House, user: usize| {
+        let cookie: &'static str = format!("SID=user-{user}").leak();
+        body(house.ask(Ask { headers: vec![("Cookie", cookie)], ..get("/") }))
+    };
+    let homes: Vec<String> = (0..40).map(|user| of_user(&house, user)).collect();
+    assert!(["a", "b", "c", "d"].iter().all(|name| homes.iter().any(|home| home == name)), "{homes:?}");
+    assert!((0..40).all(|user| of_user(&house, user) == homes[user]));
+    // Without the cookie they take turns.
+    let turns: Vec<String> = (0..8).map(|_| body(house.ask(get("/")))).collect();
+    assert!(turns[..4] == turns[4..] && turns[0] != turns[1], "{turns:?}");
+    // One that is asked for what it does not say is unwell: its users go elsewhere, the others stay.
+    let a = servers[0].backend.port;
+    let check =
+        format!("{sticky}, healthCheck: {{interval: 20ms, match: {{body: {{type: regexp, value: '^[b-d]$'}}}}}}");
+    let house = House::new(1, &pool(&all, &check));
+    house.await_metric("weir_upstream_health_falls_total", 1);
+    assert_eq!(house.metric("weir_upstream_healthy", &a.to_string()), 0);
+    for (user, home) in homes.iter().enumerate() {
+        let now = of_user(&house, user);
+        assert!(if home == "a" { now != "a" } else { now == *home }, "{user}: {home} {now}");
+        assert_eq!(of_user(&house, user), now, "the same other one");
+    }
+}
+
+#[test]
+fn each_server_has_as_many_requests_as_it_may() {
+    let (a, b) = (named("a"), named("b"));
+    let server = format!("servers: [{{url: 'http://127.0.0.1:{}', maxConcurrency: 2}}, {}]", a.backend.port, b.url());
+    let house = House::new(2, &format!("pools: [{{{server}, maxConcurrency: 1}}]"));
+    let held: Vec<_> = (0..3).map(|n| house.begin(n % 2, get("/slow"))).collect();
+    a.has_got(2);
+    b.has_got(1);
+    let said = house.ask(get("/"));
+    assert_eq!((said.status, said.outcome), (503, "internalError"));
+    assert!(said.notes.contains("each server has as many requests as it may have"), "{}", said.notes);
+    assert_eq!(house.metric("weir_limit_hits_total", "server_requests"), 1);
+    b.let_go();
+    a.let_go();
+    held.into_iter().for_each(|said| assert_eq!(said.recv().unwrap().status, 200));
+    assert_eq!((a.backend.seen().len(), b.backend.seen().len()), (2, 1));
+    assert_eq!(house.ask(get("/")).status, 200, "their places are free");
+}
+
+#[test]
+fn requests_wait_in_turn_and_not_for_ever() {
+    let a = named("a");
+    let house = House::new(2, &pool(&[&a], "maxConcurrency: 1, queue: {size: 2, timeout: 30s}"));
+    let first = house.begin(0, get("/slow"));
+    a.has_got(1);
+    let waiting = ["/1", "/2"].into_iter().enumerate().map(|(n, target)| {
+        let said = house.begin(n, get(target));
+        house.await_metric("weir_limit_hits_total{limit=\"server_requests\"}", n as u64 + 1);
+        std::thread::sleep(Duration::from_millis(20));
+        said
+    });
+    let waiting: Vec<_> = waiting.collect();
+    let said = house.ask(get("/3"));
+    assert_eq!((said.status, said.outcome), (503, "internalError"));
+    assert!(said.notes.contains("the queue is full"), "{}", said.notes);
+    assert_eq!(house.metric("weir_limit_hits_total", "server_queue\""), 1);
+    a.let_go();
+    assert_eq!(first.recv().unwrap().status, 200);
+    waiting.into_iter().for_each(|said| assert_eq!(said.recv().unwrap().status, 200));
+    let order: Vec<String> =
+        a.backend.seen().iter().map(|(head, _)| head.split(' ').nth(1).unwrap_or_default().to_owned()).collect();
+    assert_eq!(order, ["/slow", "/1", "/2"]);
+
+    let b = named("b");
+    let house = House::new(1, &pool(&[&b], "maxConcurrency: 1, queue: {timeout: 30ms}"));
+    let held = house.begin(0, get("/slow"));
+    b.has_got(1);
+    let said = house.ask(get("/"));
+    assert_eq!((said.status, house.metric("weir_limit_hits_total", "server_queue_time")), (503, 1));
+    assert!(said.notes.contains("for as long as requests may wait"), "{}", said.notes);
+    b.let_go();
+    assert_eq!(held.recv().unwrap().status, 200);
+    assert_eq!(house.ask(get("/")).status, 200);
+}
+
+#[test]
+fn who_has_less_under_way_gets_more() {
+    let (a, b) = (named("a"), named("b"));
+    let house = House::new(1, &pool(&[&a, &b], "loadBalance: {policy: leastRequest}"));
+    let held: Vec<_> = (0..8).map(|_| house.begin(0, get("/slow"))).collect();
+    a.has_got(3);
+    b.has_got(3);
+    a.let_go();
+    let end = Instant::now() + Duration::from_secs(60);
+    while held.iter().filter(|said| said.try_recv().is_ok()).count() == 0 {
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    let of_a = (0..40).filter(|_| body(house.ask(get("/"))) == "a").count();
+    assert!(of_a >= 35, "{of_a} of 40 went to the one that has nothing to do");
+    b.let_go();
+}
+
+#[test]
+fn pools_divide_what_no_filter_took() {
+    let (blue, green, canary) = (named("blue"), named("green"), named("canary"));
+    let spec = |weights: [u32; 2]| {
+        format!(
+            "split: {{policy: cookieHash, cookieHashKey: uid}}\npools:\n- {{filter: {{cookies: {{canary: {{exact: 'yes'}}}}}}, servers: [{}]}}\n\
+             - {{weight: {}, servers: [{}]}}\n- {{weight: {}, servers: [{}]}}\n",
+            canary.url(),
+            weights[0],
+            blue.url(),
+            weights[1],
+            green.url()
+        )
+    };
+    let of_all = |house: &House| -> Vec<String> {
+        let ask = |user: usize| {
+            let cookie: &'static str = format!("uid=user-{user}").leak();
+            body(house.ask(Ask { headers: vec![("Cookie", cookie)], ..get("/") }))
+        };
+        (0..200).map(ask).collect()
+    };
+    let house = House::new(1, &spec([80, 20]));
+    let before = of_all(&house);
+    let tally = before.iter().fold(BTreeMap::<&str, usize>::new(), |mut tally, who| {
+        *tally.entry(who).or_default() += 1;
+        tally
+    });
+    assert!(tally.len() == 2 && (15..70).contains(&tally["green"]), "{tally:?}");
+    assert_eq!(of_all(&house), before, "each user stays");
+    assert_eq!(body(house.ask(Ask { headers: vec![("Cookie", "uid=1; canary=yes")], ..get("/") })), "canary");
+    for (pool, least) in [("p/proxy#f#main", 100), ("p/proxy#f#main#1", 15), ("p/proxy#f#candidate#0", 1)] {
+        let labels = format!("pool=\"{pool}\",");
+        assert!(house.metric("weir_upstream_requests_total", &labels) >= least, "{pool}");
+    }
+    let promoted = of_all(&House::new(1, &spec([0, 100])));
+    assert!(promoted.iter().all(|who| who == "green"));
+    let rolled_back = of_all(&House::new(1, &spec([80, 20])));
+    assert_eq!(rolled_back, before);
+}
