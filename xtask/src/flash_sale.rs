@@ -72,6 +72,8 @@ struct Size {
 /// Requests the shop works on at a time, and the time for each: 60 a second.
 const THREADS: u64 = 3;
 const SERVICE_MS: u64 = 50;
+/// People in the shop at a time, by the waiting room: twice as many as it works on, so that none of its threads waits for one.
+const ACTIVE: u64 = THREADS * 2;
 /// A person looks at the shop and buys: two requests.
 const PEOPLE_A_SECOND: u64 = 1000 / SERVICE_MS * THREADS / 2;
 
@@ -123,7 +125,10 @@ fn sell(options: &Options, id: &str, folder: &Path) -> Result<usize, String> {
     runs.push(place.bare(size)?);
     for peer in ["nginx", "haproxy"] {
         match tools::find(peer) {
-            Some(program) if !options.quick => runs.push(place.peer(peer, &program, size)?),
+            Some(program) if !options.quick => match place.peer(peer, &program, size) {
+                Ok(run) => runs.push(run),
+                Err(problem) => warn(format!("{peer} is left out: {problem}")),
+            },
             Some(_) => {}
             None => note(format!("{peer} is not installed, and left out")),
         }
@@ -412,7 +417,7 @@ impl Place {
         self.open_shop(size.stock)?;
         let (port, at) = self.traffic();
         let room = format!(
-            "- name: room\n  kind: WaitingRoom\n  sale: protected\n  capacity: {{stock: {}, newUsers: {}}}\n  pollInterval: 1s\n  \
+            "- name: room\n  kind: WaitingRoom\n  sale: protected\n  capacity: {{stock: {}, newUsers: {}, activeUsers: {ACTIVE}}}\n  pollInterval: 1s\n  sessionTime: 20s\n  \
              passWhenIdle: false\n  onePlacePer: header\n  keyHeader: X-User\n  soldOutStatuses: [409]\n",
             size.stock,
             PEOPLE_A_SECOND * 95 / 100
@@ -504,10 +509,12 @@ impl Place {
             None => Command::new(program),
         };
         command.arg(arguments).arg(&file);
-        let daemon = Daemon::start(name, &mut command, &self.folder)?;
+        let mut daemon = Daemon::start(name, &mut command, &self.folder)?;
         thread::sleep(Duration::from_secs(1));
+        if daemon.ended().is_some() {
+            return Err(format!("it ended at once:\n{}", daemon.log_end()));
+        }
         let run = finished(shown, self.buyers(&at, &asked(size))?, Vec::new(), 0.0)?;
-        let mut daemon = daemon;
         let _ = daemon.stop(Duration::from_secs(2));
         selling.done("sold");
         Ok(run)

@@ -105,14 +105,14 @@ impl Shop {
         let left = self.left.load(Ordering::Relaxed);
         tokio::time::sleep(Duration::from_micros(self.options.service_ms * 100 * longer)).await;
         let (status, fields) = match path {
-            "/buy" if number.is_some_and(|number| self.has_bought(number)) => ("200 OK", ""),
+            "/buy" if number.is_some_and(|number| self.has_bought(number)) => ("200 OK", DONE),
             "/buy" if left > 0 => {
                 if let Some(number) = number {
                     self.numbers.lock().unwrap_or_else(PoisonError::into_inner).insert(number.to_owned());
                 }
                 self.left.store(left - 1, Ordering::Relaxed);
                 self.sold.fetch_add(1, Ordering::Relaxed);
-                ("200 OK", "")
+                ("200 OK", DONE)
             }
             "/buy" => ("409 Conflict", ""),
             _ => ("200 OK", ""),
@@ -127,3 +127,6 @@ impl Shop {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner).contains(number)
     }
 }
+
+/// Frees the buyer's place in a waiting room.
+const DONE: &str = "X-Waiting-Room: done\r\n";

@@ -332,7 +332,9 @@ impl Ledger {
             return 0;
         }
         let stock = if rules.stock == 0 { u64::MAX } else { rules.stock - self.given.min(rules.stock) };
-        let inside = if rules.active == 0 { u64::MAX } else { rules.active.saturating_sub(self.active) };
+        let free = if rules.active == 0 { u64::MAX } else { rules.active.saturating_sub(self.active) };
+        // Whoever leaves while those called are on their way shall not leave a place empty.
+        let inside = free.saturating_add(self.pace_milli(rules).saturating_mul(rules.grace_s) / 2000);
         // Those whose turn has come ask when they poll next: so many have to be called that some always do.
         let soon = match rules.interval_us {
             0 => u64::MAX,
@@ -361,7 +363,7 @@ impl Ledger {
             room -= turns;
             self.note(turns, 0);
         }
-        room
+        room.min(free)
     }
 
     fn note(&mut self, called: u64, given: u64) {
