@@ -414,7 +414,7 @@ fn validate_policy(policy: &NamedSpec, path: &str, findings: &mut Findings) {
 }
 
 /// Kinds of Easegress's filters that are known by name only.
-pub const UNSERVED_FILTERS: [&str; 12] = [
+pub const UNSERVED_FILTERS: [&str; 11] = [
     "AIGatewayProxy",
     "ConnectControl",
     "FileServer",
@@ -426,7 +426,6 @@ pub const UNSERVED_FILTERS: [&str; 12] = [
     "RemoteFilter",
     "TopicMapper",
     "WAF",
-    "WasmHost",
 ];
 
 /// The step every flow may jump to and no filter may be called.

@@ -217,6 +217,9 @@ pub enum Verb {
     /// Tokens of the admin API: who may do what
     #[command(subcommand)]
     Token(TokenWhat),
+    /// Programs of WasmHosts: read them again, show and change what they share
+    #[command(subcommand)]
+    Wasm(WasmWhat),
     /// What this machine's edge kept, when the cluster has lost its configuration
     LastGood {
         #[command(subcommand)]
@@ -318,6 +321,24 @@ pub struct HttpProxy {
     /// Print the documents, change nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Subcommand)]
+pub enum WasmWhat {
+    /// Have every machine read its programs again from their files and URLs
+    ReloadCode,
+    /// Show what the programs of a filter share
+    ListData { pipeline: String, filter: String },
+    /// Put keys and values from a file beside what the programs of a filter share
+    ApplyData {
+        pipeline: String,
+        filter: String,
+        /// A mapping of keys to values, YAML or JSON; - for stdin
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Forget everything that the programs of a filter share
+    DeleteData { pipeline: String, filter: String },
 }
 
 #[derive(Subcommand)]

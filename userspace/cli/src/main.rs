@@ -25,6 +25,7 @@ mod resource;
 mod run;
 mod server;
 mod tokens;
+mod wasm;
 
 use std::process::ExitCode;
 

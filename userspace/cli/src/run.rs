@@ -9,7 +9,7 @@ use crate::resource::Resource;
 use crate::server::{Server, segment};
 use crate::{
     backup, check, config, convert, custom, describe, edit, explain, history, http_proxy, last_good, members, objects,
-    tokens,
+    tokens, wasm,
 };
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
@@ -127,6 +127,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         }
         Verb::Member(MemberWhat::Purge { name }) => members::purge(&server, &[name]).await,
         Verb::Token(what) => tokens::run(&server, what, format).await,
+        Verb::Wasm(what) => wasm::run(&server, what, format).await,
         Verb::LastGood { what } => last_good::run(&server, what, format).await,
         Verb::Object(what) => object(&server, what, format).await,
         Verb::Profile { .. } => Err("profiling through the API is not built in; use perf on the machine".into()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use base_text::quoted;
-use control_api::{CustomKind, CustomPlace, Document, Role};
+use control_api::{CustomKind, CustomPlace, Document, Role, WASM_KINDS};
 use control_state::{Action, CustomMode, PutMode};
 use serde_json::{Value, json};
 
@@ -18,7 +18,9 @@ type Shared = State<Arc<Api>>;
 pub async fn list_kinds(api: Shared) -> Answer {
     caller().needs(Role::Read, Some(CUSTOM))?;
     let state = api.control.state();
-    let kinds: Vec<Value> = state.view.custom_kinds.values().map(|kind| shown(&state.view, kind)).collect();
+    // What programs share has paths of its own.
+    let users = state.view.custom_kinds.values().filter(|kind| !kind.name.starts_with(WASM_KINDS));
+    let kinds: Vec<Value> = users.map(|kind| shown(&state.view, kind)).collect();
     Ok(Reply::body(kinds).version(state.view.version))
 }
 

@@ -31,6 +31,7 @@ mod routes;
 mod status;
 mod switch;
 mod tokens;
+mod wasm;
 
 pub use alone::router_alone;
 pub use catalog::{Catalog, Category, Checked, KindInfo, LastGood, Local};

@@ -12,7 +12,7 @@ use crate::alone::{about, healthz, metrics};
 use crate::body::{Error, Reply, finish, unconditional};
 use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
-use crate::{backup, custom, history, last_good, logs, members, metadata, objects, status, tokens};
+use crate::{backup, custom, history, last_good, logs, members, metadata, objects, status, tokens, wasm};
 
 pub struct Api {
     pub control: Control,
@@ -107,6 +107,10 @@ fn entries() -> Vec<Entry> {
     add("customdata", "/customdata/{kind}", &["GET", "POST", "PUT", "DELETE"], items);
     add("customdata", "/customdata/{kind}/items", &["POST"], post(custom::batch));
     add("customdata", "/customdata/{kind}/{id}", &["GET", "DELETE"], get(custom::show).delete(custom::delete));
+
+    add("wasm", "/wasm/code", &["POST"], post(wasm::reload));
+    let data = get(wasm::list).put(wasm::apply).delete(wasm::delete);
+    add("wasm", "/wasm/data/{pipeline}/{filter}", &["GET", "PUT", "DELETE"], data);
 
     add("logs", "/logs", &["GET"], get(logs::tail));
     add("logs", "/logs/level", &["GET"], get(logs::level));

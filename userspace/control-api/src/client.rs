@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -74,6 +74,23 @@ impl Client {
             let (parts, body) = self.send(method, url, headers, body.into()).await?.into_parts();
             let body = body.collect().await.map_err(|e| CallError::after(url, &e))?.to_bytes();
             Ok(Answer { status: parts.status, headers: parts.headers, body })
+        };
+        match tokio::time::timeout(timeout, whole).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallError::after(url, &format!("no answer within {}", base_text::duration(timeout)))),
+        }
+    }
+
+    /// Reads what a URL leads to, of at most `most` bytes.
+    pub async fn fetch(&self, url: &str, most: usize, timeout: Duration) -> Result<Vec<u8>, CallError> {
+        let whole = async {
+            let (parts, body) = self.send(Method::GET, url, &[], Bytes::new()).await?.into_parts();
+            if parts.status != StatusCode::OK {
+                return Err(CallError::after(url, &format!("answered with status {}", parts.status.as_u16())));
+            }
+            let bytes = Limited::new(body, most).collect().await;
+            let bytes = bytes.map_err(|e| CallError::after(url, &format!("{e}; accepted are {most} bytes at most")))?;
+            Ok(bytes.to_bytes().to_vec())
         };
         match tokio::time::timeout(timeout, whole).await {
             Ok(answer) => answer,

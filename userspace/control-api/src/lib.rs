@@ -17,6 +17,7 @@ mod publish;
 mod refusal;
 mod sections;
 mod tickets;
+mod wasm;
 
 pub use principal::{Grant, Principal, PrincipalKind, Role, Token, allow};
 pub use publish::{
@@ -26,6 +27,7 @@ pub use publish::{
 pub use refusal::{Refusal, RefusalKind};
 pub use sections::{ENDPOINTS, Keyed, Section, SectionChanges, Sections};
 pub use tickets::{TicketKey, TicketKeys};
+pub use wasm::{WASM_CODE, WASM_ID, WASM_ITEMS_MAX, WASM_KINDS, wasm_data, wasm_place};
 
 /// Header of every admin answer: the version of the configuration the answer was made from.
 pub const CONFIG_VERSION_HEADER: &str = "x-config-version";

@@ -101,6 +101,17 @@ pub enum CustomChange {
     DeleteData { kind: String, id: String },
 }
 
+impl CustomChange {
+    /// The name of the kind that it is about.
+    pub fn kind(&self) -> &str {
+        match self {
+            CustomChange::PutKind(kind) => &kind.name,
+            CustomChange::DeleteKind(kind) => kind,
+            CustomChange::PutData { kind, .. } | CustomChange::DeleteData { kind, .. } => kind,
+        }
+    }
+}
+
 /// What a version is kept of in the users' own data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CustomPlace<'n> {

@@ -21,7 +21,7 @@ pub(crate) fn has_whole_body(response: &Response) -> bool {
 }
 
 /// The body is another one now: nothing that described the old one may stay.
-pub(crate) fn replaced(headers: &mut Headers) {
+pub fn replaced(headers: &mut Headers) {
     bytes_changed(headers);
     headers.remove_known(Known::ContentEncoding);
     headers.remove("Content-Range");

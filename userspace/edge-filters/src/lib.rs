@@ -34,6 +34,7 @@ pub mod result_builder;
 pub mod simple_http_proxy;
 pub mod validator;
 pub mod waiting_room;
+pub mod wasm_host;
 pub mod websocket_proxy;
 
 mod adapt;
@@ -56,3 +57,4 @@ mod spec;
 mod testing;
 
 pub use catalog::{kind, kinds};
+pub use coding::replaced;

@@ -31,6 +31,11 @@ pub(crate) fn build<S: Spec, F: Filter>(
     Ok(Arc::new(new(spec)?))
 }
 
+/// Reads and validates the fields, for what is built elsewhere.
+pub(crate) fn of<S: Spec>(fields: &Value) -> Result<S, BuildError> {
+    read(fields, "").map(|(spec, _)| spec)
+}
+
 fn read<S: Spec>(fields: &Value, path: &str) -> Result<(S, Vec<Warning>), BuildError> {
     let decoded = decode::<S>(fields, path)?;
     let mut findings = Findings { problems: Vec::new(), warnings: decoded.warnings };

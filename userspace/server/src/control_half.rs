@@ -4,6 +4,7 @@ use crate::health::Health;
 use crate::limits::{self, Shares};
 use crate::local::Local;
 use crate::options::Options;
+use crate::wasm_data;
 use control_admin::{Catalog, Switch};
 use control_api::{Member, MemberRole};
 use control_raft::{AskEdge, Conceal, Config, Control, Follower, StartError, StartErrorKind, StateFlag};
@@ -61,6 +62,7 @@ impl ControlHalf {
         };
         if let Some(follow) = &self.follow {
             let _ = follow.send(control.follow(None));
+            tokio::spawn(wasm_data::follow(control.clone(), control.follow(None)));
         }
         let router = control_admin::router(control.clone(), self.catalog.clone(), self.local.clone());
         self.health().control_is_up(control);

@@ -22,6 +22,7 @@ mod recover;
 mod rooms;
 mod run;
 mod upgrade;
+mod wasm_data;
 mod watchdog;
 
 use clap::{Arg, ArgAction, Command};

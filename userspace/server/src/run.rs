@@ -14,6 +14,7 @@ use crate::logs::{self, Logs};
 use crate::options::Options;
 use crate::rooms;
 use crate::upgrade::{self, Predecessor, Successor};
+use crate::wasm_data;
 use crate::watchdog;
 use base_model::Protocol;
 use base_runtime::Runtime;
@@ -139,6 +140,8 @@ fn live(options: &Arc<Options>, logs: Logs, before: Option<&Arc<Predecessor>>) -
     tokio.spawn(watchdog::feed(workers, health.clone()));
     tokio.spawn(reopen_logs(tokio.block_on(async { hangups() })?, reopened));
 
+    // Before the edge serves what it kept: programs may be part of it.
+    wasm_data::install(tokio.handle(), &health);
     let (stop, stopped) = mpsc::channel();
     let mut serving = edge.map(|edge| edge.serve(&local, stopped));
     let serves = serving.as_ref().is_some_and(|serving| serving.kept);

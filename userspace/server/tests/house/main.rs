@@ -38,4 +38,5 @@ mod sale;
 mod soak;
 mod tls;
 mod upgrade;
+mod wasm;
 mod websocket;

@@ -1,0 +1,90 @@
+//! What programs of WasmHosts share, and the word to read programs again. Both are kept among the users' own data, see
+//! [`control_api::wasm_data`].
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use control_api::{CustomKind, Document, Role, WASM_CODE, WASM_ID, WASM_ITEMS_MAX, wasm_data};
+use control_state::{Action, CustomMode, PutMode};
+use serde_json::{Map, Value, json};
+
+use crate::access::{CUSTOM, caller};
+use crate::body::{Answer, Error, Reply, Text};
+use crate::routes::Api;
+
+type Shared = State<Arc<Api>>;
+
+/// Tells every machine to read its programs again. What it says is another thing each time: the version that it is said at.
+pub async fn reload(api: Shared) -> Answer {
+    let version = api.control.state().view.version;
+    let kind = made(&api, WASM_CODE).await?;
+    let item = Document::new(json!({WASM_ID: "reload", "after": version}));
+    let done = api.change(Action::PutCustomData { mode: PutMode::Upsert, kind, item, since: None }).await?;
+    Ok(Reply::default().version(done.version))
+}
+
+/// Keys and values; those that are no text come in base64 after `base64:`.
+pub async fn list(api: Shared, Path((pipeline, filter)): Path<(String, String)>) -> Answer {
+    caller().needs(Role::Read, Some(CUSTOM))?;
+    let state = api.control.state();
+    let items = state.view.custom_data.get(&wasm_data(&pipeline, &filter));
+    let shown = |(key, item): (&String, &Document)| {
+        let value = match (item.get("value"), item.get("base64").and_then(Value::as_str)) {
+            (None, Some(digits)) => json!(format!("base64:{digits}")),
+            (value, _) => value.cloned().unwrap_or_default(),
+        };
+        (key.clone(), value)
+    };
+    let all: Map<String, Value> = items.iter().flat_map(|items| items.iter()).map(shown).collect();
+    Ok(Reply::body(all).version(state.view.version))
+}
+
+/// Puts keys and values beside what is there, or in its place.
+pub async fn apply(api: Shared, Path((pipeline, filter)): Path<(String, String)>, body: Text) -> Answer {
+    let Value::Object(data) = body.document()? else {
+        return Err(Error::invalid("the data are a mapping of keys to texts: `key: value`"));
+    };
+    let put: Vec<Document> = data.into_iter().map(|(key, value)| item(&key, &value)).collect::<Result<_, _>>()?;
+    let name = wasm_data(&pipeline, &filter);
+    let state = api.control.state();
+    let there = state.view.custom_data.get(&name).map_or(0, |items| items.len());
+    if there + put.len() > WASM_ITEMS_MAX {
+        let message = format!("{there} keys are there and {} come; accepted are {WASM_ITEMS_MAX} in all", put.len());
+        return Err(Error::invalid(message));
+    }
+    let (kind, mode) = (made(&api, &name).await?, CustomMode::Keep);
+    let done = api.change(Action::BatchCustomData { kind, mode, delete: Vec::new(), put, since: None }).await?;
+    Ok(Reply::default().version(done.version))
+}
+
+/// Forgets all of it.
+pub async fn delete(api: Shared, Path((pipeline, filter)): Path<(String, String)>) -> Answer {
+    let (kind, mode) = (made(&api, &wasm_data(&pipeline, &filter)).await?, CustomMode::Rebuild);
+    let done = api.change(Action::BatchCustomData { kind, mode, delete: Vec::new(), put: Vec::new(), since: None });
+    Ok(Reply::default().version(done.await?.version))
+}
+
+fn item(key: &str, value: &Value) -> Result<Document, Error> {
+    if key.is_empty() {
+        return Err(Error::invalid("a key is empty"));
+    }
+    let item = match value {
+        Value::String(text) => match text.strip_prefix("base64:") {
+            Some(digits) => json!({WASM_ID: key, "base64": digits}),
+            None => json!({WASM_ID: key, "value": text}),
+        },
+        Value::Number(number) => json!({WASM_ID: key, "value": number.to_string()}),
+        Value::Bool(truth) => json!({WASM_ID: key, "value": truth.to_string()}),
+        other => return Err(Error::invalid(format!("{key} = {other}: a value is a text, a number, true or false"))),
+    };
+    Ok(Document::new(item))
+}
+
+/// The name of a kind, which is there now.
+async fn made(api: &Api, name: &str) -> Result<String, Error> {
+    if !api.control.state().view.custom_kinds.contains_key(name) {
+        let kind = CustomKind { name: name.to_owned(), id_field: WASM_ID.to_owned(), json_schema: None };
+        api.change(Action::PutCustomKind { mode: PutMode::Upsert, kind, since: None }).await?;
+    }
+    Ok(name.to_owned())
+}

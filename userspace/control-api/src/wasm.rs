@@ -1,0 +1,37 @@
+//! Where what WebAssembly programs share, and the word to read programs again, are kept: among the users' own data, as kinds whose names
+//! no user can give.
+
+/// Kinds that begin so are ours.
+pub const WASM_KINDS: &str = "wasm/";
+
+/// Changes when programs are to be read again.
+pub const WASM_CODE: &str = "wasm/code";
+
+/// Key of an item that is its id.
+pub const WASM_ID: &str = "key";
+
+/// Items that the programs of one filter share at most: they are in the memory of every machine.
+pub const WASM_ITEMS_MAX: usize = 65_536;
+
+const DATA: &str = "wasm/data/";
+
+/// The kind of what the programs of a filter share.
+pub fn wasm_data(pipeline: &str, filter: &str) -> String {
+    format!("{DATA}{pipeline}/{filter}")
+}
+
+/// The pipeline and the filter whose data are of this kind.
+pub fn wasm_place(kind: &str) -> Option<(&str, &str)> {
+    kind.strip_prefix(DATA)?.split_once('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_tells_its_filter() {
+        assert_eq!(wasm_place(&wasm_data("sale", "wasm")), Some(("sale", "wasm")));
+        assert_eq!((wasm_place(WASM_CODE), wasm_place("wasm")), (None, None));
+    }
+}

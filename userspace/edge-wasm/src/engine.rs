@@ -1,0 +1,141 @@
+//! The engine all programs run on, and the clock that looks after them.
+//!
+//! A program is looked at whenever the engine's epoch has moved: it goes on after others had their turn, or is ended when its time is
+//! over. The epoch moves every [`TICK`] for as long as programs are called, and stands still otherwise.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+/// How long a program may keep a worker from everybody else.
+pub const TICK: Duration = Duration::from_millis(2);
+
+/// VMs of all filters together. Each reserves address space (4 GiB and more) and no memory.
+pub const VMS_MAX: u32 = 2000;
+
+/// Largest memory that any document may allow a program, in bytes.
+const MEMORY_MAX: usize = 4 << 30;
+
+/// Stack of a program, in bytes, and what of that is the program's own: the rest is for what it asks us.
+const STACK: usize = 512 << 10;
+const STACK_OF_PROGRAM: usize = 256 << 10;
+
+/// Entries of a program's table of functions.
+const TABLE_MAX: usize = 65_536;
+
+/// Memory of a finished instance that is kept for the next one, in bytes.
+const KEPT: usize = 64 << 10;
+
+/// Ticks without a call after which the clock stops.
+const IDLE_TICKS: u32 = 250;
+
+struct Clock {
+    stopped: AtomicBool,
+    /// Calls of programs that have begun, and that have ended.
+    begun: AtomicU64,
+    ended: AtomicU64,
+    lock: Mutex<()>,
+    wake: Condvar,
+}
+
+static CLOCK: Clock = Clock {
+    stopped: AtomicBool::new(false),
+    begun: AtomicU64::new(0),
+    ended: AtomicU64::new(0),
+    lock: Mutex::new(()),
+    wake: Condvar::new(),
+};
+
+static ENGINE: OnceLock<Result<Engine, String>> = OnceLock::new();
+
+/// The engine, made when the first program is loaded.
+pub fn engine() -> Result<&'static Engine, String> {
+    let made = ENGINE.get_or_init(|| {
+        let engine =
+            Engine::new(&config()).map_err(|why| format!("the engine for WebAssembly cannot be made: {why:#}"))?;
+        let ticking = engine.clone();
+        let clock = thread::Builder::new().name("wasm-clock".to_owned()).spawn(move || CLOCK.run(&ticking));
+        clock.map_err(|why| format!("the thread that ends programs cannot be started: {why}"))?;
+        Ok(engine)
+    });
+    made.as_ref().map_err(String::clone)
+}
+
+fn config() -> Config {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_core_instances(VMS_MAX)
+        .total_memories(VMS_MAX)
+        .total_tables(VMS_MAX)
+        .total_stacks(2 * VMS_MAX)
+        .max_memories_per_module(1)
+        .max_tables_per_module(4)
+        .table_elements(TABLE_MAX)
+        .max_memory_size(MEMORY_MAX)
+        .linear_memory_keep_resident(KEPT)
+        .table_keep_resident(KEPT);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .epoch_interruption(true)
+        .async_stack_size(STACK)
+        .max_wasm_stack(STACK_OF_PROGRAM);
+    config
+}
+
+/// A program is called for as long as this is held: the clock runs.
+pub struct Turn(());
+
+impl Turn {
+    #[inline]
+    pub fn new() -> Turn {
+        CLOCK.begun.fetch_add(1, SeqCst);
+        if CLOCK.stopped.load(SeqCst) {
+            CLOCK.start();
+        }
+        Turn(())
+    }
+}
+
+impl Drop for Turn {
+    #[inline]
+    fn drop(&mut self) {
+        CLOCK.ended.fetch_add(1, SeqCst);
+    }
+}
+
+impl Clock {
+    #[cold]
+    fn start(&self) {
+        let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.stopped.store(false, SeqCst);
+        self.wake.notify_all();
+    }
+
+    fn run(&self, engine: &Engine) {
+        let (mut seen, mut idle) = (0, 0);
+        loop {
+            thread::sleep(TICK);
+            engine.increment_epoch();
+            let (ended, begun) = (self.ended.load(SeqCst), self.begun.load(SeqCst));
+            idle = if begun == seen && ended == begun { idle + 1 } else { 0 };
+            seen = begun;
+            if idle > IDLE_TICKS {
+                self.rest(seen);
+                idle = 0;
+            }
+        }
+    }
+
+    /// Waits for the next call after the `seen` ones.
+    fn rest(&self, seen: u64) {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.stopped.store(true, SeqCst);
+        // Who began before it could see this is seen here.
+        while self.stopped.load(SeqCst) && self.begun.load(SeqCst) == seen {
+            lock = self.wake.wait(lock).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.stopped.store(false, SeqCst);
+    }
+}

@@ -1,0 +1,21 @@
+//! Programs of the users' own, on an engine for WebAssembly: the filter WasmHost behind its document in edge-filters.
+//!
+//! Reading order: [`wasm_host`] (the filter: who waits, who runs, what becomes of a request), `vm` (one instance of a program), `call`
+//! (what of a request a program sees while it runs), `abi` (texts and lists as programs and we write them), `host` (what a program may
+//! ask for), `wasi` (the little of a system that languages need to start), `code` (where programs come from: read, compiled and kept by
+//! a thread of its own), `engine` (the compiler's settings and the clock that ends programs), [`shared`] (what programs share).
+#![forbid(unsafe_code)]
+
+pub mod shared;
+pub mod wasm_host;
+
+mod abi;
+mod call;
+mod code;
+mod engine;
+mod host;
+mod vm;
+mod wasi;
+
+pub use code::{CODE_BYTES_MAX, FetchCode, fetch_with, reload};
+pub use wasm_host::install;

@@ -1,0 +1,233 @@
+//! One instance of a program: it serves one request after another, and is thrown away when it failed.
+
+use crate::abi::put_list;
+use crate::code::Program;
+use crate::engine::Turn;
+use crate::host::{Ended, Waits, ended};
+use crate::shared::{Place, Section};
+use base_runtime::memory::{self, Kind, SharedBooking};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use wasmtime::{Error, Memory, ResourceLimiter, Result, Store, Trap, TypedFunc, UpdateDeadline};
+
+/// What a program's functions know beside its request.
+pub struct State {
+    pub memory: Option<Memory>,
+    alloc: Option<TypedFunc<u32, u32>>,
+    pub place: Place,
+    pub section: Arc<Section>,
+    /// Kept from one text to the next.
+    pub scratch: Vec<u8>,
+    chance: u64,
+    /// Longest that the program may compute.
+    until: Instant,
+    bounds: Bounds,
+}
+
+impl State {
+    /// Where the program wants to have what it is given.
+    pub fn alloc(&self) -> Result<TypedFunc<u32, u32>> {
+        self.alloc.clone().ok_or_else(|| ended("the program is given something before it can take it (wasm_alloc)"))
+    }
+
+    /// The program waited for somebody else, which is not its time.
+    pub fn allow(&mut self, waited: Duration) {
+        self.until += waited;
+    }
+
+    /// A number by chance; not for secrets (splitmix64).
+    pub fn random(&mut self) -> u64 {
+        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.chance ^ (self.chance >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// What every VM of a filter is made with.
+pub struct Settings {
+    pub place: Place,
+    pub section: Arc<Section>,
+    /// Names and values, in turn.
+    pub parameters: Vec<String>,
+    /// Of memory, in bytes.
+    pub memory_max: usize,
+    pub timeout: Duration,
+}
+
+/// Why a program was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// It took longer than it may.
+    Time,
+    /// It wanted more memory than it may have.
+    Memory,
+    /// It trapped, or did what it must not.
+    Trap,
+}
+
+impl Reason {
+    /// As in the label of a metric.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reason::Time => "time",
+            Reason::Memory => "memory",
+            Reason::Trap => "trap",
+        }
+    }
+}
+
+/// A failure with what is to be told of it.
+pub struct Failure {
+    pub reason: Reason,
+    pub text: String,
+}
+
+impl Failure {
+    pub fn too_long(timeout: Duration) -> Failure {
+        let text = format!("not done within {}", base_text::duration(timeout));
+        Failure { reason: Reason::Time, text }
+    }
+
+    fn of(error: &Error, timeout: Duration) -> Failure {
+        if error.downcast_ref::<Trap>() == Some(&Trap::Interrupt) {
+            return Failure::too_long(timeout);
+        }
+        if let Some(grown) = error.downcast_ref::<Grown>() {
+            return Failure { reason: Reason::Memory, text: grown.to_string() };
+        }
+        let text = match (error.downcast_ref::<Ended>(), error.downcast_ref::<Trap>()) {
+            (Some(ended), _) => ended.to_string(),
+            (None, Some(trap)) => trap.to_string(),
+            (None, None) => error.root_cause().to_string(),
+        };
+        Failure { reason: Reason::Trap, text }
+    }
+}
+
+pub struct Vm {
+    store: Store<State>,
+    run: TypedFunc<(), i32>,
+    pub program: Arc<Program>,
+    timeout: Duration,
+}
+
+impl Vm {
+    /// Makes one, and lets the program prepare itself.
+    pub async fn start(program: &Arc<Program>, settings: &Settings) -> Result<Vm, Failure> {
+        let timeout = settings.timeout.max(START_MIN);
+        Vm::started(program, settings, timeout).await.map_err(|error| Failure::of(&error, timeout))
+    }
+
+    async fn started(program: &Arc<Program>, settings: &Settings, timeout: Duration) -> Result<Vm> {
+        let _turn = Turn::new();
+        let state = State {
+            memory: None,
+            alloc: None,
+            place: settings.place.clone(),
+            section: settings.section.clone(),
+            scratch: Vec::new(),
+            chance: RandomState::new().hash_one(0),
+            until: Instant::now() + timeout,
+            bounds: Bounds { most: settings.memory_max, booking: None },
+        };
+        let mut store = Store::new(program.pre.module().engine(), state);
+        store.limiter(|state| &mut state.bounds);
+        store.epoch_deadline_callback(|store| {
+            let over = Instant::now() >= store.data().until;
+            Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
+        });
+        store.set_epoch_deadline(1);
+        let instance = program.pre.instantiate_async(&mut store).await?;
+        let memory = instance.get_memory(&mut store, "memory").ok_or_else(|| ended("the program exports no memory"))?;
+        let alloc = instance.get_typed_func::<u32, u32>(&mut store, "wasm_alloc")?;
+        store.data_mut().memory = Some(memory);
+        store.data_mut().alloc = Some(alloc.clone());
+        // What languages run before anything else: a library's beginning, or that of a program with a main function.
+        for name in ["_initialize", "_start"] {
+            if let Ok(begin) = instance.get_typed_func::<(), ()>(&mut store, name) {
+                begin.call_async(&mut store, ()).await?;
+                break;
+            }
+        }
+        if let Ok(init) = instance.get_typed_func::<u32, ()>(&mut store, "wasm_init") {
+            let mut list = Vec::new();
+            put_list(&mut list, settings.parameters.iter().map(|text| text.as_bytes()));
+            let length = u32::try_from(list.len()).map_err(|_| ended("the parameters are too long"))?;
+            let at = alloc.call_async(&mut store, length).await?;
+            memory
+                .write(&mut store, at as usize, &list)
+                .map_err(|_| ended("wasm_alloc gave a place outside the memory"))?;
+            init.call_async(&mut store, at).await?;
+        }
+        let run = instance.get_typed_func::<(), i32>(&mut store, "wasm_run")?;
+        Ok(Vm { store, run, program: program.clone(), timeout: settings.timeout })
+    }
+
+    /// Runs the program once; what it returned. After a failure this VM is of no use.
+    pub async fn run(&mut self) -> Result<i32, Failure> {
+        let _turn = Turn::new();
+        self.store.data_mut().until = Instant::now() + self.timeout;
+        self.store.set_epoch_deadline(1);
+        let timeout = self.timeout;
+        let running = self.run.call_async(&mut self.store, ());
+        let ran = match self.program.waits {
+            Waits::Never => running.await,
+            // What it waits for may never come.
+            Waits::May => match base_runtime::time::timeout(timeout + WAIT_MAX, running).await {
+                Ok(ran) => ran,
+                Err(_) => return Err(Failure::too_long(timeout + WAIT_MAX)),
+            },
+        };
+        ran.map_err(|error| Failure::of(&error, timeout))
+    }
+}
+
+/// What a VM may take, and has taken.
+struct Bounds {
+    most: usize,
+    booking: Option<SharedBooking>,
+}
+
+/// A program wanted more than it may have.
+#[derive(Debug)]
+struct Grown {
+    wanted: usize,
+    most: usize,
+}
+
+impl std::fmt::Display for Grown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "it wants {} bytes of memory; allowed are {} (memoryLimitMiB)", self.wanted, self.most)
+    }
+}
+
+impl std::error::Error for Grown {}
+
+impl ResourceLimiter for Bounds {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> Result<bool> {
+        if desired > self.most {
+            return Err(Error::new(Grown { wanted: desired, most: self.most }));
+        }
+        // What a program begins with is let in; it ends soon enough. What it wants beside is not where the process has too little.
+        if current > 0 && memory::is_over() {
+            return Ok(false);
+        }
+        self.booking = Some(SharedBooking::new(Kind::Other, desired));
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> Result<bool> {
+        Ok(desired <= TABLE_MAX)
+    }
+}
+
+/// Entries of a program's table of functions.
+const TABLE_MAX: usize = 65_536;
+
+/// Longest that a program waits for the cluster, beside its own time.
+const WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// Least time that a program has to prepare itself, however little it has for a request.
+const START_MIN: Duration = Duration::from_secs(1);

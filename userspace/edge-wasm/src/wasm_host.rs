@@ -1,0 +1,416 @@
+//! The filter WasmHost; its document and what it promises are in edge-filters.
+
+use crate::call;
+use crate::code::{Program, Source};
+use crate::shared::{Place, Section};
+use crate::vm::{Failure, Reason, Settings, Vm};
+use base_telemetry::registry::Encoder;
+use base_telemetry::{Limit, Telemetry};
+use edge_filters::wasm_host::{OUT_OF_VM, WASM_ERROR, WASM_RESULTS, WasmHostSpec};
+use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
+use edge_pipeline::{Body, BuildError, Exchange, Filter, Outcome, Parts, SUCCESS, Step};
+use proto_http::{Request, Response};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+/// Longest time that applying a document waits for a new program to be compiled; it is compiled all the same.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Longest time that a request waits for a VM.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Requests of one filter that wait for VMs.
+const WAITING_MAX: usize = 10_000;
+
+/// Makes WasmHosts of documents from now on.
+pub fn install() {
+    edge_filters::wasm_host::install(make);
+}
+
+fn make(spec: WasmHostSpec, parts: &Parts<'_>) -> Result<Arc<dyn Filter>, BuildError> {
+    let previous = parts.previous.and_then(|previous| previous.downcast::<WasmHost>()).map(|filter| &filter.host);
+    if let Some(host) = previous.filter(|host| host.spec == spec) {
+        return Ok(Arc::new(WasmHost { host: host.clone() }));
+    }
+    let code = spec.code().map_err(|why| vec![base_model::Problem::new("code", why)])?;
+    let source = match previous {
+        Some(host) if host.source.is(&code) => host.source.clone(),
+        previous => Source::new(code, previous.and_then(|host| host.source.program())),
+    };
+    // Requests that come after the change find the program.
+    source.tried(PATIENCE);
+    let host = Arc::new(Host::new(spec, source, parts));
+    show(&host, parts.telemetry);
+    Ok(Arc::new(WasmHost { host }))
+}
+
+/// A ready WasmHost.
+struct WasmHost {
+    host: Arc<Host>,
+}
+
+impl Filter for WasmHost {
+    fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
+        Step::wait(self.host.serve(exchange))
+    }
+
+    fn status(&self) -> Option<Value> {
+        let host = &self.host;
+        let mut status = json!({
+            "health": host.source.error().unwrap_or_default(),
+            "numOfRequest": host.requests.load(Relaxed),
+            "numOfWasmError": host.failures.iter().map(|count| count.load(Relaxed)).sum::<u64>(),
+        });
+        if let Some(last) = &*lock(&host.last) {
+            status["lastError"] = json!(last);
+        }
+        Some(status)
+    }
+}
+
+/// What one generation of a document hands to the next that says the same.
+struct Host {
+    spec: WasmHostSpec,
+    source: Arc<Source>,
+    settings: Settings,
+    /// By worker, so that none waits for another's; a worker without any takes one of another.
+    idle: Box<[Mutex<Vec<Vm>>]>,
+    /// VMs there are, and are being made.
+    vms: AtomicUsize,
+    waiting: Mutex<Waiting>,
+    requests: AtomicU64,
+    failures: [AtomicU64; FAILURES.len()],
+    last: Mutex<Option<String>>,
+    bounds: Bounds,
+}
+
+/// Labels of the failures that are counted.
+const FAILURES: [&str; 5] = [Reason::Time.name(), Reason::Memory.name(), Reason::Trap.name(), "result", "unavailable"];
+const RESULT: usize = 3;
+const UNAVAILABLE: usize = 4;
+
+struct Bounds {
+    time: Limit,
+    memory: Limit,
+    vms: Limit,
+}
+
+#[derive(Default)]
+struct Waiting {
+    next: u64,
+    queue: VecDeque<(u64, Waker)>,
+}
+
+impl Host {
+    fn new(spec: WasmHostSpec, source: Arc<Source>, parts: &Parts<'_>) -> Host {
+        let place = Place { pipeline: parts.pipeline.into(), filter: parts.name.into() };
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let parameters = spec.parameters.iter().flat_map(|(name, value)| [name.clone(), text(value)]).collect();
+        let limits = parts.telemetry.limits();
+        Host {
+            settings: Settings {
+                section: Section::of(&place),
+                place,
+                parameters,
+                memory_max: spec.memory_limit_mib as usize * 1024 * 1024,
+                timeout: spec.timeout.duration(),
+            },
+            spec,
+            source,
+            idle: (0..parts.telemetry.workers().max(1)).map(|_| Mutex::default()).collect(),
+            vms: AtomicUsize::new(0),
+            waiting: Mutex::default(),
+            requests: AtomicU64::new(0),
+            failures: Default::default(),
+            last: Mutex::default(),
+            bounds: Bounds {
+                time: limits.register("wasm_time"),
+                memory: limits.register("wasm_memory"),
+                vms: limits.register("wasm_vms"),
+            },
+        }
+    }
+
+    async fn serve(self: &Arc<Host>, exchange: &mut Exchange) -> Outcome {
+        self.requests.fetch_add(1, Relaxed);
+        let Some(program) = self.source.program() else {
+            let why = self.source.error().unwrap_or_else(|| "the program is not loaded yet".to_owned());
+            return self.unavailable(exchange, why);
+        };
+        if let Err(refused) = gather(&program, exchange).await {
+            return refused;
+        }
+        let Some(mut seat) = self.seat(&program).await else {
+            self.bounds.vms.hit(worker());
+            return self.unavailable(exchange, "all VMs are taken (maxConcurrency)".to_owned());
+        };
+        // Whoever gives this up in the middle gives the VM up: it is in the middle of something, too.
+        let mut vm = match seat.vm.take() {
+            Some(vm) => vm,
+            None => match Vm::start(&program, &self.settings).await {
+                Ok(vm) => vm,
+                Err(failure) => return self.unavailable(exchange, format!("a VM does not start: {}", failure.text)),
+            },
+        };
+        let kept = self.spec.fail_open.then(|| Kept::of(exchange));
+        match call::run(exchange, vm.run()).await {
+            Ok(code @ 0..=9) => {
+                seat.vm = Some(vm);
+                exchange.space().response.get_or_insert_default();
+                usize::try_from(code - 1).map_or(SUCCESS, |at| WASM_RESULTS[at])
+            }
+            Ok(code) => {
+                seat.vm = Some(vm);
+                self.failed(exchange, kept, RESULT, format!("wasm_run returned {code}; accepted are 0 to 9"))
+            }
+            Err(Failure { reason, text }) => {
+                match reason {
+                    Reason::Time => self.bounds.time.hit(worker()),
+                    Reason::Memory => self.bounds.memory.hit(worker()),
+                    Reason::Trap => {}
+                }
+                self.failed(exchange, kept, reason as usize, text)
+            }
+        }
+    }
+
+    fn failed(&self, exchange: &mut Exchange, kept: Option<Kept>, reason: usize, text: String) -> Outcome {
+        self.note(exchange, reason, &text);
+        if self.spec.fail_open {
+            if let Some(kept) = kept {
+                kept.put_back(exchange);
+            }
+            return SUCCESS;
+        }
+        exchange.refuse(503);
+        WASM_ERROR
+    }
+
+    /// There is nothing to run.
+    fn unavailable(&self, exchange: &mut Exchange, text: String) -> Outcome {
+        self.note(exchange, UNAVAILABLE, &text);
+        if self.spec.fail_open {
+            return SUCCESS;
+        }
+        exchange.refuse(503);
+        OUT_OF_VM
+    }
+
+    fn note(&self, exchange: &mut Exchange, reason: usize, text: &str) {
+        self.failures[reason].fetch_add(1, Relaxed);
+        let place = &self.settings.place;
+        tracing::debug!(target: "wasm", pipeline = &*place.pipeline, filter = &*place.filter, "{text}");
+        exchange.tags.note(|| format!("WasmHost: {text}"));
+        *lock(&self.last) = Some(text.to_owned());
+    }
+
+    /// A VM of the program, or the right to make one.
+    async fn seat(self: &Arc<Host>, program: &Arc<Program>) -> Option<Seat> {
+        if let Some(seat) = self.try_seat(program) {
+            return Some(seat);
+        }
+        let mut place = Queued { host: self, number: None };
+        let free = poll_fn(|cx| {
+            if !place.wait(cx.waker()) {
+                return Poll::Ready(None);
+            }
+            // One may have become free before this was in the queue.
+            self.try_seat(program).map_or(Poll::Pending, |seat| Poll::Ready(Some(seat)))
+        });
+        base_runtime::time::timeout(WAIT_MAX, free).await.ok().flatten()
+    }
+
+    fn try_seat(self: &Arc<Host>, program: &Arc<Program>) -> Option<Seat> {
+        let worker = worker();
+        let own = self.idle.get(worker).map_or(0, |_| worker);
+        for at in (own..self.idle.len()).chain(0..own) {
+            let idle = lock(&self.idle[at]).pop();
+            if let Some(vm) = idle {
+                // One that runs an older program makes room for one that does not.
+                let vm = Arc::ptr_eq(&vm.program, program).then_some(vm);
+                return Some(Seat { host: self.clone(), home: own, vm });
+            }
+            if at == own && self.add_vm() {
+                return Some(Seat { host: self.clone(), home: own, vm: None });
+            }
+        }
+        None
+    }
+
+    fn add_vm(&self) -> bool {
+        let most = self.spec.max_concurrency as usize;
+        self.vms.fetch_update(Relaxed, Relaxed, |vms| (vms < most).then_some(vms + 1)).is_ok()
+    }
+
+    fn wake_next(&self) {
+        let next = lock(&self.waiting).queue.pop_front();
+        if let Some((_, waker)) = next {
+            waker.wake();
+        }
+    }
+}
+
+/// The right to one VM, and that, once it is there. It goes back to the worker's others when this is dropped.
+struct Seat {
+    host: Arc<Host>,
+    home: usize,
+    vm: Option<Vm>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        match self.vm.take() {
+            Some(vm) => lock(&self.host.idle[self.home]).push(vm),
+            None => {
+                self.host.vms.fetch_sub(1, Relaxed);
+            }
+        }
+        self.host.wake_next();
+    }
+}
+
+/// A place in the queue for VMs.
+struct Queued<'h> {
+    host: &'h Host,
+    number: Option<u64>,
+}
+
+impl Queued<'_> {
+    /// False where too many wait already.
+    fn wait(&mut self, waker: &Waker) -> bool {
+        let mut waiting = lock(&self.host.waiting);
+        let number = self.number;
+        if let Some((_, known)) = waiting.queue.iter_mut().find(|(of, _)| Some(*of) == number) {
+            known.clone_from(waker);
+            return true;
+        }
+        if waiting.queue.len() >= WAITING_MAX {
+            return false;
+        }
+        // Who was woken and found nothing stays the next.
+        let number = *self.number.get_or_insert_with(|| {
+            waiting.next += 1;
+            waiting.next
+        });
+        let at = waiting.queue.partition_point(|(of, _)| *of < number);
+        waiting.queue.insert(at, (number, waker.clone()));
+        true
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let Some(number) = self.number else { return };
+        let mut waiting = lock(&self.host.waiting);
+        let before = waiting.queue.len();
+        waiting.queue.retain(|(of, _)| *of != number);
+        let was_woken = waiting.queue.len() == before;
+        drop(waiting);
+        // What woke it may be there for the next.
+        if was_woken {
+            self.host.wake_next();
+        }
+    }
+}
+
+/// Brings the bodies into memory that the program asks for.
+async fn gather(program: &Program, exchange: &mut Exchange) -> Result<(), Outcome> {
+    let space = exchange.space();
+    if program.reads_request
+        && space.request_body.in_memory().is_none()
+        && let Err(error) = space.request_body.collect(DEFAULT_BODY_LIMIT).await
+    {
+        exchange.tags.note(|| format!("WasmHost: the request's {error}"));
+        exchange.refuse(error.request_status());
+        return Err(WASM_ERROR);
+    }
+    let space = exchange.space();
+    if program.reads_response
+        && space.response_body.in_memory().is_none()
+        && let Err(error) = space.collect_response(DEFAULT_BODY_LIMIT).await
+    {
+        exchange.tags.note(|| format!("WasmHost: the answer's {error}"));
+        return Err(WASM_ERROR);
+    }
+    Ok(())
+}
+
+/// A request and its answer as they were.
+struct Kept {
+    request: Request,
+    response: Option<Response>,
+    bodies: Option<(Body, Body)>,
+}
+
+impl Kept {
+    fn of(exchange: &Exchange) -> Kept {
+        let space = exchange.space_ref();
+        // A body on its way is another one only where a program replaced it: then there is no way back.
+        let bodies = space.request_body.again().zip(space.response_body.again());
+        Kept { request: space.request.clone(), response: space.response.clone(), bodies }
+    }
+
+    fn put_back(self, exchange: &mut Exchange) {
+        let space = exchange.space();
+        space.request = self.request;
+        space.response = self.response;
+        if let Some((request, response)) = self.bodies {
+            space.request_body = request;
+            space.response_body = response;
+        }
+    }
+}
+
+/// Has the figures of a host shown for as long as it lives.
+fn show(host: &Arc<Host>, telemetry: &Telemetry) {
+    static SHOWN: AtomicBool = AtomicBool::new(false);
+    let mut hosts = lock(&HOSTS);
+    hosts.retain(|known| known.strong_count() > 0);
+    hosts.push(Arc::downgrade(host));
+    if !SHOWN.swap(true, Relaxed) {
+        telemetry.registry().add(Box::new(figures));
+    }
+}
+
+static HOSTS: Mutex<Vec<Weak<Host>>> = Mutex::new(Vec::new());
+
+/// `weir_wasm_*`.
+fn figures(encoder: &mut Encoder) {
+    let hosts: Vec<Arc<Host>> = lock(&HOSTS).iter().filter_map(Weak::upgrade).collect();
+    let mut shown = std::collections::HashSet::new();
+    // Of several generations of a filter the newest is shown.
+    for host in hosts.iter().rev() {
+        let place = &host.settings.place;
+        if !shown.insert(place) {
+            continue;
+        }
+        let labels = [("pipeline", &*place.pipeline), ("filter", &*place.filter)];
+        let help = "Requests that came to a WasmHost, by pipeline and filter.";
+        encoder.counter("weir_wasm_requests_total", help, &labels, host.requests.load(Relaxed) as f64);
+        let help = "Instances of its program that a WasmHost has, by pipeline and filter.";
+        encoder.gauge("weir_wasm_vms", help, &labels, host.vms.load(Relaxed) as f64);
+        for (reason, count) in FAILURES.iter().zip(&host.failures) {
+            let help = "Runs of a WasmHost's program that failed, by pipeline, filter and reason: time (longer than timeout), memory \
+                        (more than memoryLimitMiB), trap, result (not 0 to 9), unavailable (no program or no VM).";
+            let labels = [labels[0], labels[1], ("reason", *reason)];
+            encoder.counter("weir_wasm_failures_total", help, &labels, count.load(Relaxed) as f64);
+        }
+    }
+}
+
+/// The worker this runs on; a number no worker has elsewhere.
+fn worker() -> usize {
+    base_runtime::current_worker().map_or(usize::MAX, |worker| worker.index())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

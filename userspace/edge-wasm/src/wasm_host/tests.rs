@@ -1,0 +1,336 @@
+use super::*;
+use base_telemetry::Identity;
+use proto_http::{Method, Path};
+use std::time::Instant;
+
+/// What every guest here has: an allocator that begins anew with each request, and the header that says what to do.
+const COMMON: &str = r#"
+  (memory (export "memory") 2)
+  (global $heap (mut i32) (i32.const 4096))
+  (func $alloc (export "wasm_alloc") (param $size i32) (result i32)
+    (local $at i32)
+    (local.set $at (global.get $heap))
+    (global.set $heap (i32.add (global.get $heap) (local.get $size)))
+    (local.get $at))
+  (func (export "wasm_free") (param i32))
+  (data (i32.const 16) "\06\00\00\00X-Run\00")
+  (data (i32.const 48) "\06\00\00\00X-Out\00")
+  (data (i32.const 80) "\02\00\00\00n\00")
+  (func $order (result i32)
+    (global.set $heap (i32.const 4096))
+    (i32.load8_u (i32.add (call $header (i32.const 16)) (i32.const 4))))
+"#;
+
+/// The header `X-Run` says: a digit returns it, `a` returns 10, `t` traps, `l` loops, `g` grows, `o` gives a wild address, `x` sets
+/// `X-Out` to the value of `X-Run`.
+fn guest() -> Vec<u8> {
+    module(
+        r#"(import "easegress" "host_req_get_header" (func $header (param i32) (result i32)))
+        (import "easegress" "host_req_set_header" (func $set (param i32 i32)))"#,
+        r#"(func (export "wasm_run") (result i32)
+            (local $order i32)
+            (local.set $order (call $order))
+            (if (i32.eq (local.get $order) (i32.const 97)) (then (return (i32.const 10))))
+            (if (i32.eq (local.get $order) (i32.const 116)) (then (unreachable)))
+            (if (i32.eq (local.get $order) (i32.const 108)) (then (loop $on (br $on))))
+            (if (i32.eq (local.get $order) (i32.const 103)) (then (loop $on (drop (memory.grow (i32.const 16))) (br $on))))
+            (if (i32.eq (local.get $order) (i32.const 111)) (then (call $set (i32.const 48) (i32.const -4))))
+            (if (i32.eq (local.get $order) (i32.const 120)) (then
+                (call $set (i32.const 48) (call $header (i32.const 16)))
+                (return (i32.const 0))))
+            (if (i32.eq (local.get $order) (i32.const 121)) (then
+                (call $set (i32.const 48) (call $header (i32.const 16)))
+                (unreachable)))
+            (i32.sub (local.get $order) (i32.const 48)))"#,
+    )
+}
+
+fn module(imports: &str, rest: &str) -> Vec<u8> {
+    wat::parse_str(format!("(module {imports} {COMMON} {rest})")).unwrap()
+}
+
+fn spec(code: &[u8]) -> WasmHostSpec {
+    use base64::Engine;
+    let code = base64::engine::general_purpose::STANDARD.encode(code);
+    WasmHostSpec { code, ..WasmHostSpec::default() }
+}
+
+/// A filter and what it counts.
+struct Made {
+    filter: Arc<dyn Filter>,
+    telemetry: Arc<Telemetry>,
+}
+
+fn made(spec: WasmHostSpec) -> Made {
+    let telemetry = Telemetry::new(Identity::default(), 1);
+    Made { filter: build(spec, None, &telemetry), telemetry }
+}
+
+fn build(spec: WasmHostSpec, previous: Option<&dyn Filter>, telemetry: &Arc<Telemetry>) -> Arc<dyn Filter> {
+    let parts = Parts { name: "f", pipeline: "p", previous, resilience: &[], telemetry };
+    make(spec, &parts).unwrap_or_else(|problems| panic!("{}", base_model::problem::render(&problems)))
+}
+
+impl Made {
+    fn limit(&self, name: &'static str) -> u64 {
+        self.telemetry.limits().register(name).total()
+    }
+}
+
+/// Outcome, status, and `X-Out` of the request after it, of requests with these orders, one after the other.
+fn asked(filter: &Arc<dyn Filter>, orders: &[&str]) -> Vec<(Outcome, u16, String)> {
+    let (filter, orders) = (filter.clone(), orders.iter().map(|order| order.to_string()).collect::<Vec<_>>());
+    on_worker(move || async move {
+        let mut all = Vec::new();
+        for order in orders {
+            let mut exchange = request(&order);
+            let outcome = match filter.handle(&mut exchange) {
+                Step::Done(outcome) => outcome,
+                Step::Wait(future) => future.await,
+            };
+            let status = exchange.space_ref().response.as_ref().map_or(0, |response| response.status);
+            all.push((outcome, status, exchange.request().headers.text("X-Out").unwrap_or_default().to_owned()));
+        }
+        all
+    })
+}
+
+fn request(order: &str) -> Exchange {
+    let mut exchange = Exchange::default();
+    let space = exchange.space();
+    space.has_request = true;
+    space.request.method = Method::Get;
+    space.request.path = Path::parse(b"/").unwrap();
+    space.request.headers.add("X-Run", order);
+    exchange
+}
+
+fn on_worker<T: Send + 'static, F: Future<Output = T> + 'static>(work: impl FnOnce() -> F + Send + 'static) -> T {
+    let config = base_runtime::Config { workers: Some(1), ..base_runtime::Config::default() };
+    let runtime = base_runtime::Runtime::start(config).unwrap();
+    let (sender, done) = std::sync::mpsc::channel();
+    runtime.workers()[0].spawn(move || async move {
+        let _ = sender.send(work().await);
+    });
+    done.recv().expect("the task did not panic")
+}
+
+fn outcomes(asked: &[(Outcome, u16, String)]) -> Vec<Outcome> {
+    asked.iter().map(|(outcome, ..)| *outcome).collect()
+}
+
+#[test]
+fn what_a_program_returns_is_the_result() {
+    let made = made(spec(&guest()));
+    let asked = asked(&made.filter, &["0", "1", "9", "a", "t", "0", "x-copied"]);
+    let wanted = [SUCCESS, "wasmResult1", "wasmResult9", WASM_ERROR, WASM_ERROR, SUCCESS, SUCCESS];
+    assert_eq!(outcomes(&asked), wanted);
+    assert_eq!(asked.iter().map(|(_, status, _)| *status).collect::<Vec<_>>(), [200, 200, 200, 503, 503, 200, 200]);
+    assert_eq!(asked[6].2, "x-copied");
+    let status = made.filter.status().unwrap();
+    assert_eq!((&status["numOfRequest"], &status["numOfWasmError"]), (&json!(7), &json!(2)), "{status}");
+}
+
+#[test]
+fn one_that_loops_or_grows_or_lies_is_ended_and_counted() {
+    let spec = WasmHostSpec {
+        timeout: base_model::GoDuration::from_millis(30),
+        memory_limit_mib: 8,
+        max_concurrency: 1,
+        ..spec(&guest())
+    };
+    let made = made(spec);
+    let asked = asked(&made.filter, &["l", "0", "g", "0", "o", "0", "l", "0"]);
+    let wanted = [WASM_ERROR, SUCCESS, WASM_ERROR, SUCCESS, WASM_ERROR, SUCCESS, WASM_ERROR, SUCCESS];
+    assert_eq!(outcomes(&asked), wanted);
+    assert_eq!((made.limit("wasm_time"), made.limit("wasm_memory"), made.limit("wasm_vms")), (2, 1, 0));
+}
+
+#[test]
+fn others_have_their_turn_while_a_program_computes() {
+    let spec = WasmHostSpec { timeout: base_model::GoDuration::from_millis(200), ..spec(&guest()) };
+    let filter = made(spec).filter;
+    let turns = on_worker(move || async move {
+        let done = std::rc::Rc::new(std::cell::Cell::new(false));
+        let ended = done.clone();
+        base_runtime::spawn(async move {
+            let mut exchange = request("l");
+            if let Step::Wait(future) = filter.handle(&mut exchange) {
+                future.await;
+            }
+            ended.set(true);
+        });
+        let mut turns = 0;
+        while !done.get() {
+            base_runtime::yield_now().await;
+            turns += 1;
+        }
+        turns
+    });
+    assert!(turns > 5, "{turns}");
+}
+
+#[test]
+fn fail_open_lets_the_request_on_as_it_came() {
+    let open = |spec: WasmHostSpec| WasmHostSpec { fail_open: true, ..spec };
+    let asked_open = asked(&made(open(spec(&guest()))).filter, &["y-changed", "1", "a"]);
+    assert_eq!(outcomes(&asked_open), [SUCCESS, "wasmResult1", SUCCESS]);
+    assert_eq!((asked_open[0].1, asked_open[0].2.as_str()), (0, ""), "neither an answer nor a change");
+    let missing = WasmHostSpec { code: "/nowhere/at/all.wasm".to_owned(), ..WasmHostSpec::default() };
+    assert_eq!(asked(&made(open(missing.clone())).filter, &["1"])[0].0, SUCCESS);
+    let closed = made(missing);
+    let asked_closed = asked(&closed.filter, &["1"]);
+    assert_eq!((asked_closed[0].0, asked_closed[0].1), (OUT_OF_VM, 503));
+    assert!(closed.filter.status().unwrap()["health"].as_str().unwrap().contains("cannot be read"));
+}
+
+#[test]
+fn what_cannot_run_is_told() {
+    let unknown = module(
+        r#"(import "easegress" "host_nosuch" (func))
+        (import "easegress" "host_req_get_header" (func $header (param i32) (result i32)))"#,
+        r#"(func (export "wasm_run") (result i32) (i32.const 0))"#,
+    );
+    for (code, told) in [
+        (&b"\0asm\x01\0\0\0"[..], "exports no memory"),
+        (&b"\0asm\x01\0\0\0rubbish"[..], "cannot be compiled"),
+        (&unknown[..], "host_nosuch"),
+    ] {
+        let made = made(spec(code));
+        assert_eq!(asked(&made.filter, &["0"])[0].0, OUT_OF_VM);
+        let health = made.filter.status().unwrap()["health"].as_str().unwrap().to_owned();
+        assert!(health.contains(told), "{health}");
+    }
+}
+
+/// Puts a parameter's value into `X-Out`: the second string of the list.
+#[test]
+fn parameters_are_told_at_the_start() {
+    let code = module(
+        r#"(import "easegress" "host_req_get_header" (func $header (param i32) (result i32)))
+        (import "easegress" "host_req_set_header" (func $set (param i32 i32)))"#,
+        r#"(global $list (mut i32) (i32.const 0))
+        (func (export "wasm_init") (param i32) (global.set $list (local.get 0)))
+        (func (export "wasm_run") (result i32)
+          (local $first i32)
+          (local.set $first (i32.add (global.get $list) (i32.const 4)))
+          (call $set (i32.const 48) (i32.add (i32.add (local.get $first) (i32.const 4)) (i32.load (local.get $first))))
+          (i32.sub (i32.load (global.get $list)) (i32.const 4)))"#,
+    );
+    let parameters = [("b".to_owned(), json!(0.4)), ("a".to_owned(), json!("first"))].into();
+    let made = made(WasmHostSpec { parameters, ..spec(&code) });
+    assert_eq!(asked(&made.filter, &["0"]), [(SUCCESS, 200, "first".to_owned())]);
+}
+
+fn returns(code: i32) -> Vec<u8> {
+    let import = r#"(import "easegress" "host_req_get_header" (func $header (param i32) (result i32)))"#;
+    module(import, &format!("(func (export \"wasm_run\") (result i32) (i32.const {code}))"))
+}
+
+#[test]
+fn code_is_read_again_and_bad_code_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("guest.wasm");
+    let write = |bytes: &[u8]| {
+        std::fs::write(path.with_extension("new"), bytes).unwrap();
+        std::fs::rename(path.with_extension("new"), &path).unwrap();
+    };
+    write(&returns(1));
+    let spec = WasmHostSpec { code: path.to_str().unwrap().to_owned(), ..WasmHostSpec::default() };
+    let made = made(spec.clone());
+    let until = |wanted: Outcome| {
+        let end = Instant::now() + Duration::from_secs(20);
+        while asked(&made.filter, &["0"])[0].0 != wanted {
+            assert!(Instant::now() < end, "no {wanted} in 20 s");
+        }
+    };
+    until("wasmResult1");
+    write(&returns(2));
+    assert_eq!(asked(&made.filter, &["0"])[0].0, "wasmResult1", "nobody asked for it yet");
+    crate::reload();
+    until("wasmResult2");
+    write(b"no program at all");
+    crate::reload();
+    let end = Instant::now() + Duration::from_secs(20);
+    while made.filter.status().unwrap()["health"] == "" {
+        assert!(Instant::now() < end, "the failure is not told in 20 s");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(asked(&made.filter, &["0"])[0].0, "wasmResult2");
+    // A document that says the same keeps its VMs, one that says something else its program.
+    let vms = |filter: &Arc<dyn Filter>| filter.downcast::<WasmHost>().unwrap().host.vms.load(Relaxed);
+    let same = build(spec.clone(), Some(&*made.filter), &made.telemetry);
+    assert_eq!(vms(&same), 1);
+    let other = build(WasmHostSpec { max_concurrency: 3, ..spec }, Some(&*made.filter), &made.telemetry);
+    assert_eq!((vms(&other), asked(&other, &["0"])[0].0), (0, "wasmResult2"));
+}
+
+/// Adds 1 to `n`, which takes the time of somebody else, and returns what is there then.
+fn adder() -> Vec<u8> {
+    module(
+        r#"(import "easegress" "host_req_get_header" (func $header (param i32) (result i32)))
+        (import "easegress" "host_cluster_add_integer" (func $add (param i32 i64) (result i64)))"#,
+        r#"(func (export "wasm_run") (result i32)
+            (drop (call $order))
+            (i32.wrap_i64 (call $add (i32.const 80) (i64.const 1))))"#,
+    )
+}
+
+/// A cluster of one thread: it answers when it is told to.
+struct Cluster {
+    writes: Mutex<Vec<crate::shared::Write>>,
+    sum: AtomicU64,
+}
+
+impl crate::shared::Writer for Cluster {
+    fn write(&self, write: crate::shared::Write) -> Result<(), crate::shared::Write> {
+        lock(&self.writes).push(write);
+        Ok(())
+    }
+}
+
+impl Cluster {
+    fn answer_all(&self) {
+        for write in lock(&self.writes).drain(..) {
+            let sum = self.sum.fetch_add(1, Relaxed) + 1;
+            let _ = write.answer.try_send(Ok(sum.to_string().into_bytes()));
+        }
+    }
+}
+
+#[test]
+fn requests_wait_for_the_cluster_and_for_vms_and_nobody_is_lost() {
+    let cluster = Arc::new(Cluster { writes: Mutex::default(), sum: AtomicU64::new(0) });
+    crate::shared::write_with(cluster.clone());
+    let timeout = base_model::GoDuration::from_millis(10_000);
+    let filter = made(WasmHostSpec { max_concurrency: 2, timeout, ..spec(&adder()) }).filter;
+    let (outcomes, most) = on_worker(move || async move {
+        let outcomes = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        let mut tasks = Vec::new();
+        for _ in 0..6 {
+            let (filter, outcomes) = (filter.clone(), outcomes.clone());
+            tasks.push(base_runtime::spawn(async move {
+                let mut exchange = request("0");
+                if let Step::Wait(future) = filter.handle(&mut exchange) {
+                    let outcome = future.await;
+                    outcomes.borrow_mut().push(outcome);
+                }
+            }));
+        }
+        // The first is given up while it waits for the cluster, the fourth while it waits for a VM.
+        while lock(&cluster.writes).len() < 2 {
+            base_runtime::yield_now().await;
+        }
+        tasks[0].abort();
+        tasks[3].abort();
+        let mut most = 0;
+        while outcomes.borrow().len() < 4 {
+            most = most.max(lock(&cluster.writes).len());
+            cluster.answer_all();
+            base_runtime::yield_now().await;
+        }
+        (outcomes.take(), most)
+    });
+    assert!(most <= 3, "two at a time, and the one that was given up: {most}");
+    assert!(outcomes.iter().all(|outcome| outcome.starts_with("wasmResult")), "{}", outcomes.join(" "));
+}
