@@ -119,6 +119,19 @@ impl SignatureSpec {
                 "signatures in fields hold for ever, so that a request can be repeated; give 5m",
             );
         }
+        for (field, is_set) in [
+            ("headerHoisting", self.header_hoisting.is_some()),
+            ("ignoredHeaders", !self.ignored_headers.is_empty()),
+            ("accessKeyId", !self.access_key_id.is_empty()),
+            ("accessKeySecret", !self.access_key_secret.is_empty()),
+        ] {
+            if is_set {
+                findings.warn(
+                    at(path, field),
+                    "has no effect: it concerns those who sign, and here signatures are checked",
+                );
+            }
+        }
         let literal = self.literal.clone().unwrap_or_default();
         for (field, text) in [
             ("algorithmValue", &literal.algorithm_value),

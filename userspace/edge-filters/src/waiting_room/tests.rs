@@ -349,3 +349,84 @@ fn refused() {
         &["signalHeader", "soldOutStatuses[0]"],
     );
 }
+
+/// Who of forty users, who come more than a second apart, is let in by a sale of ten.
+fn lucky(sale: &str, order: &str) -> Vec<usize> {
+    let mut world = World::new(&format!(
+        "{{startTime: '2026-11-29T18:00:00Z', capacity: {{stock: 10, newUsers: 1, newUsersPer: 10s}}, sale: {sale}, {order}, \
+         numberHeader: X-Turn, passWhenIdle: false}}"
+    ));
+    let mut users = vec![String::new(); 40];
+    world.now = START + 100_000;
+    for user in &mut users {
+        world.now += 1_200;
+        world.queue(user);
+    }
+    world.now += 5_000;
+    for user in &mut users {
+        world.queue(user);
+    }
+    world.exchange();
+    let mut inside = Vec::new();
+    for _ in 0..60 {
+        world.now += 4_000;
+        world.exchange();
+        for (n, user) in users.iter_mut().enumerate() {
+            if inside.contains(&n) {
+                continue;
+            }
+            let (outcome, exchange) = world.visit(Some(user), &[]);
+            if response_header(&exchange, "Set-Cookie").is_some() {
+                *user = cookie_of(&exchange);
+            }
+            if outcome == SUCCESS {
+                assert!(header(&exchange, "X-Turn").is_some() && header(&exchange, "X-Waiting-Room-Number").is_none());
+                inside.push(n);
+            }
+        }
+        world.exchange();
+    }
+    inside.sort_unstable();
+    inside
+}
+
+#[test]
+fn the_order_is_that_of_the_document() {
+    let first: Vec<usize> = (0..10).collect();
+    assert_eq!(lucky("arrival", "order: arrival"), first);
+    let drawn = lucky("drawn", "order: lottery, lotteryRound: 1h");
+    assert!(drawn.len() == 10 && drawn != first, "{drawn:?}");
+    assert_eq!(lucky("short", "order: lottery, lotteryRound: 1s"), first, "nobody came within a second of another");
+}
+
+#[test]
+fn what_is_said_is_as_the_document_says() {
+    let mut world = World::new(
+        "{startTime: '2026-11-29T18:00:00Z', capacity: {newUsers: 1, newUsersPer: 1h}, sale: said, notStartedStatus: 425, \
+         waitingStatus: 429, cookieDomain: shop.test, page: '<p>{state}</p>', passWhenIdle: false}",
+    );
+    let (_, exchange) = world.visit(None, &[("Accept", "text/html")]);
+    assert_eq!((status_of(&exchange), body_of(&exchange)), (425, &b"<p>notStarted</p>"[..]));
+    assert!(response_header(&exchange, "Set-Cookie").unwrap().contains("; Domain=shop.test"));
+    world.now = START;
+    let (_, exchange) = world.visit(None, &[("Accept", "text/html")]);
+    assert_eq!((status_of(&exchange), body_of(&exchange)), (429, &b"<p>waiting</p>"[..]));
+}
+
+#[test]
+fn a_cookie_may_be_bound_to_an_address() {
+    for (bound, expected) in [(false, 0), (true, 1)] {
+        let mut world = World::new(&format!(
+            "{{capacity: {{stock: 3}}, sale: bound{bound}, passWhenIdle: false, bindAddress: {bound}}}"
+        ));
+        let (_, exchange) = world.visit(None, &[]);
+        let cookie = cookie_of(&exchange);
+        world.now += 6_000;
+        let filter = world.filter.clone();
+        let room = filter.downcast::<WaitingRoom>().unwrap();
+        let mut exchange = request("GET", "/", &[("Cookie", &cookie)]);
+        exchange.client.real_ip = Some("198.51.100.7".parse().unwrap());
+        world.cluster.decide(&room.door.room, world.now, room.handle_at(&mut exchange, world.now));
+        assert_eq!(room.door.room.counted(Came::Forged), expected, "{bound}");
+    }
+}

@@ -174,3 +174,23 @@ fn dates() {
         assert_eq!(seconds_of(text), seconds, "{text}");
     }
 }
+
+#[test]
+fn a_body_may_be_left_out_of_what_is_signed() {
+    let spec = "{accessKeys: {ann: secret}, excludeBody: true}";
+    let scope = ["20150830", "eu", "request"];
+    let canonical = "POST\n/\n\nhost:h.test\nx-date:20150830T123600Z\n\nhost;x-date\nUNSIGNED-PAYLOAD";
+    let canonical = hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
+    let text = format!("HMAC-SHA256\n{DATE}\n{}\n{canonical}", scope.join("/"));
+    let mut key = b"secret".to_vec();
+    for part in scope {
+        key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), part.as_bytes()).as_ref().to_vec();
+    }
+    let mark = hex(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), text.as_bytes()).as_ref());
+    let authorization =
+        format!("HMAC-SHA256 Credential=ann/20150830/eu/request, SignedHeaders=host;x-date, Signature={mark}");
+    let signed = request("POST", "/", "h.test", &[("X-Date", DATE), ("Authorization", &authorization)]);
+    let now = seconds_of(DATE).unwrap();
+    assert_eq!(check(spec, &signed, None, now), Ok(()));
+    assert_eq!(check("accessKeys: {ann: secret}", &signed, Some(b"x"), now), Err(SignatureError::Wrong));
+}
