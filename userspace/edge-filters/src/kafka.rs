@@ -18,7 +18,8 @@
 //! `{"err", "code"}`. Without, the record is only taken note of, and the flow goes on: say with a ResponseBuilder what the client is to
 //! hear. While brokers cannot be reached such records wait on disk below the data directory (256 MiB for each list of brokers), and go to
 //! the brokers first when those are back, in their order, after a restart too; each arrives at least once. Topics that do not exist are
-//! made where brokers do so. The partition follows from the key as Easegress chooses it.
+//! made where brokers do so; elsewhere a record for one is given up after a minute (5 s with `sync`), and stops no others meanwhile. The
+//! partition follows from the key as Easegress chooses it.
 //!
 //! Outcomes: `parseErr` (the body did not arrive, is larger than 4 MiB, or the header's topic is no name of a topic: `400` or `413`),
 //! `produceErr` (brokers do not have it: `500`), `queueFull` (as many records wait as may: `503`). Fits HTTPServer. Costs putting the

@@ -4,7 +4,7 @@ use proto_kafka::{
     Api, Malformed, Metadata, Versions, describe, metadata_request, produce_request, read_metadata, read_produced,
     read_versions, versions_request,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -26,6 +26,8 @@ pub struct Failure {
     pub why: String,
     /// Another time, or another broker, may do better.
     pub passing: bool,
+    /// There is no such topic, as far as brokers know that can be reached.
+    pub no_topic: bool,
 }
 
 impl fmt::Display for Failure {
@@ -35,13 +37,18 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
-    fn passing(why: impl Into<String>) -> Failure {
-        Failure { why: why.into(), passing: true }
+    pub fn passing(why: impl Into<String>) -> Failure {
+        Failure { why: why.into(), passing: true, no_topic: false }
+    }
+
+    pub fn no_topic(topic: &str) -> Failure {
+        let why = format!("topic {topic}: {}", describe(NO_TOPIC));
+        Failure { why, passing: true, no_topic: true }
     }
 
     fn of(code: i16, what: &str) -> Failure {
         let why = format!("{what}: {} (error {code} of Kafka's)", describe(code));
-        Failure { why, passing: proto_kafka::is_passing(code) }
+        Failure { why, passing: proto_kafka::is_passing(code), no_topic: false }
     }
 }
 
@@ -54,6 +61,8 @@ pub struct Cluster {
     brokers: HashMap<i32, String>,
     /// Leaders by topic, in the order of the partitions' numbers.
     leaders: HashMap<String, Vec<(i32, i32)>>,
+    /// Topics that there have been: brokers that have only just started may not know of them.
+    seen: HashSet<String>,
 }
 
 struct Connection {
@@ -62,13 +71,16 @@ struct Connection {
     correlation: i32,
 }
 
+/// Kafka's number for a topic that is not there.
+const NO_TOPIC: i16 = 3;
+
 /// Topics remembered, at most.
 const TOPICS_MAX: usize = 10_000;
 
 impl Cluster {
     pub fn new(seeds: &[String]) -> Cluster {
         let (connections, brokers, leaders) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Cluster { seeds: seeds.to_vec(), connections, brokers, leaders }
+        Cluster { seeds: seeds.to_vec(), connections, brokers, leaders, seen: HashSet::new() }
     }
 
     /// The partitions of a topic that have a leader, and those leaders.
@@ -100,6 +112,9 @@ impl Cluster {
                         continue;
                     };
                     // A topic that is being made has no leader yet.
+                    if found.error == NO_TOPIC && !self.seen.contains(topic) {
+                        return Err(Failure::no_topic(topic));
+                    }
                     if found.error != 0 {
                         return Err(Failure::of(found.error, &format!("topic {topic}")));
                     }
@@ -111,7 +126,9 @@ impl Cluster {
                     }
                     if self.leaders.len() >= TOPICS_MAX {
                         self.leaders.clear();
+                        self.seen.clear();
                     }
+                    self.seen.insert(topic.to_owned());
                     self.leaders.insert(topic.to_owned(), leaders);
                     return Ok(());
                 }

@@ -5,7 +5,7 @@ use crate::spool::Spool;
 use crate::stats::{COUNTERS, add};
 use bytes::Bytes;
 use proto_kafka::encode_batch;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
@@ -65,6 +65,21 @@ const BATCH_BYTES: usize = 512 << 10;
 const TRIES: usize = 3;
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 
+/// Longest that a record somebody waits for waits for its turn.
+const TURN_MAX: Duration = Duration::from_secs(30);
+
+/// Topics that do not exist, and records for them: nobody else's records wait for those, so they are kept beside, in memory, for as long
+/// as making a topic may take. Pause between looks, and how long what nobody waits for is kept, and what somebody waits for.
+const ASIDE_TOPICS: usize = 100;
+const ASIDE_RECORDS: usize = 10_000;
+const ASIDE_BYTES: usize = 8 << 20;
+const ASIDE_LOOK: Duration = Duration::from_millis(250);
+const ASIDE_LONGEST: Duration = Duration::from_secs(60);
+const ASIDE_WAITED_FOR: Duration = Duration::from_secs(5);
+
+/// Between two lines in the log about records that are refused.
+const TELL: Duration = Duration::from_secs(1);
+
 /// Pauses between tries while the brokers cannot be reached: the first, and the longest.
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 const AGAIN: Duration = Duration::from_secs(5);
@@ -99,9 +114,16 @@ struct Shared {
     changed: Condvar,
 }
 
+/// A record, who waits for it, and since when it is there.
+struct Queued {
+    record: Record,
+    done: Option<Done>,
+    since: Instant,
+}
+
 #[derive(Default)]
 struct State {
-    queue: VecDeque<(Record, Option<Done>)>,
+    queue: VecDeque<Queued>,
     bytes: usize,
     ended: bool,
 }
@@ -144,7 +166,7 @@ impl Producer {
             return Err(SendError::Full);
         }
         state.bytes += bytes;
-        state.queue.push_back((record, done));
+        state.queue.push_back(Queued { record, done, since: Instant::now() });
         drop(state);
         self.shared.changed.notify_one();
         Ok(())
@@ -187,6 +209,20 @@ struct Sending<'a> {
     again: Option<(Instant, Duration)>,
     /// For records without a key.
     turn: usize,
+    /// Records of topics that do not exist, or not yet.
+    aside: Aside,
+    /// So many go alone, since one of them was refused that is not known.
+    alone: usize,
+    /// When the log was told last that a record is refused.
+    told: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Aside {
+    topics: HashMap<Arc<str>, VecDeque<Queued>>,
+    records: usize,
+    bytes: usize,
+    looked: Option<Instant>,
 }
 
 impl<'a> Sending<'a> {
@@ -199,6 +235,9 @@ impl<'a> Sending<'a> {
             looked: Instant::now(),
             again: None,
             turn: 0,
+            aside: Aside::default(),
+            alone: 0,
+            told: None,
         };
         if let Some(directory) = &shared.directory {
             // While one process takes the place of another there are two.
@@ -238,10 +277,18 @@ impl<'a> Sending<'a> {
     fn run(mut self) {
         loop {
             let (waited_for, others, ended) = self.next();
-            for (record, done) in waited_for {
-                let sent = self.insist(&record);
-                add(if sent.is_ok() { &COUNTERS.delivered } else { &COUNTERS.failed }, 1);
-                done(sent.map_err(|failure| SendError::Failed(failure.why)));
+            for waiting in waited_for {
+                let sent = match waiting.since.elapsed() {
+                    late if late > TURN_MAX => Err(Failure::passing(format!(
+                        "brokers are so slow that its turn did not come within {}",
+                        base_text::duration(TURN_MAX)
+                    ))),
+                    _ => self.insist(&waiting.record),
+                };
+                match sent {
+                    Err(failure) if failure.no_topic => self.set_aside(waiting, failure),
+                    sent => self.answer(waiting, sent),
+                }
             }
             if let Some(directory) = self.shared.directory.as_ref().filter(|_| self.looked.elapsed() >= LOOK) {
                 self.adopt(directory);
@@ -251,6 +298,8 @@ impl<'a> Sending<'a> {
                 self.replay();
             }
             self.take(others);
+            // Last: what is read from the disk may be for a topic that is not there, and has to be back on it at the end.
+            self.look_aside(ended);
             if ended && lock(&self.shared.state).queue.is_empty() {
                 return;
             }
@@ -258,7 +307,7 @@ impl<'a> Sending<'a> {
     }
 
     /// What was handed over since, in its order: records somebody waits for, and others.
-    fn next(&mut self) -> (Vec<(Record, Done)>, Vec<Record>, bool) {
+    fn next(&mut self) -> (Vec<Queued>, Vec<Record>, bool) {
         let mut state = lock(&self.shared.state);
         while state.queue.is_empty() && !state.ended {
             let behind = self.is_behind();
@@ -268,22 +317,23 @@ impl<'a> Sending<'a> {
                 _ if self.shared.directory.is_some() => LOOK,
                 _ => Duration::from_secs(3600),
             };
+            let pause = if self.aside.records > 0 { pause.min(ASIDE_LOOK) } else { pause };
             if pause.is_zero() {
                 break;
             }
             state = self.shared.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0;
-            if self.looked.elapsed() >= LOOK {
+            if self.looked.elapsed() >= LOOK || self.aside.records > 0 {
                 break;
             }
         }
         let (mut waited_for, mut others, mut bytes) = (Vec::new(), Vec::new(), 0);
         while bytes < BATCH_BYTES
-            && let Some((record, done)) = state.queue.pop_front()
+            && let Some(queued) = state.queue.pop_front()
         {
-            bytes += record.bytes();
-            match done {
-                Some(done) => waited_for.push((record, done)),
-                None => others.push(record),
+            bytes += queued.record.bytes();
+            match queued.done {
+                Some(_) => waited_for.push(queued),
+                None => others.push(queued.record),
             }
         }
         state.bytes = state.bytes.saturating_sub(bytes);
@@ -309,7 +359,7 @@ impl<'a> Sending<'a> {
             }
             sent = self.deliver(std::slice::from_ref(record)).1;
             match &sent {
-                Err(failure) if failure.passing => {}
+                Err(failure) if failure.passing && !failure.no_topic => {}
                 _ => break,
             }
         }
@@ -318,27 +368,27 @@ impl<'a> Sending<'a> {
 
     /// Takes records nobody waits for: to the brokers, else to the disk.
     fn take(&mut self, records: Vec<Record>) {
-        if records.is_empty() {
-            return;
-        }
-        let behind = self.is_behind();
         let mut rest = &records[..];
-        if !behind && self.is_due() {
+        while !rest.is_empty() && !self.is_behind() && self.is_due() {
             let (count, sent) = self.deliver(rest);
             add(&COUNTERS.delivered, count);
             rest = &rest[count..];
             match sent {
                 Ok(()) => self.again = None,
-                Err(failure) if failure.passing => self.wait(&failure),
-                Err(failure) => {
-                    // One more time would not help: the first of them is at fault, or its topic.
-                    tracing::error!(%failure, "Kafka refuses a record");
-                    add(&COUNTERS.failed, 1);
-                    let rest = rest[1.min(rest.len())..].to_vec();
-                    return self.take(rest);
-                }
+                Err(failure) => match self.part(rest, failure) {
+                    Ok(after) => rest = after,
+                    Err(failure) => {
+                        self.wait(&failure);
+                        break;
+                    }
+                },
             }
         }
+        self.keep(rest);
+    }
+
+    /// To the disk, as far as there is room.
+    fn keep(&mut self, rest: &[Record]) {
         if rest.is_empty() {
             return;
         }
@@ -353,6 +403,93 @@ impl<'a> Sending<'a> {
         if lost > 0 {
             add(&COUNTERS.refused, lost);
             tracing::error!(records = lost, "no room for records while Kafka cannot be reached: they are dropped");
+        }
+    }
+
+    /// Goes on without the first of these records where it is that one's fault; the failure where it is not.
+    fn part<'r>(&mut self, records: &'r [Record], failure: Failure) -> Result<&'r [Record], Failure> {
+        let Some((first, after)) = records.split_first() else { return Ok(records) };
+        if failure.no_topic {
+            let queued = Queued { record: first.clone(), done: None, since: Instant::now() };
+            self.set_aside(queued, failure);
+        } else if failure.passing {
+            return Err(failure);
+        } else {
+            // One more time would not help: it is at fault, or its topic.
+            self.refuse(&failure, 1);
+            self.alone = self.alone.saturating_sub(1);
+        }
+        Ok(after)
+    }
+
+    /// Whoever sends records could fill the log with what is wrong with each of them.
+    fn refuse(&mut self, failure: &Failure, records: usize) {
+        add(&COUNTERS.failed, records);
+        if self.told.is_none_or(|told| told.elapsed() >= TELL) {
+            self.told = Some(Instant::now());
+            tracing::error!(%failure, "Kafka refuses a record");
+        }
+    }
+
+    fn answer(&mut self, queued: Queued, sent: Result<(), Failure>) {
+        match (queued.done, sent) {
+            (None, Ok(())) => add(&COUNTERS.delivered, 1),
+            (None, Err(failure)) => self.refuse(&failure, 1),
+            (Some(done), sent) => {
+                add(if sent.is_ok() { &COUNTERS.delivered } else { &COUNTERS.failed }, 1);
+                done(sent.map_err(|failure| SendError::Failed(failure.why)));
+            }
+        }
+    }
+
+    /// Keeps a record whose topic does not exist, while there is room for such.
+    fn set_aside(&mut self, queued: Queued, failure: Failure) {
+        let aside = &mut self.aside;
+        let bytes = queued.record.bytes();
+        let knows = aside.topics.contains_key(&queued.record.topic);
+        if (!knows && aside.topics.len() >= ASIDE_TOPICS)
+            || aside.records >= ASIDE_RECORDS
+            || aside.bytes + bytes > ASIDE_BYTES
+        {
+            return self.answer(queued, Err(failure));
+        }
+        aside.records += 1;
+        aside.bytes += bytes;
+        aside.topics.entry(queued.record.topic.clone()).or_default().push_back(queued);
+    }
+
+    /// Whether topics are there now whose records wait. What has waited for too long is refused; at the end the disk has the others.
+    fn look_aside(&mut self, ended: bool) {
+        let looked = self.aside.looked.is_some_and(|looked| looked.elapsed() < ASIDE_LOOK);
+        if self.aside.records == 0 || looked && !ended {
+            return;
+        }
+        let topics = std::mem::take(&mut self.aside).topics;
+        self.aside.looked = Some(Instant::now());
+        let mut reached = self.is_due();
+        for (topic, mut queue) in topics {
+            let mut failure = Failure::no_topic(&topic);
+            while reached && let Some(queued) = queue.pop_front() {
+                match self.deliver(std::slice::from_ref(&queued.record)).1 {
+                    Err(why) if why.passing => {
+                        reached = why.no_topic;
+                        failure = why;
+                        queue.push_front(queued);
+                        break;
+                    }
+                    sent => self.answer(queued, sent),
+                }
+            }
+            let mut kept = Vec::new();
+            for queued in queue {
+                let longest = if queued.done.is_some() { ASIDE_WAITED_FOR } else { ASIDE_LONGEST };
+                match (ended, &queued.done) {
+                    (true, None) => kept.push(queued.record),
+                    (false, _) if queued.since.elapsed() < longest => self.set_aside(queued, failure.clone()),
+                    _ => self.answer(queued, Err(failure.clone())),
+                }
+            }
+            self.keep(&kept);
         }
     }
 
@@ -394,12 +531,10 @@ impl<'a> Sending<'a> {
                 left = &left[count..];
                 match sent {
                     Ok(()) => {}
-                    Err(failure) if failure.passing => return self.wait(&failure),
-                    Err(failure) => {
-                        tracing::error!(%failure, "Kafka refuses a record");
-                        add(&COUNTERS.failed, 1);
-                        left = &left[1.min(left.len())..];
-                    }
+                    Err(failure) => match self.part(left, failure) {
+                        Ok(after) => left = after,
+                        Err(failure) => return self.wait(&failure),
+                    },
                 }
             }
             if self.again.take().is_some() {
@@ -420,8 +555,9 @@ impl<'a> Sending<'a> {
     /// Hands records over, in their order within each partition: how many from the front are with the brokers, and why not the next.
     fn deliver(&mut self, records: &[Record]) -> (usize, Result<(), Failure>) {
         // Stretches for one partition go as one batch; what is for another begins the next, so that the front is clear at any time.
-        let (mut from, mut most) = (0, usize::MAX);
+        let mut from = 0;
         while from < records.len() {
+            let most = if self.alone > 0 { 1 } else { usize::MAX };
             let place = self.place(&records[from]);
             let (partition, leader) = match place {
                 Ok(place) => place,
@@ -443,13 +579,14 @@ impl<'a> Sending<'a> {
             encode_batch(&stretch.iter().map(on_the_wire).collect::<Vec<_>>(), &mut batch);
             if let Err(failure) = self.cluster.produce(&records[from].topic, partition, leader, batch) {
                 if !failure.passing && stretch.len() > 1 {
-                    // One of them is at fault: each alone, from here on.
-                    most = 1;
+                    // One of them is at fault: each of them alone.
+                    self.alone = stretch.len();
                     continue;
                 }
                 return (from, Err(failure));
             }
             self.turn = self.turn.wrapping_add(1);
+            self.alone = self.alone.saturating_sub(stretch.len());
             from = to;
         }
         (records.len(), Ok(()))
@@ -458,12 +595,16 @@ impl<'a> Sending<'a> {
     /// The partition of a record: by its key as Sarama's producer, Easegress's, chooses; else in turn.
     fn place(&mut self, record: &Record) -> Result<(i32, i32), Failure> {
         let turn = self.turn;
+        if self.aside.topics.contains_key(&record.topic) {
+            // Those that came before it wait.
+            return Err(Failure::no_topic(&record.topic));
+        }
         let partitions = self.cluster.partitions(&record.topic)?;
         let at = match &record.key {
             Some(key) => by_key(key, partitions.len()),
             None => turn % partitions.len().max(1),
         };
-        partitions.get(at).copied().ok_or_else(|| Failure { why: "a topic without partitions".into(), passing: true })
+        partitions.get(at).copied().ok_or_else(|| Failure::passing("a topic without partitions"))
     }
 }
 
@@ -490,11 +631,179 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto_kafka::wire::{Reader, Write as _};
+    use std::collections::HashSet;
+    use std::io::{self, Read, Write};
+    use std::net::{TcpListener, TcpStream};
 
     #[test]
     fn keys_lead_where_saramas_do() {
         // FNV-1a of "a" is 0xe40c292c, which is negative.
         assert_eq!(by_key(b"a", 10), (0xe40c_292c_u32 as i32 % 10).unsigned_abs() as usize);
         assert!((0..100).all(|n| by_key(format!("{n}").as_bytes(), 7) < 7));
+    }
+
+    /// Clients may name topics: one that is not there stopped whatever came after it, and filled the disk with that.
+    #[test]
+    fn records_for_a_topic_that_is_not_there_stop_no_others() {
+        let (directory, broker) = (tempfile::tempdir().unwrap(), Broker::start());
+        broker.make("t");
+        let producer = Producer::start(std::slice::from_ref(&broker.address), Some(directory.path().to_owned()));
+        let (told, answer) = std::sync::mpsc::channel();
+        let done: Done = Box::new(move |sent| told.send(sent).unwrap());
+        for (number, topic) in ["ghost", "t", "ghost", "t"].into_iter().enumerate() {
+            producer.send(record(topic, &format!("value-{number}")), None).unwrap();
+        }
+        producer.send(record("nowhere", "waited for"), Some(done)).unwrap();
+        producer.send(record("t", "value-4"), None).unwrap();
+        broker.until(&["value-1", "value-3", "value-4"]);
+        let answer = answer.recv_timeout(PATIENCE).unwrap();
+        assert!(matches!(&answer, Err(SendError::Failed(why)) if why.contains("nowhere: there is no such topic")));
+        broker.make("ghost");
+        broker.until(&["value-0", "value-2"]);
+        producer.end();
+    }
+
+    #[test]
+    fn what_is_kept_beside_is_on_disk_at_the_end() {
+        let (directory, broker) = (tempfile::tempdir().unwrap(), Broker::start());
+        broker.make("t");
+        let start = || Producer::start(std::slice::from_ref(&broker.address), Some(directory.path().to_owned()));
+        let producer = start();
+        producer.send(record("ghost", "value-0"), None).unwrap();
+        producer.send(record("t", "value-1"), None).unwrap();
+        broker.until(&["value-1"]);
+        producer.end();
+        broker.make("ghost");
+        let producer = start();
+        broker.until(&["value-0"]);
+        producer.end();
+    }
+
+    /// Each was taken out by one call within another, on one stack.
+    #[test]
+    fn thousands_of_refused_records_are_refused() {
+        let (directory, broker) = (tempfile::tempdir().unwrap(), Broker::start());
+        broker.make("t");
+        let producer = Producer::start(std::slice::from_ref(&broker.address), Some(directory.path().to_owned()));
+        // Something to be busy with while the others come.
+        producer.send(record("t", "first"), None).unwrap();
+        (0..7000).for_each(|_| producer.send(record("refused", ""), None).unwrap());
+        producer.send(record("t", "value-after"), None).unwrap();
+        broker.until(&["first", "value-after"]);
+        producer.end();
+    }
+
+    fn record(topic: &str, value: &str) -> Record {
+        Record::new(&topic.into(), None, value.to_owned().into())
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Knows the topics that were made; one named `refused` may not be written to.
+    struct Broker {
+        address: String,
+        topics: Arc<Mutex<HashSet<String>>>,
+        batches: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Broker {
+        fn start() -> Broker {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let (topics, batches) = (Arc::<Mutex<HashSet<String>>>::default(), Arc::<Mutex<Vec<u8>>>::default());
+            let broker = Broker { address: address.to_string(), topics: topics.clone(), batches: batches.clone() };
+            thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    let (topics, batches) = (topics.clone(), batches.clone());
+                    thread::spawn(move || while serve(&stream, address.port(), &topics, &batches).is_ok() {});
+                }
+            });
+            broker
+        }
+
+        fn make(&self, topic: &str) {
+            lock(&self.topics).insert(topic.to_owned());
+        }
+
+        fn until(&self, values: &[&str]) {
+            let end = Instant::now() + PATIENCE;
+            for value in values {
+                while !lock(&self.batches).windows(value.len()).any(|part| part == value.as_bytes()) {
+                    assert!(Instant::now() < end, "{value} did not come");
+                    thread::sleep(Duration::from_millis(5));
+                }
+            }
+        }
+    }
+
+    fn serve(
+        mut stream: &TcpStream,
+        port: u16,
+        topics: &Mutex<HashSet<String>>,
+        batches: &Mutex<Vec<u8>>,
+    ) -> io::Result<()> {
+        let mut length = [0; 4];
+        stream.read_exact(&mut length)?;
+        let mut request = vec![0; u32::from_be_bytes(length) as usize];
+        stream.read_exact(&mut request)?;
+        let mut reader = Reader::new(&request);
+        let mut read = || -> Result<_, proto_kafka::Malformed> {
+            let (api, _, correlation) = (reader.i16()?, reader.i16()?, reader.i32()?);
+            reader.text()?;
+            let topic = match api {
+                3 => reader.list(Reader::text)?.into_iter().flatten().next().unwrap_or_default(),
+                0 => {
+                    reader.take(12)?;
+                    reader.text()?.unwrap_or_default()
+                }
+                _ => String::new(),
+            };
+            Ok((api, correlation, topic))
+        };
+        let (api, correlation, topic) = read().map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
+        let mut answer = Vec::new();
+        answer.put_i32(0);
+        answer.put_i32(correlation);
+        match api {
+            18 => {
+                answer.put_i16(0);
+                answer.put_i32(2);
+                [3, 0, 5, 0, 3, 7].into_iter().for_each(|number| answer.put_i16(number));
+            }
+            3 => {
+                let there = topic == "refused" || lock(topics).contains(&topic);
+                answer.put_i32(0);
+                answer.put_i32(1);
+                answer.put_i32(7);
+                answer.put_text(Some("127.0.0.1"));
+                answer.put_i32(port.into());
+                answer.put_text(None);
+                answer.put_text(None);
+                answer.put_i32(7);
+                answer.put_i32(1);
+                answer.put_i16(if there { 0 } else { 3 });
+                answer.put_text(Some(&topic));
+                answer.put_i8(0);
+                answer.put_i32(there.into());
+                if there {
+                    answer.put_i16(0);
+                    [0, 7, 0, 0, 0].into_iter().for_each(|number| answer.put_i32(number));
+                }
+            }
+            _ => {
+                answer.put_i32(1);
+                answer.put_text(Some(&topic));
+                answer.put_i32(1);
+                answer.put_i32(0);
+                answer.put_i16(if topic == "refused" { 29 } else { 0 });
+                (0..3).for_each(|_| answer.put_i64(0));
+                answer.put_i32(0);
+                lock(batches).extend(&request);
+            }
+        }
+        let length = (answer.len() - 4) as i32;
+        answer[..4].copy_from_slice(&length.to_be_bytes());
+        stream.write_all(&answer)
     }
 }
