@@ -496,7 +496,7 @@ impl Proxy {
             };
             match &self.following {
                 None => Ok(answer),
-                Some(following) => self.follow(following, pool, &set, answer, &stand, once, exchange).await,
+                Some(_) => self.follow(pool, &set, answer, &stand, once, exchange).await,
             }
         };
         let result = match left.into_iter().chain(pool.timeout).min() {

@@ -60,7 +60,6 @@ impl Proxy {
     /// The answer at the end of its redirects. `once`: the body cannot be sent again.
     pub(super) async fn follow(
         &self,
-        following: &Following,
         pool: &Pool,
         set: &Set,
         mut answer: Answer,
@@ -68,6 +67,7 @@ impl Proxy {
         once: bool,
         exchange: &mut Exchange,
     ) -> Result<Answer, AttemptError> {
+        let Some(following) = &self.following else { return Ok(answer) };
         if !(300..400).contains(&answer.response.status) || answer.upgraded.is_some() {
             return Ok(answer);
         }
