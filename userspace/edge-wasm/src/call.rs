@@ -16,8 +16,8 @@ pub struct Call {
     pub scheme: &'static str,
     /// For the access log.
     pub notes: Vec<String>,
-    /// Lines for our own log that were asked for.
-    pub lines: u32,
+    /// Bytes of headers, paths and other texts that the program has set.
+    pub said: usize,
 }
 
 thread_local! {

@@ -1,4 +1,4 @@
-//! Where programs come from: a thread of its own reads them, compiles them and tries again what failed, so that no request and no
+//! Where programs come from: a thread of its own reads them (and another one URLs), compiles them and tries again what failed, so that no request and no
 //! change of the configuration waits for a compiler longer than it wants to.
 //!
 //! What has the same bytes is compiled once, whoever uses it.
@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -52,6 +53,8 @@ pub struct Source {
     program: ArcSwapOption<Program>,
     state: Mutex<Loading>,
     loaded: Condvar,
+    /// It waits for its turn to be read from its URL.
+    asked: AtomicBool,
 }
 
 #[derive(Default)]
@@ -70,6 +73,7 @@ impl Source {
             program: ArcSwapOption::new(before),
             state: Mutex::default(),
             loaded: Condvar::new(),
+            asked: AtomicBool::new(false),
         });
         if let Err(why) = send(Job::Load(Arc::downgrade(&source))) {
             source.done(Err(why));
@@ -96,8 +100,8 @@ impl Source {
         drop(waiting);
     }
 
-    fn load(&self, cache: &mut Cache) {
-        let loaded = self.read().and_then(|bytes| {
+    fn load(&self, cache: &mut Cache, read: Result<Vec<u8>, String>) {
+        let loaded = read.and_then(|bytes| {
             let digest = digest(&bytes);
             if let Some(program) = self.program().filter(|program| program.digest == digest) {
                 return Ok(program);
@@ -131,6 +135,11 @@ impl Source {
             Code::Inline(bytes) => bytes.clone(),
             Code::Url(url) => FETCH.get().ok_or("URLs cannot be read by this process")?(url, CODE_BYTES_MAX)?,
             Code::File(path) => {
+                // What opens a pipe waits for somebody who writes into it, and a device may never end.
+                let kind = std::fs::metadata(path).map_err(|why| format!("cannot be read: {why}"))?;
+                if !kind.is_file() {
+                    return Err("not a file: a directory, a pipe or a device".to_owned());
+                }
                 let file = File::open(path).map_err(|why| format!("cannot be read: {why}"))?;
                 let mut bytes = Vec::new();
                 let read = file.take(CODE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
@@ -175,6 +184,8 @@ pub fn reload() {
 
 enum Job {
     Load(Weak<Source>),
+    /// A URL was read for it.
+    Read(Weak<Source>, Result<Vec<u8>, String>),
     Reload,
 }
 
@@ -192,27 +203,64 @@ fn send(job: Job) -> Result<(), String> {
 
 fn work(jobs: &mpsc::Receiver<Job>) {
     let mut cache = Cache::default();
+    let urls = reader();
+    let start = |source: &Arc<Source>, cache: &mut Cache| {
+        if !matches!(source.code, Code::Url(_)) {
+            source.load(cache, source.read());
+        } else if !source.asked.swap(true, SeqCst) {
+            let sent = urls.as_ref().map_err(String::clone);
+            let gone = |_| "the thread that reads URLs has ended".to_owned();
+            if let Err(why) = sent.and_then(|urls| urls.send(Arc::downgrade(source)).map_err(gone)) {
+                source.asked.store(false, SeqCst);
+                source.done(Err(why));
+            }
+        }
+    };
     let mut sources: Vec<Weak<Source>> = Vec::new();
     let mut again = Instant::now() + AGAIN;
     loop {
         match jobs.recv_timeout(again.saturating_duration_since(Instant::now())) {
             Ok(Job::Load(source)) => {
-                source.upgrade().iter().for_each(|source| source.load(&mut cache));
+                source.upgrade().iter().for_each(|source| start(source, &mut cache));
                 sources.push(source);
+            }
+            Ok(Job::Read(source, read)) => {
+                if let Some(source) = source.upgrade() {
+                    source.load(&mut cache, read);
+                }
             }
             Ok(Job::Reload) => {
                 let all: Vec<Arc<Source>> = sources.iter().filter_map(Weak::upgrade).collect();
-                all.iter().filter(|source| !source.is_inline()).for_each(|source| source.load(&mut cache));
+                all.iter().filter(|source| !source.is_inline()).for_each(|source| start(source, &mut cache));
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 again = Instant::now() + AGAIN;
                 sources.retain(|source| source.strong_count() > 0);
                 let all: Vec<Arc<Source>> = sources.iter().filter_map(Weak::upgrade).collect();
-                all.iter().filter(|source| source.error().is_some()).for_each(|source| source.load(&mut cache));
+                all.iter().filter(|source| source.error().is_some()).for_each(|source| start(source, &mut cache));
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
     }
+}
+
+/// A thread of its own reads URLs, one after the other: a server that hangs keeps nobody waiting but other URLs.
+fn reader() -> Result<mpsc::Sender<Weak<Source>>, String> {
+    let (sender, urls) = mpsc::channel::<Weak<Source>>();
+    let read = move || {
+        for source in urls {
+            let Some(there) = source.upgrade() else { continue };
+            // Who asks from here on has it read once more.
+            there.asked.store(false, SeqCst);
+            let read = there.read();
+            drop(there);
+            if send(Job::Read(source, read)).is_err() {
+                return;
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("wasm-url".to_owned()).spawn(read);
+    thread.map(|_| sender).map_err(|why| format!("the thread that reads URLs cannot be started: {why}"))
 }
 
 /// Compiled programs that somebody uses, and what they are linked with.

@@ -173,7 +173,7 @@ pub fn link(linker: &mut Linker<State>) -> Result<()> {
     for (name, set) in SETS {
         linker.func_wrap(MODULE, name, move |caller: Caller<'_, State>, at: u32| {
             let said = abi::string(memory(&caller)?, at)?;
-            here(|call| set(call, said))?.map_err(ended)
+            here(|call| counted(call, said.len()).and_then(|()| set(call, said)))?.map_err(ended)
         })?;
     }
     for (name, set) in SETS_DATA {
@@ -186,7 +186,7 @@ pub fn link(linker: &mut Linker<State>) -> Result<()> {
         linker.func_wrap(MODULE, name, move |caller: Caller<'_, State>, name: u32, value: u32| {
             let memory = memory(&caller)?;
             let (name, value) = (abi::string(memory, name)?, abi::string(memory, value)?);
-            here(|call| set(call, name, value))?.map_err(ended)
+            here(|call| counted(call, name.len() + value.len()).and_then(|()| set(call, name, value)))?.map_err(ended)
         })?;
     }
     link_rest(linker)?;
@@ -209,8 +209,10 @@ fn link_rest(linker: &mut Linker<State>) -> Result<()> {
             }
         })
     })?;
-    linker.func_wrap(MODULE, "host_log", |caller: Caller<'_, State>, level: i32, at: u32| -> Result<()> {
-        log(&caller, level, abi::string(memory(&caller)?, at)?);
+    linker.func_wrap(MODULE, "host_log", |mut caller: Caller<'_, State>, level: i32, at: u32| -> Result<()> {
+        let said = abi::string(memory(&caller)?, at)?;
+        let said = said[..said.len().min(LINE_MAX)].to_vec();
+        log(&mut caller, level, &said);
         Ok(())
     })?;
     linker.func_wrap(MODULE, "host_get_unix_time_in_ms", || {
@@ -291,8 +293,9 @@ fn give_with<P: WasmTyList + Send + 'static>(
     linker.func_wrap_async(MODULE, name, move |mut caller: Caller<'_, State>, params: P| {
         Box::new(async move {
             let out = written(&mut caller, params, make)?;
-            let alloc = caller.data().alloc()?;
+            let alloc = caller.data_mut().take_alloc()?;
             let at = alloc.call_async(&mut caller, length(&out)?).await?;
+            caller.data_mut().bring_alloc(alloc);
             put(&mut caller, at, out)
         })
     })?;
@@ -353,14 +356,12 @@ fn known(store: &StoreContext<'_, State>, key: u32) -> Result<Option<Vec<u8>>> {
 }
 
 /// Writes what a program said into our log.
-pub fn log(caller: &Caller<'_, State>, level: i32, text: &[u8]) {
-    let over = call::with(|call| {
-        call.lines += 1;
-        call.lines > LINES_MAX
-    });
-    if over == Some(true) {
+pub fn log(caller: &mut Caller<'_, State>, level: i32, text: &[u8]) {
+    let lines = &mut caller.data_mut().lines;
+    if *lines == LINES_MAX {
         return;
     }
+    *lines += 1;
     let text = String::from_utf8_lossy(&text[..text.len().min(LINE_MAX)]);
     let said = base_text::escaped(text.trim_end());
     let (pipeline, filter) = (&*caller.data().place.pipeline, &*caller.data().place.filter);
@@ -375,6 +376,15 @@ pub fn log(caller: &Caller<'_, State>, level: i32, text: &[u8]) {
 /// Looks at the request that the program runs for.
 fn here<T>(look: impl FnOnce(&mut Call) -> T) -> Result<T> {
     call::with(look).ok_or_else(|| ended("the program asks for a request while it starts; there is none yet"))
+}
+
+/// A program sets so many bytes more: they are ours, and not of the memory that it is allowed.
+fn counted(call: &mut Call, bytes: usize) -> Result<(), String> {
+    call.said = call.said.saturating_add(bytes);
+    if call.said <= SAID_MAX {
+        return Ok(());
+    }
+    Err(format!("the program sets more than {SAID_MAX} bytes of headers and other texts of one request and its answer"))
 }
 
 /// The program's memory.
@@ -476,7 +486,10 @@ const VALUE_MAX: usize = 256 << 10;
 const NOTES_MAX: usize = 32;
 const NOTE_MAX: usize = 256;
 
-/// Lines for our log per request, and bytes of each.
+/// Bytes of headers, paths and other texts that a program sets per request, one after another.
+const SAID_MAX: usize = 1 << 20;
+
+/// Lines for our log per request and start, and bytes of each.
 const LINES_MAX: u32 = 32;
 const LINE_MAX: usize = 4096;
 

@@ -19,6 +19,8 @@ pub struct State {
     pub section: Arc<Section>,
     /// Kept from one text to the next.
     pub scratch: Vec<u8>,
+    /// Lines for our own log that were asked for since the program was called.
+    pub lines: u32,
     chance: u64,
     /// Longest that the program may compute.
     until: Instant,
@@ -26,9 +28,15 @@ pub struct State {
 }
 
 impl State {
-    /// Where the program wants to have what it is given.
-    pub fn alloc(&self) -> Result<TypedFunc<u32, u32>> {
-        self.alloc.clone().ok_or_else(|| ended("the program is given something before it can take it (wasm_alloc)"))
+    /// Where the program wants to have what it is given; to be brought back once that has said so. One that asks for more from there
+    /// would go ever deeper, each time on a stack of its own of those that all programs share.
+    pub fn take_alloc(&mut self) -> Result<TypedFunc<u32, u32>> {
+        let why = "the program asks for something while it cannot take it: before wasm_alloc is there, or within it";
+        self.alloc.take().ok_or_else(|| ended(why))
+    }
+
+    pub fn bring_alloc(&mut self, alloc: TypedFunc<u32, u32>) {
+        self.alloc = Some(alloc);
     }
 
     /// The program waited for somebody else, which is not its time.
@@ -117,7 +125,15 @@ impl Vm {
     /// Makes one, and lets the program prepare itself.
     pub async fn start(program: &Arc<Program>, settings: &Settings) -> Result<Vm, Failure> {
         let timeout = settings.timeout.max(START_MIN);
-        Vm::started(program, settings, timeout).await.map_err(|error| Failure::of(&error, timeout))
+        let started = Vm::started(program, settings, timeout);
+        let started = match program.waits {
+            Waits::Never => started.await,
+            Waits::May => match base_runtime::time::timeout(timeout + WAIT_MAX, started).await {
+                Ok(started) => started,
+                Err(_) => return Err(Failure::too_long(timeout + WAIT_MAX)),
+            },
+        };
+        started.map_err(|error| Failure::of(&error, timeout))
     }
 
     async fn started(program: &Arc<Program>, settings: &Settings, timeout: Duration) -> Result<Vm> {
@@ -128,6 +144,7 @@ impl Vm {
             place: settings.place.clone(),
             section: settings.section.clone(),
             scratch: Vec::new(),
+            lines: 0,
             chance: RandomState::new().hash_one(0),
             until: Instant::now() + timeout,
             bounds: Bounds { most: settings.memory_max, booking: None },
@@ -143,7 +160,7 @@ impl Vm {
         let memory = instance.get_memory(&mut store, "memory").ok_or_else(|| ended("the program exports no memory"))?;
         let alloc = instance.get_typed_func::<u32, u32>(&mut store, "wasm_alloc")?;
         store.data_mut().memory = Some(memory);
-        store.data_mut().alloc = Some(alloc.clone());
+        store.data_mut().bring_alloc(alloc.clone());
         // What languages run before anything else: a library's beginning, or that of a program with a main function.
         for name in ["_initialize", "_start"] {
             if let Ok(begin) = instance.get_typed_func::<(), ()>(&mut store, name) {
@@ -169,6 +186,7 @@ impl Vm {
     pub async fn run(&mut self) -> Result<i32, Failure> {
         let _turn = Turn::new();
         self.store.data_mut().until = Instant::now() + self.timeout;
+        self.store.data_mut().lines = 0;
         self.store.set_epoch_deadline(1);
         let timeout = self.timeout;
         let running = self.run.call_async(&mut self.store, ());

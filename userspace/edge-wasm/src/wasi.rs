@@ -96,7 +96,7 @@ fn output(mut caller: Caller<'_, State>, descriptor: i32, parts: u32, count: u32
             text.extend_from_slice(&bytes[..room]);
         }
     }
-    host::log(&caller, 1, &text);
+    host::log(&mut caller, 1, &text);
     host::write(&mut caller, written, &total.to_le_bytes())?;
     Ok(OK)
 }

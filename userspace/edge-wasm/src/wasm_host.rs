@@ -13,7 +13,11 @@ use proto_http::{Request, Response};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+    fence,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -83,6 +87,8 @@ struct Host {
     /// VMs there are, and are being made.
     vms: AtomicUsize,
     waiting: Mutex<Waiting>,
+    /// Requests in the queue: nobody looks into it where there are none.
+    waits: AtomicUsize,
     requests: AtomicU64,
     failures: [AtomicU64; FAILURES.len()],
     last: Mutex<Option<String>>,
@@ -103,7 +109,14 @@ struct Bounds {
 #[derive(Default)]
 struct Waiting {
     next: u64,
-    queue: VecDeque<(u64, Waker)>,
+    /// By number; who was woken keeps the place until it has a VM, so that nobody who comes later is served before.
+    queue: VecDeque<Waiter>,
+}
+
+struct Waiter {
+    number: u64,
+    waker: Waker,
+    woken: bool,
 }
 
 impl Host {
@@ -125,6 +138,7 @@ impl Host {
             idle: (0..parts.telemetry.workers().max(1)).map(|_| Mutex::default()).collect(),
             vms: AtomicUsize::new(0),
             waiting: Mutex::default(),
+            waits: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
             failures: Default::default(),
             last: Mutex::default(),
@@ -211,16 +225,17 @@ impl Host {
 
     /// A VM of the program, or the right to make one.
     async fn seat(self: &Arc<Host>, program: &Arc<Program>) -> Option<Seat> {
-        if let Some(seat) = self.try_seat(program) {
+        if self.waits.load(Relaxed) == 0
+            && let Some(seat) = self.try_seat(program)
+        {
             return Some(seat);
         }
         let mut place = Queued { host: self, number: None };
-        let free = poll_fn(|cx| {
-            if !place.wait(cx.waker()) {
-                return Poll::Ready(None);
-            }
+        let free = poll_fn(|cx| match place.wait(cx.waker()) {
+            Turn::Full => Poll::Ready(None),
+            Turn::Later => Poll::Pending,
             // One may have become free before this was in the queue.
-            self.try_seat(program).map_or(Poll::Pending, |seat| Poll::Ready(Some(seat)))
+            Turn::Now => self.try_seat(program).map_or(Poll::Pending, |seat| Poll::Ready(Some(seat))),
         });
         base_runtime::time::timeout(WAIT_MAX, free).await.ok().flatten()
     }
@@ -247,9 +262,18 @@ impl Host {
         self.vms.fetch_update(Relaxed, Relaxed, |vms| (vms < most).then_some(vms + 1)).is_ok()
     }
 
+    /// There is room for one more, or may be.
     fn wake_next(&self) {
-        let next = lock(&self.waiting).queue.pop_front();
-        if let Some((_, waker)) = next {
+        // Who is in the queue sees the room, or is seen here.
+        fence(SeqCst);
+        if self.waits.load(Relaxed) == 0 {
+            return;
+        }
+        let mut waiting = lock(&self.waiting);
+        if let Some(next) = waiting.queue.iter_mut().find(|waiter| !waiter.woken) {
+            next.woken = true;
+            let waker = next.waker.clone();
+            drop(waiting);
             waker.wake();
         }
     }
@@ -280,26 +304,35 @@ struct Queued<'h> {
     number: Option<u64>,
 }
 
+/// What may be done in the queue.
+enum Turn {
+    Now,
+    Later,
+    /// Too many wait already.
+    Full,
+}
+
 impl Queued<'_> {
-    /// False where too many wait already.
-    fn wait(&mut self, waker: &Waker) -> bool {
+    fn wait(&mut self, waker: &Waker) -> Turn {
         let mut waiting = lock(&self.host.waiting);
-        let number = self.number;
-        if let Some((_, known)) = waiting.queue.iter_mut().find(|(of, _)| Some(*of) == number) {
-            known.clone_from(waker);
-            return true;
-        }
-        if waiting.queue.len() >= WAITING_MAX {
-            return false;
-        }
-        // Who was woken and found nothing stays the next.
-        let number = *self.number.get_or_insert_with(|| {
+        let Some(number) = self.number else {
+            if waiting.queue.len() >= WAITING_MAX {
+                return Turn::Full;
+            }
             waiting.next += 1;
-            waiting.next
-        });
-        let at = waiting.queue.partition_point(|(of, _)| *of < number);
-        waiting.queue.insert(at, (number, waker.clone()));
-        true
+            let number = waiting.next;
+            self.number = Some(number);
+            waiting.queue.push_back(Waiter { number, waker: waker.clone(), woken: false });
+            self.host.waits.fetch_add(1, Relaxed);
+            fence(SeqCst);
+            return if waiting.queue.len() == 1 { Turn::Now } else { Turn::Later };
+        };
+        let Ok(at) = waiting.queue.binary_search_by_key(&number, |waiter| waiter.number) else { return Turn::Later };
+        let waiter = &mut waiting.queue[at];
+        waiter.waker.clone_from(waker);
+        // Who was woken and finds nothing stays in its place, and is woken again.
+        let was_woken = std::mem::take(&mut waiter.woken);
+        if was_woken || at == 0 { Turn::Now } else { Turn::Later }
     }
 }
 
@@ -307,14 +340,13 @@ impl Drop for Queued<'_> {
     fn drop(&mut self) {
         let Some(number) = self.number else { return };
         let mut waiting = lock(&self.host.waiting);
-        let before = waiting.queue.len();
-        waiting.queue.retain(|(of, _)| *of != number);
-        let was_woken = waiting.queue.len() == before;
-        drop(waiting);
-        // What woke it may be there for the next.
-        if was_woken {
-            self.host.wake_next();
+        if let Ok(at) = waiting.queue.binary_search_by_key(&number, |waiter| waiter.number) {
+            waiting.queue.remove(at);
+            self.host.waits.fetch_sub(1, Relaxed);
         }
+        drop(waiting);
+        // What woke it may be there for the next, and others may be free beside.
+        self.host.wake_next();
     }
 }
 

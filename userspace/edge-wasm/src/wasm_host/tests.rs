@@ -1,5 +1,6 @@
 use super::*;
 use base_telemetry::Identity;
+use edge_filters::wasm_host::Code;
 use proto_http::{Method, Path};
 use std::time::Instant;
 
@@ -333,4 +334,110 @@ fn requests_wait_for_the_cluster_and_for_vms_and_nobody_is_lost() {
     });
     assert!(most <= 3, "two at a time, and the one that was given up: {most}");
     assert!(outcomes.iter().all(|outcome| outcome.starts_with("wasmResult")), "{}", outcomes.join(" "));
+}
+
+/// What `wasm_alloc` asks for would have to be given through `wasm_alloc`.
+#[test]
+fn one_that_asks_within_its_allocator_is_ended() {
+    let code = wat::parse_str(
+        r#"(module
+          (import "easegress" "host_req_get_method" (func $method (result i32)))
+          (memory (export "memory") 1)
+          (func (export "wasm_alloc") (param i32) (result i32) (call $method))
+          (func (export "wasm_free") (param i32))
+          (func (export "wasm_run") (result i32) (drop (call $method)) (i32.const 0)))"#,
+    );
+    let made = made(spec(&code.unwrap()));
+    assert_eq!(outcomes(&asked(&made.filter, &["0"])), [WASM_ERROR]);
+    let status = made.filter.status().unwrap();
+    assert!(status["lastError"].as_str().unwrap().contains("or within it"), "{status}");
+}
+
+#[test]
+fn one_that_sets_headers_without_end_is_ended() {
+    let code = module(
+        r#"(import "easegress" "host_req_get_header" (func $header (param i32) (result i32)))
+        (import "easegress" "host_req_add_header" (func $add (param i32 i32)))"#,
+        r#"(func (export "wasm_run") (result i32)
+            (local $left i32)
+            (drop (call $order))
+            (i32.store (i32.const 65536) (i32.const 60000))
+            (memory.fill (i32.const 65540) (i32.const 97) (i32.const 59999))
+            (local.set $left (i32.const 1000))
+            (loop $on
+              (call $add (i32.const 48) (i32.const 65536))
+              (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+              (br_if $on (local.get $left)))
+            (i32.const 0))"#,
+    );
+    let timeout = base_model::GoDuration::from_millis(60_000);
+    let made = made(WasmHostSpec { timeout, fail_open: true, ..spec(&code) });
+    assert_eq!(asked(&made.filter, &["0"]), [(SUCCESS, 0, String::new())]);
+    let status = made.filter.status().unwrap();
+    assert!(status["lastError"].as_str().unwrap().contains("1048576 bytes"), "{status}");
+}
+
+/// A URL that hangs, a pipe that nobody writes into and a device without an end: the program in a document is there at once.
+#[test]
+fn code_that_hangs_keeps_no_other_waiting() {
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    crate::fetch_with(Box::new(move |_, _| {
+        let _ = lock(&held).recv();
+        Err("it hung".to_owned())
+    }));
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let source = |code: Code| Source::new(code, None);
+    let url = source(Code::Url("http://hangs.test/a.wasm".to_owned()));
+    let others = [pipe.to_str().unwrap(), "/dev/zero", "/"].map(|path| source(Code::File(path.to_owned())));
+    let inline = source(Code::Inline(returns(4)));
+    inline.tried(Duration::from_secs(60));
+    assert!(inline.program().is_some());
+    assert_eq!((url.error(), url.program().is_some()), (None, false), "it hangs still");
+    for other in others {
+        other.tried(Duration::from_secs(60));
+        assert!(other.error().is_some_and(|why| why.contains("not a file")));
+    }
+    drop(hold);
+    url.tried(Duration::from_secs(60));
+    assert_eq!(url.error().as_deref(), Some("it hung"));
+}
+
+/// Who waits for a VM is served before who comes when it has become free, and before the one in the queue could look.
+#[test]
+fn vms_are_given_in_order() {
+    let filter = made(WasmHostSpec { max_concurrency: 1, ..spec(&guest()) }).filter;
+    let order = on_worker(move || async move {
+        let host = filter.downcast::<WasmHost>().unwrap().host.clone();
+        let program = host.source.program().unwrap();
+        let order = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        let mut first = host.seat(&program).await;
+        let come = |name: &'static str| {
+            let (host, program, order) = (host.clone(), program.clone(), order.clone());
+            base_runtime::spawn(async move {
+                let seat = host.seat(&program).await;
+                order.borrow_mut().push(name);
+                drop(seat);
+            })
+        };
+        let _second = come("second");
+        let given_up = come("given up");
+        let _third = come("third");
+        while host.waits.load(Relaxed) < 3 {
+            base_runtime::yield_now().await;
+        }
+        given_up.abort();
+        drop(first.take());
+        // Comes now, and looks at once.
+        let late = host.seat(&program).await;
+        order.borrow_mut().push("late");
+        drop(late);
+        while host.waits.load(Relaxed) > 0 {
+            base_runtime::yield_now().await;
+        }
+        order.take()
+    });
+    assert_eq!(order, ["second", "third", "late"]);
 }
