@@ -46,6 +46,9 @@ const FUNCTIONS: &[(&str, u8, Function)] = &[
     ("time.date", 1, civil::date),
     ("time.clock", 1, civil::clock),
     ("time.weekday", 1, civil::weekday),
+    ("json.unmarshal", 1, unmarshal),
+    ("json.is_valid", 1, is_valid),
+    ("to_number", 1, to_number),
     ("numbers.range", 2, range),
     ("numbers.range_step", 3, range_step),
 ];
@@ -62,6 +65,45 @@ pub(super) fn add(engine: &mut Engine) -> Result<(), impl ToString + use<>> {
 
 pub(super) fn text(value: &Value) -> Option<&str> {
     value.as_string().ok().map(|text| &**text)
+}
+
+/// How the engine marks a number of any length in what it reads: an object with this name and its digits. Whoever writes one may mean
+/// 10^999999999, which no machine has room for, or millions of digits, which take minutes to read.
+const NUMBER: &str = "$serde_json::private::Number";
+
+/// What somebody else has written, as the engine has it; `None` where it would be taken for a mark.
+pub(super) fn value(json: serde_json::Value) -> Option<Value> {
+    is_plain(&json).then(|| Value::from(json))
+}
+
+fn is_plain(json: &serde_json::Value) -> bool {
+    match json {
+        serde_json::Value::Array(all) => all.iter().all(is_plain),
+        serde_json::Value::Object(all) => all.iter().all(|(name, value)| name != NUMBER && is_plain(value)),
+        _ => true,
+    }
+}
+
+fn unmarshal(args: &[Value]) -> Option<Value> {
+    value(serde_json::from_str(text(&args[0])?).ok()?)
+}
+
+fn is_valid(args: &[Value]) -> Option<Value> {
+    let read = text(&args[0]).is_some_and(|text| serde_json::from_str::<serde_json::Value>(text).is_ok());
+    Some(Value::from(read))
+}
+
+fn to_number(args: &[Value]) -> Option<Value> {
+    match &args[0] {
+        Value::Null | Value::Bool(false) => Some(Value::from(0u64)),
+        Value::Bool(true) => Some(Value::from(1u64)),
+        Value::Number(_) => Some(args[0].clone()),
+        Value::String(text) => {
+            let read: serde_json::Value = serde_json::from_str(text).ok()?;
+            read.is_number().then(|| Value::from(read))
+        }
+        _ => None,
+    }
 }
 
 /// The engine's own makes room for as many numbers as it is asked for.

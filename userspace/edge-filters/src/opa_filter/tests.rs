@@ -15,10 +15,16 @@ fn policy(rules: &str) -> String {
 
 /// What an expression comes to, for a request without anything.
 fn comes_to(expression: &str) -> Option<String> {
+    comes_to_of(expression, "")
+}
+
+/// As [`comes_to`]; the text is `input.text`.
+fn comes_to_of(expression: &str, text: &str) -> Option<String> {
     let mut found = request("GET", "/", &[]);
     let rules = format!("allow = json.marshal(x) {{ x := {expression} }}");
-    let Made { mut engine, .. } = engine(&format!("package http\n{rules}"), Duration::from_secs(1)).unwrap();
-    engine.set_input(Value::new_object());
+    let made = engine(&format!("package http\n{rules}"), Duration::from_secs(1));
+    let Made { mut engine, .. } = made.unwrap_or_else(|why| panic!("{expression}: {why}"));
+    engine.set_input(Value::from(serde_json::json!({ "text": text })));
     found.tags.enabled = true;
     let value = engine.eval_rule(RULE.to_owned()).unwrap_or_else(|error| panic!("{expression}: {error}"));
     value.as_string().ok().map(|text| text.to_string())
@@ -189,6 +195,35 @@ fn functions_that_are_added() {
 }
 
 #[test]
+fn nobody_writes_numbers_that_no_machine_has_room_for() {
+    for digits in ["1e999999999".to_owned(), "1".repeat(1_000_000)] {
+        let bomb = format!(r#"{{"$serde_json::private::Number": "{digits}"}}"#);
+        for text in [bomb.clone(), format!(r#"[{{"a": {bomb}}}]"#)] {
+            for call in ["json.unmarshal(input.text)", "to_number(input.text)"] {
+                assert_eq!(comes_to_of(call, &text), None, "{call} {text:.60}");
+            }
+            assert_eq!(comes_to_of("json.is_valid(input.text)", &text).as_deref(), Some("true"));
+        }
+    }
+    use base64::Engine as _;
+    let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let claims = r#"{"sub": {"$serde_json::private::Number": "1e999999999"}}"#;
+    let token = format!("{}.{}.AAAA", base64.encode(r#"{"alg":"HS256"}"#), base64.encode(claims));
+    assert_eq!(comes_to(&format!("io.jwt.decode(\"{token}\")")), None);
+    for (call, want) in [
+        (r#"json.unmarshal("{\"a\": [1, 2.5, null, \"b\"]}").a"#, Some(r#"[1,2.5,null,"b"]"#)),
+        (r#"json.unmarshal("{")"#, None),
+        (r#"json.is_valid("{")"#, Some("false")),
+        (r#"to_number("12") + to_number("1.5e1") + to_number(true) + to_number(null) + to_number(2)"#, Some("30")),
+        (r#"to_number("1e999999999")"#, None),
+        (r#"to_number("a")"#, None),
+        (r#"to_number("[1]")"#, None),
+    ] {
+        assert_eq!(comes_to(call).as_deref(), want, "{call}");
+    }
+}
+
+#[test]
 fn tokens_in_policies() {
     use base64::Engine as _;
     let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -211,6 +246,11 @@ fn tokens_in_policies() {
         (r#"{"sub":"u"}"#, r#"{"secret": "secret", "audience": "x"}"#, None),
         (r#"{"iss":"i"}"#, r#"{"secret": "secret", "iss": "i"}"#, Some("true")),
         (r#"{"iss":"i"}"#, r#"{"secret": "secret", "iss": "j"}"#, Some("false")),
+        // A constraint of another type is not kept, so nothing is valid by it.
+        (r#"{"iss":"j"}"#, r#"{"secret": "secret", "iss": ["i"]}"#, None),
+        (r#"{"sub":"u"}"#, r#"{"secret": "secret", "aud": ["a"]}"#, None),
+        (r#"{"sub":"u"}"#, r#"{"secret": "secret", "alg": null}"#, None),
+        (r#"{"sub":"u"}"#, r#"{"secret": "secret", "cert": 1}"#, None),
         (r#"{"aud":["a","b"]}"#, r#"{"secret": "secret", "aud": "b"}"#, Some("true")),
         (r#"{"aud":"a"}"#, r#"{"secret": "secret"}"#, Some("false")),
         (r#"{"exp":10}"#, r#"{"secret": "secret", "time": 9000000000}"#, Some("true")),

@@ -1,6 +1,6 @@
 //! `io.jwt.*`: JSON Web Tokens, read and checked.
 
-use super::builtins::text;
+use super::builtins::{text, value};
 use crate::validator::jwks::KeySet;
 use crate::validator::jwt::{ALGORITHMS, Expected, Parsed, TokenError, TokenKey};
 use crate::validator::now;
@@ -12,7 +12,7 @@ pub(super) fn decode(args: &[Value]) -> Option<Value> {
     let token = text(&args[0])?;
     let parsed = Parsed::read(token).ok()?;
     let claims = parsed.unverified_claims().ok()?;
-    Some(Value::from(json!([parsed.head, claims, crate::form::hex(parsed.mark())])))
+    value(json!([parsed.head, claims, crate::form::hex(parsed.mark())]))
 }
 
 /// Whether a token is signed with a secret, or with a key given as PEM (a public key or a certificate) or as a set of keys.
@@ -55,6 +55,10 @@ pub(super) fn decode_verify(args: &[Value]) -> Option<Value> {
         return None;
     }
     let given = |name: &str| constraints.get(&Value::from(name));
+    // Nor is one that is no text: without it any issuer, or anybody's token, would do.
+    if known[..5].iter().any(|name| given(name).is_some_and(|given| text(given).is_none())) {
+        return None;
+    }
     let (cert, secret) = (given("cert").and_then(text), given("secret").and_then(text));
     let key = match (cert, secret) {
         (Some(key), None) | (None, Some(key)) => key,
@@ -88,7 +92,7 @@ pub(super) fn decode_verify(args: &[Value]) -> Option<Value> {
         None => now(),
     };
     match expected.check(&claims, at) {
-        Ok(()) => Some(Value::from(json!([true, parsed.head, claims]))),
+        Ok(()) => value(json!([true, parsed.head, claims])),
         Err(_) => refused(),
     }
 }
