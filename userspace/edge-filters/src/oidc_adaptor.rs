@@ -13,7 +13,9 @@
 //! cookieName: shop-session
 //! ```
 //!
-//! Who comes without a valid session is sent to the provider (302) with `state`, `nonce` and a code challenge (PKCE, S256), and comes back to
+//! Whose browser says that it fetches something for a page (`Sec-Fetch-Mode` other than `navigate`) gets a 401 where there is no session:
+//! nobody could log in there, and a page that asks every second would fill the browser with logins. Who else comes without a valid session
+//! is sent to the provider (302) with `state`, `nonce` and a code challenge (PKCE, S256), and comes back to
 //! the path of `redirectURI`. There the code is exchanged, the ID token verified (signature by the provider's keys, issuer, audience, nonce,
 //! times), a session cookie set, and the browser sent where it wanted to go. With the session requests pass and carry `X-User-Info` (JSON in
 //! base64), `X-ID-Token`, `X-Access-Token` and `X-Origin-Request-URL`; what a client writes there is removed, and so is the cookie. A client
@@ -99,6 +101,11 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a login may take.
 const LOGIN_TTL: u64 = 600;
 
+/// Beginnings of names that browsers bind to TLS; with the first one, a cookie is one host's alone and nobody beside it can set one, but its
+/// path must be `/`.
+const HOST_PREFIX: &str = "__Host-";
+const SECURE_PREFIX: &str = "__Secure-";
+
 /// Longest URL that is remembered over a login, in bytes; from a longer one people come back to the root.
 const URL_MAX: usize = 2048;
 
@@ -115,6 +122,12 @@ impl Spec for OidcAdaptorSpec {
         if !self.cookie_name.is_empty() && !proto_http::headers::is_name(self.cookie_name.as_bytes()) {
             let problem = Problem::new(at(path, "cookieName"), "not a name of a cookie").text(&self.cookie_name);
             findings.problem(problem);
+        }
+        let bound = [HOST_PREFIX, SECURE_PREFIX].iter().any(|prefix| begins_with(&self.cookie_name, prefix));
+        if bound && split_url(&self.redirect_uri).is_ok_and(|(at, _)| !at.is_tls()) {
+            let problem =
+                Problem::new(at(path, "cookieName"), "browsers keep it over TLS alone").text(&self.cookie_name);
+            findings.problem(problem.advice("give a redirectURI with https://, or another name"));
         }
         let single = [
             ("authorizationEndpoint", &self.authorization_endpoint),
@@ -159,6 +172,10 @@ impl Spec for OidcAdaptorSpec {
     }
 }
 
+fn begins_with(name: &str, prefix: &str) -> bool {
+    name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
+}
+
 /// A login on its way, in a cookie of its own.
 #[derive(Debug, Serialize, Deserialize)]
 struct Login {
@@ -190,6 +207,8 @@ pub struct OidcAdaptor {
     /// Cookies go over TLS alone.
     secure: bool,
     callback: String,
+    /// Path of the cookies of logins.
+    login_path: String,
     ttl: u64,
     sealer: Sealer,
     providers: Providers,
@@ -223,12 +242,17 @@ impl OidcAdaptor {
             None => Providers::new(&spec, spec.timeout.map_or(TIMEOUT, Duration::from), parts)
                 .map_err(|why| unexpected("discovery", why))?,
         };
+        // What one provider has said of somebody is nothing that another one has said.
+        let (token, user) = (&spec.token_endpoint, &spec.userinfo_endpoint);
+        let place = [&spec.redirect_uri, &spec.discovery, token, user].map(String::as_str);
+        let callback = proto_http::Path::from_text(&callback).as_str().to_owned();
         Ok(OidcAdaptor {
             cookie: if spec.cookie_name.is_empty() { COOKIE_NAME.to_owned() } else { spec.cookie_name.clone() },
             secure: at.is_tls(),
-            callback: proto_http::Path::from_text(&callback).as_str().to_owned(),
+            login_path: if begins_with(&spec.cookie_name, HOST_PREFIX) { "/".to_owned() } else { callback.clone() },
+            callback,
             ttl: spec.session_ttl.map_or(SESSION_TTL, Duration::from).as_secs(),
-            sealer: Sealer::new(&spec.client_secret, &spec.client_id, &spec.redirect_uri)
+            sealer: Sealer::new(&spec.client_secret, &spec.client_id, &place)
                 .map_err(|why| unexpected("clientSecret", why))?,
             providers,
             random: SystemRandom::new(),
@@ -263,6 +287,9 @@ impl OidcAdaptor {
             self.let_pass(&session, exchange);
             return Ok(SUCCESS);
         }
+        if exchange.request().headers.text("Sec-Fetch-Mode").is_some_and(|mode| mode != "navigate") {
+            return Err(End::Status(401, "there is no session, and nobody can log in here".to_owned()));
+        }
         self.send_to_provider(now, exchange).await
     }
 
@@ -290,7 +317,9 @@ impl OidcAdaptor {
             state: self.token()?,
             nonce: self.token()?,
             verifier: self.token()?,
-            url: Some(wanted_url(exchange)).filter(|url| url.len() <= URL_MAX).unwrap_or_else(|| "/".to_owned()),
+            url: Some(self.url_to_return_to(exchange))
+                .filter(|url| url.len() <= URL_MAX)
+                .unwrap_or_else(|| "/".to_owned()),
             until: now + LOGIN_TTL,
         };
         let challenge = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, login.verifier.as_bytes()));
@@ -323,7 +352,7 @@ impl OidcAdaptor {
         let response = exchange.refuse(302);
         response.headers.set("Location", location);
         response.headers.set("Cache-Control", "no-store");
-        let line = self.cookie_line(&name, &sealed, LOGIN_TTL, &self.callback);
+        let line = self.cookie_line(&name, &sealed, LOGIN_TTL, &self.login_path);
         response.headers.add("Set-Cookie", line);
         Ok(FILTERED)
     }
@@ -378,7 +407,7 @@ impl OidcAdaptor {
                 .headers
                 .add("Set-Cookie", self.cookie_line(&cookies::part_name(&self.cookie, n), part, self.ttl, "/"));
         }
-        response.headers.add("Set-Cookie", self.cookie_line(&name, "", 0, &self.callback));
+        response.headers.add("Set-Cookie", self.cookie_line(&name, "", 0, &self.login_path));
         Ok(FILTERED)
     }
 
@@ -432,6 +461,20 @@ impl OidcAdaptor {
         match nonce {
             Some(nonce) if text("nonce") != Some(nonce) => Err(TokenError::Nonce),
             _ => Ok(claims),
+        }
+    }
+
+    /// Where the browser goes after the login. TLS may end before us: what it calls this gateway is what `redirectURI` says.
+    fn url_to_return_to(&self, exchange: &Exchange) -> String {
+        let request = exchange.request();
+        let known = split_url(&self.spec.redirect_uri).ok().map(|(_, target)| target.len());
+        let origin = known.map_or("", |target| &self.spec.redirect_uri[..self.spec.redirect_uri.len() - target]);
+        let (_, authority) = origin.split_once("://").unwrap_or_default();
+        let url = wanted_url(exchange);
+        let start = exchange.client.scheme.len() + 3 + request.authority.len();
+        match authority.eq_ignore_ascii_case(&request.authority) {
+            true => format!("{origin}{}", &url[start..]),
+            false => url,
         }
     }
 
@@ -507,6 +550,77 @@ impl Filter for OidcAdaptor {
 mod tests {
     use super::*;
     use crate::testing::*;
+
+    fn plain(more: &str) -> std::sync::Arc<dyn Filter> {
+        let endpoints = "authorizationEndpoint: 'https://idp.test/login', tokenEndpoint: 'http://127.0.0.1:1/t', \
+                         userinfoEndpoint: 'http://127.0.0.1:1/u'";
+        filter(
+            &KIND,
+            &format!("{{clientId: a, clientSecret: b, redirectURI: 'https://shop.test/cb', {endpoints}{more}}}"),
+        )
+    }
+
+    /// Where the login that begins with this request returns to, and the line of its cookie.
+    fn login(filter: &dyn Filter, exchange: &mut Exchange) -> (String, String) {
+        assert_eq!((run(filter, exchange), status_of(exchange)), (FILTERED, 302));
+        let line = response_header(exchange, "Set-Cookie").expect("a cookie").to_owned();
+        let (name, value) = line.split(';').next().and_then(|pair| pair.split_once('=')).expect("a pair");
+        let adaptor = filter.downcast::<OidcAdaptor>().expect("this filter");
+        let login: Login = adaptor.sealer.open(name, value).expect("ours");
+        (login.url, line)
+    }
+
+    #[test]
+    fn people_return_to_where_they_came_from_as_the_outside_knows_it() {
+        let filter = plain("");
+        let mut exchange = request("GET", "/a?b=c", &[]);
+        // TLS ended before us, and nobody told.
+        exchange.request_mut().authority = "Shop.test".into();
+        assert_eq!(login(&*filter, &mut exchange).0, "https://shop.test/a?b=c");
+        let mut exchange = request("GET", "//evil.test/", &[]);
+        exchange.request_mut().authority = "shop.test".into();
+        assert_eq!(login(&*filter, &mut exchange).0, "https://shop.test//evil.test/");
+        let mut exchange = request("GET", "/a", &[]);
+        exchange.request_mut().authority = "other.test".into();
+        assert_eq!(login(&*filter, &mut exchange).0, "http://other.test/a");
+    }
+
+    #[test]
+    fn what_a_page_fetches_begins_no_login() {
+        let filter = plain("");
+        for (mode, status) in [("cors", 401), ("no-cors", 401), ("websocket", 401), ("navigate", 302)] {
+            let mut exchange = request("GET", "/poll", &[("Sec-Fetch-Mode", mode)]);
+            assert_eq!((run(&*filter, &mut exchange), status_of(&exchange)), (FILTERED, status), "{mode}");
+            assert_eq!(response_header(&exchange, "Set-Cookie").is_some(), status == 302, "{mode}");
+        }
+    }
+
+    #[test]
+    fn cookies_bound_to_a_host_are_ones_that_browsers_keep() {
+        for (name, path) in [("s", "/cb"), ("__Secure-s", "/cb"), ("__Host-s", "/"), ("__host-s", "/")] {
+            let (_, line) = login(&*plain(&format!(", cookieName: {name}")), &mut request("GET", "/", &[]));
+            assert!(line.starts_with(&format!("{name}.")) && line.contains(&format!("; Path={path}; ")), "{line}");
+            assert!(line.ends_with("; Secure"), "{line}");
+        }
+        let whole = "clientId: a, clientSecret: b, discovery: 'http://i/', redirectURI: 'http://h/cb'";
+        refuses(&KIND, &format!("{{{whole}, cookieName: __Host-s}}"), &["cookieName"]);
+        refuses(&KIND, &format!("{{{whole}, cookieName: __secure-s}}"), &["cookieName"]);
+    }
+
+    #[test]
+    fn a_session_is_one_of_its_provider() {
+        let filter = plain("");
+        let session =
+            Session { user: Map::new(), id_token: String::new(), access_token: String::new(), until: u64::MAX };
+        let sealed = filter.downcast::<OidcAdaptor>().expect("this filter").sealer.seal(COOKIE_NAME, &session);
+        let cookie = format!("{COOKIE_NAME}=1.{}", sealed.expect("random numbers"));
+        let passes = |filter: &dyn Filter| run(filter, &mut request("GET", "/", &[("Cookie", &cookie)])) == SUCCESS;
+        assert!(passes(&*filter) && passes(&*plain(", sessionTtl: 1h")));
+        let other = "clientId: a, clientSecret: b, redirectURI: 'https://shop.test/cb', \
+                     authorizationEndpoint: 'https://idp.test/login', tokenEndpoint: 'http://127.0.0.1:2/t', \
+                     userinfoEndpoint: 'http://127.0.0.1:1/u'";
+        assert!(!passes(&*crate::testing::filter(&KIND, &format!("{{{other}}}"))));
+    }
 
     #[test]
     fn refused() {

@@ -26,10 +26,10 @@ pub(super) struct Sealer {
 }
 
 impl Sealer {
-    pub(super) fn new(secret: &str, client: &str, place: &str) -> Result<Sealer, String> {
+    pub(super) fn new(secret: &str, client: &str, place: &[&str]) -> Result<Sealer, String> {
         let secret = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
         let mut context = hmac::Context::with_key(&secret);
-        for part in ["weir cookies 1", client, place] {
+        for part in ["weir cookies 1", client].iter().chain(place) {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part.as_bytes());
         }
@@ -94,13 +94,18 @@ mod tests {
 
     #[test]
     fn only_what_was_sealed_is_opened() {
-        let sealer = Sealer::new("secret", "client", "https://h/cb").unwrap();
+        let sealer = Sealer::new("secret", "client", &["https://h/cb", "https://idp"]).unwrap();
         let sealed = sealer.seal("a", &vec![1, 2, 3]).unwrap();
         assert_eq!(sealer.open::<Vec<u8>>("a", &sealed), Some(vec![1, 2, 3]));
         assert_ne!(sealer.seal("a", &vec![1, 2, 3]).unwrap(), sealed);
         assert_eq!(sealer.open::<Vec<u8>>("b", &sealed), None, "another cookie");
-        for other in [("Secret", "client"), ("secret", "other")] {
-            let other = Sealer::new(other.0, other.1, "https://h/cb").unwrap();
+        let place = ["https://h/cb", "https://idp"];
+        for other in [
+            ("Secret", "client", place),
+            ("secret", "other", place),
+            ("secret", "client", ["https://h/cb", "https://other"]),
+        ] {
+            let other = Sealer::new(other.0, other.1, &other.2).unwrap();
             assert_eq!(other.open::<Vec<u8>>("a", &sealed), None);
         }
         for at in 0..sealed.len() {
