@@ -120,6 +120,14 @@ impl<V: Verdict> Answers<V> {
     }
 }
 
+impl<V> Asking<V> {
+    /// Whether anybody still waits for the answer.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let state = self.answers.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.asked.get(&self.question).is_some_and(|waiting| waiting.iter().any(|sender| !sender.is_closed()))
+    }
+}
+
 impl<V: Verdict> Asking<V> {
     /// Tells everybody who waits. It is remembered for as long as it holds.
     pub(crate) fn answer(mut self, verdict: V, holds: Duration) {

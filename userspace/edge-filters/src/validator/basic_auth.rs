@@ -3,7 +3,7 @@
 use super::htpasswd::{PASSWORD_MAX, Users};
 use super::token::authorization;
 use super::user_file::UserFile;
-use crate::answers::{Answers, Stand};
+use crate::answers::{Answers, Asking, Stand};
 use crate::heavy;
 use base_model::problem::{at, one_of};
 use base_model::{Findings, Problem};
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where users and the hashes of their passwords are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -53,6 +53,10 @@ const REMEMBERED: usize = 10_000;
 
 /// Checks on their way at the same time.
 const CHECKS_MAX: usize = 256;
+
+/// How long a check may wait for its turn. Guesses at slow hashes fill the queue faster than it empties: who has waited for so long is told
+/// to come back, and one that nobody waits for any more takes no turn.
+const WAIT_MOST: Duration = Duration::from_secs(5);
 
 /// What is asked for where nothing, or nothing right, was sent.
 pub(super) const CHALLENGE: &str = "Basic realm=\"restricted\", charset=\"UTF-8\"";
@@ -149,7 +153,11 @@ impl BasicAuth {
             Stand::Asked(answer) => answer.await.ok(),
             Stand::Open(asking, answer) => {
                 let hash = hash.clone();
+                let asked = Instant::now();
                 let job = move || {
+                    if !is_worth_it(&asking, asked.elapsed()) {
+                        return;
+                    }
                     let right = hash.is_of(&password) && real;
                     asking.answer(right, if right { RIGHT_HOLDS } else { WRONG_HOLDS });
                 };
@@ -164,6 +172,11 @@ impl BasicAuth {
         let users = self.file.users();
         json!({"users": users.len(), "unread": users.unread, "error": self.file.error()})
     }
+}
+
+/// Whether a check whose turn has come is made.
+fn is_worth_it(asking: &Asking<bool>, waited: Duration) -> bool {
+    waited < WAIT_MOST && asking.is_wanted()
 }
 
 /// User and password out of base64. A password may hold colons, a user may not (RFC 7617 section 2).
@@ -184,6 +197,21 @@ pub fn read_credentials(text: &str) -> Option<(String, Vec<u8>)> {
 mod tests {
     use super::*;
     use base64::engine::general_purpose::STANDARD;
+
+    #[test]
+    fn checks_that_nobody_waits_for_take_no_turn() {
+        let checks = Answers::<bool>::new(10, 2).unwrap();
+        let question = checks.question(&[b"ann"]);
+        let Stand::Open(asking, first) = checks.look(question, Instant::now()) else { panic!("asked already") };
+        let Stand::Asked(second) = checks.look(question, Instant::now()) else { panic!("not asked") };
+        assert!(is_worth_it(&asking, Duration::ZERO) && !is_worth_it(&asking, WAIT_MOST));
+        drop(first);
+        assert!(is_worth_it(&asking, Duration::ZERO), "another one waits");
+        drop(second);
+        assert!(!is_worth_it(&asking, Duration::ZERO));
+        drop(asking);
+        assert!(matches!(checks.look(question, Instant::now()), Stand::Open(..)));
+    }
 
     #[test]
     fn credentials() {

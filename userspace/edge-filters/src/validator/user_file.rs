@@ -27,7 +27,8 @@ struct State {
     error: Option<String>,
 }
 
-/// What changes when a file does: when it was written, its size and its inode.
+/// What changes when a file does: when it, or what may be done with it, was changed, its size and its inode. When it was written says
+/// less: whoever copies a file may copy that, too.
 type Stamp = (i64, i64, u64, u64);
 
 impl UserFile {
@@ -55,7 +56,7 @@ impl UserFile {
 
     /// Reads it if it has changed. One that cannot be read lets nobody in: whoever took it away meant that.
     fn look(&self) {
-        let stamp = fs::metadata(&self.path).map(|m| (m.mtime(), m.mtime_nsec(), m.size(), m.ino())).ok();
+        let stamp = fs::metadata(&self.path).map(|m| (m.ctime(), m.ctime_nsec(), m.size(), m.ino())).ok();
         {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             if state.stamp == stamp && (stamp.is_some() || state.error.is_some()) {
@@ -80,13 +81,18 @@ impl UserFile {
 }
 
 fn read(path: &Path) -> Result<Users, String> {
+    // Others, a pipe above all, may never come to an end.
+    if !fs::metadata(path).map_err(|error| error.to_string())?.is_file() {
+        return Err("it is no regular file".to_owned());
+    }
     let file = fs::File::open(path).map_err(|error| error.to_string())?;
-    let mut text = String::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    let mut text = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(format!("it is larger than {} MiB", FILE_BYTES_MAX / 1024 / 1024));
     }
-    Ok(Users::read(&text))
+    // A comment in another encoding takes nobody's login away.
+    Ok(Users::read(&String::from_utf8_lossy(&text)))
 }
 
 type Watched = Mutex<HashMap<PathBuf, Weak<UserFile>>>;
@@ -132,6 +138,20 @@ mod tests {
         file.look();
         assert_eq!(file.users().len(), 2);
         assert!(Arc::ptr_eq(&file, &UserFile::shared(path.to_str().unwrap())));
+        // Another password, as long as the one before and written at the same time, as far as the file says.
+        let written = fs::metadata(&path).unwrap().modified().unwrap();
+        let stamp = || file.state.read().unwrap().stamp;
+        let before = stamp();
+        while stamp() == before {
+            fs::write(&path, format!("ann:{SHA}\ncat:{SHA}\n")).unwrap();
+            fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
+            file.look();
+        }
+        assert!(file.users().find("cat").is_some_and(|(_, real)| real));
+        fs::write(&path, [b"# caf\xe9\r\nann:".as_slice(), SHA.as_bytes(), b"\r\n"].concat()).unwrap();
+        file.look();
+        assert_eq!((file.users().len(), file.error()), (1, None));
+        assert!(UserFile::shared("/dev/null").error().is_some_and(|why| why.contains("regular")));
         fs::remove_file(&path).unwrap();
         file.look();
         assert_eq!(file.users().len(), 0);
