@@ -1,6 +1,8 @@
 //! Who calls with which key, and how much of a quota is left: the Consumers of the configuration, as this machine serves them.
 //!
 //! One table for the process, found by the digest of a key, so that memory holds no key. A change of a Consumer keeps what was counted.
+//! A key that several Consumers have is that of the first of them by name, on every machine and in whatever order they came; the others
+//! say so in their status. So a Consumer is in force as it was written, whatever stands in others: a key that was taken away is out.
 //! Memory: about 500 bytes per key.
 
 use base_model::consumer::{ConsumerSpec, QuotaSpec};
@@ -29,7 +31,8 @@ pub struct Consumers {
 #[derive(Debug, Clone, Default)]
 struct Table {
     by_name: BTreeMap<String, Arc<Consumer>>,
-    by_digest: HashMap<Digest, (Arc<Consumer>, usize)>,
+    /// Those who have a key, by name, with its number among theirs. The first is who it belongs to.
+    by_digest: HashMap<Digest, Vec<(Arc<Consumer>, usize)>>,
 }
 
 /// A Consumer.
@@ -88,10 +91,6 @@ impl Consumers {
         for (n, key) in spec.keys.iter().enumerate() {
             let at = base_model::problem::at(&nth("keys", n), "key");
             let digest = key.digest().map_err(|why| vec![Problem::new(&at, why)])?;
-            if let Some((other, _)) = place.by_digest.get(&digest).filter(|(other, _)| &*other.name != name) {
-                let text = format!("it is a key of the Consumer {}, too", other.name);
-                return Err(vec![Problem::new(at, text).advice("give every Consumer keys of its own")]);
-            }
             let known = before.and_then(|before| before.keys.iter().find(|known| known.digest == digest));
             keys.push(Key {
                 digest,
@@ -108,21 +107,19 @@ impl Consumers {
             quota: Quota::after(spec.quota, before.and_then(|before| before.quota.as_ref())),
             keys,
         });
-        let mut table = Table::clone(&place);
+        // Copied only while somebody reads it: ten thousand Consumers are not copied ten thousand times.
+        let table = Arc::make_mut(&mut place);
         table.forget(name);
-        for (n, key) in made.keys.iter().enumerate() {
-            table.by_digest.insert(key.digest, (made.clone(), n));
+        table.add(&made);
+        if let Some(problem) = table.problem(&made) {
+            tracing::warn!(consumer = name, problem, "not every key leads to this Consumer");
         }
-        table.by_name.insert(name.to_owned(), made);
-        *place = Arc::new(table);
         Ok(())
     }
 
     pub fn remove(&self, name: &str) {
         let mut place = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let mut table = Table::clone(&place);
-        table.forget(name);
-        *place = Arc::new(table);
+        Arc::make_mut(&mut place).forget(name);
     }
 
     /// Whose key this is.
@@ -130,13 +127,22 @@ impl Consumers {
         let mut digest = Digest::default();
         digest.copy_from_slice(digest::digest(&digest::SHA256, key).as_ref());
         let table = self.table();
-        table.by_digest.get(&digest).map(|(consumer, key)| Caller { consumer: consumer.clone(), key: *key })
+        let (consumer, key) = table.by_digest.get(&digest)?.first()?;
+        Some(Caller { consumer: consumer.clone(), key: *key })
     }
 
     /// What `GET /status/objects` shows of each.
     pub fn status(&self) -> BTreeMap<String, Value> {
         let now = now();
-        self.table().by_name.iter().map(|(name, consumer)| (name.clone(), consumer.status(now))).collect()
+        let table = self.table();
+        let told = |(name, consumer): (&String, &Arc<Consumer>)| {
+            let mut status = consumer.status(now);
+            if let Some(problem) = table.problem(consumer) {
+                status["health"] = problem.into();
+            }
+            (name.clone(), status)
+        };
+        table.by_name.iter().map(told).collect()
     }
 
     /// Figures of each, in the metrics of this machine.
@@ -165,10 +171,36 @@ impl Consumers {
 }
 
 impl Table {
-    fn forget(&mut self, name: &str) {
-        if let Some(gone) = self.by_name.remove(name) {
-            gone.keys.iter().for_each(|key| drop(self.by_digest.remove(&key.digest)));
+    fn add(&mut self, consumer: &Arc<Consumer>) {
+        for (n, key) in consumer.keys.iter().enumerate() {
+            let owners = self.by_digest.entry(key.digest).or_default();
+            let at = owners.partition_point(|(other, _)| other.name <= consumer.name);
+            owners.insert(at, (consumer.clone(), n));
         }
+        self.by_name.insert(consumer.name.to_string(), consumer.clone());
+    }
+
+    fn forget(&mut self, name: &str) {
+        let Some(gone) = self.by_name.remove(name) else { return };
+        for key in &gone.keys {
+            if let Some(owners) = self.by_digest.get_mut(&key.digest) {
+                owners.retain(|(other, _)| &*other.name != name);
+                if owners.is_empty() {
+                    self.by_digest.remove(&key.digest);
+                }
+            }
+        }
+    }
+
+    /// Keys that lead to another Consumer.
+    fn problem(&self, consumer: &Consumer) -> Option<String> {
+        let others = consumer.keys.iter().filter_map(|key| {
+            let (owner, _) = self.by_digest.get(&key.digest)?.first()?;
+            (owner.name != consumer.name)
+                .then(|| format!("key {} is one of the Consumer {}, too", key.name, owner.name))
+        });
+        let told: Vec<String> = others.collect();
+        (!told.is_empty()).then(|| format!("{}, whose it is; give every Consumer keys of its own", told.join("; ")))
     }
 }
 
@@ -290,13 +322,35 @@ mod tests {
         assert_eq!((&*found.consumer.name, found.key(), &*found.consumer.groups_text), ("a", "old", "gold,eu"));
         assert_eq!(consumers.find(TWO.as_bytes()).unwrap().key(), "1");
         assert!(consumers.find(b"").is_none() && consumers.find(b"0123456789abcdef-3").is_none());
-        let taken = consumers.apply("b", &spec(&format!("{{keys: [{{key: {TWO}}}]}}"))).unwrap_err();
-        assert_eq!(taken[0].path, "keys[0].key");
         consumers.apply("a", &spec(&format!("{{keys: [{{key: {ONE}}}]}}"))).unwrap();
         assert!(consumers.find(TWO.as_bytes()).is_none(), "a key that was taken away is nobody's");
         consumers.apply("b", &spec(&format!("{{keys: [{{key: {TWO}}}]}}"))).unwrap();
         consumers.remove("a");
         assert!(consumers.find(ONE.as_bytes()).is_none() && consumers.find(TWO.as_bytes()).is_some());
+    }
+
+    #[test]
+    fn a_key_of_two_is_the_first_ones_in_whatever_order_they_come() {
+        let one = spec(&format!("{{keys: [{{key: {ONE}}}]}}"));
+        let both = spec(&format!("{{keys: [{{key: {ONE}}}, {{key: {TWO}}}]}}"));
+        let owner = |consumers: &Consumers, key: &str| Some(consumers.find(key.as_bytes())?.consumer.name.to_string());
+        for order in [["a", "b"], ["b", "a"]] {
+            let consumers = Consumers::default();
+            order.iter().for_each(|name| consumers.apply(name, &both).unwrap());
+            assert_eq!((owner(&consumers, ONE).as_deref(), owner(&consumers, TWO).as_deref()), (Some("a"), Some("a")));
+            let status = consumers.status();
+            assert!(
+                status["a"].get("health").is_none() && status["b"]["health"].as_str().unwrap().contains("Consumer a")
+            );
+            // Whoever shares a key loses, as written, the one that is taken away.
+            consumers.apply("a", &one).unwrap();
+            assert_eq!(owner(&consumers, TWO).as_deref(), Some("b"));
+            consumers.apply("b", &one).unwrap();
+            assert_eq!((owner(&consumers, ONE).as_deref(), owner(&consumers, TWO)), (Some("a"), None));
+            consumers.remove("a");
+            assert_eq!(owner(&consumers, ONE).as_deref(), Some("b"));
+            assert!(consumers.status()["b"].get("health").is_none());
+        }
     }
 
     #[test]
