@@ -8,12 +8,14 @@ use crate::escape::{all_are, write_foreign};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 /// What stands in place of a value.
 const HIDDEN: &[u8] = b"***";
 
 /// Fields whose whole value is hidden.
-const FIELDS: [&str; 19] = [
+const FIELDS: [&str; 20] = [
     "authorization",
     "proxy-authorization",
     "cookie",
@@ -23,6 +25,7 @@ const FIELDS: [&str; 19] = [
     "apikey",
     "x-auth-token",
     "x-access-token",
+    "x-id-token",
     "x-refresh-token",
     "x-session-token",
     "x-csrf-token",
@@ -49,7 +52,7 @@ const URL_FIELDS: [&str; 9] = [
 ];
 
 /// Parameters whose value is hidden.
-const PARAMETERS: [&str; 26] = [
+const PARAMETERS: [&str; 27] = [
     "token",
     "access_token",
     "id_token",
@@ -73,15 +76,49 @@ const PARAMETERS: [&str; 26] = [
     "assertion",
     "code",
     "code_verifier",
+    "x-signature",
     "x-amz-signature",
     "x-amz-security-token",
     "x-goog-signature",
 ];
 
+/// Names of fields and parameters that the configuration gives to credentials, beside the usual ones.
+static NAMED: RwLock<Vec<Box<str>>> = RwLock::new(Vec::new());
+static ANY_NAMED: AtomicBool = AtomicBool::new(false);
+
+/// From now on the value of a field or a parameter of this name is hidden in messages, for as long as the process lives: what carried a
+/// credential once may be sent again. Texts that people wrote are not searched for the name, which may be an ordinary word.
+pub fn hide(name: &str) {
+    let mut named = NAMED.write().unwrap_or_else(PoisonError::into_inner);
+    if !named.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+        named.push(name.into());
+        ANY_NAMED.store(true, Ordering::Release);
+    }
+}
+
+fn is_named(name: &[u8]) -> bool {
+    ANY_NAMED.load(Ordering::Acquire)
+        && NAMED
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+}
+
+/// Whether a field of a message carries a credential.
+fn is_field(name: &[u8]) -> bool {
+    FIELDS.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name)) || is_named(name)
+}
+
+/// Whether a parameter of a message's URL carries one, however its name is escaped.
+fn is_parameter(name: &[u8]) -> bool {
+    is_secret(name) || is_named(&unescape(name))
+}
+
 /// Appends the value of a field as it may be logged.
 pub fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
     let is = |known: &&str| known.eq_ignore_ascii_case(name);
-    if FIELDS.iter().any(is) {
+    if is_field(name.as_bytes()) {
         out.extend_from_slice(HIDDEN);
     } else if URL_FIELDS.iter().any(is) {
         write_url(value, out);
@@ -110,7 +147,7 @@ pub fn write_url(mut url: &[u8], out: &mut Vec<u8>) {
         let (pair, following) = after.split_at(end);
         out.push(*separator);
         match pair.iter().position(|b| *b == b'=') {
-            Some(equals) if is_secret(&pair[..equals]) => {
+            Some(equals) if is_parameter(&pair[..equals]) => {
                 write_foreign(&pair[..=equals], out);
                 out.extend_from_slice(HIDDEN);
             }
@@ -146,7 +183,7 @@ pub fn of_message<'m>(fields: impl IntoIterator<Item = (&'m [u8], &'m [u8])>, ta
         if URL_FIELDS.iter().any(is) {
             add_of_url(value, &mut found);
         }
-        if !FIELDS.iter().any(is) {
+        if !is_field(name) {
             continue;
         }
         add(value, &mut found);
@@ -181,7 +218,7 @@ fn add_of_url<'m>(url: &'m [u8], found: &mut Vec<Cow<'m, [u8]>>) {
     }
     for pair in url.split(|b| matches!(b, b'?' | b'&' | b';' | b'#')) {
         if let Some(equals) = pair.iter().position(|b| *b == b'=')
-            && is_secret(&pair[..equals])
+            && is_parameter(&pair[..equals])
         {
             add(&pair[equals + 1..], found);
         }
@@ -366,6 +403,32 @@ fn is_secret(name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_the_configuration_gives_to_credentials_are_hidden_in_messages() {
+        let url = |text: &str| {
+            let mut out = Vec::new();
+            write_url(text.as_bytes(), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let field = || {
+            let mut out = Vec::new();
+            write_field("x-Shop-Pass", b"0123456789", &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            (&*url("/a?shop-pass=b&x-signature=c"), &*field()),
+            ("/a?shop-pass=b&x-signature=***", "0123456789")
+        );
+        hide("shop-pass");
+        hide("X-Shop-Pass");
+        assert_eq!((&*url("/a?b=c&%73hop-pass=d&e=f"), &*field()), ("/a?b=c&%73hop-pass=***&e=f", "***"));
+        let known = of_message([(&b"X-SHOP-PASS"[..], &b"0123456789"[..])], b"/?shop-pass=abcdefgh");
+        assert_eq!(known, [&b"0123456789"[..], b"abcdefgh"]);
+        let mut out = Vec::new();
+        write_text(b"shop-pass=word", &known, write_foreign, &mut out);
+        assert_eq!(out, b"shop-pass=word", "a text of ours");
+    }
 
     #[test]
     fn credentials_of_urls_are_hidden() {

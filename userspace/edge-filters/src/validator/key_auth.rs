@@ -18,7 +18,7 @@ use std::time::Duration;
 pub struct KeyAuthSpec {
     /// Header fields that may hold a key. Default `X-Api-Key`, where neither `query` nor `cookies` is given.
     pub headers: Vec<String>,
-    /// Parameters of the query that may. They stand in logs of whoever sees the URL; header fields do not.
+    /// Parameters of the query that may. They stand in logs of whoever else sees the URL; header fields do not.
     pub query: Vec<String>,
     /// Cookies that may.
     pub cookies: Vec<String>,
@@ -85,6 +85,8 @@ impl KeyAuth {
         if spec.headers.is_empty() && spec.query.is_empty() && spec.cookies.is_empty() {
             spec.headers.push(HEADER.to_owned());
         }
+        // Our own logs show none of them.
+        spec.headers.iter().chain(&spec.query).for_each(|name| base_text::redact::hide(name));
         KeyAuth { spec }
     }
 
@@ -177,6 +179,16 @@ mod tests {
     fn check(spec: &str, exchange: &mut Exchange) -> Result<(), KeyError> {
         let spec = base_model::decode(&yaml(spec), "").unwrap().value;
         KeyAuth::new(spec).check(exchange)
+    }
+
+    #[test]
+    fn our_logs_show_no_keys() {
+        let spec = base_model::decode(&yaml("{query: [shop_k], headers: [X-Shop-K]}"), "").unwrap().value;
+        KeyAuth::new(spec);
+        let (mut url, mut field) = (Vec::new(), Vec::new());
+        base_text::redact::write_url(b"/a?shop_k=b", &mut url);
+        base_text::redact::write_field("x-shop-k", b"b", &mut field);
+        assert_eq!((&url[..], &field[..]), (&b"/a?shop_k=***"[..], &b"***"[..]));
     }
 
     #[test]

@@ -210,8 +210,11 @@ pub struct Claim<'r> {
 
 impl Signatures {
     pub fn new(spec: SignatureSpec) -> Signatures {
+        let literal = spec.literal.unwrap_or_default();
+        // Whoever reads it in a log could send the request again.
+        base_text::redact::hide(&literal.signature);
         Signatures {
-            literal: spec.literal.unwrap_or_default(),
+            literal,
             exclude_body: spec.exclude_body,
             ttl: spec.ttl.map_or(Duration::ZERO, Duration::from),
             keys: spec.access_keys,
