@@ -177,10 +177,12 @@ impl<T: Send + Sync + 'static> Remote<T> {
 
     fn fetch(self: &Arc<Self>, state: &mut State<T>, missed: bool) {
         state.schedule.begin(base_runtime::now(), missed);
-        let fetching = Fetching(self.clone());
+        let mut fetching = Fetching { remote: self.clone(), done: false };
         base_runtime::spawn(async move {
-            let fetched = fetching.0.ask().await;
-            fetching.0.loaded(fetched);
+            let fetched = fetching.remote.ask().await;
+            // Before it is: from then on somebody else may be fetching.
+            fetching.done = true;
+            fetching.remote.loaded(fetched);
         })
         .detach();
     }
@@ -234,12 +236,15 @@ impl<T> Remote<T> {
 }
 
 /// A fetch; ended early, with its worker for example, somebody else may fetch.
-struct Fetching<T>(Arc<Remote<T>>);
+struct Fetching<T> {
+    remote: Arc<Remote<T>>,
+    done: bool,
+}
 
 impl<T> Drop for Fetching<T> {
     fn drop(&mut self) {
-        let mut state = self.0.state();
-        if state.schedule.fetching {
+        if !self.done {
+            let mut state = self.remote.state();
             state.schedule.fetching = false;
             state.waiting.clear();
         }

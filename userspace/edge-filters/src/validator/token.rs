@@ -29,7 +29,8 @@ pub struct JwtSpec {
     /// Key of the others: a PEM text (`BEGIN PUBLIC KEY`), in hexadecimal digits.
     pub public_key: String,
     /// URL of the issuer's keys, `https://idp.example/.well-known/jwks.json`, in place of `publicKey`. Fetched with the first request,
-    /// again when they are older than `jwksRefresh`, and when a token names a key that is not among them, which may happen every 10s.
+    /// again when they are older than `jwksRefresh`, and when a token names a key that is not among them: a second after the last time, and
+    /// later, up to a minute, the more often that brought nothing new.
     /// While it does not answer the keys known last are used, for a day at most. Counted as `jwks_failed`.
     pub jwks_url: String,
     /// Believe whatever certificate the URL shows. Default false.
