@@ -4,7 +4,11 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use control_api::{CustomKind, Document, Role, WASM_CODE, WASM_ID, WASM_ITEMS_MAX, wasm_data};
+use base_text::quoted;
+use base64::prelude::{BASE64_STANDARD, Engine};
+use control_api::{
+    CustomKind, Document, Role, WASM_CODE, WASM_ID, WASM_ITEMS_MAX, WASM_KEY_MAX, WASM_VALUE_MAX, wasm_data,
+};
 use control_state::{Action, CustomMode, PutMode};
 use serde_json::{Map, Value, json};
 
@@ -47,9 +51,12 @@ pub async fn apply(api: Shared, Path((pipeline, filter)): Path<(String, String)>
     let put: Vec<Document> = data.into_iter().map(|(key, value)| item(&key, &value)).collect::<Result<_, _>>()?;
     let name = wasm_data(&pipeline, &filter);
     let state = api.control.state();
-    let there = state.view.custom_data.get(&name).map_or(0, |items| items.len());
-    if there + put.len() > WASM_ITEMS_MAX {
-        let message = format!("{there} keys are there and {} come; accepted are {WASM_ITEMS_MAX} in all", put.len());
+    let items = state.view.custom_data.get(&name);
+    let there = items.map_or(0, |items| items.len());
+    let is_new = |item: &&Document| item[WASM_ID].as_str().is_none_or(|key| items.is_none_or(|i| !i.contains_key(key)));
+    let new = put.iter().filter(is_new).count();
+    if there + new > WASM_ITEMS_MAX {
+        let message = format!("{there} keys are there and {new} come; accepted are {WASM_ITEMS_MAX} in all");
         return Err(Error::invalid(message));
     }
     let (kind, mode) = (made(&api, &name).await?, CustomMode::Keep);
@@ -65,17 +72,36 @@ pub async fn delete(api: Shared, Path((pipeline, filter)): Path<(String, String)
 }
 
 fn item(key: &str, value: &Value) -> Result<Document, Error> {
-    if key.is_empty() {
-        return Err(Error::invalid("a key is empty"));
+    if key.is_empty() || key.len() > WASM_KEY_MAX {
+        let shown = quoted(&key.chars().take(40).collect::<String>()).to_string();
+        return Err(Error::invalid(format!("key {shown} has {} bytes; accepted: 1 to {WASM_KEY_MAX}", key.len())));
+    }
+    if let Value::String(text) = value
+        && text.len() > WASM_VALUE_MAX
+    {
+        return Err(Error::invalid(format!(
+            "{}: a value of {} bytes; accepted: up to {WASM_VALUE_MAX}",
+            quoted(key),
+            text.len()
+        )));
     }
     let item = match value {
         Value::String(text) => match text.strip_prefix("base64:") {
+            Some(digits) if BASE64_STANDARD.decode(digits).is_err() => {
+                let message = format!("{}: what follows base64: is no base64 (RFC 4648, padded)", quoted(key));
+                return Err(Error::invalid(message));
+            }
             Some(digits) => json!({WASM_ID: key, "base64": digits}),
             None => json!({WASM_ID: key, "value": text}),
         },
         Value::Number(number) => json!({WASM_ID: key, "value": number.to_string()}),
         Value::Bool(truth) => json!({WASM_ID: key, "value": truth.to_string()}),
-        other => return Err(Error::invalid(format!("{key} = {other}: a value is a text, a number, true or false"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "{} = {other}: a value is a text, a number, true or false",
+                quoted(key)
+            )));
+        }
     };
     Ok(Document::new(item))
 }
@@ -87,4 +113,18 @@ async fn made(api: &Api, name: &str) -> Result<String, Error> {
         api.change(Action::PutCustomKind { mode: PutMode::Upsert, kind, since: None }).await?;
     }
     Ok(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_programs_could_not_read_is_refused() {
+        let taken = |key: &str, value: Value| item(key, &value).is_ok();
+        assert!(taken("id/a", json!("true")) && taken("n", json!(3)) && taken("b", json!("base64:AAH/")));
+        assert!(!taken("b", json!("base64:!!!")) && !taken("b", json!("base64:AAH")), "no base64");
+        assert!(!taken("", json!("x")) && !taken(&"k".repeat(WASM_KEY_MAX + 1), json!("x")), "no key");
+        assert!(!taken("long", json!("v".repeat(WASM_VALUE_MAX + 1))) && !taken("list", json!([1])), "no value");
+    }
 }

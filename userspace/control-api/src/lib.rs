@@ -27,7 +27,7 @@ pub use publish::{
 pub use refusal::{Refusal, RefusalKind};
 pub use sections::{ENDPOINTS, Keyed, Section, SectionChanges, Sections};
 pub use tickets::{TicketKey, TicketKeys};
-pub use wasm::{WASM_CODE, WASM_ID, WASM_ITEMS_MAX, WASM_KINDS, wasm_data, wasm_place};
+pub use wasm::{WASM_CODE, WASM_ID, WASM_ITEMS_MAX, WASM_KEY_MAX, WASM_KINDS, WASM_VALUE_MAX, wasm_data, wasm_place};
 
 /// Header of every admin answer: the version of the configuration the answer was made from.
 pub const CONFIG_VERSION_HEADER: &str = "x-config-version";

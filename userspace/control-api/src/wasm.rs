@@ -13,6 +13,10 @@ pub const WASM_ID: &str = "key";
 /// Items that the programs of one filter share at most: they are in the memory of every machine.
 pub const WASM_ITEMS_MAX: usize = 65_536;
 
+/// Bytes of one key, and of one value as it is written, at most.
+pub const WASM_KEY_MAX: usize = 1024;
+pub const WASM_VALUE_MAX: usize = 512 << 10;
+
 const DATA: &str = "wasm/data/";
 
 /// The kind of what the programs of a filter share.
