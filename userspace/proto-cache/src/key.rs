@@ -102,7 +102,9 @@ fn push_url(request: &Request, scheme: &str, rules: &KeyRules, out: &mut Vec<u8>
     let mut mark = b'?';
     for pair in query.split('&') {
         let name = pair.split('=').next().unwrap_or_default();
-        if !rules.ignored_query.iter().any(|ignored| ignored == name) {
+        // Some origins see further parameters behind a semicolon, or a second question mark.
+        let is_one = !pair.contains([';', '?']);
+        if !is_one || !rules.ignored_query.iter().any(|ignored| ignored == name) {
             out.push(mark);
             out.extend_from_slice(pair.as_bytes());
             mark = b'&';
@@ -140,6 +142,9 @@ mod tests {
         assert_ne!(key("/a?x=1&y=2", &[]), key("/a?y=2&x=1", &[]));
         let rules = KeyRules { ignored_query: vec!["utm".into()], headers: vec!["X-Tenant".into()] };
         assert_eq!(key_by(&rules, "/a?utm=1&b&utm=2", &[]), ("http://a.test/a?b\nx-tenant".to_owned(), true));
+        for hidden in ["/a?utm=1;b=2", "/a?utm=1?b=2", "/a?utm;b=2"] {
+            assert_ne!(key_by(&rules, hidden, &[]).0, key_by(&rules, "/a", &[]).0, "{hidden}");
+        }
         let both = key_by(&rules, "/a?utm=1", &[("x-tenant", "1"), ("x-tenant", "2")]).0;
         assert_eq!(both, "http://a.test/a\nx-tenant:1:2");
     }
