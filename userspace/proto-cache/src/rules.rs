@@ -65,7 +65,7 @@ pub enum Refusal {
     Method,
     /// The client does not want it to be.
     RequestNoStore,
-    /// 1xx, 206, 304, or one that `must-understand` speaks of and we do not know.
+    /// 1xx, 206, 304, 416 of a range, or one that `must-understand` speaks of and we do not know.
     Status,
     NoStore,
     Private,
@@ -207,6 +207,10 @@ impl Rules {
         if status < 200 || matches!(status, 206 | 304) || control.must_understand && !is_understood(status) {
             return Err(Refusal::Status);
         }
+        // It says that the range this one wants is not there, and nothing of the whole.
+        if status == 416 && request.headers.contains("Range") {
+            return Err(Refusal::Status);
+        }
         if RequestControl::of(&request.headers).no_store {
             return Err(Refusal::RequestNoStore);
         }
@@ -310,6 +314,13 @@ mod tests {
         let heuristic = Some(Heuristic { percent: 10, most: Duration::from_secs(3600) });
         let rules = Rules { heuristic, ..Rules::default() };
         keep_by(&rules, asked, status, fields).map(|kept| kept.freshness.lifetime.as_secs())
+    }
+
+    #[test]
+    fn a_range_that_is_not_there_is_no_answer_for_others() {
+        assert_eq!(keep(&[("Range", "bytes=99999-")], 416, &[FRESH]), Err(Refusal::Status));
+        assert_eq!(keep(&[], 416, &[FRESH]), Ok(60));
+        assert_eq!(keep(&[("Range", "bytes=0-1")], 200, &[FRESH]), Ok(60), "the whole of it");
     }
 
     const FRESH: (&str, &str) = ("Cache-Control", "max-age=60");
