@@ -6,6 +6,7 @@ use base_telemetry::registry::Encoder;
 use proto_admission::limits::{Leases, Rate, WhenAlone};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Instant;
 
 /// One limit.
 pub struct Limit {
@@ -37,6 +38,12 @@ pub fn set_edges(edges: usize) {
 /// The limits that some filter has.
 pub fn limits() -> Vec<Arc<Limit>> {
     lock().iter().filter_map(Weak::upgrade).collect()
+}
+
+/// Milliseconds by a clock that nobody sets: a limit neither stops nor opens when the machine's time is corrected.
+pub fn now_ms() -> u64 {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    1 + BEGAN.get_or_init(Instant::now).elapsed().as_millis() as u64
 }
 
 /// A filter has it from now on.

@@ -105,8 +105,8 @@ pub struct Gcra {
 impl Gcra {
     /// Takes a token, or says in how many microseconds there is one.
     pub fn take(&mut self, rate: Rate, now_us: u64) -> Result<(), u64> {
-        let due = self.due_us.max(now_us) + rate.interval_us;
-        let may = now_us + rate.interval_us * u64::from(rate.burst.max(1));
+        let may = now_us.saturating_add(rate.interval_us.saturating_mul(u64::from(rate.burst.max(1))));
+        let due = self.due_us.max(now_us).saturating_add(rate.interval_us);
         if due > may {
             return Err(due - may);
         }
@@ -116,7 +116,7 @@ impl Gcra {
 
     /// Tokens there are.
     pub fn left(&self, rate: Rate, now_us: u64) -> u32 {
-        let may = now_us + rate.interval_us * u64::from(rate.burst.max(1));
+        let may = now_us.saturating_add(rate.interval_us.saturating_mul(u64::from(rate.burst.max(1))));
         u32::try_from((may - self.due_us.max(now_us).min(may)) / rate.interval_us.max(1)).unwrap_or(u32::MAX)
     }
 }

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use control_api::Member;
 use control_raft::Control;
-use edge_filters::limits::{Limit, limits, set_edges};
+use edge_filters::limits::{Limit, limits, now_ms, set_edges};
 use hyper::Method;
 use proto_admission::limits::{Grant, Owned, Rate, Report, owner_of};
 use serde::{Deserialize, Serialize};
@@ -193,10 +193,4 @@ fn number(name: &str) -> u64 {
     name.bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
         | 1
-}
-
-/// As filters read it.
-fn now_ms() -> u64 {
-    let passed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,5 @@
 //! Limits that count by key: whose requests are counted together, and what they are told.
 
-use crate::door::now_ms;
 use crate::limits::{self, Limit};
 use base_model::header_adapt::is_header_name;
 use base_model::problem::at;
@@ -123,7 +122,7 @@ fn claim(authorization: Option<&str>, name: &str) -> Option<String> {
 
 /// Takes a token for a request.
 pub(super) fn take(limit: &Limit, key: &KeySpec, exchange: &Exchange) -> Decided {
-    let (key, now) = (key.of(exchange), now_ms());
+    let (key, now) = (key.of(exchange), limits::now_ms());
     if limit.shared {
         limit.leases.take(key, limit.rate, limits::edges(), limit.alone, now)
     } else {

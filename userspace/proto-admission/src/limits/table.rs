@@ -3,7 +3,7 @@
 use super::owned::held;
 use super::{Gcra, Grant, Rate, Report};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What an edge does about a key whose owner it hears nothing from.
@@ -45,6 +45,8 @@ pub struct LeaseFigures {
 pub struct Leases {
     shards: Vec<Mutex<Shard>>,
     keys_max: usize,
+    /// Of which the next reports speak first: with more news than fit into one message, all shards have their turn.
+    first: AtomicUsize,
     pub figures: LeaseFigures,
 }
 
@@ -71,6 +73,8 @@ struct Key {
     advanced: u32,
     asked: u32,
     heard_ms: u64,
+    /// The owner was told of it then, and has not answered since; 0: it has.
+    told_ms: u64,
     /// In thousandths; 0 before anything was heard.
     share: u16,
     left: i32,
@@ -80,7 +84,7 @@ struct Key {
 impl Leases {
     pub fn new(keys_max: usize) -> Leases {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Leases { shards, keys_max: keys_max.max(SHARDS), figures: LeaseFigures::default() }
+        Leases { shards, keys_max: keys_max.max(SHARDS), first: AtomicUsize::new(0), figures: LeaseFigures::default() }
     }
 
     /// Keys that are known.
@@ -109,41 +113,47 @@ impl Leases {
         let known = shard.known(key, now_ms, self.keys_max / SHARDS, &self.figures);
         known.asked = known.asked.saturating_add(1);
         let news = !std::mem::replace(&mut known.has_news, true);
-        let mut again_us = rate.interval_us;
+        let mut again_us = rate.interval_us.saturating_mul(1 + u64::from(known.left.min(0).unsigned_abs()));
+        let (mut left, before) = (known.left, known.advanced);
         let passes = if known.leased > 0 && now_ms < known.leased_until_ms {
             known.leased -= 1;
             true
-        } else if known.heard_ms > 0 && now_ms.saturating_sub(known.heard_ms) < ALONE_MS {
-            let spare = known.spare > 0;
-            if spare {
-                known.spare -= 1;
-                known.advanced += 1;
-                self.figures.advanced.fetch_add(1, Ordering::Relaxed);
+        } else if known.told_ms > 0 && now_ms.saturating_sub(known.told_ms) >= ALONE_MS {
+            self.figures.alone.fetch_add(1, Ordering::Relaxed);
+            match alone {
+                WhenAlone::Open => true,
+                WhenAlone::Closed => false,
+                WhenAlone::Share => known.take_share(rate, edges, now_ms, &mut again_us),
             }
+        } else if known.heard_ms == 0 {
+            known.take_share(rate, edges, now_ms, &mut again_us)
+        } else if now_ms.saturating_sub(known.heard_ms) < ALONE_MS {
+            let spare = known.spare > 0;
+            known.spare -= u32::from(spare);
+            known.advanced += u32::from(spare);
             spare
         } else {
-            let met = known.heard_ms > 0;
-            if met {
-                self.figures.alone.fetch_add(1, Ordering::Relaxed);
-            }
-            let share = match known.share {
-                0 => 1000 / edges.clamp(1, 1000) as u64,
-                share => u64::from(share),
-            };
-            match alone {
-                WhenAlone::Open if met => true,
-                WhenAlone::Closed if met => false,
-                _ => {
-                    let burst = (u64::from(rate.burst) * share / 1000).max(1);
-                    let own = Rate { interval_us: rate.interval_us * 1000 / share.max(1), burst: burst as u32 };
-                    let taken = known.own.take(own, now_ms * 1000);
-                    again_us = taken.err().unwrap_or(0);
-                    known.advanced += u32::from(taken.is_ok());
-                    taken.is_ok()
+            // It was not asked for in a while: what the owner had left then, and what has come since.
+            let come = now_ms.saturating_sub(known.heard_ms).saturating_mul(1000) / rate.interval_us.max(1);
+            let full = i64::from(held(rate).burst);
+            let there = i64::from(known.left).saturating_add_unsigned(come).min(full);
+            again_us = rate.interval_us.saturating_mul(1 + there.min(0).unsigned_abs());
+            let passes = there > 0;
+            if passes {
+                if there == full {
+                    // What comes into a full bucket is lost: as if it had been heard of so long ago that it is full just now.
+                    let since = (ALONE_MS * 1000 / rate.interval_us.max(1)) as i64;
+                    known.left = (full - since).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
+                    known.heard_ms = now_ms - ALONE_MS;
                 }
+                known.left = known.left.saturating_sub(1);
+                known.advanced += 1;
             }
+            left = (there - i64::from(passes)).clamp(0, i64::from(i32::MAX)) as i32;
+            passes
         };
-        let left = known.leased.saturating_add(known.left.max(0) as u32).min(held(rate).burst);
+        self.figures.advanced.fetch_add(u64::from(known.advanced - before), Ordering::Relaxed);
+        let left = known.leased.saturating_add(left.max(0) as u32).min(held(rate).burst);
         if news {
             let place = shard.places[&key];
             shard.news.push(place);
@@ -155,8 +165,9 @@ impl Leases {
     /// What there is to say, at most `most` of it; the rest comes next time.
     pub fn reports(&self, most: usize, now_ms: u64) -> Vec<Report> {
         let mut reports = Vec::new();
-        for shard in &self.shards {
-            let mut guard = lock(shard);
+        let first = self.first.fetch_add(1, Ordering::Relaxed);
+        for step in 0..SHARDS {
+            let mut guard = lock(&self.shards[(first.wrapping_add(step)) % SHARDS]);
             let shard = &mut *guard;
             let some = shard.news.len().min(most - reports.len());
             let rest = shard.news.split_off(some);
@@ -177,6 +188,9 @@ impl Leases {
                     shard.news.push(place);
                 }
                 if advanced + returned + wanted > 0 {
+                    if known.told_ms == 0 {
+                        known.told_ms = now_ms.max(1);
+                    }
                     reports.push(Report { key: known.key, advanced, returned, wanted });
                 }
             }
@@ -197,6 +211,7 @@ impl Leases {
             known.leased = known.leased.saturating_add(grant.tokens);
             known.leased_until_ms = now_ms + LEASE_MS;
             known.heard_ms = now_ms.max(1);
+            known.told_ms = 0;
             known.share = grant.share.max(1);
             known.left = grant.left;
             let part = u64::from(grant.left.max(0) as u32) * u64::from(grant.share) / 1000;
@@ -229,6 +244,22 @@ impl Leases {
 
     fn shard(&self, key: u64) -> MutexGuard<'_, Shard> {
         lock(&self.shards[(super::mixed(key) >> 58) as usize % SHARDS])
+    }
+}
+
+impl Key {
+    /// Takes a token of this edge's own part of the rate.
+    fn take_share(&mut self, rate: Rate, edges: usize, now_ms: u64, again_us: &mut u64) -> bool {
+        let share = match self.share {
+            0 => 1000 / edges.clamp(1, 1000) as u64,
+            share => u64::from(share),
+        };
+        let burst = (u64::from(rate.burst) * share / 1000).max(1);
+        let own = Rate { interval_us: rate.interval_us.saturating_mul(1000) / share.max(1), burst: burst as u32 };
+        let taken = self.own.take(own, now_ms * 1000);
+        *again_us = taken.err().unwrap_or(0);
+        self.advanced += u32::from(taken.is_ok());
+        taken.is_ok()
     }
 }
 

@@ -94,13 +94,73 @@ fn an_edge_that_is_cut_off_goes_on_with_its_share() {
     fleet.cut_off[1] = false;
     let after = fleet.run(&[400, 400], 10_000);
     assert!(after < 700, "{after}: what was too much is remembered");
+}
+
+#[test]
+fn an_owner_is_missed_when_it_was_told_and_did_not_answer() {
+    // Who comes once in two seconds was not heard of in between because nobody had anything to say.
+    let (leases, mut owned) = (Leases::new(100), Owned::default());
+    for turn in 0..20 {
+        let now = 1_000 + turn * 2_000;
+        assert!(leases.take(7, RATE, 2, WhenAlone::Closed, now).passes, "turn {turn}: the owner is there");
+        for later in [100, 200, 300, 400] {
+            let grants = owned.answer(1, RATE, 1, &leases.reports(10, now + later), now + later);
+            leases.granted(&grants, 2, now + later);
+        }
+    }
+    // One that is dead is missed, by keys that it never knew as well.
+    for key in [7, 8] {
+        leases.take(key, RATE, 2, WhenAlone::Closed, 50_000);
+        let reports = leases.reports(10, 50_050);
+        leases.not_told(&reports);
+        assert!(!leases.take(key, RATE, 2, WhenAlone::Closed, 50_700).passes, "{key}");
+        assert!((0..1000).all(|_| leases.take(key, RATE, 2, WhenAlone::Open, 50_700).passes), "{key}");
+    }
+}
+
+#[test]
+fn a_key_of_a_few_requests_a_minute_is_limited_by_all_together() {
+    // Ten a minute; a client that goes from edge to edge asks once a second.
+    let rate = Rate { interval_us: 6_000_000, burst: 10 };
+    let (edges, mut owned) = ([1, 2, 3].map(|_| Leases::new(100)), Owned::default());
+    let mut passed = 0;
+    for second in 0..1_200_u64 {
+        let (at, now) = (second as usize % edges.len(), 1_000_000 + second * 1_000);
+        passed += u64::from(edges[at].take(7, rate, edges.len(), WhenAlone::Share, now).passes);
+        for step in 1..10 {
+            for (edge, leases) in edges.iter().enumerate() {
+                let now = now + step * 100;
+                let grants = owned.answer(1, rate, edge as u64 + 1, &leases.reports(10, now), now);
+                leases.granted(&grants, edges.len(), now);
+            }
+        }
+    }
+    assert!((180..=220).contains(&passed), "{passed} in twenty minutes");
+}
+
+#[test]
+fn with_more_keys_than_fit_into_a_message_each_has_its_turn() {
+    let leases = Leases::new(1 << 20);
+    let mut told = std::collections::BTreeSet::new();
+    for turn in 0..40 {
+        let now = 1_000 + turn * 100;
+        for key in 0..20_000_u64 {
+            leases.take(mixed(key), RATE, 2, WhenAlone::Share, now);
+        }
+        told.extend(leases.reports(2_000, now).iter().map(|report| report.key));
+    }
+    assert_eq!(told.len(), 20_000);
+}
+
+#[test]
+fn the_largest_burst_of_the_slowest_rate_is_counted() {
+    let rate = Rate { interval_us: 86_400_000_000, burst: u32::MAX };
     let leases = Leases::new(100);
-    leases.take(7, RATE, 2, WhenAlone::Closed, 1);
-    leases.granted(&[Grant { key: 7, tokens: 0, left: 0, share: 500 }], 2, 1);
-    assert!(!leases.take(7, RATE, 2, WhenAlone::Closed, 2_000).passes);
-    leases.take(8, RATE, 2, WhenAlone::Open, 2_000);
-    leases.granted(&[Grant { key: 8, tokens: 0, left: 0, share: 500 }], 2, 2_001);
-    assert!((0..1000).all(|_| leases.take(8, RATE, 2, WhenAlone::Open, 4_000).passes));
+    assert!(leases.take_local(1, rate, 1_000_000).passes);
+    assert!(leases.take(1, rate, 3, WhenAlone::Share, 1_000_000).passes);
+    let grants = Owned::default().answer(1, rate, 1, &leases.reports(10, 1_000_000), 1_000_000);
+    leases.granted(&grants, 3, 1_000_000);
+    assert!(leases.take(1, rate, 3, WhenAlone::Share, 2_000_000).passes);
 }
 
 #[test]
