@@ -132,6 +132,8 @@ pub struct Ledger {
     /// Ids and numbers in the order they were given.
     order: VecDeque<(u64, u64)>,
     signalled: bool,
+    /// The largest stock there has been.
+    stock: u64,
     /// Of everything that ever changed it.
     digest: u64,
 }
@@ -162,6 +164,14 @@ impl Ledger {
         self.turn_clock(caller, at_ms);
         let rules = &call.rules;
         self.forget(rules);
+        // The next number waits by the pace there is now, however slow it was when the last one was given.
+        let burst_us = rules.interval_us.saturating_mul(rules.burst.max(1));
+        self.due_us = self.due_us.min((self.clock_ms * 1000).saturating_add(burst_us));
+        // More than there ever was: whatever was said of what there had been says nothing of it.
+        if rules.stock > self.stock {
+            self.signalled &= self.stock == 0;
+            self.stock = rules.stock;
+        }
         if let Some(over) = call.over {
             self.signalled = over;
         }
@@ -323,7 +333,8 @@ impl Ledger {
             return u64::MAX;
         }
         let burst_us = rules.interval_us.saturating_mul(rules.burst.max(1));
-        (self.clock_ms * 1000 + burst_us).saturating_sub(self.due_us.max(self.clock_ms * 1000)) / rules.interval_us
+        (self.clock_ms * 1000).saturating_add(burst_us).saturating_sub(self.due_us.max(self.clock_ms * 1000))
+            / rules.interval_us
     }
 
     /// Moves the line on, so that about as many may ask as there is room for. Says how much room there is beyond that.
@@ -445,6 +456,32 @@ mod tests {
 
     const SHOP: Rules =
         Rules { stock: 3, interval_us: 0, burst: 1, active: 0, session_s: 60, keep_s: 0, grace_s: 10, closed: false };
+
+    #[test]
+    fn a_faster_pace_is_in_force_at_once() {
+        let hourly = Rules { stock: 0, interval_us: 3_600_000_000, ..SHOP };
+        let mut ledger = Ledger::new(1);
+        assert_eq!(ledger.apply(&call(hourly, &[], &[(0, 5)]), "a", 1_000).admitted, [(5, 1)]);
+        assert_eq!(ledger.apply(&call(hourly, &[], &[(0, 6)]), "a", 2_000).admitted, []);
+        let quick = Rules { interval_us: 20_000, burst: 10, ..hourly };
+        assert_eq!(ledger.apply(&call(quick, &[], &[(0, 6)]), "a", 3_000).admitted, []);
+        assert_eq!(ledger.apply(&call(quick, &[], &[(0, 6)]), "a", 3_100).admitted, [(6, 2)]);
+    }
+
+    #[test]
+    fn more_stock_ends_what_was_said_of_less() {
+        let mut ledger = Ledger::new(1);
+        let said = Call { over: Some(true), ..call(SHOP, &[], &[(0, 5)]) };
+        assert_eq!(ledger.apply(&said, "a", 1_000).over, Some(Over::Signal));
+        let again =
+            |ledger: &mut Ledger, stock| ledger.apply(&call(Rules { stock, ..SHOP }, &[], &[(0, 5)]), "a", 2_000);
+        // Neither the same, nor what an edge says that has the document of before.
+        for stock in [3, 2, 3] {
+            assert_eq!(again(&mut ledger, stock).over, Some(Over::Signal));
+        }
+        let more = again(&mut ledger, 4);
+        assert_eq!((more.over, more.admitted), (None, vec![(5, 1)]));
+    }
 
     #[test]
     fn a_stock_is_given_once_and_then_it_is_over() {
