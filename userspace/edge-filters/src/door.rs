@@ -84,26 +84,35 @@ impl Told {
 impl Door {
     /// What the client carries, if it is good. `ticket_ms` is how long a ticket lasts, by whether its place counts.
     pub fn carried(&self, exchange: &Exchange, now_ms: u64, ticket_ms: impl Fn(&Ticket) -> u64) -> Option<Carried> {
-        let text = cookie(exchange, self.cookie_name.as_bytes())?;
         let address = self.address(exchange);
-        let opened = ticket::open(&hall().keys(), &self.scope(&address), text).and_then(|carried| {
+        let (keys, scope) = (hall().keys(), self.scope(&address));
+        let open = |text: &[u8]| {
+            let carried = ticket::open(&keys, &scope, text)?;
             let (issued_ms, lasts_ms) = match &carried {
                 Carried::Ticket(ticket) => (ticket.issued_ms, ticket_ms(ticket)),
                 Carried::Pass(pass) => (pass.issued_ms, self.session_ms),
             };
             ticket::fresh(issued_ms, lasts_ms, now_ms).map(|()| carried)
-        });
-        opened
-            .inspect_err(|rejected| {
-                self.room.count(match rejected {
-                    Rejected::Shape => Came::BadShape,
-                    Rejected::UnknownKey => Came::UnknownKey,
-                    Rejected::Forged => Came::Forged,
-                    Rejected::Expired => Came::Expired,
-                    Rejected::Future => Came::Future,
-                });
-            })
-            .ok()
+        };
+        // Another host of the domain, or an earlier `cookieDomain`, may have left one of the same name beside it.
+        let (mut found, mut rejected) = (None, None);
+        for text in cookies(exchange, self.cookie_name.as_bytes()).take(COOKIES_MAX) {
+            match open(text) {
+                Ok(Carried::Pass(pass)) => return Some(Carried::Pass(pass)),
+                Ok(ticket) => found = found.or(Some(ticket)),
+                Err(why) => rejected = rejected.or(Some(why)),
+            }
+        }
+        if let (None, Some(rejected)) = (found, rejected) {
+            self.room.count(match rejected {
+                Rejected::Shape => Came::BadShape,
+                Rejected::UnknownKey => Came::UnknownKey,
+                Rejected::Forged => Came::Forged,
+                Rejected::Expired => Came::Expired,
+                Rejected::Future => Came::Future,
+            });
+        }
+        found
     }
 
     /// The text of a Set-Cookie field; `None` without a key to sign with.
@@ -156,11 +165,14 @@ impl Door {
             if !header.is_empty() {
                 response.headers.remove(&header);
             }
+            let cookie = if left { Some(gone) } else { cookie };
             if left {
                 room.desk.leave(pass.id);
-                response.headers.add("Set-Cookie", gone);
-            } else if let Some(cookie) = cookie {
+            }
+            if let Some(cookie) = cookie {
                 response.headers.add("Set-Cookie", cookie);
+                // Beside whatever else it says, this keeps caches that many share from handing the pass to all.
+                response.headers.add("Cache-Control", "private");
             }
         });
     }
@@ -266,10 +278,10 @@ fn span(seconds: u64) -> String {
     }
 }
 
-/// The value of the request's cookie of this name.
-fn cookie<'x>(exchange: &'x Exchange, name: &[u8]) -> Option<&'x [u8]> {
+/// The values of the request's cookies of this name.
+fn cookies<'x>(exchange: &'x Exchange, name: &'x [u8]) -> impl Iterator<Item = &'x [u8]> {
     let pairs = exchange.request().headers.known_all(Known::Cookie).flat_map(|value| value.split(|byte| *byte == b';'));
-    pairs.map(<[u8]>::trim_ascii).find_map(|pair| pair.strip_prefix(name)?.strip_prefix(b"="))
+    pairs.map(<[u8]>::trim_ascii).filter_map(move |pair| pair.strip_prefix(name)?.strip_prefix(b"="))
 }
 
 /// Milliseconds since 1970 by this machine's clock.
@@ -300,6 +312,9 @@ pub(crate) async fn pause() {
     })
     .await;
 }
+
+/// Cookies of one name that are looked at; each costs a signature.
+const COOKIES_MAX: usize = 4;
 
 /// How often a request looks for its answer: for a second in all.
 pub(crate) const LOOKS: usize = 100;

@@ -17,7 +17,7 @@
 //! whichever machine is lost. They need a leader; while there is none, users wait on and those with a pass are served.
 //! Before the start everybody has the same chance; afterwards, who came first is first (`order: arrival`), or all of one
 //! `lotteryRound` have the same chance. The backend can say in `X-Waiting-Room` of an answer: `sold-out` ends the wait on all machines,
-//! `open` begins it again, `done` frees the user's place at once.
+//! `open` or more stock begins it again, `done` frees the user's place at once.
 //!
 //! Outcomes: `notStarted`, `waiting`, `soldOut`, `unavailable` (no key or no random bits yet), each with the answer that goes with
 //! it. Fits HTTPServer. Costs a signature of 1 µs per request; a user who waits costs no memory.
@@ -62,16 +62,18 @@ pub struct WaitingRoomSpec {
     pub one_place_per: OnePlacePer,
     /// With `onePlacePer: header`: the header that says who asks, such as Authorization. Requests without it share a place.
     pub key_header: String,
-    /// How long a user who was let in stays so, and counts as inside. Default 10m, 1s to 24h.
+    /// How long a user who was let in stays so, and counts as inside. Default 10m, 1s to 12h: as long as keys of cookies last.
     pub session_time: GoDuration,
     /// How often a client should look again; those far behind are told to take longer, up to six times. Default 5s, 100ms to 1m.
     /// A poll in less than half of it changes nothing.
     pub poll_interval: GoDuration,
-    /// A place is lost when its client has not looked for so long. Default 3m, at least ten times `pollInterval`, at most 24h.
+    /// A place is lost when its client has not looked for so long. Default 3m, at least ten times `pollInterval`, at most 12h.
     pub abandon_after: GoDuration,
-    /// Whether one who comes while there is room and nobody waits is let in at the first request. Default true; in the first minute
-    /// after `startTime` it is not so.
-    pub pass_when_idle: bool,
+    /// Whether one who comes while there is room and nobody waits is let in at the first request, if not in the first minute after
+    /// `startTime`. Each request of a client that keeps no cookies then takes a number: where numbers are scarce that empties the stock.
+    /// Default true, but with `capacity.stock` false.
+    #[schemars(with = "bool")]
+    pub pass_when_idle: Option<bool>,
     /// Whether cookies are good from the client's address alone. Phones change theirs. Default false.
     pub bind_address: bool,
     /// Ends the wait on all machines: nobody else is let in. Default false.
@@ -153,7 +155,7 @@ impl Default for WaitingRoomSpec {
             session_time: GoDuration::from_secs(600),
             poll_interval: GoDuration::from_secs(5),
             abandon_after: GoDuration::from_secs(180),
-            pass_when_idle: true,
+            pass_when_idle: None,
             bind_address: false,
             sold_out: false,
             sold_out_statuses: Vec::new(),
@@ -182,13 +184,13 @@ impl Spec for WaitingRoomSpec {
         for (field, value, least, most) in [
             ("capacity.newUsersPer", capacity.new_users_per, GoDuration::from_millis(10), day),
             ("lotteryRound", self.lottery_round, second, day),
-            ("sessionTime", self.session_time, second, day),
+            ("sessionTime", self.session_time, second, GoDuration::from_secs(COOKIES_S)),
             ("pollInterval", self.poll_interval, GoDuration::from_millis(100), GoDuration::from_secs(60)),
             (
                 "abandonAfter",
                 self.abandon_after,
                 GoDuration::from_nanos(self.poll_interval.nanos().saturating_mul(10)),
-                day,
+                GoDuration::from_secs(COOKIES_S),
             ),
         ] {
             if value < least || value > most {
@@ -333,6 +335,12 @@ impl WaitingRoom {
         }
         let Some((mut ticket, fresh)) = self.placed(exchange, ticket, now) else {
             let code = self.spec.waiting_status;
+            if hall().keys().is_empty() {
+                let name = &self.door.room.filter;
+                exchange.tags.note(|| {
+                    format!("{name}: no key to sign cookies with; with --insecure-peers the cluster has none")
+                });
+            }
             self.door.turn_away(exchange, Told::Unavailable, code, jittered(self.poll_ms), None);
             return Step::Done(UNAVAILABLE);
         };
@@ -347,7 +355,7 @@ impl WaitingRoom {
         if let (Some(start_ms), false) = (self.start_ms, started) {
             return self.not_started(exchange, ticket, early, start_ms, now);
         }
-        let idle = self.spec.pass_when_idle
+        let idle = self.spec.pass_when_idle.unwrap_or(self.spec.capacity.stock == 0)
             && self.start_ms.is_none_or(|start_ms| now >= start_ms + OPENING_MS)
             && desk.is_open();
         let turn = if ticket.counted && !early || idle { desk.turn(&ticket, now) } else { desk.stands(&ticket) };
@@ -508,6 +516,8 @@ const ORIGIN_MS: u64 = 1_767_225_600_000;
 /// An id is known for so much longer than any ticket of it is good, in seconds.
 const KEEP_BEYOND_S: u64 = 60;
 const DAY_S: i64 = 86_400;
+/// A key signs for half a day, and its cookies are good for another half.
+const COOKIES_S: i64 = 12 * 3600;
 
 #[cfg(test)]
 pub(crate) mod tests;

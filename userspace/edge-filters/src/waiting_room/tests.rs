@@ -155,6 +155,44 @@ fn a_sale_from_before_its_start_until_it_is_sold_out() {
 }
 
 #[test]
+fn who_keeps_no_cookies_takes_no_number_of_a_stock() {
+    let mut world = World::new("{capacity: {stock: 5}, sale: careless}");
+    world.visit(None, &[]);
+    world.exchange();
+    assert!(world.room().door.room.desk.is_open());
+    for _ in 0..20 {
+        assert_eq!(world.visit(None, &[]).0, WAITING);
+        world.now += 100;
+        world.exchange();
+    }
+    assert_eq!(world.room().door.room.desk.view().given, 0);
+    let mut asked = World::new("{capacity: {stock: 5}, sale: asked, passWhenIdle: true}");
+    asked.visit(None, &[]);
+    asked.exchange();
+    assert_eq!(asked.visit(None, &[]).0, SUCCESS);
+}
+
+#[test]
+fn a_pass_is_found_beside_what_others_put_there_and_kept_by_no_cache() {
+    let mut world = World::new("{capacity: {activeUsers: 5}, sale: beside}");
+    world.visit(None, &[]);
+    world.exchange();
+    let (outcome, exchange) = world.visit(None, &[]);
+    assert_eq!(outcome, SUCCESS);
+    let kept: Vec<_> =
+        exchange.default_space_ref().response.as_ref().unwrap().headers.values("Cache-Control").collect();
+    assert_eq!(kept, [b"private"], "whoever is given the answer again would be given the pass");
+    let pass = cookie_of(&exchange);
+    // A neighbour's host may set a cookie of that name for the whole domain.
+    let beside = format!("weir_room=; weir_room=AQAAAA; {pass}");
+    let (outcome, exchange) = world.visit(Some(&beside), &[]);
+    assert_eq!((outcome, response_header(&exchange, "Set-Cookie")), (SUCCESS, None));
+    assert_eq!(response_header(&exchange, "Cache-Control"), None, "nothing of the client's own is in it");
+    let room = &world.room().door.room;
+    assert_eq!((room.counted(Came::KnownPass), room.counted(Came::BadShape)), (1, 0));
+}
+
+#[test]
 fn polls_that_come_too_early_change_nothing() {
     let mut world = World::new("{capacity: {newUsers: 1, newUsersPer: 1h}, sale: early, passWhenIdle: false}");
     let (outcome, exchange) = world.visit(None, &[]);
@@ -333,6 +371,8 @@ fn refused() {
     refuses(&KIND, "{capacity: {}}", &["capacity"]);
     refuses(&KIND, "{capacity: {stock: 2000000}}", &["capacity.stock"]);
     refuses(&KIND, "{capacity: {stock: 1}, startTime: now}", &["startTime"]);
+    // The keys that sign its cookies may be gone by then.
+    refuses(&KIND, "{capacity: {stock: 1}, sessionTime: 13h, abandonAfter: 13h}", &["abandonAfter", "sessionTime"]);
     refuses(
         &KIND,
         "{capacity: {stock: 1}, startTime: '2026-11-29T18:00:00Z', endTime: '2026-11-29T18:00:00Z'}",
