@@ -435,6 +435,24 @@ urls:
     }
 
     #[test]
+    fn a_claim_is_read_where_it_was_checked() {
+        use base64::Engine;
+        let part = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
+        let token = |user: u32| format!("{}.{}.x", part("{}"), part(&format!("{{\"sub\":\"user-{user}\"}}")));
+        let limiter = filter(
+            &KIND,
+            "{policies: [{name: p, key: {from: claim, name: sub, cookieName: auth}, limitForPeriod: 2, limitRefreshPeriod: 60s}], \
+             defaultPolicyRef: p, urls: [{url: {prefix: /}}]}",
+        );
+        let cookie = format!("auth={}", token(0));
+        let outcomes = [1, 2, 3].map(|user| {
+            let made_up = format!("Bearer {}", token(user));
+            run(&*limiter, &mut request("GET", "/", &[("Cookie", &cookie), ("Authorization", &made_up)]))
+        });
+        assert_eq!(outcomes, [SUCCESS, SUCCESS, RATE_LIMITED], "a Validator looks at the cookie, and at nothing else");
+    }
+
+    #[test]
     fn state_survives_where_rule_and_policy_do() {
         let first = filter(&KIND, SPEC);
         check(&*first, "POST", "/pay/1", SUCCESS);

@@ -1,6 +1,7 @@
 //! Limits that count by key: whose requests are counted together, and what they are told.
 
 use crate::limits::{self, Limit};
+use crate::validator::token::{bearer, cookie};
 use base_model::header_adapt::is_header_name;
 use base_model::problem::at;
 use base_model::{Findings, Problem};
@@ -51,6 +52,9 @@ pub struct KeySpec {
     pub from: KeySource,
     /// Name of the header or claim.
     pub name: String,
+    /// With `from: claim`: the cookie that the token is looked for in first, then Authorization. To be the Validator's `cookieName`, if it
+    /// has one: in the other place clients may write what they like. Default: none.
+    pub cookie_name: String,
 }
 
 /// What a key is taken from.
@@ -80,6 +84,9 @@ impl KeySpec {
             }
             _ => {}
         }
+        if self.from != KeySource::Claim && !self.cookie_name.is_empty() {
+            findings.warn(at(place, "cookieName"), "only from: claim looks at it");
+        }
     }
 
     /// The key of a request. Those that have none share one: leaving it out gets nobody past a limit.
@@ -93,7 +100,8 @@ impl KeySpec {
             },
             KeySource::Header => Cow::Borrowed(headers.value(&self.name).unwrap_or(b"")),
             KeySource::Claim => {
-                Cow::Owned(claim(headers.text("Authorization"), &self.name).unwrap_or_default().into_bytes())
+                let token = cookie(headers, &self.cookie_name).or_else(|| bearer(headers));
+                Cow::Owned(token.and_then(|token| claim(token, &self.name)).unwrap_or_default().into_bytes())
             }
         };
         hashed(&text)
@@ -110,8 +118,7 @@ pub(super) fn limit_of(pipeline: &str, filter: &str, rule: &str) -> u64 {
     hashed(format!("{pipeline}\n{filter}\n{rule}").as_bytes())
 }
 
-fn claim(authorization: Option<&str>, name: &str) -> Option<String> {
-    let token = authorization?.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))?.1;
+fn claim(token: &str, name: &str) -> Option<String> {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?.trim_end_matches('=')).ok()?;
     let claims: serde_json::Value = serde_json::from_slice(&payload).ok()?;
     match claims.get(name)? {
