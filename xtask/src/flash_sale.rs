@@ -496,8 +496,10 @@ impl Place {
             );
             (text, "-c", "nginx, limit_req")
         } else {
+            // It opens two descriptors for each connection, some beside, and does not start where it may not.
+            let connections = ((open_files() / 2).saturating_sub(200)).clamp(100, 20_000);
             let text = format!(
-                "global\n maxconn 20000\ndefaults\n mode http\n timeout connect 2s\n timeout client 30s\n timeout server 30s\n timeout queue 1s\n\
+                "global\n maxconn {connections}\ndefaults\n mode http\n timeout connect 2s\n timeout client 30s\n timeout server 30s\n timeout queue 1s\n\
                  listen shop\n bind :{port}\n server shop {shop} maxconn {THREADS}\n"
             );
             (text, "-f", "HAProxy, maxconn")
@@ -564,6 +566,14 @@ fn cpu_of(pid: u32) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
     fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// Files that a program we start may open at most (proc_pid_limits(5)).
+fn open_files() -> u64 {
+    let text = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let hard =
+        text.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().nth(1)?.parse().ok());
+    hard.unwrap_or(1024)
 }
 
 fn free_ports() -> Result<[u16; 5], String> {
