@@ -64,6 +64,11 @@ impl Observed {
         empty_after: Duration,
         now: Instant,
     ) -> Plan {
+        if !self.whole {
+            // Of a service that is not asked for nothing is heard any more: what was said of it some day says nothing when it is
+            // asked for again.
+            self.services.retain(|service, _| wanted.contains(service) || current.contains_key(service));
+        }
         let mut plan = Plan::default();
         let mut due = |at: Instant| plan.due = Some(plan.due.map_or(at, |due: Instant| due.min(at)));
         for service in wanted {
@@ -109,6 +114,9 @@ impl Observed {
             let forgotten = *self.unwanted_since.entry(service.clone()).or_insert(now) + UNWANTED;
             if now >= forgotten {
                 plan.deletes.push(service.clone());
+                if !self.whole {
+                    self.services.remove(service);
+                }
             } else {
                 due(forgotten);
             }
@@ -207,6 +215,20 @@ mod tests {
         observed.plan(&wanted(&["a"]), &known, AFTER, now + UNWANTED);
         assert!(observed.plan(&none, &known, AFTER, now + UNWANTED).deletes.is_empty(), "somebody did meanwhile");
         assert_eq!(observed.plan(&none, &known, AFTER, now + UNWANTED * 2).deletes, ["a"]);
+    }
+
+    #[test]
+    fn what_was_said_of_a_service_that_nobody_asks_for_is_forgotten_with_it() {
+        let mut observed = Observed::default();
+        let (none, now) = (wanted(&[]), Instant::now());
+        observed.services.insert("a".into(), said(&["1"], &[]));
+        let plan = observed.plan(&wanted(&["a"]), &knows(&[]), AFTER, now);
+        assert_eq!(plan.puts, knows(&[("a", &["1"])]));
+        observed.plan(&none, &knows(&[("a", &["1"])]), AFTER, now);
+        assert_eq!(observed.plan(&none, &knows(&[("a", &["1"])]), AFTER, now + UNWANTED).deletes, ["a"]);
+        // Hours later.
+        let plan = observed.plan(&wanted(&["a"]), &knows(&[]), AFTER, now + UNWANTED * 100);
+        assert_eq!(plan, Plan::default(), "the registry has not said anything of it since");
     }
 
     #[test]

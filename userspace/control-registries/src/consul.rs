@@ -1,12 +1,16 @@
 //! Consul, by blocking queries of its HTTP API: one for each service that is asked for, which Consul answers when something changes.
+//!
+//! Consul takes 200 connections from one address (`http_max_conns_per_client`) and refuses those beyond. So more services than
+//! [`BLOCKING_MOST`] are asked for one after the other every `syncInterval`, on few connections.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base_model::ConsulServiceRegistrySpec;
 use base_text::quoted;
 use hyper::{HeaderMap, Method};
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::ask::{Asker, escaped, number, text, texts};
 use crate::record::{Record, Service};
@@ -20,7 +24,11 @@ pub async fn watch(
 ) -> Result<(), String> {
     let login = "give a token that is valid and has service:read and node:read";
     let asker = Asker::new("Consul", login)?;
-    let start = |name| Query { asker: asker.clone(), spec: spec.clone(), name, heard: heard.clone() }.run();
+    let turns = Arc::new(Semaphore::new(ASKED_AT_ONCE));
+    let start = |name| {
+        let (asker, spec, turns) = (asker.clone(), spec.clone(), turns.clone());
+        Query { asker, spec, name, heard: heard.clone(), wanted: wanted.clone(), turns }.run()
+    };
     // Whether Consul is there is of interest before a pool asks for anything.
     let idle = || {
         let (asker, heard) = (asker.clone(), heard.clone());
@@ -30,7 +38,7 @@ pub async fn watch(
             tell(&heard, Heard::Well).await
         }
     };
-    each::service(wanted, start, idle, spec.sync_interval.into()).await
+    each::service(wanted.clone(), start, idle, spec.sync_interval.into()).await
 }
 
 /// One service.
@@ -39,6 +47,10 @@ struct Query {
     spec: ConsulServiceRegistrySpec,
     name: String,
     heard: mpsc::Sender<Heard>,
+    /// All services that are asked for.
+    wanted: Wanted,
+    /// Of questions that are answered at once.
+    turns: Arc<Semaphore>,
 }
 
 impl Query {
@@ -47,10 +59,18 @@ impl Query {
         let (mut index, mut again) = (0, AGAIN_FIRST);
         loop {
             let asked = Instant::now();
+            let many = self.wanted.borrow().len() > BLOCKING_MOST;
+            if many {
+                index = 0;
+            }
             let told = match self.ask(index).await {
                 Ok((next, service)) => {
                     // A service that changes without end, and a registry that does not wait, are not asked without end.
-                    let least = if next == index { NOT_BLOCKING } else { BETWEEN };
+                    let least = match next == index {
+                        _ if many => self.spec.sync_interval.into(),
+                        true => NOT_BLOCKING,
+                        false => BETWEEN,
+                    };
                     // An index that goes backwards is one of another history: everything is asked for anew (Consul's own rule).
                     index = if next < index { 0 } else { next.max(1) };
                     again = AGAIN_FIRST;
@@ -90,6 +110,8 @@ impl Query {
         }
         let token = [("x-consul-token", spec.token.as_str())];
         let headers: &[(&str, &str)] = if spec.token.is_empty() { &[] } else { &token };
+        // Nobody closes it.
+        let _turn = if index == 0 { self.turns.acquire().await.ok() } else { None };
         // Consul waits for up to a sixteenth longer than it was told to.
         let patience = CONNECT + wait + wait / 16;
         let (head, answer) = self.asker.json(Method::GET, &url, headers, "", patience).await?;
@@ -143,6 +165,11 @@ const CONNECT: Duration = Duration::from_secs(5);
 const BETWEEN: Duration = Duration::from_millis(20);
 /// The same where nothing had changed, so that Consul should have waited.
 const NOT_BLOCKING: Duration = Duration::from_secs(1);
+/// Services that are asked for by blocking queries, which take a connection each. Members and other programs of the same machine ask
+/// Consul as well.
+const BLOCKING_MOST: usize = 100;
+/// Questions that are answered at once, at a time.
+const ASKED_AT_ONCE: usize = 16;
 /// Pauses after a fault: the first, twice as long each time, and the longest.
 const AGAIN_FIRST: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_secs(10);
@@ -216,5 +243,45 @@ mod tests {
         assert_eq!(lines[2], format!("{place}&index=9&wait=2000ms&{rest}"));
         assert_eq!(lines[3], format!("{place}&{rest}"), "an index of another history begins anew");
         assert!(seen.iter().all(|head| head.contains("x-consul-token: t-1")), "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn many_services_take_no_more_connections_than_consul_allows() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let opened = connections.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                opened.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let mut read = vec![0; 4096];
+                    while let Ok(count @ 1..) = stream.read(&mut read).await {
+                        if String::from_utf8_lossy(&read[..count]).contains("&index=") {
+                            // Nothing changes.
+                            std::future::pending::<()>().await;
+                        }
+                        let answer = "HTTP/1.1 200 OK\r\nX-Consul-Index: 7\r\nContent-Length: 2\r\n\r\n[]";
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        let text = json!({"address": address, "syncInterval": "100ms"});
+        let spec: ConsulServiceRegistrySpec = base_model::decode(&text, "").unwrap().value;
+        let names: std::collections::BTreeSet<String> = (0..400).map(|n| format!("s{n}")).collect();
+        let (_wants, wanted) = tokio::sync::watch::channel(names);
+        let (tell, mut heard) = mpsc::channel(8);
+        let watching = tokio::spawn(async move { watch(&spec, wanted, &tell).await });
+        let mut times = std::collections::BTreeMap::<String, usize>::new();
+        while times.len() < 400 || times.values().any(|times| *times < 2) {
+            let Some(Heard::Service(name, _)) = heard.recv().await else { panic!("something else was heard") };
+            *times.entry(name).or_default() += 1;
+        }
+        watching.abort();
+        let connections = connections.load(Ordering::SeqCst);
+        assert!(connections <= 100, "{connections} connections");
     }
 }

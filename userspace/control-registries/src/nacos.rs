@@ -26,18 +26,26 @@ pub async fn watch(
     loop {
         let token = token.get(&asker, &url, spec).await?;
         let names = wanted.borrow_and_update().clone();
+        let is_there = async || {
+            let place = format!("{url}/v1/ns/service/list?pageNo=1&pageSize=1{}{token}", namespace(spec));
+            asker.json(Method::GET, &place, &[], "", PATIENCE).await
+        };
         if names.is_empty() {
             // Whether Nacos is there is of interest before a pool asks for anything.
-            let place = format!("{url}/v1/ns/service/list?pageNo=1&pageSize=1{}{token}", namespace(spec));
-            asker.json(Method::GET, &place, &[], "", PATIENCE).await?;
+            is_there().await?;
             tell(heard, Heard::Well).await?;
         }
         for name in names {
             let place = format!("{url}/v1/ns/instance/list?serviceName={}{}{token}", escaped(&name), namespace(spec));
-            let (_, answer) = asker.json(Method::GET, &place, &[], "", PATIENCE).await?;
-            match field(&answer, "hosts").and_then(Value::as_array) {
-                Some(hosts) => tell(heard, Heard::Service(name.clone(), read(&name, hosts))).await?,
-                None => return Err(asker.told(&place, "its answer has no hosts; is this the address of Nacos?")),
+            let answer = asker.json(Method::GET, &place, &[], "", PATIENCE).await.and_then(|(_, answer)| {
+                let hosts = field(&answer, "hosts").and_then(Value::as_array).map(|hosts| read(&name, hosts));
+                hosts.ok_or_else(|| asker.told(&place, "its answer has no hosts; is this the address of Nacos?"))
+            });
+            match answer {
+                Ok(service) => tell(heard, Heard::Service(name, service)).await?,
+                // A name that Nacos does not take, such as one with a space, is no reason to know nothing of the others.
+                Err(fault) if is_there().await.is_ok() => tell(heard, Heard::Trouble(name, fault)).await?,
+                Err(fault) => return Err(fault),
             }
         }
         tokio::select! {
@@ -187,5 +195,39 @@ mod tests {
         );
         let line = "GET /nacos/v1/ns/instance/list?serviceName=orders&namespaceId=n&accessToken=t%201 ";
         assert!(list.starts_with(line), "{list}");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_nacos_does_not_take_keeps_no_other_away() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut read = vec![0; 4096];
+                    while let Ok(count @ 1..) = stream.read(&mut read).await {
+                        let asked = String::from_utf8_lossy(&read[..count]).into_owned();
+                        let (status, body) = match asked.contains("serviceName=a%20b") {
+                            true => ("400 Bad Request", "caused: Param 'serviceName' is illegal".to_owned()),
+                            false => ("200 OK", json!({"hosts": [], "count": 0}).to_string()),
+                        };
+                        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
+                        stream.write_all((head + &body).as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        let text = json!({"servers": [{"ipAddr": "127.0.0.1", "port": port}], "syncInterval": "1m"});
+        let spec: NacosServiceRegistrySpec = base_model::decode(&text, "").unwrap().value;
+        let (_wants, wanted) = tokio::sync::watch::channel(["a b".to_owned(), "orders".to_owned()].into());
+        let (tell, mut heard) = mpsc::channel(8);
+        let watching = tokio::spawn(async move { watch(&spec, 0, wanted, &tell).await });
+        let first = heard.recv().await;
+        let refused =
+            |heard: &Heard| matches!(heard, Heard::Trouble(name, why) if name == "a b" && why.contains("400"));
+        assert!(first.as_ref().is_some_and(refused), "{first:?}");
+        assert_eq!(heard.recv().await, Some(Heard::Service("orders".into(), Service::default())));
+        watching.abort();
     }
 }

@@ -29,6 +29,26 @@ pub enum Woke {
     Well,
 }
 
+/// What there is at a path.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found<T> {
+    Here(T),
+    /// There is no such node.
+    Nothing,
+    /// It may not be read without a login. No watch tells when it may.
+    Forbidden,
+}
+
+impl Found<Vec<u8>> {
+    fn read<T>(self, read: impl FnOnce(&mut Answer<'_>) -> Result<T, String>) -> Result<Found<T>, String> {
+        match self {
+            Found::Here(answer) => read(&mut Answer(&answer)).map(Found::Here),
+            Found::Nothing => Ok(Found::Nothing),
+            Found::Forbidden => Ok(Found::Forbidden),
+        }
+    }
+}
+
 /// Frames as they come, in whatever pieces.
 struct Frames {
     stream: BufReader<OwnedReadHalf>,
@@ -88,18 +108,17 @@ impl Session {
         Ok(session)
     }
 
-    /// Names of children, with a watch; `None`: there is no such node.
-    pub async fn children(&mut self, path: &str) -> Result<Option<Vec<String>>, String> {
-        let Some(answer) = self.ask(GET_CHILDREN, path).await? else { return Ok(None) };
-        let mut answer = Answer(&answer);
-        let count = answer.int()?;
-        (0..count.max(0)).map(|_| answer.text()).collect::<Result<_, _>>().map(Some)
+    /// Names of children, with a watch.
+    pub async fn children(&mut self, path: &str) -> Result<Found<Vec<String>>, String> {
+        self.ask(GET_CHILDREN, path).await?.read(|answer| {
+            let count = answer.int()?;
+            (0..count.max(0)).map(|_| answer.text()).collect()
+        })
     }
 
     /// A node's value, with a watch.
-    pub async fn value(&mut self, path: &str) -> Result<Option<Vec<u8>>, String> {
-        let Some(answer) = self.ask(GET_DATA, path).await? else { return Ok(None) };
-        Answer(&answer).buffer().map(|value| Some(value.to_vec()))
+    pub async fn value(&mut self, path: &str) -> Result<Found<Vec<u8>>, String> {
+        self.ask(GET_DATA, path).await?.read(|answer| answer.buffer().map(<[u8]>::to_vec))
     }
 
     /// Waits until a watch fires, or for so long, and sees to it that the server knows that we live.
@@ -130,17 +149,17 @@ impl Session {
         std::mem::take(&mut self.woken)
     }
 
-    /// What stands behind the head of the answer; `None`: there is no such node.
-    async fn ask(&mut self, operation: i32, path: &str) -> Result<Option<Vec<u8>>, String> {
+    /// What stands behind the head of the answer.
+    async fn ask(&mut self, operation: i32, path: &str) -> Result<Found<Vec<u8>>, String> {
         self.xid = self.xid.wrapping_add(1).max(1);
         let xid = self.xid;
         let mut request = Request(Vec::new());
         request.int(xid).int(operation).buffer(path.as_bytes()).bool(true);
         self.send(&request.0).await?;
         match self.answer(xid).await? {
-            (0, rest) => Ok(Some(rest)),
-            (NO_NODE, _) => Ok(None),
-            (NO_AUTH, _) => Err(format!("node {path} may not be read without a login; let everybody read it")),
+            (0, rest) => Ok(Found::Here(rest)),
+            (NO_NODE, _) => Ok(Found::Nothing),
+            (NO_AUTH, _) => Ok(Found::Forbidden),
             (error, _) => Err(format!("node {path} cannot be read: error {error}")),
         }
     }
@@ -258,6 +277,53 @@ const BEAT_LEAST: Duration = Duration::from_millis(100);
 /// Beyond `jute.maxbuffer` of any server that people run.
 const FRAME_MAX: usize = 64 << 20;
 
+/// By path; a node without a value may not be read.
+#[cfg(test)]
+pub(crate) type Nodes = std::sync::Arc<std::sync::Mutex<BTreeSet<(String, Option<String>)>>>;
+
+/// A server of nodes that a test changes as it likes, and which says nothing of that.
+#[cfg(test)]
+pub(crate) async fn serve(nodes: Nodes) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let place = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (read, mut write) = stream.into_split();
+        let mut frames = Frames { stream: BufReader::new(read), read: Vec::new() };
+        let mut hello = Request(Vec::new());
+        frames.next().await.unwrap();
+        hello.int(0).int(20_000).long(77).buffer(&[1; 16]);
+        let mut frame = Request(Vec::new());
+        frame.buffer(&hello.0);
+        write.write_all(&frame.0).await.unwrap();
+        while let Ok(asked) = frames.next().await {
+            let mut request = Answer(&asked);
+            let (xid, operation) = (request.int().unwrap(), request.int().unwrap());
+            let mut answer = Request(Vec::new());
+            answer.int(xid).long(5);
+            let path = if operation == PING { String::new() } else { request.text().unwrap() };
+            let known = nodes.lock().unwrap().clone();
+            let below = format!("{path}/");
+            let answer = match known.iter().find(|(at, _)| *at == path) {
+                _ if operation == PING => answer.int(0),
+                None => answer.int(NO_NODE),
+                Some((_, None)) => answer.int(NO_AUTH),
+                Some((_, Some(value))) if operation == GET_DATA => answer.int(0).buffer(value.as_bytes()).long(0),
+                Some(_) => {
+                    let children = known.iter().filter_map(|(at, _)| at.strip_prefix(&below));
+                    let children: Vec<&str> = children.filter(|name| !name.contains('/')).collect();
+                    let answer = answer.int(0).int(children.len() as i32);
+                    children.iter().fold(answer, |answer, name| answer.buffer(name.as_bytes()))
+                }
+            };
+            let mut frame = Request(Vec::new());
+            frame.buffer(&answer.0);
+            write.write_all(&frame.0).await.unwrap();
+        }
+    });
+    place
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,9 +383,9 @@ mod tests {
     #[tokio::test]
     async fn nodes_are_read_and_watches_wake() {
         let mut session = Session::open(&server().await, Duration::from_secs(20)).await.unwrap();
-        assert_eq!(session.children("/shop").await, Ok(Some(vec!["orders".to_owned()])));
-        assert_eq!(session.value("/shop/orders").await, Ok(Some(b"{}".to_vec())));
-        assert_eq!(session.children("/none").await, Ok(None));
+        assert_eq!(session.children("/shop").await, Ok(Found::Here(vec!["orders".to_owned()])));
+        assert_eq!(session.value("/shop/orders").await, Ok(Found::Here(b"{}".to_vec())));
+        assert_eq!(session.children("/none").await, Ok(Found::Nothing));
         assert_eq!(session.wake(Duration::ZERO).await, Ok(Woke::Well));
         assert_eq!(session.wake(Duration::from_secs(20)).await, Ok(Woke::Changed("/shop".into())));
     }
