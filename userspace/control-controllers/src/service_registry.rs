@@ -44,7 +44,7 @@ impl<C: Cluster> Controller<C> {
         let watching = watch(self.spec.clone(), self.wanted.clone(), tell);
         tokio::pin!(watching);
         let mut observed = Observed::default();
-        let mut due = None;
+        let (mut due, mut not_before) = (None, Instant::now());
         loop {
             let timer = async move {
                 match due {
@@ -67,7 +67,7 @@ impl<C: Cluster> Controller<C> {
                 }
                 () = timer => {}
             }
-            match self.act(&mut observed).await {
+            match self.act(&mut observed, &mut not_before).await {
                 Ok(next) => due = next,
                 Err(deposed) => return deposed,
             }
@@ -119,8 +119,9 @@ impl<C: Cluster> Controller<C> {
         });
     }
 
-    /// Writes what is different. Returns when to look again although nothing is heard.
-    async fn act(&self, observed: &mut Observed) -> Result<Option<Instant>, Deposed> {
+    /// Writes what is different. Returns when to look again although nothing is heard. A registry that changes without end is written
+    /// down as it is then, and takes its share of the log and no more.
+    async fn act(&self, observed: &mut Observed, not_before: &mut Instant) -> Result<Option<Instant>, Deposed> {
         let wanted: BTreeSet<String> = self.wanted.borrow().clone();
         let current = self.current();
         let plan = observed.plan(&wanted, &current, self.spec.empty_after(), Instant::now());
@@ -129,8 +130,15 @@ impl<C: Cluster> Controller<C> {
         if plan.puts.is_empty() && plan.deletes.is_empty() {
             return Ok(plan.due);
         }
-        let again = Some(Instant::now() + AGAIN);
-        match self.write(plan).await {
+        let begun = Instant::now();
+        if begun < *not_before {
+            return Ok(Some(plan.due.map_or(*not_before, |due| due.min(*not_before))));
+        }
+        let again = Some(begun + AGAIN);
+        let written = self.write(plan).await;
+        let took = begun.elapsed();
+        *not_before = Instant::now() + REST.max(took * RESTS_FOR).min(AGAIN);
+        match written {
             Ok(due) => Ok(due),
             Err(refusal) if refusal.kind == RefusalKind::Stale => {
                 self.board.fenced_out();
@@ -148,19 +156,23 @@ impl<C: Cluster> Controller<C> {
 
     async fn write(&self, plan: Plan) -> Result<Option<Instant>, control_api::Refusal> {
         let key = |service: &str| format!("{}/{service}", self.name);
-        let mut puts: Vec<KeyPut> = Vec::new();
-        for (service, instances) in &plan.puts {
-            puts.push(KeyPut::new(key(service), json!({"instances": instances})));
-        }
+        let puts: Vec<KeyPut> = plan
+            .puts
+            .iter()
+            .map(|(service, instances)| KeyPut::new(key(service), json!({"instances": instances})))
+            .collect();
         let mut deletes: Vec<String> = plan.deletes.iter().map(|service| key(service)).collect();
         let changes = puts.len() + deletes.len();
-        while !puts.is_empty() || !deletes.is_empty() {
-            let rest = puts.split_off(puts.len().min(BATCH));
+        let mut parts = parts(puts);
+        if parts.is_empty() {
+            parts.push(Vec::new());
+        }
+        for puts in parts {
             let action = Action::PutKeys {
                 section: ENDPOINTS.to_owned(),
                 owner: self.name.clone(),
                 fence: Some(self.fence.clone()),
-                puts: std::mem::replace(&mut puts, rest),
+                puts,
                 deletes: std::mem::take(&mut deletes),
             };
             self.cluster.propose(action, &self.name).await?;
@@ -177,6 +189,24 @@ impl<C: Cluster> Controller<C> {
         let own = keys.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
         own.map(|(key, keyed)| (key[prefix.len()..].to_owned(), read(&keyed.value))).collect()
     }
+}
+
+/// As they are written, none of the parts too large for the log to carry beside its heartbeats.
+fn parts(puts: Vec<KeyPut>) -> Vec<Vec<KeyPut>> {
+    let mut parts: Vec<Vec<KeyPut>> = Vec::new();
+    let mut left = 0;
+    for put in puts {
+        let bytes = serde_json::to_vec(&put.value).map_or(0, |text| text.len());
+        match parts.last_mut() {
+            Some(part) if bytes <= left && part.len() < BATCH => part.push(put),
+            _ => {
+                left = BATCH_BYTES;
+                parts.push(vec![put]);
+            }
+        }
+        left = left.saturating_sub(bytes);
+    }
+    parts
 }
 
 /// Watches for ever, with pauses after faults.
@@ -223,12 +253,31 @@ fn read(value: &Document) -> Vec<Instance> {
 
 /// What is heard while something is written.
 const QUEUE: usize = 256;
-/// Services written at once.
+/// Services written at once, and how many bytes, unless it is one service.
 const BATCH: usize = 256;
+const BATCH_BYTES: usize = 512 << 10;
 /// Pauses after a fault: the first, twice as long each time, and the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_secs(5);
 /// After watching for so long the next fault is a first one.
 const STEADY: Duration = Duration::from_secs(10);
-/// After a write that was not decided.
+/// Between two writes at least, and how many times as long as the first of them took; a change that comes alone waits for nothing.
+const REST: Duration = Duration::from_millis(50);
+const RESTS_FOR: u32 = 4;
+/// After a write that was not decided; no two writes are further apart.
 const AGAIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_much_is_written_in_parts() {
+        let put = |n: usize, bytes: usize| KeyPut::new(format!("r/{n}"), json!("x".repeat(bytes)));
+        let lengths = |puts: Vec<KeyPut>| parts(puts).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(lengths(Vec::new()), [0; 0]);
+        assert_eq!(lengths((0..600).map(|n| put(n, 10)).collect()), [256, 256, 88]);
+        assert_eq!(lengths((0..5).map(|n| put(n, 200 << 10)).collect()), [2, 2, 1]);
+        assert_eq!(lengths((0..3).map(|n| put(n, 900 << 10)).collect()), [1, 1, 1]);
+    }
+}

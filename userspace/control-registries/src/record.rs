@@ -58,11 +58,12 @@ pub fn judge(service: &Service) -> Judged {
     let mut by_id: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
     for record in &service.records {
         let same = by_id.entry(&record.id).or_default();
-        if !same.contains(&record) {
+        // Of one that is there without end a few are enough to be told.
+        if same.len() < CONTRADICTIONS_TOLD && !same.contains(&record) {
             same.push(record);
         }
     }
-    let (mut instances, mut places) = (Vec::new(), BTreeSet::new());
+    let (mut instances, mut places, mut bytes) = (Vec::new(), BTreeSet::new(), 0);
     for (id, records) in by_id {
         let [record] = records[..] else {
             let said: Vec<String> =
@@ -81,9 +82,11 @@ pub fn judge(service: &Service) -> Judged {
                 if !places.insert((instance.scheme.clone(), instance.address.clone(), instance.port)) {
                     continue;
                 }
-                if instances.len() == INSTANCES_MAX {
+                bytes += size_of_text(&instance);
+                if instances.len() == INSTANCES_MAX || bytes > SERVICE_BYTES_MAX {
                     refused.push(format!(
-                        "more than {INSTANCES_MAX} instances: those from {} on are left out; split the service",
+                        "more than {INSTANCES_MAX} instances, or {} KiB of them: those from {} on are left out; split the service",
+                        SERVICE_BYTES_MAX >> 10,
                         quoted(id)
                     ));
                     break;
@@ -119,14 +122,26 @@ fn usable(record: &Record) -> Result<Instance, String> {
             return Err(format!("address {} is neither an address nor a name; register one", quoted(address)));
         }
     }
-    Ok(Instance {
+    let instance = Instance {
         id: record.id.clone(),
         scheme: scheme.to_owned(),
         address: address.to_ascii_lowercase(),
         port,
         tags: record.tags.clone(),
         weight: u32::try_from(record.weight.clamp(0, WEIGHT_MAX)).unwrap_or_default(),
-    })
+    };
+    match size_of_text(&instance) {
+        0..=INSTANCE_BYTES_MAX => Ok(instance),
+        bytes => Err(format!(
+            "its id and tags have {bytes} bytes, and {INSTANCE_BYTES_MAX} are taken, since every member keeps them; shorten them"
+        )),
+    }
+}
+
+/// What it takes to keep it, about.
+fn size_of_text(instance: &Instance) -> usize {
+    let tags: usize = instance.tags.iter().map(|tag| tag.len() + 3).sum();
+    tags + instance.id.len() + instance.address.len() + 64
 }
 
 fn is_name(text: &str) -> bool {
@@ -142,7 +157,12 @@ fn is_none(weight: &u32) -> bool {
 
 /// More servers than a pool can be spread over with sense; each costs every edge a line of metrics.
 const INSTANCES_MAX: usize = 4096;
+/// Whoever keeps a whole configuration in tags has a place, and one instance is not the end of the cluster's memory.
+const INSTANCE_BYTES_MAX: usize = 32 << 10;
+/// Of all instances of a service: so much is sent to every edge whenever one of them changes.
+const SERVICE_BYTES_MAX: usize = 1 << 20;
 const REFUSED_TOLD: usize = 8;
+const CONTRADICTIONS_TOLD: usize = 4;
 const WEIGHT_MAX: i64 = 10_000;
 
 #[cfg(test)]
@@ -192,7 +212,25 @@ mod tests {
         let many: Vec<Record> = (0..5000).map(|n| record(&format!("{n:05}"), "10.0.0.1", 1 + n)).collect();
         let many = judged(&many);
         assert_eq!((many.instances.len(), many.refused.len()), (INSTANCES_MAX, 1));
+        let other: Vec<Record> = (1..1000).map(|port| record("a", "10.0.0.1", port)).collect();
+        assert!(judged(&other).refused[0].len() < 200, "{:?}", judged(&other).refused);
         let bad: Vec<Record> = (0..50).map(|n| record(&n.to_string(), "", 80)).collect();
         assert_eq!(judged(&bad).refused.len(), REFUSED_TOLD + 1);
+    }
+
+    #[test]
+    fn what_is_huge_is_told_and_kept_by_nobody() {
+        let tagged = |id: &str, tags: usize, bytes: usize| Record {
+            tags: (0..tags).map(|n| format!("{n}{}", "x".repeat(bytes))).collect(),
+            ..record(id, "10.0.0.1", 80)
+        };
+        let long = judged(&[tagged("a", 1, 1 << 20), tagged("b", 20_000, 8), record("c", "10.0.0.3", 80)]);
+        assert_eq!(long.instances.iter().map(|i| i.id.as_str()).collect::<Vec<_>>(), ["c"]);
+        assert!(long.refused.iter().all(|why| why.contains("shorten them") && why.len() < 300), "{:?}", long.refused);
+        let many: Vec<Record> =
+            (1..1000).map(|port| Record { port, ..tagged(&format!("{port:05}"), 1, 8 << 10) }).collect();
+        let many = judged(&many);
+        assert!((100..128).contains(&many.instances.len()), "{}", many.instances.len());
+        assert!(many.refused[0].contains("1024 KiB of them"), "{:?}", many.refused);
     }
 }

@@ -212,3 +212,60 @@ async fn one_that_was_deposed_without_hearing_of_it_writes_nothing() {
     let refused: Refusal = world.act(late).unwrap_err();
     assert!(refused.message.contains("is held by member"), "{refused}");
 }
+
+/// etcd whose only key is written anew every few milliseconds, so many times.
+async fn restless_etcd(times: u64) -> String {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let kv = |turn: u64| {
+        let value = json!({"address": "10.0.0.1", "port": 1000 + turn}).to_string();
+        json!({"key": STANDARD.encode("/services/orders/1"), "value": STANDARD.encode(value)})
+    };
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut read = [0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut read).await {
+                    if String::from_utf8_lossy(&read[..count]).contains("/v3/kv/range") {
+                        let body = json!({"header": {"revision": "5"}, "kvs": [kv(0)]}).to_string();
+                        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                        stream.write_all((head + &body).as_bytes()).await.unwrap();
+                        continue;
+                    }
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+                    for turn in 1..=times {
+                        let line = json!({"result": {"events": [{"kv": kv(turn)}]}}).to_string() + "\n";
+                        let chunk = format!("{:x}\r\n{line}\r\n", line.len());
+                        if stream.write_all(chunk.as_bytes()).await.is_err() {
+                            return;
+                        }
+                        tokio::time::sleep(Duration::from_millis(3)).await;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_registry_that_changes_without_end_is_written_down_now_and_then() {
+    let (world, board) = (World::new(), Arc::new(Board::default()));
+    let etcd = restless_etcd(200).await;
+    world.put(json!({"name": "etcd", "kind": "EtcdServiceRegistry", "endpoints": [etcd]}));
+    let mut pipeline = pipeline();
+    pipeline["filters"][0]["pools"][0]["serviceRegistry"] = "etcd".into();
+    world.put(pipeline);
+    let requests = || world.0.lock().unwrap().requests;
+    let (began, before) = (Instant::now(), requests());
+    let host = tokio::spawn(run(world.clone(), board.clone()));
+    let port = || world.services().get("etcd/orders").and_then(|value| value["instances"][0]["port"].as_u64());
+    eventually("the last of its changes is written", || port() == Some(1200)).await;
+    host.abort();
+    let writes = u128::from(requests() - before);
+    let most = began.elapsed().as_millis() / 50 + 3;
+    assert!(writes <= most, "{writes} writes, where {most} have time");
+}
