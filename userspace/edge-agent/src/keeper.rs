@@ -102,7 +102,12 @@ struct Work {
 impl Keeper {
     pub fn start(last_good: LastGood, kept: &KeptState) -> Keeper {
         let shared = kept.shared.clone();
-        shared.lock().due = true;
+        {
+            // There may have been one before, and another process since, which has journals of its own.
+            let mut work = shared.lock();
+            (work.due, work.closed) = (true, false);
+        }
+        *shared.journal() = None;
         *shared.syncs.lock().unwrap_or_else(PoisonError::into_inner) = Some(last_good.syncs());
         let mut threads = Vec::new();
         let works: [(&str, Loop); 3] =
@@ -363,6 +368,36 @@ mod tests {
         drop(keeper);
         assert_eq!(kept.load().map(|desired| desired.version), Some(100));
         assert!(kept.journals().len() <= 1, "{:?}", kept.journals());
+    }
+
+    /// Another process was to have the place of this one, and did not come up: its journals are newer than ours.
+    #[test]
+    fn one_that_goes_on_after_another_keeps_what_goes_live() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = LastGood::new(directory.path()).unwrap();
+        let counted = KeptState::default();
+        let before = Keeper::start(kept.clone(), &counted);
+        before.keep(&state(0), &state(1));
+        before.went_live(&state(1));
+        drop(before);
+        let other = Keeper::start(kept.clone(), &KeptState::default());
+        other.went_live(&state(1));
+        drop(other);
+        let keeper = Keeper::start(kept.clone(), &counted);
+        keeper.keep(&state(1), &state(2));
+        keeper.went_live(&state(2));
+        let until = Instant::now() + Duration::from_secs(20);
+        while counted.counts().version < 2 && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+        if counted.counts().version < 2 {
+            // It would never end.
+            std::mem::forget(keeper);
+            panic!("nothing is kept any more");
+        }
+        keeper.keep(&state(2), &state(3));
+        drop(keeper);
+        assert_eq!(kept.load().map(|desired| desired.version), Some(3));
     }
 
     /// The whole state is one that went live, whatever was written down after it.
