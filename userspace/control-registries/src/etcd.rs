@@ -24,22 +24,23 @@ pub async fn watch(spec: &EtcdServiceRegistrySpec, turn: usize, heard: &mpsc::Se
     let range = Range::new(&spec.prefix);
     let patience: Duration = Duration::from(spec.cache_timeout).clamp(PATIENCE_LEAST, PATIENCE_MOST);
 
-    let place = format!("{url}/v3/kv/range");
+    let url_of_range = format!("{url}/v3/kv/range");
+    let place = &url_of_range;
     let mut request = range.json();
     request["limit"] = json!(KEYS_MAX + 1);
-    let (_, answer) = asker.json(Method::POST, &place, JSON, request.to_string(), PATIENCE_MOST).await?;
+    let (_, answer) = asker.json(Method::POST, place, JSON, request.to_string(), PATIENCE_MOST).await?;
     let revision = answer.get("header").map_or(0, |header| number(header, "revision"));
     if revision == 0 {
-        return Err(asker.told(&place, "its answer names no revision; is this the client URL of etcd?"));
+        return Err(asker.told(place, "its answer names no revision; is this the client URL of etcd?"));
     }
     let kvs = answer.get("kvs").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if kvs.len() > KEYS_MAX {
         let what = format!("more than {KEYS_MAX} keys begin with {}; give a longer prefix", quoted(&spec.prefix));
-        return Err(asker.told(&place, &what));
+        return Err(asker.told(place, &what));
     }
-    let mut keys = Keys { prefix: spec.prefix.clone(), keys: BTreeMap::new() };
+    let mut keys = Keys::new(&spec.prefix, revision);
     for kv in kvs {
-        keys.put(kv).map_err(|why| asker.told(&place, &why))?;
+        keys.put(kv).map_err(|why| asker.told(place, &why))?;
     }
     tell(heard, Heard::All(keys.services())).await?;
 
@@ -49,19 +50,28 @@ pub async fn watch(spec: &EtcdServiceRegistrySpec, turn: usize, heard: &mpsc::Se
     let request = json!({"create_request": create}).to_string();
     let response = asker.open(Method::POST, &place, JSON, request, PATIENCE_MOST).await?;
     let mut lines = Lines { body: response.into_body(), read: Vec::new() };
+    let mut behind = false;
     loop {
         let line = tokio::select! {
             line = lines.next() => line.map_err(|why| asker.told(&place, &why))?,
-            // Nothing changes for long: whether etcd is well, and has a quorum, is seen by asking.
+            // Nothing changes for long: whether etcd is well, and has a quorum, is seen by asking; and whether it is true. What has
+            // changed and is not here by the next time is held back by somebody in between, or its connection is dead.
             () = tokio::time::sleep(spec.cache_timeout.into()) => {
                 let mut request = range.json();
-                request["count_only"] = json!(true);
-                let place = format!("{url}/v3/kv/range");
-                asker.json(Method::POST, &place, JSON, request.to_string(), patience).await?;
+                request["limit"] = json!(1);
+                request["keys_only"] = json!(true);
+                request["sort_target"] = json!("MOD");
+                request["sort_order"] = json!("DESCEND");
+                let (_, answer) = asker.json(Method::POST, &url_of_range, JSON, request.to_string(), patience).await?;
+                let was_behind = std::mem::replace(&mut behind, keys.are_behind(&answer));
+                if was_behind && behind {
+                    return Err(asker.told(&place, "the watch does not tell what has changed; is a proxy in between?"));
+                }
                 tell(heard, Heard::Well).await?;
                 continue;
             }
         };
+        behind = false;
         for (name, service) in keys.take(&line).map_err(|why| asker.told(&place, &why))? {
             tell(heard, Heard::Service(name, service)).await?;
         }
@@ -100,9 +110,25 @@ struct Keys {
     prefix: String,
     /// By service, then by what follows it in the key.
     keys: BTreeMap<String, BTreeMap<String, Result<Record, String>>>,
+    /// As etcd has them.
+    names: BTreeSet<String>,
+    /// Of the latest change.
+    revision: i64,
 }
 
 impl Keys {
+    fn new(prefix: &str, revision: i64) -> Keys {
+        Keys { prefix: prefix.to_owned(), keys: BTreeMap::new(), names: BTreeSet::new(), revision }
+    }
+
+    /// Whether etcd has others than these: it was asked for the one that changed last.
+    fn are_behind(&self, answer: &Value) -> bool {
+        let last = answer.get("kvs").and_then(Value::as_array).and_then(|kvs| kvs.first());
+        let revision = last.map_or(0, |kv| number(kv, "mod_revision"));
+        usize::try_from(number(answer, "count")).is_ok_and(|count| count != self.names.len())
+            || revision > self.revision
+    }
+
     fn services(&self) -> BTreeMap<String, Service> {
         self.keys.keys().map(|name| (name.clone(), self.service(name))).collect()
     }
@@ -152,6 +178,8 @@ impl Keys {
 
     fn put(&mut self, kv: &Value) -> Result<String, String> {
         let (service, instance) = self.place(kv)?;
+        self.names.insert(decoded(kv, "key")?);
+        self.revision = self.revision.max(number(kv, "mod_revision"));
         let record = read(&service, &instance, &decoded(kv, "value")?);
         self.keys.entry(service.clone()).or_default().insert(instance, record);
         Ok(service)
@@ -159,6 +187,8 @@ impl Keys {
 
     fn remove(&mut self, kv: &Value) -> Result<String, String> {
         let (service, instance) = self.place(kv)?;
+        self.names.remove(&decoded(kv, "key")?);
+        self.revision = self.revision.max(number(kv, "mod_revision"));
         if let Some(records) = self.keys.get_mut(&service) {
             records.remove(&instance);
             if records.is_empty() {
@@ -261,7 +291,7 @@ mod tests {
 
     #[test]
     fn events_change_what_they_name() {
-        let mut keys = Keys { prefix: "/services/".into(), keys: BTreeMap::new() };
+        let mut keys = Keys::new("/services/", 0);
         let one = r#"{"serviceName":"a","instanceID":"1","Address":"10.0.0.1","port":80,"tags":["x"],"weight":3}"#;
         let changed =
             keys.take(&line(&[event("PUT", "/services/a/1", one), event("PUT", "/services/b/1", "<html>")])).unwrap();
@@ -289,7 +319,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_watch_is_told() {
-        let mut keys = Keys { prefix: "/".into(), keys: BTreeMap::new() };
+        let mut keys = Keys::new("/", 0);
         for (line, told) in [
             (r#"{"error":{"message":"no leader"}}"#, "no leader"),
             (r#"{"result":{"canceled":true,"compact_revision":"9"}}"#, "compacted"),
@@ -297,5 +327,43 @@ mod tests {
         ] {
             assert!(keys.take(line.as_bytes()).unwrap_err().contains(told), "{line}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_keeps_changes_to_itself_is_begun_anew() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let kv =
+                |n: u64| json!({"key": STANDARD.encode(format!("/services/a/{n}")), "mod_revision": n.to_string()});
+            let mut ranges = 0;
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut read = vec![0; 4096];
+                let Ok(count @ 1..) = stream.read(&mut read).await else { continue };
+                let mut answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+                if String::from_utf8_lossy(&read[..count]).contains("/v3/kv/range") {
+                    ranges += 1;
+                    // Twice all is well, then there is one key more, of which the watch says nothing.
+                    let keys = if ranges < 3 { vec![kv(5)] } else { vec![kv(6)] };
+                    let count = if ranges < 3 { "1" } else { "2" };
+                    let body = json!({"header": {"revision": "5"}, "kvs": keys, "count": count}).to_string();
+                    let length = body.len();
+                    answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+                }
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                tokio::spawn(async move {
+                    // Held open.
+                    let _ = stream.read(&mut [0; 16]).await;
+                });
+            }
+        });
+        let spec = json!({"endpoints": [address], "cacheTimeout": "100ms"});
+        let spec: EtcdServiceRegistrySpec = base_model::decode(&spec, "").unwrap().value;
+        let (tell, mut heard) = mpsc::channel(8);
+        let error = watch(&spec, 0, &tell).await.unwrap_err();
+        assert!(error.contains("does not tell what has changed"), "{error}");
+        assert!(matches!(heard.recv().await, Some(Heard::All(_))));
+        assert_eq!((heard.recv().await, heard.recv().await), (Some(Heard::Well), Some(Heard::Well)));
     }
 }
