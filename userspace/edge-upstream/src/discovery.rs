@@ -65,6 +65,11 @@ impl Directory {
         followers.iter().filter_map(Weak::upgrade).for_each(|follower| follower.changed(&instances));
     }
 
+    /// What the service of this key has now; empty where nothing is known of it.
+    pub fn instances(&self, key: &str) -> Arc<[Instance]> {
+        self.lock().get(key).map(|entry| entry.instances.clone()).unwrap_or_default()
+    }
+
     /// The follower is told what the service has now, if anything, and of changes from now on.
     pub fn follow(&self, key: &str, follower: Weak<dyn Follows>) {
         let told = follower.upgrade();

@@ -52,7 +52,9 @@ impl Members {
     pub fn after(recipe: Recipe, before: Option<&Balancer>) -> Result<Arc<Members>, String> {
         let service = recipe.spec.service_name.as_str();
         let key = (!service.is_empty()).then(|| Directory::key(&recipe.spec.service_registry, service));
-        let sets = recipe.sets(&[], before)?;
+        // At once with what the service has: beside the generation before, its servers are no newcomers.
+        let known = key.as_deref().map(|key| Directory::here().instances(key)).unwrap_or_default();
+        let sets = recipe.sets(&known, before)?;
         let workers = sets.into_iter().map(ArcSwap::from).collect();
         let members = Arc::new(Members { workers, recipe, making: Mutex::default() });
         if let Some(key) = key {
@@ -189,6 +191,10 @@ mod tests {
     use proto_http::Request;
 
     fn members(text: &str) -> Arc<Members> {
+        members_after(text, None)
+    }
+
+    fn members_after(text: &str, before: Option<&Balancer>) -> Arc<Members> {
         let document = base_model::yaml::parse_document(text).unwrap();
         let spec: PoolSpec = base_model::decode(&document, "").unwrap().value;
         let listed = spec.servers.iter().filter(|server| is_tagged(&spec, &server.tags));
@@ -203,7 +209,7 @@ mod tests {
                 stats: PoolStats::new(PoolNames::default(), 2),
                 telemetry: Telemetry::new(base_telemetry::Identity::default(), 2),
             },
-            None,
+            before,
         )
         .unwrap()
     }
@@ -267,5 +273,17 @@ mod tests {
         let same = &after.balancer.servers()[1];
         assert_eq!((same.connections(), same.health.failures(true)), (server.connections(), 1));
         assert_eq!(before.balancer.servers().len(), 2, "requests under way go on with what they began with");
+    }
+
+    #[test]
+    fn a_pool_that_is_built_anew_counts_what_discovered_servers_have_under_way() {
+        tell("d", &[("http://10.4.0.1:80", &[])]);
+        let text = "{serviceRegistry: members, serviceName: d, maxConcurrency: 1}";
+        let first = members(text);
+        let before = first.of(0).balancer.clone();
+        let Ok(Some(_under_way)) = before.enter(0) else { panic!("there is room for one") };
+        let second = members_after(text, Some(&before));
+        assert_eq!(urls(&second), ["http://10.4.0.1:80"]);
+        assert!(second.of(0).balancer.enter(0).is_err(), "there is one already");
     }
 }
