@@ -178,9 +178,12 @@ fn live(options: &Arc<Options>, logs: Logs, before: Option<&Arc<Predecessor>>) -
             tokio.spawn(rooms::carry(options.name.clone(), health.clone()));
             api.spawn(limits::speak(options.name.clone(), shares.clone(), health.clone()));
         }
-        let mut living = Living { options, health: &health, switch: &switch, admin: &admin, half: &half, kept };
+        let mut living =
+            Living { options, health: &health, switch: &switch, admin: &admin, half: &half, kept: Some(kept) };
         let successor = tokio.block_on(signals.wait(&mut living, serving.as_mut(), before, serves));
-        living.kept.abort();
+        if let Some(kept) = living.kept.take() {
+            kept.abort();
+        }
         health.drain();
         if let (Some(successor), Some(serving)) = (&successor, &mut serving) {
             serving.hand_over(|| tokio.block_on(successor.leave_datagrams()));
@@ -537,8 +540,8 @@ struct Living<'a> {
     switch: &'a Switch,
     admin: &'a Arc<AdminDoor>,
     half: &'a Arc<ControlHalf>,
-    /// The task that keeps the control half going.
-    kept: tokio::task::JoinHandle<()>,
+    /// The task that keeps the control half going; none while another process is to have its place.
+    kept: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Living<'_> {
@@ -560,7 +563,10 @@ impl Living<'_> {
         );
         successor.serves().await?;
         self.admin.rest(ADMIN_ANSWERS).await;
-        self.kept.abort();
+        if let Some(kept) = self.kept.take() {
+            kept.abort();
+            let _ = kept.await;
+        }
         if let Some(control) = self.health.control_started() {
             // The group hears of a restart, not of a member that leaves.
             control.abandon().await;
@@ -575,9 +581,11 @@ impl Living<'_> {
 
     /// After an upgrade that failed: what was given up is taken up again.
     async fn go_on(&mut self, serving: &mut Option<&mut Serving>) {
-        if self.health.control_started().is_none() {
-            let _ = self.half.start().await;
-            self.kept = tokio::spawn(self.half.clone().keep());
+        if self.kept.is_none() {
+            if self.health.control_started().is_none() {
+                let _ = self.half.start().await;
+            }
+            self.kept = Some(tokio::spawn(self.half.clone().keep()));
         }
         // Its port is ours all along.
         let _ = self.admin.open(true);
@@ -622,7 +630,7 @@ impl Signals {
     ) -> Option<Successor> {
         let (options, health, switch, admin) =
             (living.options.clone(), living.health.clone(), living.switch.clone(), living.admin.clone());
-        let before = before.cloned();
+        let (before, follows) = (before.cloned(), before);
         let ready = async move {
             if serves {
                 // It does what a machine is for; the log says what is missing.
@@ -653,6 +661,13 @@ impl Signals {
                 _ = self.terminate.recv() => "SIGTERM",
                 _ = self.interrupt.recv() => "SIGINT",
                 _ = self.upgrade.recv() => {
+                    if follows.is_some_and(|before| !before.leaves()) {
+                        tracing::error!(
+                            "SIGUSR2 is left undone: this process is still about to take the place of another; send it again when that \
+                             one has left"
+                        );
+                        continue;
+                    }
                     let upgraded = tokio::select! {
                         upgraded = living.upgrade(&mut serving) => upgraded,
                         _ = self.terminate.recv() => Err("SIGTERM came before it was ready".to_owned()),

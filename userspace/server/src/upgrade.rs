@@ -1,11 +1,13 @@
 //! Another binary in the place of this one, without anybody noticing: SIGUSR2.
 //!
-//! The process starts its program again, by the path it was started from, with the same arguments. The two talk over a Unix socket that
+//! The process starts its program again, by the path it was called by, links and all, with the same arguments. The two talk over a Unix socket that
 //! the new one finds as its standard input:
 //!
 //! ```text
 //! old                                          new
-//! hello, sockets, begin      ──────────────▶   takes the listening sockets, serves what is kept on disk
+//! hello, sockets, begin      ──────────────▶   takes the listening sockets
+//!                            ◀──────────────   here
+//!                                              serves what is kept on disk
 //!                            ◀──────────────   serving        (both accept from here on)
 //! closes the control half
 //! released                   ──────────────▶   starts the control half, opens the admin API
@@ -22,14 +24,15 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Tells a process that its standard input is the one before it.
@@ -61,7 +64,26 @@ pub fn remember_program() {
 
 fn program() -> &'static io::Result<PathBuf> {
     static PROGRAM: OnceLock<io::Result<PathBuf>> = OnceLock::new();
-    PROGRAM.get_or_init(std::env::current_exe)
+    PROGRAM.get_or_init(|| {
+        let found = std::env::current_exe()?;
+        let called = std::env::args_os().next().unwrap_or_default();
+        Ok(as_called(&called, &std::env::var_os("PATH").unwrap_or_default(), &found).unwrap_or(found))
+    })
+}
+
+/// The path by which a file was called, links and all: whoever leads a link to another version means that one. `None` where that is
+/// not this file.
+fn as_called(called: &OsStr, path: &OsStr, found: &Path) -> Option<PathBuf> {
+    let called = Path::new(called);
+    let places: Vec<PathBuf> = match called.components().count() {
+        0 => return None,
+        1 if !called.is_absolute() && !called.as_os_str().as_encoded_bytes().contains(&b'/') => {
+            std::env::split_paths(path).map(|directory| directory.join(called)).collect()
+        }
+        _ => vec![called.to_owned()],
+    };
+    let is_it = |place: &PathBuf| std::fs::canonicalize(place).is_ok_and(|real| real == found);
+    places.into_iter().find(is_it).and_then(|place| std::path::absolute(place).ok())
 }
 
 /// Sockets to hand over.
@@ -107,7 +129,11 @@ impl Successor {
             }
             successor.send("begin", &[]).await
         };
-        told.await.map_err(|e| format!("it does not take the sockets: {e}"))?;
+        match told.await {
+            // It is gone, or about to be: how it ended is told below.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            told => told.map_err(|e| format!("it does not take the sockets: {e}"))?,
+        }
         Ok(successor)
     }
 
@@ -117,6 +143,8 @@ impl Successor {
 
     /// Waits until it serves.
     pub async fn serves(&mut self) -> Result<(), String> {
+        // One that is no weir, or hangs, holds nothing up for as long as one that loads a large configuration may.
+        self.wait_for("here", SENT_WITHIN).await?;
         self.wait_for("serving", SERVES_WITHIN).await
     }
 
@@ -195,6 +223,8 @@ pub struct Predecessor {
     /// What its admin API was reached at, and the sockets of that.
     api_addr: String,
     admin: std::sync::Mutex<Vec<TcpListener>>,
+    /// It leaves everything to this one, or is gone.
+    leaves: AtomicBool,
 }
 
 impl Predecessor {
@@ -229,7 +259,9 @@ impl Predecessor {
                 inherited::keep(kind, descriptor)?;
             }
         }
-        Ok(Some(Predecessor { channel, api_addr, admin: admin.into() }))
+        let before = Predecessor { channel, api_addr, admin: admin.into(), leaves: AtomicBool::new(false) };
+        before.say("here");
+        Ok(Some(before))
     }
 
     /// The listeners of its admin API, where this process is reached at the same address.
@@ -254,12 +286,22 @@ impl Predecessor {
             && !said.is_empty()
         {
             if said == "yours" {
-                inherited::datagrams_are_anothers(false);
+                self.is_left();
             }
         }
-        inherited::datagrams_are_anothers(false);
+        self.is_left();
         let closed = inherited::close_rest();
         tracing::info!(sockets_closed = closed, "the process before this one has left");
+    }
+
+    /// Whether this process has all that the one before had. Until then that one may have to go on, and knows of no third.
+    pub fn leaves(&self) -> bool {
+        self.leaves.load(Ordering::Acquire)
+    }
+
+    fn is_left(&self) {
+        inherited::datagrams_are_anothers(false);
+        self.leaves.store(true, Ordering::Release);
     }
 
     pub fn say_failed(&self, reason: &str) {
@@ -323,5 +365,27 @@ mod tests {
         assert_eq!(received, addresses);
         assert_eq!(receive(there.as_fd()).unwrap().0, "begin");
         assert_eq!(receive(there.as_fd()).unwrap().0, "", "it is gone");
+    }
+
+    #[test]
+    fn a_program_that_was_called_by_a_link_is_called_by_it_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let real = |name: &str| std::fs::canonicalize(at(name)).unwrap();
+        for version in ["v1", "v2"] {
+            std::fs::create_dir(at(version)).unwrap();
+            std::fs::write(at(version).join("weir"), version).unwrap();
+        }
+        std::os::unix::fs::symlink("v1", at("current")).unwrap();
+        let (first, link) = (real("v1/weir"), at("current/weir"));
+        assert_eq!(as_called(link.as_os_str(), OsStr::new(""), &first), Some(link.clone()));
+        let path = std::env::join_paths([at("none"), at("current"), at("v1")]).unwrap();
+        assert_eq!(as_called(OsStr::new("weir"), &path, &first), Some(link.clone()), "from PATH");
+        for other in [at("v2/weir").as_os_str(), OsStr::new("other"), OsStr::new("")] {
+            assert_eq!(as_called(other, &path, &first), None, "{other:?} is another file, or none");
+        }
+        std::fs::remove_file(at("current")).unwrap();
+        std::os::unix::fs::symlink("v2", at("current")).unwrap();
+        assert_eq!(std::fs::read_to_string(&link).unwrap(), "v2", "and it leads to another version by then");
     }
 }

@@ -1,10 +1,12 @@
 //! SIGUSR2: another process in the place of this one, under load, and what becomes of one that does not come up.
 
+use crate::leash::Leashed;
 use crate::world::{Backend, Connection, Machine, WEIR, answers, eventually, free_port, get, mock, proxy, server};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -12,11 +14,12 @@ use std::time::Duration;
 
 /// The pid of the n-th successor, as the log tells it.
 fn successor(machine: &Machine, nth: usize) -> u32 {
-    eventually("a successor was started", || {
-        let log = machine.log();
-        let mut started = log.lines().filter(|line| line.contains("started the program again"));
-        started.nth(nth)?.rsplit_once("pid=")?.1.split_whitespace().next()?.parse().ok()
-    })
+    eventually("a successor was started", || started(&machine.log(), nth))
+}
+
+fn started(log: &str, nth: usize) -> Option<u32> {
+    let mut started = log.lines().filter(|line| line.contains("started the program again"));
+    started.nth(nth)?.rsplit_once("pid=")?.1.split_whitespace().next()?.parse().ok()
 }
 
 fn signal(pid: u32, name: &str) {
@@ -266,4 +269,69 @@ fn a_successor_that_is_killed_gives_everything_back() {
     eventually("changes reach traffic", || get(port, "/").ok().filter(|answer| answer.body.starts_with("changed")));
     load.end();
     assert!(lives(pid));
+}
+
+#[test]
+fn a_successor_that_is_not_ready_yet_makes_place_for_no_other() {
+    let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let (api, peer, port) = (free_port(), free_port(), free_port());
+    let (file, log) = (directory.path().join("weir.yaml"), directory.path().join("weir.log"));
+    let configure = |peer: u16| {
+        let text = format!(
+            "name: m1\nhome-dir: {}\napi-addr: 127.0.0.1:{api}\nlisten-peer-urls: ['http://127.0.0.1:{peer}']\nlog-format: text\n",
+            directory.path().display()
+        );
+        fs::write(&file, text).unwrap();
+    };
+    let asks = |method: &str, path: &str, body: &str| {
+        let connection = Connection::open(&format!("127.0.0.1:{api}")).ok()?;
+        let answer = connection.by_address().request(method, path, &[], body).ok()?;
+        (200..300).contains(&answer.status).then_some(())
+    };
+    let logged = |what: &str| {
+        eventually(what, || fs::read_to_string(&log).unwrap_or_default().contains(what).then_some(()));
+    };
+    configure(peer);
+    let mut command = std::process::Command::new(WEIR);
+    command.args(["--disable-access", "--config-file"]).arg(&file).stdin(Stdio::null()).stdout(Stdio::null());
+    let old = Leashed::start(command.stderr(fs::File::create(&log).unwrap())).unwrap();
+    eventually("it is ready", || asks("GET", "/apis/v2/healthz", ""));
+    eventually("a pipeline is made", || asks("POST", "/apis/v2/objects", &mock("pl", "up")));
+    eventually("a server is made", || asks("POST", "/apis/v2/objects", &server("hs", port, "pl")));
+    answers(port, "/", 200);
+
+    // The new one cannot have the place that its configuration gives it, for a while.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    configure(taken.local_addr().unwrap().port());
+    signal(old.id(), "USR2");
+    let next = eventually("a successor was started", || started(&fs::read_to_string(&log).ok()?, 0));
+    logged("is another member running here?");
+    signal(next, "USR2");
+    logged("SIGUSR2 is left undone");
+    drop(taken);
+    gone(old.id());
+    eventually("it is ready", || asks("GET", "/apis/v2/healthz", ""));
+    eventually("changes are taken", || asks("PUT", "/apis/v2/objects/pl", &mock("pl", "changed")));
+    eventually("the change shows", || get(port, "/").ok().filter(|answer| answer.body.starts_with("changed")));
+    assert_eq!(started(&fs::read_to_string(&log).unwrap(), 1), None, "there is no third");
+    signal(next, "TERM");
+    gone(next);
+}
+
+#[test]
+fn an_upgrade_follows_the_link_that_the_program_was_called_by() {
+    let program = own_program("linked");
+    let link = program.with_file_name("current");
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink("weir", &link).unwrap();
+    let mut machine = Machine::new("m1").program(&link);
+    machine.run();
+    let other = program.with_file_name("other");
+    fs::write(&other, "#!/bin/sh\nexit 7\n").unwrap();
+    fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("other", &link).unwrap();
+    signal(machine.pid(), "USR2");
+    eventually("what the link leads to by now is started", || machine.log().contains("exit status: 7").then_some(()));
+    let _ = fs::remove_dir_all(program.parent().unwrap());
 }
