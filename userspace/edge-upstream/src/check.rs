@@ -31,8 +31,12 @@ use std::time::{Duration, Instant};
 /// The first probes of servers that are named together are spread over this time.
 const FIRST_WITHIN: Duration = Duration::from_millis(20);
 
-/// Pause before a probe that found no room, or no worker, has its next turn.
-const CROWDED_PAUSE: Duration = Duration::from_millis(100);
+/// Pause before a probe that found no worker has its next turn.
+const IDLE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Least and longest pause before a probe that found no room has its next turn, a quarter of its interval between them. Thousands of
+/// servers that hang may be waiting for room: they must not ask for it all the time.
+const CROWDED_PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
 
 /// See the module doc.
 #[derive(Debug)]
@@ -168,11 +172,15 @@ impl Check {
 
 /// Runs the probe that is due on one of the workers, and sees that there is a next one.
 fn launch(check: Arc<Check>) {
-    let turn = Turn { check: Arc::downgrade(&check), number: check.number, next: Instant::now() + CROWDED_PAUSE };
+    let mut turn = Turn { check: Arc::downgrade(&check), number: check.number, next: Instant::now() + IDLE_PAUSE };
     let Some(worker) = base_runtime::some_worker(check.number as usize) else { return };
+    // Looked for here, so that no worker is troubled by those that find none.
+    let Some(room) = Room::take() else {
+        turn.next = Instant::now() + crowded_pause(check.interval);
+        return check.crowded.add(1);
+    };
     worker.spawn(move || async move {
-        let mut turn = turn;
-        let Some(_room) = Room::take() else { return check.crowded.hit(base_runtime::worker_index()) };
+        let (mut turn, _room) = (turn, room);
         turn.next = base_runtime::now() + varied(check.interval);
         check.run().await;
     });
@@ -196,6 +204,12 @@ fn varied(interval: Duration) -> Duration {
     let tenth = interval / 10;
     interval - tenth
         + Duration::from_nanos(random::below(tenth.as_nanos().min(u128::from(u64::MAX / 2)) as u64 * 2 + 1))
+}
+
+/// When one that found no room has its next turn.
+fn crowded_pause(interval: Duration) -> Duration {
+    let [least, longest] = CROWDED_PAUSES;
+    varied((interval / 4).clamp(least, longest))
 }
 
 fn unseen_recorders(workers: usize) -> Vec<ServerRecorder> {
