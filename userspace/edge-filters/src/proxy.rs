@@ -682,7 +682,8 @@ impl Proxy {
         }
         // What is to be kept for others names the server of one client only where that client does not know it yet.
         let known = pool.memory.is_some().then(|| exchange.request());
-        set.balancer.mark(stand.choice.get().index, known, &mut response);
+        let tls = exchange.client.scheme == "https";
+        set.balancer.mark(stand.choice.get().index, known, tls, &mut response);
         let place = stand.place.take();
         match upgraded {
             Some(upgraded) => exchange.upgraded = Some(HeldDuplex::hold(upgraded, place)),

@@ -216,12 +216,12 @@ impl Balancer {
     }
 
     /// Has the answer of this server say that its client belongs there, where sessions stick; not where its request has said so already, if
-    /// that is given.
-    pub fn mark(&self, index: usize, unless: Option<&Request>, response: &mut Response) {
+    /// that is given. `tls`: the client came over it.
+    pub fn mark(&self, index: usize, unless: Option<&Request>, tls: bool, response: &mut Response) {
         if let Some(sticky) = &self.sticky
             && unless.is_none_or(|request| sticky.wish(request) != Some(Wish::Server(index)))
         {
-            sticky.mark(index, response, SystemTime::now());
+            sticky.mark(index, tls, response, SystemTime::now());
         }
     }
 

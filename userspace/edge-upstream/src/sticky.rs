@@ -4,7 +4,8 @@
 //! answer sets a cookie of ours that names its server; with `ApplicationBased` those answers do that set the application's cookie. Ours has
 //! Easegress's form: in hexadecimals a key of 8 bytes, and the HMAC-SHA256 under it of the server's URL. It names a server to whoever has
 //! it in a document, on every machine and after every change, and to nobody else; a client that makes one up is led to a server it could
-//! have been led to anyhow.
+//! have been led to anyhow. The key is no secret, as it is part of the cookie: ours is always the same, so that every process looks its
+//! cookies up. Those that Easegress has set have keys of their own, and are tried against server after server, a bounded number of them.
 //!
 //! A client whose server is gone, left out, unwell or full is led elsewhere, and gets a cookie for that one.
 
@@ -26,8 +27,11 @@ const KEY_BYTES: usize = 8;
 /// A cookie of ours, in hexadecimals.
 const COOKIE_LENGTH: usize = 2 * (KEY_BYTES + 32);
 
-/// Cookies of our name that are looked at in one request.
+/// Cookies of our name that are looked at in one request. Of those with another key than ours the first alone is tried.
 const COOKIES_MOST: usize = 4;
+
+/// Servers that a cookie with another key than ours is tried against: a client that makes keys up costs an HMAC for each.
+const TRIED_MOST: usize = 256;
 
 /// See the module doc.
 #[derive(Debug)]
@@ -47,10 +51,10 @@ struct Named {
     when: Option<String>,
     cookie: String,
     expire: Duration,
-    /// By server: what our cookie says, made with the key of this process.
+    /// By server: what our cookie says.
     values: Vec<String>,
     known: HashMap<String, usize>,
-    /// To understand what other processes have said.
+    /// To understand what Easegress has said.
     urls: Vec<String>,
 }
 
@@ -67,8 +71,7 @@ impl Sticky {
     /// `None` for a mode that nobody knows.
     pub fn new(spec: &StickySessionSpec, servers: &[Arc<Server>]) -> Option<Sticky> {
         let named = |when: Option<String>| {
-            let key = own_key();
-            let values: Vec<String> = servers.iter().map(|server| value_of(key, &server.url)).collect();
+            let values: Vec<String> = servers.iter().map(|server| value_of(OWN_KEY, &server.url)).collect();
             let known = values.iter().cloned().zip(0..).collect();
             let expire = match Duration::from(spec.lb_cookie_expire) {
                 Duration::ZERO => StickySessionSpec::default().lb_cookie_expire.into(),
@@ -99,8 +102,9 @@ impl Sticky {
                 Some(Wish::Hash(spread64(0, value)))
             }
             Mode::Named(named) => {
-                let values = cookies(request, &named.cookie).take(COOKIES_MOST);
-                values.filter_map(|value| named.server_of(value)).map(Wish::Server).next()
+                let values = || cookies(request, &named.cookie).take(COOKIES_MOST);
+                let known = values().find_map(|value| named.known_server(value));
+                known.or_else(|| values().find_map(digits).and_then(|bytes| named.server_of(bytes))).map(Wish::Server)
             }
         }
     }
@@ -113,8 +117,8 @@ impl Sticky {
         }
     }
 
-    /// Has the answer of this server say where its client belongs, where it does.
-    pub fn mark(&self, server: usize, response: &mut Response, now: SystemTime) {
+    /// Has the answer of this server say where its client belongs, where it does; to a client that came over TLS a cookie for TLS alone.
+    pub fn mark(&self, server: usize, tls: bool, response: &mut Response, now: SystemTime) {
         let Mode::Named(named) = &self.mode else { return };
         let Some(value) = named.values.get(server) else { return };
         if let Some(when) = &named.when {
@@ -126,7 +130,9 @@ impl Sticky {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let seconds = named.expire.as_secs();
         let date = ImfDate::new(since.as_secs().saturating_add(seconds).min(LATEST));
-        let line = format!("{}={value}; Path=/; Expires={}; Max-Age={seconds}; HttpOnly", named.cookie, date.as_str());
+        let secure = if tls { "; Secure" } else { "" };
+        let (cookie, date) = (&named.cookie, date.as_str());
+        let line = format!("{cookie}={value}; Path=/; Expires={date}; Max-Age={seconds}; HttpOnly{secure}");
         response.headers.add("Set-Cookie", line);
     }
 }
@@ -135,19 +141,30 @@ impl Sticky {
 const LATEST: u64 = 253_402_300_799;
 
 impl Named {
-    fn server_of(&self, value: &[u8]) -> Option<usize> {
-        let value = std::str::from_utf8(value).ok().filter(|value| value.len() == COOKIE_LENGTH)?;
-        if let Some(known) = self.known.get(value) {
-            return Some(*known);
-        }
-        let mut bytes = [0; COOKIE_LENGTH / 2];
-        for (byte, digits) in bytes.iter_mut().zip(value.as_bytes().chunks(2)) {
-            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-        }
-        let (key, tag) = bytes.split_at(KEY_BYTES);
-        let key = hmac::Key::new(hmac::HMAC_SHA256, key);
-        self.urls.iter().position(|url| hmac::verify(&key, url.as_bytes(), tag).is_ok())
+    fn known_server(&self, value: &[u8]) -> Option<usize> {
+        self.known.get(std::str::from_utf8(value).ok()?).copied()
     }
+
+    fn server_of(&self, bytes: [u8; COOKIE_LENGTH / 2]) -> Option<usize> {
+        let (key, tag) = bytes.split_at(KEY_BYTES);
+        if key == OWN_KEY {
+            return None;
+        }
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+        self.urls.iter().take(TRIED_MOST).position(|url| hmac::verify(&key, url.as_bytes(), tag).is_ok())
+    }
+}
+
+/// What a cookie of our form says.
+fn digits(value: &[u8]) -> Option<[u8; COOKIE_LENGTH / 2]> {
+    let mut bytes = [0; COOKIE_LENGTH / 2];
+    if value.len() != COOKIE_LENGTH || !value.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    for (byte, digits) in bytes.iter_mut().zip(value.chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// A server's name under a key.
@@ -160,11 +177,8 @@ fn value_of(key: [u8; KEY_BYTES], url: &str) -> String {
     value
 }
 
-/// The key of this process: another one would do for each cookie, and this one lets them be looked up.
-fn own_key() -> [u8; KEY_BYTES] {
-    static KEY: std::sync::OnceLock<[u8; KEY_BYTES]> = std::sync::OnceLock::new();
-    *KEY.get_or_init(|| crate::random::next().to_be_bytes())
-}
+/// The key of our cookies. Another one in each process would have every machine try the cookies of all others.
+const OWN_KEY: [u8; KEY_BYTES] = *b"weir-key";
 
 /// The values of the cookies of this name, as they stand there.
 pub(crate) fn cookies<'r>(request: &'r Request, name: &'r str) -> impl Iterator<Item = &'r [u8]> {
@@ -202,7 +216,7 @@ mod tests {
     fn marked(sticky: &Sticky, server: usize, set: &[&str]) -> Vec<String> {
         let mut response = Response::default();
         set.iter().for_each(|line| response.headers.add("Set-Cookie", line));
-        sticky.mark(server, &mut response, SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777));
+        sticky.mark(server, false, &mut response, SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777));
         let lines = response.headers.known_all(Known::SetCookie).map(|line| String::from_utf8_lossy(line).into_owned());
         lines.collect()
     }
@@ -240,6 +254,38 @@ mod tests {
         assert_eq!(sticky.wish(&with_cookies(&[&format!("XEG_SESSION={good}")])), None);
         let late = format!("{}EG_SESSION={good}", "EG_SESSION=x;".repeat(COOKIES_MOST));
         assert_eq!(sticky.wish(&with_cookies(&[&late])), None, "a bounded number is looked at");
+    }
+
+    #[test]
+    fn cookies_with_keys_made_up_cost_a_bounded_number_of_trials() {
+        let ports: Vec<u16> = (1..=300).collect();
+        let sticky = sticky("DurationBased", &ports);
+        let of = |key: [u8; 8], port: u16| value_of(key, &format!("http://10.0.0.1:{port}"));
+        let led = |values: &[String]| {
+            let lines: Vec<String> = values.iter().map(|value| format!("EG_SESSION={value}")).collect();
+            sticky.wish(&with_cookies(&lines.iter().map(String::as_str).collect::<Vec<_>>()))
+        };
+        assert_eq!(led(&[of([7; 8], 256)]), Some(Wish::Server(255)));
+        assert_eq!(led(&[of([7; 8], 257)]), None, "too far");
+        assert_eq!(led(&[of([7; 8], 301), of([7; 8], 1)]), None, "one alone is tried");
+        assert_eq!(led(&[of([7; 8], 301), of(OWN_KEY, 300)]), Some(Wish::Server(299)), "ours are looked up");
+    }
+
+    #[test]
+    fn every_process_makes_the_same_cookie() {
+        let expected = "776569722d6b6579b85677680d313cc79e8b4934f442b8cfebca6ea967d3b4c1c0463d3cc22cce2c";
+        let line = marked(&sticky("DurationBased", &[1]), 0, &[]).remove(0);
+        assert_eq!(line.split([';', '=']).nth(1), Some(expected));
+    }
+
+    #[test]
+    fn who_came_over_tls_gets_a_cookie_for_tls() {
+        for (tls, secure) in [(true, true), (false, false)] {
+            let mut response = Response::default();
+            sticky("DurationBased", &[1]).mark(0, tls, &mut response, SystemTime::UNIX_EPOCH);
+            let line = response.headers.known(Known::SetCookie).unwrap();
+            assert_eq!(line.ends_with(b"; HttpOnly; Secure"), secure);
+        }
     }
 
     #[test]

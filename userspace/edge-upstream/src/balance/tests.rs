@@ -234,7 +234,7 @@ fn sessions_stick_and_go_elsewhere_when_they_must() {
     // By a cookie of ours.
     let b = of(&spec("DurationBased"), &[0; 5]).limited(&[1; 5], None, None);
     let mut response = Response::default();
-    b.mark(3, None, &mut response);
+    b.mark(3, None, false, &mut response);
     let line = response.headers.text("Set-Cookie").unwrap().to_owned();
     let (mut request, client) = of_user(1);
     request.headers.add("Cookie", line.split(';').next().unwrap());
@@ -242,7 +242,7 @@ fn sessions_stick_and_go_elsewhere_when_they_must() {
     assert!((0..10).all(|_| chosen(&b) == 3));
     for (server, times) in [(3, 0), (2, 1)] {
         let mut response = Response::default();
-        b.mark(server, Some(&request), &mut response);
+        b.mark(server, Some(&request), false, &mut response);
         assert_eq!(response.headers.values("Set-Cookie").count(), times, "what the client knows need not be said");
     }
     let reordered = of(&spec("DurationBased"), &[0; 4]);
