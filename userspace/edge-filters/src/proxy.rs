@@ -33,8 +33,8 @@
 //!
 //! With `maxConcurrency` each server has so many requests at a time; further ones wait in the pool's `queue` or get 503
 //! (`internalError`), counted as `server_requests`, `server_queue` and `server_queue_time`. With `stickySession` of `loadBalance` a client
-//! stays with its server while that takes requests. With `hedging` a second server is asked where the first takes long, and with
-//! `retryBudget` no more is sent again than a share of all requests.
+//! stays with its server while that takes requests. With `hedging` a second server is asked where the first takes long, unless the
+//! client has a session there, and with `retryBudget` no more is sent again than a share of all requests.
 //!
 //! Several pools without `filter` divide requests by their `weight`, at random or by user (`split`); those with one take the requests, or the
 //! share of users, that it names. Each pool has figures of its own, by which a canary is judged: `proxy#NAME#main`, `#main#1` and so
@@ -482,6 +482,7 @@ impl Proxy {
             place: Cell::new(place),
             connecting: Cell::new(false),
             repeated: Cell::new(false),
+            away: Cell::new(false),
         };
         let unfinished = Unfinished { recorders: of_servers, stand: &stand, ended: false };
         let left = exchange.deadline.map(|until| until.saturating_duration_since(began));
@@ -513,9 +514,11 @@ impl Proxy {
                         (UpstreamError::Timeout, Heard::NoAnswer)
                     };
                     of_servers[index].error(counted);
-                    balancer.took(index, base_runtime::now().saturating_duration_since(began), true);
-                    if !is_clients {
-                        pool.heard(&set, choice, heard);
+                    if !stand.away.get() {
+                        balancer.took(index, base_runtime::now().saturating_duration_since(began), true);
+                        if !is_clients {
+                            pool.heard(&set, choice, heard);
+                        }
                     }
                     let what = if connecting { "connection to" } else { "answer from" };
                     let server = &balancer.servers()[index].url;
@@ -532,18 +535,20 @@ impl Proxy {
                 let (status, choice) = (self.verdict(&answer.response), stand.choice.get());
                 let recorder = &of_servers[choice.index];
                 let took = base_runtime::now().saturating_duration_since(began);
-                balancer.took(choice.index, took, status >= 500);
+                if !stand.away.get() {
+                    balancer.took(choice.index, took, status >= 500);
+                    pool.heard(&set, choice, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer });
+                }
                 recorder.record(&stats::AnsweredRequest {
                     status,
                     duration: took,
                     request_bytes: sent,
                     response_bytes: answer.body.length().unwrap_or_default(),
                 });
-                pool.heard(&set, choice, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer });
                 (self.take(pool, &set, &stand, began, answer, exchange), true)
             }
             Err(error) => {
-                if error.counted_as().is_some() {
+                if error.counted_as().is_some() && !stand.away.get() {
                     let took = base_runtime::now().saturating_duration_since(began);
                     balancer.took(stand.choice.get().index, took, true);
                 }
@@ -910,6 +915,8 @@ struct Stand {
     connecting: Cell<bool>,
     /// The request was sent a second time, see [`Attempt::repeated`].
     repeated: Cell<bool>,
+    /// The server has answered with a redirect to somebody else: what comes of that says nothing of it.
+    away: Cell<bool>,
 }
 
 /// A try whose end is not known: dropped, the client has gone.

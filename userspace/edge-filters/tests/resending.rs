@@ -79,6 +79,32 @@ fn a_second_server_is_asked_where_the_first_takes_long() {
 }
 
 #[test]
+fn a_session_is_asked_of_its_server_alone() {
+    let ((a, _), (b, _)) = (slow("a", &[300], 200), slow("b", &[0], 200));
+    for (mode, cookie) in [("DurationBased", None), ("CookieConsistentHash, appCookieName: SID", Some("SID"))] {
+        let sticky = format!("loadBalance: {{stickySession: {{mode: {mode}}}}}");
+        let calm = House::new(1, &two(&a, &b, &sticky));
+        let ask = |house: &House, pair: &'static str| {
+            let said = house.ask(Ask { headers: vec![("Cookie", pair)], ..get("/") });
+            (String::from_utf8(said.body.unwrap()).unwrap(), said.headers)
+        };
+        // A cookie that leads to a.
+        let pair: &'static str = (0..99)
+            .find_map(|user| {
+                let pair: &'static str = format!("SID=user-{user}").leak();
+                let (name, headers) = ask(&calm, pair);
+                let ours = || headers.split("EG_SESSION=").nth(1).map(|rest| format!("EG_SESSION={}", &rest[..80]));
+                let found = cookie.map_or_else(ours, |_| Some(pair.to_owned()));
+                (name == "a").then(|| &*found.expect("a cookie").leak())
+            })
+            .expect("one of them leads to a");
+        let house = House::new(1, &two(&a, &b, &format!("{sticky}, hedging: {{delay: 10ms, percent: 100}}")));
+        assert_eq!(ask(&house, pair).0, "a", "{mode}");
+        assert_eq!(house.metric("weir_upstream_hedges_total", ""), 0, "{mode}");
+    }
+}
+
+#[test]
 fn a_failure_does_not_win_while_the_other_may_do_better() {
     let ((a, _), (b, _)) = (slow("a", &[300], 200), slow("b", &[0], 503));
     let house = House::new(1, &two(&a, &b, "hedging: {delay: 20ms, percent: 100}"));
@@ -185,4 +211,18 @@ fn methods_bodies_and_credentials_go_where_they_may() {
     assert!(head.contains(&format!("Host: 127.0.0.1:{}\r\n", other.port)), "{head}");
     assert!(!head.contains("Bearer") && !head.contains("Cookie"), "{head}");
     assert!(house.ask(get("/away")).notes.contains("redirected to"));
+}
+
+#[test]
+fn a_server_is_not_blamed_for_where_it_points() {
+    let broken = Backend::answering("HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n");
+    let elsewhere = format!("http://127.0.0.1:{}", broken.port);
+    let (a, b) = (redirecting(&elsewhere), redirecting(&elsewhere));
+    let more = "outlierDetection: {consecutiveErrors: 1, maxEjectionPercent: 100}";
+    let house = House::new(1, &format!("maxRedirection: 3\n{}", two(&a, &b, more)));
+    for _ in 0..6 {
+        assert_eq!(house.ask(get("/away")).status, 500);
+    }
+    assert_eq!((a.seen().len(), b.seen().len()), (3, 3), "both take their turns");
+    assert_eq!(house.metric("weir_upstream_ejections_total", ""), 0);
 }

@@ -215,6 +215,15 @@ impl Balancer {
         }
     }
 
+    /// Whether the request has a session at this server. Whom a hash leads may have it wherever that leads.
+    pub fn is_led(&self, request: &Request, index: usize) -> bool {
+        match self.sticky.as_ref().and_then(|sticky| sticky.wish(request)) {
+            Some(Wish::Server(wished)) => wished == index,
+            Some(Wish::Hash(_)) => true,
+            None => false,
+        }
+    }
+
     /// Has the answer of this server say that its client belongs there, where sessions stick; not where its request has said so already, if
     /// that is given. `tls`: the client came over it.
     pub fn mark(&self, index: usize, unless: Option<&Request>, tls: bool, response: &mut Response) {

@@ -7,6 +7,7 @@ use base_model::MtlsSpec;
 use base_runtime::net::{MachineAddresses, OwnPort};
 use base_telemetry::Limit;
 use edge_pipeline::{Body, Exchange};
+use edge_upstream::health::Heard;
 use edge_upstream::{Answer, Attempt, AttemptError, Endpoint, Identity, Server, names};
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -99,6 +100,9 @@ impl Proxy {
                     break;
                 }
             };
+            if !own.contains(&next.origin) && !stand.away.replace(true) {
+                pool.heard(set, stand.choice.get(), Heard::Answer);
+            }
             answer.body.discard(DISCARDED_MOST).await;
             let mut body = there.filter(|_| next.with_body).unwrap_or(Body::Empty);
             let introduction = to.introduction(&exchange.client);

@@ -55,7 +55,9 @@ impl Proxy {
         let space = exchange.space_ref();
         let may_be_doubled = space.request.method.is_idempotent() && !exchange.upgrade_offered;
         let spare = space.request_body.again().filter(|body| may_be_doubled && !body.is_stream());
-        let Some(mut body) = spare.filter(|_| set.balancer.servers().len() > 1) else {
+        // Another server does not know the session: it may answer soon, and as to a stranger.
+        let is_led = set.balancer.is_led(&space.request, first.index);
+        let Some(mut body) = spare.filter(|_| set.balancer.servers().len() > 1 && !is_led) else {
             return self.reach(pool, set, first, stand, exchange).await;
         };
         let (request, client) = (space.request.clone(), exchange.client.clone());
@@ -66,6 +68,7 @@ impl Proxy {
             place: Cell::new(None),
             connecting: Cell::new(false),
             repeated: Cell::new(false),
+            away: Cell::new(false),
         };
         let won = {
             let mut primary = pin!(self.reach(pool, set, first, stand, exchange));
