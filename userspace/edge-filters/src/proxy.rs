@@ -190,6 +190,12 @@ const UNTOUCHED_MAX: u32 = 2;
 /// How long a new pool waits for the addresses of its servers' names; later ones are used when they come.
 const FIRST_LOOK_UP: Duration = Duration::from_secs(2);
 
+/// How often the first of a queue looks for room that it was not told of.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// Times in a row that one which was told finds no room, until it waits for [`LOOK_AGAIN`].
+const IN_VAIN_MOST: u32 = 4;
+
 /// Longest time a copy may take.
 const MIRROR_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -434,17 +440,31 @@ impl Proxy {
             pool.queue_full.hit(worker);
             return Err("each server is busy and the queue is full");
         };
-        if set.balancer.has_room() {
-            // Somebody left between the look and the queue.
-            waiting.tell();
-        }
+        // Somebody may have left between the look and the queue.
+        set.balancer.tell_of_room();
         let waited = async {
+            let mut in_vain = 0;
             loop {
-                poll_fn(|cx| turn.poll_told(cx)).await;
+                let told = poll_fn(|cx| turn.poll_told(cx));
+                if base_runtime::time::timeout(LOOK_AGAIN, told).await.is_err() {
+                    // A server that is well again, or that a document gives more, tells nobody.
+                    if turn.is_first() {
+                        in_vain = 0;
+                        set.balancer.tell_of_room();
+                    }
+                    continue;
+                }
                 match admit(true) {
                     Admission::To(choice, place) => return Ok((choice, place)),
                     Admission::Nobody => return Err("no server"),
-                    Admission::Full => turn.again(),
+                    Admission::Full => {
+                        turn.again();
+                        // Whoever was faster may have left before it stood in the queue again.
+                        in_vain += 1;
+                        if in_vain < IN_VAIN_MOST {
+                            set.balancer.tell_of_room();
+                        }
+                    }
                 }
             }
         };
@@ -453,6 +473,8 @@ impl Proxy {
         match base_runtime::time::timeout(most, waited).await {
             Ok(found) => {
                 turn.served();
+                // More than one place may have come at once.
+                set.balancer.tell_of_room();
                 found
             }
             Err(_) => {

@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 use support::*;
@@ -10,16 +11,25 @@ use support::*;
 /// A backend that says who it is, and holds answers to `/slow` until it is let go.
 struct Named {
     backend: Backend,
+    /// It answers `/health` with 500.
+    unwell: Arc<AtomicBool>,
     gate: Arc<(Mutex<bool>, Condvar)>,
 }
 
 fn named(name: &'static str) -> Named {
     let gate: Arc<(Mutex<bool>, Condvar)> = Arc::default();
     let inside = gate.clone();
+    let unwell = Arc::<AtomicBool>::default();
+    let is_unwell = unwell.clone();
     let seen: Seen = Arc::default();
     let record = seen.clone();
     let mut backend = Backend::new(move |mut wire, _| {
         while let Some(request) = wire.request() {
+            if request.0.contains(" /health ") {
+                let status = if is_unwell.load(Ordering::SeqCst) { 500 } else { 200 };
+                wire.send(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n"));
+                continue;
+            }
             let (slow, login) = (request.0.contains(" /slow"), request.0.contains(" /login"));
             record.lock().unwrap().push(request);
             if slow {
@@ -31,7 +41,7 @@ fn named(name: &'static str) -> Named {
         }
     });
     backend.seen = seen;
-    Named { backend, gate }
+    Named { backend, unwell, gate }
 }
 
 impl Named {
@@ -179,6 +189,26 @@ fn requests_wait_in_turn_and_not_for_ever() {
     b.let_go();
     assert_eq!(held.recv().unwrap().status, 200);
     assert_eq!(house.ask(get("/")).status, 200);
+}
+
+#[test]
+fn who_waits_goes_to_a_server_that_is_well_again() {
+    let (a, b) = (named("a"), named("b"));
+    b.unwell.store(true, Ordering::SeqCst);
+    let check = "maxConcurrency: 1, queue: {timeout: 1h}, healthCheck: {interval: 10ms, uri: /health}";
+    let house = House::new(2, &pool(&[&a, &b], check));
+    house.await_metric("weir_upstream_health_falls_total", 1);
+    let held = house.begin(0, get("/slow"));
+    a.has_got(1);
+    let waiting: Vec<_> = (0..2).map(|n| house.begin(n, get("/"))).collect();
+    house.await_metric("weir_limit_hits_total{limit=\"server_requests\"}", 2);
+    b.unwell.store(false, Ordering::SeqCst);
+    for said in waiting {
+        let said = said.recv_timeout(Duration::from_secs(60)).expect("an answer while a is busy");
+        assert_eq!(body(said), "b");
+    }
+    a.let_go();
+    assert_eq!(body(held.recv().unwrap()), "a");
 }
 
 #[test]

@@ -181,6 +181,16 @@ impl Balancer {
         (0..self.servers.len()).any(|i| self.is_reached(i, reach) && self.takes(i) && !self.is_full(i))
     }
 
+    /// Has the first of the queue try where some server has room. Whoever joined the queue, went back to it or has been served asks for
+    /// this: room that came while nobody stood in it was told to nobody, and servers that come back tell nobody.
+    pub fn tell_of_room(&self) {
+        if let Some(waiting) = self.waiting.as_ref().filter(|waiting| waiting.is_any())
+            && self.has_room()
+        {
+            waiting.tell();
+        }
+    }
+
     /// A place among the requests of this server, where those are counted.
     #[inline]
     pub fn enter(&self, index: usize) -> Result<Option<Place>, Full> {

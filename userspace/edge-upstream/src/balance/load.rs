@@ -209,6 +209,11 @@ impl Turn {
         if self.waiter.told.load(SeqCst) { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    /// Whether it is the one that is told next.
+    pub fn is_first(&self) -> bool {
+        self.waiting.queue().front().is_some_and(|first| Arc::ptr_eq(first, &self.waiter))
+    }
+
     /// There was no room after all: it is the first in the queue again.
     pub fn again(&self) {
         self.waiter.told.store(false, SeqCst);
