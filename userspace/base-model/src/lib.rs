@@ -25,6 +25,7 @@ pub mod explain;
 pub mod problem;
 pub mod secret;
 
+pub mod adaptive_concurrency;
 pub mod consumer;
 pub mod global_filter;
 pub mod http_server;
@@ -52,6 +53,7 @@ pub mod repeats;
 pub mod string_matcher;
 pub mod words;
 
+pub use adaptive_concurrency::{AdaptiveConcurrencySpec, Priority, PriorityRule};
 pub use beside::{Beside, Claim, Outline};
 pub use consumer::{ConsumerKeySpec, ConsumerSpec, QuotaSpec};
 pub use decode::{Decoded, decode, schema_of};

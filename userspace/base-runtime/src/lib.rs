@@ -33,6 +33,7 @@ pub use buffer::Buf;
 pub use driver::{IoKind, IoMode, probe_uring};
 pub use executor::{SHARE, Task, poll_share, yield_now};
 pub use runtime::{
-    Config, Runtime, StartError, Worker, current_worker, now, poll_began, some_worker, spawn, worker_index,
+    Config, Runtime, StartError, Worker, current_worker, now, poll_began, some_worker, spawn, try_worker_index,
+    worker_index,
 };
 pub use stats::WorkerStats;

@@ -313,6 +313,12 @@ pub fn poll_began() -> Instant {
     context::try_with(|cx| cx.executor.poll_began()).flatten().unwrap_or_else(Instant::now)
 }
 
+/// The index of the worker the caller runs on, if it runs on one.
+#[inline]
+pub fn try_worker_index() -> Option<usize> {
+    context::try_with(|cx| cx.shared.index)
+}
+
 /// The index of the worker the caller runs on. Panics elsewhere.
 pub fn worker_index() -> usize {
     context::with(|cx| cx.shared.index)

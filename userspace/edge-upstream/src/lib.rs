@@ -1,11 +1,13 @@
 //! The way to backends: where they are ([`endpoint`], [`names`], [`discovery`]), which one ([`balance`], [`health`], [`probe`], [`check`],
 //! [`outlier`], [`sticky`], [`matcher`]), over which
-//! connection ([`lease`], [`pool`], [`sessions`], [`connect`], [`tls`]), and what it answered ([`attempt`]).
+//! connection ([`lease`], [`pool`], [`sessions`], [`connect`], [`tls`]), what it answered ([`attempt`]), and how many may ask at a time
+//! ([`adaptive`]).
 //!
 //! Reading order: [`endpoint`], [`names`], [`discovery`], [`balance`], [`health`], [`probe`], [`check`], [`outlier`], [`sticky`], [`matcher`], [`attempt`], [`lease`], [`pool`],
-//! [`sessions`], [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, [`circuit`], [`retry`], [`budget`], [`call`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
+//! [`sessions`], [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, [`circuit`], [`retry`], [`budget`], [`adaptive`], [`call`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
 #![forbid(unsafe_code)]
 
+pub mod adaptive;
 pub mod attempt;
 pub mod balance;
 pub mod budget;
