@@ -220,6 +220,9 @@ pub enum Verb {
     /// Programs of WasmHosts: read them again, show and change what they share
     #[command(subcommand)]
     Wasm(WasmWhat),
+    /// What the edges keep of answers
+    #[command(subcommand)]
+    Cache(CacheWhat),
     /// What this machine's edge kept, when the cluster has lost its configuration
     LastGood {
         #[command(subcommand)]
@@ -339,6 +342,32 @@ pub enum WasmWhat {
     },
     /// Forget everything that the programs of a filter share
     DeleteData { pipeline: String, filter: String },
+}
+
+#[derive(Subcommand)]
+pub enum CacheWhat {
+    /// Take answers out of the caches of every edge
+    Purge(Purge),
+}
+
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("named").required(true).multiple(true))]
+pub struct Purge {
+    /// What is kept for these URLs: http://host/path?query
+    #[arg(value_name = "URL", group = "named")]
+    pub urls: Vec<String>,
+    /// What is kept for URLs that begin so
+    #[arg(long, value_name = "URL", group = "named")]
+    pub prefix: Vec<String>,
+    /// What has this tag (Cache-Tag, Surrogate-Key)
+    #[arg(long, group = "named")]
+    pub tag: Vec<String>,
+    /// Everything
+    #[arg(long, group = "named", conflicts_with_all = ["urls", "prefix", "tag"])]
+    pub all: bool,
+    /// Of this cache alone: PIPELINE/FILTER, or PIPELINE/POOL for a memoryCache
+    #[arg(long, value_name = "NAME")]
+    pub cache: Option<String>,
 }
 
 #[derive(Subcommand)]

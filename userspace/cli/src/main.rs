@@ -6,6 +6,7 @@
 
 mod arguments;
 mod backup;
+mod caches;
 mod catalog;
 mod check;
 mod config;

@@ -2,14 +2,16 @@ use clap::CommandFactory;
 use hyper::Method;
 use serde_json::Value;
 
-use crate::arguments::{ApiWhat, Arguments, CreateWhat, Format, LogsWhat, MemberWhat, ObjectWhat, StatusWhat, Verb};
+use crate::arguments::{
+    ApiWhat, Arguments, CacheWhat, CreateWhat, Format, LogsWhat, MemberWhat, ObjectWhat, StatusWhat, Verb,
+};
 use crate::documents::{Mode, send, send_documents, word};
 use crate::output::{heads, print, structured, table};
 use crate::resource::Resource;
 use crate::server::{Server, segment};
 use crate::{
-    backup, check, config, convert, custom, describe, edit, explain, history, http_proxy, last_good, members, objects,
-    tokens, wasm,
+    backup, caches, check, config, convert, custom, describe, edit, explain, history, http_proxy, last_good, members,
+    objects, tokens, wasm,
 };
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
@@ -126,6 +128,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
             members::token(&server, &ttl, role.as_deref(), name.as_deref(), format).await
         }
         Verb::Member(MemberWhat::Purge { name }) => members::purge(&server, &[name]).await,
+        Verb::Cache(CacheWhat::Purge(purge)) => caches::purge(&server, &purge).await,
         Verb::Token(what) => tokens::run(&server, what, format).await,
         Verb::Wasm(what) => wasm::run(&server, what, format).await,
         Verb::LastGood { what } => last_good::run(&server, what, format).await,

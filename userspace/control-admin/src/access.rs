@@ -17,7 +17,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base_text::quoted;
-use control_api::{Grant, Principal, PrincipalKind, Role, Token, allow, time};
+use control_api::{Grant, Principal, PrincipalKind, Purged, Role, Token, allow, time};
 use control_state::{Action, Answer};
 use serde_json::{Value, json};
 
@@ -312,6 +312,16 @@ impl Told {
                 let what = if *mode == control_state::PutMode::Create { "createToken" } else { "rotateToken" };
                 (what, vec![format!("Token/{}", token.name)], admin)
             }
+            Action::PurgeCaches { cache, what } => {
+                let cache = if cache.is_empty() { "*" } else { cache };
+                let what = match what {
+                    Purged::All => "all".to_owned(),
+                    Purged::Url(url) => format!("url/{url}"),
+                    Purged::Prefix(prefix) => format!("prefix/{prefix}"),
+                    Purged::Tag(tag) => format!("tag/{tag}"),
+                };
+                ("purgeCaches", vec![format!("Cache/{cache}/{what}")], vec![(Role::Write, Some(PIPELINE.to_owned()))])
+            }
             Action::DeleteToken { name } => ("revokeToken", vec![format!("Token/{name}")], admin),
             _ => ("change", Vec::new(), admin),
         };
@@ -321,6 +331,8 @@ impl Told {
 
 /// What grants call custom data and their kinds.
 pub const CUSTOM: &str = "CustomData";
+/// Caches are parts of these: who may change them may empty them.
+const PIPELINE: &str = "Pipeline";
 const BEARER: &[u8] = b"Bearer ";
 /// One line stays one that people can read.
 const SUBJECTS_MAX: usize = 100;

@@ -59,7 +59,9 @@ pub async fn write(State(api): State<Arc<Api>>, body: Text) -> Result<Response, 
                             --passphrase-file FILE, or --recipient KEY)";
                 return Err(Error::invalid(what));
             }
-            let file = backup::write(&state.view, time::rfc3339(SystemTime::now()), recipient.as_ref());
+            // Of what caches held then nothing is left.
+            let view = Snapshot { purges: Arc::default(), ..state.view.clone() };
+            let file = backup::write(&view, time::rfc3339(SystemTime::now()), recipient.as_ref());
             Ok((file.map_err(|e| Error::invalid(e.to_string()))?, state.view.version))
         })
         .await?;

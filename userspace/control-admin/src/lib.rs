@@ -13,6 +13,7 @@ mod access;
 mod alone;
 mod backup;
 mod body;
+mod caches;
 mod catalog;
 mod checks;
 mod custom;

@@ -12,7 +12,7 @@ use crate::alone::{about, healthz, metrics};
 use crate::body::{Error, Reply, finish, unconditional};
 use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
-use crate::{backup, custom, history, last_good, logs, members, metadata, objects, status, tokens, wasm};
+use crate::{backup, caches, custom, history, last_good, logs, members, metadata, objects, status, tokens, wasm};
 
 pub struct Api {
     pub control: Control,
@@ -74,6 +74,8 @@ fn entries() -> Vec<Entry> {
 
     add("cluster", "/backup", &["POST"], post(backup::write));
     add("cluster", "/restore", &["POST"], post(backup::restore));
+
+    add("cluster", "/cache/purge", &["POST"], post(caches::purge));
 
     add("cluster", "/last-good", &["GET"], get(last_good::show));
     add("cluster", "/last-good/restore", &["POST"], post(last_good::restore));

@@ -255,7 +255,7 @@ impl Backup<'_> {
 
 /// Whether a part of a snapshot is one of those that this version has.
 fn known(part: &str) -> bool {
-    matches!(part, "tokens" | "sections")
+    matches!(part, "tokens" | "sections" | "purges")
         || serde_json::to_value(Snapshot::default()).is_ok_and(|snapshot| snapshot.get(part).is_some())
 }
 

@@ -14,6 +14,7 @@ pub mod tls;
 
 mod principal;
 mod publish;
+mod purges;
 mod refusal;
 mod sections;
 mod tickets;
@@ -24,6 +25,7 @@ pub use publish::{
     Addresses, CustomChange, CustomKind, CustomPlace, Delta, Document, EdgeReport, Eligible, FAILURES_TOLD,
     GENERATIONS_KEPT, Gap, Generation, Member, MemberRole, Predecessor, Snapshot, Steering, Update,
 };
+pub use purges::{PURGE_BYTES_MOST, PURGES_KEPT, Purge, Purged};
 pub use refusal::{Refusal, RefusalKind};
 pub use sections::{ENDPOINTS, Keyed, Section, SectionChanges, Sections};
 pub use tickets::{TicketKey, TicketKeys};

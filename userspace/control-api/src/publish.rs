@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::principal::Token;
+use crate::purges::Purge;
 use crate::sections::{self, SectionChanges, Sections};
 use crate::tickets::TicketKeys;
 
@@ -48,6 +49,9 @@ pub struct Snapshot {
     /// What controllers have learned. Left out where there is nothing, as tokens are.
     #[serde(skip_serializing_if = "no_sections")]
     pub sections: Arc<Sections>,
+    /// The latest purges of caches, oldest first. Left out where there are none.
+    #[serde(skip_serializing_if = "no_purges")]
+    pub purges: Arc<Vec<Purge>>,
 }
 
 /// A version of a cluster's configuration; of this one's or of one that is lost.
@@ -86,6 +90,9 @@ pub struct Delta {
     /// All tokens, when any of them changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Arc<BTreeMap<String, Token>>>,
+    /// All purges, when there is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub purges: Option<Arc<Vec<Purge>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub level: Option<u32>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -313,6 +320,9 @@ impl Snapshot {
         if !delta.sections.is_empty() {
             sections::advance(&mut self.sections, &delta.sections);
         }
+        if let Some(purges) = &delta.purges {
+            self.purges = purges.clone();
+        }
         self.cluster_id = delta.cluster_id.clone();
         self.version = delta.to;
         Ok(())
@@ -457,6 +467,10 @@ impl std::error::Error for Gap {}
 
 fn is_none(id: &u16) -> bool {
     *id == 0
+}
+
+fn no_purges(purges: &[Purge]) -> bool {
+    purges.is_empty()
 }
 
 fn no_tokens(tokens: &BTreeMap<String, Token>) -> bool {

@@ -1,5 +1,5 @@
 use base_model::Claim;
-use control_api::{CustomKind, Document, Member, Principal, Refusal, Snapshot, TicketKey, Token};
+use control_api::{CustomKind, Document, Member, Principal, Purged, Refusal, Snapshot, TicketKey, Token};
 use proto_admission::Call;
 use serde::{Deserialize, Serialize};
 
@@ -181,6 +181,12 @@ pub enum Action {
         seed: u64,
         calls: Vec<Call>,
     },
+    /// What is named goes out of the caches of every edge; `cache` is `PIPELINE/FILTER`, or empty for all.
+    PurgeCaches {
+        cache: String,
+        #[serde(deserialize_with = "strict")]
+        what: Purged,
+    },
     /// Every member understands this level: what is new in it may be proposed from here on.
     RaiseLevel {
         level: u32,
@@ -289,6 +295,7 @@ impl Action {
     /// The lowest feature level of a cluster in which this may be proposed: a member of a lower one does not know what it says.
     pub fn level(&self) -> u32 {
         let new = match self {
+            Action::PurgeCaches { .. } => return 8,
             Action::Admit { .. } => return 6,
             Action::TakeLease { .. }
             | Action::RenewLease { .. }
@@ -350,7 +357,11 @@ fn restore_level(backup: &Snapshot) -> u32 {
         level: _,
         tokens,
         sections,
+        purges,
     } = backup;
+    if !purges.is_empty() {
+        return 8;
+    }
     // Left out where there are none.
     match (tokens.is_empty(), sections.is_empty()) {
         (_, false) => KEYS_LEVEL,

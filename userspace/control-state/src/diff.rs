@@ -39,6 +39,9 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
         delta.tokens = Some(new.tokens.clone());
     }
     sections(old, new, &mut delta.sections);
+    if !Arc::ptr_eq(&old.purges, &new.purges) && old.purges != new.purges {
+        delta.purges = Some(new.purges.clone());
+    }
     let nothing = old.cluster_id == new.cluster_id
         && delta.deletes.is_empty()
         && delta.puts.is_empty()
@@ -50,7 +53,8 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
         && delta.succeeds.is_none()
         && delta.level.is_none()
         && delta.tokens.is_none()
-        && delta.sections.is_empty();
+        && delta.sections.is_empty()
+        && delta.purges.is_none();
     (!nothing).then_some(delta)
 }
 

@@ -18,8 +18,9 @@ use crate::state::State;
 /// need and numbers of virtual IPs, and the levels themselves; 3 `Restore`, `since` for custom data, and an authority of
 /// the cluster's own.
 /// 4 brought tokens of the admin API, and on whose behalf a command is; 5
-/// that members' certificates are revoked; 6 waiting rooms and lotteries; 7 leases, and keys of sections that controllers write.
-pub const LEVEL: u32 = 7;
+/// that members' certificates are revoked; 6 waiting rooms and lotteries; 7 leases, and keys of sections that controllers write; 8
+/// purges of caches.
+pub const LEVEL: u32 = 8;
 
 /// Of programs and clusters that say nothing.
 pub const FIRST_LEVEL: u32 = 1;
@@ -46,7 +47,7 @@ impl State {
             return Err(Unread::Newer(format!("it is of feature level {of}")));
         }
         let mut known = Shape::of(&State::default());
-        known.sections.extend(["view.tokens", "view.sections", "rooms", "leases"].map(str::to_owned));
+        known.sections.extend(["view.tokens", "view.sections", "view.purges", "rooms", "leases"].map(str::to_owned));
         if let Some(section) = shape.sections.into_iter().find(|section| !known.sections.contains(section)) {
             return Err(Unread::Newer(format!("it has a section {section}")));
         }
@@ -208,6 +209,8 @@ mod tests {
         let learned = with("sections", json!({"endpoints": {"r/s": keyed}}));
         assert!(sections(&learned).contains(&"sections".to_owned()));
         assert_eq!(level(&learned), 7, "members of level 6 would stop at it");
+        let purges = with("purges", json!([{"number": 1, "cache": "", "what": "all"}]));
+        assert_eq!((level(&purges), sections(&purges).contains(&"purges".to_owned())), (8, true));
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod keys;
 mod leases;
 mod level;
 mod objects;
+mod purges;
 mod restore;
 mod rooms;
 mod state;

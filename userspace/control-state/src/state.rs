@@ -15,7 +15,7 @@ use crate::leases::{self, Leases};
 use crate::rooms::Rooms;
 use crate::steering::{member_id_free, steer};
 use crate::sums::Sums;
-use crate::{custom, keys, objects, restore, tickets, tokens};
+use crate::{custom, keys, objects, purges, restore, tickets, tokens};
 
 /// Everything a member knows of the cluster at one point of the log.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -303,6 +303,10 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
         Action::DeleteToken { name } => tokens::delete(view, &name),
         // Not of what is published: see `apply`.
         Action::Admit { .. } => Ok(Vec::new()),
+        Action::PurgeCaches { cache, what } => {
+            purges::purge(view, cache, what);
+            Ok(Vec::new())
+        }
         Action::RaiseLevel { level } => {
             view.level = view.level.max(level);
             Ok(Vec::new())

@@ -62,6 +62,11 @@ impl State {
             true => view_sum.to_vec(),
             false => [&view_sum[..], &[plain(&view.tokens)]].concat(),
         };
+        // In the same way for purges.
+        let view_sum = match view.purges.is_empty() {
+            true => view_sum,
+            false => [&view_sum[..], &[pair(PURGES, plain(&view.purges))]].concat(),
+        };
         let together = |parts: &[u64]| parts.iter().fold(0, |sum, part| pair(sum, *part));
         Mark {
             index,
@@ -221,6 +226,7 @@ const DATA: u8 = 21;
 const CLAIM: u8 = 22;
 const CUSTOM_CHANGED: u8 = 23;
 const KEYED: u8 = 24;
+const PURGES: u64 = 25;
 
 #[cfg(test)]
 mod tests {

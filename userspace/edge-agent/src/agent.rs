@@ -270,6 +270,12 @@ impl Agent {
                     install(desired.tickets.keys.iter().map(key).collect(), desired.tickets.current);
                 }
             }
+            Change::Purge(purges) => {
+                for purge in purges {
+                    let gone = self.traffic.purge(purge.cache.as_deref(), &purge.what);
+                    tracing::info!(number = purge.number, entries = gone, "caches were purged");
+                }
+            }
             Change::Kernel => self.steer(desired),
         }
     }

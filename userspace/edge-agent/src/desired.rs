@@ -2,6 +2,7 @@
 
 use crate::format::Format;
 use crate::sections::Sections;
+use edge_listeners::Purged;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -29,6 +30,9 @@ pub struct Desired {
     pub steering: Arc<BTreeMap<String, Arc<Steering>>>,
     /// Keys of TLS session tickets.
     pub tickets: Arc<Tickets>,
+    /// What is to go out of caches, oldest first. Not kept on disk: a machine that starts has nothing in them.
+    #[serde(skip)]
+    pub purges: Arc<Vec<Purge>>,
     /// Clusters and versions whose place this configuration has taken, by an operator's word.
     pub succeeds: Arc<Vec<(String, u64)>>,
     /// What controllers have learned, such as the servers of services. A program of before passes it over.
@@ -38,6 +42,16 @@ pub struct Desired {
 
 fn no_sections(sections: &Sections) -> bool {
     sections.is_empty()
+}
+
+/// A purge of caches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purge {
+    /// From 1, without gaps.
+    pub number: u64,
+    /// The one it is for; `None` for all.
+    pub cache: Option<String>,
+    pub what: Purged,
 }
 
 impl Desired {

@@ -1,8 +1,9 @@
 //! What has to change to get from one state to another: pure, so that it can be tested without a machine.
 
-use crate::desired::Desired;
+use crate::desired::{Desired, Purge};
 use crate::sections::{self, KeyChange};
 use base_model::kinds::{listens, named};
+use edge_listeners::Purged;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -53,6 +54,8 @@ pub enum Change {
     },
     /// Other session ticket keys.
     Tickets,
+    /// Take that out of caches.
+    Purge(Vec<Purge>),
     /// Machines, VirtualIPs or their steering changed: the kernel's tables follow.
     Kernel,
 }
@@ -110,6 +113,10 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
         changes.push(Change::Tickets);
     }
     changes.extend(keys);
+    let purges = purges(from, to);
+    if !purges.is_empty() {
+        changes.push(Change::Purge(purges));
+    }
     changes.append(&mut filters);
     changes.append(&mut pipelines);
     changes.append(&mut servers);
@@ -118,6 +125,18 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
         changes.push(Change::Kernel);
     }
     changes
+}
+
+/// Those that are new. Where some have been missed, or numbers have begun anew with another cluster, everything goes.
+fn purges(from: &Desired, to: &Desired) -> Vec<Purge> {
+    let last = |desired: &Desired| desired.purges.last().map_or(0, |purge| purge.number);
+    let (known, latest) = (last(from), last(to));
+    let other = from.cluster_id != to.cluster_id || latest < known;
+    let (Some(first), false) = (to.purges.first(), latest == known && !other) else { return Vec::new() };
+    if other || first.number > known + 1 {
+        return vec![Purge { number: latest, cache: None, what: Purged::All }];
+    }
+    to.purges.iter().filter(|purge| purge.number > known).cloned().collect()
 }
 
 #[cfg(test)]
@@ -158,6 +177,26 @@ mod tests {
         assert!(
             matches!(&changes[0], Change::ApplyServer { .. }) && matches!(&changes[1], Change::RemovePipeline { .. })
         );
+    }
+
+    #[test]
+    fn purges_are_carried_out_once_and_none_is_missed() {
+        let with = |numbers: std::ops::RangeInclusive<u64>| {
+            let purge = |number| Purge { number, cache: None, what: Purged::Tag(format!("t{number}").into()) };
+            Desired { purges: Arc::new(numbers.map(purge).collect()), ..Desired::default() }
+        };
+        let planned = |from: &Desired, to: &Desired| match plan(from, to).as_slice() {
+            [] => Vec::new(),
+            [Change::Purge(purges)] => purges.iter().map(|purge| (purge.number, purge.what == Purged::All)).collect(),
+            other => panic!("{} changes", other.len()),
+        };
+        assert_eq!(planned(&with(1..=3), &with(1..=5)), [(4, false), (5, false)]);
+        assert_eq!(planned(&with(1..=5), &with(1..=5)), []);
+        assert_eq!(planned(&with(1..=5), &with(6..=9)).len(), 4);
+        assert_eq!(planned(&with(1..=5), &with(7..=9)), [(9, true)], "one was missed");
+        assert_eq!(planned(&with(1..=5), &with(1..=2)), [(2, true)], "of another cluster");
+        let elsewhere = Desired { cluster_id: "other".into(), ..with(1..=5) };
+        assert_eq!(planned(&with(1..=5), &elsewhere), [(5, true)]);
     }
 
     #[test]

@@ -44,5 +44,6 @@ pub mod tunnel;
 pub mod udp_proxy;
 pub mod variables;
 
+pub use edge_upstream::cache::{Purge as Purged, relieve as relieve_caches};
 pub use timeouts::Timeouts;
 pub use traffic::Traffic;

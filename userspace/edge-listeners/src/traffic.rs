@@ -1,6 +1,5 @@
 //! Which servers and pipelines there are, by name, and how a change of one reaches the requests.
 
-use crate::Timeouts;
 use crate::h2_connection;
 use crate::h3_connection;
 use crate::http_server;
@@ -8,6 +7,7 @@ use crate::proxied;
 use crate::server::{self, Server};
 use crate::tcp_proxy;
 use crate::udp_proxy;
+use crate::{Purged, Timeouts};
 use arc_swap::{ArcSwapOption, Cache};
 use base_model::{GlobalFilterSpec, HttpServerSpec, PipelineSpec, Problem, Spec};
 use base_runtime::Worker;
@@ -317,6 +317,11 @@ impl Traffic {
         slot.current.store(Some(Arc::new(built)));
         self.shared.refresh();
         Ok(())
+    }
+
+    /// Takes that out of the cache of this name, `PIPELINE/FILTER`, or out of all; says how many entries went.
+    pub fn purge(&self, cache: Option<&str>, what: &Purged) -> usize {
+        edge_upstream::cache::purge_all(cache, what)
     }
 
     /// Routes to it answer 503 from now on; requests inside finish.

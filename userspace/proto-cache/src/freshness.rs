@@ -44,12 +44,19 @@ pub fn initial_age(headers: &Headers, times: &Times) -> Duration {
     let mut ages = headers.values("Age");
     let said = match (ages.next(), ages.next()) {
         (None, _) => Duration::ZERO,
-        (Some(age), None) => seconds(age.trim_ascii()).map_or(AGE_UNKNOWN, |age| Duration::from_secs(age.into())),
+        (Some(age), None) => age_of(age).map_or(AGE_UNKNOWN, |age| Duration::from_secs(age.into())),
         _ => AGE_UNKNOWN,
     };
     let apparent = date_of(headers).map_or(0, |date| times.unix_seconds.saturating_sub(date));
     let delay = times.received.saturating_duration_since(times.asked);
     said.saturating_add(delay).max(Duration::from_secs(apparent))
+}
+
+/// Of a list the first member counts (section 5.1), unless the next one repeats it: two caches may have said so then.
+fn age_of(line: &[u8]) -> Option<u32> {
+    let mut members = line.split(|&b| b == b',').map(<[u8]>::trim_ascii);
+    let (first, next) = (members.next()?, members.next());
+    if next == Some(first) { None } else { seconds(first) }
 }
 
 /// How long an answer says it is fresh (section 4.2.1), in the order of precedence of a shared cache. `None` where it says nothing.
@@ -92,12 +99,48 @@ pub fn date_of(headers: &Headers) -> Option<u64> {
     if dates.next().is_some() { None } else { date(first) }
 }
 
-/// A date in any of the three forms of RFC 9110 section 5.6.7, in seconds since 1970.
+/// A date in any of the three forms of RFC 9110 section 5.6.7, in seconds since 1970. Whatever the case, with commas and blanks as they
+/// come, and the weekday is not looked at, which says nothing that the rest does not; but there is no zone than GMT.
 pub fn date(text: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(text).ok()?.trim();
-    let date = httpdate::parse_http_date(text).ok()?;
-    date.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
+    let exact = httpdate::parse_http_date(text).ok().and_then(|date| date.duration_since(UNIX_EPOCH).ok());
+    exact.map(|since| since.as_secs()).or_else(|| loose_date(text))
 }
+
+fn loose_date(text: &str) -> Option<u64> {
+    let (mut day, mut month, mut year, mut time) = (None, None, None, None);
+    let mut words = text.split([' ', ',']).filter(|word| !word.is_empty());
+    // The weekday.
+    words.next().filter(|word| word.len() >= 3 && word.bytes().all(|b| b.is_ascii_alphabetic()))?;
+    for word in words {
+        let number = || word.bytes().all(|b| b.is_ascii_digit()).then(|| word.parse::<u64>().ok()).flatten();
+        let known = match word.len() {
+            1 | 2 if day.is_none() => number().filter(|day| (1..=31).contains(day)).map(|n| day = Some(n)),
+            3 if month.is_none() => {
+                MONTHS.iter().position(|month| word.eq_ignore_ascii_case(month)).map(|n| month = Some(n as u64 + 1))
+            }
+            3 if word.eq_ignore_ascii_case("GMT") || word.eq_ignore_ascii_case("UTC") => Some(()),
+            4 if year.is_none() => number().filter(|year| *year >= 1970).map(|n| year = Some(n)),
+            8 if time.is_none() => time_of(word).map(|n| time = Some(n)),
+            _ => None,
+        };
+        known?;
+    }
+    let (year, month, day) = (year?, month?, day?);
+    // Days since 1970 of a date, with years that begin in March.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1;
+    days.checked_sub(719_468).map(|days| days * 86_400 + time.unwrap_or(0))
+}
+
+/// `hh:mm:ss` in seconds.
+fn time_of(word: &str) -> Option<u64> {
+    let mut parts = word.split(':').map(|part| part.parse::<u64>().ok().filter(|_| part.len() == 2));
+    let (hours, minutes, seconds) = (parts.next()??, parts.next()??, parts.next()??);
+    (hours < 24 && minutes < 60 && seconds <= 60).then_some(hours * 3600 + minutes * 60 + seconds)
+}
+
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 #[cfg(test)]
 mod tests {
@@ -125,7 +168,8 @@ mod tests {
         assert_eq!(age(&[("Age", "30"), ("Date", "Sun, 06 Nov 1994 08:49:27 GMT")]), 30);
         assert_eq!(age(&[("Age", "3"), ("Date", "Sun, 06 Nov 1994 08:49:27 GMT")]), 10);
         assert_eq!(age(&[("Date", "Sun, 06 Nov 1994 08:50:37 GMT")]), 0);
-        for bad in ["old", "-1", "1.5", "0, 0", "0, old", "7200;foo=bar", ""] {
+        assert_eq!(age(&[("Age", "5, 7200")]), 5);
+        for bad in ["old", "-1", "1.5", "0, 0", "old, 0", "7200;foo=bar", ""] {
             assert_eq!(age(&[("Age", bad)]), AGE_UNKNOWN.as_secs(), "{bad}");
         }
         assert_eq!(age(&[("Age", "0"), ("Age", "0")]), AGE_UNKNOWN.as_secs());
@@ -161,9 +205,37 @@ mod tests {
             heuristic_lifetime(&heuristic, &headers, &times(0)).map(|life| life.as_secs())
         };
         assert_eq!(life("Sun, 06 Nov 1994 08:47:57 GMT"), Some(10));
-        assert_eq!(life("Sun, 06 Nov 1993 08:47:57 GMT"), None, "a weekday that is wrong");
+        assert_eq!(life("Sun, 06 Nov 1993 08:47:57 CET"), None, "another zone");
         assert_eq!(life("Sat, 06 Nov 1993 08:47:57 GMT"), Some(100));
         assert_eq!(life("Sun, 06 Nov 1994 08:50:37 GMT"), Some(0));
+    }
+
+    #[test]
+    fn dates_are_read_when_they_can_mean_one_thing_only() {
+        for text in [
+            DATE,
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+            "Mon Nov  6 08:49:37 1994",
+            "sun, 06 nov 1994 08:49:37 gmt",
+            "Sun 06 Nov 1994 08:49:37 GMT",
+            "Sun,  06  Nov 1994  08:49:37 UTC",
+        ] {
+            assert_eq!(date(text.as_bytes()), Some(784_111_777), "{text}");
+        }
+        assert_eq!(date(b"Thu Aug  8 02:01:18 2050"), Some(2_543_536_878));
+        assert_eq!(date(b"Tue, 29 Feb 2000 00:00:00 UTC"), Some(951_782_400));
+        for text in [
+            "0",
+            "",
+            "yesterday",
+            "Sun, 06 Nov 1994 08:49:37 CET",
+            "Sun, 06-11-1994 08:49:37 GMT",
+            "06 Nov 1994",
+            "Sun, 6 Nov 1994 8:49:37 GMT",
+        ] {
+            assert_eq!(date(text.as_bytes()), None, "{text}");
+        }
     }
 
     #[test]

@@ -7,8 +7,9 @@ use crate::health::Health;
 use control_api::{Addresses, Generation, Member, Sections, Snapshot, Update};
 use control_raft::{Follower, RecvError};
 use edge_agent::Agent;
-use edge_agent::desired::{Desired, Machine, Steering, Step, Ticket, Tickets, Withheld};
+use edge_agent::desired::{Desired, Machine, Purge, Steering, Step, Ticket, Tickets, Withheld};
 use edge_agent::sections;
+use edge_listeners::Purged;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
@@ -293,9 +294,20 @@ fn desired(snapshot: &Snapshot) -> Desired {
         machines: Arc::new(machines.collect()),
         steering: Arc::new(steering.collect()),
         tickets: Arc::new(tickets),
+        purges: Arc::new(snapshot.purges.iter().map(purge).collect()),
         succeeds: Arc::new(snapshot.succeeds.iter().map(|p| (p.cluster_id.clone(), p.version)).collect()),
         ..Desired::default()
     }
+}
+
+fn purge(purge: &control_api::Purge) -> Purge {
+    let what = match &purge.what {
+        control_api::Purged::All => Purged::All,
+        control_api::Purged::Url(url) => Purged::Url(url.clone().into_bytes()),
+        control_api::Purged::Prefix(prefix) => Purged::Prefix(prefix.clone().into_bytes()),
+        control_api::Purged::Tag(tag) => Purged::Tag(tag.as_str().into()),
+    };
+    Purge { number: purge.number, cache: Some(purge.cache.clone()).filter(|cache| !cache.is_empty()), what }
 }
 
 #[cfg(test)]

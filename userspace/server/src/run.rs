@@ -370,6 +370,7 @@ impl Edge {
                 if ticked.elapsed() >= ewma::TICK {
                     ticked = Instant::now();
                     telemetry.tick(ticked);
+                    edge_listeners::relieve_caches();
                 }
             });
             if !kernel_is_anothers.load(Ordering::Acquire) {

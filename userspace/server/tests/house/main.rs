@@ -12,6 +12,7 @@ mod access_log;
 mod attacks;
 mod authentication;
 mod bad_input;
+mod caches;
 mod changes;
 mod cluster;
 mod differential;
