@@ -14,6 +14,7 @@ on_both_drivers![
     what_is_fresh_is_given_again,
     each_field_of_the_document_counts,
     what_is_private_is_for_nobody_else,
+    what_stations_behind_vary_is_for_nobody_else,
     unkeyed_words_poison_nobody,
     a_304_makes_it_fresh_again,
     clients_that_have_it_get_304_and_parts_are_cut_out,
@@ -193,6 +194,19 @@ fn what_is_private_is_for_nobody_else(io: IoMode) {
     let allowed = "GET /Cache-Control=max-age=60;Access-Control-Allow-Origin=https://a.test";
     let one = ask(&house, allowed, &["Origin: https://a.test"]).text();
     assert_ne!(ask(&house, allowed, &["Origin: https://b.test"]).text(), one);
+}
+
+fn what_stations_behind_vary_is_for_nobody_else(io: IoMode) {
+    let origin = Origin::new(fields_in);
+    let port = origin.backend.port;
+    let adaptor = "{name: a, kind: RequestAdaptor, header: {set: {X-Plan: gold}}}";
+    let document = format!(
+        "filters: [{{name: c, kind: Cache}}, {adaptor}, {{name: p, kind: Proxy, pools: [{{servers: [{{url: \
+         'http://127.0.0.1:{port}'}}]}}]}}]"
+    );
+    let house = House::with_workers(2, io, "", &document, edge_listeners::Timeouts::default(), edge_filters::kind);
+    assert!(!is_kept(&house, &origin, "/Cache-Control=max-age=60;Vary=X-Plan", &[]));
+    assert!(is_kept(&house, &origin, "/Cache-Control=max-age=60;Vary=X-Kind", &[]), "it is as the client said it");
 }
 
 fn unkeyed_words_poison_nobody(io: IoMode) {

@@ -7,7 +7,7 @@ use edge_upstream::cache::{self, End, Found, Gathered, Joined, Key, Lead, Stored
 use proto_cache::control::SURROGATE;
 use proto_cache::reuse::is_failure;
 use proto_cache::status::{CacheStatus, Forward};
-use proto_cache::{Refusal, RequestControl, Times, Use, may_stand_in, use_of};
+use proto_cache::{Refusal, RequestControl, Times, Use, Vary, may_stand_in, use_of};
 use proto_http::{Headers, Known, Method, Request};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -50,6 +50,8 @@ struct Asked {
     request: Request,
     /// It was asked whether what is kept has changed.
     validates: bool,
+    /// The answer varies with a field that the stations behind have made say something else than the client said.
+    is_altered: bool,
 }
 
 impl Fetch {
@@ -98,6 +100,7 @@ impl Fetch {
             match end {
                 Err(_) => {
                     shared.waited.hit(worker);
+                    shared.flights.tire_of(self.hash);
                     return Turn::Go(None);
                 }
                 Ok(End::Abandoned) => continue,
@@ -125,11 +128,12 @@ impl Fetch {
     /// Has the stations behind answer, with the conditions that what is kept lets us ask.
     async fn ask(&self, exchange: &mut Exchange, rest: &Rest) -> (Asked, bool) {
         let validates = self.found.as_ref().filter(|stored| stored.kept.has_validator());
-        let asked = Asked {
+        let mut asked = Asked {
             ticket: self.shared.store.ticket(),
             since: base_runtime::now(),
             request: exchange.request().clone(),
             validates: validates.is_some(),
+            is_altered: false,
         };
         let request = exchange.request_mut();
         if let Some(stored) = validates {
@@ -140,6 +144,9 @@ impl Fetch {
             request.headers.add("Surrogate-Capability", format!("{SURROGATE}=\"Surrogate/1.0\""));
         }
         let ended = rest.run(exchange).await;
+        let space = exchange.space_ref();
+        let vary = space.response.as_ref().and_then(|response| Vary::of(&response.headers, &asked.request.headers));
+        asked.is_altered = vary.is_some_and(|vary| !vary.is_for(&space.request.headers, &mut Vec::new()));
         // Others see the request as the client sent it.
         if validates.is_some() || self.shared.is_surrogate {
             exchange.request_mut().headers.copy_from(&asked.request.headers);
@@ -215,7 +222,11 @@ impl Fetch {
         };
         let mut told = response.clone();
         told.remove_hop_by_hop();
-        let kept = shared.rules.keep(&asked.request, &told, &asked.times(now));
+        // Others who say the same may be made to say something else.
+        let kept = match asked.is_altered {
+            true => Err(Refusal::Vary),
+            false => shared.rules.keep(&asked.request, &told, &asked.times(now)),
+        };
         if shared.is_surrogate {
             response.headers.remove("Surrogate-Control");
         }

@@ -53,6 +53,8 @@ struct State {
     end: Option<End>,
     wakers: HashMap<u64, Waker>,
     waiting: usize,
+    /// Somebody has waited as long as they could: nobody else does for this one.
+    slow: bool,
 }
 
 /// What a miss is to do.
@@ -61,7 +63,7 @@ pub enum Joined {
     Lead(Lead),
     /// Wait for who does.
     Wait(Waiting),
-    /// Fetch it alone: such answers are not kept.
+    /// Fetch it alone: such answers are not kept, or the one under way takes too long.
     Pass,
     /// Fetch it alone: as many as may be wait already.
     Full,
@@ -83,6 +85,9 @@ impl Flights {
             Some(Place::Passed(until)) if now < *until => return Joined::Pass,
             Some(Place::Flying(flying)) => {
                 let mut state = flying.lock();
+                if state.slow {
+                    return Joined::Pass;
+                }
                 if state.waiting >= self.waiting_most {
                     return Joined::Full;
                 }
@@ -95,6 +100,13 @@ impl Flights {
         places.insert(hash, Place::Flying(flying.clone()));
         drop(places);
         Joined::Lead(Lead { flights: self.clone(), hash, flying, ended: false })
+    }
+
+    /// The fetch of the key takes too long, or its client reads too slowly: until it ends, each fetches alone.
+    pub fn tire_of(&self, hash: u64) {
+        if let Some(Place::Flying(flying)) = self.shard(hash).get(&hash) {
+            flying.lock().slow = true;
+        }
     }
 
     /// What is fetched for the key is kept, after all.
@@ -229,6 +241,19 @@ mod tests {
         drop(second);
         assert_eq!(poll(&mut waiting), Poll::Ready(End::Abandoned));
         drop(lead(&flights));
+    }
+
+    #[test]
+    fn nobody_waits_for_one_that_others_have_tired_of() {
+        let flights = Flights::new(2);
+        let first = lead(&flights);
+        let waiting = wait(&flights);
+        flights.tire_of(7);
+        drop(waiting);
+        assert!(matches!(flights.join(7, Instant::now()), Joined::Pass));
+        first.end(End::NotKept, false);
+        let _next = lead(&flights);
+        wait(&flights);
     }
 
     #[test]
