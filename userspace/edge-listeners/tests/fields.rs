@@ -190,6 +190,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "edge-wasm/src/wasm_host/tests.rs",
         "one_that_loops_or_grows_or_lies_is_ended_and_counted",
     ),
+    ("RateLimiter/KeySpec.cookieName", "edge-filters/src/rate_limiter.rs", "a_claim_is_read_where_it_was_checked"),
     ("CertExtractorSpec", "edge-filters/src/cert_extractor.rs", "fields_of_both_names"),
     (
         "CircuitBreakerSpec.failureRateThreshold",
