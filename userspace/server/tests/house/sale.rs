@@ -193,7 +193,11 @@ fn three_machines_keep_one_limit_and_go_on_when_two_are_gone() {
                     while began.elapsed() < Duration::from_secs(seconds) {
                         let answer = connection.request("GET", "/", &[("X-User", &user)], "").unwrap();
                         if answer.status == 429 {
-                            assert!(answer.head.to_ascii_lowercase().contains("retry-after: 1"), "{answer:?}");
+                            // A second, or a few where the machines advanced more than the bucket had and pay it back.
+                            let head = answer.head.to_ascii_lowercase();
+                            let again = head.split("retry-after: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+                            let again = again.and_then(|seconds| seconds.parse::<u64>().ok());
+                            assert!(again.is_some_and(|seconds| (1..=3).contains(&seconds)), "{answer:?}");
                             thread::sleep(Duration::from_millis(1));
                         } else {
                             assert_eq!(answer.status, 200);
