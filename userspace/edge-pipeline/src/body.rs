@@ -248,26 +248,48 @@ impl Body {
     /// for as long as any part of it is kept. While the process is over its ceiling none grows beyond 64 KiB: what was let in before
     /// could fill memory many times over. After an error the body is empty.
     pub async fn collect(&mut self, limit: u64) -> Result<&Bytes, BodyError> {
-        static NONE: Bytes = Bytes::new();
-        if self.length().is_some_and(|length| length > limit) {
+        let collected = self.collect_or_leave(limit).await.err();
+        if let Some(error) = collected {
             *self = Body::Empty;
+            return Err(error);
+        }
+        Ok(self.whole())
+    }
+
+    /// As [`collect`](Body::collect); but one that is too long, or for which there is no memory, is as it was: what was read of it
+    /// comes first again.
+    pub async fn collect_or_leave(&mut self, limit: u64) -> Result<&Bytes, BodyError> {
+        if self.length().is_some_and(|length| length > limit) {
             return Err(BodyError::TooLarge);
         }
         match std::mem::take(self) {
-            Body::Stream(mut stream) => {
-                let bytes = gather(&mut *stream, limit).await?;
-                let trailers = stream.trailers().map(Box::new);
-                *self = match trailers {
-                    None if bytes.is_empty() => Body::Empty,
-                    trailers => Body::Full(Whole { bytes, trailers }),
-                };
-            }
+            Body::Stream(mut stream) => match gather(&mut *stream, limit).await {
+                Ok(bytes) => {
+                    let trailers = stream.trailers().map(Box::new);
+                    *self = match trailers {
+                        None if bytes.is_empty() => Body::Empty,
+                        trailers => Body::Full(Whole { bytes, trailers }),
+                    };
+                }
+                Err((error, read)) => {
+                    if matches!(error, BodyError::TooLarge | BodyError::NoMemory) {
+                        *self = Body::Stream(Box::new(Begun { read: booked(read), rest: stream }));
+                    }
+                    return Err(error);
+                }
+            },
             Body::Buffer(buffer) => *self = Body::full(&buffer[..]),
             there => *self = there,
         }
+        Ok(self.whole())
+    }
+
+    /// The bytes of one that was gathered.
+    fn whole(&self) -> &Bytes {
+        static NONE: Bytes = Bytes::new();
         match self {
-            Body::Full(whole) => Ok(&whole.bytes),
-            _ => Ok(&NONE),
+            Body::Full(whole) => &whole.bytes,
+            _ => &NONE,
         }
     }
 
@@ -287,23 +309,51 @@ impl Body {
     }
 }
 
-async fn gather(stream: &mut dyn BodyStream, limit: u64) -> Result<Bytes, BodyError> {
+/// With an error comes what was read before it.
+async fn gather(stream: &mut dyn BodyStream, limit: u64) -> Result<Bytes, (BodyError, Vec<u8>)> {
     // What was announced is not yet there, and may never come.
     let announced = stream.remaining().unwrap_or(0).min(ANNOUNCED_MOST) as usize;
     let mut bytes = Vec::with_capacity(announced);
     let booking = Booking::new(Kind::Bodies, bytes.capacity());
-    while let Some(piece) = poll_fn(|cx| stream.poll_piece(cx, Sight::Seen)).await? {
-        let length = bytes.len() + piece.len();
-        if length as u64 > limit {
-            return Err(BodyError::TooLarge);
-        }
-        if length > SPARED_MOST && memory::is_over() {
-            return Err(BodyError::NoMemory);
-        }
+    loop {
+        let piece = match poll_fn(|cx| stream.poll_piece(cx, Sight::Seen)).await {
+            Ok(Some(piece)) => piece,
+            Ok(None) => return Ok(booked(bytes)),
+            Err(error) => return Err((error, bytes)),
+        };
         bytes.extend_from_slice(piece.seen());
         booking.set(bytes.capacity());
+        if bytes.len() as u64 > limit {
+            return Err((BodyError::TooLarge, bytes));
+        }
+        if bytes.len() > SPARED_MOST && memory::is_over() {
+            return Err((BodyError::NoMemory, bytes));
+        }
     }
-    Ok(booked(bytes))
+}
+
+/// A body of which the beginning was read already.
+struct Begun {
+    read: Bytes,
+    rest: Box<dyn BodyStream>,
+}
+
+impl BodyStream for Begun {
+    fn poll_piece(&mut self, cx: &mut Context<'_>, sight: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
+        if self.read.is_empty() {
+            return self.rest.poll_piece(cx, sight);
+        }
+        let window = self.read.len().min(Piece::MOST);
+        Poll::Ready(Ok(Some(Piece::Bytes(self.read.split_to(window)))))
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        Some(self.rest.remaining()?.saturating_add(self.read.len() as u64))
+    }
+
+    fn trailers(&mut self) -> Option<Headers> {
+        self.rest.trailers()
+    }
 }
 
 /// Room made at once for a body whose length is known, in bytes; beyond it room follows what has come.

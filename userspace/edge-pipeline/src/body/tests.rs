@@ -68,3 +68,30 @@ fn trailers_outlive_the_gathering_of_a_body() {
     assert_eq!(body.length(), Some(0));
     assert!(!Body::full("abc").has_trailers());
 }
+
+#[test]
+fn a_body_that_is_too_long_to_gather_can_be_left_as_it_was() {
+    let stream = || {
+        let mut trailers = Headers::new();
+        trailers.add("Digest", "d");
+        let left = vec![&b"ab"[..], b"cde", b"f", b"g"];
+        Body::Stream(Box::new(Pieces { left, trailers: Some(trailers) }))
+    };
+    let mut body = stream();
+    assert_eq!(ready(body.collect_or_leave(4)).unwrap_err(), BodyError::TooLarge);
+    assert!(body.is_stream() && body.length().is_none());
+    let mut read = Vec::new();
+    while let Some(piece) = ready(poll_fn(|cx| body.poll_piece(cx, Sight::Seen))).unwrap() {
+        read.extend_from_slice(piece.seen());
+    }
+    assert_eq!(read, b"abcdefg");
+    assert!(body.trailers().is_some());
+    // One whose length is known is not begun.
+    let mut body = Body::full(vec![b'x'; 10]);
+    assert_eq!(ready(body.collect_or_leave(4)).unwrap_err(), BodyError::TooLarge);
+    assert_eq!(body.length(), Some(10));
+    // What is gathered or nothing at all leaves nothing.
+    let mut body = stream();
+    assert_eq!(ready(body.collect(4)).unwrap_err(), BodyError::TooLarge);
+    assert_eq!(body.length(), Some(0));
+}
