@@ -48,6 +48,7 @@ mod door;
 mod form;
 mod gzip;
 mod heavy;
+mod kept;
 mod module_doc;
 mod quiet;
 mod redirect;
@@ -58,3 +59,4 @@ mod testing;
 
 pub use catalog::{kind, kinds};
 pub use coding::replaced;
+pub use kept::Kept;

@@ -13,13 +13,14 @@
 //! ```
 //!
 //! For each request the program's `wasm_run` is called, on an instance (VM) that serves one request at a time and the next one after
-//! it. What it returns, 1 to 9, is the filter's result, and 0 goes on. One that runs beyond `timeout`, traps, needs more memory than
-//! `memoryLimitMiB` or returns something else is ended and its VM thrown away: the result is `wasmError`, or the request goes on as it
-//! came with `failOpen`. While a program computes, the worker serves other requests in between. What programs share
+//! it. What it returns, 1 to 9, is the filter's result, and 0 goes on. One that runs beyond `timeout`, does more than `fuel` allows,
+//! traps, needs more memory than `memoryLimitMiB` or returns something else is ended and its VM thrown away: the result is `wasmError`,
+//! or the request goes on as it came with `failOpen`. While a program computes, the worker serves other requests in between. What programs share
 //! (`host_cluster_…`) is kept in the cluster: read here, written by agreement, shown and changed by `weirctl wasm`.
 //!
 //! Files and URLs are read when the document is applied and after `weirctl wasm reload-code`; requests go on with the old program
-//! until the new one is compiled. What cannot be loaded is tried again every 30 s; until then the result is `outOfVM`.
+//! until the new one is compiled and one VM of it has started. What cannot be loaded is tried again every 30 s, what does not start less
+//! and less often; until then the result is `outOfVM`, which costs nothing. A program that is not compiled within 30 s holds nobody up.
 //!
 //! Outcomes: `outOfVM`, `wasmError`, `wasmResult1` to `wasmResult9`. Fits HTTPServer. Costs about a microsecond beside what the
 //! program does; the request's body is gathered where the program asks for it. Memory: what the VMs' programs use, at most
@@ -75,8 +76,12 @@ pub struct WasmHostSpec {
     #[serde(rename = "memoryLimitMiB")]
     #[schemars(range(min = 1, max = 4096))]
     pub memory_limit_mib: u32,
-    /// Whether a request goes on as it came when the program fails or cannot be run. Default false: the result is `wasmError` or
-    /// `outOfVM`, which ends the flow with 503 where nothing jumps on it.
+    /// What the program may do for one request, in units of fuel, about one per instruction: the same request takes the same on every
+    /// machine, however busy. Default 0: `timeout` is the only bound, and nothing is counted, which is faster.
+    pub fuel: u64,
+    /// Whether a request goes on as it came when the program fails or cannot be run, or when a body that it asks for is larger than
+    /// 4 MiB. Default false: the result is `wasmError` or `outOfVM`, which ends the flow with 503 (413 and 500 for bodies) where nothing
+    /// jumps on it.
     pub fail_open: bool,
 }
 
@@ -88,6 +93,7 @@ impl Default for WasmHostSpec {
             timeout: GoDuration::from_millis(100),
             parameters: BTreeMap::new(),
             memory_limit_mib: 64,
+            fuel: 0,
             fail_open: false,
         }
     }

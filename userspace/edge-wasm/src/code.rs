@@ -1,7 +1,8 @@
-//! Where programs come from: a thread of its own reads them (and another one URLs), compiles them and tries again what failed, so that no request and no
-//! change of the configuration waits for a compiler longer than it wants to.
+//! Where programs come from: threads of their own read them, compile them, start each once, and try again what failed, so that no
+//! request and no change of the configuration waits for a compiler, or for a program that does not start, longer than it wants to.
 //!
-//! What has the same bytes is compiled once, whoever uses it.
+//! What has the same bytes is compiled once, whoever uses it, also where that fails. A new program takes the place of an old one when it
+//! has started.
 
 use crate::engine::engine;
 use crate::host::{self, REQUEST_BODY, RESPONSE_BODY, WRITES, Waits, ended};
@@ -9,11 +10,11 @@ use crate::vm::State;
 use crate::wasi;
 use arc_swap::ArcSwapOption;
 use edge_filters::wasm_host::Code;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,6 +25,9 @@ pub const CODE_BYTES_MAX: usize = 32 << 20;
 
 /// Between two tries to load what failed.
 const AGAIN: Duration = Duration::from_secs(30);
+
+/// Between two looks at what takes long and what did not start.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A program, compiled and linked.
 pub struct Program {
@@ -50,7 +54,10 @@ pub fn fetch_with(fetch: FetchCode) {
 /// A place that a program is loaded from, and the one that was loaded last.
 pub struct Source {
     code: Code,
+    /// What its programs do is counted.
+    metered: bool,
     program: ArcSwapOption<Program>,
+    users: Mutex<Vec<Weak<dyn Runs>>>,
     state: Mutex<Loading>,
     loaded: Condvar,
     /// It waits for its turn to be read from its URL.
@@ -65,24 +72,62 @@ struct Loading {
     error: Option<String>,
 }
 
+/// Whoever runs the programs of a source.
+pub trait Runs: Send + Sync {
+    /// Starts one, on a thread that is no worker, before requests get to it; why it does not start. What has started, or has failed a
+    /// moment ago, is not started again.
+    fn starts(&self, program: &Arc<Program>) -> Result<(), String>;
+
+    /// This program has the place of those before it: nothing of theirs is needed for requests to come.
+    fn taken(&self, program: &Arc<Program>);
+
+    /// This program did not start when that was tried last.
+    fn is_unfit(&self, program: &Arc<Program>) -> bool;
+}
+
 impl Source {
-    /// Has it loaded; until that is done, `before` is the program.
-    pub fn new(code: Code, before: Option<Arc<Program>>) -> Arc<Source> {
-        let source = Arc::new(Source {
+    /// Until it is [loaded](Source::load), `before` is the program.
+    pub fn new(code: Code, metered: bool, before: Option<Arc<Program>>) -> Arc<Source> {
+        Arc::new(Source {
             code,
+            metered,
             program: ArcSwapOption::new(before),
+            users: Mutex::default(),
             state: Mutex::default(),
             loaded: Condvar::new(),
             asked: AtomicBool::new(false),
-        });
-        if let Err(why) = send(Job::Load(Arc::downgrade(&source))) {
-            source.done(Err(why));
-        }
-        source
+        })
     }
 
-    pub fn is(&self, code: &Code) -> bool {
-        self.code == *code
+    pub fn is(&self, code: &Code, metered: bool) -> bool {
+        self.code == *code && self.metered == metered
+    }
+
+    /// From now on `user` is who runs its programs.
+    pub fn used_by(&self, user: Weak<dyn Runs>) {
+        let mut users = lock(&self.users);
+        users.retain(|known| known.strong_count() > 0);
+        users.push(user);
+    }
+
+    /// The one that came last: those before it are about to go.
+    fn user(&self) -> Option<Arc<dyn Runs>> {
+        lock(&self.users).iter().rev().find_map(Weak::upgrade)
+    }
+
+    /// Has it loaded.
+    pub fn load(self: &Arc<Source>) {
+        if let Err(why) = send(Job::Load(Arc::downgrade(self))) {
+            self.done(Err(why));
+        }
+    }
+
+    /// Has its program started for its user; waits for that, at most so long.
+    pub fn start(self: &Arc<Source>, patience: Duration) {
+        let (done, started) = mpsc::sync_channel(1);
+        if send(Job::Start(Arc::downgrade(self), done)).is_ok() {
+            let _ = started.recv_timeout(patience);
+        }
     }
 
     pub fn program(&self) -> Option<Arc<Program>> {
@@ -100,29 +145,35 @@ impl Source {
         drop(waiting);
     }
 
-    fn load(&self, cache: &mut Cache, read: Result<Vec<u8>, String>) {
-        let loaded = read.and_then(|bytes| {
+    fn load_here(&self, cache: &Cache, read: Option<Result<Vec<u8>, String>>) {
+        let loaded = read.unwrap_or_else(|| self.read()).and_then(|bytes| {
             let digest = digest(&bytes);
-            if let Some(program) = self.program().filter(|program| program.digest == digest) {
-                return Ok(program);
-            }
-            cache.program(&bytes, digest)
+            let known = self.program().filter(|program| program.digest == digest);
+            let program = known.map_or_else(|| cache.program(&bytes, digest, self.metered), Ok)?;
+            self.start_here(&program)?;
+            Ok(program)
         });
         self.done(loaded);
+    }
+
+    fn start_here(&self, program: &Arc<Program>) -> Result<(), String> {
+        let starts = |user: Arc<dyn Runs>| user.starts(program).map_err(|why| format!("it does not start: {why}"));
+        self.user().map_or(Ok(()), starts)
     }
 
     fn done(&self, loaded: Result<Arc<Program>, String>) {
         let error = match loaded {
             Ok(program) => {
-                self.program.store(Some(program));
+                self.program.store(Some(program.clone()));
+                self.user().iter().for_each(|user| user.taken(&program));
                 None
             }
             Err(why) => {
-                tracing::error!(
-                    "WasmHost: {}: {why}; it is tried again every {}",
-                    self.name(),
-                    base_text::duration(AGAIN)
-                );
+                // It is told once.
+                if self.error().as_ref() != Some(&why) {
+                    let again = base_text::duration(AGAIN);
+                    tracing::error!("WasmHost: {}: {why}; it is tried again every {again}", self.name());
+                }
                 Some(why)
             }
         };
@@ -171,7 +222,7 @@ impl Source {
     }
 
     fn lock(&self) -> MutexGuard<'_, Loading> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
@@ -184,16 +235,20 @@ pub fn reload() {
 
 enum Job {
     Load(Weak<Source>),
+    /// Its program is to be started for its user.
+    Start(Weak<Source>, mpsc::SyncSender<()>),
     /// A URL was read for it.
     Read(Weak<Source>, Result<Vec<u8>, String>),
     Reload,
+    /// The task of this number has ended.
+    Ended(u64),
 }
 
 fn send(job: Job) -> Result<(), String> {
     static JOBS: OnceLock<Result<mpsc::Sender<Job>, String>> = OnceLock::new();
     let jobs = JOBS.get_or_init(|| {
         let (sender, jobs) = mpsc::channel();
-        let thread = thread::Builder::new().name("wasm-code".to_owned()).spawn(move || work(&jobs));
+        let thread = thread::Builder::new().name("wasm-code".to_owned()).spawn(move || Desk::default().work(&jobs));
         thread.map_err(|why| format!("the thread that loads programs cannot be started: {why}"))?;
         Ok(sender)
     });
@@ -201,46 +256,169 @@ fn send(job: Job) -> Result<(), String> {
     jobs.as_ref().map_err(String::clone)?.send(job).map_err(|_| gone.to_owned())
 }
 
-fn work(jobs: &mpsc::Receiver<Job>) {
-    let mut cache = Cache::default();
-    let urls = reader();
-    let start = |source: &Arc<Source>, cache: &mut Cache| {
+/// What a thread is started for.
+struct Task {
+    source: Weak<Source>,
+    what: What,
+}
+
+enum What {
+    Load(Option<Result<Vec<u8>, String>>),
+    Start(Option<mpsc::SyncSender<()>>),
+}
+
+/// A task under way.
+struct Running {
+    number: u64,
+    source: Weak<Source>,
+    since: Instant,
+    overdue: bool,
+}
+
+/// Gives out tasks. Nothing can end a compiler, so each task has a thread of its own, few at a time; one that takes too long does not
+/// count any more, so that it holds nobody up, until there are too many of those.
+#[derive(Default)]
+struct Desk {
+    cache: Arc<Cache>,
+    sources: Vec<Weak<Source>>,
+    queue: VecDeque<Task>,
+    running: Vec<Running>,
+    next: u64,
+    /// Programs did not start when it looked last.
+    unfit: bool,
+    urls: Option<Result<mpsc::Sender<Weak<Source>>, String>>,
+}
+
+/// Tasks under way at a time: a big program must not keep a small one waiting, and workers need the machine.
+const TASKS_MAX: usize = 2;
+
+/// Longest that a task counts, and how many there may be that took longer.
+const TASK_MAX: Duration = Duration::from_secs(30);
+const OVERDUE_MAX: usize = 4;
+
+/// Tasks that were given up as overdue.
+static OVERDUE: AtomicU64 = AtomicU64::new(0);
+
+pub fn overdue() -> u64 {
+    OVERDUE.load(SeqCst)
+}
+
+impl Desk {
+    fn work(&mut self, jobs: &mpsc::Receiver<Job>) {
+        let (mut again, mut look) = (Instant::now() + AGAIN, Instant::now() + LOOK);
+        loop {
+            // Where nothing is under way there is nothing to look at.
+            let next = if self.running.is_empty() && !self.unfit { again } else { look };
+            match jobs.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(Job::Load(source)) => {
+                    source.upgrade().iter().for_each(|source| self.load(source));
+                    self.sources.push(source);
+                }
+                Ok(Job::Start(source, done)) => self.queue.push_back(Task { source, what: What::Start(Some(done)) }),
+                Ok(Job::Read(source, read)) => self.queue.push_back(Task { source, what: What::Load(Some(read)) }),
+                Ok(Job::Reload) => {
+                    self.sources().iter().filter(|source| !source.is_inline()).for_each(|source| self.load(source));
+                }
+                Ok(Job::Ended(number)) => self.running.retain(|running| running.number != number),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    let now = Instant::now();
+                    look = now + LOOK;
+                    self.look(now);
+                    if now >= again {
+                        again = now + AGAIN;
+                        let failed = |source: &&Arc<Source>| source.error().is_some();
+                        self.sources().iter().filter(failed).for_each(|source| self.load(source));
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+            self.give_out();
+        }
+    }
+
+    fn sources(&mut self) -> Vec<Arc<Source>> {
+        self.sources.retain(|source| source.strong_count() > 0);
+        self.sources.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn load(&mut self, source: &Arc<Source>) {
+        let (this, fresh) = (Arc::downgrade(source), |what: &What| matches!(what, What::Load(None)));
         if !matches!(source.code, Code::Url(_)) {
-            source.load(cache, source.read());
+            if !self.queue.iter().any(|task| fresh(&task.what) && task.source.ptr_eq(&this)) {
+                self.queue.push_back(Task { source: this, what: What::Load(None) });
+            }
         } else if !source.asked.swap(true, SeqCst) {
-            let sent = urls.as_ref().map_err(String::clone);
+            let urls = self.urls.get_or_insert_with(reader).as_ref().map_err(String::clone);
             let gone = |_| "the thread that reads URLs has ended".to_owned();
-            if let Err(why) = sent.and_then(|urls| urls.send(Arc::downgrade(source)).map_err(gone)) {
+            if let Err(why) = urls.and_then(|urls| urls.send(this).map_err(gone)) {
                 source.asked.store(false, SeqCst);
                 source.done(Err(why));
             }
         }
-    };
-    let mut sources: Vec<Weak<Source>> = Vec::new();
-    let mut again = Instant::now() + AGAIN;
-    loop {
-        match jobs.recv_timeout(again.saturating_duration_since(Instant::now())) {
-            Ok(Job::Load(source)) => {
-                source.upgrade().iter().for_each(|source| start(source, &mut cache));
-                sources.push(source);
+    }
+
+    /// Who takes too long does not count any more; what did not start is started again.
+    fn look(&mut self, now: Instant) {
+        for running in self.running.iter_mut().filter(|running| !running.overdue && now - running.since >= TASK_MAX) {
+            running.overdue = true;
+            OVERDUE.fetch_add(1, SeqCst);
+            if let Some(source) = running.source.upgrade() {
+                let most = base_text::duration(TASK_MAX);
+                source.done(Err(format!("it is not compiled within {most}; it is taken when it is")));
             }
-            Ok(Job::Read(source, read)) => {
-                if let Some(source) = source.upgrade() {
-                    source.load(&mut cache, read);
+        }
+        self.unfit = false;
+        for source in self.sources() {
+            let this = Arc::downgrade(&source);
+            let unfit = source.user().zip(source.program()).is_some_and(|(user, program)| user.is_unfit(&program));
+            self.unfit |= unfit;
+            if unfit && !self.queue.iter().any(|task| task.source.ptr_eq(&this)) {
+                self.queue.push_back(Task { source: this, what: What::Start(None) });
+            }
+        }
+    }
+
+    fn give_out(&mut self) {
+        let overdue = self.running.iter().filter(|running| running.overdue).count();
+        if overdue >= OVERDUE_MAX {
+            for task in self.queue.drain(..) {
+                if let (Some(source), What::Load(_)) = (task.source.upgrade(), task.what) {
+                    source.done(Err(format!("{overdue} others are being compiled for too long")));
                 }
             }
-            Ok(Job::Reload) => {
-                let all: Vec<Arc<Source>> = sources.iter().filter_map(Weak::upgrade).collect();
-                all.iter().filter(|source| !source.is_inline()).for_each(|source| start(source, &mut cache));
-            }
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                again = Instant::now() + AGAIN;
-                sources.retain(|source| source.strong_count() > 0);
-                let all: Vec<Arc<Source>> = sources.iter().filter_map(Weak::upgrade).collect();
-                all.iter().filter(|source| source.error().is_some()).for_each(|source| start(source, &mut cache));
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
+        while self.running.len() < overdue + TASKS_MAX {
+            let is_idle = |task: &Task| !self.running.iter().any(|running| running.source.ptr_eq(&task.source));
+            let Some(at) = self.queue.iter().position(is_idle) else { return };
+            let Some(task) = self.queue.remove(at) else { return };
+            let Some(source) = task.source.upgrade() else { continue };
+            let (number, cache) = (self.next, self.cache.clone());
+            self.next += 1;
+            let (since, this) = (Instant::now(), source.clone());
+            let run = move || {
+                run(&this, &cache, task.what);
+                drop(this);
+                let _ = send(Job::Ended(number));
+            };
+            match thread::Builder::new().name("wasm-load".to_owned()).spawn(run) {
+                Ok(_) => self.running.push(Running { number, source: task.source, since, overdue: false }),
+                Err(why) => source.done(Err(format!("no thread to compile it on: {why}"))),
+            }
+        }
+    }
+}
+
+fn run(source: &Arc<Source>, cache: &Cache, what: What) {
+    let failed = catch_unwind(AssertUnwindSafe(|| match what {
+        What::Load(read) => source.load_here(cache, read),
+        What::Start(done) => {
+            // Why it does not start is known to whom it was started for.
+            let _ = source.program().map(|program| source.start_here(&program));
+            drop(done);
+        }
+    }));
+    if failed.is_err() {
+        source.done(Err("the compiler failed over it".to_owned()));
     }
 }
 
@@ -263,27 +441,53 @@ fn reader() -> Result<mpsc::Sender<Weak<Source>>, String> {
     thread.map(|_| sender).map_err(|why| format!("the thread that reads URLs cannot be started: {why}"))
 }
 
-/// Compiled programs that somebody uses, and what they are linked with.
+/// Compiled programs that somebody uses, what could not be compiled, and what programs are linked with.
 #[derive(Default)]
-struct Cache {
-    programs: HashMap<Digest, Weak<Program>>,
-    linker: Option<Linker<State>>,
+struct Cache(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    programs: HashMap<(Digest, bool), Weak<Program>>,
+    /// The latest first.
+    failed: VecDeque<((Digest, bool), String)>,
+    linkers: [Option<Linker<State>>; 2],
 }
 
+/// Programs that could not be compiled and are not tried again.
+const FAILED_MAX: usize = 64;
+
 impl Cache {
-    fn program(&mut self, bytes: &[u8], digest: Digest) -> Result<Arc<Program>, String> {
-        if let Some(program) = self.programs.get(&digest).and_then(Weak::upgrade) {
-            return Ok(program);
+    fn program(&self, bytes: &[u8], digest: Digest, metered: bool) -> Result<Arc<Program>, String> {
+        let key = (digest, metered);
+        {
+            let mut known = lock(&self.0);
+            if let Some(program) = known.programs.get(&key).and_then(Weak::upgrade) {
+                return Ok(program);
+            }
+            if let Some((_, why)) = known.failed.iter().find(|(failed, _)| *failed == key) {
+                return Err(why.clone());
+            }
+            known.programs.retain(|_, program| program.strong_count() > 0);
         }
-        let compiled = catch_unwind(AssertUnwindSafe(|| self.compile(bytes, digest)));
-        let program = Arc::new(compiled.unwrap_or_else(|_| Err("the compiler failed over it".to_owned()))?);
-        self.programs.retain(|_, program| program.strong_count() > 0);
-        self.programs.insert(digest, Arc::downgrade(&program));
-        Ok(program)
+        let compiled = catch_unwind(AssertUnwindSafe(|| self.compile(bytes, digest, metered)));
+        let compiled = compiled.unwrap_or_else(|_| Err("the compiler failed over it".to_owned()));
+        let mut known = lock(&self.0);
+        match compiled {
+            Ok(program) => {
+                let program = Arc::new(program);
+                known.programs.insert(key, Arc::downgrade(&program));
+                Ok(program)
+            }
+            Err(why) => {
+                known.failed.push_front((key, why.clone()));
+                known.failed.truncate(FAILED_MAX);
+                Err(why)
+            }
+        }
     }
 
-    fn compile(&mut self, bytes: &[u8], digest: Digest) -> Result<Program, String> {
-        let engine = engine()?;
+    fn compile(&self, bytes: &[u8], digest: Digest, metered: bool) -> Result<Program, String> {
+        let engine = engine(metered)?;
         let module = Module::new(engine, bytes).map_err(|why| format!("it cannot be compiled: {why:#}"))?;
         for name in ["memory", "wasm_alloc", "wasm_run"] {
             if module.get_export(name).is_none() {
@@ -297,16 +501,19 @@ impl Cache {
         };
         let waits = if imports(&WRITES) { Waits::May } else { Waits::Never };
         let (reads_request, reads_response) = (imports(&[REQUEST_BODY]), imports(&[RESPONSE_BODY]));
-        let mut linker = match &self.linker {
-            Some(known) => known.clone(),
-            None => {
-                let made = linker(engine).map_err(|why| format!("the functions for programs: {why:#}"))?;
-                self.linker.insert(made).clone()
-            }
-        };
+        let mut linker = self.linker(engine, metered)?;
         refuse_unknown(&mut linker, &module);
         let pre = linker.instantiate_pre(&module).map_err(|why| format!("it asks for what is not there: {why:#}"))?;
         Ok(Program { pre, waits, reads_request, reads_response, digest })
+    }
+
+    fn linker(&self, engine: &wasmtime::Engine, metered: bool) -> Result<Linker<State>, String> {
+        let mut known = lock(&self.0);
+        if let Some(linker) = &known.linkers[usize::from(metered)] {
+            return Ok(linker.clone());
+        }
+        let made = linker(engine).map_err(|why| format!("the functions for programs: {why:#}"))?;
+        Ok(known.linkers[usize::from(metered)].insert(made).clone())
     }
 }
 
@@ -331,8 +538,52 @@ fn refuse_unknown(linker: &mut Linker<State>, module: &Module) {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn digest(bytes: &[u8]) -> Digest {
     let mut digest = Digest::default();
     digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
     digest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing can end a compiler: those that never come back neither hold up the others nor become ever more.
+    #[test]
+    fn what_takes_too_long_does_not_count_until_there_are_too_many() {
+        let source = || Source::new(Code::Inline(b"\0asm\x01\0\0\0".to_vec()), false, None);
+        let (stuck, waiting) = ((0..OVERDUE_MAX).map(|_| source()).collect::<Vec<_>>(), source());
+        let mut desk = Desk::default();
+        let now = Instant::now();
+        let running = |source: &Arc<Source>| Running {
+            number: u64::MAX,
+            source: Arc::downgrade(source),
+            since: now,
+            overdue: false,
+        };
+        desk.running.extend(stuck.iter().take(TASKS_MAX).map(running));
+        desk.load(&waiting);
+        desk.load(&waiting);
+        desk.give_out();
+        assert_eq!((desk.queue.len(), desk.running.len()), (1, TASKS_MAX), "it waits for its turn, once");
+        desk.look(now + TASK_MAX);
+        assert!(stuck[0].error().is_some_and(|why| why.contains("not compiled within 30s")));
+        desk.give_out();
+        assert_eq!((desk.queue.len(), desk.running.len()), (0, TASKS_MAX + 1), "it is compiled beside them");
+        waiting.tried(Duration::from_secs(60));
+        assert!(waiting.error().is_some_and(|why| why.contains("exports no memory")));
+        // There are as many as there may be.
+        desk.running.extend(stuck.iter().skip(TASKS_MAX).map(running));
+        desk.look(now + TASK_MAX);
+        desk.running.retain(|running| !running.source.ptr_eq(&Arc::downgrade(&waiting)));
+        let late = source();
+        desk.load(&late);
+        desk.give_out();
+        assert_eq!((desk.queue.len(), desk.running.len()), (0, OVERDUE_MAX));
+        assert!(late.error().is_some_and(|why| why.contains("4 others")));
+    }
 }

@@ -1,4 +1,7 @@
-//! The engine all programs run on, and the clock that looks after them.
+//! The engines that programs run on, and the clock that looks after them.
+//!
+//! There are two, made when the first program for them is loaded: one for programs that only time bounds, and one that counts what they
+//! do (fuel), which costs every loop and call of theirs a little.
 //!
 //! A program is looked at whenever the engine's epoch has moved: it goes on after others had their turn, or is ended when its time is
 //! over. The epoch moves every [`TICK`] for as long as programs are called, and stands still otherwise.
@@ -12,7 +15,7 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 /// How long a program may keep a worker from everybody else.
 pub const TICK: Duration = Duration::from_millis(2);
 
-/// VMs of all filters together. Each reserves address space (4 GiB and more) and no memory.
+/// VMs of all filters together, on each engine. Each reserves address space (4 GiB and more) and no memory.
 pub const VMS_MAX: u32 = 2000;
 
 /// Largest memory that any document may allow a program, in bytes.
@@ -48,22 +51,23 @@ static CLOCK: Clock = Clock {
     wake: Condvar::new(),
 };
 
-static ENGINE: OnceLock<Result<Engine, String>> = OnceLock::new();
+static ENGINES: [OnceLock<Result<Engine, String>>; 2] = [const { OnceLock::new() }; 2];
 
-/// The engine, made when the first program is loaded.
-pub fn engine() -> Result<&'static Engine, String> {
-    let made = ENGINE.get_or_init(|| {
-        let engine =
-            Engine::new(&config()).map_err(|why| format!("the engine for WebAssembly cannot be made: {why:#}"))?;
-        let ticking = engine.clone();
-        let clock = thread::Builder::new().name("wasm-clock".to_owned()).spawn(move || CLOCK.run(&ticking));
-        clock.map_err(|why| format!("the thread that ends programs cannot be started: {why}"))?;
-        Ok(engine)
+/// The engine; `metered`: the one that counts what programs do.
+pub fn engine(metered: bool) -> Result<&'static Engine, String> {
+    static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
+    let started = STARTED.get_or_init(|| {
+        let clock = thread::Builder::new().name("wasm-clock".to_owned()).spawn(|| CLOCK.run());
+        clock.map(drop).map_err(|why| format!("the thread that ends programs cannot be started: {why}"))
+    });
+    started.as_ref().map_err(String::clone)?;
+    let made = ENGINES[usize::from(metered)].get_or_init(|| {
+        Engine::new(&config(metered)).map_err(|why| format!("the engine for WebAssembly cannot be made: {why:#}"))
     });
     made.as_ref().map_err(String::clone)
 }
 
-fn config() -> Config {
+fn config(metered: bool) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(VMS_MAX)
         .total_memories(VMS_MAX)
@@ -79,6 +83,7 @@ fn config() -> Config {
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .epoch_interruption(true)
+        .consume_fuel(metered)
         .async_stack_size(STACK)
         .max_wasm_stack(STACK_OF_PROGRAM);
     config
@@ -113,11 +118,11 @@ impl Clock {
         self.wake.notify_all();
     }
 
-    fn run(&self, engine: &Engine) {
+    fn run(&self) {
         let (mut seen, mut idle) = (0, 0);
         loop {
             thread::sleep(TICK);
-            engine.increment_epoch();
+            ENGINES.iter().filter_map(|made| made.get()?.as_ref().ok()).for_each(Engine::increment_epoch);
             let (ended, begun) = (self.ended.load(SeqCst), self.begun.load(SeqCst));
             idle = if begun == seen && ended == begun { idle + 1 } else { 0 };
             seen = begun;

@@ -3,7 +3,7 @@
 //! Reading order: [`wasm_host`] (the filter: who waits, who runs, what becomes of a request), `vm` (one instance of a program), `call`
 //! (what of a request a program sees while it runs), `abi` (texts and lists as programs and we write them), `host` (what a program may
 //! ask for), `wasi` (the little of a system that languages need to start), `code` (where programs come from: read, compiled and kept by
-//! a thread of its own), `engine` (the compiler's settings and the clock that ends programs), [`shared`] (what programs share).
+//! threads of their own), `unfit` (what does not start), `patience` (how long changes wait for programs), `engine` (the compiler's settings and the clock that ends programs), [`shared`] (what programs share).
 #![forbid(unsafe_code)]
 
 pub mod shared;
@@ -14,6 +14,8 @@ mod call;
 mod code;
 mod engine;
 mod host;
+mod patience;
+mod unfit;
 mod vm;
 mod wasi;
 

@@ -2,14 +2,21 @@
 
 use crate::abi::put_list;
 use crate::code::Program;
-use crate::engine::Turn;
+use crate::engine::{Turn, VMS_MAX};
 use crate::host::{Ended, Waits, ended};
 use crate::shared::{Place, Section};
 use base_runtime::memory::{self, Kind, SharedBooking};
+use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
-use wasmtime::{Error, Memory, ResourceLimiter, Result, Store, Trap, TypedFunc, UpdateDeadline};
+use wasmtime::{
+    Error, Memory, PoolConcurrencyLimitError, ResourceLimiter, Result, Store, Trap, TypedFunc, UpdateDeadline,
+};
 
 /// What a program's functions know beside its request.
 pub struct State {
@@ -62,6 +69,8 @@ pub struct Settings {
     /// Of memory, in bytes.
     pub memory_max: usize,
     pub timeout: Duration,
+    /// What a program may do for one request, where that is counted.
+    pub fuel: Option<u64>,
 }
 
 /// Why a program was ended.
@@ -73,6 +82,10 @@ pub enum Reason {
     Memory,
     /// It trapped, or did what it must not.
     Trap,
+    /// It did more than it may.
+    Fuel,
+    /// All places for VMs that this process has are taken.
+    Room,
 }
 
 impl Reason {
@@ -82,6 +95,8 @@ impl Reason {
             Reason::Time => "time",
             Reason::Memory => "memory",
             Reason::Trap => "trap",
+            Reason::Fuel => "fuel",
+            Reason::Room => "room",
         }
     }
 }
@@ -98,9 +113,17 @@ impl Failure {
         Failure { reason: Reason::Time, text }
     }
 
-    fn of(error: &Error, timeout: Duration) -> Failure {
-        if error.downcast_ref::<Trap>() == Some(&Trap::Interrupt) {
-            return Failure::too_long(timeout);
+    pub fn of(error: &Error, timeout: Duration) -> Failure {
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => return Failure::too_long(timeout),
+            Some(Trap::OutOfFuel) => {
+                return Failure { reason: Reason::Fuel, text: "it does more than it may (fuel)".to_owned() };
+            }
+            _ => {}
+        }
+        if error.is::<PoolConcurrencyLimitError>() {
+            let text = format!("all {VMS_MAX} places for VMs that this process has are taken: {error}");
+            return Failure { reason: Reason::Room, text };
         }
         if let Some(grown) = error.downcast_ref::<Grown>() {
             return Failure { reason: Reason::Memory, text: grown.to_string() };
@@ -119,9 +142,68 @@ pub struct Vm {
     run: TypedFunc<(), i32>,
     pub program: Arc<Program>,
     timeout: Duration,
+    fuel: Option<u64>,
+    _live: Live,
+}
+
+/// One of the VMs that there are.
+struct Live(());
+
+static LIVE: AtomicU32 = AtomicU32::new(0);
+
+impl Live {
+    fn new() -> Live {
+        LIVE.fetch_add(1, Relaxed);
+        Live(())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        LIVE.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Whether there is room for VMs that nobody has asked for yet.
+pub fn is_room() -> bool {
+    LIVE.load(Relaxed) <= VMS_MAX / 2
+}
+
+/// Polls a future to its end on this thread, which is no worker, for at most so long.
+fn wait<T>(future: impl Future<Output = T>, most: Duration) -> Option<T> {
+    struct Unpark(thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let (mut cx, until) = (Context::from_waker(&waker), Instant::now() + most);
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut cx) {
+            return Some(value);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        thread::park_timeout(left);
+    }
 }
 
 impl Vm {
+    /// Makes one on the thread that calls, which is no worker and waits for it.
+    pub fn start_here(program: &Arc<Program>, settings: &Settings) -> Result<Vm, Failure> {
+        let timeout = settings.timeout.max(START_MIN);
+        let waits = if program.waits == Waits::May { WAIT_MAX } else { Duration::ZERO };
+        let started = wait(Vm::started(program, settings, timeout), timeout + waits + START_MIN);
+        match started {
+            Some(started) => started.map_err(|error| Failure::of(&error, timeout)),
+            None => Err(Failure::too_long(timeout + waits)),
+        }
+    }
+
     /// Makes one, and lets the program prepare itself.
     pub async fn start(program: &Arc<Program>, settings: &Settings) -> Result<Vm, Failure> {
         let timeout = settings.timeout.max(START_MIN);
@@ -149,7 +231,12 @@ impl Vm {
             until: Instant::now() + timeout,
             bounds: Bounds { most: settings.memory_max, booking: None },
         };
+        let live = Live::new();
         let mut store = Store::new(program.pre.module().engine(), state);
+        if settings.fuel.is_some() {
+            // Its start is bounded by time alone.
+            store.set_fuel(u64::MAX)?;
+        }
         store.limiter(|state| &mut state.bounds);
         store.epoch_deadline_callback(|store| {
             let over = Instant::now() >= store.data().until;
@@ -179,7 +266,8 @@ impl Vm {
             init.call_async(&mut store, at).await?;
         }
         let run = instance.get_typed_func::<(), i32>(&mut store, "wasm_run")?;
-        Ok(Vm { store, run, program: program.clone(), timeout: settings.timeout })
+        let (timeout, fuel) = (settings.timeout, settings.fuel);
+        Ok(Vm { store, run, program: program.clone(), timeout, fuel, _live: live })
     }
 
     /// Runs the program once; what it returned. After a failure this VM is of no use.
@@ -189,6 +277,9 @@ impl Vm {
         self.store.data_mut().lines = 0;
         self.store.set_epoch_deadline(1);
         let timeout = self.timeout;
+        if let Some(fuel) = self.fuel {
+            self.store.set_fuel(fuel).map_err(|error| Failure::of(&error, timeout))?;
+        }
         let running = self.run.call_async(&mut self.store, ());
         let ran = match self.program.waits {
             Waits::Never => running.await,

@@ -1,15 +1,17 @@
 //! The filter WasmHost; its document and what it promises are in edge-filters.
 
 use crate::call;
-use crate::code::{Program, Source};
+use crate::code::{self, Program, Runs, Source};
+use crate::patience::Patience;
 use crate::shared::{Place, Section};
-use crate::vm::{Failure, Reason, Settings, Vm};
+use crate::unfit::Unfit;
+use crate::vm::{self, Failure, Reason, Settings, Vm};
 use base_telemetry::registry::Encoder;
 use base_telemetry::{Limit, Telemetry};
+use edge_filters::Kept;
 use edge_filters::wasm_host::{OUT_OF_VM, WASM_ERROR, WASM_RESULTS, WasmHostSpec};
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{Body, BuildError, Exchange, Filter, Outcome, Parts, SUCCESS, Step};
-use proto_http::{Request, Response};
+use edge_pipeline::{Body, BodyError, BuildError, Exchange, Filter, Outcome, Parts, SUCCESS, Step};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -21,9 +23,6 @@ use std::sync::atomic::{
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Poll, Waker};
 use std::time::Duration;
-
-/// Longest time that applying a document waits for a new program to be compiled; it is compiled all the same.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Longest time that a request waits for a VM.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -42,13 +41,25 @@ fn make(spec: WasmHostSpec, parts: &Parts<'_>) -> Result<Arc<dyn Filter>, BuildE
         return Ok(Arc::new(WasmHost { host: host.clone() }));
     }
     let code = spec.code().map_err(|why| vec![base_model::Problem::new("code", why)])?;
-    let source = match previous {
-        Some(host) if host.source.is(&code) => host.source.clone(),
-        previous => Source::new(code, previous.and_then(|host| host.source.program())),
+    let metered = spec.fuel > 0;
+    let (source, known) = match previous {
+        Some(host) if host.source.is(&code, metered) => (host.source.clone(), true),
+        // What runs on one engine does not on the other.
+        Some(host) if (host.spec.fuel > 0) == metered => (Source::new(code, metered, host.source.program()), false),
+        _ => (Source::new(code, metered, None), false),
     };
-    // Requests that come after the change find the program.
-    source.tried(PATIENCE);
     let host = Arc::new(Host::new(spec, source, parts));
+    let user: Weak<dyn Runs> = Arc::downgrade(&(host.clone() as Arc<dyn Runs>));
+    host.source.used_by(user);
+    // Requests that come after the change find the program.
+    Patience::wait(|patience| {
+        if known {
+            host.source.start(patience);
+        } else {
+            host.source.load();
+            host.source.tried(patience);
+        }
+    });
     show(&host, parts.telemetry);
     Ok(Arc::new(WasmHost { host }))
 }
@@ -66,7 +77,7 @@ impl Filter for WasmHost {
     fn status(&self) -> Option<Value> {
         let host = &self.host;
         let mut status = json!({
-            "health": host.source.error().unwrap_or_default(),
+            "health": host.health().unwrap_or_default(),
             "numOfRequest": host.requests.load(Relaxed),
             "numOfWasmError": host.failures.iter().map(|count| count.load(Relaxed)).sum::<u64>(),
         });
@@ -89,6 +100,10 @@ struct Host {
     waiting: Mutex<Waiting>,
     /// Requests in the queue: nobody looks into it where there are none.
     waits: AtomicUsize,
+    /// A program that does not start.
+    unfit: Unfit,
+    /// VMs that were made, or were to be.
+    starts: AtomicU64,
     requests: AtomicU64,
     failures: [AtomicU64; FAILURES.len()],
     last: Mutex<Option<String>>,
@@ -96,14 +111,27 @@ struct Host {
 }
 
 /// Labels of the failures that are counted.
-const FAILURES: [&str; 5] = [Reason::Time.name(), Reason::Memory.name(), Reason::Trap.name(), "result", "unavailable"];
-const RESULT: usize = 3;
-const UNAVAILABLE: usize = 4;
+const FAILURES: [&str; 8] = [
+    Reason::Time.name(),
+    Reason::Memory.name(),
+    Reason::Trap.name(),
+    Reason::Fuel.name(),
+    Reason::Room.name(),
+    "result",
+    "unavailable",
+    "body",
+];
+const RESULT: usize = 5;
+const UNAVAILABLE: usize = 6;
+const BODY: usize = 7;
 
 struct Bounds {
     time: Limit,
     memory: Limit,
     vms: Limit,
+    fuel: Limit,
+    room: Limit,
+    body: Limit,
 }
 
 #[derive(Default)]
@@ -132,6 +160,7 @@ impl Host {
                 parameters,
                 memory_max: spec.memory_limit_mib as usize * 1024 * 1024,
                 timeout: spec.timeout.duration(),
+                fuel: (spec.fuel > 0).then_some(spec.fuel),
             },
             spec,
             source,
@@ -139,6 +168,8 @@ impl Host {
             vms: AtomicUsize::new(0),
             waiting: Mutex::default(),
             waits: AtomicUsize::new(0),
+            unfit: Unfit::default(),
+            starts: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             failures: Default::default(),
             last: Mutex::default(),
@@ -146,6 +177,9 @@ impl Host {
                 time: limits.register("wasm_time"),
                 memory: limits.register("wasm_memory"),
                 vms: limits.register("wasm_vms"),
+                fuel: limits.register("wasm_fuel"),
+                room: limits.register("wasm_room"),
+                body: limits.register("wasm_body"),
             },
         }
     }
@@ -156,8 +190,8 @@ impl Host {
             let why = self.source.error().unwrap_or_else(|| "the program is not loaded yet".to_owned());
             return self.unavailable(exchange, why);
         };
-        if let Err(refused) = gather(&program, exchange).await {
-            return refused;
+        if let Err(done) = self.gather(&program, exchange).await {
+            return done;
         }
         let Some(mut seat) = self.seat(&program).await else {
             self.bounds.vms.hit(worker());
@@ -166,9 +200,9 @@ impl Host {
         // Whoever gives this up in the middle gives the VM up: it is in the middle of something, too.
         let mut vm = match seat.vm.take() {
             Some(vm) => vm,
-            None => match Vm::start(&program, &self.settings).await {
+            None => match self.start(&program).await {
                 Ok(vm) => vm,
-                Err(failure) => return self.unavailable(exchange, format!("a VM does not start: {}", failure.text)),
+                Err(why) => return self.unavailable(exchange, format!("a VM does not start: {why}")),
             },
         };
         let kept = self.spec.fail_open.then(|| Kept::of(exchange));
@@ -183,14 +217,84 @@ impl Host {
                 self.failed(exchange, kept, RESULT, format!("wasm_run returned {code}; accepted are 0 to 9"))
             }
             Err(Failure { reason, text }) => {
-                match reason {
-                    Reason::Time => self.bounds.time.hit(worker()),
-                    Reason::Memory => self.bounds.memory.hit(worker()),
-                    Reason::Trap => {}
-                }
+                self.hit(reason);
                 self.failed(exchange, kept, reason as usize, text)
             }
         }
+    }
+
+    /// A VM more. A program that did not start is not started for a request: it would take the worker's time each time.
+    async fn start(&self, program: &Arc<Program>) -> Result<Vm, String> {
+        if let Some(why) = self.unfit.of(program) {
+            return Err(why);
+        }
+        self.starts.fetch_add(1, Relaxed);
+        let failure = match Vm::start(program, &self.settings).await {
+            Ok(vm) => return Ok(vm),
+            Err(failure) => failure,
+        };
+        self.hit(failure.reason);
+        if failure.reason != Reason::Room {
+            self.unfit.failed(program, &failure.text);
+        }
+        Err(failure.text)
+    }
+
+    /// Why it serves no requests, or not with the program that it should.
+    fn health(&self) -> Option<String> {
+        let unfit = || Some(format!("it does not start: {}", self.unfit.of(&self.source.program()?)?));
+        self.source.error().or_else(unfit)
+    }
+
+    fn hit(&self, reason: Reason) {
+        match reason {
+            Reason::Time => self.bounds.time.hit(worker()),
+            Reason::Memory => self.bounds.memory.hit(worker()),
+            Reason::Fuel => self.bounds.fuel.hit(worker()),
+            Reason::Room => self.bounds.room.hit(worker()),
+            Reason::Trap => {}
+        }
+    }
+
+    /// Brings the bodies into memory that the program asks for. One that is too large for that is not the program's to see: the request
+    /// is refused, or goes on without it.
+    async fn gather(&self, program: &Program, exchange: &mut Exchange) -> Result<(), Outcome> {
+        let space = exchange.space();
+        if program.reads_request
+            && space.request_body.in_memory().is_none()
+            && let Err(error) = space.request_body.collect_or_leave(DEFAULT_BODY_LIMIT).await
+        {
+            return Err(self.too_large(exchange, "request", error));
+        }
+        let space = exchange.space();
+        if program.reads_response
+            && space.response_body.in_memory().is_none()
+            && let Err(error) = space.response_body.collect_or_leave(DEFAULT_BODY_LIMIT).await
+        {
+            return Err(self.too_large(exchange, "answer", error));
+        }
+        Ok(())
+    }
+
+    fn too_large(&self, exchange: &mut Exchange, whose: &str, error: BodyError) -> Outcome {
+        let text = format!("the {whose}'s {error}");
+        if matches!(error, BodyError::TooLarge | BodyError::NoMemory) {
+            self.bounds.body.hit(worker());
+            self.note(exchange, BODY, &text);
+            if self.spec.fail_open {
+                return SUCCESS;
+            }
+        } else {
+            exchange.tags.note(|| format!("WasmHost: {text}"));
+        }
+        let status = if whose == "request" { error.request_status() } else { error.response_status() };
+        let space = exchange.space();
+        *(if whose == "request" { &mut space.request_body } else { &mut space.response_body }) = Body::Empty;
+        let response = space.refuse(status);
+        if error == BodyError::NoMemory {
+            response.headers.set("Retry-After", "1");
+        }
+        WASM_ERROR
     }
 
     fn failed(&self, exchange: &mut Exchange, kept: Option<Kept>, reason: usize, text: String) -> Outcome {
@@ -257,6 +361,14 @@ impl Host {
         None
     }
 
+    /// Keeps a VM for the first request where there is room.
+    fn bring(&self, vm: Vm) {
+        if vm::is_room() && self.add_vm() {
+            lock(&self.idle[0]).push(vm);
+            self.wake_next();
+        }
+    }
+
     fn add_vm(&self) -> bool {
         let most = self.spec.max_concurrency as usize;
         self.vms.fetch_update(Relaxed, Relaxed, |vms| (vms < most).then_some(vms + 1)).is_ok()
@@ -276,6 +388,46 @@ impl Host {
             drop(waiting);
             waker.wake();
         }
+    }
+}
+
+impl Runs for Host {
+    fn starts(&self, program: &Arc<Program>) -> Result<(), String> {
+        if self.unfit.is_fit(program) {
+            return Ok(());
+        }
+        if let Some(why) = self.unfit.lately(program) {
+            return Err(why);
+        }
+        self.starts.fetch_add(1, Relaxed);
+        match Vm::start_here(program, &self.settings) {
+            Ok(vm) => {
+                self.unfit.started(program);
+                self.bring(vm);
+                Ok(())
+            }
+            Err(failure) => {
+                self.hit(failure.reason);
+                // That there is no room for it says nothing of a program.
+                if failure.reason == Reason::Room {
+                    return Ok(());
+                }
+                self.unfit.failed(program, &failure.text);
+                Err(failure.text)
+            }
+        }
+    }
+
+    fn taken(&self, program: &Arc<Program>) {
+        for idle in &self.idle {
+            let old: Vec<Vm> = lock(idle).extract_if(.., |vm| !Arc::ptr_eq(&vm.program, program)).collect();
+            self.vms.fetch_sub(old.len(), Relaxed);
+            old.iter().for_each(|_| self.wake_next());
+        }
+    }
+
+    fn is_unfit(&self, program: &Arc<Program>) -> bool {
+        self.unfit.of(program).is_some()
     }
 }
 
@@ -350,54 +502,6 @@ impl Drop for Queued<'_> {
     }
 }
 
-/// Brings the bodies into memory that the program asks for.
-async fn gather(program: &Program, exchange: &mut Exchange) -> Result<(), Outcome> {
-    let space = exchange.space();
-    if program.reads_request
-        && space.request_body.in_memory().is_none()
-        && let Err(error) = space.request_body.collect(DEFAULT_BODY_LIMIT).await
-    {
-        exchange.tags.note(|| format!("WasmHost: the request's {error}"));
-        exchange.refuse(error.request_status());
-        return Err(WASM_ERROR);
-    }
-    let space = exchange.space();
-    if program.reads_response
-        && space.response_body.in_memory().is_none()
-        && let Err(error) = space.collect_response(DEFAULT_BODY_LIMIT).await
-    {
-        exchange.tags.note(|| format!("WasmHost: the answer's {error}"));
-        return Err(WASM_ERROR);
-    }
-    Ok(())
-}
-
-/// A request and its answer as they were.
-struct Kept {
-    request: Request,
-    response: Option<Response>,
-    bodies: Option<(Body, Body)>,
-}
-
-impl Kept {
-    fn of(exchange: &Exchange) -> Kept {
-        let space = exchange.space_ref();
-        // A body on its way is another one only where a program replaced it: then there is no way back.
-        let bodies = space.request_body.again().zip(space.response_body.again());
-        Kept { request: space.request.clone(), response: space.response.clone(), bodies }
-    }
-
-    fn put_back(self, exchange: &mut Exchange) {
-        let space = exchange.space();
-        space.request = self.request;
-        space.response = self.response;
-        if let Some((request, response)) = self.bodies {
-            space.request_body = request;
-            space.response_body = response;
-        }
-    }
-}
-
 /// Has the figures of a host shown for as long as it lives.
 fn show(host: &Arc<Host>, telemetry: &Telemetry) {
     static SHOWN: AtomicBool = AtomicBool::new(false);
@@ -414,6 +518,8 @@ static HOSTS: Mutex<Vec<Weak<Host>>> = Mutex::new(Vec::new());
 /// `weir_wasm_*`.
 fn figures(encoder: &mut Encoder) {
     let hosts: Vec<Arc<Host>> = lock(&HOSTS).iter().filter_map(Weak::upgrade).collect();
+    let help = "Programs that were not compiled within 30 s.";
+    encoder.counter("weir_wasm_overdue_total", help, &[], code::overdue() as f64);
     let mut shown = std::collections::HashSet::new();
     // Of several generations of a filter the newest is shown.
     for host in hosts.iter().rev() {
@@ -426,9 +532,12 @@ fn figures(encoder: &mut Encoder) {
         encoder.counter("weir_wasm_requests_total", help, &labels, host.requests.load(Relaxed) as f64);
         let help = "Instances of its program that a WasmHost has, by pipeline and filter.";
         encoder.gauge("weir_wasm_vms", help, &labels, host.vms.load(Relaxed) as f64);
+        let help = "Instances of its program that a WasmHost has started, or tried to, by pipeline and filter.";
+        encoder.counter("weir_wasm_starts_total", help, &labels, host.starts.load(Relaxed) as f64);
         for (reason, count) in FAILURES.iter().zip(&host.failures) {
             let help = "Runs of a WasmHost's program that failed, by pipeline, filter and reason: time (longer than timeout), memory \
-                        (more than memoryLimitMiB), trap, result (not 0 to 9), unavailable (no program or no VM).";
+                        (more than memoryLimitMiB), trap, fuel (did more than that), room (no place for a VM in this process), result \
+                        (not 0 to 9), unavailable (no program or no VM), body (too large to be gathered).";
             let labels = [labels[0], labels[1], ("reason", *reason)];
             encoder.counter("weir_wasm_failures_total", help, &labels, count.load(Relaxed) as f64);
         }

@@ -1,7 +1,7 @@
 use super::*;
 use base_telemetry::Identity;
 use edge_filters::wasm_host::Code;
-use proto_http::{Method, Path};
+use proto_http::{Method, Path, Response};
 use std::time::Instant;
 
 /// What every guest here has: an allocator that begins anew with each request, and the header that says what to do.
@@ -263,7 +263,7 @@ fn code_is_read_again_and_bad_code_changes_nothing() {
     let same = build(spec.clone(), Some(&*made.filter), &made.telemetry);
     assert_eq!(vms(&same), 1);
     let other = build(WasmHostSpec { max_concurrency: 3, ..spec }, Some(&*made.filter), &made.telemetry);
-    assert_eq!((vms(&other), asked(&other, &["0"])[0].0), (0, "wasmResult2"));
+    assert_eq!((vms(&other), asked(&other, &["0"])[0].0), (1, "wasmResult2"), "one was started to see that it does");
 }
 
 /// Adds 1 to `n`, which takes the time of somebody else, and returns what is there then.
@@ -389,7 +389,11 @@ fn code_that_hangs_keeps_no_other_waiting() {
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let source = |code: Code| Source::new(code, None);
+    let source = |code: Code| {
+        let source = Source::new(code, false, None);
+        source.load();
+        source
+    };
     let url = source(Code::Url("http://hangs.test/a.wasm".to_owned()));
     let others = [pipe.to_str().unwrap(), "/dev/zero", "/"].map(|path| source(Code::File(path.to_owned())));
     let inline = source(Code::Inline(returns(4)));
@@ -440,4 +444,120 @@ fn vms_are_given_in_order() {
         order.take()
     });
     assert_eq!(order, ["second", "third", "late"]);
+}
+
+/// Its beginning never ends: that is found before requests come, and costs none of them anything.
+#[test]
+fn one_that_does_not_start_is_started_once() {
+    let looping = |name: &str| {
+        let text = format!(
+            r#"(module
+              (memory (export "memory") 1)
+              (func (export "wasm_alloc") (param i32) (result i32) (i32.const 1024))
+              (func (export "wasm_run") (result i32) (i32.const 0))
+              (func $begin {name} (loop $on (br $on)))
+              {})"#,
+            if name.is_empty() { "(start $begin)" } else { "" }
+        );
+        wat::parse_str(text).unwrap()
+    };
+    for name in ["", "(export \"_initialize\")", "(export \"wasm_init\") (param i32)"] {
+        let made = made(spec(&looping(name)));
+        let host = &made.filter.downcast::<WasmHost>().unwrap().host;
+        host.source.tried(Duration::from_secs(60));
+        let asked = asked(&made.filter, &["0"; 20]);
+        assert!(asked.iter().all(|(outcome, status, _)| (*outcome, *status) == (OUT_OF_VM, 503)));
+        let health = made.filter.status().unwrap()["health"].as_str().unwrap().to_owned();
+        assert!(health.contains("does not start: not done within 1s"), "{health}");
+        assert_eq!((host.starts.load(Relaxed), made.limit("wasm_time")), (1, 1));
+    }
+}
+
+/// The new program does not start: requests go on with the old one.
+#[test]
+fn one_that_does_not_start_takes_no_others_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("guest.wasm");
+    std::fs::write(&path, returns(1)).unwrap();
+    let spec = WasmHostSpec { code: path.to_str().unwrap().to_owned(), ..WasmHostSpec::default() };
+    let made = made(spec);
+    assert_eq!(asked(&made.filter, &["0"])[0].0, "wasmResult1");
+    let import = r#"(import "easegress" "host_req_get_header" (func $header (param i32) (result i32)))"#;
+    let traps = "(func (export \"wasm_run\") (result i32) (i32.const 2)) (func $t (unreachable)) (start $t)";
+    std::fs::write(&path, module(import, traps)).unwrap();
+    crate::reload();
+    let end = Instant::now() + Duration::from_secs(20);
+    while !made.filter.status().unwrap()["health"].as_str().unwrap().contains("does not start") {
+        assert!(Instant::now() < end, "the failure is not told in 20 s");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(asked(&made.filter, &["0"])[0].0, "wasmResult1");
+}
+
+#[test]
+fn what_a_program_does_is_counted_where_fuel_says_so() {
+    let timeout = base_model::GoDuration::from_millis(60_000);
+    let made = made(WasmHostSpec { fuel: 100_000, timeout, ..spec(&guest()) });
+    assert_eq!(outcomes(&asked(&made.filter, &["1", "l", "2"])), ["wasmResult1", WASM_ERROR, "wasmResult2"]);
+    assert_eq!((made.limit("wasm_fuel"), made.limit("wasm_time")), (1, 0));
+}
+
+/// Five pieces, together larger than what is gathered.
+struct Large(usize);
+
+impl edge_pipeline::BodyStream for Large {
+    fn poll_piece(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+        _: edge_pipeline::Sight,
+    ) -> Poll<Result<Option<edge_pipeline::Piece>, BodyError>> {
+        self.0 += 1;
+        let piece = bytes::Bytes::from(vec![b'x'; 1 << 20]);
+        Poll::Ready(Ok((self.0 <= 5).then_some(edge_pipeline::Piece::Bytes(piece))))
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        None
+    }
+}
+
+#[test]
+fn fail_open_covers_bodies_that_are_too_large() {
+    let reader = module(
+        r#"(import "easegress" "host_req_get_header" (func $header (param i32) (result i32)))
+        (import "easegress" "host_req_get_body" (func $body (result i32)))
+        (import "easegress" "host_resp_get_body" (func $answer (result i32)))"#,
+        r#"(func (export "wasm_run") (result i32) (i32.const 7))"#,
+    );
+    for of_request in [true, false] {
+        for fail_open in [true, false] {
+            let made = made(WasmHostSpec { fail_open, ..spec(&reader) });
+            let filter = made.filter.clone();
+            let (outcome, status, left) = on_worker(move || async move {
+                let mut exchange = request("0");
+                let body = Body::Stream(Box::new(Large(0)));
+                let space = exchange.space();
+                if of_request {
+                    space.request_body = body;
+                } else {
+                    space.respond(Response::with_status(200), body);
+                }
+                let Step::Wait(future) = filter.handle(&mut exchange) else { panic!("it gathers") };
+                let outcome = future.await;
+                let space = exchange.space();
+                let status = space.response.as_ref().map_or(0, |response| response.status);
+                let body = if of_request { &mut space.request_body } else { &mut space.response_body };
+                (outcome, status, std::mem::take(body).collect(u64::MAX).await.unwrap().len())
+            });
+            let wanted = match (fail_open, of_request) {
+                (true, true) => (SUCCESS, 0, 5 << 20),
+                (true, false) => (SUCCESS, 200, 5 << 20),
+                (false, true) => (WASM_ERROR, 413, 0),
+                (false, false) => (WASM_ERROR, 500, 0),
+            };
+            assert_eq!((outcome, status, left), wanted);
+            assert_eq!(made.limit("wasm_body"), 1);
+            assert_eq!(made.filter.status().unwrap()["numOfWasmError"], 1);
+        }
+    }
 }
