@@ -64,6 +64,7 @@ pub const KINDS: &[Kind] = &[
     kind("Pipeline", Category::Pipeline, &["pipeline", "pipelines", "pl"]).serve(),
     kind("VirtualIP", Category::Kernel, &["virtualip", "virtualips", "vip", "vips"]).serve(),
     kind("GlobalFilter", Category::Business, &["globalfilter", "globalfilters"]).serve(),
+    kind("OverloadManager", Category::Business, &["overloadmanager", "overloadmanagers", "overload"]).single().serve(),
     kind("TCPProxy", Category::TrafficGate, &["tcpproxy", "tcpproxies", "tcp"]).listen(&[TCP]).serve(),
     kind("UDPProxy", Category::TrafficGate, &["udpproxy", "udpproxies", "udp"]).listen(&[UDP]).serve(),
     kind("GRPCServer", Category::TrafficGate, &["grpcserver", "grpcservers", "grpc"]).listen(&[TCP]).serve(),
@@ -206,7 +207,7 @@ mod tests {
     fn refusals_say_what_is_there() {
         assert_eq!(
             why_refused("Pipelin").unwrap().to_string(),
-            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, TCPProxy, UDPProxy, GRPCServer, Consumer, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry or DNSServiceRegistry; did you mean Pipeline?"#
+            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, OverloadManager, TCPProxy, UDPProxy, GRPCServer, Consumer, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry or DNSServiceRegistry; did you mean Pipeline?"#
         );
         assert!(why_refused("TrafficController").unwrap().to_string().contains("kind of the system"));
         assert!(why_refused("MQTTProxy").unwrap().to_string().contains("not served by this version"));

@@ -32,6 +32,7 @@ pub mod http_server;
 pub mod l4_pool;
 mod listener;
 mod load_balance;
+pub mod overload_manager;
 pub mod pipeline;
 pub mod proxy;
 pub mod proxy_protocol;
@@ -73,6 +74,7 @@ pub use l4_pool::{L4PoolSpec, L4ServerSpec};
 pub use load_balance::{LOAD_BALANCE_POLICIES, LoadBalanceSpec, StickySessionSpec};
 pub use moment::Moment;
 pub use object::{Listening, Object, Spec};
+pub use overload_manager::{OverloadAction, OverloadActionSpec, OverloadManagerSpec, Resource, TriggerSpec};
 pub use pipeline::{END, FilterKinds, FilterSpec, FlowNodeSpec, NamedSpec, PipelineSpec};
 pub use problem::{Findings, Problem, Warning};
 pub use proxy::{

@@ -12,6 +12,7 @@ use crate::global_filter::GlobalFilterSpec;
 use crate::grpc_server::GrpcServerSpec;
 use crate::http_server::{HttpServerSpec, NamedCertificate};
 use crate::kinds;
+use crate::overload_manager::OverloadManagerSpec;
 use crate::pipeline::{FilterKinds, PipelineSpec};
 use crate::problem::{Findings, Problem, Warning};
 use crate::service_registry::ServiceRegistrySpec;
@@ -45,6 +46,7 @@ pub enum Spec {
     Pipeline(Box<PipelineSpec>),
     VirtualIp(Box<VirtualIpSpec>),
     GlobalFilter(Box<GlobalFilterSpec>),
+    OverloadManager(Box<OverloadManagerSpec>),
     TcpProxy(Box<TcpProxySpec>),
     UdpProxy(Box<UdpProxySpec>),
     GrpcServer(Box<GrpcServerSpec>),
@@ -126,6 +128,7 @@ impl Spec {
             Self::Pipeline(_) => "Pipeline",
             Self::VirtualIp(_) => "VirtualIP",
             Self::GlobalFilter(_) => "GlobalFilter",
+            Self::OverloadManager(_) => "OverloadManager",
             Self::TcpProxy(_) => "TCPProxy",
             Self::UdpProxy(_) => "UDPProxy",
             Self::GrpcServer(_) => "GRPCServer",
@@ -164,6 +167,7 @@ impl Spec {
             Self::Pipeline(_)
             | Self::VirtualIp(_)
             | Self::GlobalFilter(_)
+            | Self::OverloadManager(_)
             | Self::ServiceRegistry(_)
             | Self::Consumer(_) => None,
         }
@@ -196,6 +200,11 @@ impl Spec {
                 let spec: GlobalFilterSpec = findings.take(decode(&document.spec, ""))?;
                 spec.validate("", filters, findings);
                 Some(Self::GlobalFilter(Box::new(spec)))
+            }
+            "OverloadManager" => {
+                let spec: OverloadManagerSpec = findings.take(decode(&document.spec, ""))?;
+                spec.validate("", findings);
+                Some(Self::OverloadManager(Box::new(spec)))
             }
             "TCPProxy" => {
                 let spec: TcpProxySpec = findings.take(decode(&document.spec, ""))?;
@@ -230,7 +239,11 @@ impl Spec {
             Self::Pipeline(pipeline) => pipeline.check_certificates("", now, dates, findings),
             Self::GlobalFilter(filter) => filter.check_certificates("", now, dates, findings),
             Self::TcpProxy(proxy) => proxy.check_certificates("", now, dates, findings),
-            Self::VirtualIp(_) | Self::UdpProxy(_) | Self::ServiceRegistry(_) | Self::Consumer(_) => {}
+            Self::VirtualIp(_)
+            | Self::UdpProxy(_)
+            | Self::OverloadManager(_)
+            | Self::ServiceRegistry(_)
+            | Self::Consumer(_) => {}
         }
     }
 }

@@ -12,6 +12,7 @@ use base_tls::certificate::{Part, read_authorities_undated, untimely_authorities
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::adaptive_concurrency::AdaptiveConcurrencySpec;
 use crate::dates::Dates;
 use crate::duration::GoDuration;
 use crate::health_check::{HealthCheckSpec, ProbeType};
@@ -148,6 +149,10 @@ pub struct PoolSpec {
     /// Leave out for a while servers that fail. Default: those that cannot be connected to, as written there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetectionSpec>,
+    /// Limit how many requests are under way at each server by what they take, and queue, or refuse by priority, what is beyond.
+    /// Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adaptive_concurrency: Option<AdaptiveConcurrencySpec>,
     /// Name of a Retry in the pipeline's `resilience`. Default: one try.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub retry_policy: String,
@@ -764,6 +769,9 @@ impl PoolSpec {
             outliers.validate(&at(path, "outlierDetection"), findings);
         }
         self.validate_room(policy, path, findings);
+        if let Some(adaptive) = &self.adaptive_concurrency {
+            adaptive.validate(&at(path, "adaptiveConcurrency"), findings);
+        }
         if let Some(balance) = &self.load_balance {
             balance.validate(&at(path, "loadBalance"), findings);
             if let Some(check) = &balance.health_check {
@@ -853,6 +861,7 @@ impl PoolSpec {
             ("setUpstreamHost", self.set_upstream_host, "a copy has the Host of its request"),
             ("serverMaxBodySize", self.server_max_body_size != 0, "answers of a mirror are dropped"),
             ("timeout", self.timeout.is_some(), "a copy has 30s"),
+            ("adaptiveConcurrency", self.adaptive_concurrency.is_some(), "copies wait for nobody"),
             ("retryPolicy", !self.retry_policy.is_empty(), "copies are sent once"),
             ("hedging", self.hedging.is_some(), "copies are sent once"),
             (

@@ -270,6 +270,11 @@ impl Worker {
         self.shared.send_job(Box::new(job));
     }
 
+    /// Its longest turn since this was asked last: so long what came waited for it. For one who asks.
+    pub fn take_longest_turn(&self) -> Duration {
+        Duration::from_nanos(self.shared.counters.recent_turn_ns.take())
+    }
+
     /// A snapshot of its counters. Costs the worker nothing; the CPU time is asked of the kernel here.
     pub fn stats(&self) -> WorkerStats {
         self.shared.read_clocks();
@@ -560,7 +565,11 @@ fn drive(cx: &Context, budget: Budget, mut coalescing: Coalescing) {
 
         cx.now.set(Instant::now());
         let ended = if asleep || paused { done } else { cx.now.get() };
-        longest_turn.saw(ended.saturating_duration_since(began), &counters.longest_turn_ns);
+        let turn = ended.saturating_duration_since(began);
+        longest_turn.saw(turn, &counters.longest_turn_ns);
+        if turn.as_nanos() as u64 > counters.recent_turn_ns.value() {
+            counters.recent_turn_ns.set(turn.as_nanos() as u64);
+        }
         if asleep || paused {
             woke = cx.now.get();
             counters.wakeups.add(1);

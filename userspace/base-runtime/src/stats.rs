@@ -31,6 +31,11 @@ impl Counter {
     pub fn value(&self) -> u64 {
         self.0.load(Relaxed)
     }
+
+    /// Starts anew; says what it was. For one reader. What its writer adds at that very moment may be lost.
+    pub fn take(&self) -> u64 {
+        self.0.swap(0, Relaxed)
+    }
 }
 
 /// The longest of something lately: in this minute and the one before it, as far as the worker was awake in them.
@@ -94,6 +99,8 @@ counters! {
     /// The longest turn of the last one to two minutes in nanoseconds, from one look at the kernel's events to the next, sleep left
     /// out: so long a message waited before anybody looked at it.
     longest_turn_ns,
+    /// The longest turn since whoever watches the machine looked last, in nanoseconds.
+    recent_turn_ns,
     /// The longest poll of one task in that time, in nanoseconds.
     longest_poll_ns,
     /// Times the worker slept: until something happened, or to let events gather.

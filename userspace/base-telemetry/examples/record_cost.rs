@@ -127,6 +127,7 @@ fn log(i: u64, write: impl FnOnce(&Entry<'_>)) {
         uri: b"/api/v1/things/17?page=2",
         proto: "HTTP/1.1",
         status: 200,
+        refused: None,
         duration: duration(i),
         request_bytes: 200,
         response_bytes: 1200,

@@ -344,6 +344,18 @@ afterPipeline:
   filters: []
 "#,
     ),
+    (
+        "OverloadManager",
+        r#"
+name: NAME
+kind: OverloadManager
+actions:
+- name: shedLowPriority
+  triggers:
+  - name: queueDelay
+    scaled: {scalingThreshold: 0.5, saturationThreshold: 1}
+"#,
+    ),
 ];
 
 #[cfg(test)]

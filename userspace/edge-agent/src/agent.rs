@@ -234,7 +234,8 @@ impl Agent {
             Change::ApplyPipeline { name, document }
             | Change::ApplyServer { name, document }
             | Change::ApplyGlobalFilter { name, document }
-            | Change::ApplyConsumer { name, document } => {
+            | Change::ApplyConsumer { name, document }
+            | Change::ApplyOverload { name, document } => {
                 let done = self.apply_object(name, document);
                 self.report(name, done);
             }
@@ -262,6 +263,10 @@ impl Agent {
             }
             Change::RemoveGlobalFilter { name } => {
                 self.traffic.remove_global_filter(name);
+                lock(&self.failures).remove(name);
+            }
+            Change::RemoveOverload { name } => {
+                self.traffic.remove_overload(name);
                 lock(&self.failures).remove(name);
             }
             Change::Tickets => {
@@ -298,6 +303,7 @@ impl Agent {
             Spec::Pipeline(spec) => self.traffic.apply_pipeline(name, &spec).map_err(texts),
             Spec::GlobalFilter(spec) => self.traffic.apply_global_filter(name, &spec).map_err(texts),
             Spec::Consumer(spec) => Consumers::shared().apply(name, &spec).map_err(texts),
+            Spec::OverloadManager(spec) => self.traffic.apply_overload(name, &spec),
             Spec::VirtualIp(_) => Ok(()),
             listener => {
                 self.traffic.apply_listener(name, &listener)?;

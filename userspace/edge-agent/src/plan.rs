@@ -34,6 +34,14 @@ pub enum Change {
     RemoveGlobalFilter {
         name: String,
     },
+    /// What the machine does under overload.
+    ApplyOverload {
+        name: String,
+        document: Arc<Value>,
+    },
+    RemoveOverload {
+        name: String,
+    },
     ApplyConsumer {
         name: String,
         document: Arc<Value>,
@@ -83,6 +91,7 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
             "GlobalFilter" => filters.push(Change::ApplyGlobalFilter { name, document }),
             // Before whatever asks who they are.
             "Consumer" => filters.insert(0, Change::ApplyConsumer { name, document }),
+            "OverloadManager" => filters.push(Change::ApplyOverload { name, document }),
             "VirtualIP" => kernel = true,
             kind if named(kind).is_some_and(|kind| kind.served) => {}
             kind => pipelines.push(Change::Unknown { name, kind: kind.to_owned() }),
@@ -100,6 +109,7 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
             "GlobalFilter" => gone_rest.push(Change::RemoveGlobalFilter { name }),
             // First: a key may go from one to another in one change.
             "Consumer" => filters.insert(0, Change::RemoveConsumer { name }),
+            "OverloadManager" => gone_rest.push(Change::RemoveOverload { name }),
             "VirtualIP" => kernel = true,
             kind if named(kind).is_some_and(|kind| kind.served) => {}
             _ => gone_rest.push(Change::Forget { name }),

@@ -1,14 +1,15 @@
 //! Every kind of filter there is.
 
 use crate::{
-    cache, cert_extractor, cors_adaptor, data_builder, fallback, fault_injector, grpc_proxy, header_to_json, kafka,
-    lottery, mock, oidc_adaptor, opa_filter, proxy, rate_limiter, redirector, redirector_v2, request_adaptor,
-    request_builder, response_adaptor, response_builder, result_builder, simple_http_proxy, validator, waiting_room,
-    wasm_host, websocket_proxy,
+    adaptive_concurrency, cache, cert_extractor, cors_adaptor, data_builder, fallback, fault_injector, grpc_proxy,
+    header_to_json, kafka, lottery, mock, oidc_adaptor, opa_filter, proxy, rate_limiter, redirector, redirector_v2,
+    request_adaptor, request_builder, response_adaptor, response_builder, result_builder, simple_http_proxy, validator,
+    waiting_room, wasm_host, websocket_proxy,
 };
 use edge_pipeline::FilterKind;
 
 static KINDS: &[FilterKind] = &[
+    adaptive_concurrency::KIND,
     cors_adaptor::KIND,
     cache::KIND,
     cert_extractor::KIND,

@@ -16,7 +16,8 @@
 //! status 415; a bad `grpc-timeout`: INTERNAL; a client that broke off), `serverError` (the server could not be reached or broke off:
 //! UNAVAILABLE; it took too long: DEADLINE_EXCEEDED; it answered no gRPC: by the table of gRPC for statuses of HTTP), `failureCode` (it
 //! answered at once, without a message, that it failed: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE or
-//! DATA_LOSS; that answer stands), `shortCircuited` (UNAVAILABLE).
+//! DATA_LOSS; that answer stands), `shortCircuited` (UNAVAILABLE), `overloaded` (refused by `adaptiveConcurrency` of its pool: UNAVAILABLE, or
+//! DEADLINE_EXCEEDED).
 //!
 //! Messages are relayed as they come, in any encoding and of any size, both ways at a time; who reads slowly holds up who sends. Each
 //! call goes to a server of its own choice, however few connections there are. Metadata and trailers are relayed.
@@ -34,19 +35,21 @@
 
 use crate::module_doc::module_doc;
 use crate::proxy::{CLIENT_ERROR, FAILURE_CODE, INTERNAL_ERROR, Proxy, SERVER_ERROR, SHORT_CIRCUITED, TIMEOUT};
+use crate::ranking::OVERLOADED;
 use crate::spec::{self, Spec};
 use base_model::problem::{at, nth};
 use base_model::proxy::ServerScheme;
 use base_model::{
-    Findings, GoDuration, HealthCheckSpec, LoadBalanceSpec, MtlsSpec, NamedSpec, OutlierDetectionSpec, PoolSpec,
-    Problem, ProxySpec, QueueSpec, RequestMatcherSpec, ServerSpec, StringMatcher, UrlRule,
+    AdaptiveConcurrencySpec, Findings, GoDuration, HealthCheckSpec, LoadBalanceSpec, MtlsSpec, NamedSpec,
+    OutlierDetectionSpec, PoolSpec, Problem, ProxySpec, QueueSpec, RequestMatcherSpec, ServerSpec, StringMatcher,
+    UrlRule,
 };
 use base_runtime::time::Deadline;
 use base_telemetry::{Limit, Telemetry};
 use edge_pipeline::grpc::{self, Code};
 use edge_pipeline::{
     Body, BodyError, BodyStream, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, Piece, SUCCESS, Sight, Step,
-    Touches,
+    Touches, overload,
 };
 use proto_http::Headers;
 use schemars::JsonSchema;
@@ -133,6 +136,10 @@ pub struct GrpcPoolSpec {
     /// Time over which a server that comes, or comes back, gets its share by and by. Default: it gets all of it at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<GoDuration>,
+    /// Limit how many calls are under way at each server by what they take, and queue, or refuse by priority, what is beyond.
+    /// Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adaptive_concurrency: Option<AdaptiveConcurrencySpec>,
     /// Name of a CircuitBreaker in the pipeline's `resilience`. Default: none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub circuit_breaker_policy: String,
@@ -207,6 +214,7 @@ impl GrpcProxySpec {
             http2: Some(true),
             outlier_detection: pool.outlier_detection.clone(),
             health_check: pool.health_check.clone(),
+            adaptive_concurrency: pool.adaptive_concurrency.clone(),
             circuit_breaker_policy: pool.circuit_breaker_policy.clone(),
             max_concurrency: pool.max_concurrency,
             queue: pool.queue.clone(),
@@ -266,7 +274,7 @@ pub struct GrpcProxy {
 
 pub const KIND: FilterKind = FilterKind {
     kind: "GRPCProxy",
-    results: &[INTERNAL_ERROR, CLIENT_ERROR, SERVER_ERROR, FAILURE_CODE, SHORT_CIRCUITED],
+    results: &[INTERNAL_ERROR, CLIENT_ERROR, SERVER_ERROR, FAILURE_CODE, SHORT_CIRCUITED, OVERLOADED],
     doc: module_doc!("grpc_proxy.rs"),
     schema: spec::schema::<GrpcProxySpec>,
     check: spec::check::<GrpcProxySpec>,
@@ -307,7 +315,8 @@ impl GrpcProxy {
             asked => asked.flatten(),
         };
         let most = asked.into_iter().chain(self.timeout).min().filter(|most| *most < FAR);
-        let until = most.map(|most| exchange.started + most);
+        let said = overload::note_deadline(exchange);
+        let until = most.map(|most| exchange.started + most).into_iter().chain(said).min();
         if let Some(until) = until {
             let left = until.saturating_duration_since(base_runtime::now());
             if left.is_zero() {
@@ -347,6 +356,8 @@ impl GrpcProxy {
                 return SERVER_ERROR;
             }
             TIMEOUT => return self.too_late(exchange),
+            // It is said already.
+            OVERLOADED => return OVERLOADED,
             SHORT_CIRCUITED => (Code::UNAVAILABLE, "too many calls have failed", SHORT_CIRCUITED),
             INTERNAL_ERROR if status == 503 => return no_server(exchange, "the pool has no server"),
             INTERNAL_ERROR => (Code::INTERNAL, "the call cannot be said to its server", INTERNAL_ERROR),
@@ -523,7 +534,7 @@ mod tests {
     #[test]
     fn its_pools_are_those_of_a_proxy() {
         let pool = "servers: [{url: 'http://a:1', tags: [blue], weight: 3}], serverTags: [blue], setUpstreamHost: true, loadBalance: \
-                    {policy: ipHash}, outlierDetection: {consecutiveErrors: 2}, circuitBreakerPolicy: c, healthCheck: {interval: 1s}, maxConcurrency: 7, queue: {size: 3}, slowStart: 5s, serviceRegistry: etcd, serviceName: s";
+                    {policy: ipHash}, outlierDetection: {consecutiveErrors: 2}, circuitBreakerPolicy: c, healthCheck: {interval: 1s}, maxConcurrency: 7, queue: {size: 3}, slowStart: 5s, adaptiveConcurrency: {maxLimit: 9}, serviceRegistry: etcd, serviceName: s";
         let filter = "policy: general, headers: {k: {exact: v}}, matchAllHeaders: true, permil: 4, headerHashKey: h";
         let proxy = "maxIdleConnsPerHost: 5, mtls: {insecureSkipVerify: true}";
         let spec: GrpcProxySpec = read(&format!(

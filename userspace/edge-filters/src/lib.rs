@@ -9,6 +9,7 @@ pub mod hall;
 pub mod kinds;
 pub mod limits;
 
+pub mod adaptive_concurrency;
 pub mod cache;
 pub mod cert_extractor;
 pub mod cors_adaptor;
@@ -51,6 +52,7 @@ mod heavy;
 mod kept;
 mod module_doc;
 mod quiet;
+mod ranking;
 mod redirect;
 mod remote;
 mod spec;
@@ -59,4 +61,6 @@ mod testing;
 
 pub use catalog::{kind, kinds};
 pub use coding::replaced;
+pub use edge_upstream::adaptive::passage::encode as encode_concurrency;
 pub use kept::Kept;
+pub use ranking::PriorityRules;

@@ -14,7 +14,8 @@
 //!
 //! Outcomes: `internalError` (no server: 503; an answer announced longer than `serverMaxBodySize`: 500), `clientError` (the
 //! client's body failed: 400, 413, or what a filter that refuses it says), `serverError` (the server could not be reached or broke off: 503), `timeout` (408),
-//! `failureCode` (the server's own answer stands), `shortCircuited` (503).
+//! `failureCode` (the server's own answer stands), `shortCircuited` (503), `overloaded` (refused by `adaptiveConcurrency` of its pool: 503
+//! with Retry-After). A request whose client no longer waits, as its `X-Request-Deadline` says, is not sent: `timeout` (504).
 //!
 //! Servers are `http://`, `https://` or `unix://` URLs. The certificate of an `https://` server must be for the URL's host and signed
 //! by an authority of the system, or by one of `mtls.rootCertBase64`, unless `mtls.insecureSkipVerify` says otherwise. Names are
@@ -32,7 +33,8 @@
 //! should; when none does, requests get 503 (`internalError`).
 //!
 //! With `maxConcurrency` each server has so many requests at a time; further ones wait in the pool's `queue` or get 503
-//! (`internalError`), counted as `server_requests`, `server_queue` and `server_queue_time`. With `stickySession` of `loadBalance` a client
+//! (`internalError`), or wait in the line of `adaptiveConcurrency` where the pool has that; counted as `server_requests`, `server_queue`
+//! and `server_queue_time`. With `stickySession` of `loadBalance` a client
 //! stays with its server while that takes requests. With `hedging` a second server is asked where the first takes long, unless the
 //! client has a session there, and with `retryBudget` no more is sent again than a share of all requests.
 //!
@@ -45,7 +47,8 @@
 //! are clients, and `maxIdleConnsPerHost` keeps the latest.
 //!
 //! A `retryPolicy` repeats what failed: idempotent methods always, others only when nothing was sent, and never a body that
-//! streams. Policies are those of the pipeline's `resilience`.
+//! streams. What is repeated says so in `X-Retry-Attempt`, and what comes with that field is not repeated here, nor is what a server
+//! refused as too much with its `X-Weir-Threshold`: layers do not multiply each other's tries. Policies are those of the pipeline's `resilience`.
 //!
 //! Fits HTTPServer. Costs no copy of a body: pieces go out in the buffers they came in. A body is gathered in memory only where
 //! another filter looks at the whole of it. Trailer fields of a request go on unless its head, as it is sent, has a field of that name
@@ -61,8 +64,12 @@
 
 use crate::coding;
 use crate::grpc_proxy::GrpcProxy;
+use crate::ranking::{OVERLOADED, Ranking, is_telling, pushes_back};
 use crate::websocket_proxy::WebSocketProxy;
-use base_model::{CircuitBreakerSpec, MtlsSpec, PoolSpec, Problem, ProxySpec, RetrySpec, ServerUrl, Warning, decode};
+use base_model::{
+    AdaptiveConcurrencySpec, CircuitBreakerSpec, MtlsSpec, PoolSpec, Problem, ProxySpec, RetrySpec, ServerUrl, Warning,
+    decode,
+};
 use base_runtime::Buf;
 use base_runtime::memory::{self, Booking};
 use base_telemetry::Limit;
@@ -71,11 +78,13 @@ use bounded::Bounded;
 use edge_pipeline::body::SPARED_MOST;
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{
-    Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches, grpc, trailers,
+    Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches, grpc, overload,
+    trailers,
 };
+use edge_upstream::adaptive::{self, Attended, Pass};
 use edge_upstream::attempt::{Counters, Stage};
 use edge_upstream::balance::load::Place;
-use edge_upstream::balance::{Admission, Choice, Full};
+use edge_upstream::balance::{Admission, Balancer, Choice, Full};
 use edge_upstream::budget::RetryBudget;
 use edge_upstream::circuit::{CircuitBreaker, Permit};
 use edge_upstream::connect::CONNECT_TIMEOUT;
@@ -89,9 +98,10 @@ use hedged::Hedging;
 use held::{HeldBody, HeldDuplex};
 use members::{Members, Recipe, Set, is_tagged};
 use memory_cache::MemoryCache;
+use placed::Placed;
 use proto_http::{Known, Limits, Request, Response};
 use serde_json::{Value, json};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -104,6 +114,7 @@ mod hedged;
 mod held;
 mod members;
 mod memory_cache;
+mod placed;
 mod redirects;
 pub(crate) mod timed;
 
@@ -116,7 +127,7 @@ pub const SHORT_CIRCUITED: Outcome = "shortCircuited";
 
 pub const KIND: FilterKind = FilterKind {
     kind: "Proxy",
-    results: &[INTERNAL_ERROR, CLIENT_ERROR, SERVER_ERROR, FAILURE_CODE, TIMEOUT, SHORT_CIRCUITED],
+    results: &[INTERNAL_ERROR, CLIENT_ERROR, SERVER_ERROR, FAILURE_CODE, TIMEOUT, SHORT_CIRCUITED, OVERLOADED],
     doc: "Relays the request to one of its pools' servers and takes the answer.",
     schema: || (*base_model::schema_of::<ProxySpec>()).clone(),
     check,
@@ -181,6 +192,9 @@ const MIRRORED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Servers asked in one try, at most, when they cannot be reached; beyond it the try has failed, and is counted as `servers_tried`.
 const TRIED_MAX: usize = 32;
 
+/// Servers that are looked at for whether they may have one more.
+const LOOKED_AT_MOST: usize = 16;
+
 /// Connects of one try that may take their whole time: those that are refused cost nothing, these make a client wait.
 const SILENT_MAX: u32 = 2;
 
@@ -217,6 +231,8 @@ struct Pool {
     hedging: Option<Hedging>,
     /// Requests that were not sent again because too many had been.
     budget_spent: Limit,
+    /// How many may be under way, and who goes first.
+    adaptive: Option<Ranking>,
     /// Outside of retries: all tries of a request are one call.
     breaker: Option<Arc<CircuitBreaker>>,
     /// Answers that are given again.
@@ -343,6 +359,12 @@ impl Proxy {
     /// Sends it to a server of the pool that was chosen.
     pub(crate) async fn relay_to(&self, chosen: usize, exchange: &mut Exchange) -> Outcome {
         let pool = &self.pools[chosen];
+        if let Some(until) = overload::note_deadline(exchange).filter(|until| *until <= base_runtime::now()) {
+            let late = base_runtime::now().saturating_duration_since(until);
+            exchange.tags.note(|| format!("{}: the deadline passed {} ago", pool.name, base_text::duration(late)));
+            overload::refuse_late(exchange);
+            return TIMEOUT;
+        }
         let Some(memory) = &pool.memory else { return self.call(pool, exchange).await };
         let earlier = exchange.space().response.take();
         let asked = memory.answer(exchange);
@@ -359,40 +381,69 @@ impl Proxy {
         outcome
     }
 
-    /// Calls a server, where the pool's circuit breaker lets it.
+    /// Calls a server, once there is a place among the requests that may be under way.
     async fn call(&self, pool: &Pool, exchange: &mut Exchange) -> Outcome {
-        let Some(breaker) = &pool.breaker else { return self.try_all(pool, exchange).await };
+        let Some(ranking) = &pool.adaptive else { return self.relay_within(pool, None, exchange).await };
+        let (who, asks) = ranking.rank(exchange);
+        let admitted = match ranking.passages.admit(&who, exchange.deadline) {
+            adaptive::Admission::Passed(pass) => Ok(pass),
+            adaptive::Admission::Refused(reason) => Err(reason),
+            adaptive::Admission::Waits(waiting) => waiting.pass().await,
+        };
+        let outcome = match admitted {
+            Err(reason) => return ranking.refuse(exchange, reason, asks),
+            Ok(pass) => {
+                Ranking::note_wait(exchange, pass.waited);
+                self.relay_within(pool, Some(pass), exchange).await
+            }
+        };
+        if let Some(response) = exchange.response_mut() {
+            ranking.tell(response, asks);
+        }
+        outcome
+    }
+
+    /// Under the pool's circuit breaker, where it has one. `pass`: among those that may be under way.
+    async fn relay_within(&self, pool: &Pool, pass: Option<Pass>, exchange: &mut Exchange) -> Outcome {
+        let Some(breaker) = &pool.breaker else { return self.try_all(pool, pass, exchange).await };
         let Some(call) = Call::begin(breaker) else {
             exchange.tags.note(|| format!("{}: short circuited", pool.name));
             return refuse(exchange, 503, SHORT_CIRCUITED);
         };
-        let outcome = self.try_all(pool, exchange).await;
+        let outcome = self.try_all(pool, pass, exchange).await;
         call.end(!matches!(outcome, SUCCESS | CLIENT_ERROR));
         outcome
     }
 
     /// Tries until one succeeds, as often as the retry policy allows and where repeating is safe.
-    async fn try_all(&self, pool: &Pool, exchange: &mut Exchange) -> Outcome {
+    async fn try_all(&self, pool: &Pool, pass: Option<Pass>, exchange: &mut Exchange) -> Outcome {
         let earlier = exchange.space().response.take();
         // A body that streams is gone after the first try.
         let once = exchange.space_ref().request_body.is_stream();
         let idempotent = exchange.request().method.is_idempotent();
         pool.counted();
+        let repeated = exchange.request().headers.contains(overload::RETRY);
         let mut tries = 0;
         let outcome = loop {
             tries += 1;
-            let (outcome, sent) = self.try_once(pool, exchange).await;
-            let Some(retry) = pool.retry.as_ref().filter(|r| tries < r.max_attempts && !once) else { break outcome };
-            if matches!(outcome, SUCCESS | CLIENT_ERROR) || (sent && !idempotent) {
+            let (outcome, sent, attended) = self.try_once(pool, pass.as_ref(), exchange).await;
+            let again = pool.retry.as_ref().filter(|r| tries < r.max_attempts && !once && !repeated);
+            let over = matches!(outcome, SUCCESS | CLIENT_ERROR) || (sent && !idempotent) || is_final(exchange);
+            let Some(retry) = again.filter(|_| !over) else {
+                hold_place(pool, exchange, attended, pass);
                 break outcome;
-            }
+            };
             if !pool.may_send_again() {
                 exchange.tags.note(|| format!("{}: not tried again: the retry budget is spent", pool.name));
+                hold_place(pool, exchange, attended, pass);
                 break outcome;
             }
+            // Nothing is under way there until the next try.
+            drop(attended);
             let space = exchange.space();
             space.response = None;
             space.response_body = Body::Empty;
+            exchange.request_mut().headers.set(overload::RETRY, tries.to_string());
             pool.members.of(base_runtime::worker_index()).of_pool.retried();
             base_runtime::time::sleep(retry::pause(retry, tries)).await;
         };
@@ -485,16 +536,25 @@ impl Proxy {
     }
 
     /// One try. Says also whether anything of the request may have reached a server.
-    async fn try_once(&self, pool: &Pool, exchange: &mut Exchange) -> (Outcome, bool) {
+    async fn try_once(
+        &self,
+        pool: &Pool,
+        pass: Option<&Pass>,
+        exchange: &mut Exchange,
+    ) -> (Outcome, bool, Option<Attended>) {
         let worker = base_runtime::worker_index();
         let set = pool.members.of(worker);
         let Set { balancer, of_pool, of_servers } = &*set;
         let (first, place) = match self.admit(pool, &set, exchange).await {
-            Ok(admitted) => admitted,
+            Ok((first, place)) => pool.with_room(balancer, exchange.request(), first, place),
             Err(why) => {
                 of_pool.no_server();
                 exchange.tags.note(|| format!("{}: {why}", pool.name));
-                return (refuse(exchange, 503, INTERNAL_ERROR), false);
+                if exchange.deadline.is_some_and(|until| until <= base_runtime::now()) {
+                    overload::refuse_late(exchange);
+                    return (TIMEOUT, false, None);
+                }
+                return (refuse(exchange, 503, INTERNAL_ERROR), false, None);
             }
         };
         let began = base_runtime::now();
@@ -502,12 +562,17 @@ impl Proxy {
         let stand = Stand {
             choice: Cell::new(first),
             place: Cell::new(place),
+            pass,
+            attended: RefCell::new(None),
             connecting: Cell::new(false),
             repeated: Cell::new(false),
             away: Cell::new(false),
         };
         let unfinished = Unfinished { recorders: of_servers, stand: &stand, ended: false };
         let left = exchange.deadline.map(|until| until.saturating_duration_since(began));
+        if let Some(until) = exchange.deadline {
+            overload::pass_on_deadline(&mut exchange.request_mut().headers, until, began);
+        }
         // When it is the client that would wait no longer, nothing is known of the server.
         let is_clients = left.is_some_and(|left| pool.timeout.is_none_or(|most| left < most));
         // What streams is gone once it was sent.
@@ -547,7 +612,16 @@ impl Proxy {
                     exchange
                         .tags
                         .note(|| format!("{}: no {what} {server} in {}", pool.name, base_text::duration(most)));
-                    return (refuse(exchange, 408, TIMEOUT), !connecting);
+                    if let Some(attended) =
+                        stand.attended.take().filter(|_| !connecting && !is_clients && !stand.away.get())
+                    {
+                        attended.answered(false);
+                    }
+                    if is_clients {
+                        overload::refuse_late(exchange);
+                        return (TIMEOUT, !connecting, None);
+                    }
+                    return (refuse(exchange, 408, TIMEOUT), !connecting, None);
                 }
             },
         };
@@ -567,7 +641,16 @@ impl Proxy {
                     request_bytes: sent,
                     response_bytes: answer.body.length().unwrap_or_default(),
                 });
-                (self.take(pool, &set, &stand, began, answer, exchange), true)
+                let attended = stand.attended.take();
+                if let (Some(ranking), Some(attended)) =
+                    (&pool.adaptive, attended.as_ref().filter(|_| !stand.away.get()))
+                {
+                    ranking.hear(&answer.response);
+                    if is_telling(&answer.response) {
+                        attended.answered(pushes_back(&answer.response));
+                    }
+                }
+                (self.take(pool, &set, &stand, began, answer, exchange), true, attended)
             }
             Err(error) => {
                 if error.counted_as().is_some() && !stand.away.get() {
@@ -580,7 +663,7 @@ impl Proxy {
                     AttemptError::Unsayable => refuse(exchange, 500, INTERNAL_ERROR),
                     _ => refuse(exchange, 503, SERVER_ERROR),
                 };
-                (outcome, sent)
+                (outcome, sent, None)
             }
         }
     }
@@ -593,7 +676,7 @@ impl Proxy {
         pool: &Pool,
         set: &Set,
         first: Choice,
-        stand: &Stand,
+        stand: &Stand<'_>,
         exchange: &mut Exchange,
     ) -> Result<Answer, AttemptError> {
         let Set { balancer, of_pool, of_servers } = set;
@@ -604,6 +687,9 @@ impl Proxy {
                 of_pool.panicked();
             }
             stand.choice.set(choice);
+            // That of the server before is given up first.
+            drop(stand.attended.take());
+            *stand.attended.borrow_mut() = stand.begin(choice.index);
             let error = match self.attempt(pool, set, choice.index, stand, exchange).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
@@ -645,7 +731,7 @@ impl Proxy {
         pool: &Pool,
         set: &Set,
         index: usize,
-        stand: &Stand,
+        stand: &Stand<'_>,
         exchange: &mut Exchange,
     ) -> Result<Answer, AttemptError> {
         let servers = set.balancer.servers();
@@ -682,7 +768,7 @@ impl Proxy {
         &self,
         pool: &Pool,
         set: &Set,
-        stand: &Stand,
+        stand: &Stand<'_>,
         began: Instant,
         answer: Answer,
         exchange: &mut Exchange,
@@ -751,6 +837,7 @@ impl Pool {
                 tracing::warn!(server = server.url, error, "the server's name has no address yet; asking on");
             }
         }
+        let listed = servers.iter().map(|server| server.url.clone()).collect();
         let balance = spec.load_balance.clone().unwrap_or_default();
         let stats = parts.telemetry.pool(PoolNames {
             pool: format!("{}/{name}", parts.pipeline),
@@ -783,6 +870,17 @@ impl Pool {
             .map(|raw| decode::<CircuitBreakerSpec>(&raw, "").map(|d| d.value).map_err(unreadable))
             .transpose()?
             .map(|policy| inherited_breaker(parts, &name, policy));
+        let adaptive = match &spec.adaptive_concurrency {
+            None => None,
+            Some(adaptive) => {
+                let before =
+                    parts.previous.and_then(|p| previous_pool(p, &name)).and_then(|pool| pool.adaptive.as_ref());
+                // Those of a service come and go: one limit is for all of them.
+                let urls = if spec.service_name.is_empty() { listed } else { vec![spec.service_name.clone()] };
+                let name = format!("{}/{name}", parts.pipeline);
+                Some(Ranking::new(&within_room(adaptive, spec), &name, urls, workers, before)?)
+            }
+        };
         let written =
             if spec.server_max_body_size != 0 { spec.server_max_body_size } else { proxy.server_max_body_size };
         let max_body = match written {
@@ -808,6 +906,7 @@ impl Pool {
             budget: spec.retry_budget.as_ref().map(|spec| RetryBudget::new(spec, workers, Instant::now())),
             hedging: spec.hedging.as_ref().map(|spec| Hedging::new(spec, workers, parts.telemetry.limits())),
             budget_spent: parts.telemetry.limits().register("retry_budget"),
+            adaptive,
             breaker,
             too_large: parts.telemetry.limits().register("response_body_bytes"),
             queue_time: spec.queue.clone().unwrap_or_default().timeout.into(),
@@ -853,6 +952,52 @@ impl Pool {
         if own || request.authority.is_empty() { &server.authority } else { &request.authority }
     }
 
+    fn status_json(&self) -> Value {
+        let mut status = self.stats.status_json();
+        if let (Value::Object(fields), Some(ranking)) = (&mut status, &self.adaptive) {
+            fields.insert("adaptiveConcurrency".into(), ranking.passages.status());
+        }
+        status
+    }
+
+    /// Whether this server may have one more, as far as `adaptiveConcurrency` has found.
+    fn may_have_more(&self, index: usize) -> bool {
+        self.adaptive.as_ref().is_none_or(|ranking| ranking.passages.has_room(index))
+    }
+
+    /// The server that was chosen with the place there, or another where that one has as much as it can do; not where the client has a
+    /// session.
+    #[inline]
+    fn with_room(
+        &self,
+        balancer: &Balancer,
+        request: &Request,
+        first: Choice,
+        place: Option<Place>,
+    ) -> (Choice, Option<Place>) {
+        if self.may_have_more(first.index) || balancer.is_led(request, first.index) {
+            return (first, place);
+        }
+        self.elsewhere(balancer, first, place)
+    }
+
+    /// A server that may have one more, or the first where none is found.
+    #[cold]
+    fn elsewhere(&self, balancer: &Balancer, first: Choice, place: Option<Place>) -> (Choice, Option<Place>) {
+        let mut full = vec![first.index];
+        while full.len() < LOOKED_AT_MOST {
+            let Some(next) = balancer.another(first, &full) else { break };
+            if self.may_have_more(next.index)
+                && !next.panicked
+                && let Ok(place) = balancer.enter(next.index)
+            {
+                return (next, place);
+            }
+            full.push(next.index);
+        }
+        (first, place)
+    }
+
     /// Takes note of what became of a request.
     #[inline]
     fn heard(&self, set: &Set, choice: Choice, heard: Heard) {
@@ -880,8 +1025,21 @@ impl Pool {
     }
 }
 
+/// An adaptive limit within what the document lets each server have: whoever is beyond waits in its line, and not a second time.
+fn within_room(adaptive: &AdaptiveConcurrencySpec, pool: &PoolSpec) -> AdaptiveConcurrencySpec {
+    let room = pool.servers.iter().map(|server| match server.max_concurrency {
+        0 => pool.max_concurrency,
+        own => own,
+    });
+    let most = match room.clone().all(|room| room > 0) && pool.service_name.is_empty() {
+        true => room.max().unwrap_or(adaptive.max_limit).min(adaptive.max_limit),
+        false => adaptive.max_limit,
+    };
+    AdaptiveConcurrencySpec { max_limit: most, min_limit: adaptive.min_limit.min(most), ..adaptive.clone() }
+}
+
 /// A server to go on with that has room, and which takes its place there.
-fn another(set: &Set, first: Choice, tried: &mut Vec<usize>, stand: &Stand) -> Option<Choice> {
+fn another(set: &Set, first: Choice, tried: &mut Vec<usize>, stand: &Stand<'_>) -> Option<Choice> {
     loop {
         let next = set.balancer.another(first, tried)?;
         match set.balancer.enter(next.index) {
@@ -928,7 +1086,7 @@ fn max_idle(spec: &ProxySpec, parts: &Parts<'_>) -> usize {
 }
 
 /// How far a try has come.
-struct Stand {
+struct Stand<'a> {
     /// The server that is asked.
     choice: Cell<Choice>,
     /// The place among its requests, where those are counted.
@@ -939,12 +1097,43 @@ struct Stand {
     repeated: Cell<bool>,
     /// The server has answered with a redirect to somebody else: what comes of that says nothing of it.
     away: Cell<bool>,
+    /// Among the requests of the pool that `adaptiveConcurrency` lets be under way.
+    pass: Option<&'a Pass>,
+    /// Among those of the server, as it measures them.
+    attended: RefCell<Option<Attended>>,
+}
+
+impl Stand<'_> {
+    /// The request goes to this server now.
+    fn begin(&self, index: usize) -> Option<Attended> {
+        self.pass.map(|pass| pass.begin(index))
+    }
+}
+
+/// Another try would be in vain: its client waits no longer, or there is too much to do already.
+fn is_final(exchange: &Exchange) -> bool {
+    let late = exchange.deadline.is_some_and(|until| until <= base_runtime::now());
+    late || exchange
+        .space_ref()
+        .response
+        .as_ref()
+        .is_some_and(|response| response.headers.contains(overload::THRESHOLD))
+}
+
+/// A place is held until the answer has come, unless it goes on for as long as its client likes.
+fn hold_place(pool: &Pool, exchange: &mut Exchange, attended: Option<Attended>, pass: Option<Pass>) {
+    let Some(pass) = pass.filter(|_| pool.adaptive.is_some() && exchange.upgraded.is_none()) else { return };
+    let space = exchange.space();
+    let endless = space.response.as_ref().and_then(|response| response.headers.known(Known::ContentType));
+    if !endless.is_some_and(is_event_stream) {
+        space.response_body = Placed::hold(std::mem::take(&mut space.response_body), attended, pass);
+    }
 }
 
 /// A try whose end is not known: dropped, the client has gone.
 struct Unfinished<'a> {
     recorders: &'a [ServerRecorder],
-    stand: &'a Stand,
+    stand: &'a Stand<'a>,
     ended: bool,
 }
 
@@ -1093,9 +1282,9 @@ impl Filter for Proxy {
 
     fn status(&self) -> Option<Value> {
         let (candidates, main) = self.pools.split_at(self.first_main);
-        let of_all = |pools: &[Pool]| -> Vec<Value> { pools.iter().map(|p| p.stats.status_json()).collect() };
+        let of_all = |pools: &[Pool]| -> Vec<Value> { pools.iter().map(|p| p.status_json()).collect() };
         let mut shown =
-            json!({ "mainPool": main.first().map(|p| p.stats.status_json()), "candidatePools": of_all(candidates) });
+            json!({ "mainPool": main.first().map(|p| p.status_json()), "candidatePools": of_all(candidates) });
         if main.len() > 1 {
             shown["splitPools"] = json!(of_all(&main[1..]));
         }

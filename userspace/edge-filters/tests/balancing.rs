@@ -191,6 +191,153 @@ fn requests_wait_in_turn_and_not_for_ever() {
     assert_eq!(house.ask(get("/")).status, 200);
 }
 
+/// What is under way and what waits, as the pool's adaptive limit has it.
+fn adaptive(house: &House) -> (u64, u64, u64) {
+    let status = house.status()["mainPool"]["adaptiveConcurrency"].clone();
+    let figure = |name: &str| status[name].as_u64().expect("a number");
+    (figure("limit"), figure("inFlight"), figure("waiting"))
+}
+
+/// Waits until that is so.
+fn await_adaptive(house: &House, wanted: (u64, u64, u64)) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while adaptive(house) != wanted {
+        assert!(Instant::now() < end, "{:?}, not {wanted:?}", adaptive(house));
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn an_adaptive_limit_is_within_what_servers_may_have_and_requests_wait_once() {
+    let a = named("a");
+    let limit = "maxConcurrency: 2, adaptiveConcurrency: {minLimit: 5, maxLimit: 100, maxQueue: 1, maxWait: 1h}";
+    let house = House::new(2, &pool(&[&a], limit));
+    let held: Vec<_> = (0..2).map(|n| house.begin(n, get("/slow"))).collect();
+    a.has_got(2);
+    let waiting = house.begin(0, get("/waits"));
+    await_adaptive(&house, (2, 2, 1));
+    let said = house.ask(get("/3"));
+    assert_eq!((said.status, said.outcome), (503, "overloaded"), "{}", said.notes);
+    assert_eq!(house.metric("weir_limit_hits_total", "server_requests"), 0, "nobody waited for the server's own bound");
+    assert_eq!(a.backend.seen().len(), 2);
+    a.let_go();
+    held.into_iter().chain([waiting]).for_each(|said| assert_eq!(said.recv().unwrap().status, 200));
+    await_adaptive(&house, (2, 0, 0));
+
+    // Where servers differ, the bound of each holds as well.
+    let (b, c) = (named("b"), named("c"));
+    let servers = format!(
+        "servers: [{{url: 'http://127.0.0.1:{}', maxConcurrency: 1}}, {{url: 'http://127.0.0.1:{}', maxConcurrency: 3}}]",
+        b.backend.port, c.backend.port
+    );
+    let house = House::new(2, &format!("pools: [{{{servers}, adaptiveConcurrency: {{initialLimit: 100}}}}]"));
+    let held: Vec<_> = (0..4).map(|n| house.begin(n % 2, get("/slow"))).collect();
+    b.has_got(1);
+    c.has_got(3);
+    let said = house.ask(get("/"));
+    assert_eq!((said.status, said.outcome, b.backend.seen().len()), (503, "internalError", 1));
+    b.let_go();
+    c.let_go();
+    held.into_iter().for_each(|said| assert_eq!(said.recv().unwrap().status, 200));
+    await_adaptive(&house, (6, 0, 0));
+    assert_eq!(house.ask(get("/")).status, 200, "their places are free");
+}
+
+#[test]
+fn a_server_that_has_enough_is_left_to_others() {
+    let (a, b) = (named("a"), named("b"));
+    let limit = "maxConcurrency: 9, adaptiveConcurrency: {minLimit: 1, initialLimit: 1, maxLimit: 1}";
+    let house = House::new(1, &pool(&[&a, &b], limit));
+    let first = house.begin(0, get("/slow"));
+    let end = Instant::now() + Duration::from_secs(60);
+    while a.backend.seen().len() + b.backend.seen().len() == 0 {
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let (busy, free) = if a.backend.seen().is_empty() { (&b, "a") } else { (&a, "b") };
+    for _ in 0..6 {
+        assert_eq!(body(house.ask(get("/"))), free);
+    }
+    assert_eq!(busy.backend.seen().len(), 1);
+    busy.let_go();
+    assert_eq!(first.recv().unwrap().status, 200);
+    await_adaptive(&house, (2, 0, 0));
+    let both: Vec<String> = (0..4).map(|_| body(house.ask(get("/")))).collect();
+    assert!(both[0] != both[1] && both[..2] == both[2..], "{both:?}");
+}
+
+#[test]
+fn a_line_serves_the_oldest_until_it_stands_and_nobody_waits_for_ever() {
+    for (delay, wanted) in [("1h", ["/slow", "/1", "/2", "/3"]), ("1ms", ["/slow", "/3", "/2", "/1"])] {
+        let a = named("a");
+        let limit = format!("minLimit: 1, initialLimit: 1, maxLimit: 1, maxWait: 1h, targetDelay: {delay}");
+        let house = House::new(1, &pool(&[&a], &format!("adaptiveConcurrency: {{{limit}}}")));
+        let first = house.begin(0, get("/slow"));
+        a.has_got(1);
+        let waiting = ["/1", "/2", "/3"].into_iter().zip(1..).map(|(target, n)| {
+            let said = house.begin(0, get(target));
+            await_adaptive(&house, (1, 1, n));
+            std::thread::sleep(Duration::from_millis(20));
+            said
+        });
+        let waiting: Vec<_> = waiting.collect();
+        a.let_go();
+        assert_eq!(first.recv().unwrap().status, 200);
+        waiting.into_iter().for_each(|said| assert_eq!(said.recv().unwrap().status, 200));
+        let order: Vec<String> =
+            a.backend.seen().iter().map(|(head, _)| head.split(' ').nth(1).unwrap_or_default().to_owned()).collect();
+        assert_eq!(order, wanted, "{delay}");
+    }
+    let a = named("a");
+    let limit = "adaptiveConcurrency: {minLimit: 1, initialLimit: 1, maxLimit: 1, maxWait: 30ms}";
+    let house = House::new(1, &pool(&[&a], limit));
+    let first = house.begin(0, get("/slow"));
+    a.has_got(1);
+    let said = house.ask(get("/"));
+    assert_eq!((said.status, said.outcome), (503, "overloaded"));
+    assert!(said.notes.contains("refused: waited"), "{}", said.notes);
+    a.let_go();
+    assert_eq!(first.recv().unwrap().status, 200);
+}
+
+#[test]
+fn who_waits_for_a_server_is_told_when_the_deadline_has_passed() {
+    let a = named("a");
+    let house = House::new(1, &pool(&[&a], "maxConcurrency: 1, queue: {timeout: 1h}"));
+    let first = house.begin(0, get("/slow"));
+    a.has_got(1);
+    let said = house.ask(Ask { headers: vec![("X-Request-Deadline", "40ms")], ..get("/") });
+    assert_eq!((said.status, said.outcome), (504, "timeout"), "{}", said.notes);
+    a.let_go();
+    assert_eq!(first.recv().unwrap().status, 200);
+    assert_eq!(a.backend.seen().len(), 1);
+}
+
+#[test]
+fn a_second_server_is_asked_within_the_adaptive_limit_alone() {
+    let (a, b) = (named("a"), named("b"));
+    let limit = "hedging: {delay: 5ms, percent: 100}, adaptiveConcurrency: {minLimit: 1, initialLimit: 1, maxLimit: 1}";
+    let house = House::new(1, &pool(&[&a, &b], limit));
+    let servers = |house: &House| -> Vec<u64> {
+        let servers = house.status()["mainPool"]["adaptiveConcurrency"]["servers"].clone();
+        servers.as_array().unwrap().iter().map(|server| server["inFlight"].as_u64().unwrap()).collect()
+    };
+    let first = house.begin(0, get("/slow"));
+    a.has_got(1);
+    b.has_got(1);
+    assert_eq!(servers(&house), [1, 1], "both are at work for it");
+    // Whichever this one goes to, the other has one already.
+    let second = house.begin(0, get("/slow"));
+    await_adaptive(&house, (2, 2, 0));
+    std::thread::sleep(Duration::from_millis(60));
+    assert_eq!(servers(&house).iter().sum::<u64>(), 3);
+    a.let_go();
+    b.let_go();
+    [first, second].into_iter().for_each(|said| assert_eq!(said.recv().unwrap().status, 200));
+    await_adaptive(&house, (2, 0, 0));
+    assert_eq!(servers(&house), [0, 0]);
+}
+
 #[test]
 fn who_waits_goes_to_a_server_that_is_well_again() {
     let (a, b) = (named("a"), named("b"));

@@ -69,6 +69,16 @@ pub trait Share: 'static {
 
     /// No more are accepted; those that are there come to their end.
     fn stop(&self);
+
+    /// Whether new connections wait in the kernel's queue, because the machine has too much to do.
+    fn pauses(&self) -> bool {
+        false
+    }
+
+    /// Whether they are reset for that reason; counts one that is.
+    fn rejects(&self) -> bool {
+        false
+    }
 }
 
 /// The shares of a worker, by key of their sockets.
@@ -367,6 +377,10 @@ async fn accept<L: Listener>(listener: Arc<L>, key: u64, socket: TcpListener, sp
     let Some(share) = by_key::<L::Share>(key) else { return };
     let door = share.door();
     while door.accepts() {
+        if share.pauses() {
+            base_runtime::time::sleep(FULL_PAUSE).await;
+            continue;
+        }
         let mut accepted = pin!(socket.accept());
         let next = poll_fn(|cx| {
             if !door.accepts() {
@@ -377,6 +391,7 @@ async fn accept<L: Listener>(listener: Arc<L>, key: u64, socket: TcpListener, sp
         });
         match next.await {
             None => break,
+            Some(Ok((stream, _))) if share.rejects() => stream.abort(),
             Some(Ok((stream, peer))) => {
                 let Some(place) = find_room(&*listener, &*share).await else { break };
                 serve_one(&*share, place, key, stream, peer, &spread);

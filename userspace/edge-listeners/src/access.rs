@@ -51,6 +51,7 @@ pub fn write(
             uri: &exchange.uri,
             proto: request.version.as_str(),
             status,
+            refused: exchange.refused,
             duration,
             request_bytes,
             response_bytes,

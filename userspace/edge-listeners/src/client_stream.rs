@@ -110,6 +110,8 @@ pub struct AnswerHead<'a> {
     /// Trailer fields may come after the body.
     pub trailers: bool,
     pub follows: Follows,
+    /// The connection ends with it, where it is this answer's alone.
+    pub leaves: bool,
 }
 
 /// What comes behind the head of an answer.

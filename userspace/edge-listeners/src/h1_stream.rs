@@ -165,7 +165,7 @@ impl<'a> H1Stream<'a> {
     }
 
     /// What may follow the answer whose head is sent now.
-    fn decide(&mut self, status: u16) {
+    fn decide(&mut self, status: u16, leaves: bool) {
         let Some(head) = &self.head else { return };
         let drainable = self.arrival.as_ref().is_none_or(|arrival| {
             let read = Arrival::answer_begins(arrival, &self.local.timeouts());
@@ -179,6 +179,7 @@ impl<'a> H1Stream<'a> {
         let encrypted = matches!(self.transport(), Transport::Tls(_));
         self.keep_alive = head.keep_alive
             && !connect
+            && !leaves
             && drainable
             && !self.local.is_stopping()
             && self.local.keeps_alive(encrypted)
@@ -320,7 +321,7 @@ impl ClientStream for H1Stream<'_> {
 
     fn send_head(&mut self, head: &AnswerHead<'_>, first: Option<Piece>) {
         self.answer = self.framing(head);
-        self.decide(head.response.status);
+        self.decide(head.response.status, head.leaves);
         let chunked = self.answer == Framing::Chunked && head.follows == Follows::Body;
         let transport = self.transport();
         let send = |head: &[u8]| send_head(transport, head, first, chunked);

@@ -11,6 +11,7 @@ use crate::h1_connection::{Connection, Phase, Presence, Visit};
 use crate::h2_connection;
 use crate::h3_connection::H3Connection;
 use crate::h3_front::H3Front;
+use crate::overload::Overload;
 use crate::proxied;
 use crate::router::{Route, Router};
 use crate::server::{Server, Sockets, not_of};
@@ -548,7 +549,26 @@ impl Local {
     /// Connections of this kind may have another request.
     pub fn keeps_alive(&self, encrypted: bool) -> bool {
         // One that was made before TLS was turned on or off ends with what it has begun.
-        self.with_live(|live| live.keep_alive && encrypted == live.tls.is_some())
+        self.with_live(|live| live.keep_alive && encrypted == live.tls.is_some()) && !self.ends_connections()
+    }
+
+    fn ends_connections(&self) -> bool {
+        let ends = self.overload().ends_connections();
+        if ends {
+            self.limit("overload_keepalive");
+        }
+        ends
+    }
+
+    /// What is done under overload.
+    pub fn overload(&self) -> &Overload {
+        self.server.shared.overload()
+    }
+
+    /// Refuses the request where the machine has too much to do.
+    #[inline]
+    pub fn refuses(&self, exchange: &mut Exchange) -> bool {
+        self.overload().refuses(&self.server.shared, exchange)
     }
 
     pub fn server_name(&self) -> &Arc<str> {
@@ -741,6 +761,18 @@ impl Share for Local {
             None => Visit::Waiting(Some(place.pass_to(Connection::book(local, stream.into(), peer, seat)))),
             Some(tls) => Visit::Busy(Boxed::new(handshake(place, local, tls, stream, peer, seat))),
         }
+    }
+
+    fn pauses(&self) -> bool {
+        self.overload().pauses_accepting()
+    }
+
+    fn rejects(&self) -> bool {
+        let rejects = self.overload().rejects_connections();
+        if rejects {
+            self.limit("overload_connections");
+        }
+        rejects
     }
 
     fn turn_away() -> Visit {

@@ -7,7 +7,7 @@
 //! likewise), [`h1_stream`], [`h1_body`], [`h2_connection`] (one HTTP/2 client connection), [`h2_stream`], [`h2_body`],
 //! [`h3_front`] (UDP sockets), [`h3_connection`] (one HTTP/3 client connection), [`h3_stream`], [`request`]
 //! (route, pipeline, answer, record), [`response`], [`tunnel`], [`tcp_proxy`] (one TCPProxy), [`udp_proxy`] (one UDPProxy), [`proxied`] (PROXY headers), [`per_ip`], [`router`], [`radix`], [`forwarded`], [`grpc`] (answers of a GRPCServer), [`grpc_web`], [`variables`], [`timeouts`],
-//! [`pace`], `clock`.
+//! [`pace`], `clock`, [`overload`] (what is done when the machine has too much to do).
 #![forbid(unsafe_code)]
 
 pub mod accept;
@@ -27,6 +27,7 @@ pub mod h3_connection;
 pub mod h3_front;
 pub mod h3_stream;
 pub mod http_server;
+pub mod overload;
 pub mod pace;
 pub mod per_ip;
 pub mod proxied;

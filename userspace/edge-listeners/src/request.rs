@@ -59,6 +59,10 @@ pub async fn refuse<S: ClientStream>(local: &Local, stream: &mut S, exchange: &m
 
 /// Serves the request in the exchange, of which [`remember`] took note.
 pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mut Exchange) -> Served {
+    // Before anything is done for it.
+    if local.refuses(exchange) {
+        return finish(local, stream, exchange, None, None).await;
+    }
     let live = local.live();
     exchange.upgrade_offered = stream.offers_upgrade();
     believe_proxies(local, exchange, &live.trusted_proxies);
@@ -95,8 +99,10 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
                 deny(is_grpc, exchange, 413);
             } else if let Some(pipeline) = live.pipeline(route) {
                 let around = live.around.as_ref().and_then(|slot| slot.current());
-                if !run(&pipeline, around.as_deref(), exchange, stream).await {
-                    exchange.client_gone = true;
+                exchange.route = Arc::as_ptr(local.server_name()).addr() as u64 ^ route.index as u64;
+                match run(&pipeline, around.as_deref(), exchange, stream).await {
+                    true => exchange.answered(),
+                    false => exchange.client_gone = true,
                 }
             } else {
                 deny(is_grpc, exchange, 503);
@@ -280,6 +286,8 @@ async fn finish<S: ClientStream>(
     if let Some(web) = web {
         grpc_web::answer(web, exchange);
     }
+    // A client that was refused comes back: where sockets are what is short, not on this one.
+    let leaves = exchange.refused.is_some() && local.overload().sockets_are_scarce();
     let space = exchange.default_space();
     let mut body = std::mem::take(&mut space.response_body);
     let mut response = space.response.get_or_insert_with(|| Response::with_status(503));
@@ -315,7 +323,7 @@ async fn finish<S: ClientStream>(
     let real_time = length.is_none() && body.is_stream() && follows == Follows::Body;
     let mut pace = local.with_live(|live| Pace::new(&live.timeouts, live.timeouts.send));
     let (before, failed_before) = (stream.bytes_said(), stream.body_failure().is_some());
-    let (head, mut dropped) = (AnswerHead { response, length, trailers, follows }, 0);
+    let (head, mut dropped) = (AnswerHead { response, length, trailers, follows, leaves }, 0);
     let mut sent = response::send(stream, &head, body, &mut pace, &mut dropped).await;
     if dropped > 0 {
         local.limit("trailers_dropped");
@@ -323,7 +331,7 @@ async fn finish<S: ClientStream>(
     let (broke_off, mut stopped) = (matches!(sent, Sent::Nothing { .. } | Sent::Cut), false);
     if let Sent::Nothing { status } = sent {
         *response = Response::with_status(status);
-        let head = AnswerHead { response, length: Some(0), trailers: false, follows };
+        let head = AnswerHead { response, length: Some(0), trailers: false, follows, leaves };
         sent = response::send(stream, &head, Body::Empty, &mut pace, &mut dropped).await;
     }
     if !failed_before && let Some(failure) = stream.body_failure() {

@@ -282,6 +282,18 @@ impl Share for Local {
     /// Nobody can say which of them is missed least.
     fn make_room(&self) {}
 
+    fn pauses(&self) -> bool {
+        self.proxy.shared.overload().pauses_accepting()
+    }
+
+    fn rejects(&self) -> bool {
+        let rejects = self.proxy.shared.overload().rejects_connections();
+        if rejects {
+            self.limit("overload_connections");
+        }
+        rejects
+    }
+
     fn take_in(self: &Rc<Self>, place: Place, stream: TcpStream, peer: SocketAddr, seat: Seat) -> Self::Visit {
         Box::pin(visit(self.clone(), place, stream, peer, seat))
     }

@@ -3,14 +3,15 @@
 use crate::h2_connection;
 use crate::h3_connection;
 use crate::http_server;
+use crate::overload::{self, Overload};
 use crate::proxied;
 use crate::server::{self, Server};
 use crate::tcp_proxy;
 use crate::udp_proxy;
 use crate::{Purged, Timeouts};
 use arc_swap::{ArcSwapOption, Cache};
-use base_model::{GlobalFilterSpec, HttpServerSpec, PipelineSpec, Problem, Spec};
-use base_runtime::Worker;
+use base_model::{GlobalFilterSpec, HttpServerSpec, OverloadManagerSpec, PipelineSpec, Problem, Resource, Spec};
+use base_runtime::{Worker, WorkerStats, memory, pressure};
 use base_telemetry::Telemetry;
 use base_telemetry::access_log::AccessLog;
 use base_telemetry::limits::{Limit, LimitHits};
@@ -20,11 +21,12 @@ use edge_pipeline::{Around, FilterKind, Pipeline};
 use proto_http::h1::Fault;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The place of a pipeline: routes hold it whether the pipeline exists or not.
 pub struct PipelineSlot {
@@ -148,6 +150,7 @@ fn bounds(limits: &LimitHits) -> Box<[(&'static str, Limit)]> {
     names.extend(h2_connection::bounds());
     names.extend(h3_connection::bounds());
     names.extend(proxied::BOUNDS.into_iter().chain(tcp_proxy::BOUNDS).chain(udp_proxy::BOUNDS));
+    names.extend(overload::BOUNDS);
     names.sort_unstable();
     names.dedup();
     names.into_iter().map(|name| (name, limits.register(name))).collect()
@@ -170,6 +173,7 @@ pub struct Shared {
     requests: Box<[AtomicU64]>,
     /// See [`Shared::idle_grace`], in milliseconds.
     idle_grace_ms: AtomicU32,
+    overload: Overload,
 }
 
 /// When a server stops, idle connections stay for this long: a request that set out before its client could know arrives within it.
@@ -203,6 +207,10 @@ impl Shared {
     /// How long idle connections stay when their server stops.
     pub fn idle_grace(&self) -> Duration {
         Duration::from_millis(self.idle_grace_ms.load(Ordering::Relaxed).into())
+    }
+
+    pub fn overload(&self) -> &Overload {
+        &self.overload
     }
 
     /// Counts a request answered by a worker; called by that worker alone.
@@ -300,6 +308,7 @@ impl Traffic {
             tickets: TicketKeys::generate(),
             requests,
             idle_grace_ms: AtomicU32::new(IDLE_GRACE_MS),
+            overload: Overload::default(),
         };
         Traffic { shared: Arc::new(shared), servers: Mutex::default() }
     }
@@ -373,6 +382,64 @@ impl Traffic {
         if let Some(slot) = lock(&self.shared.arounds).get(name) {
             slot.current.store(None);
         }
+    }
+
+    /// Does under overload as this document says from now on.
+    pub fn apply_overload(&self, name: &str, spec: &OverloadManagerSpec) -> Result<(), String> {
+        self.shared.overload.apply(name, spec)
+    }
+
+    /// Does nothing under overload, where this document said what.
+    pub fn remove_overload(&self, name: &str) {
+        self.shared.overload.remove(name);
+    }
+
+    pub fn overload(&self) -> &Overload {
+        &self.shared.overload
+    }
+
+    /// Looks at the machine's resources from now on, for as long as anybody holds this.
+    pub fn watch_overload(self: &Arc<Self>) -> io::Result<()> {
+        let (watched, mut before) = (Arc::downgrade(self), Vec::new());
+        let watch = move || {
+            let began = Instant::now();
+            while let Some(traffic) = watched.upgrade() {
+                let pressures = traffic.pressures(&mut before);
+                traffic.shared.overload.look(began.elapsed(), pressures);
+                let interval = traffic.shared.overload.interval();
+                drop(traffic);
+                std::thread::sleep(interval);
+            }
+        };
+        std::thread::Builder::new().name("overload".to_owned()).spawn(watch).map(drop)
+    }
+
+    /// How much of each resource is used, in the order of [`Resource::ALL`]. `before`: what workers had counted at the last look.
+    fn pressures(&self, before: &mut Vec<WorkerStats>) -> [f64; Resource::ALL.len()] {
+        let workers = &self.shared.workers;
+        let now: Vec<WorkerStats> = workers.iter().map(Worker::stats).collect();
+        let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+        let busy = now.iter().zip(&*before).map(|(now, before)| {
+            share(now.busy_ns.saturating_sub(before.busy_ns), now.age_ns.saturating_sub(before.age_ns))
+        });
+        let busy = busy.sum::<f64>() / workers.len().max(1) as f64;
+        let delay = workers.iter().map(Worker::take_longest_turn).max().unwrap_or_default();
+        let sockets: u64 = now.iter().map(|now| now.connections_open + now.datagram_sockets_open).sum();
+        let waiting =
+            self.servers().into_iter().flat_map(|(_, server)| server.sockets()).flat_map(|sockets| {
+                sockets.descriptors.into_iter().filter_map(pressure::accept_queue).collect::<Vec<_>>()
+            });
+        let waiting = waiting.map(|(waits, most)| share(waits.into(), most.into())).fold(0.0, f64::max);
+        *before = now;
+        let mut pressures = [0.0; Resource::ALL.len()];
+        pressures[Resource::WorkerBusy as usize] = busy.min(1.0);
+        pressures[Resource::QueueDelay as usize] =
+            delay.as_secs_f64() / self.shared.overload.max_delay().as_secs_f64().max(1e-9);
+        pressures[Resource::Memory as usize] = memory::ceiling().map_or(0.0, |most| share(memory::booked(), most));
+        pressures[Resource::Descriptors as usize] =
+            pressure::descriptors_most().map_or(0.0, |most| share(sockets, most));
+        pressures[Resource::AcceptQueue as usize] = waiting;
+        pressures
     }
 
     /// As [`apply_listener`](Traffic::apply_listener), for an HTTPServer.
@@ -464,6 +531,7 @@ impl Traffic {
                 status.insert(slot.name().to_string(), pipeline.status());
             }
         }
+        status.extend(self.shared.overload.status());
         status
     }
 }

@@ -293,8 +293,15 @@ pub struct Exchange {
     pub after: Touches,
     /// No answer is waited for any longer than this. Its end says nothing of the server: it was the client that would wait no longer.
     pub deadline: Option<Instant>,
+    /// Whether somebody has looked for what the client says of its deadline.
+    pub deadline_read: bool,
     /// The client has gone; the response, if any, reaches nobody.
     pub client_gone: bool,
+    /// Tells the routes of a server apart.
+    pub route: u64,
+    /// Why the request was refused to keep others going, as the access log and metrics name it; `None`: it was not.
+    pub refused: Option<&'static str>,
+    held: Vec<Box<dyn Hold>>,
     ends: Ends,
 }
 
@@ -307,6 +314,18 @@ type End = Box<dyn FnOnce(&mut Exchange)>;
 impl std::fmt::Debug for Ends {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} to be done", self.0.len())
+    }
+}
+
+/// What a station holds for an exchange beyond its own part in it. Dropped when the exchange is over, the answer's body sent.
+pub trait Hold {
+    /// The pipelines have been walked: there is this answer, or none.
+    fn answered(&mut self, response: Option<&mut Response>);
+}
+
+impl std::fmt::Debug for dyn Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hold")
     }
 }
 
@@ -332,8 +351,12 @@ impl Default for Exchange {
             later: Touches::NOTHING,
             after: Touches::NOTHING,
             deadline: None,
+            deadline_read: false,
             client_gone: false,
             ends: Ends::default(),
+            route: 0,
+            refused: None,
+            held: Vec::new(),
         }
     }
 }
@@ -388,8 +411,12 @@ impl Exchange {
         self.later = Touches::NOTHING;
         self.after = Touches::NOTHING;
         self.deadline = None;
+        self.deadline_read = false;
         self.client_gone = false;
         self.ends.0.clear();
+        self.route = 0;
+        self.refused = None;
+        self.held.clear();
     }
 
     /// Does this when all flows of the request are over, whichever way they end, with the answer that goes to the client: the filter
@@ -408,6 +435,18 @@ impl Exchange {
     /// Somebody looks at the head of the answer at the end.
     pub fn has_ends(&self) -> bool {
         !self.ends.0.is_empty()
+    }
+
+    /// Keeps what a station holds until the exchange is over.
+    pub fn hold(&mut self, held: Box<dyn Hold>) {
+        self.held.push(held);
+    }
+
+    /// The pipelines have been walked.
+    pub fn answered(&mut self) {
+        for held in &mut self.held {
+            held.answered(self.default.response.as_mut());
+        }
     }
 
     /// The request begins.

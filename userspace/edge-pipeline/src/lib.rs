@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`body`] (bytes on their way), [`exchange`] (one request and what became of it), [`interim`] (what
 //! precedes an answer), [`duplex`] (what follows HTTP), [`consumers`] (who calls with which key), [`filter`] (what a station is and how it is built), [`pipeline`] (the flow
-//! with its jumps), [`trailers`] (what may come after a body), [`grpc`] (what gRPC says in heads and trailers), [`template`] (Go's templates, for the filters that build messages), [`wire`] (messages of HTTP/1.1 in buffers).
+//! with its jumps), [`trailers`] (what may come after a body), [`grpc`] (what gRPC says in heads and trailers), [`overload`] (what is said of overload, deadlines and repeats), [`template`] (Go's templates, for the filters that build messages), [`wire`] (messages of HTTP/1.1 in buffers).
 #![forbid(unsafe_code)]
 
 pub mod body;
@@ -12,6 +12,7 @@ pub mod exchange;
 pub mod filter;
 pub mod grpc;
 pub mod interim;
+pub mod overload;
 pub mod pipeline;
 pub mod template;
 pub mod trailers;
@@ -19,7 +20,7 @@ pub mod wire;
 
 pub use body::{Body, BodyError, BodyStream, Piece, Sight};
 pub use duplex::Duplex;
-pub use exchange::{Client, Exchange, Space, Tags};
+pub use exchange::{Client, Exchange, Hold, Space, Tags};
 pub use filter::{BuildError, Enclosed, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
 pub use interim::Interim;
 pub use pipeline::{Around, Pipeline, Rest};

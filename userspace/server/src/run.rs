@@ -297,6 +297,11 @@ impl Edge {
         registry.add(Box::new(figures::tls));
         registry.add(Box::new(figures::quic));
         registry.add(Box::new(figures::kafka));
+        registry.add(Box::new(edge_filters::encode_concurrency));
+        let watched = traffic.clone();
+        registry
+            .add(Box::new(move |encoder: &mut base_telemetry::registry::Encoder| watched.overload().encode(encoder)));
+        traffic.watch_overload().map_err(|e| (format!("cannot start the thread that looks for overload: {e}"), 1))?;
         // What has no kernel plane takes no packets of virtual IPs, so it names no address to send them to.
         let mut addresses = Vec::new();
         let mut lease = None;

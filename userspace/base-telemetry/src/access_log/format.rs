@@ -60,12 +60,13 @@ enum Variable {
     Duration,
     ReqSize,
     RespSize,
+    Refused,
     Tags,
     ReqHeaders,
     RespHeaders,
 }
 
-const VARIABLES: [(&str, Variable); 13] = [
+const VARIABLES: [(&str, Variable); 14] = [
     ("Time", Variable::Time),
     ("RemoteAddr", Variable::RemoteAddr),
     ("RealIP", Variable::RealIp),
@@ -76,6 +77,7 @@ const VARIABLES: [(&str, Variable); 13] = [
     ("Duration", Variable::Duration),
     ("ReqSize", Variable::ReqSize),
     ("RespSize", Variable::RespSize),
+    ("Refused", Variable::Refused),
     ("Tags", Variable::Tags),
     ("ReqHeaders", Variable::ReqHeaders),
     ("RespHeaders", Variable::RespHeaders),
@@ -199,6 +201,8 @@ pub struct Entry<'a> {
     /// `HTTP/1.1` for instance.
     pub proto: &'a str,
     pub status: u16,
+    /// Why it was refused to keep others going; `None`: it was not.
+    pub refused: Option<&'static str>,
     pub duration: Duration,
     pub request_bytes: u64,
     pub response_bytes: u64,
@@ -248,6 +252,7 @@ fn write_variable(variable: Variable, entry: &Entry<'_>, out: &mut Vec<u8>) {
         Variable::Duration => write_duration(entry.duration, out),
         Variable::ReqSize => write_number(entry.request_bytes, out),
         Variable::RespSize => write_number(entry.response_bytes, out),
+        Variable::Refused => push_short(entry.refused.unwrap_or("-").as_bytes(), out),
         Variable::Tags => entry.tags.write(out),
         Variable::ReqHeaders => entry.request_headers.write(out),
         Variable::RespHeaders => entry.response_headers.write(out),
@@ -279,6 +284,7 @@ mod tests {
         check("{{Duration}} {{ReqSize}} {{RespSize}}", Ok("1.234567ms 80 1024"));
         check("{{RemoteAddr}} {{RealIP}}", Ok("10.0.0.1:4711 2001:db8::1"));
         check("{{ReqHeaders}}|{{RespHeaders}}", Ok("Host: [a], X-A: [1 2]|"));
+        check("{{Refused}}", Ok("-"));
         check("{{Nope}}", Err("{{Nope}} is not a variable"));
         check("{{}}", Err("{{}} is not a variable"));
         check(
@@ -354,6 +360,7 @@ mod tests {
             uri: b"/log?a=b",
             proto: "HTTP/1.1",
             status: 200,
+            refused: None,
             duration: Duration::from_nanos(1_234_567),
             request_bytes: 80,
             response_bytes: 1024,

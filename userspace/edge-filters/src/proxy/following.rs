@@ -64,7 +64,7 @@ impl Proxy {
         pool: &Pool,
         set: &Set,
         mut answer: Answer,
-        stand: &Stand,
+        stand: &Stand<'_>,
         once: bool,
         exchange: &mut Exchange,
     ) -> Result<Answer, AttemptError> {

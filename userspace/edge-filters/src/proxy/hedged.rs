@@ -12,7 +12,7 @@ use edge_pipeline::Exchange;
 use edge_upstream::balance::Choice;
 use edge_upstream::budget::RetryBudget;
 use edge_upstream::{Answer, Attempt, AttemptError};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
@@ -49,7 +49,7 @@ impl Proxy {
         set: &Set,
         hedging: &Hedging,
         first: Choice,
-        stand: &Stand,
+        stand: &Stand<'_>,
         exchange: &mut Exchange,
     ) -> Result<Answer, AttemptError> {
         let space = exchange.space_ref();
@@ -66,6 +66,8 @@ impl Proxy {
         let second = Stand {
             choice: Cell::new(first),
             place: Cell::new(None),
+            pass: stand.pass,
+            attended: RefCell::new(None),
             connecting: Cell::new(false),
             repeated: Cell::new(false),
             away: Cell::new(false),
@@ -85,7 +87,12 @@ impl Proxy {
             let Some(choice) = another(set, first, &mut vec![stand.choice.get().index], &second) else {
                 return primary.await;
             };
+            if !pool.may_have_more(choice.index) {
+                second.place.set(None);
+                return primary.await;
+            }
             second.choice.set(choice);
+            second.attended.replace(second.begin(choice.index));
             of_pool.hedged();
             let (server, recorder) = (&set.balancer.servers()[choice.index], &of_servers[choice.index]);
             let introduction = server.introduction(&client);
@@ -158,6 +165,7 @@ impl Proxy {
         of_pool.hedge_won();
         stand.choice.set(second.choice.get());
         stand.place.set(second.place.take());
+        stand.attended.replace(second.attended.take());
         won
     }
 }

@@ -28,6 +28,7 @@ mod http2_upstream;
 mod http3;
 mod kafka;
 mod openid;
+mod overload;
 mod parts;
 mod process;
 mod quick_start;

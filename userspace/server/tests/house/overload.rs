@@ -1,0 +1,332 @@
+//! More comes than can be done: a shop that is slow for real, and who gets through to it.
+
+use crate::world::{Answer, Connection, Machine, answers, eventually, free_port, get, program, server};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// A backend with so many hands. What comes beyond them waits there.
+struct Shop {
+    port: u16,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// Requests that have come and are not answered, and the most there were at a time.
+    inside: AtomicUsize,
+    most: AtomicUsize,
+    served: AtomicUsize,
+    heads: Mutex<Vec<String>>,
+    hands: Mutex<usize>,
+    free: Condvar,
+}
+
+impl Shop {
+    fn open(hands: usize, takes: Duration) -> Shop {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let counts = Arc::new(Counts { hands: Mutex::new(hands), ..Counts::default() });
+        let shared = counts.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let counts = shared.clone();
+                thread::spawn(move || attend(stream, &counts, takes));
+            }
+        });
+        Shop { port, counts }
+    }
+
+    fn served(&self) -> usize {
+        self.counts.served.load(Ordering::SeqCst)
+    }
+
+    fn most(&self) -> usize {
+        self.counts.most.load(Ordering::SeqCst)
+    }
+
+    /// Heads of requests whose path begins so.
+    fn heads(&self, path: &str) -> Vec<String> {
+        let heads = self.counts.heads.lock().unwrap();
+        heads.iter().filter(|head| head.split(' ').nth(1).is_some_and(|at| at.starts_with(path))).cloned().collect()
+    }
+}
+
+fn attend(stream: TcpStream, counts: &Counts, takes: Duration) {
+    let mut writer = stream.try_clone().unwrap();
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut head).unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        let inside = counts.inside.fetch_add(1, Ordering::SeqCst) + 1;
+        counts.most.fetch_max(inside, Ordering::SeqCst);
+        let mut hands = counts.hands.lock().unwrap();
+        while *hands == 0 {
+            hands = counts.free.wait(hands).unwrap();
+        }
+        *hands -= 1;
+        drop(hands);
+        thread::sleep(takes);
+        *counts.hands.lock().unwrap() += 1;
+        counts.free.notify_one();
+        let fails = head.contains("/fail");
+        counts.heads.lock().unwrap().push(head);
+        counts.inside.fetch_sub(1, Ordering::SeqCst);
+        counts.served.fetch_add(1, Ordering::SeqCst);
+        let status = if fails { "500 Internal Server Error" } else { "200 OK" };
+        if writer.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 4\r\n\r\ndone").as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// A pipeline to the shop; `more` are further lines of its pool.
+fn to(name: &str, shop: &Shop, more: &str) -> String {
+    format!(
+        "kind: Pipeline\nname: {name}\nfilters:\n- kind: Proxy\n  name: proxy\n  pools:\n  - servers: [{{url: 'http://127.0.0.1:{}'}}]\n{more}",
+        shop.port
+    )
+}
+
+const LIMITED: &str = "    adaptiveConcurrency:\n      minLimit: 2\n      initialLimit: 4\n      maxLimit: 6\n      maxQueue: 8\n      \
+    maxWait: 300ms\n      priorities:\n      - {priority: critical, urls: [{url: {prefix: /checkout}}]}\n      - {priority: low, urls: [{url: {prefix: /browse}}]}\n";
+
+/// So many clients that ask without a pause until the shop has served `served`; what they were told, by path.
+fn rush(
+    port: u16,
+    clients: usize,
+    paths: &'static [&'static str],
+    shop: &Shop,
+    served: usize,
+) -> Vec<(&'static str, Answer)> {
+    let (stop, before) = (Arc::new(AtomicBool::new(false)), shop.served());
+    let threads: Vec<_> = (0..clients)
+        .map(|client| {
+            let stop = stop.clone();
+            thread::spawn(move || {
+                let (mut told, mut connection) = (Vec::new(), None);
+                let path = paths[client % paths.len()];
+                while !stop.load(Ordering::SeqCst) {
+                    let mut open = match connection.take() {
+                        Some(open) => open,
+                        None => Connection::open(&format!("127.0.0.1:{port}")).unwrap(),
+                    };
+                    let answer = open.request("GET", path, &[], "").unwrap();
+                    // Who is told to come back does, though sooner than told.
+                    if answer.status != 200 {
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                    if !answer.head.to_lowercase().contains("connection: close") {
+                        connection = Some(open);
+                    }
+                    told.push((path, answer));
+                }
+                told
+            })
+        })
+        .collect();
+    eventually("the shop serves", || (shop.served() >= before + served).then_some(()));
+    stop.store(true, Ordering::SeqCst);
+    threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+}
+
+fn field<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
+    let lines = answer.head.lines().filter_map(|line| line.split_once(':'));
+    lines.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+}
+
+#[test]
+fn a_slow_shop_gets_no_more_than_it_can_do_and_checkout_outlives_browsing() {
+    let shop = Shop::open(3, Duration::from_millis(20));
+    let mut machine = Machine::new("m1").flags(["--log-dir", "log", "--disable-access=false"]);
+    machine.run();
+    let (limited, open) = (free_port(), free_port());
+    machine.create(&to("to-limited", &shop, LIMITED));
+    machine.create(&to("to-open", &shop, ""));
+    machine.create(&format!(
+        "{}accessLogFormat: '{{{{URI}}}} {{{{StatusCode}}}} why:{{{{Refused}}}}'\n",
+        server("limited", limited, "to-limited")
+    ));
+    machine.create(&server("open", open, "to-open"));
+    answers(limited, "/up", 200);
+    answers(open, "/up", 200);
+    // One in eight buys.
+    const PATHS: &[&str] = &["/checkout", "/browse", "/browse", "/browse", "/browse", "/browse", "/browse", "/browse"];
+    let told = rush(limited, 48, PATHS, &shop, 300);
+    assert!(shop.most() <= 6, "{} at a time", shop.most());
+    let share = |path: &str| {
+        let (all, done) = told
+            .iter()
+            .filter(|(p, _)| *p == path)
+            .fold((0.0, 0.0), |(all, done), (_, answer)| (all + 1.0, done + f64::from(u8::from(answer.status == 200))));
+        done / all
+    };
+    assert!(share("/checkout") > 2.0 * share("/browse"), "{} against {}", share("/checkout"), share("/browse"));
+    let refused: Vec<&Answer> = told.iter().map(|(_, answer)| answer).filter(|answer| answer.status != 200).collect();
+    assert!(!refused.is_empty() && refused.iter().all(|answer| answer.status == 503), "{:?}", refused.first());
+    let after: Vec<u64> = refused.iter().map(|answer| field(answer, "Retry-After").unwrap().parse().unwrap()).collect();
+    assert!(after.iter().all(|seconds| (1..=3).contains(seconds)) && after.iter().any(|s| *s != after[0]), "jitter");
+    // Counted, shown, and in the access log with the reason.
+    let counted = machine.metric("weir_concurrency_refused_total").unwrap();
+    assert!(counted >= refused.len() as f64, "{counted} of {}", refused.len());
+    let status = machine.api("GET", "/status/objects/to-limited", "").body;
+    assert!(status.contains("adaptiveConcurrency") && status.contains("queue_full"), "{status}");
+    let log = || std::fs::read_to_string(machine.directory.join("log/filter_http_access.log")).unwrap_or_default();
+    eventually("the log says why", || log().contains("503 why:").then_some(()));
+    let reasons = ["why:priority", "why:queue_full", "why:share", "why:waited"];
+    assert!(
+        log().lines().filter(|line| line.contains(" 503 ")).all(|line| reasons.iter().any(|why| line.contains(why)))
+    );
+    // The control: without it all of them are in the shop at a time.
+    rush(open, 48, PATHS, &shop, 100);
+    assert!(shop.most() > 20, "{} at a time", shop.most());
+    // Normal again.
+    eventually("nobody is refused", || {
+        (0..20).all(|_| get(limited, "/browse").is_ok_and(|a| a.status == 200)).then_some(())
+    });
+}
+
+#[test]
+fn it_is_refused_in_every_version_of_http_alike() {
+    let Some(curl) = program("curl") else { return };
+    let shop = Shop::open(1, Duration::from_millis(1500));
+    let machine = Machine::start();
+    let port = free_port();
+    let one = "kind: Pipeline\nname: one\nfilters:\n- {kind: AdaptiveConcurrency, name: shed, minLimit: 1, initialLimit: 1, maxLimit: 1, maxQueue: 0}\n";
+    let flow = format!(
+        "flow: [{{filter: shed, jumpIf: {{overloaded: END}}}}, {{filter: proxy}}]\n{}",
+        one.replace("kind: Pipeline\nname: one\n", "")
+    );
+    let pools =
+        format!("- {{kind: Proxy, name: proxy, pools: [{{servers: [{{url: 'http://127.0.0.1:{}'}}]}}]}}\n", shop.port);
+    machine.create(&format!("kind: Pipeline\nname: one\n{flow}{pools}"));
+    machine.create(&format!("{}h2c: true\n", server("web", port, "one")));
+    eventually("it listens", || get(port, "/up").ok().filter(|a| a.status == 200));
+    let url = format!("http://127.0.0.1:{port}/");
+    let busy = thread::spawn(move || get(port, "/slow").unwrap().status);
+    let inside = || shop.counts.inside.load(Ordering::SeqCst) == 1;
+    eventually("one is inside", || inside().then_some(()));
+    let say = |arguments: &[&str]| {
+        let mut command = Command::new(&curl);
+        let done = command.args(["-si"]).args(arguments).arg(&url).stdin(Stdio::null()).output().unwrap();
+        String::from_utf8_lossy(&done.stdout).to_lowercase()
+    };
+    let first = say(&["--http1.1"]);
+    let second = say(&["--http2-prior-knowledge"]);
+    let call = say(&["--http2-prior-knowledge", "-X", "POST", "-H", "Content-Type: application/grpc"]);
+    if inside() {
+        assert!(first.contains("503") && first.contains("retry-after: "), "{first}");
+        assert!(second.contains("http/2 503") && second.contains("retry-after: "), "{second}");
+        assert!(call.contains("http/2 200") && call.contains("grpc-status: 14") && call.contains("pushback"), "{call}");
+    }
+    assert_eq!(busy.join().unwrap(), 200);
+    assert_eq!(shop.heads("/").len(), shop.served());
+}
+
+#[test]
+fn what_nobody_waits_for_is_not_begun_and_repeats_say_so() {
+    let shop = Shop::open(8, Duration::from_millis(5));
+    let machine = Machine::start();
+    let port = free_port();
+    let retry =
+        "    retryPolicy: again\nresilience:\n- {name: again, kind: Retry, maxAttempts: 3, waitDuration: 1ms}\n";
+    machine.create(&to("to-shop", &shop, retry));
+    machine.create(&server("web", port, "to-shop"));
+    answers(port, "/up", 200);
+    let ask = |path: &str, fields: &[(&str, &str)]| {
+        Connection::open(&format!("127.0.0.1:{port}")).unwrap().request("GET", path, fields, "").unwrap().status
+    };
+    for past in ["1700000000", "1700000000000", "2023-11-14T22:13:20Z", "0ms"] {
+        assert_eq!(ask("/late", &[("X-Request-Deadline", past)]), 504, "{past}");
+    }
+    assert_eq!(shop.heads("/late"), Vec::<String>::new());
+    // What is left goes on; a point in time stays what it is.
+    assert_eq!(ask("/early", &[("X-Request-Deadline", "60s")]), 200);
+    let head = shop.heads("/early").remove(0).to_lowercase();
+    let left =
+        head.split("x-request-deadline: ").nth(1).and_then(|rest| rest.split("ms\r\n").next()).unwrap_or_default();
+    assert!(left.parse::<u64>().is_ok_and(|ms| ms > 0 && ms <= 60_000), "{head}");
+    assert_eq!(ask("/then", &[("X-Request-Deadline", "4000000000")]), 200);
+    assert!(shop.heads("/then")[0].contains("4000000000"));
+    // Each try says which it is; what is a repeat already is not repeated.
+    assert_eq!(ask("/fail/a", &[]), 500);
+    let heads = shop.heads("/fail/a");
+    let marks: Vec<bool> = (1..3).map(|n| heads[n].to_lowercase().contains(&format!("x-retry-attempt: {n}"))).collect();
+    assert!(
+        heads.len() == 3 && !heads[0].to_lowercase().contains("x-retry-attempt") && marks == [true, true],
+        "{heads:?}"
+    );
+    assert_eq!(ask("/fail/b", &[("X-Retry-Attempt", "1")]), 500);
+    assert_eq!(shop.heads("/fail/b").len(), 1);
+}
+
+const LITTLE_LEFT: &str = "kind: OverloadManager\nname: shed\nrefreshInterval: 50ms\nretryAfter: 2s\nactions:\n\
+    - {name: ACTION, triggers: [{name: queueDelay, TRIGGER}]}\nresourceMonitors: [{name: queueDelay, maxDelay: 1ns}]\n\
+    consumerHeader: X-Consumer\npriorities:\n- {priority: critical, urls: [{url: {prefix: /checkout}}]}\n- {priority: critical, consumers: [known]}\n";
+
+/// With a delay of a nanosecond as all there may be, every turn of a worker is an overload; with an hour none is.
+#[test]
+fn a_machine_with_too_much_to_do_sheds_what_matters_least_and_says_so_once() {
+    let machine = Machine::start();
+    let port = free_port();
+    machine.create(&crate::world::mock("pl", "done"));
+    machine.create(&server("web", port, "pl"));
+    answers(port, "/up", 200);
+    let document = |action: &str, trigger: &str| LITTLE_LEFT.replace("ACTION", action).replace("TRIGGER", trigger);
+    machine.create(&document("shedLowPriority", "scaled: {scalingThreshold: 0.001, saturationThreshold: 1}"));
+    let refused = eventually("browsing is refused", || get(port, "/browse").ok().filter(|answer| answer.status == 503));
+    let after: u64 = field(&refused, "Retry-After").unwrap().parse().unwrap();
+    assert!((2..=6).contains(&after), "{after}");
+    assert_eq!(get(port, "/checkout").unwrap().status, 200, "what matters most goes on");
+    let known = |name: &str| {
+        let mut connection = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
+        connection.request("GET", "/browse", &[("X-Consumer", name)], "").unwrap().status
+    };
+    assert_eq!(known("known"), 200, "and so does who matters most");
+    eventually("it is counted", || machine.metric("weir_overload_activations_total").filter(|times| *times >= 1.0));
+    let metrics = machine.try_api("GET", "/metrics", "").unwrap().body;
+    for line in ["weir_overload_pressure{resource=\"queueDelay\"}", "weir_overload_action{action=\"shedLowPriority\"}"]
+    {
+        assert!(metrics.contains(line), "{line}");
+    }
+    for _ in 0..50 {
+        let _ = get(port, "/browse");
+    }
+    assert!(machine.api("GET", "/status/objects/shed", "").body.contains("queueDelay"));
+    let told = machine.log().lines().filter(|line| line.contains("the action is in force")).count();
+    assert_eq!(told, 1, "once, not for each request");
+    // Everything.
+    machine.update("shed", &document("stopAcceptingRequests", "threshold: {value: 0.5}"));
+    eventually("all are refused", || get(port, "/checkout").ok().filter(|answer| answer.status == 503));
+    let mut kept = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
+    for _ in 0..3 {
+        let answer = kept.request("GET", "/checkout", &[], "").unwrap();
+        assert!(
+            answer.status == 503 && field(&answer, "Connection") != Some("close"),
+            "sockets are not short: {answer:?}"
+        );
+    }
+    machine.update("shed", &document("disableHttpKeepalive", "threshold: {value: 0.5}"));
+    eventually("connections end", || {
+        let answer = get(port, "/browse").ok()?;
+        (answer.status == 200 && field(&answer, "Connection") == Some("close")).then_some(())
+    });
+    machine.update("shed", &document("rejectIncomingConnections", "threshold: {value: 0.5}"));
+    eventually("connections are reset", || get(port, "/browse").is_err().then_some(()));
+    // Over: with an hour there is no overload.
+    let calm = document("stopAcceptingRequests", "threshold: {value: 0.5}").replace("maxDelay: 1ns", "maxDelay: 1h");
+    machine.update("shed", &calm);
+    answers(port, "/browse", 200);
+    machine.update("shed", &document("stopAcceptingRequests", "threshold: {value: 0.5}"));
+    answers(port, "/browse", 503);
+    assert_eq!(machine.api("DELETE", "/objects/shed", "").status, 200);
+    answers(port, "/browse", 200);
+}
