@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use base_text::calendar::read_rfc3339;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -28,68 +29,10 @@ impl FromStr for Moment {
     type Err = NoMoment;
 
     fn from_str(text: &str) -> Result<Moment, NoMoment> {
-        read(text).map(|unix_ms| Moment { text: text.to_owned(), unix_ms }).ok_or(NoMoment)
+        let (seconds, nanos) = read_rfc3339(text).ok_or(NoMoment)?;
+        let seconds = u64::try_from(seconds).map_err(|_| NoMoment)?;
+        Ok(Moment { text: text.to_owned(), unix_ms: seconds * 1000 + u64::from(nanos / 1_000_000) })
     }
-}
-
-/// RFC 3339 section 5.6. A leap second is the first of the next minute.
-fn read(text: &str) -> Option<u64> {
-    let bytes = text.as_bytes();
-    let digits = |from: usize, to: usize| {
-        let part = bytes.get(from..to)?;
-        part.iter()
-            .all(u8::is_ascii_digit)
-            .then(|| part.iter().fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0')))
-    };
-    let sign = |at: usize, wanted: &[u8]| bytes.get(at).filter(|byte| wanted.contains(byte)).copied();
-    let (year, month, day) = (digits(0, 4)?, digits(5, 7)?, digits(8, 10)?);
-    let (hour, minute, second) = (digits(11, 13)?, digits(14, 16)?, digits(17, 19)?);
-    for (at, wanted) in [(4, &b"-"[..]), (7, b"-"), (10, b"Tt "), (13, b":"), (16, b":")] {
-        sign(at, wanted)?;
-    }
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let last = match month {
-        2 => 28 + i64::from(leap),
-        4 | 6 | 9 | 11 => 30,
-        1..=12 => 31,
-        _ => return None,
-    };
-    if !(1..=last).contains(&day) || hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    let mut at = 19;
-    let mut millis = 0;
-    if sign(at, b".").is_some() {
-        let fraction = bytes[20..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-        if fraction == 0 {
-            return None;
-        }
-        let three = bytes[20..20 + fraction].iter().chain(b"000").take(3);
-        millis = three.fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'));
-        at = 20 + fraction;
-    }
-    let offset_s = match sign(at, b"Zz+-")? {
-        b'Z' | b'z' => 0,
-        direction => {
-            let (hours, minutes) = (digits(at + 1, at + 3)?, digits(at + 4, at + 6)?);
-            sign(at + 3, b":")?;
-            if hours > 23 || minutes > 59 {
-                return None;
-            }
-            at += 5;
-            (hours * 3600 + minutes * 60) * if direction == b'-' { -1 } else { 1 }
-        }
-    };
-    if bytes.len() != at + 1 {
-        return None;
-    }
-    // Days since 1970-01-01, counting in eras of 400 years that begin in March (H. Hinnant).
-    let shifted = year - i64::from(month <= 2);
-    let (era, year_of_era) = (shifted.div_euclid(400), shifted.rem_euclid(400));
-    let day_of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
-    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468;
-    let seconds = days * 86_400 + hour * 3600 + minute * 60 + second - offset_s;
-    u64::try_from(seconds * 1000 + millis).ok()
 }
 
 impl fmt::Display for Moment {

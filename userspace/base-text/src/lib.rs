@@ -3,6 +3,7 @@
 //! No dependencies, so that every crate can name things in its errors the same way.
 #![forbid(unsafe_code)]
 
+pub mod calendar;
 pub mod digits;
 pub mod escape;
 pub mod ranges;

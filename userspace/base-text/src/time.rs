@@ -1,5 +1,6 @@
 //! Times, durations and addresses as Go prints them, straight into a buffer.
 
+use crate::calendar::date_of;
 use crate::digits::{OCTETS, THREE, push_block, write_fraction, write_number};
 use std::cell::Cell;
 use std::fmt;
@@ -36,15 +37,8 @@ fn digit(n: u32) -> u8 {
 /// `2024-05-06T07:08:09`. Years beyond 9999 show their last four digits.
 fn date_time(seconds: u64) -> [u8; 19] {
     let (days, second) = (seconds / 86_400, (seconds % 86_400) as u32);
-    // Days since 0000-03-01, in 400-year eras: leap days then come last in a year and months need no table.
-    let day = days + 719_468;
-    let (era, day_of_era) = (day / 146_097, day % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let date = (day_of_year - (153 * shifted_month + 2) / 5 + 1) as u32;
-    let month = (if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 }) as u32;
-    let year = ((year_of_era + era * 400 + u64::from(month <= 2)) % 10_000) as u32;
+    let (year, month, date) = date_of(days as i64);
+    let (year, month, date) = ((year % 10_000) as u32, month as u32, date as u32);
     let mut text = *b"0000-00-00T00:00:00";
     for (at, n) in [
         (0, year / 100),

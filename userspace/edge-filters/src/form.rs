@@ -1,5 +1,7 @@
 //! Texts as requests carry them: names and values of queries and forms (`application/x-www-form-urlencoded`), hexadecimal digits, times.
 
+use base_text::calendar::{digits, seconds_to};
+
 /// A name and a value, decoded.
 pub(crate) type Pair = (Vec<u8>, Vec<u8>);
 
@@ -89,27 +91,10 @@ pub(crate) fn seconds_of(text: &str) -> Option<i64> {
     if bytes.len() != 16 || bytes[8] != b'T' || bytes[15] != b'Z' {
         return None;
     }
-    let number = |from: usize, to: usize| {
-        let digits = &bytes[from..to];
-        digits.iter().all(u8::is_ascii_digit).then(|| digits.iter().fold(0i64, |n, d| n * 10 + i64::from(d - b'0')))
-    };
-    let (year, month, day) = (number(0, 4)?, number(4, 6)?, number(6, 8)?);
-    let (hour, minute, second) = (number(9, 11)?, number(11, 13)?, number(13, 15)?);
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let days = match month {
-        2 => 28 + i64::from(leap),
-        4 | 6 | 9 | 11 => 30,
-        1..=12 => 31,
-        _ => return None,
-    };
-    if !(1..=days).contains(&day) || hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    // Days from the civil calendar, years beginning in March.
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let of_year = (153 * m + 2) / 5 + day - 1;
-    let days = 365 * y + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + of_year - 719_468;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+    let number = |from, to| digits(&bytes[from..to]);
+    let date = (number(0, 4)?, number(4, 6)?, number(6, 8)?);
+    let second = number(13, 15).filter(|second| *second < 60)?;
+    seconds_to(date, (number(9, 11)?, number(11, 13)?, second))
 }
 
 #[cfg(test)]

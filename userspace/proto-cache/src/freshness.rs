@@ -2,6 +2,7 @@
 
 use crate::control::{ResponseControl, seconds};
 use crate::rules::{Heuristic, Times};
+use base_text::calendar::{DAY, days_to};
 use proto_http::{Headers, Known};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -127,10 +128,8 @@ fn loose_date(text: &str) -> Option<u64> {
         known?;
     }
     let (year, month, day) = (year?, month?, day?);
-    // Days since 1970 of a date, with years that begin in March.
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1;
-    days.checked_sub(719_468).map(|days| days * 86_400 + time.unwrap_or(0))
+    let days = days_to(year as i64, month as i64, day as i64)?;
+    u64::try_from(days * DAY).ok().map(|seconds| seconds + time.unwrap_or(0))
 }
 
 /// `hh:mm:ss` in seconds.
