@@ -1,8 +1,11 @@
 //! The datapath on the host, over tables in memory: what the BPF program is compared with.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::time::Instant;
 
-use abi::{Machine, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
+use abi::fragment::FRAGMENT_NS;
+use abi::{FragmentKey, FragmentWay, Machine, Part, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
 use datapath::host::{HEADROOM, SliceFrame};
 use datapath::owners::Question;
 use datapath::{Connection, Live, Outcome, Tables, steer};
@@ -22,6 +25,10 @@ pub struct Model {
     pub sockets: Vec<(Connection, u32)>,
     /// Whether the daemon lives: a number of `abi::config::lease`.
     pub lease: u8,
+    /// Where first fragments went.
+    pub ways: RefCell<HashMap<FragmentKey, (FragmentWay, Instant)>>,
+    /// The daemon takes fragments that come too early.
+    pub holds: bool,
 }
 
 impl Model {
@@ -68,6 +75,8 @@ impl Model {
             machines: array,
             sockets: Vec::new(),
             lease: abi::config::lease::OFF,
+            ways: RefCell::default(),
+            holds: false,
         }
     }
 
@@ -116,6 +125,24 @@ impl Tables for Model {
 
     fn forget(&self, number: usize) -> usize {
         number
+    }
+
+    fn live_at(&self, switch: Switch) -> Option<Live<'_>> {
+        assert_eq!(switch, self.switch);
+        self.live()
+    }
+
+    fn way(&self, part: &Part) -> Option<FragmentWay> {
+        let ways = self.ways.borrow();
+        ways.get(&part.key).filter(|(_, at)| at.elapsed().as_nanos() <= FRAGMENT_NS.into()).map(|(way, _)| *way)
+    }
+
+    fn remember(&self, part: &Part, way: FragmentWay) {
+        self.ways.borrow_mut().insert(part.key, (way, Instant::now()));
+    }
+
+    fn hold(&self, _: &Part) -> bool {
+        self.holds
     }
 
     fn tcp_state(&self, question: &Question) -> u32 {

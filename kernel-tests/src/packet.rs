@@ -65,6 +65,33 @@ pub fn udp(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u
     ip(source.ip(), destination.ip(), 17, 0, &datagram)
 }
 
+/// The IP packet of a frame in parts, of so many bytes (a multiple of 8) but for the last one.
+pub fn fragments(frame: &[u8], bytes: usize, id: u16) -> Vec<Vec<u8>> {
+    let v4 = frame[12] == 0x08;
+    let (header, rest) = frame[14..].split_at(if v4 { 20 } else { 40 });
+    let count = rest.len().div_ceil(bytes);
+    let part = |(at, part): (usize, &[u8])| {
+        let (offset, more) = ((at * bytes / 8) as u16, at + 1 < count);
+        let mut header = header.to_vec();
+        if v4 {
+            header[2..4].copy_from_slice(&(20 + part.len() as u16).to_be_bytes());
+            header[4..6].copy_from_slice(&id.to_be_bytes());
+            header[6..8].copy_from_slice(&(offset | u16::from(more) << 13).to_be_bytes());
+            header[10..12].fill(0);
+            let sum = checksum(&header);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+            return ethernet(0x0800, &[&header[..], part].concat());
+        }
+        let mut extension = vec![header[6], 0];
+        extension.extend((offset << 3 | u16::from(more)).to_be_bytes());
+        extension.extend(u32::from(id).to_be_bytes());
+        header[4..6].copy_from_slice(&(8 + part.len() as u16).to_be_bytes());
+        header[6] = 44;
+        ethernet(0x86dd, &[&header[..], &extension, part].concat())
+    };
+    rest.chunks(bytes).enumerate().map(part).collect()
+}
+
 /// ICMP of the addresses' family, with its checksum.
 pub fn icmp(source: IpAddr, destination: IpAddr, kind: u8, code: u8, rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
     let mut message = vec![kind, code, 0, 0];

@@ -1,7 +1,7 @@
 //! Three edges behind a router: steering through tunnels, second chance for real connections, restarts that packets do not see.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use abi::Reason;
 use edge_kernel::{Hash, Kernel, Machine, Options, Protocol, Sizes, Vip};
 use kernel_tests::namespace::Namespace;
-use kernel_tests::{ready, world};
+use kernel_tests::{packet, ready, world};
 
 const VIP_V4: &str = "198.51.100.1:80";
 const VIP_V6: &str = "[2001:db8:51::1]:80";
@@ -134,7 +134,7 @@ impl Edge {
             name: "v".into(),
             addresses: addresses.clone(),
             ports: vec![80..=80],
-            protocols: vec![Protocol::Tcp],
+            protocols: vec![Protocol::Tcp, Protocol::Udp],
             hash: Hash::FiveTuple,
             slots,
         };
@@ -746,4 +746,159 @@ fn full_size_segments_arrive_from_clients_that_hear_no_icmp() {
     }
     assert_eq!(fleet.packets(1, Reason::TooBigAnswered), 0);
     assert!(fleet.packets(1, Reason::Forwarded) > 500);
+}
+
+/// Every slot's owner by turns.
+fn by_turns(machines: u16) -> Vec<u16> {
+    (0..abi::limits::SLOTS).map(|slot| (slot % u32::from(machines)) as u16 + 1).collect()
+}
+
+impl Edge {
+    /// Answers every datagram to the address with the edge's index and the datagram's length.
+    fn answer_datagrams(&self, at: &'static str) {
+        let index = self.index;
+        let socket = self.namespace.enter(|| bind_datagrams(at));
+        std::thread::spawn(move || {
+            let mut buffer = [0; 65_536];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(format!("{index} {length}").as_bytes(), from);
+            }
+        });
+    }
+}
+
+/// A socket at an address that packets are taken for although no interface has it.
+fn bind_datagrams(at: &str) -> UdpSocket {
+    const IPV6_FREEBIND: libc::c_int = 78;
+    let at: SocketAddr = at.parse().unwrap();
+    let (family, level, free) = match at {
+        SocketAddr::V4(_) => (libc::AF_INET, libc::IPPROTO_IP, libc::IP_FREEBIND),
+        SocketAddr::V6(_) => (libc::AF_INET6, libc::IPPROTO_IPV6, IPV6_FREEBIND),
+    };
+    // SAFETY: plain calls on a descriptor of our own; all zeros is a valid address of either family, and lives through the calls.
+    unsafe {
+        let fd = libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        let on = 1 as libc::c_int;
+        let size = size_of_val(&on) as libc::socklen_t;
+        assert_eq!(libc::setsockopt(fd, level, free, (&raw const on).cast(), size), 0);
+        let bound = match at {
+            SocketAddr::V4(at) => {
+                let mut a: libc::sockaddr_in = std::mem::zeroed();
+                a.sin_family = libc::AF_INET as u16;
+                a.sin_port = at.port().to_be();
+                a.sin_addr.s_addr = u32::from_ne_bytes(at.ip().octets());
+                libc::bind(fd, (&raw const a).cast(), size_of_val(&a) as libc::socklen_t)
+            }
+            SocketAddr::V6(at) => {
+                let mut a: libc::sockaddr_in6 = std::mem::zeroed();
+                a.sin6_family = libc::AF_INET6 as u16;
+                a.sin6_port = at.port().to_be();
+                a.sin6_addr.s6_addr = at.ip().octets();
+                libc::bind(fd, (&raw const a).cast(), size_of_val(&a) as libc::socklen_t)
+            }
+        };
+        assert_eq!(bound, 0, "{at}: {}", std::io::Error::last_os_error());
+        UdpSocket::from_raw_fd(fd)
+    }
+}
+
+#[test]
+fn uploads_that_are_taken_apart_on_their_way_reach_their_connections() {
+    if !ready("uploads_that_are_taken_apart_on_their_way_reach_their_connections") {
+        return;
+    }
+    let mut fleet = Fleet::new(3, None);
+    fleet.spread(&by_turns(3));
+    fleet.client.sysctl("net/ipv4/ip_no_pmtu_disc", "1");
+    let via = |fleet: &Fleet, index: u16| {
+        fleet.router.ip(&["route", "replace", "198.51.100.1/32", "via", &edge_v4(index).to_string(), "mtu", "1300"]);
+    };
+    let mut owners = std::collections::BTreeSet::new();
+    for n in 0..24 {
+        via(&fleet, n % 3 + 1);
+        let mut stream = fleet.open(VIP_V4);
+        let answer = upload(&mut stream, 30_000).unwrap_or_else(|e| format!("upload {n}: {e}"));
+        assert!(!answer.is_empty() && answer.bytes().all(|b| b == answer.as_bytes()[0]), "{answer}");
+        owners.insert(answer.as_bytes()[0]);
+    }
+    assert_eq!(owners.len(), 3);
+    // A connection whose slot moves while it uploads.
+    for n in 0..6 {
+        fleet.apply([1, 0, 0, 0], false);
+        via(&fleet, n % 3 + 1);
+        let mut stream = fleet.open(VIP_V4);
+        assert_eq!(exchange(&mut stream, "who?").unwrap(), "1");
+        fleet.apply([3, 2, 1, 0], false);
+        let answer = upload(&mut stream, 30_000).unwrap_or_else(|e| format!("upload {n}: {e}"));
+        assert!(answer.bytes().all(|b| b == b'1'), "{answer}");
+    }
+    let seen = |reason| (1..=3).map(|index| fleet.packets(index, reason)).sum::<u64>();
+    assert!(seen(Reason::FragmentForwarded) > 100 && seen(Reason::SecondChance) > 0);
+}
+
+#[test]
+fn datagrams_in_fragments_arrive_in_whatever_order_they_come() {
+    if !ready("datagrams_in_fragments_arrive_in_whatever_order_they_come") {
+        return;
+    }
+    let mut fleet = Fleet::new(3, None);
+    fleet.spread(&by_turns(3));
+    for edge in &fleet.edges {
+        edge.answer_datagrams(VIP_V4);
+        edge.answer_datagrams(VIP_V6);
+    }
+    fleet.client.ip(&["route", "replace", "default", "via", "10.0.0.1", "mtu", "1300"]);
+    fleet.client.ip(&["-6", "route", "replace", "default", "via", "fd00::1", "mtu", "1300"]);
+    let socket = |from: &'static str| {
+        let socket = fleet.client.enter(|| UdpSocket::bind(from).unwrap());
+        socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        socket
+    };
+    let answer = |socket: &UdpSocket| -> String {
+        let mut buffer = [0; 64];
+        socket.recv(&mut buffer).map_or_else(|e| e.to_string(), |n| String::from_utf8_lossy(&buffer[..n]).into_owned())
+    };
+    for n in 0..30 {
+        fleet.route_to(n % 3 + 1);
+        for (from, to) in [("10.0.0.2:0", VIP_V4), ("[fd00::2]:0", VIP_V6)] {
+            let socket = socket(from);
+            socket.connect(to).unwrap();
+            socket.send(&[b'x'; 20]).unwrap();
+            let whole = answer(&socket);
+            socket.send(&[b'x'; 4000]).unwrap();
+            assert_eq!(answer(&socket), whole.replace(" 20", " 4000"), "{to}");
+        }
+    }
+    // The last fragment first.
+    // SAFETY: plain calls on a descriptor of our own.
+    let raw = fleet
+        .client
+        .enter(|| unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) });
+    assert!(raw >= 0);
+    let mut owners = std::collections::BTreeSet::new();
+    for n in 0..12u16 {
+        fleet.route_to(n % 3 + 1);
+        let socket = socket("10.0.0.2:0");
+        let (from, to) = (socket.local_addr().unwrap(), VIP_V4.parse::<SocketAddrV4>().unwrap());
+        let datagram = packet::udp(from, to.into(), &[b'y'; 3000]);
+        for part in packet::fragments(&datagram, 1000, 7000 + n).iter().rev() {
+            // SAFETY: all zeros is a valid address; both live through the call.
+            let sent = unsafe {
+                let mut at: libc::sockaddr_in = std::mem::zeroed();
+                at.sin_family = libc::AF_INET as u16;
+                at.sin_addr.s_addr = u32::from_ne_bytes(to.ip().octets());
+                let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+                libc::sendto(raw, part[14..].as_ptr().cast(), part.len() - 14, 0, (&raw const at).cast(), length)
+            };
+            assert_eq!(sent, part.len() as isize - 14, "{}", std::io::Error::last_os_error());
+        }
+        let found = answer(&socket);
+        assert!(found.ends_with(" 3000"), "datagram {n}: {found}");
+        owners.insert(found);
+    }
+    // SAFETY: ours, and closed once.
+    unsafe { libc::close(raw) };
+    assert_eq!(owners.len(), 3);
+    let followed: u64 = fleet.edges.iter().map(|e| e.kernel.as_ref().unwrap().early_fragments().followed).sum();
+    assert!(followed >= 12, "{followed}");
 }

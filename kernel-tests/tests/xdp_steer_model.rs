@@ -147,6 +147,14 @@ fn sensible(random: &mut Random) -> Vec<u8> {
         }
         _ => packet::tcp(from, client(v4, 3), ACK, size),
     };
+    if random.below(5) == 0 && frame.len() > 90 {
+        let mut parts = packet::fragments(&frame, [8, 16, 64][random.below(3)], random.below(40) as u16);
+        frame = parts.swap_remove(random.below(2.min(parts.len())));
+        if random.below(3) == 0 {
+            let hops = random.below(4) as u8;
+            frame = packet::tunnel(world::address(OTHER), world::address(OWN), hops, &frame);
+        }
+    }
     if random.below(6) == 0 {
         frame = packet::tagged(&frame);
     }

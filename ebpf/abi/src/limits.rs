@@ -38,6 +38,9 @@ pub const LISTENER_RANGES_MAX: usize = 32;
 /// Sockets of all reuseport groups together: listeners times workers.
 pub const SOCKETS_MAX: u32 = 16_384;
 
+/// Datagrams whose first fragment has passed, the longest unused forgotten first. Touched by fragments only: 2 MB.
+pub const FRAGMENTS_MAX: u32 = 16_384;
+
 /// CPUs that can be mapped to workers; the largest NR_CPUS a distribution builds its kernel with.
 pub const CPUS_MAX: u32 = 8_192;
 

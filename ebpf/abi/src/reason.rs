@@ -69,9 +69,9 @@ reasons! {
     IcmpErrorLocal = 14, "icmp_error_local", Pass;
     /// Any other ICMP.
     IcmpPassed = 15, "icmp_passed", Pass;
-    /// Fragment whose datagram another machine puts together.
+    /// Fragment on its way to the machine where all of the datagram meet, or from there to the owner of its connection.
     FragmentForwarded = 16, "fragment_forwarded", Transmit;
-    /// Fragment whose datagram this machine puts together.
+    /// Fragment of what this machine owns.
     FragmentLocal = 17, "fragment_local", Pass;
     /// Would not fit the interface once encapsulated: the sender was told the size that does.
     TooBigAnswered = 18, "too_big_answered", Transmit;
@@ -110,6 +110,10 @@ reasons! {
     /// A new flow of a slot that this machine owns, but nobody listens here, or the daemon has not said for a while that it lives: another
     /// machine takes it.
     StoodIn = 35, "stood_in", Transmit;
+    /// Fragment that came before the first of its datagram: the daemon keeps it, and puts it on the road again when that is here.
+    FragmentHeld = 36, "fragment_held", Drop;
+    /// The same, and there is nobody to keep it.
+    FragmentEarly = 37, "fragment_early", Drop;
 }
 
 const _: () = {

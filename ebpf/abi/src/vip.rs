@@ -112,14 +112,14 @@ impl Service {
 
     #[inline(always)]
     pub const fn serves(&self, protocol: u8, port: u16) -> bool {
-        self.distance(protocol, port, u16::MAX) <= self.span()
+        self.distance(protocol, port) <= self.span()
     }
 
     /// How far the port is above the first one served; beyond all ports when the protocol is another. Compared with
-    /// [`Service::span`], it answers with one branch. `known` is all ones, or zero when the port is not known and any will do.
+    /// [`Service::span`], it answers with one branch.
     #[inline(always)]
-    pub const fn distance(&self, protocol: u8, port: u16, known: u16) -> u32 {
-        (port.wrapping_sub(self.port_first) & known) as u32 | ((self.protocol ^ protocol) as u32) << 16
+    pub const fn distance(&self, protocol: u8, port: u16) -> u32 {
+        port.wrapping_sub(self.port_first) as u32 | ((self.protocol ^ protocol) as u32) << 16
     }
 
     /// Ports served, less one.

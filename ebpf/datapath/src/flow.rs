@@ -9,7 +9,7 @@
 //! - IPv4: `source << 32 | destination`; IPv6: the two halves of the source, the two halves of the destination
 //! - `source_port << 32 | destination_port << 8 | protocol`
 //!
-//! Fragments have both ports zero, so that all of a datagram go to one machine.
+//! The machine where the fragments of a datagram meet is that of the same flow with both ports zero.
 
 use abi::{Address, Counts};
 

@@ -129,6 +129,8 @@ pub fn answer_too_big(frame: &mut impl Frame, link: &Ethernet, ip: &Ip, mtu: u16
         if !ip.is_plain() {
             return Err(Reason::TooBigDropped);
         }
+        let Some(w) = frame.window::<HEADER_V4>(link.length) else { return Err(Reason::Ipv4Truncated) };
+        let (source, destination) = (w.u32_raw(16), w.u32_raw(12));
         if !frame.push_head(ADDED) || !frame.truncate(link.length + ADDED + QUOTE) {
             return Err(Reason::HeadroomMissing);
         }
@@ -137,7 +139,6 @@ pub fn answer_too_big(frame: &mut impl Frame, link: &Ethernet, ip: &Ip, mtu: u16
         }
         let Some(w) = frame.window::<{ ADDED + QUOTE }>(link.length) else { return Err(Reason::HeadroomMissing) };
         let length = (ADDED + QUOTE) as u16;
-        let (source, destination) = (ip.destination.v4_raw(), ip.source.v4_raw());
         w.put_u16(0, 0x4500);
         w.put_u16(2, length);
         w.put_u16(4, 0);
@@ -156,6 +157,9 @@ pub fn answer_too_big(frame: &mut impl Frame, link: &Ethernet, ip: &Ip, mtu: u16
     } else {
         const ADDED: usize = HEADER_V6 + HEADER;
         const QUOTE: usize = HEADER_V6 + QUOTED_TRANSPORT;
+        let Some(w) = frame.window::<HEADER_V6>(link.length) else { return Err(Reason::Ipv6Truncated) };
+        let source = [w.u32_raw(24), w.u32_raw(28), w.u32_raw(32), w.u32_raw(36)];
+        let destination = [w.u32_raw(8), w.u32_raw(12), w.u32_raw(16), w.u32_raw(20)];
         if !frame.push_head(ADDED) || !frame.truncate(link.length + ADDED + QUOTE) {
             return Err(Reason::HeadroomMissing);
         }
@@ -169,7 +173,7 @@ pub fn answer_too_big(frame: &mut impl Frame, link: &Ethernet, ip: &Ip, mtu: u16
         w.put_u16(4, payload);
         w.put_u8(6, ICMP_V6);
         w.put_u8(7, TTL);
-        write_addresses_v6(w, &ip.destination.0, &ip.source.0);
+        write_addresses_v6(w, &source, &destination);
         w.put_u16(40, 0x0200);
         w.put_u16(42, 0);
         w.put_u16(44, 0);

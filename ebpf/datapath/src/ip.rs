@@ -1,7 +1,7 @@
 //! IPv4 and IPv6 headers, up to the transport header.
 
 use abi::limits::{IPV6_EXTENSIONS_MAX, TRANSPORT_OFFSET_MAX};
-use abi::{Address, Reason};
+use abi::{Address, Part, Reason};
 
 use crate::{Frame, Tables, Window};
 
@@ -38,8 +38,12 @@ pub struct Ip {
 pub struct Transport {
     pub protocol: u8,
     pub at: usize,
-    /// Only a part of a datagram is here; no part's ports are looked at, since only the first has them.
+    /// Only a part of a datagram is here.
     pub fragment: bool,
+    /// And not the first, so that `at` is where something goes on whose ports are elsewhere.
+    pub later: bool,
+    /// Of which datagram, as it lies on the wire; 0 for a whole one.
+    pub id: u32,
 }
 
 impl Ip {
@@ -73,6 +77,22 @@ impl Ip {
             first: w.u8(0),
             fragment: 0,
         })
+    }
+
+    /// Of a fragment whose header was read before.
+    #[inline(always)]
+    pub fn of(part: &Part) -> Ip {
+        Ip {
+            v4: part.key.destination.is_v4(),
+            at: part.at as usize,
+            source: part.key.source,
+            destination: part.key.destination,
+            protocol: part.key.protocol as u8,
+            class: part.class as u8,
+            length: part.length as usize,
+            first: 0,
+            fragment: 0,
+        }
     }
 
     /// Behind this, whether it may be taken apart no longer divides the roads.
@@ -112,6 +132,8 @@ impl Ip {
         found.at = tables.forget(found.at);
         found.protocol = tables.forget(found.protocol as usize) as u8;
         found.fragment = tables.forget(found.fragment as usize) != 0;
+        found.later = tables.forget(found.later as usize) != 0;
+        found.id = tables.forget(found.id as usize) as u32;
         Ok(found)
     }
 
@@ -125,7 +147,13 @@ impl Ip {
             return Err(Reason::Ipv4Truncated);
         }
         let fragment = self.fragment & 0x3fff != 0;
-        Ok(Transport { protocol: self.protocol, at: self.at + header, fragment })
+        let mut id = 0;
+        if fragment {
+            let Some(w) = frame.window::<HEADER_V4>(self.at) else { return Err(Reason::Ipv4Truncated) };
+            id = w.u16_raw(4) as u32;
+        }
+        let later = self.is_later_fragment_v4();
+        Ok(Transport { protocol: self.protocol, at: self.at + header, fragment, later, id })
     }
 
     #[inline(always)]
@@ -137,6 +165,8 @@ impl Ip {
         let mut protocol = self.protocol;
         let mut at = self.at + HEADER_V6;
         let mut fragment = false;
+        let mut later = false;
+        let mut id = 0;
         let mut walked = 0;
         while is_extension(protocol) {
             if walked == IPV6_EXTENSIONS_MAX || at > TRANSPORT_OFFSET_MAX {
@@ -150,6 +180,8 @@ impl Ip {
                 offset = word & 0xfff8;
                 // An atomic fragment (RFC 6946) is a whole datagram.
                 fragment |= word & 0xfff9 != 0;
+                later = offset != 0;
+                id = w.u32_raw(4);
                 length = 8;
             } else if protocol == AUTHENTICATION {
                 length = (w.u8(1) as usize + 2) * 4;
@@ -157,6 +189,7 @@ impl Ip {
             protocol = w.u8(0);
             at = tables.forget(at + length);
             fragment = tables.forget(fragment as usize) != 0;
+            id = tables.forget(id as usize) as u32;
             walked += 1;
             if offset != 0 {
                 // What follows is the middle of something.
@@ -169,7 +202,7 @@ impl Ip {
         if at > TRANSPORT_OFFSET_MAX {
             return Err(Reason::Ipv6ExtensionsTooMany);
         }
-        Ok(Transport { protocol, at, fragment })
+        Ok(Transport { protocol, at, fragment, later, id })
     }
 }
 

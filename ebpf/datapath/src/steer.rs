@@ -3,7 +3,7 @@
 use abi::config::lease;
 use abi::gue::{Asked, held};
 use abi::limits::HOPS_MAX;
-use abi::{Machine, Reason, Service, Slot, VipAddress, VipKey};
+use abi::{FragmentKey, Machine, Part, Reason, Service, Slot, VipAddress, VipKey};
 
 use crate::ethernet::{self, Ethernet};
 use crate::flow::Flow;
@@ -80,46 +80,82 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
         Err(reason) => return nobody(reason),
     };
 
+    if transport.fragment && (transport.protocol == TCP || transport.protocol == UDP) {
+        let (source, destination) = (packet.source, packet.destination);
+        let part = Part {
+            key: FragmentKey { source, destination, id: transport.id, protocol: transport.protocol as u32 },
+            switch: live.switch.0,
+            arrived: 0,
+            asked: asked.0,
+            packed: packed as u32,
+            at: packet.at as u32,
+            transport: transport.at as u32,
+            length: packet.length as u32,
+            class: packet.class as u32,
+            later: transport.later as u32,
+        };
+        return tables.fragment(frame, part);
+    }
     let road = Road { tables, live, link: &link, packet: &packet, hops, packed, asked };
     road.travel(frame, address, &transport).unwrap_or_else(nobody)
 }
 
 /// What is settled about a packet once it is known to be for a VIP.
-struct Road<'a, T> {
-    tables: &'a T,
-    live: Live<'a>,
-    link: &'a Ethernet,
-    packet: &'a Ip,
+pub(crate) struct Road<'a, T> {
+    pub tables: &'a T,
+    pub live: Live<'a>,
+    pub link: &'a Ethernet,
+    pub packet: &'a Ip,
     /// Tunnels behind it.
-    hops: u8,
+    pub hops: u8,
     /// What the last of them said, as [`abi::gue::pack`] has it.
-    packed: u8,
+    pub packed: u8,
     /// Machines that were asked.
-    asked: Asked,
+    pub asked: Asked,
 }
 
 /// What a packet is to its connection, and so what may be done with it. A number behind a name, so that it can be forgotten.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Kind(usize);
+pub(crate) struct Kind(pub usize);
 
 impl Kind {
     /// May begin something: TCP SYN, any datagram.
-    const OPENING: Kind = Kind(0);
+    pub const OPENING: Kind = Kind(0);
     /// Belongs to a TCP connection that somebody holds.
-    const ESTABLISHED: Kind = Kind(1);
-    const FRAGMENT: Kind = Kind(2);
+    pub const ESTABLISHED: Kind = Kind(1);
     const ICMP_ERROR: Kind = Kind(3);
 }
 
 /// Why a packet is sent on, as a number for the same reason.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Sent(usize);
+pub(crate) struct Sent(usize);
 
 impl Sent {
-    const FORWARDED: Sent = Sent(0);
+    pub const FORWARDED: Sent = Sent(0);
     const SECOND_CHANCE: Sent = Sent(1);
     const RELAYED: Sent = Sent(2);
     const STOOD_IN: Sent = Sent(3);
+    pub const FRAGMENT: Sent = Sent(4);
+    const ICMP_ERROR: Sent = Sent(5);
+}
+
+/// Whom a packet is sent to, and what the tunnel says.
+pub(crate) struct Plan {
+    pub vip: u16,
+    pub to: u16,
+    /// As [`abi::gue::pack`] has it.
+    pub packed: u8,
+    pub asked: Asked,
+    pub sent: Sent,
+    /// Why it goes to nobody, if so. The rest has values all the same: LLVM (22) copies what has none, and the verifier refuses that.
+    pub end: Option<Reason>,
+}
+
+impl Plan {
+    #[inline(always)]
+    const fn ends(vip: u16, reason: Reason) -> Plan {
+        Plan { vip, to: 0, packed: 0, asked: Asked::NOBODY, sent: Sent::FORWARDED, end: Some(reason) }
+    }
 }
 
 impl<T: Tables> Road<'_, T> {
@@ -146,8 +182,11 @@ impl<T: Tables> Road<'_, T> {
         flow.v4 = self.tables.forget(flow.v4 as usize) != 0;
         flow.protocol = self.tables.forget(flow.protocol as usize) as u8;
         let kind = Kind(self.tables.forget(kind.0));
-        match self.find_service(address, &flow, kind) {
-            Some(service) => self.send(frame, &flow, service, kind, transport.at),
+        match self.find_service(address, &flow) {
+            Some(service) => {
+                let plan = self.choose::<true>(&flow, service, kind, transport.at, self.hops > 0);
+                self.send::<true>(frame, plan, flow.entropy())
+            }
             None if kind == Kind::ICMP_ERROR => Ok(self.stay(Reason::IcmpPassed)),
             None => Ok(self.stay(Reason::PortNotServed)),
         }
@@ -163,10 +202,6 @@ impl<T: Tables> Road<'_, T> {
             source_port: 0,
             destination_port: 0,
         };
-        if transport.fragment {
-            // Only the first fragment has ports, and all of them must go to one machine.
-            return Ok((flow, Kind::FRAGMENT));
-        }
         let least = if transport.protocol == TCP { TCP_HEADER } else { UDP_HEADER };
         if transport.at + least > self.packet.at + self.packet.length {
             return Err(Reason::TransportTruncated);
@@ -183,17 +218,16 @@ impl<T: Tables> Road<'_, T> {
         Ok((flow, Kind::OPENING))
     }
 
-    /// The first service of the protocol that serves the port; for a fragment, whose port is unknown, the first of the protocol.
+    /// The first service of the protocol that serves the port.
     #[inline(always)]
-    fn find_service<'v>(&self, address: &'v VipAddress, flow: &Flow, kind: Kind) -> Option<&'v Service> {
-        let known = if kind == Kind::FRAGMENT { 0 } else { u16::MAX };
+    pub fn find_service<'v>(&self, address: &'v VipAddress, flow: &Flow) -> Option<&'v Service> {
         let mut i = 0;
         loop {
             if i as u32 >= address.count {
                 return None;
             }
             let service = address.services.get(i)?;
-            if service.distance(flow.protocol, flow.destination_port, known) <= service.span() {
+            if service.distance(flow.protocol, flow.destination_port) <= service.span() {
                 break;
             }
             i += 1;
@@ -201,23 +235,22 @@ impl<T: Tables> Road<'_, T> {
         address.services.get(self.tables.forget(i))
     }
 
-    /// To the owner of the flow, or to who may have been.
+    /// The owner of the flow, or who may have been; or why it stays. `tcp` is where its header lies, `arrived`: another machine has taken
+    /// this one for the owner; `WHOLE`: it is no fragment.
     #[inline(always)]
-    fn send(
+    pub fn choose<const WHOLE: bool>(
         &self,
-        frame: &mut impl Frame,
         flow: &Flow,
         service: &Service,
         kind: Kind,
         tcp: usize,
-    ) -> Result<Outcome, Reason> {
+        arrived: bool,
+    ) -> Plan {
         let settings = self.live.settings;
         let number = Slot::number(flow.hash(&service.counts, settings.seed));
         let slot = self.tables.slot(service.table, number);
         let vip = service.vip;
-        let counted = |reason| Ok(Outcome { reason, vip, machine: 0 });
         let own = settings.own as u16;
-        let arrived = self.hops > 0;
         // Only who has a socket for a connection can be told from who has not.
         let asks = flow.protocol == TCP && (kind == Kind::ESTABLISHED || kind == Kind::ICMP_ERROR);
 
@@ -226,73 +259,97 @@ impl<T: Tables> Road<'_, T> {
             // Nobody takes new flows; the others still have theirs.
             to = slot.previous();
         }
-        let mut packed = abi::gue::pack(1, held::UNASKED, 0);
-        let mut asked = Asked::NOBODY;
-        let mut sent = Sent::FORWARDED;
-        if arrived || to == own {
-            let local = match kind {
-                _ if arrived => Reason::Decapsulated,
-                Kind::FRAGMENT => Reason::FragmentLocal,
-                Kind::ICMP_ERROR => Reason::IcmpErrorLocal,
-                _ if to == 0 => Reason::SlotEmpty,
-                _ => Reason::Local,
-            };
-            if kind == Kind::FRAGMENT || self.hops >= HOPS_MAX {
-                return counted(local);
+        if !arrived && to != own {
+            if to == 0 {
+                return Plan::ends(vip, Reason::SlotEmpty);
             }
-            let lease = self.tables.lease();
-            let opens = !asks && flow.protocol == TCP;
-            let concerns = match (asks, opens) {
-                (true, _) => arrived || slot.has_past() || lease >= lease::YOUNG,
-                // Where the daemon has lived for long and nobody listens, that is an answer of its own: what another took would
-                // not be looked for there.
-                (_, true) => lease >= lease::YOUNG,
-                _ => lease == lease::LAPSED,
+            let sent = match kind {
+                _ if !WHOLE => Sent::FRAGMENT,
+                Kind::ICMP_ERROR => Sent::ICMP_ERROR,
+                _ => Sent::FORWARDED,
             };
-            if !concerns {
-                return counted(local);
-            }
-            let answers = kind == Kind::ESTABLISHED;
-            let question = Question {
-                tuple: flow.tuple(),
-                number,
-                slot: slot.0,
-                asked: self.asked.0,
-                table: service.table.into(),
-                packed: self.packed.into(),
-                flags: (asks as u32 * Question::ASKS)
-                    | (opens as u32 * Question::OPENS)
-                    | (flow.v4 as u32 * Question::V4)
-                    | (lease as u32 * Question::LEASE),
-                own: own.into(),
-                ip: if answers { self.packet.at as u32 } else { 0 },
-                tcp: if answers { tcp as u32 } else { 0 },
-            };
-            let decision = self.tables.decide(&question);
-            if decision.machine() == 0 {
-                let orphan = if arrived { Reason::DecapsulatedOrphan } else { Reason::LocalOrphan };
-                return counted(if decision == Decision::ORPHAN { orphan } else { local });
-            }
-            (to, packed, asked) = (decision.machine(), decision.packed(), self.asked.and(own));
-            sent = match (asks, arrived) {
-                (false, _) => Sent::STOOD_IN,
-                (true, true) => Sent::RELAYED,
-                (true, false) => Sent::SECOND_CHANCE,
-            };
-        } else if to == 0 {
-            return counted(Reason::SlotEmpty);
+            // One that was led here was in a tunnel before.
+            let hops = if WHOLE { 1 } else { self.hops + 1 };
+            let packed = abi::gue::pack(hops, held::UNASKED, 0);
+            return Plan { vip, to, packed, asked: Asked::NOBODY, sent, end: None };
+        }
+        let local = match kind {
+            _ if arrived || !WHOLE && self.hops > 0 => Reason::Decapsulated,
+            _ if !WHOLE => Reason::FragmentLocal,
+            Kind::ICMP_ERROR => Reason::IcmpErrorLocal,
+            _ if to == 0 => Reason::SlotEmpty,
+            _ => Reason::Local,
+        };
+        if self.hops >= HOPS_MAX {
+            return Plan::ends(vip, local);
+        }
+        let lease = self.tables.lease();
+        let opens = !asks && flow.protocol == TCP;
+        let concerns = match (asks, opens) {
+            (true, _) => arrived || slot.has_past() || lease >= lease::YOUNG,
+            // Where the daemon has lived for long and nobody listens, that is an answer of its own: what another took would
+            // not be looked for there.
+            (_, true) => lease >= lease::YOUNG,
+            _ => lease == lease::LAPSED,
+        };
+        if !concerns {
+            return Plan::ends(vip, local);
+        }
+        let answers = WHOLE && kind == Kind::ESTABLISHED;
+        let question = Question {
+            tuple: flow.tuple(),
+            number,
+            slot: slot.0,
+            asked: self.asked.0,
+            table: service.table.into(),
+            packed: self.packed.into(),
+            flags: (asks as u32 * Question::ASKS)
+                | (opens as u32 * Question::OPENS)
+                | (flow.v4 as u32 * Question::V4)
+                | (lease as u32 * Question::LEASE),
+            own: own.into(),
+            ip: if answers { self.packet.at as u32 } else { 0 },
+            tcp: if answers { tcp as u32 } else { 0 },
+        };
+        let decision = self.tables.decide(&question);
+        if decision.machine() == 0 {
+            let orphan = if self.hops > 0 { Reason::DecapsulatedOrphan } else { Reason::LocalOrphan };
+            return Plan::ends(vip, if decision == Decision::ORPHAN { orphan } else { local });
+        }
+        let sent = match (asks, arrived) {
+            (false, _) => Sent::STOOD_IN,
+            (true, true) => Sent::RELAYED,
+            (true, false) => Sent::SECOND_CHANCE,
+        };
+        let (to, packed) = (decision.machine(), decision.packed());
+        Plan { vip, to, packed, asked: self.asked.and(own), sent, end: None }
+    }
+
+    /// Into a tunnel.
+    #[inline(always)]
+    pub fn send<const WHOLE: bool>(&self, frame: &mut impl Frame, plan: Plan, entropy: u32) -> Result<Outcome, Reason> {
+        let settings = self.live.settings;
+        let vip = plan.vip;
+        let counted = |reason| Ok(Outcome { reason, vip, machine: 0 });
+        if let Some(reason) = plan.end {
+            return counted(reason);
         }
         // Whatever the way here was.
         let forget = |number: usize| self.tables.forget(number);
-        let to = forget(to as usize) as u16;
-        let asked = Asked(forget(asked.0 as u32 as usize) as u64 | (forget((asked.0 >> 32) as usize) as u64) << 32);
-        let sent = Sent(forget(sent.0));
-        let packed = forget(packed as usize) as u8;
+        let to = forget(plan.to as usize) as u16;
+        let asked = plan.asked.0;
+        let asked = Asked(forget(asked as u32 as usize) as u64 | (forget((asked >> 32) as usize) as u64) << 32);
+        let sent = Sent(forget(plan.sent.0));
+        let packed = forget(plan.packed as usize) as u8;
         let Some(machine) = self.machine(to) else { return counted(Reason::MachineUnknown) };
 
         let needed = self.packet.length + gue::overhead(machine);
         if needed > settings.mtu as usize {
-            return counted(match self.too_big(frame, machine, kind) {
+            // Nothing may be answered to a fragment or to an error.
+            if !WHOLE || sent == Sent::ICMP_ERROR {
+                return counted(Reason::TooBigDropped);
+            }
+            return counted(match self.too_big(frame, machine) {
                 Ok(()) => Reason::TooBigAnswered,
                 Err(reason) => reason,
             });
@@ -301,7 +358,7 @@ impl<T: Tables> Road<'_, T> {
             v4: self.packet.v4,
             class: self.packet.class,
             length: self.packet.length,
-            entropy: flow.entropy(),
+            entropy,
             packed,
             asked,
             epoch: self.live.switch.epoch(),
@@ -309,26 +366,25 @@ impl<T: Tables> Road<'_, T> {
         if let Err(reason) = gue::wrap(frame, self.link, settings, machine, &wrap) {
             return counted(reason);
         }
-        let reason = match (sent, kind) {
-            (Sent::SECOND_CHANCE, _) => Reason::SecondChance,
-            (Sent::RELAYED, _) => Reason::SecondChanceRelayed,
-            (Sent::STOOD_IN, _) => Reason::StoodIn,
-            (_, Kind::FRAGMENT) => Reason::FragmentForwarded,
-            (_, Kind::ICMP_ERROR) => Reason::IcmpErrorForwarded,
+        let reason = match sent {
+            Sent::SECOND_CHANCE => Reason::SecondChance,
+            Sent::RELAYED => Reason::SecondChanceRelayed,
+            Sent::STOOD_IN => Reason::StoodIn,
+            Sent::FRAGMENT => Reason::FragmentForwarded,
+            Sent::ICMP_ERROR => Reason::IcmpErrorForwarded,
             _ => Reason::Forwarded,
         };
         Ok(Outcome { reason, vip, machine: to })
     }
 
     #[inline(always)]
-    fn too_big(&self, frame: &mut impl Frame, machine: &Machine, kind: Kind) -> Result<(), Reason> {
+    fn too_big(&self, frame: &mut impl Frame, machine: &Machine) -> Result<(), Reason> {
         let least = if self.packet.v4 { MTU_LEAST_V4 } else { MTU_LEAST_V6 };
         let fits = (self.live.settings.mtu as usize).saturating_sub(gue::overhead(machine));
         // What came through a tunnel fitted one, so only a smaller link of ours can be in the way; the answer would go to
         // the machine before, not to the client.
         // A sender that lets routers take its packets apart is not told: it would not listen (RFC 1191 section 3).
-        if self.hops > 0 || fits < least || !self.packet.is_whole() || matches!(kind, Kind::FRAGMENT | Kind::ICMP_ERROR)
-        {
+        if self.hops > 0 || fits < least || !self.packet.is_whole() {
             return Err(Reason::TooBigDropped);
         }
         icmp::answer_too_big(frame, self.link, self.packet, fits as u16)
@@ -346,7 +402,7 @@ impl<T: Tables> Road<'_, T> {
 
     /// Up the stack; a packet that came through a tunnel was already counted by who sent it.
     #[inline(always)]
-    fn stay(&self, reason: Reason) -> Outcome {
+    pub fn stay(&self, reason: Reason) -> Outcome {
         nobody(if self.hops > 0 { Reason::Decapsulated } else { reason })
     }
 }
@@ -361,14 +417,14 @@ fn parse_ip(frame: &impl Frame, link: &Ethernet) -> Result<Ip, Reason> {
 }
 
 #[inline(always)]
-fn nobody(reason: Reason) -> Outcome {
+pub(crate) fn nobody(reason: Reason) -> Outcome {
     Outcome { reason, vip: 0, machine: 0 }
 }
 
-const TCP_HEADER: usize = 20;
-const UDP_HEADER: usize = 8;
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
+pub(crate) const TCP_HEADER: usize = 20;
+pub(crate) const UDP_HEADER: usize = 8;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const ACK: u8 = 0x10;
 /// RFC 791: every host takes 68 bytes, but a path that small is an attack (RFC 4963); Linux itself stops at 552.
 const MTU_LEAST_V4: usize = 552;
 const MTU_LEAST_V6: usize = 1280;

@@ -1,12 +1,17 @@
 //! What a packet's fate depends on besides its bytes.
 
-use abi::{Address, Machine, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
+use abi::{Address, FragmentWay, Machine, Part, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
 
+use crate::fragment;
 use crate::owners::{self, Decision, Question};
+use crate::{Frame, Outcome};
 
 pub trait Tables {
     /// The generation that is live, and what holds for it. The word that says so may change at any time: ask once per packet.
     fn live(&self) -> Option<Live<'_>>;
+
+    /// The same of a switch that was read before.
+    fn live_at(&self, switch: Switch) -> Option<Live<'_>>;
 
     fn vip(&self, key: &VipKey) -> Option<&VipAddress>;
 
@@ -34,6 +39,24 @@ pub trait Tables {
     /// The same number. In BPF it comes back as one the verifier knows nothing about, so that roads which differ only in it
     /// are examined once, not each to its end.
     fn forget(&self, number: usize) -> usize;
+
+    /// [`fragment::steer`]; in BPF a program by itself, and this does not return.
+    #[inline(always)]
+    fn fragment(&self, frame: &mut impl Frame, part: Part) -> Outcome
+    where
+        Self: Sized,
+    {
+        fragment::steer(frame, self, &part)
+    }
+
+    /// Where the first fragment of the datagram went from here; none when it has not come by, or is forgotten.
+    fn way(&self, part: &Part) -> Option<FragmentWay>;
+
+    /// Remembers where it went. `at_ns` is filled in.
+    fn remember(&self, part: &Part, way: FragmentWay);
+
+    /// Gives the daemon a fragment to keep until the first of its datagram is here. False when nobody takes it.
+    fn hold(&self, part: &Part) -> bool;
 
     /// State of this machine's socket for the TCP connection, as the kernel numbers them (`include/net/tcp_states.h`); 0: none. Where
     /// only a listener is found and the packet answers a SYN cookie of this machine, that is a connection: [`NEW_SYN_RECV`].

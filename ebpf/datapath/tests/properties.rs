@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use abi::config::lease;
 use abi::limits::HOPS_MAX;
 use abi::{
-    Address, Counts, HashMode, Machine, Reason, SenderKey, Service, Settings, Slot, Switch, Verdict, VipAddress, VipKey,
+    Address, Counts, FragmentWay, HashMode, Machine, Part, Reason, SenderKey, Service, Settings, Slot, Switch, Verdict,
+    VipAddress, VipKey,
 };
 use datapath::flow::Flow;
 use datapath::host::{HEADROOM, SliceFrame};
@@ -117,6 +118,21 @@ impl Tables for World {
 
     fn forget(&self, number: usize) -> usize {
         number
+    }
+
+    fn live_at(&self, switch: Switch) -> Option<Live<'_>> {
+        assert_eq!(switch, self.switch, "the generation that was asked for");
+        Some(Live { switch, settings: &self.settings })
+    }
+
+    fn way(&self, _: &Part) -> Option<FragmentWay> {
+        None
+    }
+
+    fn remember(&self, _: &Part, _: FragmentWay) {}
+
+    fn hold(&self, _: &Part) -> bool {
+        false
     }
 
     fn tcp_state(&self, _: &Question) -> u32 {

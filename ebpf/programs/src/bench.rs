@@ -13,6 +13,7 @@ mod sk_lookup;
 mod sk_reuseport;
 mod tables;
 mod verdict;
+mod xdp_fragment;
 mod xdp_steer;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_TX};
@@ -66,8 +67,8 @@ pub fn bench_steer_v6(context: XdpContext) -> u32 {
 fn run<const SOURCE: usize, const PORTS: usize>(context: XdpContext, kind: u16) -> u32 {
     let mut frame = XdpFrame::new(context.ctx);
     choose::<SOURCE, PORTS>(&frame);
-    let tables = Maps::new(context.ctx);
     let bytes = frame.len();
+    let tables = Maps::new(context.ctx, bytes);
     let outcome = steer(&mut frame, &tables);
     match settle(outcome, &tables, bytes) {
         XDP_TX => undo(&mut frame, kind),

@@ -20,7 +20,7 @@ pub extern "C" fn decide(context: *mut xdp_md, question: *const Question) -> u64
         return Decision::STAYS.0;
     }
     // SAFETY: the kernel checks at every call that a whole one lies there.
-    owners::decide(&Maps::new(context), unsafe { &*question }).0
+    owners::decide(&Maps::new(context, 0), unsafe { &*question }).0
 }
 
 /// State of the socket for the connection, as the kernel numbers them; 0: none.

@@ -11,6 +11,7 @@ mod sk_lookup;
 mod sk_reuseport;
 mod tables;
 mod verdict;
+mod xdp_fragment;
 mod xdp_steer;
 
 #[panic_handler]

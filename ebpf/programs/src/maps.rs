@@ -10,6 +10,10 @@
 //! | COUNTERS | array, mapped | (cpu × vips + vip) × 64 + reason → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | STEERED | array, mapped | (cpu × vips + vip) × machines + machine → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | QUESTION | array per CPU | 0 → Question | 1 | xdp_steer, which has no room for it on its stack | xdp_steer | none |
+//! | ROADS | programs | 0 → xdp_fragment | 1 | userspace | xdp_steer | none |
+//! | PART | array per CPU | 0 → HeldFragment | 1 | xdp_steer, for xdp_fragment | xdp_fragment | none |
+//! | FRAGMENTS | LRU hash | FragmentKey → FragmentWay | 16,384 | xdp_fragment | xdp_fragment, userspace | longest unused |
+//! | HELD | perf events | HeldFragment and the frame | one ring per CPU | xdp_fragment | userspace | what does not fit |
 //! | LISTENERS | hash | ListenerKey → index of SOCKETS | 4,096 | userspace | sk_lookup | userspace |
 //! | LISTENER_RANGES | array | 0 → ListenerRanges | 1 | userspace | sk_lookup | none |
 //! | SOCKETS | sockmap | GroupValue.first + worker → socket of a listener | 16,384 | userspace | sk_lookup, sk_reuseport | closing the socket |
@@ -19,10 +23,13 @@
 //! SOCKETS serves both socket programs because a socket can be in a sockmap or in a reuseport array, not in both.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, SockMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerfEventArray, ProgramArray, SockMap};
 
-use abi::limits::{ADDRESSES_MAX, CPUS_MAX, LISTENERS_MAX, MACHINES_MAX, SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX};
-use abi::{Config, Counter, GroupKey, GroupValue, ListenerKey, ListenerRanges, Machine, SenderKey, Slot, Switch, VipAddress, VipKey};
+use abi::limits::{ADDRESSES_MAX, CPUS_MAX, FRAGMENTS_MAX, LISTENERS_MAX, MACHINES_MAX, SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX};
+use abi::{
+    Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment, ListenerKey, ListenerRanges, Machine, SenderKey, Slot,
+    Switch, VipAddress, VipKey,
+};
 use datapath::owners::Question;
 
 /// Userspace maps the array into its memory: one store per slot instead of one system call.
@@ -55,6 +62,18 @@ pub static STEERED: Array<Counter> = Array::with_max_entries(AT_LOAD, MAPPED);
 
 #[map]
 pub static QUESTION: PerCpuArray<Question> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub static ROADS: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+#[map]
+pub static PART: PerCpuArray<HeldFragment> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentWay> = LruHashMap::with_max_entries(FRAGMENTS_MAX, 0);
+
+#[map]
+pub static HELD: PerfEventArray<HeldFragment> = PerfEventArray::new(0);
 
 #[map]
 pub static LISTENERS: HashMap<ListenerKey, u32> = HashMap::with_max_entries(LISTENERS_MAX, AS_NEEDED);

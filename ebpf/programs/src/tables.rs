@@ -3,25 +3,30 @@
 use core::arch::asm;
 
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_perf_event_output};
+use aya_ebpf::programs::XdpContext;
 
 use abi::config::lease;
-use abi::{Machine, SenderKey, Settings, Slot, VipAddress, VipKey};
+use abi::fragment::FRAGMENT_NS;
+use abi::{Config, FragmentWay, HeldFragment, Machine, Part, Reason, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
 use datapath::owners::{Decision, Question};
-use datapath::{Live, Tables};
+use datapath::{Frame, Live, Outcome, Tables};
 
-use crate::maps::{CONFIG, MACHINES, QUESTION, SLOTS, VIPS, switch};
+use crate::frame::XdpFrame;
+use crate::maps::{CONFIG, FRAGMENTS, HELD, MACHINES, PART, QUESTION, ROADS, SLOTS, VIPS, switch};
 use crate::decide::{decide, tcp_state};
 use crate::sender::sender;
 
 pub struct Maps {
     context: *mut xdp_md,
+    /// Bytes of the frame as it arrived.
+    arrived: usize,
 }
 
 impl Maps {
     #[inline(always)]
-    pub fn new(context: *mut xdp_md) -> Maps {
-        Maps { context }
+    pub fn new(context: *mut xdp_md, arrived: usize) -> Maps {
+        Maps { context, arrived }
     }
 }
 
@@ -29,13 +34,57 @@ impl Tables for Maps {
     #[inline(always)]
     fn live(&self) -> Option<Live<'_>> {
         let (switch, config) = switch()?;
-        // SAFETY: inside the element, whose two settings follow each other; userspace writes only those that are not live, so the
-        // value does not change while it is referred to.
-        let settings = unsafe {
-            let first = (&raw const (*config).settings).cast::<Settings>();
-            &*(select(first as usize, switch.0 as usize) as *const Settings)
-        };
-        Some(Live { switch, settings })
+        Some(live(switch, config))
+    }
+
+    #[inline(always)]
+    fn live_at(&self, switch: Switch) -> Option<Live<'_>> {
+        Some(live(switch, CONFIG.get_ptr(0)?))
+    }
+
+    #[inline(always)]
+    fn fragment(&self, _: &mut impl Frame, part: Part) -> Outcome {
+        if let Some(held) = PART.get_ptr_mut(0) {
+            // SAFETY: an element of a map of this CPU, on which no other XDP program runs meanwhile; the program that is called is of the
+            // same kind.
+            unsafe {
+                (&raw mut (*held).part).write(Part { arrived: self.arrived as u32, ..part });
+                let _ = ROADS.tail_call(&XdpContext::new(self.context), 0);
+            }
+        }
+        // There is no program: userspace puts it there before this one runs.
+        Outcome { reason: Reason::FragmentEarly, vip: 0, machine: 0 }
+    }
+
+    #[inline(always)]
+    fn way(&self, part: &Part) -> Option<FragmentWay> {
+        // SAFETY: one whose element is used anew while it is read is that of another datagram: then the fragment goes where nobody waits
+        // for it.
+        let way = unsafe { FRAGMENTS.get(&part.key) }?;
+        // SAFETY: the helper has no arguments.
+        let now = unsafe { bpf_ktime_get_coarse_ns() };
+        (now.wrapping_sub(way.at_ns) <= FRAGMENT_NS).then_some(FragmentWay { at_ns: 0, ..*way })
+    }
+
+    #[inline(always)]
+    fn remember(&self, part: &Part, way: FragmentWay) {
+        // SAFETY: the helper has no arguments.
+        let at_ns = unsafe { bpf_ktime_get_coarse_ns() };
+        let _ = FRAGMENTS.insert(&part.key, FragmentWay { at_ns, ..way }, 0);
+    }
+
+    #[inline(always)]
+    fn hold(&self, _: &Part) -> bool {
+        let Some(held) = PART.get_ptr_mut(0) else { return false };
+        let length = XdpFrame::new(self.context).len() as u32;
+        // The ring of this CPU, and behind what is given the whole frame.
+        let flags = CURRENT_CPU | (length as u64) << 32;
+        // SAFETY: an element of this CPU's; the helper reads as much of it as is said, and the frame itself.
+        unsafe {
+            (*held).length = length;
+            let rings = (&raw const HELD).cast_mut().cast();
+            bpf_perf_event_output(self.context.cast(), rings, flags, held.cast(), size_of::<HeldFragment>() as u64) == 0
+        }
     }
 
     #[inline(always)]
@@ -94,6 +143,20 @@ impl Tables for Maps {
         Decision(decide(self.context, place))
     }
 }
+
+#[inline(always)]
+fn live<'a>(switch: Switch, config: *const Config) -> Live<'a> {
+    // SAFETY: inside the element, whose two settings follow each other; userspace writes only those that are not live, so the value does
+    // not change while it is referred to.
+    let settings = unsafe {
+        let first = (&raw const (*config).settings).cast::<Settings>();
+        &*(select(first as usize, switch.0 as usize) as *const Settings)
+    };
+    Live { switch, settings }
+}
+
+/// BPF_F_CURRENT_CPU.
+const CURRENT_CPU: u64 = 0xffff_ffff;
 
 /// The settings of the generation that the switch names, `first` being those of generation 0. Calculated where LLVM cannot see it: it
 /// would take two roads for one bit, and the verifier would follow both to their ends.

@@ -2,11 +2,11 @@
 //!
 //! - **Hook**: XDP
 //! - **Attaches to**: the interfaces given with `--interface`; driver mode, or generic mode with a warning
-//! - **Reads**: CONFIG, VIPS, SLOTS, SENDERS, MACHINES, QUESTION; the kernel's TCP sockets
-//! - **Writes**: COUNTERS, STEERED, QUESTION; the packet
+//! - **Reads**: CONFIG, VIPS, SLOTS, SENDERS, MACHINES, QUESTION, ROADS; the kernel's TCP sockets
+//! - **Writes**: COUNTERS, STEERED, QUESTION, PART; the packet
 //! - **Verdicts**: PASS, TX, DROP, by `abi::Reason::verdict`
 //! - **Kernel ≥** 5.15 (tried: 6.18)
-//! - **Stack/insn budget**: 512 bytes; 92,000 instructions examined (`cargo xtask build-ebpf` prints them)
+//! - **Stack/insn budget**: 512 bytes; 38,000 instructions examined (`cargo xtask build-ebpf` prints them)
 //! - **Test**: kernel-tests/tests/xdp_steer.rs, xdp_steer_model.rs, steering.rs
 
 use aya_ebpf::macros::xdp;
@@ -21,8 +21,8 @@ use crate::verdict::settle;
 #[xdp]
 pub fn xdp_steer(context: XdpContext) -> u32 {
     let mut frame = XdpFrame::new(context.ctx);
-    let tables = Maps::new(context.ctx);
     let bytes = frame.len();
+    let tables = Maps::new(context.ctx, bytes);
     let outcome = steer(&mut frame, &tables);
     settle(outcome, &tables, bytes)
 }

@@ -24,9 +24,11 @@ use std::time::Instant;
 use abi::limits::{LAYOUT_VERSION, MACHINES_MAX, SLOTS, TABLES_MAX, VIPS_MAX};
 use abi::{Address, Config, Counter, REASONS, Settings, Slot, VipAddress};
 use aya::EbpfLoader;
+use aya::maps::{Map, MapData};
 use aya::programs::{SkLookup, SkReuseport, Xdp};
 
 use crate::error::{KernelError, Warning};
+use crate::fragments::{Early, EarlyFragments};
 use crate::interface::Interface;
 use crate::map::MappedArray;
 use crate::sockets::Sockets;
@@ -91,6 +93,10 @@ pub struct Kernel {
     pub(crate) worker_of_cpu: MappedArray<u64>,
     pub(crate) vips: OwnedFd,
     pub(crate) senders: OwnedFd,
+    fragments: OwnedFd,
+    /// Where `xdp_steer` finds the program for fragments; emptied when nobody holds it.
+    roads: OwnedFd,
+    early: Option<Early>,
     /// What the live generation has in `vips`, by address.
     pub(crate) services: BTreeMap<[u32; 4], VipAddress>,
     /// What the next generation is told.
@@ -112,6 +118,8 @@ pub struct Kernel {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Hook {
     XdpSteer,
+    /// What `XdpSteer` leaves fragments to.
+    XdpFragment,
     SkLookup,
     SkReuseport,
 }
@@ -167,14 +175,16 @@ impl Kernel {
             prepare_pin_dir(dir)?;
             inherited = dir.join("CONFIG").exists();
         }
-        let (maps, programs) = load_object(object, &options.sizes, cpus, map_dir.as_deref())?;
+        let (maps, programs, rings) = load_object(object, &options.sizes, cpus, map_dir.as_deref())?;
 
         let mut kernel = Kernel::assemble(options, maps, programs, cpus, layout, warnings)?;
         kernel.configure(&own, &interfaces, inherited);
+        kernel.lay_roads()?;
         if inherited {
             kernel.inherit()?;
         }
         kernel.attach(&interfaces, inherited)?;
+        kernel.await_first_fragments(&interfaces, rings);
         Ok(kernel)
     }
 
@@ -233,6 +243,7 @@ impl Kernel {
             sys::link_update(link.as_fd(), self.programs[hook].as_fd())
                 .map_err(|e| KernelError::system("cannot put this process's programs back", e))?;
         }
+        self.lay_roads()?;
         self.services.clear();
         self.live_tables.clear();
         self.inherit()
@@ -283,6 +294,9 @@ impl Kernel {
             worker_of_cpu: mapped("WORKER_OF_CPU", take("WORKER_OF_CPU")?)?,
             vips: take("VIPS")?,
             senders: take("SENDERS")?,
+            fragments: take("FRAGMENTS")?,
+            roads: take("ROADS")?,
+            early: None,
             services: BTreeMap::new(),
             settings: Settings::default(),
             sockets: Sockets::open(take("LISTENERS")?, take("LISTENER_RANGES")?, take("SOCKETS")?, take("GROUPS")?)?,
@@ -354,6 +368,33 @@ impl Kernel {
             return Ok(());
         }
         self.attach_sk_lookup(inherited)
+    }
+
+    /// Our program for fragments where `xdp_steer` looks for it, which takes ours and that of an earlier process alike.
+    fn lay_roads(&self) -> Result<(), KernelError> {
+        let program = self.programs[&Hook::XdpFragment].as_raw_fd() as u32;
+        sys::map_update(self.roads.as_fd(), &0u32, &program)
+            .map_err(|e| KernelError::system("cannot put the program for fragments into its place", e))
+    }
+
+    fn await_first_fragments(&mut self, interfaces: &[Interface], rings: Option<MapData>) {
+        let (Some(interface), Some(rings)) = (interfaces.first(), rings) else { return };
+        let program = &self.programs[&Hook::XdpSteer];
+        let started = self
+            .fragments
+            .try_clone()
+            .and_then(|ways| Early::start(rings, ways, program.try_clone()?, interface.index));
+        match started {
+            Ok(early) => self.early = Some(early),
+            Err(e) => self.warnings.push(Warning(format!(
+                "fragments that come before the first of their datagram are dropped: {e}; allow perf_event_open(2) (capability CAP_PERFMON)"
+            ))),
+        }
+    }
+
+    /// What became of fragments that came before the first of their datagram.
+    pub fn early_fragments(&self) -> EarlyFragments {
+        self.early.as_ref().map(Early::counts).unwrap_or_default()
     }
 
     /// Attaches sk_lookup to the calling thread's network namespace. [`Kernel::load`] does so when it attaches XDP anywhere.
@@ -460,7 +501,8 @@ impl Sizes {
     }
 }
 
-type Loaded = (HashMap<String, OwnedFd>, HashMap<Hook, OwnedFd>);
+/// Maps, programs, and the rings that early fragments come through.
+type Loaded = (HashMap<String, OwnedFd>, HashMap<Hook, OwnedFd>, Option<MapData>);
 
 /// Makes or opens the maps, has the verifier examine the programs, and hands out descriptors of all of them.
 fn load_object(object: &[u8], sizes: &Sizes, cpus: u32, map_dir: Option<&Path>) -> Result<Loaded, KernelError> {
@@ -488,7 +530,7 @@ fn load_object(object: &[u8], sizes: &Sizes, cpus: u32, map_dir: Option<&Path>) 
         })?;
         let failed = |e: &aya::programs::ProgramError| load_error(name, e);
         let fd = match hook {
-            Hook::XdpSteer => {
+            Hook::XdpSteer | Hook::XdpFragment => {
                 let xdp: &mut Xdp = program.try_into().map_err(|e| failed(&e))?;
                 xdp.load().and_then(|()| xdp.fd()).map_err(|e| failed(&e))?
             }
@@ -509,13 +551,20 @@ fn load_object(object: &[u8], sizes: &Sizes, cpus: u32, map_dir: Option<&Path>) 
             maps.insert(name.to_owned(), clone(fd)?);
         }
     }
-    Ok((maps, programs))
+    let rings = match ebpf.take_map("HELD") {
+        Some(Map::PerfEventArray(rings)) => Some(rings),
+        _ => None,
+    };
+    Ok((maps, programs, rings))
 }
 
-fn map_fd(map: &aya::maps::Map) -> Option<BorrowedFd<'_>> {
-    use aya::maps::Map;
+fn map_fd(map: &Map) -> Option<BorrowedFd<'_>> {
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::SockMap(data) => Some(data.fd().as_fd()),
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::ProgramArray(data)
+        | Map::SockMap(data) => Some(data.fd().as_fd()),
         _ => None,
     }
 }
@@ -706,6 +755,9 @@ const MAPS: &[&str] = &[
     "CONFIG",
     "VIPS",
     "SENDERS",
+    "FRAGMENTS",
+    "ROADS",
+    "PART",
     "SLOTS",
     "MACHINES",
     "COUNTERS",
@@ -716,5 +768,9 @@ const MAPS: &[&str] = &[
     "GROUPS",
     "WORKER_OF_CPU",
 ];
-const PROGRAMS: &[(&str, Hook)] =
-    &[("xdp_steer", Hook::XdpSteer), ("pick_listener", Hook::SkLookup), ("pick_worker", Hook::SkReuseport)];
+const PROGRAMS: &[(&str, Hook)] = &[
+    ("xdp_steer", Hook::XdpSteer),
+    ("xdp_fragment", Hook::XdpFragment),
+    ("pick_listener", Hook::SkLookup),
+    ("pick_worker", Hook::SkReuseport),
+];

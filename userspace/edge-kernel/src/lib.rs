@@ -11,12 +11,13 @@
 //! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
 //! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
 //!
-//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `sockets`, `connections`, `lease`, `routes`, `counters`, `probe`, `interface`,
+//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `sockets`, `connections`, `fragments`, `lease`, `routes`, `counters`, `probe`, `interface`,
 //! `error`; `map` and `sys` are the raw calls below.
 
 mod connections;
 mod counters;
 mod error;
+mod fragments;
 mod interface;
 mod kernel;
 mod lease;
@@ -35,6 +36,7 @@ pub use abi::Slot;
 pub use connections::Held;
 pub use counters::{Counters, ReasonCount, SteeredCount};
 pub use error::{KernelError, Warning};
+pub use fragments::EarlyFragments;
 pub use kernel::{Attachment, Hook, Kernel, Mode, Options, Sizes};
 pub use lease::Lease;
 pub use probe::{Finding, Probe, probe};

@@ -9,7 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use abi::{
-    Address, Config, Counter, GroupKey, GroupValue, ListenerKey, ListenerRanges, Machine, Slot, VipAddress, VipKey,
+    Address, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, ListenerKey, ListenerRanges, Machine,
+    Slot, VipAddress, VipKey,
 };
 
 /// A type whose bytes may be handed to the kernel and taken from it.
@@ -34,6 +35,8 @@ plain!(
     Address,
     Config,
     Counter,
+    FragmentKey,
+    FragmentWay,
     GroupKey,
     GroupValue,
     ListenerKey,
@@ -71,6 +74,26 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Resu
     unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr) }?;
     out.truncate(attr.size_out as usize);
     Ok(TestRun { verdict: attr.retval, packet: out, ns: attr.duration })
+}
+
+/// Sends a frame through a program as if it had come in by the interface, of the calling thread's network namespace, and does with it
+/// what the program says (kernel 5.18 and later).
+pub(crate) fn put_on_the_road(program: BorrowedFd<'_>, frame: &[u8], interface: u32) -> io::Result<()> {
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let context = [0, frame.len() as u32, 0, interface, 0, 0];
+    let mut attr = TestRunAttr {
+        program: program.as_raw_fd() as u32,
+        size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat: 1,
+        context_size_in: size_of_val(&context) as u32,
+        context_in: context.as_ptr() as u64,
+        flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+        batch_size: 1,
+        ..TestRunAttr::default()
+    };
+    // SAFETY: frame and context live through the call and have the lengths given; nothing is written back.
+    unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr) }.map(drop)
 }
 
 /// A program of two instructions: `return XDP_PASS`.
@@ -294,6 +317,7 @@ const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_LINK_CREATE: libc::c_int = 28;

@@ -468,5 +468,11 @@ pub fn kernel(plane: &SharedKernel) -> impl Fn(&mut Encoder) + Send + Sync + 'st
         }
         let help = "Changes of steering that failed as a whole; steering stayed as it was.";
         encoder.counter("weir_steering_failures_total", help, &[], plane.failed_total as f64);
+        let help = "Fragments that came before the first of their datagram: those that followed it when it was there (followed), waited \
+                    for it in vain (given_up) or found no room to wait in (refused).";
+        let edge_kernel::EarlyFragments { followed, given_up, refused } = plane.kernel.early_fragments();
+        for (outcome, count) in [("followed", followed), ("given_up", given_up), ("refused", refused)] {
+            encoder.counter("weir_early_fragments_total", help, &[("outcome", outcome)], count as f64);
+        }
     }
 }
