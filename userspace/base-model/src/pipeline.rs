@@ -414,12 +414,11 @@ fn validate_policy(policy: &NamedSpec, path: &str, findings: &mut Findings) {
 }
 
 /// Kinds of Easegress's filters that are known by name only.
-pub const UNSERVED_FILTERS: [&str; 11] = [
+pub const UNSERVED_FILTERS: [&str; 10] = [
     "AIGatewayProxy",
     "ConnectControl",
     "FileServer",
     "GRPCProxy",
-    "HeaderLookup",
     "KafkaMQTT",
     "MQTTClientAuth",
     "MeshAdaptor",

@@ -35,7 +35,7 @@ pub struct Desired {
     pub purges: Arc<Vec<Purge>>,
     /// Clusters and versions whose place this configuration has taken, by an operator's word.
     pub succeeds: Arc<Vec<(String, u64)>>,
-    /// What controllers have learned, such as the servers of services. A program of before passes it over.
+    /// What controllers have learned, such as the servers of services, and the users' own data. A program of before passes it over.
     #[serde(skip_serializing_if = "no_sections")]
     pub sections: Arc<Sections>,
 }

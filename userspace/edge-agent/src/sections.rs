@@ -1,5 +1,6 @@
-//! What controllers have learned, section by section: this machine's part of it.
+//! What controllers have learned and users keep, section by section: this machine's part of it.
 
+use edge_pipeline::custom_data::CustomData;
 use edge_upstream::discovery::{Directory, Instance};
 use serde::Deserialize;
 use serde_json::Value;
@@ -78,6 +79,10 @@ pub fn apply(change: &KeyChange) -> Result<(), String> {
             Directory::here().set(&change.key, instances.map(Endpoint::instance).collect());
             Ok(())
         }
+        section if section.starts_with(CUSTOM_DATA) => {
+            CustomData::here().set(&section[CUSTOM_DATA.len()..], &change.key, change.value.clone());
+            Ok(())
+        }
         // What is new to this version is of no use to it; that it goes is no loss.
         _ if change.value.is_none() => Ok(()),
         _ => {
@@ -89,6 +94,9 @@ pub fn apply(change: &KeyChange) -> Result<(), String> {
 
 /// The section of servers of services, by `REGISTRY/SERVICE`.
 const ENDPOINTS: &str = "endpoints";
+
+/// What the sections of the users' own data begin with; the kind follows, and keys are ids.
+pub const CUSTOM_DATA: &str = "customData/";
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -154,5 +162,10 @@ mod tests {
         assert!(apply(&change("endpoints", Some(json!({"instances": [{"port": "x"}]})))).is_err());
         let one = json!({"instances": [{"id": "i", "address": "::1", "port": 8080, "tags": ["a"]}]});
         assert_eq!(apply(&change("endpoints", Some(one))), Ok(()));
+        let users = CustomData::here().kind("sections-users");
+        assert_eq!(apply(&change("customData/sections-users", Some(json!({"a": 1})))), Ok(()));
+        assert_eq!(users.find("sections/s").as_deref(), Some(&json!({"a": 1})));
+        assert_eq!(apply(&change("customData/sections-users", None)), Ok(()));
+        assert_eq!(users.count(), 0);
     }
 }

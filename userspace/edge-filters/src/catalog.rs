@@ -2,9 +2,9 @@
 
 use crate::{
     adaptive_concurrency, cache, cert_extractor, cors_adaptor, data_builder, fallback, fault_injector, grpc_proxy,
-    header_to_json, kafka, lottery, mock, oidc_adaptor, opa_filter, proxy, rate_limiter, redirector, redirector_v2,
-    request_adaptor, request_builder, response_adaptor, response_builder, result_builder, simple_http_proxy, validator,
-    waiting_room, wasm_host, websocket_proxy,
+    header_lookup, header_to_json, kafka, lottery, mock, oidc_adaptor, opa_filter, proxy, rate_limiter, redirector,
+    redirector_v2, request_adaptor, request_builder, response_adaptor, response_builder, result_builder,
+    simple_http_proxy, validator, waiting_room, wasm_host, websocket_proxy,
 };
 use edge_pipeline::FilterKind;
 
@@ -17,6 +17,7 @@ static KINDS: &[FilterKind] = &[
     fallback::KIND,
     fault_injector::KIND,
     grpc_proxy::KIND,
+    header_lookup::KIND,
     header_to_json::KIND,
     kafka::KIND,
     lottery::KIND,

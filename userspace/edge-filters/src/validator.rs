@@ -45,6 +45,7 @@ pub(crate) mod key_auth;
 mod signature;
 pub(crate) mod token;
 mod user_file;
+mod user_store;
 
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
@@ -496,7 +497,7 @@ mod tests {
         );
         refuses(&KIND, "jwt: {algorithm: HS256, secret: '00', leeway: 1h}", &["jwt.leeway"]);
         refuses(&KIND, "basicAuth: {mode: LDAP, ldap: {host: h}}", &["basicAuth.mode"]);
-        refuses(&KIND, "basicAuth: {mode: ETCD}", &["basicAuth.mode"]);
+        refuses(&KIND, "basicAuth: {mode: ETCD, etcdPrefix: /}", &["basicAuth.etcdPrefix"]);
         refuses(&KIND, "basicAuth: {mode: file}", &["basicAuth.mode"]);
         refuses(&KIND, "signature: {}", &["signature.accessKeys"]);
         refuses(

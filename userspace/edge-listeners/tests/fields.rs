@@ -163,6 +163,21 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "server/tests/house/authentication.rs",
         "consumers_are_known_by_their_keys_and_have_their_quotas",
     ),
+    (
+        "BasicAuthSpec.etcdPrefix",
+        "server/tests/house/custom_data.rs",
+        "users_in_custom_data_get_in_while_they_are_there",
+    ),
+    (
+        "HeaderLookupSpec",
+        "server/tests/house/custom_data.rs",
+        "what_users_keep_in_the_cluster_reaches_the_next_request",
+    ),
+    (
+        "HeaderSetterSpec",
+        "server/tests/house/custom_data.rs",
+        "what_users_keep_in_the_cluster_reaches_the_next_request",
+    ),
     ("QuotaSpec", "server/tests/house/authentication.rs", "consumers_are_known_by_their_keys_and_have_their_quotas"),
     (
         "ValidatorSpec.keyAuth",
@@ -696,11 +711,6 @@ const SAID: &[(&str, &str, &str)] = &[
         "SignatureSpec.accessKeySecret",
         "{kind: Pipeline, filters: [{name: f, kind: Validator, signature: {accessKeys: {a: b}, ttl: 5m, accessKeySecret: a}}]}",
         "warning: filters[0].signature.accessKeySecret: has no effect",
-    ),
-    (
-        "BasicAuthSpec.etcdPrefix",
-        "{kind: Pipeline, filters: [{name: f, kind: Validator, basicAuth: {mode: ETCD, etcdPrefix: p}}]}",
-        "problem: filters[0].basicAuth.mode = \"ETCD\": users in custom data are not available yet",
     ),
     (
         "BasicAuthSpec.ldap",

@@ -1,12 +1,13 @@
 //! What a request goes through between router and client: an [`Exchange`] walks the nodes of a [`Pipeline`].
 //!
 //! Reading order: [`body`] (bytes on their way), [`exchange`] (one request and what became of it), [`interim`] (what
-//! precedes an answer), [`duplex`] (what follows HTTP), [`consumers`] (who calls with which key), [`filter`] (what a station is and how it is built), [`pipeline`] (the flow
+//! precedes an answer), [`duplex`] (what follows HTTP), [`consumers`] (who calls with which key), [`custom_data`] (what users keep in the cluster), [`filter`] (what a station is and how it is built), [`pipeline`] (the flow
 //! with its jumps), [`trailers`] (what may come after a body), [`grpc`] (what gRPC says in heads and trailers), [`overload`] (what is said of overload, deadlines and repeats), [`template`] (Go's templates, for the filters that build messages), [`wire`] (messages of HTTP/1.1 in buffers).
 #![forbid(unsafe_code)]
 
 pub mod body;
 pub mod consumers;
+pub mod custom_data;
 pub mod duplex;
 pub mod exchange;
 pub mod filter;

@@ -4,7 +4,7 @@
 //! again, at once when another version is published.
 
 use crate::health::Health;
-use control_api::{Addresses, Generation, Member, Sections, Snapshot, Update};
+use control_api::{Addresses, Document, Generation, Member, Sections, Snapshot, Update, WASM_KINDS};
 use control_raft::{Follower, RecvError};
 use edge_agent::Agent;
 use edge_agent::desired::{Desired, Machine, Purge, Steering, Step, Ticket, Tickets, Withheld};
@@ -173,9 +173,12 @@ struct Work<U> {
     news: bool,
     /// The control half that is followed is there since then.
     streaming_since: Instant,
-    /// The sections of the snapshot that was looked at last, and what they are here.
-    learned: (Arc<Sections>, Arc<sections::Sections>),
+    /// The sections and the users' data of the snapshot that was looked at last, and what they are here.
+    learned: (Arc<Sections>, Arc<CustomData>, Arc<sections::Sections>),
 }
+
+/// The users' data, by kind and id.
+type CustomData = BTreeMap<String, Arc<BTreeMap<String, Document>>>;
 
 impl<U: Updates> Work<U> {
     fn turn(&mut self, agent: &mut impl Acts, followed: &mpsc::Receiver<U>, health: &Health) {
@@ -213,21 +216,24 @@ impl<U: Updates> Work<U> {
 }
 
 impl<U> Work<U> {
-    /// What controllers have learned, in the edge plane's words: of a section that is as it was, what it was then.
+    /// What controllers have learned and users keep, in the edge plane's words: of a section that is as it was, what it was then. What
+    /// programs of WasmHosts share stays with those.
     fn learned(&mut self) -> Arc<sections::Sections> {
-        let (before, now) = (&self.learned.0, &self.snapshot.sections);
-        if Arc::ptr_eq(before, now) {
-            return self.learned.1.clone();
+        let (sections, custom, before) = &self.learned;
+        if Arc::ptr_eq(sections, &self.snapshot.sections) && Arc::ptr_eq(custom, &self.snapshot.custom_data) {
+            return before.clone();
         }
         let section = |(name, keys): (&String, &control_api::Section)| {
-            let known = before.get(name).filter(|before| Arc::ptr_eq(before, keys));
-            let known = known.and_then(|_| self.learned.1.get(name)).cloned();
+            let known = sections.get(name).filter(|known| Arc::ptr_eq(known, keys));
+            let known = known.and_then(|_| before.get(name)).cloned();
             let values = || keys.iter().map(|(key, keyed)| (key.clone(), keyed.value.clone())).collect();
             (name.clone(), known.unwrap_or_else(|| Arc::new(values())))
         };
-        let learned = Arc::new(now.iter().map(section).collect());
-        self.learned = (now.clone(), learned);
-        self.learned.1.clone()
+        let own = self.snapshot.custom_data.iter().filter(|(kind, _)| !kind.starts_with(WASM_KINDS));
+        let own = own.map(|(kind, items)| (format!("{}{kind}", sections::CUSTOM_DATA), items.clone()));
+        let learned = Arc::new(self.snapshot.sections.iter().map(section).chain(own).collect());
+        self.learned = (self.snapshot.sections.clone(), self.snapshot.custom_data.clone(), learned);
+        self.learned.2.clone()
     }
 }
 
@@ -386,6 +392,26 @@ mod tests {
         fn released(&mut self) -> BTreeMap<String, u64> {
             BTreeMap::new()
         }
+    }
+
+    #[test]
+    fn what_users_keep_is_a_section_for_each_kind_and_that_of_programs_is_none() {
+        let item = |n: u64| Arc::new([("ann".to_owned(), Arc::new(serde_json::json!({"n": n})))].into());
+        let kinds = |n: u64| [("users".to_owned(), item(n)), (format!("{WASM_KINDS}p/f"), item(n))];
+        let mut work = Work::<Stream> {
+            stream: None,
+            snapshot: Snapshot { custom_data: Arc::new(kinds(1).into()), ..Snapshot::default() },
+            news: false,
+            streaming_since: Instant::now(),
+            learned: Default::default(),
+        };
+        let first = work.learned();
+        assert_eq!(first.keys().collect::<Vec<_>>(), ["customData/users"]);
+        assert!(Arc::ptr_eq(&first, &work.learned()), "nothing is made anew for what is as it was");
+        work.snapshot.custom_data = Arc::new(kinds(2).into());
+        assert_eq!(work.learned()["customData/users"]["ann"]["n"], 2);
+        work.snapshot.custom_data = Arc::default();
+        assert!(work.learned().is_empty());
     }
 
     fn eventually(mut so: impl FnMut() -> bool) {

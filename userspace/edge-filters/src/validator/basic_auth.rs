@@ -3,6 +3,7 @@
 use super::htpasswd::{PASSWORD_MAX, Users};
 use super::token::authorization;
 use super::user_file::UserFile;
+use super::user_store::{self, UserStore};
 use crate::answers::{Answers, Asking, Stand};
 use crate::heavy;
 use base_model::problem::{at, one_of};
@@ -12,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use edge_pipeline::Parts;
+use edge_pipeline::custom_data::CustomData;
 use proto_http::Headers;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,13 +26,14 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BasicAuthSpec {
-    /// FILE: a file on every machine. ETCD (users in custom data) and LDAP are not available yet.
+    /// FILE: a file on every machine. ETCD: custom data of the cluster, which all machines have alike. LDAP is not available yet. Default FILE.
     pub mode: String,
     /// The file, as `htpasswd` writes it: bcrypt, argon2, SHA-crypt, apr1, SHA-1. It is looked at every second; while it is not there
     /// nobody gets in. Default `/etc/apache2/.htpasswd`.
     pub user_file: String,
-    /// Beginning of the keys in custom data, for mode ETCD.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    /// For mode ETCD: name of the custom data kind, a slash, and what the ids of its items begin with, if anything. An item holds a user,
+    /// `{"username": "ann", "password": HASH}` with a hash as `htpasswd` makes it; `key` is as good as `username`, and without both it is
+    /// the id. Changes hold for the next request. Default `credentials/`.
     pub etcd_prefix: String,
     /// For mode LDAP.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,7 +43,7 @@ pub struct BasicAuthSpec {
 impl Default for BasicAuthSpec {
     fn default() -> Self {
         let (mode, user_file) = ("FILE".to_owned(), "/etc/apache2/.htpasswd".to_owned());
-        Self { mode, user_file, etcd_prefix: String::new(), ldap: None }
+        Self { mode, user_file, etcd_prefix: "credentials/".to_owned(), ldap: None }
     }
 }
 
@@ -70,8 +73,10 @@ impl BasicAuthSpec {
                 }
             }
             "ETCD" => {
-                let problem = Problem::new(at(path, "mode"), "users in custom data are not available yet");
-                findings.problem(problem.text("ETCD").advice("write them to a file and use FILE"));
+                if user_store::split(&self.etcd_prefix).0.is_empty() {
+                    let problem = Problem::new(at(path, "etcdPrefix"), "names no custom data kind");
+                    findings.problem(problem.text(&self.etcd_prefix).accepted("KIND/, e.g. credentials/"));
+                }
             }
             "LDAP" => {
                 let problem = Problem::new(at(path, "mode"), "LDAP is not spoken");
@@ -80,7 +85,7 @@ impl BasicAuthSpec {
             }
             _ => {
                 let problem = Problem::new(at(path, "mode"), "not a mode").text(&self.mode);
-                findings.problem(problem.accepted(one_of(&["FILE"])));
+                findings.problem(problem.accepted(one_of(&["FILE", "ETCD"])));
             }
         }
     }
@@ -110,9 +115,24 @@ impl fmt::Display for BasicError {
 /// Ready to check.
 pub(super) struct BasicAuth {
     spec: BasicAuthSpec,
-    file: Arc<UserFile>,
+    users: Source,
     checks: Arc<Answers<bool>>,
     busy: Limit,
+}
+
+/// Where users are.
+enum Source {
+    File(Arc<UserFile>),
+    Store(UserStore),
+}
+
+impl Source {
+    fn users(&self) -> Arc<Users> {
+        match self {
+            Source::File(file) => file.users(),
+            Source::Store(store) => store.users(),
+        }
+    }
 }
 
 impl BasicAuth {
@@ -121,19 +141,22 @@ impl BasicAuth {
         previous: Option<&BasicAuth>,
         parts: &Parts<'_>,
     ) -> Result<BasicAuth, String> {
-        let file = UserFile::shared(&spec.user_file);
+        let users = match spec.mode.as_str() {
+            "ETCD" => Source::Store(UserStore::new(&spec.etcd_prefix, CustomData::here())),
+            _ => Source::File(UserFile::shared(&spec.user_file)),
+        };
         let checks = match previous.filter(|known| known.spec == spec) {
             Some(known) => known.checks.clone(),
             None => Answers::new(REMEMBERED, CHECKS_MAX)?,
         };
-        Ok(BasicAuth { spec, file, checks, busy: parts.telemetry.limits().register("password_checks") })
+        Ok(BasicAuth { spec, users, checks, busy: parts.telemetry.limits().register("password_checks") })
     }
 
     /// Whose credentials these are.
     pub(super) async fn check(&self, headers: &Headers) -> Result<String, BasicError> {
         let text = authorization(headers, "Basic").ok_or(BasicError::Missing)?;
         let (user, password) = read_credentials(text).ok_or(BasicError::Malformed)?;
-        match self.is_right(&self.file.users(), &user, password).await {
+        match self.is_right(&self.users.users(), &user, password).await {
             Some(true) => Ok(user),
             Some(false) => Err(BasicError::Wrong),
             None => {
@@ -169,8 +192,12 @@ impl BasicAuth {
     }
 
     pub(super) fn status(&self) -> Value {
-        let users = self.file.users();
-        json!({"users": users.len(), "unread": users.unread, "error": self.file.error()})
+        let users = self.users.users();
+        let error = match &self.users {
+            Source::File(file) => file.error(),
+            Source::Store(_) => None,
+        };
+        json!({"users": users.len(), "unread": users.unread, "error": error})
     }
 }
 

@@ -92,7 +92,7 @@ pub fn json(body: impl Into<String>) -> Told {
 pub struct House {
     pub machine: Machine,
     _backend: Backend,
-    door: u16,
+    pub door: u16,
 }
 
 impl House {

@@ -15,6 +15,7 @@ mod bad_input;
 mod caches;
 mod changes;
 mod cluster;
+mod custom_data;
 mod differential;
 mod doctor;
 mod doors;
