@@ -414,7 +414,7 @@ fn validate_policy(policy: &NamedSpec, path: &str, findings: &mut Findings) {
 }
 
 /// Kinds of Easegress's filters that are known by name only.
-pub const UNSERVED_FILTERS: [&str; 10] = [
+pub const UNSERVED_FILTERS: [&str; 9] = [
     "AIGatewayProxy",
     "ConnectControl",
     "FileServer",
@@ -422,7 +422,6 @@ pub const UNSERVED_FILTERS: [&str; 10] = [
     "KafkaMQTT",
     "MQTTClientAuth",
     "MeshAdaptor",
-    "RemoteFilter",
     "TopicMapper",
     "WAF",
 ];

@@ -3,7 +3,7 @@
 use crate::{
     adaptive_concurrency, cache, cert_extractor, cors_adaptor, data_builder, fallback, fault_injector, grpc_proxy,
     header_lookup, header_to_json, kafka, lottery, mock, oidc_adaptor, opa_filter, proxy, rate_limiter, redirector,
-    redirector_v2, request_adaptor, request_builder, response_adaptor, response_builder, result_builder,
+    redirector_v2, remote_filter, request_adaptor, request_builder, response_adaptor, response_builder, result_builder,
     simple_http_proxy, validator, waiting_room, wasm_host, websocket_proxy,
 };
 use edge_pipeline::FilterKind;
@@ -28,6 +28,7 @@ static KINDS: &[FilterKind] = &[
     rate_limiter::KIND,
     redirector::KIND,
     redirector_v2::KIND,
+    remote_filter::KIND,
     request_adaptor::KIND,
     request_builder::KIND,
     response_adaptor::KIND,

@@ -28,6 +28,7 @@ pub mod proxy;
 pub mod rate_limiter;
 pub mod redirector;
 pub mod redirector_v2;
+pub mod remote_filter;
 pub mod request_adaptor;
 pub mod request_builder;
 pub mod response_adaptor;

@@ -130,7 +130,7 @@ impl OpaFilterSpec {
 }
 
 /// `x-my-header` as `X-My-Header`.
-fn canonical(name: &str) -> String {
+pub(crate) fn canonical(name: &str) -> String {
     let mut upper = true;
     let letter = |c: char| {
         let c = if upper { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };

@@ -180,7 +180,7 @@ fn read_url(url: &str, request: &mut Request) -> Result<(), BuiltError> {
 }
 
 /// What may not stand in a query raw is escaped.
-fn escape_query(query: &str) -> String {
+pub(crate) fn escape_query(query: &str) -> String {
     let mut out = String::with_capacity(query.len());
     for byte in query.bytes() {
         match byte {

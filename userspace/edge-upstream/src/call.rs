@@ -34,6 +34,8 @@ pub struct CallSettings {
     pub in_flight_max: usize,
     /// Whatever certificate the service shows is believed.
     pub insecure_tls: bool,
+    /// Idle connections that each worker keeps to it.
+    pub idle_max: usize,
 }
 
 impl Default for CallSettings {
@@ -43,12 +45,10 @@ impl Default for CallSettings {
             body_bytes_max: 1024 * 1024,
             in_flight_max: 64,
             insecure_tls: false,
+            idle_max: 4,
         }
     }
 }
-
-/// Idle connections that each worker keeps to a service.
-const IDLE_CONNECTIONS: usize = 4;
 
 /// A service that is asked.
 pub struct Caller {
@@ -200,7 +200,7 @@ impl Caller {
             host: &request.authority,
             introduction: &[],
             upgrade: false,
-            max_idle: IDLE_CONNECTIONS,
+            max_idle: self.settings.idle_max,
             connect_timeout: self.settings.timeout.min(CONNECT_TIMEOUT),
             connecting: &Cell::new(false),
             repeated: &Cell::new(false),

@@ -83,6 +83,7 @@ impl Providers {
                 body_bytes_max: SET_BYTES_MAX,
                 in_flight_max: 256,
                 insecure_tls: spec.insecure_tls,
+                ..CallSettings::default()
             },
             pipeline: parts.pipeline.to_owned(),
             filter: parts.name.to_owned(),

@@ -139,6 +139,7 @@ impl Introspection {
             body_bytes_max: ANSWER_BYTES_MAX,
             in_flight_max: spec.max_in_flight as usize,
             insecure_tls: spec.insecure_tls,
+            ..CallSettings::default()
         };
         let names = PoolNames {
             pool: format!("{}/proxy#{}#introspection", parts.pipeline, parts.name),

@@ -134,6 +134,7 @@ impl Token {
                         body_bytes_max: SET_BYTES_MAX,
                         in_flight_max: 2,
                         insecure_tls: spec.jwks_insecure_tls,
+                        ..CallSettings::default()
                     };
                     let names = PoolNames {
                         pool: format!("{}/proxy#{}#jwks", parts.pipeline, parts.name),

@@ -36,6 +36,7 @@ mod quick_start;
 mod recovery;
 mod registries;
 mod relays;
+mod remote_filter;
 mod restart;
 mod sale;
 mod soak;
