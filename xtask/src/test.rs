@@ -31,12 +31,13 @@ const CASES: &[&str] = &[
     "RW-01", "RW-03", "RW-05", "RW-07", // rewriting, headers, paths left as they are
     "PL-01", "PL-03", "PL-05", "PL-07", "PL-09", // the flow, namespaces, data
     "BA-01", "BA-03", "BA-05", "BA-07", "BA-09", // adaptors, builders, templates
-    "SE-01", "SE-03", "SE-07", "SE-11", // Validator: headers, jwt; client certificates
+    "SE-01", "SE-03", "SE-05", "SE-07", "SE-09", "SE-11", // Validator: headers, jwt, oauth2; OPA; client certificates
     "RS-01", "RS-03", "RS-05", "RS-07", "RS-09", // RateLimiter, time-outs, circuit breaker, failure codes
-    "PX-01", "PX-03", "PX-05", "PX-07", "PX-09", "PX-13", "PX-15", // Proxy: balancing, candidates, mirror, cache, errors, streams
-    "MF-01", "MF-03", "MF-05", // Mock, RedirectorV2, HeaderToJSON
-    "PR-01", // TLS with HTTP/2
-    "AD-01", "AD-03", "AD-05", "AD-07", "AD-09", // admin API, weirctl, custom data, access log
+    "PX-01", "PX-03", "PX-05", "PX-07", "PX-09", "PX-11", "PX-13", "PX-15", // Proxy: balancing, candidates, mirror, cache, errors
+    "MF-01", "MF-03", "MF-05", "MF-07", // Mock, RedirectorV2, HeaderToJSON, Kafka
+    "PR-01", "PR-03", "PR-05", "PR-07", // TLS with HTTP/2, WebSocket, gRPC, CONNECT
+    "WA-01", "WA-03", // WebAssembly
+    "AD-01", "AD-03", "AD-05", "AD-07", "AD-09", "AD-11", "AD-13", // admin API, weirctl, custom data, logs, upgrade, convert
 ];
 
 /// What was counted, over all parts.
