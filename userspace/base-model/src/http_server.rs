@@ -26,6 +26,7 @@ use crate::proxy::{PoolSpec, ServerScheme};
 use crate::proxy_protocol::ProxyProtocol;
 use crate::repeats::repeats;
 use crate::string_matcher::check_regexp;
+use crate::tracing::TracingSpec;
 use crate::words::check_methods;
 
 mod certificates;
@@ -97,7 +98,7 @@ pub struct HttpServerSpec {
     pub underscores_in_headers: UnderscoresInHeaders,
     /// Add the address the connection came from to the end of X-Forwarded-For, whatever the list holds. Default false.
     pub x_forwarded_for: bool,
-    /// Spans and where they go. Default: none are made.
+    /// Spans of requests and where they go (OpenTelemetry, Zipkin, Jaeger). Default: none are made, and no request's context is read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tracing: Option<TracingSpec>,
     /// How `rules` are searched. Default Ordered.
@@ -313,54 +314,6 @@ pub struct QueryMatchSpec {
     pub regexp: String,
 }
 
-/// Spans: what they are called, how many are made, where they go.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(extend("required" = ["serviceName"]))]
-pub struct TracingSpec {
-    /// Name the spans carry as their service.
-    pub service_name: String,
-    /// Attributes every span carries.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub attributes: BTreeMap<String, String>,
-    /// Old name of `attributes`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub tags: BTreeMap<String, String>,
-    /// Share of requests that are traced, 0 to 1. Default 1.
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub sample_rate: f64,
-    /// Bounds of one span. -1 means none; by default counts are 128 and the value length has no bound.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub span_limits: Option<serde_json::Map<String, serde_json::Value>>,
-    /// Bounds of the export queue.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub batch_limits: Option<serde_json::Map<String, serde_json::Value>>,
-    /// Where spans go: `jaeger`, `zipkin` or `otlp`, each with its settings.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exporter: Option<serde_json::Map<String, serde_json::Value>>,
-    /// Old way to name a Zipkin server.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub zipkin: Option<serde_json::Map<String, serde_json::Value>>,
-    /// How the trace is named to backends: `trace-context` (default) or `b3`.
-    pub header_format: String,
-}
-
-impl Default for TracingSpec {
-    fn default() -> Self {
-        Self {
-            service_name: String::new(),
-            attributes: BTreeMap::new(),
-            tags: BTreeMap::new(),
-            sample_rate: 1.0,
-            span_limits: None,
-            batch_limits: None,
-            exporter: None,
-            zipkin: None,
-            header_format: "trace-context".to_owned(),
-        }
-    }
-}
-
 impl RuleSpec {
     /// `host`, `hostRegexp` and `hosts` as one list.
     pub fn all_hosts(&self) -> Vec<HostSpec> {
@@ -408,14 +361,8 @@ impl HttpServerSpec {
             let problem = Problem::new(at(path, "proxyProtocol"), "an HTTPServer sends no PROXY headers");
             findings.problem(problem.accepted("off or accept").advice("say v1 or v2 of a Proxy's pool"));
         }
-        if let Some(tracing) = &self.tracing
-            && !["", "trace-context", "b3"].contains(&tracing.header_format.as_str())
-        {
-            let problem = Problem::new(at(&at(path, "tracing"), "headerFormat"), "not a header format");
-            findings.problem(problem.text(&tracing.header_format).accepted("trace-context or b3"));
-        }
-        if self.tracing.is_some() {
-            findings.warn(at(path, "tracing"), "has no effect: this version writes no spans yet");
+        if let Some(tracing) = &self.tracing {
+            tracing.validate(&at(path, "tracing"), findings);
         }
         if !self.keep_alive && self.keep_alive_timeout != Self::default().keep_alive_timeout {
             findings.warn(at(path, "keepAliveTimeout"), "has no effect without keepAlive: true");
@@ -684,7 +631,7 @@ mod tests {
     #[test]
     fn fields_that_do_nothing_say_so() {
         let value = crate::yaml::parse_document(
-            "port: 80\ncacheSize: 10\ntracing: {serviceName: a}\nrules:\n- paths:\n  - path: /a\n    backend: p\n    setHeaders: {Upgrade: x, X-A: a}\n  - backendPool: {spanName: s, servers: [{url: 'http://127.0.0.1:1'}]}",
+            "port: 80\ncacheSize: 10\nrules:\n- paths:\n  - path: /a\n    backend: p\n    setHeaders: {Upgrade: x, X-A: a}",
         )
         .unwrap();
         let spec = crate::decode::<HttpServerSpec>(&value, "").unwrap().value;
@@ -692,8 +639,7 @@ mod tests {
         spec.validate("", &mut findings);
         let mut paths: Vec<&str> = findings.warnings.iter().map(|warning| warning.path.as_str()).collect();
         paths.sort_unstable();
-        let pool = "rules[0].paths[1].backendPool.spanName";
-        assert_eq!(paths, ["cacheSize", "rules[0].paths[0].setHeaders.Upgrade", pool, "tracing"]);
+        assert_eq!(paths, ["cacheSize", "rules[0].paths[0].setHeaders.Upgrade"]);
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub mod resilience;
 mod room;
 pub mod service_registry;
 pub mod tcp_proxy;
+pub mod tracing;
 pub mod udp_proxy;
 pub mod virtual_ip;
 
@@ -66,8 +67,7 @@ pub use grpc_server::{GrpcMethodSpec, GrpcRuleSpec, GrpcServerSpec};
 pub use header_adapt::HeaderAdaptSpec;
 pub use health_check::{BodyMatchSpec, HeaderCheckSpec, HealthCheckSpec, HealthMatchSpec, ProbeType};
 pub use http_server::{
-    HeaderMatchSpec, HostSpec, HttpServerSpec, PathSpec, QueryMatchSpec, RouterKind, RuleSpec, TracingSpec,
-    UnderscoresInHeaders,
+    HeaderMatchSpec, HostSpec, HttpServerSpec, PathSpec, QueryMatchSpec, RouterKind, RuleSpec, UnderscoresInHeaders,
 };
 pub use ip_filter::{Cidr, IpFilter, IpFilterSpec};
 pub use l4_pool::{L4PoolSpec, L4ServerSpec};
@@ -91,6 +91,10 @@ pub use service_registry::{
 };
 pub use string_matcher::{Matcher, StringMatcher, UrlMatcher, UrlRule};
 pub use tcp_proxy::{TcpProxySpec, TcpRuleSpec, TcpTls};
+pub use tracing::{
+    BatchLimitsSpec, ExporterSpec, JaegerSpec, OtlpSpec, ParentSampling, SamplingSpec, SpanLimitsSpec, TracingSpec,
+    ZipkinDeprecatedSpec, ZipkinSpec,
+};
 pub use udp_proxy::UdpProxySpec;
 pub use v1::{Translation, translate_v1};
 pub use virtual_ip::{HashMode, MachineSpec, MachineState, PortRange, PortsSpec, Protocol, VIRTUAL_IPS, VirtualIpSpec};

@@ -78,7 +78,7 @@ impl Default for ProxySpec {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PoolSpec {
-    /// Name of the pool's spans. Default: the pool's own name.
+    /// Name of the spans of tries at its servers, see `tracing` of an HTTPServer. Default: the pool's own name.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub span_name: String,
     /// The servers. `servers` or `serviceName` is needed.
@@ -712,12 +712,6 @@ impl PoolSpec {
     }
 
     pub fn validate(&self, path: &str, scheme: ServerScheme, findings: &mut Findings) {
-        let idle = [("spanName", !self.span_name.is_empty(), "has no effect: this version writes no spans yet")];
-        for (field, given, text) in idle {
-            if given {
-                findings.warn(at(path, field), text);
-            }
-        }
         if !self.service_registry.is_empty() && self.service_name.is_empty() {
             findings.warn(at(path, "serviceRegistry"), "has no effect without serviceName");
         }

@@ -116,6 +116,7 @@ mod members;
 mod memory_cache;
 mod placed;
 mod redirects;
+mod spans;
 pub(crate) mod timed;
 
 pub const INTERNAL_ERROR: Outcome = "internalError";
@@ -216,6 +217,8 @@ const MIRROR_TIMEOUT: Duration = Duration::from_secs(30);
 struct Pool {
     /// `proxy#<filter>#main` or `proxy#<filter>#candidate#N`, as Easegress names them.
     name: String,
+    /// Of the spans of its tries.
+    span_name: Arc<str>,
     /// `None` for the main pool.
     filter: Option<RequestMatcher>,
     members: Arc<Members>,
@@ -593,6 +596,7 @@ impl Proxy {
                 Ok(result) => result,
                 Err(_) => {
                     unfinished.ended();
+                    spans::give_up(if stand.connecting.get() { "connect_timeout" } else { "timeout" }, exchange);
                     let (choice, connecting) = (stand.choice.get(), stand.connecting.get());
                     let index = choice.index;
                     let (counted, heard) = if connecting {
@@ -736,6 +740,7 @@ impl Proxy {
     ) -> Result<Answer, AttemptError> {
         let servers = set.balancer.servers();
         let (server, recorder) = (&servers[index], &set.of_servers[index]);
+        let span = spans::begin(pool, server, exchange);
         let upgrade = exchange.upgrade_offered;
         let interim = exchange.interim.clone();
         let introduction = server.introduction(&exchange.client);
@@ -761,7 +766,12 @@ impl Proxy {
             limits: &self.limits,
             counters: &pool.counters,
         };
-        attempt.run(&mut space.request_body).await
+        let result = attempt.run(&mut space.request_body).await;
+        if span.is_some() {
+            let status = result.as_ref().map_or(0, |answer| self.verdict(&answer.response));
+            spans::end(span, pool, status, &result, exchange);
+        }
+        result
     }
 
     fn take(
@@ -892,7 +902,9 @@ impl Pool {
             let previous = parts.previous.and_then(|p| p.downcast::<Proxy>()).and_then(|p| p.pool(&name));
             MemoryCache::new(cache, &name, parts, previous.and_then(|pool| pool.memory.as_ref()))
         });
+        let span_name = if spec.span_name.is_empty() { name.as_str() } else { &spec.span_name };
         Ok(Pool {
+            span_name: span_name.into(),
             name,
             memory,
             filter: spec.filter.as_ref().map(RequestMatcher::new).transpose()?,

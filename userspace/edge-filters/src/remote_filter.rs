@@ -121,6 +121,7 @@ impl RemoteFilter {
             in_flight_max: spec.max_in_flight as usize,
             insecure_tls: spec.insecure_tls,
             idle_max: IDLE_CONNECTIONS,
+            ..CallSettings::default()
         };
         let names = PoolNames {
             pool: format!("{}/proxy#{}#remote", parts.pipeline, parts.name),

@@ -16,6 +16,7 @@ use crate::proxied;
 use crate::router::{Route, Router};
 use crate::server::{Server, Sockets, not_of};
 use crate::tls::{self, Tls};
+use crate::trace;
 use crate::traffic::{AroundSlot, Generation, PipelineView, Shared};
 use crate::tunnel::Patience;
 use arc_swap::ArcSwap;
@@ -28,6 +29,7 @@ use base_runtime::table::Table;
 use base_telemetry::access_log::{self, LogWriter};
 use base_telemetry::server::{self, Recorder, Sample, ServerStats};
 use base_tls::TicketKeys;
+use edge_export::Tracer;
 use edge_pipeline::Exchange;
 use proto_http::{Limits, Underscores, Version};
 use serde_json::{Value, json};
@@ -68,6 +70,8 @@ pub struct Live {
     pub quic: Option<Arc<base_quic::proto::ServerConfig>>,
     /// The GlobalFilter around every pipeline, when the document names one.
     pub around: Option<Arc<AroundSlot>>,
+    /// Requests have spans, or a context at least.
+    pub tracer: Option<Tracer>,
     access_log: access_log::Format,
 }
 
@@ -102,6 +106,7 @@ impl Live {
             x_forwarded_for: spec.x_forwarded_for,
             trusted_proxies: CidrSet::new(&spec.trusted_proxies),
             introduced: spec.proxy_protocol == ProxyProtocol::Accept,
+            tracer: spec.tracing.as_ref().map(|tracing| shared.tracer(tracing)).transpose()?,
             around: (!spec.global_filter.is_empty()).then(|| shared.around(&spec.global_filter)),
             access_log: access_log::Format::parse(&spec.access_log_format)
                 .map_err(|e| e.to_string())?
@@ -669,7 +674,7 @@ impl Local {
     }
 
     /// Counts a request that was answered and writes its line in the access log.
-    pub fn record(&self, exchange: &Exchange, routed: Option<&Arc<str>>, request_bytes: u64, response_bytes: u64) {
+    pub fn record(&self, exchange: &mut Exchange, routed: Option<&Arc<str>>, request_bytes: u64, response_bytes: u64) {
         let ended = exchange.ended();
         let duration = ended.saturating_duration_since(exchange.started);
         let status = exchange.default_space_ref().response.as_ref().map_or(503, |r| r.status);
@@ -691,6 +696,10 @@ impl Local {
             route_found: routed.is_some(),
         });
         drop(recorder);
+        if exchange.trace.is_some() {
+            let (times, bytes) = ((ended, duration), (request_bytes, response_bytes));
+            self.with_live(|live| trace::finish(live.tracer.as_ref(), exchange, routed, status, times, bytes));
+        }
         if let Some(log) = &mut *self.log.borrow_mut() {
             self.with_live(|live| {
                 access::write(

@@ -40,6 +40,7 @@ pub mod server;
 pub mod tcp_proxy;
 pub mod timeouts;
 pub mod tls;
+pub mod trace;
 pub mod traffic;
 pub mod tunnel;
 pub mod udp_proxy;

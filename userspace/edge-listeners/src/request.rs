@@ -10,6 +10,7 @@ use crate::pace::Pace;
 use crate::response::{self, Sent};
 use crate::router::{Matched, Route};
 use crate::tls::Tls;
+use crate::trace;
 use crate::variables::{Context as VariableContext, VariableText};
 use base_model::ip_filter::CidrSet;
 use edge_pipeline::exchange::{DEFAULT_BODY_LIMIT, local_addresses_wanted};
@@ -66,6 +67,9 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
     let live = local.live();
     exchange.upgrade_offered = stream.offers_upgrade();
     believe_proxies(local, exchange, &live.trusted_proxies);
+    if let Some(tracer) = &live.tracer {
+        trace::begin(local, tracer, exchange);
+    }
     let found = match &live.tls {
         Some(tls) if is_misdirected(tls, exchange) => {
             local.limit("misdirected");
@@ -346,6 +350,9 @@ async fn finish<S: ClientStream>(
     }
     if broke_off && !stopped {
         exchange.tags.note(|| "backend broke off the body".to_owned());
+        if let Some(trace) = &mut exchange.trace {
+            trace.fail(trace.request(), "backend_broke_off");
+        }
     }
     if let Some(code) = told.and_then(|told| told.get()) {
         exchange.tags.note(|| format!("grpc-status: {}", code.0));

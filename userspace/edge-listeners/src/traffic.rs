@@ -10,13 +10,16 @@ use crate::tcp_proxy;
 use crate::udp_proxy;
 use crate::{Purged, Timeouts};
 use arc_swap::{ArcSwapOption, Cache};
-use base_model::{GlobalFilterSpec, HttpServerSpec, OverloadManagerSpec, PipelineSpec, Problem, Resource, Spec};
+use base_model::{
+    GlobalFilterSpec, HttpServerSpec, OverloadManagerSpec, PipelineSpec, Problem, Resource, Spec, TracingSpec,
+};
 use base_runtime::{Worker, WorkerStats, memory, pressure};
 use base_telemetry::Telemetry;
 use base_telemetry::access_log::AccessLog;
 use base_telemetry::limits::{Limit, LimitHits};
 use base_telemetry::server::ServerStats;
 use base_tls::TicketKeys;
+use edge_export::Tracer;
 use edge_pipeline::{Around, FilterKind, Pipeline};
 use proto_http::h1::Fault;
 use serde_json::Value;
@@ -198,6 +201,11 @@ impl Shared {
 
     pub fn telemetry(&self) -> &Telemetry {
         &self.telemetry
+    }
+
+    /// What a server's `tracing` says, ready to be asked.
+    pub fn tracer(&self, spec: &TracingSpec) -> Result<Tracer, String> {
+        Tracer::new(spec, &self.machine, &self.telemetry, &self.workers)
     }
 
     pub fn tickets(&self) -> &TicketKeys {

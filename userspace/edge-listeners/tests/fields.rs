@@ -157,6 +157,56 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "server/tests/house/overload.rs",
         "a_machine_with_too_much_to_do_sheds_what_matters_least_and_says_so_once",
     ),
+    ("TracingSpec", "edge-listeners/tests/tracing.rs", "callers_shares_and_rules_decide_what_is_exported"),
+    ("SamplingSpec", "edge-listeners/tests/tracing.rs", "callers_shares_and_rules_decide_what_is_exported"),
+    (
+        "SpanLimitsSpec.attributeValueLengthLimit",
+        "edge-listeners/tests/tracing.rs",
+        "spans_tell_of_the_server_its_stations_and_each_try",
+    ),
+    ("SpanLimitsSpec.attributeCountLimit", "edge-listeners/tests/tracing.rs", "a_span_keeps_its_bounds"),
+    ("SpanLimitsSpec.eventCountLimit", "edge-listeners/tests/tracing.rs", "a_span_keeps_its_bounds"),
+    ("SpanLimitsSpec.attributePerEventCountLimit", "edge-listeners/tests/tracing.rs", "a_span_keeps_its_bounds"),
+    (
+        "BatchLimitsSpec",
+        "edge-listeners/tests/tracing.rs",
+        "collectors_that_refuse_hang_or_fail_cost_no_request_anything_and_are_tried_again",
+    ),
+    (
+        "ExporterSpec.otlp",
+        "edge-listeners/tests/tracing.rs",
+        "a_collector_of_opentelemetry_gets_protobuf_or_json_packed_or_plain",
+    ),
+    ("ExporterSpec.zipkin", "edge-listeners/tests/tracing.rs", "spans_tell_of_the_server_its_stations_and_each_try"),
+    (
+        "OtlpSpec",
+        "edge-listeners/tests/tracing.rs",
+        "a_collector_of_opentelemetry_gets_protobuf_or_json_packed_or_plain",
+    ),
+    ("ZipkinSpec", "edge-listeners/tests/tracing.rs", "spans_tell_of_the_server_its_stations_and_each_try"),
+    (
+        "ZipkinDeprecatedSpec.serverURL",
+        "edge-listeners/tests/tracing.rs",
+        "contexts_of_b3_are_read_and_written_and_others_that_came_are_kept_right",
+    ),
+    (
+        "ZipkinDeprecatedSpec.sampleRate",
+        "edge-listeners/tests/tracing.rs",
+        "contexts_of_b3_are_read_and_written_and_others_that_came_are_kept_right",
+    ),
+    (
+        "ZipkinDeprecatedSpec.disableReport",
+        "edge-listeners/tests/tracing.rs",
+        "contexts_of_b3_are_read_and_written_and_others_that_came_are_kept_right",
+    ),
+    ("PoolSpec.spanName", "edge-listeners/tests/tracing.rs", "spans_tell_of_the_server_its_stations_and_each_try"),
+    (
+        "WebSocketPoolSpec.spanName",
+        "edge-listeners/tests/tracing.rs",
+        "spans_tell_of_the_server_its_stations_and_each_try",
+    ),
+    ("GrpcPoolSpec.spanName", "edge-listeners/tests/tracing.rs", "spans_tell_of_the_server_its_stations_and_each_try"),
+    ("HttpServerSpec.tracing", "edge-listeners/tests/tracing.rs", "contexts_of_w3c_come_and_go"),
     ("CacheSpec", "edge-listeners/tests/cache.rs", "each_field_of_the_document_counts"),
     (
         "ConsumerKeySpec",
@@ -661,13 +711,37 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
 /// Fields that do nothing, and all that is inside them: a document that sets each, and what is said about it.
 const SAID: &[(&str, &str, &str)] = &[
     (
-        "HttpServerSpec.tracing",
-        "{kind: HTTPServer, port: 1, tracing: {serviceName: s}}",
-        "warning: tracing: has no effect",
+        "ZipkinDeprecatedSpec.hostport",
+        "{kind: HTTPServer, port: 1, tracing: {serviceName: s, zipkin: {serverURL: 'http://a', sampleRate: 1, hostport: 'a:1'}}}",
+        "warning: tracing.zipkin.hostport: has no effect",
+    ),
+    (
+        "ZipkinDeprecatedSpec.sameSpan",
+        "{kind: HTTPServer, port: 1, tracing: {serviceName: s, zipkin: {serverURL: 'http://a', sampleRate: 1, sameSpan: true}}}",
+        "warning: tracing.zipkin.sameSpan: has no effect",
+    ),
+    (
+        "ZipkinDeprecatedSpec.id128Bit",
+        "{kind: HTTPServer, port: 1, tracing: {serviceName: s, zipkin: {serverURL: 'http://a', sampleRate: 1, id128Bit: true}}}",
+        "warning: tracing.zipkin.id128Bit: has no effect",
+    ),
+    (
+        "SpanLimitsSpec.linkCountLimit",
+        "{kind: HTTPServer, port: 1, tracing: {serviceName: s, zipkin: {serverURL: 'http://a', sampleRate: 1}, spanLimits: {linkCountLimit: 1}}}",
+        "warning: tracing.spanLimits.linkCountLimit: has no effect",
+    ),
+    (
+        "SpanLimitsSpec.attributePerLinkCountLimit",
+        "{kind: HTTPServer, port: 1, tracing: {serviceName: s, zipkin: {serverURL: 'http://a', sampleRate: 1}, spanLimits: {attributePerLinkCountLimit: 1}}}",
+        "warning: tracing.spanLimits.attributePerLinkCountLimit: has no effect",
+    ),
+    (
+        "ExporterSpec.jaeger",
+        "{kind: HTTPServer, port: 1, tracing: {serviceName: s, exporter: {jaeger: {mode: agent, endpoint: 'j:6831'}}}}",
+        "warning: tracing.exporter.jaeger: has no effect",
     ),
     ("HttpServerSpec.cacheSize", "{kind: HTTPServer, port: 1, cacheSize: 9}", "warning: cacheSize: has no effect"),
     ("HttpServerSpec.autoCert", "{kind: HTTPServer, port: 1, autoCert: true}", "problem: autoCert = true: not served"),
-    ("PoolSpec.spanName", "pool: {spanName: s}", "warning: filters[0].pools[0].spanName: has no effect"),
     (
         "PoolSpec.serviceRegistry",
         "pool: {serviceRegistry: r}",
@@ -677,11 +751,6 @@ const SAID: &[(&str, &str, &str)] = &[
         "LoadBalanceSpec.forwardKey",
         "pool: {loadBalance: {forwardKey: X}}",
         "warning: filters[0].pools[0].loadBalance.forwardKey: has no effect",
-    ),
-    (
-        "WebSocketPoolSpec.spanName",
-        "{kind: Pipeline, filters: [{name: f, kind: WebSocketProxy, pools: [{servers: [{url: 'ws://a:1'}], spanName: s}]}]}",
-        "warning: filters[0].pools[0].spanName: has no effect",
     ),
     (
         "WebSocketPoolSpec.serviceRegistry",
@@ -768,11 +837,6 @@ const SAID: &[(&str, &str, &str)] = &[
         "GrpcProxySpec.borrowTimeout",
         "{kind: Pipeline, filters: [{name: f, kind: GRPCProxy, borrowTimeout: 1s, pools: [{servers: [{url: 'http://a:1'}]}]}]}",
         "warning: filters[0].borrowTimeout: has no effect",
-    ),
-    (
-        "GrpcPoolSpec.spanName",
-        "{kind: Pipeline, filters: [{name: f, kind: GRPCProxy, pools: [{servers: [{url: 'http://a:1'}], spanName: s}]}]}",
-        "warning: filters[0].pools[0].spanName: has no effect",
     ),
     (
         "GrpcPoolSpec.serviceRegistry",

@@ -7,6 +7,7 @@ use crate::interim::Interim;
 use base_text::redact;
 use base_tls::Session;
 use proto_http::{Method, Request, Response, Scheme, Version};
+use proto_trace::Recording;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -270,6 +271,8 @@ pub struct Exchange {
     /// What the clock said when it was read last for this exchange, see [`Exchange::ended`].
     pub clock: Instant,
     pub tags: Tags,
+    /// The spans of this request, where they are written down. Boxed: most requests have none.
+    pub trace: Option<Box<Recording>>,
     /// Method and target as the client sent them, whatever filters made of the request: scheme and authority are part of it where they
     /// were over HTTP/1, in a CONNECT, and where the client [is led](Exchange::remember_whole_target) to what it names.
     pub method: Method,
@@ -340,6 +343,7 @@ impl Default for Exchange {
             started: now,
             clock: now,
             tags: Tags::default(),
+            trace: None,
             method: Method::Get,
             uri: Vec::new(),
             path_at: 0,
@@ -399,6 +403,7 @@ impl Exchange {
         self.current = 0;
         self.client.tls = None;
         self.tags.clear();
+        self.trace = None;
         self.method = Method::Get;
         self.uri.clear();
         self.path_at = 0;
@@ -447,6 +452,12 @@ impl Exchange {
         for held in &mut self.held {
             held.answered(self.default.response.as_mut());
         }
+    }
+
+    /// Somebody wants to know how long each station takes.
+    #[inline]
+    pub fn is_timed(&self) -> bool {
+        self.tags.enabled || self.trace.is_some()
     }
 
     /// The request begins.

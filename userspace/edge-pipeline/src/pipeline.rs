@@ -4,6 +4,7 @@ use crate::exchange::{DEFAULT_NAMESPACE, Exchange};
 use crate::filter::{BuildError, Enclosed, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
 use base_model::PipelineSpec;
 use base_telemetry::Telemetry;
+use proto_trace::{Begun, SpanKind};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,7 +36,7 @@ impl Rest {
     pub async fn run(&self, exchange: &mut Exchange) -> bool {
         let around = &self.nodes[self.at - 1];
         let mut began = None;
-        if exchange.tags.enabled {
+        if exchange.is_timed() {
             let now = Instant::now();
             exchange.clock = now;
             let took = self.began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
@@ -221,8 +222,13 @@ impl Pipeline {
         }
         exchange.tags.enter(&self.name);
         // The first station begins with the poll: what is between them costs less than asking the clock again.
-        let began = exchange.tags.enabled.then(|| exchange.clock.max(base_runtime::poll_began()));
-        walk(&self.nodes, 0, began, exchange).await
+        let began = exchange.is_timed().then(|| exchange.clock.max(base_runtime::poll_began()));
+        let span = begin(&self.name, began, exchange);
+        let ended = walk(&self.nodes, 0, began, exchange).await;
+        if let (Some(span), Some(trace)) = (span, &mut exchange.trace) {
+            trace.end(span, exchange.clock);
+        }
+        ended
     }
 
     /// Walks a flow before this one and a flow after it, as a GlobalFilter says.
@@ -263,12 +269,17 @@ async fn walk(nodes: &Arc<[Node]>, mut at: usize, mut began: Option<Instant>, ex
             break;
         };
         exchange.enter(node.namespace.as_ref());
+        let span = begin(&node.label, began, exchange);
         exchange.later = node.later.and(exchange.after).and_if(exchange.has_ends(), Touches::RESPONSE_HEAD);
         let outcome = if node.encloses {
             match filter.enclose(exchange, Rest { nodes: nodes.clone(), at: at + 1, began }).await {
                 Enclosed::Alone(outcome) => outcome,
                 Enclosed::Walked { ended: by } => {
                     ended = by;
+                    if let (Some(span), Some(trace)) = (span, &mut exchange.trace) {
+                        exchange.clock = Instant::now();
+                        trace.end(span, exchange.clock);
+                    }
                     break;
                 }
             }
@@ -283,6 +294,12 @@ async fn walk(nodes: &Arc<[Node]>, mut at: usize, mut began: Option<Instant>, ex
             exchange.clock = now;
             let took = now.saturating_duration_since(std::mem::replace(began, now));
             exchange.tags.pass(&node.label, outcome, took);
+            if let (Some(span), Some(trace)) = (span, &mut exchange.trace) {
+                if outcome != SUCCESS {
+                    trace.set(span, "weir.filter.result", outcome);
+                }
+                trace.end(span, now);
+            }
         }
         at = match node.jumps.iter().find(|(result, _)| *result == outcome) {
             Some((_, target)) => *target,
@@ -295,6 +312,13 @@ async fn walk(nodes: &Arc<[Node]>, mut at: usize, mut began: Option<Instant>, ex
     }
     exchange.enter(None);
     ended
+}
+
+/// The span of a pipeline or of a station, where spans are written down.
+#[inline]
+fn begin(name: &Arc<str>, began: Option<Instant>, exchange: &mut Exchange) -> Option<Begun> {
+    let (trace, began) = (exchange.trace.as_mut()?, began?);
+    Some(trace.begin(name, SpanKind::Internal, began))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use base_telemetry::proxy::{AnsweredRequest, PoolNames, PoolStats, ServerRecorde
 use base_telemetry::{Limit, Telemetry};
 use bytes::Bytes;
 use edge_pipeline::{Body, BodyError};
-use proto_http::{Limits, Method, Request, Response};
+use proto_http::{Headers, Limits, Method, Request, Response};
 use serde_json::Value;
 use std::cell::Cell;
 use std::fmt;
@@ -36,6 +36,8 @@ pub struct CallSettings {
     pub insecure_tls: bool,
     /// Idle connections that each worker keeps to it.
     pub idle_max: usize,
+    /// As `http2` of a pool: whether it is spoken to in HTTP/2; without, whatever it agrees to.
+    pub http2: Option<bool>,
 }
 
 impl Default for CallSettings {
@@ -46,6 +48,7 @@ impl Default for CallSettings {
             in_flight_max: 64,
             insecure_tls: false,
             idle_max: 4,
+            http2: None,
         }
     }
 }
@@ -72,6 +75,8 @@ pub struct Caller {
 pub struct Reply {
     pub response: Response,
     pub body: Bytes,
+    /// Fields that came after the body.
+    pub trailers: Option<Headers>,
 }
 
 /// Why there is no answer.
@@ -132,7 +137,7 @@ impl Caller {
             }
         };
         let shown = url[..url.len() - target.len()].to_owned();
-        let server = Server::at(at, &shown, 1, false, identity.as_ref())?;
+        let server = Server::at(at, &shown, 1, false, identity.as_ref())?.with_http2(settings.http2);
         let (stats, limits) = (telemetry.pool(names), telemetry.limits());
         stats.retain_servers(|known| known == shown);
         Ok(Caller {
@@ -212,7 +217,7 @@ impl Caller {
         };
         let mut answer = attempt.run(&mut body).await.map_err(CallError::Attempt)?;
         let body = answer.body.collect(self.settings.body_bytes_max).await.map_err(CallError::Answer)?.clone();
-        Ok(Reply { response: answer.response, body })
+        Ok(Reply { response: answer.response, body, trailers: answer.body.trailers() })
     }
 
     /// What `GET /status/objects` shows of it.

@@ -302,6 +302,7 @@ impl Edge {
         registry
             .add(Box::new(move |encoder: &mut base_telemetry::registry::Encoder| watched.overload().encode(encoder)));
         traffic.watch_overload().map_err(|e| (format!("cannot start the thread that looks for overload: {e}"), 1))?;
+        registry.add(Box::new(edge_export::encode));
         // What has no kernel plane takes no packets of virtual IPs, so it names no address to send them to.
         let mut addresses = Vec::new();
         let mut lease = None;
@@ -458,6 +459,8 @@ impl Serving {
 
     fn join(self) {
         let _ = self.agent.join();
+        // Spans of the last requests go, over connections of the workers.
+        edge_export::shutdown();
         // What is still to go to Kafka goes, or is kept on disk.
         edge_kafka::shutdown();
         drop(self.traffic);

@@ -4,14 +4,16 @@
 //! connection of HTTP/1.1 is closed, its stream of HTTP/2 reset.
 
 use super::members::Set;
+use super::spans;
 use super::{Pool, Proxy, Stand, another};
 use base_model::{GoDuration, HedgingSpec, RetryBudgetSpec};
 use base_telemetry::proxy::UpstreamError;
 use base_telemetry::{Limit, LimitHits};
-use edge_pipeline::Exchange;
+use edge_pipeline::{Body, Client, Exchange};
 use edge_upstream::balance::Choice;
 use edge_upstream::budget::RetryBudget;
 use edge_upstream::{Answer, Attempt, AttemptError};
+use proto_http::Request;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -27,6 +29,15 @@ pub struct Hedging {
     pub(super) budget: RetryBudget,
     /// Requests for which no second server was asked because that many had been.
     spent: Limit,
+}
+
+/// What a second server would be asked.
+struct Hedge<'a> {
+    hedging: &'a Hedging,
+    request: Request,
+    client: Client,
+    body: Body,
+    written: &'a spans::Second,
 }
 
 impl Hedging {
@@ -57,10 +68,28 @@ impl Proxy {
         let spare = space.request_body.again().filter(|body| may_be_doubled && !body.is_stream());
         // Another server does not know the session: it may answer soon, and as to a stranger.
         let is_led = set.balancer.is_led(&space.request, first.index);
-        let Some(mut body) = spare.filter(|_| set.balancer.servers().len() > 1 && !is_led) else {
+        let Some(body) = spare.filter(|_| set.balancer.servers().len() > 1 && !is_led) else {
             return self.reach(pool, set, first, stand, exchange).await;
         };
-        let (request, client) = (space.request.clone(), exchange.client.clone());
+        let (mut request, client) = (space.request.clone(), exchange.client.clone());
+        let written = spans::Second::prepare(exchange, &mut request);
+        let hedge = Hedge { hedging, request, client, body, written: &written };
+        let result = self.race(pool, set, hedge, first, stand, exchange).await;
+        written.write(pool, set.balancer.servers(), exchange);
+        result
+    }
+
+    /// Asks the first, and where it takes long the second.
+    async fn race(
+        &self,
+        pool: &Pool,
+        set: &Set,
+        hedge: Hedge<'_>,
+        first: Choice,
+        stand: &Stand<'_>,
+        exchange: &mut Exchange,
+    ) -> Result<Answer, AttemptError> {
+        let Hedge { hedging, request, client, mut body, written } = hedge;
         let (worker, began) = (base_runtime::worker_index(), base_runtime::now());
         let Set { of_pool, of_servers, .. } = set;
         let second = Stand {
@@ -112,6 +141,7 @@ impl Proxy {
                 limits: &self.limits,
                 counters: &pool.counters,
             };
+            written.asks(choice.index);
             let mut hedge = pin!(attempt.run(&mut body));
             // What each has said, once it has.
             let (mut said, mut said_second) = (None, None);
@@ -127,6 +157,7 @@ impl Proxy {
                     if let Err(error) = &result {
                         pool.failed(set, choice, error);
                     }
+                    written.hears(result.as_ref().ok().map(|answer| self.verdict(&answer.response)));
                     said_second = Some(result);
                 }
                 let good = |said: &Option<Result<Answer, AttemptError>>| {

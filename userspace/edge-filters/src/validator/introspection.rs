@@ -280,7 +280,7 @@ mod tests {
             (401, r#"{"active":true}"#, None, 0.0),
             (302, r#"{"active":true}"#, None, 0.0),
         ] {
-            let reply = Reply { response: Response::with_status(status), body: body.as_bytes().into() };
+            let reply = Reply { response: Response::with_status(status), body: body.as_bytes().into(), trailers: None };
             let found = read(&reply, 1000.0, MOST);
             assert_eq!(found.as_ref().ok().map(|(told, _)| told.clone()), told, "{status} {body}");
             if let Ok((_, found)) = found {
@@ -288,7 +288,7 @@ mod tests {
             }
         }
         let long = format!(r#"{{"active":true,"sub":"{}"}}"#, "u".repeat(TEXT_MAX + 1));
-        let reply = Reply { response: Response::with_status(200), body: long.into() };
+        let reply = Reply { response: Response::with_status(200), body: long.into(), trailers: None };
         assert!(read(&reply, 0.0, MOST).is_err());
     }
 }

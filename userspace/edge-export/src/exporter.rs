@@ -1,0 +1,383 @@
+//! A thread for each collector: gathers what workers hand over, encodes it, sends it, tries again.
+
+use crate::post::{Post, url_of};
+use crate::stats::{Kind, Lost};
+use base_model::{BatchLimitsSpec, OtlpSpec};
+use base_runtime::Worker;
+use base_telemetry::Telemetry;
+use bytes::Bytes;
+use edge_upstream::Reply;
+use proto_http::Request;
+use proto_trace::{Recording, Resource, otlp, zipkin};
+use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+/// What a collector is, and what it is sent in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// URL that takes spans.
+    Zipkin(String),
+    Otlp(OtlpSpec),
+}
+
+/// Everything that makes an exporter what it is: servers that agree in it share one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipe {
+    pub target: Target,
+    pub limits: BatchLimitsSpec,
+    pub resource: Resource,
+}
+
+/// A queue of finished requests, and the thread that empties it. Dropped, what waits is still sent.
+pub struct Exporter {
+    recipe: Recipe,
+    kind: Kind,
+    queue: SyncSender<Arc<Recording>>,
+    shared: Arc<Shared>,
+    thread: Thread,
+    queue_most: usize,
+    batch: usize,
+}
+
+/// What the thread and its exporter both look at.
+#[derive(Default)]
+struct Shared {
+    /// Spans that wait.
+    waiting: AtomicUsize,
+    /// When everything is to be over.
+    end: OnceLock<Instant>,
+}
+
+/// Longest pause between looks at the queue.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Pauses between tries: the first, and the longest.
+const AGAIN_FIRST: Duration = Duration::from_millis(500);
+const AGAIN_MOST: Duration = Duration::from_secs(30);
+
+/// A batch is given up after this long.
+const GIVE_UP: Duration = Duration::from_secs(300);
+
+/// What is left when the process ends is tried for this long.
+const LAST: Duration = Duration::from_secs(2);
+
+/// Between two lines in the log about a collector that does not take spans.
+const TELL: Duration = Duration::from_secs(60);
+
+static EXPORTERS: Mutex<Vec<Weak<Exporter>>> = Mutex::new(Vec::new());
+static THREADS: Mutex<Vec<(Arc<Shared>, JoinHandle<()>)>> = Mutex::new(Vec::new());
+
+/// Ends all exporters: what waits is sent, within [`LAST`].
+pub fn shutdown() {
+    let threads = std::mem::take(&mut *lock(&THREADS));
+    let end = Instant::now() + LAST;
+    for (shared, thread) in &threads {
+        let _ = shared.end.set(end);
+        thread.thread().unpark();
+    }
+    for (_, thread) in threads {
+        let _ = thread.join();
+    }
+}
+
+impl Exporter {
+    /// The exporter of this recipe. The error says what is wrong with the document or with this machine.
+    pub fn of(recipe: Recipe, telemetry: &Arc<Telemetry>, workers: &[Worker]) -> Result<Arc<Exporter>, String> {
+        let mut exporters = lock(&EXPORTERS);
+        exporters.retain(|exporter| exporter.strong_count() > 0);
+        if let Some(known) = exporters.iter().filter_map(Weak::upgrade).find(|known| known.recipe == recipe) {
+            return Ok(known);
+        }
+        let exporter = Arc::new(Exporter::start(recipe, telemetry, workers)?);
+        exporters.push(Arc::downgrade(&exporter));
+        Ok(exporter)
+    }
+
+    fn start(recipe: Recipe, telemetry: &Arc<Telemetry>, workers: &[Worker]) -> Result<Exporter, String> {
+        let collector = Collector::new(&recipe, telemetry, workers)?;
+        let count = |value: i64| usize::try_from(value).unwrap_or(1).max(1);
+        let (queue_most, batch) = (count(recipe.limits.max_queue_size), count(recipe.limits.max_export_batch_size));
+        let timeout = Duration::from_millis(count(recipe.limits.batch_timeout) as u64);
+        let (queue, taken) = sync_channel(queue_most);
+        let shared = Arc::<Shared>::default();
+        let kind = collector.kind;
+        let work = Work {
+            collector,
+            resource: recipe.resource.clone(),
+            taken,
+            shared: shared.clone(),
+            batch,
+            timeout,
+            told: None,
+        };
+        let thread = thread::Builder::new().name("trace-export".into()).spawn(move || work.run());
+        let thread = thread.map_err(|error| format!("no thread for its spans: {error}"))?;
+        let handle = thread.thread().clone();
+        let mut threads = lock(&THREADS);
+        threads.retain(|(_, thread)| !thread.is_finished());
+        threads.push((shared.clone(), thread));
+        kind.exists();
+        Ok(Exporter { recipe, kind, queue, shared, thread: handle, queue_most, batch })
+    }
+
+    /// Hands over the spans of a request. Never waits; what finds the queue full is dropped and counted.
+    pub fn offer(&self, trace: Arc<Recording>) {
+        let spans = trace.spans().len();
+        let before = self.shared.waiting.fetch_add(spans, Ordering::Relaxed);
+        // Counted before anybody can take it out again.
+        self.kind.waits(spans);
+        if before + spans > self.queue_most || self.queue.try_send(trace).is_err() {
+            self.shared.waiting.fetch_sub(spans, Ordering::Relaxed);
+            self.kind.waited(spans);
+            self.kind.lost(Lost::QueueFull, spans as u64);
+            return;
+        }
+        // It looks by itself now and then: only a batch that is complete is worth a wake-up.
+        if before < self.batch && before + spans >= self.batch {
+            self.thread.unpark();
+        }
+    }
+}
+
+/// The thread's own.
+struct Work {
+    collector: Collector,
+    resource: Resource,
+    taken: Receiver<Arc<Recording>>,
+    shared: Arc<Shared>,
+    batch: usize,
+    timeout: Duration,
+    /// When the log was told last that a collector does not take spans.
+    told: Option<Instant>,
+}
+
+/// What came of an export.
+enum Outcome {
+    Taken,
+    /// Some or all of it was refused.
+    Refused(u64, String),
+    /// It may go better later, not before this long.
+    Later(Option<Duration>, String),
+}
+
+impl Work {
+    fn run(mut self) {
+        let (mut batch, mut spans, mut since) = (Vec::new(), 0, None);
+        loop {
+            let mut over = self.shared.end.get().is_some();
+            while spans < self.batch {
+                match self.taken.try_recv() {
+                    Ok(trace) => {
+                        let count = trace.spans().len();
+                        self.shared.waiting.fetch_sub(count, Ordering::Relaxed);
+                        self.collector.kind.waited(count);
+                        spans += count;
+                        batch.push(trace);
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        over = true;
+                        break;
+                    }
+                }
+            }
+            if batch.is_empty() {
+                if over {
+                    return;
+                }
+                thread::park_timeout(LOOK.min(self.timeout));
+                continue;
+            }
+            let began = *since.get_or_insert_with(Instant::now);
+            let left = self.timeout.saturating_sub(began.elapsed());
+            if spans < self.batch && !over && !left.is_zero() {
+                thread::park_timeout(left.min(LOOK));
+                continue;
+            }
+            self.export(&batch, spans as u64);
+            batch.clear();
+            (spans, since) = (0, None);
+        }
+    }
+
+    /// Sends a batch until it is taken, refused, or too old.
+    fn export(&mut self, batch: &[Arc<Recording>], spans: u64) {
+        let batch: Vec<&Recording> = batch.iter().map(|trace| &**trace).collect();
+        let (body, kind, began) = (self.collector.encode(&self.resource, &batch), self.collector.kind, Instant::now());
+        let mut pause = AGAIN_FIRST;
+        loop {
+            match self.collector.send(&body, spans, &self.shared) {
+                Outcome::Taken => return kind.exported(spans),
+                Outcome::Refused(count, why) => {
+                    kind.lost(Lost::Refused, count);
+                    kind.exported(spans - count.min(spans));
+                    return self.tell(&format!("the collector refused {count} spans: {why}"));
+                }
+                Outcome::Later(after, why) => {
+                    let wait = after.unwrap_or(pause).min(AGAIN_MOST);
+                    let until = Instant::now() + wait;
+                    let last = self.shared.end.get().copied().unwrap_or(began + GIVE_UP);
+                    if until >= last {
+                        kind.lost(Lost::Failed, spans);
+                        return self.tell(&format!("{spans} spans are given up: {why}"));
+                    }
+                    self.tell(&format!("spans wait, and are dropped when too many do: {why}"));
+                    kind.retried();
+                    pause = (pause * 2).min(AGAIN_MOST);
+                    self.rest(until);
+                }
+            }
+        }
+    }
+
+    /// Waits, unless the end comes first.
+    fn rest(&self, until: Instant) {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.shared.end.get().is_some() {
+                return;
+            }
+            thread::park_timeout(left);
+        }
+    }
+
+    fn tell(&mut self, what: &str) {
+        if self.told.is_none_or(|at| at.elapsed() >= TELL) {
+            self.told = Some(Instant::now());
+            tracing::warn!(exporter = self.collector.kind.name(), to = self.collector.shown, "{what}");
+        }
+    }
+}
+
+/// A collector, and how it is spoken to.
+struct Collector {
+    kind: Kind,
+    post: Post,
+    shown: String,
+    request: Request,
+    gzip: bool,
+    json: bool,
+}
+
+impl Collector {
+    fn new(recipe: &Recipe, telemetry: &Arc<Telemetry>, workers: &[Worker]) -> Result<Collector, String> {
+        let (kind, url, http2) = match &recipe.target {
+            Target::Zipkin(url) => (Kind::Zipkin, url_of(url, true, zipkin::SPANS_PATH), None),
+            Target::Otlp(spec) if spec.protocol == "grpc" => {
+                let url = url_of(&spec.endpoint, spec.insecure, otlp::TRACES_METHOD);
+                (Kind::OtlpGrpc, url, Some(true))
+            }
+            Target::Otlp(spec) => (Kind::OtlpHttp, url_of(&spec.endpoint, spec.insecure, otlp::TRACES_PATH), None),
+        };
+        let timeout = Duration::from_millis(u64::try_from(recipe.limits.export_timeout).unwrap_or(1));
+        let pool = format!("tracing/{}", kind.name());
+        let post = Post::new(&url, http2, timeout, &pool, telemetry, workers).map_err(|why| format!("{url}: {why}"))?;
+        let (gzip, json, headers) = match &recipe.target {
+            Target::Zipkin(_) => (false, true, None),
+            Target::Otlp(spec) => (spec.compression == "gzip", spec.encoding == "json", Some(&spec.headers)),
+        };
+        let mut request = post.request();
+        let fields = &mut request.headers;
+        fields.set("User-Agent", concat!("weir/", env!("CARGO_PKG_VERSION")));
+        match kind {
+            Kind::OtlpGrpc => {
+                fields.set("Content-Type", "application/grpc");
+                fields.set("TE", "trailers");
+                if gzip {
+                    fields.set("grpc-encoding", "gzip");
+                }
+            }
+            _ => {
+                fields.set("Content-Type", if json { "application/json" } else { "application/x-protobuf" });
+                if gzip {
+                    fields.set("Content-Encoding", "gzip");
+                }
+            }
+        }
+        headers.into_iter().flatten().for_each(|(name, value)| fields.set(name, value));
+        Ok(Collector { kind, post, shown: url, request, gzip, json })
+    }
+
+    fn encode(&self, resource: &Resource, batch: &[&Recording]) -> Bytes {
+        let plain = match self.kind {
+            Kind::Zipkin => zipkin::spans(resource, batch),
+            _ if self.json => otlp::traces_json(resource, batch),
+            _ => otlp::traces(resource, batch),
+        };
+        let body = if self.gzip { packed(&plain) } else { plain };
+        if self.kind != Kind::OtlpGrpc {
+            return body.into();
+        }
+        // A message of gRPC: whether it is packed, its length, itself.
+        let mut message = Vec::with_capacity(body.len() + 5);
+        message.push(self.gzip.into());
+        message.extend((body.len() as u32).to_be_bytes());
+        message.extend(body);
+        message.into()
+    }
+
+    fn send(&self, body: &Bytes, spans: u64, shared: &Shared) -> Outcome {
+        match self.post.send(self.request.clone(), body.clone(), || shared.end.get().copied()) {
+            Ok(reply) => self.judge(&reply, spans),
+            Err(why) => Outcome::Later(None, why),
+        }
+    }
+
+    fn judge(&self, reply: &Reply, spans: u64) -> Outcome {
+        let status = reply.response.status;
+        let later = || Outcome::Later(retry_after(reply), format!("it answered {status}"));
+        match (self.kind, status) {
+            (Kind::OtlpGrpc, 200) => judge_grpc(reply, spans),
+            (_, 200..=299) => match (self.kind, self.json) {
+                (Kind::OtlpHttp, false) => partial(&reply.body, spans),
+                _ => Outcome::Taken,
+            },
+            // What the protocol says may be repeated; Zipkin says nothing of it.
+            (_, 408 | 429 | 502..=504) => later(),
+            (Kind::Zipkin, 500..=599) => later(),
+            _ => Outcome::Refused(spans, format!("it answered {status}")),
+        }
+    }
+}
+
+fn judge_grpc(reply: &Reply, spans: u64) -> Outcome {
+    let field = |name: &str| {
+        let trailers = reply.trailers.as_ref().and_then(|trailers| trailers.text(name));
+        trailers.or_else(|| reply.response.headers.text(name))
+    };
+    let why = || {
+        format!("grpc-status {}: {}", field("grpc-status").unwrap_or("missing"), field("grpc-message").unwrap_or(""))
+    };
+    match field("grpc-status").and_then(|status| status.trim().parse::<u32>().ok()) {
+        Some(0) => partial(reply.body.get(5..).unwrap_or_default(), spans),
+        // Cancelled, deadline exceeded, resource exhausted, aborted, out of range, unavailable, data loss.
+        Some(1 | 4 | 8 | 10 | 11 | 14 | 15) | None => Outcome::Later(None, why()),
+        Some(_) => Outcome::Refused(spans, why()),
+    }
+}
+
+fn partial(answer: &[u8], spans: u64) -> Outcome {
+    match otlp::refused(answer) {
+        Some((count, why)) => Outcome::Refused(count.min(spans), why),
+        None => Outcome::Taken,
+    }
+}
+
+fn retry_after(reply: &Reply) -> Option<Duration> {
+    reply.response.headers.text("Retry-After")?.trim().parse().ok().map(Duration::from_secs)
+}
+
+fn packed(plain: &[u8]) -> Vec<u8> {
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    // Into memory nothing fails.
+    let _ = packer.write_all(plain);
+    packer.finish().unwrap_or_default()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
