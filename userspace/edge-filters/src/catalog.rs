@@ -4,7 +4,7 @@ use crate::{
     adaptive_concurrency, cache, cert_extractor, cors_adaptor, data_builder, fallback, fault_injector, grpc_proxy,
     header_lookup, header_to_json, kafka, lottery, mock, oidc_adaptor, opa_filter, proxy, rate_limiter, redirector,
     redirector_v2, remote_filter, request_adaptor, request_builder, response_adaptor, response_builder, result_builder,
-    simple_http_proxy, validator, waiting_room, wasm_host, websocket_proxy,
+    script, simple_http_proxy, validator, waiting_room, wasm_host, websocket_proxy,
 };
 use edge_pipeline::FilterKind;
 
@@ -34,6 +34,7 @@ static KINDS: &[FilterKind] = &[
     response_adaptor::KIND,
     response_builder::KIND,
     result_builder::KIND,
+    script::KIND,
     simple_http_proxy::KIND,
     validator::KIND,
     waiting_room::KIND,

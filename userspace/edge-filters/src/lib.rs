@@ -34,6 +34,7 @@ pub mod request_builder;
 pub mod response_adaptor;
 pub mod response_builder;
 pub mod result_builder;
+pub mod script;
 pub mod simple_http_proxy;
 pub mod validator;
 pub mod waiting_room;

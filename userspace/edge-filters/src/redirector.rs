@@ -205,7 +205,7 @@ impl Filter for Redirector {
             (MatchPart::Full, _) => {
                 let site = format!("{}://{}", exchange.client.scheme, request.authority);
                 let target = site.len();
-                (Cow::Owned(site + &request.target()), target)
+                (Cow::Owned(site + request.target().as_str()), target)
             }
         };
         let Some(location) = self.location(&input, target) else { return Step::Done(SUCCESS) };

@@ -208,7 +208,7 @@ fn multipart(form: &Built, headers: &mut Headers) -> Result<Body, BuiltError> {
     let mut random = [0u8; 16];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random)
         .map_err(|_| "the system has no random bytes for a boundary".to_owned())?;
-    let boundary = random.iter().fold(String::from("weir-"), |text, byte| text + &format!("{byte:02x}"));
+    let boundary = random.iter().fold(String::from("weir-"), |text, byte| text + format!("{byte:02x}").as_str());
     // A client cannot guess the boundary; should it stand in a value all the same, the parts would not be told apart.
     if parts.iter().any(|(_, value, _)| value.contains(&boundary)) {
         return Err("a form value holds the boundary between the parts".to_owned().into());

@@ -191,7 +191,7 @@ fn lines(request: &Request, name: &str) -> Option<String> {
     let separator = if name.eq_ignore_ascii_case("Cookie") { "; " } else { ", " };
     let mut lines = request.headers.values(name).map(String::from_utf8_lossy);
     let first = lines.next()?.into_owned();
-    Some(lines.fold(first, |list, line| list + separator + &line))
+    Some(lines.fold(first, |list, line| list + separator + line.as_ref()))
 }
 
 fn cookie(request: &Request, name: &str) -> Option<String> {

@@ -39,6 +39,7 @@ mod relays;
 mod remote_filter;
 mod restart;
 mod sale;
+mod script;
 mod soak;
 mod tls;
 mod upgrade;
