@@ -235,6 +235,8 @@ impl<'o> Beside<'o> {
                 "Pipeline" => drop(pipelines.insert(name)),
                 "GlobalFilter" => drop(global_filters.insert(name)),
                 kind if ServiceRegistrySpec::KINDS.contains(&kind) => drop(registries.insert(name)),
+                // It knows the services of Kubernetes.
+                "IngressController" => drop(registries.insert(name)),
                 _ => {}
             }
         }

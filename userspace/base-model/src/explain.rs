@@ -39,6 +39,7 @@ pub fn kinds() -> Vec<Explained> {
         Explained::of::<crate::NacosServiceRegistrySpec>("NacosServiceRegistry"),
         Explained::of::<crate::ZookeeperServiceRegistrySpec>("ZookeeperServiceRegistry"),
         Explained::of::<crate::DnsServiceRegistrySpec>("DNSServiceRegistry"),
+        Explained::of::<crate::IngressControllerSpec>("IngressController"),
         Explained::of::<crate::ProxySpec>("Proxy"),
         Explained::of::<crate::RetrySpec>("Retry"),
         Explained::of::<crate::CircuitBreakerSpec>("CircuitBreaker"),

@@ -72,7 +72,7 @@ pub const KINDS: &[Kind] = &[
     kind("MQTTProxy", Category::TrafficGate, &["mqttproxy", "mqttproxies", "mqtt", "mp"]).listen(&[TCP]),
     kind("EaseMonitorMetrics", Category::Business, &["easemonitormetrics", "emm"]),
     kind("FaaSController", Category::Business, &["faascontroller", "faascontrollers"]),
-    kind("IngressController", Category::Business, &["ingresscontroller", "ingresscontrollers", "ingress"]),
+    kind("IngressController", Category::Business, &["ingresscontroller", "ingresscontrollers", "ingress"]).serve(),
     kind("GatewayController", Category::Business, &["gatewaycontroller", "gatewaycontrollers"]),
     kind("MeshController", Category::Business, &["meshcontroller", "meshcontrollers", "mesh"]),
     kind("AutoCertManager", Category::Business, &["autocertmanager", "autocertmanagers", "autocert", "autocerts"])
@@ -207,7 +207,7 @@ mod tests {
     fn refusals_say_what_is_there() {
         assert_eq!(
             why_refused("Pipelin").unwrap().to_string(),
-            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, OverloadManager, TCPProxy, UDPProxy, GRPCServer, Consumer, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry or DNSServiceRegistry; did you mean Pipeline?"#
+            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, OverloadManager, TCPProxy, UDPProxy, GRPCServer, Consumer, IngressController, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry or DNSServiceRegistry; did you mean Pipeline?"#
         );
         assert!(why_refused("TrafficController").unwrap().to_string().contains("kind of the system"));
         assert!(why_refused("MQTTProxy").unwrap().to_string().contains("not served by this version"));

@@ -29,6 +29,7 @@ pub mod adaptive_concurrency;
 pub mod consumer;
 pub mod global_filter;
 pub mod http_server;
+pub mod kubernetes;
 pub mod l4_pool;
 mod listener;
 mod load_balance;
@@ -70,6 +71,7 @@ pub use http_server::{
     HeaderMatchSpec, HostSpec, HttpServerSpec, PathSpec, QueryMatchSpec, RouterKind, RuleSpec, UnderscoresInHeaders,
 };
 pub use ip_filter::{Cidr, IpFilter, IpFilterSpec};
+pub use kubernetes::IngressControllerSpec;
 pub use l4_pool::{L4PoolSpec, L4ServerSpec};
 pub use load_balance::{LOAD_BALANCE_POLICIES, LoadBalanceSpec, StickySessionSpec};
 pub use moment::Moment;

@@ -12,6 +12,7 @@ use crate::global_filter::GlobalFilterSpec;
 use crate::grpc_server::GrpcServerSpec;
 use crate::http_server::{HttpServerSpec, NamedCertificate};
 use crate::kinds;
+use crate::kubernetes::IngressControllerSpec;
 use crate::overload_manager::OverloadManagerSpec;
 use crate::pipeline::{FilterKinds, PipelineSpec};
 use crate::problem::{Findings, Problem, Warning};
@@ -52,6 +53,7 @@ pub enum Spec {
     GrpcServer(Box<GrpcServerSpec>),
     ServiceRegistry(Box<ServiceRegistrySpec>),
     Consumer(Box<ConsumerSpec>),
+    IngressController(Box<IngressControllerSpec>),
 }
 
 impl Object {
@@ -134,6 +136,7 @@ impl Spec {
             Self::GrpcServer(_) => "GRPCServer",
             Self::ServiceRegistry(registry) => registry.kind(),
             Self::Consumer(_) => "Consumer",
+            Self::IngressController(_) => "IngressController",
         }
     }
 
@@ -169,7 +172,8 @@ impl Spec {
             | Self::GlobalFilter(_)
             | Self::OverloadManager(_)
             | Self::ServiceRegistry(_)
-            | Self::Consumer(_) => None,
+            | Self::Consumer(_)
+            | Self::IngressController(_) => None,
         }
     }
 
@@ -195,6 +199,11 @@ impl Spec {
                 let spec: ConsumerSpec = findings.take(decode(&document.spec, ""))?;
                 spec.validate("", findings);
                 Some(Self::Consumer(Box::new(spec)))
+            }
+            "IngressController" => {
+                let spec: IngressControllerSpec = findings.take(decode(&document.spec, ""))?;
+                spec.validate("", findings);
+                Some(Self::IngressController(Box::new(spec)))
             }
             "GlobalFilter" => {
                 let spec: GlobalFilterSpec = findings.take(decode(&document.spec, ""))?;
@@ -239,6 +248,12 @@ impl Spec {
             Self::Pipeline(pipeline) => pipeline.check_certificates("", now, dates, findings),
             Self::GlobalFilter(filter) => filter.check_certificates("", now, dates, findings),
             Self::TcpProxy(proxy) => proxy.check_certificates("", now, dates, findings),
+            Self::IngressController(controller) => {
+                controller.http_server.check_certificates("httpServer", now, dates, findings);
+                if let Some(server) = &controller.https_server {
+                    server.check_certificates("httpsServer", now, dates, findings);
+                }
+            }
             Self::VirtualIp(_)
             | Self::UdpProxy(_)
             | Self::OverloadManager(_)

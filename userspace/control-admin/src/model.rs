@@ -334,6 +334,16 @@ port: 8080
 "#,
     ),
     (
+        "IngressController",
+        r#"
+name: NAME
+kind: IngressController
+httpServer:
+  port: 80
+ingressClass: easegress
+"#,
+    ),
+    (
         "GlobalFilter",
         r#"
 name: NAME

@@ -32,6 +32,14 @@ pub struct Entry {
     pub refused: BTreeMap<String, Vec<String>>,
     /// Why a service keeps servers that the registry does not have any more.
     pub held: BTreeMap<String, String>,
+    /// Of objects of Kubernetes: what became of each, by kind and name.
+    pub reports: BTreeMap<String, Value>,
+    /// How many of them, by kind and by what became of them.
+    pub states: BTreeMap<(String, String), usize>,
+    /// What is not well with all of it.
+    pub remarks: Vec<String>,
+    /// What the API server could not be told last.
+    pub untold: Option<String>,
     pub faults_total: u64,
     pub changes_total: u64,
 }
@@ -59,7 +67,15 @@ impl Board {
         let now = SystemTime::now();
         let entries = self.lock();
         let chosen = entries.iter().filter(|(object, _)| name.is_none_or(|name| name == *object));
-        chosen.map(|(object, entry)| (object.clone(), entry.json(now))).collect()
+        // Reports of ten thousand objects are for whoever asks for them.
+        let json = |entry: &Entry| {
+            let mut status = entry.json(now);
+            if name.is_some() && !entry.reports.is_empty() {
+                status["objects"] = json!(entry.reports);
+            }
+            status
+        };
+        chosen.map(|(object, entry)| (object.clone(), json(entry))).collect()
     }
 
     pub fn fenced_out(&self) {
@@ -95,6 +111,15 @@ impl Entry {
         }
         if !self.held.is_empty() {
             status["held"] = json!(self.held);
+        }
+        for ((kind, state), count) in &self.states {
+            status["states"][kind][state] = json!(count);
+        }
+        if !self.remarks.is_empty() {
+            status["remarks"] = json!(self.remarks);
+        }
+        if let Some(untold) = &self.untold {
+            status["untold"] = json!(untold);
         }
         status
     }

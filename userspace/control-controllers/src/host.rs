@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use base_model::{Document as Parsed, Findings, ServiceRegistrySpec, problem, service_registry};
+use base_model::{Document as Parsed, Findings, IngressControllerSpec, ServiceRegistrySpec, problem};
 use base_text::quoted;
 use control_api::{Document, Principal, PrincipalKind};
 use control_raft::Control;
@@ -15,8 +15,10 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::board::Board;
+use crate::ingress::IngressMaker;
+use crate::kubernetes::{self, Checks, Maker};
 use crate::pause::Pause;
-use crate::service_registry::Controller;
+use crate::service_registry;
 
 /// The cluster as controllers see it.
 pub trait Cluster: Clone + Send + Sync + 'static {
@@ -68,7 +70,7 @@ impl Cluster for Control {
 }
 
 /// Runs controllers whenever this member leads, for as long as it is not dropped.
-pub async fn run<C: Cluster>(cluster: C, board: Arc<Board>) {
+pub async fn run<C: Cluster>(cluster: C, board: Arc<Board>, checks: Arc<dyn Checks>) {
     // Ends what was begun when this is dropped.
     let mut turn = JoinSet::new();
     let mut pause = Pause::new(LOOK, PAUSE);
@@ -77,7 +79,7 @@ pub async fn run<C: Cluster>(cluster: C, board: Arc<Board>) {
             tokio::time::sleep(LOOK).await;
             continue;
         };
-        let leader = Leader::new(cluster.clone(), board.clone(), term);
+        let leader = Leader::new(cluster.clone(), board.clone(), checks.clone(), term);
         turn.spawn(leader.lead());
         if let Some(Err(error)) = turn.join_next().await {
             board.restarts.fetch_add(1, Ordering::Relaxed);
@@ -94,6 +96,7 @@ pub async fn run<C: Cluster>(cluster: C, board: Arc<Board>) {
 struct Leader<C> {
     cluster: C,
     board: Arc<Board>,
+    checks: Arc<dyn Checks>,
     term: u64,
     /// Once an object asked for it.
     fence: Option<Fence>,
@@ -116,14 +119,16 @@ struct Objects {
     seen: Arc<BTreeMap<String, Document>>,
     /// Services that pools of a document ask for, by its name.
     asks: HashMap<String, (Document, BTreeSet<(String, String)>)>,
+    /// Those that have controllers.
     registries: BTreeMap<String, Document>,
 }
 
 impl<C: Cluster> Leader<C> {
-    fn new(cluster: C, board: Arc<Board>, term: u64) -> Self {
+    fn new(cluster: C, board: Arc<Board>, checks: Arc<dyn Checks>, term: u64) -> Self {
         Leader {
             cluster,
             board,
+            checks,
             term,
             fence: None,
             objects: Objects::default(),
@@ -220,16 +225,20 @@ impl<C: Cluster> Leader<C> {
             }
         };
         let (wanted, asked) = watch::channel(self.objects.services_of(&name));
-        let controller = Controller {
-            cluster: self.cluster.clone(),
-            name: name.clone(),
-            spec,
-            fence,
-            board: self.board.clone(),
-            wanted: asked,
-        };
+        let (cluster, board) = (self.cluster.clone(), self.board.clone());
         tracing::info!(object = name, "its controller runs on this member");
-        let task = self.tasks.spawn(controller.run());
+        let task = match spec {
+            Asked::Registry(spec) => {
+                let name = name.clone();
+                self.tasks
+                    .spawn(service_registry::Controller { cluster, name, spec, fence, board, wanted: asked }.run())
+            }
+            Asked::Maker(maker) => {
+                let (name, checks) = (name.clone(), self.checks.clone());
+                let controller = kubernetes::Controller { cluster, name, maker, fence, board, wanted: asked, checks };
+                self.tasks.spawn(controller.run())
+            }
+        };
         self.running.insert(name, Running { document, task, wanted });
         Ok(())
     }
@@ -291,12 +300,12 @@ impl Objects {
             if self.seen.get(name).is_some_and(|seen| Arc::ptr_eq(seen, document)) {
                 continue;
             }
-            if is_registry(document) {
+            if has_controller(document) {
                 self.registries.insert(name.clone(), document.clone());
                 changed = true;
                 continue;
             }
-            let asks = service_registry::services_of(document);
+            let asks = base_model::service_registry::services_of(document);
             let before = self.asks.remove(name).map(|(_, asks)| asks).unwrap_or_default();
             changed |= before != asks;
             if !asks.is_empty() {
@@ -318,17 +327,29 @@ impl Objects {
     }
 }
 
-fn is_registry(document: &Value) -> bool {
-    let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default();
-    ServiceRegistrySpec::KINDS.contains(&kind)
+/// What an object asks for.
+enum Asked {
+    Registry(ServiceRegistrySpec),
+    Maker(Box<dyn Maker>),
 }
 
-fn spec_of(document: &Value) -> Result<ServiceRegistrySpec, String> {
+fn has_controller(document: &Value) -> bool {
+    let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default();
+    ServiceRegistrySpec::KINDS.contains(&kind) || kind == "IngressController"
+}
+
+fn spec_of(document: &Value) -> Result<Asked, String> {
     let parsed = Parsed::parse(document).map_err(|problems| problem::render(&problems))?;
     let mut findings = Findings::default();
-    let spec = ServiceRegistrySpec::read(&parsed, &mut findings);
-    match spec {
-        Some(spec) if findings.problems.is_empty() => Ok(spec),
+    let asked = match parsed.kind.as_str() {
+        "IngressController" => {
+            let spec: Option<IngressControllerSpec> = findings.take(base_model::decode(&parsed.spec, ""));
+            spec.map(|spec| Asked::Maker(Box::new(IngressMaker { name: parsed.name.clone(), spec })))
+        }
+        _ => ServiceRegistrySpec::read(&parsed, &mut findings).map(Asked::Registry),
+    };
+    match asked {
+        Some(asked) if findings.problems.is_empty() => Ok(asked),
         _ if findings.problems.is_empty() => Err(format!("kind {}", quoted(&parsed.kind))),
         _ => Err(problem::render(&findings.problems)),
     }

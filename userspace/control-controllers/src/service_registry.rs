@@ -192,7 +192,7 @@ impl<C: Cluster> Controller<C> {
 }
 
 /// As they are written, none of the parts too large for the log to carry beside its heartbeats.
-fn parts(puts: Vec<KeyPut>) -> Vec<Vec<KeyPut>> {
+pub(crate) fn parts(puts: Vec<KeyPut>) -> Vec<Vec<KeyPut>> {
     let mut parts: Vec<Vec<KeyPut>> = Vec::new();
     let mut left = 0;
     for put in puts {
@@ -243,7 +243,7 @@ async fn watch(spec: ServiceRegistrySpec, wanted: Wanted, tell: mpsc::Sender<Sai
 }
 
 /// What an earlier leader wrote; nothing where that cannot be read, so that it is written anew.
-fn read(value: &Document) -> Vec<Instance> {
+pub(crate) fn read(value: &Document) -> Vec<Instance> {
     #[derive(Deserialize)]
     struct Written {
         instances: Vec<Instance>,

@@ -220,6 +220,15 @@ pub enum Action {
         puts: Vec<KeyPut>,
         deletes: Vec<String>,
     },
+    /// What the controller of the object `owner` makes of what it observes: documents that belong to it, and are changed by nobody else.
+    /// Refused as `PutKeys` is.
+    PutGenerated {
+        owner: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fence: Option<Fence>,
+        puts: Vec<Entry>,
+        deletes: Vec<String>,
+    },
     /// Keys whose time is over go. `at` in milliseconds since 1970.
     EndKeys {
         at: u64,
@@ -295,6 +304,7 @@ impl Action {
     /// The lowest feature level of a cluster in which this may be proposed: a member of a lower one does not know what it says.
     pub fn level(&self) -> u32 {
         let new = match self {
+            Action::PutGenerated { .. } => return 9,
             Action::PurgeCaches { .. } => return 8,
             Action::Admit { .. } => return 6,
             Action::TakeLease { .. }

@@ -9,6 +9,7 @@ use control_api::{Delta, Document, Principal, Refusal, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::objects::tidy_made;
 use crate::state::{State, claim_of};
 use crate::sums::pair;
 
@@ -173,7 +174,7 @@ impl State {
 /// Brings every object back to what it was at a version. Returns the names of those that are there again.
 pub(crate) fn roll_back(state: &mut State, version: u64) -> Result<Vec<String>, Refusal> {
     let undone = state.undone(version)?;
-    let State { view: Snapshot { objects, .. }, claims, .. } = state;
+    let State { view: Snapshot { objects, .. }, claims, .. } = &mut *state;
     let (objects, claims) = (Arc::make_mut(objects), Arc::make_mut(claims));
     let mut back = Vec::new();
     for (name, was) in undone {
@@ -195,6 +196,7 @@ pub(crate) fn roll_back(state: &mut State, version: u64) -> Result<Vec<String>, 
             }
         }
     }
+    tidy_made(state);
     Ok(back)
 }
 

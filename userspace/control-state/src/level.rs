@@ -19,8 +19,8 @@ use crate::state::State;
 /// the cluster's own.
 /// 4 brought tokens of the admin API, and on whose behalf a command is; 5
 /// that members' certificates are revoked; 6 waiting rooms and lotteries; 7 leases, and keys of sections that controllers write; 8
-/// purges of caches.
-pub const LEVEL: u32 = 8;
+/// purges of caches; 9 documents that controllers make.
+pub const LEVEL: u32 = 9;
 
 /// Of programs and clusters that say nothing.
 pub const FIRST_LEVEL: u32 = 1;

@@ -38,7 +38,8 @@ impl State {
             same(&entry.document, OWNER_USER)
                 && self.claims.get(name) == entry.claim.as_ref()
                 && entry.generated.iter().all(|document| same(document, &parent))
-                && children.get(parent.as_str()).copied().unwrap_or_default() == entry.generated.len()
+                && (is_made_of(kind)
+                    || children.get(parent.as_str()).copied().unwrap_or_default() == entry.generated.len())
         })
     }
 
@@ -170,11 +171,12 @@ pub fn put(state: &mut State, mode: PutMode, entries: Vec<Entry>, now: &str) -> 
         set(&mut state.view, &name, old, entry.document, OWNER_USER, now);
         let parent = format!("{kind}:{name}");
         let kept = put_generated(&mut state.view, &parent, &name, entry.generated, now)?;
-        if replaced {
+        // What a controller makes stays until it makes something else.
+        if replaced && !is_made_of(&kind) {
             parents.insert(parent, kept);
         }
     }
-    remove_generated(&mut state.view, &parents);
+    remove_generated(state, &parents);
     check_claims(state, &claimed, several)?;
     Ok(created)
 }
@@ -322,7 +324,7 @@ fn put_generated(
 }
 
 /// Removes what belongs to these parents, but for what each of them keeps: one look at every object, however many parents.
-fn remove_generated(view: &mut Snapshot, parents: &BTreeMap<String, BTreeSet<String>>) {
+fn remove_generated(state: &mut State, parents: &BTreeMap<String, BTreeSet<String>>) {
     if parents.is_empty() {
         return;
     }
@@ -330,14 +332,95 @@ fn remove_generated(view: &mut Snapshot, parents: &BTreeMap<String, BTreeSet<Str
         let owner = owner(document);
         owner != OWNER_USER && parents.get(owner).is_some_and(|kept| !kept.contains(*name))
     };
-    let stale: Vec<String> = view.objects.iter().filter(stale).map(|(name, _)| name.clone()).collect();
-    if !stale.is_empty() {
-        let objects = Arc::make_mut(&mut view.objects);
-        for name in stale {
-            objects.remove(&name);
+    let stale: Vec<String> = state.view.objects.iter().filter(stale).map(|(name, _)| name.clone()).collect();
+    remove(state, stale);
+}
+
+fn remove(state: &mut State, names: impl IntoIterator<Item = String>) {
+    for name in names {
+        Arc::make_mut(&mut state.view.objects).remove(&name);
+        if state.claims.contains_key(&name) {
+            Arc::make_mut(&mut state.claims).remove(&name);
         }
     }
 }
+
+/// Whether documents belong to objects of this kind because a controller makes them.
+fn is_made_of(kind: &str) -> bool {
+    MAKERS.contains(&kind)
+}
+
+/// Writes and removes documents that the controller of `owner` makes.
+pub(crate) fn put_made(
+    state: &mut State,
+    owner: &str,
+    puts: Vec<Entry>,
+    deletes: &[String],
+    now: &str,
+) -> Result<Vec<String>, Refusal> {
+    let kind = state.view.objects.get(owner).and_then(|document| document.get("kind")).and_then(Value::as_str);
+    let Some(kind) = kind.filter(|kind| is_made_of(kind)) else {
+        return Err(Refusal::not_found(format!("object {} is gone: nothing is made of it", quoted(owner))));
+    };
+    let parent = format!("{kind}:{owner}");
+    let of_another = |name: &str, old: &Document| {
+        Refusal::conflict(format!(
+            "an object {} exists already, and this name is needed for what is made of {}; delete or rename it{}",
+            quoted(name),
+            quoted(owner),
+            match self::owner(old) {
+                OWNER_USER => String::new(),
+                holder => format!(" (it belongs to {holder})"),
+            }
+        ))
+    };
+    for name in deletes {
+        if let Some(old) = state.view.objects.get(name).filter(|old| self::owner(old) != parent) {
+            return Err(of_another(name, old));
+        }
+    }
+    remove(state, deletes.iter().filter(|name| state.view.objects.contains_key(*name)).cloned().collect::<Vec<_>>());
+    let (mut created, mut claimed) = (Vec::new(), Vec::new());
+    for entry in puts {
+        let name = name_and_kind(&entry.document)?.0.to_owned();
+        let old = state.view.objects.get(&name).cloned();
+        match &old {
+            Some(old) if self::owner(old) != parent => return Err(of_another(&name, old)),
+            Some(_) => {}
+            None => created.push(name.clone()),
+        }
+        if state.claims.get(&name) != entry.claim.as_ref() {
+            let claims = Arc::make_mut(&mut state.claims);
+            match entry.claim {
+                Some(claim) => {
+                    claims.insert(name.clone(), claim);
+                    claimed.push(name.clone());
+                }
+                None => drop(claims.remove(&name)),
+            }
+        }
+        set(&mut state.view, &name, old, entry.document, &parent, now);
+    }
+    check_claims(state, &claimed, true)?;
+    Ok(created)
+}
+
+/// Takes out what was made of objects that are not there.
+pub(crate) fn tidy_made(state: &mut State) {
+    let is_orphan = |document: &Document| {
+        let owner = owner(document);
+        owner != OWNER_USER
+            && owner.split_once(':').is_some_and(|(kind, name)| {
+                is_made_of(kind) && state.view.objects.get(name).and_then(|owner| owner["kind"].as_str()) != Some(kind)
+            })
+    };
+    let orphans: Vec<String> =
+        state.view.objects.iter().filter(|(_, document)| is_orphan(document)).map(|(name, _)| name.clone()).collect();
+    remove(state, orphans);
+}
+
+/// Kinds whose controllers make documents.
+const MAKERS: [&str; 2] = ["IngressController", "GatewayController"];
 
 pub fn delete(state: &mut State, names: &[String], since: Option<u64>) -> Result<(), Refusal> {
     let mut parents = BTreeMap::new();
@@ -357,7 +440,7 @@ pub fn delete(state: &mut State, names: &[String], since: Option<u64>) -> Result
             Arc::make_mut(&mut state.claims).remove(name);
         }
     }
-    remove_generated(&mut state.view, &parents);
+    remove_generated(state, &parents);
     Ok(())
 }
 

@@ -149,6 +149,8 @@ impl State {
             _ => 0,
         };
         let taken = if let Action::TakeLease { name, .. } = &action { Some(name.clone()) } else { None };
+        // Whoever goes back goes back to what people wrote: what is made of other things follows.
+        let remembered = !matches!(action, Action::PutGenerated { .. });
         let removes = matches!(
             action,
             Action::Delete { .. }
@@ -170,7 +172,9 @@ impl State {
                     next.view.note_changes(&delta);
                     next.view.note_custom_changes(&delta);
                     next.note_gone(&delta);
-                    next.note_history(self, &delta, &now, by.as_ref());
+                    if remembered {
+                        next.note_history(self, &delta, &now, by.as_ref());
+                    }
                     Arc::new(delta)
                 });
                 self.sums = self.sums.after(self, &next, delta.as_deref());
@@ -321,6 +325,12 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
                 leases::check(next, fence)?;
             }
             keys::write(&mut next.view, &section, &owner, puts, &deletes).map(|()| Vec::new())
+        }
+        Action::PutGenerated { owner, fence, puts, deletes } => {
+            if let Some(fence) = &fence {
+                leases::check(next, fence)?;
+            }
+            objects::put_made(next, &owner, puts, &deletes, now)
         }
         Action::EndKeys { at } => {
             keys::end_due(view, at);

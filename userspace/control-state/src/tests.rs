@@ -193,6 +193,61 @@ fn generated_objects_live_and_die_with_their_owner() {
 }
 
 #[test]
+fn what_a_controller_makes_is_its_own_and_follows_what_it_observes() {
+    let mut world = World::default();
+    let controller = |n: u32| json!({"name": "ing", "kind": "IngressController", "n": n});
+    let made = |name: &str, port: u16| entry(json!({"name": name, "kind": "HTTPServer", "port": port}));
+    let put = |puts: Vec<Entry>, deletes: &[&str]| Action::PutGenerated {
+        owner: "ing".into(),
+        fence: None,
+        puts,
+        deletes: deletes.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    assert_eq!(put(Vec::new(), &[]).level(), 9);
+    let refused = |applied: Applied| applied.answer.unwrap_err();
+    assert_eq!(refused(world.act(put(vec![made("ing.http", 80)], &[]))).kind, RefusalKind::NotFound);
+    world.put(PutMode::Create, controller(1)).unwrap();
+    world.put(PutMode::Create, json!({"name": "hs", "kind": "HTTPServer", "port": 443})).unwrap();
+    let steps = world.state.changes().len();
+    let applied = world.act(put(vec![made("ing.http", 80), made("ing.p", 81)], &[]));
+    assert_eq!(applied.answer.unwrap().created, ["ing.http", "ing.p"]);
+    assert_eq!(world.state.view.objects["ing.http"]["labels"]["easegress/owner"], "IngressController:ing");
+
+    // Nobody else's, and nobody else changes it.
+    let told = refused(world.act(put(vec![made("hs", 82)], &[]))).message;
+    assert!(told.contains("an object \"hs\" exists already"), "{told}");
+    let told = refused(world.act(put(Vec::new(), &["hs"]))).message;
+    assert!(told.contains("an object \"hs\" exists already"), "{told}");
+    let told = refused(world.act(put(vec![made("ing.https", 443)], &[]))).message;
+    assert!(told.contains("taken by HTTPServer hs"), "{told}");
+    world.refused(PutMode::Update, json!({"name": "ing.http", "kind": "HTTPServer", "port": 90}));
+    assert!(
+        world.put(PutMode::Create, json!({"name": "x", "kind": "HTTPServer", "port": 80})).is_err(),
+        "it is claimed"
+    );
+
+    // A change of its document leaves it until the controller makes something else, and is the same again when it is.
+    world.put(PutMode::Update, controller(2)).unwrap();
+    assert!(world.names().contains(&"ing.http"));
+    assert!(world.state.holds(&[entry(controller(2))]));
+    world.act(put(Vec::new(), &["ing.p", "never-there"])).answer.unwrap();
+    assert_eq!(world.names(), ["hs", "ing", "ing.http"]);
+    assert_eq!(world.state.changes().len(), steps + 1, "people go back to what people wrote");
+
+    // It goes with its owner, and leaves the port.
+    let mut gone = world.state.clone();
+    gone.apply(Command { request: 999, now: "t".into(), action: Action::delete("ing"), by: None }).answer.unwrap();
+    let before = world.state.changes().iter().map(|change| change.version).min().unwrap() - 1;
+    world.act(Action::RollBack { version: before, since: None }).answer.unwrap();
+    assert_eq!(world.names(), [""; 0], "nor is it there without its owner");
+    for mut state in [gone, world.state] {
+        let document = json!({"name": "x", "kind": "HTTPServer", "port": 80});
+        let put = Command::put(1000, "t", PutMode::Create, vec![document]);
+        assert!(!state.view.objects.contains_key("ing.http") && state.apply(put).answer.is_ok());
+    }
+}
+
+#[test]
 fn one_parent_of_thousands_is_found_in_one_look() {
     let mut world = World::default();
     let server = |n: usize| {

@@ -420,6 +420,11 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "control-registries/src/dns.rs",
         "addresses_have_the_port_of_the_document_or_of_the_name",
     ),
+    (
+        "IngressControllerSpec",
+        "server/tests/house/ingress.rs",
+        "ingresses_are_served_and_served_on_whatever_becomes_of_the_api_server",
+    ),
     ("PoolSpec.serviceName", "server/tests/house/registries.rs", "servers_come_from_etcd_and_stay_while_it_is_gone"),
     ("WebSocketPoolSpec.serviceName", "edge-filters/src/websocket_proxy.rs", "its_pools_are_those_of_a_proxy"),
     ("GrpcPoolSpec.serviceName", "edge-filters/src/grpc_proxy.rs", "its_pools_are_those_of_a_proxy"),

@@ -8,6 +8,8 @@ use crate::wasm_data;
 use control_admin::{Catalog, Switch};
 use control_api::{Member, MemberRole};
 use control_raft::{AskEdge, Conceal, Config, Control, Follower, StartError, StartErrorKind, StateFlag};
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -37,6 +39,16 @@ pub struct ControlHalf {
     pub beside: Handle,
     /// The runtime that controllers run on: none of them delays Raft.
     pub controllers: Handle,
+}
+
+/// What controllers make is checked as what people write is.
+struct Taken(Arc<dyn Catalog>);
+
+impl control_controllers::Checks for Taken {
+    fn check(&self, document: &Value) -> Result<(), String> {
+        let checked = self.0.check(std::slice::from_ref(document), &BTreeMap::new());
+        checked.into_iter().find_map(Result::err).map_or(Ok(()), |problems| Err(problems.join("; ")))
+    }
 }
 
 /// Ends what runs on the other runtime when it is dropped.
@@ -91,7 +103,8 @@ impl ControlHalf {
 
     /// Returns when it has failed and everything it held is free again.
     async fn watch(&self, control: &Control) {
-        let host = control_controllers::run(control.clone(), self.local.board.clone());
+        let host =
+            control_controllers::run(control.clone(), self.local.board.clone(), Arc::new(Taken(self.catalog.clone())));
         let host = Ended(self.controllers.spawn(host).abort_handle());
         let reason = control.failed().await;
         drop(host);

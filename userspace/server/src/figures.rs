@@ -95,6 +95,12 @@ pub fn controllers(board: Arc<Board>) -> impl Fn(&mut Encoder) + Send + Sync {
             encoder.counter("weir_registry_changes_total", help, &labels, entry.changes_total as f64);
             let help = "Services that keep servers the registry does not have, because that is not believed yet.";
             encoder.gauge("weir_registry_held_services", help, &labels, entry.held.len() as f64);
+            for ((of, state), count) in &entry.states {
+                let labels = [("controller", registry.as_str()), ("kind", of.as_str()), ("state", state.as_str())];
+                let help = "Objects of Kubernetes by what became of them: honoured (served as they are written), approximated or refused \
+                            (in part or as a whole).";
+                encoder.gauge("weir_kubernetes_objects", help, &labels, *count as f64);
+            }
             for (service, count) in entry.instances.iter().take(SERVICES_SHOWN) {
                 let labels = [labels[0], labels[1], ("service", service.as_str())];
                 let help = "Instances of a service that can be used, as the registry said last.";

@@ -71,6 +71,15 @@ impl Cluster for World {
     }
 }
 
+/// Every document will do.
+struct Anything;
+
+impl Checks for Anything {
+    fn check(&self, _: &Value) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 /// Answers one request after the other with what is in `says`.
 async fn consul(says: Arc<Mutex<(u16, String, u64)>>) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -130,7 +139,7 @@ fn pipeline() -> Value {
 async fn a_registry_is_watched_as_long_as_its_document_is_there_and_this_member_leads() {
     let says = Arc::new(Mutex::new((200, instances(&["10.0.0.1"]), 7)));
     let (world, board) = (World::new(), Arc::new(Board::default()));
-    let host = tokio::spawn(run(world.clone(), board.clone()));
+    let host = tokio::spawn(run(world.clone(), board.clone(), Arc::new(Anything)));
     tokio::time::sleep(LOOK * 2).await;
     assert_eq!(world.state().lease(LEASE), None, "nobody asks for it");
     world.put(registry(&consul(says.clone()).await));
@@ -188,7 +197,7 @@ async fn one_that_was_deposed_without_hearing_of_it_writes_nothing() {
     let (world, board) = (World::new(), Arc::new(Board::default()));
     world.put(registry(&consul(says.clone()).await));
     world.put(pipeline());
-    let host = tokio::spawn(run(world.clone(), board.clone()));
+    let host = tokio::spawn(run(world.clone(), board.clone(), Arc::new(Anything)));
     eventually("it works", || addresses(&world) == ["10.0.0.1"]).await;
     // Another leader, of which this member has not heard.
     let take =
@@ -261,7 +270,7 @@ async fn a_registry_that_changes_without_end_is_written_down_now_and_then() {
     world.put(pipeline);
     let requests = || world.0.lock().unwrap().requests;
     let (began, before) = (Instant::now(), requests());
-    let host = tokio::spawn(run(world.clone(), board.clone()));
+    let host = tokio::spawn(run(world.clone(), board.clone(), Arc::new(Anything)));
     let port = || world.services().get("etcd/orders").and_then(|value| value["instances"][0]["port"].as_u64());
     eventually("the last of its changes is written", || port() == Some(1200)).await;
     host.abort();

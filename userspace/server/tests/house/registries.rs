@@ -136,7 +136,7 @@ impl Part {
 }
 
 /// RFC 4648 section 4.
-fn base64(text: &str) -> String {
+pub fn base64(text: &str) -> String {
     const SIGNS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for piece in text.as_bytes().chunks(3) {

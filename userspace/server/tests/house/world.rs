@@ -321,6 +321,12 @@ impl Connection {
         self
     }
 
+    /// Asks for what is of this host.
+    pub fn asking(mut self, host: &'static str) -> Connection {
+        self.host = host;
+        self
+    }
+
     pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> io::Result<Answer> {
         self.send(method, path, headers, body)?;
         self.receive()

@@ -1,0 +1,155 @@
+//! The controller of an IngressController: an HTTPServer or two, a Pipeline for each backend, and the status of each Ingress.
+
+use std::collections::BTreeMap;
+
+use base_model::{HttpServerSpec, IngressControllerSpec, PortsSpec, VirtualIpSpec};
+use control_api::Document;
+use control_kubernetes::ingress::{self, Settings};
+use control_kubernetes::object::LoadBalancerPlace;
+use control_kubernetes::reflect::Place;
+use control_kubernetes::{Key, Kind, Store};
+use serde_json::{Value, json};
+
+use crate::kubernetes::{Maker, Outcome, Seen, named_in_words};
+
+/// Makes what an IngressController asks for.
+pub struct IngressMaker {
+    pub name: String,
+    pub spec: IngressControllerSpec,
+}
+
+impl Maker for IngressMaker {
+    fn kind(&self) -> &'static str {
+        "IngressController"
+    }
+
+    fn api(&self) -> (&str, &str) {
+        (&self.spec.kube_config, &self.spec.master_url)
+    }
+
+    fn places(&self) -> Vec<Place> {
+        let kinds = [Kind::IngressClass, Kind::Service, Kind::EndpointSlice, Kind::Secret, Kind::Ingress];
+        kinds.into_iter().flat_map(|kind| Place::all(kind, &self.spec.namespaces)).collect()
+    }
+
+    fn make(&mut self, seen: Seen<'_>) -> Outcome {
+        let (spec, name) = (&self.spec, self.name.as_str());
+        let (http_name, https_name) = (format!("{name}.http"), format!("{name}.https"));
+        let mut kept = certificates(seen.objects.get(&http_name));
+        kept.extend(certificates(seen.objects.get(&https_name)));
+        let https_port = spec.https_server.as_ref().map(|server| server.port);
+        let settings = Settings { name, class: &spec.ingress_class, https_port };
+        let plan = ingress::plan(seen.store, settings, &kept, seen.check);
+        let mut outcome = Outcome { services: plan.services, documents: plan.pipelines, ..Outcome::default() };
+        let rules = if spec.http_server.https { &plan.https_rules } else { &plan.rules };
+        let mut put =
+            |called: &str, server: &HttpServerSpec, rules: &[Value]| {
+                match document(
+            called,
+            server,
+            rules,
+            &plan.certificates,
+        ) {
+            Some(document) => drop(outcome.documents.insert(called.to_owned(), document)),
+            None => outcome.remarks.push(format!(
+                "server {} waits for a certificate: no TLS secret of an Ingress holds one, and its document has none",
+                named_in_words(called)
+            )),
+        }
+            };
+        put(&http_name, &spec.http_server, rules);
+        if let Some(server) = &spec.https_server {
+            put(&https_name, server, &plan.https_rules);
+        }
+        let places = self.places_of(seen.store, seen.objects);
+        for ingress in seen.store.ingresses() {
+            let key = ingress.metadata.key();
+            let Some(report) = plan.reports.get(&key) else { continue };
+            let mut known = ingress.status.load_balancer.ingress.clone();
+            known.sort();
+            // Nothing is said where nothing is known.
+            if !places.is_empty() && known != places {
+                let places: Vec<Value> = places.iter().map(place_json).collect();
+                outcome.statuses.insert((Kind::Ingress, key.clone()), json!({"loadBalancer": {"ingress": places}}));
+            }
+            outcome.reports.insert((Kind::Ingress, key), report.clone());
+        }
+        outcome
+    }
+}
+
+impl IngressMaker {
+    /// Where its servers are reached.
+    fn places_of(&self, store: &Store, objects: &BTreeMap<String, Document>) -> Vec<LoadBalancerPlace> {
+        let service = self.spec.publish_service.split_once('/').map(|(namespace, name)| Key::new(namespace, name));
+        let mut places: Vec<LoadBalancerPlace> = if !self.spec.publish_addresses.is_empty() {
+            self.spec.publish_addresses.iter().map(|text| place(text)).collect()
+        } else if let Some(service) = service.and_then(|key| store.service(&key)) {
+            let balancer = service.status.load_balancer.ingress.iter().cloned();
+            balancer.chain(service.spec.external_ips.iter().map(|ip| place(ip))).collect()
+        } else {
+            virtual_addresses(objects, self.spec.http_server.port).iter().map(|text| place(text)).collect()
+        };
+        places.sort();
+        places.dedup();
+        places
+    }
+}
+
+fn place(text: &str) -> LoadBalancerPlace {
+    match text.parse::<std::net::IpAddr>() {
+        Ok(_) => LoadBalancerPlace { ip: text.to_owned(), hostname: String::new() },
+        Err(_) => LoadBalancerPlace { ip: String::new(), hostname: text.to_owned() },
+    }
+}
+
+fn place_json(place: &LoadBalancerPlace) -> Value {
+    if place.ip.is_empty() { json!({"hostname": place.hostname}) } else { json!({"ip": place.ip}) }
+}
+
+/// Addresses of VirtualIPs that have the port.
+pub(crate) fn virtual_addresses(objects: &BTreeMap<String, Document>, port: u16) -> Vec<String> {
+    let vips = objects.values().filter(|document| document["kind"] == "VirtualIP");
+    let specs = vips.filter_map(|document| base_model::decode::<VirtualIpSpec>(document, "").ok());
+    let has_port = |vip: &VirtualIpSpec| match &vip.ports {
+        PortsSpec::Any => true,
+        PortsSpec::List(ranges) => ranges.iter().any(|range| (range.low..=range.high).contains(&port)),
+    };
+    let with_port = specs.map(|decoded| decoded.value).filter(has_port);
+    with_port.flat_map(|vip| vip.parsed_addresses().map(|address| address.to_string()).collect::<Vec<_>>()).collect()
+}
+
+/// Certificates and keys that a server of ours has now, by the secret they are from.
+fn certificates(server: Option<&Document>) -> BTreeMap<String, (String, String)> {
+    let texts = |name: &str| server.and_then(|server| server.get(name)?.as_object()).into_iter().flatten();
+    let keys: BTreeMap<&String, &str> = texts("keys").filter_map(|(name, key)| Some((name, key.as_str()?))).collect();
+    texts("certs")
+        .filter_map(|(name, chain)| Some((name.clone(), (chain.as_str()?.to_owned(), (*keys.get(name)?).to_owned()))))
+        .collect()
+}
+
+/// The server's document; none where it is to speak TLS and has no certificate.
+fn document(
+    name: &str,
+    spec: &HttpServerSpec,
+    rules: &[Value],
+    certificates: &BTreeMap<String, (String, String)>,
+) -> Option<Value> {
+    let mut spec = spec.clone();
+    spec.rules.clear();
+    if spec.https {
+        for (secret, (chain, key)) in certificates {
+            spec.certs.insert(secret.clone(), chain.clone());
+            spec.keys.insert(secret.clone(), key.clone());
+        }
+        if spec.certs.is_empty() && spec.cert_base64.is_empty() {
+            return None;
+        }
+    }
+    let mut document = serde_json::to_value(&spec).ok()?;
+    let fields = document.as_object_mut()?;
+    fields.insert("name".to_owned(), name.into());
+    fields.insert("kind".to_owned(), "HTTPServer".into());
+    fields.insert("rules".to_owned(), rules.into());
+    Some(document)
+}

@@ -1,0 +1,493 @@
+//! What controllers of Kubernetes's objects have in common: they watch the API server, have documents made of what is there, write those
+//! and the servers of their services, and tell the API server what became of each object.
+//!
+//! What is made is decided by a [`Maker`], which knows neither time nor sockets. Nothing is written before everything has been listed
+//! once: half of a list says nothing of the other half.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use base_text::quoted;
+use control_api::{Document, ENDPOINTS, Refusal, RefusalKind};
+use control_kubernetes::endpoints::{self, ServiceName};
+use control_kubernetes::ingress::Check;
+use control_kubernetes::reflect::{Heard, Place, reflect};
+use control_kubernetes::report::{Grade, Report};
+use control_kubernetes::{Api, Key, Kind, Store};
+use control_registries::Wanted;
+use control_registries::record::{Instance, Record, Service, judge};
+use control_state::{Action, Entry, Fence, KeyPut, owner};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::board::Board;
+use crate::host::{Cluster, Deposed};
+use crate::pause::Pause;
+use crate::service_registry::{parts, read};
+use crate::tell::{Tell, Teller};
+
+/// Says what a document lacks, as whoever takes it would.
+pub trait Checks: Send + Sync {
+    fn check(&self, document: &Value) -> Result<(), String>;
+}
+
+/// Makes documents of what is there.
+pub trait Maker: Send {
+    fn kind(&self) -> &'static str;
+    /// Where the API server is, as [`Api::new`] takes it.
+    fn api(&self) -> (&str, &str);
+    /// What has to be known before anything is made.
+    fn places(&self) -> Vec<Place>;
+    fn make(&mut self, seen: Seen<'_>) -> Outcome;
+}
+
+/// What a [`Maker`] looks at.
+pub struct Seen<'s> {
+    pub store: &'s Store,
+    /// The cluster's objects, those that were made before among them.
+    pub objects: &'s BTreeMap<String, Document>,
+    pub check: &'s mut dyn Check,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Servers come after what they lead to, whatever their names are.
+    pub documents: BTreeMap<String, Value>,
+    /// Services that the documents' pools ask for.
+    pub services: BTreeSet<String>,
+    pub reports: BTreeMap<(Kind, Key), Report>,
+    /// Statuses that are to be others than they are.
+    pub statuses: BTreeMap<(Kind, Key), Value>,
+    /// What is not well with all of it, in words.
+    pub remarks: Vec<String>,
+}
+
+/// One object of such a kind.
+pub struct Controller<C> {
+    pub cluster: C,
+    /// The object's.
+    pub name: String,
+    pub maker: Box<dyn Maker>,
+    pub fence: Fence,
+    pub board: Arc<Board>,
+    /// Services that other pools ask it for.
+    pub wanted: Wanted,
+    pub checks: Arc<dyn Checks>,
+}
+
+enum Said {
+    Heard(Place, Heard),
+    Alive(Result<(), String>),
+    /// What could not be told the API server.
+    Untold(Tell, String),
+}
+
+/// What one controller keeps.
+struct Work<C> {
+    controller: Controller<C>,
+    store: Store,
+    checked: Checked,
+    /// What the cluster knows of its services, as it was written last.
+    servers: BTreeMap<String, Vec<Instance>>,
+    servers_read: Option<Instant>,
+    /// Objects as they were looked at last.
+    seen: Option<Arc<BTreeMap<String, Document>>>,
+    teller: Teller,
+    faults: u64,
+    alive: Option<String>,
+}
+
+impl<C: Cluster> Controller<C> {
+    /// Goes on until another member leads, or it is dropped.
+    pub async fn run(self) -> Deposed {
+        let (name, board, kind) = (self.name.clone(), self.board.clone(), self.maker.kind());
+        board.update(&name, |entry| entry.kind = kind.to_owned());
+        let mut pause = Pause::new(PAUSE_FIRST, PAUSE);
+        let (kube_config, master_url) = self.maker.api();
+        let api = loop {
+            match Api::new(kube_config, master_url) {
+                Ok(api) => break api,
+                Err(why) => {
+                    tracing::warn!(object = name, "{why}");
+                    board.update(&name, |entry| {
+                        entry.fault = Some(why);
+                        entry.faults_total += 1;
+                    });
+                    tokio::time::sleep(pause.take()).await;
+                }
+            }
+        };
+        let (heard_tell, mut heard) = mpsc::channel(QUEUE);
+        let (tell, mut said) = mpsc::channel(QUEUE);
+        // Ends all of them when this is dropped.
+        let mut tasks = JoinSet::new();
+        for place in self.maker.places() {
+            tasks.spawn(reflect(api.clone(), place, heard_tell.clone()));
+        }
+        drop(heard_tell);
+        tasks.spawn(alive(api.clone(), tell.clone()));
+        let untold = tell.clone();
+        let (teller, telling) = Teller::new(api, move |what, why| {
+            let untold = untold.clone();
+            async move { drop(untold.send(Said::Untold(what, why)).await) }
+        });
+        tasks.spawn(telling);
+        let checked = Checked::new(self.checks.clone());
+        let mut work = Work {
+            controller: self,
+            store: Store::default(),
+            checked,
+            servers: BTreeMap::new(),
+            servers_read: None,
+            seen: None,
+            teller,
+            faults: 0,
+            alive: None,
+        };
+        let (mut dirty, mut not_before) = (true, Instant::now());
+        loop {
+            let wait = if dirty { not_before.saturating_duration_since(Instant::now()) } else { LOOK };
+            tokio::select! {
+                Some((place, what)) = heard.recv() => {
+                    dirty |= work.hear(Said::Heard(place, what));
+                    while let Ok((place, what)) = heard.try_recv() {
+                        dirty |= work.hear(Said::Heard(place, what));
+                    }
+                }
+                Some(what) = said.recv() => dirty |= work.hear(what),
+                changed = work.controller.wanted.changed() => {
+                    if changed.is_err() {
+                        return Deposed;
+                    }
+                    dirty = true;
+                }
+                () = tokio::time::sleep(wait) => {}
+            }
+            dirty |= work.is_changed();
+            if !dirty || Instant::now() < not_before {
+                continue;
+            }
+            let begun = Instant::now();
+            let acted = work.act().await;
+            not_before = Instant::now() + REST.max(begun.elapsed() * RESTS_FOR).min(AGAIN);
+            match acted {
+                Ok(done) => dirty = !done,
+                Err(deposed) => return deposed,
+            }
+            if dirty {
+                not_before = not_before.max(begun + AGAIN);
+            }
+        }
+    }
+}
+
+impl<C: Cluster> Work<C> {
+    /// Says whether there may be something to do.
+    fn hear(&mut self, said: Said) -> bool {
+        let (name, board) = (&self.controller.name, &self.controller.board);
+        let changed = match said {
+            Said::Heard(place, heard) => {
+                if let Heard::Fault(why) = &heard {
+                    self.faults += 1;
+                    tracing::warn!(object = name, "{why}; what was known last is served on");
+                }
+                let first = matches!(heard, Heard::Listed(_));
+                let changes = self.store.hear(&place, heard);
+                !changes.is_empty() || first
+            }
+            Said::Alive(alive) => {
+                if let Err(why) = &alive
+                    && self.alive.as_ref() != Some(why)
+                {
+                    self.faults += 1;
+                    tracing::warn!(object = name, "{why}; what was known last is served on");
+                }
+                self.alive = alive.err();
+                false
+            }
+            Said::Untold(what, why) => {
+                tracing::warn!(object = name, "{why}");
+                self.teller.forget(&what);
+                self.faults += 1;
+                board.update(name, |entry| entry.untold = Some(why));
+                false
+            }
+        };
+        let fault = self.store.faults().next().map(str::to_owned).or_else(|| self.alive.clone());
+        let faults = self.faults;
+        board.update(name, |entry| {
+            if fault.is_none() {
+                entry.last_good = Some(SystemTime::now());
+            }
+            entry.fault = fault;
+            entry.faults_total = faults;
+        });
+        changed
+    }
+
+    /// Whether the cluster's objects are others than when they were looked at.
+    fn is_changed(&self) -> bool {
+        let objects = &self.controller.cluster.state().view.objects;
+        self.seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, objects))
+    }
+
+    /// Writes what is different. Says whether all of it is written.
+    async fn act(&mut self) -> Result<bool, Deposed> {
+        if !self.store.has_all(&self.controller.maker.places()) {
+            return Ok(true);
+        }
+        let objects = self.controller.cluster.state().view.objects.clone();
+        let seen = Seen { store: &self.store, objects: &objects, check: &mut self.checked };
+        let outcome = self.controller.maker.make(seen);
+        self.checked.forget_unused();
+        self.seen = Some(objects.clone());
+        let written = self.write(&objects, &outcome).await;
+        let told = match written {
+            Ok(()) => None,
+            Err(refusal) if refusal.kind == RefusalKind::Stale => {
+                self.controller.board.fenced_out();
+                tracing::info!(object = self.controller.name, %refusal, "another member leads");
+                return Err(Deposed);
+            }
+            Err(refusal) => Some(format!("what is made of it could not be written down: {refusal}")),
+        };
+        if let Some(told) = &told {
+            tracing::warn!(object = self.controller.name, "{told}");
+        } else {
+            // What was written is no news.
+            self.seen = Some(self.controller.cluster.state().view.objects.clone());
+        }
+        self.report(&outcome, told.clone());
+        self.teller.tell(&self.store, &outcome);
+        Ok(told.is_none())
+    }
+
+    fn report(&self, outcome: &Outcome, unwritten: Option<String>) {
+        let mut remarks = outcome.remarks.clone();
+        let unread = self.store.unread().map(|(kind, key, why)| format!("{kind} {key} cannot be read: {why}"));
+        remarks.extend(unread.take(REMARKS_TOLD));
+        remarks.extend(unwritten);
+        let mut states: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for ((kind, _), report) in &outcome.reports {
+            *states.entry((kind.name(), report.grade().word())).or_default() += 1;
+        }
+        let states = states.into_iter().map(|((kind, state), count)| ((kind.to_owned(), state.to_owned()), count));
+        let reports = outcome.reports.iter().map(|((kind, key), report)| {
+            let mut value = report.json();
+            value["kind"] = json!(kind.name());
+            (format!("{} {key}", kind.plural()), value)
+        });
+        let instances = self.servers.iter().map(|(service, servers)| (service.clone(), servers.len()));
+        self.controller.board.update(&self.controller.name, |entry| {
+            entry.remarks = remarks;
+            entry.states = states.collect();
+            entry.reports = reports.collect();
+            entry.instances = instances.collect();
+        });
+    }
+
+    /// Servers come before whoever asks for them, pipelines before whoever leads to them; what goes, goes in the other order.
+    async fn write(&mut self, objects: &BTreeMap<String, Document>, outcome: &Outcome) -> Result<(), Refusal> {
+        let (puts, deletes) = self.servers(outcome);
+        self.put_servers(puts, Vec::new()).await?;
+        let parent = format!("{}:{}", self.controller.maker.kind(), self.controller.name);
+        let is_server = |document: &Value| base_model::kinds::listens(document["kind"].as_str().unwrap_or_default());
+        let differs = |document: &&Value| {
+            let name = document["name"].as_str().unwrap_or_default();
+            !objects.get(name).is_some_and(|stored| is_stored(document, stored) && owner(stored) == parent)
+        };
+        let mut pipelines: Vec<&Value> = outcome.documents.values().filter(differs).collect();
+        let servers: Vec<&Value> = pipelines.extract_if(.., |document| is_server(document)).collect();
+        let mut gone: Vec<String> = objects
+            .iter()
+            .filter(|(name, stored)| !outcome.documents.contains_key(*name) && owner(stored) == parent)
+            .map(|(name, _)| name.clone())
+            .collect();
+        // A server that goes leaves its port to one that comes.
+        let gone_servers: Vec<String> =
+            gone.extract_if(.., |name| objects.get(name).is_some_and(|d| is_server(d))).collect();
+        self.put_documents(pipelines, Vec::new()).await?;
+        self.put_documents(servers, gone_servers).await?;
+        self.put_documents(Vec::new(), gone).await?;
+        self.put_servers(Vec::new(), deletes).await
+    }
+
+    async fn put_documents(&mut self, puts: Vec<&Value>, mut deletes: Vec<String>) -> Result<(), Refusal> {
+        let mut puts = puts.into_iter().peekable();
+        while puts.peek().is_some() || !deletes.is_empty() {
+            let (mut batch, mut bytes) = (Vec::new(), 0);
+            while bytes < BATCH_BYTES && batch.len() < BATCH {
+                let Some(document) = puts.next() else { break };
+                bytes += document.to_string().len();
+                batch.push(Entry::new(Document::new(document.clone()), Vec::new()));
+            }
+            let changes = batch.len() + deletes.len();
+            let action = Action::PutGenerated {
+                owner: self.controller.name.clone(),
+                fence: Some(self.controller.fence.clone()),
+                puts: batch,
+                deletes: deletes.drain(..deletes.len().min(BATCH)).collect(),
+            };
+            self.controller.cluster.propose(action, &self.controller.name).await?;
+            self.controller.board.update(&self.controller.name, |entry| entry.changes_total += changes as u64);
+        }
+        Ok(())
+    }
+
+    /// Services whose servers are others than the cluster knows, and services that nobody asks for any more.
+    fn servers(&mut self, outcome: &Outcome) -> (Vec<(String, Vec<Instance>)>, Vec<String>) {
+        if self.servers_read.is_none_or(|read| read.elapsed() > SERVERS_READ_AGAIN) {
+            self.servers = self.known_servers();
+            self.servers_read = Some(Instant::now());
+        }
+        let wanted: BTreeSet<String> = outcome.services.union(&self.controller.wanted.borrow()).cloned().collect();
+        let mut puts = Vec::new();
+        for service in &wanted {
+            // What cannot be told of it is told by whoever asks for it.
+            let servers = ServiceName::parse(service).and_then(|name| endpoints::servers(&self.store, &name));
+            let instances = servers.map(|servers| instances(&servers)).unwrap_or_default();
+            if self.servers.get(service).map_or(!instances.is_empty(), |known| *known != instances) {
+                puts.push((service.clone(), instances));
+            }
+        }
+        let gone = self.servers.keys().filter(|service| !wanted.contains(*service));
+        (puts, gone.cloned().collect())
+    }
+
+    fn known_servers(&self) -> BTreeMap<String, Vec<Instance>> {
+        let state = self.controller.cluster.state();
+        let prefix = format!("{}/", self.controller.name);
+        let keys = state.view.sections.get(ENDPOINTS).cloned().unwrap_or_default();
+        let own = keys.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+        own.map(|(key, keyed)| (key[prefix.len()..].to_owned(), read(&keyed.value))).collect()
+    }
+
+    async fn put_servers(&mut self, puts: Vec<(String, Vec<Instance>)>, deletes: Vec<String>) -> Result<(), Refusal> {
+        if puts.is_empty() && deletes.is_empty() {
+            return Ok(());
+        }
+        let key = |service: &str| format!("{}/{service}", self.controller.name);
+        let written =
+            puts.iter().map(|(service, instances)| KeyPut::new(key(service), json!({"instances": instances})));
+        let mut gone: Vec<String> = deletes.iter().map(|service| key(service)).collect();
+        let mut parts = parts(written.collect());
+        if parts.is_empty() {
+            parts.push(Vec::new());
+        }
+        for part in parts {
+            let action = Action::PutKeys {
+                section: ENDPOINTS.to_owned(),
+                owner: self.controller.name.clone(),
+                fence: Some(self.controller.fence.clone()),
+                puts: part,
+                deletes: std::mem::take(&mut gone),
+            };
+            self.controller.cluster.propose(action, &self.controller.name).await?;
+        }
+        let changes = puts.len() + deletes.len();
+        self.controller.board.update(&self.controller.name, |entry| entry.changes_total += changes as u64);
+        self.servers.extend(puts);
+        deletes.iter().for_each(|service| drop(self.servers.remove(service)));
+        Ok(())
+    }
+}
+
+/// As registries have them.
+pub(crate) fn instances(servers: &[endpoints::Server]) -> Vec<Instance> {
+    let records = servers.iter().map(|server| Record {
+        id: format!("{}:{}", server.address, server.port),
+        address: server.address.clone(),
+        port: server.port,
+        scheme: if server.https { "https" } else { "" }.to_owned(),
+        ..Record::default()
+    });
+    judge(&Service { records: records.collect(), unread: Vec::new() }).instances
+}
+
+/// Whether the cluster has this document already: what it keeps beside it does not count.
+fn is_stored(document: &Value, stored: &Value) -> bool {
+    let (Some(fields), Some(stored)) = (document.as_object(), stored.as_object()) else { return false };
+    let beside = ["version", "labels", "createdAt"];
+    fields.iter().all(|(name, value)| stored.get(name) == Some(value))
+        && stored.keys().all(|name| fields.contains_key(name) || beside.contains(&name.as_str()))
+}
+
+/// Whether anybody answers, now and then: a watch says nothing while nothing changes.
+async fn alive(api: Api, tell: mpsc::Sender<Said>) {
+    loop {
+        let alive = api.alive().await.map_err(|error| error.told);
+        if alive.is_err() {
+            api.renew();
+        }
+        if tell.send(Said::Alive(alive)).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(ALIVE_ASKED).await;
+    }
+}
+
+/// Asks about a document once for each version of it.
+struct Checked {
+    checks: Arc<dyn Checks>,
+    known: HashMap<String, (Value, Result<(), String>)>,
+    used: BTreeSet<String>,
+}
+
+impl Checked {
+    fn new(checks: Arc<dyn Checks>) -> Checked {
+        Checked { checks, known: HashMap::new(), used: BTreeSet::new() }
+    }
+
+    fn forget_unused(&mut self) {
+        let used = std::mem::take(&mut self.used);
+        self.known.retain(|name, _| used.contains(name));
+    }
+}
+
+impl Check for Checked {
+    fn check(&mut self, document: &Value) -> Result<(), String> {
+        let name = document["name"].as_str().unwrap_or_default();
+        self.used.insert(name.to_owned());
+        match self.known.get(name) {
+            Some((known, result)) if known == document => result.clone(),
+            _ => {
+                let result = self.checks.check(document);
+                self.known.insert(name.to_owned(), (document.clone(), result.clone()));
+                result
+            }
+        }
+    }
+}
+
+/// Whether an object's report deserves a warning.
+pub(crate) fn warns(report: &Report) -> bool {
+    report.grade() != Grade::Honoured
+}
+
+/// For people: what a document of ours is called in a remark.
+pub(crate) fn named_in_words(name: &str) -> String {
+    quoted(name).to_string()
+}
+
+/// What is heard while something is written.
+const QUEUE: usize = 1024;
+/// Documents written at once, and how many bytes, unless it is one document.
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 512 << 10;
+/// Pauses while it is not known where the API server is.
+const PAUSE_FIRST: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_secs(15);
+/// Between two looks at the cluster's objects.
+const LOOK: Duration = Duration::from_millis(500);
+/// Between two writes at least, and how many times as long as the first of them took; a change that comes alone waits for nothing.
+const REST: Duration = Duration::from_millis(20);
+const RESTS_FOR: u32 = 2;
+/// After a write that was not decided; no two writes are further apart.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Somebody may have restored a backup.
+const SERVERS_READ_AGAIN: Duration = Duration::from_secs(30);
+const ALIVE_ASKED: Duration = Duration::from_secs(5);
+const REMARKS_TOLD: usize = 16;

@@ -1,0 +1,142 @@
+//! What the API server is told of its objects: statuses, and events where an object cannot be served as it is written.
+
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::time::SystemTime;
+
+use control_api::time::rfc3339;
+use control_kubernetes::{Api, Key, Kind, Store};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::kubernetes::{Outcome, warns};
+
+/// One thing to tell.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Tell {
+    Status { kind: Kind, key: Key, status: Value },
+    Event { kind: Kind, key: Key, event: Value },
+}
+
+impl Tell {
+    fn place(&self) -> (Kind, Key, bool) {
+        match self {
+            Tell::Status { kind, key, .. } => (*kind, key.clone(), true),
+            Tell::Event { kind, key, .. } => (*kind, key.clone(), false),
+        }
+    }
+}
+
+/// Tells each thing once.
+pub struct Teller {
+    queue: mpsc::Sender<Tell>,
+    /// What was told last, by what it is of.
+    told: HashMap<(Kind, Key, bool), u64>,
+}
+
+impl Teller {
+    /// With what does the telling, for as long as it is not dropped; `untold` hears of what could not be told.
+    pub fn new<F, U>(api: Api, untold: F) -> (Teller, impl Future<Output = ()> + Send)
+    where
+        F: Fn(Tell, String) -> U + Send + Sync + 'static,
+        U: Future<Output = ()> + Send,
+    {
+        let (queue, mut tells) = mpsc::channel::<Tell>(QUEUE);
+        let telling = async move {
+            while let Some(tell) = tells.recv().await {
+                if let Err(why) = send(&api, &tell).await {
+                    untold(tell, why).await;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        (Teller { queue, told: HashMap::new() }, telling)
+    }
+
+    /// It could not be told: the next time it is tried again.
+    pub fn forget(&mut self, tell: &Tell) {
+        self.told.remove(&tell.place());
+    }
+
+    /// What is new of it. What there is no room for now is told the next time.
+    pub fn tell(&mut self, store: &Store, outcome: &Outcome) {
+        self.told.retain(|(kind, key, _), _| store.get(*kind, key).is_some());
+        for ((kind, key), status) in &outcome.statuses {
+            self.once(Tell::Status { kind: *kind, key: key.clone(), status: status.clone() }, &status.to_string());
+        }
+        for ((kind, key), report) in &outcome.reports {
+            let lines = report.lines().join("\n");
+            let before = self.told.contains_key(&(*kind, key.clone(), false));
+            if !warns(report) && !before {
+                continue;
+            }
+            let Some(object) = store.get(*kind, key) else { continue };
+            let (reason, of, text) = match warns(report) {
+                true => ("NotAsWritten", "Warning", lines),
+                false => ("Served", "Normal", "it is served as it is written".to_owned()),
+            };
+            let said = format!("{}{reason}{text}", object.meta().uid);
+            let event = event(*kind, object.meta(), (reason, of), &text, sum(&said));
+            self.once(Tell::Event { kind: *kind, key: key.clone(), event }, &said);
+        }
+    }
+
+    fn once(&mut self, tell: Tell, text: &str) {
+        let (place, sum) = (tell.place(), sum(text));
+        if self.told.get(&place) != Some(&sum) && self.queue.try_send(tell).is_ok() {
+            self.told.insert(place, sum);
+        }
+    }
+}
+
+async fn send(api: &Api, tell: &Tell) -> Result<(), String> {
+    let (sent, kind, key) = match tell {
+        Tell::Status { kind, key, status } => {
+            (api.patch_status(*kind, &key.namespace, &key.name, status).await, kind, key)
+        }
+        Tell::Event { kind, key, event } => {
+            let namespace = if key.namespace.is_empty() { "default" } else { &key.namespace };
+            (api.create(&format!("/api/v1/namespaces/{namespace}/events"), event).await, kind, key)
+        }
+    };
+    match sent {
+        // It has gone meanwhile.
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(format!("{kind} {key} could not be told how it is: {error}")),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn event(
+    kind: Kind,
+    meta: &control_kubernetes::object::Meta,
+    (reason, of): (&str, &str),
+    text: &str,
+    sum: u64,
+) -> Value {
+    let now = rfc3339(SystemTime::now());
+    let namespace = if meta.namespace.is_empty() { "default" } else { &meta.namespace };
+    let message: String = text.chars().take(MESSAGE_MAX).collect();
+    let about = json!({"apiVersion": kind.api_version(), "kind": kind.name(), "namespace": meta.namespace, "name": meta.name,
+                       "uid": meta.uid, "resourceVersion": meta.resource_version});
+    // The same said of the same by another member is the same event.
+    let name: String = meta.name.chars().take(NAME_MAX).collect();
+    json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": format!("{name}.{sum:016x}"), "namespace": namespace},
+           "involvedObject": about, "reason": reason, "type": of, "message": message, "count": 1,
+           "source": {"component": "weir"}, "reportingComponent": "weir", "reportingInstance": "weir",
+           "firstTimestamp": now, "lastTimestamp": now})
+}
+
+fn sum(text: &str) -> u64 {
+    // Of the same program every member has the same: no seed is drawn.
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Ten thousand objects may have something to be told at once.
+const QUEUE: usize = 32_768;
+/// Of Kubernetes.
+const MESSAGE_MAX: usize = 1000;
+const NAME_MAX: usize = 230;

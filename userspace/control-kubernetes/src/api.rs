@@ -1,0 +1,281 @@
+//! One request to the API server, and in words why it was not answered as it should be.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use base_text::quoted;
+use bytes::Bytes;
+use control_api::client::Client;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::access::{self, Access};
+use crate::kinds::Kind;
+
+/// The API server. Clones share connections.
+#[derive(Clone)]
+pub struct Api {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    kube_config: String,
+    master_url: String,
+    current: Mutex<Current>,
+}
+
+/// What the files said when they were read last.
+struct Current {
+    access: Access,
+    client: Client,
+    /// `Authorization`, and when it was read.
+    header: Option<(Instant, Option<String>)>,
+}
+
+/// Why a request was not answered as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    /// 0 where there was no answer at all.
+    pub status: u16,
+    /// Who, where, what, and what to do.
+    pub told: String,
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told)
+    }
+}
+
+impl ApiError {
+    /// What was known is too old to go on from: everything is asked for anew.
+    pub fn is_gone(&self) -> bool {
+        self.status == StatusCode::GONE.as_u16()
+    }
+
+    pub fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND.as_u16()
+    }
+}
+
+/// What the API server says when it refuses.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Status {
+    pub message: String,
+    pub reason: String,
+    pub code: u16,
+}
+
+impl Api {
+    pub fn new(kube_config: &str, master_url: &str) -> Result<Api, String> {
+        let current = Mutex::new(Current::of(access::find(kube_config, master_url)?)?);
+        let (kube_config, master_url) = (kube_config.to_owned(), master_url.to_owned());
+        Ok(Api { inner: Arc::new(Inner { kube_config, master_url, current }) })
+    }
+
+    /// Reads the files again that say where the API server is and whom to believe: after a fault they may say something else.
+    pub fn renew(&self) {
+        let inner = &self.inner;
+        // What cannot be read now changes nothing: it is being written, or the fault that follows says so.
+        let Ok(access) = access::find(&inner.kube_config, &inner.master_url) else { return };
+        let Ok(fresh) = Current::of(access) else { return };
+        *inner.current.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+    }
+
+    /// As messages call the API server.
+    pub fn place(&self) -> String {
+        self.inner.current.lock().unwrap_or_else(PoisonError::into_inner).access.server.clone()
+    }
+
+    fn prepared(&self) -> Result<(Client, String, Option<String>), ApiError> {
+        let mut current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let header = match &current.header {
+            Some((read, header)) if read.elapsed() < TOKEN_READ_AGAIN => header.clone(),
+            _ => {
+                let header = current.access.login.header().map_err(|told| ApiError { status: 0, told })?;
+                current.header = Some((Instant::now(), header.clone()));
+                header
+            }
+        };
+        Ok((current.client.clone(), current.access.server.clone(), header))
+    }
+
+    /// The head of an answer of 2xx, with a body that is yet to come. `patience` bounds the wait for the head.
+    pub(crate) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: impl Into<Bytes>,
+        patience: Duration,
+    ) -> Result<Incoming, ApiError> {
+        let (client, server, login) = self.prepared()?;
+        let url = format!("{server}{path}");
+        let mut headers = vec![("accept", "application/json"), ("user-agent", "weir")];
+        if !content_type.is_empty() {
+            headers.push(("content-type", content_type));
+        }
+        if let Some(login) = &login {
+            headers.push(("authorization", login));
+        }
+        let verb = verb(&method, path);
+        let opened = client.open_with(method, &url, &headers, body, patience).await;
+        let response = opened.map_err(|error| told(0, &server, path, &error.reason))?;
+        if response.status().is_success() {
+            return Ok(response.into_body());
+        }
+        let status = response.status();
+        if status == StatusCode::UNAUTHORIZED {
+            // The token was replaced before its time.
+            self.inner.current.lock().unwrap_or_else(PoisonError::into_inner).header = None;
+        }
+        let said = Limited::new(response.into_body(), REFUSAL_MAX).collect();
+        let said = tokio::time::timeout(patience, said).await;
+        let said = said.ok().and_then(Result::ok).map(|said| said.to_bytes()).unwrap_or_default();
+        let parsed: Status = serde_json::from_slice(&said).unwrap_or_default();
+        let text = match parsed.message.as_str() {
+            "" => beginning(&said),
+            message => message.chars().take(MESSAGE_SHOWN).collect(),
+        };
+        let code = status.as_u16();
+        Err(told(code, &server, path, &format!("{code} ({text}){}", advice(code, verb, path))))
+    }
+
+    /// The whole answer to a request, as JSON.
+    pub async fn json(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<Value, ApiError> {
+        let body = self.open(method, path, content_type, body, ANSWER).await?;
+        let whole = tokio::time::timeout(WHOLE, Limited::new(body, ANSWER_MAX).collect()).await;
+        let server = self.place();
+        let wrong = |what: &str| told(0, &server, path, what);
+        let bytes = match whole {
+            Err(_) => return Err(wrong(&format!("no whole answer within {}", base_text::duration(WHOLE)))),
+            Ok(Err(error)) => {
+                let most = ANSWER_MAX >> 20;
+                return Err(wrong(&format!("its answer broke off, or is longer than {most} MiB: {error}")));
+            }
+            Ok(Ok(bytes)) => bytes.to_bytes(),
+        };
+        serde_json::from_slice(&bytes).map_err(|error| {
+            let page = bytes.trim_ascii_start().starts_with(b"<");
+            let why = if page { "a page; is a proxy in between, or is it not an API server?" } else { "not JSON" };
+            wrong(&format!("its answer is {why} ({error}; {})", beginning(&bytes)))
+        })
+    }
+
+    /// Changes some fields of a status.
+    pub async fn patch_status(&self, kind: Kind, namespace: &str, name: &str, status: &Value) -> Result<(), ApiError> {
+        let path = format!("{}/status", kind.path_of(namespace, name));
+        let body = serde_json::json!({"status": status}).to_string();
+        self.json(Method::PATCH, &path, "application/merge-patch+json", body).await.map(|_| ())
+    }
+
+    /// Creates an object at a path; one that is there already is as good.
+    pub async fn create(&self, path: &str, object: &Value) -> Result<(), ApiError> {
+        match self.json(Method::POST, path, "application/json", object.to_string()).await {
+            Err(error) if error.status == StatusCode::CONFLICT.as_u16() => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// Whether anybody answers.
+    pub async fn alive(&self) -> Result<(), ApiError> {
+        match self.open(Method::GET, "/version", "", Bytes::new(), ALIVE).await {
+            Ok(_) => Ok(()),
+            // Whoever may not ask has been answered.
+            Err(error) if matches!(error.status, 401 | 403 | 404) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Current {
+    fn of(access: Access) -> Result<Current, String> {
+        let client = Client::trusting(CONNECT, &access.trust).map_err(|error| error.0)?;
+        Ok(Current { access, client, header: None })
+    }
+}
+
+/// What the API server calls it in its rules.
+fn verb(method: &Method, path: &str) -> &'static str {
+    match *method {
+        Method::GET if path.contains("watch=") => "watch",
+        Method::GET => "list",
+        Method::PATCH => "patch",
+        Method::POST => "create",
+        _ => "do this",
+    }
+}
+
+fn told(status: u16, server: &str, path: &str, what: &str) -> ApiError {
+    let place = path.split('?').next().unwrap_or(path);
+    ApiError { status, told: format!("Kubernetes at {server}{place}: {what}") }
+}
+
+fn advice(status: u16, verb: &str, path: &str) -> String {
+    let place = path.split('?').next().unwrap_or(path);
+    let resource = place.rsplit('/').next().unwrap_or_default();
+    let resource = if resource == "status" {
+        let kind = place.rsplit('/').nth(2).unwrap_or_default();
+        format!("{kind}/status")
+    } else {
+        resource.to_owned()
+    };
+    match status {
+        401 => "; the login is not believed: give a token that is valid and has not ended".to_owned(),
+        403 => format!(
+            "; the account may not {verb} {resource}: let a ClusterRole allow it, as deploy/kubernetes/weir.yaml does"
+        ),
+        404 if verb == "list" || verb == "watch" => {
+            format!("; this API server knows no {resource}: install the definitions, or a newer Kubernetes")
+        }
+        _ => String::new(),
+    }
+}
+
+/// The first characters, for people.
+fn beginning(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(4 * SHOWN)]);
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN).collect();
+    if line.is_empty() { "nothing".to_owned() } else { quoted(&line).to_string() }
+}
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// For the head of an answer.
+pub(crate) const ANSWER: Duration = Duration::from_secs(15);
+/// For all of it: a page of a list at most.
+const WHOLE: Duration = Duration::from_secs(60);
+const ALIVE: Duration = Duration::from_secs(5);
+/// Kubelets replace tokens minutes before they end.
+const TOKEN_READ_AGAIN: Duration = Duration::from_secs(10);
+/// A page has at most so many objects that this is far beyond it.
+const ANSWER_MAX: usize = 256 << 20;
+const REFUSAL_MAX: usize = 64 << 10;
+const MESSAGE_SHOWN: usize = 300;
+const SHOWN: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_say_what_to_allow() {
+        let path = "/apis/networking.k8s.io/v1/ingresses?watch=1";
+        assert!(advice(403, verb(&Method::GET, path), path).contains("may not watch ingresses: let a ClusterRole"));
+        let path = "/apis/networking.k8s.io/v1/namespaces/a/ingresses/b/status";
+        assert!(advice(403, verb(&Method::PATCH, path), path).contains("may not patch ingresses/status"));
+        let path = "/apis/gateway.networking.k8s.io/v1/gateways?limit=5";
+        assert!(advice(404, verb(&Method::GET, path), path).contains("knows no gateways: install"));
+        assert!(advice(401, "list", path).contains("has not ended"));
+    }
+}

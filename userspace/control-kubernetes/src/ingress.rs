@@ -1,0 +1,506 @@
+//! Documents from Ingresses (networking.k8s.io/v1): routes of an HTTPServer, a Pipeline for each backend, and a report for each Ingress.
+//!
+//! What the specification says is done, whatever order the objects come in: a host before a wildcard before any host; the longest path
+//! first, an exact one before a prefix; a prefix by whole elements of the path; what no path takes goes to the default backend. Where two
+//! Ingresses want the same place, the older one has it and the other one's report says so. A backend that cannot be used answers 503 in
+//! its place, and never leaves the place to another.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use base_text::quoted;
+use serde_json::{Map, Value, json};
+
+use crate::endpoints::{self, ServiceName};
+use crate::object::{Ingress, IngressBackend, Key, decoded};
+use crate::report::Report;
+use crate::store::Store;
+use options::Options;
+
+mod easegress;
+mod nginx;
+mod options;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'s> {
+    /// Name of the controller's object: everything that is made is called after it.
+    pub name: &'s str,
+    /// The class whose Ingresses it has; empty: any whose IngressClass names our controller.
+    pub class: &'s str,
+    /// Port of the server that speaks TLS beside the one that does not, where there are both.
+    pub https_port: Option<u16>,
+}
+
+/// Says what a document of ours lacks. Documents of one name are versions of one thing.
+pub trait Check {
+    fn check(&mut self, document: &Value) -> Result<(), String>;
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Rules of the server that speaks no TLS, or of the only one.
+    pub rules: Vec<Value>,
+    /// Rules of the one that does.
+    pub https_rules: Vec<Value>,
+    /// By name.
+    pub pipelines: BTreeMap<String, Value>,
+    /// What the pipelines' pools ask for.
+    pub services: BTreeSet<String>,
+    /// Certificates and keys, PEM, by the secret they are from.
+    pub certificates: BTreeMap<String, (String, String)>,
+    pub reports: BTreeMap<Key, Report>,
+}
+
+/// How the path of a place is compared.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Match {
+    Exact(String),
+    /// Without a slash at its end: empty for every path.
+    Prefix(String),
+    /// As it is written in the Ingress.
+    Regexp(String),
+}
+
+/// A host and a path of one Ingress.
+struct Site {
+    host: String,
+    matched: Match,
+    backend: Result<ServiceName, String>,
+    /// Whose it is.
+    from: usize,
+    /// Its place in the Ingress.
+    place: String,
+}
+
+/// One Ingress that is ours.
+struct Ours<'s> {
+    ingress: &'s Ingress,
+    options: Options,
+    report: Report,
+    tls_hosts: BTreeSet<String>,
+    default: Option<Result<ServiceName, String>>,
+}
+
+/// See the module doc. `kept` are certificates that were in force before: a secret that has become unusable changes nothing.
+pub fn plan(
+    store: &Store,
+    settings: Settings<'_>,
+    kept: &BTreeMap<String, (String, String)>,
+    check: &mut dyn Check,
+) -> Plan {
+    let mut all: Vec<&Arc<Ingress>> =
+        store.ingresses().filter(|ingress| is_ours(store, ingress, settings.class)).collect();
+    all.sort_by(|a, b| age(a).cmp(&age(b)));
+    let mut plan = Plan::default();
+    let mut sites = Vec::new();
+    let mut ours: Vec<Ours<'_>> = Vec::new();
+    for ingress in all {
+        let mut one = Ours::read(store, ingress);
+        one.sites(store, ours.len(), &mut sites);
+        for tls in &ingress.spec.tls {
+            one.tls_hosts.extend(tls.hosts.iter().map(|host| host.to_ascii_lowercase()));
+            certificate(store, ingress, &tls.secret_name, kept, check, &mut plan.certificates, &mut one.report);
+        }
+        ours.push(one);
+    }
+    let mut made = Made { settings, check, plan };
+    let hosts = made.places(sites, &mut ours);
+    made.rules(hosts, &mut ours);
+    let Made { mut plan, .. } = made;
+    for one in ours {
+        plan.reports.insert(one.ingress.metadata.key(), one.report);
+    }
+    plan
+}
+
+/// Oldest first; of the same age by name.
+fn age(ingress: &Ingress) -> (&str, &str, &str) {
+    let meta = &ingress.metadata;
+    (&meta.creation_timestamp, &meta.namespace, &meta.name)
+}
+
+/// Whether an Ingress is of this class.
+pub fn is_ours(store: &Store, ingress: &Ingress, class: &str) -> bool {
+    let of_ours =
+        |name: &str| store.class(name).is_some_and(|class| CONTROLLERS.contains(&class.spec.controller.as_str()));
+    let takes = |name: &str| if class.is_empty() { of_ours(name) } else { name == class };
+    if let Some(annotated) = ingress.metadata.annotation("kubernetes.io/ingress.class") {
+        return takes(annotated);
+    }
+    match &ingress.spec.ingress_class_name {
+        Some(name) => takes(name),
+        None => store.classes().any(|class| {
+            let default = class.metadata.annotation("ingressclass.kubernetes.io/is-default-class") == Some("true");
+            default && takes(&class.metadata.name)
+        }),
+    }
+}
+
+/// What an IngressClass names as its controller: Easegress's.
+pub const CONTROLLERS: [&str; 1] = ["megaease.com/ingress-controller"];
+
+impl<'s> Ours<'s> {
+    fn read(store: &Store, ingress: &'s Ingress) -> Ours<'s> {
+        let mut report = Report::default();
+        let mut options = Options::default();
+        easegress::read(ingress, &mut options, &mut report);
+        nginx::read(ingress, &mut options, &mut report);
+        let mut one = Ours { ingress, options, report, tls_hosts: BTreeSet::new(), default: None };
+        let backend = ingress.spec.default_backend.as_ref();
+        one.default = backend.map(|backend| one.backend(store, backend, "spec.defaultBackend"));
+        one
+    }
+
+    /// The service of a backend. One that is not there yet is asked for all the same: it may come.
+    fn backend(&mut self, store: &Store, backend: &IngressBackend, place: &str) -> Result<ServiceName, String> {
+        let namespace = &self.ingress.metadata.namespace;
+        let named = match (&backend.service, &backend.resource) {
+            (Some(service), _) => {
+                let service_key = Key::new(namespace, &service.name);
+                Ok(ServiceName { https: self.options.https, service: service_key, port: service.port.text() })
+            }
+            (None, Some(resource)) => {
+                Err(format!("a backend of kind {} is not known here; name a service", quoted(&resource.kind)))
+            }
+            (None, None) => Err("names no service".to_owned()),
+        };
+        match &named {
+            Ok(name) => {
+                if let Err(why) = endpoints::servers(store, name) {
+                    self.report.refused(place, format!("{why}; requests get 503 until it is"));
+                }
+            }
+            Err(why) => self.report.refused(place, format!("{why}; requests get 503")),
+        }
+        named
+    }
+
+    /// Hosts and paths, as they are written.
+    fn sites(&mut self, store: &Store, from: usize, sites: &mut Vec<Site>) {
+        let ingress = self.ingress;
+        if ingress.spec.rules.is_empty() && ingress.spec.default_backend.is_none() {
+            self.report.refused("spec", "it has neither rules nor a defaultBackend");
+        }
+        for (r, rule) in ingress.spec.rules.iter().enumerate() {
+            let mut hosts = vec![rule.host.to_ascii_lowercase()];
+            if !rule.host.is_empty() {
+                hosts.extend(self.options.aliases.iter().cloned());
+            }
+            let shown = if rule.host.is_empty() { "*" } else { &rule.host };
+            if !self.report.hosts.iter().any(|host| host == shown) {
+                self.report.hosts.push(shown.to_owned());
+            }
+            // A rule without paths leads all of them to the default backend.
+            for (p, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
+                let place = format!("spec.rules[{r}].http.paths[{p}]");
+                let backend = self.backend(store, &path.backend, &format!("{place}.backend"));
+                match self.options.matched(&path.path_type, &path.path) {
+                    Err(why) => self.report.refused(&place, why),
+                    Ok(matched) => sites.extend(hosts.iter().map(|host| Site {
+                        host: host.clone(),
+                        matched: matched.clone(),
+                        backend: backend.clone(),
+                        from,
+                        place: place.clone(),
+                    })),
+                }
+            }
+        }
+    }
+
+    fn is_tls(&self, host: &str) -> bool {
+        let Some(tls) = self.ingress.spec.tls.first() else { return false };
+        let everywhere = tls.hosts.is_empty() && self.ingress.spec.tls.len() == 1;
+        let wild = host.split_once('.').map(|(_, rest)| format!("*.{rest}"));
+        everywhere || self.tls_hosts.contains(host) || wild.is_some_and(|wild| self.tls_hosts.contains(&wild))
+    }
+}
+
+/// A certificate of a secret; the one that was in force where that is gone or cannot be used.
+fn certificate(
+    store: &Store,
+    ingress: &Ingress,
+    name: &str,
+    kept: &BTreeMap<String, (String, String)>,
+    check: &mut dyn Check,
+    certificates: &mut BTreeMap<String, (String, String)>,
+    report: &mut Report,
+) {
+    let key = Key::new(&ingress.metadata.namespace, name);
+    let called = key.to_string();
+    // None is named: the server's own certificate is for these hosts.
+    if name.is_empty() || certificates.contains_key(&called) {
+        return;
+    }
+    match usable_certificate(store, &key, check) {
+        Ok(pair) => drop(certificates.insert(called, pair)),
+        Err(why) => {
+            let meanwhile = match kept.get(&called) {
+                Some(pair) => {
+                    certificates.insert(called, pair.clone());
+                    "the certificate it had before is used on"
+                }
+                None => "its hosts are served with another certificate, if there is one",
+            };
+            report.refused("spec.tls", format!("{why}; {meanwhile}"));
+        }
+    }
+}
+
+/// What a secret holds, if a server can use it.
+pub(crate) fn usable_certificate(store: &Store, key: &Key, check: &mut dyn Check) -> Result<(String, String), String> {
+    let secret = store.secret(key).ok_or_else(|| format!("secret {key} is not there"))?;
+    let (chain, private) = (decoded(&secret.data.certificate), decoded(&secret.data.key));
+    let pair = match (chain, private) {
+        (Some(chain), Some(private)) if !chain.is_empty() && !private.is_empty() => (chain, private),
+        _ => return Err(format!("secret {key} lacks tls.crt or tls.key; create it with kubectl create secret tls")),
+    };
+    let name = format!("certificate.{}.{}", key.namespace, key.name);
+    let server = json!({"name": named(&name), "kind": "HTTPServer", "port": 1, "https": true,
+                        "certs": {"it": pair.0}, "keys": {"it": pair.1}});
+    check.check(&server).map_err(|why| format!("secret {key} holds no usable certificate: {why}"))?;
+    Ok(pair)
+}
+
+/// Documents in the making.
+struct Made<'a> {
+    settings: Settings<'a>,
+    check: &'a mut dyn Check,
+    plan: Plan,
+}
+
+/// One path of a host, ready.
+struct Ready {
+    matched: Match,
+    /// Of the server in the clear where TLS is elsewhere, and of the one that speaks it.
+    plain: Vec<Value>,
+    https: Vec<Value>,
+}
+
+impl Made<'_> {
+    /// Who has which place: the first that asks for it.
+    fn places(&mut self, sites: Vec<Site>, ours: &mut [Ours<'_>]) -> BTreeMap<String, Vec<Site>> {
+        let mut taken: HashMap<(String, Match), usize> = HashMap::new();
+        let mut hosts: BTreeMap<String, Vec<Site>> = BTreeMap::new();
+        for site in sites {
+            let holder = *taken.entry((site.host.clone(), site.matched.clone())).or_insert(site.from);
+            if holder != site.from {
+                let by = ours[holder].ingress.metadata.key();
+                let host = if site.host.is_empty() { "any host" } else { &site.host };
+                let told = format!("ingress {by}, which is older, has this path of {host}; change one of the two");
+                ours[site.from].report.refused(&site.place, told);
+                continue;
+            }
+            let same = |there: &Site| there.matched == site.matched;
+            let places = hosts.entry(site.host.clone()).or_default();
+            if places.iter().any(same) {
+                ours[site.from].report.refused(&site.place, "this ingress has the path already; remove one of the two");
+                continue;
+            }
+            places.push(site);
+        }
+        hosts
+    }
+
+    /// Rules of all hosts, and the pipelines they lead to.
+    fn rules(&mut self, mut hosts: BTreeMap<String, Vec<Site>>, ours: &mut [Ours<'_>]) {
+        // An Ingress without rules is about every host.
+        let everywhere = ours.iter().position(|one| one.default.is_some() && one.ingress.spec.rules.is_empty());
+        for from in 0..ours.len() {
+            let one = &ours[from];
+            if one.default.is_some() && one.ingress.spec.rules.is_empty() && Some(from) != everywhere {
+                let by = everywhere.map(|holder| ours[holder].ingress.metadata.key().to_string()).unwrap_or_default();
+                let told = format!("ingress {by}, which is older, has the default backend of every host");
+                ours[from].report.refused("spec.defaultBackend", told);
+            }
+        }
+        hosts.entry(String::new()).or_default();
+        let mut ready: BTreeMap<String, Vec<Ready>> = BTreeMap::new();
+        let mut of_each: Vec<Vec<(String, Ready)>> = (0..ours.len()).map(|_| Vec::new()).collect();
+        let mut rest: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for (host, sites) in hosts {
+            // What no path takes: the default backend of the first of them that has one, or that of every host.
+            let own = sites.iter().map(|site| site.from).find(|from| ours[*from].default.is_some());
+            let left = match own.or(everywhere).and_then(|from| Some((from, ours[from].default.clone()?))) {
+                Some((from, backend)) => {
+                    let name = self.pipeline(&backend, from, ours);
+                    one_path(&Match::Prefix(String::new()), &ours[from].options, &name, self.settings.name)
+                }
+                None => vec![json!({"pathPrefix": "/", "backend": self.answering(404)})],
+            };
+            rest.insert(host.clone(), left);
+            for site in sites {
+                let name = self.pipeline(&site.backend, site.from, ours);
+                let one = &ours[site.from];
+                let https = one_path(&site.matched, &one.options, &name, self.settings.name);
+                let redirects = self.settings.https_port.is_some() && one.options.redirects_to_https(one.is_tls(&host));
+                let plain = match redirects {
+                    true => {
+                        let to = self.redirecting();
+                        one_path(&site.matched, &Options::default(), &to, self.settings.name)
+                    }
+                    false => https.clone(),
+                };
+                if https.iter().any(|path| path.get("ipFilter").is_some()) {
+                    self.answering(403);
+                }
+                of_each[site.from].push((host.clone(), Ready { matched: site.matched, plain, https }));
+            }
+        }
+        for (from, places) in of_each.into_iter().enumerate() {
+            if places.is_empty() {
+                continue;
+            }
+            let rules: Vec<Value> = places.iter().map(|(host, place)| rule(host, place.https.clone())).collect();
+            let key = ours[from].ingress.metadata.key();
+            let name = named(&format!("routes.{}.{}.{}", self.settings.name, key.namespace, key.name));
+            let server = json!({"name": name, "kind": "HTTPServer", "port": 1, "rules": rules});
+            if let Err(why) = self.check.check(&server) {
+                ours[from].report.refused("spec.rules", format!("no route can be made of it: {why}"));
+                continue;
+            }
+            for (host, place) in places {
+                ready.entry(host).or_default().push(place);
+            }
+        }
+        self.assemble(ready, rest);
+    }
+
+    fn assemble(&mut self, mut ready: BTreeMap<String, Vec<Ready>>, rest: BTreeMap<String, Vec<Value>>) {
+        let mut hosts: Vec<String> = rest.keys().cloned().collect();
+        hosts.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| a.cmp(b)));
+        for host in hosts {
+            let mut places = ready.remove(&host).unwrap_or_default();
+            places.sort_by(|a, b| order(&a.matched).cmp(&order(&b.matched)));
+            let left = &rest[&host];
+            let all =
+                |of: &dyn Fn(&Ready) -> Vec<Value>| places.iter().flat_map(of).chain(left.iter().cloned()).collect();
+            let (plain, https) = (all(&|place| place.plain.clone()), all(&|place| place.https.clone()));
+            self.plan.rules.push(rule(&host, plain));
+            self.plan.https_rules.push(rule(&host, https));
+        }
+    }
+
+    /// The pipeline of a backend, which is made where it is not there yet; one that says 503 where it cannot be used.
+    fn pipeline(&mut self, backend: &Result<ServiceName, String>, from: usize, ours: &mut [Ours<'_>]) -> String {
+        let Ok(service) = backend else { return self.answering(503) };
+        let one = &ours[from];
+        let (controller, key) = (self.settings.name, one.ingress.metadata.key());
+        let own = if one.options.is_plain() { String::new() } else { format!("~{}", key.name) };
+        let tls = if service.https { "tls." } else { "" };
+        let name = named(&format!(
+            "{controller}.{tls}{}.{}.{}{own}",
+            service.service.namespace, service.service.name, service.port
+        ));
+        if self.plan.pipelines.contains_key(&name) {
+            return name;
+        }
+        let document = one.options.pipeline(&name, controller, service);
+        if let Err(why) = self.check.check(&document) {
+            ours[from]
+                .report
+                .refused("metadata.annotations", format!("no pipeline can be made of it: {why}; requests get 503"));
+            return self.answering(503);
+        }
+        self.plan.services.insert(service.to_string());
+        self.plan.pipelines.insert(name.clone(), document);
+        name
+    }
+
+    /// A pipeline that says no more than a status.
+    fn answering(&mut self, status: u16) -> String {
+        let name = format!("{}.{status}", self.settings.name);
+        let filter = json!({"name": "answer", "kind": "Mock", "rules": [{"code": status}]});
+        let document = json!({"name": name, "kind": "Pipeline", "filters": [filter]});
+        self.plan.pipelines.entry(name.clone()).or_insert(document);
+        name
+    }
+
+    /// The pipeline that sends clients to the server that speaks TLS.
+    fn redirecting(&mut self) -> String {
+        let name = format!("{}.to-https", self.settings.name);
+        let mut filter = json!({"name": "redirect", "kind": "RedirectorV2", "scheme": "https", "statusCode": 308});
+        if let Some(port) = self.settings.https_port.filter(|port| *port != 443) {
+            filter["port"] = json!(port);
+        }
+        let document = json!({"name": name, "kind": "Pipeline", "filters": [filter]});
+        self.plan.pipelines.entry(name.clone()).or_insert(document);
+        name
+    }
+}
+
+/// A host before a wildcard, of which the longest is first, before any host.
+fn rank(host: &str) -> (u8, usize) {
+    match host {
+        "" => (2, 0),
+        wild if wild.starts_with("*.") => (1, usize::MAX - wild.len()),
+        _ => (0, 0),
+    }
+}
+
+/// The longest first; of the same length an exact one.
+fn order(matched: &Match) -> (usize, u8, &str) {
+    let (rank, text) = match matched {
+        Match::Exact(path) => (0, path),
+        Match::Prefix(path) => (1, path),
+        Match::Regexp(path) => (2, path),
+    };
+    (usize::MAX - text.len(), rank, text)
+}
+
+fn rule(host: &str, paths: Vec<Value>) -> Value {
+    match host.strip_prefix("*.") {
+        // One label, as the specification of Ingresses has it.
+        Some(rest) => json!({"hostRegexp": format!("(?i)^[^.]+\\.{}$", escaped(rest)), "paths": paths}),
+        None if host.is_empty() => json!({"paths": paths}),
+        None => json!({"host": host, "paths": paths}),
+    }
+}
+
+/// A text that an expression finds as it is.
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        if !c.is_ascii_alphanumeric() && !matches!(c, '/' | '_' | '-') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// The entries of a route for one path; those of its clients that an IP filter takes out are told so, and led nowhere else.
+fn one_path(matched: &Match, options: &Options, backend: &str, controller: &str) -> Vec<Value> {
+    let mut paths = Vec::new();
+    for entry in options.entries(matched) {
+        let mut path: Map<String, Value> = options.path.clone();
+        path.extend(entry);
+        path.insert("backend".to_owned(), backend.into());
+        let refused = path.contains_key("ipFilter").then(|| {
+            let mut refused = path.clone();
+            refused.remove("ipFilter");
+            refused.remove("rewriteTarget");
+            refused.insert("backend".to_owned(), format!("{controller}.403").into());
+            Value::Object(refused)
+        });
+        paths.push(Value::Object(path));
+        paths.extend(refused);
+    }
+    paths
+}
+
+/// Names have 253 characters at most: of a longer one the end becomes a sum of it.
+fn named(name: &str) -> String {
+    const MOST: usize = 253;
+    if name.len() <= MOST {
+        return name.to_owned();
+    }
+    let sum =
+        name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    format!("{}~{sum:016x}", &name[..MOST - 17])
+}
+
+#[cfg(test)]
+mod tests;

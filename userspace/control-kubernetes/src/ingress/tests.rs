@@ -1,0 +1,336 @@
+use super::*;
+use crate::reflect::Heard;
+use crate::report::Grade;
+use crate::store::tests::{everywhere, object};
+use crate::{Kind, Object};
+use base_model::pipeline::FilterKinds;
+
+/// Takes every filter, and looks at servers as whoever serves them does.
+pub(super) struct Checked;
+
+struct Filters;
+
+impl FilterKinds for Filters {
+    fn results(&self, _: &str) -> Option<Vec<&'static str>> {
+        Some(Vec::new())
+    }
+
+    fn kinds(&self) -> Vec<&'static str> {
+        vec!["Mock"]
+    }
+}
+
+impl Check for Checked {
+    fn check(&mut self, document: &Value) -> Result<(), String> {
+        base_model::Object::admit(document, &Filters, std::time::SystemTime::now(), |_| None)
+            .map(|_| ())
+            .map_err(|problems| base_model::problem::render(&problems))
+    }
+}
+
+pub(super) fn settings() -> Settings<'static> {
+    Settings { name: "ing", class: "easegress", https_port: Some(443) }
+}
+
+pub(super) fn store(objects: &[(Kind, Value)]) -> Store {
+    let mut store = Store::default();
+    for (kind, value) in objects {
+        store.hear(&everywhere(*kind), Heard::Put(object(*kind, value.clone())));
+    }
+    store
+}
+
+pub(super) fn service(name: &str) -> (Kind, Value) {
+    let spec = json!({"ports": [{"port": 80, "name": "web"}]});
+    (Kind::Service, json!({"metadata": {"name": name, "namespace": "n"}, "spec": spec}))
+}
+
+pub(super) fn path(path: &str, path_type: &str, service: &str) -> Value {
+    json!({"path": path, "pathType": path_type, "backend": {"service": {"name": service, "port": {"number": 80}}}})
+}
+
+/// Created in the `minute`.
+pub(super) fn ingress(name: &str, minute: u32, annotations: Value, rules: &[(&str, Vec<Value>)]) -> (Kind, Value) {
+    let rules: Vec<Value> = rules.iter().map(|(host, paths)| json!({"host": host, "http": {"paths": paths}})).collect();
+    let metadata = json!({"name": name, "namespace": "n", "annotations": annotations,
+                          "creationTimestamp": format!("2026-01-01T00:{minute:02}:00Z")});
+    (Kind::Ingress, json!({"metadata": metadata, "spec": {"ingressClassName": "easegress", "rules": rules}}))
+}
+
+pub(super) fn planned(objects: &[(Kind, Value)]) -> Plan {
+    plan(&store(objects), settings(), &BTreeMap::new(), &mut Checked)
+}
+
+/// `HOST PATH -> BACKEND`, in the order they are looked at.
+fn routes(rules: &[Value]) -> Vec<String> {
+    let mut told = Vec::new();
+    for rule in rules {
+        let text = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
+        let host = text(rule, "host") + &text(rule, "hostRegexp");
+        for path in rule["paths"].as_array().unwrap() {
+            let parts = ["path", "pathPrefix", "pathRegexp"].map(|name| text(path, name));
+            let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+            let to = path["rewriteTarget"].as_str().map(|to| format!(" => {to}")).unwrap_or_default();
+            told.push(format!("{host} {}{to} -> {}", parts.join("|"), path["backend"].as_str().unwrap()));
+        }
+    }
+    told
+}
+
+fn told(plan: &Plan, name: &str) -> String {
+    plan.reports[&Key::new("n", name)].lines().join("\n")
+}
+
+#[test]
+fn the_longest_path_is_first_and_an_exact_one_before_a_prefix() {
+    let paths = vec![
+        path("/", "Prefix", "root"),
+        path("/foo", "Prefix", "prefix"),
+        path("/foo", "Exact", "exact"),
+        path("/foo/bar/", "Prefix", "deep"),
+        path("", "ImplementationSpecific", "root"),
+    ];
+    let objects = ["root", "prefix", "exact", "deep"].map(service);
+    let mut objects = objects.to_vec();
+    objects.push(ingress("a", 1, json!({}), &[("Shop.test", paths)]));
+    let plan = planned(&objects);
+    assert_eq!(
+        routes(&plan.rules)[..5],
+        [
+            "shop.test /foo/bar|/foo/bar/ -> ing.n.deep.80",
+            "shop.test /foo -> ing.n.exact.80",
+            "shop.test /foo|/foo/ -> ing.n.prefix.80",
+            "shop.test / -> ing.n.root.80",
+            "shop.test / -> ing.404",
+        ]
+    );
+    assert!(
+        told(&plan, "a").contains("paths[4] is refused: this ingress has the path already"),
+        "{}",
+        told(&plan, "a")
+    );
+    assert_eq!(plan.reports[&Key::new("n", "a")].hosts, ["Shop.test"]);
+    assert!(plan.services.contains("n/deep:80"));
+}
+
+#[test]
+fn a_host_is_before_a_wildcard_and_that_before_any_and_none_leads_to_another() {
+    let all = |service: &str| vec![path("/x", "Prefix", service)];
+    let rules = [("", all("any")), ("*.test", all("wild")), ("*.shop.test", all("deep")), ("a.test", all("one"))];
+    let mut objects = ["any", "wild", "deep", "one"].map(service).to_vec();
+    objects.push(ingress("a", 1, json!({}), &rules));
+    assert_eq!(
+        routes(&planned(&objects).rules),
+        [
+            "a.test /x|/x/ -> ing.n.one.80",
+            "a.test / -> ing.404",
+            r"(?i)^[^.]+\.shop\.test$ /x|/x/ -> ing.n.deep.80",
+            r"(?i)^[^.]+\.shop\.test$ / -> ing.404",
+            r"(?i)^[^.]+\.test$ /x|/x/ -> ing.n.wild.80",
+            r"(?i)^[^.]+\.test$ / -> ing.404",
+            " /x|/x/ -> ing.n.any.80",
+            " / -> ing.404",
+        ]
+    );
+}
+
+#[test]
+fn what_no_path_takes_goes_to_the_default_backend() {
+    let default = |name: &str, minute: u32| {
+        let (kind, mut value) = ingress(name, minute, json!({}), &[]);
+        value["spec"]["defaultBackend"] = json!({"service": {"name": "left", "port": {"name": "web"}}});
+        (kind, value)
+    };
+    let mut objects = vec![service("left"), service("s"), default("only", 2)];
+    assert_eq!(routes(&planned(&objects).rules), [" / -> ing.n.left.web"], "and nothing else is there");
+    objects.push(ingress("a", 1, json!({}), &[("a.test", vec![path("/x", "Exact", "s")])]));
+    objects.push(default("late", 3));
+    let plan = planned(&objects);
+    assert_eq!(routes(&plan.rules), ["a.test /x -> ing.n.s.80", "a.test / -> ing.n.left.web", " / -> ing.n.left.web"]);
+    assert!(told(&plan, "late").contains("ingress n/only, which is older, has the default backend of every host"));
+}
+
+#[test]
+fn of_two_that_want_one_place_the_older_has_it_whatever_order_they_come_in() {
+    let paths = |service: &str| vec![path("/x", "Prefix", service)];
+    let (young, old) = (
+        ingress("a-young", 9, json!({}), &[("a.test", paths("young"))]),
+        ingress("b-old", 1, json!({}), &[("a.test", paths("old"))]),
+    );
+    for objects in [[young.clone(), old.clone()], [old, young]] {
+        let objects: Vec<_> = [service("young"), service("old")].into_iter().chain(objects).collect();
+        let plan = planned(&objects);
+        assert_eq!(routes(&plan.rules)[0], "a.test /x|/x/ -> ing.n.old.80");
+        assert!(told(&plan, "a-young").contains("ingress n/b-old, which is older, has this path of a.test"));
+        assert_eq!(plan.reports[&Key::new("n", "b-old")].grade(), Grade::Honoured);
+    }
+}
+
+#[test]
+fn a_backend_that_cannot_be_used_keeps_its_place_and_says_so() {
+    let mut resource = path("/r", "Prefix", "x");
+    resource["backend"] = json!({"resource": {"kind": "Bucket", "name": "b"}});
+    let objects = [ingress("a", 1, json!({}), &[("a.test", vec![path("/x", "Prefix", "later"), resource])])];
+    let plan = planned(&objects);
+    assert_eq!(routes(&plan.rules)[..2], ["a.test /r|/r/ -> ing.503", "a.test /x|/x/ -> ing.n.later.80"]);
+    let told = told(&plan, "a");
+    assert!(told.contains("service n/later is not there; requests get 503 until it is"), "{told}");
+    assert!(told.contains("a backend of kind \"Bucket\" is not known here"), "{told}");
+    assert!(plan.services.contains("n/later:80"), "it may come");
+}
+
+#[test]
+fn easegresss_annotations_are_read() {
+    let prefix = |name: &str| format!("easegress.ingress.kubernetes.io/{name}");
+    let annotations = json!({
+        prefix("proxy-load-balance"): "headerHash", prefix("proxy-header-hash-key"): "X-User",
+        prefix("proxy-timeout"): "3s", prefix("proxy-server-max-size"): "1000", prefix("rewrite-target"): "/new",
+        prefix("websocket-client-max-msg-size"): "many", prefix("nothing"): "x",
+    });
+    let paths = vec![path("/x", "Prefix", "s"), path("/y", "Exact", "s"), path("/", "Prefix", "s")];
+    let plan = planned(&[service("s"), ingress("a", 1, annotations, &[("a.test", paths)])]);
+    assert_eq!(
+        routes(&plan.rules)[..4],
+        [
+            "a.test /y => /new -> ing.n.s.80~a",
+            "a.test /x => /new -> ing.n.s.80~a",
+            "a.test /x/ => /new/ -> ing.n.s.80~a",
+            "a.test / => /new/ -> ing.n.s.80~a",
+        ]
+    );
+    let proxy = &plan.pipelines["ing.n.s.80~a"]["filters"][0];
+    assert_eq!(proxy["serverMaxBodySize"], 1000);
+    assert_eq!(
+        proxy["pools"][0],
+        json!({
+            "timeout": "3s", "loadBalance": {"policy": "headerHash", "headerHashKey": "X-User"},
+            "serviceRegistry": "ing", "serviceName": "n/s:80",
+        })
+    );
+    let told = told(&plan, "a");
+    assert!(told.contains("websocket-client-max-msg-size is refused: \"many\" is no whole number"), "{told}");
+    assert!(told.contains("nothing is refused: there is no such annotation"), "{told}");
+    assert_eq!(plan.reports[&Key::new("n", "a")].count(Grade::Honoured), 5);
+}
+
+#[test]
+fn rewrites_of_ingress_nginx_take_the_whole_path_with_its_groups() {
+    let annotations = json!({"nginx.ingress.kubernetes.io/rewrite-target": "/$2x"});
+    let paths = vec![path("/api(/|$)(.*)", "ImplementationSpecific", "s"), path("/plain.x", "Prefix", "s")];
+    let plan = planned(&[service("s"), ingress("a", 1, annotations, &[("a.test", paths)])]);
+    assert_eq!(
+        routes(&plan.rules)[..2],
+        [
+            r"a.test (?is)^/api(/|$)(.*).*$ => /${2}x -> ing.n.s.80",
+            r"a.test ^/plain\.x(?:/.*)?$ => /${2}x -> ing.n.s.80",
+        ]
+    );
+}
+
+#[test]
+fn websockets_are_relayed_within_their_bounds() {
+    let annotations = json!({"easegress.ingress.kubernetes.io/websocket": "true",
+        "easegress.ingress.kubernetes.io/websocket-origin-patterns": "*.shop.test, a.test"});
+    let plan = planned(&[service("s"), ingress("a", 1, annotations, &[("", vec![path("/", "Prefix", "s")])])]);
+    let filter = &plan.pipelines["ing.n.s.80~a"]["filters"][0];
+    assert_eq!(filter["kind"], "WebSocketProxy");
+    assert_eq!(filter["pools"][0]["originPatterns"], json!(["*.shop.test", "a.test"]));
+}
+
+#[test]
+fn hosts_with_a_certificate_are_sent_to_the_server_that_speaks_tls() {
+    let (kind, mut tls) = ingress(
+        "a",
+        1,
+        json!({}),
+        &[("a.test", vec![path("/", "Prefix", "s")]), ("b.test", vec![path("/", "Prefix", "s")])],
+    );
+    tls["spec"]["tls"] = json!([{"hosts": ["A.test"], "secretName": "none"}]);
+    let plan = planned(&[service("s"), (kind, tls)]);
+    assert_eq!(routes(&plan.rules)[0], "a.test / -> ing.to-https");
+    assert_eq!(routes(&plan.rules)[2], "b.test / -> ing.n.s.80");
+    assert_eq!(routes(&plan.https_rules)[0], "a.test / -> ing.n.s.80");
+    assert!(told(&plan, "a").contains("secret n/none is not there"), "{}", told(&plan, "a"));
+    assert!(plan.certificates.is_empty());
+}
+
+#[test]
+fn a_secret_that_has_become_unusable_changes_nothing() {
+    let secret = json!({"metadata": {"name": "c", "namespace": "n"}, "type": "kubernetes.io/tls",
+                        "data": {"tls.crt": "bm9uZQ==", "tls.key": "bm9uZQ=="}});
+    let (kind, mut tls) = ingress("a", 1, json!({}), &[("a.test", vec![path("/", "Prefix", "s")])]);
+    tls["spec"]["tls"] = json!([{"hosts": ["a.test"], "secretName": "c"}]);
+    let store = store(&[service("s"), (kind, tls), (Kind::Secret, secret)]);
+    let kept: BTreeMap<_, _> = [("n/c".to_owned(), ("before".to_owned(), "key".to_owned()))].into();
+    let plan = plan(&store, settings(), &kept, &mut Checked);
+    assert_eq!(plan.certificates, kept);
+    assert!(told(&plan, "a").contains("the certificate it had before is used on"), "{}", told(&plan, "a"));
+}
+
+#[test]
+fn classes_say_whose_an_ingress_is() {
+    let class = |name: &str, controller: &str, default: bool| {
+        let annotations = json!({"ingressclass.kubernetes.io/is-default-class": default.to_string()});
+        (
+            Kind::IngressClass,
+            json!({"metadata": {"name": name, "annotations": annotations}, "spec": {"controller": controller}}),
+        )
+    };
+    let of = |name: Option<&str>, annotation: Option<&str>| {
+        let mut value = json!({"metadata": {"name": "a", "namespace": "n"}, "spec": {}});
+        if let Some(name) = name {
+            value["spec"]["ingressClassName"] = json!(name);
+        }
+        if let Some(annotation) = annotation {
+            value["metadata"]["annotations"] = json!({"kubernetes.io/ingress.class": annotation});
+        }
+        let Object::Ingress(ingress) = object(Kind::Ingress, value) else { panic!() };
+        ingress
+    };
+    let store = store(&[class("mine", CONTROLLERS[0], false), class("other", "x/y", true)]);
+    for (class, name, annotation, wanted) in [
+        ("mine", Some("mine"), None, true),
+        ("mine", Some("other"), None, false),
+        ("mine", None, None, false),
+        ("mine", Some("other"), Some("mine"), true),
+        ("nginx", Some("nginx"), None, true),
+        ("", Some("mine"), None, true),
+        ("", Some("other"), None, false),
+        ("other", None, None, true),
+    ] {
+        assert_eq!(is_ours(&store, &of(name, annotation), class), wanted, "{class} {name:?} {annotation:?}");
+    }
+}
+
+proptest::proptest! {
+    /// Whatever there is, a server can be made of it, and no order of what comes makes a difference.
+    #[test]
+    fn what_comes_of_it_is_valid_and_does_not_depend_on_the_order(
+        seeds in proptest::collection::vec((0u32..4, 0usize..5, 0usize..6, 0usize..4), 1..12),
+        turn in 0usize..12,
+    ) {
+        let hosts = ["", "a.test", "*.test", "A.test", "b.a.test"];
+        let paths = ["", "/", "/foo", "/foo/", "/foo/bar", "foo"];
+        let types = ["Exact", "Prefix", "ImplementationSpecific", "Other"];
+        let mut objects: Vec<(Kind, Value)> = seeds.iter().enumerate().map(|(n, (minute, host, at, kind))| {
+            let paths = vec![path(paths[*at], types[*kind], "s")];
+            ingress(&format!("i{n}"), *minute, json!({}), &[(hosts[*host], paths)])
+        }).collect();
+        objects.push(service("s"));
+        let first = planned(&objects);
+        let turn = turn % objects.len();
+        objects.rotate_left(turn);
+        let second = planned(&objects);
+        proptest::prop_assert_eq!(&first.rules, &second.rules);
+        proptest::prop_assert_eq!(&first.pipelines, &second.pipelines);
+        proptest::prop_assert_eq!(&first.reports, &second.reports);
+        let server = json!({"name": "x", "kind": "HTTPServer", "port": 80, "rules": first.rules});
+        proptest::prop_assert_eq!(Checked.check(&server), Ok(()));
+        for rule in &first.rules {
+            for path in rule["paths"].as_array().unwrap() {
+                let backend = path["backend"].as_str().unwrap();
+                proptest::prop_assert!(first.pipelines.contains_key(backend), "{} leads nowhere", backend);
+            }
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! What is read of the API server's objects: no more than is used, so that ten thousand of them cost little.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer};
+
+use crate::kinds::Kind;
+
+/// Which object of a kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Empty for objects that have none.
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Key {
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Key {
+        Key { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// An object of any kind that is watched.
+#[derive(Debug, Clone)]
+pub enum Object {
+    Ingress(Arc<Ingress>),
+    IngressClass(Arc<IngressClass>),
+    Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
+    Secret(Arc<Secret>),
+}
+
+impl Object {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Object::Ingress(_) => Kind::Ingress,
+            Object::IngressClass(_) => Kind::IngressClass,
+            Object::Service(_) => Kind::Service,
+            Object::EndpointSlice(_) => Kind::EndpointSlice,
+            Object::Secret(_) => Kind::Secret,
+        }
+    }
+
+    pub fn meta(&self) -> &Meta {
+        match self {
+            Object::Ingress(object) => &object.metadata,
+            Object::IngressClass(object) => &object.metadata,
+            Object::Service(object) => &object.metadata,
+            Object::EndpointSlice(object) => &object.metadata,
+            Object::Secret(object) => &object.metadata,
+        }
+    }
+
+    pub fn key(&self) -> Key {
+        self.meta().key()
+    }
+}
+
+/// What every object has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Meta {
+    pub name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub namespace: String,
+    pub uid: String,
+    pub resource_version: String,
+    pub generation: i64,
+    /// RFC 3339, in UTC and whole seconds: compared as text.
+    #[serde(deserialize_with = "or_default")]
+    pub creation_timestamp: String,
+    #[serde(deserialize_with = "or_default")]
+    pub deletion_timestamp: String,
+    #[serde(deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Meta {
+    pub fn key(&self) -> Key {
+        Key::new(&self.namespace, &self.name)
+    }
+
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.annotations.get(name).map(String::as_str)
+    }
+}
+
+/// `null` stands for nothing in many objects.
+pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
+}
+
+/// networking.k8s.io/v1.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Ingress {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
+    pub spec: IngressSpec,
+    #[serde(deserialize_with = "or_default")]
+    pub status: IngressStatus,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IngressSpec {
+    pub ingress_class_name: Option<String>,
+    pub default_backend: Option<IngressBackend>,
+    #[serde(deserialize_with = "or_default")]
+    pub tls: Vec<IngressTls>,
+    #[serde(deserialize_with = "or_default")]
+    pub rules: Vec<IngressRule>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IngressTls {
+    #[serde(deserialize_with = "or_default")]
+    pub hosts: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub secret_name: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IngressRule {
+    #[serde(deserialize_with = "or_default")]
+    pub host: String,
+    pub http: Option<IngressHttp>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IngressHttp {
+    #[serde(deserialize_with = "or_default")]
+    pub paths: Vec<IngressPath>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IngressPath {
+    #[serde(deserialize_with = "or_default")]
+    pub path: String,
+    #[serde(deserialize_with = "or_default")]
+    pub path_type: String,
+    #[serde(deserialize_with = "or_default")]
+    pub backend: IngressBackend,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IngressBackend {
+    pub service: Option<ServiceBackend>,
+    pub resource: Option<TypedReference>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TypedReference {
+    #[serde(deserialize_with = "or_default")]
+    pub api_group: String,
+    pub kind: String,
+    pub name: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceBackend {
+    pub name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub port: BackendPort,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendPort {
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub number: i64,
+}
+
+impl BackendPort {
+    /// As it is written: a name or a number.
+    pub fn text(&self) -> String {
+        if self.name.is_empty() { self.number.to_string() } else { self.name.clone() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IngressStatus {
+    #[serde(deserialize_with = "or_default")]
+    pub load_balancer: LoadBalancer,
+}
+
+/// Where something is reached, as Services and Ingresses say it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancer {
+    #[serde(deserialize_with = "or_default")]
+    pub ingress: Vec<LoadBalancerPlace>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancerPlace {
+    #[serde(deserialize_with = "or_default")]
+    pub ip: String,
+    #[serde(deserialize_with = "or_default")]
+    pub hostname: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IngressClass {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
+    pub spec: IngressClassSpec,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IngressClassSpec {
+    #[serde(deserialize_with = "or_default")]
+    pub controller: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Service {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
+    pub spec: ServiceSpec,
+    #[serde(deserialize_with = "or_default")]
+    pub status: IngressStatus,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceSpec {
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    pub kind: String,
+    #[serde(rename = "clusterIP", deserialize_with = "or_default")]
+    pub cluster_ip: String,
+    #[serde(deserialize_with = "or_default")]
+    pub external_name: String,
+    #[serde(rename = "externalIPs", deserialize_with = "or_default")]
+    pub external_ips: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub ip_families: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub ports: Vec<ServicePort>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServicePort {
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    pub port: i64,
+    #[serde(deserialize_with = "or_default")]
+    pub protocol: String,
+    #[serde(deserialize_with = "or_default")]
+    pub app_protocol: String,
+}
+
+/// discovery.k8s.io/v1.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointSlice {
+    pub metadata: Meta,
+    pub address_type: String,
+    #[serde(deserialize_with = "or_default")]
+    pub endpoints: Vec<Endpoint>,
+    #[serde(deserialize_with = "or_default")]
+    pub ports: Vec<EndpointPort>,
+}
+
+impl EndpointSlice {
+    /// The service it is of.
+    pub fn service(&self) -> Option<&str> {
+        self.metadata.labels.get("kubernetes.io/service-name").map(String::as_str)
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Endpoint {
+    #[serde(deserialize_with = "or_default")]
+    pub addresses: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub conditions: EndpointConditions,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointConditions {
+    pub ready: Option<bool>,
+    pub serving: Option<bool>,
+    pub terminating: Option<bool>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointPort {
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    pub port: Option<i64>,
+    #[serde(deserialize_with = "or_default")]
+    pub protocol: String,
+}
+
+/// Of a secret, what is used; the rest is not kept. Shown to nobody.
+#[derive(Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Secret {
+    pub metadata: Meta,
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    pub kind: String,
+    #[serde(deserialize_with = "or_default")]
+    pub data: SecretData,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "secret {}", self.metadata.key())
+    }
+}
+
+/// In base64, as it came.
+#[derive(Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct SecretData {
+    #[serde(rename = "tls.crt", deserialize_with = "or_default")]
+    pub certificate: String,
+    #[serde(rename = "tls.key", deserialize_with = "or_default")]
+    pub key: String,
+    #[serde(rename = "ca.crt", deserialize_with = "or_default")]
+    pub authorities: String,
+    /// Lines of a password file, as ingress-nginx names it.
+    #[serde(deserialize_with = "or_default")]
+    pub auth: String,
+}
+
+/// The text of a part of a secret.
+pub fn decoded(base64: &str) -> Option<String> {
+    String::from_utf8(STANDARD.decode(base64.trim()).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_null_or_unknown_does_not_matter() {
+        let ingress = Kind::Ingress.read(json!({
+            "kind": "Ingress",
+            "metadata": {"name": "a", "namespace": "n", "annotations": null, "managedFields": [{}]},
+            "spec": {"rules": [{"http": {"paths": [{"path": null, "pathType": "Prefix",
+                "backend": {"service": {"name": "s", "port": {"number": 80}}}}]}}], "tls": null},
+            "status": {"loadBalancer": {}}
+        }));
+        let Ok(Object::Ingress(ingress)) = ingress else { panic!("{ingress:?}") };
+        let http = ingress.spec.rules[0].http.as_ref().unwrap();
+        assert_eq!(http.paths[0].backend.service.as_ref().unwrap().port.text(), "80");
+        assert_eq!(ingress.metadata.key().to_string(), "n/a");
+        assert!(Kind::Ingress.read(json!({"spec": {"rules": 7}})).is_err());
+        let slice = Kind::EndpointSlice
+            .read(json!({"addressType": "IPv4", "endpoints": null, "ports": null, "metadata": {"name": "x"}}));
+        assert!(slice.is_ok());
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let secret = Kind::Secret
+            .read(json!({"metadata": {"name": "s", "namespace": "n"}, "type": "kubernetes.io/tls",
+            "data": {"tls.crt": "QQ==", "tls.key": "c2VjcmV0", "other": "eA=="}}));
+        let Ok(Object::Secret(secret)) = secret else { panic!() };
+        assert_eq!(format!("{secret:?}"), "secret n/s");
+        assert_eq!(decoded(&secret.data.key).as_deref(), Some("secret"));
+        assert_eq!(decoded("!"), None);
+    }
+}

@@ -1,0 +1,230 @@
+//! All that is known of the API server's objects, and what of it is new.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::kinds::Kind;
+use crate::object::{EndpointSlice, Ingress, IngressClass, Key, Object, Secret, Service};
+use crate::reflect::{Heard, Place};
+
+/// An object that is different, or gone.
+pub type Change = (Kind, Key);
+
+/// What was heard, by kind.
+#[derive(Debug, Default)]
+pub struct Store {
+    objects: BTreeMap<Kind, BTreeMap<Key, Object>>,
+    /// Slices by the service they are of.
+    slices: BTreeMap<Key, BTreeMap<String, Arc<EndpointSlice>>>,
+    listed: BTreeSet<Place>,
+    /// Places that are not well, and why.
+    faults: BTreeMap<Place, String>,
+    unread: BTreeMap<(Kind, Key), String>,
+}
+
+impl Store {
+    /// Takes note of what was heard; returns what is different now.
+    pub fn hear(&mut self, place: &Place, heard: Heard) -> Vec<Change> {
+        if !matches!(heard, Heard::Fault(_)) {
+            self.faults.remove(place);
+        }
+        let kind = place.kind;
+        match heard {
+            Heard::Listed(listed) => {
+                self.listed.insert(place.clone());
+                self.unread.retain(|(of, key), _| *of != kind || !place.has(key));
+                let known = self.objects.get(&kind);
+                let gone = known.into_iter().flat_map(BTreeMap::keys);
+                let gone: Vec<Key> = gone.filter(|key| place.has(key) && !listed.contains_key(*key)).cloned().collect();
+                let mut changes: Vec<Change> = gone.into_iter().filter_map(|key| self.remove(kind, key)).collect();
+                changes.extend(listed.into_values().filter_map(|object| self.put(object)));
+                changes
+            }
+            Heard::Put(object) => self.put(object).into_iter().collect(),
+            Heard::Gone(key) => {
+                self.unread.remove(&(kind, key.clone()));
+                self.remove(kind, key).into_iter().collect()
+            }
+            Heard::Well => Vec::new(),
+            Heard::Unread(key, why) => {
+                self.unread.insert((kind, key), why);
+                Vec::new()
+            }
+            Heard::Fault(why) => {
+                self.faults.insert(place.clone(), why);
+                Vec::new()
+            }
+        }
+    }
+
+    fn put(&mut self, object: Object) -> Option<Change> {
+        let (kind, key) = (object.kind(), object.key());
+        self.unread.remove(&(kind, key.clone()));
+        let known = self.objects.entry(kind).or_default();
+        if known.get(&key).is_some_and(|was| same(was.meta(), object.meta())) {
+            return None;
+        }
+        let was = known.insert(key.clone(), object.clone());
+        if let Some(Object::EndpointSlice(was)) = was {
+            self.drop_slice(&was);
+        }
+        if let Object::EndpointSlice(slice) = &object
+            && let Some(service) = slice.service()
+        {
+            let service = Key::new(&key.namespace, service);
+            self.slices.entry(service).or_default().insert(key.name.clone(), slice.clone());
+        }
+        Some((kind, key))
+    }
+
+    fn remove(&mut self, kind: Kind, key: Key) -> Option<Change> {
+        let was = self.objects.get_mut(&kind)?.remove(&key)?;
+        if let Object::EndpointSlice(was) = was {
+            self.drop_slice(&was);
+        }
+        Some((kind, key))
+    }
+
+    fn drop_slice(&mut self, slice: &EndpointSlice) {
+        let Some(service) = slice.service() else { return };
+        let service = Key::new(&slice.metadata.namespace, service);
+        if let Some(slices) = self.slices.get_mut(&service) {
+            slices.remove(&slice.metadata.name);
+            if slices.is_empty() {
+                self.slices.remove(&service);
+            }
+        }
+    }
+
+    /// Whether all of these have been listed once.
+    pub fn has_all(&self, places: &[Place]) -> bool {
+        places.iter().all(|place| self.listed.contains(place))
+    }
+
+    /// What is not well, in words.
+    pub fn faults(&self) -> impl Iterator<Item = &str> {
+        self.faults.values().map(String::as_str)
+    }
+
+    /// Objects that could not be read, and why.
+    pub fn unread(&self) -> impl Iterator<Item = (Kind, &Key, &str)> {
+        self.unread.iter().map(|((kind, key), why)| (*kind, key, why.as_str()))
+    }
+
+    pub fn get(&self, kind: Kind, key: &Key) -> Option<&Object> {
+        self.objects.get(&kind)?.get(key)
+    }
+
+    pub fn all(&self, kind: Kind) -> impl Iterator<Item = &Object> {
+        self.objects.get(&kind).into_iter().flat_map(BTreeMap::values)
+    }
+
+    pub fn count(&self, kind: Kind) -> usize {
+        self.objects.get(&kind).map_or(0, BTreeMap::len)
+    }
+
+    pub fn ingresses(&self) -> impl Iterator<Item = &Arc<Ingress>> {
+        self.all(Kind::Ingress).filter_map(|object| match object {
+            Object::Ingress(ingress) => Some(ingress),
+            _ => None,
+        })
+    }
+
+    pub fn class(&self, name: &str) -> Option<&IngressClass> {
+        match self.get(Kind::IngressClass, &Key::new("", name))? {
+            Object::IngressClass(class) => Some(class),
+            _ => None,
+        }
+    }
+
+    pub fn classes(&self) -> impl Iterator<Item = &IngressClass> {
+        self.all(Kind::IngressClass).filter_map(|object| match object {
+            Object::IngressClass(class) => Some(&**class),
+            _ => None,
+        })
+    }
+
+    pub fn service(&self, key: &Key) -> Option<&Arc<Service>> {
+        match self.get(Kind::Service, key)? {
+            Object::Service(service) => Some(service),
+            _ => None,
+        }
+    }
+
+    pub fn secret(&self, key: &Key) -> Option<&Arc<Secret>> {
+        match self.get(Kind::Secret, key)? {
+            Object::Secret(secret) => Some(secret),
+            _ => None,
+        }
+    }
+
+    /// The slices of a service.
+    pub fn slices(&self, service: &Key) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices.get(service).into_iter().flat_map(BTreeMap::values).map(Arc::as_ref)
+    }
+}
+
+/// Whether nothing has been written to the object in between.
+fn same(a: &crate::object::Meta, b: &crate::object::Meta) -> bool {
+    !a.resource_version.is_empty() && a.resource_version == b.resource_version && a.uid == b.uid
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    pub(crate) fn object(kind: Kind, value: Value) -> Object {
+        kind.read(value).unwrap()
+    }
+
+    pub(crate) fn everywhere(kind: Kind) -> Place {
+        Place { kind, namespace: None }
+    }
+
+    fn slice(name: &str, version: &str, service: &str) -> Object {
+        let labels = json!({"kubernetes.io/service-name": service});
+        let metadata = json!({"name": name, "namespace": "n", "resourceVersion": version, "labels": labels});
+        object(Kind::EndpointSlice, json!({"metadata": metadata, "addressType": "IPv4"}))
+    }
+
+    fn names(store: &Store, service: &str) -> Vec<String> {
+        store.slices(&Key::new("n", service)).map(|slice| slice.metadata.name.clone()).collect()
+    }
+
+    #[test]
+    fn slices_are_found_by_their_service_as_they_come_move_and_go() {
+        let (mut store, place) = (Store::default(), everywhere(Kind::EndpointSlice));
+        store.hear(&place, Heard::Put(slice("a", "1", "s")));
+        store.hear(&place, Heard::Put(slice("b", "1", "s")));
+        assert_eq!(names(&store, "s"), ["a", "b"]);
+        assert_eq!(store.hear(&place, Heard::Put(slice("a", "1", "s"))), [], "nothing was written in between");
+        store.hear(&place, Heard::Put(slice("a", "2", "t")));
+        assert_eq!((names(&store, "s"), names(&store, "t")), (vec!["b".to_owned()], vec!["a".to_owned()]));
+        store.hear(&place, Heard::Gone(Key::new("n", "b")));
+        assert_eq!(names(&store, "s"), [""; 0]);
+        let listed = [slice("c", "9", "t")].map(|slice| (slice.key(), slice)).into();
+        let changes = store.hear(&place, Heard::Listed(listed));
+        assert_eq!(changes.len(), 2, "{changes:?}");
+        assert_eq!(names(&store, "t"), ["c"]);
+        assert!(store.slices.len() == 1 && store.count(Kind::EndpointSlice) == 1);
+    }
+
+    #[test]
+    fn a_list_of_one_namespace_says_nothing_of_others() {
+        let mut store = Store::default();
+        let service = |namespace: &str| {
+            object(Kind::Service, json!({"metadata": {"name": "s", "namespace": namespace, "resourceVersion": "1"}}))
+        };
+        let place = |namespace: &str| Place { kind: Kind::Service, namespace: Some(namespace.to_owned()) };
+        let listed = |namespace: &str| Heard::Listed([(Key::new(namespace, "s"), service(namespace))].into());
+        store.hear(&place("a"), listed("a"));
+        store.hear(&place("b"), listed("b"));
+        assert_eq!(store.count(Kind::Service), 2);
+        assert!(store.has_all(&[place("a"), place("b")]) && !store.has_all(&[place("c")]));
+        store.hear(&place("a"), Heard::Fault("gone".into()));
+        assert_eq!(store.faults().collect::<Vec<_>>(), ["gone"]);
+        store.hear(&place("a"), Heard::Listed(BTreeMap::new()));
+        assert_eq!((store.count(Kind::Service), store.faults().count()), (1, 0));
+    }
+}
