@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::duration::GoDuration;
 use crate::http_server::HostSpec;
 use crate::http_server::{
-    DEFAULT_ACCESS_LOG_FORMAT, HeaderMatchSpec, HttpServerSpec, PathSpec, RuleSpec, Secret, UnderscoresInHeaders,
-    check_condition, check_host,
+    DEFAULT_ACCESS_LOG_FORMAT, HeaderMatchSpec, HttpServerSpec, PathSpec, RequestIds, RuleSpec, Secret,
+    UnderscoresInHeaders, check_condition, check_host, is_accepted,
 };
 use crate::ip_filter::{Cidr, IpFilterSpec};
 use crate::problem::{Findings, Problem, at, nth};
@@ -92,6 +92,9 @@ pub struct GrpcServerSpec {
     /// Name of a GlobalFilter to run around every pipeline. Default: none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub global_filter: String,
+    /// `X-Request-Id`, in and out, as an HTTPServer has it: `accept`, the default, `generate` or `off`.
+    #[serde(skip_serializing_if = "is_accepted")]
+    pub request_id: RequestIds,
     /// Add the address the connection came from to the end of X-Forwarded-For, whatever the list holds. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub x_forwarded_for: bool,
@@ -177,6 +180,7 @@ impl Default for GrpcServerSpec {
             ip_filter: None,
             cache_size: 0,
             global_filter: String::new(),
+            request_id: RequestIds::Accept,
             x_forwarded_for: false,
             rules: Vec::new(),
             access_log_format: DEFAULT_ACCESS_LOG_FORMAT.to_owned(),
@@ -230,6 +234,7 @@ impl GrpcServerSpec {
             // Messages go on as they come, however many and large they are.
             client_max_body_size: -1,
             underscores_in_headers: UnderscoresInHeaders::Allow,
+            request_id: self.request_id,
             x_forwarded_for: self.x_forwarded_for,
             ip_filter: self.ip_filter.clone(),
             rules: self.rules.iter().map(GrpcRuleSpec::http).collect(),
@@ -328,7 +333,7 @@ mod tests {
     fn every_field_reaches_the_server_of_http2() {
         let alike = "address: 127.0.0.1, port: 8850, https: true, certBase64: c, keyBase64: k, certs: {a: b}, keys: {a: d}, \
                      caCertBase64: e, maxConnections: 7, cacheSize: 8, xForwardedFor: true, ipFilter: {blockIPs: [192.0.2.1]}, \
-                     globalFilter: g, accessLogFormat: f, trustedProxies: [192.0.2.2], proxyProtocol: accept";
+                     globalFilter: g, accessLogFormat: f, requestId: generate, trustedProxies: [192.0.2.2], proxyProtocol: accept";
         let metadata = "headers: [{key: k, values: [v]}], matchAllHeader: true, ipFilter: {blockIPs: [192.0.2.4]}";
         let rule = "host: a.test, hostRegexp: ^b, ipFilter: {blockIPs: [192.0.2.3]}";
         let (spec, _) = read(&format!(

@@ -96,6 +96,12 @@ pub struct HttpServerSpec {
     /// 400. Whatever it says, names that become a field of framing or forwarding get 400, and other spellings of a field that
     /// `setHeaders` or a filter sets are removed.
     pub underscores_in_headers: UnderscoresInHeaders,
+    /// `X-Request-Id`, which the answer carries, backends see, and `weirctl explain-request` takes: `accept`, the default, takes a
+    /// client's where it is one of 1 to 128 letters, digits and `-._~:/+=@`, and makes one otherwise (a client's that is none, or comes
+    /// twice, is replaced and counted: `weir_limit_hits_total{limit="request_id"}`); `generate` makes one whatever the client says;
+    /// `off` makes none, and lets clients' pass like any field.
+    #[serde(skip_serializing_if = "is_accepted")]
+    pub request_id: RequestIds,
     /// Add the address the connection came from to the end of X-Forwarded-For, whatever the list holds. Default false.
     pub x_forwarded_for: bool,
     /// Spans of requests and where they go (OpenTelemetry, Zipkin, Jaeger). Default: none are made, and no request's context is read.
@@ -155,6 +161,7 @@ impl Default for HttpServerSpec {
             cache_size: 0,
             client_max_body_size: 0,
             underscores_in_headers: UnderscoresInHeaders::Drop,
+            request_id: RequestIds::Accept,
             x_forwarded_for: false,
             tracing: None,
             router_kind: RouterKind::Ordered,
@@ -174,8 +181,25 @@ fn is_on(field: &bool) -> bool {
     *field
 }
 
+pub(crate) fn is_accepted(ids: &RequestIds) -> bool {
+    *ids == RequestIds::Accept
+}
+
 /// A text `explain` documents and messages never show.
 pub type Secret = String;
+
+/// Where the ids of requests come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum RequestIds {
+    /// From clients, or they are made.
+    #[default]
+    Accept,
+    /// They are made.
+    Generate,
+    /// There are none.
+    Off,
+}
 
 /// What becomes of request fields with `_` in their names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -68,7 +68,8 @@ pub use grpc_server::{GrpcMethodSpec, GrpcRuleSpec, GrpcServerSpec};
 pub use header_adapt::HeaderAdaptSpec;
 pub use health_check::{BodyMatchSpec, HeaderCheckSpec, HealthCheckSpec, HealthMatchSpec, ProbeType};
 pub use http_server::{
-    HeaderMatchSpec, HostSpec, HttpServerSpec, PathSpec, QueryMatchSpec, RouterKind, RuleSpec, UnderscoresInHeaders,
+    HeaderMatchSpec, HostSpec, HttpServerSpec, PathSpec, QueryMatchSpec, RequestIds, RouterKind, RuleSpec,
+    UnderscoresInHeaders,
 };
 pub use ip_filter::{Cidr, IpFilter, IpFilterSpec};
 pub use kubernetes::IngressControllerSpec;

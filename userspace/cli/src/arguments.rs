@@ -206,6 +206,10 @@ pub enum Verb {
         #[command(subcommand)]
         what: Option<LogsWhat>,
     },
+    /// Show requests as they end, of all machines
+    Tap(Tap),
+    /// Tell what became of a request: ID is the X-Request-Id of its answer
+    ExplainRequest { id: String },
     /// Contexts of ~/.weirctlrc
     #[command(subcommand)]
     Config(ConfigWhat),
@@ -253,6 +257,45 @@ pub struct Backup {
     /// Make such a key: the private half into this file, the other one is printed
     #[arg(long, value_name = "FILE", conflicts_with_all = ["recipient", "passphrase_file"])]
     pub generate_key: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Tap {
+    /// Of this host; *.shop.test is all below it
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Whose path begins so, or, with * in it, is so
+    #[arg(long)]
+    pub path: Option<String>,
+    #[arg(long)]
+    pub method: Option<String>,
+    /// Taken by this HTTPServer or GRPCServer
+    #[arg(long, value_name = "NAME")]
+    pub http_server: Option<String>,
+    /// Answered so: 503, 4xx, 500-504, or several with commas
+    #[arg(long)]
+    pub status: Option<String>,
+    /// From these addresses or prefixes
+    #[arg(long, value_name = "CIDR")]
+    pub client: Option<String>,
+    /// That took so long or longer, such as 500ms
+    #[arg(long, value_name = "DURATION")]
+    pub slow: Option<String>,
+    /// Only such a share of them, such as 1%
+    #[arg(long, value_name = "PERCENT")]
+    pub sample: Option<String>,
+    /// At most so many a second of each machine [default: 100]
+    #[arg(long)]
+    pub rate: Option<u32>,
+    /// On this machine alone
+    #[arg(long, value_name = "NAME")]
+    pub member: Option<String>,
+    /// End after so many
+    #[arg(short = 'n', long)]
+    pub count: Option<u64>,
+    /// End after so long, such as 30s
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub r#for: Option<Duration>,
 }
 
 #[derive(Args)]

@@ -25,6 +25,7 @@ mod output;
 mod resource;
 mod run;
 mod server;
+mod tap;
 mod tokens;
 mod wasm;
 

@@ -11,7 +11,7 @@ use crate::resource::Resource;
 use crate::server::{Server, segment};
 use crate::{
     backup, caches, check, config, convert, custom, describe, edit, explain, history, http_proxy, last_good, members,
-    objects, tokens, wasm,
+    objects, tap, tokens, wasm,
 };
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
@@ -116,8 +116,14 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         }
         Verb::Logs { tail, follow, what: None } => {
             let path = format!("/logs?tail={tail}&follow={follow}");
-            server.stream(&path, print_raw).await
+            let take = |bytes: &[u8]| {
+                print_raw(bytes);
+                true
+            };
+            server.stream(&path, take).await
         }
+        Verb::Tap(what) => tap::tap(&server, &what, format).await,
+        Verb::ExplainRequest { id } => tap::explain(&server, &id, format).await,
         Verb::Member(MemberWhat::List) => members::get(&server, None, format).await,
         Verb::Member(MemberWhat::Add { name, peer_url, wait }) => members::add(&server, &name, &peer_url, wait).await,
         Verb::Member(MemberWhat::Replace { old, new, peer_url, wait }) => {

@@ -6,7 +6,7 @@ use base_model::yaml;
 use control_api::LEADERLESS_HEADER;
 use control_api::client::{Answer, CallError, Client};
 use http_body_util::BodyExt;
-use hyper::Method;
+use hyper::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::config::Context;
@@ -99,25 +99,34 @@ impl Server {
         if answer.status.is_success() {
             return Ok(answer);
         }
-        Err(match serde_json::from_slice::<Value>(&answer.body) {
-            Ok(error) if error["message"].is_string() => error["message"].as_str().unwrap_or_default().to_owned(),
-            _ => format!("{} answered {}: {}", self.base, answer.status, String::from_utf8_lossy(&answer.body)),
-        })
+        tell_warnings(&answer);
+        Err(self.refusal(answer.status, &answer.body))
     }
 
-    /// Hands on a stream of text as it arrives.
-    pub async fn stream(&self, path: &str, mut take: impl FnMut(&[u8])) -> Result<(), String> {
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> String {
+        match serde_json::from_slice::<Value>(body) {
+            Ok(error) if error["message"].is_string() => error["message"].as_str().unwrap_or_default().to_owned(),
+            _ => format!("{} answered {status}: {}", self.base, String::from_utf8_lossy(body)),
+        }
+    }
+
+    /// Hands on a stream of text as it arrives, as long as it is taken.
+    pub async fn stream(&self, path: &str, mut take: impl FnMut(&[u8]) -> bool) -> Result<(), String> {
         let url = format!("{}/apis/v2{path}", self.base);
         let headers: Vec<(&str, &str)> = self.authorization.iter().map(|a| ("authorization", a.as_str())).collect();
         let response = self.client.open(Method::GET, &url, &headers, PATIENCE).await.map_err(|e| self.unreached(&e))?;
         if !response.status().is_success() {
-            return Err(format!("{} answered {}", self.base, response.status()));
+            let status = response.status();
+            let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            return Err(self.refusal(status, &body));
         }
         let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|e| format!("the stream broke off: {e}"))?;
-            if let Ok(data) = frame.into_data() {
-                take(&data);
+            if let Ok(data) = frame.into_data()
+                && !take(&data)
+            {
+                break;
             }
         }
         Ok(())

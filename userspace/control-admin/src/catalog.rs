@@ -1,9 +1,10 @@
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use control_api::Document;
 use serde_json::Value;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 
 /// What is known of documents: kinds, checks, texts. Implemented where base-model and the filters' catalog meet.
 pub trait Catalog: Send + Sync + 'static {
@@ -45,6 +46,24 @@ pub struct Checked {
     pub generated: Vec<Value>,
     /// Unknown keys, references to what is not there yet.
     pub warnings: Vec<String>,
+}
+
+/// Which requests are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Requests {
+    /// Those with this id.
+    Of(String),
+    /// The latest of a sort, or of all where it is empty.
+    Latest { sort: String, most: usize },
+}
+
+/// Requests as they end.
+pub struct Tap {
+    pub requests: mpsc::Receiver<Value>,
+    /// How many passed the filter so far and were not handed on.
+    pub missed: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// It is open for as long as this is there.
+    pub hold: Box<dyn Any + Send + Sync>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +126,19 @@ pub trait Local: Send + Sync + 'static {
 
     /// Prometheus text.
     fn metrics(&self) -> String;
+
+    /// What this machine remembers of requests: those of an id, oldest first; or the latest of a sort or of all, latest first. An error
+    /// tells what the question should have been.
+    fn requests(&self, which: &Requests) -> Result<Vec<Value>, String> {
+        let _ = which;
+        Ok(Vec::new())
+    }
+
+    /// Requests as they end, from now on, that pass a filter: keys and values as `GET /tap` takes them.
+    fn tap(&self, filter: &[(String, String)]) -> Result<Tap, String> {
+        let _ = filter;
+        Err("this machine has no edge half, and so no requests".to_owned())
+    }
 
     /// A request was refused because as many documents as may be are being checked: counted.
     fn check_refused(&self) {}

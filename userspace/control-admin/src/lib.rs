@@ -28,14 +28,16 @@ mod metadata;
 mod model;
 mod names;
 mod objects;
+mod requests;
 mod routes;
 mod status;
 mod switch;
+mod tap;
 mod tokens;
 mod wasm;
 
 pub use alone::router_alone;
-pub use catalog::{Catalog, Category, Checked, KindInfo, LastGood, Local};
+pub use catalog::{Catalog, Category, Checked, KindInfo, LastGood, Local, Requests, Tap};
 pub use listen::{Admin, Door, bind, check_open};
 pub use log_ring::LogRing;
 pub use login::Logins;

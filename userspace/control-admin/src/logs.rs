@@ -64,7 +64,8 @@ pub async fn set_level(State(Here(local)): State<Here>, Path(level): Path<String
     Ok(Reply::default())
 }
 
-struct Chunks(mpsc::Receiver<Bytes>);
+/// A body that is written as it goes.
+pub struct Chunks(pub mpsc::Receiver<Bytes>);
 
 impl hyper::body::Body for Chunks {
     type Data = Bytes;

@@ -12,7 +12,9 @@ use crate::alone::{about, healthz, metrics};
 use crate::body::{Error, Reply, finish, unconditional};
 use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
-use crate::{backup, caches, custom, history, last_good, logs, members, metadata, objects, status, tokens, wasm};
+use crate::{
+    backup, caches, custom, history, last_good, logs, members, metadata, objects, requests, status, tap, tokens, wasm,
+};
 
 pub struct Api {
     pub control: Control,
@@ -113,6 +115,10 @@ fn entries() -> Vec<Entry> {
     add("wasm", "/wasm/code", &["POST"], post(wasm::reload));
     let data = get(wasm::list).put(wasm::apply).delete(wasm::delete);
     add("wasm", "/wasm/data/{pipeline}/{filter}", &["GET", "PUT", "DELETE"], data);
+
+    add("requests", "/requests", &["GET"], get(requests::latest));
+    add("requests", "/requests/{id}", &["GET"], get(requests::of_id));
+    add("requests", "/tap", &["GET"], get(tap::open));
 
     add("logs", "/logs", &["GET"], get(logs::tail));
     add("logs", "/logs/level", &["GET"], get(logs::level));

@@ -19,10 +19,15 @@ use crate::body::{Answer, Error, Reply, text};
 use crate::catalog::Local;
 use crate::objects::{DEFAULT_NAMESPACE, may_read};
 use crate::routes::Api;
+use crate::{requests, tap};
 
 /// The part of the peer listener that answers other members' questions about this machine.
 pub fn peer_routes(local: Arc<dyn Local>) -> Router {
-    Router::new().route(LOCAL_STATUS, get(local_status)).with_state(local)
+    Router::new()
+        .route(LOCAL_STATUS, get(local_status))
+        .with_state(local.clone())
+        .merge(requests::peer_routes(local.clone()))
+        .merge(tap::peer_routes(local))
 }
 
 /// `{"eg-traffic-default/NAME/MEMBER": {spec, status}}`, as Easegress has it.
@@ -95,7 +100,7 @@ async fn ask(control: &control_raft::Control, member: &Member, path: &str) -> Re
 }
 
 /// Percent-encodes what a query cannot hold.
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         match byte {

@@ -219,6 +219,8 @@ struct Pool {
     name: String,
     /// Of the spans of its tries.
     span_name: Arc<str>,
+    /// The same, for requests to remember.
+    label: Arc<str>,
     /// `None` for the main pool.
     filter: Option<RequestMatcher>,
     members: Arc<Members>,
@@ -252,6 +254,13 @@ struct Pool {
     /// Tries that found [`TRIED_MAX`] servers unreachable.
     tried_limit: Limit,
     stats: Arc<PoolStats>,
+}
+
+/// Why no server takes a request, and the bound that is to blame, if one is.
+struct NoServer(&'static str, &'static str);
+
+impl NoServer {
+    const NONE: NoServer = NoServer("no server", "");
 }
 
 impl Proxy {
@@ -438,6 +447,7 @@ impl Proxy {
             };
             if !pool.may_send_again() {
                 exchange.tags.note(|| format!("{}: not tried again: the retry budget is spent", pool.name));
+                exchange.tags.hit("retry_budget");
                 hold_place(pool, exchange, attended, pass);
                 break outcome;
             }
@@ -474,25 +484,20 @@ impl Proxy {
     }
 
     /// A server that has room, now or after a while in the queue; or why there is none.
-    async fn admit(
-        &self,
-        pool: &Pool,
-        set: &Set,
-        exchange: &Exchange,
-    ) -> Result<(Choice, Option<Place>), &'static str> {
+    async fn admit(&self, pool: &Pool, set: &Set, exchange: &Exchange) -> Result<(Choice, Option<Place>), NoServer> {
         let worker = base_runtime::worker_index();
         let admit = |waited| set.balancer.admit(exchange.request(), &exchange.client, worker, waited);
         match admit(false) {
             Admission::To(choice, place) => return Ok((choice, place)),
-            Admission::Nobody => return Err("no server"),
+            Admission::Nobody => return Err(NoServer::NONE),
             Admission::Full => pool.full.hit(worker),
         }
         let Some(waiting) = set.balancer.waiting() else {
-            return Err("each server has as many requests as it may have");
+            return Err(NoServer("each server has as many requests as it may have", "server_requests"));
         };
         let Some(turn) = waiting.join() else {
             pool.queue_full.hit(worker);
-            return Err("each server is busy and the queue is full");
+            return Err(NoServer("each server is busy and the queue is full", "server_queue"));
         };
         // Somebody may have left between the look and the queue.
         set.balancer.tell_of_room();
@@ -510,7 +515,7 @@ impl Proxy {
                 }
                 match admit(true) {
                     Admission::To(choice, place) => return Ok((choice, place)),
-                    Admission::Nobody => return Err("no server"),
+                    Admission::Nobody => return Err(NoServer::NONE),
                     Admission::Full => {
                         turn.again();
                         // Whoever was faster may have left before it stood in the queue again.
@@ -533,7 +538,7 @@ impl Proxy {
             }
             Err(_) => {
                 pool.queue_late.hit(worker);
-                Err("each server was busy for as long as requests may wait")
+                Err(NoServer("each server was busy for as long as requests may wait", "server_queue_time"))
             }
         }
     }
@@ -547,12 +552,15 @@ impl Proxy {
     ) -> (Outcome, bool, Option<Attended>) {
         let worker = base_runtime::worker_index();
         let set = pool.members.of(worker);
-        let Set { balancer, of_pool, of_servers } = &*set;
+        let Set { balancer, of_pool, of_servers, urls } = &*set;
         let (first, place) = match self.admit(pool, &set, exchange).await {
             Ok((first, place)) => pool.with_room(balancer, exchange.request(), first, place),
-            Err(why) => {
+            Err(NoServer(why, limit)) => {
                 of_pool.no_server();
                 exchange.tags.note(|| format!("{}: {why}", pool.name));
+                if !limit.is_empty() {
+                    exchange.tags.hit(limit);
+                }
                 if exchange.deadline.is_some_and(|until| until <= base_runtime::now()) {
                     overload::refuse_late(exchange);
                     return (TIMEOUT, false, None);
@@ -613,6 +621,9 @@ impl Proxy {
                     }
                     let what = if connecting { "connection to" } else { "answer from" };
                     let server = &balancer.servers()[index].url;
+                    let why = if connecting { "no connection" } else { "no answer" };
+                    let why = format!("{why} in {}", base_text::duration(most));
+                    exchange.tags.came(&pool.label, &urls[index], Err(why), most);
                     exchange
                         .tags
                         .note(|| format!("{}: no {what} {server} in {}", pool.name, base_text::duration(most)));
@@ -639,6 +650,7 @@ impl Proxy {
                     balancer.took(choice.index, took, status >= 500);
                     pool.heard(&set, choice, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer });
                 }
+                exchange.tags.came(&pool.label, &urls[choice.index], Ok(answer.response.status), took);
                 recorder.record(&stats::AnsweredRequest {
                     status,
                     duration: took,
@@ -683,13 +695,15 @@ impl Proxy {
         stand: &Stand<'_>,
         exchange: &mut Exchange,
     ) -> Result<Answer, AttemptError> {
-        let Set { balancer, of_pool, of_servers } = set;
+        let Set { balancer, of_pool, of_servers, urls } = set;
         let may_repeat = exchange.request().method.is_idempotent() && !exchange.space_ref().request_body.is_stream();
         let (mut choice, mut tried, mut silent, mut untouched) = (first, Vec::new(), 0, 0);
         loop {
             if choice.panicked {
                 of_pool.panicked();
             }
+            let began = base_runtime::now();
+            exchange.tags.asks(&pool.label, &urls[choice.index]);
             stand.choice.set(choice);
             // That of the server before is given up first.
             drop(stand.attended.take());
@@ -701,6 +715,10 @@ impl Proxy {
             let (server, recorder) = (&balancer.servers()[choice.index], &of_servers[choice.index]);
             pool.failed(set, choice, &error);
             exchange.tags.note(|| format!("{}: {}: {error}", pool.name, server.url));
+            if exchange.tags.enabled {
+                let took = base_runtime::now().saturating_duration_since(began);
+                exchange.tags.came(&pool.label, &urls[choice.index], Err(error.to_string()), took);
+            }
             let goes_on = match &error {
                 AttemptError::Connect(why) if why.is_time_out() => {
                     silent += 1;
@@ -721,6 +739,7 @@ impl Proxy {
             tried.push(choice.index);
             if tried.len() == TRIED_MAX {
                 pool.tried_limit.hit(base_runtime::worker_index());
+                exchange.tags.hit("servers_tried");
                 return Err(error);
             }
             stand.place.set(None);
@@ -795,6 +814,7 @@ impl Proxy {
             match body.length() {
                 Some(length) if length > limit => {
                     pool.too_large.hit(base_runtime::worker_index());
+                    exchange.tags.hit("response_body_bytes");
                     exchange.tags.note(|| format!("{}: {}", pool.name, BodyError::TooLarge));
                     return refuse(exchange, BodyError::TooLarge.response_status(), INTERNAL_ERROR);
                 }
@@ -905,6 +925,7 @@ impl Pool {
         let span_name = if spec.span_name.is_empty() { name.as_str() } else { &spec.span_name };
         Ok(Pool {
             span_name: span_name.into(),
+            label: name.as_str().into(),
             name,
             memory,
             filter: spec.filter.as_ref().map(RequestMatcher::new).transpose()?,

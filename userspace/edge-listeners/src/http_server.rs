@@ -19,9 +19,10 @@ use crate::tls::{self, Tls};
 use crate::trace;
 use crate::traffic::{AroundSlot, Generation, PipelineView, Shared};
 use crate::tunnel::Patience;
+use crate::watch::{Ended, Seen};
 use arc_swap::ArcSwap;
 use base_model::ip_filter::CidrSet;
-use base_model::{GoDuration, GrpcServerSpec, HttpServerSpec, ProxyProtocol, Spec, UnderscoresInHeaders};
+use base_model::{GoDuration, GrpcServerSpec, HttpServerSpec, ProxyProtocol, RequestIds, Spec, UnderscoresInHeaders};
 use base_runtime::Boxed;
 use base_runtime::memory::{Booking, Kind};
 use base_runtime::net::{Seat, StreamState, TcpStream};
@@ -61,6 +62,7 @@ pub struct Live {
     /// `clientMaxBodySize` as written.
     pub max_body: i64,
     pub x_forwarded_for: bool,
+    pub request_ids: RequestIds,
     pub trusted_proxies: CidrSet,
     /// Connections of `trusted_proxies` begin with a PROXY header, and no others do.
     introduced: bool,
@@ -104,6 +106,7 @@ impl Live {
             limits: Limits { underscores: underscores(spec.underscores_in_headers), ..Limits::default() },
             max_body: spec.client_max_body_size,
             x_forwarded_for: spec.x_forwarded_for,
+            request_ids: spec.request_id,
             trusted_proxies: CidrSet::new(&spec.trusted_proxies),
             introduced: spec.proxy_protocol == ProxyProtocol::Accept,
             tracer: spec.tracing.as_ref().map(|tracing| shared.tracer(tracing)).transpose()?,
@@ -397,6 +400,8 @@ pub struct Local {
     quic: RefCell<Table<Rc<H3Connection>>>,
     door: Door,
     made_room: Cell<Instant>,
+    /// The bound that was reached last.
+    reached: Cell<Option<&'static str>>,
 }
 
 /// Lets a cache borrow the pointer out of the shared server.
@@ -515,6 +520,7 @@ impl Local {
             quic: RefCell::default(),
             door: Door::default(),
             made_room: Cell::new(base_runtime::now()),
+            reached: Cell::new(None),
             server,
         })
     }
@@ -601,12 +607,19 @@ impl Local {
 
     /// Counts a bound that was reached.
     pub fn limit(&self, name: &'static str) {
+        self.reached.set(Some(name));
         self.server.shared.limit(name);
+    }
+
+    /// The bound counted last, for who refuses a request because of it in the same breath.
+    pub fn just_reached(&self) -> Option<&'static str> {
+        self.reached.take()
     }
 
     /// Somebody reads what stations a request passed, and how long each took.
     pub fn wants_tags(&self) -> bool {
-        self.log.borrow().is_some() && self.with_live(|live| live.access_log.wants_tags())
+        self.server.shared.watch().wants_tags()
+            || self.log.borrow().is_some() && self.with_live(|live| live.access_log.wants_tags())
     }
 
     /// Books a connection that was counted, until it [leaves](Local::leave).
@@ -673,8 +686,9 @@ impl Local {
         }
     }
 
-    /// Counts a request that was answered and writes its line in the access log.
-    pub fn record(&self, exchange: &mut Exchange, routed: Option<&Arc<str>>, request_bytes: u64, response_bytes: u64) {
+    /// Counts a request that is over, writes its line in the access log, and remembers it where there is a reason.
+    pub fn record(&self, exchange: &mut Exchange, over: &Over<'_>) {
+        let Over { routed, request_bytes, response_bytes, .. } = *over;
         let ended = exchange.ended();
         let duration = ended.saturating_duration_since(exchange.started);
         let status = exchange.default_space_ref().response.as_ref().map_or(503, |r| r.status);
@@ -713,7 +727,35 @@ impl Local {
                 );
             });
         }
+        self.server.shared.watch().over(&Seen {
+            exchange,
+            status,
+            duration,
+            answered: over.answered,
+            lasts: over.lasts,
+            ended: over.ended,
+            routed,
+            request_bytes,
+            response_bytes,
+            ended_at: ended,
+            machine: self.machine(),
+            worker: base_runtime::worker_index(),
+            why: &|request| self.live().router.why(request, exchange.client.real_ip),
+        });
     }
+}
+
+/// How a request came to its end.
+pub struct Over<'a> {
+    /// The pipeline its route led to.
+    pub routed: Option<&'a Arc<str>>,
+    pub ended: Ended,
+    /// Until the head of the answer was there.
+    pub answered: Duration,
+    /// It is a stream, or a tunnel.
+    pub lasts: bool,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
 }
 
 impl Share for Local {

@@ -5,13 +5,16 @@ use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset
 use crate::forwarded;
 use crate::grpc::{self, Dialect};
 use crate::grpc_web::{self, Web};
-use crate::http_server::Local;
+use crate::http_server::{Local, Over};
 use crate::pace::Pace;
+use crate::request_id;
 use crate::response::{self, Sent};
 use crate::router::{Matched, Route};
 use crate::tls::Tls;
 use crate::trace;
 use crate::variables::{Context as VariableContext, VariableText};
+use crate::watch::Ended;
+use base_model::RequestIds;
 use base_model::ip_filter::CidrSet;
 use edge_pipeline::exchange::{DEFAULT_BODY_LIMIT, local_addresses_wanted};
 use edge_pipeline::{Around, Body, BodyError, Duplex, Exchange, Pipeline};
@@ -54,6 +57,9 @@ pub fn remember(exchange: &mut Exchange) {
 
 /// Answers a request that no route is asked about.
 pub async fn refuse<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mut Exchange, response: Response) {
+    if let Some(limit) = local.just_reached() {
+        exchange.tags.hit(limit);
+    }
     exchange.default_space().respond(response, Body::Empty);
     finish(local, stream, exchange, None, None).await;
 }
@@ -67,12 +73,15 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
     let live = local.live();
     exchange.upgrade_offered = stream.offers_upgrade();
     believe_proxies(local, exchange, &live.trusted_proxies);
+    if request_id::settle(exchange, live.request_ids) {
+        reach(local, exchange, "request_id");
+    }
     if let Some(tracer) = &live.tracer {
         trace::begin(local, tracer, exchange);
     }
     let found = match &live.tls {
         Some(tls) if is_misdirected(tls, exchange) => {
-            local.limit("misdirected");
+            reach(local, exchange, "misdirected");
             Err(421)
         }
         // gRPC has no form in HTTP/1.
@@ -96,10 +105,10 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
         Ok((route, matched)) => {
             let prepared = prepare(local, exchange, route, matched, live.x_forwarded_for);
             if prepared.is_err() {
-                local.limit("rewritten_path");
+                reach(local, exchange, "rewritten_path");
                 deny(is_grpc, exchange, 400);
             } else if limit.is_some_and(|most| exchange.request_body_length().is_some_and(|length| length > most)) {
-                local.limit("request_body_bytes");
+                reach(local, exchange, "request_body_bytes");
                 deny(is_grpc, exchange, 413);
             } else if let Some(pipeline) = live.pipeline(route) {
                 let around = live.around.as_ref().and_then(|slot| slot.current());
@@ -120,13 +129,22 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
     }
     if exchange.client_gone {
         exchange.default_space().respond(Response::with_status(499), Body::Empty);
-        local.record(exchange, routed, stream.request_bytes(), 0);
+        let answered = base_runtime::now().saturating_duration_since(exchange.started);
+        let request_bytes = stream.request_bytes();
+        let ended = Ended::ClientGone;
+        local.record(exchange, &Over { routed, ended, answered, lasts: false, request_bytes, response_bytes: 0 });
         stream.reset(Reset::ClientGone);
         return Served::Answered;
     }
     // The pipeline is done with the request: what it left unread is dropped here.
     exchange.default_space().request_body = Body::Empty;
     finish(local, stream, exchange, routed, web).await
+}
+
+/// Counts a bound that the request has reached, and has it remember that.
+fn reach(local: &Local, exchange: &mut Exchange, limit: &'static str) {
+    local.limit(limit);
+    exchange.tags.hit(limit);
 }
 
 /// Answers what no pipeline does.
@@ -141,7 +159,7 @@ fn deny(grpc: bool, exchange: &mut Exchange, status: u16) {
 /// middle of its body gets none, unless one was made without the rest: it may only have finished sending.
 fn blame(local: &Local, exchange: &mut Exchange, failure: BodyFailure) {
     if let Some(limit) = failure.limit {
-        local.limit(limit);
+        reach(local, exchange, limit);
     }
     // Where no filter had anything to say to it, the body's own failure is the answer.
     let (space, says) = (exchange.default_space(), failure.error.request_status());
@@ -169,7 +187,7 @@ fn believe_proxies(local: &Local, exchange: &mut Exchange, trusted: &CidrSet) {
     let (headers, peer) = (&exchange.request().headers, exchange.client.peer.ip());
     let (real_ip, scheme) = (forwarded::real_ip(headers, peer, trusted), forwarded::scheme(headers, peer, trusted));
     if real_ip.is_none() {
-        local.limit("client_unknown");
+        reach(local, exchange, "client_unknown");
     }
     exchange.client.real_ip = real_ip;
     exchange.client.scheme = scheme.unwrap_or(exchange.client.scheme);
@@ -282,7 +300,17 @@ async fn finish<S: ClientStream>(
     routed: Option<&Arc<str>>,
     web: Option<Web>,
 ) -> Served {
+    let answered = base_runtime::now().saturating_duration_since(exchange.started);
     let backend = exchange.upgraded.take();
+    let ids = local.with_live(|live| live.request_ids);
+    if exchange.id.is_empty() && ids != RequestIds::Off {
+        // It was refused before anybody asked for one, or before so much of it was read that it could have had one.
+        match exchange.default_space_ref().has_request {
+            true => drop(request_id::settle(exchange, ids)),
+            false => request_id::make(&mut exchange.id),
+        }
+    }
+    let id = std::mem::take(&mut exchange.id);
     // As the client asked it: filters may have changed the method since.
     let (encrypted, version) = (exchange.client.tls.is_some(), exchange.default_space_ref().request.version);
     let (head_request, connect) = (exchange.method == Method::Head, exchange.method == Method::Connect);
@@ -317,6 +345,7 @@ async fn finish<S: ClientStream>(
     {
         response.headers.add("Alt-Svc", offered.as_bytes());
     }
+    request_id::tell(&id, response);
     let follows = match response.status {
         _ if joined.is_some() => Follows::Duplex,
         204 | 304 => Follows::Nothing,
@@ -335,13 +364,15 @@ async fn finish<S: ClientStream>(
     let (broke_off, mut stopped) = (matches!(sent, Sent::Nothing { .. } | Sent::Cut), false);
     if let Sent::Nothing { status } = sent {
         *response = Response::with_status(status);
+        request_id::tell(&id, response);
         let head = AnswerHead { response, length: Some(0), trailers: false, follows, leaves };
         sent = response::send(stream, &head, Body::Empty, &mut pace, &mut dropped).await;
     }
+    exchange.id = id;
     if !failed_before && let Some(failure) = stream.body_failure() {
         // It failed beside the answer, which could not go on without it.
         if let Some(limit) = failure.limit {
-            local.limit(limit);
+            reach(local, exchange, limit);
         }
         stopped = failure.error == BodyError::Incomplete && broke_off;
     }
@@ -366,12 +397,12 @@ async fn finish<S: ClientStream>(
         Sent::Whole => None,
         Sent::Nothing { .. } | Sent::Cut => Some(Reset::AnswerBroken),
         Sent::Stalled => {
-            local.limit("response_stalled");
+            reach(local, exchange, "response_stalled");
             exchange.tags.note(|| "client took no byte in time".to_owned());
             Some(Reset::ClientSlow)
         }
         Sent::Slow => {
-            local.limit("response_rate");
+            reach(local, exchange, "response_rate");
             exchange.tags.note(|| "client took too few bytes".to_owned());
             Some(Reset::ClientSlow)
         }
@@ -380,8 +411,16 @@ async fn finish<S: ClientStream>(
             Some(Reset::ClientGone)
         }
     };
-    let bytes = stream.bytes_said().saturating_sub(before);
-    local.record(exchange, routed, stream.request_bytes(), bytes);
+    let ended = match sent {
+        _ if stopped => Ended::ClientLeft,
+        _ if broke_off => Ended::BodyBroken,
+        Sent::Gone => Ended::ClientLeft,
+        Sent::Stalled | Sent::Slow => Ended::ClientSlow,
+        _ => Ended::Whole,
+    };
+    let (request_bytes, response_bytes) = (stream.request_bytes(), stream.bytes_said().saturating_sub(before));
+    let lasts = real_time || joined.is_some();
+    local.record(exchange, &Over { routed, ended, answered, lasts, request_bytes, response_bytes });
     match (reset, joined) {
         (Some(why), _) => stream.reset(why),
         (None, Some(backend)) => return Served::Joined(backend),

@@ -15,6 +15,10 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub use why::Why;
+
+mod why;
+
 /// Everything a server's rules say, compiled.
 #[derive(Debug)]
 pub struct Router {
@@ -381,7 +385,7 @@ mod tests {
     use super::*;
     use proto_http::Method;
 
-    fn router(rules: &str) -> Router {
+    pub(super) fn router(rules: &str) -> Router {
         let text = format!("port: 1\n{rules}");
         let value = base_model::yaml::parse_document(&text).unwrap();
         let spec = base_model::decode::<HttpServerSpec>(&value, "").unwrap().value;
@@ -392,7 +396,7 @@ mod tests {
     }
 
     /// `GET host/path?query` with fields after it, a line each; `from ADDRESS` says who asks.
-    fn request(text: &str) -> (Request, IpAddr) {
+    pub(super) fn request(text: &str) -> (Request, IpAddr) {
         let mut lines = text.split('|');
         let mut words = lines.next().unwrap().split(' ');
         let (method, url) = (words.next().unwrap(), words.next().unwrap());

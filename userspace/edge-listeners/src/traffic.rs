@@ -8,6 +8,7 @@ use crate::proxied;
 use crate::server::{self, Server};
 use crate::tcp_proxy;
 use crate::udp_proxy;
+use crate::watch::{Keeps, Watch};
 use crate::{Purged, Timeouts};
 use arc_swap::{ArcSwapOption, Cache};
 use base_model::{
@@ -120,7 +121,7 @@ impl AroundSlot {
 pub type Kinds = fn(&str) -> Option<&'static FilterKind>;
 
 /// Bounds of connections and requests beside the faults of their messages.
-const BOUNDS: [&str; 24] = [
+const BOUNDS: [&str; 25] = [
     "body_rate",
     "body_timeout",
     "client_unknown",
@@ -137,6 +138,7 @@ const BOUNDS: [&str; 24] = [
     "memory_idle",
     "misdirected",
     "request_body_bytes",
+    "request_id",
     "response_rate",
     "response_stalled",
     "rewritten_path",
@@ -174,6 +176,7 @@ pub struct Shared {
     tickets: TicketKeys,
     /// Requests answered, by worker.
     requests: Box<[AtomicU64]>,
+    watch: Arc<Watch>,
     /// See [`Shared::idle_grace`], in milliseconds.
     idle_grace_ms: AtomicU32,
     overload: Overload,
@@ -210,6 +213,11 @@ impl Shared {
 
     pub fn tickets(&self) -> &TicketKeys {
         &self.tickets
+    }
+
+    /// What is remembered of single requests.
+    pub fn watch(&self) -> &Arc<Watch> {
+        &self.watch
     }
 
     /// How long idle connections stay when their server stops.
@@ -303,6 +311,7 @@ impl Traffic {
         let requests = workers.iter().map(|_| AtomicU64::new(0)).collect();
         let bounds = bounds(telemetry.limits());
         debug_assert!(telemetry.limits().has_room(), "the table of limits is nearly full: hits would be nobody's");
+        let watch = Watch::new(workers.len(), Keeps::default());
         let shared = Shared {
             workers,
             machine: machine.into(),
@@ -315,10 +324,24 @@ impl Traffic {
             kinds,
             tickets: TicketKeys::generate(),
             requests,
+            watch,
             idle_grace_ms: AtomicU32::new(IDLE_GRACE_MS),
             overload: Overload::default(),
         };
         Traffic { shared: Arc::new(shared), servers: Mutex::default() }
+    }
+
+    /// The same, which remembers other requests, or none. Before any server is there.
+    pub fn keeping(mut self, keeps: Keeps) -> Traffic {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.watch = Watch::new(shared.workers.len(), keeps);
+        }
+        self
+    }
+
+    /// What is remembered of single requests.
+    pub fn watch(&self) -> &Arc<Watch> {
+        &self.shared.watch
     }
 
     /// The keys of all servers' TLS session tickets: the process's own until others are installed.

@@ -198,7 +198,8 @@ const OF_ONE_ANSWER: [&str; 52] = [
     "Sec-WebSocket-Protocol",
 ];
 
-/// What the access log tells of an exchange beside its message: the stations passed, and notes.
+/// What is told of an exchange beside its message, in the access log and to `weirctl explain-request`: the stations passed, servers asked,
+/// bounds reached, and notes.
 ///
 /// Names are kept from one request to the next, which mostly passes the same stations: counting references to names that all
 /// workers share costs more than comparing two addresses.
@@ -213,7 +214,42 @@ pub struct Tags {
     /// `pipeline` is one this request is in.
     inside: bool,
     pub notes: Vec<String>,
+    tries: Vec<Try>,
+    /// Of `tries`, those of this request.
+    tried: usize,
+    limits: Vec<&'static str>,
 }
+
+/// A server that was asked, and what came of it.
+#[derive(Debug, Clone)]
+pub struct Try {
+    pub pool: Arc<str>,
+    /// The server's URL.
+    pub server: Arc<str>,
+    /// Of its answer; 0 where none came.
+    pub status: u16,
+    /// Why none came.
+    pub error: Option<String>,
+    pub took: Duration,
+}
+
+impl Try {
+    fn begun(pool: &Arc<str>, server: &Arc<str>) -> Try {
+        Try { pool: pool.clone(), server: server.clone(), status: 0, error: None, took: Duration::ZERO }
+    }
+
+    fn forget(&mut self) {
+        (self.status, self.error, self.took) = (0, None, Duration::ZERO);
+    }
+
+    /// Nothing has come of it yet.
+    pub fn is_open(&self) -> bool {
+        self.status == 0 && self.error.is_none()
+    }
+}
+
+/// Tries and bounds told of one request; a request that needs more is not told more clearly by them.
+const TOLD_MOST: usize = 64;
 
 impl Tags {
     /// Adds a note when anyone will read it.
@@ -251,10 +287,62 @@ impl Tags {
         &self.steps[..self.passed]
     }
 
+    /// A server is asked. Names are kept like those of stations.
+    pub fn asks(&mut self, pool: &Arc<str>, server: &Arc<str>) {
+        if !self.enabled || self.tried == TOLD_MOST {
+            return;
+        }
+        match self.tries.get_mut(self.tried) {
+            Some(known) if Arc::ptr_eq(&known.server, server) && Arc::ptr_eq(&known.pool, pool) => known.forget(),
+            Some(other) => *other = Try::begun(pool, server),
+            None => self.tries.push(Try::begun(pool, server)),
+        }
+        self.tried += 1;
+    }
+
+    /// The server asked last has answered with a status, or did not; or another one has, which was asked beside it.
+    pub fn came(&mut self, pool: &Arc<str>, server: &Arc<str>, what: Result<u16, String>, took: Duration) {
+        if !self.enabled {
+            return;
+        }
+        let last = self.tried.checked_sub(1).map(|at| &self.tries[at]);
+        if !last.is_some_and(|last| last.is_open() && Arc::ptr_eq(&last.server, server)) {
+            if self.tried == TOLD_MOST {
+                return;
+            }
+            self.asks(pool, server);
+        }
+        let asked = &mut self.tries[self.tried - 1];
+        asked.took = took;
+        match what {
+            Ok(status) => asked.status = status,
+            Err(error) => asked.error = Some(error),
+        }
+    }
+
+    /// The servers asked, in order.
+    pub fn tries(&self) -> &[Try] {
+        &self.tries[..self.tried]
+    }
+
+    /// The request has reached a bound, which is counted under this name.
+    pub fn hit(&mut self, limit: &'static str) {
+        if self.enabled && self.limits.len() < TOLD_MOST && !self.limits.contains(&limit) {
+            self.limits.push(limit);
+        }
+    }
+
+    /// The bounds it has reached.
+    pub fn limits(&self) -> &[&'static str] {
+        &self.limits
+    }
+
     fn clear(&mut self) {
         self.passed = 0;
         self.inside = false;
         self.notes.clear();
+        self.tried = 0;
+        self.limits.clear();
     }
 }
 
@@ -262,6 +350,8 @@ impl Tags {
 #[derive(Debug)]
 pub struct Exchange {
     pub client: Client,
+    /// What `X-Request-Id` says; empty where nobody has asked for one.
+    pub id: Vec<u8>,
     default: Space,
     others: Vec<(Arc<str>, Space)>,
     /// 0 = `DEFAULT`, else index into `others` plus one.
@@ -337,6 +427,7 @@ impl Default for Exchange {
         let now = Instant::now();
         Exchange {
             client: Client::default(),
+            id: Vec::new(),
             default: Space::default(),
             others: Vec::new(),
             current: 0,
@@ -402,6 +493,7 @@ impl Exchange {
         self.others.clear();
         self.current = 0;
         self.client.tls = None;
+        self.id.clear();
         self.tags.clear();
         self.trace = None;
         self.method = Method::Get;
@@ -546,6 +638,11 @@ impl Exchange {
     /// The path that the client asked for, without what stood before it or its query.
     pub fn asked_path(&self) -> &[u8] {
         self.uri[self.path_at..].split(|b| *b == b'?').next().unwrap_or_default()
+    }
+
+    /// The path with its query, as the client asked for it.
+    pub fn asked_target(&self) -> &[u8] {
+        &self.uri[self.path_at..]
     }
 
     /// The credentials of the message, which are in no log.

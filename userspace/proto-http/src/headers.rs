@@ -70,6 +70,7 @@ pub enum Known {
     SetCookie,
     AcceptEncoding,
     XForwardedFor,
+    XRequestId,
 }
 
 impl Known {
@@ -114,6 +115,7 @@ impl Known {
             (10, b'k') => is(name, b"keep-alive", Known::KeepAlive),
             (10, b's') => is(name, b"set-cookie", Known::SetCookie),
             (12, b'c') => is(name, b"content-type", Known::ContentType),
+            (12, b'x') => is(name, b"x-request-id", Known::XRequestId),
             (14, b'c') => is(name, b"content-length", Known::ContentLength),
             (15, b'a') => is(name, b"accept-encoding", Known::AcceptEncoding),
             (15, b'x') => is(name, b"x-forwarded-for", Known::XForwardedFor),
@@ -156,7 +158,7 @@ static LENGTHS: [u32; 32] = {
     lengths[b's' as usize & 31] = 1 << 6 | 1 << 10;
     lengths[b't' as usize & 31] = 1 << 2 | 1 << 7 | 1 << 17;
     lengths[b'u' as usize & 31] = 1 << 7;
-    lengths[b'x' as usize & 31] = 1 << 15;
+    lengths[b'x' as usize & 31] = 1 << 12 | 1 << 15;
     lengths
 };
 

@@ -4,14 +4,19 @@ use crate::health::Health;
 use crate::logs::Logs;
 use base_telemetry::registry::Names;
 use base_telemetry::{Limit, Telemetry};
+use base_text::quoted;
+use control_admin::{Requests, Tap};
 use control_api::{EdgeReport, FAILURES_TOLD};
 use control_controllers::Board;
 use edge_agent::agent::Failures;
-use edge_listeners::Traffic;
+use edge_listeners::{Traffic, watch};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, PoisonError};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
+
+/// Requests that wait for who reads a tap; what comes while they are so many is missed, and counted.
+const TAPPED_WAITING: usize = 256;
 
 /// This machine's half of the admin API.
 pub struct Local {
@@ -89,6 +94,34 @@ impl control_admin::Local for Local {
 
     fn metrics(&self) -> String {
         self.telemetry.render(Names::All)
+    }
+
+    fn requests(&self, which: &Requests) -> Result<Vec<Value>, String> {
+        let Some((traffic, _)) = self.edge.get() else { return Ok(Vec::new()) };
+        let watch = traffic.watch();
+        let found = match which {
+            Requests::Of(id) => watch.find(id),
+            Requests::Latest { sort, most } => {
+                let of_sort = watch::Sort::named(sort);
+                if of_sort.is_none() && !sort.is_empty() {
+                    let known: Vec<&str> = watch::Sort::ALL.iter().map(|sort| sort.name()).collect();
+                    return Err(format!("sort = {}: unknown; accepted are {}", quoted(sort), known.join(", ")));
+                }
+                watch.latest(of_sort, *most)
+            }
+        };
+        Ok(found.iter().map(|record| record.to_json()).collect())
+    }
+
+    fn tap(&self, filter: &[(String, String)]) -> Result<Tap, String> {
+        let Some((traffic, _)) = self.edge.get() else {
+            return Err("this machine has no edge half, and so no requests".to_owned());
+        };
+        let (sender, requests) = mpsc::channel(TAPPED_WAITING);
+        let sink: watch::Sink = Box::new(move |record| sender.try_send(record.to_json()).is_ok());
+        let open = Arc::new(traffic.watch().tap(watch::Filter::parse(filter)?, sink)?);
+        let counted = open.clone();
+        Ok(Tap { requests, missed: Box::new(move || counted.missed()), hold: Box::new(open) })
     }
 
     fn check_refused(&self) {

@@ -8,11 +8,15 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use control_admin::{Logins, check_open};
 use control_api::tls::{Identity, ServerTls, TlsError, TlsFiles};
 use control_raft::{ClusterSecret, Issued, PeerTls, check_plain};
+use edge_listeners::watch::Keeps;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Requests of a sort that a worker remembers at most: each takes a kilobyte or two.
+const KEPT_MOST: usize = 4096;
 
 /// How an option is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,6 +150,13 @@ const OPTIONS: &[Row] = &[
         "least time between two wakes of a worker that wakes often and still sleeps, up to 10ms; 0: wake for every event",
     ),
     row(
+        "keep-requests",
+        Shape::Text,
+        "256",
+        "requests each worker remembers for weirctl explain-request: so many that failed, were refused, were slow, a tap has shown; 0 to 4096",
+    ),
+    row("slow-request", Shape::Text, "1s", "a request that takes so long is remembered as slow"),
+    row(
         "memory-limit",
         Shape::Text,
         "",
@@ -226,6 +237,7 @@ pub struct Options {
     pub cpus: Option<Vec<usize>>,
     pub coalesce: Duration,
     pub memory_limit: crate::capacity::MemoryLimit,
+    pub keeps: Keeps,
     pub edge: bool,
     pub json_log: Option<bool>,
     /// To be said once the log is up.
@@ -504,6 +516,7 @@ impl Reader<'_> {
                 Duration::ZERO
             }
         };
+        let keeps = self.keeps();
         let memory_limit = self.text("memory-limit");
         let memory_limit = crate::capacity::MemoryLimit::parse(&memory_limit).unwrap_or_else(|| {
             self.refuse("memory-limit", &memory_limit, "16MiB or more, with B, KiB, MiB, GiB or TiB, or off");
@@ -576,11 +589,27 @@ impl Reader<'_> {
             cpus,
             coalesce,
             memory_limit,
+            keeps,
             edge: !no_edge,
             json_log,
             notes,
             effective: BTreeMap::new(),
         })
+    }
+
+    /// What is remembered of requests.
+    fn keeps(&mut self) -> Keeps {
+        let each = self.text("keep-requests");
+        let each = each.parse().ok().filter(|each| *each <= KEPT_MOST).unwrap_or_else(|| {
+            self.refuse("keep-requests", &each, "a number from 0 to 4096");
+            0
+        });
+        let slow = self.text("slow-request");
+        let slow = slow.parse::<GoDuration>().map(Duration::from).unwrap_or_else(|_| {
+            self.refuse("slow-request", &slow, "a duration, such as 500ms or 2s");
+            Duration::ZERO
+        });
+        Keeps { each, slow }
     }
 
     fn log_bounds(&mut self) -> LogBounds {

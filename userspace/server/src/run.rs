@@ -290,7 +290,9 @@ impl Edge {
             None
         };
         let traffic = Traffic::new(runtime.workers().to_vec(), &options.name, telemetry.clone(), access_log.clone());
-        let traffic = Arc::new(traffic);
+        let traffic = Arc::new(traffic.keeping(options.keeps));
+        let watch = traffic.watch().clone();
+        telemetry.registry().add(Box::new(move |encoder| watch.encode(encoder)));
         let registry = telemetry.registry();
         registry.add(Box::new(figures::workers(runtime.workers().to_vec(), traffic.clone())));
         registry.add(Box::new(figures::memory(&telemetry)));

@@ -30,6 +30,8 @@ pub(crate) struct Set {
     pub of_pool: PoolRecorder,
     /// In the order of the balancer.
     pub of_servers: Vec<ServerRecorder>,
+    /// Their URLs, in the same order: a request remembers whom it asked without counting where other workers count.
+    pub urls: Vec<Arc<str>>,
 }
 
 /// What a set is made of beside the service.
@@ -120,7 +122,10 @@ impl Recipe {
             None => balancer,
         };
         let balancer = Arc::new(balancer);
-        let set = |(of_pool, of_servers)| Arc::new(Set { balancer: balancer.clone(), of_pool, of_servers });
+        let set = |(of_pool, of_servers)| {
+            let urls = balancer.servers().iter().map(|server| Arc::from(server.url.as_str())).collect();
+            Arc::new(Set { balancer: balancer.clone(), of_pool, of_servers, urls })
+        };
         Ok(recorders.into_iter().map(set).collect())
     }
 

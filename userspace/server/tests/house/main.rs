@@ -42,6 +42,7 @@ mod remote_filter;
 mod restart;
 mod sale;
 mod script;
+mod see;
 mod soak;
 mod tls;
 mod upgrade;

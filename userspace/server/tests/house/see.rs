@@ -1,0 +1,123 @@
+//! Seeing what becomes of requests: ids, `weirctl tap` and `weirctl explain-request`, through any member.
+
+use crate::world::{Answer, Connection, Machine, answers, eventually, free_port, mock, proxy, server, weirctl};
+use serde_json::Value;
+use std::process::{Command, Stdio};
+
+/// One that serves, and one beside it that only knows of it: the port is taken.
+fn two() -> (Machine, Machine, u16) {
+    let first = Machine::start();
+    let port = free_port();
+    first.create(&mock("fine", "fine"));
+    first.create(&proxy("dead", &[format!("http://127.0.0.1:{}", free_port())]));
+    first.create(&format!(
+        "kind: HTTPServer\nname: web\nport: {port}\nrules:\n- host: other.test\n  paths:\n  - backend: fine\n- paths:\n  - path: /fine\n    \
+         backend: fine\n  - pathPrefix: /dead\n    backend: dead\n"
+    ));
+    answers(port, "/fine", 200);
+    let mut second = Machine::new("m2");
+    second = second.flags(["--cluster-role", "secondary", "--primary-listen-peer-urls", &first.peer_url()]);
+    second.run();
+    eventually("they know each other", || {
+        let members = second.json("/status/members");
+        (members.as_array()?.iter().filter(|member| member["weir"]["up"] == true).count() == 2).then_some(())
+    });
+    (first, second, port)
+}
+
+fn id_of(answer: &Answer) -> String {
+    let line = answer.head.lines().find_map(|line| line.strip_prefix("X-Request-Id: "));
+    line.unwrap_or_else(|| panic!("no id: {}", answer.head)).to_owned()
+}
+
+fn ask(port: u16, path: &str) -> Answer {
+    Connection::open(&format!("127.0.0.1:{port}")).unwrap().request("GET", path, &[], "").unwrap()
+}
+
+#[test]
+fn a_request_is_explained_and_tapped_through_any_member() {
+    let (first, second, port) = two();
+    let (dead, lost, fine) = (ask(port, "/dead/x"), ask(port, "/nowhere"), ask(port, "/fine"));
+    assert_eq!((dead.status, lost.status, fine.status), (503, 404, 200));
+    for machine in [&first, &second] {
+        let explained = machine.json(&format!("/requests/{}", id_of(&dead)));
+        let request = &explained["requests"][0];
+        assert_eq!((&request["machine"], &request["endedBy"]), (&"m1".into(), &"server".into()), "{explained}");
+        assert_eq!(request["route"]["taken"]["pipeline"], "dead");
+        let refused = &machine.json(&format!("/requests/{}", id_of(&lost)))["requests"][0];
+        assert_eq!((&refused["route"]["taken"], &refused["endedBy"]), (&Value::Null, &"weir".into()));
+        let unknown = machine.api("GET", &format!("/requests/{}", id_of(&fine)), "");
+        assert!(unknown.status == 404 && unknown.body.contains("no machine remembers"), "{unknown:?}");
+        let latest = machine.json("/requests?sort=failed&limit=5");
+        assert_eq!(latest["requests"][0]["id"], id_of(&dead).as_str());
+        for wrong in ["/requests?sort=odd", "/requests?limit=0", "/tap?status=9xx", "/tap?color=red", "/tap?member=m9"]
+        {
+            assert_eq!(machine.api("GET", wrong, "").status, 400, "{wrong}");
+        }
+    }
+    assert!(first.metric("weir_watch_kept_total").is_some_and(|kept| kept >= 2.0));
+    assert_eq!(first.metric("weir_taps"), Some(0.0));
+
+    let Some(weirctl) = weirctl() else { return };
+    let ctl = |machine: &Machine, arguments: &[&str]| {
+        let mut command = Command::new(&weirctl);
+        command.args(["--server", &format!("127.0.0.1:{}", machine.api)]).args(arguments);
+        command.stdin(Stdio::null());
+        command
+    };
+    let done = |command: &mut Command| {
+        let done = command.output().unwrap();
+        (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+    };
+    let (code, told) = done(&mut ctl(&second, &["explain-request", &id_of(&dead)]));
+    assert_eq!(code, Some(0), "{told}");
+    for wanted in [
+        "answered  503",
+        "to pipeline dead",
+        "is none of other.test",
+        "filter    proxy: serverError",
+        "try       http://127",
+    ] {
+        assert!(told.contains(wanted), "{wanted}: {told}");
+    }
+    assert_eq!(done(&mut ctl(&first, &["explain-request", "nobody"])).0, Some(1));
+    let (code, told) = done(&mut ctl(&first, &["tap", "--status", "9xx"]));
+    assert!(code == Some(1) && told.contains("such as 503"), "{told}");
+
+    // What the member that does not serve shows comes from the one that does.
+    for machine in [&first, &second] {
+        let mut tap =
+            ctl(machine, &["tap", "--path", "/fine", "--status", "2xx", "-n", "1", "-o", "json", "--for", "60s"])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+        eventually("a tap is open", || {
+            (first.metric("weir_taps")? == 1.0 && {
+                ask(port, "/dead");
+                true
+            })
+            .then_some(())
+        });
+        eventually("it has shown one and ended", || {
+            ask(port, "/fine");
+            tap.try_wait().unwrap()
+        });
+        let shown = tap.wait_with_output().unwrap();
+        let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+        assert_eq!((&shown["target"], &shown["status"]), (&"/fine".into(), &200.into()));
+        // While a tap was open it was kept, though nothing was wrong with it.
+        let (code, told) = done(&mut ctl(&second, &["explain-request", shown["id"].as_str().unwrap()]));
+        assert!(code == Some(0) && told.contains("answered  200"), "{told}");
+        eventually("nobody taps", || (first.metric("weir_taps")? == 0.0).then_some(()));
+    }
+}
+
+#[test]
+fn nothing_is_remembered_where_nothing_may_be() {
+    let mut machine = Machine::new("m1").flags(["--keep-requests", "0"]);
+    machine.run();
+    let port = free_port();
+    machine.create(&server("web", port, "nobody"));
+    let answer = answers(port, "/", 503);
+    assert_eq!(machine.api("GET", &format!("/requests/{}", id_of(&answer)), "").status, 404);
+}
