@@ -169,6 +169,9 @@ pub struct Member {
     /// began when its slots were others.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub released: BTreeMap<String, u64>,
+    /// Its kernel steers as the cluster says, since its program began: before that no flows are given to it.
+    #[serde(skip_serializing_if = "is_not")]
+    pub steers: bool,
 }
 
 /// What an edge says of itself; it is never written to the cluster's state.
@@ -230,7 +233,7 @@ pub struct Steering {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Generation {
-    /// From 1, without gaps, for as long as the VirtualIP exists.
+    /// Grows from 1 with every change, for as long as the VirtualIP exists.
     pub number: u64,
     /// By id.
     pub machines: Vec<Eligible>,
@@ -479,6 +482,10 @@ fn no_tokens(tokens: &BTreeMap<String, Token>) -> bool {
 
 fn no_sections(sections: &Sections) -> bool {
     sections.is_empty()
+}
+
+fn is_not(steers: &bool) -> bool {
+    !steers
 }
 
 fn is_zero(level: &u32) -> bool {

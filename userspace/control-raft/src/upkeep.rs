@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use control_api::{EdgeReport, Member, MemberRole, TicketKey};
-use control_state::{Action, FIRST_LEVEL, TicketStep, ticket_step};
+use control_state::{Action, FIRST_LEVEL, SAYS_THAT_IT_STEERS, TicketStep, ticket_step};
 
 use crate::admission;
 use crate::control::{Gate, Inner, lock, random};
@@ -314,6 +314,7 @@ async fn lead(inner: &Inner, raft: &Raft) {
                         // A cluster of the first level does not know levels, nor keeps generations by need.
                         (said.level, said.released) = (0, Default::default());
                     }
+                    said.steers &= state.level() >= SAYS_THAT_IT_STEERS;
                     if known != Some(&said) {
                         changes.push(Action::PutMember { member: said });
                     }

@@ -323,6 +323,7 @@ impl Action {
             | Action::DeleteCustomData { since, .. }
             | Action::BatchCustomData { since, .. } => return if since.is_some() { 3 } else { FIRST_LEVEL },
             Action::Delete { since, .. } => since.is_some(),
+            Action::PutMember { member } if member.steers => return SAYS_THAT_IT_STEERS,
             Action::PutMember { member } => member.level > 0 || !member.released.is_empty(),
             Action::DeleteAllSeen { .. }
             | Action::RollBack { .. }
@@ -382,6 +383,9 @@ fn restore_level(backup: &Snapshot) -> u32 {
 
 /// The feature level that has leases and keys of sections.
 const KEYS_LEVEL: u32 = 7;
+
+/// Members say that they steer from here on.
+pub const SAYS_THAT_IT_STEERS: u32 = 10;
 
 impl From<&Command> for Command {
     fn from(command: &Command) -> Self {

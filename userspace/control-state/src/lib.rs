@@ -31,6 +31,7 @@ mod tickets;
 mod tokens;
 
 pub use authority::{Authority, JoinToken};
+pub use command::SAYS_THAT_IT_STEERS;
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
 pub use diff::between;
 pub use history::{Change, How};

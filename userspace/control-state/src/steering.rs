@@ -1,6 +1,14 @@
+//! Who serves each VirtualIP: a history of generations, from which every edge computes the same tables.
+//!
+//! A member takes flows when it has said that its kernel steers, so that nothing is sent to one that does not know yet what it is sent.
+//! What was before a generation is kept until every member has said that it holds nothing of it. A fleet that goes to and fro between the
+//! same few states, as with a member that comes and goes, has the same tables after the second round as after the tenth: later rounds
+//! are not kept.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::command::SAYS_THAT_IT_STEERS;
 use control_api::{Addresses, Eligible, GENERATIONS_KEPT, Generation, Member, Snapshot, Steering};
 use serde_json::Value;
 
@@ -21,7 +29,7 @@ pub(crate) fn steer(previous: &Snapshot, next: &mut Snapshot) {
         let after = if next.level < BY_NEED {
             steer_by_number(before_it, document, &next.members)
         } else {
-            let mut after = steer_vip(name, before_it, document, &next.members);
+            let mut after = steer_vip(name, before_it, document, &next.members, next.level);
             if after.id == 0 {
                 after.id = (1..=u16::MAX).find(|id| !ids.contains(id)).unwrap_or(0);
                 ids.insert(after.id);
@@ -64,7 +72,7 @@ const BY_NEED: u32 = 2;
 fn steer_by_number(before: Option<&Steering>, document: &Value, members: &BTreeMap<String, Member>) -> Steering {
     const KEPT: usize = 16;
     let mut generations = before.map(|before| before.generations.clone()).unwrap_or_default();
-    let (machines, alive, _) = now(document, members);
+    let (machines, alive, _) = now(document, members, |_| true);
     if generations.last().is_none_or(|last| last.machines != machines) {
         let number = generations.last().map_or(1, |last| last.number + 1);
         generations.push(Generation { number, machines, ..Generation::default() });
@@ -74,12 +82,17 @@ fn steer_by_number(before: Option<&Steering>, document: &Value, members: &BTreeM
     Steering { id: 0, generations, alive }
 }
 
-/// Who takes new flows and who holds connections as the document and the members are, and of which members the document speaks.
-fn now(document: &Value, members: &BTreeMap<String, Member>) -> (Vec<Eligible>, Vec<u16>, Vec<u16>) {
+/// Who takes new flows and who holds connections as the document and the members are, and of which members the document speaks. Who is
+/// not `ready` does neither yet.
+fn now(
+    document: &Value,
+    members: &BTreeMap<String, Member>,
+    ready: impl Fn(&Member) -> bool,
+) -> (Vec<Eligible>, Vec<u16>, Vec<u16>) {
     let (mut machines, mut alive, mut spoken_of) = (Vec::new(), Vec::new(), Vec::new());
     for part in parts(document, members) {
         spoken_of.push(part.member.id);
-        if !part.member.up || part.state == PartState::Down {
+        if !part.member.up || part.state == PartState::Down || !ready(part.member) {
             continue;
         }
         alive.push(part.member.id);
@@ -94,9 +107,23 @@ fn now(document: &Value, members: &BTreeMap<String, Member>) -> (Vec<Eligible>, 
     (machines, alive, spoken_of)
 }
 
-fn steer_vip(vip: &str, before: Option<&Steering>, document: &Value, members: &BTreeMap<String, Member>) -> Steering {
+fn steer_vip(
+    vip: &str,
+    before: Option<&Steering>,
+    document: &Value,
+    members: &BTreeMap<String, Member>,
+    level: u32,
+) -> Steering {
     let mut generations = before.map(|before| before.generations.clone()).unwrap_or_default();
-    let (machines, mut alive, spoken_of) = now(document, members);
+    let known = |id: u16| generations.last().is_none_or(|last| last.alive.contains(&id));
+    // One without an address has no kernel plane, and no slots.
+    let ready =
+        |m: &Member| level < SAYS_THAT_IT_STEERS || m.steers || m.addresses == Addresses::default() || known(m.id);
+    let (mut machines, mut alive, spoken_of) = now(document, members, ready);
+    if machines.is_empty() {
+        // Rather one that is not ready than nobody.
+        (machines, alive, _) = now(document, members, |_| true);
+    }
     // One that the document no longer speaks of keeps what it has until that has ended.
     let held = |id: u16| generations.iter().any(|generation| generation.alive.contains(&id));
     alive.extend(members.values().filter(|m| m.up && !spoken_of.contains(&m.id) && held(m.id)).map(|m| m.id));
@@ -105,6 +132,9 @@ fn steer_vip(vip: &str, before: Option<&Steering>, document: &Value, members: &B
     if generations.last().is_none_or(|last| last.machines != machines || last.alive != alive) {
         let number = generations.last().map_or(1, |last| last.number + 1);
         generations.push(Generation { number, machines, alive: alive.clone(), released: Vec::new() });
+        if level >= SAYS_THAT_IT_STEERS {
+            forget_rounds(&mut generations);
+        }
         let surplus = generations.len().saturating_sub(GENERATIONS_KEPT);
         generations.drain(..surplus);
     }
@@ -123,6 +153,22 @@ fn steer_vip(vip: &str, before: Option<&Steering>, document: &Value, members: &B
     }
     Steering { id: before.map_or(0, |before| before.id), generations, alive }
 }
+
+/// Of what has come round three times in the same order, up to now, the middle one goes: the first has led to where the third is.
+fn forget_rounds(generations: &mut Vec<Generation>) {
+    let same = |a: &Generation, b: &Generation| (&a.machines, &a.alive) == (&b.machines, &b.alive);
+    for round in 1..=ROUND_MAX {
+        let Some(first) = generations.len().checked_sub(3 * round) else { return };
+        let repeats = |at: usize| same(&generations[at], &generations[at + round]);
+        if (first..first + 2 * round).all(repeats) {
+            generations.drain(first + round..first + 2 * round);
+            return;
+        }
+    }
+}
+
+/// Changes of a round: two members that come and go, each at its own pace, make one of four or a few more.
+const ROUND_MAX: usize = 8;
 
 struct Part<'a> {
     member: &'a Member,

@@ -539,7 +539,7 @@ fn steering_follows_members_and_documents() {
     assert_eq!(steering(&world).alive, [1]);
     assert_eq!(steering(&world).generations.last().unwrap().number, number, "a drained machine was in no table");
     world.join("n2");
-    for (kept, level) in [(16, 0), (control_api::GENERATIONS_KEPT, 2)] {
+    for (kept, level) in [(16, 0), (control_api::GENERATIONS_KEPT, 2), (control_api::GENERATIONS_KEPT, 9)] {
         world.act(Action::RaiseLevel { level }).answer.unwrap();
         for _ in 0..50 {
             world.act(Action::SetMemberUp { name: "n1".into(), up: false }).answer.unwrap();
@@ -604,6 +604,85 @@ fn generations_are_kept_until_every_machine_is_done_with_them() {
         says(&mut world, name, last);
     }
     assert_eq!((steering(&world).generations.len(), steering(&world).alive), (1, vec![1, 3, 4]));
+}
+
+#[test]
+fn a_member_that_comes_and_goes_leaves_room_for_what_others_hold() {
+    let mut world = World::default();
+    let steering = |world: &World| -> Steering { (*world.state.view.steering["v"]).clone() };
+    world.act(Action::RaiseLevel { level: crate::LEVEL }).answer.unwrap();
+    for name in ["n1", "n2", "n3", "n4"] {
+        world.join(name);
+    }
+    let vip = |state: &str| {
+        json!({"name": "v", "kind": "VirtualIP", "addresses": ["10.0.0.1"], "machines": [
+            {"name": "n1"}, {"name": "n2"}, {"name": "n3"}, {"name": "n4", "state": state}]})
+    };
+    world.put(PutMode::Create, vip("active")).unwrap();
+    world.put(PutMode::Update, vip("draining")).unwrap();
+    let says = |world: &mut World, name: &str| {
+        let member = Member { steers: true, ..member(name) };
+        world.act(Action::PutMember { member }).answer.unwrap();
+    };
+    let up = |world: &mut World, name: &str, up| {
+        world.act(Action::SetMemberUp { name: name.to_owned(), up }).answer.unwrap();
+    };
+    // One at a time, then two at their own pace, each new generation with a number of its own.
+    let mut number = 0;
+    for turn in 0..200 {
+        up(&mut world, "n1", false);
+        if turn % 2 == 0 && turn > 100 {
+            up(&mut world, "n2", false);
+            world.join("n2");
+            says(&mut world, "n2");
+        }
+        world.join("n1");
+        says(&mut world, "n1");
+        let last = steering(&world).generations.last().unwrap().number;
+        assert!(last > number);
+        number = last;
+    }
+    let generations = steering(&world).generations;
+    assert!(generations.len() < 40, "{}", generations.len());
+    assert_eq!(generations[0].machines.len(), 4, "what n4 holds from before it drained is remembered");
+    assert!(generations.iter().all(|generation| generation.alive.contains(&4)));
+}
+
+#[test]
+fn a_member_takes_flows_when_it_has_said_that_it_steers() {
+    let mut world = World::default();
+    let last = |world: &World| {
+        let last = world.state.view.steering["v"].generations.last().unwrap().clone();
+        let ids: Vec<u16> = last.machines.iter().map(|machine| machine.member).collect();
+        (ids, last.alive)
+    };
+    let says = |world: &mut World, name: &str| {
+        let member = Member { steers: true, ..member(name) };
+        world.act(Action::PutMember { member }).answer.unwrap();
+    };
+    world.act(Action::RaiseLevel { level: crate::LEVEL }).answer.unwrap();
+    world.put(PutMode::Create, json!({"name": "v", "kind": "VirtualIP", "addresses": ["10.0.0.1"]})).unwrap();
+    world.join("n1");
+    assert_eq!(last(&world), (vec![1], vec![1]), "rather one that is not ready than nobody");
+    world.join("n2");
+    assert_eq!(last(&world), (vec![1], vec![1]));
+    says(&mut world, "n1");
+    says(&mut world, "n2");
+    assert_eq!(last(&world), (vec![1, 2], vec![1, 2]));
+    // A program that begins anew while the cluster has not missed it keeps its flows; one that was missed says again that it steers.
+    world.join("n2");
+    assert_eq!(last(&world), (vec![1, 2], vec![1, 2]));
+    world.act(Action::SetMemberUp { name: "n2".into(), up: false }).answer.unwrap();
+    world.join("n2");
+    assert_eq!(last(&world), (vec![1], vec![1]));
+    says(&mut world, "n2");
+    assert_eq!(last(&world), (vec![1, 2], vec![1, 2]));
+    // One without a kernel plane has no slots and says nothing.
+    world.act(Action::PutMember { member: Member { addresses: Default::default(), ..member("n3") } }).answer.unwrap();
+    assert_eq!(last(&world).0, [1, 2, 3]);
+    // A new VirtualIP is news to all of them.
+    world.put(PutMode::Create, json!({"name": "w", "kind": "VirtualIP", "addresses": ["10.0.0.2"]})).unwrap();
+    assert_eq!(world.state.view.steering["w"].generations[0].machines.len(), 3);
 }
 
 #[test]

@@ -410,4 +410,35 @@ mod tests {
             }
         }
     }
+
+    /// Machines that take flows, and those alive, as bits.
+    fn states() -> impl Strategy<Value = Vec<(u8, u8)>> {
+        prop::collection::vec((0u8..64, 0u8..64), 1..4)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        /// What the control plane rests on when it forgets rounds: see `forget_rounds` of control-state.
+        #[test]
+        fn a_third_round_of_the_same_changes_leads_to_where_the_second_did(
+            before in states(), round in states(),
+        ) {
+            let slots = |rounds: usize| {
+                let mut slots = Vec::new();
+                for (taking, alive) in before.iter().chain(round.iter().cycle().take(round.len() * rounds)) {
+                    let ids = |bits: u8| (1..=6u16).filter(move |id| bits & (1 << (id - 1)) != 0);
+                    let alive = alive | taking;
+                    let machines = candidates(&ids(*taking).map(|id| (id, 1)).collect::<Vec<_>>());
+                    fold(&mut slots, &maglev::table(&machines, SLOTS), &ids(alive).collect::<Vec<_>>(), &[]);
+                }
+                slots
+            };
+            let (second, third) = (slots(2), slots(3));
+            for (number, (second, third)) in second.iter().zip(&third).enumerate() {
+                prop_assert_eq!(second.current(), third.current(), "slot {}", number);
+                let owners = |slot: &Slot| slot.owners().into_iter().collect::<BTreeSet<u16>>();
+                prop_assert!(owners(second).is_superset(&owners(third)), "slot {}: {:?} {:?}", number, second.owners(), third.owners());
+            }
+        }
+    }
 }
