@@ -902,3 +902,121 @@ fn datagrams_in_fragments_arrive_in_whatever_order_they_come() {
     let followed: u64 = fleet.edges.iter().map(|e| e.kernel.as_ref().unwrap().early_fragments().followed).sum();
     assert!(followed >= 12, "{followed}");
 }
+
+#[test]
+fn machines_on_the_segment_of_the_client_get_their_frames_without_a_router() {
+    if !ready("machines_on_the_segment_of_the_client_get_their_frames_without_a_router") {
+        return;
+    }
+    let ip = |text: String| text.parse::<IpAddr>().unwrap();
+    let link = Namespace::new("link");
+    link.ip(&["link", "add", "br0", "type", "bridge"]);
+    link.ip(&["link", "set", "br0", "up"]);
+    let join = |role: &str, n: u16| {
+        let namespace = Namespace::new(role);
+        let port = format!("b{n}");
+        namespace.join("e0", &[ip(format!("10.9.0.{n}")), ip(format!("fd09::{n}"))], &link, &port, &[]);
+        link.ip(&["link", "set", &port, "master", "br0"]);
+        link.take_frames(&port);
+        namespace
+    };
+    let client = join("client", 9);
+    let mut edges: Vec<Edge> = (1..=2)
+        .map(|index| {
+            let mut edge = Edge { namespace: join(&format!("e{index}"), index), kernel: None, index, listener: -1 };
+            edge.load(None, sizes());
+            edge.serve();
+            edge
+        })
+        .collect();
+    client.ip(&["route", "add", "198.51.100.1/32", "via", "10.9.0.1"]);
+    client.ip(&["-6", "route", "add", "2001:db8:51::1/128", "via", "fd09::1"]);
+    for over_v6 in [false, true] {
+        let at = |index: u16| ip(if over_v6 { format!("fd09::{index}") } else { format!("10.9.0.{index}") });
+        let addresses: Vec<IpAddr> = [VIP_V4, VIP_V6].iter().map(|a| a.parse::<SocketAddr>().unwrap().ip()).collect();
+        let apply = |edge: &mut Edge| {
+            let machine = |index| Machine {
+                index,
+                name: format!("e{index}"),
+                address: at(index),
+                next_hop: None,
+                own: index == edge.index,
+            };
+            let machines = [1, 2].map(machine);
+            let vip = Vip {
+                id: 1,
+                name: "v".into(),
+                addresses: addresses.clone(),
+                ports: vec![80..=80],
+                protocols: vec![Protocol::Tcp],
+                hash: Hash::FiveTuple,
+                slots: world::uniform([2, 0, 0, 0]),
+            };
+            let kernel = edge.kernel.as_mut().unwrap();
+            world::set_cookies(kernel);
+            edge.namespace.enter(|| kernel.steer(&machines, &[vip]).map(drop)).unwrap_or_else(|e| panic!("{e}"));
+        };
+        edges.iter_mut().for_each(apply);
+        // A frame that goes back to where the packet came from goes to the client.
+        if !over_v6 {
+            assert!(client.enter(|| open(VIP_V4)).is_err());
+        }
+        let first = &mut edges[0];
+        // Found out by asking, of both families.
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        let mut found = over_v6 as u32 * 2;
+        while found < 2 {
+            let kernel = first.kernel.as_mut().unwrap();
+            let followed =
+                first.namespace.enter(|| kernel.follow(&["10.9.0.2", "fd09::2"].map(|a| a.parse().unwrap())));
+            assert_eq!(followed.told, Vec::<String>::new());
+            found = followed.next_hops as u32;
+            assert!(std::time::Instant::now() < until, "{found} of two neighbours are found");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        apply(first);
+        for to in [VIP_V4, VIP_V6] {
+            let answer = client.enter(|| open(to).and_then(|mut stream| exchange(&mut stream, "who?")));
+            assert_eq!(answer.unwrap_or_else(|e| e.to_string()), "2", "{to}, tunnel over IPv6: {over_v6}");
+        }
+    }
+}
+
+#[test]
+fn an_interface_that_is_made_anew_and_another_mtu_are_followed() {
+    if !ready("an_interface_that_is_made_anew_and_another_mtu_are_followed") {
+        return;
+    }
+    let mut fleet = Fleet::new(2, Some("anew"));
+    fleet.apply([2, 0, 0, 0], false);
+    assert_eq!(fleet.ask(VIP_V4).unwrap(), "2");
+    let follow = |fleet: &mut Fleet| {
+        let edge = &mut fleet.edges[0];
+        let kernel = edge.kernel.as_mut().unwrap();
+        edge.namespace.enter(|| kernel.follow(&[]))
+    };
+    assert_eq!(follow(&mut fleet).told, Vec::<String>::new());
+    // Another MTU.
+    fleet.edges[0].namespace.ip(&["link", "set", "e0", "mtu", "1400"]);
+    let found = follow(&mut fleet);
+    assert!(found.news && found.told.len() == 1 && found.told[0].contains("1400"), "{found:?}");
+    assert!(!follow(&mut fleet).news, "once");
+    // The interface goes: that is told once.
+    fleet.router.ip(&["link", "del", "r1"]);
+    let gone = follow(&mut fleet).told;
+    assert!(gone.len() == 1 && gone[0].contains("e0"), "{gone:?}");
+    assert_eq!(follow(&mut fleet).told, Vec::<String>::new());
+    // And comes back.
+    let routers = [IpAddr::from([10, 1, 1, 1]), IpAddr::from([0xfd00, 1, 1, 0, 0, 0, 0, 1])];
+    let edge = &fleet.edges[0].namespace;
+    fleet.router.join("r1", &routers, edge, "e0", &[edge_v4(1), edge_v6(1)]);
+    fleet.router.take_frames("r1");
+    edge.ip(&["route", "add", "default", "via", "10.1.1.1"]);
+    fleet.route_to(1);
+    let found = follow(&mut fleet);
+    assert!(found.told.iter().any(|told| told.contains("made anew")), "{found:?}");
+    fleet.apply([2, 0, 0, 0], false);
+    let before = fleet.packets(1, Reason::Forwarded);
+    assert_eq!(fleet.ask(VIP_V4).unwrap_or_else(|e| e.to_string()), "2");
+    assert!(fleet.packets(1, Reason::Forwarded) > before);
+}

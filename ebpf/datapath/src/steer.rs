@@ -286,7 +286,8 @@ impl<T: Tables> Road<'_, T> {
         let lease = self.tables.lease();
         let opens = !asks && flow.protocol == TCP;
         let concerns = match (asks, opens) {
-            (true, _) => arrived || slot.has_past() || lease >= lease::YOUNG,
+            // One that came through a tunnel may be another's by its table, or have been claimed on its way.
+            (true, _) => slot.has_past() || arrived && !self.is_mine(slot, own) || lease >= lease::YOUNG,
             // Where the daemon has lived for long and nobody listens, that is an answer of its own: what another took would
             // not be looked for there.
             (_, true) => lease >= lease::YOUNG,
@@ -323,6 +324,12 @@ impl<T: Tables> Road<'_, T> {
         };
         let (to, packed) = (decision.machine(), decision.packed());
         Plan { vip, to, packed, asked: self.asked.and(own), sent, end: None }
+    }
+
+    /// Nobody else could hold what this machine holds of the slot, and nobody before it has claimed the packet.
+    #[inline(always)]
+    fn is_mine(&self, slot: Slot, own: u16) -> bool {
+        slot == Slot::of(own) && abi::gue::held_of(self.packed) <= held::NOTHING
     }
 
     /// Into a tunnel.

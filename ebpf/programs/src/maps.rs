@@ -25,10 +25,12 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerfEventArray, ProgramArray, SockMap};
 
-use abi::limits::{ADDRESSES_MAX, CPUS_MAX, FRAGMENTS_MAX, LISTENERS_MAX, MACHINES_MAX, SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX};
+use abi::limits::{
+    ADDRESSES_MAX, CPUS_MAX, FRAGMENTS_MAX, LISTENERS_MAX, MACHINES_MAX, SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX,
+};
 use abi::{
-    Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment, ListenerKey, ListenerRanges, Machine, SenderKey, Slot,
-    Switch, VipAddress, VipKey,
+    Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment, ListenerKey, ListenerRanges,
+    Machine, SenderKey, Slot, Switch, VipAddress, VipKey,
 };
 use datapath::owners::Question;
 

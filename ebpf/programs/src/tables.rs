@@ -8,13 +8,15 @@ use aya_ebpf::programs::XdpContext;
 
 use abi::config::lease;
 use abi::fragment::FRAGMENT_NS;
-use abi::{Config, FragmentWay, HeldFragment, Machine, Part, Reason, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
+use abi::{
+    Config, FragmentWay, HeldFragment, Machine, Part, Reason, SenderKey, Settings, Slot, Switch, VipAddress, VipKey,
+};
 use datapath::owners::{Decision, Question};
 use datapath::{Frame, Live, Outcome, Tables};
 
+use crate::decide::{decide, tcp_state};
 use crate::frame::XdpFrame;
 use crate::maps::{CONFIG, FRAGMENTS, HELD, MACHINES, PART, QUESTION, ROADS, SLOTS, VIPS, switch};
-use crate::decide::{decide, tcp_state};
 use crate::sender::sender;
 
 pub struct Maps {

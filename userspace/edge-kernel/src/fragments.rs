@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ pub struct EarlyFragments {
 /// The thread; it ends with the value.
 pub(crate) struct Early {
     counts: Arc<Counts>,
+    interface: Arc<AtomicU32>,
     stop: OwnedFd,
     thread: Option<JoinHandle<()>>,
 }
@@ -56,11 +57,18 @@ impl Early {
         }
         let stop = event()?;
         let (stopped, counts) = (stop.try_clone()?, Arc::<Counts>::default());
-        let mut road = Road { ways, program, interface, waiting: VecDeque::new(), counts: counts.clone() };
+        let interface = Arc::new(AtomicU32::new(interface));
+        let mut road =
+            Road { ways, program, interface: interface.clone(), waiting: VecDeque::new(), counts: counts.clone() };
         let thread = std::thread::Builder::new().name("fragments".into()).spawn(move || {
             road.run(&mut buffers, stopped.as_fd());
         })?;
-        Ok(Early { counts, stop, thread: Some(thread) })
+        Ok(Early { counts, interface, stop, thread: Some(thread) })
+    }
+
+    /// The interface was made anew.
+    pub(crate) fn come_from(&self, interface: u32) {
+        self.interface.store(interface, Ordering::Relaxed);
     }
 
     pub(crate) fn counts(&self) -> EarlyFragments {
@@ -84,7 +92,7 @@ impl Drop for Early {
 struct Road {
     ways: OwnedFd,
     program: OwnedFd,
-    interface: u32,
+    interface: Arc<AtomicU32>,
     /// Oldest first.
     waiting: VecDeque<Waiting>,
     counts: Arc<Counts>,
@@ -125,9 +133,10 @@ impl Road {
     fn look(&mut self) {
         for _ in 0..self.waiting.len() {
             let Some(waiting) = self.waiting.pop_front() else { return };
+            let interface = self.interface.load(Ordering::Relaxed);
             let way = sys::map_lookup::<FragmentKey, FragmentWay>(self.ways.as_fd(), &waiting.key);
             if way.is_ok_and(|way| way.is_some())
-                && sys::put_on_the_road(self.program.as_fd(), &waiting.frame, self.interface).is_ok()
+                && sys::put_on_the_road(self.program.as_fd(), &waiting.frame, interface).is_ok()
             {
                 self.counts.followed.fetch_add(1, Ordering::Relaxed);
             } else if waiting.since.elapsed() > PATIENCE {

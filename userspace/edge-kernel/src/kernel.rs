@@ -28,6 +28,7 @@ use aya::maps::{Map, MapData};
 use aya::programs::{SkLookup, SkReuseport, Xdp};
 
 use crate::error::{KernelError, Warning};
+use crate::follow::MTU_MAX;
 use crate::fragments::{Early, EarlyFragments};
 use crate::interface::Interface;
 use crate::map::MappedArray;
@@ -93,10 +94,17 @@ pub struct Kernel {
     pub(crate) worker_of_cpu: MappedArray<u64>,
     pub(crate) vips: OwnedFd,
     pub(crate) senders: OwnedFd,
+    /// Indices of the interfaces that have the program.
+    pub(crate) indices: BTreeMap<String, u32>,
+    /// What was told of interfaces last.
+    pub(crate) astray: BTreeMap<String, String>,
+    /// MACs that frames for machines go to.
+    pub(crate) next_hops: BTreeMap<IpAddr, [u8; 6]>,
+    pub(crate) asked_neighbours: Option<Instant>,
     fragments: OwnedFd,
     /// Where `xdp_steer` finds the program for fragments; emptied when nobody holds it.
     roads: OwnedFd,
-    early: Option<Early>,
+    pub(crate) early: Option<Early>,
     /// What the live generation has in `vips`, by address.
     pub(crate) services: BTreeMap<[u32; 4], VipAddress>,
     /// What the next generation is told.
@@ -109,7 +117,7 @@ pub struct Kernel {
     pub(crate) attachments: Vec<Attachment>,
     /// Links whose program still is an earlier process's, with other maps: ours goes in with the first `apply`.
     pub(crate) pending: Vec<(OwnedFd, Hook)>,
-    links: Vec<(OwnedFd, Hook)>,
+    pub(crate) links: Vec<(OwnedFd, Hook)>,
     programs: HashMap<Hook, OwnedFd>,
     layout: String,
     warnings: Vec<Warning>,
@@ -294,6 +302,10 @@ impl Kernel {
             worker_of_cpu: mapped("WORKER_OF_CPU", take("WORKER_OF_CPU")?)?,
             vips: take("VIPS")?,
             senders: take("SENDERS")?,
+            indices: BTreeMap::new(),
+            astray: BTreeMap::new(),
+            next_hops: BTreeMap::new(),
+            asked_neighbours: None,
             fragments: take("FRAGMENTS")?,
             roads: take("ROADS")?,
             early: None,
@@ -318,7 +330,7 @@ impl Kernel {
     fn configure(&mut self, own: &[IpAddr], interfaces: &[Interface], inherited: bool) {
         let family = |v4: bool| own.iter().find(|a| a.is_ipv4() == v4).map_or(Address::UNSPECIFIED, |&a| a.into());
         self.settings = Settings {
-            mtu: interfaces.iter().map(|i| i.mtu).min().unwrap_or(1500).min(65_000),
+            mtu: interfaces.iter().map(|i| i.mtu).min().unwrap_or(1500).min(MTU_MAX),
             vips: self.options.sizes.vips + 1,
             machines: self.options.sizes.machines + 1,
             own_v4: family(true),
@@ -342,11 +354,8 @@ impl Kernel {
             })?;
         }
         for interface in interfaces {
-            let pins = self
-                .options
-                .pin_dir
-                .as_ref()
-                .map(|dir| XDP_PINS.map(|mode| dir.join(format!("{mode}{}", interface.name))));
+            self.indices.insert(interface.name.clone(), interface.index);
+            let pins = self.pins_of(&interface.name);
             let found = pins.iter().flatten().enumerate();
             let mut found = found.filter_map(|(mode, pin)| Some((mode, existing_link(pin, Some(interface.index))?)));
             if let Some((mode, link)) = found.next() {
@@ -360,14 +369,25 @@ impl Kernel {
                 });
                 continue;
             }
-            let (link, generic) = self.attach_xdp(interface)?;
-            self.attachments.push(Attachment { interface: interface.name.clone(), generic, taken_over: false });
-            self.keep(link, Hook::XdpSteer, pins.as_ref().map(|pins| pins[usize::from(generic)].as_path()))?;
+            self.attach_to(interface)?;
         }
         if interfaces.is_empty() {
             return Ok(());
         }
         self.attach_sk_lookup(inherited)
+    }
+
+    /// By mode.
+    fn pins_of(&self, interface: &str) -> Option<[PathBuf; 2]> {
+        self.options.pin_dir.as_ref().map(|dir| XDP_PINS.map(|mode| dir.join(format!("{mode}{interface}"))))
+    }
+
+    /// Where nothing of ours is attached yet.
+    pub(crate) fn attach_to(&mut self, interface: &Interface) -> Result<(), KernelError> {
+        let pins = self.pins_of(&interface.name);
+        let (link, generic) = self.attach_xdp(interface)?;
+        self.attachments.push(Attachment { interface: interface.name.clone(), generic, taken_over: false });
+        self.keep(link, Hook::XdpSteer, pins.as_ref().map(|pins| pins[usize::from(generic)].as_path()))
     }
 
     /// Our program for fragments where `xdp_steer` looks for it, which takes ours and that of an earlier process alike.

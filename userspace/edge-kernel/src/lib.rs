@@ -11,17 +11,19 @@
 //! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
 //! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
 //!
-//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `sockets`, `connections`, `fragments`, `lease`, `routes`, `counters`, `probe`, `interface`,
+//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `sockets`, `connections`, `follow` (with `neighbours`), `fragments`, `lease`, `routes`, `counters`, `probe`, `interface`,
 //! `error`; `map` and `sys` are the raw calls below.
 
 mod connections;
 mod counters;
 mod error;
+mod follow;
 mod fragments;
 mod interface;
 mod kernel;
 mod lease;
 mod map;
+mod neighbours;
 mod netlink;
 mod probe;
 mod routes;
@@ -36,6 +38,7 @@ pub use abi::Slot;
 pub use connections::Held;
 pub use counters::{Counters, ReasonCount, SteeredCount};
 pub use error::{KernelError, Warning};
+pub use follow::Followed;
 pub use fragments::EarlyFragments;
 pub use kernel::{Attachment, Hook, Kernel, Mode, Options, Sizes};
 pub use lease::Lease;

@@ -97,6 +97,17 @@ pub(crate) fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     body.resize(body.len().next_multiple_of(4), 0);
 }
 
+/// Kinds and values of the attributes one after the other.
+pub(crate) fn attributes(mut body: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = u16::from_ne_bytes(body.get(..2)?.try_into().ok()?) as usize;
+        let kind = u16::from_ne_bytes(body.get(2..4)?.try_into().ok()?);
+        let value = body.get(4..length)?;
+        body = body.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some((kind, value))
+    })
+}
+
 pub(crate) fn error_of(body: &[u8]) -> io::Result<()> {
     match body.get(..4).map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]])) {
         Some(0) => Ok(()),

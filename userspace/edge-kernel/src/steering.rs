@@ -26,7 +26,7 @@ pub struct Machine {
     pub name: String,
     /// Where GUE for it is sent.
     pub address: IpAddr,
-    /// Its MAC, when it is to be reached on the link without the router that brought the packet.
+    /// The MAC that frames for it go to; none: what [`Kernel::follow`] has found, or else where the packet came from.
     pub next_hop: Option<[u8; 6]>,
     /// It is this machine.
     pub own: bool,
@@ -370,7 +370,10 @@ impl Kernel {
             let value = abi::Machine {
                 address: machine.address.into(),
                 flags: abi::Machine::PRESENT | own,
-                next_hop: machine.next_hop.unwrap_or_default(),
+                next_hop: machine
+                    .next_hop
+                    .or_else(|| self.next_hops.get(&machine.address).copied())
+                    .unwrap_or_default(),
                 reserved: [0; 6],
             };
             self.machines.write(first + usize::from(machine.index), value);
