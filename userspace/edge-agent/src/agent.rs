@@ -26,6 +26,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// Longest pause between two looks when nothing happens.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// How often interfaces and neighbours are looked after.
+const FOLLOW: Duration = Duration::from_secs(1);
+
 /// How often the log is reminded of certificates that end.
 const REMIND: Duration = Duration::from_secs(24 * 3600);
 
@@ -50,6 +53,7 @@ pub struct Agent {
     certificates: CertificateEnds,
     tickets: Option<InstallTickets>,
     reminded: Instant,
+    followed: Instant,
     retried: Instant,
     retry: Duration,
 }
@@ -76,6 +80,7 @@ impl Agent {
             certificates: CertificateEnds::default(),
             tickets: None,
             reminded: Instant::now(),
+            followed: Instant::now(),
             retried: Instant::now(),
             retry: RETRY_FIRST,
         }
@@ -191,6 +196,12 @@ impl Agent {
             self.traffic.retry();
             self.steer(&self.current.clone());
         }
+        if now.duration_since(self.followed) >= FOLLOW {
+            self.followed = now;
+            if self.steer.as_mut().is_some_and(|steer| steer.follow(&self.current)) {
+                self.steer(&self.current.clone());
+            }
+        }
         if now.duration_since(self.reminded) >= REMIND {
             self.reminded = now;
             self.certificates.remind();
@@ -201,6 +212,11 @@ impl Agent {
     /// with every turn.
     pub fn released(&mut self) -> BTreeMap<String, u64> {
         self.steer.as_mut().map(|steer| steer.look(&self.current)).unwrap_or_default()
+    }
+
+    /// The kernel steers as the cluster says, since this process began.
+    pub fn steers(&self) -> bool {
+        self.steer.as_ref().is_some_and(Steer::steers)
     }
 
     /// Changes nothing more, and writes what is to be kept on the disk: another process is about to read it. Sockets of listeners stay as

@@ -1,6 +1,7 @@
 //! The kernel's part of a plan: machines, virtual IPs, their slots, and the sockets that VIPs lead to.
 
 use crate::desired::{Desired, Machine, Steering, Step, Ticket, Tickets};
+use crate::lease::HeldLease;
 use aws_lc_rs::hmac;
 use base_model::{HashMode, PortsSpec, Protocol, Spec, VirtualIpSpec};
 use edge_kernel::{Kernel, ListenerId, Slot};
@@ -11,8 +12,7 @@ use edge_listeners::server::Sockets;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, mpsc};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// The loaded kernel plane, shared with whoever reads its counters.
@@ -41,6 +41,8 @@ pub struct Steer {
     applied: Option<Wanted>,
     /// The kernel steers by what was wanted last.
     in_force: bool,
+    /// It has been so since this process began.
+    steers: bool,
     /// Slots by what they follow from; building a table takes a millisecond.
     slots: BTreeMap<String, (Arc<Steering>, Slots)>,
     /// Since when the generation in force is, and whether this machine is done with those before it, by VirtualIP.
@@ -52,30 +54,6 @@ pub struct Steer {
     listeners: BTreeMap<(String, Protocol), (Sockets, ListenerId)>,
     failures: BTreeMap<String, String>,
     detach: bool,
-}
-
-/// While it is there the kernel hears that this process lives. Dropped, others take what is new at once.
-pub struct HeldLease {
-    hold: Option<mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl HeldLease {
-    /// Leaves it to another process of this machine, which renews it already.
-    pub fn pass_on(self) {
-        if let Some(hold) = &self.hold {
-            let _ = hold.send(());
-        }
-    }
-}
-
-impl Drop for HeldLease {
-    fn drop(&mut self) {
-        drop(self.hold.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 /// Everything the kernel is told about steering.
@@ -130,6 +108,7 @@ impl Steer {
             own: own.to_owned(),
             applied: None,
             in_force: false,
+            steers: false,
             slots: BTreeMap::new(),
             looks: BTreeMap::new(),
             looked: Instant::now(),
@@ -140,22 +119,14 @@ impl Steer {
         }
     }
 
-    /// Says in the kernel that this process lives, for as long as what is returned does: see [`edge_kernel::Lease`].
-    pub fn hold_lease(&self) -> std::io::Result<HeldLease> {
-        let lease = lock(&self.plane).kernel.lease();
-        let (hold, held) = mpsc::channel();
-        let thread = std::thread::Builder::new().name("lease".into()).spawn(move || {
-            loop {
-                lease.renew(LEASE);
-                match held.recv_timeout(LEASE / 4) {
-                    Err(mpsc::RecvTimeoutError::Timeout) => {}
-                    Err(mpsc::RecvTimeoutError::Disconnected) => return lease.end(),
-                    // The next process renews it.
-                    Ok(()) => return,
-                }
-            }
-        })?;
-        Ok(HeldLease { hold: Some(hold), thread: Some(thread) })
+    /// Says in the kernel that this process lives, for as long as what is returned does and `lives` says so: see [`edge_kernel::Lease`].
+    pub fn hold_lease(&self, lives: impl FnMut() -> bool + Send + 'static) -> std::io::Result<HeldLease> {
+        HeldLease::of(lock(&self.plane).kernel.lease(), lives)
+    }
+
+    /// The kernel has been told, since this process began, what the cluster says of steering, this machine included.
+    pub fn steers(&self) -> bool {
+        self.steers
     }
 
     pub fn plane(&self) -> SharedKernel {
@@ -194,12 +165,31 @@ impl Steer {
         }
     }
 
+    /// Looks after interfaces and neighbours. True: [`Steer::apply`] is to be called for what is new.
+    pub fn follow(&mut self, desired: &Desired) -> bool {
+        let others = desired.machines.values().filter(|machine| machine.name != self.own);
+        let mut plane = lock(&self.plane);
+        let own_v4 = plane.kernel.own_addresses().iter().any(IpAddr::is_ipv4);
+        let address = |m: &Machine| m.v4.filter(|_| own_v4).map(IpAddr::V4).or(m.v6.map(IpAddr::V6));
+        let others: Vec<IpAddr> = others.filter_map(address).collect();
+        let followed = plane.kernel.follow(&others);
+        drop(plane);
+        for told in followed.told {
+            tracing::warn!("{told}");
+        }
+        if followed.news {
+            self.applied = None;
+        }
+        followed.news
+    }
+
     /// Compares, and tells the kernel what is new. What failed is in [`Steer::failures`] and tried again with the next call.
     pub fn apply(&mut self, desired: &Desired, traffic: &Traffic) {
         self.register(traffic);
         let (specs, unreadable) = virtual_ips(desired);
         let wanted = self.wanted(desired, &specs);
         self.in_force = wanted.is_some() && self.applied == wanted;
+        self.steers |= self.in_force;
         let Some(wanted) = wanted else { return };
         if self.in_force {
             return;
@@ -235,6 +225,7 @@ impl Steer {
                 // Those that kept what they had are tried again: tables may be free by then.
                 self.applied = applied.kept.is_empty().then_some(wanted);
                 self.in_force = true;
+                self.steers = true;
             }
             Err(error) => {
                 plane.failed_total += 1;
@@ -431,9 +422,6 @@ struct Look {
     /// Nothing before it is remembered.
     settled: bool,
 }
-
-/// After so long without a word from this process others take its new flows. Three renewals may be late.
-const LEASE: Duration = Duration::from_millis(400);
 
 /// For so long after a change other machines may still send new flows by the table before it.
 const SETTLED: Duration = Duration::from_secs(3);

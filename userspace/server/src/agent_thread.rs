@@ -38,6 +38,10 @@ pub trait Acts {
     fn tick(&mut self);
     /// By VirtualIP the generation of its steering before which this machine holds nothing any more.
     fn released(&mut self) -> BTreeMap<String, u64>;
+    /// The kernel steers as the cluster says.
+    fn steers(&self) -> bool {
+        false
+    }
     /// Another process is about to take over; see [`Rest`].
     fn hold(&mut self) {}
     /// It did not.
@@ -75,6 +79,10 @@ impl Acts for Agent {
 
     fn released(&mut self) -> BTreeMap<String, u64> {
         Agent::released(self)
+    }
+
+    fn steers(&self) -> bool {
+        Agent::steers(self)
     }
 
     fn hold(&mut self) {
@@ -143,7 +151,7 @@ pub fn run<U: Updates>(agent: &mut impl Acts, inbox: &Inbox<U>, health: &Health,
             work.turn(agent, &inbox.follow, health);
             tick();
             agent.tick();
-            health.agent_released(agent.released());
+            health.agent_says(agent.released(), agent.steers());
         }));
         let pause = match turned {
             Ok(()) => {

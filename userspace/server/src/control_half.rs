@@ -129,6 +129,7 @@ impl ControlHalf {
             api_addr: options.api_addr.clone(),
             labels: options.labels.clone(),
             version: crate::version().to_owned(),
+            steers: self.health().steers(),
             started_at: control_api::time::rfc3339(std::time::SystemTime::now()),
             ..Member::default()
         };

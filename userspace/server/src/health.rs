@@ -16,6 +16,7 @@ const UNHEARD: Duration = Duration::from_secs(10);
 /// Written by the halves, read by whoever asks.
 pub struct Health {
     draining: AtomicBool,
+    steers: AtomicBool,
     agent: Option<Mutex<AgentState>>,
     control: Mutex<ControlState>,
     /// What the edge serves.
@@ -59,6 +60,7 @@ impl Health {
         let agent = AgentState { applied: false, failure: None, turned: Instant::now(), withheld: None };
         Health {
             draining: AtomicBool::new(false),
+            steers: AtomicBool::new(false),
             agent: edge.then(|| Mutex::new(agent)),
             control: Mutex::new(ControlState::Starting),
             served: Mutex::default(),
@@ -198,11 +200,22 @@ impl Health {
         }
     }
 
-    /// What this machine is done with, by VirtualIP: the others hear of it.
-    pub fn agent_released(&self, released: BTreeMap<String, u64>) {
+    /// What this machine is done with, by VirtualIP, and whether its kernel steers: the others hear of it.
+    pub fn agent_says(&self, released: BTreeMap<String, u64>, steers: bool) {
+        self.steers.store(steers, Ordering::Relaxed);
         if let Some(control) = self.control() {
-            control.update_member(|member| member.released = released);
+            control.update_member(|member| (member.released, member.steers) = (released, steers));
         }
+    }
+
+    /// Its kernel steers.
+    pub fn steers(&self) -> bool {
+        self.steers.load(Ordering::Relaxed)
+    }
+
+    /// For so long it has not come round.
+    pub fn agent_silent(&self) -> Duration {
+        self.agent.as_ref().map_or(Duration::ZERO, |agent| lock(agent).turned.elapsed())
     }
 
     /// It has not come round for far too long.

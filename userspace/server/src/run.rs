@@ -15,7 +15,7 @@ use crate::options::Options;
 use crate::rooms;
 use crate::upgrade::{self, Predecessor, Successor};
 use crate::wasm_data;
-use crate::watchdog;
+use crate::watchdog::{self, Vigil};
 use base_model::Protocol;
 use base_runtime::Runtime;
 use base_runtime::net::{OwnPort, inherited, keep_traffic_from};
@@ -26,7 +26,8 @@ use control_admin::{ModelCatalog, Switch};
 use control_raft::{ClusterSecret, Control, Follower};
 use edge_agent::Agent;
 use edge_agent::last_good::LastGood;
-use edge_agent::steer::{HeldLease, Steer};
+use edge_agent::lease::HeldLease;
+use edge_agent::steer::Steer;
 use edge_filters::hall::hall;
 use edge_filters::kinds::{Shelf, explained};
 use edge_kernel::{Kernel, Mode, Sizes};
@@ -118,12 +119,12 @@ fn live(options: &Arc<Options>, logs: Logs, before: Option<&Arc<Predecessor>>) -
         tracing::warn!("--cluster-secret-file can be read by every user of this machine: chmod 600 it");
     }
     keep_traffic_from(peer_ports(options));
-    let edge = if options.edge { Some(Edge::start(options)?) } else { None };
+    let health = Arc::new(Health::new(options.edge));
+    let edge = if options.edge { Some(Edge::start(options, &health)?) } else { None };
     let telemetry = match &edge {
         Some(edge) => edge.telemetry.clone(),
         None => Telemetry::new(identity(options), 0),
     };
-    let health = Arc::new(Health::new(options.edge));
     let access_log = edge.as_ref().and_then(|edge| edge.access_log.clone());
     telemetry.registry().add(Box::new(figures::logs(logs.file.as_ref(), access_log.as_ref())));
     let workers = edge.as_ref().map(|edge| edge.runtime.workers().to_vec()).unwrap_or_default();
@@ -256,7 +257,7 @@ struct Serving {
 }
 
 impl Edge {
-    fn start(options: &Options) -> Result<Edge, Failed> {
+    fn start(options: &Options, health: &Arc<Health>) -> Result<Edge, Failed> {
         let descriptors = crate::capacity::raise_descriptors();
         let ceiling = options.memory_limit.ceiling();
         base_runtime::memory::set_ceiling(ceiling);
@@ -322,7 +323,8 @@ impl Edge {
             let kernel = load_kernel(options, &cpus)?;
             addresses = kernel.own_addresses();
             let steer = Steer::new(kernel, &options.name, options.detach);
-            let held = steer.hold_lease();
+            let mut vigil = Vigil::new(runtime.workers().to_vec(), health.clone());
+            let held = steer.hold_lease(move || vigil.lives());
             lease = Some(held.map_err(|e| (format!("cannot start the thread that tells the kernel we live: {e}"), 1))?);
             registry.add(Box::new(figures::kernel(&steer.plane())));
             Some(steer)

@@ -1,4 +1,4 @@
-//! Tells systemd that this process makes progress, for as long as every part of it does.
+//! Tells systemd, and the kernel's programs, that this process makes progress, for as long as every part of it does.
 //!
 //! Each worker is given a task and has to carry it out; the agent has to come round; and this runs on the threads of the control half. A
 //! part that hangs is not told of, and systemd, which hears nothing for `WatchdogSec`, starts the process again. What is known to be down
@@ -8,6 +8,7 @@ use crate::health::Health;
 use base_runtime::Worker;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Runs for as long as the process does; returns at once where nobody watches.
 pub async fn feed(workers: Vec<Worker>, health: Arc<Health>) {
@@ -34,6 +35,38 @@ pub async fn feed(workers: Vec<Worker>, health: Arc<Health>) {
         }
     }
 }
+
+/// Whether new connections are in good hands here; for the lease in the kernel, and so sooner done with waiting than systemd is: others
+/// take what is new meanwhile, and nothing is ended.
+pub struct Vigil {
+    pulse: Pulse,
+    health: Arc<Health>,
+    /// All workers had answered.
+    answered: Instant,
+    worker_hangs: Duration,
+}
+
+impl Vigil {
+    pub fn new(workers: Vec<Worker>, health: Arc<Health>) -> Vigil {
+        Vigil { pulse: Pulse::new(workers), health, answered: Instant::now(), worker_hangs: WORKER_HANGS }
+    }
+
+    /// Meant to be called several times a second.
+    pub fn lives(&mut self) -> bool {
+        if self.pulse.silent().is_empty() {
+            self.answered = Instant::now();
+        }
+        self.pulse.ask();
+        self.answered.elapsed() < self.worker_hangs && self.health.agent_silent() < AGENT_HANGS
+    }
+}
+
+/// A worker that has carried out nothing for so long hangs. On a machine that is short of CPU tens of milliseconds are usual.
+const WORKER_HANGS: Duration = Duration::from_secs(1);
+
+/// An agent that has not come round for so long hangs. A change of ten thousand objects takes a second or two, and
+/// one that panicked waits for 15 before it tries again.
+const AGENT_HANGS: Duration = Duration::from_secs(20);
 
 /// Asks every worker whether it still turns.
 struct Pulse {
@@ -65,7 +98,6 @@ impl Pulse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
 
     fn until(done: impl Fn() -> bool) {
         let start = Instant::now();
@@ -93,5 +125,28 @@ mod tests {
         }
         drop(let_go);
         until(|| pulse.silent().is_empty());
+    }
+
+    #[test]
+    fn nothing_new_is_taken_while_a_worker_hangs() {
+        let config = base_runtime::Config { workers: Some(2), io: base_runtime::IoMode::Epoll, ..Default::default() };
+        let runtime = base_runtime::Runtime::start(config).unwrap();
+        let mut vigil = Vigil::new(runtime.workers().to_vec(), Arc::new(Health::new(true)));
+        vigil.worker_hangs = Duration::from_millis(200);
+        let mut becomes = |lives: bool| {
+            let start = Instant::now();
+            while vigil.lives() != lives {
+                assert!(start.elapsed() < Duration::from_secs(10), "not within 10 s");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        becomes(true);
+        let (let_go, wait) = std::sync::mpsc::channel::<()>();
+        runtime.workers()[1].spawn(move || async move {
+            let _ = wait.recv();
+        });
+        becomes(false);
+        drop(let_go);
+        becomes(true);
     }
 }
