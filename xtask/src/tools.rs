@@ -24,6 +24,7 @@ pub const WRK: Tool = Tool { program: "wrk", package: "wrk" };
 pub const PROMTOOL: Tool = Tool { program: "promtool", package: "prometheus" };
 pub const PYTHON: Tool = Tool { program: "python3", package: "python3" };
 pub const H2LOAD: Tool = Tool { program: "h2load", package: "nghttp2-client" };
+pub const SLAPD: Tool = Tool { program: "slapd", package: "slapd" };
 pub const VALGRIND: Tool = Tool { program: "valgrind", package: "valgrind" };
 pub const DEBOOTSTRAP: Tool = Tool { program: "debootstrap", package: "debootstrap" };
 pub const COMPILER: Tool = Tool { program: "cc", package: "gcc" };

@@ -30,8 +30,8 @@
 //! quota is used up 429.
 //!
 //! What cannot be found out lets nobody pass. An introspection endpoint that is down or does not answer in time (`introspections_failed`)
-//! is a 401; so are keys that cannot be fetched (`jwks_failed`). As many passwords as can be checked are being checked (`password_checks`):
-//! 503. A body that was to be signed and is too large is a 413.
+//! is a 401; so are keys that cannot be fetched (`jwks_failed`). As many passwords as can be checked are being checked
+//! (`password_checks`), or the directory of LDAP does not say (`directory_failures`): 503. A body that was to be signed and is too large is a 413.
 //!
 //! Outcomes: `invalid`. Fits HTTPServer. Headers cost a comparison each; a token costs the check of its signature (about 1 µs for HS,
 //! 30 µs for RS256); introspection a call per token and `cacheTtl`; a password its hash on a thread beside the workers, every 5 minutes.
@@ -42,6 +42,7 @@ mod introspection;
 pub(crate) mod jwks;
 pub(crate) mod jwt;
 pub(crate) mod key_auth;
+mod ldap;
 mod signature;
 pub(crate) mod token;
 mod user_file;
@@ -289,7 +290,7 @@ impl Validator {
         }
         if let Some(basic) = &self.basic {
             let user = basic.check(&exchange.request().headers).await.map_err(|error| {
-                let status = if error == BasicError::Busy { 503 } else { 401 };
+                let status = if matches!(error, BasicError::Busy | BasicError::Unknown) { 503 } else { 401 };
                 let challenge = if status == 401 { basic_auth::CHALLENGE } else { "" };
                 Refusal::new(status, challenge, format!("basicAuth: {error}"))
             })?;
@@ -496,7 +497,9 @@ mod tests {
             &["jwt.jwksRefresh", "jwt.secret"],
         );
         refuses(&KIND, "jwt: {algorithm: HS256, secret: '00', leeway: 1h}", &["jwt.leeway"]);
-        refuses(&KIND, "basicAuth: {mode: LDAP, ldap: {host: h}}", &["basicAuth.mode"]);
+        refuses(&KIND, "basicAuth: {mode: LDAP}", &["basicAuth.ldap"]);
+        let fields = ["basicAuth.ldap.baseDN", "basicAuth.ldap.port", "basicAuth.ldap.uid"];
+        refuses(&KIND, "basicAuth: {mode: LDAP, ldap: {host: h, skipTLS: true}}", &fields);
         refuses(&KIND, "basicAuth: {mode: ETCD, etcdPrefix: /}", &["basicAuth.etcdPrefix"]);
         refuses(&KIND, "basicAuth: {mode: file}", &["basicAuth.mode"]);
         refuses(&KIND, "signature: {}", &["signature.accessKeys"]);

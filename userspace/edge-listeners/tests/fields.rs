@@ -214,6 +214,12 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "consumers_are_known_by_their_keys_and_have_their_quotas",
     ),
     (
+        "BasicAuthSpec.ldap",
+        "server/tests/house/directory.rs",
+        "users_of_a_directory_get_in_with_their_passwords_and_nobody_else",
+    ),
+    ("LdapSpec", "server/tests/house/directory.rs", "users_of_a_directory_get_in_with_their_passwords_and_nobody_else"),
+    (
         "BasicAuthSpec.etcdPrefix",
         "server/tests/house/custom_data.rs",
         "users_in_custom_data_get_in_while_they_are_there",
@@ -788,11 +794,6 @@ const SAID: &[(&str, &str, &str)] = &[
         "SignatureSpec.accessKeySecret",
         "{kind: Pipeline, filters: [{name: f, kind: Validator, signature: {accessKeys: {a: b}, ttl: 5m, accessKeySecret: a}}]}",
         "warning: filters[0].signature.accessKeySecret: has no effect",
-    ),
-    (
-        "BasicAuthSpec.ldap",
-        "{kind: Pipeline, filters: [{name: f, kind: Validator, basicAuth: {mode: LDAP, ldap: {}}}]}",
-        "problem: filters[0].basicAuth.mode = \"LDAP\": LDAP is not spoken",
     ),
     (
         "RequestAdaptorSpec.sign",

@@ -1,6 +1,7 @@
 //! User names and passwords (RFC 7617), checked against hashes.
 
 use super::htpasswd::{PASSWORD_MAX, Users};
+use super::ldap::{Directory, LdapSpec};
 use super::token::authorization;
 use super::user_file::UserFile;
 use super::user_store::{self, UserStore};
@@ -19,14 +20,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Where users and the hashes of their passwords are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BasicAuthSpec {
-    /// FILE: a file on every machine. ETCD: custom data of the cluster, which all machines have alike. LDAP is not available yet. Default FILE.
+    /// FILE: a file on every machine. ETCD: custom data of the cluster, which all machines have alike. LDAP: a
+    /// directory, which is asked to let the user bind. Default FILE.
     pub mode: String,
     /// The file, as `htpasswd` writes it: bcrypt, argon2, SHA-crypt, apr1, SHA-1. It is looked at every second; while it is not there
     /// nobody gets in. Default `/etc/apache2/.htpasswd`.
@@ -35,9 +37,10 @@ pub struct BasicAuthSpec {
     /// `{"username": "ann", "password": HASH}` with a hash as `htpasswd` makes it; `key` is as good as `username`, and without both it is
     /// the id. Changes hold for the next request. Default `credentials/`.
     pub etcd_prefix: String,
-    /// For mode LDAP.
+    /// For mode LDAP: the directory. A password that it took holds for a minute without another question, one that it refused for five
+    /// seconds; while it does not answer, requests get 503.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ldap: Option<Value>,
+    pub ldap: Option<LdapSpec>,
 }
 
 impl Default for BasicAuthSpec {
@@ -50,6 +53,9 @@ impl Default for BasicAuthSpec {
 /// How long a password that was right is not checked again, and one that was wrong.
 const RIGHT_HOLDS: Duration = Duration::from_secs(300);
 const WRONG_HOLDS: Duration = Duration::from_secs(5);
+
+/// The same of a password that a directory took: what is changed there counts that soon.
+const BOUND_HOLDS: Duration = Duration::from_secs(60);
 
 /// Checks that are remembered.
 const REMEMBERED: usize = 10_000;
@@ -78,14 +84,15 @@ impl BasicAuthSpec {
                     findings.problem(problem.text(&self.etcd_prefix).accepted("KIND/, e.g. credentials/"));
                 }
             }
-            "LDAP" => {
-                let problem = Problem::new(at(path, "mode"), "LDAP is not spoken");
-                findings
-                    .problem(problem.text("LDAP").advice("let an OpenID provider ask the directory; see OIDCAdaptor"));
-            }
+            "LDAP" => match &self.ldap {
+                Some(ldap) => ldap.validate(&at(path, "ldap"), findings),
+                None => {
+                    findings.problem(Problem::new(at(path, "ldap"), "missing").advice("say where the directory is"))
+                }
+            },
             _ => {
                 let problem = Problem::new(at(path, "mode"), "not a mode").text(&self.mode);
-                findings.problem(problem.accepted(one_of(&["FILE", "ETCD"])));
+                findings.problem(problem.accepted(one_of(&["FILE", "ETCD", "LDAP"])));
             }
         }
     }
@@ -99,6 +106,8 @@ pub(super) enum BasicError {
     Wrong,
     /// As many passwords are being checked as may be.
     Busy,
+    /// The directory was not reached, or did not say.
+    Unknown,
 }
 
 impl fmt::Display for BasicError {
@@ -108,6 +117,7 @@ impl fmt::Display for BasicError {
             BasicError::Malformed => "malformed credentials",
             BasicError::Wrong => "wrong user or password",
             BasicError::Busy => "too many passwords are being checked",
+            BasicError::Unknown => "the directory does not say who this is",
         })
     }
 }
@@ -118,19 +128,29 @@ pub(super) struct BasicAuth {
     users: Source,
     checks: Arc<Answers<bool>>,
     busy: Limit,
+    failed: Limit,
 }
 
 /// Where users are.
 enum Source {
     File(Arc<UserFile>),
     Store(UserStore),
+    Directory(Arc<Asked>),
+}
+
+/// A directory, and why it did not answer when it was asked last.
+struct Asked {
+    directory: Directory,
+    error: Mutex<Option<String>>,
 }
 
 impl Source {
-    fn users(&self) -> Arc<Users> {
+    /// Users with their hashes; a directory shows them to nobody.
+    fn users(&self) -> Option<Arc<Users>> {
         match self {
-            Source::File(file) => file.users(),
-            Source::Store(store) => store.users(),
+            Source::File(file) => Some(file.users()),
+            Source::Store(store) => Some(store.users()),
+            Source::Directory(_) => None,
         }
     }
 }
@@ -143,31 +163,66 @@ impl BasicAuth {
     ) -> Result<BasicAuth, String> {
         let users = match spec.mode.as_str() {
             "ETCD" => Source::Store(UserStore::new(&spec.etcd_prefix, CustomData::here())),
+            "LDAP" => {
+                let directory = Directory::new(spec.ldap.clone().ok_or("ldap: missing")?)?;
+                Source::Directory(Arc::new(Asked { directory, error: Mutex::default() }))
+            }
             _ => Source::File(UserFile::shared(&spec.user_file)),
         };
         let checks = match previous.filter(|known| known.spec == spec) {
             Some(known) => known.checks.clone(),
             None => Answers::new(REMEMBERED, CHECKS_MAX)?,
         };
-        Ok(BasicAuth { spec, users, checks, busy: parts.telemetry.limits().register("password_checks") })
+        let limits = parts.telemetry.limits();
+        let (busy, failed) = (limits.register("password_checks"), limits.register("directory_failures"));
+        Ok(BasicAuth { spec, users, checks, busy, failed })
     }
 
     /// Whose credentials these are.
     pub(super) async fn check(&self, headers: &Headers) -> Result<String, BasicError> {
         let text = authorization(headers, "Basic").ok_or(BasicError::Missing)?;
         let (user, password) = read_credentials(text).ok_or(BasicError::Malformed)?;
-        match self.is_right(&self.users.users(), &user, password).await {
-            Some(true) => Ok(user),
-            Some(false) => Err(BasicError::Wrong),
-            None => {
-                self.busy.hit(base_runtime::worker_index());
-                Err(BasicError::Busy)
+        let right = match &self.users {
+            Source::Directory(asked) => self.binds(asked, &user, password).await,
+            Source::File(_) | Source::Store(_) => self.is_right(&user, password).await.ok_or(BasicError::Busy),
+        };
+        match right {
+            Ok(true) => Ok(user),
+            Ok(false) => Err(BasicError::Wrong),
+            Err(error) => {
+                let counted = if error == BasicError::Unknown { &self.failed } else { &self.busy };
+                counted.hit(base_runtime::worker_index());
+                Err(error)
             }
         }
     }
 
+    /// Whether the directory takes the password.
+    async fn binds(&self, asked: &Arc<Asked>, user: &str, password: Vec<u8>) -> Result<bool, BasicError> {
+        let question = self.checks.question(&[user.as_bytes(), &password]);
+        match self.checks.look(question, base_runtime::now()) {
+            Stand::Known(right) => Ok(right),
+            Stand::Asked(answer) => answer.await.map_err(|_| BasicError::Unknown),
+            Stand::Open(asking, answer) => {
+                let (asked, user) = (asked.clone(), user.to_owned());
+                // A task of its own: who asked first may leave, the others still wait.
+                base_runtime::spawn(async move {
+                    let told = asked.directory.is_right(&user, &password).await;
+                    *asked.error.lock().unwrap_or_else(PoisonError::into_inner) = told.as_ref().err().cloned();
+                    if let Ok(right) = told {
+                        asking.answer(right, if right { BOUND_HOLDS } else { WRONG_HOLDS });
+                    }
+                })
+                .detach();
+                answer.await.map_err(|_| BasicError::Unknown)
+            }
+            Stand::Full => Err(BasicError::Busy),
+        }
+    }
+
     /// `None` when that cannot be found out now.
-    async fn is_right(&self, users: &Users, user: &str, password: Vec<u8>) -> Option<bool> {
+    async fn is_right(&self, user: &str, password: Vec<u8>) -> Option<bool> {
+        let users = self.users.users()?;
         let Some((hash, real)) = users.find(user) else { return Some(false) };
         // The hash is part of the question: with another password another question is asked.
         let question = self.checks.question(&[user.as_bytes(), &password, hash.text().as_bytes(), &[u8::from(real)]]);
@@ -192,12 +247,15 @@ impl BasicAuth {
     }
 
     pub(super) fn status(&self) -> Value {
-        let users = self.users.users();
         let error = match &self.users {
             Source::File(file) => file.error(),
             Source::Store(_) => None,
+            Source::Directory(asked) => asked.error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         };
-        json!({"users": users.len(), "unread": users.unread, "error": error})
+        match self.users.users() {
+            Some(users) => json!({"users": users.len(), "unread": users.unread, "error": error}),
+            None => json!({"error": error}),
+        }
     }
 }
 

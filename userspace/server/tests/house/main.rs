@@ -17,6 +17,7 @@ mod changes;
 mod cluster;
 mod custom_data;
 mod differential;
+mod directory;
 mod doctor;
 mod doors;
 mod figures;

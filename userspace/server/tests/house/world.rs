@@ -495,6 +495,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
             "promtool" | "prometheus" => "Debian: apt install prometheus",
             "nghttp" | "h2load" => "Debian: apt install nghttp2-client",
             "gtlsclient" => "Debian: apt install ngtcp2-client",
+            "slapd" | "slapadd" => "Debian: apt install slapd",
             "h2spec" => "Go: go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible",
             _ => "Debian: apt install it",
         };
