@@ -2,9 +2,9 @@
 
 use crate::{
     adaptive_concurrency, cache, cert_extractor, cors_adaptor, data_builder, fallback, fault_injector, grpc_proxy,
-    header_lookup, header_to_json, kafka, lottery, mock, oidc_adaptor, opa_filter, proxy, rate_limiter, redirector,
-    redirector_v2, remote_filter, request_adaptor, request_builder, response_adaptor, response_builder, result_builder,
-    script, simple_http_proxy, validator, waiting_room, wasm_host, websocket_proxy,
+    header_lookup, header_to_json, kafka, lottery, mock, oidc_adaptor, opa_filter, proxy, proxy_wasm, rate_limiter,
+    redirector, redirector_v2, remote_filter, request_adaptor, request_builder, response_adaptor, response_builder,
+    result_builder, script, simple_http_proxy, validator, waiting_room, wasm_host, websocket_proxy,
 };
 use edge_pipeline::FilterKind;
 
@@ -25,6 +25,7 @@ static KINDS: &[FilterKind] = &[
     oidc_adaptor::KIND,
     opa_filter::KIND,
     proxy::KIND,
+    proxy_wasm::KIND,
     rate_limiter::KIND,
     redirector::KIND,
     redirector_v2::KIND,

@@ -25,6 +25,7 @@ pub mod mock;
 pub mod oidc_adaptor;
 pub mod opa_filter;
 pub mod proxy;
+pub mod proxy_wasm;
 pub mod rate_limiter;
 pub mod redirector;
 pub mod redirector_v2;

@@ -110,42 +110,56 @@ pub enum Code {
 impl WasmHostSpec {
     /// Tells the three spellings of `code` apart.
     pub fn code(&self) -> Result<Code, String> {
-        let code = self.code.trim();
-        let scheme = |scheme: &str| code.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
-        if scheme("http://") || scheme("https://") {
-            return Ok(Code::Url(code.to_owned()));
-        }
-        // `\0asm` in base64: no path begins so by chance.
-        if !code.starts_with("AGFzb") {
-            return Ok(Code::File(code.to_owned()));
-        }
-        let digits: String = code.split_ascii_whitespace().collect();
-        let decoded = base64::engine::general_purpose::STANDARD.decode(digits);
-        decoded
-            .map(Code::Inline)
-            .map_err(|why| format!("it begins as a WebAssembly module in base64, but is none: {why}"))
+        code_of(&self.code)
+    }
+}
+
+/// Tells the three spellings of `code` apart.
+pub(crate) fn code_of(code: &str) -> Result<Code, String> {
+    let code = code.trim();
+    let scheme = |scheme: &str| code.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    if scheme("http://") || scheme("https://") {
+        return Ok(Code::Url(code.to_owned()));
+    }
+    // `\0asm` in base64: no path begins so by chance.
+    if !code.starts_with("AGFzb") {
+        return Ok(Code::File(code.to_owned()));
+    }
+    let digits: String = code.split_ascii_whitespace().collect();
+    let decoded = base64::engine::general_purpose::STANDARD.decode(digits);
+    decoded.map(Code::Inline).map_err(|why| format!("it begins as a WebAssembly module in base64, but is none: {why}"))
+}
+
+/// What a document must say of a program and its bounds, whatever runs it.
+pub(crate) fn check_program(
+    code: &str,
+    memory_limit_mib: u32,
+    timeout: GoDuration,
+    path: &str,
+    findings: &mut Findings,
+) {
+    let accepted = "a path of a file, a URL, or a WebAssembly module in base64";
+    if code.trim().is_empty() {
+        findings.problem(Problem::new(at(path, "code"), "there is no program").accepted(accepted));
+    } else if let Err(why) = code_of(code) {
+        findings.problem(Problem::new(at(path, "code"), why));
+    }
+    if !(1..=4096).contains(&memory_limit_mib) {
+        let problem = Problem::new(at(path, "memoryLimitMiB"), "out of range").value(&Value::from(memory_limit_mib));
+        findings.problem(problem.accepted("1 to 4096"));
+    }
+    if timeout.nanos() <= 0 {
+        let problem = Problem::new(at(path, "timeout"), "a program needs time to run");
+        findings.problem(problem.advice("write 1ms or longer"));
     }
 }
 
 impl Spec for WasmHostSpec {
     fn validate(&self, path: &str, findings: &mut Findings) {
-        let accepted = "a path of a file, a URL, or a WebAssembly module in base64";
-        if self.code.trim().is_empty() {
-            findings.problem(Problem::new(at(path, "code"), "there is no program").accepted(accepted));
-        } else if let Err(why) = self.code() {
-            findings.problem(Problem::new(at(path, "code"), why));
-        }
-        for (field, value, most) in
-            [("maxConcurrency", self.max_concurrency, 1000), ("memoryLimitMiB", self.memory_limit_mib, 4096)]
-        {
-            if value == 0 || value > most {
-                let problem = Problem::new(at(path, field), "out of range").value(&Value::from(value));
-                findings.problem(problem.accepted(format!("1 to {most}")));
-            }
-        }
-        if self.timeout.nanos() <= 0 {
-            let problem = Problem::new(at(path, "timeout"), "a program needs time to run");
-            findings.problem(problem.advice("write 1ms or longer"));
+        check_program(&self.code, self.memory_limit_mib, self.timeout, path, findings);
+        if !(1..=1000).contains(&self.max_concurrency) {
+            let problem = Problem::new(at(path, "maxConcurrency"), "out of range");
+            findings.problem(problem.value(&Value::from(self.max_concurrency)).accepted("1 to 1000"));
         }
         for (name, value) in &self.parameters {
             if value.is_array() || value.is_object() {

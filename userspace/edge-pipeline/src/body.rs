@@ -225,6 +225,34 @@ impl Body {
         }
     }
 
+    /// Trailer fields of one in memory, which stay there.
+    pub fn trailers_here(&self) -> Option<&Headers> {
+        match self {
+            Body::Full(whole) => whole.trailers.as_deref(),
+            Body::Empty | Body::Buffer(_) | Body::Stream(_) => None,
+        }
+    }
+
+    /// The same to be changed.
+    pub fn trailers_here_mut(&mut self) -> Option<&mut Headers> {
+        match self {
+            Body::Full(whole) => whole.trailers_mut(),
+            Body::Empty | Body::Buffer(_) | Body::Stream(_) => None,
+        }
+    }
+
+    /// Other bytes in the place of those of one in memory; its trailers stay.
+    pub fn set_bytes(&mut self, bytes: Vec<u8>) {
+        let trailers = match self {
+            Body::Full(whole) => whole.trailers.take(),
+            Body::Empty | Body::Buffer(_) | Body::Stream(_) => None,
+        };
+        *self = match trailers {
+            Some(trailers) => Body::Full(Whole { bytes: booked(bytes), trailers: Some(trailers) }),
+            None => Body::full(bytes),
+        };
+    }
+
     /// It is in memory and fields come after it: its length cannot be announced where only chunks leave room for them.
     pub fn has_trailers(&self) -> bool {
         matches!(self, Body::Full(Whole { trailers: Some(trailers), .. }) if !trailers.is_empty())

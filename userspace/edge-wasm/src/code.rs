@@ -6,6 +6,7 @@
 
 use crate::engine::engine;
 use crate::host::{self, REQUEST_BODY, RESPONSE_BODY, WRITES, Waits, ended};
+use crate::proxy_host;
 use crate::vm::State;
 use crate::wasi;
 use arc_swap::ArcSwapOption;
@@ -41,6 +42,74 @@ pub struct Program {
 
 type Digest = [u8; 32];
 
+/// How a program is compiled and linked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Breed {
+    pub dialect: Dialect,
+    /// What it does is counted.
+    pub metered: bool,
+}
+
+/// Whose functions a program asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// Easegress's: WasmHost.
+    Easegress,
+    /// Envoy's: ProxyWasm.
+    Proxy,
+}
+
+impl Dialect {
+    fn kind(self) -> &'static str {
+        match self {
+            Dialect::Easegress => "WasmHost",
+            Dialect::Proxy => "ProxyWasm",
+        }
+    }
+
+    /// What is missing in a program of this dialect.
+    fn check(self, module: &Module) -> Result<(), String> {
+        let exports = |name: &str| module.get_export(name).is_some();
+        match self {
+            Dialect::Easegress => {
+                for name in ["memory", "wasm_alloc", "wasm_run"] {
+                    if !exports(name) {
+                        let hint = if module.exports().any(|export| export.name().starts_with("proxy_abi_version")) {
+                            "; this one is for kind: ProxyWasm"
+                        } else {
+                            ""
+                        };
+                        return Err(format!(
+                            "it exports no {name}; a program exports memory, wasm_alloc, wasm_free and wasm_run{hint}"
+                        ));
+                    }
+                }
+            }
+            Dialect::Proxy => {
+                if !["proxy_abi_version_0_2_1", "proxy_abi_version_0_2_0"].iter().any(|name| exports(name)) {
+                    return Err(
+                        "it exports no proxy_abi_version_0_2_1 (or _0_2_0): it is not a filter of that ABI".to_owned()
+                    );
+                }
+                if !exports("memory") || !["proxy_on_memory_allocate", "malloc"].iter().any(|name| exports(name)) {
+                    return Err("it exports no memory, or no proxy_on_memory_allocate or malloc".to_owned());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn linker(self, engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State>> {
+        let mut linker = Linker::new(engine);
+        match self {
+            Dialect::Easegress => host::link(&mut linker)?,
+            Dialect::Proxy => proxy_host::link(&mut linker)?,
+        }
+        wasi::link(&mut linker)?;
+        Ok(linker)
+    }
+}
+
 /// Reads a URL, of at most so many bytes; waits for it.
 pub type FetchCode = Box<dyn Fn(&str, usize) -> Result<Vec<u8>, String> + Send + Sync>;
 
@@ -54,8 +123,7 @@ pub fn fetch_with(fetch: FetchCode) {
 /// A place that a program is loaded from, and the one that was loaded last.
 pub struct Source {
     code: Code,
-    /// What its programs do is counted.
-    metered: bool,
+    breed: Breed,
     program: ArcSwapOption<Program>,
     users: Mutex<Vec<Weak<dyn Runs>>>,
     state: Mutex<Loading>,
@@ -87,10 +155,10 @@ pub trait Runs: Send + Sync {
 
 impl Source {
     /// Until it is [loaded](Source::load), `before` is the program.
-    pub fn new(code: Code, metered: bool, before: Option<Arc<Program>>) -> Arc<Source> {
+    pub fn new(code: Code, breed: Breed, before: Option<Arc<Program>>) -> Arc<Source> {
         Arc::new(Source {
             code,
-            metered,
+            breed,
             program: ArcSwapOption::new(before),
             users: Mutex::default(),
             state: Mutex::default(),
@@ -99,8 +167,8 @@ impl Source {
         })
     }
 
-    pub fn is(&self, code: &Code, metered: bool) -> bool {
-        self.code == *code && self.metered == metered
+    pub fn is(&self, code: &Code, breed: Breed) -> bool {
+        self.code == *code && self.breed == breed
     }
 
     /// From now on `user` is who runs its programs.
@@ -149,7 +217,7 @@ impl Source {
         let loaded = read.unwrap_or_else(|| self.read()).and_then(|bytes| {
             let digest = digest(&bytes);
             let known = self.program().filter(|program| program.digest == digest);
-            let program = known.map_or_else(|| cache.program(&bytes, digest, self.metered), Ok)?;
+            let program = known.map_or_else(|| cache.program(&bytes, digest, self.breed), Ok)?;
             self.start_here(&program)?;
             Ok(program)
         });
@@ -172,7 +240,11 @@ impl Source {
                 // It is told once.
                 if self.error().as_ref() != Some(&why) {
                     let again = base_text::duration(AGAIN);
-                    tracing::error!("WasmHost: {}: {why}; it is tried again every {again}", self.name());
+                    tracing::error!(
+                        "{}: {}: {why}; it is tried again every {again}",
+                        self.breed.dialect.kind(),
+                        self.name()
+                    );
                 }
                 Some(why)
             }
@@ -229,7 +301,7 @@ impl Source {
 /// Has every program that came from a file or a URL read again; those that have changed take the place of the old ones.
 pub fn reload() {
     if let Err(why) = send(Job::Reload) {
-        tracing::error!("WasmHost: programs are not read again: {why}");
+        tracing::error!("programs are not read again: {why}");
     }
 }
 
@@ -447,18 +519,18 @@ struct Cache(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
-    programs: HashMap<(Digest, bool), Weak<Program>>,
+    programs: HashMap<(Digest, Breed), Weak<Program>>,
     /// The latest first.
-    failed: VecDeque<((Digest, bool), String)>,
-    linkers: [Option<Linker<State>>; 2],
+    failed: VecDeque<((Digest, Breed), String)>,
+    linkers: HashMap<Breed, Linker<State>>,
 }
 
 /// Programs that could not be compiled and are not tried again.
 const FAILED_MAX: usize = 64;
 
 impl Cache {
-    fn program(&self, bytes: &[u8], digest: Digest, metered: bool) -> Result<Arc<Program>, String> {
-        let key = (digest, metered);
+    fn program(&self, bytes: &[u8], digest: Digest, breed: Breed) -> Result<Arc<Program>, String> {
+        let key = (digest, breed);
         {
             let mut known = lock(&self.0);
             if let Some(program) = known.programs.get(&key).and_then(Weak::upgrade) {
@@ -469,7 +541,7 @@ impl Cache {
             }
             known.programs.retain(|_, program| program.strong_count() > 0);
         }
-        let compiled = catch_unwind(AssertUnwindSafe(|| self.compile(bytes, digest, metered)));
+        let compiled = catch_unwind(AssertUnwindSafe(|| self.compile(bytes, digest, breed)));
         let compiled = compiled.unwrap_or_else(|_| Err("the compiler failed over it".to_owned()));
         let mut known = lock(&self.0);
         match compiled {
@@ -486,42 +558,32 @@ impl Cache {
         }
     }
 
-    fn compile(&self, bytes: &[u8], digest: Digest, metered: bool) -> Result<Program, String> {
-        let engine = engine(metered)?;
+    fn compile(&self, bytes: &[u8], digest: Digest, breed: Breed) -> Result<Program, String> {
+        let engine = engine(breed.metered)?;
         let module = Module::new(engine, bytes).map_err(|why| format!("it cannot be compiled: {why:#}"))?;
-        for name in ["memory", "wasm_alloc", "wasm_run"] {
-            if module.get_export(name).is_none() {
-                return Err(format!(
-                    "it exports no {name}; a program exports memory, wasm_alloc, wasm_free and wasm_run"
-                ));
-            }
-        }
+        breed.dialect.check(&module)?;
         let imports = |names: &[&str]| {
             module.imports().any(|import| import.module() == host::MODULE && names.contains(&import.name()))
         };
         let waits = if imports(&WRITES) { Waits::May } else { Waits::Never };
         let (reads_request, reads_response) = (imports(&[REQUEST_BODY]), imports(&[RESPONSE_BODY]));
-        let mut linker = self.linker(engine, metered)?;
+        let mut linker = self.linker(engine, breed)?;
+        if breed.dialect == Dialect::Proxy {
+            proxy_host::link_unimplemented(&mut linker, &module);
+        }
         refuse_unknown(&mut linker, &module);
         let pre = linker.instantiate_pre(&module).map_err(|why| format!("it asks for what is not there: {why:#}"))?;
         Ok(Program { pre, waits, reads_request, reads_response, digest })
     }
 
-    fn linker(&self, engine: &wasmtime::Engine, metered: bool) -> Result<Linker<State>, String> {
+    fn linker(&self, engine: &wasmtime::Engine, breed: Breed) -> Result<Linker<State>, String> {
         let mut known = lock(&self.0);
-        if let Some(linker) = &known.linkers[usize::from(metered)] {
+        if let Some(linker) = known.linkers.get(&breed) {
             return Ok(linker.clone());
         }
-        let made = linker(engine).map_err(|why| format!("the functions for programs: {why:#}"))?;
-        Ok(known.linkers[usize::from(metered)].insert(made).clone())
+        let made = breed.dialect.linker(engine).map_err(|why| format!("the functions for programs: {why:#}"))?;
+        Ok(known.linkers.entry(breed).or_insert(made).clone())
     }
-}
-
-fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State>> {
-    let mut linker = Linker::new(engine);
-    host::link(&mut linker)?;
-    wasi::link(&mut linker)?;
-    Ok(linker)
 }
 
 /// What a program imports of a system and we do not have ends it when it is called, and not before: libraries import much that they
@@ -555,7 +617,8 @@ mod tests {
     /// Nothing can end a compiler: those that never come back neither hold up the others nor become ever more.
     #[test]
     fn what_takes_too_long_does_not_count_until_there_are_too_many() {
-        let source = || Source::new(Code::Inline(b"\0asm\x01\0\0\0".to_vec()), false, None);
+        let breed = Breed { dialect: Dialect::Easegress, metered: false };
+        let source = || Source::new(Code::Inline(b"\0asm\x01\0\0\0".to_vec()), breed, None);
         let (stuck, waiting) = ((0..OVERDUE_MAX).map(|_| source()).collect::<Vec<_>>(), source());
         let mut desk = Desk::default();
         let now = Instant::now();

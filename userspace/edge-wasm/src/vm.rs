@@ -4,6 +4,7 @@ use crate::abi::put_list;
 use crate::code::Program;
 use crate::engine::{Turn, VMS_MAX};
 use crate::host::{Ended, Waits, ended};
+use crate::proxy_host::Proxy;
 use crate::shared::{Place, Section};
 use base_runtime::memory::{self, Kind, SharedBooking};
 use std::future::Future;
@@ -15,7 +16,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 use wasmtime::{
-    Error, Memory, PoolConcurrencyLimitError, ResourceLimiter, Result, Store, Trap, TypedFunc, UpdateDeadline,
+    Error, Instance, Memory, PoolConcurrencyLimitError, ResourceLimiter, Result, Store, Trap, TypedFunc, UpdateDeadline,
 };
 
 /// What a program's functions know beside its request.
@@ -24,6 +25,8 @@ pub struct State {
     alloc: Option<TypedFunc<u32, u32>>,
     pub place: Place,
     pub section: Arc<Section>,
+    /// What a program of Envoy's dialect knows.
+    pub proxy: Option<Box<Proxy>>,
     /// Kept from one text to the next.
     pub scratch: Vec<u8>,
     /// Lines for our own log that were asked for since the program was called.
@@ -44,6 +47,12 @@ impl State {
 
     pub fn bring_alloc(&mut self, alloc: TypedFunc<u32, u32>) {
         self.alloc = Some(alloc);
+    }
+
+    /// It is called, and may compute so long from now on.
+    pub fn begin(&mut self, timeout: Duration) {
+        self.until = Instant::now() + timeout;
+        self.lines = 0;
     }
 
     /// The program waited for somebody else, which is not its time.
@@ -147,7 +156,7 @@ pub struct Vm {
 }
 
 /// One of the VMs that there are.
-struct Live(());
+pub struct Live(());
 
 static LIVE: AtomicU32 = AtomicU32::new(0);
 
@@ -170,7 +179,7 @@ pub fn is_room() -> bool {
 }
 
 /// Polls a future to its end on this thread, which is no worker, for at most so long.
-fn wait<T>(future: impl Future<Output = T>, most: Duration) -> Option<T> {
+pub fn wait<T>(future: impl Future<Output = T>, most: Duration) -> Option<T> {
     struct Unpark(thread::Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {
@@ -220,41 +229,7 @@ impl Vm {
 
     async fn started(program: &Arc<Program>, settings: &Settings, timeout: Duration) -> Result<Vm> {
         let _turn = Turn::new();
-        let state = State {
-            memory: None,
-            alloc: None,
-            place: settings.place.clone(),
-            section: settings.section.clone(),
-            scratch: Vec::new(),
-            lines: 0,
-            chance: RandomState::new().hash_one(0),
-            until: Instant::now() + timeout,
-            bounds: Bounds { most: settings.memory_max, booking: None },
-        };
-        let live = Live::new();
-        let mut store = Store::new(program.pre.module().engine(), state);
-        if settings.fuel.is_some() {
-            // Its start is bounded by time alone.
-            store.set_fuel(u64::MAX)?;
-        }
-        store.limiter(|state| &mut state.bounds);
-        store.epoch_deadline_callback(|store| {
-            let over = Instant::now() >= store.data().until;
-            Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
-        });
-        store.set_epoch_deadline(1);
-        let instance = program.pre.instantiate_async(&mut store).await?;
-        let memory = instance.get_memory(&mut store, "memory").ok_or_else(|| ended("the program exports no memory"))?;
-        let alloc = instance.get_typed_func::<u32, u32>(&mut store, "wasm_alloc")?;
-        store.data_mut().memory = Some(memory);
-        store.data_mut().bring_alloc(alloc.clone());
-        // What languages run before anything else: a library's beginning, or that of a program with a main function.
-        for name in ["_initialize", "_start"] {
-            if let Ok(begin) = instance.get_typed_func::<(), ()>(&mut store, name) {
-                begin.call_async(&mut store, ()).await?;
-                break;
-            }
-        }
+        let Opened { mut store, instance, memory, alloc, live } = opened(program, settings, timeout, None).await?;
         if let Ok(init) = instance.get_typed_func::<u32, ()>(&mut store, "wasm_init") {
             let mut list = Vec::new();
             put_list(&mut list, settings.parameters.iter().map(|text| text.as_bytes()));
@@ -273,8 +248,7 @@ impl Vm {
     /// Runs the program once; what it returned. After a failure this VM is of no use.
     pub async fn run(&mut self) -> Result<i32, Failure> {
         let _turn = Turn::new();
-        self.store.data_mut().until = Instant::now() + self.timeout;
-        self.store.data_mut().lines = 0;
+        self.store.data_mut().begin(self.timeout);
         self.store.set_epoch_deadline(1);
         let timeout = self.timeout;
         if let Some(fuel) = self.fuel {
@@ -292,6 +266,65 @@ impl Vm {
         ran.map_err(|error| Failure::of(&error, timeout))
     }
 }
+
+/// An instance of a program, before anything was asked of it.
+pub struct Opened {
+    pub store: Store<State>,
+    pub instance: Instance,
+    memory: Memory,
+    alloc: TypedFunc<u32, u32>,
+    pub live: Live,
+}
+
+/// Makes an instance and runs what its language runs first.
+pub async fn opened(
+    program: &Arc<Program>,
+    settings: &Settings,
+    timeout: Duration,
+    proxy: Option<Box<Proxy>>,
+) -> Result<Opened> {
+    let state = State {
+        memory: None,
+        alloc: None,
+        place: settings.place.clone(),
+        section: settings.section.clone(),
+        proxy,
+        scratch: Vec::new(),
+        lines: 0,
+        chance: RandomState::new().hash_one(0),
+        until: Instant::now() + timeout,
+        bounds: Bounds { most: settings.memory_max, booking: None },
+    };
+    let live = Live::new();
+    let mut store = Store::new(program.pre.module().engine(), state);
+    if settings.fuel.is_some() {
+        // Its start is bounded by time alone.
+        store.set_fuel(u64::MAX)?;
+    }
+    store.limiter(|state| &mut state.bounds);
+    store.epoch_deadline_callback(|store| {
+        let over = Instant::now() >= store.data().until;
+        Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
+    });
+    store.set_epoch_deadline(1);
+    let instance = program.pre.instantiate_async(&mut store).await?;
+    let memory = instance.get_memory(&mut store, "memory").ok_or_else(|| ended("the program exports no memory"))?;
+    let mut named = ALLOCATORS.iter().filter_map(|name| instance.get_typed_func::<u32, u32>(&mut store, name).ok());
+    let alloc = named.next().ok_or_else(|| ended("the program exports nothing that gives memory"))?;
+    store.data_mut().memory = Some(memory);
+    store.data_mut().bring_alloc(alloc.clone());
+    // A library's beginning, or that of a program with a main function.
+    for name in ["_initialize", "_start"] {
+        if let Ok(begin) = instance.get_typed_func::<(), ()>(&mut store, name) {
+            begin.call_async(&mut store, ()).await?;
+            break;
+        }
+    }
+    Ok(Opened { store, instance, memory, alloc, live })
+}
+
+/// What programs of either dialect call what gives memory.
+pub const ALLOCATORS: [&str; 3] = ["wasm_alloc", "proxy_on_memory_allocate", "malloc"];
 
 /// What a VM may take, and has taken.
 struct Bounds {
@@ -339,4 +372,4 @@ const TABLE_MAX: usize = 65_536;
 const WAIT_MAX: Duration = Duration::from_secs(15);
 
 /// Least time that a program has to prepare itself, however little it has for a request.
-const START_MIN: Duration = Duration::from_secs(1);
+pub const START_MIN: Duration = Duration::from_secs(1);

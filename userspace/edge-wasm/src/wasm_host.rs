@@ -1,7 +1,7 @@
 //! The filter WasmHost; its document and what it promises are in edge-filters.
 
 use crate::call;
-use crate::code::{self, Program, Runs, Source};
+use crate::code::{self, Breed, Dialect, Program, Runs, Source};
 use crate::patience::Patience;
 use crate::shared::{Place, Section};
 use crate::unfit::Unfit;
@@ -41,12 +41,12 @@ fn make(spec: WasmHostSpec, parts: &Parts<'_>) -> Result<Arc<dyn Filter>, BuildE
         return Ok(Arc::new(WasmHost { host: host.clone() }));
     }
     let code = spec.code().map_err(|why| vec![base_model::Problem::new("code", why)])?;
-    let metered = spec.fuel > 0;
+    let breed = Breed { dialect: Dialect::Easegress, metered: spec.fuel > 0 };
     let (source, known) = match previous {
-        Some(host) if host.source.is(&code, metered) => (host.source.clone(), true),
+        Some(host) if host.source.is(&code, breed) => (host.source.clone(), true),
         // What runs on one engine does not on the other.
-        Some(host) if (host.spec.fuel > 0) == metered => (Source::new(code, metered, host.source.program()), false),
-        _ => (Source::new(code, metered, None), false),
+        Some(host) if (host.spec.fuel > 0) == breed.metered => (Source::new(code, breed, host.source.program()), false),
+        _ => (Source::new(code, breed, None), false),
     };
     let host = Arc::new(Host::new(spec, source, parts));
     let user: Weak<dyn Runs> = Arc::downgrade(&(host.clone() as Arc<dyn Runs>));

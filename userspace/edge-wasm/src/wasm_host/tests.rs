@@ -390,7 +390,7 @@ fn code_that_hangs_keeps_no_other_waiting() {
     let pipe = directory.path().join("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let source = |code: Code| {
-        let source = Source::new(code, false, None);
+        let source = Source::new(code, Breed { dialect: Dialect::Easegress, metered: false }, None);
         source.load();
         source
     };

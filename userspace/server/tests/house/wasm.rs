@@ -159,3 +159,85 @@ fn a_program_that_changes_under_load_loses_no_request() {
     assert_eq!(machine.metric("weir_wasm_failures_total"), Some(0.0));
     assert!(machine.metric("weir_wasm_requests_total") > Some(100.0));
 }
+
+/// What the filter's program was told by the service it calls, in the request that goes on.
+fn envoys(program: &Path, auth: u16) -> String {
+    format!(
+        r#"
+name: pl
+kind: Pipeline
+filters:
+- name: plugin
+  kind: ProxyWasm
+  code: {}
+  timeout: 5s
+  upstreams: {{auth: "http://127.0.0.1:{auth}"}}
+- name: echo
+  kind: Script
+  timeout: 1s
+  script: |
+    for value in req.Header.Values("X-Out") {{ resp.Header.Add("X-Told", value); }}
+    resp.StatusCode = 200;
+    resp.Body = "shop";
+"#,
+        program.display()
+    )
+}
+
+#[test]
+fn a_filter_of_envoy_calls_a_service_and_changes_under_load() {
+    const GUEST: &str = include_str!("../../../edge-wasm/src/proxy_wasm/guest.wat");
+    let machine = Machine::start();
+    let (port, auth) = (free_port(), free_port());
+    let program = machine.directory.join("plugin.wasm");
+    let write = |mark: &str| {
+        let text = GUEST.replace("\"seen\"", &format!("\"{mark}\""));
+        std::fs::write(program.with_extension("new"), wat::parse_str(text).unwrap()).unwrap();
+        std::fs::rename(program.with_extension("new"), &program).unwrap();
+    };
+    write("mark");
+    let service =
+        "name: auth\nkind: Pipeline\nfilters:\n- name: m\n  kind: Mock\n  rules:\n  - code: 203\n    body: welcome\n";
+    machine.create(service);
+    machine.create(&server("auth-server", auth, "auth"));
+    assert_eq!(answers(auth, "/", 203).body, "welcome");
+    machine.create(&envoys(&program, auth));
+    machine.create(&server("hs", port, "pl"));
+    assert_eq!(answers(port, "/", 200).body, "shopmark");
+    let mut connection = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
+    let mut run = |order: &str| connection.request("POST", "/", &[("X-Run", order)], "text").unwrap();
+    let answer = run("call");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "shopmark"));
+    let told: Vec<&str> = answer.head.lines().filter_map(|line| line.strip_prefix("X-Told: ")).collect();
+    assert_eq!(told, ["203", "welcome"]);
+    assert_eq!((run("refuse").status, run("trap").status, run("add").status), (403, 503, 200));
+    assert_eq!(machine.metric("weir_proxy_wasm_failures_total"), Some(1.0));
+
+    let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = (0..2)
+        .map(|_| {
+            let (stop, served) = (stop.clone(), served.clone());
+            thread::spawn(move || {
+                let mut connection = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    let answer =
+                        connection.request("GET", "/", &[("X-Run", "call")], "").expect("the connection stays open");
+                    assert_eq!((answer.status, answer.body.len()), (200, 8), "{answer:?}");
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for number in 0..5 {
+        let mark = format!("new{number}");
+        write(&mark);
+        assert_eq!(machine.api("POST", "/wasm/code", "").status, 200);
+        let wanted = format!("shop{mark}");
+        eventually("the new program answers", || (answers(port, "/", 200).body == wanted).then_some(()));
+    }
+    stop.store(true, Ordering::Relaxed);
+    clients.into_iter().for_each(|client| client.join().expect("no request failed"));
+    assert!(served.load(Ordering::Relaxed) > 20);
+    assert_eq!(machine.metric("weir_proxy_wasm_failures_total"), Some(1.0));
+    assert!(machine.metric("weir_proxy_wasm_counter_total") > Some(20.0), "what the program counts outlives it");
+}
