@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 #[serde(rename_all = "camelCase", default)]
 pub struct BasicAuthSpec {
     /// FILE: a file on every machine. ETCD: custom data of the cluster, which all machines have alike. LDAP: a
-    /// directory, which is asked to let the user bind. Default FILE.
+    /// directory, which is asked to let the user bind. USERS: `users` of the document. Default FILE.
     pub mode: String,
     /// The file, as `htpasswd` writes it: bcrypt, argon2, SHA-crypt, apr1, SHA-1. It is looked at every second; while it is not there
     /// nobody gets in. Default `/etc/apache2/.htpasswd`.
@@ -37,6 +37,10 @@ pub struct BasicAuthSpec {
     /// `{"username": "ann", "password": HASH}` with a hash as `htpasswd` makes it; `key` is as good as `username`, and without both it is
     /// the id. Changes hold for the next request. Default `credentials/`.
     pub etcd_prefix: String,
+    /// For mode USERS: lines as `htpasswd` writes them, `user:hash`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-secret" = true))]
+    pub users: Vec<String>,
     /// For mode LDAP: the directory. A password that it took holds for a minute without another question, one that it refused for five
     /// seconds; while it does not answer, requests get 503.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,7 +50,7 @@ pub struct BasicAuthSpec {
 impl Default for BasicAuthSpec {
     fn default() -> Self {
         let (mode, user_file) = ("FILE".to_owned(), "/etc/apache2/.htpasswd".to_owned());
-        Self { mode, user_file, etcd_prefix: "credentials/".to_owned(), ldap: None }
+        Self { mode, user_file, etcd_prefix: "credentials/".to_owned(), users: Vec::new(), ldap: None }
     }
 }
 
@@ -84,6 +88,13 @@ impl BasicAuthSpec {
                     findings.problem(problem.text(&self.etcd_prefix).accepted("KIND/, e.g. credentials/"));
                 }
             }
+            "USERS" => {
+                let read = Users::read(&self.users.join("\n"));
+                if read.len() == 0 {
+                    let problem = Problem::new(at(path, "users"), "none of its lines lets anybody in");
+                    findings.problem(problem.accepted("lines of htpasswd, user:hash"));
+                }
+            }
             "LDAP" => match &self.ldap {
                 Some(ldap) => ldap.validate(&at(path, "ldap"), findings),
                 None => {
@@ -92,7 +103,7 @@ impl BasicAuthSpec {
             },
             _ => {
                 let problem = Problem::new(at(path, "mode"), "not a mode").text(&self.mode);
-                findings.problem(problem.accepted(one_of(&["FILE", "ETCD", "LDAP"])));
+                findings.problem(problem.accepted(one_of(&["FILE", "ETCD", "LDAP", "USERS"])));
             }
         }
     }
@@ -136,6 +147,7 @@ enum Source {
     File(Arc<UserFile>),
     Store(UserStore),
     Directory(Arc<Asked>),
+    Written(Arc<Users>),
 }
 
 /// A directory, and why it did not answer when it was asked last.
@@ -150,6 +162,7 @@ impl Source {
         match self {
             Source::File(file) => Some(file.users()),
             Source::Store(store) => Some(store.users()),
+            Source::Written(users) => Some(users.clone()),
             Source::Directory(_) => None,
         }
     }
@@ -167,6 +180,7 @@ impl BasicAuth {
                 let directory = Directory::new(spec.ldap.clone().ok_or("ldap: missing")?)?;
                 Source::Directory(Arc::new(Asked { directory, error: Mutex::default() }))
             }
+            "USERS" => Source::Written(Arc::new(Users::read(&spec.users.join("\n")))),
             _ => Source::File(UserFile::shared(&spec.user_file)),
         };
         let checks = match previous.filter(|known| known.spec == spec) {
@@ -184,7 +198,9 @@ impl BasicAuth {
         let (user, password) = read_credentials(text).ok_or(BasicError::Malformed)?;
         let right = match &self.users {
             Source::Directory(asked) => self.binds(asked, &user, password).await,
-            Source::File(_) | Source::Store(_) => self.is_right(&user, password).await.ok_or(BasicError::Busy),
+            Source::File(_) | Source::Store(_) | Source::Written(_) => {
+                self.is_right(&user, password).await.ok_or(BasicError::Busy)
+            }
         };
         match right {
             Ok(true) => Ok(user),
@@ -249,7 +265,7 @@ impl BasicAuth {
     pub(super) fn status(&self) -> Value {
         let error = match &self.users {
             Source::File(file) => file.error(),
-            Source::Store(_) => None,
+            Source::Store(_) | Source::Written(_) => None,
             Source::Directory(asked) => asked.error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         };
         match self.users.users() {
