@@ -236,7 +236,7 @@ impl<'o> Beside<'o> {
                 "GlobalFilter" => drop(global_filters.insert(name)),
                 kind if ServiceRegistrySpec::KINDS.contains(&kind) => drop(registries.insert(name)),
                 // It knows the services of Kubernetes.
-                "IngressController" => drop(registries.insert(name)),
+                "IngressController" | "GatewayController" => drop(registries.insert(name)),
                 _ => {}
             }
         }

@@ -73,7 +73,7 @@ pub const KINDS: &[Kind] = &[
     kind("EaseMonitorMetrics", Category::Business, &["easemonitormetrics", "emm"]),
     kind("FaaSController", Category::Business, &["faascontroller", "faascontrollers"]),
     kind("IngressController", Category::Business, &["ingresscontroller", "ingresscontrollers", "ingress"]).serve(),
-    kind("GatewayController", Category::Business, &["gatewaycontroller", "gatewaycontrollers"]),
+    kind("GatewayController", Category::Business, &["gatewaycontroller", "gatewaycontrollers"]).serve(),
     kind("MeshController", Category::Business, &["meshcontroller", "meshcontrollers", "mesh"]),
     kind("AutoCertManager", Category::Business, &["autocertmanager", "autocertmanagers", "autocert", "autocerts"])
         .single(),
@@ -94,6 +94,12 @@ pub const KINDS: &[Kind] = &[
     )
     .serve(),
     kind("DNSServiceRegistry", Category::Business, &["dnsserviceregistry", "dnsserviceregistries", "dns"]).serve(),
+    kind(
+        "KubernetesServiceRegistry",
+        Category::Business,
+        &["kubernetesserviceregistry", "kubernetesserviceregistries", "kubernetes", "k8s"],
+    )
+    .serve(),
     kind("MockNamespacer", Category::Business, &["mocknamespacer"]),
     kind("ServiceRegistry", Category::System, &["serviceregistry", "sr"]).single(),
     kind("TrafficController", Category::System, &["trafficcontroller", "tc"]).single(),
@@ -207,7 +213,7 @@ mod tests {
     fn refusals_say_what_is_there() {
         assert_eq!(
             why_refused("Pipelin").unwrap().to_string(),
-            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, OverloadManager, TCPProxy, UDPProxy, GRPCServer, Consumer, IngressController, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry or DNSServiceRegistry; did you mean Pipeline?"#
+            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, OverloadManager, TCPProxy, UDPProxy, GRPCServer, Consumer, IngressController, GatewayController, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry, DNSServiceRegistry or KubernetesServiceRegistry; did you mean Pipeline?"#
         );
         assert!(why_refused("TrafficController").unwrap().to_string().contains("kind of the system"));
         assert!(why_refused("MQTTProxy").unwrap().to_string().contains("not served by this version"));

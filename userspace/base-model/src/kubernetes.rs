@@ -1,4 +1,4 @@
-//! What is asked of Kubernetes: `kind: IngressController`.
+//! What is asked of Kubernetes: `kind: IngressController` and `kind: GatewayController`.
 //!
 //! ```yaml
 //! kind: IngressController
@@ -100,6 +100,42 @@ impl IngressControllerSpec {
         {
             let problem = Problem::new(at(path, "publishService"), "not a service").text(&self.publish_service);
             findings.problem(problem.accepted("namespace/name"));
+        }
+    }
+}
+
+/// Serves the Gateways of a Kubernetes cluster whose GatewayClass names `megaease.com/gateway-controller`: makes a server for each of
+/// their addresses and ports, and a Pipeline for each rule of the routes that are attached to them (HTTPRoute, GRPCRoute; TLSRoute,
+/// TCPRoute and UDPRoute by TCPProxy and UDPProxy). What becomes of each object is in its status.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayControllerSpec {
+    /// Path of a kubeconfig, on every member that may lead. Default: what every pod has to ask its cluster with.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub kube_config: String,
+    /// URL of the API server; goes before that of the kubeconfig. Default: as that says.
+    #[serde(rename = "masterURL", skip_serializing_if = "String::is_empty")]
+    pub master_url: String,
+    /// Namespaces whose Gateways and routes are served. Default: all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
+    /// Addresses of the machines, or of VirtualIPs: each Gateway that names none in `spec.addresses` gets one for itself, and keeps it.
+    /// Default: Gateways share every address, so that two of them cannot have one port for different protocols.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// Addresses or names that are told of Gateways without one of their own. Default: those of the VirtualIPs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publish_addresses: Vec<String>,
+}
+
+impl GatewayControllerSpec {
+    pub fn validate(&self, path: &str, findings: &mut Findings) {
+        check_api_server(&self.master_url, &self.namespaces, path, findings);
+        for (i, address) in self.addresses.iter().enumerate() {
+            if address.parse::<std::net::IpAddr>().is_err() {
+                let problem = Problem::new(nth(&at(path, "addresses"), i), "no address").text(address);
+                findings.problem(problem.accepted("one of IPv4 or IPv6"));
+            }
         }
     }
 }

@@ -72,7 +72,7 @@ pub use http_server::{
     UnderscoresInHeaders,
 };
 pub use ip_filter::{Cidr, IpFilter, IpFilterSpec};
-pub use kubernetes::IngressControllerSpec;
+pub use kubernetes::{GatewayControllerSpec, IngressControllerSpec};
 pub use l4_pool::{L4PoolSpec, L4ServerSpec};
 pub use load_balance::{LOAD_BALANCE_POLICIES, LoadBalanceSpec, StickySessionSpec};
 pub use moment::Moment;
@@ -90,7 +90,8 @@ pub use resilience::{BackOffPolicy, CircuitBreakerSpec, RetrySpec, SlidingWindow
 pub use secret::Secrets;
 pub use service_registry::{
     ConsulServiceRegistrySpec, DnsServiceRegistrySpec, EtcdServiceRegistrySpec, EurekaServiceRegistrySpec,
-    NacosServerSpec, NacosServiceRegistrySpec, ServiceRegistrySpec, ZookeeperServiceRegistrySpec,
+    KubernetesServiceRegistrySpec, NacosServerSpec, NacosServiceRegistrySpec, ServiceRegistrySpec,
+    ZookeeperServiceRegistrySpec,
 };
 pub use string_matcher::{Matcher, StringMatcher, UrlMatcher, UrlRule};
 pub use tcp_proxy::{TcpProxySpec, TcpRuleSpec, TcpTls};

@@ -12,7 +12,7 @@ use crate::global_filter::GlobalFilterSpec;
 use crate::grpc_server::GrpcServerSpec;
 use crate::http_server::{HttpServerSpec, NamedCertificate};
 use crate::kinds;
-use crate::kubernetes::IngressControllerSpec;
+use crate::kubernetes::{GatewayControllerSpec, IngressControllerSpec};
 use crate::overload_manager::OverloadManagerSpec;
 use crate::pipeline::{FilterKinds, PipelineSpec};
 use crate::problem::{Findings, Problem, Warning};
@@ -54,6 +54,7 @@ pub enum Spec {
     ServiceRegistry(Box<ServiceRegistrySpec>),
     Consumer(Box<ConsumerSpec>),
     IngressController(Box<IngressControllerSpec>),
+    GatewayController(Box<GatewayControllerSpec>),
 }
 
 impl Object {
@@ -137,6 +138,7 @@ impl Spec {
             Self::ServiceRegistry(registry) => registry.kind(),
             Self::Consumer(_) => "Consumer",
             Self::IngressController(_) => "IngressController",
+            Self::GatewayController(_) => "GatewayController",
         }
     }
 
@@ -173,7 +175,8 @@ impl Spec {
             | Self::OverloadManager(_)
             | Self::ServiceRegistry(_)
             | Self::Consumer(_)
-            | Self::IngressController(_) => None,
+            | Self::IngressController(_)
+            | Self::GatewayController(_) => None,
         }
     }
 
@@ -204,6 +207,11 @@ impl Spec {
                 let spec: IngressControllerSpec = findings.take(decode(&document.spec, ""))?;
                 spec.validate("", findings);
                 Some(Self::IngressController(Box::new(spec)))
+            }
+            "GatewayController" => {
+                let spec: GatewayControllerSpec = findings.take(decode(&document.spec, ""))?;
+                spec.validate("", findings);
+                Some(Self::GatewayController(Box::new(spec)))
             }
             "GlobalFilter" => {
                 let spec: GlobalFilterSpec = findings.take(decode(&document.spec, ""))?;
@@ -255,6 +263,7 @@ impl Spec {
                 }
             }
             Self::VirtualIp(_)
+            | Self::GatewayController(_)
             | Self::UdpProxy(_)
             | Self::OverloadManager(_)
             | Self::ServiceRegistry(_)

@@ -29,6 +29,7 @@ pub enum ServiceRegistrySpec {
     Nacos(NacosServiceRegistrySpec),
     Zookeeper(ZookeeperServiceRegistrySpec),
     Dns(DnsServiceRegistrySpec),
+    Kubernetes(KubernetesServiceRegistrySpec),
 }
 
 /// Servers from etcd: a key `PREFIX SERVICE/INSTANCE` for each, whose value is a JSON document
@@ -248,6 +249,31 @@ impl Default for DnsServiceRegistrySpec {
     }
 }
 
+/// Servers from Kubernetes: `serviceName` is `namespace/service:port`, of pods that speak TLS `https://namespace/service:port`, whose
+/// EndpointSlices are watched, so that a change is in force at once. A GatewayController or IngressController is such a registry as well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KubernetesServiceRegistrySpec {
+    /// Path of a kubeconfig, on every member that may lead. Default: what every pod has to ask its cluster with.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub kube_config: String,
+    /// URL of the API server; goes before that of the kubeconfig. Default: as that says.
+    #[serde(rename = "masterURL", skip_serializing_if = "String::is_empty")]
+    pub master_url: String,
+    /// Namespaces whose services may be asked for. Default: all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
+    /// How long a service must be empty before that is believed; its last servers are used until then. 0s believes it at once. Default
+    /// 30s.
+    pub empty_after: GoDuration,
+}
+
+impl Default for KubernetesServiceRegistrySpec {
+    fn default() -> Self {
+        Self { kube_config: String::new(), master_url: String::new(), namespaces: Vec::new(), empty_after: EMPTY_AFTER }
+    }
+}
+
 /// Three times what registries are asked in by default: a registry that has just lost its data has been restored or refilled by then,
 /// and a service without servers answers nobody either way.
 const EMPTY_AFTER: GoDuration = GoDuration::from_secs(30);
@@ -261,6 +287,7 @@ impl ServiceRegistrySpec {
         "NacosServiceRegistry",
         "ZookeeperServiceRegistry",
         "DNSServiceRegistry",
+        "KubernetesServiceRegistry",
     ];
 
     pub fn kind(&self) -> &'static str {
@@ -271,6 +298,7 @@ impl ServiceRegistrySpec {
             Self::Nacos(_) => "NacosServiceRegistry",
             Self::Zookeeper(_) => "ZookeeperServiceRegistry",
             Self::Dns(_) => "DNSServiceRegistry",
+            Self::Kubernetes(_) => "KubernetesServiceRegistry",
         }
     }
 
@@ -284,6 +312,7 @@ impl ServiceRegistrySpec {
             "NacosServiceRegistry" => Self::Nacos(findings.take(decode(spec, ""))?),
             "ZookeeperServiceRegistry" => Self::Zookeeper(findings.take(decode(spec, ""))?),
             "DNSServiceRegistry" => Self::Dns(findings.take(decode(spec, ""))?),
+            "KubernetesServiceRegistry" => Self::Kubernetes(findings.take(decode(spec, ""))?),
             _ => return None,
         };
         read.validate(findings);
@@ -299,6 +328,7 @@ impl ServiceRegistrySpec {
             Self::Nacos(spec) => spec.empty_after,
             Self::Zookeeper(spec) => spec.empty_after,
             Self::Dns(spec) => spec.empty_after,
+            Self::Kubernetes(spec) => spec.empty_after,
         };
         after.into()
     }
@@ -363,6 +393,9 @@ impl ServiceRegistrySpec {
                 }
                 check_interval(spec.conntimeout, "conntimeout", findings);
                 check_interval(spec.sync_interval, "syncInterval", findings);
+            }
+            Self::Kubernetes(spec) => {
+                crate::kubernetes::check_api_server(&spec.master_url, &spec.namespaces, "", findings);
             }
             Self::Dns(spec) => {
                 for (i, server) in spec.nameservers.iter().enumerate() {
@@ -500,6 +533,7 @@ mod tests {
             ("kind: ZookeeperServiceRegistry\nprefix: shop", "one that begins with /"),
             ("kind: ZookeeperServiceRegistry\nzkservices: [a]", "accepted: host:port"),
             ("kind: DNSServiceRegistry\nnameservers: [a]", "not the address of a server"),
+            ("kind: KubernetesServiceRegistry\nmasterURL: a", "not the URL of an API server"),
             ("kind: DNSServiceRegistry\nscheme: ftp", "accepted: http or https"),
         ] {
             let error = read(&format!("name: r\n{yaml}")).unwrap_err();

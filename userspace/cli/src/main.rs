@@ -18,6 +18,7 @@ mod edit;
 mod explain;
 mod history;
 mod http_proxy;
+mod kubernetes;
 mod last_good;
 mod members;
 mod objects;

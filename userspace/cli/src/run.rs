@@ -10,8 +10,8 @@ use crate::output::{heads, print, structured, table};
 use crate::resource::Resource;
 use crate::server::{Server, segment};
 use crate::{
-    backup, caches, check, config, convert, custom, describe, edit, explain, history, http_proxy, last_good, members,
-    objects, tap, tokens, wasm,
+    backup, caches, check, config, convert, custom, describe, edit, explain, history, http_proxy, kubernetes,
+    last_good, members, objects, tap, tokens, wasm,
 };
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
@@ -67,6 +67,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
                 Resource::Member => members::get(&server, name, format).await,
                 Resource::CustomKind => custom::get_kinds(&server, name, format).await,
                 Resource::CustomData => custom::get_data(&server, &names, format).await,
+                Resource::Kubernetes(plural) => kubernetes::get(&server, plural, name, format).await,
             }
         }
         Verb::Describe { kind, names, verbose, namespace } => {
@@ -76,6 +77,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
                 Resource::Member => members::describe(&server, name, format).await,
                 Resource::CustomKind => custom::describe_kinds(&server, name, format).await,
                 Resource::CustomData => custom::get_data(&server, &names, format).await,
+                Resource::Kubernetes(plural) => kubernetes::get(&server, plural, name, Format::Yaml).await,
             }
         }
         Verb::Delete { kind: None, files, .. } if !files.file.is_empty() => {
@@ -87,6 +89,9 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
             Resource::Member => members::purge(&server, &names).await,
             Resource::CustomKind => custom::delete_kinds(&server, &names).await,
             Resource::CustomData => custom::delete_data(&server, &names, all).await,
+            Resource::Kubernetes(plural) => {
+                Err(format!("{plural} are objects of Kubernetes: delete them there, with kubectl"))
+            }
         },
         Verb::Edit { kind, name } => match (Resource::parse(&kind)?, name) {
             (Resource::Object(kind), Some(name)) => edit::edit(&server, kind, &name).await,

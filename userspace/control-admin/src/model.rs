@@ -344,6 +344,20 @@ ingressClass: easegress
 "#,
     ),
     (
+        "GatewayController",
+        r#"
+name: NAME
+kind: GatewayController
+"#,
+    ),
+    (
+        "KubernetesServiceRegistry",
+        r#"
+name: NAME
+kind: KubernetesServiceRegistry
+"#,
+    ),
+    (
         "GlobalFilter",
         r#"
 name: NAME

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use base_model::{Document as Parsed, Findings, IngressControllerSpec, ServiceRegistrySpec, problem};
+use base_model::{
+    Document as Parsed, Findings, GatewayControllerSpec, IngressControllerSpec, ServiceRegistrySpec, problem,
+};
 use base_text::quoted;
 use control_api::{Document, Principal, PrincipalKind};
 use control_raft::Control;
@@ -15,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::board::Board;
+use crate::gateway::GatewayMaker;
 use crate::ingress::IngressMaker;
 use crate::kubernetes::{self, Checks, Maker};
 use crate::pause::Pause;
@@ -335,7 +338,7 @@ enum Asked {
 
 fn has_controller(document: &Value) -> bool {
     let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default();
-    ServiceRegistrySpec::KINDS.contains(&kind) || kind == "IngressController"
+    ServiceRegistrySpec::KINDS.contains(&kind) || matches!(kind, "IngressController" | "GatewayController")
 }
 
 fn spec_of(document: &Value) -> Result<Asked, String> {
@@ -345,6 +348,10 @@ fn spec_of(document: &Value) -> Result<Asked, String> {
         "IngressController" => {
             let spec: Option<IngressControllerSpec> = findings.take(base_model::decode(&parsed.spec, ""));
             spec.map(|spec| Asked::Maker(Box::new(IngressMaker { name: parsed.name.clone(), spec })))
+        }
+        "GatewayController" => {
+            let spec: Option<GatewayControllerSpec> = findings.take(base_model::decode(&parsed.spec, ""));
+            spec.map(|spec| Asked::Maker(Box::new(GatewayMaker { name: parsed.name.clone(), spec })))
         }
         _ => ServiceRegistrySpec::read(&parsed, &mut findings).map(Asked::Registry),
     };

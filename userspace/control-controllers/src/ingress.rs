@@ -88,7 +88,7 @@ impl IngressMaker {
             let balancer = service.status.load_balancer.ingress.iter().cloned();
             balancer.chain(service.spec.external_ips.iter().map(|ip| place(ip))).collect()
         } else {
-            virtual_addresses(objects, self.spec.http_server.port).iter().map(|text| place(text)).collect()
+            virtual_addresses(objects, Some(self.spec.http_server.port)).iter().map(|text| place(text)).collect()
         };
         places.sort();
         places.dedup();
@@ -107,13 +107,15 @@ fn place_json(place: &LoadBalancerPlace) -> Value {
     if place.ip.is_empty() { json!({"hostname": place.hostname}) } else { json!({"ip": place.ip}) }
 }
 
-/// Addresses of VirtualIPs that have the port.
-pub(crate) fn virtual_addresses(objects: &BTreeMap<String, Document>, port: u16) -> Vec<String> {
+/// Addresses of VirtualIPs that have the port, or of all of them.
+pub(crate) fn virtual_addresses(objects: &BTreeMap<String, Document>, port: Option<u16>) -> Vec<String> {
     let vips = objects.values().filter(|document| document["kind"] == "VirtualIP");
     let specs = vips.filter_map(|document| base_model::decode::<VirtualIpSpec>(document, "").ok());
     let has_port = |vip: &VirtualIpSpec| match &vip.ports {
         PortsSpec::Any => true,
-        PortsSpec::List(ranges) => ranges.iter().any(|range| (range.low..=range.high).contains(&port)),
+        PortsSpec::List(ranges) => {
+            ranges.iter().any(|range| port.is_none_or(|port| (range.low..=range.high).contains(&port)))
+        }
     };
     let with_port = specs.map(|decoded| decoded.value).filter(has_port);
     with_port.flat_map(|vip| vip.parsed_addresses().map(|address| address.to_string()).collect::<Vec<_>>()).collect()

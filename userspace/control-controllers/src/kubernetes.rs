@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use base_text::quoted;
+use control_api::time::rfc3339;
 use control_api::{Document, ENDPOINTS, Refusal, RefusalKind};
 use control_kubernetes::endpoints::{self, ServiceName};
 use control_kubernetes::ingress::Check;
@@ -49,6 +50,8 @@ pub struct Seen<'s> {
     /// The cluster's objects, those that were made before among them.
     pub objects: &'s BTreeMap<String, Document>,
     pub check: &'s mut dyn Check,
+    /// RFC 3339.
+    pub now: &'s str,
 }
 
 /// What came of it.
@@ -240,7 +243,8 @@ impl<C: Cluster> Work<C> {
             return Ok(true);
         }
         let objects = self.controller.cluster.state().view.objects.clone();
-        let seen = Seen { store: &self.store, objects: &objects, check: &mut self.checked };
+        let now = rfc3339(SystemTime::now());
+        let seen = Seen { store: &self.store, objects: &objects, check: &mut self.checked, now: &now };
         let outcome = self.controller.maker.make(seen);
         self.checked.forget_unused();
         self.seen = Some(objects.clone());

@@ -6,11 +6,12 @@
 //! Raft, and what goes wrong in a controller reaches the status of its object and nothing else.
 //!
 //! Reading order: [`host`] (who runs, and when), [`board`] (what is told of them), [`service_registry`] (one kind of controller),
-//! `plan.rs` (what it writes, pure), [`kubernetes`] (another: documents made of what an API server has), [`ingress`] (of Ingresses),
+//! `plan.rs` (what it writes, pure), [`kubernetes`] (another: documents made of what an API server has), [`ingress`] (of Ingresses), [`gateway`] (of the Gateway API),
 //! [`tell`] (what the API server is told), `pause.rs` (between two tries).
 #![forbid(unsafe_code)]
 
 pub mod board;
+pub mod gateway;
 pub mod host;
 pub mod ingress;
 pub mod kubernetes;

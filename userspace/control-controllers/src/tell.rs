@@ -118,7 +118,7 @@ fn event(
     let now = rfc3339(SystemTime::now());
     let namespace = if meta.namespace.is_empty() { "default" } else { &meta.namespace };
     let message: String = text.chars().take(MESSAGE_MAX).collect();
-    let about = json!({"apiVersion": kind.api_version(), "kind": kind.name(), "namespace": meta.namespace, "name": meta.name,
+    let about = json!({"apiVersion": kind.versions()[0], "kind": kind.name(), "namespace": meta.namespace, "name": meta.name,
                        "uid": meta.uid, "resourceVersion": meta.resource_version});
     // The same said of the same by another member is the same event.
     let name: String = meta.name.chars().take(NAME_MAX).collect();

@@ -1,5 +1,6 @@
 //! One request to the API server, and in words why it was not answered as it should be.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,6 +27,8 @@ struct Inner {
     kube_config: String,
     master_url: String,
     current: Mutex<Current>,
+    /// Which of the versions of a kind this API server has; the newest, until it says otherwise.
+    versions: Mutex<BTreeMap<Kind, usize>>,
 }
 
 /// What the files said when they were read last.
@@ -75,7 +78,7 @@ impl Api {
     pub fn new(kube_config: &str, master_url: &str) -> Result<Api, String> {
         let current = Mutex::new(Current::of(access::find(kube_config, master_url)?)?);
         let (kube_config, master_url) = (kube_config.to_owned(), master_url.to_owned());
-        Ok(Api { inner: Arc::new(Inner { kube_config, master_url, current }) })
+        Ok(Api { inner: Arc::new(Inner { kube_config, master_url, current, versions: Mutex::default() }) })
     }
 
     /// Reads the files again that say where the API server is and whom to believe: after a fault they may say something else.
@@ -85,6 +88,20 @@ impl Api {
         let Ok(access) = access::find(&inner.kube_config, &inner.master_url) else { return };
         let Ok(fresh) = Current::of(access) else { return };
         *inner.current.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+    }
+
+    /// The version of a kind that is asked for.
+    pub fn version(&self, kind: Kind) -> &'static str {
+        let versions = self.inner.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        kind.versions()[versions.get(&kind).copied().unwrap_or(0)]
+    }
+
+    /// This API server does not know the version that was asked for: the next one is. Says whether there is one; else it is begun anew.
+    pub(crate) fn next_version(&self, kind: Kind) -> bool {
+        let mut versions = self.inner.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = versions.entry(kind).or_insert(0);
+        *at = (*at + 1) % kind.versions().len();
+        *at > 0
     }
 
     /// As messages call the API server.
@@ -175,7 +192,7 @@ impl Api {
 
     /// Changes some fields of a status.
     pub async fn patch_status(&self, kind: Kind, namespace: &str, name: &str, status: &Value) -> Result<(), ApiError> {
-        let path = format!("{}/status", kind.path_of(namespace, name));
+        let path = format!("{}/status", kind.path_of(self.version(kind), namespace, name));
         let body = serde_json::json!({"status": status}).to_string();
         self.json(Method::PATCH, &path, "application/merge-patch+json", body).await.map(|_| ())
     }

@@ -15,7 +15,7 @@ use crate::endpoints::{self, ServiceName};
 use crate::object::{Ingress, IngressBackend, Key, decoded};
 use crate::report::Report;
 use crate::store::Store;
-use options::Options;
+use options::{Canary, Does, Options};
 
 mod easegress;
 mod nginx;
@@ -67,11 +67,24 @@ enum Match {
 struct Site {
     host: String,
     matched: Match,
-    backend: Result<ServiceName, String>,
+    backend: Backend,
     /// Whose it is.
     from: usize,
     /// Its place in the Ingress.
     place: String,
+    /// What else gets a part of its requests, and whose that is.
+    canary: Option<(usize, ServiceName, Canary)>,
+}
+
+/// Where requests go.
+#[derive(Debug, Clone)]
+enum Backend {
+    Service(ServiceName),
+    /// Nowhere: they get 503.
+    Nothing,
+    Does(Does),
+    /// To another host of the same name with or without `www.`.
+    Www(String),
 }
 
 /// One Ingress that is ours.
@@ -80,7 +93,7 @@ struct Ours<'s> {
     options: Options,
     report: Report,
     tls_hosts: BTreeSet<String>,
-    default: Option<Result<ServiceName, String>>,
+    default: Option<Backend>,
 }
 
 /// See the module doc. `kept` are certificates that were in force before: a secret that has become unusable changes nothing.
@@ -94,11 +107,11 @@ pub fn plan(
         store.ingresses().filter(|ingress| is_ours(store, ingress, settings.class)).collect();
     all.sort_by(|a, b| age(a).cmp(&age(b)));
     let mut plan = Plan::default();
-    let mut sites = Vec::new();
+    let (mut sites, mut canaries) = (Vec::new(), Vec::new());
     let mut ours: Vec<Ours<'_>> = Vec::new();
     for ingress in all {
         let mut one = Ours::read(store, ingress);
-        one.sites(store, ours.len(), &mut sites);
+        one.sites(store, ours.len(), if one.options.canary.is_some() { &mut canaries } else { &mut sites });
         for tls in &ingress.spec.tls {
             one.tls_hosts.extend(tls.hosts.iter().map(|host| host.to_ascii_lowercase()));
             certificate(store, ingress, &tls.secret_name, kept, check, &mut plan.certificates, &mut one.report);
@@ -106,7 +119,8 @@ pub fn plan(
         ours.push(one);
     }
     let mut made = Made { settings, check, plan };
-    let hosts = made.places(sites, &mut ours);
+    let mut hosts = made.places(sites, &mut ours);
+    join(canaries, &mut hosts, &mut ours);
     made.rules(hosts, &mut ours);
     let Made { mut plan, .. } = made;
     for one in ours {
@@ -146,7 +160,7 @@ impl<'s> Ours<'s> {
         let mut report = Report::default();
         let mut options = Options::default();
         easegress::read(ingress, &mut options, &mut report);
-        nginx::read(ingress, &mut options, &mut report);
+        nginx::read(store, ingress, &mut options, &mut report);
         let mut one = Ours { ingress, options, report, tls_hosts: BTreeSet::new(), default: None };
         let backend = ingress.spec.default_backend.as_ref();
         one.default = backend.map(|backend| one.backend(store, backend, "spec.defaultBackend"));
@@ -154,7 +168,10 @@ impl<'s> Ours<'s> {
     }
 
     /// The service of a backend. One that is not there yet is asked for all the same: it may come.
-    fn backend(&mut self, store: &Store, backend: &IngressBackend, place: &str) -> Result<ServiceName, String> {
+    fn backend(&mut self, store: &Store, backend: &IngressBackend, place: &str) -> Backend {
+        if let Some(does) = &self.options.does {
+            return Backend::Does(does.clone());
+        }
         let namespace = &self.ingress.metadata.namespace;
         let named = match (&backend.service, &backend.resource) {
             (Some(service), _) => {
@@ -174,7 +191,7 @@ impl<'s> Ours<'s> {
             }
             Err(why) => self.report.refused(place, format!("{why}; requests get 503")),
         }
-        named
+        named.map_or(Backend::Nothing, Backend::Service)
     }
 
     /// Hosts and paths, as they are written.
@@ -192,6 +209,23 @@ impl<'s> Ours<'s> {
             if !self.report.hosts.iter().any(|host| host == shown) {
                 self.report.hosts.push(shown.to_owned());
             }
+            let place = format!("spec.rules[{r}].host");
+            let site = |host: &str, matched: Match, backend: Backend| Site {
+                host: host.to_owned(),
+                matched,
+                backend,
+                from,
+                place: place.clone(),
+                canary: None,
+            };
+            if let Some(filter) = self.options.app_root.clone().filter(|_| self.options.does.is_none()) {
+                let does = Backend::Does(Does { name: "root", filter });
+                sites.extend(hosts.iter().map(|host| site(host, Match::Exact("/".to_owned()), does.clone())));
+            }
+            if self.options.www && !hosts[0].is_empty() && !hosts[0].starts_with("*.") {
+                let other = hosts[0].strip_prefix("www.").map_or(format!("www.{}", hosts[0]), str::to_owned);
+                sites.push(site(&other, Match::Prefix(String::new()), Backend::Www(hosts[0].clone())));
+            }
             // A rule without paths leads all of them to the default backend.
             for (p, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
                 let place = format!("spec.rules[{r}].http.paths[{p}]");
@@ -204,6 +238,7 @@ impl<'s> Ours<'s> {
                         backend: backend.clone(),
                         from,
                         place: place.clone(),
+                        canary: None,
                     })),
                 }
             }
@@ -215,6 +250,26 @@ impl<'s> Ours<'s> {
         let everywhere = tls.hosts.is_empty() && self.ingress.spec.tls.len() == 1;
         let wild = host.split_once('.').map(|(_, rest)| format!("*.{rest}"));
         everywhere || self.tls_hosts.contains(host) || wild.is_some_and(|wild| self.tls_hosts.contains(&wild))
+    }
+}
+
+/// Gives canaries their part of the places that they name.
+fn join(canaries: Vec<Site>, hosts: &mut BTreeMap<String, Vec<Site>>, ours: &mut [Ours<'_>]) {
+    for site in canaries {
+        let Some(canary) = ours[site.from].options.canary.clone() else { continue };
+        let places = hosts.get_mut(&site.host).into_iter().flatten();
+        let main = places.into_iter().find(|place| place.matched == site.matched);
+        let report = &mut ours[site.from].report;
+        match (main, site.backend) {
+            (None, _) => {
+                report.refused(&site.place, "no other ingress has this host and path, which it could have a part of")
+            }
+            (Some(main), _) if main.canary.is_some() => {
+                report.refused(&site.place, "another canary has a part of this path already; remove one of the two");
+            }
+            (Some(main), Backend::Service(service)) => main.canary = Some((site.from, service, canary)),
+            (Some(_), _) => {}
+        }
     }
 }
 
@@ -325,14 +380,14 @@ impl Made<'_> {
             let own = sites.iter().map(|site| site.from).find(|from| ours[*from].default.is_some());
             let left = match own.or(everywhere).and_then(|from| Some((from, ours[from].default.clone()?))) {
                 Some((from, backend)) => {
-                    let name = self.pipeline(&backend, from, ours);
+                    let name = self.pipeline(&backend, from, None, ours);
                     one_path(&Match::Prefix(String::new()), &ours[from].options, &name, self.settings.name)
                 }
                 None => vec![json!({"pathPrefix": "/", "backend": self.answering(404)})],
             };
             rest.insert(host.clone(), left);
             for site in sites {
-                let name = self.pipeline(&site.backend, site.from, ours);
+                let name = self.pipeline(&site.backend, site.from, site.canary.as_ref(), ours);
                 let one = &ours[site.from];
                 let https = one_path(&site.matched, &one.options, &name, self.settings.name);
                 let redirects = self.settings.https_port.is_some() && one.options.redirects_to_https(one.is_tls(&host));
@@ -384,11 +439,29 @@ impl Made<'_> {
     }
 
     /// The pipeline of a backend, which is made where it is not there yet; one that says 503 where it cannot be used.
-    fn pipeline(&mut self, backend: &Result<ServiceName, String>, from: usize, ours: &mut [Ours<'_>]) -> String {
-        let Ok(service) = backend else { return self.answering(503) };
+    fn pipeline(
+        &mut self,
+        backend: &Backend,
+        from: usize,
+        canary: Option<&(usize, ServiceName, Canary)>,
+        ours: &mut [Ours<'_>],
+    ) -> String {
         let one = &ours[from];
+        let service = match backend {
+            Backend::Nothing => return self.answering(503),
+            Backend::Service(service) => service,
+            Backend::Does(does) => return self.doing(does.name, does.filter.clone(), from, ours),
+            Backend::Www(host) => {
+                let filter = json!({"name": "redirect", "kind": "RedirectorV2", "hostname": host, "statusCode": 308});
+                return self.doing(&format!("to.{host}"), filter, from, ours);
+            }
+        };
         let (controller, key) = (self.settings.name, one.ingress.metadata.key());
-        let own = if one.options.is_plain() { String::new() } else { format!("~{}", key.name) };
+        let own = match canary {
+            Some((other, ..)) => format!("~{}~{}", key.name, ours[*other].ingress.metadata.key().name),
+            None if one.options.is_plain() => String::new(),
+            None => format!("~{}", key.name),
+        };
         let tls = if service.https { "tls." } else { "" };
         let name = named(&format!(
             "{controller}.{tls}{}.{}.{}{own}",
@@ -397,7 +470,8 @@ impl Made<'_> {
         if self.plan.pipelines.contains_key(&name) {
             return name;
         }
-        let document = one.options.pipeline(&name, controller, service);
+        let part = canary.map(|(_, service, canary)| (service, canary));
+        let document = one.options.pipeline(&name, controller, service, part);
         if let Err(why) = self.check.check(&document) {
             ours[from]
                 .report
@@ -405,6 +479,24 @@ impl Made<'_> {
             return self.answering(503);
         }
         self.plan.services.insert(service.to_string());
+        self.plan.services.extend(part.map(|(service, _)| service.to_string()));
+        self.plan.pipelines.insert(name.clone(), document);
+        name
+    }
+
+    /// A pipeline of one filter that answers by itself.
+    fn doing(&mut self, what: &str, filter: Value, from: usize, ours: &mut [Ours<'_>]) -> String {
+        let key = ours[from].ingress.metadata.key();
+        let name = named(&format!("{}.{}.{}~{what}", self.settings.name, key.namespace, key.name));
+        let document = json!({"name": name, "kind": "Pipeline", "filters": [filter]});
+        if self.plan.pipelines.contains_key(&name) {
+            return name;
+        }
+        if let Err(why) = self.check.check(&document) {
+            let told = format!("no pipeline can be made of it: {why}; requests get 503");
+            ours[from].report.refused("metadata.annotations", told);
+            return self.answering(503);
+        }
         self.plan.pipelines.insert(name.clone(), document);
         name
     }
@@ -460,7 +552,7 @@ fn rule(host: &str, paths: Vec<Value>) -> Value {
 }
 
 /// A text that an expression finds as it is.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
         if !c.is_ascii_alphanumeric() && !matches!(c, '/' | '_' | '-') {
@@ -492,7 +584,7 @@ fn one_path(matched: &Match, options: &Options, backend: &str, controller: &str)
 }
 
 /// Names have 253 characters at most: of a longer one the end becomes a sum of it.
-fn named(name: &str) -> String {
+pub(crate) fn named(name: &str) -> String {
     const MOST: usize = 253;
     if name.len() <= MOST {
         return name.to_owned();
@@ -503,4 +595,4 @@ fn named(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -16,41 +16,96 @@ pub enum Kind {
     Service,
     EndpointSlice,
     Secret,
+    Namespace,
+    GatewayClass,
+    Gateway,
+    HttpRoute,
+    GrpcRoute,
+    TlsRoute,
+    TcpRoute,
+    UdpRoute,
+    ReferenceGrant,
+    FilterSpec,
 }
 
+/// Where the API server has a kind.
+struct Row {
+    name: &'static str,
+    plural: &'static str,
+    /// As objects of it say in `apiVersion`, newest first: older clusters have an older one.
+    versions: &'static [&'static str],
+    namespaced: bool,
+    /// A cluster may not know it.
+    optional: bool,
+}
+
+const fn row(name: &'static str, plural: &'static str, versions: &'static [&'static str]) -> Row {
+    Row { name, plural, versions, namespaced: true, optional: false }
+}
+
+impl Row {
+    const fn of_cluster(mut self) -> Row {
+        self.namespaced = false;
+        self
+    }
+
+    const fn optional(mut self) -> Row {
+        self.optional = true;
+        self
+    }
+}
+
+const NETWORKING: &[&str] = &["networking.k8s.io/v1"];
+const STABLE: &[&str] = &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"];
+const YOUNG: &[&str] = &[
+    "gateway.networking.k8s.io/v1",
+    "gateway.networking.k8s.io/v1beta1",
+    "gateway.networking.k8s.io/v1alpha3",
+    "gateway.networking.k8s.io/v1alpha2",
+];
+
 impl Kind {
-    pub const fn name(self) -> &'static str {
+    const fn row(self) -> Row {
         match self {
-            Kind::Ingress => "Ingress",
-            Kind::IngressClass => "IngressClass",
-            Kind::Service => "Service",
-            Kind::EndpointSlice => "EndpointSlice",
-            Kind::Secret => "Secret",
+            Kind::Ingress => row("Ingress", "ingresses", NETWORKING),
+            Kind::IngressClass => row("IngressClass", "ingressclasses", NETWORKING).of_cluster(),
+            Kind::Service => row("Service", "services", &["v1"]),
+            Kind::EndpointSlice => row("EndpointSlice", "endpointslices", &["discovery.k8s.io/v1"]),
+            Kind::Secret => row("Secret", "secrets", &["v1"]),
+            Kind::Namespace => row("Namespace", "namespaces", &["v1"]).of_cluster(),
+            Kind::GatewayClass => row("GatewayClass", "gatewayclasses", STABLE).of_cluster(),
+            Kind::Gateway => row("Gateway", "gateways", STABLE),
+            Kind::HttpRoute => row("HTTPRoute", "httproutes", STABLE),
+            Kind::GrpcRoute => row("GRPCRoute", "grpcroutes", YOUNG).optional(),
+            Kind::TlsRoute => row("TLSRoute", "tlsroutes", YOUNG).optional(),
+            Kind::TcpRoute => row("TCPRoute", "tcproutes", YOUNG).optional(),
+            Kind::UdpRoute => row("UDPRoute", "udproutes", YOUNG).optional(),
+            Kind::ReferenceGrant => row("ReferenceGrant", "referencegrants", STABLE).optional(),
+            Kind::FilterSpec => row("FilterSpec", "filterspecs", &["easegress.megaease.com/v1"]).optional(),
         }
     }
 
-    /// As objects of it say in `apiVersion`.
-    pub const fn api_version(self) -> &'static str {
-        match self {
-            Kind::Ingress | Kind::IngressClass => "networking.k8s.io/v1",
-            Kind::EndpointSlice => "discovery.k8s.io/v1",
-            Kind::Service | Kind::Secret => "v1",
-        }
+    pub const fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// As objects of it say in `apiVersion`, newest first.
+    pub const fn versions(self) -> &'static [&'static str] {
+        self.row().versions
     }
 
     /// As its path has it, and as rights name it.
     pub const fn plural(self) -> &'static str {
-        match self {
-            Kind::Ingress => "ingresses",
-            Kind::IngressClass => "ingressclasses",
-            Kind::Service => "services",
-            Kind::EndpointSlice => "endpointslices",
-            Kind::Secret => "secrets",
-        }
+        self.row().plural
     }
 
     pub const fn is_namespaced(self) -> bool {
-        !matches!(self, Kind::IngressClass)
+        self.row().namespaced
+    }
+
+    /// Whether a cluster that does not know it is as well as one that has none of it.
+    pub const fn is_optional(self) -> bool {
+        self.row().optional
     }
 
     /// What of it is asked for, where that is not everything.
@@ -62,9 +117,8 @@ impl Kind {
         }
     }
 
-    /// The path of all its objects, of one namespace or of the whole cluster.
-    pub fn path(self, namespace: Option<&str>) -> String {
-        let version = self.api_version();
+    /// The path of all its objects of a version, of one namespace or of the whole cluster.
+    pub fn path(self, version: &str, namespace: Option<&str>) -> String {
         let root = if version.contains('/') { "apis" } else { "api" };
         match namespace.filter(|_| self.is_namespaced()) {
             Some(namespace) => format!("/{root}/{version}/namespaces/{namespace}/{}", self.plural()),
@@ -73,8 +127,8 @@ impl Kind {
     }
 
     /// The path of one object.
-    pub fn path_of(self, namespace: &str, name: &str) -> String {
-        format!("{}/{name}", self.path(Some(namespace).filter(|namespace| !namespace.is_empty())))
+    pub fn path_of(self, version: &str, namespace: &str, name: &str) -> String {
+        format!("{}/{name}", self.path(version, Some(namespace).filter(|namespace| !namespace.is_empty())))
     }
 
     /// Reads one object; what is not known of it is passed over.
@@ -88,6 +142,14 @@ impl Kind {
             Kind::Service => Object::Service(of::<Service>(value)?),
             Kind::EndpointSlice => Object::EndpointSlice(of(value)?),
             Kind::Secret => Object::Secret(of::<Secret>(value)?),
+            Kind::Namespace => Object::Namespace(of(value)?),
+            Kind::GatewayClass => Object::GatewayClass(of(value)?),
+            Kind::Gateway => Object::Gateway(of(value)?),
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
+                Object::Route(self, of(value)?)
+            }
+            Kind::ReferenceGrant => Object::ReferenceGrant(of(value)?),
+            Kind::FilterSpec => Object::FilterSpec(of(value)?),
         })
     }
 }
@@ -104,9 +166,12 @@ mod tests {
 
     #[test]
     fn paths_are_kubernetess() {
-        assert_eq!(Kind::Ingress.path(None), "/apis/networking.k8s.io/v1/ingresses");
-        assert_eq!(Kind::Service.path(Some("shop")), "/api/v1/namespaces/shop/services");
-        assert_eq!(Kind::IngressClass.path(Some("shop")), "/apis/networking.k8s.io/v1/ingressclasses");
-        assert_eq!(Kind::Ingress.path_of("a", "b"), "/apis/networking.k8s.io/v1/namespaces/a/ingresses/b");
+        let newest = |kind: Kind| kind.versions()[0];
+        let path = |kind: Kind, namespace| kind.path(newest(kind), namespace);
+        assert_eq!(path(Kind::Ingress, None), "/apis/networking.k8s.io/v1/ingresses");
+        assert_eq!(path(Kind::Service, Some("shop")), "/api/v1/namespaces/shop/services");
+        assert_eq!(path(Kind::IngressClass, Some("shop")), "/apis/networking.k8s.io/v1/ingressclasses");
+        let one = Kind::TcpRoute.path_of("gateway.networking.k8s.io/v1alpha2", "a", "b");
+        assert_eq!(one, "/apis/gateway.networking.k8s.io/v1alpha2/namespaces/a/tcproutes/b");
     }
 }

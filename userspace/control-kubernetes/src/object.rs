@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer};
 
+use crate::gateway::object::{FilterSpec, Gateway, GatewayClass, Namespace, ReferenceGrant, Route};
 use crate::kinds::Kind;
 
 /// Which object of a kind.
@@ -38,6 +39,13 @@ pub enum Object {
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
     Secret(Arc<Secret>),
+    Namespace(Arc<Namespace>),
+    GatewayClass(Arc<GatewayClass>),
+    Gateway(Arc<Gateway>),
+    /// Of one of the kinds of routes.
+    Route(Kind, Arc<Route>),
+    ReferenceGrant(Arc<ReferenceGrant>),
+    FilterSpec(Arc<FilterSpec>),
 }
 
 impl Object {
@@ -48,6 +56,12 @@ impl Object {
             Object::Service(_) => Kind::Service,
             Object::EndpointSlice(_) => Kind::EndpointSlice,
             Object::Secret(_) => Kind::Secret,
+            Object::Namespace(_) => Kind::Namespace,
+            Object::GatewayClass(_) => Kind::GatewayClass,
+            Object::Gateway(_) => Kind::Gateway,
+            Object::Route(kind, _) => *kind,
+            Object::ReferenceGrant(_) => Kind::ReferenceGrant,
+            Object::FilterSpec(_) => Kind::FilterSpec,
         }
     }
 
@@ -58,6 +72,12 @@ impl Object {
             Object::Service(object) => &object.metadata,
             Object::EndpointSlice(object) => &object.metadata,
             Object::Secret(object) => &object.metadata,
+            Object::Namespace(object) => &object.metadata,
+            Object::GatewayClass(object) => &object.metadata,
+            Object::Gateway(object) => &object.metadata,
+            Object::Route(_, object) => &object.metadata,
+            Object::ReferenceGrant(object) => &object.metadata,
+            Object::FilterSpec(object) => &object.metadata,
         }
     }
 

@@ -56,10 +56,11 @@ impl Place {
         self.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
     }
 
-    fn path(&self, query: &str) -> String {
+    fn path(&self, api: &Api, query: &str) -> String {
         let selector = self.kind.selector();
         let and = if selector.is_empty() { "" } else { "&" };
-        format!("{}?{query}{and}{selector}", self.kind.path(self.namespace.as_deref()))
+        let version = api.version(self.kind);
+        format!("{}?{query}{and}{selector}", self.kind.path(version, self.namespace.as_deref()))
     }
 }
 
@@ -82,6 +83,20 @@ pub async fn reflect(api: Api, place: Place, tell: mpsc::Sender<(Place, Heard)>)
             version = None;
             tokio::time::sleep(jittered(PAUSE_FIRST)).await;
             continue;
+        }
+        if fault.is_not_found() {
+            version = None;
+            if api.next_version(place.kind) {
+                continue;
+            }
+            if place.kind.is_optional() {
+                // It may come: somebody installs the definitions.
+                if tell.send((place.clone(), Heard::Listed(BTreeMap::new()))).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(jittered(UNKNOWN)).await;
+                continue;
+            }
         }
         if fault.status != 0 {
             // Whether the version is good is not known: 404, and a 500 of a server whose data is another one's.
@@ -120,7 +135,7 @@ async fn turn(
     };
     let seconds = WATCH_S + random(WATCH_S);
     let query = format!("watch=1&allowWatchBookmarks=true&resourceVersion={from}&timeoutSeconds={seconds}");
-    let path = place.path(&query);
+    let path = place.path(api, &query);
     let mut body = api.open(Method::GET, &path, "", Bytes::new(), ANSWER).await?;
     say(tell, place, Heard::Well).await?;
     let mut lines = Lines::default();
@@ -207,8 +222,8 @@ async fn list(api: &Api, place: &Place) -> Result<Listed, ApiError> {
     let (mut listed, mut unread, mut goes_on) = (BTreeMap::new(), Vec::new(), String::new());
     loop {
         let path = match goes_on.as_str() {
-            "" => place.path(&format!("limit={PAGE}")),
-            token => place.path(&format!("limit={PAGE}&continue={}", escaped(token))),
+            "" => place.path(api, &format!("limit={PAGE}")),
+            token => place.path(api, &format!("limit={PAGE}&continue={}", escaped(token))),
         };
         let answer = api.json(Method::GET, &path, "", Bytes::new()).await?;
         let wrong = |what: String| ApiError { status: 0, told: format!("Kubernetes at {}: {what}", api.place()) };
@@ -305,6 +320,8 @@ const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_secs(10);
 /// After watching for so long the next fault is a first one.
 const STEADY: Duration = Duration::from_secs(10);
+/// Before a kind that the API server does not know is asked for again.
+const UNKNOWN: Duration = Duration::from_secs(30);
 /// Between two watches at least.
 const LEAST: Duration = Duration::from_millis(500);
 
@@ -335,8 +352,14 @@ mod tests {
         let names = ["a".to_owned(), "b".to_owned()];
         assert_eq!(Place::all(Kind::Ingress, &names).len(), 2);
         assert_eq!(Place::all(Kind::IngressClass, &names).len(), 1);
-        let path = Place::all(Kind::Secret, &names)[1].path("limit=5");
+        let api = Api::new("", "http://127.0.0.1:1").unwrap();
+        let path = Place::all(Kind::Secret, &names)[1].path(&api, "limit=5");
         assert!(path.starts_with("/api/v1/namespaces/b/secrets?limit=5&fieldSelector=type!%3Dhelm"), "{path}");
+        assert!(
+            api.next_version(Kind::TcpRoute) && api.next_version(Kind::TcpRoute) && api.next_version(Kind::TcpRoute)
+        );
+        assert_eq!(api.version(Kind::TcpRoute), "gateway.networking.k8s.io/v1alpha2");
+        assert!(!api.next_version(Kind::TcpRoute) && !api.next_version(Kind::Ingress));
         assert!(Place { kind: Kind::Service, namespace: Some("a".into()) }.has(&Key::new("a", "x")));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::gateway::object::{FilterSpec, Gateway, Namespace, ReferenceGrant, Route};
 use crate::kinds::Kind;
 use crate::object::{EndpointSlice, Ingress, IngressClass, Key, Object, Secret, Service};
 use crate::reflect::{Heard, Place};
@@ -154,6 +155,42 @@ impl Store {
     pub fn secret(&self, key: &Key) -> Option<&Arc<Secret>> {
         match self.get(Kind::Secret, key)? {
             Object::Secret(secret) => Some(secret),
+            _ => None,
+        }
+    }
+
+    pub fn gateways(&self) -> impl Iterator<Item = &Gateway> {
+        self.all(Kind::Gateway).filter_map(|object| match object {
+            Object::Gateway(gateway) => Some(&**gateway),
+            _ => None,
+        })
+    }
+
+    /// Of one of the kinds of routes.
+    pub fn routes(&self, kind: Kind) -> impl Iterator<Item = &Route> {
+        self.all(kind).filter_map(|object| match object {
+            Object::Route(_, route) => Some(&**route),
+            _ => None,
+        })
+    }
+
+    pub fn grants(&self) -> impl Iterator<Item = &ReferenceGrant> {
+        self.all(Kind::ReferenceGrant).filter_map(|object| match object {
+            Object::ReferenceGrant(grant) => Some(&**grant),
+            _ => None,
+        })
+    }
+
+    pub fn namespace(&self, name: &str) -> Option<&Namespace> {
+        match self.get(Kind::Namespace, &Key::new("", name))? {
+            Object::Namespace(namespace) => Some(namespace),
+            _ => None,
+        }
+    }
+
+    pub fn filter_spec(&self, key: &Key) -> Option<&FilterSpec> {
+        match self.get(Kind::FilterSpec, key)? {
+            Object::FilterSpec(spec) => Some(spec),
             _ => None,
         }
     }

@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`record`] (what is said of a service, and whether it can be), [`ask`] (a request whose answer may be anything), `each.rs`
 //! (a task for each service),
-//! [`etcd`], [`consul`], [`zookeeper`], [`eureka`], [`nacos`], [`dns`].
+//! [`etcd`], [`consul`], [`zookeeper`], [`eureka`], [`nacos`], [`dns`], [`kubernetes`].
 #![forbid(unsafe_code)]
 
 pub mod ask;
@@ -14,6 +14,7 @@ pub mod dns;
 mod each;
 pub mod etcd;
 pub mod eureka;
+pub mod kubernetes;
 pub mod nacos;
 pub mod record;
 pub mod zookeeper;
@@ -50,6 +51,7 @@ pub async fn watch(spec: &ServiceRegistrySpec, turn: usize, wanted: Wanted, hear
         ServiceRegistrySpec::Nacos(spec) => nacos::watch(spec, turn, wanted, heard).await,
         ServiceRegistrySpec::Zookeeper(spec) => zookeeper::watch(spec, turn, heard).await,
         ServiceRegistrySpec::Dns(spec) => dns::watch(spec, wanted, heard).await,
+        ServiceRegistrySpec::Kubernetes(spec) => kubernetes::watch(spec, wanted, heard).await,
     };
     match watched {
         Err(fault) => fault,

@@ -431,6 +431,13 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "server/tests/house/ingress.rs",
         "ingresses_are_served_and_served_on_whatever_becomes_of_the_api_server",
     ),
+    ("GatewayControllerSpec", "server/tests/house/gateway.rs", "gateways_are_served_and_their_statuses_say_how"),
+    ("KubernetesServiceRegistrySpec", "server/tests/house/ingress.rs", "servers_come_from_the_slices_of_services"),
+    (
+        "BasicAuthSpec.users",
+        "server/tests/house/ingress.rs",
+        "what_of_an_ingress_is_not_as_it_is_written_is_told_where_people_look",
+    ),
     ("PoolSpec.serviceName", "server/tests/house/registries.rs", "servers_come_from_etcd_and_stay_while_it_is_gone"),
     ("WebSocketPoolSpec.serviceName", "edge-filters/src/websocket_proxy.rs", "its_pools_are_those_of_a_proxy"),
     ("GrpcPoolSpec.serviceName", "edge-filters/src/grpc_proxy.rs", "its_pools_are_those_of_a_proxy"),

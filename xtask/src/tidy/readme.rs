@@ -23,7 +23,7 @@ pub struct Known {
 }
 
 /// Flags that nobody here defines: of other programs, and what clap adds by itself.
-const FLAGS_OF_OTHERS: &[&str] = &["--help", "--profile", "--release"];
+const FLAGS_OF_OTHERS: &[&str] = &["--field-selector", "--from-literal", "--help", "--profile", "--release", "--set"];
 
 impl Known {
     pub fn of(root: &Path) -> Known {

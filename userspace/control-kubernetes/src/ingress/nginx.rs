@@ -1,30 +1,863 @@
-//! Annotations of ingress-nginx, `nginx.ingress.kubernetes.io/…`.
+//! Annotations of ingress-nginx, `nginx.ingress.kubernetes.io/…`: each is honoured, approximated or refused, and which of them is told.
+//!
+//! What has no counterpart is refused with what to use instead; what differs in its details is approximated with what differs. None is
+//! passed over without a word: who comes from ingress-nginx sees in one report what a cluster relies on.
 
-use super::easegress::truth;
-use super::options::{Options, Rewrite};
-use crate::object::Ingress;
-use crate::report::Report;
+use std::collections::BTreeMap;
+
 use base_text::quoted;
+use serde_json::{Map, Value, json};
+
+use super::easegress::{number, truth};
+use super::options::{Canary, Does, Options, Rewrite};
+use crate::object::{Ingress, Key, decoded};
+use crate::report::Report;
+use crate::store::Store;
 
 const PREFIX: &str = "nginx.ingress.kubernetes.io/";
 
+/// What became of an annotation.
+enum Done {
+    As,
+    Nearly(String),
+}
+
+type Told = Result<Done, String>;
+
+/// The annotations of one Ingress, by their short names.
+struct Read<'i> {
+    store: &'i Store,
+    ingress: &'i Ingress,
+    all: BTreeMap<&'i str, &'i str>,
+}
+
 /// Takes what the annotations ask for into the options.
-pub(crate) fn read(ingress: &Ingress, options: &mut Options, report: &mut Report) {
-    for (name, value) in ingress.metadata.annotations.iter() {
-        let Some(short) = name.strip_prefix(PREFIX) else { continue };
-        let done = match short {
-            "rewrite-target" if value.starts_with('/') => {
-                options.expressions = true;
-                options.rewrite = Some(Rewrite::Whole(value.clone()));
-                Ok(())
-            }
-            "rewrite-target" => Err(format!("{} is no path; it begins with /", quoted(value))),
-            "use-regex" => truth(value).map(|is| options.expressions |= is),
-            _ => Err("this version of weir does not know it".to_owned()),
-        };
-        match done {
-            Ok(()) => report.honoured(name),
-            Err(why) => report.refused(name, why),
+pub(crate) fn read(store: &Store, ingress: &Ingress, options: &mut Options, report: &mut Report) {
+    let annotations = ingress.metadata.annotations.iter();
+    let short = annotations.filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?, value.trim())));
+    let read = Read { store, ingress, all: short.collect() };
+    for (name, value) in &read.all {
+        let called = format!("{PREFIX}{name}");
+        match read.one(name, value, options) {
+            Ok(Done::As) => report.honoured(&called),
+            Ok(Done::Nearly(told)) => report.approximated(&called, told),
+            Err(why) => report.refused(&called, why),
         }
+    }
+    read.together(options, report);
+}
+
+impl Read<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.all.get(name).copied()
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|value| truth(value) == Ok(true))
+    }
+
+    /// What one annotation says by itself. Those that only say something together are read in [`together`](Read::together), and here
+    /// looked at for what is wrong with them.
+    fn one(&self, name: &str, value: &str, options: &mut Options) -> Told {
+        match name {
+            "rewrite-target" | "app-root" if !value.starts_with('/') => {
+                Err(format!("{} is no path; it begins with /", quoted(value)))
+            }
+            "rewrite-target" => {
+                options.expressions = true;
+                options.rewrite = Some(Rewrite::Whole(value.to_owned()));
+                Ok(Done::As)
+            }
+            "use-regex" => {
+                options.expressions |= truth(value)?;
+                nearly("expressions are compared without regard to case in the paths of this ingress alone, and not in all of its host")
+            }
+            "app-root" => {
+                options.app_root = Some(redirect("^/$", value, 302));
+                Ok(Done::As)
+            }
+            "permanent-redirect" => self.redirect(value, "permanent-redirect-code", 301, options),
+            "temporal-redirect" => self.redirect(value, "temporal-redirect-code", 302, options),
+            "permanent-redirect-code" | "temporal-redirect-code" => match number(value)? {
+                301 | 302 | 303 | 307 | 308 => Ok(Done::As),
+                _ => Err(format!("{} does not redirect; accepted are 301, 302, 303, 307 and 308", quoted(value))),
+            },
+            "ssl-redirect" => {
+                let is = truth(value)?;
+                if options.to_https != Some(true) {
+                    options.to_https = if is { None } else { Some(false) };
+                }
+                Ok(Done::As)
+            }
+            "force-ssl-redirect" => {
+                if truth(value)? {
+                    options.to_https = Some(true);
+                }
+                Ok(Done::As)
+            }
+            "from-to-www-redirect" => {
+                options.www = truth(value)?;
+                Ok(Done::As)
+            }
+            "server-alias" => {
+                for alias in list(value) {
+                    if alias.starts_with('~') {
+                        return Err(format!("{} is an expression; name hosts", quoted(alias)));
+                    }
+                    options.aliases.push(alias.to_ascii_lowercase());
+                }
+                Ok(Done::As)
+            }
+            "upstream-vhost" => {
+                options.before.push(json!({"name": "vhost", "kind": "RequestAdaptor", "host": value}));
+                Ok(Done::As)
+            }
+            "backend-protocol" => self.protocol(value, options),
+            "grpc-backend" => self.protocol("GRPC", options),
+            "secure-backends" => self.protocol("HTTPS", options),
+            "proxy-ssl-secret" => self.proxy_ssl_secret(value, options),
+            "proxy-ssl-verify" => match value {
+                "on" | "off" => Ok(Done::As),
+                _ => Err(format!("{} is neither on nor off", quoted(value))),
+            },
+            "proxy-ssl-verify-depth" => nearly("chains may be as long as they are"),
+            "proxy-ssl-ciphers" | "proxy-ssl-protocols" => nearly("TLS 1.2 and 1.3 are spoken with servers, in their safe ciphers"),
+            "proxy-ssl-name" => Err("servers are asked for by their own names or addresses; give their certificates those".to_owned()),
+            "proxy-ssl-server-name" => match value {
+                "off" => Ok(Done::As),
+                _ => nearly("servers that are addresses are not told a name"),
+            },
+            "ssl-passthrough" if truth(value)? => {
+                Err("write a TCPProxy with tls: passthrough, whose rules go by server name".to_owned())
+            }
+            "ssl-passthrough" => Ok(Done::As),
+            "proxy-body-size" => {
+                let bytes = size(value)?;
+                let bytes = if bytes == 0 { -1 } else { bytes };
+                options.path.insert("clientMaxBodySize".to_owned(), json!(bytes));
+                Ok(Done::As)
+            }
+            "proxy-connect-timeout" => {
+                options.pool.insert("connectTimeout".to_owned(), json!(seconds(value)?));
+                Ok(Done::As)
+            }
+            "proxy-read-timeout" | "proxy-send-timeout" => {
+                seconds(value)?;
+                nearly("it bounds a whole answer of known length, and not the time between two of its parts; the longer one of both counts")
+            }
+            "proxy-next-upstream" | "proxy-next-upstream-tries" | "proxy-next-upstream-timeout" => self.retry(name, value, options),
+            "proxy-buffering" | "proxy-request-buffering" if value == "off" => Ok(Done::As),
+            "proxy-buffering" | "proxy-request-buffering" | "proxy-buffers-number" | "proxy-buffer-size"
+            | "proxy-busy-buffers-size" | "proxy-max-temp-file-size" | "client-body-buffer-size" => {
+                nearly("nothing is buffered: bytes pass as they come")
+            }
+            "proxy-http-version" if value == "1.1" => Ok(Done::As),
+            "proxy-http-version" => Err("servers are spoken to in HTTP/1.1, or in HTTP/2 with backend-protocol GRPC".to_owned()),
+            "proxy-cookie-domain" | "proxy-cookie-path" => {
+                Err("cookies of servers pass as they are; let the application set them right, or use a WasmHost filter".to_owned())
+            }
+            "proxy-redirect-from" | "proxy-redirect-to" if matches!(value, "off" | "default") => Ok(Done::As),
+            "proxy-redirect-from" | "proxy-redirect-to" => {
+                Err("Location of servers passes as it is; let the application say where it is reached".to_owned())
+            }
+            "load-balance" => match value {
+                "round_robin" => Ok(Done::As),
+                "ewma" => {
+                    balance(options).insert("policy".to_owned(), json!("peakEWMA"));
+                    Ok(Done::As)
+                }
+                _ => Err(format!("{} is not known; accepted are round_robin and ewma", quoted(value))),
+            },
+            "upstream-hash-by" => self.hash_by(value, options),
+            "upstream-hash-by-subset" | "upstream-hash-by-subset-size" => {
+                Err("servers are not put into subsets; each key has one server".to_owned())
+            }
+            "affinity" if value == "cookie" => Ok(Done::As),
+            "affinity" => Err(format!("{} is not known; accepted is cookie", quoted(value))),
+            "affinity-mode" => match value {
+                "balanced" => nearly("a client stays with its server as long as that is there"),
+                _ => Ok(Done::As),
+            },
+            "session-cookie-name" => Ok(Done::As),
+            "session-cookie-expires" | "session-cookie-max-age" => number(value).map(|_| Done::As),
+            "session-cookie-path" | "session-cookie-domain" | "session-cookie-secure" | "session-cookie-samesite"
+            | "session-cookie-conditional-samesite-none" => {
+                nearly("the cookie is for the whole host it was set for, HttpOnly, and Secure over TLS")
+            }
+            "session-cookie-change-on-failure" => nearly("a client gets another server, and another cookie, when its own is left out"),
+            "affinity-canary-behavior" => match value {
+                "sticky" | "legacy" => nearly("which of the two a request goes to is drawn anew each time"),
+                _ => Err(format!("{} is not known", quoted(value))),
+            },
+            "limit-rps" | "limit-rpm" | "limit-burst-multiplier" => {
+                match number(value)? {
+                    1.. => nearly("beyond the limit clients get 429 with Retry-After, and not 503"),
+                    _ => Err(format!("{} is no limit; 1 or more", quoted(value))),
+                }
+            }
+            "limit-whitelist" | "limit-allowlist" => {
+                Err("a RateLimiter counts every client; write a Pipeline of your own for those that it shall not".to_owned())
+            }
+            "limit-connections" => {
+                Err("connections of one client are not counted; bound what a server has with maxConcurrency of a pool, and what a client asks with limit-rps".to_owned())
+            }
+            "limit-rate" | "limit-rate-after" => Err("bytes of an answer are not slowed down".to_owned()),
+            "whitelist-source-range" | "allowlist-source-range" | "denylist-source-range" => self.addresses(name, value, options),
+            "enable-cors" => truth(value).map(|_| Done::As),
+            "cors-allow-credentials" => truth(value).map(|_| Done::As),
+            "cors-allow-origin" | "cors-allow-methods" | "cors-allow-headers" | "cors-expose-headers" => Ok(Done::As),
+            "cors-max-age" => number(value).map(|_| Done::As),
+            "x-forwarded-prefix" => {
+                set_header(options, "X-Forwarded-Prefix", value);
+                Ok(Done::As)
+            }
+            "mirror-target" => self.mirror(value, options),
+            "mirror-request-body" => match value {
+                "off" => nearly("short bodies are copied as well"),
+                _ => Ok(Done::As),
+            },
+            "mirror-host" => nearly("the mirror gets its own name, or the client's Host where it is an address"),
+            "auth-type" if value == "basic" => Ok(Done::As),
+            "auth-type" => Err(format!("{} is not spoken; accepted is basic", quoted(value))),
+            "auth-secret" => self.basic_auth(value, options),
+            "auth-secret-type" => match value {
+                "auth-file" => Ok(Done::As),
+                _ => Err("a secret with a key for each user is not read; put their lines into one key, auth".to_owned()),
+            },
+            "auth-realm" => nearly("the realm is \"restricted\""),
+            "auth-url" | "auth-signin" | "auth-signin-redirect-param" | "auth-method" | "auth-response-headers"
+            | "auth-request-redirect" | "auth-cache-key" | "auth-cache-duration" | "auth-always-set-cookie"
+            | "auth-proxy-set-headers" | "auth-keepalive" | "auth-keepalive-requests" | "auth-keepalive-timeout"
+            | "auth-keepalive-share-vars" | "enable-global-auth" => {
+                if name == "enable-global-auth" && truth(value) == Ok(false) {
+                    return Ok(Done::As);
+                }
+                self.closed(options);
+                Err("other services are not asked whether a request may pass; requests get 403 until it is removed. Use OIDCAdaptor, \
+                     or jwt, oauth2 or keyAuth of a Validator, in a Pipeline of your own".to_owned())
+            }
+            "auth-tls-secret" | "auth-tls-verify-client" | "auth-tls-verify-depth" | "auth-tls-error-page"
+            | "auth-tls-pass-certificate-to-upstream" | "auth-tls-match-cn" => {
+                if name == "auth-tls-verify-client" && value == "off" {
+                    return Ok(Done::As);
+                }
+                self.closed(options);
+                Err("client certificates are asked for by a server, and not by a host of it; requests get 403 until it is removed. Give the \
+                     httpsServer caCertBase64, or these hosts a controller of their own".to_owned())
+            }
+            "satisfy" => match value {
+                "all" => Ok(Done::As),
+                _ => Err("one of several conditions is not enough: all of them hold".to_owned()),
+            },
+            "custom-http-errors" | "disable-proxy-intercept-errors" | "default-backend" => {
+                Err("answers of servers pass as they are; use a Fallback filter in a Pipeline of your own".to_owned())
+            }
+            "custom-headers" | "connection-proxy-header" => {
+                Err("header fields are changed by RequestAdaptor and ResponseAdaptor in a Pipeline of your own".to_owned())
+            }
+            "configuration-snippet" => Err("text of nginx is not run: use setHeaders of a route, RequestAdaptor, ResponseAdaptor or \
+                                            Redirector in a Pipeline of your own; weirctl convert nginx makes them of it".to_owned()),
+            "server-snippet" | "stream-snippet" | "auth-snippet" | "modsecurity-snippet" => {
+                Err("text of nginx is not run: write routes and filters in documents of your own; weirctl convert nginx makes them of it".to_owned())
+            }
+            "enable-modsecurity" | "enable-owasp-core-rules" | "modsecurity-transaction-id" => match truth(value) {
+                Ok(false) => Ok(Done::As),
+                _ => Err("this version of weir has no web application firewall".to_owned()),
+            },
+            "enable-opentelemetry" | "enable-opentracing" | "opentelemetry-trust-incoming-span" | "opentelemetry-operation-name"
+            | "opentracing-trust-incoming-span" => nearly("tracing is that of the controller's httpServer, for all Ingresses"),
+            "enable-access-log" => match truth(value)? {
+                true => Ok(Done::As),
+                false => nearly("requests are logged all the same, as the controller's httpServer says"),
+            },
+            "enable-rewrite-log" => nearly("rewrites are not logged; weirctl tells which route takes a request"),
+            "service-upstream" => nearly("pods are spoken to, and not the address of their service"),
+            "ssl-ciphers" | "ssl-prefer-server-ciphers" => nearly("TLS 1.2 and 1.3 are served, in their safe ciphers"),
+            "http2-push-preload" => nearly("nobody pushes any more"),
+            "preserve-trailing-slash" => Ok(Done::As),
+            "proxy-ssl-client-certificate" => Err("name the secret with proxy-ssl-secret".to_owned()),
+            "canary" => truth(value).map(|_| Done::As),
+            "canary-weight" | "canary-weight-total" => match number(value)? {
+                0.. => Ok(Done::As),
+                _ => Err(format!("{} is no weight; 0 or more", quoted(value))),
+            },
+            "canary-by-header" | "canary-by-header-value" | "canary-by-cookie" => Ok(Done::As),
+            "canary-by-header-pattern" => match base_model::regexp::compile(value) {
+                _ if self.get("canary-by-header-value").is_some() => nearly("canary-by-header-value goes before it"),
+                Ok(_) => Ok(Done::As),
+                Err(why) => Err(why),
+            },
+            _ => Err("there is no such annotation, or this version of weir does not know it".to_owned()),
+        }
+    }
+}
+
+impl Read<'_> {
+    /// What several annotations say together.
+    fn together(&self, options: &mut Options, report: &mut Report) {
+        if self.get("affinity") == Some("cookie") {
+            let seconds = ["session-cookie-max-age", "session-cookie-expires"]
+                .iter()
+                .find_map(|name| number(self.get(name)?).ok());
+            let cookie = self.get("session-cookie-name").unwrap_or("INGRESSCOOKIE");
+            let mut sticky = json!({"mode": "DurationBased", "lbCookieName": cookie});
+            if let Some(seconds) = seconds.filter(|seconds| *seconds > 0) {
+                sticky["lbCookieExpire"] = json!(format!("{seconds}s"));
+            }
+            balance(options).insert("stickySession".to_owned(), sticky);
+        }
+        let timeouts =
+            ["proxy-read-timeout", "proxy-send-timeout"].iter().filter_map(|name| number(self.get(name)?).ok());
+        if let Some(longest) = timeouts.max().filter(|seconds| *seconds > 0) {
+            options.pool.insert("timeout".to_owned(), json!(format!("{longest}s")));
+        }
+        if self.is("enable-cors") {
+            options.before.push(self.cors());
+        }
+        options.before.extend(self.limits());
+        if self.get("auth-type") == Some("basic") && self.get("auth-secret").is_none() {
+            self.closed(options);
+            report.refused(
+                &format!("{PREFIX}auth-type"),
+                "there is no auth-secret with users; requests get 403 until there is",
+            );
+        }
+        if self.is("canary") {
+            let text = |name: &str| self.get(name).map(str::to_owned);
+            let weight = |name: &str| self.get(name).and_then(|value| number(value).ok()).filter(|n| *n >= 0);
+            options.canary = Some(Canary {
+                weight: weight("canary-weight").unwrap_or(0),
+                total: weight("canary-weight-total").filter(|n| *n > 0).unwrap_or(100),
+                header: text("canary-by-header"),
+                value: text("canary-by-header-value"),
+                pattern: text("canary-by-header-pattern").filter(|_| self.get("canary-by-header-value").is_none()),
+                cookie: text("canary-by-cookie"),
+            });
+        }
+        let verified = self.get("proxy-ssl-verify") == Some("on");
+        if options.https && !verified {
+            // ingress-nginx looks at no certificate unless it is told to.
+            mtls(options).insert("insecureSkipVerify".to_owned(), json!(true));
+        }
+    }
+
+    /// Nobody gets in: better than everybody.
+    fn closed(&self, options: &mut Options) {
+        options.does =
+            Some(Does { name: "closed", filter: json!({"name": "answer", "kind": "Mock", "rules": [{"code": 403}]}) });
+    }
+
+    fn redirect(&self, value: &str, code: &str, default: i64, options: &mut Options) -> Told {
+        let code =
+            self.get(code).and_then(|code| number(code).ok()).filter(|code| [301, 302, 303, 307, 308].contains(code));
+        let (place, rest) = match value.split_once("$request_uri") {
+            Some((place, "")) => (place, true),
+            _ => (value, false),
+        };
+        if place.contains('$') {
+            return Err(format!(
+                "{} has variables of nginx; $request_uri at its end is the one that is known",
+                quoted(value)
+            ));
+        }
+        let (found, replaced) = if rest { ("^(.*)$", format!("{place}${{1}}")) } else { ("^.*$", place.to_owned()) };
+        let filter = redirect(found, &replaced, code.unwrap_or(default));
+        // A permanent one goes before a temporary one.
+        if options.does.is_none() || default == 301 {
+            options.does = Some(Does { name: "moved", filter });
+        }
+        Ok(Done::As)
+    }
+
+    fn protocol(&self, value: &str, options: &mut Options) -> Told {
+        match value.to_ascii_uppercase().as_str() {
+            "HTTP" | "AUTO_HTTP" => {}
+            "HTTPS" => options.https = true,
+            "GRPC" => drop(options.pool.insert("http2".to_owned(), json!(true))),
+            "GRPCS" => {
+                options.https = true;
+                options.pool.insert("http2".to_owned(), json!(true));
+            }
+            "FCGI" => {
+                self.closed(options);
+                return Err("FastCGI is not spoken; put a server before it that does".to_owned());
+            }
+            _ => return Err(format!("{} is not spoken; accepted are HTTP, HTTPS, GRPC and GRPCS", quoted(value))),
+        }
+        Ok(Done::As)
+    }
+
+    /// A secret that an annotation names, `name` or `namespace/name`.
+    fn secret(&self, value: &str) -> Result<&crate::object::Secret, String> {
+        let own = &self.ingress.metadata.namespace;
+        let key = match value.split_once('/') {
+            Some((namespace, name)) => Key::new(namespace, name),
+            None => Key::new(own, value),
+        };
+        if key.namespace != *own {
+            return Err(format!("secret {key} is of another namespace, whose secrets are its own; copy it"));
+        }
+        self.store.secret(&key).map(|secret| &**secret).ok_or_else(|| format!("secret {key} is not there"))
+    }
+
+    fn proxy_ssl_secret(&self, value: &str, options: &mut Options) -> Told {
+        let secret = match self.secret(value) {
+            Ok(secret) => secret,
+            Err(why) => {
+                self.closed(options);
+                return Err(format!("{why}; requests get 403 until it is"));
+            }
+        };
+        let (chain, key) = (decoded(&secret.data.certificate), decoded(&secret.data.key));
+        if let (Some(chain), Some(key)) = (chain, key)
+            && !chain.is_empty()
+        {
+            mtls(options).extend([("certBase64".to_owned(), json!(chain)), ("keyBase64".to_owned(), json!(key))]);
+        }
+        if let Some(authorities) = decoded(&secret.data.authorities).filter(|text| !text.is_empty()) {
+            mtls(options).insert("rootCertBase64".to_owned(), json!(authorities));
+        }
+        Ok(Done::As)
+    }
+
+    fn basic_auth(&self, value: &str, options: &mut Options) -> Told {
+        let lines = self.secret(value).and_then(|secret| {
+            decoded(&secret.data.auth)
+                .filter(|text| !text.trim().is_empty())
+                .ok_or_else(|| format!("secret {} has no key auth with lines of htpasswd", secret.metadata.key()))
+        });
+        match lines {
+            Ok(lines) => {
+                let users: Vec<&str> = lines.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+                let auth = json!({"mode": "USERS", "users": users});
+                options.before.insert(0, json!({"name": "auth", "kind": "Validator", "basicAuth": auth}));
+                Ok(Done::As)
+            }
+            Err(why) => {
+                self.closed(options);
+                Err(format!("{why}; requests get 403 until it is there"))
+            }
+        }
+    }
+
+    fn addresses(&self, name: &str, value: &str, options: &mut Options) -> Told {
+        let listed: Vec<&str> = list(value).collect();
+        for text in &listed {
+            if text.parse::<base_model::Cidr>().is_err() {
+                self.closed(options);
+                return Err(format!(
+                    "{} is neither an address nor a prefix; requests get 403 until it is",
+                    quoted(text)
+                ));
+            }
+        }
+        let filter = options.path.entry("ipFilter").or_insert_with(|| json!({}));
+        if name == "denylist-source-range" {
+            filter["blockIPs"] = json!(listed);
+        } else {
+            filter["allowIPs"] = json!(listed);
+            filter["blockByDefault"] = json!(true);
+        }
+        Ok(Done::As)
+    }
+
+    fn hash_by(&self, value: &str, options: &mut Options) -> Told {
+        let fields = balance(options);
+        fields.insert("policy".to_owned(), json!("maglev"));
+        if matches!(value, "$remote_addr" | "$binary_remote_addr" | "$the_real_ip" | "$http_x_forwarded_for") {
+            return Ok(Done::As);
+        }
+        if let Some(header) = value.strip_prefix("$http_") {
+            fields.insert("headerHashKey".to_owned(), json!(header.replace('_', "-")));
+            return Ok(Done::As);
+        }
+        if let Some(cookie) = value.strip_prefix("$cookie_") {
+            fields.insert("cookieHashKey".to_owned(), json!(cookie));
+            return Ok(Done::As);
+        }
+        fields.remove("policy");
+        Err(format!("{} is not hashed; accepted are $remote_addr, $http_NAME and $cookie_NAME", quoted(value)))
+    }
+
+    /// Once for all of them.
+    fn retry(&self, name: &str, value: &str, options: &mut Options) -> Told {
+        let on = self.get("proxy-next-upstream").unwrap_or("error timeout");
+        if on == "off" {
+            return Ok(Done::As);
+        }
+        let tries = self.get("proxy-next-upstream-tries").map_or(Ok(3), number)?;
+        if name == "proxy-next-upstream-timeout" {
+            seconds(value)?;
+            return nearly("all tries together are bounded by their number, and each by proxy-read-timeout");
+        }
+        // 0: as many as there are servers.
+        let tries = if tries <= 0 { 3 } else { tries.min(100) };
+        if tries > 1 && options.resilience.is_empty() {
+            let retry = json!({"name": "again", "kind": "Retry", "maxAttempts": tries, "waitDuration": "10ms"});
+            options.resilience.push(retry);
+            options.pool.insert("retryPolicy".to_owned(), json!("again"));
+            let codes: Vec<i64> =
+                on.split_whitespace().filter_map(|word| word.strip_prefix("http_")?.parse().ok()).collect();
+            if !codes.is_empty() {
+                options.pool.insert("failureCodes".to_owned(), json!(codes));
+            }
+        }
+        match on.split_whitespace().any(|word| word.starts_with("http_")) {
+            true => Ok(Done::As),
+            false => nearly(
+                "answers of 500 and more are tried again as well; list the statuses that are to be, such as http_502",
+            ),
+        }
+    }
+
+    fn cors(&self) -> Value {
+        let words = |name: &str, default: &str| -> Vec<String> {
+            list(self.get(name).unwrap_or(default)).map(str::to_owned).collect()
+        };
+        let origins = words("cors-allow-origin", "*");
+        let credentials = self.get("cors-allow-credentials").is_none_or(|value| truth(value) != Ok(false));
+        json!({
+            "name": "cors", "kind": "CORSAdaptor",
+            "allowedOrigins": if origins.iter().any(|origin| origin == "*") { Vec::new() } else { origins },
+            "allowedMethods": words("cors-allow-methods", "GET, PUT, POST, DELETE, PATCH, OPTIONS"),
+            "allowedHeaders": words("cors-allow-headers", "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,Content-Type,Range,Authorization"),
+            "exposedHeaders": words("cors-expose-headers", ""),
+            "allowCredentials": credentials,
+            "maxAge": self.get("cors-max-age").and_then(|value| number(value).ok()).unwrap_or(1_728_000),
+        })
+    }
+
+    fn limits(&self) -> Option<Value> {
+        let most = |name: &str| self.get(name).and_then(|value| number(value).ok()).filter(|n| *n > 0);
+        let burst = most("limit-burst-multiplier").unwrap_or(5);
+        let policy = |name: &str, most: i64, period: &str| {
+            json!({"name": name, "key": {"from": "address"}, "limitForPeriod": most, "limitRefreshPeriod": period,
+                   "burst": most.saturating_mul(burst)})
+        };
+        // Of two limits the one by the second is what keeps a server alive.
+        let (name, policy) = match (most("limit-rps"), most("limit-rpm")) {
+            (Some(rps), _) => ("rps", policy("rps", rps, "1s")),
+            (None, Some(rpm)) => ("rpm", policy("rpm", rpm, "1m")),
+            (None, None) => return None,
+        };
+        let rule = json!({"url": {"prefix": "/"}, "policyRef": name});
+        Some(json!({"name": "limit", "kind": "RateLimiter", "policies": [policy], "urls": [rule]}))
+    }
+
+    fn mirror(&self, value: &str, options: &mut Options) -> Told {
+        let target = value.trim_end_matches("$request_uri");
+        if target.contains('$') || !(target.starts_with("http://") || target.starts_with("https://")) {
+            return Err(format!(
+                "{} is no place to send copies to; write it as http://host:port$request_uri",
+                quoted(value)
+            ));
+        }
+        let everything = json!({"policy": "random", "permil": 1000});
+        let pool = json!({"servers": [{"url": target.trim_end_matches('/')}], "filter": everything});
+        options.proxy.insert("mirrorPool".to_owned(), pool);
+        Ok(Done::As)
+    }
+}
+
+fn nearly(told: &str) -> Told {
+    Ok(Done::Nearly(told.to_owned()))
+}
+
+fn redirect(found: &str, to: &str, code: i64) -> Value {
+    json!({"name": "redirect", "kind": "Redirector", "match": found, "replacement": to, "statusCode": code})
+}
+
+fn balance(options: &mut Options) -> &mut Map<String, Value> {
+    fields(options.pool.entry("loadBalance"))
+}
+
+fn mtls(options: &mut Options) -> &mut Map<String, Value> {
+    fields(options.proxy.entry("mtls"))
+}
+
+fn set_header(options: &mut Options, name: &str, value: &str) {
+    fields(options.path.entry("setHeaders")).insert(name.to_owned(), json!(value));
+}
+
+fn fields<'m>(entry: serde_json::map::Entry<'m>) -> &'m mut Map<String, Value> {
+    let value = entry.or_insert_with(|| json!({}));
+    if !value.is_object() {
+        *value = json!({});
+    }
+    value.as_object_mut().expect("it was made one just now")
+}
+
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|word| !word.is_empty())
+}
+
+/// Seconds as nginx writes them: a number, with `s` or without.
+fn seconds(text: &str) -> Result<String, String> {
+    let number = number(text.trim_end_matches('s'))?;
+    if number < 1 {
+        return Err(format!("{} is no time; 1 or more", quoted(text)));
+    }
+    Ok(format!("{number}s"))
+}
+
+/// Bytes as nginx writes them: `8m`, `100k`, `1g`.
+fn size(text: &str) -> Result<i64, String> {
+    let lower = text.to_ascii_lowercase();
+    let (digits, factor) = match lower.strip_suffix(['k', 'm', 'g']) {
+        Some(digits) if lower.ends_with('k') => (digits, 1 << 10),
+        Some(digits) if lower.ends_with('m') => (digits, 1 << 20),
+        Some(digits) => (digits, 1 << 30),
+        None => (lower.as_str(), 1),
+    };
+    let wrong = || format!("{} is no size; write it as 8m", quoted(text));
+    let number: i64 = digits.parse().map_err(|_| wrong())?;
+    number.checked_mul(factor).filter(|bytes| *bytes >= 0).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{ingress, path, planned, service};
+    use super::*;
+    use crate::Kind;
+    use crate::ingress::Plan;
+    use crate::report::Grade;
+
+    fn with(annotations: &[(&str, &str)]) -> Value {
+        annotations.iter().map(|(name, value)| (format!("{PREFIX}{name}"), json!(value))).collect::<Map<_, _>>().into()
+    }
+
+    fn made_with(annotations: &[(&str, &str)], more: &[(Kind, Value)]) -> Plan {
+        let mut objects =
+            vec![service("s"), ingress("a", 1, with(annotations), &[("a.test", vec![path("/", "Prefix", "s")])])];
+        objects.extend(more.iter().cloned());
+        planned(&objects)
+    }
+
+    fn made(annotations: &[(&str, &str)]) -> Plan {
+        made_with(annotations, &[])
+    }
+
+    fn grade(plan: &Plan, name: &str) -> (Grade, String) {
+        let notes = &plan.reports[&Key::new("n", "a")].notes;
+        let note = notes.iter().find(|note| note.what == format!("{PREFIX}{name}"));
+        note.map(|note| (note.grade, note.told.clone()))
+            .unwrap_or_else(|| panic!("nothing is told of {name}: {notes:?}"))
+    }
+
+    fn filter(plan: &Plan, name: &str) -> Value {
+        let pipeline = &plan.pipelines["ing.n.s.80~a"];
+        let filters = pipeline["filters"].as_array().unwrap();
+        filters
+            .iter()
+            .find(|filter| filter["name"] == name)
+            .cloned()
+            .unwrap_or_else(|| panic!("no {name} in {pipeline}"))
+    }
+
+    fn first(plan: &Plan) -> &Value {
+        &plan.rules[0]["paths"][0]
+    }
+
+    #[test]
+    fn each_annotation_is_honoured_approximated_or_refused() {
+        use Grade::{Approximated, Honoured, Refused};
+        for (name, value, grade_wanted, words) in [
+            ("affinity", "cookie", Honoured, ""),
+            ("affinity", "ip", Refused, "accepted is cookie"),
+            ("app-root", "/shop", Honoured, ""),
+            ("auth-realm", "Shop", Approximated, "restricted"),
+            ("auth-url", "https://auth.test/", Refused, "OIDCAdaptor"),
+            ("auth-tls-secret", "n/ca", Refused, "caCertBase64"),
+            ("backend-protocol", "GRPC", Honoured, ""),
+            ("backend-protocol", "FCGI", Refused, "FastCGI"),
+            ("configuration-snippet", "more_set_headers x", Refused, "ResponseAdaptor"),
+            ("server-snippet", "x", Refused, "weirctl convert nginx"),
+            ("custom-http-errors", "404", Refused, "Fallback"),
+            ("enable-modsecurity", "true", Refused, "firewall"),
+            ("enable-modsecurity", "false", Honoured, ""),
+            ("limit-rps", "5", Approximated, "429"),
+            ("limit-rps", "0", Refused, "1 or more"),
+            ("limit-connections", "5", Refused, "maxConcurrency"),
+            ("proxy-body-size", "8m", Honoured, ""),
+            ("proxy-body-size", "big", Refused, "write it as 8m"),
+            ("proxy-buffering", "off", Honoured, ""),
+            ("proxy-buffering", "on", Approximated, "nothing is buffered"),
+            ("proxy-next-upstream", "error http_502", Honoured, ""),
+            ("proxy-next-upstream", "error timeout", Approximated, "http_502"),
+            ("proxy-read-timeout", "30", Approximated, "whole answer"),
+            ("rewrite-target", "new", Refused, "begins with /"),
+            ("satisfy", "any", Refused, "all of them hold"),
+            ("ssl-passthrough", "true", Refused, "TCPProxy"),
+            ("upstream-hash-by", "$request_uri", Refused, "$http_NAME"),
+            ("upstream-hash-by", "$http_x_user", Honoured, ""),
+            ("use-regex", "true", Approximated, "without regard to case"),
+            ("whitelist-source-range", "10.0.0.0/8", Honoured, ""),
+            ("no-such-thing", "1", Refused, "no such annotation"),
+        ] {
+            let (found, told) = grade(&made(&[(name, value)]), name);
+            assert!(found == grade_wanted && told.contains(words), "{name}: {value} is {found}: {told}");
+            assert_eq!(found == Honoured, told.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_door_that_cannot_be_kept_is_closed() {
+        for annotations in [
+            &[("auth-url", "https://auth.test")][..],
+            &[("auth-type", "basic"), ("auth-secret", "none")],
+            &[("auth-type", "basic")],
+            &[("auth-tls-secret", "n/ca")],
+            &[("whitelist-source-range", "the office")],
+            &[("proxy-ssl-secret", "n/none")],
+        ] {
+            let plan = made(annotations);
+            assert_eq!(first(&plan)["backend"], "ing.n.a~closed", "{annotations:?}");
+            assert_eq!(plan.pipelines["ing.n.a~closed"]["filters"][0]["rules"][0]["code"], 403);
+        }
+    }
+
+    #[test]
+    fn users_come_from_the_secret() {
+        let lines = "ann:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n";
+        let auth = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, lines);
+        let secret = (Kind::Secret, json!({"metadata": {"name": "users", "namespace": "n"}, "data": {"auth": auth}}));
+        let plan = made_with(&[("auth-type", "basic"), ("auth-secret", "users")], &[secret]);
+        let auth = filter(&plan, "auth")["basicAuth"].clone();
+        assert_eq!(auth, json!({"mode": "USERS", "users": [lines.trim()]}));
+        let (found, told) = grade(&made(&[("auth-secret", "other/users")]), "auth-secret");
+        assert!(found == Grade::Refused && told.contains("another namespace"), "{told}");
+    }
+
+    #[test]
+    fn what_is_asked_of_paths_and_pools_is_there() {
+        let plan = made(&[
+            ("proxy-body-size", "8m"),
+            ("whitelist-source-range", "10.0.0.0/8, 192.0.2.1"),
+            ("denylist-source-range", "10.1.0.0/16"),
+            ("x-forwarded-prefix", "/shop"),
+            ("proxy-connect-timeout", "3"),
+            ("proxy-read-timeout", "30"),
+            ("proxy-send-timeout", "60"),
+            ("backend-protocol", "HTTPS"),
+            ("affinity", "cookie"),
+            ("session-cookie-name", "route"),
+            ("session-cookie-max-age", "60"),
+            ("proxy-next-upstream", "error http_502 http_503"),
+            ("proxy-next-upstream-tries", "2"),
+            ("upstream-vhost", "inside.test"),
+            ("mirror-target", "http://copy.test:8080$request_uri"),
+            ("limit-rps", "5"),
+            ("enable-cors", "true"),
+            ("cors-allow-origin", "https://a.test, https://b.test"),
+        ]);
+        let path = first(&plan);
+        assert_eq!(path["clientMaxBodySize"], 8 << 20);
+        assert_eq!(
+            path["ipFilter"],
+            json!({"blockIPs": ["10.1.0.0/16"], "allowIPs": ["10.0.0.0/8", "192.0.2.1"], "blockByDefault": true})
+        );
+        assert_eq!(path["setHeaders"], json!({"X-Forwarded-Prefix": "/shop"}));
+        assert_eq!(plan.rules[0]["paths"][1]["backend"], "ing.403", "who is not let in is led nowhere else");
+        let name = "ing.tls.n.s.80~a";
+        let filters = plan.pipelines[name]["filters"].as_array().unwrap();
+        let kinds: Vec<&str> = filters.iter().map(|filter| filter["kind"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["RequestAdaptor", "CORSAdaptor", "RateLimiter", "Proxy"]);
+        let (proxy, pool) = (&filters[3], &filters[3]["pools"][0]);
+        assert_eq!(proxy["mtls"], json!({"insecureSkipVerify": true}));
+        assert_eq!(proxy["mirrorPool"]["servers"][0]["url"], "http://copy.test:8080");
+        assert_eq!(
+            (&pool["connectTimeout"], &pool["timeout"], &pool["serviceName"]),
+            (&json!("3s"), &json!("60s"), &json!("https://n/s:80"))
+        );
+        let sticky = json!({"mode": "DurationBased", "lbCookieName": "route", "lbCookieExpire": "60s"});
+        assert_eq!(pool["loadBalance"]["stickySession"], sticky);
+        assert_eq!(
+            (&pool["failureCodes"], &plan.pipelines[name]["resilience"][0]["maxAttempts"]),
+            (&json!([502, 503]), &json!(2))
+        );
+        assert_eq!(filters[1]["allowedOrigins"], json!(["https://a.test", "https://b.test"]));
+        assert_eq!(filters[2]["policies"][0]["burst"], 25);
+    }
+
+    #[test]
+    fn redirects_answer_by_themselves() {
+        let plan = made(&[("permanent-redirect", "https://new.test$request_uri"), ("permanent-redirect-code", "308")]);
+        let filter = &plan.pipelines["ing.n.a~moved"]["filters"][0];
+        assert_eq!((&filter["replacement"], &filter["statusCode"]), (&json!("https://new.test${1}"), &json!(308)));
+        assert_eq!(first(&plan)["backend"], "ing.n.a~moved");
+        let plan = made(&[("app-root", "/shop"), ("from-to-www-redirect", "true"), ("server-alias", "b.test")]);
+        let routes: Vec<(String, String)> = plan
+            .rules
+            .iter()
+            .flat_map(|rule| {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                rule["paths"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(move |path| (text(&rule["host"]) + &text(&path["path"]), text(&path["backend"])))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let leads = |place: &str, to: &str| routes.iter().any(|(at, backend)| at == place && backend == to);
+        assert!(leads("a.test/", "ing.n.a~root") && leads("b.test/", "ing.n.a~root"), "{routes:?}");
+        assert!(leads("b.test", "ing.n.s.80") && leads("www.a.test", "ing.n.a~to.a.test"), "{routes:?}");
+    }
+
+    #[test]
+    fn a_canary_has_its_part_of_the_requests() {
+        let pools = |annotations: &[(&str, &str)]| {
+            let mut annotations = annotations.to_vec();
+            annotations.push(("canary", "true"));
+            let plan = planned(&[
+                service("s"),
+                service("t"),
+                ingress("a", 1, json!({}), &[("a.test", vec![path("/", "Prefix", "s")])]),
+                ingress("b", 2, with(&annotations), &[("a.test", vec![path("/", "Prefix", "t")])]),
+            ]);
+            assert!(plan.services.contains("n/t:80"));
+            let pools = plan.pipelines["ing.n.s.80~a~b"]["filters"][0]["pools"].as_array().unwrap().clone();
+            let filter = |pool: &Value| {
+                ["headers", "cookies"].iter().find_map(|field| {
+                    let (name, matched) = pool["filter"][field].as_object()?.iter().next()?;
+                    Some(format!(" {name}={}", matched["exact"].as_str().or(matched["regex"].as_str())?))
+                })
+            };
+            pools
+                .iter()
+                .map(|pool| {
+                    let weight = pool["weight"].as_i64().map(|weight| format!(" {weight}")).unwrap_or_default();
+                    format!("{}{}{weight}", pool["serviceName"].as_str().unwrap(), filter(pool).unwrap_or_default())
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(pools(&[("canary-weight", "10")]), ["n/s:80 90", "n/t:80 10"]);
+        assert_eq!(pools(&[("canary-weight", "100")]), ["n/t:80"]);
+        assert_eq!(pools(&[("canary-weight", "3"), ("canary-weight-total", "4")]), ["n/s:80 1", "n/t:80 3"]);
+        assert_eq!(pools(&[("canary-by-header", "X")]), ["n/t:80 X=always", "n/s:80 X=never", "n/s:80"]);
+        assert_eq!(pools(&[("canary-by-header", "X"), ("canary-by-header-value", "v")]), ["n/t:80 X=v", "n/s:80"]);
+        assert_eq!(pools(&[("canary-by-header", "X"), ("canary-by-header-pattern", "^v")]), ["n/t:80 X=^v", "n/s:80"]);
+        assert_eq!(
+            pools(&[("canary-by-cookie", "c"), ("canary-weight", "1")]),
+            ["n/t:80 c=always", "n/s:80 c=never", "n/s:80 99", "n/t:80 1"]
+        );
+        let alone = planned(&[
+            service("t"),
+            ingress("b", 2, with(&[("canary", "true")]), &[("a.test", vec![path("/", "Prefix", "t")])]),
+        ]);
+        let told = alone.reports[&Key::new("n", "b")].lines().join("\n");
+        assert!(told.contains("no other ingress has this host and path"), "{told}");
+    }
+
+    #[test]
+    fn sizes_and_times_are_nginxs() {
+        for (text, bytes) in [("8m", 8 << 20), ("100K", 100 << 10), ("1g", 1 << 30), ("0", 0), ("12", 12)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "m", "-1", "1.5m", "99999999999g"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert_eq!(seconds("30s"), Ok("30s".to_owned()));
+        assert!(seconds("0").is_err() && seconds("soon").is_err());
     }
 }

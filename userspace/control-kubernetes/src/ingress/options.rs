@@ -29,6 +29,73 @@ pub(crate) struct Options {
     pub websocket: Option<Map<String, Value>>,
     /// Clients are sent to the server that speaks TLS: `None`, where the host has a certificate.
     pub to_https: Option<bool>,
+    /// Instead of leading to a service.
+    pub does: Option<Does>,
+    /// What the path `/` does.
+    pub app_root: Option<Value>,
+    /// Each host answers with and without `www.` before it; the one that is not written sends clients to the one that is.
+    pub www: bool,
+    /// Its services get a part of the requests of another Ingress.
+    pub canary: Option<Canary>,
+}
+
+/// A filter that answers by itself.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Does {
+    /// What its pipeline is called.
+    pub name: &'static str,
+    pub filter: Value,
+}
+
+/// Which part of the requests. A header goes before a cookie, and that before the weight.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Canary {
+    pub weight: i64,
+    pub total: i64,
+    /// `always` is for it and `never` is not; with `value` or `pattern` that is.
+    pub header: Option<String>,
+    pub value: Option<String>,
+    pub pattern: Option<String>,
+    /// `always` and `never`.
+    pub cookie: Option<String>,
+}
+
+impl Canary {
+    /// Pools in the order they are asked in, of which the last have no conditions.
+    fn pools(&self, main: &Map<String, Value>, own: &Map<String, Value>) -> Vec<Value> {
+        let mut pools = Vec::new();
+        let mut push = |pool: &Map<String, Value>, field: &str, name: &str, matched: Value| {
+            let mut pool = pool.clone();
+            pool.insert("filter".to_owned(), json!({"policy": "general", field: {name: matched}}));
+            pools.push(Value::Object(pool));
+        };
+        if let Some(header) = &self.header {
+            match (&self.value, &self.pattern) {
+                (Some(value), _) => push(own, "headers", header, json!({"exact": value})),
+                (None, Some(pattern)) => push(own, "headers", header, json!({"regex": pattern})),
+                (None, None) => {
+                    push(own, "headers", header, json!({"exact": "always"}));
+                    push(main, "headers", header, json!({"exact": "never"}));
+                }
+            }
+        }
+        if let Some(cookie) = &self.cookie {
+            push(own, "cookies", cookie, json!({"exact": "always"}));
+            push(main, "cookies", cookie, json!({"exact": "never"}));
+        }
+        let weight = self.weight.min(self.total);
+        let mut last = vec![(main, self.total - weight), (own, weight)];
+        last.retain(|(_, weight)| *weight > 0);
+        let alone = last.len() == 1;
+        for (pool, weight) in last {
+            let mut pool = pool.clone();
+            if !alone {
+                pool.insert("weight".to_owned(), json!(weight));
+            }
+            pools.push(Value::Object(pool));
+        }
+        pools
+    }
 }
 
 /// What becomes of the path.
@@ -110,10 +177,20 @@ impl Options {
     }
 
     /// The pipeline of a service.
-    pub fn pipeline(&self, name: &str, controller: &str, service: &ServiceName) -> Value {
-        let mut pool = self.pool.clone();
-        pool.insert("serviceRegistry".to_owned(), controller.into());
-        pool.insert("serviceName".to_owned(), service.to_string().into());
+    pub fn pipeline(
+        &self,
+        name: &str,
+        controller: &str,
+        service: &ServiceName,
+        canary: Option<(&ServiceName, &Canary)>,
+    ) -> Value {
+        let of = |service: &ServiceName| {
+            let mut pool = self.pool.clone();
+            pool.insert("serviceRegistry".to_owned(), controller.into());
+            pool.insert("serviceName".to_owned(), service.to_string().into());
+            pool
+        };
+        let mut pool = of(service);
         let mut filters = self.before.clone();
         let mut last = match &self.websocket {
             Some(bounds) => {
@@ -128,7 +205,10 @@ impl Options {
                 proxy
             }
         };
-        last["pools"] = json!([pool]);
+        last["pools"] = match canary.filter(|_| self.websocket.is_none()) {
+            Some((other, canary)) => Value::Array(canary.pools(&pool, &of(other))),
+            None => json!([pool]),
+        };
         filters.push(last);
         filters.extend(self.after.iter().cloned());
         let mut document = json!({"name": name, "kind": "Pipeline", "filters": filters});

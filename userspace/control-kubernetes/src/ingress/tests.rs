@@ -6,13 +6,13 @@ use crate::{Kind, Object};
 use base_model::pipeline::FilterKinds;
 
 /// Takes every filter, and looks at servers as whoever serves them does.
-pub(super) struct Checked;
+pub(crate) struct Checked;
 
 struct Filters;
 
 impl FilterKinds for Filters {
     fn results(&self, _: &str) -> Option<Vec<&'static str>> {
-        Some(Vec::new())
+        Some(vec!["failureCode", "timeout"])
     }
 
     fn kinds(&self) -> Vec<&'static str> {
@@ -32,7 +32,7 @@ pub(super) fn settings() -> Settings<'static> {
     Settings { name: "ing", class: "easegress", https_port: Some(443) }
 }
 
-pub(super) fn store(objects: &[(Kind, Value)]) -> Store {
+pub(crate) fn store(objects: &[(Kind, Value)]) -> Store {
     let mut store = Store::default();
     for (kind, value) in objects {
         store.hear(&everywhere(*kind), Heard::Put(object(*kind, value.clone())));
@@ -40,7 +40,7 @@ pub(super) fn store(objects: &[(Kind, Value)]) -> Store {
     store
 }
 
-pub(super) fn service(name: &str) -> (Kind, Value) {
+pub(crate) fn service(name: &str) -> (Kind, Value) {
     let spec = json!({"ports": [{"port": 80, "name": "web"}]});
     (Kind::Service, json!({"metadata": {"name": name, "namespace": "n"}, "spec": spec}))
 }

@@ -5,13 +5,13 @@ use crate::registries::base64;
 use crate::world::{Backend, Connection, Machine, eventually, free_port};
 use serde_json::{Value, json};
 
-fn service(name: &str) -> Value {
+pub fn service(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
            "spec": {"ports": [{"name": "web", "port": 80}]}})
 }
 
 /// The pods of a service: here, backends of this machine by their ports.
-fn slice(service: &str, n: u32, backend: &Backend) -> Value {
+pub fn slice(service: &str, n: u32, backend: &Backend) -> Value {
     json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
            "metadata": {"name": format!("{service}-{n}"), "namespace": "shop", "labels": {"kubernetes.io/service-name": service}},
            "ports": [{"name": "web", "port": backend.port}],
@@ -27,14 +27,14 @@ fn ingress(name: &str, host: &str, paths: &[Value]) -> Value {
            "spec": {"ingressClassName": "easegress", "rules": [{"host": host, "http": {"paths": paths}}]}})
 }
 
-fn ask(port: u16, host: &'static str, path: &str) -> Option<(u16, String)> {
+pub fn ask(port: u16, host: &'static str, path: &str) -> Option<(u16, String)> {
     let mut connection = Connection::open(&format!("127.0.0.1:{port}")).ok()?.asking(host);
     let answer = connection.request("GET", path, &[], "").ok()?;
     Some((answer.status, answer.body))
 }
 
 /// Until who answers is who is wanted.
-fn served(port: u16, host: &'static str, path: &str, status: u16, by: &str) {
+pub fn served(port: u16, host: &'static str, path: &str, status: u16, by: &str) {
     let mut last = None;
     eventually(&format!("{host}{path} is answered with {status} by {by}"), || {
         last = ask(port, host, path);
@@ -190,6 +190,26 @@ fn what_of_an_ingress_is_not_as_it_is_written_is_told_where_people_look() {
     assert_eq!(report["state"], "refused", "{report}");
     assert!(report["refused"][0]["told"].as_str().unwrap().contains("\"soon\" is no duration"), "{report}");
 
+    // Annotations of ingress-nginx: users of a secret get in, and nobody else; what cannot be kept is a closed door.
+    let nginx = |name: &str| format!("nginx.ingress.kubernetes.io/{name}");
+    let mut login = ingress("login", "login.test", &[path("/", "Prefix", "orders")]);
+    login["metadata"]["annotations"] = json!({nginx("auth-type"): "basic", nginx("auth-secret"): "users"});
+    kube.put(login);
+    let mut closed = ingress("closed", "closed.test", &[path("/", "Prefix", "orders")]);
+    closed["metadata"]["annotations"] = json!({nginx("auth-url"): "http://auth.test/"});
+    kube.put(closed);
+    served(port, "login.test", "/", 403, "");
+    let users = base64("ann:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=\n");
+    kube.put(json!({"kind": "Secret", "type": "Opaque", "metadata": {"name": "users", "namespace": "shop"}, "data": {"auth": users}}));
+    served(port, "login.test", "/", 401, "");
+    let mut connection = Connection::open(&format!("127.0.0.1:{port}")).unwrap().asking("login.test");
+    let password = format!("Basic {}", base64("ann:secret"));
+    let answer = connection.request("GET", "/", &[("Authorization", &password)], "").unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    served(port, "closed.test", "/", 403, "");
+    let seen = machine.api("GET", "/objects/ing.shop.orders.80~login", "").body;
+    assert!(seen.contains("users") && !seen.contains("5en6G6"), "{seen}");
+
     // A server that speaks TLS is there with the first certificate; until then it says what it waits for.
     assert!(status(&machine)["remarks"].to_string().contains("waits for a certificate"), "{}", status(&machine));
     assert!(ask(tls, "shop.test", "/").is_none());
@@ -217,4 +237,45 @@ fn what_of_an_ingress_is_not_as_it_is_written_is_told_where_people_look() {
         remarks.contains("taken by HTTPServer mine").then_some(())
     });
     served(port, "shop.test", "/", 308, "");
+}
+
+#[test]
+fn servers_come_from_the_slices_of_services() {
+    let kube = Kube::start();
+    let (first, second, fallback) = (Backend::start("first"), Backend::start("second"), Backend::start("fallback"));
+    kube.put(service("orders"));
+    let (machine, port, folder) = (Machine::start(), free_port(), tempfile::tempdir().unwrap());
+    let config = folder.path().join("config");
+    let text = format!(
+        "current-context: a\ncontexts: [{{name: a, context: {{cluster: c, user: u}}}}]\nusers: [{{name: u, user: {{}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: '{}'}}}}]\n",
+        kube.url()
+    );
+    std::fs::write(&config, text).unwrap();
+    machine.create(&format!(
+        "kind: KubernetesServiceRegistry\nname: k\nkubeConfig: {}\nmasterURL: {}\nnamespaces: [shop]\nemptyAfter: 1h\n",
+        config.display(),
+        kube.url()
+    ));
+    machine.create(&format!(
+        "kind: Pipeline\nname: pl\nfilters:\n- kind: Proxy\n  name: proxy\n  pools:\n  - serviceRegistry: k\n    \
+         serviceName: shop/orders:80\n    servers:\n    - url: {}\n",
+        fallback.url()
+    ));
+    machine.create(&crate::world::server("hs", port, "pl"));
+    served(port, "a.test", "/", 200, "fallback");
+    kube.put(slice("orders", 1, &first));
+    served(port, "a.test", "/", 200, "first");
+    kube.put(slice("orders", 2, &second));
+    served(port, "a.test", "/", 200, "second");
+    kube.forgets();
+    kube.delete("EndpointSlice", "shop", "orders-1");
+    kube.delete("EndpointSlice", "shop", "orders-2");
+    let status = || machine.json("/status/objects/k")[format!("default/k/{}", machine.name)]["status"].clone();
+    eventually("an empty service keeps its servers for a while", || {
+        status()["held"]["shop/orders:80"].as_str().is_some_and(|why| why.contains("emptyAfter")).then_some(())
+    });
+    assert_eq!(ask(port, "a.test", "/").unwrap().0, 200);
+    kube.put(slice("orders", 3, &first));
+    served(port, "a.test", "/", 200, "first");
 }

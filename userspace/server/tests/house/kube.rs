@@ -32,6 +32,8 @@ struct State {
     compacted: u64,
     /// Plurals that nobody may ask for.
     forbidden: BTreeSet<String>,
+    /// Paths of what it does not know, or their ends.
+    lacking: Vec<String>,
     token: Option<String>,
     /// Connections of an earlier life end.
     life: u64,
@@ -140,6 +142,10 @@ impl Kube {
         self.shared.changed.notify_all();
     }
 
+    pub fn lacks(&self, path: &str) {
+        self.shared.lock().lacking.push(path.to_owned());
+    }
+
     pub fn token(&self, token: &str) {
         let mut state = self.shared.lock();
         state.token = Some(token.to_owned());
@@ -196,8 +202,9 @@ impl Target {
         let mut parts = path.trim_start_matches('/').split('/').skip(if path.starts_with("/apis/") { 3 } else { 2 });
         let mut next = parts.next()?.to_owned();
         let mut namespace = None;
-        if next == "namespaces" {
-            namespace = Some(parts.next()?.to_owned());
+        let mut parts = parts.collect::<Vec<_>>().into_iter();
+        if next == "namespaces" && parts.len() > 1 {
+            namespace = parts.next().map(str::to_owned);
             next = parts.next()?.to_owned();
         }
         let name = parts.next().map(str::to_owned);
@@ -253,6 +260,11 @@ fn serve(mut stream: TcpStream, shared: &Shared, life: u64) -> std::io::Result<(
                 refuse(&mut stream, 401, "Unauthorized")?;
                 continue;
             }
+        }
+        let path = target.split('?').next().unwrap_or_default();
+        if shared.lock().lacking.iter().any(|end| path.ends_with(end.as_str())) {
+            refuse(&mut stream, 404, "the server could not find the requested resource")?;
+            continue;
         }
         let Some(target) = Target::read(&target) else {
             answer(&mut stream, 200, &json!({"gitVersion": "v1.37.2"}))?;

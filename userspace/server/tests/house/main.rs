@@ -22,6 +22,7 @@ mod doctor;
 mod doors;
 mod figures;
 mod forward_proxy;
+mod gateway;
 mod grpc;
 mod halves;
 mod health_checks;

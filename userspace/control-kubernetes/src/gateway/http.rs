@@ -1,0 +1,499 @@
+//! HTTPRoutes and GRPCRoutes: paths of HTTPServers, and a Pipeline for each rule.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use base_model::GoDuration;
+use serde_json::{Map, Value, json};
+
+use super::object::{
+    BackendRef, HeaderModifier, NameValue, PathModifier, Route, RouteFilter, RouteMatch, RouteRule, ValueMatch,
+};
+use super::status::Condition;
+use super::{Attached, GROUP, Made, Ours, service_of};
+use crate::kinds::Kind;
+use crate::object::Key;
+use crate::store::Store;
+
+/// What of a route is not known here, and whether everything that it refers to can be used.
+pub(super) fn judge(store: &Store, kind: Kind, route: &Route) -> (Option<String>, Condition) {
+    let namespace = &route.metadata.namespace;
+    let mut resolved = Condition::new("ResolvedRefs", true, "ResolvedRefs", "");
+    let mut unsupported = None;
+    for rule in &route.spec.rules {
+        let mirrors =
+            rule.filters.iter().filter_map(|filter| filter.request_mirror.as_ref()).map(|mirror| &mirror.backend_ref);
+        for backend in rule.backend_refs.iter().chain(mirrors) {
+            if let Err((reason, told)) = service_of(store, kind, namespace, backend)
+                && resolved.holds
+            {
+                resolved = Condition::new("ResolvedRefs", false, reason, told);
+            }
+            if !backend.filters.is_empty() {
+                unsupported = Some("filters of a backendRef are not served; write them for the rule".to_owned());
+            }
+        }
+        for filter in &rule.filters {
+            match filter.kind.as_str() {
+                "RequestHeaderModifier"
+                | "ResponseHeaderModifier"
+                | "RequestRedirect"
+                | "URLRewrite"
+                | "RequestMirror"
+                | "CORS" => {}
+                "ExtensionRef" => match extension(store, namespace, filter) {
+                    Ok(_) => {}
+                    Err(why) => resolved = Condition::new("ResolvedRefs", false, "BackendNotFound", why),
+                },
+                other => unsupported = Some(format!("filter {} is not served", base_text::quoted(other))),
+            }
+        }
+    }
+    (unsupported, resolved)
+}
+
+/// A path of a host, with what decides who is asked first.
+struct Entry {
+    rank: Rank,
+    path: Value,
+}
+
+/// Smaller is earlier.
+type Rank = (Reverse<bool>, Reverse<usize>, Reverse<bool>, Reverse<usize>, Reverse<usize>, (String, Key), usize, usize);
+
+/// A server of HTTP: an address, a port, and whether TLS is spoken.
+type Door = (String, i64, bool);
+
+#[derive(Default)]
+struct Server {
+    certificates: BTreeMap<String, (String, String)>,
+    hosts: BTreeMap<String, Vec<Entry>>,
+    of: Option<Key>,
+}
+
+pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attached<'_>]) {
+    let mut servers: BTreeMap<Door, Server> = BTreeMap::new();
+    let door = |g: usize, l: usize| -> Option<Door> {
+        let (one, heard) = (&ours[g], &ours[g].listeners[l]);
+        let is_http = matches!(heard.listener.protocol.as_str(), "HTTP" | "HTTPS");
+        (is_http && heard.serves() && one.problem.is_none())
+            .then(|| (one.address.clone(), heard.listener.port, heard.listener.protocol == "HTTPS"))
+    };
+    for (g, one) in ours.iter().enumerate() {
+        for (l, heard) in one.listeners.iter().enumerate() {
+            let Some(door) = door(g, l) else { continue };
+            let server = servers.entry(door).or_default();
+            server.certificates.extend(heard.certificates.clone());
+            server.hosts.entry(heard.listener.hostname.to_ascii_lowercase()).or_default();
+            server.of.get_or_insert_with(|| one.gateway.metadata.key());
+        }
+    }
+    let here = attached.iter().filter(|attached| matches!(attached.kind, Kind::HttpRoute | Kind::GrpcRoute));
+    for attached in here {
+        let meta = &attached.route.metadata;
+        let entries = entries(made, attached);
+        for (g, l, hosts) in &attached.places {
+            let Some(door) = door(*g, *l) else { continue };
+            let server = servers.entry(door).or_default();
+            for host in hosts {
+                let of = server.hosts.entry(host.clone()).or_default();
+                of.extend(entries.iter().map(|(rank, path)| {
+                    let (a, b, c, d, e, rule, matched) = *rank;
+                    let rank = (a, b, c, d, e, (meta.creation_timestamp.clone(), meta.key()), rule, matched);
+                    Entry { rank, path: path.clone() }
+                }));
+            }
+        }
+    }
+    for ((address, port, tls), server) in servers {
+        let nothing = made.answering(404);
+        let mut hosts: Vec<(String, Vec<Entry>)> = server.hosts.into_iter().collect();
+        hosts.sort_by_key(|(host, _)| (host.is_empty(), host.starts_with('*'), Reverse(host.len()), host.clone()));
+        let rules: Vec<Value> = hosts
+            .into_iter()
+            .map(|(host, mut entries)| {
+                entries.sort_by(|a, b| a.rank.cmp(&b.rank));
+                let mut paths: Vec<Value> = entries.into_iter().map(|entry| entry.path).collect();
+                // No other host's routes are asked.
+                paths.push(json!({"pathPrefix": "/", "backend": nothing}));
+                match host.as_str() {
+                    "" => json!({"paths": paths}),
+                    host => json!({"host": host, "paths": paths}),
+                }
+            })
+            .collect();
+        let name = made.server_name(if tls { "https" } else { "http" }, &address, port);
+        let mut document = json!({
+            "name": name, "kind": "HTTPServer", "address": address, "port": port, "https": tls, "xForwardedFor": true,
+            "clientMaxBodySize": -1, "rules": rules,
+        });
+        if tls {
+            let (mut certs, mut keys) = (Map::new(), Map::new());
+            for (secret, (chain, key)) in server.certificates {
+                certs.insert(secret.clone(), json!(chain));
+                keys.insert(secret, json!(key));
+            }
+            document["certs"] = Value::Object(certs);
+            document["keys"] = Value::Object(keys);
+        } else {
+            document["h2c"] = json!(true);
+        }
+        made.put(document, (Kind::Gateway, server.of.unwrap_or_default()));
+    }
+}
+
+type Matched = ((Reverse<bool>, Reverse<usize>, Reverse<bool>, Reverse<usize>, Reverse<usize>, usize, usize), Value);
+
+/// The paths of a route, whatever its hosts are.
+fn entries(made: &mut Made<'_>, attached: &Attached<'_>) -> Vec<Matched> {
+    let grpc = attached.kind == Kind::GrpcRoute;
+    let anything = [RouteMatch::default()];
+    let mut entries = Vec::new();
+    for (r, rule) in attached.route.spec.rules.iter().enumerate() {
+        let matches: &[RouteMatch] = if rule.matches.is_empty() { &anything } else { &rule.matches };
+        let rewrites = rule.filters.iter().find_map(|filter| filter.url_rewrite.as_ref()?.path.as_ref());
+        let backend = pipeline(made, attached, r, rule);
+        for (m, matched) in matches.iter().enumerate() {
+            let (exact, length, paths) = if grpc { grpc_paths(matched) } else { http_paths(matched, rewrites) };
+            let method = matched.method.as_str().filter(|_| !grpc);
+            let rank = (
+                Reverse(exact),
+                Reverse(length),
+                Reverse(method.is_some()),
+                Reverse(matched.headers.len()),
+                Reverse(matched.query_params.len()),
+                r,
+                m,
+            );
+            for mut path in paths {
+                if let Some(method) = method {
+                    path.insert("methods".to_owned(), json!([method]));
+                }
+                for (name, all, conditions) in [
+                    ("headers", "matchAllHeader", &matched.headers),
+                    ("queries", "matchAllQuery", &matched.query_params),
+                ] {
+                    if !conditions.is_empty() {
+                        path.insert(name.to_owned(), conditions.iter().map(condition).collect());
+                        path.insert(all.to_owned(), json!(true));
+                    }
+                }
+                path.insert("backend".to_owned(), json!(backend));
+                entries.push((rank, Value::Object(path)));
+            }
+        }
+    }
+    entries
+}
+
+fn condition(wanted: &ValueMatch) -> Value {
+    match wanted.kind.as_str() {
+        "RegularExpression" => json!({"key": wanted.name, "regexp": format!("^(?:{})$", wanted.value)}),
+        _ => json!({"key": wanted.name, "values": [wanted.value]}),
+    }
+}
+
+fn fields<const N: usize>(of: [(&str, String); N]) -> Map<String, Value> {
+    of.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect()
+}
+
+/// Whether it is exact, how long it is, and the conditions.
+fn http_paths(matched: &RouteMatch, rewrite: Option<&PathModifier>) -> (bool, usize, Vec<Map<String, Value>>) {
+    let path = matched.path.clone().unwrap_or_default();
+    let value = if path.value.is_empty() { "/" } else { path.value.as_str() };
+    match path.kind.as_str() {
+        "Exact" => (true, value.len(), vec![fields([("path", value.to_owned())])]),
+        "RegularExpression" => (false, value.len(), vec![fields([("pathRegexp", format!("^(?:{value})$"))])]),
+        _ => {
+            let prefix = value.trim_end_matches('/');
+            let below = format!("{prefix}/");
+            let with = rewrite.and_then(|rewrite| rewrite.replace_prefix_match.as_ref());
+            let paths = match (prefix, with) {
+                ("", None) => vec![fields([("pathPrefix", "/".to_owned())])],
+                (prefix, None) => vec![fields([("path", prefix.to_owned()), ("pathPrefix", below)])],
+                (prefix, Some(with)) => {
+                    let with = with.trim_end_matches('/');
+                    let whole = if with.is_empty() { "/" } else { with };
+                    let mut paths = Vec::new();
+                    if !prefix.is_empty() {
+                        paths.push(fields([("path", prefix.to_owned()), ("rewriteTarget", whole.to_owned())]));
+                    }
+                    paths.push(fields([("pathPrefix", below), ("rewriteTarget", format!("{with}/"))]));
+                    paths
+                }
+            };
+            (false, prefix.len(), paths)
+        }
+    }
+}
+
+/// A path of gRPC is `/service/method`.
+fn grpc_paths(matched: &RouteMatch) -> (bool, usize, Vec<Map<String, Value>>) {
+    let text = |name: &str| matched.method[name].as_str().unwrap_or_default();
+    let (service, method) = (text("service"), text("method"));
+    let paths = match (text("type") == "RegularExpression", service, method) {
+        (_, "", "") => fields([("pathPrefix", "/".to_owned())]),
+        (true, service, method) => {
+            let or_any = |text: &str| if text.is_empty() { "[^/]+".to_owned() } else { format!("(?:{text})") };
+            fields([("pathRegexp", format!("^/{}/{}$", or_any(service), or_any(method)))])
+        }
+        (false, service, "") => fields([("pathPrefix", format!("/{service}/"))]),
+        (false, "", method) => fields([("pathRegexp", format!("^/[^/]+/{}$", crate::ingress::escaped(method)))]),
+        (false, service, method) => fields([("path", format!("/{service}/{method}"))]),
+    };
+    (!service.is_empty() && !method.is_empty(), service.len() * 1024 + method.len(), vec![paths])
+}
+
+/// The pipeline of a rule, by its name.
+fn pipeline(made: &mut Made<'_>, attached: &Attached<'_>, r: usize, rule: &RouteRule) -> String {
+    let (kind, meta) = (attached.kind, &attached.route.metadata);
+    let of = (kind, meta.key());
+    let word = if kind == Kind::GrpcRoute { "grpc" } else { "http" };
+    let name = crate::ingress::named(&format!("{}.{word}.{}.{}.{r}", made.settings.name, meta.namespace, meta.name));
+    let mut work = Work {
+        made,
+        kind,
+        namespace: &meta.namespace,
+        before: Vec::new(),
+        after: Vec::new(),
+        last: None,
+        mirror: None,
+        resilience: Vec::new(),
+    };
+    for (n, filter) in rule.filters.iter().enumerate() {
+        work.filter(n, filter);
+    }
+    if work.last.is_none() && !work.proxy(rule) {
+        return work.made.answering(500);
+    }
+    let document = work.document(&name);
+    if made.put(document, of) { name } else { made.answering(500) }
+}
+
+struct Work<'w, 'm> {
+    made: &'w mut Made<'m>,
+    kind: Kind,
+    namespace: &'w str,
+    before: Vec<Value>,
+    after: Vec<Value>,
+    /// What answers.
+    last: Option<Value>,
+    mirror: Option<Value>,
+    resilience: Vec<Value>,
+}
+
+impl Work<'_, '_> {
+    fn filter(&mut self, n: usize, filter: &RouteFilter) {
+        if let Some(change) = &filter.request_header_modifier {
+            self.before
+                .push(json!({"name": format!("request-{n}"), "kind": "RequestAdaptor", "header": headers(change)}));
+        }
+        if let Some(change) = &filter.response_header_modifier {
+            self.after
+                .push(json!({"name": format!("response-{n}"), "kind": "ResponseAdaptor", "header": headers(change)}));
+        }
+        if let Some(rewrite) = &filter.url_rewrite {
+            let mut adaptor = json!({"name": format!("rewrite-{n}"), "kind": "RequestAdaptor"});
+            if let Some(host) = &rewrite.hostname {
+                adaptor["host"] = json!(host);
+            }
+            let full = rewrite.path.as_ref().and_then(|path| path.replace_full_path.as_ref());
+            if let Some(full) = full {
+                adaptor["path"] = json!({"replace": full});
+            }
+            if rewrite.hostname.is_some() || full.is_some() {
+                self.before.push(adaptor);
+            }
+        }
+        if let Some(redirect) = &filter.request_redirect {
+            let mut filter =
+                json!({"name": "redirect", "kind": "RedirectorV2", "statusCode": redirect.status_code.unwrap_or(302)});
+            for (name, value) in [("scheme", &redirect.scheme), ("hostname", &redirect.hostname)] {
+                if let Some(value) = value {
+                    filter[name] = json!(value);
+                }
+            }
+            if let Some(port) = redirect.port {
+                filter["port"] = json!(port);
+            }
+            match &redirect.path {
+                Some(PathModifier { replace_full_path: Some(full), .. }) => {
+                    filter["path"] = json!({"type": "ReplaceFullPath", "replaceFullPath": full});
+                }
+                Some(PathModifier { replace_prefix_match: Some(with), .. }) => {
+                    filter["path"] = json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": with});
+                }
+                _ => {}
+            }
+            self.last = Some(filter);
+        }
+        if let Some(mirror) = &filter.request_mirror
+            && let Ok(service) = service_of(self.made.store, self.kind, self.namespace, &mirror.backend_ref)
+        {
+            let permil = match (&mirror.fraction, mirror.percent) {
+                (Some(part), _) => part.numerator.saturating_mul(1000) / part.denominator.unwrap_or(100).max(1),
+                (None, Some(percent)) => percent.saturating_mul(10),
+                (None, None) => 1000,
+            };
+            if permil > 0 {
+                let filter = json!({"policy": "random", "permil": permil.min(1000)});
+                self.mirror = Some(
+                    json!({"serviceRegistry": self.made.settings.name, "serviceName": service.to_string(), "filter": filter}),
+                );
+                self.made.plan.services.insert(service.to_string());
+            }
+        }
+        if let Some(cors) = &filter.cors {
+            self.before.push(json!({
+                "name": format!("cors-{n}"), "kind": "CORSAdaptor",
+                "allowedOrigins": if cors.allow_origins.iter().any(|origin| origin == "*") { Vec::new() } else { cors.allow_origins.clone() },
+                "allowedMethods": if cors.allow_methods.is_empty() { vec!["GET".to_owned(), "HEAD".into(), "POST".into()] } else { cors.allow_methods.clone() },
+                "allowedHeaders": cors.allow_headers, "exposedHeaders": cors.expose_headers,
+                "allowCredentials": cors.allow_credentials, "maxAge": cors.max_age.unwrap_or(5),
+            }));
+        }
+        if filter.kind == "ExtensionRef"
+            && let Ok((is_policy, document)) = extension(self.made.store, self.namespace, filter)
+        {
+            if is_policy { self.resilience.push(document) } else { self.before.push(document) }
+        }
+    }
+
+    /// Says whether there is anything to lead to.
+    fn proxy(&mut self, rule: &RouteRule) -> bool {
+        let timeout = rule.timeouts.as_ref().and_then(|timeouts| {
+            let of = |text: &Option<String>| text.as_ref()?.parse::<GoDuration>().ok().filter(|time| !time.is_zero());
+            [of(&timeouts.backend_request), of(&timeouts.request)].into_iter().flatten().min()
+        });
+        let retry = rule.retry.as_ref().filter(|retry| retry.attempts.unwrap_or(1) > 0);
+        if let Some(retry) = retry {
+            let wait = retry.backoff.clone().unwrap_or_else(|| "10ms".to_owned());
+            let tries = retry.attempts.unwrap_or(1) + 1;
+            self.resilience.push(json!({"name": "again", "kind": "Retry", "maxAttempts": tries, "waitDuration": wait}));
+        }
+        let mut pools: Vec<(i64, Value)> = Vec::new();
+        for backend in rule.backend_refs.iter().filter(|backend| backend.weight != Some(0)) {
+            let Ok(service) = service_of(self.made.store, self.kind, self.namespace, backend) else { continue };
+            let mut pool = json!({"serviceRegistry": self.made.settings.name, "serviceName": service.to_string()});
+            if self.kind == Kind::GrpcRoute || speaks_h2c(self.made.store, &service.service, backend) {
+                pool["http2"] = json!(true);
+            }
+            if let Some(timeout) = timeout {
+                pool["timeout"] = json!(timeout.to_string());
+            }
+            if let Some(retry) = retry {
+                pool["retryPolicy"] = json!("again");
+                if !retry.codes.is_empty() {
+                    pool["failureCodes"] = json!(retry.codes);
+                }
+            }
+            for policy in &self.resilience {
+                if policy["kind"] == "CircuitBreaker" {
+                    pool["circuitBreakerPolicy"] = policy["name"].clone();
+                }
+                if policy["kind"] == "Retry" && retry.is_none() {
+                    pool["retryPolicy"] = policy["name"].clone();
+                }
+            }
+            self.made.plan.services.insert(service.to_string());
+            pools.push((backend.weight.unwrap_or(1), pool));
+        }
+        if pools.is_empty() {
+            return false;
+        }
+        let alone = pools.len() == 1;
+        let pools: Vec<Value> = pools
+            .into_iter()
+            .map(|(weight, mut pool)| {
+                if !alone {
+                    pool["weight"] = json!(weight);
+                }
+                pool
+            })
+            .collect();
+        let mut proxy = json!({"name": "proxy", "kind": "Proxy", "serverMaxBodySize": -1, "pools": pools});
+        if let Some(mirror) = self.mirror.take() {
+            proxy["mirrorPool"] = mirror;
+        }
+        self.last = Some(proxy);
+        true
+    }
+
+    fn document(self, name: &str) -> Value {
+        let last = self.last.unwrap_or_default();
+        let is_proxy = last["kind"] == "Proxy";
+        let timed =
+            is_proxy && last["pools"].as_array().into_iter().flatten().any(|pool| pool.get("timeout").is_some());
+        let mut filters = self.before;
+        let mut flow: Vec<Value> = filters.iter().map(|filter| json!({"filter": filter["name"]})).collect();
+        let mut node = json!({"filter": last["name"]});
+        filters.push(last);
+        if is_proxy && (timed || !self.after.is_empty()) {
+            // Answers of servers that count as failures are answers all the same.
+            let next = self.after.first().map_or(json!("END"), |filter| filter["name"].clone());
+            node["jumpIf"] = json!({"": next, "failureCode": next});
+            if timed {
+                node["jumpIf"]["timeout"] = json!("late");
+            }
+        }
+        flow.push(node);
+        let count = self.after.len();
+        for (n, filter) in self.after.into_iter().enumerate() {
+            let mut node = json!({"filter": filter["name"]});
+            if n + 1 == count && timed {
+                node["jumpIf"] = json!({"": "END"});
+            }
+            flow.push(node);
+            filters.push(filter);
+        }
+        if timed {
+            flow.push(json!({"filter": "late"}));
+            filters.push(json!({"name": "late", "kind": "Mock", "rules": [{"code": 504}]}));
+        }
+        let mut document = json!({"name": name, "kind": "Pipeline", "flow": flow, "filters": filters});
+        if !self.resilience.is_empty() {
+            document["resilience"] = json!(self.resilience);
+        }
+        document
+    }
+}
+
+fn headers(change: &HeaderModifier) -> Value {
+    let of = |list: &[NameValue]| -> Map<String, Value> {
+        let mut fields = Map::new();
+        for NameValue { name, value } in list {
+            // Of two of one name the first counts.
+            if !fields.keys().any(|known: &String| known.eq_ignore_ascii_case(name)) {
+                fields.insert(name.clone(), json!(value));
+            }
+        }
+        fields
+    };
+    json!({"del": change.remove, "set": of(&change.set), "add": of(&change.add)})
+}
+
+fn speaks_h2c(store: &Store, service: &Key, backend: &BackendRef) -> bool {
+    let ports = store.service(service).map(|service| service.spec.ports.clone()).unwrap_or_default();
+    ports.iter().any(|port| Some(port.port) == backend.port && port.app_protocol == "kubernetes.io/h2c")
+}
+
+/// A filter or a policy of Easegress that a rule names: whether it is a policy, and its document.
+fn extension(store: &Store, namespace: &str, filter: &RouteFilter) -> Result<(bool, Value), String> {
+    let reference = filter.extension_ref.clone().unwrap_or_default();
+    let (group, kind) = (reference.group.unwrap_or_default(), reference.kind.unwrap_or_default());
+    if group != "easegress.megaease.com" || kind != "FilterSpec" {
+        return Err(format!(
+            "an ExtensionRef to {kind} of {group} is not known; accepted is FilterSpec of easegress.megaease.com, and not of {GROUP}"
+        ));
+    }
+    let key = Key::new(namespace, &reference.name);
+    let spec = store.filter_spec(&key).ok_or_else(|| format!("FilterSpec {key} is not there"))?;
+    let mut document = match spec.spec.spec.trim() {
+        "" => json!({}),
+        text => base_model::yaml::parse_document(text).map_err(|error| format!("FilterSpec {key}: {error}"))?,
+    };
+    let fields = document.as_object_mut().ok_or_else(|| format!("FilterSpec {key}: spec is no map"))?;
+    fields.insert("name".to_owned(), json!(spec.spec.name));
+    fields.insert("kind".to_owned(), json!(spec.spec.kind));
+    Ok((matches!(spec.spec.kind.as_str(), "Retry" | "CircuitBreaker"), document))
+}

@@ -1,0 +1,396 @@
+//! What is read of the objects of the Gateway API (gateway.networking.k8s.io).
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::object::{Meta, or_default};
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayClass {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
+    pub spec: GatewayClassSpec,
+    #[serde(deserialize_with = "or_default")]
+    pub status: Value,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayClassSpec {
+    pub controller_name: String,
+    pub parameters_ref: Option<Value>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Gateway {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
+    pub spec: GatewaySpec,
+    #[serde(deserialize_with = "or_default")]
+    pub status: Value,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewaySpec {
+    pub gateway_class_name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub listeners: Vec<Listener>,
+    #[serde(deserialize_with = "or_default")]
+    pub addresses: Vec<GatewayAddress>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayAddress {
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    pub kind: String,
+    #[serde(deserialize_with = "or_default")]
+    pub value: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Listener {
+    pub name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub hostname: String,
+    pub port: i64,
+    pub protocol: String,
+    pub tls: Option<ListenerTls>,
+    #[serde(deserialize_with = "or_default")]
+    pub allowed_routes: AllowedRoutes,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListenerTls {
+    #[serde(deserialize_with = "or_default")]
+    pub mode: String,
+    #[serde(deserialize_with = "or_default")]
+    pub certificate_refs: Vec<Reference>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AllowedRoutes {
+    #[serde(deserialize_with = "or_default")]
+    pub namespaces: AllowedNamespaces,
+    #[serde(deserialize_with = "or_default")]
+    pub kinds: Vec<RouteKind>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AllowedNamespaces {
+    /// Empty: `Same`.
+    #[serde(deserialize_with = "or_default")]
+    pub from: String,
+    pub selector: Option<Selector>,
+}
+
+/// Of labels.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Selector {
+    #[serde(deserialize_with = "or_default")]
+    pub match_labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default")]
+    pub match_expressions: Vec<Requirement>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Requirement {
+    pub key: String,
+    pub operator: String,
+    #[serde(deserialize_with = "or_default")]
+    pub values: Vec<String>,
+}
+
+impl Selector {
+    pub fn takes(&self, labels: &BTreeMap<String, String>) -> bool {
+        let same = self.match_labels.iter().all(|(name, value)| labels.get(name) == Some(value));
+        same && self.match_expressions.iter().all(|wanted| {
+            let value = labels.get(&wanted.key);
+            let listed = value.is_some_and(|value| wanted.values.contains(value));
+            match wanted.operator.as_str() {
+                "In" => listed,
+                "NotIn" => !listed,
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                _ => false,
+            }
+        })
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RouteKind {
+    /// Absent: the Gateway API's.
+    pub group: Option<String>,
+    pub kind: String,
+}
+
+/// A reference to an object.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Reference {
+    pub group: Option<String>,
+    pub kind: Option<String>,
+    pub namespace: Option<String>,
+    pub name: String,
+}
+
+/// A route of any kind.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Route {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
+    pub spec: RouteSpec,
+    #[serde(deserialize_with = "or_default")]
+    pub status: Value,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RouteSpec {
+    #[serde(deserialize_with = "or_default")]
+    pub parent_refs: Vec<ParentRef>,
+    #[serde(deserialize_with = "or_default")]
+    pub hostnames: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub rules: Vec<RouteRule>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ParentRef {
+    pub group: Option<String>,
+    pub kind: Option<String>,
+    pub namespace: Option<String>,
+    pub name: String,
+    pub section_name: Option<String>,
+    pub port: Option<i64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RouteRule {
+    #[serde(deserialize_with = "or_default")]
+    pub matches: Vec<RouteMatch>,
+    #[serde(deserialize_with = "or_default")]
+    pub filters: Vec<RouteFilter>,
+    #[serde(deserialize_with = "or_default")]
+    pub backend_refs: Vec<BackendRef>,
+    pub timeouts: Option<Timeouts>,
+    pub retry: Option<Retry>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RouteMatch {
+    pub path: Option<ValueMatch>,
+    #[serde(deserialize_with = "or_default")]
+    pub headers: Vec<ValueMatch>,
+    #[serde(deserialize_with = "or_default")]
+    pub query_params: Vec<ValueMatch>,
+    /// Of an HTTPRoute a word, of a GRPCRoute a service and its method.
+    #[serde(deserialize_with = "or_default")]
+    pub method: Value,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ValueMatch {
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    pub kind: String,
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub value: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RouteFilter {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub request_header_modifier: Option<HeaderModifier>,
+    pub response_header_modifier: Option<HeaderModifier>,
+    pub request_redirect: Option<RequestRedirect>,
+    pub url_rewrite: Option<UrlRewrite>,
+    pub request_mirror: Option<RequestMirror>,
+    pub cors: Option<Cors>,
+    pub extension_ref: Option<Reference>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HeaderModifier {
+    #[serde(deserialize_with = "or_default")]
+    pub set: Vec<NameValue>,
+    #[serde(deserialize_with = "or_default")]
+    pub add: Vec<NameValue>,
+    #[serde(deserialize_with = "or_default")]
+    pub remove: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NameValue {
+    pub name: String,
+    pub value: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RequestRedirect {
+    pub scheme: Option<String>,
+    pub hostname: Option<String>,
+    pub path: Option<PathModifier>,
+    pub port: Option<i64>,
+    pub status_code: Option<i64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UrlRewrite {
+    pub hostname: Option<String>,
+    pub path: Option<PathModifier>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PathModifier {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub replace_full_path: Option<String>,
+    pub replace_prefix_match: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RequestMirror {
+    pub backend_ref: BackendRef,
+    pub percent: Option<i64>,
+    pub fraction: Option<Fraction>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Fraction {
+    pub numerator: i64,
+    pub denominator: Option<i64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Cors {
+    #[serde(deserialize_with = "or_default")]
+    pub allow_origins: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub allow_credentials: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub allow_methods: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub allow_headers: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub expose_headers: Vec<String>,
+    pub max_age: Option<i64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendRef {
+    pub group: Option<String>,
+    pub kind: Option<String>,
+    pub namespace: Option<String>,
+    pub name: String,
+    pub port: Option<i64>,
+    pub weight: Option<i64>,
+    #[serde(deserialize_with = "or_default")]
+    pub filters: Vec<Value>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Timeouts {
+    pub request: Option<String>,
+    pub backend_request: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Retry {
+    #[serde(deserialize_with = "or_default")]
+    pub codes: Vec<i64>,
+    pub attempts: Option<i64>,
+    pub backoff: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReferenceGrant {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
+    pub spec: ReferenceGrantSpec,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReferenceGrantSpec {
+    #[serde(deserialize_with = "or_default")]
+    pub from: Vec<GrantFrom>,
+    #[serde(deserialize_with = "or_default")]
+    pub to: Vec<GrantTo>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GrantFrom {
+    #[serde(deserialize_with = "or_default")]
+    pub group: String,
+    pub kind: String,
+    pub namespace: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GrantTo {
+    #[serde(deserialize_with = "or_default")]
+    pub group: String,
+    pub kind: String,
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Namespace {
+    pub metadata: Meta,
+}
+
+/// Easegress's: a filter or a resilience policy that an HTTPRoute's ExtensionRef names (easegress.megaease.com/v1).
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FilterSpec {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
+    pub spec: FilterSpecSpec,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FilterSpecSpec {
+    pub name: String,
+    pub kind: String,
+    /// YAML.
+    #[serde(deserialize_with = "or_default")]
+    pub spec: String,
+}

@@ -1,0 +1,152 @@
+//! The Gateway API is served: routes of all kinds, and statuses that say what became of each object.
+
+use crate::ingress::{ask, served, service, slice};
+use crate::kube::Kube;
+use crate::world::{Backend, Machine, eventually, free_port};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+const VERSION: &str = "gateway.networking.k8s.io/v1";
+
+fn gateway(name: &str, listeners: Value) -> Value {
+    json!({"apiVersion": VERSION, "kind": "Gateway", "metadata": {"name": name, "namespace": "shop", "generation": 1},
+           "spec": {"gatewayClassName": "weir", "listeners": listeners}})
+}
+
+fn route(kind: &str, name: &str, gateway: &str, hosts: Value, rules: Value) -> Value {
+    json!({"apiVersion": VERSION, "kind": kind, "metadata": {"name": name, "namespace": "shop", "generation": 1},
+           "spec": {"parentRefs": [{"name": gateway}], "hostnames": hosts, "rules": rules}})
+}
+
+/// `TYPE=STATUS/REASON` of a condition list.
+fn conditions(list: &Value) -> Vec<String> {
+    let text = |c: &Value, name: &str| c[name].as_str().unwrap_or_default().to_owned();
+    let one = |c: &Value| format!("{}={}/{}", text(c, "type"), text(c, "status"), text(c, "reason"));
+    list.as_array().into_iter().flatten().map(one).collect()
+}
+
+fn becomes(kube: &Kube, kind: &str, name: &str, pointer: &str, wanted: &[&str]) {
+    let mut last = Vec::new();
+    eventually(&format!("the status of {kind} {name} is {wanted:?}"), || {
+        let object = kube.object(kind, "shop", name)?;
+        last = conditions(object.pointer(pointer)?);
+        (last == wanted).then_some(())
+    });
+}
+
+#[test]
+fn gateways_are_served_and_their_statuses_say_how() {
+    let kube = Kube::start();
+    // An older cluster has TCPRoutes of an older version, and no UDPRoutes.
+    for path in ["/v1/tcproutes", "/v1beta1/tcproutes", "/v1alpha3/tcproutes", "/udproutes", "/filterspecs"] {
+        kube.lacks(path);
+    }
+    let (first, second) = (Backend::start("first"), Backend::start("second"));
+    for (name, backend) in [("orders", &first), ("users", &second)] {
+        kube.put(service(name));
+        kube.put(slice(name, 1, backend));
+    }
+    kube.put(json!({"kind": "Namespace", "metadata": {"name": "shop"}}));
+    kube.put(json!({"apiVersion": VERSION, "kind": "GatewayClass", "metadata": {"name": "weir"},
+                    "spec": {"controllerName": "megaease.com/gateway-controller"}}));
+    let (port, tcp) = (free_port(), free_port());
+    kube.put(gateway(
+        "edge",
+        json!([
+            {"name": "http", "port": port, "protocol": "HTTP", "hostname": "*.test"},
+            {"name": "tcp", "port": tcp, "protocol": "TCP"},
+        ]),
+    ));
+    let to = |service: &str| json!([{"name": service, "port": 80}]);
+    kube.put(route("HTTPRoute", "shop", "edge", json!(["shop.test"]), json!([
+        {"matches": [{"path": {"type": "PathPrefix", "value": "/orders"}}], "backendRefs": to("orders")},
+        {"matches": [{"path": {"type": "PathPrefix", "value": "/moved"}}],
+         "filters": [{"type": "RequestRedirect", "requestRedirect": {"hostname": "new.test", "statusCode": 301}}]},
+        {"matches": [{"path": {"type": "PathPrefix", "value": "/v1"}}], "backendRefs": to("users"),
+         "filters": [{"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/inside"}}}]},
+        {"matches": [{"path": {"type": "PathPrefix", "value": "/none"}}], "backendRefs": to("nowhere")},
+    ])));
+    let mut foreign =
+        route("HTTPRoute", "foreign", "edge", json!(["foreign.test"]), json!([{"backendRefs": to("orders")}]));
+    foreign["spec"]["parentRefs"][0]["sectionName"] = json!("none");
+    kube.put(foreign);
+
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config");
+    let text = "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\nclusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n\
+                users: [{name: u, user: {token: secret}}]\n";
+    std::fs::write(&config, text).unwrap();
+    kube.token("secret");
+    let machine = Machine::start();
+    let controller = |more: &str| {
+        format!(
+            "kind: GatewayController\nname: gw\nkubeConfig: {}\nmasterURL: {}\nnamespaces: [shop]\n{more}\n",
+            config.display(),
+            kube.url()
+        )
+    };
+    machine.create(&controller("addresses: [127.0.0.1]"));
+
+    served(port, "shop.test", "/orders/1", 200, "first");
+    served(port, "shop.test", "/v1/x", 200, "/inside/x");
+    served(port, "shop.test", "/moved", 301, "");
+    served(port, "shop.test", "/none", 500, "");
+    served(port, "shop.test", "/else", 404, "");
+    served(port, "other.test", "/orders", 404, "");
+    becomes(&kube, "Gateway", "edge", "/status/conditions", &["Accepted=True/Accepted", "Programmed=True/Programmed"]);
+    let accepted = "Accepted=True/Accepted";
+    becomes(
+        &kube,
+        "HTTPRoute",
+        "shop",
+        "/status/parents/0/conditions",
+        &[accepted, "ResolvedRefs=False/BackendNotFound"],
+    );
+    becomes(
+        &kube,
+        "HTTPRoute",
+        "foreign",
+        "/status/parents/0/conditions",
+        &["Accepted=False/NoMatchingParent", "ResolvedRefs=True/ResolvedRefs"],
+    );
+    let status = kube.object("Gateway", "shop", "edge").unwrap()["status"].clone();
+    assert_eq!(status["addresses"], json!([{"type": "IPAddress", "value": "127.0.0.1"}]));
+    assert_eq!(status["listeners"][0]["attachedRoutes"], 1);
+    let class = kube.object("GatewayClass", "", "weir").unwrap()["status"].clone();
+    assert_eq!(conditions(&class["conditions"]), [accepted]);
+
+    // What comes later is resolved, in traffic and in the status; endpoints change no pipeline.
+    kube.put(service("nowhere"));
+    kube.put(slice("nowhere", 1, &second));
+    served(port, "shop.test", "/none", 200, "second");
+    becomes(&kube, "HTTPRoute", "shop", "/status/parents/0/conditions", &[accepted, "ResolvedRefs=True/ResolvedRefs"]);
+    kube.put(slice("orders", 1, &second));
+    served(port, "shop.test", "/orders", 200, "second");
+
+    // Connections, by a version that this cluster has.
+    kube.put(route("TCPRoute", "raw", "edge", json!([]), json!([{"backendRefs": to("orders")}])));
+    eventually("bytes are relayed", || {
+        let mut stream = TcpStream::connect(("127.0.0.1", tcp)).ok()?;
+        stream.write_all(b"GET /raw HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        text.contains("second").then_some(())
+    });
+    becomes(&kube, "TCPRoute", "raw", "/status/parents/0/conditions", &[accepted, "ResolvedRefs=True/ResolvedRefs"]);
+
+    // The only address is taken; without a list of them Gateways share all, and are told where that is.
+    kube.put(gateway("second", json!([{"name": "http", "port": port, "protocol": "HTTP"}])));
+    becomes(&kube, "Gateway", "second", "/status/conditions", &[accepted, "Programmed=False/AddressNotAssigned"]);
+    kube.delete("Gateway", "shop", "second");
+    machine.update("gw", &controller("publishAddresses: [lb.example]"));
+    eventually("its status says where it is", || {
+        let addresses = kube.object("Gateway", "shop", "edge").unwrap()["status"]["addresses"].clone();
+        (addresses == json!([{"type": "Hostname", "value": "lb.example"}])).then_some(())
+    });
+    served(port, "shop.test", "/orders", 200, "second");
+    kube.delete("HTTPRoute", "shop", "shop");
+    served(port, "shop.test", "/orders", 404, "");
+    kube.delete("Gateway", "shop", "edge");
+    eventually("nobody listens", || ask(port, "shop.test", "/").is_none().then_some(()));
+}
