@@ -82,7 +82,8 @@ impl Namespace {
         self.enter(|| edge_kernel::pass_everything(device).unwrap_or_else(|e| panic!("{e}")));
     }
 
-    fn run(&self, program: &str, arguments: &[&str]) {
+    /// A program in the namespace.
+    pub fn run(&self, program: &str, arguments: &[&str]) {
         let output = Command::new("ip")
             .args(["netns", "exec", &self.name, program])
             .args(arguments)

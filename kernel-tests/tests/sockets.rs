@@ -218,6 +218,7 @@ fn the_worker_of_the_receiving_cpu_gets_the_connection() {
     }
     let cpus = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     let pair = Pair::new();
+    pair.edge.run("ethtool", &["-L", "e0", "rx", &cpus.to_string()]);
     let mut kernel = pair.edge.enter(|| load().expect("loads"));
     for (address, to) in [("0.0.0.0:7000", "198.51.100.1:80"), ("[::]:7001", "[2001:db8:51::1]:80")] {
         pair.edge.enter(|| {
@@ -230,7 +231,7 @@ fn the_worker_of_the_receiving_cpu_gets_the_connection() {
         // Forwards, then backwards: the mapping decides, not the hash.
         for backwards in [false, true] {
             let map: Vec<u32> = (0..cpus as u32).map(|w| if backwards { cpus as u32 - 1 - w } else { w }).collect();
-            kernel.set_worker_cpus(&map).expect("maps");
+            assert!(kernel.set_worker_cpus(&map).expect("maps"), "by CPU");
             for (worker, &cpu) in map.iter().enumerate() {
                 pair.client.enter(|| {
                     pin(cpu);
@@ -243,6 +244,43 @@ fn the_worker_of_the_receiving_cpu_gets_the_connection() {
             }
         }
     }
+}
+
+#[test]
+fn where_packets_arrive_on_one_cpu_all_workers_have_their_share() {
+    if !ready("where_packets_arrive_on_one_cpu_all_workers_have_their_share") {
+        return;
+    }
+    let pair = Pair::new();
+    // One queue, as a machine with a plain NIC has.
+    let mut kernel = pair.edge.enter(|| load().expect("loads"));
+    pair.edge.enter(|| {
+        let sockets = group("0.0.0.0:7000".parse().unwrap(), true, 2);
+        kernel.register_listener(80..=80, Protocol::Tcp, &fds(&sockets)).expect("registers");
+        sockets.into_iter().enumerate().for_each(|(worker, socket)| serve(worker, socket));
+        assert!(!kernel.set_worker_cpus(&[0, 1]).expect("maps"), "spread");
+        let found = edge_kernel::probe_interfaces(&["e0".to_owned()], 2);
+        let queues = found.iter().find(|finding| finding.what == "queues").expect("the driver says");
+        assert!(
+            !queues.ok && queues.text.contains("on 1 CPUs") && queues.text.contains("2 workers"),
+            "{}",
+            queues.text
+        );
+        assert!(edge_kernel::probe_interfaces(&["e0".to_owned()], 1).iter().all(|finding| finding.ok), "{found:?}");
+        let missing = edge_kernel::probe_interfaces(&["e7".to_owned()], 1);
+        assert!(missing[0].required && !missing[0].ok && missing[0].text.contains("e7"));
+    });
+    let mut served = [0; 2];
+    pair.client.enter(|| {
+        pin(0);
+        for _ in 0..400 {
+            let answer = ask("198.51.100.1:80".parse().unwrap()).expect("connects");
+            served[usize::from(answer.as_bytes()[0] - b'0')] += 1;
+        }
+    });
+    // Half each; four standard deviations of 400 tosses are 40.
+    assert!(served.iter().all(|n| (160..=240).contains(n)), "{served:?}");
+    drop(kernel);
 }
 
 fn pin(cpu: u32) {

@@ -84,6 +84,43 @@ impl Interface {
     }
 }
 
+/// Queues that packets of an interface arrive in; each is looked after by one CPU. None where the driver does not say.
+pub(crate) fn receive_queues(name: &str) -> Option<u32> {
+    /// `struct ethtool_channels`: the most there can be of rx, tx, other and combined, then how many there are.
+    #[repr(C)]
+    struct Channels {
+        command: u32,
+        most: [u32; 4],
+        rx: u32,
+        tx: u32,
+        other: u32,
+        combined: u32,
+    }
+    const ETHTOOL_GCHANNELS: u32 = 0x3c;
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    let socket = socket().ok()?;
+    let mut channels = Channels { command: ETHTOOL_GCHANNELS, most: [0; 4], rx: 0, tx: 0, other: 0, combined: 0 };
+    // SAFETY: all zeros is a valid ifreq; it and what it points to live through the call.
+    unsafe {
+        let mut request: libc::ifreq = zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_data = (&raw mut channels).cast();
+        if libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &mut request) < 0 {
+            return None;
+        }
+    }
+    Some(channels.rx + channels.combined).filter(|queues| *queues > 0)
+}
+
+/// CPUs that packets of the interface are handed to beside those of its queues (receive packet steering).
+pub(crate) fn packet_steering_cpus(name: &str) -> u32 {
+    let queues = std::fs::read_dir(format!("/sys/class/net/{name}/queues")).into_iter().flatten().flatten();
+    let masks = queues.filter_map(|queue| std::fs::read_to_string(queue.path().join("rps_cpus")).ok());
+    masks.map(|mask| mask.chars().filter_map(|c| c.to_digit(16)).map(u32::count_ones).sum()).max().unwrap_or(0)
+}
+
 fn names() -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     // SAFETY: the list the kernel gives ends with an index of zero and is freed once.

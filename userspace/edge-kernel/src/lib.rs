@@ -42,7 +42,7 @@ pub use follow::Followed;
 pub use fragments::EarlyFragments;
 pub use kernel::{Attachment, Hook, Kernel, Mode, Options, Sizes};
 pub use lease::Lease;
-pub use probe::{Finding, Probe, probe};
+pub use probe::{Finding, Probe, probe, probe_interfaces};
 pub use services::gather;
 pub use sockets::ListenerId;
 pub use steering::{Applied, Hash, Machine, Protocol, Vip};

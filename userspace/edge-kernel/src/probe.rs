@@ -3,7 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use abi::gue::OVERHEAD_V6;
+
 use crate::built_in;
+use crate::interface::Interface;
+use crate::sockets::receives_on;
 
 /// Findings, most important first.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -104,6 +108,58 @@ pub fn probe() -> Probe {
             .into(),
     );
     Probe { findings }
+}
+
+/// Looks at the interfaces that packets are to arrive on, for so many workers.
+pub fn probe_interfaces(names: &[String], workers: usize) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut add = |what, required, ok, text: String| findings.push(Finding { what, ok, text, required });
+    for name in names {
+        match Interface::find(name) {
+            Err(error) => {
+                add("interface", true, false, error.to_string());
+                continue;
+            }
+            Ok(interface) => {
+                let (mtu, room) = (interface.mtu, OVERHEAD_V6 as u32);
+                let text = match mtu {
+                    ..1400 => format!(
+                        "{name}: its MTU is {mtu}: tunnels between machines leave {} bytes for a packet; 1500, or better 1600, is usual \
+                         (`ip link set {name} mtu 1600`, on all machines and the switches between them)",
+                        mtu.saturating_sub(room)
+                    ),
+                    _ => format!("{name}: MTU {mtu}, {} bytes of it for packets in tunnels", mtu - room),
+                };
+                add("mtu", false, mtu >= 1400, text);
+            }
+        }
+        let filter =
+            |of: &str| fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{of}/rp_filter")).unwrap_or_default();
+        // The stricter of the two holds: 1 is strict, 2 is loose.
+        let strict = [filter("all"), filter(name)].iter().map(|text| text.trim().parse().unwrap_or(0)).max() == Some(1);
+        let text = if strict {
+            format!(
+                "{name}: net.ipv4.conf.{name}.rp_filter (or that of all) is 1: packets whose way back leaves by another interface are \
+                 dropped; sysctl net.ipv4.conf.{name}.rp_filter=2"
+            )
+        } else {
+            format!("{name}: reverse path filtering does not stand in the way")
+        };
+        add("rp_filter", false, !strict, text);
+    }
+    if let Some(receiving) = receives_on(names).filter(|_| workers > 0) {
+        let enough = receiving as usize >= workers;
+        let text = if enough {
+            format!("packets arrive on {receiving} CPUs, and {workers} workers serve them where they arrive")
+        } else {
+            format!(
+                "packets arrive on {receiving} CPUs and there are {workers} workers: connections are spread over all of them, so most are \
+                 served on another CPU than they arrive on; more queues (`ethtool -L`) or fewer workers (--workers) save that"
+            )
+        };
+        add("queues", false, enough, text);
+    }
+    findings
 }
 
 fn missing_capabilities() -> Vec<&'static str> {

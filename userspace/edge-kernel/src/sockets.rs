@@ -9,6 +9,7 @@ use abi::gue::{OVERHEAD_V4, OVERHEAD_V6};
 use abi::limits::{CPUS_MAX, LISTENER_RANGES_MAX, SOCKETS_MAX};
 use abi::{Address, GroupKey, GroupValue, ListenerKey, ListenerRange, ListenerRanges};
 
+use crate::interface;
 use crate::kernel::{Hook, Kernel};
 use crate::steering::Protocol;
 use crate::{KernelError, sys};
@@ -71,19 +72,28 @@ impl Kernel {
         self.sockets.unregister(id)
     }
 
-    /// Which CPU each worker runs on, in the order of the workers. CPUs of nobody share their connections among all.
-    pub fn set_worker_cpus(&mut self, cpus: &[u32]) -> Result<(), KernelError> {
+    /// Which CPU each worker runs on, in the order of the workers. CPUs of nobody share their connections among all; so do all when
+    /// packets arrive on fewer CPUs than there are workers, or some would have nothing to do. Says whether connections go by CPU.
+    pub fn set_worker_cpus(&mut self, cpus: &[u32]) -> Result<bool, KernelError> {
         if let Some(cpu) = cpus.iter().find(|&&cpu| cpu >= CPUS_MAX) {
             return Err(KernelError::Invalid(format!("CPU {cpu}: only CPUs below {CPUS_MAX} can have a worker")));
         }
+        let by_cpu = receives_on(&self.options.interfaces).is_none_or(|receiving| receiving as usize >= cpus.len());
+        let cpus = if by_cpu { cpus } else { &[] };
         for cpu in 0..self.worker_of_cpu.len() {
             let worker = cpus.iter().position(|&c| c as usize == cpu).map_or(0, |worker| worker as u64 + 1);
             if self.worker_of_cpu.read(cpu) != worker {
                 self.worker_of_cpu.write(cpu, worker);
             }
         }
-        Ok(())
+        Ok(by_cpu)
     }
+}
+
+/// How many CPUs packets of the interfaces arrive on, at most; none where no driver says.
+pub(crate) fn receives_on(interfaces: &[String]) -> Option<u32> {
+    let cpus = |name: &String| Some(interface::receive_queues(name)?.max(interface::packet_steering_cpus(name)));
+    interfaces.iter().filter_map(cpus).reduce(|a, b| a + b)
 }
 
 /// Has clients told, with the answer to their SYN, to send no larger segments: those that hear no ICMP would otherwise send packets

@@ -59,8 +59,7 @@ pub fn run(options: Result<Options, Wrong>) -> ExitCode {
         Ok(options) => configured(options, &mut found),
         Err(Wrong(lines)) => lines.iter().for_each(|line| found.fault("configuration", line)),
     }
-    let steers = options.as_ref().is_ok_and(|options| !options.interfaces.is_empty());
-    machine(steers, &mut found);
+    machine(options.as_ref().ok(), &mut found);
     let mut faults = 0;
     for Finding { mark, what, text } in &found.list {
         let mark = match mark {
@@ -101,15 +100,19 @@ fn configured(options: &Options, found: &mut Findings) {
 }
 
 /// What this machine offers to anybody.
-fn machine(steers: bool, found: &mut Findings) {
+fn machine(options: Option<&Options>, found: &mut Findings) {
+    let steers = options.is_some_and(|options| !options.interfaces.is_empty());
     let cpus = base_runtime::allowed_cpus();
-    found.well("CPUs", format!("workers may run on {}", base_text::ranges(cpus)));
+    found.well("CPUs", format!("workers may run on {}", base_text::ranges(cpus.clone())));
     place::descriptors(found);
     match base_runtime::probe_uring() {
         Ok(()) => found.well("io_uring", "workers use it"),
         Err(reason) => found.warning("io_uring", format!("workers use epoll instead: {reason}")),
     }
-    for finding in &edge_kernel::probe().findings {
+    let workers = options.map_or(0, |options| options.workers.unwrap_or(cpus.len()));
+    let interfaces = options.map(|options| options.interfaces.as_slice()).unwrap_or_default();
+    let looked = if steers { edge_kernel::probe_interfaces(interfaces, workers) } else { Vec::new() };
+    for finding in edge_kernel::probe().findings.iter().chain(&looked) {
         match (finding.ok, finding.required && edge_kernel::built_in() && steers) {
             (true, _) => found.well(finding.what, &finding.text),
             (false, true) => found.fault(finding.what, &finding.text),

@@ -498,7 +498,12 @@ fn load_kernel(options: &Options, cpus: &[usize]) -> Result<Kernel, Failed> {
         tracing::info!(interface = attachment.interface, mode, "XDP steering attached");
     }
     let cpus: Vec<u32> = cpus.iter().map(|c| *c as u32).collect();
-    kernel.set_worker_cpus(&cpus).map_err(|e| (e.to_string(), 1))?;
+    if !kernel.set_worker_cpus(&cpus).map_err(|e| (e.to_string(), 1))? {
+        tracing::info!(
+            workers = cpus.len(),
+            "packets arrive on fewer CPUs than there are workers: connections are spread over all workers, wherever they arrive"
+        );
+    }
     Ok(kernel)
 }
 
