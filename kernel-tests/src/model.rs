@@ -5,13 +5,15 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use abi::fragment::FRAGMENT_NS;
-use abi::{FragmentKey, FragmentWay, Machine, Part, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
+use abi::{Before, FragmentKey, FragmentWay, Machine, Part, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
 use datapath::host::{HEADROOM, SliceFrame};
 use datapath::owners::Question;
 use datapath::{Connection, Live, Outcome, Tables, steer};
-use edge_kernel::{Vip, gather};
+use edge_kernel::{Vip, before, gather};
 
 use crate::world;
+
+const EARLIER: u16 = 0x8000;
 
 /// Tables as the kernel's maps hold them.
 pub struct Model {
@@ -19,7 +21,9 @@ pub struct Model {
     settings: Settings,
     senders: HashMap<SenderKey, u16>,
     vips: HashMap<VipKey, VipAddress>,
+    /// By the number of the VIP; what its slots were by [`EARLIER`] beside it.
     slots: HashMap<u16, std::sync::Arc<[Slot]>>,
+    before: Vec<Before>,
     machines: Vec<Machine>,
     /// Connections this machine holds, and the states of their sockets.
     pub sockets: Vec<(Connection, u32)>,
@@ -71,7 +75,18 @@ impl Model {
                 .into_iter()
                 .map(|(address, value)| (VipKey { address: abi::Address(address), generation: 1 }, value))
                 .collect(),
-            slots: vips.iter().map(|vip| (vip.id, vip.slots.clone())).collect(),
+            slots: vips
+                .iter()
+                .map(|vip| (vip.id, vip.slots.clone()))
+                .chain(vips.iter().filter_map(|vip| Some((vip.id | EARLIER, vip.earlier.as_ref()?.slots.clone()))))
+                .collect(),
+            before: (0..2 * (world::sizes().vips + 1))
+                .map(|at| {
+                    let vip = vips.iter().find(|vip| u32::from(vip.id) + world::sizes().vips + 1 == at);
+                    let earlier = vip.and_then(|vip| Some((vip.id, vip.earlier.as_ref()?)));
+                    earlier.map_or(Before::NONE, |(id, earlier)| before(earlier, id | EARLIER))
+                })
+                .collect(),
             machines: array,
             sockets: Vec::new(),
             lease: abi::config::lease::OFF,
@@ -113,6 +128,10 @@ impl Tables for Model {
 
     fn slot(&self, table: u16, number: u32) -> Slot {
         self.slots.get(&table).map_or(Slot::default(), |slots| slots[number as usize])
+    }
+
+    fn before(&self, index: u32) -> Option<&Before> {
+        self.before.get(index as usize)
     }
 
     fn machine(&self, index: u32) -> Option<&Machine> {

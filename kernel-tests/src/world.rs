@@ -136,6 +136,7 @@ pub fn vips() -> Vec<Vip> {
                 Fixture::ElsewhereNear => uniform([NEAR, 0, 0, 0]),
                 _ => spread.clone(),
             },
+            earlier: None,
         })
         .to_vec()
 }

@@ -57,6 +57,7 @@ fn load() -> Result<Kernel, KernelError> {
         protocols: vec![Protocol::Tcp, Protocol::Udp],
         hash: Hash::FiveTuple,
         slots: slots.clone(),
+        earlier: None,
     };
     let own = Machine { index: 1, name: "m1".into(), address: ip("10.0.0.2"), next_hop: None, own: true };
     let any = [ip("198.51.100.2"), ip("2001:db8:51::2")];

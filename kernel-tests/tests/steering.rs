@@ -137,6 +137,7 @@ impl Edge {
             protocols: vec![Protocol::Tcp, Protocol::Udp],
             hash: Hash::FiveTuple,
             slots,
+            earlier: None,
         };
         let kernel = self.kernel.as_mut().unwrap();
         world::set_cookies(kernel);
@@ -400,6 +401,7 @@ fn a_virtual_ip_without_a_free_table_keeps_its_owners() {
                 protocols: vec![Protocol::Tcp],
                 hash: Hash::FiveTuple,
                 slots: vec![abi::Slot::of(*owner); abi::limits::SLOTS as usize].into(),
+                earlier: None,
             })
             .collect();
         let applied = kernel.apply(&machines, &vips).unwrap_or_else(|e| panic!("{e}"));
@@ -615,6 +617,7 @@ fn a_virtual_ip_without_room_is_left_out_and_the_rest_follows() {
         protocols: vec![Protocol::Tcp],
         hash: Hash::FiveTuple,
         slots: world::uniform([1, 0, 0, 0]),
+        earlier: None,
     };
     let own = Machine { index: 1, name: "e1".into(), address: edge_v4(1), next_hop: None, own: true };
     let kernel = edge.kernel.as_mut().unwrap();
@@ -951,6 +954,7 @@ fn machines_on_the_segment_of_the_client_get_their_frames_without_a_router() {
                 protocols: vec![Protocol::Tcp],
                 hash: Hash::FiveTuple,
                 slots: world::uniform([2, 0, 0, 0]),
+                earlier: None,
             };
             let kernel = edge.kernel.as_mut().unwrap();
             world::set_cookies(kernel);
@@ -1019,4 +1023,84 @@ fn an_interface_that_is_made_anew_and_another_mtu_are_followed() {
     let before = fleet.packets(1, Reason::Forwarded);
     assert_eq!(fleet.ask(VIP_V4).unwrap_or_else(|e| e.to_string()), "2");
     assert!(fleet.packets(1, Reason::Forwarded) > before);
+}
+
+#[test]
+fn connections_survive_that_something_else_chooses_their_machine() {
+    if !ready("connections_survive_that_something_else_chooses_their_machine") {
+        return;
+    }
+    let mut fleet = Fleet::new(3, None);
+    let slots: std::sync::Arc<[abi::Slot]> = by_turns(3).iter().map(|owner| abi::Slot::of(*owner)).collect();
+    let addresses: Vec<IpAddr> = [VIP_V4, VIP_V6].iter().map(|a| a.parse::<SocketAddr>().unwrap().ip()).collect();
+    let spread = |fleet: &mut Fleet, hash: Hash, seed: u32, earlier: Option<edge_kernel::Earlier>| {
+        for edge in &mut fleet.edges {
+            let machine = |index| Machine {
+                index,
+                name: format!("e{index}"),
+                address: edge_v4(index),
+                next_hop: None,
+                own: index == edge.index,
+            };
+            let vip = Vip {
+                id: 1,
+                name: "v".into(),
+                addresses: addresses.clone(),
+                ports: vec![80..=80],
+                protocols: vec![Protocol::Tcp],
+                hash,
+                slots: slots.clone(),
+                earlier: earlier.clone(),
+            };
+            let kernel = edge.kernel.as_mut().unwrap();
+            world::set_cookies(kernel);
+            kernel.set_seed(seed);
+            let machines = [1, 2, 3].map(machine);
+            edge.namespace.enter(|| kernel.steer(&machines, &[vip]).map(drop)).unwrap_or_else(|e| panic!("{e}"));
+        }
+    };
+    let everybody = |fleet: &Fleet| -> Vec<(String, TcpStream)> {
+        let connect = |n: u16| {
+            fleet.route_to(n % 3 + 1);
+            let mut stream = fleet.open([VIP_V4, VIP_V6][usize::from(n / 3 % 2)]);
+            (exchange(&mut stream, "who?").unwrap_or_else(|e| e.to_string()), stream)
+        };
+        (0..24).map(connect).collect()
+    };
+    let still = |fleet: &Fleet, open: &mut [(String, TcpStream)]| {
+        for chosen in 1..=3 {
+            fleet.route_to(chosen);
+            for (owner, stream) in open.iter_mut() {
+                assert_eq!(&exchange(stream, "still?").unwrap_or_else(|e| e.to_string()), owner, "over {chosen}");
+            }
+        }
+    };
+    let owners = |open: &[(String, TcpStream)]| -> std::collections::BTreeSet<String> {
+        open.iter().map(|(owner, _)| owner.clone()).collect()
+    };
+    spread(&mut fleet, Hash::FiveTuple, 0, None);
+    let mut open = everybody(&fleet);
+    assert_eq!(owners(&open).len(), 3);
+    // The port that is called alone chooses: all that is new goes to one machine for each address family.
+    let earlier = |hash, seed| Some(edge_kernel::Earlier { hash, seed, slots: slots.clone() });
+    spread(&mut fleet, Hash::DestinationPort, 0, earlier(Hash::FiveTuple, 0));
+    let mut new = everybody(&fleet);
+    assert!(owners(&new).len() <= 2 && owners(&new).iter().all(|owner| owner.len() == 1), "{:?}", owners(&new));
+    still(&fleet, &mut open);
+    still(&fleet, &mut new);
+    // Another seed puts everything elsewhere.
+    spread(&mut fleet, Hash::FiveTuple, 77, earlier(Hash::FiveTuple, 0));
+    still(&fleet, &mut open);
+    let mut reseeded = everybody(&fleet);
+    assert_eq!(owners(&reseeded).len(), 3);
+    still(&fleet, &mut reseeded);
+    // When nobody is remembered, nobody is found: the control.
+    drop((new, reseeded));
+    spread(&mut fleet, Hash::FiveTuple, 77, None);
+    fleet.route_to(1);
+    let mut lost = 0;
+    for (owner, stream) in &mut open {
+        lost += u32::from(exchange(stream, "still?").map_or(true, |answer| answer != *owner));
+    }
+    assert!(lost > 4, "{lost}");
 }

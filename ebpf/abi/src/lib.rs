@@ -31,4 +31,4 @@ pub use listener::{GroupKey, GroupValue, ListenerKey, ListenerRange, ListenerRan
 pub use machine::{Machine, SenderKey};
 pub use reason::{REASONS, Reason, Verdict};
 pub use slot::Slot;
-pub use vip::{Counts, HashMode, Service, VipAddress, VipKey};
+pub use vip::{Before, Counts, HashMode, Service, VipAddress, VipKey};

@@ -31,7 +31,8 @@ pub struct Service {
     pub port_last: u16,
     /// IP protocol number: 6 or 17.
     pub protocol: u8,
-    pub reserved: u8,
+    /// Bits of [`Service::BEFORE`].
+    pub flags: u8,
     /// The VIP that the counters are kept for; 0 is nobody's.
     pub vip: u16,
     /// The Maglev table that holds its owners.
@@ -94,16 +95,36 @@ impl Counts {
     }
 }
 
+/// Element of BEFORE, by generation and VIP (`generation × VIPs loaded + VIP`): how its flows were spread before what counts was another,
+/// for the connections that began then.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Before {
+    pub v4: Counts,
+    pub v6: Counts,
+    /// Of the hash, as [`crate::Settings::seed`].
+    pub seed: u32,
+    /// The Maglev table that held their owners.
+    pub table: u32,
+}
+
+impl Before {
+    pub const NONE: Before = Before { v4: Counts::NONE, v6: Counts::NONE, seed: 0, table: 0 };
+}
+
 impl VipAddress {
     pub const EMPTY: VipAddress = VipAddress { services: [Service::NONE; SERVICES_MAX], count: 0 };
 }
 
 impl Service {
+    /// There is an element of BEFORE for its VIP.
+    pub const BEFORE: u8 = 1;
+
     pub const NONE: Service = Service {
         port_first: 0,
         port_last: 0,
         protocol: 0,
-        reserved: 0,
+        flags: 0,
         vip: 0,
         table: 0,
         reserved_too: 0,
@@ -133,6 +154,7 @@ impl Service {
 const _: () = assert!(size_of::<Counts>() == 4 * size_of::<u16>() + 5 * size_of::<u32>());
 const _: () = assert!(size_of::<Service>() == 5 * size_of::<u16>() + 2 * size_of::<u8>() + size_of::<Counts>());
 const _: () = assert!(size_of::<VipKey>() == 20);
+const _: () = assert!(size_of::<Before>() == 2 * size_of::<Counts>() + 8 && size_of::<Before>() == 64);
 const _: () = assert!(size_of::<Service>() == 40 && align_of::<Service>() == 4);
 const _: () = assert!(size_of::<VipAddress>() == SERVICES_MAX * 40 + 4);
 

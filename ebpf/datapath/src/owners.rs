@@ -7,7 +7,9 @@ use abi::gue::{self, Asked, held};
 use abi::limits::{HOPS_MAX, STAND_INS_MAX};
 
 use crate::Tables;
-use crate::tables::{CLOSE, held};
+use crate::flow::Flow;
+use crate::ip::TCP;
+use crate::tables::{CLOSE, Connection, held};
 
 /// What is to be known of a packet whose slot this machine owns, or that another one sent. In words, because it is handed to a function
 /// that the verifier examines by itself.
@@ -27,6 +29,11 @@ pub struct Question {
     pub flags: u32,
     /// This machine.
     pub own: u32,
+    /// The element of BEFORE for its VIP; 0: none.
+    pub before: u32,
+    pub reserved: u32,
+    /// What [`slot_before`] says; 0 where there is no such element.
+    pub slot_before: u64,
     /// Where the headers of a packet lie that may answer a SYN cookie; both 0 when it is none.
     pub ip: u32,
     pub tcp: u32,
@@ -100,6 +107,9 @@ pub fn decide(tables: &impl Tables, q: &Question) -> Decision {
         if owner == 0 {
             owner = next(Slot(q.slot), before, q.own as u16);
         }
+        if owner == 0 {
+            owner = next(Slot(q.slot_before), before, q.own as u16);
+        }
         if owner != 0 {
             let better = mine > best;
             let (held, at) = if better { (mine, 0) } else { (best, gue::at(packed) + 1) };
@@ -112,6 +122,23 @@ pub fn decide(tables: &impl Tables, q: &Question) -> Decision {
         return if mine > held::NOTHING { Decision::STAYS } else { Decision::ORPHAN };
     }
     if owner == 0 { Decision::STAYS } else { Decision::to(owner, gue::pack(hops, held::NOTHING, 0)) }
+}
+
+/// The slot the connection had before what counts of a packet was another.
+#[inline(always)]
+pub fn slot_before(tables: &impl Tables, q: &Question) -> Slot {
+    let Some(spread) = tables.before(q.before) else { return Slot::default() };
+    let connection = Connection::of(q);
+    let flow = Flow {
+        source: connection.source,
+        destination: connection.destination,
+        source_port: connection.source_port,
+        destination_port: connection.destination_port,
+        v4: connection.v4,
+        protocol: TCP,
+    };
+    let counts = if connection.v4 { &spread.v4 } else { &spread.v6 };
+    tables.slot(spread.table as u16, Slot::number(flow.hash(counts, spread.seed)))
 }
 
 /// The newest owner that is not this machine and was not asked yet; 0: nobody is left. When four were asked the owner of new flows was

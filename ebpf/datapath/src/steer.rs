@@ -284,10 +284,15 @@ impl<T: Tables> Road<'_, T> {
             return Plan::ends(vip, local);
         }
         let lease = self.tables.lease();
+        // Of a VIP whose flows are spread by something else than before.
+        let before = match service.flags & Service::BEFORE {
+            0 => 0,
+            _ => self.live.switch.generation() * settings.vips + vip as u32,
+        };
         let opens = !asks && flow.protocol == TCP;
         let concerns = match (asks, opens) {
             // One that came through a tunnel may be another's by its table, or have been claimed on its way.
-            (true, _) => slot.has_past() || arrived && !self.is_mine(slot, own) || lease >= lease::YOUNG,
+            (true, _) => slot.has_past() || before != 0 || arrived && !self.is_mine(slot, own) || lease >= lease::YOUNG,
             // Where the daemon has lived for long and nobody listens, that is an answer of its own: what another took would
             // not be looked for there.
             (_, true) => lease >= lease::YOUNG,
@@ -309,6 +314,9 @@ impl<T: Tables> Road<'_, T> {
                 | (flow.v4 as u32 * Question::V4)
                 | (lease as u32 * Question::LEASE),
             own: own.into(),
+            before,
+            reserved: 0,
+            slot_before: 0,
             ip: if answers { self.packet.at as u32 } else { 0 },
             tcp: if answers { tcp as u32 } else { 0 },
         };

@@ -1,6 +1,6 @@
 //! What a packet's fate depends on besides its bytes.
 
-use abi::{Address, FragmentWay, Machine, Part, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
+use abi::{Address, Before, FragmentWay, Machine, Part, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
 
 use crate::fragment;
 use crate::owners::{self, Decision, Question};
@@ -18,6 +18,9 @@ pub trait Tables {
     /// Slot `number` of `table`; [`Slot`] 0 when there is no such table.
     fn slot(&self, table: u16, number: u32) -> Slot;
 
+    /// Element of BEFORE.
+    fn before(&self, index: u32) -> Option<&Before>;
+
     /// Element of MACHINES, `index` counted over both generations.
     fn machine(&self, index: u32) -> Option<&Machine>;
 
@@ -33,7 +36,11 @@ pub trait Tables {
     where
         Self: Sized,
     {
-        owners::decide(self, question)
+        let mut question = *question;
+        if question.before != 0 {
+            question.slot_before = owners::slot_before(self, &question).0;
+        }
+        owners::decide(self, &question)
     }
 
     /// The same number. In BPF it comes back as one the verifier knows nothing about, so that roads which differ only in it
@@ -81,6 +88,7 @@ pub struct Connection {
 }
 
 impl Connection {
+    #[inline(always)]
     pub fn of(question: &Question) -> Connection {
         let t = &question.tuple;
         let ports = |word: u32| [u16::from_be(word as u16), u16::from_be((word >> 16) as u16)];

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use abi::config::lease;
 use abi::limits::HOPS_MAX;
 use abi::{
-    Address, Counts, FragmentWay, HashMode, Machine, Part, Reason, SenderKey, Service, Settings, Slot, Switch, Verdict,
-    VipAddress, VipKey,
+    Address, Before, Counts, FragmentWay, HashMode, Machine, Part, Reason, SenderKey, Service, Settings, Slot, Switch,
+    Verdict, VipAddress, VipKey,
 };
 use datapath::flow::Flow;
 use datapath::host::{HEADROOM, SliceFrame};
@@ -106,6 +106,10 @@ impl Tables for World {
         let flow = self.number.get().unwrap_or(number);
         self.number.set(Some(flow));
         if number == flow { self.slot } else { Slot::of((number % u32::from(MACHINES)) as u16 + 1) }
+    }
+
+    fn before(&self, _: u32) -> Option<&Before> {
+        None
     }
 
     fn machine(&self, index: u32) -> Option<&Machine> {

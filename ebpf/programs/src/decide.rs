@@ -23,6 +23,17 @@ pub extern "C" fn decide(context: *mut xdp_md, question: *const Question) -> u64
     owners::decide(&Maps::new(context, 0), unsafe { &*question }).0
 }
 
+/// [`owners::slot_before`]. By itself, and not a part of [`decide`], for the room on the stack.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn slot_before(question: *const Question) -> u64 {
+    if question.is_null() {
+        return 0;
+    }
+    // SAFETY: as in `decide`.
+    owners::slot_before(&Maps::new(core::ptr::null_mut(), 0), unsafe { &*question }).0
+}
+
 /// State of the socket for the connection, as the kernel numbers them; 0: none.
 #[inline(always)]
 pub fn tcp_state(context: *mut xdp_md, question: &Question) -> u32 {

@@ -5,6 +5,7 @@
 //! | CONFIG | array, mapped | 0 → Config | 1 | userspace: settings that are not live, then `switch`; `lease` | all programs | none |
 //! | VIPS | hash | VipKey → VipAddress | both generations' addresses | userspace, generation that is not live | xdp_steer, sk_lookup | userspace |
 //! | SLOTS | array, mapped | table × 65,537 + slot → Slot | tables at load | userspace | xdp_steer | none |
+//! | BEFORE | array, mapped | generation × vips + vip → Before | 2 × vips at load | userspace, as VIPS | xdp_steer | none |
 //! | SENDERS | hash | SenderKey → machine | both generations' machines | userspace, as VIPS | xdp_steer | userspace |
 //! | MACHINES | array, mapped | generation × machines + machine → Machine | 2 × machines at load | userspace, as VIPS | xdp_steer | none |
 //! | COUNTERS | array, mapped | (cpu × vips + vip) × 64 + reason → Counter | at load | xdp_steer, own CPU's block | userspace | none |
@@ -29,7 +30,7 @@ use abi::limits::{
     ADDRESSES_MAX, CPUS_MAX, FRAGMENTS_MAX, LISTENERS_MAX, MACHINES_MAX, SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX,
 };
 use abi::{
-    Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment, ListenerKey, ListenerRanges,
+    Before, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment, ListenerKey, ListenerRanges,
     Machine, SenderKey, Slot, Switch, VipAddress, VipKey,
 };
 use datapath::owners::Question;
@@ -52,6 +53,9 @@ pub static SENDERS: HashMap<SenderKey, u32> = HashMap::with_max_entries(2 * MACH
 
 #[map]
 pub static SLOTS: Array<Slot> = Array::with_max_entries(SLOTS_OF_TABLE, MAPPED);
+
+#[map]
+pub static BEFORE: Array<Before> = Array::with_max_entries(AT_LOAD, MAPPED);
 
 #[map]
 pub static MACHINES: Array<Machine> = Array::with_max_entries(AT_LOAD, MAPPED);

@@ -9,14 +9,14 @@ use aya_ebpf::programs::XdpContext;
 use abi::config::lease;
 use abi::fragment::FRAGMENT_NS;
 use abi::{
-    Config, FragmentWay, HeldFragment, Machine, Part, Reason, SenderKey, Settings, Slot, Switch, VipAddress, VipKey,
+    Before, Config, FragmentWay, HeldFragment, Machine, Part, Reason, SenderKey, Settings, Slot, Switch, VipAddress, VipKey,
 };
 use datapath::owners::{Decision, Question};
 use datapath::{Frame, Live, Outcome, Tables};
 
-use crate::decide::{decide, tcp_state};
+use crate::decide::{decide, slot_before, tcp_state};
 use crate::frame::XdpFrame;
-use crate::maps::{CONFIG, FRAGMENTS, HELD, MACHINES, PART, QUESTION, ROADS, SLOTS, VIPS, switch};
+use crate::maps::{BEFORE, CONFIG, FRAGMENTS, HELD, MACHINES, PART, QUESTION, ROADS, SLOTS, VIPS, switch};
 use crate::sender::sender;
 
 pub struct Maps {
@@ -111,6 +111,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn before(&self, index: u32) -> Option<&Before> {
+        BEFORE.get(index)
+    }
+
+    #[inline(always)]
     fn machine(&self, index: u32) -> Option<&Machine> {
         MACHINES.get(index)
     }
@@ -142,6 +147,11 @@ impl Tables for Maps {
         let Some(place) = QUESTION.get_ptr_mut(0) else { return Decision::STAYS };
         // SAFETY: an element of a map of this CPU, on which no other XDP program runs meanwhile.
         unsafe { place.write(*question) };
+        if question.before != 0 {
+            let slot = slot_before(place);
+            // SAFETY: as above.
+            unsafe { (*place).slot_before = slot };
+        }
         Decision(decide(self.context, place))
     }
 }

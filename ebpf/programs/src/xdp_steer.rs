@@ -6,7 +6,7 @@
 //! - **Writes**: COUNTERS, STEERED, QUESTION, PART; the packet
 //! - **Verdicts**: PASS, TX, DROP, by `abi::Reason::verdict`
 //! - **Kernel ≥** 5.15 (tried: 6.18)
-//! - **Stack/insn budget**: 512 bytes; 39,000 instructions examined (`cargo xtask build-ebpf` prints them)
+//! - **Stack/insn budget**: 512 bytes; 49,000 instructions examined (`cargo xtask build-ebpf` prints them)
 //! - **Test**: kernel-tests/tests/xdp_steer.rs, xdp_steer_model.rs, steering.rs
 
 use aya_ebpf::macros::xdp;

@@ -20,7 +20,8 @@ use crate::state::State;
 /// 4 brought tokens of the admin API, and on whose behalf a command is; 5
 /// that members' certificates are revoked; 6 waiting rooms and lotteries; 7 leases, and keys of sections that controllers write; 8
 /// purges of caches; 9 documents that controllers make; 10 that a member says
-/// that it steers, and generations of steering that repeat themselves are kept once.
+/// that it steers, generations of steering that repeat themselves are kept once,
+/// and what their hash is.
 pub const LEVEL: u32 = 10;
 
 /// Of programs and clusters that say nothing.

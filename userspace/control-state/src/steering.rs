@@ -3,13 +3,13 @@
 //! A member takes flows when it has said that its kernel steers, so that nothing is sent to one that does not know yet what it is sent.
 //! What was before a generation is kept until every member has said that it holds nothing of it. A fleet that goes to and fro between the
 //! same few states, as with a member that comes and goes, has the same tables after the second round as after the tenth: later rounds
-//! are not kept.
+//! are not kept. Another `hash` is a change like any other: the connections from before are looked for by what chose their machines then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::command::SAYS_THAT_IT_STEERS;
-use control_api::{Addresses, Eligible, GENERATIONS_KEPT, Generation, Member, Snapshot, Steering};
+use control_api::{Addresses, Eligible, GENERATIONS_KEPT, Generation, HashRule, Member, Snapshot, Steering};
 use serde_json::Value;
 
 /// Brings the steering of every VirtualIP up to date with the objects and members of `next`.
@@ -17,6 +17,7 @@ pub(crate) fn steer(previous: &Snapshot, next: &mut Snapshot) {
     if Arc::ptr_eq(&previous.objects, &next.objects) && previous.members == next.members {
         return;
     }
+    let seed = seed(&next.cluster_id);
     let mut steering = BTreeMap::new();
     let is_there = |name: &String| next.objects.get(name).is_some_and(is_virtual_ip);
     let mut ids: BTreeSet<u16> = next.steering.iter().filter(|(name, _)| is_there(name)).map(|(_, s)| s.id).collect();
@@ -29,7 +30,7 @@ pub(crate) fn steer(previous: &Snapshot, next: &mut Snapshot) {
         let after = if next.level < BY_NEED {
             steer_by_number(before_it, document, &next.members)
         } else {
-            let mut after = steer_vip(name, before_it, document, &next.members, next.level);
+            let mut after = steer_vip(name, before_it, document, &next.members, (next.level, seed));
             if after.id == 0 {
                 after.id = (1..=u16::MAX).find(|id| !ids.contains(id)).unwrap_or(0);
                 ids.insert(after.id);
@@ -112,7 +113,7 @@ fn steer_vip(
     before: Option<&Steering>,
     document: &Value,
     members: &BTreeMap<String, Member>,
-    level: u32,
+    (level, seed): (u32, u32),
 ) -> Steering {
     let mut generations = before.map(|before| before.generations.clone()).unwrap_or_default();
     let known = |id: u16| generations.last().is_none_or(|last| last.alive.contains(&id));
@@ -129,9 +130,11 @@ fn steer_vip(
     alive.extend(members.values().filter(|m| m.up && !spoken_of.contains(&m.id) && held(m.id)).map(|m| m.id));
     alive.sort_unstable();
 
-    if generations.last().is_none_or(|last| last.machines != machines || last.alive != alive) {
+    let hash = (level >= SAYS_THAT_IT_STEERS).then(|| hash_rule(document, seed));
+    let last = generations.last().map(|last| (&last.machines, &last.alive, &last.hash));
+    if last != Some((&machines, &alive, &hash)) {
         let number = generations.last().map_or(1, |last| last.number + 1);
-        generations.push(Generation { number, machines, alive: alive.clone(), released: Vec::new() });
+        generations.push(Generation { number, machines, alive: alive.clone(), released: Vec::new(), hash });
         if level >= SAYS_THAT_IT_STEERS {
             forget_rounds(&mut generations);
         }
@@ -154,9 +157,35 @@ fn steer_vip(
     Steering { id: before.map_or(0, |before| before.id), generations, alive }
 }
 
+/// What chooses the slot of a packet, as the document says.
+fn hash_rule(document: &Value, seed: u32) -> HashRule {
+    let of = document.get("hash").and_then(Value::as_str).unwrap_or("fiveTuple").to_owned();
+    let lengths = document.get("sourcePrefixLength").filter(|_| of == "sourcePrefix");
+    let bits = |family: &str, usual: u8| match (&*of, lengths) {
+        ("sourcePrefix", lengths) => {
+            lengths.and_then(|l| l.get(family)?.as_u64()).map_or(usual, |bits| u8::try_from(bits).unwrap_or(usual))
+        }
+        _ => 0,
+    };
+    let (ipv4, ipv6) = (bits("ipv4", 24), bits("ipv6", 56));
+    HashRule { of, ipv4, ipv6, seed }
+}
+
+/// Follows from the cluster's id, which is drawn at random when it is founded and which nobody outside is told. FNV-1a and the end of
+/// splitmix64: what it leads to is seen by nobody either.
+fn seed(cluster_id: &str) -> u32 {
+    if cluster_id.is_empty() {
+        return 0;
+    }
+    let fnv =
+        cluster_id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let mixed = (fnv ^ fnv >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (mixed >> 32) as u32
+}
+
 /// Of what has come round three times in the same order, up to now, the middle one goes: the first has led to where the third is.
 fn forget_rounds(generations: &mut Vec<Generation>) {
-    let same = |a: &Generation, b: &Generation| (&a.machines, &a.alive) == (&b.machines, &b.alive);
+    let same = |a: &Generation, b: &Generation| (&a.machines, &a.alive, &a.hash) == (&b.machines, &b.alive, &b.hash);
     for round in 1..=ROUND_MAX {
         let Some(first) = generations.len().checked_sub(3 * round) else { return };
         let repeats = |at: usize| same(&generations[at], &generations[at + round]);

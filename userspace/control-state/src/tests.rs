@@ -649,6 +649,45 @@ fn a_member_that_comes_and_goes_leaves_room_for_what_others_hold() {
 }
 
 #[test]
+fn another_hash_is_a_generation_of_its_own() {
+    let mut world = World::default();
+    let steering = |world: &World| -> Steering { (*world.state.view.steering["v"]).clone() };
+    let of = |world: &World| -> Vec<String> {
+        let generations = steering(world).generations;
+        generations
+            .iter()
+            .map(|g| {
+                g.hash.as_ref().map_or("none".to_owned(), |hash| format!("{} {} {}", hash.of, hash.ipv4, hash.ipv6))
+            })
+            .collect()
+    };
+    let vip = |hash: Value| {
+        let mut document = json!({"name": "v", "kind": "VirtualIP", "addresses": ["10.0.0.1"]});
+        document.as_object_mut().unwrap().extend(hash.as_object().unwrap().clone());
+        document
+    };
+    world.act(Action::Found { cluster_id: "drawn".into(), cluster_name: "shop".into() }).answer.unwrap();
+    world.act(Action::RaiseLevel { level: 8 }).answer.unwrap();
+    world.join("n1");
+    world.put(PutMode::Create, vip(json!({}))).unwrap();
+    assert_eq!(of(&world), ["none"], "what members of another level do not know");
+    world.act(Action::RaiseLevel { level: crate::LEVEL }).answer.unwrap();
+    world.put(PutMode::Update, vip(json!({"ports": [80]}))).unwrap();
+    assert_eq!(of(&world), ["none", "fiveTuple 0 0"]);
+    let seed = steering(&world).generations[1].hash.as_ref().unwrap().seed;
+    assert_ne!(seed, 0);
+    world.put(PutMode::Update, vip(json!({"hash": "sourcePrefix", "sourcePrefixLength": {"ipv4": 16}}))).unwrap();
+    assert_eq!(of(&world)[2..], ["sourcePrefix 16 56"]);
+    assert_eq!(steering(&world).generations[2].hash.as_ref().unwrap().seed, seed, "the cluster's");
+    world.put(PutMode::Update, vip(json!({"hash": "sourceIP"}))).unwrap();
+    assert_eq!(of(&world)[3..], ["sourceIP 0 0"]);
+    let last = steering(&world).generations[3].number;
+    let member = Member { released: [("v".to_owned(), last)].into(), ..member("n1") };
+    world.act(Action::PutMember { member }).answer.unwrap();
+    assert_eq!(of(&world), ["sourceIP 0 0"], "nobody holds anything from before");
+}
+
+#[test]
 fn a_member_takes_flows_when_it_has_said_that_it_steers() {
     let mut world = World::default();
     let last = |world: &World| {

@@ -245,6 +245,20 @@ pub struct Step {
     pub alive: Vec<u16>,
     /// Machines that hold nothing in slots that are not theirs by this generation.
     pub released: Vec<u16>,
+    /// What chooses the slot of a packet; none: what the document says, without a seed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<HashRule>,
+}
+
+/// What chooses the slot of a packet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HashRule {
+    pub of: String,
+    /// Bits that count with `sourcePrefix`.
+    pub ipv4: u8,
+    pub ipv6: u8,
+    pub seed: u32,
 }
 
 impl Steering {
@@ -252,7 +266,7 @@ impl Steering {
     pub fn history(&self) -> Vec<(&[(u16, u32)], Step)> {
         let step = |at: usize| match self.steps.get(at) {
             Some(step) if self.steps.len() == self.generations.len() => step.clone(),
-            _ => Step { number: 0, alive: self.alive.clone(), released: Vec::new() },
+            _ => Step { number: 0, alive: self.alive.clone(), ..Step::default() },
         };
         self.generations.iter().enumerate().map(|(at, machines)| (machines.as_slice(), step(at))).collect()
     }

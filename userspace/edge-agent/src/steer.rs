@@ -1,6 +1,6 @@
 //! The kernel's part of a plan: machines, virtual IPs, their slots, and the sockets that VIPs lead to.
 
-use crate::desired::{Desired, Machine, Steering, Step, Ticket, Tickets};
+use crate::desired::{Desired, HashRule, Machine, Steering, Step, Ticket, Tickets};
 use crate::lease::HeldLease;
 use aws_lc_rs::hmac;
 use base_model::{HashMode, PortsSpec, Protocol, Spec, VirtualIpSpec};
@@ -62,6 +62,8 @@ struct Wanted {
     machines: Vec<edge_kernel::Machine>,
     vips: Vec<edge_kernel::Vip>,
     cookies: Cookies,
+    /// What the hash of flows begins with.
+    seed: u32,
 }
 
 /// What tells tunnels of this cluster from anybody's. It follows from the keys of session tickets, which the cluster draws, hands out
@@ -198,6 +200,7 @@ impl Steer {
         let mut plane = lock(&self.plane);
         plane.vips = ids.iter().map(|(name, id)| (*id, name.clone())).collect();
         plane.machines = desired.machines.values().map(|m| (m.id, m.name.clone())).collect();
+        plane.kernel.set_seed(wanted.seed);
         plane.kernel.set_cookies(wanted.cookies.current, wanted.cookies.others);
         let done = plane.kernel.steer(&wanted.machines, &wanted.vips);
         let mut failures = unreadable;
@@ -333,7 +336,9 @@ impl Steer {
         let mut vips: Vec<_> = vips.collect();
         vips.sort_by_key(|vip: &edge_kernel::Vip| vip.id);
         self.slots.retain(|name, _| specs.contains_key(name));
-        Some(Wanted { machines, vips, cookies: Cookies::of(&desired.tickets) })
+        let seeds = desired.steering.values().filter_map(|s| s.steps.last()?.hash.as_ref()).map(|hash| hash.seed);
+        let seed = seeds.max().unwrap_or(0);
+        Some(Wanted { machines, vips, cookies: Cookies::of(&desired.tickets), seed })
     }
 
     /// Sockets without an address of their own serve every VIP on their port.
@@ -434,6 +439,10 @@ const LOOK: Duration = Duration::from_secs(2);
 struct Slots {
     slots: Arc<[Slot]>,
     table: Arc<[u16]>,
+    /// What chooses them; none: what the document says.
+    hash: Option<HashRule>,
+    /// What chose others before, and those.
+    earlier: Option<(Option<HashRule>, Arc<[Slot]>)>,
 }
 
 impl Slots {
@@ -453,11 +462,11 @@ fn slots_of(
     desired: &Desired,
     machines: &[edge_kernel::Machine],
     room: u16,
-) -> Arc<[Slot]> {
+) -> Slots {
     let followed = desired.steering.get(name).cloned().unwrap_or_default();
     let reachable = |id: u16| machines.iter().any(|m| m.index == id);
     if let Some((_, slots)) = known.get(name).filter(|(from, _)| *from == followed) {
-        return slots.slots.clone();
+        return slots.clone();
     }
     let names: BTreeMap<u16, &str> = desired
         .machines
@@ -470,42 +479,56 @@ fn slots_of(
         machines.iter().filter_map(candidate).collect()
     };
     let history = followed.history();
-    let steps: Vec<steering::Step<'_>> = history
-        .iter()
-        .map(|(machines, step)| steering::Step {
+    // Slots say nothing about those that were chosen by something else: they begin anew with another hash.
+    let hash = history.last().and_then(|(_, step)| step.hash.clone());
+    let begins = history.iter().rposition(|(_, step)| step.hash != hash).map_or(0, |at| at + 1);
+    let fold = |part: &[(&[(u16, u32)], Step)]| -> Option<Vec<steering::Step<'_>>> {
+        let step = |(machines, step): &(&[(u16, u32)], Step)| steering::Step {
             machines: candidates(machines),
             alive: step.alive.clone(),
             released: step.released.clone(),
-        })
-        .collect();
+        };
+        (!part.is_empty()).then(|| part.iter().map(step).collect())
+    };
+    let reached = |steps: &[steering::Step<'_>]| -> Arc<[Slot]> {
+        steering::slots(steps).iter().map(|slot| within(*slot, &reachable)).collect()
+    };
     let alike =
         known.values().find(|(from, _)| from.history().iter().map(Spread::of).eq(history.iter().map(Spread::of)));
     let slots = match alike {
         Some((_, slots)) => slots.clone(),
         None => {
-            let built = steering::slots(&steps);
-            let table = steps.last().map(|step| edge_l4::maglev::full_table(&step.machines)).unwrap_or_default();
             let all = edge_kernel::abi::limits::SLOTS as usize;
-            let slots = if built.is_empty() {
-                vec![Slot::default(); all].into()
-            } else {
-                built.iter().map(|slot| within(*slot, &reachable)).collect()
-            };
-            Slots { slots, table: table.into() }
+            let steps = fold(&history[begins..]);
+            let table = steps.as_ref().and_then(|steps| steps.last());
+            let table = table.map(|step| edge_l4::maglev::full_table(&step.machines)).unwrap_or_default();
+            let slots = steps.map_or_else(|| vec![Slot::default(); all].into(), |steps| reached(&steps));
+            let then = history[..begins].last().map(|(_, step)| step.hash.clone());
+            let from = history[..begins]
+                .iter()
+                .rposition(|(_, step)| Some(&step.hash) != then.as_ref())
+                .map_or(0, |at| at + 1);
+            // Of those, who holds connections now.
+            let alive = |id: u16| reachable(id) && history.last().is_some_and(|(_, now)| now.alive.contains(&id));
+            let earlier = then.zip(fold(&history[from..begins]));
+            let earlier = earlier.map(|(hash, steps)| {
+                (hash, steering::slots(&steps).iter().map(|slot| within(*slot, &alive)).collect())
+            });
+            Slots { slots, table: table.into(), hash, earlier }
         }
     };
-    let built = slots.slots.clone();
+    let built = slots.clone();
     known.insert(name.to_owned(), (followed, slots));
     built
 }
 
 /// What of a generation the slots follow from: not its number.
 #[derive(PartialEq)]
-struct Spread(Vec<(u16, u32)>, Vec<u16>, Vec<u16>);
+struct Spread(Vec<(u16, u32)>, Vec<u16>, Vec<u16>, Option<HashRule>);
 
 impl Spread {
     fn of((machines, step): &(&[(u16, u32)], Step)) -> Spread {
-        Spread(machines.to_vec(), step.alive.clone(), step.released.clone())
+        Spread(machines.to_vec(), step.alive.clone(), step.released.clone(), step.hash.clone())
     }
 }
 
@@ -531,7 +554,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A virtual IP as the kernel has it.
-fn vip(name: &str, id: u16, spec: &VirtualIpSpec, slots: Arc<[Slot]>) -> edge_kernel::Vip {
+fn vip(name: &str, id: u16, spec: &VirtualIpSpec, slots: Slots) -> edge_kernel::Vip {
     edge_kernel::Vip {
         id,
         name: name.to_owned(),
@@ -541,16 +564,33 @@ fn vip(name: &str, id: u16, spec: &VirtualIpSpec, slots: Arc<[Slot]>) -> edge_ke
             PortsSpec::List(ranges) => ranges.iter().map(|r| r.low..=r.high).collect(),
         },
         protocols: spec.protocols.iter().map(|p| protocol(*p)).collect(),
-        hash: match spec.hash {
-            HashMode::FiveTuple => edge_kernel::Hash::FiveTuple,
-            HashMode::SourceIp => edge_kernel::Hash::SourceIp,
-            HashMode::SourcePrefix => edge_kernel::Hash::SourcePrefix {
-                v4: spec.source_prefix_length.ipv4,
-                v6: spec.source_prefix_length.ipv6,
-            },
-            HashMode::DestinationPort => edge_kernel::Hash::DestinationPort,
-        },
-        slots,
+        hash: hash(slots.hash.as_ref(), spec),
+        earlier: slots.earlier.map(|(rule, slots)| edge_kernel::Earlier {
+            hash: hash(rule.as_ref(), spec),
+            seed: rule.map_or(0, |rule| rule.seed),
+            slots,
+        }),
+        slots: slots.slots,
+    }
+}
+
+/// What a generation's rule says; without one the document.
+fn hash(rule: Option<&HashRule>, spec: &VirtualIpSpec) -> edge_kernel::Hash {
+    let of = rule.map(|rule| (&*rule.of, rule.ipv4, rule.ipv6));
+    let mode = |mode: HashMode| match mode {
+        HashMode::FiveTuple => edge_kernel::Hash::FiveTuple,
+        HashMode::SourceIp => edge_kernel::Hash::SourceIp,
+        HashMode::SourcePrefix => {
+            edge_kernel::Hash::SourcePrefix { v4: spec.source_prefix_length.ipv4, v6: spec.source_prefix_length.ipv6 }
+        }
+        HashMode::DestinationPort => edge_kernel::Hash::DestinationPort,
+    };
+    match of {
+        Some(("fiveTuple", ..)) => edge_kernel::Hash::FiveTuple,
+        Some(("sourceIP", ..)) => edge_kernel::Hash::SourceIp,
+        Some(("sourcePrefix", v4, v6)) => edge_kernel::Hash::SourcePrefix { v4, v6 },
+        Some(("destinationPort", ..)) => edge_kernel::Hash::DestinationPort,
+        _ => mode(spec.hash),
     }
 }
 
@@ -591,7 +631,7 @@ mod tests {
                 own: *id == 1,
             })
             .collect();
-        slots_of(&mut BTreeMap::new(), "v", &desired, &there, room).to_vec()
+        slots_of(&mut BTreeMap::new(), "v", &desired, &there, room).slots.to_vec()
     }
 
     #[test]
@@ -644,7 +684,7 @@ mod tests {
             id: number as u16,
             generations: vec![vec![(1, 1), (2, 1)]],
             alive: vec![1, 2],
-            steps: vec![Step { number, alive: vec![1, 2], released: vec![] }],
+            steps: vec![Step { number, alive: vec![1, 2], ..Step::default() }],
         };
         let named = |name: &str, number| (name.to_owned(), Arc::new(spread(number)));
         let desired = Desired {
@@ -661,7 +701,59 @@ mod tests {
         };
         let mut known = BTreeMap::new();
         let [v, w] = ["v", "w"].map(|name| slots_of(&mut known, name, &desired, &[there(1), there(2)], 9));
-        assert!(Arc::ptr_eq(&v, &w));
+        assert!(Arc::ptr_eq(&v.slots, &w.slots));
+    }
+
+    #[test]
+    fn with_another_hash_connections_are_looked_for_by_the_one_before() {
+        let rule = |of: &str, seed| Some(HashRule { of: of.to_owned(), seed, ..HashRule::default() });
+        let step = |number, hash: &Option<HashRule>, alive: &[u16]| Step {
+            number,
+            alive: alive.to_vec(),
+            hash: hash.clone(),
+            ..Step::default()
+        };
+        let all = vec![(1, 1), (2, 1), (3, 1)];
+        let (old, new) = (rule("fiveTuple", 7), rule("sourceIP", 7));
+        let steering = Steering {
+            id: 1,
+            generations: vec![all.clone(), all[1..].to_vec(), all[1..].to_vec(), all[1..].to_vec()],
+            alive: vec![1, 2, 3],
+            steps: vec![
+                step(1, &old, &[1, 2, 3]),
+                step(2, &old, &[1, 2, 3]),
+                step(3, &new, &[1, 2, 3]),
+                step(4, &new, &[1, 3]),
+            ],
+        };
+        let desired = Desired {
+            machines: Arc::new((1..4).map(|id| (format!("m{id}"), machine(id, true))).collect()),
+            steering: Arc::new([("v".to_owned(), Arc::new(steering))].into()),
+            ..Desired::default()
+        };
+        let there: Vec<_> = (1..4)
+            .map(|index| edge_kernel::Machine {
+                index,
+                name: format!("m{index}"),
+                address: IpAddr::from([10, 0, 0, index as u8]),
+                next_hop: None,
+                own: index == 1,
+            })
+            .collect();
+        let slots = slots_of(&mut BTreeMap::new(), "v", &desired, &there, 9);
+        assert!(
+            slots.slots.iter().all(|slot| !slot.owners().contains(&1)),
+            "what m1 holds it holds by the hash before"
+        );
+        let (hash, earlier) = slots.earlier.clone().expect("there was another hash");
+        assert_eq!((&hash, &slots.hash), (&old, &new));
+        assert!(earlier.iter().any(|slot| slot.owners().contains(&1)), "it drained");
+        assert!(earlier.iter().all(|slot| !slot.owners().contains(&2)), "it is dead");
+        let spec = VirtualIpSpec { addresses: vec!["192.0.2.1".into()], ..VirtualIpSpec::default() };
+        let vip = vip("v", 1, &spec, slots);
+        assert_eq!(vip.hash, edge_kernel::Hash::SourceIp);
+        let earlier = vip.earlier.expect("it is told to the kernel");
+        assert_eq!((earlier.hash, earlier.seed), (edge_kernel::Hash::FiveTuple, 7));
     }
 
     #[test]
@@ -685,22 +777,24 @@ mod tests {
         let table: Arc<[u16]> = vec![1, 2, 2, 2].into();
         let slots: Arc<[Slot]> =
             [[1, 2, 0, 0], [2, 1, 0, 0], [2, 1, 0, 0], [2, 0, 0, 0]].map(Slot::new).to_vec().into();
-        let now = Slots { slots: slots.clone(), table: table.clone() };
+        let of = |slots: Arc<[Slot]>, table| Slots { slots, table, hash: None, earlier: None };
+        let now = of(slots.clone(), table.clone());
         assert!(now.is_done(1, &[]) && now.is_done(1, &[0, 0]) && now.is_done(2, &[1, 2, 3]));
         assert!(!now.is_done(1, &[0, 1]), "a connection from before");
         assert!(!now.is_done(3, &[0]), "one that drains is done when it holds nothing");
         let mut held_back = slots.to_vec();
         held_back[2] = Slot::new([1, 2, 3, 4]);
-        assert!(!Slots { slots: held_back.into(), table }.is_done(1, &[]));
+        assert!(!of(held_back.into(), table).is_done(1, &[]));
     }
     /// Names and weights of machines are in its slots.
     #[test]
     fn every_field_of_a_virtual_ip_reaches_the_kernel() {
         let written = "{addresses: [192.0.2.1], ports: [80], protocols: [TCP], hash: sourcePrefix, sourcePrefixLength: {ipv4: 24, \
                        ipv6: 56}}";
+        let nothing = Slots { slots: Arc::from([]), table: Arc::from([]), hash: None, earlier: None };
         let installed = |text: &str| {
             let spec = base_model::yaml::parse_document(text).expect("good YAML");
-            vip("v", 1, &base_model::decode(&spec, "").expect("a good document").value, Arc::from([]))
+            vip("v", 1, &base_model::decode(&spec, "").expect("a good document").value, nothing.clone())
         };
         for (field, other) in [
             ("addresses: [192.0.2.1]", "addresses: [192.0.2.2]"),

@@ -89,6 +89,7 @@ pub struct Kernel {
     pub(crate) config: Arc<MappedArray<Config>>,
     pub(crate) slots: MappedArray<Slot>,
     pub(crate) machines: MappedArray<abi::Machine>,
+    pub(crate) before: MappedArray<abi::Before>,
     pub(crate) counters: MappedArray<Counter>,
     pub(crate) steered: MappedArray<Counter>,
     pub(crate) worker_of_cpu: MappedArray<u64>,
@@ -297,6 +298,7 @@ impl Kernel {
             config: Arc::new(mapped("CONFIG", take("CONFIG")?)?),
             slots: mapped("SLOTS", take("SLOTS")?)?,
             machines: mapped("MACHINES", take("MACHINES")?)?,
+            before: mapped("BEFORE", take("BEFORE")?)?,
             counters: mapped("COUNTERS", take("COUNTERS")?)?,
             steered: mapped("STEERED", take("STEERED")?)?,
             worker_of_cpu: mapped("WORKER_OF_CPU", take("WORKER_OF_CPU")?)?,
@@ -532,6 +534,7 @@ fn load_object(object: &[u8], sizes: &Sizes, cpus: u32, map_dir: Option<&Path>) 
     loader
         .map_max_entries("SLOTS", sizes.tables * SLOTS)
         .map_max_entries("MACHINES", 2 * machines)
+        .map_max_entries("BEFORE", 2 * vips)
         .map_max_entries("COUNTERS", cpus * vips * REASONS as u32)
         .map_max_entries("STEERED", cpus * vips * machines);
     if let Some(dir) = map_dir {
@@ -780,6 +783,7 @@ const MAPS: &[&str] = &[
     "PART",
     "SLOTS",
     "MACHINES",
+    "BEFORE",
     "COUNTERS",
     "STEERED",
     "LISTENERS",

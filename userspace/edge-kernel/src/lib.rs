@@ -43,9 +43,9 @@ pub use fragments::EarlyFragments;
 pub use kernel::{Attachment, Hook, Kernel, Mode, Options, Sizes};
 pub use lease::Lease;
 pub use probe::{Finding, Probe, probe, probe_interfaces};
-pub use services::gather;
+pub use services::{before, gather};
 pub use sockets::ListenerId;
-pub use steering::{Applied, Hash, Machine, Protocol, Vip};
+pub use steering::{Applied, Earlier, Hash, Machine, Protocol, Vip};
 pub use veth::pass_everything;
 
 /// Whether the programs are part of this build. Without them everything but [`Kernel::load`] works and there is no L4 plane.

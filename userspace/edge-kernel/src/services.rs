@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use abi::limits::{ADDRESSES_MAX, SERVICES_MAX};
-use abi::{Address, Counts, HashMode, Service, VipAddress};
+use abi::{Address, Before, Counts, HashMode, Service, VipAddress};
 
-use crate::steering::{Hash, Vip};
+use crate::steering::{Earlier, Hash, Vip};
 
 /// Services by address, as the key of the map holds it.
 #[derive(Default)]
@@ -64,20 +64,30 @@ pub fn gather(vips: &[Vip], table: impl Fn(u16) -> u16) -> Result<BTreeMap<[u32;
     Ok(services.finish())
 }
 
-fn add_services(services: &mut Vec<Service>, vip: &Vip, table: u16, ip: IpAddr) -> Result<(), String> {
-    let mode = match vip.hash {
+/// How the flows of a virtual IP were spread before, with its slots in `table`.
+pub fn before(earlier: &Earlier, table: u16) -> Before {
+    let mode = mode(earlier.hash);
+    Before { v4: Counts::new(mode, true), v6: Counts::new(mode, false), seed: earlier.seed, table: table.into() }
+}
+
+fn mode(hash: Hash) -> HashMode {
+    match hash {
         Hash::FiveTuple => HashMode::FiveTuple,
         Hash::SourceIp => HashMode::SourceIp,
         Hash::SourcePrefix { v4, v6 } => HashMode::SourcePrefix { v4, v6 },
         Hash::DestinationPort => HashMode::DestinationPort,
-    };
+    }
+}
+
+fn add_services(services: &mut Vec<Service>, vip: &Vip, table: u16, ip: IpAddr) -> Result<(), String> {
+    let mode = mode(vip.hash);
     for range in &vip.ports {
         for protocol in &vip.protocols {
             let service = Service {
                 port_first: *range.start(),
                 port_last: *range.end(),
                 protocol: protocol.number(),
-                reserved: 0,
+                flags: if vip.earlier.is_some() { Service::BEFORE } else { 0 },
                 vip: vip.id,
                 table,
                 reserved_too: 0,
@@ -122,6 +132,7 @@ mod tests {
             protocols: vec![Protocol::Tcp, Protocol::Udp],
             hash: Hash::SourcePrefix { v4: 24, v6: 56 },
             slots: vec![abi::Slot::of(1); SLOTS as usize].into(),
+            earlier: None,
         }
     }
 

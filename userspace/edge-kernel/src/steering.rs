@@ -14,7 +14,7 @@ use abi::{Address, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
 
 use crate::kernel::Kernel;
 use crate::routes::{add_local_addresses, keep_local_addresses};
-use crate::services::Services;
+use crate::services::{Services, before};
 use crate::{KernelError, sys};
 
 /// A machine that slots may name.
@@ -46,6 +46,17 @@ pub struct Vip {
     pub hash: Hash,
     /// The owners of each of the 65,537 slots. Virtual IPs with equal ones share a table of the kernel; give them the same `Arc` and
     /// nothing is compared.
+    pub slots: Arc<[Slot]>,
+    /// For connections that began when the flows were spread by something else.
+    pub earlier: Option<Earlier>,
+}
+
+/// How the flows of a virtual IP were spread before: what nobody holds by its slots now is looked for by these.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Earlier {
+    pub hash: Hash,
+    /// See [`Kernel::set_seed`].
+    pub seed: u32,
     pub slots: Arc<[Slot]>,
 }
 
@@ -136,8 +147,13 @@ impl Kernel {
             placed
         });
         let mut services = Services::default();
+        let mut spreads = BTreeMap::new();
         for vip in &vips {
             services.add(vip, tables[&vip.id].table).map_err(KernelError::Invalid)?;
+            let placed = vip.earlier.as_ref().zip(tables.get(&(vip.id | EARLIER)));
+            // Without a table there is none: the flag in its services then leads to slots that name nobody.
+            let none = abi::Before { table: u32::MAX, ..abi::Before::NONE };
+            spreads.insert(vip.id, placed.map_or(none, |(earlier, placed)| before(earlier, placed.table)));
         }
         let addresses = services.addresses();
         let services = services.finish();
@@ -152,11 +168,18 @@ impl Kernel {
                 applied.tables_written += 1;
                 applied.tables_in_place += usize::from(placed.live);
             }
+            let earlier = vip.earlier.as_ref().zip(tables.get(&(vip.id | EARLIER)));
+            if let Some((earlier, placed)) = earlier.filter(|(_, placed)| placed.write && written.insert(placed.table))
+            {
+                self.write_table(placed.table, &earlier.slots);
+                applied.tables_written += 1;
+            }
         }
         let standby = 1 - self.generation();
         self.settings.own = machines.iter().find(|machine| machine.own).map_or(0, |machine| machine.index.into());
         self.write_settings(standby);
         self.write_machines(standby, machines);
+        self.write_before(standby, &spreads);
         self.hand_over_counters(machines, &vips);
         self.write_senders(standby, machines)?;
         self.write_vips(standby, &services)?;
@@ -218,6 +241,12 @@ impl Kernel {
                 .map_err(|e| KernelError::system("cannot read the virtual IPs of the earlier process", e))?;
             for service in value.iter().flat_map(|v| v.services.iter().take(v.count as usize)) {
                 self.live_tables.entry(service.table).or_default().insert(service.vip);
+                if service.flags & abi::Service::BEFORE != 0 {
+                    let at = generation as usize * (self.options.sizes.vips as usize + 1) + usize::from(service.vip);
+                    if let Ok(table) = u16::try_from(self.before.read(at).table) {
+                        self.live_tables.entry(table).or_default().insert(service.vip | EARLIER);
+                    }
+                }
             }
         }
         Ok(())
@@ -275,6 +304,12 @@ impl Kernel {
                 None => contents.push((&vip.slots, vec![vip.id], None)),
             }
         }
+        for (vip, earlier) in vips.iter().filter_map(|vip| Some((vip, vip.earlier.as_ref()?))) {
+            match contents.iter_mut().find(|(slots, ..)| same(slots, &earlier.slots)) {
+                Some((_, users, _)) => users.push(vip.id | EARLIER),
+                None => contents.push((&earlier.slots, vec![vip.id | EARLIER], None)),
+            }
+        }
         let mut taken: BTreeSet<u16> = BTreeSet::new();
         for (slots, _, placed) in &mut contents {
             let mut live = self.live_tables.keys().filter(|t| !taken.contains(t));
@@ -300,7 +335,7 @@ impl Kernel {
                 let now = || self.live_tables.iter().find(|(_, of)| of.contains(&vip)).map(|(table, _)| *table);
                 if let Some(placed) = placed {
                     placed_at.insert(vip, placed);
-                } else if let Some(table) = now() {
+                } else if let Some(table) = now().filter(|_| vip & EARLIER == 0) {
                     placed_at.insert(vip, Placed { table, write: false, live: true });
                     kept.insert(
                         vip,
@@ -380,6 +415,15 @@ impl Kernel {
         }
     }
 
+    fn write_before(&mut self, generation: u32, spreads: &BTreeMap<u16, abi::Before>) {
+        let room = self.options.sizes.vips as usize + 1;
+        for vip in 0..room {
+            let spread =
+                u16::try_from(vip).ok().and_then(|vip| spreads.get(&vip)).copied().unwrap_or(abi::Before::NONE);
+            self.before.write(generation as usize * room + vip, spread);
+        }
+    }
+
     fn write_vips(&mut self, generation: u32, services: &BTreeMap<[u32; 4], VipAddress>) -> Result<(), KernelError> {
         let failed = |e| KernelError::system("cannot write the virtual IPs", e);
         let stale: Vec<VipKey> = self
@@ -430,6 +474,9 @@ impl Kernel {
     }
 }
 
+/// Beside the number of a virtual IP: what its slots were. Numbers end far below.
+const EARLIER: u16 = 0x8000;
+
 /// Slots, the VIPs that have them, and where they go.
 type Content<'v> = (&'v Arc<[Slot]>, Vec<u16>, Option<Placed>);
 
@@ -450,6 +497,7 @@ fn check_vip(vip: &Vip) -> Result<(), String> {
     {
         return Err(format!("source prefixes of {v4} and {v6} bits: at most 32 and 128 are accepted"));
     }
+    vip.earlier.iter().try_for_each(|earlier| check_slots(&earlier.slots))?;
     check_slots(&vip.slots)
 }
 

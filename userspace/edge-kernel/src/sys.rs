@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use abi::{
-    Address, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, ListenerKey, ListenerRanges, Machine,
-    Slot, VipAddress, VipKey,
+    Address, Before, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, ListenerKey, ListenerRanges,
+    Machine, Slot, VipAddress, VipKey,
 };
 
 /// A type whose bytes may be handed to the kernel and taken from it.
@@ -33,6 +33,7 @@ plain!(
     abi::SenderKey,
     u64,
     Address,
+    Before,
     Config,
     Counter,
     FragmentKey,

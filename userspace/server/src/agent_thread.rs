@@ -7,7 +7,7 @@ use crate::health::Health;
 use control_api::{Addresses, Document, Generation, Member, Sections, Snapshot, Update, WASM_KINDS};
 use control_raft::{Follower, RecvError};
 use edge_agent::Agent;
-use edge_agent::desired::{Desired, Machine, Purge, Steering, Step, Ticket, Tickets, Withheld};
+use edge_agent::desired::{Desired, HashRule, Machine, Purge, Steering, Step, Ticket, Tickets, Withheld};
 use edge_agent::sections;
 use edge_listeners::Purged;
 use std::collections::BTreeMap;
@@ -285,7 +285,8 @@ fn desired(snapshot: &Snapshot) -> Desired {
             // Who was alive is not said of generations from before the cluster's second feature level.
             let unsaid = g.alive.is_empty() && !g.machines.is_empty();
             let alive = if unsaid { s.alive.clone() } else { g.alive.clone() };
-            Step { number: g.number, alive, released: g.released.clone() }
+            let hash = g.hash.as_ref().map(|h| HashRule { of: h.of.clone(), ipv4: h.ipv4, ipv6: h.ipv6, seed: h.seed });
+            Step { number: g.number, alive, released: g.released.clone(), hash }
         };
         let steering = Steering {
             id: s.id,
