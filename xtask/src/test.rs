@@ -12,7 +12,9 @@ use std::time::Instant;
 
 use crate::cargo::{self, Profile, cargo, root};
 use crate::progress::{self, Colour, note, paint, seconds, step, title, warn};
-use crate::tools::{self, COMPILER, CURL, ETHTOOL, H2LOAD, HAPROXY, IP, NGINX, NSENTER, PROMTOOL, PYTHON, SLAPD, WRK};
+use crate::tools::{
+    self, CHROMIUM, COMPILER, CURL, ETHTOOL, H2LOAD, HAPROXY, IP, NGINX, NSENTER, PROMTOOL, PYTHON, SLAPD, WRK,
+};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -106,6 +108,9 @@ pub fn run(options: &Options) -> Result<(), String> {
 /// Installs what the tests drive, where we may; otherwise tests leave out what needs it and say so.
 fn require_tools() -> Result<Count, String> {
     tools::require(&[COMPILER])?;
+    if let Err(problem) = tools::require(&[CHROMIUM]) {
+        warn(format!("{problem}; the dashboard is not looked at in a browser"));
+    }
     match tools::require(&[CURL, H2LOAD, WRK, PROMTOOL, PYTHON, IP, ETHTOOL, NSENTER, NGINX, HAPROXY, SLAPD]) {
         Ok(()) => {}
         Err(problem) if tools::is_root() => return Err(problem),

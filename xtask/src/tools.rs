@@ -22,6 +22,7 @@ pub const HAPROXY: Tool = Tool { program: "haproxy", package: "haproxy" };
 pub const CURL: Tool = Tool { program: "curl", package: "curl" };
 pub const WRK: Tool = Tool { program: "wrk", package: "wrk" };
 pub const PROMTOOL: Tool = Tool { program: "promtool", package: "prometheus" };
+pub const CHROMIUM: Tool = Tool { program: "chromium", package: "chromium" };
 pub const PYTHON: Tool = Tool { program: "python3", package: "python3" };
 pub const H2LOAD: Tool = Tool { program: "h2load", package: "nghttp2-client" };
 pub const SLAPD: Tool = Tool { program: "slapd", package: "slapd" };

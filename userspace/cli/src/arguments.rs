@@ -206,6 +206,8 @@ pub enum Verb {
         #[command(subcommand)]
         what: Option<LogsWhat>,
     },
+    /// Show machines, servers, pools and virtual IPs with what goes through them, again and again
+    Top(Top),
     /// Show requests as they end, of all machines
     Tap(Tap),
     /// Tell what became of a request: ID is the X-Request-Id of its answer
@@ -257,6 +259,16 @@ pub struct Backup {
     /// Make such a key: the private half into this file, the other one is printed
     #[arg(long, value_name = "FILE", conflicts_with_all = ["recipient", "passphrase_file"])]
     pub generate_key: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Top {
+    /// Print it once; so it is with -o json and -o yaml
+    #[arg(long)]
+    pub once: bool,
+    /// How often it is looked
+    #[arg(long, value_name = "DURATION", default_value = crate::top::INTERVAL, value_parser = crate::top::interval)]
+    pub interval: Duration,
 }
 
 #[derive(Args)]

@@ -27,7 +27,9 @@ mod resource;
 mod run;
 mod server;
 mod tap;
+mod terminal;
 mod tokens;
+mod top;
 mod wasm;
 
 use std::process::ExitCode;

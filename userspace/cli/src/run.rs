@@ -11,7 +11,7 @@ use crate::resource::Resource;
 use crate::server::{Server, segment};
 use crate::{
     backup, caches, check, config, convert, custom, describe, edit, explain, history, http_proxy, kubernetes,
-    last_good, members, objects, tap, tokens, wasm,
+    last_good, members, objects, tap, tokens, top, wasm,
 };
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
@@ -127,6 +127,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
             };
             server.stream(&path, take).await
         }
+        Verb::Top(what) => top::top(&server, &what, format).await,
         Verb::Tap(what) => tap::tap(&server, &what, format).await,
         Verb::ExplainRequest { id } => tap::explain(&server, &id, format).await,
         Verb::Member(MemberWhat::List) => members::get(&server, None, format).await,

@@ -6,6 +6,7 @@ use base_model::yaml;
 use control_api::LEADERLESS_HEADER;
 use control_api::client::{Answer, CallError, Client};
 use http_body_util::BodyExt;
+use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
 use serde_json::Value;
 
@@ -18,11 +19,18 @@ pub struct Server {
 }
 
 fn tell_warnings(answer: &Answer) {
-    for warning in answer.headers.get_all("warning") {
+    for warning in warnings(answer) {
+        eprintln!("warning: {warning}");
+    }
+}
+
+fn warnings(answer: &Answer) -> Vec<String> {
+    let text = |warning: &HeaderValue| {
         let text = String::from_utf8_lossy(warning.as_bytes()).into_owned();
         let text = text.strip_prefix("299 weir \"").and_then(|text| text.strip_suffix('"')).unwrap_or(&text);
-        eprintln!("warning: {}", text.replace("\\\"", "\"").replace("\\\\", "\\"));
-    }
+        text.replace("\\\"", "\"").replace("\\\\", "\\")
+    };
+    answer.headers.get_all("warning").iter().map(text).collect()
 }
 
 impl Server {
@@ -43,6 +51,12 @@ impl Server {
     pub async fn get(&self, path: &str) -> Result<Value, String> {
         let answer = self.call(Method::GET, path, String::new()).await?;
         value(&answer)
+    }
+
+    /// With what the answer warns of.
+    pub async fn get_warned(&self, path: &str) -> Result<(Value, Vec<String>), String> {
+        let answer = self.call(Method::GET, path, String::new()).await?;
+        Ok((value(&answer)?, warnings(&answer)))
     }
 
     /// With the `ETag` that a change made from it comes back with.

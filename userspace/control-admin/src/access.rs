@@ -21,7 +21,7 @@ use control_api::{Grant, Principal, PrincipalKind, Purged, Role, Token, allow, t
 use control_state::{Action, Answer};
 use serde_json::{Value, json};
 
-use crate::body::Error;
+use crate::body::{Error, Reply};
 use crate::routes::Api;
 
 /// What the connection says of its other end.
@@ -116,6 +116,18 @@ pub async fn known(State(api): State<Arc<Api>>, request: Request, next: Next) ->
         api.write_down(&caller, &what, &place, Err(&before_it_was_proposed(answered.status())));
     }
     answered
+}
+
+/// `GET /whoami`: who asks, as the API sees it, and what that one may.
+pub async fn who() -> Reply {
+    let caller = caller();
+    Reply::body(json!({
+        "kind": caller.principal.kind,
+        "name": caller.principal.name,
+        "grants": caller.grants.as_deref(),
+        "mayWrite": caller.may_at_all(Role::Write),
+        "mayAdmin": caller.may_at_all(Role::Admin),
+    }))
 }
 
 /// What the audit log says of a refusal whose words quote what came.

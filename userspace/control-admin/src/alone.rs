@@ -41,6 +41,7 @@ pub fn router_alone(local: Arc<dyn Local>) -> Router {
         .route("/metrics", get(metrics))
         .fallback(absent)
         .layer(axum::middleware::from_fn(without_tokens))
+        .merge(control_dashboard::router())
         .layer(axum::middleware::from_fn(finish_alone))
         .with_state(Here(local))
 }

@@ -127,6 +127,11 @@ pub trait Local: Send + Sync + 'static {
     /// Prometheus text.
     fn metrics(&self) -> String;
 
+    /// The figures that people watch: by family, labels and value of each series.
+    fn figures(&self) -> Value {
+        Value::Object(serde_json::Map::new())
+    }
+
     /// What this machine remembers of requests: those of an id, oldest first; or the latest of a sort or of all, latest first. An error
     /// tells what the question should have been.
     fn requests(&self, which: &Requests) -> Result<Vec<Value>, String> {

@@ -28,6 +28,7 @@ mod metadata;
 mod model;
 mod names;
 mod objects;
+mod overview;
 mod requests;
 mod routes;
 mod status;

@@ -74,7 +74,7 @@ pub async fn token(State(api): State<Arc<Api>>, body: Text) -> Answer {
     Ok(Reply::body(json!({"token": invitation.token, "expires": time::rfc3339(invitation.expires)})))
 }
 
-fn shown(member: &Member, cluster: &str, metrics: &Metrics) -> Value {
+pub fn shown(member: &Member, cluster: &str, metrics: &Metrics) -> Value {
     let votes = metrics.voters.contains(&member.name) || member.role == MemberRole::Primary;
     let state = match (member.up, votes) {
         (false, _) => "Offline",

@@ -1,19 +1,20 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, delete, get, post, put};
 use control_raft::Control;
 use serde_json::json;
 
-use crate::access::known;
+use crate::access::{self, known};
 use crate::alone::{about, healthz, metrics};
-use crate::body::{Error, Reply, finish, unconditional};
+use crate::body::{Error, Reply, finish, header_text, unconditional};
 use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
 use crate::{
-    backup, caches, custom, history, last_good, logs, members, metadata, objects, requests, status, tap, tokens, wasm,
+    backup, caches, custom, history, last_good, logs, members, metadata, objects, overview, requests, status, tap,
+    tokens, wasm,
 };
 
 pub struct Api {
@@ -44,10 +45,11 @@ pub fn router(control: Control, catalog: Arc<dyn Catalog>, local: Arc<dyn Local>
         .nest("/apis/v2", v2.clone())
         .nest("/apis/v1", v2)
         .route("/metrics", get(metrics))
-        .route("/", get(list_apis))
+        .route("/", get(front))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
         .layer(from_fn_with_state(api.clone(), known))
+        .merge(control_dashboard::router())
         .layer(from_fn_with_state(api.clone(), finish))
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(api)
@@ -65,6 +67,8 @@ fn entries() -> Vec<Entry> {
     let mut add = |group, path, methods, handlers| all.push(Entry { group, path, methods, handlers });
     add("admin", "/healthz", &["GET"], get(healthz));
     add("admin", "/about", &["GET"], get(about));
+    add("admin", "/whoami", &["GET"], get(access::who));
+    add("cluster", "/overview", &["GET"], get(overview::show));
 
     add("cluster", "/status/members", &["GET"], get(members::list));
     add("cluster", "/member-tokens", &["POST"], post(members::token));
@@ -129,6 +133,15 @@ fn entries() -> Vec<Entry> {
     add("profile", "/profile/start/memory", &["POST"], post(profile));
     add("profile", "/profile/stop", &["POST"], post(profile));
     all
+}
+
+/// Browsers are led to the dashboard.
+async fn front(headers: HeaderMap) -> Reply {
+    if header_text(&headers, header::ACCEPT).contains("text/html") {
+        let location = Some(control_dashboard::PATH.to_owned());
+        return Reply { status: StatusCode::SEE_OTHER, location, ..Reply::default() };
+    }
+    list_apis().await
 }
 
 async fn list_apis() -> Reply {

@@ -19,7 +19,7 @@ use crate::body::{Answer, Error, Reply, text};
 use crate::catalog::Local;
 use crate::objects::{DEFAULT_NAMESPACE, may_read};
 use crate::routes::Api;
-use crate::{requests, tap};
+use crate::{overview, requests, tap};
 
 /// The part of the peer listener that answers other members' questions about this machine.
 pub fn peer_routes(local: Arc<dyn Local>) -> Router {
@@ -27,6 +27,7 @@ pub fn peer_routes(local: Arc<dyn Local>) -> Router {
         .route(LOCAL_STATUS, get(local_status))
         .with_state(local.clone())
         .merge(requests::peer_routes(local.clone()))
+        .merge(overview::peer_routes(local.clone()))
         .merge(tap::peer_routes(local))
 }
 

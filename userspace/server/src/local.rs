@@ -2,6 +2,7 @@
 
 use crate::health::Health;
 use crate::logs::Logs;
+use crate::shown_figures;
 use base_telemetry::registry::Names;
 use base_telemetry::{Limit, Telemetry};
 use base_text::quoted;
@@ -94,6 +95,10 @@ impl control_admin::Local for Local {
 
     fn metrics(&self) -> String {
         self.telemetry.render(Names::All)
+    }
+
+    fn figures(&self) -> Value {
+        shown_figures::of(&self.telemetry.render(Names::All))
     }
 
     fn requests(&self, which: &Requests) -> Result<Vec<Value>, String> {

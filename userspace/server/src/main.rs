@@ -21,6 +21,7 @@ mod options;
 mod recover;
 mod rooms;
 mod run;
+mod shown_figures;
 mod upgrade;
 mod wasm_data;
 mod watchdog;

@@ -121,3 +121,37 @@ fn nothing_is_remembered_where_nothing_may_be() {
     let answer = answers(port, "/", 503);
     assert_eq!(machine.api("GET", &format!("/requests/{}", id_of(&answer)), "").status, 404);
 }
+
+#[test]
+fn the_whole_cluster_is_on_one_page() {
+    let (first, second, port) = two();
+    let Some(weirctl) = weirctl() else { return };
+    (0..10).for_each(|_| drop(ask(port, "/fine")));
+    for machine in [&first, &second] {
+        let api = format!("127.0.0.1:{}", machine.api);
+        let done = Command::new(&weirctl)
+            .args(["--server", &api, "top", "-o", "json", "--interval", "500ms"])
+            .output()
+            .unwrap();
+        let shown: Value = serde_json::from_slice(&done.stdout).unwrap();
+        let names: Vec<&str> =
+            shown["machines"].as_array().unwrap().iter().filter_map(|m| m["name"].as_str()).collect();
+        assert_eq!((names, &shown["leader"]), (vec!["m1", "m2"], &"m1".into()), "{shown}");
+        assert!(shown["machines"].as_array().unwrap().iter().all(|machine| machine["busy"].is_number()), "{shown}");
+        let web =
+            shown["servers"].as_array().unwrap().iter().find(|s| s["name"] == "web" && s["machine"] == "m1").unwrap();
+        assert!(web["count"].as_f64().unwrap() >= 10.0 && web["perSecond"].is_number(), "{web}");
+        assert!(shown["pools"].as_array().unwrap().iter().any(|pool| pool["name"] == "dead"), "{shown}");
+        let done =
+            Command::new(&weirctl).args(["--server", &api, "top", "--once", "--interval", "100ms"]).output().unwrap();
+        let text = String::from_utf8(done.stdout).unwrap();
+        assert!(done.status.success() && text.contains("MACHINE") && text.contains("web"), "{text}");
+    }
+    // Where nobody can draw, and where nobody answers.
+    let run = |arguments: &[&str]| Command::new(&weirctl).args(arguments).stdin(Stdio::null()).output().unwrap();
+    let api = format!("127.0.0.1:{}", first.api);
+    let none = run(&["--server", &api, "top"]);
+    assert!(none.status.code() == Some(1) && String::from_utf8_lossy(&none.stderr).contains("--once"));
+    assert_eq!(run(&["--server", "127.0.0.1:1", "top", "--once"]).status.code(), Some(1));
+    assert_eq!(run(&["--server", &api, "top", "--interval", "1ms"]).status.code(), Some(2));
+}
