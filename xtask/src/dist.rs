@@ -23,10 +23,12 @@ pub fn run(options: &Options) -> Result<(), String> {
         root().join("LICENSE"),
         root().join("deploy/systemd/weir.service"),
         root().join("deploy/prometheus/prometheus.yml"),
+        root().join("deploy/prometheus/recording.rules.yml"),
+        root().join("deploy/prometheus/alerts.rules.yml"),
     ] {
         let name = file.file_name().unwrap_or_default();
         fs::copy(&file, folder.join(name)).map_err(|error| format!("{}: {error}", file.display()))?;
     }
-    step.done("weir, weirctl, LICENSE, weir.service, prometheus.yml");
+    step.done("weir, weirctl, LICENSE, weir.service, prometheus.yml with its rules");
     Ok(())
 }

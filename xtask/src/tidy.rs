@@ -1,6 +1,7 @@
 //! `tidy`: READMEs and folders say the same. Every crate is on a map, everything a README names exists, every filter has an example,
 //! and nothing grows at the top of the repository that nobody expects there.
 
+mod boards;
 mod debug;
 mod readme;
 mod source;
@@ -15,7 +16,9 @@ pub fn run() -> Result<(), String> {
     let checking = step("the map of the repository");
     let problems = problems(&root());
     if problems.is_empty() {
-        checking.done("every crate is on a map, what READMEs name exists, nobody is shown Debug output");
+        checking.done(
+            "every crate is on a map, what READMEs, dashboards and rules name exists, nobody is shown Debug output",
+        );
         return Ok(());
     }
     Err(format!("tidy:\n  - {}", problems.join("\n  - ")))
@@ -65,6 +68,7 @@ fn problems(root: &Path) -> Vec<String> {
         let text = fs::read_to_string(readme).unwrap_or_default();
         problems.extend(readme::problems(root, readme, &text, &known));
     }
+    problems.extend(boards::problems(root, &known));
     problems.extend(debug::problems(root));
     problems
 }

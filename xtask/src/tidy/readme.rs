@@ -35,6 +35,17 @@ impl Known {
         known
     }
 
+    /// Whether the code has a metric of this name.
+    pub fn has_metric(&self, name: &str) -> bool {
+        self.metrics.contains(name)
+    }
+
+    /// One that has these metrics and nothing else.
+    #[cfg(test)]
+    pub fn with_metrics(metrics: impl IntoIterator<Item = &'static str>) -> Known {
+        Known { metrics: metrics.into_iter().map(str::to_owned).collect(), ..Known::default() }
+    }
+
     fn add(&mut self, source: &Source) {
         let path = source.path.to_string_lossy();
         for (_, text) in source.literals() {

@@ -4,6 +4,7 @@ use crate::leash::Leashed;
 use crate::world::{Backend, Connection, Machine, answers, eventually, free_port, get, program, proxy, server};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 #[test]
@@ -133,6 +134,22 @@ fn promtool_finds_fault_only_with_names_of_easegress() {
     assert!(matches!(done.status.code(), Some(0 | 3)), "{said}");
     for finding in said.lines().filter(|line| !line.is_empty()) {
         assert!(finding.starts_with("httpserver_") || finding.starts_with("proxy_"), "{finding}");
+    }
+}
+
+/// Rules and their tests, as Prometheus reads them.
+#[test]
+fn promtool_takes_the_rules_and_their_tests_pass() {
+    let Some(promtool) = program("promtool") else { return };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/prometheus");
+    for arguments in [
+        &["check", "rules", "recording.rules.yml", "alerts.rules.yml"][..],
+        &["check", "config", "prometheus.yml"],
+        &["test", "rules", "rules.test.yml"],
+    ] {
+        let done = Command::new(&promtool).args(arguments).current_dir(&folder).output().unwrap();
+        let said = [done.stdout, done.stderr].concat();
+        assert!(done.status.success(), "{}: {}", arguments.join(" "), String::from_utf8_lossy(&said));
     }
 }
 
