@@ -764,6 +764,7 @@ x.size = 1.5: not a whole number; accepted: whole numbers any"#
             if let Some(spec) = round::<PipelineSpec>(&value) { spec.validate("", &kinds, &mut findings) }
             let _ = round::<crate::GlobalFilterSpec>(&value);
             let _ = round::<crate::OverloadManagerSpec>(&value);
+            if let Some(spec) = round::<crate::LogSinkSpec>(&value) { spec.validate("", &mut findings) }
             let _ = round::<crate::CircuitBreakerSpec>(&value);
             let _ = crate::Object::read(&value, &kinds);
             let mut document = value;

@@ -29,6 +29,7 @@ pub fn kinds() -> Vec<Explained> {
         Explained::of::<crate::VirtualIpSpec>("VirtualIP"),
         Explained::of::<crate::GlobalFilterSpec>("GlobalFilter"),
         Explained::of::<crate::OverloadManagerSpec>("OverloadManager"),
+        Explained::of::<crate::LogSinkSpec>("LogSink"),
         Explained::of::<crate::TcpProxySpec>("TCPProxy"),
         Explained::of::<crate::UdpProxySpec>("UDPProxy"),
         Explained::of::<crate::GrpcServerSpec>("GRPCServer"),

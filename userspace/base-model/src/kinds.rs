@@ -65,6 +65,7 @@ pub const KINDS: &[Kind] = &[
     kind("VirtualIP", Category::Kernel, &["virtualip", "virtualips", "vip", "vips"]).serve(),
     kind("GlobalFilter", Category::Business, &["globalfilter", "globalfilters"]).serve(),
     kind("OverloadManager", Category::Business, &["overloadmanager", "overloadmanagers", "overload"]).single().serve(),
+    kind("LogSink", Category::Business, &["logsink", "logsinks"]).serve(),
     kind("TCPProxy", Category::TrafficGate, &["tcpproxy", "tcpproxies", "tcp"]).listen(&[TCP]).serve(),
     kind("UDPProxy", Category::TrafficGate, &["udpproxy", "udpproxies", "udp"]).listen(&[UDP]).serve(),
     kind("GRPCServer", Category::TrafficGate, &["grpcserver", "grpcservers", "grpc"]).listen(&[TCP]).serve(),
@@ -213,7 +214,7 @@ mod tests {
     fn refusals_say_what_is_there() {
         assert_eq!(
             why_refused("Pipelin").unwrap().to_string(),
-            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, OverloadManager, TCPProxy, UDPProxy, GRPCServer, Consumer, IngressController, GatewayController, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry, DNSServiceRegistry or KubernetesServiceRegistry; did you mean Pipeline?"#
+            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, OverloadManager, LogSink, TCPProxy, UDPProxy, GRPCServer, Consumer, IngressController, GatewayController, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry, DNSServiceRegistry or KubernetesServiceRegistry; did you mean Pipeline?"#
         );
         assert!(why_refused("TrafficController").unwrap().to_string().contains("kind of the system"));
         assert!(why_refused("MQTTProxy").unwrap().to_string().contains("not served by this version"));

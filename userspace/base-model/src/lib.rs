@@ -33,6 +33,7 @@ pub mod kubernetes;
 pub mod l4_pool;
 mod listener;
 mod load_balance;
+pub mod log_sink;
 pub mod overload_manager;
 pub mod pipeline;
 pub mod proxy;
@@ -75,6 +76,9 @@ pub use ip_filter::{Cidr, IpFilter, IpFilterSpec};
 pub use kubernetes::{GatewayControllerSpec, IngressControllerSpec};
 pub use l4_pool::{L4PoolSpec, L4ServerSpec};
 pub use load_balance::{LOAD_BALANCE_POLICIES, LoadBalanceSpec, StickySessionSpec};
+pub use log_sink::{
+    FileSinkSpec, HttpSinkSpec, KafkaSinkSpec, LogFormat, LogKind, LogSinkSpec, SpoolSpec, SyslogSinkSpec,
+};
 pub use moment::Moment;
 pub use object::{Listening, Object, Spec};
 pub use overload_manager::{OverloadAction, OverloadActionSpec, OverloadManagerSpec, Resource, TriggerSpec};

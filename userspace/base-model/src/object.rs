@@ -13,6 +13,7 @@ use crate::grpc_server::GrpcServerSpec;
 use crate::http_server::{HttpServerSpec, NamedCertificate};
 use crate::kinds;
 use crate::kubernetes::{GatewayControllerSpec, IngressControllerSpec};
+use crate::log_sink::LogSinkSpec;
 use crate::overload_manager::OverloadManagerSpec;
 use crate::pipeline::{FilterKinds, PipelineSpec};
 use crate::problem::{Findings, Problem, Warning};
@@ -48,6 +49,7 @@ pub enum Spec {
     VirtualIp(Box<VirtualIpSpec>),
     GlobalFilter(Box<GlobalFilterSpec>),
     OverloadManager(Box<OverloadManagerSpec>),
+    LogSink(Box<LogSinkSpec>),
     TcpProxy(Box<TcpProxySpec>),
     UdpProxy(Box<UdpProxySpec>),
     GrpcServer(Box<GrpcServerSpec>),
@@ -132,6 +134,7 @@ impl Spec {
             Self::VirtualIp(_) => "VirtualIP",
             Self::GlobalFilter(_) => "GlobalFilter",
             Self::OverloadManager(_) => "OverloadManager",
+            Self::LogSink(_) => "LogSink",
             Self::TcpProxy(_) => "TCPProxy",
             Self::UdpProxy(_) => "UDPProxy",
             Self::GrpcServer(_) => "GRPCServer",
@@ -173,6 +176,7 @@ impl Spec {
             | Self::VirtualIp(_)
             | Self::GlobalFilter(_)
             | Self::OverloadManager(_)
+            | Self::LogSink(_)
             | Self::ServiceRegistry(_)
             | Self::Consumer(_)
             | Self::IngressController(_)
@@ -223,6 +227,11 @@ impl Spec {
                 spec.validate("", findings);
                 Some(Self::OverloadManager(Box::new(spec)))
             }
+            "LogSink" => {
+                let spec: LogSinkSpec = findings.take(decode(&document.spec, ""))?;
+                spec.validate("", findings);
+                Some(Self::LogSink(Box::new(spec)))
+            }
             "TCPProxy" => {
                 let spec: TcpProxySpec = findings.take(decode(&document.spec, ""))?;
                 spec.validate("", findings);
@@ -266,6 +275,7 @@ impl Spec {
             | Self::GatewayController(_)
             | Self::UdpProxy(_)
             | Self::OverloadManager(_)
+            | Self::LogSink(_)
             | Self::ServiceRegistry(_)
             | Self::Consumer(_) => {}
         }

@@ -196,7 +196,7 @@ pub struct ZipkinSpec {
 pub struct OtlpSpec {
     /// `http` or `grpc`.
     pub protocol: String,
-    /// `host:port`, or a URL; with `http` and without a path, `/v1/traces` is taken.
+    /// `host:port`, or a URL; with `http` and without a path, `/v1/traces`, and for logs `/v1/logs`, is taken.
     pub endpoint: String,
     /// Speak without TLS where `endpoint` is no URL. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -365,7 +365,7 @@ impl JaegerSpec {
 }
 
 impl OtlpSpec {
-    fn validate(&self, path: &str, findings: &mut Findings) {
+    pub(crate) fn validate(&self, path: &str, findings: &mut Findings) {
         for (name, value, accepted) in [
             ("protocol", &self.protocol, &["http", "grpc"][..]),
             ("compression", &self.compression, &["", "gzip"]),
@@ -415,7 +415,7 @@ fn check_rate(rate: f64, path: &str, findings: &mut Findings) {
     }
 }
 
-fn check_url(url: &str, path: &str, findings: &mut Findings) {
+pub(crate) fn check_url(url: &str, path: &str, findings: &mut Findings) {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     if rest.is_none_or(|rest| rest.is_empty() || rest.starts_with(['/', ':', '?']) || rest.contains(['#', '@', ' '])) {
         let problem = Problem::new(path, "not a URL that can be asked").text(url);

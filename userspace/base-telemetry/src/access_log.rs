@@ -4,6 +4,7 @@
 //! the formatting. When the disk is slower than the traffic, buffers queue up to a bound and then lines are dropped and counted
 //! (`weir_limit_hits_total{limit="access_log_queue"}`): requests never wait for their log.
 
+pub mod json;
 pub mod tags;
 
 mod format;
@@ -11,4 +12,4 @@ mod writer;
 
 pub use base_text::time::{write_duration, write_ip, write_time};
 pub use format::{DEFAULT_FORMAT, Entry, Format, FormatError, Tags, write_line};
-pub use writer::{AccessLog, Destination, FILE_NAME, LogWriter};
+pub use writer::{AccessLog, Destination, FILE_NAME, LogWriter, Taker};

@@ -380,6 +380,16 @@ actions:
     scaled: {scalingThreshold: 0.5, saturationThreshold: 1}
 "#,
     ),
+    (
+        "LogSink",
+        r#"
+name: NAME
+kind: LogSink
+logs: [access]
+format: json
+http: {url: "http://127.0.0.1:9200/logs"}
+"#,
+    ),
 ];
 
 #[cfg(test)]

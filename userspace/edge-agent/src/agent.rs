@@ -251,7 +251,8 @@ impl Agent {
             | Change::ApplyServer { name, document }
             | Change::ApplyGlobalFilter { name, document }
             | Change::ApplyConsumer { name, document }
-            | Change::ApplyOverload { name, document } => {
+            | Change::ApplyOverload { name, document }
+            | Change::ApplyLogSink { name, document } => {
                 let done = self.apply_object(name, document);
                 self.report(name, done);
             }
@@ -279,6 +280,10 @@ impl Agent {
             }
             Change::RemoveGlobalFilter { name } => {
                 self.traffic.remove_global_filter(name);
+                lock(&self.failures).remove(name);
+            }
+            Change::RemoveLogSink { name } => {
+                self.traffic.remove_log_sink(name);
                 lock(&self.failures).remove(name);
             }
             Change::RemoveOverload { name } => {
@@ -320,6 +325,7 @@ impl Agent {
             Spec::GlobalFilter(spec) => self.traffic.apply_global_filter(name, &spec).map_err(texts),
             Spec::Consumer(spec) => Consumers::shared().apply(name, &spec).map_err(texts),
             Spec::OverloadManager(spec) => self.traffic.apply_overload(name, &spec),
+            Spec::LogSink(spec) => self.traffic.apply_log_sink(name, &spec),
             Spec::VirtualIp(_) => Ok(()),
             listener => {
                 self.traffic.apply_listener(name, &listener)?;

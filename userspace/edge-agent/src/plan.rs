@@ -42,6 +42,14 @@ pub enum Change {
     RemoveOverload {
         name: String,
     },
+    /// Where lines of the logs go.
+    ApplyLogSink {
+        name: String,
+        document: Arc<Value>,
+    },
+    RemoveLogSink {
+        name: String,
+    },
     ApplyConsumer {
         name: String,
         document: Arc<Value>,
@@ -92,6 +100,8 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
             // Before whatever asks who they are.
             "Consumer" => filters.insert(0, Change::ApplyConsumer { name, document }),
             "OverloadManager" => filters.push(Change::ApplyOverload { name, document }),
+            // Before the servers whose requests it is to hear of.
+            "LogSink" => filters.push(Change::ApplyLogSink { name, document }),
             "VirtualIP" => kernel = true,
             kind if named(kind).is_some_and(|kind| kind.served) => {}
             kind => pipelines.push(Change::Unknown { name, kind: kind.to_owned() }),
@@ -110,6 +120,7 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
             // First: a key may go from one to another in one change.
             "Consumer" => filters.insert(0, Change::RemoveConsumer { name }),
             "OverloadManager" => gone_rest.push(Change::RemoveOverload { name }),
+            "LogSink" => gone_rest.push(Change::RemoveLogSink { name }),
             "VirtualIP" => kernel = true,
             kind if named(kind).is_some_and(|kind| kind.served) => {}
             _ => gone_rest.push(Change::Forget { name }),

@@ -1,6 +1,6 @@
 //! A thread for each collector: gathers what workers hand over, encodes it, sends it, tries again.
 
-use crate::post::{Post, url_of};
+use crate::post::{Make, Post, url_of};
 use crate::stats::{Kind, Lost};
 use base_model::{BatchLimitsSpec, OtlpSpec};
 use base_runtime::Worker;
@@ -72,7 +72,7 @@ static EXPORTERS: Mutex<Vec<Weak<Exporter>>> = Mutex::new(Vec::new());
 static THREADS: Mutex<Vec<(Arc<Shared>, JoinHandle<()>)>> = Mutex::new(Vec::new());
 
 /// Ends all exporters: what waits is sent, within [`LAST`].
-pub fn shutdown() {
+pub(crate) fn shutdown() {
     let threads = std::mem::take(&mut *lock(&THREADS));
     let end = Instant::now() + LAST;
     for (shared, thread) in &threads {
@@ -156,7 +156,7 @@ struct Work {
 }
 
 /// What came of an export.
-enum Outcome {
+pub(crate) enum Outcome {
     Taken,
     /// Some or all of it was refused.
     Refused(u64, String),
@@ -210,7 +210,8 @@ impl Work {
         let (body, kind, began) = (self.collector.encode(&self.resource, &batch), self.collector.kind, Instant::now());
         let mut pause = AGAIN_FIRST;
         loop {
-            match self.collector.send(&body, spans, &self.shared) {
+            let shared = self.shared.clone();
+            match self.collector.send(&body, spans, &|| shared.end.get().copied()) {
                 Outcome::Taken => return kind.exported(spans),
                 Outcome::Refused(count, why) => {
                     kind.lost(Lost::Refused, count);
@@ -254,7 +255,7 @@ impl Work {
 }
 
 /// A collector, and how it is spoken to.
-struct Collector {
+pub(crate) struct Collector {
     kind: Kind,
     post: Post,
     shown: String,
@@ -265,54 +266,78 @@ struct Collector {
 
 impl Collector {
     fn new(recipe: &Recipe, telemetry: &Arc<Telemetry>, workers: &[Worker]) -> Result<Collector, String> {
-        let (kind, url, http2) = match &recipe.target {
-            Target::Zipkin(url) => (Kind::Zipkin, url_of(url, true, zipkin::SPANS_PATH), None),
-            Target::Otlp(spec) if spec.protocol == "grpc" => {
-                let url = url_of(&spec.endpoint, spec.insecure, otlp::TRACES_METHOD);
-                (Kind::OtlpGrpc, url, Some(true))
-            }
-            Target::Otlp(spec) => (Kind::OtlpHttp, url_of(&spec.endpoint, spec.insecure, otlp::TRACES_PATH), None),
-        };
         let timeout = Duration::from_millis(u64::try_from(recipe.limits.export_timeout).unwrap_or(1));
-        let pool = format!("tracing/{}", kind.name());
-        let post = Post::new(&url, http2, timeout, &pool, telemetry, workers).map_err(|why| format!("{url}: {why}"))?;
-        let (gzip, json, headers) = match &recipe.target {
-            Target::Zipkin(_) => (false, true, None),
-            Target::Otlp(spec) => (spec.compression == "gzip", spec.encoding == "json", Some(&spec.headers)),
+        let post = |kind: Kind, url: &str, http2| {
+            let pool = format!("tracing/{}", kind.name());
+            Post::new(url, http2, timeout, &pool, telemetry, workers).map_err(|why| format!("{url}: {why}"))
         };
+        match &recipe.target {
+            Target::Zipkin(url) => {
+                let url = url_of(url, true, zipkin::SPANS_PATH);
+                let post = post(Kind::Zipkin, &url, None)?;
+                Ok(Collector::over(Kind::Zipkin, post, url, false, true))
+            }
+            Target::Otlp(spec) => {
+                let kind = if spec.protocol == "grpc" { Kind::OtlpGrpc } else { Kind::OtlpHttp };
+                let post = |url: &str, http2| post(kind, url, http2);
+                Collector::of_otlp(spec, otlp::TRACES_PATH, otlp::TRACES_METHOD, &post)
+            }
+        }
+    }
+
+    /// One of OpenTelemetry, that takes what it takes at this path, or by this method.
+    pub(crate) fn of_otlp(spec: &OtlpSpec, path: &str, method: &str, post: &Make<'_>) -> Result<Collector, String> {
+        let (kind, path, http2) = match spec.protocol.as_str() {
+            "grpc" => (Kind::OtlpGrpc, method, Some(true)),
+            _ => (Kind::OtlpHttp, path, None),
+        };
+        let url = url_of(&spec.endpoint, spec.insecure, path);
+        let post = post(&url, http2)?;
+        let mut collector = Collector::over(kind, post, url, spec.compression == "gzip", spec.encoding == "json");
+        let fields = &mut collector.request.headers;
+        spec.headers.iter().for_each(|(name, value)| fields.set(name, value));
+        Ok(collector)
+    }
+
+    fn over(kind: Kind, post: Post, shown: String, gzip: bool, json: bool) -> Collector {
         let mut request = post.request();
         let fields = &mut request.headers;
         fields.set("User-Agent", concat!("weir/", env!("CARGO_PKG_VERSION")));
-        match kind {
-            Kind::OtlpGrpc => {
-                fields.set("Content-Type", "application/grpc");
-                fields.set("TE", "trailers");
-                if gzip {
-                    fields.set("grpc-encoding", "gzip");
-                }
-            }
-            _ => {
-                fields.set("Content-Type", if json { "application/json" } else { "application/x-protobuf" });
-                if gzip {
-                    fields.set("Content-Encoding", "gzip");
-                }
-            }
+        if kind == Kind::OtlpGrpc {
+            fields.set("Content-Type", "application/grpc");
+            fields.set("TE", "trailers");
+        } else {
+            fields.set("Content-Type", if json { "application/json" } else { "application/x-protobuf" });
         }
-        headers.into_iter().flatten().for_each(|(name, value)| fields.set(name, value));
-        Ok(Collector { kind, post, shown: url, request, gzip, json })
+        if gzip {
+            fields.set(if kind == Kind::OtlpGrpc { "grpc-encoding" } else { "Content-Encoding" }, "gzip");
+        }
+        Collector { kind, post, shown, request, gzip, json }
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    pub(crate) fn shown(&self) -> &str {
+        &self.shown
     }
 
     fn encode(&self, resource: &Resource, batch: &[&Recording]) -> Bytes {
-        let plain = match self.kind {
+        self.wrap(match self.kind {
             Kind::Zipkin => zipkin::spans(resource, batch),
             _ if self.json => otlp::traces_json(resource, batch),
             _ => otlp::traces(resource, batch),
-        };
+        })
+    }
+
+    /// A message as it goes out: packed where it is to be, and with what gRPC sets before it.
+    pub(crate) fn wrap(&self, plain: Vec<u8>) -> Bytes {
         let body = if self.gzip { packed(&plain) } else { plain };
         if self.kind != Kind::OtlpGrpc {
             return body.into();
         }
-        // A message of gRPC: whether it is packed, its length, itself.
+        // Whether it is packed, its length, itself.
         let mut message = Vec::with_capacity(body.len() + 5);
         message.push(self.gzip.into());
         message.extend((body.len() as u32).to_be_bytes());
@@ -320,26 +345,27 @@ impl Collector {
         message.into()
     }
 
-    fn send(&self, body: &Bytes, spans: u64, shared: &Shared) -> Outcome {
-        match self.post.send(self.request.clone(), body.clone(), || shared.end.get().copied()) {
-            Ok(reply) => self.judge(&reply, spans),
+    /// Sends a message that so many things are in.
+    pub(crate) fn send(&self, body: &Bytes, count: u64, until: &dyn Fn() -> Option<Instant>) -> Outcome {
+        match self.post.send(self.request.clone(), body.clone(), until) {
+            Ok(reply) => self.judge(&reply, count),
             Err(why) => Outcome::Later(None, why),
         }
     }
 
-    fn judge(&self, reply: &Reply, spans: u64) -> Outcome {
+    fn judge(&self, reply: &Reply, count: u64) -> Outcome {
         let status = reply.response.status;
         let later = || Outcome::Later(retry_after(reply), format!("it answered {status}"));
         match (self.kind, status) {
-            (Kind::OtlpGrpc, 200) => judge_grpc(reply, spans),
+            (Kind::OtlpGrpc, 200) => judge_grpc(reply, count),
             (_, 200..=299) => match (self.kind, self.json) {
-                (Kind::OtlpHttp, false) => partial(&reply.body, spans),
+                (Kind::OtlpHttp, false) => partial(&reply.body, count),
                 _ => Outcome::Taken,
             },
             // What the protocol says may be repeated; Zipkin says nothing of it.
             (_, 408 | 429 | 502..=504) => later(),
             (Kind::Zipkin, 500..=599) => later(),
-            _ => Outcome::Refused(spans, format!("it answered {status}")),
+            _ => Outcome::Refused(count, format!("it answered {status}")),
         }
     }
 }
@@ -367,11 +393,11 @@ fn partial(answer: &[u8], spans: u64) -> Outcome {
     }
 }
 
-fn retry_after(reply: &Reply) -> Option<Duration> {
+pub(crate) fn retry_after(reply: &Reply) -> Option<Duration> {
     reply.response.headers.text("Retry-After")?.trim().parse().ok().map(Duration::from_secs)
 }
 
-fn packed(plain: &[u8]) -> Vec<u8> {
+pub(crate) fn packed(plain: &[u8]) -> Vec<u8> {
     let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     // Into memory nothing fails.
     let _ = packer.write_all(plain);

@@ -1,16 +1,39 @@
-//! What leaves the machine beside its traffic: spans of requests, for whoever collects them.
+//! What leaves the machine beside its traffic: spans of requests, and lines of the logs, for whoever collects them.
 //!
-//! Workers hand over what they have ([`tracer`]) and never wait: the queue is bounded, and what finds it full is dropped and counted
-//! ([`stats`]). A thread for each collector gathers, encodes and sends, with pauses between tries ([`exporter`]); the bytes go over
-//! connections of the workers like a filter's own calls ([`post`]).
+//! Spans: workers hand over what they have ([`tracer`]) and never wait: the queue is bounded, and what finds it full is dropped and counted
+//! ([`stats`]). A thread for each collector gathers, encodes and sends, with pauses between tries ([`exporter`]).
+//!
+//! Lines: each LogSink ([`sink`]) writes what workers have logged to the disk ([`spool`], of [`frame`]s) and sends from there, so that
+//! nothing is lost while it is away; [`sinks`] has one file for each way.
+//!
+//! Bytes for services go over connections of the workers like a filter's own calls ([`post`]).
 #![forbid(unsafe_code)]
 
 pub mod tracer;
 
 pub mod exporter;
-pub mod post;
 pub mod stats;
 
-pub use exporter::shutdown;
-pub use stats::encode;
+pub mod sink;
+
+pub mod frame;
+pub mod sinks;
+pub mod spool;
+
+pub mod post;
+
+pub use sink::{LogSink, event, set_directory};
 pub use tracer::Tracer;
+
+use base_telemetry::Encoder;
+
+/// `weir_trace_*` and `weir_log_sink_*`.
+pub fn encode(encoder: &mut Encoder) {
+    stats::encode(encoder);
+    sink::encode(encoder);
+}
+
+/// Ends all exporters of spans: what waits is sent, within bounds. Sinks of logs are ended by whoever made them.
+pub fn shutdown() {
+    exporter::shutdown();
+}

@@ -21,6 +21,9 @@ pub struct Post {
     timeout: Duration,
 }
 
+/// Makes one for a URL, and says whether it speaks HTTP/2, see [`CallSettings::http2`].
+pub type Make<'a> = dyn Fn(&str, Option<bool>) -> Result<Post, String> + 'a;
+
 /// Largest answer that is read: a service has little to say about what it took.
 const ANSWER_BYTES_MOST: u64 = 256 * 1024;
 
@@ -49,7 +52,7 @@ impl Post {
     }
 
     /// Sends it and waits for the answer, until `until` has come where it says a time.
-    pub fn send(&self, request: Request, body: Bytes, until: impl Fn() -> Option<Instant>) -> Result<Reply, String> {
+    pub fn send(&self, request: Request, body: Bytes, until: &dyn Fn() -> Option<Instant>) -> Result<Reply, String> {
         let Some(worker) = self.workers.get(self.turn.fetch_add(1, Ordering::Relaxed) % self.workers.len().max(1))
         else {
             return Err("there are no workers".to_owned());

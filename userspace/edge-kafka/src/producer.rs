@@ -277,7 +277,7 @@ impl<'a> Sending<'a> {
     fn run(mut self) {
         loop {
             let (waited_for, others, ended) = self.next();
-            for waiting in waited_for {
+            for waiting in self.together(waited_for) {
                 let sent = match waiting.since.elapsed() {
                     late if late > TURN_MAX => Err(Failure::passing(format!(
                         "brokers are so slow that its turn did not come within {}",
@@ -304,6 +304,19 @@ impl<'a> Sending<'a> {
                 return;
             }
         }
+    }
+
+    /// Sends records somebody waits for, many at a time as far as brokers take them; those that are left are for one by one.
+    fn together(&mut self, mut waiting: Vec<Queued>) -> Vec<Queued> {
+        if waiting.len() > 1 && waiting.iter().all(|queued| queued.since.elapsed() <= TURN_MAX) {
+            let records: Vec<Record> = waiting.iter().map(|queued| queued.record.clone()).collect();
+            let (count, _) = self.deliver(&records);
+            let rest = waiting.split_off(count.min(waiting.len()));
+            for queued in std::mem::replace(&mut waiting, rest) {
+                self.answer(queued, Ok(()));
+            }
+        }
+        waiting
     }
 
     /// What was handed over since, in its order: records somebody waits for, and others.

@@ -1,25 +1,23 @@
 //! What a finished request leaves behind: its line in the access log.
 
 use crate::clock;
-use base_telemetry::access_log::{Entry, Format, LogWriter, Tags, tags};
+use base_telemetry::access_log::{Entry, Tags, tags};
 use base_text::escape::write_foreign;
 use base_text::redact;
 use edge_pipeline::Exchange;
 use std::time::{Duration, Instant};
 
-/// Writes the line of an exchange.
-pub fn write(
-    writer: &mut LogWriter,
-    format: &Format,
+/// Tells what is to be logged of an exchange; `hide`: without credentials.
+pub fn tell(
+    hide: bool,
     exchange: &Exchange,
     status: u16,
     (ended, duration): (Instant, Duration),
-    request_bytes: u64,
-    response_bytes: u64,
+    (request_bytes, response_bytes): (u64, u64),
+    log: impl FnOnce(&Entry<'_>),
 ) {
     let space = exchange.default_space_ref();
     let request = &space.request;
-    let hide = !format.shows_credentials();
     let passed = |out: &mut Vec<u8>| {
         let hidden = if hide { without_credentials(exchange) } else { Vec::new() };
         let notes = if hide { &hidden } else { &exchange.tags.notes };
@@ -41,25 +39,22 @@ pub fn write(
             headers(&response.headers, out);
         }
     };
-    writer.log(
-        format,
-        &Entry {
-            time: clock::time_of_day(ended),
-            remote_addr: Some(exchange.client.peer),
-            real_ip: exchange.client.real_ip,
-            method: exchange.method.as_str().as_bytes(),
-            uri: &exchange.uri,
-            proto: request.version.as_str(),
-            status,
-            refused: exchange.refused,
-            duration,
-            request_bytes,
-            response_bytes,
-            tags: Tags::Write(&passed),
-            request_headers: Tags::Write(&request_headers),
-            response_headers: Tags::Write(&response_headers),
-        },
-    );
+    log(&Entry {
+        time: clock::time_of_day(ended),
+        remote_addr: Some(exchange.client.peer),
+        real_ip: exchange.client.real_ip,
+        method: exchange.method.as_str().as_bytes(),
+        uri: &exchange.uri,
+        proto: request.version.as_str(),
+        status,
+        refused: exchange.refused,
+        duration,
+        request_bytes,
+        response_bytes,
+        tags: Tags::Write(&passed),
+        request_headers: Tags::Write(&request_headers),
+        response_headers: Tags::Write(&response_headers),
+    });
 }
 
 /// The notes of an exchange as they may be logged: errors in them may quote what the client sent.

@@ -11,6 +11,7 @@ use crate::h1_connection::{Connection, Phase, Presence, Visit};
 use crate::h2_connection;
 use crate::h3_connection::H3Connection;
 use crate::h3_front::H3Front;
+use crate::log_sinks::LogSinks;
 use crate::overload::Overload;
 use crate::proxied;
 use crate::router::{Route, Router};
@@ -395,6 +396,7 @@ pub struct Local {
     live: RefCell<arc_swap::Cache<ServerHandle, Arc<Live>>>,
     held: RefCell<Rc<Held>>,
     recorder: RefCell<Recorder>,
+    sinks: RefCell<LogSinks>,
     log: RefCell<Option<LogWriter>>,
     connections: RefCell<Table<Rc<Connection>>>,
     quic: RefCell<Table<Rc<H3Connection>>>,
@@ -515,6 +517,7 @@ impl Local {
             live: RefCell::new(arc_swap::Cache::new(ServerHandle(server.clone()))),
             held: RefCell::new(Held::new(server.live.load_full())),
             recorder: RefCell::new(server.stats.recorder(base_runtime::worker_index())),
+            sinks: RefCell::new(LogSinks::new(server.shared.log_sinks())),
             log: RefCell::new(server.shared.access_log().map(|log| log.writer(base_runtime::worker_index()))),
             connections: RefCell::default(),
             quic: RefCell::default(),
@@ -551,6 +554,7 @@ impl Local {
     /// Lets go of what was replaced.
     fn refresh(&self) {
         self.live().pipelines.borrow_mut().iter_mut().flatten().for_each(|view| drop(view.current()));
+        self.sinks.borrow_mut().now(&self.server.name);
     }
 
     pub fn idle_timeout(&self) -> Option<Duration> {
@@ -618,8 +622,11 @@ impl Local {
 
     /// Somebody reads what stations a request passed, and how long each took.
     pub fn wants_tags(&self) -> bool {
+        let mut sinks = self.sinks.borrow_mut();
+        let sinks = sinks.now(&self.server.name);
         self.server.shared.watch().wants_tags()
-            || self.log.borrow().is_some() && self.with_live(|live| live.access_log.wants_tags())
+            || sinks.iter().any(|sink| sink.is_json)
+            || (self.log.borrow().is_some() || !sinks.is_empty()) && self.with_live(|live| live.access_log.wants_tags())
     }
 
     /// Books a connection that was counted, until it [leaves](Local::leave).
@@ -714,19 +721,7 @@ impl Local {
             let (times, bytes) = ((ended, duration), (request_bytes, response_bytes));
             self.with_live(|live| trace::finish(live.tracer.as_ref(), exchange, routed, status, times, bytes));
         }
-        if let Some(log) = &mut *self.log.borrow_mut() {
-            self.with_live(|live| {
-                access::write(
-                    log,
-                    &live.access_log,
-                    exchange,
-                    status,
-                    (ended, duration),
-                    request_bytes,
-                    response_bytes,
-                );
-            });
-        }
+        self.write_line(exchange, status, (ended, duration), (request_bytes, response_bytes));
         self.server.shared.watch().over(&Seen {
             exchange,
             status,
@@ -741,6 +736,27 @@ impl Local {
             machine: self.machine(),
             worker: base_runtime::worker_index(),
             why: &|request| self.live().router.why(request, exchange.client.real_ip),
+        });
+    }
+
+    /// Writes the line of a request, wherever it is wanted.
+    fn write_line(&self, exchange: &Exchange, status: u16, times: (Instant, Duration), bytes: (u64, u64)) {
+        let (mut log, mut sinks) = (self.log.borrow_mut(), self.sinks.borrow_mut());
+        let sinks = sinks.now(&self.server.name);
+        if log.is_none() && sinks.is_empty() {
+            return;
+        }
+        self.with_live(|live| {
+            let format = &live.access_log;
+            let hide = !format.shows_credentials();
+            access::tell(hide, exchange, status, times, bytes, |entry| {
+                if let Some(log) = &mut *log {
+                    log.log(format, entry);
+                }
+                for sink in sinks {
+                    sink.log(format, &self.server.name, entry, hide);
+                }
+            });
         });
     }
 }

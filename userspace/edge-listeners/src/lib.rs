@@ -27,6 +27,7 @@ pub mod h3_connection;
 pub mod h3_front;
 pub mod h3_stream;
 pub mod http_server;
+pub mod log_sinks;
 pub mod overload;
 pub mod pace;
 pub mod per_ip;

@@ -3,6 +3,7 @@
 use crate::h2_connection;
 use crate::h3_connection;
 use crate::http_server;
+use crate::log_sinks;
 use crate::overload::{self, Overload};
 use crate::proxied;
 use crate::server::{self, Server};
@@ -12,7 +13,8 @@ use crate::watch::{Keeps, Watch};
 use crate::{Purged, Timeouts};
 use arc_swap::{ArcSwapOption, Cache};
 use base_model::{
-    GlobalFilterSpec, HttpServerSpec, OverloadManagerSpec, PipelineSpec, Problem, Resource, Spec, TracingSpec,
+    GlobalFilterSpec, HttpServerSpec, LogSinkSpec, OverloadManagerSpec, PipelineSpec, Problem, Resource, Spec,
+    TracingSpec,
 };
 use base_runtime::{Worker, WorkerStats, memory, pressure};
 use base_telemetry::Telemetry;
@@ -20,7 +22,7 @@ use base_telemetry::access_log::AccessLog;
 use base_telemetry::limits::{Limit, LimitHits};
 use base_telemetry::server::ServerStats;
 use base_tls::TicketKeys;
-use edge_export::Tracer;
+use edge_export::{LogSink, Tracer};
 use edge_pipeline::{Around, FilterKind, Pipeline};
 use proto_http::h1::Fault;
 use serde_json::Value;
@@ -169,6 +171,7 @@ pub struct Shared {
     arounds: Mutex<BTreeMap<String, Arc<AroundSlot>>>,
     telemetry: Arc<Telemetry>,
     access_log: Option<Arc<AccessLog>>,
+    log_sinks: log_sinks::All,
     /// The bounds that clients can reach, by name in order.
     bounds: Box<[(&'static str, Limit)]>,
     timeouts: Timeouts,
@@ -196,6 +199,11 @@ impl Shared {
 
     pub fn access_log(&self) -> Option<&Arc<AccessLog>> {
         self.access_log.as_ref()
+    }
+
+    /// What requests are logged to beside that.
+    pub fn log_sinks(&self) -> &log_sinks::All {
+        &self.log_sinks
     }
 
     pub fn timeouts(&self) -> &Timeouts {
@@ -320,6 +328,7 @@ impl Traffic {
             bounds,
             telemetry,
             access_log,
+            log_sinks: log_sinks::All::default(),
             timeouts,
             kinds,
             tickets: TicketKeys::generate(),
@@ -413,6 +422,38 @@ impl Traffic {
         if let Some(slot) = lock(&self.shared.arounds).get(name) {
             slot.current.store(None);
         }
+    }
+
+    /// Logs to this sink from now on. One of its name that was there before ends first, so that lines go on in their order.
+    pub fn apply_log_sink(&self, name: &str, spec: &LogSinkSpec) -> Result<(), String> {
+        let all = self.shared.log_sinks.load_full();
+        let before = all.iter().find(|sink| &*sink.name == name);
+        if before.is_some_and(|sink| sink.is_of(spec)) {
+            return Ok(());
+        }
+        let Shared { machine, telemetry, workers, .. } = &*self.shared;
+        let sink = Arc::new(LogSink::start(name, spec, machine, telemetry, workers)?);
+        let others = all.iter().filter(|sink| &*sink.name != name).cloned();
+        self.shared.log_sinks.store(Arc::new(others.chain([sink.clone()]).collect()));
+        if let Some(before) = before {
+            edge_export::sink::hand_over(before);
+        }
+        sink.go();
+        self.shared.refresh();
+        Ok(())
+    }
+
+    /// Logs to it no longer. What it had not taken stays on disk, for one of the same name.
+    pub fn remove_log_sink(&self, name: &str) {
+        let all = self.shared.log_sinks.load_full();
+        self.shared.log_sinks.store(Arc::new(all.iter().filter(|sink| &*sink.name != name).cloned().collect()));
+        all.iter().filter(|sink| &*sink.name == name).for_each(|sink| edge_export::sink::hand_over(sink));
+        self.shared.refresh();
+    }
+
+    /// Ends all sinks: what they do not take soon stays on disk.
+    pub fn end_log_sinks(&self) {
+        edge_export::sink::end_all(&self.shared.log_sinks.load());
     }
 
     /// Does under overload as this document says from now on.
@@ -563,6 +604,8 @@ impl Traffic {
             }
         }
         status.extend(self.shared.overload.status());
+        let sinks = self.shared.log_sinks.load();
+        status.extend(sinks.iter().map(|sink| (sink.name.to_string(), sink.status())));
         status
     }
 }

@@ -90,7 +90,7 @@ fn fields_in(message: &Message) -> String {
     let words = message.target().trim_start_matches('/').split('?').next().unwrap_or_default();
     words.split(';').filter(|word| word.contains('=')).fold(String::new(), |fields, word| {
         let (name, value) = word.split_once('=').unwrap_or_default();
-        fields + name + ": " + &value.replace('_', " ") + "\r\n"
+        fields + name + ": " + value.replace('_', " ").as_str() + "\r\n"
     })
 }
 
@@ -315,7 +315,7 @@ fn stale_answers_stand_in_for_a_backend_that_fails(io: IoMode) {
     let fails = failing.clone();
     let origin = Origin::new(move |message| {
         let status = if fails.load(Ordering::SeqCst) > 0 { "503 Down|" } else { "" };
-        status.to_owned() + &fields_in(message)
+        status.to_owned() + fields_in(message).as_str()
     });
     let house = house(io, &origin, "cacheStatus: true");
     let (stands, strict) = (

@@ -45,6 +45,54 @@ const OWED: &[&str] = &[
 
 /// Structs, or single fields, and the tests that fail when they do nothing: file below userspace, and name.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
+    ("LogSinkSpec.logs", "edge-listeners/tests/log_sinks.rs", "lines_are_json_of_some_servers_to_files_and_collectors"),
+    (
+        "LogSinkSpec.servers",
+        "edge-listeners/tests/log_sinks.rs",
+        "lines_are_json_of_some_servers_to_files_and_collectors",
+    ),
+    (
+        "LogSinkSpec.format",
+        "edge-listeners/tests/log_sinks.rs",
+        "lines_are_json_of_some_servers_to_files_and_collectors",
+    ),
+    ("LogSinkSpec.file", "edge-listeners/tests/log_sinks.rs", "lines_are_json_of_some_servers_to_files_and_collectors"),
+    ("LogSinkSpec.otlp", "edge-listeners/tests/log_sinks.rs", "lines_are_json_of_some_servers_to_files_and_collectors"),
+    (
+        "LogSinkSpec.http",
+        "edge-listeners/tests/log_sinks.rs",
+        "lines_wait_while_the_sink_fails_and_come_in_order_when_it_is_back",
+    ),
+    (
+        "LogSinkSpec.spool",
+        "edge-listeners/tests/log_sinks.rs",
+        "beyond_the_bound_lines_are_dropped_and_counted_and_requests_wait_for_nothing",
+    ),
+    (
+        "SpoolSpec",
+        "edge-listeners/tests/log_sinks.rs",
+        "beyond_the_bound_lines_are_dropped_and_counted_and_requests_wait_for_nothing",
+    ),
+    (
+        "HttpSinkSpec.url",
+        "edge-listeners/tests/log_sinks.rs",
+        "lines_wait_while_the_sink_fails_and_come_in_order_when_it_is_back",
+    ),
+    (
+        "HttpSinkSpec.headers",
+        "edge-listeners/tests/log_sinks.rs",
+        "lines_wait_while_the_sink_fails_and_come_in_order_when_it_is_back",
+    ),
+    (
+        "HttpSinkSpec.compression",
+        "edge-listeners/tests/log_sinks.rs",
+        "a_sink_that_changes_goes_on_where_it_was_and_one_that_is_gone_keeps_what_is_left",
+    ),
+    ("FileSinkSpec", "edge-listeners/tests/log_sinks.rs", "lines_are_json_of_some_servers_to_files_and_collectors"),
+    ("SyslogSinkSpec", "edge-export/src/sinks/syslog.rs", "messages_of_rfc_5424_in_packets_and_over_connections"),
+    ("LogSinkSpec.syslog", "server/tests/house/log_sinks.rs", "lines_survive_kills_and_come_in_order_over_every_way"),
+    ("LogSinkSpec.kafka", "server/tests/house/log_sinks.rs", "lines_survive_kills_and_come_in_order_over_every_way"),
+    ("KafkaSinkSpec", "server/tests/house/log_sinks.rs", "lines_survive_kills_and_come_in_order_over_every_way"),
     (
         "AdaptiveConcurrencySpec.initialLimit",
         "edge-filters/src/adaptive_concurrency.rs",

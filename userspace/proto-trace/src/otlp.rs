@@ -193,6 +193,88 @@ fn json_attribute(key: &str, kind: &str, value: &dyn Fn(&mut Vec<u8>), o: &mut V
     o.extend(b"}}");
 }
 
+/// Where a collector takes lines of logs over HTTP.
+pub const LOGS_PATH: &str = "/v1/logs";
+
+/// Where it takes them over gRPC.
+pub const LOGS_METHOD: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
+
+/// A line of a log.
+#[derive(Debug, Clone, Copy)]
+pub struct Log<'a> {
+    /// When it was taken, in nanoseconds since 1970.
+    pub observed: u64,
+    /// OpenTelemetry's `SeverityNumber`.
+    pub severity: u8,
+    /// What it is, as the attribute `weir.log`.
+    pub kind: &'static str,
+    pub text: &'a str,
+}
+
+/// Lines as protobuf (`ExportLogsServiceRequest`).
+pub fn logs(resource: &Resource, lines: &[Log<'_>]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024);
+    protobuf::message(1, &mut out, |out| {
+        protobuf::message(1, out, |out| {
+            attribute(1, "service.name", &|out| protobuf::bytes(1, resource.service.as_bytes(), out), out);
+            for (key, value) in &resource.attributes {
+                attribute(1, key, &|out| protobuf::bytes(1, value.as_bytes(), out), out);
+            }
+        });
+        protobuf::message(2, out, |out| {
+            protobuf::message(1, out, |out| {
+                protobuf::bytes(1, SCOPE.as_bytes(), out);
+                protobuf::bytes(2, resource.version.as_bytes(), out);
+            });
+            for line in lines {
+                protobuf::message(2, out, |out| {
+                    protobuf::number(2, line.severity.into(), out);
+                    protobuf::message(5, out, |out| protobuf::present(1, line.text.as_bytes(), out));
+                    attribute(6, "weir.log", &|out| protobuf::bytes(1, line.kind.as_bytes(), out), out);
+                    protobuf::fixed64(11, line.observed, out);
+                });
+            }
+        });
+    });
+    out
+}
+
+/// Lines as JSON.
+pub fn logs_json(resource: &Resource, lines: &[Log<'_>]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2048);
+    let o = &mut out;
+    o.extend(b"{\"resourceLogs\":[{\"resource\":{\"attributes\":[");
+    json_attribute("service.name", "stringValue", &|o| json::text(&resource.service, o), o);
+    for (key, value) in &resource.attributes {
+        json_attribute(key, "stringValue", &|o| json::text(value, o), o);
+    }
+    o.extend(b"]},\"scopeLogs\":[{\"scope\":{");
+    json::key("name", o);
+    json::text(SCOPE, o);
+    json::key("version", o);
+    json::text(&resource.version, o);
+    o.extend(b"},\"logRecords\":[");
+    for line in lines {
+        json::comma(o);
+        o.push(b'{');
+        json::key("observedTimeUnixNano", o);
+        json::text(&line.observed.to_string(), o);
+        json::key("severityNumber", o);
+        json::number(line.severity, o);
+        json::key("body", o);
+        o.push(b'{');
+        json::key("stringValue", o);
+        json::text(line.text, o);
+        o.push(b'}');
+        json::key("attributes", o);
+        o.push(b'[');
+        json_attribute("weir.log", "stringValue", &|o| json::text(line.kind, o), o);
+        o.extend(b"]}");
+    }
+    o.extend(b"]}]}]}");
+    out
+}
+
 /// What a collector has refused of a batch it took, and why (`partial_success`); `None`: nothing.
 pub fn refused(answer: &[u8]) -> Option<(u64, String)> {
     let (_, Field::Bytes(partial)) = protobuf::fields(answer).find(|(field, _)| *field == 1)? else { return None };
@@ -330,6 +412,25 @@ mod tests {
                 "flags": 1,
             })
         );
+    }
+
+    /// Numbers and types of opentelemetry/proto/logs/v1/logs.proto.
+    #[test]
+    fn lines_have_the_published_numbers() {
+        let line = |text| Log { observed: 7, severity: 9, kind: "access", text };
+        let all = [line("one"), line("two \"2\"")];
+        let bytes = logs(&resource(), &all);
+        let record = |path: &[u32]| get(&bytes, &[&[1, 2, 2], path].concat());
+        assert_eq!(get(&bytes, &[1, 1, 1, 2, 1]), Field::Bytes(b"edge"));
+        assert_eq!((record(&[2]), record(&[11])), (Field::Number(9), Field::Number(7)));
+        assert_eq!((record(&[5, 1]), record(&[6, 1])), (Field::Bytes(b"one"), Field::Bytes(b"weir.log")));
+        let json: serde_json::Value = serde_json::from_slice(&logs_json(&resource(), &all)).unwrap();
+        let records = &json["resourceLogs"][0]["scopeLogs"][0]["logRecords"];
+        assert_eq!(
+            (&records[1]["body"]["stringValue"], &records[1]["severityNumber"]),
+            (&"two \"2\"".into(), &9.into())
+        );
+        assert_eq!((&records[0]["observedTimeUnixNano"], records.as_array().unwrap().len()), (&"7".into(), 2));
     }
 
     #[test]

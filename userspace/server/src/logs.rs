@@ -167,6 +167,7 @@ impl Write for Tee {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let line = self.safe(bytes);
         self.ring.push(&line);
+        edge_export::event(&line);
         let shown = if self.colours { painted(&line) } else { line };
         match &self.sink {
             Sink::Stderr => io::stderr().write_all(shown.as_bytes())?,

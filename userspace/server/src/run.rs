@@ -330,6 +330,7 @@ impl Edge {
             Some(steer)
         };
         edge_kafka::set_directory(&options.data_dir.join("kafka"));
+        edge_export::set_directory(&options.data_dir.join("logs"));
         let last_good = LastGood::new(&options.data_dir.join("edge")).map_err(|e| {
             (format!("--data-dir {}: {e}; give a directory this user can write to", options.data_dir.display()), 1)
         })?;
@@ -463,7 +464,8 @@ impl Serving {
 
     fn join(self) {
         let _ = self.agent.join();
-        // Spans of the last requests go, over connections of the workers.
+        // Lines and spans of the last requests go, over connections of the workers; lines that do not are on disk.
+        self.traffic.end_log_sinks();
         edge_export::shutdown();
         // What is still to go to Kafka goes, or is kept on disk.
         edge_kafka::shutdown();

@@ -178,7 +178,7 @@ pub enum Tags<'a> {
 }
 
 impl Tags<'_> {
-    fn write(&self, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
         match self {
             Self::None => {}
             Self::Text(text) => write_foreign(text, out),
@@ -259,7 +259,7 @@ fn write_variable(variable: Variable, entry: &Entry<'_>, out: &mut Vec<u8>) {
     }
 }
 
-fn write_uri(uri: &[u8], write: fn(&[u8], &mut Vec<u8>), out: &mut Vec<u8>) {
+pub(super) fn write_uri(uri: &[u8], write: fn(&[u8], &mut Vec<u8>), out: &mut Vec<u8>) {
     match uri.get(..URI_BYTES_MAX) {
         Some(start) if uri.len() > URI_BYTES_MAX => {
             write(start, out);

@@ -35,6 +35,23 @@ pub enum Destination {
     Directory(PathBuf, LogBounds),
 }
 
+/// What takes lines where they go neither to a file nor to the terminal. Called by the log's own thread, which may wait.
+pub trait Taker: Send {
+    /// Takes whole lines, each with its line feed; whether it could. Those it could not are counted.
+    fn take(&mut self, lines: &[u8]) -> bool;
+
+    /// All lines there were have been taken.
+    fn swept(&mut self) {}
+
+    /// Somebody has moved its file away.
+    fn reopen(&mut self) {}
+
+    /// How often its file was moved aside for its size.
+    fn rotations(&self) -> u64 {
+        0
+    }
+}
+
 /// The access log of a machine. Dropping it writes what is waiting and ends the thread.
 #[derive(Debug)]
 pub struct AccessLog {
@@ -64,18 +81,24 @@ struct Queue {
 impl AccessLog {
     /// Opens the destination and starts the thread.
     pub fn start(destination: Destination, workers: usize, limits: &LimitHits) -> io::Result<Self> {
+        let (queue, write) = (limits.register("access_log_queue"), limits.register("access_log_write"));
+        Self::over(Box::new(Sink::open(destination)?), workers, queue, write)
+    }
+
+    /// As [`start`](Self::start), with lines for somebody else. `queue_limit` counts lines that found too many waiting, `write_limit`
+    /// those that were not taken.
+    pub fn over(mut taker: Box<dyn Taker>, workers: usize, queue_limit: Limit, write_limit: Limit) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             workers: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
             reopen: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            queue_limit: limits.register("access_log_queue"),
-            write_limit: limits.register("access_log_write"),
+            queue_limit,
+            write_limit,
             rotations: AtomicU64::new(0),
         });
-        let sink = Sink::open(destination)?;
         let thread = thread::Builder::new().name("access-log".to_owned()).spawn({
             let shared = Arc::clone(&shared);
-            move || drive(&shared, sink)
+            move || drive(&shared, &mut *taker)
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -138,6 +161,11 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
+    /// Another of the same worker.
+    pub fn another(&self) -> LogWriter {
+        LogWriter { shared: self.shared.clone(), thread: self.thread.clone(), worker: self.worker, kept: Vec::new() }
+    }
+
     /// Logs a request. Never waits.
     pub fn log(&mut self, format: &Format, entry: &Entry<'_>) {
         self.with(|out| write_line(format, entry, out));
@@ -183,7 +211,7 @@ impl LogWriter {
 }
 
 /// The thread: takes buffers away, writes them, sleeps.
-fn drive(shared: &Shared, mut sink: Sink) {
+fn drive(shared: &Shared, sink: &mut dyn Taker) {
     let mut taken = Vec::new();
     let mut swept = Instant::now();
     loop {
@@ -198,14 +226,15 @@ fn drive(shared: &Shared, mut sink: Sink) {
         for worker in &shared.workers {
             take(worker, sweep, &mut taken);
             for buffer in &mut taken {
-                if !sink.write(buffer) {
+                if !sink.take(buffer) {
                     shared.write_limit.add(buffer.iter().filter(|&&b| b == b'\n').count() as u64);
                 }
                 buffer.clear();
             }
             give_back(worker, &mut taken);
         }
-        shared.rotations.store(sink.file.as_ref().map_or(0, LogFile::rotations), Ordering::Relaxed);
+        sink.swept();
+        shared.rotations.store(sink.rotations(), Ordering::Relaxed);
         if stop {
             return;
         }
@@ -257,14 +286,6 @@ impl Sink {
         Ok(Self { destination, file, failed: None, complained: None })
     }
 
-    fn reopen(&mut self) {
-        if let Some(file) = &mut self.file
-            && let Err(error) = file.reopen()
-        {
-            self.complain(&error);
-        }
-    }
-
     /// Whether the bytes were written. After a failure the next second's lines are given up unseen, so that a dead disk does not keep
     /// the thread in the kernel.
     fn write(&mut self, bytes: &[u8]) -> bool {
@@ -299,6 +320,24 @@ impl Sink {
                 "cannot write the access log to {place}: {error}; lines are dropped, the next attempt is in a second"
             );
         }
+    }
+}
+
+impl Taker for Sink {
+    fn take(&mut self, lines: &[u8]) -> bool {
+        self.write(lines)
+    }
+
+    fn reopen(&mut self) {
+        if let Some(file) = &mut self.file
+            && let Err(error) = file.reopen()
+        {
+            self.complain(&error);
+        }
+    }
+
+    fn rotations(&self) -> u64 {
+        self.file.as_ref().map_or(0, LogFile::rotations)
     }
 }
 

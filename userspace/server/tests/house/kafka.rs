@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 /// Topics and values by the order they came.
-type Records = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+pub type Records = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
 /// One broker with one partition of every topic; values by the order they came.
-struct Broker {
+pub struct Broker {
     port: u16,
     records: Records,
     stop: Arc<AtomicBool>,
 }
 
 impl Broker {
-    fn start(port: u16, records: &Records) -> Broker {
+    pub fn start(port: u16, records: &Records) -> Broker {
         let listener = eventually("the broker's port is free", || TcpListener::bind(("127.0.0.1", port)).ok());
         let broker = Broker { port, records: records.clone(), stop: Arc::default() };
         let (records, stop) = (broker.records.clone(), broker.stop.clone());
@@ -34,11 +34,11 @@ impl Broker {
         broker
     }
 
-    fn values(&self) -> Vec<String> {
+    pub fn values(&self) -> Vec<String> {
         self.records.lock().unwrap().iter().map(|(_, value)| String::from_utf8_lossy(value).into_owned()).collect()
     }
 
-    fn stop(self) {
+    pub fn stop(self) {
         self.stop.store(true, Ordering::Release);
         // For the one that accepts.
         let _ = TcpStream::connect(("127.0.0.1", self.port));

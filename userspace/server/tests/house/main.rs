@@ -34,6 +34,7 @@ mod http3;
 mod ingress;
 mod kafka;
 mod kube;
+mod log_sinks;
 mod openid;
 mod overload;
 mod parts;

@@ -1,0 +1,259 @@
+//! A syslog server: messages of RFC 5424 in packets (RFC 5426), over TCP after their lengths (RFC 6587 section 3.4.1), or over a Unix
+//! socket.
+//!
+//! Nobody there says what has arrived. Over a connection, a batch counts as taken when the connection is still there a moment after it:
+//! what a server that goes had not read then is sent again to the one that comes.
+
+use super::{Sent, Sink, TIMEOUT, severity, word};
+use crate::frame::Line;
+use base_model::SyslogSinkSpec;
+use base_model::log_sink::FACILITIES;
+use base_text::time::write_time;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::thread;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+/// Bytes of a message in one packet, at most (RFC 5426 section 3.2: what all receivers should take); longer ones are cut.
+const PACKET_MOST: usize = 8 * 1024;
+
+/// How long a connection is watched after a batch.
+const SETTLE: Duration = Duration::from_millis(100);
+
+pub struct SyslogSink {
+    address: String,
+    facility: u8,
+    /// Host, application and process.
+    who: String,
+    way: Option<Way>,
+}
+
+/// How it is reached.
+enum Way {
+    Packets(UdpSocket),
+    Local(UnixDatagram),
+    Tcp(TcpStream),
+    LocalStream(UnixStream),
+}
+
+impl SyslogSink {
+    pub fn new(spec: &SyslogSinkSpec, machine: &str) -> SyslogSink {
+        let given = FACILITIES.iter().position(|name| *name == spec.facility);
+        let app = if spec.app_name.is_empty() { "weir" } else { &spec.app_name };
+        let printable: String = machine.chars().filter(|c| ('!'..='~').contains(c)).take(255).collect();
+        let host = if printable.is_empty() { "-".to_owned() } else { printable };
+        SyslogSink {
+            address: spec.address.clone(),
+            facility: given.unwrap_or(LOCAL0) as u8,
+            who: format!("{host} {app} {}", std::process::id()),
+            way: None,
+        }
+    }
+
+    /// A message (RFC 5424 section 6).
+    fn message(&self, line: &Line, out: &mut Vec<u8>) {
+        out.extend(format!("<{}>1 ", self.facility * 8 + severity(line.kind)).as_bytes());
+        write_time(UNIX_EPOCH + Duration::from_nanos(line.at), out);
+        out.extend(format!(" {} {} - ", self.who, word(line.kind)).as_bytes());
+        out.extend_from_slice(&line.text);
+    }
+
+    fn try_send(&mut self, lines: &[Line]) -> io::Result<()> {
+        let mut way = match self.way.take() {
+            Some(way) => way,
+            None => connect(&self.address)?,
+        };
+        let mut text = Vec::new();
+        match &mut way {
+            Way::Packets(_) | Way::Local(_) => {
+                for line in lines {
+                    text.clear();
+                    self.message(line, &mut text);
+                    text.truncate(PACKET_MOST);
+                    match &way {
+                        Way::Packets(socket) => socket.send(&text)?,
+                        Way::Local(socket) => socket.send(&text)?,
+                        Way::Tcp(_) | Way::LocalStream(_) => 0,
+                    };
+                }
+                if let Way::Packets(socket) = &way {
+                    // That nobody listens there is heard a moment later.
+                    thread::sleep(SETTLE / 20);
+                    socket.take_error()?.map_or(Ok(()), Err)?;
+                }
+            }
+            stream => {
+                for line in lines {
+                    let mut message = Vec::with_capacity(line.text.len() + 64);
+                    self.message(line, &mut message);
+                    text.extend(format!("{} ", message.len()).as_bytes());
+                    text.append(&mut message);
+                }
+                stream.write_all(&text)?;
+                stream.settle()?;
+            }
+        }
+        self.way = Some(way);
+        Ok(())
+    }
+}
+
+/// `local0`.
+const LOCAL0: usize = 16;
+
+impl Way {
+    fn write_all(&mut self, text: &[u8]) -> io::Result<()> {
+        match self {
+            Way::Tcp(stream) => stream.write_all(text),
+            Way::LocalStream(stream) => stream.write_all(text),
+            Way::Packets(_) | Way::Local(_) => Ok(()),
+        }
+    }
+
+    /// Whether it is still there a moment later.
+    fn settle(&mut self) -> io::Result<()> {
+        let gone = |read: io::Result<usize>| match read {
+            Ok(0) => Err(io::Error::new(ErrorKind::ConnectionReset, "it has closed the connection")),
+            Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Err(error),
+            _ => Ok(()),
+        };
+        match self {
+            Way::Tcp(stream) => gone(stream.read(&mut [0; 512])),
+            Way::LocalStream(stream) => gone(stream.read(&mut [0; 512])),
+            Way::Packets(_) | Way::Local(_) => Ok(()),
+        }
+    }
+}
+
+fn connect(address: &str) -> io::Result<Way> {
+    let (scheme, place) = address.split_once("://").unwrap_or(("udp", address));
+    if scheme == "unix" {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(TIMEOUT))?;
+        return match socket.connect(place) {
+            Ok(()) => Ok(Way::Local(socket)),
+            // It takes streams and no packets.
+            Err(error) if error.raw_os_error() == Some(PROTOTYPE) => {
+                let stream = UnixStream::connect(place)?;
+                stream.set_write_timeout(Some(TIMEOUT))?;
+                stream.set_read_timeout(Some(SETTLE))?;
+                Ok(Way::LocalStream(stream))
+            }
+            Err(error) => Err(error),
+        };
+    }
+    let mut last = io::Error::new(ErrorKind::NotFound, "its name has no address");
+    for at in place.to_socket_addrs()? {
+        let connected = if scheme == "udp" { packets(at) } else { stream(at) };
+        match connected {
+            Ok(way) => return Ok(way),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn packets(at: SocketAddr) -> io::Result<Way> {
+    let any: SocketAddr = if at.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    // Connected, so that a machine that says nobody listens there is heard.
+    socket.connect(at)?;
+    Ok(Way::Packets(socket))
+}
+
+fn stream(at: SocketAddr) -> io::Result<Way> {
+    let stream = TcpStream::connect_timeout(&at, TIMEOUT)?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(SETTLE))?;
+    Ok(Way::Tcp(stream))
+}
+
+/// `EPROTOTYPE`: the socket is of another kind.
+const PROTOTYPE: i32 = 91;
+
+impl Sink for SyslogSink {
+    fn send(&mut self, lines: &[Line], _: &dyn Fn() -> Option<Instant>) -> Sent {
+        match self.try_send(lines) {
+            Ok(()) => Sent::Taken,
+            Err(error) => Sent::Later(None, error.to_string()),
+        }
+    }
+
+    fn shown(&self) -> &str {
+        &self.address
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Kind;
+    use std::net::TcpListener;
+
+    fn sink(address: &str) -> SyslogSink {
+        let spec =
+            SyslogSinkSpec { address: address.to_owned(), facility: "local4".to_owned(), app_name: "edge".to_owned() };
+        SyslogSink::new(&spec, "edge 1")
+    }
+
+    fn lines(kinds: &[Kind]) -> Vec<Line> {
+        let line = |(at, kind): (usize, &Kind)| Line {
+            kind: *kind,
+            at: 1_709_210_096_005_000_000,
+            text: format!("line {at}").into_bytes().into(),
+        };
+        kinds.iter().enumerate().map(line).collect()
+    }
+
+    fn head(pri: u8, kind: &str) -> String {
+        format!("<{pri}>1 2024-02-29T12:34:56.005Z edge1 edge {} {kind} - ", std::process::id())
+    }
+
+    #[test]
+    fn messages_of_rfc_5424_in_packets_and_over_connections() {
+        let all = lines(&[Kind::Access, Kind::Warning, Kind::Error]);
+        let wanted = [head(166, "access") + "line 0", head(164, "event") + "line 1", head(163, "event") + "line 2"];
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut udp = sink(&format!("udp://{}", socket.local_addr().unwrap()));
+        assert!(matches!(udp.send(&all, &|| None), Sent::Taken));
+        let mut packet = [0; 1024];
+        for text in &wanted {
+            let length = socket.recv(&mut packet).unwrap();
+            assert_eq!(std::str::from_utf8(&packet[..length]).unwrap(), text);
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let mut local = sink(&format!("unix://{}", path.display()));
+        assert!(matches!(local.send(&all[..1], &|| None), Sent::Taken));
+        let length = socket.recv(&mut packet).unwrap();
+        assert_eq!(std::str::from_utf8(&packet[..length]).unwrap(), wanted[0]);
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut tcp = sink(&format!("tcp://{}", listener.local_addr().unwrap()));
+        let reader = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        });
+        assert!(matches!(tcp.send(&all, &|| None), Sent::Taken));
+        drop(tcp);
+        let framed: String = wanted.iter().map(|text| format!("{} {text}", text.len())).collect();
+        assert_eq!(reader.join().unwrap(), framed);
+    }
+
+    #[test]
+    fn what_a_server_that_goes_has_not_read_is_not_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let mut tcp = sink(&format!("tcp://{at}"));
+        let closer = thread::spawn(move || drop(listener.accept().unwrap()));
+        assert!(matches!(tcp.send(&lines(&[Kind::Access]), &|| None), Sent::Later(..)));
+        closer.join().unwrap();
+        assert!(matches!(tcp.send(&lines(&[Kind::Access]), &|| None), Sent::Later(..)), "nobody listens any more");
+        let mut nobody = sink("unix:///nonexistent/log");
+        assert!(matches!(nobody.send(&lines(&[Kind::Access]), &|| None), Sent::Later(..)));
+    }
+}
