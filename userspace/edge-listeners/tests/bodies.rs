@@ -82,7 +82,7 @@ fn house(io: IoMode, before: &str, after: &str, port: u16) -> House {
     let pipeline = proxy_to(port).replace("[{name: p", &format!("[{}{{name: p", filter(before)));
     let pipeline = match after {
         "" => pipeline,
-        after => pipeline[..pipeline.len() - 1].to_owned() + &format!(", {{name: y, kind: {after}}}]"),
+        after => pipeline[..pipeline.len() - 1].to_owned() + format!(", {{name: y, kind: {after}}}]").as_str(),
     };
     House::with_kinds(io, ANY, &pipeline, Timeouts::default(), kind)
 }
