@@ -589,11 +589,11 @@ impl Cache {
 /// What a program imports of a system and we do not have ends it when it is called, and not before: libraries import much that they
 /// never call.
 fn refuse_unknown(linker: &mut Linker<State>, module: &Module) {
-    for import in module.imports().filter(|import| import.module() == wasi::MODULE) {
+    for import in module.imports().filter(|import| wasi::MODULES.contains(&import.module())) {
         if let ExternType::Func(kind) = import.ty() {
             let name = import.name().to_owned();
             // Those that are there already stay.
-            let _ = linker.func_new(wasi::MODULE, import.name(), kind, move |_, _, _| {
+            let _ = linker.func_new(import.module(), import.name(), kind, move |_, _, _| {
                 Err(ended(format!("the program calls {name} of its system, which is not there")))
             });
         }

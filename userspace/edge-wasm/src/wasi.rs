@@ -16,23 +16,28 @@ const OUTPUT_MAX: usize = 8 << 10;
 /// Parts that one output may be in.
 const PARTS_MAX: u32 = 64;
 
-pub const MODULE: &str = "wasi_snapshot_preview1";
+/// What that is called, and was called before it was finished: AssemblyScript's older filters for Envoy still ask for it so.
+pub const MODULES: [&str; 2] = ["wasi_snapshot_preview1", "wasi_unstable"];
 
 pub fn link(linker: &mut Linker<State>) -> Result<()> {
+    MODULES.iter().try_for_each(|module| link_as(linker, module))
+}
+
+fn link_as(linker: &mut Linker<State>, module: &str) -> Result<()> {
     // No arguments, no environment: their number, and the bytes they take.
     for name in ["args_sizes_get", "environ_sizes_get"] {
-        linker.func_wrap(MODULE, name, |mut caller: Caller<'_, State>, count: u32, bytes: u32| -> Result<i32> {
+        linker.func_wrap(module, name, |mut caller: Caller<'_, State>, count: u32, bytes: u32| -> Result<i32> {
             host::write(&mut caller, count, &0u32.to_le_bytes())?;
             host::write(&mut caller, bytes, &0u32.to_le_bytes())?;
             Ok(OK)
         })?;
     }
     for name in ["args_get", "environ_get"] {
-        linker.func_wrap(MODULE, name, |_: i32, _: i32| OK)?;
+        linker.func_wrap(module, name, |_: i32, _: i32| OK)?;
     }
-    linker.func_wrap(MODULE, "sched_yield", || OK)?;
+    linker.func_wrap(module, "sched_yield", || OK)?;
     linker.func_wrap(
-        MODULE,
+        module,
         "clock_time_get",
         |mut caller: Caller<'_, State>, _: i32, _: i64, at: u32| -> Result<i32> {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -40,7 +45,7 @@ pub fn link(linker: &mut Linker<State>) -> Result<()> {
             Ok(OK)
         },
     )?;
-    linker.func_wrap(MODULE, "random_get", |mut caller: Caller<'_, State>, at: u32, length: u32| -> Result<i32> {
+    linker.func_wrap(module, "random_get", |mut caller: Caller<'_, State>, at: u32, length: u32| -> Result<i32> {
         let most = u32::try_from(OUTPUT_MAX).unwrap_or(u32::MAX);
         let mut bytes = Vec::new();
         while bytes.len() < length.min(most) as usize {
@@ -50,15 +55,15 @@ pub fn link(linker: &mut Linker<State>) -> Result<()> {
         host::write(&mut caller, at, &bytes)?;
         Ok(if length > most { BAD_DESCRIPTOR } else { OK })
     })?;
-    linker.func_wrap(MODULE, "fd_write", output)?;
+    linker.func_wrap(module, "fd_write", output)?;
     // There are no files beside the outputs.
-    linker.func_wrap(MODULE, "fd_close", |_: i32| OK)?;
-    linker.func_wrap(MODULE, "fd_prestat_get", |_: i32, _: i32| BAD_DESCRIPTOR)?;
-    linker.func_wrap(MODULE, "fd_prestat_dir_name", |_: i32, _: i32, _: i32| BAD_DESCRIPTOR)?;
-    linker.func_wrap(MODULE, "fd_read", |_: i32, _: i32, _: i32, _: i32| BAD_DESCRIPTOR)?;
-    linker.func_wrap(MODULE, "fd_seek", |_: i32, _: i64, _: i32, _: i32| BAD_DESCRIPTOR)?;
+    linker.func_wrap(module, "fd_close", |_: i32| OK)?;
+    linker.func_wrap(module, "fd_prestat_get", |_: i32, _: i32| BAD_DESCRIPTOR)?;
+    linker.func_wrap(module, "fd_prestat_dir_name", |_: i32, _: i32, _: i32| BAD_DESCRIPTOR)?;
+    linker.func_wrap(module, "fd_read", |_: i32, _: i32, _: i32, _: i32| BAD_DESCRIPTOR)?;
+    linker.func_wrap(module, "fd_seek", |_: i32, _: i64, _: i32, _: i32| BAD_DESCRIPTOR)?;
     linker.func_wrap(
-        MODULE,
+        module,
         "fd_fdstat_get",
         |mut caller: Caller<'_, State>, descriptor: i32, at: u32| -> Result<i32> {
             if !(0..=2).contains(&descriptor) {
@@ -71,8 +76,8 @@ pub fn link(linker: &mut Linker<State>) -> Result<()> {
             Ok(OK)
         },
     )?;
-    linker.func_wrap(MODULE, "fd_fdstat_set_flags", |_: i32, _: i32| OK)?;
-    linker.func_wrap(MODULE, "proc_exit", |code: i32| -> Result<()> {
+    linker.func_wrap(module, "fd_fdstat_set_flags", |_: i32, _: i32| OK)?;
+    linker.func_wrap(module, "proc_exit", |code: i32| -> Result<()> {
         Err(ended(format!("the program left with exit code {code}")))
     })?;
     Ok(())
