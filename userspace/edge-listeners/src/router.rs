@@ -12,6 +12,7 @@ use proto_http::Request;
 use proto_http::path::PathError;
 use regex::Regex;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -24,6 +25,17 @@ mod why;
 pub struct Router {
     ip_filter: Option<IpFilter>,
     rules: Vec<Rule>,
+    /// Where there are many.
+    hosts: Option<Hosts>,
+}
+
+/// Rules by the hosts that they name, in their order: of ten thousand hosts one is looked up, and not compared with the others.
+#[derive(Debug, Default)]
+struct Hosts {
+    /// In lower case.
+    exact: HashMap<String, Vec<usize>>,
+    /// Those with patterns, and those for every host.
+    others: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -106,8 +118,9 @@ impl Router {
                 next += rule.paths.len();
                 Rule::new(rule, spec.router_kind, first, &|path| slot(&generated_pipeline(server, index, path)), slot)
             })
-            .collect::<Result<_, _>>()?;
-        Ok(Router { ip_filter: spec.ip_filter.as_ref().map(|f| f.compile()), rules })
+            .collect::<Result<Vec<Rule>, String>>()?;
+        let hosts = Hosts::of(&rules);
+        Ok(Router { ip_filter: spec.ip_filter.as_ref().map(|f| f.compile()), rules, hosts })
     }
 
     /// The route, or the status to refuse with.
@@ -118,7 +131,13 @@ impl Router {
         }
         let (mut denied, mut mismatch, mut method) = (false, false, false);
         let path = request.path.as_str();
-        for rule in &self.rules {
+        let mut every = 0..self.rules.len();
+        let mut some = self.hosts.as_ref().map(|hosts| hosts.rules(request.host()));
+        let mut next = || match &mut some {
+            Some(some) => some.next(),
+            None => every.next(),
+        };
+        while let Some(rule) = next().map(|index| &self.rules[index]) {
             if !rule.matches_host(request) {
                 continue;
             }
@@ -160,6 +179,53 @@ impl Router {
         })
     }
 }
+
+impl Hosts {
+    /// Nothing where there are few rules: they are looked at sooner than a host is hashed.
+    fn of(rules: &[Rule]) -> Option<Hosts> {
+        if rules.len() < RULES_LISTED {
+            return None;
+        }
+        let mut listed = Hosts::default();
+        for (index, rule) in rules.iter().enumerate() {
+            let exact = |host: &Host| if let Host::Exact(text) = host { Some(text.clone()) } else { None };
+            match rule.hosts.iter().map(exact).collect::<Option<Vec<String>>>() {
+                Some(hosts) if !hosts.is_empty() => {
+                    for host in hosts {
+                        let of = listed.exact.entry(host).or_default();
+                        if of.last() != Some(&index) {
+                            of.push(index);
+                        }
+                    }
+                }
+                _ => listed.others.push(index),
+            }
+        }
+        Some(listed)
+    }
+
+    /// Rules that may be for this host, in their order.
+    fn rules<'h>(&'h self, host: &str) -> impl Iterator<Item = usize> + use<'h> {
+        let found = match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => self.exact.get(&host.to_ascii_lowercase()),
+            false => self.exact.get(host),
+        };
+        let (mut exact, mut others) = (found.map(Vec::as_slice).unwrap_or_default(), self.others.as_slice());
+        std::iter::from_fn(move || {
+            let list = match (exact.first(), others.first()) {
+                (Some(one), Some(other)) if one > other => &mut others,
+                (Some(_), _) => &mut exact,
+                _ => &mut others,
+            };
+            let (first, rest) = list.split_first()?;
+            *list = rest;
+            Some(*first)
+        })
+    }
+}
+
+/// So many rules are looked at one after another.
+const RULES_LISTED: usize = 16;
 
 /// Name of the pipeline generated for the `backendPool` of a path, as Easegress names it.
 pub fn generated_pipeline(server: &str, rule: usize, path: usize) -> String {
@@ -459,6 +525,39 @@ mod tests {
         check("rules: [{paths: [{backend: all}]}]", &[("GET a/", "all"), ("OPTIONS a/x", "all")]);
         check("rules: []", &[("GET a/", "404")]);
         check("rules: [{paths: [{path: /a%2Fb, backend: s}]}]", &[("GET h/a%2Fb", "s"), ("GET h/a%2fb", "s")]);
+    }
+
+    #[test]
+    fn many_hosts_are_looked_up_and_the_first_rule_in_the_order_of_the_document_wins_all_the_same() {
+        let mut rules = String::from("rules:\n");
+        for n in 0..200 {
+            let host = match n % 7 {
+                0 => format!("hosts: [{{value: H{}.test}}, {{value: '*.w{}.test'}}]", n % 20, n % 5),
+                1 => "hostRegexp: '^h1[.]'".to_owned(),
+                2 if n > 150 => "paths: []".to_owned(),
+                3 => format!("hosts: [{{value: h{}.test}}, {{value: h{}.test}}]", n % 20, n % 20),
+                _ => format!("host: h{}.TEST", n % 20),
+            };
+            let paths = if host.starts_with("paths") {
+                String::new()
+            } else {
+                format!(", paths: [{{path: /p{}, backend: b{n}}}]", n % 3)
+            };
+            rules.push_str(&format!("- {{{host}{paths}}}\n"));
+        }
+        rules.push_str("- {paths: [{path: /p2, backend: last}]}\n");
+        let (listed, mut plain) = (router(&rules), router(&rules));
+        assert!(listed.hosts.is_some() && router("rules: [{host: a, paths: []}]").hosts.is_none());
+        plain.hosts = None;
+        let told = |router: &Router, request: &Request| {
+            router.route(request, None).map(|(route, _)| route.pipeline.name().to_string())
+        };
+        for host in (0..22).map(|n| format!("h{n}.test")).chain(["H3.Test".into(), "x.w1.test".into(), "none".into()]) {
+            for path in ["/p0", "/p1", "/p2", "/p3"] {
+                let (request, _) = request(&format!("GET {host}{path}"));
+                assert_eq!(told(&listed, &request), told(&plain, &request), "{host}{path}");
+            }
+        }
     }
 
     #[test]
