@@ -414,10 +414,9 @@ fn validate_policy(policy: &NamedSpec, path: &str, findings: &mut Findings) {
 }
 
 /// Kinds of Easegress's filters that are known by name only.
-pub const UNSERVED_FILTERS: [&str; 9] = [
+pub const UNSERVED_FILTERS: [&str; 8] = [
     "AIGatewayProxy",
     "ConnectControl",
-    "FileServer",
     "GRPCProxy",
     "KafkaMQTT",
     "MQTTClientAuth",

@@ -222,6 +222,22 @@ fn accepts_gzip(headers: &Headers) -> bool {
     gzip > 0 && gzip >= identity.or(any).unwrap_or(0)
 }
 
+/// How much a client wants a coding, in thousandths; 0: not at all.
+pub(crate) fn weight_of(headers: &Headers, coding: &str) -> u16 {
+    let (mut own, mut any) = (None, None);
+    for element in headers.known_all(Known::AcceptEncoding).flat_map(elements) {
+        let mut parts = element.split(|b| *b == b';').map(<[u8]>::trim_ascii);
+        let named = parts.next().unwrap_or_default();
+        let weight = parts.next().map_or(1000, weight);
+        if named == b"*" {
+            any = Some(weight);
+        } else if named.strip_prefix(b"x-").unwrap_or(named).eq_ignore_ascii_case(coding.as_bytes()) {
+            own = Some(weight);
+        }
+    }
+    own.or(any).unwrap_or(0)
+}
+
 /// `q=0.123` in thousandths; what is no weight counts as none, which refuses.
 fn weight(parameter: &[u8]) -> u16 {
     let value = match parameter {
@@ -278,6 +294,22 @@ mod tests {
             let mut headers = Headers::new();
             lines.iter().for_each(|line| headers.add("Accept-Encoding", line));
             assert_eq!(accepts_gzip(&headers), accepted, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn weights_of_codings() {
+        for (line, br, gzip) in [
+            ("br, gzip;q=0.5", 1000, 500),
+            ("GZIP", 0, 1000),
+            ("x-gzip;q=0.25, *;q=0", 0, 250),
+            ("*;q=0.1, br;q=0", 0, 100),
+            ("", 0, 0),
+            ("gzip;q=2", 0, 0),
+        ] {
+            let mut headers = Headers::new();
+            headers.add("Accept-Encoding", line);
+            assert_eq!((weight_of(&headers, "br"), weight_of(&headers, "gzip")), (br, gzip), "{line}");
         }
     }
 

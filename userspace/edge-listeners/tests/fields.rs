@@ -282,6 +282,9 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "server/tests/house/custom_data.rs",
         "what_users_keep_in_the_cluster_reaches_the_next_request",
     ),
+    ("FileServerSpec", "server/tests/house/file_server.rs", "files_are_given_as_the_document_says"),
+    ("FileCacheSpec", "server/tests/house/file_server.rs", "files_are_given_as_the_document_says"),
+    ("ExtensionSpec", "server/tests/house/file_server.rs", "files_are_given_as_the_document_says"),
     ("RemoteFilterSpec", "server/tests/house/remote_filter.rs", "a_service_changes_requests_or_answers_them"),
     ("QuotaSpec", "server/tests/house/authentication.rs", "consumers_are_known_by_their_keys_and_have_their_quotas"),
     (

@@ -336,6 +336,7 @@ impl Edge {
         })?;
         registry.add(Box::new(|encoder| hall().encode(encoder)));
         registry.add(Box::new(edge_filters::limits::encode));
+        registry.add(Box::new(edge_filters::file_server::encode));
         let tickets = traffic.tickets().clone();
         let agent = Agent::new(traffic.clone(), Box::new(Shelf), steer, Some(last_good)).install_tickets(Box::new(
             move |keys, current| {

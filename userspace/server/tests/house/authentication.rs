@@ -125,6 +125,33 @@ impl House {
         connection.request(method, path, headers, body).unwrap()
     }
 
+    /// The port of a server of this machine that speaks TLS, with a certificate of its own, for what is behind `url`.
+    pub fn behind_tls(&self, url: &str) -> u16 {
+        let port = free_port();
+        let own = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        self.machine.create(&proxy("front", &[url.to_owned()]));
+        let front = serde_json::json!({"kind": "HTTPServer", "name": "secure", "port": port, "https": true,
+            "certs": {"a": own.cert.pem()}, "keys": {"a": own.signing_key.serialize_pem()},
+            "rules": [{"paths": [{"pathPrefix": "/", "backend": "front"}]}]});
+        self.machine.create(&front.to_string());
+        port
+    }
+
+    /// Pipelines that lead through a filter to an answer, each behind its name as a path. The port of their server.
+    pub fn beside(&self, filters: &[(&str, String)]) -> u16 {
+        let port = free_port();
+        for (name, filter) in filters {
+            let mock = "{name: mock, kind: Mock, rules: [{code: 200}]}";
+            self.machine.create(&format!("kind: Pipeline\nname: {name}\nfilters:\n- {filter}\n- {mock}\n"));
+        }
+        let paths: Vec<String> =
+            filters.iter().map(|(name, _)| format!("{{path: /{name}, backend: {name}}}")).collect();
+        let rules = format!("[{{paths: [{}]}}]", paths.join(", "));
+        self.machine.create(&format!("kind: HTTPServer\nname: beside\nport: {port}\nrules: {rules}\n"));
+        eventually("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+        port
+    }
+
     pub fn limit(&self, name: &str) -> f64 {
         self.machine.metric(&format!("weir_limit_hits_total{{limit=\"{name}\"}}")).unwrap_or_default()
     }
@@ -420,7 +447,81 @@ fn consumers_are_known_by_their_keys_and_have_their_quotas() {
     house.machine.update("acme", &consumer(4));
     eventually("there is one more", || (ask("acme-key-0123456789").status == 200).then_some(()));
     assert_eq!(ask("acme-key-0123456789").status, 429);
+    // Out for a while, and back with what was counted.
+    house.machine.update("acme", &format!("{}disabled: true\n", consumer(6)));
+    eventually("acme is disabled", || (ask("acme-key-0123456789").status == 401).then_some(()));
+    house.machine.update("acme", &consumer(6));
+    eventually("acme is back", || (ask("acme-key-0123456789").status == 200).then_some(()));
     assert_eq!(house.machine.api("DELETE", "/objects/acme", "").status, 200);
     eventually("acme is gone", || (ask("acme-key-0123456789").status == 401).then_some(()));
     assert!(!house.machine.log().contains("acme-key"));
+}
+
+/// Passes every request on as it is.
+pub const NOTHING: &str =
+    "{name: none, kind: CertExtractor, certIndex: 0, target: subject, field: CommonName, headerKey: X}";
+
+#[test]
+fn certificates_of_their_own_are_believed_where_the_document_says_so() {
+    let issuer = Arc::new(Issuer::new("1"));
+    let keys = issuer.keys();
+    let service = Service::start(move |asked| match asked.target.as_str() {
+        "/introspect" => json(r#"{"active":true,"sub":"ann"}"#),
+        "/keys" => json(keys.clone()),
+        "/openid" => json(
+            r#"{"issuer":"https://i","authorization_endpoint":"https://i/login","token_endpoint":"https://i/token","jwks_uri":"https://i/keys"}"#,
+        ),
+        _ => None,
+    });
+    let house = House::with(NOTHING);
+    let url = format!("https://127.0.0.1:{}", house.behind_tls(&service.url()));
+    let filters: Vec<(&str, String)> = [("believed", "true"), ("doubted", "false")]
+        .into_iter()
+        .flat_map(|(name, insecure)| {
+            let name = |kind: &str| &*format!("{name}-{kind}").leak();
+            [
+                (
+                    name("token"),
+                    format!("{{name: v, kind: Validator, oauth2: {{tokenIntrospect: {{endPoint: '{url}/introspect', insecureTls: {insecure}}}}}}}"),
+                ),
+                (name("keys"), format!("{{name: v, kind: Validator, jwt: {{jwksUrl: '{url}/keys', jwksInsecureTls: {insecure}}}}}")),
+                (
+                    name("login"),
+                    format!(
+                        "{{name: v, kind: OIDCAdaptor, discovery: '{url}/openid', clientId: a, clientSecret: b, redirectURI: 'http://h.test/cb', \
+                         insecureTls: {insecure}}}"
+                    ),
+                ),
+            ]
+        })
+        .collect();
+    let port = house.beside(&filters);
+    let ask = |path: &str, token: &str| {
+        let mut connection = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
+        let bearer = bearer(token);
+        let fields = [("Authorization", bearer.as_str())];
+        connection.request("GET", path, if token.is_empty() { &[] } else { &fields }, "").unwrap().status
+    };
+    let token = issuer.token(r#"{"sub":"ann"}"#);
+    eventually("the front is there", || (ask("/believed-token", "x") == 200).then_some(()));
+    assert_eq!((ask("/believed-keys", &token), ask("/believed-login", "")), (200, 302));
+    let asked = service.asked();
+    assert_eq!((ask("/doubted-token", "x"), ask("/doubted-keys", &token)), (401, 401));
+    assert_ne!(ask("/doubted-login", ""), 302);
+    assert_eq!(service.asked(), asked, "nothing was sent to whoever it is");
+}
+
+#[test]
+fn few_introspections_are_remembered_where_the_document_says_so() {
+    let idp = Service::start(|_| json(r#"{"active":true,"sub":"ann"}"#));
+    let house = House::with(&format!(
+        "{{name: v, kind: Validator, oauth2: {{tokenIntrospect: {{endPoint: '{}/', cacheTtl: 1h, cacheSize: 2}}}}}}",
+        idp.url()
+    ));
+    let ask = |token: &str| assert_eq!(house.ask(&[("Authorization", &bearer(token))]).status, 200);
+    (0..2).for_each(|_| ask("t0"));
+    assert_eq!(idp.asked(), 1);
+    (1..10).for_each(|n| ask(&format!("t{n}")));
+    ask("t0");
+    assert_eq!(idp.asked(), 11, "it was forgotten for others");
 }

@@ -23,6 +23,7 @@ mod directory;
 mod doctor;
 mod doors;
 mod figures;
+mod file_server;
 mod forward_proxy;
 mod gateway;
 mod grpc;

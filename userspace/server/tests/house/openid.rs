@@ -191,3 +191,35 @@ fn logins_that_are_not_ours_or_not_right_are_refused() {
     assert_eq!(come_back(&house, &state, &login).status, 500, "the provider is down");
     assert_eq!((provider.service.asked() - asked, house.limit("oidc_failed") - failed), (1, 1.0));
 }
+
+#[test]
+fn a_plain_provider_says_who_it_is_for_as_long_as_the_document_says() {
+    let silent = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (hangs, is_silent) = (silent.clone(), silent);
+    let service = Service::start(move |asked| match asked.target.as_str() {
+        _ if is_silent.load(std::sync::atomic::Ordering::SeqCst) => None,
+        "/token" => json(r#"{"access_token":"acc3ss","token_type":"bearer"}"#),
+        "/user" if asked.head.contains("acc3ss") => json(r#"{"login":"ann"}"#),
+        _ => Some((404, String::new(), String::new())),
+    });
+    let url = service.url();
+    let house = House::with(&format!(
+        "{{name: login, kind: OIDCAdaptor, authorizationEndpoint: '{url}/login', tokenEndpoint: '{url}/token', userinfoEndpoint: '{url}/user', \
+         clientId: edge, clientSecret: s3cret, redirectURI: 'http://house.test/cb', cookieName: sess, scopes: ['read:user', email], \
+         sessionTtl: 2m, timeout: 500ms}}"
+    ));
+    let sent = house.ask(&[]);
+    let to = location(&sent);
+    assert_eq!(parameter(&to, "scope"), "read%3Auser%20email", "{to}");
+    let back = come_back(&house, &parameter(&to, "state"), &cookies(&sent));
+    assert_eq!(back.status, 302, "{back:?}");
+    let session = fields(&back, "set-cookie").find(|line| line.starts_with("sess=")).unwrap();
+    assert!(session.contains("Max-Age=120;"), "{session}");
+    let passed = house.ask(&[("Cookie", &cookies(&back))]);
+    // {"login":"ann"}
+    assert!(passed.status == 200 && passed.body.contains("X-User-Info:[eyJsb2dpbiI6ImFubiJ9]"), "{passed:?}");
+    hangs.store(true, std::sync::atomic::Ordering::SeqCst);
+    let sent = house.ask(&[]);
+    assert_eq!(come_back(&house, &parameter(&location(&sent), "state"), &cookies(&sent)).status, 500);
+    assert_eq!(house.limit("calls_timed_out"), 1.0);
+}

@@ -1,7 +1,7 @@
 //! A service that decides what becomes of requests.
 
-use crate::authentication::{House, Service, json};
-use crate::world::{Connection, answers, eventually, free_port};
+use crate::authentication::{House, NOTHING, Service, json};
+use crate::world::{Connection, answers, eventually};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -63,27 +63,14 @@ fn a_service_changes_requests_or_answers_them() {
 #[test]
 fn a_service_with_a_certificate_of_its_own_is_believed_where_the_document_says_so_and_few_questions_wait() {
     let service = Service::start(|asked| (!asked.target.starts_with("/silent")).then(|| json("{}")).flatten());
-    let house = House::with(
-        "{name: none, kind: CertExtractor, certIndex: 0, target: subject, field: CommonName, headerKey: X}",
-    );
-    let (secure, door) = (free_port(), free_port());
-    let own = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
-    let (chain, key) = (own.cert.pem(), own.signing_key.serialize_pem());
-    house.machine.create(&crate::world::proxy("front", &[service.url()]));
-    let rules = json!([{"paths": [{"pathPrefix": "/", "backend": "front"}]}]);
-    let front = json!({"kind": "HTTPServer", "name": "secure", "port": secure, "https": true, "certs": {"a": chain},
-        "keys": {"a": key}, "rules": rules});
-    house.machine.create(&front.to_string());
-    let pipeline = |name: &str, fields: &str| {
-        house.machine.create(&format!(
-            "kind: Pipeline\nname: {name}\nfilters:\n- {{name: r, kind: RemoteFilter, {fields}}}\n- {{name: m, kind: Mock, rules: [{{code: 200}}]}}\n"
-        ));
-    };
-    pipeline("believed", &format!("url: 'https://127.0.0.1:{secure}/', insecureTls: true"));
-    pipeline("doubted", &format!("url: 'https://127.0.0.1:{secure}/'"));
-    pipeline("few", &format!("url: '{}/silent', maxInFlight: 1", service.url()));
-    let paths = ["believed", "doubted", "few"].map(|name| format!("{{path: /{name}, backend: {name}}}")).join(", ");
-    house.machine.create(&format!("kind: HTTPServer\nname: t\nport: {door}\nrules: [{{paths: [{paths}]}}]\n"));
+    let house = House::with(NOTHING);
+    let secure = house.behind_tls(&service.url());
+    let filter = |fields: &str| format!("{{name: r, kind: RemoteFilter, {fields}}}");
+    let door = house.beside(&[
+        ("believed", filter(&format!("url: 'https://127.0.0.1:{secure}/', insecureTls: true"))),
+        ("doubted", filter(&format!("url: 'https://127.0.0.1:{secure}/'"))),
+        ("few", filter(&format!("url: '{}/silent', maxInFlight: 1", service.url()))),
+    ]);
     answers(door, "/believed", 200);
     let open = || Connection::open(&format!("127.0.0.1:{door}")).unwrap();
     assert_eq!(open().request("GET", "/doubted", &[], "").unwrap().status, 503);
