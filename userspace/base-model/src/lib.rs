@@ -36,6 +36,7 @@ mod load_balance;
 pub mod log_sink;
 pub mod overload_manager;
 pub mod pipeline;
+pub mod places;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod resilience;

@@ -61,7 +61,7 @@ pub fn to_string(value: &Value) -> String {
         .unwrap_or_else(|_| serde_json::to_string_pretty(value).unwrap_or_default())
 }
 
-fn options() -> serde_saphyr::Options {
+pub(crate) fn options() -> serde_saphyr::Options {
     let budget = serde_saphyr::budget! {
         max_depth: DEPTH_MAX,
         max_nodes: NODES_MAX,

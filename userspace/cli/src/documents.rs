@@ -12,30 +12,29 @@ use crate::output::succeeded;
 use crate::resource::Resource;
 use crate::server::{Server, segment, value};
 
-/// A document and where it was found.
-pub struct Found {
-    pub file: PathBuf,
-    pub value: Value,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Create,
     Apply,
 }
 
-pub fn read(files: &[PathBuf]) -> Result<Vec<Found>, String> {
+pub fn read(files: &[PathBuf]) -> Result<Vec<Value>, String> {
     let mut all = Vec::new();
     for file in files {
         let text = text(file)?;
-        let shown = if file == Path::new("-") { "stdin".into() } else { file.display().to_string() };
+        let shown = shown(file);
         let documents = yaml::parse_documents(&text).map_err(|e| format!("{shown}: {e}"))?;
         if documents.is_empty() {
             return Err(format!("{shown}: no document in it"));
         }
-        all.extend(documents.into_iter().map(|value| Found { file: shown.clone().into(), value }));
+        all.extend(documents);
     }
     Ok(all)
+}
+
+/// What a file is called in messages.
+pub fn shown(file: &Path) -> String {
+    if file == Path::new("-") { "stdin".into() } else { file.display().to_string() }
 }
 
 pub fn text(file: &Path) -> Result<String, String> {
@@ -53,8 +52,7 @@ pub async fn send(server: &Server, files: &Files, mode: Mode, seen: Option<u64>)
     if files.file.is_empty() {
         return Err("which documents? give -f FILE, or -f - for stdin".into());
     }
-    let found = read(&files.file)?;
-    let documents = found.into_iter().map(|found| found.value).collect();
+    let documents = read(&files.file)?;
     send_documents(server, documents, mode, files.strict, seen).await
 }
 

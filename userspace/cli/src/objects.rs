@@ -120,7 +120,7 @@ pub async fn delete(server: &Server, kind: &str, names: &[String], all: bool) ->
 pub async fn delete_files(server: &Server, files: &Files) -> Result<(), String> {
     let mut problems = Vec::new();
     for found in documents::read(&files.file)?.iter().rev() {
-        let (kind, name) = (word(&found.value, "kind"), word(&found.value, "name"));
+        let (kind, name) = (word(found, "kind"), word(found, "name"));
         let gone = match kind {
             "CustomDataKind" => {
                 let path = format!("/customdatakinds/{}", segment(name));
@@ -142,8 +142,8 @@ pub async fn remove(server: &Server, kind: &str, name: &str) -> Result<(), Strin
 
 pub async fn update_files(server: &Server, files: &Files) -> Result<(), String> {
     for found in documents::read(&files.file)? {
-        let (kind, name) = (word(&found.value, "kind"), word(&found.value, "name"));
-        let sent = server.send(Method::PUT, &format!("/objects/{}", segment(name)), found.value.to_string()).await;
+        let (kind, name) = (word(&found, "kind"), word(&found, "name"));
+        let sent = server.send(Method::PUT, &format!("/objects/{}", segment(name)), found.to_string()).await;
         sent.map_err(|message| format!("update {kind} {name} failed, {message}"))?;
         succeeded("update", kind, name);
     }

@@ -463,7 +463,19 @@ fn check_needs_no_cluster() {
     run(&["check", &good]).prints("2 documents are fine\n");
     let bad =
         file("bad.yaml", "name: x\nkind: Pipeline\nfilters: [{name: f, kind: Nope}]\n---\nname: pl\nkind: Nope\n");
-    run(&["check", &good, &bad]).fails("3 problems").fails("bad.yaml: x: filters[0].kind").fails("bad.yaml: pl: kind");
+    let told = run(&["check", &good, &bad]);
+    told.fails("3 problems").fails("bad.yaml:3:27: x: filters[0].kind").fails("bad.yaml:6:7: pl: kind");
+    let places = file(
+        "places.yaml",
+        "# what is wrong stands where it is wrong\nname: a\nkind: Pipeline\nfilters:\n- name: f\n  kind: Mock\n  rules:\n  - code: 2000\n    body: x\n\
+         - name: g\n  kind: RateLimiter\n---\nname: b\nkind: HTTPServer\nport: 80\ncolour: red\n",
+    );
+    let broken = file("broken.yaml", "name: c\nkind: [Mock\nport: 1\n");
+    let told = run(&["check", "--strict", &places, &broken]);
+    told.fails("places.yaml:8:11: a: filters[0].rules[0].code = 2000")
+        .fails("places.yaml:10:3: a: filters[1].policies")
+        .fails("places.yaml:16:1: b: colour: unknown field")
+        .fails("broken.yaml:");
     run(&["check", "/nowhere.yaml"]).fails("/nowhere.yaml: cannot be read");
     run(&["check"]).ends(2);
 }
