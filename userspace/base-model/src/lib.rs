@@ -83,7 +83,10 @@ pub use log_sink::{
 pub use moment::Moment;
 pub use object::{Listening, Object, Spec};
 pub use overload_manager::{OverloadAction, OverloadActionSpec, OverloadManagerSpec, Resource, TriggerSpec};
-pub use pipeline::{END, FilterKinds, FilterSpec, FlowNodeSpec, NamedSpec, PipelineSpec};
+pub use pipeline::{
+    BranchSpec, END, FilterKinds, FilterSpec, FlowNodeSpec, NamedSpec, PARALLEL_RESULTS, ParallelSpec, PipelineSpec,
+    StepSpec,
+};
 pub use problem::{Findings, Problem, Warning};
 pub use proxy::{
     CompressionSpec, HedgingSpec, MemoryCacheSpec, MtlsSpec, OutlierDetectionSpec, PoolSpec, ProxySpec, QueueSpec,

@@ -29,6 +29,7 @@ use serde_json::{Map, Value};
 use crate::dates::Dates;
 use crate::decode::decode;
 use crate::document::check_name;
+use crate::duration::GoDuration;
 use crate::problem::{Findings, Problem, at, nearest, nth, one_of};
 use crate::proxy::{PoolSpec, ProxySpec};
 use crate::repeats::repeats;
@@ -55,9 +56,9 @@ pub struct PipelineSpec {
 /// A step of the flow.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("required" = ["filter"]))]
 pub struct FlowNodeSpec {
-    /// Name of a filter, or END, which ends the flow.
+    /// Name of a filter, or END, which ends the flow. Every step has this or `parallel`.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub filter: String,
     /// Name of the step itself, to tell several uses of one filter apart. Default: the filter's.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -69,12 +70,94 @@ pub struct FlowNodeSpec {
     /// is not listed ends the flow, success goes on with the next step.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub jump_if: BTreeMap<String, String>,
+    /// Branches that are walked at the same time, in place of a filter. Its results are success and `failed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<ParallelSpec>,
 }
+
+/// Branches of a flow that are walked at the same time: to ask several backends for what one answer is made of.
+///
+/// Each has a namespace, with a request and a response of its own, and sees those of before as they were when the step began; what it does to
+/// them stays in it. Afterwards templates read `.responses.NAMESPACE`, and in `.data.STEP.NAMESPACE` the result each branch ended by, where
+/// STEP is the step's alias (`parallel` without one): empty where it went well, `timeout` and `cancelled` where it was not waited for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["branches"]))]
+pub struct ParallelSpec {
+    /// The branches, 1 to 16.
+    pub branches: Vec<BranchSpec>,
+    /// How many of them must go well; where fewer can, the others are not waited for, and the step's result is `failed`. 0, the default: all.
+    pub must_succeed: u32,
+    /// How long all of it may take; a branch that is not done then has failed. Default 30s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<GoDuration>,
+}
+
+/// Steps that follow each other, beside those of other branches.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["namespace", "flow"]))]
+pub struct BranchSpec {
+    /// Where the branch's request and response are. Each branch has another one.
+    pub namespace: String,
+    /// The steps. A result that is not listed in `jumpIf` ends the branch, which has failed then.
+    pub flow: Vec<StepSpec>,
+}
+
+/// A step of a branch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["filter"]))]
+pub struct StepSpec {
+    /// Name of a filter, or END, which ends the branch.
+    pub filter: String,
+    /// Name of the step itself. Default: the filter's.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub alias: String,
+    /// Where to go on in the branch, by the filter's result: the name or alias of a later step, or END.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub jump_if: BTreeMap<String, String>,
+}
+
+impl BranchSpec {
+    /// Its steps as those of a flow.
+    pub fn nodes(&self) -> Vec<FlowNodeSpec> {
+        let node = |step: &StepSpec| FlowNodeSpec {
+            filter: step.filter.clone(),
+            alias: step.alias.clone(),
+            namespace: self.namespace.clone(),
+            jump_if: step.jump_if.clone(),
+            parallel: None,
+        };
+        self.flow.iter().map(node).collect()
+    }
+}
+
+impl ParallelSpec {
+    /// How many branches must go well.
+    pub fn needed(&self) -> usize {
+        let all = self.branches.len();
+        if self.must_succeed == 0 { all } else { all.min(self.must_succeed as usize) }
+    }
+}
+
+/// What a step with branches is called where it has no alias.
+pub const PARALLEL: &str = "parallel";
+
+/// Results of a step with branches, beside success.
+pub const PARALLEL_RESULTS: [&str; 1] = ["failed"];
+
+/// Branches that are walked at the same time, at most.
+const BRANCHES_MAX: usize = 16;
 
 impl FlowNodeSpec {
     /// What jumps call it.
     pub fn label(&self) -> &str {
-        if self.alias.is_empty() { &self.filter } else { &self.alias }
+        match (&*self.alias, &self.parallel) {
+            ("", Some(_)) => PARALLEL,
+            ("", None) => &self.filter,
+            (alias, _) => alias,
+        }
     }
 }
 
@@ -282,15 +365,30 @@ impl PipelineSpec {
     }
 
     fn validate_flow(&self, path: &str, kinds: &dyn FilterKinds, findings: &mut Findings) {
-        let targets: HashSet<&str> =
-            self.flow.iter().flat_map(|node| node.jump_if.values().map(String::as_str)).collect();
-        let again: HashMap<usize, usize> = repeats(self.flow.iter().map(FlowNodeSpec::label)).collect();
+        self.validate_nodes(&self.flow, path, kinds, findings);
+        if self.flow.is_empty() {
+            return;
+        }
+        let branches = self.flow.iter().filter_map(|node| node.parallel.as_ref()).flat_map(|group| &group.branches);
+        let steps = branches.flat_map(|branch| branch.flow.iter().map(|step| step.filter.as_str()));
+        let run: HashSet<&str> = self.flow.iter().map(|node| node.filter.as_str()).chain(steps).collect();
+        for (i, filter) in self.filters.iter().enumerate() {
+            if !filter.name.is_empty() && !run.contains(filter.name.as_str()) {
+                let parent = path.strip_suffix("flow").unwrap_or(path).trim_end_matches('.');
+                findings.warn(nth(&at(parent, "filters"), i), format!("{} is not in flow and never runs", filter.name));
+            }
+        }
+    }
+
+    /// The steps of a flow, or of a branch of one.
+    fn validate_nodes(&self, flow: &[FlowNodeSpec], path: &str, kinds: &dyn FilterKinds, findings: &mut Findings) {
+        let targets: HashSet<&str> = flow.iter().flat_map(|node| node.jump_if.values().map(String::as_str)).collect();
+        let again: HashMap<usize, usize> = repeats(flow.iter().map(FlowNodeSpec::label)).collect();
         let mut filters: HashMap<&str, &FilterSpec> = HashMap::new();
         for filter in &self.filters {
             filters.entry(&filter.name).or_insert(filter);
         }
-        let run: HashSet<&str> = self.flow.iter().map(|node| node.filter.as_str()).collect();
-        for (i, node) in self.flow.iter().enumerate() {
+        for (i, node) in flow.iter().enumerate() {
             let place = nth(path, i);
             let label = node.label();
             if label != END && targets.contains(label) && again.contains_key(&i) {
@@ -302,6 +400,12 @@ impl PipelineSpec {
             if node.alias == END {
                 let problem = Problem::new(at(&place, "alias"), "END is the end of the flow").text(END);
                 findings.problem(problem.advice("choose another alias"));
+            }
+            if let Some(group) = &node.parallel {
+                self.validate_group(node, group, &place, kinds, findings);
+                let results = Some(("a step with branches", PARALLEL_RESULTS.to_vec()));
+                validate_jumps(flow, i, node, results, &at(&place, "jumpIf"), findings);
+                continue;
             }
             let filter = filters.get(node.filter.as_str()).copied();
             if node.filter.is_empty() {
@@ -318,56 +422,96 @@ impl PipelineSpec {
                 });
             }
             let declared = filter.and_then(|filter| kinds.results(&filter.kind));
-            self.validate_jumps(i, node, filter.zip(declared), &at(&place, "jumpIf"), findings);
-        }
-        if self.flow.is_empty() {
-            return;
-        }
-        for (i, filter) in self.filters.iter().enumerate() {
-            if !filter.name.is_empty() && !run.contains(filter.name.as_str()) {
-                let parent = path.strip_suffix("flow").unwrap_or(path).trim_end_matches('.');
-                findings.warn(nth(&at(parent, "filters"), i), format!("{} is not in flow and never runs", filter.name));
-            }
+            let filter = filter.map(|filter| filter.kind.as_str()).zip(declared);
+            validate_jumps(flow, i, node, filter, &at(&place, "jumpIf"), findings);
         }
     }
 
-    fn validate_jumps(
+    fn validate_group(
         &self,
-        index: usize,
         node: &FlowNodeSpec,
-        filter: Option<(&FilterSpec, Vec<&'static str>)>,
+        group: &ParallelSpec,
         path: &str,
+        kinds: &dyn FilterKinds,
         findings: &mut Findings,
     ) {
-        for (result, target) in &node.jump_if {
-            let place = at(path, result);
-            if let Some((filter, results)) = &filter
-                && !result.is_empty()
-                && !results.contains(&result.as_str())
-            {
-                let problem = Problem::new(&place, format!("{result} is not a result of {}", filter.kind));
-                let accepted: Vec<&str> = results.iter().copied().chain(["\"\""]).collect();
-                let mut problem = problem.accepted(format!("{}, which means success", one_of(&accepted)));
-                if let Some(meant) = nearest(result, results.iter().copied()) {
-                    problem = problem.advice(format!("did you mean {meant}?"));
-                }
-                findings.problem(problem);
+        for (field, text) in [("filter", &node.filter), ("namespace", &node.namespace)] {
+            if !text.is_empty() {
+                let problem = Problem::new(at(path, field), "not beside parallel").text(text);
+                findings.problem(problem.advice("remove it, or make it a step of a branch"));
             }
-            if target == END || self.flow[index + 1..].iter().any(|later| later.label() == target) {
-                continue;
-            }
-            let problem = if self.flow[..=index].iter().any(|node| node.label() == target) {
-                Problem::new(&place, "jumps back").advice("a flow goes forward only: name a later step, or END")
-            } else if self.flow[index + 1..].iter().any(|later| later.filter == *target) {
-                Problem::new(&place, "that step has an alias").advice("jump to the alias instead of the filter")
-            } else {
-                let later: Vec<&str> =
-                    self.flow[index + 1..].iter().map(FlowNodeSpec::label).filter(|label| *label != END).collect();
-                let accepted = one_of(&[later.as_slice(), &[END]].concat());
-                Problem::new(&place, "no later step of that name").accepted(accepted)
-            };
-            findings.problem(problem.text(target));
         }
+        let path = at(path, "parallel");
+        let branches = at(&path, "branches");
+        let count = group.branches.len();
+        if !(1..=BRANCHES_MAX).contains(&count) {
+            let problem = Problem::new(&branches, format!("{count} branches"));
+            findings.problem(problem.accepted(format!("1 to {BRANCHES_MAX}")));
+        }
+        if group.must_succeed as usize > count {
+            let problem = Problem::new(at(&path, "mustSucceed"), "more than there are branches");
+            findings.problem(problem.value(&group.must_succeed.into()).accepted(format!("0, for all, to {count}")));
+        }
+        if group.timeout.is_some_and(|time| time.is_zero() || time.is_negative()) {
+            let problem = Problem::new(at(&path, "timeout"), "nothing is done in no time").accepted("longer than 0s");
+            findings.problem(problem);
+        }
+        let again: HashMap<usize, usize> = repeats(group.branches.iter().map(|b| b.namespace.as_str())).collect();
+        for (i, branch) in group.branches.iter().enumerate() {
+            let place = nth(&branches, i);
+            let namespace = at(&place, "namespace");
+            if matches!(branch.namespace.as_str(), "" | "DEFAULT") {
+                let problem = Problem::new(namespace, "not a namespace of its own").text(&branch.namespace);
+                findings.problem(problem.advice("give each branch a name, by which templates find its response"));
+            } else if let Some(twin) = again.get(&i) {
+                let problem = Problem::new(namespace, format!("the same as that of branch {twin}"));
+                findings.problem(problem.text(&branch.namespace).advice("give each branch its own namespace"));
+            }
+            let flow = at(&place, "flow");
+            if branch.flow.is_empty() {
+                findings.problem(Problem::new(&flow, "is empty").advice("list at least one step"));
+            }
+            self.validate_nodes(&branch.nodes(), &flow, kinds, findings);
+        }
+    }
+}
+
+fn validate_jumps(
+    flow: &[FlowNodeSpec],
+    index: usize,
+    node: &FlowNodeSpec,
+    filter: Option<(&str, Vec<&'static str>)>,
+    path: &str,
+    findings: &mut Findings,
+) {
+    for (result, target) in &node.jump_if {
+        let place = at(path, result);
+        if let Some((filter, results)) = &filter
+            && !result.is_empty()
+            && !results.contains(&result.as_str())
+        {
+            let problem = Problem::new(&place, format!("{result} is not a result of {}", filter));
+            let accepted: Vec<&str> = results.iter().copied().chain(["\"\""]).collect();
+            let mut problem = problem.accepted(format!("{}, which means success", one_of(&accepted)));
+            if let Some(meant) = nearest(result, results.iter().copied()) {
+                problem = problem.advice(format!("did you mean {meant}?"));
+            }
+            findings.problem(problem);
+        }
+        if target == END || flow[index + 1..].iter().any(|later| later.label() == target) {
+            continue;
+        }
+        let problem = if flow[..=index].iter().any(|node| node.label() == target) {
+            Problem::new(&place, "jumps back").advice("a flow goes forward only: name a later step, or END")
+        } else if flow[index + 1..].iter().any(|later| later.filter == *target) {
+            Problem::new(&place, "that step has an alias").advice("jump to the alias instead of the filter")
+        } else {
+            let later: Vec<&str> =
+                flow[index + 1..].iter().map(FlowNodeSpec::label).filter(|label| *label != END).collect();
+            let accepted = one_of(&[later.as_slice(), &[END]].concat());
+            Problem::new(&place, "no later step of that name").accepted(accepted)
+        };
+        findings.problem(problem.text(target));
     }
 }
 
@@ -527,6 +671,44 @@ filters:
         check_flow(
             "- filter: validator\n  jumpIf: {invalid: mock}\n- {filter: mock, alias: m}\n- filter: fallback\n- filter: proxy",
             &["flow[0].jumpIf.invalid = \"mock\": that step has an alias; jump to the alias instead of the filter"],
+        );
+    }
+
+    #[test]
+    fn branches_have_namespaces_of_their_own_and_steps() {
+        let branches =
+            |rest: &str| format!("- parallel: {{{rest}}}\n  alias: all\n  jumpIf: {{failed: proxy}}\n- filter: proxy");
+        let good = "branches: [{namespace: a, flow: [{filter: validator, jumpIf: {invalid: m}}, {filter: fallback}, {filter: mock, alias: m}]}, \
+                    {namespace: b, flow: [{filter: mock}]}], mustSucceed: 1, timeout: 1s";
+        check_flow(&branches(good), &[]);
+        check_flow(
+            &format!(
+                "- parallel: {{branches: [{{namespace: DEFAULT, flow: [{{filter: mok, jumpIf: {{x: y}}}}]}}, {{namespace: a, flow: []}}, \
+                 {{namespace: a, flow: [{{filter: mock}}]}}], mustSucceed: 4, timeout: 0s}}\n  filter: mock\n  namespace: n\n  \
+                 jumpIf: {{invalid: proxy}}\n- filter: validator\n{REST}"
+            ),
+            &[
+                "flow[0].filter = \"mock\": not beside parallel; remove it, or make it a step of a branch",
+                "flow[0].namespace = \"n\": not beside parallel; remove it, or make it a step of a branch",
+                "flow[0].parallel.mustSucceed = 4: more than there are branches; accepted: 0, for all, to 3",
+                "flow[0].parallel.timeout: nothing is done in no time; accepted: longer than 0s",
+                "flow[0].parallel.branches[0].namespace = \"DEFAULT\": not a namespace of its own; give each branch a name, by which templates find its response",
+                "flow[0].parallel.branches[0].flow[0].filter = \"mok\": no filter of that name; accepted: validator, mock, fallback, proxy or END; did you mean mock?",
+                "flow[0].parallel.branches[0].flow[0].jumpIf.x = \"y\": no later step of that name; accepted: END",
+                "flow[0].parallel.branches[1].flow: is empty; list at least one step",
+                "flow[0].parallel.branches[2].namespace = \"a\": the same as that of branch 1; give each branch its own namespace",
+                "flow[0].jumpIf.invalid: invalid is not a result of a step with branches; accepted: failed or \"\", which means success",
+            ],
+        );
+        let many = format!("branches: [{}]", "{namespace: a, flow: [{filter: mock}]}, ".repeat(17));
+        let value = crate::yaml::parse_document(&format!("flow:\n{}\n{FILTERS}", branches(&many))).unwrap();
+        let mut findings = Findings::default();
+        findings.take(decode::<PipelineSpec>(&value, "")).unwrap().validate("", &Kinds, &mut findings);
+        assert!(
+            findings
+                .problems
+                .iter()
+                .any(|p| p.to_string() == "flow[0].parallel.branches: 17 branches; accepted: 1 to 16")
         );
     }
 

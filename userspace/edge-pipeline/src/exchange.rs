@@ -337,6 +337,20 @@ impl Tags {
         &self.limits
     }
 
+    /// Takes over what was passed and noted beside this.
+    pub(crate) fn absorb(&mut self, beside: Tags) {
+        for (name, outcome, took) in beside.steps() {
+            self.pass(name, outcome, *took);
+        }
+        for asked in beside.tries() {
+            let what = asked.error.clone().map_or(Ok(asked.status), Err);
+            self.asks(&asked.pool, &asked.server);
+            self.came(&asked.pool, &asked.server, what, asked.took);
+        }
+        beside.limits().iter().for_each(|limit| self.hit(limit));
+        self.notes.extend(beside.notes);
+    }
+
     fn clear(&mut self) {
         self.passed = 0;
         self.inside = false;
@@ -696,6 +710,50 @@ impl Exchange {
     /// Every namespace, `DEFAULT` first.
     pub fn spaces(&self) -> impl Iterator<Item = (&str, &Space)> {
         std::iter::once((DEFAULT_NAMESPACE, &self.default)).chain(self.others.iter().map(|(n, s)| (&**n, s)))
+    }
+
+    /// An exchange of its own that has all this one has, as it stands, to be walked beside it. Bodies are shared where they are in memory,
+    /// and left out where they are not.
+    pub(crate) fn fork(&self) -> Exchange {
+        let space = |space: &Space| Space {
+            request: space.request.clone(),
+            has_request: space.has_request,
+            request_body: space.request_body.again().unwrap_or_default(),
+            response: space.response.clone(),
+            response_body: space.response_body.again().unwrap_or_default(),
+        };
+        let mut fork = Exchange {
+            client: self.client.clone(),
+            default: space(&self.default),
+            others: self.others.iter().map(|(name, other)| (name.clone(), space(other))).collect(),
+            started: self.started,
+            clock: self.clock,
+            method: self.method.clone(),
+            uri: self.uri.clone(),
+            path_at: self.path_at,
+            matched_prefix: self.matched_prefix.clone(),
+            data: self.data.clone(),
+            id: self.id.clone(),
+            deadline: self.deadline,
+            deadline_read: self.deadline_read,
+            ..Exchange::default()
+        };
+        fork.tags.enabled = self.tags.enabled;
+        fork
+    }
+
+    /// Every space, to have its bodies gathered.
+    pub(crate) fn spaces_mut(&mut self) -> impl Iterator<Item = &mut Space> {
+        std::iter::once(&mut self.default).chain(self.others.iter_mut().map(|(_, space)| space))
+    }
+
+    /// Puts a namespace of `other` in the place of this one's.
+    pub(crate) fn take_over(&mut self, namespace: &Arc<str>, other: &mut Exchange) {
+        let Some(space) = other.named_mut(namespace).map(std::mem::take) else { return };
+        match self.others.iter_mut().find(|(name, _)| name == namespace) {
+            Some((_, here)) => *here = space,
+            None => self.others.push((namespace.clone(), space)),
+        }
     }
 
     /// Makes `namespace` (`None` = `DEFAULT`) the one filters work in; it is made when it does not exist.

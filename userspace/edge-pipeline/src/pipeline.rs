@@ -2,7 +2,8 @@
 
 use crate::exchange::{DEFAULT_NAMESPACE, Exchange};
 use crate::filter::{BuildError, Enclosed, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
-use base_model::PipelineSpec;
+use crate::parallel::{Branch, Group};
+use base_model::{BranchSpec, FlowNodeSpec, ParallelSpec, PipelineSpec};
 use base_telemetry::Telemetry;
 use proto_trace::{Begun, SpanKind};
 use serde_json::Value;
@@ -45,7 +46,7 @@ impl Rest {
         }
         let after = exchange.after;
         exchange.after = after.and(around.touches());
-        let ended = walk(&self.nodes, self.at, began, exchange).await;
+        let Walked { ended, .. } = walk(&self.nodes, self.at, began, exchange).await;
         exchange.after = after;
         exchange.enter(around.namespace.as_ref());
         ended
@@ -82,9 +83,11 @@ pub struct Around {
     pub fall_through_pipeline: bool,
 }
 
-struct Node {
-    /// `None` is `END`.
+pub(crate) struct Node {
+    /// `None` is `END`, where there are no branches.
     filter: Option<Arc<dyn Filter>>,
+    /// Branches that are walked at the same time, in place of a filter.
+    group: Option<Group>,
     /// Alias, or the filter's name.
     label: Arc<str>,
     namespace: Option<Arc<str>>,
@@ -97,8 +100,13 @@ struct Node {
 }
 
 impl Node {
-    fn touches(&self) -> Touches {
-        self.filter.as_ref().map_or(Touches::NOTHING, |filter| filter.touches())
+    fn is_end(&self) -> bool {
+        self.filter.is_none() && self.group.is_none()
+    }
+
+    pub(crate) fn touches(&self) -> Touches {
+        let own = self.filter.as_ref().map_or(Touches::NOTHING, |filter| filter.touches());
+        self.group.as_ref().map_or(own, |group| group.touches())
     }
 }
 
@@ -141,58 +149,53 @@ impl Pipeline {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let mut nodes = Pipeline::resolve(spec, &filters, kinds);
+        let nodes = Pipeline::resolve(&spec.effective_flow(), &filters, kinds);
+        let data = (!spec.data.is_empty()).then(|| Value::Object(spec.data.clone()));
+        Ok(Pipeline { name: name.into(), filters, nodes: nodes.into(), data })
+    }
+
+    /// The nodes of a flow, or of a branch of one.
+    fn resolve(
+        flow: &[FlowNodeSpec],
+        filters: &[(Arc<str>, &'static str, Arc<dyn Filter>)],
+        kinds: &dyn Fn(&str) -> Option<&'static FilterKind>,
+    ) -> Vec<Node> {
+        let ready = |name: &str| filters.iter().find(|(n, _, _)| &**n == name);
+        let node = |(index, node): (usize, &FlowNodeSpec)| {
+            let found = ready(&node.filter).filter(|_| node.parallel.is_none());
+            let results = match node.parallel {
+                Some(_) => &base_model::PARALLEL_RESULTS[..],
+                None => found.and_then(|(_, kind, _)| kinds(kind)).map_or(&[][..], |k| k.results),
+            };
+            let jumps = node.jump_if.iter().filter_map(|(result, target)| {
+                let result = if result.is_empty() { SUCCESS } else { *results.iter().find(|r| *r == result)? };
+                let to = flow.iter().skip(index + 1).position(|n| n.label() == target);
+                Some((result, to.filter(|_| target != END).map_or(flow.len(), |at| at + index + 1)))
+            });
+            let branch = |branch: &BranchSpec| Branch {
+                namespace: branch.namespace.as_str().into(),
+                nodes: Pipeline::resolve(&branch.nodes(), filters, kinds).into(),
+            };
+            let group = |spec: &ParallelSpec| Group::new(spec.branches.iter().map(branch).collect(), spec);
+            Node {
+                filter: found.map(|(_, _, f)| f.clone()),
+                group: node.parallel.as_ref().map(group),
+                label: node.label().into(),
+                namespace: Some(node.namespace.as_str())
+                    .filter(|n| !n.is_empty() && *n != DEFAULT_NAMESPACE)
+                    .map(Arc::from),
+                encloses: found.is_some_and(|(_, _, filter)| filter.encloses()),
+                later: Touches::NOTHING,
+                jumps: jumps.collect(),
+            }
+        };
+        let mut nodes: Vec<Node> = flow.iter().enumerate().map(node).collect();
         let mut later = Touches::NOTHING;
         for node in nodes.iter_mut().rev() {
             node.later = later;
             later = later.and(node.touches());
         }
-        let data = (!spec.data.is_empty()).then(|| Value::Object(spec.data.clone()));
-        Ok(Pipeline { name: name.into(), filters, nodes: nodes.into(), data })
-    }
-
-    fn resolve(
-        spec: &PipelineSpec,
-        filters: &[(Arc<str>, &'static str, Arc<dyn Filter>)],
-        kinds: &dyn Fn(&str) -> Option<&'static FilterKind>,
-    ) -> Vec<Node> {
-        let ready = |name: &str| filters.iter().find(|(n, _, _)| &**n == name);
-        if spec.flow.is_empty() {
-            return filters
-                .iter()
-                .map(|(name, _, filter)| Node {
-                    filter: Some(filter.clone()),
-                    label: name.clone(),
-                    namespace: None,
-                    encloses: filter.encloses(),
-                    later: Touches::NOTHING,
-                    jumps: Vec::new(),
-                })
-                .collect();
-        }
-        spec.flow
-            .iter()
-            .enumerate()
-            .map(|(index, node)| {
-                let found = ready(&node.filter);
-                let results = found.and_then(|(_, kind, _)| kinds(kind)).map_or(&[][..], |k| k.results);
-                let jumps = node.jump_if.iter().filter_map(|(result, target)| {
-                    let result = if result.is_empty() { SUCCESS } else { *results.iter().find(|r| *r == result)? };
-                    let to = spec.flow.iter().skip(index + 1).position(|n| n.label() == target);
-                    Some((result, to.filter(|_| target != END).map_or(spec.flow.len(), |at| at + index + 1)))
-                });
-                Node {
-                    filter: found.map(|(_, _, f)| f.clone()),
-                    label: node.label().into(),
-                    namespace: Some(node.namespace.as_str())
-                        .filter(|n| !n.is_empty() && *n != DEFAULT_NAMESPACE)
-                        .map(Arc::from),
-                    encloses: found.is_some_and(|(_, _, filter)| filter.encloses()),
-                    later: Touches::NOTHING,
-                    jumps: jumps.collect(),
-                }
-            })
-            .collect()
+        nodes
     }
 
     pub fn name(&self) -> &Arc<str> {
@@ -224,7 +227,7 @@ impl Pipeline {
         // The first station begins with the poll: what is between them costs less than asking the clock again.
         let began = exchange.is_timed().then(|| exchange.clock.max(base_runtime::poll_began()));
         let span = begin(&self.name, began, exchange);
-        let ended = walk(&self.nodes, 0, began, exchange).await;
+        let Walked { ended, .. } = walk(&self.nodes, 0, began, exchange).await;
         if let (Some(span), Some(trace)) = (span, &mut exchange.trace) {
             trace.end(span, exchange.clock);
         }
@@ -259,35 +262,50 @@ impl Pipeline {
     }
 }
 
-/// Walks the nodes from one on; says whether the walk was ended before the last of them. The end of one station is the beginning of the
-/// next.
-async fn walk(nodes: &Arc<[Node]>, mut at: usize, mut began: Option<Instant>, exchange: &mut Exchange) -> bool {
-    let mut ended = false;
+/// How a walk came to its end.
+pub(crate) struct Walked {
+    /// Before the last of the nodes.
+    pub ended: bool,
+    /// By this result that nobody jumps on; [`SUCCESS`] for any other way.
+    pub by: Outcome,
+}
+
+/// Walks the nodes from one on. The end of one station is the beginning of the next.
+pub(crate) async fn walk(
+    nodes: &Arc<[Node]>,
+    mut at: usize,
+    mut began: Option<Instant>,
+    exchange: &mut Exchange,
+) -> Walked {
+    let mut walked = Walked { ended: false, by: SUCCESS };
     while let Some(node) = nodes.get(at) {
-        let Some(filter) = &node.filter else {
-            ended = true;
+        if node.is_end() {
+            walked.ended = true;
             break;
-        };
+        }
         exchange.enter(node.namespace.as_ref());
         let span = begin(&node.label, began, exchange);
         exchange.later = node.later.and(exchange.after).and_if(exchange.has_ends(), Touches::RESPONSE_HEAD);
-        let outcome = if node.encloses {
-            match filter.enclose(exchange, Rest { nodes: nodes.clone(), at: at + 1, began }).await {
-                Enclosed::Alone(outcome) => outcome,
-                Enclosed::Walked { ended: by } => {
-                    ended = by;
-                    if let (Some(span), Some(trace)) = (span, &mut exchange.trace) {
-                        exchange.clock = Instant::now();
-                        trace.end(span, exchange.clock);
+        let outcome = match (&node.filter, &node.group) {
+            (_, Some(group)) => group.walk(&node.label, exchange).await,
+            (None, None) => break,
+            (Some(filter), None) if node.encloses => {
+                match filter.enclose(exchange, Rest { nodes: nodes.clone(), at: at + 1, began }).await {
+                    Enclosed::Alone(outcome) => outcome,
+                    Enclosed::Walked { ended } => {
+                        walked.ended = ended;
+                        if let (Some(span), Some(trace)) = (span, &mut exchange.trace) {
+                            exchange.clock = Instant::now();
+                            trace.end(span, exchange.clock);
+                        }
+                        break;
                     }
-                    break;
                 }
             }
-        } else {
-            match filter.handle(exchange) {
+            (Some(filter), None) => match filter.handle(exchange) {
                 Step::Done(outcome) => outcome,
                 Step::Wait(future) => future.await,
-            }
+            },
         };
         if let Some(began) = &mut began {
             let now = Instant::now();
@@ -305,13 +323,13 @@ async fn walk(nodes: &Arc<[Node]>, mut at: usize, mut began: Option<Instant>, ex
             Some((_, target)) => *target,
             None if outcome == SUCCESS => at + 1,
             None => {
-                ended = true;
+                walked = Walked { ended: true, by: outcome };
                 break;
             }
         };
     }
     exchange.enter(None);
-    ended
+    walked
 }
 
 /// The span of a pipeline or of a station, where spans are written down.

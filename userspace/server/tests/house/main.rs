@@ -9,6 +9,7 @@ mod leash;
 mod world;
 
 mod access_log;
+mod aggregation;
 mod attacks;
 mod authentication;
 mod bad_input;

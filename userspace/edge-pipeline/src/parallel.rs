@@ -1,0 +1,139 @@
+//! Branches of a flow that are walked at the same time, on the worker that has the request.
+//!
+//! Each is an exchange of its own, with what there is of the others when the step begins: bodies that are still arriving are gathered
+//! before, so that every branch can read them. What a branch leaves in its namespace is put back when all are done.
+
+use crate::exchange::{DEFAULT_BODY_LIMIT, Exchange};
+use crate::filter::{Outcome, SUCCESS, Touches};
+use crate::pipeline::{Node, Walked, walk};
+use base_model::ParallelSpec;
+use base_runtime::Boxed;
+use serde_json::{Map, Value};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// Fewer branches went well than must.
+const FAILED: Outcome = base_model::PARALLEL_RESULTS[0];
+
+/// Results of branches that were not waited for.
+const TIMEOUT: Outcome = "timeout";
+const CANCELLED: Outcome = "cancelled";
+
+/// How long all of them may take where the document does not say.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// See the module doc.
+pub(crate) struct Group {
+    branches: Vec<Branch>,
+    /// So many must go well.
+    needed: usize,
+    longest: Duration,
+}
+
+pub(crate) struct Branch {
+    pub namespace: Arc<str>,
+    pub nodes: Arc<[Node]>,
+}
+
+/// A branch on its way, and what became of it.
+enum Running<'g> {
+    Walks(Boxed<'g, (Exchange, Walked)>),
+    Done(Box<Exchange>, Outcome),
+}
+
+impl Group {
+    pub(crate) fn new(branches: Vec<Branch>, spec: &ParallelSpec) -> Group {
+        Group { branches, needed: spec.needed(), longest: spec.timeout.map_or(LONGEST, Duration::from) }
+    }
+
+    /// What any of its filters may touch.
+    pub(crate) fn touches(&self) -> Touches {
+        let nodes = self.branches.iter().flat_map(|branch| branch.nodes.iter());
+        nodes.fold(Touches::NOTHING, |all, node| all.and(node.touches()))
+    }
+
+    pub(crate) async fn walk(&self, label: &Arc<str>, exchange: &mut Exchange) -> Outcome {
+        if let Err(status) = self.gather(exchange).await {
+            exchange.refuse(status);
+            return FAILED;
+        }
+        let mut running: Vec<Running<'_>> = self.branches.iter().map(|branch| branch.begin(exchange)).collect();
+        let in_time =
+            base_runtime::time::timeout(self.longest, poll_fn(|cx| self.poll(&mut running, cx))).await.is_ok();
+        let left = if in_time { CANCELLED } else { TIMEOUT };
+        let before = exchange.data.clone();
+        let (mut told, mut well) = (Map::new(), 0);
+        for (branch, running) in self.branches.iter().zip(running) {
+            let outcome = match running {
+                Running::Walks(_) => left,
+                Running::Done(mut beside, outcome) => {
+                    exchange.take_over(&branch.namespace, &mut beside);
+                    exchange.tags.absorb(std::mem::take(&mut beside.tags));
+                    let made = std::mem::take(&mut beside.data).into_iter();
+                    exchange.data.extend(made.filter(|(key, value)| before.get(key) != Some(value)));
+                    outcome
+                }
+            };
+            well += usize::from(outcome == SUCCESS);
+            told.insert(branch.namespace.to_string(), outcome.into());
+        }
+        exchange.data.insert(label.to_string(), Value::Object(told));
+        if well >= self.needed { SUCCESS } else { FAILED }
+    }
+
+    /// Has bodies in memory that some branch may look at. The error is the status for what cannot be had.
+    async fn gather(&self, exchange: &mut Exchange) -> Result<(), u16> {
+        let touches = self.touches();
+        for space in exchange.spaces_mut() {
+            if touches.contains(Touches::REQUEST_BODY) && space.request_body.is_stream() {
+                space.request_body.collect(DEFAULT_BODY_LIMIT).await.map_err(|error| error.request_status())?;
+            }
+            if touches.contains(Touches::RESPONSE_BODY) && space.response_body.is_stream() {
+                space.response_body.collect(DEFAULT_BODY_LIMIT).await.map_err(|error| error.response_status())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ready when all are done, or too few can go well any more.
+    fn poll(&self, running: &mut [Running<'_>], cx: &mut Context<'_>) -> Poll<()> {
+        let (mut well, mut walking) = (0, 0);
+        for (branch, one) in self.branches.iter().zip(running) {
+            if let Running::Walks(walk) = one
+                && let Poll::Ready((beside, walked)) = Pin::new(walk).poll(cx)
+            {
+                let outcome = branch.outcome(&beside, &walked);
+                *one = Running::Done(Box::new(beside), outcome);
+            }
+            match one {
+                Running::Walks(_) => walking += 1,
+                Running::Done(_, outcome) => well += usize::from(*outcome == SUCCESS),
+            }
+        }
+        if walking == 0 || well + walking < self.needed { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Branch {
+    fn begin(&self, exchange: &Exchange) -> Running<'_> {
+        let mut beside = exchange.fork();
+        beside.after = exchange.later;
+        Running::Walks(Boxed::new(async move {
+            let began = beside.is_timed().then(Instant::now);
+            let walked = walk(&self.nodes, 0, began, &mut beside).await;
+            (beside, walked)
+        }))
+    }
+
+    /// By which result it ended. What a station that encloses others does not say is seen by the answer.
+    fn outcome(&self, beside: &Exchange, walked: &Walked) -> Outcome {
+        let answer = || beside.named(&self.namespace)?.response.as_ref().map(|response| response.status);
+        if walked.by == SUCCESS && walked.ended && answer().is_none_or(|status| status >= 500) {
+            return FAILED;
+        }
+        walked.by
+    }
+}
