@@ -3,7 +3,7 @@
 //! Looking at one of many costs what it says itself, not what all of them say: of the others only an [`Outline`] is needed,
 //! which is small and is read without decoding the rest of a document.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,8 @@ pub struct Beside<'o> {
     pipelines: HashSet<&'o str>,
     global_filters: HashSet<&'o str>,
     registries: HashSet<&'o str>,
+    /// By kind, of those of which there may be one, what there is.
+    alone: HashMap<&'o str, BTreeSet<&'o str>>,
     room: Room<'o>,
 }
 
@@ -227,10 +229,14 @@ impl<'o> Beside<'o> {
     pub fn new(outlines: impl IntoIterator<Item = &'o Outline>) -> Beside<'o> {
         let (mut claims, mut room) = (Vec::new(), Room::new(VIRTUAL_IPS));
         let (mut pipelines, mut global_filters, mut registries) = (HashSet::new(), HashSet::new(), HashSet::new());
+        let mut alone: HashMap<&'o str, BTreeSet<&'o str>> = HashMap::new();
         for outline in outlines {
             let name = outline.name.as_str();
             claims.extend(outline.claim.as_ref().map(|claim| (name, outline.kind.as_str(), claim)));
             room.take(outline);
+            if kinds::named(&outline.kind).is_some_and(|kind| kind.singleton) {
+                alone.entry(outline.kind.as_str()).or_default().insert(name);
+            }
             match outline.kind.as_str() {
                 "Pipeline" => drop(pipelines.insert(name)),
                 "GlobalFilter" => drop(global_filters.insert(name)),
@@ -240,7 +246,7 @@ impl<'o> Beside<'o> {
                 _ => {}
             }
         }
-        Beside { claims: Claims::new(claims), pipelines, global_filters, registries, room }
+        Beside { claims: Claims::new(claims), pipelines, global_filters, registries, alone, room }
     }
 
     /// VirtualIPs there is room for on the edges. Default [`VIRTUAL_IPS`].
@@ -267,6 +273,20 @@ impl<'o> Beside<'o> {
             findings.problems = self.claims.check(&changed.document.name, &claim);
             self.room.check(&changed.document.name, &claim, &mut findings);
         }
+        let (kind, name) = (changed.spec.kind(), changed.document.name.as_str());
+        let other = self.alone.get(kind).and_then(|names| names.iter().find(|other| **other != name));
+        if let Some(other) = other {
+            let problem = Problem::new("kind", format!("there may be one of it, and {kind} {other} is there"));
+            findings.problem(problem.text(kind).advice(format!("change {other}, or delete it first")));
+        }
+        if let Spec::HttpServer(server) = &changed.spec
+            && server.https
+            && server.auto_cert
+            && !self.alone.contains_key("AutoCertManager")
+        {
+            findings
+                .warn("autoCert", "there is no AutoCertManager yet; certificates that are written are shown, if any");
+        }
         match &changed.spec {
             Spec::HttpServer(server) => self.check_names(server, ("paths", "its requests get 503"), &mut findings),
             Spec::GrpcServer(server) => {
@@ -274,7 +294,7 @@ impl<'o> Beside<'o> {
             }
             _ => {}
         }
-        let asked: std::collections::BTreeSet<String> =
+        let asked: BTreeSet<String> =
             services_of(&changed.document.spec).into_iter().map(|(registry, _)| registry).collect();
         for registry in asked.iter().filter(|registry| !self.registries.contains(registry.as_str())) {
             let text =
@@ -323,6 +343,20 @@ mod tests {
         assert_eq!(render(&findings.problems), problems, "{documents:?}");
         let told: Vec<String> = findings.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(told, warnings, "{documents:?}");
+    }
+
+    #[test]
+    fn of_some_kinds_there_is_one() {
+        let manager =
+            |name: &str| format!("name: {name}\nkind: AutoCertManager\nemail: a@b.test\ndomains: [{{name: b.test}}]");
+        let server = "name: s\nkind: HTTPServer\nport: 443\nhttps: true\nautoCert: true";
+        let (a, b) = (manager("a"), manager("b"));
+        let twice = "kind = \"AutoCertManager\": there may be one of it, and AutoCertManager a is there; change a, or delete it first";
+        check(&[&a, &b], twice, &[]);
+        check(&[&a, &a], "", &[]);
+        check(&[&a, server], "", &[]);
+        let missing = "autoCert: there is no AutoCertManager yet; certificates that are written are shown, if any";
+        check(&[server], "", &[missing]);
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub fn kinds() -> Vec<Explained> {
         Explained::of::<crate::KubernetesServiceRegistrySpec>("KubernetesServiceRegistry"),
         Explained::of::<crate::IngressControllerSpec>("IngressController"),
         Explained::of::<crate::GatewayControllerSpec>("GatewayController"),
+        Explained::of::<crate::AutoCertManagerSpec>("AutoCertManager"),
         Explained::of::<crate::ProxySpec>("Proxy"),
         Explained::of::<crate::RetrySpec>("Retry"),
         Explained::of::<crate::CircuitBreakerSpec>("CircuitBreaker"),

@@ -53,9 +53,9 @@ pub struct HttpServerSpec {
     /// false: the preface gets 505. An `Upgrade: h2c` is never taken.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub h2c: bool,
-    /// Serve TLS. Needs `certBase64` with `keyBase64`, or `certs` with `keys`. Default false.
+    /// Serve TLS. Needs `certBase64` with `keyBase64`, `certs` with `keys`, or `autoCert`. Default false.
     pub https: bool,
-    /// Take certificates from the AutoCertManager by server name; own ones are used where it has none. Default false.
+    /// Show certificates of the AutoCertManager by server name; own ones are used where it has none. Default false.
     pub auto_cert: bool,
     /// One certificate chain: base64 of PEM, or PEM. Goes with `keyBase64`.
     pub cert_base64: String,
@@ -362,12 +362,6 @@ impl HttpServerSpec {
         if self.http3_only && !self.http3 {
             findings.warn(at(path, "http3Only"), "has no effect without http3: true");
         }
-        // Better refused than left out: people would wait for what never comes.
-        let absent = [(self.auto_cert, "autoCert", "give certificates yourself, with certs and keys")];
-        for (_, name, advice) in absent.into_iter().filter(|(on, _, _)| *on) {
-            let problem = Problem::new(at(path, name), "not served by this version yet").value(&true.into());
-            findings.problem(problem.accepted("false").advice(advice));
-        }
         for (name, timeout) in
             [("headTimeout", self.head_timeout), ("bodyTimeout", self.body_timeout), ("sendTimeout", self.send_timeout)]
         {
@@ -408,7 +402,8 @@ impl HttpServerSpec {
         let texts = self.tls_texts();
         texts.validate(path, findings);
         if self.https && !self.auto_cert && texts.is_empty() {
-            let advice = "give certBase64 and keyBase64, or certs and keys";
+            let advice =
+                "give certBase64 and keyBase64, or certs and keys, or set autoCert: true beside an AutoCertManager";
             findings.problem(Problem::new(at(path, "https"), "no certificate").advice(advice));
         }
         if !self.https {
@@ -769,7 +764,6 @@ mod tests {
 
     #[test]
     fn tls() {
-        let auto_cert = "autoCert = true: not served by this version yet; accepted: false; give certificates yourself, with certs and keys";
         check(
             "{port: 1, http3: true}",
             &["http3: needs https; set https: true and give certificates; QUIC has no plain form"],
@@ -778,14 +772,16 @@ mod tests {
         check("{port: 1, http3Only: true}", &[], &["http3Only: has no effect without http3: true"]);
         check(
             "{port: 1, https: true}",
-            &["https: no certificate; give certBase64 and keyBase64, or certs and keys"],
+            &[
+                "https: no certificate; give certBase64 and keyBase64, or certs and keys, or set autoCert: true beside an AutoCertManager",
+            ],
             &[],
         );
         check(
             "{port: 1, https: true, certBase64: eA==}",
             &[
                 "keyBase64: missing beside certBase64; give both",
-                "https: no certificate; give certBase64 and keyBase64, or certs and keys",
+                "https: no certificate; give certBase64 and keyBase64, or certs and keys, or set autoCert: true beside an AutoCertManager",
             ],
             &[],
         );
@@ -794,7 +790,8 @@ mod tests {
             &["keys.b: missing: certs has b; give its private key"],
             &["keys.c: no certificate of that name in certs, never used"],
         );
-        check("{port: 1, https: true, autoCert: true, http3: true}", &[auto_cert], &[]);
+        check("{port: 1, https: true, autoCert: true, http3: true}", &[], &[]);
+        check("{port: 1, autoCert: true}", &[], &["autoCert: has no effect without https: true"]);
         check("{port: 1, certs: {a: x}, keys: {a: x}}", &[], &["certs: has no effect without https: true"]);
     }
 

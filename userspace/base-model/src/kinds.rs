@@ -77,7 +77,8 @@ pub const KINDS: &[Kind] = &[
     kind("GatewayController", Category::Business, &["gatewaycontroller", "gatewaycontrollers"]).serve(),
     kind("MeshController", Category::Business, &["meshcontroller", "meshcontrollers", "mesh"]),
     kind("AutoCertManager", Category::Business, &["autocertmanager", "autocertmanagers", "autocert", "autocerts"])
-        .single(),
+        .single()
+        .serve(),
     kind("AIGatewayController", Category::Business, &["aigatewaycontroller", "aigatewaycontrollers", "aigateway"])
         .single(),
     kind("WAFController", Category::Business, &["wafcontroller", "wafcontrollers", "waf"]).single(),
@@ -214,7 +215,7 @@ mod tests {
     fn refusals_say_what_is_there() {
         assert_eq!(
             why_refused("Pipelin").unwrap().to_string(),
-            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, OverloadManager, LogSink, TCPProxy, UDPProxy, GRPCServer, Consumer, IngressController, GatewayController, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry, DNSServiceRegistry or KubernetesServiceRegistry; did you mean Pipeline?"#
+            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, OverloadManager, LogSink, TCPProxy, UDPProxy, GRPCServer, Consumer, IngressController, GatewayController, AutoCertManager, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry, DNSServiceRegistry or KubernetesServiceRegistry; did you mean Pipeline?"#
         );
         assert!(why_refused("TrafficController").unwrap().to_string().contains("kind of the system"));
         assert!(why_refused("MQTTProxy").unwrap().to_string().contains("not served by this version"));

@@ -26,6 +26,7 @@ pub mod problem;
 pub mod secret;
 
 pub mod adaptive_concurrency;
+pub mod auto_cert;
 pub mod consumer;
 pub mod global_filter;
 pub mod http_server;
@@ -59,6 +60,7 @@ pub mod string_matcher;
 pub mod words;
 
 pub use adaptive_concurrency::{AdaptiveConcurrencySpec, Priority, PriorityRule};
+pub use auto_cert::{AutoCertDomainSpec, AutoCertManagerSpec, DnsProviderSpec, ExternalAccountSpec, OnDemandSpec};
 pub use beside::{Beside, Claim, Outline};
 pub use consumer::{ConsumerKeySpec, ConsumerSpec, QuotaSpec};
 pub use decode::{Decoded, decode, schema_of};

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
+use crate::auto_cert::AutoCertManagerSpec;
 use crate::consumer::{self, ConsumerSpec};
 use crate::dates::Dates;
 use crate::decode::decode;
@@ -57,6 +58,7 @@ pub enum Spec {
     Consumer(Box<ConsumerSpec>),
     IngressController(Box<IngressControllerSpec>),
     GatewayController(Box<GatewayControllerSpec>),
+    AutoCertManager(Box<AutoCertManagerSpec>),
 }
 
 impl Object {
@@ -142,6 +144,7 @@ impl Spec {
             Self::Consumer(_) => "Consumer",
             Self::IngressController(_) => "IngressController",
             Self::GatewayController(_) => "GatewayController",
+            Self::AutoCertManager(_) => "AutoCertManager",
         }
     }
 
@@ -180,7 +183,8 @@ impl Spec {
             | Self::ServiceRegistry(_)
             | Self::Consumer(_)
             | Self::IngressController(_)
-            | Self::GatewayController(_) => None,
+            | Self::GatewayController(_)
+            | Self::AutoCertManager(_) => None,
         }
     }
 
@@ -216,6 +220,11 @@ impl Spec {
                 let spec: GatewayControllerSpec = findings.take(decode(&document.spec, ""))?;
                 spec.validate("", findings);
                 Some(Self::GatewayController(Box::new(spec)))
+            }
+            "AutoCertManager" => {
+                let spec: AutoCertManagerSpec = findings.take(decode(&document.spec, ""))?;
+                spec.validate("", findings);
+                Some(Self::AutoCertManager(Box::new(spec)))
             }
             "GlobalFilter" => {
                 let spec: GlobalFilterSpec = findings.take(decode(&document.spec, ""))?;
@@ -277,7 +286,8 @@ impl Spec {
             | Self::OverloadManager(_)
             | Self::LogSink(_)
             | Self::ServiceRegistry(_)
-            | Self::Consumer(_) => {}
+            | Self::Consumer(_)
+            | Self::AutoCertManager(_) => {}
         }
     }
 }

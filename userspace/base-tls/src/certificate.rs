@@ -125,6 +125,21 @@ impl Certificate {
         self.fingerprint
     }
 
+    /// The same, shown together with what its authority says of it (OCSP, DER); `None`: with nothing.
+    pub fn with_ocsp(&self, ocsp: Option<Vec<u8>>) -> Certificate {
+        let certified = CertifiedKey { ocsp, ..CertifiedKey::clone(&self.certified) };
+        Certificate { certified: Arc::new(certified), ..self.clone() }
+    }
+
+    /// Whether it is for `name`, in lower case.
+    pub fn covers(&self, name: &str) -> bool {
+        let is_for = |pattern: &String| match pattern.strip_prefix("*.") {
+            Some(suffix) => name.split_once('.').is_some_and(|(_, rest)| rest == suffix),
+            None => pattern == name,
+        };
+        self.names.iter().any(is_for)
+    }
+
     pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
         self.certified.clone()
     }

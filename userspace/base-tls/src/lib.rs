@@ -6,8 +6,8 @@
 //!
 //! Reading order: [`transport`], `stream` (the shell of an established connection), [`connection`] (its machine), [`record`] (one
 //! record), `handshake` (rustls driven, keys taken over), `gate` (handshakes take turns),
-//! [`hello`] (the beginning of a connection looked at from outside), [`server`], [`client`], [`certificate`], [`quic`],
-//! [`tickets`], [`stats`].
+//! [`hello`] (the beginning of a connection looked at from outside), [`server`], [`client`], [`certificate`], [`managed`]
+//! (certificates that come meanwhile), [`quic`], [`tickets`], [`seal`] (secrets of the cluster), [`stats`].
 #![forbid(unsafe_code)]
 
 pub mod certificate;
@@ -16,9 +16,11 @@ pub mod connection;
 mod gate;
 mod handshake;
 pub mod hello;
+pub mod managed;
 mod provider;
 pub mod quic;
 pub mod record;
+pub mod seal;
 pub mod server;
 pub mod stats;
 mod stream;

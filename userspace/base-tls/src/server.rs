@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -10,7 +10,7 @@ use base_runtime::net::TcpStream;
 use base_runtime::time::timeout;
 use rustls::server::{
     Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig, UnbufferedServerConnection,
-    WebPkiClientVerifier,
+    WebPkiClientVerifier, danger::ClientCertVerifier,
 };
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{Error, RootCertStore};
@@ -19,6 +19,8 @@ use rustls_pki_types::CertificateDer;
 use crate::certificate::{Certificate, CertificateError, Part};
 use crate::gate;
 use crate::handshake::{Incoming, refused, shake};
+use crate::hello::{UNRECOGNIZED_NAME, alert};
+use crate::managed::{ACME_TLS, Managed};
 use crate::provider::provider;
 use crate::record::{HANDSHAKE, HEADER, record_length};
 use crate::stats::{self, Count};
@@ -53,11 +55,39 @@ pub struct ServerTlsSettings {
 pub struct ServerTls(Arc<Inner>);
 
 struct Inner {
-    /// In the order of the settings; one at least.
-    configs: Vec<Arc<ServerConfig>>,
+    /// In the order of the settings; one at least, unless certificates come by name.
+    own: Vec<(Certificate, Arc<ServerConfig>)>,
+    /// Certificates that come while this serves are shown by name, before its own.
+    managed: bool,
+    making: Making,
+    /// What was made for them, by fingerprint.
+    made: Mutex<HashMap<[u8; 32], Made>>,
     /// For QUIC, where the certificate is chosen within the handshake.
     quic: Arc<ServerConfig>,
     names: Arc<Names>,
+}
+
+/// A certificate that came, and what it is shown with.
+struct Made {
+    certified: Arc<CertifiedKey>,
+    config: Arc<ServerConfig>,
+}
+
+/// What handshakes are made with, but for the certificate.
+struct Making {
+    verifier: Arc<dyn ClientCertVerifier>,
+    client_auth: ClientAuth,
+    alpn: Vec<Vec<u8>>,
+    tickets: TicketKeys,
+}
+
+/// What a handshake goes on with.
+enum Choice {
+    Serve(Arc<ServerConfig>),
+    /// An authority asks for a name, and nothing is served.
+    Challenge(Arc<ServerConfig>),
+    /// There is no certificate for it.
+    Nothing,
 }
 
 /// Which certificate is for which name.
@@ -67,8 +97,6 @@ struct Names {
     exact: HashMap<String, usize>,
     /// What follows the first dot of a wildcard, in lower case.
     wildcards: HashMap<String, usize>,
-    /// What each certificate is for.
-    lists: Vec<Vec<String>>,
 }
 
 impl Names {
@@ -83,11 +111,24 @@ impl Names {
 struct ByName {
     names: Arc<Names>,
     certificates: Vec<Arc<CertifiedKey>>,
+    managed: bool,
 }
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
+        if self.managed {
+            let found = name.as_deref().and_then(|name| Managed::here().find(name));
+            if let (Some(name), None) = (&name, &found)
+                && self.names.index_for(name).is_none()
+            {
+                Managed::here().want(name);
+            }
+            let found = found.or_else(|| Managed::here().first().filter(|_| self.certificates.is_empty()));
+            if let Some(certificate) = found {
+                return Some(certificate.certified());
+            }
+        }
         let index = name.and_then(|name| self.names.index_for(&name)).unwrap_or(0);
         self.certificates.get(index).cloned()
     }
@@ -107,6 +148,16 @@ impl ServerTls {
                 "no certificate is given: a TLS listener needs one at least",
             ));
         }
+        ServerTls::make(settings, tickets, false)
+    }
+
+    /// As [`new`](ServerTls::new), and shows what [`Managed`] has for the name a client asks for; certificates of its own, of which there
+    /// may be none, are for the rest.
+    pub fn with_managed(settings: ServerTlsSettings, tickets: TicketKeys) -> Result<ServerTls, CertificateError> {
+        ServerTls::make(settings, tickets, true)
+    }
+
+    fn make(settings: ServerTlsSettings, tickets: TicketKeys, managed: bool) -> Result<ServerTls, CertificateError> {
         let verifier = match &settings.client_auth {
             ClientAuth::None => None,
             ClientAuth::Optional(authorities) => Some((authorities, false)),
@@ -123,29 +174,24 @@ impl ServerTls {
                 })?
             }
         };
+        let making = Making {
+            verifier: verifier.clone(),
+            client_auth: settings.client_auth,
+            alpn: settings.alpn,
+            tickets: tickets.clone(),
+        };
         let mut names = Names::default();
-        let mut configs = Vec::new();
+        let mut own = Vec::new();
         let mut all = digest::Context::new(&digest::SHA256);
         for (index, certificate) in settings.certificates.iter().enumerate() {
-            names.lists.push(certificate.names().to_vec());
-            all.update(&policy(certificate, &settings.client_auth));
+            all.update(&policy(certificate, &making.client_auth));
             for name in certificate.names() {
                 match name.strip_prefix("*.") {
                     Some(suffix) => names.wildcards.entry(suffix.to_owned()).or_insert(index),
                     None => names.exact.entry(name.clone()).or_insert(index),
                 };
             }
-            let mut config = ServerConfig::builder_with_provider(provider())
-                .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-                .map_err(|error| CertificateError::new(Part::Chain, error.to_string()))?
-                .with_client_cert_verifier(verifier.clone())
-                .with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.certified())));
-            config.alpn_protocols = settings.alpn.clone();
-            config.enable_secret_extraction = true;
-            config.send_tls13_tickets = TICKETS;
-            config.session_storage = Arc::new(NoServerSessionStorage {});
-            config.ticketer = Arc::new(Ticketer::new(tickets.clone(), policy(certificate, &settings.client_auth)));
-            configs.push(Arc::new(config));
+            own.push((certificate.clone(), making.config(certificate)?));
         }
         let names = Arc::new(names);
         let certificates = settings.certificates.iter().map(|certificate| certificate.certified()).collect();
@@ -153,17 +199,18 @@ impl ServerTls {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| CertificateError::new(Part::Chain, error.to_string()))?
             .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::new(ByName { names: names.clone(), certificates }));
+            .with_cert_resolver(Arc::new(ByName { names: names.clone(), certificates, managed }));
         quic.alpn_protocols = vec![b"h3".to_vec()];
         quic.send_tls13_tickets = TICKETS;
         quic.session_storage = Arc::new(NoServerSessionStorage {});
-        // rustls takes no ticket that was made for another name, so one policy serves all certificates. It is not that of TCP: a
+        // rustls takes no ticket that was made for another name, so one policy serves all certificates, also those that come. It is not that of TCP: a
         // session begun there has no transport parameters.
         all.update(b"quic");
         let mut of_all = [0; 32];
         of_all.copy_from_slice(all.finish().as_ref());
         quic.ticketer = Arc::new(Ticketer::new(tickets, of_all));
-        Ok(ServerTls(Arc::new(Inner { configs, quic: Arc::new(quic), names })))
+        let quic = Arc::new(quic);
+        Ok(ServerTls(Arc::new(Inner { own, managed, making, made: Mutex::default(), quic, names })))
     }
 
     /// Shakes hands within `limit`. How many handshakes a worker works on between two looks at its established connections is
@@ -191,18 +238,26 @@ impl ServerTls {
             return Err(overloaded());
         }
         gate::pass().await;
-        let (config, server_name) = self.choose(&incoming.bytes, &stream)?;
+        let (choice, server_name) = self.choose(&incoming.bytes, &stream)?;
+        let (config, is_challenge) = match choice {
+            Choice::Serve(config) => (config, false),
+            Choice::Challenge(config) => (config, true),
+            Choice::Nothing => {
+                stream.send(base_runtime::Buf::copy_from(&alert(UNRECOGNIZED_NAME)));
+                stream.shutdown_write();
+                stats::count(Count::FailedCertificate);
+                return Err(HandshakeError::Tls("there is no certificate yet for what the client asks for".to_owned()));
+            }
+        };
         let side = UnbufferedServerConnection::new(config).map_err(|error| refused(&error))?;
         let (connection, session) = shake(side, &stream, incoming, server_name.as_deref()).await?;
-        Ok(Transport::Tls(TlsStream::new(stream, connection, session)))
+        let stream = TlsStream::new(stream, connection, session);
+        // What was shown is all there is to it (RFC 8737 section 3).
+        if is_challenge { Err(HandshakeError::Challenge) } else { Ok(Transport::Tls(stream)) }
     }
 
     /// The configuration for a ClientHello, and the name it asks for.
-    fn choose(
-        &self,
-        mut hello: &[u8],
-        stream: &TcpStream,
-    ) -> Result<(Arc<ServerConfig>, Option<String>), HandshakeError> {
+    fn choose(&self, mut hello: &[u8], stream: &TcpStream) -> Result<(Choice, Option<String>), HandshakeError> {
         let mut acceptor = Acceptor::default();
         let accepted = loop {
             if !matches!(acceptor.read_tls(&mut hello), Ok(1..)) {
@@ -221,35 +276,104 @@ impl ServerTls {
                 }
             }
         };
-        let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
-        let index = name.as_deref().and_then(|name| self.0.names.index_for(name)).unwrap_or(0);
-        Ok((self.0.configs[index].clone(), name))
+        let hello = accepted.client_hello();
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        let asks = hello.alpn().is_some_and(|mut offered| offered.next() == Some(ACME_TLS) && offered.next().is_none());
+        if asks && let Some(shown) = name.as_deref().and_then(|name| Managed::here().challenge(name)) {
+            return Ok((Choice::Challenge(challenge_config(shown)?), name));
+        }
+        Ok((self.choice(name.as_deref())?, name))
     }
 
-    /// Which of the certificates, in the order of the settings, a client is shown that asks for `name`, in lower case; `None` when
-    /// none is for that name, and the first is shown.
-    pub fn certificate_for(&self, name: &str) -> Option<usize> {
-        self.0.names.index_for(name)
+    /// What a client goes on with that asks for this name, in lower case.
+    fn choice(&self, name: Option<&str>) -> Result<Choice, HandshakeError> {
+        let inner = &self.0;
+        if inner.managed {
+            let found = name.and_then(|name| Managed::here().find(name));
+            let own = name.and_then(|name| inner.names.index_for(name));
+            if let (Some(name), None, None) = (name, &found, own) {
+                Managed::here().want(name);
+            }
+            let nothing_else = inner.own.is_empty() && own.is_none();
+            if let Some(certificate) = found.or_else(|| Managed::here().first().filter(|_| nothing_else)) {
+                return self.made(&certificate).map(Choice::Serve);
+            }
+        }
+        let index = name.and_then(|name| inner.names.index_for(name)).unwrap_or(0);
+        Ok(inner.own.get(index).map_or(Choice::Nothing, |(_, config)| Choice::Serve(config.clone())))
+    }
+
+    /// What a certificate that came is shown with: made with the first handshake that asks for it.
+    fn made(&self, certificate: &Certificate) -> Result<Arc<ServerConfig>, HandshakeError> {
+        let (certified, fingerprint) = (certificate.certified(), certificate.fingerprint());
+        let mut made = self.0.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = made.get(&fingerprint).filter(|known| Arc::ptr_eq(&known.certified, &certified)) {
+            return Ok(known.config.clone());
+        }
+        let config = self.0.making.config(certificate).map_err(|error| refused(&Error::General(error.text)))?;
+        if made.len() > 2 * Managed::here().count() + MADE_SPARE {
+            // Most are of certificates that were renewed since.
+            made.clear();
+        }
+        made.insert(fingerprint, Made { certified, config: config.clone() });
+        Ok(config)
+    }
+
+    /// The certificate that a client is shown that asks for `name`, in lower case; `None` when none is for that name, and
+    /// [`first`](ServerTls::first) is shown.
+    pub fn certificate_for(&self, name: &str) -> Option<Certificate> {
+        let managed = self.0.managed.then(|| Managed::here().find(name)).flatten();
+        managed.or_else(|| self.0.names.index_for(name).and_then(|index| Some(self.0.own.get(index)?.0.clone())))
+    }
+
+    /// What clients are shown that ask for nobody, or for a name that none is for.
+    pub fn first(&self) -> Option<Certificate> {
+        let own = self.0.own.first().map(|(certificate, _)| certificate.clone());
+        own.or_else(|| Managed::here().first().filter(|_| self.0.managed))
     }
 
     /// What QUIC's handshakes are made with: the same certificates by the same names, the same clients.
     pub fn quic(&self) -> &Arc<ServerConfig> {
         &self.0.quic
     }
+}
 
-    /// Whether a certificate is for `name`, in lower case.
-    pub fn covers(&self, certificate: usize, name: &str) -> bool {
-        let is_for = |pattern: &String| match pattern.strip_prefix("*.") {
-            Some(suffix) => name.split_once('.').is_some_and(|(_, rest)| rest == suffix),
-            None => pattern == name,
-        };
-        self.0.names.lists.get(certificate).is_some_and(|names| names.iter().any(is_for))
+impl Making {
+    fn config(&self, certificate: &Certificate) -> Result<Arc<ServerConfig>, CertificateError> {
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(|error| CertificateError::new(Part::Chain, error.to_string()))?
+            .with_client_cert_verifier(self.verifier.clone())
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.certified())));
+        config.alpn_protocols = self.alpn.clone();
+        config.enable_secret_extraction = true;
+        config.send_tls13_tickets = TICKETS;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = Arc::new(Ticketer::new(self.tickets.clone(), policy(certificate, &self.client_auth)));
+        Ok(Arc::new(config))
     }
 }
 
+/// What an authority is shown: without tickets, and nothing is spoken behind it.
+fn challenge_config(shown: Arc<CertifiedKey>) -> Result<Arc<ServerConfig>, HandshakeError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| refused(&error))?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
+    config.alpn_protocols = vec![ACME_TLS.to_vec()];
+    config.enable_secret_extraction = true;
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
+
+/// Configurations of certificates that are gone, which are kept before all are made anew.
+const MADE_SPARE: usize = 64;
+
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerTls").field("certificates", &self.0.configs.len()).finish_non_exhaustive()
+        f.debug_struct("ServerTls").field("certificates", &self.0.own.len()).finish_non_exhaustive()
     }
 }
 

@@ -44,16 +44,20 @@ pub enum HandshakeError {
     Overloaded,
     /// What the peer said or showed was not accepted, or it did not accept us.
     Tls(String),
+    /// It was an authority that asked whether a name is ours, and has its answer.
+    Challenge,
 }
 
 impl HandshakeError {
-    /// Short name for a counter: `handshake_io`, `handshake_timeout`, `handshake_overload`, `handshake_failed`.
+    /// Short name for a counter: `handshake_io`, `handshake_timeout`, `handshake_overload`, `handshake_failed`; `handshake_challenge` of what
+    /// is no failure.
     pub fn name(&self) -> &'static str {
         match self {
             HandshakeError::Io(_) => "handshake_io",
             HandshakeError::TimedOut => "handshake_timeout",
             HandshakeError::Overloaded => "handshake_overload",
             HandshakeError::Tls(_) => "handshake_failed",
+            HandshakeError::Challenge => "handshake_challenge",
         }
     }
 }
@@ -65,6 +69,7 @@ impl fmt::Display for HandshakeError {
             HandshakeError::TimedOut => f.write_str("the TLS handshake took too long"),
             HandshakeError::Overloaded => f.write_str("too many TLS handshakes wait on this worker"),
             HandshakeError::Tls(text) => write!(f, "TLS handshake: {text}"),
+            HandshakeError::Challenge => f.write_str("an authority was answered that asked for a name"),
         }
     }
 }

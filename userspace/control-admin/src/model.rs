@@ -358,6 +358,16 @@ kind: KubernetesServiceRegistry
 "#,
     ),
     (
+        "AutoCertManager",
+        r#"
+name: NAME
+kind: AutoCertManager
+email: ops@example.test
+domains:
+- name: example.test
+"#,
+    ),
+    (
         "GlobalFilter",
         r#"
 name: NAME

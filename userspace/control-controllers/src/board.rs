@@ -1,12 +1,13 @@
 //! What is told of the controllers that run here: by object, for `/status/objects` and the metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use control_api::time::rfc3339;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 /// Written by controllers, read by whoever asks. It outlives the member's control half.
 #[derive(Debug, Default)]
@@ -16,6 +17,10 @@ pub struct Board {
     pub fenced: AtomicU64,
     /// Controllers that panicked, and started again.
     pub restarts: AtomicU64,
+    /// Names that clients have asked edges for.
+    wanted: Mutex<BTreeSet<String>>,
+    /// Told when there are some.
+    asked: Notify,
 }
 
 /// How one controller is.
@@ -42,11 +47,50 @@ pub struct Entry {
     pub untold: Option<String>,
     pub faults_total: u64,
     pub changes_total: u64,
+    /// Of an AutoCertManager, which has nothing of the above but its fault.
+    pub auto_cert: Option<AutoCertFigures>,
+}
+
+/// What is told of an AutoCertManager.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AutoCertFigures {
+    /// How each name is, as the status shows it.
+    pub domains: Vec<Value>,
+    /// Names without a certificate that could be renewed, and how often in a row it failed.
+    pub failing: BTreeMap<String, u32>,
+    /// Since this member leads.
+    pub issued_total: u64,
+    pub failed_total: u64,
+    pub requests_total: u64,
+    pub bad_nonces_total: u64,
+    /// Names that clients asked for and that got none, for a bound or because the document's `ask` said no.
+    pub demands_refused_total: u64,
 }
 
 impl Board {
     pub fn update(&self, object: &str, change: impl FnOnce(&mut Entry)) {
         change(self.lock().entry(object.to_owned()).or_default());
+    }
+
+    /// Clients have asked edges for these names, and there is no certificate for them. What is too much at a time is asked for again.
+    pub fn want(&self, names: impl IntoIterator<Item = String>) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in names {
+            if wanted.len() < WANTED_MAX {
+                wanted.insert(name);
+            }
+        }
+        self.asked.notify_one();
+    }
+
+    /// Those of which nobody has taken note yet.
+    pub fn take_wanted(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns when names have been asked for.
+    pub async fn asked(&self) {
+        self.asked.notified().await;
     }
 
     /// Nothing runs for this object any more.
@@ -95,6 +139,10 @@ impl Entry {
     }
 
     fn json(&self, now: SystemTime) -> Value {
+        if self.kind == "AutoCertManager" {
+            let domains = self.auto_cert.as_ref().map(|figures| figures.domains.clone()).unwrap_or_default();
+            return json!({"health": self.fault.as_deref().unwrap_or("ready"), "domains": domains});
+        }
         let mut status = json!({
             "health": self.fault.as_deref().unwrap_or("ready"),
             "instancesNum": self.instances,
@@ -124,6 +172,9 @@ impl Entry {
         status
     }
 }
+
+/// Names that are asked for between two looks.
+const WANTED_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -6,19 +6,24 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base_model::{
-    Document as Parsed, Findings, GatewayControllerSpec, IngressControllerSpec, ServiceRegistrySpec, problem,
+    AutoCertManagerSpec, Document as Parsed, Findings, GatewayControllerSpec, IngressControllerSpec,
+    ServiceRegistrySpec, decode, problem,
 };
 use base_text::quoted;
-use control_api::{Document, Principal, PrincipalKind};
+use bytes::Bytes;
+use control_api::{Document, EdgeReport, Member, Principal, PrincipalKind};
 use control_raft::Control;
 use control_state::{Action, Answer, Fence, State};
+use hyper::Method;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::auto_cert;
 use crate::board::Board;
 use crate::gateway::GatewayMaker;
 use crate::ingress::IngressMaker;
+use crate::keys::Keys;
 use crate::kubernetes::{self, Checks, Maker};
 use crate::pause::Pause;
 use crate::service_registry;
@@ -32,6 +37,18 @@ pub trait Cluster: Clone + Send + Sync + 'static {
     fn state(&self) -> Arc<State>;
     /// Returns when the state has another version than this.
     fn changed(&self, version: u64) -> impl Future<Output = ()> + Send;
+    /// Waits until every edge that is heard of serves this version or a later one; false after `patience`.
+    fn served(&self, version: u64, patience: Duration) -> impl Future<Output = bool> + Send;
+    /// Asks another member over its peer URL; its good answer. An error says who gives none, and why.
+    fn call(
+        &self,
+        member: &Member,
+        method: Method,
+        path: &str,
+        body: impl Into<Bytes> + Send,
+    ) -> impl Future<Output = Result<Bytes, String>> + Send;
+    /// Others might hear what members say to each other.
+    fn exposed(&self) -> bool;
     /// On behalf of the controller of an object.
     fn propose(&self, action: Action, object: &str) -> impl Future<Output = Answer> + Send;
 }
@@ -61,6 +78,36 @@ impl Cluster for Control {
         }
     }
 
+    async fn served(&self, version: u64, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        loop {
+            // One that keeps to what it has will not come to it.
+            let behind = |edge: &EdgeReport| edge.version < version && edge.withheld.is_none();
+            if self.edges().await.is_some_and(|edges| !edges.values().any(behind)) {
+                return true;
+            }
+            if Instant::now() > until {
+                return false;
+            }
+            tokio::time::sleep(EDGES_LOOK).await;
+        }
+    }
+
+    async fn call(
+        &self,
+        member: &Member,
+        method: Method,
+        path: &str,
+        body: impl Into<Bytes> + Send,
+    ) -> Result<Bytes, String> {
+        let answer = self.call_member(member, method, path, body, CALL).await;
+        answer.map(|answer| answer.body).map_err(|refusal| refusal.message)
+    }
+
+    fn exposed(&self) -> bool {
+        Control::exposed(self)
+    }
+
     async fn propose(&self, action: Action, object: &str) -> Answer {
         let by = Principal {
             kind: PrincipalKind::Controller,
@@ -73,7 +120,7 @@ impl Cluster for Control {
 }
 
 /// Runs controllers whenever this member leads, for as long as it is not dropped.
-pub async fn run<C: Cluster>(cluster: C, board: Arc<Board>, checks: Arc<dyn Checks>) {
+pub async fn run<C: Cluster>(cluster: C, board: Arc<Board>, checks: Arc<dyn Checks>, keys: Arc<Keys>) {
     // Ends what was begun when this is dropped.
     let mut turn = JoinSet::new();
     let mut pause = Pause::new(LOOK, PAUSE);
@@ -82,7 +129,7 @@ pub async fn run<C: Cluster>(cluster: C, board: Arc<Board>, checks: Arc<dyn Chec
             tokio::time::sleep(LOOK).await;
             continue;
         };
-        let leader = Leader::new(cluster.clone(), board.clone(), checks.clone(), term);
+        let leader = Leader::new(cluster.clone(), board.clone(), checks.clone(), keys.clone(), term);
         turn.spawn(leader.lead());
         if let Some(Err(error)) = turn.join_next().await {
             board.restarts.fetch_add(1, Ordering::Relaxed);
@@ -100,6 +147,7 @@ struct Leader<C> {
     cluster: C,
     board: Arc<Board>,
     checks: Arc<dyn Checks>,
+    keys: Arc<Keys>,
     term: u64,
     /// Once an object asked for it.
     fence: Option<Fence>,
@@ -127,11 +175,12 @@ struct Objects {
 }
 
 impl<C: Cluster> Leader<C> {
-    fn new(cluster: C, board: Arc<Board>, checks: Arc<dyn Checks>, term: u64) -> Self {
+    fn new(cluster: C, board: Arc<Board>, checks: Arc<dyn Checks>, keys: Arc<Keys>, term: u64) -> Self {
         Leader {
             cluster,
             board,
             checks,
+            keys,
             term,
             fence: None,
             objects: Objects::default(),
@@ -241,6 +290,11 @@ impl<C: Cluster> Leader<C> {
                 let controller = kubernetes::Controller { cluster, name, maker, fence, board, wanted: asked, checks };
                 self.tasks.spawn(controller.run())
             }
+            Asked::AutoCert(spec) => {
+                let (name, spec, keys) = (name.clone(), *spec, self.keys.clone());
+                let controller = auto_cert::Controller { cluster, name, spec, fence, board, keys };
+                self.tasks.spawn(controller.run())
+            }
         };
         self.running.insert(name, Running { document, task, wanted });
         Ok(())
@@ -334,11 +388,12 @@ impl Objects {
 enum Asked {
     Registry(ServiceRegistrySpec),
     Maker(Box<dyn Maker>),
+    AutoCert(Box<AutoCertManagerSpec>),
 }
 
 fn has_controller(document: &Value) -> bool {
     let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default();
-    ServiceRegistrySpec::KINDS.contains(&kind) || matches!(kind, "IngressController" | "GatewayController")
+    ServiceRegistrySpec::KINDS.contains(&kind) || matches!(kind, "IngressController" | "GatewayController" | AUTO_CERT)
 }
 
 fn spec_of(document: &Value) -> Result<Asked, String> {
@@ -346,12 +401,19 @@ fn spec_of(document: &Value) -> Result<Asked, String> {
     let mut findings = Findings::default();
     let asked = match parsed.kind.as_str() {
         "IngressController" => {
-            let spec: Option<IngressControllerSpec> = findings.take(base_model::decode(&parsed.spec, ""));
+            let spec: Option<IngressControllerSpec> = findings.take(decode(&parsed.spec, ""));
             spec.map(|spec| Asked::Maker(Box::new(IngressMaker { name: parsed.name.clone(), spec })))
         }
         "GatewayController" => {
-            let spec: Option<GatewayControllerSpec> = findings.take(base_model::decode(&parsed.spec, ""));
+            let spec: Option<GatewayControllerSpec> = findings.take(decode(&parsed.spec, ""));
             spec.map(|spec| Asked::Maker(Box::new(GatewayMaker { name: parsed.name.clone(), spec })))
+        }
+        AUTO_CERT => {
+            let spec: Option<AutoCertManagerSpec> = findings.take(decode(&parsed.spec, ""));
+            spec.map(|spec| {
+                spec.validate("", &mut findings);
+                Asked::AutoCert(Box::new(spec))
+            })
         }
         _ => ServiceRegistrySpec::read(&parsed, &mut findings).map(Asked::Registry),
     };
@@ -367,6 +429,10 @@ fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+const AUTO_CERT: &str = "AutoCertManager";
+/// Between two looks whether edges have come to a version, and how long another member may take to answer.
+const EDGES_LOOK: Duration = Duration::from_millis(50);
+const CALL: Duration = Duration::from_secs(3);
 /// Whoever runs controllers has this.
 const LEASE: &str = "controllers";
 /// Between two looks at who leads.

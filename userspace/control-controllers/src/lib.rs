@@ -7,13 +7,15 @@
 //!
 //! Reading order: [`host`] (who runs, and when), [`board`] (what is told of them), [`service_registry`] (one kind of controller),
 //! `plan.rs` (what it writes, pure), [`kubernetes`] (another: documents made of what an API server has), [`ingress`] (of Ingresses), [`gateway`] (of the Gateway API),
-//! [`tell`] (what the API server is told), `pause.rs` (between two tries).
+//! [`tell`] (what the API server is told), [`auto_cert`] (certificates), [`keys`] (what is sealed), `pause.rs` (between two tries).
 #![forbid(unsafe_code)]
 
+pub mod auto_cert;
 pub mod board;
 pub mod gateway;
 pub mod host;
 pub mod ingress;
+pub mod keys;
 pub mod kubernetes;
 mod pause;
 mod plan;
@@ -22,4 +24,5 @@ pub mod tell;
 
 pub use board::Board;
 pub use host::run;
+pub use keys::Keys;
 pub use kubernetes::Checks;

@@ -23,7 +23,7 @@ impl Pause {
 
     /// The next pause: between a half and the whole of its turn.
     pub fn take(&mut self) -> Duration {
-        self.take_with(RandomState::new().build_hasher().finish())
+        self.take_with(random())
     }
 
     fn take_with(&mut self, random: u64) -> Duration {
@@ -32,6 +32,11 @@ impl Pause {
         let half = whole / 2;
         half + Duration::from_nanos(random % (half.as_nanos() as u64).max(1))
     }
+}
+
+/// Another number each time.
+pub fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 #[cfg(test)]

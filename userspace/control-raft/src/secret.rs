@@ -52,6 +52,14 @@ impl ClusterSecret {
         std::fs::metadata(&self.path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0)
     }
 
+    /// Keys for another use that follow from the secrets, in their order: each the same on every member, and none says anything of
+    /// another or of the secret.
+    pub fn derived(&self, purpose: &str) -> Vec<[u8; 32]> {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let derived = keys.all.iter().map(|key| tag(key, &[b"weir derived", purpose.as_bytes()]));
+        derived.filter_map(|tag| tag.as_ref().try_into().ok()).collect()
+    }
+
     pub(crate) fn sign(&self, parts: &[&[u8]]) -> Digits {
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         // `keys` has at least one: files without any are refused.

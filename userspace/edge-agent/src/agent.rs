@@ -10,6 +10,7 @@ use crate::steer::Steer;
 use base_model::{FilterKinds, Object, Problem, Spec};
 use base_tls::TicketKey;
 use edge_listeners::Traffic;
+use edge_listeners::acme::Acme;
 use edge_pipeline::consumers::Consumers;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -202,6 +203,9 @@ impl Agent {
                 self.steer(&self.current.clone());
             }
         }
+        for (place, done) in sections::retry() {
+            self.report(&place, done);
+        }
         if now.duration_since(self.reminded) >= REMIND {
             self.reminded = now;
             self.certificates.remind();
@@ -252,7 +256,8 @@ impl Agent {
             | Change::ApplyGlobalFilter { name, document }
             | Change::ApplyConsumer { name, document }
             | Change::ApplyOverload { name, document }
-            | Change::ApplyLogSink { name, document } => {
+            | Change::ApplyLogSink { name, document }
+            | Change::ApplyAutoCert { name, document } => {
                 let done = self.apply_object(name, document);
                 self.report(name, done);
             }
@@ -276,6 +281,10 @@ impl Agent {
             }
             Change::RemoveConsumer { name } => {
                 Consumers::shared().remove(name);
+                lock(&self.failures).remove(name);
+            }
+            Change::RemoveAutoCert { name } => {
+                Acme::here().remove_manager(name);
                 lock(&self.failures).remove(name);
             }
             Change::RemoveGlobalFilter { name } => {
@@ -326,6 +335,10 @@ impl Agent {
             Spec::Consumer(spec) => Consumers::shared().apply(name, &spec).map_err(texts),
             Spec::OverloadManager(spec) => self.traffic.apply_overload(name, &spec),
             Spec::LogSink(spec) => self.traffic.apply_log_sink(name, &spec),
+            Spec::AutoCertManager(spec) => {
+                Acme::here().set_manager(name, *spec);
+                Ok(())
+            }
             Spec::VirtualIp(_) => Ok(()),
             listener => {
                 self.traffic.apply_listener(name, &listener)?;
@@ -351,6 +364,7 @@ impl Agent {
 pub fn status(traffic: &Traffic, failures: &Failures) -> BTreeMap<String, Value> {
     let mut status = traffic.status();
     status.extend(Consumers::shared().status());
+    status.extend(Acme::here().status());
     for (name, reason) in lock(failures).iter() {
         let entry = status.entry(name.clone()).or_insert_with(|| json!({}));
         if let Value::Object(fields) = entry {

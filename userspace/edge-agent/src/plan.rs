@@ -54,6 +54,13 @@ pub enum Change {
         name: String,
         document: Arc<Value>,
     },
+    ApplyAutoCert {
+        name: String,
+        document: Arc<Value>,
+    },
+    RemoveAutoCert {
+        name: String,
+    },
     RemoveConsumer {
         name: String,
     },
@@ -102,6 +109,7 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
             "OverloadManager" => filters.push(Change::ApplyOverload { name, document }),
             // Before the servers whose requests it is to hear of.
             "LogSink" => filters.push(Change::ApplyLogSink { name, document }),
+            "AutoCertManager" => filters.push(Change::ApplyAutoCert { name, document }),
             "VirtualIP" => kernel = true,
             kind if named(kind).is_some_and(|kind| kind.served) => {}
             kind => pipelines.push(Change::Unknown { name, kind: kind.to_owned() }),
@@ -121,6 +129,7 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
             "Consumer" => filters.insert(0, Change::RemoveConsumer { name }),
             "OverloadManager" => gone_rest.push(Change::RemoveOverload { name }),
             "LogSink" => gone_rest.push(Change::RemoveLogSink { name }),
+            "AutoCertManager" => filters.insert(0, Change::RemoveAutoCert { name }),
             "VirtualIP" => kernel = true,
             kind if named(kind).is_some_and(|kind| kind.served) => {}
             _ => gone_rest.push(Change::Forget { name }),

@@ -1,5 +1,6 @@
 //! What controllers have learned and users keep, section by section: this machine's part of it.
 
+use edge_listeners::acme::{ACME, Acme, CERTIFICATES};
 use edge_pipeline::custom_data::CustomData;
 use edge_upstream::discovery::{Directory, Instance};
 use serde::Deserialize;
@@ -25,7 +26,7 @@ impl KeyChange {
     /// What people are told of it by: a section that is not known here is one thing, however many keys it has.
     pub fn place(&self) -> String {
         match self.section.as_str() {
-            ENDPOINTS => format!("section {ENDPOINTS}, {}", self.key),
+            known @ (ENDPOINTS | CERTIFICATES | ACME) => place(known, &self.key),
             other => format!("section {other}"),
         }
     }
@@ -83,6 +84,7 @@ pub fn apply(change: &KeyChange) -> Result<(), String> {
             CustomData::here().set(&section[CUSTOM_DATA.len()..], &change.key, change.value.clone());
             Ok(())
         }
+        known @ (CERTIFICATES | ACME) => Acme::here().apply(known, &change.key, change.value.as_ref()),
         // What is new to this version is of no use to it; that it goes is no loss.
         _ if change.value.is_none() => Ok(()),
         _ => {
@@ -90,6 +92,16 @@ pub fn apply(change: &KeyChange) -> Result<(), String> {
                 .to_owned())
         }
     }
+}
+
+/// Takes what has been waiting for a key of the cluster, and came to something: what people are told of it by, and what became of it.
+pub fn retry() -> Vec<(String, Result<(), String>)> {
+    let taken = Acme::here().retry();
+    taken.into_iter().map(|(section, key, done)| (place(&section, &key), done)).collect()
+}
+
+fn place(section: &str, key: &str) -> String {
+    format!("section {section}, {key}")
 }
 
 /// The section of servers of services, by `REGISTRY/SERVICE`.

@@ -30,7 +30,7 @@ use base_runtime::net::{Seat, StreamState, TcpStream};
 use base_runtime::table::Table;
 use base_telemetry::access_log::{self, LogWriter};
 use base_telemetry::server::{self, Recorder, Sample, ServerStats};
-use base_tls::TicketKeys;
+use base_tls::{HandshakeError, TicketKeys};
 use edge_export::Tracer;
 use edge_pipeline::Exchange;
 use proto_http::{Limits, Underscores, Version};
@@ -125,6 +125,7 @@ fn remembered(spec: &HttpServerSpec) -> HttpServerSpec {
         address: spec.address.clone(),
         port: spec.port,
         https: spec.https,
+        auto_cert: spec.auto_cert,
         http2: spec.http2,
         http3: spec.http3,
         http3_only: spec.http3_only,
@@ -493,7 +494,9 @@ async fn handshake(
         ended => {
             if let Err(error) = ended {
                 tracing::debug!(server = %local.server.name, %peer, "{error}");
-                local.limit(error.name());
+                if !matches!(error, HandshakeError::Challenge) {
+                    local.limit(error.name());
+                }
             }
             return None;
         }

@@ -1,6 +1,7 @@
 //! One request from its head to the last byte of its answer: route, pipeline, answer, record. The client's side is whatever
 //! protocol carries it, see [`client_stream`](crate::client_stream).
 
+use crate::acme::{Acme, Told};
 use crate::client_stream::{AnswerHead, BodyFailure, ClientStream, Follows, Reset};
 use crate::forwarded;
 use crate::grpc::{self, Dialect};
@@ -92,6 +93,7 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
         }
         _ => live.router.route(exchange.request(), exchange.client.real_ip),
     };
+    let (found, told) = ask_acme(exchange, found);
     let found = if exchange.request().method == Method::Connect { may_connect(found) } else { found };
     let limit = body_limit(found.as_ref().ok().map(|f| f.0), live.max_body);
     exchange.default_space().request_body = stream.take_body(limit);
@@ -99,7 +101,10 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
     let web = if live.dialect == Dialect::GrpcAndWeb { grpc_web::receive(exchange) } else { None };
     let routed = match &found {
         Err(status) => {
-            deny(is_grpc, exchange, *status);
+            match told {
+                Some(told) => told.respond(exchange),
+                None => deny(is_grpc, exchange, *status),
+            }
             None
         }
         Ok((route, matched)) => {
@@ -145,6 +150,19 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
 fn reach(local: &Local, exchange: &mut Exchange, limit: &'static str) {
     local.limit(limit);
     exchange.tags.hit(limit);
+}
+
+/// What an authority is told that asks for a name, before all pipelines. Only a route that is written for such paths goes before what
+/// is told of tokens nobody knows: whoever has one answers authorities himself.
+fn ask_acme<'r>(
+    exchange: &Exchange,
+    found: Result<(&'r Route, Matched), u16>,
+) -> (Result<(&'r Route, Matched), u16>, Option<Told>) {
+    match Acme::here().answer(exchange.request().path.as_str(), exchange.request().host()) {
+        None => (found, None),
+        Some(Told::Status(_)) if found.as_ref().is_ok_and(|(route, _)| route.well_known) => (found, None),
+        told => (Err(404), told),
+    }
 }
 
 /// Answers what no pipeline does.

@@ -79,6 +79,8 @@ pub struct Route {
     pub max_body: i64,
     /// Request headers to set (or, with an empty text, to remove) before the pipeline.
     pub set_headers: Vec<(String, VariableText)>,
+    /// It is written for what lies below `/.well-known/`, and not for everything.
+    pub well_known: bool,
 }
 
 /// A condition on the first value of a header or query key.
@@ -331,6 +333,9 @@ impl Route {
             queries: queries.collect::<Result<_, _>>()?,
             all_queries: spec.match_all_query,
             rewrite: text(&spec.rewrite_target),
+            well_known: [&spec.path, &spec.path_prefix, &spec.path_regexp]
+                .iter()
+                .any(|text| text.contains("well-known")),
             pipeline,
             max_body: spec.client_max_body_size,
             set_headers: spec.set_headers.iter().map(|(k, v)| (k.clone(), VariableText::parse(v))).collect(),

@@ -506,7 +506,9 @@ async fn understand(local: &Local, live: &Live, stream: TcpStream, told: &mut To
             drop(booking);
             let stream = accepted.map_err(|error: HandshakeError| {
                 tracing::debug!(server = %local.proxy.name, client = %told.client, "{error}");
-                local.limit(error.name());
+                if !matches!(error, HandshakeError::Challenge) {
+                    local.limit(error.name());
+                }
                 TcpEnd::Tls
             })?;
             told.asked = Asked::of(stream.session());

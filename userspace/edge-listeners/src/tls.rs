@@ -41,11 +41,16 @@ impl Tls {
             return Ok(Some(tls.clone()));
         }
         let alpn = if spec.http2 { ALPN } else { ALPN_HTTP1 }.iter().map(|protocol| protocol.to_vec()).collect();
-        Tls::of(&spec.tls_texts(), alpn, tickets).map(Some).map_err(|error| format!("https: {error}"))
+        Tls::make(&spec.tls_texts(), alpn, tickets, spec.auto_cert).map(Some).map_err(|error| format!("https: {error}"))
     }
 
     /// Of certificates and authorities as they are written, and the protocols to offer.
     pub fn of(texts: &TlsTexts<'_>, alpn: Vec<Vec<u8>>, tickets: &TicketKeys) -> Result<Tls, String> {
+        Tls::make(texts, alpn, tickets, false)
+    }
+
+    /// `managed`: certificates that the cluster orders are shown before those that are written.
+    fn make(texts: &TlsTexts<'_>, alpn: Vec<Vec<u8>>, tickets: &TicketKeys, managed: bool) -> Result<Tls, String> {
         let certificates = texts.certificates().map_err(|problem| problem.to_string())?;
         let authorities = texts.client_authorities().map_err(|problem| problem.to_string())?;
         let asks_clients = authorities.is_some();
@@ -54,7 +59,8 @@ impl Tls {
             client_auth: authorities.map_or(ClientAuth::None, ClientAuth::Required),
             alpn,
         };
-        let server = ServerTls::new(settings, tickets.clone()).map_err(|error| error.to_string())?;
+        let make = if managed { ServerTls::with_managed } else { ServerTls::new };
+        let server = make(settings, tickets.clone()).map_err(|error| error.to_string())?;
         Ok(Tls { server, asks_clients })
     }
 
@@ -88,9 +94,11 @@ impl Tls {
             _ => {}
         }
         let host = host.to_ascii_lowercase();
-        let shown = server_name.and_then(|name| self.server.certificate_for(name)).unwrap_or(0);
+        let shown = server_name.and_then(|name| self.server.certificate_for(name)).or_else(|| self.server.first());
         match self.server.certificate_for(&host) {
-            Some(wanted) => wanted != shown && !self.server.covers(shown, &host),
+            Some(wanted) => {
+                shown.is_none_or(|shown| wanted.fingerprint() != shown.fingerprint() && !shown.covers(&host))
+            }
             None => self.asks_clients && server_name.is_some(),
         }
     }
@@ -102,5 +110,6 @@ const IDLE_MOST: Duration = Duration::from_secs(600);
 
 /// Everything TLS is made of.
 fn texts(spec: &HttpServerSpec) -> impl PartialEq + '_ {
-    (spec.https, spec.http2, &spec.cert_base64, &spec.key_base64, &spec.certs, &spec.keys, &spec.ca_cert_base64)
+    let switches = (spec.https, spec.http2, spec.auto_cert);
+    (switches, &spec.cert_base64, &spec.key_base64, &spec.certs, &spec.keys, &spec.ca_cert_base64)
 }

@@ -72,6 +72,7 @@ impl ConnectError {
                 HandshakeError::TimedOut => HandshakeError::TimedOut,
                 HandshakeError::Overloaded => HandshakeError::Overloaded,
                 HandshakeError::Tls(text) => HandshakeError::Tls(text.clone()),
+                HandshakeError::Challenge => HandshakeError::Challenge,
             }),
         }
     }

@@ -1,5 +1,6 @@
 //! The control half: started, watched, and started again when it failed and what stopped it may have passed.
 
+use crate::certificates;
 use crate::health::Health;
 use crate::limits::{self, Shares};
 use crate::local::Local;
@@ -7,6 +8,7 @@ use crate::options::Options;
 use crate::wasm_data;
 use control_admin::{Catalog, Switch};
 use control_api::{Member, MemberRole};
+use control_controllers::Keys;
 use control_raft::{AskEdge, Conceal, Config, Control, Follower, StartError, StartErrorKind, StateFlag};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -39,6 +41,8 @@ pub struct ControlHalf {
     pub beside: Handle,
     /// The runtime that controllers run on: none of them delays Raft.
     pub controllers: Handle,
+    /// What is secret in the cluster's state is sealed with these.
+    pub keys: Arc<Keys>,
 }
 
 /// What controllers make is checked as what people write is.
@@ -103,11 +107,15 @@ impl ControlHalf {
 
     /// Returns when it has failed and everything it held is free again.
     async fn watch(&self, control: &Control) {
-        let host =
-            control_controllers::run(control.clone(), self.local.board.clone(), Arc::new(Taken(self.catalog.clone())));
+        let checks = Arc::new(Taken(self.catalog.clone()));
+        let host = control_controllers::run(control.clone(), self.local.board.clone(), checks, self.keys.clone());
         let host = Ended(self.controllers.spawn(host).abort_handle());
+        let keys = control_controllers::keys::follow(control.clone(), self.keys.clone());
+        let keys = Ended(self.controllers.spawn(keys).abort_handle());
+        let wanted = certificates::carry(control.clone(), self.local.board.clone());
+        let wanted = Ended(self.controllers.spawn(wanted).abort_handle());
         let reason = control.failed().await;
-        drop(host);
+        drop((host, keys, wanted));
         self.local.board.clear();
         self.health().control_failed(&reason);
         self.switch.lead_to(control_admin::router_alone(self.local.clone()));
@@ -153,7 +161,8 @@ impl ControlHalf {
             request_timeout: options.cluster_request_timeout,
             member,
             peer_routes: control_admin::peer_routes(self.local.clone())
-                .merge(limits::peer_routes(self.shares.clone(), self.beside.clone())),
+                .merge(limits::peer_routes(self.shares.clone(), self.beside.clone()))
+                .merge(certificates::peer_routes(self.keys.clone(), self.local.board.clone())),
             tls: options.peer_tls.clone(),
             secret: options.cluster_secret.clone(),
             insecure_peers: options.insecure_peers,

@@ -8,8 +8,10 @@ use base_telemetry::Telemetry;
 use base_telemetry::access_log::AccessLog;
 use base_telemetry::families::{self, HalvesRow, MemoryRows, RaftRow, SteeredCounters, WorkerRow, XdpCounters};
 use base_telemetry::registry::Encoder;
+use base_tls::managed::Managed;
 use control_api::tls::ServerTls;
 use control_controllers::Board;
+use control_controllers::board::AutoCertFigures;
 use control_raft::PeerTls;
 use edge_agent::CertificateEnds;
 use edge_agent::keeper::KeptState;
@@ -81,6 +83,13 @@ pub fn controllers(board: Arc<Board>) -> impl Fn(&mut Encoder) + Send + Sync {
         encoder.counter("weir_controller_fenced_total", help, &[], board.fenced.load(Ordering::Relaxed) as f64);
         let now = SystemTime::now();
         for (registry, entry) in board.entries() {
+            if let Some(figures) = &entry.auto_cert {
+                auto_cert(encoder, &registry, figures);
+                continue;
+            }
+            if entry.kind == "AutoCertManager" {
+                continue;
+            }
             let labels = [("registry", registry.as_str()), ("kind", entry.kind.as_str())];
             let help = "Whether the service registry is well (1) or not (0), on the member that leads.";
             encoder.gauge("weir_registry_up", help, &labels, f64::from(u8::from(entry.fault.is_none())));
@@ -107,6 +116,33 @@ pub fn controllers(board: Arc<Board>) -> impl Fn(&mut Encoder) + Send + Sync {
                 encoder.gauge("weir_registry_instances", help, &labels, *count as f64);
             }
         }
+    }
+}
+
+/// Adds how orders of certificates are, on the member that leads.
+fn auto_cert(encoder: &mut Encoder, object: &str, figures: &AutoCertFigures) {
+    let by = |result: &'static str| [("object", object.to_owned()), ("result", result.to_owned())];
+    let help =
+        "Orders of certificates that came to an end on this member, by AutoCertManager and result (issued or failed).";
+    for (result, count) in [("issued", figures.issued_total), ("failed", figures.failed_total)] {
+        let labels = by(result);
+        let labels = [(labels[0].0, labels[0].1.as_str()), (labels[1].0, labels[1].1.as_str())];
+        encoder.counter("weir_acme_orders_total", help, &labels, count as f64);
+    }
+    let labels = [("object", object)];
+    let help = "Requests to the authority.";
+    encoder.counter("weir_acme_requests_total", help, &labels, figures.requests_total as f64);
+    let help = "Answers of the authority that a nonce was not good any more; each is asked again.";
+    encoder.counter("weir_acme_bad_nonces_total", help, &labels, figures.bad_nonces_total as f64);
+    let help =
+        "Names that clients asked for and that none was ordered for: perHour or most was reached, or ask said no.";
+    encoder.counter("weir_acme_demands_refused_total", help, &labels, figures.demands_refused_total as f64);
+    let help = "Names whose last order failed.";
+    encoder.gauge("weir_acme_names_failing", help, &labels, figures.failing.len() as f64);
+    for (name, failures) in figures.failing.iter().take(SERVICES_SHOWN) {
+        let labels = [labels[0], ("name", name.as_str())];
+        let help = "Orders of a name that failed in a row.";
+        encoder.gauge("weir_acme_failures_in_a_row", help, &labels, f64::from(*failures));
     }
 }
 
@@ -289,9 +325,11 @@ pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Enco
 /// Adds when the certificates that are served end.
 pub fn certificates(ends: CertificateEnds) -> impl Fn(&mut Encoder) + Send + Sync {
     move |encoder| {
-        for (server, name, end) in ends.rows() {
-            let help =
-                "Last moment of a certificate that is served, in seconds since 1970, by server and name in certs.";
+        // Those that the cluster orders are shown by every server that takes them.
+        let ordered = Managed::here().ends().into_iter().map(|(name, end)| (String::new(), name, end));
+        for (server, name, end) in ends.rows().into_iter().chain(ordered) {
+            let help = "Last moment of a certificate that is served, in seconds since 1970, by server and name in certs; server is empty \
+                        for those an AutoCertManager orders.";
             let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let labels = [("server", server.as_str()), ("name", name.as_str())];
             encoder.gauge("weir_tls_certificate_expiry_timestamp_seconds", help, &labels, seconds as f64);

@@ -8,6 +8,7 @@
 mod admin_door;
 mod agent_thread;
 mod capacity;
+mod certificates;
 mod control_half;
 mod demo_backend;
 mod doctor;

@@ -119,6 +119,9 @@ fn live(options: &Arc<Options>, logs: Logs, before: Option<&Arc<Predecessor>>) -
         tracing::warn!("--cluster-secret-file can be read by every user of this machine: chmod 600 it");
     }
     keep_traffic_from(peer_ports(options));
+    // Before the edge serves what it kept, of which some is sealed.
+    let keys = control_controllers::Keys::open(&options.data_dir, options.cluster_secret.clone())
+        .map_err(|error| (error, crate::WRONG))?;
     let health = Arc::new(Health::new(options.edge));
     let edge = if options.edge { Some(Edge::start(options, &health)?) } else { None };
     let telemetry = match &edge {
@@ -164,6 +167,7 @@ fn live(options: &Arc<Options>, logs: Logs, before: Option<&Arc<Predecessor>>) -
         shares: shares.clone(),
         beside: api.handle().clone(),
         controllers: controllers.handle().clone(),
+        keys,
     });
     let started = tokio.block_on(async {
         if let Err(error) = half.start().await

@@ -66,6 +66,18 @@ impl Cluster for World {
         let _ = versions.wait_for(|now| *now != version).await;
     }
 
+    async fn served(&self, _: u64, _: Duration) -> bool {
+        true
+    }
+
+    async fn call(&self, _: &Member, _: Method, _: &str, _: impl Into<Bytes> + Send) -> Result<Bytes, String> {
+        Err("there is nobody else".to_owned())
+    }
+
+    fn exposed(&self) -> bool {
+        false
+    }
+
     async fn propose(&self, action: Action, _: &str) -> Answer {
         self.act(action)
     }
@@ -126,6 +138,10 @@ async fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
+fn keys() -> Arc<Keys> {
+    Keys::open(&std::env::temp_dir().join("there is nothing here"), None).unwrap()
+}
+
 fn registry(address: &str) -> Value {
     json!({"name": "consul", "kind": "ConsulServiceRegistry", "address": address, "syncInterval": "100ms"})
 }
@@ -139,7 +155,7 @@ fn pipeline() -> Value {
 async fn a_registry_is_watched_as_long_as_its_document_is_there_and_this_member_leads() {
     let says = Arc::new(Mutex::new((200, instances(&["10.0.0.1"]), 7)));
     let (world, board) = (World::new(), Arc::new(Board::default()));
-    let host = tokio::spawn(run(world.clone(), board.clone(), Arc::new(Anything)));
+    let host = tokio::spawn(run(world.clone(), board.clone(), Arc::new(Anything), keys()));
     tokio::time::sleep(LOOK * 2).await;
     assert_eq!(world.state().lease(LEASE), None, "nobody asks for it");
     world.put(registry(&consul(says.clone()).await));
@@ -197,7 +213,7 @@ async fn one_that_was_deposed_without_hearing_of_it_writes_nothing() {
     let (world, board) = (World::new(), Arc::new(Board::default()));
     world.put(registry(&consul(says.clone()).await));
     world.put(pipeline());
-    let host = tokio::spawn(run(world.clone(), board.clone(), Arc::new(Anything)));
+    let host = tokio::spawn(run(world.clone(), board.clone(), Arc::new(Anything), keys()));
     eventually("it works", || addresses(&world) == ["10.0.0.1"]).await;
     // Another leader, of which this member has not heard.
     let take =
@@ -270,11 +286,40 @@ async fn a_registry_that_changes_without_end_is_written_down_now_and_then() {
     world.put(pipeline);
     let requests = || world.0.lock().unwrap().requests;
     let (began, before) = (Instant::now(), requests());
-    let host = tokio::spawn(run(world.clone(), board.clone(), Arc::new(Anything)));
+    let host = tokio::spawn(run(world.clone(), board.clone(), Arc::new(Anything), keys()));
     let port = || world.services().get("etcd/orders").and_then(|value| value["instances"][0]["port"].as_u64());
     eventually("the last of its changes is written", || port() == Some(1200)).await;
     host.abort();
     let writes = u128::from(requests() - before);
     let most = began.elapsed().as_millis() / 50 + 3;
     assert!(writes <= most, "{writes} writes, where {most} have time");
+}
+
+#[tokio::test]
+async fn an_order_that_fails_is_remembered_by_whoever_leads_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = Keys::open(directory.path(), None).unwrap();
+    let (world, board) = (World::new(), Arc::new(Board::default()));
+    // Nobody listens there.
+    world.put(json!({"name": "c", "kind": "AutoCertManager", "email": "a@b.test", "domains": [{"name": "b.test"}],
+                     "directoryURL": "http://127.0.0.1:1/dir"}));
+    let host = tokio::spawn(run(world.clone(), board.clone(), Arc::new(Anything), keys));
+    let section = || world.state().view.sections.get(auto_cert::ACME).cloned().unwrap_or_default();
+    let record = || section().get("order/b.test").map(|keyed| Value::clone(&keyed.value)).unwrap_or_default();
+    eventually("it has failed", || record()["failures"] == 1).await;
+    assert!(record()["error"].as_str().is_some_and(|why| why.contains("cannot be asked")), "{}", record());
+    let kept = std::fs::read_to_string(directory.path().join("cluster-keys")).unwrap();
+    let id = base_tls::seal::SealKey::read(&kept).unwrap().id().to_owned();
+    assert_eq!(section()[auto_cert::SEAL].value["id"], id.as_str(), "the state names the key, and does not have it");
+    let status = || board.statuses(None).get("c").cloned().unwrap_or_default();
+    eventually("the status says so", || status()["domains"][0]["state"] == "failed").await;
+    world.lead(None);
+    eventually("it stops", || board.entries().is_empty()).await;
+    let before = record();
+    world.lead(Some(2));
+    eventually("the status says so again", || status()["domains"][0]["failures"] == before["failures"]).await;
+    eventually("it is tried again, in its time", || record()["failures"].as_u64() > before["failures"].as_u64()).await;
+    world.act(Action::delete("c")).unwrap();
+    eventually("what was known goes with it", || section().is_empty() && board.entries().is_empty()).await;
+    host.abort();
 }

@@ -12,6 +12,7 @@ mod access_log;
 mod aggregation;
 mod attacks;
 mod authentication;
+mod auto_cert;
 mod bad_input;
 mod browser;
 mod caches;

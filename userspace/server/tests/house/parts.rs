@@ -36,6 +36,33 @@ pub fn zookeeper() -> Option<(PathBuf, String)> {
     Some((java, jar.with_file_name("*").display().to_string()))
 }
 
+/// Pebble, an authority that speaks ACME, and the DNS server that comes with it: built once by Go.
+pub fn pebble() -> Option<(PathBuf, PathBuf)> {
+    let tools = Path::new(WEIR).ancestors().nth(2)?.join("tools");
+    let (pebble, dns) = (tools.join("pebble"), tools.join("pebble-challtestsrv"));
+    let there = || pebble.is_file() && dns.is_file();
+    if !there() {
+        let go = program("go")?;
+        fs::create_dir_all(&tools).ok()?;
+        // Other tests may want it too.
+        let lock = File::create(tools.join("pebble.lock")).ok()?;
+        lock.lock().ok()?;
+        if !there() {
+            let mut command = Command::new(go);
+            command.env("GOBIN", &tools).arg("install");
+            for name in ["pebble", "pebble-challtestsrv"] {
+                command.arg(format!("github.com/letsencrypt/pebble/v2/cmd/{name}@v2.10.3"));
+            }
+            match command.stdin(Stdio::null()).output() {
+                Ok(done) if done.status.success() => {}
+                Ok(done) => println!("skipped: no pebble: {}", String::from_utf8_lossy(&done.stderr).trim()),
+                Err(why) => println!("skipped: no pebble: {why}"),
+            }
+        }
+    }
+    there().then_some((pebble, dns))
+}
+
 /// What packages bring. Without an archive there is nothing, and a line says so.
 fn part(name: &str, packages: &[&str], suite: Option<&str>, path: &str) -> Option<PathBuf> {
     let tools = Path::new(WEIR).ancestors().nth(2)?.join("tools");

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -233,10 +234,25 @@ fn members_over_https() {
     if !in_a_network("tls::members_over_https") {
         return;
     }
-    let authority = Authority::new("the test's authority");
     let directory = tempfile::tempdir().unwrap();
+    let machines = three_over_https(directory.path());
+    machines[2].create(&mock("pl", "agreed"));
+    for machine in &machines {
+        eventually("it is everywhere", || (machine.api("GET", "/objects/pl", "").status == 200).then_some(()));
+        // Asked of every machine over the peer URLs.
+        eventually("all report", || {
+            let status = machine.json("/status/objects/pl");
+            ["m1", "m2", "m3"].iter().all(|m| status[format!("eg-traffic-default/pl/{m}")].is_object()).then_some(())
+        });
+        assert!(!machine.log().contains("without encryption on this address"), "{}", machine.log());
+    }
+}
+
+/// Three machines in networks of their own that talk to each other with certificates, which lie in `directory`.
+pub fn three_over_https(directory: &Path) -> Vec<Machine> {
+    let authority = Authority::new("the test's authority");
     let file = |name: String, pem: &Pem| {
-        let path = directory.path().join(name);
+        let path = directory.join(name);
         fs::write(&path, &pem.text).unwrap();
         path.to_str().unwrap().to_owned()
     };
@@ -262,16 +278,7 @@ fn members_over_https() {
     machines.iter_mut().for_each(Machine::spawn);
     let ready = |machine: &Machine| machine.try_api("GET", "/apis/v2/healthz", "").is_ok_and(|a| a.status == 200);
     eventually("all are ready", || machines.iter().all(ready).then_some(()));
-    machines[2].create(&mock("pl", "agreed"));
-    for machine in &machines {
-        eventually("it is everywhere", || (machine.api("GET", "/objects/pl", "").status == 200).then_some(()));
-        // Asked of every machine over the peer URLs.
-        eventually("all report", || {
-            let status = machine.json("/status/objects/pl");
-            ["m1", "m2", "m3"].iter().all(|m| status[format!("eg-traffic-default/pl/{m}")].is_object()).then_some(())
-        });
-        assert!(!machine.log().contains("without encryption on this address"), "{}", machine.log());
-    }
+    machines
 }
 
 /// Creates a pipeline and an HTTPServer with this chain and key; says the port.

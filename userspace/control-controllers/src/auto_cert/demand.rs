@@ -1,0 +1,112 @@
+//! Names that get a certificate because a client has asked an edge for them.
+//!
+//! Whoever can connect can ask for any name, so a name needs leave: that of the document's list, of its `ask` where there is one, and room
+//! within `perHour` and `most`. What had leave is written down; a name that comes to nothing is forgotten.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant, SystemTime};
+
+use control_api::Section;
+use control_api::client::Client;
+use control_api::tls::ClientTrust;
+use control_state::KeyPut;
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::{ACME, CERTIFICATES, Deposed, Shared, Stop, milliseconds, read_record};
+use crate::host::Cluster;
+
+/// What is remembered of names that were asked for.
+#[derive(Default)]
+pub(super) struct Demands {
+    /// Names that got no leave, and when that is asked anew.
+    denied: HashMap<String, Instant>,
+    /// How often that was.
+    pub refused: u64,
+}
+
+/// The names that had leave.
+pub(super) fn names(acme: &Section) -> Vec<String> {
+    let begins = acme.range(PREFIX.to_owned()..).take_while(|(key, _)| key.starts_with(PREFIX));
+    begins.map(|(key, _)| key[PREFIX.len()..].to_owned()).collect()
+}
+
+impl<C: Cluster> Shared<C> {
+    /// Takes note of names that were asked for, and forgets those that came to nothing.
+    pub(super) async fn demand(&self, demands: &mut Demands, wanted: BTreeSet<String>) -> Result<(), Deposed> {
+        let Some(rule) = &self.spec.on_demand else { return Ok(()) };
+        let (acme, certificates) = (self.section(ACME), self.section(CERTIFICATES));
+        let known = names(&acme);
+        let hopeless: Vec<String> = known
+            .iter()
+            .filter(|name| !certificates.contains_key(*name))
+            .filter(|name| read_record(&acme, name).is_some_and(|record| record.failures >= FAILURES_MAX))
+            .flat_map(|name| [format!("{PREFIX}{name}"), format!("order/{name}")])
+            .collect();
+        if !hopeless.is_empty()
+            && let Err(Stop::Deposed) = self.write(ACME, Vec::new(), hopeless).await
+        {
+            return Err(Deposed);
+        }
+        demands.denied.retain(|_, until| *until > Instant::now());
+        let hour_ago = milliseconds(SystemTime::now() - HOUR);
+        let since = |name: &String| {
+            let keyed = acme.get(&format!("{PREFIX}{name}"));
+            keyed.and_then(|keyed| keyed.value.get("since").and_then(Value::as_u64)).unwrap_or_default()
+        };
+        let mut lately = known.iter().filter(|name| since(name) > hour_ago).count();
+        let (mut count, mut puts) = (known.len(), Vec::new());
+        for name in wanted {
+            let is_known = known.contains(&name) || self.spec.manages(&name);
+            if is_known || !self.spec.allows_on_demand(&name) || demands.denied.contains_key(&name) {
+                continue;
+            }
+            let fits = lately < rule.per_hour as usize && count < rule.most as usize;
+            if !fits || !self.has_leave(&rule.ask, &name).await {
+                demands.refused += 1;
+                if demands.denied.len() < DENIED_MAX {
+                    demands.denied.insert(name, Instant::now() + DENIED);
+                }
+                continue;
+            }
+            (lately, count) = (lately + 1, count + 1);
+            tracing::info!(object = self.name, name, "a client has asked for this name, and it may have a certificate");
+            puts.push(KeyPut::new(format!("{PREFIX}{name}"), json!({"since": milliseconds(SystemTime::now())})));
+        }
+        match puts.is_empty() {
+            true => Ok(()),
+            false => match self.write(ACME, puts, Vec::new()).await {
+                Err(Stop::Deposed) => Err(Deposed),
+                // Clients ask again.
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Whether whoever the document names says yes.
+    async fn has_leave(&self, ask: &str, name: &str) -> bool {
+        if ask.is_empty() {
+            return true;
+        }
+        let Ok(client) = Client::trusting(PATIENCE, &ClientTrust::default()) else { return false };
+        let joint = if ask.contains('?') { '&' } else { '?' };
+        // Names of DNS have nothing in them that would have to be encoded.
+        let url = format!("{ask}{joint}domain={name}");
+        match client.open(Method::GET, &url, &[], PATIENCE).await {
+            Ok(answer) => answer.status() == StatusCode::OK,
+            Err(error) => {
+                tracing::warn!(object = self.name, name, "nobody says whether it may have a certificate: {error}");
+                false
+            }
+        }
+    }
+}
+
+const PREFIX: &str = "demand/";
+const HOUR: Duration = Duration::from_secs(3600);
+/// A name that fails so often in a row and never had a certificate is forgotten; a client may ask for it again.
+const FAILURES_MAX: u32 = 3;
+/// How long no is an answer, and for how many names at a time.
+const DENIED: Duration = Duration::from_secs(60);
+const DENIED_MAX: usize = 4096;
+const PATIENCE: Duration = Duration::from_secs(3);
