@@ -148,6 +148,7 @@ impl Default for FileSinkSpec {
 pub struct KafkaSinkSpec {
     /// Brokers, `host:port` each.
     pub brokers: Vec<String>,
+    /// Topic of the records; lines are their values.
     pub topic: String,
 }
 
