@@ -17,8 +17,8 @@
 //!
 //! `GET /` → `proxy_on_request_headers` (and `…_body`, `…_trailers`) → the stations after it → `proxy_on_response_headers` (and so on) →
 //! `proxy_on_done`, `proxy_on_log`. A body comes whole, in one call; one of more than 4 MiB and an event stream pass unseen, unless the
-//! program paused at the head to wait for it, which is refused. An answer of its own (`proxy_send_local_response`) ends the flow with
-//! the result `localResponse`. What a program calls over HTTP (`proxy_http_call`) it names as in `upstreams`; gRPC calls and foreign
+//! program paused at the head to wait for it, which is refused. An answer of its own (`proxy_send_local_response`) is shown to it as any
+//! other, and ends the flow with the result `localResponse`. What a program calls over HTTP (`proxy_http_call`) it names as in `upstreams`; gRPC calls and foreign
 //! functions are answered as unimplemented. Shared data, queues and metrics are those of the filter on this machine, bounded: what finds
 //! no room is refused to the program and counted. Metrics are `weir_proxy_wasm_*`, with the program's name for them as a label.
 //!

@@ -337,8 +337,9 @@ impl Host {
         let Some(local) = visit.here.local.take() else { return Ok(Some(visit)) };
         let (response, body) = answer(local);
         exchange.respond(response, body);
-        self.close(visit, exchange).await;
-        Err(LOCAL_RESPONSE)
+        // An answer of its own is shown to it as any other is.
+        let failed = self.back(Some(visit), exchange).await;
+        Err(if failed { WASM_ERROR } else { LOCAL_RESPONSE })
     }
 
     /// Shows it the answer; whether the answer was refused.

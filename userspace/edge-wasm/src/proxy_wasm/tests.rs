@@ -119,7 +119,11 @@ fn a_filter_sees_a_request_twice_and_changes_it() {
     assert_eq!((all[0].status, all[0].sent.as_str()), (200, "seentext"));
     assert_eq!((all[1].target.as_str(), all[1].out.as_str()), ("/new?b=1", "POST"));
     assert_eq!((all[2].status, all[2].sent.as_str()), (200, "seentext"), "it paused until the body was there");
-    assert_eq!((all[3].status, all[3].body.as_str(), all[3].back.as_str()), (403, "no entry", ""), "no shop was asked");
+    assert_eq!(
+        (all[3].status, all[3].body.as_str(), all[3].back.as_str()),
+        (403, "no entryseen", "seen"),
+        "no shop was asked"
+    );
     assert_eq!((all[4].status, all[4].out.as_str()), (200, ""));
     assert_eq!((all[5].out.as_str(), all[6].out.as_str(), all[7].out.as_str()), ("no entry", "<", "2"));
     assert_eq!(made.pipeline.status()["filters"]["f"]["numOfWasmError"], 0);
