@@ -214,6 +214,12 @@ impl Steer {
                     left_out = applied.left_out.len(),
                     "steering switched"
                 );
+                if wanted.cookies.current.is_none() && wanted.machines.len() > 1 && !wanted.vips.is_empty() {
+                    tracing::warn!(
+                        "machines take no packets from each other: the cluster has no keys to know them by, because peers talk in \
+                         the clear; give every member the same --cluster-secret-file, or https:// peer URLs"
+                    );
+                }
                 for (id, why) in &applied.left_out {
                     if let Some(name) = plane.vips.get(id) {
                         failures.insert(name.clone(), format!("left out of steering: {why}"));
