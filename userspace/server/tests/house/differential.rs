@@ -183,10 +183,11 @@ fn check_request(request: &Request, meant: &Request) -> Result<(), String> {
     {
         return Err("Host is another one".to_owned());
     }
-    // Names keep their spelling; fields of this hop and framing are written anew.
+    // Names keep their spelling; fields of this hop, framing and the id are written anew.
     for (name, value) in &request.fields {
-        let own =
-            ["host", "content-length", "transfer-encoding", "connection"].iter().any(|n| name.eq_ignore_ascii_case(n));
+        let own = ["host", "content-length", "transfer-encoding", "connection", "x-request-id"]
+            .iter()
+            .any(|n| name.eq_ignore_ascii_case(n));
         if !own && !meant.fields.iter().any(|(n, v)| n == name && v == value) {
             return Err(format!("the field {name} was not sent so"));
         }
