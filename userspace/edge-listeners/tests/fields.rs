@@ -28,8 +28,15 @@ use support::{Backend, House, Message};
 
 /// Fields that are acted upon and whose effect no test shows yet: they need providers with certificates of their own, clocks that run
 /// for minutes, or a guest that asks for a bound.
-const OWED: &[&str] =
-    &["RateLimiter/PolicySpec.whenAlone", "Validator/JwtSpec.jwksRefresh", "WasmHost/WasmHostSpec.memoryLimitMiB"];
+const OWED: &[&str] = &[
+    "ProxyWasm/ProxyWasmSpec.maxCalls",
+    "ProxyWasm/ProxyWasmSpec.pauseTimeout",
+    "ProxyWasm/ProxyWasmSpec.rootId",
+    "ProxyWasm/ProxyWasmSpec.vmConfiguration",
+    "RateLimiter/PolicySpec.whenAlone",
+    "Validator/JwtSpec.jwksRefresh",
+    "WasmHost/WasmHostSpec.memoryLimitMiB",
+];
 
 /// Structs, or single fields, and the tests that fail when they do nothing: file below userspace, and name.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
@@ -453,6 +460,30 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "server/tests/house/authentication.rs",
         "tokens_are_introspected_once_and_remembered",
     ),
+    ("ProxyWasmSpec.code", "edge-wasm/src/proxy_wasm/tests.rs", "a_filter_sees_a_request_twice_and_changes_it"),
+    (
+        "ProxyWasmSpec.configuration",
+        "edge-wasm/src/proxy_wasm/tests.rs",
+        "a_call_that_fails_is_told_and_a_tick_lets_requests_go_on",
+    ),
+    (
+        "ProxyWasmSpec.upstreams",
+        "edge-wasm/src/proxy_wasm/tests.rs",
+        "a_call_that_fails_is_told_and_a_tick_lets_requests_go_on",
+    ),
+    ("ProxyWasmSpec.timeout", "edge-wasm/src/proxy_wasm/tests.rs", "hostile_programs_are_ended_and_counted"),
+    ("ProxyWasmSpec.memoryLimitMiB", "edge-wasm/src/proxy_wasm/tests.rs", "hostile_programs_are_ended_and_counted"),
+    ("ProxyWasmSpec.fuel", "edge-wasm/src/proxy_wasm/tests.rs", "hostile_programs_are_ended_and_counted"),
+    ("ProxyWasmSpec.failOpen", "edge-wasm/src/proxy_wasm/tests.rs", "hostile_programs_are_ended_and_counted"),
+    ("ScriptSpec.script", "edge-filters/src/script/tests.rs", "results"),
+    ("ScriptSpec.maxOperations", "edge-filters/src/script/tests.rs", "hostile_scripts_are_ended_and_counted"),
+    ("ScriptSpec.timeout", "edge-filters/src/script/tests.rs", "time_ends_a_script_too"),
+    (
+        "ScriptSpec.failOpen",
+        "edge-filters/src/script/tests.rs",
+        "a_failure_leaves_the_request_as_it_came_where_it_may_go_on",
+    ),
+    ("WasmHostSpec.fuel", "edge-wasm/src/wasm_host/tests.rs", "what_a_program_does_is_counted_where_fuel_says_so"),
     ("WasmHostSpec.code", "edge-wasm/src/wasm_host/tests.rs", "code_is_read_again_and_bad_code_changes_nothing"),
     ("WasmHostSpec.failOpen", "edge-wasm/src/wasm_host/tests.rs", "fail_open_lets_the_request_on_as_it_came"),
     (
