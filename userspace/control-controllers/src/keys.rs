@@ -36,7 +36,7 @@ impl Keys {
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(told(&error)),
+            Err(error) => return Err(told(&format_args!("{error}; give a directory this user can write to"))),
         };
         let kept: Vec<String> =
             text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();

@@ -121,7 +121,7 @@ fn live(options: &Arc<Options>, logs: Logs, before: Option<&Arc<Predecessor>>) -
     keep_traffic_from(peer_ports(options));
     // Before the edge serves what it kept, of which some is sealed.
     let keys = control_controllers::Keys::open(&options.data_dir, options.cluster_secret.clone())
-        .map_err(|error| (error, crate::WRONG))?;
+        .map_err(|error| (format!("--data-dir: {error}"), 1))?;
     let health = Arc::new(Health::new(options.edge));
     let edge = if options.edge { Some(Edge::start(options, &health)?) } else { None };
     let telemetry = match &edge {
