@@ -7,7 +7,7 @@ use std::{env, fs};
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(bpf_object)");
     println!("cargo::rerun-if-env-changed=WEIR_BPF_OBJECT");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR")).join("../..");
     let object = env::var_os("WEIR_BPF_OBJECT").map_or_else(|| root.join("target/bpf/weir.bpf.o"), PathBuf::from);
     // Cargo takes a missing file for a changed one, so an object that appears later is noticed.
     println!("cargo::rerun-if-changed={}", object.display());
