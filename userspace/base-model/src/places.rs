@@ -215,9 +215,10 @@ mod tests {
             (0, "", (2, 1), (2, 1)),
             (1, "kü.a", (9, 11), (9, 8)),
             (1, "kü.b[1]", (11, 4), (11, 4)),
-            (1, "alias.in", (13, 7), (13, 3)),
+            // What an alias stands for is where it is used.
+            (1, "alias.in", (14, 8), (14, 8)),
             (1, "alias", (14, 8), (14, 1)),
-            (1, "text", (15, 7), (15, 1)),
+            (1, "text", (16, 3), (15, 1)),
         ] {
             let told = |key| all[document].find(path, key).map(|place| (place.line, place.column));
             assert_eq!((told(false), told(true)), (Some(value), Some(key)), "{path}");

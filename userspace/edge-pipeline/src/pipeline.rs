@@ -344,17 +344,19 @@ mod tests {
     use super::*;
     use base_runtime::Boxed;
     use base_telemetry::Identity;
-    use std::sync::Mutex;
+    use std::cell::RefCell;
     use std::task::{Context, Poll, Waker};
 
-    /// What was wanted later when each station ran.
-    static SEEN: Mutex<Vec<Touches>> = Mutex::new(Vec::new());
+    thread_local! {
+        /// What was wanted later when each station of this test ran.
+        static SEEN: RefCell<Vec<Touches>> = const { RefCell::new(Vec::new()) };
+    }
 
     struct Station(Touches);
 
     impl Filter for Station {
         fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
-            SEEN.lock().unwrap().push(exchange.later);
+            SEEN.with_borrow_mut(|seen| seen.push(exchange.later));
             Step::Done(SUCCESS)
         }
 
@@ -410,7 +412,7 @@ mod tests {
     fn seen(walk: impl Future) -> Vec<Touches> {
         let walked = std::pin::pin!(walk).poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(walked, Poll::Ready(_)), "no station waits");
-        std::mem::take(&mut SEEN.lock().unwrap())
+        SEEN.take()
     }
 
     #[test]

@@ -45,6 +45,8 @@ fn who_finds_no_place_is_refused() {
             (kind.build)(&fields, &parts).unwrap_or_else(|_| panic!("a good document"))
         })
         .collect();
+    // A filter that is gone tells nothing any more.
+    let _kept = filters.clone();
     let runtime =
         base_runtime::Runtime::start(base_runtime::Config { workers: Some(1), ..Default::default() }).unwrap();
     let (sender, done) = mpsc::channel();
