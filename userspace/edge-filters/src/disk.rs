@@ -3,12 +3,11 @@
 //! Two kinds of work: looks, of which so many may wait ([`look`]), and reads of what is open already ([`read`]), of which there is one for
 //! each open file, so that whoever bounds those bounds these.
 
+use crate::threads::{self, Job};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
-
-type Job = Box<dyn FnOnce() + Send>;
 
 /// Looks that wait for a thread, or have one.
 const LOOKS_MAX: usize = 4096;
@@ -55,27 +54,10 @@ fn queue() -> &'static Sender<Job> {
     static QUEUE: OnceLock<Sender<Job>> = OnceLock::new();
     QUEUE.get_or_init(|| {
         let (sender, receiver) = channel();
-        let receiver = Arc::new(Mutex::new(receiver));
         let cpus = thread::available_parallelism().map_or(1, usize::from);
-        for n in 0..cpus.clamp(THREADS_MIN, THREADS_MAX) {
-            let receiver = receiver.clone();
-            let started = thread::Builder::new().name(format!("weir-disk-{n}")).spawn(move || work(&receiver));
-            if let Err(error) = started {
-                tracing::error!(%error, "no thread to read files on");
-            }
-        }
+        threads::start("disk", cpus.clamp(THREADS_MIN, THREADS_MAX), receiver);
         sender
     })
-}
-
-fn work(jobs: &Mutex<Receiver<Job>>) {
-    loop {
-        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {
-            tracing::error!("reading a file panicked; whoever waited for it is told that it failed");
-        }
-    }
 }
 
 #[cfg(test)]

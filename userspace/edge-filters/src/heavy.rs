@@ -3,11 +3,10 @@
 //! Slow hashes of passwords, above all. There are few threads, so that a flood of guesses takes a part of the machine and not the whole,
 //! and a bounded queue, so that it takes little memory; what finds no place is refused, and whoever asks counts that.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use crate::threads::{self, Job};
+use std::sync::OnceLock;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread;
-
-type Job = Box<dyn FnOnce() + Send>;
 
 /// Computations that wait for a thread.
 const WAITING_MAX: usize = 256;
@@ -31,25 +30,8 @@ fn queue() -> &'static SyncSender<Job> {
     static QUEUE: OnceLock<SyncSender<Job>> = OnceLock::new();
     QUEUE.get_or_init(|| {
         let (sender, receiver) = sync_channel(WAITING_MAX);
-        let receiver = Arc::new(Mutex::new(receiver));
         let cpus = thread::available_parallelism().map_or(1, usize::from);
-        for n in 0..(cpus / 4).clamp(1, THREADS_MAX) {
-            let receiver = receiver.clone();
-            let started = thread::Builder::new().name(format!("weir-heavy-{n}")).spawn(move || work(&receiver));
-            if let Err(error) = started {
-                tracing::error!(%error, "no thread to check passwords on");
-            }
-        }
+        threads::start("heavy", (cpus / 4).clamp(1, THREADS_MAX), receiver);
         sender
     })
-}
-
-fn work(jobs: &Mutex<Receiver<Job>>) {
-    loop {
-        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {
-            tracing::error!("a computation panicked; who waited for it is refused");
-        }
-    }
 }

@@ -64,6 +64,7 @@ mod remote;
 mod spec;
 #[cfg(test)]
 mod testing;
+mod threads;
 
 pub use catalog::{kind, kinds};
 pub use coding::replaced;
