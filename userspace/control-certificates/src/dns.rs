@@ -23,13 +23,12 @@ mod acmedns;
 mod alidns;
 mod azure;
 mod cloudflare;
-mod digitalocean;
 mod dnspod;
+mod domains;
 mod duckdns;
 mod hetzner;
 mod rfc2136;
 mod route53;
-mod vultr;
 pub mod wire;
 
 /// A record that is to be in a zone for a while.
@@ -70,18 +69,21 @@ impl Txt {
 /// The provider that a document names, which was checked.
 pub fn provider(spec: &DnsProviderSpec) -> Result<Box<dyn Provider>, Fault> {
     let http = || Http::new(spec);
+    let domains = |words| -> Result<Box<dyn Provider>, Fault> {
+        Ok(Box::new(domains::Domains { words, http: http()?, token: spec.api_token.clone() }))
+    };
     Ok(match spec.name.as_str() {
         "acmedns" => Box::new(acmedns::AcmeDns { http: http()?, spec: spec.clone() }),
         "alidns" => Box::new(alidns::AliDns { http: http()?, spec: spec.clone() }),
         "azure" => Box::new(azure::Azure { http: http()?, spec: spec.clone() }),
         "cloudflare" => Box::new(cloudflare::Cloudflare { http: http()?, token: spec.api_token.clone() }),
-        "digitalocean" => Box::new(digitalocean::DigitalOcean { http: http()?, token: spec.api_token.clone() }),
+        "digitalocean" => domains(domains::DIGITAL_OCEAN)?,
         "dnspod" => Box::new(dnspod::DnsPod { http: http()?, token: spec.api_token.clone() }),
         "duckdns" => Box::new(duckdns::DuckDns { http: http()?, token: spec.api_token.clone() }),
         "hetzner" => Box::new(hetzner::Hetzner { http: http()?, token: spec.auth_api_token.clone() }),
         "rfc2136" => Box::new(rfc2136::Rfc2136::new(spec)?),
         "route53" => Box::new(route53::Route53 { http: http()?, spec: spec.clone() }),
-        "vultr" => Box::new(vultr::Vultr { http: http()?, token: spec.api_token.clone() }),
+        "vultr" => domains(domains::VULTR)?,
         other => return Err(Fault::Refused(format!("dnsProvider.name {} is not known", quoted(other)))),
     })
 }
