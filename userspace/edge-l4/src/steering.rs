@@ -411,14 +411,15 @@ mod tests {
         }
     }
 
-    /// Machines that take flows, and those alive, as bits.
+    /// Machines that take flows, and those alive, as bits: as many as a slot remembers.
     fn states() -> impl Strategy<Value = Vec<(u8, u8)>> {
-        prop::collection::vec((0u8..64, 0u8..64), 1..4)
+        prop::collection::vec((0u8..16, 0u8..16), 1..4)
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
-        /// What the control plane rests on when it forgets rounds: see `forget_rounds` of control-state.
+        /// What the control plane rests on when it forgets rounds: see `forget_rounds` of control-state. With more machines than it
+        /// remembers a slot does not follow its table, and who had to wait in one round may be let in by the next.
         #[test]
         fn a_third_round_of_the_same_changes_leads_to_where_the_second_did(
             before in states(), round in states(),
@@ -426,7 +427,7 @@ mod tests {
             let slots = |rounds: usize| {
                 let mut slots = Vec::new();
                 for (taking, alive) in before.iter().chain(round.iter().cycle().take(round.len() * rounds)) {
-                    let ids = |bits: u8| (1..=6u16).filter(move |id| bits & (1 << (id - 1)) != 0);
+                    let ids = |bits: u8| (1..=4u16).filter(move |id| bits & (1 << (id - 1)) != 0);
                     let alive = alive | taking;
                     let machines = candidates(&ids(*taking).map(|id| (id, 1)).collect::<Vec<_>>());
                     fold(&mut slots, &maglev::table(&machines, SLOTS), &ids(alive).collect::<Vec<_>>(), &[]);
