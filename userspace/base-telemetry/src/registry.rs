@@ -4,10 +4,11 @@
 //! TYPE appear once and two scrapes of the same state are the same text. A family or series that contradicts an earlier one is left
 //! out and counted in `weir_metrics_rejected_total` rather than making Prometheus refuse the whole answer.
 
-use std::collections::BTreeMap;
+use std::any::{Any, TypeId};
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use crate::histogram::Histogram;
 
@@ -27,7 +28,12 @@ type Collector = Box<dyn Fn(&mut Encoder) + Send + Sync>;
 #[derive(Default)]
 pub struct Registry {
     collectors: RwLock<Vec<Collector>>,
+    /// What came by [`Registry::show`], by its type: an `Alive` of it.
+    shown: Mutex<HashMap<TypeId, Box<dyn Any + Send>>>,
 }
+
+/// Those of a type that are shown, oldest first.
+type Alive<T> = Arc<Mutex<Vec<Weak<T>>>>;
 
 /// Which names an answer holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +51,26 @@ impl Registry {
         self.collectors.write().unwrap_or_else(PoisonError::into_inner).push(collector);
     }
 
+    /// Shows `one` for as long as somebody else holds it. At a scrape `encode`, the same for all of a type, gets those that are there,
+    /// oldest first.
+    pub fn show<T: Send + Sync + 'static>(&self, one: &Arc<T>, encode: fn(&[Arc<T>], &mut Encoder)) {
+        let mut shown = lock(&self.shown);
+        let alive = shown.entry(TypeId::of::<T>()).or_insert_with(|| {
+            let alive = Alive::<T>::default();
+            let told = alive.clone();
+            self.add(Box::new(move |encoder| {
+                let there: Vec<Arc<T>> = lock(&told).iter().filter_map(Weak::upgrade).collect();
+                encode(&there, encoder);
+            }));
+            Box::new(alive)
+        });
+        if let Some(alive) = alive.downcast_ref::<Alive<T>>() {
+            let mut alive = lock(alive);
+            alive.retain(|known| known.strong_count() > 0);
+            alive.push(Arc::downgrade(one));
+        }
+    }
+
     /// Runs all collectors.
     pub fn collect(&self, encoder: &mut Encoder) {
         for collect in self.collectors.read().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -57,6 +83,10 @@ impl Registry {
         self.collect(&mut encoder);
         encoder.finish()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

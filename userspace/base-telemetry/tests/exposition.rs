@@ -287,3 +287,22 @@ fn validate(text: &str) -> BTreeMap<String, String> {
     assert_eq!(buckets.len(), counts.len());
     types
 }
+
+#[test]
+fn each_registry_shows_those_that_live_of_what_it_was_given() {
+    let telemetry = [(); 2].map(|()| Telemetry::new(Identity::default(), 1));
+    let text = |of: usize| telemetry[of].registry().render(Names::Own);
+    let encode: fn(&[Arc<&'static str>], &mut base_telemetry::registry::Encoder) = |there, encoder| {
+        for name in there {
+            encoder.gauge("weir_shown", "Those that are shown.", &[("name", name)], 1.0);
+        }
+    };
+    let [first, second, other] = ["first", "second", "other"].map(Arc::new);
+    telemetry[0].registry().show(&first, encode);
+    telemetry[0].registry().show(&second, encode);
+    telemetry[1].registry().show(&other, encode);
+    assert!(text(0).contains("weir_shown{name=\"first\"} 1\nweir_shown{name=\"second\"} 1\n"), "{}", text(0));
+    assert!(text(1).contains("weir_shown{name=\"other\"} 1\n") && !text(1).contains("first"), "{}", text(1));
+    drop(second);
+    assert!(text(0).contains("first") && !text(0).contains("second"), "{}", text(0));
+}

@@ -39,8 +39,8 @@ use crate::module_doc::module_doc;
 use crate::spec::{self, Spec, unexpected};
 use base_model::problem::at;
 use base_model::{Findings, GoDuration, Problem};
+use base_telemetry::Limit;
 use base_telemetry::registry::Encoder;
-use base_telemetry::{Limit, Telemetry};
 use edge_pipeline::{
     Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches,
 };
@@ -50,8 +50,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 const SCRIPT_ERROR: Outcome = "scriptError";
@@ -336,26 +336,13 @@ impl Figures {
             failures: Default::default(),
             last: Mutex::default(),
         });
-        show(&figures, parts.telemetry);
+        parts.telemetry.registry().show(&figures, encode);
         figures
     }
 }
 
-fn show(figures: &Arc<Figures>, telemetry: &Telemetry) {
-    static SHOWN: AtomicBool = AtomicBool::new(false);
-    let mut all = lock(&ALL);
-    all.retain(|known| known.strong_count() > 0);
-    all.push(Arc::downgrade(figures));
-    if !SHOWN.swap(true, Relaxed) {
-        telemetry.registry().add(Box::new(encode));
-    }
-}
-
-static ALL: Mutex<Vec<Weak<Figures>>> = Mutex::new(Vec::new());
-
 /// `weir_script_*`.
-fn encode(encoder: &mut Encoder) {
-    let all: Vec<Arc<Figures>> = lock(&ALL).iter().filter_map(Weak::upgrade).collect();
+fn encode(all: &[Arc<Figures>], encoder: &mut Encoder) {
     let mut shown = HashSet::new();
     // Of several with the same names the newest is shown.
     for figures in all.iter().rev() {

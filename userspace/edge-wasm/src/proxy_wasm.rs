@@ -14,9 +14,9 @@ use crate::shared::{Place, Section};
 use crate::unfit::Unfit;
 use crate::vm::{Failure, Reason, Settings, is_room};
 use base_runtime::channel::{Receiver, Sender, mailbox};
+use base_telemetry::Limit;
 use base_telemetry::proxy::PoolNames;
 use base_telemetry::registry::Encoder;
-use base_telemetry::{Limit, Telemetry};
 use edge_filters::Kept;
 use edge_filters::proxy_wasm::{LOCAL_RESPONSE, ProxyWasmSpec};
 use edge_filters::wasm_host::{OUT_OF_VM, WASM_ERROR};
@@ -26,7 +26,7 @@ use edge_pipeline::{Body, BodyError, BuildError, Enclosed, Exchange, Filter, Out
 use edge_upstream::{CallSettings, Caller};
 use proto_http::{Known, Method};
 use serde_json::{Value, json};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,7 @@ fn make(spec: ProxyWasmSpec, parts: &Parts<'_>) -> Result<Arc<dyn Filter>, Build
             host.source.tried(patience);
         }
     });
-    show(&host, parts.telemetry);
+    parts.telemetry.registry().show(&host, figures);
     Ok(Arc::new(ProxyWasm { host }))
 }
 
@@ -805,22 +805,8 @@ async fn asked(caller: &Caller, wanted: WantedCall) -> Option<CallReply> {
 /// What another request has done to this one.
 const ENDED: &str = "the program was ended while this request was under way";
 
-/// Has the figures of a host shown for as long as it lives.
-fn show(host: &Arc<Host>, telemetry: &Telemetry) {
-    static SHOWN: AtomicBool = AtomicBool::new(false);
-    let mut hosts = lock(&HOSTS);
-    hosts.retain(|known| known.strong_count() > 0);
-    hosts.push(Arc::downgrade(host));
-    if !SHOWN.swap(true, Relaxed) {
-        telemetry.registry().add(Box::new(figures));
-    }
-}
-
-static HOSTS: Mutex<Vec<Weak<Host>>> = Mutex::new(Vec::new());
-
 /// `weir_proxy_wasm_*`.
-fn figures(encoder: &mut Encoder) {
-    let hosts: Vec<Arc<Host>> = lock(&HOSTS).iter().filter_map(Weak::upgrade).collect();
+fn figures(hosts: &[Arc<Host>], encoder: &mut Encoder) {
     let mut shown = std::collections::HashSet::new();
     // Of several generations of a filter the newest is shown.
     for host in hosts.iter().rev() {

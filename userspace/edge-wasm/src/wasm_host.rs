@@ -6,8 +6,8 @@ use crate::patience::Patience;
 use crate::shared::{Place, Section};
 use crate::unfit::Unfit;
 use crate::vm::{self, Failure, Reason, Settings, Vm};
+use base_telemetry::Limit;
 use base_telemetry::registry::Encoder;
-use base_telemetry::{Limit, Telemetry};
 use edge_filters::Kept;
 use edge_filters::wasm_host::{OUT_OF_VM, WASM_ERROR, WASM_RESULTS, WasmHostSpec};
 use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::atomic::{
-    AtomicBool, AtomicU64, AtomicUsize,
+    AtomicU64, AtomicUsize,
     Ordering::{Relaxed, SeqCst},
     fence,
 };
@@ -60,7 +60,7 @@ fn make(spec: WasmHostSpec, parts: &Parts<'_>) -> Result<Arc<dyn Filter>, BuildE
             host.source.tried(patience);
         }
     });
-    show(&host, parts.telemetry);
+    parts.telemetry.registry().show(&host, figures);
     Ok(Arc::new(WasmHost { host }))
 }
 
@@ -502,22 +502,8 @@ impl Drop for Queued<'_> {
     }
 }
 
-/// Has the figures of a host shown for as long as it lives.
-fn show(host: &Arc<Host>, telemetry: &Telemetry) {
-    static SHOWN: AtomicBool = AtomicBool::new(false);
-    let mut hosts = lock(&HOSTS);
-    hosts.retain(|known| known.strong_count() > 0);
-    hosts.push(Arc::downgrade(host));
-    if !SHOWN.swap(true, Relaxed) {
-        telemetry.registry().add(Box::new(figures));
-    }
-}
-
-static HOSTS: Mutex<Vec<Weak<Host>>> = Mutex::new(Vec::new());
-
 /// `weir_wasm_*`.
-fn figures(encoder: &mut Encoder) {
-    let hosts: Vec<Arc<Host>> = lock(&HOSTS).iter().filter_map(Weak::upgrade).collect();
+fn figures(hosts: &[Arc<Host>], encoder: &mut Encoder) {
     let help = "Programs that were not compiled within 30 s.";
     encoder.counter("weir_wasm_overdue_total", help, &[], code::overdue() as f64);
     let mut shown = std::collections::HashSet::new();

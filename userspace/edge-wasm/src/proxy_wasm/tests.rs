@@ -1,7 +1,7 @@
 use super::*;
 use base_model::PipelineSpec;
-use base_telemetry::Identity;
 use base_telemetry::registry::Names;
+use base_telemetry::{Identity, Telemetry};
 use edge_pipeline::Pipeline;
 use proto_http::{Headers, Path, Response};
 

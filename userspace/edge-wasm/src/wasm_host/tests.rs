@@ -1,5 +1,5 @@
 use super::*;
-use base_telemetry::Identity;
+use base_telemetry::{Identity, Telemetry};
 use edge_filters::wasm_host::Code;
 use proto_http::{Method, Path, Response};
 use std::time::Instant;
