@@ -194,8 +194,12 @@ impl Backend {
         let mut backend = Backend::new(move |mut wire, _| {
             while let Some(message) = wire.message() {
                 let bytes = answer(&message);
+                let other = message.head.starts_with("PRI * HTTP/2.0");
                 record.lock().unwrap().push(message);
                 wire.send(&bytes);
+                if other {
+                    break;
+                }
             }
         });
         backend.seen = seen;
