@@ -1,7 +1,7 @@
 //! Fills `corpus/` from the torture list, and with the messages that TLS knows.
 
 use proto_http::h1::parse_request;
-use proto_http::{Limits, Request, torture};
+use proto_http::{Limits, Request};
 use std::path::Path;
 use std::{fs, io};
 
@@ -26,7 +26,7 @@ fn main() -> io::Result<()> {
     for target in TARGETS {
         fs::create_dir_all(root.join(target))?;
     }
-    for (number, case) in torture::cases().iter().enumerate().filter(|(_, case)| case.bytes.len() <= 4096) {
+    for (number, case) in proto_torture::cases().iter().enumerate().filter(|(_, case)| case.bytes.len() <= 4096) {
         let name = format!("{number:03}");
         fs::write(root.join("http1_request").join(&name), &case.bytes)?;
         // A response with the same fields and body.

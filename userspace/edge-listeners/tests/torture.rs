@@ -1,4 +1,4 @@
-//! The torture list of `proto-http` over real sockets, through a running server to a backend that records: what is refused
+//! The list of `proto-torture` over real sockets, through a running server to a backend that records: what is refused
 //! gets its status and reaches no backend; what is accepted reaches it exactly as the list states.
 
 #[macro_use]
@@ -6,7 +6,7 @@ mod support;
 
 use base_runtime::IoMode;
 use edge_listeners::Timeouts;
-use proto_http::torture::{Case, Verdict, cases};
+use proto_torture::{Case, Verdict, cases};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -18,7 +18,7 @@
 //!
 //! What implementations were attacked with, the rule here, the [`Fault`] it is counted as (`weir_limit_hits_total{limit}`) and
 //! the status a client gets; from a backend the same faults make a 502 or 503 of the answer. Each fault stands in
-//! `torture.txt`, which a test sees to.
+//! `proto-torture`, which a test sees to.
 //!
 //! | Class | Rule | Fault | Status |
 //! |---|---|---|---|

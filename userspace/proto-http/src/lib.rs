@@ -14,8 +14,6 @@ pub mod limits;
 pub mod message;
 pub mod multiplexed;
 pub mod path;
-#[cfg(feature = "torture")]
-pub mod torture;
 
 pub use date::ImfDate;
 pub use headers::{Headers, Known};

@@ -2,8 +2,8 @@
 //! in every run. The long run is `cargo xtask fuzz`.
 
 use proto_http::h1::parse_request;
-use proto_http::torture::cases;
 use proto_http::{Limits, Request};
+use proto_torture::cases;
 use std::time::{Duration, Instant};
 
 #[path = "../../fuzz/checks/http1_chunks.rs"]

@@ -3,11 +3,11 @@
 
 use proptest::prelude::*;
 use proto_http::h1::{Fault, parse_request, parse_response};
-use proto_http::torture::{self, Case};
 use proto_http::{Headers, Limits, Method, Request, Response, Underscores};
+use proto_torture::Case;
 use std::sync::LazyLock;
 
-static CASES: LazyLock<Vec<Case>> = LazyLock::new(torture::cases);
+static CASES: LazyLock<Vec<Case>> = LazyLock::new(proto_torture::cases);
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(6000))]

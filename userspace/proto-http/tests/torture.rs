@@ -3,8 +3,8 @@
 use proto_http::h1::{
     BodyDecoder, Fault, Framing, LAST_CHUNK, RequestOptions, chunk_prefix, parse_request, write_request_head,
 };
-use proto_http::torture::{Case, Verdict, cases};
 use proto_http::{Limits, Request};
+use proto_torture::{Case, Verdict, cases};
 
 #[test]
 fn every_verdict_holds_in_one_piece() {

@@ -1,7 +1,7 @@
 //! Requests that have broken HTTP implementations, with ordinary ones between them, and the verdict on each.
 //!
 //! The list is data (`torture.txt`, which explains its own form) so that the engine's tests and suites that send it through
-//! sockets share it. Enabled by the feature `torture`.
+//! sockets share it. A crate of its own, so that no feature of `proto-http` tells a build for tests from one of the daemon.
 
 use std::fmt;
 
