@@ -73,6 +73,11 @@ pub fn snapshot(held: &Held, vote: &Vote, meta: &SnapshotMeta) -> Result<(), Str
     }
 }
 
+/// The vote in another's answer, which openraft goes by as it does by that of a call.
+pub fn answered(held: &Held, vote: &Vote) -> Result<(), String> {
+    sane_vote(held, vote)
+}
+
 fn no_younger(id: &LogId, vote: &Vote) -> Result<(), String> {
     let younger = id.leader_id.term > vote.leader_id().term;
     if younger { Err(format!("entry {id} is younger than its leader ({vote})")) } else { Ok(()) }
