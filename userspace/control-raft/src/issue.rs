@@ -91,14 +91,21 @@ impl Place {
         serde_json::from_slice(&fs::read(self.path(JOINED)).ok()?).ok()
     }
 
-    /// What the founder has made and the group does not know yet.
+    /// What this member keeps of the authority: the founder from the beginning, other primaries once they know it. A group that has lost
+    /// its state has it from there.
     pub fn founding(&self) -> Option<(String, String)> {
         let authority = fs::read_to_string(self.path(AUTHORITY)).ok()?;
         Some((authority, fs::read_to_string(self.path(SEALED)).ok()?))
     }
 
-    pub fn founded(&self) {
-        let _ = fs::remove_file(self.path(SEALED));
+    /// Keeps a copy of what the group holds, beside the key that opens it.
+    pub fn keep_authority(&self, authority: &Authority) -> io::Result<()> {
+        let kept = self.founding();
+        if kept == Some((authority.certificate.clone(), authority.sealed_key.clone())) {
+            return Ok(());
+        }
+        self.write(AUTHORITY, &authority.certificate)?;
+        self.write(SEALED, &authority.sealed_key)
     }
 
     /// Makes an authority, and this member's certificate with it.
@@ -247,7 +254,7 @@ const CERTIFICATE: &str = "cert.pem";
 const KEY: &str = "key.pem";
 const AUTHORITY: &str = "authority.pem";
 const SEAL: &str = "seal";
-/// The authority's key, until the group has it.
+/// The authority's key, sealed.
 const SEALED: &str = "authority.sealed";
 const JOINED: &str = "cluster.json";
 /// The first byte of the serial numbers that say a version: positive, as they have to be.

@@ -468,16 +468,31 @@ impl Inner {
         })
     }
 
-    /// The founder hands its authority to the group.
+    /// The founder hands its authority to the group; so does whoever leads one that has lost it.
     pub(crate) async fn found_authority(&self) {
         let Some(issuing) = &self.issuing else { return };
-        let Some((certificate, sealed_key)) = issuing.place.founding() else { return };
-        if self.publisher().state().authority().certificate.is_empty()
-            && self.propose(Action::FoundAuthority { certificate, sealed_key }).await.is_err()
-        {
+        if !self.publisher().state().authority().certificate.is_empty() {
             return;
         }
-        issuing.place.founded();
+        if let Some((certificate, sealed_key)) = issuing.place.founding() {
+            // Refused by nobody: one that comes second changes nothing.
+            let _ = self.propose(Action::FoundAuthority { certificate, sealed_key }).await;
+        }
+    }
+}
+
+/// Keeps a copy of the authority as soon as the group has one, in a member that can open it.
+pub(crate) async fn keep_authority(inner: Arc<Inner>) {
+    let Some(issuing) = inner.issuing.as_ref().filter(|issuing| issuing.place.seal().is_some()) else { return };
+    loop {
+        let authority = inner.publisher().state().authority().clone();
+        if !authority.certificate.is_empty() {
+            if let Err(error) = issuing.place.keep_authority(&authority) {
+                tracing::warn!(%error, "no copy of the cluster's authority is kept on this member");
+            }
+            return;
+        }
+        tokio::time::sleep(LOOK_MIN).await;
     }
 }
 

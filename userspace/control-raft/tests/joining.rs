@@ -131,6 +131,27 @@ fn the_certificate_of_a_removed_member_is_good_for_nothing() {
 }
 
 #[test]
+fn the_authority_outlives_the_log() {
+    let world = World::new();
+    let kept = |name: &str, file: &str| world.directory.path().join(name).join(file);
+    let one = world.start("n1", None);
+    let two = world.start("n2", Some(one.token(Duration::from_secs(600))));
+    assert!(eventually(|| kept("n2", "peer/authority.sealed").exists()), "every primary keeps a copy");
+    let read = |name: &str, file: &str| std::fs::read_to_string(kept(name, file)).unwrap();
+    assert!(eventually(|| read("n2", "peer/authority.sealed") == read("n1", "peer/authority.sealed")));
+    assert!(!read("n2", "peer/authority.sealed").contains("PRIVATE"));
+    let authority = read("n1", "peer/authority.pem");
+    two.kill();
+    one.kill();
+    std::fs::remove_file(kept("n1", "raft.redb")).unwrap();
+    // Founded anew, with the authority that it had: whoever shows a certificate of it is believed on.
+    let one = world.start("n1", None);
+    let three = world.try_start("n3", Some(one.token(Duration::from_secs(600))), |_| {}).unwrap();
+    assert_eq!(read("n3", "peer/authority.pem"), authority);
+    three.puts("a");
+}
+
+#[test]
 fn a_certificate_is_never_for_the_name_of_another_member() {
     let world = World::new();
     let one = world.start("n1", None);
