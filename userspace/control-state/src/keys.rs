@@ -1,6 +1,6 @@
 //! Keys of sections: what controllers have learned, who may write it, and when it goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base_text::quoted;
@@ -92,7 +92,7 @@ pub(crate) fn restore(view: &mut Snapshot, backup: &Snapshot) {
     tidy(view);
     for (section, kept) in backup.sections.iter() {
         let mut keys = view.sections.get(section).cloned().unwrap_or_default();
-        let known: Vec<String> = keys.values().map(|keyed| keyed.owner.clone()).collect();
+        let known: BTreeSet<String> = keys.values().map(|keyed| keyed.owner.clone()).collect();
         let fits = |keyed: &Keyed| view.objects.contains_key(&keyed.owner) && !known.contains(&keyed.owner);
         let comes: BTreeMap<_, _> =
             kept.iter().filter(|(_, keyed)| fits(keyed)).map(|(key, keyed)| (key.clone(), keyed.clone())).collect();
