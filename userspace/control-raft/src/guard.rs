@@ -47,6 +47,11 @@ pub struct Caller(pub Arc<str>);
 #[derive(Clone)]
 pub struct Signature(pub Arc<str>);
 
+/// The caller has shown to be a member, or is on this machine: it may be told what is secret. Whoever calls without it got in by
+/// `--insecure-peers`.
+#[derive(Clone)]
+pub struct Proven;
+
 /// Marks an answer that has no end; its lines are signed one by one.
 #[derive(Clone)]
 pub struct Endless;
@@ -262,6 +267,9 @@ async fn look(inner: &Inner, origin: &Origin, request: Request) -> Result<Let, (
     }
     let caller = Caller(text(request.headers(), FROM).into());
     let (mut head, body) = request.into_parts();
+    if proven || origin.address.to_canonical().is_loopback() {
+        head.extensions.insert(Proven);
+    }
     let body = match &signature {
         None => body,
         Some(_) => {

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base_text::{duration, quoted};
 use control_api::tls::ServerTls;
-use control_api::{Delta, Document, Refusal, Snapshot, Update};
+use control_api::{Delta, Document, MemberRole, Refusal, Snapshot, Update};
 use control_state::{Answer, State, Unread};
 use hyper::body::{Frame, Incoming};
 use hyper::service::{Service, service_fn};
@@ -31,7 +31,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::Conceal;
 use crate::control::{Gate, Inner};
-use crate::guard::{Caller, Endless, Origin, Signature, certifies, guard};
+use crate::guard::{Caller, Endless, Origin, Proven, Signature, certifies, guard};
 use crate::join::{AUTHORITY_PATH, JOIN_PATH, JoinCall, RENEW_PATH, RenewCall};
 use crate::machine::unread_snapshot;
 use crate::network::SnapshotHead;
@@ -263,9 +263,14 @@ async fn heartbeat(
     Shared(inner): Shared<Arc<Inner>>,
     Extension(caller): Extension<Caller>,
     Extension(origin): Extension<Origin>,
+    proven: Option<Extension<Proven>>,
     body: Bytes,
 ) -> Response {
-    with(&body, async |heartbeat: Heartbeat| {
+    with(&body, async |mut heartbeat: Heartbeat| {
+        // What it holds is not what the others hold: it is told less.
+        if proven.is_none() && heartbeat.member.role == MemberRole::Secondary {
+            heartbeat.mark = None;
+        }
         let member = &heartbeat.member;
         if let Err(refused) = speaks_for(&caller, &origin, &member.name, &member.peer_url) {
             return refused;
@@ -379,9 +384,10 @@ async fn watch(
     Query(query): Query<WatchFrom>,
     Extension(caller): Extension<Caller>,
     Extension(origin): Extension<Origin>,
+    proven: Option<Extension<Proven>>,
     signature: Option<Extension<Signature>>,
 ) -> Response {
-    let proven = signature.is_some() || origin.certificate.is_some() || origin.address.to_canonical().is_loopback();
+    let proven = proven.is_some();
     let at = (query.from > 0).then_some((query.cluster, query.from));
     let mut follower = inner.publisher().follow(at);
     let (lines, body) = mpsc::channel(16);
@@ -414,24 +420,20 @@ async fn watch(
     answer
 }
 
-/// Without ticket keys, and without the secrets of objects: whoever is told has not shown to be a member.
+/// Without ticket keys, and without the secrets of objects: whoever is told has not shown to be a member. Tokens stay, of which the cluster
+/// knows no more than hashes that lead nobody back to them: a member without them would ask nobody for a login.
 fn concealed(update: Update, conceal: Option<&Conceal>) -> Update {
     let hide =
         |document: &Document| conceal.map_or_else(|| document.clone(), |conceal| Document::new(conceal(document)));
     match update {
         Update::Snapshot(snapshot) => {
             let objects = snapshot.objects.iter().map(|(name, document)| (name.clone(), hide(document))).collect();
-            let shown = Snapshot {
-                objects: Arc::new(objects),
-                tickets: Arc::default(),
-                tokens: Arc::default(),
-                ..Snapshot::clone(&snapshot)
-            };
+            let shown = Snapshot { objects: Arc::new(objects), tickets: Arc::default(), ..Snapshot::clone(&snapshot) };
             Update::Snapshot(Arc::new(shown))
         }
         Update::Delta(delta) => {
             let puts = delta.puts.iter().map(hide).collect();
-            Update::Delta(Arc::new(Delta { puts, tickets: None, tokens: None, ..Delta::clone(&delta) }))
+            Update::Delta(Arc::new(Delta { puts, tickets: None, ..Delta::clone(&delta) }))
         }
         ping @ Update::Ping(_) => ping,
     }
@@ -502,3 +504,42 @@ const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(5);
 const HEAD: std::time::Duration = std::time::Duration::from_secs(60);
 /// A reader that hears nothing for a few of these looks for another member.
 pub const PING: std::time::Duration = std::time::Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use control_api::{TicketKey, TicketKeys, Token};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_proves_nothing_is_told_no_secret_and_still_that_there_are_tokens() {
+        let token = Token { name: "ci".into(), hash: "0123".into(), ..Token::default() };
+        let key = TicketKey { name: [1; 16], secret: [2; 32] };
+        let tickets = Arc::new(TicketKeys { current: Some(key), ..TicketKeys::default() });
+        let tokens = Arc::new(BTreeMap::from([("ci".to_owned(), token)]));
+        let document = Document::new(json!({"name": "a", "kind": "K", "password": "secret"}));
+        let conceal: Conceal = Arc::new(|document: &serde_json::Value| {
+            let mut shown = document.clone();
+            shown["password"] = "OMITTED".into();
+            shown
+        });
+        let objects = Arc::new(BTreeMap::from([("a".to_owned(), document.clone())]));
+        let (shown, of) = (Arc::new(tickets.as_ref().clone()), tokens.clone());
+        let whole = Update::Snapshot(Arc::new(Snapshot { objects, tickets, tokens, ..Snapshot::default() }));
+        let step = Update::Delta(Arc::new(Delta {
+            puts: vec![document],
+            tickets: Some(shown),
+            tokens: Some(of.clone()),
+            ..Delta::default()
+        }));
+        let Update::Snapshot(told) = concealed(whole, Some(&conceal)) else { panic!("it is a snapshot") };
+        assert!(told.tickets.current.is_none() && told.tokens == of);
+        assert_eq!(told.objects["a"]["password"], "OMITTED");
+        let Update::Delta(told) = concealed(step, Some(&conceal)) else { panic!("it is a delta") };
+        assert!(told.tickets.is_none() && told.tokens.as_ref() == Some(&of));
+        assert_eq!(told.puts[0]["password"], "OMITTED");
+    }
+}
