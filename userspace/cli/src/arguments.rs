@@ -131,6 +131,12 @@ pub enum Verb {
         /// As it was at this version of the configuration
         #[arg(long = "version", id = "at", value_name = "VERSION")]
         version: Option<u64>,
+        /// Keep telling what changes
+        #[arg(short, long, conflicts_with = "at")]
+        watch: bool,
+        /// Also who made each object, and the version that it was last changed in
+        #[arg(long, conflicts_with_all = ["at", "watch"])]
+        wide: bool,
         #[command(flatten)]
         namespace: Namespace,
     },

@@ -31,6 +31,7 @@ mod terminal;
 mod tokens;
 mod top;
 mod wasm;
+mod watch;
 
 use std::process::ExitCode;
 

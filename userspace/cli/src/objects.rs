@@ -43,6 +43,37 @@ pub async fn get(
     Ok(())
 }
 
+/// `get --wide`: with whose each object is, and the version that it was last changed in.
+pub async fn wide(
+    server: &Server,
+    kind: Option<&str>,
+    name: Option<&str>,
+    namespace: &Namespace,
+    format: Format,
+) -> Result<(), String> {
+    let space = segment(namespace.namespace.as_deref().unwrap_or_default());
+    let all = server.get(&format!("/objects?meta=true&namespace={space}")).await?;
+    let wanted = |object: &&Value| {
+        kind.is_none_or(|kind| word(object, "kind") == kind) && name.is_none_or(|name| word(object, "name") == name)
+    };
+    let found: Vec<&Value> = all.as_array().into_iter().flatten().filter(wanted).collect();
+    if let (Some(kind), Some(name), true) = (kind, name, found.is_empty()) {
+        return Err(format!("there is no {kind} named {name}", name = quoted(&name)));
+    }
+    if format != Format::Default {
+        structured(&Value::Array(found.into_iter().cloned().collect()), format);
+        return Ok(());
+    }
+    let mut rows = vec![heads(&["NAME", "KIND", "OWNER", "GENERATION", "AGE"])];
+    for object in found {
+        let generation = object["generation"].to_string();
+        let [name, kind, owner] = ["name", "kind", "owner"].map(|key| word(object, key).to_owned());
+        rows.push(vec![name, kind, owner, generation, age(word(object, "createdAt"))]);
+    }
+    print(&table(&rows));
+    Ok(())
+}
+
 /// Documents with their namespaces, by name.
 pub async fn find(
     server: &Server,

@@ -11,7 +11,7 @@ use crate::resource::Resource;
 use crate::server::{Server, segment};
 use crate::{
     backup, caches, check, config, convert, custom, describe, edit, explain, history, http_proxy, kubernetes,
-    last_good, members, objects, tap, tokens, top, wasm,
+    last_good, members, objects, tap, tokens, top, wasm, watch,
 };
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
@@ -56,7 +56,27 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         Verb::Backup(what) => backup::backup(&server, &what, &arguments.output).await,
         Verb::Restore(what) => backup::restore(&server, &what, format).await,
         Verb::Rollback { version } => history::rollback(&server, version).await,
-        Verb::Get { kind, names, version, namespace } => {
+        Verb::Get { kind, names, watch: true, namespace, .. } => {
+            let name = names.first().map(String::as_str);
+            match kind.eq_ignore_ascii_case("all") {
+                true => watch::watch(&server, None, None, &namespace, format).await,
+                false => match Resource::parse(&kind)? {
+                    Resource::Object(kind) => watch::watch(&server, Some(kind), name, &namespace, format).await,
+                    _ => Err("objects can be watched, nothing else".into()),
+                },
+            }
+        }
+        Verb::Get { kind, names, wide: true, namespace, .. } => {
+            let kind = match kind.eq_ignore_ascii_case("all") {
+                true => None,
+                false => match Resource::parse(&kind)? {
+                    Resource::Object(kind) => Some(kind),
+                    _ => return Err("objects have owners, nothing else".into()),
+                },
+            };
+            objects::wide(&server, kind, names.first().map(String::as_str), &namespace, format).await
+        }
+        Verb::Get { kind, names, version, namespace, .. } => {
             if kind.eq_ignore_ascii_case("all") {
                 return objects::get(&server, None, None, version, &namespace, format).await;
             }

@@ -48,6 +48,35 @@ fn create_get_describe_apply_delete() {
 }
 
 #[test]
+fn what_changes_is_told_as_it_does() {
+    use std::io::BufRead;
+    let world = World::start();
+    world.ctl(&["create", "-f", "-"], TWO);
+    let address = world.address.to_string();
+    let wide = world.ctl(&["get", "all", "--wide"], "");
+    wide.shows("NAME   KIND         OWNER      GENERATION   AGE\n");
+    let hs = wide.out.lines().find(|line| line.starts_with("hs")).unwrap().to_owned();
+    let tag = world.get("/objects/hs").etag.unwrap();
+    assert_eq!(hs.split_whitespace().nth(2), Some("user-api"), "{hs}");
+    assert_eq!(hs.split_whitespace().nth(3), Some(tag.trim_matches('"')), "{hs}");
+
+    let arguments = ["--server", &address, "get", "hs", "--watch"];
+    let mut watch = Command::new(PROGRAM).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let (sender, lines) = std::sync::mpsc::channel();
+    let out = std::io::BufReader::new(watch.stdout.take().unwrap());
+    std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let next = || lines.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+    assert_eq!(next(), "NAME   KIND         AGE");
+    assert_eq!(ageless(&next()), "hs     HTTPServer   0s");
+    world.ctl(&["delete", "pl", "pl"], "");
+    world.ctl(&["delete", "hs", "hs"], "");
+    assert_eq!(next(), "hs   HTTPServer   deleted", "nothing is told of other kinds");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    world.ctl(&["get", "members", "--watch"], "").fails("objects can be watched");
+}
+
+#[test]
 fn older_spellings_work() {
     let world = World::start();
     let directory = tempfile::tempdir().unwrap();

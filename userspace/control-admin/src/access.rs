@@ -45,6 +45,15 @@ pub struct Caller {
     pub stranger: bool,
 }
 
+#[cfg(test)]
+impl Caller {
+    /// A token that may do everything.
+    pub fn named(name: &str) -> Caller {
+        let principal = Principal { kind: PrincipalKind::Token, name: name.to_owned(), ..Principal::default() };
+        Caller { principal, grants: None, stranger: false }
+    }
+}
+
 tokio::task_local! {
     static CALLER: Caller;
     /// The audit log has a line about this request.
@@ -73,6 +82,37 @@ impl Caller {
             StatusCode::FORBIDDEN,
             format!("{who} may not do {what}: it takes the role {role}; weirctl token list shows what each token may"),
         ))
+    }
+
+    /// Refuses whoever has this role for no kind at all.
+    pub fn needs_any(&self, role: Role) -> Result<(), Error> {
+        if self.may_at_all(role) { Ok(()) } else { self.needs(role, None) }
+    }
+
+    /// Refuses what goes on for long when who asked is known no more, or may do something else by now.
+    pub fn stands(&self, api: &Api, request: &Request) -> Result<(), Error> {
+        let now = of(api, request)?;
+        if now.principal == self.principal && now.grants == self.grants {
+            return Ok(());
+        }
+        let message = format!("what {} may do was changed; ask again", self.principal);
+        Err(Error::new(StatusCode::UNAUTHORIZED, message))
+    }
+
+    /// One login, or one address that needs none.
+    pub fn whose(&self) -> String {
+        match self.principal.kind {
+            PrincipalKind::Anonymous => self.principal.from.clone(),
+            _ => self.principal.to_string(),
+        }
+    }
+
+    /// The same for people.
+    pub fn shown(&self) -> String {
+        match self.principal.kind {
+            PrincipalKind::Anonymous => format!("address {}", self.principal.from),
+            _ => self.principal.to_string(),
+        }
     }
 
     pub fn is_anonymous(&self) -> bool {

@@ -148,6 +148,9 @@ pub trait Local: Send + Sync + 'static {
     /// A request was refused because as many documents as may be are being checked: counted.
     fn check_refused(&self) {}
 
+    /// Somebody wanted to be told of changes, and as many as may be are told already: counted.
+    fn watch_refused(&self) {}
+
     /// A line of the audit log.
     fn audit(&self, line: &Value) {
         tracing::info!(target: "audit", "{line}");

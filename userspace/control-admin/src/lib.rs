@@ -36,6 +36,7 @@ mod switch;
 mod tap;
 mod tokens;
 mod wasm;
+mod watch;
 
 pub use alone::router_alone;
 pub use catalog::{Catalog, Category, Checked, KindInfo, LastGood, Local, Requests, Tap};

@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::access::Origin;
 use crate::login::{Logins, required};
 use crate::names::{Names, known};
+use crate::watch::Ending;
 
 /// The listening half of the API. It closes when the last handle is dropped.
 #[derive(Clone)]
@@ -248,8 +249,10 @@ async fn serve(
     mut ending: watch::Receiver<bool>,
 ) {
     let router = TowerToHyperService::new(router);
+    let told = Ending(ending.clone());
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(origin.clone());
+        request.extensions_mut().insert(told.clone());
         router.call(request)
     });
     let mut serving = pin!(

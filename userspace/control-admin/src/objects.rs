@@ -68,6 +68,16 @@ pub async fn list(State(api): State<Arc<Api>>, query: Params) -> Answer {
     let then = history::objects(&api, &query)?;
     let caller = caller();
     let readable = |document: &&Document| caller.may(Role::Read, document["kind"].as_str());
+    if flag(&query, "meta") {
+        if !text(&query, "version").is_empty() {
+            return Err(Error::invalid("meta is told of now: leave version out"));
+        }
+        let here = in_default(text(&query, "namespace"));
+        let told =
+            state.view.objects.values().filter(|_| here).filter(readable).map(|document| meta(&state.view, document));
+        let told: Vec<Value> = told.collect();
+        return Ok(Reply::body(told).version(state.view.version).changed(state.view.version));
+    }
     let documents: Vec<Value> = then.values().filter(readable).map(|document| api.catalog.shown(document)).collect();
     let namespace = text(&query, "namespace");
     if flag(&query, "all-namespaces") {
@@ -100,6 +110,19 @@ pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>, query: 
         }
         _ => Err(Error::not_found(format!("object {name} not found", name = quoted(&name)))),
     }
+}
+
+/// What the cluster keeps of an object beside what was written: whose it is, and its generation, the version of the configuration that it
+/// was last changed in, as the `ETag` of the object tells it.
+fn meta(view: &Snapshot, document: &Value) -> Value {
+    let name = document["name"].as_str().unwrap_or_default();
+    json!({
+        "name": name,
+        "kind": document["kind"],
+        "owner": owner(document),
+        "generation": view.changed.get(name).copied().unwrap_or_default(),
+        "createdAt": document["createdAt"],
+    })
 }
 
 /// Refuses a caller whose token is not for the kind of this object.
@@ -459,7 +482,7 @@ fn titled(n: usize, document: &Value, several: bool, problem: &str) -> String {
     }
 }
 
-fn in_default(namespace: &str) -> bool {
+pub fn in_default(namespace: &str) -> bool {
     namespace.is_empty() || namespace == DEFAULT_NAMESPACE
 }
 

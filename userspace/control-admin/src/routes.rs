@@ -14,7 +14,7 @@ use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
 use crate::{
     backup, caches, custom, history, last_good, logs, members, metadata, objects, overview, requests, status, tap,
-    tokens, wasm,
+    tokens, wasm, watch,
 };
 
 pub struct Api {
@@ -22,6 +22,7 @@ pub struct Api {
     pub catalog: Arc<dyn Catalog>,
     pub local: Arc<dyn Local>,
     pub checks: Checks,
+    pub watches: watch::Watches,
 }
 
 /// The whole API as a service.
@@ -30,7 +31,7 @@ pub fn router(control: Control, catalog: Arc<dyn Catalog>, local: Arc<dyn Local>
     let at_once = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() / 2);
     let counting = local.clone();
     let checks = Checks::new(at_once, move || counting.check_refused());
-    let api = Arc::new(Api { control, catalog, local, checks });
+    let api = Arc::new(Api { control, catalog, local, checks, watches: watch::Watches::default() });
     let mut v2 = Router::new().route("/", get(list_apis));
     for entry in entries() {
         let handlers = match entry.group {
@@ -89,9 +90,9 @@ fn entries() -> Vec<Entry> {
 
     add("object", "/object-kinds", &["GET"], get(metadata::kinds));
     add("object", "/object-api-resources", &["GET"], get(metadata::api_resources));
-    let all_objects = get(objects::list).post(objects::create).delete(objects::delete_all);
+    let all_objects = get(watch::objects).post(objects::create).delete(objects::delete_all);
     add("object", "/objects", &["GET", "POST", "DELETE"], all_objects);
-    let one_object = get(objects::show).put(objects::update).delete(objects::delete);
+    let one_object = get(watch::object).put(objects::update).delete(objects::delete);
     add("object", "/objects/{name}", &["GET", "PUT", "DELETE"], one_object);
     add("object", "/objects-check", &["POST"], post(objects::check));
     add("object", "/history", &["GET"], get(history::list));

@@ -651,3 +651,124 @@ fn former_versions_are_seen_and_gone_back_to() {
     let follower = world.secondary("s1");
     assert!(!follower.state().view.objects.is_empty() || follower.name() == "s1");
 }
+
+/// What is told, event by event: id, event, data.
+struct Events {
+    reader: std::io::BufReader<std::net::TcpStream>,
+    head: String,
+}
+
+impl Events {
+    fn open(world: &World, path: &str, headers: &str) -> Events {
+        use std::io::{BufRead, Write};
+        let mut stream = std::net::TcpStream::connect(world.address).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+        write!(stream, "GET /apis/v2{path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n").unwrap();
+        let mut reader = std::io::BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(reader.read_line(&mut head).unwrap() > 0, "{head}");
+        }
+        Events { reader, head: head.to_ascii_lowercase() }
+    }
+
+    /// The next that has data.
+    fn next(&mut self) -> (u64, String, Value) {
+        use std::io::BufRead;
+        let (mut id, mut event, mut data) = (0, String::new(), String::new());
+        loop {
+            let mut line = String::new();
+            assert!(self.reader.read_line(&mut line).unwrap() > 0, "the stream ended");
+            // Sizes of chunks are lines of their own.
+            let line = line.trim_end();
+            if let Some(text) = line.strip_prefix("id: ") {
+                id = text.parse().unwrap();
+            } else if let Some(text) = line.strip_prefix("event: ") {
+                event = text.to_owned();
+            } else if let Some(text) = line.strip_prefix("data: ") {
+                data.push_str(text);
+                if let Ok(value) = serde_json::from_str(&data) {
+                    return (id, event, value);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_watches_is_told_of_every_change_and_goes_on_where_it_was() {
+    let world = World::start();
+    world.json("POST", "/objects", pipeline("a"));
+    let mut all = Events::open(&world, "/objects?watch", "");
+    assert!(
+        all.head.starts_with("http/1.1 200") && all.head.contains("content-type: text/event-stream"),
+        "{}",
+        all.head
+    );
+    let (first, event, told) = all.next();
+    assert_eq!(
+        (event.as_str(), &told["objects"][0]["name"], &told["version"]),
+        ("objects", &json!("a"), &json!(first))
+    );
+    assert_eq!(told["objects"].as_array().unwrap().len(), 1);
+    let mut one = Events::open(&world, "/objects/b?watch=true", "");
+    assert_eq!(one.next().2["objects"], json!([]), "it need not be there yet");
+
+    let put = world.json("POST", "/objects", pipeline("b")).version;
+    let (id, event, told) = all.next();
+    assert_eq!((id, event.as_str(), &told["puts"][0]["name"]), (put, "change", &json!("b")));
+    assert_eq!(told["deletes"], json!([]));
+    assert_eq!(one.next().2["puts"][0]["name"], "b");
+    world.json("DELETE", "/objects/a", Value::Null);
+    assert_eq!(all.next().2["deletes"], json!([{"name": "a", "kind": "Pipeline"}]));
+    let last = world.json("DELETE", "/objects/b", Value::Null).version;
+    assert_eq!(one.next().2["deletes"], json!([{"name": "b", "kind": "Pipeline"}]), "nothing was told of another");
+
+    let mut back = Events::open(&world, &format!("/objects?watch={first}"), "");
+    let (id, event, told) = back.next();
+    assert_eq!((id, event.as_str()), (last, "change"));
+    let gone: Vec<&Value> = told["deletes"].as_array().unwrap().iter().map(|gone| &gone["name"]).collect();
+    assert_eq!((gone, &told["puts"]), (vec![&json!("a"), &json!("b")], &json!([])), "in one step");
+    let mut browser = Events::open(&world, "/objects?watch", &format!("last-event-id: {put}\r\n"));
+    assert_eq!(browser.next().2["deletes"].as_array().unwrap().len(), 2);
+
+    for (path, status) in [
+        ("/objects?watch=-1", 400),
+        ("/objects?watch=soon", 400),
+        ("/objects?watch&version=1", 400),
+        ("/objects?watch=false", 200),
+        ("/objects/a?watch=false", 404),
+    ] {
+        let answer = world.get(path);
+        assert_eq!(answer.status, status, "{path}: {}", answer.text);
+    }
+    assert_eq!(world.get("/objects?watch=999999").status, 410, "what is not there yet");
+}
+
+#[test]
+fn a_watch_tells_what_the_caller_may_read_and_ends_with_its_token() {
+    let world = World::start();
+    let token = |name: &str, kind: &str| {
+        let grants = json!([{"role": "read", "kinds": [kind]}]);
+        let made = world.json("POST", "/tokens", json!({"name": name, "grants": grants}));
+        made.json()["token"].as_str().unwrap().to_owned()
+    };
+    world.json("POST", "/objects", pipeline("a"));
+    let login = format!("authorization: Bearer {}\r\n", token("servers", "HTTPServer"));
+    let mut watch = Events::open(&world, "/objects?watch", &login);
+    let (before, _, told) = watch.next();
+    assert_eq!(told["objects"], json!([]));
+    world.json("POST", "/objects", pipeline("b"));
+    world.json("DELETE", "/objects/a", Value::Null);
+    world.json("POST", "/objects", json!({"name": "s", "kind": "HTTPServer", "port": 8081}));
+    let (_, event, told) = watch.next();
+    assert_eq!((event.as_str(), &told["puts"][0]["name"], &told["deletes"]), ("change", &json!("s"), &json!([])));
+    let mut back = Events::open(&world, &format!("/objects?watch={before}"), &login);
+    let (_, _, told) = back.next();
+    assert_eq!((told["puts"].as_array().unwrap().len(), &told["deletes"]), (1, &json!([])));
+    world.json("DELETE", "/tokens/servers", Value::Null);
+    for watch in [&mut watch, &mut back] {
+        let (_, event, told) = watch.next();
+        assert_eq!((event.as_str(), &told["code"]), ("end", &json!(401)));
+    }
+}

@@ -22,8 +22,9 @@ mod wasm;
 
 pub use principal::{Grant, Principal, PrincipalKind, Role, Token, allow};
 pub use publish::{
-    Addresses, CustomChange, CustomKind, CustomPlace, Delta, Document, EdgeReport, Eligible, FAILURES_TOLD,
-    GENERATIONS_KEPT, Gap, Generation, HashRule, Member, MemberRole, Predecessor, Snapshot, Steering, Update,
+    Addresses, CustomChange, CustomKind, CustomPlace, Delta, Document, EdgeReport, Eligible, FAILURE_CHARS_TOLD,
+    FAILURES_TOLD, GENERATIONS_KEPT, Gap, Generation, HashRule, Member, MemberRole, Predecessor, Snapshot, Steering,
+    Update,
 };
 pub use purges::{PURGE_BYTES_MOST, PURGES_KEPT, Purge, Purged};
 pub use refusal::{Refusal, RefusalKind};

@@ -192,6 +192,8 @@ pub struct EdgeReport {
 
 /// A report goes to the leader several times a second.
 pub const FAILURES_TOLD: usize = 16;
+/// Of each reason; the status of the object has it whole.
+pub const FAILURE_CHARS_TOLD: usize = 300;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -32,7 +32,7 @@ use crate::leaders::Told;
 use crate::machine::Machine;
 use crate::marks::Marks;
 use crate::network::Network;
-use crate::publish::{Follower, Publisher};
+use crate::publish::{Follower, ObjectsSince, Publisher};
 use crate::secret::ClusterSecret;
 use crate::store::{Identity, OpenError, Store};
 use crate::types::{NAMES_PRINCIPALS, Packed, Peer, Raft, node_id};
@@ -249,6 +249,7 @@ impl Control {
         if let Some(tls) = config.tls {
             if inner.issuing.is_some() {
                 inner.spawn_lasting("renewing the member's certificate", join::keep_certified(inner.clone()));
+                inner.spawn("keeping a copy of the authority", join::keep_authority(inner.clone()));
             }
             inner.spawn_lasting("reading the member's certificate", follow_certificates(inner.clone(), tls));
         }
@@ -315,6 +316,16 @@ impl Control {
     /// Follows every change. `at` is what the reader has already: cluster id and version; `None` asks for a snapshot.
     pub fn follow(&self, at: Option<(String, u64)>) -> Follower {
         self.inner.publisher.follow(at)
+    }
+
+    /// What became of objects after a version, as far as it is remembered: of the last thousand changes or so, since this process began.
+    pub fn objects_since(&self, version: u64) -> Option<ObjectsSince> {
+        self.inner.publisher.objects_since(version)
+    }
+
+    /// Waits until there is another state than this one; `None` after the shutdown.
+    pub async fn beyond(&self, seen: &State) -> Option<Arc<State>> {
+        self.inner.publisher.beyond(seen).await
     }
 
     /// The term in which this member leads, while a majority confirms it.
@@ -1151,7 +1162,7 @@ async fn raft(
     let settings = settings.validate().map_err(|e| raft_error(e.to_string()))?;
     let machine = Machine::load(store.clone(), publisher.clone(), marks.clone(), config.level);
     let machine = machine.map_err(|e| raft_error(e.to_string()))?;
-    let network = Network { wire: wire.clone() };
+    let network = Network { wire: wire.clone(), store: store.clone() };
     Raft::new(node_id(&config.name), Arc::new(settings), network, store.clone(), machine)
         .await
         .map_err(|e| raft_error(e.to_string()))

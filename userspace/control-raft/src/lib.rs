@@ -51,8 +51,9 @@ pub use config::{
 };
 pub use control::{Control, Metrics};
 pub use control_state::LEVEL;
+pub use guard::Proven;
 pub use join::{Bound, Invitation, Issued};
 pub use look::{Found, Held, look_at, look_for_peers};
-pub use publish::{Follower, RecvError};
+pub use publish::{Follower, ObjectsSince, RecvError};
 pub use recover::{Recovered, recover};
 pub use secret::ClusterSecret;

@@ -1,6 +1,6 @@
 //! From the state machine to its readers: the last state, and the deltas that led there.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,10 +17,28 @@ pub struct Publisher {
 
 struct Inner {
     state: Arc<State>,
-    /// Without gaps, up to the version of `state`; each with the bytes of its text.
-    deltas: VecDeque<(Arc<Delta>, usize)>,
+    /// Without gaps, up to the version of `state`.
+    steps: VecDeque<Step>,
     bytes: usize,
     closed: bool,
+}
+
+struct Step {
+    delta: Arc<Delta>,
+    /// Of its text.
+    bytes: usize,
+    /// Of what it deletes, in the same order.
+    kinds: Vec<String>,
+}
+
+/// What became of objects after a version.
+pub struct ObjectsSince {
+    /// What is there now.
+    pub state: Arc<State>,
+    /// Names and kinds of what went. One that came again with the same kind is not among them.
+    pub deletes: BTreeSet<(String, String)>,
+    /// Names of what was put since.
+    pub puts: BTreeSet<String>,
 }
 
 /// A reader's place in the stream of versions. It never misses one: it gets the delta that follows its version, or a
@@ -43,7 +61,7 @@ pub enum RecvError {
 impl Publisher {
     pub fn new(state: State) -> Arc<Self> {
         let version = watch::Sender::new(state.view.version);
-        let inner = Inner { state: Arc::new(state), deltas: VecDeque::new(), bytes: 0, closed: false };
+        let inner = Inner { state: Arc::new(state), steps: VecDeque::new(), bytes: 0, closed: false };
         Arc::new(Publisher { inner: Mutex::new(inner), changed: Condvar::new(), version })
     }
 
@@ -54,18 +72,19 @@ impl Publisher {
     /// A new state one delta further. `bytes` is about what the delta's text takes.
     pub fn push(&self, state: State, delta: Arc<Delta>, bytes: usize) {
         let mut inner = self.lock();
-        inner.state = Arc::new(state);
+        let before = std::mem::replace(&mut inner.state, Arc::new(state));
         if delta.to != delta.from + 1 {
             // Versions were left out, and a place in the row is told by its version: readers get a snapshot.
-            inner.deltas.clear();
+            inner.steps.clear();
             inner.bytes = 0;
         } else {
-            inner.deltas.push_back((delta, bytes));
+            let kinds = delta.deletes.iter().map(|name| kind_in(&before.view, name)).collect();
+            inner.steps.push_back(Step { delta, bytes, kinds });
             inner.bytes += bytes;
         }
-        while inner.deltas.len() > DELTAS_KEPT || inner.bytes > DELTA_BYTES_KEPT {
-            let Some((_, bytes)) = inner.deltas.pop_front() else { break };
-            inner.bytes -= bytes;
+        while inner.steps.len() > DELTAS_KEPT || inner.bytes > DELTA_BYTES_KEPT {
+            let Some(oldest) = inner.steps.pop_front() else { break };
+            inner.bytes -= oldest.bytes;
         }
         self.wake(inner);
     }
@@ -79,7 +98,7 @@ impl Publisher {
     pub fn reset(&self, state: State) {
         let mut inner = self.lock();
         inner.state = Arc::new(state);
-        inner.deltas.clear();
+        inner.steps.clear();
         inner.bytes = 0;
         self.wake(inner);
     }
@@ -93,6 +112,52 @@ impl Publisher {
     /// Follows from what the reader has: the id of the cluster and a version.
     pub fn follow(self: &Arc<Self>, at: Option<(String, u64)>) -> Follower {
         Follower { publisher: self.clone(), version: self.version.subscribe(), at, patience: Instant::now() + CATCH_UP }
+    }
+
+    /// What became of objects after `version`; `None` where that is not remembered, or not there yet.
+    pub fn objects_since(&self, version: u64) -> Option<ObjectsSince> {
+        let inner = self.lock();
+        let state = inner.state.clone();
+        let (mut deletes, mut puts) = (BTreeSet::new(), BTreeSet::new());
+        if version != state.view.version {
+            let first = inner.steps.front()?.delta.from;
+            let place = usize::try_from(version.checked_sub(first)?).ok()?;
+            if version > state.view.version || place >= inner.steps.len() {
+                return None;
+            }
+            for step in inner.steps.iter().skip(place) {
+                for (name, kind) in step.delta.deletes.iter().zip(&step.kinds) {
+                    puts.remove(name);
+                    deletes.insert((name.clone(), kind.clone()));
+                }
+                for document in &step.delta.puts {
+                    let word = |key: &str| document[key].as_str().unwrap_or_default().to_owned();
+                    deletes.remove(&(word("name"), word("kind")));
+                    puts.insert(word("name"));
+                }
+            }
+        }
+        Some(ObjectsSince { state, deletes, puts })
+    }
+
+    /// Waits until the state is another than the one that was `seen`; `None` after the shutdown.
+    pub async fn beyond(&self, seen: &State) -> Option<Arc<State>> {
+        let mut published = self.version.subscribe();
+        loop {
+            published.borrow_and_update();
+            {
+                let inner = self.lock();
+                let (now, seen) = (&inner.state.view, &seen.view);
+                if inner.closed {
+                    return None;
+                }
+                if now.version != seen.version || now.cluster_id != seen.cluster_id {
+                    return Some(inner.state.clone());
+                }
+            }
+            // The sender lives as long as this publisher does.
+            let _ = published.changed().await;
+        }
     }
 
     /// Waits until `version` is published here.
@@ -194,9 +259,9 @@ impl Follower {
             if *version > view.version && Instant::now() < self.patience {
                 return None;
             }
-            let first = inner.deltas.front().map_or(u64::MAX, |(delta, _)| delta.from);
+            let first = inner.steps.front().map_or(u64::MAX, |step| step.delta.from);
             let place = version.checked_sub(first).and_then(|place| usize::try_from(place).ok());
-            if let Some((delta, _)) = place.and_then(|place| inner.deltas.get(place))
+            if let Some(Step { delta, .. }) = place.and_then(|place| inner.steps.get(place))
                 && delta.from == *version
                 && delta.to > *version
             {
@@ -208,6 +273,10 @@ impl Follower {
         self.at = Some((view.cluster_id.clone(), view.version));
         Some(Update::Snapshot(Arc::new(Snapshot::clone(view))))
     }
+}
+
+fn kind_in(view: &Snapshot, name: &str) -> String {
+    view.object(name).and_then(|document| document["kind"].as_str()).unwrap_or_default().to_owned()
 }
 
 /// Enough for a reader that lost its connection while a thousand objects were created.
@@ -253,16 +322,55 @@ mod tests {
             put(&publisher, n);
         }
         assert!(matches!(resumed.try_recv(), Some(Update::Snapshot(_))), "too far behind");
-        assert_eq!(publisher.lock().deltas.len(), DELTAS_KEPT);
-        let delta = publisher.lock().deltas.back().unwrap().0.clone();
+        assert_eq!(publisher.lock().steps.len(), DELTAS_KEPT);
+        let delta = publisher.lock().steps.back().unwrap().delta.clone();
         for n in 1..=100 {
             let next = Delta { from: delta.to + n - 1, to: delta.to + n, ..Delta::default() };
             publisher.push(State::default(), Arc::new(next), DELTA_BYTES_KEPT / 10);
         }
-        assert_eq!(publisher.lock().deltas.len(), 10, "large ones are fewer");
+        assert_eq!(publisher.lock().steps.len(), 10, "large ones are fewer");
         publisher.close();
         assert_eq!(resumed.recv_timeout(Duration::ZERO), Err(RecvError::Closed));
     }
+
+    #[test]
+    fn what_became_of_objects_is_told_in_one_step_as_far_as_it_is_remembered() {
+        let publisher = Publisher::new(State::default());
+        let mut state = State::of_view(Snapshot { cluster_id: "one".into(), ..Snapshot::default() });
+        let mut turn = 0;
+        let mut act = |publisher: &Publisher, action: Action| {
+            turn += 1;
+            let applied = state.apply(Command { request: turn, now: "t".into(), action, by: None });
+            publisher.push(state.clone(), applied.delta.unwrap(), 100);
+            state.view.version
+        };
+        let put = |name: &str, kind: &str, n: u64| {
+            let document = json!({"name": name, "kind": kind, "n": n});
+            Command::put(0, "t", PutMode::Upsert, vec![document]).action
+        };
+        let first = act(&publisher, put("a", "A", 1));
+        act(&publisher, put("b", "A", 1));
+        let both = act(&publisher, put("c", "A", 1));
+        act(&publisher, put("a", "A", 2));
+        act(&publisher, Action::delete("b"));
+        act(&publisher, Action::delete("c"));
+        let last = act(&publisher, put("c", "B", 1));
+        let told = |version: u64| {
+            publisher.objects_since(version).map(|since| {
+                let deletes: Vec<String> = since.deletes.iter().map(|(name, kind)| format!("{kind}/{name}")).collect();
+                (deletes.join(" "), since.puts.into_iter().collect::<Vec<_>>().join(" "))
+            })
+        };
+        let pair = |deletes: &str, puts: &str| Some((deletes.to_owned(), puts.to_owned()));
+        assert_eq!(told(both), pair("A/b A/c", "a c"), "one became another kind");
+        assert_eq!(told(last), pair("", ""));
+        assert_eq!(told(last - 1), pair("", "c"));
+        assert_eq!((told(last + 1), told(u64::MAX)), (None, None), "what is not there yet");
+        assert_eq!(told(first), pair("A/b A/c", "a c"));
+        publisher.reset(State::of_view(Snapshot { cluster_id: "one".into(), version: 50, ..Snapshot::default() }));
+        assert_eq!((told(last), told(50)), (None, pair("", "")), "what came from elsewhere has no steps");
+    }
+
     #[test]
     fn what_has_no_cluster_yet_is_told_to_nobody() {
         let publisher = Publisher::new(State::default());

@@ -7,7 +7,7 @@ use base_telemetry::registry::Names;
 use base_telemetry::{Limit, Telemetry};
 use base_text::quoted;
 use control_admin::{Requests, Tap};
-use control_api::{EdgeReport, FAILURES_TOLD};
+use control_api::{EdgeReport, FAILURE_CHARS_TOLD, FAILURES_TOLD};
 use control_controllers::Board;
 use edge_agent::agent::Failures;
 use edge_listeners::{Traffic, watch};
@@ -30,12 +30,15 @@ pub struct Local {
     pub board: Arc<Board>,
     /// Changes refused because too many were being checked.
     checks: Limit,
+    /// Readers refused because too many were being told of changes.
+    watches: Limit,
 }
 
 impl Local {
     pub fn new(telemetry: Arc<Telemetry>, logs: Logs, health: Arc<Health>) -> Local {
         let checks = telemetry.limits().register("document_checks");
-        Local { telemetry, logs, edge: OnceLock::new(), health, board: Arc::default(), checks }
+        let watches = telemetry.limits().register("object_watches");
+        Local { telemetry, logs, edge: OnceLock::new(), health, board: Arc::default(), checks, watches }
     }
 
     /// What this machine's edge says of itself to the leader.
@@ -50,7 +53,8 @@ impl Local {
             }
         }
         let failed = all.len();
-        let failures = all.into_iter().take(FAILURES_TOLD).collect();
+        let told = |reason: String| reason.chars().take(FAILURE_CHARS_TOLD).collect();
+        let failures = all.into_iter().take(FAILURES_TOLD).map(|(name, reason)| (name, told(reason))).collect();
         Some(EdgeReport { version, withheld, failures, failed })
     }
 }
@@ -131,6 +135,10 @@ impl control_admin::Local for Local {
 
     fn check_refused(&self) {
         self.checks.add(1);
+    }
+
+    fn watch_refused(&self) {
+        self.watches.add(1);
     }
 
     fn audit(&self, line: &Value) {
