@@ -109,7 +109,9 @@ impl<'s> Walk<'s> {
             return self.walk_alternatives(value, schema, choices, path);
         }
         if let Some(words) = words_of(schema) {
-            return self.walk_word(value, &words, path);
+            // Spellings of documents that are about, each with the word it stands for.
+            let meant = value.as_str().and_then(|text| schema.get("x-also")?.get(text));
+            return self.walk_word(meant.unwrap_or(value), &words, path);
         }
         let types = types_of(schema);
         if types.is_empty() && schema.get("properties").is_none() {

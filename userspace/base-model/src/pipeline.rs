@@ -815,8 +815,7 @@ filters:
                 "filters[0].pools[1]: a second pool without filter, after pools[0]; give it a filter, give each a weight, or join the two",
                 "filters[0].pools[2]: no servers; list servers, or give serviceRegistry and serviceName",
                 "filters[0].pools[2].filter.headers: missing; name a header to match, or choose policy ipHash, headerHash or random",
-                "filters[0].pools[3].serviceRegistry: missing beside serviceName; name the registry",
-                "filters[0].pools[3].healthCheck: not together with serviceName; remove it: the registry says who is well",
+                "filters[0].pools[3].serviceRegistry: missing beside serviceName; name the registry, or list servers",
                 "filters[0].pools[3].filter.permil = 0: out of range for policy random; accepted: 1 to 1000",
                 "filters[0].pools[0].retryPolicy = \"agin\": no policy of that name, of kind Retry, in resilience; add it to resilience with kind: Retry, or remove the reference",
                 "filters[0].pools[0].circuitBreakerPolicy = \"again\": names a policy of kind Retry, CircuitBreaker is wanted; add it to resilience with kind: CircuitBreaker, or remove the reference",
@@ -825,6 +824,44 @@ filters:
                 "filters[0].pools[3].healthCheck.pass: unknown field, ignored; did you mean passes?",
                 "filters[0].pools[3].loadBalance.policy: \"leastConn\" is unknown, roundRobin is used; known: roundRobin, random, weightedRandom, leastRequest, peakEWMA, ipHash, headerHash, cookieHash, maglev or forward",
             ],
+        );
+    }
+
+    #[test]
+    fn a_service_of_no_registry_leaves_the_servers_that_are_listed() {
+        let proxy = |pool: &str| format!("filters:\n- {{name: p, kind: Proxy, pools: [{{{pool}}}]}}");
+        let listed = "servers: [{url: 'http://a'}]";
+        check(
+            &proxy(&format!("{listed}, serviceName: s, healthCheck: {{}}")),
+            &[],
+            &["filters[0].pools[0].serviceName: has no effect without serviceRegistry; servers are used"],
+        );
+        check(
+            &proxy(&format!("{listed}, serviceName: s, serviceRegistry: r, healthCheck: {{}}")),
+            &[
+                "filters[0].pools[0].healthCheck: not together with serviceName; remove it: the registry says who is well",
+            ],
+            &[],
+        );
+    }
+
+    #[test]
+    fn back_off_is_read_as_easegresss_documents_write_it() {
+        for (word, policy) in [
+            ("random", resilience::BackOffPolicy::Random),
+            ("Random", resilience::BackOffPolicy::Random),
+            ("exponential", resilience::BackOffPolicy::Exponential),
+            ("EXPONENTIAL", resilience::BackOffPolicy::Exponential),
+            ("Exponentially", resilience::BackOffPolicy::Exponential),
+        ] {
+            let text = format!("filters: []\nresilience: [{{name: r, kind: Retry, backOffPolicy: {word}}}]");
+            let spec = decode::<PipelineSpec>(&crate::yaml::parse_document(&text).unwrap(), "").unwrap().value;
+            assert_eq!(spec.retry("r").map(|retry| retry.back_off_policy), Some(policy), "{word}");
+        }
+        check(
+            &format!("{FILTERS}\nresilience: [{{name: r, kind: Retry, backOffPolicy: Expo}}]"),
+            &["resilience[0].backOffPolicy = \"Expo\": not one of the accepted words; accepted: random or exponential"],
+            &[],
         );
     }
 

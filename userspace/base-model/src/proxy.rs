@@ -727,14 +727,17 @@ impl PoolSpec {
             findings.problem(problem.advice("list servers, or give serviceRegistry and serviceName"));
         }
         if !self.service_name.is_empty() && self.service_registry.is_empty() {
-            findings.problem(
-                Problem::new(at(path, "serviceRegistry"), "missing beside serviceName").advice("name the registry"),
-            );
+            if self.servers.is_empty() {
+                let problem = Problem::new(at(path, "serviceRegistry"), "missing beside serviceName");
+                findings.problem(problem.advice("name the registry, or list servers"));
+            } else {
+                findings.warn(at(path, "serviceName"), "has no effect without serviceRegistry; servers are used");
+            }
         }
         let old = at(&at(path, "loadBalance"), "healthCheck");
         let is_old = self.load_balance.as_ref().is_some_and(|balance| balance.health_check.is_some());
         let places = [(self.health_check.is_some(), at(path, "healthCheck")), (is_old, old.clone())];
-        for (_, place) in places.into_iter().filter(|(given, _)| *given && !self.service_name.is_empty()) {
+        for (_, place) in places.into_iter().filter(|(given, _)| *given && self.service().is_some()) {
             let problem = Problem::new(place, "not together with serviceName");
             findings.problem(problem.advice("remove it: the registry says who is well"));
         }
@@ -830,7 +833,7 @@ impl PoolSpec {
                     Problem::new(at(&place, "delay"), "every request would be sent twice").value(&"0s".into());
                 findings.problem(problem.accepted("longer than 0s"));
             }
-            if self.servers.len() == 1 && self.service_name.is_empty() {
+            if self.servers.len() == 1 && self.service().is_none() {
                 findings.warn(place, "has no effect: there is no second server");
             }
         }
@@ -841,6 +844,12 @@ impl PoolSpec {
             let text = format!("has no effect: {policy} leads clients to their servers, new ones or not");
             findings.warn(at(path, "slowStart"), text);
         }
+    }
+
+    /// The registry that is asked for servers, and the service there.
+    pub fn service(&self) -> Option<(&str, &str)> {
+        let named = !self.service_registry.is_empty() && !self.service_name.is_empty();
+        named.then_some((&*self.service_registry, &*self.service_name))
     }
 
     /// What its servers are probed with: the pool's own word before that of the old place.

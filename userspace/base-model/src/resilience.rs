@@ -33,13 +33,20 @@ impl Default for RetrySpec {
     }
 }
 
-/// How the pause between tries develops.
+/// How the pause between tries develops. Easegress's documents write its words in several ways.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(extend("x-also" = {
+    "Random": "random",
+    "RANDOM": "random",
+    "Exponential": "exponential",
+    "EXPONENTIAL": "exponential",
+    "exponentially": "exponential",
+    "Exponentially": "exponential",
+}))]
 pub enum BackOffPolicy {
     #[default]
-    #[serde(rename = "random", alias = "Random")]
     Random,
-    #[serde(rename = "exponential", alias = "Exponential", alias = "exponentially", alias = "Exponentially")]
     Exponential,
 }
 

@@ -1064,7 +1064,7 @@ fn within_room(adaptive: &AdaptiveConcurrencySpec, pool: &PoolSpec) -> AdaptiveC
         0 => pool.max_concurrency,
         own => own,
     });
-    let most = match room.clone().all(|room| room > 0) && pool.service_name.is_empty() {
+    let most = match room.clone().all(|room| room > 0) && pool.service().is_none() {
         true => room.max().unwrap_or(adaptive.max_limit).min(adaptive.max_limit),
         false => adaptive.max_limit,
     };
@@ -1102,7 +1102,7 @@ fn identity_of(spec: &ProxySpec) -> Result<Option<Arc<Identity>>, BuildError> {
     let pools = || spec.pools.iter().chain(&spec.mirror_pool);
     let mut servers = pools().flat_map(|p| &p.servers).filter_map(|s| s.url.parse::<ServerUrl>().ok());
     // What a service will have is not known.
-    if !servers.any(|url| url.is_tls()) && pools().all(|p| p.service_name.is_empty()) {
+    if !servers.any(|url| url.is_tls()) && pools().all(|p| p.service().is_none()) {
         return Ok(None);
     }
     let problem = |error: base_tls::CertificateError| {

@@ -52,8 +52,7 @@ impl Members {
     /// Follows the service of the pool, if it has one. `before` is the balancer of the generation before: what servers have under way is
     /// counted on, and who was there is no newcomer.
     pub fn after(recipe: Recipe, before: Option<&Balancer>) -> Result<Arc<Members>, String> {
-        let service = recipe.spec.service_name.as_str();
-        let key = (!service.is_empty()).then(|| Directory::key(&recipe.spec.service_registry, service));
+        let key = recipe.spec.service().map(|(registry, service)| Directory::key(registry, service));
         // At once with what the service has: beside the generation before, its servers are no newcomers.
         let known = key.as_deref().map(|key| Directory::here().instances(key)).unwrap_or_default();
         let sets = recipe.sets(&known, before)?;
