@@ -876,7 +876,8 @@ impl Pool {
             load_balance_policy: balance.policy.clone(),
             filter_policy: spec.filter.as_ref().map(|f| f.policy.clone()).unwrap_or_default(),
         });
-        let before = parts.previous.and_then(|p| previous_pool(p, &name)).map(|pool| pool.members.of(0));
+        let previous = parts.previous.and_then(|p| previous_pool(p, &name));
+        let before = previous.map(|pool| pool.members.of(0));
         let recipe = Recipe {
             name: name.clone(),
             kind: kind.to_owned(),
@@ -903,10 +904,9 @@ impl Pool {
         let adaptive = match &spec.adaptive_concurrency {
             None => None,
             Some(adaptive) => {
-                let before =
-                    parts.previous.and_then(|p| previous_pool(p, &name)).and_then(|pool| pool.adaptive.as_ref());
+                let before = previous.and_then(|pool| pool.adaptive.as_ref());
                 // Those of a service come and go: one limit is for all of them.
-                let urls = if spec.service_name.is_empty() { listed } else { vec![spec.service_name.clone()] };
+                let urls = spec.service().map_or(listed, |(_, service)| vec![service.to_owned()]);
                 let name = format!("{}/{name}", parts.pipeline);
                 Some(Ranking::new(&within_room(adaptive, spec), &name, urls, workers, before)?)
             }
@@ -936,8 +936,14 @@ impl Pool {
             max_body,
             failure_codes: spec.failure_codes.iter().map(|c| c.code()).collect(),
             retry,
-            budget: spec.retry_budget.as_ref().map(|spec| RetryBudget::new(spec, workers, Instant::now())),
-            hedging: spec.hedging.as_ref().map(|spec| Hedging::new(spec, workers, parts.telemetry.limits())),
+            budget: spec.retry_budget.as_ref().map(|spec| {
+                let before = previous.and_then(|pool| pool.budget.as_ref());
+                RetryBudget::after(spec, workers, Instant::now(), before)
+            }),
+            hedging: spec.hedging.as_ref().map(|spec| {
+                let before = previous.and_then(|pool| pool.hedging.as_ref());
+                Hedging::new(spec, workers, parts.telemetry.limits(), before)
+            }),
             budget_spent: parts.telemetry.limits().register("retry_budget"),
             adaptive,
             breaker,

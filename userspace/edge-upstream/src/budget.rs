@@ -6,7 +6,7 @@
 
 use base_model::RetryBudgetSpec;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Longest time that is looked back, in seconds.
@@ -20,6 +20,12 @@ pub struct RetryBudget {
     percent: u64,
     least_per_second: u64,
     window: u64,
+    counts: Arc<Counts>,
+}
+
+/// What has been asked and sent again, whatever a document says of how much may be.
+#[derive(Debug)]
+struct Counts {
     began: Instant,
     workers: Box<[Seconds]>,
     /// Those that were sent again. Held while one more is let through, so that no two take the last place.
@@ -54,28 +60,38 @@ impl Seconds {
 
 impl RetryBudget {
     pub fn new(spec: &RetryBudgetSpec, workers: usize, now: Instant) -> RetryBudget {
+        RetryBudget::after(spec, workers, now, None)
+    }
+
+    /// As [`RetryBudget::new`], counting on from the budget before: a change of the document gives no second helping.
+    pub fn after(spec: &RetryBudgetSpec, workers: usize, now: Instant, before: Option<&RetryBudget>) -> RetryBudget {
+        let workers = workers.max(1);
+        let known = before.map(|before| before.counts.clone()).filter(|counts| counts.workers.len() == workers);
+        let counts = known.unwrap_or_else(|| {
+            let workers = (0..workers).map(|_| Seconds::default()).collect();
+            Arc::new(Counts { began: now, workers, again: Mutex::default() })
+        });
         RetryBudget {
             percent: spec.percent.into(),
             least_per_second: spec.min_per_second.into(),
             window: Duration::from(spec.window).as_secs().clamp(1, WINDOW_MOST),
-            began: now,
-            workers: (0..workers.max(1)).map(|_| Seconds::default()).collect(),
-            again: Mutex::default(),
+            counts,
         }
     }
 
     /// A request has begun, on this worker.
     #[inline]
     pub fn began(&self, worker: usize, now: Instant) {
-        self.workers[worker % self.workers.len()].count(self.second(now));
+        let workers = &self.counts.workers;
+        workers[worker % workers.len()].count(self.second(now));
     }
 
     /// Whether one may be sent again; whoever asks sends it.
     pub fn take(&self, now: Instant) -> bool {
         let last = self.second(now);
         let first = (last + 1).saturating_sub(self.window);
-        let again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
-        let requests: u64 = self.workers.iter().map(|worker| worker.since(first, last)).sum();
+        let again = self.counts.again.lock().unwrap_or_else(PoisonError::into_inner);
+        let requests: u64 = self.counts.workers.iter().map(|worker| worker.since(first, last)).sum();
         let most = (requests * self.percent / 100).max(self.least_per_second * self.window);
         let free = again.since(first, last) < most;
         if free {
@@ -86,7 +102,7 @@ impl RetryBudget {
 
     /// Never 0, which is what cells say that nobody has written.
     fn second(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.began).as_secs() + 1
+        now.saturating_duration_since(self.counts.began).as_secs() + 1
     }
 }
 
@@ -129,6 +145,19 @@ mod tests {
         assert_eq!((taken(&budget, at(0)), taken(&budget, at(1)), taken(&budget, at(2))), (6, 0, 6));
         (0..100).for_each(|_| budget.began(1, at(10)));
         assert_eq!(taken(&budget, at(10)), 20, "the larger of the two");
+    }
+
+    #[test]
+    fn a_change_of_the_document_gives_no_second_helping() {
+        let (before, start) = budget(20, 0, 10);
+        (0..100).for_each(|_| before.began(0, start));
+        assert_eq!(taken(&before, start), 20);
+        let spec = |percent| RetryBudgetSpec { percent, min_per_second: 0, window: GoDuration::from_secs(10) };
+        let now = start + Duration::from_secs(3);
+        assert_eq!(taken(&RetryBudget::after(&spec(20), 2, now, Some(&before)), now), 0, "they are spent");
+        let wider = RetryBudget::after(&spec(30), 2, now, Some(&before));
+        assert_eq!(taken(&wider, now), 10, "of what was asked before as well");
+        assert_eq!(taken(&RetryBudget::after(&spec(30), 3, now, Some(&wider)), now), 0, "other workers begin anew");
     }
 
     #[test]

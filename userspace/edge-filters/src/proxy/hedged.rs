@@ -41,12 +41,13 @@ struct Hedge<'a> {
 }
 
 impl Hedging {
-    pub fn new(spec: &HedgingSpec, workers: usize, limits: &LimitHits) -> Hedging {
+    /// `before`: of the generation before, whose counts go on.
+    pub fn new(spec: &HedgingSpec, workers: usize, limits: &LimitHits, before: Option<&Hedging>) -> Hedging {
         let window = GoDuration::from_secs(WINDOW_SECONDS);
         let budget = RetryBudgetSpec { percent: spec.percent, min_per_second: 1, window };
         Hedging {
             delay: spec.delay.into(),
-            budget: RetryBudget::new(&budget, workers, Instant::now()),
+            budget: RetryBudget::after(&budget, workers, Instant::now(), before.map(|before| &before.budget)),
             spent: limits.register("hedges"),
         }
     }
@@ -100,6 +101,7 @@ impl Proxy {
             connecting: Cell::new(false),
             repeated: Cell::new(false),
             away: Cell::new(false),
+            since: Cell::new(began),
         };
         let won = {
             let mut primary = pin!(self.reach(pool, set, first, stand, exchange));
