@@ -109,8 +109,8 @@ pub struct PoolSpec {
     pub weight: Option<u32>,
     /// Largest response body, in bytes. 0, the default: as the filter says; negative: relayed at any size.
     pub server_max_body_size: i64,
-    /// How long one try may take as a whole, connecting and a body of known or bounded length included; then the client gets 408,
-    /// or, when the answer has begun, its end is cut off. Default: for ever.
+    /// How long one try may take as a whole, connecting and the answer's body included, whatever its length; then the client gets 408,
+    /// or, when the answer has begun, its end is cut off. Event streams go on: of them it is for the head. Default: for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<GoDuration>,
     /// How long connecting to a server may take, over all its addresses and with the TLS handshake; then the try has failed.

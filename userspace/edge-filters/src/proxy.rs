@@ -806,11 +806,11 @@ impl Proxy {
         if upgraded.is_none() {
             response.remove_hop_by_hop();
         }
+        let events = response.headers.known(Known::ContentType).is_some_and(is_event_stream);
+        if let Some(most) = pool.timeout.filter(|_| !events && upgraded.is_none()) {
+            body = Timed::limit(body, began + most, &set.of_servers[stand.choice.get().index]);
+        }
         if let Some(limit) = pool.max_body {
-            let events = response.headers.known(Known::ContentType).is_some_and(is_event_stream);
-            if let Some(most) = pool.timeout.filter(|_| !events) {
-                body = Timed::limit(body, began + most, &set.of_servers[stand.choice.get().index]);
-            }
             match body.length() {
                 Some(length) if length > limit => {
                     pool.too_large.hit(base_runtime::worker_index());
