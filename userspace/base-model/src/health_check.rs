@@ -15,7 +15,9 @@ use crate::words::{HttpCode, METHODS, check_methods};
 
 /// Probes servers and leaves out those that fail.
 ///
-/// Every server is asked at once when a document first names it, then once in each `interval`, a tenth earlier or later. One server is
+/// Every server is asked at once when a document first names it, then once in each `interval`, a tenth earlier or later. Until it has
+/// answered it gets no requests where another one is known to be well, and requests wait for its answer, for a second at most, where
+/// nothing is known of any. One server is
 /// asked once however many pools, filters and workers ask the same of it, and what is known of it survives changes of documents. A server
 /// is well until `fails` probes in a row have failed. When all servers of a pool are unwell its requests are refused with 503, unless
 /// `outlierDetection.panicThreshold` says that they are used nevertheless.

@@ -208,6 +208,9 @@ const FIRST_LOOK_UP: Duration = Duration::from_secs(2);
 /// How often the first of a queue looks for room that it was not told of.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
+/// How often is looked for what the first probes say of new servers.
+const LOOK_FOR_ANSWERS: Duration = Duration::from_millis(3);
+
 /// Times in a row that one which was told finds no room, until it waits for [`LOOK_AGAIN`].
 const IN_VAIN_MOST: u32 = 4;
 
@@ -487,6 +490,11 @@ impl Proxy {
     async fn admit(&self, pool: &Pool, set: &Set, exchange: &Exchange) -> Result<(Choice, Option<Place>), NoServer> {
         let worker = base_runtime::worker_index();
         let admit = |waited| set.balancer.admit(exchange.request(), &exchange.client, worker, waited);
+        let mut waits = false;
+        while set.balancer.is_asking(waits, base_runtime::now()) {
+            waits = true;
+            base_runtime::time::sleep(LOOK_FOR_ANSWERS).await;
+        }
         match admit(false) {
             Admission::To(choice, place) => return Ok((choice, place)),
             Admission::Nobody => return Err(NoServer::NONE),

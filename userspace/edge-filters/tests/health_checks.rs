@@ -157,3 +157,64 @@ fn a_probe_that_passes_brings_back_who_could_not_be_connected_to() {
     server.restart();
     until(&house, "it is back", &[("b", 3), ("ok", 3)]);
 }
+
+/// A backend whose probes are answered once it is told to.
+fn late(name: &'static str) -> (Patient, std::sync::mpsc::Sender<()>) {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let (health, probes) = (Arc::new(AtomicU16::new(200)), Arc::<AtomicUsize>::default());
+    let (status, count) = (health.clone(), probes.clone());
+    let backend = Backend::new(move |mut wire, _| {
+        while let Some((head, _)) = wire.request() {
+            let mut said = 200;
+            if head.starts_with("GET /health ") {
+                count.fetch_add(1, Ordering::SeqCst);
+                let _ = wait.lock().expect("no test panics with it").recv();
+                said = status.load(Ordering::SeqCst);
+            }
+            wire.send(format!("HTTP/1.1 {said} X\r\nContent-Length: {}\r\n\r\n{name}", name.len()));
+        }
+    });
+    (Patient { backend, health, probes }, go)
+}
+
+#[test]
+fn who_has_not_answered_yet_gets_nothing_while_another_is_known_to_be_well() {
+    let (a, (b, go)) = (patient("a"), late("b"));
+    let house = House::new(1, &pool(&[&a, &b], "healthCheck: {interval: 1h, timeout: 1m, uri: /health}"));
+    let (passed, of_a) = ("weir_upstream_health_checks_total", format!("{}\",result=\"passed", a.backend.port));
+    let end = Instant::now() + Duration::from_secs(60);
+    while house.metric(passed, &of_a) == 0 {
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(answers(&house, 8), [("a".to_owned(), 8)].into());
+    go.send(()).expect("b is asked");
+    until(&house, "b has answered", &[("a", 3), ("b", 3)]);
+    assert_eq!(house.metric("weir_upstream_panics_total", ""), 0);
+    assert_eq!(b.probes.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn requests_wait_for_what_the_first_probes_say() {
+    let (a, go) = late("a");
+    a.is(503);
+    let begun = Instant::now();
+    let house = House::new(1, &pool(&[&a], "healthCheck: {interval: 1h, timeout: 1m, uri: /health}"));
+    let said = house.begin(0, get("/"));
+    let end = Instant::now() + Duration::from_secs(60);
+    while a.probes.load(Ordering::SeqCst) == 0 {
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    go.send(()).expect("a is asked");
+    let said = said.recv_timeout(Duration::from_secs(60)).expect("an answer");
+    // Where all of this took longer than anybody waits, a was asked without being known.
+    assert!(said.status == 503 || begun.elapsed() >= Duration::from_secs(1), "{} {:?}", said.status, said.took);
+    until(&house, "it is unwell", &[("503 internalError", 2)]);
+    // Nobody waits for ever: a server that does not say how it is is used when no other is there.
+    let (b, _go) = late("b");
+    let house = House::new(1, &pool(&[&b], "healthCheck: {interval: 1h, timeout: 1m, uri: /health}"));
+    assert_eq!(answers(&house, 3), [("b".to_owned(), 3)].into());
+    assert_eq!(house.metric("weir_upstream_panics_total", ""), 0);
+}

@@ -24,7 +24,7 @@ use load::{Load, Place, Waiting};
 use proto_http::{Request, Response};
 use slow_start::SlowStart;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 pub use policy::Policy;
@@ -61,6 +61,9 @@ pub struct Balancer {
     outliers: Outliers,
     /// What is asked of each server; empty where nothing is asked of any.
     checks: Vec<Vec<Arc<Check>>>,
+    /// Somebody may have to wait for the first answers of checks.
+    asking: AtomicBool,
+    born: Instant,
     /// The [`changes`](health::changes) that were seen last, doubled, and one more where a server got no requests then.
     thinned: AtomicU64,
     sticky: Option<Sticky>,
@@ -91,6 +94,8 @@ impl Balancer {
             weight_sum,
             outliers,
             checks: Vec::new(),
+            asking: AtomicBool::new(false),
+            born: Instant::now(),
             thinned: AtomicU64::new(u64::MAX),
             sticky: None,
             loads,
@@ -105,7 +110,26 @@ impl Balancer {
     #[must_use]
     pub fn checked(mut self, checks: Vec<Vec<Arc<Check>>>) -> Balancer {
         self.checks = if checks.iter().all(Vec::is_empty) { Vec::new() } else { checks };
+        self.asking = AtomicBool::new(self.checks.iter().flatten().any(|check| !check.is_known()));
         self
+    }
+
+    /// Whether a request is to wait: its servers are new, the first probes of all of them are under way, and so far none is known to be
+    /// well. `waits`: it does so already.
+    pub fn is_asking(&self, waits: bool, now: Instant) -> bool {
+        if !self.asking.load(Ordering::Relaxed) {
+            return false;
+        }
+        let checks = || self.checks.iter().flatten();
+        let patience = checks().map(|check| check.timeout()).max().unwrap_or_default().min(FIRST_ANSWERS);
+        let late = now.saturating_duration_since(self.born);
+        if late >= patience || checks().all(|check| check.is_known()) {
+            self.asking.store(false, Ordering::Relaxed);
+            return false;
+        }
+        let anybody = (0..self.servers.len()).any(|i| self.is_in(i));
+        // Whoever waits already waits a little for the others as well, so that not all go to the first that answers.
+        !anybody || (waits && late < FIRST_ROUND)
     }
 
     /// Clients stay with their servers.
@@ -218,7 +242,7 @@ impl Balancer {
 
     /// Where the request's session is.
     fn stuck(&self, sticky: &Sticky, request: &Request) -> Option<Choice> {
-        let is_there = |i: usize| self.is_in(i) && !self.is_full(i);
+        let is_there = |i: usize| self.is_fit(i) && !self.is_full(i);
         match sticky.wish(request)? {
             Wish::Server(index) => is_there(index).then(|| self.chosen(index, None)),
             Wish::Hash(hash) => sticky.find(hash, is_there).map(|index| self.chosen(index, Some(hash))),
@@ -269,15 +293,25 @@ impl Balancer {
         // What changes meanwhile counts anew, so that it is seen next time.
         let thinned = (0..self.servers.len()).filter(|i| !self.is_in(*i)).count() > 0;
         if let Some(slow) = &self.slow {
-            (0..self.servers.len()).for_each(|i| slow.saw(i, self.is_in(i), base_runtime::now()));
+            (0..self.servers.len()).for_each(|i| slow.saw(i, self.is_fit(i), base_runtime::now()));
         }
         self.thinned.store(now << 1 | u64::from(thinned), Ordering::Relaxed);
         thinned
     }
 
-    /// Neither left out nor unwell.
-    fn is_in(&self, index: usize) -> bool {
+    /// Neither left out nor unwell, as far as anything is known.
+    fn is_fit(&self, index: usize) -> bool {
         !self.outliers.is_out(index) && self.is_well(index)
+    }
+
+    /// Known to be neither left out nor unwell.
+    fn is_in(&self, index: usize) -> bool {
+        self.is_fit(index) && self.is_known(index)
+    }
+
+    /// Whether its health checks have shown anything.
+    fn is_known(&self, index: usize) -> bool {
+        self.checks.get(index).is_none_or(|checks| checks.iter().all(|check| check.is_known()))
     }
 
     /// As far as its health checks show.
@@ -296,13 +330,17 @@ impl Balancer {
     }
 
     fn reach(&self) -> Reach {
-        self.outliers.reach(|i| self.is_well(i))
+        match self.outliers.reach(|i| self.is_well(i)) {
+            Reach::In if !(0..self.servers.len()).any(|i| self.is_in(i)) => Reach::Unasked,
+            reach => reach,
+        }
     }
 
     fn is_reached(&self, index: usize, reach: Reach) -> bool {
         match reach {
             Reach::All => true,
             Reach::Well => self.is_well(index),
+            Reach::Unasked => self.is_fit(index),
             Reach::In => self.is_in(index),
         }
     }
@@ -313,7 +351,7 @@ impl Balancer {
     pub fn another(&self, first: Choice, tried: &[usize]) -> Option<Choice> {
         let rank = |i: usize| match self.outliers.is_out(i) {
             _ if !self.is_well(i) => 3,
-            false if self.outliers.is_well(i) => 0,
+            false if self.outliers.is_well(i) && self.is_known(i) => 0,
             false => 1,
             true => 2,
         };
@@ -482,7 +520,7 @@ impl Balancer {
                 (self.spread((0..self.servers.len()).filter(is_left).collect(), None)?, None)
             }
         };
-        Some(Choice { panicked: !self.is_in(index), ..self.chosen(index, hash) })
+        Some(Choice { panicked: !self.is_fit(index), ..self.chosen(index, hash) })
     }
 
     /// A server that is out and that this request tries.
@@ -533,6 +571,12 @@ impl Balancer {
 /// It has as many requests as it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
+
+/// How long requests wait at most for what the first probes say of new servers.
+const FIRST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// How long those that wait anyhow wait for the other servers, once one is known to be well.
+const FIRST_ROUND: Duration = Duration::from_millis(50);
 
 /// Times a server is chosen whose last place somebody else takes first.
 const ADMISSIONS_MOST: usize = 3;

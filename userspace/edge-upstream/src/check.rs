@@ -24,7 +24,7 @@ use base_telemetry::{Limit, Telemetry};
 use question::Question;
 use standing::Standing;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ pub struct Check {
     interval: Duration,
     timeout: Duration,
     standing: Mutex<Standing>,
+    /// Somebody has asked, and something is known.
+    known: AtomicBool,
     checkup: Arc<Checkup>,
     /// What requests say of the server: a probe that passes has connected, unless it goes to another port.
     health: Option<Arc<Health>>,
@@ -97,6 +99,7 @@ impl Check {
             return Ok(found.clone());
         }
         // Somebody who asks otherwise from now on does not forget what the last answers were.
+        let known_before = there.iter().any(|check| check.is_known());
         let healthy = there.iter().all(|check| check.is_well() || check.content.probe != probe);
         let made = Arc::new(Check {
             number: NUMBER.fetch_add(1, Relaxed),
@@ -105,6 +108,7 @@ impl Check {
             interval: spec.interval.into(),
             timeout: spec.timeout.into(),
             standing: Mutex::new(Standing::new(healthy, spec.fails, spec.passes)),
+            known: AtomicBool::new(known_before),
             checkup: Arc::new(Checkup::new(probe.text(), healthy)),
             health: (spec.port == 0).then(|| server.health.clone()),
             url: server.url.clone(),
@@ -126,6 +130,17 @@ impl Check {
     #[inline]
     pub fn is_well(&self) -> bool {
         self.checkup.healthy.load(Relaxed)
+    }
+
+    /// Whether anything is known of its server. Until then it is taken for well, and yet gets no requests while another one is known to be.
+    #[inline]
+    pub fn is_known(&self) -> bool {
+        self.known.load(Relaxed)
+    }
+
+    /// How long its probe may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// What status and metrics show.
@@ -167,6 +182,9 @@ impl Check {
         }
         drop(standing);
         self.checkup.probed(outcome.err(), took);
+        if !self.known.swap(true, Relaxed) {
+            health::changed();
+        }
     }
 }
 
@@ -175,7 +193,8 @@ fn launch(check: Arc<Check>) {
     let mut turn = Turn { check: Arc::downgrade(&check), number: check.number, next: Instant::now() + IDLE_PAUSE };
     let Some(worker) = base_runtime::some_worker(check.number as usize) else { return };
     // Looked for here, so that no worker is troubled by those that find none.
-    let Some(room) = Room::take() else {
+    let room = if check.is_known() { Room::take() } else { Room::take_first() };
+    let Some(room) = room else {
         turn.next = Instant::now() + crowded_pause(check.interval);
         return check.crowded.add(1);
     };

@@ -20,6 +20,8 @@ pub enum Change {
 pub enum Reach {
     /// Those that are neither left out nor found unwell.
     In,
+    /// Those of which nothing is known yet as well: no other is in.
+    Unasked,
     /// Those that are left out as well, but none that health checks find unwell.
     Well,
     /// All.

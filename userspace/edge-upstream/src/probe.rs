@@ -29,25 +29,38 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a machine may take to say that nobody takes a datagram.
 const DATAGRAM_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Probes under way at a time, of all workers. Each holds a descriptor, of a dead network for the whole [`TIMEOUT`].
+/// Probes under way at a time, of all workers, beside as many first ones of health checks. Each holds a descriptor, of a dead network for the whole [`TIMEOUT`].
 pub const MOST: usize = 256;
 
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
+/// Those of servers that nobody has asked before, which have as many places of their own: a new pool does not wait for the servers of
+/// others that hang.
+static FIRST_UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
 /// Room for one probe.
-pub(crate) struct Room;
+pub(crate) struct Room(&'static AtomicUsize);
 
 impl Room {
     pub(crate) fn take() -> Option<Room> {
+        Room::of(&UNDER_WAY)
+    }
+
+    /// For the first probe of a server.
+    pub(crate) fn take_first() -> Option<Room> {
+        Room::of(&FIRST_UNDER_WAY)
+    }
+
+    fn of(under_way: &'static AtomicUsize) -> Option<Room> {
         // Counted first, so that no two find the last one.
-        let room = Room;
-        (UNDER_WAY.fetch_add(1, Relaxed) < MOST).then_some(room)
+        let room = Room(under_way);
+        (under_way.fetch_add(1, Relaxed) < MOST).then_some(room)
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        UNDER_WAY.fetch_sub(1, Relaxed);
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
