@@ -586,6 +586,7 @@ impl Proxy {
             connecting: Cell::new(false),
             repeated: Cell::new(false),
             away: Cell::new(false),
+            since: Cell::new(began),
         };
         let unfinished = Unfinished { recorders: of_servers, stand: &stand, ended: false };
         let left = exchange.deadline.map(|until| until.saturating_duration_since(began));
@@ -620,9 +621,9 @@ impl Proxy {
                     } else {
                         (UpstreamError::Timeout, Heard::NoAnswer)
                     };
-                    of_servers[index].error(counted);
                     if !stand.away.get() {
-                        balancer.took(index, base_runtime::now().saturating_duration_since(began), true);
+                        of_servers[index].error(counted);
+                        balancer.took(index, stand.took(), true);
                         if !is_clients {
                             pool.heard(&set, choice, heard);
                         }
@@ -652,19 +653,18 @@ impl Proxy {
         match result {
             Ok(answer) => {
                 let (status, choice) = (self.verdict(&answer.response), stand.choice.get());
-                let recorder = &of_servers[choice.index];
-                let took = base_runtime::now().saturating_duration_since(began);
                 if !stand.away.get() {
+                    let took = stand.took();
                     balancer.took(choice.index, took, status >= 500);
                     pool.heard(&set, choice, if status >= 500 { Heard::ErrorAnswer } else { Heard::Answer });
+                    exchange.tags.came(&pool.label, &urls[choice.index], Ok(answer.response.status), took);
+                    of_servers[choice.index].record(&stats::AnsweredRequest {
+                        status,
+                        duration: took,
+                        request_bytes: sent,
+                        response_bytes: answer.body.length().unwrap_or_default(),
+                    });
                 }
-                exchange.tags.came(&pool.label, &urls[choice.index], Ok(answer.response.status), took);
-                recorder.record(&stats::AnsweredRequest {
-                    status,
-                    duration: took,
-                    request_bytes: sent,
-                    response_bytes: answer.body.length().unwrap_or_default(),
-                });
                 let attended = stand.attended.take();
                 if let (Some(ranking), Some(attended)) =
                     (&pool.adaptive, attended.as_ref().filter(|_| !stand.away.get()))
@@ -678,8 +678,7 @@ impl Proxy {
             }
             Err(error) => {
                 if error.counted_as().is_some() && !stand.away.get() {
-                    let took = base_runtime::now().saturating_duration_since(began);
-                    balancer.took(stand.choice.get().index, took, true);
+                    balancer.took(stand.choice.get().index, stand.took(), true);
                 }
                 let sent = error.may_be_done();
                 let outcome = match error {
@@ -1142,8 +1141,10 @@ struct Stand<'a> {
     connecting: Cell<bool>,
     /// The request was sent a second time, see [`Attempt::repeated`].
     repeated: Cell<bool>,
-    /// The server has answered with a redirect to somebody else: what comes of that says nothing of it.
+    /// The server has answered with a redirect to somebody who is none of its pool: what comes of that says nothing of it.
     away: Cell<bool>,
+    /// When the server was asked: it, and not one before that pointed to it.
+    since: Cell<Instant>,
     /// Among the requests of the pool that `adaptiveConcurrency` lets be under way.
     pass: Option<&'a Pass>,
     /// Among those of the server, as it measures them.
@@ -1151,6 +1152,11 @@ struct Stand<'a> {
 }
 
 impl Stand<'_> {
+    /// How long the server has been asked.
+    fn took(&self) -> Duration {
+        base_runtime::now().saturating_duration_since(self.since.get())
+    }
+
     /// The request goes to this server now.
     fn begin(&self, index: usize) -> Option<Attended> {
         self.pass.map(|pass| pass.begin(index))
@@ -1192,7 +1198,7 @@ impl Unfinished<'_> {
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        if !self.ended {
+        if !self.ended && !self.stand.away.get() {
             self.recorders[self.stand.choice.get().index].error(UpstreamError::Canceled);
         }
     }

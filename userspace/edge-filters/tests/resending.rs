@@ -226,3 +226,40 @@ fn a_server_is_not_blamed_for_where_it_points() {
     assert_eq!((a.seen().len(), b.seen().len()), (3, 3), "both take their turns");
     assert_eq!(house.metric("weir_upstream_ejections_total", ""), 0);
 }
+
+#[test]
+fn a_server_that_a_redirect_leads_to_counts_what_it_answers() {
+    const BROKEN: &str = "HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n";
+    let b = Backend::answering(BROKEN);
+    let a = redirecting(&format!("http://127.0.0.1:{}", b.port));
+    let requests = |house: &House, of: &Backend| house.metric("weir_upstream_requests_total", &of.port.to_string());
+    // They take turns; whoever begins at a comes to b.
+    let more = "outlierDetection: {consecutiveErrors: 4}";
+    let house = House::new(1, &format!("maxRedirection: 3\n{}", two(&a, &b, more)));
+    let asked: usize = (0..4).map(|_| usize::from(house.ask(get("/away")).status == 503)).sum();
+    assert_eq!((asked, a.seen().len()), (4, 2), "both are chosen, and only b answers");
+    assert_eq!((requests(&house, &a), requests(&house, &b)), (2, 4));
+    assert_eq!(house.metric("weir_upstream_ejections_total", &b.port.to_string()), 1, "whoever led there");
+    assert_eq!(house.metric("weir_upstream_ejections_total", &a.port.to_string()), 0);
+    // One of another pool counts there.
+    let spec = format!(
+        "maxRedirection: 3\npools: [{{servers: [{{url: 'http://127.0.0.1:{}'}}], filter: {{headers: {{X-B: {{exact: 'yes'}}}}}}}}, \
+         {{servers: [{{url: 'http://127.0.0.1:{}'}}]}}]",
+        b.port, a.port
+    );
+    let house = House::new(1, &spec);
+    assert_eq!(house.ask(get("/away")).status, 503);
+    assert_eq!((requests(&house, &a), requests(&house, &b)), (1, 1));
+    let of_candidate = format!("candidate#0\",server=\"http://127.0.0.1:{}", b.port);
+    assert_eq!(house.metric("weir_upstream_requests_total", &of_candidate), 1);
+    // And so does one that cannot be connected to.
+    let dead = dead_port();
+    let a = redirecting(&format!("http://127.0.0.1:{dead}"));
+    let spec = format!(
+        "maxRedirection: 3\npools: [{{servers: [{{url: 'http://127.0.0.1:{}'}}, {{url: 'http://127.0.0.1:{dead}'}}]}}]",
+        a.port
+    );
+    let house = House::new(1, &spec);
+    (0..8).for_each(|_| drop(house.ask(get("/away"))));
+    assert_eq!(house.metric("weir_upstream_ejections_total", &dead.to_string()), 1);
+}

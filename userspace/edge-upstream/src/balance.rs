@@ -276,6 +276,11 @@ impl Balancer {
         }
     }
 
+    /// The choice of this server, whoever made it.
+    pub fn choice_of(&self, index: usize) -> Choice {
+        Choice { panicked: !self.is_fit(index), ..self.chosen(index, None) }
+    }
+
     #[inline]
     fn chosen(&self, index: usize, hash: Option<u64>) -> Choice {
         Choice { index, panicked: false, era: self.outliers.era(index), hash }
