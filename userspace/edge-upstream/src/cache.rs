@@ -5,6 +5,8 @@
 //! (see [`shard`]): unlike TinyLFU it keeps no sketch that every hit would have to write, and what is asked for once makes no room for
 //! itself at the cost of what is asked for often.
 //!
+//! All keys of one URL are in one part, so that who purges a URL, as every write through the filter Cache does, looks there alone.
+//!
 //! Bytes are booked as [`Kind::Caches`]. All stores of the process together take no more than half of the ceiling, and give memory
 //! back while traffic runs short of it, see [`relieve`].
 
@@ -24,6 +26,7 @@ use base_runtime::memory::{self, Kind, SharedBooking};
 use base_telemetry::Limit;
 use base_telemetry::cache::CacheStats;
 use bytes::Bytes;
+use proto_cache::key::url_of;
 use proto_cache::{Kept, Refusal};
 use proto_http::Headers;
 use std::cell::RefCell;
@@ -84,6 +87,8 @@ pub enum Found {
 pub struct Key {
     text: Vec<u8>,
     hash: u64,
+    /// Of the URL alone: the same where no lines follow it.
+    url_hash: u64,
 }
 
 impl Key {
@@ -104,8 +109,6 @@ pub struct Store {
     shards: Box<[RwLock<Shard>]>,
     purges: RwLock<Purges>,
     stats: Arc<CacheStats>,
-    /// Entries whose keys have lines after the URL: a purge of the URL has to look for them.
-    lined: AtomicUsize,
     /// Entries that had no room: the process's share was taken.
     memory_limit: Limit,
 }
@@ -137,7 +140,6 @@ impl Store {
             shards: (0..shards).map(|_| RwLock::new(Shard::new(bytes_most / shards))).collect(),
             purges: RwLock::default(),
             stats,
-            lined: AtomicUsize::new(0),
             memory_limit,
         });
         let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,7 +163,9 @@ impl Store {
 
     pub fn key(&self, text: Vec<u8>) -> Key {
         let hash = self.hasher.hash_one(&text[..]);
-        Key { text, hash }
+        let url = url_of(&text);
+        let url_hash = if url.len() == text.len() { hash } else { self.hasher.hash_one(url) };
+        Key { text, hash, url_hash }
     }
 
     /// The hash of a key and of what requests say in the fields that another answer under it depends on.
@@ -173,7 +177,7 @@ impl Store {
     }
 
     fn shard(&self, key: &Key) -> &RwLock<Shard> {
-        &self.shards[(key.hash >> 48) as usize & (self.shards.len() - 1)]
+        &self.shards[(key.url_hash >> 48) as usize & (self.shards.len() - 1)]
     }
 
     /// Finds the answer for a request with these fields.
@@ -219,7 +223,7 @@ impl Store {
         variants.retain(|other| !other.kept.vary.is_for(request, &mut spare));
         variants.insert(0, stored.clone());
         variants.truncate(VARIANTS_MOST);
-        let evicted = shard.put(key.hash, &key.text, variants);
+        let evicted = shard.put(key, variants);
         self.account(before, shard.sums());
         self.stats.stored.fetch_add(1, Relaxed);
         self.stats.evicted.fetch_add(evicted as u64, Relaxed);
@@ -237,7 +241,7 @@ impl Store {
             Some(new) => variants[at] = new.clone(),
             None => drop(variants.remove(at)),
         }
-        let evicted = shard.put(key.hash, &key.text, variants);
+        let evicted = shard.put(key, variants);
         self.account(before, shard.sums());
         self.stats.evicted.fetch_add(evicted as u64, Relaxed);
         new
@@ -247,7 +251,7 @@ impl Store {
     pub fn purge(&self, purge: &Purge) -> usize {
         self.purges.write().unwrap_or_else(PoisonError::into_inner).note(purge.clone());
         let exact = match purge {
-            Purge::Url(url) if self.lined.load(Relaxed) == 0 => Some(self.key(url.clone())),
+            Purge::Url(url) => Some(self.key(url.clone())),
             _ => None,
         };
         let mut removed = 0;
@@ -256,7 +260,7 @@ impl Store {
             let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
             let before = shard.sums();
             removed += match &exact {
-                Some(key) => shard.remove(key.hash, &key.text),
+                Some(key) => shard.remove_url(key),
                 None => shard.remove_all(|key, stored| purge.hits(key, &stored.kept.tags)),
             };
             self.account(before, shard.sums());
@@ -285,7 +289,6 @@ impl Store {
         // Differences may be below zero: additions wrap.
         let bytes = now.bytes.wrapping_sub(before.bytes);
         HELD.fetch_add(bytes, Relaxed);
-        self.lined.fetch_add(now.lined.wrapping_sub(before.lined), Relaxed);
         self.stats.bytes.fetch_add(bytes as u64, Relaxed);
         self.stats.entries.fetch_add(now.entries.wrapping_sub(before.entries) as u64, Relaxed);
     }

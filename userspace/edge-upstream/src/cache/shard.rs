@@ -4,8 +4,9 @@
 //! leave, and only their hashes are remembered for a while; who comes back within that time enters the main queue at once. The main
 //! queue gives who was found since its last turn another one. Nothing moves on a hit.
 
-use crate::cache::Stored;
-use std::collections::{HashMap, HashSet, VecDeque};
+use crate::cache::{Key, Stored};
+use proto_cache::key::url_of;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -20,6 +21,8 @@ struct Place {
 struct Slot {
     generation: u32,
     hash: u64,
+    /// Of the URL that the key begins with.
+    url_hash: u64,
     key: Box<[u8]>,
     /// Newest first. Empty: the slot is free.
     variants: Vec<Arc<Stored>>,
@@ -45,8 +48,8 @@ pub struct Shard {
     /// Hashes of those that have left the small queue, oldest first.
     ghosts: VecDeque<u64>,
     ghost_set: HashSet<u64, BuildHasherDefault<AsItIs>>,
-    /// Entries whose keys have lines after the URL.
-    lined: usize,
+    /// Entries whose keys have lines after the URL, by the hash of that: a purge of the URL finds them without looking at others.
+    lined: BTreeSet<(u64, u32)>,
 }
 
 /// What a shard holds.
@@ -54,8 +57,6 @@ pub struct Shard {
 pub struct Sums {
     pub bytes: usize,
     pub entries: usize,
-    /// Entries whose keys have lines after the URL.
-    pub lined: usize,
 }
 
 /// A hash of a hash: it is keyed and spread already.
@@ -87,12 +88,22 @@ impl Shard {
     }
 
     pub fn sums(&self) -> Sums {
-        Sums { bytes: self.bytes, entries: self.index.len(), lined: self.lined }
+        Sums { bytes: self.bytes, entries: self.index.len() }
     }
 
     #[cfg(test)]
     pub fn queued(&self) -> usize {
         self.small.len() + self.main.len()
+    }
+
+    #[cfg(test)]
+    pub fn lined_of(&self, url: &Key) -> usize {
+        self.lined.range((url.url_hash, 0)..=(url.url_hash, u32::MAX)).count()
+    }
+
+    #[cfg(test)]
+    pub fn lined_in_all(&self) -> usize {
+        self.lined.len()
     }
 
     /// What is kept under a key; notes that somebody looked.
@@ -109,7 +120,8 @@ impl Shard {
     }
 
     /// Puts that under the key in place of what was there, nothing where there are none; says how many entries made room.
-    pub fn put(&mut self, hash: u64, key: &[u8], variants: Vec<Arc<Stored>>) -> usize {
+    pub fn put(&mut self, at: &Key, variants: Vec<Arc<Stored>>) -> usize {
+        let (hash, key) = (at.hash, &at.text[..]);
         if variants.is_empty() {
             self.remove(hash, key);
             return 0;
@@ -130,18 +142,20 @@ impl Shard {
                 if let Some(index) = other {
                     self.free_slot(index);
                 }
-                self.insert(hash, key, variants, bytes);
+                self.insert(at, variants, bytes);
             }
         }
         self.evict(self.capacity)
     }
 
-    fn insert(&mut self, hash: u64, key: &[u8], variants: Vec<Arc<Stored>>, bytes: usize) {
+    fn insert(&mut self, at: &Key, variants: Vec<Arc<Stored>>, bytes: usize) {
+        let (hash, url_hash, key) = (at.hash, at.url_hash, &at.text[..]);
         let is_main = self.ghost_set.remove(&hash);
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 generation: 0,
                 hash: 0,
+                url_hash: 0,
                 key: Box::default(),
                 variants: Vec::new(),
                 bytes: 0,
@@ -152,10 +166,12 @@ impl Shard {
         });
         let slot = &mut self.slots[index as usize];
         let generation = slot.generation;
-        *slot = Slot { generation, hash, key: key.into(), variants, bytes, is_main, uses: AtomicU8::new(0) };
+        *slot = Slot { generation, hash, url_hash, key: key.into(), variants, bytes, is_main, uses: AtomicU8::new(0) };
         self.index.insert(hash, index);
         self.bytes += bytes;
-        self.lined += usize::from(key.contains(&b'\n'));
+        if key.contains(&b'\n') {
+            self.lined.insert((url_hash, index));
+        }
         let place = Place { index, generation };
         if is_main {
             self.main.push_back(place);
@@ -174,6 +190,19 @@ impl Shard {
             }
             _ => 0,
         }
+    }
+
+    /// Removes all that is kept for a URL, whatever lines follow it; says how many entries that were. `url` is the key without lines.
+    pub fn remove_url(&mut self, url: &Key) -> usize {
+        let lined: Vec<u32> = self.lined.range((url.url_hash, 0)..=(url.url_hash, u32::MAX)).map(|(_, i)| *i).collect();
+        let mut removed = self.remove(url.hash, &url.text);
+        for index in lined {
+            if url_of(&self.slots[index as usize].key) == url.text {
+                self.free_slot(index);
+                removed += 1;
+            }
+        }
+        removed
     }
 
     /// Removes the answers that `is_meant` names; says how many those were.
@@ -263,7 +292,9 @@ impl Shard {
         if !slot.is_main {
             self.small_bytes -= slot.bytes;
         }
-        self.lined -= usize::from(slot.key.contains(&b'\n'));
+        if slot.key.contains(&b'\n') {
+            self.lined.remove(&(slot.url_hash, index));
+        }
         slot.generation = slot.generation.wrapping_add(1);
         slot.key = Box::default();
         slot.variants = Vec::new();

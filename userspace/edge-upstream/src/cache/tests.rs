@@ -134,6 +134,36 @@ fn purges_take_what_they_name_and_what_is_on_its_way() {
     assert_eq!((store.stats.purged.load(Relaxed), held(&store)), (102, (0, 0)));
 }
 
+/// Every write through a Cache purges its URL: what that costs must not grow with what is kept of others.
+#[test]
+fn a_purge_of_a_url_looks_at_that_url_alone() {
+    let store = store(64 * 1024 * 1024);
+    let put_lined = |url: &str, lines: &str| put(&store, &format!("{url}\n{lines}"), vec![1]);
+    for n in 0..1000 {
+        put_lined(&format!("http://h/{n}"), "GET");
+        put_lined(&format!("http://h/{n}"), "HEAD");
+        put(&store, &format!("http://h/{n}"), vec![2]);
+    }
+    let (_, entries) = held(&store);
+    assert_eq!(entries, 3000);
+    let lined = |url: &str| {
+        let key = store.key(url.into());
+        let shard = store.shard(&key).read().unwrap();
+        shard.lined_of(&key)
+    };
+    assert_eq!(lined("http://h/7"), 2, "and not the others of its part");
+    assert_eq!(store.purge(&Purge::Url(b"http://h/7".to_vec())), 3);
+    assert_eq!(lined("http://h/7"), 0);
+    assert_eq!((body_of(&store, "http://h/7\nGET"), body_of(&store, "http://h/7")), (None, None));
+    assert_eq!(body_of(&store, "http://h/8\nHEAD").as_deref(), Some(&[1][..]));
+    assert_eq!(held(&store).1, 2997);
+    // What makes room is forgotten there, too.
+    let small = super::tests::store(100_000);
+    (0..5000).for_each(|n| put(&small, &format!("http://h/{n}\nGET"), vec![0; 100]));
+    let shards = small.shards.iter().map(|shard| shard.read().unwrap().lined_in_all());
+    assert_eq!(shards.sum::<usize>(), held(&small).1);
+}
+
 #[test]
 fn what_is_replaced_a_thousand_times_leaves_nothing_behind() {
     let store = store(1_000_000);
