@@ -377,13 +377,14 @@ fn equal_misses_wait_for_one(io: IoMode) {
         let pipeline = pipeline(backend.port, cache);
         House::with_workers(2, io, "", &pipeline, edge_listeners::Timeouts::default(), edge_filters::kind)
     };
-    let ten = |house: &House| {
+    let ten_of = |house: &House, text: &str| {
         let mut clients: Vec<_> = (0..10).map(|_| house.connect()).collect();
         for client in &mut clients {
             client.send(text.as_bytes());
         }
         clients
     };
+    let ten = |house: &House| ten_of(house, text);
     let (backend, go, count) = held("Cache-Control: max-age=60\r\n");
     let house = with(&backend, "coalesceTimeout: 1m");
     let mut clients = ten(&house);
@@ -418,6 +419,13 @@ fn equal_misses_wait_for_one(io: IoMode) {
     texts.sort();
     texts.dedup();
     assert_eq!((texts.len(), count.load(Ordering::SeqCst)), (10, 10));
+    // What credentials bring is for whoever has them, as far as anybody knows: who has some waits for nobody.
+    let (backend, go, count) = held("Cache-Control: max-age=60\r\n");
+    let house = with(&backend, "coalesceTimeout: 1m");
+    let mut clients = ten_of(&house, "GET / HTTP/1.1\r\nHost: h.test\r\nAuthorization: Bearer x\r\n\r\n");
+    eventually("all ask", || count.load(Ordering::SeqCst) == 10);
+    (0..10).for_each(|_| go.send(()).unwrap());
+    clients.iter_mut().for_each(|client| assert_eq!(client.answer().status(), 200));
 }
 
 fn who_leaves_first_leaves_the_fetch_to_another(io: IoMode) {

@@ -78,8 +78,10 @@ impl Fetch {
         let shared = self.shared.clone();
         let headers = &exchange.request().headers;
         let conditional = headers.contains("If-None-Match") || headers.contains("If-Modified-Since");
-        // What a condition or a range brings is for whoever asked alone; where something is kept, we ask for the whole of it.
-        let alone = self.found.is_none() && (conditional || headers.contains("Range"));
+        // What a condition or a range brings is for whoever asked alone; where something is kept, we ask for the whole of it. So is what
+        // credentials bring, unless it says otherwise, which nobody knows before.
+        let own = conditional || headers.contains("Range") || headers.contains("Authorization");
+        let alone = self.found.is_none() && own;
         if !self.patient || alone || exchange.request().method != Method::Get || shared.coalesce_timeout.is_zero() {
             return Turn::Go(None);
         }
