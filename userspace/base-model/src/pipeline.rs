@@ -284,6 +284,25 @@ impl PipelineSpec {
             validate_policy(policy, &place, findings);
         }
         self.validate_flow(&at(path, "flow"), kinds, findings);
+        self.warn_of_hits(path, findings);
+    }
+
+    /// What a Cache gives from memory has not passed the stations behind it: one that decides who gets an answer stands before it.
+    fn warn_of_hits(&self, path: &str, findings: &mut Findings) {
+        let flow = self.effective_flow();
+        let kind_of = |node: &FlowNodeSpec| self.filter(&node.filter).map_or("", |filter| filter.kind.as_str());
+        let list = at(path, if self.flow.is_empty() { "filters" } else { "flow" });
+        for (i, cache) in flow.iter().enumerate().filter(|(_, node)| kind_of(node) == "Cache") {
+            let behind = flow.iter().enumerate().skip(i + 1);
+            let target = cache.jump_if.get("hit");
+            for (j, guard) in behind.take_while(|(_, node)| target.is_none_or(|target| node.label() != target)) {
+                if GUARDS.contains(&kind_of(guard)) {
+                    let (guard, cache) = (guard.label(), cache.label());
+                    let text = format!("hits of {cache} pass {guard} by, whoever asks; put it before {cache}");
+                    findings.warn(nth(&list, j), text);
+                }
+            }
+        }
     }
 
     /// Looks into the certificates of its filters as of `now`; see [`ProxySpec::check_certificates`].
@@ -569,6 +588,9 @@ pub const UNSERVED_FILTERS: [&str; 8] = [
     "WAF",
 ];
 
+/// Kinds of filters that decide who gets an answer.
+const GUARDS: [&str; 3] = ["OIDCAdaptor", "OPAFilter", "Validator"];
+
 /// The step every flow may jump to and no filter may be called.
 pub const END: &str = "END";
 
@@ -589,6 +611,7 @@ pub(crate) mod tests {
                 }
                 "Mock" => vec!["mocked"],
                 "Fallback" => vec!["fallback"],
+                "Cache" => vec!["hit", "notCached"],
                 _ => return None,
             })
         }
@@ -710,6 +733,20 @@ filters:
                 .iter()
                 .any(|p| p.to_string() == "flow[0].parallel.branches: 17 branches; accepted: 1 to 16")
         );
+    }
+
+    #[test]
+    fn who_decides_about_answers_stands_before_a_cache() {
+        const KEPT: &str = "filters: [{name: c, kind: Cache}, {name: v, kind: Validator}, {name: m, kind: Mock}]";
+        let text = |place: &str, v: &str| format!("{place}: hits of c pass {v} by, whoever asks; put it before c");
+        check(KEPT, &[], &[&text("filters[1]", "v")]);
+        check(&format!("flow: [{{filter: v}}, {{filter: c}}, {{filter: m}}]\n{KEPT}"), &[], &[]);
+        check(
+            &format!("flow: [{{filter: c}}, {{filter: m}}, {{filter: v, alias: late}}]\n{KEPT}"),
+            &[],
+            &[&text("flow[2]", "late")],
+        );
+        check(&format!("flow: [{{filter: c, jumpIf: {{hit: v}}}}, {{filter: v}}, {{filter: m}}]\n{KEPT}"), &[], &[]);
     }
 
     #[test]
