@@ -220,8 +220,14 @@ impl Pipeline {
     /// Walks the flow. The answer, if any filter gave one, is the response of the exchange's `DEFAULT` namespace.
     /// Says whether the flow was ended by `END` or by a result nobody jumps on, rather than by its last node.
     pub async fn run(&self, exchange: &mut Exchange) -> bool {
-        if let Some(data) = &self.data {
-            exchange.data.insert("PIPELINE".to_owned(), data.clone());
+        self.run_with(self.data.as_ref(), exchange).await
+    }
+
+    /// As [`Pipeline::run`], with this as `.data.PIPELINE`.
+    async fn run_with(&self, data: Option<&Value>, exchange: &mut Exchange) -> bool {
+        match data {
+            Some(data) => drop(exchange.data.insert(PIPELINE.to_owned(), data.clone())),
+            None => drop(exchange.data.remove(PIPELINE)),
         }
         exchange.tags.enter(&self.name);
         // The first station begins with the poll: what is between them costs less than asking the clock again.
@@ -234,12 +240,13 @@ impl Pipeline {
         ended
     }
 
-    /// Walks a flow before this one and a flow after it, as a GlobalFilter says.
+    /// Walks a flow before this one and a flow after it, as a GlobalFilter says. Each sees its own `data`; the two that have none see this
+    /// one's.
     pub async fn run_within(&self, around: &Around, exchange: &mut Exchange) {
         let after = around.after.as_ref().map_or(Touches::NOTHING, Pipeline::touches);
         exchange.after = after.and(self.touches());
         if let Some(before) = &around.before
-            && before.run(exchange).await
+            && before.run_with(before.data.as_ref().or(self.data.as_ref()), exchange).await
             && !around.fall_through_before
         {
             return;
@@ -250,7 +257,7 @@ impl Pipeline {
         }
         exchange.after = Touches::NOTHING;
         if let Some(after) = &around.after {
-            after.run(exchange).await;
+            after.run_with(after.data.as_ref().or(self.data.as_ref()), exchange).await;
             exchange.tags.enter(&self.name);
         }
     }
@@ -261,6 +268,9 @@ impl Pipeline {
         serde_json::json!({ "health": "", "filters": Value::Object(filters.collect()) })
     }
 }
+
+/// Where templates find what a pipeline's document gives them.
+const PIPELINE: &str = "PIPELINE";
 
 /// How a walk came to its end.
 pub(crate) struct Walked {
@@ -391,6 +401,23 @@ mod tests {
         }
     }
 
+    /// Writes down what templates find as `.data.PIPELINE.k`.
+    struct Data;
+
+    impl Filter for Data {
+        fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
+            let found =
+                exchange.data.get("PIPELINE").map_or("none", |data| data["k"].as_str().unwrap_or("?")).to_owned();
+            let so_far = exchange.data.entry("seen".to_owned()).or_insert_with(|| "".into());
+            *so_far = format!("{}{found} ", so_far.as_str().unwrap_or_default()).into();
+            Step::Done(SUCCESS)
+        }
+
+        fn touches(&self) -> Touches {
+            Touches::NOTHING
+        }
+    }
+
     fn kind(name: &str) -> Option<&'static FilterKind> {
         const fn made_by(kind: &'static str, build: crate::filter::Build) -> FilterKind {
             FilterKind { kind, results: &[], doc: "", schema: || Value::Null, check: |_, _| Ok(Vec::new()), build }
@@ -399,7 +426,8 @@ mod tests {
         static BODY: FilterKind = made_by("Body", |_, _| Ok(Arc::new(Station(Touches::REQUEST_BODY))));
         static NONE: FilterKind = made_by("None", |_, _| Ok(Arc::new(Station(Touches::NOTHING))));
         static TWICE: FilterKind = made_by("Twice", |_, _| Ok(Arc::new(Twice)));
-        [&HEADS, &BODY, &NONE, &TWICE].into_iter().find(|kind| kind.kind == name)
+        static DATA: FilterKind = made_by("Data", |_, _| Ok(Arc::new(Data)));
+        [&HEADS, &BODY, &NONE, &TWICE, &DATA].into_iter().find(|kind| kind.kind == name)
     }
 
     fn pipeline(text: &str) -> Pipeline {
@@ -435,6 +463,26 @@ mod tests {
         let mut ended = false;
         seen(async { ended = ends.run(&mut exchange).await });
         assert!(ended);
+    }
+
+    #[test]
+    fn each_flow_sees_its_own_data_and_those_without_see_the_pipelines() {
+        let of = |k: &str| {
+            let data = if k.is_empty() { String::new() } else { format!("data: {{k: {k}}}\n") };
+            pipeline(&format!("{data}filters: [{{name: d, kind: Data}}]"))
+        };
+        for (before, main, after, wanted) in [
+            ("b", "m", "a", "b m a "),
+            ("", "m", "", "m m m "),
+            ("b", "", "", "b none none "),
+            ("", "", "a", "none none a "),
+            ("", "m", "a", "m m a "),
+        ] {
+            let around = Around { before: Some(of(before)), after: Some(of(after)), ..Around::default() };
+            let mut exchange = Exchange::default();
+            seen(of(main).run_within(&around, &mut exchange));
+            assert_eq!(exchange.data["seen"], wanted, "{before} {main} {after}");
+        }
     }
 
     #[test]
