@@ -51,7 +51,7 @@ pub struct LotterySpec {
     /// Users let in, in all and by the whole cluster, 1 to 1,000,000.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_permission: u64,
-    /// Header that says who asks; requests without it are not lucky. Empty: the client's address says it. Default Authorization.
+    /// Header that says who asks; requests without it are not lucky. Empty: the client's address says it, of IPv6 its network of /64. Default Authorization.
     pub key_header: String,
     /// How long the cookie of somebody who was let in is good. Without it, and later, the machine asks the cluster again. Default 10m,
     /// 1s to 24h.
@@ -184,7 +184,7 @@ impl Filter for Lottery {
 impl Lottery {
     fn key(&self, exchange: &Exchange) -> Option<String> {
         if self.spec.key_header.is_empty() {
-            return Some(exchange.client.real_ip_text());
+            return Some(exchange.client.site_text());
         }
         let headers = &exchange.request().headers;
         headers.text(&self.spec.key_header).filter(|key| !key.is_empty()).map(str::to_owned)

@@ -58,7 +58,7 @@ impl PriorityRules {
             name => request.headers.text(name).unwrap_or_default(),
         };
         let client = match consumer {
-            "" => hash_of(&client.real_ip.map(|ip| ip.to_canonical())),
+            "" => hash_of(&client.site()),
             consumer => hash_of(consumer),
         };
         let rule = self.rules.iter().find(|rule| rule.fits(request, consumer));

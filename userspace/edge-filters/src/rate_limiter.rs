@@ -435,6 +435,29 @@ urls:
     }
 
     #[test]
+    fn addresses_of_one_ipv6_network_are_one_client() {
+        let limiter = filter(
+            &KIND,
+            "{policies: [{name: p, key: {from: address}, limitForPeriod: 2, limitRefreshPeriod: 60s}], defaultPolicyRef: p, \
+             urls: [{url: {prefix: /}}]}",
+        );
+        for (address, outcome) in [
+            ("2001:db8:1:2::1", SUCCESS),
+            ("2001:db8:1:2:ffff::2", SUCCESS),
+            ("2001:db8:1:2::3", RATE_LIMITED),
+            ("2001:db8:1:3::1", SUCCESS),
+            ("192.0.2.1", SUCCESS),
+            ("::ffff:192.0.2.1", SUCCESS),
+            ("192.0.2.1", RATE_LIMITED),
+            ("192.0.2.2", SUCCESS),
+        ] {
+            let mut exchange = request("GET", "/", &[]);
+            exchange.client.real_ip = Some(address.parse().unwrap());
+            assert_eq!(run(&*limiter, &mut exchange), outcome, "{address}");
+        }
+    }
+
+    #[test]
     fn a_claim_is_read_where_it_was_checked() {
         use base64::Engine;
         let part = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);

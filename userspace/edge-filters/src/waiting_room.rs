@@ -58,7 +58,7 @@ pub struct WaitingRoomSpec {
     /// With `order: lottery`: users who came within so much time of each other have the same chance. Default 1m, 1s to 24h.
     pub lottery_round: GoDuration,
     /// Who gets one place however often it comes: `none` (default, each cookie is a client), `address` (each client address; users
-    /// behind one address share a place), `header` (each value of `keyHeader`).
+    /// behind one address, or in one IPv6 network of /64, share a place), `header` (each value of `keyHeader`).
     pub one_place_per: OnePlacePer,
     /// With `onePlacePer: header`: the header that says who asks, such as Authorization. Requests without it share a place.
     pub key_header: String,
@@ -389,7 +389,7 @@ impl WaitingRoom {
         let desk = &self.door.room.desk;
         let key = match self.spec.one_place_per {
             OnePlacePer::None => None,
-            OnePlacePer::Address => Some(exchange.client.real_ip_text()),
+            OnePlacePer::Address => Some(exchange.client.site_text()),
             OnePlacePer::Header => {
                 Some(exchange.request().headers.text(&self.spec.key_header).unwrap_or("").to_owned())
             }

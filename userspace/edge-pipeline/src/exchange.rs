@@ -4,6 +4,7 @@ use crate::body::{Body, BodyError};
 use crate::duplex::Duplex;
 use crate::filter::{Outcome, Touches};
 use crate::interim::Interim;
+use base_runtime::net::site_of;
 use base_text::redact;
 use base_tls::Session;
 use proto_http::{Method, Request, Response, Scheme, Version};
@@ -75,6 +76,17 @@ impl Client {
     /// 6.2) where nobody knows.
     pub fn real_ip_text(&self) -> String {
         self.real_ip.map_or_else(|| "unknown".to_owned(), |ip| ip.to_canonical().to_string())
+    }
+
+    /// Where clients are counted, those that share an IPv6 network of /64 are one: each of them has all of its addresses to choose from
+    /// (RFC 6177). Otherwise the address itself; `None` where nobody knows.
+    pub fn site(&self) -> Option<IpAddr> {
+        self.real_ip.map(site_of)
+    }
+
+    /// As [`Client::site`], as text.
+    pub fn site_text(&self) -> String {
+        self.site().map_or_else(|| "unknown".to_owned(), |site| site.to_string())
     }
 }
 

@@ -47,8 +47,9 @@ impl Alone {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KeySpec {
-    /// `none` (default: all requests of the rule), `address` (of each client, behind trusted proxies too), `header` (each value), `claim`
-    /// (each value in a JWT, which a Validator has to check before).
+    /// `none` (default: all requests of the rule), `address` (of each client, behind trusted proxies too; those of an IPv6 network of /64
+    /// are one, which has all of its addresses to choose from), `header` (each value), `claim` (each value in a JWT, which a Validator has
+    /// to check before).
     pub from: KeySource,
     /// Name of the header or claim.
     pub name: String,
@@ -94,8 +95,8 @@ impl KeySpec {
         let headers = &exchange.request().headers;
         let text = match self.from {
             KeySource::None => return 0,
-            KeySource::Address => match exchange.client.real_ip {
-                Some(ip) => Cow::Owned(ip.to_canonical().to_string().into_bytes()),
+            KeySource::Address => match exchange.client.site() {
+                Some(site) => Cow::Owned(site.to_string().into_bytes()),
                 None => Cow::Borrowed(&b""[..]),
             },
             KeySource::Header => Cow::Borrowed(headers.value(&self.name).unwrap_or(b"")),
