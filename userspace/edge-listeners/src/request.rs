@@ -112,15 +112,17 @@ pub async fn serve<S: ClientStream>(local: &Local, stream: &mut S, exchange: &mu
             if prepared.is_err() {
                 reach(local, exchange, "rewritten_path");
                 deny(is_grpc, exchange, 400);
-            } else if limit.is_some_and(|most| exchange.request_body_length().is_some_and(|length| length > most)) {
-                reach(local, exchange, "request_body_bytes");
-                deny(is_grpc, exchange, 413);
             } else if let Some(pipeline) = live.pipeline(route) {
-                let around = live.around.as_ref().and_then(|slot| slot.current());
-                exchange.route = Arc::as_ptr(local.server_name()).addr() as u64 ^ route.index as u64;
-                match run(&pipeline, around.as_deref(), exchange, stream).await {
-                    true => exchange.answered(),
-                    false => exchange.client_gone = true,
+                if limit.is_some_and(|most| exchange.request_body_length().is_some_and(|length| length > most)) {
+                    reach(local, exchange, "request_body_bytes");
+                    deny(is_grpc, exchange, 413);
+                } else {
+                    let around = live.around.as_ref().and_then(|slot| slot.current());
+                    exchange.route = Arc::as_ptr(local.server_name()).addr() as u64 ^ route.index as u64;
+                    match run(&pipeline, around.as_deref(), exchange, stream).await {
+                        true => exchange.answered(),
+                        false => exchange.client_gone = true,
+                    }
                 }
             } else {
                 deny(is_grpc, exchange, 503);
