@@ -552,7 +552,9 @@ fn check_named(spec: &NamedSpec, twin: Option<&usize>, path: &str, what: &str, f
 fn validate_policy(policy: &NamedSpec, path: &str, findings: &mut Findings) {
     match policy.kind.as_str() {
         "Retry" => {
-            findings.take(decode::<RetrySpec>(&policy.raw, path));
+            if let Some(spec) = findings.take(decode::<RetrySpec>(&policy.raw, path)) {
+                spec.validate(path, findings);
+            }
         }
         "CircuitBreaker" => {
             if let Some(spec) = findings.take(decode::<CircuitBreakerSpec>(&policy.raw, path)) {
@@ -838,7 +840,7 @@ filters:
             ),
             &[
                 "filters[0].pools[0].failureCodes[0] = 99: out of range; accepted: 100 to 599",
-                "resilience[0].maxAttempts = 0: out of range; accepted: 1 to 100",
+                "resilience[0].maxAttempts = 0: out of range; accepted: 1 to 4294967295",
                 "resilience[1].kind = \"TimeLimiter\": unknown kind of policy; accepted: CircuitBreaker or Retry; give the pool a timeout instead",
             ],
             &[],
@@ -900,6 +902,23 @@ filters:
             &["resilience[0].backOffPolicy = \"Expo\": not one of the accepted words; accepted: random or exponential"],
             &[],
         );
+    }
+
+    #[test]
+    fn policies_that_go_far_are_told_so_and_run() {
+        check(
+            &format!(
+                "{FILTERS}\nresilience: [{{name: r, kind: Retry, maxAttempts: 101}}, {{name: c, kind: CircuitBreaker, \
+                 waitDurationInOpenState: 0s}}]"
+            ),
+            &[],
+            &[
+                "resilience[0].maxAttempts: 100 are made at most",
+                "resilience[1].waitDurationInOpenState: 0s keeps nothing from the servers: the call after the one that opened the \
+                 circuit tries them",
+            ],
+        );
+        assert_eq!(RetrySpec { max_attempts: 101, ..RetrySpec::default() }.attempts(), 100);
     }
 
     #[test]

@@ -4,14 +4,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::duration::GoDuration;
-use crate::problem::{Findings, Problem, at};
+use crate::problem::{Findings, at};
 
 /// `kind: Retry`: tries a failed request again. Waits before each further try, `waitDuration` long or longer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RetrySpec {
-    /// Tries in all, the first included; 1 or more. Default 3.
-    #[schemars(range(min = 1, max = 100))]
+    /// Tries in all, the first included; 1 or more, of which 100 are made at most. Default 3.
+    #[schemars(range(min = 1))]
     pub max_attempts: u32,
     /// Pause before a further try. Default 500ms.
     pub wait_duration: GoDuration,
@@ -30,6 +30,22 @@ impl Default for RetrySpec {
             back_off_policy: BackOffPolicy::Random,
             randomization_factor: 0.0,
         }
+    }
+}
+
+/// Most tries of one request, whatever a document says.
+pub const ATTEMPTS_MOST: u32 = 100;
+
+impl RetrySpec {
+    pub fn validate(&self, path: &str, findings: &mut Findings) {
+        if self.max_attempts > ATTEMPTS_MOST {
+            findings.warn(at(path, "maxAttempts"), format!("{ATTEMPTS_MOST} are made at most"));
+        }
+    }
+
+    /// Tries in all.
+    pub fn attempts(&self) -> u32 {
+        self.max_attempts.min(ATTEMPTS_MOST)
     }
 }
 
@@ -123,9 +139,8 @@ impl CircuitBreakerSpec {
             );
         }
         if self.wait_duration_in_open_state.is_zero() {
-            let problem =
-                Problem::new(at(path, "waitDurationInOpenState"), "an open circuit must stay open for a while");
-            findings.problem(problem.value(&"0s".into()).accepted("longer than 0s"));
+            let text = "0s keeps nothing from the servers: the call after the one that opened the circuit tries them";
+            findings.warn(at(path, "waitDurationInOpenState"), text);
         }
     }
 }

@@ -442,7 +442,7 @@ impl Proxy {
         let outcome = loop {
             tries += 1;
             let (outcome, sent, attended) = self.try_once(pool, pass.as_ref(), exchange).await;
-            let again = pool.retry.as_ref().filter(|r| tries < r.max_attempts && !once && !repeated);
+            let again = pool.retry.as_ref().filter(|r| tries < r.attempts() && !once && !repeated);
             let over = matches!(outcome, SUCCESS | CLIENT_ERROR) || (sent && !idempotent) || is_final(exchange);
             let Some(retry) = again.filter(|_| !over) else {
                 hold_place(pool, exchange, attended, pass);
@@ -772,7 +772,7 @@ impl Proxy {
         let introduction = server.introduction(&exchange.client);
         let wanted_later = exchange.later.contains(Touches::REQUEST_BODY);
         let space = exchange.space();
-        let tries = pool.retry.as_ref().map_or(1, |r| r.max_attempts);
+        let tries = pool.retry.as_ref().map_or(1, |r| r.attempts());
         let again = (tries > 1 || servers.len() > 1) && space.request.method.is_idempotent();
         let again = again || self.following.is_some();
         let host = pool.host_for(server, &space.request);
