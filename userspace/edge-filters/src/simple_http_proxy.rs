@@ -408,7 +408,7 @@ impl SimpleHttpProxy {
                 AttemptError::Unsayable => break refuse(exchange, 500, INTERNAL_ERROR),
                 _ => {}
             }
-            let again = self.retry.as_ref().filter(|retry| tries < retry.max_attempts && !once);
+            let again = self.retry.as_ref().filter(|retry| tries < retry.attempts() && !once);
             let Some(policy) = again.filter(|_| idempotent || !error.may_be_done()) else {
                 break refuse(exchange, 503, SERVER_ERROR);
             };
@@ -458,11 +458,11 @@ impl SimpleHttpProxy {
         if upgraded.is_none() {
             response.remove_hop_by_hop();
         }
+        let events = response.headers.known(Known::ContentType).is_some_and(is_event_stream);
+        if let Some(most) = self.timeout.filter(|_| !events && upgraded.is_none()) {
+            body = Timed::limit(body, began + most, self.recorder());
+        }
         if let Some(limit) = self.max_body {
-            let events = response.headers.known(Known::ContentType).is_some_and(is_event_stream);
-            if let Some(most) = self.timeout.filter(|_| !events) {
-                body = Timed::limit(body, began + most, self.recorder());
-            }
             match body.length() {
                 Some(length) if length > limit => {
                     self.too_large.hit(base_runtime::worker_index());

@@ -200,12 +200,14 @@ fn a_time_out_covers_the_body() {
         }
     });
     let pool = format!("pools: [{{servers: [{{url: 'http://127.0.0.1:{}'}}], timeout: 150ms}}]", backend.port);
-    let house = House::new(1, &pool);
-    for target in ["/chunked", "/length"] {
-        let said = house.ask(get(target));
-        assert_eq!((said.status, said.body), (200, Err(BodyError::TimedOut)), "the head was on its way already");
+    for (most, connections) in [("", 2), ("serverMaxBodySize: -1\n", 4)] {
+        let house = House::new(1, &format!("{most}{pool}"));
+        for target in ["/chunked", "/length"] {
+            let said = house.ask(get(target));
+            assert_eq!((said.status, said.body), (200, Err(BodyError::TimedOut)), "the head was on its way already");
+        }
+        assert_eq!((house.errors("timeout"), backend.connections()), (2, connections), "{most}");
     }
-    assert_eq!((house.errors("timeout"), backend.connections()), (2, 2));
 }
 
 #[test]
