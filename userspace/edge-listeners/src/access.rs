@@ -4,7 +4,9 @@ use crate::clock;
 use base_telemetry::access_log::{Entry, Tags, tags};
 use base_text::escape::write_foreign;
 use base_text::redact;
-use edge_pipeline::Exchange;
+use base_text::time::write_duration;
+use edge_pipeline::{Exchange, Try};
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 /// Tells what is to be logged of an exchange; `hide`: without credentials.
@@ -25,7 +27,9 @@ pub fn tell(
         match exchange.tags.pipeline() {
             Some(pipeline) => {
                 let steps = exchange.tags.steps().iter().map(|(name, outcome, took)| (&**name, *outcome, *took));
-                tags::write(out, pipeline, steps, notes);
+                tags::write(out, pipeline, steps, []);
+                exchange.tags.tries().iter().filter(|asked| !asked.is_open()).for_each(|asked| write_try(asked, out));
+                notes.for_each(|note| tags::write_note(out, note));
             }
             None => notes.for_each(|note| tags::write_note(out, note)),
         }
@@ -55,6 +59,16 @@ pub fn tell(
         request_headers: Tags::Write(&request_headers),
         response_headers: Tags::Write(&response_headers),
     });
+}
+
+/// What a server took and said, as Easegress tags it: ` | proxy#proxy#main#duration: 3ms | status code: 200`.
+fn write_try(asked: &Try, out: &mut Vec<u8>) {
+    tags::write_note(out, &asked.pool);
+    out.extend_from_slice(b"#duration: ");
+    write_duration(asked.took, out);
+    if asked.status > 0 {
+        let _ = write!(out, " | status code: {}", asked.status);
+    }
 }
 
 /// The notes of an exchange as they may be logged: errors in them may quote what the client sent.

@@ -216,7 +216,9 @@ fn lines_are_json_of_some_servers_to_files_and_collectors() {
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let last = lines.last().unwrap();
     assert_eq!((&last["uri"], &last["status"], &last["server"]), (&"/19".into(), &200.into(), &"web".into()));
-    assert!(last["tags"].as_str().unwrap().contains("pipeline(app): p("), "{last}");
+    let tags = last["tags"].as_str().unwrap();
+    assert!(tags.starts_with("pipeline(app): p(") && tags.contains(") | proxy#p#main#duration: "), "{last}");
+    assert!(tags.ends_with(" | status code: 200"), "{last}");
     assert!(
         (3..20).contains(&lines.len()) && std::fs::metadata(&path).unwrap().len() <= 1000,
         "moved aside, the oldest gone"
