@@ -9,10 +9,10 @@
 //! Numbers only grow. `front` is written after a sink has taken a batch; after a crash in between, the batch goes out once more.
 
 use crate::frame::{self, Frame};
-use proto_kafka::crc32c::crc32c;
+use edge_kafka::front::Front;
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,7 @@ pub struct Spool {
     front: u64,
     writing: Option<File>,
     reading: Option<(u64, File)>,
-    marks: File,
+    marks: Front,
     /// Lines left out because they could not be read, so far.
     pub damaged: u64,
     /// Held for as long as this is there.
@@ -53,13 +53,9 @@ impl Spool {
     /// Opens what an earlier process has left in the directory, which is made if need be. `WouldBlock`: another process has it.
     pub fn open(directory: &Path, most: u64) -> io::Result<Spool> {
         fs::create_dir_all(directory)?;
-        let open = |name: &str| {
-            let mut options = OpenOptions::new();
-            options.create(true).read(true).write(true).truncate(false).mode(0o640).open(directory.join(name))
-        };
-        let lock = open("lock")?;
+        let lock = OpenOptions::new().create(true).append(true).mode(0o640).open(directory.join("lock"))?;
         lock.try_lock().map_err(io::Error::from)?;
-        let marks = open("front")?;
+        let marks = Front::open(&directory.join("front"))?;
         let mut files: Vec<(u64, u64)> = fs::read_dir(directory)?
             .flatten()
             .filter_map(|entry| {
@@ -68,8 +64,8 @@ impl Spool {
             })
             .collect();
         files.sort_unstable();
-        let (first, at) = read_front(&marks).unwrap_or_default();
-        let next = files.last().map_or(0, |(number, _)| number + 1).max(first + 1);
+        let (first, at) = marks.read().unwrap_or_default();
+        let next = files.last().map_or(0, |(number, _)| number + 1).max(first.saturating_add(1));
         let mut spool = Spool {
             directory: directory.to_owned(),
             most,
@@ -165,7 +161,14 @@ impl Spool {
             let window = (length - self.front).min((bytes_about + frame::MOST) as u64) as usize;
             let mut text = vec![0; window];
             let front = self.front;
-            self.reader(number)?.read_exact_at(&mut text, front)?;
+            match self.reader(number).and_then(|file| file.read_exact_at(&mut text, front)) {
+                Ok(()) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => {
+                    self.lose_first(number);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
             let is_end = self.front + window as u64 == length;
             let (mut lines, mut at, mut rest) = (Vec::new(), 0, text.as_slice());
             while at < bytes_about && !rest.is_empty() {
@@ -209,11 +212,11 @@ impl Spool {
         self.front = at;
         if self.files.front().is_some_and(|(_, length)| at >= *length) {
             // Read to its end. The front goes on first: a file that is there before it would be read again.
-            write_front(&self.marks, number + 1, 0)?;
+            self.marks.write(number + 1, 0)?;
             self.drop_first();
             return Ok(());
         }
-        write_front(&self.marks, number, at)
+        self.marks.write(number, at)
     }
 
     fn reader(&mut self, number: u64) -> io::Result<&File> {
@@ -225,12 +228,25 @@ impl Spool {
         Ok(&self.reading.insert((number, file)).1)
     }
 
+    /// Somebody has removed the first file, or cut it off: what there is of it counts.
+    fn lose_first(&mut self, number: u64) {
+        self.tell_damage(number, 0);
+        self.reading = None;
+        let there = fs::metadata(self.path(number)).map_or(0, |data| data.len());
+        match self.files.front_mut() {
+            Some((_, length)) if there > self.front => *length = there,
+            _ => self.drop_first(),
+        }
+    }
+
     fn drop_first(&mut self) {
         if let Some((number, _)) = self.files.pop_front() {
             if self.files.is_empty() {
                 self.writing = None;
             }
-            if let Err(error) = fs::remove_file(self.path(number)) {
+            if let Err(error) = fs::remove_file(self.path(number))
+                && error.kind() != ErrorKind::NotFound
+            {
                 tracing::warn!(%error, "lines that were handed over cannot be removed from the disk");
             }
             self.front = 0;
@@ -246,23 +262,6 @@ impl Spool {
     fn path(&self, number: u64) -> PathBuf {
         self.directory.join(format!("{number:012}.lines"))
     }
-}
-
-/// In one write of always the same length, so that a process that is killed leaves one or the other.
-fn write_front(marks: &File, number: u64, at: u64) -> io::Result<()> {
-    let text = format!("{number:020} {at:020}");
-    marks.write_all_at(format!("{text} {:08x}\n", crc32c(text.as_bytes())).as_bytes(), 0)
-}
-
-fn read_front(marks: &File) -> Option<(u64, u64)> {
-    let mut text = [0; 51];
-    marks.read_exact_at(&mut text, 0).ok()?;
-    let (said, sum) = std::str::from_utf8(&text).ok()?.trim_end().rsplit_once(' ')?;
-    if u32::from_str_radix(sum, 16).ok()? != crc32c(said.as_bytes()) {
-        return None;
-    }
-    let (number, at) = said.split_once(' ')?;
-    Some((number.parse().ok()?, at.parse().ok()?))
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 //!
 //! ```text
 //! <directory>/<number>.records     frames: length, CRC-32C, then the record
-//! <directory>/front                number of the first file and where in it the first record begins
+//! <directory>/front                number of the file and place in it of the first record the brokers do not have, and a checksum
 //! <directory>/lock                 held by the process whose records these are
 //! ```
-//! A frame that is cut off or damaged ends its file: what came before it counts. `front` is written after a batch has been handed
-//! over; after a crash in between, the batch goes out once more.
+//! Numbers only grow. A frame that is cut off or damaged ends its file: what came before it counts. `front` is written after a batch has
+//! been handed over; after a crash in between, the batch goes out once more.
 
+use crate::front::Front;
 use crate::producer::Record;
 use crate::stats::{COUNTERS, add};
 use bytes::Bytes;
@@ -30,11 +31,15 @@ pub struct Spool {
     directory: PathBuf,
     /// Bytes of all files together, at most.
     most: u64,
+    /// Number and length of each.
     files: VecDeque<(u64, u64)>,
+    /// The number of the next file.
+    next: u64,
     /// Where in the first file the first record begins.
     front: u64,
     writing: Option<File>,
     bytes: u64,
+    marks: Front,
     /// Held for as long as this is there.
     _lock: File,
 }
@@ -61,25 +66,26 @@ impl Spool {
             })
             .collect();
         files.sort_unstable();
+        let marks = Front::open(&directory.join("front"))?;
+        let (first, at) = marks.read().unwrap_or_default();
+        // Numbers that began anew would meet a front that is older: records that nobody has would be taken for handed over.
+        let next = files.last().map_or(0, |(number, _)| number + 1).max(first.saturating_add(1));
         let mut spool = Spool {
             directory: directory.to_owned(),
             most,
             files: files.into(),
+            next,
             front: 0,
             writing: None,
             bytes: 0,
+            marks,
             _lock: lock,
         };
-        let front = fs::read_to_string(directory.join("front")).unwrap_or_default();
-        if let Some((number, at)) = front.trim().split_once(' ')
-            && let (Ok(number), Ok(at)) = (number.parse::<u64>(), at.parse::<u64>())
-        {
-            while spool.files.front().is_some_and(|(first, _)| *first < number) {
-                spool.drop_first();
-            }
-            if spool.files.front().is_some_and(|(first, length)| *first == number && at <= *length) {
-                spool.front = at;
-            }
+        while spool.files.front().is_some_and(|(number, _)| *number < first) {
+            spool.drop_first();
+        }
+        if spool.files.front().is_some_and(|(number, length)| *number == first && at <= *length) {
+            spool.front = at;
         }
         let bytes = spool.files.iter().map(|(_, length)| length).sum();
         spool.book(bytes);
@@ -108,16 +114,18 @@ impl Spool {
             return Ok(0);
         }
         if self.writing.is_none() || self.files.back().is_some_and(|(_, length)| *length >= FILE_BYTES) {
-            let number = self.files.back().map_or(1, |(number, _)| number + 1);
-            self.writing = Some(OpenOptions::new().create(true).append(true).open(self.path(number))?);
-            self.files.push_back((number, 0));
+            self.writing = Some(OpenOptions::new().create_new(true).append(true).open(self.path(self.next))?);
+            self.files.push_back((self.next, 0));
+            self.next += 1;
             // The name, too, is to be there after a power cut.
             File::open(&self.directory)?.sync_all()?;
         }
         let (Some(file), Some((_, length))) = (&mut self.writing, self.files.back_mut()) else { return Ok(0) };
         if let Err(error) = file.write_all(&text).and_then(|()| file.sync_data()) {
             // Half a frame would make what follows it unreadable.
-            let _ = file.set_len(*length);
+            if file.set_len(*length).is_err() {
+                self.writing = None;
+            }
             return Err(error);
         }
         *length += text.len() as u64;
@@ -169,19 +177,18 @@ impl Spool {
     /// Forgets a batch that was handed over.
     pub fn forget(&mut self, batch: &Batch) -> io::Result<()> {
         let (number, at) = batch.end;
+        if self.files.front().is_none_or(|(first, _)| *first != number) {
+            return Ok(());
+        }
         self.front = at;
-        if self.files.front().is_some_and(|(first, length)| *first == number && at >= *length) {
-            // Read to its end: gone, and with it the need to know where in it the front is.
+        if self.files.front().is_some_and(|(_, length)| at >= *length) {
+            // Read to its end. The front goes on first: a file that is there before it would be read again.
+            self.marks.write(number + 1, 0)?;
             self.writing.take_if(|_| self.files.len() == 1);
             self.drop_first();
+            return Ok(());
         }
-        match self.files.front() {
-            Some((number, _)) => fs::write(self.directory.join("front"), format!("{number} {}\n", self.front)),
-            None => match fs::remove_file(self.directory.join("front")) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            },
-        }
+        self.marks.write(number, at)
     }
 
     fn drop_first(&mut self) {
@@ -285,16 +292,52 @@ mod tests {
         drop(spool);
         let mut spool = Spool::open(directory.path(), 1 << 20).unwrap();
         assert_eq!(spool.append(&records(5..7)).unwrap(), 2);
+        assert_eq!(drain(&mut spool), records(1..7));
+        let left = fs::read_dir(directory.path()).unwrap().flatten().map(|entry| entry.file_name());
+        assert!(left.into_iter().all(|name| name == "lock" || name == "front"), "no records are left on the disk");
+        let taken = Spool::open(directory.path(), 1).map(drop).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::WouldBlock, "it has one owner");
+    }
+
+    /// All that is left.
+    fn drain(spool: &mut Spool) -> Vec<Record> {
         let mut seen = Vec::new();
         while !spool.is_empty() {
             let batch = spool.peek(1 << 20).unwrap();
+            if batch.records.is_empty() {
+                break;
+            }
             seen.extend(batch.records.clone());
             spool.forget(&batch).unwrap();
         }
-        assert_eq!(seen, records(1..7));
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing but the lock is left on the disk");
-        let taken = Spool::open(directory.path(), 1).map(drop).unwrap_err();
-        assert_eq!(taken.kind(), io::ErrorKind::WouldBlock, "it has one owner");
+        seen
+    }
+
+    /// Killed when the file was gone and the front had not gone on, and once more with new records on disk.
+    #[test]
+    fn two_kills_hide_no_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Spool::open(directory.path(), 1 << 20).unwrap();
+        let mut spool = open();
+        spool.append(&records(0..9)).unwrap();
+        let batch = spool.peek(100).unwrap();
+        spool.forget(&batch).unwrap();
+        let front = fs::read(directory.path().join("front")).unwrap();
+        drain(&mut spool);
+        drop(spool);
+        fs::write(directory.path().join("front"), front).unwrap();
+        let mut spool = open();
+        spool.append(&records(9..40)).unwrap();
+        drop(spool);
+        assert_eq!(drain(&mut open()), records(9..40));
+        // A front that cannot be read sends twice rather than never.
+        let mut spool = open();
+        spool.append(&records(0..3)).unwrap();
+        let batch = spool.peek(1).unwrap();
+        spool.forget(&batch).unwrap();
+        drop(spool);
+        fs::write(directory.path().join("front"), b"1 50").unwrap();
+        assert_eq!(drain(&mut open()), records(0..3));
     }
 
     #[test]
@@ -326,16 +369,7 @@ mod tests {
             fs::write(&path, bytes).unwrap();
             let mut spool = Spool::open(directory.path(), 1 << 20).unwrap();
             spool.append(&records(3..4)).unwrap();
-            let mut seen = Vec::new();
-            while !spool.is_empty() {
-                let batch = spool.peek(1 << 20).unwrap();
-                if batch.records.is_empty() {
-                    break;
-                }
-                seen.extend(batch.records.clone());
-                spool.forget(&batch).unwrap();
-            }
-            assert_eq!(seen, [record(0), record(1), record(3)]);
+            assert_eq!(drain(&mut spool), [record(0), record(1), record(3)]);
         }
     }
 }

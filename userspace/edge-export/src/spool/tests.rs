@@ -54,7 +54,7 @@ fn a_front_that_is_older_than_the_files_hides_nothing() {
     // As though the process had been killed between the two: the file is gone, and the front says where in it.
     let end = spool.bytes();
     drain(&mut spool, 1 << 20);
-    write_front(&spool.marks, 1, end).unwrap();
+    spool.marks.write(1, end).unwrap();
     drop(spool);
     let mut spool = open();
     spool.append(&lines(9..40), false).unwrap();
@@ -108,4 +108,22 @@ fn what_is_cut_off_or_damaged_costs_as_little_as_it_can() {
         assert_eq!(drain(&mut spool, 1 << 20), wanted, "{damage}");
         assert_eq!(spool.damaged, 1);
     }
+}
+
+/// Somebody made room by hand: that costs what was in it, and no line that comes later.
+#[test]
+fn files_that_others_remove_or_cut_off_stop_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(directory.path(), 1 << 20).unwrap();
+    spool.append(&lines(0..3), false).unwrap();
+    fs::remove_file(directory.path().join(format!("{:012}.lines", 1))).unwrap();
+    assert!(spool.peek(1 << 20).unwrap().lines.is_empty() && spool.is_empty());
+    spool.append(&lines(3..6), false).unwrap();
+    let path = directory.path().join(format!("{:012}.lines", 2));
+    let half = fs::metadata(&path).unwrap().len() / 3;
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(half).unwrap();
+    assert_eq!(drain(&mut spool, 1 << 20), lines(3..4));
+    spool.append(&lines(6..8), false).unwrap();
+    assert_eq!(drain(&mut spool, 1 << 20), lines(6..8));
+    assert_eq!(spool.damaged, 2);
 }
