@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// How large the file may be, and how many that were moved aside are kept.
@@ -48,6 +48,15 @@ impl LogFile {
     /// How often it was moved aside for its size.
     pub fn rotations(&self) -> u64 {
         self.rotations
+    }
+
+    /// Whether its name is another file's now, or nobody's: somebody has moved it away.
+    pub fn is_moved(&self) -> bool {
+        let same = |file: &File| {
+            let (open, there) = (file.metadata().ok()?, fs::metadata(&self.path).ok()?);
+            Some((open.dev(), open.ino()) == (there.dev(), there.ino()))
+        };
+        !self.file.as_ref().and_then(same).unwrap_or(false)
     }
 
     /// Opens what is there by its name now. The file from before stays in use when there is none to be had: lines in a moved file are
@@ -171,7 +180,11 @@ mod tests {
         fs::rename(&path, &moved).unwrap();
         log.write(b"two\n").unwrap();
         assert_eq!(lines(&moved), ["one", "two"]);
+        assert!(log.is_moved());
+        File::create(&path).unwrap();
+        assert!(log.is_moved(), "as logrotate does with create");
         log.reopen().unwrap();
+        assert!(!log.is_moved());
         log.write(b"three\n").unwrap();
         assert_eq!(lines(&path), ["three"]);
         // copytruncate: no hole, and its size counts from there.

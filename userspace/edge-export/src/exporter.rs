@@ -160,6 +160,8 @@ pub(crate) enum Outcome {
     Taken,
     /// Some or all of it was refused.
     Refused(u64, String),
+    /// It takes fewer at a time.
+    TooLarge(String),
     /// It may go better later, not before this long.
     Later(Option<Duration>, String),
 }
@@ -218,6 +220,12 @@ impl Work {
                     kind.exported(spans - count.min(spans));
                     return self.tell(&format!("the collector refused {count} spans: {why}"));
                 }
+                Outcome::TooLarge(why) => {
+                    kind.lost(Lost::Refused, spans);
+                    return self.tell(&format!(
+                        "{spans} spans are too many at a time (batchLimits.maxExportBatchSize): {why}"
+                    ));
+                }
                 Outcome::Later(after, why) => {
                     let wait = after.unwrap_or(pause).min(AGAIN_MOST);
                     let until = Instant::now() + wait;
@@ -262,6 +270,8 @@ pub(crate) struct Collector {
     request: Request,
     gzip: bool,
     json: bool,
+    /// What it is sent can wait for long: no failure but one of the message itself is for good.
+    patient: bool,
 }
 
 impl Collector {
@@ -312,7 +322,13 @@ impl Collector {
         if gzip {
             fields.set(if kind == Kind::OtlpGrpc { "grpc-encoding" } else { "Content-Encoding" }, "gzip");
         }
-        Collector { kind, post, shown, request, gzip, json }
+        Collector { kind, post, shown, request, gzip, json, patient: false }
+    }
+
+    /// For what waits on disk: a collector that fails, is not set up yet or does not know this machine's key is asked again, where
+    /// the protocol would have what it was sent dropped.
+    pub(crate) fn patient(self) -> Collector {
+        Collector { patient: true, ..self }
     }
 
     pub(crate) fn is_json(&self) -> bool {
@@ -355,22 +371,25 @@ impl Collector {
 
     fn judge(&self, reply: &Reply, count: u64) -> Outcome {
         let status = reply.response.status;
-        let later = || Outcome::Later(retry_after(reply), format!("it answered {status}"));
+        let answered = || format!("it answered {status}");
         match (self.kind, status) {
-            (Kind::OtlpGrpc, 200) => judge_grpc(reply, count),
+            (Kind::OtlpGrpc, 200) => judge_grpc(reply, count, self.patient),
             (_, 200..=299) => match (self.kind, self.json) {
                 (Kind::OtlpHttp, false) => partial(&reply.body, count),
                 _ => Outcome::Taken,
             },
+            (_, 413) => Outcome::TooLarge(answered()),
+            (_, 400 | 415 | 422) => Outcome::Refused(count, answered()),
             // What the protocol says may be repeated; Zipkin says nothing of it.
-            (_, 408 | 429 | 502..=504) => later(),
-            (Kind::Zipkin, 500..=599) => later(),
-            _ => Outcome::Refused(count, format!("it answered {status}")),
+            (_, 408 | 429 | 502..=504) => Outcome::Later(retry_after(reply), answered()),
+            (Kind::Zipkin, 500..=599) => Outcome::Later(retry_after(reply), answered()),
+            _ if self.patient => Outcome::Later(retry_after(reply), answered()),
+            _ => Outcome::Refused(count, answered()),
         }
     }
 }
 
-fn judge_grpc(reply: &Reply, spans: u64) -> Outcome {
+fn judge_grpc(reply: &Reply, count: u64, patient: bool) -> Outcome {
     let field = |name: &str| {
         let trailers = reply.trailers.as_ref().and_then(|trailers| trailers.text(name));
         trailers.or_else(|| reply.response.headers.text(name))
@@ -379,10 +398,16 @@ fn judge_grpc(reply: &Reply, spans: u64) -> Outcome {
         format!("grpc-status {}: {}", field("grpc-status").unwrap_or("missing"), field("grpc-message").unwrap_or(""))
     };
     match field("grpc-status").and_then(|status| status.trim().parse::<u32>().ok()) {
-        Some(0) => partial(reply.body.get(5..).unwrap_or_default(), spans),
+        Some(0) => partial(reply.body.get(5..).unwrap_or_default(), count),
+        // As grpc-go and tonic say that a message is longer than they take.
+        Some(8 | 11) if ["larger than max", "too large"].iter().any(|said| why().contains(said)) => {
+            Outcome::TooLarge(why())
+        }
         // Cancelled, deadline exceeded, resource exhausted, aborted, out of range, unavailable, data loss.
         Some(1 | 4 | 8 | 10 | 11 | 14 | 15) | None => Outcome::Later(None, why()),
-        Some(_) => Outcome::Refused(spans, why()),
+        // Invalid argument: it is the message.
+        Some(status) if patient && status != 3 => Outcome::Later(None, why()),
+        Some(_) => Outcome::Refused(count, why()),
     }
 }
 
@@ -406,4 +431,64 @@ pub(crate) fn packed(plain: &[u8]) -> Vec<u8> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto_http::{Headers, Response};
+
+    fn outcome(patient: bool, http: u16, grpc: Option<(&str, &str)>) -> &'static str {
+        let kind = if grpc.is_some() { Kind::OtlpGrpc } else { Kind::OtlpHttp };
+        let telemetry = Telemetry::new(base_telemetry::Identity::default(), 1);
+        let post = Post::new("http://127.0.0.1:1/", None, LAST, "test", &telemetry, &[]).unwrap();
+        let mut collector = Collector::over(kind, post, String::new(), false, false);
+        collector.patient = patient;
+        let mut trailers = Headers::default();
+        if let Some((status, message)) = grpc {
+            trailers.add("grpc-status", status);
+            trailers.add("grpc-message", message);
+        }
+        let reply = Reply { response: Response::with_status(http), body: Bytes::new(), trailers: Some(trailers) };
+        match collector.judge(&reply, 5) {
+            Outcome::Taken => "taken",
+            Outcome::Refused(5, _) => "refused",
+            Outcome::Refused(..) => "refused in part",
+            Outcome::TooLarge(_) => "too large",
+            Outcome::Later(..) => "later",
+        }
+    }
+
+    /// Spans go by the protocol's rules, by which much is not to be repeated; lines of the logs, which are to survive, do not.
+    #[test]
+    fn what_can_wait_is_refused_only_for_what_it_is() {
+        for (status, spans, lines) in [
+            (200, "taken", "taken"),
+            (400, "refused", "refused"),
+            (401, "refused", "later"),
+            (404, "refused", "later"),
+            (413, "too large", "too large"),
+            (422, "refused", "refused"),
+            (429, "later", "later"),
+            (500, "refused", "later"),
+            (503, "later", "later"),
+        ] {
+            assert_eq!((outcome(false, status, None), outcome(true, status, None)), (spans, lines), "{status}");
+        }
+        let long = "grpc: received message larger than max (600000 vs. 4096)";
+        for (status, said, spans, lines) in [
+            ("0", "", "taken", "taken"),
+            ("3", "no such field", "refused", "refused"),
+            ("7", "who are you", "refused", "later"),
+            ("8", "enough for today", "later", "later"),
+            ("8", long, "too large", "too large"),
+            ("11", "Error, decoded message length too large: found 600000 bytes", "too large", "too large"),
+            ("12", "no logs here", "refused", "later"),
+            ("13", "panic", "refused", "later"),
+            ("14", "away", "later", "later"),
+        ] {
+            let grpc = Some((status, said));
+            assert_eq!((outcome(false, 200, grpc), outcome(true, 200, grpc)), (spans, lines), "{status} {said}");
+        }
+    }
 }

@@ -53,14 +53,15 @@ pub fn set_directory(directory: &Path) {
     let _ = DIRECTORY.set(directory.to_owned());
 }
 
-/// What the daemon logs, line by line, for the sinks that want it. Never waits.
+/// What the daemon logs, line by line, for the sinks that want it. Waits for nobody but others who look at the list of sinks.
 pub fn event(line: &str) {
     if !WANT_EVENTS.load(Ordering::Relaxed) {
         return;
     }
-    // Another thread may be here at the moment, and log beside.
-    let Ok(sinks) = SINKS.try_lock() else { return };
-    for shared in sinks.iter().filter_map(Weak::upgrade).filter(|shared| shared.wants_events) {
+    // Nobody who has the list logs anything.
+    let wanted: Vec<Arc<Shared>> =
+        lock(&SINKS).iter().filter_map(Weak::upgrade).filter(|shared| shared.wants_events).collect();
+    for shared in wanted {
         let mut events = lock(&shared.events);
         if events.len() < EVENTS_MOST {
             events.push((kind_of(line), line.trim_end().into()));
@@ -72,7 +73,7 @@ pub fn event(line: &str) {
 
 /// How much a line of the daemon's matters, in text and in JSON.
 fn kind_of(line: &str) -> Kind {
-    let head = line.get(..line.len().min(120)).unwrap_or_default();
+    let head = &line[..line.floor_char_boundary(120)];
     if head.contains("ERROR") {
         Kind::Error
     } else if head.contains("WARN") {

@@ -20,7 +20,7 @@ impl FileSink {
         let path = &self.spec.path;
         let file = match &mut self.file {
             // Whoever moved it away gets no more.
-            Some(file) if std::path::Path::new(path).exists() => file,
+            Some(file) if !file.is_moved() => file,
             _ => {
                 let bounds = LogBounds { bytes: self.spec.max_bytes, files: self.spec.max_files };
                 self.file.insert(LogFile::open(path.into(), bounds)?)
@@ -57,5 +57,34 @@ impl Sink for FileSink {
 
     fn shown(&self) -> &str {
         &self.spec.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Kind;
+    use std::fs;
+
+    fn line(text: &str) -> [Line; 1] {
+        [Line { kind: Kind::Access, at: 0, text: text.as_bytes().into() }]
+    }
+
+    /// As logrotate does, with `create` and without.
+    #[test]
+    fn whoever_moved_the_file_away_gets_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let spec = FileSinkSpec { path: path.display().to_string(), ..FileSinkSpec::default() };
+        let mut sink = FileSink::new(&spec);
+        let mut send = |text: &str| assert!(matches!(sink.send(&line(text), &|| None), Sent::Taken));
+        send("one");
+        fs::rename(&path, directory.path().join("first")).unwrap();
+        send("two");
+        fs::rename(&path, directory.path().join("second")).unwrap();
+        fs::write(&path, "").unwrap();
+        send("three");
+        let text = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap();
+        assert_eq!(["first", "second", "log"].map(text), ["one\n", "two\n", "three\n"]);
     }
 }

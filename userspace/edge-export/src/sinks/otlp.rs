@@ -16,7 +16,7 @@ pub struct OtlpSink {
 
 impl OtlpSink {
     pub fn new(spec: &OtlpSpec, machine: &str, post: &Make<'_>) -> Result<OtlpSink, String> {
-        let collector = Collector::of_otlp(spec, otlp::LOGS_PATH, otlp::LOGS_METHOD, post)?;
+        let collector = Collector::of_otlp(spec, otlp::LOGS_PATH, otlp::LOGS_METHOD, post)?.patient();
         let attributes = vec![("service.instance.id".to_owned(), machine.to_owned())];
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(OtlpSink { collector, resource: Resource { service: "weir".to_owned(), attributes, version } })
@@ -51,6 +51,7 @@ impl Sink for OtlpSink {
                 Sent::Taken
             }
             Outcome::Refused(_, why) => Sent::Refused(why),
+            Outcome::TooLarge(why) => Sent::Smaller(why),
             Outcome::Later(after, why) => Sent::Later(after, why),
         }
     }

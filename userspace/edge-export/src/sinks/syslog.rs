@@ -1,14 +1,16 @@
 //! A syslog server: messages of RFC 5424 in packets (RFC 5426), over TCP after their lengths (RFC 6587 section 3.4.1), or over a Unix
 //! socket.
 //!
-//! Nobody there says what has arrived. Over a connection, a batch counts as taken when the connection is still there a moment after it:
-//! what a server that goes had not read then is sent again to the one that comes.
+//! Nobody there says what has arrived. Over a connection, a batch counts as taken when the connection is still there a moment after it.
+//! What was sent last is remembered: where the connection breaks otherwise than by a server that has read everything and closed it, that
+//! is sent again to the next one, so that a server that hangs and is killed loses nothing that is remembered.
 
 use super::{Sent, Sink, TIMEOUT, severity, word};
 use crate::frame::Line;
 use base_model::SyslogSinkSpec;
 use base_model::log_sink::FACILITIES;
 use base_text::time::write_time;
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -21,12 +23,18 @@ const PACKET_MOST: usize = 8 * 1024;
 /// How long a connection is watched after a batch.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// Bytes sent over a connection last that are remembered: about what the buffers of both ends hold.
+const RECENT_MOST: usize = 4 << 20;
+
 pub struct SyslogSink {
     address: String,
     facility: u8,
     /// Host, application and process.
     who: String,
     way: Option<Way>,
+    /// Batches as they were sent over a connection, the newest last, and their bytes.
+    recent: VecDeque<Vec<u8>>,
+    recent_bytes: usize,
 }
 
 /// How it is reached.
@@ -48,6 +56,8 @@ impl SyslogSink {
             facility: given.unwrap_or(LOCAL0) as u8,
             who: format!("{host} {app} {}", std::process::id()),
             way: None,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
         }
     }
 
@@ -60,9 +70,13 @@ impl SyslogSink {
     }
 
     fn try_send(&mut self, lines: &[Line]) -> io::Result<()> {
-        let mut way = match self.way.take() {
-            Some(way) => way,
-            None => connect(&self.address)?,
+        let (mut way, fresh) = match self.way.take().map(|mut way| (way.is_there(), way)) {
+            Some((Ok(()), way)) => (way, false),
+            Some((Err(error), _)) => {
+                self.broke(&error);
+                (connect(&self.address)?, true)
+            }
+            None => (connect(&self.address)?, true),
         };
         let mut text = Vec::new();
         match &mut way {
@@ -90,12 +104,36 @@ impl SyslogSink {
                     text.extend(format!("{} ", message.len()).as_bytes());
                     text.append(&mut message);
                 }
-                stream.write_all(&text)?;
-                stream.settle()?;
+                let again = self.recent.iter().filter(|_| fresh);
+                let sent = again.chain([&text]).try_for_each(|text| stream.write_all(text));
+                if let Err(error) = sent.and_then(|()| stream.settle()) {
+                    self.broke(&error);
+                    return Err(error);
+                }
+                self.remember(text);
             }
         }
         self.way = Some(way);
         Ok(())
+    }
+
+    /// A connection is over. What a server had not read when it went is reset; one that closes what it has read to the end, and is not
+    /// written to again, has nothing to be sent twice.
+    fn broke(&mut self, error: &io::Error) {
+        if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe) {
+            self.recent.clear();
+            self.recent_bytes = 0;
+        }
+    }
+
+    fn remember(&mut self, text: Vec<u8>) {
+        self.recent_bytes += text.len();
+        self.recent.push_back(text);
+        while self.recent_bytes > RECENT_MOST
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.recent_bytes -= oldest.len();
+        }
     }
 }
 
@@ -113,16 +151,30 @@ impl Way {
 
     /// Whether it is still there a moment later.
     fn settle(&mut self) -> io::Result<()> {
-        let gone = |read: io::Result<usize>| match read {
-            Ok(0) => Err(io::Error::new(ErrorKind::ConnectionReset, "it has closed the connection")),
+        let mut unread = [0; 512];
+        let read = match self {
+            Way::Tcp(stream) => stream.read(&mut unread),
+            Way::LocalStream(stream) => stream.read(&mut unread),
+            Way::Packets(_) | Way::Local(_) => return Ok(()),
+        };
+        match read {
+            Ok(0) => Err(io::Error::new(ErrorKind::UnexpectedEof, "it has closed the connection")),
             Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Err(error),
             _ => Ok(()),
-        };
-        match self {
-            Way::Tcp(stream) => gone(stream.read(&mut [0; 512])),
-            Way::LocalStream(stream) => gone(stream.read(&mut [0; 512])),
-            Way::Packets(_) | Way::Local(_) => Ok(()),
         }
+    }
+
+    /// Whether it is there now, so far as is known.
+    fn is_there(&mut self) -> io::Result<()> {
+        let block = |way: &Way, block: bool| match way {
+            Way::Tcp(stream) => stream.set_nonblocking(!block),
+            Way::LocalStream(stream) => stream.set_nonblocking(!block),
+            Way::Packets(_) | Way::Local(_) => Ok(()),
+        };
+        block(self, false)?;
+        let there = self.settle();
+        block(self, true)?;
+        there
     }
 }
 
@@ -255,5 +307,41 @@ mod tests {
         assert!(matches!(tcp.send(&lines(&[Kind::Access]), &|| None), Sent::Later(..)), "nobody listens any more");
         let mut nobody = sink("unix:///nonexistent/log");
         assert!(matches!(nobody.send(&lines(&[Kind::Access]), &|| None), Sent::Later(..)));
+    }
+
+    /// It hangs with lines in its buffers, and is killed: whoever comes next gets them.
+    #[test]
+    fn what_was_in_a_server_s_buffers_when_it_was_killed_is_sent_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut tcp = sink(&format!("tcp://{}", listener.local_addr().unwrap()));
+        let all = lines(&[Kind::Access, Kind::Access, Kind::Access, Kind::Access]);
+        let read = |stream: &mut TcpStream, wanted: &[usize]| {
+            for number in wanted {
+                let text = head(166, "access") + &format!("line {number}");
+                let text = format!("{} {text}", text.len());
+                let mut frame = vec![0; text.len()];
+                stream.read_exact(&mut frame).unwrap();
+                assert_eq!(String::from_utf8(frame).unwrap(), text);
+            }
+        };
+        assert!(matches!(tcp.send(&all[..1], &|| None), Sent::Taken));
+        assert!(matches!(tcp.send(&all[1..2], &|| None), Sent::Taken));
+        drop(listener.accept().unwrap());
+        // The next try may meet the end of the old connection only.
+        while !matches!(tcp.send(&all[2..3], &|| None), Sent::Taken) {}
+        let (mut stream, _) = listener.accept().unwrap();
+        read(&mut stream, &[0, 1, 2]);
+        // One that has read everything and goes in good order is sent nothing twice.
+        drop(stream);
+        while !matches!(tcp.send(&all[3..], &|| None), Sent::Taken) {}
+        read(&mut listener.accept().unwrap().0, &[3]);
+        assert!(tcp.recent_bytes < 200);
+    }
+
+    #[test]
+    fn so_much_is_remembered_and_no_more() {
+        let mut tcp = sink("tcp://127.0.0.1:1");
+        (0..9).for_each(|_| tcp.remember(vec![0; RECENT_MOST / 4]));
+        assert_eq!((tcp.recent.len(), tcp.recent_bytes), (4, RECENT_MOST));
     }
 }
