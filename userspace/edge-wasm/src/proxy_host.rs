@@ -755,13 +755,17 @@ fn response(call: &mut Call) -> &mut Response {
     call.space.response.get_or_insert_default()
 }
 
-/// A program's answer, as it goes to the client.
+/// A program's answer, as it goes to the client: its length is ours to say, and a text that is called nothing is plain, as in Envoy.
 pub fn answer(local: Local) -> (Response, Body) {
     let mut response = Response::with_status(local.status);
     for (name, value) in &local.headers {
-        if is_field(name, value) {
+        let known = Known::of(name);
+        if is_field(name, value) && known != Known::ContentLength && !known.is_hop_by_hop() {
             response.headers.add(name, value);
         }
+    }
+    if !local.body.is_empty() && response.headers.known(Known::ContentType).is_none() {
+        response.headers.add("Content-Type", "text/plain");
     }
     (response, Body::full(local.body))
 }

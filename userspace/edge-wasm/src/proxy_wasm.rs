@@ -13,6 +13,7 @@ use crate::proxy_vm::{Action, Event, ProxyVm, ROOT, Side};
 use crate::shared::{Place, Section};
 use crate::unfit::Unfit;
 use crate::vm::{Failure, Reason, Settings, is_room};
+use base_runtime::Boxed;
 use base_runtime::channel::{Receiver, Sender, mailbox};
 use base_telemetry::Limit;
 use base_telemetry::proxy::PoolNames;
@@ -26,8 +27,11 @@ use edge_pipeline::{Body, BodyError, BuildError, Enclosed, Exchange, Filter, Out
 use edge_upstream::{CallSettings, Caller};
 use proto_http::{Known, Method};
 use serde_json::{Value, json};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 /// Calls of one request that have not come back.
@@ -94,8 +98,8 @@ impl Filter for ProxyWasm {
         true
     }
 
-    fn enclose<'a>(&'a self, exchange: &'a mut Exchange, rest: Rest) -> base_runtime::Boxed<'a, Enclosed> {
-        base_runtime::Boxed::new(async move {
+    fn enclose<'a>(&'a self, exchange: &'a mut Exchange, rest: Rest) -> Boxed<'a, Enclosed> {
+        Boxed::new(async move {
             let visit = match self.host.on_its_way(exchange).await {
                 Ok(visit) => visit,
                 Err(outcome) => return Enclosed::Alone(outcome),
@@ -178,12 +182,12 @@ enum Lies {
 }
 
 /// The right to use a VM; it lies in its place again when this is dropped, or is ended where it was taken.
-struct Held<'s> {
-    slot: &'s Slot,
+struct Held {
+    slot: Arc<Slot>,
     vm: Option<Box<ProxyVm>>,
 }
 
-impl Drop for Held<'_> {
+impl Drop for Held {
     fn drop(&mut self) {
         *lock(&self.slot.place) = self.vm.take().map_or(Lies::Ended, Lies::Here);
     }
@@ -191,13 +195,13 @@ impl Drop for Held<'_> {
 
 impl Slot {
     /// Waits until nobody uses it; who does has its turns in between. `None`: it was ended.
-    async fn hold(&self) -> Option<Held<'_>> {
+    async fn hold(self: &Arc<Slot>) -> Option<Held> {
         loop {
             {
                 let mut place = lock(&self.place);
                 match std::mem::replace(&mut *place, Lies::InUse) {
                     Lies::InUse => {}
-                    Lies::Here(vm) => return Some(Held { slot: self, vm: Some(vm) }),
+                    Lies::Here(vm) => return Some(Held { slot: self.clone(), vm: Some(vm) }),
                     Lies::Ended => {
                         *place = Lies::Ended;
                         return None;
@@ -210,6 +214,65 @@ impl Slot {
 
     fn is_ended(&self) -> bool {
         matches!(*lock(&self.place), Lies::Ended)
+    }
+}
+
+/// A callback under way. Whoever gives it up leaves it to come to its end without him: the VM is other requests', too.
+struct Calling {
+    call: Option<Boxed<'static, Called>>,
+}
+
+/// One that is over; where it failed, the VM is ended.
+struct Called {
+    held: Held,
+    here: PerContext,
+    done: Result<Action, Failure>,
+}
+
+impl Calling {
+    fn new(mut held: Held, context: i32, is_new: bool, mut here: PerContext, event: Event) -> Calling {
+        let call = async move {
+            let done = match held.vm.take() {
+                Some(mut vm) => {
+                    let done = vm.call(context, is_new, &mut here, event).await;
+                    held.vm = Some(vm).filter(|_| done.is_ok());
+                    done
+                }
+                None => Err(ended()),
+            };
+            Called { held, here, done }
+        };
+        Calling { call: Some(Boxed::new(call)) }
+    }
+}
+
+impl Future for Calling {
+    type Output = Called;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Calling>, cx: &mut Context<'_>) -> Poll<Called> {
+        let Some(call) = &mut self.call else { return Poll::Pending };
+        let polled = Pin::new(call).poll(cx);
+        if polled.is_ready() {
+            self.call = None;
+        }
+        polled
+    }
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        // A worker that ends takes its VMs with it.
+        if let Some(call) = self.call.take()
+            && base_runtime::current_worker().is_some()
+        {
+            base_runtime::spawn(async move {
+                // The request has gone with whoever gave it up; what is said of it now is said to nobody.
+                let mut nobody = Exchange::default();
+                drop(call::run(&mut nobody, call).await);
+            })
+            .detach();
+        }
     }
 }
 
@@ -435,7 +498,6 @@ impl Host {
                 }
                 continue;
             }
-            let ended = || Failure { reason: Reason::Trap, text: ENDED.to_owned() };
             let ticks = {
                 let mut held = visit.slot.hold().await.ok_or_else(ended)?;
                 let vm = held.vm.as_mut().ok_or_else(ended)?;
@@ -473,23 +535,23 @@ impl Host {
         exchange: &mut Exchange,
         event: Event,
     ) -> Result<Action, Failure> {
-        let ended = || Failure { reason: Reason::Trap, text: ENDED.to_owned() };
         let slot = visit.slot.clone();
         let mut held = slot.hold().await.ok_or_else(ended)?;
-        // Whoever gives this up in the middle gives the VM up: it is in the middle of something, too.
-        let mut vm = held.vm.take().ok_or_else(ended)?;
         let gone = std::mem::take(&mut *lock(&slot.gone));
         if !gone.is_empty() {
             let mut nobody = Exchange::default();
             for context in gone {
-                let mut here = PerContext::default();
-                call::run(&mut nobody, vm.call(context, false, &mut here, Event::Done)).await?;
+                let calling = Calling::new(held, context, false, PerContext::default(), Event::Done);
+                let called = call::run(&mut nobody, calling).await;
+                called.done?;
+                held = called.held;
             }
         }
-        let is_new = std::mem::take(&mut visit.is_new);
-        let action = call::run(exchange, vm.call(visit.context, is_new, &mut visit.here, event)).await?;
-        held.vm = Some(vm);
-        drop(held);
+        let (is_new, here) = (std::mem::take(&mut visit.is_new), std::mem::take(&mut visit.here));
+        let called = call::run(exchange, Calling::new(held, visit.context, is_new, here, event)).await;
+        visit.here = called.here;
+        drop(called.held);
+        let action = called.done?;
         for wanted in visit.here.calls.drain(..) {
             if visit.outstanding >= CALLS_MAX {
                 self.common.refused();
@@ -542,7 +604,7 @@ impl Host {
                     });
                     *lock(current) = Some(slot.clone());
                     // Others wait for it meanwhile.
-                    let mut held = Held { slot: &slot, vm: None };
+                    let mut held = Held { slot: slot.clone(), vm: None };
                     held.vm = Some(self.start(&program).await?);
                     let ticks = held.vm.as_ref().is_some_and(|vm| vm.tick_period().is_some());
                     drop(held);
@@ -803,7 +865,9 @@ async fn asked(caller: &Caller, wanted: WantedCall) -> Option<CallReply> {
 }
 
 /// What another request has done to this one.
-const ENDED: &str = "the program was ended while this request was under way";
+fn ended() -> Failure {
+    Failure { reason: Reason::Trap, text: "the program was ended while this request was under way".to_owned() }
+}
 
 /// `weir_proxy_wasm_*`.
 fn figures(hosts: &[Arc<Host>], encoder: &mut Encoder) {

@@ -46,9 +46,10 @@
   (data (i32.const 208) "tick")
   ;; A map of one pair that says it has a name of 4 GiB.
   (data (i32.const 224) "\01\00\00\00\ff\ff\ff\ff\01\00\00\00a\00b\00")
-  ;; A map of two pairs: :method GET and :path /ask.
-  (data (i32.const 256) "\02\00\00\00\07\00\00\00\03\00\00\00\05\00\00\00\04\00\00\00:method\00GET\00:path\00/ask\00")
+  ;; A map of three pairs: :method GET, :path /ask and :authority auth.
+  (data (i32.const 400) "\03\00\00\00\07\00\00\00\03\00\00\00\05\00\00\00\04\00\00\00\0a\00\00\00\04\00\00\00:method\00GET\00:path\00/ask\00:authority\00auth\00")
   (data (i32.const 320) ":status")
+  (data (i32.const 336) "plugin_root_id")
   ;; 1000: an address, 1004: a length, 1008: a version, 1012: a queue, 1016: a metric, 1020: a call.
   (func (export "proxy_on_context_create") (param $context i32) (param $parent i32))
   (func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
@@ -72,7 +73,7 @@
       (then (return (i32.const 1))))
     (if (i32.eq (local.get $order) (i32.const 99)) ;; c: call and wait
       (then
-        (drop (call $call (i32.const 160) (i32.const 4) (i32.const 256) (i32.const 47) (i32.const 0) (i32.const 0) (i32.const 0)
+        (drop (call $call (i32.const 160) (i32.const 4) (i32.const 400) (i32.const 67) (i32.const 0) (i32.const 0) (i32.const 0)
           (i32.const 0) (i32.const 5000) (i32.const 1020)))
         (return (i32.const 1))))
     (if (i32.eq (local.get $order) (i32.const 100)) ;; d: share, and say how it went
@@ -95,6 +96,16 @@
       (then
         (i32.store8 (i32.const 2000) (i32.add (i32.const 48) (call $set_pairs (i32.const 0) (i32.const 224) (i32.const 16))))
         (call $out (i32.const 2000) (i32.const 1))))
+    (if (i32.eq (local.get $order) (i32.const 105)) ;; i: which filter it is, and what its VM is configured with
+      (then
+        (drop (call $property (i32.const 336) (i32.const 14) (i32.const 1000) (i32.const 1004)))
+        (call $out (i32.load (i32.const 1000)) (i32.load (i32.const 1004)))
+        (drop (call $buffer (i32.const 6) (i32.const 0) (i32.const 100) (i32.const 1000) (i32.const 1004)))
+        (call $out (i32.load (i32.const 1000)) (i32.load (i32.const 1004)))))
+    (if (i32.eq (local.get $order) (i32.const 107)) ;; k: keep the worker for many turns
+      (then
+        (local.set $order (i32.const 400000000))
+        (loop $on (br_if $on (local.tee $order (i32.sub (local.get $order) (i32.const 1)))))))
     (if (i32.eq (local.get $order) (i32.const 108)) ;; l: loop
       (then (loop $on (br $on))))
     (if (i32.eq (local.get $order) (i32.const 109)) ;; m: headers without end

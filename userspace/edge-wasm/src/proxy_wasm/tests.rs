@@ -197,6 +197,67 @@ fn a_call_that_fails_is_told_and_a_tick_lets_requests_go_on() {
 }
 
 #[test]
+fn a_program_is_told_which_of_its_filters_it_is() {
+    let made = made(GUEST, json!({"rootId": "second", "vmConfiguration": {"a": 1}}));
+    assert_eq!(asked(&made.pipeline, &[("i", "")])[0].out, "second,{\"a\":1}");
+}
+
+/// One call is on its way, to somebody who takes his time: another one fails at once, and the first goes on.
+#[test]
+fn so_many_calls_are_made_at_a_time() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let made = made(GUEST, json!({"upstreams": {"auth": url}, "maxCalls": 1, "pauseTimeout": "120s"}));
+    let config = base_runtime::Config { workers: Some(1), ..base_runtime::Config::default() };
+    let runtime = base_runtime::Runtime::start(config).unwrap();
+    let ask = || {
+        let (sender, seen_it) = std::sync::mpsc::channel();
+        let pipeline = made.pipeline.clone();
+        runtime.workers()[0].spawn(move || async move {
+            let mut exchange = request("c", "");
+            pipeline.run(&mut exchange).await;
+            let _ = sender.send(seen(&exchange));
+        });
+        seen_it
+    };
+    let first = ask();
+    let (mut stream, _) = listener.accept().unwrap();
+    assert_eq!(ask().recv().unwrap().status, 502);
+    std::io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes").unwrap();
+    assert_eq!(first.recv().unwrap().out, "200,yes");
+}
+
+#[test]
+fn a_pause_lasts_so_long_and_no_longer() {
+    let made = made(GUEST, json!({"configuration": "tick", "pauseTimeout": "70ms"}));
+    assert_eq!(asked(&made.pipeline, &[("p", "")])[0].status, 503);
+    let told = lock(&host(&made.pipeline).last).clone().unwrap();
+    assert!(told.contains("70ms (pauseTimeout)"), "{told}");
+}
+
+/// A client leaves while the program computes for its request. Another request is under way in the same VM.
+#[test]
+fn whoever_leaves_takes_nobody_else_s_request_along() {
+    let made = made(GUEST, json!({"timeout": "60s"}));
+    let host = host(&made.pipeline);
+    let starts = host.clone();
+    let (failed, back) = on_worker(move || async move {
+        let mut staying = request("none", "");
+        let visit = host.on_its_way(&mut staying).await.unwrap();
+        let mut leaving = request("k", "");
+        {
+            let mut leaves = std::pin::pin!(host.on_its_way(&mut leaving));
+            let pending = std::future::poll_fn(|cx| Poll::Ready(leaves.as_mut().poll(cx).is_pending())).await;
+            assert!(pending, "it computes for longer than a turn");
+        }
+        staying.respond(Response::with_status(200), Body::full("x"));
+        (host.back(visit, &mut staying).await, seen(&staying).back)
+    });
+    assert_eq!((failed, back.as_str()), (false, "seen"), "{:?}", lock(&starts.last));
+    assert_eq!(starts.starts.load(Relaxed), 1, "no VM was lost");
+}
+
+#[test]
 fn hostile_programs_are_ended_and_counted() {
     let limits = |made: &Made| {
         ["wasm_time", "wasm_memory", "wasm_fuel"].map(|name| made.telemetry.limits().register(name).total())

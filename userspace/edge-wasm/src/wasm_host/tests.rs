@@ -147,6 +147,21 @@ fn one_that_loops_or_grows_or_lies_is_ended_and_counted() {
     assert_eq!((made.limit("wasm_time"), made.limit("wasm_memory"), made.limit("wasm_vms")), (2, 1, 0));
 }
 
+/// `memoryLimitMiB` to the page: 8 MiB are 128 of them, of which each program here begins with two.
+#[test]
+fn a_program_grows_to_its_bound_and_not_beyond() {
+    for (limit, pages, wanted) in [(8, 126, SUCCESS), (8, 127, WASM_ERROR), (9, 127, SUCCESS)] {
+        let grows = format!(
+            r#"(func (export "wasm_run") (result i32)
+                (i32.mul (i32.const 9) (i32.eq (memory.grow (i32.const {pages})) (i32.const -1))))"#
+        );
+        let header = r#"(import "easegress" "host_req_get_header" (func $header (param i32) (result i32)))"#;
+        let made = made(WasmHostSpec { memory_limit_mib: limit, ..spec(&module(header, &grows)) });
+        assert_eq!(outcomes(&asked(&made.filter, &["0"])), [wanted], "{limit} MiB, {pages} pages");
+        assert_eq!(made.limit("wasm_memory"), u64::from(wanted != SUCCESS));
+    }
+}
+
 #[test]
 fn others_have_their_turn_while_a_program_computes() {
     let spec = WasmHostSpec { timeout: base_model::GoDuration::from_millis(200), ..spec(&guest()) };
