@@ -55,6 +55,11 @@ fn hostile_scripts_are_ended_and_counted() {
         ("let m = #{}; loop { let n = m; m.a = n; m.b = n; }", SIZE),
         ("fn grow() { this.push(1); } let a = []; loop { a.grow(); }", SIZE),
         ("let s = \"0123456789\"; s = `${s}${s}${s}`; let a = []; loop { a.push(s + s + s + s + s + s); }", SIZE),
+        ("let s = \"x\"; s.pad(60000, \"x\"); s.replace(\"x\", s);", SIZE),
+        ("let s = \"x\"; s.pad(60000, \"x\"); s.replace(\"\", s);", SIZE),
+        ("let s = \"x\"; s.pad(60000, \"x\"); s.replace('x', s);", SIZE),
+        ("let s = \"x\"; s.pad(60000, \"x\"); s.replace(\"x\", '€');", SIZE),
+        ("let s = \"x\"; s.pad(60000, \"x\"); s.replace('x', '€');", SIZE),
         ("let m = #{}; let i = 0; loop { i += 1; m.set(i.to_string(), i); }", SIZE),
         ("let i = 0; loop { i += 1; req.Header.Add(\"A\" + i, \"0123456789012345678901234567890123456789\"); }", SIZE),
         ("fn f() { f() } f()", ERROR),
@@ -225,6 +230,7 @@ fn what_would_grow_unseen_is_refused() {
     }
     for text in [
         "let a = [[1, 2]]; a.set(0, [3]); if a[0][0] != 3 { throw 1; }",
+        "let s = \"abab\"; s.replace(\"a\", \"xy\"); s.replace('b', '€'); s.replace(\"€x\", 'z'); if s != \"xyzy€\" { throw s; }",
         "let m = #{}; m.set(\"k\", 1); m.b = 2; if m[\"k\"] + m.b != 3 { throw 1; }",
         "let j = #{items: [#{name: \"x\"}]}; if j.items[0].name.to_upper() != \"X\" || j.items.len() != 1 { throw 1; }",
         "req.URL.Path = \"/b\"; req.Header.Set(\"A\", req.URL.Query.Get(\"q\")); resp.Header.Del(\"B\");",

@@ -12,7 +12,7 @@ use rhai::packages::{
     ArithmeticPackage, BasicArrayPackage, BasicFnPackage, BasicIteratorPackage, BasicMapPackage, BasicMathPackage,
     BasicStringPackage, LanguageCorePackage, LogicPackage, MoreStringPackage, Package,
 };
-use rhai::{AST, Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map, Scope, def_package};
+use rhai::{AST, Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map, Position, Scope, def_package};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
@@ -104,6 +104,17 @@ pub fn engine() -> Engine {
     engine.register_fn("unix_ms", || {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
     });
+    // The engine's own make the text before they look at its length: 4 GiB of a text that is replaced by itself in itself.
+    engine.register_fn("replace", |text: &mut ImmutableString, what: &str, by: &str| replace(text, what, by));
+    engine.register_fn("replace", |text: &mut ImmutableString, what: &str, by: char| {
+        replace(text, what, by.encode_utf8(&mut [0; 4]))
+    });
+    engine.register_fn("replace", |text: &mut ImmutableString, what: char, by: &str| {
+        replace(text, what.encode_utf8(&mut [0; 4]), by)
+    });
+    engine.register_fn("replace", |text: &mut ImmutableString, what: char, by: char| {
+        replace(text, what.encode_utf8(&mut [0; 4]), by.encode_utf8(&mut [0; 4]))
+    });
     words_of_request(&mut engine);
     words_of_url(&mut engine);
     words_of_response(&mut engine);
@@ -189,6 +200,15 @@ type Failed = Box<EvalAltResult>;
 
 fn here<T>(look: impl FnOnce(&mut Here) -> T) -> Result<T, Failed> {
     HERE.with_borrow_mut(|here| here.as_mut().map(look)).ok_or_else(|| "there is no request here".into())
+}
+
+fn replace(text: &mut ImmutableString, what: &str, by: &str) -> Result<(), Failed> {
+    let times = text.matches(what).count();
+    if text.len() - times * what.len() + times * by.len() > TEXT_MAX {
+        return Err(EvalAltResult::ErrorDataTooLarge("Length of string".to_owned(), Position::NONE).into());
+    }
+    *text = text.replace(what, by).into();
+    Ok(())
 }
 
 fn is_late() -> bool {
