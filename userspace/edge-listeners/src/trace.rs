@@ -64,10 +64,11 @@ pub fn begin(local: &Local, tracer: &Tracer, exchange: &mut Exchange) {
 fn came_through_cloudflare(recording: &mut Recording, headers: &Headers, now: u64) {
     let Some(ray) = headers.text("cf-ray") else { return };
     recording.set(recording.request(), "cf.ray", ray.to_owned());
-    let text = |name: &str| headers.text(name).map(str::trim);
-    if let (Some(seconds), Some(millis)) = (text("x-ts-sec"), text("x-ts-msec"))
-        && let Ok(began) = format!("{seconds}{millis}").parse::<u64>()
-        && let Some(began) = began.checked_mul(1_000_000).filter(|began| *began <= now)
+    // Milliseconds within the second, which are not padded with zeroes everywhere.
+    let number = |name: &str| headers.text(name)?.trim().parse::<u64>().ok();
+    if let (Some(seconds), Some(millis @ 0..1000)) = (number("x-ts-sec"), number("x-ts-msec"))
+        && let Some(began) = seconds.checked_mul(1000).and_then(|ms| ms.checked_add(millis)?.checked_mul(1_000_000))
+        && began <= now
     {
         let way = recording.came_through(&Arc::from("cloudflare"), began);
         recording.set(way, "cf.ray", ray.to_owned());

@@ -12,7 +12,10 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use support::{Backend, House, Message, eventually, free_port, proxy_to};
+use support::{Backend, House, Message, eventually, proxy_to};
+
+/// Where nobody listens, and no other test ever does: a port that was free may be anybody's a moment later.
+const NOBODY: u16 = 1;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const TRACE: &str = "12345678901234567890123456789012";
@@ -77,7 +80,7 @@ fn sent(house: &House, backend: &Backend, fields: &str) -> Message {
 /// The behaviours that the suite of w3c/trace-context asks a service for.
 #[test]
 fn contexts_of_w3c_come_and_go() {
-    let (backend, none) = (Backend::answering(OK), free_port());
+    let (backend, none) = (Backend::answering(OK), NOBODY);
     let house = House::new(IoMode::Epoll, &zipkin(none, ", sampleRate: 0"), &proxy_to(backend.port));
     let parent = |fields: &str| {
         let message = sent(&house, &backend, fields);
@@ -126,7 +129,7 @@ fn contexts_of_w3c_come_and_go() {
 
 #[test]
 fn contexts_of_b3_are_read_and_written_and_others_that_came_are_kept_right() {
-    let (backend, none) = (Backend::answering(OK), free_port());
+    let (backend, none) = (Backend::answering(OK), NOBODY);
     let pipeline = proxy_to(backend.port);
     let house = House::new(IoMode::Epoll, &zipkin(none, ", headerFormat: b3"), &pipeline);
     let message = sent(&house, &backend, &format!("b3: {TRACE}-{CALLER}-0-{CALLER}\r\n"));
@@ -165,7 +168,7 @@ fn contexts_of_b3_are_read_and_written_and_others_that_came_are_kept_right() {
 fn spans_tell_of_the_server_its_stations_and_each_try() {
     let _turn = alone();
     let collector = collector();
-    let (backend, nobody) = (Backend::answering(OK), free_port());
+    let (backend, nobody) = (Backend::answering(OK), NOBODY);
     let pipeline = format!(
         "filters: [{{name: adapt, kind: RequestAdaptor, header: {{set: {{X-A: b}}}}}}, {{name: p, kind: Proxy, pools: [{{spanName: shop, \
          servers: [{{url: 'http://127.0.0.1:{nobody}'}}, {{url: 'http://127.0.0.1:{}'}}]}}]}}]",
@@ -176,7 +179,7 @@ fn spans_tell_of_the_server_its_stations_and_each_try() {
     // The pool begins with one of them; after two requests both have been asked.
     for _ in 0..2 {
         let fields = format!(
-            "traceparent: 00-{TRACE}-{CALLER}-01\r\nUser-Agent: {}\r\nCF-Ray: ray-1\r\nX-TS-Sec: 1700000000\r\nX-TS-Msec: 005\r\n",
+            "traceparent: 00-{TRACE}-{CALLER}-01\r\nUser-Agent: {}\r\nCF-Ray: ray-1\r\nX-TS-Sec: 1700000000\r\nX-TS-Msec: 5\r\n",
             "u".repeat(50)
         );
         sent(&house, &backend, &fields);
@@ -242,9 +245,49 @@ fn spans_tell_of_the_server_its_stations_and_each_try() {
 }
 
 #[test]
+fn branches_of_a_flow_have_spans_also_those_that_nobody_waits_for() {
+    let _turn = alone();
+    let collector = collector();
+    let backend = Backend::answering(OK);
+    let silent = Backend::new(|mut wire, _| while wire.more() {});
+    let proxy = |name: &str, port: u16| {
+        format!(
+            "{{name: {name}, kind: Proxy, pools: [{{spanName: 'to {name}', servers: [{{url: 'http://127.0.0.1:{port}'}}]}}]}}"
+        )
+    };
+    let pipeline = format!(
+        "{{flow: [{{alias: both, parallel: {{mustSucceed: 1, timeout: 500ms, branches: [{{namespace: a, flow: [{{filter: asked}}, \
+         {{filter: quick}}]}}, {{namespace: b, flow: [{{filter: asked}}, {{filter: silent}}]}}]}}}}, {{filter: page}}], filters: \
+         [{{name: asked, kind: RequestBuilder, sourceNamespace: DEFAULT}}, {}, {}, {{name: page, kind: ResponseBuilder, template: 'statusCode: 200'}}]}}",
+        proxy("quick", backend.port),
+        proxy("silent", silent.port)
+    );
+    let house = House::new(IoMode::Epoll, &zipkin(collector.port, ""), &pipeline);
+    assert_eq!(house.ask(&get("")).status(), 200);
+    let all = wait_for_spans(&collector, 12);
+    assert_eq!(all.len(), 12, "{all:#?}");
+    let up =
+        |span: &Value| all.iter().find(|above| above["id"] == span["parentId"]).expect("it is within another").clone();
+    for (name, namespace) in [("quick", "a"), ("silent", "b")] {
+        let tried = named(&all, &format!("to {name}"));
+        let (filter, branch) = (up(tried), up(&up(tried)));
+        assert_eq!(
+            (&tried["kind"], &filter["name"], &branch["name"]),
+            (&"CLIENT".into(), &name.into(), &namespace.into())
+        );
+        assert_eq!((&up(&branch)["name"], &up(&up(&branch))["name"]), (&"both".into(), &"app".into()));
+        assert_eq!(all.iter().filter(|span| span["name"] == "asked" && span["parentId"] == branch["id"]).count(), 1);
+    }
+    let told = backend.seen()[0].field("traceparent").unwrap().to_owned();
+    assert!(told.contains(named(&all, "to quick")["id"].as_str().unwrap()), "{told}");
+    assert_eq!(named(&all, "b")["tags"]["weir.filter.result"], "timeout");
+    assert_eq!(named(&all, "to silent")["tags"]["error"], "canceled");
+}
+
+#[test]
 fn a_span_keeps_its_bounds() {
     let _turn = alone();
-    let (collector, nobody) = (collector(), free_port());
+    let (collector, nobody) = (collector(), NOBODY);
     let limits = |limits: &str| zipkin(collector.port, &format!(", spanLimits: {{{limits}}}"));
     let house = House::new(IoMode::Epoll, &limits("attributeCountLimit: 3, eventCountLimit: 0"), &proxy_to(nobody));
     let tried = |least: usize| {
@@ -390,7 +433,7 @@ fn collectors_that_refuse_hang_or_fail_cost_no_request_anything_and_are_tried_ag
     eventually("those, too", || dropped("refused") >= before + 8.0);
     assert_eq!(refusing.seen().len(), 2);
     // What nobody listens to any more costs nothing.
-    house.server(&server(free_port()));
+    house.server(&server(NOBODY));
     (0..20).for_each(|_| drop(sent(&house, &backend, "")));
     assert_eq!(named(&spans(&collector), "web")["kind"], "SERVER");
 }

@@ -8,7 +8,9 @@ use crate::filter::{Outcome, SUCCESS, Touches};
 use crate::pipeline::{Node, Walked, walk};
 use base_model::ParallelSpec;
 use base_runtime::Boxed;
+use proto_trace::Recording;
 use serde_json::{Map, Value};
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,6 +40,15 @@ pub(crate) struct Branch {
     pub nodes: Arc<[Node]>,
 }
 
+/// The exchange of a branch on its way. What it has written down of its trace is left in `trace`, also where nobody waits for its end.
+struct Beside<'g> {
+    exchange: Exchange,
+    trace: &'g Trace,
+}
+
+/// Spans of a branch that is over.
+type Trace = Cell<Option<Box<Recording>>>;
+
 /// A branch on its way, and what became of it.
 enum Running<'g> {
     Walks(Boxed<'g, (Exchange, Walked)>),
@@ -60,15 +71,20 @@ impl Group {
             exchange.refuse(status);
             return FAILED;
         }
-        let mut running: Vec<Running<'_>> = self.branches.iter().map(|branch| branch.begin(exchange)).collect();
+        let traces: Vec<Trace> = self.branches.iter().map(|_| Trace::default()).collect();
+        let mut running: Vec<Running<'_>> =
+            self.branches.iter().zip(&traces).map(|(branch, trace)| branch.begin(exchange, trace)).collect();
         let in_time =
             base_runtime::time::timeout(self.longest, poll_fn(|cx| self.poll(&mut running, cx))).await.is_ok();
         let left = if in_time { CANCELLED } else { TIMEOUT };
         let before = exchange.data.clone();
         let (mut told, mut well) = (Map::new(), 0);
-        for (branch, running) in self.branches.iter().zip(running) {
+        for ((branch, running), trace) in self.branches.iter().zip(running).zip(&traces) {
             let outcome = match running {
-                Running::Walks(_) => left,
+                Running::Walks(walk) => {
+                    drop(walk);
+                    left
+                }
                 Running::Done(mut beside, outcome) => {
                     exchange.take_over(&branch.namespace, &mut beside);
                     exchange.tags.absorb(std::mem::take(&mut beside.tags));
@@ -77,6 +93,12 @@ impl Group {
                     outcome
                 }
             };
+            if let (Some(all), Some(mut branch)) = (&mut exchange.trace, trace.take()) {
+                if outcome != SUCCESS {
+                    branch.set(branch.request(), "weir.filter.result", outcome);
+                }
+                all.absorb(*branch);
+            }
             well += usize::from(outcome == SUCCESS);
             told.insert(branch.namespace.to_string(), outcome.into());
         }
@@ -118,13 +140,16 @@ impl Group {
 }
 
 impl Branch {
-    fn begin(&self, exchange: &Exchange) -> Running<'_> {
-        let mut beside = exchange.fork();
-        beside.after = exchange.later;
+    fn begin<'g>(&'g self, exchange: &mut Exchange, trace: &'g Trace) -> Running<'g> {
+        let mut fork = exchange.fork();
+        fork.after = exchange.later;
+        fork.trace = exchange.trace.as_mut().map(|all| Box::new(all.branch(&self.namespace, Instant::now())));
+        let mut beside = Beside { exchange: fork, trace };
         Running::Walks(Boxed::new(async move {
-            let began = beside.is_timed().then(Instant::now);
-            let walked = walk(&self.nodes, 0, began, &mut beside).await;
-            (beside, walked)
+            let began = beside.exchange.is_timed().then(Instant::now);
+            let walked = walk(&self.nodes, 0, began, &mut beside.exchange).await;
+            beside.hand_over();
+            (std::mem::take(&mut beside.exchange), walked)
         }))
     }
 
@@ -135,5 +160,22 @@ impl Branch {
             return FAILED;
         }
         walked.by
+    }
+}
+
+impl Beside<'_> {
+    fn hand_over(&mut self) {
+        if let Some(mut trace) = self.exchange.trace.take() {
+            let now = Instant::now();
+            trace.give_up("canceled", now);
+            trace.close(now);
+            self.trace.set(Some(trace));
+        }
+    }
+}
+
+impl Drop for Beside<'_> {
+    fn drop(&mut self) {
+        self.hand_over();
     }
 }

@@ -234,6 +234,33 @@ impl Recording {
         Begun { span: Some(self.spans.len() - 1), around }
     }
 
+    /// A recording of its own for what goes on beside others within the innermost step, which cannot write it down here; its first span
+    /// is that step's.
+    pub fn branch(&mut self, name: &Arc<str>, now: Instant) -> Recording {
+        let (id, parent, at) = (self.next_id(), self.spans.get(self.within).map(|span| span.id), self.at(now));
+        Recording {
+            trace: self.trace,
+            state: self.state.clone(),
+            sampled: self.sampled,
+            debug: self.debug,
+            random: self.random,
+            formats: self.formats,
+            dropped: 0,
+            limits: self.limits,
+            clock: self.clock,
+            seed: self.next_id().0,
+            spans: vec![Span::new(id, parent, name.clone(), SpanKind::Internal, at)],
+            within: 0,
+        }
+    }
+
+    /// Takes the spans of a [`branch`](Recording::branch) that is over.
+    pub fn absorb(&mut self, branch: Recording) {
+        let room = SPANS_MOST.saturating_sub(self.spans.len());
+        self.dropped += branch.dropped + branch.spans.len().saturating_sub(room) as u32;
+        self.spans.extend(branch.spans.into_iter().take(room));
+    }
+
     /// Whoever is still being asked is not listened to any longer.
     pub fn give_up(&mut self, why: &'static str, now: Instant) {
         let (at, limits) = (self.at(now), self.limits);
@@ -491,6 +518,44 @@ pub(crate) mod tests {
         assert_eq!((span.dropped_attributes, span.events.len(), span.dropped_events), (1, 1, 2));
         assert_eq!((span.events[0].attributes.len(), span.events[0].dropped_attributes), (1, 1));
         assert_eq!((recording.spans().len(), recording.dropped), (SPANS_MOST, 5));
+    }
+
+    #[test]
+    fn branches_go_on_beside_each_other() {
+        let (mut recording, now) = recording(Limits::default());
+        let group = recording.begin(&"group".into(), SpanKind::Internal, now);
+        let mut branches = ["a", "b"].map(|name| recording.branch(&name.into(), now));
+        for branch in &mut branches {
+            let step = branch.begin(&"step".into(), SpanKind::Internal, now);
+            branch.begin_beside(&"try".into(), SpanKind::Client, now);
+            branch.end(step, now);
+        }
+        for mut branch in branches {
+            branch.close(now);
+            recording.absorb(branch);
+        }
+        recording.end(group, now);
+        let after = recording.begin(&"after".into(), SpanKind::Internal, now);
+        recording.end(after, now);
+        let wanted = [
+            ("server", "-"),
+            ("group", "server"),
+            ("a", "group"),
+            ("step", "a"),
+            ("try", "step"),
+            ("b", "group"),
+            ("step", "b"),
+            ("try", "step"),
+            ("after", "server"),
+        ];
+        assert_eq!(names(&recording), wanted.map(|(name, parent)| (name.to_owned(), parent.to_owned())));
+        let ids: std::collections::HashSet<u64> = recording.spans().iter().map(|span| span.id.0).collect();
+        assert_eq!(ids.len(), recording.spans().len());
+        for _ in 0..SPANS_MOST {
+            let branch = recording.branch(&"more".into(), now);
+            recording.absorb(branch);
+        }
+        assert_eq!((recording.spans().len(), recording.dropped), (SPANS_MOST, wanted.len() as u32));
     }
 
     #[test]
