@@ -116,7 +116,8 @@ pub struct HttpServerSpec {
     pub rules: Vec<RuleSpec>,
     /// Name of a GlobalFilter to run around every pipeline. Default: none.
     pub global_filter: String,
-    /// Template of the access log's lines. Default: Easegress's line.
+    /// Template of the access log's lines: Easegress's variables, `{{RequestID}}` (`X-Request-Id`, what `weirctl explain-request` takes;
+    /// `-` where there is none) and `{{Refused}}` (why a request was refused to keep others going). Default: Easegress's line.
     pub access_log_format: String,
     /// Show credentials in the access log. Default false: `***` stands for the values of Authorization, Proxy-Authorization, cookies,
     /// the usual API keys and tokens (X-Api-Key, X-Auth-Token, X-Amz-Security-Token and their like), and in targets and fields with

@@ -32,7 +32,7 @@ pub struct LogSinkSpec {
     pub servers: Vec<String>,
     /// How a request is written: `text`, the default, as the server's `accessLogFormat` says, or `json`, an object with `time`,
     /// `server`, `remoteAddr`, `realIP`, `method`, `uri`, `proto`, `status`, `duration` (seconds), `requestBytes`, `responseBytes`, `tags`,
-    /// and `refused` where it was, to keep others going.
+    /// `requestId` where it has one, and `refused` where it was, to keep others going.
     pub format: LogFormat,
     /// Bounds of what waits on disk.
     #[serde(skip_serializing_if = "Option::is_none")]

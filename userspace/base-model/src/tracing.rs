@@ -151,7 +151,8 @@ impl Default for BatchLimitsSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ExporterSpec {
-    /// A Jaeger agent or collector, in Jaeger's own format. Jaeger takes `otlp` since version 1.35.
+    /// A Jaeger agent or collector, in Jaeger's own format. Nothing is sent there, which is answered with a warning: Jaeger takes `otlp`
+    /// since version 1.35, and nothing else since version 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jaeger: Option<JaegerSpec>,
     /// A Zipkin server.
@@ -286,7 +287,7 @@ impl TracingSpec {
                 }),
             ] {
                 if !is_usual {
-                    findings.warn(at(&place, name), "has no effect: spans have no links");
+                    findings.warn(at(&place, name), "has no effect: a span has a parent here, and never a link");
                 }
             }
         }
@@ -336,8 +337,9 @@ impl ExporterSpec {
             otlp.validate(&at(path, "otlp"), findings);
         }
         if let Some(jaeger) = &self.jaeger {
-            findings
-                .warn(at(path, "jaeger"), "has no effect in this version: Jaeger takes otlp since its version 1.35");
+            let advice = "has no effect: Jaeger's own format is not written. Jaeger takes OpenTelemetry's since its version 1.35, and nothing \
+                          else since version 2: write otlp: {protocol: grpc, endpoint: \"HOST:4317\", insecure: true}";
+            findings.warn(at(path, "jaeger"), advice);
             jaeger.validate(&at(path, "jaeger"), findings);
         }
     }

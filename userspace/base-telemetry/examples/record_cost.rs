@@ -128,6 +128,7 @@ fn log(i: u64, write: impl FnOnce(&Entry<'_>)) {
         proto: "HTTP/1.1",
         status: 200,
         refused: None,
+        request_id: b"7f3c2d1e8a5b4c9d0000000001",
         duration: duration(i),
         request_bytes: 200,
         response_bytes: 1200,

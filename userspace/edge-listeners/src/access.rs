@@ -52,6 +52,7 @@ pub fn tell(
         proto: request.version.as_str(),
         status,
         refused: exchange.refused,
+        request_id: &exchange.id,
         duration,
         request_bytes,
         response_bytes,

@@ -13,7 +13,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
-use support::{Backend, House, eventually, free_port, proxy_to};
+use support::{Backend, House, eventually, proxy_to};
+
+/// Where nobody listens, and no other test ever does: a port that was free may be anybody's a moment later.
+const NOBODY: u16 = 1;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -110,7 +113,7 @@ fn beyond_the_bound_lines_are_dropped_and_counted_and_requests_wait_for_nothing(
     // One that takes connections and never answers, and nobody at all.
     let silent = Backend::new(|mut wire, _| while wire.more() {});
     let house = house(&backend);
-    for (name, port) in [("hangs", silent.port), ("refuses", free_port())] {
+    for (name, port) in [("hangs", silent.port), ("refuses", NOBODY)] {
         sink(&house, name, &format!("{{spool: {{maxBytes: 65536}}, http: {{url: 'http://127.0.0.1:{port}/'}}}}"));
     }
     let long = "x".repeat(400);
@@ -145,14 +148,14 @@ fn beyond_the_bound_lines_are_dropped_and_counted_and_requests_wait_for_nothing(
 fn a_sink_that_changes_goes_on_where_it_was_and_one_that_is_gone_keeps_what_is_left() {
     let backend = Backend::answering(OK);
     let house = house(&backend);
-    let nobody = free_port();
+
     let text = |port: u16| format!("{{http: {{url: 'http://127.0.0.1:{port}/', compression: gzip}}}}");
-    sink(&house, "moves", &text(nobody));
+    sink(&house, "moves", &text(NOBODY));
     ask(&house, 0..20);
     house.traffic.remove_log_sink("moves");
     assert!(!house.traffic.status().contains_key("moves"));
     ask(&house, 20..30);
-    sink(&house, "moves", &text(nobody));
+    sink(&house, "moves", &text(NOBODY));
     ask(&house, 30..40);
     let service = Service::start(200);
     sink(&house, "moves", &text(service.backend.port));
@@ -203,7 +206,7 @@ fn lines_are_json_of_some_servers_to_files_and_collectors() {
     let otlp =
         format!("otlp: {{protocol: http, endpoint: '127.0.0.1:{}', insecure: true, encoding: json}}", collector.port);
     sink(&house, "otlp", &format!("{{servers: [web, other], {otlp}}}"));
-    sink(&house, "elsewhere", &format!("{{servers: [other], http: {{url: 'http://127.0.0.1:{}/'}}}}", free_port()));
+    sink(&house, "elsewhere", &format!("{{servers: [other], http: {{url: 'http://127.0.0.1:{NOBODY}/'}}}}"));
     sink(&house, "events", &format!("{{logs: [events], http: {{url: 'http://127.0.0.1:{}/'}}}}", collector.port));
     ask(&house, 0..20);
     eventually("two sinks have them", || {
@@ -219,6 +222,8 @@ fn lines_are_json_of_some_servers_to_files_and_collectors() {
     let tags = last["tags"].as_str().unwrap();
     assert!(tags.starts_with("pipeline(app): p(") && tags.contains(") | proxy#p#main#duration: "), "{last}");
     assert!(tags.ends_with(" | status code: 200"), "{last}");
+    let id = last["requestId"].as_str().unwrap();
+    assert_eq!(backend.seen().last().unwrap().field("x-request-id"), Some(id), "{last}");
     assert!(
         (3..20).contains(&lines.len()) && std::fs::metadata(&path).unwrap().len() <= 1000,
         "moved aside, the oldest gone"

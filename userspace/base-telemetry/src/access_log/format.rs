@@ -61,12 +61,13 @@ enum Variable {
     ReqSize,
     RespSize,
     Refused,
+    RequestId,
     Tags,
     ReqHeaders,
     RespHeaders,
 }
 
-const VARIABLES: [(&str, Variable); 14] = [
+const VARIABLES: [(&str, Variable); 15] = [
     ("Time", Variable::Time),
     ("RemoteAddr", Variable::RemoteAddr),
     ("RealIP", Variable::RealIp),
@@ -78,6 +79,7 @@ const VARIABLES: [(&str, Variable); 14] = [
     ("ReqSize", Variable::ReqSize),
     ("RespSize", Variable::RespSize),
     ("Refused", Variable::Refused),
+    ("RequestID", Variable::RequestId),
     ("Tags", Variable::Tags),
     ("ReqHeaders", Variable::ReqHeaders),
     ("RespHeaders", Variable::RespHeaders),
@@ -203,6 +205,8 @@ pub struct Entry<'a> {
     pub status: u16,
     /// Why it was refused to keep others going; `None`: it was not.
     pub refused: Option<&'static str>,
+    /// `X-Request-Id` of request and answer; empty: it has none.
+    pub request_id: &'a [u8],
     pub duration: Duration,
     pub request_bytes: u64,
     pub response_bytes: u64,
@@ -253,6 +257,8 @@ fn write_variable(variable: Variable, entry: &Entry<'_>, out: &mut Vec<u8>) {
         Variable::ReqSize => write_number(entry.request_bytes, out),
         Variable::RespSize => write_number(entry.response_bytes, out),
         Variable::Refused => push_short(entry.refused.unwrap_or("-").as_bytes(), out),
+        Variable::RequestId if entry.request_id.is_empty() => out.push(b'-'),
+        Variable::RequestId => write_foreign(entry.request_id, out),
         Variable::Tags => entry.tags.write(out),
         Variable::ReqHeaders => entry.request_headers.write(out),
         Variable::RespHeaders => entry.response_headers.write(out),
@@ -284,7 +290,7 @@ mod tests {
         check("{{Duration}} {{ReqSize}} {{RespSize}}", Ok("1.234567ms 80 1024"));
         check("{{RemoteAddr}} {{RealIP}}", Ok("10.0.0.1:4711 2001:db8::1"));
         check("{{ReqHeaders}}|{{RespHeaders}}", Ok("Host: [a], X-A: [1 2]|"));
-        check("{{Refused}}", Ok("-"));
+        check("{{Refused}} {{RequestID}}", Ok("- id-1"));
         check("{{Nope}}", Err("{{Nope}} is not a variable"));
         check("{{}}", Err("{{}} is not a variable"));
         check(
@@ -361,6 +367,7 @@ mod tests {
             proto: "HTTP/1.1",
             status: 200,
             refused: None,
+            request_id: b"id-1",
             duration: Duration::from_nanos(1_234_567),
             request_bytes: 80,
             response_bytes: 1024,

@@ -33,6 +33,9 @@ pub fn write_line(server: &str, entry: &Entry<'_>, hide: bool, out: &mut Vec<u8>
     if let Some(refused) = entry.refused {
         text("refused", &mut |out| write_foreign(refused.as_bytes(), out), out);
     }
+    if !entry.request_id.is_empty() {
+        text("requestId", &mut |out| write_foreign(entry.request_id, out), out);
+    }
     key("duration", out);
     out.extend(format!("{:.6}", entry.duration.as_secs_f64()).as_bytes());
     number("requestBytes", entry.request_bytes, out);
@@ -85,6 +88,7 @@ mod tests {
             proto: "HTTP/1.1",
             status: 200,
             refused: Some("shed"),
+            request_id: b"id \"1\"",
             duration: Duration::from_nanos(1_234_567),
             request_bytes: 80,
             response_bytes: 1024,
@@ -107,6 +111,6 @@ mod tests {
         assert_eq!((&hidden["remoteAddr"], &hidden["refused"]), (&"10.0.0.1:4711".into(), &"shed".into()));
         assert!(shown["uri"].as_str().unwrap().contains("secret"), "{shown}");
         assert!(!hidden["uri"].as_str().unwrap().contains("secret"), "{hidden}");
-        assert_eq!(hidden["tags"], "a \\ \"b\"");
+        assert_eq!((&hidden["tags"], &hidden["requestId"]), (&"a \\ \"b\"".into(), &"id \"1\"".into()));
     }
 }
