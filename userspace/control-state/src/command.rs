@@ -358,8 +358,8 @@ fn restore_level(backup: &Snapshot) -> u32 {
         version: _,
         objects: _,
         changed: _,
-        members: _,
-        steering: _,
+        members,
+        steering,
         custom_kinds: _,
         custom_data: _,
         custom_changed: _,
@@ -370,6 +370,10 @@ fn restore_level(backup: &Snapshot) -> u32 {
         sections,
         purges,
     } = backup;
+    let hashes = steering.values().flat_map(|vip| &vip.generations).any(|generation| generation.hash.is_some());
+    if hashes || members.values().any(|member| member.steers) {
+        return SAYS_THAT_IT_STEERS;
+    }
     if !purges.is_empty() {
         return 8;
     }

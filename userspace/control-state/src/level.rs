@@ -213,6 +213,10 @@ mod tests {
         assert_eq!(level(&learned), 7, "members of level 6 would stop at it");
         let purges = with("purges", json!([{"number": 1, "cache": "", "what": "all"}]));
         assert_eq!((level(&purges), sections(&purges).contains(&"purges".to_owned())), (8, true));
+        let steers = with("members", json!({"n1": {"name": "n1", "steers": true}}));
+        let of = json!({"of": "sourceIP", "ipv4": 0, "ipv6": 0, "seed": 7});
+        let hashed = with("steering", json!({"vip": {"generations": [{"number": 1, "machines": [], "hash": of}]}}));
+        assert_eq!((level(&steers), level(&hashed)), (10, 10), "members of level 9 would stop at either");
     }
 
     #[test]
