@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base_text::quoted;
-use control_api::{Document, Generation, Member, OWNER_USER, Refusal, Snapshot, Steering};
+use control_api::{Document, Generation, Member, Refusal, Snapshot, Steering};
 
 use crate::keys;
-use crate::objects::{check_claims, owner, take_place_of};
+use crate::objects::{check_claims, take_place_of};
 use crate::state::{State, claim_of};
 use crate::steering::member_id_free;
 
@@ -38,8 +38,9 @@ pub(crate) fn restore(state: &mut State, backup: Snapshot) -> Result<Vec<String>
     keys::restore(view, &backup);
     view.custom_kinds = backup.custom_kinds;
     view.custom_data = backup.custom_data;
-    let claims = view.objects.iter().filter(|(_, document)| owner(document) == OWNER_USER);
-    state.claims = Arc::new(claims.filter_map(|(name, document)| Some((name.clone(), claim_of(document)?))).collect());
+    // What controllers made is reached somewhere, too.
+    let claims = view.objects.iter().filter_map(|(name, document)| Some((name.clone(), claim_of(document)?)));
+    state.claims = Arc::new(claims.collect());
     let claimed: Vec<String> = state.claims.keys().cloned().collect();
     check_claims(state, &claimed, true)?;
     Ok(created)

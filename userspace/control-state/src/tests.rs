@@ -226,6 +226,19 @@ fn what_a_controller_makes_is_its_own_and_follows_what_it_observes() {
         "it is claimed"
     );
 
+    // Nor by somebody after what is there was brought back from a backup.
+    let mut restored = world.state.clone();
+    let backup = Box::new(world.state.view.clone());
+    let act = |state: &mut State, request: u64, action: Action| {
+        state.apply(Command { request, now: "t".into(), action, by: None }).answer
+    };
+    act(&mut restored, 990, Action::Restore { backup, since: None }).unwrap();
+    let taken = Action::Put {
+        mode: PutMode::Create,
+        entries: vec![entry(json!({"name": "x", "kind": "HTTPServer", "port": 80}))],
+    };
+    assert!(act(&mut restored, 991, taken).unwrap_err().message.contains("ing.http"));
+
     // A change of its document leaves it until the controller makes something else, and is the same again when it is.
     world.put(PutMode::Update, controller(2)).unwrap();
     assert!(world.names().contains(&"ing.http"));

@@ -32,7 +32,8 @@ fn replay(level: u32, text: &str) -> String {
     let (mut state, mut follower, mut again) = (State::default(), State::default(), String::new());
     let mut act = |n: usize, row: &Value| {
         let place = format!("level {level}, line {}: {}", n + 1, row["command"]["action"]);
-        let command: Command = serde_json::from_value(row["command"].clone()).unwrap_or_else(|e| panic!("{place}: {e}"));
+        let command: Command =
+            serde_json::from_value(row["command"].clone()).unwrap_or_else(|e| panic!("{place}: {e}"));
         assert!(command.action.level() <= level, "{place}");
         // Members of that build read what this one writes.
         let written = serde_json::to_value(&command).unwrap();
@@ -48,7 +49,8 @@ fn replay(level: u32, text: &str) -> String {
             assert_eq!((&came, &mark), (&row["came"], &row["mark"]), "{place}");
             // What a member of that build told its readers leads one of this build there too.
             if !row["delta"].is_null() {
-                let told: Delta = serde_json::from_value(row["delta"].clone()).unwrap_or_else(|e| panic!("{place}: {e}"));
+                let told: Delta =
+                    serde_json::from_value(row["delta"].clone()).unwrap_or_else(|e| panic!("{place}: {e}"));
                 follower = follower.advanced(&told).unwrap_or_else(|gap| panic!("{place}: {gap}"));
                 assert_eq!(follower.mark(0).view, state.mark(0).view, "{place}");
             }
