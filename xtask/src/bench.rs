@@ -10,8 +10,8 @@ use crate::{pgo, progress};
 #[derive(clap::Args)]
 pub struct Options {
     /// http1, tls1, tcp: CPU time per request beside the peers, udp: per datagram. idle: memory per connection. connections: latency of 10,000. micro:
-    /// instructions per operation against bench/micro.json. steer: packets through xdp_steer
-    #[arg(value_parser = ["http1", "tls1", "tcp", "udp", "idle", "connections", "micro", "steer"])]
+    /// instructions per operation against bench/micro.json. steer: packets through xdp_steer. edges: a change on its way to ten thousand
+    #[arg(value_parser = ["http1", "tls1", "tcp", "udp", "idle", "connections", "micro", "steer", "edges"])]
     scenario: String,
     /// Interleaved rounds that nobody disturbed; of idle: fresh starts
     #[arg(long)]
@@ -31,6 +31,9 @@ pub struct Options {
     /// Length of one measurement
     #[arg(long)]
     seconds: Option<f64>,
+    /// edges: how many there are
+    #[arg(long, default_value_t = 10_000)]
+    edges: u32,
     /// Leave the peers' access logs off; ours stays on
     #[arg(long)]
     no_peer_logs: bool,
@@ -55,6 +58,9 @@ enum Build {
 }
 
 pub fn run(options: &Options) -> Result<(), String> {
+    if options.scenario == "edges" {
+        return edges(options);
+    }
     let mut command = match options.scenario.as_str() {
         "steer" => {
             cargo::kernel_programs()?;
@@ -70,6 +76,21 @@ pub fn run(options: &Options) -> Result<(), String> {
     }
     if let Some(json) = &options.json {
         command.arg("--json").arg(std::path::absolute(json).map_err(|error| format!("{}: {error}", json.display()))?);
+    }
+    cargo::run(&mut command)
+}
+
+/// The leader and the edges' own code in one process, over links that take their time.
+fn edges(options: &Options) -> Result<(), String> {
+    let mut command = cargo();
+    command.args(["test", "--release", "--package", "control-raft", "--lib", "fleet::ten_thousand_edges", "--"]);
+    command.args(["--exact", "--ignored", "--nocapture"]).env("WEIR_EDGES", options.edges.to_string());
+    if let Some(rounds) = options.rounds {
+        command.env("WEIR_ROUNDS", rounds.to_string());
+    }
+    if let Some(json) = &options.json {
+        command
+            .env("WEIR_BENCH_JSON", std::path::absolute(json).map_err(|error| format!("{}: {error}", json.display()))?);
     }
     cargo::run(&mut command)
 }

@@ -15,9 +15,10 @@ use crate::routes::Api;
 pub async fn list(State(api): State<Arc<Api>>) -> Answer {
     let state = api.control.state();
     let metrics = api.control.metrics();
-    let edges = api.control.edges().await;
+    let (edges, heard) = tokio::join!(api.control.edges(), api.control.heard());
     let with_edge = |member: &Member| {
-        let mut shown = shown(member, &state.view.cluster_name, &metrics);
+        let heard = heard.get(&member.name).copied();
+        let mut shown = shown(member, &state.view.cluster_name, (&metrics, heard));
         // Of an edge that does not answer nothing is known, whatever it said before.
         let report = edges.as_ref().and_then(|edges| edges.get(&member.name)).filter(|_| member.up);
         if member.edge {
@@ -74,7 +75,8 @@ pub async fn token(State(api): State<Arc<Api>>, body: Text) -> Answer {
     Ok(Reply::body(json!({"token": invitation.token, "expires": time::rfc3339(invitation.expires)})))
 }
 
-pub fn shown(member: &Member, cluster: &str, metrics: &Metrics) -> Value {
+/// `heard`: when the leader last heard of it, where that is known.
+pub fn shown(member: &Member, cluster: &str, (metrics, heard): (&Metrics, Option<SystemTime>)) -> Value {
     let votes = metrics.voters.contains(&member.name) || member.role == MemberRole::Primary;
     let state = match (member.up, votes) {
         (false, _) => "Offline",
@@ -82,8 +84,7 @@ pub fn shown(member: &Member, cluster: &str, metrics: &Metrics) -> Value {
         (true, true) if metrics.leader.as_ref() == Some(&member.name) => "Leader",
         (true, true) => "Follower",
     };
-    let heard = metrics.heard.get(&member.name).copied().unwrap_or(SystemTime::UNIX_EPOCH);
-    let heard = if heard == SystemTime::UNIX_EPOCH { member.started_at.clone() } else { time::rfc3339(heard) };
+    let heard = heard.map_or_else(|| member.started_at.clone(), time::rfc3339);
     let mut shown = json!({
         "options": {
             "Name": member.name,

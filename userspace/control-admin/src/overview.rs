@@ -53,7 +53,7 @@ pub async fn show(State(api): State<Arc<Api>>) -> Answer {
         }
     }
     let shown = |member: &Member| {
-        let mut shown = members::shown(member, &view.cluster_name, &metrics)["weir"].take();
+        let mut shown = members::shown(member, &view.cluster_name, (&metrics, None))["weir"].take();
         shown["name"] = member.name.as_str().into();
         shown["role"] = json!(member.role);
         shown["apiAddr"] = member.api_addr.as_str().into();

@@ -73,9 +73,12 @@ pub struct Delta {
     pub deletes: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub puts: Vec<Document>,
-    /// All members, when any of them changed.
+    /// All members, when most of them changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub members: Option<Arc<BTreeMap<String, Member>>>,
+    /// The members that changed; `None` where one is gone. Where all are told there are none here.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub member_changes: BTreeMap<String, Option<Member>>,
     /// The VirtualIPs whose steering changed; `None` when one is gone.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub steering: BTreeMap<String, Option<Arc<Steering>>>,
@@ -309,6 +312,15 @@ impl Snapshot {
         }
         if let Some(members) = &delta.members {
             self.members = members.clone();
+        }
+        if !delta.member_changes.is_empty() {
+            let members = Arc::make_mut(&mut self.members);
+            for (name, change) in &delta.member_changes {
+                match change {
+                    Some(now) => members.insert(name.clone(), now.clone()),
+                    None => members.remove(name),
+                };
+            }
         }
         if !delta.steering.is_empty() {
             let steering = Arc::make_mut(&mut self.steering);

@@ -81,8 +81,6 @@ pub struct Metrics {
     pub config_version: u64,
     /// What each edge serves, on the leader.
     pub edge_versions: BTreeMap<String, u64>,
-    /// When the leader last heard of each member.
-    pub heard: BTreeMap<String, SystemTime>,
     /// Calls on the peer URL that were not answered, by reason.
     pub calls_refused: BTreeMap<&'static str, u64>,
 }
@@ -109,8 +107,6 @@ pub(crate) struct Inner {
     pub(crate) leaving: AtomicBool,
     pub(crate) reports: Mutex<BTreeMap<String, Report>>,
     pub(crate) reported: Notify,
-    /// As the leader told it last.
-    pub(crate) heard: Mutex<BTreeMap<String, u64>>,
     /// Where a secondary found the leader last.
     pub(crate) leader_hint: Mutex<Option<String>>,
     leaderless_since: Mutex<Option<Instant>>,
@@ -216,7 +212,6 @@ impl Control {
             leaving: AtomicBool::new(false),
             reports: Mutex::default(),
             reported: Notify::new(),
-            heard: Mutex::default(),
             leader_hint: Mutex::default(),
             leaderless_since: Mutex::new(Some(Instant::now())),
             run: random(),
@@ -355,6 +350,16 @@ impl Control {
         self.inner.exposed
     }
 
+    #[cfg(test)]
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
+    #[cfg(test)]
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     /// Changes what this member says of itself, e.g. `edge: false` while it drains, or the address its API got.
     pub fn update_member(&self, change: impl FnOnce(&mut Member)) {
         let changed = {
@@ -384,6 +389,14 @@ impl Control {
     pub async fn edges(&self) -> Option<BTreeMap<String, EdgeReport>> {
         let inner = self.inner.clone();
         self.on_own_runtime(async move { inner.edges().await }).await.ok()?
+    }
+
+    /// When the leader last heard of each member; of none where it cannot be asked.
+    pub async fn heard(&self) -> BTreeMap<String, SystemTime> {
+        let inner = self.inner.clone();
+        let heard = self.on_own_runtime(async move { inner.heard().await }).await.unwrap_or_default();
+        let at = |ms: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+        heard.into_iter().map(|(name, ms)| (name, at(ms))).collect()
     }
 
     /// Asks another member over its peer URL.
@@ -778,13 +791,8 @@ impl Inner {
 
     pub fn metrics(&self) -> Metrics {
         let config_version = self.publisher.state().view.version;
-        let heard = lock(&self.heard)
-            .iter()
-            .map(|(name, ms)| (name.clone(), SystemTime::UNIX_EPOCH + Duration::from_millis(*ms)))
-            .collect();
         let mut metrics = Metrics {
             config_version,
-            heard,
             voters: self.voters(),
             leader_changes: self.leader_changes.load(Ordering::Relaxed),
             proposals_failed: self.proposals_failed.load(Ordering::Relaxed),

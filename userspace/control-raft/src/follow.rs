@@ -10,12 +10,15 @@ use control_state::State;
 
 use crate::control::Inner;
 use crate::peer::PING;
+use crate::publish::Publisher;
 use crate::wire::WireError;
 
 /// Reads from one member after another, for as long as the process lives.
 pub async fn follow(inner: Arc<Inner>) {
     let mut told = String::new();
-    for turn in 0.. {
+    // Those that begin at the same time do not all begin with the same one.
+    let first = usize::try_from(inner.run >> 33).unwrap_or_default();
+    for turn in first.. {
         let candidates = inner.candidates();
         if candidates.is_empty() {
             tokio::time::sleep(RETRY_MAX).await;
@@ -33,34 +36,35 @@ pub async fn follow(inner: Arc<Inner>) {
             }
             Err(reason) => tracing::debug!(url, %reason, "no watch stream"),
         }
-        let pause = if turn < 10 { RETRY_MIN } else { RETRY_MAX };
+        let pause = if turn - first < 10 { RETRY_MIN } else { RETRY_MAX };
         tokio::time::sleep(pause).await;
     }
 }
 
 async fn read(inner: &Inner, url: &str) -> Result<(), WireError> {
     let view = inner.publisher().state().view.clone();
-    let path = format!("/watch?from={}&cluster={}", view.version, view.cluster_id);
+    let path = format!("/watch?from={}&cluster={}&changes=true", view.version, view.cluster_id);
     let mut lines = inner.wire().open(url, &path, SILENCE).await?;
     tracing::info!(url, version = view.version, "following");
     let broken = |reason: String| WireError::Call(CallError { url: url.to_owned(), reason, unsent: false });
     while let Some(line) = lines.next(SILENCE).await.map_err(broken)? {
         inner.note_leader(true);
         let update = serde_json::from_slice(&line).map_err(|e| broken(format!("unreadable update: {e}")))?;
-        advance(inner, update, line.len()).map_err(broken)?;
+        advance(&inner.publisher(), update, line.len()).map_err(broken)?;
     }
     Ok(())
 }
 
-fn advance(inner: &Inner, update: Update, bytes: usize) -> Result<(), String> {
+/// Goes a line further.
+pub fn advance(publisher: &Publisher, update: Update, bytes: usize) -> Result<(), String> {
     match update {
         Update::Snapshot(snapshot) => {
             let view = Arc::unwrap_or_clone(snapshot);
-            inner.publisher().reset(State::of_view(view));
+            publisher.reset(State::of_view(view));
         }
         Update::Delta(delta) => {
-            let state = inner.publisher().state().advanced(&delta).map_err(|gap| gap.to_string())?;
-            inner.publisher().push(state, delta, bytes);
+            let state = publisher.state().advanced(&delta).map_err(|gap| gap.to_string())?;
+            publisher.push(state, delta, bytes);
         }
         Update::Ping(_) => {}
     }

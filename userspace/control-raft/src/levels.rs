@@ -29,6 +29,9 @@ impl Inner {
     /// however long it takes or until it is purged, since a cluster that has risen past it does not let it in any more.
     pub fn level_due(&self, raft: &Raft) -> Option<u32> {
         let state = self.publisher().state();
+        if state.level() >= self.level {
+            return None;
+        }
         let membership = raft.metrics().borrow().membership_config.clone();
         let nodes = membership.membership().nodes().map(|(_, peer)| peer.name.clone());
         let names: BTreeSet<String> = nodes.chain(state.view.members.keys().cloned()).collect();

@@ -22,6 +22,8 @@ mod admission;
 mod bounds;
 mod config;
 mod control;
+#[cfg(test)]
+mod fleet;
 mod follow;
 mod guard;
 mod instance;

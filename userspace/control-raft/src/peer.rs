@@ -35,11 +35,12 @@ use crate::guard::{Caller, Endless, Origin, Proven, Signature, certifies, guard}
 use crate::join::{AUTHORITY_PATH, JOIN_PATH, JoinCall, RENEW_PATH, RenewCall};
 use crate::machine::unread_snapshot;
 use crate::network::SnapshotHead;
+use crate::publish::{Follower, News, Publisher, line};
 use crate::seal::line_parts;
 use crate::secret::ClusterSecret;
 use crate::sound;
 use crate::types::{Demands, Packed, Types, Vote, node_id};
-use crate::upkeep::EDGES_PATH;
+use crate::upkeep::{EDGES_PATH, HEARD_PATH};
 use crate::wire::{Admission, ErrorBody, Heartbeat, LeaderHint, NOT_LEADER, Removal, UNWELCOME};
 
 pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
@@ -54,6 +55,7 @@ pub fn router(inner: Arc<Inner>, extra: Router) -> Router {
         .route("/raft/identity", get(identity))
         .route("/raft/version", post(version))
         .route(EDGES_PATH, get(edges))
+        .route(HEARD_PATH, get(heard))
         .route(RENEW_PATH, post(renew))
         .route(AUTHORITY_PATH, get(authority))
         .route(JOIN_PATH, post(join).layer(DefaultBodyLimit::max(JOIN_BYTES_MAX)))
@@ -337,6 +339,10 @@ async fn edges(Shared(inner): Shared<Arc<Inner>>) -> Response {
     if inner.leading().is_some() { answer(&inner.edges_here()) } else { not_leader(&inner) }
 }
 
+async fn heard(Shared(inner): Shared<Arc<Inner>>) -> Response {
+    if inner.leading().is_some() { answer(&inner.heard_here()) } else { not_leader(&inner) }
+}
+
 async fn authority(Shared(inner): Shared<Arc<Inner>>) -> Response {
     match inner.authority_pem() {
         Some(pem) => ([("content-type", "application/x-pem-file")], pem).into_response(),
@@ -376,9 +382,54 @@ struct WatchFrom {
     from: u64,
     #[serde(default)]
     cluster: String,
+    /// The reader takes the members that changed; those of earlier versions take all of them, when any has changed.
+    #[serde(default)]
+    changes: bool,
 }
 
-/// One [`Update`] per line, without end; a ping when there is nothing else to say.
+/// How a reader is told.
+pub struct Telling {
+    /// For one that has not shown to be a member; what hides the secrets of objects, if that is known.
+    pub conceals: Option<Option<Conceal>>,
+    /// See [`WatchFrom`].
+    pub changes: bool,
+    /// What its lines are signed with: the cluster's secret, and the signature of the call.
+    pub signs: Option<(ClusterSecret, Arc<str>)>,
+    /// Whether it may still be told.
+    pub may: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// Tells a reader everything that comes, for as long as it reads: one [`Update`] per line; a ping when there is nothing else to say.
+pub async fn tell(publisher: Arc<Publisher>, mut follower: Follower, telling: Telling, lines: mpsc::Sender<Bytes>) {
+    for number in 0u64.. {
+        let news = match tokio::time::timeout(PING, follower.news()).await {
+            Ok(Some(News::Step(step))) if !telling.changes && !step.delta.member_changes.is_empty() => {
+                Some(News::Whole(follower.whole()))
+            }
+            Ok(Some(news)) => Some(news),
+            Ok(None) => return,
+            Err(_) => None,
+        };
+        // Whoever was removed meanwhile is told nothing more.
+        if !(telling.may)() {
+            return;
+        }
+        let mut line = match (news, &telling.conceals) {
+            (None, _) => line(&Update::Ping(publisher.state().view.version)).into(),
+            (Some(news), Some(conceal)) => line(&concealed(news.update(), conceal.as_ref())).into(),
+            (Some(News::Step(step)), None) => step.line(),
+            (Some(News::Whole(state)), None) => publisher.line_of(&state),
+        };
+        if let Some((secret, call)) = &telling.signs {
+            line = signed_line(secret, call, number, &line).into();
+        }
+        if lines.send(line).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The configuration as it is, and how it changes, without end.
 async fn watch(
     Shared(inner): Shared<Arc<Inner>>,
     Query(query): Query<WatchFrom>,
@@ -387,34 +438,18 @@ async fn watch(
     proven: Option<Extension<Proven>>,
     signature: Option<Extension<Signature>>,
 ) -> Response {
-    let proven = proven.is_some();
     let at = (query.from > 0).then_some((query.cluster, query.from));
-    let mut follower = inner.publisher().follow(at);
-    let (lines, body) = mpsc::channel(16);
-    let version = inner.publisher();
-    tokio::spawn(async move {
-        for number in 0u64.. {
-            let update = match tokio::time::timeout(PING, follower.next()).await {
-                Ok(Some(update)) => update,
-                Ok(None) => return,
-                Err(_) => Update::Ping(version.state().view.version),
-            };
-            // Whoever was removed meanwhile is told nothing more.
-            if origin.certificate.as_ref().is_some_and(|shown| inner.revoked(&caller.0, shown).is_some()) {
-                return;
-            }
-            let update = if proven { update } else { concealed(update, inner.conceal.as_ref()) };
-            let mut line =
-                serde_json::to_vec(&update).expect("our own types have text keys and no failing serializers");
-            line.push(b'\n');
-            if let (Some(Extension(call)), Some(secret)) = (&signature, inner.guard.secret()) {
-                line = signed_line(secret, &call.0, number, &line);
-            }
-            if lines.send(Bytes::from(line)).await.is_err() {
-                return;
-            }
-        }
-    });
+    let publisher = inner.publisher();
+    let (follower, (lines, body)) = (publisher.follow(at), mpsc::channel(16));
+    let telling = Telling {
+        conceals: proven.is_none().then(|| inner.conceal.clone()),
+        changes: query.changes,
+        signs: signature.and_then(|Extension(call)| Some((inner.guard.secret()?.clone(), call.0))),
+        may: Box::new(move || {
+            origin.certificate.as_ref().is_none_or(|shown| inner.revoked(&caller.0, shown).is_none())
+        }),
+    };
+    tokio::spawn(tell(publisher, follower, telling, lines));
     let mut answer = ([("content-type", "application/x-ndjson")], Body::new(Lines(body))).into_response();
     answer.extensions_mut().insert(Endless);
     answer

@@ -1,9 +1,10 @@
 //! From the state machine to its readers: the last state, and the deltas that led there.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use control_api::{Delta, Snapshot, Update};
 use control_state::State;
 use tokio::sync::watch;
@@ -13,23 +14,36 @@ pub struct Publisher {
     inner: Mutex<Inner>,
     changed: Condvar,
     version: watch::Sender<u64>,
+    /// The last state that was told whole, and its text, for as long as somebody is being told.
+    whole: Mutex<(Weak<State>, Weak<Vec<u8>>)>,
 }
 
 struct Inner {
     state: Arc<State>,
     /// Without gaps, up to the version of `state`.
-    steps: VecDeque<Step>,
+    steps: VecDeque<Arc<Step>>,
     bytes: usize,
     closed: bool,
 }
 
-struct Step {
-    delta: Arc<Delta>,
+/// The step to the next version.
+pub struct Step {
+    pub delta: Arc<Delta>,
     /// Of its text.
     bytes: usize,
     /// Of what it deletes, in the same order.
     kinds: Vec<String>,
+    line: OnceLock<Bytes>,
 }
+
+/// What a reader is told.
+pub enum News {
+    Step(Arc<Step>),
+    Whole(Arc<State>),
+}
+
+/// Text that several readers are sent.
+struct Shared(Arc<Vec<u8>>);
 
 /// What became of objects after a version.
 pub struct ObjectsSince {
@@ -62,7 +76,7 @@ impl Publisher {
     pub fn new(state: State) -> Arc<Self> {
         let version = watch::Sender::new(state.view.version);
         let inner = Inner { state: Arc::new(state), steps: VecDeque::new(), bytes: 0, closed: false };
-        Arc::new(Publisher { inner: Mutex::new(inner), changed: Condvar::new(), version })
+        Arc::new(Publisher { inner: Mutex::new(inner), changed: Condvar::new(), version, whole: Mutex::default() })
     }
 
     pub fn state(&self) -> Arc<State> {
@@ -79,7 +93,7 @@ impl Publisher {
             inner.bytes = 0;
         } else {
             let kinds = delta.deletes.iter().map(|name| kind_in(&before.view, name)).collect();
-            inner.steps.push_back(Step { delta, bytes, kinds });
+            inner.steps.push_back(Arc::new(Step { delta, bytes, kinds, line: OnceLock::new() }));
             inner.bytes += bytes;
         }
         while inner.steps.len() > DELTAS_KEPT || inner.bytes > DELTA_BYTES_KEPT {
@@ -112,6 +126,19 @@ impl Publisher {
     /// Follows from what the reader has: the id of the cluster and a version.
     pub fn follow(self: &Arc<Self>, at: Option<(String, u64)>) -> Follower {
         Follower { publisher: self.clone(), version: self.version.subscribe(), at, patience: Instant::now() + CATCH_UP }
+    }
+
+    /// A state as a line of a watch stream: written once, however many are told at the same time.
+    pub fn line_of(&self, state: &Arc<State>) -> Bytes {
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(told), Some(text)) = (whole.0.upgrade(), whole.1.upgrade())
+            && Arc::ptr_eq(&told, state)
+        {
+            return Bytes::from_owner(Shared(text));
+        }
+        let text = Arc::new(line(&Update::Snapshot(Arc::new(state.view.clone()))));
+        *whole = (Arc::downgrade(state), Arc::downgrade(&text));
+        Bytes::from_owner(Shared(text))
     }
 
     /// What became of objects after `version`; `None` where that is not remembered, or not there yet.
@@ -226,14 +253,19 @@ impl Follower {
 
     /// Waits for the next update; `None` after the shutdown.
     pub async fn next(&mut self) -> Option<Update> {
+        self.news().await.map(News::update)
+    }
+
+    /// The same, with the text that all readers share.
+    pub(crate) async fn news(&mut self) -> Option<News> {
         loop {
             // Marked before looking, so that a version published in between ends the wait below.
             self.version.borrow_and_update();
             {
                 let publisher = self.publisher.clone();
                 let inner = publisher.lock();
-                if let Some(update) = self.take(&inner) {
-                    return Some(update);
+                if let Some(news) = self.take_news(&inner) {
+                    return Some(news);
                 }
                 if inner.closed {
                     return None;
@@ -243,7 +275,18 @@ impl Follower {
         }
     }
 
+    /// For one that does not understand a step: all that is there now.
+    pub(crate) fn whole(&mut self) -> Arc<State> {
+        let state = self.publisher.state();
+        self.at = Some((state.view.cluster_id.clone(), state.view.version));
+        state
+    }
+
     fn take(&mut self, inner: &Inner) -> Option<Update> {
+        self.take_news(inner).map(News::update)
+    }
+
+    fn take_news(&mut self, inner: &Inner) -> Option<News> {
         let view = &inner.state.view;
         // What was written before the cluster had an id is nobody's yet: a reader could not tell it from another cluster's.
         if view.version == 0 || view.cluster_id.is_empty() {
@@ -261,18 +304,46 @@ impl Follower {
             }
             let first = inner.steps.front().map_or(u64::MAX, |step| step.delta.from);
             let place = version.checked_sub(first).and_then(|place| usize::try_from(place).ok());
-            if let Some(Step { delta, .. }) = place.and_then(|place| inner.steps.get(place))
-                && delta.from == *version
-                && delta.to > *version
+            if let Some(step) = place.and_then(|place| inner.steps.get(place))
+                && step.delta.from == *version
+                && step.delta.to > *version
             {
-                let delta = delta.clone();
-                self.at = Some((delta.cluster_id.clone(), delta.to));
-                return Some(Update::Delta(delta));
+                self.at = Some((step.delta.cluster_id.clone(), step.delta.to));
+                return Some(News::Step(step.clone()));
             }
         }
         self.at = Some((view.cluster_id.clone(), view.version));
-        Some(Update::Snapshot(Arc::new(Snapshot::clone(view))))
+        Some(News::Whole(inner.state.clone()))
     }
+}
+
+impl Step {
+    /// As a line of a watch stream.
+    pub fn line(&self) -> Bytes {
+        self.line.get_or_init(|| line(&Update::Delta(self.delta.clone())).into()).clone()
+    }
+}
+
+impl News {
+    pub fn update(self) -> Update {
+        match self {
+            News::Step(step) => Update::Delta(step.delta.clone()),
+            News::Whole(state) => Update::Snapshot(Arc::new(state.view.clone())),
+        }
+    }
+}
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// With the newline that ends it.
+pub fn line(update: &Update) -> Vec<u8> {
+    let mut line = serde_json::to_vec(update).expect("our own types have text keys and no failing serializers");
+    line.push(b'\n');
+    line
 }
 
 fn kind_in(view: &Snapshot, name: &str) -> String {

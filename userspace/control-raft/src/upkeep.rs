@@ -9,6 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use control_api::{EdgeReport, Member, MemberRole, TicketKey};
 use control_state::{Action, FIRST_LEVEL, SAYS_THAT_IT_STEERS, TicketStep, ticket_step};
 
+use tokio::task::JoinSet;
+
 use crate::admission;
 use crate::control::{Gate, Inner, lock, random};
 use crate::store::Identity;
@@ -27,6 +29,15 @@ pub(crate) struct Report {
     /// The process that spoke last, and the one before it: one that comes back after it was followed by another has a twin.
     run: u64,
     run_before: Option<u64>,
+    /// What the leader has asked of it: see [`pace`].
+    pace: Duration,
+}
+
+impl Report {
+    /// It should have been heard of by now.
+    fn is_silent(&self) -> bool {
+        self.heard.elapsed() > SILENCE.max(self.pace * 4)
+    }
 }
 
 /// Runs for as long as the member does.
@@ -35,8 +46,9 @@ pub async fn upkeep(inner: Arc<Inner>) {
     let mut last_turn = Instant::now();
     let mut strays = 0;
     let mut told = String::new();
+    let mut paced = BEAT;
     loop {
-        let wake = if inner.leading().is_some() { LEAD } else { BEAT };
+        let wake = if inner.leading().is_some() { LEAD } else { paced };
         let _ = tokio::time::timeout(wake, inner.reported.notified()).await;
         let paused = last_turn.elapsed() > SILENCE / 2;
         last_turn = Instant::now();
@@ -52,12 +64,13 @@ pub async fn upkeep(inner: Arc<Inner>) {
                 grant_grace(&inner);
             }
             lead(&inner, raft).await;
+            paced = BEAT;
             continue;
         }
         led_term = None;
         match beat(&inner, false).await {
             Ok(answer) => {
-                *lock(&inner.heard) = answer.heard;
+                paced = Duration::from_millis(answer.pace_ms).clamp(BEAT, PACE_MOST);
                 inner.marks.told(inner.name(), answer.diverged);
                 let votes = inner.role() == MemberRole::Secondary || answer.voters.iter().any(|v| v == inner.name());
                 // One that is on its way in asks by itself.
@@ -122,13 +135,17 @@ impl Inner {
             return Some(Err(old));
         }
         let diverged = heartbeat.mark.and_then(|mark| self.marks.compare(self.name(), &name, &mark));
-        let news = self.note(heartbeat.member, heartbeat.run, heartbeat.leaving, heartbeat.edge);
         let state = self.publisher().state();
+        let pace = if primary { BEAT } else { pace(state.view.members.len().max(lock(&self.reports).len())) };
+        let (run, leaving) = (heartbeat.run, heartbeat.leaving);
+        let news = self.note(heartbeat.member, (run, pace), leaving, heartbeat.edge);
         let news = news || state.view.members.get(&name).is_none_or(|known| !known.up);
         if news {
             self.reported.notify_one();
         }
-        Some(Ok(HeartbeatAnswer { heard: lock(&self.heard).clone(), voters: self.voters(), diverged }))
+        let heard = if heartbeat.brief { BTreeMap::new() } else { self.heard_here() };
+        let pace_ms = if pace > BEAT { pace.as_millis() as u64 } else { 0 };
+        Some(Ok(HeartbeatAnswer { heard, pace_ms, voters: self.voters(), diverged }))
     }
 
     /// Why a process cannot go by this name, as the leader knows: another that does is alive. One that is silent, or has said
@@ -138,7 +155,7 @@ impl Inner {
         let report = reports.get(name)?;
         let state = self.publisher().state();
         let holder = report.member.as_ref().or_else(|| state.view.members.get(name))?;
-        if holder.instance.is_empty() || report.leaving || report.heard.elapsed() > SILENCE {
+        if holder.instance.is_empty() || report.leaving || report.is_silent() {
             return None;
         }
         let place = format!("admin API {}, peer URL {}", holder.api_addr, quoted(&holder.peer_url));
@@ -160,9 +177,7 @@ impl Inner {
     pub fn is_heard(&self, name: &str) -> bool {
         let reports = lock(&self.reports);
         name == self.name()
-            || reports
-                .get(name)
-                .is_some_and(|report| report.member.is_some() && !report.leaving && report.heard.elapsed() <= SILENCE)
+            || reports.get(name).is_some_and(|report| report.member.is_some() && !report.leaving && !report.is_silent())
     }
 
     /// What the leader's members say of their edges; empty elsewhere.
@@ -183,11 +198,33 @@ impl Inner {
         self.wire().get(&url, EDGES_PATH, BEAT_TIMEOUT).await.ok()
     }
 
+    /// When the leader heard of each member, in milliseconds since 1970; empty elsewhere.
+    pub fn heard_here(&self) -> BTreeMap<String, u64> {
+        if self.leading().is_none() {
+            return BTreeMap::new();
+        }
+        let reports = lock(&self.reports);
+        let heard = reports.iter().filter(|(_, report)| report.heard_at > UNIX_EPOCH);
+        let since = |report: &Report| report.heard_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        heard.map(|(name, report)| (name.clone(), u64::try_from(since(report)).unwrap_or(u64::MAX))).collect()
+    }
+
+    /// The same on every member that reaches the leader; empty on others.
+    pub async fn heard(&self) -> BTreeMap<String, u64> {
+        if self.leading().is_some() {
+            return self.heard_here();
+        }
+        let Some(url) = self.leader_url().or_else(|| self.candidates().first().cloned()) else {
+            return BTreeMap::new();
+        };
+        self.wire().get(&url, HEARD_PATH, BEAT_TIMEOUT).await.unwrap_or_default()
+    }
+
     fn edge_report(&self) -> Option<EdgeReport> {
         self.ask_edge.as_ref().and_then(|ask| ask())
     }
 
-    fn note(&self, member: Member, run: u64, leaving: bool, edge: Option<EdgeReport>) -> bool {
+    fn note(&self, member: Member, (run, pace): (u64, Duration), leaving: bool, edge: Option<EdgeReport>) -> bool {
         let mut reports = lock(&self.reports);
         let name = member.name.clone();
         let run_before =
@@ -200,6 +237,7 @@ impl Inner {
             edge,
             run,
             run_before,
+            pace,
         };
         let before = reports.insert(name, report);
         before.is_none_or(|before| {
@@ -215,7 +253,8 @@ async fn beat(inner: &Inner, leaving: bool) -> Result<HeartbeatAnswer, WireError
         None => Some(inner.publisher().state().mark(0)),
     };
     let mark = mark.filter(|_| inner.level > FIRST_LEVEL);
-    let heartbeat = Heartbeat { member: inner.member(), run: inner.run, leaving, mark, edge: inner.edge_report() };
+    let (member, run, edge) = (inner.member(), inner.run, inner.edge_report());
+    let heartbeat = Heartbeat { member, run, leaving, mark, edge, brief: true };
     let mut last = WireError::NotLeader(None);
     let urls = match inner.leader_url() {
         Some(url) => vec![url],
@@ -262,9 +301,9 @@ fn grant_grace(inner: &Inner) {
     }
 }
 
-async fn lead(inner: &Inner, raft: &Raft) {
+async fn lead(inner: &Arc<Inner>, raft: &Raft) {
     let leaving = inner.leaving.load(Ordering::Relaxed);
-    inner.note(inner.member(), inner.run, leaving, inner.edge_report());
+    inner.note(inner.member(), (inner.run, BEAT), leaving, inner.edge_report());
     inner.trouble(None);
     let state = inner.publisher().state();
     if state.view.cluster_id.is_empty() {
@@ -295,18 +334,20 @@ async fn lead(inner: &Inner, raft: &Raft) {
                 edge: None,
                 run: 0,
                 run_before: None,
+                pace: pace(state.view.members.len()),
             });
         }
-        reports.retain(|name, report| state.view.members.contains_key(name) || report.heard.elapsed() < SILENCE);
+        reports.retain(|name, report| state.view.members.contains_key(name) || !report.is_silent());
         for (name, report) in reports.iter() {
             let known = state.view.members.get(name);
-            let silent = report.heard.elapsed() > SILENCE || report.leaving;
+            let silent = report.is_silent() || report.leaving;
             match (&report.member, known) {
                 (_, Some(known)) if silent && known.up => {
                     let seconds = report.heard.elapsed().as_secs_f32();
                     tracing::warn!(member = name, seconds, leaving = report.leaving, "member is down");
                     changes.push(Action::SetMemberUp { name: name.clone(), up: false });
                 }
+                (Some(said), Some(known)) if !silent && says_the_same(said, known) => {}
                 (Some(said), known) if !silent => {
                     let id = known.map_or(0, |known| known.id);
                     let mut said = Member { id, up: true, ..said.clone() };
@@ -323,22 +364,56 @@ async fn lead(inner: &Inner, raft: &Raft) {
             }
         }
         inner.marks.retain(|name| reports.contains_key(name));
-        *lock(&inner.heard) = reports
-            .iter()
-            .filter(|(_, report)| report.heard_at > UNIX_EPOCH)
-            .map(|(name, report)| {
-                let since = report.heard_at.duration_since(UNIX_EPOCH).unwrap_or_default();
-                (name.clone(), since.as_millis() as u64)
-            })
-            .collect();
     }
-    for change in changes {
-        if let Err(refusal) = inner.propose(change).await {
-            tracing::warn!(%refusal, "a member's state could not be written down");
-            return;
+    // Each is of another member, so that several may be under way: a fleet that starts is taken in by hundreds a second.
+    let mut changes = changes.into_iter();
+    while changes.len() > 0 {
+        let mut asked = JoinSet::new();
+        for change in changes.by_ref().take(CHANGES_AT_ONCE) {
+            let inner = inner.clone();
+            asked.spawn(async move { inner.propose(change).await });
+        }
+        for answer in asked.join_all().await {
+            if let Err(refusal) = answer {
+                tracing::warn!(%refusal, "a member's state could not be written down");
+                return;
+            }
         }
     }
     follow_urls(inner, raft).await;
+}
+
+/// What ten thousand members say ten times a second is compared without a copy of it.
+fn says_the_same(said: &Member, known: &Member) -> bool {
+    let Member {
+        id: _,
+        up: _,
+        name,
+        instance,
+        role,
+        edge,
+        api_addr,
+        peer_url,
+        labels,
+        addresses,
+        version,
+        level,
+        started_at,
+        released,
+        steers,
+    } = said;
+    known.up
+        && (name, instance, api_addr, peer_url) == (&known.name, &known.instance, &known.api_addr, &known.peer_url)
+        && (role, edge, labels, addresses) == (&known.role, &known.edge, &known.labels, &known.addresses)
+        && (version, level, started_at) == (&known.version, &known.level, &known.started_at)
+        && (released, steers) == (&known.released, &known.steers)
+}
+
+/// How often the leader wants to hear of a member that does not vote: up to a few hundred of them as often as of the others, and beyond
+/// that so that all together are [`BEATS_S`].
+fn pace(members: usize) -> Duration {
+    let members = u32::try_from(members).unwrap_or(u32::MAX);
+    Duration::from_secs_f64(f64::from(members) / f64::from(BEATS_S)).clamp(BEAT, PACE_MOST)
 }
 
 /// What is due of the session ticket keys.
@@ -387,10 +462,18 @@ async fn follow_urls(inner: &Inner, raft: &Raft) {
 /// Five beats lost: short enough for traffic to move on within about a second, long enough for a busy machine.
 const SILENCE: Duration = Duration::from_millis(1000);
 const BEAT: Duration = Duration::from_millis(200);
+/// Beats of members that do not vote that a leader hears in a second, where they are many: a fifth of a processor.
+const BEATS_S: u32 = 2_000;
+/// A machine that dies is down after four of them.
+const PACE_MOST: Duration = Duration::from_secs(10);
 const BEAT_TIMEOUT: Duration = Duration::from_millis(500);
 const LEAD: Duration = Duration::from_millis(100);
+/// Where the leader tells when it heard of each member.
+pub const HEARD_PATH: &str = "/raft/heard";
 /// Where the leader tells what edges say of themselves.
 pub const EDGES_PATH: &str = "/raft/edges";
+/// Changes of members that are under way together.
+const CHANGES_AT_ONCE: usize = 64;
 const STRAYS: u32 = 5;
 /// An election is over within this.
 const LOST: Duration = Duration::from_millis(1500);

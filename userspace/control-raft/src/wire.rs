@@ -104,12 +104,18 @@ pub struct Heartbeat {
     /// Of the machine's edge, where it has one.
     #[serde(default)]
     pub edge: Option<EdgeReport>,
+    /// It asks for `heard` by itself where it wants to know it.
+    #[serde(default)]
+    pub brief: bool,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct HeartbeatAnswer {
-    /// When the leader heard of each member, in milliseconds since 1970.
+    /// When the leader heard of each member, in milliseconds since 1970; for members of earlier versions, which look for it here.
     pub heard: BTreeMap<String, u64>,
+    /// When it wants to hear of this member again, in milliseconds; 0: as soon as always.
+    #[serde(default)]
+    pub pace_ms: u64,
     pub voters: Vec<String>,
     /// How what the member holds differs from what the leader holds at the same place, if so.
     #[serde(default)]

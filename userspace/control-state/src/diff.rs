@@ -14,8 +14,15 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
         delta.deletes = gone.into_iter().cloned().collect();
         delta.puts = put.into_iter().map(|(_, document)| document.clone()).collect();
     }
-    if !Arc::ptr_eq(&old.members, &new.members) && old.members != new.members {
-        delta.members = Some(new.members.clone());
+    if !Arc::ptr_eq(&old.members, &new.members) {
+        let (gone, put) = maps(&old.members, &new.members, |a, b| a == b);
+        // Of a few, or of most of them, all are told: one map is held by all readers then.
+        if gone.len() + put.len() > new.members.len() / 2 {
+            delta.members = Some(new.members.clone());
+        } else {
+            delta.member_changes.extend(gone.into_iter().map(|name| (name.clone(), None)));
+            delta.member_changes.extend(put.into_iter().map(|(name, member)| (name.clone(), Some(member.clone()))));
+        }
     }
     if !Arc::ptr_eq(&old.steering, &new.steering) {
         let (gone, put) = maps(&old.steering, &new.steering, |a, b| a == b);
@@ -46,6 +53,7 @@ pub fn between(old: &Snapshot, new: &Snapshot) -> Option<Delta> {
         && delta.deletes.is_empty()
         && delta.puts.is_empty()
         && delta.members.is_none()
+        && delta.member_changes.is_empty()
         && delta.steering.is_empty()
         && delta.custom.is_empty()
         && delta.cluster_name.is_none()
