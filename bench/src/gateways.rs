@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::certificate::Certificate;
 use crate::cpu;
+use crate::report::is_ours;
 
 /// A running gateway; it ends when this is dropped.
 pub struct Gateway {
@@ -35,6 +36,8 @@ pub struct Setup {
     pub certificate: Option<Certificate>,
     /// What they are to do.
     pub role: Role,
+    /// Ours in place of the role's.
+    pub document: Option<String>,
 }
 
 /// What gateways are to do, in the words of each.
@@ -69,6 +72,9 @@ pub const TCP: Role = Role {
 
 /// Datagrams relayed by sessions.
 pub const UDP: Role = Role { ours: include_str!("../peers/weir-udp.yaml"), haproxy: "", datagrams: true, ..TCP };
+
+/// Ours without what is measured: what it is compared with.
+pub const WITHOUT: &str = "without";
 
 /// Debian's nginx has what relays bytes in a file of its own.
 pub const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
@@ -136,7 +142,7 @@ impl Gateway {
             "nginx" => nginx(program(system("nginx")), address, setup, &folder)?,
             "haproxy" => haproxy(program(system("haproxy")), address, setup, &folder)?,
             "pingora" => pingora(program("pingora-peer".into()), address, setup),
-            "weir-ring" => weir(program(beside("weir")?), "uring", &folder)?,
+            "weir-ring" | WITHOUT => weir(program(beside("weir")?), "uring", &folder)?,
             "weir-epoll" => weir(program(beside("weir")?), "epoll", &folder)?,
             _ => return Err(format!("no gateway `{name}`")),
         };
@@ -154,7 +160,8 @@ impl Gateway {
             starter.join().unwrap_or_else(|_| Err(format!("{name}: could not be started")))
         });
         let mut gateway = Self { name: name.into(), address, folder: folder.clone(), child: started? };
-        if let Some(admin) = name.starts_with("weir").then(|| admin_of(&folder)).transpose()? {
+        let is_weir = is_ours(name) || name == WITHOUT;
+        if let Some(admin) = is_weir.then(|| admin_of(&folder)).transpose()? {
             let log = folder.join("log/stdout.log");
             gateway.wait(&log, limit, |text| text.lines().any(|line| line.contains("ready")))?;
             gateway.configure(&admin, setup, &folder)?;
@@ -225,8 +232,10 @@ impl Gateway {
             format!("https: true\ncertBase64: {}\nkeyBase64: {}", base64(&pair.certificate), base64(&pair.key))
         });
         let document = setup
-            .role
-            .ours
+            .document
+            .as_deref()
+            .unwrap_or(setup.role.ours)
+            .replace("{folder}", &folder.display().to_string())
             .replace("{upstream}", &setup.upstream.to_string())
             .replace("{https}", &https)
             .replace("{address}", &self.address.ip().to_string())

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use bench::scenarios::{Options, connections, http1, idle, micro, tcp, tls1, udp};
+use bench::scenarios::{Options, connections, extras, http1, idle, micro, tcp, tls1, udp};
 use bench::training;
 use clap::{Parser, Subcommand};
 
@@ -27,6 +27,8 @@ enum Scenario {
     Idle(Options),
     /// Latency where most connections do nothing
     Connections(Options),
+    /// What traces, logs, programs and scripts add to a request
+    Extras(Options),
     /// Instructions per operation, against a committed baseline
     Micro(micro::Options),
     /// Load of every kind on a weir that writes a profile of it; measures nothing
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Scenario::Udp(options) => udp::run(&options),
         Scenario::Idle(options) => idle::run(&options),
         Scenario::Connections(options) => connections::run(&options),
+        Scenario::Extras(options) => extras::run(&options),
         Scenario::Micro(options) => micro::run(&options),
         Scenario::Train(options) => training::run(&options),
     };

@@ -1,6 +1,7 @@
 //! What is measured, and what all of it has in common.
 
 pub mod connections;
+pub mod extras;
 pub mod http1;
 pub mod idle;
 pub mod micro;
@@ -107,7 +108,7 @@ impl Stage {
         cpu::pin(LOAD_CPU)?;
         let precedence = Precedence::take();
         let (upstream, cpu) = (free_address()?, Some(GATEWAY_CPU));
-        let setup = Setup { upstream, cpu, folder, logs, certificate, role: HTTP };
+        let setup = Setup { upstream, cpu, folder, logs, certificate, role: HTTP, document: None };
         Ok(Self { setup, machine, _precedence: precedence })
     }
 

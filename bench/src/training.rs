@@ -59,6 +59,7 @@ fn train(io: &str, options: &Options, folder: &Path) -> Result<(), Failed> {
             logs: true,
             certificate,
             role: Role { ours: include_str!("training/weir.yaml"), ..HTTP },
+            document: None,
         };
         let contender = Contender { program: options.weir.clone(), ..Contender::ours(io) };
         let gateway = Gateway::start(&contender, &setup).map_err(Failed::Start)?;
@@ -122,7 +123,15 @@ mod tests {
 
     fn setup(certificate: Option<Certificate>) -> Setup {
         let upstream = free_address().expect("a port");
-        Setup { upstream, cpu: None, folder: PathBuf::new(), logs: true, certificate, role: Role { ours: "", ..HTTP } }
+        Setup {
+            upstream,
+            cpu: None,
+            folder: PathBuf::new(),
+            logs: true,
+            certificate,
+            role: Role { ours: "", ..HTTP },
+            document: None,
+        }
     }
 
     #[test]

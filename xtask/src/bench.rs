@@ -9,9 +9,10 @@ use crate::{pgo, progress};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// http1, tls1, tcp: CPU time per request beside the peers, udp: per datagram. idle: memory per connection. connections: latency of 10,000. micro:
-    /// instructions per operation against bench/micro.json. steer: packets through xdp_steer. edges: a change on its way to ten thousand
-    #[arg(value_parser = ["http1", "tls1", "tcp", "udp", "idle", "connections", "micro", "steer", "edges"])]
+    /// http1, tls1, tcp: CPU time per request beside the peers, udp: per datagram. idle: memory per connection. connections: latency of 10,000.
+    /// extras: what traces, logs, programs and scripts add to a request. micro: instructions per operation against bench/micro.json. steer:
+    /// packets through xdp_steer. edges: a change on its way to ten thousand
+    #[arg(value_parser = ["http1", "tls1", "tcp", "udp", "idle", "connections", "extras", "micro", "steer", "edges"])]
     scenario: String,
     /// Interleaved rounds that nobody disturbed; of idle: fresh starts
     #[arg(long)]
@@ -69,6 +70,8 @@ pub fn run(options: &Options) -> Result<(), String> {
             command
         }
         "micro" => micro(options)?,
+        // Ours with and without something: there are no peers.
+        "extras" => timed(built("extras", options)?, options),
         scenario => beside_peers(scenario, options)?,
     };
     if let Some(rounds) = options.rounds {
@@ -97,14 +100,18 @@ fn edges(options: &Options) -> Result<(), String> {
 
 fn beside_peers(scenario: &str, options: &Options) -> Result<Command, String> {
     let peers = peers(options)?;
-    let mut command = built(scenario, options)?;
+    let mut command = timed(built(scenario, options)?, options);
     command.args(["--peers", &peers.join(",")]);
-    if let Some(seconds) = options.seconds {
-        command.args(["--seconds", &seconds.to_string()]);
-    }
     let flags = [("--no-peer-logs", options.no_peer_logs), ("--peers-only", options.peers_only)];
     command.args(flags.iter().filter(|(_, wanted)| *wanted).map(|(flag, _)| flag));
     Ok(command)
+}
+
+fn timed(mut command: Command, options: &Options) -> Command {
+    if let Some(seconds) = options.seconds {
+        command.args(["--seconds", &seconds.to_string()]);
+    }
+    command
 }
 
 fn micro(options: &Options) -> Result<Command, String> {

@@ -123,7 +123,15 @@ fn of_requests(folder: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<BTreeMap<
     let out = folder.join("weir.callgrind");
     let mut wrapper = callgrind(&out);
     wrapper.arg("--separate-threads=yes");
-    let setup = Setup { upstream, cpu: Some(0), folder: folder.into(), logs: true, certificate: None, role: HTTP };
+    let setup = Setup {
+        upstream,
+        cpu: Some(0),
+        folder: folder.into(),
+        logs: true,
+        certificate: None,
+        role: HTTP,
+        document: None,
+    };
     let gateway = Gateway::start_under(wrapper, &Contender::ours("epoll"), &setup)?;
     let mut counted = BTreeMap::new();
     for (name, connections, size) in REQUESTS.into_iter().filter(|(name, ..)| wanted(name)) {

@@ -1,0 +1,18 @@
+;; A header filter for WasmHost: it sets X-Out to what Host says.
+(module
+  (import "easegress" "host_req_get_header" (func $get (param i32) (result i32)))
+  (import "easegress" "host_req_set_header" (func $set (param i32 i32)))
+  (memory (export "memory") 2)
+  (global $heap (mut i32) (i32.const 4096))
+  (func (export "wasm_alloc") (param $size i32) (result i32)
+    (local $at i32)
+    (local.set $at (global.get $heap))
+    (global.set $heap (i32.add (global.get $heap) (local.get $size)))
+    (local.get $at))
+  (func (export "wasm_free") (param i32))
+  (data (i32.const 16) "\05\00\00\00Host\00")
+  (data (i32.const 48) "\06\00\00\00X-Out\00")
+  (func (export "wasm_run") (result i32)
+    (global.set $heap (i32.const 4096))
+    (call $set (i32.const 48) (call $get (i32.const 16)))
+    (i32.const 0)))
