@@ -210,7 +210,8 @@ impl ProxyVm {
                 call_if(&mut self.store, &self.trailers[side as usize], (context, number(fields))).await?
             }
             Event::Reply { token, fields, bytes } => {
-                let params = (context, token.cast_signed(), number(fields), number(bytes), 0);
+                // As in Envoy: an SDK looks up whose call it was, and says so (`proxy_set_effective_context`).
+                let params = (ROOT, token.cast_signed(), number(fields), number(bytes), 0);
                 call_if(&mut self.store, &self.on_reply, params).await?;
                 None
             }
