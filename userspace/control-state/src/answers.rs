@@ -124,7 +124,9 @@ fn size(answer: &Answer) -> usize {
     let text = match answer {
         Ok(done) => {
             let created: usize = done.created.iter().map(|name| name.len() + 24).sum();
-            let room = |room: &proto_admission::Answer| 256 + 16 * (room.admitted.len() + room.points.len());
+            let room = |room: &proto_admission::Answer| {
+                256 + 16 * (room.admitted.len() + room.points.len() + room.learned.len() + room.spent.len())
+            };
             created + done.rooms.iter().map(room).sum::<usize>()
         }
         Err(refusal) => refusal.message.len(),

@@ -306,6 +306,7 @@ impl Action {
         let new = match self {
             Action::PutGenerated { .. } => return 9,
             Action::PurgeCaches { .. } => return 8,
+            Action::Admit { calls, .. } if calls.iter().any(|call| call.law > 0) => return ROOMS_LEVEL,
             Action::Admit { .. } => return 6,
             Action::TakeLease { .. }
             | Action::RenewLease { .. }
@@ -345,6 +346,11 @@ impl Action {
             && let Action::Put { entries, .. } = &mut self
         {
             entries.iter_mut().for_each(|entry| entry.claim = None);
+        }
+        if level < ROOMS_LEVEL
+            && let Action::Admit { calls, .. } = &mut self
+        {
+            *calls = std::mem::take(calls).into_iter().map(Call::by_first_law).collect();
         }
         self
     }
@@ -387,6 +393,9 @@ fn restore_level(backup: &Snapshot) -> u32 {
 
 /// The feature level that has leases and keys of sections.
 const KEYS_LEVEL: u32 = 7;
+
+/// Calls of waiting rooms are carried out by law 1 from here on, and ledgers of rooms that are gone go too.
+pub(crate) const ROOMS_LEVEL: u32 = 11;
 
 /// Members say that they steer from here on.
 pub const SAYS_THAT_IT_STEERS: u32 = 10;

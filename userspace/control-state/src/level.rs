@@ -21,8 +21,8 @@ use crate::state::State;
 /// that members' certificates are revoked; 6 waiting rooms and lotteries; 7 leases, and keys of sections that controllers write; 8
 /// purges of caches; 9 documents that controllers make; 10 that a member says
 /// that it steers, generations of steering that repeat themselves are kept once,
-/// and what their hash is.
-pub const LEVEL: u32 = 10;
+/// and what their hash is; 11 law 1 of waiting rooms.
+pub const LEVEL: u32 = 11;
 
 /// Of programs and clusters that say nothing.
 pub const FIRST_LEVEL: u32 = 1;

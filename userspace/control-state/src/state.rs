@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::answers::Answers;
 use crate::authority::{self, Authority, Revoked};
-use crate::command::{Action, Answer, Command, Done};
+use crate::command::{Action, Answer, Command, Done, ROOMS_LEVEL};
 use crate::diff::between;
 use crate::history::{self, History};
 use crate::leases::{self, Leases};
@@ -137,10 +137,13 @@ impl State {
         let at = time::parse(&now).and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
         let at = at.map_or(0, |at| at.as_secs());
         if let Action::Admit { caller, at_ms, seed, calls } = &action {
-            let admitted = Arc::make_mut(&mut self.rooms).admit(calls, caller, *at_ms, *seed);
+            let admitted = Arc::make_mut(&mut self.rooms).admit(calls, caller, *at_ms, *seed, at);
             let answer = admitted.map(|rooms| Done { version: self.view.version, rooms, ..Done::default() });
             self.answers.push(request, at, answer.clone());
             return Applied { answer, delta: None };
+        }
+        if self.level() >= ROOMS_LEVEL && self.rooms.are_due(at) {
+            Arc::make_mut(&mut self.rooms).retire(at, &self.view);
         }
         // The version that what the command leads to is beyond.
         let floor = match &action {

@@ -167,7 +167,7 @@ impl Door {
             }
             let cookie = if left { Some(gone) } else { cookie };
             if left {
-                room.desk.leave(pass.id);
+                room.desk.leave(pass.id, pass.bucket);
             }
             if let Some(cookie) = cookie {
                 response.headers.add("Set-Cookie", cookie);

@@ -40,10 +40,11 @@ pub enum Came {
     Forged,
     Expired,
     Future,
+    Spent,
 }
 
 impl Came {
-    const ALL: [(Came, &'static str, &'static str); 13] = [
+    const ALL: [(Came, &'static str, &'static str); 14] = [
         (Came::LetIn, REQUESTS, "admitted"),
         (Came::KnownPass, REQUESTS, "pass"),
         (Came::Waiting, REQUESTS, "waiting"),
@@ -57,6 +58,7 @@ impl Came {
         (Came::Forged, COOKIES, "forged"),
         (Came::Expired, COOKIES, "expired"),
         (Came::Future, COOKIES, "future"),
+        (Came::Spent, COOKIES, "spent"),
     ];
 }
 
@@ -139,7 +141,10 @@ impl Room {
             let count = count.load(Ordering::Relaxed) as f64;
             let (help, key) = match *name {
                 REQUESTS => ("Requests at a waiting room or lottery, by what became of them.", "outcome"),
-                COOKIES => ("Cookies of a waiting room or lottery that counted for nothing, by reason.", "reason"),
+                COOKIES => (
+                    "Cookies of a waiting room or lottery that counted for nothing, by reason; spent: a ticket whose user has left.",
+                    "reason",
+                ),
                 _ => ("Polls that came sooner than they were told to, which cost nothing and change nothing.", ""),
             };
             let mut labels = own.to_vec();

@@ -17,7 +17,7 @@
 //! whichever machine is lost. They need a leader; while there is none, users wait on and those with a pass are served.
 //! Before the start everybody has the same chance; afterwards, who came first is first (`order: arrival`), or all of one
 //! `lotteryRound` have the same chance. The backend can say in `X-Waiting-Room` of an answer: `sold-out` ends the wait on all machines,
-//! `open` or more stock begins it again, `done` frees the user's place at once.
+//! `open` or more stock begins it again, `done` frees the user's place at once: whoever comes again comes as somebody new.
 //!
 //! Outcomes: `notStarted`, `waiting`, `soldOut`, `unavailable` (no key or no random bits yet), each with the answer that goes with
 //! it. Fits HTTPServer. Costs a signature of 1 µs per request; a user who waits costs no memory.
@@ -71,7 +71,8 @@ pub struct WaitingRoomSpec {
     pub abandon_after: GoDuration,
     /// Whether one who comes while there is room and nobody waits is let in at the first request, if not in the first minute after
     /// `startTime`. Each request of a client that keeps no cookies then takes a number: where numbers are scarce that empties the stock.
-    /// Default true, but with `capacity.stock` false.
+    /// Of `capacity.activeUsers` half at most is taken so; the other half is for those who have come back with their cookie. Default
+    /// true, but with `capacity.stock` false.
     #[schemars(with = "bool")]
     pub pass_when_idle: Option<bool>,
     /// Whether cookies are good from the client's address alone. Phones change theirs. Default false.
@@ -333,17 +334,7 @@ impl WaitingRoom {
         if self.spec.sold_out || now >= self.end_ms {
             return self.over(exchange, now);
         }
-        let Some((mut ticket, fresh)) = self.placed(exchange, ticket, now) else {
-            let code = self.spec.waiting_status;
-            if hall().keys().is_empty() {
-                let name = &self.door.room.filter;
-                exchange.tags.note(|| {
-                    format!("{name}: no key to sign cookies with; with --insecure-peers the cluster has none")
-                });
-            }
-            self.door.turn_away(exchange, Told::Unavailable, code, jittered(self.poll_ms), None);
-            return Step::Done(UNAVAILABLE);
-        };
+        let Some((mut ticket, fresh)) = self.placed(exchange, ticket, now) else { return self.unavailable(exchange) };
         let early = !fresh && now < ticket.issued_ms.saturating_add(self.poll_ms / 2);
         if early {
             self.door.room.count(Came::Early);
@@ -358,16 +349,21 @@ impl WaitingRoom {
         let idle = self.spec.pass_when_idle.unwrap_or(self.spec.capacity.stock == 0)
             && self.start_ms.is_none_or(|start_ms| now >= start_ms + OPENING_MS)
             && desk.is_open();
-        let turn = if ticket.counted && !early || idle { desk.turn(&ticket, now) } else { desk.stands(&ticket) };
+        let turn = match ticket.counted && !early || idle {
+            true => desk.turn(&ticket, !ticket.counted, now),
+            false => desk.stands(&ticket, now),
+        };
         match turn {
-            Turn::In(number) => self.admit(exchange, ticket.id, number, now),
+            Turn::In(number) => self.admit(exchange, &ticket, number, now),
             Turn::Over(_) => self.over(exchange, now),
+            Turn::Spent => self.come_anew(exchange, now),
             Turn::Wait { ahead, seconds } => self.wait(exchange, ticket, early, (ahead, seconds), now),
             Turn::Asked => Step::wait(async move {
-                let answered = self.answer_for(ticket.id).await;
+                let answered = self.answer_for(&ticket).await;
                 let step = match answered {
-                    Some(Turn::In(number)) => self.admit(exchange, ticket.id, number, now),
+                    Some(Turn::In(number)) => self.admit(exchange, &ticket, number, now),
                     Some(Turn::Over(_)) => self.over(exchange, now),
+                    Some(Turn::Spent) => self.come_anew(exchange, now),
                     _ => self.wait(exchange, ticket, early, (0, None), now),
                 };
                 match step {
@@ -422,18 +418,40 @@ impl WaitingRoom {
         }
     }
 
-    async fn answer_for(&self, id: u64) -> Option<Turn> {
+    /// Without a key or random bits.
+    fn unavailable(&self, exchange: &mut Exchange) -> Step<'static> {
+        if hall().keys().is_empty() {
+            let name = &self.door.room.filter;
+            exchange
+                .tags
+                .note(|| format!("{name}: no key to sign cookies with; with --insecure-peers the cluster has none"));
+        }
+        self.door.turn_away(exchange, Told::Unavailable, self.spec.waiting_status, jittered(self.poll_ms), None);
+        Step::Done(UNAVAILABLE)
+    }
+
+    /// Its ticket has let somebody in who has left since: it gets another one, at the end.
+    fn come_anew(&self, exchange: &mut Exchange, now: u64) -> Step<'static> {
+        self.door.room.count(Came::Spent);
+        match self.placed(exchange, None, now) {
+            Some((ticket, _)) => self.wait(exchange, ticket, false, (0, None), now),
+            None => self.unavailable(exchange),
+        }
+    }
+
+    async fn answer_for(&self, ticket: &Ticket) -> Option<Turn> {
         for _ in 0..LOOKS {
             pause().await;
-            if let Some(turn) = self.door.room.desk.answered(id) {
+            if let Some(turn) = self.door.room.desk.answered(ticket.id, ticket.bucket) {
                 return Some(turn);
             }
         }
         None
     }
 
-    fn admit(&self, exchange: &mut Exchange, id: u64, number: u64, now: u64) -> Step<'static> {
-        self.door.let_in(exchange, Pass { id, number, issued_ms: now }, true, now);
+    fn admit(&self, exchange: &mut Exchange, ticket: &Ticket, number: u64, now: u64) -> Step<'static> {
+        let pass = Pass { id: ticket.id, number, bucket: ticket.bucket, issued_ms: now };
+        self.door.let_in(exchange, pass, true, now);
         Step::Done(SUCCESS)
     }
 

@@ -4,7 +4,7 @@
 //! then and brings the [`Answer`] back with [`Desk::take`]. It keeps what is on its way, what the last answer said, and for a while
 //! the numbers that were given here; each of these has a bound, and what is beyond it is counted and told to come again.
 
-use crate::ledger::{Answer, CALL_MAX, Call, Candidate, Over, Rules};
+use crate::ledger::{Answer, CALL_MAX, Call, Candidate, LAW, Over, Rules};
 use crate::seen::Seen;
 use crate::ticket::Ticket;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -22,6 +22,8 @@ pub enum Turn {
     Wait { ahead: u64, seconds: Option<u64> },
     /// Nobody else is let in.
     Over(Over),
+    /// It has been let in and has left: who comes again comes as somebody new.
+    Spent,
 }
 
 /// Counts of one desk; each only grows.
@@ -53,17 +55,28 @@ pub struct Desk {
 
 struct Work {
     counted: BTreeMap<u32, u32>,
-    wanting: HashMap<u64, u32>,
-    left: Vec<u64>,
+    wanting: HashMap<u64, Wanting>,
+    left: Vec<Candidate>,
     over: Option<bool>,
-    /// Numbers that were given here, for those who come back with their tickets.
-    numbers: HashMap<u64, u64>,
+    /// Numbers that were given here and when, for those who come back with their tickets.
+    numbers: HashMap<u64, (u64, u64)>,
     order: VecDeque<u64>,
+    /// Ids whose tickets up to this bucket have had their number. Cleared when it is full: the ledger knows.
+    spent: HashMap<u64, u32>,
+    /// Of a room where the set of numbers is final once all are given: the ids of the first so many numbers.
+    learned: Option<HashMap<u64, u64>>,
     /// Ids that have no number although all are given: they never will. Cleared when there are more, and when it is full.
     refused: HashMap<u64, ()>,
     seen: Seen,
     asked_ms: u64,
     called_ms: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Wanting {
+    bucket: u32,
+    /// Its client has not shown that it keeps cookies.
+    first: bool,
 }
 
 impl Desk {
@@ -76,6 +89,8 @@ impl Desk {
             over: None,
             numbers: HashMap::new(),
             order: VecDeque::new(),
+            spent: HashMap::new(),
+            learned: None,
             refused: HashMap::new(),
             seen: Seen::new(SEEN_MS),
             asked_ms: 0,
@@ -136,19 +151,14 @@ impl Desk {
         view.open && view.over.is_none()
     }
 
-    /// The number that an id has been given here.
-    pub fn number(&self, id: u64) -> Option<u64> {
-        lock(&self.work).numbers.get(&id).copied()
-    }
-
-    /// Where somebody with this ticket stands. `now_ms` since 1970.
-    pub fn turn(&self, ticket: &Ticket, now_ms: u64) -> Turn {
+    /// Where somebody with this ticket stands. `now_ms` since 1970. `first`: it is a client that has not shown that it keeps cookies.
+    pub fn turn(&self, ticket: &Ticket, first: bool, now_ms: u64) -> Turn {
         let view = self.view();
         let called = view.line.has_passed(ticket.bucket, ticket.id) || view.open;
         let mut work = lock(&self.work);
         work.asked_ms = work.asked_ms.max(now_ms);
-        if let Some(number) = work.numbers.get(&ticket.id) {
-            return Turn::In(*number);
+        if let Some(turn) = work.known(ticket, now_ms) {
+            return turn;
         }
         if !called {
             drop(work);
@@ -167,7 +177,7 @@ impl Desk {
             work.refused.clear();
         }
         if work.wanting.len() < CALL_MAX || work.wanting.contains_key(&ticket.id) {
-            work.wanting.insert(ticket.id, ticket.bucket);
+            work.wanting.insert(ticket.id, Wanting { bucket: ticket.bucket, first });
             return Turn::Asked;
         }
         drop(work);
@@ -176,30 +186,38 @@ impl Desk {
     }
 
     /// Where somebody with this ticket stands, without asking for its number.
-    pub fn stands(&self, ticket: &Ticket) -> Turn {
+    pub fn stands(&self, ticket: &Ticket, now_ms: u64) -> Turn {
         let view = self.view();
-        match (self.number(ticket.id), view.over) {
-            (Some(number), _) => Turn::In(number),
+        let known = lock(&self.work).known(ticket, now_ms);
+        match (known, view.over) {
+            (Some(turn), _) => turn,
             (None, Some(over)) => Turn::Over(over),
             (None, None) => wait(&view, ticket),
         }
     }
 
-    /// Asks for the number of an id that needs no turn.
+    /// Asks for the number of an id that needs no turn, in a room that nobody leaves. Once all numbers are given and their ids are known
+    /// here, nobody is asked for any more: whoever makes up ids costs the cluster nothing.
     pub fn ask(&self, id: u64, now_ms: u64) -> Turn {
-        let over = self.view().over;
+        let (over, given) = {
+            let view = self.view();
+            (view.over, view.given)
+        };
         let mut work = lock(&self.work);
         work.asked_ms = work.asked_ms.max(now_ms);
-        if let Some(number) = work.numbers.get(&id) {
-            return Turn::In(*number);
+        let learned = work.learned.get_or_insert_default();
+        let all = learned.len() as u64 >= given;
+        if let Some(number) = learned.get(&id).copied().or_else(|| work.numbers.get(&id).map(|(number, _)| *number)) {
+            return Turn::In(number);
         }
         match over {
+            Some(Over::Stock) if all => return Turn::Over(Over::Stock),
             Some(over) if over == Over::Signal || work.refused.contains_key(&id) => return Turn::Over(over),
             Some(_) => {}
             None => work.refused.clear(),
         }
         if work.wanting.len() < CALL_MAX || work.wanting.contains_key(&id) {
-            work.wanting.insert(id, 0);
+            work.wanting.insert(id, Wanting { bucket: 0, first: false });
             return Turn::Asked;
         }
         drop(work);
@@ -208,14 +226,17 @@ impl Desk {
     }
 
     /// The same for one who was asked for and is looked after again: nothing is asked for anew.
-    pub fn answered(&self, id: u64) -> Option<Turn> {
+    pub fn answered(&self, id: u64, bucket: u32) -> Option<Turn> {
         let view = self.view();
         let work = lock(&self.work);
-        if let Some(number) = work.numbers.get(&id) {
+        if let Some((number, _)) = work.numbers.get(&id) {
             return Some(Turn::In(*number));
         }
         if work.wanting.contains_key(&id) {
             return None;
+        }
+        if work.spent.get(&id).is_some_and(|spent| bucket <= *spent) {
+            return Some(Turn::Spent);
         }
         Some(match view.over {
             Some(over) => Turn::Over(over),
@@ -223,12 +244,13 @@ impl Desk {
         })
     }
 
-    /// A user has left.
-    pub fn leave(&self, id: u64) {
+    /// A user has left whom a ticket of this bucket let in.
+    pub fn leave(&self, id: u64, bucket: u32) {
         let mut work = lock(&self.work);
         work.numbers.remove(&id);
+        work.spend(id, bucket);
         if work.left.len() < CALL_MAX {
-            work.left.push(id);
+            work.left.push(Candidate { bucket, id });
         }
     }
 
@@ -265,15 +287,20 @@ impl Desk {
         work.called_ms = now_ms;
         let (rules, starts_ms) = *lock(&self.rules);
         let rules = Rules { closed: now_ms < starts_ms, ..rules };
-        let wanting = work.wanting.iter().map(|(id, bucket)| Candidate { bucket: *bucket, id: *id }).collect();
+        let wanting = work.wanting.iter().map(|(id, of)| Candidate { bucket: of.bucket, id: *id }).collect();
+        let first = work.wanting.iter().filter(|(_, of)| of.first).map(|(id, _)| *id).collect();
         Some(Call {
             room: self.room.clone(),
             sale: self.sale.clone(),
             rules,
             counted: std::mem::take(&mut work.counted).into_iter().collect(),
             wanting,
-            left: std::mem::take(&mut work.left),
+            left: Vec::new(),
             over: work.over,
+            law: LAW,
+            gone: std::mem::take(&mut work.left),
+            first,
+            known: work.learned.as_ref().map(|learned| learned.len() as u64),
         })
     }
 
@@ -284,10 +311,21 @@ impl Desk {
             work.wanting.remove(&candidate.id);
         }
         for (id, number) in &answer.admitted {
-            if work.numbers.insert(*id, *number).is_none() {
+            work.spent.remove(id);
+            if work.numbers.insert(*id, (*number, now_ms)).is_none() {
                 work.order.push_back(*id);
                 self.figures.admitted.fetch_add(1, Ordering::Relaxed);
             }
+        }
+        for id in &answer.spent {
+            let asked = call.wanting.iter().find(|candidate| candidate.id == *id);
+            work.numbers.remove(id);
+            work.spend(*id, asked.map_or(0, |candidate| candidate.bucket));
+        }
+        if let (Some(known), Some(learned)) = (call.known, &mut work.learned)
+            && learned.len() as u64 == known
+        {
+            learned.extend(answer.learned.iter().zip(known + 1..).map(|(id, number)| (*id, number)));
         }
         if answer.over.is_some() {
             for candidate in &call.wanting {
@@ -311,6 +349,8 @@ impl Desk {
             answer.over = answer.over.or(Some(Over::Signal));
         }
         answer.admitted.clear();
+        answer.spent.clear();
+        answer.learned.clear();
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(answer);
         self.figures.heard_ms.store(now_ms, Ordering::Relaxed);
     }
@@ -322,13 +362,34 @@ impl Desk {
         for (bucket, places) in call.counted {
             *work.counted.entry(bucket).or_default() += places;
         }
-        work.left.extend(call.left);
+        work.left.extend(call.gone);
         work.left.truncate(CALL_MAX);
         // Whoever still waits asks again; those who have gone would stay otherwise.
         for candidate in &call.wanting {
             work.wanting.remove(&candidate.id);
         }
         self.figures.failed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Work {
+    /// What is known here of a ticket that has had its turn. A number that was given a while ago is asked for again: its user may have
+    /// left over another edge.
+    fn known(&self, ticket: &Ticket, now_ms: u64) -> Option<Turn> {
+        if let Some((number, given_ms)) = self.numbers.get(&ticket.id)
+            && now_ms.saturating_sub(*given_ms) < NUMBER_MS
+        {
+            return Some(Turn::In(*number));
+        }
+        self.spent.get(&ticket.id).is_some_and(|spent| ticket.bucket <= *spent).then_some(Turn::Spent)
+    }
+
+    fn spend(&mut self, id: u64, bucket: u32) {
+        if self.spent.len() >= NUMBERS_MAX {
+            self.spent.clear();
+        }
+        let spent = self.spent.entry(id).or_default();
+        *spent = bucket.max(*spent);
     }
 }
 
@@ -362,6 +423,8 @@ const SEEN_MS: u64 = 60_000;
 const ASKED_MS: u64 = 10_000;
 /// Least time between two calls with nothing that somebody waits for.
 const QUIET_MS: u64 = 200;
+/// For so long after it was given a number is told again without asking.
+const NUMBER_MS: u64 = 5_000;
 /// Numbers that are kept for those who come back over this edge.
 const NUMBERS_MAX: usize = 65_536;
 
@@ -389,18 +452,18 @@ mod tests {
         assert!(desk.call(1_000).is_none(), "nobody is there");
         assert!(desk.count(&ticket(0, 1 << 40), 1_000));
         assert!(!desk.count(&ticket(0, 1 << 40), 1_001), "its place counts once");
-        assert!(matches!(desk.turn(&ticket(0, 1 << 40), 1_001), Turn::Wait { ahead: 0, .. }));
+        assert!(matches!(desk.turn(&ticket(0, 1 << 40), false, 1_001), Turn::Wait { ahead: 0, .. }));
         exchange(&desk, &mut ledger, 1_010);
-        assert_eq!(desk.turn(&ticket(0, 1 << 40), 1_020), Turn::Asked);
-        assert_eq!(desk.answered(1 << 40), None);
+        assert_eq!(desk.turn(&ticket(0, 1 << 40), false, 1_020), Turn::Asked);
+        assert_eq!(desk.answered(1 << 40, 0), None);
         exchange(&desk, &mut ledger, 1_030);
-        assert_eq!(desk.turn(&ticket(0, 1 << 40), 1_040), Turn::In(1));
+        assert_eq!(desk.turn(&ticket(0, 1 << 40), false, 1_040), Turn::In(1));
         // There is room and nobody waits: whoever comes is asked for at once, until it is over.
         assert!(desk.is_open());
-        assert_eq!(desk.turn(&ticket(5, 9), 1_050), Turn::Asked);
-        assert_eq!(desk.turn(&ticket(5, 10), 1_050), Turn::Asked);
+        assert_eq!(desk.turn(&ticket(5, 9), false, 1_050), Turn::Asked);
+        assert_eq!(desk.turn(&ticket(5, 10), false, 1_050), Turn::Asked);
         exchange(&desk, &mut ledger, 1_060);
-        let turns = [desk.answered(9), desk.answered(10)];
+        let turns = [desk.answered(9, 5), desk.answered(10, 5)];
         assert!(turns.contains(&Some(Turn::In(2))) && turns.contains(&Some(Turn::Over(Over::Stock))), "{turns:?}");
     }
 
@@ -409,7 +472,7 @@ mod tests {
         let (desk, mut ledger) = (Desk::new("r", "", RULES, 0), Ledger::new(1));
         assert!(desk.signal(true, 1_000));
         assert!(!desk.signal(true, 1_000), "it is known");
-        assert_eq!(desk.turn(&ticket(3, 1), 1_000), Turn::Over(Over::Signal));
+        assert_eq!(desk.turn(&ticket(3, 1), false, 1_000), Turn::Over(Over::Signal));
         let lost = desk.call(1_001).unwrap();
         assert_eq!(lost.over, Some(true));
         desk.take_back(lost);
@@ -430,7 +493,7 @@ mod tests {
             ..Answer::default()
         };
         desk.take(&Call::default(), answer, 1);
-        let ahead = |bucket, id| match desk.turn(&ticket(bucket, id), 1) {
+        let ahead = |bucket, id| match desk.turn(&ticket(bucket, id), false, 1) {
             Turn::Wait { ahead, seconds } => (ahead, seconds),
             other => panic!("{other:?}"),
         };
@@ -438,6 +501,6 @@ mod tests {
         assert_eq!(ahead(3, 0), (10, Some(5)));
         assert_eq!(ahead(6, 0).0, 40);
         assert_eq!(ahead(100, 0).0, 70);
-        assert_eq!(desk.turn(&ticket(2, 1), 1), Turn::Asked, "its turn has come");
+        assert_eq!(desk.turn(&ticket(2, 1), false, 1), Turn::Asked, "its turn has come");
     }
 }

@@ -6,8 +6,11 @@
 //! twice, over the same edge or another, gives the same number. So a repeat costs nobody a place, and no loss of an edge or a leader
 //! makes more numbers than there may be.
 
+mod clock;
+
+use clock::Leap;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How many are let in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +51,34 @@ pub struct Call {
     /// There is nothing left for those who wait (`true`), or there is again (`false`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over: Option<bool>,
+    /// Which law it is carried out by, [`LAW`] or an earlier one: every copy of a ledger has to know it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub law: u32,
+    /// Since law 1, instead of `left`: users who have left, with the bucket of the ticket that let them in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<Candidate>,
+    /// Ids of `wanting` that have not shown yet that they keep cookies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first: Vec<u64>,
+    /// So many numbers, from the first on, the caller knows the ids of, and wants to know more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<u64>,
+}
+
+/// 1 brought that a ticket is good for one number, that one clock alone moves nothing, that a room begins when most edges say so, and
+/// that clients without cookies take half of the places at most.
+pub const LAW: u32 = 1;
+
+fn is_zero(law: &u32) -> bool {
+    *law == 0
+}
+
+impl Call {
+    /// The same for those who know law 0 alone.
+    pub fn by_first_law(mut self) -> Call {
+        self.left.extend(self.gone.iter().map(|candidate| candidate.id));
+        Call { law: 0, gone: Vec::new(), first: Vec::new(), known: None, ..self }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -103,6 +134,12 @@ pub struct Answer {
     pub open: bool,
     /// Ids that follow from keys follow from this, too.
     pub seed: u64,
+    /// Ids of `wanting` whose tickets have had their number: their users have left.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub spent: Vec<u64>,
+    /// Ids of the numbers after `known`, at most [`LEARNED_MAX`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub learned: Vec<u64>,
 }
 
 /// See the module doc.
@@ -136,6 +173,18 @@ pub struct Ledger {
     stock: u64,
     /// Of everything that ever changed it.
     digest: u64,
+    /// By id: up to which bucket its tickets have had their number and its user has left, and when, in seconds.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    gone: BTreeMap<u64, (u32, u64)>,
+    /// Ids of `gone` and when they left, in that order.
+    #[serde(skip_serializing_if = "VecDeque::is_empty")]
+    gone_order: VecDeque<(u64, u64)>,
+    /// A clock that says that much time has passed, and has nobody to bear it out so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leap: Option<Leap>,
+    /// By caller: whether it said that the room has not begun, and when.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    doors: BTreeMap<String, (bool, u64)>,
 }
 
 impl Ledger {
@@ -161,8 +210,9 @@ impl Ledger {
 
     /// Carries out one call of `caller`, whose clock shows `at_ms`.
     pub fn apply(&mut self, call: &Call, caller: &str, at_ms: u64) -> Answer {
-        self.turn_clock(caller, at_ms);
-        let rules = &call.rules;
+        self.turn_clock(caller, at_ms, call.law);
+        let rules = Rules { closed: self.is_closed(call, caller), ..call.rules };
+        let rules = &rules;
         self.forget(rules);
         // The next number waits by the pace there is now, however slow it was when the last one was given.
         let burst_us = rules.interval_us.saturating_mul(rules.burst.max(1));
@@ -181,11 +231,27 @@ impl Ledger {
         for id in call.left.iter().take(CALL_MAX) {
             self.leave(*id, rules);
         }
+        for candidate in call.gone.iter().take(CALL_MAX) {
+            self.leave(candidate.id, rules);
+            self.spend(candidate, rules);
+        }
         let mut wanting = call.wanting.clone();
         wanting.truncate(CALL_MAX);
         wanting.sort_unstable();
-        let admitted: Vec<(u64, u64)> =
-            wanting.iter().filter_map(|candidate| Some((candidate.id, self.admit(candidate.id, rules)?))).collect();
+        // Those who keep cookies go before those who may not.
+        let first: BTreeSet<u64> = call.first.iter().take(CALL_MAX).copied().collect();
+        wanting.sort_by_key(|candidate| first.contains(&candidate.id));
+        let (mut admitted, mut spent) = (Vec::new(), Vec::new());
+        for candidate in &wanting {
+            if self.is_spent(candidate) {
+                self.spend(candidate, rules);
+                spent.push(candidate.id);
+            } else if (!first.contains(&candidate.id) || self.has_room_for_first(candidate.id, rules))
+                && let Some(number) = self.admit(candidate.id, rules)
+            {
+                admitted.push((candidate.id, number));
+            }
+        }
         let room = self.advance(rules);
         for part in [self.given, self.active, u64::from(self.line.bucket), u64::from(self.line.share), self.clock_ms] {
             self.digest = (self.digest ^ part).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
@@ -203,29 +269,44 @@ impl Ledger {
             pace_milli: self.pace_milli(rules),
             open: room > 0 && self.waiting() == 0,
             seed: self.seed,
+            spent,
+            learned: call.known.map_or_else(Vec::new, |known| self.numbers_after(known)),
         }
     }
 
-    /// Clocks of edges differ by seconds: what counts is how far each has gone since it was heard first. One that was set anew is
-    /// begun with anew.
-    fn turn_clock(&mut self, caller: &str, at_ms: u64) {
-        let at = i64::try_from(at_ms).unwrap_or(i64::MAX / 2);
-        let clock = self.clock_ms as i64;
-        if self.clock_ms == 0 {
-            self.clock_ms = at_ms.max(1);
-            self.clocks.insert(caller.to_owned(), 0);
-            return;
-        }
-        let known = self.clocks.get(caller).map(|offset| at.saturating_add(*offset));
-        match known.filter(|at| (*at - clock).abs() < JUMP_MS || *at - clock > 0 && *at - clock < IDLE_MS) {
-            Some(at) => self.clock_ms = self.clock_ms.max(at.max(0) as u64),
-            None => {
-                if self.clocks.len() >= CALLERS_MAX {
-                    self.clocks.clear();
-                }
-                self.clocks.insert(caller.to_owned(), clock.saturating_sub(at));
+    /// Ids of the numbers after `known`, as far as they are kept.
+    fn numbers_after(&self, known: u64) -> Vec<u64> {
+        let first = self.order.front().map_or(1, |(_, number)| *number);
+        let after = usize::try_from((known + 1).saturating_sub(first)).unwrap_or(usize::MAX);
+        self.order.iter().skip(after).take(LEARNED_MAX).map(|(id, _)| *id).collect()
+    }
+
+    /// The ticket has had its number, and its user has left since.
+    fn is_spent(&self, candidate: &Candidate) -> bool {
+        !self.taken.contains_key(&candidate.id)
+            && self.gone.get(&candidate.id).is_some_and(|(bucket, _)| candidate.bucket <= *bucket)
+    }
+
+    fn spend(&mut self, candidate: &Candidate, rules: &Rules) {
+        let now_s = self.clock_ms / 1000;
+        let known = self.gone.entry(candidate.id).or_insert((candidate.bucket, now_s));
+        *known = (known.0.max(candidate.bucket), now_s);
+        self.gone_order.push_back((candidate.id, now_s));
+        // A ticket is good for less than `keep_s`.
+        let keep_s = if rules.keep_s == 0 { KEEP_S } else { rules.keep_s };
+        while let Some((id, at_s)) = self.gone_order.front().copied()
+            && (at_s.saturating_add(keep_s) < now_s || self.gone_order.len() > TAKEN_MAX)
+        {
+            self.gone_order.pop_front();
+            if self.gone.get(&id).is_some_and(|(_, left_s)| *left_s == at_s) {
+                self.gone.remove(&id);
             }
         }
+    }
+
+    /// Half of the places are for those who keep cookies.
+    fn has_room_for_first(&self, id: u64, rules: &Rules) -> bool {
+        rules.active == 0 || self.active < rules.active.div_ceil(2) || self.taken.contains_key(&id)
     }
 
     fn over(&self, rules: &Rules) -> Option<Over> {
@@ -436,11 +517,8 @@ pub const CALL_MAX: usize = 4096;
 const BUCKETS_MAX: usize = 8192;
 /// Ids whose numbers are known at a time: about 60 MB.
 pub const TAKEN_MAX: usize = 1 << 20;
-const CALLERS_MAX: usize = 4096;
-/// A clock that is off by more was set anew.
-const JUMP_MS: i64 = 10_000;
-/// For so long a room may have been quiet.
-const IDLE_MS: i64 = 24 * 3600 * 1000;
+/// Ids that are told in one answer: answers are kept for a while by everybody.
+pub const LEARNED_MAX: usize = 512;
 /// Seconds a number is known where nothing is said.
 const KEEP_S: u64 = 600;
 

@@ -57,6 +57,8 @@ pub struct Pass {
     pub id: u64,
     /// Numbers are given from 1, each once.
     pub number: u64,
+    /// Of the ticket that it was given for.
+    pub bucket: u32,
     /// When it was given, in milliseconds since 1970.
     pub issued_ms: u64,
 }
@@ -126,6 +128,7 @@ pub fn seal(keys: &Keys, scope: &Scope<'_>, carried: &Carried) -> Option<String>
             bytes[5..13].copy_from_slice(&pass.id.to_be_bytes());
             bytes[13..21].copy_from_slice(&pass.issued_ms.to_be_bytes());
             bytes[21..29].copy_from_slice(&pass.number.to_be_bytes());
+            bytes[29..33].copy_from_slice(&pass.bucket.to_be_bytes());
         }
     }
     let signature = hmac::sign(key, &signed(scope, &bytes[..SIGNED]));
@@ -146,15 +149,10 @@ pub fn open(keys: &Keys, scope: &Scope<'_>, text: &[u8]) -> Result<Carried, Reje
     }
     let number = |at: usize| u64::from_be_bytes(std::array::from_fn(|byte| bytes[at + byte]));
     let (id, issued_ms) = (number(5), number(13));
+    let bucket = u32::from_be_bytes(std::array::from_fn(|byte| bytes[29 + byte]));
     match bytes[0] {
-        TICKET => Ok(Carried::Ticket(Ticket {
-            id,
-            bucket: u32::from_be_bytes(std::array::from_fn(|byte| bytes[29 + byte])),
-            counted: bytes[33] != 0,
-            issued_ms,
-            told_s: number(21),
-        })),
-        PASS => Ok(Carried::Pass(Pass { id, number: number(21), issued_ms })),
+        TICKET => Ok(Carried::Ticket(Ticket { id, bucket, counted: bytes[33] != 0, issued_ms, told_s: number(21) })),
+        PASS => Ok(Carried::Pass(Pass { id, number: number(21), bucket, issued_ms })),
         _ => Err(Rejected::Shape),
     }
 }
@@ -267,7 +265,7 @@ mod tests {
         fn what_is_sealed_is_opened(id: u64, bucket: u32, counted: bool, issued_ms: u64, told_s: u64, number: u64) {
             let keys = keys(&[9], 0);
             let ticket = Carried::Ticket(Ticket { id, bucket, counted, issued_ms, told_s });
-            for carried in [ticket, Carried::Pass(Pass { id, number, issued_ms })] {
+            for carried in [ticket, Carried::Pass(Pass { id, number, bucket, issued_ms })] {
                 let text = seal(&keys, &SCOPE, &carried).unwrap();
                 prop_assert_eq!(open(&keys, &SCOPE, text.as_bytes()), Ok(carried));
             }

@@ -209,14 +209,15 @@ impl World {
         }
         ticket = Ticket { counted: true, issued_ms: clock, ..ticket };
         this.cookie = ticket::seal(&self.keys, &SCOPE, &Carried::Ticket(ticket));
-        match edge.desk.turn(&ticket, clock) {
+        match edge.desk.turn(&ticket, false, clock) {
             Turn::In(number) => {
-                let pass = Carried::Pass(Pass { id: ticket.id, number, issued_ms: clock });
+                let pass = Carried::Pass(Pass { id: ticket.id, number, bucket: ticket.bucket, issued_ms: clock });
                 this.cookie = ticket::seal(&self.keys, &SCOPE, &pass);
                 this.number = Some(number);
                 assert_eq!(*self.numbers.entry(ticket.id).or_insert(number), number, "one number for one ticket");
             }
             Turn::Over(_) => this.over = true,
+            Turn::Spent => panic!("nobody has left"),
             Turn::Asked | Turn::Wait { .. } => {}
         }
     }

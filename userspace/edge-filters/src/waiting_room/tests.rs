@@ -300,6 +300,59 @@ fn the_backend_says_when_it_is_over_and_who_has_left() {
 }
 
 #[test]
+fn a_ticket_is_good_for_one_number_though_its_user_is_done() {
+    let mut world = World::new("{capacity: {stock: 3}, sale: done, pollInterval: 1s, passWhenIdle: false}");
+    let mut user = String::new();
+    world.queue(&mut user);
+    world.now += 1_500;
+    world.queue(&mut user);
+    let ticket = user.clone();
+    world.exchange();
+    world.now += 1_500;
+    assert_eq!(world.queue(&mut user), SUCCESS);
+    let done = |world: &mut World, cookie: &str| {
+        let mut exchange = request("GET", "/", &[("Cookie", cookie)]);
+        let filter = world.filter.clone();
+        let room = filter.downcast::<WaitingRoom>().unwrap();
+        let outcome = world.cluster.decide(&room.door.room, world.now, room.handle_at(&mut exchange, world.now));
+        if outcome == SUCCESS {
+            answer(&mut exchange, 200, &[("X-Waiting-Room", "done")], b"");
+            exchange.end();
+        }
+        (outcome, exchange)
+    };
+    assert_eq!(done(&mut world, &user).0, SUCCESS);
+    for _ in 0..10 {
+        world.now += 1_500;
+        world.exchange();
+        let (outcome, exchange) = done(&mut world, &ticket);
+        assert_eq!((outcome, field(&exchange, "position")), (WAITING, Value::Null), "it comes as somebody new");
+        assert_ne!(cookie_of(&exchange), ticket);
+    }
+    let room = &world.room().door.room;
+    assert_eq!((room.desk.view().given, room.counted(Came::Spent)), (1, 10));
+}
+
+#[test]
+fn clients_without_cookies_leave_room_for_those_who_keep_them() {
+    let mut world = World::new("{capacity: {activeUsers: 6}, sale: cookieless, pollInterval: 1s}");
+    world.visit(None, &[]);
+    world.exchange();
+    let careless = (0..50).filter(|_| {
+        world.now += 300;
+        let (outcome, _) = world.visit(None, &[]);
+        world.exchange();
+        outcome == SUCCESS
+    });
+    assert_eq!(careless.count(), 3, "half of the places");
+    let mut user = String::new();
+    assert_eq!(world.queue(&mut user), WAITING);
+    world.now += 1_500;
+    world.exchange();
+    assert_eq!(world.queue(&mut user), SUCCESS);
+}
+
+#[test]
 fn bots_on_few_keys_have_few_places() {
     let mut world = World::new(
         "{capacity: {stock: 5}, sale: bots, onePlacePer: header, keyHeader: X-User, pollInterval: 1s, passWhenIdle: false}",
