@@ -69,7 +69,8 @@ pub struct AdaptiveConcurrencySpec {
     /// Which requests matter how much; the first that fits decides, others are `normal`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub priorities: Vec<PriorityRule>,
-    /// Field that names whose requests these are, for example one that a Validator sets. Default: the client's address does.
+    /// Field that names whose requests these are, for example one that a Validator sets. Default: the client's address does, of IPv6 its
+    /// first 64 bits.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub consumer_header: String,
     /// Believe the field `X-Weir-Priority` of requests, and answer those with `X-Weir-Threshold`: for callers of our own. Default false:

@@ -91,7 +91,7 @@ pub struct OverloadManagerSpec {
     /// Which requests matter how much, for `shedLowPriority`; the first that fits decides, others are `normal`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub priorities: Vec<PriorityRule>,
-    /// Field that names whose requests these are. Default: the client's address does.
+    /// Field that names whose requests these are. Default: the client's address does, of IPv6 its first 64 bits.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub consumer_header: String,
 }

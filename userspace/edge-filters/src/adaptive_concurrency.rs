@@ -26,12 +26,14 @@
 //! priority takes no lock and allocates nothing but its answer.
 
 use crate::module_doc::module_doc;
+use crate::proxy::is_event_stream;
 use crate::ranking::{OVERLOADED, Ranking, is_telling, pushes_back};
 use crate::spec::{self, Spec, unexpected};
 use base_model::{AdaptiveConcurrencySpec, Findings};
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Hold, Outcome, Parts, SUCCESS, Step, Touches, overload};
 use edge_upstream::adaptive::{Admission, Attended, Pass};
 use proto_http::Response;
+use proto_http::headers::Known;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -95,15 +97,14 @@ impl AdaptiveConcurrency {
     fn let_in(&self, exchange: &mut Exchange, pass: Pass, asks: bool) -> Outcome {
         Ranking::note_wait(exchange, pass.waited);
         let attended = pass.begin(0);
-        exchange.hold(Box::new(Held { attended, _pass: pass, ranking: self.ranking.clone(), asks }));
+        exchange.hold(Box::new(Held { place: Some((attended, pass)), ranking: self.ranking.clone(), asks }));
         SUCCESS
     }
 }
 
-/// A place, until the exchange is over.
+/// A place, until the exchange is over; of an answer that goes on for as long as its client likes, until it begins.
 struct Held {
-    attended: Attended,
-    _pass: Pass,
+    place: Option<(Attended, Pass)>,
     ranking: Arc<Ranking>,
     asks: bool,
 }
@@ -111,8 +112,13 @@ struct Held {
 impl Hold for Held {
     fn answered(&mut self, response: Option<&mut Response>) {
         let Some(response) = response else { return };
-        if is_telling(response) {
-            self.attended.answered(pushes_back(response));
+        if let Some((attended, _)) = &self.place
+            && is_telling(response)
+        {
+            attended.answered(pushes_back(response));
+        }
+        if response.status == 101 || response.headers.known(Known::ContentType).is_some_and(is_event_stream) {
+            self.place = None;
         }
         self.ranking.hear(response);
         self.ranking.tell(response, self.asks);
@@ -149,6 +155,33 @@ mod tests {
         assert_eq!(run(&*filter, &mut request("GET", "/", &[])), OVERLOADED);
         passed[0].reset();
         assert_eq!(run(&*filter, &mut request("GET", "/", &[])), SUCCESS);
+    }
+
+    #[test]
+    fn what_lasts_as_long_as_its_client_likes_holds_no_place() {
+        let filter = filter(&KIND, SPEC);
+        let mut open: Vec<Exchange> = Vec::new();
+        for (status, fields) in [
+            (101, &[("Connection", "Upgrade"), ("Upgrade", "websocket")][..]),
+            (200, &[("Content-Type", "text/event-stream; charset=utf-8")]),
+        ] {
+            for _ in 0..10 {
+                let mut exchange = request("GET", "/", &[]);
+                assert_eq!(run(&*filter, &mut exchange), SUCCESS, "{status}");
+                answer(&mut exchange, status, fields, b"");
+                exchange.answered();
+                open.push(exchange);
+            }
+        }
+        // Others hold theirs until they are over.
+        for _ in 0..2 {
+            let mut exchange = request("GET", "/", &[]);
+            assert_eq!(run(&*filter, &mut exchange), SUCCESS);
+            answer(&mut exchange, 200, &[], b"done");
+            exchange.answered();
+            open.push(exchange);
+        }
+        assert_eq!(run(&*filter, &mut request("GET", "/", &[])), OVERLOADED);
     }
 
     #[test]

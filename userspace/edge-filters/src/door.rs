@@ -5,6 +5,7 @@ use base_model::HttpCode;
 use base_model::header_adapt::is_header_name;
 use base_model::{Findings, Problem};
 use edge_pipeline::{Body, Exchange};
+use edge_upstream::random;
 use proto_admission::ticket::{self, Scope};
 use proto_admission::{Carried, Pass, Rejected, Ticket};
 use proto_http::Response;
@@ -52,6 +53,17 @@ impl Told {
             Told::NotStarted { .. } => "notStarted",
             Told::Waiting { .. } => "waiting",
             Told::SoldOut | Told::Unlucky => "soldOut",
+            Told::Unavailable => "unavailable",
+        }
+    }
+
+    /// As the access log names it.
+    fn reason(self) -> &'static str {
+        match self {
+            Told::NotStarted { .. } => "not_started",
+            Told::Waiting { .. } => "waiting",
+            Told::SoldOut => "sold_out",
+            Told::Unlucky => "unlucky",
             Told::Unavailable => "unavailable",
         }
     }
@@ -193,6 +205,7 @@ impl Door {
             Told::Unlucky => Came::Unlucky,
             Told::Unavailable => Came::Unavailable,
         });
+        exchange.refused = Some(told.reason());
         let name = self.room.filter.clone();
         exchange.tags.note(|| match told {
             Told::Waiting { ahead: Some(ahead), .. } => format!("{name}: waiting, {ahead} ahead"),
@@ -321,7 +334,7 @@ pub(crate) const LOOKS: usize = 100;
 
 /// A time to come again that is not the same for all: up to half as long again.
 pub(crate) fn jittered(refresh_ms: u64) -> u64 {
-    let share = drawn().unwrap_or(0) >> 48;
+    let share = random::below(1 << 16);
     refresh_ms + refresh_ms * share / (2 << 16)
 }
 

@@ -61,6 +61,7 @@ mod quiet;
 mod ranking;
 mod redirect;
 mod remote;
+mod source;
 mod spec;
 #[cfg(test)]
 mod testing;

@@ -16,13 +16,14 @@
 //! whole cluster, and stay so on every machine for the whole sale; everybody else → `410` with `soldOut`. Users who were let in get a
 //! signed cookie, so that machines need not ask again. Another name in `sale` begins anew.
 //!
-//! Outcomes: `notStarted`, `soldOut`, `unavailable` (no leader can be asked just now), each with the answer that goes with it. Fits
-//! HTTPServer. Costs a signature of 1 µs per request; whoever is not lucky costs nothing else, and once all numbers are given and this
+//! Outcomes: `notStarted`, `soldOut`, `unavailable` (no leader can be asked just now), each with the answer that goes with it;
+//! `{{Refused}}` of the access log says not_started, sold_out, unlucky or unavailable. Fits HTTPServer. Costs a signature of 1 µs per request; whoever is not lucky costs nothing else, and once all numbers are given and this
 //! machine has learned whose they are, nobody does: 40 bytes for each of them.
 
 use crate::door::{Door, LOOKS, Told, check_cookie, check_header, jittered, now_ms, pause};
 use crate::hall::hall;
 use crate::module_doc::module_doc;
+use crate::source;
 use crate::spec::{self, Spec, check_final_status};
 use base_model::problem::at;
 use base_model::{Findings, GoDuration, HttpCode, Moment, Problem};
@@ -52,8 +53,11 @@ pub struct LotterySpec {
     /// Users let in, in all and by the whole cluster, 1 to 1,000,000.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_permission: u64,
-    /// Header that says who asks; requests without it are not lucky. Empty: the client's address says it, of IPv6 its network of /64. Default Authorization.
+    /// Header that says who asks; requests without it are not lucky. Empty: the client's address says it. Default Authorization.
     pub key_header: String,
+    /// With an empty `keyHeader`: so many bits of an IPv6 address are one client, 1 to 128. Default 64.
+    #[schemars(range(min = 1, max = 128))]
+    pub ipv6_prefix_length: u8,
     /// How long the cookie of somebody who was let in is good. Without it, and later, the machine asks the cluster again. Default 10m,
     /// 1s to 24h.
     pub session_time: GoDuration,
@@ -80,6 +84,7 @@ impl Default for LotterySpec {
             block_ratio: 0.0,
             max_permission: 0,
             key_header: "Authorization".to_owned(),
+            ipv6_prefix_length: source::IPV6_PREFIX_LENGTH,
             session_time: GoDuration::from_secs(600),
             number_header: "X-Lottery-Number".to_owned(),
             not_started_status: const { HttpCode::new(503).unwrap() },
@@ -185,7 +190,7 @@ impl Filter for Lottery {
 impl Lottery {
     fn key(&self, exchange: &Exchange) -> Option<String> {
         if self.spec.key_header.is_empty() {
-            return Some(exchange.client.site_text());
+            return Some(source::text(&exchange.client, self.spec.ipv6_prefix_length));
         }
         let headers = &exchange.request().headers;
         headers.text(&self.spec.key_header).filter(|key| !key.is_empty()).map(str::to_owned)
@@ -313,6 +318,24 @@ mod tests {
         let lucky = first.iter().filter(|lucky| **lucky).count();
         assert!((60..140).contains(&lucky), "{lucky} of 400");
         assert_eq!(round(), first);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_has_one_lot() {
+        let mut cluster = Cluster::new();
+        for (length, numbers) in [("", 1), ("ipv6PrefixLength: 128, ", 20)] {
+            let lottery =
+                filter(&KIND, &format!("{{{length}keyHeader: '', maxPermission: 1000, sale: 'lots{numbers}'}}"));
+            let given: std::collections::BTreeSet<String> = (0..20)
+                .map(|host| {
+                    let mut exchange = request("GET", "/", &[]);
+                    exchange.client.real_ip = Some(format!("2001:db8:1:2::{host:x}").parse().unwrap());
+                    assert_eq!(run(&mut cluster, &*lottery, &mut exchange), SUCCESS);
+                    header(&exchange, "X-Lottery-Number").unwrap().to_owned()
+                })
+                .collect();
+            assert_eq!(given.len(), numbers, "{length}");
+        }
     }
 
     #[test]

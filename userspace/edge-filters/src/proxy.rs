@@ -463,6 +463,10 @@ impl Proxy {
             pool.members.of(base_runtime::worker_index()).of_pool.retried();
             base_runtime::time::sleep(retry::pause(retry, tries)).await;
         };
+        // Another Proxy of the flow asks for the first time.
+        if tries > 1 {
+            exchange.request_mut().headers.remove(overload::RETRY);
+        }
         self.join_earlier(earlier, outcome, exchange);
         outcome
     }

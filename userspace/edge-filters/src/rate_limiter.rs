@@ -33,7 +33,8 @@
 //!   limitRefreshPeriod: 1s
 //! ```
 //!
-//! Outcomes: `rateLimited`, with status 429 and `X-EG-Rate-Limiter: too-many-requests`. Fits HTTPServer. Costs a
+//! Outcomes: `rateLimited`, with status 429 and `X-EG-Rate-Limiter: too-many-requests`; `{{Refused}}` of the access log is
+//! `rate_limited`. Fits HTTPServer. Costs a
 //! comparison per rule and one exchange of a number that workers share; by key, a hash and a look into a table under one of
 //! sixteen locks; waiting requests hold no thread.
 
@@ -56,6 +57,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 const RATE_LIMITED: Outcome = "rateLimited";
+/// As the access log names it.
+const REFUSED: &str = "rate_limited";
 
 /// `kind: RateLimiter`: so many requests per period.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -265,6 +268,7 @@ impl Filter for RateLimiter {
             Permit::Now => Step::Done(SUCCESS),
             Permit::Refused => {
                 exchange.tags.note(|| "rateLimiter: too many requests".to_owned());
+                exchange.refused = Some(REFUSED);
                 exchange.refuse(429).headers.set("X-EG-Rate-Limiter", "too-many-requests");
                 Step::Done(RATE_LIMITED)
             }
@@ -295,13 +299,13 @@ impl Counted {
 
 impl ByKey {
     fn new(index: usize, rule: UrlRule, policy: &PolicySpec, known: Option<&ByKey>, parts: &Parts<'_>) -> ByKey {
-        let period_us = policy.limit_refresh_period.duration().as_micros() as u64;
-        let interval_us = (period_us / u64::from(policy.limit_for_period.max(1))).max(1);
+        let period_ns = policy.limit_refresh_period.duration().as_nanos() as u64;
+        let interval_ns = period_ns / u64::from(policy.limit_for_period.max(1));
         let burst = if policy.burst == 0 { policy.limit_for_period } else { policy.burst };
         let told = Told {
             name: policy.name.clone(),
             limit: u64::from(policy.limit_for_period),
-            window_s: period_us.div_ceil(1_000_000).max(1),
+            window_s: period_ns.div_ceil(1_000_000_000).max(1),
         };
         let limit = match known {
             Some(known) => known.limit.clone(),
@@ -312,7 +316,7 @@ impl ByKey {
                     filter: parts.name.to_owned(),
                     rule: index,
                     of: by_key::limit_of(parts.pipeline, parts.name, &text),
-                    rate: Rate { interval_us, burst: burst.max(1) },
+                    rate: Rate::new(interval_ns, burst),
                     shared: policy.scope == Scope::Cluster,
                     alone: policy.when_alone.ready(),
                     leases: Leases::new(policy.keys_max as usize),
@@ -338,6 +342,7 @@ impl ByKey {
         }
         let name = &self.told.name;
         exchange.tags.note(|| format!("rateLimiter: too many requests for {name}"));
+        exchange.refused = Some(REFUSED);
         let response = exchange.refuse(429);
         response.headers.set("X-EG-Rate-Limiter", "too-many-requests");
         response.headers.set("Retry-After", decided.again_ms.div_ceil(1000).max(1).to_string());
@@ -421,7 +426,7 @@ urls:
             assert_eq!(response_header(&exchange, "RateLimit-Remaining"), Some("1"));
             assert_eq!(ask(&[one]).0, SUCCESS);
             let (outcome, exchange) = ask(&[one]);
-            assert_eq!((outcome, status_of(&exchange)), (RATE_LIMITED, 429));
+            assert_eq!((outcome, status_of(&exchange), exchange.refused), (RATE_LIMITED, 429, Some("rate_limited")));
             let retry: u64 = response_header(&exchange, "Retry-After").unwrap().parse().unwrap();
             assert!((1..=30).contains(&retry), "{retry}");
             assert_eq!(response_header(&exchange, "RateLimit").map(|value| &value[..8]), Some("\"p\";r=0;"));
@@ -454,6 +459,62 @@ urls:
             let mut exchange = request("GET", "/", &[]);
             exchange.client.real_ip = Some(address.parse().unwrap());
             assert_eq!(run(&*limiter, &mut exchange), outcome, "{address}");
+        }
+    }
+
+    #[test]
+    fn whoever_has_a_network_of_ipv6_is_one_client() {
+        for (key, other_host, other_network) in [
+            ("{from: address}", RATE_LIMITED, SUCCESS),
+            ("{from: address, ipv6PrefixLength: 48}", RATE_LIMITED, RATE_LIMITED),
+            ("{from: address, ipv6PrefixLength: 128}", SUCCESS, SUCCESS),
+        ] {
+            let limiter = filter(
+                &KIND,
+                &format!(
+                    "{{policies: [{{name: p, key: {key}, limitForPeriod: 1, limitRefreshPeriod: 60s}}], defaultPolicyRef: p, \
+                     urls: [{{url: {{prefix: /}}}}]}}"
+                ),
+            );
+            let ask = |address: &str| {
+                let mut exchange = request("GET", "/", &[]);
+                exchange.client.real_ip = Some(address.parse().unwrap());
+                run(&*limiter, &mut exchange)
+            };
+            assert_eq!(ask("2001:db8:1:2::1"), SUCCESS);
+            assert_eq!(ask("2001:db8:1:2:ffff::9"), other_host, "{key}");
+            assert_eq!(ask("2001:db8:1:3::1"), other_network, "{key}");
+            // Addresses of IPv4 are clients, however they are written.
+            assert_eq!([ask("192.0.2.1"), ask("192.0.2.2")], [SUCCESS, SUCCESS], "{key}");
+            assert_eq!(ask("::ffff:192.0.2.1"), RATE_LIMITED, "{key}");
+        }
+    }
+
+    #[test]
+    fn who_hears_nothing_of_an_owner_does_as_the_document_says() {
+        for (alone, passes) in [("open", true), ("closed", false)] {
+            let limiter = filter(
+                &KIND,
+                &format!(
+                    "{{policies: [{{name: p, scope: cluster, key: {{from: header, name: X-User}}, limitForPeriod: 1, \
+                     limitRefreshPeriod: 60s, whenAlone: {alone}}}], defaultPolicyRef: p, urls: [{{url: {{prefix: /}}}}]}}"
+                ),
+            );
+            let Counted::ByKey(by_key) = &limiter.downcast::<RateLimiter>().unwrap().urls[0].1 else { unreachable!() };
+            let leases = &by_key.limit.leases;
+            let ask = |user: &str| run(&*limiter, &mut request("GET", "/", &[("X-User", user)]));
+            // Its first token is everybody's; the owner is told, and is not there.
+            assert_eq!(ask("ann"), SUCCESS);
+            let until = Instant::now() + std::time::Duration::from_secs(60);
+            while leases.figures.alone.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+                let reports = leases.reports(10, crate::limits::now_ms());
+                leases.not_told(&reports);
+                ask("ann");
+                assert!(Instant::now() < until, "{alone}: it is never alone");
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            let outcomes: Vec<Outcome> = (0..50).map(|_| ask("ann")).collect();
+            assert!(outcomes.iter().all(|outcome| (*outcome == SUCCESS) == passes), "{alone}: {outcomes:?}");
         }
     }
 
@@ -544,6 +605,7 @@ urls:
             ("key: {from: header}", "policies[0].key.name"),
             ("key: {from: claim}", "policies[0].key.name"),
             ("key: {from: nowhere}", "policies[0].key.from"),
+            ("key: {from: address, ipv6PrefixLength: 0}", "policies[0].key.ipv6PrefixLength"),
             ("scope: world", "policies[0].scope"),
             ("keysMax: 1", "policies[0].keysMax"),
             ("scope: cluster, limitRefreshPeriod: 48h", "policies[0].limitRefreshPeriod"),
@@ -557,7 +619,7 @@ urls:
         let mut exchange = request(method, path, &[]);
         assert_eq!(run(limiter, &mut exchange), outcome, "{method} {path}");
         if outcome == RATE_LIMITED {
-            assert_eq!(status_of(&exchange), 429);
+            assert_eq!((status_of(&exchange), exchange.refused), (429, Some("rate_limited")));
             assert_eq!(response_header(&exchange, "X-EG-Rate-Limiter"), Some("too-many-requests"));
         }
     }

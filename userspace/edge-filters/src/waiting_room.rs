@@ -20,11 +20,12 @@
 //! `open` or more stock begins it again, `done` frees the user's place at once: whoever comes again comes as somebody new.
 //!
 //! Outcomes: `notStarted`, `waiting`, `soldOut`, `unavailable` (no key or no random bits yet), each with the answer that goes with
-//! it. Fits HTTPServer. Costs a signature of 1 µs per request; a user who waits costs no memory.
+//! it; `{{Refused}}` of the access log says not_started, waiting, sold_out or unavailable. Fits HTTPServer. Costs a signature of 1 µs per request; a user who waits costs no memory.
 
 use crate::door::{Door, LOOKS, Told, check_cookie, check_header, drawn, jittered, now_ms, pause};
 use crate::hall::{Came, hall};
 use crate::module_doc::module_doc;
+use crate::source;
 use crate::spec::{self, Spec, check_final_status};
 use base_model::problem::{at, nth};
 use base_model::{Findings, GoDuration, HttpCode, Moment, Problem};
@@ -58,10 +59,13 @@ pub struct WaitingRoomSpec {
     /// With `order: lottery`: users who came within so much time of each other have the same chance. Default 1m, 1s to 24h.
     pub lottery_round: GoDuration,
     /// Who gets one place however often it comes: `none` (default, each cookie is a client), `address` (each client address; users
-    /// behind one address, or in one IPv6 network of /64, share a place), `header` (each value of `keyHeader`).
+    /// behind one address, or in one IPv6 network, share a place), `header` (each value of `keyHeader`).
     pub one_place_per: OnePlacePer,
     /// With `onePlacePer: header`: the header that says who asks, such as Authorization. Requests without it share a place.
     pub key_header: String,
+    /// With `onePlacePer: address`: so many bits of an IPv6 address are one client, 1 to 128. Default 64.
+    #[schemars(range(min = 1, max = 128))]
+    pub ipv6_prefix_length: u8,
     /// How long a user who was let in stays so, and counts as inside. Default 10m, 1s to 12h: as long as keys of cookies last.
     pub session_time: GoDuration,
     /// How often a client should look again; those far behind are told to take longer, up to six times. Default 5s, 100ms to 1m.
@@ -153,6 +157,7 @@ impl Default for WaitingRoomSpec {
             lottery_round: GoDuration::from_secs(60),
             one_place_per: OnePlacePer::None,
             key_header: String::new(),
+            ipv6_prefix_length: source::IPV6_PREFIX_LENGTH,
             session_time: GoDuration::from_secs(600),
             poll_interval: GoDuration::from_secs(5),
             abandon_after: GoDuration::from_secs(180),
@@ -385,7 +390,7 @@ impl WaitingRoom {
         let desk = &self.door.room.desk;
         let key = match self.spec.one_place_per {
             OnePlacePer::None => None,
-            OnePlacePer::Address => Some(exchange.client.site_text()),
+            OnePlacePer::Address => Some(source::text(&exchange.client, self.spec.ipv6_prefix_length)),
             OnePlacePer::Header => {
                 Some(exchange.request().headers.text(&self.spec.key_header).unwrap_or("").to_owned())
             }

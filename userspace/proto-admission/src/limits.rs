@@ -21,10 +21,25 @@ use serde::{Deserialize, Serialize};
 /// So many tokens in so much time, and so many at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
-    /// From one token to the next, in microseconds, 1 or more.
+    /// From one token to the next, in microseconds, and what is beyond whole ones in nanoseconds, 0 to 999.
     pub interval_us: u64,
+    #[serde(default)]
+    pub fine_ns: u32,
     /// Tokens that a bucket holds, 1 or more.
     pub burst: u32,
+}
+
+impl Rate {
+    /// One token in each `interval_ns`, and `burst` at once; what is less than 1 is 1.
+    pub fn new(interval_ns: u64, burst: u32) -> Rate {
+        let interval_ns = interval_ns.max(1);
+        Rate { interval_us: interval_ns / 1000, fine_ns: (interval_ns % 1000) as u32, burst: burst.max(1) }
+    }
+
+    /// From one token to the next, in nanoseconds, 1 or more.
+    pub fn interval_ns(self) -> u64 {
+        self.interval_us.saturating_mul(1000).saturating_add(u64::from(self.fine_ns)).max(1)
+    }
 }
 
 /// What an edge says of one key. Four numbers on the wire.
@@ -98,26 +113,26 @@ pub(crate) fn mixed(number: u64) -> u64 {
 /// The virtual scheduling form of the generic cell rate algorithm (ITU-T I.371): one time is all there is of a key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Gcra {
-    /// When the bucket would be full, in microseconds.
-    due_us: u64,
+    /// When the bucket would be full, in nanoseconds.
+    due_ns: u64,
 }
 
 impl Gcra {
-    /// Takes a token, or says in how many microseconds there is one.
-    pub fn take(&mut self, rate: Rate, now_us: u64) -> Result<(), u64> {
-        let may = now_us.saturating_add(rate.interval_us.saturating_mul(u64::from(rate.burst.max(1))));
-        let due = self.due_us.max(now_us).saturating_add(rate.interval_us);
+    /// Takes a token, or says in how many nanoseconds there is one.
+    pub fn take(&mut self, rate: Rate, now_ns: u64) -> Result<(), u64> {
+        let may = now_ns.saturating_add(rate.interval_ns().saturating_mul(u64::from(rate.burst.max(1))));
+        let due = self.due_ns.max(now_ns).saturating_add(rate.interval_ns());
         if due > may {
             return Err(due - may);
         }
-        self.due_us = due;
+        self.due_ns = due;
         Ok(())
     }
 
     /// Tokens there are.
-    pub fn left(&self, rate: Rate, now_us: u64) -> u32 {
-        let may = now_us.saturating_add(rate.interval_us.saturating_mul(u64::from(rate.burst.max(1))));
-        u32::try_from((may - self.due_us.max(now_us).min(may)) / rate.interval_us.max(1)).unwrap_or(u32::MAX)
+    pub fn left(&self, rate: Rate, now_ns: u64) -> u32 {
+        let may = now_ns.saturating_add(rate.interval_ns().saturating_mul(u64::from(rate.burst.max(1))));
+        u32::try_from((may - self.due_ns.max(now_ns).min(may)) / rate.interval_ns()).unwrap_or(u32::MAX)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Limits that count by key: whose requests are counted together, and what they are told.
 
 use crate::limits::{self, Limit};
+use crate::source;
 use crate::validator::token::{bearer, cookie};
 use base_model::header_adapt::is_header_name;
 use base_model::problem::at;
@@ -44,11 +45,11 @@ impl Alone {
 }
 
 /// Whose requests are counted together.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KeySpec {
-    /// `none` (default: all requests of the rule), `address` (of each client, behind trusted proxies too; those of an IPv6 network of /64
-    /// are one, which has all of its addresses to choose from), `header` (each value), `claim` (each value in a JWT, which a Validator has
+    /// `none` (default: all requests of the rule), `address` (of each client, behind trusted proxies too; those of one IPv6 network
+    /// are one client, see `ipv6PrefixLength`), `header` (each value), `claim` (each value in a JWT, which a Validator has
     /// to check before).
     pub from: KeySource,
     /// Name of the header or claim.
@@ -56,6 +57,21 @@ pub struct KeySpec {
     /// With `from: claim`: the cookie that the token is looked for in first, then Authorization. To be the Validator's `cookieName`, if it
     /// has one: in the other place clients may write what they like. Default: none.
     pub cookie_name: String,
+    /// With `from: address`: so many bits of an IPv6 address say who it is, 1 to 128. Default 64: whoever has one address has all of its
+    /// network. Addresses of IPv4 count whole.
+    #[schemars(range(min = 1, max = 128))]
+    pub ipv6_prefix_length: u8,
+}
+
+impl Default for KeySpec {
+    fn default() -> KeySpec {
+        KeySpec {
+            from: KeySource::None,
+            name: String::new(),
+            cookie_name: String::new(),
+            ipv6_prefix_length: source::IPV6_PREFIX_LENGTH,
+        }
+    }
 }
 
 /// What a key is taken from.
@@ -95,8 +111,8 @@ impl KeySpec {
         let headers = &exchange.request().headers;
         let text = match self.from {
             KeySource::None => return 0,
-            KeySource::Address => match exchange.client.site() {
-                Some(site) => Cow::Owned(site.to_string().into_bytes()),
+            KeySource::Address => match exchange.client.real_ip {
+                Some(ip) => Cow::Owned(source::network(ip, self.ipv6_prefix_length).to_string().into_bytes()),
                 None => Cow::Borrowed(&b""[..]),
             },
             KeySource::Header => Cow::Borrowed(headers.value(&self.name).unwrap_or(b"")),

@@ -122,6 +122,7 @@ fn a_sale_from_before_its_start_until_it_is_sold_out() {
     assert_eq!(world.room().door.room.desk.view().given, 0);
     let (_, exchange) = world.visit(None, &[]);
     assert_eq!((status_of(&exchange), field(&exchange, "state")), (503, json!("notStarted")));
+    assert_eq!(exchange.refused, Some("not_started"));
     assert_eq!(field(&exchange, "startsAtUnixSeconds"), json!(START / 1000));
     // It begins. Turn by turn, whoever polls.
     world.now = START;
@@ -148,7 +149,7 @@ fn a_sale_from_before_its_start_until_it_is_sold_out() {
     let number: u64 = header(&exchange, "X-Waiting-Room-Number").unwrap().parse().unwrap();
     assert!((1..=5).contains(&number), "whatever the client says");
     let (outcome, exchange) = world.visit(None, &[("Accept", "text/html,*/*;q=0.8")]);
-    assert_eq!((outcome, status_of(&exchange)), (SOLD_OUT, 410));
+    assert_eq!((outcome, status_of(&exchange), exchange.refused), (SOLD_OUT, 410, Some("sold_out")));
     assert!(String::from_utf8_lossy(body_of(&exchange)).contains("Sold out"));
     world.now += 700_000;
     assert_eq!(world.visit(Some(&inside), &[]).0, SOLD_OUT);

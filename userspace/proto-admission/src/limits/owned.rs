@@ -41,14 +41,13 @@ impl Owned {
         }
         let fresh = || Bucket { level: full, at_ms: now_ms, wants: [(0, 0, 0); EDGES] };
         let bucket = self.keys.entry((of, report.key)).or_insert_with(fresh);
-        let passed_us = now_ms.saturating_sub(bucket.at_ms) as i64 * 1000;
+        let passed_ns = i128::from(now_ms.saturating_sub(bucket.at_ms)) * 1_000_000;
         bucket.at_ms = bucket.at_ms.max(now_ms);
-        let refilled =
-            (i128::from(passed_us) * i128::from(ONE) / i128::from(rate.interval_us.max(1))).min(i128::from(full) * 4);
+        let refilled = (passed_ns * i128::from(ONE) / i128::from(rate.interval_ns())).min(i128::from(full) * 4);
         bucket.level += refilled as i64 + i64::from(report.returned) * ONE;
         bucket.level = bucket.level.min(full) - i64::from(report.advanced) * ONE;
         // What was advanced is paid back within a time that somebody would wait for.
-        bucket.level = bucket.level.max(-full - MINUTE_US * ONE / rate.interval_us.max(1) as i64);
+        bucket.level = bucket.level.max(-full - (MINUTE_NS * i128::from(ONE) / i128::from(rate.interval_ns())) as i64);
         let share = bucket.share(edge, report.wanted, now_ms);
         let there = (bucket.level.max(0) / ONE) as u64;
         let part = (there * u64::from(share)).div_ceil(1000);
@@ -88,7 +87,7 @@ impl Bucket {
 
 /// Tokens that come between two reports have to fit into the bucket, or they would be lost.
 pub(super) fn held(rate: Rate) -> Rate {
-    let between = BETWEEN_US / rate.interval_us.max(1);
+    let between = BETWEEN_NS / rate.interval_ns();
     Rate { burst: rate.burst.max(u32::try_from(between).unwrap_or(u32::MAX / 2)).max(1), ..rate }
 }
 
@@ -97,7 +96,7 @@ const ONE: i64 = 1_000_000;
 const EDGES: usize = 8;
 const LATELY_MS: u64 = 350;
 const IDLE_MS: u64 = 60_000;
-const MINUTE_US: i64 = 60_000_000;
-const BETWEEN_US: u64 = 200_000;
+const MINUTE_NS: i128 = 60_000_000_000;
+const BETWEEN_NS: u64 = 200_000_000;
 /// Buckets in memory at a time: about 250 MB if all are there.
 const OWNED_MAX: usize = 1 << 20;

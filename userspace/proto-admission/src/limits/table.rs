@@ -100,8 +100,8 @@ impl Leases {
     pub fn take_local(&self, key: u64, rate: Rate, now_ms: u64) -> Decided {
         let mut shard = self.shard(key);
         let known = shard.known(key, now_ms, self.keys_max / SHARDS, &self.figures);
-        let taken = known.own.take(rate, now_ms * 1000);
-        let left = known.own.left(rate, now_ms * 1000);
+        let taken = known.own.take(rate, now_ms * 1_000_000);
+        let left = known.own.left(rate, now_ms * 1_000_000);
         drop(shard);
         self.decided(taken.is_ok(), left, taken.err().unwrap_or(0))
     }
@@ -113,7 +113,7 @@ impl Leases {
         let known = shard.known(key, now_ms, self.keys_max / SHARDS, &self.figures);
         known.asked = known.asked.saturating_add(1);
         let news = !std::mem::replace(&mut known.has_news, true);
-        let mut again_us = rate.interval_us.saturating_mul(1 + u64::from(known.left.min(0).unsigned_abs()));
+        let mut again_ns = rate.interval_ns().saturating_mul(1 + u64::from(known.left.min(0).unsigned_abs()));
         let (mut left, before) = (known.left, known.advanced);
         let passes = if known.leased > 0 && now_ms < known.leased_until_ms {
             known.leased -= 1;
@@ -123,10 +123,10 @@ impl Leases {
             match alone {
                 WhenAlone::Open => true,
                 WhenAlone::Closed => false,
-                WhenAlone::Share => known.take_share(rate, edges, now_ms, &mut again_us),
+                WhenAlone::Share => known.take_share(rate, edges, now_ms, &mut again_ns),
             }
         } else if known.heard_ms == 0 {
-            known.take_share(rate, edges, now_ms, &mut again_us)
+            known.take_share(rate, edges, now_ms, &mut again_ns)
         } else if now_ms.saturating_sub(known.heard_ms) < ALONE_MS {
             let spare = known.spare > 0;
             known.spare -= u32::from(spare);
@@ -134,15 +134,15 @@ impl Leases {
             spare
         } else {
             // It was not asked for in a while: what the owner had left then, and what has come since.
-            let come = now_ms.saturating_sub(known.heard_ms).saturating_mul(1000) / rate.interval_us.max(1);
+            let come = now_ms.saturating_sub(known.heard_ms).saturating_mul(1_000_000) / rate.interval_ns();
             let full = i64::from(held(rate).burst);
             let there = i64::from(known.left).saturating_add_unsigned(come).min(full);
-            again_us = rate.interval_us.saturating_mul(1 + there.min(0).unsigned_abs());
+            again_ns = rate.interval_ns().saturating_mul(1 + there.min(0).unsigned_abs());
             let passes = there > 0;
             if passes {
                 if there == full {
                     // What comes into a full bucket is lost: as if it had been heard of so long ago that it is full just now.
-                    let since = (ALONE_MS * 1000 / rate.interval_us.max(1)) as i64;
+                    let since = (ALONE_MS * 1_000_000 / rate.interval_ns()) as i64;
                     known.left = (full - since).clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32;
                     known.heard_ms = now_ms - ALONE_MS;
                 }
@@ -159,7 +159,7 @@ impl Leases {
             shard.news.push(place);
         }
         drop(guard);
-        self.decided(passes, left, again_us)
+        self.decided(passes, left, again_ns)
     }
 
     /// What there is to say, at most `most` of it; the rest comes next time.
@@ -236,10 +236,10 @@ impl Leases {
         }
     }
 
-    fn decided(&self, passes: bool, left: u32, again_us: u64) -> Decided {
+    fn decided(&self, passes: bool, left: u32, again_ns: u64) -> Decided {
         let count = if passes { &self.figures.passed } else { &self.figures.refused };
         count.fetch_add(1, Ordering::Relaxed);
-        Decided { passes, left, again_ms: if passes { 0 } else { again_us.div_ceil(1000).max(1) } }
+        Decided { passes, left, again_ms: if passes { 0 } else { again_ns.div_ceil(1_000_000).max(1) } }
     }
 
     fn shard(&self, key: u64) -> MutexGuard<'_, Shard> {
@@ -249,15 +249,15 @@ impl Leases {
 
 impl Key {
     /// Takes a token of this edge's own part of the rate.
-    fn take_share(&mut self, rate: Rate, edges: usize, now_ms: u64, again_us: &mut u64) -> bool {
+    fn take_share(&mut self, rate: Rate, edges: usize, now_ms: u64, again_ns: &mut u64) -> bool {
         let share = match self.share {
             0 => 1000 / edges.clamp(1, 1000) as u64,
             share => u64::from(share),
         };
         let burst = (u64::from(rate.burst) * share / 1000).max(1);
-        let own = Rate { interval_us: rate.interval_us.saturating_mul(1000) / share.max(1), burst: burst as u32 };
-        let taken = self.own.take(own, now_ms * 1000);
-        *again_us = taken.err().unwrap_or(0);
+        let own = Rate::new(rate.interval_ns().saturating_mul(1000) / share.max(1), burst as u32);
+        let taken = self.own.take(own, now_ms * 1_000_000);
+        *again_ns = taken.err().unwrap_or(0);
         self.advanced += u32::from(taken.is_ok());
         taken.is_ok()
     }

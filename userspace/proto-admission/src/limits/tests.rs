@@ -3,7 +3,7 @@ use crate::limits::table::Leases;
 use proptest::prelude::*;
 
 /// 100 a second, 20 at once.
-const RATE: Rate = Rate { interval_us: 10_000, burst: 20 };
+const RATE: Rate = Rate { interval_us: 10_000, fine_ns: 0, burst: 20 };
 
 /// Edges and the owner of their keys, with a report every 100 ms.
 struct Fleet {
@@ -121,7 +121,7 @@ fn an_owner_is_missed_when_it_was_told_and_did_not_answer() {
 #[test]
 fn a_key_of_a_few_requests_a_minute_is_limited_by_all_together() {
     // Ten a minute; a client that goes from edge to edge asks once a second.
-    let rate = Rate { interval_us: 6_000_000, burst: 10 };
+    let rate = Rate::new(6_000_000_000, 10);
     let (edges, mut owned) = ([1, 2, 3].map(|_| Leases::new(100)), Owned::default());
     let mut passed = 0;
     for second in 0..1_200_u64 {
@@ -154,7 +154,7 @@ fn with_more_keys_than_fit_into_a_message_each_has_its_turn() {
 
 #[test]
 fn the_largest_burst_of_the_slowest_rate_is_counted() {
-    let rate = Rate { interval_us: 86_400_000_000, burst: u32::MAX };
+    let rate = Rate::new(86_400_000_000_000, u32::MAX);
     let leases = Leases::new(100);
     assert!(leases.take_local(1, rate, 1_000_000).passes);
     assert!(leases.take(1, rate, 3, WhenAlone::Share, 1_000_000).passes);
@@ -197,14 +197,41 @@ fn keys_are_spread_and_stay_with_their_owners() {
     assert_eq!(owner_of(1, []), None);
 }
 
+#[test]
+fn rates_beyond_a_million_a_second_and_between_whole_microseconds_are_kept() {
+    for rate_per_second in [300_000_u64, 700_000, 3_000_000] {
+        let rate = Rate::new(1_000_000_000 / rate_per_second, (rate_per_second / 100) as u32);
+        let (leases, mut passed) = (Leases::new(100), 0_u64);
+        // Half as many again ask as may pass, for 20 ms.
+        for now in 1_000..1_020 {
+            let asks = rate_per_second * 3 / 2 / 1000;
+            passed += (0..asks).filter(|_| leases.take_local(1, rate, now).passes).count() as u64;
+        }
+        let may = rate_per_second * 19 / 1000 + rate_per_second / 100;
+        assert!((may * 96 / 100..=may * 104 / 100).contains(&passed), "{rate_per_second}: {passed}, {may} may");
+        let mut owned = Owned::default();
+        let wanted = u32::try_from(rate_per_second).unwrap();
+        let mut granted = 0;
+        for now in (1_000..2_000).step_by(100) {
+            let report = Report { key: 1, advanced: 0, returned: 0, wanted };
+            granted += u64::from(owned.answer(1, rate, 1, &[report], now)[0].tokens);
+        }
+        let may = rate_per_second * 9 / 10 + rate_per_second / 5;
+        assert!((may * 96 / 100..=may * 104 / 100).contains(&granted), "{rate_per_second}: {granted}, {may} may");
+    }
+    // What an older machine says has no nanoseconds.
+    let older: Rate = serde_json::from_str(r#"{"interval_us": 50, "burst": 3}"#).unwrap();
+    assert_eq!(older, Rate::new(50_000, 3));
+}
+
 proptest! {
     #[test]
     fn gcra_never_passes_more_than_rate_and_burst(
-        interval_us in 1_u64..100_000,
+        interval_ns in 1_u64..100_000,
         burst in 1_u32..50,
         steps in proptest::collection::vec(0_u64..50_000, 1..300),
     ) {
-        let rate = Rate { interval_us, burst };
+        let rate = Rate::new(interval_ns, burst);
         let mut gcra = Gcra::default();
         let (start, mut now, mut passed) = (1_000_000, 1_000_000, 0);
         for step in steps {
@@ -218,7 +245,7 @@ proptest! {
                 passed += 1;
                 now += again_us;
             }
-            prop_assert!(passed <= u64::from(burst) + (now - start) / interval_us);
+            prop_assert!(passed <= u64::from(burst) + (now - start) / interval_ns);
         }
     }
 }
