@@ -19,6 +19,18 @@ pub fn spent_alone(pid: u32) -> Duration {
     Duration::from_nanos(books.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok()).sum())
 }
 
+/// Ticks that a process and its descendants have spent outside the kernel and in it (proc_pid_stat(5)); only their ratio is of use, as
+/// what is counted is who runs when the clock ticks.
+pub fn ticks(pid: u32) -> (u64, u64) {
+    let of = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(')').map(|(_, rest)| rest.to_owned()).unwrap_or_default();
+        let mut numbers = fields.split_whitespace().skip(11).map(|field| field.parse().unwrap_or(0));
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    };
+    tree(pid).into_iter().map(of).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+}
+
 /// A process and everything below it.
 pub fn tree(root: u32) -> BTreeSet<u32> {
     let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();

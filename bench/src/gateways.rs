@@ -61,6 +61,15 @@ pub const HTTP: Role = Role {
     pingora: true,
 };
 
+/// Requests that are all refused, for another reason below each path.
+pub const REFUSAL: Role = Role {
+    ours: include_str!("../peers/weir-refusal.yaml"),
+    nginx: include_str!("../peers/nginx-refusal.conf"),
+    haproxy: include_str!("../peers/haproxy-refusal.cfg"),
+    datagrams: false,
+    pingora: false,
+};
+
 /// Bytes relayed as they come.
 pub const TCP: Role = Role {
     ours: include_str!("../peers/weir-tcp.yaml"),

@@ -80,6 +80,12 @@ pub struct Options {
     /// Datagrams that come back as they were, each client a session; `--size` bytes each
     #[arg(long)]
     pub datagrams: bool,
+    /// What targets begin with
+    #[arg(long, default_value = "/")]
+    pub path: String,
+    /// Every request is to be refused with this status; absent: answered
+    #[arg(long)]
+    pub refused: Option<u16>,
 }
 
 impl Default for Options {
@@ -101,6 +107,8 @@ impl Default for Options {
             load_cpu: 1,
             certificate: None,
             datagrams: false,
+            path: "/".to_owned(),
+            refused: None,
         }
     }
 }
@@ -127,6 +135,8 @@ pub struct Outcome {
     /// Requests that reached our upstream.
     pub upstream_requests: u64,
     pub gateway_cpu_us: f64,
+    /// Of it, outside the kernel: by the kernel's ticks, within a few hundredths after some seconds.
+    pub gateway_user_us: f64,
     /// CPU time that others took from the gateway's CPU.
     pub foreign_gateway_us: f64,
     /// CPU time that others took from ours.
@@ -196,7 +206,7 @@ impl<'a> Generator<'a> {
             handshakes: handshakes.transpose()?,
             clients: Vec::new(),
             gateway: Vec::new(),
-            pattern: Pattern::new(options.size, options.body),
+            pattern: Pattern::new(&options.path, options.size, options.body),
             pace: Pace::Saturated,
             waiting: VecDeque::new(),
             buffer: vec![0; 256 << 10],
@@ -392,7 +402,7 @@ impl<'a> Generator<'a> {
             Err(_) => return self.reconnect(index),
         };
         let expected = self.pattern.response_body(client.window);
-        match client.receive(&self.buffer[..count], expected) {
+        match client.receive(&self.buffer[..count], expected, self.options.refused) {
             Ok(None) => Ok(()),
             Ok(Some(sound)) => {
                 if sound {
@@ -493,6 +503,8 @@ impl<'a> Generator<'a> {
 /// Readings at both ends of a measurement.
 struct Books {
     gateway: Duration,
+    /// Of the gateway's time, ticks outside the kernel and in it.
+    ticks: (u64, u64),
     own: Duration,
     gateway_busy: Duration,
     load_busy: Duration,
@@ -504,9 +516,12 @@ impl Books {
         let (seconds, after) = (started.elapsed().as_secs_f64(), Books::read(options));
         let us = |of: fn(&Books) -> Duration| of(&after).saturating_sub(of(self)).as_secs_f64() * 1e6;
         let (gateway_cpu_us, own_cpu_us) = (us(|books| books.gateway), us(|books| books.own));
+        let ticks = |of: fn(&Books) -> u64| of(&after).saturating_sub(of(self)) as f64;
+        let (user, kernel) = (ticks(|books| books.ticks.0), ticks(|books| books.ticks.1));
         Outcome {
             seconds,
             gateway_cpu_us,
+            gateway_user_us: gateway_cpu_us * user / (user + kernel).max(1.0),
             own_cpu_us,
             foreign_gateway_us: (us(|books| books.gateway_busy) - gateway_cpu_us).max(0.0),
             foreign_load_us: (us(|books| books.load_busy) - own_cpu_us).max(0.0),
@@ -522,6 +537,7 @@ impl Books {
     fn read(options: &Options) -> Self {
         Self {
             gateway: options.pid.map_or(Duration::ZERO, cpu::spent),
+            ticks: options.pid.map_or((0, 0), cpu::ticks),
             own: cpu::spent_alone(std::process::id()),
             gateway_busy: cpu::busy(options.gateway_cpu),
             load_busy: cpu::busy(options.load_cpu),
@@ -551,19 +567,9 @@ mod tests {
             target: Some(address),
             upstream: Some(address),
             connections: 20,
-            size: 1024,
-            body: 0,
-            rate: None,
-            close: false,
-            tls: None,
-            requests: None,
             warm_up: 0.05,
             seconds: 1.0,
-            pid: None,
-            gateway_cpu: 0,
-            load_cpu: 1,
-            certificate: None,
-            datagrams: false,
+            ..Options::default()
         }
     }
 

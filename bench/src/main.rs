@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use bench::scenarios::{Options, connections, extras, http1, idle, micro, tcp, tls1, udp};
+use bench::scenarios::{Options, connections, extras, http1, idle, micro, refusal, tcp, tls1, udp};
 use bench::training;
 use clap::{Parser, Subcommand};
 
@@ -29,6 +29,8 @@ enum Scenario {
     Connections(Options),
     /// What traces, logs, programs and scripts add to a request
     Extras(Options),
+    /// What a request costs that is not served
+    Refusal(Options),
     /// Instructions per operation, against a committed baseline
     Micro(micro::Options),
     /// Load of every kind on a weir that writes a profile of it; measures nothing
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Scenario::Idle(options) => idle::run(&options),
         Scenario::Connections(options) => connections::run(&options),
         Scenario::Extras(options) => extras::run(&options),
+        Scenario::Refusal(options) => refusal::run(&options),
         Scenario::Micro(options) => micro::run(&options),
         Scenario::Train(options) => training::run(&options),
     };

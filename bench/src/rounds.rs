@@ -22,6 +22,8 @@ pub type Reading = (&'static str, fn(&Outcome) -> f64);
 
 /// CPU time of the gateway per request.
 pub const COST: Reading = ("µs CPU/request", |outcome| outcome.gateway_cpu_us / outcome.requests.max(1) as f64);
+/// Of it, outside the kernel.
+pub const USER: Reading = ("µs user CPU/request", |outcome| outcome.gateway_user_us / outcome.requests.max(1) as f64);
 pub const P99: Reading = ("p99 µs", |outcome| outcome.p99_us as f64);
 pub const P999: Reading = ("p99.9 µs", |outcome| outcome.p999_us as f64);
 
@@ -115,7 +117,21 @@ pub fn load(options: &generator::Options, gateway: &Gateway, upstream: SocketAdd
     };
     let outcome = generator::run(&options).map_err(|error| format!("{}: {error}", gateway.name))?;
     gateway.forget_logs();
-    checked(&gateway.name, outcome, options.connections)
+    match options.refused {
+        Some(status) => refused(&gateway.name, outcome, status),
+        None => checked(&gateway.name, outcome, options.connections),
+    }
+}
+
+/// Refuses an outcome with other answers than refusals, or where the upstream was asked after all.
+fn refused(name: &str, outcome: Outcome, status: u16) -> Result<Outcome, String> {
+    let (wrong, asked) = (outcome.errors + outcome.mismatches, outcome.upstream_requests);
+    if wrong + asked > 0 {
+        return Err(format!(
+            "{name}: {wrong} answers were not {status}, {asked} requests reached the upstream: its figures do not count"
+        ));
+    }
+    Ok(outcome)
 }
 
 /// Refuses an outcome with wrong answers, or with answers that no upstream gave.

@@ -5,6 +5,7 @@ pub mod extras;
 pub mod http1;
 pub mod idle;
 pub mod micro;
+pub mod refusal;
 pub mod tcp;
 pub mod tls1;
 pub mod udp;
@@ -140,7 +141,7 @@ impl Stage {
             gateway_cpu: GATEWAY_CPU,
             load_cpu: LOAD_CPU,
             certificate: self.setup.certificate.as_ref().map(|pair| pair.der.clone()),
-            datagrams: false,
+            ..generator::Options::default()
         }
     }
 

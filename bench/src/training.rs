@@ -79,22 +79,14 @@ fn loads(setup: &Setup) -> Vec<(&'static str, generator::Options)> {
     let certificate = setup.certificate.as_ref().map(|pair| pair.der.clone());
     let tls = certificate.is_some().then_some(Tls::Full);
     let base = |requests: u64| generator::Options {
-        target: None,
-        upstream: None,
         connections: 64,
         size: 1 << 10,
-        body: 0,
-        rate: None,
-        close: false,
         tls,
         requests: Some(requests),
         warm_up: 0.0,
         seconds: LOAD_LIMIT.as_secs_f64(),
-        pid: None,
-        gateway_cpu: 0,
-        load_cpu: 1,
         certificate: certificate.clone(),
-        datagrams: false,
+        ..generator::Options::default()
     };
     let kept = [
         ("small", base(20_000)),

@@ -9,10 +9,10 @@ use crate::{pgo, progress};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// http1, tls1, tcp: CPU time per request beside the peers, udp: per datagram. idle: memory per connection. connections: latency of 10,000.
-    /// extras: what traces, logs, programs and scripts add to a request. micro: instructions per operation against bench/micro.json. steer:
-    /// packets through xdp_steer. edges: a change on its way to ten thousand
-    #[arg(value_parser = ["http1", "tls1", "tcp", "udp", "idle", "connections", "extras", "micro", "steer", "edges"])]
+    /// http1, tls1, tcp: CPU time per request beside the peers, udp: per datagram. refusal: per request that is not served. idle: memory per
+    /// connection. connections: latency of 10,000. extras: what traces, logs, programs and scripts add to a request. micro: instructions
+    /// per operation against bench/micro.json. steer: packets through xdp_steer. edges: a change on its way to ten thousand
+    #[arg(value_parser = ["http1", "tls1", "tcp", "udp", "refusal", "idle", "connections", "extras", "micro", "steer", "edges"])]
     scenario: String,
     /// Interleaved rounds that nobody disturbed; of idle: fresh starts
     #[arg(long)]

@@ -25,6 +25,8 @@ pub enum Reading {
         done: usize,
         sound: bool,
     },
+    /// So much is left of a refusal, whose words nobody compares.
+    Refusal(usize),
     /// The answer is whole, the gateway is to close.
     End,
 }
@@ -58,8 +60,9 @@ impl Client {
         self.unsent > 0 || self.wire.is_full()
     }
 
-    /// Takes bytes of an answer. `Some(sound)` when it is complete; an error when it is not what we asked for.
-    pub fn receive(&mut self, mut bytes: &[u8], expected: &[u8]) -> Result<Option<bool>, ()> {
+    /// Takes bytes of an answer. `Some(sound)` when it is complete; an error when it is not what we asked for: `expected`, or with
+    /// `refused` an answer of that status.
+    pub fn receive(&mut self, mut bytes: &[u8], expected: &[u8], refused: Option<u16>) -> Result<Option<bool>, ()> {
         if let Reading::Head(held) = &mut self.reading {
             let joined;
             let head = if held.is_empty() {
@@ -74,12 +77,19 @@ impl Client {
                 return if held.len() > HEAD_BYTES_MAX { Err(()) } else { Ok(None) };
             };
             let length = content_length(&head[..end + 2]).ok_or(())?;
-            if !head.starts_with(b"HTTP/1.1 200") || length != expected.len() {
+            let status = head.get(9..12).and_then(|text| std::str::from_utf8(text).ok()?.parse::<u16>().ok());
+            if !head.starts_with(b"HTTP/1.1 ") || status != Some(refused.unwrap_or(200)) {
+                return Err(());
+            }
+            if refused.is_none() && length != expected.len() {
                 return Err(());
             }
             // What stands behind the head is the tail of what just came.
             bytes = &bytes[bytes.len() - (head.len() - end - 4)..];
-            self.reading = Reading::Body { done: 0, sound: true };
+            self.reading = match refused {
+                Some(_) => Reading::Refusal(length),
+                None => Reading::Body { done: 0, sound: true },
+            };
         }
         match &mut self.reading {
             Reading::Body { done, sound } => {
@@ -95,6 +105,14 @@ impl Client {
                     return Ok(Some(sound));
                 }
                 Ok(None)
+            }
+            Reading::Refusal(left) => {
+                *left = left.checked_sub(bytes.len()).ok_or(())?;
+                if *left > 0 {
+                    return Ok(None);
+                }
+                self.reading = Reading::Head(Vec::new());
+                Ok(Some(true))
             }
             Reading::End if !bytes.is_empty() => Err(()),
             Reading::Head(_) | Reading::End => Ok(None),
@@ -116,16 +134,23 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
         let mut client = Client::new(Wire::Plain(stream), vec![], 0);
         let answer = |length: usize, body: &str| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
-        assert_eq!(client.receive(answer(5, "hello").as_bytes(), b"hello"), Ok(Some(true)));
-        assert_eq!(client.receive(answer(5, "jello").as_bytes(), b"hello"), Ok(Some(false)));
+        assert_eq!(client.receive(answer(5, "hello").as_bytes(), b"hello", None), Ok(Some(true)));
+        assert_eq!(client.receive(answer(5, "jello").as_bytes(), b"hello", None), Ok(Some(false)));
         let whole = answer(5, "hello");
         let (one, two) = whole.as_bytes().split_at(20);
-        assert_eq!(client.receive(one, b"hello"), Ok(None));
-        assert_eq!(client.receive(&two[..two.len() - 2], b"hello"), Ok(None));
-        assert_eq!(client.receive(&two[two.len() - 2..], b"hello"), Ok(Some(true)));
-        assert_eq!(client.receive(answer(4, "hell").as_bytes(), b"hello"), Err(()));
+        assert_eq!(client.receive(one, b"hello", None), Ok(None));
+        assert_eq!(client.receive(&two[..two.len() - 2], b"hello", None), Ok(None));
+        assert_eq!(client.receive(&two[two.len() - 2..], b"hello", None), Ok(Some(true)));
+        assert_eq!(client.receive(answer(4, "hell").as_bytes(), b"hello", None), Err(()));
+        let refusal = "HTTP/1.1 429 No\r\ncontent-length: 3\r\n\r\nno.";
+        assert_eq!(client.receive(refusal.as_bytes(), b"hello", None), Err(()));
+        client.reading = Reading::Head(Vec::new());
+        let (one, two) = refusal.as_bytes().split_at(refusal.len() - 2);
+        assert_eq!(client.receive(one, b"hello", Some(429)), Ok(None));
+        assert_eq!(client.receive(two, b"hello", Some(429)), Ok(Some(true)));
+        assert_eq!(client.receive(refusal.as_bytes(), b"hello", Some(503)), Err(()));
         client.reading = Reading::End;
-        assert_eq!(client.receive(b"", b"hello"), Ok(None));
-        assert_eq!(client.receive(b"more", b"hello"), Err(()));
+        assert_eq!(client.receive(b"", b"hello", None), Ok(None));
+        assert_eq!(client.receive(b"more", b"hello", None), Err(()));
     }
 }

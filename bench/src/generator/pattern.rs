@@ -1,6 +1,7 @@
 //! What is asked for and answered: windows of one text without a short period, each window another start.
 
 pub struct Pattern {
+    path: String,
     text: Vec<u8>,
     answers: Vec<Vec<u8>>,
     response: usize,
@@ -8,8 +9,8 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Bodies of `response` bytes in answers and of `request` bytes in requests.
-    pub fn new(response: usize, request: usize) -> Self {
+    /// Bodies of `response` bytes in answers and of `request` bytes in requests, whose targets begin with `path`.
+    pub fn new(path: &str, response: usize, request: usize) -> Self {
         let length = response.max(request) + WINDOWS * STRIDE;
         let text: Vec<u8> = (0..length).map(|at| b'!' + ((at * at / 7 + at) % 90) as u8).collect();
         let answer = |window: usize| {
@@ -19,7 +20,7 @@ impl Pattern {
             [head.as_bytes(), &text[window * STRIDE..][..response]].concat()
         };
         let answers = (0..WINDOWS).map(answer).collect();
-        Self { text, answers, response, request }
+        Self { path: path.to_owned(), text, answers, response, request }
     }
 
     pub fn response_body(&self, window: usize) -> &[u8] {
@@ -40,11 +41,11 @@ impl Pattern {
         let common = "HTTP/1.1\r\nHost: bench.example\r\nUser-Agent: lg\r\nAccept: */*\r\n";
         let close = if close { "Connection: close\r\n" } else { "" };
         if self.request == 0 {
-            return format!("GET /{window} {common}{close}\r\n").into_bytes();
+            return format!("GET {}{window} {common}{close}\r\n", self.path).into_bytes();
         }
         let head = format!(
-            "POST /{window} {common}{close}Content-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
-            self.request
+            "POST {}{window} {common}{close}Content-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
+            self.path, self.request
         );
         [head.as_bytes(), self.request_body(window)].concat()
     }
@@ -81,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_request_names_its_window_and_its_length() {
-        let pattern = Pattern::new(10, 4096);
+        let pattern = Pattern::new("/", 10, 4096);
         let request = pattern.request(7, true);
         let end = memchr::memmem::find(&request, b"\r\n\r\n").expect("a head");
         assert_eq!((window(&request), content_length(&request[..end + 2])), (Some(7), Some(4096)));

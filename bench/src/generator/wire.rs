@@ -108,6 +108,11 @@ impl Handshakes {
         Ok(Self(Arc::new(config)))
     }
 
+    /// For clients that shake hands by themselves.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        self.0.clone()
+    }
+
     pub fn wrap(&self, stream: TcpStream) -> io::Result<Wire> {
         let name = ServerName::try_from("bench.example").map_err(io::Error::other)?;
         let mut session = ClientConnection::new(self.0.clone(), name).map_err(io::Error::other)?;

@@ -142,18 +142,10 @@ fn of_requests(folder: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<BTreeMap<
                 upstream: Some(upstream),
                 connections,
                 size,
-                body: 0,
-                rate: None,
-                close: false,
-                tls: None,
                 requests: Some(requests),
                 warm_up: 0.0,
                 seconds: 120.0,
-                pid: None,
-                gateway_cpu: 0,
-                load_cpu: 1,
-                certificate: None,
-                datagrams: false,
+                ..generator::Options::default()
             };
             checked(name, generator::run(&load)?, connections)
         };
