@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 /// An answer without its body.
 pub struct Answer {
@@ -18,15 +20,31 @@ pub struct Answer {
 
 /// A client connection that is kept.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     input: Vec<u8>,
 }
 
+/// Plain, or inside TLS.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 impl Connection {
-    pub async fn open(address: &str, patience: Duration) -> io::Result<Connection> {
-        let stream = tokio::time::timeout(patience, TcpStream::connect(address)).await??;
-        stream.set_nodelay(true)?;
-        Ok(Connection { stream, input: Vec::new() })
+    /// With `tls` shakes hands, too.
+    pub async fn open(address: &str, tls: Option<&TlsConnector>, patience: Duration) -> io::Result<Connection> {
+        let open = async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let stream: Box<dyn Stream> = match tls {
+                None => Box::new(stream),
+                Some(tls) => {
+                    let name = ServerName::try_from("bench.example").map_err(io::Error::other)?;
+                    Box::new(tls.connect(name, stream).await?)
+                }
+            };
+            Ok(Connection { stream, input: Vec::new() })
+        };
+        tokio::time::timeout(patience, open).await?
     }
 
     /// Asks and reads the answer to its end.
@@ -38,6 +56,7 @@ impl Connection {
         text.push_str("\r\n");
         let exchange = async {
             self.stream.write_all(text.as_bytes()).await?;
+            self.stream.flush().await?;
             self.answer().await
         };
         tokio::time::timeout(patience, exchange).await?

@@ -2,8 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+use bench::certificate::Certificate;
+use bench::generator;
 use bench::sale::{buyers, shop};
 use clap::Parser;
+use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -12,6 +16,10 @@ enum Side {
     Shop(shop::Options),
     /// Come to buy; what was seen goes to standard output as JSON
     Buyers(buyers::Options),
+    /// Ask for what is refused, as fast as it is, and say what that costs the process that refuses
+    Refused(generator::Options),
+    /// Make a certificate for the sale in this folder: certificate.pem, key.pem
+    Certificate { folder: PathBuf },
 }
 
 fn main() -> ExitCode {
@@ -24,6 +32,12 @@ fn main() -> ExitCode {
             println!("{}", serde_json::to_string(&seen)?);
             Ok(())
         }
+        Side::Refused(options) => {
+            let outcome = generator::run(&options).map_err(io::Error::other)?;
+            println!("{}", serde_json::to_string(&outcome)?);
+            Ok(())
+        }
+        Side::Certificate { folder } => Certificate::new(&folder).map(drop).map_err(io::Error::other),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

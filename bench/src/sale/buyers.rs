@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::Connection;
+use crate::generator::wire::Handshakes;
+use tokio_rustls::TlsConnector;
 
 /// Who comes, and where to.
 #[derive(Debug, Clone, clap::Args)]
@@ -16,6 +18,9 @@ pub struct Options {
     /// Where they go, by turns; another one when one does not answer
     #[arg(long, value_delimiter = ',')]
     pub at: Vec<String>,
+    /// The same over TLS, for one in four; absent: nobody uses it
+    #[arg(long, value_delimiter = ',')]
+    pub tls_at: Vec<String>,
     /// Of the shop itself, to look at its queue
     #[arg(long)]
     pub shop: String,
@@ -48,6 +53,15 @@ pub struct Seen {
     pub refused_later: u64,
     pub sold: u64,
     pub served: u64,
+    /// Answers there were, and of them those of the shop: let in, and sold out.
+    pub answers: u64,
+    pub from_shop: u64,
+    /// Of the requests, those over TLS.
+    pub over_tls: u64,
+    /// When somebody came last, in milliseconds.
+    pub last_came_ms: u64,
+    /// Requests in the shop, ten times a second: milliseconds, and how many.
+    pub queue: Vec<(u64, u64)>,
 }
 
 #[derive(Debug, Default, Clone, Serialize)]
@@ -66,6 +80,7 @@ pub struct Second {
 struct Sale {
     options: Options,
     began: Instant,
+    tls: Option<TlsConnector>,
     seen: Mutex<Seen>,
 }
 
@@ -74,7 +89,12 @@ pub async fn run(options: Options) -> io::Result<Seen> {
     let watch = options.watch;
     let mut seen = Seen::default();
     seen.seconds.resize(watch as usize + 1, Second::default());
-    let sale = Arc::new(Sale { options, began: Instant::now(), seen: Mutex::new(seen) });
+    // Half of those who come back have a ticket of their handshake before.
+    let tls = match options.tls_at.is_empty() {
+        true => None,
+        false => Some(TlsConnector::from(Handshakes::new(true, None).map_err(io::Error::other)?.config())),
+    };
+    let sale = Arc::new(Sale { options, began: Instant::now(), tls, seen: Mutex::new(seen) });
     let mut tasks = vec![tokio::spawn(sale.clone().look())];
     match sale.options.unloaded {
         Some(clients) => tasks.extend((0..clients).map(|_| tokio::spawn(sale.clone().browse()))),
@@ -113,7 +133,7 @@ impl Sale {
         let mut before = None;
         loop {
             if connection.is_none() {
-                connection = Connection::open(&self.options.shop, PATIENCE).await.ok();
+                connection = Connection::open(&self.options.shop, None, PATIENCE).await.ok();
             }
             let answer = match &mut connection {
                 Some(open) => open.get("/figures", &[], PATIENCE).await.ok(),
@@ -129,8 +149,10 @@ impl Sale {
                         second.inside = second.inside.max(inside);
                         second.served += more;
                     });
+                    let at_ms = self.began.elapsed().as_millis() as u64;
                     let mut seen = self.lock();
                     (seen.sold, seen.served) = (sold, served);
+                    seen.queue.push((at_ms, inside));
                 }
                 _ => connection = None,
             }
@@ -139,7 +161,7 @@ impl Sale {
     }
 
     async fn browse(self: Arc<Self>) {
-        let Ok(mut connection) = Connection::open(&self.options.at[0], PATIENCE).await else { return };
+        let Ok(mut connection) = Connection::open(&self.options.at[0], None, PATIENCE).await else { return };
         loop {
             let asked = Instant::now();
             if connection.get("/item/1", &[], PATIENCE).await.is_err() {
@@ -157,6 +179,7 @@ impl Sale {
                 self.began + Duration::from_secs(1) + Duration::from_micros(1_000_000 * number / self.options.rate);
             tokio::time::sleep_until(due.into()).await;
             self.note(|second| second.arrived += 1);
+            self.lock().last_came_ms = self.began.elapsed().as_millis() as u64;
             tokio::spawn(self.clone().person(number));
         }
     }
@@ -189,7 +212,8 @@ impl Sale {
                     self.lock().refused_later += u64::from(seen_shop && status == 410);
                     return;
                 }
-                429 | 503 if seen_shop => self.lock().refused_later += 1,
+                // Where nothing came at all it asks another machine.
+                1.. if seen_shop => self.lock().refused_later += 1,
                 _ => {}
             }
             let wait = if impatient { Duration::from_millis(300) } else { after };
@@ -240,12 +264,14 @@ struct Visitor<'s> {
     cookie: String,
     connection: Option<Connection>,
     inside: bool,
+    tls: bool,
 }
 
 impl<'s> Visitor<'s> {
     fn new(sale: &'s Sale, name: String, number: u64) -> Visitor<'s> {
         let at = number as usize % sale.options.at.len();
-        Visitor { sale, name, at, cookie: String::new(), connection: None, inside: false }
+        let tls = sale.tls.is_some() && number % 4 == 1;
+        Visitor { sale, name, at, cookie: String::new(), connection: None, inside: false, tls }
     }
 
     /// Status, and when to come again; 0 where there was no answer.
@@ -255,6 +281,12 @@ impl<'s> Visitor<'s> {
         let answer = self.answer(path).await;
         match answer {
             Ok(answer) => {
+                {
+                    let mut seen = self.sale.lock();
+                    seen.answers += 1;
+                    seen.over_tls += u64::from(self.tls);
+                    seen.from_shop += u64::from(matches!(answer.status, 200 | 409));
+                }
                 if let Some(cookie) = answer.headers.get("set-cookie") {
                     self.cookie = cookie.split(';').next().unwrap_or_default().to_owned();
                 }
@@ -288,7 +320,9 @@ impl<'s> Visitor<'s> {
 
     async fn answer(&mut self, path: &str) -> io::Result<super::Answer> {
         if self.connection.is_none() {
-            self.connection = Some(Connection::open(&self.sale.options.at[self.at], PATIENCE).await?);
+            let options = &self.sale.options;
+            let (places, tls) = if self.tls { (&options.tls_at, self.sale.tls.as_ref()) } else { (&options.at, None) };
+            self.connection = Some(Connection::open(&places[self.at % places.len()], tls, PATIENCE).await?);
         }
         let Some(connection) = &mut self.connection else { return Err(io::ErrorKind::NotConnected.into()) };
         connection.get(path, &[("X-User", &self.name), ("Cookie", &self.cookie)], PATIENCE).await

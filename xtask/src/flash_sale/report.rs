@@ -1,13 +1,26 @@
 //! The report: one HTML file with its plots in it, for light and dark screens.
 
-use super::{Goal, Run};
-use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-pub fn html(goals: &[Goal], runs: &[Run], best: &Run) -> String {
+use serde_json::Value;
+
+use super::Size;
+use super::goals::{COLUMNS, Goal, Run, goodput, percentile};
+
+pub fn html(goals: &[Goal], runs: &[Run], best: &Run, size: Size) -> String {
     let mut page = String::from(HEAD);
-    page.push_str("<h1>A flash sale at ten times the shop's capacity</h1>\n<table><tr><th>goal</th><th>wanted</th><th>got</th><th></th></tr>\n");
+    let _ = writeln!(
+        page,
+        "<h1>A flash sale at ten times the shop's capacity</h1>\n<p>{} pieces, {} people a second for {} s, and {} requests a second of bots. The \
+         shop alone served {:.0} requests a second, with a p99 of {:.0} ms.</p>\n<table><tr><th>goal</th><th>wanted</th><th>got</th><th></th></tr>",
+        size.stock,
+        size.rate,
+        size.seconds,
+        size.bots,
+        goodput(best),
+        best.p99()
+    );
     for goal in goals {
         let held = if goal.held { "held" } else { "not held" };
         let _ = writeln!(
@@ -19,39 +32,67 @@ pub fn html(goals: &[Goal], runs: &[Run], best: &Run) -> String {
             held.replace(' ', "-")
         );
     }
-    let _ = writeln!(page, "</table>\n<p>The shop alone served {:.0} requests a second.</p>", super::goodput(best));
+    let cells = |tag: &str, cells: &mut dyn Iterator<Item = &str>| {
+        let row: String = cells.map(|cell| format!("<{tag}>{}</{tag}>", text(cell))).collect();
+        format!("<tr>{row}</tr>\n")
+    };
+    let _ = write!(page, "</table>\n<h2>By each way</h2>\n<table>{}", cells("th", &mut COLUMNS.into_iter()));
     for run in runs {
-        let _ = writeln!(page, "<h2>{}</h2>", text(run.name));
-        for (at, mark) in &run.marks {
-            let _ = writeln!(page, "<p class=\"mark\">{at:.1} s: {}</p>", text(mark));
-        }
-        let of = |name: &str| series(run, |second| second[name].as_f64().unwrap_or(0.0));
-        page.push_str(&plot("people who came, a second", &[("arrived", of("arrived"))], &run.marks));
-        page.push_str(&plot(
-            "requests the shop served, a second",
-            &[("served", of("served")), ("bought", of("bought"))],
-            &run.marks,
-        ));
-        page.push_str(&plot("requests inside the shop, at most", &[("inside", of("inside"))], &run.marks));
-        let latency = |share: f64| series(run, move |second| super::percentile(&second["accepted_ms"], share));
-        page.push_str(&plot(
-            "time of accepted requests, ms",
-            &[("p50", latency(0.5)), ("p99", latency(0.99))],
-            &run.marks,
-        ));
-        let mut reasons: BTreeMap<String, ()> = BTreeMap::new();
-        for second in seconds(run) {
-            reasons.extend(second["refused"].as_object().into_iter().flatten().map(|(reason, _)| (reason.clone(), ())));
-        }
-        let refused: Vec<(&str, Vec<f64>)> = reasons
-            .keys()
-            .map(|reason| (reason.as_str(), series(run, |second| second["refused"][reason].as_f64().unwrap_or(0.0))))
-            .collect();
-        page.push_str(&plot("refused, by reason, a second", &refused, &run.marks));
-        let _ = writeln!(page, "<p>CPU of the edges: {:.1} s.</p>", run.cpu_s);
+        page.push_str(&cells("td", &mut run.row(size).iter().map(String::as_str)));
     }
+    page.push_str("</table>\n");
+    runs.iter().for_each(|run| plots(&mut page, run));
     page.push_str("</body></html>\n");
     page
+}
+
+fn plots(page: &mut String, run: &Run) {
+    let _ = writeln!(page, "<h2>{}</h2>", text(run.name));
+    for (at, mark) in &run.marks {
+        let _ = writeln!(page, "<p class=\"mark\">{at:.1} s: {}</p>", text(mark));
+    }
+    let of = |name: &str| series(run, |second| second[name].as_f64().unwrap_or(0.0));
+    let mut add = |title: &str, lines: &[(&str, Vec<f64>)]| page.push_str(&plot(title, lines, &run.marks));
+    add(
+        "arrivals: people who came and requests of all, a second",
+        &[("people", of("arrived")), ("requests", of("requests"))],
+    );
+    add("goodput: requests the shop served, a second", &[("served", of("served")), ("bought", of("bought"))]);
+    let latency = |share: f64| series(run, move |second| percentile(&second["accepted_ms"], share));
+    add("time of accepted requests, ms", &[("p50", latency(0.5)), ("p99", latency(0.99))]);
+    let reasons: BTreeSet<&String> = seconds(run)
+        .iter()
+        .flat_map(|second| second["refused"].as_object().into_iter().flatten().map(|(r, _)| r))
+        .collect();
+    let refused: Vec<(&str, Vec<f64>)> = reasons
+        .iter()
+        .map(|reason| {
+            let of_reason = |second: &Value| second["refused"][reason.as_str()].as_f64().unwrap_or(0.0);
+            (reason.as_str(), series(run, of_reason))
+        })
+        .collect();
+    add("refused, by reason, a second", &refused);
+    let mut queues = vec![("inside the shop, at most", of("inside"))];
+    if run.watched.waiting.iter().any(|waiting| *waiting > 0.0) {
+        queues.push(("in the waiting room", run.watched.waiting.clone()));
+    }
+    add("queues", &queues);
+    let cpu: Vec<(&str, Vec<f64>)> = run
+        .watched
+        .cpu
+        .iter()
+        .map(|(name, shares)| (name.as_str(), shares.iter().map(|share| share * 100.0).collect()))
+        .collect();
+    if !cpu.is_empty() {
+        add("CPU by machine, % of one", &cpu);
+    }
+    if run.watched.scrapes > 0 {
+        let _ = writeln!(
+            page,
+            "<p>Metrics were scraped {} times, and not answered {} times.</p>",
+            run.watched.scrapes, run.watched.unanswered
+        );
+    }
 }
 
 fn seconds(run: &Run) -> &[Value] {
@@ -80,6 +121,7 @@ fn plot(title: &str, lines: &[(&str, Vec<f64>)], marks: &[(f64, String)]) -> Str
         let x = at.min(long) / long * width;
         let _ = writeln!(svg, "<path class=\"upright\" d=\"M{x:.1} 0V{height}\"/>");
     }
+    let apart = (width / lines.len().max(1) as f64).min(170.0);
     for (at, (name, line)) in lines.iter().enumerate() {
         let points: Vec<String> = line
             .iter()
@@ -92,7 +134,7 @@ fn plot(title: &str, lines: &[(&str, Vec<f64>)], marks: &[(f64, String)]) -> Str
             at % 6,
             points.join(" "),
             at % 6,
-            at * 110,
+            at as f64 * apart,
             height + 16.0,
             text(name)
         );
