@@ -266,6 +266,25 @@ fn what_nobody_waits_for_is_not_begun_and_repeats_say_so() {
     );
     assert_eq!(ask("/fail/b", &[("X-Retry-Attempt", "1")]), 500);
     assert_eq!(shop.heads("/fail/b").len(), 1);
+    // The next Proxy of a flow asks for the first time.
+    let pool = format!("pools: [{{servers: [{{url: 'http://127.0.0.1:{}'}}], retryPolicy: again}}]", shop.port);
+    machine.update(
+        "to-shop",
+        &format!(
+            "kind: Pipeline\nname: to-shop\nflow: [{{filter: first, jumpIf: {{serverError: second}}}}, {{filter: second}}]\nfilters:\n- \
+             {{kind: Proxy, name: first, {pool}}}\n- {{kind: Proxy, name: second, {pool}}}\n{}",
+            retry.lines().skip(1).map(|line| format!("{line}\n")).collect::<String>()
+        ),
+    );
+    let heads = eventually("both are asked", || {
+        assert_eq!(ask("/fail/c", &[]), 500);
+        let heads = shop.heads("/fail/c");
+        (heads.len() >= 6).then(|| heads[heads.len() - 6..].to_vec())
+    });
+    let marks =
+        heads.iter().map(|head| head.to_lowercase().split("x-retry-attempt: ").nth(1).map(|rest| rest[..1].to_owned()));
+    let marks: Vec<String> = marks.map(Option::unwrap_or_default).collect();
+    assert_eq!(marks, ["", "1", "2", "", "1", "2"]);
 }
 
 const LITTLE_LEFT: &str = "kind: OverloadManager\nname: shed\nrefreshInterval: 50ms\nretryAfter: 2s\nactions:\n\
