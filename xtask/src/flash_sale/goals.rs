@@ -105,11 +105,12 @@ impl Run {
 pub fn goodput(run: &Run) -> f64 {
     let served: Vec<f64> =
         run.seen["seconds"].as_array().into_iter().flatten().filter_map(|s| s["served"].as_f64()).collect();
-    // The sale: from its second second until less than a fifth of the best is served.
+    // The sale: from when most is asked of the shop until less than a fifth of the best is served; the last second is not whole.
     let best = served.iter().copied().fold(0.0, f64::max);
-    let busy: Vec<f64> = served.iter().copied().skip(2).take_while(|served| *served > best / 5.0).collect();
+    let much = |served: &f64| *served > best / 5.0;
+    let busy: Vec<f64> = served.iter().copied().skip(2).skip_while(|s| !much(s)).take_while(much).collect();
     let busy = if busy.len() > 2 { &busy[..busy.len() - 1] } else { &busy[..] };
-    busy.iter().sum::<f64>() / busy.len().max(1) as f64
+    busy.iter().fold(0.0, |sum, served| sum + served) / busy.len().max(1) as f64
 }
 
 pub fn percentile(sorted: &Value, share: f64) -> f64 {

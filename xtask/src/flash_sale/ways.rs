@@ -17,7 +17,7 @@ impl Place {
     /// Behind a WaitingRoom. With `faults` a change is applied while it lasts, an edge is killed and comes back, and the leader is
     /// killed, where there are three.
     pub fn room(&mut self, name: &'static str, sale: &str, size: Size, faults: bool) -> Result<Run, String> {
-        let selling = step(format!("the sale behind a {name}"));
+        let selling = step(format!("the sale: {name}"));
         self.open_shop(size.stock)?;
         let room = format!(
             "- name: room\n  kind: WaitingRoom\n  sale: {sale}\n  capacity: {{stock: {}, newUsers: {}, activeUsers: {ACTIVE}}}\n  \
@@ -85,7 +85,7 @@ impl Place {
     }
 
     fn sold_behind(&mut self, name: &'static str, filters: &str, size: Size) -> Result<Run, String> {
-        let selling = step(format!("the same sale behind {name}"));
+        let selling = step(format!("the same sale: {name}"));
         self.open_shop(size.stock)?;
         self.apply(0, "pipeline.yaml", &self.pipeline(filters))?;
         thread::sleep(SETTLES);
@@ -98,7 +98,7 @@ impl Place {
 
     /// Behind nginx or HAProxy on the first machine.
     pub fn peer(&mut self, peer: &'static str, program: &Path, size: Size) -> Result<Run, String> {
-        let selling = step(format!("the same sale behind {peer}"));
+        let selling = step(format!("the same sale: {peer}"));
         self.open_shop(size.stock)?;
         let (text, argument, name) = if peer == "nginx" {
             (self.nginx(), "-c", "nginx, limit_req")
