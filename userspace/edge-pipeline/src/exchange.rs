@@ -83,11 +83,6 @@ impl Client {
     pub fn site(&self) -> Option<IpAddr> {
         self.real_ip.map(site_of)
     }
-
-    /// As [`Client::site`], as text.
-    pub fn site_text(&self) -> String {
-        self.site().map_or_else(|| "unknown".to_owned(), |site| site.to_string())
-    }
 }
 
 /// A request and a response, with their bodies: what one namespace of an exchange holds.
