@@ -354,6 +354,33 @@ fn clients_without_cookies_leave_room_for_those_who_keep_them() {
 }
 
 #[test]
+fn a_network_of_ipv6_has_one_place() {
+    for (length, places) in [("", 1), ("ipv6PrefixLength: 128, ", 20)] {
+        let mut world = World::new(&format!(
+            "{{{length}startTime: '2026-11-29T18:00:00Z', capacity: {{stock: 5}}, sale: network{places}, onePlacePer: address, pollInterval: 1s, passWhenIdle: false}}"
+        ));
+        world.visit(None, &[]);
+        world.exchange();
+        for host in 0..20 {
+            let filter = world.filter.clone();
+            let room = filter.downcast::<WaitingRoom>().unwrap();
+            let address = format!("2001:db8:1:2::{host:x}");
+            // The cookie of the first look; whoever keeps it has its place from the second look on.
+            let mut first = request("GET", "/", &[]);
+            first.client.real_ip = Some(address.parse().unwrap());
+            world.cluster.decide(&room.door.room, world.now, room.handle_at(&mut first, world.now));
+            let cookie = cookie_of(&first);
+            let mut second = request("GET", "/", &[("Cookie", &cookie)]);
+            second.client.real_ip = first.client.real_ip;
+            let later = world.now + 1_500;
+            world.cluster.decide(&room.door.room, later, room.handle_at(&mut second, later));
+        }
+        let counted = world.room().door.room.desk.figures.counted.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(counted, places, "{length}");
+    }
+}
+
+#[test]
 fn bots_on_few_keys_have_few_places() {
     let mut world = World::new(
         "{capacity: {stock: 5}, sale: bots, onePlacePer: header, keyHeader: X-User, pollInterval: 1s, passWhenIdle: false}",
