@@ -452,6 +452,11 @@ fn bodies_beyond_their_limit_are_413(io: IoMode) {
     client.send(&[b'x'; 1500]);
     client.send(GET.as_bytes());
     assert_eq!(client.answer().status(), 200);
+    // A pipeline that is not there is said first.
+    house.server("clientMaxBodySize: 1000\nrules: [{paths: [{pathPrefix: /, backend: none}]}]");
+    eventually("the route leads nowhere", || house.ask(GET).status() == 503);
+    let large = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n{}", "x".repeat(1001));
+    assert_eq!(house.ask(&large).status(), 503);
 }
 
 fn time_outs(io: IoMode) {
