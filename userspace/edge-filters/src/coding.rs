@@ -214,12 +214,17 @@ fn accepts_gzip(headers: &Headers) -> bool {
             gzip = Some(weight);
         } else if coding.eq_ignore_ascii_case(b"identity") {
             identity = Some(weight);
-        } else if coding == b"*" {
+        } else if is_any(coding) {
             any = Some(weight);
         }
     }
     let gzip = gzip.or(any).unwrap_or(0);
     gzip > 0 && gzip >= identity.or(any).unwrap_or(0)
+}
+
+/// Any coding; some say it as they say it of media types, and Easegress takes that.
+fn is_any(coding: &[u8]) -> bool {
+    matches!(coding, b"*" | b"*/*")
 }
 
 /// How much a client wants a coding, in thousandths; 0: not at all.
@@ -229,7 +234,7 @@ pub(crate) fn weight_of(headers: &Headers, coding: &str) -> u16 {
         let mut parts = element.split(|b| *b == b';').map(<[u8]>::trim_ascii);
         let named = parts.next().unwrap_or_default();
         let weight = parts.next().map_or(1000, weight);
-        if named == b"*" {
+        if is_any(named) {
             any = Some(weight);
         } else if named.strip_prefix(b"x-").unwrap_or(named).eq_ignore_ascii_case(coding.as_bytes()) {
             own = Some(weight);
@@ -273,6 +278,8 @@ mod tests {
             (&["br", "x-gzip;q=0.001"], true),
             (&["*"], true),
             (&["*;q=0.5"], true),
+            (&["*/*"], true),
+            (&["*/*;q=0"], false),
             (&["identity;q=0, *;q=0.1"], true),
             (&["gzip; q=1.000, identity;q=1"], true),
             (&["identity;q=0.5, gzip;q=0.8"], true),
