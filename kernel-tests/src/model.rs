@@ -2,14 +2,19 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use abi::fragment::FRAGMENT_NS;
-use abi::{Before, FragmentKey, FragmentWay, Machine, Part, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
+use abi::{
+    AccessKey, Address, Before, FragmentKey, FragmentWay, Limit, Machine, Part, SenderKey, Settings, Slot, SourceKey,
+    Switch, VipAddress, VipKey,
+};
 use datapath::host::{HEADROOM, SliceFrame};
 use datapath::owners::Question;
+use datapath::tables::Bucket;
 use datapath::{Connection, Live, Outcome, Tables, steer};
-use edge_kernel::{Vip, before, gather};
+use edge_kernel::{AccessTables, Vip, before, gather};
 
 use crate::world;
 
@@ -29,6 +34,11 @@ pub struct Model {
     pub sockets: Vec<(Connection, u32)>,
     /// Whether the daemon lives: a number of `abi::config::lease`.
     pub lease: u8,
+    pub access: AccessTables,
+    /// By the number of the VIP.
+    limits: HashMap<u32, Limit>,
+    buckets: RefCell<HashMap<SourceKey, &'static AtomicU64>>,
+    began: Instant,
     /// Where first fragments went.
     pub ways: RefCell<HashMap<FragmentKey, (FragmentWay, Instant)>>,
     /// The daemon takes fragments that come too early.
@@ -90,6 +100,10 @@ impl Model {
             machines: array,
             sockets: Vec::new(),
             lease: abi::config::lease::OFF,
+            access: AccessTables::of(&[]),
+            limits: vips.iter().filter_map(|vip| Some((vip.id.into(), vip.limits.element()?))).collect(),
+            buckets: RefCell::default(),
+            began: Instant::now(),
             ways: RefCell::default(),
             holds: false,
         }
@@ -104,6 +118,13 @@ impl Model {
         let outcome = steer(&mut slice, self);
         let bytes = slice.bytes().collect();
         (outcome, bytes)
+    }
+}
+
+impl Model {
+    fn bucket(&self, key: SourceKey) -> &'static AtomicU64 {
+        // As many as a test has sources, and for as long as it runs.
+        self.buckets.borrow_mut().entry(key).or_insert_with(|| Box::leak(Box::default()))
     }
 }
 
@@ -136,6 +157,45 @@ impl Tables for Model {
 
     fn machine(&self, index: u32) -> Option<&Machine> {
         self.machines.get(index as usize)
+    }
+
+    fn access_listed(&self) -> u32 {
+        self.access.listed.into()
+    }
+
+    fn access_word(&self, index: u32) -> u64 {
+        self.access.words[index as usize]
+    }
+
+    fn access_block(&self, raw: u32) -> u32 {
+        let (word, shift) = abi::access::place_in_block(raw);
+        let states = self.access.blocks.get(&abi::access::block_of(raw));
+        states.map_or(abi::access::OPEN, |states| (states[word] >> shift) as u32 & abi::access::ASK)
+    }
+
+    fn access_prefix(&self, key: &AccessKey) -> u32 {
+        let bits = |key: &AccessKey| u128::from_be_bytes(Address(key.address).octets());
+        let lies_in = |prefix: &AccessKey| (bits(prefix) ^ bits(key)).checked_shr(128 - prefix.bits).unwrap_or(0) == 0;
+        let longest = self.access.prefixes.iter().filter(|(prefix, _)| lies_in(prefix)).max_by_key(|(p, _)| p.bits);
+        longest.map_or(abi::access::OPEN, |(_, state)| *state)
+    }
+
+    fn limit(&self, index: u32) -> Option<&Limit> {
+        // Of the generation that is live.
+        self.limits.get(&(index - self.settings.vips))
+    }
+
+    fn vip_bucket(&self, vip: u32) -> Option<impl Bucket> {
+        // No source.
+        Some(self.bucket(SourceKey { vip, ..SourceKey::default() }))
+    }
+
+    fn source_bucket(&self, key: &SourceKey) -> Option<impl Bucket> {
+        Some(self.bucket(*key))
+    }
+
+    fn now_ns(&self) -> u64 {
+        1_000_000_000_000 + self.began.elapsed().as_nanos() as u64
     }
 
     fn lease(&self) -> u8 {

@@ -5,8 +5,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use abi::Slot;
+use abi::limit::Rate;
 use abi::limits::SLOTS;
-use edge_kernel::{Hash, Kernel, KernelError, Machine, Options, Protocol, Sizes, Vip};
+use edge_kernel::{Hash, Kernel, KernelError, Limits, Machine, Options, Protocol, Sizes, SourceLimit, Vip};
 
 /// This machine, two others over IPv4, one over IPv6.
 pub const OWN: u16 = 1;
@@ -136,9 +137,16 @@ pub fn vips() -> Vec<Vip> {
                 Fixture::ElsewhereNear => uniform([NEAR, 0, 0, 0]),
                 _ => spread.clone(),
             },
+            limits: if fixture == Fixture::SpreadSource { never_reached() } else { Limits::default() },
             earlier: None,
         })
         .to_vec()
+}
+
+/// Limits that no test comes near: they are looked at all the same.
+fn never_reached() -> Limits {
+    let rate = Rate::new(10_000_000, 10_000_000);
+    Limits { all: Some(rate), source: Some(SourceLimit { rate, v4: 16, v6: 40 }) }
 }
 
 /// Every slot with these owners.
@@ -161,6 +169,11 @@ pub fn sizes() -> Sizes {
 
 /// The programs with this world in their maps, attached to nothing.
 pub fn kernel() -> Result<Kernel, KernelError> {
+    kernel_with(&vips())
+}
+
+/// The same with other virtual IPs.
+pub fn kernel_with(vips: &[Vip]) -> Result<Kernel, KernelError> {
     let mut kernel = Kernel::load(Options {
         pin_dir: None,
         own_addresses: vec![address(OWN), own_v6()],
@@ -168,6 +181,6 @@ pub fn kernel() -> Result<Kernel, KernelError> {
         ..Options::default()
     })?;
     set_cookies(&mut kernel);
-    kernel.apply(&machines(), &vips())?;
+    kernel.apply(&machines(), vips)?;
     Ok(kernel)
 }

@@ -3,7 +3,7 @@
 //! `WEIR_MODEL_PACKETS` sets how many (default 120,000), `WEIR_MODEL_SEED` which.
 
 use abi::Verdict;
-use edge_kernel::{Hook, sys};
+use edge_kernel::{AccessPrefix, AccessTables, Hook, sys};
 use kernel_tests::model::Model;
 use kernel_tests::packet::{self, ACK, Random, SYN};
 use kernel_tests::ready;
@@ -16,9 +16,20 @@ fn the_program_and_the_host_agree_on_mutated_packets() {
     }
     let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
     let (packets, seed) = (number("WEIR_MODEL_PACKETS", 120_000), number("WEIR_MODEL_SEED", 1));
-    let kernel = world::kernel().expect("the world loads");
+    let mut kernel = world::kernel().expect("the world loads");
+    let prefix = |text: &str, bits, denied| AccessPrefix { address: text.parse().expect("an address"), bits, denied };
+    // About a tenth of the clients.
+    let denied = [
+        prefix("192.0.0.32", 28, true),
+        prefix("192.0.0.40", 30, false),
+        prefix("192.0.1.0", 24, true),
+        prefix("2001:db8:c1:20::", 60, true),
+        prefix("2001:db8:c1:24::", 64, false),
+    ];
+    kernel.set_access(&denied).expect("written");
     let program = kernel.program(Hook::XdpSteer);
-    let model = Model::new();
+    let mut model = Model::new();
+    model.access = AccessTables::of(&denied);
     let mut random = Random(seed);
     let mut reasons = std::collections::BTreeMap::<&str, u64>::new();
 
@@ -47,6 +58,7 @@ fn the_program_and_the_host_agree_on_mutated_packets() {
         assert_eq!(counted, expected, "{name}");
     }
     println!("{packets} packets, seed {seed}: {reasons:?}");
+    assert!(reasons.contains_key("access_denied"), "{reasons:?}");
     assert!(reasons.len() >= 25, "the mutations reach most reasons: {reasons:?}");
 }
 

@@ -9,7 +9,8 @@ pub struct Config {
     /// Stored while programs run, so they never make a reference to it: read once per packet, and all that is found through it
     /// belongs to one generation.
     pub switch: Switch,
-    pub reserved: u32,
+    /// Whether there are prefixes in ACCESS; 0: none. Stored at once.
+    pub access: u32,
     /// Until when the daemon is taken to live, as [`lease`] has it; renewed while programs run, stored at once as `switch` is.
     pub lease: u64,
     /// By generation; userspace writes those of the generation that is not live.

@@ -1,7 +1,7 @@
 //! How much of everything there can be, who fills it, and why that many.
 
 /// Layout of every map and the meaning of every value in this crate. Pinned maps of another version are not re-used.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Slots of one Maglev table. Filled by the L4 plane. Prime, and the size the Maglev paper and Katran use: with 1,000
 /// machines the fullest one has 1.007 times its fair share, and a table is built in about 2 ms.
@@ -40,6 +40,19 @@ pub const SOCKETS_MAX: u32 = 16_384;
 
 /// Datagrams whose first fragment has passed, the longest unused forgotten first. Touched by fragments only: 2 MB.
 pub const FRAGMENTS_MAX: u32 = 16_384;
+
+/// Prefixes of all access lists together.
+pub const PREFIXES_MAX: u32 = 1_000_000;
+
+/// Entries of ACCESS_BLOCKS: one for each prefix at most, and those of the lists before while others take their place. Memory comes with
+/// the entries, about 130 bytes each.
+pub const ACCESS_BLOCKS_MAX: u32 = 2 * 1_048_576;
+
+/// Entries of ACCESS_PREFIXES, likewise.
+pub const ACCESS_PREFIXES_MAX: u32 = 2 * 1_048_576;
+
+/// Sources whose new connections are counted, of all virtual IPs together, the longest unused forgotten first: 6 MB.
+pub const SOURCES_MAX: u32 = 65_536;
 
 /// CPUs that can be mapped to workers; the largest NR_CPUS a distribution builds its kernel with.
 pub const CPUS_MAX: u32 = 8_192;

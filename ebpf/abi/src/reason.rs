@@ -114,6 +114,12 @@ reasons! {
     FragmentHeld = 36, "fragment_held", Drop;
     /// The same, and there is nobody to keep it.
     FragmentEarly = 37, "fragment_early", Drop;
+    /// From an address that an AccessList denies.
+    AccessDenied = 38, "access_denied", Drop;
+    /// Opens a connection, and more than its virtual IP allows come from its source.
+    SourceLimited = 39, "source_limited", Drop;
+    /// Opens a connection, and more than it allows come to its virtual IP.
+    VipLimited = 40, "vip_limited", Drop;
 }
 
 const _: () = {

@@ -119,6 +119,8 @@ impl VipAddress {
 impl Service {
     /// There is an element of BEFORE for its VIP.
     pub const BEFORE: u8 = 1;
+    /// There is an element of LIMITS for its VIP.
+    pub const LIMITED: u8 = 2;
 
     pub const NONE: Service = Service {
         port_first: 0,

@@ -75,6 +75,11 @@ impl<T: Tables> Road<'_, T> {
                 self.tables.remember(part, FragmentWay::default());
                 return Ok(self.stay(Reason::PortNotServed));
             };
+            // Its ports are seen where all fragments meet: there it is counted, by whatever way it came.
+            if meets && let Some(reason) = self.limited(&flow, service, kind, 0) {
+                self.tables.remember(part, FragmentWay::default());
+                return Ok(Outcome { reason, vip: service.vip, machine: 0 });
+            }
             let plan = self.choose::<false>(&flow, service, kind, 0, self.hops > 0 && !meets);
             let (machine, packed) = (plan.to as u32, plan.packed as u32);
             self.tables.remember(part, FragmentWay { at_ns: 0, machine, packed });

@@ -75,6 +75,10 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
     let Some(address) = tables.vip(&key) else {
         return nobody(if hops == 0 { Reason::NotVip } else { Reason::GueInnerNotVip });
     };
+    // Another machine has looked at what came through a tunnel.
+    if tables.access_listed() != 0 && tables.is_denied(&packet.source, hops) {
+        return Outcome { reason: Reason::AccessDenied, vip: address.services[0].vip, machine: 0 };
+    }
     let transport = match packet.transport(frame, tables) {
         Ok(transport) => transport,
         Err(reason) => return nobody(reason),
@@ -184,12 +188,29 @@ impl<T: Tables> Road<'_, T> {
         let kind = Kind(self.tables.forget(kind.0));
         match self.find_service(address, &flow) {
             Some(service) => {
+                if let Some(reason) = self.limited(&flow, service, kind, self.hops) {
+                    return Ok(Outcome { reason, vip: service.vip, machine: 0 });
+                }
                 let plan = self.choose::<true>(&flow, service, kind, transport.at, self.hops > 0);
                 self.send::<true>(frame, plan, flow.entropy())
             }
             None if kind == Kind::ICMP_ERROR => Ok(self.stay(Reason::IcmpPassed)),
             None => Ok(self.stay(Reason::PortNotServed)),
         }
+    }
+
+    /// Why a connection may not begin now, if it is one that begins. `counted`: tunnels behind the place where that is asked.
+    #[inline(always)]
+    pub fn limited(&self, flow: &Flow, service: &Service, kind: Kind, counted: u8) -> Option<Reason> {
+        if service.flags & Service::LIMITED == 0 {
+            return None;
+        }
+        // One number for all three, so that none of them divides the roads from here on.
+        let other = kind.0 ^ Kind::OPENING.0 | (flow.protocol ^ TCP) as usize | counted as usize;
+        if self.tables.forget(other) != 0 {
+            return None;
+        }
+        self.tables.limited(&self.live, service.vip, &flow.source)
     }
 
     #[inline(always)]

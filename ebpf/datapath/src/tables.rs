@@ -1,10 +1,16 @@
 //! What a packet's fate depends on besides its bytes.
 
-use abi::{Address, Before, FragmentWay, Machine, Part, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
+#[cfg(not(target_arch = "bpf"))]
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::fragment;
+use abi::{
+    AccessKey, Address, Before, FragmentWay, Limit, Machine, Part, Reason, SenderKey, Settings, Slot, SourceKey,
+    Switch, VipAddress, VipKey,
+};
+
 use crate::owners::{self, Decision, Question};
 use crate::{Frame, Outcome};
+use crate::{admission, fragment};
 
 pub trait Tables {
     /// The generation that is live, and what holds for it. The word that says so may change at any time: ask once per packet.
@@ -26,6 +32,49 @@ pub trait Tables {
 
     /// The machine that sends GUE from the address; 0: none.
     fn sender(&self, key: &SenderKey) -> u16;
+
+    /// Whether there are prefixes in ACCESS; 0: none.
+    fn access_listed(&self) -> u32;
+
+    /// Element of ACCESS.
+    fn access_word(&self, index: u32) -> u64;
+
+    /// What ACCESS_BLOCKS says of an IPv4 address, which is one native word: as `access_prefix`.
+    fn access_block(&self, raw: u32) -> u32;
+
+    /// What ACCESS_PREFIXES says of an IPv6 address: [`abi::access::DENY`], [`abi::access::ALLOW`], or [`abi::access::OPEN`] when no prefix has it.
+    fn access_prefix(&self, key: &AccessKey) -> u32;
+
+    /// [`admission::is_denied`]; in BPF a function that the verifier examines once.
+    #[inline(always)]
+    fn is_denied(&self, source: &Address, hops: u8) -> bool
+    where
+        Self: Sized,
+    {
+        admission::is_denied(self, source, hops)
+    }
+
+    /// Element of LIMITS.
+    fn limit(&self, index: u32) -> Option<&Limit>;
+
+    /// The bucket of a VIP.
+    fn vip_bucket(&self, vip: u32) -> Option<impl Bucket>;
+
+    /// The bucket of a source, a full one where there was none.
+    fn source_bucket(&self, key: &SourceKey) -> Option<impl Bucket>;
+
+    /// CLOCK_MONOTONIC.
+    fn now_ns(&self) -> u64;
+
+    /// [`admission::limited`] with the element of LIMITS of the generation; in BPF a function that the verifier examines once.
+    #[inline(always)]
+    fn limited(&self, live: &Live<'_>, vip: u16, source: &Address) -> Option<Reason>
+    where
+        Self: Sized,
+    {
+        let index = live.switch.generation() * live.settings.vips + u32::from(vip);
+        admission::limited(self, index, vip.into(), source)
+    }
 
     /// Whether this machine's daemon lives: a number of [`abi::config::lease`].
     fn lease(&self) -> u8;
@@ -68,6 +117,47 @@ pub trait Tables {
     /// State of this machine's socket for the TCP connection, as the kernel numbers them (`include/net/tcp_states.h`); 0: none. Where
     /// only a listener is found and the packet answers a SYN cookie of this machine, that is a connection: [`NEW_SYN_RECV`].
     fn tcp_state(&self, question: &Question) -> u32;
+}
+
+/// A double word that all CPUs calculate with: see [`abi::limit`]. A trait of its own, because `core` has no atomics for BPF.
+pub trait Bucket {
+    fn load(&self) -> u64;
+
+    /// Puts another number in the place of this one; false when there was a third.
+    fn replace(&self, seen: u64, new: u64) -> bool;
+
+    /// Adds, around the end of the numbers where need be, and says what was there before.
+    fn add(&self, number: u64) -> u64;
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl Bucket for AtomicU64 {
+    fn load(&self) -> u64 {
+        AtomicU64::load(self, Ordering::Relaxed)
+    }
+
+    fn replace(&self, seen: u64, new: u64) -> bool {
+        self.compare_exchange(seen, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    fn add(&self, number: u64) -> u64 {
+        self.fetch_add(number, Ordering::Relaxed)
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl<B: Bucket> Bucket for &B {
+    fn load(&self) -> u64 {
+        B::load(self)
+    }
+
+    fn replace(&self, seen: u64, new: u64) -> bool {
+        B::replace(self, seen, new)
+    }
+
+    fn add(&self, number: u64) -> u64 {
+        B::add(self, number)
+    }
 }
 
 /// A generation, as one reading of the switch named it.

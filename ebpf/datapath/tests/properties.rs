@@ -2,16 +2,18 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 
 use abi::config::lease;
 use abi::limits::HOPS_MAX;
 use abi::{
-    Address, Before, Counts, FragmentWay, HashMode, Machine, Part, Reason, SenderKey, Service, Settings, Slot, Switch,
-    Verdict, VipAddress, VipKey,
+    AccessKey, Address, Before, Counts, FragmentWay, HashMode, Limit, Machine, Part, Reason, SenderKey, Service,
+    Settings, Slot, SourceKey, Switch, Verdict, VipAddress, VipKey,
 };
 use datapath::flow::Flow;
 use datapath::host::{HEADROOM, SliceFrame};
 use datapath::owners::Question;
+use datapath::tables::Bucket;
 use datapath::{Live, Outcome, Tables, steer};
 use proptest::prelude::*;
 
@@ -134,6 +136,38 @@ impl Tables for World {
     }
 
     fn remember(&self, _: &Part, _: FragmentWay) {}
+
+    fn access_listed(&self) -> u32 {
+        0
+    }
+
+    fn access_word(&self, _: u32) -> u64 {
+        0
+    }
+
+    fn access_block(&self, _: u32) -> u32 {
+        0
+    }
+
+    fn access_prefix(&self, _: &AccessKey) -> u32 {
+        0
+    }
+
+    fn limit(&self, _: u32) -> Option<&Limit> {
+        None
+    }
+
+    fn vip_bucket(&self, _: u32) -> Option<impl Bucket> {
+        None::<AtomicU64>
+    }
+
+    fn source_bucket(&self, _: &SourceKey) -> Option<impl Bucket> {
+        None::<AtomicU64>
+    }
+
+    fn now_ns(&self) -> u64 {
+        0
+    }
 
     fn hold(&self, _: &Part) -> bool {
         false

@@ -3,6 +3,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod admission;
 mod decide;
 mod frame;
 mod maps;

@@ -8,6 +8,12 @@
 //! | BEFORE | array, mapped | generation × vips + vip → Before | 2 × vips at load | userspace, as VIPS | xdp_steer | none |
 //! | SENDERS | hash | SenderKey → machine | both generations' machines | userspace, as VIPS | xdp_steer | userspace |
 //! | MACHINES | array, mapped | generation × machines + machine → Machine | 2 × machines at load | userspace, as VIPS | xdp_steer | none |
+//! | ACCESS | array, mapped | word of `abi::access` → states of blocks | 589,824 | userspace, while programs run | xdp_steer | none |
+//! | ACCESS_BLOCKS | hash | first 24 bits of an IPv4 address → states of the 256 | 2,097,152, memory as they come | userspace, while programs run | xdp_steer | userspace |
+//! | ACCESS_PREFIXES | trie | AccessKey → DENY or ALLOW | 2,097,152, memory as they come | userspace, while programs run | xdp_steer | userspace |
+//! | LIMITS | array, mapped | generation × vips + vip → Limit | 2 × vips at load | userspace, as VIPS | xdp_steer, xdp_fragment | none |
+//! | BUCKETS | array | vip → bucket | vips at load | xdp_steer, xdp_fragment | the same | none |
+//! | SOURCES | LRU hash | SourceKey → bucket | 65,536 | xdp_steer, xdp_fragment | the same | longest unused |
 //! | COUNTERS | array, mapped | (cpu × vips + vip) × 64 + reason → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | STEERED | array, mapped | (cpu × vips + vip) × machines + machine → Counter | at load | xdp_steer, own CPU's block | userspace | none |
 //! | QUESTION | array per CPU | 0 → Question | 1 | xdp_steer, which has no room for it on its stack | xdp_steer | none |
@@ -24,14 +30,16 @@
 //! SOCKETS serves both socket programs because a socket can be in a sockmap or in a reuseport array, not in both.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerfEventArray, ProgramArray, SockMap};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerfEventArray, ProgramArray, SockMap};
 
+use abi::access::{AccessBlock, WORDS};
 use abi::limits::{
-    ADDRESSES_MAX, CPUS_MAX, FRAGMENTS_MAX, LISTENERS_MAX, MACHINES_MAX, SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX,
+    ACCESS_BLOCKS_MAX, ACCESS_PREFIXES_MAX, ADDRESSES_MAX, CPUS_MAX, FRAGMENTS_MAX, LISTENERS_MAX, MACHINES_MAX,
+    SLOTS as SLOTS_OF_TABLE, SOCKETS_MAX, SOURCES_MAX,
 };
 use abi::{
-    Before, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment, ListenerKey, ListenerRanges,
-    Machine, SenderKey, Slot, Switch, VipAddress, VipKey,
+    Before, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, HeldFragment, Limit, ListenerKey,
+    ListenerRanges, Machine, SenderKey, Slot, SourceKey, Switch, VipAddress, VipKey,
 };
 use datapath::owners::Question;
 
@@ -59,6 +67,24 @@ pub static BEFORE: Array<Before> = Array::with_max_entries(AT_LOAD, MAPPED);
 
 #[map]
 pub static MACHINES: Array<Machine> = Array::with_max_entries(AT_LOAD, MAPPED);
+
+#[map]
+pub static ACCESS: Array<u64> = Array::with_max_entries(WORDS, MAPPED);
+
+#[map]
+pub static ACCESS_BLOCKS: HashMap<u32, AccessBlock> = HashMap::with_max_entries(ACCESS_BLOCKS_MAX, AS_NEEDED);
+
+#[map]
+pub static ACCESS_PREFIXES: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(ACCESS_PREFIXES_MAX, AS_NEEDED);
+
+#[map]
+pub static LIMITS: Array<Limit> = Array::with_max_entries(AT_LOAD, MAPPED);
+
+#[map]
+pub static BUCKETS: Array<u64> = Array::with_max_entries(AT_LOAD, 0);
+
+#[map]
+pub static SOURCES: LruHashMap<SourceKey, u64> = LruHashMap::with_max_entries(SOURCES_MAX, 0);
 
 #[map]
 pub static COUNTERS: Array<Counter> = Array::with_max_entries(AT_LOAD, MAPPED);

@@ -3,20 +3,28 @@
 use core::arch::asm;
 
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_perf_event_output};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_perf_event_output};
+use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::XdpContext;
 
+use abi::access::{block_of, place_in_block};
 use abi::config::lease;
 use abi::fragment::FRAGMENT_NS;
 use abi::{
-    Before, Config, FragmentWay, HeldFragment, Machine, Part, Reason, SenderKey, Settings, Slot, Switch, VipAddress, VipKey,
+    AccessKey, Address, Before, Config, FragmentWay, HeldFragment, Limit, Machine, Part, Reason, SenderKey, Settings,
+    Slot, SourceKey, Switch, VipAddress, VipKey,
 };
 use datapath::owners::{Decision, Question};
+use datapath::tables::Bucket;
 use datapath::{Frame, Live, Outcome, Tables};
 
+use crate::admission::{SOURCE, denied, limited};
 use crate::decide::{decide, slot_before, tcp_state};
 use crate::frame::XdpFrame;
-use crate::maps::{BEFORE, CONFIG, FRAGMENTS, HELD, MACHINES, PART, QUESTION, ROADS, SLOTS, VIPS, switch};
+use crate::maps::{
+    ACCESS, ACCESS_BLOCKS, ACCESS_PREFIXES, BEFORE, BUCKETS, CONFIG, FRAGMENTS, HELD, LIMITS, MACHINES, PART, QUESTION,
+    ROADS, SLOTS, SOURCES, VIPS, switch,
+};
 use crate::sender::sender;
 
 pub struct Maps {
@@ -121,6 +129,75 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn access_listed(&self) -> u32 {
+        let Some(config) = CONFIG.get_ptr(0) else { return 0 };
+        // SAFETY: an element of the map; userspace stores the word at any time, so it is loaded once, as a whole.
+        unsafe { (&raw const (*config).access).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn access_word(&self, index: u32) -> u64 {
+        // SAFETY: one aligned double word, which userspace stores at once.
+        ACCESS.get_ptr(index).map_or(0, |word| unsafe { word.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn access_block(&self, raw: u32) -> u32 {
+        // SAFETY: userspace puts a block into the place of another as a whole, and one that is gone stays as it was while it is read.
+        let Some(block) = (unsafe { ACCESS_BLOCKS.get(&block_of(raw)) }) else { return abi::access::OPEN };
+        let (word, shift) = place_in_block(raw);
+        block.get(word).map_or(abi::access::OPEN, |states| (states >> shift) as u32 & abi::access::ASK)
+    }
+
+    #[inline(always)]
+    fn access_prefix(&self, key: &AccessKey) -> u32 {
+        ACCESS_PREFIXES.get(&Key::new(key.bits, key.address)).map_or(abi::access::OPEN, |state| *state)
+    }
+
+    #[inline(always)]
+    fn is_denied(&self, source: &Address, hops: u8) -> bool {
+        let a = &source.0;
+        denied(a[0], a[1], a[2], a[3], hops as u32) != 0
+    }
+
+    #[inline(always)]
+    fn limit(&self, index: u32) -> Option<&Limit> {
+        LIMITS.get(index)
+    }
+
+    #[inline(always)]
+    fn vip_bucket(&self, vip: u32) -> Option<impl Bucket> {
+        BUCKETS.get_ptr_mut(vip).map(Word)
+    }
+
+    #[inline(always)]
+    fn source_bucket(&self, key: &SourceKey) -> Option<impl Bucket> {
+        // One whose element is used anew meanwhile counts one connection of another source too much.
+        let find = || SOURCES.get_ptr_mut(key).map(Word);
+        find().or_else(|| {
+            let _ = SOURCES.insert(key, 0, 0);
+            find()
+        })
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: the helper has no arguments.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn limited(&self, live: &Live<'_>, vip: u16, source: &Address) -> Option<Reason> {
+        let a = &source.0;
+        let which = live.switch.generation() << 16 | vip as u32;
+        match limited(which, a[0], a[1], a[2], a[3]) {
+            0 => None,
+            SOURCE => Some(Reason::SourceLimited),
+            _ => Some(Reason::VipLimited),
+        }
+    }
+
+    #[inline(always)]
     fn lease(&self) -> u8 {
         let Some(config) = CONFIG.get_ptr(0) else { return lease::OFF };
         // SAFETY: an element of the map; userspace stores the double word at any time, so it is loaded once, as a whole.
@@ -157,7 +234,7 @@ impl Tables for Maps {
 }
 
 #[inline(always)]
-fn live<'a>(switch: Switch, config: *const Config) -> Live<'a> {
+pub fn live<'a>(switch: Switch, config: *const Config) -> Live<'a> {
     // SAFETY: inside the element, whose two settings follow each other; userspace writes only those that are not live, so the value does
     // not change while it is referred to.
     let settings = unsafe {
@@ -165,6 +242,38 @@ fn live<'a>(switch: Switch, config: *const Config) -> Live<'a> {
         &*(select(first as usize, switch.0 as usize) as *const Settings)
     };
     Live { switch, settings }
+}
+
+/// An element of a map, which nobody but the programs writes while they run, and they only as follows.
+struct Word(*mut u64);
+
+// In assembly, because `core` has no atomics for this target (rustc 1.97), whose machine has them since kernel 5.12.
+impl Bucket for Word {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        // SAFETY: a whole aligned double word of an element that was found.
+        unsafe { self.0.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn replace(&self, seen: u64, new: u64) -> bool {
+        let found: u64;
+        // SAFETY: as in `load`.
+        unsafe {
+            asm!("r0 = cmpxchg_64({1} + 0, r0, {0})", in(reg) new, in(reg) self.0, inout("r0") seen => found, options(nostack))
+        };
+        found == seen
+    }
+
+    #[inline(always)]
+    fn add(&self, number: u64) -> u64 {
+        let before: u64;
+        // SAFETY: as in `load`.
+        unsafe {
+            asm!("{0} = atomic_fetch_add((u64 *)({1} + 0), {0})", inout(reg) number => before, in(reg) self.0, options(nostack))
+        };
+        before
+    }
 }
 
 /// BPF_F_CURRENT_CPU.

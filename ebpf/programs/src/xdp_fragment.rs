@@ -2,11 +2,11 @@
 //!
 //! - **Hook**: XDP, by tail call
 //! - **Attaches to**: element 0 of ROADS
-//! - **Reads**: PART; CONFIG, VIPS, SLOTS, MACHINES, FRAGMENTS, QUESTION; the kernel's TCP sockets
-//! - **Writes**: FRAGMENTS, HELD, COUNTERS, STEERED, QUESTION; the packet
+//! - **Reads**: PART; CONFIG, VIPS, SLOTS, MACHINES, LIMITS, FRAGMENTS, QUESTION; the kernel's TCP sockets
+//! - **Writes**: FRAGMENTS, HELD, BUCKETS, SOURCES, COUNTERS, STEERED, QUESTION; the packet
 //! - **Verdicts**: as `xdp_steer`
 //! - **Kernel ≥** 5.15 (tried: 6.18)
-//! - **Stack/insn budget**: 512 bytes; 36,000 instructions examined
+//! - **Stack/insn budget**: 512 bytes; 33,000 instructions examined
 //! - **Test**: kernel-tests/tests/xdp_steer.rs, xdp_steer_model.rs, steering.rs
 
 use aya_ebpf::macros::xdp;

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::access_list::{PREFIXES_MAX, too_many};
 use crate::decode::same_name;
 use crate::http_server::HttpServerSpec;
 use crate::kinds;
@@ -46,6 +47,8 @@ pub struct Outline {
     pub name: String,
     pub kind: String,
     pub claim: Option<Claim>,
+    /// Of an AccessList.
+    pub prefixes: usize,
 }
 
 /// Objects seen together, indexed by what one of them may ask of the others.
@@ -56,6 +59,8 @@ pub struct Beside<'o> {
     registries: HashSet<&'o str>,
     /// By kind, of those of which there may be one, what there is.
     alone: HashMap<&'o str, BTreeSet<&'o str>>,
+    /// Of each AccessList.
+    prefixes: HashMap<&'o str, usize>,
     room: Room<'o>,
 }
 
@@ -119,6 +124,10 @@ impl Outline {
             name: object.document.name.clone(),
             kind: object.document.kind.clone(),
             claim: Claim::of(&object.spec),
+            prefixes: match &object.spec {
+                Spec::AccessList(list) => list.prefixes(),
+                _ => 0,
+            },
         }
     }
 
@@ -140,7 +149,9 @@ impl Outline {
             "VirtualIP" => Some(Claim::of_vip(&crate::decode::<VirtualIpSpec>(document, "").ok()?.value)),
             _ => None,
         };
-        Some(Outline { name, kind, claim })
+        let listed = |name| field(fields, name).and_then(Value::as_array).map_or(0, Vec::len);
+        let prefixes = if kind == "AccessList" { listed("deny") + listed("allow") } else { 0 };
+        Some(Outline { name, kind, claim, prefixes })
     }
 }
 
@@ -230,6 +241,7 @@ impl<'o> Beside<'o> {
         let (mut claims, mut room) = (Vec::new(), Room::new(VIRTUAL_IPS));
         let (mut pipelines, mut global_filters, mut registries) = (HashSet::new(), HashSet::new(), HashSet::new());
         let mut alone: HashMap<&'o str, BTreeSet<&'o str>> = HashMap::new();
+        let mut prefixes = HashMap::new();
         for outline in outlines {
             let name = outline.name.as_str();
             claims.extend(outline.claim.as_ref().map(|claim| (name, outline.kind.as_str(), claim)));
@@ -238,6 +250,7 @@ impl<'o> Beside<'o> {
                 alone.entry(outline.kind.as_str()).or_default().insert(name);
             }
             match outline.kind.as_str() {
+                "AccessList" => drop(prefixes.insert(name, outline.prefixes)),
                 "Pipeline" => drop(pipelines.insert(name)),
                 "GlobalFilter" => drop(global_filters.insert(name)),
                 kind if ServiceRegistrySpec::KINDS.contains(&kind) => drop(registries.insert(name)),
@@ -246,7 +259,7 @@ impl<'o> Beside<'o> {
                 _ => {}
             }
         }
-        Beside { claims: Claims::new(claims), pipelines, global_filters, registries, alone, room }
+        Beside { claims: Claims::new(claims), pipelines, global_filters, registries, alone, prefixes, room }
     }
 
     /// VirtualIPs there is room for on the edges. Default [`VIRTUAL_IPS`].
@@ -278,6 +291,13 @@ impl<'o> Beside<'o> {
         if let Some(other) = other {
             let problem = Problem::new("kind", format!("there may be one of it, and {kind} {other} is there"));
             findings.problem(problem.text(kind).advice(format!("change {other}, or delete it first")));
+        }
+        if let Spec::AccessList(list) = &changed.spec {
+            let others =
+                self.prefixes.iter().filter(|(other, _)| **other != name).map(|(_, count)| count).sum::<usize>();
+            if others > 0 && others + list.prefixes() > PREFIXES_MAX {
+                findings.problem(too_many("deny", others + list.prefixes()));
+            }
         }
         if let Spec::HttpServer(server) = &changed.spec
             && server.https

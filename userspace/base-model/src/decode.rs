@@ -761,6 +761,7 @@ x.size = 1.5: not a whole number; accepted: whole numbers any"#
             let mut findings = Findings::default();
             if let Some(spec) = round::<HttpServerSpec>(&value) { spec.validate("", &mut findings) }
             if let Some(spec) = round::<VirtualIpSpec>(&value) { spec.validate("", &mut findings) }
+            if let Some(spec) = round::<crate::AccessListSpec>(&value) { spec.validate("", &mut findings) }
             if let Some(spec) = round::<ProxySpec>(&value) { spec.validate("", &mut findings) }
             let kinds = crate::pipeline::tests::Kinds;
             if let Some(spec) = round::<PipelineSpec>(&value) { spec.validate("", &kinds, &mut findings) }

@@ -27,6 +27,7 @@ pub fn kinds() -> Vec<Explained> {
         Explained::of::<crate::HttpServerSpec>("HTTPServer"),
         Explained::of::<crate::PipelineSpec>("Pipeline"),
         Explained::of::<crate::VirtualIpSpec>("VirtualIP"),
+        Explained::of::<crate::AccessListSpec>("AccessList"),
         Explained::of::<crate::GlobalFilterSpec>("GlobalFilter"),
         Explained::of::<crate::OverloadManagerSpec>("OverloadManager"),
         Explained::of::<crate::LogSinkSpec>("LogSink"),

@@ -40,7 +40,8 @@ impl Cidr {
         if self.address.is_ipv4() { 32 } else { 128 }
     }
 
-    fn bounds(&self) -> (u128, u128) {
+    /// First and last address, as numbers.
+    pub(crate) fn bounds(&self) -> (u128, u128) {
         let host = u32::from(self.width() - self.length);
         let mask = 1u128.checked_shl(host).map_or(u128::MAX, |v| v - 1);
         let low = bits(self.address) & !mask;

@@ -63,6 +63,7 @@ pub const KINDS: &[Kind] = &[
         .serve(),
     kind("Pipeline", Category::Pipeline, &["pipeline", "pipelines", "pl"]).serve(),
     kind("VirtualIP", Category::Kernel, &["virtualip", "virtualips", "vip", "vips"]).serve(),
+    kind("AccessList", Category::Kernel, &["accesslist", "accesslists", "acl", "acls"]).serve(),
     kind("GlobalFilter", Category::Business, &["globalfilter", "globalfilters"]).serve(),
     kind("OverloadManager", Category::Business, &["overloadmanager", "overloadmanagers", "overload"]).single().serve(),
     kind("LogSink", Category::Business, &["logsink", "logsinks"]).serve(),
@@ -215,7 +216,7 @@ mod tests {
     fn refusals_say_what_is_there() {
         assert_eq!(
             why_refused("Pipelin").unwrap().to_string(),
-            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, GlobalFilter, OverloadManager, LogSink, TCPProxy, UDPProxy, GRPCServer, Consumer, IngressController, GatewayController, AutoCertManager, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry, DNSServiceRegistry or KubernetesServiceRegistry; did you mean Pipeline?"#
+            r#"kind = "Pipelin": unknown kind; accepted: HTTPServer, Pipeline, VirtualIP, AccessList, GlobalFilter, OverloadManager, LogSink, TCPProxy, UDPProxy, GRPCServer, Consumer, IngressController, GatewayController, AutoCertManager, ConsulServiceRegistry, EtcdServiceRegistry, EurekaServiceRegistry, NacosServiceRegistry, ZookeeperServiceRegistry, DNSServiceRegistry or KubernetesServiceRegistry; did you mean Pipeline?"#
         );
         assert!(why_refused("TrafficController").unwrap().to_string().contains("kind of the system"));
         assert!(why_refused("MQTTProxy").unwrap().to_string().contains("not served by this version"));

@@ -25,6 +25,7 @@ pub mod explain;
 pub mod problem;
 pub mod secret;
 
+pub mod access_list;
 pub mod adaptive_concurrency;
 pub mod auto_cert;
 pub mod consumer;
@@ -59,6 +60,7 @@ pub mod repeats;
 pub mod string_matcher;
 pub mod words;
 
+pub use access_list::{Access, AccessListSpec};
 pub use adaptive_concurrency::{AdaptiveConcurrencySpec, Priority, PriorityRule};
 pub use auto_cert::{AutoCertDomainSpec, AutoCertManagerSpec, DnsProviderSpec, ExternalAccountSpec, OnDemandSpec};
 pub use beside::{Beside, Claim, Outline};
@@ -111,5 +113,8 @@ pub use tracing::{
 };
 pub use udp_proxy::UdpProxySpec;
 pub use v1::{Translation, translate_v1};
-pub use virtual_ip::{HashMode, MachineSpec, MachineState, PortRange, PortsSpec, Protocol, VIRTUAL_IPS, VirtualIpSpec};
+pub use virtual_ip::{
+    ConnectionRateSpec, HashMode, LimitPrefixLength, MachineSpec, MachineState, PortRange, PortsSpec, Protocol,
+    SourceRateSpec, VIRTUAL_IPS, VipLimitsSpec, VirtualIpSpec,
+};
 pub use words::{HttpCode, UrlName};

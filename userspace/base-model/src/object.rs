@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
+use crate::access_list::AccessListSpec;
 use crate::auto_cert::AutoCertManagerSpec;
 use crate::consumer::{self, ConsumerSpec};
 use crate::dates::Dates;
@@ -48,6 +49,7 @@ pub enum Spec {
     HttpServer(Box<HttpServerSpec>),
     Pipeline(Box<PipelineSpec>),
     VirtualIp(Box<VirtualIpSpec>),
+    AccessList(Box<AccessListSpec>),
     GlobalFilter(Box<GlobalFilterSpec>),
     OverloadManager(Box<OverloadManagerSpec>),
     LogSink(Box<LogSinkSpec>),
@@ -134,6 +136,7 @@ impl Spec {
             Self::HttpServer(_) => "HTTPServer",
             Self::Pipeline(_) => "Pipeline",
             Self::VirtualIp(_) => "VirtualIP",
+            Self::AccessList(_) => "AccessList",
             Self::GlobalFilter(_) => "GlobalFilter",
             Self::OverloadManager(_) => "OverloadManager",
             Self::LogSink(_) => "LogSink",
@@ -177,6 +180,7 @@ impl Spec {
             Self::GrpcServer(server) => Some(at(&server.address, server.port, &[Protocol::Tcp])),
             Self::Pipeline(_)
             | Self::VirtualIp(_)
+            | Self::AccessList(_)
             | Self::GlobalFilter(_)
             | Self::OverloadManager(_)
             | Self::LogSink(_)
@@ -205,6 +209,11 @@ impl Spec {
                 let spec: VirtualIpSpec = findings.take(decode(&document.spec, ""))?;
                 spec.validate("", findings);
                 Some(Self::VirtualIp(Box::new(spec)))
+            }
+            "AccessList" => {
+                let spec: AccessListSpec = findings.take(decode(&document.spec, ""))?;
+                spec.validate("", findings);
+                Some(Self::AccessList(Box::new(spec)))
             }
             "Consumer" => {
                 let spec: ConsumerSpec = findings.take(decode(&document.spec, ""))?;
@@ -281,6 +290,7 @@ impl Spec {
                 }
             }
             Self::VirtualIp(_)
+            | Self::AccessList(_)
             | Self::GatewayController(_)
             | Self::UdpProxy(_)
             | Self::OverloadManager(_)

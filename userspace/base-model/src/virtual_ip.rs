@@ -10,6 +10,9 @@
 //! machines:
 //! - {name: edge-1, weight: 2}
 //! - {name: edge-3, state: draining}
+//! limits:
+//!   newConnections: {perSecond: 20000, burst: 40000}
+//!   newConnectionsPerSource: {perSecond: 50, burst: 200}
 //! ```
 
 use std::borrow::Cow;
@@ -43,6 +46,72 @@ pub struct VirtualIpSpec {
     /// Machines that own flows. Default: every edge of the cluster, weight 1, active.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub machines: Vec<MachineSpec>,
+    /// How fast TCP connections may begin. Default: as fast as they come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<VipLimitsSpec>,
+}
+
+/// How fast TCP connections to a VirtualIP may begin. Each machine counts for itself the SYNs that reach it from outside, whichever
+/// machine serves them, and drops those beyond in the kernel (`weir_xdp_packets_total` with the reasons `vip_limited` and
+/// `source_limited`): a client whose SYN was dropped tries again after a second. Connections that are there, and datagrams, are not
+/// limited.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VipLimitsSpec {
+    /// All new connections of the VirtualIP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_connections: Option<ConnectionRateSpec>,
+    /// Those of one source, counted first. The kernel remembers 65536 sources; with more at a time, those longest unheard of begin anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_connections_per_source: Option<SourceRateSpec>,
+}
+
+/// How fast, and how many at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["perSecond"]))]
+pub struct ConnectionRateSpec {
+    /// New connections in a second, 1 to 10000000.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub per_second: u32,
+    /// New connections at once, after a pause, 1 to 10000000. Default: as many as in a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub burst: Option<u32>,
+}
+
+/// How fast, and how many at once, for each source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("required" = ["perSecond"]))]
+pub struct SourceRateSpec {
+    /// New connections in a second, 1 to 10000000.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub per_second: u32,
+    /// New connections at once, after a pause, 1 to 10000000. Default: as many as in a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub burst: Option<u32>,
+    /// How much of a client's address makes a source, in bits.
+    pub prefix_length: LimitPrefixLength,
+}
+
+/// Bits of a client's address that make a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LimitPrefixLength {
+    /// Of an IPv4 address, 1 to 32. Default 32.
+    #[schemars(range(min = 1, max = 32))]
+    pub ipv4: u8,
+    /// Of an IPv6 address, 1 to 128. Default 64.
+    #[schemars(range(min = 1, max = 128))]
+    pub ipv6: u8,
+}
+
+impl Default for LimitPrefixLength {
+    fn default() -> Self {
+        Self { ipv4: 32, ipv6: 64 }
+    }
 }
 
 impl Default for VirtualIpSpec {
@@ -54,6 +123,7 @@ impl Default for VirtualIpSpec {
             hash: HashMode::FiveTuple,
             source_prefix_length: SourcePrefixLength::default(),
             machines: Vec::new(),
+            limits: None,
         }
     }
 }
@@ -314,6 +384,14 @@ impl VirtualIpSpec {
             findings.warn(at(path, "sourcePrefixLength"), "has no effect: only hash sourcePrefix looks at it");
         }
         self.validate_machines(&at(path, "machines"), findings);
+        if let Some(limits) = &self.limits {
+            let path = at(path, "limits");
+            if *limits == VipLimitsSpec::default() {
+                findings.warn(&path, "limits nothing: give newConnections or newConnectionsPerSource");
+            } else if !self.protocols.is_empty() && !self.protocols.contains(&Protocol::Tcp) {
+                findings.warn(&path, "has no effect: only TCP connections are limited, and protocols has no TCP");
+            }
+        }
     }
 
     fn validate_ports(&self, path: &str, findings: &mut Findings) {
@@ -480,6 +558,31 @@ machines:
             "{addresses: [1.2.3.4], machines: [{name: a, state: down}]}",
             &[],
             &["machines: no machine is active: new flows have nowhere to go"],
+        );
+        check(
+            "{addresses: [1.2.3.4], limits: {newConnections: {perSecond: 100}, newConnectionsPerSource: {perSecond: 5, burst: 9, prefixLength: {ipv4: 24}}}}",
+            &[],
+            &[],
+        );
+        check(
+            "{addresses: [1.2.3.4], limits: {newConnections: {}, newConnectionsPerSource: {perSecond: 0, burst: 0, prefixLength: {ipv4: 33}}}}",
+            &[
+                "limits.newConnections.perSecond: missing; give it: New connections in a second, 1 to 10000000",
+                "limits.newConnectionsPerSource.perSecond = 0: out of range; accepted: 1 to 10000000",
+                "limits.newConnectionsPerSource.burst = 0: out of range; accepted: 1 to 10000000",
+                "limits.newConnectionsPerSource.prefixLength.ipv4 = 33: out of range; accepted: 1 to 32",
+            ],
+            &[],
+        );
+        check(
+            "{addresses: [1.2.3.4], limits: {}}",
+            &[],
+            &["limits: limits nothing: give newConnections or newConnectionsPerSource"],
+        );
+        check(
+            "{addresses: [1.2.3.4], protocols: [UDP], limits: {newConnections: {perSecond: 1}}}",
+            &[],
+            &["limits: has no effect: only TCP connections are limited, and protocols has no TCP"],
         );
         let ports: Vec<String> = (0..20).map(|i| (1000 + 2 * i).to_string()).collect();
         check(

@@ -32,6 +32,11 @@ pub trait Accepts: 'static {
     /// A place for one more; `None`: there is none, and the client is told so.
     fn admit(&self) -> Option<Self::Seat>;
 
+    /// Whether nothing is taken from this address; counts it if so.
+    fn denies(&self, _: IpAddr) -> bool {
+        false
+    }
+
     /// A connection that has begun. Somebody is to drive it.
     fn take_in(&self, driver: Driver, seat: Self::Seat);
 
@@ -298,6 +303,10 @@ impl<A: Accepts> Serving<A> {
 
     fn handle_incoming(&mut self, incoming: Incoming, mut answer: Vec<u8>) {
         let mut machine = self.socket.machine.borrow_mut();
+        if self.accepts.denies(incoming.remote_address().ip()) {
+            machine.ignore(incoming);
+            return stats::count(Count::Dropped);
+        }
         let place = if memory::is_over() {
             Err("quic_memory")
         } else if self.handshakes.len() >= RETRY_FROM && !incoming.remote_address_validated() {

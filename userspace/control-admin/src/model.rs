@@ -242,6 +242,15 @@ hash: fiveTuple
 "#,
     ),
     (
+        "AccessList",
+        r#"
+name: NAME
+kind: AccessList
+deny: [198.51.100.0/24, "2001:db8:bad::/48"]
+allow: [198.51.100.7]
+"#,
+    ),
+    (
         "TCPProxy",
         r#"
 name: NAME

@@ -7,9 +7,10 @@ use crate::last_good::LastGood;
 use crate::plan::{Change, plan};
 use crate::sections;
 use crate::steer::Steer;
-use base_model::{FilterKinds, Object, Problem, Spec};
+use base_model::{Access, FilterKinds, Object, Problem, Spec};
 use base_tls::TicketKey;
 use edge_listeners::Traffic;
+use edge_listeners::access_lists::Listed;
 use edge_listeners::acme::Acme;
 use edge_pipeline::consumers::Consumers;
 use serde_json::{Value, json};
@@ -311,12 +312,47 @@ impl Agent {
                     tracing::info!(number = purge.number, entries = gone, "caches were purged");
                 }
             }
+            Change::Access => self.apply_access(desired),
             Change::Kernel => self.steer(desired),
+        }
+    }
+
+    /// Puts all AccessLists in force, at the listeners and in the kernel. One that cannot be read, which none can be that was checked when it
+    /// came in, is left out.
+    fn apply_access(&mut self, desired: &Desired) {
+        let (mut lists, mut status) = (Vec::new(), BTreeMap::new());
+        let kind = |document: &Value| document.get("kind").and_then(Value::as_str) == Some("AccessList");
+        for (name, document) in desired.objects.iter().filter(|(_, document)| kind(document)) {
+            match Object::read(document, &*self.filters).map(|object| object.spec) {
+                Ok(Spec::AccessList(list)) => lists.push((name.clone(), list)),
+                Ok(_) => {}
+                Err(problems) => self.report(name, Err(base_model::problem::render(&problems))),
+            }
+        }
+        for name in self.current.objects.iter().filter(|(_, d)| kind(d)).map(|(name, _)| name) {
+            lock(&self.failures).remove(name);
+        }
+        let by = if self.steer.is_some() { "kernel and listeners" } else { "listeners" };
+        for (name, list) in &lists {
+            let fields = json!({"name": name, "health": "", "prefixes": list.prefixes(), "enforcedBy": by});
+            status.insert(name.clone(), fields);
+        }
+        let prefixes = [lists.iter().map(|(_, l)| l.deny.len()).sum(), lists.iter().map(|(_, l)| l.allow.len()).sum()];
+        let access = Access::new(lists.iter().map(|(_, list)| &**list));
+        self.traffic.set_access_lists(Listed { access, prefixes, status });
+        if let Some(steer) = &mut self.steer {
+            let done = steer.set_access(&lists);
+            for (name, _) in &lists {
+                self.report(name, done.clone());
+            }
         }
     }
 
     /// Brings the kernel to where `desired` says; what it could not do is among the failures.
     fn steer(&mut self, desired: &Desired) {
+        if self.steer.as_ref().is_some_and(|steer| !steer.access_in_force()) && desired.version > 0 {
+            self.apply_access(desired);
+        }
         let Some(steer) = &mut self.steer else { return };
         let before: Vec<String> = steer.failures().keys().cloned().collect();
         steer.apply(desired, &self.traffic);
@@ -339,7 +375,7 @@ impl Agent {
                 Acme::here().set_manager(name, *spec);
                 Ok(())
             }
-            Spec::VirtualIp(_) => Ok(()),
+            Spec::VirtualIp(_) | Spec::AccessList(_) => Ok(()),
             listener => {
                 self.traffic.apply_listener(name, &listener)?;
                 self.certificates.set(name, &listener);

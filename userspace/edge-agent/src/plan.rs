@@ -64,6 +64,8 @@ pub enum Change {
     RemoveConsumer {
         name: String,
     },
+    /// AccessLists came, changed or went: all of them together are put in force.
+    Access,
     /// A key of a section of what controllers have learned.
     Key(KeyChange),
     /// An object of a kind that this version does not know.
@@ -94,6 +96,7 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
     let mut kernel = from.machines != to.machines
         || from.steering != to.steering
         || (from.tickets != to.tickets && !to.tickets.keys.is_empty());
+    let mut access = false;
     for (name, document) in to.objects.iter() {
         let before = from.objects.get(name);
         if before.is_some_and(|b| Arc::ptr_eq(b, document) || b == document) {
@@ -111,6 +114,7 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
             "LogSink" => filters.push(Change::ApplyLogSink { name, document }),
             "AutoCertManager" => filters.push(Change::ApplyAutoCert { name, document }),
             "VirtualIP" => kernel = true,
+            "AccessList" => access = true,
             kind if named(kind).is_some_and(|kind| kind.served) => {}
             kind => pipelines.push(Change::Unknown { name, kind: kind.to_owned() }),
         }
@@ -131,6 +135,7 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
             "LogSink" => gone_rest.push(Change::RemoveLogSink { name }),
             "AutoCertManager" => filters.insert(0, Change::RemoveAutoCert { name }),
             "VirtualIP" => kernel = true,
+            "AccessList" => access = true,
             kind if named(kind).is_some_and(|kind| kind.served) => {}
             _ => gone_rest.push(Change::Forget { name }),
         }
@@ -138,6 +143,10 @@ pub fn plan(from: &Desired, to: &Desired) -> Vec<Change> {
     // A port that one server gives up and another takes must be free first.
     let listens = !servers.is_empty() || !gone_servers.is_empty();
     let mut changes = gone_servers;
+    if access {
+        // Before anybody is served that they deny.
+        changes.push(Change::Access);
+    }
     // Without shared keys the machine keeps those it has: sessions go on.
     if from.tickets != to.tickets && !to.tickets.keys.is_empty() {
         changes.push(Change::Tickets);

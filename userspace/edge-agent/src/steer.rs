@@ -3,8 +3,9 @@
 use crate::desired::{Desired, HashRule, Machine, Steering, Step, Ticket, Tickets};
 use crate::lease::HeldLease;
 use aws_lc_rs::hmac;
-use base_model::{HashMode, PortsSpec, Protocol, Spec, VirtualIpSpec};
-use edge_kernel::{Kernel, ListenerId, Slot};
+use base_model::{AccessListSpec, Cidr, HashMode, PortsSpec, Protocol, Spec, VipLimitsSpec, VirtualIpSpec};
+use edge_kernel::abi::limit::Rate;
+use edge_kernel::{AccessPrefix, Kernel, Limits, ListenerId, Slot, SourceLimit};
 use edge_l4::maglev::Candidate;
 use edge_l4::steering;
 use edge_listeners::Traffic;
@@ -43,6 +44,8 @@ pub struct Steer {
     in_force: bool,
     /// It has been so since this process began.
     steers: bool,
+    /// The kernel has the access lists that it was told of last.
+    access_in_force: bool,
     /// Slots by what they follow from; building a table takes a millisecond.
     slots: BTreeMap<String, (Arc<Steering>, Slots)>,
     /// Since when the generation in force is, and whether this machine is done with those before it, by VirtualIP.
@@ -111,6 +114,7 @@ impl Steer {
             applied: None,
             in_force: false,
             steers: false,
+            access_in_force: false,
             slots: BTreeMap::new(),
             looks: BTreeMap::new(),
             looked: Instant::now(),
@@ -149,6 +153,35 @@ impl Steer {
         }
         drop(plane);
         self.applied = None;
+        self.access_in_force = false;
+    }
+
+    /// Tells the kernel what all access lists say. What failed is to be tried again: see [`Steer::access_in_force`].
+    pub fn set_access(&mut self, lists: &[(String, Box<AccessListSpec>)]) -> Result<(), String> {
+        let prefix = |cidr: &Cidr, denied| AccessPrefix { address: cidr.address(), bits: cidr.length(), denied };
+        let of = |list: &AccessListSpec| -> Vec<AccessPrefix> {
+            let denied = list.deny.iter().map(|cidr| prefix(cidr, true));
+            denied.chain(list.allow.iter().map(|cidr| prefix(cidr, false))).collect()
+        };
+        let prefixes: Vec<AccessPrefix> = lists.iter().flat_map(|(_, list)| of(list)).collect();
+        let mut plane = lock(&self.plane);
+        let done = plane.kernel.set_access(&prefixes);
+        plane.failed_total += u64::from(done.is_err());
+        drop(plane);
+        self.access_in_force = done.is_ok();
+        match done {
+            Ok(written) => {
+                tracing::info!(prefixes = prefixes.len(), written, "access lists are in force in the kernel");
+                Ok(())
+            }
+            Err(error) => {
+                Err(format!("listeners go by it, the kernel by what it had before, and it is tried again: {error}"))
+            }
+        }
+    }
+
+    pub fn access_in_force(&self) -> bool {
+        self.access_in_force
     }
 
     pub fn detach(self) {
@@ -571,12 +604,25 @@ fn vip(name: &str, id: u16, spec: &VirtualIpSpec, slots: Slots) -> edge_kernel::
         },
         protocols: spec.protocols.iter().map(|p| protocol(*p)).collect(),
         hash: hash(slots.hash.as_ref(), spec),
+        limits: spec.limits.as_ref().map(limits).unwrap_or_default(),
         earlier: slots.earlier.map(|(rule, slots)| edge_kernel::Earlier {
             hash: hash(rule.as_ref(), spec),
             seed: rule.map_or(0, |rule| rule.seed),
             slots,
         }),
         slots: slots.slots,
+    }
+}
+
+fn limits(spec: &VipLimitsSpec) -> Limits {
+    let rate = |per_second: u32, burst: Option<u32>| Rate::new(per_second, burst.unwrap_or(per_second));
+    Limits {
+        all: spec.new_connections.map(|all| rate(all.per_second, all.burst)),
+        source: spec.new_connections_per_source.map(|source| SourceLimit {
+            rate: rate(source.per_second, source.burst),
+            v4: source.prefix_length.ipv4,
+            v6: source.prefix_length.ipv6,
+        }),
     }
 }
 
@@ -796,7 +842,8 @@ mod tests {
     #[test]
     fn every_field_of_a_virtual_ip_reaches_the_kernel() {
         let written = "{addresses: [192.0.2.1], ports: [80], protocols: [TCP], hash: sourcePrefix, sourcePrefixLength: {ipv4: 24, \
-                       ipv6: 56}}";
+                       ipv6: 56}, limits: {newConnections: {perSecond: 9, burst: 8}, newConnectionsPerSource: {perSecond: 7, burst: 6, \
+                       prefixLength: {ipv4: 30, ipv6: 60}}}}";
         let nothing = Slots { slots: Arc::from([]), table: Arc::from([]), hash: None, earlier: None };
         let installed = |text: &str| {
             let spec = base_model::yaml::parse_document(text).expect("good YAML");
@@ -810,6 +857,13 @@ mod tests {
             ("hash: sourcePrefix", "hash: sourceIP"),
             ("ipv4: 24", "ipv4: 16"),
             ("ipv6: 56", "ipv6: 48"),
+            ("perSecond: 9", "perSecond: 10"),
+            ("burst: 8", "burst: 9"),
+            ("newConnections: {perSecond: 9, burst: 8}, ", ""),
+            ("perSecond: 7", "perSecond: 8"),
+            ("burst: 6", "burst: 7"),
+            ("ipv4: 30", "ipv4: 31"),
+            ("ipv6: 60", "ipv6: 61"),
         ] {
             assert_ne!(installed(&written.replace(field, other)), installed(written), "{other}");
         }

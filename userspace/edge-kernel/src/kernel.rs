@@ -27,6 +27,7 @@ use aya::EbpfLoader;
 use aya::maps::{Map, MapData};
 use aya::programs::{SkLookup, SkReuseport, Xdp};
 
+use crate::access::KnownAccess;
 use crate::error::{KernelError, Warning};
 use crate::follow::MTU_MAX;
 use crate::fragments::{Early, EarlyFragments};
@@ -70,7 +71,7 @@ pub struct Sizes {
     pub tables: u32,
     /// Virtual IPs with counters, 1 to 512: 1 kB each, and 16 bytes per machine, on every CPU.
     pub vips: u32,
-    /// Machines, 1 to 4,095.
+    /// Machines, 1 to 4,095. Beside all of these: 5 MB for access lists and 6 MB for sources whose connections are counted.
     pub machines: u32,
 }
 
@@ -90,6 +91,12 @@ pub struct Kernel {
     pub(crate) slots: MappedArray<Slot>,
     pub(crate) machines: MappedArray<abi::Machine>,
     pub(crate) before: MappedArray<abi::Before>,
+    pub(crate) limits: MappedArray<abi::Limit>,
+    pub(crate) access: MappedArray<u64>,
+    pub(crate) access_prefixes: OwnedFd,
+    pub(crate) access_blocks: OwnedFd,
+    /// What both hold, where this process wrote it.
+    pub(crate) known_access: Option<KnownAccess>,
     pub(crate) counters: MappedArray<Counter>,
     pub(crate) steered: MappedArray<Counter>,
     pub(crate) worker_of_cpu: MappedArray<u64>,
@@ -255,6 +262,7 @@ impl Kernel {
         self.lay_roads()?;
         self.services.clear();
         self.live_tables.clear();
+        self.known_access = None;
         self.inherit()
     }
 
@@ -299,6 +307,11 @@ impl Kernel {
             slots: mapped("SLOTS", take("SLOTS")?)?,
             machines: mapped("MACHINES", take("MACHINES")?)?,
             before: mapped("BEFORE", take("BEFORE")?)?,
+            limits: mapped("LIMITS", take("LIMITS")?)?,
+            access: mapped("ACCESS", take("ACCESS")?)?,
+            access_prefixes: take("ACCESS_PREFIXES")?,
+            access_blocks: take("ACCESS_BLOCKS")?,
+            known_access: None,
             counters: mapped("COUNTERS", take("COUNTERS")?)?,
             steered: mapped("STEERED", take("STEERED")?)?,
             worker_of_cpu: mapped("WORKER_OF_CPU", take("WORKER_OF_CPU")?)?,
@@ -535,6 +548,8 @@ fn load_object(object: &[u8], sizes: &Sizes, cpus: u32, map_dir: Option<&Path>) 
         .map_max_entries("SLOTS", sizes.tables * SLOTS)
         .map_max_entries("MACHINES", 2 * machines)
         .map_max_entries("BEFORE", 2 * vips)
+        .map_max_entries("LIMITS", 2 * vips)
+        .map_max_entries("BUCKETS", vips)
         .map_max_entries("COUNTERS", cpus * vips * REASONS as u32)
         .map_max_entries("STEERED", cpus * vips * machines);
     if let Some(dir) = map_dir {
@@ -586,6 +601,7 @@ fn map_fd(map: &Map) -> Option<BorrowedFd<'_>> {
         Map::Array(data)
         | Map::HashMap(data)
         | Map::LruHashMap(data)
+        | Map::LpmTrie(data)
         | Map::ProgramArray(data)
         | Map::SockMap(data) => Some(data.fd().as_fd()),
         _ => None,
@@ -784,6 +800,12 @@ const MAPS: &[&str] = &[
     "SLOTS",
     "MACHINES",
     "BEFORE",
+    "LIMITS",
+    "BUCKETS",
+    "SOURCES",
+    "ACCESS",
+    "ACCESS_BLOCKS",
+    "ACCESS_PREFIXES",
     "COUNTERS",
     "STEERED",
     "LISTENERS",

@@ -11,9 +11,10 @@
 //! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
 //! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
 //!
-//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `sockets`, `connections`, `follow` (with `neighbours`), `fragments`, `lease`, `routes`, `counters`, `probe`, `interface`,
+//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `access`, `sockets`, `connections`, `follow` (with `neighbours`), `fragments`, `lease`, `routes`, `counters`, `probe`, `interface`,
 //! `error`; `map` and `sys` are the raw calls below.
 
+mod access;
 mod connections;
 mod counters;
 mod error;
@@ -35,6 +36,7 @@ mod veth;
 
 pub use abi;
 pub use abi::Slot;
+pub use access::{AccessPrefix, AccessTables};
 pub use connections::Held;
 pub use counters::{Counters, ReasonCount, SteeredCount};
 pub use error::{KernelError, Warning};
@@ -45,7 +47,7 @@ pub use lease::Lease;
 pub use probe::{Finding, Probe, probe, probe_interfaces};
 pub use services::{before, gather};
 pub use sockets::ListenerId;
-pub use steering::{Applied, Earlier, Hash, Machine, Protocol, Vip};
+pub use steering::{Applied, Earlier, Hash, Limits, Machine, Protocol, SourceLimit, Vip};
 pub use veth::pass_everything;
 
 /// Whether the programs are part of this build. Without them everything but [`Kernel::load`] works and there is no L4 plane.

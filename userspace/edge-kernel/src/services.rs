@@ -87,7 +87,8 @@ fn add_services(services: &mut Vec<Service>, vip: &Vip, table: u16, ip: IpAddr) 
                 port_first: *range.start(),
                 port_last: *range.end(),
                 protocol: protocol.number(),
-                flags: if vip.earlier.is_some() { Service::BEFORE } else { 0 },
+                flags: if vip.earlier.is_some() { Service::BEFORE } else { 0 }
+                    | if vip.limits.element().is_some() { Service::LIMITED } else { 0 },
                 vip: vip.id,
                 table,
                 reserved_too: 0,
@@ -132,6 +133,7 @@ mod tests {
             protocols: vec![Protocol::Tcp, Protocol::Udp],
             hash: Hash::SourcePrefix { v4: 24, v6: 56 },
             slots: vec![abi::Slot::of(1); SLOTS as usize].into(),
+            limits: crate::Limits::default(),
             earlier: None,
         }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use abi::limit::Rate;
 use abi::limits::SLOTS;
 use abi::{Address, SenderKey, Settings, Slot, Switch, VipAddress, VipKey};
 
@@ -47,6 +48,8 @@ pub struct Vip {
     /// The owners of each of the 65,537 slots. Virtual IPs with equal ones share a table of the kernel; give them the same `Arc` and
     /// nothing is compared.
     pub slots: Arc<[Slot]>,
+    /// How fast connections may begin at this machine.
+    pub limits: Limits,
     /// For connections that began when the flows were spread by something else.
     pub earlier: Option<Earlier>,
 }
@@ -58,6 +61,42 @@ pub struct Earlier {
     /// See [`Kernel::set_seed`].
     pub seed: u32,
     pub slots: Arc<[Slot]>,
+}
+
+/// How fast TCP connections to a virtual IP may begin; where there is nothing said, as fast as they come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Limits {
+    /// All of them together.
+    pub all: Option<Rate>,
+    pub source: Option<SourceLimit>,
+}
+
+/// For the connections of one source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SourceLimit {
+    pub rate: Rate,
+    /// Bits of an address that make a source, for each family.
+    pub v4: u8,
+    pub v6: u8,
+}
+
+impl Limits {
+    /// As the programs have it; nothing where nothing is limited.
+    pub fn element(&self) -> Option<abi::Limit> {
+        if *self == Limits::default() {
+            return None;
+        }
+        let mask = |bits: u8, width: u32| u128::MAX.checked_shl(width - u32::from(bits).min(width)).unwrap_or(0);
+        let source = self.source;
+        let v6 = source.map_or(0, |source| mask(source.v6, 128));
+        Some(abi::Limit {
+            all: self.all.unwrap_or_default(),
+            source: source.map(|source| source.rate).unwrap_or_default(),
+            mask_v4: source.map_or(0, |source| (mask(source.v4, 32) as u32).to_be()),
+            reserved: 0,
+            mask_v6: Address::from(std::net::Ipv6Addr::from_bits(v6)).0,
+        })
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -180,6 +219,7 @@ impl Kernel {
         self.write_settings(standby);
         self.write_machines(standby, machines);
         self.write_before(standby, &spreads);
+        self.write_limits(standby, &vips);
         self.hand_over_counters(machines, &vips);
         self.write_senders(standby, machines)?;
         self.write_vips(standby, &services)?;
@@ -421,6 +461,16 @@ impl Kernel {
             let spread =
                 u16::try_from(vip).ok().and_then(|vip| spreads.get(&vip)).copied().unwrap_or(abi::Before::NONE);
             self.before.write(generation as usize * room + vip, spread);
+        }
+    }
+
+    fn write_limits(&mut self, generation: u32, vips: &[&Vip]) {
+        let room = self.options.sizes.vips as usize + 1;
+        let of: BTreeMap<usize, abi::Limit> =
+            vips.iter().filter_map(|vip| Some((usize::from(vip.id), vip.limits.element()?))).collect();
+        for vip in 0..room {
+            let limit = of.get(&vip).copied().unwrap_or(abi::Limit::NONE);
+            self.limits.write(generation as usize * room + vip, limit);
         }
     }
 

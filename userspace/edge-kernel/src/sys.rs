@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use abi::{
-    Address, Before, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, ListenerKey, ListenerRanges,
-    Machine, Slot, VipAddress, VipKey,
+    AccessKey, Address, Before, Config, Counter, FragmentKey, FragmentWay, GroupKey, GroupValue, Limit, ListenerKey,
+    ListenerRanges, Machine, Slot, VipAddress, VipKey,
 };
 
 /// A type whose bytes may be handed to the kernel and taken from it.
@@ -32,6 +32,8 @@ plain!(
     u32,
     abi::SenderKey,
     u64,
+    abi::access::AccessBlock,
+    AccessKey,
     Address,
     Before,
     Config,
@@ -40,6 +42,7 @@ plain!(
     FragmentWay,
     GroupKey,
     GroupValue,
+    Limit,
     ListenerKey,
     ListenerRanges,
     Machine,

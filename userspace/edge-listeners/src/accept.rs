@@ -75,6 +75,9 @@ pub trait Share: 'static {
         false
     }
 
+    /// Whether nothing is taken from this address; counts it if so.
+    fn denies(&self, ip: IpAddr) -> bool;
+
     /// Whether they are reset for that reason; counts one that is.
     fn rejects(&self) -> bool {
         false
@@ -391,7 +394,7 @@ async fn accept<L: Listener>(listener: Arc<L>, key: u64, socket: TcpListener, sp
         });
         match next.await {
             None => break,
-            Some(Ok((stream, _))) if share.rejects() => stream.abort(),
+            Some(Ok((stream, peer))) if share.denies(peer.ip()) || share.rejects() => stream.abort(),
             Some(Ok((stream, peer))) => {
                 let Some(place) = find_room(&*listener, &*share).await else { break };
                 serve_one(&*share, place, key, stream, peer, &spread);
@@ -406,6 +409,10 @@ async fn accept<L: Listener>(listener: Arc<L>, key: u64, socket: TcpListener, sp
     while !door.is_closed()
         && let Some((stream, peer)) = poll_fn(|cx| socket.poll_rest(cx)).await
     {
+        if share.denies(peer.ip()) {
+            stream.abort();
+            continue;
+        }
         let Some(place) = find_room(&*listener, &*share).await else { break };
         serve_one(&*share, place, key, stream, peer, &spread);
     }

@@ -23,7 +23,7 @@ use proto_http::h1::Fault;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -663,6 +663,10 @@ impl base_quic::Accepts for Door {
             self.local.is_full();
         }
         seat
+    }
+
+    fn denies(&self, ip: IpAddr) -> bool {
+        self.local.denies(ip)
     }
 
     fn take_in(&self, driver: Driver, seat: Seat) {

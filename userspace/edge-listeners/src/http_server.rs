@@ -37,7 +37,7 @@ use proto_http::{Limits, Underscores, Version};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::thread::LocalKey;
@@ -474,6 +474,7 @@ async fn introduce(
             local.limit(bound);
             None
         }
+        (Ok(client), _) if client != peer && local.denies(client.ip()) => None,
         (Ok(client), None) => Some(place.pass_to(Connection::book(local.clone(), stream.into(), client, seat))),
         (Ok(client), Some(tls)) => handshake(place, local.clone(), tls.clone(), stream, client, seat).await,
     }
@@ -835,6 +836,10 @@ impl Share for Local {
 
     fn pauses(&self) -> bool {
         self.overload().pauses_accepting()
+    }
+
+    fn denies(&self, ip: IpAddr) -> bool {
+        self.server.shared.denies(ip)
     }
 
     fn rejects(&self) -> bool {

@@ -12,6 +12,7 @@
 
 pub mod accept;
 pub mod access;
+pub mod access_lists;
 pub mod acme;
 pub mod client_stream;
 mod clock;

@@ -34,7 +34,7 @@ use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -286,6 +286,10 @@ impl Share for Local {
         self.proxy.shared.overload().pauses_accepting()
     }
 
+    fn denies(&self, ip: IpAddr) -> bool {
+        self.proxy.shared.denies(ip)
+    }
+
     fn rejects(&self) -> bool {
         let rejects = self.proxy.shared.overload().rejects_connections();
         if rejects {
@@ -452,6 +456,9 @@ async fn begin(local: &Local, stream: TcpStream, told: &mut Told) -> Result<Begu
     let trusted = live.introducers.as_ref().is_some_and(|trusted| proxied::must_introduce(told.client, trusted));
     let early = if trusted { None } else { let_in(local, &live, told).map_err(refused(TcpEnd::Refused))? };
     let unintroduced = introduce(&live, &stream, told).await.map_err(refused(TcpEnd::ProxyHeader))?;
+    if trusted && local.denies(told.client.ip()) {
+        return Err(TcpEnd::Refused);
+    }
     let ip_seat = if trusted { let_in(local, &live, told).map_err(refused(TcpEnd::Refused))? } else { early };
     let client = understand(local, &live, stream, told).await?;
     let Some(pool) = live.pool_for(&told.asked) else {

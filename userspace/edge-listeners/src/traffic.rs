@@ -1,5 +1,6 @@
 //! Which servers and pipelines there are, by name, and how a change of one reaches the requests.
 
+use crate::access_lists::{self, AccessLists, Listed};
 use crate::h2_connection;
 use crate::h3_connection;
 use crate::http_server;
@@ -28,6 +29,7 @@ use proto_http::h1::Fault;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -123,7 +125,8 @@ impl AroundSlot {
 pub type Kinds = fn(&str) -> Option<&'static FilterKind>;
 
 /// Bounds of connections and requests beside the faults of their messages.
-const BOUNDS: [&str; 25] = [
+const BOUNDS: [&str; 26] = [
+    access_lists::BOUND,
     "body_rate",
     "body_timeout",
     "client_unknown",
@@ -172,6 +175,7 @@ pub struct Shared {
     telemetry: Arc<Telemetry>,
     access_log: Option<Arc<AccessLog>>,
     log_sinks: log_sinks::All,
+    access_lists: AccessLists,
     /// The bounds that clients can reach, by name in order.
     bounds: Box<[(&'static str, Limit)]>,
     timeouts: Timeouts,
@@ -204,6 +208,15 @@ impl Shared {
     /// What requests are logged to beside that.
     pub fn log_sinks(&self) -> &log_sinks::All {
         &self.log_sinks
+    }
+
+    /// Whether the AccessLists deny this address; counts it if so.
+    pub fn denies(&self, ip: IpAddr) -> bool {
+        let denied = self.access_lists.denies(ip);
+        if denied {
+            self.limit(access_lists::BOUND);
+        }
+        denied
     }
 
     pub fn timeouts(&self) -> &Timeouts {
@@ -329,6 +342,7 @@ impl Traffic {
             telemetry,
             access_log,
             log_sinks: log_sinks::All::default(),
+            access_lists: AccessLists::default(),
             timeouts,
             kinds,
             tickets: TicketKeys::generate(),
@@ -454,6 +468,15 @@ impl Traffic {
     /// Ends all sinks: what they do not take soon stays on disk.
     pub fn end_log_sinks(&self) {
         edge_export::sink::end_all(&self.shared.log_sinks.load());
+    }
+
+    /// Takes nothing new from whom these lists deny, from now on.
+    pub fn set_access_lists(&self, listed: Listed) {
+        self.shared.access_lists.set(listed);
+    }
+
+    pub fn access_lists(&self) -> Arc<Listed> {
+        self.shared.access_lists.current()
     }
 
     /// Does under overload as this document says from now on.
@@ -604,6 +627,7 @@ impl Traffic {
             }
         }
         status.extend(self.shared.overload.status());
+        status.extend(self.access_lists().status.clone());
         let sinks = self.shared.log_sinks.load();
         status.extend(sinks.iter().map(|sink| (sink.name.to_string(), sink.status())));
         status

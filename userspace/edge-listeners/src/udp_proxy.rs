@@ -465,6 +465,9 @@ impl Local {
         interface: u32,
     ) -> Result<Rc<Session>, (UdpDrop, Option<&'static str>)> {
         let ip = key.client.ip();
+        if [ip, key.peer.ip()].into_iter().any(|ip| self.proxy.shared.denies(ip)) {
+            return Err((UdpDrop::Refused, None));
+        }
         if live.ip_filter.as_ref().is_some_and(|filter| !filter.allows(Some(ip))) {
             return Err((UdpDrop::Refused, Some("ip_filter")));
         }

@@ -32,6 +32,10 @@ const OWED: &[&str] = &["Validator/JwtSpec.jwksRefresh"];
 
 /// Structs, or single fields, and the tests that fail when they do nothing: file below userspace, and name.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
+    ("AccessListSpec", "server/tests/house/access_lists.rs", "who_is_denied_is_not_served_by_any_listener"),
+    ("ConnectionRateSpec", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
+    ("LimitPrefixLength", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
+    ("SourceRateSpec", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
     ("LogSinkSpec.logs", "edge-listeners/tests/log_sinks.rs", "lines_are_json_of_some_servers_to_files_and_collectors"),
     (
         "LogSinkSpec.servers",
@@ -718,6 +722,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("SimpleHttpProxySpec.timeout", "edge-listeners/tests/forward.rs", "what_cannot_be_reached_is_503"),
     ("SourcePrefixLength", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
     ("StringMatcher.empty", "base-model/src/string_matcher.rs", "forms_are_alternatives"),
+    ("VipLimitsSpec", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
     ("VirtualIpSpec", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
     (
         "WebSocketPoolSpec.clientMaxMsgSize",

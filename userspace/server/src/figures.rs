@@ -205,6 +205,17 @@ pub fn shares(shares: Arc<Shares>) -> impl Fn(&mut Encoder) + Send + Sync {
     }
 }
 
+/// Adds the prefixes of AccessLists that listeners go by, and the kernel where there is a plane.
+pub fn access_lists(traffic: Arc<Traffic>) -> impl Fn(&mut Encoder) + Send + Sync {
+    move |encoder| {
+        let [denied, allowed] = traffic.access_lists().prefixes;
+        let help = "Prefixes of all AccessLists together, by what they say: deny or allow.";
+        for (says, count) in [("deny", denied), ("allow", allowed)] {
+            encoder.gauge("weir_access_list_prefixes", help, &[("says", says)], count as f64);
+        }
+    }
+}
+
 /// Adds the workers.
 pub fn workers(workers: Vec<Worker>, traffic: Arc<Traffic>) -> impl Fn(&mut Encoder) + Send + Sync {
     let before: Mutex<Vec<WorkerStats>> = Mutex::new(vec![WorkerStats::default(); workers.len()]);

@@ -302,6 +302,7 @@ impl Edge {
         registry.add(Box::new(figures::workers(runtime.workers().to_vec(), traffic.clone())));
         registry.add(Box::new(figures::memory(&telemetry)));
         registry.add(Box::new(figures::tls));
+        registry.add(Box::new(figures::access_lists(traffic.clone())));
         registry.add(Box::new(figures::quic));
         registry.add(Box::new(figures::kafka));
         registry.add(Box::new(edge_filters::encode_concurrency));

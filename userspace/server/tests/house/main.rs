@@ -8,6 +8,7 @@ mod authority;
 mod leash;
 mod world;
 
+mod access_lists;
 mod access_log;
 mod aggregation;
 mod attacks;

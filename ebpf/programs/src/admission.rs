@@ -1,0 +1,32 @@
+//! Who is let in, and how fast connections begin: functions by themselves, which the verifier examines once. Addresses come in words.
+
+use abi::{Address, Reason, Switch};
+use datapath::admission;
+
+use crate::maps::CONFIG;
+use crate::tables::{Maps, live};
+
+/// [`admission::is_denied`]: 1, or 0.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn denied(a: u32, b: u32, c: u32, d: u32, hops: u32) -> u32 {
+    admission::is_denied(&Maps::new(core::ptr::null_mut(), 0), &Address([a, b, c, d]), hops as u8) as u32
+}
+
+/// [`admission::limited`] for a VIP, in the lower half of `which`, of the generation in its upper half: 0 when not.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn limited(which: u32, a: u32, b: u32, c: u32, d: u32) -> u32 {
+    let Some(config) = CONFIG.get_ptr(0) else { return 0 };
+    let vip = which & 0xffff;
+    let live = live(Switch(which >> 16), config);
+    let index = live.switch.generation() * live.settings.vips + vip;
+    match admission::limited(&Maps::new(core::ptr::null_mut(), 0), index, vip, &Address([a, b, c, d])) {
+        None => 0,
+        Some(Reason::SourceLimited) => SOURCE,
+        Some(_) => VIP,
+    }
+}
+
+pub const SOURCE: u32 = 1;
+const VIP: u32 = 2;
