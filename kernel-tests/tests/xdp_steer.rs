@@ -6,7 +6,7 @@ use abi::config::lease;
 use abi::limit::Rate;
 use abi::limits::HOPS_MAX;
 use abi::{Reason, Switch, Verdict, gue};
-use edge_kernel::{AccessPrefix, AccessTables, Hook, Kernel, Limits, SourceLimit, sys};
+use edge_kernel::{AccessPrefix, AccessTables, Flow, Hook, Kernel, Limits, Protocol, SourceLimit, sys};
 use kernel_tests::model::Model;
 use kernel_tests::packet::{self, ACK, FROM, SYN, TO};
 use kernel_tests::ready;
@@ -284,6 +284,50 @@ fn connections_beyond_the_limits_are_dropped_when_they_begin() {
     // In parts it is no way around.
     let whole = packet::tcp(client(true, 6), Fixture::Here.at(true, 80), SYN, 40);
     both.dropped(&packet::fragments(&whole, 32, 78)[0], Reason::SourceLimited);
+}
+
+#[test]
+fn a_trace_says_what_the_program_does_and_counts_nothing() {
+    if !ready("a_trace_says_what_the_program_does_and_counts_nothing") {
+        return;
+    }
+    let mut both = Both::new();
+    let denied = AccessPrefix { address: client(true, 3).ip(), bits: 32, denied: true };
+    both.kernel.set_access(&[denied]).expect("written");
+    both.model.access = AccessTables::of(&[denied]);
+    let mut reasons = std::collections::BTreeSet::new();
+    for (n, fixture) in (0u16..).zip(Fixture::ALL.into_iter().cycle().take(4 * Fixture::ALL.len())) {
+        for v4 in [true, false] {
+            for (port, protocol, opens) in [
+                (80, Protocol::Tcp, true),
+                (80, Protocol::Tcp, false),
+                (8000, Protocol::Udp, false),
+                (9, Protocol::Udp, false),
+            ] {
+                let flow = Flow { protocol, source: client(v4, n), destination: fixture.at(v4, port), opens };
+                let before = both.kernel.counters();
+                let trace = both.kernel.trace(&flow).expect("a trace");
+                assert_eq!(both.kernel.counters(), before);
+                let frame = match protocol {
+                    Protocol::Tcp => packet::tcp(flow.source, flow.destination, if opens { SYN } else { ACK }, 0),
+                    Protocol::Udp => packet::udp(flow.source, flow.destination, b""),
+                };
+                let (reason, bytes) = both.run(&frame);
+                assert_eq!(trace.reason, reason, "{:?}", flow.destination);
+                reasons.insert(reason.name());
+                let tunnel = (reason.verdict() == Verdict::Transmit).then(|| packet::read_tunnel(&bytes));
+                assert_eq!(trace.tunnel.map(|t| (t.to, t.hops)), tunnel.map(|t| (t.destination, t.hops)));
+                assert_eq!(trace.tunnel.and_then(|t| t.next_hop).is_some(), trace.machine == NEAR);
+                assert_eq!(trace.slot.is_some(), !matches!(reason, Reason::PortNotServed | Reason::AccessDenied));
+            }
+        }
+    }
+    let all =
+        ["access_denied", "forwarded", "local", "machine_unknown", "port_not_served", "second_chance", "slot_empty"];
+    assert!(all.iter().all(|reason| reasons.contains(reason)), "{reasons:?}");
+    let elsewhere =
+        Flow { protocol: Protocol::Udp, source: client(true, 1), destination: client(true, 2), opens: false };
+    assert_eq!(both.kernel.trace(&elsewhere).expect("a trace").reason, Reason::NotVip);
 }
 
 #[test]

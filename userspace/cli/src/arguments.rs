@@ -216,6 +216,12 @@ pub enum Verb {
     Top(Top),
     /// Show requests as they end, of all machines
     Tap(Tap),
+    /// Tell what the kernel's programs of the machine do with a packet: 'tcp 198.51.100.7:41000 > 203.0.113.10:443', with syn behind it for
+    /// one that opens a connection
+    Trace {
+        #[arg(required = true)]
+        flow: Vec<String>,
+    },
     /// Tell what became of a request: ID is the X-Request-Id of its answer
     ExplainRequest { id: String },
     /// Contexts of ~/.weirctlrc

@@ -30,6 +30,7 @@ mod tap;
 mod terminal;
 mod tokens;
 mod top;
+mod trace;
 mod wasm;
 mod watch;
 

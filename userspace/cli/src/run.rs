@@ -11,7 +11,7 @@ use crate::resource::Resource;
 use crate::server::{Server, segment};
 use crate::{
     backup, caches, check, config, convert, custom, describe, edit, explain, history, http_proxy, kubernetes,
-    last_good, members, objects, tap, tokens, top, wasm, watch,
+    last_good, members, objects, tap, tokens, top, trace, wasm, watch,
 };
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
@@ -149,6 +149,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         }
         Verb::Top(what) => top::top(&server, &what, format).await,
         Verb::Tap(what) => tap::tap(&server, &what, format).await,
+        Verb::Trace { flow } => trace::trace(&server, &flow, format).await,
         Verb::ExplainRequest { id } => tap::explain(&server, &id, format).await,
         Verb::Member(MemberWhat::List) => members::get(&server, None, format).await,
         Verb::Member(MemberWhat::Add { name, peer_url, wait }) => members::add(&server, &name, &peer_url, wait).await,

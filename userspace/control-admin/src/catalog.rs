@@ -139,6 +139,12 @@ pub trait Local: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
+    /// What becomes at this machine of a packet of this flow: `tcp ADDRESS:PORT > ADDRESS:PORT`. An error tells why that cannot be told.
+    fn trace(&self, flow: &str) -> Result<Value, String> {
+        let _ = flow;
+        Err("this machine has no edge half, and so no kernel plane".to_owned())
+    }
+
     /// Requests as they end, from now on, that pass a filter: keys and values as `GET /tap` takes them.
     fn tap(&self, filter: &[(String, String)]) -> Result<Tap, String> {
         let _ = filter;

@@ -35,6 +35,7 @@ mod status;
 mod switch;
 mod tap;
 mod tokens;
+mod trace;
 mod wasm;
 mod watch;
 

@@ -14,7 +14,7 @@ use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
 use crate::{
     backup, caches, custom, history, last_good, logs, members, metadata, objects, overview, requests, status, tap,
-    tokens, wasm, watch,
+    tokens, trace, wasm, watch,
 };
 
 pub struct Api {
@@ -124,6 +124,7 @@ fn entries() -> Vec<Entry> {
     add("requests", "/requests", &["GET"], get(requests::latest));
     add("requests", "/requests/{id}", &["GET"], get(requests::of_id));
     add("requests", "/tap", &["GET"], get(tap::open));
+    add("requests", "/trace", &["GET"], get(trace::of_flow));
 
     add("logs", "/logs", &["GET"], get(logs::tail));
     add("logs", "/logs/level", &["GET"], get(logs::level));

@@ -6,7 +6,7 @@ use crate::keeper::{Keeper, KeptState};
 use crate::last_good::LastGood;
 use crate::plan::{Change, plan};
 use crate::sections;
-use crate::steer::Steer;
+use crate::steer::{SharedKernel, Steer};
 use base_model::{Access, FilterKinds, Object, Problem, Spec};
 use base_tls::TicketKey;
 use edge_listeners::Traffic;
@@ -100,6 +100,11 @@ impl Agent {
 
     pub fn failures(&self) -> Failures {
         self.failures.clone()
+    }
+
+    /// The kernel plane, where there is one.
+    pub fn plane(&self) -> Option<SharedKernel> {
+        self.steer.as_ref().map(Steer::plane)
     }
 
     /// How the copy on disk is.

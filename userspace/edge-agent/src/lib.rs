@@ -16,6 +16,7 @@ pub mod plan;
 pub mod sections;
 pub mod steer;
 pub mod step;
+mod trace;
 
 pub use agent::Agent;
 pub use certificates::CertificateEnds;

@@ -22,6 +22,8 @@ pub type SharedKernel = Arc<Mutex<Plane>>;
 /// The programs and the names of what they count.
 pub struct Plane {
     pub kernel: Kernel,
+    /// This machine's name.
+    pub own: String,
     /// Names of virtual IPs by the index their counters are kept under.
     pub vips: BTreeMap<u16, String>,
     /// Names of machines by their index.
@@ -102,6 +104,7 @@ impl Steer {
     pub fn new(kernel: Kernel, own: &str, detach: bool) -> Steer {
         let plane = Plane {
             kernel,
+            own: own.to_owned(),
             vips: BTreeMap::new(),
             machines: BTreeMap::new(),
             installed: 0,

@@ -1,6 +1,6 @@
 //! The TCP connections of virtual IPs that this machine holds, and their slots, from the kernel's list of sockets (sock_diag(7)).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use abi::{Address, Slot};
 use datapath::flow::Flow;
@@ -25,7 +25,7 @@ impl Kernel {
         let mut netlink = Netlink::open_for(libc::NETLINK_SOCK_DIAG).map_err(failed)?;
         let mut held = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            list(&mut netlink, family as u8, |client, port, vip, vip_port| {
+            list(&mut netlink, family as u8, CONNECTIONS, |_, client, port, vip, vip_port| {
                 held.extend(self.slot_of(client, port, vip, vip_port));
             })
             .map_err(failed)?;
@@ -47,11 +47,30 @@ impl Kernel {
     }
 }
 
-/// Calls `each` with the peer's and our address and port of every connection of sockets of the family. A socket open to both families
+/// State of the calling thread's network namespace's socket for a TCP connection, named from the client's side; 0: none.
+pub(crate) fn state_of(client: SocketAddr, here: SocketAddr) -> std::io::Result<u32> {
+    let mut netlink = Netlink::open_for(libc::NETLINK_SOCK_DIAG)?;
+    let mut found = 0;
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        list(&mut netlink, family as u8, CONNECTIONS | 1 << TIME_WAIT, |state, peer, port, at, our_port| {
+            if (peer, port, at, our_port) == (client.ip(), client.port(), here.ip(), here.port()) {
+                found = state;
+            }
+        })?;
+    }
+    Ok(found)
+}
+
+/// Calls `each` with the state, the peer's and our address and port of every connection of sockets of the family. A socket open to both families
 /// is one of IPv6, whatever its connection is.
-fn list(netlink: &mut Netlink, family: u8, mut each: impl FnMut(IpAddr, u16, IpAddr, u16)) -> std::io::Result<()> {
+fn list(
+    netlink: &mut Netlink,
+    family: u8,
+    states: u32,
+    mut each: impl FnMut(u32, IpAddr, u16, IpAddr, u16),
+) -> std::io::Result<()> {
     let mut request = vec![family, libc::IPPROTO_TCP as u8, 0, 0];
-    request.extend((!(1u32 << TIME_WAIT | 1 << CLOSE | 1 << LISTEN)).to_ne_bytes());
+    request.extend(states.to_ne_bytes());
     // `inet_diag_sockid`: none asked for.
     request.extend([0; 48]);
     netlink.send(SOCK_DIAG_BY_FAMILY, netlink::NLM_F_REQUEST | netlink::NLM_F_DUMP, &request)?;
@@ -74,12 +93,14 @@ fn list(netlink: &mut Netlink, family: u8, mut each: impl FnMut(IpAddr, u16, IpA
                 }
                 IpAddr::from(octets).to_canonical()
             };
-            each(address(24), port(6), address(8), port(4));
+            each(socket[1].into(), address(24), port(6), address(8), port(4));
         }
     }
 }
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// All but these.
+const CONNECTIONS: u32 = !(1 << TIME_WAIT | 1 << CLOSE | 1 << LISTEN);
 const TIME_WAIT: u32 = 6;
 const CLOSE: u32 = 7;
 const LISTEN: u32 = 10;

@@ -89,7 +89,7 @@ pub(crate) fn is_held(pin_dir: &Path) -> bool {
 }
 
 /// What the programs' clock says, in nanoseconds.
-fn monotonic() -> u64 {
+pub(crate) fn monotonic() -> u64 {
     // SAFETY: all zeros is a valid timespec, which lives through the call.
     let time = unsafe {
         let mut time: libc::timespec = std::mem::zeroed();

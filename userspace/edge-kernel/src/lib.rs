@@ -11,7 +11,7 @@
 //! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
 //! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
 //!
-//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `access`, `sockets`, `connections`, `follow` (with `neighbours`), `fragments`, `lease`, `routes`, `counters`, `probe`, `interface`,
+//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `access`, `sockets`, `connections`, `follow` (with `neighbours`), `fragments`, `lease`, `routes`, `counters`, `trace`, `probe`, `interface`,
 //! `error`; `map` and `sys` are the raw calls below.
 
 mod access;
@@ -32,6 +32,7 @@ mod services;
 mod sockets;
 mod steering;
 pub mod sys;
+mod trace;
 mod veth;
 
 pub use abi;
@@ -48,6 +49,7 @@ pub use probe::{Finding, Probe, probe, probe_interfaces};
 pub use services::{before, gather};
 pub use sockets::ListenerId;
 pub use steering::{Applied, Earlier, Hash, Limits, Machine, Protocol, SourceLimit, Vip};
+pub use trace::{Flow, Trace, Tunnel};
 pub use veth::pass_everything;
 
 /// Whether the programs are part of this build. Without them everything but [`Kernel::load`] works and there is no L4 plane.

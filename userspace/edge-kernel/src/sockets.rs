@@ -27,6 +27,21 @@ pub(crate) struct Sockets {
     next: u32,
 }
 
+impl Sockets {
+    /// Whether packets of virtual IPs for this port have a listener.
+    pub(crate) fn has(&self, key: &ListenerKey) -> std::io::Result<bool> {
+        if sys::map_lookup::<ListenerKey, u32>(self.listeners.as_fd(), key)?.is_some() {
+            return Ok(true);
+        }
+        let ranges: Option<ListenerRanges> = sys::map_lookup(self.ranges.as_fd(), &0u32)?;
+        let serves = |range: &abi::ListenerRange| {
+            (range.protocol, range.v6) == (key.protocol, key.v6)
+                && (range.port_first..=range.port_last).contains(&key.port)
+        };
+        Ok(ranges.is_some_and(|ranges| ranges.ranges.iter().take(ranges.count as usize).any(serves)))
+    }
+}
+
 struct Registered {
     id: ListenerId,
     ports: RangeInclusive<u16>,

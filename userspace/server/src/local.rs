@@ -10,10 +10,11 @@ use control_admin::{Requests, Tap};
 use control_api::{EdgeReport, FAILURE_CHARS_TOLD, FAILURES_TOLD};
 use control_controllers::Board;
 use edge_agent::agent::Failures;
+use edge_agent::steer::Plane;
 use edge_listeners::{Traffic, watch};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use tokio::sync::{broadcast, mpsc};
 
 /// Requests that wait for who reads a tap; what comes while they are so many is missed, and counted.
@@ -25,6 +26,8 @@ pub struct Local {
     pub logs: Logs,
     /// The edge half, once it runs; never in a process with `--no-edge`.
     pub edge: OnceLock<(Arc<Traffic>, Failures)>,
+    /// Its kernel plane, where there is one. Only borrowed: its owner takes it down at the end with `--detach`.
+    pub plane: OnceLock<Weak<Mutex<Plane>>>,
     pub health: Arc<Health>,
     /// The controllers that run here.
     pub board: Arc<Board>,
@@ -38,7 +41,8 @@ impl Local {
     pub fn new(telemetry: Arc<Telemetry>, logs: Logs, health: Arc<Health>) -> Local {
         let checks = telemetry.limits().register("document_checks");
         let watches = telemetry.limits().register("object_watches");
-        Local { telemetry, logs, edge: OnceLock::new(), health, board: Arc::default(), checks, watches }
+        let (edge, plane) = (OnceLock::new(), OnceLock::new());
+        Local { telemetry, logs, edge, plane, health, board: Arc::default(), checks, watches }
     }
 
     /// What this machine's edge says of itself to the leader.
@@ -120,6 +124,15 @@ impl control_admin::Local for Local {
             }
         };
         Ok(found.iter().map(|record| record.to_json()).collect())
+    }
+
+    fn trace(&self, flow: &str) -> Result<Value, String> {
+        let Some(plane) = self.plane.get().and_then(Weak::upgrade) else {
+            return Err("there is no kernel plane here, so that packets are steered by nobody: start weir with --interface, or ask a machine \
+                        that was"
+                .to_owned());
+        };
+        plane.lock().unwrap_or_else(PoisonError::into_inner).trace(flow)
     }
 
     fn tap(&self, filter: &[(String, String)]) -> Result<Tap, String> {

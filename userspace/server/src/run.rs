@@ -358,6 +358,9 @@ impl Edge {
     /// Serves what was kept on disk at once, then what is published.
     fn serve(mut self, local: &Arc<Local>, stopped: mpsc::Receiver<()>) -> Serving {
         let _ = local.edge.set((self.traffic.clone(), self.agent.failures()));
+        if let Some(plane) = self.agent.plane() {
+            let _ = local.plane.set(Arc::downgrade(&plane));
+        }
         // A state that panics the agent is not served, and does not keep the process from starting.
         let agent = &mut self.agent;
         let started = catch_unwind(AssertUnwindSafe(|| agent.start_from_disk()));

@@ -60,6 +60,8 @@ fn who_is_denied_is_not_served_by_any_listener() {
         socket.recv(&mut [0; 64]).is_ok_and(|length| length == 5)
     };
     let served = |source: &str| [web, relay].map(|port| ask_from(source, port).starts_with("HTTP/1.1 200"));
+    let trace = machine.api("GET", "/trace?flow=tcp+1.2.3.4:5+%3E+6.7.8.9:80", "");
+    assert!(trace.status == 400 && trace.body.contains("--interface"), "{trace:?}");
     eventually("all listen", || (served("127.0.0.2") == [true; 2] && echoed("127.0.0.2")).then_some(()));
 
     machine.create(LIST);
@@ -111,6 +113,14 @@ fn packets_of_who_is_denied_or_too_fast_end_in_the_kernel() {
         machine.metric(&series).unwrap_or_default()
     };
     eventually("it is steered", || asks().then_some(()));
+    let trace =
+        |flow: &str| machine.api("GET", &format!("/trace?flow={}", flow.replace(' ', "+").replace('>', "%3E")), "");
+    let local = trace(&format!("tcp 10.77.0.1:4000 > 198.51.100.1:{port} syn"));
+    for told in ["\"reason\":\"local\"", "\"virtualIP\":\"shop\"", "\"owners\":[\"m1\"]", "\"verdict\":\"pass\""] {
+        assert!(local.status == 200 && local.body.contains(told), "{told}: {local:?}");
+    }
+    let wrong = trace("tcp 10.77.0.1 > 198.51.100.1:80");
+    assert!(wrong.status == 400 && wrong.body.contains("is no address with a port"), "{wrong:?}");
     let list = |rest: &str| format!("kind: AccessList\nname: abuse\n{rest}\n");
     machine.create(&list("deny: [10.77.0.0/24]"));
     eventually("packets are dropped", || (!asks() && dropped("access_denied") > 0.0).then_some(()));
