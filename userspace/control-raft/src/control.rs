@@ -1,8 +1,7 @@
-//! The life of a member: start, take changes, answer questions, leave.
+//! The life of a member: start (`control/start.rs`), take changes (`control/decide.rs`), answer questions, leave.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -10,35 +9,32 @@ use std::time::{Duration, Instant, SystemTime};
 use base_text::quoted;
 use bytes::Bytes;
 use control_api::client::Answer as HttpAnswer;
-use control_api::{EdgeReport, Member, MemberRole, Principal, Refusal, RefusalKind};
-use control_state::{Action, Answer, Command, FIRST_LEVEL, State};
+use control_api::{EdgeReport, Member, MemberRole, Principal, Refusal};
+use control_state::{Action, Answer, FIRST_LEVEL, State};
 use hyper::Method;
 use openraft::ServerState;
-use openraft::error::{ClientWriteError, RaftError};
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use crate::admission;
-use crate::config::{
-    AskEdge, Conceal, Config, PLAIN, PeerTls, StartError, StartErrorKind, StateFlag, check_plain, check_scheme,
-    host_port, same_place,
-};
+use crate::config::{AskEdge, Conceal, Config, StartError, StartErrorKind, StateFlag, host_port, same_place};
 use crate::guard::Guard;
 use crate::instance;
 use crate::join::{self, Bound, Invitation, Issuing};
 use crate::leaders::Told;
-use crate::machine::Machine;
 use crate::marks::Marks;
-use crate::network::Network;
 use crate::publish::{Follower, ObjectsSince, Publisher};
-use crate::secret::ClusterSecret;
-use crate::store::{Identity, OpenError, Store};
-use crate::types::{NAMES_PRINCIPALS, Packed, Peer, Raft, node_id};
+use crate::store::Store;
+use crate::types::Raft;
 use crate::upkeep::{self, Report};
-use crate::wire::{IdentityAnswer, Wire, WireError};
-use crate::{bounds, follow, peer};
+use crate::wire::{IdentityAnswer, Wire};
+use crate::{bounds, peer};
+
+mod decide;
+mod start;
+
+pub(crate) use start::of_this_member;
+use start::{advertised, begin, check, exposed, follow_certificates, follow_secret, listen, open, raft};
 
 /// This process's part in the cluster. Clones are handles of the same member.
 #[derive(Clone)]
@@ -644,151 +640,6 @@ impl Inner {
         }
     }
 
-    pub async fn propose(&self, action: Action) -> Answer {
-        self.propose_for(action, None).await
-    }
-
-    /// On this member's own behalf where nobody is named.
-    async fn propose_for(&self, action: Action, by: Option<Principal>) -> Answer {
-        let action = self.fitted(action).await?;
-        let known = self.publisher.state().level() >= NAMES_PRINCIPALS;
-        let by = by.unwrap_or_else(|| Principal::member(&self.name));
-        self.decide(action, known.then_some(by)).await
-    }
-
-    /// As it is, whatever the cluster's feature level.
-    pub async fn propose_raw(&self, action: Action) -> Answer {
-        self.decide(action, None).await
-    }
-
-    async fn decide(&self, action: Action, by: Option<Principal>) -> Answer {
-        if let Some(reason) = self.failure() {
-            return Err(Refusal::unavailable(format!("this member has failed and starts again: {reason}")));
-        }
-        let now = control_api::time::rfc3339(SystemTime::now());
-        let command = Command { request: random(), now, action, by };
-        let decided = async {
-            let done = self.carry(Packed::new(&command)).await?;
-            // The answer may come from another member: what it speaks of shall be visible here as well.
-            let _ = tokio::time::timeout(VISIBLE, self.publisher.reached(done.version)).await;
-            Ok(done)
-        };
-        let answer = match tokio::time::timeout(self.request_timeout, decided).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Refusal::unavailable(format!(
-                "not decided within {} (--cluster-request-timeout): whether the change was made is not known; look, and \
-                 try again",
-                base_text::duration(self.request_timeout)
-            ))),
-        };
-        if matches!(&answer, Err(refusal) if refusal.kind == RefusalKind::Unavailable) {
-            self.proposals_failed.fetch_add(1, Ordering::Relaxed);
-        }
-        answer
-    }
-
-    async fn catch_up(&self) -> bool {
-        let version = if self.leading().is_some() {
-            return self.confirmed_version().await.is_some();
-        } else if let Some(url) = self.leader_url().or_else(|| self.any_primary()) {
-            self.wire.post::<u64>(&url, "/raft/version", &(), CONFIRM).await.ok()
-        } else {
-            None
-        };
-        let Some(version) = version else { return false };
-        tokio::time::timeout(VISIBLE, self.publisher.reached(version)).await.is_ok()
-    }
-
-    /// The version of everything that is decided; `None` when this member does not lead.
-    pub async fn confirmed_version(&self) -> Option<u64> {
-        let raft = self.leading()?;
-        tokio::time::timeout(CONFIRM, raft.ensure_linearizable()).await.ok()?.ok()?;
-        Some(self.publisher.state().view.version)
-    }
-
-    /// Offers the command to whoever leads until it is decided. Repeating it is safe: the state knows its number.
-    async fn carry(&self, command: Packed) -> Answer {
-        let mut patience = Instant::now() + PATIENCE;
-        let mut last = String::new();
-        loop {
-            if self.leading().is_some() {
-                if let Some(answer) = self.propose_here(command.clone()).await {
-                    return answer;
-                }
-            } else if let Some(url) = self.leader_url().or_else(|| self.any_primary()) {
-                let forward = self.wire.post::<Answer>(&url, "/raft/propose", &command, self.request_timeout);
-                let answer = tokio::select! {
-                    answer = forward => Some(answer),
-                    () = self.led_otherwise(&url) => None,
-                };
-                match answer {
-                    Some(Ok(answer)) => return answer,
-                    Some(Err(WireError::NotLeader(hint))) => {
-                        last = format!("{url} does not lead");
-                        if self.voter.is_none() {
-                            *lock(&self.leader_hint) = hint;
-                        }
-                    }
-                    Some(Err(error)) => {
-                        last = error.to_string();
-                        self.forget_leader(&url);
-                    }
-                    None if self.leader_url().is_some() => patience = Instant::now() + PATIENCE,
-                    None => last = format!("{url} does not answer"),
-                }
-            }
-            let leaderless = lock(&self.leaderless_since).is_some_and(|since| since.elapsed() > PATIENCE);
-            if Instant::now() > patience || (self.voter.is_some() && leaderless) {
-                return Err(self.no_leader(&last));
-            }
-            tokio::time::sleep(RETRY).await;
-        }
-    }
-
-    /// Ends when another is held to be the leader, or, after the time a guess deserves, nobody.
-    async fn led_otherwise(&self, url: &str) {
-        let guessed = Instant::now();
-        loop {
-            tokio::time::sleep(RETRY).await;
-            match self.leader_url() {
-                Some(leader) if leader == url => {}
-                None if guessed.elapsed() < GUESS => {}
-                _ => return,
-            }
-        }
-    }
-
-    /// Decides the command here; `None` when this member does not lead. The first command of a cluster gives it its id: others wait
-    /// for that, so that no version of the configuration is without one.
-    pub async fn propose_here(&self, command: Packed) -> Option<Answer> {
-        let raft = self.leading()?;
-        if self.publisher.state().view.cluster_id.is_empty() && !command.founds() {
-            self.reported.notify_one();
-            if tokio::time::timeout(PATIENCE, self.publisher.founded()).await.is_err() {
-                let message =
-                    "the cluster is being founded and takes no change before it has its id; try again in a moment";
-                return Some(Err(Refusal::unavailable(message)));
-            }
-        }
-        let write = raft.client_write(command);
-        let lost = async {
-            while self.leading().is_some() {
-                tokio::time::sleep(RETRY).await;
-            }
-            // A new leader may have taken over with the entry: openraft says so in a moment.
-            tokio::time::sleep(RETRY).await;
-        };
-        tokio::select! {
-            biased;
-            written = write => match written {
-                Ok(written) => Some(written.data.unwrap_or_else(|| Err(Refusal::unavailable("the log has no answer for this entry")))),
-                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => None,
-                Err(error) => Some(Err(Refusal::unavailable(format!("the change was not decided: {error}")))),
-            },
-            () = lost => Some(Err(self.no_leader("the majority was lost while the change was under way; whether it was made is not known"))),
-        }
-    }
-
     pub fn metrics(&self) -> Metrics {
         let config_version = self.publisher.state().view.version;
         let mut metrics = Metrics {
@@ -896,374 +747,6 @@ impl Inner {
     }
 }
 
-async fn begin(inner: &Arc<Inner>, alone: bool, flag: StateFlag) -> Result<(), StartError> {
-    admission::same_cluster(inner).await?;
-    let Some(voter) = &inner.voter else {
-        inner.spawn_lasting("following the primaries", follow::follow(inner.clone()));
-        return Ok(());
-    };
-    inner.spawn("watching Raft", watch_raft(inner.clone()));
-    inner.spawn("hearing that the cluster is over", admission::end_with_cluster(inner.clone()));
-    if alone {
-        found_alone(inner, voter).await?;
-    } else if inner.gate() == Gate::Closed {
-        inner.spawn("finding the cluster", admission::find_place(inner.clone(), flag));
-    }
-    caught_up(voter).await;
-    Ok(())
-}
-
-/// `--insecure-peers`, where it makes a difference.
-fn exposed(config: &Config, listeners: &[TcpListener]) -> bool {
-    let out = |listener: &TcpListener| listener.local_addr().is_ok_and(|address| !address.ip().is_loopback());
-    let mut others = config.initial_cluster.values().chain(&config.primary_peer_urls);
-    config.insecure_peers
-        && config.secret.is_none()
-        && config.tls.is_none()
-        && (listeners.iter().any(out) || others.any(|url| check_plain("", url).is_err()))
-}
-
-fn check(config: &Config, alone: bool) -> Result<(), StartError> {
-    let config_error = |message: String| Err(StartError::new(StartErrorKind::Config, message));
-    let tls = config.tls.is_some();
-    for (name, url) in &config.initial_cluster {
-        host_port(&format!("--initial-cluster {name}"), url)?;
-        check_scheme(&format!("--initial-cluster {name}"), url, tls)?;
-    }
-    let guarded = config.secret.is_some() || config.insecure_peers;
-    for (name, url) in config.initial_cluster.iter().filter(|(name, _)| !guarded && **name != config.name) {
-        check_plain(&format!("--initial-cluster {name}"), url)?;
-    }
-    for url in &config.primary_peer_urls {
-        host_port("--primary-listen-peer-urls", url)?;
-        if config.role == MemberRole::Secondary && config.initial_cluster.is_empty() {
-            check_scheme("--primary-listen-peer-urls", url, tls)?;
-            if !guarded {
-                check_plain("--primary-listen-peer-urls", url)?;
-            }
-        }
-    }
-    if config.role == MemberRole::Primary && !alone && !config.initial_cluster.contains_key(&config.name) {
-        let names: Vec<&str> = config.initial_cluster.keys().map(String::as_str).collect();
-        return config_error(format!(
-            "--initial-cluster names {}, but not this member ({}): list every primary as NAME=URL, with the --name of each",
-            names.join(", "),
-            config.name
-        ));
-    }
-    if config.role == MemberRole::Primary
-        && config.state_flag == StateFlag::Existing
-        && config.initial_cluster.len() < 2
-    {
-        return config_error("--state-flag existing needs --initial-cluster with at least one running member".into());
-    }
-    if config.role == MemberRole::Secondary && config.initial_cluster.is_empty() && config.primary_peer_urls.is_empty()
-    {
-        return config_error(
-            "a secondary has to know a primary: give --primary-listen-peer-urls http://HOST:2380 or --initial-cluster"
-                .into(),
-        );
-    }
-    Ok(())
-}
-
-fn listen(config: &Config) -> Result<Vec<TcpListener>, StartError> {
-    let mut listeners = Vec::new();
-    for listener in &config.listeners {
-        listeners.push(listener.try_clone());
-    }
-    if config.listeners.is_empty() {
-        for url in &config.listen_peer_urls {
-            let (host, port) = host_port("--listen-peer-urls", url)?;
-            check_scheme("--listen-peer-urls", url, config.tls.is_some())?;
-            if config.secret.is_none() && !config.insecure_peers {
-                check_plain("--listen-peer-urls", url)?;
-            }
-            // On one host the default of a secondary is the primary's own place, whoever starts first.
-            let others = config.initial_cluster.iter().filter(|(name, _)| **name != config.name).map(|(_, url)| url);
-            let mut primaries = config.primary_peer_urls.iter().chain(others);
-            if config.role == MemberRole::Secondary && primaries.any(|primary| same_place(primary, url)) {
-                tracing::warn!(
-                    url,
-                    "no peer listener: this is where a primary is; give --listen-peer-urls if others shall see this member's status"
-                );
-                continue;
-            }
-            match bind(&host, port) {
-                Ok(listener) => listeners.push(Ok(listener)),
-                // Nobody needs to reach a secondary, except to ask for its status.
-                Err(error) if config.role == MemberRole::Secondary => {
-                    tracing::warn!(url, %error, "no peer listener: the status of this member is not seen by others");
-                }
-                Err(error) => {
-                    return Err(StartError::new(
-                        StartErrorKind::Listen,
-                        format!("--listen-peer-urls: cannot listen on {url}: {error}; is another member running here?"),
-                    ));
-                }
-            }
-        }
-    }
-    let adopt = |listener: std::io::Result<std::net::TcpListener>| {
-        let listener = listener?;
-        listener.set_nonblocking(true)?;
-        TcpListener::from_std(listener)
-    };
-    let mut adopted = Vec::new();
-    for listener in listeners {
-        let listener: std::io::Result<TcpListener> = adopt(listener);
-        let listener = listener.map_err(|e| StartError::new(StartErrorKind::Listen, format!("peer listener: {e}")))?;
-        if let Ok(address) = listener.local_addr()
-            && !address.ip().is_loopback()
-            && config.tls.is_none()
-        {
-            match (&config.secret, config.insecure_peers) {
-                (None, false) => {
-                    return Err(StartError::new(
-                        StartErrorKind::Config,
-                        format!("--listen-peer-urls: http://{address}: {PLAIN}"),
-                    ));
-                }
-                (Some(_), false) => {
-                    tracing::warn!(%address, "members sign what they say on this address and do not encrypt it; keep it inside a \
-                                              trusted network, or give them https:// URLs");
-                }
-                (_, true) => {
-                    tracing::warn!(%address, "--insecure-peers: whoever reaches this address can read and change everything; keep \
-                                              it inside a network that members alone reach");
-                }
-            }
-        }
-        adopted.push(listener);
-    }
-    Ok(adopted)
-}
-
-fn bind(host: &str, port: u16) -> std::io::Result<std::net::TcpListener> {
-    // One address of a name is enough: `localhost` is two on most machines, and other members use the first too.
-    let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
-    let first = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
-    std::net::TcpListener::bind(first.ok_or(std::io::ErrorKind::AddrNotAvailable)?)
-}
-
-fn advertised(config: &Config, listeners: &[TcpListener]) -> Result<String, StartError> {
-    if let Some(url) = &config.advertise_peer_url {
-        host_port("--initial-advertise-peer-urls", url)?;
-        check_scheme("--initial-advertise-peer-urls", url, config.tls.is_some())?;
-        return Ok(url.trim_end_matches('/').to_owned());
-    }
-    if let Some(url) = config.initial_cluster.get(&config.name) {
-        return Ok(url.trim_end_matches('/').to_owned());
-    }
-    let Some(address) = listeners.first().and_then(|listener| listener.local_addr().ok()) else {
-        return Ok(String::new());
-    };
-    let ip = if address.ip().is_unspecified() {
-        let own = config.member.addresses;
-        own.v4.map(IpAddr::V4).or(own.v6.map(IpAddr::V6)).unwrap_or_else(|| {
-            tracing::warn!("the peer listener has no address others can use: give --initial-advertise-peer-urls");
-            IpAddr::from([127, 0, 0, 1])
-        })
-    } else {
-        address.ip()
-    };
-    let scheme = if config.tls.is_some() { "https" } else { "http" };
-    Ok(format!("{scheme}://{}", SocketAddr::new(ip, address.port())))
-}
-
-/// Opens the store; with other members to copy from, a damaged file is set aside.
-async fn open(config: &Config, alone: bool) -> Result<Store, StartError> {
-    let mut identity =
-        Identity { name: config.name.clone(), cluster_name: config.cluster_name.clone(), ..Identity::default() };
-    let mut opened = Store::open(&config.data_dir, identity.clone());
-    let patience = Instant::now() + LET_GO;
-    while matches!(opened, Err(OpenError::Busy { .. })) && Instant::now() < patience {
-        // A predecessor that is just ending.
-        tokio::time::sleep(RETRY).await;
-        opened = Store::open(&config.data_dir, identity.clone());
-    }
-    let store = match opened {
-        Ok(opened) => opened,
-        Err(OpenError::Damaged { path, reason }) if alone => {
-            return Err(StartError::new(
-                StartErrorKind::Damaged,
-                format!(
-                    "{} is damaged: {reason}. It holds the configuration of this cluster of one, and no other member has a \
-                     copy, so it is left as it is. Restore the file from a backup; or move it away, start again with an \
-                     empty configuration, and apply your documents (weirctl apply -f …)",
-                    path.display()
-                ),
-            ));
-        }
-        Err(OpenError::Damaged { path, reason }) => {
-            let aside = Store::set_aside(&config.data_dir).map_err(|e| {
-                StartError::new(
-                    StartErrorKind::Data,
-                    format!("{} is damaged and cannot be renamed: {e}", path.display()),
-                )
-            })?;
-            tracing::error!(
-                file = %path.display(), reason, kept = %aside.display(),
-                "the Raft log is damaged; it was set aside, and this member asks the others for everything"
-            );
-            identity.amnesic = true;
-            Store::open(&config.data_dir, identity).map_err(|e| StartError::new(StartErrorKind::Data, e.to_string()))?
-        }
-        Err(error) => return Err(StartError::new(StartErrorKind::Data, error.to_string())),
-    };
-    of_this_member(config, &store)?;
-    if let Some(told) = store.identity().superseded {
-        return Err(StartError::new(StartErrorKind::Identity, told));
-    }
-    Ok(store)
-}
-
-/// Refuses the state of another member, or of another cluster.
-pub(crate) fn of_this_member(config: &Config, store: &Store) -> Result<(), StartError> {
-    let stored = store.identity();
-    let differs = |flag: &str, stored: &str, given: &str| {
-        Err(StartError::new(
-            StartErrorKind::Identity,
-            format!(
-                "{} belongs to {flag} {stored}, but {flag} {given} was given: repeat the old {flag}, or choose another \
-                 --data-dir",
-                config.data_dir.display(),
-                stored = quoted(&stored),
-                given = quoted(&given)
-            ),
-        ))
-    };
-    if stored.cluster_name != config.cluster_name {
-        return differs("--cluster-name", &stored.cluster_name, &config.cluster_name);
-    }
-    if stored.name != config.name {
-        return differs("--name", &stored.name, &config.name);
-    }
-    Ok(())
-}
-
-async fn raft(
-    config: &Config,
-    wire: &Wire,
-    store: &Store,
-    publisher: &Arc<Publisher>,
-    marks: &Arc<Marks>,
-) -> Result<Raft, StartError> {
-    let settings = openraft::Config {
-        cluster_name: config.cluster_name.clone(),
-        heartbeat_interval: HEARTBEAT_MS,
-        // A follower waits for the longest timeout (the leader's lease) and then a random one, so writes pause for
-        // 550–700 ms when a leader dies, and its absence is not presumed from one lost packet.
-        election_timeout_min: 200,
-        election_timeout_max: 350,
-        install_snapshot_timeout: 30_000,
-        snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(2000),
-        max_in_snapshot_log_to_keep: 1000,
-        replication_lag_threshold: 3000,
-        ..openraft::Config::default()
-    };
-    // What was found in the file is nearer to the cause than what became of it.
-    let raft_error = |e: String| {
-        let reason = store.failure().unwrap_or_else(|| format!("Raft does not start: {e}"));
-        StartError::new(StartErrorKind::Raft, reason)
-    };
-    let settings = settings.validate().map_err(|e| raft_error(e.to_string()))?;
-    let machine = Machine::load(store.clone(), publisher.clone(), marks.clone(), config.level);
-    let machine = machine.map_err(|e| raft_error(e.to_string()))?;
-    let network = Network { wire: wire.clone(), store: store.clone() };
-    Raft::new(node_id(&config.name), Arc::new(settings), network, store.clone(), machine)
-        .await
-        .map_err(|e| raft_error(e.to_string()))
-}
-
-async fn found_alone(inner: &Inner, voter: &Voter) -> Result<(), StartError> {
-    let raft_error = |e: String| StartError::new(StartErrorKind::Raft, format!("Raft does not start: {e}"));
-    if !voter.raft.is_initialized().await.map_err(|e| raft_error(e.to_string()))? {
-        let peer = Peer { name: inner.name.clone(), url: inner.peer_url.clone() };
-        let members = BTreeMap::from([(node_id(&inner.name), peer)]);
-        voter.raft.initialize(members).await.map_err(|e| raft_error(e.to_string()))?;
-    }
-    if inner.voters().iter().all(|name| *name == inner.name) {
-        let led = voter.raft.wait(Some(Duration::from_secs(5))).state(ServerState::Leader, "a lone voter leads").await;
-        led.map_err(|e| raft_error(e.to_string()))?;
-    }
-    Ok(())
-}
-
-/// Waits until what was committed before the start is applied, so that no reader sees an older state first.
-async fn caught_up(voter: &Voter) {
-    if let Some(committed) = voter.store.committed() {
-        let _ =
-            voter.raft.wait(Some(Duration::from_secs(5))).applied_index_at_least(Some(committed.index), "replay").await;
-    }
-}
-
-/// Takes the files of the member's certificate as they change.
-async fn follow_certificates(inner: Arc<Inner>, tls: PeerTls) {
-    let mut watch = control_api::tls::Watch::new("--peer-cert-file");
-    loop {
-        tokio::time::sleep(SECRET_LOOKED_AT).await;
-        if watch.look(&tls.server)
-            && let Err(error) = inner.wire().trust(&tls)
-        {
-            tracing::error!(%error, "other members are called with the certificate from before");
-        }
-    }
-}
-
-/// Takes the file of the cluster's secret as it changes.
-async fn follow_secret(secret: ClusterSecret) {
-    let mut told = String::new();
-    loop {
-        tokio::time::sleep(SECRET_LOOKED_AT).await;
-        match secret.reload() {
-            Ok(true) => {
-                tracing::info!("the cluster's secret was read again");
-                told.clear();
-            }
-            Ok(false) => {}
-            // The same is not said again with every look.
-            Err(error) if error != told => {
-                tracing::error!(error, "the cluster's secret stays what it was");
-                told = error;
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-async fn watch_raft(inner: Arc<Inner>) {
-    let Some(voter) = inner.voter() else { return };
-    let mut metrics = voter.raft.metrics();
-    let mut last = None;
-    loop {
-        let (leader, running) = {
-            let metrics = metrics.borrow_and_update();
-            (metrics.current_leader, metrics.running_state.clone())
-        };
-        if let Err(fatal) = running {
-            inner.note_leader(false);
-            // What the disk said is nearer to the cause than what became of it.
-            return inner.fail(voter.store.failure().unwrap_or_else(|| format!("Raft has ended: {fatal}")));
-        }
-        if let Some(leader) = leader {
-            if last.is_some_and(|last| last != leader) {
-                inner.leader_changes.fetch_add(1, Ordering::Relaxed);
-            }
-            last = Some(leader);
-        }
-        inner.note_leader(leader.is_some());
-        let changed = tokio::select! {
-            changed = metrics.changed() => changed,
-            // The disk may fail in a write that Raft does not wait for.
-            reason = voter.store.failed() => return inner.fail(reason),
-        };
-        if changed.is_err() {
-            return inner.fail("Raft has ended".into());
-        }
-    }
-}
-
 /// One of the small locks of a member. Whatever panicked under it left a value that is as good as the one before.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -1274,19 +757,9 @@ pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-const SECRET_LOOKED_AT: Duration = Duration::from_secs(1);
-const HEARTBEAT_MS: u64 = 80;
 /// A leader that a majority has not confirmed for so long sends nobody to itself.
 const QUORUM_SILENCE: Duration = Duration::from_millis(1000);
-/// An election is over within this; after it, changes are refused at once.
-const PATIENCE: Duration = Duration::from_millis(1500);
-/// How long a member that may lead is waited for.
-const GUESS: Duration = Duration::from_millis(700);
 const RETRY: Duration = Duration::from_millis(25);
-/// One round of heartbeats, with room for a busy machine.
-const CONFIRM: Duration = Duration::from_millis(1000);
-const VISIBLE: Duration = Duration::from_millis(1000);
-const LET_GO: Duration = Duration::from_millis(1500);
 /// A disk that hangs does not keep the process from ending.
 const STOP: Duration = Duration::from_secs(5);
 const GOODBYE: Duration = Duration::from_millis(500);
