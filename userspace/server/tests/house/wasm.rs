@@ -1,7 +1,8 @@
 //! Programs of the users' own: the flash sale of Easegress's cookbook, step by step, and programs that change under load.
 
+use crate::parts;
 use crate::world::{Answer, Connection, Machine, answers, eventually, free_port, server, weirctl};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -204,6 +205,8 @@ fn a_filter_of_envoy_calls_a_service_and_changes_under_load() {
     machine.create(&envoys(&program, auth));
     machine.create(&server("hs", port, "pl"));
     assert_eq!(answers(port, "/", 200).body, "shopmark");
+    // While it was compiled there was none to run.
+    let failures = machine.metric("weir_proxy_wasm_failures_total").unwrap();
     let mut connection = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
     let mut run = |order: &str| connection.request("POST", "/", &[("X-Run", order)], "text").unwrap();
     let answer = run("call");
@@ -211,7 +214,7 @@ fn a_filter_of_envoy_calls_a_service_and_changes_under_load() {
     let told: Vec<&str> = answer.head.lines().filter_map(|line| line.strip_prefix("X-Told: ")).collect();
     assert_eq!(told, ["203", "welcome"]);
     assert_eq!((run("refuse").status, run("trap").status, run("add").status), (403, 503, 200));
-    assert_eq!(machine.metric("weir_proxy_wasm_failures_total"), Some(1.0));
+    assert_eq!(machine.metric("weir_proxy_wasm_failures_total"), Some(failures + 1.0));
 
     let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let clients: Vec<_> = (0..2)
@@ -238,6 +241,69 @@ fn a_filter_of_envoy_calls_a_service_and_changes_under_load() {
     stop.store(true, Ordering::Relaxed);
     clients.into_iter().for_each(|client| client.join().expect("no request failed"));
     assert!(served.load(Ordering::Relaxed) > 20);
-    assert_eq!(machine.metric("weir_proxy_wasm_failures_total"), Some(1.0));
+    assert_eq!(machine.metric("weir_proxy_wasm_failures_total"), Some(failures + 1.0));
     assert!(machine.metric("weir_proxy_wasm_counter_total") > Some(20.0), "what the program counts outlives it");
+}
+
+/// Compiles a program of `guests`.
+fn compiled(name: &str, machine: &Machine) -> Option<PathBuf> {
+    let (compiler, folder) = parts::rust_for_wasm()?;
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/house/guests").join(name).with_extension("rs");
+    let program = machine.directory.join(name).with_extension("wasm");
+    let mut command = Command::new(compiler);
+    command.args([
+        "--edition",
+        "2021",
+        "--target",
+        "wasm32-unknown-unknown",
+        "-O",
+        "-C",
+        "link-arg=--strip-all",
+        "--sysroot",
+    ]);
+    command.arg(&folder).arg("-C").arg(format!("linker={}", folder.join("bin/wasm-ld-14").display()));
+    command.arg(source).arg("-o").arg(&program).env("LD_LIBRARY_PATH", folder.join("lib/x86_64-linux-gnu"));
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    Some(program)
+}
+
+#[test]
+fn programs_in_rust_run_for_both_kinds() {
+    let machine = Machine::start();
+    let Some(counting) = compiled("counting", &machine) else { return };
+    let Some(greeting) = compiled("greeting", &machine) else { return };
+    let echo =
+        "kind: Script, timeout: 1s, script: 'resp.StatusCode = 200; resp.Body = req.Header.Get(\"X-Greeting\");'";
+    let (shop, door) = (free_port(), free_port());
+    machine.create(&format!(
+        "name: counts\nkind: Pipeline\nfilters:\n- {{name: w, kind: WasmHost, timeout: 5s, code: {}, parameters: {{most: '2'}}}}\n- {{name: m, kind: \
+         Mock, rules: [{{code: 200, body: shop}}]}}\n",
+        counting.display()
+    ));
+    machine.create(&format!(
+        "name: greets\nkind: Pipeline\nfilters:\n- {{name: p, kind: ProxyWasm, timeout: 5s, code: {}, configuration: Welcome}}\n- {{name: e, {echo}}}\n",
+        greeting.display()
+    ));
+    machine.create(&server("shop", shop, "counts"));
+    machine.create(&server("door", door, "greets"));
+    let ask = |port: u16, name: &str| {
+        let mut connection = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
+        let fields = if name.is_empty() { vec![] } else { vec![("X-Name", name)] };
+        let answer = connection.request("GET", "/", &fields, "").unwrap();
+        let greeted = answer.head.lines().find_map(|line| line.strip_prefix("x-greeted: ")).map(str::to_owned);
+        (answer.status, answer.body, greeted)
+    };
+    for port in [shop, door] {
+        eventually("it listens", || Connection::open(&format!("127.0.0.1:{port}")).ok());
+    }
+    // Compiled without optimisation here, which takes a while.
+    eventually("both programs are there", || (ask(shop, "x").0 != 503 && ask(door, "x").0 != 503).then_some(()));
+    let counted: Vec<_> = (0..3).map(|_| ask(shop, "ann")).map(|(status, body, _)| (status, body)).collect();
+    assert_eq!(counted, [(200, "shop".to_owned()), (200, "shop".to_owned()), (429, "ann is number 3".to_owned())]);
+    assert_eq!(ask(door, "ann"), (200, "Welcome, ann".to_owned(), Some("ann".to_owned())));
+    assert_eq!(ask(door, ""), (400, "who is it?".to_owned(), None));
+    // One that panics is ended, and the next request finds another.
+    assert_eq!((ask(shop, "nobody").0, ask(door, "nobody").0), (503, 503));
+    assert_eq!((ask(shop, "bob").0, ask(door, "bob").1.as_str()), (200, "Welcome, bob"));
 }
