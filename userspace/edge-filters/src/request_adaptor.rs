@@ -34,11 +34,14 @@ use crate::coding::{self, CodingError};
 use crate::gzip::GzipError;
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec, unexpected};
+use crate::validator::now;
+use crate::validator::signer::{SignSpec, Signer};
 use base_model::problem::at;
 use base_model::{Findings, HeaderAdaptSpec, Problem, regexp};
 use base_telemetry::Limit;
 use base_text::quoted;
 use bytes::Bytes;
+use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Template, Touches};
 use proto_http::path::PathError;
 use proto_http::{Method, Response};
@@ -67,9 +70,9 @@ pub struct RequestAdaptorSpec {
     pub compress: String,
     /// `gzip` unpacks a body that is packed so. Default: leave it.
     pub decompress: String,
-    /// Signs the request as AWS does. Not available yet.
-    #[schemars(schema_with = "anything")]
-    pub sign: Option<serde_json::Value>,
+    /// Signs the request, so that the backend knows who forwards it. Default: leave it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sign: Option<SignSpec>,
     /// Go template that gives YAML with the keys `method`, `path`, `header`, `host` and `body`.
     pub template: String,
     /// Left delimiter of the template. Default `{{`.
@@ -104,10 +107,6 @@ pub struct RegexpReplaceSpec {
     pub replace: String,
 }
 
-fn anything(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({"description": "Signs the request as AWS does. Not available yet."})
-}
-
 impl Spec for RequestAdaptorSpec {
     fn validate(&self, path: &str, findings: &mut Findings) {
         if !self.method.is_empty() {
@@ -135,9 +134,8 @@ impl Spec for RequestAdaptorSpec {
                 .problem(Problem::new(at(path, "host"), "not a host").text(&self.host).accepted("host or host:port"));
         }
         check_codecs(&self.compress, &self.decompress, !self.body.is_empty(), path, findings);
-        if self.sign.is_some() {
-            let problem = Problem::new(at(path, "sign"), "signing of requests is not available yet");
-            findings.problem(problem.advice("remove it, or let the backend's client library sign"));
+        if let Some(sign) = &self.sign {
+            sign.validate(&at(path, "sign"), findings);
         }
         if !self.template.is_empty() {
             self.template_text().check(path, findings);
@@ -189,6 +187,7 @@ pub struct RequestAdaptor {
     body: Option<Bytes>,
     compress: bool,
     decompress: bool,
+    sign: Option<Signer>,
     template: Option<Template>,
     refused: builder::Refusals,
     /// Bodies that unpack to too much.
@@ -222,6 +221,7 @@ impl RequestAdaptor {
             body: (!spec.body.is_empty()).then(|| spec.body.into()),
             compress: !spec.compress.is_empty(),
             decompress: !spec.decompress.is_empty(),
+            sign: spec.sign.as_ref().map(Signer::new),
             template,
             refused: builder::refusals(parts),
             too_large: unpacked_limit(parts),
@@ -287,13 +287,40 @@ impl RequestAdaptor {
         {
             return decompress_failed(exchange, KIND.kind, error, &self.too_large);
         }
-        SUCCESS
+        match &self.sign {
+            Some(signer) => sign(signer, exchange).await,
+            None => SUCCESS,
+        }
+    }
+}
+
+/// The request as it is now, with its body where that is signed.
+async fn sign(signer: &Signer, exchange: &mut Exchange) -> Outcome {
+    let space = exchange.space();
+    let body = match signer.exclude_body {
+        true => Ok(None),
+        false => space.request_body.collect(DEFAULT_BODY_LIMIT).await.map(|bytes| Some(bytes.clone())),
+    };
+    let signed = match body {
+        Ok(body) => {
+            signer.sign(&mut space.request, body.as_deref(), now() as i64).map_err(|error| (400, error.to_string()))
+        }
+        Err(error) => Err((error.request_status(), error.to_string())),
+    };
+    match signed {
+        Ok(()) => SUCCESS,
+        Err((status, why)) => {
+            exchange.tags.note(|| format!("requestAdaptor: the request cannot be signed: {why}"));
+            exchange.refuse(status);
+            SIGN_FAILED
+        }
     }
 }
 
 impl Filter for RequestAdaptor {
     fn touches(&self) -> Touches {
-        let changes_body = self.body.is_some() || self.compress || self.decompress;
+        let signs_body = self.sign.as_ref().is_some_and(|signer| !signer.exclude_body);
+        let changes_body = self.body.is_some() || self.compress || self.decompress || signs_body;
         let template = self.template.as_ref().map_or(Touches::NOTHING, |template| template.bodies().touches());
         // What a template gives may be a body, too.
         let may_change = changes_body || self.template.is_some();
@@ -303,6 +330,7 @@ impl Filter for RequestAdaptor {
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let waits = self.compress
             || self.decompress
+            || self.sign.is_some()
             || (self.body.is_some() && exchange.space_ref().request_body.is_stream())
             || self.template.as_ref().is_some_and(|t| t.bodies().on_their_way(exchange));
         if waits {
@@ -591,6 +619,6 @@ mod tests {
         refuses(&KIND, "{template: '{{nosuch}}'}", &["template"]);
         refuses(&KIND, "{path: {regexpReplace: {regexp: '('}}}", &["path.regexpReplace.regexp"]);
         refuses(&KIND, "{header: {set: {'a b': c}}}", &["header.set"]);
-        refuses(&KIND, "{sign: {apiProvider: aws4}}", &["sign"]);
+        refuses(&KIND, "{sign: {apiProvider: aws4}}", &["sign.accessKeyId", "sign.accessKeySecret"]);
     }
 }

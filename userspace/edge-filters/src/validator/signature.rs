@@ -266,26 +266,9 @@ impl Signatures {
             }
         }
         let secret = self.keys.get(claim.id).ok_or(SignatureError::UnknownKey)?;
-        let mut key = format!("{}{secret}", literal.signing_key_prefix).into_bytes();
-        for part in scopes {
-            key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), part.as_bytes()).as_ref().to_vec();
-        }
+        let key = key_of(&format!("{}{secret}", literal.signing_key_prefix), &scopes);
         let fields = canonical_fields(request, claim.signed)?;
-        let head = |path: &str| {
-            let mut head = format!("{}\n", request.method);
-            form::escape_but(path.as_bytes(), &mut head, |b| b == b'/');
-            if path.is_empty() {
-                head.push('/');
-            }
-            head.push('\n');
-            write_query(&mut query.clone(), &mut head);
-            head.push('\n');
-            head.push_str(&fields);
-            head.push('\n');
-            head.push_str(claim.signed);
-            head.push('\n');
-            head
-        };
+        let head = |path: &str| canonical_head(request, path, &query, &fields, claim.signed);
         let path = request.path.encoded();
         let mut strict = String::with_capacity(path.len());
         form::escape_but(path.as_bytes(), &mut strict, |b| matches!(b, b'/' | b'%'));
@@ -293,12 +276,7 @@ impl Signatures {
         if strict != path {
             heads.push(head(&strict));
         }
-        Ok(Signed {
-            preamble: format!("{}\n{time}\n{scope}\n", literal.algorithm_value),
-            key: hmac::Key::new(hmac::HMAC_SHA256, &key),
-            mark: claim.mark,
-            heads,
-        })
+        Ok(Signed { preamble: format!("{}\n{time}\n{scope}\n", literal.algorithm_value), key, mark: claim.mark, heads })
     }
 
     fn claim_of_fields<'r>(&self, headers: &'r Headers) -> Result<(Claim<'r>, &'r str), SignatureError> {
@@ -381,8 +359,34 @@ fn read_mark(text: &str) -> Result<Vec<u8>, SignatureError> {
     super::from_hex(text).ok_or(SignatureError::Malformed)
 }
 
+/// The key of a scope: that of the secret signs its first part, the result is the key of the next, and so on.
+pub(super) fn key_of(secret: &str, scopes: &[&str]) -> hmac::Key {
+    let mut key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    for part in scopes {
+        key = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, part.as_bytes()).as_ref());
+    }
+    key
+}
+
+/// The canonical request up to the digest of its body.
+pub(super) fn canonical_head(request: &Request, path: &str, query: &[Pair], fields: &str, signed: &str) -> String {
+    let mut head = format!("{}\n", request.method);
+    form::escape_but(path.as_bytes(), &mut head, |b| b == b'/');
+    if path.is_empty() {
+        head.push('/');
+    }
+    head.push('\n');
+    write_query(&mut query.to_vec(), &mut head);
+    head.push('\n');
+    for part in [fields, signed] {
+        head.push_str(part);
+        head.push('\n');
+    }
+    head
+}
+
 /// The signed fields, a line each.
-fn canonical_fields(request: &Request, signed: &str) -> Result<String, SignatureError> {
+pub(super) fn canonical_fields(request: &Request, signed: &str) -> Result<String, SignatureError> {
     let mut out = String::new();
     for (n, name) in signed.split(';').enumerate() {
         if n >= SIGNED_MAX || name.is_empty() || name.bytes().any(|b| b.is_ascii_uppercase() || b == b'\n') {

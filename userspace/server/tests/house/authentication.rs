@@ -139,10 +139,16 @@ impl House {
 
     /// Pipelines that lead through a filter to an answer, each behind its name as a path. The port of their server.
     pub fn beside(&self, filters: &[(&str, String)]) -> u16 {
+        let mock = "{name: mock, kind: Mock, rules: [{code: 200}]}";
+        let answered: Vec<_> = filters.iter().map(|(name, filter)| (*name, format!("{filter}\n- {mock}"))).collect();
+        self.pipelines(&answered)
+    }
+
+    /// Pipelines of these filters and no others, each behind its name as a path. The port of their server.
+    pub fn pipelines(&self, filters: &[(&str, String)]) -> u16 {
         let port = free_port();
-        for (name, filter) in filters {
-            let mock = "{name: mock, kind: Mock, rules: [{code: 200}]}";
-            self.machine.create(&format!("kind: Pipeline\nname: {name}\nfilters:\n- {filter}\n- {mock}\n"));
+        for (name, filters) in filters {
+            self.machine.create(&format!("kind: Pipeline\nname: {name}\nfilters:\n- {filters}\n"));
         }
         let paths: Vec<String> =
             filters.iter().map(|(name, _)| format!("{{path: /{name}, backend: {name}}}")).collect();
@@ -524,4 +530,30 @@ fn few_introspections_are_remembered_where_the_document_says_so() {
     (1..10).for_each(|n| ask(&format!("t{n}")));
     ask("t0");
     assert_eq!(idp.asked(), 11, "it was forgotten for others");
+}
+
+#[test]
+fn what_one_filter_signs_another_lets_pass() {
+    let house = House::with("{name: v, kind: Validator, signature: {accessKeys: {edge: her-secret}, ttl: 5m}}");
+    let signed = |secret: &str, body: bool| {
+        let sign = format!("{{accessKeyId: edge, accessKeySecret: {secret}, scopes: [eu], excludeBody: {body}}}");
+        let proxy =
+            format!("{{name: p, kind: Proxy, pools: [{{servers: [{{url: 'http://127.0.0.1:{}'}}]}}]}}", house.door);
+        format!("{{name: a, kind: RequestAdaptor, header: {{set: {{X-Who: edge}}}}, sign: {sign}}}\n- {proxy}")
+    };
+    let port = house.pipelines(&[
+        ("right", signed("her-secret", false)),
+        ("wrong", signed("other", false)),
+        ("bare", signed("her-secret", true)),
+    ]);
+    let ask = |target: &str| {
+        let mut connection = Connection::open(&format!("127.0.0.1:{port}")).unwrap();
+        connection.request("POST", target, &[("User-Agent", "x"), ("Content-Type", "text/plain")], "hello").unwrap()
+    };
+    let passed = ask("/right?b=c+d&a");
+    assert!(
+        passed.status == 200 && passed.body.contains("hello") && passed.body.contains("X-Who:[edge]"),
+        "{passed:?}"
+    );
+    assert_eq!((ask("/wrong").status, ask("/bare").status), (401, 401), "the body is asked for");
 }
