@@ -5,7 +5,6 @@ use crate::built::BuiltError;
 use base_model::problem::at;
 use base_model::{Findings, Problem};
 use base_telemetry::limits::Limit;
-use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{BodyError, BuildError, Exchange, Filter, Outcome, Parts, SUCCESS, Step, Template, Touches};
 use std::marker::PhantomData;
 
@@ -136,7 +135,7 @@ impl<M: Makes> Filter for Builder<M> {
 
 /// Collects the bodies a template looks into.
 pub(crate) async fn collect(template: &Template, exchange: &mut Exchange) -> Result<(), BuiltError> {
-    template.bodies().collect(exchange, DEFAULT_BODY_LIMIT).await.map_err(BuiltError::Body)
+    template.bodies().collect(exchange).await.map_err(BuiltError::Body)
 }
 
 /// Counters of what is refused while something is built.

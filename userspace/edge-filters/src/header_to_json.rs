@@ -13,13 +13,12 @@
 //! becomes a new object. A header that is absent adds nothing.
 //!
 //! Outcomes: `jsonEncodeDecodeErr` (the body is not an object or an array of objects), `bodyReadErr` (it did not
-//! arrive, or is larger than 4 MiB). Fits HTTPServer. Costs parsing and writing of the body.
+//! arrive, or is larger than 4 MiB and than `clientMaxBodySize`). Fits HTTPServer. Costs parsing and writing of the body.
 
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::problem::{at, nth};
 use base_model::{Findings, Problem};
-use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Touches};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -93,7 +92,7 @@ impl HeaderToJson {
         if values.is_empty() {
             return SUCCESS;
         }
-        let Ok(bytes) = space.request_body.collect(DEFAULT_BODY_LIMIT).await else {
+        let Ok(bytes) = space.request_body.gather().await else {
             return BODY_READ_ERR;
         };
         match merged(bytes, &values) {

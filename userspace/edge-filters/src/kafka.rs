@@ -21,7 +21,7 @@
 //! made where brokers do so; elsewhere a record for one is given up after a minute (5 s with `sync`), and stops no others meanwhile. The
 //! partition follows from the key as Easegress chooses it.
 //!
-//! Outcomes: `parseErr` (the body did not arrive, is larger than 4 MiB, or the header's topic is no name of a topic: `400` or `413`),
+//! Outcomes: `parseErr` (the body did not arrive, is larger than 4 MiB and than `clientMaxBodySize`, or the header's topic is no name of a topic: `400` or `413`),
 //! `produceErr` (brokers do not have it: `500`), `queueFull` (as many records wait as may: `503`). Fits HTTPServer. Costs putting the
 //! body into a list; a thread does the rest.
 
@@ -32,7 +32,6 @@ use base_model::{Findings, Problem};
 use base_runtime::channel::mailbox;
 use bytes::Bytes;
 use edge_kafka::{Done, Producer, Record, SendError};
-use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Touches};
 use proto_http::{Headers, Response};
 use schemars::JsonSchema;
@@ -181,7 +180,7 @@ impl Kafka {
             return fail(exchange, 400, "the header names no topic", PARSE_ERR);
         };
         let key = self.key(&space.request.headers);
-        let value = match space.request_body.collect(DEFAULT_BODY_LIMIT).await {
+        let value = match space.request_body.gather().await {
             Ok(bytes) => bytes.clone(),
             Err(error) => return fail(exchange, error.request_status(), &error.to_string(), PARSE_ERR),
         };

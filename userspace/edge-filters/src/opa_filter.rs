@@ -45,7 +45,6 @@ use crate::spec::{self, Spec, check_final_status, unexpected};
 use base_model::problem::at;
 use base_model::{Findings, GoDuration, Problem};
 use base_telemetry::Limit;
-use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{
     Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches,
 };
@@ -75,7 +74,8 @@ pub struct OpaFilterSpec {
     pub default_status: u16,
     /// Header fields the policy sees, separated by commas. Default: none.
     pub included_headers: String,
-    /// Whether the policy sees the body, as text. It is read into memory then, at most 4 MiB; a larger one is refused with 413. Default false.
+    /// Whether the policy sees the body, as text. It is read into memory then, at most 4 MiB or what
+    /// `clientMaxBodySize` lets in; a larger one is refused with 413. Default false.
     pub read_body: bool,
     /// How long one decision may take, 1ms to 1s; for so long its worker does nothing else. Default 50ms.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -321,7 +321,7 @@ impl OpaFilter {
     }
 
     async fn read_and_decide(&self, exchange: &mut Exchange) -> Outcome {
-        if let Err(error) = exchange.space().request_body.collect(DEFAULT_BODY_LIMIT).await {
+        if let Err(error) = exchange.space().request_body.gather().await {
             let error: BodyError = error;
             exchange.tags.note(|| format!("opa: {error}"));
             exchange.refuse(error.request_status());

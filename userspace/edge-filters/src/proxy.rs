@@ -831,6 +831,8 @@ impl Proxy {
                 }
                 // An event stream ends when its client has had enough.
                 None if !events => body = Bounded::limit(body, limit, &pool.too_large),
+                // Filters that gather it are to know how much they may.
+                Some(length) if length > DEFAULT_BODY_LIMIT => body = Bounded::limit(body, limit, &pool.too_large),
                 _ => {}
             }
         }

@@ -41,8 +41,9 @@ use base_model::{Findings, HeaderAdaptSpec, Problem, regexp};
 use base_telemetry::Limit;
 use base_text::quoted;
 use bytes::Bytes;
-use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
-use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Template, Touches};
+use edge_pipeline::{
+    Body, BodyError, BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Template, Touches,
+};
 use proto_http::path::PathError;
 use proto_http::{Method, Response};
 use schemars::JsonSchema;
@@ -299,7 +300,15 @@ async fn sign(signer: &Signer, exchange: &mut Exchange) -> Outcome {
     let space = exchange.space();
     let body = match signer.exclude_body {
         true => Ok(None),
-        false => space.request_body.collect(DEFAULT_BODY_LIMIT).await.map(|bytes| Some(bytes.clone())),
+        false => {
+            let most = space.request_body.gathered_most();
+            match space.request_body.collect_or_leave(most).await {
+                Ok(bytes) => Ok(Some(bytes.clone())),
+                // As Easegress does with one that is a stream.
+                Err(BodyError::TooLarge) => Ok(None),
+                Err(error) => Err(error),
+            }
+        }
     };
     let signed = match body {
         Ok(body) => {

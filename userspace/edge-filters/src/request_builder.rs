@@ -28,7 +28,6 @@ use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::Findings;
 use base_text::quoted;
-use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Body, Exchange, FilterKind, Template, Touches};
 use proto_http::{Headers, Known, Method, Path, Request};
 use schemars::JsonSchema;
@@ -103,7 +102,7 @@ impl Makes for Made {
         let is_default = from == edge_pipeline::exchange::DEFAULT_NAMESPACE;
         let source = exchange.named_mut(from).filter(|space| space.has_request || is_default);
         let source = source.ok_or_else(|| format!("namespace {from} has no request"))?;
-        let body = source.request_body.collect(DEFAULT_BODY_LIMIT).await.map_err(BuiltError::Body)?.clone();
+        let body = source.request_body.gather().await.map_err(BuiltError::Body)?.clone();
         let request = source.request.clone();
         put(exchange, request, Body::shared(body));
         Ok(())

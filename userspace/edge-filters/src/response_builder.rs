@@ -21,7 +21,6 @@ use crate::built::{self, Built, BuiltError};
 use crate::module_doc::module_doc;
 use crate::spec::{self, Spec};
 use base_model::Findings;
-use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{Body, Exchange, FilterKind, Template, Touches};
 use proto_http::{Known, Response};
 use schemars::JsonSchema;
@@ -96,7 +95,7 @@ impl Makes for Made {
         let nothing = || BuiltError::Text(format!("namespace {from} has no response"));
         let source = exchange.named_mut(from).ok_or_else(nothing)?;
         let response = source.response.clone().ok_or_else(nothing)?;
-        let body = source.response_body.collect(DEFAULT_BODY_LIMIT).await.map_err(BuiltError::Body)?.clone();
+        let body = source.response_body.gather().await.map_err(BuiltError::Body)?.clone();
         exchange.respond(response, Body::shared(body));
         Ok(())
     }

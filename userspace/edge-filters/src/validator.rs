@@ -56,7 +56,6 @@ use base_model::regexp::Pattern;
 use base_model::{Findings, Problem};
 use base_telemetry::Limit;
 use basic_auth::{BasicAuth, BasicAuthSpec, BasicError};
-use edge_pipeline::exchange::DEFAULT_BODY_LIMIT;
 use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
 use introspection::{Introspection, TokenIntrospectSpec};
 use jwt::TokenError;
@@ -329,7 +328,7 @@ async fn check_signature(signatures: &Signatures, exchange: &mut Exchange) -> Re
     if signatures.exclude_body {
         return signed.verify(None).map_err(refused);
     }
-    let body = exchange.space().request_body.collect(DEFAULT_BODY_LIMIT).await;
+    let body = exchange.space().request_body.gather().await;
     let body = body.map_err(|error| Refusal::new(error.request_status(), "", format!("signature: {error}")))?;
     signed.verify(Some(body)).map_err(refused)
 }

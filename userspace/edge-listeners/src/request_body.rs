@@ -374,6 +374,10 @@ impl<S: BodySource> BodyStream for RequestBody<S> {
         self.0.borrow().remaining()
     }
 
+    fn allowed(&self) -> Option<u64> {
+        self.0.borrow().allowance
+    }
+
     fn trailers(&mut self) -> Option<Headers> {
         self.0.borrow_mut().source.trailers()
     }

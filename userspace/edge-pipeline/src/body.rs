@@ -4,6 +4,7 @@
 //! its trailers. Memory: what is in a buffer is booked by the runtime, what is made or gathered here is booked as bodies for as long as
 //! anybody holds a part of it.
 
+use crate::exchange::DEFAULT_BODY_LIMIT;
 use base_runtime::Buf;
 use base_runtime::memory::{self, Booking, Kind, SharedBooking};
 use base_runtime::net::Pipe;
@@ -66,6 +67,11 @@ pub trait BodyStream {
 
     /// Bytes still to come, when the sender said so.
     fn remaining(&self) -> Option<u64>;
+
+    /// Bytes a document lets it have, where one says a number: so many may be gathered, too.
+    fn allowed(&self) -> Option<u64> {
+        None
+    }
 
     /// Trailer fields, once the end was seen.
     fn trailers(&mut self) -> Option<Headers> {
@@ -284,6 +290,22 @@ impl Body {
         Ok(self.whole())
     }
 
+    /// Most bytes of it that a filter gathers which wants all of it: what `clientMaxBodySize` of a server or `serverMaxBodySize` of a pool
+    /// lets in, and where neither says more, [`DEFAULT_BODY_LIMIT`].
+    pub fn gathered_most(&self) -> u64 {
+        let allowed = match self {
+            Body::Stream(stream) => stream.allowed(),
+            Body::Empty | Body::Full(_) | Body::Buffer(_) => None,
+        };
+        allowed.map_or(DEFAULT_BODY_LIMIT, |allowed| allowed.max(DEFAULT_BODY_LIMIT))
+    }
+
+    /// As [`collect`](Body::collect), all that the document [lets in](Body::gathered_most).
+    pub async fn gather(&mut self) -> Result<&Bytes, BodyError> {
+        let most = self.gathered_most();
+        self.collect(most).await
+    }
+
     /// As [`collect`](Body::collect); but one that is too long, or for which there is no memory, is as it was: what was read of it
     /// comes first again.
     pub async fn collect_or_leave(&mut self, limit: u64) -> Result<&Bytes, BodyError> {
@@ -377,6 +399,10 @@ impl BodyStream for Begun {
 
     fn remaining(&self) -> Option<u64> {
         Some(self.rest.remaining()?.saturating_add(self.read.len() as u64))
+    }
+
+    fn allowed(&self) -> Option<u64> {
+        self.rest.allowed()
     }
 
     fn trailers(&mut self) -> Option<Headers> {

@@ -118,10 +118,10 @@ impl Space {
         response
     }
 
-    /// Reads the response's body into memory, at most `limit` bytes. One that cannot be had leaves no answer of its status without a
+    /// Reads the response's body into memory, as long as the document lets it be. One that cannot be had leaves no answer of its status without a
     /// body: the answer is a refusal then, 503 or, beyond the limit, 500.
-    pub async fn collect_response(&mut self, limit: u64) -> Result<(), BodyError> {
-        let failed = match self.response_body.collect(limit).await {
+    pub async fn gather_response(&mut self) -> Result<(), BodyError> {
+        let failed = match self.response_body.gather().await {
             Ok(_) => return Ok(()),
             Err(error) => error,
         };

@@ -3,7 +3,7 @@
 //! Each is an exchange of its own, with what there is of the others when the step begins: bodies that are still arriving are gathered
 //! before, so that every branch can read them. What a branch leaves in its namespace is put back when all are done.
 
-use crate::exchange::{DEFAULT_BODY_LIMIT, Exchange};
+use crate::exchange::Exchange;
 use crate::filter::{Outcome, SUCCESS, Touches};
 use crate::pipeline::{Node, Walked, walk};
 use base_model::ParallelSpec;
@@ -111,10 +111,10 @@ impl Group {
         let touches = self.touches();
         for space in exchange.spaces_mut() {
             if touches.contains(Touches::REQUEST_BODY) && space.request_body.is_stream() {
-                space.request_body.collect(DEFAULT_BODY_LIMIT).await.map_err(|error| error.request_status())?;
+                space.request_body.gather().await.map_err(|error| error.request_status())?;
             }
             if touches.contains(Touches::RESPONSE_BODY) && space.response_body.is_stream() {
-                space.response_body.collect(DEFAULT_BODY_LIMIT).await.map_err(|error| error.response_status())?;
+                space.response_body.gather().await.map_err(|error| error.response_status())?;
             }
         }
         Ok(())

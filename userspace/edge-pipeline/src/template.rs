@@ -22,7 +22,7 @@ mod time;
 mod value;
 
 use crate::body::{Body, BodyError};
-use crate::exchange::{DEFAULT_BODY_LIMIT, Exchange, Space};
+use crate::exchange::{Exchange, Space};
 use crate::filter::Touches;
 use base_model::Problem;
 pub use provenance::{Form, MarkedPiece, Rendered};
@@ -88,7 +88,7 @@ impl Template {
 
     /// Collects the bodies it needs, then runs.
     pub async fn collect_and_render(&self, exchange: &mut Exchange) -> Result<String, RenderError> {
-        if let Err(error) = self.bodies.collect(exchange, DEFAULT_BODY_LIMIT).await {
+        if let Err(error) = self.bodies.collect(exchange).await {
             return Err(RenderError { line: 0, column: 0, message: error.to_string() });
         }
         self.render(exchange)
@@ -190,13 +190,13 @@ impl Bodies {
         Touches::HEADS.and_if(requests, Touches::REQUEST_BODY).and_if(responses, Touches::RESPONSE_BODY)
     }
 
-    /// Reads them into memory, each at most `limit` bytes.
-    pub async fn collect(&self, exchange: &mut Exchange, limit: u64) -> Result<(), BodyError> {
+    /// Reads them into memory, each as long as the document lets it be.
+    pub async fn collect(&self, exchange: &mut Exchange) -> Result<(), BodyError> {
         if self.request {
-            exchange.space().request_body.collect(limit).await?;
+            exchange.space().request_body.gather().await?;
         }
         if self.response {
-            exchange.space().collect_response(limit).await?;
+            exchange.space().gather_response().await?;
         }
         let (mut requests, mut responses) = (self.requests.clone(), self.responses.clone());
         if self.all {
@@ -205,12 +205,12 @@ impl Bodies {
         }
         for name in &requests {
             if let Some(space) = exchange.named_mut(name) {
-                space.request_body.collect(limit).await?;
+                space.request_body.gather().await?;
             }
         }
         for name in &responses {
             if let Some(space) = exchange.named_mut(name) {
-                space.collect_response(limit).await?;
+                space.gather_response().await?;
             }
         }
         Ok(())

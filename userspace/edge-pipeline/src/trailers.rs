@@ -47,6 +47,10 @@ impl BodyStream for Guarded {
         self.body.remaining()
     }
 
+    fn allowed(&self) -> Option<u64> {
+        self.body.allowed()
+    }
+
     fn trailers(&mut self) -> Option<Headers> {
         let mut trailers = self.body.trailers()?;
         hold(&mut trailers, &self.head, &self.dropped);

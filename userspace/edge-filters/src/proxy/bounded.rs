@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 pub struct Bounded {
     /// `None` once there was too much of it.
     body: Option<Box<dyn BodyStream>>,
+    most: u64,
     left: u64,
     too_large: Limit,
 }
@@ -18,7 +19,7 @@ impl Bounded {
     pub fn limit(body: Body, most: u64, too_large: &Limit) -> Body {
         match body {
             Body::Stream(body) => {
-                Body::Stream(Box::new(Bounded { body: Some(body), left: most, too_large: too_large.clone() }))
+                Body::Stream(Box::new(Bounded { body: Some(body), most, left: most, too_large: too_large.clone() }))
             }
             there => there,
         }
@@ -44,6 +45,10 @@ impl BodyStream for Bounded {
 
     fn remaining(&self) -> Option<u64> {
         self.body.as_ref().and_then(|body| body.remaining())
+    }
+
+    fn allowed(&self) -> Option<u64> {
+        Some(self.most)
     }
 
     fn trailers(&mut self) -> Option<Headers> {

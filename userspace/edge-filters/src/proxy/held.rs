@@ -38,6 +38,10 @@ impl BodyStream for HeldBody {
         self.body.remaining()
     }
 
+    fn allowed(&self) -> Option<u64> {
+        self.body.allowed()
+    }
+
     fn trailers(&mut self) -> Option<Headers> {
         self.body.trailers()
     }

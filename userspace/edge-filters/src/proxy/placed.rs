@@ -41,6 +41,10 @@ impl BodyStream for Placed {
         self.body.remaining()
     }
 
+    fn allowed(&self) -> Option<u64> {
+        self.body.allowed()
+    }
+
     fn trailers(&mut self) -> Option<Headers> {
         self.body.trailers()
     }

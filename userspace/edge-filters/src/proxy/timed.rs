@@ -48,6 +48,10 @@ impl BodyStream for Timed {
         self.body.as_ref().and_then(|body| body.remaining())
     }
 
+    fn allowed(&self) -> Option<u64> {
+        self.body.as_ref().and_then(|body| body.allowed())
+    }
+
     fn trailers(&mut self) -> Option<Headers> {
         self.body.as_mut().and_then(|body| body.trailers())
     }

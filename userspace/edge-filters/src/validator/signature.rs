@@ -27,7 +27,8 @@ pub struct SignatureSpec {
     pub header_hoisting: Option<HeaderHoistingSpec>,
     /// Concerns those who sign: fields that are not signed. A signature itself says which are.
     pub ignored_headers: Vec<String>,
-    /// The body is not signed: `UNSIGNED-PAYLOAD` stands for its digest. Default false: it is read into memory, at most 4 MiB.
+    /// The body is not signed: `UNSIGNED-PAYLOAD` stands for its digest. Default false: it is read into memory, at most 4 MiB
+    /// or what `clientMaxBodySize` lets in.
     pub exclude_body: bool,
     /// How far the time of a signature may be from ours, in both directions. Default: any time will do, so that a request can be sent again
     /// for ever.

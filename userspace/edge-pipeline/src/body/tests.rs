@@ -48,6 +48,40 @@ fn a_body_in_memory_comes_in_windows() {
     assert_eq!((lengths(&mut body), lengths(&mut again)), (vec![500], vec![500]));
 }
 
+/// As long as a document says.
+struct Allowed(Pieces, Option<u64>);
+
+impl BodyStream for Allowed {
+    fn poll_piece(&mut self, cx: &mut Context<'_>, sight: Sight) -> Poll<Result<Option<Piece>, BodyError>> {
+        self.0.poll_piece(cx, sight)
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        None
+    }
+
+    fn allowed(&self) -> Option<u64> {
+        self.1
+    }
+}
+
+#[test]
+fn as_much_is_gathered_as_the_document_lets_in() {
+    static MEBIBYTE: [u8; 1024 * 1024] = [b'x'; 1024 * 1024];
+    for (allowed, mebibytes, fits) in
+        [(None, 4, true), (None, 5, false), (Some(10), 4, true), (Some(6 << 20), 6, true), (Some(6 << 20), 7, false)]
+    {
+        let left = vec![&MEBIBYTE[..]; mebibytes];
+        let mut body = Body::Stream(Box::new(Allowed(Pieces { left, trailers: None }, allowed)));
+        let most = body.gathered_most();
+        // What was begun and left knows it still.
+        assert!(ready(body.collect_or_leave(10)).is_err());
+        assert_eq!(body.gathered_most(), most);
+        let gathered = ready(body.gather()).map(|bytes| bytes.len());
+        assert_eq!(gathered, if fits { Ok(mebibytes << 20) } else { Err(BodyError::TooLarge) });
+    }
+}
+
 #[test]
 fn trailers_outlive_the_gathering_of_a_body() {
     for left in [vec![&b"ab"[..], b"c"], vec![]] {

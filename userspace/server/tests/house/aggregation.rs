@@ -99,3 +99,33 @@ fn backends_are_asked_at_the_same_time_and_some_may_fail() {
     let late = told(&ask("GET", "/silent", ""));
     assert!(late["offers"].is_null() && late["user"]["of"] == 0, "{late}");
 }
+
+#[test]
+fn filters_see_bodies_as_long_as_the_document_lets_in() {
+    const LONG: usize = 6 << 20;
+    let service = Service::start(|_| Some((200, String::new(), "y".repeat(LONG))));
+    let mut machine = Machine::new("m1").flags(["--workers", "1"]);
+    machine.run();
+    let counted = "kind: DataBuilder, dataKey: k, template: 'n: {{len .req.Body | quote}}'}\n- {name: r, kind: ResponseBuilder, template: 'body: \"{{.data.k.n}}\"'}";
+    machine.create(&format!("kind: Pipeline\nname: asked\nfilters:\n- {{name: d, {counted}\n"));
+    let pool = format!("{{servers: [{{url: '{}'}}]", service.url());
+    for (name, most) in [("answered", 8 << 20), ("usual", 0)] {
+        let proxy = format!("{{name: p, kind: Proxy, pools: [{pool}, serverMaxBodySize: {most}}}]}}");
+        let counted = counted.replace(".req.", ".resp.");
+        machine.create(&format!("kind: Pipeline\nname: {name}\nfilters:\n- {proxy}\n- {{name: d, {counted}\n"));
+    }
+    let door = free_port();
+    let paths = "[{path: /usual, backend: usual}, {path: /answered, backend: answered}, {path: /asked, backend: asked}, \
+                 {path: /long, backend: asked, clientMaxBodySize: 8388608}]";
+    machine.create(&format!("kind: HTTPServer\nname: s\nport: {door}\nrules: [{{paths: {paths}}}]\n"));
+    answers(door, "/asked", 200);
+    let ask = |target: &str, body: &str| {
+        let mut connection = Connection::open(&format!("127.0.0.1:{door}")).unwrap();
+        let answer = connection.request("POST", target, &[], body).unwrap();
+        (answer.status, answer.body)
+    };
+    let body = "x".repeat(LONG);
+    assert_eq!((ask("/long", &body), ask("/asked", "ab")), ((200, LONG.to_string()), (200, "2".to_owned())));
+    assert_eq!(ask("/answered", ""), (200, LONG.to_string()));
+    assert_eq!(ask("/usual", "").0, 500);
+}
