@@ -23,6 +23,7 @@ const FUNCTIONS: &[(&str, u8, Function)] = &[
     ("io.jwt.verify_ps512", 2, |args| tokens::verify("PS512", args)),
     ("io.jwt.verify_es256", 2, |args| tokens::verify("ES256", args)),
     ("io.jwt.verify_es384", 2, |args| tokens::verify("ES384", args)),
+    ("io.jwt.verify_es512", 2, |args| tokens::verify("ES512", args)),
     ("io.jwt.verify_eddsa", 2, |args| tokens::verify("EdDSA", args)),
     ("crypto.md5", 1, crypto::md5),
     ("crypto.sha1", 1, crypto::sha1),

@@ -103,6 +103,7 @@ fn read_key(key: &Map<String, Value>) -> Vec<KnownKey> {
         (Some("RSA"), _) => &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"],
         (Some("EC"), Some("P-256")) => &["ES256"],
         (Some("EC"), Some("P-384")) => &["ES384"],
+        (Some("EC"), Some("P-521")) => &["ES512"],
         (Some("OKP"), Some("Ed25519")) => &["EdDSA"],
         _ => &[],
     };

@@ -18,6 +18,8 @@ pub struct TokenKey {
 enum KeyKind {
     Secret(hmac::Key),
     Public(signature::UnparsedPublicKey<Vec<u8>>),
+    /// A point of P-521, which `ring` does not know.
+    P521(aws_lc_rs::signature::UnparsedPublicKey<Vec<u8>>),
     /// Modulus and exponent, as sets of keys carry them.
     Rsa(&'static signature::RsaParameters, signature::RsaPublicKeyComponents<Vec<u8>>),
 }
@@ -57,9 +59,10 @@ impl fmt::Display for TokenError {
     }
 }
 
-/// Algorithms that can be checked. `ES512` and `ES256K` are not among them.
-pub const ALGORITHMS: [&str; 12] =
-    ["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+/// Algorithms that can be checked. `ES256K` is not among them.
+pub const ALGORITHMS: [&str; 13] = [
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+];
 
 /// What a token must say, beside being signed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -135,6 +138,7 @@ impl<'t> Parsed<'t> {
         let verified = match &key.kind {
             KeyKind::Secret(key) => hmac::verify(key, signed, &self.mark).is_ok(),
             KeyKind::Public(key) => key.verify(signed, &self.mark).is_ok(),
+            KeyKind::P521(key) => key.verify(signed, &self.mark).is_ok(),
             KeyKind::Rsa(parameters, key) => key.verify(parameters, signed, &self.mark).is_ok(),
         };
         if verified { Ok(()) } else { Err(TokenError::Signature) }
@@ -190,7 +194,7 @@ impl TokenKey {
     fn public(name: &'static str, bytes: Vec<u8>) -> Result<TokenKey, String> {
         let verification: &'static dyn signature::VerificationAlgorithm = match rsa(name) {
             Some(parameters) => parameters,
-            None => curve(name).ok_or("not an algorithm")?,
+            None => return TokenKey::point(name, bytes).ok_or_else(|| "not an algorithm".to_owned()),
         };
         Ok(TokenKey { name, kind: KeyKind::Public(signature::UnparsedPublicKey::new(verification, bytes)) })
     }
@@ -216,8 +220,12 @@ impl TokenKey {
 
     /// A point of the curve that the algorithm is for.
     pub fn point(name: &'static str, bytes: Vec<u8>) -> Option<TokenKey> {
-        let key = signature::UnparsedPublicKey::new(curve(name)?, bytes);
-        Some(TokenKey { name, kind: KeyKind::Public(key) })
+        use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED, UnparsedPublicKey};
+        let kind = match name {
+            "ES512" => KeyKind::P521(UnparsedPublicKey::new(&ECDSA_P521_SHA512_FIXED, bytes)),
+            _ => KeyKind::Public(signature::UnparsedPublicKey::new(curve(name)?, bytes)),
+        };
+        Some(TokenKey { name, kind })
     }
 
     /// The claims of a valid token; `now` in seconds since 1970.
@@ -283,6 +291,7 @@ fn fits(identifier: &[u8], algorithm: &str) -> Result<(), String> {
     let wanted: &[&[u8]] = match algorithm {
         "ES256" => &[OID_EC, OID_P256],
         "ES384" => &[OID_EC, OID_P384],
+        "ES512" => &[OID_EC, OID_P521],
         "EdDSA" => &[OID_ED25519],
         _ => &[OID_RSA],
     };
@@ -321,6 +330,7 @@ const OID_RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 const OID_EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 const OID_P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const OID_P384: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
+const OID_P521: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x23];
 const OID_ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 
 #[cfg(test)]
@@ -393,6 +403,25 @@ mod tests {
         let token = sign(r#"{"alg":"ES256"}"#, "{}", |signed| pair.sign(&random, signed).unwrap().as_ref().to_vec());
         assert!(key.verify(&token, &Expected::default(), NOW).is_ok());
         assert!(TokenKey::new("ES384", b"", pem.as_bytes()).is_err());
+
+        use aws_lc_rs::signature::KeyPair as _;
+        let (random, kind) =
+            (aws_lc_rs::rand::SystemRandom::new(), &aws_lc_rs::signature::ECDSA_P521_SHA512_FIXED_SIGNING);
+        let document = aws_lc_rs::signature::EcdsaKeyPair::generate_pkcs8(kind, &random).unwrap();
+        let pair = aws_lc_rs::signature::EcdsaKeyPair::from_pkcs8(kind, document.as_ref()).unwrap();
+        let point = pair.public_key().as_ref().to_vec();
+        let key = TokenKey::point("ES512", point.clone()).unwrap();
+        let token = sign(r#"{"alg":"ES512"}"#, r#"{"sub":"u"}"#, |signed| {
+            pair.sign(&random, signed).unwrap().as_ref().to_vec()
+        });
+        assert_eq!(key.verify(&token, &Expected::default(), NOW).unwrap()["sub"], "u");
+        let other = token.replace(&token[token.len() - 20..token.len() - 10], "AAAAAAAAAA");
+        assert_eq!(key.verify(&other, &Expected::default(), NOW), Err(TokenError::Signature));
+        // The same in PEM, as openssl writes it.
+        let identifier = [&[0x30, 0x10, 0x06, 0x07], OID_EC, &[0x06, 0x05], OID_P521].concat();
+        let pem = self::pem(&identifier, &point);
+        assert!(TokenKey::new("ES512", b"", pem.as_bytes()).unwrap().verify(&token, &Expected::default(), NOW).is_ok());
+        assert!(TokenKey::new("ES256", b"", pem.as_bytes()).is_err());
     }
 
     #[test]
@@ -416,11 +445,13 @@ mod tests {
     }
 
     fn pem(identifier: &[u8], key: &[u8]) -> String {
-        let mut inner = identifier.to_vec();
-        inner.extend([0x03, key.len() as u8 + 1, 0]);
-        inner.extend(key);
-        let mut der = vec![0x30, inner.len() as u8];
-        der.extend(inner);
+        let element = |tag: u8, parts: &[&[u8]]| {
+            let contents = parts.concat();
+            let length = contents.len() as u8;
+            let head = if length < 0x80 { vec![tag, length] } else { vec![tag, 0x81, length] };
+            [head, contents].concat()
+        };
+        let der = element(0x30, &[identifier, &element(0x03, &[&[0], key])]);
         let text = base64::engine::general_purpose::STANDARD.encode(der);
         format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n")
     }

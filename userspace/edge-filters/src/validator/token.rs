@@ -20,7 +20,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct JwtSpec {
-    /// HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 or EdDSA. May be left out beside `jwksUrl`: then
+    /// HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512 or EdDSA. May be left out beside `jwksUrl`: then
     /// every one of them counts but HS, which needs a secret.
     pub algorithm: String,
     /// Key of the HS algorithms, in hexadecimal digits.
