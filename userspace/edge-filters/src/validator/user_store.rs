@@ -1,6 +1,6 @@
 //! Users in the cluster's custom data, read again when that changes.
 //!
-//! An item is a user: `{"username": …, "password": HASH}`, where `key` is as good as `username` and the item's id stands in for both.
+//! An item is a user: `{"username": …, "password": HASH}`. Without a `username` the `key` is the name, and the item's id stands in for both.
 
 use super::htpasswd::Users;
 use edge_pipeline::custom_data::{CustomData, Items};
@@ -43,7 +43,7 @@ impl UserStore {
         items.sort_by(|(one, _), (other, _)| one.cmp(other));
         Users::of(items.iter().map(|(id, item)| {
             let text = |field: &str| item.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
-            let name = text("key").or_else(|| text("username")).unwrap_or(&id[self.before.len()..]);
+            let name = text("username").or_else(|| text("key")).unwrap_or(&id[self.before.len()..]);
             (name, text("password").unwrap_or_default())
         }))
     }
@@ -67,7 +67,7 @@ mod tests {
         let put = |kind: &str, id: &str, item| data.set(kind, id, Some(Arc::new(item)));
         let store = UserStore::new("credentials/eu-", &data);
         assert_eq!(store.users().len(), 0);
-        put("credentials", "eu-1", json!({"key": "ann", "username": "no", "password": HASH}));
+        put("credentials", "eu-1", json!({"key": "no", "username": "ann", "password": HASH}));
         put("credentials", "eu-2", json!({"username": "bob", "password": HASH}));
         put("credentials", "eu-eve", json!({"password": HASH}));
         put("credentials", "eu-zoe", json!({"password": "in clear"}));
