@@ -42,7 +42,7 @@ pub struct RedirectorSpec {
     pub match_part: MatchPart,
     /// What stands in place of each match; `$1` and `${name}` are groups.
     pub replacement: String,
-    /// 301, 302, 303, 304, 307 or 308. Default 301.
+    /// 300, 301, 302, 303, 304, 307 or 308. Default 301.
     pub status_code: u16,
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn check_status(status: u16, accepted: &[u16], path: &str, findings: 
     }
 }
 
-const STATUSES: [u16; 6] = [301, 302, 303, 304, 307, 308];
+pub(crate) const STATUSES: [u16; 7] = [300, 301, 302, 303, 304, 307, 308];
 
 /// A ready Redirector.
 pub struct Redirector {
@@ -328,6 +328,13 @@ mod tests {
             let input = "/ab-12/cd-3/";
             let location = redirector.location(input, 0).map(|location| location.text);
             assert_eq!(location.as_deref(), Some(&*expression.replace_all(input, text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_status_that_redirects_is_taken() {
+        for status in STATUSES {
+            check(&format!("{{match: '^/a', replacement: /b, statusCode: {status}}}"), "/a", status, Some("/b"));
         }
     }
 

@@ -13,16 +13,16 @@
 //! What is not given stays as the client asked for it; a new scheme brings its usual port unless `port` is given. A path that gets
 //! segments of dots by the replacement (`/old../x` with `/new/`) gets `400` and is counted as `rewritten_path`.
 //!
-//! Outcomes: `redirected`, always. Fits HTTPServer. Costs the making of one text.
+//! Outcomes: `redirected`; a request that is where it would be sent passes, since its client would come back for ever. Fits HTTPServer. Costs the making of one text.
 
 use crate::module_doc::module_doc;
 use crate::redirect::{self, Location, REDIRECTED, redirect};
-use crate::redirector::check_status;
+use crate::redirector::{STATUSES, check_status};
 use crate::spec::{self, Spec};
 use base_model::problem::at;
 use base_model::{Findings, Problem};
 use base_telemetry::Limit;
-use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Parts, Step, Touches};
+use edge_pipeline::{BuildError, Exchange, Filter, FilterKind, Parts, SUCCESS, Step, Touches};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -50,10 +50,12 @@ pub struct RedirectorV2Spec {
 pub struct PathSpec {
     /// `ReplaceFullPath`, or `ReplacePrefixMatch`: the prefix by which the route was chosen.
     pub r#type: PathChange,
-    /// The new path, for ReplaceFullPath.
-    pub replace_full_path: String,
-    /// What stands in place of the prefix, for ReplacePrefixMatch.
-    pub replace_prefix_match: String,
+    /// The new path, for ReplaceFullPath, which needs it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replace_full_path: Option<String>,
+    /// What stands in place of the prefix, for ReplacePrefixMatch, which needs it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replace_prefix_match: Option<String>,
 }
 
 /// Which part of a path is replaced.
@@ -90,23 +92,25 @@ impl Spec for RedirectorV2Spec {
                 PathChange::ReplaceFullPath => ("replacePrefixMatch", &change.replace_prefix_match),
                 PathChange::ReplacePrefixMatch => ("replaceFullPath", &change.replace_full_path),
             };
-            if !other.1.is_empty() {
+            if other.1.is_some() {
                 findings.warn(at(&at(path, "path"), other.0), "has no effect: type says that the other one is used");
             }
-            if !text.1.is_empty() && !text.1.starts_with('/') {
-                let problem = Problem::new(at(&at(path, "path"), text.0), "a path begins with /").text(text.1);
-                findings.problem(problem.advice(format!("write /{}", text.1)));
-            } else if redirect::has_dots(text.1) {
-                let problem =
-                    Problem::new(at(&at(path, "path"), text.0), "a path has no segments of dots").text(text.1);
+            if text.1.is_none() {
+                let problem = Problem::new(at(&at(path, "path"), text.0), "missing");
+                findings.problem(problem.advice("write the new path; an empty text takes away what is replaced"));
+            }
+            let given = text.1.as_deref().unwrap_or_default();
+            if !given.is_empty() && !given.starts_with('/') {
+                let problem = Problem::new(at(&at(path, "path"), text.0), "a path begins with /").text(given);
+                findings.problem(problem.advice(format!("write /{given}")));
+            } else if redirect::has_dots(given) {
+                let problem = Problem::new(at(&at(path, "path"), text.0), "a path has no segments of dots").text(given);
                 findings.problem(problem.advice("write the path they lead to"));
             }
         }
         check_status(self.status_code, &STATUSES, path, findings);
     }
 }
-
-const STATUSES: [u16; 7] = [300, 301, 302, 303, 304, 307, 308];
 
 /// A ready RedirectorV2.
 pub struct RedirectorV2 {
@@ -145,11 +149,12 @@ impl RedirectorV2 {
         match &spec.path {
             None => location.push_chosen(&path),
             Some(change) => match change.r#type {
-                PathChange::ReplaceFullPath => location.push(&change.replace_full_path),
+                PathChange::ReplaceFullPath => location.push(change.replace_full_path.as_deref().unwrap_or_default()),
                 PathChange::ReplacePrefixMatch => {
                     let prefix = exchange.matched_prefix.as_deref().unwrap_or_default();
                     let prefix = proto_http::Path::from_text(prefix);
-                    location.push_chosen(&replaced(&path, &prefix.encoded(), &change.replace_prefix_match));
+                    let with = change.replace_prefix_match.as_deref().unwrap_or_default();
+                    location.push_chosen(&replaced(&path, &prefix.encoded(), with));
                 }
             },
         }
@@ -168,8 +173,20 @@ impl Filter for RedirectorV2 {
 
     fn handle<'a>(&'a self, exchange: &'a mut Exchange) -> Step<'a> {
         let location = self.location(exchange);
+        if location.text == asked(exchange) {
+            return Step::Done(SUCCESS);
+        }
         Step::Done(redirect(exchange, self.spec.status_code, &location, &self.refused))
     }
+}
+
+/// Where the client is, without a port that its scheme has anyway.
+fn asked(exchange: &Exchange) -> String {
+    let (request, scheme) = (exchange.request(), exchange.client.scheme);
+    let usual = if scheme == "https" { ":443" } else { ":80" };
+    let authority = request.authority.strip_suffix(usual).unwrap_or(&request.authority);
+    let query = request.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+    format!("{scheme}://{authority}{}{query}", request.path.encoded())
 }
 
 /// `path` with `with` in place of `prefix`, and exactly one slash where they meet.
@@ -236,12 +253,32 @@ mod tests {
             assert_eq!((status_of(&exchange), response_header(&exchange, "Location")), (400, None), "{target}");
         }
         check(&format!("{{{spec}}}"), "h.test", "/old..x/y", 302, "http://h.test/new/..x/y");
-        check("{}", "h.test", "//evil.test/x", 302, "http://h.test//evil.test/x");
+        check("{scheme: https}", "h.test", "//evil.test/x", 302, "https://h.test//evil.test/x");
         refuses(&KIND, "{path: {type: ReplaceFullPath, replaceFullPath: /a/../b}}", &["path.replaceFullPath"]);
     }
 
     #[test]
+    fn whoever_is_there_already_is_not_sent_there() {
+        for (spec, authority, target, there) in [
+            ("{scheme: http}", "h.test", "/a?b", true),
+            ("{scheme: http}", "h.test:80", "/a", true),
+            ("{scheme: http}", "h.test:81", "/a", false),
+            ("{hostname: h.test}", "h.test", "/a%20b", true),
+            ("{path: {type: ReplaceFullPath, replaceFullPath: /a}}", "h.test:81", "/a", true),
+            ("{scheme: https}", "h.test", "/a", false),
+            ("{hostname: other.test}", "h.test", "/a", false),
+        ] {
+            let mut exchange = request("GET", target, &[]);
+            exchange.request_mut().authority = authority.to_owned();
+            let outcome = if there { SUCCESS } else { REDIRECTED };
+            assert_eq!(run(&*filter(&KIND, spec), &mut exchange), outcome, "{spec} {authority}{target}");
+        }
+    }
+
+    #[test]
     fn refused() {
+        refuses(&KIND, "{path: {type: ReplaceFullPath}}", &["path.replaceFullPath"]);
+        refuses(&KIND, "{path: {type: ReplacePrefixMatch, replaceFullPath: /a}}", &["path.replacePrefixMatch"]);
         refuses(&KIND, "{statusCode: 999}", &["statusCode"]);
         refuses(&KIND, "{scheme: ftp}", &["scheme"]);
         refuses(&KIND, "{port: 70000}", &["port"]);
