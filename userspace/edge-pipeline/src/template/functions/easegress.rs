@@ -46,8 +46,14 @@ pub(super) const TABLE: &[Function] = &[
         let plain = String::from_utf8_lossy(&plain);
         work.text(plain.split_once(':').map_or("", |(name, _)| name))
     }),
-    function("host", 1, 1, |work, args| work.text(request_of(&args[0])?.1.request.host())),
+    function("host", 1, 1, |work, args| match &args[0] {
+        Value::Text(text) => work.text(split(text).0),
+        request => work.text(request_of(request)?.1.request.host()),
+    }),
     function("port", 1, 1, |work, args| {
+        if let Value::Text(text) = &args[0] {
+            return work.text(split(text).1);
+        }
         let (exchange, space) = request_of(&args[0])?;
         let (host, authority) = (space.request.host(), &space.request.authority);
         let port = authority[host.len()..].trim_start_matches(':');
@@ -72,6 +78,18 @@ fn number(value: &Value<'_>) -> Result<f64, String> {
             text.parse().map_err(|_| format!("{} is not a number", base_text::quoted(truncated(text))))
         }
         other => Err(wants("a number", other)),
+    }
+}
+
+/// Host, without the brackets of an IPv6 address, and port of `host:port`; of what is not of this form nothing.
+fn split(text: &str) -> (&str, &str) {
+    match text.rsplit_once(':') {
+        Some((host, port)) => match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(address) => (address, port),
+            None if host.contains([':', '[', ']']) => ("", ""),
+            None => (host, port),
+        },
+        None => ("", ""),
     }
 }
 
