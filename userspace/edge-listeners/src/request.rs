@@ -274,12 +274,13 @@ fn is_misdirected(tls: &Tls, exchange: &Exchange) -> bool {
     }
 }
 
-/// CONNECT goes only where a filter makes tunnels of it. Elsewhere it is a method this server does not have, whatever the path
-/// rules say of it; nothing of it reaches a backend, which might take it for the start of another protocol.
+/// CONNECT goes only where a filter makes tunnels of it. It has no path, so that entries with conditions for one are not for it: 404.
+/// Elsewhere it is a method this server does not have; nothing of it reaches a backend, which might take it for the start of another
+/// protocol.
 fn may_connect(found: Result<(&Route, Matched), u16>) -> Result<(&Route, Matched), u16> {
     match found {
         Ok((route, matched)) if route.pipeline.current().is_some_and(|p| p.makes_tunnels()) => Ok((route, matched)),
-        Ok(_) | Err(404) => Err(501),
+        Ok(_) => Err(501),
         Err(status) => Err(status),
     }
 }

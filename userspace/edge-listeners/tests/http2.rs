@@ -518,7 +518,7 @@ fn faults_are_answered_and_counted(io: IoMode) {
         let larger = Request::post("http://a.test/").body(()).unwrap();
         assert_eq!(ask(&requests, larger, &[7; 300_000]).await.unwrap().status, 413);
         let connect = Request::builder().method("CONNECT").uri("db.test:5432").body(()).unwrap();
-        assert_eq!(ask(&requests, connect, b"").await.unwrap().status, 501);
+        assert_eq!(ask(&requests, connect, b"").await.unwrap().status, 404);
         // All that on one connection, which still serves.
         assert_eq!(ask(&requests, get("/"), b"").await.unwrap().status, 200);
     });

@@ -273,15 +273,18 @@ fn an_expectation_is_answered_once(io: IoMode) {
 
 fn connect_is_not_implemented_where_nobody_makes_tunnels(io: IoMode) {
     let backend = Backend::answering("HTTP/1.1 200 OK\r\n\r\n");
-    for rules in
-        [ANY, "rules: [{paths: [{pathPrefix: /, backend: app}]}]", "rules: [{paths: [{path: /, backend: app}]}]"]
-    {
+    for (rules, status) in [
+        (ANY, 501),
+        // It has no path.
+        ("rules: [{paths: [{pathPrefix: /, backend: app}]}]", 404),
+        ("rules: [{paths: [{path: /, backend: app}]}]", 404),
+    ] {
         let house = House::with_timeouts(io, rules, &proxy_to(backend.port), short_timeouts());
         let mut client = house.connect();
         // What follows is no request.
         client.send(format!("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n{GET}").as_bytes());
         let answer = client.answer();
-        assert_eq!((answer.status(), answer.field("connection")), (501, Some("close")), "{rules}");
+        assert_eq!((answer.status(), answer.field("connection")), (status, Some("close")), "{rules}");
         assert!(client.ends());
         assert_eq!(house.count(200), 0);
     }
