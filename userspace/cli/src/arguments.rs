@@ -252,12 +252,9 @@ pub enum Verb {
     /// Older spelling of apis
     #[command(subcommand, hide = true)]
     Api(ApiWhat),
-    /// CPU and memory profiles
-    #[command(hide = true)]
-    Profile {
-        #[arg(trailing_var_arg = true)]
-        rest: Vec<String>,
-    },
+    /// Where the time and the memory of the machine that is asked go: by thread, and by what is held
+    #[command(subcommand)]
+    Profile(ProfileWhat),
 }
 
 #[derive(Args)]
@@ -409,6 +406,25 @@ pub enum WasmWhat {
     },
     /// Forget everything that the programs of a filter share
     DeleteData { pipeline: String, filter: String },
+}
+
+#[derive(Subcommand)]
+pub enum ProfileWhat {
+    /// Which files are being written
+    Info,
+    /// Begin
+    #[command(subcommand)]
+    Start(ProfileStart),
+    /// Write what was begun
+    Stop,
+}
+
+#[derive(Subcommand)]
+pub enum ProfileStart {
+    /// Time on processors, by thread
+    Cpu { path: String },
+    /// Memory when it is stopped, by what it is held for
+    Memory { path: String },
 }
 
 #[derive(Subcommand)]

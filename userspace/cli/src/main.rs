@@ -23,6 +23,7 @@ mod last_good;
 mod members;
 mod objects;
 mod output;
+mod profile;
 mod resource;
 mod run;
 mod server;

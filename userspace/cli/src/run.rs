@@ -11,7 +11,7 @@ use crate::resource::Resource;
 use crate::server::{Server, segment};
 use crate::{
     backup, caches, check, config, convert, custom, describe, edit, explain, history, http_proxy, kubernetes,
-    last_good, members, objects, tap, tokens, top, trace, wasm, watch,
+    last_good, members, objects, profile, tap, tokens, top, trace, wasm, watch,
 };
 
 pub async fn run(arguments: Arguments) -> Result<(), String> {
@@ -166,7 +166,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         Verb::Wasm(what) => wasm::run(&server, what, format).await,
         Verb::LastGood { what } => last_good::run(&server, what, format).await,
         Verb::Object(what) => object(&server, what, format).await,
-        Verb::Profile { .. } => Err("profiling through the API is not built in; use perf on the machine".into()),
+        Verb::Profile(what) => profile::run(&server, what, format).await,
         Verb::Check { .. }
         | Verb::Convert { .. }
         | Verb::Explain { .. }

@@ -29,6 +29,7 @@ mod model;
 mod names;
 mod objects;
 mod overview;
+mod profile;
 mod requests;
 mod routes;
 mod status;

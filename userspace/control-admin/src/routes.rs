@@ -13,8 +13,8 @@ use crate::body::{Error, Reply, finish, header_text, unconditional};
 use crate::catalog::{Catalog, Local};
 use crate::checks::Checks;
 use crate::{
-    backup, caches, custom, history, last_good, logs, members, metadata, objects, overview, requests, status, tap,
-    tokens, trace, wasm, watch,
+    backup, caches, custom, history, last_good, logs, members, metadata, objects, overview, profile, requests, status,
+    tap, tokens, trace, wasm, watch,
 };
 
 pub struct Api {
@@ -130,10 +130,10 @@ fn entries() -> Vec<Entry> {
     add("logs", "/logs/level", &["GET"], get(logs::level));
     add("logs", "/logs/level/{level}", &["PUT"], put(logs::set_level));
 
-    add("profile", "/profile", &["GET"], get(profile));
-    add("profile", "/profile/start/cpu", &["POST"], post(profile));
-    add("profile", "/profile/start/memory", &["POST"], post(profile));
-    add("profile", "/profile/stop", &["POST"], post(profile));
+    add("profile", "/profile", &["GET"], get(profile::status));
+    add("profile", "/profile/start/cpu", &["POST"], post(profile::start_cpu));
+    add("profile", "/profile/start/memory", &["POST"], post(profile::start_memory));
+    add("profile", "/profile/stop", &["POST"], post(profile::stop));
     all
 }
 
@@ -161,10 +161,6 @@ async fn list_apis() -> Reply {
     let groups: Vec<_> =
         groups.into_iter().map(|(group, entries)| json!({"group": group, "entries": entries})).collect();
     Reply::body(groups)
-}
-
-async fn profile() -> Error {
-    Error::new(StatusCode::NOT_IMPLEMENTED, "profiling from the API is not built in; use perf on the machine")
 }
 
 async fn unknown_path(request: axum::extract::Request) -> Error {

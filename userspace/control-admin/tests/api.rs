@@ -45,7 +45,6 @@ fn objects_answer_with_their_codes() {
         ("no such path", "GET", "/nothing", Value::Null, 404, false),
         ("no such method", "DELETE", "/healthz", Value::Null, 405, false),
         ("delete all without all", "DELETE", "/objects", Value::Null, 400, false),
-        ("profile", "GET", "/profile", Value::Null, 501, false),
     ] {
         let answer = api(method, path, body);
         assert_eq!(answer.status, status, "{label}: {}", answer.text);
@@ -303,6 +302,38 @@ fn members_status_and_logs() {
     assert_eq!(world.get("/logs/level").json()["level"], "info");
     assert_eq!(world.json("PUT", "/logs/level/debug", Value::Null).status, 200);
     assert_eq!(world.json("PUT", "/logs/level/loud", Value::Null).status, 400);
+}
+
+#[test]
+fn profiles_are_written_into_files_of_their_own() {
+    let world = World::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let paths = |cpu: &str, memory: &str| {
+        let told = world.get("/profile").json();
+        assert_eq!((told["cpuPath"].as_str().unwrap(), told["memoryPath"].as_str().unwrap()), (cpu, memory));
+    };
+    paths("", "");
+    let start =
+        |of: &str, path: &str| world.json("POST", &format!("/profile/start/{of}"), json!({"path": path})).status;
+    let (cpu, memory) = (file("cpu"), file("memory"));
+    assert_eq!((start("cpu", &cpu), start("memory", &memory)), (200, 200));
+    paths(&cpu, &memory);
+    // What is there stays as it is, and what runs goes on.
+    std::fs::write(file("mine"), "mine").unwrap();
+    for wrong in [file("mine"), cpu.clone(), file("none/x"), String::new()] {
+        assert_eq!((start("cpu", &wrong), start("memory", &wrong)), (400, 400), "{wrong}");
+    }
+    paths(&cpu, &memory);
+    assert_eq!(std::fs::read_to_string(file("mine")).unwrap(), "mine");
+    // Another one ends the first.
+    assert_eq!(start("cpu", &file("second")), 200);
+    assert!(std::fs::read(&cpu).unwrap().windows(11).any(|text| text == b"nanoseconds"));
+    assert_eq!(world.json("POST", "/profile/stop", Value::Null).status, 200);
+    paths("", "");
+    assert!(std::fs::read(file("second")).unwrap().windows(3).any(|text| text == b"cpu"));
+    assert!(std::fs::read(&memory).unwrap().windows(19).any(|text| text == b"rest of the process"));
+    assert_eq!(world.json("POST", "/profile/stop", Value::Null).status, 200, "nothing runs");
 }
 
 #[test]
