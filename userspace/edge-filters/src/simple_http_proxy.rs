@@ -27,6 +27,7 @@
 //!
 //! Fits HTTPServer. Connections to destinations are kept for the next request; addresses of a name for as long as they hold.
 
+use crate::coding;
 use crate::module_doc::module_doc;
 use crate::proxy::bounded::Bounded;
 use crate::proxy::timed::Timed;
@@ -68,7 +69,7 @@ pub struct SimpleHttpProxySpec {
     /// Where clients may go; one entry that fits is enough. Default: every public address.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allowed_destinations: Vec<DestinationSpec>,
-    /// Compress responses. Default: they pass as they are.
+    /// Pack answers with gzip for clients that take it; what a tunnel carries stays as it is. Default: answers pass as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionSpec>,
     /// Bound of `maxIdleConnsPerHost`. Default 10240.
@@ -121,10 +122,6 @@ impl Spec for SimpleHttpProxySpec {
                 findings.warn(here, "lists every public address, as the filter does without any entry");
             }
         }
-        if self.compression.is_some() {
-            let text = "responses are not compressed by the SimpleHTTPProxy; add a ResponseAdaptor with compress: gzip";
-            findings.warn(at(path, "compression"), text);
-        }
         for (field, given) in [("connectTimeout", self.connect_timeout), ("idleTimeout", self.idle_timeout)] {
             if given.is_some_and(|time| time.is_zero()) {
                 let problem = Problem::new(at(path, field), "nothing could be reached").value(&"0s".into());
@@ -148,6 +145,8 @@ pub struct SimpleHttpProxy {
     max_body: Option<u64>,
     /// Idle connections each worker keeps per destination.
     max_idle: usize,
+    /// Answers of so many bytes or more are packed.
+    pack_least: Option<u64>,
     limits: Limits,
     refused: Limit,
     too_many_names: Limit,
@@ -235,6 +234,7 @@ impl SimpleHttpProxy {
                 bytes => Some(bytes as u64),
             },
             max_idle: max_idle.div_ceil(telemetry.workers().max(1)).max(1),
+            pack_least: spec.compression.as_ref().map(|compression| compression.min_length.into()),
             limits: Limits::default(),
             refused: limits.register("forward_refused"),
             too_many_names: limits.register("forward_lookups"),
@@ -279,7 +279,7 @@ impl SimpleHttpProxy {
             };
             if connect { self.open(&server, exchange).await } else { self.relay(&server, exchange).await }
         };
-        match self.timeout {
+        let outcome = match self.timeout {
             None => sent.await,
             Some(most) => match base_runtime::time::timeout(most, sent).await {
                 Ok(outcome) => outcome,
@@ -288,7 +288,15 @@ impl SimpleHttpProxy {
                     refuse(exchange, 503, SERVER_ERROR)
                 }
             },
+        };
+        if let Some(least) = self.pack_least
+            && outcome == SUCCESS
+            && exchange.upgraded.is_none()
+            && coding::pack_response_of(least, exchange)
+        {
+            exchange.tags.note(|| "gzip".to_owned());
         }
+        outcome
     }
 
     fn recorder(&self) -> &ServerRecorder {

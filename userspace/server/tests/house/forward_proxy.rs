@@ -10,7 +10,9 @@ fn curl_goes_where_it_may() {
         let mut machine = Machine::new("m1").flags(["--io", io]);
         machine.run();
         let (backend, port) = (Backend::start("one"), free_port());
-        machine.create("kind: Pipeline\nname: out\nfilters: [{name: out, kind: SimpleHTTPProxy}]\n");
+        machine.create(
+            "kind: Pipeline\nname: out\nfilters: [{name: out, kind: SimpleHTTPProxy, compression: {minLength: 1}}]\n",
+        );
         machine
             .create(&format!("kind: HTTPServer\nname: door\nport: {port}\nrules: [{{paths: [{{backend: out}}]}}]\n"));
         let ask = |arguments: &[&str]| {
@@ -26,6 +28,10 @@ fn curl_goes_where_it_may() {
         assert!(through.contains("/a?b=c") && through.ends_with(" 200 200"), "{io}: {through}");
         let posted = ask(&["-d", "hello", &url]);
         assert!(posted.contains("hello") && posted.ends_with(" 200 000"), "{io}: {posted}");
+        // Answers are packed for whoever takes it, and tunnels are nobody's business.
+        let packed =
+            |more: &[&str]| ask(&[&["-D", "-", "-H", "Accept-Encoding: gzip"][..], more].concat()).contains("gzip\r\n");
+        assert!(packed(&["-o", "/dev/null", &url]) && !packed(&["-o", "/dev/null", "-p", &url]), "{io}");
         // What is not for everybody, and the machine's own doors.
         for refused in
             ["http://169.254.169.254/latest/meta-data/".to_owned(), format!("http://127.0.0.1:{}/", machine.api)]
