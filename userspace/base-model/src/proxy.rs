@@ -121,6 +121,12 @@ pub struct PoolSpec {
     /// others must speak it (h2c). `false`: HTTP/1.1. A server's own `http2` goes before. Default: `https://` servers may choose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http2: Option<bool>,
+    /// Speak HTTP/3 to the servers, which are `https://` ones then: many requests at a time over few connections of QUIC, to the port
+    /// of the URL on UDP. Where QUIC does not come through a server cannot be connected to: nothing falls back to TCP. Only requests
+    /// that ask to go on in another protocol, as WebSockets do, go over HTTP/1.1 to the same port on TCP. A server's own `http3` goes
+    /// before. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub http3: bool,
     /// Begin every connection with a PROXY header, before TLS, that says who the client is: `v1` or `v2`. A connection then serves
     /// requests of the client connection it was made for alone, so that each of those has connections of its own to the servers; and
     /// HTTP/1.1 is spoken, since HTTP/2 would carry requests of many. Default off.
@@ -326,6 +332,16 @@ pub struct ServerSpec {
     /// Speak HTTP/2 to it, as the pool's `http2` says. Default: as the pool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http2: Option<bool>,
+    /// Speak HTTP/3 to it, as the pool's `http3` says. Default: as the pool, unless it has an `http2` of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http3: Option<bool>,
+}
+
+impl ServerSpec {
+    /// Whether HTTP/3 is spoken to it, in a pool that says this.
+    pub fn speaks_http3(&self, pool: bool) -> bool {
+        self.http3.unwrap_or(pool && self.http2.is_none())
+    }
 }
 
 /// Selects the requests a pool is for.
@@ -762,6 +778,7 @@ impl PoolSpec {
                     .problem(problem.advice("a connection of HTTP/2 carries requests of many clients, and names one"));
             }
         }
+        self.validate_http3(path, findings);
         if let Some(outliers) = &self.outlier_detection {
             outliers.validate(&at(path, "outlierDetection"), findings);
         }
@@ -798,6 +815,39 @@ impl PoolSpec {
         }
         if let Some(check) = &self.health_check {
             check.validate(scheme.probe(), &at(path, "healthCheck"), findings);
+        }
+    }
+
+    fn validate_http3(&self, path: &str, findings: &mut Findings) {
+        let servers = at(path, "servers");
+        let mut refuse = |place: String, why: &str, advice: &str| {
+            findings.problem(Problem::new(place, why).value(&true.into()).advice(advice));
+        };
+        if self.http3 && self.http2 == Some(true) {
+            refuse(at(path, "http3"), "not together with http2", "choose one of the two");
+        }
+        for (i, server) in self.servers.iter().enumerate() {
+            let own = at(&nth(&servers, i), "http3");
+            if server.http3 == Some(true) && server.http2 == Some(true) {
+                refuse(own, "not together with http2", "choose one of the two");
+                continue;
+            }
+            if !server.speaks_http3(self.http3) {
+                continue;
+            }
+            let place = if server.http3.is_some() { own } else { at(path, "http3") };
+            if !self.proxy_protocol.is_off() {
+                let advice = "a connection of HTTP/3 carries requests of many clients, and names none";
+                refuse(place, "not together with proxyProtocol", advice);
+            } else if let Ok(url) = server.url.parse::<ServerUrl>() {
+                if url.socket.is_some() {
+                    let why = format!("{} is a Unix socket, and HTTP/3 goes over UDP", server.url);
+                    refuse(place, &why, "give it a host and a port, or http3: false");
+                } else if !url.is_tls() {
+                    let why = format!("{} is not encrypted, and HTTP/3 always is", server.url);
+                    refuse(place, &why, "write https://, or http3: false for this server");
+                }
+            }
         }
     }
 
@@ -1017,5 +1067,41 @@ mod tests {
             let paths: Vec<&str> = findings.problems.iter().map(|p| p.path.as_str()).collect();
             assert_eq!((paths.as_slice(), findings.warnings.len()), (problems, warnings), "{most} {threshold}");
         }
+    }
+
+    #[test]
+    fn http3_is_spoken_to_servers_that_can() {
+        let server =
+            |url: &str, http2, http3| ServerSpec { url: url.to_owned(), http2, http3, ..ServerSpec::default() };
+        let (tls, plain) = ("https://a.test", "http://a.test");
+        // The pool's own two, and its servers; where that is refused.
+        for (http3, http2, servers, place) in [
+            (true, None, vec![server(tls, None, None)], ""),
+            (false, None, vec![server(plain, None, None), server(tls, None, Some(true))], ""),
+            (true, None, vec![server(plain, None, Some(false)), server(tls, Some(true), None)], ""),
+            (true, None, vec![server(plain, Some(true), None)], ""),
+            (true, None, vec![server(plain, None, None)], "p.http3"),
+            (false, None, vec![server(plain, None, Some(true))], "p.servers[0].http3"),
+            (true, None, vec![server("unix:///run/a.sock", None, None)], "p.http3"),
+            (true, Some(true), vec![server(tls, None, None)], "p.http3"),
+            (true, Some(false), vec![server(tls, None, None)], ""),
+            (false, None, vec![server(tls, Some(true), Some(true))], "p.servers[0].http3"),
+        ] {
+            let told = format!("{http3} {http2:?} {servers:?}");
+            let mut findings = Findings::default();
+            PoolSpec { http3, http2, servers, ..PoolSpec::default() }.validate("p", ServerScheme::Http, &mut findings);
+            let places: Vec<&str> = findings.problems.iter().map(|problem| problem.path.as_str()).collect();
+            let expected: Vec<&str> = Some(place).filter(|place| !place.is_empty()).into_iter().collect();
+            assert_eq!(places, expected, "{told}");
+        }
+        let pool = PoolSpec {
+            http3: true,
+            proxy_protocol: ProxyProtocol::V2,
+            servers: vec![server(tls, None, None)],
+            ..PoolSpec::default()
+        };
+        let mut findings = Findings::default();
+        pool.validate("p", ServerScheme::Http, &mut findings);
+        assert_eq!(findings.problems.len(), 1, "{:?}", findings.problems);
     }
 }

@@ -30,13 +30,19 @@ struct Inner {
     deadline: Deadline,
     /// Datagrams the kernel had no room for.
     unsent: RefCell<Option<Unsent>>,
-    /// Until it is over.
+    /// Until it is over, of one that a client made.
     handshake: Cell<Option<Handshake>>,
+    /// One that a client made, and not we: those are counted.
+    is_taken_in: bool,
     /// In the socket's list of those that wait until the kernel has room.
     is_blocked: Cell<bool>,
     /// Bytes of datagrams that carried more than what acknowledges.
     received: Cell<u64>,
     sent: Cell<u64>,
+    /// Datagrams that came, whatever they said.
+    heard: Cell<u64>,
+    /// What the network said of datagrams since the last one came: how often, and what last.
+    refused: Cell<(u32, i32)>,
 }
 
 struct Unsent {
@@ -49,10 +55,13 @@ impl Connection {
         machine: quinn_proto::Connection,
         handle: ConnectionHandle,
         socket: &Rc<Socket>,
-        handshake: Handshake,
+        handshake: Option<Handshake>,
     ) -> Connection {
-        stats::opened();
-        stats::count(Count::Begun);
+        let is_taken_in = handshake.is_some();
+        if is_taken_in {
+            stats::opened();
+            stats::count(Count::Begun);
+        }
         Connection(Rc::new(Inner {
             machine: RefCell::new(machine),
             handle,
@@ -60,10 +69,13 @@ impl Connection {
             waker: RefCell::default(),
             deadline: Deadline::new(),
             unsent: RefCell::default(),
-            handshake: Cell::new(Some(handshake)),
+            handshake: Cell::new(handshake),
+            is_taken_in,
             is_blocked: Cell::new(false),
             received: Cell::new(0),
             sent: Cell::new(0),
+            heard: Cell::new(0),
+            refused: Cell::new((0, 0)),
         }))
     }
 
@@ -79,7 +91,7 @@ impl Connection {
         }
     }
 
-    /// Where its client is now.
+    /// Where its peer is now.
     pub fn peer(&self) -> SocketAddr {
         let peer = self.0.machine.borrow().remote_address();
         SocketAddr::new(peer.ip().to_canonical(), peer.port())
@@ -101,7 +113,19 @@ impl Connection {
         self.0.sent.get()
     }
 
-    /// Ends it: the client is told this code of the application.
+    /// Datagrams that came.
+    pub fn heard(&self) -> u64 {
+        self.0.heard.get()
+    }
+
+    /// How often the network has said, since a datagram came last, that nobody takes ours, and what it said last. It is not believed to
+    /// say who sent that: a single word ends no connection that is established.
+    pub fn refused(&self) -> Option<(u32, io::Error)> {
+        let (times, errno) = self.0.refused.get();
+        (times > 0).then(|| (times, io::Error::from_raw_os_error(errno)))
+    }
+
+    /// Ends it: the peer is told this code of the application.
     pub fn close(&self, code: u32, reason: &'static str) {
         let (now, reason) = (base_runtime::now(), Bytes::from_static(reason.as_bytes()));
         self.with(|machine| machine.close(now, VarInt::from_u32(code), reason));
@@ -112,7 +136,15 @@ impl Connection {
         if bytes > ACKNOWLEDGES {
             self.0.received.set(self.0.received.get() + bytes as u64);
         }
+        self.0.heard.set(self.0.heard.get() + 1);
+        self.0.refused.set((0, 0));
         self.0.machine.borrow_mut().handle_event(event);
+        self.wake();
+    }
+
+    pub(crate) fn handle_refused(&self, errno: i32) {
+        let (times, _) = self.0.refused.get();
+        self.0.refused.set((times.saturating_add(1), errno));
         self.wake();
     }
 
@@ -167,7 +199,9 @@ impl Driver {
         match event {
             Event::Connected => {
                 self.connection.is_shaken();
-                stats::count(Count::Established);
+                if self.connection.0.is_taken_in {
+                    stats::count(Count::Established);
+                }
             }
             Event::ConnectionLost { .. } => self.connection.is_shaken(),
             _ => {}
@@ -268,7 +302,9 @@ impl Drop for Driver {
             inner.socket.machine.borrow_mut().handle_event(inner.handle, EndpointEvent::drained());
         }
         inner.socket.forget(inner.handle);
-        stats::closed();
+        if inner.is_taken_in {
+            stats::closed();
+        }
     }
 }
 

@@ -1,12 +1,13 @@
-//! rustls within QUIC. As quinn-proto's own, but what was agreed is told as [`Session`], cipher and resumption with it, and counted with
+//! rustls within QUIC, on both sides. As quinn-proto's own, but what was agreed is told as [`Session`], cipher and resumption with it, and counted with
 //! the handshakes of TCP.
 
 use aws_lc_rs::aead;
 use base_tls::{Session, quic};
 use quinn_proto::crypto::{self, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, UnsupportedVersion};
 use quinn_proto::transport_parameters::TransportParameters;
-use quinn_proto::{ConnectionId, Side, TransportError, TransportErrorCode};
-use rustls::quic::{KeyChange, Secrets, ServerConnection, Suite, Version};
+use quinn_proto::{ConnectError, ConnectionId, Side, TransportError, TransportErrorCode};
+use rustls::quic::{ClientConnection, Connection, KeyChange, Secrets, ServerConnection, Suite, Version};
+use rustls_pki_types::ServerName;
 use std::any::Any;
 use std::io;
 use std::sync::Arc;
@@ -21,10 +22,50 @@ pub struct ServerCrypto {
 impl ServerCrypto {
     /// `None` when the configuration does not have the cipher suite that QUIC begins with.
     pub fn new(config: Arc<rustls::ServerConfig>) -> Option<Arc<ServerCrypto>> {
-        let suites = &config.crypto_provider().cipher_suites;
-        let initial = suites.iter().find(|suite| suite.suite() == rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
-        let initial = initial?.tls13()?.quic_suite()?;
+        let initial = initial_suite(config.crypto_provider())?;
         Some(Arc::new(ServerCrypto { config, initial }))
+    }
+}
+
+/// Makes the handshakes of a client.
+pub struct ClientCrypto {
+    config: Arc<rustls::ClientConfig>,
+    initial: Suite,
+}
+
+impl ClientCrypto {
+    /// As [`ServerCrypto::new`].
+    pub fn new(config: Arc<rustls::ClientConfig>) -> Option<Arc<ClientCrypto>> {
+        let initial = initial_suite(config.crypto_provider())?;
+        Some(Arc::new(ClientCrypto { config, initial }))
+    }
+}
+
+fn initial_suite(provider: &rustls::crypto::CryptoProvider) -> Option<Suite> {
+    let suites = &provider.cipher_suites;
+    let initial = suites.iter().find(|suite| suite.suite() == rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    initial?.tls13()?.quic_suite()
+}
+
+impl crypto::ClientConfig for ClientCrypto {
+    fn start_session(
+        self: Arc<Self>,
+        _: u32,
+        server_name: &str,
+        params: &TransportParameters,
+    ) -> Result<Box<dyn crypto::Session>, ConnectError> {
+        let invalid = || ConnectError::InvalidServerName(server_name.to_owned());
+        let name = ServerName::try_from(server_name.to_owned()).map_err(|_| invalid())?;
+        let mut bytes = Vec::new();
+        params.write(&mut bytes);
+        let connection = ClientConnection::new(self.config.clone(), Version::V1, name, bytes).map_err(|_| invalid())?;
+        Ok(Box::new(TlsSession {
+            connection: Some(Box::new(connection.into())),
+            server_name: server_name.into(),
+            initial: self.initial,
+            told: None,
+            next: None,
+        }))
     }
 }
 
@@ -37,15 +78,7 @@ impl crypto::ServerConfig for ServerCrypto {
     }
 
     fn retry_tag(&self, _: u32, id: &ConnectionId, packet: &[u8]) -> [u8; 16] {
-        let pseudo = [&[id.len() as u8][..], id, packet].concat();
-        let key = aead::LessSafeKey::new(
-            aead::UnboundKey::new(&aead::AES_128_GCM, &RETRY_KEY).expect("a key of this algorithm has 16 bytes"),
-        );
-        let nonce = aead::Nonce::assume_unique_for_key(RETRY_NONCE);
-        let tag = key.seal_in_place_separate_tag(nonce, aead::Aad::from(pseudo), &mut []);
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(tag.expect("nothing is sealed, so nothing is too long").as_ref());
-        bytes
+        retry_tag(id, packet)
     }
 
     fn start_session(self: Arc<Self>, _: u32, params: &TransportParameters) -> Box<dyn crypto::Session> {
@@ -53,23 +86,37 @@ impl crypto::ServerConfig for ServerCrypto {
         params.write(&mut bytes);
         let connection = ServerConnection::new(self.config.clone(), Version::V1, bytes)
             .expect("the configuration has TLS 1.3 and no early data but all of it");
-        let connection = Some(Box::new(connection));
-        Box::new(ServerSession { connection, initial: self.initial, told: None, next: None })
+        Box::new(TlsSession {
+            connection: Some(Box::new(connection.into())),
+            server_name: Box::default(),
+            initial: self.initial,
+            told: None,
+            next: None,
+        })
     }
 }
 
-struct ServerSession {
-    /// Until the last word of the handshake was said: what it holds is of no use to an established connection.
-    connection: Option<Box<ServerConnection>>,
+struct TlsSession {
+    /// A server's until the last word of the handshake was said: what it holds is of no use to an established connection. A client has
+    /// tickets to take later.
+    connection: Option<Box<Connection>>,
+    /// Whom a client speaks to.
+    server_name: Box<str>,
     initial: Suite,
     /// Once the handshake is over.
     told: Option<Session>,
     next: Option<Secrets>,
 }
 
-impl crypto::Session for ServerSession {
-    fn initial_keys(&self, id: &ConnectionId, _: Side) -> Keys {
-        initial_keys(&self.initial, id, rustls::Side::Server)
+impl TlsSession {
+    fn is_client(&self) -> bool {
+        matches!(self.connection.as_deref(), Some(Connection::Client(_)))
+    }
+}
+
+impl crypto::Session for TlsSession {
+    fn initial_keys(&self, id: &ConnectionId, side: Side) -> Keys {
+        initial_keys(&self.initial, id, side.into())
     }
 
     /// A [`Session`].
@@ -87,6 +134,7 @@ impl crypto::Session for ServerSession {
     }
 
     fn early_data_accepted(&self) -> Option<bool> {
+        // None is sent.
         None
     }
 
@@ -111,7 +159,10 @@ impl crypto::Session for ServerSession {
         if self.told.is_some() || connection.is_handshaking() {
             return Ok(false);
         }
-        self.told = Some(quic::accepted(connection));
+        self.told = Some(match &**connection {
+            Connection::Server(connection) => quic::accepted(connection),
+            Connection::Client(connection) => quic::connected(connection, &self.server_name),
+        });
         Ok(true)
     }
 
@@ -120,7 +171,8 @@ impl crypto::Session for ServerSession {
         let Some(bytes) = connection.and_then(|connection| connection.quic_transport_parameters()) else {
             return Ok(None);
         };
-        Ok(Some(TransportParameters::read(Side::Server, &mut io::Cursor::new(bytes))?))
+        let side = if self.is_client() { Side::Client } else { Side::Server };
+        Ok(Some(TransportParameters::read(side, &mut io::Cursor::new(bytes))?))
     }
 
     fn write_handshake(&mut self, into: &mut Vec<u8>) -> Option<Keys> {
@@ -131,7 +183,7 @@ impl crypto::Session for ServerSession {
                 Some(translated(keys))
             }
             None => {
-                if into.is_empty() && self.told.is_some() && self.next.is_some() {
+                if into.is_empty() && self.told.is_some() && self.next.is_some() && !self.is_client() {
                     self.connection = None;
                 }
                 None
@@ -144,15 +196,29 @@ impl crypto::Session for ServerSession {
         Some(KeyPair { local: Box::new(keys.local), remote: Box::new(keys.remote) })
     }
 
-    fn is_valid_retry(&self, _: &ConnectionId, _: &[u8], _: &[u8]) -> bool {
+    fn is_valid_retry(&self, id: &ConnectionId, header: &[u8], payload: &[u8]) -> bool {
         // Nobody asks a server to try again.
-        false
+        let Some((said, tag)) = payload.split_last_chunk::<16>().filter(|_| self.is_client()) else { return false };
+        retry_tag(id, &[header, said].concat()) == *tag
     }
 
     fn export_keying_material(&self, _: &mut [u8], _: &[u8], _: &[u8]) -> Result<(), ExportKeyingMaterialError> {
         // Nobody here asks for any.
         Err(ExportKeyingMaterialError)
     }
+}
+
+/// Proves that a Retry is of somebody who has seen the first packet (RFC 9001 section 5.8).
+fn retry_tag(id: &ConnectionId, packet: &[u8]) -> [u8; 16] {
+    let pseudo = [&[id.len() as u8][..], id, packet].concat();
+    let key = aead::LessSafeKey::new(
+        aead::UnboundKey::new(&aead::AES_128_GCM, &RETRY_KEY).expect("a key of this algorithm has 16 bytes"),
+    );
+    let nonce = aead::Nonce::assume_unique_for_key(RETRY_NONCE);
+    let tag = key.seal_in_place_separate_tag(nonce, aead::Aad::from(pseudo), &mut []);
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(tag.expect("nothing is sealed, so nothing is too long").as_ref());
+    bytes
 }
 
 fn initial_keys(suite: &Suite, id: &ConnectionId, side: rustls::Side) -> Keys {

@@ -95,14 +95,7 @@ impl Endpoint {
         let place = Place { machine: self.group.machine, worker: self.worker };
         let config = settings::endpoint(&self.group.keys, place);
         let machine = quinn_proto::Endpoint::new(config, accepts.config(), true, None);
-        let socket = Rc::new(Socket {
-            socket,
-            machine: RefCell::new(machine),
-            connections: RefCell::default(),
-            scratch: RefCell::new(Vec::new()),
-            blocked: RefCell::default(),
-            waker: RefCell::default(),
-        });
+        let socket = Socket::new(socket, machine);
         let config = accepts.config();
         let mut serving =
             Serving { endpoint: self, socket, accepts, config, handshakes: Rc::default(), waiting: VecDeque::new() };
@@ -112,7 +105,7 @@ impl Endpoint {
 
 /// What a worker's connections share.
 pub(crate) struct Socket {
-    socket: UdpSocket,
+    pub socket: UdpSocket,
     pub machine: RefCell<quinn_proto::Endpoint>,
     /// By their handles.
     connections: RefCell<Vec<Option<Connection>>>,
@@ -125,6 +118,34 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
+    pub fn new(socket: UdpSocket, machine: quinn_proto::Endpoint) -> Rc<Socket> {
+        Rc::new(Socket {
+            socket,
+            machine: RefCell::new(machine),
+            connections: RefCell::default(),
+            scratch: RefCell::new(Vec::new()),
+            blocked: RefCell::default(),
+            waker: RefCell::default(),
+        })
+    }
+
+    /// To be called first in each turn of the task that serves it.
+    pub fn begin(&self, cx: &mut Context<'_>) {
+        *self.waker.borrow_mut() = Some(cx.waker().clone());
+    }
+
+    pub fn has_connections(&self) -> bool {
+        !self.connections.borrow().is_empty()
+    }
+
+    /// Those that waited for it are told when the kernel has room.
+    pub fn poll_room(&self, cx: &mut Context<'_>) {
+        if !self.blocked.borrow().is_empty() && self.socket.poll_send_ready(cx).is_ready() {
+            let blocked = self.blocked.take();
+            blocked.iter().for_each(Connection::unblock);
+        }
+    }
+
     /// `WouldBlock`: nothing of it was sent.
     pub fn send(&self, transmit: &quinn_proto::Transmit, contents: &[u8]) -> io::Result<()> {
         self.socket.send(&translated(transmit, contents))
@@ -148,7 +169,7 @@ impl Socket {
         self.wake();
     }
 
-    fn add(&self, connection: &Connection) {
+    pub fn add(&self, connection: &Connection) {
         let (mut connections, at) = (self.connections.borrow_mut(), connection.handle().0);
         if connections.len() <= at {
             connections.resize_with(at + 1, || None);
@@ -177,14 +198,14 @@ struct Serving<A: Accepts> {
 
 impl<A: Accepts> Serving<A> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        *self.socket.waker.borrow_mut() = Some(cx.waker().clone());
+        self.socket.begin(cx);
         let closed = self.accepts.poll_closed(cx).is_ready();
         if self.accepts.has_let_go() {
             self.socket.socket.stop_receiving();
         }
         if closed {
             self.waiting.drain(..).for_each(|(incoming, _)| self.socket.machine.borrow_mut().ignore(incoming));
-            if self.socket.connections.borrow().is_empty() {
+            if !self.socket.has_connections() {
                 return Poll::Ready(());
             }
         }
@@ -222,10 +243,7 @@ impl<A: Accepts> Serving<A> {
         if !self.waiting.is_empty() {
             cx.waker().wake_by_ref();
         }
-        if !self.socket.blocked.borrow().is_empty() && self.socket.socket.poll_send_ready(cx).is_ready() {
-            let blocked = self.socket.blocked.take();
-            blocked.iter().for_each(Connection::unblock);
-        }
+        self.socket.poll_room(cx);
         Poll::Pending
     }
 
@@ -248,7 +266,7 @@ impl<A: Accepts> Serving<A> {
         if meta.truncated {
             return;
         }
-        let ecn = (meta.ecn != Ecn::NotCapable).then(|| EcnCodepoint::from_bits(meta.ecn.bits())).flatten();
+        let ecn = codepoint(meta.ecn);
         for segment in received.segments() {
             match self.other_worker(segment) {
                 None => self.handle_datagram(meta.source, meta.destination, ecn, BytesMut::from(segment), now),
@@ -346,7 +364,7 @@ impl<A: Accepts> Serving<A> {
         let accepted = self.socket.machine.borrow_mut().accept(incoming, now, &mut answer, None);
         match accepted {
             Ok((handle, machine)) => {
-                let connection = Connection::new(machine, handle, &self.socket, handshake);
+                let connection = Connection::new(machine, handle, &self.socket, Some(handshake));
                 self.socket.add(&connection);
                 self.accepts.take_in(Driver::new(connection), seat);
             }
@@ -367,6 +385,10 @@ impl<A: Accepts> Drop for Serving<A> {
     }
 }
 
+pub(crate) fn codepoint(ecn: Ecn) -> Option<EcnCodepoint> {
+    (ecn != Ecn::NotCapable).then(|| EcnCodepoint::from_bits(ecn.bits())).flatten()
+}
+
 /// First packets that wait for their turn, at most.
 const WAITING_MOST: usize = 128;
 
@@ -377,7 +399,7 @@ const RETRY_FROM: usize = 64;
 const BEGUN: usize = 2;
 
 /// Receives in a turn.
-const RECEIVED: usize = 32;
+pub(crate) const RECEIVED: usize = 32;
 
 /// Datagrams that may wait for a worker that another has received.
 const PASSED_MOST: usize = 256;

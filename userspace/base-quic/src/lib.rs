@@ -6,9 +6,11 @@
 //! are worked on in a turn, what waits between workers.
 //!
 //! Reading order: [`connection_id`], [`keys`], [`crypto`] (rustls within QUIC), [`settings`] (every bound of a connection),
-//! [`endpoint`] (the shell of a worker's socket), [`connection`] (one connection, driven), [`stats`].
+//! [`endpoint`] (the shell of a worker's socket), [`connection`] (one connection, driven), [`client`] (the side that connects),
+//! [`stats`].
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod connection;
 pub mod connection_id;
 pub mod crypto;
@@ -18,8 +20,9 @@ pub mod keys;
 pub mod settings;
 pub mod stats;
 
+pub use client::Client;
 pub use connection::{Connection, Driver};
 pub use endpoint::{Accepts, Endpoint, Group};
 pub use keys::QuicKeys;
 pub use quinn_proto as proto;
-pub use settings::QuicSettings;
+pub use settings::{ClientSettings, QuicSettings};

@@ -73,6 +73,51 @@ impl QuicSettings {
     }
 }
 
+/// Bounds of a connection that we make to a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientSettings {
+    /// Streams of one direction its server may open. Default 8, as [`QuicSettings::one_way_streams_most`]. It may open no others.
+    pub one_way_streams_most: u32,
+    /// Bytes of one answer that may arrive before they are read. Default 256 KiB.
+    pub stream_window: u32,
+    /// The same for all answers of a connection together. Default 1 MiB.
+    pub connection_window: u32,
+    /// Bytes of requests that a connection keeps until its server says that it has them. Default 1 MiB.
+    pub send_window: u64,
+    /// Silence after which a connection is gone without a word. Default 60 s.
+    pub idle: Duration,
+    /// Bytes of a handshake that may come out of order. Default 16 KiB.
+    pub handshake_bytes: usize,
+}
+
+impl Default for ClientSettings {
+    fn default() -> ClientSettings {
+        ClientSettings {
+            one_way_streams_most: 8,
+            stream_window: 256 * 1024,
+            connection_window: 1024 * 1024,
+            send_window: 1024 * 1024,
+            idle: Duration::from_secs(60),
+            handshake_bytes: 16 * 1024,
+        }
+    }
+}
+
+impl ClientSettings {
+    pub(crate) fn transport(&self) -> TransportConfig {
+        let alike = QuicSettings {
+            streams_most: 0,
+            one_way_streams_most: self.one_way_streams_most,
+            stream_window: self.stream_window,
+            connection_window: self.connection_window,
+            send_window: self.send_window,
+            idle: self.idle,
+            handshake_bytes: self.handshake_bytes,
+        };
+        alike.transport()
+    }
+}
+
 /// What a worker's endpoint is made of.
 pub(crate) fn endpoint(keys: &QuicKeys, place: crate::connection_id::Place) -> Arc<EndpointConfig> {
     let mut endpoint = EndpointConfig::new(keys.resets.clone());

@@ -8,7 +8,7 @@ use base_runtime::net::{StreamState, TcpStream};
 use base_runtime::time::timeout;
 use base_text::quoted;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientConfig, UnbufferedClientConnection, WebPkiServerVerifier};
+use rustls::client::{ClientConfig, Resumption, UnbufferedClientConnection, WebPkiServerVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::sign::SingleCertAndKey;
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -39,7 +39,11 @@ pub struct ClientTlsSettings {
 /// Ready to connect; cheap to clone, shared by all workers. Sessions are taken up again: tickets of the 256 servers last spoken to
 /// are kept, at most 8 each.
 #[derive(Clone)]
-pub struct ClientTls(Arc<ClientConfig>);
+pub struct ClientTls {
+    tcp: Arc<ClientConfig>,
+    /// The same within QUIC. Its sessions are its own: a ticket says what was agreed over which of the two.
+    quic: Arc<ClientConfig>,
+}
 
 impl ClientTls {
     pub fn new(settings: ClientTlsSettings) -> Result<ClientTls, CertificateError> {
@@ -67,7 +71,16 @@ impl ClientTls {
         };
         config.alpn_protocols = settings.alpn;
         config.enable_secret_extraction = true;
-        Ok(ClientTls(Arc::new(config)))
+        let mut quic = config.clone();
+        quic.alpn_protocols = vec![b"h3".to_vec()];
+        quic.enable_secret_extraction = false;
+        quic.resumption = Resumption::in_memory_sessions(QUIC_SERVERS);
+        Ok(ClientTls { tcp: Arc::new(config), quic: Arc::new(quic) })
+    }
+
+    /// What handshakes within QUIC are made with: the same trust and the same certificate, HTTP/3 offered (RFC 9114 section 3.1).
+    pub fn quic(&self) -> &Arc<ClientConfig> {
+        &self.quic
     }
 
     /// Shakes hands within `limit`. `server_name`, a DNS name or an address without brackets, is what the certificate must be for;
@@ -78,7 +91,7 @@ impl ClientTls {
         server_name: &str,
         limit: Duration,
     ) -> Result<Transport, HandshakeError> {
-        self.connect_within(stream, server_name, self.0.alpn_protocols.clone(), limit).await
+        self.connect_within(stream, server_name, self.tcp.alpn_protocols.clone(), limit).await
     }
 
     /// As [`ClientTls::connect`], but offers these protocols (ALPN), best first, rather than those of the settings. What the server
@@ -127,7 +140,7 @@ impl ClientTls {
             return Err(refused(&Error::General("the server sent bytes before TLS began".to_owned())));
         }
         gate::pass().await;
-        let side = UnbufferedClientConnection::new_with_alpn(self.0.clone(), name, protocols)
+        let side = UnbufferedClientConnection::new_with_alpn(self.tcp.clone(), name, protocols)
             .map_err(|error| refused(&error))?;
         let (connection, session) = shake(side, &stream, Incoming::new(), Some(server_name)).await?;
         Ok(Transport::Tls(TlsStream::new(stream, connection, session)))
@@ -139,6 +152,9 @@ impl fmt::Debug for ClientTls {
         f.debug_struct("ClientTls").finish_non_exhaustive()
     }
 }
+
+/// Servers spoken to over QUIC whose tickets are kept.
+const QUIC_SERVERS: usize = 256;
 
 /// The system's authorities, read once while somebody uses them.
 fn system_roots() -> Result<Arc<RootCertStore>, CertificateError> {

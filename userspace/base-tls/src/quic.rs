@@ -3,13 +3,25 @@
 use crate::handshake::{refused, session_of};
 use crate::stats::{self, Count};
 use crate::stream::{HandshakeError, Session};
-use rustls::quic::ServerConnection;
+use rustls::quic::{ClientConnection, ServerConnection};
 
 /// What was agreed in a handshake that is over, which is counted.
 pub fn accepted(connection: &ServerConnection) -> Session {
     let session = session_of(connection, connection.server_name());
     stats::count(if session.resumed { Count::AcceptedResumed } else { Count::AcceptedFull });
     session
+}
+
+/// The same of a connection that we made to this server.
+pub fn connected(connection: &ClientConnection, server_name: &str) -> Session {
+    let session = session_of(connection, Some(server_name));
+    stats::count(if session.resumed { Count::ConnectedResumed } else { Count::ConnectedFull });
+    session
+}
+
+/// Waits until it is this handshake's turn, among those on TCP.
+pub async fn turn() {
+    crate::gate::pass().await;
 }
 
 /// Why there is no connection, which is counted.

@@ -25,6 +25,10 @@
 //! says `true`; `false` keeps to HTTP/1.1. Each worker then sends many requests at a time over few connections. What such a backend says
 //! it has done nothing with (GOAWAY, REFUSED_STREAM) is sent once more, whatever its method, unless its body streams.
 //!
+//! With `http3: true` of a pool or server `https://` servers are spoken to in HTTP/3, over QUIC, in the same way. Nothing falls back to
+//! TCP, so that one that is not reached on UDP counts as one that cannot be connected to; requests that ask to go on in another protocol
+//! go over HTTP/1.1 to the same port on TCP.
+//!
 //! When a server cannot be connected to, the request goes to another one of the pool, body and all, within the same try and its
 //! `timeout`; so does an idempotent one, once, whose connection broke before anything of an answer came. A server that cannot be
 //! connected to five times in a row is left out until it can; see `outlierDetection`.
@@ -868,6 +872,7 @@ impl Pool {
             .filter(|s| is_tagged(spec, &s.tags))
             .map(|s| {
                 let server = Server::new(&s.url, s.weight, s.keep_host, identity)?.with_http2(s.http2.or(spec.http2));
+                let server = server.with_http3(s.speaks_http3(spec.http3))?;
                 Ok::<_, String>(Arc::new(server.told(spec.proxy_protocol)))
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -1069,9 +1074,10 @@ impl Pool {
         }
         match error {
             AttemptError::Connect(_) => self.heard(set, choice, Heard::Unreachable),
-            AttemptError::Broken { .. } | AttemptError::Malformed(_) | AttemptError::Faulty(_) => {
-                self.heard(set, choice, Heard::NoAnswer)
-            }
+            AttemptError::Broken { .. }
+            | AttemptError::Malformed(_)
+            | AttemptError::Faulty(_)
+            | AttemptError::FaultyH3(_) => self.heard(set, choice, Heard::NoAnswer),
             AttemptError::RequestBody(_) | AttemptError::Unsayable => {}
         }
     }

@@ -36,6 +36,8 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("ConnectionRateSpec", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
     ("LimitPrefixLength", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
     ("SourceRateSpec", "edge-agent/src/steer.rs", "every_field_of_a_virtual_ip_reaches_the_kernel"),
+    ("PoolSpec.http3", "server/tests/house/http3_upstream.rs", "many_clients_share_few_connections_to_ours"),
+    ("ServerSpec.http3", "server/tests/house/http3_upstream.rs", "many_clients_share_few_connections_to_ours"),
     ("LogSinkSpec.logs", "edge-listeners/tests/log_sinks.rs", "lines_are_json_of_some_servers_to_files_and_collectors"),
     (
         "LogSinkSpec.servers",

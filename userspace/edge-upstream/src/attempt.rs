@@ -11,6 +11,7 @@ use base_telemetry::Limit;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use edge_pipeline::{Body, BodyError, Duplex, Interim};
 use proto_h2::h2;
+use proto_h3::Code;
 use proto_http::h1;
 use proto_http::{Limits, Method, Request, Response};
 use std::cell::Cell;
@@ -57,12 +58,16 @@ pub struct Counters {
     pub mended: Limit,
     /// Connects that were not made, see [`CONNECTIONS_MOST`](crate::sessions::CONNECTIONS_MOST).
     pub connections: Limit,
-    /// Connections of HTTP/2 whose backend did not say that it is there.
+    /// Connections of HTTP/2 and HTTP/3 whose backend did not say that it is there.
     pub silent: Limit,
     /// Connections and streams of HTTP/2 that ended because their backend broke the protocol or one of our bounds.
     pub faults: Limit,
-    /// Streams a backend refused, having done nothing with them.
+    /// Streams of HTTP/2 a backend refused, having done nothing with them.
     pub refused: Limit,
+    /// As `faults`, of HTTP/3.
+    pub faults_h3: Limit,
+    /// As `refused`, of HTTP/3.
+    pub refused_h3: Limit,
     /// Uploads that were given up because the backend, having answered, read no more.
     pub stalled: Limit,
 }
@@ -75,6 +80,8 @@ impl Counters {
             silent: limits.register("upstream_silent"),
             faults: limits.register("upstream_h2_faults"),
             refused: limits.register("upstream_h2_refused"),
+            faults_h3: limits.register("upstream_h3_faults"),
+            refused_h3: limits.register("upstream_h3_refused"),
             stalled: limits.register("upstream_stalled"),
         })
     }
@@ -105,7 +112,9 @@ pub enum AttemptError {
     Malformed(h1::ResponseError),
     /// What came over HTTP/2 breaks its rules, or a bound of ours.
     Faulty(h2::Error),
-    /// What the request has become cannot be said in HTTP/2; nothing was sent.
+    /// The same over HTTP/3.
+    FaultyH3(Code),
+    /// What the request has become cannot be said in HTTP/2 or HTTP/3; nothing was sent.
     Unsayable,
     /// The client's body could not be read to its end.
     RequestBody(BodyError),
@@ -154,7 +163,7 @@ impl AttemptError {
         }
         Some(match self {
             AttemptError::Broken { .. } => UpstreamError::Closed,
-            AttemptError::Malformed(_) | AttemptError::Faulty(_) => UpstreamError::Protocol,
+            AttemptError::Malformed(_) | AttemptError::Faulty(_) | AttemptError::FaultyH3(_) => UpstreamError::Protocol,
             AttemptError::RequestBody(_) | AttemptError::Unsayable | AttemptError::Connect(_) => return None,
         })
     }
@@ -177,8 +186,9 @@ impl fmt::Display for AttemptError {
             AttemptError::Broken { error, .. } => write!(f, "connection broke: {error}"),
             AttemptError::Malformed(error) => write!(f, "malformed answer: {error}"),
             AttemptError::Faulty(error) => write!(f, "malformed answer: {error}"),
+            AttemptError::FaultyH3(code) => write!(f, "malformed answer: {}", code.text()),
             AttemptError::Unsayable => {
-                f.write_str("the request cannot be said in HTTP/2: its authority or target is none there")
+                f.write_str("the request cannot be said in HTTP/2 or HTTP/3: its authority or target is none there")
             }
             AttemptError::RequestBody(error) => write!(f, "request body: {error}"),
         }

@@ -1,12 +1,16 @@
-//! Connecting to a backend: every address of its name, then TLS, all within one deadline.
+//! Connecting to a backend: every address of its name, then TLS, or both at once over QUIC, all within one deadline.
 
 use crate::Identity;
 use crate::endpoint::{Endpoint, Place, Protocols};
 use crate::loss::Loss;
+use base_quic::proto::{ConnectionError, Event, TransportErrorCode};
+use base_quic::{Client, Driver};
 use base_runtime::Buf;
 use base_runtime::net::{TcpStream, is_kept_from_traffic};
 use base_runtime::time::{Deadline, timeout};
+use base_text::quoted;
 use base_tls::{HandshakeError, Transport};
+use proto_h3::Code;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -136,6 +140,90 @@ async fn open(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
     let (stream, address) = race(&addresses, reach).await.map_err(ConnectError::Tcp)?;
     endpoint.connected(address);
     Ok(stream)
+}
+
+/// Connects over QUIC within `limit`, and offers HTTP/3.
+pub(crate) async fn connect_quic(
+    endpoint: &Endpoint,
+    identity: Option<&Identity>,
+    limit: Duration,
+) -> Result<Driver, ConnectError> {
+    let Some(client) = identity.and_then(Identity::quic) else {
+        return Err(ConnectError::Tcp(io::Error::other("QUIC needs TLS 1.3, which is not set up for this server")));
+    };
+    let addresses = endpoint.addresses();
+    if addresses.is_empty() {
+        return Err(ConnectError::Unresolved);
+    }
+    let racing = race(&addresses, |address| shake(client, address, endpoint.name()));
+    let (shaken, address) = match timeout(limit, racing).await {
+        Ok(raced) => raced.map_err(ConnectError::Tcp)?,
+        Err(_) => return Err(ConnectError::Tcp(io::ErrorKind::TimedOut.into())),
+    };
+    endpoint.connected(address);
+    shaken.map_err(ConnectError::Tls)
+}
+
+/// A handshake under way: its server is told when it is given up.
+struct Shaking(Option<Driver>);
+
+impl Drop for Shaking {
+    fn drop(&mut self) {
+        if let Some(driver) = &self.0 {
+            driver.connection().close(Code::NoError.value(), "");
+        }
+    }
+}
+
+/// Shakes hands with one address. The inner error is of TLS: somebody answered.
+async fn shake(client: &Client, address: SocketAddr, name: &str) -> io::Result<Result<Driver, HandshakeError>> {
+    base_tls::quic::turn().await;
+    let mut shaking = Shaking(Some(client.connect(address, name)?));
+    poll_fn(|cx| {
+        let Some(driver) = &mut shaking.0 else { return Poll::Ready(Err(io::ErrorKind::Other.into())) };
+        driver.begin(cx);
+        while let Some(event) = driver.poll_event() {
+            match event {
+                Event::Connected => return Poll::Ready(Ok(Ok(()))),
+                Event::ConnectionLost { reason } => return Poll::Ready(why_lost(&reason).map(Err)),
+                _ => {}
+            }
+        }
+        // Nobody is known to be there so far, so this is what there is to know.
+        if let Some((_, error)) = driver.connection().refused() {
+            return Poll::Ready(Err(error));
+        }
+        match driver.poll_transmit(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+    .map(|shaken| shaken.and_then(|()| shaking.0.take().ok_or(HandshakeError::TimedOut)))
+}
+
+/// Why a handshake came to nothing.
+fn why_lost(reason: &ConnectionError) -> io::Result<HandshakeError> {
+    let said = |reason: &[u8]| quoted(String::from_utf8_lossy(reason)).to_string();
+    Ok(HandshakeError::Tls(match reason {
+        ConnectionError::TimedOut => return Err(io::ErrorKind::TimedOut.into()),
+        ConnectionError::TransportError(error) if error.reason.is_empty() => error.code.to_string(),
+        ConnectionError::TransportError(error) => error.reason.clone(),
+        ConnectionError::ConnectionClosed(close) if close.error_code == TransportErrorCode::CONNECTION_REFUSED => {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        ConnectionError::ConnectionClosed(close) => {
+            format!("the server refused the handshake: {} {}", close.error_code, said(&close.reason))
+        }
+        ConnectionError::ApplicationClosed(close) => {
+            let text = format!("the server closed the connection: {}", said(&close.reason));
+            return Err(io::Error::other(text));
+        }
+        ConnectionError::VersionMismatch => "the server does not speak QUIC version 1".to_owned(),
+        ConnectionError::Reset | ConnectionError::LocallyClosed | ConnectionError::CidsExhausted => {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+    }))
 }
 
 /// Connects, but not to where this process believes whoever is on its machine.

@@ -258,17 +258,23 @@ pub enum Protocols {
     Negotiated,
     /// HTTP/2 without asking (h2c by prior knowledge, RFC 9113 section 3.3).
     Http2,
+    /// HTTP/3 alone, over QUIC; what asks to go on in another protocol goes over HTTP/1.1, as a connection of TCP to the same port.
+    Http3,
 }
 
 impl Protocols {
     /// What is offered in a handshake of TLS, best first.
     pub(crate) fn offered(self) -> &'static [&'static [u8]] {
         match self {
-            Protocols::Http1 => &[b"http/1.1"],
+            // Over TCP.
+            Protocols::Http1 | Protocols::Http3 => &[b"http/1.1"],
             Protocols::Negotiated | Protocols::Http2 => &[b"h2", b"http/1.1"],
         }
     }
 }
+
+/// Beside the number of an identity: its servers are reached over QUIC.
+const OVER_QUIC: u32 = 1 << 31;
 
 /// One line of a pool's `servers`.
 #[derive(Debug)]
@@ -441,12 +447,27 @@ impl Server {
         self
     }
 
+    /// With HTTP/3, where the document wants it. An error: it cannot be spoken to in that.
+    pub fn with_http3(mut self, wanted: bool) -> Result<Server, String> {
+        if !wanted {
+            return Ok(self);
+        }
+        let identity = self.identity.as_ref().ok_or("HTTP/3 is spoken over TLS alone, and this is no https:// URL")?;
+        if matches!(self.endpoint.place, Place::Socket(_)) {
+            return Err("HTTP/3 is spoken over UDP, which is not what a Unix socket takes".to_owned());
+        }
+        self.protocols = Protocols::Http3;
+        // What is known of who listens on TCP there says nothing of it.
+        self.health = self.endpoint.health(identity.id | OVER_QUIC);
+        Ok(self)
+    }
+
     /// Whether its connections may carry many requests. `http1`: those that can be made over HTTP/1.1 alone do not count, where there
     /// is a choice.
     pub(crate) fn shares(&self, http1: bool) -> bool {
         match self.protocols {
             Protocols::Http1 => false,
-            Protocols::Negotiated => !http1,
+            Protocols::Negotiated | Protocols::Http3 => !http1,
             Protocols::Http2 => true,
         }
     }

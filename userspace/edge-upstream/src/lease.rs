@@ -1,8 +1,10 @@
-//! What a request goes out on: a connection of HTTP/1.1 that it has for itself, or a stream of one that carries many.
+//! What a request goes out on: a connection of HTTP/1.1 that it has for itself, or a stream of one that carries many, over TCP or QUIC.
 
 use crate::attempt::{Answer, Attempt, AttemptError, Counters};
 use crate::connect::{ConnectError, connect_saying};
 use crate::endpoint::{Protocols, Server};
+use crate::h3_sessions;
+use crate::h3_stream::H3Stream;
 use crate::pool::Link;
 use crate::sessions::{self, Stream};
 use base_telemetry::proxy::ServerRecorder;
@@ -24,6 +26,8 @@ pub enum Lease {
     Connection(Box<Link>),
     /// A place for one request on a connection of HTTP/2.
     Stream(Stream),
+    /// The same on one of HTTP/3.
+    H3(H3Stream),
 }
 
 impl Exchanger for Lease {
@@ -31,6 +35,7 @@ impl Exchanger for Lease {
         match self {
             Lease::Connection(link) => link.exchange(attempt, body, keep_body).await,
             Lease::Stream(stream) => stream.exchange(attempt, body, keep_body).await,
+            Lease::H3(stream) => stream.exchange(attempt, body, keep_body).await,
         }
     }
 }
@@ -50,6 +55,9 @@ pub(crate) async fn open(
         let stream = connect_saying(&server.endpoint, identity, offered, introduction, limit).await?;
         let link = Link::new(stream, server.connections(), generation, recorder);
         return Ok(Lease::Connection(link.introduced(introduction)));
+    }
+    if server.protocols == Protocols::Http3 {
+        return h3_sessions::open(server, limit, recorder, counters).await.map(Lease::H3);
     }
     sessions::open(server, limit, recorder, counters).await
 }

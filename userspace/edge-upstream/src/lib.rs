@@ -1,10 +1,10 @@
 //! The way to backends: where they are ([`endpoint`], [`names`], [`discovery`]), which one ([`balance`], [`health`], [`probe`], [`check`],
 //! [`outlier`], [`sticky`], [`matcher`]), over which
-//! connection ([`lease`], [`pool`], [`sessions`], [`connect`], [`tls`]), what it answered ([`attempt`]), and how many may ask at a time
+//! connection ([`lease`], [`pool`], [`sessions`], [`h3_sessions`], [`connect`], [`tls`]), what it answered ([`attempt`]), and how many may ask at a time
 //! ([`adaptive`]).
 //!
 //! Reading order: [`endpoint`], [`names`], [`discovery`], [`balance`], [`health`], [`probe`], [`check`], [`outlier`], [`sticky`], [`matcher`], [`attempt`], [`lease`], [`pool`],
-//! [`sessions`], [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, [`circuit`], [`retry`], [`budget`], [`adaptive`], [`call`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
+//! [`sessions`], [`h3_sessions`], `opening`, [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, `h3_exchange`, [`circuit`], [`retry`], [`budget`], [`adaptive`], [`call`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
 #![forbid(unsafe_code)]
 
 pub mod adaptive;
@@ -20,12 +20,16 @@ pub mod discovery;
 pub mod endpoint;
 mod h1_exchange;
 mod h2_exchange;
+mod h3_exchange;
+pub mod h3_sessions;
+mod h3_stream;
 pub mod health;
 pub mod l4_pool;
 pub mod lease;
 pub mod loss;
 pub mod matcher;
 pub mod names;
+mod opening;
 pub mod outlier;
 pub mod pool;
 pub mod probe;

@@ -10,6 +10,7 @@
 //! more than the load needs.
 
 use crate::endpoint::{Protocols, Server};
+use crate::h3_sessions;
 use crate::lease::Lease;
 use crate::sessions;
 use base_runtime::net::StreamState;
@@ -100,6 +101,9 @@ thread_local! {
 /// kernel is asked whether the backend has closed it just now. `introduction`: one that began with this and nothing else.
 pub fn take(server: &Server, http1: bool, once: bool, introduction: &[u8]) -> Option<Lease> {
     if server.shares(http1) {
+        if server.protocols == Protocols::Http3 {
+            return h3_sessions::take(server, once).map(Lease::H3);
+        }
         if let Some(stream) = sessions::take(server, once) {
             return Some(Lease::Stream(stream));
         }
@@ -151,6 +155,7 @@ pub(crate) fn keep_sweeping() {
                 base_runtime::time::sleep(SWEEP_INTERVAL).await;
                 sweep(base_runtime::now());
                 sessions::sweep(base_runtime::now());
+                h3_sessions::sweep(base_runtime::now());
             }
         })
         .detach();

@@ -1,17 +1,18 @@
 //! Servers that are left out are connected to in the background until they answer.
 //!
 //! One worker probes a server at a time, with pauses that grow and vary, for as long as anybody names the server. A probe is what a
-//! request would need: a TCP connect and, where TLS is spoken, a handshake; where
+//! request would need: a TCP connect and, where TLS is spoken, a handshake; one over QUIC where HTTP/3 is; where
 //! datagrams are, an empty one, which its machine does not refuse. The process has [`MOST`] of them under way at most, however
 //! many servers are out: one that finds no room is counted as `upstream_probes` and waits for its next turn.
 
-use crate::connect::connect_saying;
+use crate::connect::{connect_quic, connect_saying};
 use crate::endpoint::{Endpoint, Protocols, Server};
 use crate::health::{Era, Health};
 use crate::random;
 use base_runtime::net::udp::{Transmit, UdpOptions, UdpSocket};
 use base_runtime::time::timeout;
 use base_telemetry::Limit;
+use proto_h3::Code;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
@@ -116,6 +117,7 @@ pub fn begin(server: &Server, crowded: &Limit) {
             place.health.vitals().probes.fetch_add(1, Relaxed);
             let answers = match datagrams {
                 true => takes_datagrams(&endpoint).await,
+                false if protocols == Protocols::Http3 => shakes_hands(&endpoint, identity.as_deref()).await,
                 false => connects(&endpoint, identity.as_deref(), protocols, &introduction).await,
             };
             if answers && place.health.connected(era, base_runtime::now()) {
@@ -133,6 +135,14 @@ async fn connects(
     introduction: &[u8],
 ) -> bool {
     connect_saying(endpoint, identity, protocols.offered(), introduction, TIMEOUT).await.is_ok()
+}
+
+async fn shakes_hands(endpoint: &Endpoint, identity: Option<&crate::Identity>) -> bool {
+    let made = connect_quic(endpoint, identity, TIMEOUT).await;
+    if let Ok(driver) = &made {
+        driver.connection().close(Code::NoError.value(), "");
+    }
+    made.is_ok()
 }
 
 /// Sends a datagram of no bytes: where nobody takes it, the machine says so, within the time of a way there and back.

@@ -17,6 +17,7 @@ use crate::connect::{ConnectError, connect_to};
 use crate::endpoint::{Endpoint, Protocols, Server};
 use crate::lease::Lease;
 use crate::loss::Loss;
+use crate::opening::{Opening, Outcome, Waiting};
 use crate::pool::{self, IDLE_TIMEOUT, IdHasher, Link};
 use crate::silence::{Next, Silence};
 use crate::tls::Identity;
@@ -28,7 +29,7 @@ use proto_h2::client::{self, H2Connection, SendRequest};
 use proto_h2::{ClientSettings, h2};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::{Future, poll_fn};
+use std::future::{Future as _, poll_fn};
 use std::hash::BuildHasherDefault;
 use std::io;
 use std::pin::Pin;
@@ -43,9 +44,6 @@ pub const STREAMS_MOST: usize = 128;
 /// Connections of one worker to one server. Beyond it a request cannot connect, counted as `upstream_connections`. A backend that takes
 /// one request at a time would otherwise be given descriptors without end.
 pub const CONNECTIONS_MOST: usize = 256;
-
-/// Requests that wait for one connect. Further ones begin another: this many are sent before a backend has said how many it takes.
-const WAITING_MOST: usize = 100;
 
 /// How long a new connection waits for its backend to say how many requests it takes, which it does at once (RFC 9113 section 3.4).
 const SETTINGS_WITHIN: Duration = Duration::from_millis(500);
@@ -261,7 +259,7 @@ impl Drop for Session {
 struct Group {
     sessions: Vec<Rc<Session>>,
     /// The connect that was begun last, while it is under way.
-    opening: Option<Rc<Opening>>,
+    opening: Option<Rc<Opening<Lease>>>,
     /// Connects under way.
     openings: usize,
     /// It was found to speak HTTP/1.1 alone.
@@ -297,9 +295,9 @@ pub(crate) fn take(server: &Server, once: bool) -> Option<Stream> {
 
 /// What a request has to do that found no room.
 enum Turn {
-    Wait(Rc<Opening>),
+    Wait(Rc<Opening<Lease>>),
     /// Wait for a connect that is to be begun.
-    Begin(Rc<Opening>),
+    Begin(Rc<Opening<Lease>>),
     /// Connect for itself, offering these.
     Alone(Protocols),
     Refused,
@@ -319,7 +317,7 @@ fn turn(server: &Server) -> Turn {
             return Turn::Refused;
         }
         group.openings += 1;
-        let opening = Rc::<Opening>::default();
+        let opening = Rc::<Opening<Lease>>::default();
         group.opening = Some(opening.clone());
         Turn::Begin(opening)
     })
@@ -424,7 +422,7 @@ impl Maker {
         Ok(Lease::Connection(Link::new(transport, self.key, generation, &self.recorder)))
     }
 
-    async fn make_for(self, opening: Rc<Opening>, limit: Duration) {
+    async fn make_for(self, opening: Rc<Opening<Lease>>, limit: Duration) {
         let ending = Ending { key: self.key, opening };
         let made = self.make(limit).await;
         ending.opening.tell(made);
@@ -536,40 +534,10 @@ async fn drive(session: Rc<Session>, mut connection: H2Connection, counters: Arc
     });
 }
 
-/// What came of a connect, for one of those who wait for it.
-enum Outcome {
-    /// The lease for whoever comes first; others look for room.
-    Made(Option<Lease>),
-    Failed(ConnectError),
-}
-
-/// A connect under way, and who waits for it.
-#[derive(Default)]
-struct Opening {
-    outcome: RefCell<Option<Outcome>>,
-    /// By their numbers.
-    waiting: RefCell<Vec<Option<Waker>>>,
-    /// What they tell of it when it fails.
-    loss: Loss,
-}
-
-impl Opening {
-    fn has_room(&self) -> bool {
-        self.waiting.borrow().len() < WAITING_MOST
-    }
-
-    fn tell(&self, made: Result<Lease, ConnectError>) {
-        *self.outcome.borrow_mut() = Some(match made {
-            Ok(lease) => Outcome::Made(Some(lease)),
-            Err(error) => Outcome::Failed(error),
-        });
-    }
-}
-
 /// The end of a connect, however it comes: the group knows, and who waits is woken.
 struct Ending {
     key: u64,
-    opening: Rc<Opening>,
+    opening: Rc<Opening<Lease>>,
 }
 
 impl Drop for Ending {
@@ -582,43 +550,6 @@ impl Drop for Ending {
                 }
             }
         });
-        self.opening.outcome.borrow_mut().get_or_insert_with(|| Outcome::Failed(ConnectError::Unresolved));
-        self.opening.waiting.take().into_iter().flatten().for_each(Waker::wake);
-    }
-}
-
-/// One who waits for a connect.
-struct Waiting {
-    opening: Rc<Opening>,
-    number: usize,
-}
-
-impl Waiting {
-    fn new(opening: Rc<Opening>) -> Waiting {
-        let mut waiting = opening.waiting.borrow_mut();
-        waiting.push(None);
-        let number = waiting.len() - 1;
-        drop(waiting);
-        Waiting { opening, number }
-    }
-}
-
-impl Future for Waiting {
-    type Output = Outcome;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
-        match &mut *self.opening.outcome.borrow_mut() {
-            Some(Outcome::Made(lease)) => Poll::Ready(Outcome::Made(lease.take())),
-            Some(Outcome::Failed(error)) => {
-                let error = ConnectError::Shared(Box::new(error.again()), self.opening.loss.clone());
-                Poll::Ready(Outcome::Failed(error))
-            }
-            None => {
-                if let Some(place) = self.opening.waiting.borrow_mut().get_mut(self.number) {
-                    *place = Some(cx.waker().clone());
-                }
-                Poll::Pending
-            }
-        }
+        self.opening.end();
     }
 }

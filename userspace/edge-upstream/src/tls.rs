@@ -1,10 +1,11 @@
 //! As whom we speak TLS to backends, and whom we believe.
 
 use base_model::MtlsSpec;
+use base_quic::{Client, ClientSettings};
 use base_tls::certificate::read_authorities_undated;
 use base_tls::{Certificate, CertificateError, ClientTls, ClientTlsSettings};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 /// A certificate of ours and the authorities we trust, ready to connect with. A connection made under one identity serves no
 /// server that has another.
@@ -13,6 +14,7 @@ pub struct Identity {
     /// Unique for the life of the process, never 0.
     pub id: u32,
     pub tls: ClientTls,
+    quic: OnceLock<Option<Client>>,
 }
 
 /// Identities in use, with what they were made of.
@@ -29,10 +31,17 @@ impl Identity {
             return Ok(found);
         }
         let tls = ClientTls::new(settings(&spec)?)?;
-        let made = Arc::new(Identity { id: NEXT.fetch_add(1, Ordering::Relaxed), tls });
+        let made = Arc::new(Identity { id: NEXT.fetch_add(1, Ordering::Relaxed), tls, quic: OnceLock::new() });
         known.retain(|(_, identity)| identity.strong_count() > 0);
         known.push((spec, Arc::downgrade(&made)));
         Ok(made)
+    }
+}
+
+impl Identity {
+    /// The same over QUIC; `None` where the provider of TLS cannot.
+    pub fn quic(&self) -> Option<&Client> {
+        self.quic.get_or_init(|| Client::new(&self.tls, &ClientSettings::default())).as_ref()
     }
 }
 

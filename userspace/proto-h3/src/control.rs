@@ -1,4 +1,4 @@
-//! The streams of one direction that a client opens (RFC 9114 section 6.2): its control stream, those of QPACK, and what nobody knows.
+//! The streams of one direction that a peer opens (RFC 9114 section 6.2): its control stream, those of QPACK, and what nobody knows.
 
 use crate::code::{Code, Fault};
 use crate::frame::{self, Reader};
@@ -11,9 +11,11 @@ const PUSH: u64 = 0x01;
 const QPACK_ENCODER: u64 = 0x02;
 const QPACK_DECODER: u64 = 0x03;
 
-/// What a client has said on streams of one direction.
+/// What a peer has said on streams of one direction.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
+    /// It answers: what it may say differs.
+    is_server: bool,
     settings: Option<PeerSettings>,
     has_control: bool,
     has_encoder: bool,
@@ -25,6 +27,16 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// One that answers our requests.
+    pub fn server() -> Peer {
+        Peer { is_server: true, ..Peer::default() }
+    }
+
+    /// It has said that it takes no requests from this one on (section 5.2): of a server, the number of a stream.
+    pub fn goaway(&self) -> Option<u64> {
+        self.goaway
+    }
+
     /// Once they have come.
     pub fn settings(&self) -> Option<PeerSettings> {
         self.settings
@@ -107,7 +119,8 @@ fn begin(peer: &mut Peer, kind: u64) -> Result<Kind, Fault> {
         CONTROL => (&mut peer.has_control, Kind::Control(Box::default())),
         QPACK_ENCODER => (&mut peer.has_encoder, Kind::Encoder),
         QPACK_DECODER => (&mut peer.has_decoder, Kind::Decoder(Vec::new())),
-        // Clients push nothing.
+        // Clients push nothing, and no server was given a number to push under (section 4.6).
+        PUSH if peer.is_server => return Err(Fault::Connection(Code::Id)),
         PUSH => return Err(Fault::Connection(Code::StreamCreation)),
         _ => return Ok(Kind::Unknown),
     };
@@ -159,6 +172,8 @@ fn check(peer: &mut Peer, kind: u64, length: u64) -> Result<(), Fault> {
         (frame::SETTINGS | frame::DATA | frame::HEADERS | frame::PUSH_PROMISE, true) => {
             Err(Fault::Connection(Code::FrameUnexpected))
         }
+        // What a client would push under is not a server's to say (section 7.2.7).
+        (frame::MAX_PUSH_ID, true) if peer.is_server => Err(Fault::Connection(Code::FrameUnexpected)),
         (kind, true) if frame::is_reserved(kind) => Err(Fault::Connection(Code::FrameUnexpected)),
         (frame::GOAWAY | frame::MAX_PUSH_ID | frame::CANCEL_PUSH, true) if !(1..=8).contains(&length) => {
             Err(Fault::Connection(Code::Frame))
@@ -179,7 +194,8 @@ fn obey(peer: &mut Peer, kind: u64, payload: &[u8]) -> Result<(), Fault> {
         frame::SETTINGS => peer.settings = Some(settings::decode(payload)?),
         frame::GOAWAY => {
             let number = number()?;
-            if peer.goaway.is_some_and(|before| number > before) {
+            // What a server names is a stream that a client opens for a request.
+            if peer.goaway.is_some_and(|before| number > before) || peer.is_server && number % 4 != 0 {
                 return Err(Fault::Connection(Code::Id));
             }
             peer.goaway = Some(number);

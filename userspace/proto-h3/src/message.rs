@@ -5,9 +5,11 @@
 
 use crate::frame;
 use crate::qpack::{self, Section};
-use proto_http::h1::is_forbidden_in_trailers;
+use proto_http::authority::is_authority;
+use proto_http::h1::{Fault, is_forbidden_in_trailers};
+use proto_http::headers::{is_name, is_value};
 use proto_http::multiplexed::{self, MultiplexedHead, Pseudo};
-use proto_http::{Headers, Known, Limits, Request, Response, Version};
+use proto_http::{Headers, Known, Limits, Method, Request, Response, Version};
 
 /// The message breaks the form that every message has: its stream is reset with `H3_MESSAGE_ERROR`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +70,136 @@ pub fn read_trailers(section: &Section, limits: &Limits) -> Result<(Headers, u32
 pub enum Unread {
     Malformed,
     /// It is to be answered by what HTTP/1 answers.
-    Fault(proto_http::h1::Fault),
+    Fault(Fault),
+}
+
+/// Reads the head of an answer, an interim one (1xx) included; says also how long its body was announced to be.
+pub fn read_response(section: &Section, limits: &Limits) -> Result<(Response, Option<u64>), Unread> {
+    let mut fields = section.iter();
+    let status = match fields.next() {
+        Some((b":status", [a, b, c])) if [a, b, c].iter().all(|digit| digit.is_ascii_digit()) => {
+            [a, b, c].iter().fold(0, |status, digit| status * 10 + u16::from(**digit - b'0'))
+        }
+        _ => return Err(Unread::Malformed),
+    };
+    // Over HTTP/3 nobody goes on in another protocol (section 4.5).
+    if status < 100 || status == 101 {
+        return Err(Unread::Malformed);
+    }
+    let mut response = Response::with_status(status);
+    response.version = Version::Http3;
+    let (mut length, mut whole) = (None, 0);
+    for (at, (name, value)) in fields.enumerate() {
+        let fault = |fault| Err(Unread::Fault(fault));
+        if name.starts_with(b":") {
+            return Err(Unread::Malformed);
+        }
+        is_lower(name).map_err(|Malformed| Unread::Malformed)?;
+        let value = value.trim_ascii();
+        let line = name.len() + value.len() + 4;
+        whole += line;
+        if at >= limits.fields {
+            return fault(Fault::TooManyFields);
+        }
+        if line > limits.field_bytes {
+            return fault(Fault::FieldTooLarge);
+        }
+        if whole > limits.head_bytes {
+            return fault(Fault::HeadTooLarge);
+        }
+        if !is_name(name) {
+            return fault(if name.is_empty() { Fault::NameEmpty } else { Fault::NameCharacter });
+        }
+        if !is_value(value) {
+            return fault(Fault::ValueCharacter);
+        }
+        match Known::of(name) {
+            // They are of one connection, and say nothing here (section 4.2).
+            Known::Connection
+            | Known::KeepAlive
+            | Known::ProxyConnection
+            | Known::TransferEncoding
+            | Known::Upgrade => return fault(Fault::ConnectionField),
+            Known::ContentLength => {
+                let announced = decimal(value).ok_or(Unread::Fault(Fault::Length))?;
+                if length.replace(announced).is_some() {
+                    return fault(Fault::SeveralLengths);
+                }
+            }
+            _ => {}
+        }
+        response.headers.add(name, value);
+    }
+    Ok((response, length))
+}
+
+/// Reads the trailers of an answer, without those that may not come after a body.
+pub fn read_answer_trailers(section: &Section) -> Result<Headers, Unread> {
+    let mut trailers = Headers::new();
+    for (name, value) in section.iter() {
+        if name.starts_with(b":") {
+            return Err(Unread::Malformed);
+        }
+        is_lower(name).map_err(|Malformed| Unread::Malformed)?;
+        let value = value.trim_ascii();
+        if !is_name(name) {
+            return Err(Unread::Fault(Fault::NameCharacter));
+        }
+        if !is_value(value) {
+            return Err(Unread::Fault(Fault::ValueCharacter));
+        }
+        if !is_forbidden_in_trailers(name) {
+            trailers.add(name, value);
+        }
+    }
+    Ok(trailers)
+}
+
+fn decimal(value: &[u8]) -> Option<u64> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    digits.then(|| std::str::from_utf8(value).ok()?.parse().ok()).flatten()
+}
+
+/// How a request goes out.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestOptions<'a> {
+    /// The authority to ask for.
+    pub authority: &'a str,
+    /// What stands before the request's own path; empty, or without its last slash.
+    pub prefix: &'a str,
+    /// Bytes of the body, when they are known.
+    pub length: Option<u64>,
+}
+
+/// Appends the HEADERS frame of a request. Nothing and false when what filters made of it cannot be said in HTTP/3.
+pub fn write_request(request: &Request, options: &RequestOptions<'_>, into: &mut Vec<u8>) -> bool {
+    let target = request.target();
+    // What stands in a pseudo-field is read as a line of HTTP/1 by whoever translates it there.
+    let plain = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte > b' ' && byte != 0x7f);
+    if request.method == Method::Connect || !is_authority(options.authority.as_bytes()) || !plain(&target) {
+        return false;
+    }
+    write_section(into, |into| {
+        qpack::field(b":method", request.method.as_str().as_bytes(), into);
+        qpack::field(b":scheme", b"https", into);
+        qpack::field(b":authority", options.authority.as_bytes(), into);
+        match options.prefix.is_empty() || request.path.is_asterisk() {
+            true => qpack::field(b":path", target.as_bytes(), into),
+            false => qpack::field(b":path", [options.prefix, &target].concat().as_bytes(), into),
+        }
+        for (name, value, known) in request.headers.iter() {
+            let framing = matches!(known, Known::Host | Known::ContentLength | Known::Expect);
+            if !known.is_hop_by_hop() && !framing {
+                qpack::field(name, value, into);
+            }
+        }
+        if let Some(length) = options.length {
+            qpack::field(b"content-length", length.to_string().as_bytes(), into);
+        }
+        // Trailers are relayed, so they may be sent (RFC 9110 section 10.1.4).
+        qpack::field(b"te", b"trailers", into);
+    });
+    true
 }
 
 fn is_lower(name: &[u8]) -> Result<(), Malformed> {

@@ -1,4 +1,5 @@
-//! One request stream, as the side that is asked reads it (RFC 9114 section 4.1): a head, a body, trailers.
+//! One request stream, as either side reads it (RFC 9114 section 4.1): a head, a body, trailers. Before the head of an answer there may be
+//! interim ones.
 
 use crate::code::{Code, Fault};
 use crate::frame::{self, Reader};
@@ -82,6 +83,11 @@ impl Receiving {
             Stage::Start => Err(Fault::Stream(Code::RequestIncomplete)),
             Stage::Body | Stage::Trailed => Ok(()),
         }
+    }
+
+    /// The head that came is that of an interim answer: another one follows.
+    pub fn expect_head(&mut self) {
+        self.stage = Stage::Start;
     }
 
     /// A head has begun to come and is not complete, or nothing has come at all.

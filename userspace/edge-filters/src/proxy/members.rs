@@ -155,11 +155,9 @@ impl Recipe {
     }
 
     fn server(&self, instance: &Instance) -> Option<Arc<Server>> {
-        match Server::new(&instance.url, instance.weight, false, self.identity.as_ref()) {
-            Ok(server) => {
-                let server = server.with_http2(self.spec.http2).told(self.spec.proxy_protocol);
-                Some(Arc::new(server))
-            }
+        let made = Server::new(&instance.url, instance.weight, false, self.identity.as_ref());
+        match made.and_then(|server| server.with_http2(self.spec.http2).with_http3(self.spec.http3)) {
+            Ok(server) => Some(Arc::new(server.told(self.spec.proxy_protocol))),
             Err(error) => {
                 let (pool, server) = (&self.name, &instance.url);
                 tracing::error!(pool, server, error, "a server of the service cannot be used and is left out");

@@ -106,7 +106,7 @@ impl Question {
         }
         // One of its own, so that no request loses the connection it would have had.
         let protocols = match server.protocols {
-            Protocols::Http2 if !upgrade => Protocols::Http2,
+            shared @ (Protocols::Http2 | Protocols::Http3) if !upgrade => shared,
             _ => Protocols::Http1,
         };
         let asked = Asked {

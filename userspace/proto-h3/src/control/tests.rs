@@ -112,3 +112,17 @@ proptest! {
         let _ = read(&bytes).0;
     }
 }
+
+#[test]
+fn a_server_pushes_nothing_and_names_streams_of_ours() {
+    let said = |frames: &[Vec<u8>]| {
+        let (mut peer, mut incoming) = (Peer::server(), Incoming::default());
+        let bytes = [&[0][..], &frame(4, &[]), &frames.concat()].concat();
+        (incoming.handle(&mut peer, &bytes), peer.goaway())
+    };
+    assert_eq!(said(&[frame(7, &[8]), frame(7, &[4])]), (Ok(Next::Read), Some(4)));
+    assert_eq!(said(&[frame(7, &[8]), frame(7, &[12])]).0, connection(Code::Id));
+    assert_eq!(said(&[frame(7, &[9])]).0, connection(Code::Id));
+    assert_eq!(said(&[frame(13, &[1])]).0, connection(Code::FrameUnexpected));
+    assert_eq!(Incoming::default().handle(&mut Peer::server(), &[1, 0]), connection(Code::Id));
+}

@@ -4,15 +4,28 @@ use crate::request::{Event, Receiving};
 
 const WIDE: Bounds = Bounds { bytes: 1 << 20, fields: 1 << 10 };
 
+/// A length behind a prefix that holds `full` at most (RFC 7541 section 5.1).
+fn integer(length: usize, full: usize, pattern: u8, into: &mut Vec<u8>) {
+    into.push(pattern | length.min(full) as u8);
+    if length < full {
+        return;
+    }
+    let mut rest = length - full;
+    while rest >= 0x80 {
+        into.push((rest & 0x7f) as u8 | 0x80);
+        rest >>= 7;
+    }
+    into.push(rest as u8);
+}
+
 fn section(fields: &[(&str, &str)]) -> Section {
     let mut block = Vec::new();
     qpack::begin(&mut block);
     for (name, value) in fields {
         // With the case they have: `qpack::field` writes lower case.
-        block.push(0x27);
-        block.push(name.len() as u8 - 7);
+        integer(name.len(), 7, 0x20, &mut block);
         block.extend_from_slice(name.as_bytes());
-        block.push(value.len() as u8);
+        integer(value.len(), 0x7f, 0, &mut block);
         block.extend_from_slice(value.as_bytes());
     }
     let mut section = Section::default();
@@ -125,4 +138,100 @@ fn trailers_lose_what_may_not_stand_there() {
     trailers.add("Grpc-Status", "0");
     assert!(write_trailers(&trailers, &mut bytes));
     assert_eq!(bytes, b"\x01\x80\x00\x00\x11\x00\x00\x27\x04grpc-status\x010");
+}
+
+fn answer(fields: &[(&str, &str)]) -> Result<(Response, Option<u64>), Unread> {
+    read_response(&section(fields), &Limits { fields: 8, field_bytes: 300, head_bytes: 600, ..Limits::default() })
+}
+
+#[test]
+fn the_head_of_an_answer_keeps_the_rules_of_http1() {
+    let (response, length) = answer(&[(":status", "200"), ("content-length", "5"), ("x-a", " b ")]).unwrap();
+    assert_eq!((response.status, response.version, length), (200, Version::Http3, Some(5)));
+    assert_eq!(response.headers.values("X-A").collect::<Vec<_>>(), [b"b"]);
+    for status in ["", "20", "2000", "099", "+20", "101", "20x"] {
+        assert_eq!(answer(&[(":status", status)]).err(), Some(Unread::Malformed), "{status}");
+    }
+    let ok = (":status", "200");
+    for broken in [&[][..], &[("x", "1"), ok], &[ok, ok], &[ok, (":path", "/")], &[ok, ("X", "1")]] {
+        assert_eq!(answer(broken).err(), Some(Unread::Malformed), "{broken:?}");
+    }
+    let long = "v".repeat(290);
+    for (fields, fault) in [
+        (&[("connection", "close")][..], Fault::ConnectionField),
+        (&[("transfer-encoding", "chunked")], Fault::ConnectionField),
+        (&[("content-length", "5"), ("content-length", "5")], Fault::SeveralLengths),
+        (&[("content-length", "+5")], Fault::Length),
+        (&[("content-length", "18446744073709551616")], Fault::Length),
+        (&[("x", "a\r\nb: c")], Fault::ValueCharacter),
+        (&[("x", "a\0")], Fault::ValueCharacter),
+        (&[("x y", "a")], Fault::NameCharacter),
+        (&[("", "a")], Fault::NameEmpty),
+        (&[("a", "1"); 9], Fault::TooManyFields),
+        (&[("a", &long), ("b", &long), ("c", &long)], Fault::HeadTooLarge),
+        (&[("abcdefgh", &long)], Fault::FieldTooLarge),
+    ] {
+        assert_eq!(answer(&[&[ok][..], fields].concat()).err(), Some(Unread::Fault(fault)), "{fields:?}");
+    }
+    let trailers = read_answer_trailers(&section(&[("grpc-status", "0"), ("content-length", "7")])).unwrap();
+    assert_eq!(trailers.iter().count(), 1);
+    for broken in [(":status", "200"), ("X", "1")] {
+        assert_eq!(read_answer_trailers(&section(&[broken])).err(), Some(Unread::Malformed));
+    }
+    assert_eq!(read_answer_trailers(&section(&[("x", "a\nb")])).err(), Some(Unread::Fault(Fault::ValueCharacter)));
+}
+
+fn asked(request: &Request, options: &RequestOptions<'_>) -> Option<Vec<String>> {
+    let mut bytes = Vec::new();
+    if !write_request(request, options, &mut bytes) {
+        assert!(bytes.is_empty());
+        return None;
+    }
+    let event = Receiving::new(1 << 20).handle(&mut bytes.into()).unwrap();
+    let Some(Event::Head(block)) = event else { panic!("{event:?}") };
+    let mut section = Section::default();
+    qpack::decode(&block, &WIDE, &mut section).unwrap();
+    Some(section.iter().map(|(n, v)| String::from_utf8([n, b"=", v].concat()).unwrap()).collect())
+}
+
+#[test]
+fn a_request_goes_out_without_what_is_of_one_hop() {
+    let mut request = Request { method: Method::Post, ..Request::default() };
+    request.set_target(b"/a%20b?c=d").unwrap();
+    for (name, value) in [
+        ("Host", "client.test"),
+        ("Content-Length", "999"),
+        ("Expect", "100-continue"),
+        ("Connection", "x-own"),
+        ("Transfer-Encoding", "chunked"),
+        ("TE", "gzip"),
+        ("Cookie", "a=1; b=2"),
+    ] {
+        request.headers.add(name, value);
+    }
+    let options = RequestOptions { authority: "shop.test:8443", prefix: "/api", length: Some(3) };
+    let head = [":method=POST", ":scheme=https", ":authority=shop.test:8443", ":path=/api/a%20b?c=d"];
+    let rest = ["cookie=a=1; b=2", "content-length=3", "te=trailers"];
+    assert_eq!(asked(&request, &options).unwrap(), [&head[..], &rest].concat());
+    for authority in ["", "a b", "a/b", "a\r\nb"] {
+        assert_eq!(asked(&request, &RequestOptions { authority, ..options }), None, "{authority}");
+    }
+    request.method = Method::Connect;
+    assert_eq!(asked(&request, &options), None);
+}
+
+#[test]
+fn interim_answers_come_before_the_final_one() {
+    let mut bytes = Vec::new();
+    let options = ResponseOptions { length: None, date: "" };
+    for status in [103, 200] {
+        assert!(write_response(&Response::with_status(status), &options, &mut bytes));
+    }
+    let mut input = bytes::Bytes::from(bytes);
+    let mut receiving = Receiving::new(1 << 20);
+    assert!(matches!(receiving.handle(&mut input), Ok(Some(Event::Head(_)))));
+    receiving.expect_head();
+    assert_eq!(receiving.handle_end(), Err(crate::Fault::Stream(crate::Code::RequestIncomplete)));
+    assert!(matches!(receiving.handle(&mut input), Ok(Some(Event::Head(_)))));
+    assert_eq!(receiving.handle_end(), Ok(()));
 }

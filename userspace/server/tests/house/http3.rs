@@ -16,7 +16,7 @@ fn machine() -> (Machine, Backend, u16) {
 }
 
 /// A python that has this module, of those there are.
-fn python_with(module: &str, advice: &str) -> Option<PathBuf> {
+pub fn python_with(module: &str, advice: &str) -> Option<PathBuf> {
     let candidates = [program("python3")?, PathBuf::from("/usr/bin/python3")];
     let has = |python: &PathBuf| {
         let mut command = Command::new(python);

@@ -37,6 +37,7 @@ mod health_checks;
 mod http2;
 mod http2_upstream;
 mod http3;
+mod http3_upstream;
 mod ingress;
 mod kafka;
 mod kube;

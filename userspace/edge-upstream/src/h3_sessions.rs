@@ -1,0 +1,666 @@
+//! Connections of HTTP/3, each shared by many requests of its worker: as [`sessions`](crate::sessions) keeps those of HTTP/2.
+//!
+//! A server that is to be spoken to in HTTP/3 is spoken to in nothing else: where QUIC does not come through, it cannot be connected to.
+//! What alone goes over HTTP/1.1, to the same host and port on TCP, are requests that ask to go on in another protocol.
+//!
+//! A request takes its stream where it takes its place, so that what the backend lets us open is never promised twice. QUIC says for
+//! itself that the peer is there; a backend that says nothing at all is asked (PING), and held to be gone when it does not say so.
+
+use crate::attempt::Counters;
+use crate::connect::{ConnectError, connect_quic};
+use crate::endpoint::{Endpoint, Server};
+use crate::h3_stream::{H3Stream, Stream};
+use crate::loss::Loss;
+use crate::opening::{Opening, Outcome, Waiting};
+use crate::pool::{self, IDLE_TIMEOUT, IdHasher};
+use crate::sessions::{CONNECTIONS_MOST, STREAMS_MOST};
+use crate::tls::Identity;
+use base_quic::proto::{ConnectionError, Dir, Event, ReadError, StreamEvent, StreamId, VarInt};
+use base_quic::{ClientSettings, Connection, Driver};
+use base_runtime::memory::{Booking, Kind};
+use base_runtime::time::Deadline;
+use base_telemetry::proxy::ServerRecorder;
+use bytes::Bytes;
+use proto_h3::control::{self, Incoming, Peer};
+use proto_h3::settings::Settings;
+use proto_h3::{Code, Fault};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::hash::BuildHasherDefault;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// Largest field section of an answer that is read, in bytes, as over HTTP/1.1.
+pub(crate) const SECTION_MOST: usize = 65 * 1024;
+
+/// What a connection holds beside what waits in its streams, in bytes, for the memory ledger: QUIC's machine, keys of two generations,
+/// rustls' machine, which takes tickets later.
+const MACHINE_BYTES: usize = 48 * 1024;
+
+/// Silence of a backend after which it is asked whether it is there, while requests are under way, and while none are.
+const ASK_AFTER: Duration = Duration::from_secs(10);
+const ASK_IDLE_AFTER: Duration = Duration::from_secs(20);
+
+/// How long it has to say so. QUIC asks again and again meanwhile.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// What must not be sent twice does not go out on an idle connection of which nothing was heard for so long.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// So often the network has to say that nobody takes our datagrams, and nobody else anything, before an established connection is given up:
+/// who says so is not known.
+const REFUSED_MOST: u32 = 3;
+
+/// Frames that lead nowhere that a backend may send ahead of what it earns by answers and their bytes.
+const IDLE_FRAMES: u32 = 1000;
+
+/// Bytes of answers that earn one such frame.
+const IDLE_EARNED: u64 = 512;
+
+/// See the module doc.
+pub(crate) struct Session {
+    pub(crate) quic: Connection,
+    recorder: ServerRecorder,
+    key: u64,
+    /// Where it leads, and the generation of the endpoint's addresses when that was last known to be one of them.
+    remote: SocketAddr,
+    generation: Cell<u32>,
+    /// It takes more requests.
+    is_open: Cell<bool>,
+    /// It has ended: nothing more comes than what has come.
+    is_lost: Cell<bool>,
+    /// Requests under way.
+    streams: RefCell<HashMap<StreamId, Rc<Stream>>>,
+    since: Cell<Option<Instant>>,
+    /// When something was heard last.
+    heard: Cell<Instant>,
+    /// Of whoever waits until the backend lets a stream be opened.
+    room: Cell<Option<Waker>>,
+    /// What the backend got wrong: the connection is to end.
+    pub(crate) fault: Cell<Option<Code>>,
+    /// Frames that led nowhere.
+    pub(crate) idle: Cell<u32>,
+    /// Bytes taken out of streams, and bytes written that the backend is not known to have.
+    pub(crate) taken: Cell<u64>,
+    pub(crate) unacknowledged: Cell<u64>,
+    /// What its requests tell of its end.
+    pub(crate) loss: Loss,
+    counters: Arc<Counters>,
+}
+
+impl Session {
+    /// A place for one more request, where the backend lets a stream be opened.
+    fn place(self: &Rc<Self>) -> Option<H3Stream> {
+        if !self.is_open.get() || self.streams.borrow().len() >= STREAMS_MOST {
+            return None;
+        }
+        let id = self.quic.with(|machine| machine.streams().open(Dir::Bi))?;
+        let stream = Stream::new(id, self);
+        self.streams.borrow_mut().insert(id, stream.clone());
+        if self.since.take().is_some() {
+            self.recorder.connection_reused();
+        }
+        Some(H3Stream::new(stream))
+    }
+
+    /// Nothing is left of a request.
+    pub(crate) fn leave(&self, id: StreamId) {
+        let mut streams = self.streams.borrow_mut();
+        streams.remove(&id);
+        if streams.is_empty() {
+            self.since.set(Some(base_runtime::now()));
+            self.recorder.connection_parked();
+        }
+        drop(streams);
+        // It may be the last one of a connection that takes no more.
+        self.quic.wake();
+    }
+
+    /// The connection has ended; what has come can still be read.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost.get()
+    }
+
+    pub(crate) fn is_usable(&self) -> bool {
+        self.is_open.get()
+    }
+
+    pub(crate) fn fail(&self, code: Code) {
+        if self.fault.get().is_none() {
+            self.fault.set(Some(code));
+        }
+        self.quic.wake();
+    }
+
+    /// Takes no more requests; when the last one has ended the connection is closed.
+    fn close(&self) {
+        self.is_open.set(false);
+        self.quic.wake();
+    }
+
+    fn leads_to(&self, server: &Server) -> bool {
+        let now = server.endpoint.generation();
+        self.generation.replace(now) == now || server.endpoint.has(self.remote)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.streams.borrow().is_empty()
+    }
+
+    fn is_stale(&self) -> bool {
+        self.is_idle() && base_runtime::now().saturating_duration_since(self.heard.get()) > FRESH
+    }
+
+    fn poll_place(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<Option<H3Stream>> {
+        match self.place() {
+            Some(place) => Poll::Ready(Some(place)),
+            None if !self.is_open.get() => Poll::Ready(None),
+            None => {
+                self.room.set(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+        }
+    }
+
+    fn tell_room(&self) {
+        if let Some(waker) = self.room.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.recorder.connection_closed(self.since.get().is_some());
+    }
+}
+
+/// What a worker has, and makes, for one server under one identity.
+#[derive(Default)]
+struct Group {
+    sessions: Vec<Rc<Session>>,
+    /// The connect that was begun last, while it is under way.
+    opening: Option<Rc<Opening<H3Stream>>>,
+    /// Connects under way.
+    openings: usize,
+}
+
+thread_local! {
+    static GROUPS: RefCell<HashMap<u64, Group, BuildHasherDefault<IdHasher>>> = RefCell::default();
+}
+
+/// A place on a connection that this worker has to the server. `once`: not on one that may have gone without a word.
+pub(crate) fn take(server: &Server, once: bool) -> Option<H3Stream> {
+    GROUPS.with_borrow_mut(|groups| {
+        let sessions = &mut groups.get_mut(&server.connections())?.sessions;
+        let mut at = 0;
+        while let Some(session) = sessions.get(at) {
+            if !session.is_usable() || !session.leads_to(server) {
+                sessions.remove(at).close();
+                continue;
+            }
+            if !(once && session.is_stale())
+                && let Some(place) = session.place()
+            {
+                return Some(place);
+            }
+            at += 1;
+        }
+        None
+    })
+}
+
+/// What a request has to do that found no room.
+enum Turn {
+    Wait(Rc<Opening<H3Stream>>),
+    /// Wait for a connect that is to be begun.
+    Begin(Rc<Opening<H3Stream>>),
+    Refused,
+}
+
+fn turn(server: &Server) -> Turn {
+    GROUPS.with_borrow_mut(|groups| {
+        let group = groups.entry(server.connections()).or_default();
+        if let Some(opening) = group.opening.as_ref().filter(|opening| opening.has_room()) {
+            return Turn::Wait(opening.clone());
+        }
+        if group.sessions.len() + group.openings >= CONNECTIONS_MOST {
+            return Turn::Refused;
+        }
+        group.openings += 1;
+        let opening = Rc::<Opening<H3Stream>>::default();
+        group.opening = Some(opening.clone());
+        Turn::Begin(opening)
+    })
+}
+
+/// A place on a new connection.
+pub(crate) async fn open(
+    server: &Server,
+    limit: Duration,
+    recorder: &ServerRecorder,
+    counters: &Arc<Counters>,
+) -> Result<H3Stream, ConnectError> {
+    let end = base_runtime::now() + limit;
+    loop {
+        if let Some(place) = take(server, true) {
+            return Ok(place);
+        }
+        let outcome = match turn(server) {
+            Turn::Wait(opening) => {
+                let left = end.saturating_duration_since(base_runtime::now());
+                let loss = opening.loss.clone();
+                let late = || ConnectError::Shared(Box::new(ConnectError::Tcp(io::ErrorKind::TimedOut.into())), loss);
+                base_runtime::time::timeout(left, Waiting::new(opening)).await.map_err(|_| late())?
+            }
+            Turn::Begin(opening) => {
+                let maker = Maker::new(server, recorder, counters);
+                base_runtime::spawn(maker.make_for(opening.clone(), limit)).detach();
+                Waiting::new(opening).await
+            }
+            Turn::Refused => {
+                counters.connections.hit(base_runtime::worker_index());
+                return Err(ConnectError::Full);
+            }
+        };
+        match outcome {
+            Outcome::Made(Some(place)) => return Ok(place),
+            Outcome::Made(None) => {}
+            Outcome::Failed(error) => return Err(error),
+        }
+    }
+}
+
+/// Idle connections are closed.
+pub(crate) fn sweep(now: Instant) {
+    GROUPS.with_borrow_mut(|groups| {
+        groups.retain(|_, group| {
+            group.sessions.retain(|session| {
+                let old = session.since.get().is_some_and(|at| now.saturating_duration_since(at) >= IDLE_TIMEOUT);
+                if old {
+                    session.close();
+                }
+                !old
+            });
+            !group.sessions.is_empty() || group.openings > 0
+        });
+    });
+}
+
+/// Connections of this worker.
+pub fn count() -> usize {
+    GROUPS.with_borrow(|groups| groups.values().map(|group| group.sessions.len()).sum())
+}
+
+/// Everything a connect needs that outlives the request it is for.
+struct Maker {
+    endpoint: Arc<Endpoint>,
+    identity: Option<Arc<Identity>>,
+    key: u64,
+    recorder: ServerRecorder,
+    counters: Arc<Counters>,
+}
+
+impl Maker {
+    fn new(server: &Server, recorder: &ServerRecorder, counters: &Arc<Counters>) -> Maker {
+        Maker {
+            endpoint: server.endpoint.clone(),
+            identity: server.identity.clone(),
+            key: server.connections(),
+            recorder: recorder.clone(),
+            counters: counters.clone(),
+        }
+    }
+
+    async fn make_for(self, opening: Rc<Opening<H3Stream>>, limit: Duration) {
+        let ending = Ending { key: self.key, opening };
+        let made = self.make(limit).await;
+        ending.opening.tell(made);
+    }
+
+    async fn make(self, limit: Duration) -> Result<H3Stream, ConnectError> {
+        let generation = self.endpoint.generation();
+        let end = base_runtime::now() + limit;
+        let driver = connect_quic(&self.endpoint, self.identity.as_deref(), limit).await?;
+        self.recorder.connection_created();
+        let quic = driver.connection().clone();
+        let session = Rc::new(Session {
+            remote: quic.peer(),
+            quic,
+            recorder: self.recorder,
+            key: self.key,
+            generation: Cell::new(generation),
+            is_open: Cell::new(true),
+            is_lost: Cell::new(false),
+            streams: RefCell::default(),
+            since: Cell::new(None),
+            heard: Cell::new(base_runtime::now()),
+            room: Cell::new(None),
+            fault: Cell::new(None),
+            idle: Cell::new(0),
+            taken: Cell::new(0),
+            unacknowledged: Cell::new(0),
+            loss: Loss::default(),
+            counters: self.counters,
+        });
+        GROUPS.with_borrow_mut(|groups| groups.entry(self.key).or_default().sessions.push(session.clone()));
+        let mut drive = Drive::new(driver, &session);
+        base_runtime::spawn(async move { poll_fn(|cx| drive.poll(cx)).await }).detach();
+        pool::keep_sweeping();
+        let left = end.saturating_duration_since(base_runtime::now());
+        match base_runtime::time::timeout(left, poll_fn(|cx| session.poll_place(cx))).await {
+            Ok(Some(place)) => Ok(place),
+            Ok(None) => Err(ConnectError::Tcp(io::ErrorKind::ConnectionAborted.into())),
+            Err(_) => {
+                session.close();
+                Err(ConnectError::Tcp(io::ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+}
+
+/// The end of a connect, however it comes: the group knows, and who waits is woken.
+struct Ending {
+    key: u64,
+    opening: Rc<Opening<H3Stream>>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        GROUPS.with_borrow_mut(|groups| {
+            if let Some(group) = groups.get_mut(&self.key) {
+                group.openings = group.openings.saturating_sub(1);
+                if group.opening.as_ref().is_some_and(|last| Rc::ptr_eq(last, &self.opening)) {
+                    group.opening = None;
+                }
+            }
+        });
+        self.opening.end();
+    }
+}
+
+/// Keeps a connection going until it has ended.
+struct Drive {
+    driver: Driver,
+    session: Rc<Session>,
+    one_way: HashMap<StreamId, Incoming>,
+    peer: Peer,
+    /// Our control stream, and what is still to be written to it.
+    control: Option<StreamId>,
+    control_out: Vec<u8>,
+    booking: Booking,
+    deadline: Deadline,
+    /// Datagrams that had come when it was last looked at.
+    heard: u64,
+    asked: Option<Instant>,
+    idle_left: u32,
+    /// Bytes of answers that have earned theirs.
+    earned: u64,
+    is_closed: bool,
+}
+
+impl Drive {
+    fn new(driver: Driver, session: &Rc<Session>) -> Drive {
+        let control = driver.connection().with(|machine| machine.streams().open(Dir::Uni));
+        let mut control_out = Vec::new();
+        control::open(&mut control_out);
+        Settings { field_section_bytes: SECTION_MOST as u64, connect_protocol: false }.encode(&mut control_out);
+        Drive {
+            driver,
+            session: session.clone(),
+            one_way: HashMap::new(),
+            peer: Peer::server(),
+            control,
+            control_out,
+            booking: Booking::new(Kind::Other, MACHINE_BYTES),
+            deadline: Deadline::new(),
+            heard: 0,
+            asked: None,
+            idle_left: IDLE_FRAMES,
+            earned: 0,
+            is_closed: false,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.driver.begin(cx);
+        while let Some(event) = self.driver.poll_event() {
+            self.handle(event);
+        }
+        self.keep_budget();
+        if let Some(code) = self.session.fault.take().filter(|_| !self.is_closed) {
+            self.session.counters.faults_h3.hit(base_runtime::worker_index());
+            tracing::debug!(server = %self.session.remote, code = code.text(), "a backend broke the rules of HTTP/3");
+            self.end(code);
+        }
+        self.keep_books();
+        if self.keep_time(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if !self.session.is_open.get() && self.session.is_idle() {
+            self.end(Code::NoError);
+        }
+        self.write_control();
+        let ended = self.driver.poll_transmit(cx);
+        if ended.is_ready() {
+            self.lost(None);
+        }
+        ended
+    }
+
+    fn handle(&mut self, event: Event) {
+        let quic = self.session.quic.clone();
+        match event {
+            Event::ConnectionLost { reason } => self.lost(Some(&reason)),
+            // It was told that it may open none.
+            Event::Stream(StreamEvent::Opened { dir: Dir::Bi }) => self.session.fail(Code::StreamCreation),
+            Event::Stream(StreamEvent::Opened { dir: Dir::Uni }) => {
+                while let Some(id) = quic.with(|machine| machine.streams().accept(Dir::Uni)) {
+                    self.one_way.insert(id, Incoming::default());
+                    self.read_one_way(id);
+                }
+            }
+            Event::Stream(StreamEvent::Readable { id }) if id.dir() == Dir::Uni => self.read_one_way(id),
+            Event::Stream(StreamEvent::Readable { id }) => self.with(id, Stream::wake_reader),
+            Event::Stream(StreamEvent::Writable { id }) => self.with(id, Stream::pump),
+            Event::Stream(StreamEvent::Finished { id }) => self.with(id, Stream::handle_acknowledged),
+            Event::Stream(StreamEvent::Stopped { id, .. }) if Some(id) == self.control => {
+                self.session.fail(Code::ClosedCriticalStream);
+            }
+            Event::Stream(StreamEvent::Stopped { id, .. }) => self.with(id, Stream::handle_stopped),
+            Event::Stream(StreamEvent::Available { .. }) => self.session.tell_room(),
+            Event::Connected | Event::HandshakeDataReady | Event::DatagramReceived | Event::DatagramsUnblocked => {}
+        }
+    }
+
+    fn with(&self, id: StreamId, work: impl FnOnce(&Stream)) {
+        let stream = self.session.streams.borrow().get(&id).cloned();
+        if let Some(stream) = stream {
+            work(&stream);
+        }
+    }
+
+    fn all(&self) -> Vec<Rc<Stream>> {
+        self.session.streams.borrow().values().cloned().collect()
+    }
+
+    fn read_one_way(&mut self, id: StreamId) {
+        let Some(mut incoming) = self.one_way.remove(&id) else { return };
+        enum Came {
+            Some(Bytes),
+            Blocked,
+            Over,
+        }
+        loop {
+            let came = self.session.quic.with(|machine| {
+                let mut stream = machine.recv_stream(id);
+                let Ok(mut chunks) = stream.read(true) else { return Came::Over };
+                match chunks.next(4096) {
+                    Ok(Some(chunk)) => Came::Some(chunk.bytes),
+                    Err(ReadError::Blocked) => Came::Blocked,
+                    Ok(None) | Err(ReadError::Reset(_)) => Came::Over,
+                }
+            });
+            let handled = match came {
+                Came::Some(bytes) => incoming.handle(&mut self.peer, &bytes),
+                Came::Blocked => {
+                    self.one_way.insert(id, incoming);
+                    break;
+                }
+                Came::Over => {
+                    self.session.idle.set(self.session.idle.get() + 1);
+                    incoming.handle_end().map(|()| control::Next::Stop)
+                }
+            };
+            match handled {
+                Ok(control::Next::Read) => {}
+                Ok(control::Next::Stop) => {
+                    self.session.idle.set(self.session.idle.get() + 1);
+                    let code = VarInt::from_u32(Code::StreamCreation.value());
+                    let _ = self.session.quic.with(|machine| machine.recv_stream(id).stop(code));
+                    break;
+                }
+                Err(Fault::Connection(code) | Fault::Stream(code)) => {
+                    self.session.fail(code);
+                    break;
+                }
+            }
+        }
+        self.obey_goaway();
+    }
+
+    /// What the backend will not do may go elsewhere (RFC 9114 section 5.2).
+    fn obey_goaway(&self) {
+        let Some(first) = self.peer.goaway() else { return };
+        self.session.is_open.set(false);
+        for stream in self.all() {
+            if u64::from(stream.id()) >= first {
+                stream.handle_refused();
+            }
+        }
+    }
+
+    fn lost(&mut self, reason: Option<&ConnectionError>) {
+        let session = &self.session;
+        session.is_open.set(false);
+        self.is_closed = true;
+        if session.is_lost.replace(true) {
+            return;
+        }
+        let waiting = !session.is_idle();
+        match reason {
+            // It ends in good order, which says nothing of the server.
+            Some(ConnectionError::ApplicationClosed(close))
+                if close.error_code == VarInt::from_u32(Code::NoError.value()) =>
+            {
+                session.loss.is_ours();
+            }
+            Some(ConnectionError::TransportError(error)) => {
+                session.counters.faults_h3.hit(base_runtime::worker_index());
+                tracing::debug!(server = %session.remote, code = %error.code, "a backend broke the rules of QUIC");
+            }
+            Some(ConnectionError::TimedOut) if waiting => session.counters.silent.hit(base_runtime::worker_index()),
+            _ => {}
+        }
+        self.all().iter().for_each(|stream| stream.handle_lost());
+        session.tell_room();
+        GROUPS.with_borrow_mut(|groups| {
+            if let Some(group) = groups.get_mut(&session.key) {
+                group.sessions.retain(|other| !Rc::ptr_eq(other, session));
+            }
+        });
+    }
+
+    fn end(&mut self, code: Code) {
+        if !std::mem::replace(&mut self.is_closed, true) {
+            self.session.quic.close(code.value(), code.text());
+            self.lost(None);
+        }
+    }
+
+    fn write_control(&mut self) {
+        if let Some(id) = self.control
+            && !self.control_out.is_empty()
+        {
+            let out = &self.control_out;
+            if let Ok(written) = self.session.quic.with(|machine| machine.send_stream(id).write(out)) {
+                self.control_out.drain(..written);
+            }
+        }
+    }
+
+    fn keep_budget(&mut self) {
+        let taken = self.session.taken.get() - self.earned;
+        self.earned += taken - taken % IDLE_EARNED;
+        let earned = u32::try_from(taken / IDLE_EARNED).unwrap_or(u32::MAX);
+        self.idle_left = self.idle_left.saturating_add(earned).min(IDLE_FRAMES);
+        let idle = self.session.idle.take() + self.peer.take_idle();
+        match self.idle_left.checked_sub(idle) {
+            Some(left) => self.idle_left = left,
+            None => self.session.fail(Code::ExcessiveLoad),
+        }
+    }
+
+    fn keep_books(&mut self) {
+        let (session, settings) = (&self.session, ClientSettings::default());
+        let received = session.quic.received();
+        if session.is_idle() {
+            // What is left of it are beginnings of datagrams, and what nobody takes.
+            session.taken.set(received);
+            self.earned = received;
+        }
+        let unread = received.saturating_sub(session.taken.get()).min(u64::from(settings.connection_window));
+        let unsent = session.unacknowledged.get().min(settings.send_window);
+        self.booking.set(MACHINE_BYTES + (unread + unsent) as usize);
+    }
+
+    /// Ready when the backend is gone.
+    fn keep_time(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (session, now) = (self.session.clone(), base_runtime::now());
+        let heard = session.quic.heard();
+        if std::mem::replace(&mut self.heard, heard) != heard {
+            session.heard.set(now);
+            self.asked = None;
+        }
+        if self.is_closed {
+            self.deadline.clear();
+            return Poll::Pending;
+        }
+        let is_refused = session.quic.refused().is_some_and(|(times, _)| times >= REFUSED_MOST);
+        let after = if session.is_idle() { ASK_IDLE_AFTER } else { ASK_AFTER };
+        let due = match self.asked {
+            Some(asked) => asked + ANSWER_WITHIN,
+            None => session.heard.get() + after,
+        };
+        if is_refused || (now >= due && self.asked.is_some()) {
+            if !is_refused && !session.is_idle() {
+                session.counters.silent.hit(base_runtime::worker_index());
+            }
+            self.lost(None);
+            return Poll::Ready(());
+        }
+        if now >= due {
+            self.asked = Some(now);
+            session.quic.with(|machine| machine.ping());
+            self.deadline.set(now + ANSWER_WITHIN);
+        } else {
+            self.deadline.set(due);
+        }
+        if self.deadline.poll_expired(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Drive {
+    fn drop(&mut self) {
+        // However it ends: nobody waits for it any more.
+        self.lost(None);
+    }
+}

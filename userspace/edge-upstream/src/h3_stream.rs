@@ -1,0 +1,429 @@
+//! One request stream of HTTP/3 to a backend: what comes out of QUIC is read by [`proto_h3`], what is said goes into it.
+//!
+//! An answer is left in QUIC until somebody reads it: what is unread there is credit its backend does not get. Of a request as much lies
+//! here as has been handed over and QUIC has no room for.
+
+use crate::h3_sessions::{SECTION_MOST, Session};
+use base_quic::proto::{ReadError, ReadableError, StreamId, VarInt, WriteError};
+use bytes::{Buf as _, Bytes};
+use proto_h2::Data;
+use proto_h3::request::{Event, Receiving};
+use proto_h3::{Code, Fault, frame};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// Bytes taken out of QUIC at a time.
+const CHUNK: usize = 16 * 1024;
+
+/// Why nothing more comes of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The backend reset the stream with this code.
+    Reset(u64),
+    /// The backend has said that it does nothing with this request.
+    Refused,
+    /// The connection has ended.
+    Lost,
+    /// The backend broke the rules.
+    Fault(Code),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coming {
+    Open,
+    /// To its end.
+    Ended,
+    Broken(Why),
+}
+
+/// What waits to be written.
+enum Out {
+    Bytes(Bytes),
+    Data(Data),
+    End,
+}
+
+/// What comes next of an answer.
+pub(crate) enum Next {
+    Event(Event),
+    /// Nothing at the moment; the reader is woken.
+    Blocked,
+    End,
+    Broken(Why),
+}
+
+/// See the module doc.
+pub(crate) struct Stream {
+    id: StreamId,
+    session: Rc<Session>,
+    receiving: RefCell<Receiving>,
+    /// Taken out of QUIC and not read.
+    input: RefCell<Bytes>,
+    /// Read ahead.
+    peeked: RefCell<Option<Event>>,
+    coming: Cell<Coming>,
+    out: RefCell<VecDeque<Out>>,
+    /// Nothing more can be written: the backend wants no more, or we have reset it.
+    is_shut: Cell<bool>,
+    /// Its end was handed to QUIC.
+    is_finished: Cell<bool>,
+    /// Bytes handed to QUIC, and those of them that the backend is not known to have.
+    written: Cell<u64>,
+    unacknowledged: Cell<u64>,
+    reader: Cell<Option<Waker>>,
+    writer: Cell<Option<Waker>>,
+}
+
+impl Stream {
+    pub(crate) fn new(id: StreamId, session: &Rc<Session>) -> Rc<Stream> {
+        Rc::new(Stream {
+            id,
+            session: session.clone(),
+            receiving: RefCell::new(Receiving::new(SECTION_MOST)),
+            input: RefCell::default(),
+            peeked: RefCell::default(),
+            coming: Cell::new(Coming::Open),
+            out: RefCell::default(),
+            is_shut: Cell::new(false),
+            is_finished: Cell::new(false),
+            written: Cell::new(0),
+            unacknowledged: Cell::new(0),
+            reader: Cell::new(None),
+            writer: Cell::new(None),
+        })
+    }
+
+    pub(crate) fn id(&self) -> StreamId {
+        self.id
+    }
+
+    pub(crate) fn session(&self) -> &Rc<Session> {
+        &self.session
+    }
+
+    /// Bytes of the request that QUIC has taken.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.get()
+    }
+
+    /// Whether all that was handed over has been taken.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.out.borrow().is_empty()
+    }
+
+    /// No more of the request can be said.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.is_shut.get()
+    }
+
+    /// More may have come.
+    pub(crate) fn wake_reader(&self) {
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
+    }
+
+    fn wake_writer(&self) {
+        if let Some(waker) = self.writer.take() {
+            waker.wake();
+        }
+    }
+
+    /// The backend has all of the request.
+    pub(crate) fn handle_acknowledged(&self) {
+        let session = &self.session;
+        session.unacknowledged.set(session.unacknowledged.get() - self.unacknowledged.take());
+    }
+
+    /// The backend wants no more of the request.
+    pub(crate) fn handle_stopped(&self) {
+        self.shut(Code::NoError);
+        self.wake_reader();
+    }
+
+    /// The backend has done nothing with the request, and will not.
+    pub(crate) fn handle_refused(&self) {
+        if self.coming.get() == Coming::Open {
+            self.shut(Code::RequestCancelled);
+            self.stop(Code::RequestCancelled, Why::Refused);
+            self.wake_reader();
+        }
+    }
+
+    /// The connection has ended. What has come is read to its end.
+    pub(crate) fn handle_lost(&self) {
+        self.is_shut.set(true);
+        self.out.borrow_mut().clear();
+        self.handle_acknowledged();
+        self.wake_reader();
+        self.wake_writer();
+    }
+
+    /// What has come.
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Next {
+        if let Some(event) = self.peeked.borrow_mut().take() {
+            return Next::Event(event);
+        }
+        let next = self.next();
+        if matches!(next, Next::Blocked) {
+            self.reader.set(Some(cx.waker().clone()));
+        }
+        next
+    }
+
+    /// Whether the answer has ended; what comes instead is kept for the reader.
+    pub(crate) fn has_ended(&self) -> bool {
+        if self.peeked.borrow().is_some() {
+            return false;
+        }
+        match self.next() {
+            Next::End => true,
+            Next::Event(event) => {
+                *self.peeked.borrow_mut() = Some(event);
+                false
+            }
+            Next::Blocked | Next::Broken(_) => false,
+        }
+    }
+
+    /// What was read was an interim answer.
+    pub(crate) fn expect_head(&self) {
+        self.receiving.borrow_mut().expect_head();
+    }
+
+    fn next(&self) -> Next {
+        loop {
+            match self.coming.get() {
+                Coming::Open => {}
+                Coming::Ended => return Next::End,
+                Coming::Broken(why) => return Next::Broken(why),
+            }
+            let mut receiving = self.receiving.borrow_mut();
+            let handled = receiving.handle(&mut self.input.borrow_mut());
+            self.session.idle.set(self.session.idle.get() + receiving.take_idle());
+            match handled {
+                Ok(Some(event)) => return Next::Event(event),
+                Ok(None) => {}
+                Err(fault) => return self.blame(fault),
+            }
+            match self.read() {
+                Read::Some(bytes) => *self.input.borrow_mut() = bytes,
+                Read::Blocked if self.session.is_lost() => self.coming.set(Coming::Broken(Why::Lost)),
+                Read::Blocked => return Next::Blocked,
+                Read::End => match receiving.handle_end() {
+                    Ok(()) => self.coming.set(Coming::Ended),
+                    Err(fault) => return self.blame(fault),
+                },
+                Read::Reset(code) => self.coming.set(Coming::Broken(Why::Reset(code))),
+            }
+        }
+    }
+
+    fn blame(&self, fault: Fault) -> Next {
+        let why = Why::Fault(fault.code());
+        match fault {
+            Fault::Connection(code) => {
+                self.coming.set(Coming::Broken(why));
+                self.session.fail(code);
+            }
+            Fault::Stream(code) => self.abort(code, why),
+        }
+        Next::Broken(why)
+    }
+
+    fn read(&self) -> Read {
+        let (read, told) = self.session.quic.with(|machine| {
+            let mut stream = machine.recv_stream(self.id);
+            let mut chunks = match stream.read(true) {
+                Ok(chunks) => chunks,
+                // Of a connection that has ended, nothing was left.
+                Err(ReadableError::ClosedStream | ReadableError::IllegalOrderedRead) if self.session.is_lost() => {
+                    return (Read::Blocked, false);
+                }
+                Err(ReadableError::ClosedStream | ReadableError::IllegalOrderedRead) => {
+                    return (Read::Reset(Code::Internal.value().into()), false);
+                }
+            };
+            let read = match chunks.next(CHUNK) {
+                Ok(Some(chunk)) => Read::Some(chunk.bytes),
+                Ok(None) => Read::End,
+                Err(ReadError::Blocked) => Read::Blocked,
+                Err(ReadError::Reset(code)) => Read::Reset(code.into()),
+            };
+            (read, chunks.finalize().should_transmit())
+        });
+        if let Read::Some(bytes) = &read {
+            self.session.taken.set(self.session.taken.get() + bytes.len() as u64);
+        }
+        if told {
+            self.session.quic.wake();
+        }
+        read
+    }
+
+    /// Hands over bytes of frames that are not of the body.
+    pub(crate) fn say(&self, bytes: Vec<u8>) {
+        self.push(Out::Bytes(bytes.into()));
+    }
+
+    /// Hands over a piece of the body.
+    pub(crate) fn say_data(&self, data: Data) {
+        if data.has_remaining() {
+            let mut header = Vec::with_capacity(9);
+            frame::begin(frame::DATA, data.remaining() as u64, &mut header);
+            self.push(Out::Bytes(header.into()));
+            self.push(Out::Data(data));
+        }
+    }
+
+    /// Nothing more of the request comes.
+    pub(crate) fn say_end(&self) {
+        self.push(Out::End);
+    }
+
+    fn push(&self, out: Out) {
+        if !self.is_shut.get() {
+            self.out.borrow_mut().push_back(out);
+            self.pump();
+        }
+    }
+
+    /// Ready when all that was handed over has been taken, or nothing more will be.
+    pub(crate) fn poll_drained(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_shut.get() || self.is_drained() {
+            return Poll::Ready(());
+        }
+        self.writer.set(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+
+    /// Hands QUIC what it has room for.
+    pub(crate) fn pump(&self) {
+        let (mut stopped, mut any) = (false, false);
+        let mut out = self.out.borrow_mut();
+        while let Some(first) = out.front_mut() {
+            let written = self.session.quic.with(|machine| {
+                let mut stream = machine.send_stream(self.id);
+                match first {
+                    Out::Bytes(bytes) => stream.write_chunks(std::slice::from_mut(bytes)).map(|written| written.bytes),
+                    Out::Data(data) => {
+                        let written = match data.shared() {
+                            Some(bytes) => stream.write_chunks(&mut [bytes]).map(|written| written.bytes),
+                            None => stream.write(data.chunk()),
+                        };
+                        written.inspect(|written| data.advance(*written))
+                    }
+                    Out::End => match stream.finish() {
+                        Ok(()) => Ok(0),
+                        Err(_) => Err(WriteError::ClosedStream),
+                    },
+                }
+            });
+            match written {
+                Ok(bytes) => {
+                    any = true;
+                    self.wrote(bytes as u64);
+                    let done = match first {
+                        Out::Bytes(bytes) => bytes.is_empty(),
+                        Out::Data(data) => !data.has_remaining(),
+                        Out::End => {
+                            self.is_finished.set(true);
+                            true
+                        }
+                    };
+                    if done {
+                        out.pop_front();
+                    }
+                }
+                Err(WriteError::Blocked) => break,
+                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
+                    stopped = true;
+                    break;
+                }
+            }
+        }
+        let drained = out.is_empty();
+        drop(out);
+        if any {
+            self.session.quic.wake();
+        }
+        if stopped {
+            self.shut(Code::NoError);
+        } else if drained {
+            self.wake_writer();
+        }
+    }
+
+    fn wrote(&self, bytes: u64) {
+        self.written.set(self.written.get() + bytes);
+        self.unacknowledged.set(self.unacknowledged.get() + bytes);
+        self.session.unacknowledged.set(self.session.unacknowledged.get() + bytes);
+    }
+
+    /// Ends both directions.
+    pub(crate) fn abort(&self, code: Code, why: Why) {
+        self.shut(code);
+        self.stop(code, why);
+    }
+
+    /// No more of the answer is wanted.
+    fn stop(&self, code: Code, why: Why) {
+        if self.coming.get() == Coming::Open {
+            self.coming.set(Coming::Broken(why));
+            let stop =
+                |id| self.session.quic.with(|machine| machine.recv_stream(id).stop(VarInt::from_u32(code.value())));
+            let _ = stop(self.id);
+            self.session.quic.wake();
+        }
+    }
+
+    /// No more of the request is sent.
+    fn shut(&self, code: Code) {
+        if !self.is_shut.replace(true) && !self.is_finished.get() {
+            self.out.borrow_mut().clear();
+            let code = VarInt::from_u32(code.value());
+            let _ = self.session.quic.with(|machine| machine.send_stream(self.id).reset(code));
+            self.handle_acknowledged();
+            self.session.quic.wake();
+        }
+        self.wake_writer();
+    }
+}
+
+enum Read {
+    Some(Bytes),
+    Blocked,
+    End,
+    Reset(u64),
+}
+
+/// The place of one request on a shared connection, until nothing is left of the exchange.
+pub struct H3Stream(Rc<Stream>);
+
+impl H3Stream {
+    pub(crate) fn new(stream: Rc<Stream>) -> H3Stream {
+        H3Stream(stream)
+    }
+
+    pub(crate) fn stream(&self) -> &Rc<Stream> {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for H3Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("H3Stream").field(&u64::from(self.0.id)).finish()
+    }
+}
+
+impl Drop for H3Stream {
+    fn drop(&mut self) {
+        let stream = &self.0;
+        let is_answered = stream.coming.get() == Coming::Ended;
+        stream.abort(if is_answered { Code::NoError } else { Code::RequestCancelled }, Why::Lost);
+        stream.handle_acknowledged();
+        stream.session.leave(stream.id);
+    }
+}

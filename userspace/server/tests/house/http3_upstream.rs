@@ -1,0 +1,224 @@
+//! Backends that are spoken to over QUIC: ours, and aioquic.
+
+use crate::http3::python_with;
+use crate::leash::Leashed;
+use crate::tls::serve_as;
+use crate::world::{Answer, Connection, Machine, answers, eventually, free_port, get, mock, server};
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+/// A certificate for the address that backends have here, and its key.
+fn local() -> (String, String) {
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let key = KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+/// A pipeline to one server that is spoken to in HTTP/3, and believed if this authority has signed it.
+fn h3(name: &str, port: u16, root: &str) -> String {
+    pipeline(name, root, json!({"http3": true, "servers": [{"url": format!("https://127.0.0.1:{port}")}]}))
+}
+
+fn pipeline(name: &str, root: &str, pool: Value) -> String {
+    let filter = json!({"kind": "Proxy", "name": "proxy", "mtls": {"rootCertBase64": root}, "pools": [pool]});
+    json!({"kind": "Pipeline", "name": name, "filters": [filter]}).to_string()
+}
+
+/// Many clients of HTTP/1.1 share few connections of QUIC to a server of ours; one whose certificate nobody signed is not asked; one that
+/// was away and is back is found again.
+#[test]
+fn many_clients_share_few_connections_to_ours() {
+    const CLIENTS: usize = 24;
+    const REQUESTS: usize = 20;
+    let (machine, pair, front, wary) = (Machine::start(), local(), free_port(), free_port());
+    machine.create(&mock("answer", "ours"));
+    let fields = [("http3Only", Value::from(true)), ("http3", true.into())];
+    let back = serve_as(&machine, &pair, "answer", &fields);
+    eventually("it listens", || machine.log().contains("listening for HTTP/3 server=hs").then_some(()));
+    machine.create(&h3("relay", back, &pair.0));
+    machine.create(&server("front", front, "relay"));
+    machine.create(&h3("doubtful", back, &local().0));
+    machine.create(&server("wary", wary, "doubtful"));
+    assert_eq!(answers(front, "/", 200).body.trim(), "ours");
+    assert_eq!(get(wary, "/").unwrap().status, 503);
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            std::thread::spawn(move || {
+                let mut connection = Connection::open(&format!("127.0.0.1:{front}")).unwrap();
+                let mut wrong = Vec::new();
+                for request in 0..REQUESTS {
+                    let method = if (client + request) % 3 == 0 { "POST" } else { "GET" };
+                    match connection.request(method, "/", &[], if method == "POST" { "some" } else { "" }) {
+                        Ok(Answer { status: 200, body, .. }) if body.trim() == "ours" => {}
+                        other => wrong.push(format!("{method}: {other:?}")),
+                    }
+                }
+                wrong
+            })
+        })
+        .collect();
+    let wrong: Vec<_> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+    assert!(wrong.is_empty(), "{} wrong: {:?}", wrong.len(), wrong.first());
+    let line =
+        format!("weir_requests_by_protocol_total{{server=\"hs\",protocol=\"HTTP/3\"}} {}", CLIENTS * REQUESTS + 1);
+    eventually(&line, || machine.api("GET", "/metrics", "").body.contains(&line).then_some(()));
+    let made = machine.metric("weir_upstream_connections_created_total").unwrap_or_default() as usize;
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    assert!(made >= 1 && made <= workers * 2, "{made} connections for {CLIENTS} clients and {workers} workers");
+    // It goes, and comes back.
+    assert_eq!(machine.api("DELETE", "/objects/hs", "").status, 200);
+    answers(front, "/", 503);
+    let rules = json!([{"paths": [{"pathPrefix": "/", "backend": "answer"}]}]);
+    let again = json!({
+        "name": "hs", "kind": "HTTPServer", "port": back, "https": true, "http3": true, "http3Only": true,
+        "certs": {"shop": pair.0}, "keys": {"shop": pair.1}, "rules": rules,
+    });
+    machine.create(&again.to_string());
+    answers(front, "/", 200);
+    // One server alone is spoken to so.
+    let (own, port) = (json!([{"url": format!("https://127.0.0.1:{back}"), "http3": true}]), free_port());
+    machine.create(&pipeline("own", &pair.0, json!({"servers": own})));
+    machine.create(&server("third", port, "own"));
+    answers(port, "/", 200);
+}
+
+/// What a backend of another house says is passed on as it is meant, and what it has done nothing with is asked again.
+#[test]
+fn aioquic_is_understood() {
+    let Some(python) = python_with("aioquic", "pip install aioquic") else { return };
+    let (machine, (chain, key), front) = (Machine::start(), local(), free_port());
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("chain.pem"), &chain).unwrap();
+    std::fs::write(path("key.pem"), &key).unwrap();
+    let mut command = Command::new(python);
+    command.args(["-u", "-c", AIOQUIC]).arg(path("chain.pem")).arg(path("key.pem"));
+    let mut process = Leashed::start(command.stdin(Stdio::null()).stdout(Stdio::piped())).unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let port: u16 = line.trim().parse().expect("it says its port");
+    machine.create(&h3("relay", port, &chain));
+    machine.create(&server("front", front, "relay"));
+    answers(front, "/plain", 200);
+    let mut client = Connection::open(&format!("127.0.0.1:{front}")).unwrap();
+    let mut ask = |method: &str, path: &str, body: &str| client.request(method, path, &[], body).unwrap();
+    // A body both ways, longer than any window.
+    let long = "~".repeat(3_000_000);
+    assert_eq!(ask("POST", "/count", &long).body, "3000000");
+    assert_eq!(ask("GET", "/long", "").body.len(), 3_000_000);
+    // Before the answer, and behind it.
+    let early = ask("GET", "/early", "");
+    assert_eq!(early.status, 103, "{early:?}");
+    assert!(early.head.to_ascii_lowercase().contains("link: </a.css>"), "{}", early.head);
+    let answer = client.receive().unwrap();
+    assert_eq!((answer.status, answer.body.as_str()), (200, "late"), "{answer:?}");
+    let ask = |method: &str, path: &str, body: &str| {
+        Connection::open(&format!("127.0.0.1:{front}")).unwrap().request(method, path, &[], body)
+    };
+    // Nothing was done of them: they are asked again, whatever they are.
+    for path in ["/rejected", "/goaway"] {
+        let answer = ask("POST", path, "body").unwrap();
+        assert_eq!((answer.status, answer.body.as_str()), (200, "second"), "{path}: {answer:?}");
+    }
+    // Something may have been done of it.
+    let reset = ask("POST", "/reset", "body").unwrap();
+    assert_eq!(reset.status, 503, "{reset:?}");
+    // What is no answer.
+    for path in ["/upper", "/status", "/connection", "/short", "/cut"] {
+        let answer = ask("GET", path, "");
+        let refused = answer.as_ref().map_or(true, |answer| matches!(answer.status, 500..=599));
+        assert!(refused, "{path}: {answer:?}");
+    }
+    assert_eq!(ask("GET", "/plain", "").unwrap().status, 200);
+    for limit in ["upstream_h3_faults", "upstream_h3_refused"] {
+        let begin = format!("weir_limit_hits_total{{limit=\"{limit}\"}} ");
+        let metrics = machine.api("GET", "/metrics", "").body;
+        let count = metrics.lines().find_map(|line| line.strip_prefix(&begin)?.parse::<f64>().ok());
+        assert!(count.is_some_and(|count| count >= 1.0), "{limit}: {count:?}");
+    }
+}
+
+/// A backend; each path is a story.
+const AIOQUIC: &str = r#"
+import asyncio, sys
+from aioquic.asyncio import serve
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.buffer import encode_uint_var
+from aioquic.h3.connection import FrameType, H3Connection, encode_frame
+from aioquic.h3.events import DataReceived, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+
+seen = {}
+
+class Server(QuicConnectionProtocol):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.http = H3Connection(self._quic)
+        self.paths, self.bytes = {}, {}
+
+    def quic_event_received(self, event):
+        for event in self.http.handle_event(event):
+            id = event.stream_id
+            if isinstance(event, HeadersReceived) and id not in self.paths:
+                head = dict(event.headers)
+                self.paths[id] = (head[b":method"], head[b":path"].decode())
+            elif isinstance(event, DataReceived):
+                self.bytes[id] = self.bytes.get(id, 0) + len(event.data)
+            if event.stream_ended:
+                self.answer(id, *self.paths[id])
+        self.transmit()
+
+    def say(self, id, body=b"", status=b"200", fields=[], trailers=None, end=True):
+        self.http.send_headers(id, [(b":status", status)] + fields, end_stream=end and not body and not trailers)
+        if body:
+            self.http.send_data(id, body, end_stream=end and not trailers)
+        if trailers:
+            self.http.send_headers(id, trailers, end_stream=True)
+
+    def answer(self, id, method, path):
+        times = seen[path] = seen.get(path, 0) + 1
+        quic = self._quic
+        if path == "/count":
+            self.say(id, str(self.bytes[id]).encode())
+        elif path == "/long":
+            body = b"" if method == b"HEAD" else b"-" * 3000000
+            self.say(id, body, fields=[(b"content-length", b"3000000")])
+        elif path == "/early":
+            self.http.send_headers(id, [(b":status", b"103"), (b"link", b"</a.css>")])
+            self.say(id, b"late", fields=[(b"content-length", b"4")])
+        elif path == "/rejected" and times == 1:
+            quic.reset_stream(id, 0x10b)
+        elif path == "/goaway" and times == 1:
+            frame = encode_frame(FrameType.GOAWAY, encode_uint_var(id))
+            quic.send_stream_data(self.http._local_control_stream_id, frame)
+        elif path == "/reset":
+            quic.reset_stream(id, 0x102)
+        elif path == "/upper":
+            frame = encode_frame(FrameType.HEADERS, b"\x00\x00\xd9\x27\x00X-Upper\x01a")
+            quic.send_stream_data(id, frame, end_stream=True)
+        elif path == "/status":
+            frame = encode_frame(FrameType.HEADERS, b"\x00\x00\x27\x00x-upper\x01a")
+            quic.send_stream_data(id, frame, end_stream=True)
+        elif path == "/connection":
+            frame = encode_frame(FrameType.HEADERS, b"\x00\x00\xd9\x27\x03connection\x05close")
+            quic.send_stream_data(id, frame, end_stream=True)
+        elif path == "/short":
+            self.say(id, b"abc", fields=[(b"content-length", b"5")])
+        elif path == "/cut":
+            quic.send_stream_data(id, encode_frame(FrameType.HEADERS, b"\x00\x00\xd9")[:-1], end_stream=True)
+        elif times > 1:
+            self.say(id, b"second" if path in ("/rejected", "/goaway") else b"plain")
+        else:
+            self.say(id, b"plain")
+
+async def main():
+    configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"])
+    configuration.load_cert_chain(sys.argv[1], sys.argv[2])
+    server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=Server)
+    print(server._transport.get_extra_info("sockname")[1])
+    await asyncio.Future()
+
+asyncio.run(main())
+"#;
