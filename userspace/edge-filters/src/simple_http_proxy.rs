@@ -263,8 +263,9 @@ impl SimpleHttpProxy {
             return refuse(exchange, 400, CLIENT_ERROR);
         };
         let key = (tls, host_of(host), port, is_local(exchange));
+        let client = exchange.client.real_ip.unwrap_or(exchange.client.peer.ip());
         let sent = async {
-            let server = match self.find(key).await {
+            let server = match self.find(key, client).await {
                 Ok(server) => server,
                 Err(Failure::Refused(why)) => {
                     self.refused.hit(base_runtime::worker_index());
@@ -304,7 +305,7 @@ impl SimpleHttpProxy {
     }
 
     /// The destination with the addresses of it that clients are led to.
-    async fn find(&self, key: Key) -> Result<Arc<Server>, Failure> {
+    async fn find(&self, key: Key, client: IpAddr) -> Result<Arc<Server>, Failure> {
         let now = base_runtime::now();
         if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key)
             && known.until > now
@@ -317,7 +318,7 @@ impl SimpleHttpProxy {
             Ok(ip) => (vec![ip], LITERAL_HOLDS),
             Err(_) => {
                 self.destinations.may_be_asked(host, *port).map_err(Failure::Refused)?;
-                let (addresses, holds) = self.look_up(host).await.map_err(Failure::NotFound)?;
+                let (addresses, holds) = self.look_up(host, client).await.map_err(Failure::NotFound)?;
                 (addresses, holds.clamp(HOLDS.0, HOLDS.1))
             }
         };
@@ -350,8 +351,8 @@ impl SimpleHttpProxy {
         Ok(server)
     }
 
-    async fn look_up(&self, host: &str) -> Result<(Vec<IpAddr>, Duration), String> {
-        match base_runtime::time::timeout(self.connect_timeout, names::look_up(host)).await {
+    async fn look_up(&self, host: &str, client: IpAddr) -> Result<(Vec<IpAddr>, Duration), String> {
+        match base_runtime::time::timeout(self.connect_timeout, names::look_up(host, client)).await {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(LookUpError::Failed(why))) => Err(format!("{host} has no address: {why}")),
             Ok(Err(LookUpError::Busy)) => {
@@ -552,7 +553,8 @@ mod tests {
         let spec = serde_json::json!({"allowedDestinations": [{"addresses": ["127.0.0.0/8"]}]});
         let proxy = SimpleHttpProxy::new(&serde_json::from_value(spec).unwrap(), &parts).unwrap();
         let find = || {
-            let mut finding = pin!(proxy.find((false, "127.0.0.1".to_owned(), 11, false)));
+            let mut finding =
+                pin!(proxy.find((false, "127.0.0.1".to_owned(), 11, false), IpAddr::from([192, 0, 2, 1])));
             match finding.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(found) => found,
                 Poll::Pending => panic!("an address is not looked up"),

@@ -6,14 +6,14 @@
 //! it had.
 
 use crate::endpoint::{Endpoint, Place};
+use base_runtime::net::site_of;
 use hickory_resolver::config::ResolveHosts;
-use hickory_resolver::{Hosts, TokioResolver};
-
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::{Hosts, TokioResolver};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -30,11 +30,22 @@ const WITHOUT_TTL: Duration = Duration::from_secs(30);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(60);
 
-/// Names of backends asked for at the same time, and names that requests brought.
+/// Names of backends asked for at the same time. One that nobody answers for does not count after [`SLOW_AFTER`]: others have their turn.
 const QUERIES: usize = 32;
+const SLOW_AFTER: Duration = Duration::from_secs(2);
 
-/// Names that requests wait for at most; beyond it none is looked up.
-const WAITING_MOST: usize = 1024;
+/// Threads in the C library at the same time, for names of backends and for names that requests brought: each waits as long as it takes.
+const BLOCKED: usize = 16;
+
+/// Names that requests wait for, at most; beyond it none is looked up.
+const WAITING_MOST: usize = 512;
+
+/// A client has at most what the others leave free divided by this: alone a fifth of all, so that names that nobody answers for, and
+/// whoever asks for them, leave room for everybody else's.
+const SHARE: usize = 4;
+
+/// How long a name that a request brought may take.
+const ONCE_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often `/etc/hosts` and `/etc/resolv.conf` are looked at.
 const FILES_LOOK: Duration = Duration::from_secs(5);
@@ -53,17 +64,19 @@ pub enum LookUpError {
     Failed(String),
 }
 
-/// Looks a name up once: its addresses, and how long they hold.
-pub async fn look_up(host: &str) -> Result<(Vec<IpAddr>, Duration), LookUpError> {
-    let place = Waiting::take().ok_or(LookUpError::Busy)?;
+/// Looks a name up once for this client: its addresses, and how long they hold.
+pub async fn look_up(host: &str, client: IpAddr) -> Result<(Vec<IpAddr>, Duration), LookUpError> {
+    let place = Waiting::take(client).ok_or(LookUpError::Busy)?;
     let (sender, found) = oneshot::channel();
     let gone = || LookUpError::Failed("names cannot be looked up".to_owned());
     thread().send(Wish::Once(host.to_owned(), sender, place)).map_err(|_| gone())?;
     found.await.map_err(|_| gone())?.map_err(LookUpError::Failed)
 }
 
-/// A place among the look-ups that requests wait for.
-struct Waiting;
+/// A place of a client among the look-ups that requests wait for.
+struct Waiting {
+    site: IpAddr,
+}
 
 /// What the thread is asked for.
 enum Wish {
@@ -75,21 +88,46 @@ enum Wish {
 type Found = Result<(Vec<IpAddr>, Duration), String>;
 
 impl Waiting {
-    fn take() -> Option<Waiting> {
-        // From here on dropping it gives the place back.
-        let before = WAITING.fetch_add(1, Ordering::Relaxed);
-        let waiting = Waiting;
-        (before < WAITING_MOST).then_some(waiting)
+    fn take(client: IpAddr) -> Option<Waiting> {
+        let site = site_of(client);
+        WAITING.lock().unwrap_or_else(PoisonError::into_inner).begin(site).then_some(Waiting { site })
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        WAITING.fetch_sub(1, Ordering::Relaxed);
+        WAITING.lock().unwrap_or_else(PoisonError::into_inner).end(self.site);
     }
 }
 
-static WAITING: AtomicUsize = AtomicUsize::new(0);
+static WAITING: Mutex<Askers> = Mutex::new(Askers { all: 0, of_site: BTreeMap::new() });
+
+/// Who waits for how many names; a client that waits for none takes no room.
+struct Askers {
+    all: usize,
+    of_site: BTreeMap<IpAddr, usize>,
+}
+
+impl Askers {
+    /// False: there is no room for one more of this client.
+    fn begin(&mut self, site: IpAddr) -> bool {
+        let own = self.of_site.get(&site).copied().unwrap_or(0);
+        if own >= (WAITING_MOST - self.all).div_ceil(SHARE) {
+            return false;
+        }
+        self.all += 1;
+        self.of_site.insert(site, own + 1);
+        true
+    }
+
+    fn end(&mut self, site: IpAddr) {
+        self.all -= 1;
+        match self.of_site.get_mut(&site) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => drop(self.of_site.remove(&site)),
+        }
+    }
+}
 
 fn thread() -> &'static mpsc::UnboundedSender<Wish> {
     static THREAD: OnceLock<mpsc::UnboundedSender<Wish>> = OnceLock::new();
@@ -111,26 +149,20 @@ fn run(mut wishes: mpsc::UnboundedReceiver<Wish>) {
     runtime.block_on(async {
         let mut read = Files::stamp();
         let (sources, current) = watch::channel(Arc::new(Sources::of_system()));
+        let permits = Arc::new(Semaphore::new(QUERIES));
         // What a client asks for must not keep the names of backends waiting.
-        let (permits, once) = (Arc::new(Semaphore::new(QUERIES)), Arc::new(Semaphore::new(QUERIES)));
+        let [blocked, once] = [(); 2].map(|()| Arc::new(Semaphore::new(BLOCKED)));
         let mut look = tokio::time::interval(FILES_LOOK);
         loop {
             tokio::select! {
                 wish = wishes.recv() => match wish {
                     None => return,
                     Some(Wish::Watch(endpoint)) => {
-                        tokio::spawn(keep_fresh(endpoint, current.clone(), permits.clone()));
+                        let lanes = Lanes { permits: permits.clone(), blocked: blocked.clone() };
+                        tokio::spawn(keep_fresh(endpoint, current.clone(), lanes));
                     }
                     Some(Wish::Once(host, sender, waiting)) => {
-                        let (sources, permits) = (current.borrow().clone(), once.clone());
-                        tokio::spawn(async move {
-                            let _permit = permits.acquire().await;
-                            // Whoever asked may have gone meanwhile.
-                            if !sender.is_closed() {
-                                let _ = sender.send(sources.look_up(&host).await);
-                            }
-                            drop(waiting);
-                        });
+                        tokio::spawn(look_up_once(host, sender, waiting, current.borrow().clone(), once.clone()));
                     }
                 },
                 _ = look.tick() => {
@@ -145,6 +177,42 @@ fn run(mut wishes: mpsc::UnboundedReceiver<Wish>) {
     });
 }
 
+/// Looks one name up for as long as whoever asked waits for it.
+async fn look_up_once(
+    host: String,
+    mut sender: oneshot::Sender<Found>,
+    _waiting: Waiting,
+    sources: Arc<Sources>,
+    blocked: Arc<Semaphore>,
+) {
+    let found = tokio::select! {
+        found = tokio::time::timeout(ONCE_WITHIN, sources.look_up(&host, &blocked)) => found,
+        () = sender.closed() => return,
+    };
+    let _ = sender.send(found.unwrap_or_else(|_| Err("nobody answers for it".to_owned())));
+}
+
+/// What the names of backends share.
+struct Lanes {
+    permits: Arc<Semaphore>,
+    blocked: Arc<Semaphore>,
+}
+
+impl Lanes {
+    /// One of few at a time, until it turns out to be slow.
+    async fn look_up(&self, sources: &Sources, host: &str) -> Found {
+        let permit = self.permits.acquire().await;
+        let mut looking = std::pin::pin!(sources.look_up(host, &self.blocked));
+        match tokio::time::timeout(SLOW_AFTER, &mut looking).await {
+            Ok(found) => found,
+            Err(_) => {
+                drop(permit);
+                looking.await
+            }
+        }
+    }
+}
+
 /// When the files were written last.
 #[derive(PartialEq, Eq)]
 struct Files([Option<SystemTime>; 2]);
@@ -156,15 +224,12 @@ impl Files {
 }
 
 /// Looks one name up, again and again.
-async fn keep_fresh(endpoint: Weak<Endpoint>, mut sources: watch::Receiver<Arc<Sources>>, permits: Arc<Semaphore>) {
+async fn keep_fresh(endpoint: Weak<Endpoint>, mut sources: watch::Receiver<Arc<Sources>>, lanes: Lanes) {
     let mut failures = 0;
     loop {
         let Some(host) = endpoint.upgrade().and_then(|e| host_of(&e)) else { return };
         let current = sources.borrow_and_update().clone();
-        let found = {
-            let _permit = permits.acquire().await;
-            current.look_up(&host).await
-        };
+        let found = lanes.look_up(&current, &host).await;
         let Some(held) = endpoint.upgrade() else { return };
         let pause = match found {
             Ok((addresses, time_to_live)) => {
@@ -218,8 +283,8 @@ impl Sources {
         Sources { hosts: Hosts::from_system().unwrap_or_default(), dns: dns.ok(), system: true }
     }
 
-    /// Addresses and how long they hold.
-    async fn look_up(&self, host: &str) -> Result<(Vec<IpAddr>, Duration), String> {
+    /// Addresses and how long they hold. `blocked` has room for those who wait for the C library.
+    async fn look_up(&self, host: &str, blocked: &Arc<Semaphore>) -> Found {
         let fixed = self.in_hosts(host);
         if !fixed.is_empty() {
             return Ok((fixed, LONGEST));
@@ -237,8 +302,13 @@ impl Sources {
         if !self.system {
             return Err(failed);
         }
+        let Ok(room) = blocked.clone().acquire_owned().await else { return Err(failed) };
         let host = host.to_owned();
-        let asked = tokio::task::spawn_blocking(move || (host.as_str(), 0).to_socket_addrs().map(Iterator::collect));
+        let asked = tokio::task::spawn_blocking(move || {
+            // For as long as it takes, whoever waits for it.
+            let _room = room;
+            (host.as_str(), 0).to_socket_addrs().map(Iterator::collect)
+        });
         match asked.await {
             Ok(Ok(found)) => {
                 let found: Vec<std::net::SocketAddr> = found;

@@ -47,11 +47,11 @@ impl Following {
         })
     }
 
-    /// Addresses of a host that one may be led to.
-    async fn addresses(&self, host: &str, port: u16) -> Result<Vec<IpAddr>, String> {
+    /// Addresses of a host that this client's request may be led to.
+    async fn addresses(&self, host: &str, port: u16, client: IpAddr) -> Result<Vec<IpAddr>, String> {
         let mut found = match host.parse::<IpAddr>() {
             Ok(ip) => vec![ip],
-            Err(_) => match names::look_up(host).await {
+            Err(_) => match names::look_up(host, client).await {
                 Ok((found, _)) => found,
                 Err(names::LookUpError::Busy) => return Err("too many names are being looked up".to_owned()),
                 Err(names::LookUpError::Failed(why)) => return Err(why),
@@ -146,7 +146,8 @@ impl Proxy {
             return Ok(answer);
         }
         let tls = server.identity.is_some();
-        let own = Own { first, names: [Origin::new(tls, &host), Origin::new(tls, &server.authority)] };
+        let client = exchange.client.real_ip.unwrap_or(exchange.client.peer.ip());
+        let own = Own { first, client, names: [Origin::new(tls, &host), Origin::new(tls, &server.authority)] };
         let mut origin = own.names[0].clone();
         for followed in 0.. {
             let there = exchange.space_ref().request_body.again().filter(|_| !once);
@@ -270,7 +271,7 @@ impl Proxy {
             true => Some(following.identity.clone().ok_or("no authority is known to believe https of")?),
             false => None,
         };
-        let addresses = following.addresses(&host, port).await?;
+        let addresses = following.addresses(&host, port, own.client).await?;
         let endpoint = Endpoint::found(&host, port, addresses);
         Ok(Found::Stranger(Server::named(&next.origin.authority, endpoint, identity)))
     }
@@ -279,6 +280,8 @@ impl Proxy {
 /// The server that was asked first, and the names it goes by.
 struct Own {
     first: usize,
+    /// Whose request it is.
+    client: IpAddr,
     names: [Origin; 2],
 }
 

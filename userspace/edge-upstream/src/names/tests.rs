@@ -107,16 +107,16 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn hosts_then_dns_with_search_domains_and_times_to_live() {
     let server = DnsServer::saying(&["10.0.0.1", "fd00::1"], 77);
     block_on(async {
-        let sources = server.sources();
-        assert_eq!(sources.look_up("fixed.test").await, Ok((parsed(&["10.7.7.7", "::7"]), LONGEST)));
+        let (sources, blocked) = (server.sources(), Arc::new(Semaphore::new(1)));
+        assert_eq!(sources.look_up("fixed.test", &blocked).await, Ok((parsed(&["10.7.7.7", "::7"]), LONGEST)));
         assert_eq!(server.asked.load(Ordering::SeqCst), 0, "the hosts file has said it");
         for name in ["app.example.test", "app"] {
-            let (mut found, holds) = sources.look_up(name).await.unwrap();
+            let (mut found, holds) = sources.look_up(name, &blocked).await.unwrap();
             found.sort_unstable();
             assert_eq!(found, parsed(&["10.0.0.1", "fd00::1"]), "{name}");
             assert!(holds > Duration::from_secs(70) && holds <= Duration::from_secs(77), "{name}: {holds:?}");
         }
-        assert!(sources.look_up("other.test").await.is_err());
+        assert!(sources.look_up("other.test", &blocked).await.is_err());
     });
 }
 
@@ -128,7 +128,7 @@ fn a_name_follows_its_records() {
     let endpoint = Endpoint::unwatched("app.example.test", 80);
     block_on(async {
         let (_sender, current) = watch::channel(Arc::new(server.sources()));
-        let task = tokio::spawn(keep_fresh(Arc::downgrade(&endpoint), current, Arc::new(Semaphore::new(1))));
+        let task = tokio::spawn(keep_fresh(Arc::downgrade(&endpoint), current, lanes()));
         eventually("the first look-up", || endpoint.address() == "10.0.0.1:80".parse().ok()).await;
         assert_eq!(endpoint.await_address(Instant::now()), Ok(()));
         server.say(Some((&["10.0.0.2", "10.0.0.3"], 0)));
@@ -142,6 +142,45 @@ fn a_name_follows_its_records() {
         drop(endpoint);
         task.await.unwrap();
     });
+}
+
+fn lanes() -> Lanes {
+    Lanes { permits: Arc::new(Semaphore::new(1)), blocked: Arc::new(Semaphore::new(1)) }
+}
+
+/// Names that nobody answers for do not keep others from being asked for.
+#[test]
+fn a_name_without_answer_lets_others_pass() {
+    let (silent, server) = (UdpSocket::bind("127.0.0.1:0").unwrap(), DnsServer::saying(&["10.0.0.1"], 60));
+    let nobody = DnsServer { port: silent.local_addr().unwrap().port(), ..DnsServer::saying(&[], 60) }.sources();
+    block_on(async {
+        let (lanes, sources) = (Arc::new(lanes()), server.sources());
+        let waiting = lanes.clone();
+        let stuck = tokio::spawn(async move { waiting.look_up(&nobody, "app.example.test").await });
+        eventually("it has the one place", || lanes.permits.available_permits() == 0).await;
+        let found = lanes.look_up(&sources, "app.example.test").await;
+        assert_eq!(found.map(|(addresses, _)| addresses), Ok(parsed(&["10.0.0.1"])));
+        assert!(!stuck.is_finished(), "nobody answers");
+        stuck.abort();
+    });
+}
+
+#[test]
+fn whoever_asks_for_many_names_leaves_room_for_others() {
+    let site = |n: u32| IpAddr::from(n.to_be_bytes());
+    for askers in [1u32, 2, 10, 300] {
+        let mut waiting = Askers { all: 0, of_site: BTreeMap::new() };
+        let mut held = Vec::new();
+        for _ in 0..WAITING_MOST {
+            held.extend((0..askers).filter(|n| waiting.begin(site(*n))));
+        }
+        assert_eq!(held.len(), waiting.all);
+        assert!(held.len() < WAITING_MOST && (askers > 1 || held.len() >= WAITING_MOST / 6), "{}", held.len());
+        assert!(waiting.begin(site(1 << 30)), "{askers} clients hold {}", held.len());
+        waiting.end(site(1 << 30));
+        held.into_iter().for_each(|n| waiting.end(site(n)));
+        assert!(waiting.all == 0 && waiting.of_site.is_empty());
+    }
 }
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
