@@ -206,9 +206,6 @@ const SILENT_MAX: u32 = 2;
 /// Connections of one try that may break before a byte of the request went out.
 const UNTOUCHED_MAX: u32 = 2;
 
-/// How long a new pool waits for the addresses of its servers' names; later ones are used when they come.
-const FIRST_LOOK_UP: Duration = Duration::from_secs(2);
-
 /// How often the first of a queue looks for room that it was not told of.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -879,12 +876,7 @@ impl Pool {
         if !spec.proxy_protocol.is_off() {
             edge_pipeline::exchange::want_local_addresses();
         }
-        let end = Instant::now() + FIRST_LOOK_UP;
-        for server in &servers {
-            if let Err(error) = server.endpoint.await_address(end) {
-                tracing::warn!(server = server.url, error, "the server's name has no address yet; asking on");
-            }
-        }
+        edge_upstream::patience::await_addresses(&servers);
         let listed = servers.iter().map(|server| server.url.clone()).collect();
         let balance = spec.load_balance.clone().unwrap_or_default();
         let stats = parts.telemetry.pool(PoolNames {

@@ -10,6 +10,7 @@ use crate::connect::{ConnectError, connect_saying};
 use crate::endpoint::Server;
 use crate::health::Heard;
 use crate::outlier::Change;
+use crate::patience;
 use crate::tls::Identity;
 use base_model::{L4PoolSpec, MtlsSpec, Protocol, ProxyProtocol};
 use base_telemetry::proxy::{PoolNames, PoolRecorder, PoolStats, ServerRecorder, UpstreamError};
@@ -20,7 +21,7 @@ use proto_http::Request;
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longest time a connect may take where the document says nothing: another server may be up, and the client waits.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,9 +31,6 @@ const TRIED_MAX: usize = 32;
 
 /// Connects that may take their whole time, for one connection: those that are refused cost nothing, these make a client wait.
 const SILENT_MAX: u32 = 2;
-
-/// How long a new pool waits for the addresses of its servers' names; later ones are used when they come.
-const FIRST_LOOK_UP: Duration = Duration::from_secs(2);
 
 /// See the module doc.
 pub struct L4Pool {
@@ -124,12 +122,7 @@ impl L4Pool {
             kept.most.store(most, Ordering::Relaxed);
             seats.push(kept);
         }
-        let end = Instant::now() + FIRST_LOOK_UP;
-        for server in &servers {
-            if let Err(error) = server.endpoint.await_address(end) {
-                tracing::warn!(server = server.url, error, "the server's name has no address yet; asking on");
-            }
-        }
+        patience::await_addresses(&servers);
         let balance = spec.load_balance.clone().unwrap_or_default();
         let stats = telemetry.pool(PoolNames {
             pool: name.to_owned(),

@@ -3,7 +3,7 @@
 //! connection ([`lease`], [`pool`], [`sessions`], [`h3_sessions`], [`connect`], [`tls`]), what it answered ([`attempt`]), and how many may ask at a time
 //! ([`adaptive`]).
 //!
-//! Reading order: [`endpoint`], [`names`], [`discovery`], [`balance`], [`health`], [`probe`], [`check`], [`outlier`], [`sticky`], [`matcher`], [`attempt`], [`lease`], [`pool`],
+//! Reading order: [`endpoint`], [`names`], [`patience`], [`discovery`], [`balance`], [`health`], [`probe`], [`check`], [`outlier`], [`sticky`], [`matcher`], [`attempt`], [`lease`], [`pool`],
 //! [`sessions`], [`h3_sessions`], `opening`, [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, `h3_exchange`, [`circuit`], [`retry`], [`budget`], [`adaptive`], [`call`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
 #![forbid(unsafe_code)]
 
@@ -31,6 +31,7 @@ pub mod matcher;
 pub mod names;
 mod opening;
 pub mod outlier;
+pub mod patience;
 pub mod pool;
 pub mod probe;
 pub mod random;
