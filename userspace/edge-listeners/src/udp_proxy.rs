@@ -5,7 +5,8 @@
 //! that is for its client, and so that the server's machine can say that nobody takes them (ICMP). Answers go out from the address the
 //! client has sent to. Datagrams that the kernel has joined are passed on joined.
 //!
-//! A listener that stops takes no new sessions; those it has go on for as long as they are not silent.
+//! A listener that stops takes no new sessions; those it has go on for as long as they are not silent, or until another one listens at its
+//! address: it takes the sockets over, and what clients send is for it. Answers of sessions that are there still go out.
 
 use crate::accept::{bind_each, wait_for_datagrams};
 use crate::clock;
@@ -13,11 +14,12 @@ use crate::per_ip::{IpSeat, PerIp};
 use crate::server::{Server, Sockets, not_of};
 use crate::tcp_proxy::write_address;
 use crate::traffic::Shared;
+use crate::udp_hops::{self, Hop};
 use arc_swap::ArcSwap;
 use base_model::ip_filter::{CidrSet, IpFilter};
 use base_model::{Protocol, ProxyProtocol, Spec, UdpProxySpec};
 use base_runtime::memory::{self, Booking, Kind};
-use base_runtime::net::inherited::SocketKind;
+use base_runtime::net::inherited::{self, SocketKind};
 use base_runtime::net::is_own_shortage;
 use base_runtime::net::udp::{Received, Transmit, UdpOptions, UdpSocket};
 use base_runtime::time::Deadline;
@@ -36,12 +38,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// The bounds of this file, by the names they are counted under.
-pub const BOUNDS: [&str; 4] = ["ip_filter", "udp_sessions", "udp_sessions_per_ip", "udp_sockets"];
+pub const BOUNDS: [&str; 5] = ["ip_filter", "udp_loop", "udp_sessions", "udp_sessions_per_ip", "udp_sockets"];
 
 /// What the kernel may hold for a worker that is busy, in bytes; it keeps to net.core.rmem_max. The system's default holds a few hundred
 /// datagrams, and a busy turn of a worker takes longer than those take to come.
@@ -112,6 +114,36 @@ struct Listening {
     key: u64,
     at: SocketAddr,
     descriptors: Vec<RawFd>,
+    held: Arc<Held>,
+}
+
+/// The sockets of a listener, for as long as a worker serves one of them.
+struct Held {
+    /// As the document says.
+    at: (String, u16),
+    key: u64,
+    proxy: Weak<UdpProxy>,
+    sockets: Vec<OwnedFd>,
+}
+
+/// Of listeners that have stopped and have sessions still.
+static LEAVING: Mutex<Vec<Weak<Held>>> = Mutex::new(Vec::new());
+
+/// The sockets of a listener of this process that has stopped, and receives nothing from them any more.
+fn take_over(address: &str, port: u16) -> Option<Vec<std::net::UdpSocket>> {
+    let held = {
+        let mut leaving = lock(&LEAVING);
+        leaving.retain(|held| held.strong_count() > 0);
+        let is_there = |held: &Arc<Held>| held.at.0 == address && held.at.1 == port;
+        let at = leaving.iter().position(|held| held.upgrade().is_some_and(|held| is_there(&held)))?;
+        leaving.swap_remove(at).upgrade()?
+    };
+    let copy = |socket: &OwnedFd| inherited::duplicate(socket.as_raw_fd()).map(std::net::UdpSocket::from);
+    let sockets = held.sockets.iter().map(copy).collect::<io::Result<Vec<_>>>().ok()?;
+    if let Some(proxy) = held.proxy.upgrade() {
+        proxy.tell(held.key, Local::release);
+    }
+    Some(sockets)
 }
 
 impl UdpProxy {
@@ -164,7 +196,7 @@ impl UdpProxy {
         let receive_buffer = Some(RECEIVE_BYTES);
         let shared = UdpOptions { reuse_port: true, receive_buffer, ..UdpOptions::default() };
         let adopt = |socket: OwnedFd| Ok(std::net::UdpSocket::from(socket));
-        let (at, mut sockets) = bind_each(
+        let bound = bind_each(
             address,
             port,
             workers.len(),
@@ -172,16 +204,39 @@ impl UdpProxy {
             adopt,
             |at| alone.bind(at).map(drop),
             |at| shared.bind(at),
-        )?;
+        );
+        let (at, mut sockets) = match bound {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let sockets = take_over(address, port).ok_or(error)?;
+                (SocketAddr::from(([0, 0, 0, 0], port)), sockets)
+            }
+            bound => bound?,
+        };
         sockets.truncate(workers.len());
         let key = KEYS.fetch_add(1, Ordering::Relaxed);
         let descriptors = sockets.iter().map(AsRawFd::as_raw_fd).collect();
         let at = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(at);
+        // Without copies nobody takes them over.
+        let copies = sockets.iter().map(|socket| inherited::duplicate(socket.as_raw_fd())).collect::<io::Result<_>>();
+        let held = Arc::new(Held {
+            at: (address.to_owned(), port),
+            key,
+            proxy: Arc::downgrade(self),
+            sockets: copies.unwrap_or_default(),
+        });
         for (worker, socket) in workers.iter().zip(sockets) {
-            let proxy = self.clone();
-            worker.spawn(move || serve(proxy, key, socket));
+            let (proxy, held) = (self.clone(), held.clone());
+            worker.spawn(move || serve(proxy, key, socket, held));
         }
-        Ok(Listening { key, at, descriptors })
+        Ok(Listening { key, at, descriptors, held })
+    }
+
+    /// Its sockets are there for another one while sessions are left.
+    fn leave(&self, listening: &Listening) {
+        if !listening.held.sockets.is_empty() {
+            lock(&LEAVING).push(Arc::downgrade(&listening.held));
+        }
+        self.close(listening.key);
     }
 
     fn close(&self, key: u64) {
@@ -215,7 +270,7 @@ impl Server for UdpProxy {
         if moved {
             let old = lock(&self.state).listening.take();
             if let Some(old) = old {
-                self.close(old.key);
+                self.leave(&old);
             }
             self.listen(spec);
         }
@@ -229,7 +284,7 @@ impl Server for UdpProxy {
     fn stop(&self) {
         let listening = lock(&self.state).listening.take();
         if let Some(listening) = listening {
-            self.close(listening.key);
+            self.leave(&listening);
         }
     }
 
@@ -322,11 +377,12 @@ struct Session {
     bytes: [Cell<u64>; 2],
     _seat: Seat,
     _ip_seat: Option<IpSeat>,
+    _hop: Option<Hop>,
     _booking: Booking,
 }
 
 /// Receives from clients until the listener has stopped and no session is left.
-async fn serve(proxy: Arc<UdpProxy>, key: u64, socket: std::net::UdpSocket) {
+async fn serve(proxy: Arc<UdpProxy>, key: u64, socket: std::net::UdpSocket, _held: Arc<Held>) {
     wait_for_datagrams().await;
     if lock(&proxy.state).listening.as_ref().is_none_or(|listening| listening.key != key) {
         // It was taken away meanwhile.
@@ -480,6 +536,7 @@ impl Local {
         if self.sessions.borrow().len() >= live.most {
             return Err((UdpDrop::Sessions, Some("udp_sessions")));
         }
+        let hops = udp_hops::passed(key.peer).ok_or((UdpDrop::Refused, Some("udp_loop")))?;
         let ip_seat = match live.most_per_ip {
             0 => None,
             most => {
@@ -521,6 +578,8 @@ impl Local {
             (ProxyProtocol::V2, None) => v2::Writer::unknown().finish_checked(),
             _ => Vec::new(),
         };
+        let ends = server.local_addr().and_then(|own| Ok((own, server.peer_addr()?)));
+        let hop = ends.ok().and_then(|(own, to)| Hop::of(own, to, hops));
         let session = Rc::new(Session {
             key,
             interface: if is_of_one_link(key.peer.ip()) { interface } else { 0 },
@@ -536,6 +595,7 @@ impl Local {
             bytes: [Cell::new(0), Cell::new(0)],
             _seat: seat,
             _ip_seat: ip_seat,
+            _hop: hop,
             _booking: Booking::new(Kind::Other, SESSION_BYTES),
             pool,
         });

@@ -25,6 +25,8 @@ on_both_drivers![
     datagrams_say_whom_they_are_from,
     servers_are_told_of_clients,
     a_port_of_tcp_is_another_port,
+    a_port_is_opened_again_while_sessions_are_left,
+    relays_that_are_each_others_servers_come_to_an_end,
 ];
 
 const MOCK: &str = "filters: [{name: m, kind: Mock, rules: [{code: 200, body: mocked}]}]";
@@ -40,7 +42,11 @@ fn free_port() -> u16 {
 
 impl Relay {
     fn new(io: IoMode, lines: &str) -> Relay {
-        let timeouts = edge_listeners::Timeouts { tunnel_drain: Duration::from_millis(200), ..Default::default() };
+        Relay::with_drain(io, lines, Duration::from_millis(200))
+    }
+
+    fn with_drain(io: IoMode, lines: &str, tunnel_drain: Duration) -> Relay {
+        let timeouts = edge_listeners::Timeouts { tunnel_drain, ..Default::default() };
         let relay = Relay { house: House::with_timeouts(io, "", MOCK, timeouts), port: free_port() };
         relay.apply(lines);
         relay
@@ -310,6 +316,39 @@ fn silent_sessions_end_and_a_stopped_listener_lets_go_of_its_port(io: IoMode) {
     assert_eq!(client.ask(b"y"), b"1y", "one that is there goes on");
     eventually("its port is free", || UdpSocket::bind(("127.0.0.1", relay.port)).is_ok());
     assert_eq!(relay.house.traffic.connections(), 0);
+}
+
+fn a_port_is_opened_again_while_sessions_are_left(io: IoMode) {
+    let (one, two) = (Server::new("1", 1), Server::new("2", 1));
+    let relay = Relay::with_drain(io, &pool(&[one.port]), Duration::from_secs(60));
+    let client = relay.client();
+    assert_eq!(client.ask(b"x"), b"1x");
+    relay.house.traffic.remove_server("dns");
+    assert_eq!(client.ask(b"y"), b"1y", "the session goes on");
+    relay.apply(&pool(&[two.port]));
+    let servers = relay.house.traffic.servers();
+    let (_, server) = servers.iter().find(|(name, _)| name == "dns").expect("it was applied");
+    assert_eq!(server.state(), ("running", None));
+    // A new client, and the one that was there, whose next datagram begins a session anew. What comes while the sockets change hands may
+    // be lost.
+    for client in [relay.client(), client] {
+        client.socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let mut buffer = [0; 64];
+        eventually("the other one answers", || {
+            client.send(b"z");
+            client.socket.recv(&mut buffer).is_ok_and(|n| buffer[..n] == *b"2z")
+        });
+    }
+}
+
+fn relays_that_are_each_others_servers_come_to_an_end(io: IoMode) {
+    let relay = Relay::new(io, &pool(&[free_port()]));
+    relay.apply(&pool(&[relay.port]));
+    let client = relay.client();
+    client.send(b"round");
+    eventually("it is counted", || relay.house.limit("udp_loop") >= 1);
+    let sessions = relay.house.traffic.connections();
+    assert!(sessions <= 8, "{sessions} sessions of one datagram");
 }
 
 fn from(client: &str, bytes: &[u8]) -> Vec<u8> {
