@@ -36,7 +36,7 @@ struct Inner {
     is_taken_in: bool,
     /// In the socket's list of those that wait until the kernel has room.
     is_blocked: Cell<bool>,
-    /// Bytes of datagrams that carried more than what acknowledges.
+    /// Bytes of datagrams that carried more than what acknowledges, without what is around them.
     received: Cell<u64>,
     sent: Cell<u64>,
     /// Datagrams that came, whatever they said.
@@ -103,7 +103,7 @@ impl Connection {
         told.downcast::<Session>().ok().map(|session| *session)
     }
 
-    /// Bytes of datagrams that came, without those that only acknowledge.
+    /// Bytes that datagrams brought for streams, or a little less; those that only acknowledge bring none.
     pub fn received(&self) -> u64 {
         self.0.received.get()
     }
@@ -134,7 +134,7 @@ impl Connection {
 
     pub(crate) fn handle_event(&self, event: quinn_proto::ConnectionEvent, bytes: usize) {
         if bytes > ACKNOWLEDGES {
-            self.0.received.set(self.0.received.get() + bytes as u64);
+            self.0.received.set(self.0.received.get() + (bytes - OVERHEAD) as u64);
         }
         self.0.heard.set(self.0.heard.get() + 1);
         self.0.refused.set((0, 0));
@@ -165,6 +165,9 @@ impl Connection {
 
 /// A datagram of at most so many bytes says little more than what has arrived.
 const ACKNOWLEDGES: usize = 100;
+
+/// Header, proof, acknowledgement and the heads of frames of such a longer one.
+const OVERHEAD: usize = 64;
 
 /// The one that drives a connection. Dropped, the connection is forgotten.
 pub struct Driver {

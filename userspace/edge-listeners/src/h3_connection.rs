@@ -436,6 +436,9 @@ impl Drive {
                     Ok(None) | Err(ReadError::Reset(_)) => Came::Over,
                 }
             });
+            if let Came::Some(bytes) = &came {
+                self.wire.took(bytes.len());
+            }
             let handled = match came {
                 Came::Some(bytes) => incoming.handle(&mut self.peer, &bytes),
                 Came::Over => {
@@ -548,9 +551,7 @@ impl Drive {
         let fixed = if matches!(self.stage, Stage::Shaking(_)) { HANDSHAKE_BYTES } else { MACHINE_BYTES };
         let heads: usize = self.heads.iter().map(|(request, _)| request.held()).sum();
         let sending = self.wire.outstanding().min(settings.send_window) as usize;
-        // What lies in the machine unread is not told: as much as windows let in is booked for bodies that are awaited.
-        let unread = self.driver.connection().received().saturating_sub(self.wire.body_bytes.get());
-        let unread = if open == 0 { 0 } else { unread.min(open as u64 * u64::from(settings.stream_window)) as usize };
+        let unread = unread(self.driver.connection().received(), self.wire.taken.get(), self.window.into());
         self.booking.set(fixed + open * STREAM_BYTES + heads + sending + unread);
     }
 
@@ -642,6 +643,12 @@ impl Drive {
     }
 }
 
+/// What lies in the machine unread, which it does not tell: in order, because nobody reads a body, or out of order, because what comes
+/// before it has not come. As much as came and was not taken, within the window; a sixteenth of what came may have come twice.
+fn unread(received: u64, taken: u64, window: u64) -> usize {
+    (received - received / 16).saturating_sub(taken).min(window) as usize
+}
+
 /// What each field costs beside its bytes (RFC 9114 section 4.2.2).
 const FIELD_OVERHEAD: usize = 32;
 
@@ -689,6 +696,17 @@ impl base_quic::Accepts for Door {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_came_and_was_not_taken_is_unread() {
+        assert_eq!(unread(0, 0, 1000), 0);
+        assert_eq!(unread(1600, 0, 1000), 1000, "no more than the window lets in");
+        assert_eq!(unread(1600, 0, 10_000), 1500);
+        assert_eq!(unread(1600, 1000, 10_000), 500);
+        assert_eq!(unread(1600, 1600, 10_000), 0);
+        // What is taken as it comes does not add up, however long it goes on.
+        assert_eq!(unread(1_000_000_000, 999_000_000, 10_000), 0);
+    }
 
     #[test]
     fn a_budget_is_earned_up_to_its_most() {

@@ -51,6 +51,8 @@ pub struct Wire {
     pub idle: Cell<u32>,
     /// Bytes of bodies that came.
     pub body_bytes: Cell<u64>,
+    /// Bytes that were taken out of streams, whatever they were.
+    pub taken: Cell<u64>,
     /// Requests given up by the client before they were answered.
     pub given_up: Cell<u32>,
     /// Answers that were sent to their end.
@@ -68,6 +70,7 @@ impl Wire {
             fault: Cell::new(None),
             idle: Cell::new(0),
             body_bytes: Cell::new(0),
+            taken: Cell::new(0),
             given_up: Cell::new(0),
             answered: Cell::new(0),
             outstanding: RefCell::default(),
@@ -84,6 +87,11 @@ impl Wire {
     pub fn settled(&self, id: StreamId) {
         let bytes = self.outstanding.borrow_mut().remove(&id).unwrap_or(0);
         self.outstanding_bytes.set(self.outstanding_bytes.get() - bytes);
+    }
+
+    /// So many bytes were taken out of a stream.
+    pub fn took(&self, bytes: usize) {
+        self.taken.set(self.taken.get() + bytes as u64);
     }
 
     fn wrote(&self, id: StreamId, bytes: usize) {
@@ -257,6 +265,9 @@ impl RequestStream {
             };
             (read, chunks.finalize().should_transmit())
         });
+        if let Read::Some(bytes) = &read {
+            self.wire.took(bytes.len());
+        }
         if told {
             self.wire.quic.wake();
         }
