@@ -2,9 +2,10 @@
 
 use crate::{
     adaptive_concurrency, cache, cert_extractor, cors_adaptor, data_builder, fallback, fault_injector, file_server,
-    grpc_proxy, header_lookup, header_to_json, kafka, lottery, mock, oidc_adaptor, opa_filter, proxy, proxy_wasm,
-    rate_limiter, redirector, redirector_v2, remote_filter, request_adaptor, request_builder, response_adaptor,
-    response_builder, result_builder, script, simple_http_proxy, validator, waiting_room, wasm_host, websocket_proxy,
+    forward_auth, grpc_proxy, header_lookup, header_to_json, kafka, lottery, mock, oidc_adaptor, opa_filter, proxy,
+    proxy_wasm, rate_limiter, redirector, redirector_v2, remote_filter, request_adaptor, request_builder,
+    response_adaptor, response_builder, result_builder, script, simple_http_proxy, validator, waiting_room, wasm_host,
+    websocket_proxy,
 };
 use edge_pipeline::FilterKind;
 
@@ -17,6 +18,7 @@ static KINDS: &[FilterKind] = &[
     fallback::KIND,
     fault_injector::KIND,
     file_server::KIND,
+    forward_auth::KIND,
     grpc_proxy::KIND,
     header_lookup::KIND,
     header_to_json::KIND,

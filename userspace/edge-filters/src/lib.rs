@@ -17,6 +17,7 @@ pub mod data_builder;
 pub mod fallback;
 pub mod fault_injector;
 pub mod file_server;
+pub mod forward_auth;
 pub mod grpc_proxy;
 pub mod header_lookup;
 pub mod header_to_json;

@@ -337,6 +337,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     // Each word wants a text of its own, so that no document is sound with either.
     ("PathSpec.type", "edge-filters/src/redirector_v2.rs", "locations"),
     ("SimpleHttpProxySpec.compression", "server/tests/house/forward_proxy.rs", "curl_goes_where_it_may"),
+    ("ForwardAuthSpec", "server/tests/house/forward_auth.rs", "a_service_says_who_may_pass"),
     ("RemoteFilterSpec", "server/tests/house/remote_filter.rs", "a_service_changes_requests_or_answers_them"),
     ("QuotaSpec", "server/tests/house/authentication.rs", "consumers_are_known_by_their_keys_and_have_their_quotas"),
     (
