@@ -3,7 +3,7 @@
 //! Whoever can connect can ask for any name, so a name needs leave: that of the document's list, of its `ask` where there is one, and room
 //! within `perHour` and `most`. What had leave is written down; a name that comes to nothing is forgotten.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant, SystemTime};
 
 use control_api::Section;
@@ -12,6 +12,7 @@ use control_api::tls::ClientTrust;
 use control_state::KeyPut;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use super::{ACME, CERTIFICATES, Deposed, Shared, Stop, milliseconds, read_record};
 use crate::host::Cluster;
@@ -56,22 +57,38 @@ impl<C: Cluster> Shared<C> {
         };
         let mut lately = known.iter().filter(|name| since(name) > hour_ago).count();
         let (mut count, mut puts) = (known.len(), Vec::new());
-        for name in wanted {
-            let is_known = known.contains(&name) || self.spec.manages(&name);
-            if is_known || !self.spec.allows_on_demand(&name) || demands.denied.contains_key(&name) {
-                continue;
-            }
-            let fits = lately < rule.per_hour as usize && count < rule.most as usize;
-            if !fits || !self.has_leave(&rule.ask, &name).await {
-                demands.refused += 1;
-                if demands.denied.len() < DENIED_MAX {
-                    demands.denied.insert(name, Instant::now() + DENIED);
+        let may = |name: &String| {
+            let is_known = known.contains(name) || self.spec.manages(name);
+            !is_known && self.spec.allows_on_demand(name) && !demands.denied.contains_key(name)
+        };
+        let asked: Vec<String> = wanted.into_iter().filter(may).collect();
+        let full = |lately: usize, count: usize| lately >= rule.per_hour as usize || count >= rule.most as usize;
+        for names in asked.chunks(ASKED_AT_ONCE) {
+            let leave = match full(lately, count) {
+                true => names.iter().map(|name| (name.clone(), Leave::No)).collect(),
+                false => self.leave(&rule.ask, names).await,
+            };
+            let is_answered = leave.values().all(|leave| *leave != Leave::Unknown);
+            for (name, leave) in leave {
+                if leave != Leave::Yes || full(lately, count) {
+                    demands.refused += 1;
+                    if demands.denied.len() < DENIED_MAX {
+                        demands.denied.insert(name, Instant::now() + DENIED);
+                    }
+                    continue;
                 }
-                continue;
+                (lately, count) = (lately + 1, count + 1);
+                tracing::info!(
+                    object = self.name,
+                    name,
+                    "a client has asked for this name, and it may have a certificate"
+                );
+                puts.push(KeyPut::new(format!("{PREFIX}{name}"), json!({"since": milliseconds(SystemTime::now())})));
             }
-            (lately, count) = (lately + 1, count + 1);
-            tracing::info!(object = self.name, name, "a client has asked for this name, and it may have a certificate");
-            puts.push(KeyPut::new(format!("{PREFIX}{name}"), json!({"since": milliseconds(SystemTime::now())})));
+            if !is_answered {
+                // Names that are due do not wait until each of the others was asked in vain; clients ask again.
+                break;
+            }
         }
         match puts.is_empty() {
             true => Ok(()),
@@ -83,21 +100,43 @@ impl<C: Cluster> Shared<C> {
         }
     }
 
-    /// Whether whoever the document names says yes.
-    async fn has_leave(&self, ask: &str, name: &str) -> bool {
-        if ask.is_empty() {
-            return true;
+    /// What whoever the document names says of these names, who is asked for all of them at the same time.
+    async fn leave(&self, ask: &str, names: &[String]) -> BTreeMap<String, Leave> {
+        let mut asking = JoinSet::new();
+        for name in names {
+            asking.spawn(asked(self.name.clone(), ask.to_owned(), name.clone()));
         }
-        let Ok(client) = Client::trusting(PATIENCE, &ClientTrust::default()) else { return false };
-        let joint = if ask.contains('?') { '&' } else { '?' };
-        // Names of DNS have nothing in them that would have to be encoded.
-        let url = format!("{ask}{joint}domain={name}");
-        match client.open(Method::GET, &url, &[], PATIENCE).await {
-            Ok(answer) => answer.status() == StatusCode::OK,
-            Err(error) => {
-                tracing::warn!(object = self.name, name, "nobody says whether it may have a certificate: {error}");
-                false
-            }
+        let mut leave: BTreeMap<String, Leave> = names.iter().map(|name| (name.clone(), Leave::Unknown)).collect();
+        while let Some(said) = asking.join_next().await {
+            leave.extend(said.ok());
+        }
+        leave
+    }
+}
+
+/// What is said of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Yes,
+    No,
+    /// Nobody answers.
+    Unknown,
+}
+
+async fn asked(object: String, ask: String, name: String) -> (String, Leave) {
+    if ask.is_empty() {
+        return (name, Leave::Yes);
+    }
+    let Ok(client) = Client::trusting(PATIENCE, &ClientTrust::default()) else { return (name, Leave::Unknown) };
+    let joint = if ask.contains('?') { '&' } else { '?' };
+    // Names of DNS have nothing in them that would have to be encoded.
+    let url = format!("{ask}{joint}domain={name}");
+    match client.open(Method::GET, &url, &[], PATIENCE).await {
+        Ok(answer) if answer.status() == StatusCode::OK => (name, Leave::Yes),
+        Ok(_) => (name, Leave::No),
+        Err(error) => {
+            tracing::warn!(object, name, "nobody says whether it may have a certificate: {error}");
+            (name, Leave::Unknown)
         }
     }
 }
@@ -110,3 +149,5 @@ const FAILURES_MAX: u32 = 3;
 const DENIED: Duration = Duration::from_secs(60);
 const DENIED_MAX: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Names that are asked for at the same time.
+const ASKED_AT_ONCE: usize = 32;

@@ -1,4 +1,5 @@
 use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
 
 use control_api::{ENDPOINTS, Refusal};
 use control_state::{Command, PutMode};
@@ -321,5 +322,33 @@ async fn an_order_that_fails_is_remembered_by_whoever_leads_next() {
     eventually("it is tried again, in its time", || record()["failures"].as_u64() > before["failures"].as_u64()).await;
     world.act(Action::delete("c")).unwrap();
     eventually("what was known goes with it", || section().is_empty() && board.entries().is_empty()).await;
+    host.abort();
+}
+
+#[tokio::test]
+async fn names_that_clients_ask_for_are_asked_about_at_the_same_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = Keys::open(directory.path(), None).unwrap();
+    // It takes every connection and answers none.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ask = format!("http://{}/may", listener.local_addr().unwrap());
+    let open = Arc::new(AtomicUsize::new(0));
+    let counted = open.clone();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            held.push(stream);
+        }
+    });
+    let (world, board) = (World::new(), Arc::new(Board::default()));
+    world.put(json!({"name": "c", "kind": "AutoCertManager", "email": "a@b.test", "domains": [{"name": "b.test"}],
+                     "directoryURL": "http://127.0.0.1:1/dir",
+                     "onDemand": {"allow": ["*.c.test"], "ask": ask, "perHour": 100, "most": 100}}));
+    let host = tokio::spawn(run(world.clone(), board.clone(), Arc::new(Anything), keys));
+    eventually("it runs", || board.statuses(None).contains_key("c")).await;
+    board.want((0..32).map(|n| format!("{n}.c.test")));
+    // Names that are due wait for one of them at most, and not for all, one after the other.
+    eventually("all of them are asked about", || open.load(Ordering::SeqCst) >= 32).await;
     host.abort();
 }
