@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base_model::{HttpServerSpec, IngressControllerSpec, PortsSpec, VirtualIpSpec};
 use control_api::Document;
+use control_kubernetes::certificates::secret_of;
 use control_kubernetes::ingress::{self, Settings};
 use control_kubernetes::object::LoadBalancerPlace;
 use control_kubernetes::reflect::Place;
@@ -126,7 +127,9 @@ fn certificates(server: Option<&Document>) -> BTreeMap<String, (String, String)>
     let texts = |name: &str| server.and_then(|server| server.get(name)?.as_object()).into_iter().flatten();
     let keys: BTreeMap<&String, &str> = texts("keys").filter_map(|(name, key)| Some((name, key.as_str()?))).collect();
     texts("certs")
-        .filter_map(|(name, chain)| Some((name.clone(), (chain.as_str()?.to_owned(), (*keys.get(name)?).to_owned()))))
+        .filter_map(|(name, chain)| {
+            Some((secret_of(name).to_owned(), (chain.as_str()?.to_owned(), (*keys.get(name)?).to_owned())))
+        })
         .collect()
 }
 

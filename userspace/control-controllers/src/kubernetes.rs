@@ -4,7 +4,7 @@
 //! What is made is decided by a [`Maker`], which knows neither time nor sockets. Nothing is written before everything has been listed
 //! once: half of a list says nothing of the other half.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +12,7 @@ use base_text::quoted;
 use control_api::time::rfc3339;
 use control_api::{Document, ENDPOINTS, Refusal, RefusalKind};
 use control_kubernetes::endpoints::{self, ServiceName};
-use control_kubernetes::ingress::Check;
+use control_kubernetes::ingress::{Check, names_of};
 use control_kubernetes::reflect::{Heard, Place, reflect};
 use control_kubernetes::report::{Grade, Report};
 use control_kubernetes::{Api, Key, Kind, Store};
@@ -84,8 +84,8 @@ pub struct Controller<C> {
 enum Said {
     Heard(Place, Heard),
     Alive(Result<(), String>),
-    /// What could not be told the API server.
-    Untold(Tell, String),
+    /// What could not be told the API server, and why, where that is a fault.
+    Untold(Tell, Option<String>),
 }
 
 /// What one controller keeps.
@@ -101,6 +101,8 @@ struct Work<C> {
     teller: Teller,
     faults: u64,
     alive: Option<String>,
+    /// What could not be written the last time.
+    unwritten: Option<String>,
 }
 
 impl<C: Cluster> Controller<C> {
@@ -149,6 +151,7 @@ impl<C: Cluster> Controller<C> {
             teller,
             faults: 0,
             alive: None,
+            unwritten: None,
         };
         let (mut dirty, mut not_before) = (true, Instant::now());
         loop {
@@ -197,7 +200,7 @@ impl<C: Cluster> Work<C> {
                     self.faults += 1;
                     tracing::warn!(object = name, "{why}; what was known last is served on");
                 }
-                let first = matches!(heard, Heard::Listed(_));
+                let first = matches!(heard, Heard::Listed(..));
                 let changes = self.store.hear(&place, heard);
                 !changes.is_empty() || first
             }
@@ -212,11 +215,20 @@ impl<C: Cluster> Work<C> {
                 false
             }
             Said::Untold(what, why) => {
-                tracing::warn!(object = name, "{why}");
                 self.teller.forget(&what);
-                self.faults += 1;
-                board.update(name, |entry| entry.untold = Some(why));
-                false
+                if let Some(why) = &why {
+                    tracing::warn!(object = name, "{why}");
+                    self.faults += 1;
+                    board.update(name, |entry| entry.untold = Some(why.clone()));
+                }
+                // What was heard meanwhile may have been planned for already; what is yet to be heard is planned for then.
+                let written = |tell: &Tell| match tell {
+                    Tell::Status { kind, key, version, .. } => {
+                        self.store.get(*kind, key).is_some_and(|object| object.meta().resource_version != *version)
+                    }
+                    Tell::Event { .. } => false,
+                };
+                why.is_none() && written(&what)
             }
         };
         let fault = self.store.faults().next().map(str::to_owned).or_else(|| self.alive.clone());
@@ -248,9 +260,10 @@ impl<C: Cluster> Work<C> {
         let outcome = self.controller.maker.make(seen);
         self.checked.forget_unused();
         self.seen = Some(objects.clone());
-        let written = self.write(&objects, &outcome).await;
+        let mut refused = Refused::default();
+        let written = self.write(&objects, &outcome, &mut refused).await;
         let told = match written {
-            Ok(()) => None,
+            Ok(()) => refused.told(),
             Err(refusal) if refusal.kind == RefusalKind::Stale => {
                 self.controller.board.fenced_out();
                 tracing::info!(object = self.controller.name, %refusal, "another member leads");
@@ -258,12 +271,14 @@ impl<C: Cluster> Work<C> {
             }
             Err(refusal) => Some(format!("what is made of it could not be written down: {refusal}")),
         };
-        if let Some(told) = &told {
-            tracing::warn!(object = self.controller.name, "{told}");
-        } else {
+        match &told {
+            // It is tried again and again, and told once.
+            Some(told) if self.unwritten.as_ref() == Some(told) => {}
+            Some(told) => tracing::warn!(object = self.controller.name, "{told}"),
             // What was written is no news.
-            self.seen = Some(self.controller.cluster.state().view.objects.clone());
+            None => self.seen = Some(self.controller.cluster.state().view.objects.clone()),
         }
+        self.unwritten = told.clone();
         self.report(&outcome, told.clone());
         self.teller.tell(&self.store, &outcome);
         Ok(told.is_none())
@@ -294,7 +309,12 @@ impl<C: Cluster> Work<C> {
     }
 
     /// Servers come before whoever asks for them, pipelines before whoever leads to them; what goes, goes in the other order.
-    async fn write(&mut self, objects: &BTreeMap<String, Document>, outcome: &Outcome) -> Result<(), Refusal> {
+    async fn write(
+        &mut self,
+        objects: &BTreeMap<String, Document>,
+        outcome: &Outcome,
+        refused: &mut Refused,
+    ) -> Result<(), Refusal> {
         let (puts, deletes) = self.servers(outcome);
         self.put_servers(puts, Vec::new()).await?;
         let parent = format!("{}:{}", self.controller.maker.kind(), self.controller.name);
@@ -313,31 +333,70 @@ impl<C: Cluster> Work<C> {
         // A server that goes leaves its port to one that comes.
         let gone_servers: Vec<String> =
             gone.extract_if(.., |name| objects.get(name).is_some_and(|d| is_server(d))).collect();
-        self.put_documents(pipelines, Vec::new()).await?;
-        self.put_documents(servers, gone_servers).await?;
-        self.put_documents(Vec::new(), gone).await?;
+        self.put_documents(pipelines, Vec::new(), refused).await?;
+        self.put_documents(servers, gone_servers, refused).await?;
+        if refused.count > 0 {
+            // A server that stays as it was leads on to what was there.
+            return Ok(());
+        }
+        self.put_documents(Vec::new(), gone, refused).await?;
         self.put_servers(Vec::new(), deletes).await
     }
 
-    async fn put_documents(&mut self, puts: Vec<&Value>, mut deletes: Vec<String>) -> Result<(), Refusal> {
-        let mut puts = puts.into_iter().peekable();
-        while puts.peek().is_some() || !deletes.is_empty() {
-            let (mut batch, mut bytes) = (Vec::new(), 0);
-            while bytes < BATCH_BYTES && batch.len() < BATCH {
-                let Some(document) = puts.next() else { break };
-                bytes += document.to_string().len();
-                batch.push(Entry::new(Document::new(document.clone()), Vec::new()));
+    /// In parts; of a part that is refused each half by itself, down to the documents that it is refused for: what one namespace asks for
+    /// and cannot have keeps nothing from the others.
+    async fn put_documents(
+        &mut self,
+        puts: Vec<&Value>,
+        mut deletes: Vec<String>,
+        refused: &mut Refused,
+    ) -> Result<(), Refusal> {
+        let mut parts: VecDeque<Vec<&Value>> = VecDeque::new();
+        let mut bytes = 0;
+        for document in puts {
+            let length = document.to_string().len();
+            match parts.back_mut() {
+                Some(part) if part.len() < BATCH && bytes + length <= BATCH_BYTES => part.push(document),
+                _ => {
+                    parts.push_back(vec![document]);
+                    bytes = 0;
+                }
             }
-            let changes = batch.len() + deletes.len();
-            let action = Action::PutGenerated {
-                owner: self.controller.name.clone(),
-                fence: Some(self.controller.fence.clone()),
-                puts: batch,
-                deletes: deletes.drain(..deletes.len().min(BATCH)).collect(),
-            };
-            self.controller.cluster.propose(action, &self.controller.name).await?;
-            self.controller.board.update(&self.controller.name, |entry| entry.changes_total += changes as u64);
+            bytes += length;
         }
+        while !parts.is_empty() || !deletes.is_empty() {
+            let part = parts.pop_front().unwrap_or_default();
+            let gone: Vec<String> = deletes.drain(..deletes.len().min(BATCH)).collect();
+            match self.put_generated(&part, gone.clone()).await {
+                Ok(()) => {}
+                Err(refusal) if !matches!(refusal.kind, RefusalKind::Conflict | RefusalKind::Invalid) => {
+                    return Err(refusal);
+                }
+                Err(_) if !gone.is_empty() && !part.is_empty() => {
+                    self.put_generated(&[], gone).await?;
+                    parts.push_front(part);
+                }
+                Err(refusal) if part.len() < 2 || refused.is_full() => refused.take(&part, &refusal),
+                Err(_) => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.push_front(second.to_vec());
+                    parts.push_front(first.to_vec());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn put_generated(&mut self, puts: &[&Value], deletes: Vec<String>) -> Result<(), Refusal> {
+        let changes = puts.len() + deletes.len();
+        let action = Action::PutGenerated {
+            owner: self.controller.name.clone(),
+            fence: Some(self.controller.fence.clone()),
+            puts: puts.iter().map(|put| Entry::new(Document::new(Value::clone(put)), Vec::new())).collect(),
+            deletes,
+        };
+        self.controller.cluster.propose(action, &self.controller.name).await?;
+        self.controller.board.update(&self.controller.name, |entry| entry.changes_total += changes as u64);
         Ok(())
     }
 
@@ -399,6 +458,37 @@ impl<C: Cluster> Work<C> {
     }
 }
 
+/// Documents that the cluster does not take, and why.
+#[derive(Default)]
+struct Refused {
+    count: usize,
+    told: Vec<String>,
+}
+
+impl Refused {
+    fn take(&mut self, part: &[&Value], refusal: &Refusal) {
+        self.count += part.len();
+        if self.told.len() < REFUSED_TOLD {
+            self.told.push(refusal.to_string());
+        }
+    }
+
+    /// Which ones exactly is not looked for any more.
+    fn is_full(&self) -> bool {
+        self.count >= REFUSED_SOUGHT
+    }
+
+    /// In words, if there are any.
+    fn told(&self) -> Option<String> {
+        let why = self.told.join("; ");
+        match self.count {
+            0 => None,
+            1 => Some(format!("a document that is made of it could not be written down: {why}")),
+            count => Some(format!("{count} documents that are made of it could not be written down: {why}")),
+        }
+    }
+}
+
 /// As registries have them.
 pub(crate) fn instances(servers: &[endpoints::Server]) -> Vec<Instance> {
     let records = servers.iter().map(|server| Record {
@@ -421,11 +511,15 @@ fn is_stored(document: &Value, stored: &Value) -> bool {
 
 /// Whether anybody answers, now and then: a watch says nothing while nothing changes.
 async fn alive(api: Api, tell: mpsc::Sender<Said>) {
+    let mut was_away = false;
     loop {
         let alive = api.alive().await.map_err(|error| error.told);
         if alive.is_err() {
             api.renew();
+        } else if was_away {
+            api.doubt_watches();
         }
+        was_away = alive.is_err();
         if tell.send(Said::Alive(alive)).await.is_err() {
             return;
         }
@@ -438,16 +532,27 @@ struct Checked {
     checks: Arc<dyn Checks>,
     known: HashMap<String, (Value, Result<(), String>)>,
     used: BTreeSet<String>,
+    /// Of certificates, by their secrets.
+    names: HashMap<String, ((String, String), Vec<String>)>,
+    names_used: BTreeSet<String>,
 }
 
 impl Checked {
     fn new(checks: Arc<dyn Checks>) -> Checked {
-        Checked { checks, known: HashMap::new(), used: BTreeSet::new() }
+        Checked {
+            checks,
+            known: HashMap::new(),
+            used: BTreeSet::new(),
+            names: HashMap::new(),
+            names_used: BTreeSet::new(),
+        }
     }
 
     fn forget_unused(&mut self) {
         let used = std::mem::take(&mut self.used);
         self.known.retain(|name, _| used.contains(name));
+        let used = std::mem::take(&mut self.names_used);
+        self.names.retain(|secret, _| used.contains(secret));
     }
 }
 
@@ -463,6 +568,15 @@ impl Check for Checked {
                 result
             }
         }
+    }
+
+    fn names(&mut self, secret: &str, pair: &(String, String)) -> Vec<String> {
+        if !self.names.get(secret).is_some_and(|(known, _)| known == pair) {
+            let names = names_of(&pair.0, &pair.1);
+            self.names.insert(secret.to_owned(), (pair.clone(), names));
+        }
+        self.names_used.insert(secret.to_owned());
+        self.names.get(secret).map(|(_, names)| names.clone()).unwrap_or_default()
     }
 }
 
@@ -495,3 +609,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 const SERVERS_READ_AGAIN: Duration = Duration::from_secs(30);
 const ALIVE_ASKED: Duration = Duration::from_secs(5);
 const REMARKS_TOLD: usize = 16;
+/// Of documents that the cluster does not take.
+const REFUSED_TOLD: usize = 8;
+/// So many are looked for one by one in a turn.
+const REFUSED_SOUGHT: usize = 64;

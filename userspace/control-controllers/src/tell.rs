@@ -15,8 +15,18 @@ use crate::kubernetes::{Outcome, warns};
 /// One thing to tell.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Tell {
-    Status { kind: Kind, key: Key, status: Value },
-    Event { kind: Kind, key: Key, event: Value },
+    /// Of an object as it was in this version: another controller may write there too.
+    Status {
+        kind: Kind,
+        key: Key,
+        version: String,
+        status: Value,
+    },
+    Event {
+        kind: Kind,
+        key: Key,
+        event: Value,
+    },
 }
 
 impl Tell {
@@ -36,10 +46,11 @@ pub struct Teller {
 }
 
 impl Teller {
-    /// With what does the telling, for as long as it is not dropped; `untold` hears of what could not be told.
+    /// With what does the telling, for as long as it is not dropped; `untold` hears of what could not be told, and why, where that is not
+    /// because somebody else has written to the object: then what is to be told comes anew from what is heard of it.
     pub fn new<F, U>(api: Api, untold: F) -> (Teller, impl Future<Output = ()> + Send)
     where
-        F: Fn(Tell, String) -> U + Send + Sync + 'static,
+        F: Fn(Tell, Option<String>) -> U + Send + Sync + 'static,
         U: Future<Output = ()> + Send,
     {
         let (queue, mut tells) = mpsc::channel::<Tell>(QUEUE);
@@ -61,9 +72,19 @@ impl Teller {
 
     /// What is new of it. What there is no room for now is told the next time.
     pub fn tell(&mut self, store: &Store, outcome: &Outcome) {
-        self.told.retain(|(kind, key, _), _| store.get(*kind, key).is_some());
+        // Once a status is as it was told, somebody who makes it another one is told again.
+        self.told.retain(|(kind, key, is_status), _| match is_status {
+            true => outcome.statuses.contains_key(&(*kind, key.clone())),
+            false => store.get(*kind, key).is_some(),
+        });
         for ((kind, key), status) in &outcome.statuses {
-            self.once(Tell::Status { kind: *kind, key: key.clone(), status: status.clone() }, &status.to_string());
+            let Some(version) = store.get(*kind, key).map(|object| object.meta().resource_version.clone()) else {
+                continue;
+            };
+            self.once(
+                Tell::Status { kind: *kind, key: key.clone(), version, status: status.clone() },
+                &status.to_string(),
+            );
         }
         for ((kind, key), report) in &outcome.reports {
             let lines = report.lines().join("\n");
@@ -90,11 +111,9 @@ impl Teller {
     }
 }
 
-async fn send(api: &Api, tell: &Tell) -> Result<(), String> {
+async fn send(api: &Api, tell: &Tell) -> Result<(), Option<String>> {
     let (sent, kind, key) = match tell {
-        Tell::Status { kind, key, status } => {
-            (api.patch_status(*kind, &key.namespace, &key.name, status).await, kind, key)
-        }
+        Tell::Status { kind, key, version, status } => (api.patch_status(*kind, key, version, status).await, kind, key),
         Tell::Event { kind, key, event } => {
             let namespace = if key.namespace.is_empty() { "default" } else { &key.namespace };
             (api.create(&format!("/api/v1/namespaces/{namespace}/events"), event).await, kind, key)
@@ -103,7 +122,8 @@ async fn send(api: &Api, tell: &Tell) -> Result<(), String> {
     match sent {
         // It has gone meanwhile.
         Err(error) if error.is_not_found() => Ok(()),
-        Err(error) => Err(format!("{kind} {key} could not be told how it is: {error}")),
+        Err(error) if error.is_conflict() => Err(None),
+        Err(error) => Err(Some(format!("{kind} {key} could not be told how it is: {error}"))),
         Ok(()) => Ok(()),
     }
 }

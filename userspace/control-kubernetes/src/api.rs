@@ -13,9 +13,11 @@ use hyper::body::Incoming;
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::access::{self, Access};
 use crate::kinds::Kind;
+use crate::object::Key;
 
 /// The API server. Clones share connections.
 #[derive(Clone)]
@@ -29,6 +31,8 @@ struct Inner {
     current: Mutex<Current>,
     /// Which of the versions of a kind this API server has; the newest, until it says otherwise.
     versions: Mutex<BTreeMap<Kind, usize>>,
+    /// Changes when connections from before may be dead without saying so.
+    doubts: watch::Sender<()>,
 }
 
 /// What the files said when they were read last.
@@ -60,6 +64,11 @@ impl ApiError {
         self.status == StatusCode::GONE.as_u16()
     }
 
+    /// Somebody has written in between.
+    pub fn is_conflict(&self) -> bool {
+        self.status == StatusCode::CONFLICT.as_u16()
+    }
+
     pub fn is_not_found(&self) -> bool {
         self.status == StatusCode::NOT_FOUND.as_u16()
     }
@@ -78,7 +87,8 @@ impl Api {
     pub fn new(kube_config: &str, master_url: &str) -> Result<Api, String> {
         let current = Mutex::new(Current::of(access::find(kube_config, master_url)?)?);
         let (kube_config, master_url) = (kube_config.to_owned(), master_url.to_owned());
-        Ok(Api { inner: Arc::new(Inner { kube_config, master_url, current, versions: Mutex::default() }) })
+        let doubts = watch::Sender::new(());
+        Ok(Api { inner: Arc::new(Inner { kube_config, master_url, current, versions: Mutex::default(), doubts }) })
     }
 
     /// Reads the files again that say where the API server is and whom to believe: after a fault they may say something else.
@@ -88,6 +98,15 @@ impl Api {
         let Ok(access) = access::find(&inner.kube_config, &inner.master_url) else { return };
         let Ok(fresh) = Current::of(access) else { return };
         *inner.current.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+    }
+
+    /// It answers again after it did not: what was cut off meanwhile may never say so. Watches are begun anew from where they are.
+    pub fn doubt_watches(&self) {
+        self.inner.doubts.send_replace(());
+    }
+
+    pub(crate) fn doubts(&self) -> watch::Receiver<()> {
+        self.inner.doubts.subscribe()
     }
 
     /// The version of a kind that is asked for.
@@ -190,17 +209,40 @@ impl Api {
         })
     }
 
-    /// Changes some fields of a status.
-    pub async fn patch_status(&self, kind: Kind, namespace: &str, name: &str, status: &Value) -> Result<(), ApiError> {
-        let path = format!("{}/status", kind.path_of(self.version(kind), namespace, name));
-        let body = serde_json::json!({"status": status}).to_string();
+    /// Whether the API server itself says that it has no version of a kind. Somebody in between who answers 404 says nothing of that.
+    pub(crate) async fn lacks(&self, kind: Kind) -> Result<bool, ApiError> {
+        let groups = self.json(Method::GET, "/apis", "", Bytes::new()).await?;
+        if groups["kind"] != "APIGroupList" {
+            return Ok(false);
+        }
+        let versions = |group: &Value| group["versions"].as_array().cloned().unwrap_or_default();
+        let served: Vec<Value> = groups["groups"].as_array().into_iter().flatten().flat_map(versions).collect();
+        for version in kind.versions().iter().filter(|version| served.iter().any(|of| of["groupVersion"] == **version))
+        {
+            let resources = self.json(Method::GET, &format!("/apis/{version}"), "", Bytes::new()).await?;
+            let mut all = resources["resources"].as_array().into_iter().flatten();
+            if resources["kind"] != "APIResourceList" || all.any(|resource| resource["name"] == kind.plural()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Changes some fields of the status of an object, as long as nobody has written to it since this version.
+    pub async fn patch_status(&self, kind: Kind, key: &Key, version: &str, status: &Value) -> Result<(), ApiError> {
+        let path = format!("{}/status", kind.path_of(self.version(kind), &key.namespace, &key.name));
+        let mut body = serde_json::json!({"status": status});
+        if !version.is_empty() {
+            body["metadata"] = serde_json::json!({"resourceVersion": version});
+        }
+        let body = body.to_string();
         self.json(Method::PATCH, &path, "application/merge-patch+json", body).await.map(|_| ())
     }
 
     /// Creates an object at a path; one that is there already is as good.
     pub async fn create(&self, path: &str, object: &Value) -> Result<(), ApiError> {
         match self.json(Method::POST, path, "application/json", object.to_string()).await {
-            Err(error) if error.status == StatusCode::CONFLICT.as_u16() => Ok(()),
+            Err(error) if error.is_conflict() => Ok(()),
             other => other.map(|_| ()),
         }
     }

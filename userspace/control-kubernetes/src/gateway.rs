@@ -134,7 +134,8 @@ struct Made<'a> {
 impl Made<'_> {
     /// What an address and a port are called in names of documents.
     fn server_name(&self, kind: &str, address: &str, port: i64) -> String {
-        let at = if address.is_empty() { String::new() } else { format!("{}.", address.replace(':', "-")) };
+        // No dots: a pipeline's name has a namespace and a route there.
+        let at = if address.is_empty() { String::new() } else { format!("{}.", address.replace([':', '.'], "-")) };
         format!("{}.{kind}.{at}{port}", self.settings.name)
     }
 
@@ -405,9 +406,11 @@ fn conflicts(ours: &mut [Ours<'_>]) {
             if a.0 != b.0 && m > n {
                 continue;
             }
+            // Of what is relayed without being read, and of TLS that several Gateways would end, one has the port.
+            let shares = matches!(a.4.as_str(), "HTTP" | "HTTPS") || a.4 == "TLS" && a.0 == b.0;
             if a.4 != b.4 {
                 told.push((a.0, a.1, "ProtocolConflict"));
-            } else if a.0 == b.0 && a.5 == b.5 || !matches!(a.4.as_str(), "HTTP" | "HTTPS" | "TLS") {
+            } else if a.5 == b.5 || !shares {
                 told.push((a.0, a.1, "HostnameConflict"));
             }
         }
@@ -435,7 +438,7 @@ fn attach<'s>(
     let before = route.status["parents"].as_array().cloned().unwrap_or_default();
     let hosts = if route.spec.hostnames.is_empty() { vec!["*".to_owned()] } else { route.spec.hostnames.clone() };
     let mut report = Report { hosts, ..Report::default() };
-    let (unsupported, resolved) = http::judge(store, kind, route);
+    let (unsupported, resolved) = http::judge(store, settings.name, kind, route);
     for parent in &route.spec.parent_refs {
         let Some(g) = gateway_of(parent, route, ours) else { continue };
         let mut accepted = listeners_for(store, kind, route, parent, g, ours, &mut places);

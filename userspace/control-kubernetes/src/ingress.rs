@@ -11,6 +11,7 @@ use std::sync::Arc;
 use base_text::quoted;
 use serde_json::{Map, Value, json};
 
+use crate::certificates::{self, Candidate};
 use crate::endpoints::{self, ServiceName};
 use crate::object::{Ingress, IngressBackend, Key, decoded};
 use crate::report::Report;
@@ -35,6 +36,16 @@ pub struct Settings<'s> {
 /// Says what a document of ours lacks. Documents of one name are versions of one thing.
 pub trait Check {
     fn check(&mut self, document: &Value) -> Result<(), String>;
+
+    /// Names that a certificate is for, of a secret called so.
+    fn names(&mut self, _secret: &str, (chain, key): &(String, String)) -> Vec<String> {
+        names_of(chain, key)
+    }
+}
+
+/// Names that a certificate is for, in lower case; none of one that cannot be read.
+pub fn names_of(chain: &str, key: &str) -> Vec<String> {
+    base_tls::Certificate::read_undated(chain, key).map(|it| it.names().to_vec()).unwrap_or_default()
 }
 
 /// What came of it.
@@ -48,7 +59,7 @@ pub struct Plan {
     pub pipelines: BTreeMap<String, Value>,
     /// What the pipelines' pools ask for.
     pub services: BTreeSet<String>,
-    /// Certificates and keys, PEM, by the secret they are from.
+    /// Certificates and keys, PEM, by what they are called, see [`secret_of`](crate::certificates::secret_of).
     pub certificates: BTreeMap<String, (String, String)>,
     pub reports: BTreeMap<Key, Report>,
 }
@@ -106,21 +117,47 @@ pub fn plan(
     let mut all: Vec<&Arc<Ingress>> =
         store.ingresses().filter(|ingress| is_ours(store, ingress, settings.class)).collect();
     all.sort_by(|a, b| age(a).cmp(&age(b)));
-    let mut plan = Plan::default();
+    let plan = Plan::default();
     let (mut sites, mut canaries) = (Vec::new(), Vec::new());
     let mut ours: Vec<Ours<'_>> = Vec::new();
+    let (mut certificates, mut candidates, mut holders) = (BTreeMap::new(), Vec::new(), Vec::new());
     for ingress in all {
         let mut one = Ours::read(store, ingress);
         one.sites(store, ours.len(), if one.options.canary.is_some() { &mut canaries } else { &mut sites });
         for tls in &ingress.spec.tls {
             one.tls_hosts.extend(tls.hosts.iter().map(|host| host.to_ascii_lowercase()));
-            certificate(store, ingress, &tls.secret_name, kept, check, &mut plan.certificates, &mut one.report);
+            let added = certificate(store, ingress, &tls.secret_name, kept, check, &mut certificates, &mut one.report);
+            if let Some(secret) = added {
+                let names = certificates.get(&secret).map(|pair| check.names(&secret, pair)).unwrap_or_default();
+                holders.push(ours.len());
+                candidates.push(Candidate { secret, names, holder: ingress.metadata.namespace.clone() });
+            }
         }
         ours.push(one);
     }
     let mut made = Made { settings, check, plan };
     let mut hosts = made.places(sites, &mut ours);
     join(canaries, &mut hosts, &mut ours);
+    // Whose a name is: of the oldest Ingress that has the host, or else the wildcard that it is within.
+    let owner = |name: &str| {
+        let wild = name.split_once('.').map(|(_, rest)| format!("*.{rest}"));
+        let sites = hosts.get(name).or_else(|| hosts.get(&wild?));
+        let first = sites?.iter().map(|site| site.from).min()?;
+        Some(ours[first].ingress.metadata.namespace.clone())
+    };
+    let called = certificates::called(&candidates, owner);
+    for (candidate, from) in candidates.iter().zip(holders) {
+        if called.get(&candidate.secret).is_some_and(|called| *called != candidate.secret) {
+            let told = format!(
+                "secret {} is for {}, of which another ingress has one that is shown",
+                candidate.secret,
+                candidate.names.join(", ")
+            );
+            ours[from].report.approximated("spec.tls", told);
+        }
+    }
+    made.plan.certificates =
+        certificates.into_iter().filter_map(|(of, pair)| Some((called.get(&of)?.clone(), pair))).collect();
     made.rules(hosts, &mut ours);
     let Made { mut plan, .. } = made;
     for one in ours {
@@ -259,10 +296,18 @@ fn join(canaries: Vec<Site>, hosts: &mut BTreeMap<String, Vec<Site>>, ours: &mut
         let Some(canary) = ours[site.from].options.canary.clone() else { continue };
         let places = hosts.get_mut(&site.host).into_iter().flatten();
         let main = places.into_iter().find(|place| place.matched == site.matched);
+        let key = ours[site.from].ingress.metadata.key();
+        let holder = main.as_ref().map(|main| ours[main.from].ingress.metadata.key());
         let report = &mut ours[site.from].report;
         match (main, site.backend) {
             (None, _) => {
                 report.refused(&site.place, "no other ingress has this host and path, which it could have a part of")
+            }
+            (Some(_), _) if holder.as_ref().is_some_and(|holder| holder.namespace != key.namespace) => {
+                let holder = holder.map(|holder| holder.to_string()).unwrap_or_default();
+                let told =
+                    format!("ingress {holder} has this path, and a canary has a part of its own namespace's alone");
+                report.refused(&site.place, told);
             }
             (Some(main), _) if main.canary.is_some() => {
                 report.refused(&site.place, "another canary has a part of this path already; remove one of the two");
@@ -273,7 +318,7 @@ fn join(canaries: Vec<Site>, hosts: &mut BTreeMap<String, Vec<Site>>, ours: &mut
     }
 }
 
-/// A certificate of a secret; the one that was in force where that is gone or cannot be used.
+/// A certificate of a secret; the one that was in force where that is gone or cannot be used. Says of which, where it is a new one here.
 fn certificate(
     store: &Store,
     ingress: &Ingress,
@@ -282,26 +327,26 @@ fn certificate(
     check: &mut dyn Check,
     certificates: &mut BTreeMap<String, (String, String)>,
     report: &mut Report,
-) {
+) -> Option<String> {
     let key = Key::new(&ingress.metadata.namespace, name);
-    let called = key.to_string();
+    let secret = key.to_string();
     // None is named: the server's own certificate is for these hosts.
-    if name.is_empty() || certificates.contains_key(&called) {
-        return;
+    if name.is_empty() || certificates.contains_key(&secret) {
+        return None;
     }
-    match usable_certificate(store, &key, check) {
-        Ok(pair) => drop(certificates.insert(called, pair)),
+    let pair = match usable_certificate(store, &key, check) {
+        Ok(pair) => pair,
         Err(why) => {
-            let meanwhile = match kept.get(&called) {
-                Some(pair) => {
-                    certificates.insert(called, pair.clone());
-                    "the certificate it had before is used on"
-                }
+            let meanwhile = match kept.get(&secret) {
+                Some(_) => "the certificate it had before is used on",
                 None => "its hosts are served with another certificate, if there is one",
             };
             report.refused("spec.tls", format!("{why}; {meanwhile}"));
+            kept.get(&secret)?.clone()
         }
-    }
+    };
+    certificates.insert(secret.clone(), pair);
+    Some(secret)
 }
 
 /// What a secret holds, if a server can use it.
@@ -480,6 +525,7 @@ impl Made<'_> {
         }
         self.plan.services.insert(service.to_string());
         self.plan.services.extend(part.map(|(service, _)| service.to_string()));
+        self.plan.services.extend(ours[from].options.errors.iter().map(|errors| errors.service.to_string()));
         self.plan.pipelines.insert(name.clone(), document);
         name
     }
@@ -487,7 +533,8 @@ impl Made<'_> {
     /// A pipeline of one filter that answers by itself.
     fn doing(&mut self, what: &str, filter: Value, from: usize, ours: &mut [Ours<'_>]) -> String {
         let key = ours[from].ingress.metadata.key();
-        let name = named(&format!("{}.{}.{}~{what}", self.settings.name, key.namespace, key.name));
+        // No Ingress has an empty name: this is the pipeline of none.
+        let name = named(&format!("{}.{}.{}~~{what}", self.settings.name, key.namespace, key.name));
         let document = json!({"name": name, "kind": "Pipeline", "filters": [filter]});
         if self.plan.pipelines.contains_key(&name) {
             return name;

@@ -6,12 +6,13 @@
 //!
 //! Reading order: [`access`] (where the API server is, and who we are there), [`api`] (one request), [`kinds`] (what is watched),
 //! [`object`] (what of it is read), [`reflect`] (lists and watches), [`store`] (all that is known), [`endpoints`] (servers of a
-//! service), [`report`] (what is told of each object), [`ingress`] (documents from Ingresses), [`gateway`] (documents from the Gateway
+//! service), [`report`] (what is told of each object), [`certificates`] (which of several is shown), [`ingress`] (documents from Ingresses), [`gateway`] (documents from the Gateway
 //! API).
 #![forbid(unsafe_code)]
 
 pub mod access;
 pub mod api;
+pub mod certificates;
 pub mod endpoints;
 pub mod gateway;
 pub mod ingress;

@@ -22,8 +22,8 @@ use crate::object::{Key, Object};
 /// What is heard of a kind, in one namespace or in all of them.
 #[derive(Debug)]
 pub enum Heard {
-    /// All there is.
-    Listed(BTreeMap<Key, Object>),
+    /// All there is, and what of it cannot be read, and why: of that what was known stays.
+    Listed(BTreeMap<Key, Object>, Vec<(Key, String)>),
     Put(Object),
     Gone(Key),
     /// It is well, and nothing is different.
@@ -89,9 +89,9 @@ pub async fn reflect(api: Api, place: Place, tell: mpsc::Sender<(Place, Heard)>)
             if api.next_version(place.kind) {
                 continue;
             }
-            if place.kind.is_optional() {
+            if place.kind.is_optional() && api.lacks(place.kind).await == Ok(true) {
                 // It may come: somebody installs the definitions.
-                if tell.send((place.clone(), Heard::Listed(BTreeMap::new()))).await.is_err() {
+                if tell.send((place.clone(), Heard::Listed(BTreeMap::new(), Vec::new()))).await.is_err() {
                     return;
                 }
                 tokio::time::sleep(jittered(UNKNOWN)).await;
@@ -125,10 +125,7 @@ async fn turn(
         Some(version) => version.clone(),
         None => {
             let (listed, unread, at) = list(api, place).await?;
-            say(tell, place, Heard::Listed(listed)).await?;
-            for (key, why) in unread {
-                say(tell, place, Heard::Unread(key, why)).await?;
-            }
+            say(tell, place, Heard::Listed(listed, unread)).await?;
             *version = Some(at.clone());
             at
         }
@@ -139,14 +136,19 @@ async fn turn(
     let mut body = api.open(Method::GET, &path, "", Bytes::new(), ANSWER).await?;
     say(tell, place, Heard::Well).await?;
     let mut lines = Lines::default();
-    let silence = Duration::from_secs(seconds) + ANSWER;
+    let mut doubts = api.doubts();
     let broke = |why: String| ApiError {
         status: 0,
         told: format!("Kubernetes at {}: the watch of {} {why}", api.place(), place.kind),
     };
     loop {
-        let frame = match tokio::time::timeout(silence, body.frame()).await {
-            Err(_) => return Err(broke("has said nothing for longer than it was to last".to_owned())),
+        // A connection that nothing comes from may be none any more: it is begun anew from where it was, which costs little.
+        let heard = tokio::select! {
+            heard = tokio::time::timeout(SILENCE, body.frame()) => heard,
+            _ = doubts.changed() => return Ok(()),
+        };
+        let frame = match heard {
+            Err(_) => return Ok(()),
             Ok(None) => return Ok(()),
             Ok(Some(Err(error))) => return Err(broke(format!("broke off: {error}"))),
             Ok(Some(Ok(frame))) => frame,
@@ -313,6 +315,8 @@ fn jittered(pause: Duration) -> Duration {
 const PAGE: usize = 500;
 /// A watch lasts so long, in seconds, and up to twice as long: Kubernetes's own clients wait for 5 to 10 minutes.
 const WATCH_S: u64 = 300;
+/// Bookmarks come about once a minute.
+const SILENCE: Duration = Duration::from_secs(150);
 /// An object has at most 1.5 MiB in etcd, and somewhat more as JSON.
 const LINE_MAX: usize = 16 << 20;
 /// Pauses after a fault: the first, twice as long each time, and the longest.

@@ -31,12 +31,14 @@ impl Store {
         }
         let kind = place.kind;
         match heard {
-            Heard::Listed(listed) => {
+            Heard::Listed(listed, unread) => {
                 self.listed.insert(place.clone());
                 self.unread.retain(|(of, key), _| *of != kind || !place.has(key));
+                self.unread.extend(unread.into_iter().map(|(key, why)| ((kind, key), why)));
                 let known = self.objects.get(&kind);
+                let there = |key: &Key| listed.contains_key(key) || self.unread.contains_key(&(kind, key.clone()));
                 let gone = known.into_iter().flat_map(BTreeMap::keys);
-                let gone: Vec<Key> = gone.filter(|key| place.has(key) && !listed.contains_key(*key)).cloned().collect();
+                let gone: Vec<Key> = gone.filter(|key| place.has(key) && !there(key)).cloned().collect();
                 let mut changes: Vec<Change> = gone.into_iter().filter_map(|key| self.remove(kind, key)).collect();
                 changes.extend(listed.into_values().filter_map(|object| self.put(object)));
                 changes
@@ -241,7 +243,7 @@ pub(crate) mod tests {
         store.hear(&place, Heard::Gone(Key::new("n", "b")));
         assert_eq!(names(&store, "s"), [""; 0]);
         let listed = [slice("c", "9", "t")].map(|slice| (slice.key(), slice)).into();
-        let changes = store.hear(&place, Heard::Listed(listed));
+        let changes = store.hear(&place, Heard::Listed(listed, Vec::new()));
         assert_eq!(changes.len(), 2, "{changes:?}");
         assert_eq!(names(&store, "t"), ["c"]);
         assert!(store.slices.len() == 1 && store.count(Kind::EndpointSlice) == 1);
@@ -254,14 +256,19 @@ pub(crate) mod tests {
             object(Kind::Service, json!({"metadata": {"name": "s", "namespace": namespace, "resourceVersion": "1"}}))
         };
         let place = |namespace: &str| Place { kind: Kind::Service, namespace: Some(namespace.to_owned()) };
-        let listed = |namespace: &str| Heard::Listed([(Key::new(namespace, "s"), service(namespace))].into());
+        let listed =
+            |namespace: &str| Heard::Listed([(Key::new(namespace, "s"), service(namespace))].into(), Vec::new());
         store.hear(&place("a"), listed("a"));
         store.hear(&place("b"), listed("b"));
         assert_eq!(store.count(Kind::Service), 2);
         assert!(store.has_all(&[place("a"), place("b")]) && !store.has_all(&[place("c")]));
         store.hear(&place("a"), Heard::Fault("gone".into()));
         assert_eq!(store.faults().collect::<Vec<_>>(), ["gone"]);
-        store.hear(&place("a"), Heard::Listed(BTreeMap::new()));
-        assert_eq!((store.count(Kind::Service), store.faults().count()), (1, 0));
+        // One that cannot be read is there.
+        let unread = vec![(Key::new("a", "s"), "spec is no map".to_owned())];
+        store.hear(&place("a"), Heard::Listed(BTreeMap::new(), unread));
+        assert_eq!((store.count(Kind::Service), store.unread().count()), (2, 1));
+        store.hear(&place("a"), Heard::Listed(BTreeMap::new(), Vec::new()));
+        assert_eq!((store.count(Kind::Service), store.faults().count(), store.unread().count()), (1, 0, 0));
     }
 }

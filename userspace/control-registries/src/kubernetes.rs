@@ -81,7 +81,7 @@ fn take(store: &mut Store, place: Place, what: Said, changed: &mut BTreeSet<Key>
     let before: Vec<Key> = match &what {
         Said::Put(object) => service_of(store, place.kind, &object.key()).into_iter().collect(),
         Said::Gone(key) => service_of(store, place.kind, key).into_iter().collect(),
-        Said::Listed(_) => {
+        Said::Listed(..) => {
             store.all(place.kind).filter_map(|object| service_of(store, place.kind, &object.key())).collect()
         }
         _ => Vec::new(),

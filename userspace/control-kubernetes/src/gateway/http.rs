@@ -10,13 +10,15 @@ use super::object::{
     BackendRef, HeaderModifier, NameValue, PathModifier, Route, RouteFilter, RouteMatch, RouteRule, ValueMatch,
 };
 use super::status::Condition;
-use super::{Attached, GROUP, Made, Ours, service_of};
+use super::{Attached, GROUP, Made, Ours, granted, service_of};
+use crate::certificates::{self, Candidate};
+use crate::endpoints::ServiceName;
 use crate::kinds::Kind;
 use crate::object::Key;
 use crate::store::Store;
 
 /// What of a route is not known here, and whether everything that it refers to can be used.
-pub(super) fn judge(store: &Store, kind: Kind, route: &Route) -> (Option<String>, Condition) {
+pub(super) fn judge(store: &Store, registry: &str, kind: Kind, route: &Route) -> (Option<String>, Condition) {
     let namespace = &route.metadata.namespace;
     let mut resolved = Condition::new("ResolvedRefs", true, "ResolvedRefs", "");
     let mut unsupported = None;
@@ -41,7 +43,7 @@ pub(super) fn judge(store: &Store, kind: Kind, route: &Route) -> (Option<String>
                 | "URLRewrite"
                 | "RequestMirror"
                 | "CORS" => {}
-                "ExtensionRef" => match extension(store, namespace, filter) {
+                "ExtensionRef" => match extension(store, registry, (kind, namespace), filter) {
                     Ok(_) => {}
                     Err(why) => resolved = Condition::new("ResolvedRefs", false, "BackendNotFound", why),
                 },
@@ -67,6 +69,8 @@ type Door = (String, i64, bool);
 #[derive(Default)]
 struct Server {
     certificates: BTreeMap<String, (String, String)>,
+    /// The same, by whose they are, oldest first.
+    candidates: Vec<Candidate>,
     hosts: BTreeMap<String, Vec<Entry>>,
     of: Option<Key>,
 }
@@ -83,9 +87,23 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
         for (l, heard) in one.listeners.iter().enumerate() {
             let Some(door) = door(g, l) else { continue };
             let server = servers.entry(door).or_default();
-            server.certificates.extend(heard.certificates.clone());
+            for (secret, pair) in &heard.certificates {
+                if server.certificates.insert(secret.clone(), pair.clone()).is_none() {
+                    let names = made.check.names(secret, pair);
+                    let holder = one.gateway.metadata.key().to_string();
+                    server.candidates.push(Candidate { secret: secret.clone(), names, holder });
+                }
+            }
             server.hosts.entry(heard.listener.hostname.to_ascii_lowercase()).or_default();
             server.of.get_or_insert_with(|| one.gateway.metadata.key());
+        }
+    }
+    // Listeners by their door: which of them has a host.
+    let mut listening: BTreeMap<Door, Vec<(String, usize, usize)>> = BTreeMap::new();
+    for (g, one) in ours.iter().enumerate() {
+        for (l, heard) in one.listeners.iter().enumerate() {
+            let Some(door) = door(g, l) else { continue };
+            listening.entry(door).or_default().push((heard.listener.hostname.to_ascii_lowercase(), g, l));
         }
     }
     let here = attached.iter().filter(|attached| matches!(attached.kind, Kind::HttpRoute | Kind::GrpcRoute));
@@ -94,8 +112,18 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
         let entries = entries(made, attached);
         for (g, l, hosts) in &attached.places {
             let Some(door) = door(*g, *l) else { continue };
+            let others = listening.get(&door).map(Vec::as_slice).unwrap_or_default();
             let server = servers.entry(door).or_default();
             for host in hosts {
+                if let Some((holder, ..)) = narrowest(others, host).filter(|(_, of, at)| (*of, *at) != (*g, *l)) {
+                    let told = format!(
+                        "{} is of a listener for {}, and the routes of that listener alone are asked for it",
+                        base_text::quoted(host),
+                        base_text::quoted(holder)
+                    );
+                    made.plan.reports.entry((attached.kind, meta.key())).or_default().refused("spec.hostnames", told);
+                    continue;
+                }
                 let of = server.hosts.entry(host.clone()).or_default();
                 of.extend(entries.iter().map(|(rank, path)| {
                     let (a, b, c, d, e, rule, matched) = *rank;
@@ -105,7 +133,12 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
             }
         }
     }
-    for ((address, port, tls), server) in servers {
+    for (door, server) in servers {
+        let listeners = listening.get(&door).map(Vec::as_slice).unwrap_or_default();
+        let owner =
+            |name: &str| narrowest(listeners, name).map(|(_, g, _)| ours[*g].gateway.metadata.key().to_string());
+        let called = certificates::called(&server.candidates, owner);
+        let (address, port, tls) = door;
         let nothing = made.answering(404);
         let mut hosts: Vec<(String, Vec<Entry>)> = server.hosts.into_iter().collect();
         hosts.sort_by_key(|(host, _)| (host.is_empty(), host.starts_with('*'), Reverse(host.len()), host.clone()));
@@ -130,8 +163,9 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
         if tls {
             let (mut certs, mut keys) = (Map::new(), Map::new());
             for (secret, (chain, key)) in server.certificates {
-                certs.insert(secret.clone(), json!(chain));
-                keys.insert(secret, json!(key));
+                let called = called.get(&secret).unwrap_or(&secret);
+                certs.insert(called.clone(), json!(chain));
+                keys.insert(called.clone(), json!(key));
             }
             document["certs"] = Value::Object(certs);
             document["keys"] = Value::Object(keys);
@@ -140,6 +174,18 @@ pub(super) fn servers(made: &mut Made<'_>, ours: &[Ours<'_>], attached: &[Attach
         }
         made.put(document, (Kind::Gateway, server.of.unwrap_or_default()));
     }
+}
+
+/// The listener that a host is of: of those that it is within the one for the fewest hosts.
+fn narrowest<'l>(listeners: &'l [(String, usize, usize)], host: &str) -> Option<&'l (String, usize, usize)> {
+    let within = |wide: &str| match wide.strip_prefix('*') {
+        Some(end) => host == wide || host.len() > end.len() && host.ends_with(end),
+        None => wide.is_empty() || host == wide,
+    };
+    let rank = |wide: &str| (!wide.starts_with('*') && !wide.is_empty(), wide.len());
+    let all = listeners.iter().filter(|(wide, ..)| within(wide));
+    // Of two for the same hosts the earlier one, whose Gateway is older.
+    all.rev().max_by_key(|(wide, ..)| rank(wide))
 }
 
 type Matched = ((Reverse<bool>, Reverse<usize>, Reverse<bool>, Reverse<usize>, Reverse<usize>, usize, usize), Value);
@@ -353,7 +399,8 @@ impl Work<'_, '_> {
             }));
         }
         if filter.kind == "ExtensionRef"
-            && let Ok((is_policy, document)) = extension(self.made.store, self.namespace, filter)
+            && let Ok((is_policy, document)) =
+                extension(self.made.store, self.made.settings.name, (self.kind, self.namespace), filter)
         {
             if is_policy { self.resilience.push(document) } else { self.before.push(document) }
         }
@@ -477,8 +524,14 @@ fn speaks_h2c(store: &Store, service: &Key, backend: &BackendRef) -> bool {
     ports.iter().any(|port| Some(port.port) == backend.port && port.app_protocol == "kubernetes.io/h2c")
 }
 
-/// A filter or a policy of Easegress that a rule names: whether it is a policy, and its document.
-fn extension(store: &Store, namespace: &str, filter: &RouteFilter) -> Result<(bool, Value), String> {
+/// A filter or a policy of Easegress that a rule names: whether it is a policy, and its document. It reaches no further than the route
+/// itself does: neither files of the machine nor services of other namespaces that do not allow it.
+fn extension(
+    store: &Store,
+    registry: &str,
+    (of, namespace): (Kind, &str),
+    filter: &RouteFilter,
+) -> Result<(bool, Value), String> {
     let reference = filter.extension_ref.clone().unwrap_or_default();
     let (group, kind) = (reference.group.unwrap_or_default(), reference.kind.unwrap_or_default());
     if group != "easegress.megaease.com" || kind != "FilterSpec" {
@@ -495,5 +548,20 @@ fn extension(store: &Store, namespace: &str, filter: &RouteFilter) -> Result<(bo
     let fields = document.as_object_mut().ok_or_else(|| format!("FilterSpec {key}: spec is no map"))?;
     fields.insert("name".to_owned(), json!(spec.spec.name));
     fields.insert("kind".to_owned(), json!(spec.spec.kind));
+    if spec.spec.kind == "FileServer" {
+        return Err(format!(
+            "FilterSpec {key}: a FileServer gives files of the machines; write it in a Pipeline of your own"
+        ));
+    }
+    for (asked, service) in base_model::service_registry::services_of(&document) {
+        let Ok(name) = ServiceName::parse(&service) else { continue };
+        if asked == registry && !granted(store, (of.name(), namespace), ("", "Service", &name.service)) {
+            let place = &name.service.namespace;
+            return Err(format!(
+                "FilterSpec {key}: no ReferenceGrant of namespace {place} lets a {of} of {namespace} use service {}",
+                name.service.name
+            ));
+        }
+    }
     Ok((matches!(spec.spec.kind.as_str(), "Retry" | "CircuitBreaker"), document))
 }

@@ -292,6 +292,32 @@ fn filters_become_stations_of_the_pipeline() {
 }
 
 #[test]
+fn a_filter_of_a_namespace_reaches_no_further_than_its_routes() {
+    let with = |kind: &str, text: &str, more: &[(Kind, Value)]| {
+        let extension = json!({"type": "ExtensionRef", "extensionRef": {"group": "easegress.megaease.com", "kind": "FilterSpec", "name": "mine"}});
+        let spec = json!({"name": "f", "kind": kind, "spec": text});
+        let mut objects = vec![
+            class(),
+            gateway("g", http("")),
+            service("s"),
+            (Kind::FilterSpec, json!({"metadata": {"name": "mine", "namespace": "n"}, "spec": spec})),
+            route("r", &[], json!([{"backendRefs": to("s"), "filters": [extension]}])),
+        ];
+        objects.extend(more.iter().cloned());
+        of_route(&planned(&objects), Kind::HttpRoute, "r")[1].clone()
+    };
+    let far = "pools: [{serviceRegistry: gw, serviceName: 'far/secrets:80'}]";
+    let resolved = "ResolvedRefs=True/ResolvedRefs";
+    assert_eq!(with("Proxy", far, &[]), "ResolvedRefs=False/BackendNotFound");
+    assert_eq!(with("Proxy", &far.replace("far/", "n/"), &[]), resolved);
+    let to = json!([{"group": "", "kind": "Service"}]);
+    let from = json!([{"group": GROUP, "kind": "HTTPRoute", "namespace": "n"}]);
+    let grant = json!({"metadata": {"name": "x", "namespace": "far"}, "spec": {"from": from, "to": to}});
+    assert_eq!(with("Proxy", far, &[(Kind::ReferenceGrant, grant)]), resolved);
+    assert_eq!(with("FileServer", "root: /etc", &[]), "ResolvedRefs=False/BackendNotFound");
+}
+
+#[test]
 fn calls_of_grpc_are_paths_and_speak_http2() {
     let mut calls = route(
         "r",
@@ -356,6 +382,53 @@ fn connections_go_to_servers_by_port_and_by_server_name() {
     assert_eq!(tls["rules"], json!([{"pool": "n.d", "sni": ["a.test"]}, {"pool": "n.e", "sni": ["*.test"]}]));
 }
 
+/// Two namespaces share an address: what the older one has, the younger one does not get by a route of its own.
+#[test]
+fn a_host_of_one_gateway_is_not_served_by_routes_of_another() {
+    let of = |name: &str, namespace: &str, listeners: Value| {
+        let mut gateway = gateway(name, listeners);
+        gateway.1["metadata"]["namespace"] = json!(namespace);
+        gateway
+    };
+    let led = |name: &str, namespace: &str, to_gateway: &str, hosts: &[&str], path: &str| {
+        let mut route = route(name, hosts, json!([{"matches": prefix(path), "backendRefs": to("s")}]));
+        route.1["metadata"]["namespace"] = json!(namespace);
+        route.1["spec"]["parentRefs"] = json!([{"name": to_gateway}]);
+        let mut service = service("s");
+        service.1["metadata"]["namespace"] = json!(namespace);
+        [route, service]
+    };
+    let passes = |hostname: &str| json!({"name": hostname, "port": 443, "protocol": "TLS", "hostname": hostname, "tls": {"mode": "Passthrough"}});
+    let mut listeners = http("shop.test");
+    listeners.as_array_mut().unwrap().push(passes("a.test"));
+    let mut other = http("");
+    other
+        .as_array_mut()
+        .unwrap()
+        .extend([passes("b.test"), json!({"name": "same", "port": 80, "protocol": "HTTP", "hostname": "Shop.test"})]);
+    let mut objects = vec![class(), of("g", "n", listeners), of("h", "m", other)];
+    objects.extend(led("own", "n", "g", &[], "/"));
+    objects.extend(led("theft", "m", "h", &["shop.test", "m.test"], "/login"));
+    let plan = planned(&objects);
+    assert_eq!(
+        routes(&plan, "gw.http.80"),
+        [
+            "shop.test / -> gw.http.n.own.0",
+            "shop.test / -> gw.404",
+            "m.test /login|/login/ -> gw.http.m.theft.0",
+            "m.test / -> gw.404",
+            "* / -> gw.404",
+        ]
+    );
+    let lines = plan.reports[&(Kind::HttpRoute, Key::new("m", "theft"))].lines().join("\n");
+    assert!(lines.contains("\"shop.test\" is of a listener for \"shop.test\""), "{lines}");
+    let listeners = &plan.statuses[&(Kind::Gateway, Key::new("m", "h"))]["listeners"];
+    assert_eq!(told(&listeners[1]["conditions"])[3], "Conflicted=True/HostnameConflict");
+    assert_eq!(told(&listeners[2]["conditions"])[3], "Conflicted=True/HostnameConflict");
+    let first = &plan.statuses[&(Kind::Gateway, Key::new("n", "g"))]["listeners"];
+    assert!(first.as_array().unwrap().iter().all(|of| told(&of["conditions"])[3] == "Conflicted=False/NoConflicts"));
+}
+
 #[test]
 fn each_gateway_keeps_its_address() {
     let pool: Vec<String> = ["192.0.2.1", "192.0.2.2"].map(str::to_owned).into();
@@ -363,7 +436,7 @@ fn each_gateway_keeps_its_address() {
     let (mut a, b, c) = (gateway("a", http("")), gateway("b", http("")), gateway("c", http("")));
     a.1["status"] = json!({"addresses": [{"type": "IPAddress", "value": "192.0.2.2"}]});
     let plan = plan(&store(&[class(), b, c, a]), settings, &mut Checked);
-    assert!(plan.documents.contains_key("gw.http.192.0.2.2.80") && plan.documents.contains_key("gw.http.192.0.2.1.80"));
+    assert!(plan.documents.contains_key("gw.http.192-0-2-2.80") && plan.documents.contains_key("gw.http.192-0-2-1.80"));
     let status = |name: &str| plan.statuses[&(Kind::Gateway, Key::new("n", name))].clone();
     assert_eq!(status("a")["addresses"][0]["value"], "192.0.2.2");
     assert_eq!(told(&status("c")["conditions"])[1], "Programmed=False/AddressNotAssigned");

@@ -3,13 +3,14 @@
 //! What has no counterpart is refused with what to use instead; what differs in its details is approximated with what differs. None is
 //! passed over without a word: who comes from ingress-nginx sees in one report what a cluster relies on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base_text::quoted;
 use serde_json::{Map, Value, json};
 
 use super::easegress::{number, truth};
-use super::options::{Canary, Does, Options, Rewrite};
+use super::options::{Canary, Does, Errors, Options, Rewrite};
+use crate::endpoints::ServiceName;
 use crate::object::{Ingress, Key, decoded};
 use crate::report::Report;
 use crate::store::Store;
@@ -38,6 +39,14 @@ pub(crate) fn read(store: &Store, ingress: &Ingress, options: &mut Options, repo
     let read = Read { store, ingress, all: short.collect() };
     for (name, value) in &read.all {
         let called = format!("{PREFIX}{name}");
+        // Of what is run as text of nginx it is told what to use instead, however many lines it has.
+        if value.chars().any(char::is_control) && !name.ends_with("-snippet") && !name.ends_with("-headers") {
+            if is_guard(name) {
+                read.closed(options);
+            }
+            report.refused(&called, "its value has line breaks or other control characters; write it in one line");
+            continue;
+        }
         match read.one(name, value, options) {
             Ok(Done::As) => report.honoured(&called),
             Ok(Done::Nearly(told)) => report.approximated(&called, told),
@@ -103,6 +112,9 @@ impl Read<'_> {
                 for alias in list(value) {
                     if alias.starts_with('~') {
                         return Err(format!("{} is an expression; name hosts", quoted(alias)));
+                    }
+                    if !is_host(alias) {
+                        return Err(format!("{} is no host; write a.test or *.a.test", quoted(alias)));
                     }
                     options.aliases.push(alias.to_ascii_lowercase());
                 }
@@ -218,24 +230,37 @@ impl Read<'_> {
             },
             "mirror-host" => nearly("the mirror gets its own name, or the client's Host where it is an address"),
             "auth-type" if value == "basic" => Ok(Done::As),
-            "auth-type" => Err(format!("{} is not spoken; accepted is basic", quoted(value))),
+            "auth-type" => {
+                self.closed(options);
+                Err(format!("{} is not spoken; accepted is basic; requests get 403 until it is that", quoted(value)))
+            }
             "auth-secret" => self.basic_auth(value, options),
             "auth-secret-type" => match value {
                 "auth-file" => Ok(Done::As),
                 _ => Err("a secret with a key for each user is not read; put their lines into one key, auth".to_owned()),
             },
             "auth-realm" => nearly("the realm is \"restricted\""),
-            "auth-url" | "auth-signin" | "auth-signin-redirect-param" | "auth-method" | "auth-response-headers"
-            | "auth-request-redirect" | "auth-cache-key" | "auth-cache-duration" | "auth-always-set-cookie"
-            | "auth-proxy-set-headers" | "auth-keepalive" | "auth-keepalive-requests" | "auth-keepalive-timeout"
-            | "auth-keepalive-share-vars" | "enable-global-auth" => {
-                if name == "enable-global-auth" && truth(value) == Ok(false) {
-                    return Ok(Done::As);
-                }
-                self.closed(options);
-                Err("other services are not asked whether a request may pass; requests get 403 until it is removed. Use OIDCAdaptor, \
-                     or jwt, oauth2 or keyAuth of a Validator, in a Pipeline of your own".to_owned())
+            "auth-url" => self.auth_url(value, options),
+            "auth-signin" | "auth-signin-redirect-param" | "auth-method" | "auth-response-headers" => match self.get("auth-url") {
+                Some(_) => Ok(Done::As),
+                None => nearly("it has no effect without auth-url"),
+            },
+            "auth-always-set-cookie" => Ok(Done::As),
+            "auth-cache-key" | "auth-cache-duration" => nearly("the service is asked for each request"),
+            "auth-request-redirect" => nearly("the service is told what the client asked for in X-Auth-Request-Redirect"),
+            "auth-keepalive" | "auth-keepalive-requests" | "auth-keepalive-timeout" | "auth-keepalive-share-vars" => {
+                nearly("connections to the service are kept and used again")
             }
+            "auth-proxy-set-headers" => {
+                Err("fields of a ConfigMap are not sent to the service; it gets those of the client, and what was asked for".to_owned())
+            }
+            "enable-global-auth" => match truth(value) {
+                Ok(false) => Ok(Done::As),
+                _ => {
+                    self.closed(options);
+                    Err("no service is asked for all Ingresses; requests get 403 until it is removed. Give this one an auth-url".to_owned())
+                }
+            },
             "auth-tls-secret" | "auth-tls-verify-client" | "auth-tls-verify-depth" | "auth-tls-error-page"
             | "auth-tls-pass-certificate-to-upstream" | "auth-tls-match-cn" => {
                 if name == "auth-tls-verify-client" && value == "off" {
@@ -249,9 +274,16 @@ impl Read<'_> {
                 "all" => Ok(Done::As),
                 _ => Err("one of several conditions is not enough: all of them hold".to_owned()),
             },
-            "custom-http-errors" | "disable-proxy-intercept-errors" | "default-backend" => {
-                Err("answers of servers pass as they are; use a Fallback filter in a Pipeline of your own".to_owned())
-            }
+            "custom-http-errors" => self.errors(value, options),
+            "default-backend" => match self.get("custom-http-errors") {
+                Some(_) => Ok(Done::As),
+                None => nearly("it answers for custom-http-errors alone, and not for a service without servers, which is 503"),
+            },
+            "disable-proxy-intercept-errors" => match truth(value)? {
+                false => Ok(Done::As),
+                true if self.get("custom-http-errors").is_none() => Ok(Done::As),
+                true => Err("it takes back what custom-http-errors asks for; remove one of the two".to_owned()),
+            },
             "custom-headers" | "connection-proxy-header" => {
                 Err("header fields are changed by RequestAdaptor and ResponseAdaptor in a Pipeline of your own".to_owned())
             }
@@ -311,10 +343,9 @@ impl Read<'_> {
         if let Some(longest) = timeouts.max().filter(|seconds| *seconds > 0) {
             options.pool.insert("timeout".to_owned(), json!(format!("{longest}s")));
         }
-        if self.is("enable-cors") {
-            options.before.push(self.cors());
-        }
-        options.before.extend(self.limits());
+        // In the order of nginx: preflights are answered whoever asks, and who asks too often is not asked who it is.
+        let first = self.is("enable-cors").then(|| self.cors());
+        options.before.splice(0..0, first.into_iter().chain(self.limits()));
         if self.get("auth-type") == Some("basic") && self.get("auth-secret").is_none() {
             self.closed(options);
             report.refused(
@@ -440,6 +471,81 @@ impl Read<'_> {
         }
     }
 
+    /// Who says whether a request may pass. One that cannot be asked lets nobody pass.
+    fn auth_url(&self, value: &str, options: &mut Options) -> Told {
+        // Where the service is, is known before any request is there: `$host` stands for the one host that there is.
+        let rules = self.ingress.spec.rules.iter().map(|rule| rule.host.as_str());
+        let hosts: BTreeSet<&str> = rules.filter(|host| !host.is_empty() && !host.starts_with("*.")).collect();
+        let one = hosts.first().filter(|_| hosts.len() == 1 && self.ingress.spec.rules.len() == 1);
+        let (scheme, rest) = value.split_once("://").unwrap_or(("", value));
+        let (place, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let place = match one {
+            Some(host) => place.replace("$http_host", host).replace("$host", host),
+            None => place.to_owned(),
+        };
+        if !matches!(scheme, "http" | "https") || place.is_empty() || place.contains('$') {
+            self.closed(options);
+            return Err(format!(
+                "{} says not where the service is; write it as http://name.namespace.svc.cluster.local:port/path; requests get 403 until then",
+                quoted(value)
+            ));
+        }
+        let mut filter =
+            json!({"name": "auth-url", "kind": "ForwardAuth", "url": format!("{scheme}://{place}{target}")});
+        if scheme == "https" {
+            // As nginx asks it, which looks at no certificate.
+            filter["insecureTls"] = json!(true);
+        }
+        for (annotation, field) in [
+            ("auth-method", "method"),
+            ("auth-signin", "signin"),
+            ("auth-signin-redirect-param", "signinRedirectParam"),
+        ] {
+            if let Some(value) = self.get(annotation).filter(|value| !value.is_empty()) {
+                filter[field] = json!(value);
+            }
+        }
+        let names: Vec<&str> = list(self.get("auth-response-headers").unwrap_or_default()).collect();
+        if !names.is_empty() {
+            filter["responseHeaders"] = json!(names);
+        }
+        options.before.insert(0, filter);
+        match scheme {
+            "https" => nearly("the service's certificate is not looked at, as nginx does not"),
+            _ => Ok(Done::As),
+        }
+    }
+
+    fn errors(&self, value: &str, options: &mut Options) -> Told {
+        let mut statuses = Vec::new();
+        for word in list(value) {
+            match number(word)? {
+                status @ 400..=599 => statuses.push(status),
+                _ => return Err(format!("{} is no status of an error; accepted are 400 to 599", quoted(word))),
+            }
+        }
+        let Some(name) = self.get("default-backend") else {
+            return Err(
+                "there is no service that answers instead; name one of this namespace with default-backend".to_owned()
+            );
+        };
+        let key = Key::new(&self.ingress.metadata.namespace, name);
+        let port = self.store.service(&key).and_then(|service| service.spec.ports.first()).map(|port| port.port);
+        let Some(port) = port else {
+            return Err(format!(
+                "service {key}, which default-backend names, is not there, or has no port; errors pass as they are"
+            ));
+        };
+        let meta = &self.ingress.metadata;
+        let told =
+            json!({"X-Namespace": meta.namespace, "X-Ingress-Name": meta.name, "X-Service-Port": port.to_string()});
+        let told = told.as_object().cloned().unwrap_or_default();
+        options.pool.insert("failureCodes".to_owned(), json!(statuses));
+        let service = ServiceName { https: false, service: key, port: port.to_string() };
+        options.errors = Some(Errors { statuses, service, told });
+        nearly("X-Format and X-Original-URI are not told; the request has the fields of the client")
+    }
+
     fn addresses(&self, name: &str, value: &str, options: &mut Options) -> Told {
         let listed: Vec<&str> = list(value).collect();
         for text in &listed {
@@ -475,8 +581,19 @@ impl Read<'_> {
             fields.insert("cookieHashKey".to_owned(), json!(cookie));
             return Ok(Done::As);
         }
+        if value.contains('$') && unknown_variable(value).is_none() {
+            fields.insert("headerHashKey".to_owned(), json!(HASHED));
+            set_header(options, HASHED, value);
+            return nearly("servers see what is hashed, in the field X-Upstream-Hash-By");
+        }
         fields.remove("policy");
-        Err(format!("{} is not hashed; accepted are $remote_addr, $http_NAME and $cookie_NAME", quoted(value)))
+        Err(match unknown_variable(value) {
+            Some(name) => format!(
+                "${name} is not known here; accepted are {} and $http_, $cookie_ and $arg_ with a name",
+                HASHABLE.join(", ")
+            ),
+            None => format!("{} is the same for all requests; write a variable, such as $request_uri", quoted(value)),
+        })
     }
 
     /// Once for all of them.
@@ -496,9 +613,10 @@ impl Read<'_> {
             let retry = json!({"name": "again", "kind": "Retry", "maxAttempts": tries, "waitDuration": "10ms"});
             options.resilience.push(retry);
             options.pool.insert("retryPolicy".to_owned(), json!("again"));
-            let codes: Vec<i64> =
+            let mut codes: Vec<i64> =
                 on.split_whitespace().filter_map(|word| word.strip_prefix("http_")?.parse().ok()).collect();
             if !codes.is_empty() {
+                codes.extend(options.errors.iter().flat_map(|errors| &errors.statuses));
                 options.pool.insert("failureCodes".to_owned(), json!(codes));
             }
         }
@@ -557,6 +675,53 @@ impl Read<'_> {
         options.proxy.insert("mirrorPool".to_owned(), pool);
         Ok(Done::As)
     }
+}
+
+/// Variables that differ from request to request and not from try to try.
+const HASHABLE: [&str; 10] = [
+    "$request_uri",
+    "$uri",
+    "$args",
+    "$query_string",
+    "$host",
+    "$http_host",
+    "$remote_addr",
+    "$remote_user",
+    "$request_method",
+    "$scheme",
+];
+
+/// The first variable of a text that would be nothing.
+fn unknown_variable(text: &str) -> Option<&str> {
+    text.split('$').skip(1).find_map(|rest| {
+        let rest = rest.trim_start_matches('{');
+        let name = &rest[..rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len())];
+        let named =
+            ["http_", "cookie_", "arg_"].iter().any(|start| name.len() > start.len() && name.starts_with(start));
+        (!named && !HASHABLE.iter().any(|known| known[1..] == *name)).then_some(name)
+    })
+}
+
+/// The field that what is hashed stands in where it is no field of the client.
+const HASHED: &str = "X-Upstream-Hash-By";
+
+/// Whether it keeps somebody out: one that cannot be read keeps everybody out.
+fn is_guard(name: &str) -> bool {
+    name.starts_with("auth-") || name.ends_with("-source-range")
+}
+
+/// A name of a host, or a wildcard as Ingresses have them.
+fn is_host(text: &str) -> bool {
+    let labels = text.strip_prefix("*.").unwrap_or(text);
+    let fits = |label: &str| {
+        let inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        !label.is_empty()
+            && label.len() < 64
+            && label.chars().all(inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    labels.len() < 254 && labels.split('.').all(fits)
 }
 
 fn nearly(told: &str) -> Told {
@@ -666,13 +831,16 @@ mod tests {
             ("affinity", "ip", Refused, "accepted is cookie"),
             ("app-root", "/shop", Honoured, ""),
             ("auth-realm", "Shop", Approximated, "restricted"),
-            ("auth-url", "https://auth.test/", Refused, "OIDCAdaptor"),
+            ("auth-url", "http://auth.test/", Honoured, ""),
+            ("auth-url", "https://$host/oauth2/auth", Approximated, "certificate is not looked at"),
+            ("auth-url", "auth.test", Refused, "where the service is"),
+            ("auth-signin", "https://auth.test/", Approximated, "without auth-url"),
+            ("custom-http-errors", "404", Refused, "default-backend"),
             ("auth-tls-secret", "n/ca", Refused, "caCertBase64"),
             ("backend-protocol", "GRPC", Honoured, ""),
             ("backend-protocol", "FCGI", Refused, "FastCGI"),
             ("configuration-snippet", "more_set_headers x", Refused, "ResponseAdaptor"),
             ("server-snippet", "x", Refused, "weirctl convert nginx"),
-            ("custom-http-errors", "404", Refused, "Fallback"),
             ("enable-modsecurity", "true", Refused, "firewall"),
             ("enable-modsecurity", "false", Honoured, ""),
             ("limit-rps", "5", Approximated, "429"),
@@ -688,7 +856,10 @@ mod tests {
             ("rewrite-target", "new", Refused, "begins with /"),
             ("satisfy", "any", Refused, "all of them hold"),
             ("ssl-passthrough", "true", Refused, "TCPProxy"),
-            ("upstream-hash-by", "$request_uri", Refused, "$http_NAME"),
+            ("upstream-hash-by", "$request_uri", Approximated, "X-Upstream-Hash-By"),
+            ("upstream-hash-by", "${request_uri}-$host", Approximated, "X-Upstream-Hash-By"),
+            ("upstream-hash-by", "$geoip_city", Refused, "$geoip_city is not known here"),
+            ("upstream-hash-by", "all", Refused, "the same for all requests"),
             ("upstream-hash-by", "$http_x_user", Honoured, ""),
             ("use-regex", "true", Approximated, "without regard to case"),
             ("whitelist-source-range", "10.0.0.0/8", Honoured, ""),
@@ -703,7 +874,9 @@ mod tests {
     #[test]
     fn a_door_that_cannot_be_kept_is_closed() {
         for annotations in [
-            &[("auth-url", "https://auth.test")][..],
+            &[("auth-url", "auth.test/x")][..],
+            &[("auth-url", "http://$upstream/x")],
+            &[("enable-global-auth", "true")],
             &[("auth-type", "basic"), ("auth-secret", "none")],
             &[("auth-type", "basic")],
             &[("auth-tls-secret", "n/ca")],
@@ -711,8 +884,8 @@ mod tests {
             &[("proxy-ssl-secret", "n/none")],
         ] {
             let plan = made(annotations);
-            assert_eq!(first(&plan)["backend"], "ing.n.a~closed", "{annotations:?}");
-            assert_eq!(plan.pipelines["ing.n.a~closed"]["filters"][0]["rules"][0]["code"], 403);
+            assert_eq!(first(&plan)["backend"], "ing.n.a~~closed", "{annotations:?}");
+            assert_eq!(plan.pipelines["ing.n.a~~closed"]["filters"][0]["rules"][0]["code"], 403);
         }
     }
 
@@ -761,7 +934,7 @@ mod tests {
         let name = "ing.tls.n.s.80~a";
         let filters = plan.pipelines[name]["filters"].as_array().unwrap();
         let kinds: Vec<&str> = filters.iter().map(|filter| filter["kind"].as_str().unwrap()).collect();
-        assert_eq!(kinds, ["RequestAdaptor", "CORSAdaptor", "RateLimiter", "Proxy"]);
+        assert_eq!(kinds, ["CORSAdaptor", "RateLimiter", "RequestAdaptor", "Proxy"]);
         let (proxy, pool) = (&filters[3], &filters[3]["pools"][0]);
         assert_eq!(proxy["mtls"], json!({"insecureSkipVerify": true}));
         assert_eq!(proxy["mirrorPool"]["servers"][0]["url"], "http://copy.test:8080");
@@ -775,16 +948,16 @@ mod tests {
             (&pool["failureCodes"], &plan.pipelines[name]["resilience"][0]["maxAttempts"]),
             (&json!([502, 503]), &json!(2))
         );
-        assert_eq!(filters[1]["allowedOrigins"], json!(["https://a.test", "https://b.test"]));
-        assert_eq!(filters[2]["policies"][0]["burst"], 25);
+        assert_eq!(filters[0]["allowedOrigins"], json!(["https://a.test", "https://b.test"]));
+        assert_eq!(filters[1]["policies"][0]["burst"], 25);
     }
 
     #[test]
     fn redirects_answer_by_themselves() {
         let plan = made(&[("permanent-redirect", "https://new.test$request_uri"), ("permanent-redirect-code", "308")]);
-        let filter = &plan.pipelines["ing.n.a~moved"]["filters"][0];
+        let filter = &plan.pipelines["ing.n.a~~moved"]["filters"][0];
         assert_eq!((&filter["replacement"], &filter["statusCode"]), (&json!("https://new.test${1}"), &json!(308)));
-        assert_eq!(first(&plan)["backend"], "ing.n.a~moved");
+        assert_eq!(first(&plan)["backend"], "ing.n.a~~moved");
         let plan = made(&[("app-root", "/shop"), ("from-to-www-redirect", "true"), ("server-alias", "b.test")]);
         let routes: Vec<(String, String)> = plan
             .rules
@@ -800,8 +973,8 @@ mod tests {
             })
             .collect();
         let leads = |place: &str, to: &str| routes.iter().any(|(at, backend)| at == place && backend == to);
-        assert!(leads("a.test/", "ing.n.a~root") && leads("b.test/", "ing.n.a~root"), "{routes:?}");
-        assert!(leads("b.test", "ing.n.s.80") && leads("www.a.test", "ing.n.a~to.a.test"), "{routes:?}");
+        assert!(leads("a.test/", "ing.n.a~~root") && leads("b.test/", "ing.n.a~~root"), "{routes:?}");
+        assert!(leads("b.test", "ing.n.s.80") && leads("www.a.test", "ing.n.a~~to.a.test"), "{routes:?}");
     }
 
     #[test]
@@ -847,6 +1020,116 @@ mod tests {
         ]);
         let told = alone.reports[&Key::new("n", "b")].lines().join("\n");
         assert!(told.contains("no other ingress has this host and path"), "{told}");
+    }
+
+    #[test]
+    fn another_service_says_who_may_pass() {
+        let plan = made(&[
+            ("auth-url", "http://$host/oauth2/auth?from=$request_uri"),
+            ("auth-signin", "https://$host/oauth2/start"),
+            ("auth-response-headers", "X-User, X-Email"),
+            ("enable-cors", "true"),
+            ("limit-rps", "5"),
+            ("upstream-vhost", "b.test"),
+        ]);
+        let filters = plan.pipelines["ing.n.s.80~a"]["filters"].as_array().unwrap();
+        let names: Vec<&str> = filters.iter().map(|filter| filter["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["cors", "limit", "auth-url", "vhost", "proxy"], "in the order of nginx");
+        assert_eq!(
+            filters[2],
+            json!({"name": "auth-url", "kind": "ForwardAuth", "url": "http://a.test/oauth2/auth?from=$request_uri",
+                   "signin": "https://$host/oauth2/start", "responseHeaders": ["X-User", "X-Email"]})
+        );
+        let secure = filter(&made(&[("auth-url", "https://auth.test/")]), "auth-url");
+        assert_eq!(secure["insecureTls"], true);
+    }
+
+    #[test]
+    fn errors_are_answered_by_the_service_that_is_named() {
+        let plan = made_with(&[("custom-http-errors", "404,503"), ("default-backend", "errors")], &[service("errors")]);
+        let pipeline = &plan.pipelines["ing.n.s.80~a"];
+        let flow = json!([{"filter": "proxy", "jumpIf": {"failureCode": "error"}}, {"filter": "END"}, {"filter": "error"}, {"filter": "errors"}]);
+        assert_eq!(pipeline["flow"], flow);
+        assert_eq!(pipeline["filters"][0]["pools"][0]["failureCodes"], json!([404, 503]));
+        assert_eq!(pipeline["filters"][2]["pools"][0]["serviceName"], "n/errors:80");
+        assert!(plan.services.contains("n/errors:80"));
+        let told = grade(&made(&[("custom-http-errors", "404"), ("default-backend", "none")]), "custom-http-errors");
+        assert!(told.0 == Grade::Refused && told.1.contains("is not there"), "{told:?}");
+        assert_eq!(
+            grade(&made(&[("custom-http-errors", "200"), ("default-backend", "s")]), "custom-http-errors").0,
+            Grade::Refused
+        );
+    }
+
+    #[test]
+    fn a_canary_has_no_part_of_what_another_namespace_has() {
+        let mut foreign = ingress(
+            "b",
+            2,
+            with(&[("canary", "true"), ("canary-weight", "100")]),
+            &[("a.test", vec![path("/", "Prefix", "t")])],
+        );
+        foreign.1["metadata"]["namespace"] = json!("m");
+        let plan = planned(&[
+            service("s"),
+            ingress("a", 1, json!({}), &[("a.test", vec![path("/", "Prefix", "s")])]),
+            foreign,
+        ]);
+        assert_eq!(first(&plan)["backend"], "ing.n.s.80");
+        let told = plan.reports[&Key::new("m", "b")].lines().join("\n");
+        assert!(
+            told.contains("ingress n/a has this path, and a canary has a part of its own namespace's alone"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn values_that_would_become_something_else_are_refused() {
+        for (name, value) in [
+            ("upstream-vhost", "a.test\r\nX-Admin: 1"),
+            ("x-forwarded-prefix", "/a\nb"),
+            ("permanent-redirect", "https://a.test/\r\nSet-Cookie: a=b"),
+            ("server-alias", "*"),
+            ("server-alias", "a.test b.test"),
+            ("server-alias", "*.*.test"),
+            ("server-alias", "a.test,*x.test"),
+            ("session-cookie-name", "a\u{7f}b"),
+        ] {
+            let plan = made(&[(name, value)]);
+            assert_eq!(grade(&plan, name).0, Grade::Refused, "{name}: {value}");
+            assert_eq!(first(&plan)["backend"], "ing.n.s.80", "{name}: {value}");
+            assert!(plan.rules.iter().all(|rule| ["", "a.test"].contains(&rule["host"].as_str().unwrap_or_default())));
+        }
+        // What keeps somebody out and cannot be read keeps everybody out.
+        for (name, value) in
+            [("auth-type", "basic\nx"), ("auth-type", "digest"), ("whitelist-source-range", "10.0.0.0/8\n")]
+        {
+            let plan = made(&[(name, value)]);
+            let closed = if name == "whitelist-source-range" { "ing.n.s.80" } else { "ing.n.a~~closed" };
+            assert_eq!(first(&plan)["backend"], closed, "{name}: {value}");
+        }
+        // An Ingress that is called as what another one does.
+        let plan = made_with(
+            &[("app-root", "/x")],
+            &[ingress(
+                "root",
+                2,
+                with(&[("proxy-body-size", "8m"), ("upstream-vhost", "b.test")]),
+                &[("b.test", vec![path("/", "Prefix", "s")])],
+            )],
+        );
+        assert!(plan.pipelines.contains_key("ing.n.s.80~root") && plan.pipelines.contains_key("ing.n.a~~root"));
+        let again = planned(&[
+            service("s"),
+            ingress("s.80", 1, with(&[("app-root", "/x")]), &[("a.test", vec![path("/", "Prefix", "s")])]),
+            ingress("root", 2, with(&[("upstream-vhost", "b.test")]), &[("b.test", vec![path("/", "Prefix", "s")])]),
+        ]);
+        assert_eq!(
+            again.pipelines["ing.n.s.80~root"]["filters"].as_array().unwrap().len(),
+            2,
+            "{:#?}",
+            again.pipelines
+        );
     }
 
     #[test]

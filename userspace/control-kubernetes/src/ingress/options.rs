@@ -25,6 +25,8 @@ pub(crate) struct Options {
     pub before: Vec<Value>,
     pub after: Vec<Value>,
     pub resilience: Vec<Value>,
+    /// Answers of servers with some statuses are another service's.
+    pub errors: Option<Errors>,
     /// Relays WebSockets with these bounds, instead of a Proxy.
     pub websocket: Option<Map<String, Value>>,
     /// Clients are sent to the server that speaks TLS: `None`, where the host has a certificate.
@@ -37,6 +39,29 @@ pub(crate) struct Options {
     pub www: bool,
     /// Its services get a part of the requests of another Ingress.
     pub canary: Option<Canary>,
+}
+
+/// Who answers instead of servers, as ingress-nginx has it: asked for `/`, and told what it is for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Errors {
+    pub statuses: Vec<i64>,
+    pub service: ServiceName,
+    /// Fields that tell it of whom the answer is.
+    pub told: Map<String, Value>,
+}
+
+impl Errors {
+    /// What asks it: the change of the request, and the Proxy behind it.
+    fn filters(&self, controller: &str) -> [Value; 2] {
+        let mut told = self.told.clone();
+        told.insert("X-Service-Name".to_owned(), json!(self.service.service.name));
+        let pool = json!({"serviceRegistry": controller, "serviceName": self.service.to_string()});
+        [
+            json!({"name": "error", "kind": "RequestAdaptor", "method": "GET", "path": {"replace": "/"}, "header": {"set": told},
+                   "body": "", "template": "header:\n  set:\n    X-Code: '{{.resp.StatusCode}}'\n"}),
+            json!({"name": "errors", "kind": "Proxy", "serverMaxBodySize": -1, "pools": [pool]}),
+        ]
+    }
 }
 
 /// A filter that answers by itself.
@@ -115,6 +140,7 @@ impl Options {
             && self.before.is_empty()
             && self.after.is_empty()
             && self.resilience.is_empty()
+            && self.errors.is_none()
             && self.websocket.is_none()
     }
 
@@ -211,7 +237,20 @@ impl Options {
         };
         filters.push(last);
         filters.extend(self.after.iter().cloned());
-        let mut document = json!({"name": name, "kind": "Pipeline", "filters": filters});
+        let mut document = json!({"name": name, "kind": "Pipeline"});
+        if let Some(errors) = self.errors.as_ref().filter(|_| self.websocket.is_none()) {
+            let mut flow: Vec<Value> = filters.iter().map(|filter| json!({"filter": filter["name"]})).collect();
+            for node in flow.iter_mut().filter(|node| node["filter"] == "proxy") {
+                node["jumpIf"] = json!({"failureCode": "error"});
+            }
+            flow.push(json!({"filter": "END"}));
+            for filter in errors.filters(controller) {
+                flow.push(json!({"filter": filter["name"]}));
+                filters.push(filter);
+            }
+            document["flow"] = json!(flow);
+        }
+        document["filters"] = json!(filters);
         if !self.resilience.is_empty() {
             document["resilience"] = json!(self.resilience);
         }

@@ -81,6 +81,37 @@ fn told(plan: &Plan, name: &str) -> String {
     plan.reports[&Key::new("n", name)].lines().join("\n")
 }
 
+/// Whoever may write a secret may write one for any name.
+#[test]
+fn a_certificate_of_another_namespace_is_not_shown_for_a_host() {
+    use base64::Engine;
+    let secret = |namespace: &str, hosts: &[&str]| {
+        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let pair = rcgen::generate_simple_self_signed(hosts).unwrap();
+        let text = |text: String| base64::engine::general_purpose::STANDARD.encode(text);
+        let data = json!({"tls.crt": text(pair.cert.pem()), "tls.key": text(pair.signing_key.serialize_pem())});
+        (
+            Kind::Secret,
+            json!({"metadata": {"name": "c", "namespace": namespace}, "type": "kubernetes.io/tls", "data": data}),
+        )
+    };
+    let of = |namespace: &str, minute: u32, host: &str| {
+        let mut ingress = ingress("i", minute, json!({}), &[(host, vec![path("/", "Prefix", "s")])]);
+        ingress.1["metadata"]["namespace"] = json!(namespace);
+        ingress.1["spec"]["tls"] = json!([{"hosts": [host], "secretName": "c"}]);
+        ingress
+    };
+    let plan = planned(&[
+        of("a", 1, "a.test"),
+        secret("a", &["a.test", "shop.test"]),
+        of("shop", 2, "shop.test"),
+        secret("shop", &["shop.test"]),
+    ]);
+    assert_eq!(plan.certificates.keys().collect::<Vec<_>>(), ["shop/c", "~a/c"]);
+    let told = plan.reports[&Key::new("a", "i")].lines().join("\n");
+    assert!(told.contains("secret a/c is for a.test, shop.test, of which another ingress has one"), "{told}");
+}
+
 #[test]
 fn the_longest_path_is_first_and_an_exact_one_before_a_prefix() {
     let paths = vec![

@@ -135,6 +135,19 @@ fn gateways_are_served_and_their_statuses_say_how() {
     });
     becomes(&kube, "TCPRoute", "raw", "/status/parents/0/conditions", &[accepted, "ResolvedRefs=True/ResolvedRefs"]);
 
+    // Somebody in between says of routes that there are none: what was known is served on.
+    kube.answered_by_another(Some("<html>no such page</html>"));
+    let status = || machine.json("/status/objects/gw")[format!("default/gw/{}", machine.name)]["status"].clone();
+    eventually("its status says so", || {
+        status()["health"].as_str().is_some_and(|health| health.contains("no such page")).then_some(())
+    });
+    eventually("connections are relayed all the same", || TcpStream::connect(("127.0.0.1", tcp)).ok());
+    kube.answered_by_another(None);
+    eventually("it is well again", || {
+        status()["health"].as_str().is_some_and(|health| health == "ready").then_some(())
+    });
+    assert!(TcpStream::connect(("127.0.0.1", tcp)).is_ok());
+
     // The only address is taken; without a list of them Gateways share all, and are told where that is.
     kube.put(gateway("second", json!([{"name": "http", "port": port, "protocol": "HTTP"}])));
     becomes(&kube, "Gateway", "second", "/status/conditions", &[accepted, "Programmed=False/AddressNotAssigned"]);
@@ -145,6 +158,17 @@ fn gateways_are_served_and_their_statuses_say_how() {
         (addresses == json!([{"type": "Hostname", "value": "lb.example"}])).then_some(())
     });
     served(port, "shop.test", "/orders", 200, "second");
+
+    // A port that somebody has keeps what others ask for from nobody.
+    let taken = free_port();
+    machine.create(&crate::world::server("mine", taken, "none"));
+    kube.put(gateway("blocked", json!([{"name": "http", "port": taken, "protocol": "HTTP"}])));
+    eventually("it is told", || status()["remarks"].to_string().contains("taken by HTTPServer mine").then_some(()));
+    kube.put(route("HTTPRoute", "later", "edge", json!(["later.test"]), json!([{"backendRefs": to("users")}])));
+    served(port, "later.test", "/", 200, "second");
+    kube.delete("Gateway", "shop", "blocked");
+    kube.delete("HTTPRoute", "shop", "later");
+
     kube.delete("HTTPRoute", "shop", "shop");
     served(port, "shop.test", "/orders", 404, "");
     kube.delete("Gateway", "shop", "edge");

@@ -1,5 +1,6 @@
 //! Ingresses of Kubernetes are served: routes, servers, certificates, statuses; and served on whatever becomes of the API server.
 
+use crate::authentication::Service;
 use crate::kube::Kube;
 use crate::registries::base64;
 use crate::world::{Backend, Connection, Machine, eventually, free_port};
@@ -196,7 +197,7 @@ fn what_of_an_ingress_is_not_as_it_is_written_is_told_where_people_look() {
     login["metadata"]["annotations"] = json!({nginx("auth-type"): "basic", nginx("auth-secret"): "users"});
     kube.put(login);
     let mut closed = ingress("closed", "closed.test", &[path("/", "Prefix", "orders")]);
-    closed["metadata"]["annotations"] = json!({nginx("auth-url"): "http://auth.test/"});
+    closed["metadata"]["annotations"] = json!({nginx("enable-global-auth"): "true"});
     kube.put(closed);
     served(port, "login.test", "/", 403, "");
     let users = base64("ann:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=\n");
@@ -207,6 +208,42 @@ fn what_of_an_ingress_is_not_as_it_is_written_is_told_where_people_look() {
     let answer = connection.request("GET", "/", &[("Authorization", &password)], "").unwrap();
     assert_eq!(answer.status, 200, "{}", answer.body);
     served(port, "closed.test", "/", 403, "");
+
+    // Another service says who may pass; a third one answers for errors, and is told what for.
+    let door = Service::start(|asked| {
+        let passes = asked.head.to_lowercase().contains("cookie: user=ann");
+        Some(if passes {
+            (200, "X-User: ann\r\n".to_owned(), String::new())
+        } else {
+            (401, String::new(), String::new())
+        })
+    });
+    let sorry = Service::start(|asked| {
+        let code = asked.head.lines().find_map(|line| line.strip_prefix("X-Code: ").or(line.strip_prefix("x-code: ")));
+        Some((404, String::new(), format!("sorry for {} at {}", code.unwrap_or("nothing"), asked.target)))
+    });
+    let missing = Service::start(|_| Some((404, String::new(), "the server's own page".to_owned())));
+    for (name, at) in [("sorry", sorry.port), ("missing", missing.port)] {
+        kube.put(service(name));
+        let mut slice = slice(name, 1, &backend);
+        slice["ports"][0]["port"] = json!(at);
+        kube.put(slice);
+    }
+    let mut guarded = ingress("guarded", "guarded.test", &[path("/", "Prefix", "orders")]);
+    guarded["metadata"]["annotations"] = json!({nginx("auth-url"): format!("{}/auth", door.url()),
+        nginx("auth-signin"): "https://login.test/in", nginx("auth-response-headers"): "X-User"});
+    kube.put(guarded);
+    let mut broken = ingress("broken", "broken.test", &[path("/", "Prefix", "missing")]);
+    broken["metadata"]["annotations"] = json!({nginx("custom-http-errors"): "404", nginx("default-backend"): "sorry"});
+    kube.put(broken);
+    served(port, "guarded.test", "/x", 302, "");
+    let mut connection = Connection::open(&format!("127.0.0.1:{port}")).unwrap().asking("guarded.test");
+    let answer = connection.request("GET", "/x", &[("Cookie", "user=ann"), ("X-User", "forged")], "").unwrap();
+    assert!(
+        answer.status == 200 && answer.body.contains("X-User:[ann]") && !answer.body.contains("forged"),
+        "{answer:?}"
+    );
+    served(port, "broken.test", "/x", 404, "sorry for 404 at /");
     let seen = machine.api("GET", "/objects/ing.shop.orders.80~login", "").body;
     assert!(seen.contains("users") && !seen.contains("5en6G6"), "{seen}");
 

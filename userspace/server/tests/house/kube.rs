@@ -39,6 +39,8 @@ struct State {
     life: u64,
     /// It answers nobody.
     deaf: bool,
+    /// What somebody in between answers 404 with to whoever asks for routes.
+    page_of_another: Option<String>,
     page: usize,
 }
 
@@ -142,6 +144,14 @@ impl Kube {
         self.shared.changed.notify_all();
     }
 
+    /// Somebody in between answers for it, where routes are asked for.
+    pub fn answered_by_another(&self, page: Option<&str>) {
+        let mut state = self.shared.lock();
+        state.page_of_another = page.map(str::to_owned);
+        state.life += 1;
+        self.shared.changed.notify_all();
+    }
+
     pub fn lacks(&self, path: &str) {
         self.shared.lock().lacking.push(path.to_owned());
     }
@@ -173,7 +183,8 @@ impl State {
     }
 }
 
-fn plural(kind: &str) -> String {
+/// As paths name a kind.
+pub fn plural(kind: &str) -> String {
     let lower = kind.to_lowercase();
     match kind {
         kind if kind.ends_with("ss") => format!("{lower}es"),
@@ -262,6 +273,15 @@ fn serve(mut stream: TcpStream, shared: &Shared, life: u64) -> std::io::Result<(
             }
         }
         let path = target.split('?').next().unwrap_or_default();
+        if let Some(known) = discovery(&shared.lock(), path) {
+            answer(&mut stream, 200, &known)?;
+            continue;
+        }
+        if let Some(page) = shared.lock().page_of_another.clone().filter(|_| target.contains("routes")) {
+            let head = format!("HTTP/1.1 404 x\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n", page.len());
+            stream.write_all(format!("{head}{page}").as_bytes())?;
+            continue;
+        }
         if shared.lock().lacking.iter().any(|end| path.ends_with(end.as_str())) {
             refuse(&mut stream, 404, "the server could not find the requested resource")?;
             continue;
@@ -296,6 +316,24 @@ fn serve(mut stream: TcpStream, shared: &Shared, life: u64) -> std::io::Result<(
             _ => refuse(&mut stream, 405, "not allowed")?,
         }
     }
+}
+
+/// Which groups and versions there are, and what is in one of them.
+fn discovery(state: &State, path: &str) -> Option<Value> {
+    let versions =
+        ["v1", "v1beta1", "v1alpha3", "v1alpha2"].map(|version| format!("gateway.networking.k8s.io/{version}"));
+    if path == "/apis" {
+        let versions: Vec<Value> = versions.iter().map(|version| json!({"groupVersion": version})).collect();
+        return Some(
+            json!({"kind": "APIGroupList", "groups": [{"name": "gateway.networking.k8s.io", "versions": versions}]}),
+        );
+    }
+    let version = path.strip_prefix("/apis/").filter(|version| versions.iter().any(|known| known == version))?;
+    let there =
+        |plural: &&str| !state.lacking.iter().any(|end| format!("/apis/{version}/{plural}").ends_with(end.as_str()));
+    let kinds = ["grpcroutes", "tlsroutes", "tcproutes", "udproutes", "referencegrants"];
+    let kinds: Vec<Value> = kinds.into_iter().filter(there).map(|plural| json!({"name": plural})).collect();
+    Some(json!({"kind": "APIResourceList", "resources": kinds}))
 }
 
 fn list(stream: &mut TcpStream, shared: &Shared, target: &Target) -> std::io::Result<()> {
