@@ -14,6 +14,7 @@ mod flash_sale;
 mod fleet;
 mod fuzz;
 mod http;
+mod kubernetes;
 mod pgo;
 mod process;
 mod progress;
@@ -43,6 +44,8 @@ enum Task {
     FlashSale(flash_sale::Options),
     /// Build and run every test there is; the last line counts them
     Test(test::Options),
+    /// Build Kubernetes's own API server, once, and run the tests that speak with it
+    TestKubernetes(kubernetes::Options),
     /// Build the BPF programs that weir embeds, and show what the verifier says about them
     BuildEbpf,
     /// What CI runs before the tests: formatting, clippy, the map of the repository. Never writes
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::FlashSale(options) => flash_sale::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::TestKubernetes(options) => kubernetes::run(&options),
         Task::BuildEbpf => cargo::kernel_programs(),
         Task::Check => check::check(),
         Task::Fix => check::fix(),

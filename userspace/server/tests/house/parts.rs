@@ -139,6 +139,31 @@ fn brought(name: &str, file: &str, fetch: impl Fn(&Path) -> Result<Command, &'st
     found.is_file().then_some(found)
 }
 
+/// Kubernetes's API server, and what it is tested with.
+pub struct Kubernetes {
+    pub api_server: PathBuf,
+    pub etcd: PathBuf,
+    /// A folder with the definitions of the Gateway API.
+    pub definitions: PathBuf,
+    pub helm: Option<PathBuf>,
+}
+
+/// Where `cargo xtask test-kubernetes` has built it.
+pub fn kubernetes() -> Option<Kubernetes> {
+    let folder = Path::new(WEIR).ancestors().nth(2)?.join("tools/kubernetes");
+    let (api_server, etcd) = (folder.join("kube-apiserver"), folder.join("etcd"));
+    let entries = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_definitions = |path: &PathBuf| path.to_string_lossy().contains("gateway-api-v");
+    let definitions = entries.filter(is_definitions).max();
+    let there = api_server.is_file() && etcd.is_file();
+    let Some(definitions) = definitions.filter(|_| there) else {
+        println!("skipped: there is no API server of Kubernetes (cargo xtask test-kubernetes builds it)");
+        return None;
+    };
+    let helm = Some(folder.join("helm")).filter(|path| path.is_file()).or_else(|| program("helm"));
+    Some(Kubernetes { api_server, etcd, definitions, helm })
+}
+
 /// What packages bring. Without an archive there is nothing, and a line says so.
 fn part(name: &str, packages: &[&str], suite: Option<&str>, path: &str) -> Option<PathBuf> {
     let tools = Path::new(WEIR).ancestors().nth(2)?.join("tools");

@@ -281,11 +281,16 @@ pub struct Backend {
 
 impl Backend {
     pub fn start(name: &str) -> Backend {
+        Backend::at("127.0.0.1", name)
+    }
+
+    /// At an address of this machine.
+    pub fn at(address: &str, name: &str) -> Backend {
         let port = free_port();
         let mut command = Command::new(WEIR);
-        command.args(["demo-backend", "--listen", &format!("127.0.0.1:{port}"), "--name", name]).stderr(Stdio::null());
+        command.args(["demo-backend", "--listen", &format!("{address}:{port}"), "--name", name]).stderr(Stdio::null());
         let backend = Backend { port, _process: Leashed::start(&mut command).unwrap() };
-        eventually("the backend listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+        eventually("the backend listens", || TcpStream::connect((address, port)).ok());
         backend
     }
 
@@ -495,6 +500,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
             "promtool" | "prometheus" => "Debian: apt install prometheus",
             "nghttp" | "h2load" => "Debian: apt install nghttp2-client",
             "gtlsclient" => "Debian: apt install ngtcp2-client",
+            "helm" => "cargo xtask test-kubernetes --helm builds it",
             "slapd" | "slapadd" => "Debian: apt install slapd",
             "h2spec" => "Go: go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible",
             _ => "Debian: apt install it",
