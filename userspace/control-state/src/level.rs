@@ -16,12 +16,10 @@ use crate::state::State;
 
 /// Of this program. 2 brought `since` and `claim`, `Succeed`, `RollBack` and `DeleteAllSeen`, generations of steering that are kept by
 /// need and numbers of virtual IPs, and the levels themselves; 3 `Restore`, `since` for custom data, and an authority of
-/// the cluster's own.
-/// 4 brought tokens of the admin API, and on whose behalf a command is; 5
-/// that members' certificates are revoked; 6 waiting rooms and lotteries; 7 leases, and keys of sections that controllers write; 8
-/// purges of caches; 9 documents that controllers make; 10 that a member says
-/// that it steers, generations of steering that repeat themselves are kept once,
-/// and what their hash is; 11 law 1 of waiting rooms.
+/// the cluster's own; 4 tokens of the admin API, and on whose behalf a command is; 5 that members' certificates are revoked; 6 waiting
+/// rooms and lotteries; 7 leases, and keys of sections that controllers write; 8 purges of caches; 9 documents that controllers make;
+/// 10 that a member says that it steers, generations of steering that repeat themselves are kept once, and what their hash is; 11 law 1 of
+/// waiting rooms, and that such generations are kept where slots may have forgotten who had them.
 pub const LEVEL: u32 = 11;
 
 /// Of programs and clusters that say nothing.

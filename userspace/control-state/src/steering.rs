@@ -3,7 +3,7 @@
 //! A member takes flows when it has said that its kernel steers, so that nothing is sent to one that does not know yet what it is sent.
 //! What was before a generation is kept until every member has said that it holds nothing of it. A fleet that goes to and fro between the
 //! same few states, as with a member that comes and goes, has the same tables after the second round as after the tenth: later rounds
-//! are not kept. Another `hash` is a change like any other: the connections from before are looked for by what chose their machines then.
+//! are not kept, where slots remember all who had them meanwhile. Another `hash` is a change like any other: the connections from before are looked for by what chose their machines then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -136,7 +136,7 @@ fn steer_vip(
         let number = generations.last().map_or(1, |last| last.number + 1);
         generations.push(Generation { number, machines, alive: alive.clone(), released: Vec::new(), hash });
         if level >= SAYS_THAT_IT_STEERS {
-            forget_rounds(&mut generations);
+            forget_rounds(&mut generations, level);
         }
         let surplus = generations.len().saturating_sub(GENERATIONS_KEPT);
         generations.drain(..surplus);
@@ -183,8 +183,14 @@ fn seed(cluster_id: &str) -> u32 {
     (mixed >> 32) as u32
 }
 
-/// Of what has come round three times in the same order, up to now, the middle one goes: the first has led to where the third is.
-fn forget_rounds(generations: &mut Vec<Generation>) {
+/// Of what has come round three times in the same order, up to now, the middle one goes: the first has led to where the third is. That
+/// holds where no slot has had more owners than it remembers: a slot that has does not follow its table, and may have had another owner in
+/// the second round than in the first. Where that cannot be ruled out a round goes only when the longest ago would go otherwise.
+fn forget_rounds(generations: &mut Vec<Generation>, level: u32) {
+    let kept = level >= KEEPS_WHAT_SLOTS_FORGET && owners_most(generations) > OWNERS;
+    if kept && generations.len() <= GENERATIONS_KEPT {
+        return;
+    }
     let same = |a: &Generation, b: &Generation| (&a.machines, &a.alive, &a.hash) == (&b.machines, &b.alive, &b.hash);
     for round in 1..=ROUND_MAX {
         let Some(first) = generations.len().checked_sub(3 * round) else { return };
@@ -195,6 +201,28 @@ fn forget_rounds(generations: &mut Vec<Generation>) {
         }
     }
 }
+
+/// Owners that a slot can have had in these generations: one by each table, and, for each table that machines died under, who stood in for
+/// them until that was known.
+fn owners_most(generations: &[Generation]) -> usize {
+    let (mut tables, mut died) = (BTreeSet::new(), BTreeSet::new());
+    let key = |of: &Generation| of.machines.iter().map(|m| (m.member, m.weight)).collect::<Vec<_>>();
+    for generation in generations {
+        tables.insert(key(generation));
+    }
+    for pair in generations.windows(2) {
+        if pair[0].machines.iter().any(|machine| !pair[1].alive.contains(&machine.member)) {
+            died.insert(key(&pair[0]));
+        }
+    }
+    tables.len() + died.len()
+}
+
+/// Level from which a round is kept where slots may have had more owners than they remember; before, none was.
+const KEEPS_WHAT_SLOTS_FORGET: u32 = 11;
+
+/// Machines that a slot remembers: `OWNERS` of ebpf/abi.
+const OWNERS: usize = 4;
 
 /// Changes of a round: two members that come and go, each at its own pace, make one of four or a few more.
 const ROUND_MAX: usize = 8;
