@@ -50,6 +50,8 @@ pub struct Role {
     pub datagrams: bool,
     /// Pingora, which is a program of ours, can do this, too.
     pub pingora: bool,
+    /// Clients speak HTTP/2, which TLS agrees on.
+    pub http2: bool,
 }
 
 /// A route of HTTP/1.1.
@@ -59,6 +61,7 @@ pub const HTTP: Role = Role {
     haproxy: include_str!("../peers/haproxy.cfg"),
     datagrams: false,
     pingora: true,
+    http2: false,
 };
 
 /// Requests that are all refused, for another reason below each path.
@@ -68,7 +71,11 @@ pub const REFUSAL: Role = Role {
     haproxy: include_str!("../peers/haproxy-refusal.cfg"),
     datagrams: false,
     pingora: false,
+    http2: false,
 };
+
+/// The same for clients of HTTP/2.
+pub const HTTP2: Role = Role { pingora: false, http2: true, ..HTTP };
 
 /// Bytes relayed as they come.
 pub const TCP: Role = Role {
@@ -77,6 +84,7 @@ pub const TCP: Role = Role {
     haproxy: include_str!("../peers/haproxy-tcp.cfg"),
     datagrams: false,
     pingora: false,
+    http2: false,
 };
 
 /// Datagrams relayed by sessions.
@@ -144,7 +152,7 @@ impl Gateway {
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let address = free_address()?;
         if name == "pingora" && !setup.role.pingora {
-            return Err("pingora is set up for HTTP alone; leave it out here".into());
+            return Err("pingora is set up for HTTP/1.1 alone; leave it out here".into());
         }
         let program = |known: PathBuf| contender.program.clone().unwrap_or(known);
         let command = match name {
@@ -280,7 +288,8 @@ fn nginx(program: PathBuf, address: SocketAddr, setup: &Setup, folder: &Path) ->
     let (ssl, certificate) = match &setup.certificate {
         Some(pair) => {
             let (certificate, key) = (pair.certificate_file.display(), pair.key_file.display());
-            ("ssl", format!("ssl_protocols TLSv1.3; ssl_certificate {certificate}; ssl_certificate_key {key};"))
+            let ssl = if setup.role.http2 { "ssl http2" } else { "ssl" };
+            (ssl, format!("ssl_protocols TLSv1.3; ssl_certificate {certificate}; ssl_certificate_key {key};"))
         }
         None => ("", String::new()),
     };
@@ -301,7 +310,8 @@ fn haproxy(program: PathBuf, address: SocketAddr, setup: &Setup, folder: &Path) 
         ("", "no log".to_owned())
     };
     let ssl = setup.certificate.as_ref().map_or(String::new(), |pair| {
-        format!("ssl crt {} ssl-min-ver TLSv1.3 alpn http/1.1", pair.both_file.display())
+        let alpn = if setup.role.http2 { "h2" } else { "http/1.1" };
+        format!("ssl crt {} ssl-min-ver TLSv1.3 alpn {alpn}", pair.both_file.display())
     });
     let text = setup.role.haproxy.replace("{haproxy_ring}", target).replace("{haproxy_log}", &log);
     let file = write(folder, "haproxy.cfg", &fill(&text.replace("{ssl}", &ssl), address, setup, folder))?;

@@ -86,6 +86,9 @@ pub struct Options {
     /// Every request is to be refused with this status; absent: answered
     #[arg(long)]
     pub refused: Option<u16>,
+    /// The clients are those of another program, which speaks HTTP/2; this one is the upstream alone
+    #[arg(skip)]
+    pub h2: Option<crate::h2load::Shape>,
 }
 
 impl Default for Options {
@@ -109,6 +112,7 @@ impl Default for Options {
             datagrams: false,
             path: "/".to_owned(),
             refused: None,
+            h2: None,
         }
     }
 }

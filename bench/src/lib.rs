@@ -6,6 +6,7 @@ pub mod certificate;
 pub mod cpu;
 pub mod gateways;
 pub mod generator;
+pub mod h2load;
 pub mod memory;
 pub mod report;
 pub mod rounds;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use bench::scenarios::{Options, connections, extras, http1, idle, micro, refusal, tcp, tls1, udp};
+use bench::scenarios::{Options, connections, extras, http1, http2, idle, micro, refusal, tcp, tls1, udp};
 use bench::training;
 use clap::{Parser, Subcommand};
 
@@ -17,6 +17,8 @@ struct Arguments {
 enum Scenario {
     /// Requests over plain HTTP/1.1
     Http1(Options),
+    /// Requests over HTTP/2 inside TLS 1.3
+    Http2(Options),
     /// Requests and handshakes over TLS 1.3
     Tls1(Options),
     /// Bytes relayed as they come
@@ -40,6 +42,7 @@ enum Scenario {
 fn main() -> ExitCode {
     let result = match Arguments::parse().scenario {
         Scenario::Http1(options) => http1::run(&options),
+        Scenario::Http2(options) => http2::run(&options),
         Scenario::Tls1(options) => tls1::run(&options),
         Scenario::Tcp(options) => tcp::run(&options),
         Scenario::Udp(options) => udp::run(&options),

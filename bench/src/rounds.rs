@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::cpu;
 use crate::gateways::Gateway;
 use crate::generator::{self, Outcome};
+use crate::h2load;
 use crate::report::{Row, Table};
 use crate::statistics::{Figure, median};
 
@@ -115,7 +116,11 @@ pub fn load(options: &generator::Options, gateway: &Gateway, upstream: SocketAdd
         pid: Some(gateway.pid()),
         ..options.clone()
     };
-    let outcome = generator::run(&options).map_err(|error| format!("{}: {error}", gateway.name))?;
+    let run = match options.h2 {
+        Some(shape) => h2load::run(&options, shape),
+        None => generator::run(&options),
+    };
+    let outcome = run.map_err(|error| format!("{}: {error}", gateway.name))?;
     gateway.forget_logs();
     match options.refused {
         Some(status) => refused(&gateway.name, outcome, status),

@@ -3,6 +3,7 @@
 pub mod connections;
 pub mod extras;
 pub mod http1;
+pub mod http2;
 pub mod idle;
 pub mod micro;
 pub mod refusal;

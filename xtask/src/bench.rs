@@ -9,10 +9,10 @@ use crate::{pgo, progress};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// http1, tls1, tcp: CPU time per request beside the peers, udp: per datagram. refusal: per request that is not served. idle: memory per
+    /// http1, http2, tls1, tcp: CPU time per request beside the peers, udp: per datagram. refusal: per request that is not served. idle: memory per
     /// connection. connections: latency of 10,000. extras: what traces, logs, programs and scripts add to a request. micro: instructions
     /// per operation against bench/micro.json. steer: packets through xdp_steer. edges: a change on its way to ten thousand
-    #[arg(value_parser = ["http1", "tls1", "tcp", "udp", "refusal", "idle", "connections", "extras", "micro", "steer", "edges"])]
+    #[arg(value_parser = ["http1", "http2", "tls1", "tcp", "udp", "refusal", "idle", "connections", "extras", "micro", "steer", "edges"])]
     scenario: String,
     /// Interleaved rounds that nobody disturbed; of idle: fresh starts
     #[arg(long)]
@@ -157,6 +157,9 @@ fn peers(options: &Options) -> Result<Vec<String>, String> {
         }
     } else {
         tools::require(&[NGINX, HAPROXY].into_iter().filter(|tool| wanted(tool.program)).collect::<Vec<_>>())?;
+        if options.scenario == "http2" {
+            tools::require(&[tools::H2LOAD])?;
+        }
         if wanted("nginx") && matches!(options.scenario.as_str(), "tcp" | "udp") {
             tools::require(&[tools::NGINX_STREAM])?;
         }

@@ -1,0 +1,69 @@
+//! HTTP/2 as nghttp2's `h2load` asks for it, with our generator as the upstream that answers.
+//!
+//! `h2load` compares no bodies; what it is answered is known from the upstream, which counts what it was asked for in the same time, and
+//! from its own count of statuses: one that is not 2xx ends the run. Its CPU is the load's, so who else uses that is not known here.
+
+use crate::generator::{self, Outcome};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+/// How many connections, and requests at a time on each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    pub connections: usize,
+    pub streams: usize,
+}
+
+/// Loads the gateway for as long as the options say.
+pub fn run(options: &generator::Options, shape: Shape) -> Result<Outcome, String> {
+    let target = options.target.ok_or("h2load needs a gateway")?;
+    // Its handshakes come before the measurement, its end before the upstream's.
+    let length = (options.warm_up + options.seconds - 0.2 - START).max(0.1);
+    let asking = thread::spawn(move || {
+        thread::sleep(Duration::from_secs_f64(START));
+        ask(target, shape, length)
+    });
+    let quiet = generator::Options { connections: 0, tls: None, ..options.clone() };
+    let outcome = generator::run(&quiet)?;
+    let said = asking.join().map_err(|_| "h2load could not be waited for".to_owned())??;
+    let (good, bad) = statuses(&said).ok_or_else(|| format!("h2load said something else:\n{said}"))?;
+    if bad > 0 || good == 0 {
+        return Err(format!("{bad} answers of {} were no answers:\n{said}", good + bad));
+    }
+    Ok(Outcome { requests: outcome.upstream_requests, foreign_load_us: 0.0, ..outcome })
+}
+
+fn ask(target: SocketAddr, shape: Shape, seconds: f64) -> Result<String, String> {
+    let duration = format!("{}ms", (seconds * 1000.0) as u64);
+    let mut command = Command::new("h2load");
+    command.args(["-t", "1", "-c", &shape.connections.to_string(), "-m", &shape.streams.to_string(), "-D", &duration]);
+    command.arg(format!("https://{target}/7")).stdin(Stdio::null());
+    let done = command.output().map_err(|error| format!("h2load: {error}; Debian has it in nghttp2-client"))?;
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr))
+}
+
+/// Answers of 2xx and all others, of the line `status codes: 10 2xx, 0 3xx, 0 4xx, 0 5xx`.
+fn statuses(said: &str) -> Option<(u64, u64)> {
+    let line = said.lines().find_map(|line| line.strip_prefix("status codes: "))?;
+    let counts = line.split(", ").map(|part| part.split(' ').next()?.parse::<u64>().ok());
+    let counts = counts.collect::<Option<Vec<_>>>()?;
+    let (good, bad) = counts.split_first()?;
+    Some((*good, bad.iter().sum()))
+}
+
+/// Seconds after which it begins: the upstream listens by then.
+const START: f64 = 0.1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_h2load_says_is_read() {
+        let said = "finished in 3.00s, 33.33 req/s, 2.9KB/s\nstatus codes: 100 2xx, 0 3xx, 1 4xx, 2 5xx\n";
+        assert_eq!(statuses(said), Some((100, 3)));
+        assert_eq!(statuses("nothing"), None);
+    }
+}
