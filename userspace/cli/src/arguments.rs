@@ -252,6 +252,12 @@ pub enum Verb {
     /// Older spelling of apis
     #[command(subcommand, hide = true)]
     Api(ApiWhat),
+    /// Older spelling of create, get, apply, delete of a CustomDataKind
+    #[command(subcommand, hide = true)]
+    CustomDataKind(CustomKindWhat),
+    /// Older spelling of create, get, apply, delete of CustomData
+    #[command(subcommand, hide = true)]
+    CustomData(CustomDataWhat),
     /// Where the time and the memory of the machine that is asked go: by thread, and by what is held
     #[command(subcommand)]
     Profile(ProfileWhat),
@@ -598,6 +604,61 @@ pub enum ObjectWhat {
     Kinds,
     #[command(subcommand)]
     Status(StatusWhat),
+}
+
+#[derive(Subcommand)]
+pub enum CustomKindWhat {
+    List,
+    Get {
+        name: String,
+    },
+    Create {
+        /// A file of documents; - for stdin
+        #[arg(short, long, default_value = "-")]
+        file: PathBuf,
+    },
+    Update {
+        /// A file of documents; - for stdin
+        #[arg(short, long, default_value = "-")]
+        file: PathBuf,
+    },
+    Delete {
+        name: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum CustomDataWhat {
+    List {
+        kind: String,
+    },
+    Get {
+        kind: String,
+        id: String,
+    },
+    Create {
+        kind: String,
+        /// A file of items; - for stdin
+        #[arg(short, long, default_value = "-")]
+        file: PathBuf,
+    },
+    Update {
+        kind: String,
+        /// A file of items; - for stdin
+        #[arg(short, long, default_value = "-")]
+        file: PathBuf,
+    },
+    /// What is to be deleted and put, at once: rebuild, delete, list
+    BatchUpdate {
+        kind: String,
+        /// A file; - for stdin
+        #[arg(short, long, default_value = "-")]
+        file: PathBuf,
+    },
+    Delete {
+        kind: String,
+        id: String,
+    },
 }
 
 #[derive(Subcommand)]

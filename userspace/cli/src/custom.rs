@@ -1,9 +1,11 @@
+use std::path::Path;
+
 use hyper::Method;
 use serde_json::Value;
 
-use crate::arguments::Format;
+use crate::arguments::{CustomDataWhat, CustomKindWhat, Format};
 use crate::describe::fields;
-use crate::documents::word;
+use crate::documents::{read, word};
 use crate::output::{heads, print, structured, succeeded, table};
 use crate::server::{Server, segment};
 
@@ -90,6 +92,40 @@ pub async fn delete_data(server: &Server, names: &[String], all: bool) -> Result
         let gone = server.send(Method::DELETE, &path, String::new()).await;
         gone.map_err(|message| format!("delete CustomData {what} failed, {message}"))?;
         succeeded("delete", "CustomData", &what);
+    }
+    Ok(())
+}
+
+/// `custom-data-kind …`, as it was once spelled.
+pub async fn old_kinds(server: &Server, what: CustomKindWhat, format: Format) -> Result<(), String> {
+    match what {
+        CustomKindWhat::List => get_kinds(server, None, format).await,
+        CustomKindWhat::Get { name } => get_kinds(server, Some(&name), format).await,
+        CustomKindWhat::Create { file } => put(server, Method::POST, "/customdatakinds", &file).await,
+        CustomKindWhat::Update { file } => put(server, Method::PUT, "/customdatakinds", &file).await,
+        CustomKindWhat::Delete { name } => delete_kinds(server, &[name]).await,
+    }
+}
+
+/// `custom-data …`, as it was once spelled.
+pub async fn old_data(server: &Server, what: CustomDataWhat, format: Format) -> Result<(), String> {
+    let path = |kind: &str| format!("/customdata/{}", segment(kind));
+    match what {
+        CustomDataWhat::List { kind } => get_data(server, &[kind], format).await,
+        CustomDataWhat::Get { kind, id } => get_data(server, &[kind, id], format).await,
+        CustomDataWhat::Create { kind, file } => put(server, Method::POST, &path(&kind), &file).await,
+        CustomDataWhat::Update { kind, file } => put(server, Method::PUT, &path(&kind), &file).await,
+        CustomDataWhat::BatchUpdate { kind, file } => {
+            put(server, Method::POST, &format!("{}/items", path(&kind)), &file).await
+        }
+        CustomDataWhat::Delete { kind, id } => delete_data(server, &[kind, id], false).await,
+    }
+}
+
+/// Sends the documents of a file, one after the other.
+async fn put(server: &Server, method: Method, path: &str, file: &Path) -> Result<(), String> {
+    for document in read(&[file.to_owned()])? {
+        server.send(method.clone(), path, document.to_string()).await?;
     }
     Ok(())
 }

@@ -166,6 +166,8 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         Verb::Wasm(what) => wasm::run(&server, what, format).await,
         Verb::LastGood { what } => last_good::run(&server, what, format).await,
         Verb::Object(what) => object(&server, what, format).await,
+        Verb::CustomDataKind(what) => custom::old_kinds(&server, what, format).await,
+        Verb::CustomData(what) => custom::old_data(&server, what, format).await,
         Verb::Profile(what) => profile::run(&server, what, format).await,
         Verb::Check { .. }
         | Verb::Convert { .. }

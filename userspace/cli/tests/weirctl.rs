@@ -94,6 +94,19 @@ fn older_spellings_work() {
     assert!(members.out.starts_with("NAME   ROLE      AGE"), "{}", members.out);
     members.shows("n1     primary").shows("Leader").shows("localhost:2381").shows(" ago");
     world.ctl(&["delete", "member", "ghost"], "").fails("member \"ghost\" not found; known members: n1");
+
+    world.ctl(&["custom-data-kind", "create", "-f", "-"], "name: users\nidField: id\n").prints("");
+    world.ctl(&["custom-data-kind", "create"], "name: users\nidField: id\n").fails("users");
+    world.ctl(&["custom-data-kind", "update"], "name: users\nidField: id\njsonSchema: {type: object}\n").prints("");
+    world.ctl(&["custom-data-kind", "list"], "").shows("users   id         yes");
+    world.ctl(&["custom-data-kind", "get", "users", "-o", "yaml"], "").shows("idField: id\n");
+    world.ctl(&["custom-data", "create", "users", "-f", "-"], "id: a\nage: 1\n---\nid: b\n").prints("");
+    world.ctl(&["custom-data", "update", "users"], "id: a\nage: 2\n").prints("");
+    world.ctl(&["custom-data", "get", "users", "a"], "").shows("age: 2\n");
+    world.ctl(&["custom-data", "batch-update", "users"], "delete: [b]\nlist: [{id: c}]\n").prints("");
+    world.ctl(&["custom-data", "list", "users"], "").prints("ID\na\nc\n");
+    world.ctl(&["custom-data", "delete", "users", "a"], "").prints("delete CustomData users a successfully\n");
+    world.ctl(&["custom-data-kind", "delete", "users"], "").prints("delete CustomDataKind users successfully\n");
 }
 
 #[test]
@@ -157,6 +170,14 @@ fn small_verbs() {
     );
     resources.shows("httpserver,httpservers,hs").shows("CustomDataKind");
     world.ctl(&["completion", "bash"], "").shows("weirctl");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cpu").display().to_string();
+    world.ctl(&["profile", "info"], "").shows("cpuPath: \"\"").shows("memoryPath: \"\"");
+    world.ctl(&["profile", "start", "cpu", &file], "").prints("start cpu profile successfully\n");
+    world.ctl(&["profile", "start", "memory", &file], "").fails("name a file that is not there");
+    world.ctl(&["profile", "info", "-o", "json"], "").shows(&file);
+    world.ctl(&["profile", "stop"], "").prints("stop profile successfully\n");
+    assert!(std::fs::metadata(&file).unwrap().len() > 0);
     world.ctl(&["delete", "--help"], "").shows("delete");
     world.ctl(&["explain", "HTTPServer.port"], "").shows("port");
     world.ctl(&["explain", "Mock.rules"], "").shows("rules");
