@@ -571,7 +571,7 @@ impl Check for Checked {
     }
 
     fn names(&mut self, secret: &str, pair: &(String, String)) -> Vec<String> {
-        if !self.names.get(secret).is_some_and(|(known, _)| known == pair) {
+        if self.names.get(secret).is_none_or(|(known, _)| known != pair) {
             let names = names_of(&pair.0, &pair.1);
             self.names.insert(secret.to_owned(), (pair.clone(), names));
         }
