@@ -10,6 +10,7 @@ use base_quic::stats::{Count, total};
 use base_runtime::IoMode;
 use edge_listeners::Timeouts;
 use h3_client::{Certificate, Client, any_frame, bound_socket, certificate, config, data, get, head, post};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 use support::{Backend, House, eventually, proxy_to, short_timeouts};
 
@@ -32,6 +33,17 @@ on_both_drivers![
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const EXCESSIVE_LOAD: u64 = 0x107;
 
+/// What is booked is booked for the process: who looks at that has it alone.
+static PROCESS: RwLock<()> = RwLock::new(());
+
+fn alone() -> RwLockWriteGuard<'static, ()> {
+    PROCESS.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn beside() -> RwLockReadGuard<'static, ()> {
+    PROCESS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn house(io: IoMode, backend: &Backend, timeouts: Timeouts) -> (House, Certificate) {
     let certificate = certificate(&["a.test"]);
     let lines = format!("http3: true\nclientMaxBodySize: -1\n{}", certificate.lines);
@@ -46,6 +58,7 @@ fn neighbour_is_served(house: &House, certificate: &Certificate) {
 
 /// Rapid Reset (CVE-2023-44487), as HTTP/3 has it: the answer is declined as soon as the request was sent.
 fn requests_given_up_at_once(io: IoMode) {
+    let _beside = beside();
     let backend = Backend::answering(OK);
     let (house, certificate) = house(io, &backend, Timeouts::default());
     let mut client = Client::connect(house.port, &certificate);
@@ -68,6 +81,7 @@ fn requests_given_up_at_once(io: IoMode) {
 }
 
 fn requests_reset_before_their_heads(io: IoMode) {
+    let _beside = beside();
     let backend = Backend::answering(OK);
     let (house, certificate) = house(io, &backend, Timeouts::default());
     let mut client = Client::connect(house.port, &certificate);
@@ -89,6 +103,7 @@ fn requests_reset_before_their_heads(io: IoMode) {
 
 /// Nothing is declined: the request alone is reset, once its head has set the backend to work.
 fn bodies_reset_behind_their_heads(io: IoMode) {
+    let _beside = beside();
     let backend = Backend::new(|mut wire, _| while wire.more() {});
     let (house, certificate) = house(io, &backend, Timeouts::default());
     let mut client = Client::connect(house.port, &certificate);
@@ -109,6 +124,7 @@ fn bodies_reset_behind_their_heads(io: IoMode) {
 }
 
 fn floods_of_frames_that_lead_nowhere(io: IoMode) {
+    let _beside = beside();
     let backend = Backend::answering(OK);
     let (house, certificate) = house(io, &backend, Timeouts::default());
     let settings = [0, 4, 0];
@@ -137,6 +153,7 @@ fn floods_of_frames_that_lead_nowhere(io: IoMode) {
 }
 
 fn floods_of_streams_nobody_knows(io: IoMode) {
+    let _beside = beside();
     let backend = Backend::answering(OK);
     let (house, certificate) = house(io, &backend, Timeouts::default());
     let mut client = Client::connect(house.port, &certificate);
@@ -155,6 +172,7 @@ fn floods_of_streams_nobody_knows(io: IoMode) {
 
 /// A few bytes that stand for many: numbers of the table, over and over.
 fn heads_that_unfold(io: IoMode) {
+    let _alone = alone();
     let backend = Backend::answering(OK);
     let (house, certificate) = house(io, &backend, Timeouts::default());
     let mut client = Client::connect(house.port, &certificate);
@@ -171,6 +189,7 @@ fn heads_that_unfold(io: IoMode) {
 }
 
 fn heads_that_are_announced_too_large(io: IoMode) {
+    let _alone = alone();
     let backend = Backend::answering(OK);
     let (house, certificate) = house(io, &backend, Timeouts::default());
     let mut client = Client::connect(house.port, &certificate);
@@ -199,6 +218,7 @@ fn heads_that_are_announced_too_large(io: IoMode) {
 
 /// Each head is within its bound, all together are not.
 fn heads_that_weigh_together(io: IoMode) {
+    let _beside = beside();
     let backend = Backend::new(|mut wire, _| while wire.more() {});
     let (house, certificate) = house(io, &backend, Timeouts::default());
     let mut client = Client::connect(house.port, &certificate);
@@ -215,6 +235,7 @@ fn heads_that_weigh_together(io: IoMode) {
 }
 
 fn a_client_that_reads_nothing(io: IoMode) {
+    let _alone = alone();
     let backend = Backend::new(|mut wire, _| {
         while wire.message().is_some() {
             wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n");
@@ -247,6 +268,7 @@ fn a_client_that_reads_nothing(io: IoMode) {
 }
 
 fn bodies_that_nobody_reads(io: IoMode) {
+    let _alone = alone();
     let backend = Backend::new(|mut wire, _| {
         wire.head();
         std::thread::sleep(Duration::from_secs(3));
@@ -273,6 +295,7 @@ fn bodies_that_nobody_reads(io: IoMode) {
 
 /// First packets from many addresses that nobody follows up, as somebody sends who writes others' addresses on them.
 fn handshakes_that_are_not_finished(io: IoMode) {
+    let _alone = alone();
     let backend = Backend::answering(OK);
     let timeouts = Timeouts { handshake: Duration::from_secs(2), ..Timeouts::default() };
     let (house, certificate) = house(io, &backend, timeouts);
@@ -297,6 +320,7 @@ fn handshakes_that_are_not_finished(io: IoMode) {
 
 /// They show their address, all the same one, and leave it at that: other addresses find room.
 fn handshakes_of_one_address_that_are_not_finished(io: IoMode) {
+    let _beside = beside();
     let backend = Backend::answering(OK);
     let timeouts = Timeouts { handshake: Duration::from_secs(600), ..Timeouts::default() };
     let (house, certificate) = house(io, &backend, timeouts);
@@ -319,6 +343,7 @@ fn handshakes_of_one_address_that_are_not_finished(io: IoMode) {
 }
 
 fn datagrams_that_are_no_quic(io: IoMode) {
+    let _beside = beside();
     let backend = Backend::answering(OK);
     let (house, certificate) = house(io, &backend, Timeouts::default());
     let mut client = Client::connect(house.port, &certificate);
