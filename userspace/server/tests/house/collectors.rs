@@ -7,7 +7,7 @@ use crate::world::{Connection, Machine, eventually, free_port, get, mock, proxy,
 use serde_json::Value;
 use std::fs::{self, OpenOptions};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -30,6 +30,24 @@ fn ask(port: u16, trace: &str, numbers: Range<usize>) {
         let answer = connection.request("GET", &format!("/n-{number}"), &[("traceparent", &parent)], "").unwrap();
         assert_eq!(answer.status, 200);
     }
+}
+
+/// Waits until each sink of the machine has the lines of so many requests on its disk.
+fn on_disk(machine: &Machine, count: usize) {
+    let inside = |directory: &Path| -> Vec<PathBuf> {
+        fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    let lines = |sink: &PathBuf| {
+        let files = inside(sink).into_iter().flat_map(|spool| inside(&spool));
+        let files = files.filter(|file| file.extension().is_some_and(|extension| extension == "lines"));
+        let text: Vec<u8> = files.filter_map(|file| fs::read(file).ok()).flatten().collect();
+        numbers(&String::from_utf8_lossy(&text), "/n-").len()
+    };
+    let logs = machine.directory.join("data/logs");
+    eventually("the lines are on the disk", || {
+        let sinks: Vec<PathBuf> = inside(&logs).into_iter().filter(|path| path.is_dir()).collect();
+        (!sinks.is_empty() && sinks.iter().all(|sink| lines(sink) >= count)).then_some(())
+    });
 }
 
 /// The numbers after a mark in a text, in order; of those that came twice the first.
@@ -76,7 +94,7 @@ fn rotel_takes_spans_and_lines() {
     // Nobody listens. The lines outlive the process.
     both(0..20);
     eventually("it was tried", || (machine.metric("weir_log_sink_up{sink=\"lines-over-grpc\"}")? == 0.0).then_some(()));
-    std::thread::sleep(Duration::from_millis(400));
+    on_disk(&machine, 20);
     machine.kill();
     machine.run();
     let directory = tempfile::tempdir().unwrap();
@@ -182,7 +200,7 @@ fn rsyslog_takes_lines_also_those_it_was_killed_with() {
     machine.create(&format!("{}accessLogFormat: 'GET {{{{URI}}}}'\n", server("web", shop, "pl")));
     eventually("it serves", || get(shop, "/up").ok());
     ask(shop, TRACE, 0..20);
-    std::thread::sleep(Duration::from_millis(400));
+    on_disk(&machine, 20);
     machine.kill();
     machine.run();
     let directory = tempfile::tempdir().unwrap();
