@@ -6,12 +6,14 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 
-/// What is answered to a request from this address of the machine; nothing when the connection is closed before.
+/// What is answered to a request from this address of the machine; nothing when the connection is refused or closed before.
 fn ask_from(source: &str, port: u16) -> String {
     use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     bind(&socket, &SocketAddr::new(source.parse().unwrap(), 0)).unwrap();
-    connect(&socket, &SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+    if connect(&socket, &SocketAddr::from(([127, 0, 0, 1], port))).is_err() {
+        return String::new();
+    }
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n");

@@ -45,7 +45,7 @@ fn connections_past_their_maximum() {
         }
         drop(late);
         honest.was_served();
-        site.grew_at_most(8 * 1024 + 8 * most as u64);
+        site.grew_at_most(16 * 1024 + 8 * most as u64);
         site.recovers();
     });
 }

@@ -141,7 +141,8 @@ impl Site {
         assert!(cut.is_some(), "{last} clients were cut off, not {at_least}");
     }
 
-    /// Ends the watch over memory: it may have grown by so many KiB at most.
+    /// Ends the watch over memory: it may have grown by so many KiB at most. The allocator takes memory in steps of 2 MiB for each
+    /// thread, so that bounds have room for some of those.
     pub fn grew_at_most(&mut self, most_kib: u64) {
         let grown = self.eye.take().map_or(0, Eye::close);
         println!("memory grew by {grown} KiB, {most_kib} KiB are allowed");

@@ -151,7 +151,7 @@ fn half_open() {
         }
         site.counted("first_byte_timeout", crowd.len());
         honest.was_served();
-        site.grew_at_most(8 * 1024 + 4 * crowd.len() as u64);
+        site.grew_at_most(16 * 1024 + 4 * crowd.len() as u64);
         site.recovers();
     });
 }
