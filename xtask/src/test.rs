@@ -2,15 +2,19 @@
 //!
 //! The kernel programs are built first, because the daemon embeds them; then come the tests of all crates, those of the
 //! kernel programs (root only), the examples of deploy/ through `weirctl check`, and the conformance cases beside the
-//! checkout. What cannot run here is named and counted as skipped. The last line counts everything.
+//! checkout. What cannot run here is named and counted as skipped. The last line counts everything; tests that passed only when
+//! run once more, alone, are named as shaky where they were found.
 
+mod programs;
+
+use programs::Manner;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::cargo::{self, Profile, cargo, root};
+use crate::cargo::{self, Profile, root};
 use crate::progress::{self, Colour, note, paint, seconds, step, title, warn};
 use crate::tools::{
     self, CHROMIUM, COMPILER, CURL, ETHTOOL, H2LOAD, HAPROXY, IP, NGINX, NSENTER, PROMTOOL, PYTHON, SLAPD, WRK,
@@ -136,17 +140,23 @@ fn kernel_programs() -> Result<Count, String> {
 
 fn crates() -> Result<Count, String> {
     title("Crates");
-    let mut command = cargo();
-    command.args(["test", "--workspace", "--exclude", "kernel-tests", "--no-fail-fast"]);
-    match tools::h2spec(&root().join("target")) {
+    let packages = ["--workspace", "--exclude", "kernel-tests"];
+    let path = match tools::h2spec(&root().join("target")) {
         Ok(folder) => {
             let path = std::env::var_os("PATH").unwrap_or_default();
             let folders = std::env::split_paths(&path).chain([folder]);
-            command.env("PATH", std::env::join_paths(folders).map_err(|error| error.to_string())?);
+            Some(std::env::join_paths(folders).map_err(|error| error.to_string())?)
         }
-        Err(problem) => warn(format!("{problem}; the suite for servers of HTTP/2 is left out")),
-    }
-    tests(&mut command)
+        Err(problem) => {
+            warn(format!("{problem}; the suite for servers of HTTP/2 is left out"));
+            None
+        }
+    };
+    // One program waits for most of its time, so there is room for one more than there are CPUs.
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from) + 1;
+    let mut count = programs::run(&Manner { packages: &packages, at_once, told: &[], path })?;
+    count.add(programs::documentation(&packages)?);
+    Ok(count)
 }
 
 fn kernel_tests() -> Result<Count, String> {
@@ -155,46 +165,9 @@ fn kernel_tests() -> Result<Count, String> {
         warn("left out: loading programs into the kernel and making network namespaces need root");
         return Ok(SKIPPED);
     }
-    let mut command = cargo();
     // One at a time: they share the kernel, its maps' memory and two CPUs.
-    command.args(["test", "--package", "kernel-tests", "--no-fail-fast", "--", "--test-threads=1"]);
-    tests(&mut command)
-}
-
-/// Runs a `cargo test`, shows what is not a plain success, and adds up its `test result:` lines.
-fn tests(command: &mut Command) -> Result<Count, String> {
-    let running = step(tools::show(command));
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
-    let mut count = Count::default();
-    let output = child.stdout.take().into_iter().flat_map(|output| BufReader::new(output).lines());
-    for line in output.map_while(Result::ok) {
-        if let Some(result) = line.strip_prefix("test result: ") {
-            count.add(summary(result));
-        } else if !noise(&line) {
-            println!("    {line}");
-        }
-    }
-    let status = child.wait().map_err(|error| error.to_string())?;
-    if !status.success() && count.failed == 0 {
-        // A test program that did not build, or that died, counts nothing itself.
-        println!("{} {}: {status}", paint(Colour::Red, "✗"), tools::show(command));
-        count.failed += 1;
-    }
-    running.done(format!("{} passed, {} failed, {} ignored", count.passed, count.failed, count.skipped));
-    Ok(count)
-}
-
-/// `ok. 12 passed; 0 failed; 1 ignored; …`
-fn summary(result: &str) -> Count {
-    let number = |word: &str| {
-        let item = result.split([';', '.']).map(str::trim).find_map(|item| item.strip_suffix(word));
-        item.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
-    };
-    Count { passed: number("passed"), failed: number("failed"), skipped: number("ignored") }
-}
-
-fn noise(line: &str) -> bool {
-    line.is_empty() || line.starts_with("running ") || (line.starts_with("test ") && line.ends_with(" ok"))
+    let (packages, told) = (["--package", "kernel-tests"], ["--test-threads=1"]);
+    programs::run(&Manner { packages: &packages, at_once: 1, told: &told, path: None })
 }
 
 /// The documents of deploy/examples must be good ones.
@@ -296,12 +269,6 @@ fn free_ports() -> Result<[u16; 2], String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn libtests_summary_is_counted() {
-        let count = summary("FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s");
-        assert_eq!((count.passed, count.failed, count.skipped), (12, 3, 1));
-    }
 
     #[test]
     fn the_harness_closing_line_is_counted_and_nothing_else() {
