@@ -23,7 +23,8 @@
 //!
 //! `https://` servers are asked whether they speak HTTP/2 (ALPN), others are spoken to in it where their `http2` or that of their pool
 //! says `true`; `false` keeps to HTTP/1.1. Each worker then sends many requests at a time over few connections. What such a backend says
-//! it has done nothing with (GOAWAY, REFUSED_STREAM) is sent once more, whatever its method, unless its body streams.
+//! it has done nothing with (GOAWAY, REFUSED_STREAM) is sent once more, whatever its method, unless its body streams. WebSockets go over
+//! streams of such connections where the server offers that (RFC 8441), and each over a connection of HTTP/1.1 where it does not.
 //!
 //! With `http3: true` of a pool or server `https://` servers are spoken to in HTTP/3, over QUIC, in the same way. Nothing falls back to
 //! TCP, so that one that is not reached on UDP counts as one that cannot be connected to; requests that ask to go on in another protocol

@@ -13,7 +13,8 @@
 //!   clientMaxMsgSize: 65536                # 32768 when not set, -1 takes any
 //! ```
 //!
-//! Clients come over HTTP/1.1 (Upgrade) or HTTP/2 (extended CONNECT, RFC 8441); servers, `ws://` or `wss://`, are asked over HTTP/1.1. The
+//! Clients come over HTTP/1.1 (Upgrade), HTTP/2 or HTTP/3 (extended CONNECT, RFC 8441 and 9220); servers, `ws://` or `wss://`, are asked over
+//! HTTP/1.1, or over streams of few connections of HTTP/2 where they are to be spoken to in it, or agree to it, and offer WebSockets there. The
 //! client is answered once a server has agreed: what a server says instead of 101 is the client's answer. Servers get
 //! `X-Forwarded-For`, `-Host` and `-Proto`, what the client offered of subprotocols, and `defaultOrigin` where it had no `Origin`.
 //!
@@ -120,6 +121,11 @@ pub struct WebSocketPoolSpec {
     /// How long connecting to a server may take, over all its addresses and with the TLS handshake. Default 30s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<GoDuration>,
+    /// Speak HTTP/2 to the servers, so that many WebSockets share few connections. `true`: `wss://` servers may choose it (ALPN), `ws://`
+    /// ones must speak it (h2c). One that does not offer WebSockets over it (RFC 8441) is asked over HTTP/1.1. `false`: HTTP/1.1. A server's
+    /// own `http2` goes before. Default: `wss://` servers may choose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http2: Option<bool>,
     /// Leave out for a while servers that fail. Default: those that cannot be connected to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetectionSpec>,
@@ -277,6 +283,7 @@ impl WebSocketPoolSpec {
             queue: self.queue.clone(),
             slow_start: self.slow_start,
             connect_timeout: self.connect_timeout,
+            http2: self.http2,
             outlier_detection: self.outlier_detection.clone(),
             ..PoolSpec::default()
         }
@@ -522,7 +529,7 @@ mod tests {
     #[test]
     fn its_pools_are_those_of_a_proxy() {
         let text = "{mtls: {insecureSkipVerify: true}, pools: [{servers: [{url: 'ws://a:1'}], connectTimeout: 3s, \
-                    maxConcurrency: 7, queue: {size: 3}, slowStart: 5s, outlierDetection: {consecutiveErrors: 2}, serviceRegistry: etcd, serviceName: chat}]}";
+                    maxConcurrency: 7, queue: {size: 3}, slowStart: 5s, http2: false, outlierDetection: {consecutiveErrors: 2}, serviceRegistry: etcd, serviceName: chat}]}";
         let document = base_model::yaml::parse_document(text).expect("good YAML");
         let spec: WebSocketProxySpec = base_model::decode(&document, "").expect("a good document").value;
         let proxy = spec.proxy();
@@ -530,6 +537,7 @@ mod tests {
         assert_eq!(pool.connect_timeout, Some(GoDuration::from_secs(3)));
         assert_eq!((pool.service_registry.as_str(), pool.service_name.as_str()), ("etcd", "chat"));
         assert_eq!((pool.max_concurrency, pool.slow_start), (7, Some(GoDuration::from_secs(5))));
+        assert_eq!(pool.http2, Some(false));
         assert_eq!(pool.queue.as_ref().map(|queue| queue.size), Some(3));
         assert_eq!(pool.outlier_detection.as_ref().map(|detection| detection.consecutive_errors), Some(2));
         assert!(proxy.mtls.is_some_and(|mtls| mtls.insecure_skip_verify));

@@ -228,6 +228,103 @@ fn messages_pass_whole() {
     assert_eq!(house.connections_made(), 1);
 }
 
+/// The opening of a WebSocket, as a client of HTTP/1.1 says it; and what proves that its key was read.
+fn websocket(target: &'static str) -> Ask {
+    let headers = vec![
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("Sec-WebSocket-Version", "13"),
+    ];
+    Ask { upgrade: true, headers, ..get(target) }
+}
+const ACCEPTED: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// A backend that offers it gets WebSockets over streams of one connection, as RFC 8441 has them.
+#[test]
+fn websockets_are_streams_where_that_is_offered() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let heads = seen.clone();
+    let backend = Http2::new(move |request: Request, mut respond: Respond, _| {
+        let heads = heads.clone();
+        async move {
+            let mut fields: Vec<_> = request.headers().keys().map(|name| name.as_str().to_owned()).collect();
+            fields.sort();
+            let protocol = request.extensions().get::<proto_h2::h2::ext::Protocol>().map(|p| p.as_str().to_owned());
+            heads.lock().unwrap().push((request.method().to_string(), protocol, request.uri().to_string(), fields));
+            match request.uri().path() {
+                "/refused" => return say(respond, 403, "no").await,
+                "/http1" => return respond.send_reset(Reason::HTTP_1_1_REQUIRED),
+                _ => {}
+            }
+            let head = http::Response::builder().status(200).header("sec-websocket-protocol", "chat").body(()).unwrap();
+            let _open = respond.send_response(head, false).unwrap();
+            let _ = read(request.into_body()).await;
+        }
+    });
+    let house = House::new(1, &backend.pool());
+    for _ in 0..3 {
+        let said = house.ask(websocket("/ws"));
+        assert_eq!((said.status, said.outcome), (101, ""), "{}", said.notes);
+        for field in [ACCEPTED, "\"sec-websocket-protocol\": \"chat\"", "\"Upgrade\": \"websocket\""] {
+            assert!(said.headers.contains(field), "{field}: {}", said.headers);
+        }
+    }
+    // What it answers instead is the answer, and others go over the same connection.
+    let said = house.ask(websocket("/refused"));
+    assert_eq!((said.status, said.body.as_deref()), (403, Ok(&b"no"[..])), "{}", said.notes);
+    assert_eq!(house.ask(get("/refused")).status, 403);
+    assert_eq!(backend.connections(), 1);
+    let fields = ["sec-websocket-version", "te"].map(str::to_owned).to_vec();
+    let asked = ("CONNECT".to_owned(), Some("websocket".to_owned()), "http://client.test/ws".to_owned(), fields);
+    assert_eq!(seen.lock().unwrap()[..3], [asked.clone(), asked.clone(), asked]);
+    // One that wants it over HTTP/1.1 after all gets that, and messages as before. It speaks none here.
+    assert_eq!(house.ask(websocket("/http1")).status, 503);
+    assert_eq!(house.ask(get("/refused")).status, 403);
+    let over_streams = seen.lock().unwrap().len();
+    assert_eq!(house.ask(websocket("/ws")).status, 503);
+    assert_eq!(seen.lock().unwrap().len(), over_streams);
+    let said = house.ask(get("/refused"));
+    assert_eq!(said.status, 403, "{}", said.notes);
+}
+
+/// One that does not offer it is asked over HTTP/1.1 on the same port, and for the next one at once.
+#[test]
+fn websockets_go_over_http1_where_streams_are_not_offered() {
+    let kinds = Arc::new(Mutex::new(Vec::new()));
+    let seen = kinds.clone();
+    let backend = Backend::new(move |mut wire, _| {
+        let mut first = [0; 3];
+        if wire.stream.read_exact(&mut first).is_err() {
+            return;
+        }
+        let is_http2 = &first == b"PRI";
+        seen.lock().unwrap().push(if is_http2 { "HTTP/2" } else { "HTTP/1.1" });
+        if is_http2 {
+            // SETTINGS of nothing, and that theirs were read.
+            wire.send([0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0]);
+            return wire.drain();
+        }
+        let head = wire.head().unwrap();
+        assert!(
+            head.contains("Upgrade: websocket\r\n") && head.contains("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"),
+            "{head}"
+        );
+        wire.send(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {ACCEPTED}\r\n\r\n"
+        ));
+        wire.drain();
+    });
+    let house =
+        House::new(1, &format!("pools: [{{http2: true, servers: [{{url: 'http://127.0.0.1:{}'}}]}}]", backend.port));
+    for _ in 0..3 {
+        let said = house.ask(websocket("/ws"));
+        assert_eq!(said.status, 101, "{}", said.notes);
+        assert!(said.headers.contains(ACCEPTED), "{}", said.headers);
+    }
+    assert_eq!(*kinds.lock().unwrap(), ["HTTP/2", "HTTP/1.1", "HTTP/1.1", "HTTP/1.1"]);
+}
+
 /// What a backend has done nothing with is sent again, whatever it asks for; what it may have done is not.
 #[test]
 fn only_what_was_not_done_is_done_again() {

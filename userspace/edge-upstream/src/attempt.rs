@@ -2,7 +2,7 @@
 
 use crate::connect::ConnectError;
 use crate::endpoint::Server;
-use crate::lease::{self, Exchanger};
+use crate::lease::{self, Exchanger, Need};
 use crate::loss::Loss;
 use crate::pool;
 use crate::sessions::CONNECTIONS_MOST;
@@ -202,11 +202,9 @@ impl Attempt<'_> {
     /// backend has closed it in the meantime.
     pub async fn run(&self, body: &mut Body) -> Result<Answer, AttemptError> {
         let repeatable = self.request.method.is_idempotent() && !body.is_stream();
-        // A tunnel has a connection to itself.
-        let http1 =
-            self.request.method == Method::Connect || (self.upgrade && h1::offers_upgrade(&self.request.headers));
+        let need = self.need();
         if !self.repeated.get()
-            && let Some(lease) = pool::take(self.server, http1, !repeatable, self.introduction)
+            && let Some(lease) = pool::take(self.server, need, !repeatable, self.introduction)
         {
             match lease.exchange(self, body, self.keep_body || repeatable).await {
                 Err(AttemptError::Broken { stage: Stage::Untouched, .. }) => {}
@@ -219,7 +217,7 @@ impl Attempt<'_> {
             self.connecting.set(true);
             // Connecting is rare and takes room, which the future of every request would have.
             let opening =
-                lease::open(self.server, http1, self.connect_timeout, self.recorder, self.counters, self.introduction);
+                lease::open(self.server, need, self.connect_timeout, self.recorder, self.counters, self.introduction);
             let opened = Boxed::new(opening).await;
             self.connecting.set(false);
             left -= 1;
@@ -229,5 +227,23 @@ impl Attempt<'_> {
                 done => return done,
             }
         }
+    }
+
+    fn need(&self) -> Need {
+        match &self.request.method {
+            // A tunnel has a connection to itself.
+            Method::Connect => Need::Http1,
+            _ if !(self.upgrade && h1::offers_upgrade(&self.request.headers)) => Need::Message,
+            _ if self.websocket_key().is_some() => Need::WebSocket,
+            _ => Need::Http1,
+        }
+    }
+
+    /// That of a request that opens a WebSocket, where it can be said as an extended CONNECT, too: whoever asked over HTTP/1.1 wants a
+    /// proof that it was read, which is made of it.
+    pub(crate) fn websocket_key(&self) -> Option<&[u8]> {
+        let opens = self.upgrade && self.request.method == Method::Get && h1::offers_upgrade(&self.request.headers);
+        let mut keys = self.request.headers.values("Sec-WebSocket-Key");
+        keys.next().filter(|_| opens && keys.next().is_none()).map(<[u8]>::trim_ascii)
     }
 }

@@ -1,6 +1,7 @@
 //! Where a backend is: a server URL taken apart, and the socket addresses behind its name.
 
 use crate::health::Health;
+use crate::lease::Need;
 use crate::names;
 use crate::tls::Identity;
 use base_model::{ProxyProtocol, ServerUrl};
@@ -256,7 +257,8 @@ pub enum Protocols {
     Http1,
     /// HTTP/2 if it agrees to that in the handshake of TLS (ALPN), else HTTP/1.1.
     Negotiated,
-    /// HTTP/2 without asking (h2c by prior knowledge, RFC 9113 section 3.3).
+    /// HTTP/2 without asking (h2c by prior knowledge, RFC 9113 section 3.3). What asks for a WebSocket goes over HTTP/1.1 where the server
+    /// does not offer it over HTTP/2.
     Http2,
     /// HTTP/3 alone, over QUIC; what asks to go on in another protocol goes over HTTP/1.1, as a connection of TCP to the same port.
     Http3,
@@ -462,12 +464,12 @@ impl Server {
         Ok(self)
     }
 
-    /// Whether its connections may carry many requests. `http1`: those that can be made over HTTP/1.1 alone do not count, where there
-    /// is a choice.
-    pub(crate) fn shares(&self, http1: bool) -> bool {
+    /// Whether a request of this need may go over a connection that carries many.
+    pub(crate) fn shares(&self, need: Need) -> bool {
         match self.protocols {
             Protocols::Http1 => false,
-            Protocols::Negotiated | Protocols::Http3 => !http1,
+            Protocols::Negotiated => need != Need::Http1,
+            Protocols::Http3 => need == Need::Message,
             Protocols::Http2 => true,
         }
     }

@@ -5,14 +5,16 @@
 //! the backend.
 
 use crate::attempt::{Answer, Attempt, AttemptError, Counters, Stage};
+use crate::h2_tunnel::{H2Tunnel, kept};
 use crate::lease::Exchanger;
 use crate::loss::Loss;
 use crate::sessions::Stream;
 use crate::upload::{Beside, Upload, WaitsFor};
+use crate::websocket;
 use base_runtime::time::Deadline;
 use base_telemetry::proxy::{ServerRecorder, UpstreamError};
 use bytes::Bytes;
-use edge_pipeline::{Body, BodyError, BodyStream, Piece, Sight};
+use edge_pipeline::{Body, BodyError, BodyStream, Duplex, Piece, Sight};
 use proto_h2::fields::{self, RequestOptions};
 use proto_h2::{Data, Progress, h2};
 use proto_http::h1::{Fault, InterimCount};
@@ -36,7 +38,9 @@ impl Exchanger for Stream {
         let kept = if keep_body || !body.is_stream() { body.again() } else { None };
         let is_kept = kept.is_some();
         let outgoing = kept.unwrap_or_else(|| std::mem::take(body));
-        let ends = !outgoing.is_stream() && outgoing.length() == Some(0) && !outgoing.has_trailers();
+        // The opening of a WebSocket leaves the way open for what is said over it.
+        let key = attempt.websocket_key();
+        let ends = key.is_none() && !outgoing.is_stream() && outgoing.length() == Some(0) && !outgoing.has_trailers();
         let head = head(attempt, &outgoing)?;
         let Some(mut requests) = self.requests() else {
             return Err(unsent(outgoing, is_kept, body, io::ErrorKind::NotConnected.into()));
@@ -57,8 +61,13 @@ impl Exchanger for Stream {
         let number = response.stream_id().as_u32();
         let unopened = Deadline::at(base_runtime::now() + OPENED_WITHIN);
         let lease = Rc::new(self);
-        let mut upload =
-            (!ends).then(|| H2Upload { body: outgoing, sending, progress: Rc::default(), _lease: lease.clone() });
+        let (mut upload, tunnel) = match key {
+            Some(key) => (None, Some((key, sending))),
+            None => {
+                let upload = || H2Upload { body: outgoing, sending, progress: Rc::default(), _lease: lease.clone() };
+                ((!ends).then(upload), None)
+            }
+        };
         let mut interim = InterimCount::default();
         let mut cut = None;
         let head = poll_fn(|cx| {
@@ -96,7 +105,9 @@ impl Exchanger for Stream {
                     }
                     Poll::Pending
                 }
-                (Poll::Ready(Err(error)), None) => Poll::Ready(Err(failed(error, is_kept, &lease, attempt.counters))),
+                (Poll::Ready(Err(error)), None) => {
+                    Poll::Ready(Err(failed(error, is_kept, &lease, attempt.counters, key.is_some())))
+                }
             }
         });
         let (head, incoming) = head.await?.into_parts();
@@ -105,6 +116,15 @@ impl Exchanger for Stream {
         }
         let response = fields::read_response(&http::Response::from_parts(head, ()));
         within(&response.headers, attempt.limits)?;
+        if let Some((key, mut sending)) = tunnel {
+            if (200..300).contains(&response.status) {
+                let response = websocket::switched(response, key);
+                let upgraded: Box<dyn Duplex> = Box::new(H2Tunnel::new(incoming, sending, lease));
+                return Ok(Answer { response, body: Body::Empty, upgraded: Some(upgraded) });
+            }
+            // It answers as it would any request, and nothing is said over what was not opened.
+            let _ = sending.send_data(Bytes::new().into(), true);
+        }
         let beside = Beside::begin(upload, cut.is_some(), response.status, attempt.counters);
         if incoming.is_end_stream() {
             beside.end(|| ());
@@ -150,6 +170,7 @@ fn head(attempt: &Attempt<'_>, body: &Body) -> Result<http::Request<()>, Attempt
     let request = attempt.request;
     let length = match body.length() {
         // A method that usually carries a body says that it has none.
+        _ if attempt.websocket_key().is_some() => None,
         Some(0) if !body.is_stream() && !matches!(request.method, Method::Post | Method::Put | Method::Patch) => None,
         length => length,
     };
@@ -157,7 +178,7 @@ fn head(attempt: &Attempt<'_>, body: &Body) -> Result<http::Request<()>, Attempt
         scheme: if attempt.server.identity.is_some() { "https" } else { "http" },
         authority: attempt.host,
         length,
-        protocol: None,
+        protocol: attempt.websocket_key().map(|_| "websocket"),
         expect_continue: false,
     };
     // What follows a CONNECT is no message.
@@ -208,15 +229,17 @@ fn unsent(outgoing: Body, is_kept: bool, body: &mut Body, error: io::Error) -> A
 
 /// Why no answer came. What the backend says it has done nothing with may go elsewhere (RFC 9113 section 8.7): streams after the last
 /// one of a GOAWAY, and those it refused.
-fn failed(error: h2::Error, is_kept: bool, lease: &Stream, counters: &Counters) -> AttemptError {
+fn failed(error: h2::Error, is_kept: bool, lease: &Stream, counters: &Counters, opens_websocket: bool) -> AttemptError {
     if error.is_library() && error.is_reset() {
         counters.faults.hit(base_runtime::worker_index());
         return AttemptError::Faulty(error);
     }
     let reset = error.reason().filter(|_| error.is_remote() && error.is_reset());
     let wants_http1 = reset == Some(h2::Reason::HTTP_1_1_REQUIRED);
-    if wants_http1 {
-        lease.wants_http1();
+    match wants_http1 {
+        true if opens_websocket => lease.wants_websockets_over_http1(),
+        true => lease.wants_http1(),
+        false => {}
     }
     let refused = wants_http1 || reset == Some(h2::Reason::REFUSED_STREAM) || error.is_remote() && error.is_go_away();
     if reset == Some(h2::Reason::REFUSED_STREAM) {
@@ -260,7 +283,7 @@ impl Upload for H2Upload {
                 Ok(Some(piece)) => {
                     let last = !self.body.is_stream() && self.body.length() == Some(0) && !self.body.has_trailers();
                     let data = match piece {
-                        Piece::Buf(buffer) => Data::from(buffer),
+                        Piece::Buf(buffer) => kept(buffer, &self.progress),
                         Piece::Bytes(bytes) => Data::from(bytes),
                         Piece::Pipe(_) => unreachable!("bytes that are to be seen are in memory"),
                     };

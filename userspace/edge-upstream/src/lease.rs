@@ -1,4 +1,7 @@
 //! What a request goes out on: a connection of HTTP/1.1 that it has for itself, or a stream of one that carries many, over TCP or QUIC.
+//!
+//! The opening of a WebSocket goes over a stream of HTTP/2 where the backend offers that (RFC 8441), and else over a connection of HTTP/1.1,
+//! which becomes what the WebSocket has for itself.
 
 use crate::attempt::{Answer, Attempt, AttemptError, Counters};
 use crate::connect::{ConnectError, connect_saying};
@@ -17,6 +20,17 @@ pub(crate) trait Exchanger {
     /// Sends the request of `attempt` and reads the head of its answer; the answer's body holds on to what it comes over. `keep_body`
     /// leaves the body as it is, where it is in memory.
     async fn exchange(self, attempt: &Attempt<'_>, body: &mut Body, keep_body: bool) -> Result<Answer, AttemptError>;
+}
+
+/// What a request asks of what it goes out on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// It is a message, which everything carries.
+    Message,
+    /// It opens a WebSocket, and what carries it becomes a tunnel.
+    WebSocket,
+    /// It can be made over HTTP/1.1 alone, where there is a choice.
+    Http1,
 }
 
 /// See the module doc. Given back by what it brought.
@@ -40,16 +54,16 @@ impl Exchanger for Lease {
     }
 }
 
-/// A new lease, within `limit`. `introduction` goes before everything else. `recorder` counts what is made for it. `http1`: the request can be made over HTTP/1.1 alone.
+/// A new lease, within `limit`. `introduction` goes before everything else. `recorder` counts what is made for it.
 pub(crate) async fn open(
     server: &Server,
-    http1: bool,
+    need: Need,
     limit: Duration,
     recorder: &ServerRecorder,
     counters: &Arc<Counters>,
     introduction: &[u8],
 ) -> Result<Lease, ConnectError> {
-    if !server.shares(http1) {
+    if !server.shares(need) {
         let generation = server.endpoint.generation();
         let (identity, offered) = (server.identity.as_deref(), Protocols::Http1.offered());
         let stream = connect_saying(&server.endpoint, identity, offered, introduction, limit).await?;
@@ -59,5 +73,5 @@ pub(crate) async fn open(
     if server.protocols == Protocols::Http3 {
         return h3_sessions::open(server, limit, recorder, counters).await.map(Lease::H3);
     }
-    sessions::open(server, limit, recorder, counters).await
+    sessions::open(server, need, limit, recorder, counters).await
 }

@@ -4,7 +4,7 @@
 //! ([`adaptive`]).
 //!
 //! Reading order: [`endpoint`], [`names`], [`patience`], [`discovery`], [`balance`], [`health`], [`probe`], [`check`], [`outlier`], [`sticky`], [`matcher`], [`attempt`], [`lease`], [`pool`],
-//! [`sessions`], [`h3_sessions`], `opening`, [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, `h3_exchange`, [`circuit`], [`retry`], [`budget`], [`adaptive`], [`call`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
+//! [`sessions`], [`h3_sessions`], `opening`, [`connect`], [`tls`], `h1_exchange`, `h2_exchange`, `h2_tunnel`, `h3_exchange`, [`websocket`], [`circuit`], [`retry`], [`budget`], [`adaptive`], [`call`], [`l4_pool`]. Beside the way stands what need not go it: [`cache`].
 #![forbid(unsafe_code)]
 
 pub mod adaptive;
@@ -20,6 +20,7 @@ pub mod discovery;
 pub mod endpoint;
 mod h1_exchange;
 mod h2_exchange;
+mod h2_tunnel;
 mod h3_exchange;
 pub mod h3_sessions;
 mod h3_stream;
@@ -41,6 +42,7 @@ mod silence;
 pub mod sticky;
 pub mod tls;
 mod upload;
+pub mod websocket;
 
 pub use attempt::{Answer, Attempt, AttemptError};
 pub use balance::Balancer;

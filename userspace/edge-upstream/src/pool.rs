@@ -11,7 +11,7 @@
 
 use crate::endpoint::{Protocols, Server};
 use crate::h3_sessions;
-use crate::lease::Lease;
+use crate::lease::{Lease, Need};
 use crate::sessions;
 use base_runtime::net::StreamState;
 use base_telemetry::proxy::ServerRecorder;
@@ -97,17 +97,17 @@ thread_local! {
     static SWEEPING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A lease of what this worker keeps for `server`, if it has any. `http1`: one of HTTP/1.1. `once`: for what must not be sent twice; the
+/// A lease of what this worker keeps for `server`, if it has any. `need`: what for. `once`: for what must not be sent twice; the
 /// kernel is asked whether the backend has closed it just now. `introduction`: one that began with this and nothing else.
-pub fn take(server: &Server, http1: bool, once: bool, introduction: &[u8]) -> Option<Lease> {
-    if server.shares(http1) {
+pub fn take(server: &Server, need: Need, once: bool, introduction: &[u8]) -> Option<Lease> {
+    if server.shares(need) {
         if server.protocols == Protocols::Http3 {
             return h3_sessions::take(server, once).map(Lease::H3);
         }
-        if let Some(stream) = sessions::take(server, once) {
+        if let Some(stream) = sessions::take(server, need, once) {
             return Some(Lease::Stream(stream));
         }
-        if server.protocols == Protocols::Http2 {
+        if server.protocols == Protocols::Http2 && need != Need::WebSocket {
             return None;
         }
     }

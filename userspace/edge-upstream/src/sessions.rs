@@ -6,6 +6,9 @@
 //! Whether a server with TLS speaks HTTP/2 shows when it is connected to (ALPN); until that is known, one request at a time connects.
 //! One that does not gets connections of HTTP/1.1, as many as there are requests.
 //!
+//! The opening of a WebSocket takes a stream where the backend has said that it offers them so (RFC 8441); where it has not, a connection
+//! of HTTP/1.1 is made for it, without another one of HTTP/2 as long as that is known.
+//!
 //! Frames that cost a backend nothing and lead nowhere (PING, SETTINGS, empty DATA and their kin) have allowances; one that has spent
 //! them gets no further requests over its connection, counted as `upstream_h2_faults`; those under way end on it, unless it goes on.
 //!
@@ -15,7 +18,7 @@
 use crate::attempt::Counters;
 use crate::connect::{ConnectError, connect_to};
 use crate::endpoint::{Endpoint, Protocols, Server};
-use crate::lease::Lease;
+use crate::lease::{Lease, Need};
 use crate::loss::Loss;
 use crate::opening::{Opening, Outcome, Waiting};
 use crate::pool::{self, IDLE_TIMEOUT, IdHasher, Link};
@@ -124,6 +127,16 @@ impl Stream {
         self.session.takes() < self.session.streams.get()
     }
 
+    /// Whether its backend offers WebSockets over streams.
+    fn takes_websockets(&self) -> bool {
+        self.session.takes_websockets()
+    }
+
+    /// The backend will not have this opening of a WebSocket over HTTP/2, although it offered that.
+    pub(crate) fn wants_websockets_over_http1(&self) {
+        GROUPS.with_borrow_mut(|groups| groups.entry(self.session.key).or_default().websockets = Some(false));
+    }
+
     /// So many bytes of an answer were taken, or are not wanted any more.
     pub(crate) fn took(&self, bytes: usize) {
         let session = &self.session;
@@ -185,6 +198,12 @@ impl Session {
     fn takes(&self) -> usize {
         let requests = self.requests.borrow();
         requests.as_ref().map_or(0, |open| open.current_max_send_streams().min(STREAMS_MOST))
+    }
+
+    /// Whether it has said that extended CONNECT may be asked for.
+    fn takes_websockets(&self) -> bool {
+        let requests = self.requests.borrow();
+        requests.as_ref().is_some_and(|open| open.is_extended_connect_protocol_enabled())
     }
 
     fn has_room(&self) -> bool {
@@ -266,6 +285,8 @@ struct Group {
     http1: bool,
     /// It asked for that, so that nothing else is offered.
     http1_asked: bool,
+    /// Whether the connection of HTTP/2 that was made last takes WebSockets.
+    websockets: Option<bool>,
     /// When somebody connected last: what is known is kept for as long as an idle connection.
     used: Option<Instant>,
 }
@@ -276,14 +297,21 @@ thread_local! {
 
 /// A place on a connection that this worker has to the server. `once`: not on an idle one whose backend has just said something, which
 /// may be that it closes.
-pub(crate) fn take(server: &Server, once: bool) -> Option<Stream> {
+pub(crate) fn take(server: &Server, need: Need, once: bool) -> Option<Stream> {
     GROUPS.with_borrow_mut(|groups| {
-        let sessions = &mut groups.get_mut(&server.connections())?.sessions;
+        let group = groups.get_mut(&server.connections())?;
+        if need == Need::WebSocket && group.websockets != Some(true) {
+            return None;
+        }
+        let sessions = &mut group.sessions;
         let mut at = 0;
         while let Some(session) = sessions.get(at) {
             if !session.is_usable(server) {
                 sessions.remove(at).close();
-            } else if session.has_room() && !(once && session.may_be_closing()) {
+            } else if session.has_room()
+                && !(once && session.may_be_closing())
+                && (need != Need::WebSocket || session.takes_websockets())
+            {
                 return Some(Stream::of(session));
             } else {
                 at += 1;
@@ -323,17 +351,30 @@ fn turn(server: &Server) -> Turn {
     })
 }
 
-/// A place on a new connection, or a connection of HTTP/1.1 where the server speaks nothing else.
+/// Whether the server is known to take no WebSockets over HTTP/2.
+fn refuses_websockets(server: &Server) -> bool {
+    GROUPS.with_borrow(|groups| groups.get(&server.connections()).is_some_and(|group| group.websockets == Some(false)))
+}
+
+/// A place on a new connection, or a connection of HTTP/1.1 where the server speaks nothing else, or not what is needed.
 pub(crate) async fn open(
     server: &Server,
+    need: Need,
     limit: Duration,
     recorder: &ServerRecorder,
     counters: &Arc<Counters>,
 ) -> Result<Lease, ConnectError> {
     let end = base_runtime::now() + limit;
+    let http1 = || {
+        let left = end.saturating_duration_since(base_runtime::now());
+        Maker { protocols: Protocols::Http1, ..Maker::new(server, recorder, counters) }.make(left)
+    };
     loop {
-        if let Some(stream) = take(server, true) {
+        if let Some(stream) = take(server, need, true) {
             return Ok(Lease::Stream(stream));
+        }
+        if need == Need::WebSocket && refuses_websockets(server) {
+            return http1().await;
         }
         let outcome = match turn(server) {
             Turn::Wait(opening) => {
@@ -356,6 +397,11 @@ pub(crate) async fn open(
             }
         };
         match outcome {
+            // Who asks for messages finds it in its place.
+            Outcome::Made(Some(Lease::Stream(stream))) if need == Need::WebSocket && !stream.takes_websockets() => {
+                drop(stream);
+                return http1().await;
+            }
             Outcome::Made(Some(lease)) => return Ok(lease),
             Outcome::Made(None) => {}
             Outcome::Failed(error) => return Err(error),
@@ -457,6 +503,9 @@ impl Maker {
             session.close();
             return Err(ConnectError::Tcp(io::ErrorKind::TimedOut.into()));
         }
+        GROUPS.with_borrow_mut(|groups| {
+            groups.entry(self.key).or_default().websockets = Some(session.takes_websockets());
+        });
         Ok(stream)
     }
 }

@@ -3,11 +3,9 @@
 use super::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use edge_upstream::websocket::accept_of;
 use proto_http::h1::offers_upgrade;
 use proto_http::{Method, Request};
-
-/// What belongs to every key.
-const ACCEPTED: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// What a client asked for.
 #[derive(Debug)]
@@ -44,8 +42,7 @@ impl Offer {
     /// Whether a server's 101 is an answer to it; `plain`: no extension may be in use. Whoever asked over HTTP/2 cannot see this for
     /// himself.
     pub fn is_met_by(&self, response: &Response, plain: bool) -> Result<(), &'static str> {
-        let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &[&self.key[..], ACCEPTED].concat());
-        let expected = STANDARD.encode(digest);
+        let expected = accept_of(&self.key);
         if response.headers.value("Sec-WebSocket-Accept").map(<[u8]>::trim_ascii) != Some(expected.as_bytes()) {
             return Err("the server's Sec-WebSocket-Accept is none for this key");
         }

@@ -104,9 +104,11 @@ impl Question {
             // Any sixteen bytes will do: nothing is said over what is opened.
             request.headers.set("Sec-WebSocket-Key", STANDARD.encode(b"weir-probes-this"));
         }
-        // One of its own, so that no request loses the connection it would have had.
+        // One of its own, so that no request loses the connection it would have had; the opening of a WebSocket asks as one of a client does.
         let protocols = match server.protocols {
-            shared @ (Protocols::Http2 | Protocols::Http3) if !upgrade => shared,
+            Protocols::Http3 if upgrade => Protocols::Http1,
+            Protocols::Negotiated if upgrade => Protocols::Negotiated,
+            shared @ (Protocols::Http2 | Protocols::Http3) => shared,
             _ => Protocols::Http1,
         };
         let asked = Asked {
@@ -165,7 +167,7 @@ impl Asked {
             connect_timeout: limit,
             connecting: &Cell::new(false),
             // A connection that many share is there for it, too; one that is kept for requests is left to them.
-            repeated: &Cell::new(server.protocols == Protocols::Http1),
+            repeated: &Cell::new(server.protocols == Protocols::Http1 || self.upgrade),
             keep_body: true,
             interim: None,
             recorder,

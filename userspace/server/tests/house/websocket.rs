@@ -7,18 +7,22 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// A machine before a backend on a port that the test's program listens on, and the ports of a WebSocketProxy that looks at frames, of
-/// one that does not, and of a Proxy.
-fn machine(io: &str) -> (Machine, u16, [u16; 3]) {
+/// one that does not, of a Proxy, and of one that reaches it through another of our servers, over streams of HTTP/2.
+fn machine(io: &str) -> (Machine, u16, [u16; 4]) {
     let mut machine = Machine::new("m1").flags(["--io", io]);
     machine.run();
-    let (backend, ports) = (free_port(), [free_port(), free_port(), free_port()]);
+    let (backend, ports) = (free_port(), [(); 4].map(|()| free_port()));
     let url = format!("servers: [{{url: 'ws://127.0.0.1:{backend}'}}]");
     let bounded = format!("kind: WebSocketProxy, pools: [{{{url}}}]");
     let unbounded = format!("kind: WebSocketProxy, pools: [{{{url}, clientMaxMsgSize: -1, serverMaxMsgSize: -1}}]");
     let proxy = format!("kind: Proxy, pools: [{{servers: [{{url: 'http://127.0.0.1:{backend}'}}]}}]");
+    let streams = format!(
+        "kind: WebSocketProxy, pools: [{{servers: [{{url: 'ws://127.0.0.1:{}'}}], http2: true, clientMaxMsgSize: -1, serverMaxMsgSize: -1}}]",
+        ports[2]
+    );
     machine.create(&mock("alive", "alive"));
     for (port, (name, filter)) in
-        ports.into_iter().zip([("bounded", bounded), ("unbounded", unbounded), ("proxy", proxy)])
+        ports.into_iter().zip([("bounded", bounded), ("unbounded", unbounded), ("proxy", proxy), ("streams", streams)])
     {
         machine.create(&format!("kind: Pipeline\nname: to-{name}\nfilters: [{{name: f, {filter}}}]\n"));
         let alive = format!(
@@ -33,7 +37,7 @@ fn machine(io: &str) -> (Machine, u16, [u16; 3]) {
 }
 
 /// What the program says; it must end well.
-fn said(program: &Path, script: &str, backend: u16, ports: [u16; 3]) -> String {
+fn said(program: &Path, script: &str, backend: u16, ports: [u16; 4]) -> String {
     let mut command = Command::new(program);
     command.arg(if program.ends_with("node") { "-e" } else { "-c" }).arg(script);
     command.args([backend].iter().chain(&ports).map(u16::to_string));
@@ -70,7 +74,8 @@ fn python_speaks_them() {
         let text = said(&python, &[SERVE, PYTHON].concat(), backend, ports);
         let expected = "bounded: echo 100 kB refused 1009 4001 4002 0 chat\n\
                         unbounded: echo 100 kB passed 4001 4002 1 chat\n\
-                        proxy: echo 100 kB passed 4001 4002 1 chat\n";
+                        proxy: echo 100 kB passed 4001 4002 1 chat\n\
+                        streams: echo 100 kB passed 4001 4002 1 chat\n";
         assert_eq!(text, expected, "{io}");
         let counted = "weir_limit_hits_total{limit=\"websocket_message_bytes\"} 1";
         eventually(counted, || machine.api("GET", "/metrics", "").body.contains(counted).then_some(()));
@@ -93,7 +98,7 @@ fn python_speaks_them_over_http2() {
     for io in ["uring", "epoll"] {
         let (_machine, backend, ports) = machine(io);
         let text = said(&python, &[SERVE, PYTHON_H2].concat(), backend, ports);
-        let expected = "200 chat hello close 4001\n".repeat(3) + "200 chat refused 1009\n";
+        let expected = "200 chat hello close 4001\n".repeat(4) + "200 chat refused 1009\n";
         assert_eq!(text, expected, "{io}");
     }
 }
@@ -111,7 +116,7 @@ fn node_speaks_them() {
     let _served = Leashed::start(Command::new(python).args(["-c", SERVE, &backend.to_string()])).unwrap();
     eventually("the backend listens", || std::net::TcpStream::connect(("127.0.0.1", backend)).ok());
     let text = said(&node, NODE, backend, ports);
-    assert_eq!(text, "hello 100000 4001 bye\n".repeat(2) + "hello 1009\n");
+    assert_eq!(text, "hello 100000 4001 bye\n".repeat(3) + "hello 1009\n");
 }
 
 /// Echoes; "close:N" makes it close with N, "big:N" answers N bytes.
@@ -176,7 +181,7 @@ async def use(name, port):
     print(f"{name}: echo 100 kB {big} {by_server} 4002 {extensions} {subprotocol}", flush=True)
 async def main():
     server = await serve()
-    for name, port in zip(["bounded", "unbounded", "proxy"], sys.argv[2:]):
+    for name, port in zip(["bounded", "unbounded", "proxy", "streams"], sys.argv[2:]):
         await use(name, port)
 asyncio.run(main())
 "#;
