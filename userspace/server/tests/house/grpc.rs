@@ -1,23 +1,56 @@
-//! gRPC end to end with the clients and servers people have: grpcio, in four shapes, with deadlines, large messages and a slow reader.
+//! gRPC end to end with the clients and servers people have: grpcio, in four shapes, with deadlines, large messages and a slow reader; over
+//! TLS on both sides, with the services of health and reflection that come beside it.
 
+use crate::http3_upstream::local;
+use crate::parts;
 use crate::world::{Machine, eventually, free_port, program};
+use serde_json::json;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// A python that has grpcio, if there is one.
-fn python() -> Option<PathBuf> {
-    let found = program("python3")?;
-    let candidates = [PathBuf::from("/usr/bin/python3"), found];
-    let has = |python: &PathBuf| {
-        let mut command = Command::new(python);
-        command.args(["-c", "import grpc"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
-    };
-    let python = candidates.into_iter().find(has);
-    if python.is_none() {
-        println!("skipped: python3 has no module grpc (Debian: apt install python3-grpcio)");
+/// A python that has what it is to import.
+struct Python {
+    program: PathBuf,
+    /// Where it looks for modules beside its own.
+    modules: Option<PathBuf>,
+}
+
+impl Python {
+    /// One with these modules, if it can be had.
+    fn with(modules: &str) -> Option<Python> {
+        let found = program("python3")?;
+        let own = [PathBuf::from("/usr/bin/python3"), found.clone()].map(|program| Python { program, modules: None });
+        let has = |python: &Python| {
+            let mut command = python.command();
+            command.args(["-c", &format!("import {modules}")]).stderr(Stdio::null());
+            command.status().is_ok_and(|status| status.success())
+        };
+        let brought = || parts::grpcio().map(|modules| Python { program: found, modules: Some(modules) });
+        let python = own.into_iter().find(has).or_else(|| brought().filter(has));
+        if python.is_none() {
+            println!(
+                "skipped: python3 has not the modules {modules} (pip3 install grpcio grpcio-health-checking grpcio-reflection)"
+            );
+        }
+        python
     }
-    python
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        if let Some(modules) = &self.modules {
+            command.env("PYTHONPATH", modules);
+        }
+        command
+    }
+
+    /// What the script says; it must end well.
+    fn run(&self, script: &str, arguments: &[&str]) -> String {
+        let done = self.command().args(["-c", script]).args(arguments).stdin(Stdio::null()).output().unwrap();
+        let told = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success(), "{told}{}", String::from_utf8_lossy(&done.stderr));
+        told
+    }
 }
 
 /// A server of grpcio that ends with the test.
@@ -27,10 +60,10 @@ struct Server {
 }
 
 impl Server {
-    fn start(python: &Path, name: &str) -> Server {
-        let child =
-            Command::new(python).args(["-c", SERVER, name]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        let mut child = child.unwrap();
+    fn start(python: &Python, script: &str, arguments: &[&str]) -> Server {
+        let mut command = python.command();
+        command.args(["-c", script]).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         Server { child, port: line.trim().parse().unwrap() }
@@ -45,8 +78,8 @@ impl Drop for Server {
 }
 
 fn speaks(io: &str) {
-    let Some(python) = python() else { return };
-    let servers = [Server::start(&python, "one"), Server::start(&python, "two")];
+    let Some(python) = Python::with("grpc") else { return };
+    let servers = ["one", "two"].map(|name| Server::start(&python, SERVER, &[name]));
     let mut machine = Machine::new("m1").flags(["--io", io, "--log-dir", "log", "--disable-access=false"]);
     machine.run();
     let (front, dead) = (free_port(), free_port());
@@ -74,9 +107,7 @@ fn speaks(io: &str) {
          - {{methodRegexp: '^/echo\\.', backend: both}}\n"
     ));
     eventually("it listens", || std::net::TcpStream::connect(("127.0.0.1", front)).ok());
-    let done = Command::new(&python).args(["-c", CLIENT, &front.to_string()]).stdin(Stdio::null()).output().unwrap();
-    let told = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success(), "{told}{}", String::from_utf8_lossy(&done.stderr));
+    python.run(CLIENT, &[&front.to_string()]);
     let log = || std::fs::read_to_string(machine.directory.join("log/filter_http_access.log")).unwrap_or_default();
     for status in ["grpc-status: 0", "grpc-status: 4", "grpc-status: 5", "grpc-status: 14"] {
         eventually("the access log tells it", || log().contains(status).then_some(()));
@@ -94,6 +125,36 @@ fn grpcio_speaks_it_in_four_shapes() {
 #[test]
 fn grpcio_speaks_it_in_four_shapes_over_uring() {
     speaks("uring");
+}
+
+/// TLS in front and behind; servers are asked for their health in their own protocol, get no calls while they say NOT_SERVING, and say
+/// what they serve (reflection) through the front.
+#[test]
+fn grpcio_with_its_own_services_over_tls() {
+    let modules = "grpc_health.v1.health_pb2_grpc, grpc_reflection.v1alpha.proto_reflection_descriptor_database";
+    let Some(python) = Python::with(modules) else { return };
+    let (machine, pair) = (Machine::start(), local());
+    let files = ["pair.pem", "pair.key"].map(|name| machine.directory.join(name).display().to_string());
+    std::fs::write(&files[0], &pair.0).unwrap();
+    std::fs::write(&files[1], &pair.1).unwrap();
+    let servers = ["one", "two"].map(|name| Server::start(&python, SERVICES, &[name, &files[0], &files[1]]));
+    let urls = servers.each_ref().map(|server| json!({"url": format!("https://127.0.0.1:{}", server.port)}));
+    let check = json!({"interval": "100ms", "service": "shop"});
+    let filter = json!({
+        "kind": "GRPCProxy", "name": "g", "mtls": {"rootCertBase64": pair.0},
+        "pools": [{"servers": urls, "healthCheck": check}],
+    });
+    machine.create(&json!({"kind": "Pipeline", "name": "relay", "filters": [filter]}).to_string());
+    let front = free_port();
+    let rules = json!([{"methods": [{"methodPrefix": "/", "backend": "relay"}]}]);
+    let server = json!({
+        "kind": "GRPCServer", "name": "front", "port": front, "https": true, "rules": rules,
+        "certs": {"a": pair.0}, "keys": {"a": pair.1},
+    });
+    machine.create(&server.to_string());
+    eventually("it listens", || std::net::TcpStream::connect(("127.0.0.1", front)).ok());
+    let told = python.run(ASKS_SERVICES, &[&front.to_string(), &files[0]]);
+    assert_eq!(told.trim(), "well");
 }
 
 /// Answers any method by its last word; messages are bytes, and no protobuf.
@@ -134,6 +195,85 @@ port = server.add_insecure_port("127.0.0.1:0")
 server.start()
 print(port, flush=True)
 server.wait_for_termination()
+"#;
+
+/// A server with TLS, health and reflection; its method Health sets what it says of the service `shop`.
+const SERVICES: &str = r#"
+import concurrent.futures, sys
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+servicer = health.HealthServicer()
+servicer.set("shop", health_pb2.HealthCheckResponse.SERVING)
+def name(request, context):
+    return sys.argv[1].encode()
+def set_health(request, context):
+    servicer.set("shop", int(request))
+    return sys.argv[1].encode()
+METHODS = {"/echo.S/Name": grpc.unary_unary_rpc_method_handler(name), "/echo.S/Health": grpc.unary_unary_rpc_method_handler(set_health)}
+class Any(grpc.GenericRpcHandler):
+    def service(self, details):
+        return METHODS.get(details.method)
+server = grpc.server(concurrent.futures.ThreadPoolExecutor(32), handlers=(Any(),), options=[("grpc.so_reuseport", 0)])
+health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+reflection.enable_server_reflection((health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+pair = [(open(sys.argv[3], "rb").read(), open(sys.argv[2], "rb").read())]
+port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials(pair))
+server.start()
+print(port, flush=True)
+server.wait_for_termination()
+"#;
+
+const ASKS_SERVICES: &str = r#"
+import sys, time
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+credentials = grpc.ssl_channel_credentials(open(sys.argv[2], "rb").read())
+channel = grpc.secure_channel("127.0.0.1:" + sys.argv[1], credentials, options=[("grpc.enable_retries", 0)])
+name = channel.unary_unary("/echo.S/Name")
+def until(wanted):
+    """Ten calls in a row go to these servers, and to each of them."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            found = {name(b"", timeout=20) for _ in range(10)}
+        except grpc.RpcError as error:
+            found = error
+        if found == wanted:
+            return
+        assert time.monotonic() < end, found
+        time.sleep(0.05)
+both = {b"one", b"two"}
+until(both)
+services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
+assert services == {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}, services
+stub = health_pb2_grpc.HealthStub(channel)
+assert stub.Check(health_pb2.HealthCheckRequest(service="shop"), timeout=20).status == 1
+try:
+    stub.Check(health_pb2.HealthCheckRequest(service="none"), timeout=20)
+    raise SystemExit("no failure")
+except grpc.RpcError as error:
+    assert error.code() == grpc.StatusCode.NOT_FOUND, error
+watch = stub.Watch(health_pb2.HealthCheckRequest(service="shop"), timeout=60)
+assert next(watch).status == 1
+watch.cancel()
+# One that says NOT_SERVING gets no calls, without one that fails.
+sick = channel.unary_unary("/echo.S/Health")(b"2", timeout=20)
+until(both - {sick})
+# The other one too: nobody is left.
+other = channel.unary_unary("/echo.S/Health")(b"2", timeout=20)
+assert {sick, other} == both
+end = time.monotonic() + 60
+while True:
+    try:
+        name(b"", timeout=20)
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT, error
+        break
+    assert time.monotonic() < end
+    time.sleep(0.05)
+print("well")
 "#;
 
 const CLIENT: &str = r#"

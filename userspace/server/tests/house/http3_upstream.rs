@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 /// A certificate for the address that backends have here, and its key.
-fn local() -> (String, String) {
+pub fn local() -> (String, String) {
     let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
     let key = KeyPair::generate().unwrap();
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())

