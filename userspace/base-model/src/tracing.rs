@@ -151,8 +151,8 @@ impl Default for BatchLimitsSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ExporterSpec {
-    /// A Jaeger agent or collector, in Jaeger's own format. Nothing is sent there, which is answered with a warning: Jaeger takes `otlp`
-    /// since version 1.35, and nothing else since version 2.
+    /// A Jaeger agent or collector of version 1, in Jaeger's own format. Jaeger takes `otlp` since version 1.35, and nothing else since
+    /// version 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jaeger: Option<JaegerSpec>,
     /// A Zipkin server.
@@ -337,9 +337,6 @@ impl ExporterSpec {
             otlp.validate(&at(path, "otlp"), findings);
         }
         if let Some(jaeger) = &self.jaeger {
-            let advice = "has no effect: Jaeger's own format is not written. Jaeger takes OpenTelemetry's since its version 1.35, and nothing \
-                          else since version 2: write otlp: {protocol: grpc, endpoint: \"HOST:4317\", insecure: true}";
-            findings.warn(at(path, "jaeger"), advice);
             jaeger.validate(&at(path, "jaeger"), findings);
         }
     }
@@ -464,7 +461,9 @@ mod tests {
             &[],
             &[],
         );
-        check("{serviceName: s, exporter: {jaeger: {mode: agent, endpoint: 'j:6831'}}}", &[], &["exporter.jaeger"]);
+        check("{serviceName: s, exporter: {jaeger: {mode: agent, endpoint: 'j:6831'}}}", &[], &[]);
+        let named = "{serviceName: s, exporter: {jaeger: {mode: agent, endpoint: 'j:6831', username: u}}}";
+        check(named, &[], &["exporter.jaeger.username"]);
         check(
             "{serviceName: s, zipkin: {serverURL: 'http://z/x', sampleRate: 0.5, sameSpan: true}}",
             &[],
@@ -500,8 +499,7 @@ mod tests {
             ("jaeger: {mode: collector, endpoint: 'j:1'}", "jaeger.endpoint"),
         ] {
             let path = format!("exporter.{path}");
-            let warnings: &[&str] = if exporter.starts_with("jaeger") { &["exporter.jaeger"] } else { &[] };
-            check(&format!("{{serviceName: s, exporter: {{{exporter}}}}}"), &[&path], warnings);
+            check(&format!("{{serviceName: s, exporter: {{{exporter}}}}}"), &[&path], &[]);
         }
     }
 }

@@ -1,14 +1,17 @@
 //! A thread for each collector: gathers what workers hand over, encodes it, sends it, tries again.
 
+use crate::agent::Agent;
 use crate::post::{Make, Post, url_of};
 use crate::stats::{Kind, Lost};
-use base_model::{BatchLimitsSpec, OtlpSpec};
+use base_model::{BatchLimitsSpec, JaegerSpec, OtlpSpec};
 use base_runtime::Worker;
 use base_telemetry::Telemetry;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use edge_upstream::Reply;
 use proto_http::Request;
-use proto_trace::{Recording, Resource, otlp, zipkin};
+use proto_trace::{Recording, Resource, jaeger, otlp, zipkin};
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
@@ -21,6 +24,7 @@ use std::time::{Duration, Instant};
 pub enum Target {
     /// URL that takes spans.
     Zipkin(String),
+    Jaeger(JaegerSpec),
     Otlp(OtlpSpec),
 }
 
@@ -98,22 +102,15 @@ impl Exporter {
     }
 
     fn start(recipe: Recipe, telemetry: &Arc<Telemetry>, workers: &[Worker]) -> Result<Exporter, String> {
-        let collector = Collector::new(&recipe, telemetry, workers)?;
+        let way = Way::new(&recipe, telemetry, workers)?;
         let count = |value: i64| usize::try_from(value).unwrap_or(1).max(1);
         let (queue_most, batch) = (count(recipe.limits.max_queue_size), count(recipe.limits.max_export_batch_size));
         let timeout = Duration::from_millis(count(recipe.limits.batch_timeout) as u64);
         let (queue, taken) = sync_channel(queue_most);
         let shared = Arc::<Shared>::default();
-        let kind = collector.kind;
-        let work = Work {
-            collector,
-            resource: recipe.resource.clone(),
-            taken,
-            shared: shared.clone(),
-            batch,
-            timeout,
-            told: None,
-        };
+        let kind = way.kind();
+        let work =
+            Work { way, resource: recipe.resource.clone(), taken, shared: shared.clone(), batch, timeout, told: None };
         let thread = thread::Builder::new().name("trace-export".into()).spawn(move || work.run());
         let thread = thread.map_err(|error| format!("no thread for its spans: {error}"))?;
         let handle = thread.thread().clone();
@@ -145,7 +142,7 @@ impl Exporter {
 
 /// The thread's own.
 struct Work {
-    collector: Collector,
+    way: Way,
     resource: Resource,
     taken: Receiver<Arc<Recording>>,
     shared: Arc<Shared>,
@@ -176,7 +173,7 @@ impl Work {
                     Ok(trace) => {
                         let count = trace.spans().len();
                         self.shared.waiting.fetch_sub(count, Ordering::Relaxed);
-                        self.collector.kind.waited(count);
+                        self.way.kind().waited(count);
                         spans += count;
                         batch.push(trace);
                     }
@@ -209,11 +206,17 @@ impl Work {
     /// Sends a batch until it is taken, refused, or too old.
     fn export(&mut self, batch: &[Arc<Recording>], spans: u64) {
         let batch: Vec<&Recording> = batch.iter().map(|trace| &**trace).collect();
-        let (body, kind, began) = (self.collector.encode(&self.resource, &batch), self.collector.kind, Instant::now());
+        let (kind, began) = (self.way.kind(), Instant::now());
+        let (messages, too_long) = self.way.encode(&self.resource, &batch);
+        let spans = spans - too_long.min(spans);
+        if too_long > 0 {
+            kind.lost(Lost::Refused, too_long);
+            self.tell(&format!("{too_long} spans are longer than a packet (spanLimits.attributeValueLengthLimit)"));
+        }
         let mut pause = AGAIN_FIRST;
         loop {
             let shared = self.shared.clone();
-            match self.collector.send(&body, spans, &|| shared.end.get().copied()) {
+            match self.way.send(&messages, spans, &|| shared.end.get().copied()) {
                 Outcome::Taken => return kind.exported(spans),
                 Outcome::Refused(count, why) => {
                     kind.lost(Lost::Refused, count);
@@ -257,7 +260,55 @@ impl Work {
     fn tell(&mut self, what: &str) {
         if self.told.is_none_or(|at| at.elapsed() >= TELL) {
             self.told = Some(Instant::now());
-            tracing::warn!(exporter = self.collector.kind.name(), to = self.collector.shown, "{what}");
+            tracing::warn!(exporter = self.way.kind().name(), to = self.way.shown(), "{what}");
+        }
+    }
+}
+
+/// How spans go.
+enum Way {
+    Collector(Box<Collector>),
+    Agent(Agent),
+}
+
+impl Way {
+    fn new(recipe: &Recipe, telemetry: &Arc<Telemetry>, workers: &[Worker]) -> Result<Way, String> {
+        match &recipe.target {
+            Target::Jaeger(spec) if spec.mode == "agent" => Ok(Way::Agent(Agent::new(&spec.endpoint))),
+            _ => Ok(Way::Collector(Box::new(Collector::new(recipe, telemetry, workers)?))),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Way::Collector(collector) => collector.kind,
+            Way::Agent(_) => Kind::Jaeger,
+        }
+    }
+
+    fn shown(&self) -> &str {
+        match self {
+            Way::Collector(collector) => &collector.shown,
+            Way::Agent(agent) => agent.place(),
+        }
+    }
+
+    /// The messages that spans are sent in, and how many spans fit in none.
+    fn encode(&self, resource: &Resource, batch: &[&Recording]) -> (Vec<Bytes>, u64) {
+        match self {
+            Way::Collector(collector) => (vec![collector.encode(resource, batch)], 0),
+            Way::Agent(_) => {
+                let (packets, too_long) = jaeger::packets(resource, batch, Agent::PACKET_MOST);
+                (packets.into_iter().map(Bytes::from).collect(), too_long)
+            }
+        }
+    }
+
+    fn send(&mut self, messages: &[Bytes], spans: u64, until: &dyn Fn() -> Option<Instant>) -> Outcome {
+        match (self, messages) {
+            (Way::Collector(collector), [message]) => collector.send(message, spans, until),
+            (Way::Agent(agent), messages) => agent.send(messages),
+            (Way::Collector(_), _) => Outcome::Taken,
         }
     }
 }
@@ -287,6 +338,15 @@ impl Collector {
                 let post = post(Kind::Zipkin, &url, None)?;
                 Ok(Collector::over(Kind::Zipkin, post, url, false, true))
             }
+            Target::Jaeger(spec) => {
+                let post = post(Kind::Jaeger, &spec.endpoint, None)?;
+                let mut collector = Collector::over(Kind::Jaeger, post, spec.endpoint.clone(), false, false);
+                if !(spec.username.is_empty() && spec.password.is_empty()) {
+                    let key = STANDARD.encode(format!("{}:{}", spec.username, spec.password));
+                    collector.request.headers.set("Authorization", format!("Basic {key}"));
+                }
+                Ok(collector)
+            }
             Target::Otlp(spec) => {
                 let kind = if spec.protocol == "grpc" { Kind::OtlpGrpc } else { Kind::OtlpHttp };
                 let post = |url: &str, http2| post(kind, url, http2);
@@ -313,11 +373,15 @@ impl Collector {
         let mut request = post.request();
         let fields = &mut request.headers;
         fields.set("User-Agent", concat!("weir/", env!("CARGO_PKG_VERSION")));
+        let content = match kind {
+            Kind::OtlpGrpc => "application/grpc",
+            Kind::Jaeger => "application/x-thrift",
+            _ if json => "application/json",
+            _ => "application/x-protobuf",
+        };
+        fields.set("Content-Type", content);
         if kind == Kind::OtlpGrpc {
-            fields.set("Content-Type", "application/grpc");
             fields.set("TE", "trailers");
-        } else {
-            fields.set("Content-Type", if json { "application/json" } else { "application/x-protobuf" });
         }
         if gzip {
             fields.set(if kind == Kind::OtlpGrpc { "grpc-encoding" } else { "Content-Encoding" }, "gzip");
@@ -342,6 +406,7 @@ impl Collector {
     fn encode(&self, resource: &Resource, batch: &[&Recording]) -> Bytes {
         self.wrap(match self.kind {
             Kind::Zipkin => zipkin::spans(resource, batch),
+            Kind::Jaeger => jaeger::batch(resource, batch),
             _ if self.json => otlp::traces_json(resource, batch),
             _ => otlp::traces(resource, batch),
         })
@@ -380,9 +445,9 @@ impl Collector {
             },
             (_, 413) => Outcome::TooLarge(answered()),
             (_, 400 | 415 | 422) => Outcome::Refused(count, answered()),
-            // What the protocol says may be repeated; Zipkin says nothing of it.
+            // What the protocol says may be repeated; Zipkin and Jaeger say nothing of it.
             (_, 408 | 429 | 502..=504) => Outcome::Later(retry_after(reply), answered()),
-            (Kind::Zipkin, 500..=599) => Outcome::Later(retry_after(reply), answered()),
+            (Kind::Zipkin | Kind::Jaeger, 500..=599) => Outcome::Later(retry_after(reply), answered()),
             _ if self.patient => Outcome::Later(retry_after(reply), answered()),
             _ => Outcome::Refused(count, answered()),
         }

@@ -1,7 +1,7 @@
 //! What leaves the machine beside its traffic: spans of requests, and lines of the logs, for whoever collects them.
 //!
 //! Spans: workers hand over what they have ([`tracer`]) and never wait: the queue is bounded, and what finds it full is dropped and counted
-//! ([`stats`]). A thread for each collector gathers, encodes and sends, with pauses between tries ([`exporter`]).
+//! ([`stats`]). A thread for each collector gathers, encodes and sends, with pauses between tries ([`exporter`]; [`agent`] where packets are all there is).
 //!
 //! Lines: each LogSink ([`sink`]) writes what workers have logged to the disk ([`spool`], of [`frame`]s) and sends from there, so that
 //! nothing is lost while it is away; [`sinks`] has one file for each way.
@@ -11,6 +11,7 @@
 
 pub mod tracer;
 
+mod agent;
 pub mod exporter;
 pub mod stats;
 

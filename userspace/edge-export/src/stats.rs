@@ -9,6 +9,7 @@ pub enum Kind {
     OtlpHttp,
     OtlpGrpc,
     Zipkin,
+    Jaeger,
 }
 
 /// Why spans did not arrive.
@@ -22,8 +23,8 @@ pub enum Lost {
     Failed,
 }
 
-const KINDS: [(Kind, &str); 3] =
-    [(Kind::OtlpHttp, "otlp_http"), (Kind::OtlpGrpc, "otlp_grpc"), (Kind::Zipkin, "zipkin")];
+const KINDS: [(Kind, &str); 4] =
+    [(Kind::OtlpHttp, "otlp_http"), (Kind::OtlpGrpc, "otlp_grpc"), (Kind::Zipkin, "zipkin"), (Kind::Jaeger, "jaeger")];
 const LOST: [(Lost, &str); 3] = [(Lost::QueueFull, "queue_full"), (Lost::Refused, "refused"), (Lost::Failed, "failed")];
 
 #[derive(Debug)]

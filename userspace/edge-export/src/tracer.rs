@@ -51,6 +51,7 @@ fn targets(spec: &TracingSpec) -> Vec<Target> {
     match (&spec.exporter, &spec.zipkin) {
         (Some(given), _) => {
             targets.extend(given.zipkin.iter().map(|zipkin| Target::Zipkin(zipkin.endpoint.clone())));
+            targets.extend(given.jaeger.iter().map(|jaeger| Target::Jaeger(jaeger.clone())));
             targets.extend(given.otlp.iter().map(|otlp| Target::Otlp(otlp.clone())));
         }
         (None, Some(old)) if !old.disable_report => targets.push(Target::Zipkin(old.server_url.clone())),

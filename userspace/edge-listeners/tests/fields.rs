@@ -218,12 +218,14 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "edge-listeners/tests/tracing.rs",
         "a_collector_of_opentelemetry_gets_protobuf_or_json_packed_or_plain",
     ),
+    ("ExporterSpec.jaeger", "edge-listeners/tests/tracing.rs", "agents_and_collectors_of_jaeger_get_thrift"),
     ("ExporterSpec.zipkin", "edge-listeners/tests/tracing.rs", "spans_tell_of_the_server_its_stations_and_each_try"),
     (
         "OtlpSpec",
         "edge-listeners/tests/tracing.rs",
         "a_collector_of_opentelemetry_gets_protobuf_or_json_packed_or_plain",
     ),
+    ("JaegerSpec", "edge-listeners/tests/tracing.rs", "agents_and_collectors_of_jaeger_get_thrift"),
     ("ZipkinSpec", "edge-listeners/tests/tracing.rs", "spans_tell_of_the_server_its_stations_and_each_try"),
     (
         "ZipkinDeprecatedSpec.serverURL",
@@ -913,11 +915,6 @@ const SAID: &[(&str, &str, &str)] = &[
         "SpanLimitsSpec.attributePerLinkCountLimit",
         "{kind: HTTPServer, port: 1, tracing: {serviceName: s, zipkin: {serverURL: 'http://a', sampleRate: 1}, spanLimits: {attributePerLinkCountLimit: 1}}}",
         "warning: tracing.spanLimits.attributePerLinkCountLimit: has no effect",
-    ),
-    (
-        "ExporterSpec.jaeger",
-        "{kind: HTTPServer, port: 1, tracing: {serviceName: s, exporter: {jaeger: {mode: agent, endpoint: 'j:6831'}}}}",
-        "warning: tracing.exporter.jaeger: has no effect",
     ),
     ("HttpServerSpec.cacheSize", "{kind: HTTPServer, port: 1, cacheSize: 9}", "warning: cacheSize: has no effect"),
     (

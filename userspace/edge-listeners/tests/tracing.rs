@@ -10,8 +10,10 @@ use flate2::read::GzDecoder;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use support::{Backend, House, Message, eventually, proxy_to};
 
 /// Where nobody listens, and no other test ever does: a port that was free may be anybody's a moment later.
@@ -385,6 +387,49 @@ fn a_collector_of_opentelemetry_gets_protobuf_or_json_packed_or_plain() {
     let spans = json["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
     assert_eq!(spans.iter().map(|span| span["kind"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 1, 1, 3]);
     assert_eq!(json["resourceSpans"][0]["resource"]["attributes"][1]["key"], "env");
+}
+
+#[test]
+fn agents_and_collectors_of_jaeger_get_thrift() {
+    let _turn = alone();
+    let (backend, collector) = (Backend::answering(OK), collector());
+    let agent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    agent.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let jaeger = |jaeger: &str| {
+        format!("tracing: {{serviceName: edge, batchLimits: {{batchTimeout: 50}}, exporter: {{jaeger: {{{jaeger}}}}}}}")
+    };
+    let place = agent.local_addr().unwrap();
+    let document = jaeger(&format!("mode: agent, endpoint: '{place}'"));
+    let house = House::new(IoMode::Epoll, &document, &proxy_to(backend.port));
+    assert_eq!(house.ask(&get("")).status(), 200);
+    let mut packet = [0; 65_536];
+    let length = agent.recv(&mut packet).unwrap();
+    // A message of the compact encoding, one way; then text among the rest. What it says is read in proto-trace.
+    assert!(packet[..length].starts_with(b"\x82\x81\x00\x09emitBatch"));
+    let holds = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds(&packet[..length], "edge") && holds(&packet[..length], "span.kind"));
+
+    let url = format!("http://127.0.0.1:{}/api/traces?format=jaeger.thrift", collector.port);
+    house.server(&jaeger(&format!("mode: collector, endpoint: '{url}', username: u, password: p")));
+    assert_eq!(house.ask(&get("")).status(), 200);
+    eventually("a batch", || !collector.seen().is_empty());
+    let post = &collector.seen()[0];
+    assert_eq!(post.target(), "/api/traces?format=jaeger.thrift");
+    assert_eq!(post.field("content-type"), Some("application/x-thrift"));
+    assert_eq!(post.field("authorization"), Some("Basic dTpw"));
+    assert!(post.body.starts_with(b"\x0c\x00\x01\x0b\x00\x01\x00\x00\x00\x04edge") && holds(&post.body, "span.kind"));
+
+    // An agent that is gone is tried again, and what waits comes when it is back.
+    drop(agent);
+    let before = count("weir_trace_export_retries_total{exporter=\"jaeger\"}");
+    house.server(&document);
+    eventually("it is tried again", || {
+        assert_eq!(house.ask(&get("")).status(), 200);
+        count("weir_trace_export_retries_total{exporter=\"jaeger\"}") > before
+    });
+    let agent = UdpSocket::bind(place).unwrap();
+    agent.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    assert!(agent.recv(&mut packet).unwrap() > 100);
 }
 
 #[test]
