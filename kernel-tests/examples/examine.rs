@@ -25,7 +25,8 @@ fn examine(object: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
     let kernel = Kernel::load_object(Options { pin_dir: None, ..Options::default() }, object)?;
     println!("{:<16}{:>14}{:>14}{:>22}", "program", "instructions", "machine code", "examined by verifier");
     for hook in [Hook::XdpSteer, Hook::XdpFragment, Hook::SkLookup, Hook::SkReuseport] {
-        let facts = sys::program_facts(kernel.program(hook))?;
+        let Some(program) = kernel.program(hook) else { continue };
+        let facts = sys::program_facts(program)?;
         println!(
             "{:<16}{:>14}{:>12} B{:>22}",
             facts.name,
@@ -34,5 +35,6 @@ fn examine(object: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
             facts.verified_instructions
         );
     }
+    kernel.warnings().iter().for_each(|warning| println!("{warning}"));
     Ok(())
 }

@@ -27,7 +27,7 @@ impl Both {
     #[track_caller]
     fn run(&self, frame: &[u8]) -> (Reason, Vec<u8>) {
         let before = self.kernel.counters();
-        let ran = sys::test_run(self.kernel.program(Hook::XdpSteer), frame, 1).expect("test run");
+        let ran = sys::test_run(self.kernel.program(Hook::XdpSteer).expect("loaded"), frame, 1).expect("test run");
         let after = self.kernel.counters();
         let counted: Vec<_> = after.reasons.iter().filter(|c| !before.reasons.contains(c)).collect();
         assert_eq!(counted.len(), 1, "a packet is counted once: {counted:?}");
@@ -220,7 +220,7 @@ fn a_million_prefixes_are_written_and_taken_away() {
     let denied = |kernel: &Kernel, n: u32| {
         let source = std::net::SocketAddr::new(address(n), 40_000);
         let syn = packet::tcp(source, Fixture::Here.at(true, 80), SYN, 0);
-        sys::test_run(kernel.program(Hook::XdpSteer), &syn, 1).expect("test run").verdict == 1
+        sys::test_run(kernel.program(Hook::XdpSteer).expect("loaded"), &syn, 1).expect("test run").verdict == 1
     };
     assert!([0, 1, 500_000, 999_999].iter().all(|n| denied(&both.kernel, *n)));
     assert!(!denied(&both.kernel, 1_000_000));
@@ -955,7 +955,10 @@ fn without_a_cookie_no_tunnel_is_taken() {
     let syn = packet::tcp(client(true, 1), Fixture::Here.at(true, 80), SYN, 0);
     for cookie in [0, world::COOKIE] {
         let frame = packet::tunnel_with(world::address(OTHER), world::address(OWN), 1, cookie, &syn);
-        assert_eq!(sys::test_run(kernel.program(Hook::XdpSteer), &frame, 1).expect("test run").verdict, 1);
+        assert_eq!(
+            sys::test_run(kernel.program(Hook::XdpSteer).expect("loaded"), &frame, 1).expect("test run").verdict,
+            1
+        );
     }
     assert_eq!(kernel.counters().packets(Reason::GueCookieWrong), 2);
 }
@@ -1010,7 +1013,7 @@ fn counters_stay_with_their_virtual_ip_and_machine_and_go_to_no_other() {
     let frame = packet::tcp(client(true, 1), Fixture::Elsewhere.at(true, 80), SYN, 0);
     let syn = packet::tcp(client(true, 1), Fixture::Here.at(true, 80), SYN, 0);
     for frame in [&frame, &frame, &syn] {
-        sys::test_run(kernel.program(Hook::XdpSteer), frame, 1).expect("test run");
+        sys::test_run(kernel.program(Hook::XdpSteer).expect("loaded"), frame, 1).expect("test run");
     }
     let seen = |kernel: &Kernel| {
         let counters = kernel.counters();
@@ -1107,7 +1110,7 @@ fn a_packet_sees_one_generation_while_the_switch_flips() {
             }
         });
         for _ in 0..100_000 {
-            let ran = sys::test_run(kernel.program(Hook::XdpSteer), &frame, 1).expect("test run");
+            let ran = sys::test_run(kernel.program(Hook::XdpSteer).expect("loaded"), &frame, 1).expect("test run");
             let to = packet::read_tunnel(&ran.packet).destination;
             let epoch = u16::from_be_bytes([ran.packet[48], ran.packet[49]]);
             let which = at.iter().position(|(address, _)| *address == to).expect("one of the two");
@@ -1162,8 +1165,9 @@ const EXAMINED_BY: &str = "6.18.";
 /// with and without its call.
 const EXAMINED: [(Hook, u32); 4] =
     [(Hook::XdpSteer, 57_251), (Hook::XdpFragment, 33_320), (Hook::SkLookup, 3_636), (Hook::SkReuseport, 57)];
-/// On any: it gives up at a million, and older ones find less to leave out.
-const EXAMINED_MAX: u32 = 60_000;
+/// On any: it gives up at a million. Before 6.2 every number counts as one that matters as soon as there are functions, and far fewer
+/// roads are found to be the same: 6.1 examines 422,000.
+const EXAMINED_MAX: u32 = 700_000;
 
 #[test]
 fn the_verifier_examines_no_more_than_it_did() {
@@ -1173,7 +1177,7 @@ fn the_verifier_examines_no_more_than_it_did() {
     let kernel = world::kernel().expect("the world loads");
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("Linux says its release");
     for (hook, before) in EXAMINED {
-        let facts = sys::program_facts(kernel.program(hook)).expect("a loaded program");
+        let facts = sys::program_facts(kernel.program(hook).expect("loaded")).expect("a loaded program");
         let most = if release.starts_with(EXAMINED_BY) { before + before / 20 } else { EXAMINED_MAX };
         let examined = facts.verified_instructions;
         println!("{}: {examined} instructions examined, {most} allowed", facts.name);

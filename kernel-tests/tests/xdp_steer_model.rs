@@ -27,7 +27,7 @@ fn the_program_and_the_host_agree_on_mutated_packets() {
         prefix("2001:db8:c1:24::", 64, false),
     ];
     kernel.set_access(&denied).expect("written");
-    let program = kernel.program(Hook::XdpSteer);
+    let program = kernel.program(Hook::XdpSteer).expect("loaded");
     let mut model = Model::new();
     model.access = AccessTables::of(&denied);
     let mut random = Random(seed);

@@ -10,26 +10,23 @@ use datapath::owners::{self, Decision, Question};
 use datapath::tables::NEW_SYN_RECV;
 
 use crate::frame::XdpFrame;
+use crate::maps::QUESTION;
 use crate::tables::Maps;
 
-/// [`owners::decide`].
+/// [`owners::decide`] about what lies in QUESTION: a pointer to it could be handed over since kernel 5.12 only.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn decide(context: *mut xdp_md, question: *const Question) -> u64 {
-    if question.is_null() {
-        return Decision::STAYS.0;
-    }
-    // SAFETY: the kernel checks at every call that a whole one lies there.
+pub extern "C" fn decide(context: *mut xdp_md) -> u64 {
+    let Some(question) = QUESTION.get_ptr(0) else { return Decision::STAYS.0 };
+    // SAFETY: an element of a map of this CPU, on which no other XDP program runs meanwhile; who calls has written it.
     owners::decide(&Maps::new(context, 0), unsafe { &*question }).0
 }
 
-/// [`owners::slot_before`]. By itself, and not a part of [`decide`], for the room on the stack.
+/// [`owners::slot_before`] likewise. By itself, and not a part of [`decide`], for the room on the stack.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn slot_before(question: *const Question) -> u64 {
-    if question.is_null() {
-        return 0;
-    }
+pub extern "C" fn slot_before() -> u64 {
+    let Some(question) = QUESTION.get_ptr(0) else { return 0 };
     // SAFETY: as in `decide`.
     owners::slot_before(&Maps::new(core::ptr::null_mut(), 0), unsafe { &*question }).0
 }

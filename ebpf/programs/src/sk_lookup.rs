@@ -5,7 +5,7 @@
 //! - **Reads**: CONFIG, VIPS, LISTENERS, LISTENER_RANGES, SOCKETS
 //! - **Writes**: nothing
 //! - **Verdicts**: PASS, with a socket assigned or, when it is no VIP or nobody listens, without one: the kernel goes on looking
-//! - **Kernel ≥** 5.9 (tried: 6.18)
+//! - **Kernel ≥** 5.9 (tried: 5.10, 6.1, 6.12, 6.18, 7.3)
 //! - **Stack/insn budget**: 128 bytes; 4,000 instructions examined
 //! - **Test**: kernel-tests/tests/sockets.rs
 

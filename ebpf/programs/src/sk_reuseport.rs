@@ -5,7 +5,7 @@
 //! - **Reads**: GROUPS, SOCKETS, WORKER_OF_CPU
 //! - **Writes**: nothing
 //! - **Verdicts**: PASS, with a socket selected or, when the CPU has no worker, without one: the kernel takes its own hash
-//! - **Kernel ≥** 5.14 (tried: 6.18)
+//! - **Kernel ≥** 5.14 (tried: 6.1, 6.12, 6.18, 7.3); left out before
 //! - **Stack/insn budget**: 64 bytes; 500 instructions examined
 //! - **Test**: kernel-tests/tests/sockets.rs
 

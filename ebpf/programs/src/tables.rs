@@ -225,11 +225,11 @@ impl Tables for Maps {
         // SAFETY: an element of a map of this CPU, on which no other XDP program runs meanwhile.
         unsafe { place.write(*question) };
         if question.before != 0 {
-            let slot = slot_before(place);
+            let slot = slot_before();
             // SAFETY: as above.
             unsafe { (*place).slot_before = slot };
         }
-        Decision(decide(self.context, place))
+        Decision(decide(self.context))
     }
 }
 
@@ -247,7 +247,9 @@ pub fn live<'a>(switch: Switch, config: *const Config) -> Live<'a> {
 /// An element of a map, which nobody but the programs writes while they run, and they only as follows.
 struct Word(*mut u64);
 
-// In assembly, because `core` has no atomics for this target (rustc 1.97), whose machine has them since kernel 5.12.
+// In assembly, because `core` has no atomics for this target (rustc 1.97). Its machine has these since kernel 5.12; for older ones
+// `edge_kernel::older` puts others in their place: the exchange becomes a store, and of the three instructions of `add` the second
+// becomes an addition that gives nothing back, and the third nothing, which leaves what the first has read.
 impl Bucket for Word {
     #[inline(always)]
     fn load(&self) -> u64 {
@@ -270,7 +272,15 @@ impl Bucket for Word {
         let before: u64;
         // SAFETY: as in `load`.
         unsafe {
-            asm!("{0} = atomic_fetch_add((u64 *)({1} + 0), {0})", inout(reg) number => before, in(reg) self.0, options(nostack))
+            asm!(
+                "{0} = *(u64 *)({1} + 0)",
+                "{2} = atomic_fetch_add((u64 *)({1} + 0), {2})",
+                "{0} = {2}",
+                out(reg) before,
+                in(reg) self.0,
+                inout(reg) number => _,
+                options(nostack)
+            )
         };
         before
     }

@@ -5,7 +5,7 @@
 //! - **Reads**: PART; CONFIG, VIPS, SLOTS, MACHINES, LIMITS, FRAGMENTS, QUESTION; the kernel's TCP sockets
 //! - **Writes**: FRAGMENTS, HELD, BUCKETS, SOURCES, COUNTERS, STEERED, QUESTION; the packet
 //! - **Verdicts**: as `xdp_steer`
-//! - **Kernel ≥** 5.15 (tried: 6.18)
+//! - **Kernel ≥** 5.10 (tried: 5.10, 6.1, 6.12, 6.18, 7.3)
 //! - **Stack/insn budget**: 512 bytes; 33,000 instructions examined
 //! - **Test**: kernel-tests/tests/xdp_steer.rs, xdp_steer_model.rs, steering.rs
 

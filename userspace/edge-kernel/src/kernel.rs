@@ -33,6 +33,7 @@ use crate::follow::MTU_MAX;
 use crate::fragments::{Early, EarlyFragments};
 use crate::interface::Interface;
 use crate::map::MappedArray;
+use crate::older;
 use crate::sockets::Sockets;
 use crate::sys;
 
@@ -191,7 +192,10 @@ impl Kernel {
             prepare_pin_dir(dir)?;
             inherited = dir.join("CONFIG").exists();
         }
-        let (maps, programs, rings) = load_object(object, &options.sizes, cpus, map_dir.as_deref())?;
+        let features = older::features(interfaces.first().map(|interface| interface.index));
+        let object = older::adapt(object, features);
+        let (maps, programs, rings) = load_object(&object, &options.sizes, cpus, map_dir.as_deref(), &mut warnings)?;
+        warnings.extend(features.warnings());
 
         let mut kernel = Kernel::assemble(options, maps, programs, cpus, layout, warnings)?;
         kernel.configure(&own, &interfaces, inherited);
@@ -200,7 +204,9 @@ impl Kernel {
             kernel.inherit()?;
         }
         kernel.attach(&interfaces, inherited)?;
-        kernel.await_first_fragments(&interfaces, rings);
+        if features.live_frames {
+            kernel.await_first_fragments(&interfaces, rings);
+        }
         Ok(kernel)
     }
 
@@ -227,9 +233,9 @@ impl Kernel {
         [self.settings.own_v4, self.settings.own_v6].iter().filter(|a| !a.is_unspecified()).map(Address::ip).collect()
     }
 
-    /// A loaded program, for facts about it and test runs.
-    pub fn program(&self, hook: Hook) -> BorrowedFd<'_> {
-        self.programs[&hook].as_fd()
+    /// A loaded program, for facts about it and test runs; none of a hook that this kernel has no room for ([`Kernel::warnings`] says so).
+    pub fn program(&self, hook: Hook) -> Option<BorrowedFd<'_>> {
+        self.programs.get(&hook).map(AsFd::as_fd)
     }
 
     /// Takes down what an earlier process left in `pin_dir`, for one that is to run without a kernel plane: programs off, pins and routes
@@ -540,7 +546,13 @@ impl Sizes {
 type Loaded = (HashMap<String, OwnedFd>, HashMap<Hook, OwnedFd>, Option<MapData>);
 
 /// Makes or opens the maps, has the verifier examine the programs, and hands out descriptors of all of them.
-fn load_object(object: &[u8], sizes: &Sizes, cpus: u32, map_dir: Option<&Path>) -> Result<Loaded, KernelError> {
+fn load_object(
+    object: &[u8],
+    sizes: &Sizes,
+    cpus: u32,
+    map_dir: Option<&Path>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Loaded, KernelError> {
     let vips = sizes.vips + 1;
     let machines = sizes.machines + 1;
     let mut loader = EbpfLoader::new();
@@ -578,7 +590,14 @@ fn load_object(object: &[u8], sizes: &Sizes, cpus: u32, map_dir: Option<&Path>) 
             }
             Hook::SkReuseport => {
                 let reuseport: &mut SkReuseport = program.try_into().map_err(|e| failed(&e))?;
-                reuseport.load().and_then(|()| reuseport.fd()).map_err(|e| failed(&e))?
+                match reuseport.load().and_then(|()| reuseport.fd()) {
+                    Ok(fd) => fd,
+                    // The others were let in, so it is not for lack of privileges.
+                    Err(_) => {
+                        warnings.push(Warning(older::WITHOUT_REUSEPORT.to_owned()));
+                        continue;
+                    }
+                }
             }
         };
         programs.insert(hook, clone(fd.as_fd())?);

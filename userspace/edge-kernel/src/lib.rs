@@ -11,7 +11,7 @@
 //! - Whoever exits without [`Kernel::detach`] leaves a kernel that steers on.
 //! - Pinned maps are re-used only when layout version and sizes are the same; others steer until the first `apply`, then go.
 //!
-//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `access`, `sockets`, `connections`, `follow` (with `neighbours`), `fragments`, `lease`, `routes`, `counters`, `trace`, `probe`, `interface`,
+//! Reading order: `kernel` (load, attach, pin), `steering`, `services`, `access`, `sockets`, `connections`, `follow` (with `neighbours`), `fragments`, `lease`, `routes`, `counters`, `trace`, `probe`, `older`, `interface`,
 //! `error`; `map` and `sys` are the raw calls below.
 
 mod access;
@@ -26,6 +26,7 @@ mod lease;
 mod map;
 mod neighbours;
 mod netlink;
+mod older;
 mod probe;
 mod routes;
 mod services;

@@ -7,6 +7,7 @@ use abi::gue::OVERHEAD_V6;
 
 use crate::built_in;
 use crate::interface::Interface;
+use crate::kernel::{Kernel, Options, Sizes};
 use crate::sockets::receives_on;
 
 /// Findings, most important first.
@@ -37,7 +38,7 @@ impl Probe {
     }
 }
 
-/// Looks without changing anything.
+/// Looks without changing anything; the programs are loaded where that is allowed, attached to nothing, and gone again.
 pub fn probe() -> Probe {
     let mut findings = Vec::new();
     let mut add = |what, required, ok, good: String, bad: String| {
@@ -63,13 +64,28 @@ pub fn probe() -> Probe {
 
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
-    add(
-        "kernel",
-        true,
-        version(release) >= (5, 15),
-        format!("Linux {release}"),
-        format!("Linux {release}: 5.15 or later is needed"),
-    );
+    if !built_in() || !missing.is_empty() {
+        add(
+            "kernel",
+            false,
+            true,
+            format!("Linux {release}; nobody has asked it whether it takes the programs"),
+            String::new(),
+        );
+    } else {
+        // What it says itself, and no number, decides: distributions take features into older kernels.
+        let loaded = Kernel::load(Options {
+            pin_dir: None,
+            sizes: Sizes { tables: 2, vips: 1, machines: 1 },
+            ..Options::default()
+        });
+        let refused = loaded.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        let bad = format!("Linux {release} does not take the programs, 5.10 is the oldest that is tried: {refused}");
+        add("kernel", true, loaded.is_ok(), format!("Linux {release} takes the programs"), bad);
+        for warning in loaded.iter().flat_map(Kernel::warnings) {
+            add("kernel", false, false, String::new(), format!("Linux {release}: {warning}"));
+        }
+    }
 
     let jit = fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").unwrap_or_default();
     let off = jit.trim() == "0";
@@ -180,11 +196,6 @@ fn missing_capabilities() -> Vec<&'static str> {
         .collect()
 }
 
-fn version(release: &str) -> (u32, u32) {
-    let mut numbers = release.split(['.', '-']).map(|n| n.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
-
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
@@ -193,13 +204,6 @@ const CAP_BPF: u32 = 39;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions() {
-        assert_eq!(version("6.18.44-fc"), (6, 18));
-        assert_eq!(version("5.15-rc1"), (5, 15));
-        assert_eq!(version(""), (0, 0));
-    }
 
     #[test]
     fn every_finding_says_something() {

@@ -62,9 +62,9 @@ impl Kernel {
         protocol: Protocol,
         sockets: &[RawFd],
     ) -> Result<ListenerId, KernelError> {
-        let program = self.program(Hook::SkReuseport).try_clone_to_owned();
+        let program = self.program(Hook::SkReuseport).map(|program| program.try_clone_to_owned()).transpose();
         let program = program.map_err(|e| KernelError::system("cannot copy a descriptor", e))?;
-        let id = self.sockets.register(ports, protocol, sockets, program.as_fd())?;
+        let id = self.sockets.register(ports, protocol, sockets, program.as_ref().map(AsFd::as_fd))?;
         if protocol == Protocol::Tcp {
             for &socket in sockets {
                 limit_segments(socket, self.segment_max(socket)?)
@@ -147,7 +147,7 @@ impl Sockets {
         ports: RangeInclusive<u16>,
         protocol: Protocol,
         sockets: &[RawFd],
-        program: BorrowedFd<'_>,
+        program: Option<BorrowedFd<'_>>,
     ) -> Result<ListenerId, KernelError> {
         let name =
             format!("listener on {} {}", describe(&ports), if protocol == Protocol::Tcp { "TCP" } else { "UDP" });
@@ -174,7 +174,9 @@ impl Sockets {
         // The workers first: once the listener is found, its group must already be shared out.
         if bound.reuseport {
             sys::map_update(self.groups.as_fd(), &group, &place).map_err(|e| failed("cannot enter its workers", e))?;
-            attach_reuseport(first, program).map_err(|e| failed("cannot attach sk_reuseport", e))?;
+            if let Some(program) = program {
+                attach_reuseport(first, program).map_err(|e| failed("cannot attach sk_reuseport", e))?;
+            }
         }
         let socket = place.first;
         if ports.start() == ports.end() {

@@ -100,13 +100,12 @@ pub(crate) fn put_on_the_road(program: BorrowedFd<'_>, frame: &[u8], interface: 
     unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr) }.map(drop)
 }
 
-/// A program of two instructions: `return XDP_PASS`.
-pub(crate) fn load_passing_xdp() -> io::Result<OwnedFd> {
-    const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
+/// An XDP program of these instructions.
+pub(crate) fn load_xdp(code: &[u64]) -> io::Result<OwnedFd> {
     let mut attr = ProgramAttr {
         kind: BPF_PROG_TYPE_XDP,
-        instructions: PASS.len() as u32,
-        code: PASS.as_ptr() as u64,
+        instructions: code.len() as u32,
+        code: code.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
         rest: [0; 12],
     };
@@ -114,6 +113,12 @@ pub(crate) fn load_passing_xdp() -> io::Result<OwnedFd> {
     let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attr) }?;
     // SAFETY: a descriptor the kernel has just made for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// A program of two instructions: `return XDP_PASS`.
+pub(crate) fn load_passing_xdp() -> io::Result<OwnedFd> {
+    const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
+    load_xdp(&PASS)
 }
 
 /// Facts about a loaded program.
