@@ -21,7 +21,7 @@ const BUFFER_BYTES: usize = 32 * 1024;
 const WAITING_MAX: usize = 64;
 /// A line reaches the destination within this time, give or take the disk.
 const SWEEP: Duration = Duration::from_millis(150);
-/// A worker that finds its buffer being taken away tries this often before it keeps the line to itself.
+/// A worker that finds its buffer being taken away tries this often before it puts the line beside it.
 const TRIES: usize = 32;
 /// Pause between two attempts, and two complaints, when the destination cannot be written.
 const COMPLAIN: Duration = Duration::from_secs(30);
@@ -61,7 +61,7 @@ pub struct AccessLog {
 
 #[derive(Debug)]
 struct Shared {
-    workers: Box<[Mutex<Queue>]>,
+    workers: Box<[Lane]>,
     reopen: AtomicBool,
     stop: AtomicBool,
     queue_limit: Limit,
@@ -69,8 +69,18 @@ struct Shared {
     rotations: AtomicU64,
 }
 
+/// What one worker has logged.
 #[derive(Debug, Default)]
 #[repr(align(128))]
+struct Lane {
+    queue: Mutex<Queue>,
+    /// Lines that met the buffer being taken away: later than what was in it, earlier than what goes into it next. The thread that
+    /// takes lines away never has both locks, so that one of them is always free.
+    beside: Mutex<Vec<u8>>,
+    has_beside: AtomicBool,
+}
+
+#[derive(Debug, Default)]
 struct Queue {
     open: Vec<u8>,
     full: Vec<Vec<u8>>,
@@ -89,7 +99,7 @@ impl AccessLog {
     /// those that were not taken.
     pub fn over(mut taker: Box<dyn Taker>, workers: usize, queue_limit: Limit, write_limit: Limit) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            workers: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
+            workers: (0..workers.max(1)).map(|_| Lane::default()).collect(),
             reopen: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             queue_limit,
@@ -109,7 +119,6 @@ impl AccessLog {
             worker: worker.min(self.shared.workers.len() - 1),
             thread: self.thread.as_ref().map(|thread| thread.thread().clone()),
             shared: Arc::clone(&self.shared),
-            kept: Vec::new(),
         }
     }
 
@@ -156,14 +165,12 @@ pub struct LogWriter {
     shared: Arc<Shared>,
     thread: Option<Thread>,
     worker: usize,
-    /// Lines that met the buffer being taken away; they go first next time.
-    kept: Vec<u8>,
 }
 
 impl LogWriter {
     /// Another of the same worker.
     pub fn another(&self) -> LogWriter {
-        LogWriter { shared: self.shared.clone(), thread: self.thread.clone(), worker: self.worker, kept: Vec::new() }
+        LogWriter { shared: self.shared.clone(), thread: self.thread.clone(), worker: self.worker }
     }
 
     /// Logs a request. Never waits.
@@ -173,25 +180,30 @@ impl LogWriter {
 
     /// Logs a line made by `write`, which ends it with a newline.
     pub fn with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let Some(queue) = self.shared.workers.get(self.worker) else { return };
+        let Some(lane) = self.shared.workers.get(self.worker) else { return };
         let taken = (0..TRIES).find_map(|_| {
-            let guard = queue.try_lock().ok();
+            let guard = lane.queue.try_lock().ok();
             if guard.is_none() {
                 std::hint::spin_loop();
             }
             guard
         });
         let Some(mut queue) = taken else {
-            if self.kept.len() < BUFFER_BYTES {
-                write(&mut self.kept);
+            let mut beside = locked(&lane.beside);
+            if beside.len() < BUFFER_BYTES {
+                write(&mut beside);
+                lane.has_beside.store(true, Ordering::Release);
             } else {
                 self.shared.queue_limit.hit(self.worker);
             }
             return;
         };
-        if !self.kept.is_empty() {
-            queue.open.extend_from_slice(&self.kept);
-            self.kept.clear();
+        // Whoever takes it away right now has it before what comes next.
+        if lane.has_beside.load(Ordering::Acquire)
+            && let Ok(mut beside) = lane.beside.try_lock()
+        {
+            queue.open.append(&mut beside);
+            lane.has_beside.store(false, Ordering::Release);
         }
         if queue.open.len() >= BUFFER_BYTES {
             if queue.full.len() >= WAITING_MAX {
@@ -224,14 +236,14 @@ fn drive(shared: &Shared, sink: &mut dyn Taker) {
             swept = Instant::now();
         }
         for worker in &shared.workers {
-            take(worker, sweep, &mut taken);
+            worker.take(sweep, &mut taken);
             for buffer in &mut taken {
                 if !sink.take(buffer) {
                     shared.write_limit.add(buffer.iter().filter(|&&b| b == b'\n').count() as u64);
                 }
                 buffer.clear();
             }
-            give_back(worker, &mut taken);
+            worker.give_back(&mut taken);
         }
         sink.swept();
         shared.rotations.store(sink.rotations(), Ordering::Relaxed);
@@ -242,31 +254,42 @@ fn drive(shared: &Shared, sink: &mut dyn Taker) {
     }
 }
 
-/// Holds the lock for a few pointer moves only.
-fn take(worker: &Mutex<Queue>, sweep: bool, taken: &mut Vec<Vec<u8>>) {
-    let mut queue = locked(worker);
-    std::mem::swap(&mut queue.full, taken);
-    if sweep && !queue.open.is_empty() {
-        let fresh = queue.spare.pop().unwrap_or_default();
-        taken.push(std::mem::replace(&mut queue.open, fresh));
+impl Lane {
+    /// Holds each lock for a few pointer moves only.
+    fn take(&self, sweep: bool, taken: &mut Vec<Vec<u8>>) {
+        let mut queue = locked(&self.queue);
+        std::mem::swap(&mut queue.full, taken);
+        if !sweep {
+            return;
+        }
+        if !queue.open.is_empty() {
+            let fresh = queue.spare.pop().unwrap_or_default();
+            taken.push(std::mem::replace(&mut queue.open, fresh));
+        }
+        drop(queue);
+        if self.has_beside.load(Ordering::Acquire) {
+            let mut beside = locked(&self.beside);
+            taken.push(std::mem::take(&mut *beside));
+            self.has_beside.store(false, Ordering::Release);
+        }
     }
-}
 
-/// Keeps two emptied buffers for the worker; the rest, and any that grew beyond the usual, goes.
-fn give_back(worker: &Mutex<Queue>, taken: &mut Vec<Vec<u8>>) {
-    taken.retain(|buffer| buffer.capacity() <= 2 * BUFFER_BYTES);
-    taken.truncate(2);
-    if taken.is_empty() {
-        return;
+    /// Keeps two emptied buffers for the worker; the rest, and any that grew beyond the usual, goes.
+    fn give_back(&self, taken: &mut Vec<Vec<u8>>) {
+        taken.retain(|buffer| buffer.capacity() <= 2 * BUFFER_BYTES);
+        taken.truncate(2);
+        if taken.is_empty() {
+            return;
+        }
+        let mut queue = locked(&self.queue);
+        while queue.spare.len() < 2
+            && let Some(buffer) = taken.pop()
+        {
+            queue.spare.push(buffer);
+        }
+        drop(queue);
+        taken.clear();
     }
-    let mut queue = locked(worker);
-    while queue.spare.len() < 2
-        && let Some(buffer) = taken.pop()
-    {
-        queue.spare.push(buffer);
-    }
-    drop(queue);
-    taken.clear();
 }
 
 /// The open destination.
@@ -411,25 +434,55 @@ mod tests {
     fn a_stuck_disk_drops_lines_and_counts_them() {
         let limits = LimitHits::new(1);
         let shared = Arc::new(Shared {
-            workers: Box::new([Mutex::default()]),
+            workers: Box::new([Lane::default()]),
             reopen: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             queue_limit: limits.register("access_log_queue"),
             write_limit: limits.register("access_log_write"),
             rotations: AtomicU64::new(0),
         });
-        let mut writer = LogWriter { shared: Arc::clone(&shared), thread: None, worker: 0, kept: Vec::new() };
+        let mut writer = LogWriter { shared: Arc::clone(&shared), thread: None, worker: 0 };
         for _ in 0..100 {
             writer.with(|out| out.resize(out.len() + BUFFER_BYTES, b'x'));
         }
-        let queue = locked(&shared.workers[0]);
+        let queue = locked(&shared.workers[0].queue);
         assert_eq!(queue.full.len(), WAITING_MAX);
         assert_eq!(limits.register("access_log_queue").total(), 100 - WAITING_MAX as u64 - 1);
         drop(queue);
-        let guard = locked(&shared.workers[0]);
-        writer.with(|out| out.extend_from_slice(b"kept\n"));
+    }
+
+    #[test]
+    fn a_line_that_meets_its_buffer_being_taken_away_is_written_though_no_other_follows() {
+        let (limits, lane) = (LimitHits::new(1), Lane::default());
+        let shared = Arc::new(Shared {
+            workers: Box::new([lane]),
+            reopen: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            queue_limit: limits.register("access_log_queue"),
+            write_limit: limits.register("access_log_write"),
+            rotations: AtomicU64::new(0),
+        });
+        let writer = || LogWriter { shared: Arc::clone(&shared), thread: None, worker: 0 };
+        let log = |line: &[u8]| writer().with(|out| out.extend_from_slice(line));
+        let taken = |sweep| {
+            let mut taken = Vec::new();
+            shared.workers[0].take(sweep, &mut taken);
+            String::from_utf8(taken.concat()).unwrap()
+        };
+        log(b"one\n");
+        let guard = locked(&shared.workers[0].queue);
+        log(b"two\n");
         drop(guard);
-        assert_eq!(writer.kept, b"kept\n");
+        assert_eq!(taken(false), "", "buffers that are not full wait for the sweep");
+        assert_eq!(taken(true), "one\ntwo\n");
+        // Its writer is gone meanwhile, and another one's line comes after it.
+        log(b"three\n");
+        let guard = locked(&shared.workers[0].queue);
+        log(b"four\n");
+        drop(guard);
+        log(b"five\n");
+        assert_eq!(taken(true), "three\nfour\nfive\n");
+        assert_eq!(taken(true), "");
     }
 
     #[test]
