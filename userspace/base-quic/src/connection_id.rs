@@ -1,7 +1,8 @@
 //! Connection ids of our own: they say which machine and which worker a connection lives on.
 //!
 //! The form is QUIC-LB's without encryption (draft-ietf-quic-load-balancers): a first byte with the number of the configuration in its
-//! highest three bits, the server id (machine and worker), a nonce. The last four bytes of the nonce prove that a machine with our keys
+//! highest three bits, the server id (machine and worker), a nonce. The rest of the first byte tells the endpoints apart that have had one
+//! port one after another. The last four bytes of the nonce prove that a machine with our keys
 //! made it, so that nothing is done for ids that somebody made up.
 
 use crate::keys::QuicKeys;
@@ -23,6 +24,16 @@ const PROVED: usize = LENGTH - PROOF;
 pub struct Place {
     pub machine: u16,
     pub worker: u8,
+    /// Of the endpoints that the port has had, below [`EPOCHS`].
+    pub epoch: u8,
+}
+
+/// Epochs there are: five bits say which.
+pub const EPOCHS: u8 = 32;
+
+/// That of an id's first byte.
+pub fn epoch_of(first: u8) -> u8 {
+    first % EPOCHS
 }
 
 /// A machine's number among those of its cluster, made of its name.
@@ -39,7 +50,7 @@ pub fn decode(id: &[u8], keys: &QuicKeys) -> Option<Place> {
     if id[0] >> 5 != CONFIGURATION || proof != prove(said, keys) {
         return None;
     }
-    Some(Place { machine: u16::from_be_bytes([id[1], id[2]]), worker: id[3] })
+    Some(Place { machine: u16::from_be_bytes([id[1], id[2]]), worker: id[3], epoch: epoch_of(id[0]) })
 }
 
 /// The id a datagram is addressed to, when it belongs to a connection that exists: Initials, and what came before the handshake, are
@@ -72,7 +83,7 @@ impl ConnectionIdGenerator for Generator {
         let mut id = [0; LENGTH];
         // Without randomness nothing of TLS would go on either.
         aws_lc_rs::rand::fill(&mut id).expect("the operating system gives random bytes");
-        id[0] = CONFIGURATION << 5 | id[0] & 0x1f;
+        id[0] = CONFIGURATION << 5 | epoch_of(self.place.epoch);
         id[1..3].copy_from_slice(&self.place.machine.to_be_bytes());
         id[3] = self.place.worker;
         let proof = prove(&id[..PROVED], &self.keys);
@@ -102,7 +113,7 @@ mod tests {
     use super::*;
 
     fn generator(worker: u8) -> Generator {
-        Generator { place: Place { machine: 0xa55a, worker }, keys: QuicKeys::new(&[7; 32]) }
+        Generator { place: Place { machine: 0xa55a, worker, epoch: worker % EPOCHS }, keys: QuicKeys::new(&[7; 32]) }
     }
 
     #[test]
@@ -123,7 +134,8 @@ mod tests {
                 assert_eq!(decode(&id[..LENGTH - 1], &generator.keys), None);
             }
         }
-        let mut elsewhere = Generator { place: Place { machine: 1, worker: 0 }, keys: QuicKeys::new(&[7; 32]) };
+        let place = Place { machine: 1, worker: 0, epoch: 0 };
+        let mut elsewhere = Generator { place, keys: QuicKeys::new(&[7; 32]) };
         assert!(generator(0).validate(&elsewhere.generate_cid()).is_err());
     }
 

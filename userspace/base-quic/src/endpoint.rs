@@ -17,7 +17,8 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -63,12 +64,23 @@ struct Passed {
     contents: BytesMut,
 }
 
-/// The endpoints of all workers on one port, which pass each other what came to the wrong one.
+/// The endpoints of all workers on one port, which pass each other what came to the wrong one, and those before them what is for their
+/// connections.
 #[derive(Clone)]
 pub struct Group {
     inboxes: Arc<[Sender<Passed>]>,
     keys: QuicKeys,
     machine: u16,
+    epoch: u8,
+    before: Arc<[Elders]>,
+}
+
+/// The endpoints of a port whose sockets others have taken over: what comes for their connections is passed to them for as long as
+/// they have any.
+#[derive(Clone)]
+pub struct Elders {
+    epoch: u8,
+    inboxes: Weak<[Sender<Passed>]>,
 }
 
 /// One worker's part of a [`Group`].
@@ -79,20 +91,35 @@ pub struct Endpoint {
 }
 
 impl Group {
-    /// One endpoint for each of so many workers, 256 at most.
-    pub fn endpoints(workers: usize, keys: &QuicKeys, machine: &str) -> Vec<Endpoint> {
+    /// One endpoint for each of so many workers, 256 at most. `before`: those whose sockets they take over.
+    pub fn endpoints(workers: usize, keys: &QuicKeys, machine: &str, before: &[Elders]) -> Vec<Endpoint> {
+        static EPOCH: AtomicU8 = AtomicU8::new(0);
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mailbox(PASSED_MOST)).unzip();
-        let group =
-            Group { inboxes: inboxes.into(), keys: keys.clone(), machine: connection_id::machine_number(machine) };
+        // Of more than there are epochs the first are forgotten.
+        let before = &before[before.len().saturating_sub(usize::from(connection_id::EPOCHS) - 1)..];
+        let mut epochs = std::iter::repeat_with(|| connection_id::epoch_of(EPOCH.fetch_add(1, Ordering::Relaxed)));
+        let epoch = epochs.find(|epoch| before.iter().all(|elders| elders.epoch != *epoch)).unwrap_or_default();
+        let group = Group {
+            inboxes: inboxes.into(),
+            keys: keys.clone(),
+            machine: connection_id::machine_number(machine),
+            epoch,
+            before: before.into(),
+        };
         let endpoint = |(worker, inbox)| Endpoint { group: group.clone(), worker: worker as u8, inbox };
         receivers.into_iter().enumerate().map(endpoint).collect()
     }
 }
 
 impl Endpoint {
+    /// What it is to those that take its sockets over.
+    pub fn elders(&self) -> Elders {
+        Elders { epoch: self.group.epoch, inboxes: Arc::downgrade(&self.group.inboxes) }
+    }
+
     /// Serves a socket of this worker until no more connections are taken and the last has ended.
     pub async fn serve<A: Accepts>(self, socket: UdpSocket, accepts: Rc<A>) {
-        let place = Place { machine: self.group.machine, worker: self.worker };
+        let place = Place { machine: self.group.machine, worker: self.worker, epoch: self.group.epoch };
         let config = settings::endpoint(&self.group.keys, place);
         let machine = quinn_proto::Endpoint::new(config, accepts.config(), true, None);
         let socket = Socket::new(socket, machine);
@@ -184,6 +211,14 @@ impl Socket {
     }
 }
 
+/// Where a datagram goes.
+enum Way {
+    Here,
+    /// To one of these workers.
+    To(Arc<[Sender<Passed>]>, usize),
+    Nowhere,
+}
+
 struct Serving<A: Accepts> {
     endpoint: Endpoint,
     socket: Rc<Socket>,
@@ -268,30 +303,43 @@ impl<A: Accepts> Serving<A> {
         }
         let ecn = codepoint(meta.ecn);
         for segment in received.segments() {
-            match self.other_worker(segment) {
-                None => self.handle_datagram(meta.source, meta.destination, ecn, BytesMut::from(segment), now),
-                Some(worker) => {
+            match self.way_of(segment) {
+                Way::Here => self.handle_datagram(meta.source, meta.destination, ecn, BytesMut::from(segment), now),
+                Way::To(inboxes, worker) => {
                     let contents = BytesMut::from(segment);
                     let passed = Passed { remote: meta.source, local: meta.destination, ecn, contents };
-                    let sent = self.endpoint.group.inboxes[worker].try_send(passed);
+                    let sent = inboxes[worker].try_send(passed);
                     stats::count(if sent.is_ok() { Count::Passed } else { Count::PassedLost });
                 }
+                Way::Nowhere => {}
             }
         }
     }
 
-    /// The worker whose connection a datagram is for, when it is another.
-    fn other_worker(&self, datagram: &[u8]) -> Option<usize> {
-        let id = connection_id::addressed(datagram)?;
-        // A look at one byte settles nearly all; whether it is an id at all is looked at where it would matter.
-        if id.get(3) == Some(&self.endpoint.worker) {
-            return None;
+    /// Whose connection a datagram is for.
+    fn way_of(&self, datagram: &[u8]) -> Way {
+        let (group, own) = (&self.endpoint.group, self.endpoint.worker);
+        let Some(id) = connection_id::addressed(datagram) else { return Way::Here };
+        // A look at two bytes settles nearly all; whether it is an id at all is looked at where it would matter.
+        if id.get(3) == Some(&own) && connection_id::epoch_of(id[0]) == group.epoch {
+            return Way::Here;
         }
-        let group = &self.endpoint.group;
-        let place = connection_id::decode(id, &group.keys)?;
+        let Some(place) = connection_id::decode(id, &group.keys) else { return Way::Here };
         let worker = usize::from(place.worker);
-        (place.machine == group.machine && place.worker != self.endpoint.worker && worker < group.inboxes.len())
-            .then_some(worker)
+        if place.machine != group.machine {
+            return Way::Here;
+        }
+        if place.epoch == group.epoch {
+            let is_other = place.worker != own && worker < group.inboxes.len();
+            return if is_other { Way::To(group.inboxes.clone(), worker) } else { Way::Here };
+        }
+        let elders = group.before.iter().find(|elders| elders.epoch == place.epoch);
+        match elders.and_then(|elders| elders.inboxes.upgrade()).filter(|inboxes| worker < inboxes.len()) {
+            Some(inboxes) => Way::To(inboxes, worker),
+            // It came before the sockets were left to others, to whom its connection belongs: a reset would end that.
+            None if self.accepts.has_let_go() => Way::Nowhere,
+            None => Way::Here,
+        }
     }
 
     fn handle_datagram(

@@ -22,7 +22,7 @@ pub mod stats;
 
 pub use client::Client;
 pub use connection::{Connection, Driver};
-pub use endpoint::{Accepts, Endpoint, Group};
+pub use endpoint::{Accepts, Elders, Endpoint, Group};
 pub use keys::QuicKeys;
 pub use quinn_proto as proto;
 pub use settings::{ClientSettings, QuicSettings};

@@ -1,19 +1,24 @@
 //! The UDP sockets of a server that speaks HTTP/3: one for each worker, on the number of its TCP port.
+//!
+//! One that stops serves its connections to their end. Whoever listens at its address meanwhile takes the sockets over, and passes on
+//! what comes for those connections.
 
 use crate::accept::{self, Listener, Share, wait_for_datagrams};
 use crate::h3_connection::Door;
-use crate::http_server::HttpServer;
+use crate::http_server::{HttpServer, Local};
 use crate::server::Sockets;
 use base_model::Protocol;
-use base_quic::{Group, QuicKeys};
+use base_quic::{Elders, Group, QuicKeys};
 use base_runtime::Worker;
-use base_runtime::net::inherited::SocketKind;
+use base_runtime::net::inherited::{self, SocketKind};
 use base_runtime::net::udp::{UdpOptions, UdpSocket};
+use std::cell::RefCell;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Bytes the kernel is asked to hold for a socket: a burst of a hundred connections, beyond the usual 208 KiB.
 const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
@@ -28,10 +33,52 @@ pub struct H3Front {
 
 #[derive(Default)]
 struct State {
-    /// The key of the shares, and the sockets in the order of the workers; `None` while there are none.
-    listening: Option<(u64, Sockets)>,
+    /// The sockets in the order of the workers; `None` while there are none.
+    listening: Option<(Arc<Held>, Sockets)>,
     /// Why there are none.
     error: Option<String>,
+}
+
+/// The sockets of a front, for as long as a worker serves one of them.
+struct Held {
+    at: (String, u16),
+    /// Of the shares.
+    key: u64,
+    elders: Option<Elders>,
+    sockets: Vec<OwnedFd>,
+}
+
+/// Of fronts that have stopped, those that stopped last behind the others.
+static LEAVING: Mutex<Vec<Weak<Held>>> = Mutex::new(Vec::new());
+
+thread_local! {
+    /// Shares that are served here, by their keys: those that were stopped too.
+    static SERVED: RefCell<Vec<(u64, std::rc::Weak<Local>)>> = RefCell::default();
+}
+
+/// The sockets that a front of this process has left here, with all whose connections live on over them. They receive nothing more.
+fn take_over(address: &str, port: u16, workers: &[Worker]) -> Option<(Vec<std::net::UdpSocket>, Vec<Elders>)> {
+    let held: Vec<Arc<Held>> = {
+        let mut leaving = LEAVING.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.retain(|held| held.strong_count() > 0);
+        let here = leaving.iter().filter_map(Weak::upgrade).filter(|held| held.at.0 == address && held.at.1 == port);
+        here.collect()
+    };
+    let copy = |socket: &OwnedFd| inherited::duplicate(socket.as_raw_fd()).map(std::net::UdpSocket::from);
+    let sockets = held.last()?.sockets.iter().map(copy).collect::<io::Result<Vec<_>>>().ok()?;
+    if sockets.is_empty() {
+        return None;
+    }
+    for (worker, key) in workers.iter().flat_map(|worker| held.iter().map(move |held| (worker, held.key))) {
+        worker.spawn(move || async move {
+            let served =
+                SERVED.with_borrow(|served| served.iter().find(|(its, _)| *its == key).map(|(_, s)| s.clone()));
+            if let Some(share) = served.and_then(|share| share.upgrade()) {
+                share.door().let_go();
+            }
+        });
+    }
+    Some((sockets, held.iter().filter_map(|held| held.elders.clone()).collect()))
 }
 
 impl H3Front {
@@ -53,8 +100,15 @@ impl H3Front {
             |at| options.bind(at).map(drop),
             |at| shared.bind(at),
         );
+        let bound = match bound {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => match take_over(address, port, workers) {
+                Some((sockets, elders)) => Ok((SocketAddr::from(([0, 0, 0, 0], port)), sockets, elders)),
+                None => Err(error),
+            },
+            bound => bound.map(|(at, sockets)| (at, sockets, Vec::new())),
+        };
         match bound {
-            Ok((at, mut sockets)) => {
+            Ok((at, mut sockets, elders)) => {
                 // Each worker's part of the group has one; the kernel shares out among those that are left.
                 sockets.truncate(workers.len());
                 let at = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(at);
@@ -62,12 +116,25 @@ impl H3Front {
                 let descriptors = sockets.iter().map(AsRawFd::as_raw_fd).collect();
                 let listening = Sockets { at, protocol: Protocol::Udp, descriptors };
                 let keys = QuicKeys::of(server.tickets());
-                let endpoints = Group::endpoints(workers.len(), &keys, server.machine());
+                let endpoints = Group::endpoints(workers.len(), &keys, server.machine(), &elders);
+                // Without copies nobody takes them over.
+                let copies = sockets.iter().map(|socket| inherited::duplicate(socket.as_raw_fd())).collect();
+                let held = Arc::new(Held {
+                    at: (address.to_owned(), at.port()),
+                    key,
+                    elders: endpoints.first().map(|endpoint| endpoint.elders()),
+                    sockets: io::Result::<Vec<_>>::unwrap_or_default(copies),
+                });
                 for ((worker, socket), endpoint) in workers.iter().zip(sockets).zip(endpoints) {
                     let (server, serving) = (server.clone(), Serving::begin(&self.serving));
+                    let served = held.clone();
                     worker.spawn(move || async move {
-                        let _serving = serving;
+                        let _serving = (serving, served);
                         let share = server.share();
+                        SERVED.with_borrow_mut(|served| {
+                            served.retain(|(_, share)| share.strong_count() > 0);
+                            served.push((key, Rc::downgrade(&share)));
+                        });
                         <HttpServer as Listener>::Share::shares()
                             .with_borrow_mut(|shares| shares.push((key, share.clone())));
                         wait_for_datagrams().await;
@@ -80,7 +147,7 @@ impl H3Front {
                     });
                 }
                 tracing::info!(server = %server.name(), address = %at, "listening for HTTP/3");
-                *state = State { listening: Some((key, listening)), error: None };
+                *state = State { listening: Some((held, listening)), error: None };
             }
             Err(error) => {
                 let shown = if address.is_empty() { "*" } else { address };
@@ -99,8 +166,9 @@ impl H3Front {
     /// Takes no more connections; those that are there come to their end.
     pub fn stop(&self, workers: &[Worker]) {
         let state = std::mem::take(&mut *self.lock());
-        if let Some((key, _)) = state.listening {
-            accept::close::<HttpServer>(workers, key);
+        if let Some((held, _)) = state.listening {
+            LEAVING.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&held));
+            accept::close::<HttpServer>(workers, held.key);
         }
     }
 
@@ -123,7 +191,7 @@ impl H3Front {
     }
 
     fn tell(&self, workers: &[Worker], what: fn(&<HttpServer as Listener>::Share)) {
-        let key = self.lock().listening.as_ref().map(|(key, _)| *key);
+        let key = self.lock().listening.as_ref().map(|(held, _)| held.key);
         let Some(key) = key else { return };
         for worker in workers {
             worker.spawn(move || async move {

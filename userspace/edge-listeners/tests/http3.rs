@@ -33,6 +33,7 @@ on_both_drivers![
     websockets_pass,
     a_port_in_use_is_told_and_tried_again,
     it_is_turned_on_and_off,
+    a_port_is_taken_over_while_old_connections_live,
     idle_connections_end,
     only_http3_is_agreed_on,
 ];
@@ -530,6 +531,40 @@ fn it_is_turned_on_and_off(io: IoMode) {
     house.server(&format!("http3: true\n{}", certificate.lines));
     assert_eq!(house.state(), "running");
     assert!(std::net::TcpStream::connect(("127.0.0.1", house.port)).is_ok());
+}
+
+/// HTTP/3 is turned off and on again, twice, with requests under way on connections of each time: all of them end well, and new
+/// connections are taken at once. Two workers pass on what comes to the wrong one.
+fn a_port_is_taken_over_while_old_connections_live(io: IoMode) {
+    let backend = echo();
+    let certificate = certificate(&["a.test"]);
+    let lines = format!("http3: true\n{}", certificate.lines);
+    let timeouts =
+        Timeouts { body: Duration::from_secs(600), rate: 0, linger: Duration::from_millis(100), ..Timeouts::default() };
+    let house = House::with_workers(2, io, &lines, &proxy_to(backend.port), timeouts, edge_filters::kind);
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut begun: Vec<_> = (0..4).map(|_| Client::connect(house.port, &certificate)).collect();
+        for client in &mut begun {
+            let id = client.open(Dir::Bi);
+            client.send(id, &[head(&post("/")), data(b"begun ")].concat(), false);
+            clients.push((std::mem::replace(client, Client::connect(house.port, &certificate)), id));
+        }
+        // Those without a request are told to go.
+        house.server(&certificate.lines);
+        assert!(begun.iter_mut().all(|client| client.closed() == Some(0x100)));
+        house.server(&lines);
+        assert_eq!(house.state(), "running");
+        assert_eq!(Client::connect(house.port, &certificate).get("/new").status(), 200);
+    }
+    for (client, id) in &mut clients {
+        client.send(*id, &data(b"and ended"), true);
+        let answer = client.answer(*id);
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "begun and ended"), "{:?}", client.lost);
+        assert_eq!(client.closed(), Some(0x100), "{:?}", client.lost);
+    }
+    house.server(&certificate.lines);
+    eventually("it is free", || UdpSocket::bind(("127.0.0.1", house.port)).is_ok());
 }
 
 fn idle_connections_end(io: IoMode) {
