@@ -4,7 +4,7 @@
 use crate::connection::{Connection, Driver};
 use crate::crypto::{ClientCrypto, VERSION_1};
 use crate::endpoint::{RECEIVED, Socket, codepoint};
-use crate::settings::ClientSettings;
+use crate::settings::QuicSettings;
 use aws_lc_rs::hmac;
 use base_runtime::net::udp::{Received, UdpOptions, UdpSocket};
 use base_tls::ClientTls;
@@ -25,7 +25,7 @@ pub struct Client {
 
 impl Client {
     /// `None` when the provider of TLS lacks the cipher suite that QUIC begins with.
-    pub fn new(tls: &ClientTls, settings: &ClientSettings) -> Option<Client> {
+    pub fn new(tls: &ClientTls, settings: &QuicSettings) -> Option<Client> {
         let mut config = quinn_proto::ClientConfig::new(ClientCrypto::new(tls.quic().clone())?);
         config.transport_config(Arc::new(settings.transport())).version(VERSION_1);
         Some(Client { config })

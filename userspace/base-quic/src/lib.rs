@@ -25,4 +25,4 @@ pub use connection::{Connection, Driver};
 pub use endpoint::{Accepts, Elders, Endpoint, Group};
 pub use keys::QuicKeys;
 pub use quinn_proto as proto;
-pub use settings::{ClientSettings, QuicSettings};
+pub use settings::QuicSettings;

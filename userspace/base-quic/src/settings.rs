@@ -1,4 +1,4 @@
-//! Every bound of a QUIC connection, with what it protects.
+//! Every bound of a QUIC connection, for both sides, with what it protects.
 
 use crate::crypto::{ServerCrypto, VERSION_1};
 use crate::keys::QuicKeys;
@@ -9,7 +9,7 @@ use std::time::Duration;
 /// See the module doc.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuicSettings {
-    /// Requests a client may have open at once. Default 128. Protects memory: a stream holds a request, its answer's head and what
+    /// Requests the other side may have open at once. Default 128. Protects memory: a stream holds a request, its answer's head and what
     /// waits of its answer.
     pub streams_most: u32,
     /// Streams of one direction a client may have open. Default 8: three that HTTP/3 has, and some that nobody knows.
@@ -43,7 +43,19 @@ impl Default for QuicSettings {
 }
 
 impl QuicSettings {
-    fn transport(&self) -> TransportConfig {
+    /// Of connections that we make to servers. Those may open no requests; and since a connection carries those of many clients, its
+    /// windows are larger: 256 KiB of one answer, 1 MiB of all of them and of what is sent.
+    pub fn asking() -> QuicSettings {
+        QuicSettings {
+            streams_most: 0,
+            stream_window: 256 * 1024,
+            connection_window: 1024 * 1024,
+            send_window: 1024 * 1024,
+            ..QuicSettings::default()
+        }
+    }
+
+    pub(crate) fn transport(&self) -> TransportConfig {
         let mut transport = TransportConfig::default();
         let idle = VarInt::try_from(self.idle.as_millis()).unwrap_or(VarInt::MAX);
         transport
@@ -70,51 +82,6 @@ impl QuicSettings {
             .incoming_buffer_size(INCOMING_BYTES)
             .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
         Arc::new(server)
-    }
-}
-
-/// Bounds of a connection that we make to a server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientSettings {
-    /// Streams of one direction its server may open. Default 8, as [`QuicSettings::one_way_streams_most`]. It may open no others.
-    pub one_way_streams_most: u32,
-    /// Bytes of one answer that may arrive before they are read. Default 256 KiB.
-    pub stream_window: u32,
-    /// The same for all answers of a connection together. Default 1 MiB.
-    pub connection_window: u32,
-    /// Bytes of requests that a connection keeps until its server says that it has them. Default 1 MiB.
-    pub send_window: u64,
-    /// Silence after which a connection is gone without a word. Default 60 s.
-    pub idle: Duration,
-    /// Bytes of a handshake that may come out of order. Default 16 KiB.
-    pub handshake_bytes: usize,
-}
-
-impl Default for ClientSettings {
-    fn default() -> ClientSettings {
-        ClientSettings {
-            one_way_streams_most: 8,
-            stream_window: 256 * 1024,
-            connection_window: 1024 * 1024,
-            send_window: 1024 * 1024,
-            idle: Duration::from_secs(60),
-            handshake_bytes: 16 * 1024,
-        }
-    }
-}
-
-impl ClientSettings {
-    pub(crate) fn transport(&self) -> TransportConfig {
-        let alike = QuicSettings {
-            streams_most: 0,
-            one_way_streams_most: self.one_way_streams_most,
-            stream_window: self.stream_window,
-            connection_window: self.connection_window,
-            send_window: self.send_window,
-            idle: self.idle,
-            handshake_bytes: self.handshake_bytes,
-        };
-        alike.transport()
     }
 }
 

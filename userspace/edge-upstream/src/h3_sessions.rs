@@ -16,7 +16,7 @@ use crate::pool::{self, IDLE_TIMEOUT, IdHasher};
 use crate::sessions::{CONNECTIONS_MOST, STREAMS_MOST};
 use crate::tls::Identity;
 use base_quic::proto::{ConnectionError, Dir, Event, ReadError, StreamEvent, StreamId, VarInt};
-use base_quic::{ClientSettings, Connection, Driver};
+use base_quic::{Connection, Driver, QuicSettings};
 use base_runtime::memory::{Booking, Kind};
 use base_runtime::time::Deadline;
 use base_telemetry::proxy::ServerRecorder;
@@ -607,7 +607,7 @@ impl Drive {
     }
 
     fn keep_books(&mut self) {
-        let (session, settings) = (&self.session, ClientSettings::default());
+        let (session, settings) = (&self.session, QuicSettings::asking());
         let received = session.quic.received();
         if session.is_idle() {
             // What is left of it are beginnings of datagrams, and what nobody takes.

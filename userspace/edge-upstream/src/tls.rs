@@ -1,7 +1,7 @@
 //! As whom we speak TLS to backends, and whom we believe.
 
 use base_model::MtlsSpec;
-use base_quic::{Client, ClientSettings};
+use base_quic::{Client, QuicSettings};
 use base_tls::certificate::read_authorities_undated;
 use base_tls::{Certificate, CertificateError, ClientTls, ClientTlsSettings};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -41,7 +41,7 @@ impl Identity {
 impl Identity {
     /// The same over QUIC; `None` where the provider of TLS cannot.
     pub fn quic(&self) -> Option<&Client> {
-        self.quic.get_or_init(|| Client::new(&self.tls, &ClientSettings::default())).as_ref()
+        self.quic.get_or_init(|| Client::new(&self.tls, &QuicSettings::asking())).as_ref()
     }
 }
 
