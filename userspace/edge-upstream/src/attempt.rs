@@ -126,6 +126,8 @@ pub enum Stage {
     /// The backend has done nothing of it, and its body is as it was: it may go elsewhere, whatever it asks for (RFC 9110 section
     /// 9.2.2).
     Untouched,
+    /// As before, and the backend will have it over HTTP/1.1 (RFC 9114 section 8.1).
+    OverHttp1,
     /// It may have been done. Not a byte of an answer had come.
     Sent,
     Answered,
@@ -136,7 +138,9 @@ impl AttemptError {
     pub fn may_be_done(&self) -> bool {
         !matches!(
             self,
-            AttemptError::Connect(_) | AttemptError::Unsayable | AttemptError::Broken { stage: Stage::Untouched, .. }
+            AttemptError::Connect(_)
+                | AttemptError::Unsayable
+                | AttemptError::Broken { stage: Stage::Untouched | Stage::OverHttp1, .. }
         )
     }
 
@@ -202,12 +206,13 @@ impl Attempt<'_> {
     /// backend has closed it in the meantime.
     pub async fn run(&self, body: &mut Body) -> Result<Answer, AttemptError> {
         let repeatable = self.request.method.is_idempotent() && !body.is_stream();
-        let need = self.need();
+        let mut need = self.need();
         if !self.repeated.get()
             && let Some(lease) = pool::take(self.server, need, !repeatable, self.introduction)
         {
             match lease.exchange(self, body, self.keep_body || repeatable).await {
                 Err(AttemptError::Broken { stage: Stage::Untouched, .. }) => {}
+                Err(AttemptError::Broken { stage: Stage::OverHttp1, .. }) => need = Need::Http1,
                 Err(AttemptError::Broken { stage: Stage::Sent, .. }) if repeatable => self.repeated.set(true),
                 done => return done,
             }
@@ -224,6 +229,7 @@ impl Attempt<'_> {
             match opened.map_err(AttemptError::Connect)?.exchange(self, body, self.keep_body).await {
                 // A connection that many share may have come to its end in the meantime.
                 Err(AttemptError::Broken { stage: Stage::Untouched, .. }) if left > 0 => {}
+                Err(AttemptError::Broken { stage: Stage::OverHttp1, .. }) if left > 0 => need = Need::Http1,
                 done => return done,
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! Both directions wait for their readers: the next piece of a request's body is asked for when QUIC has taken the one before, and an
 //! answer's window opens as its bytes are taken. A request that its backend says it has done nothing with (GOAWAY,
-//! `H3_REQUEST_REJECTED`) may go elsewhere, whatever it asks for (RFC 9114 section 4.1.1).
+//! `H3_REQUEST_REJECTED`) may go elsewhere, whatever it asks for (RFC 9114 section 4.1.1); one that it cannot serve over HTTP/3
+//! (`H3_VERSION_FALLBACK`) goes over HTTP/1.1 to its port on TCP.
 
 use crate::attempt::{Answer, Attempt, AttemptError, Counters, Stage};
 use crate::h3_stream::{H3Stream, Next, Stream, Why};
@@ -189,7 +190,15 @@ fn failed(why: Why, is_kept: bool, stream: &Stream, counters: &Counters) -> Atte
             }
             let known = Code::ALL.iter().find(|known| u64::from(known.value()) == code).map(|known| known.text());
             let text = known.map_or_else(|| format!("{code:#x}"), str::to_owned);
-            broken(format!("the backend reset the stream with {text}"), refused, None)
+            let error = broken(format!("the backend reset the stream with {text}"), refused, None);
+            match error {
+                AttemptError::Broken { error, loss, .. }
+                    if is_kept && code == u64::from(Code::VersionFallback.value()) =>
+                {
+                    AttemptError::Broken { error, stage: Stage::OverHttp1, loss }
+                }
+                other => other,
+            }
         }
     }
 }

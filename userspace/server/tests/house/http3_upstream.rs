@@ -122,6 +122,12 @@ fn aioquic_is_understood() {
         let answer = ask("POST", path, "body").unwrap();
         assert_eq!((answer.status, answer.body.as_str()), (200, "second"), "{path}: {answer:?}");
     }
+    // One that it cannot serve over HTTP/3 goes over HTTP/1.1 to its port on TCP; others go on as they did.
+    for _ in 0..2 {
+        let answer = ask("POST", "/fallback", "body").unwrap();
+        assert_eq!((answer.status, answer.body.as_str()), (200, "POST /fallback HTTP/1.1 body"), "{answer:?}");
+        assert_eq!(ask("GET", "/plain", "").unwrap().body, "plain");
+    }
     // Something may have been done of it.
     let reset = ask("POST", "/reset", "body").unwrap();
     assert_eq!(reset.status, 503, "{reset:?}");
@@ -142,7 +148,7 @@ fn aioquic_is_understood() {
 
 /// A backend; each path is a story.
 const AIOQUIC: &str = r#"
-import asyncio, sys
+import asyncio, ssl, sys
 from aioquic.asyncio import serve
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.buffer import encode_uint_var
@@ -193,6 +199,8 @@ class Server(QuicConnectionProtocol):
         elif path == "/goaway" and times == 1:
             frame = encode_frame(FrameType.GOAWAY, encode_uint_var(id))
             quic.send_stream_data(self.http._local_control_stream_id, frame)
+        elif path == "/fallback":
+            quic.reset_stream(id, 0x110)
         elif path == "/reset":
             quic.reset_stream(id, 0x102)
         elif path == "/upper":
@@ -213,11 +221,22 @@ class Server(QuicConnectionProtocol):
         else:
             self.say(id, b"plain")
 
+async def over_tcp(reader, writer):
+    head = await reader.readuntil(b"\r\n\r\n")
+    body = head.split(b"\r\n")[0] + b" " + await reader.readexactly(4)
+    writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    await writer.drain()
+    writer.close()
+
 async def main():
     configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"])
     configuration.load_cert_chain(sys.argv[1], sys.argv[2])
-    server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=Server)
-    print(server._transport.get_extra_info("sockname")[1])
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(sys.argv[1], sys.argv[2])
+    tcp = await asyncio.start_server(over_tcp, "127.0.0.1", 0, ssl=tls)
+    port = tcp.sockets[0].getsockname()[1]
+    await serve("127.0.0.1", port, configuration=configuration, create_protocol=Server)
+    print(port)
     await asyncio.Future()
 
 asyncio.run(main())
