@@ -71,16 +71,17 @@ pub struct GrpcServerSpec {
     /// How long a connection may be without a call. Then it is told to go away and closed. Default: for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connection_idle: Option<GoDuration>,
-    /// How old a connection may become. Has no effect in this version: connections get as old as they like.
+    /// How old a connection may become, a tenth more or less so that those that were made together do not end together. Then its client is
+    /// told to go away, and makes another; calls under way go on. Default: for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connection_age: Option<GoDuration>,
-    /// How long calls may go on after `maxConnectionAge`. Has no effect in this version.
+    /// How long calls may go on after `maxConnectionAge`; then they are cut off, with their connection. Default: for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connection_age_grace: Option<GoDuration>,
-    /// Silence after which a client is pinged. Has no effect in this version.
+    /// Silence of a client after which it is asked whether it is there (PING). Default 2h.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keepalive_time: Option<GoDuration>,
-    /// How long a ping may go unanswered. Has no effect in this version.
+    /// How long it may take to say so; then its connection is cut off, counted as `grpc_keepalive`. Default 20s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keepalive_timeout: Option<GoDuration>,
     /// Clients whose calls are taken; others get PERMISSION_DENIED. Default: all.
@@ -202,14 +203,23 @@ impl GrpcServerSpec {
         for (name, given) in [
             ("minTimeClientSendPing", self.min_time_client_send_ping.is_some()),
             ("permitClintSendPingWithoutStream", self.permit_clint_send_ping_without_stream),
-            ("maxConnectionAge", self.max_connection_age.is_some()),
-            ("maxConnectionAgeGrace", self.max_connection_age_grace.is_some()),
-            ("keepaliveTime", self.keepalive_time.is_some()),
-            ("keepaliveTimeout", self.keepalive_timeout.is_some()),
         ] {
             if given {
                 findings.warn(at(path, name), "has no effect in this version");
             }
+        }
+        for (name, given) in [
+            ("maxConnectionAge", self.max_connection_age),
+            ("keepaliveTime", self.keepalive_time),
+            ("keepaliveTimeout", self.keepalive_timeout),
+        ] {
+            if given.is_some_and(|time| time.is_zero()) {
+                let problem = Problem::new(at(path, name), "every connection would end at once").value(&"0s".into());
+                findings.problem(problem.accepted("longer than 0s").advice("leave it out for the default"));
+            }
+        }
+        if self.max_connection_age_grace.is_some() && self.max_connection_age.is_none() {
+            findings.warn(at(path, "maxConnectionAgeGrace"), "has no effect without maxConnectionAge");
         }
         for (i, rule) in self.rules.iter().enumerate() {
             rule.validate(&nth(&at(path, "rules"), i), findings);
@@ -357,11 +367,21 @@ mod tests {
             ("{port: 1, rules: [{host: 'a/b', methods: []}]}", "rules[0].host"),
             ("{port: 1, https: true}", "https: no certificate"),
             ("{port: 0}", "port = 0"),
+            ("{port: 1, maxConnectionAge: 0s}", "maxConnectionAge = \"0s\""),
+            ("{port: 1, keepaliveTimeout: 0s}", "keepaliveTimeout = \"0s\""),
         ] {
             let problems = render(&read(text).1.problems);
             assert!(problems.contains(wanted), "{text}: {problems}");
         }
-        let warned = read("{port: 1, keepaliveTime: 1h}").1.warnings;
-        assert_eq!(warned.first().map(|warning| warning.path.as_str()), Some("keepaliveTime"));
+        for (text, place) in [
+            ("{port: 1, minTimeClientSendPing: 1h}", "minTimeClientSendPing"),
+            ("{port: 1, maxConnectionAgeGrace: 1s}", "maxConnectionAgeGrace"),
+        ] {
+            let warned = read(text).1.warnings;
+            assert_eq!(warned.first().map(|warning| warning.path.as_str()), Some(place));
+        }
+        assert!(
+            read("{port: 1, maxConnectionAge: 1h, maxConnectionAgeGrace: 1s, keepaliveTime: 1h}").1.warnings.is_empty()
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Answers of a GRPCServer: whatever a pipeline says, a client of gRPC is told a status of gRPC.
 
-use base_model::GrpcServerSpec;
+use base_model::{GoDuration, GrpcServerSpec};
 use edge_pipeline::grpc::{self, Code};
 use edge_pipeline::{Body, BodyError, BodyStream, Exchange, Piece, Sight};
 use proto_http::Headers;
@@ -28,6 +28,33 @@ impl Dialect {
         self != Dialect::Http
     }
 }
+
+/// How long a connection may live, and when its client is asked whether it is there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Life {
+    /// Then it takes no more calls.
+    pub age: Option<Duration>,
+    /// So long after that, those under way are cut off.
+    pub grace: Option<Duration>,
+    /// The silence it is asked after, and how long it may take to answer.
+    pub keepalive: Option<(Duration, Duration)>,
+}
+
+impl Life {
+    pub fn of(spec: &GrpcServerSpec) -> Life {
+        let (time, timeout) = (spec.keepalive_time, spec.keepalive_timeout);
+        let or = |given: Option<GoDuration>, usual| given.map_or(usual, GoDuration::duration);
+        Life {
+            age: spec.max_connection_age.map(GoDuration::duration),
+            grace: spec.max_connection_age_grace.map(GoDuration::duration),
+            keepalive: Some((or(time, KEEPALIVE_TIME), or(timeout, KEEPALIVE_TIMEOUT))),
+        }
+    }
+}
+
+/// What gRPC's own servers have.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(2 * 3600);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a client may send nothing of a call whose messages it has not ended: streams rest for as long as they like. A year.
 pub const QUIET_MOST: Duration = Duration::from_secs(365 * 24 * 3600);

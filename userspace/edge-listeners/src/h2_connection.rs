@@ -22,7 +22,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Bytes a connection reads before others have their turn: two buffers, or seven thousand of the smallest frames.
 const TURN_BYTES: usize = 64 * 1024;
@@ -50,7 +50,7 @@ pub(crate) const FIELD_BYTES: usize = 128;
 
 /// Names of the bounds of this file, of the watched frames and of the machine.
 pub fn bounds() -> impl Iterator<Item = &'static str> {
-    let own = ["h2_streams", "h2_heads", "h2_length"];
+    let own = ["grpc_keepalive", "h2_streams", "h2_heads", "h2_length"];
     own.into_iter().chain(Cheap::ALL.map(Cheap::name)).chain(server::FAULTS)
 }
 
@@ -251,6 +251,10 @@ pub async fn serve(presence: Presence) {
                 quiet: Some(base_runtime::now()),
                 reported: 0,
                 fresh: true,
+                age: local.with_live(|live| live.life.age).map(|age| base_runtime::now() + about(age)),
+                cut: None,
+                heard: (0, base_runtime::now()),
+                asked: None,
             };
             poll_fn(|cx| drive.poll(cx)).await
         }
@@ -297,6 +301,12 @@ struct Drive<E: Engine> {
     reported: u64,
     /// No request has come yet.
     fresh: bool,
+    /// When it is old, and when it is cut off because of that.
+    age: Option<Instant>,
+    cut: Option<Instant>,
+    /// Bytes received when that last changed, and since when its client has been asked whether it is there.
+    heard: (u64, Instant),
+    asked: Option<Instant>,
 }
 
 impl<E: Engine> Drive<E> {
@@ -417,7 +427,14 @@ impl<E: Engine> Drive<E> {
         if self.connection.phase.get() == Phase::Leaving && self.quiet.is_some() {
             self.end(Reason::NoError, cx);
         }
-        let mut next: Option<Instant> = None;
+        let life = self.local.with_live(|live| live.life);
+        if self.age.is_some_and(|age| age <= now) {
+            self.age = None;
+            self.cut = life.grace.map(|grace| now + grace);
+            self.go_away();
+            cx.waker().wake_by_ref();
+        }
+        let mut next: Option<Instant> = self.age;
         let mut is_due = |at: Instant| {
             next = Some(next.map_or(at, |next| next.min(at)));
             at <= now
@@ -426,6 +443,29 @@ impl<E: Engine> Drive<E> {
             && is_due(since + timeouts.linger)
         {
             return Poll::Ready(Ok(()));
+        }
+        if self.cut.is_some_and(&mut is_due) {
+            self.cut = None;
+            self.end(Reason::NoError, cx);
+        }
+        if let Some((after, within)) = life.keepalive {
+            let came = self.link.bytes_in();
+            if self.heard.0 != came {
+                (self.heard, self.asked) = ((came, now), None);
+            }
+            match self.asked {
+                Some(since) if is_due(since + within) => {
+                    self.local.limit("grpc_keepalive");
+                    self.connection.stream.abort();
+                    return Poll::Ready(Err(Ended::Broken));
+                }
+                None if is_due(self.heard.1 + after) => {
+                    self.asked = Some(now);
+                    self.engine.ask();
+                    cx.waker().wake_by_ref();
+                }
+                _ => {}
+            }
         }
         // The client takes nothing of what all its streams have to say.
         if self.link.waiting() > 0 {
@@ -489,6 +529,13 @@ impl<E: Engine> Drive<E> {
         }
         Poll::Pending
     }
+}
+
+/// A tenth more or less.
+fn about(time: Duration) -> Duration {
+    use std::hash::{BuildHasher, RandomState};
+    let thousandths = 900 + RandomState::new().hash_one(0u8) % 201;
+    time.mul_f64(thousandths as f64 / 1000.0)
 }
 
 /// The window of a connection with `unread` bytes that nobody has taken yet: they leave the others as much as there was at first. When

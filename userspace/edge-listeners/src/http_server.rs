@@ -6,7 +6,7 @@
 use crate::Timeouts;
 use crate::accept::{Door, Front, Listener, Place, Share, Shares};
 use crate::access;
-use crate::grpc::{self, Dialect};
+use crate::grpc::{self, Dialect, Life};
 use crate::h1_connection::{Connection, Phase, Presence, Visit};
 use crate::h2_connection;
 use crate::h3_connection::H3Connection;
@@ -58,6 +58,8 @@ pub struct Live {
     pub h2c: bool,
     /// What clients speak, and are answered in.
     pub dialect: Dialect,
+    /// How long connections of HTTP/2 live.
+    pub life: Life,
     /// Bounds of what clients send, and which of their fields are taken.
     pub limits: Limits,
     /// `clientMaxBodySize` as written.
@@ -83,7 +85,7 @@ impl Live {
     fn new(
         name: &str,
         spec: &HttpServerSpec,
-        dialect: Dialect,
+        (dialect, life): (Dialect, Life),
         shared: &Shared,
         previous: Option<(&HttpServerSpec, &Live)>,
     ) -> Result<Live, String> {
@@ -100,6 +102,7 @@ impl Live {
                 usual => usual,
             },
             dialect,
+            life,
             max_connections: spec.max_connections as usize,
             http3: spec.http3,
             http3_only: spec.http3_only,
@@ -193,26 +196,26 @@ impl HttpServer {
     /// Makes the server and tries to listen. That the port is taken is a state, not an error: see
     /// [`Server::retry`].
     pub fn start(name: &str, spec: &HttpServerSpec, shared: Arc<Shared>) -> Result<Arc<HttpServer>, String> {
-        Self::start_as(name, spec, Dialect::Http, shared)
+        Self::start_as(name, spec, (Dialect::Http, Life::default()), shared)
     }
 
     /// As [`start`](HttpServer::start), of a GRPCServer, which is a server of HTTP/2 that answers in the words of gRPC.
     pub fn start_grpc(name: &str, spec: &GrpcServerSpec, shared: Arc<Shared>) -> Result<Arc<HttpServer>, String> {
-        Self::start_as(name, &spec.http(), Dialect::of(spec), shared)
+        Self::start_as(name, &spec.http(), (Dialect::of(spec), Life::of(spec)), shared)
     }
 
     fn start_as(
         name: &str,
         spec: &HttpServerSpec,
-        dialect: Dialect,
+        manner: (Dialect, Life),
         shared: Arc<Shared>,
     ) -> Result<Arc<HttpServer>, String> {
-        let live = Live::new(name, spec, dialect, &shared, None)?;
+        let live = Live::new(name, spec, manner, &shared, None)?;
         let stats = shared.server_stats(name);
         label_figures(&stats, name, spec);
         let server = Arc::new(HttpServer {
             name: name.into(),
-            grpc: dialect.is_grpc(),
+            grpc: manner.0.is_grpc(),
             live: ArcSwap::from_pointee(live),
             stats,
             front: Front::new(shared.workers()),
@@ -226,9 +229,9 @@ impl HttpServer {
     }
 
     /// Takes another document: rules at once, sockets only when the address or port is another.
-    fn change(self: &Arc<Self>, spec: &HttpServerSpec, dialect: Dialect) -> Result<(), String> {
+    fn change(self: &Arc<Self>, spec: &HttpServerSpec, manner: (Dialect, Life)) -> Result<(), String> {
         let mut before = self.spec.lock().unwrap_or_else(|e| e.into_inner());
-        let live = Live::new(&self.name, spec, dialect, &self.shared, Some((&before, &self.live.load())))?;
+        let live = Live::new(&self.name, spec, manner, &self.shared, Some((&before, &self.live.load())))?;
         self.live.store(Arc::new(live));
         label_figures(&self.stats, &self.name, spec);
         let moved = (&before.address, before.port) != (&spec.address, spec.port);
@@ -291,8 +294,8 @@ impl Server for HttpServer {
 
     fn update(self: Arc<Self>, spec: &Spec) -> Result<(), String> {
         match spec {
-            Spec::HttpServer(spec) if !self.grpc => self.change(spec, Dialect::Http),
-            Spec::GrpcServer(spec) if self.grpc => self.change(&spec.http(), Dialect::of(spec)),
+            Spec::HttpServer(spec) if !self.grpc => self.change(spec, (Dialect::Http, Life::default())),
+            Spec::GrpcServer(spec) if self.grpc => self.change(&spec.http(), (Dialect::of(spec), Life::of(spec))),
             other => Err(not_of(other)),
         }
     }

@@ -777,6 +777,18 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("GrpcServerSpec.keyBase64", "base-model/src/grpc_server.rs", "every_field_reaches_the_server_of_http2"),
     ("GrpcServerSpec.keys", "base-model/src/grpc_server.rs", "every_field_reaches_the_server_of_http2"),
     ("GrpcServerSpec.maxConnectionIdle", "base-model/src/grpc_server.rs", "every_field_reaches_the_server_of_http2"),
+    ("GrpcServerSpec.maxConnectionAge", "edge-listeners/tests/http2.rs", "connections_of_grpc_grow_old"),
+    ("GrpcServerSpec.maxConnectionAgeGrace", "edge-listeners/tests/http2.rs", "connections_of_grpc_grow_old"),
+    (
+        "GrpcServerSpec.keepaliveTime",
+        "edge-listeners/tests/http2.rs",
+        "clients_of_grpc_are_asked_whether_they_are_there",
+    ),
+    (
+        "GrpcServerSpec.keepaliveTimeout",
+        "edge-listeners/tests/http2.rs",
+        "clients_of_grpc_are_asked_whether_they_are_there",
+    ),
     ("GrpcServerSpec.maxConnections", "base-model/src/grpc_server.rs", "every_field_reaches_the_server_of_http2"),
     ("GrpcServerSpec.port", "base-model/src/grpc_server.rs", "every_field_reaches_the_server_of_http2"),
     ("GrpcServerSpec.proxyProtocol", "base-model/src/grpc_server.rs", "every_field_reaches_the_server_of_http2"),
@@ -971,26 +983,6 @@ const SAID: &[(&str, &str, &str)] = &[
         "GrpcServerSpec.permitClintSendPingWithoutStream",
         "{kind: GRPCServer, port: 1, permitClintSendPingWithoutStream: true}",
         "warning: permitClintSendPingWithoutStream: has no effect",
-    ),
-    (
-        "GrpcServerSpec.maxConnectionAge",
-        "{kind: GRPCServer, port: 1, maxConnectionAge: 1h}",
-        "warning: maxConnectionAge: has no effect",
-    ),
-    (
-        "GrpcServerSpec.maxConnectionAgeGrace",
-        "{kind: GRPCServer, port: 1, maxConnectionAgeGrace: 1h}",
-        "warning: maxConnectionAgeGrace: has no effect",
-    ),
-    (
-        "GrpcServerSpec.keepaliveTime",
-        "{kind: GRPCServer, port: 1, keepaliveTime: 1h}",
-        "warning: keepaliveTime: has no effect",
-    ),
-    (
-        "GrpcServerSpec.keepaliveTimeout",
-        "{kind: GRPCServer, port: 1, keepaliveTimeout: 1s}",
-        "warning: keepaliveTimeout: has no effect",
     ),
     ("GrpcServerSpec.cacheSize", "{kind: GRPCServer, port: 1, cacheSize: 9}", "warning: cacheSize: has no effect"),
     (

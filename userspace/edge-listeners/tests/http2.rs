@@ -29,6 +29,8 @@ on_both_drivers![
     a_cancelled_request_ends_at_the_backend,
     a_server_that_stops_says_so,
     an_idle_connection_is_told_to_go,
+    connections_of_grpc_grow_old,
+    clients_of_grpc_are_asked_whether_they_are_there,
     faults_are_answered_and_counted,
     time_outs_hold_for_each_stream,
     both_versions_share_a_port,
@@ -483,6 +485,53 @@ fn an_idle_connection_is_told_to_go(io: IoMode) {
         assert!(driver.await.unwrap().is_ok());
     });
     assert_eq!(house.limit("first_byte_timeout"), 0);
+}
+
+/// A GRPCServer beside the house's own server, with these fields.
+fn grpc_server(house: &House, fields: &str) -> u16 {
+    let port = support::free_port();
+    let rules = "rules: [{methods: [{methodPrefix: /, backend: app}]}]";
+    let spec: base_model::GrpcServerSpec = spec!(&format!("{{address: 127.0.0.1, port: {port}, {fields}, {rules}}}"));
+    house.traffic.apply_listener("g", &base_model::Spec::GrpcServer(Box::new(spec))).expect("a good server");
+    port
+}
+
+/// An old connection is told to go, its calls go on, and those that go on for too long are cut off.
+fn connections_of_grpc_grow_old(io: IoMode) {
+    // It never answers.
+    let backend = Backend::new(|mut wire, _| while wire.message().is_some() {});
+    let house = house(io, &backend);
+    let call = frame(1, 4 | 1, 1, &h2_client::get_block("/s.S/M"));
+    let mut raw = Raw::new(grpc_server(&house, "maxConnectionAge: 200ms, maxConnectionAgeGrace: 300ms"));
+    assert!(raw.send(&call));
+    assert!(raw.until(7).is_some(), "GOAWAY");
+    eventually("it is cut off", || raw.frame().is_none());
+    // Without a call it ends by itself; with one, and no grace, it goes on.
+    let port = grpc_server(&house, "maxConnectionAge: 200ms");
+    let (mut idle, mut busy) = (Raw::new(port), Raw::new(port));
+    assert!(busy.send(&call));
+    assert!(idle.until(7).is_some() && busy.until(7).is_some(), "GOAWAY");
+    eventually("it ends", || idle.frame().is_none());
+    // A PING is answered still.
+    assert!(busy.send(&frame(6, 0, 0, b"12345678")));
+    assert!(busy.until(6).is_some());
+}
+
+/// A client that says nothing is asked, and cut off when it does not answer.
+fn clients_of_grpc_are_asked_whether_they_are_there(io: IoMode) {
+    let backend = Backend::answering(OK);
+    let house = house(io, &backend);
+    let mut raw = Raw::new(grpc_server(&house, "keepaliveTime: 100ms, keepaliveTimeout: 100ms"));
+    assert!(raw.until(6).is_some(), "PING");
+    eventually("it is cut off", || raw.frame().is_none());
+    assert_eq!(house.limit("grpc_keepalive"), 1);
+    // Who answers stays, however often.
+    let mut raw = Raw::new(grpc_server(&house, "keepaliveTime: 20ms, keepaliveTimeout: 60s"));
+    for _ in 0..10 {
+        let asked = raw.until(6).expect("PING");
+        assert!(raw.send(&frame(6, 1, 0, &asked.payload)));
+    }
+    assert_eq!(house.limit("grpc_keepalive"), 1);
 }
 
 fn faults_are_answered_and_counted(io: IoMode) {

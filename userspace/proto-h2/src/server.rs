@@ -32,6 +32,9 @@ pub trait Engine: 'static {
 
     /// Ends it once what was said is sent.
     fn end(&mut self, why: Reason);
+
+    /// Asks the client to say that it is there (PING); whatever it says shows that it is.
+    fn ask(&mut self);
 }
 
 /// One exchange. Dropped before its answer has ended it is reset; dropped before its request has, the client is told to stop.
@@ -155,18 +158,26 @@ pub enum BodyBroken {
 
 /// Begins HTTP/2 on a connection whose client means to speak it: our settings are queued, its preface is awaited.
 pub async fn accept(link: &Rc<H2Link>, settings: &ServerSettings) -> Result<Machine, Ended> {
-    let connection = settings.builder().handshake(link.io()).await.map_err(|error| Ended::from(&error))?;
-    Ok(Machine(connection))
+    let mut connection = settings.builder().handshake(link.io()).await.map_err(|error| Ended::from(&error))?;
+    let pings = connection.ping_pong();
+    Ok(Machine { connection, pings })
 }
 
 /// The crate's machine.
-pub struct Machine(h2::server::Connection<Io, Data>);
+pub struct Machine {
+    connection: h2::server::Connection<Io, Data>,
+    pings: Option<h2::PingPong>,
+}
 
 impl Engine for Machine {
     type Stream = MachineStream;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<MachineStream, Ended>>> {
-        Poll::Ready(match ready!(self.0.poll_accept(cx)) {
+        if let Some(pings) = &mut self.pings {
+            // Takes the answer in, so that another one can be asked for.
+            let _ = pings.poll_pong(cx);
+        }
+        Poll::Ready(match ready!(self.connection.poll_accept(cx)) {
             None => None,
             Some(Err(error)) => Some(Err(Ended::from(&error))),
             Some(Ok((request, respond))) => Some(Ok(MachineStream { request: Some(request), respond, sending: None })),
@@ -174,15 +185,22 @@ impl Engine for Machine {
     }
 
     fn go_away(&mut self) {
-        self.0.graceful_shutdown();
+        self.connection.graceful_shutdown();
     }
 
     fn set_window(&mut self, bytes: u32) {
-        self.0.set_target_window_size(bytes);
+        self.connection.set_target_window_size(bytes);
     }
 
     fn end(&mut self, why: Reason) {
-        self.0.abrupt_shutdown(why.into());
+        self.connection.abrupt_shutdown(why.into());
+    }
+
+    fn ask(&mut self) {
+        if let Some(pings) = &mut self.pings {
+            // Refused while an answer is waited for.
+            let _ = pings.send_ping(h2::Ping::opaque());
+        }
     }
 }
 
