@@ -77,6 +77,35 @@ pub const REFUSAL: Role = Role {
 /// The same for clients of HTTP/2.
 pub const HTTP2: Role = Role { pingora: false, http2: true, ..HTTP };
 
+/// HTTP/2 on both sides, which nginx speaks to clients alone.
+pub const HTTP2_BOTH: Role = Role {
+    ours: include_str!("../peers/weir-h2.yaml"),
+    nginx: "",
+    haproxy: include_str!("../peers/haproxy-h2.cfg"),
+    datagrams: false,
+    pingora: false,
+    http2: true,
+};
+
+/// The same for clients of HTTP/3.
+pub const HTTP3: Role = Role {
+    ours: include_str!("../peers/weir-h3.yaml"),
+    nginx: include_str!("../peers/nginx-h3.conf"),
+    haproxy: include_str!("../peers/haproxy-h3.cfg"),
+    pingora: false,
+    ..HTTP
+};
+
+/// Calls of gRPC.
+pub const GRPC: Role = Role {
+    ours: include_str!("../peers/weir-grpc.yaml"),
+    nginx: include_str!("../peers/nginx-grpc.conf"),
+    ..HTTP2_BOTH
+};
+
+/// WebSockets, opened over HTTP/1.1.
+pub const WEBSOCKET: Role = Role { nginx: include_str!("../peers/nginx-websocket.conf"), pingora: false, ..HTTP };
+
 /// Bytes relayed as they come.
 pub const TCP: Role = Role {
     ours: include_str!("../peers/weir-tcp.yaml"),
@@ -313,7 +342,9 @@ fn haproxy(program: PathBuf, address: SocketAddr, setup: &Setup, folder: &Path) 
         let alpn = if setup.role.http2 { "h2" } else { "http/1.1" };
         format!("ssl crt {} ssl-min-ver TLSv1.3 alpn {alpn}", pair.both_file.display())
     });
+    let quic = setup.certificate.as_ref().map(|pair| format!("ssl crt {} alpn h3", pair.both_file.display()));
     let text = setup.role.haproxy.replace("{haproxy_ring}", target).replace("{haproxy_log}", &log);
+    let text = text.replace("{quic}", &quic.unwrap_or_default());
     let file = write(folder, "haproxy.cfg", &fill(&text.replace("{ssl}", &ssl), address, setup, folder))?;
     let mut command = Command::new(program);
     command.arg("-db").arg("-f").arg(file);

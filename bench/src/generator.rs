@@ -9,12 +9,15 @@ pub mod wire;
 
 mod client;
 mod datagrams;
-mod pattern;
+pub(crate) mod pattern;
 mod upstream;
+mod websockets;
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -89,6 +92,15 @@ pub struct Options {
     /// The clients are those of another program, which speaks HTTP/2; this one is the upstream alone
     #[arg(skip)]
     pub h2: Option<crate::h2load::Shape>,
+    /// The clients are those of our own way to backends, over HTTP/3; this one is the upstream alone
+    #[arg(skip)]
+    pub h3: Option<crate::h2load::Shape>,
+    /// Messages over WebSockets, one for each client, of `--size` bytes each, which come back
+    #[arg(long)]
+    pub websockets: bool,
+    /// What somebody else who plays an upstream was asked, which counts as ours
+    #[arg(skip)]
+    pub asked: Option<Arc<AtomicU64>>,
 }
 
 impl Default for Options {
@@ -113,6 +125,9 @@ impl Default for Options {
             path: "/".to_owned(),
             refused: None,
             h2: None,
+            h3: None,
+            websockets: false,
+            asked: None,
         }
     }
 }
@@ -158,6 +173,9 @@ pub struct Outcome {
 pub fn run(options: &Options) -> Result<Outcome, String> {
     if options.datagrams {
         return datagrams::run(options);
+    }
+    if options.websockets {
+        return websockets::run(options);
     }
     Generator::new(options)?.run().map_err(|error| format!("load generator: {error}"))
 }
@@ -252,8 +270,11 @@ impl<'a> Generator<'a> {
             self.counts = Outcome::default();
         }
         self.latency.reset();
-        let (started, before) = (Instant::now(), Books::read(self.options));
+        let options = self.options;
+        let asked = || options.asked.as_ref().map_or(0, |asked| asked.load(Ordering::Relaxed));
+        let (started, before, asked_before) = (Instant::now(), Books::read(self.options), asked());
         self.drive(&mut events, started, started + Duration::from_secs_f64(self.options.seconds))?;
+        self.counts.upstream_requests += asked() - asked_before;
         Ok(before.outcome(self.options, started, &self.latency, self.counts))
     }
 

@@ -5,6 +5,7 @@
 
 use crate::generator::{self, Outcome};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use std::time::Duration;
 pub struct Shape {
     pub connections: usize,
     pub streams: usize,
+    /// They are calls of gRPC, with a message of a hundred bytes each.
+    pub calls: bool,
 }
 
 /// Loads the gateway for as long as the options say.
@@ -21,13 +24,21 @@ pub fn run(options: &generator::Options, shape: Shape) -> Result<Outcome, String
     let target = options.target.ok_or("h2load needs a gateway")?;
     // Its handshakes come before the measurement, its end before the upstream's.
     let length = (options.warm_up + options.seconds - 0.2 - START).max(0.1);
+    let message = std::env::temp_dir().join(format!("weir-bench-message-{}", std::process::id()));
+    if shape.calls {
+        let framed = [&[0, 0, 0, 0, 100][..], &[b'm'; 100]].concat();
+        std::fs::write(&message, framed).map_err(|error| format!("{}: {error}", message.display()))?;
+    }
+    let file = message.clone();
     let asking = thread::spawn(move || {
         thread::sleep(Duration::from_secs_f64(START));
-        ask(target, shape, length)
+        ask(target, shape, length, &file)
     });
     let quiet = generator::Options { connections: 0, tls: None, ..options.clone() };
     let outcome = generator::run(&quiet)?;
-    let said = asking.join().map_err(|_| "h2load could not be waited for".to_owned())??;
+    let said = asking.join().map_err(|_| "h2load could not be waited for".to_owned());
+    let _ = std::fs::remove_file(&message);
+    let said = said??;
     let (good, bad) = statuses(&said).ok_or_else(|| format!("h2load said something else:\n{said}"))?;
     if bad > 0 || good == 0 {
         return Err(format!("{bad} answers of {} were no answers:\n{said}", good + bad));
@@ -35,11 +46,17 @@ pub fn run(options: &generator::Options, shape: Shape) -> Result<Outcome, String
     Ok(Outcome { requests: outcome.upstream_requests, foreign_load_us: 0.0, ..outcome })
 }
 
-fn ask(target: SocketAddr, shape: Shape, seconds: f64) -> Result<String, String> {
+fn ask(target: SocketAddr, shape: Shape, seconds: f64, message: &Path) -> Result<String, String> {
     let duration = format!("{}ms", (seconds * 1000.0) as u64);
     let mut command = Command::new("h2load");
     command.args(["-t", "1", "-c", &shape.connections.to_string(), "-m", &shape.streams.to_string(), "-D", &duration]);
-    command.arg(format!("https://{target}/7")).stdin(Stdio::null());
+    let path = if shape.calls {
+        command.arg("-d").arg(message).args(["-H", "content-type: application/grpc", "-H", "te: trailers"]);
+        "bench.Echo/Unary"
+    } else {
+        "7"
+    };
+    command.arg(format!("https://{target}/{path}")).stdin(Stdio::null());
     let done = command.output().map_err(|error| format!("h2load: {error}; Debian has it in nghttp2-client"))?;
     Ok(String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr))
 }

@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use bench::scenarios::{Options, connections, extras, http1, http2, idle, micro, refusal, tcp, tls1, udp};
+use bench::scenarios::{
+    Options, connections, extras, grpc, http1, http2, http3, idle, micro, refusal, tcp, tls1, udp, websocket,
+};
 use bench::training;
 use clap::{Parser, Subcommand};
 
@@ -19,6 +21,12 @@ enum Scenario {
     Http1(Options),
     /// Requests over HTTP/2 inside TLS 1.3
     Http2(Options),
+    /// Requests over HTTP/3
+    Http3(Options),
+    /// Calls of gRPC inside TLS 1.3
+    Grpc(Options),
+    /// Messages through WebSockets
+    Websocket(Options),
     /// Requests and handshakes over TLS 1.3
     Tls1(Options),
     /// Bytes relayed as they come
@@ -43,6 +51,9 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().scenario {
         Scenario::Http1(options) => http1::run(&options),
         Scenario::Http2(options) => http2::run(&options),
+        Scenario::Http3(options) => http3::run(&options),
+        Scenario::Grpc(options) => grpc::run(&options),
+        Scenario::Websocket(options) => websocket::run(&options),
         Scenario::Tls1(options) => tls1::run(&options),
         Scenario::Tcp(options) => tcp::run(&options),
         Scenario::Udp(options) => udp::run(&options),

@@ -7,6 +7,7 @@ use crate::cpu;
 use crate::gateways::Gateway;
 use crate::generator::{self, Outcome};
 use crate::h2load;
+use crate::h3_load;
 use crate::report::{Row, Table};
 use crate::statistics::{Figure, median};
 
@@ -116,9 +117,10 @@ pub fn load(options: &generator::Options, gateway: &Gateway, upstream: SocketAdd
         pid: Some(gateway.pid()),
         ..options.clone()
     };
-    let run = match options.h2 {
-        Some(shape) => h2load::run(&options, shape),
-        None => generator::run(&options),
+    let run = match (options.h2, options.h3) {
+        (Some(shape), _) => h2load::run(&options, shape),
+        (None, Some(shape)) => h3_load::run(&options, shape),
+        (None, None) => generator::run(&options),
     };
     let outcome = run.map_err(|error| format!("{}: {error}", gateway.name))?;
     gateway.forget_logs();

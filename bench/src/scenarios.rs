@@ -2,16 +2,20 @@
 
 pub mod connections;
 pub mod extras;
+pub mod grpc;
 pub mod http1;
 pub mod http2;
+pub mod http3;
 pub mod idle;
 pub mod micro;
 pub mod refusal;
 pub mod tcp;
 pub mod tls1;
 pub mod udp;
+pub mod websocket;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
@@ -20,6 +24,7 @@ use crate::certificate::Certificate;
 use crate::cpu;
 use crate::gateways::{Contender, Gateway, HTTP, Role, Setup, free_address};
 use crate::generator;
+use crate::h2_upstream::H2Upstream;
 use crate::report::{Goal, Report, Row};
 use crate::rounds::{self, Cell};
 
@@ -71,6 +76,10 @@ impl Options {
 /// Where a scenario runs: gateways on one CPU, the load on another, files in a folder that goes when all went well.
 struct Stage {
     setup: Setup,
+    /// Where the generator plays the upstream.
+    heard: SocketAddr,
+    /// What plays another one, to which the gateways go instead.
+    h2: Option<H2Upstream>,
     machine: serde_json::Value,
     _precedence: Precedence,
 }
@@ -111,7 +120,15 @@ impl Stage {
         let precedence = Precedence::take();
         let (upstream, cpu) = (free_address()?, Some(GATEWAY_CPU));
         let setup = Setup { upstream, cpu, folder, logs, certificate, role: HTTP, document: None };
-        Ok(Self { setup, machine, _precedence: precedence })
+        Ok(Self { heard: upstream, h2: None, setup, machine, _precedence: precedence })
+    }
+
+    /// Behind the gateways is an upstream that speaks HTTP/2, whose answers have so many bytes.
+    fn with_h2_upstream(mut self, size: usize) -> Result<Self, String> {
+        let upstream = H2Upstream::start(size)?;
+        self.setup.upstream = upstream.address;
+        self.h2 = Some(upstream);
+        Ok(self)
     }
 
     /// The gateways are to do something else.
@@ -128,7 +145,8 @@ impl Stage {
     fn load(&self, options: &Options) -> generator::Options {
         generator::Options {
             target: None,
-            upstream: Some(self.setup.upstream),
+            upstream: Some(self.heard),
+            asked: self.h2.as_ref().map(H2Upstream::asked),
             connections: 64,
             size: 1024,
             body: 0,
@@ -184,7 +202,7 @@ fn run_cells_as(
     println!("{scenario}: gateways on CPU {GATEWAY_CPU}, load on CPU {LOAD_CPU}");
     let mut rows = Vec::new();
     for cell in &cells {
-        rows.extend(rounds::measure(cell, &gateways, stage.setup.upstream, options.rounds)?);
+        rows.extend(rounds::measure(cell, &gateways, stage.heard, options.rounds)?);
     }
     drop(gateways);
     let goals = goals.into_iter().filter(|goal| cells.iter().any(|cell| cell.name == goal.cell)).collect();

@@ -9,10 +9,10 @@ use crate::{pgo, progress};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// http1, http2, tls1, tcp: CPU time per request beside the peers, udp: per datagram. refusal: per request that is not served. idle: memory per
+    /// http1, http2, http3, grpc, tls1, tcp: CPU time per request beside the peers, udp: per datagram, websocket: per message. refusal: per request that is not served. idle: memory per
     /// connection. connections: latency of 10,000. extras: what traces, logs, programs and scripts add to a request. micro: instructions
     /// per operation against bench/micro.json. steer: packets through xdp_steer. edges: a change on its way to ten thousand
-    #[arg(value_parser = ["http1", "http2", "tls1", "tcp", "udp", "refusal", "idle", "connections", "extras", "micro", "steer", "edges"])]
+    #[arg(value_parser = ["http1", "http2", "http3", "grpc", "websocket", "tls1", "tcp", "udp", "refusal", "idle", "connections", "extras", "micro", "steer", "edges"])]
     scenario: String,
     /// Interleaved rounds that nobody disturbed; of idle: fresh starts
     #[arg(long)]
@@ -156,8 +156,15 @@ fn peers(options: &Options) -> Result<Vec<String>, String> {
                 .for_each(|peer| *peer = format!("{name}={}", program.display()));
         }
     } else {
+        if options.scenario == "http3" && (wanted("nginx") || wanted("haproxy")) {
+            return Err(
+                "Debian 12's nginx and HAProxy speak no HTTP/3: add --peers-from trixie, or give programs that do \
+                        (--peers nginx=/path/to/nginx), or --peers none"
+                    .into(),
+            );
+        }
         tools::require(&[NGINX, HAPROXY].into_iter().filter(|tool| wanted(tool.program)).collect::<Vec<_>>())?;
-        if options.scenario == "http2" {
+        if matches!(options.scenario.as_str(), "http2" | "grpc") {
             tools::require(&[tools::H2LOAD])?;
         }
         if wanted("nginx") && matches!(options.scenario.as_str(), "tcp" | "udp") {

@@ -38,6 +38,8 @@ pub struct CallSettings {
     pub idle_max: usize,
     /// As `http2` of a pool: whether it is spoken to in HTTP/2; without, whatever it agrees to.
     pub http2: Option<bool>,
+    /// As `http3` of a pool: it is spoken to in HTTP/3.
+    pub http3: bool,
 }
 
 impl Default for CallSettings {
@@ -49,6 +51,7 @@ impl Default for CallSettings {
             insecure_tls: false,
             idle_max: 4,
             http2: None,
+            http3: false,
         }
     }
 }
@@ -137,7 +140,9 @@ impl Caller {
             }
         };
         let shown = url[..url.len() - target.len()].to_owned();
-        let server = Server::at(at, &shown, 1, false, identity.as_ref())?.with_http2(settings.http2);
+        let server = Server::at(at, &shown, 1, false, identity.as_ref())?
+            .with_http2(settings.http2)
+            .with_http3(settings.http3)?;
         let (stats, limits) = (telemetry.pool(names), telemetry.limits());
         stats.retain_servers(|known| known == shown);
         Ok(Caller {
