@@ -3,9 +3,11 @@
 //! Everything here needs root and the BPF object. [`ready`] says so in the test's output when one is missing.
 
 pub mod model;
+pub mod mutation;
 pub mod namespace;
 pub mod packet;
 pub mod steer_bench;
+pub mod witness;
 pub mod world;
 
 /// Whether the kernel can be asked at all. A test that gets `false` prints nothing more and passes.

@@ -3,8 +3,9 @@
 //! Names carry the process and a number, so that tests run side by side and a killed run leaves nothing another trips over.
 
 use std::fs::File;
-use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -96,6 +97,64 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+    }
+}
+
+/// A TCP connection from an address and port of the caller's choice.
+pub fn connect_from(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let ((from, length), (to, _)) = (raw(from), raw(to));
+    // SAFETY: plain calls on a descriptor of our own; the addresses live through them, and their lengths are those of their family.
+    unsafe {
+        let fd = libc::socket(from.ss_family.into(), libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let stream = TcpStream::from_raw_fd(fd);
+        // One port may have a connection to each of several places.
+        let on: libc::c_int = 1;
+        let size = size_of::<libc::c_int>() as libc::socklen_t;
+        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, (&raw const on).cast(), size);
+        if libc::bind(fd, (&raw const from).cast(), length) < 0 || libc::connect(fd, (&raw const to).cast(), length) < 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(stream)
+    }
+}
+
+/// The state of a socket, as the kernel numbers it.
+pub fn tcp_state(stream: &TcpStream) -> u32 {
+    let mut state = [0u8; 8];
+    let mut length = state.len() as libc::socklen_t;
+    // SAFETY: as many bytes of `struct tcp_info` as there is room for; the first is the state.
+    let result = unsafe {
+        libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, state.as_mut_ptr().cast(), &mut length)
+    };
+    assert_eq!(result, 0, "TCP_INFO: {}", io::Error::last_os_error());
+    state[0].into()
+}
+
+fn raw(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+    // SAFETY: all zeros is a valid address, and the storage has room for one of any family.
+    unsafe {
+        let mut storage: libc::sockaddr_storage = std::mem::zeroed();
+        let length = match address {
+            SocketAddr::V4(v4) => {
+                let a = &mut *(&raw mut storage).cast::<libc::sockaddr_in>();
+                a.sin_family = libc::AF_INET as u16;
+                a.sin_port = v4.port().to_be();
+                a.sin_addr.s_addr = u32::from_ne_bytes(v4.ip().octets());
+                size_of::<libc::sockaddr_in>()
+            }
+            SocketAddr::V6(v6) => {
+                let a = &mut *(&raw mut storage).cast::<libc::sockaddr_in6>();
+                a.sin6_family = libc::AF_INET6 as u16;
+                a.sin6_port = v6.port().to_be();
+                a.sin6_addr.s6_addr = v6.ip().octets();
+                size_of::<libc::sockaddr_in6>()
+            }
+        };
+        (storage, length as libc::socklen_t)
     }
 }
 

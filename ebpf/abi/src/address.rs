@@ -20,7 +20,8 @@ impl Address {
 
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
-        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == V4_MAPPED
+        // One branch, not three.
+        self.0[0] | self.0[1] | (self.0[2] ^ V4_MAPPED) == 0
     }
 
     #[inline(always)]

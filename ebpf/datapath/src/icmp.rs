@@ -46,6 +46,9 @@ pub fn read(frame: &impl Frame, ip: &Ip, transport: &Transport) -> Result<Messag
 #[inline(always)]
 fn quote_v4(frame: &impl Frame, ip: &Ip, at: usize) -> Result<Message, Reason> {
     let Some(w) = frame.window::<HEADER_V4>(at) else { return Err(Reason::IcmpTruncated) };
+    if at + HEADER_V4 > ip.at + ip.length {
+        return Err(Reason::IcmpTruncated);
+    }
     let header = (w.u8(0) & 0x0f) as usize * 4;
     let protocol = w.u8(9);
     let source = Address::from_v4_raw(w.u32_raw(12));
@@ -65,6 +68,9 @@ fn quote_v4(frame: &impl Frame, ip: &Ip, at: usize) -> Result<Message, Reason> {
 #[inline(always)]
 fn quote_v6(frame: &impl Frame, ip: &Ip, at: usize) -> Result<Message, Reason> {
     let Some(w) = frame.window::<HEADER_V6>(at) else { return Err(Reason::IcmpTruncated) };
+    if at + HEADER_V6 > ip.at + ip.length {
+        return Err(Reason::IcmpTruncated);
+    }
     let protocol = w.u8(6);
     let source = Address([w.u32_raw(8), w.u32_raw(12), w.u32_raw(16), w.u32_raw(20)]);
     if w.u8(0) >> 4 != 6 || source != ip.destination || (protocol != TCP && protocol != UDP) {

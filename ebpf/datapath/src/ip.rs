@@ -66,11 +66,17 @@ impl Ip {
     #[inline(always)]
     pub fn parse_v6(frame: &impl Frame, at: usize) -> Result<Ip, Reason> {
         let Some(w) = frame.window::<HEADER_V6>(at) else { return Err(Reason::Ipv6Truncated) };
+        let source = Address([w.u32_raw(8), w.u32_raw(12), w.u32_raw(16), w.u32_raw(20)]);
+        let destination = Address([w.u32_raw(24), w.u32_raw(28), w.u32_raw(32), w.u32_raw(36)]);
+        if source.is_v4() || destination.is_v4() {
+            // It would be taken for the IPv4 address that it maps. Such do not travel (RFC 4291 section 2.5.5.2): the stack's.
+            return Err(Reason::NotVip);
+        }
         Ok(Ip {
             v4: false,
             at,
-            source: Address([w.u32_raw(8), w.u32_raw(12), w.u32_raw(16), w.u32_raw(20)]),
-            destination: Address([w.u32_raw(24), w.u32_raw(28), w.u32_raw(32), w.u32_raw(36)]),
+            source,
+            destination,
             protocol: w.u8(6),
             class: (w.u16(0) >> 4) as u8,
             length: w.u16(4) as usize + HEADER_V6,

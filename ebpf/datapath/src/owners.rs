@@ -111,7 +111,8 @@ pub fn decide(tables: &impl Tables, q: &Question) -> Decision {
             owner = next(Slot(q.slot_before), before, q.own as u16);
         }
         if owner != 0 {
-            let better = mine > best;
+            // The fourth of those that were asked is forgotten with the next, and with it whose the claim was.
+            let better = mine > best || gue::at(packed) == 3;
             let (held, at) = if better { (mine, 0) } else { (best, gue::at(packed) + 1) };
             return Decision::to(owner, gue::pack(hops, held, at));
         }

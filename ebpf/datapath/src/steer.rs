@@ -56,6 +56,7 @@ pub fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Outcome {
                 inner.kind = tunnel.inner;
                 packet = match parse_ip(frame, &inner) {
                     Ok(ip) => ip,
+                    Err(Reason::NotVip) => return nobody(Reason::GueInnerNotVip),
                     Err(reason) => return nobody(reason),
                 };
             }
@@ -140,7 +141,9 @@ impl Sent {
     const RELAYED: Sent = Sent(2);
     const STOOD_IN: Sent = Sent(3);
     pub const FRAGMENT: Sent = Sent(4);
+    /// From here on, nothing may be answered.
     const ICMP_ERROR: Sent = Sent(5);
+    const ICMP_ERROR_AGAIN: Sent = Sent(6);
 }
 
 /// Whom a packet is sent to, and what the tunnel says.
@@ -280,7 +283,8 @@ impl<T: Tables> Road<'_, T> {
             // Nobody takes new flows; the others still have theirs.
             to = slot.previous();
         }
-        if !arrived && to != own {
+        let past_all = self.hops >= HOPS_MAX;
+        if !arrived && to != own && (WHOLE || !past_all) {
             if to == 0 {
                 return Plan::ends(vip, Reason::SlotEmpty);
             }
@@ -301,7 +305,7 @@ impl<T: Tables> Road<'_, T> {
             _ if to == 0 => Reason::SlotEmpty,
             _ => Reason::Local,
         };
-        if self.hops >= HOPS_MAX {
+        if past_all {
             return Plan::ends(vip, local);
         }
         let lease = self.tables.lease();
@@ -349,6 +353,7 @@ impl<T: Tables> Road<'_, T> {
         let sent = match (asks, arrived) {
             (false, _) => Sent::STOOD_IN,
             (true, true) => Sent::RELAYED,
+            (true, false) if kind == Kind::ICMP_ERROR => Sent::ICMP_ERROR_AGAIN,
             (true, false) => Sent::SECOND_CHANCE,
         };
         let (to, packed) = (decision.machine(), decision.packed());
@@ -382,7 +387,7 @@ impl<T: Tables> Road<'_, T> {
         let needed = self.packet.length + gue::overhead(machine);
         if needed > settings.mtu as usize {
             // Nothing may be answered to a fragment or to an error.
-            if !WHOLE || sent == Sent::ICMP_ERROR {
+            if !WHOLE || sent.0 >= Sent::ICMP_ERROR.0 {
                 return counted(Reason::TooBigDropped);
             }
             return counted(match self.too_big(frame, machine) {
@@ -403,7 +408,7 @@ impl<T: Tables> Road<'_, T> {
             return counted(reason);
         }
         let reason = match sent {
-            Sent::SECOND_CHANCE => Reason::SecondChance,
+            Sent::SECOND_CHANCE | Sent::ICMP_ERROR_AGAIN => Reason::SecondChance,
             Sent::RELAYED => Reason::SecondChanceRelayed,
             Sent::STOOD_IN => Reason::StoodIn,
             Sent::FRAGMENT => Reason::FragmentForwarded,
