@@ -16,6 +16,7 @@ pub mod beside;
 pub mod dates;
 pub mod document;
 pub mod kinds;
+pub mod namespaces;
 pub mod object;
 pub mod v1;
 pub mod yaml;

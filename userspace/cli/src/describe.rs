@@ -18,11 +18,14 @@ pub async fn describe(
 ) -> Result<(), String> {
     let mut found = find(server, Some(kind), name, namespace).await?;
     let statuses = match name {
-        Some(name) => server.get(&format!("/status/objects/{}", segment(name))).await?,
-        None => server.get("/status/objects").await?,
+        Some(name) if !namespace.all_namespaces => {
+            let space = segment(namespace.namespace.as_deref().unwrap_or_default());
+            server.get(&format!("/status/objects/{}?namespace={space}", segment(name))).await?
+        }
+        _ => server.get("/status/objects").await?,
     };
-    for (_, document) in &mut found {
-        let all = status_of(&statuses, word(document, "name"), verbose);
+    for (space, document) in &mut found {
+        let all = status_of(&statuses, space, word(document, "name"), verbose);
         document["allStatus"] = Value::Array(all);
     }
     if format != Format::Default {
@@ -90,19 +93,21 @@ fn field(key: &str, value: &Value) -> String {
     format!("{title}:\n{}\n{body}", "=".repeat(title.len() + 1))
 }
 
-/// `NAMESPACE/OBJECT/MEMBER` are the keys.
-fn status_of(statuses: &Value, name: &str, verbose: bool) -> Vec<Value> {
+/// `NAMESPACE/OBJECT/MEMBER` are the keys, with `eg-traffic-` before the namespace of servers and pipelines; a namespace may have slashes
+/// in it.
+fn status_of(statuses: &Value, namespace: &str, name: &str, verbose: bool) -> Vec<Value> {
     let mut all = Vec::new();
     for (key, status) in statuses.as_object().into_iter().flatten() {
-        let mut parts = key.split('/').skip(1);
-        if parts.next() != Some(name) {
+        let mut parts = key.rsplitn(3, '/');
+        let [member, object, space] = [(); 3].map(|()| parts.next().unwrap_or_default());
+        if object != name || space.strip_prefix("eg-traffic-").unwrap_or(space) != namespace {
             continue;
         }
         let mut status = status.get("status").unwrap_or(status).clone();
         if !verbose && let Some(fields) = status.as_object_mut() {
             fields.remove("topN");
         }
-        all.push(json!({"node": parts.next().unwrap_or_default(), "status": status}));
+        all.push(json!({"node": member, "status": status}));
     }
     all
 }

@@ -1,5 +1,6 @@
 use std::time::SystemTime;
 
+use base_model::namespaces::DEFAULT_NAMESPACE;
 use base_text::quoted;
 use control_api::time;
 use hyper::Method;
@@ -51,8 +52,11 @@ pub async fn wide(
     namespace: &Namespace,
     format: Format,
 ) -> Result<(), String> {
-    let space = segment(namespace.namespace.as_deref().unwrap_or_default());
-    let all = server.get(&format!("/objects?meta=true&namespace={space}")).await?;
+    let which = match namespace.all_namespaces {
+        true => "all-namespaces=true".to_owned(),
+        false => format!("namespace={}", segment(namespace.namespace.as_deref().unwrap_or_default())),
+    };
+    let all = server.get(&format!("/objects?meta=true&{which}")).await?;
     let wanted = |object: &&Value| {
         kind.is_none_or(|kind| word(object, "kind") == kind) && name.is_none_or(|name| word(object, "name") == name)
     };
@@ -64,11 +68,19 @@ pub async fn wide(
         structured(&Value::Array(found.into_iter().cloned().collect()), format);
         return Ok(());
     }
-    let mut rows = vec![heads(&["NAME", "KIND", "OWNER", "GENERATION", "AGE"])];
+    let mut titles = heads(&["NAME", "KIND", "OWNER", "GENERATION", "AGE"]);
+    if namespace.all_namespaces {
+        titles.insert(2, "NAMESPACE".into());
+    }
+    let mut rows = vec![titles];
     for object in found {
         let generation = object["generation"].to_string();
         let [name, kind, owner] = ["name", "kind", "owner"].map(|key| word(object, key).to_owned());
-        rows.push(vec![name, kind, owner, generation, age(word(object, "createdAt"))]);
+        let mut row = vec![name, kind, owner, generation, age(word(object, "createdAt"))];
+        if namespace.all_namespaces {
+            row.insert(2, word(object, "namespace").to_owned());
+        }
+        rows.push(row);
     }
     print(&table(&rows));
     Ok(())
@@ -106,13 +118,17 @@ async fn find_at(
             Some(name) => Value::Array(vec![server.get(&format!("/objects/{}{query}", segment(name))).await?]),
             None => server.get(&format!("/objects{query}")).await?,
         };
-        let space = if space.is_empty() { "default".to_owned() } else { space };
+        let space = if space.is_empty() { DEFAULT_NAMESPACE.to_owned() } else { space };
         found.extend(documents.as_array().into_iter().flatten().map(|document| (space.clone(), document.clone())));
     }
     found.retain(|(_, document)| {
         kind.is_none_or(|kind| word(document, "kind") == kind) && name.is_none_or(|name| word(document, "name") == name)
     });
-    found.sort_by(|a, b| word(&a.1, "name").cmp(word(&b.1, "name")));
+    // What people write comes first.
+    found.sort_by(|(a, one), (b, other)| {
+        let place = |space: &str| space != DEFAULT_NAMESPACE;
+        (place(a), a, word(one, "name")).cmp(&(place(b), b, word(other, "name")))
+    });
     match (kind, name) {
         (Some(kind), Some(name)) if found.is_empty() => {
             Err(format!("there is no {kind} named {name}", name = quoted(&name)))

@@ -4,9 +4,9 @@ use base_text::quoted;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
-use control_api::Role;
+use control_api::{Role, object_key};
 use control_state::{Action, Comeback, Entry};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::access::caller;
 use crate::body::{Answer, Error, Reply, text};
@@ -24,7 +24,7 @@ pub async fn show(State(api): State<Arc<Api>>) -> Answer {
     Ok(Reply::body(json!({
         "clusterId": kept.cluster_id,
         "version": kept.version,
-        "objects": names(&kept).collect::<Vec<_>>(),
+        "objects": kept.objects.iter().map(|document| object_key(document)).collect::<Vec<_>>(),
         "cluster": {
             "id": view.cluster_id,
             "version": view.version,
@@ -107,8 +107,4 @@ fn kept(api: &Api) -> Result<LastGood, Error> {
     api.local
         .last_good()
         .ok_or_else(|| Error::not_found("this machine has no edge that serves anything; ask one that has"))
-}
-
-fn names(kept: &LastGood) -> impl Iterator<Item = &str> {
-    kept.objects.iter().filter_map(|document| document.get("name").and_then(Value::as_str))
 }

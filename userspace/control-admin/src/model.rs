@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
 use base_model::explain::Explained;
-use base_model::{Beside, FilterKinds, Object, Outline, Secrets, Spec, kinds};
+use base_model::{Beside, FilterKinds, Object, Outline, Secrets, Spec, kinds, namespaces};
 use control_api::Document;
 use serde_json::{Value, json};
 
@@ -60,7 +60,10 @@ impl ModelCatalog {
         let mut fresh = Vec::with_capacity(unread.len());
         for (name, document) in unread {
             // What cannot be read is somebody else's problem: it is told when that document is checked.
-            let Some(outline) = Outline::read(document).map(Arc::new) else { continue };
+            let Some(mut outline) = Outline::read(document) else { continue };
+            // Beside what users write stands what is in other namespaces, which nobody of `default` means by its name.
+            outline.name.clone_from(name);
+            let outline = Arc::new(outline);
             outlines.push(outline.clone());
             fresh.push((name.clone(), (Arc::downgrade(document), outline)));
         }
@@ -171,7 +174,7 @@ fn generated(object: &Object) -> Vec<Value> {
                 continue;
             };
             pipelines.push(json!({
-                "name": format!("GENERATED-{}-{r}-{p}", object.document.name),
+                "name": namespaces::generated_pipeline(&object.document.name, r, p),
                 "kind": "Pipeline",
                 "flow": [{"filter": "proxy"}],
                 "filters": [{"name": "proxy", "kind": "Proxy", "pools": [pool]}],

@@ -1,12 +1,13 @@
 //! Create, read, update, delete: the documents users write.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use base_model::beside::routes_to;
 use base_model::kinds::LEGACY_PIPELINE;
+use base_model::namespaces::{self, DEFAULT_NAMESPACE};
 use base_model::secret::HIDDEN;
 use base_text::quoted;
 use control_api::{Document, OWNER_LABEL, Role, Snapshot};
@@ -72,63 +73,93 @@ pub async fn list(State(api): State<Arc<Api>>, query: Params) -> Answer {
         if !text(&query, "version").is_empty() {
             return Err(Error::invalid("meta is told of now: leave version out"));
         }
-        let here = in_default(text(&query, "namespace"));
-        let told =
-            state.view.objects.values().filter(|_| here).filter(readable).map(|document| meta(&state.view, document));
-        let told: Vec<Value> = told.collect();
+        let asked = spaces(&query)?;
+        let told = state.view.objects.iter().filter(|(key, document)| asked.has(key) && readable(document));
+        let told: Vec<Value> = told.map(|(key, document)| meta(&state.view, key, document)).collect();
         return Ok(Reply::body(told).version(state.view.version).changed(state.view.version));
     }
-    let documents: Vec<Value> = then.values().filter(readable).map(|document| api.catalog.shown(document)).collect();
-    let namespace = text(&query, "namespace");
-    if flag(&query, "all-namespaces") {
-        if !namespace.is_empty() {
-            return Err(Error::invalid("namespace and all-namespaces exclude each other: give one of them"));
+    let asked = spaces(&query)?;
+    let found = then.iter().filter(|(key, document)| asked.has(key) && readable(document));
+    let body = match asked {
+        Spaces::One(_) => Value::Array(found.map(|(_, document)| api.catalog.shown(document)).collect()),
+        Spaces::All => {
+            let mut all = BTreeMap::from([(DEFAULT_NAMESPACE, Vec::new())]);
+            for (key, document) in found {
+                all.entry(namespaces::split(key).0).or_default().push(api.catalog.shown(document));
+            }
+            json!(all)
         }
-        let all = Reply::body(json!({DEFAULT_NAMESPACE: documents}));
-        return Ok(all.version(state.view.version).changed(state.view.version));
-    }
-    let here = in_default(namespace);
-    let documents = Reply::body(if here { documents } else { Vec::new() });
-    Ok(documents.version(state.view.version).changed(state.view.version))
+    };
+    Ok(Reply::body(body).version(state.view.version).changed(state.view.version))
 }
 
 pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>, query: Params) -> Answer {
     let state = api.control.state();
+    let key = key_of(&name, &query);
     if !text(&query, "version").is_empty() {
         let then = history::objects(&api, &query)?;
-        let there = then.get(&name).filter(|_| in_default(text(&query, "namespace")));
-        let document =
-            there.ok_or_else(|| Error::not_found(format!("object {name} was not there then", name = quoted(&name))))?;
+        let document = then
+            .get(&key)
+            .ok_or_else(|| Error::not_found(format!("object {name} was not there then", name = quoted(&name))))?;
         caller().needs(Role::Read, document["kind"].as_str())?;
         return Ok(Reply::body(api.catalog.shown(document)).version(state.view.version));
     }
-    may_read(&api, &name)?;
-    match state.view.object(&name) {
-        Some(document) if in_default(text(&query, "namespace")) => {
-            let changed = state.view.changed.get(&name).copied().unwrap_or_default();
+    may_read(&api, &key)?;
+    match state.view.object(&key) {
+        Some(document) => {
+            let changed = state.view.changed.get(&key).copied().unwrap_or_default();
             Ok(Reply::body(api.catalog.shown(document)).version(state.view.version).changed(changed))
         }
-        _ => Err(Error::not_found(format!("object {name} not found", name = quoted(&name)))),
+        None => Err(Error::not_found(format!("object {name} not found", name = quoted(&name)))),
     }
+}
+
+/// Which namespaces are asked for.
+enum Spaces<'q> {
+    One(&'q str),
+    All,
+}
+
+impl Spaces<'_> {
+    fn has(&self, key: &str) -> bool {
+        match self {
+            Spaces::One(namespace) => namespaces::is_in(key, namespace),
+            Spaces::All => true,
+        }
+    }
+}
+
+fn spaces(query: &Params) -> Result<Spaces<'_>, Error> {
+    let namespace = text(query, "namespace");
+    match flag(query, "all-namespaces") {
+        false => Ok(Spaces::One(namespace)),
+        true if namespace.is_empty() => Ok(Spaces::All),
+        true => Err(Error::invalid("namespace and all-namespaces exclude each other: give one of them")),
+    }
+}
+
+/// The key of the object of this name in the namespace that is asked for.
+pub fn key_of(name: &str, query: &Params) -> String {
+    namespaces::key(text(query, "namespace"), name)
 }
 
 /// What the cluster keeps of an object beside what was written: whose it is, and its generation, the version of the configuration that it
 /// was last changed in, as the `ETag` of the object tells it.
-fn meta(view: &Snapshot, document: &Value) -> Value {
-    let name = document["name"].as_str().unwrap_or_default();
+fn meta(view: &Snapshot, key: &str, document: &Value) -> Value {
     json!({
-        "name": name,
+        "name": document["name"],
+        "namespace": namespaces::split(key).0,
         "kind": document["kind"],
         "owner": owner(document),
-        "generation": view.changed.get(name).copied().unwrap_or_default(),
+        "generation": view.changed.get(key).copied().unwrap_or_default(),
         "createdAt": document["createdAt"],
     })
 }
 
 /// Refuses a caller whose token is not for the kind of this object.
-pub fn may_read(api: &Api, name: &str) -> Result<(), Error> {
+pub fn may_read(api: &Api, key: &str) -> Result<(), Error> {
     let state = api.control.state();
-    state.view.object(name).map_or(Ok(()), |document| caller().needs(Role::Read, document["kind"].as_str()))
+    state.view.object(key).map_or(Ok(()), |document| caller().needs(Role::Read, document["kind"].as_str()))
 }
 
 pub async fn delete(State(api): State<Arc<Api>>, Path(name): Path<String>, headers: HeaderMap) -> Answer {
@@ -145,7 +176,9 @@ pub async fn delete(State(api): State<Arc<Api>>, Path(name): Path<String>, heade
 fn missed(view: &Snapshot, name: &str) -> Vec<String> {
     let Some(object) = view.object(name) else { return Vec::new() };
     let kind = |document: &Value| document["kind"].as_str().unwrap_or_default().to_owned();
-    let servers = view.objects.iter().filter(|(_, document)| base_model::kinds::listens(&kind(document)));
+    let here = |key: &str| namespaces::is_in(key, DEFAULT_NAMESPACE);
+    let servers =
+        view.objects.iter().filter(|(key, document)| here(key) && base_model::kinds::listens(&kind(document)));
     match object["kind"].as_str() {
         Some("Pipeline") => servers
             .map(|(server, document)| (server, document, routes_to(document, name)))
@@ -482,10 +515,6 @@ fn titled(n: usize, document: &Value, several: bool, problem: &str) -> String {
     }
 }
 
-pub fn in_default(namespace: &str) -> bool {
-    namespace.is_empty() || namespace == DEFAULT_NAMESPACE
-}
-
 /// What a [`LEGACY_PIPELINE`] becomes.
 const PIPELINE: &str = "Pipeline";
 /// How often a change is made again when this member turns out to have been behind.
@@ -495,4 +524,3 @@ const LOGGED_MAX: usize = 16;
 
 pub const EXPOSED: &str = "it holds a private key, a password or the like, which this cluster's members would tell each other in plain \
                        text (--insecure-peers): give every member --cluster-secret-file, or https:// peer URLs, and send it again";
-pub const DEFAULT_NAMESPACE: &str = "default";

@@ -9,6 +9,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use base_model::kinds::Category;
+use base_model::namespaces;
 use base_text::quoted;
 use control_api::{Member, Role};
 use hyper::Method;
@@ -17,7 +18,7 @@ use serde_json::{Map, Value, json};
 use crate::access::caller;
 use crate::body::{Answer, Error, Reply, text};
 use crate::catalog::Local;
-use crate::objects::{DEFAULT_NAMESPACE, may_read};
+use crate::objects::{key_of, may_read};
 use crate::routes::Api;
 use crate::{overview, requests, tap};
 
@@ -31,19 +32,25 @@ pub fn peer_routes(local: Arc<dyn Local>) -> Router {
         .merge(tap::peer_routes(local))
 }
 
-/// `{"eg-traffic-default/NAME/MEMBER": {spec, status}}`, as Easegress has it.
+/// `{"eg-traffic-NAMESPACE/NAME/MEMBER": {spec, status}}`, as Easegress has it.
 pub async fn list(State(api): State<Arc<Api>>) -> Answer {
     caller().needs(Role::Read, None)?;
     let (statuses, warnings) = gather(&api, None).await;
     Ok(Reply::body(statuses).warnings(warnings))
 }
 
-pub async fn show(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Answer {
-    if !api.control.state().view.objects.contains_key(&name) {
+/// The same of one object; `?namespace=` says where it is, if that is not `default`.
+pub async fn show(
+    State(api): State<Arc<Api>>,
+    Path(name): Path<String>,
+    query: Query<Vec<(String, String)>>,
+) -> Answer {
+    let key = key_of(&name, &query);
+    if !api.control.state().view.objects.contains_key(&key) {
         return Err(Error::not_found(format!("object {name} not found", name = quoted(&name))));
     }
-    may_read(&api, &name)?;
-    let (statuses, warnings) = gather(&api, Some(&name)).await;
+    may_read(&api, &key)?;
+    let (statuses, warnings) = gather(&api, Some(&key)).await;
     Ok(Reply::body(statuses).warnings(warnings))
 }
 
@@ -86,9 +93,10 @@ async fn gather(api: &Api, name: Option<&str>) -> (Map<String, Value>, Vec<Strin
             let Some(document) = state.view.object(&object) else { continue };
             let kind = document["kind"].as_str().and_then(base_model::kinds::named);
             let traffic = kind.is_some_and(|kind| matches!(kind.category, Category::TrafficGate | Category::Pipeline));
-            let namespace = if traffic { TRAFFIC_NAMESPACE } else { DEFAULT_NAMESPACE };
+            let (namespace, name) = namespaces::split(&object);
+            let before = if traffic { TRAFFIC } else { "" };
             let shown = json!({"spec": api.catalog.shown(document), "status": status});
-            all.insert(format!("{namespace}/{object}/{member}"), shown);
+            all.insert(format!("{before}{namespace}/{name}/{member}"), shown);
         }
     }
     all.sort_keys();
@@ -113,6 +121,7 @@ pub fn escaped(text: &str) -> String {
 }
 
 const LOCAL_STATUS: &str = "/local/status";
-const TRAFFIC_NAMESPACE: &str = "eg-traffic-default";
+/// Stands before the namespaces of servers and pipelines.
+const TRAFFIC: &str = "eg-traffic-";
 /// A member that takes longer is left out, with a warning: a status page must not hang on a dying machine.
 const PATIENCE: Duration = Duration::from_millis(1000);

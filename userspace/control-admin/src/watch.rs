@@ -11,8 +11,9 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use base_model::namespaces;
 use base_text::{duration, quoted};
-use control_api::{Document, Role, Snapshot};
+use control_api::{Document, Role, Snapshot, object_key};
 use control_raft::ObjectsSince;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -43,7 +44,7 @@ pub async fn object(
     match asked(&query, request.headers())? {
         None => Ok(objects::show(State(api), Path(name), query).await?.into_response()),
         Some(from) => {
-            objects::may_read(&api, &name)?;
+            objects::may_read(&api, &objects::key_of(&name, &query))?;
             open(api, &query, Some(name), from, request).await
         }
     }
@@ -111,12 +112,11 @@ async fn open(
     let ending = request.extensions().get::<Ending>().map(|ending| ending.0.clone());
     let (head, _) = request.into_parts();
     let (sender, chunks) = mpsc::channel(CHUNKS_WAITING);
-    let namespace = text(query, "namespace");
     let reader = Reader {
         caller,
         head: Request::from_parts(head, Body::empty()),
         only,
-        here: objects::in_default(namespace),
+        namespace: text(query, "namespace").to_owned(),
         lines: Lines { sender, text: format!("retry: {}\n\n", RETRY.as_millis()) },
         api,
         _place: place,
@@ -165,8 +165,8 @@ struct Reader {
     head: Request,
     /// The name of one object.
     only: Option<String>,
-    /// The namespace that was asked for is the one that objects are in.
-    here: bool,
+    /// That of the objects that were asked for; empty: `default`.
+    namespace: String,
     lines: Lines,
     _place: Place,
 }
@@ -177,7 +177,7 @@ struct Gone;
 /// What is told at once.
 struct Step {
     version: u64,
-    /// Names and kinds. They come before what was put.
+    /// Keys and kinds. They come before what was put.
     deletes: Vec<(String, String)>,
     puts: Vec<Document>,
 }
@@ -231,8 +231,11 @@ impl Reader {
         self.lines.text.push_str(&format!("id: {}\nevent: objects\n", view.version));
         self.lines.text.push_str(&format!("data: {{\"version\":{},\"objects\":[", view.version));
         let objects = match &self.only {
-            Some(name) => view.object(name).into_iter().cloned().collect::<Vec<_>>(),
-            None => view.objects.values().cloned().collect(),
+            Some(name) => view.object(&namespaces::key(&self.namespace, name)).into_iter().cloned().collect::<Vec<_>>(),
+            None => {
+                let here = view.objects.iter().filter(|(key, _)| namespaces::is_in(key, &self.namespace));
+                here.map(|(_, document)| document.clone()).collect()
+            }
         };
         self.documents(&objects).await?;
         self.lines.say("\ndata: ]}\n\n").await
@@ -241,14 +244,18 @@ impl Reader {
     /// Says nothing where nothing changed that this reader may see.
     async fn change(&mut self, mut step: Step) -> Result<(), Gone> {
         let kind = |document: &Document| document["kind"].as_str().unwrap_or_default().to_owned();
-        let wanted = |name: &str| self.here && self.only.as_ref().is_none_or(|only| only == name);
+        let wanted = |key: &str| {
+            namespaces::is_in(key, &self.namespace)
+                && self.only.as_ref().is_none_or(|only| only == namespaces::split(key).1)
+        };
         let may = |kind: &str| self.caller.may(Role::Read, Some(kind));
-        step.deletes.retain(|(name, kind)| wanted(name) && may(kind));
-        step.puts.retain(|document| wanted(document["name"].as_str().unwrap_or_default()) && may(&kind(document)));
+        step.deletes.retain(|(key, kind)| wanted(key) && may(kind));
+        step.puts.retain(|document| wanted(&object_key(document)) && may(&kind(document)));
         if step.deletes.is_empty() && step.puts.is_empty() {
             return Ok(());
         }
-        let gone: Vec<Value> = step.deletes.iter().map(|(name, kind)| json!({"name": name, "kind": kind})).collect();
+        let gone = step.deletes.iter().map(|(key, kind)| json!({"name": namespaces::split(key).1, "kind": kind}));
+        let gone: Vec<Value> = gone.collect();
         let (version, gone) = (step.version, Value::Array(gone));
         self.lines.text.push_str(&format!("id: {version}\nevent: change\n"));
         self.lines.text.push_str(&format!("data: {{\"version\":{version},\"deletes\":{gone},\"puts\":["));
@@ -260,7 +267,7 @@ impl Reader {
     async fn documents(&mut self, documents: &[Document]) -> Result<(), Gone> {
         let mut comma = "";
         for document in documents {
-            if !self.here || !self.caller.may(Role::Read, document["kind"].as_str()) {
+            if !self.caller.may(Role::Read, document["kind"].as_str()) {
                 continue;
             }
             let shown = self.api.catalog.shown(document);

@@ -12,6 +12,7 @@ pub mod client;
 pub mod time;
 pub mod tls;
 
+mod namespaces;
 mod principal;
 mod publish;
 mod purges;
@@ -20,6 +21,7 @@ mod sections;
 mod tickets;
 mod wasm;
 
+pub use namespaces::{NAMESPACE_LABEL, is_namespaced, made_key, object_key};
 pub use principal::{Grant, Principal, PrincipalKind, Role, Token, allow};
 pub use publish::{
     Addresses, CustomChange, CustomKind, CustomPlace, Delta, Document, EdgeReport, Eligible, FAILURE_CHARS_TOLD,

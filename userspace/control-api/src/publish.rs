@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::namespaces::object_key;
 use crate::principal::Token;
 use crate::purges::Purge;
 use crate::sections::{self, SectionChanges, Sections};
@@ -24,6 +25,7 @@ pub struct Snapshot {
     pub cluster_name: String,
     /// `X-Config-Version`: grows by one with every published change.
     pub version: u64,
+    /// By key: see `base_model::namespaces`.
     pub objects: Arc<BTreeMap<String, Document>>,
     /// The version that each object was last changed in.
     pub changed: Arc<BTreeMap<String, u64>>,
@@ -69,6 +71,7 @@ pub struct Delta {
     pub cluster_id: String,
     pub from: u64,
     pub to: u64,
+    /// Keys of objects.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deletes: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -306,7 +309,7 @@ impl Snapshot {
                 objects.remove(name);
             }
             for document in &delta.puts {
-                objects.insert(document_name(document).to_owned(), document.clone());
+                objects.insert(object_key(document).into_owned(), document.clone());
             }
             self.note_changes(delta);
         }
@@ -371,7 +374,7 @@ impl Snapshot {
             changed.remove(name);
         }
         for document in &delta.puts {
-            changed.insert(document_name(document).to_owned(), delta.to);
+            changed.insert(object_key(document).into_owned(), delta.to);
         }
     }
 
@@ -412,8 +415,9 @@ impl Snapshot {
         self.custom_changed.get(&place.key()).copied().unwrap_or(0)
     }
 
-    pub fn object(&self, name: &str) -> Option<&Document> {
-        self.objects.get(name)
+    /// By key.
+    pub fn object(&self, key: &str) -> Option<&Document> {
+        self.objects.get(key)
     }
 
     pub fn member_by_id(&self, id: u16) -> Option<&Member> {
@@ -520,8 +524,4 @@ fn is_not(steers: &bool) -> bool {
 
 fn is_zero(level: &u32) -> bool {
     *level == 0
-}
-
-fn document_name(document: &Value) -> &str {
-    document.get("name").and_then(Value::as_str).unwrap_or_default()
 }

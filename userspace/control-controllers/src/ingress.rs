@@ -11,7 +11,7 @@ use control_kubernetes::reflect::Place;
 use control_kubernetes::{Key, Kind, Store};
 use serde_json::{Value, json};
 
-use crate::kubernetes::{Maker, Outcome, Seen, named_in_words};
+use crate::kubernetes::{Maker, Outcome, Seen, made, named_in_words};
 
 /// Makes what an IngressController asks for.
 pub struct IngressMaker {
@@ -36,8 +36,9 @@ impl Maker for IngressMaker {
     fn make(&mut self, seen: Seen<'_>) -> Outcome {
         let (spec, name) = (&self.spec, self.name.as_str());
         let (http_name, https_name) = (format!("{name}.http"), format!("{name}.https"));
-        let mut kept = certificates(seen.objects.get(&http_name));
-        kept.extend(certificates(seen.objects.get(&https_name)));
+        let server = |called: &str| made(seen.objects, (self.kind(), name), called);
+        let mut kept = certificates(server(&http_name));
+        kept.extend(certificates(server(&https_name)));
         let https_port = spec.https_server.as_ref().map(|server| server.port);
         let settings = Settings { name, class: &spec.ingress_class, https_port };
         let plan = ingress::plan(seen.store, settings, &kept, seen.check);

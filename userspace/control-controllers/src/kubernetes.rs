@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use base_model::namespaces;
 use base_text::quoted;
 use control_api::time::rfc3339;
-use control_api::{Document, ENDPOINTS, Refusal, RefusalKind};
+use control_api::{Document, ENDPOINTS, NAMESPACE_LABEL, Refusal, RefusalKind};
 use control_kubernetes::endpoints::{self, ServiceName};
 use control_kubernetes::ingress::{Check, names_of};
 use control_kubernetes::reflect::{Heard, Place, reflect};
@@ -18,7 +19,7 @@ use control_kubernetes::report::{Grade, Report};
 use control_kubernetes::{Api, Key, Kind, Store};
 use control_registries::Wanted;
 use control_registries::record::{Instance, Record, Service, judge};
-use control_state::{Action, Entry, Fence, KeyPut, owner};
+use control_state::{Action, Entry, Fence, KeyPut, NAMESPACES_LEVEL, owner};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -57,7 +58,7 @@ pub struct Seen<'s> {
 /// What came of it.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Servers come after what they lead to, whatever their names are.
+    /// By name. Servers come after what they lead to, whatever their names are.
     pub documents: BTreeMap<String, Value>,
     /// Services that the documents' pools ask for.
     pub services: BTreeSet<String>,
@@ -96,8 +97,8 @@ struct Work<C> {
     /// What the cluster knows of its services, as it was written last.
     servers: BTreeMap<String, Vec<Instance>>,
     servers_read: Option<Instant>,
-    /// Objects as they were looked at last.
-    seen: Option<Arc<BTreeMap<String, Document>>>,
+    /// Objects as they were looked at last, and the cluster's feature level then.
+    seen: Option<(Arc<BTreeMap<String, Document>>, u32)>,
     teller: Teller,
     faults: u64,
     alive: Option<String>,
@@ -245,8 +246,9 @@ impl<C: Cluster> Work<C> {
 
     /// Whether the cluster's objects are others than when they were looked at.
     fn is_changed(&self) -> bool {
-        let objects = &self.controller.cluster.state().view.objects;
-        self.seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, objects))
+        let state = self.controller.cluster.state();
+        let (objects, level) = (&state.view.objects, state.level());
+        self.seen.as_ref().is_none_or(|(seen, then)| *then != level || !Arc::ptr_eq(seen, objects))
     }
 
     /// Writes what is different. Says whether all of it is written.
@@ -254,14 +256,15 @@ impl<C: Cluster> Work<C> {
         if !self.store.has_all(&self.controller.maker.places()) {
             return Ok(true);
         }
-        let objects = self.controller.cluster.state().view.objects.clone();
+        let state = self.controller.cluster.state();
+        let (objects, level) = (state.view.objects.clone(), state.level());
         let now = rfc3339(SystemTime::now());
         let seen = Seen { store: &self.store, objects: &objects, check: &mut self.checked, now: &now };
         let outcome = self.controller.maker.make(seen);
         self.checked.forget_unused();
-        self.seen = Some(objects.clone());
+        self.seen = Some((objects.clone(), level));
         let mut refused = Refused::default();
-        let written = self.write(&objects, &outcome, &mut refused).await;
+        let written = self.write(&objects, level, &outcome, &mut refused).await;
         let told = match written {
             Ok(()) => refused.told(),
             Err(refusal) if refusal.kind == RefusalKind::Stale => {
@@ -276,7 +279,7 @@ impl<C: Cluster> Work<C> {
             Some(told) if self.unwritten.as_ref() == Some(told) => {}
             Some(told) => tracing::warn!(object = self.controller.name, "{told}"),
             // What was written is no news.
-            None => self.seen = Some(self.controller.cluster.state().view.objects.clone()),
+            None => self.seen = Some((self.controller.cluster.state().view.objects.clone(), level)),
         }
         self.unwritten = told.clone();
         self.report(&outcome, told.clone());
@@ -312,27 +315,34 @@ impl<C: Cluster> Work<C> {
     async fn write(
         &mut self,
         objects: &BTreeMap<String, Document>,
+        level: u32,
         outcome: &Outcome,
         refused: &mut Refused,
     ) -> Result<(), Refusal> {
         let (puts, deletes) = self.servers(outcome);
         self.put_servers(puts, Vec::new()).await?;
-        let parent = format!("{}:{}", self.controller.maker.kind(), self.controller.name);
+        let (kind, name) = (self.controller.maker.kind(), self.controller.name.as_str());
+        let parent = format!("{kind}:{name}");
+        let namespace = namespace_of(kind, name, level);
+        let documents: BTreeMap<String, Value> = outcome
+            .documents
+            .iter()
+            .map(|(name, document)| (namespaces::key(&namespace, name), placed(document, &namespace)))
+            .collect();
         let is_server = |document: &Value| base_model::kinds::listens(document["kind"].as_str().unwrap_or_default());
-        let differs = |document: &&Value| {
-            let name = document["name"].as_str().unwrap_or_default();
-            !objects.get(name).is_some_and(|stored| is_stored(document, stored) && owner(stored) == parent)
+        let differs = |(key, document): &(&String, &Value)| {
+            !objects.get(*key).is_some_and(|stored| is_stored(document, stored) && owner(stored) == parent)
         };
-        let mut pipelines: Vec<&Value> = outcome.documents.values().filter(differs).collect();
+        let mut pipelines: Vec<&Value> = documents.iter().filter(differs).map(|(_, document)| document).collect();
         let servers: Vec<&Value> = pipelines.extract_if(.., |document| is_server(document)).collect();
         let mut gone: Vec<String> = objects
             .iter()
-            .filter(|(name, stored)| !outcome.documents.contains_key(*name) && owner(stored) == parent)
-            .map(|(name, _)| name.clone())
+            .filter(|(key, stored)| !documents.contains_key(*key) && owner(stored) == parent)
+            .map(|(key, _)| key.clone())
             .collect();
         // A server that goes leaves its port to one that comes.
         let gone_servers: Vec<String> =
-            gone.extract_if(.., |name| objects.get(name).is_some_and(|d| is_server(d))).collect();
+            gone.extract_if(.., |key| objects.get(key).is_some_and(|d| is_server(d))).collect();
         self.put_documents(pipelines, Vec::new(), refused).await?;
         self.put_documents(servers, gone_servers, refused).await?;
         if refused.count > 0 {
@@ -501,11 +511,39 @@ pub(crate) fn instances(servers: &[endpoints::Server]) -> Vec<Instance> {
     judge(&Service { records: records.collect(), unread: Vec::new() }).instances
 }
 
+/// Where what this controller makes is kept. A cluster that has older members keeps it among what users write.
+fn namespace_of(kind: &str, name: &str, level: u32) -> String {
+    if level < NAMESPACES_LEVEL {
+        return namespaces::DEFAULT_NAMESPACE.to_owned();
+    }
+    namespaces::of_controller(kind, name)
+}
+
+/// The document, which says where it is kept.
+fn placed(document: &Value, namespace: &str) -> Value {
+    let mut document = document.clone();
+    if namespace != namespaces::DEFAULT_NAMESPACE {
+        document["labels"] = json!({NAMESPACE_LABEL: namespace});
+    }
+    document
+}
+
+/// What the controller has made under this name, wherever that is kept.
+pub(crate) fn made<'o>(
+    objects: &'o BTreeMap<String, Document>,
+    (kind, controller): (&str, &str),
+    name: &str,
+) -> Option<&'o Document> {
+    let parent = format!("{kind}:{controller}");
+    let keys = [namespaces::key(&namespaces::of_controller(kind, controller), name), name.to_owned()];
+    keys.iter().filter_map(|key| objects.get(key)).find(|document| owner(document) == parent)
+}
+
 /// Whether the cluster has this document already: what it keeps beside it does not count.
 fn is_stored(document: &Value, stored: &Value) -> bool {
     let (Some(fields), Some(stored)) = (document.as_object(), stored.as_object()) else { return false };
     let beside = ["version", "labels", "createdAt"];
-    fields.iter().all(|(name, value)| stored.get(name) == Some(value))
+    fields.iter().all(|(name, value)| beside.contains(&name.as_str()) || stored.get(name) == Some(value))
         && stored.keys().all(|name| fields.contains_key(name) || beside.contains(&name.as_str()))
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use control_api::{Delta, Snapshot, Update};
+use control_api::{Delta, Snapshot, Update, object_key};
 use control_state::State;
 use tokio::sync::watch;
 
@@ -159,8 +159,9 @@ impl Publisher {
                 }
                 for document in &step.delta.puts {
                     let word = |key: &str| document[key].as_str().unwrap_or_default().to_owned();
-                    deletes.remove(&(word("name"), word("kind")));
-                    puts.insert(word("name"));
+                    let key = object_key(document).into_owned();
+                    deletes.remove(&(key.clone(), word("kind")));
+                    puts.insert(key);
                 }
             }
         }

@@ -1,5 +1,8 @@
 use base_model::Claim;
-use control_api::{CustomKind, Document, Member, Principal, Purged, Refusal, Snapshot, TicketKey, Token};
+use control_api::{
+    CustomKind, Document, Member, Principal, Purged, Refusal, Snapshot, TicketKey, Token, is_namespaced, made_key,
+    object_key,
+};
 use proto_admission::Call;
 use serde::{Deserialize, Serialize};
 
@@ -304,7 +307,18 @@ impl Action {
     /// The lowest feature level of a cluster in which this may be proposed: a member of a lower one does not know what it says.
     pub fn level(&self) -> u32 {
         let new = match self {
-            Action::PutGenerated { .. } => return 9,
+            Action::PutGenerated { puts, deletes, .. } => {
+                let spaced = puts.iter().any(|entry| is_namespaced(&made_key(&entry.document)));
+                return if spaced || deletes.iter().any(|key| is_namespaced(key)) { NAMESPACES_LEVEL } else { 9 };
+            }
+            Action::Put { entries, .. } if entries.iter().flat_map(|entry| &entry.generated).any(is_made_elsewhere) => {
+                return NAMESPACES_LEVEL;
+            }
+            Action::Succeed { objects, .. }
+                if objects.iter().any(|entry| is_namespaced(&object_key(&entry.document))) =>
+            {
+                return NAMESPACES_LEVEL;
+            }
             Action::PurgeCaches { .. } => return 8,
             Action::Admit { calls, .. } if calls.iter().any(|call| call.law > 0) => return ROOMS_LEVEL,
             Action::Admit { .. } => return 6,
@@ -362,7 +376,7 @@ fn restore_level(backup: &Snapshot) -> u32 {
         cluster_id: _,
         cluster_name: _,
         version: _,
-        objects: _,
+        objects,
         changed: _,
         members,
         steering,
@@ -376,6 +390,9 @@ fn restore_level(backup: &Snapshot) -> u32 {
         sections,
         purges,
     } = backup;
+    if objects.keys().any(|key| is_namespaced(key)) {
+        return NAMESPACES_LEVEL;
+    }
     let hashes = steering.values().flat_map(|vip| &vip.generations).any(|generation| generation.hash.is_some());
     if hashes || members.values().any(|member| member.steers) {
         return SAYS_THAT_IT_STEERS;
@@ -391,8 +408,15 @@ fn restore_level(backup: &Snapshot) -> u32 {
     }
 }
 
+fn is_made_elsewhere(document: &Document) -> bool {
+    is_namespaced(&made_key(document))
+}
+
 /// The feature level that has leases and keys of sections.
 const KEYS_LEVEL: u32 = 7;
+
+/// Objects are kept by namespace and name from here on: see `base_model::namespaces`.
+pub const NAMESPACES_LEVEL: u32 = 12;
 
 /// Calls of waiting rooms are carried out by law 1 from here on, and ledgers of rooms that are gone go too.
 pub(crate) const ROOMS_LEVEL: u32 = 11;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use base_model::Claim;
-use control_api::{Delta, Document, Principal, Refusal, Snapshot};
+use control_api::{Delta, Document, Principal, Refusal, Snapshot, object_key};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -54,7 +54,7 @@ pub struct Change {
     pub at: String,
     /// On whose behalf; empty where that is not known.
     pub by: String,
-    /// By name.
+    /// By key.
     pub objects: BTreeMap<String, (String, How)>,
 }
 
@@ -87,17 +87,17 @@ impl History {
 impl State {
     /// Writes down what the delta replaces; `before` is the state that it changes.
     pub(crate) fn note_history(&mut self, before: &State, delta: &Delta, now: &str, by: Option<&Principal>) {
-        let name = |document: &Document| document.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let names = delta.deletes.iter().cloned().chain(delta.puts.iter().map(name));
-        let text = |name: String| {
+        let key = |document: &Document| object_key(document).into_owned();
+        let keys = delta.deletes.iter().cloned().chain(delta.puts.iter().map(key));
+        let text = |key: String| {
             let was = before
                 .view
-                .object(&name)
-                .map(|document| Before { document: document.to_string(), claim: before.claims.get(&name).cloned() });
-            (name, was)
+                .object(&key)
+                .map(|document| Before { document: document.to_string(), claim: before.claims.get(&key).cloned() });
+            (key, was)
         };
         let by = by.map(ToString::to_string).unwrap_or_default();
-        let step = Step { version: delta.to, at: now.to_owned(), by, before: names.map(text).collect() };
+        let step = Step { version: delta.to, at: now.to_owned(), by, before: keys.map(text).collect() };
         if step.before.is_empty() {
             return;
         }

@@ -19,8 +19,9 @@ use crate::state::State;
 /// the cluster's own; 4 tokens of the admin API, and on whose behalf a command is; 5 that members' certificates are revoked; 6 waiting
 /// rooms and lotteries; 7 leases, and keys of sections that controllers write; 8 purges of caches; 9 documents that controllers make;
 /// 10 that a member says that it steers, generations of steering that repeat themselves are kept once, and what their hash is; 11 law 1 of
-/// waiting rooms, and that such generations are kept where slots may have forgotten who had them.
-pub const LEVEL: u32 = 11;
+/// waiting rooms, and that such generations are kept where slots may have forgotten who had them; 12 that what controllers make is kept in
+/// namespaces of their own.
+pub const LEVEL: u32 = 12;
 
 /// Of programs and clusters that say nothing.
 pub const FIRST_LEVEL: u32 = 1;

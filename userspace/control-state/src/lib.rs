@@ -31,8 +31,8 @@ mod tickets;
 mod tokens;
 
 pub use authority::{Authority, JoinToken};
-pub use command::SAYS_THAT_IT_STEERS;
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
+pub use command::{NAMESPACES_LEVEL, SAYS_THAT_IT_STEERS};
 pub use diff::between;
 pub use history::{Change, How};
 pub use keys::KeyPut;

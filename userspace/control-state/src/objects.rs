@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use base_model::beside::Claims;
-use control_api::{DOCUMENT_VERSION, Document, OWNER_LABEL, OWNER_USER, Predecessor, Refusal, Snapshot};
+use base_model::{Claim, namespaces};
+use control_api::{
+    DOCUMENT_VERSION, Document, OWNER_LABEL, OWNER_USER, Predecessor, Refusal, Snapshot, is_namespaced, made_key,
+    object_key,
+};
 use serde_json::{Map, Value};
 
 use crate::command::{Entry, PutMode};
@@ -31,13 +35,12 @@ impl State {
         entries.iter().all(|entry| {
             let Ok((name, kind)) = name_and_kind(&entry.document) else { return false };
             let parent = format!("{kind}:{name}");
-            let same = |document: &Value, owned: &str| {
-                let stored = document.get("name").and_then(Value::as_str).and_then(|name| self.view.object(name));
-                stored.is_some_and(|stored| owner(stored) == owned && is_same(document, stored))
+            let same = |key: &str, document: &Value, owned: &str| {
+                self.view.object(key).is_some_and(|stored| owner(stored) == owned && is_same(document, stored))
             };
-            same(&entry.document, OWNER_USER)
+            same(name, &entry.document, OWNER_USER)
                 && self.claims.get(name) == entry.claim.as_ref()
-                && entry.generated.iter().all(|document| same(document, &parent))
+                && entry.generated.iter().all(|document| same(&made_key(document), document, &parent))
                 && (is_made_of(kind)
                     || children.get(parent.as_str()).copied().unwrap_or_default() == entry.generated.len())
         })
@@ -170,7 +173,7 @@ pub fn put(state: &mut State, mode: PutMode, entries: Vec<Entry>, now: &str) -> 
         let replaced = old.is_some();
         set(&mut state.view, &name, old, entry.document, OWNER_USER, now);
         let parent = format!("{kind}:{name}");
-        let kept = put_generated(&mut state.view, &parent, &name, entry.generated, now)?;
+        let kept = put_generated(state, &parent, &name, entry.generated, &mut claimed, now)?;
         // What a controller makes stays until it makes something else.
         if replaced && !is_made_of(&kind) {
             parents.insert(parent, kept);
@@ -184,9 +187,9 @@ pub fn put(state: &mut State, mode: PutMode, entries: Vec<Entry>, now: &str) -> 
 /// What it means for this configuration that an edge's kept one comes back.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Comeback {
-    /// Names that it has and this one does not.
+    /// Keys that it has and this one does not.
     pub lacks: Vec<String>,
-    /// Names that both have, with other documents.
+    /// Keys that both have, with other documents.
     pub differs: Vec<String>,
     /// Of those, the ones that are replaced: they were changed last when the kept one was.
     pub replaces: Vec<String>,
@@ -202,23 +205,23 @@ impl Comeback {
         kept: impl Iterator<Item = &'a Document>,
     ) -> Comeback {
         let mut told = Comeback::default();
-        let mut names = BTreeSet::new();
+        let mut keys = BTreeSet::new();
         let older = |name: &str| {
             view.cluster_id == cluster_id && view.changed.get(name).is_none_or(|changed| *changed <= version)
         };
         for document in kept {
-            let name = document.get("name").and_then(Value::as_str).unwrap_or_default();
-            names.insert(name);
-            match view.objects.get(name) {
-                None => told.lacks.push(name.to_owned()),
+            let key = object_key(document);
+            match view.objects.get(&*key) {
+                None => told.lacks.push(key.clone().into_owned()),
                 Some(here) if here != document => {
-                    told.differs.push(name.to_owned());
-                    told.replaces.extend(older(name).then(|| name.to_owned()));
+                    told.differs.push(key.clone().into_owned());
+                    told.replaces.extend(older(&key).then(|| key.clone().into_owned()));
                 }
                 Some(_) => {}
             }
+            keys.insert(key);
         }
-        let gone = view.objects.keys().filter(|name| !names.contains(name.as_str()) && older(name));
+        let gone = view.objects.keys().filter(|key| !keys.contains(key.as_str()) && older(key));
         told.removes.extend(gone.cloned());
         told
     }
@@ -249,7 +252,8 @@ pub fn succeed(
         replaced.extend(comeback.replaces);
     }
     for entry in entries {
-        let name = name_and_kind(&entry.document)?.0.to_owned();
+        name_and_kind(&entry.document)?;
+        let name = object_key(&entry.document).into_owned();
         if state.view.objects.contains_key(&name) && !replaced.contains(&name) {
             continue;
         }
@@ -295,18 +299,21 @@ pub(crate) fn check_claims(state: &State, claimed: &[String], several: bool) -> 
     if problems.is_empty() { Ok(()) } else { Err(Refusal::invalid(problems.join("\n"))) }
 }
 
-/// Puts what is generated from an object now; returns its names.
+/// Puts what is generated from an object now; returns its keys. What is generated into a namespace beside `default` may be a server, and
+/// then is reached somewhere by itself.
 fn put_generated(
-    view: &mut Snapshot,
+    state: &mut State,
     parent: &str,
     name: &str,
     generated: Vec<Document>,
+    claimed: &mut Vec<String>,
     now: &str,
 ) -> Result<BTreeSet<String>, Refusal> {
     let mut kept = BTreeSet::new();
     for document in generated {
-        let child = name_and_kind(&document)?.0.to_owned();
-        let old = view.objects.get(&child).cloned();
+        name_and_kind(&document)?;
+        let child = made_key(&document).into_owned();
+        let old = state.view.objects.get(&child).cloned();
         if let Some(old) = &old
             && owner(old) != parent
         {
@@ -317,10 +324,28 @@ fn put_generated(
                 quoted(&name)
             )));
         }
-        set(view, &child, old, document, parent, now);
+        if is_namespaced(&child) {
+            set_claim(state, &child, claim_of(&document), claimed);
+        }
+        set(&mut state.view, &child, old, document, parent, now);
         kept.insert(child);
     }
     Ok(kept)
+}
+
+/// Writes down where the object is reached; those of which that is new are to be looked at beside the others.
+fn set_claim(state: &mut State, key: &str, claim: Option<Claim>, claimed: &mut Vec<String>) {
+    if state.claims.get(key) == claim.as_ref() {
+        return;
+    }
+    let claims = Arc::make_mut(&mut state.claims);
+    match claim {
+        Some(claim) => {
+            claims.insert(key.to_owned(), claim);
+            claimed.push(key.to_owned());
+        }
+        None => drop(claims.remove(key)),
+    }
 }
 
 /// Removes what belongs to these parents, but for what each of them keeps: one look at every object, however many parents.
@@ -363,6 +388,7 @@ pub(crate) fn put_made(
         return Err(Refusal::not_found(format!("object {} is gone: nothing is made of it", quoted(owner))));
     };
     let parent = format!("{kind}:{owner}");
+    let own = namespaces::of_controller(kind, owner);
     let of_another = |name: &str, old: &Document| {
         Refusal::conflict(format!(
             "an object {} exists already, and this name is needed for what is made of {}; delete or rename it{}",
@@ -382,23 +408,22 @@ pub(crate) fn put_made(
     remove(state, deletes.iter().filter(|name| state.view.objects.contains_key(*name)).cloned().collect::<Vec<_>>());
     let (mut created, mut claimed) = (Vec::new(), Vec::new());
     for entry in puts {
-        let name = name_and_kind(&entry.document)?.0.to_owned();
+        name_and_kind(&entry.document)?;
+        let name = made_key(&entry.document).into_owned();
+        if is_namespaced(&name) && !namespaces::is_in(&name, &own) {
+            return Err(Refusal::invalid(format!(
+                "object {}: what is made of {} is made in the namespace {own}",
+                quoted(&name),
+                quoted(owner)
+            )));
+        }
         let old = state.view.objects.get(&name).cloned();
         match &old {
             Some(old) if self::owner(old) != parent => return Err(of_another(&name, old)),
             Some(_) => {}
             None => created.push(name.clone()),
         }
-        if state.claims.get(&name) != entry.claim.as_ref() {
-            let claims = Arc::make_mut(&mut state.claims);
-            match entry.claim {
-                Some(claim) => {
-                    claims.insert(name.clone(), claim);
-                    claimed.push(name.clone());
-                }
-                None => drop(claims.remove(&name)),
-            }
-        }
+        set_claim(state, &name, entry.claim, &mut claimed);
         set(&mut state.view, &name, old, entry.document, &parent, now);
     }
     check_claims(state, &claimed, true)?;

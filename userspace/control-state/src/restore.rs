@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base_text::quoted;
-use control_api::{Document, Generation, Member, Refusal, Snapshot, Steering};
+use control_api::{Document, Generation, Member, Refusal, Snapshot, Steering, object_key};
 
 use crate::keys;
 use crate::objects::{check_claims, take_place_of};
@@ -13,9 +13,9 @@ use crate::steering::member_id_free;
 
 /// Returns the names of the objects that were not there.
 pub(crate) fn restore(state: &mut State, backup: Snapshot) -> Result<Vec<String>, Refusal> {
-    for (name, document) in backup.objects.iter() {
-        if document.get("name").and_then(|name| name.as_str()) != Some(name) || document.get("kind").is_none() {
-            return Err(Refusal::invalid(format!("the backup's object {} has no name, or no kind", quoted(name))));
+    for (key, document) in backup.objects.iter() {
+        if object_key(document) != key.as_str() || document.get("kind").is_none() {
+            return Err(Refusal::invalid(format!("the backup's object {} has no name, or no kind", quoted(key))));
         }
     }
     if let Some(kind) = backup.custom_data.keys().find(|kind| !backup.custom_kinds.contains_key(*kind)) {

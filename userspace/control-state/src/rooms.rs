@@ -222,7 +222,7 @@ mod tests {
         let gone = vec![Candidate { bucket: 3, id: 9 }];
         let call = Call { law: 1, gone, first: vec![1], known: Some(4), ..Call::default() };
         let action = Action::Admit { caller: "e".into(), at_ms: 1, seed: 1, calls: vec![call] };
-        assert_eq!(action.level(), crate::LEVEL);
+        assert_eq!(action.level(), crate::command::ROOMS_LEVEL);
         let older = action.for_level(10);
         assert_eq!(older.level(), 6);
         let text = serde_json::to_value(&older).unwrap().to_string();

@@ -4,10 +4,11 @@
 //! state that was read from a disk is summed up from what is really there. Nobody is to be kept from forging it: the members trust
 //! each other, and what is looked for is a mistake.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use control_api::{Delta, Keyed, Snapshot};
+use control_api::{Delta, Keyed, Snapshot, object_key};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -92,15 +93,15 @@ impl Sums {
     pub fn after(self, before: &State, next: &State, delta: Option<&Delta>) -> Sums {
         let Sums { mut view, claims } = self;
         let named = delta.into_iter().flat_map(|delta| {
-            let put = delta.puts.iter().filter_map(|document| document.get("name").and_then(Value::as_str));
-            delta.deletes.iter().map(String::as_str).chain(put)
+            let put = delta.puts.iter().map(|document| object_key(document));
+            delta.deletes.iter().map(|key| Cow::Borrowed(key.as_str())).chain(put)
         });
         let object = |state: &Snapshot, name: &str| match state.objects.get(name) {
             Some(document) => entry(OBJECT, name, value(document)).wrapping_add(changed(state, name)),
             None => 0,
         };
-        for name in named {
-            view = view.wrapping_add(object(&next.view, name)).wrapping_sub(object(&before.view, name));
+        for key in named {
+            view = view.wrapping_add(object(&next.view, &key)).wrapping_sub(object(&before.view, &key));
         }
         let (old, new) = (&before.view, &next.view);
         let differences = [

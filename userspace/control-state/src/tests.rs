@@ -261,6 +261,106 @@ fn what_a_controller_makes_is_its_own_and_follows_what_it_observes() {
 }
 
 #[test]
+fn what_a_controller_makes_is_beside_what_users_have() {
+    let mut world = World::default();
+    let made = |name: &str, namespace: &str, fields: Value| {
+        let mut document = fields;
+        document["name"] = name.into();
+        if !namespace.is_empty() {
+            document["labels"] = json!({control_api::NAMESPACE_LABEL: namespace});
+        }
+        entry(document)
+    };
+    let server = |port: u16| json!({"kind": "HTTPServer", "port": port});
+    let pipeline = json!({"kind": "Pipeline"});
+    let put = |puts: Vec<Entry>, deletes: &[&str]| Action::PutGenerated {
+        owner: "ing".into(),
+        fence: None,
+        puts,
+        deletes: deletes.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let own = "ingresscontroller/ing";
+    let (http, p) = ("ingresscontroller/ing/ing.http", "ingresscontroller/ing/p");
+    world.act(Action::RaiseLevel { level: LEVEL }).answer.unwrap();
+    world.put(PutMode::Create, json!({"name": "ing", "kind": "IngressController"})).unwrap();
+    // As a controller of an older build left it.
+    let before = put(vec![made("ing.http", "", server(80)), made("p", "", pipeline.clone())], &[]);
+    assert_eq!(before.level(), 9);
+    world.act(before).answer.unwrap();
+    let moved = put(vec![made("ing.http", own, server(80)), made("p", own, pipeline.clone())], &["ing.http", "p"]);
+    assert_eq!(moved.level(), NAMESPACES_LEVEL);
+    let mut reader = world.state.clone();
+    let applied = world.act(moved);
+    assert_eq!(applied.answer.unwrap().created, [http, p]);
+    reader = reader.advanced(&applied.delta.unwrap()).unwrap();
+    assert_eq!((world.names(), reader.view.clone()), (vec!["ing", http, p], world.state.view.clone()));
+    assert_eq!(reader.mark(0).view, world.state.mark(0).view);
+
+    // Users have the names for themselves, whatever they write on them; the ports are one machine's.
+    let labels = json!({control_api::NAMESPACE_LABEL: own});
+    world.put(PutMode::Create, json!({"name": "p", "kind": "Pipeline", "labels": labels})).unwrap();
+    world.put(PutMode::Create, json!({"name": "ing.http", "kind": "Pipeline"})).unwrap();
+    assert_eq!(world.names(), ["ing", "ing.http", http, p, "p"]);
+    let mine = world.state.view.objects["p"].clone();
+    world.act(put(vec![made("p", own, json!({"kind": "Pipeline", "n": 1}))], &[])).answer.unwrap();
+    assert_eq!(world.state.view.objects["p"], mine);
+    let told = world.put(PutMode::Create, json!({"name": "x", "kind": "HTTPServer", "port": 80})).unwrap_err();
+    assert!(told.message.contains(&format!("taken by HTTPServer {http}")), "{}", told.message);
+    assert!(world.act(Action::delete(http)).answer.is_err(), "it follows its owner");
+    let told = world.act(put(Vec::new(), &["p"])).answer.unwrap_err();
+    assert_eq!(told.kind, RefusalKind::Conflict, "a user's object is not a controller's to delete");
+    let told = world.act(put(vec![made("p", "ingresscontroller/other", pipeline.clone())], &[])).answer.unwrap_err();
+    assert!(told.message.contains("is made in the namespace ingresscontroller/ing"), "{}", told.message);
+
+    // What is kept is read again, what is brought back is where it was, and members of before are not asked to.
+    let text = serde_json::to_vec(&world.state).unwrap();
+    assert_eq!(State::read(&text, LEVEL), Ok(world.state.clone()));
+    let backup = Action::Restore { backup: Box::new(world.state.view.clone()), since: None };
+    assert_eq!(backup.level(), NAMESPACES_LEVEL);
+    let mut restored = World::default();
+    restored.act(backup).answer.unwrap();
+    assert_eq!(restored.names(), world.names());
+    assert!(restored.put(PutMode::Create, json!({"name": "x", "kind": "HTTPServer", "port": 80})).is_err());
+    let kept: Vec<_> = world.state.view.objects.values().map(|document| Entry::new(document.clone(), vec![])).collect();
+    let succeed = Action::Succeed { cluster_id: "old".into(), version: 9, objects: kept.clone(), replaces: false };
+    assert_eq!(succeed.level(), NAMESPACES_LEVEL);
+    let mut heir = World::default();
+    heir.act(succeed).answer.unwrap();
+    assert_eq!(heir.names(), world.names());
+    let comeback = Comeback::of(&heir.state.view, "old", 9, kept.iter().map(|entry| &entry.document));
+    assert!(comeback.changes_nothing() && comeback.differs.is_empty(), "{comeback:?}");
+
+    // It goes with its owner, and users keep what is theirs.
+    world.act(Action::delete("ing")).answer.unwrap();
+    assert_eq!(world.names(), ["ing.http", "p"]);
+    world.put(PutMode::Create, json!({"name": "x", "kind": "HTTPServer", "port": 80})).unwrap();
+}
+
+#[test]
+fn what_is_generated_into_a_namespace_has_its_ports() {
+    let mut world = World::default();
+    let generated = |port: u16| {
+        let labels = json!({control_api::NAMESPACE_LABEL: "blue"});
+        let server = json!({"name": "web", "kind": "HTTPServer", "port": port, "labels": labels});
+        let space = json!({"name": "m", "kind": "MockNamespacer", "port": port});
+        Action::Put { mode: PutMode::Upsert, entries: vec![Entry::new(space.into(), vec![server.into()])] }
+    };
+    assert_eq!(generated(80).level(), NAMESPACES_LEVEL);
+    world.put(PutMode::Create, json!({"name": "web", "kind": "HTTPServer", "port": 80})).unwrap();
+    let told = world.act(generated(80)).answer.unwrap_err().message;
+    assert!(told.contains("taken by HTTPServer web"), "{told}");
+    world.act(generated(81)).answer.unwrap();
+    let Action::Put { entries, .. } = generated(81) else { unreachable!() };
+    assert!(world.state.holds(&entries));
+    assert_eq!(world.names(), ["blue/web", "m", "web"]);
+    assert!(world.put(PutMode::Create, json!({"name": "x", "kind": "HTTPServer", "port": 81})).is_err());
+    world.act(generated(82)).answer.unwrap();
+    world.put(PutMode::Create, json!({"name": "x", "kind": "HTTPServer", "port": 81})).unwrap();
+    world.act(Action::delete("m")).answer.unwrap();
+    assert_eq!(world.names(), ["web", "x"]);
+}
+
+#[test]
 fn one_parent_of_thousands_is_found_in_one_look() {
     let mut world = World::default();
     let server = |n: usize| {

@@ -23,6 +23,7 @@ use crate::tunnel::Patience;
 use crate::watch::{Ended, Seen};
 use arc_swap::ArcSwap;
 use base_model::ip_filter::CidrSet;
+use base_model::namespaces;
 use base_model::{GoDuration, GrpcServerSpec, HttpServerSpec, ProxyProtocol, RequestIds, Spec, UnderscoresInHeaders};
 use base_runtime::Boxed;
 use base_runtime::memory::{Booking, Kind};
@@ -35,7 +36,6 @@ use edge_export::Tracer;
 use edge_pipeline::Exchange;
 use proto_http::{Limits, Underscores, Version};
 use serde_json::{Value, json};
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -185,8 +185,8 @@ fn label_figures(stats: &ServerStats, server: &str, spec: &HttpServerSpec) {
     let mut named = std::collections::HashSet::new();
     for (rule, paths) in spec.rules.iter().map(|rule| &rule.paths).enumerate() {
         named.extend(paths.iter().enumerate().map(|(path, spec)| match spec.backend.as_str() {
-            "" => Cow::Owned(crate::router::generated_pipeline(server, rule, path)),
-            backend => Cow::Borrowed(backend),
+            "" => crate::router::generated_pipeline(server, rule, path),
+            backend => namespaces::beside(server, backend),
         }));
     }
     stats.retain_backends(|name| named.contains(name));

@@ -7,7 +7,7 @@
 use crate::radix::{self, Captures, Tree};
 use crate::traffic::PipelineSlot;
 use crate::variables::VariableText;
-use base_model::{HttpServerSpec, IpFilter, PathSpec, RouterKind, RuleSpec};
+use base_model::{HttpServerSpec, IpFilter, PathSpec, RouterKind, RuleSpec, namespaces};
 use proto_http::Request;
 use proto_http::path::PathError;
 use regex::Regex;
@@ -103,14 +103,15 @@ pub enum Matched {
 }
 
 impl Router {
-    /// `spec` has passed its static checks, so that patterns compile. `server` names the pipelines made for
-    /// `backendPool`s; `slot` gives the place of a pipeline.
+    /// `spec` has passed its static checks, so that patterns compile. `server` is the key of the server, whose pipelines are those of its
+    /// namespace, and names those made for `backendPool`s; `slot` gives the place of a pipeline by its key.
     pub fn new(
         server: &str,
         spec: &HttpServerSpec,
         slot: &dyn Fn(&str) -> Arc<PipelineSlot>,
     ) -> Result<Router, String> {
         let mut next = 0;
+        let backend = |name: &str| slot(&namespaces::beside(server, name));
         let rules = spec
             .rules
             .iter()
@@ -118,7 +119,8 @@ impl Router {
             .map(|(index, rule)| {
                 let first = next;
                 next += rule.paths.len();
-                Rule::new(rule, spec.router_kind, first, &|path| slot(&generated_pipeline(server, index, path)), slot)
+                let generated = |path| slot(&generated_pipeline(server, index, path));
+                Rule::new(rule, spec.router_kind, first, &generated, &backend)
             })
             .collect::<Result<Vec<Rule>, String>>()?;
         let hosts = Hosts::of(&rules);
@@ -229,9 +231,10 @@ impl Hosts {
 /// So many rules are looked at one after another.
 const RULES_LISTED: usize = 16;
 
-/// Name of the pipeline generated for the `backendPool` of a path, as Easegress names it.
+/// Key of the pipeline generated for the `backendPool` of a path of the server of this key.
 pub fn generated_pipeline(server: &str, rule: usize, path: usize) -> String {
-    format!("GENERATED-{server}-{rule}-{path}")
+    let (namespace, name) = namespaces::split(server);
+    namespaces::key(namespace, &namespaces::generated_pipeline(name, rule, path))
 }
 
 impl Rule {

@@ -80,6 +80,10 @@ fn ingresses_are_served_and_served_on_whatever_becomes_of_the_api_server() {
     kube.token("first");
 
     let mut machine = Machine::start();
+    for name in ["ing.http", "ing.shop.orders.80"] {
+        let mine = "flow: [{filter: mine}]\nfilters: [{name: mine, kind: Mock, rules: [{code: 418}]}]";
+        machine.create(&format!("kind: Pipeline\nname: {name}\n{mine}\n"));
+    }
     machine.create(&format!(
         "kind: IngressController\nname: ing\nkubeConfig: {}\nhttpServer: {{port: {port}, address: 127.0.0.1}}\n\
          publishAddresses: [192.0.2.1, lb.example]\n",
@@ -98,7 +102,7 @@ fn ingresses_are_served_and_served_on_whatever_becomes_of_the_api_server() {
 
     // Pods come and go without a change of any document.
     let changed = |name: &str| {
-        let head = machine.api("GET", &format!("/objects/{name}"), "").head;
+        let head = machine.api("GET", &format!("/objects/{name}?namespace=ingresscontroller/ing"), "").head;
         head.lines().find(|line| line.to_lowercase().starts_with("etag")).map(str::to_owned)
     };
     let before = [changed("ing.http"), changed("ing.shop.orders.80")];
@@ -112,7 +116,27 @@ fn ingresses_are_served_and_served_on_whatever_becomes_of_the_api_server() {
         served(port, "shop.test", "/orders", 200, "third");
     }
     assert_eq!([changed("ing.http"), changed("ing.shop.orders.80")], before);
-    assert_eq!(machine.api("DELETE", "/objects/ing.http", "").status, 400, "it follows its owner");
+    let gone = machine.api("DELETE", "/objects/ingresscontroller%2Fing%2Fing.http", "");
+    assert_eq!(gone.status, 400, "it follows its owner: {}", gone.body);
+    // Users have the same names for themselves, and the controller what it needs.
+    for name in ["ing.http", "ing.shop.orders.80"] {
+        let mine = machine.json(&format!("/objects/{name}"));
+        assert_eq!((&mine["kind"], &mine["flow"]), (&json!("Pipeline"), &json!([{"filter": "mine"}])), "{mine}");
+        let theirs = machine.json(&format!("/objects/{name}?namespace=ingresscontroller/ing"));
+        assert_eq!(theirs["labels"]["easegress/owner"], "IngressController:ing", "{theirs}");
+    }
+    let all = machine.json("/objects?all-namespaces=true");
+    let names = |space: &str| -> Vec<String> {
+        let documents = all[space].as_array().into_iter().flatten();
+        documents.map(|document| document["name"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(names("default"), ["ing", "ing.http", "ing.shop.orders.80"], "{all}");
+    assert!(names("ingresscontroller/ing").contains(&"ing.http".to_owned()), "{all}");
+    let statuses = machine.json("/status/objects");
+    for space in ["default", "ingresscontroller/ing"] {
+        let key = format!("eg-traffic-{space}/ing.shop.orders.80/{}", machine.name);
+        assert!(statuses[&key]["status"].is_object(), "{key}: {statuses}");
+    }
 
     // It is restarted; what it remembers is not enough; it is gone; its tokens are others; it lets nobody in.
     kube.restarts();
@@ -137,7 +161,7 @@ fn ingresses_are_served_and_served_on_whatever_becomes_of_the_api_server() {
     says(&machine, "ready");
 
     // The machine is gone for a moment, and so is the API server: what is on the disk serves.
-    machine.kept("ing.http");
+    machine.kept("ingresscontroller/ing/ing.http");
     kube.deaf(true);
     machine.kill();
     machine.run();
@@ -244,7 +268,7 @@ fn what_of_an_ingress_is_not_as_it_is_written_is_told_where_people_look() {
         "{answer:?}"
     );
     served(port, "broken.test", "/x", 404, "sorry for 404 at /");
-    let seen = machine.api("GET", "/objects/ing.shop.orders.80~login", "").body;
+    let seen = machine.api("GET", "/objects/ing.shop.orders.80~login?namespace=ingresscontroller/ing", "").body;
     assert!(seen.contains("users") && !seen.contains("5en6G6"), "{seen}");
 
     // A server that speaks TLS is there with the first certificate; until then it says what it waits for.
@@ -258,7 +282,7 @@ fn what_of_an_ingress_is_not_as_it_is_written_is_told_where_people_look() {
     kube.put(good);
     served(port, "shop.test", "/", 308, "");
     eventually("it listens", || std::net::TcpStream::connect(("127.0.0.1", tls)).ok());
-    let before = machine.api("GET", "/objects/ing.https", "").body;
+    let before = machine.api("GET", "/objects/ing.https?namespace=ingresscontroller/ing", "").body;
     assert!(before.contains("shop/c") && !before.contains("PRIVATE KEY"), "{before}");
 
     // A port that somebody has is told, and the rest waits for it.

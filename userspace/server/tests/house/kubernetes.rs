@@ -437,7 +437,7 @@ fn ingresses(cluster: &mut Cluster, machine: &Machine, [first, second, third]: &
 
     // Pods come and go without a change of any document.
     let changed = |name: &str| {
-        let head = machine.api("GET", &format!("/objects/{name}"), "").head;
+        let head = machine.api("GET", &format!("/objects/{name}?namespace=ingresscontroller/ing"), "").head;
         head.lines().find(|line| line.to_lowercase().starts_with("etag")).map(str::to_owned)
     };
     let before = [changed("ing.http"), changed("ing.shop.orders.80")];
