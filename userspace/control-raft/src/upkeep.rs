@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use control_api::{EdgeReport, Member, MemberRole, TicketKey};
-use control_state::{Action, FIRST_LEVEL, SAYS_THAT_IT_STEERS, TicketStep, ticket_step};
+use control_state::{Action, FIRST_LEVEL, PUTS_MEMBERS, SAYS_THAT_IT_STEERS, TicketStep, ticket_step};
 
 use tokio::task::JoinSet;
 
@@ -366,7 +366,7 @@ async fn lead(inner: &Arc<Inner>, raft: &Raft) {
         inner.marks.retain(|name| reports.contains_key(name));
     }
     // Each is of another member, so that several may be under way: a fleet that starts is taken in by hundreds a second.
-    let mut changes = changes.into_iter();
+    let mut changes = if state.level() >= PUTS_MEMBERS { put_together(changes) } else { changes }.into_iter();
     while changes.len() > 0 {
         let mut asked = JoinSet::new();
         for change in changes.by_ref().take(CHANGES_AT_ONCE) {
@@ -381,6 +381,30 @@ async fn lead(inner: &Arc<Inner>, raft: &Raft) {
         }
     }
     follow_urls(inner, raft).await;
+}
+
+/// What several members say as one change: with each change all members are copied, whichever of them changed.
+fn put_together(changes: Vec<Action>) -> Vec<Action> {
+    let (mut others, mut batches) = (Vec::new(), Vec::new());
+    let (mut members, mut down) = (Vec::new(), Vec::new());
+    for change in changes {
+        match change {
+            Action::PutMember { member } => members.push(member),
+            Action::SetMemberUp { name, up: false } => down.push(name),
+            other => others.push(other),
+        }
+        if members.len() + down.len() == MEMBERS_TOGETHER {
+            batches.push((std::mem::take(&mut members), std::mem::take(&mut down)));
+        }
+    }
+    batches.push((members, down));
+    others.extend(batches.into_iter().filter_map(|(mut members, mut down)| match (members.len(), down.len()) {
+        (0, 0) => None,
+        (1, 0) => members.pop().map(|member| Action::PutMember { member }),
+        (0, 1) => down.pop().map(|name| Action::SetMemberUp { name, up: false }),
+        _ => Some(Action::PutMembers { members, down }),
+    }));
+    others
 }
 
 /// What ten thousand members say ten times a second is compared without a copy of it.
@@ -472,6 +496,8 @@ const LEAD: Duration = Duration::from_millis(100);
 pub const HEARD_PATH: &str = "/raft/heard";
 /// Where the leader tells what edges say of themselves.
 pub const EDGES_PATH: &str = "/raft/edges";
+/// Members that are written down by one change: an entry of the log of about 100 kB.
+const MEMBERS_TOGETHER: usize = 256;
 /// Changes of members that are under way together.
 const CHANGES_AT_ONCE: usize = 64;
 const STRAYS: u32 = 5;
@@ -480,3 +506,32 @@ const LOST: Duration = Duration::from_millis(1500);
 /// What a member is told that runs and was removed.
 const REMOVED: &str = "the cluster has removed this member (weirctl member purge), and it runs: it asks to be taken in again and \
                        serves what it was last told. To take it out for good, stop it first and remove it then";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleet_that_starts_is_a_few_changes() {
+        let member = |n: usize| Member { name: format!("edge-{n}"), ..Member::default() };
+        let mut changes: Vec<Action> = (0..1000).map(|n| Action::PutMember { member: member(n) }).collect();
+        changes.push(Action::SetMemberUp { name: "gone".into(), up: false });
+        changes.push(Action::PromoteTicketKey { name: [0; 16], at: 1 });
+        let together = put_together(changes);
+        assert_eq!(together.len(), 5);
+        assert!(together.contains(&Action::PromoteTicketKey { name: [0; 16], at: 1 }));
+        let (mut names, mut silent) = (Vec::new(), Vec::new());
+        for change in together {
+            if let Action::PutMembers { members, down } = change {
+                assert!(members.len() + down.len() <= MEMBERS_TOGETHER);
+                names.extend(members.into_iter().map(|member| member.name));
+                silent.extend(down);
+            }
+        }
+        assert_eq!(names, (0..1000).map(|n| format!("edge-{n}")).collect::<Vec<_>>());
+        assert_eq!(silent, ["gone"]);
+        let one = Action::PutMember { member: member(1) };
+        assert_eq!(put_together(vec![one.clone()]), [one], "which older programs read as well");
+        assert_eq!(put_together(Vec::new()), []);
+    }
+}

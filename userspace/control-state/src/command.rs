@@ -59,6 +59,14 @@ pub enum Action {
         #[serde(deserialize_with = "strict")]
         member: Member,
     },
+    /// The same of several at once, and who is down: a fleet that starts is a few changes, and not as many as it has machines. One that
+    /// is gone by then is not down.
+    PutMembers {
+        #[serde(deserialize_with = "strict")]
+        members: Vec<Member>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        down: Vec<String>,
+    },
     RemoveMember {
         name: String,
     },
@@ -307,6 +315,7 @@ impl Action {
     /// The lowest feature level of a cluster in which this may be proposed: a member of a lower one does not know what it says.
     pub fn level(&self) -> u32 {
         let new = match self {
+            Action::PutMembers { .. } => return PUTS_MEMBERS,
             Action::PutGenerated { puts, deletes, .. } => {
                 let spaced = puts.iter().any(|entry| is_namespaced(&made_key(&entry.document)));
                 return if spaced || deletes.iter().any(|key| is_namespaced(key)) { NAMESPACES_LEVEL } else { 9 };
@@ -414,6 +423,9 @@ fn is_made_elsewhere(document: &Document) -> bool {
 
 /// The feature level that has leases and keys of sections.
 const KEYS_LEVEL: u32 = 7;
+
+/// The leader writes down several members at once from here on.
+pub const PUTS_MEMBERS: u32 = 12;
 
 /// Objects are kept by namespace and name from here on: see `base_model::namespaces`.
 pub const NAMESPACES_LEVEL: u32 = 12;

@@ -32,7 +32,7 @@ mod tokens;
 
 pub use authority::{Authority, JoinToken};
 pub use command::{Action, Answer, Command, CustomMode, Done, Entry, PutMode};
-pub use command::{NAMESPACES_LEVEL, SAYS_THAT_IT_STEERS};
+pub use command::{NAMESPACES_LEVEL, PUTS_MEMBERS, SAYS_THAT_IT_STEERS};
 pub use diff::between;
 pub use history::{Change, How};
 pub use keys::KeyPut;

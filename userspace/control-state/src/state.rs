@@ -13,7 +13,7 @@ use crate::diff::between;
 use crate::history::{self, History};
 use crate::leases::{self, Leases};
 use crate::rooms::Rooms;
-use crate::steering::{member_id_free, steer};
+use crate::steering::{member_ids_free, steer};
 use crate::sums::Sums;
 use crate::{custom, keys, objects, purges, restore, tickets, tokens};
 
@@ -231,7 +231,18 @@ fn change(next: &mut State, action: Action, now: &str) -> Result<Vec<String>, Re
             next.seen_all(since)?;
             history::roll_back(next, version)
         }
-        Action::PutMember { member } => put_member(view, &member),
+        Action::PutMember { member } => put_member(view, &member, &mut member_ids_free(view)),
+        Action::PutMembers { members, down } => {
+            let (mut created, mut free) = (Vec::new(), member_ids_free(view));
+            for member in &members {
+                created.extend(put_member(view, member, &mut free)?);
+            }
+            let known: Vec<String> = down.into_iter().filter(|name| view.members.contains_key(name)).collect();
+            for name in known {
+                Arc::make_mut(&mut view.members).entry(name).and_modify(|member| member.up = false);
+            }
+            Ok(created)
+        }
         Action::RemoveMember { name } => match Arc::make_mut(&mut view.members).remove(&name) {
             Some(_) => Ok(Vec::new()),
             None => Err(unknown_member(view, &name)),
@@ -346,11 +357,16 @@ fn no_leases(leases: &Leases) -> bool {
     leases.is_empty()
 }
 
-fn put_member(view: &mut Snapshot, report: &Member) -> Result<Vec<String>, Refusal> {
+/// `free` are ids that nobody has.
+fn put_member(
+    view: &mut Snapshot,
+    report: &Member,
+    free: &mut impl Iterator<Item = u16>,
+) -> Result<Vec<String>, Refusal> {
     let known = view.members.get(&report.name);
     let id = match known {
         Some(member) => member.id,
-        None => member_id_free(view).ok_or_else(|| {
+        None => free.next().ok_or_else(|| {
             Refusal::conflict("all 65535 member ids are taken: remove members that are gone (weirctl delete member)")
         })?,
     };

@@ -56,6 +56,11 @@ fn is_virtual_ip(document: &Arc<Value>) -> bool {
 
 /// The smallest id that neither a member has nor a generation still speaks of.
 pub(crate) fn member_id_free(view: &Snapshot) -> Option<u16> {
+    member_ids_free(view).next()
+}
+
+/// All that are free, the lowest first.
+pub(crate) fn member_ids_free(view: &Snapshot) -> impl Iterator<Item = u16> + use<> {
     let mut taken: Vec<u16> = view.members.values().map(|member| member.id).collect();
     for steering in view.steering.values() {
         taken.extend(steering.generations.iter().flat_map(|g| &g.machines).map(|machine| machine.member));
@@ -63,7 +68,7 @@ pub(crate) fn member_id_free(view: &Snapshot) -> Option<u16> {
     }
     taken.sort_unstable();
     taken.dedup();
-    (1..=u16::MAX).find(|id| taken.binary_search(id).is_err())
+    (1..=u16::MAX).filter(move |id| taken.binary_search(id).is_err())
 }
 
 /// The level from which members keep generations for as long as they are needed.

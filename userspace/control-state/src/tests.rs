@@ -337,6 +337,36 @@ fn what_a_controller_makes_is_beside_what_users_have() {
 }
 
 #[test]
+fn several_members_at_once_are_what_they_are_one_by_one() {
+    let report = |n: usize, role: MemberRole| Member { name: format!("n{n}"), role, edge: true, ..Member::default() };
+    let (mut once, mut each) = (World::default(), World::default());
+    for world in [&mut once, &mut each] {
+        let vip = json!({"name": "v", "kind": "VirtualIP", "addresses": ["192.0.2.1"]});
+        world.put(PutMode::Create, vip).unwrap();
+        world.act(Action::PutMember { member: report(8, MemberRole::Primary) }).answer.unwrap();
+    }
+    let members: Vec<Member> = (0..300).map(|n| report(n, MemberRole::Secondary)).collect();
+    for member in members.clone() {
+        each.act(Action::PutMember { member }).answer.unwrap();
+    }
+    each.act(Action::SetMemberUp { name: "n5".into(), up: false }).answer.unwrap();
+    let mut reader = once.state.clone();
+    let version = reader.view.version;
+    let down = vec!["never-there".to_owned(), "n5".to_owned()];
+    let together = Action::PutMembers { members, down };
+    assert_eq!(together.level(), PUTS_MEMBERS);
+    let applied = once.act(together);
+    assert_eq!(applied.answer.unwrap().created.len(), 299);
+    reader = reader.advanced(&applied.delta.unwrap()).unwrap();
+    assert_eq!((once.state.view.version, &reader.view), (version + 1, &once.state.view));
+    assert_eq!(once.state.view.members, each.state.view.members, "ids and all");
+    let machines = |world: &World| world.state.view.steering["v"].generations.last().unwrap().machines.clone();
+    assert_eq!(machines(&once), machines(&each));
+    let unknown = json!({"putMembers": {"members": [{"name": "a", "later": 1}]}});
+    assert!(serde_json::from_value::<Action>(unknown).is_err(), "a field that this program does not know");
+}
+
+#[test]
 fn what_is_generated_into_a_namespace_has_its_ports() {
     let mut world = World::default();
     let generated = |port: u16| {
