@@ -37,19 +37,20 @@ impl Place {
         };
         let mut killed = None;
         if faults {
-            thread::sleep(Duration::from_secs(3));
+            // All of it while people still come at ten times what the shop can serve.
+            thread::sleep(Duration::from_secs(1));
             let changed = self.pipeline(&room).replace("pollInterval: 1s", "pollInterval: 1100ms");
             self.apply(0, "pipeline.yaml", &changed)?;
             mark("a change is applied".to_owned());
             if self.machines() == 3 {
                 let leader = self.leader()?;
                 let other = (leader + 1) % 3;
-                thread::sleep(Duration::from_secs(1));
                 self.edges[other].kill();
                 mark(format!("{} is killed", self.edges[other].name));
                 thread::sleep(Duration::from_millis(1500));
                 self.edges[other] = self.start_edge(other)?;
-                thread::sleep(Duration::from_secs(3));
+                // With it two are left of three when the leader goes, which are enough to choose another one.
+                self.edges[other].wait_for("ready", Duration::from_secs(30))?;
                 mark(format!("{} is back", self.edges[other].name));
                 let leader = self.leader()?;
                 self.edges[leader].kill();
