@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use crate::cpu;
-use crate::gateways::{Contender, Gateway, HTTP, Setup, beside, free_address};
+use crate::gateways::{Contender, Gateway, HTTP, REFUSAL, Role, Setup, beside, free_address};
 use crate::generator;
 use crate::report::{Report, Row};
 use crate::rounds::checked;
@@ -84,12 +84,14 @@ fn count_all(options: &Options, folder: &Path) -> Result<BTreeMap<String, f64>, 
         println!("counting {operation}");
         counted.insert(operation.clone(), of_operation(&program, &operation, folder)?);
     }
-    if REQUESTS.iter().any(|(name, ..)| wanted(name)) {
-        counted.extend(of_requests(folder, &wanted)?);
-    }
+    let loads: Vec<_> = REQUESTS.iter().filter(|(name, ..)| wanted(name)).map(request_load).collect();
+    counted.extend(of_loads(folder, HTTP, loads)?);
+    let loads: Vec<_> = REFUSALS.iter().filter(|(name, ..)| wanted(name)).map(refusal_load).collect();
+    counted.extend(of_loads(folder, REFUSAL, loads)?);
     if counted.is_empty() {
         let requests = REQUESTS.map(|(name, ..)| name).join(", ");
-        return Err(format!("nothing to count; there are {}, {requests}", listed(&program)?.join(", ")));
+        let refusals = REFUSALS.map(|(name, ..)| name).join(", ");
+        return Err(format!("nothing to count; there are {}, {requests}, {refusals}", listed(&program)?.join(", ")));
     }
     Ok(counted)
 }
@@ -117,37 +119,45 @@ fn of_operation(program: &Path, operation: &str, folder: &Path) -> Result<f64, S
     Ok((count(2 * TIMES)? - count(TIMES)?) / TIMES as f64)
 }
 
-/// Requests through `weir --io epoll`: callgrind does not know io_uring.
-fn of_requests(folder: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<BTreeMap<String, f64>, String> {
+/// What is asked, without how often.
+type Load = (&'static str, generator::Options);
+
+fn request_load((name, connections, size): &(&'static str, usize, usize)) -> Load {
+    (name, generator::Options { connections: *connections, size: *size, ..generator::Options::default() })
+}
+
+fn refusal_load((name, path, status): &(&'static str, &'static str, u16)) -> Load {
+    let path = (*path).to_owned();
+    (name, generator::Options { connections: 8, path, refused: Some(*status), ..generator::Options::default() })
+}
+
+/// Requests to `weir --io epoll`: callgrind does not know io_uring.
+fn of_loads(folder: &Path, role: Role, loads: Vec<Load>) -> Result<BTreeMap<String, f64>, String> {
+    if loads.is_empty() {
+        return Ok(BTreeMap::new());
+    }
     let upstream = free_address()?;
     let out = folder.join("weir.callgrind");
     let mut wrapper = callgrind(&out);
     wrapper.arg("--separate-threads=yes");
-    let setup = Setup {
-        upstream,
-        cpu: Some(0),
-        folder: folder.into(),
-        logs: true,
-        certificate: None,
-        role: HTTP,
-        document: None,
-    };
+    // Of those that are refused some are remembered, so many a second: that would count how fast this machine is.
+    wrapper.env("WEIR_KEEP_REQUESTS", "0");
+    let setup =
+        Setup { upstream, cpu: Some(0), folder: folder.into(), logs: true, certificate: None, role, document: None };
     let gateway = Gateway::start_under(wrapper, &Contender::ours("epoll"), &setup)?;
     let mut counted = BTreeMap::new();
-    for (name, connections, size) in REQUESTS.into_iter().filter(|(name, ..)| wanted(name)) {
+    for (name, load) in loads {
         println!("counting {name}");
         let run = |requests: u64| {
             let load = generator::Options {
                 target: Some(gateway.address),
                 upstream: Some(upstream),
-                connections,
-                size,
                 requests: Some(requests),
                 warm_up: 0.0,
                 seconds: 120.0,
-                ..generator::Options::default()
+                ..load.clone()
             };
-            checked(name, generator::run(&load)?, connections)
+            checked(name, generator::run(&load)?, load.connections)
         };
         run(TIMES)?;
         let count = |requests: u64| {
@@ -235,6 +245,14 @@ impl Baseline {
 /// Requests on kept connections: name, connections, bytes of an answer.
 const REQUESTS: [(&str, usize, usize); 3] =
     [("request-1", 1, 1024), ("request-8", 8, 1024), ("request-8-16k", 8, 16 << 10)];
+/// Requests that are refused, by the documents of the scenario `refusal`: name, path, status; one that is answered beside them.
+const REFUSALS: [(&str, &str, u16); 5] = [
+    ("refuse-answered", "/answered/", 200),
+    ("refuse-limited", "/limited/", 429),
+    ("refuse-shed", "/shed/", 503),
+    ("refuse-sold-out", "/sold-out/", 410),
+    ("refuse-waiting", "/waiting/", 503),
+];
 /// Operations in one count; the count of twice as many less this one is divided by it.
 const TIMES: u64 = 1000;
 const TOLERANCE: f64 = 5.0;

@@ -133,7 +133,8 @@ fn a_refused_value_is_counted_and_told() {
     let mut exchange = asked("a\r\nX-Evil: 1");
     exchange.tags.enabled = true;
     assert_eq!(run(&*adaptor, &mut exchange), "buildErr");
-    assert_eq!(exchange.tags.notes, ["RequestAdaptor: the value of X-U holds a control character"]);
+    let notes: Vec<&str> = exchange.tags.notes.iter().map(|note| &**note).collect();
+    assert_eq!(notes, ["RequestAdaptor: the value of X-U holds a control character"]);
     assert_eq!(telemetry.limits().register("template_value").total(), 1);
 }
 

@@ -346,7 +346,7 @@ impl Shared {
                     let result = if how == Use::Fresh { CacheResult::Hit } else { CacheResult::Stale };
                     self.dealt(result);
                     self.answer(exchange, &stored, CacheStatus { hit: true, ..CacheStatus::default() }, now);
-                    exchange.tags.note(|| format!("cache: {}", result.text()));
+                    exchange.tags.note_own(|| format!("cache: {}", result.text()));
                     return Enclosed::Alone(HIT);
                 }
                 Use::AfterValidation => {

@@ -1,16 +1,17 @@
 //! What a WaitingRoom and a Lottery do alike: read and write cookies, let in, and tell whoever is not let in why.
 
 use crate::hall::{Came, Room, hall};
+use crate::room_answers::Answers;
 use base_model::HttpCode;
 use base_model::header_adapt::is_header_name;
 use base_model::{Findings, Problem};
-use edge_pipeline::{Body, Exchange};
+use base_text::digits::write_number;
+use edge_pipeline::Exchange;
 use edge_upstream::random;
 use proto_admission::ticket::{self, Scope};
 use proto_admission::{Carried, Pass, Rejected, Ticket};
-use proto_http::Response;
 use proto_http::headers::Known;
-use serde_json::{Map, Value, json};
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,11 +24,18 @@ pub(crate) struct Door {
     pub session_ms: u64,
     /// Of the request to the backend; empty: none.
     pub number_header: String,
-    /// Of the backend's answers; empty: none.
-    pub signal_header: String,
+    pub signals: Arc<Signals>,
+    pub answers: Answers,
+}
+
+/// What the backend may say in its answers, and to which room.
+pub(crate) struct Signals {
+    pub room: Arc<Room>,
+    /// Empty: none.
+    pub header: String,
     pub sold_out_statuses: Vec<u16>,
-    /// HTML; empty: ours.
-    pub page: String,
+    /// A `Set-Cookie` that takes the client's cookie away.
+    pub gone: String,
 }
 
 /// Why a client is not let in.
@@ -48,7 +56,7 @@ pub(crate) enum Told {
 }
 
 impl Told {
-    fn state(self) -> &'static str {
+    pub fn state(self) -> &'static str {
         match self {
             Told::NotStarted { .. } => "notStarted",
             Told::Waiting { .. } => "waiting",
@@ -67,35 +75,13 @@ impl Told {
             Told::Unavailable => "unavailable",
         }
     }
-
-    /// In words, for the page.
-    fn words(self) -> (&'static str, String) {
-        match self {
-            Told::NotStarted { .. } => {
-                ("Not started yet", "This page goes on by itself when it begins. Your place is kept.".to_owned())
-            }
-            Told::Waiting { ahead: None, .. } => (
-                "Please wait",
-                "You are in the waiting room. Your place counts from the next look of this page.".to_owned(),
-            ),
-            Told::Waiting { ahead: Some(0), .. } => ("You are next", "This page goes on by itself.".to_owned()),
-            Told::Waiting { ahead: Some(ahead), seconds, later } => {
-                let wait = seconds.map_or_else(String::new, |seconds| format!(", about {}", span(seconds)));
-                let why = if later { " It takes longer than it seemed: fewer are let in than before." } else { "" };
-                let people = if ahead == 1 { "One is".to_owned() } else { format!("{ahead} are") };
-                ("Please wait", format!("{people} before you{wait}.{why} This page goes on by itself."))
-            }
-            Told::SoldOut | Told::Unlucky => ("Sold out", "There is nothing left. Thank you for waiting.".to_owned()),
-            Told::Unavailable => {
-                ("One moment", "The waiting room cannot be reached; this page tries again.".to_owned())
-            }
-        }
-    }
 }
 
 impl Door {
     /// What the client carries, if it is good. `ticket_ms` is how long a ticket lasts, by whether its place counts.
     pub fn carried(&self, exchange: &Exchange, now_ms: u64, ticket_ms: impl Fn(&Ticket) -> u64) -> Option<Carried> {
+        let mut shown = cookies(exchange, self.cookie_name.as_bytes()).take(COOKIES_MAX).peekable();
+        shown.peek()?;
         let address = self.address(exchange);
         let (keys, scope) = (hall().keys(), self.scope(&address));
         let open = |text: &[u8]| {
@@ -108,7 +94,7 @@ impl Door {
         };
         // Another host of the domain, or an earlier `cookieDomain`, may have left one of the same name beside it.
         let (mut found, mut rejected) = (None, None);
-        for text in cookies(exchange, self.cookie_name.as_bytes()).take(COOKIES_MAX) {
+        for text in shown {
             match open(text) {
                 Ok(Carried::Pass(pass)) => return Some(Carried::Pass(pass)),
                 Ok(ticket) => found = found.or(Some(ticket)),
@@ -128,17 +114,23 @@ impl Door {
     }
 
     /// The text of a Set-Cookie field; `None` without a key to sign with.
-    pub fn set_cookie(&self, exchange: &Exchange, carried: &Carried, lasts_ms: u64) -> Option<String> {
+    pub fn set_cookie(&self, exchange: &Exchange, carried: &Carried, lasts_ms: u64) -> Option<Vec<u8>> {
         let address = self.address(exchange);
-        let value = ticket::seal(&hall().keys(), &self.scope(&address), carried)?;
-        let domain = self.domain();
-        let secure = if exchange.client.scheme == "https" { "; Secure" } else { "" };
-        let age = lasts_ms.div_ceil(1000);
-        Some(format!("{}={value}; Path=/; Max-Age={age}; HttpOnly; SameSite=Lax{domain}{secure}", self.cookie_name))
-    }
-
-    fn domain(&self) -> String {
-        if self.cookie_domain.is_empty() { String::new() } else { format!("; Domain={}", self.cookie_domain) }
+        let mut text = Vec::with_capacity(192);
+        text.extend_from_slice(self.cookie_name.as_bytes());
+        text.push(b'=');
+        text.extend_from_slice(&ticket::seal(&hall().keys(), &self.scope(&address), carried)?);
+        text.extend_from_slice(b"; Path=/; Max-Age=");
+        write_number(lasts_ms.div_ceil(1000), &mut text);
+        text.extend_from_slice(COOKIE_ATTRIBUTES.as_bytes());
+        if !self.cookie_domain.is_empty() {
+            text.extend_from_slice(b"; Domain=");
+            text.extend_from_slice(self.cookie_domain.as_bytes());
+        }
+        if exchange.client.scheme == "https" {
+            text.extend_from_slice(b"; Secure");
+        }
+        Some(text)
     }
 
     fn scope<'s>(&'s self, address: &'s str) -> Scope<'s> {
@@ -156,31 +148,32 @@ impl Door {
             exchange.request_mut().headers.set(&self.number_header, pass.number.to_string());
         }
         let cookie = if new { self.set_cookie(exchange, &Carried::Pass(pass), self.session_ms) } else { None };
-        if cookie.is_none() && self.signal_header.is_empty() && self.sold_out_statuses.is_empty() {
+        let signals = &self.signals;
+        if cookie.is_none() && signals.header.is_empty() && signals.sold_out_statuses.is_empty() {
             return;
         }
-        let gone = format!("{}=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax{}", self.cookie_name, self.domain());
-        let (room, header) = (self.room.clone(), self.signal_header.clone());
-        let statuses = self.sold_out_statuses.clone();
+        let signals = signals.clone();
         exchange.at_end(move |exchange| {
             let Some(response) = exchange.default_space().response.as_mut() else { return };
+            let header = &signals.header;
             let said = |verb: &str| {
                 !header.is_empty()
-                    && response.headers.values(&header).any(|value| value.eq_ignore_ascii_case(verb.as_bytes()))
+                    && response.headers.values(header).any(|value| value.eq_ignore_ascii_case(verb.as_bytes()))
             };
-            if said("sold-out") || statuses.contains(&response.status) {
-                room.desk.signal(true, now_ms);
+            let desk = &signals.room.desk;
+            if said("sold-out") || signals.sold_out_statuses.contains(&response.status) {
+                desk.signal(true, now_ms);
             } else if said("open") {
-                room.desk.signal(false, now_ms);
+                desk.signal(false, now_ms);
             }
             let left = said("done");
             if !header.is_empty() {
-                response.headers.remove(&header);
+                response.headers.remove(header);
             }
-            let cookie = if left { Some(gone) } else { cookie };
             if left {
-                room.desk.leave(pass.id, pass.bucket);
+                desk.leave(pass.id, pass.bucket);
             }
+            let cookie = if left { Some(signals.gone.clone().into_bytes()) } else { cookie };
             if let Some(cookie) = cookie {
                 response.headers.add("Set-Cookie", cookie);
                 // Beside whatever else it says, this keeps caches that many share from handing the pass to all.
@@ -196,7 +189,7 @@ impl Door {
         told: Told,
         code: HttpCode,
         refresh_ms: u64,
-        cookie: Option<String>,
+        cookie: Option<Vec<u8>>,
     ) {
         self.room.count(match told {
             Told::NotStarted { .. } => Came::NotStarted,
@@ -206,88 +199,8 @@ impl Door {
             Told::Unavailable => Came::Unavailable,
         });
         exchange.refused = Some(told.reason());
-        let name = self.room.filter.clone();
-        exchange.tags.note(|| match told {
-            Told::Waiting { ahead: Some(ahead), .. } => format!("{name}: waiting, {ahead} ahead"),
-            told => format!("{name}: {}", told.state()),
-        });
-        let refresh_s = refresh_ms.div_ceil(1000).max(1);
-        let over = matches!(told, Told::SoldOut | Told::Unlucky);
-        let mut response = Response::with_status(code.code());
-        let headers = &mut response.headers;
-        headers.set("Cache-Control", "no-store");
-        headers.set("Vary", "Accept, Cookie");
-        if !over {
-            headers.set("Retry-After", refresh_s.to_string());
-        }
-        if let Some(cookie) = cookie {
-            headers.set("Set-Cookie", cookie);
-        }
-        let accepts = exchange.request().headers.text("Accept").unwrap_or("").to_ascii_lowercase();
-        let body = if accepts.contains("text/html") || accepts.contains("application/xhtml+xml") {
-            if !over {
-                headers.set("Refresh", refresh_s.to_string());
-            }
-            headers.set("Content-Type", "text/html; charset=utf-8");
-            self.html(told, refresh_s, over)
-        } else {
-            headers.set("Content-Type", "application/json");
-            text(told, refresh_s, over)
-        };
-        exchange.respond(response, Body::full(body.into_bytes()));
-    }
-
-    fn html(&self, told: Told, refresh_s: u64, over: bool) -> String {
-        let page = if self.page.is_empty() { PAGE } else { &self.page };
-        let (title, words) = told.words();
-        let (position, seconds) = match told {
-            Told::Waiting { ahead, seconds, .. } => (ahead.map(|ahead| ahead + 1), seconds),
-            _ => (None, None),
-        };
-        let number = |number: Option<u64>| number.map_or_else(String::new, |number| number.to_string());
-        let refresh = if over { String::new() } else { refresh_s.to_string() };
-        [
-            ("{title}", title.to_owned()),
-            ("{text}", words),
-            ("{state}", told.state().to_owned()),
-            ("{position}", number(position)),
-            ("{wait}", number(seconds)),
-            ("{refresh}", refresh),
-        ]
-        .into_iter()
-        .fold(page.to_owned(), |page, (mark, text)| page.replace(mark, &text))
-    }
-}
-
-fn text(told: Told, refresh_s: u64, over: bool) -> String {
-    let mut fields = Map::new();
-    fields.insert("state".into(), told.state().into());
-    match told {
-        Told::Waiting { ahead, seconds, later } => {
-            fields.insert("position".into(), ahead.map_or(Value::Null, |ahead| json!(ahead + 1)));
-            fields.insert("waitSeconds".into(), seconds.map_or(Value::Null, Value::from));
-            if later {
-                fields.insert("reason".into(), "fewer are let in than before".into());
-            }
-        }
-        Told::NotStarted { starts_ms } => {
-            fields.insert("startsAtUnixSeconds".into(), starts_ms.div_ceil(1000).into());
-        }
-        _ => {}
-    }
-    if !over {
-        fields.insert("refreshSeconds".into(), refresh_s.into());
-    }
-    Value::Object(fields).to_string()
-}
-
-/// A time to wait, roughly: nobody plans by seconds.
-fn span(seconds: u64) -> String {
-    match seconds {
-        0..60 => "less than a minute".to_owned(),
-        60..120 => "a minute".to_owned(),
-        120..5400 => format!("{} minutes", seconds.div_ceil(60)),
-        _ => format!("{} hours", seconds.div_ceil(3600)),
+        exchange.tags.note_own(|| self.answers.note(told));
+        self.answers.give(exchange, told, code.code(), refresh_ms.div_ceil(1000).max(1), cookie);
     }
 }
 
@@ -303,11 +216,20 @@ pub(crate) fn now_ms() -> u64 {
     u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Bits that nobody can guess; `None` where the system has none.
+/// Bits that nobody can guess; `None` where the system has none. They are drawn for many at a time: asking the system costs more than
+/// all else of telling somebody to wait.
 pub(crate) fn drawn() -> Option<u64> {
-    let mut bytes = [0; 8];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).ok()?;
-    Some(u64::from_be_bytes(bytes))
+    thread_local! {
+        static DRAWN: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    }
+    DRAWN.with_borrow_mut(|drawn| {
+        if drawn.is_empty() {
+            let mut bytes = [0; 8 * DRAWN_AT_ONCE];
+            ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).ok()?;
+            drawn.extend(bytes.as_chunks().0.iter().map(|bytes| u64::from_be_bytes(*bytes)));
+        }
+        drawn.pop()
+    })
 }
 
 /// Some time in which an answer may come.
@@ -325,6 +247,8 @@ pub(crate) async fn pause() {
     })
     .await;
 }
+
+const DRAWN_AT_ONCE: usize = 64;
 
 /// Cookies of one name that are looked at; each costs a signature.
 const COOKIES_MAX: usize = 4;
@@ -359,11 +283,11 @@ pub(crate) fn check_cookie(name: &str, domain: &str, at: impl Fn(&str) -> String
     }
 }
 
-/// `{refresh}` is empty when there is nothing to wait for, and browsers do not act on that.
-const PAGE: &str = r#"<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="robots" content="noindex"><title>{title}</title>
-<style>:root{color-scheme:light dark}body{font:1.1rem/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:90vh;margin:0}
-main{max-width:32rem;padding:2rem;text-align:center}h1{font-size:1.6rem}b{font-size:3rem;display:block}</style></head>
-<body><main data-state="{state}"><h1>{title}</h1><b>{position}</b><p>{text}</p></main></body></html>
-"#;
+/// What cookies have beside the value, the path and their age.
+const COOKIE_ATTRIBUTES: &str = "; HttpOnly; SameSite=Lax";
+
+/// A `Set-Cookie` that takes a cookie away.
+pub(crate) fn taken_away(name: &str, domain: &str) -> String {
+    let domain = if domain.is_empty() { String::new() } else { format!("; Domain={domain}") };
+    format!("{name}=; Path=/; Max-Age=0{COOKIE_ATTRIBUTES}{domain}")
+}

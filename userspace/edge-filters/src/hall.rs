@@ -3,16 +3,17 @@
 //! Filters find their desk here, whichever generation they are of; whoever carries messages to the cluster finds all desks. A desk
 //! lives as long as a filter has it.
 
+use arc_swap::{ArcSwap, Guard};
 use base_telemetry::registry::Encoder;
 use proto_admission::{Desk, Keys, Rules};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// See the module doc.
 #[derive(Default)]
 pub struct Hall {
     rooms: Mutex<Vec<Weak<Room>>>,
-    keys: RwLock<Arc<Keys>>,
+    keys: ArcSwap<Keys>,
 }
 
 /// A desk and what became of requests at it.
@@ -107,11 +108,11 @@ impl Hall {
 
     /// Cookies are signed with these from now on.
     pub fn set_keys(&self, keys: Keys) {
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        self.keys.store(Arc::new(keys));
     }
 
-    pub fn keys(&self) -> Arc<Keys> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn keys(&self) -> Guard<Arc<Keys>> {
+        self.keys.load()
     }
 
     /// Adds the figures of all rooms.

@@ -62,6 +62,7 @@ mod quiet;
 mod ranking;
 mod redirect;
 mod remote;
+mod room_answers;
 mod source;
 mod spec;
 #[cfg(test)]

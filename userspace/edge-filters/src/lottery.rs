@@ -20,9 +20,10 @@
 //! `{{Refused}}` of the access log says not_started, sold_out, unlucky or unavailable. Fits HTTPServer. Costs a signature of 1 µs per request; whoever is not lucky costs nothing else, and once all numbers are given and this
 //! machine has learned whose they are, nobody does: 40 bytes for each of them.
 
-use crate::door::{Door, LOOKS, Told, check_cookie, check_header, jittered, now_ms, pause};
+use crate::door::{Door, LOOKS, Signals, Told, check_cookie, check_header, jittered, now_ms, pause, taken_away};
 use crate::hall::hall;
 use crate::module_doc::module_doc;
+use crate::room_answers::Answers;
 use crate::source;
 use crate::spec::{self, Spec, check_final_status};
 use base_model::problem::at;
@@ -33,6 +34,7 @@ use proto_admission::{Carried, Pass, Rules, Turn};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const NOT_STARTED: Outcome = "notStarted";
 const SOLD_OUT: Outcome = "soldOut";
@@ -137,15 +139,19 @@ impl Lottery {
         let start_ms = spec.start_time.as_ref().map_or(0, Moment::unix_ms);
         let room = hall().room(KIND.kind, (parts.pipeline, parts.name), &spec.sale, (rules, start_ms));
         let door = Door {
-            room,
+            room: room.clone(),
             cookie_name: spec.cookie_name.clone(),
             cookie_domain: spec.cookie_domain.clone(),
             bind_address: false,
             session_ms: spec.session_time.duration().as_millis() as u64,
             number_header: spec.number_header.clone(),
-            signal_header: String::new(),
-            sold_out_statuses: Vec::new(),
-            page: spec.page.clone(),
+            signals: Arc::new(Signals {
+                room,
+                header: String::new(),
+                sold_out_statuses: Vec::new(),
+                gone: taken_away(&spec.cookie_name, &spec.cookie_domain),
+            }),
+            answers: Answers::new(parts.name, &spec.page),
         };
         Ok(Lottery { door, spec, start_ms })
     }

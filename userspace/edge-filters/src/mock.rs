@@ -27,7 +27,7 @@ use base_model::string_matcher::Matcher;
 use base_model::{Findings, GoDuration, HttpCode, StringMatcher};
 use bytes::Bytes;
 use edge_pipeline::{Body, BuildError, Exchange, Filter, FilterKind, Outcome, SUCCESS, Step, Touches};
-use proto_http::{Request, Response};
+use proto_http::Request;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -157,11 +157,10 @@ impl Filter for Mock {
         let Some(rule) = self.rules.iter().find(|rule| rule.matches(exchange.request())) else {
             return Step::Done(SUCCESS);
         };
-        let mut response = Response::with_status(rule.code);
+        let response = exchange.answer(rule.code, Body::shared(rule.body.clone()));
         for (name, value) in &rule.fields {
             response.headers.set(&**name, &**value);
         }
-        exchange.respond(response, Body::shared(rule.body.clone()));
         if rule.delay.is_zero() {
             return Step::Done(MOCKED);
         }

@@ -271,7 +271,7 @@ impl OpaFilter {
         let why = match decision {
             Decision::Allowed => return SUCCESS,
             Decision::Denied => {
-                exchange.tags.note(|| "opa: denied".to_owned());
+                exchange.tags.note_own(|| "opa: denied");
                 exchange.refuse(self.status);
                 return DENIED;
             }

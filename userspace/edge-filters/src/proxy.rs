@@ -357,7 +357,7 @@ impl Proxy {
             && exchange.upgraded.is_none()
             && coding::pack_response_of(least, exchange)
         {
-            exchange.tags.note(|| "gzip".to_owned());
+            exchange.tags.note_own(|| "gzip");
         }
         outcome
     }
@@ -378,7 +378,7 @@ impl Proxy {
         let pool = &self.pools[chosen];
         if let Some(until) = overload::note_deadline(exchange).filter(|until| *until <= base_runtime::now()) {
             let late = base_runtime::now().saturating_duration_since(until);
-            exchange.tags.note(|| format!("{}: the deadline passed {} ago", pool.name, base_text::duration(late)));
+            exchange.tags.note_own(|| format!("{}: the deadline passed {} ago", pool.name, base_text::duration(late)));
             overload::refuse_late(exchange);
             return TIMEOUT;
         }
@@ -424,7 +424,7 @@ impl Proxy {
     async fn relay_within(&self, pool: &Pool, pass: Option<Pass>, exchange: &mut Exchange) -> Outcome {
         let Some(breaker) = &pool.breaker else { return self.try_all(pool, pass, exchange).await };
         let Some(call) = Call::begin(breaker) else {
-            exchange.tags.note(|| format!("{}: short circuited", pool.name));
+            exchange.tags.note_own(|| format!("{}: short circuited", pool.name));
             return refuse(exchange, 503, SHORT_CIRCUITED);
         };
         let outcome = self.try_all(pool, pass, exchange).await;
@@ -451,7 +451,7 @@ impl Proxy {
                 break outcome;
             };
             if !pool.may_send_again() {
-                exchange.tags.note(|| format!("{}: not tried again: the retry budget is spent", pool.name));
+                exchange.tags.note_own(|| format!("{}: not tried again: the retry budget is spent", pool.name));
                 exchange.tags.hit("retry_budget");
                 hold_place(pool, exchange, attended, pass);
                 break outcome;
@@ -571,7 +571,7 @@ impl Proxy {
             Ok((first, place)) => pool.with_room(balancer, exchange.request(), first, place),
             Err(NoServer(why, limit)) => {
                 of_pool.no_server();
-                exchange.tags.note(|| format!("{}: {why}", pool.name));
+                exchange.tags.note_own(|| format!("{}: {why}", pool.name));
                 if !limit.is_empty() {
                     exchange.tags.hit(limit);
                 }
@@ -828,7 +828,7 @@ impl Proxy {
                 Some(length) if length > limit => {
                     pool.too_large.hit(base_runtime::worker_index());
                     exchange.tags.hit("response_body_bytes");
-                    exchange.tags.note(|| format!("{}: {}", pool.name, BodyError::TooLarge));
+                    exchange.tags.note_own(|| format!("{}: {}", pool.name, BodyError::TooLarge));
                     return refuse(exchange, BodyError::TooLarge.response_status(), INTERNAL_ERROR);
                 }
                 // An event stream ends when its client has had enough.

@@ -135,7 +135,7 @@ impl Ranking {
 
     /// Refuses the request; gives the station's result.
     pub fn refuse(&self, exchange: &mut Exchange, reason: Reason, asks: bool) -> Outcome {
-        exchange.tags.note(|| format!("adaptiveConcurrency: refused: {}", reason.name()));
+        exchange.tags.note_own(|| format!("adaptiveConcurrency: refused: {}", reason.name()));
         match reason {
             Reason::Deadline => overload::refuse_late(exchange),
             reason => {
@@ -152,7 +152,7 @@ impl Ranking {
     /// Notes how long a request waited that had to.
     pub fn note_wait(exchange: &mut Exchange, waited: Duration) {
         if !waited.is_zero() {
-            exchange.tags.note(|| format!("adaptiveConcurrency: waited {}", base_text::duration(waited)));
+            exchange.tags.note_own(|| format!("adaptiveConcurrency: waited {}", base_text::duration(waited)));
         }
     }
 }

@@ -190,7 +190,7 @@ struct ByKey {
     /// To find it again in the next generation.
     rule: UrlRule,
     policy: PolicySpec,
-    told: Told,
+    told: Arc<Told>,
 }
 
 /// The state of one URL rule; survives from one generation to the next.
@@ -267,14 +267,14 @@ impl Filter for RateLimiter {
         match limiter.acquire(base_runtime::now()) {
             Permit::Now => Step::Done(SUCCESS),
             Permit::Refused => {
-                exchange.tags.note(|| "rateLimiter: too many requests".to_owned());
+                exchange.tags.note_own(|| "rateLimiter: too many requests");
                 exchange.refused = Some(REFUSED);
                 exchange.refuse(429).headers.set("X-EG-Rate-Limiter", "too-many-requests");
                 Step::Done(RATE_LIMITED)
             }
             Permit::After(wait) => Step::wait(async move {
                 base_runtime::time::sleep(wait).await;
-                exchange.tags.note(|| format!("rateLimiter: waited {}", base_text::duration(wait)));
+                exchange.tags.note_own(|| format!("rateLimiter: waited {}", base_text::duration(wait)));
                 if exchange.client_gone { RATE_LIMITED } else { SUCCESS }
             }),
         }
@@ -302,11 +302,8 @@ impl ByKey {
         let period_ns = policy.limit_refresh_period.duration().as_nanos() as u64;
         let interval_ns = period_ns / u64::from(policy.limit_for_period.max(1));
         let burst = if policy.burst == 0 { policy.limit_for_period } else { policy.burst };
-        let told = Told {
-            name: policy.name.clone(),
-            limit: u64::from(policy.limit_for_period),
-            window_s: period_ns.div_ceil(1_000_000_000).max(1),
-        };
+        let window_s = period_ns.div_ceil(1_000_000_000).max(1);
+        let told = Told::new(&policy.name, u64::from(policy.limit_for_period), window_s, policy.fields);
         let limit = match known {
             Some(known) => known.limit.clone(),
             None => {
@@ -325,30 +322,25 @@ impl ByKey {
                 limit
             }
         };
-        ByKey { limit, rule, policy: policy.clone(), told }
+        ByKey { limit, rule, policy: policy.clone(), told: Arc::new(told) }
     }
 
     fn handle(&self, exchange: &mut Exchange) -> Outcome {
         let decided = by_key::take(&self.limit, &self.policy.key, exchange);
-        let fields = self.policy.fields.then(|| self.told.fields(decided));
         if decided.passes {
-            if let Some(fields) = fields {
+            if self.told.is_wanted() {
+                let told = self.told.clone();
                 exchange.at_end(move |exchange| {
                     let Some(response) = exchange.default_space().response.as_mut() else { return };
-                    fields.iter().for_each(|(name, value)| response.headers.set(name, value));
+                    told.passes(decided, &mut response.headers);
                 });
             }
             return SUCCESS;
         }
-        let name = &self.told.name;
-        exchange.tags.note(|| format!("rateLimiter: too many requests for {name}"));
+        let told = &self.told;
+        exchange.tags.note_own(|| told.note.clone());
         exchange.refused = Some(REFUSED);
-        let response = exchange.refuse(429);
-        response.headers.set("X-EG-Rate-Limiter", "too-many-requests");
-        response.headers.set("Retry-After", decided.again_ms.div_ceil(1000).max(1).to_string());
-        for (name, value) in fields.iter().flatten() {
-            response.headers.set(name, value);
-        }
+        told.refuses(decided, &mut exchange.refuse(429).headers);
         RATE_LIMITED
     }
 }

@@ -72,7 +72,7 @@ pub(crate) fn redirect(exchange: &mut Exchange, status: u16, location: &Location
     if location.leads_astray() {
         // Tests run filters on threads of their own; the counters have a row for those.
         refused.hit(base_runtime::current_worker().map_or(usize::MAX, |worker| worker.index()));
-        exchange.tags.note(|| "redirect: the request would choose where it leads".to_owned());
+        exchange.tags.note_own(|| "redirect: the request would choose where it leads");
         exchange.refuse(400);
         return REDIRECTED;
     }

@@ -254,7 +254,7 @@ impl SimpleHttpProxy {
             Some(Scheme::Http) => (false, Some(80)),
             Some(Scheme::Https) => (true, Some(443)),
             None => {
-                exchange.tags.note(|| "forward: the target is no whole URL".to_owned());
+                exchange.tags.note_own(|| "forward: the target is no whole URL");
                 return refuse(exchange, 400, CLIENT_ERROR);
             }
         };
@@ -295,7 +295,7 @@ impl SimpleHttpProxy {
             && exchange.upgraded.is_none()
             && coding::pack_response_of(least, exchange)
         {
-            exchange.tags.note(|| "gzip".to_owned());
+            exchange.tags.note_own(|| "gzip");
         }
         outcome
     }

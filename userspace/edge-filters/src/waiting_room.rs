@@ -22,9 +22,10 @@
 //! Outcomes: `notStarted`, `waiting`, `soldOut`, `unavailable` (no key or no random bits yet), each with the answer that goes with
 //! it; `{{Refused}}` of the access log says not_started, waiting, sold_out or unavailable. Fits HTTPServer. Costs a signature of 1 µs per request; a user who waits costs no memory.
 
-use crate::door::{Door, LOOKS, Told, check_cookie, check_header, drawn, jittered, now_ms, pause};
+use crate::door::{Door, LOOKS, Signals, Told, check_cookie, check_header, drawn, jittered, now_ms, pause, taken_away};
 use crate::hall::{Came, hall};
 use crate::module_doc::module_doc;
+use crate::room_answers::Answers;
 use crate::source;
 use crate::spec::{self, Spec, check_final_status};
 use base_model::problem::{at, nth};
@@ -35,6 +36,7 @@ use proto_admission::{Carried, Pass, Rules, Ticket, Turn};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const NOT_STARTED: Outcome = "notStarted";
 const WAITING: Outcome = "waiting";
@@ -280,15 +282,19 @@ impl WaitingRoom {
         let begins = (rules, start_ms.unwrap_or(0));
         let room = hall().room(KIND.kind, (parts.pipeline, parts.name), &spec.sale, begins);
         let door = Door {
-            room,
+            room: room.clone(),
             cookie_name: spec.cookie_name.clone(),
             cookie_domain: spec.cookie_domain.clone(),
             bind_address: spec.bind_address,
             session_ms: millis(spec.session_time),
             number_header: spec.number_header.clone(),
-            signal_header: spec.signal_header.clone(),
-            sold_out_statuses: spec.sold_out_statuses.iter().map(|code| code.code()).collect(),
-            page: spec.page.clone(),
+            signals: Arc::new(Signals {
+                room,
+                header: spec.signal_header.clone(),
+                sold_out_statuses: spec.sold_out_statuses.iter().map(|code| code.code()).collect(),
+                gone: taken_away(&spec.cookie_name, &spec.cookie_domain),
+            }),
+            answers: Answers::new(parts.name, &spec.page),
         };
         Ok(WaitingRoom {
             door,
@@ -339,6 +345,11 @@ impl WaitingRoom {
         if self.spec.sold_out || now >= self.end_ms {
             return self.over(exchange, now);
         }
+        // Whoever shows nothing, and follows from nothing, needs no place to be told that it is over, nor any signature.
+        let drawn = ticket.is_none() && self.spec.one_place_per == OnePlacePer::None;
+        if drawn && started && desk.view().over.is_some() {
+            return self.over(exchange, now);
+        }
         let Some((mut ticket, fresh)) = self.placed(exchange, ticket, now) else { return self.unavailable(exchange) };
         let early = !fresh && now < ticket.issued_ms.saturating_add(self.poll_ms / 2);
         if early {
@@ -356,6 +367,7 @@ impl WaitingRoom {
             && desk.is_open();
         let turn = match ticket.counted && !early || idle {
             true => desk.turn(&ticket, !ticket.counted, now),
+            false if drawn => desk.stands_new(&ticket),
             false => desk.stands(&ticket, now),
         };
         match turn {
@@ -427,9 +439,9 @@ impl WaitingRoom {
     fn unavailable(&self, exchange: &mut Exchange) -> Step<'static> {
         if hall().keys().is_empty() {
             let name = &self.door.room.filter;
-            exchange
-                .tags
-                .note(|| format!("{name}: no key to sign cookies with; with --insecure-peers the cluster has none"));
+            exchange.tags.note_own(|| {
+                format!("{name}: no key to sign cookies with; with --insecure-peers the cluster has none")
+            });
         }
         self.door.turn_away(exchange, Told::Unavailable, self.spec.waiting_status, jittered(self.poll_ms), None);
         Step::Done(UNAVAILABLE)
@@ -517,7 +529,7 @@ impl WaitingRoom {
     }
 
     /// The ticket's cookie as it is now; a poll that came too early gets none, so that coming sooner changes nothing.
-    fn renewed(&self, exchange: &Exchange, ticket: Ticket, early: bool, now: u64) -> Option<String> {
+    fn renewed(&self, exchange: &Exchange, ticket: Ticket, early: bool, now: u64) -> Option<Vec<u8>> {
         if early {
             return None;
         }

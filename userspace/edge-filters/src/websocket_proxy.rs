@@ -444,7 +444,7 @@ impl WebSocketProxy {
         let rules = &self.pools[chosen];
         if !rules.origins.admit(exchange.request()) {
             self.origins_refused.hit(worker);
-            exchange.tags.note(|| "websocket: a page of another site".to_owned());
+            exchange.tags.note_own(|| "websocket: a page of another site");
             exchange.refuse(400);
             return CLIENT_ERROR;
         }

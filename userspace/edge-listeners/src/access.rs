@@ -5,7 +5,7 @@ use base_telemetry::access_log::{Entry, Tags, tags};
 use base_text::escape::write_foreign;
 use base_text::redact;
 use base_text::time::write_duration;
-use edge_pipeline::{Exchange, Try};
+use edge_pipeline::{Exchange, Note, Try};
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
@@ -21,18 +21,12 @@ pub fn tell(
     let space = exchange.default_space_ref();
     let request = &space.request;
     let passed = |out: &mut Vec<u8>| {
-        let hidden = if hide { without_credentials(exchange) } else { Vec::new() };
-        let notes = if hide { &hidden } else { &exchange.tags.notes };
-        let notes = notes.iter().map(String::as_str);
-        match exchange.tags.pipeline() {
-            Some(pipeline) => {
-                let steps = exchange.tags.steps().iter().map(|(name, outcome, took)| (&**name, *outcome, *took));
-                tags::write(out, pipeline, steps, []);
-                exchange.tags.tries().iter().filter(|asked| !asked.is_open()).for_each(|asked| write_try(asked, out));
-                notes.for_each(|note| tags::write_note(out, note));
-            }
-            None => notes.for_each(|note| tags::write_note(out, note)),
+        if let Some(pipeline) = exchange.tags.pipeline() {
+            let steps = exchange.tags.steps().iter().map(|(name, outcome, took)| (&**name, *outcome, *took));
+            tags::write(out, pipeline, steps, []);
+            exchange.tags.tries().iter().filter(|asked| !asked.is_open()).for_each(|asked| write_try(asked, out));
         }
+        write_notes(hide, exchange, out);
     };
     let headers = |headers: &proto_http::Headers, out: &mut Vec<u8>| {
         tags::write_headers(out, headers.iter().map(|(n, v, _)| (std::str::from_utf8(n).unwrap_or("?"), v)), hide);
@@ -73,15 +67,17 @@ fn write_try(asked: &Try, out: &mut Vec<u8>) {
 }
 
 /// The notes of an exchange as they may be logged: errors in them may quote what the client sent.
-fn without_credentials(exchange: &Exchange) -> Vec<String> {
-    if exchange.tags.notes.is_empty() {
-        return Vec::new();
+fn write_notes(hide: bool, exchange: &Exchange, out: &mut Vec<u8>) {
+    let mut known = None;
+    for note in &exchange.tags.notes {
+        match note {
+            Note::Quoting(text) if hide => {
+                let known = known.get_or_insert_with(|| exchange.credentials());
+                let mut hidden = Vec::with_capacity(text.len());
+                redact::write_text(text.as_bytes(), known, write_foreign, &mut hidden);
+                tags::write_note(out, &String::from_utf8_lossy(&hidden));
+            }
+            _ => tags::write_note(out, note),
+        }
     }
-    let known = exchange.credentials();
-    let hidden = |note: &String| {
-        let mut out = Vec::with_capacity(note.len());
-        redact::write_text(note.as_bytes(), &known, write_foreign, &mut out);
-        String::from_utf8_lossy(&out).into_owned()
-    };
-    exchange.tags.notes.iter().map(hidden).collect()
 }

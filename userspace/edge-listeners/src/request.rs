@@ -398,37 +398,37 @@ async fn finish<S: ClientStream>(
         stopped = failure.error == BodyError::Incomplete && broke_off;
     }
     if real_time {
-        exchange.tags.note(|| "real time stream: true".to_owned());
+        exchange.tags.note_own(|| "real time stream: true");
     }
     if broke_off && !stopped {
-        exchange.tags.note(|| "backend broke off the body".to_owned());
+        exchange.tags.note_own(|| "backend broke off the body");
         if let Some(trace) = &mut exchange.trace {
             trace.fail(trace.request(), "backend_broke_off");
         }
     }
     if let Some(code) = told.and_then(|told| told.get()) {
-        exchange.tags.note(|| format!("grpc-status: {}", code.0));
+        exchange.tags.note_own(|| format!("grpc-status: {}", code.0));
     }
     let reset = match sent {
         // It may only have finished sending, and be reading what there was of its answer.
         _ if stopped => {
-            exchange.tags.note(|| "client left during the answer".to_owned());
+            exchange.tags.note_own(|| "client left during the answer");
             Some(Reset::AnswerBroken)
         }
         Sent::Whole => None,
         Sent::Nothing { .. } | Sent::Cut => Some(Reset::AnswerBroken),
         Sent::Stalled => {
             reach(local, exchange, "response_stalled");
-            exchange.tags.note(|| "client took no byte in time".to_owned());
+            exchange.tags.note_own(|| "client took no byte in time");
             Some(Reset::ClientSlow)
         }
         Sent::Slow => {
             reach(local, exchange, "response_rate");
-            exchange.tags.note(|| "client took too few bytes".to_owned());
+            exchange.tags.note_own(|| "client took too few bytes");
             Some(Reset::ClientSlow)
         }
         Sent::Gone => {
-            exchange.tags.note(|| "client left during the answer".to_owned());
+            exchange.tags.note_own(|| "client left during the answer");
             Some(Reset::ClientGone)
         }
     };

@@ -38,7 +38,7 @@ pub fn begin(local: &Local, tracer: &Tracer, exchange: &mut Exchange) {
         return;
     }
     if sampled {
-        exchange.tags.note(|| format!("trace {trace}"));
+        exchange.tags.note_own(|| format!("trace {trace}"));
     }
     let at = clock::time_of_day(exchange.started).duration_since(UNIX_EPOCH).unwrap_or_default();
     let clock = (exchange.started, u64::try_from(at.as_nanos()).unwrap_or_default());

@@ -103,12 +103,22 @@ impl Space {
         self.response_body = body;
     }
 
+    /// Puts an answer without fields in place of whatever was there, in memory that an earlier one had.
+    pub fn answer(&mut self, status: u16, body: Body) -> &mut Response {
+        self.response_body = body;
+        let before = self.response.replace(fresh_response());
+        before.into_iter().for_each(recycle);
+        let response = self.response.get_or_insert_default();
+        response.status = status;
+        response
+    }
+
     /// Refuses the request: the response under way gets this status and no body. It keeps what filters have set for the client: without
     /// the fields of CORS, for instance, a browser would hide even the status. What an answer under way says of itself goes, see
     /// [`OF_ONE_ANSWER`]: a refusal is not fresh for as long, nor does it set that answer's cookies. A cache that may keep a status
     /// without being told how long (RFC 9110 section 15.1) is told not to.
     pub fn refuse(&mut self, status: u16) -> &mut Response {
-        let response = self.response.get_or_insert_default();
+        let response = self.response.get_or_insert_with(fresh_response);
         response.status = status;
         response.headers.retain(|name| !is_of_one_answer(name));
         if matches!(status, 404 | 405 | 410 | 414 | 501) {
@@ -220,11 +230,53 @@ pub struct Tags {
     pipeline: Option<Arc<str>>,
     /// `pipeline` is one this request is in.
     inside: bool,
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
     tries: Vec<Try>,
     /// Of `tries`, those of this request.
     tried: usize,
     limits: Vec<&'static str>,
+}
+
+/// What a station has to say of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// It may quote a message, and credentials with it.
+    Quoting(String),
+    /// It quotes nothing, as is true of the others.
+    Own(String),
+    Fixed(&'static str),
+    /// Made ready for all requests that it is said of.
+    Ready(Arc<str>),
+}
+
+impl From<String> for Note {
+    fn from(text: String) -> Note {
+        Note::Own(text)
+    }
+}
+
+impl From<&'static str> for Note {
+    fn from(text: &'static str) -> Note {
+        Note::Fixed(text)
+    }
+}
+
+impl From<Arc<str>> for Note {
+    fn from(text: Arc<str>) -> Note {
+        Note::Ready(text)
+    }
+}
+
+impl std::ops::Deref for Note {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Note::Quoting(text) | Note::Own(text) => text,
+            Note::Fixed(text) => text,
+            Note::Ready(text) => text,
+        }
+    }
 }
 
 /// A server that was asked, and what came of it.
@@ -262,7 +314,15 @@ impl Tags {
     /// Adds a note when anyone will read it.
     pub fn note(&mut self, text: impl FnOnce() -> String) {
         if self.enabled {
-            self.notes.push(text());
+            self.notes.push(Note::Quoting(text()));
+        }
+    }
+
+    /// As [`note`](Tags::note), of what no message had a part in: names of the document, numbers, words of ours. Nobody has to look for
+    /// credentials in it, which costs more than all else of a refusal.
+    pub fn note_own<T: Into<Note>>(&mut self, text: impl FnOnce() -> T) {
+        if self.enabled {
+            self.notes.push(text().into());
         }
     }
 
@@ -676,6 +736,11 @@ impl Exchange {
     /// Answers in the current namespace.
     pub fn respond(&mut self, response: Response, body: Body) {
         self.space().respond(response, body);
+    }
+
+    /// Answers in the current namespace, see [`Space::answer`].
+    pub fn answer(&mut self, status: u16, body: Body) -> &mut Response {
+        self.space().answer(status, body)
     }
 
     /// Refuses in the current namespace, see [`Space::refuse`].

@@ -22,7 +22,7 @@ pub mod wire;
 
 pub use body::{Body, BodyError, BodyStream, Piece, Sight};
 pub use duplex::Duplex;
-pub use exchange::{Client, Exchange, Hold, Space, Tags, Try};
+pub use exchange::{Client, Exchange, Hold, Note, Space, Tags, Try};
 pub use filter::{BuildError, Enclosed, Filter, FilterKind, Outcome, Parts, SUCCESS, Step, Touches};
 pub use interim::Interim;
 pub use pipeline::{Around, Pipeline, Rest};

@@ -7,9 +7,10 @@
 use crate::ledger::{Answer, CALL_MAX, Call, Candidate, LAW, Over, Rules};
 use crate::seen::Seen;
 use crate::ticket::Ticket;
+use arc_swap::{ArcSwap, Guard};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What becomes of somebody who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +49,9 @@ pub struct Desk {
     sale: String,
     /// And until when it has not begun, in milliseconds since 1970.
     rules: Mutex<(Rules, u64)>,
-    view: RwLock<Arc<Answer>>,
+    view: ArcSwap<Answer>,
+    /// When somebody asked last, in milliseconds since 1970; 0: never.
+    asked_ms: AtomicU64,
     work: Mutex<Work>,
     pub figures: Figures,
 }
@@ -68,7 +71,6 @@ struct Work {
     /// Ids that have no number although all are given: they never will. Cleared when there are more, and when it is full.
     refused: HashMap<u64, ()>,
     seen: Seen,
-    asked_ms: u64,
     called_ms: u64,
 }
 
@@ -93,14 +95,14 @@ impl Desk {
             learned: None,
             refused: HashMap::new(),
             seen: Seen::new(SEEN_MS),
-            asked_ms: 0,
             called_ms: 0,
         };
         Desk {
             room: room.to_owned(),
             sale: sale.to_owned(),
             rules: Mutex::new((rules, starts_ms)),
-            view: RwLock::default(),
+            view: ArcSwap::default(),
+            asked_ms: AtomicU64::new(0),
             work: Mutex::new(work),
             figures: Figures::default(),
         }
@@ -120,20 +122,22 @@ impl Desk {
     }
 
     /// What the ledger said last.
-    pub fn view(&self) -> Arc<Answer> {
-        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn view(&self) -> Guard<Arc<Answer>> {
+        self.view.load()
     }
 
-    /// Somebody is there, so that the ledger is to be asked how things are.
+    /// Somebody is there, so that the ledger is to be asked how things are. Whoever is refused comes this way: a time that is hardly
+    /// older is left alone, because all workers share it.
     pub fn visit(&self, now_ms: u64) {
-        let mut work = lock(&self.work);
-        work.asked_ms = work.asked_ms.max(now_ms);
+        if now_ms.saturating_sub(self.asked_ms.load(Ordering::Relaxed)) >= VISIT_MS {
+            self.asked_ms.fetch_max(now_ms, Ordering::Relaxed);
+        }
     }
 
     /// The place of this ticket counts from now on; false when it did before.
     pub fn count(&self, ticket: &Ticket, now_ms: u64) -> bool {
+        self.visit(now_ms);
         let mut work = lock(&self.work);
-        work.asked_ms = work.asked_ms.max(now_ms);
         if work.seen.note(ticket.id, now_ms) {
             self.figures.repeats.fetch_add(1, Ordering::Relaxed);
             return false;
@@ -155,8 +159,8 @@ impl Desk {
     pub fn turn(&self, ticket: &Ticket, first: bool, now_ms: u64) -> Turn {
         let view = self.view();
         let called = view.line.has_passed(ticket.bucket, ticket.id) || view.open;
+        self.visit(now_ms);
         let mut work = lock(&self.work);
-        work.asked_ms = work.asked_ms.max(now_ms);
         if let Some(turn) = work.known(ticket, now_ms) {
             return turn;
         }
@@ -185,6 +189,15 @@ impl Desk {
         Turn::Wait { ahead: 0, seconds: Some(1) }
     }
 
+    /// Where somebody stands whose id was drawn just now, so that nothing can be known of it.
+    pub fn stands_new(&self, ticket: &Ticket) -> Turn {
+        let view = self.view();
+        match view.over {
+            Some(over) => Turn::Over(over),
+            None => wait(&view, ticket),
+        }
+    }
+
     /// Where somebody with this ticket stands, without asking for its number.
     pub fn stands(&self, ticket: &Ticket, now_ms: u64) -> Turn {
         let view = self.view();
@@ -203,8 +216,8 @@ impl Desk {
             let view = self.view();
             (view.over, view.given)
         };
+        self.visit(now_ms);
         let mut work = lock(&self.work);
-        work.asked_ms = work.asked_ms.max(now_ms);
         let learned = work.learned.get_or_insert_default();
         let all = learned.len() as u64 >= given;
         if let Some(number) = learned.get(&id).copied().or_else(|| work.numbers.get(&id).map(|(number, _)| *number)) {
@@ -257,8 +270,8 @@ impl Desk {
     /// There is nothing left (`true`), or there is again. Says whether that is news.
     pub fn signal(&self, over: bool, now_ms: u64) -> bool {
         let known = self.view().over == Some(Over::Signal);
+        self.visit(now_ms);
         let mut work = lock(&self.work);
-        work.asked_ms = work.asked_ms.max(now_ms);
         if known == over && work.over.is_none_or(|said| said == over) || work.over == Some(over) {
             return false;
         }
@@ -266,11 +279,10 @@ impl Desk {
         drop(work);
         if over {
             // Here at once; elsewhere as soon as the ledger has it.
-            let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-            let mut told = Answer::clone(&view);
-            told.over = told.over.or(Some(Over::Signal));
-            told.open = false;
-            *view = Arc::new(told);
+            self.view.rcu(|view| {
+                let over = view.over.or(Some(Over::Signal));
+                Answer { over, open: false, ..Answer::clone(view) }
+            });
         }
         true
     }
@@ -279,7 +291,8 @@ impl Desk {
     pub fn call(&self, now_ms: u64) -> Option<Call> {
         let mut work = lock(&self.work);
         let urgent = !work.wanting.is_empty() || !work.left.is_empty() || work.over.is_some();
-        let asked = work.asked_ms > 0 && now_ms.saturating_sub(work.asked_ms) < ASKED_MS;
+        let asked_ms = self.asked_ms.load(Ordering::Relaxed);
+        let asked = asked_ms > 0 && now_ms.saturating_sub(asked_ms) < ASKED_MS;
         let due = now_ms.saturating_sub(work.called_ms) >= QUIET_MS;
         if !urgent && !(due && (asked || !work.counted.is_empty())) {
             return None;
@@ -351,7 +364,7 @@ impl Desk {
         answer.admitted.clear();
         answer.spent.clear();
         answer.learned.clear();
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(answer);
+        self.view.store(Arc::new(answer));
         self.figures.heard_ms.store(now_ms, Ordering::Relaxed);
     }
 
@@ -419,6 +432,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// For so long a place that was counted is not counted again: longer than a ticket whose place does not count may be used.
 const SEEN_MS: u64 = 60_000;
+/// A visit that is so much later than the one before is taken note of.
+const VISIT_MS: u64 = 100;
 /// Somebody asked within so many milliseconds: the ledger is asked how things are.
 const ASKED_MS: u64 = 10_000;
 /// Least time between two calls with nothing that somebody waits for.

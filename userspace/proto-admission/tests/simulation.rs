@@ -207,7 +207,7 @@ impl World {
                 edge.desk.visit(clock);
                 let bucket = u32::try_from((clock - (START - 10_000)) / 1000).unwrap();
                 let ticket = Ticket { id, bucket, counted: false, issued_ms: clock, told_s: 0 };
-                this.cookie = ticket::seal(&self.keys, &SCOPE, &Carried::Ticket(ticket));
+                this.cookie = sealed(&self.keys, &Carried::Ticket(ticket));
                 return;
             }
         };
@@ -219,14 +219,14 @@ impl World {
             this.counted_at = Some(self.now);
         }
         ticket = Ticket { counted: true, issued_ms: clock, ..ticket };
-        this.cookie = ticket::seal(&self.keys, &SCOPE, &Carried::Ticket(ticket));
+        this.cookie = sealed(&self.keys, &Carried::Ticket(ticket));
         match edge.desk.turn(&ticket, false, clock) {
             Turn::In(number) => {
                 if this.greedy && this.number.is_none() {
                     this.kept = this.cookie.clone();
                 }
                 let pass = Carried::Pass(Pass { id: ticket.id, number, bucket: ticket.bucket, issued_ms: clock });
-                this.cookie = ticket::seal(&self.keys, &SCOPE, &pass);
+                this.cookie = sealed(&self.keys, &pass);
                 this.number = Some(number);
                 assert_eq!(*self.numbers.entry(ticket.id).or_insert(number), number, "one number for one ticket");
             }
@@ -245,6 +245,10 @@ impl World {
         assert!(given.len() as u64 <= stock && self.ledger.given() <= stock, "never more than there is");
         assert!(given.iter().all(|number| (1..=stock).contains(number)));
     }
+}
+
+fn sealed(keys: &Keys, carried: &Carried) -> Option<String> {
+    String::from_utf8(ticket::seal(keys, &SCOPE, carried)?.to_vec()).ok()
 }
 
 const START: u64 = 1_800_000_000_000;

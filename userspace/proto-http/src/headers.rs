@@ -269,6 +269,13 @@ impl Headers {
     /// and whoever sets a field means to be the one who says it.
     pub fn set(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let name = name.as_ref();
+        if !self.has_alike(name) {
+            // As it is most often, and all that is left to do.
+            let before = self.fields.len();
+            self.add(name, value);
+            self.ruled.extend(self.fields.get(before).map(|added| added.name));
+            return;
+        }
         if !is_name(name) {
             return;
         }
@@ -294,6 +301,15 @@ impl Headers {
             }
         };
         self.ruled.extend(ruled);
+    }
+
+    /// [`set`](Headers::set)s every field of `prepared`, which was made ready once for many messages and has each name once. Where there is
+    /// nothing yet, that is a copy.
+    pub fn set_all(&mut self, prepared: &Headers) {
+        if self.fields.is_empty() && self.ruled.is_empty() {
+            return self.copy_from(prepared);
+        }
+        prepared.iter().for_each(|(name, value, _)| self.set(name, value));
     }
 
     /// Removes every field called `name`, in any of the spellings that [`set`](Headers::set) replaces; says whether there was one.
@@ -546,6 +562,29 @@ mod tests {
         assert_eq!(lines(&h), "X-Kept: 1\r\nX-Set: 2\r\nX-New: 2\r\n");
         h.clear();
         assert!(!h.is_ruled(b"X-Set"));
+    }
+
+    #[test]
+    fn what_is_prepared_is_set_as_if_one_by_one() {
+        let mut prepared = Headers::new();
+        prepared.set("X-One", "1");
+        prepared.set("Content-Type", "text/plain");
+        let fields = |h: &Headers| {
+            let known = h.known(Known::ContentType).map(<[u8]>::to_vec);
+            (lines(h), known, h.is_ruled(b"x_one"), h.is_ruled(b"Content-Type"), h.is_ruled(b"X-Gone"))
+        };
+        for before in [&[][..], &["x_one"][..], &["X-One", "Other", "content-type"][..]] {
+            for removed in [&[][..], &["X-Gone"][..]] {
+                let mut h = Headers::new();
+                before.iter().for_each(|name| h.add(name, "before"));
+                removed.iter().for_each(|name| assert!(!h.remove(name)));
+                let mut singly = h.clone();
+                h.set_all(&prepared);
+                singly.set("X-One", "1");
+                singly.set("Content-Type", "text/plain");
+                assert_eq!(fields(&h), fields(&singly), "{before:?} {removed:?}");
+            }
+        }
     }
 
     #[test]

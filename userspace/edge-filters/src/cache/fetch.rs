@@ -122,7 +122,7 @@ impl Fetch {
             shared.dealt(if is_of_use { CacheResult::Collapsed } else { CacheResult::StaleIfError });
             let status = CacheStatus { forward: Some(self.why.forward), collapsed: true, ..CacheStatus::default() };
             shared.answer(exchange, &stored, status, now);
-            exchange.tags.note(|| "cache: collapsed".to_owned());
+            exchange.tags.note_own(|| "cache: collapsed");
             return Turn::Answered;
         }
     }
@@ -165,7 +165,7 @@ impl Fetch {
             let stand_in = self.found.as_ref().filter(|stored| may_stand_in(&stored.kept, &self.why.asked, now));
             if let Some(stored) = stand_in {
                 shared.dealt(CacheResult::StaleIfError);
-                exchange.tags.note(|| format!("cache: stands in for a {status}"));
+                exchange.tags.note_own(|| format!("cache: stands in for a {status}"));
                 give(exchange, stored, now);
                 end(lead, End::Failed, false);
                 return CacheStatus { forward_status: Some(status), ..forwarded };
@@ -173,7 +173,7 @@ impl Fetch {
         }
         if status == 304 && asked.validates {
             shared.dealt(CacheResult::Revalidated);
-            exchange.tags.note(|| "cache: revalidated".to_owned());
+            exchange.tags.note_own(|| "cache: revalidated");
             let stored = self.freshen(&asked, lead, exchange, now);
             return CacheStatus { forward_status: Some(304), stored, ..forwarded };
         }

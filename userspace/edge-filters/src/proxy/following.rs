@@ -155,7 +155,7 @@ impl Proxy {
             let Some(next) = next else { break };
             if followed == following.most {
                 following.refused.hit(worker);
-                exchange.tags.note(|| format!("{}: {followed} redirects followed, and one more", pool.name));
+                exchange.tags.note_own(|| format!("{}: {followed} redirects followed, and one more", pool.name));
                 break;
             }
             let found = match self.find(following, pool, set, &own, &next, stand).await {

@@ -89,7 +89,7 @@ impl MemoryCache {
         stats.dealt(worker, CacheResult::Hit);
         let (response, body) = serve::whole(&found, &request.method, now);
         exchange.respond(response, body);
-        exchange.tags.note(|| "memory cache".to_owned());
+        exchange.tags.note_own(|| "memory cache");
         Ok(())
     }
 

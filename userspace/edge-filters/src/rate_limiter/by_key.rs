@@ -6,14 +6,17 @@ use crate::validator::token::{bearer, cookie};
 use base_model::header_adapt::is_header_name;
 use base_model::problem::at;
 use base_model::{Findings, Problem};
+use base_text::digits::write_number;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use edge_pipeline::Exchange;
 use proto_admission::limits::{Decided, WhenAlone};
+use proto_http::Headers;
 use ring::digest::{SHA256, digest};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Who counts together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -109,25 +112,32 @@ impl KeySpec {
     /// The key of a request. Those that have none share one: leaving it out gets nobody past a limit.
     fn of(&self, exchange: &Exchange) -> u64 {
         let headers = &exchange.request().headers;
-        let text = match self.from {
-            KeySource::None => return 0,
-            KeySource::Address => match exchange.client.real_ip {
-                Some(ip) => Cow::Owned(source::network(ip, self.ipv6_prefix_length).to_string().into_bytes()),
-                None => Cow::Borrowed(&b""[..]),
-            },
-            KeySource::Header => Cow::Borrowed(headers.value(&self.name).unwrap_or(b"")),
+        match self.from {
+            KeySource::None => 0,
+            KeySource::Address => exchange.client.real_ip.map_or(0, |ip| self.of_address(ip)),
+            KeySource::Header => hashed(headers.value(&self.name).unwrap_or(b"")),
             KeySource::Claim => {
                 let token = cookie(headers, &self.cookie_name).or_else(|| bearer(headers));
-                Cow::Owned(token.and_then(|token| claim(token, &self.name)).unwrap_or_default().into_bytes())
+                hashed(token.and_then(|token| claim(token, &self.name)).unwrap_or_default().as_bytes())
             }
-        };
-        hashed(&text)
+        }
+    }
+
+    /// An address is a number that is its own key, as long as it has room: no two clients share one, and nothing has to be hashed.
+    fn of_address(&self, ip: IpAddr) -> u64 {
+        match source::network(ip, self.ipv6_prefix_length) {
+            // As a network of IPv6 this would be one below ::/32, where nobody is.
+            IpAddr::V4(address) => u64::from(address.to_bits()),
+            IpAddr::V6(network) if self.ipv6_prefix_length <= 64 => (network.to_bits() >> 64) as u64,
+            IpAddr::V6(network) => hashed(&network.octets()),
+        }
     }
 }
 
 /// Nobody finds two texts with the same key, on purpose either.
 fn hashed(text: &[u8]) -> u64 {
-    u64::from_be_bytes(std::array::from_fn(|byte| digest(&SHA256, text).as_ref()[byte]))
+    let digest = digest(&SHA256, text);
+    u64::from_be_bytes(std::array::from_fn(|byte| digest.as_ref()[byte]))
 }
 
 /// A number that says which limit this is, the same on all machines.
@@ -157,22 +167,73 @@ pub(super) fn take(limit: &Limit, key: &KeySpec, exchange: &Exchange) -> Decided
 /// What clients are told of a limit: as the IETF's draft "RateLimit header fields for HTTP" has it, and in the three fields that its
 /// earlier editions had and that most clients know.
 pub(super) struct Told {
-    pub name: String,
-    pub limit: u64,
-    pub window_s: u64,
+    /// Told in fields at all.
+    wanted: bool,
+    limit: u64,
+    /// Fields that are the same in every answer,
+    same: Headers,
+    /// and in every refusal.
+    refused: Headers,
+    /// What `RateLimit` begins with.
+    name: Vec<u8>,
+    /// Of a refusal, for the access log.
+    pub note: Arc<str>,
 }
 
 impl Told {
-    pub(super) fn fields(&self, decided: Decided) -> [(&'static str, String); 5] {
-        let reset = decided.again_ms.div_ceil(1000);
-        let name: String = self.name.chars().filter(|c| c.is_ascii_graphic() && !"\"\\".contains(*c)).collect();
-        let left = u64::from(decided.left).min(self.limit);
-        [
-            ("RateLimit-Policy", format!("\"{name}\";q={};w={}", self.limit, self.window_s)),
-            ("RateLimit", format!("\"{name}\";r={left};t={reset}")),
-            ("RateLimit-Limit", self.limit.to_string()),
-            ("RateLimit-Remaining", left.to_string()),
-            ("RateLimit-Reset", reset.to_string()),
-        ]
+    pub(super) fn new(name: &str, limit: u64, window_s: u64, wanted: bool) -> Told {
+        let shown: String = name.chars().filter(|c| c.is_ascii_graphic() && !"\"\\".contains(*c)).collect();
+        let (mut same, mut refused) = (Headers::new(), Headers::new());
+        if wanted {
+            same.set("RateLimit-Policy", format!("\"{shown}\";q={limit};w={window_s}"));
+            same.set("RateLimit-Limit", limit.to_string());
+        }
+        refused.set("X-EG-Rate-Limiter", "too-many-requests");
+        refused.set_all(&same);
+        let note = format!("rateLimiter: too many requests for {name}").into();
+        Told { wanted, limit, same, refused, name: format!("\"{shown}\";r=").into_bytes(), note }
+    }
+
+    /// What a client is told whose request passes.
+    pub(super) fn passes(&self, decided: Decided, headers: &mut Headers) {
+        if self.wanted {
+            headers.set_all(&self.same);
+            self.stands(decided, headers, &mut Vec::with_capacity(VALUE));
+        }
+    }
+
+    /// What one is told whose request does not.
+    pub(super) fn refuses(&self, decided: Decided, headers: &mut Headers) {
+        let mut value = Vec::with_capacity(VALUE);
+        headers.set_all(&self.refused);
+        write_number(decided.again_ms.div_ceil(1000).max(1), &mut value);
+        headers.set("Retry-After", &value);
+        if self.wanted {
+            self.stands(decided, headers, &mut value);
+        }
+    }
+
+    /// How the client stands. `value` is room for one.
+    fn stands(&self, decided: Decided, headers: &mut Headers, value: &mut Vec<u8>) {
+        let (left, reset) = (u64::from(decided.left).min(self.limit), decided.again_ms.div_ceil(1000));
+        value.clear();
+        value.extend_from_slice(&self.name);
+        write_number(left, value);
+        value.extend_from_slice(b";t=");
+        write_number(reset, value);
+        headers.set("RateLimit", &value);
+        for (name, number) in [("RateLimit-Remaining", left), ("RateLimit-Reset", reset)] {
+            value.clear();
+            write_number(number, value);
+            headers.set(name, &value);
+        }
+    }
+
+    /// Whether an answer that passes is told anything.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted
     }
 }
+
+/// Room for most values, in bytes.
+const VALUE: usize = 64;

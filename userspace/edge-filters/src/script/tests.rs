@@ -185,7 +185,7 @@ fn what_it_prints_is_in_the_access_log() {
     exchange.tags.enabled = true;
     let text = "print(\"a\\nb\"); for i in 0..100 { print(i); }";
     assert_eq!(run(&*script(text), &mut exchange), SUCCESS);
-    assert_eq!((exchange.tags.notes[0].as_str(), exchange.tags.notes.len()), ("a\\x0ab", 32));
+    assert_eq!((&*exchange.tags.notes[0], exchange.tags.notes.len()), ("a\\x0ab", 32));
 }
 
 #[test]

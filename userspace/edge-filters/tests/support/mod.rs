@@ -205,7 +205,7 @@ async fn run(proxy: &dyn Filter, last: bool, ask: Ask) -> Said {
     let body_kept = matches!(exchange.space_ref().request_body, Body::Buffer(_));
     let interim = std::iter::from_fn(|| exchange.interim.pop());
     let interim = interim.map(|r| (r.status, format!("{:?}", r.headers))).collect();
-    let notes = exchange.tags.notes.join("; ");
+    let notes = exchange.tags.notes.iter().map(|note| &**note).collect::<Vec<_>>().join("; ");
     if ask.stops {
         std::future::pending::<()>().await;
     }

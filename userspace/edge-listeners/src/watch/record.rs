@@ -118,7 +118,7 @@ impl Record {
         let why = asked(exchange).map(|asked| (seen.why)(&asked));
         let steps = tags.steps();
         let known = exchange.credentials();
-        let note = |note: &String| {
+        let note = |note: &str| {
             let mut out = Vec::new();
             redact::write_text(note.as_bytes(), &known, write_foreign, &mut out);
             text(&out, NOTE_MOST)
@@ -126,7 +126,7 @@ impl Record {
         let told = |tried: &Try| {
             let mut url = Vec::new();
             redact::write_url(tried.server.as_bytes(), &mut url);
-            let (server, error) = (text(&url, TARGET_MOST).into(), tried.error.as_ref().map(note));
+            let (server, error) = (text(&url, TARGET_MOST).into(), tried.error.as_deref().map(note));
             Try { server, error, ..tried.clone() }
         };
         let tries: Vec<Try> = tags.tries().iter().map(told).collect();
@@ -165,7 +165,7 @@ impl Record {
             end: end_of(seen, &tries),
             tries,
             limits: tags.limits().to_vec(),
-            notes: tags.notes.iter().take(NOTES_MOST).map(note).collect(),
+            notes: tags.notes.iter().take(NOTES_MOST).map(|said| note(said)).collect(),
         }
     }
 
