@@ -2,9 +2,15 @@
 //!
 //! Filters find theirs here, whichever generation they are of; whoever carries messages to the owners of keys finds all of them.
 
+use arc_swap::ArcSwap;
 use base_telemetry::registry::Encoder;
+use edge_pipeline::Exchange;
+use edge_pipeline::exchange::want_local_addresses;
 use proto_admission::limits::{Leases, Rate, WhenAlone};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use proto_http::Version;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
@@ -33,6 +39,64 @@ pub fn edges() -> usize {
 /// The cluster has so many.
 pub fn set_edges(edges: usize) {
     EDGES.store(edges.max(1), Ordering::Relaxed);
+}
+
+/// Where all connections of a source come to the same machine of the cluster: a VirtualIP that hashes by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BySource {
+    pub addresses: Vec<IpAddr>,
+    /// Empty: all.
+    pub ports: Vec<RangeInclusive<u16>>,
+    pub tcp: bool,
+    pub udp: bool,
+    /// Bits of an IPv6 address that choose the machine: clients that share no more of theirs may come to several.
+    pub ipv6_bits: u8,
+}
+
+static BY_SOURCE: OnceLock<ArcSwap<Vec<BySource>>> = OnceLock::new();
+static ALL_STEER: AtomicBool = AtomicBool::new(false);
+
+fn by_source() -> &'static ArcSwap<Vec<BySource>> {
+    BY_SOURCE.get_or_init(ArcSwap::default)
+}
+
+/// These are the places where a source has one machine.
+pub fn set_by_source(places: Vec<BySource>) {
+    if **by_source().load() != places {
+        by_source().store(Arc::new(places));
+    }
+}
+
+/// Whether every edge that clients may come to hands on what is another's. One that does not serves it itself.
+pub fn set_all_steer(all: bool) {
+    ALL_STEER.store(all, Ordering::Relaxed);
+}
+
+/// Whether all requests of this one's source, of which so many bits of an IPv6 address count, come to this machine. One that another
+/// proxy speaks for came by that proxy's address.
+pub(crate) fn is_here(exchange: &Exchange, ipv6_prefix_length: u8) -> bool {
+    if !ALL_STEER.load(Ordering::Relaxed) {
+        return false;
+    }
+    let places = by_source().load();
+    if places.is_empty() {
+        return false;
+    }
+    let client = &exchange.client;
+    let (Some(source), Some(local)) = (client.real_ip, client.local) else {
+        // Known from the next request on.
+        want_local_addresses();
+        return false;
+    };
+    let (address, port) = (local.ip().to_canonical(), local.port());
+    let is_udp = exchange.default_space_ref().request.version == Version::Http3;
+    source.to_canonical() == client.peer.ip().to_canonical()
+        && places.iter().any(|place| {
+            (if is_udp { place.udp } else { place.tcp })
+                && place.addresses.contains(&address)
+                && (place.ports.is_empty() || place.ports.iter().any(|ports| ports.contains(&port)))
+                && (address.is_ipv4() || place.ipv6_bits <= ipv6_prefix_length)
+        })
 }
 
 /// The limits that some filter has.
@@ -66,6 +130,12 @@ pub fn encode(encoder: &mut Encoder) {
                 "weir_rate_limit_alone_total",
                 "Requests that were decided by the last share, because the owner of their key was not heard.",
                 &figures.alone,
+            ),
+            (
+                "weir_rate_limit_here_total",
+                "Requests of a limit of the cluster that were decided here alone and exactly, because a VirtualIP brings all of their \
+                 source to this machine.",
+                &figures.here,
             ),
             ("weir_rate_limit_advanced_total", "Requests that passed before there was a lease.", &figures.advanced),
             (

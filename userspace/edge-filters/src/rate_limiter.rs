@@ -23,6 +23,9 @@
 //! machines: `limitForPeriod` requests in each `limitRefreshPeriod`, evenly, and `burst` at once; nobody waits. In the cluster each
 //! key has an owner among the machines, of which the others lease tokens ten times a second. Together they pass what the
 //! policy says and hardly more (5 % in steady state); while a machine hears nothing from the owner it goes on with its last share.
+//! A key `from: address` needs no lease where clients come by a VirtualIP with `hash: sourceIP` or `sourcePrefix`, and every machine
+//! steers: all requests of a source come to one machine, which counts them exactly, whoever else is there (IPv6: where no more bits choose
+//! the machine than `ipv6PrefixLength` has).
 //! Clients are told by `RateLimit-*` fields and `Retry-After` how they stand.
 //!
 //! ```yaml
@@ -508,6 +511,58 @@ urls:
             let outcomes: Vec<Outcome> = (0..50).map(|_| ask("ann")).collect();
             assert!(outcomes.iter().all(|outcome| (*outcome == SUCCESS) == passes), "{alone}: {outcomes:?}");
         }
+    }
+
+    #[test]
+    fn a_source_that_has_one_machine_needs_no_lease() {
+        use crate::limits::{BySource, set_all_steer, set_by_source, set_edges};
+        let place = BySource {
+            addresses: vec!["203.0.113.10".parse().unwrap(), "2001:db8::10".parse().unwrap()],
+            ports: vec![80..=80],
+            tcp: true,
+            udp: false,
+            ipv6_bits: 56,
+        };
+        set_by_source(vec![place]);
+        let limiter = filter(
+            &KIND,
+            "{policies: [{name: p, scope: cluster, key: {from: address}, limitForPeriod: 8, limitRefreshPeriod: 24h}], \
+             defaultPolicyRef: p, urls: [{url: {prefix: /}}]}",
+        );
+        let Counted::ByKey(by_key) = &limiter.downcast::<RateLimiter>().unwrap().urls[0].1 else { unreachable!() };
+        let here = || by_key.limit.leases.figures.here.load(std::sync::atomic::Ordering::Relaxed);
+        let ask = |peer: &str, real: &str, local: &str, version| {
+            let mut exchange = request("GET", "/", &[]);
+            let client = &mut exchange.client;
+            client.peer = std::net::SocketAddr::new(peer.parse().unwrap(), 40_000);
+            client.real_ip = Some(real.parse().unwrap());
+            client.local = Some(local.parse().unwrap());
+            exchange.request_mut().version = version;
+            let before = here();
+            (run(&*limiter, &mut exchange), here() > before)
+        };
+        use proto_http::Version::{Http2, Http3};
+        let (vip, one) = ("203.0.113.10:80", "192.0.2.1");
+        assert!(!ask(one, one, vip, Http2).1, "a machine that does not steer serves sources of others");
+        set_all_steer(true);
+        for (peer, real, local, version, is_here) in [
+            ("192.0.2.2", "192.0.2.2", vip, Http2, true),
+            ("::ffff:192.0.2.2", "192.0.2.2", "[::ffff:203.0.113.10]:80", Http2, true),
+            ("192.0.2.2", "192.0.2.2", vip, Http3, false),
+            ("192.0.2.2", "192.0.2.2", "203.0.113.10:443", Http2, false),
+            ("192.0.2.2", "192.0.2.2", "203.0.113.11:80", Http2, false),
+            ("192.0.2.2", "198.51.100.9", vip, Http2, false),
+            ("2001:db8:1:2::7", "2001:db8:1:2::7", "[2001:db8::10]:80", Http2, true),
+        ] {
+            assert_eq!(ask(peer, real, local, version).1, is_here, "{peer} for {real} to {local}");
+        }
+        // All of the burst and no more, though three machines share the limit and nobody has said anything to an owner.
+        set_edges(3);
+        let passed = (0..20).filter(|_| ask("192.0.2.3", "192.0.2.3", vip, Http2).0 == SUCCESS).count();
+        assert_eq!(passed, 8);
+        set_edges(1);
+        set_all_steer(false);
+        set_by_source(Vec::new());
     }
 
     #[test]

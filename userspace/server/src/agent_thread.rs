@@ -4,6 +4,7 @@
 //! again, at once when another version is published.
 
 use crate::health::Health;
+use crate::limits::Sources;
 use control_api::{Addresses, Document, Generation, Member, Sections, Snapshot, Update, WASM_KINDS};
 use control_raft::{Follower, RecvError};
 use edge_agent::Agent;
@@ -134,7 +135,7 @@ pub fn run<U: Updates>(agent: &mut impl Acts, inbox: &Inbox<U>, health: &Health,
         streaming_since: Instant::now(),
         learned: Default::default(),
     };
-    let mut again = AGAIN_FIRST;
+    let (mut again, mut sources) = (AGAIN_FIRST, Sources::default());
     loop {
         if let Ok(rest) = inbox.rests.try_recv() {
             agent.hold();
@@ -151,6 +152,7 @@ pub fn run<U: Updates>(agent: &mut impl Acts, inbox: &Inbox<U>, health: &Health,
             work.turn(agent, &inbox.follow, health);
             tick();
             agent.tick();
+            sources.look(agent.current());
             health.agent_says(agent.released(), agent.steers());
         }));
         let pause = match turned {

@@ -11,9 +11,11 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use base_model::{PortsSpec, Protocol, VirtualIpSpec};
 use control_api::Member;
 use control_raft::Control;
-use edge_filters::limits::{Limit, limits, now_ms, set_edges};
+use edge_agent::desired::{Desired, Steering};
+use edge_filters::limits::{BySource, Limit, limits, now_ms, set_all_steer, set_by_source, set_edges};
 use hyper::Method;
 use proto_admission::limits::{Grant, Owned, Rate, Report, owner_of};
 use serde::{Deserialize, Serialize};
@@ -122,6 +124,9 @@ pub async fn speak(name: String, shares: Arc<Shares>, health: Arc<Health>) {
         let control = health.control();
         let edges = control.as_ref().map(|control| edges_of(control, &name)).unwrap_or_default();
         set_edges(edges.len());
+        if !edges.is_empty() {
+            set_all_steer(edges.values().all(|edge| edge.steers));
+        }
         for (owner, told) in by_owner(&shared, &edges, &name) {
             if owner == name {
                 settle(&shared, told, edges.len(), |message| Some(shares.answer(message)), &name);
@@ -135,6 +140,59 @@ pub async fn speak(name: String, shares: Arc<Shares>, health: Arc<Health>) {
                 settle(&shared, message.limits, count, |_| grants, &name);
             });
         }
+    }
+}
+
+/// Finds where a source has one machine, whenever documents or steering have changed.
+#[derive(Default)]
+pub struct Sources {
+    seen: Option<(Arc<Objects>, Arc<Steerings>)>,
+}
+
+type Objects = BTreeMap<String, Arc<serde_json::Value>>;
+type Steerings = BTreeMap<String, Arc<Steering>>;
+
+impl Sources {
+    pub fn look(&mut self, desired: &Desired) {
+        let is_seen = |(objects, steering): &(Arc<Objects>, _)| {
+            Arc::ptr_eq(objects, &desired.objects) && Arc::ptr_eq(steering, &desired.steering)
+        };
+        if self.seen.as_ref().is_some_and(is_seen) {
+            return;
+        }
+        self.seen = Some((desired.objects.clone(), desired.steering.clone()));
+        let vips = desired.objects.iter().filter(|(_, object)| object["kind"] == "VirtualIP");
+        let places = vips.filter_map(|(name, object)| {
+            let spec = base_model::decode::<VirtualIpSpec>(object, "").ok()?.value;
+            Some(place(&spec, ipv6_bits(desired.steering.get(name)?)?))
+        });
+        set_by_source(places.collect());
+    }
+}
+
+/// Bits of an IPv6 source that choose the machine, where nothing else does: by none of the generations whose connections may still be there.
+fn ipv6_bits(steering: &Steering) -> Option<u8> {
+    let bits = |(_, step): (_, edge_agent::desired::Step)| {
+        let rule = step.hash?;
+        match &*rule.of {
+            "sourceIP" => Some(128),
+            "sourcePrefix" => Some(rule.ipv6),
+            _ => None,
+        }
+    };
+    steering.history().into_iter().map(bits).reduce(|most, bits| Some(most?.max(bits?)))?
+}
+
+fn place(spec: &VirtualIpSpec, ipv6_bits: u8) -> BySource {
+    BySource {
+        addresses: spec.parsed_addresses().map(|address| address.to_canonical()).collect(),
+        ports: match &spec.ports {
+            PortsSpec::Any => Vec::new(),
+            PortsSpec::List(ranges) => ranges.iter().map(|range| range.low..=range.high).collect(),
+        },
+        tcp: spec.protocols.contains(&Protocol::Tcp),
+        udp: spec.protocols.contains(&Protocol::Udp),
+        ipv6_bits,
     }
 }
 
@@ -193,4 +251,34 @@ fn number(name: &str) -> u64 {
     name.bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
         | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edge_agent::desired::{HashRule, Step};
+
+    #[test]
+    fn a_source_has_one_machine_where_nothing_else_ever_chose_it() {
+        let steering = |rules: &[(&str, u8)]| {
+            let step = |(of, ipv6): &(&str, u8)| {
+                let hash =
+                    (!of.is_empty()).then(|| HashRule { of: (*of).to_owned(), ipv6: *ipv6, ..HashRule::default() });
+                Step { hash, ..Step::default() }
+            };
+            let steps: Vec<Step> = rules.iter().map(step).collect();
+            Steering { generations: vec![vec![(1, 1)]; steps.len()], steps, ..Steering::default() }
+        };
+        for (rules, bits) in [
+            (&[("sourceIP", 0)][..], Some(128)),
+            (&[("sourcePrefix", 56)], Some(56)),
+            (&[("sourcePrefix", 56), ("sourceIP", 0)], Some(128)),
+            (&[("fiveTuple", 0)], None),
+            (&[("fiveTuple", 0), ("sourceIP", 0)], None),
+            (&[("", 0)], None),
+            (&[], None),
+        ] {
+            assert_eq!(ipv6_bits(&steering(rules)), bits, "{rules:?}");
+        }
+    }
 }

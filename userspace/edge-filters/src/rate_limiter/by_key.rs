@@ -156,11 +156,13 @@ fn claim(token: &str, name: &str) -> Option<String> {
 
 /// Takes a token for a request.
 pub(super) fn take(limit: &Limit, key: &KeySpec, exchange: &Exchange) -> Decided {
-    let (key, now) = (key.of(exchange), limits::now_ms());
-    if limit.shared {
-        limit.leases.take(key, limit.rate, limits::edges(), limit.alone, now)
+    let (number, now) = (key.of(exchange), limits::now_ms());
+    if !limit.shared {
+        limit.leases.take_local(number, limit.rate, now)
+    } else if key.from == KeySource::Address && limits::is_here(exchange, key.ipv6_prefix_length) {
+        limit.leases.take_here(number, limit.rate, now)
     } else {
-        limit.leases.take_local(key, limit.rate, now)
+        limit.leases.take(number, limit.rate, limits::edges(), limit.alone, now)
     }
 }
 

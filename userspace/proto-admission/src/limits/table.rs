@@ -37,6 +37,8 @@ pub struct LeaseFigures {
     pub alone: AtomicU64,
     /// Tokens used before they were leased.
     pub advanced: AtomicU64,
+    /// Passed or refused here alone because all requests of the key come to this machine.
+    pub here: AtomicU64,
     /// Keys that were forgotten for others although they were in use.
     pub evicted: AtomicU64,
 }
@@ -104,6 +106,12 @@ impl Leases {
         let left = known.own.left(rate, now_ms * 1_000_000);
         drop(shard);
         self.decided(taken.is_ok(), left, taken.err().unwrap_or(0))
+    }
+
+    /// Decides here alone a key of the cluster's that no other machine sees requests of: exactly, and without asking anybody.
+    pub fn take_here(&self, key: u64, rate: Rate, now_ms: u64) -> Decided {
+        self.figures.here.fetch_add(1, Ordering::Relaxed);
+        self.take_local(key, rate, now_ms)
     }
 
     /// Decides by a lease of the cluster's tokens. `edges` are those that share the limit.
