@@ -64,17 +64,19 @@ pub fn note_deadline(exchange: &mut Exchange) -> Option<Instant> {
     }
     let started = exchange.started;
     let headers = &exchange.request().headers;
-    let said = match headers.text(DEADLINE).and_then(parse_deadline) {
-        Some(Patience::For(most)) => started.checked_add(most),
-        Some(Patience::Until(end)) => {
+    // Whoever says it twice may be heard by the next layer as the one or the other: the earliest counts, and is all that goes on.
+    let said = headers.values(DEADLINE).filter_map(|value| std::str::from_utf8(value).ok().and_then(parse_deadline));
+    let said = said.filter_map(|patience| match patience {
+        Patience::For(most) => started.checked_add(most),
+        Patience::Until(end) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             match end.checked_sub(now) {
                 Some(left) => Instant::now().checked_add(left),
                 None => Some(started),
             }
         }
-        None => None,
-    };
+    });
+    let said = said.min();
     let grpc = match headers.text("grpc-timeout") {
         Some(text) if grpc::is_grpc(headers) => grpc::parse_timeout(text).and_then(|most| started.checked_add(most)),
         _ => None,
@@ -88,7 +90,11 @@ pub fn pass_on_deadline(headers: &mut Headers, until: Instant, now: Instant) {
     if headers.contains("grpc-timeout") && grpc::is_grpc(headers) {
         headers.set("grpc-timeout", grpc::write_timeout(until.saturating_duration_since(now)));
     }
-    if let Some(Patience::For(_)) = headers.text(DEADLINE).and_then(parse_deadline) {
+    let mut said = headers.values(DEADLINE);
+    let first = said.next().and_then(|value| std::str::from_utf8(value).ok()).and_then(parse_deadline);
+    let more = said.next().is_some();
+    drop(said);
+    if more || matches!(first, Some(Patience::For(_))) {
         let left = until.saturating_duration_since(now);
         headers.set(DEADLINE, format!("{}ms", left.as_millis()));
     }
@@ -217,5 +223,17 @@ mod tests {
         pass_on_deadline(&mut exchange.request_mut().headers, until, until - Duration::from_millis(5));
         assert_eq!(exchange.request().headers.text("grpc-timeout"), Some("5000000n"));
         assert_eq!(exchange.request().headers.text(DEADLINE), Some("1700000000"));
+        // Said twice, with what nobody can read between.
+        exchange.deadline_read = false;
+        exchange.request_mut().headers.remove("grpc-timeout");
+        exchange.request_mut().headers.remove(DEADLINE);
+        for said in [&b"-5s"[..], b"9s", b"\xff\xfe", b"3s", b"999999999999999h"] {
+            exchange.request_mut().headers.add(DEADLINE, said);
+        }
+        exchange.deadline = None;
+        let until = note_deadline(&mut exchange).unwrap();
+        assert_eq!(until, exchange.started + Duration::from_secs(3));
+        pass_on_deadline(&mut exchange.request_mut().headers, until, until - Duration::from_millis(5));
+        assert_eq!(exchange.request().headers.values(DEADLINE).collect::<Vec<_>>(), [b"5ms"]);
     }
 }

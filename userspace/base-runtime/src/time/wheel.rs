@@ -114,11 +114,12 @@ impl Timers {
         Some((self.origin + Duration::from_millis(tick)).saturating_duration_since(now()))
     }
 
-    /// Rounded up, so that nothing fires early.
+    /// Rounded up, so that nothing fires early. An `Instant` has room for times that ticks have none for, which are never.
     #[inline]
     fn tick_after(&self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.origin);
-        since.as_secs() * 1000 + u64::from(since.subsec_nanos().div_ceil(1_000_000))
+        let ticks = since.as_secs().saturating_mul(1000);
+        ticks.saturating_add(u64::from(since.subsec_nanos().div_ceil(1_000_000))).min(NEVER - 1)
     }
 
     #[inline]
@@ -349,6 +350,18 @@ mod tests {
         ] {
             timers.set_after(key, after);
             assert_eq!(timers.wheel.borrow().entries[key].deadline, tick, "{after:?}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_no_tick_has_room_for_never_comes() {
+        let origin = Instant::now();
+        let timers = Timers::new(origin);
+        let key = timers.create(Action::Wake);
+        for (seconds, tick) in [(5, 5_000), (u64::MAX / 1000, NEVER - 1), (3_600_000_000_000_000_000, NEVER - 1)] {
+            let Some(at) = origin.checked_add(Duration::from_secs(seconds)) else { continue };
+            timers.set(key, at);
+            assert!(timers.wheel.borrow().entries[key].deadline.abs_diff(tick) <= 1000, "{seconds}");
         }
     }
 

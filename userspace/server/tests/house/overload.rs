@@ -256,6 +256,20 @@ fn what_nobody_waits_for_is_not_begun_and_repeats_say_so() {
     assert!(left.parse::<u64>().is_ok_and(|ms| ms > 0 && ms <= 60_000), "{head}");
     assert_eq!(ask("/then", &[("X-Request-Deadline", "4000000000")]), 200);
     assert!(shop.heads("/then")[0].contains("4000000000"));
+    // What cannot be read is no deadline, and what is longer than anybody lives is none either; of several the earliest counts.
+    let huge = "999999999999999h";
+    for said in ["soon", "-5s", "12", "", "1e3s", "NaN", "5s5s", "99999999999999999999s", "2023-13-14T22:13:20Z", huge]
+    {
+        assert_eq!(ask("/hostile", &[("X-Request-Deadline", said)]), 200, "{said}");
+    }
+    assert_eq!(ask("/hostile", &[("X-Request-Deadline", huge), ("X-Request-Deadline", "60s")]), 200);
+    let head = shop.heads("/hostile").pop().unwrap().to_lowercase();
+    assert_eq!(head.matches("x-request-deadline: ").count(), 1, "{head}");
+    assert_eq!(ask("/twice", &[("X-Request-Deadline", "60s"), ("X-Request-Deadline", "0s")]), 504);
+    for timeout in ["", "S", "-1S", "1", "1s", "123456789n", "99999999H"] {
+        let fields = [("Content-Type", "application/grpc"), ("grpc-timeout", timeout)];
+        assert_eq!(ask("/hostile", &fields), 200, "{timeout}");
+    }
     // Each try says which it is; what is a repeat already is not repeated.
     assert_eq!(ask("/fail/a", &[]), 500);
     let heads = shop.heads("/fail/a");
